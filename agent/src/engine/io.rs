@@ -1,0 +1,386 @@
+//! What goes into the engine and what comes out of it. Every [`Effect`] that carries an [`EffectId`] ends in exactly one
+//! completion input with that id, also when the runtime refused it because a queue was full.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::observation::{ErrorBatch, Observation};
+use super::packet::{Packet, Version};
+use super::record::Class;
+use crate::config::UnitName;
+
+/// Ties a completion to its effect. Never reused within a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EffectId(pub u64);
+
+/// Something that happened outside.
+#[derive(Debug)]
+pub enum Input {
+    /// The deadline that `poll_deadline()` named has come, or may have.
+    Wake,
+    /// Readings that [`Effect::Observe`] asked for.
+    Observed {
+        /// The effect's id.
+        id: EffectId,
+        /// `Err`: why there are none (the collectors hang, or are still busy).
+        result: Result<Observation, String>,
+    },
+    /// New error lines.
+    Errors(ErrorBatch),
+    /// The store did, or could not do, what was asked.
+    Store {
+        /// The effect's id.
+        id: EffectId,
+        /// What came of it.
+        result: Result<StoreReply, StoreFault>,
+        /// How the store stands after it.
+        stats: StoreStats,
+    },
+    /// The transport is up (TCP, and TLS where it is used); nothing was said on it yet.
+    LinkUp {
+        /// The effect's id.
+        id: EffectId,
+    },
+    /// The transport could not be opened, or is gone. Comes once for each [`Effect::Connect`].
+    LinkDown {
+        /// The effect's id.
+        id: EffectId,
+        /// Why.
+        fault: LinkFault,
+        /// How long to wait before the next try: a draw of the runtime's backoff (chance comes in by argument).
+        retry_in: Duration,
+    },
+    /// A packet arrived on the connection.
+    Packet {
+        /// Which connection: the id of its [`Effect::Connect`]. What belongs to an older one is ignored.
+        id: EffectId,
+        /// The packet.
+        packet: Packet,
+    },
+    /// An action ended.
+    ActDone {
+        /// The effect's id.
+        id: EffectId,
+        /// How.
+        outcome: ActOutcome,
+    },
+    /// A running action reports how far it is.
+    ActProgress {
+        /// The effect's id.
+        id: EffectId,
+        /// 0 to 100.
+        percent: u8,
+    },
+    /// Stop: SIGTERM or Ctrl-C. The engine says goodbye and then emits [`Effect::Exit`].
+    Stop {
+        /// Goes into the presence message: "stopped" or "rebooting".
+        reason: &'static str,
+    },
+}
+
+/// Something to be done outside.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Run all collectors once.
+    Observe {
+        /// Comes back in [`Input::Observed`].
+        id: EffectId,
+    },
+    /// Work for the store.
+    Store {
+        /// Comes back in [`Input::Store`].
+        id: EffectId,
+        /// What to do.
+        op: StoreOp,
+    },
+    /// Open a connection to the broker.
+    Connect {
+        /// Comes back in [`Input::LinkUp`] (perhaps) and [`Input::LinkDown`] (always, once).
+        id: EffectId,
+        /// The protocol that will be spoken: the codec needs to know.
+        version: Version,
+    },
+    /// Write a packet to the connection. No completion: the acknowledgement is a packet, its absence a [`Input::LinkDown`].
+    Send {
+        /// The connection.
+        id: EffectId,
+        /// The packet.
+        packet: Packet,
+    },
+    /// Close the connection once what was sent is written.
+    Close {
+        /// The connection.
+        id: EffectId,
+    },
+    /// The connection proved stable: start the backoff from its beginning.
+    BackoffReset,
+    /// Act on the gateway.
+    Act {
+        /// Comes back in [`Input::ActDone`].
+        id: EffectId,
+        /// What to do.
+        act: Act,
+        /// When to give up.
+        timeout: Duration,
+    },
+    /// Stop an action, with its whole process group. Its [`Input::ActDone`] still comes.
+    CancelAct {
+        /// The action.
+        id: EffectId,
+    },
+    /// A line for the log: what a human on the console should know.
+    Log {
+        /// How loud.
+        level: LogLevel,
+        /// What.
+        text: String,
+    },
+    /// Everything is said and stored: the process may end.
+    Exit,
+}
+
+/// How loud a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "tracing's levels")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Work for the store.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StoreOp {
+    /// Adds a record to the outbox. It is durable only after a [`StoreOp::Commit`].
+    Append {
+        /// Which log.
+        class: Class,
+        /// Its sequence number: greater than any before it in this class.
+        seq: u64,
+        /// Its encoded form.
+        bytes: Bytes,
+    },
+    /// fdatasync of what was appended so far, all classes.
+    Commit,
+    /// Reads records in order, from the first whose seq is at least `from`.
+    Read {
+        /// Which log.
+        class: Class,
+        /// Lowest seq wanted.
+        from: u64,
+        /// Stop after this many records.
+        records_max: usize,
+        /// Stop before this many bytes (but give at least one record).
+        bytes_max: usize,
+    },
+    /// Everything up to `upto` (inclusive) was acknowledged or given up: it may be deleted.
+    Trim {
+        /// Which log.
+        class: Class,
+        /// Highest seq that is done with.
+        upto: u64,
+    },
+    /// Gives up the oldest segment of a class, to make room.
+    Evict {
+        /// Which log.
+        class: Class,
+    },
+    /// Writes keyed state, all or nothing; durable when it is completed.
+    Put {
+        /// `None` deletes.
+        entries: Vec<(String, Option<Bytes>)>,
+    },
+}
+
+/// What the store did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StoreReply {
+    /// The record is written (not yet durable).
+    Appended,
+    /// Everything appended before this operation is durable.
+    Committed,
+    /// Records, oldest first; damaged ones were passed over.
+    Page {
+        /// seq and encoded form.
+        records: Vec<(u64, Bytes)>,
+        /// Records in the range that were lost to damage.
+        damaged: u64,
+    },
+    /// The cursor has moved.
+    Trimmed,
+    /// A segment is gone.
+    Evicted {
+        /// How many records that were not yet done with.
+        records: u64,
+        /// Their first seq.
+        first: u64,
+        /// Their last seq.
+        last: u64,
+    },
+    /// The state is durable.
+    Put,
+}
+
+/// Why the store could not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreFault {
+    /// The runtime's queue to the store was full.
+    #[error("the queue to the store is full")]
+    Busy,
+    /// No space on the device, or a quota of the file system.
+    #[error("{what}: no space left")]
+    NoSpace {
+        /// What was attempted, on what.
+        what: String,
+    },
+    /// Any other failure.
+    #[error("{what}")]
+    Io {
+        /// What was attempted, on what, and the system's error.
+        what: String,
+    },
+}
+
+/// How the store stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Bytes on disk of all outbox logs.
+    pub outbox_bytes: u64,
+    /// Bytes on disk of the keyed state.
+    pub state_bytes: u64,
+    /// Bytes free for us on the file system (f_bavail).
+    pub free_bytes: u64,
+    /// Bytes handed to the disk since the store was opened.
+    pub written_bytes: u64,
+    /// Records not yet trimmed, per class (index: `Class as usize`).
+    pub records: [u64; Class::COUNT],
+    /// Segments per class.
+    pub segments: [u32; Class::COUNT],
+}
+
+/// Why a connection ended or never came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkFault {
+    /// A fixed word.
+    pub kind: LinkFaultKind,
+    /// For the log: what is wrong and what to do about it.
+    pub detail: String,
+}
+
+/// At which layer a connection failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkFaultKind {
+    /// The name has no address.
+    Dns,
+    /// No TCP connection: refused, unreachable, timed out.
+    Tcp,
+    /// The handshake, or an alert after it.
+    Tls,
+    /// The broker said no to CONNECT.
+    Refused,
+    /// Nothing came in for 1.5 keep-alives, or an answer was overdue.
+    KeepAlive,
+    /// The broker closed it.
+    Server,
+    /// The peer broke the protocol.
+    Protocol,
+    /// A write could not progress.
+    Stalled,
+    /// We closed it.
+    Local,
+}
+
+impl LinkFaultKind {
+    /// The word of the contract's `disconnected` event.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Refused => "refused",
+            Self::KeepAlive => "keep_alive",
+            Self::Server => "server",
+            Self::Protocol => "protocol",
+            Self::Stalled => "stalled",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// An action on the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// Restart a systemd unit, and wait until it is active or failed.
+    RestartUnit {
+        /// The unit.
+        unit: UnitName,
+    },
+    /// Run a root-owned runbook.
+    Run {
+        /// Name of a file in the directory of runbooks: no separators, no leading dot.
+        runbook: String,
+        /// Arguments, handed over as they are.
+        args: Vec<String>,
+    },
+}
+
+/// How an action ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActOutcome {
+    /// In the words of a command's status.
+    pub status: ActStatus,
+    /// A fixed word where it did not succeed: `no_such_unit`, `unit_failed`, `exit_code`, `timeout`, `no_systemd`, ….
+    pub reason: Option<String>,
+    /// What a human wants to know.
+    pub detail: Option<String>,
+    /// The tail of what it printed.
+    pub output: Option<String>,
+}
+
+/// How an action ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words of the contract")]
+pub enum ActStatus {
+    Succeeded,
+    Failed,
+    TimedOut,
+    Canceled,
+}
+
+/// What the store found when it was opened: the engine starts from this.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Recovered {
+    /// What lies in each log (index: `Class as usize`).
+    pub logs: [LogRange; Class::COUNT],
+    /// The keyed state, whole.
+    pub state: Vec<(String, Bytes)>,
+    /// What was damaged: each becomes an event.
+    pub losses: Vec<StoreLoss>,
+    /// How the store stands.
+    pub stats: StoreStats,
+}
+
+/// The records of one log that are not yet trimmed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogRange {
+    /// seq of the first; 0 if there is none.
+    pub first: u64,
+    /// The highest seq that this log ever held as far as it knows (kept over trims); 0 if it never held any.
+    pub last: u64,
+    /// How many there are.
+    pub records: u64,
+}
+
+/// Something that was lost to damage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreLoss {
+    /// What, where, and what was done about it.
+    pub what: String,
+    /// Records lost, where it can be known.
+    pub records: u64,
+    /// The keyed state was lost as a whole: what was commanded before can't be known.
+    pub state_lost: bool,
+}

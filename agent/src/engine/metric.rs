@@ -1,0 +1,250 @@
+//! The table of everything that is measured: one row a metric, with its place in the payload, how it rolls up, its unit
+//! and where it comes from. Collectors, roll-up, payload, rules and docs all read this table, so a name exists once.
+//!
+//! A `*` in a path stands for a label (a mount, an interface, a reason). Numbers are the stored form: never reuse one.
+
+use std::fmt;
+
+use minicbor::{Decode, Encode};
+
+/// How the observations of one interval become one value of a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rollup {
+    /// The last value, with `_min` and `_max` beside it where they differ.
+    Gauge,
+    /// The last value.
+    Last,
+    /// A counter that only grows: the growth within the interval. A smaller value than before is a restart from zero.
+    Counter,
+    /// Amounts that are added up over the interval.
+    Sum,
+}
+
+/// A measured value.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Value {
+    /// A measurement.
+    #[n(0)]
+    Float(#[n(0)] f64),
+    /// A count or an amount.
+    #[n(1)]
+    Count(#[n(0)] u64),
+    /// Yes or no.
+    #[n(2)]
+    Flag(#[n(0)] bool),
+    /// A word.
+    #[n(3)]
+    Text(#[n(0)] Box<str>),
+}
+
+impl Value {
+    /// The value as a number; flags are 0 and 1, words have none.
+    #[must_use]
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            Self::Float(value) => Some(*value),
+            // Precise to 2^53, which is 285 years of microseconds or 8 PiB.
+            #[expect(clippy::cast_precision_loss, reason = "precise enough for any threshold")]
+            Self::Count(value) => Some(*value as f64),
+            Self::Flag(value) => Some(f64::from(u8::from(*value))),
+            Self::Text(_) => None,
+        }
+    }
+}
+
+impl From<f64> for Value {
+    fn from(value: f64) -> Self {
+        Self::Float(value)
+    }
+}
+impl From<u64> for Value {
+    fn from(value: u64) -> Self {
+        Self::Count(value)
+    }
+}
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Flag(value)
+    }
+}
+impl From<&str> for Value {
+    fn from(value: &str) -> Self {
+        Self::Text(value.into())
+    }
+}
+
+/// One reading: a metric, the label that its path may ask for, and the value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// Which metric.
+    pub metric: Metric,
+    /// Fills the `*` of the metric's path.
+    pub label: Option<Box<str>>,
+    /// The reading.
+    pub value: Value,
+}
+
+impl Point {
+    /// A reading of a metric without label.
+    pub fn new(metric: Metric, value: impl Into<Value>) -> Self {
+        Self { metric, label: None, value: value.into() }
+    }
+
+    /// A reading of a metric whose path has a `*`.
+    pub fn labelled(metric: Metric, label: &str, value: impl Into<Value>) -> Self {
+        Self { metric, label: Some(label.into()), value: value.into() }
+    }
+}
+
+macro_rules! metrics {
+    ($( $number:literal $name:ident $path:literal $rollup:ident $unit:literal $source:literal; )*) => {
+        /// A metric of the table.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum Metric { $( #[doc = concat!("`", $path, "` in ", $unit, ", from ", $source)] $name = $number, )* }
+
+        impl Metric {
+            /// Every metric, in the order of the table.
+            pub const ALL: &[Self] = &[ $( Self::$name, )* ];
+
+            /// Its place in a sample, as `group.field`, with `*` for a label.
+            #[must_use]
+            pub const fn path(self) -> &'static str { match self { $( Self::$name => $path, )* } }
+
+            /// How it rolls up.
+            #[must_use]
+            pub const fn rollup(self) -> Rollup { match self { $( Self::$name => Rollup::$rollup, )* } }
+
+            /// Its unit in UCUM's notation; `1` for a count, a word or a flag.
+            #[must_use]
+            pub const fn unit(self) -> &'static str { match self { $( Self::$name => $unit, )* } }
+
+            /// The kernel file, or the part of the agent, that it is read from.
+            #[must_use]
+            pub const fn source(self) -> &'static str { match self { $( Self::$name => $source, )* } }
+
+            /// The number that stands for it in the store.
+            #[must_use]
+            pub const fn number(self) -> u16 { self as u16 }
+
+            /// The metric with this number; `None` for one that a newer version wrote.
+            #[must_use]
+            pub const fn from_number(number: u16) -> Option<Self> {
+                match number { $( $number => Some(Self::$name), )* _ => None }
+            }
+        }
+    };
+}
+
+metrics! {
+    // Documentation/ABI/testing/sysfs-class-power; µV, µA, µW, µWh and µAh there, tenths of a degree.
+    1 BatteryPresent "battery.present" Last "1" "power_supply/*/present";
+    2 BatteryChargePct "battery.charge_pct" Gauge "%" "power_supply/*/capacity, else charge_now/charge_full, else energy_now/energy_full";
+    3 BatteryState "battery.state" Last "1" "power_supply/*/status";
+    4 BatteryVoltage "battery.voltage_v" Gauge "V" "power_supply/*/voltage_now";
+    5 BatteryCurrent "battery.current_a" Gauge "A" "power_supply/*/current_now, positive while charging";
+    6 BatteryPower "battery.power_w" Gauge "W" "power_supply/*/power_now, else voltage_now x current_now";
+    7 BatteryTemperature "battery.temperature_c" Gauge "Cel" "power_supply/*/temp";
+    8 BatteryTimeToEmpty "battery.time_to_empty_s" Gauge "s" "power_supply/*/time_to_empty_now, else from charge and current";
+    9 BatteryHealth "battery.health_pct" Last "%" "power_supply/*/charge_full / charge_full_design";
+    10 BatteryCycles "battery.cycle_count" Last "1" "power_supply/*/cycle_count";
+    11 BatteryExternalPower "battery.external_power" Last "1" "power_supply/*/online of Mains, USB and Wireless";
+    12 BatteryDischarged "battery.discharged_pct" Sum "%" "falls of charge_pct while discharging";
+    13 BatterySimulated "battery.simulated" Last "1" "set by `fieldmedic demo` where it imitates a battery";
+    14 BatterySupply "battery.supply" Last "1" "the directory's name below power_supply";
+    // Documentation/ABI/testing/sysfs-class-net and sysfs-class-net-statistics.
+    30 LinkType "link.type" Last "1" "net/*/type, wireless, uevent's DEVTYPE";
+    31 LinkInterface "link.interface" Last "1" "/proc/net/route, lowest metric";
+    32 LinkUp "link.up" Last "1" "net/*/operstate and carrier";
+    33 LinkRssi "link.rssi_dbm" Gauge "dBm" "/proc/net/wireless";
+    34 LinkRsrp "link.rsrp_dbm" Gauge "dBm" "ModemManager Signal.Lte";
+    35 LinkRsrq "link.rsrq_db" Gauge "dB" "ModemManager Signal.Lte";
+    36 LinkSinr "link.sinr_db" Gauge "dB" "ModemManager Signal.Lte";
+    37 LinkRat "link.rat" Last "1" "ModemManager AccessTechnologies";
+    38 LinkOperator "link.operator" Last "1" "ModemManager OperatorName";
+    39 LinkRxBytes "link.rx_bytes" Counter "By" "net/*/statistics/rx_bytes of the interface with the route";
+    40 LinkTxBytes "link.tx_bytes" Counter "By" "net/*/statistics/tx_bytes";
+    41 LinkRxErrors "link.rx_errors" Counter "1" "net/*/statistics/rx_errors";
+    42 LinkTxErrors "link.tx_errors" Counter "1" "net/*/statistics/tx_errors";
+    43 LinkRxDropped "link.rx_dropped" Counter "1" "net/*/statistics/rx_dropped";
+    44 LinkTxDropped "link.tx_dropped" Counter "1" "net/*/statistics/tx_dropped";
+    45 LinkCarrierChanges "link.carrier_changes" Counter "1" "net/*/carrier_changes";
+    46 LinkBrokerRtt "link.broker_rtt_ms" Gauge "ms" "from PINGREQ to PINGRESP, and from PUBLISH to PUBACK";
+    47 LinkConnected "link.connected_s" Sum "s" "time with an accepted session";
+    48 LinkExpected "link.expected_s" Sum "s" "time in which the agent wanted one";
+    49 LinkReconnects "link.reconnects" Sum "1" "accepted sessions after the first";
+    50 InterfaceType "link.interfaces.*.type" Last "1" "net/*/type, wireless, uevent's DEVTYPE";
+    51 InterfaceUp "link.interfaces.*.up" Last "1" "net/*/operstate and carrier";
+    52 InterfaceRxBytes "link.interfaces.*.rx_bytes" Counter "By" "net/*/statistics/rx_bytes";
+    53 InterfaceTxBytes "link.interfaces.*.tx_bytes" Counter "By" "net/*/statistics/tx_bytes";
+    54 InterfaceRxErrors "link.interfaces.*.rx_errors" Counter "1" "net/*/statistics/rx_errors";
+    55 InterfaceTxErrors "link.interfaces.*.tx_errors" Counter "1" "net/*/statistics/tx_errors";
+    56 InterfaceRxDropped "link.interfaces.*.rx_dropped" Counter "1" "net/*/statistics/rx_dropped";
+    57 InterfaceTxDropped "link.interfaces.*.tx_dropped" Counter "1" "net/*/statistics/tx_dropped";
+    58 InterfaceCarrierChanges "link.interfaces.*.carrier_changes" Counter "1" "net/*/carrier_changes";
+    // Severity as in RFC 5424; the journal's PRIORITY.
+    70 ErrorsCount "errors.count" Sum "1" "journal or /dev/kmsg at and above collect.errors.min_severity";
+    71 ErrorsBySeverity "errors.by_severity.*" Sum "1" "the journal's PRIORITY";
+    72 ErrorsUnitFailures "errors.unit_failures" Sum "1" "systemd's messages of a unit that failed";
+    73 ErrorsOomKills "errors.oom_kills" Sum "1" "the kernel's and systemd-oomd's messages";
+    74 ErrorsCoredumps "errors.coredumps" Sum "1" "systemd-coredump's messages";
+    75 ErrorsKernel "errors.kernel_errors" Sum "1" "messages of the kernel";
+    76 ErrorsSuppressed "errors.suppressed" Sum "1" "lines counted without a cluster of their own, or lost before they were read";
+    // proc(5), sysfs, statvfs(3).
+    90 HostCpu "host.cpu_pct" Gauge "%" "/proc/stat, all cores together";
+    91 HostLoad1 "host.load1" Gauge "1" "/proc/loadavg";
+    92 HostMemUsed "host.mem_used_pct" Gauge "%" "/proc/meminfo: 1 - MemAvailable / MemTotal";
+    93 HostMemAvailable "host.mem_available_bytes" Gauge "By" "/proc/meminfo MemAvailable";
+    94 HostSwapUsed "host.swap_used_pct" Gauge "%" "/proc/meminfo: 1 - SwapFree / SwapTotal";
+    95 HostDiskUsed "host.disk.*.used_pct" Last "%" "statvfs: (f_blocks - f_bfree) / (f_blocks - f_bfree + f_bavail)";
+    96 HostDiskFree "host.disk.*.free_bytes" Last "By" "statvfs: f_bavail x f_frsize";
+    97 HostDiskInodes "host.disk.*.inodes_used_pct" Last "%" "statvfs: (f_files - f_ffree) / f_files";
+    98 HostFlashLife "host.flash_life_used_pct" Last "%" "mmc life_time: the worse of type A and B, in steps of 10 %";
+    99 HostTemperature "host.temperature_c" Gauge "Cel" "hottest of thermal/thermal_zone*/temp";
+    100 HostPsiCpu "host.psi.cpu" Gauge "%" "/proc/pressure/cpu some avg60";
+    101 HostPsiMemory "host.psi.memory" Gauge "%" "/proc/pressure/memory some avg60";
+    102 HostPsiIo "host.psi.io" Gauge "%" "/proc/pressure/io some avg60";
+    103 HostUptime "host.uptime_s" Last "s" "/proc/uptime";
+    104 HostClockSynced "host.clock_synced" Last "1" "adjtimex(2), STA_UNSYNC clear";
+    // The agent itself.
+    120 AgentVersion "agent.version" Last "1" "the build";
+    121 AgentRss "agent.rss_bytes" Gauge "By" "/proc/self/statm";
+    122 AgentCpu "agent.cpu_pct" Gauge "%" "getrusage(2), of one core";
+    123 AgentOutboxRecords "agent.outbox_records" Last "1" "records not yet acknowledged";
+    124 AgentOutboxBytes "agent.outbox_bytes" Last "By" "their size on disk";
+    125 AgentDropped "agent.dropped.*" Sum "1" "records given up, by reason";
+    126 AgentStoreWritten "agent.store_written_bytes" Sum "By" "bytes handed to the disk";
+    127 AgentCollectFaults "agent.collect_faults" Sum "1" "files that were missing or said nonsense";
+    128 AgentRefused "agent.refused.*" Sum "1" "requests turned away because a bound was reached, by bound";
+    129 AgentPublishes "agent.publishes" Sum "1" "PUBLISH packets sent";
+    130 AgentDuplicates "agent.duplicates" Sum "1" "of those, sent again after a lost connection";
+    131 AgentCommandsRefused "agent.commands_refused.*" Sum "1" "commands refused, by reason";
+    132 AgentThreads "agent.threads" Last "1" "/proc/self/status Threads";
+    133 AgentDrainRemaining "agent.drain_remaining_records" Last "1" "telemetry older than this connection that is still to be sent";
+}
+
+impl Metric {
+    /// Whether its path asks for a label.
+    #[must_use]
+    pub fn has_label(self) -> bool {
+        self.path().contains('*')
+    }
+
+    /// The metric and label that a rule or an option names: `battery.charge_pct`, `host.disk./data.used_pct`.
+    #[must_use]
+    pub fn find(path: &str) -> Option<(Self, Option<&str>)> {
+        Self::ALL.iter().find_map(|metric| match metric.path().split_once('*') {
+            None => (metric.path() == path).then_some((*metric, None)),
+            Some((head, tail)) => {
+                let label = path.strip_prefix(head)?.strip_suffix(tail)?;
+                (!label.is_empty()).then_some((*metric, Some(label)))
+            }
+        })
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.path())
+    }
+}

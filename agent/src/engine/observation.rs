@@ -1,0 +1,170 @@
+//! What collectors hand to the engine: raw readings, each with nothing decided yet.
+
+use super::metric::Point;
+use super::time::{BootId, Mono, Unix};
+
+/// The readings of one round of collection.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observation {
+    /// What was read.
+    pub points: Vec<Point>,
+    /// What could not be read: costs that field and a counter, never the sample.
+    pub faults: Vec<Fault>,
+}
+
+/// A file that was missing where it should be, or said nonsense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The file or call.
+    pub source: String,
+    /// What was wrong, for the log.
+    pub what: String,
+}
+
+/// Severity in syslog's words (RFC 5424, section 6.2.1); lower is worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Severity {
+    /// System is unusable.
+    Emergency = 0,
+    /// Action must be taken at once.
+    Alert = 1,
+    /// Critical conditions.
+    Critical = 2,
+    /// Error conditions.
+    Error = 3,
+    /// Warning conditions.
+    Warning = 4,
+    /// Normal but significant.
+    Notice = 5,
+    /// Informational.
+    Info = 6,
+    /// Debug-level.
+    Debug = 7,
+}
+
+impl Severity {
+    /// Every severity, worst first.
+    pub const ALL: [Self; 8] = [
+        Self::Emergency,
+        Self::Alert,
+        Self::Critical,
+        Self::Error,
+        Self::Warning,
+        Self::Notice,
+        Self::Info,
+        Self::Debug,
+    ];
+
+    /// The word of the contract.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Emergency => "emergency",
+            Self::Alert => "alert",
+            Self::Critical => "critical",
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Notice => "notice",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+
+    /// From the journal's PRIORITY or the kernel's level.
+    #[must_use]
+    pub fn from_level(level: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(level)).copied()
+    }
+
+    /// From a word, as the contract, journalctl and syslog.conf write them (`err` and `error`, `warn`, `crit`, …).
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "emergency" | "emerg" | "panic" => Self::Emergency,
+            "alert" => Self::Alert,
+            "critical" | "crit" => Self::Critical,
+            "error" | "err" => Self::Error,
+            "warning" | "warn" => Self::Warning,
+            "notice" => Self::Notice,
+            "info" => Self::Info,
+            "debug" => Self::Debug,
+            _ => return None,
+        })
+    }
+}
+
+/// Where an error line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ErrorSource {
+    /// A service's line in the journal.
+    Journal,
+    /// The kernel.
+    Kernel,
+    /// systemd-coredump.
+    Coredump,
+    /// An application, over the local socket.
+    App,
+}
+
+impl ErrorSource {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Journal => "journal",
+            Self::Kernel => "kernel",
+            Self::Coredump => "coredump",
+            Self::App => "app",
+        }
+    }
+}
+
+/// What kind of failure a line tells of, where it tells of one that is counted apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Any other line.
+    Plain,
+    /// A systemd unit failed.
+    UnitFailure,
+    /// The OOM killer took a process.
+    OomKill,
+    /// A process dumped core.
+    Coredump,
+}
+
+/// One line at or above the severity that is collected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorLine {
+    /// How bad.
+    pub severity: Severity,
+    /// Where it came from.
+    pub source: ErrorSource,
+    /// What is counted.
+    pub kind: ErrorKind,
+    /// The text, cut at a bound.
+    pub message: String,
+    /// systemd unit.
+    pub unit: Option<String>,
+    /// Executable.
+    pub exe: Option<String>,
+    /// Signal that ended a process.
+    pub signal: Option<String>,
+    /// Boot that it was written in; `None`: this one.
+    pub boot: Option<BootId>,
+    /// When, since that boot.
+    pub mono: Option<Mono>,
+    /// When, by the writer's wall clock.
+    pub wall: Option<Unix>,
+}
+
+/// A batch of lines, with the place up to which the source was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ErrorBatch {
+    /// In the order of the source.
+    pub lines: Vec<ErrorLine>,
+    /// Lines that were lost or passed over before they could be read.
+    pub missed: u64,
+    /// The journal's cursor after the last line.
+    pub cursor: Option<String>,
+}

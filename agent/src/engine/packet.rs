@@ -1,0 +1,188 @@
+//! MQTT control packets as the session sees them: one shape for 3.1.1 and 5, so that the session and the broker model
+//! decide once. Turning them into bytes is the codec's job (`runtime::mqtt::codec`, on rumqttc); nothing here does I/O.
+
+use bytes::Bytes;
+
+/// The protocol version of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// MQTT 3.1.1 (protocol level 4).
+    V311,
+    /// MQTT 5 (protocol level 5).
+    V5,
+}
+
+/// A control packet in either direction. QoS 2 is never used by the agent; the broker model speaks it for guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Packet {
+    /// Client to broker: opens a session.
+    Connect(Box<Connect>),
+    /// Broker to client: accepts or refuses it.
+    ConnAck(ConnAck),
+    /// Either way: an application message.
+    Publish(Publish),
+    /// Either way: a QoS 1 message was taken over (or refused, on MQTT 5).
+    PubAck {
+        /// Packet identifier.
+        pkid: u16,
+        /// What became of it.
+        reason: AckReason,
+    },
+    /// QoS 2, part 1.
+    PubRec {
+        /// Packet identifier.
+        pkid: u16,
+    },
+    /// QoS 2, part 2.
+    PubRel {
+        /// Packet identifier.
+        pkid: u16,
+    },
+    /// QoS 2, part 3.
+    PubComp {
+        /// Packet identifier.
+        pkid: u16,
+    },
+    /// Client to broker: topic filters with the QoS wanted.
+    Subscribe {
+        /// Packet identifier.
+        pkid: u16,
+        /// Filter and QoS.
+        filters: Vec<(String, u8)>,
+    },
+    /// Broker to client: the QoS granted per filter, `None` where it was refused.
+    SubAck {
+        /// Packet identifier.
+        pkid: u16,
+        /// In the order of the filters.
+        granted: Vec<Option<u8>>,
+    },
+    /// Client to broker.
+    Unsubscribe {
+        /// Packet identifier.
+        pkid: u16,
+        /// Filters.
+        filters: Vec<String>,
+    },
+    /// Broker to client.
+    UnsubAck {
+        /// Packet identifier.
+        pkid: u16,
+        /// How many filters it answers for (MQTT 5 carries a code for each).
+        count: usize,
+    },
+    /// Client to broker: are you there.
+    PingReq,
+    /// Broker to client: yes.
+    PingResp,
+    /// Either way. From a client without error it discards the will.
+    Disconnect {
+        /// In words; "normal" where the peer gave none.
+        reason: String,
+    },
+    /// Inbound only: a publish whose body was over the limit. It was read past and thrown away, so that one oversize
+    /// message costs neither the connection nor the memory.
+    Oversize {
+        /// Packet identifier; 0 for QoS 0.
+        pkid: u16,
+        /// Where it was sent.
+        topic: String,
+        /// Length of the whole packet in bytes.
+        len: usize,
+    },
+}
+
+/// CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connect {
+    /// Which protocol is spoken from here on.
+    pub version: Version,
+    /// The device id.
+    pub client_id: String,
+    /// Discard an older session.
+    pub clean_start: bool,
+    /// Seconds; 0 turns it off.
+    pub keep_alive_s: u16,
+    /// User name, where there is one.
+    pub username: Option<String>,
+    /// Password, where there is one.
+    pub password: Option<String>,
+    /// Published by the broker when the connection is lost.
+    pub will: Option<Publish>,
+    /// MQTT 5: how long the broker keeps the session, in seconds (3.1.1 keeps it as long as it likes).
+    pub session_expiry_s: u32,
+    /// MQTT 5: the largest packet that we take.
+    pub packet_max: u32,
+}
+
+/// CONNACK.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnAck {
+    /// The broker still had our session.
+    pub session_present: bool,
+    /// Accepted, or why not.
+    pub code: ConnectCode,
+    /// How many unacknowledged QoS 1 publishes the broker takes; 65535 where it says nothing.
+    pub receive_max: u16,
+    /// The largest packet that the broker takes; `None`: no limit said.
+    pub packet_max: Option<u32>,
+    /// The keep-alive that the broker orders instead of ours.
+    pub keep_alive_s: Option<u16>,
+    /// The broker's limit on QoS (2 where it says nothing).
+    pub qos_max: u8,
+}
+
+/// The outcome of CONNECT, in MQTT 5's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectCode {
+    /// Connected.
+    Success,
+    /// The broker doesn't speak this version: try the other one.
+    UnsupportedVersion,
+    /// Client id refused.
+    BadClientId,
+    /// Wrong user name or password.
+    BadCredentials,
+    /// Known, but not allowed.
+    NotAuthorized,
+    /// The broker can't now.
+    ServerUnavailable,
+    /// Anything else, in the broker's words.
+    Other(String),
+}
+
+/// PUBLISH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Topic name.
+    pub topic: String,
+    /// Body.
+    pub payload: Bytes,
+    /// 0, 1 or 2.
+    pub qos: u8,
+    /// Kept by the broker for later subscribers.
+    pub retain: bool,
+    /// May have been seen before.
+    pub dup: bool,
+    /// Packet identifier; 0 for QoS 0.
+    pub pkid: u16,
+}
+
+/// What a PUBACK says. On 3.1.1 it is always `Success`, even for what the broker's ACL denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AckReason {
+    /// Taken over.
+    Success,
+    /// Taken over; nobody was subscribed.
+    NoMatchingSubscribers,
+    /// The broker's ACL denies it.
+    NotAuthorized,
+    /// The broker refuses the topic.
+    TopicNameInvalid,
+    /// The broker refuses the payload.
+    PayloadFormatInvalid,
+    /// Over quota: later.
+    QuotaExceeded,
+    /// Not said, or something else.
+    Unspecified,
+}

@@ -1,0 +1,5 @@
+//! fieldmedic: the agent that runs on an embedded Linux gateway, as a library. See the repository's README for the map.
+
+pub mod config;
+pub mod engine;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! The fieldmedic binary: parse, load, call; nothing else.
+
+fn main() {}
