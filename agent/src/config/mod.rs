@@ -2,365 +2,106 @@
 //! and line. Whatever holds a `CheckedConfig` need not ask again whether a value makes sense. Reading the environment
 //! or the network is not this module's business.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Duration;
+mod effective;
+mod files;
+mod policy;
+mod read;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod types;
+mod values;
 
-use crate::engine::observation::Severity;
+use std::path::{Path, PathBuf};
 
-/// A configuration in which every value was checked. Field names are the keys of `configs/agent.toml`.
+use reader::{Report, Section};
+use tree::{At, Table};
+
+pub use effective::{Change, changes};
+pub use reader::Problem;
+pub use types::*;
+pub use values::{
+    Action, AttributeValue, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion, QuarantineLevel,
+    TrustedKey, Unfit, UnitName,
+};
+
+/// Where the configuration is looked for when none is named, the first that exists.
+pub const DEFAULT_FILES: [&str; 2] = ["/etc/fieldmedic/agent.toml", "./configs/agent.toml"];
+
+/// Arrays of tables whose elements merge by their name when there are several files.
+const MERGED_BY_NAME: [&str; 2] = ["rules", "ladders"];
+
+/// A configuration that may be used, and what is doubtful about it.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct CheckedConfig {
-    pub device: Device,
-    pub mqtt: Mqtt,
-    pub store: Store,
-    pub telemetry: Telemetry,
-    pub clock: Clock,
-    pub collect: Collect,
-    pub rules: Vec<Rule>,
-    pub ladders: BTreeMap<String, Vec<Step>>,
-    pub remediation: Remediation,
-    pub rollback: BTreeMap<String, Rollback>,
-    pub quarantine: Quarantine,
-    pub runbooks: Runbooks,
-    pub commands: Commands,
-    pub local: Local,
+pub struct Loaded {
+    /// The configuration.
+    pub config: CheckedConfig,
+    /// In the order of files and lines.
+    pub warnings: Vec<Problem>,
 }
 
-/// Who this gateway is.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Device {
-    pub id: DeviceId,
-    pub groups: Vec<String>,
-    pub attributes: BTreeMap<String, AttributeValue>,
+/// The first of [`DEFAULT_FILES`] that exists, or may exist; empty if none does, which [`load`] reports.
+#[must_use]
+pub fn default_files() -> Vec<PathBuf> {
+    // One that can't be looked at is taken, and then fails to load, rather than passed over for another.
+    let may_exist = |file: &PathBuf| file.try_exists().unwrap_or(true);
+    DEFAULT_FILES.iter().map(PathBuf::from).find(may_exist).into_iter().collect()
 }
 
-/// The broker and how to talk to it.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Mqtt {
-    pub url: BrokerUrl,
-    pub topic_prefix: String,
-    pub version: MqttVersion,
-    pub keep_alive: Duration,
-    pub inflight_max: u16,
-    pub username: String,
-    pub password_file: Option<PathBuf>,
-    pub tls: Tls,
-    pub reconnect: Reconnect,
-    pub drain: Drain,
+/// Loads a configuration. Later files override earlier ones key by key: tables merge, rules and ladders merge by name,
+/// arrays are replaced. A path of a `*.pub` file is looked up beside the file that names it.
+///
+/// # Errors
+/// Every mistake, in the order of files and lines.
+pub fn load(files: &[PathBuf]) -> Result<Loaded, Vec<Problem>> {
+    let uname = rustix::system::uname();
+    load_on_host(files, &uname.nodename().to_string_lossy())
 }
 
-/// TLS files; `None` for a CA means the roots of the system.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Tls {
-    pub ca_file: Option<PathBuf>,
-    pub cert_file: Option<PathBuf>,
-    pub key_file: Option<PathBuf>,
-    pub alpn: Vec<String>,
+fn load_on_host(files: &[PathBuf], hostname: &str) -> Result<Loaded, Vec<Problem>> {
+    if files.is_empty() {
+        return Err(vec![no_file()]);
+    }
+    let mut report = Report::new(files);
+    let config = read_all(files, hostname, &mut report);
+    let (errors, warnings) = report.into_problems();
+    match config {
+        Some(config) if errors.is_empty() => Ok(Loaded { config, warnings }),
+        _ => Err(errors),
+    }
 }
 
-/// Full-jitter exponential backoff.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Reconnect {
-    pub min: Duration,
-    pub max: Duration,
-    pub stable_after: Duration,
+/// `None` where a file could not be told what it says; its errors were reported.
+fn read_all(files: &[PathBuf], hostname: &str, report: &mut Report) -> Option<CheckedConfig> {
+    let last = files.len().checked_sub(1)?;
+    // All files are parsed, so that the mistakes of each are told at once.
+    let tables: Vec<Option<Table>> =
+        files.iter().enumerate().map(|(index, file)| parse_file(index, file, report)).collect();
+    let mut root = Table::new();
+    for table in tables {
+        tree::merge(&mut root, table?, &MERGED_BY_NAME);
+    }
+    Some(Section::read_root(report, &root, At::start_of(last), |s| read::config(s, hostname)))
 }
 
-/// What a backlog may use.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Drain {
-    pub publishes_per_second: u32,
+fn parse_file(index: usize, file: &Path, report: &mut Report) -> Option<Table> {
+    let text = match files::read(file) {
+        Ok(text) => text,
+        Err(error) => {
+            report.error(At { line: error.line(), ..At::start_of(index) }, "", error.to_string());
+            return None;
+        }
+    };
+    let parsed = tree::parse(index, &text);
+    for error in parsed.errors {
+        report.syntax_error(error.at, format!("not TOML: {}", error.message));
+    }
+    parsed.root
 }
 
-/// The local store.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Store {
-    pub path: PathBuf,
-    pub max_bytes: u64,
-    pub min_free_bytes: u64,
-    pub commit_interval: Duration,
-}
-
-/// Rates.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Telemetry {
-    pub sample_interval: Duration,
-    pub report_interval: Duration,
-    pub publish_interval: Duration,
-    pub encoding: Encoding,
-}
-
-/// When the wall clock may be believed.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Clock {
-    pub trust: ClockTrust,
-}
-
-/// Collectors.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Collect {
-    pub root: PathBuf,
-    pub battery: CollectBattery,
-    pub link: CollectLink,
-    pub errors: CollectErrors,
-    pub host: CollectHost,
-}
-
-/// Battery collector.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct CollectBattery {
-    pub enabled: bool,
-    pub supply: String,
-}
-
-/// Link collector.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct CollectLink {
-    pub enabled: bool,
-    pub interfaces: Vec<String>,
-}
-
-/// Error collector.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct CollectErrors {
-    pub enabled: bool,
-    pub min_severity: Severity,
-    pub units: Vec<String>,
-    pub max_clusters: usize,
-    pub bucket: Duration,
-}
-
-/// Host collector.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct CollectHost {
-    pub enabled: bool,
-    pub mounts: Vec<PathBuf>,
-}
-
-/// A local threshold.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Rule {
-    pub name: String,
-    pub metric: String,
-    pub test: RuleTest,
-    pub hold: Duration,
-    pub clear_above: Option<f64>,
-    pub clear_below: Option<f64>,
-    pub clear_for: Option<Duration>,
-    pub severity: Severity,
-    pub remedy: Option<String>,
-}
-
-/// What may be done to the gateway.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Remediation {
-    pub dry_run: bool,
-    pub allow: Vec<Action>,
-    pub units: Vec<UnitName>,
-    pub min_uptime: Duration,
-    pub min_battery_pct: f64,
-    pub budget: BTreeMap<Action, Budget>,
-}
-
-/// What stays alive in quarantine.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Quarantine {
-    pub keep_units: Vec<UnitName>,
-    pub stop_units: Vec<UnitName>,
-    pub allow_hosts: Vec<String>,
-}
-
-/// Root-owned executables that `run` may name.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Runbooks {
-    pub dir: PathBuf,
-}
-
-/// Who may command.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Commands {
-    pub trusted_keys: Vec<TrustedKey>,
-    pub require_signature: bool,
-    pub max_clock_skew: Duration,
-}
-
-/// The local socket.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
-pub struct Local {
-    pub socket: PathBuf,
-}
-
-/// A device id: letters, digits and `. _ : -`, 1 to 128 bytes. Safe as one level of a topic.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DeviceId(String);
-
-/// A systemd unit's name with its suffix, as `systemd.unit(5)` allows it: never a path, never an option.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct UnitName(String);
-
-/// A static attribute's value.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-#[serde(untagged)]
-#[expect(missing_docs, reason = "TOML's scalar types")]
-pub enum AttributeValue {
-    Text(String),
-    Integer(i64),
-    Float(f64),
-    Flag(bool),
-}
-
-/// `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`; ports 1883 and 8883 where none is said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BrokerUrl {
-    /// mqtts.
-    pub tls: bool,
-    /// Name or address (an IPv6 address without its brackets).
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
-/// Which protocol version to speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MqttVersion {
-    /// 5, and 3.1.1 where the broker doesn't know 5.
-    Auto,
-    /// 5 only.
-    V5,
-    /// 3.1.1 only.
-    V311,
-}
-
-/// How telemetry is put on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
-    /// UTF-8 JSON.
-    Json,
-    /// The same, compressed with zstd.
-    JsonZstd,
-}
-
-/// When the wall clock may be believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClockTrust {
-    /// When the kernel says that it is synchronised (adjtimex).
-    Kernel,
-    /// Always: for machines whose host or GPS receiver keeps the time without telling the kernel.
-    Always,
-}
-
-/// What a rule compares.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RuleTest {
-    /// Lower than.
-    Below(f64),
-    /// Higher than.
-    Above(f64),
-    /// The same as; numbers, words and flags.
-    Equals(AttributeValue),
-    /// No reading for that long.
-    MissingFor(Duration),
-    /// Rises faster than this a second.
-    RateAbove(f64),
-    /// Rises slower, or falls faster, than this a second.
-    RateBelow(f64),
-    /// A detector's name.
-    Anomaly(String),
-}
-
-/// One step of a ladder.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Step {
-    /// What to do, with its arguments.
-    pub remedy: Remedy,
-    /// How long to wait before looking whether it helped.
-    pub settle: Duration,
-}
-
-/// A remedy with its arguments.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the arguments are those of the command of the same name")]
-pub enum Remedy {
-    RestartUnit { unit: UnitName },
-    RestartLink { interface: String },
-    Reboot,
-    Rollback { target: String },
-    Quarantine { level: QuarantineLevel },
-    Run { runbook: String, args: Vec<String> },
-}
-
-/// How tight a quarantine is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the README's table of levels")]
-pub enum QuarantineLevel {
-    Observe,
-    Restrict,
-    Isolate,
-}
-
-/// An action that can be allowed and budgeted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the commands of the same names")]
-pub enum Action {
-    RestartUnit,
-    RestartLink,
-    Reboot,
-    Rollback,
-    Quarantine,
-    Run,
-}
-
-/// At most `count` within any `window`: "5/1h".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the notation says it")]
-pub struct Budget {
-    pub count: u32,
-    pub window: Duration,
-}
-
-/// Where a rollback target's releases live.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Rollback {
-    /// RAUC's slots.
-    Rauc,
-    /// `releases/NAME`, with links `current` and `previous`.
-    Slots {
-        /// The directory that holds them.
-        dir: PathBuf,
-    },
-    /// A program of one's own.
-    Command {
-        /// argv; never a shell.
-        argv: Vec<String>,
-    },
-}
-
-/// A key that may sign commands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TrustedKey {
-    /// Key id, as in the token's header.
-    pub kid: String,
-    /// Raw Ed25519 public key (RFC 8032).
-    pub public_key: [u8; 32],
+fn no_file() -> Problem {
+    let [system, local] = DEFAULT_FILES;
+    let message = format!("there is neither this file nor {local}; name one with --config FILE");
+    Problem { file: system.into(), line: 1, column: 1, key: String::new(), message }
 }

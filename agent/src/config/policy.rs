@@ -1,0 +1,287 @@
+//! Reads what may be done to the gateway: rules, ladders, what they are allowed, and where a rollback finds its way back.
+//! Everything that a rule or a ladder names is looked up here, so that a remedy is not found to be impossible at night.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::read::{attribute, hours, interface, ms, seconds, severity, threshold};
+use super::reader::{Section, absolute_path, duration, nearest, number, parsed, text, text_of, unfit, word};
+use super::tree::Node;
+use super::types::{Quarantine, Remediation, Remedy, Rollback, Rule, RuleTest, Step};
+use super::values::{Action, Budget, QuarantineLevel, Unfit, UnitName, is_topic_word};
+use crate::engine::metric::Metric;
+use crate::engine::observation::Severity;
+
+/// The longest ladder: each step costs a settling time, and the last ends in an alarm anyway.
+const STEPS_MAX: usize = 16;
+const ISOLATE: Remedy = Remedy::Quarantine { level: QuarantineLevel::Isolate };
+
+pub(super) fn remediation(s: &mut Section<'_>) -> Remediation {
+    Remediation {
+        dry_run: s.flag("dry_run", false),
+        allow: s.list("allow", Action::ALL.to_vec(), "[\"restart_unit\"]", word(Action::ALL)),
+        units: s.list("units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
+        min_uptime: s.duration("min_uptime", seconds(600), ms(0)..=hours(7 * 24)),
+        min_battery_pct: percent(s, "min_battery_pct", 15.0),
+        budget: s.table("budget", budget),
+    }
+}
+
+fn percent(s: &mut Section<'_>, key: &str, default: f64) -> f64 {
+    let parse = |node: &Node| number("15")(node).ok().filter(|percent| (0.0..=100.0).contains(percent));
+    s.optional(key, |node| parse(node).ok_or_else(|| unfit(node, "a number from 0 to 100, such as 15")))
+        .unwrap_or(default)
+}
+
+fn budget(s: &mut Section<'_>) -> BTreeMap<Action, Budget> {
+    let default = |action: Action| match action {
+        Action::RestartUnit => Some(Budget { count: 5, window: hours(1) }),
+        Action::Reboot => Some(Budget { count: 3, window: hours(24) }),
+        Action::Rollback => Some(Budget { count: 1, window: hours(24) }),
+        Action::RestartLink | Action::Quarantine | Action::Run => None,
+    };
+    let read = |action: &Action| {
+        let budget = s.optional(action.word(), parsed(Budget::parse)).or(default(*action));
+        Some((*action, budget?))
+    };
+    Action::ALL.iter().filter_map(read).collect()
+}
+
+/// Reads one `[rollback.NAME]`. `None` is an error that was reported.
+pub(super) fn rollback(s: &mut Section<'_>) -> Option<Rollback> {
+    let kind = s.required("kind", "\"slots\"", word(&["rauc", "slots", "command"]));
+    let dir = s.optional("dir", |node| absolute_path(node, "/opt/app"));
+    let has_argv = s.has("argv");
+    let argv = s.list("argv", vec![], "[\"/usr/bin/back\", \"--now\"]", argument);
+    if kind.is_some_and(|kind| kind != "slots") && s.has("dir") {
+        s.error("dir", "is for kind = \"slots\" only");
+    }
+    if kind.is_some_and(|kind| kind != "command") && has_argv {
+        s.error("argv", "is for kind = \"command\" only");
+    }
+    match kind? {
+        "rauc" => Some(Rollback::Rauc),
+        "slots" => {
+            if !s.has("dir") {
+                s.error("dir", "is missing; kind = \"slots\" needs it, for example dir = \"/opt/app\"");
+            }
+            Some(Rollback::Slots { dir: dir? })
+        }
+        _ => {
+            if !argv.first().is_some_and(|program| program.starts_with('/')) {
+                s.error("argv", "needs the absolute path of a program first, for example argv = [\"/usr/bin/back\"]");
+            }
+            Some(Rollback::Command { argv })
+        }
+    }
+}
+
+fn argument(node: &Node) -> Result<String, Unfit> {
+    text(|text| !text.contains('\0'), "a text without NUL, such as \"--now\"")(node)
+}
+
+pub(super) fn quarantine(s: &mut Section<'_>) -> Quarantine {
+    let keep_units = UnitName::parse("ssh.service").into_iter().collect();
+    Quarantine {
+        keep_units: s.list("keep_units", keep_units, "[\"ssh.service\"]", parsed(UnitName::parse)),
+        stop_units: s.list("stop_units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
+        allow_hosts: s.list("allow_hosts", vec![], "[\"192.0.2.1\"]", host),
+    }
+}
+
+/// A name, an address or a network. It goes into a set of nftables, so nothing else may be in it.
+fn host(node: &Node) -> Result<String, Unfit> {
+    let is_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '/');
+    let fits =
+        |text: &str| text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == ':') && text.chars().all(is_char);
+    text(fits, "a host's name, an address or a network, such as \"192.0.2.0/24\"")(node)
+}
+
+/// Reads all `[[ladders]]`, and holds each step against what is allowed.
+pub(super) fn ladders(
+    s: &mut Section<'_>,
+    remediation: &Remediation,
+    rollback: &BTreeMap<String, Option<Rollback>>,
+) -> BTreeMap<String, Vec<Step>> {
+    let mut names = Names::default();
+    let ladders = s.tables("ladders", |s| {
+        let name = names.read(s)?;
+        let steps = s.tables("steps", |s| step(s, remediation, rollback));
+        if steps.is_empty() || steps.len() > STEPS_MAX {
+            let count = steps.len();
+            s.error(
+                "steps",
+                format!("found {count} steps, expected 1 to {STEPS_MAX}, such as [ {{ do = \"reboot\" }} ]"),
+            );
+        }
+        Some((name, steps.into_iter().flatten().collect()))
+    });
+    ladders.into_iter().flatten().collect()
+}
+
+fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<String, Option<Rollback>>) -> Option<Step> {
+    let action = s.required("do", "\"restart_unit\"", word(Action::ALL));
+    let settle = s.duration("settle", seconds(60), ms(100)..=hours(24));
+    let unit = s.optional("unit", parsed(UnitName::parse));
+    let interface = s.optional("interface", interface);
+    let target = s.optional("target", text(|text| !text.is_empty(), "a target's name, such as \"firmware\""));
+    let level = s.optional("level", word(QuarantineLevel::ALL));
+    let runbook = s.optional("runbook", text(is_runbook, "the name of a file in runbooks.dir, such as \"free-space\""));
+    let args = s.list("args", vec![], "[\"--all\"]", argument);
+    let action = action?;
+    if !remediation.allow.contains(&action) {
+        s.error("do", format!("\"{action}\" is not in remediation.allow"));
+    }
+    check_arguments(s, action);
+    let remedy = match action {
+        Action::RestartUnit => Remedy::RestartUnit { unit: unit? },
+        Action::RestartLink => Remedy::RestartLink { interface: interface? },
+        Action::Reboot => Remedy::Reboot,
+        Action::Rollback => Remedy::Rollback { target: target? },
+        Action::Quarantine => Remedy::Quarantine { level: level? },
+        Action::Run => Remedy::Run { runbook: runbook?, args },
+    };
+    match &remedy {
+        Remedy::RestartUnit { unit } if !remediation.units.contains(unit) => {
+            s.error("unit", format!("\"{unit}\" is not in remediation.units"));
+        }
+        Remedy::Rollback { target } if !rollback.contains_key(target) => {
+            s.error("target", format!("there is no [rollback.{target}]"));
+        }
+        _ => {}
+    }
+    Some(Step { remedy, settle })
+}
+
+/// Reports an argument that a step needs and lacks, and those that it has and doesn't need.
+fn check_arguments(s: &mut Section<'_>, action: Action) {
+    const ARGUMENTS: [(&str, Action, &str); 6] = [
+        ("unit", Action::RestartUnit, "\"app.service\""),
+        ("interface", Action::RestartLink, "\"wwan0\""),
+        ("target", Action::Rollback, "\"firmware\""),
+        ("level", Action::Quarantine, "\"restrict\""),
+        ("runbook", Action::Run, "\"free-space\""),
+        ("args", Action::Run, ""),
+    ];
+    for (key, owner, example) in ARGUMENTS {
+        if owner != action && s.has(key) {
+            s.error(key, format!("is for do = \"{owner}\" only"));
+        }
+        if owner == action && !example.is_empty() && !s.has(key) {
+            s.error(key, format!("is missing; do = \"{action}\" needs it, for example {key} = {example}"));
+        }
+    }
+}
+
+/// A runbook's name: no separators, no leading dot, never an option.
+fn is_runbook(text: &str) -> bool {
+    !text.is_empty() && !text.starts_with(['.', '-']) && !text.contains(['/', '\0'])
+}
+
+/// Reads all `[[rules]]`, and looks up the metrics and ladders that they name.
+pub(super) fn rules(s: &mut Section<'_>, ladders: &BTreeMap<String, Vec<Step>>) -> Vec<Rule> {
+    let mut names = Names::default();
+    let rules = s.tables("rules", |s| rule(s, &mut names, ladders));
+    rules.into_iter().flatten().collect()
+}
+
+fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<Step>>) -> Option<Rule> {
+    let name = names.read(s);
+    let metric = s.required("metric", "\"battery.charge_pct\"", metric);
+    let test = rule_test(s);
+    let clear_above = s.optional("clear_above", threshold);
+    let clear_below = s.optional("clear_below", threshold);
+    let hold = s.duration("for", Duration::ZERO, ms(0)..=hours(7 * 24));
+    let clear_for = s.optional("clear_for", duration(seconds(60), ms(0)..=hours(7 * 24)));
+    let severity = severity(s, "severity", Severity::Warning);
+    let remedy =
+        s.optional("remedy", text(|text| !text.is_empty(), "the name of a ladder; leave it out to alarm only"));
+    if let Some(remedy) = remedy.as_deref().filter(|remedy| !ladders.contains_key(*remedy)) {
+        let nearest = nearest(remedy, ladders.keys().map(String::as_str));
+        let hint = nearest.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
+        s.error("remedy", format!("there is no ladder named {remedy:?}{hint}"));
+    }
+    let test = test?;
+    check_hysteresis(s, &test, clear_above, clear_below);
+    let steps = remedy.as_ref().and_then(|remedy| ladders.get(remedy)).map(Vec::as_slice).unwrap_or_default();
+    if matches!(test, RuleTest::Anomaly(_)) && steps.iter().any(|step| step.remedy == ISOLATE) {
+        // What a detector finds odd may be an odd day: it must not cut a gateway off.
+        s.error("remedy", "isolates the gateway, which a rule with a limit may do, but not a detector of anomalies");
+    }
+    Some(Rule { name: name?, metric: metric?, test, hold, clear_above, clear_below, clear_for, severity, remedy })
+}
+
+fn metric(node: &Node) -> Result<String, Unfit> {
+    let Some(path) = text_of(node) else { return Err(unfit(node, "a metric, such as \"battery.charge_pct\"")) };
+    if Metric::find(path).is_some() {
+        return Ok(path.to_owned());
+    }
+    let nearest = nearest(path, Metric::ALL.iter().map(|metric| metric.path()));
+    Err(unfit(node, format!("a metric, such as {:?}", nearest.unwrap_or("battery.charge_pct"))))
+}
+
+/// Reads the one test of a rule. `None` is an error that was reported.
+fn rule_test(s: &mut Section<'_>) -> Option<RuleTest> {
+    const KEYS: [&str; 7] = ["below", "above", "equals", "missing_for", "rate_above", "rate_below", "anomaly"];
+    let missing = duration(seconds(300), seconds(1)..=hours(7 * 24));
+    let tests = [
+        s.optional("below", threshold).map(RuleTest::Below),
+        s.optional("above", threshold).map(RuleTest::Above),
+        s.optional("equals", attribute).map(RuleTest::Equals),
+        s.optional("missing_for", missing).map(RuleTest::MissingFor),
+        s.optional("rate_above", threshold).map(RuleTest::RateAbove),
+        s.optional("rate_below", threshold).map(RuleTest::RateBelow),
+        s.optional("anomaly", text(|text| !text.is_empty(), "a detector's name")).map(RuleTest::Anomaly),
+    ];
+    let set: Vec<&str> = KEYS.into_iter().filter(|key| s.has(key)).collect();
+    match set.as_slice() {
+        [] => s.error_here(format!("has no test, expected exactly one of {}", KEYS.join(", "))),
+        [_] => {}
+        [_, second, ..] => {
+            s.error(second, format!("is one test too many: found {}, expected exactly one", set.join(" and ")));
+        }
+    }
+    tests.into_iter().flatten().next()
+}
+
+/// An alarm clears on the other side of the threshold that raised it, never before it.
+fn check_hysteresis(s: &mut Section<'_>, test: &RuleTest, clear_above: Option<f64>, clear_below: Option<f64>) {
+    let (low, high) = match test {
+        RuleTest::Below(limit) | RuleTest::RateBelow(limit) => (Some(*limit), None),
+        RuleTest::Above(limit) | RuleTest::RateAbove(limit) => (None, Some(*limit)),
+        _ => (None, None),
+    };
+    match (clear_above, low) {
+        (Some(_), None) => s.error("clear_above", "goes with below or rate_below only"),
+        (Some(clear), Some(limit)) if clear < limit => {
+            s.error(
+                "clear_above",
+                format!("is {clear}, expected at least the {limit} below which the alarm is raised"),
+            );
+        }
+        _ => {}
+    }
+    match (clear_below, high) {
+        (Some(_), None) => s.error("clear_below", "goes with above or rate_above only"),
+        (Some(clear), Some(limit)) if clear > limit => {
+            s.error("clear_below", format!("is {clear}, expected at most the {limit} above which the alarm is raised"));
+        }
+        _ => {}
+    }
+}
+
+/// The names of rules, or of ladders, that were read.
+#[derive(Default)]
+struct Names(BTreeSet<String>);
+
+impl Names {
+    /// Reads the `name` of an element. `None` is an error that was reported.
+    fn read(&mut self, s: &mut Section<'_>) -> Option<String> {
+        let expected = "1 to 128 letters, digits and . _ : -, such as \"battery-critical\"";
+        let name = s.required("name", "\"battery-critical\"", text(is_topic_word, expected))?;
+        if !self.0.insert(name.clone()) {
+            s.error("name", format!("{name:?} stands twice; each needs a name of its own"));
+        }
+        Some(name)
+    }
+}

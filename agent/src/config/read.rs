@@ -1,0 +1,324 @@
+//! Reads the sections of a configuration: which keys there are, their defaults and their bounds, and what must hold
+//! between them. Each function reads one section, in the order of the contract. What may be done to the gateway is read
+//! by [`super::policy`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::files;
+use super::policy;
+use super::reader::{Section, absolute_path, number, parsed, text, text_of, unfit};
+use super::tree::{Node, Value};
+use super::types::{
+    CheckedConfig, Clock, Collect, CollectBattery, CollectErrors, CollectHost, CollectLink, Commands, Device, Drain,
+    Local, Mqtt, Reconnect, Runbooks, Store, Telemetry, Tls,
+};
+use super::values::{self, AttributeValue, BrokerUrl, ClockTrust, DeviceId, Encoding, MqttVersion, TrustedKey, Unfit};
+use crate::engine::observation::Severity;
+
+/// MQTT brokers of the cloud refuse longer topics (AWS IoT Core: 256 bytes, 7 slashes; the contract: 7 levels).
+const TOPIC_LEN_MAX: usize = 256;
+const TOPIC_LEVELS_MAX: usize = 7;
+/// Room for a store's three logs and its keyed state.
+const STORE_BYTES_MIN: u64 = 1 << 20;
+/// `sockaddr_un.sun_path` is 108 bytes with its NUL (`unix(7)`).
+const SOCKET_PATH_LEN_MAX: usize = 107;
+
+pub(super) const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+pub(super) const fn seconds(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+pub(super) const fn hours(h: u64) -> Duration {
+    Duration::from_secs(h * 3600)
+}
+
+/// Reads everything. `hostname` is what the kernel calls this machine.
+pub(super) fn config(s: &mut Section<'_>, hostname: &str) -> CheckedConfig {
+    let device = s.table("device", |s| device(s, hostname));
+    let mqtt = s.table("mqtt", |s| mqtt(s, &device));
+    let store = s.table("store", store);
+    let telemetry = s.table("telemetry", telemetry);
+    let clock = s.table("clock", clock);
+    let collect = s.table("collect", collect);
+    // Ladders are held against what is allowed, and rules against the ladders that there are.
+    let remediation = s.table("remediation", policy::remediation);
+    let rollback = s.named_tables("rollback", policy::rollback);
+    let ladders = policy::ladders(s, &remediation, &rollback);
+    let rules = policy::rules(s, &ladders);
+    CheckedConfig {
+        device,
+        mqtt,
+        store,
+        telemetry,
+        clock,
+        collect,
+        rules,
+        ladders,
+        remediation,
+        rollback: rollback.into_iter().filter_map(|(name, target)| Some((name, target?))).collect(),
+        quarantine: s.table("quarantine", policy::quarantine),
+        runbooks: s.table("runbooks", |s| Runbooks { dir: s.absolute_path("dir", "/etc/fieldmedic/runbooks") }),
+        commands: s.table("commands", commands),
+        local: s.table("local", local),
+    }
+}
+
+fn device(s: &mut Section<'_>, hostname: &str) -> Device {
+    Device {
+        id: device_id(s, hostname),
+        groups: s.list("groups", vec![], "[\"canary\"]", group),
+        attributes: s.free("attributes", attribute),
+    }
+}
+
+fn device_id(s: &mut Section<'_>, hostname: &str) -> DeviceId {
+    if let Some(id) = s.optional("id", parsed(DeviceId::parse)) {
+        return id;
+    }
+    DeviceId::from_hostname(hostname).unwrap_or_else(|| {
+        if !s.has("id") {
+            let why = "is not set and the host has no name of its own; two gateways with one id evict each other";
+            s.warn("id", format!("{why} (the hostname is {hostname:?})"));
+        }
+        DeviceId::fallback()
+    })
+}
+
+fn group(node: &Node) -> Result<String, Unfit> {
+    text(values::is_topic_word, "1 to 128 letters, digits and . _ : -, such as \"canary\"")(node)
+}
+
+/// A scalar of TOML. An attribute is sent as JSON, which has neither dates nor infinities.
+pub(super) fn attribute(node: &Node) -> Result<AttributeValue, Unfit> {
+    match &node.value {
+        Value::Text(text) => Ok(AttributeValue::Text(text.clone())),
+        Value::Integer(number) => Ok(AttributeValue::Integer(*number)),
+        Value::Float(number) if number.is_finite() => Ok(AttributeValue::Float(*number)),
+        Value::Flag(flag) => Ok(AttributeValue::Flag(*flag)),
+        _ => Err(unfit(node, "a text, a number, or true or false, such as \"plant-7\"")),
+    }
+}
+
+fn mqtt(s: &mut Section<'_>, device: &Device) -> Mqtt {
+    let url = s.required("url", "\"mqtt://127.0.0.1:1883\"", parsed(BrokerUrl::parse));
+    let mqtt = Mqtt {
+        topic_prefix: topic_prefix(s, device),
+        version: s.word("version", MqttVersion::Auto, MqttVersion::ALL),
+        // In CONNECT it is a 16-bit number of seconds; below some seconds it costs more than it tells.
+        keep_alive: s.duration("keep_alive", seconds(30), seconds(5)..=hours(18)),
+        inflight_max: s.integer("inflight_max", 64, 1..=u16::MAX),
+        username: s.optional("username", text(|_| true, "a text; empty for none")).unwrap_or_default(),
+        password_file: s.optional_path("password_file", "/etc/fieldmedic/mqtt.password"),
+        tls: s.table("tls", |s| tls(s, url.as_ref())),
+        reconnect: s.table("reconnect", reconnect),
+        drain: s.table("drain", |s| Drain { publishes_per_second: s.integer("publishes_per_second", 80, 1..=100_000) }),
+        url: url.unwrap_or(BrokerUrl { tls: false, host: String::new(), port: 1883 }),
+    };
+    if mqtt.password_file.is_some() && mqtt.username.is_empty() {
+        s.error("password_file", "is set, but mqtt.username is not: MQTT 3.1.1 knows no password without a user name");
+    }
+    mqtt
+}
+
+fn topic_prefix(s: &mut Section<'_>, device: &Device) -> String {
+    let expected = "a topic without wildcards, empty levels or a leading $, such as \"fieldmedic\"";
+    let prefix = s.optional("topic_prefix", text(is_topic_prefix, expected));
+    let prefix = prefix.unwrap_or_else(|| "fieldmedic".to_owned());
+    // The deepest topic is that of a group, whether this device is in one now or will be.
+    let levels = prefix.split('/').count() + "groups/G/commands".split('/').count();
+    if levels > TOPIC_LEVELS_MAX {
+        s.error("topic_prefix", format!("makes topics of {levels} levels, at most {TOPIC_LEVELS_MAX} are allowed"));
+    }
+    let of_group = |group: &String| format!("{prefix}/groups/{group}/commands");
+    let of_device = format!("{prefix}/{}/attributes", device.id);
+    let longest = device.groups.iter().map(of_group).chain([of_device]).map(|topic| topic.len()).max();
+    if let Some(len) = longest.filter(|len| *len > TOPIC_LEN_MAX) {
+        s.error("topic_prefix", format!("makes topics of {len} bytes, at most {TOPIC_LEN_MAX} are allowed"));
+    }
+    prefix
+}
+
+fn is_topic_prefix(text: &str) -> bool {
+    let is_level = |level: &str| !level.is_empty() && !level.contains(|c: char| c.is_control() || c == '+' || c == '#');
+    !text.starts_with('$') && text.split('/').all(is_level)
+}
+
+fn tls(s: &mut Section<'_>, url: Option<&BrokerUrl>) -> Tls {
+    let tls = Tls {
+        ca_file: s.optional_path("ca_file", "/etc/fieldmedic/ca.pem"),
+        cert_file: s.optional_path("cert_file", "/etc/fieldmedic/device.pem"),
+        key_file: s.optional_path("key_file", "/etc/fieldmedic/device.key"),
+        // A protocol's name has 1 to 255 bytes (RFC 7301, section 3.1).
+        alpn: s.list("alpn", vec![], "[\"x-amzn-mqtt-ca\"]", |node| {
+            text(|name| (1..=255).contains(&name.len()), "a protocol's name, such as \"x-amzn-mqtt-ca\"")(node)
+        }),
+    };
+    match (&tls.cert_file, &tls.key_file) {
+        (Some(_), None) => s.error("cert_file", "is set, but key_file is not: a certificate needs its private key"),
+        (None, Some(_)) => s.error("key_file", "is set, but cert_file is not: a private key needs its certificate"),
+        _ => {}
+    }
+    let used = [
+        ("ca_file", tls.ca_file.is_some()),
+        ("cert_file", tls.cert_file.is_some()),
+        ("key_file", tls.key_file.is_some()),
+        ("alpn", !tls.alpn.is_empty()),
+    ];
+    let first_used = used.iter().find(|(_, is_used)| *is_used);
+    if let (Some(url), Some((key, _))) = (url.filter(|url| !url.tls), first_used) {
+        s.error(key, format!("is set, but mqtt.url is {url}, which is not encrypted; write mqtts:// to use TLS"));
+    }
+    tls
+}
+
+fn reconnect(s: &mut Section<'_>) -> Reconnect {
+    let reconnect = Reconnect {
+        min: s.duration("min", seconds(1), ms(10)..=hours(1)),
+        max: s.duration("max", seconds(300), ms(10)..=hours(24)),
+        stable_after: s.duration("stable_after", seconds(60), ms(0)..=hours(24)),
+    };
+    in_order(s, [("min", reconnect.min), ("max", reconnect.max)]);
+    reconnect
+}
+
+fn store(s: &mut Section<'_>) -> Store {
+    Store {
+        path: s.path("path", "/var/lib/fieldmedic/store"),
+        max_bytes: s.size("max_bytes", 64 << 20, STORE_BYTES_MIN),
+        min_free_bytes: s.size("min_free_bytes", 32 << 20, 0),
+        commit_interval: s.duration("commit_interval", seconds(1), ms(10)..=hours(1)),
+    }
+}
+
+fn telemetry(s: &mut Section<'_>) -> Telemetry {
+    let telemetry = Telemetry {
+        sample_interval: s.duration("sample_interval", seconds(10), ms(100)..=hours(1)),
+        report_interval: s.duration("report_interval", seconds(60), ms(100)..=hours(24)),
+        publish_interval: s.duration("publish_interval", seconds(60), ms(100)..=hours(7 * 24)),
+        encoding: s.word("encoding", Encoding::Json, Encoding::ALL),
+    };
+    in_order(s, [("sample_interval", telemetry.sample_interval), ("report_interval", telemetry.report_interval)]);
+    in_order(s, [("report_interval", telemetry.report_interval), ("publish_interval", telemetry.publish_interval)]);
+    telemetry
+}
+
+/// Reports a pair that is out of order, at the one that was set.
+fn in_order(s: &mut Section<'_>, [(low_key, low), (high_key, high)]: [(&str, Duration); 2]) {
+    if low <= high {
+        return;
+    }
+    let (low, high) = (humantime::format_duration(low), humantime::format_duration(high));
+    if s.has(high_key) {
+        s.error(high_key, format!("is {high}, shorter than {low_key} = {low}"));
+    } else {
+        s.error(low_key, format!("is {low}, longer than {high_key} = {high}, which is the default"));
+    }
+}
+
+fn clock(s: &mut Section<'_>) -> Clock {
+    Clock { trust: s.word("trust", ClockTrust::Kernel, ClockTrust::ALL) }
+}
+
+fn collect(s: &mut Section<'_>) -> Collect {
+    Collect {
+        root: s.absolute_path("root", "/"),
+        battery: s.table("battery", |s| CollectBattery {
+            enabled: s.flag("enabled", true),
+            supply: s
+                .optional("supply", text(is_supply, "a name below power_supply, such as \"BAT0\""))
+                .unwrap_or_default(),
+        }),
+        link: s.table("link", |s| CollectLink {
+            enabled: s.flag("enabled", true),
+            interfaces: s.list("interfaces", vec![], "[\"wwan0\"]", interface),
+        }),
+        errors: s.table("errors", |s| CollectErrors {
+            enabled: s.flag("enabled", true),
+            min_severity: severity(s, "min_severity", Severity::Error),
+            units: s.list("units", vec![], "[\"app.service\"]", |node| {
+                text(|unit| !unit.is_empty(), "a unit's name, such as \"app.service\"")(node)
+            }),
+            max_clusters: s.integer("max_clusters", 512, 1..=65_536),
+            bucket: s.duration("bucket", seconds(60), seconds(1)..=hours(24)),
+        }),
+        host: s.table("host", |s| CollectHost {
+            enabled: s.flag("enabled", true),
+            mounts: s
+                .list("mounts", vec![PathBuf::from("/")], "[\"/\", \"/data\"]", |node| absolute_path(node, "/data")),
+        }),
+    }
+}
+
+fn is_supply(text: &str) -> bool {
+    !text.contains('/') && text != ".." && text != "."
+}
+
+/// An interface's name, as the kernel's `dev_valid_name` takes it.
+pub(super) fn interface(node: &Node) -> Result<String, Unfit> {
+    let fits = |name: &str| {
+        (1..=15).contains(&name.len())
+            && !matches!(name, "." | "..")
+            && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+    };
+    text(fits, "an interface's name of 1 to 15 bytes, such as \"wwan0\"")(node)
+}
+
+pub(super) fn severity(s: &mut Section<'_>, key: &str, default: Severity) -> Severity {
+    let parse = |node: &Node| text_of(node).and_then(Severity::parse);
+    let expected =
+        || format!("one of {}, such as \"{}\"", Severity::ALL.map(Severity::word).join(", "), default.word());
+    s.optional(key, |node| parse(node).ok_or_else(|| unfit(node, expected()))).unwrap_or(default)
+}
+
+fn commands(s: &mut Section<'_>) -> Commands {
+    let directory = s.directory_of("trusted_keys");
+    let example = "[\"ops-1:BASE64URL\"] or [\"ops-1.pub\"]";
+    let commands = Commands {
+        trusted_keys: s.list("trusted_keys", vec![], example, |node| trusted_key(node, &directory)),
+        require_signature: s.flag("require_signature", true),
+        max_clock_skew: s.duration("max_clock_skew", seconds(300), ms(0)..=hours(24)),
+    };
+    refuse_equal_kids(s, &commands.trusted_keys);
+    if !commands.require_signature {
+        s.warn("require_signature", "is false: whoever may publish on a command topic commands this gateway");
+    } else if commands.trusted_keys.is_empty() {
+        s.warn("trusted_keys", "is empty: no command will be accepted; `fieldmedic keygen` makes a key pair");
+    }
+    commands
+}
+
+fn trusted_key(node: &Node, directory: &Path) -> Result<TrustedKey, Unfit> {
+    let Some(name) = text_of(node).filter(|text| text.ends_with(".pub")) else {
+        return parsed(TrustedKey::parse)(node);
+    };
+    let path = directory.join(name);
+    let expected = "the PEM of an Ed25519 public key, as `fieldmedic keygen` writes it, its kid being the file's name";
+    let unfit = |found: String| Unfit { found, expected: expected.to_owned() };
+    let text = files::read(&path).map_err(|error| unfit(format!("nothing usable ({error})")))?;
+    let kid = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    TrustedKey::from_pem(kid, &text).ok_or_else(|| unfit(format!("something else in {}", path.display())))
+}
+
+fn refuse_equal_kids(s: &mut Section<'_>, keys: &[TrustedKey]) {
+    for (index, key) in keys.iter().enumerate() {
+        if keys.iter().take(index).any(|earlier| earlier.kid == key.kid) {
+            s.error("trusted_keys", format!("names the kid {:?} twice; each key needs a kid of its own", key.kid));
+        }
+    }
+}
+
+fn local(s: &mut Section<'_>) -> Local {
+    let local = Local { socket: s.path("socket", "/run/fieldmedic/agent.sock") };
+    let len = local.socket.as_os_str().len();
+    if len > SOCKET_PATH_LEN_MAX {
+        s.error("socket", format!("is {len} bytes long, the kernel takes at most {SOCKET_PATH_LEN_MAX}"));
+    }
+    local
+}
+
+/// A threshold.
+pub(super) fn threshold(node: &Node) -> Result<f64, Unfit> {
+    number("10 or 0.5")(node)
+}

@@ -1,0 +1,459 @@
+//! Reads sections of a merged tree, key by key, and collects every mistake with its place instead of stopping at the
+//! first. Each read names its key, and so the keys that were read are the table of known keys: what else stands in a
+//! section is refused. A read that fails gives its default, so that the reading goes on; a configuration that was read with
+//! errors must not be used.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fmt::Write as _;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::tree::{At, Node, Table, Value, name_of};
+use super::values::{self, Unfit};
+
+/// Something wrong, or doubtful, at a place in a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}:{line}: {message}", .file.display())]
+pub struct Problem {
+    /// The file, as it was named.
+    pub file: PathBuf,
+    /// From 1; 1 also where the file as a whole is meant.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// The key, such as `mqtt.keep_alive` or `rules.hot.below`; empty where the file as a whole is meant.
+    pub key: String,
+    /// What was found, what is expected, and an example.
+    pub message: String,
+}
+
+/// What was wrong and what was known, so far.
+#[derive(Debug)]
+pub(super) struct Report {
+    files: Vec<PathBuf>,
+    errors: Vec<(At, Problem)>,
+    warnings: Vec<(At, Problem)>,
+    /// File and line of mistakes in the syntax: what is wrong with the values there is a consequence, and not told.
+    broken: BTreeSet<(usize, usize)>,
+    /// Keys that were read, by section; `*` stands for a name that is free, as in `rollback.*`.
+    known: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Report {
+    pub(super) fn new(files: &[PathBuf]) -> Self {
+        Self {
+            files: files.to_vec(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            broken: BTreeSet::new(),
+            known: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn syntax_error(&mut self, at: At, message: String) {
+        self.error(at, "", message);
+        self.broken.insert((at.file, at.line));
+    }
+
+    pub(super) fn error(&mut self, at: At, key: &str, message: String) {
+        if self.broken.contains(&(at.file, at.line)) {
+            return;
+        }
+        self.errors.push((at, self.problem(at, key, message)));
+    }
+
+    fn warn(&mut self, at: At, key: &str, message: String) {
+        self.warnings.push((at, self.problem(at, key, message)));
+    }
+
+    fn problem(&self, at: At, key: &str, message: String) -> Problem {
+        let file = self.files.get(at.file).cloned().unwrap_or_default();
+        Problem { file, line: at.line, column: at.column, key: key.to_owned(), message }
+    }
+
+    #[cfg(test)]
+    pub(super) fn known(&self) -> &BTreeMap<String, BTreeSet<String>> {
+        &self.known
+    }
+
+    /// Errors and warnings, in the order of files and lines.
+    pub(super) fn into_problems(mut self) -> (Vec<Problem>, Vec<Problem>) {
+        self.errors.sort_by_key(|(at, _)| *at);
+        self.warnings.sort_by_key(|(at, _)| *at);
+        let plain = |list: Vec<(At, Problem)>| list.into_iter().map(|(_, problem)| problem).collect();
+        (plain(self.errors), plain(self.warnings))
+    }
+}
+
+/// One table of the configuration, or its absence.
+pub(super) struct Section<'a> {
+    report: &'a mut Report,
+    table: Option<&'a Table>,
+    /// As messages name it: `rules.hot`; empty for the root.
+    path: String,
+    /// As the table of known keys names it: `rules.*`.
+    schema: String,
+    /// The table's header; where there is none, that of the table above.
+    at: At,
+}
+
+impl<'a> Section<'a> {
+    /// Reads the root of a tree. `at` is the place of what is missing altogether.
+    pub(super) fn read_root<T>(
+        report: &'a mut Report,
+        root: &'a Table,
+        at: At,
+        read: impl FnOnce(&mut Section<'_>) -> T,
+    ) -> T {
+        let root = Section { report, table: Some(root), path: String::new(), schema: String::new(), at };
+        root.read_with(read)
+    }
+
+    /// Reads a table.
+    pub(super) fn table<T>(&mut self, key: &str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+        let node = self.node(key);
+        let table = node.and_then(|node| self.as_table(key, node));
+        let at = node.map_or(self.at, |node| node.at);
+        let (path, schema) = (join(&self.path, key), join(&self.schema, key));
+        Section { report: &mut *self.report, table, path, schema, at }.read_with(read)
+    }
+
+    /// Reads a table of tables with free names.
+    pub(super) fn named_tables<T>(
+        &mut self,
+        key: &str,
+        mut read: impl FnMut(&mut Section<'_>) -> T,
+    ) -> BTreeMap<String, T> {
+        let Some(table) = self.node(key).and_then(|node| self.as_table(key, node)) else { return BTreeMap::new() };
+        let mut all = BTreeMap::new();
+        for (name, node) in table {
+            if let Some(item) = self.item(key, name, node, &mut read) {
+                all.insert(name.clone(), item);
+            }
+        }
+        all
+    }
+
+    /// Reads an array of tables.
+    pub(super) fn tables<T>(&mut self, key: &str, mut read: impl FnMut(&mut Section<'_>) -> T) -> Vec<T> {
+        let Some(node) = self.node(key) else { return Vec::new() };
+        let Value::Array(items) = &node.value else {
+            self.error(key, format!("found {}, expected an array of tables, such as [[{key}]]", node.found()));
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        for (index, node) in items.iter().enumerate() {
+            let name = name_of(node).map_or_else(|| (index + 1).to_string(), str::to_owned);
+            all.extend(self.item(key, &name, node, &mut read));
+        }
+        all
+    }
+
+    /// Reads one of the tables below `key`. `None` is an error that was reported.
+    fn item<T>(
+        &mut self,
+        key: &str,
+        name: &str,
+        node: &'a Node,
+        read: impl FnOnce(&mut Section<'_>) -> T,
+    ) -> Option<T> {
+        let path = join(&join(&self.path, key), name);
+        let Value::Table(table) = &node.value else {
+            self.report.error(node.at, &path, format!("{path}: found {}, expected a table", node.found()));
+            return None;
+        };
+        let schema = join(&join(&self.schema, key), "*");
+        Some(Section { report: &mut *self.report, table: Some(table), path, schema, at: node.at }.read_with(read))
+    }
+
+    /// Reads every entry of a table whose keys are free.
+    pub(super) fn free<T>(&mut self, key: &str, parse: impl Fn(&Node) -> Result<T, Unfit>) -> BTreeMap<String, T> {
+        let Some(table) = self.node(key).and_then(|node| self.as_table(key, node)) else { return BTreeMap::new() };
+        let mut all = BTreeMap::new();
+        for (name, node) in table {
+            match parse(node) {
+                Ok(value) => {
+                    all.insert(name.clone(), value);
+                }
+                Err(unfit) => {
+                    let path = join(&join(&self.path, key), name);
+                    self.report.error(node.at, &path, format!("{path}: {unfit}"));
+                }
+            }
+        }
+        all
+    }
+
+    /// Reads a value that may be left out.
+    pub(super) fn optional<T>(&mut self, key: &str, parse: impl FnOnce(&Node) -> Result<T, Unfit>) -> Option<T> {
+        let node = self.node(key)?;
+        match parse(node) {
+            Ok(value) => Some(value),
+            Err(unfit) => {
+                self.error(key, unfit.to_string());
+                None
+            }
+        }
+    }
+
+    /// Reads a value that must be there. `None` is an error that was reported.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &str,
+        example: &str,
+        parse: impl FnOnce(&Node) -> Result<T, Unfit>,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.error(key, format!("is missing and has no default; set it, for example {key} = {example}"));
+        }
+        self.optional(key, parse)
+    }
+
+    /// Reads an array, element by element, each with its own errors.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &str,
+        default: Vec<T>,
+        example: &str,
+        parse: impl Fn(&Node) -> Result<T, Unfit>,
+    ) -> Vec<T> {
+        let Some(node) = self.node(key) else { return default };
+        let Value::Array(items) = &node.value else {
+            self.error(key, format!("found {}, expected an array, such as {example}", node.found()));
+            return default;
+        };
+        let path = join(&self.path, key);
+        let mut all = Vec::new();
+        for item in items {
+            match parse(item) {
+                Ok(value) => all.push(value),
+                Err(unfit) => self.report.error(item.at, &path, format!("{path}: {unfit}")),
+            }
+        }
+        all
+    }
+
+    /// Reads `true` or `false`.
+    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+        let parse = |node: &Node| match node.value {
+            Value::Flag(flag) => Ok(flag),
+            _ => Err(unfit(node, format!("true or false, such as {default}"))),
+        };
+        self.optional(key, parse).unwrap_or(default)
+    }
+
+    /// Reads a whole number.
+    pub(super) fn integer<T>(&mut self, key: &str, default: T, range: RangeInclusive<T>) -> T
+    where
+        T: TryFrom<i64> + PartialOrd + fmt::Display,
+    {
+        let parse = |node: &Node| match node.value {
+            Value::Integer(number) => T::try_from(number).ok().filter(|number| range.contains(number)),
+            _ => None,
+        };
+        let expected = || format!("a whole number from {} to {}, such as {default}", range.start(), range.end());
+        self.optional(key, |node| parse(node).ok_or_else(|| unfit(node, expected()))).unwrap_or(default)
+    }
+
+    /// Reads a duration.
+    pub(super) fn duration(&mut self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+        self.optional(key, duration(default, range)).unwrap_or(default)
+    }
+
+    /// Reads a size in bytes.
+    pub(super) fn size(&mut self, key: &str, default: u64, min: u64) -> u64 {
+        let parse = |node: &Node| text_of(node).and_then(values::size).filter(|size| *size >= min);
+        let at_least = if min == 0 { String::new() } else { format!(" of at least {}", values::format_size(min)) };
+        let expected = || format!("a size{at_least}, such as {:?}", values::format_size(default));
+        self.optional(key, |node| parse(node).ok_or_else(|| unfit(node, expected()))).unwrap_or(default)
+    }
+
+    /// Reads one word of a few.
+    pub(super) fn word<T: Copy + fmt::Display>(&mut self, key: &str, default: T, all: &[T]) -> T {
+        self.optional(key, word(all)).unwrap_or(default)
+    }
+
+    /// Reads a path; an empty text is `None`.
+    pub(super) fn optional_path(&mut self, key: &str, example: &str) -> Option<PathBuf> {
+        let parse = |node: &Node| match text_of(node) {
+            Some(text) => Ok((!text.is_empty()).then(|| PathBuf::from(text))),
+            None => Err(unfit(node, format!("a path, such as {example:?}; empty for none"))),
+        };
+        self.optional(key, parse).flatten()
+    }
+
+    /// Reads a path that can't be empty.
+    pub(super) fn path(&mut self, key: &str, default: &str) -> PathBuf {
+        let parse = |node: &Node| match text_of(node) {
+            Some(text) if !text.is_empty() => Ok(PathBuf::from(text)),
+            _ => Err(unfit(node, format!("a path, such as {default:?}"))),
+        };
+        self.optional(key, parse).unwrap_or_else(|| PathBuf::from(default))
+    }
+
+    /// Reads an absolute path.
+    pub(super) fn absolute_path(&mut self, key: &str, default: &str) -> PathBuf {
+        self.optional(key, |node| absolute_path(node, default)).unwrap_or_else(|| PathBuf::from(default))
+    }
+
+    /// Whether a key stands in this section.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
+    /// Where a key stands, or the section that it is missing from.
+    pub(super) fn at(&self, key: &str) -> At {
+        self.table.and_then(|table| table.get(key)).map_or(self.at, |node| node.at)
+    }
+
+    /// The directory of the file in which a node stands.
+    pub(super) fn directory_of(&self, key: &str) -> PathBuf {
+        let file = self.report.files.get(self.at(key).file);
+        file.and_then(|file| file.parent()).unwrap_or_else(|| Path::new("")).to_owned()
+    }
+
+    /// Reports a mistake at a key. The message says what is wrong with it, without naming it.
+    pub(super) fn error(&mut self, key: &str, message: impl fmt::Display) {
+        let path = join(&self.path, key);
+        self.report.error(self.at(key), &path, format!("{path}: {message}"));
+    }
+
+    /// Reports a mistake of the section as a whole.
+    pub(super) fn error_here(&mut self, message: impl fmt::Display) {
+        let path = self.path.clone();
+        self.report.error(self.at, &path, format!("{path}: {message}"));
+    }
+
+    /// Reports something doubtful at a key.
+    pub(super) fn warn(&mut self, key: &str, message: impl fmt::Display) {
+        let path = join(&self.path, key);
+        self.report.warn(self.at(key), &path, format!("{path}: {message}"));
+    }
+
+    fn read_with<T>(mut self, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+        let value = read(&mut self);
+        self.refuse_unknown_keys();
+        value
+    }
+
+    fn node(&mut self, key: &str) -> Option<&'a Node> {
+        let known = self.report.known.entry(self.schema.clone()).or_default();
+        if !known.contains(key) {
+            known.insert(key.to_owned());
+        }
+        self.table?.get(key)
+    }
+
+    fn as_table(&mut self, key: &str, node: &'a Node) -> Option<&'a Table> {
+        if let Value::Table(table) = &node.value {
+            return Some(table);
+        }
+        let path = join(&self.path, key);
+        self.error(key, format!("found {}, expected a table, such as [{path}]", node.found()));
+        None
+    }
+
+    fn refuse_unknown_keys(&mut self) {
+        let Some(table) = self.table else { return };
+        let Some(known) = self.report.known.get(&self.schema).cloned() else { return };
+        for (key, node) in table.iter().filter(|(key, _)| !known.contains(*key)) {
+            let path = join(&self.path, key);
+            let mut message = format!("unknown key {path:?}");
+            if let Some(nearest) = nearest(key, known.iter().map(String::as_str)) {
+                let _ = write!(message, "; did you mean {nearest:?}?");
+            }
+            self.report.error(node.at, &path, message);
+        }
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// The name that is most like this one, if any is.
+pub(super) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    // Below it, what is proposed has little to do with what was written.
+    const SIMILARITY_MIN: f64 = 0.7;
+    names
+        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
+        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, known)| known)
+}
+
+pub(super) fn unfit(node: &Node, expected: impl Into<String>) -> Unfit {
+    Unfit { found: node.found(), expected: expected.into() }
+}
+
+pub(super) fn text_of(node: &Node) -> Option<&str> {
+    match &node.value {
+        Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Takes a text that `parse` takes, which must not be empty.
+pub(super) fn parsed<T>(parse: impl Fn(&str) -> Result<T, Unfit>) -> impl Fn(&Node) -> Result<T, Unfit> {
+    // What is no text is shown to `parse` as an empty one: nobody else knows what it expects.
+    move |node| match text_of(node) {
+        Some(text) => parse(text),
+        None => parse("").map_err(|error| unfit(node, error.expected)),
+    }
+}
+
+/// Takes a text that `fits`.
+pub(super) fn text(fits: impl Fn(&str) -> bool, expected: &'static str) -> impl Fn(&Node) -> Result<String, Unfit> {
+    move |node| match text_of(node).filter(|text| fits(text)) {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(unfit(node, expected)),
+    }
+}
+
+/// Takes one word of a few.
+pub(super) fn word<T: Copy + fmt::Display>(all: &[T]) -> impl Fn(&Node) -> Result<T, Unfit> {
+    move |node| {
+        let is_it = |word: &&T| text_of(node) == Some(word.to_string().as_str());
+        let expected = || {
+            let words: Vec<_> = all.iter().map(|word| format!("\"{word}\"")).collect();
+            format!("one of {}", words.join(", "))
+        };
+        all.iter().find(is_it).copied().ok_or_else(|| unfit(node, expected()))
+    }
+}
+
+/// Takes a duration within bounds.
+pub(super) fn duration(
+    example: Duration,
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&Node) -> Result<Duration, Unfit> {
+    move |node| {
+        let human = humantime::format_duration;
+        let duration = text_of(node).and_then(values::duration).filter(|duration| range.contains(duration));
+        duration.ok_or_else(|| {
+            let (min, max) = (human(*range.start()), human(*range.end()));
+            unfit(node, format!("a duration from {min} to {max}, such as \"{}\"", human(example)))
+        })
+    }
+}
+
+/// Takes a finite number.
+pub(super) fn number(example: &'static str) -> impl Fn(&Node) -> Result<f64, Unfit> {
+    move |node| match node.value {
+        Value::Float(number) if number.is_finite() => Ok(number),
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "thresholds are small; beyond 2^53 the last digits don't matter"
+        )]
+        Value::Integer(number) => Ok(number as f64),
+        _ => Err(unfit(node, format!("a number, such as {example}"))),
+    }
+}
+
+/// Takes an absolute path.
+pub(super) fn absolute_path(node: &Node, example: &str) -> Result<PathBuf, Unfit> {
+    let path = text_of(node).map(PathBuf::from).filter(|path| path.is_absolute());
+    path.ok_or_else(|| unfit(node, format!("an absolute path, such as {example:?}")))
+}

@@ -1,0 +1,207 @@
+//! TOML text as a tree in which every value knows its file and line, and the merging of several such trees. It knows
+//! TOML, not our keys. A mistake in the syntax is reported beside the tree: where it stands within one value, the rest of
+//! the file can still be judged.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A place in a file; line and column count from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct At {
+    /// Index in the list of files.
+    pub(super) file: usize,
+    pub(super) line: usize,
+    /// In characters.
+    pub(super) column: usize,
+}
+
+impl At {
+    /// A file as a whole.
+    pub(super) const fn start_of(file: usize) -> Self {
+        Self { file, line: 1, column: 1 }
+    }
+}
+
+/// A value and where it stands: for a table's entry the place of its key.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) at: At,
+    pub(super) value: Value,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Flag(bool),
+    Array(Vec<Node>),
+    Table(Table),
+    /// A date, or a number that fits no type. No key takes one.
+    Other(String),
+}
+
+pub(super) type Table = BTreeMap<String, Node>;
+
+impl Node {
+    /// What stands here, for a message: short, on one line.
+    pub(super) fn found(&self) -> String {
+        const TEXT_CHARS_MAX: usize = 60;
+        match &self.value {
+            Value::Text(text) if text.chars().count() > TEXT_CHARS_MAX => {
+                format!("{:?}…", text.chars().take(TEXT_CHARS_MAX).collect::<String>())
+            }
+            Value::Text(text) => format!("{text:?}"),
+            Value::Integer(number) => number.to_string(),
+            Value::Float(number) => format!("{number:?}"),
+            Value::Flag(flag) => flag.to_string(),
+            Value::Array(items) => format!("an array of {}", items.len()),
+            Value::Table(_) => "a table".to_owned(),
+            Value::Other(text) => text.clone(),
+        }
+    }
+}
+
+/// A mistake in TOML's own syntax.
+#[derive(Debug)]
+pub(super) struct SyntaxError {
+    pub(super) at: At,
+    pub(super) message: String,
+}
+
+/// What a text turned out to be.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    /// `None`: what was meant can't be told, so judging it would only pile up consequences of the first mistake.
+    pub(super) root: Option<Table>,
+    pub(super) errors: Vec<SyntaxError>,
+}
+
+/// Parses the text of the file with index `file`.
+pub(super) fn parse(file: usize, text: &str) -> Parsed {
+    let source = Source::new(file, text);
+    let (root, found) = DeTable::parse_recoverable(text);
+    let mut parsed = Parsed { root: Some(source.table(root.get_ref())), errors: Vec::new() };
+    for error in &found {
+        let offset = error.span().map_or(text.len(), |span| span.start);
+        let at = source.at(offset);
+        // Further errors on a line are consequences of its first.
+        if parsed.errors.iter().all(|known| known.at.line != at.line) {
+            parsed.errors.push(SyntaxError { at, message: error.message().to_owned() });
+        }
+        if !source.is_within_value(offset) && error.message() != "duplicate key" {
+            parsed.root = None;
+            break;
+        }
+    }
+    parsed
+}
+
+struct Source<'a> {
+    file: usize,
+    text: &'a str,
+    /// Byte offsets at which lines start.
+    lines: Vec<usize>,
+}
+
+impl<'a> Source<'a> {
+    fn new(file: usize, text: &'a str) -> Self {
+        let starts = text.match_indices('\n').map(|(newline, _)| newline + 1);
+        Self { file, text, lines: std::iter::once(0).chain(starts).collect() }
+    }
+
+    fn at(&self, offset: usize) -> At {
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
+        let before = self.text.get(start..offset).unwrap_or_default();
+        At { file: self.file, line, column: before.chars().count() + 1 }
+    }
+
+    /// Whether a mistake at this place lies behind the `=` of its line, and so leaves keys and tables what they are.
+    fn is_within_value(&self, offset: usize) -> bool {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        before.rsplit('\n').next().is_some_and(|line| line.contains('='))
+    }
+
+    fn table(&self, table: &DeTable<'_>) -> Table {
+        let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+            let key: &Spanned<std::borrow::Cow<'_, str>> = key;
+            (key.get_ref().to_string(), Node { at: self.at(key.span().start), value: self.value(value.get_ref()) })
+        };
+        table.iter().map(entry).collect()
+    }
+
+    fn value(&self, value: &DeValue<'_>) -> Value {
+        match value {
+            DeValue::String(text) => Value::Text(text.to_string()),
+            DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix())
+                .map_or_else(|_| Value::Other(digits.to_string()), Value::Integer),
+            DeValue::Float(digits) => {
+                digits.as_str().parse().map_or_else(|_| Value::Other(digits.to_string()), Value::Float)
+            }
+            DeValue::Boolean(flag) => Value::Flag(*flag),
+            DeValue::Datetime(date) => Value::Other(date.to_string()),
+            DeValue::Table(table) => Value::Table(self.table(table)),
+            DeValue::Array(items) => Value::Array(
+                items
+                    .iter()
+                    .map(|item| Node { at: self.at(item.span().start), value: self.value(item.get_ref()) })
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// Lays a later file over an earlier one: tables merge, and so do the elements of `by_name` arrays at the root, by their
+/// `name`; anything else is replaced.
+pub(super) fn merge(base: &mut Table, over: Table, by_name: &[&str]) {
+    for (key, node) in over {
+        match (base.get_mut(&key), node.value) {
+            (Some(Node { value: Value::Array(below), .. }), Value::Array(above)) if by_name.contains(&key.as_str()) => {
+                merge_by_name(below, above);
+            }
+            (Some(below), value) => merge_node(below, Node { at: node.at, value }),
+            (None, value) => {
+                base.insert(key, Node { at: node.at, value });
+            }
+        }
+    }
+}
+
+fn merge_node(below: &mut Node, above: Node) {
+    below.at = above.at;
+    match (&mut below.value, above.value) {
+        (Value::Table(below), Value::Table(above)) => merge(below, above, &[]),
+        (below, above) => *below = above,
+    }
+}
+
+fn merge_by_name(below: &mut Vec<Node>, above: Vec<Node>) {
+    // Only what the earlier files said is a target: a name that stands twice in one file is a mistake to be seen.
+    let known = below.len();
+    let mut merged = vec![false; known];
+    for node in above {
+        let same = |old: &Node| name_of(old).is_some() && name_of(old) == name_of(&node);
+        let target = below.iter_mut().take(known).zip(&mut merged).find(|(old, done)| !**done && same(old));
+        match target {
+            Some((old, done)) => {
+                *done = true;
+                merge_node(old, node);
+            }
+            None => below.push(node),
+        }
+    }
+}
+
+/// The `name` of an element of an array of tables.
+pub(super) fn name_of(node: &Node) -> Option<&str> {
+    match &node.value {
+        Value::Table(table) => match &table.get("name")?.value {
+            Value::Text(name) => Some(name),
+            _ => None,
+        },
+        _ => None,
+    }
+}

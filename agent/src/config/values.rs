@@ -1,0 +1,378 @@
+//! The small types of a configuration, right by construction: each has one way in, `parse`, and one text form,
+//! `Display`, which `parse` accepts again. They know nothing of files, lines and keys.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+
+/// A text that is not what it should be. Says what was found and what was expected, not where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("found {found}, expected {expected}")]
+pub struct Unfit {
+    /// The text, quoted; or what stands in its place where it may hold a secret.
+    pub found: String,
+    /// What would do, with an example.
+    pub expected: String,
+}
+
+impl Unfit {
+    fn new(found: &str, expected: &str) -> Self {
+        Self { found: format!("{found:?}"), expected: expected.to_owned() }
+    }
+}
+
+/// A device id: letters, digits and `. _ : -`, 1 to 128 bytes. Safe as one level of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceId(String);
+
+impl DeviceId {
+    /// The most bytes in an id (AWS IoT's limit on client ids and thing names).
+    pub const LEN_MAX: usize = 128;
+
+    /// Takes a text that has the form of an id.
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        if is_topic_word(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Unfit::new(text, "1 to 128 letters, digits and . _ : -, such as \"gw-0001\""))
+    }
+
+    /// An id made of a host's name, with `-` for each character that an id can't have. `None` for a name that many
+    /// hosts bear, which would have them evict each other from the broker.
+    #[must_use]
+    pub fn from_hostname(hostname: &str) -> Option<Self> {
+        const NO_NAMES: [&str; 4] = ["", "(none)", "localhost", "localhost.localdomain"];
+        if NO_NAMES.contains(&hostname) {
+            return None;
+        }
+        let id = hostname.chars().map(|c| if is_topic_char(c) { c } else { '-' });
+        Some(Self(id.take(Self::LEN_MAX).collect()))
+    }
+
+    /// The id of a host without a name.
+    pub(super) fn fallback() -> Self {
+        Self("localhost".to_owned())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether a text is safe as one level of a topic: what device ids and names of groups are made of.
+pub(super) fn is_topic_word(text: &str) -> bool {
+    (1..=DeviceId::LEN_MAX).contains(&text.len()) && text.chars().all(is_topic_char)
+}
+
+fn is_topic_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-')
+}
+
+/// A systemd unit's name with its suffix, as `systemd.unit(5)` allows it: never a path, never an option.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnitName(String);
+
+impl UnitName {
+    /// The most bytes in a name (`systemd.unit(5)`).
+    pub const LEN_MAX: usize = 255;
+    const SUFFIXES: [&str; 11] =
+        ["service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope"];
+
+    /// Takes a text that has the form of a unit's name.
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        let is_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_' | '.' | '\\' | '@');
+        let fits = text.len() <= Self::LEN_MAX
+            && !text.starts_with(['-', '.', '@'])
+            && text.chars().all(is_char)
+            && text.rsplit_once('.').is_some_and(|(_, suffix)| Self::SUFFIXES.contains(&suffix));
+        if fits {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Unfit::new(text, "a systemd unit's name with its suffix, such as \"app.service\""))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UnitName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A static attribute's value.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(untagged)]
+#[expect(missing_docs, reason = "TOML's scalar types")]
+pub enum AttributeValue {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Flag(bool),
+}
+
+/// `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`; ports 1883 and 8883 where none is said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerUrl {
+    /// mqtts.
+    pub tls: bool,
+    /// Name or address (an IPv6 address without its brackets).
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl BrokerUrl {
+    /// Takes a broker's URL. A user name or password in it is refused and not repeated in the error.
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        let expected = "mqtt://HOST[:PORT] or mqtts://HOST[:PORT], such as \"mqtt://127.0.0.1:1883\"";
+        if text.contains('@') {
+            return Err(Unfit {
+                found: "a URL with a user name or password in it".to_owned(),
+                expected: format!("{expected}, with mqtt.username and mqtt.password_file beside it"),
+            });
+        }
+        Self::split(text).ok_or_else(|| Unfit::new(text, expected))
+    }
+
+    fn split(text: &str) -> Option<Self> {
+        let (scheme, rest) = text.split_once("://")?;
+        let (tls, port_default) = match scheme {
+            "mqtt" => (false, "1883"),
+            "mqtts" => (true, "8883"),
+            _ => return None,
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = match rest.strip_prefix('[') {
+            Some(v6) => {
+                let (host, port) = v6.split_once(']')?;
+                host.parse::<std::net::Ipv6Addr>().ok()?;
+                (host, if port.is_empty() { port_default } else { port.strip_prefix(':')? })
+            }
+            None => {
+                let (host, port) = rest.split_once(':').unwrap_or((rest, port_default));
+                let is_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+                (!host.is_empty() && host.chars().all(is_char)).then_some((host, port))?
+            }
+        };
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        Some(Self { tls, host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "mqtts" } else { "mqtt" };
+        if self.host.contains(':') {
+            return write!(f, "{scheme}://[{}]:{}", self.host, self.port);
+        }
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
+    }
+}
+
+/// An enum whose values are words of the configuration.
+macro_rules! words {
+    ($( #[$meta:meta] )* $name:ident { $( $( #[$doc:meta] )* $variant:ident $word:literal, )* }) => {
+        $( #[$meta] )*
+        pub enum $name { $( $( #[$doc] )* $variant, )* }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &[Self] = &[ $( Self::$variant, )* ];
+
+            /// The word that the configuration has for it.
+            #[must_use]
+            pub const fn word(self) -> &'static str { match self { $( Self::$variant => $word, )* } }
+
+            /// The value with this word.
+            #[must_use]
+            pub fn parse(word: &str) -> Option<Self> { match word { $( $word => Some(Self::$variant), )* _ => None } }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.word()) }
+        }
+    };
+}
+
+words! {
+    /// Which protocol version to speak.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    MqttVersion {
+        /// 5, and 3.1.1 where the broker doesn't know 5.
+        Auto "auto",
+        /// 5 only.
+        V5 "5",
+        /// 3.1.1 only.
+        V311 "3.1.1",
+    }
+}
+
+words! {
+    /// How telemetry is put on the wire.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    Encoding {
+        /// UTF-8 JSON.
+        Json "json",
+        /// The same, compressed with zstd.
+        JsonZstd "json+zstd",
+    }
+}
+
+words! {
+    /// When the wall clock may be believed.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    ClockTrust {
+        /// When the kernel says that it is synchronised (adjtimex).
+        Kernel "kernel",
+        /// Always: for machines whose host or GPS receiver keeps the time without telling the kernel.
+        Always "always",
+    }
+}
+
+words! {
+    /// How tight a quarantine is; a later one is tighter.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    QuarantineLevel {
+        /// Looks closer, refuses nothing.
+        Observe "observe",
+        /// Drops all traffic but to the broker and what is named.
+        Restrict "restrict",
+        /// And takes no command but ping, collect_diagnostics and release.
+        Isolate "isolate",
+    }
+}
+
+words! {
+    /// An action that can be allowed and budgeted: the command of the same name.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    #[expect(missing_docs, reason = "the commands of the same names")]
+    Action {
+        RestartUnit "restart_unit",
+        RestartLink "restart_link",
+        Reboot "reboot",
+        Rollback "rollback",
+        Quarantine "quarantine",
+        Run "run",
+    }
+}
+
+/// At most `count` within any `window`: "5/1h".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the notation says it")]
+pub struct Budget {
+    pub count: u32,
+    pub window: Duration,
+}
+
+impl Budget {
+    /// The longest window: what it counts has to be kept as long.
+    pub const WINDOW_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+    /// Takes `COUNT/WINDOW`, with a count of at least 1 and a window of 1 s to 30 days.
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        Self::split(text)
+            .ok_or_else(|| Unfit::new(text, "COUNT/WINDOW with a window of 1s to 30days, such as \"5/1h\""))
+    }
+
+    fn split(text: &str) -> Option<Self> {
+        let (count, window) = text.split_once('/')?;
+        let count = count.parse().ok().filter(|count| *count >= 1)?;
+        let window = duration(window)?;
+        (Duration::from_secs(1)..=Self::WINDOW_MAX).contains(&window).then_some(Self { count, window })
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, humantime::format_duration(self.window))
+    }
+}
+
+/// A key that may sign commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedKey {
+    /// Key id, as in the token's header: 1 to 64 letters, digits and `. _ -`.
+    pub kid: String,
+    /// Raw Ed25519 public key (RFC 8032).
+    pub public_key: [u8; 32],
+}
+
+impl TrustedKey {
+    /// The most bytes in a key id.
+    pub const KID_LEN_MAX: usize = 64;
+    /// What stands before the 32 bytes of the key in an Ed25519 SubjectPublicKeyInfo (RFC 8410, section 4).
+    const SPKI_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+    /// Takes `KID:KEY`, with the raw key in base64url (RFC 4648, section 5), padded or not.
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        Self::split(text).ok_or_else(|| {
+            // The private half of this one was thrown away, lest somebody copies it.
+            let expected = "KID:KEY with the 32 bytes of an Ed25519 public key in base64url, or the path of a *.pub \
+                            file, such as \"ops-1:70yOi4G9X52nLd1xevV0yo6GT8yjXJgXHPPGhVb6BUM\"";
+            Unfit::new(text, expected)
+        })
+    }
+
+    fn split(text: &str) -> Option<Self> {
+        let (kid, key) = text.split_once(':')?;
+        let key = URL_SAFE_NO_PAD.decode(key).or_else(|_| URL_SAFE.decode(key)).ok()?;
+        Self::of(kid, &key)
+    }
+
+    /// Takes the PEM of an Ed25519 SubjectPublicKeyInfo, as `fieldmedic keygen` and `openssl pkey -pubout` write it.
+    /// `None` if it is anything else, or if `kid` can't be a key id.
+    #[must_use]
+    pub fn from_pem(kid: &str, text: &str) -> Option<Self> {
+        let pem = pem::parse(text).ok().filter(|pem| pem.tag() == "PUBLIC KEY")?;
+        Self::of(kid, pem.contents().strip_prefix(&Self::SPKI_HEAD)?)
+    }
+
+    fn of(kid: &str, key: &[u8]) -> Option<Self> {
+        let is_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let fits = (1..=Self::KID_LEN_MAX).contains(&kid.len()) && kid.chars().all(is_char);
+        fits.then_some(Self { kid: kid.to_owned(), public_key: key.try_into().ok()? })
+    }
+}
+
+impl fmt::Display for TrustedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kid, URL_SAFE_NO_PAD.encode(self.public_key))
+    }
+}
+
+/// A duration as humans write it: `30s`, `1h 30m`, `250ms`.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    // humantime 2.4 panics where seconds and milliseconds add up to just over 2^64 s: keep far below.
+    const TEXT_LEN_MAX: usize = 64;
+    const DIGITS_MAX: usize = 9;
+    let short = text.len() <= TEXT_LEN_MAX
+        && text.split(|c: char| !c.is_ascii_digit()).all(|digits| digits.len() <= DIGITS_MAX);
+    short.then(|| humantime::parse_duration(text).ok()).flatten()
+}
+
+/// A size as humans write it: `64MiB`, `1GB`, `512`.
+pub(super) fn size(text: &str) -> Option<u64> {
+    text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64())
+}
+
+/// A size so that [`size`] reads back the same number, in the largest binary unit that divides it.
+pub(super) fn format_size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let unit = UNITS.iter().find(|(factor, _)| bytes != 0 && bytes % factor == 0);
+    unit.map_or_else(|| format!("{bytes}B"), |(factor, name)| format!("{}{name}", bytes / factor))
+}
