@@ -1,5 +1,6 @@
 //! fieldmedic: the agent that runs on an embedded Linux gateway, as a library. See the repository's README for the map.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod wire;

@@ -1,0 +1,89 @@
+//! `fieldmedic check`: says what is wrong with a configuration, or which one is in force. It starts nothing and opens
+//! nothing but the files it is given.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use crate::config::{self, Problem};
+
+/// The configuration may be used.
+const DONE: u8 = 0;
+/// The output could not be written.
+const FAILED: u8 = 1;
+/// The configuration has errors.
+const BAD_CONFIG: u8 = 2;
+
+/// Checks the configuration that these files make together. Exit code 0, with the effective configuration on stdout and
+/// warnings on stderr; or 2, with every error on stderr as `FILE:LINE: message`.
+#[must_use]
+pub fn run(files: &[PathBuf]) -> u8 {
+    check(files, &mut io::stdout().lock(), &mut io::stderr().lock()).unwrap_or(FAILED)
+}
+
+fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
+    match config::load(files) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                writeln!(err, "{}", as_warning(warning))?;
+            }
+            out.write_all(loaded.config.to_toml().as_bytes())?;
+            out.flush()?;
+            Ok(DONE)
+        }
+        Err(errors) => {
+            for error in &errors {
+                writeln!(err, "{error}")?;
+            }
+            let plural = if errors.len() == 1 { "" } else { "s" };
+            writeln!(err, "{} error{plural}: this configuration can't be used", errors.len())?;
+            Ok(BAD_CONFIG)
+        }
+    }
+}
+
+fn as_warning(problem: &Problem) -> String {
+    format!("{}:{}: warning: {}", problem.file.display(), problem.line, problem.message)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests lay out the files that are checked")]
+mod tests {
+    use super::*;
+
+    fn checked(text: &str) -> (u8, String, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.toml");
+        std::fs::write(&file, text).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = check(&[file], &mut out, &mut err).unwrap();
+        let here = format!("{}/", dir.path().display());
+        let plain = |bytes| String::from_utf8(bytes).unwrap().replace(&here, "");
+        (code, plain(out), plain(err))
+    }
+
+    #[test]
+    fn a_good_config_is_printed_whole_on_stdout_and_its_warnings_on_stderr() {
+        let (code, out, err) = checked("[device]\nid = \"gw-1\"\n[mqtt]\nurl = \"mqtt://broker\"\n[commands]\n");
+
+        assert_eq!(code, DONE);
+        assert!(out.starts_with("[device]\nid = \"gw-1\"\n"), "{out}");
+        assert!(out.contains("keep_alive = \"30s\"\n"), "{out}");
+        assert!(err.starts_with("agent.toml:5: warning: commands.trusted_keys: is empty"), "{err}");
+    }
+
+    #[test]
+    fn a_bad_config_prints_nothing_on_stdout_and_each_error_with_its_line_on_stderr() {
+        let (code, out, err) = checked("[mqtt]\nkeep_alife = \"30s\"\n");
+
+        assert_eq!((code, out.as_str()), (BAD_CONFIG, ""));
+        let lines: Vec<&str> = err.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "agent.toml:1: mqtt.url: is missing and has no default; set it, for example url = \"mqtt://127.0.0.1:1883\"",
+                "agent.toml:2: unknown key \"mqtt.keep_alife\"; did you mean \"keep_alive\"?",
+                "2 errors: this configuration can't be used",
+            ]
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! The subcommands, one file each. They print and give exit codes; what they say is worked out elsewhere.
+
+pub mod check;
