@@ -1,0 +1,661 @@
+//! The append-only log of one class: segments that are written once, read in order and deleted whole, and a cursor.
+//! Records go to the newest segment through a bounded buffer; they are durable after [`Log::commit`] and gone after
+//! [`Log::trim`] or [`Log::evict`]. Memory doesn't grow with the number of records: of each segment only its bounds and
+//! counts are kept. The log must not decide what to keep: it deletes only what it is told to.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::cursor::{self, Cursor, Position};
+use super::disk::{self, Attempt};
+use super::segment::{self, FRAME_BYTES, Frames, HEADER_BYTES, Header, RECORD_BYTES_MAX, Source, Step, Survey};
+use crate::engine::io::{LogRange, StoreFault, StoreLoss};
+
+/// What is held back before it is written to the file; a commit writes it in any case.
+const WRITE_BUFFER_BYTES: usize = 64 * 1024;
+/// A newest segment that is done with is deleted from this size on; below it the deleting costs more than it gives.
+const DRAINED_BYTES_MIN: u64 = 64 * 1024;
+/// Segments of a newer version that are kept beside the log; older ones go.
+const SET_ASIDE_MAX: usize = 4;
+const SUFFIX: &str = "seg";
+const SUFFIX_ASIDE: &str = "newer";
+const CURSOR_FILE: &str = "cursor";
+
+/// What [`Log::read`] found.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Page {
+    pub(super) records: Vec<(u64, Bytes)>,
+    /// Records that turned out to be lost since the last look.
+    pub(super) damaged: u64,
+}
+
+/// What [`Log::evict`] gave up: records not yet trimmed, their first seq and their last. Zeros if there were none.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Evicted {
+    pub(super) records: u64,
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
+
+/// One segment, as far as memory goes.
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    /// The seq that names its file; no record in it has a lower one.
+    first: u64,
+    last: u64,
+    /// Records that check, trimmed or not.
+    records: u64,
+    /// Its size, what is still in the buffer included.
+    bytes: u64,
+}
+
+/// The newest segment's file while it is appended to.
+#[derive(Debug)]
+struct Writer {
+    file: File,
+    /// Frames that are not in the file yet.
+    buffer: Vec<u8>,
+    /// How much is in the file.
+    written: u64,
+    /// How much of that is on disk for certain.
+    synced: u64,
+    /// A sync failed: the kernel may take pages for clean that never reached the disk.
+    suspect: bool,
+    /// The directory doesn't hold the file for certain.
+    unlisted: bool,
+}
+
+/// Where the first record that is not yet trimmed lies. Always in the oldest segment.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    offset: u64,
+    /// Records of the segment before it.
+    trimmed: u64,
+    /// Its seq; `None` if the segment holds none.
+    first_live: Option<u64>,
+}
+
+const HEAD_UNKNOWN: Head = Head { offset: HEADER_BYTES, trimmed: 0, first_live: None };
+
+/// Where a read ended: all records of `segment` before `offset` have seqs up to `below`.
+#[derive(Debug, Clone, Copy)]
+struct ReadHint {
+    segment: u64,
+    offset: u64,
+    below: u64,
+}
+
+/// The log of one class.
+#[derive(Debug)]
+pub(super) struct Log {
+    dir: PathBuf,
+    segment_bytes: u64,
+    /// Oldest first. The last one is being appended to if there is a writer.
+    segments: VecDeque<Segment>,
+    writer: Option<Writer>,
+    cursor: Cursor,
+    head: Head,
+    hint: Option<ReadHint>,
+    /// Highest seq ever.
+    last: u64,
+    next_nth: u32,
+    /// Records found to be lost that no read has told of yet.
+    damaged: u64,
+    set_aside_bytes: u64,
+    written_bytes: u64,
+}
+
+impl Log {
+    /// Opens the log in `dir`, made if there is none. What was damaged is added to `losses`.
+    pub(super) fn open(dir: &Path, segment_bytes: u64, losses: &mut Vec<StoreLoss>) -> Result<Self, StoreFault> {
+        disk::make_dir(dir).attempt(|| format!("make directory {}", dir.display()))?;
+        let path = dir.join(CURSOR_FILE);
+        let (cursor, blank) = Cursor::open(&path).attempt(|| format!("open {}", path.display()))?;
+        let mut log = Self {
+            dir: dir.to_owned(),
+            segment_bytes,
+            segments: VecDeque::new(),
+            writer: None,
+            last: cursor.position().highest,
+            cursor,
+            head: HEAD_UNKNOWN,
+            hint: None,
+            next_nth: 0,
+            damaged: 0,
+            set_aside_bytes: 0,
+            written_bytes: 0,
+        };
+        log.recover(losses).attempt(|| format!("read the segments in {}", dir.display()))?;
+        if blank && !log.segments.is_empty() {
+            let what = format!("{}: unreadable, begun anew; what was sent already may be sent again", path.display());
+            losses.push(StoreLoss { what, records: 0, state_lost: false });
+        }
+        Ok(log)
+    }
+
+    /// Adds a record to the newest segment, or to a new one if that is full.
+    pub(super) fn append(&mut self, seq: u64, body: &[u8]) -> Result<(), StoreFault> {
+        let refused = |why: String| StoreFault::Io { what: format!("append to {}: {why}", self.dir.display()) };
+        if body.len() > RECORD_BYTES_MAX {
+            return Err(refused(format!("record {seq} is {} B, the limit is {RECORD_BYTES_MAX} B", body.len())));
+        }
+        if seq <= self.last {
+            return Err(refused(format!("record {seq} is not above {}, the last one", self.last)));
+        }
+        self.append_frame(seq, body).attempt(|| format!("append record {seq} to {}", self.dir.display()))
+    }
+
+    /// fdatasync of what was appended, and of the directory if there is a new segment. Nothing to do costs nothing.
+    pub(super) fn commit(&mut self) -> Result<(), StoreFault> {
+        self.sync().attempt(|| format!("commit {}", self.dir.display()))
+    }
+
+    /// Records from `from` on, oldest first: up to `records_max`, and up to `bytes_max` but at least one. Trimmed ones are
+    /// never given.
+    pub(super) fn read(&mut self, from: u64, records_max: usize, bytes_max: usize) -> Result<Page, StoreFault> {
+        self.read_page(from, records_max, bytes_max).attempt(|| format!("read from {}", self.dir.display()))
+    }
+
+    /// Moves the cursor and deletes the segments that are done with.
+    pub(super) fn trim(&mut self, upto: u64) -> Result<(), StoreFault> {
+        self.trim_to(upto).attempt(|| format!("trim {} up to {upto}", self.dir.display()))
+    }
+
+    /// Deletes the oldest segment.
+    pub(super) fn evict(&mut self) -> Result<Evicted, StoreFault> {
+        self.evict_oldest().attempt(|| format!("evict the oldest segment of {}", self.dir.display()))
+    }
+
+    pub(super) fn range(&self) -> LogRange {
+        LogRange { first: self.head.first_live.unwrap_or(0), last: self.last, records: self.records() }
+    }
+
+    /// Records not yet trimmed.
+    pub(super) fn records(&self) -> u64 {
+        let records: u64 = self.segments.iter().map(|segment| segment.records).sum();
+        records.saturating_sub(self.head.trimmed)
+    }
+
+    /// Bytes of all segments, those set aside included.
+    pub(super) fn bytes(&self) -> u64 {
+        self.set_aside_bytes + self.segments.iter().map(|segment| segment.bytes).sum::<u64>()
+    }
+
+    pub(super) fn segments(&self) -> u32 {
+        u32::try_from(self.segments.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written_bytes + self.cursor.written_bytes()
+    }
+
+    // Opening.
+
+    fn recover(&mut self, losses: &mut Vec<StoreLoss>) -> io::Result<()> {
+        self.trim_set_aside()?;
+        let mut expected = None;
+        let names = names_with(&self.dir, SUFFIX)?;
+        for (index, first) in names.iter().copied().enumerate() {
+            let file = OpenOptions::new().read(true).write(true).open(self.path(first))?;
+            let len = file.metadata()?.len();
+            let source = Source { file: &file, written: len, tail: &[] };
+            let found = segment::survey(source, first, self.acked(), expected)?;
+            if let Header::Newer { version } = found.header {
+                losses.push(self.set_aside(first, version)?);
+                continue;
+            }
+            expected = found.next_nth;
+            let newest = index + 1 == names.len();
+            losses.extend(self.loss(first, &found, len, newest));
+            if found.records == 0 {
+                disk::remove(&self.path(first))?;
+                continue;
+            }
+            self.adopt(first, &found, if newest { found.good_end } else { len });
+            if newest {
+                self.resume(file, len, found.good_end)?;
+            }
+        }
+        self.next_nth = expected.unwrap_or(0);
+        self.delete_done()?;
+        self.count_again(0)
+    }
+
+    fn adopt(&mut self, first: u64, found: &Survey, bytes: u64) {
+        let last = found.last.unwrap_or(first);
+        self.segments.push_back(Segment { first, last, records: found.records, bytes });
+        self.last = self.last.max(last);
+    }
+
+    /// Goes on appending to the newest segment, after what of it is good.
+    fn resume(&mut self, file: File, len: u64, good_end: u64) -> io::Result<()> {
+        if good_end < len {
+            file.set_len(good_end)?;
+        }
+        // What was read may be in the page cache only; from here on it counts as stored.
+        file.sync_data()?;
+        disk::sync_dir(&self.dir)?;
+        self.writer = Some(Writer {
+            file,
+            buffer: Vec::new(),
+            written: good_end,
+            synced: good_end,
+            suspect: false,
+            unlisted: false,
+        });
+        Ok(())
+    }
+
+    /// What to report about a segment. A torn tail of the newest is an append that no commit followed: no loss.
+    fn loss(&self, first: u64, found: &Survey, len: u64, newest: bool) -> Option<StoreLoss> {
+        let cut = if newest { 0 } else { len - found.good_end };
+        if found.lost == 0 && found.damaged_bytes == 0 && (cut == 0 || !found.torn) {
+            return None;
+        }
+        let path = self.path(first);
+        let what = format!(
+            "{}: {} B damaged and passed over, {} records missing",
+            path.display(),
+            found.damaged_bytes.max(cut),
+            found.lost
+        );
+        Some(StoreLoss { what, records: found.lost, state_lost: false })
+    }
+
+    fn set_aside(&mut self, first: u64, version: u32) -> io::Result<StoreLoss> {
+        let (from, to) = (self.path(first), self.dir.join(format!("{first:020}.{SUFFIX_ASIDE}")));
+        self.set_aside_bytes += fs::metadata(&from)?.len();
+        fs::rename(&from, &to)?;
+        let what = format!("{}: written by a newer agent (format {version}), set aside", to.display());
+        Ok(StoreLoss { what, records: 0, state_lost: false })
+    }
+
+    fn trim_set_aside(&mut self) -> io::Result<()> {
+        let names = names_with(&self.dir, SUFFIX_ASIDE)?;
+        let surplus = names.len().saturating_sub(SET_ASIDE_MAX);
+        for (index, first) in names.into_iter().enumerate() {
+            let path = self.dir.join(format!("{first:020}.{SUFFIX_ASIDE}"));
+            if index < surplus {
+                disk::remove(&path)?;
+            } else {
+                self.set_aside_bytes += fs::metadata(&path)?.len();
+            }
+        }
+        Ok(())
+    }
+
+    // Appending.
+
+    fn append_frame(&mut self, seq: u64, body: &[u8]) -> io::Result<()> {
+        let frame_bytes = FRAME_BYTES + body.len();
+        if self.segments.back().is_some_and(|newest| newest.bytes + frame_bytes as u64 > self.segment_bytes) {
+            self.seal()?;
+        }
+        if self.writer.is_none() {
+            self.begin(seq)?;
+        }
+        if self.writer.as_ref().is_some_and(|writer| writer.buffer.len() + frame_bytes > WRITE_BUFFER_BYTES) {
+            self.flush()?;
+        }
+        let (Some(writer), Some(newest)) = (self.writer.as_mut(), self.segments.back_mut()) else {
+            return Err(io::Error::other("there is no segment to append to"));
+        };
+        segment::encode_frame(&mut writer.buffer, newest.first, seq, self.next_nth, body);
+        let at = newest.bytes;
+        newest.bytes += frame_bytes as u64;
+        newest.records += 1;
+        newest.last = seq;
+        self.last = seq;
+        self.next_nth = self.next_nth.wrapping_add(1);
+        if self.segments.len() == 1 && self.head.first_live.is_none() {
+            self.head.offset = at;
+            self.head.first_live = Some(seq);
+        }
+        Ok(())
+    }
+
+    /// Ends the newest segment: once another follows, nothing of it may be missing.
+    fn seal(&mut self) -> io::Result<()> {
+        self.sync()?;
+        self.writer = None;
+        // It may have been done with for long, and stayed only because it was appended to.
+        self.delete_done()
+    }
+
+    fn begin(&mut self, first: u64) -> io::Result<()> {
+        let path = self.path(first);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let buffer = segment::encode_header(self.next_nth);
+        self.writer = Some(Writer { file, buffer, written: 0, synced: 0, suspect: false, unlisted: true });
+        self.segments.push_back(Segment { first, last: first, records: 0, bytes: HEADER_BYTES });
+        Ok(())
+    }
+
+    /// Writes the buffer to the file. What doesn't fit on the disk stays in the buffer, so that nothing is lost once there
+    /// is room again.
+    fn flush(&mut self) -> io::Result<()> {
+        let Some(writer) = self.writer.as_mut() else { return Ok(()) };
+        if writer.buffer.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = writer.file.write_all_at(&writer.buffer, writer.written) {
+            // Half a frame only takes room. If even this fails the next write goes over it.
+            let _ = writer.file.set_len(writer.written);
+            return Err(error);
+        }
+        writer.written += writer.buffer.len() as u64;
+        self.written_bytes += writer.buffer.len() as u64;
+        writer.buffer.clear();
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.flush()?;
+        let Some(writer) = self.writer.as_mut() else { return Ok(()) };
+        if writer.synced < writer.written {
+            if writer.suspect {
+                rewrite(&writer.file, writer.synced, writer.written)?;
+            }
+            writer.suspect = true;
+            writer.file.sync_data()?;
+            writer.suspect = false;
+            writer.synced = writer.written;
+        }
+        if writer.unlisted {
+            disk::sync_dir(&self.dir)?;
+            writer.unlisted = false;
+        }
+        Ok(())
+    }
+
+    // Reading.
+
+    fn read_page(&mut self, from: u64, records_max: usize, bytes_max: usize) -> io::Result<Page> {
+        let from = from.max(self.acked().saturating_add(1));
+        let mut wanted = Wanted { from, records_max, bytes_max, bytes: 0, records: Vec::new() };
+        let start = self.segments.partition_point(|segment| segment.last < from);
+        for index in start..self.segments.len() {
+            let Some(segment) = self.segments.get(index).copied() else { break };
+            let (offset, above) = self.start_of(segment, from);
+            let end = self
+                .look(segment, |source| wanted.collect(Frames::new(source, segment.first, offset, above)))?
+                .unwrap_or(Walked { offset, damaged: true, full: false });
+            if end.damaged {
+                self.count_again(index)?;
+            }
+            if let Some((below, _)) = wanted.records.last() {
+                self.hint = Some(ReadHint { segment: segment.first, offset: end.offset, below: *below });
+            }
+            if end.full {
+                break;
+            }
+        }
+        Ok(Page { records: wanted.records, damaged: std::mem::take(&mut self.damaged) })
+    }
+
+    /// A known frame at or before the first one wanted, and the seq that it lies above.
+    fn start_of(&self, segment: Segment, from: u64) -> (u64, u64) {
+        let start = segment.first.saturating_sub(1);
+        match self.hint {
+            Some(hint) if hint.segment == segment.first && hint.below < from => (hint.offset, hint.below),
+            _ if self.segments.front().is_some_and(|oldest| oldest.first == segment.first) => {
+                (self.head.offset, self.head.first_live.map_or(start, |first| first - 1))
+            }
+            _ => (HEADER_BYTES, start),
+        }
+    }
+
+    /// Lets `look` see the bytes of a segment; `None` if its file is gone.
+    fn look<T>(&self, segment: Segment, look: impl FnOnce(Source<'_>) -> io::Result<T>) -> io::Result<Option<T>> {
+        let newest = self.segments.back().is_some_and(|newest| newest.first == segment.first);
+        if let (true, Some(writer)) = (newest, &self.writer) {
+            return look(Source { file: &writer.file, written: writer.written, tail: &writer.buffer }).map(Some);
+        }
+        match File::open(self.path(segment.first)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+            Ok(file) => look(Source { file: &file, written: segment.bytes, tail: &[] }).map(Some),
+        }
+    }
+
+    /// After damage was met: counts what is left of a segment, and what was lost since it was last counted.
+    fn count_again(&mut self, index: usize) -> io::Result<()> {
+        let Some(segment) = self.segments.get(index).copied() else { return Ok(()) };
+        let acked = self.acked();
+        let found = self.look(segment, |source| segment::survey(source, segment.first, acked, None))?;
+        let (records, trimmed) = found.map_or((0, 0), |found| (found.records, found.trimmed));
+        let trimmed_before = if index == 0 { self.head.trimmed } else { 0 };
+        self.damaged += segment.records.saturating_sub(trimmed_before).saturating_sub(records - trimmed);
+        if let Some(segment) = self.segments.get_mut(index) {
+            segment.records = records;
+        }
+        if index == 0 {
+            let (first_live, offset) = found
+                .and_then(|found| found.first_live)
+                .map_or((None, segment.bytes), |(seq, offset)| (Some(seq), offset));
+            self.head = Head { offset, trimmed, first_live };
+        }
+        Ok(())
+    }
+
+    // Deleting.
+
+    fn trim_to(&mut self, upto: u64) -> io::Result<()> {
+        // Beyond the last seq the cursor would hide what is yet to come.
+        let upto = upto.min(self.last);
+        if upto <= self.acked() {
+            return Ok(());
+        }
+        self.cursor.put(Position { acked: upto, highest: self.last })?;
+        self.delete_done()?;
+        self.advance_head()
+    }
+
+    fn evict_oldest(&mut self) -> io::Result<Evicted> {
+        let Some(oldest) = self.segments.front().copied() else { return Ok(Evicted::default()) };
+        let records = oldest.records.saturating_sub(self.head.trimmed);
+        let evicted = match self.head.first_live {
+            Some(first) if records > 0 => Evicted { records, first, last: oldest.last },
+            _ => Evicted::default(),
+        };
+        let acked = self.acked().max(oldest.last);
+        self.cursor.put(Position { acked, highest: self.last })?;
+        self.delete_oldest()?;
+        self.advance_head()?;
+        Ok(evicted)
+    }
+
+    fn delete_done(&mut self) -> io::Result<()> {
+        while self.segments.front().is_some_and(|oldest| self.is_done(*oldest)) {
+            self.delete_oldest()?;
+        }
+        Ok(())
+    }
+
+    fn is_done(&self, oldest: Segment) -> bool {
+        let appended_to = self.segments.len() == 1 && self.writer.is_some();
+        oldest.last <= self.acked() && (!appended_to || oldest.bytes >= DRAINED_BYTES_MIN)
+    }
+
+    fn delete_oldest(&mut self) -> io::Result<()> {
+        let Some(oldest) = self.segments.front().copied() else { return Ok(()) };
+        // The cursor first: it alone keeps the highest seq once the segment is gone.
+        self.cursor.sync()?;
+        disk::remove(&self.path(oldest.first))?;
+        self.segments.pop_front();
+        if self.segments.is_empty() {
+            self.writer = None;
+        }
+        self.head = HEAD_UNKNOWN;
+        Ok(())
+    }
+
+    /// Finds the first record above the cursor, from where it was before.
+    fn advance_head(&mut self) -> io::Result<()> {
+        let acked = self.acked();
+        let Some(oldest) = self.segments.front().copied() else {
+            self.head = HEAD_UNKNOWN;
+            return Ok(());
+        };
+        if oldest.last <= acked {
+            self.head = Head { offset: oldest.bytes, trimmed: oldest.records, first_live: None };
+            return Ok(());
+        }
+        let head = self.head;
+        let (offset, above) = match head.first_live {
+            Some(first) if first > acked => return Ok(()),
+            Some(first) => (head.offset, first - 1),
+            None => (head.offset, oldest.first.saturating_sub(1)),
+        };
+        let next = self
+            .look(oldest, |source| next_live(Frames::new(source, oldest.first, offset, above), acked, head.trimmed))?;
+        match next.flatten() {
+            Some(head) => self.head = head,
+            None => self.count_again(0)?,
+        }
+        Ok(())
+    }
+
+    fn acked(&self) -> u64 {
+        self.cursor.position().acked
+    }
+
+    fn path(&self, first: u64) -> PathBuf {
+        segment_path(&self.dir, first)
+    }
+}
+
+/// A page in the making.
+struct Wanted {
+    from: u64,
+    records_max: usize,
+    bytes_max: usize,
+    bytes: usize,
+    records: Vec<(u64, Bytes)>,
+}
+
+/// How a walk through a segment ended.
+struct Walked {
+    /// The first frame that is not in the page.
+    offset: u64,
+    damaged: bool,
+    full: bool,
+}
+
+impl Wanted {
+    fn collect(&mut self, mut frames: Frames<'_>) -> io::Result<Walked> {
+        let mut damaged = false;
+        loop {
+            let offset = frames.offset();
+            match frames.step()? {
+                Step::Record { seq, .. } if seq < self.from => {}
+                Step::Record { body, .. } if self.is_full_for(body) => {
+                    return Ok(Walked { offset, damaged, full: true });
+                }
+                Step::Record { seq, body, .. } => {
+                    self.bytes += body.len();
+                    self.records.push((seq, Bytes::copy_from_slice(body)));
+                }
+                Step::Damaged { .. } | Step::Torn { .. } => damaged = true,
+                Step::End => return Ok(Walked { offset, damaged, full: false }),
+            }
+        }
+    }
+
+    fn is_full_for(&self, body: &[u8]) -> bool {
+        self.records.len() >= self.records_max || (!self.records.is_empty() && self.bytes + body.len() > self.bytes_max)
+    }
+}
+
+/// The first record above `acked`; `None` where damage makes the count uncertain.
+fn next_live(mut frames: Frames<'_>, acked: u64, mut trimmed: u64) -> io::Result<Option<Head>> {
+    loop {
+        let offset = frames.offset();
+        match frames.step()? {
+            Step::Record { seq, .. } if seq > acked => {
+                return Ok(Some(Head { offset, trimmed, first_live: Some(seq) }));
+            }
+            Step::Record { .. } => trimmed += 1,
+            Step::Damaged { .. } | Step::Torn { .. } | Step::End => return Ok(None),
+        }
+    }
+}
+
+/// Reads bytes back and writes them where they are, so that the next sync takes them up again.
+fn rewrite(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let mut chunk = vec![0; WRITE_BUFFER_BYTES];
+    let mut at = from;
+    while at < to {
+        let len = usize::try_from(to - at).map_or(chunk.len(), |left| left.min(chunk.len()));
+        let bytes = chunk.get_mut(..len).unwrap_or_default();
+        file.read_exact_at(bytes, at)?;
+        file.write_all_at(bytes, at)?;
+        at += len as u64;
+    }
+    Ok(())
+}
+
+fn segment_path(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("{first:020}.{SUFFIX}"))
+}
+
+/// The first seqs of the files with this suffix, in order. Files that are named otherwise are none of ours.
+fn names_with(dir: &Path, suffix: &str) -> io::Result<Vec<u64>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = PathBuf::from(entry?.file_name());
+        if name.extension().is_some_and(|extension| extension == suffix) {
+            names.extend(name.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok()));
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// What lies in one log, for a human.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogSummary {
+    /// The records not yet trimmed.
+    pub range: LogRange,
+    /// Bytes of all segments.
+    pub bytes: u64,
+    /// How many segments.
+    pub segments: u32,
+    /// Records that damage took.
+    pub damaged: u64,
+}
+
+/// Reads a log that another process may be writing; changes nothing.
+pub(super) fn inspect(dir: &Path) -> io::Result<LogSummary> {
+    let position = cursor::peek(&dir.join(CURSOR_FILE))?.unwrap_or_default();
+    let mut summary = LogSummary::default();
+    summary.range.last = position.highest;
+    let mut expected = None;
+    for first in names_with(dir, SUFFIX)? {
+        let file = match File::open(segment_path(dir, first)) {
+            // Trimmed since the directory was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        let written = file.metadata()?.len();
+        let found = segment::survey(Source { file: &file, written, tail: &[] }, first, position.acked, expected)?;
+        expected = found.next_nth;
+        summary.bytes += written;
+        summary.segments += 1;
+        summary.damaged += found.lost;
+        summary.range.records += found.records - found.trimmed;
+        summary.range.last = summary.range.last.max(found.last.unwrap_or(0));
+        if let (0, Some((seq, _))) = (summary.range.first, found.first_live) {
+            summary.range.first = seq;
+        }
+    }
+    Ok(summary)
+}

@@ -1,0 +1,510 @@
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+const SEGMENT: u64 = 64 * 1024;
+const ALL: usize = usize::MAX;
+
+fn dir() -> TempDir {
+    TempDir::new().expect("a temporary directory")
+}
+
+fn open(dir: &TempDir) -> (Log, Vec<StoreLoss>) {
+    let mut losses = Vec::new();
+    let log = Log::open(dir.path(), SEGMENT, &mut losses).expect("the log opens");
+    (log, losses)
+}
+
+fn body(seq: u64) -> Vec<u8> {
+    format!("{{\"seq\":{seq},\"charge_pct\":{}}}", seq % 100).repeat(3).into_bytes()
+}
+
+fn filled(dir: &TempDir, seqs: RangeInclusive<u64>) -> Log {
+    let (mut log, _) = open(dir);
+    for seq in seqs {
+        log.append(seq, &body(seq)).expect("append");
+    }
+    log.commit().expect("commit");
+    log
+}
+
+fn seqs(log: &mut Log) -> Vec<u64> {
+    let page = log.read(0, ALL, ALL).expect("read");
+    for (seq, bytes) in &page.records {
+        assert_eq!(bytes, &body(*seq), "record {seq} came back as another value");
+    }
+    page.records.into_iter().map(|(seq, _)| seq).collect()
+}
+
+fn only_segment(dir: &TempDir) -> PathBuf {
+    let names = names_with(dir.path(), SUFFIX).expect("list");
+    assert_eq!(names.len(), 1, "one segment expected: {names:?}");
+    segment_path(dir.path(), names[0])
+}
+
+fn frame_bytes(seq: u64) -> usize {
+    FRAME_BYTES + body(seq).len()
+}
+
+#[test]
+fn records_come_back_in_order_and_within_the_limits_asked_for() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=9);
+    assert_eq!(seqs(&mut log), (1..=9).collect::<Vec<_>>());
+    let page = log.read(4, 3, ALL).expect("read");
+    assert_eq!(page.records.iter().map(|record| record.0).collect::<Vec<_>>(), [4, 5, 6]);
+    let page = log.read(7, ALL, body(7).len() * 2).expect("read");
+    assert_eq!(page.records.iter().map(|record| record.0).collect::<Vec<_>>(), [7, 8]);
+    let page = log.read(9, ALL, 0).expect("read");
+    assert_eq!(page.records.len(), 1, "at least one record, however small the limit");
+}
+
+#[test]
+fn a_record_is_readable_before_it_is_written_to_the_file() {
+    let dir = dir();
+    let (mut log, _) = open(&dir);
+    let before = log.written_bytes();
+    log.append(1, &body(1)).expect("append");
+    assert_eq!(seqs(&mut log), [1]);
+    assert_eq!(log.written_bytes(), before, "an append alone must not write");
+}
+
+#[test]
+fn a_commit_with_nothing_new_writes_nothing() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=3);
+    let before = log.written_bytes();
+    log.commit().expect("commit");
+    assert_eq!(log.written_bytes(), before);
+}
+
+#[test]
+fn a_record_too_long_or_out_of_order_is_refused_and_changes_nothing() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=5);
+    let too_long = log.append(6, &vec![0; RECORD_BYTES_MAX + 1]).expect_err("too long");
+    assert!(too_long.to_string().contains("262145 B, the limit is 262144 B"), "{too_long}");
+    let twice = log.append(5, &body(5)).expect_err("out of order");
+    assert!(twice.to_string().contains("record 5 is not above 5"), "{twice}");
+    assert_eq!(seqs(&mut log), [1, 2, 3, 4, 5]);
+    log.append(6, &vec![7; RECORD_BYTES_MAX]).expect("the longest record fits");
+}
+
+#[test]
+fn a_torn_tail_costs_only_the_record_that_was_torn_wherever_it_was_torn() {
+    let dir = dir();
+    drop(filled(&dir, 1..=3));
+    let path = only_segment(&dir);
+    let whole = fs::read(&path).expect("read the segment");
+    for kept in whole.len() - frame_bytes(3)..whole.len() {
+        fs::write(&path, &whole[..kept]).expect("tear it");
+        let (mut log, losses) = open(&dir);
+        assert_eq!(losses, [], "torn at {kept}: an append that was never committed is no loss");
+        assert_eq!(seqs(&mut log), [1, 2], "torn at {kept}");
+        log.append(3, &body(3)).expect("append goes on");
+        log.commit().expect("commit");
+        drop(log);
+        assert_eq!(seqs(&mut open(&dir).0), [1, 2, 3], "torn at {kept}, after going on");
+    }
+}
+
+#[test]
+fn a_flipped_bit_costs_exactly_its_record_and_is_told_with_its_number() {
+    let dir = dir();
+    drop(filled(&dir, 1..=9));
+    let path = only_segment(&dir);
+    let whole = fs::read(&path).expect("read the segment");
+    let start = usize::try_from(HEADER_BYTES).expect("small") + (1..=4).map(frame_bytes).sum::<usize>();
+    for at in start..start + frame_bytes(5) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        fs::write(&path, &bytes).expect("damage it");
+        let (mut log, losses) = open(&dir);
+        assert_eq!(losses.iter().map(|loss| loss.records).sum::<u64>(), 1, "bit at {at}: {losses:?}");
+        assert_eq!(seqs(&mut log), [1, 2, 3, 4, 6, 7, 8, 9], "bit at {at}");
+        assert_eq!(log.records(), 8);
+    }
+}
+
+#[test]
+fn a_damaged_header_costs_no_record() {
+    let dir = dir();
+    drop(filled(&dir, 1..=9));
+    let path = only_segment(&dir);
+    let mut bytes = fs::read(&path).expect("read the segment");
+    bytes[9] ^= 0xFF;
+    fs::write(&path, &bytes).expect("damage it");
+    let (mut log, losses) = open(&dir);
+    assert_eq!(losses.len(), 1);
+    assert_eq!(losses[0].records, 0);
+    assert_eq!(seqs(&mut log).len(), 9);
+}
+
+#[test]
+fn a_zeroed_page_in_any_segment_is_counted_to_the_record() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=2000);
+    assert!(log.segments() >= 3, "the test needs several segments, not {}", log.segments());
+    let first = log.segments[1].first;
+    let before = seqs(&mut log).len();
+    drop(log);
+    let path = segment_path(dir.path(), first);
+    let mut bytes = fs::read(&path).expect("read the segment");
+    bytes[8192..12288].fill(0);
+    fs::write(&path, &bytes).expect("damage it");
+    let (mut log, losses) = open(&dir);
+    let left = seqs(&mut log).len();
+    let told = losses.iter().map(|loss| loss.records).sum::<u64>();
+    assert!(left < before);
+    assert_eq!(told, (before - left) as u64, "{losses:?}");
+}
+
+#[test]
+fn a_segment_that_lost_its_end_or_vanished_is_counted_by_the_next_one() {
+    for vanish in [false, true] {
+        let dir = dir();
+        let mut log = filled(&dir, 1..=2000);
+        let first = log.segments[1].first;
+        let before = seqs(&mut log).len();
+        drop(log);
+        let path = segment_path(dir.path(), first);
+        if vanish {
+            fs::remove_file(&path).expect("remove it");
+        } else {
+            OpenOptions::new().write(true).open(&path).expect("open").set_len(20_000).expect("cut it");
+        }
+        let (mut log, losses) = open(&dir);
+        let left = seqs(&mut log).len();
+        assert_eq!(losses.iter().map(|loss| loss.records).sum::<u64>(), (before - left) as u64, "vanish: {vanish}");
+    }
+}
+
+#[test]
+fn damage_that_comes_while_the_log_is_open_is_told_once_by_the_read_that_meets_it() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=9);
+    let path = only_segment(&dir);
+    let mut bytes = fs::read(&path).expect("read the segment");
+    let at = usize::try_from(HEADER_BYTES).expect("small") + frame_bytes(1) + frame_bytes(2) + 30;
+    bytes[at] ^= 4;
+    fs::write(&path, &bytes).expect("damage it");
+    let page = log.read(1, ALL, ALL).expect("read");
+    assert_eq!(page.records.iter().map(|record| record.0).collect::<Vec<_>>(), [1, 2, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(page.damaged, 1);
+    assert_eq!(log.read(1, ALL, ALL).expect("read").damaged, 0, "told already");
+    log.trim(4).expect("trim over the damage");
+    assert_eq!(log.records(), 5);
+    assert_eq!(log.range().first, 5);
+}
+
+#[test]
+fn text_that_looks_like_a_frame_inside_a_damaged_record_is_not_taken_for_one() {
+    let dir = dir();
+    let (mut log, _) = open(&dir);
+    let mut decoy = Vec::new();
+    segment::encode_frame(&mut decoy, 777, 3, 2, b"not a record");
+    log.append(1, &body(1)).expect("append");
+    log.append(2, &decoy).expect("append");
+    log.append(4, &body(4)).expect("append");
+    log.commit().expect("commit");
+    drop(log);
+    let path = only_segment(&dir);
+    let mut bytes = fs::read(&path).expect("read the segment");
+    bytes[usize::try_from(HEADER_BYTES).expect("small") + frame_bytes(1) + 20] ^= 1;
+    fs::write(&path, &bytes).expect("damage the frame around it");
+    assert_eq!(seqs(&mut open(&dir).0), [1, 4]);
+}
+
+#[test]
+fn a_segment_of_a_newer_format_is_set_aside_and_told() {
+    let dir = dir();
+    drop(filled(&dir, 1..=3));
+    let path = only_segment(&dir);
+    let mut bytes = fs::read(&path).expect("read the segment");
+    bytes[8..12].copy_from_slice(&2_u32.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..16]);
+    bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&path, &bytes).expect("write");
+    let (mut log, losses) = open(&dir);
+    assert!(losses[0].what.contains("newer agent (format 2), set aside"), "{losses:?}");
+    assert_eq!(seqs(&mut log), [0; 0]);
+    assert_eq!(log.bytes(), bytes.len() as u64, "what is set aside still takes room");
+    assert!(dir.path().join(format!("{:020}.newer", 1)).exists());
+}
+
+#[test]
+fn segments_set_aside_do_not_pile_up() {
+    let dir = dir();
+    for first in 1..=7 {
+        fs::write(dir.path().join(format!("{first:020}.newer")), b"x").expect("write");
+    }
+    let (log, _) = open(&dir);
+    assert_eq!(names_with(dir.path(), SUFFIX_ASIDE).expect("list"), [4, 5, 6, 7]);
+    assert_eq!(log.bytes(), 4);
+}
+
+#[test]
+fn the_highest_seq_outlasts_the_trimming_of_everything() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=2000);
+    log.trim(2000).expect("trim");
+    assert_eq!(log.records(), 0);
+    drop(log);
+    let (mut log, _) = open(&dir);
+    log.evict().expect("evict what is left");
+    drop(log);
+    assert!(names_with(dir.path(), SUFFIX).expect("list").is_empty(), "nothing is left");
+    let (mut log, losses) = open(&dir);
+    assert_eq!(losses, []);
+    assert_eq!(log.range(), LogRange { first: 0, last: 2000, records: 0 });
+    assert!(log.append(2000, b"again").is_err(), "a seq must never come twice");
+    log.append(2001, &body(2001)).expect("append");
+    assert_eq!(seqs(&mut log), [2001]);
+}
+
+#[test]
+fn trimming_deletes_the_segments_that_are_done_with_and_the_newest_once_it_is_drained() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=2000);
+    let (segments, second) = (log.segments(), log.segments[1].first);
+    log.trim(second - 1).expect("trim");
+    assert_eq!(log.segments(), segments - 1);
+    assert_eq!(log.range().first, second);
+    log.trim(2000).expect("trim");
+    assert!(log.segments() <= 1);
+    assert!(log.bytes() < DRAINED_BYTES_MIN, "{} B left of a drained log", log.bytes());
+}
+
+#[test]
+fn a_trim_beyond_the_last_record_does_not_hide_what_comes_later() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=3);
+    log.trim(1000).expect("trim");
+    log.append(10, &body(10)).expect("append");
+    assert_eq!(seqs(&mut log), [10]);
+    assert_eq!(log.range(), LogRange { first: 10, last: 10, records: 1 });
+}
+
+#[test]
+fn eviction_gives_up_the_oldest_segment_and_says_which_records_that_were() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=2000);
+    let second = log.segments[1].first;
+    log.trim(10).expect("trim");
+    let evicted = log.evict().expect("evict");
+    assert_eq!(evicted, Evicted { records: second - 11, first: 11, last: second - 1 });
+    assert_eq!(seqs(&mut log).first(), Some(&second));
+}
+
+#[test]
+fn eviction_of_the_only_segment_takes_what_is_not_even_written_yet() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=3);
+    log.append(4, &body(4)).expect("append");
+    assert_eq!(log.evict().expect("evict"), Evicted { records: 4, first: 1, last: 4 });
+    assert_eq!(log.evict().expect("evict nothing"), Evicted::default());
+    log.append(5, &body(5)).expect("append");
+    log.commit().expect("commit");
+    drop(log);
+    assert_eq!(seqs(&mut open(&dir).0), [5]);
+}
+
+#[test]
+fn a_torn_cursor_write_leaves_the_position_before_it() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=2000);
+    let second = log.segments[1].first;
+    log.trim(second - 1).expect("trim a segment: the cursor is synced");
+    log.trim(second + 9).expect("trim within a segment: it is not");
+    let slot = log.cursor.slot_offset();
+    drop(log);
+    let path = dir.path().join(CURSOR_FILE);
+    let mut bytes = fs::read(&path).expect("read the cursor");
+    bytes[slot + 20] ^= 0xFF;
+    fs::write(&path, &bytes).expect("tear it");
+    let (mut log, losses) = open(&dir);
+    assert_eq!(losses, []);
+    assert_eq!(seqs(&mut log).first(), Some(&second), "what was sent comes again, and no more than that");
+}
+
+#[test]
+fn a_cursor_lost_as_a_whole_is_told_and_costs_duplicates_only() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=9);
+    log.trim(5).expect("trim");
+    drop(log);
+    fs::write(dir.path().join(CURSOR_FILE), [0xAA; 5000]).expect("destroy it");
+    let (mut log, losses) = open(&dir);
+    assert_eq!(losses.len(), 1);
+    assert!(losses[0].what.contains("may be sent again"), "{losses:?}");
+    assert_eq!(seqs(&mut log).len(), 9);
+}
+
+#[test]
+fn after_a_failed_sync_the_same_bytes_are_written_again() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=3);
+    log.append(4, &body(4)).expect("append");
+    log.flush().expect("flush");
+    log.writer.as_mut().expect("a writer").suspect = true;
+    log.commit().expect("commit");
+    assert!(!log.writer.as_ref().expect("a writer").suspect);
+    drop(log);
+    assert_eq!(seqs(&mut open(&dir).0), [1, 2, 3, 4]);
+}
+
+#[test]
+fn inspecting_a_log_in_use_tells_what_is_written_and_changes_nothing() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=2000);
+    log.trim(10).expect("trim");
+    let before = fs::read(dir.path().join(CURSOR_FILE)).expect("read the cursor");
+    let summary = inspect(dir.path()).expect("inspect");
+    assert_eq!(summary.range, log.range());
+    assert_eq!((summary.bytes, summary.segments, summary.damaged), (log.bytes(), log.segments(), 0));
+    assert_eq!(fs::read(dir.path().join(CURSOR_FILE)).expect("read the cursor"), before);
+}
+
+/// One step of the model test. Numbers are folded into what the log holds at that moment.
+#[derive(Debug, Clone)]
+enum Op {
+    Append { gap: u64, len: usize },
+    Commit,
+    Read { from: u64, records_max: usize, bytes_max: usize },
+    Trim { part: u64 },
+    Evict,
+    Kill,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        12 => (1..4_u64, 0..20_000_usize).prop_map(|(gap, len)| Op::Append { gap, len }),
+        3 => Just(Op::Commit),
+        4 => (0..200_u64, 0..20_usize, 0..60_000_usize)
+            .prop_map(|(from, records_max, bytes_max)| Op::Read { from, records_max, bytes_max }),
+        2 => (0..=120_u64).prop_map(|part| Op::Trim { part }),
+        1 => Just(Op::Evict),
+        2 => Just(Op::Kill),
+    ]
+}
+
+/// What the log must hold: seq and length of body, whose bytes follow from the two.
+#[derive(Debug, Default)]
+struct Model {
+    live: BTreeMap<u64, usize>,
+    committed: u64,
+    last: u64,
+}
+
+fn bulk(seq: u64, len: usize) -> Vec<u8> {
+    seq.to_le_bytes().into_iter().cycle().take(len).collect()
+}
+
+impl Model {
+    fn page(&self, from: u64, records_max: usize, bytes_max: usize) -> Vec<(u64, Bytes)> {
+        let mut bytes = 0;
+        let mut page = Vec::new();
+        for (&seq, &len) in self.live.range(from..) {
+            if page.len() >= records_max || (!page.is_empty() && bytes + len > bytes_max) {
+                break;
+            }
+            bytes += len;
+            page.push((seq, Bytes::from(bulk(seq, len))));
+        }
+        page
+    }
+
+    fn step(&mut self, dir: &TempDir, log: &mut Log, op: &Op) -> Result<(), TestCaseError> {
+        match *op {
+            Op::Append { gap, len } => {
+                self.last += gap;
+                log.append(self.last, &bulk(self.last, len)).expect("append");
+                self.live.insert(self.last, len);
+            }
+            Op::Commit => {
+                log.commit().expect("commit");
+                self.committed = self.last;
+            }
+            Op::Read { from, records_max, bytes_max } => {
+                let page = log.read(from, records_max, bytes_max).expect("read");
+                prop_assert_eq!(page, Page { records: self.page(from, records_max, bytes_max), damaged: 0 });
+            }
+            Op::Trim { part } => {
+                let upto = self.last * part / 100;
+                log.trim(upto).expect("trim");
+                self.live.retain(|seq, _| *seq > upto);
+            }
+            Op::Evict => {
+                let evicted = log.evict().expect("evict");
+                let gone: Vec<u64> = self.live.range(..=evicted.last).map(|(seq, _)| *seq).collect();
+                prop_assert_eq!(gone.len() as u64, evicted.records);
+                prop_assert_eq!(gone.first().copied().unwrap_or(0), evicted.first);
+                prop_assert_eq!(gone.last().copied().unwrap_or(0), evicted.last);
+                prop_assert!(self.live.is_empty() || self.live.len() > gone.len() || log.segments() == 0);
+                self.live.retain(|seq, _| *seq > evicted.last);
+            }
+            Op::Kill => self.kill(dir, log)?,
+        }
+        let first = self.live.keys().next().copied().unwrap_or(0);
+        let range = LogRange { first, last: self.last, records: self.live.len() as u64 };
+        prop_assert_eq!(log.range(), range);
+        Ok(())
+    }
+
+    /// What was not committed may be there or not, but only from the end.
+    fn kill(&mut self, dir: &TempDir, log: &mut Log) -> Result<(), TestCaseError> {
+        let (reopened, losses) = open(dir);
+        *log = reopened;
+        prop_assert_eq!(losses, []);
+        let found: Vec<u64> = log.read(0, ALL, ALL).expect("read").records.into_iter().map(|(seq, _)| seq).collect();
+        let kept: Vec<u64> = self.live.keys().copied().take(found.len()).collect();
+        prop_assert_eq!(&found, &kept, "only what was appended last may be missing");
+        self.live.retain(|seq, _| found.contains(seq) || *seq <= self.committed);
+        self.last = log.range().last;
+        self.committed = self.last;
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_done_to_it_the_log_holds_what_a_simple_model_holds(ops in proptest::collection::vec(op(), 1..120)) {
+        let dir = dir();
+        let (mut log, _) = open(&dir);
+        let mut model = Model::default();
+        for op in ops {
+            model.step(&dir, &mut log, &op)?;
+        }
+    }
+
+    #[test]
+    fn whatever_is_damaged_no_wrong_value_comes_back_and_opening_succeeds(
+        damage in proptest::collection::vec((0..99_usize, 0..65_000_usize, 1..5000_usize, any::<u8>()), 1..6),
+    ) {
+        let dir = dir();
+        drop(filled(&dir, 1..=1200));
+        for (segment, start, len, byte) in damage {
+            let names = names_with(dir.path(), SUFFIX).expect("list");
+            let path = segment_path(dir.path(), names[segment % names.len()]);
+            let mut bytes = fs::read(&path).expect("read");
+            let start = start.min(bytes.len());
+            let end = (start + len).min(bytes.len());
+            bytes[start..end].fill(byte);
+            fs::write(&path, bytes).expect("damage");
+        }
+        let (mut log, _) = open(&dir);
+        let left = seqs(&mut log);
+        prop_assert!(left.windows(2).all(|pair| pair[0] < pair[1]));
+        log.append(5000, &body(5000)).expect("append goes on");
+        log.commit().expect("commit");
+        drop(log);
+        let (mut log, _) = open(&dir);
+        prop_assert_eq!(seqs(&mut log), left.into_iter().chain([5000]).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,389 @@
+//! The format of a segment file, and how one is read. A segment is a header and then frames, one a record; it is only
+//! ever appended to. Reading never fails for damage: a frame that doesn't check is passed over up to the next one that
+//! does, and what was passed over is said. This module must not write, delete or decide anything.
+//!
+//! ```text
+//! header  magic 8 | version u32 | nth of the first record u32 | crc32c u32 of what stands before it
+//! frame   marker 4 | body length u32 | seq u64 | nth u32 | crc32c u32 | body
+//! ```
+//!
+//! Little-endian. `nth` counts the records of one log across its segments and wraps: because seqs are shared among the
+//! classes a gap in them means nothing, but a gap in `nth` is exactly the number of records that damage took. A frame's
+//! crc32c covers the segment's first seq, then length, seq, nth and body: a block of another segment that the file
+//! system lets shine through after a power cut is not taken for one of this.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::io::Errno;
+
+/// Longest body of a record.
+pub const RECORD_BYTES_MAX: usize = 256 * 1024;
+pub(super) const HEADER_BYTES: u64 = 20;
+pub(super) const FRAME_BYTES: usize = 24;
+
+const MAGIC: [u8; 8] = *b"fmedseg\n";
+const VERSION: u32 = 1;
+/// Not UTF-8 (0xFE and 0xFF never are): text in a damaged body is not taken for the start of a frame.
+const MARKER: [u8; 4] = [0xF1, 0xFF, 0xE0, 0xFE];
+/// How much is read from the file at once.
+const READ_CHUNK_BYTES: usize = 16 * 1024;
+/// What is given up around a byte that the disk can't read: the page of the page cache.
+const UNREADABLE_BYTES: u64 = 4096;
+
+/// What the header of a segment says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Header {
+    /// This version; the nth of its first record.
+    Known { nth: u32 },
+    /// Written by a newer agent.
+    Newer { version: u32 },
+    /// Missing or damaged.
+    Damaged,
+}
+
+pub(super) fn encode_header(nth: u32) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&nth.to_le_bytes());
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
+}
+
+fn decode_header(bytes: &[u8]) -> Header {
+    let Some((covered, crc)) = bytes.split_at_checked(16) else { return Header::Damaged };
+    let mut fields = Fields(covered);
+    let (Some(magic), Some(version), Some(nth)) = (fields.array(), fields.u32(), fields.u32()) else {
+        return Header::Damaged;
+    };
+    if magic != MAGIC || Fields(crc).u32() != Some(crc32c::crc32c(covered)) {
+        return Header::Damaged;
+    }
+    if version > VERSION { Header::Newer { version } } else { Header::Known { nth } }
+}
+
+/// Appends a frame to `out`. The caller has checked the length of `body` against [`RECORD_BYTES_MAX`].
+pub(super) fn encode_frame(out: &mut Vec<u8>, segment: u64, seq: u64, nth: u32, body: &[u8]) {
+    let len = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
+    let (seq, nth) = (seq.to_le_bytes(), nth.to_le_bytes());
+    let crc = checksum(segment, &[&len, &seq, &nth, body]);
+    for part in [&MARKER[..], &len, &seq, &nth, &crc.to_le_bytes(), body] {
+        out.extend_from_slice(part);
+    }
+}
+
+fn checksum(segment: u64, parts: &[&[u8]]) -> u32 {
+    parts.iter().fold(crc32c::crc32c(&segment.to_le_bytes()), |crc, part| crc32c::crc32c_append(crc, part))
+}
+
+/// The bytes of one segment: those in the file, then those not yet written to it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) file: &'a File,
+    /// How much of the file counts.
+    pub(super) written: u64,
+    /// What comes after it.
+    pub(super) tail: &'a [u8],
+}
+
+impl Source<'_> {
+    pub(super) fn len(&self) -> u64 {
+        self.written + self.tail.len() as u64
+    }
+
+    pub(super) fn header(&self) -> io::Result<Header> {
+        let mut bytes = Vec::new();
+        while bytes.len() < 20 && self.read(bytes.len() as u64, &mut bytes, 20)? > 0 {}
+        Ok(decode_header(bytes.get(..20).unwrap_or(&bytes)))
+    }
+
+    /// Adds up to `max` bytes from offset `at` to `out`; gives how many, zero at the end.
+    fn read(&self, at: u64, out: &mut Vec<u8>, max: usize) -> io::Result<usize> {
+        if at >= self.written {
+            let from = usize::try_from(at - self.written).unwrap_or(usize::MAX);
+            let bytes = self.tail.get(from..).unwrap_or_default();
+            let bytes = bytes.get(..max).unwrap_or(bytes);
+            out.extend_from_slice(bytes);
+            return Ok(bytes.len());
+        }
+        let max = usize::try_from(self.written - at).unwrap_or(usize::MAX).min(max);
+        let start = out.len();
+        out.resize(start + max, 0);
+        let target = out.get_mut(start..).unwrap_or_default();
+        let count = match self.file.read_at(target, at) {
+            // Shorter than it was when it was opened: the rest is damage like any other.
+            Ok(0) => max,
+            Ok(count) => count,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => {
+                // A dead block costs its records, not the log: zeros never make a frame.
+                let page_end = usize::try_from(UNREADABLE_BYTES - at % UNREADABLE_BYTES).unwrap_or(usize::MAX);
+                target.fill(0);
+                page_end.min(max)
+            }
+            Err(error) => {
+                out.truncate(start);
+                return Err(error);
+            }
+        };
+        out.truncate(start + count);
+        Ok(count)
+    }
+}
+
+/// One step through the frames.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step<'a> {
+    /// A record that checks.
+    Record { seq: u64, nth: u32, body: &'a [u8] },
+    /// Bytes that are no frame, up to the next one or to the end.
+    Damaged { at: u64, bytes: u64 },
+    /// A frame begins at `at`, and the end of the bytes cuts it: an append that never finished.
+    Torn { at: u64, bytes: u64 },
+    /// No more bytes.
+    End,
+}
+
+enum Parsed {
+    Frame {
+        seq: u64,
+        nth: u32,
+        len: usize,
+    },
+    /// At least so many bytes are needed to tell.
+    Short(usize),
+    No,
+}
+
+/// Walks the frames of a segment, a bounded window of it in memory.
+#[derive(Debug)]
+pub(super) struct Frames<'a> {
+    source: Source<'a>,
+    segment: u64,
+    /// seqs must rise: what does not is a leftover, not a record.
+    above: u64,
+    window: Vec<u8>,
+    /// Offset of the next frame, where `used` points into the window.
+    at: u64,
+    used: usize,
+}
+
+impl<'a> Frames<'a> {
+    /// From offset `at`, which is the start of a frame; only seqs greater than `above` count.
+    pub(super) fn new(source: Source<'a>, segment: u64, at: u64, above: u64) -> Self {
+        Self { source, segment, above, window: Vec::new(), at: at.max(HEADER_BYTES), used: 0 }
+    }
+
+    /// Where the next frame begins.
+    pub(super) fn offset(&self) -> u64 {
+        self.at
+    }
+
+    pub(super) fn step(&mut self) -> io::Result<Step<'_>> {
+        if self.at >= self.source.len() {
+            return Ok(Step::End);
+        }
+        let start = self.at;
+        if let Some((seq, nth, len)) = self.frame()? {
+            return Ok(self.take(seq, nth, len));
+        }
+        // A damaged length can point beyond the end too: only where nothing good follows is a frame a torn one.
+        let cut = matches!(parse(self.rest(), self.segment), Parsed::Short(_));
+        self.seek()?;
+        let bytes = self.at - start;
+        if cut && self.at >= self.source.len() {
+            return Ok(Step::Torn { at: start, bytes });
+        }
+        Ok(Step::Damaged { at: start, bytes })
+    }
+
+    fn take(&mut self, seq: u64, nth: u32, len: usize) -> Step<'_> {
+        let body = self.used + FRAME_BYTES;
+        self.above = seq;
+        self.at += (FRAME_BYTES + len) as u64;
+        self.used = body + len;
+        Step::Record { seq, nth, body: self.window.get(body..body + len).unwrap_or_default() }
+    }
+
+    /// The frame at the current offset, if one checks there.
+    fn frame(&mut self) -> io::Result<Option<(u64, u32, usize)>> {
+        let mut want = FRAME_BYTES;
+        loop {
+            self.fill(want)?;
+            match parse(self.rest(), self.segment) {
+                Parsed::Frame { seq, nth, len } => return Ok((seq > self.above).then_some((seq, nth, len))),
+                Parsed::Short(need) if need > want && self.rest().len() >= want => want = need,
+                Parsed::Short(_) | Parsed::No => return Ok(None),
+            }
+        }
+    }
+
+    /// Moves on to the next offset at which a frame checks, or to the end.
+    fn seek(&mut self) -> io::Result<()> {
+        self.skip(1);
+        while self.at < self.source.len() {
+            self.fill(MARKER.len())?;
+            let rest = self.rest();
+            let searched = rest.len();
+            let next = rest.windows(MARKER.len()).position(|window| window == MARKER);
+            match next {
+                Some(0) if self.frame()?.is_some() => return Ok(()),
+                Some(0) => self.skip(1),
+                Some(ahead) => self.skip(ahead),
+                // The marker may begin in the last bytes of the window.
+                None => self.skip(searched.saturating_sub(MARKER.len() - 1).max(1)),
+            }
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.at = (self.at + bytes as u64).min(self.source.len());
+        self.used = (self.used + bytes).min(self.window.len());
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.window.get(self.used..).unwrap_or_default()
+    }
+
+    /// Sees to it that `want` bytes from the current offset are in the window, or all that there are.
+    fn fill(&mut self, want: usize) -> io::Result<()> {
+        if self.rest().len() >= want {
+            return Ok(());
+        }
+        self.window.drain(..self.used);
+        self.used = 0;
+        while self.window.len() < want {
+            let at = self.at + self.window.len() as u64;
+            if self.source.read(at, &mut self.window, READ_CHUNK_BYTES)? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse(bytes: &[u8], segment: u64) -> Parsed {
+    let common = bytes.len().min(MARKER.len());
+    if bytes.get(..common) != MARKER.get(..common) {
+        return Parsed::No;
+    }
+    let Some((head, rest)) = bytes.split_at_checked(FRAME_BYTES) else { return Parsed::Short(FRAME_BYTES) };
+    let mut fields = Fields(head);
+    let (Some(_marker), Some(len), Some(seq), Some(nth), Some(crc)) =
+        (fields.u32(), fields.u32(), fields.u64(), fields.u32(), fields.u32())
+    else {
+        return Parsed::No;
+    };
+    let body_len = usize::try_from(len).unwrap_or(usize::MAX);
+    if body_len > RECORD_BYTES_MAX {
+        return Parsed::No;
+    }
+    let Some(body) = rest.get(..body_len) else { return Parsed::Short(FRAME_BYTES + body_len) };
+    if checksum(segment, &[&len.to_le_bytes(), &seq.to_le_bytes(), &nth.to_le_bytes(), body]) != crc {
+        return Parsed::No;
+    }
+    Parsed::Frame { seq, nth, len: body_len }
+}
+
+/// Reads fixed-size fields from the front of a slice.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl Fields<'_> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+}
+
+/// What a whole segment holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Survey {
+    pub(super) header: Header,
+    /// Records that check.
+    pub(super) records: u64,
+    /// Of these, how many up to and including `acked`.
+    pub(super) trimmed: u64,
+    /// The first record above `acked`: its seq and where it lies.
+    pub(super) first_live: Option<(u64, u64)>,
+    /// seq of the last record that checks.
+    pub(super) last: Option<u64>,
+    /// Where the last record that checks ends.
+    pub(super) good_end: u64,
+    /// The nth that the next record would have; `None` if nothing tells.
+    pub(super) next_nth: Option<u32>,
+    /// Records above `acked` that are missing.
+    pub(super) lost: u64,
+    /// Bytes that are no frame, a torn tail not counted.
+    pub(super) damaged_bytes: u64,
+    /// The last frame was never finished.
+    pub(super) torn: bool,
+}
+
+/// Reads a whole segment. `expected` is the nth that its first record should have, where the segment before it tells.
+pub(super) fn survey(source: Source<'_>, segment: u64, acked: u64, expected: Option<u32>) -> io::Result<Survey> {
+    let header = source.header()?;
+    let mut found = Survey {
+        header,
+        records: 0,
+        trimmed: 0,
+        first_live: None,
+        last: None,
+        good_end: HEADER_BYTES.min(source.len()),
+        next_nth: expected,
+        lost: 0,
+        damaged_bytes: 0,
+        torn: false,
+    };
+    match header {
+        Header::Known { nth } => found.expect(nth, segment > acked),
+        Header::Newer { .. } => return Ok(found),
+        Header::Damaged => found.damaged_bytes += HEADER_BYTES.min(source.len()),
+    }
+    let mut frames = Frames::new(source, segment, HEADER_BYTES, segment.saturating_sub(1));
+    loop {
+        let at = frames.offset();
+        match frames.step()? {
+            Step::Record { seq, nth, .. } => {
+                found.count(seq, nth, at, acked);
+                found.good_end = frames.offset();
+            }
+            Step::Damaged { bytes, .. } => found.damaged_bytes += bytes,
+            Step::Torn { .. } => found.torn = true,
+            Step::End => return Ok(found),
+        }
+    }
+}
+
+impl Survey {
+    fn count(&mut self, seq: u64, nth: u32, at: u64, acked: u64) {
+        let live = seq > acked;
+        self.expect(nth, live);
+        self.next_nth = Some(nth.wrapping_add(1));
+        self.records += 1;
+        self.last = Some(seq);
+        if !live {
+            self.trimmed += 1;
+        } else if self.first_live.is_none() {
+            self.first_live = Some((seq, at));
+        }
+    }
+
+    /// Counts what is missing before the `nth` record. What lies before a record that was acknowledged was so too.
+    fn expect(&mut self, nth: u32, live: bool) {
+        let missing = nth.wrapping_sub(self.next_nth.unwrap_or(nth));
+        if live {
+            self.lost += u64::from(missing);
+        }
+        self.next_nth = Some(nth);
+    }
+}
