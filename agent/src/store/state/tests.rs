@@ -1,0 +1,184 @@
+use tempfile::TempDir;
+
+use super::*;
+
+fn root() -> TempDir {
+    TempDir::new().expect("a temporary directory")
+}
+
+fn open(root: &TempDir) -> (State, Entries, Vec<StoreLoss>) {
+    let mut losses = Vec::new();
+    let (state, entries) = State::open(root.path(), &mut losses).expect("the state opens");
+    (state, entries, losses)
+}
+
+fn entry(key: &str, value: &str) -> (String, Option<Bytes>) {
+    (key.to_owned(), Some(Bytes::copy_from_slice(value.as_bytes())))
+}
+
+fn filled(root: &TempDir, count: usize) {
+    let (mut state, _, _) = open(root);
+    for index in 0..count {
+        state.put(&[entry(&format!("cmd/{index:04}"), &"SUCCEEDED ".repeat(20))]).expect("put");
+    }
+}
+
+fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).expect("read");
+    change(&mut bytes);
+    fs::write(path, bytes).expect("write");
+}
+
+#[test]
+fn what_was_put_is_there_after_opening_again_and_what_was_deleted_is_not() {
+    let root = root();
+    let (mut state, entries, losses) = open(&root);
+    assert!(entries.is_empty() && losses.is_empty());
+    state.put(&[entry("a", "1"), entry("b", "2"), entry("c", "")]).expect("put");
+    state.put(&[("a".to_owned(), None), entry("b", "3")]).expect("put");
+    assert!(state.written_bytes() > 0);
+    drop(state);
+    let (_state, entries, losses) = open(&root);
+    assert_eq!(losses, []);
+    let expected = [("b".to_owned(), Bytes::from("3")), ("c".to_owned(), Bytes::new())];
+    assert_eq!(entries.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_value_too_long_is_refused_with_its_key_and_nothing_of_the_put_is_done() {
+    let root = root();
+    let (mut state, _, _) = open(&root);
+    let long = "x".repeat(STATE_VALUE_BYTES_MAX + 1);
+    let fault = state.put(&[entry("a", "1"), entry("journal/7", &long)]).expect_err("too long");
+    assert_eq!(fault.to_string(), "put journal/7 into the state: value is 5116 B, the limit is 5115 B");
+    state.put(&[entry("b", &long[1..])]).expect("the longest value fits");
+    drop(state);
+    assert_eq!(open(&root).1.into_keys().collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn a_half_written_snapshot_does_not_keep_the_state_from_opening() {
+    let root = root();
+    filled(&root, 20);
+    fs::write(root.path().join(DIR).join("snap.00000000000000FF.generating"), b"torn").expect("write");
+    let (_state, entries, losses) = open(&root);
+    assert_eq!((entries.len(), losses.len()), (20, 0));
+}
+
+#[test]
+fn a_state_that_does_not_open_is_set_aside_and_said_to_be_lost() {
+    let root = root();
+    for round in 1..=2 {
+        filled(&root, 200);
+        damage(&root.path().join(DIR).join("conf"), |bytes| bytes.fill(b'?'));
+        let (mut state, entries, losses) = open(&root);
+        assert!(entries.is_empty(), "round {round}");
+        assert_eq!(losses.len(), 1, "round {round}: {losses:?}");
+        assert!(losses[0].state_lost);
+        assert!(losses[0].what.contains("set aside as"), "{losses:?}");
+        state.put(&[entry("after", "1")]).expect("the new state takes values");
+        drop(state);
+        let (mut state, entries, losses) = open(&root);
+        assert_eq!((entries.len(), losses.len()), (1, 0), "round {round}");
+        state.put(&[("after".to_owned(), None)]).expect("put");
+    }
+    assert!(root.path().join(DIR_DAMAGED).join("db").exists(), "the last damaged one is kept");
+}
+
+#[test]
+fn a_file_in_place_of_the_state_is_set_aside_too() {
+    let root = root();
+    fs::write(root.path().join(DIR), b"not a directory").expect("write");
+    let (_state, entries, losses) = open(&root);
+    assert!(entries.is_empty());
+    assert!(losses[0].state_lost, "{losses:?}");
+}
+
+#[test]
+fn a_truncated_or_scribbled_file_gives_no_wrong_value_and_always_opens() {
+    let master = root();
+    filled(&master, 300);
+    let whole = fs::read(master.path().join(DIR).join("db")).expect("read");
+    for step in 0..24 {
+        let root = root();
+        filled(&root, 1);
+        let at = whole.len() / 24 * step;
+        damage(&root.path().join(DIR).join("db"), |bytes| {
+            bytes.clone_from(&whole);
+            if step % 2 == 0 { bytes.truncate(at) } else { bytes[at..at + 512].fill(0xA5) }
+        });
+        let (_state, entries, _losses) = open(&root);
+        for (key, value) in entries {
+            assert_eq!(value, "SUCCEEDED ".repeat(20), "step {step}: {key}");
+        }
+    }
+}
+
+#[test]
+fn a_value_whose_checksum_fails_costs_itself_and_tells_that_the_state_is_incomplete() {
+    let root = root();
+    let (mut state, _, _) = open(&root);
+    state.put(&[entry("good", "1"), entry("bad", "2")]).expect("put");
+    let db = state.db.as_ref().expect("open");
+    db.db.insert("bad", b"\0\0\0\0wrong".as_slice()).expect("insert behind its back");
+    drop(state);
+    let (state, entries, losses) = open(&root);
+    assert_eq!(entries.into_keys().collect::<Vec<_>>(), ["good"]);
+    assert_eq!(losses.len(), 1);
+    assert!(losses[0].state_lost, "which command it was can't be known");
+    drop(state);
+    let (_state, entries, losses) = open(&root);
+    assert_eq!((entries.len(), losses.len()), (1, 0), "told once, and the good value is kept");
+}
+
+#[test]
+fn behind_a_page_that_gives_an_error_for_ever_the_rest_is_read_from_the_other_end() {
+    let item = |key: &str| Ok((sled::IVec::from(key.as_bytes()), sled::IVec::from(encode(key, b"v"))));
+    let bad = || Err(sled::Error::ReportableBug("bad page".to_owned()));
+    let (mut entries, mut unreadable) = (Entries::new(), 0);
+    assert!(!take([item("a"), item("b"), bad()].into_iter(), &mut entries, &mut unreadable));
+    assert!(!take([item("z"), item("y"), bad()].into_iter(), &mut entries, &mut unreadable));
+    assert_eq!(entries.into_keys().collect::<Vec<_>>(), ["a", "b", "y", "z"]);
+}
+
+#[test]
+fn after_an_error_the_database_is_opened_anew_and_the_put_is_made_again() {
+    let root = root();
+    let (mut state, _, _) = open(&root);
+    state.put(&[entry("a", "1")]).expect("put");
+    // A descriptor that can't be synced makes the commit fail as a dying disk would.
+    state.db.as_mut().expect("open").file = File::open("/dev/null").expect("open");
+    state.put(&[entry("b", "2")]).expect("the second attempt goes to a fresh handle");
+    drop(state);
+    assert_eq!(open(&root).1.into_keys().collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn a_panic_inside_sled_is_an_error_with_its_words() {
+    let trouble = guarded::<()>(|| panic!("index out of bounds")).expect_err("an error");
+    assert_eq!(trouble.to_string(), "sled panicked: index out of bounds");
+}
+
+#[test]
+fn the_reserve_is_real_bytes_and_counted() {
+    let root = root();
+    let (state, _, _) = open(&root);
+    let reserve = fs::read(root.path().join(RESERVE_FILE)).expect("the reserve is there");
+    assert_eq!(reserve.len(), RESERVE_BYTES);
+    assert!(reserve.chunks(4096).all(|page| page.iter().any(|byte| *byte != 0)));
+    assert!(state.bytes() >= RESERVE_BYTES as u64);
+}
+
+#[test]
+fn a_state_that_another_holds_is_left_alone() {
+    let root = root();
+    filled(&root, 3);
+    let other = File::open(root.path().join(DIR).join("db")).expect("open");
+    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).expect("lock");
+    let mut losses = Vec::new();
+    let fault = State::open(root.path(), &mut losses).expect_err("it is held");
+    assert!(fault.to_string().contains("could not acquire lock"), "{fault}");
+    drop(other);
+    let (_state, entries, losses) = open(&root);
+    assert_eq!((entries.len(), losses.len()), (3, 0));
+}
