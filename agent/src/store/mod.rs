@@ -1,0 +1,251 @@
+//! The durable store: an outbox of three append-only logs and a keyed state, below one directory that one process
+//! holds. It does what a [`StoreOp`] says and reports how it stands; quotas, eviction and what to keep are the engine's
+//! to decide. It must not lose what it called committed, and must not give a damaged byte for a good one.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the store is the shell that owns files and a thread"
+)]
+
+mod cursor;
+mod disk;
+mod log;
+mod segment;
+mod state;
+mod thread;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+pub use self::log::LogSummary;
+pub use self::segment::RECORD_BYTES_MAX;
+pub use self::state::STATE_VALUE_BYTES_MAX;
+pub use self::thread::{STORE_QUEUE_MAX, StoreHandle};
+
+use self::disk::Attempt;
+use self::log::Log;
+use self::state::State;
+use crate::engine::io::{Recovered, StoreFault, StoreOp, StoreReply, StoreStats};
+use crate::engine::record::Class;
+
+const SEGMENT_BYTES_MAX: u64 = 1024 * 1024;
+const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
+/// Eviction gives up a segment at a time: of a small store one must not be a large part.
+const SEGMENTS_PER_STORE: u64 = 16;
+const OUTBOX_DIR: &str = "outbox";
+const LOCK_FILE: &str = "lock";
+
+/// Where the store lies and how large it is meant to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// Its directory; made, for the owner alone, if it isn't there.
+    pub path: PathBuf,
+    /// What the engine lets it grow to, in bytes: here it only sets the size of a segment.
+    pub max_bytes: u64,
+}
+
+/// Why there is no store.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process holds it.
+    #[error("another fieldmedic (pid {pid}) uses the store at {path}")]
+    InUse {
+        /// The store's directory.
+        path: PathBuf,
+        /// The holder, as it wrote it into the lock file; "unknown" if it didn't yet.
+        pid: String,
+    },
+    /// Something else is in the way.
+    #[error("the store's path {path} is not a directory")]
+    NotADirectory {
+        /// What the configuration names.
+        path: PathBuf,
+    },
+    /// Files made there would not be readable for the owner, or are not for us.
+    #[error("the store at {path} belongs to uid {owner}, and this process runs as uid {uid}")]
+    WrongOwner {
+        /// The store's directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        uid: u32,
+    },
+    /// The system refused, or the disk failed.
+    #[error("open the store: {0}")]
+    Fault(#[from] StoreFault),
+}
+
+/// The open store. What was not committed is lost when it is dropped.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    logs: [Log; Class::COUNT],
+    state: State,
+    /// Held, never read. Last, so that it is dropped last.
+    _lock: Lock,
+}
+
+impl Store {
+    /// Opens the store or makes it, and tells what lies in it. Damage is no error: what can be saved is, and
+    /// [`Recovered::losses`] tells the rest.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the directory is in use, not ours, not a directory, or can't be read or written.
+    pub fn open(settings: &StoreSettings) -> Result<(Self, Recovered), OpenError> {
+        let path = settings.path.clone();
+        claim(&path)?;
+        let lock = lock(&path)?;
+        let mut losses = Vec::new();
+        let segment_bytes = (settings.max_bytes / SEGMENTS_PER_STORE).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        let mut log = |class| Log::open(&log_dir(&path, class), segment_bytes, &mut losses);
+        let logs = [log(Class::Results)?, log(Class::Events)?, log(Class::Telemetry)?];
+        let (state, entries) = State::open(&path, &mut losses)?;
+        let store = Self { path, logs, state, _lock: lock };
+        let recovered = Recovered {
+            logs: Class::ALL.map(|class| store.log(class).range()),
+            state: entries.into_iter().collect(),
+            losses,
+            stats: store.stats(),
+        };
+        Ok((store, recovered))
+    }
+
+    /// Does one operation. A failed one has changed nothing that a reply vouched for, and can be tried again.
+    ///
+    /// # Errors
+    /// [`StoreFault::NoSpace`] on a full disk, [`StoreFault::Io`] for anything else; never [`StoreFault::Busy`].
+    pub fn apply(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
+        match op {
+            StoreOp::Append { class, seq, bytes } => {
+                self.log_mut(class).append(seq, &bytes).map(|()| StoreReply::Appended)
+            }
+            StoreOp::Commit => self.commit().map(|()| StoreReply::Committed),
+            StoreOp::Read { class, from, records_max, bytes_max } => {
+                let page = self.log_mut(class).read(from, records_max, bytes_max)?;
+                Ok(StoreReply::Page { records: page.records, damaged: page.damaged })
+            }
+            StoreOp::Trim { class, upto } => self.log_mut(class).trim(upto).map(|()| StoreReply::Trimmed),
+            StoreOp::Evict { class } => {
+                let evicted = self.log_mut(class).evict()?;
+                Ok(StoreReply::Evicted { records: evicted.records, first: evicted.first, last: evicted.last })
+            }
+            StoreOp::Put { entries } => self.state.put(&entries).map(|()| StoreReply::Put),
+        }
+    }
+
+    /// How the store stands now.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        StoreStats {
+            outbox_bytes: self.logs.iter().map(Log::bytes).sum(),
+            state_bytes: self.state.bytes(),
+            // Where the file system doesn't tell, none is the careful answer.
+            free_bytes: state::free_bytes(&self.path).unwrap_or(0),
+            written_bytes: self.state.written_bytes() + self.logs.iter().map(Log::written_bytes).sum::<u64>(),
+            records: Class::ALL.map(|class| self.log(class).records()),
+            segments: Class::ALL.map(|class| self.log(class).segments()),
+        }
+    }
+
+    /// Every log is tried, so that one on a bad block doesn't hold up the others; the first failure is told.
+    fn commit(&mut self) -> Result<(), StoreFault> {
+        let mut outcome = Ok(());
+        for log in &mut self.logs {
+            outcome = outcome.and(log.commit());
+        }
+        outcome
+    }
+
+    fn log(&self, class: Class) -> &Log {
+        let [results, events, telemetry] = &self.logs;
+        match class {
+            Class::Results => results,
+            Class::Events => events,
+            Class::Telemetry => telemetry,
+        }
+    }
+
+    fn log_mut(&mut self, class: Class) -> &mut Log {
+        let [results, events, telemetry] = &mut self.logs;
+        match class {
+            Class::Results => results,
+            Class::Events => events,
+            Class::Telemetry => telemetry,
+        }
+    }
+}
+
+/// Reads what lies in the outbox of a store, also of one in use; takes no lock and changes nothing.
+///
+/// # Errors
+/// The directory or a file in it can't be read.
+pub fn inspect(path: &Path) -> Result<[(Class, LogSummary); Class::COUNT], StoreFault> {
+    let log = |class| {
+        let dir = log_dir(path, class);
+        log::inspect(&dir).attempt(|| format!("read {}", dir.display())).map(|summary| (class, summary))
+    };
+    Ok([log(Class::Results)?, log(Class::Events)?, log(Class::Telemetry)?])
+}
+
+fn log_dir(path: &Path, class: Class) -> PathBuf {
+    path.join(OUTBOX_DIR).join(class.word())
+}
+
+/// Makes the directory, or sees to it that the one that is there is ours.
+fn claim(path: &Path) -> Result<(), OpenError> {
+    let reading = || format!("read {}", path.display());
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => return Err(OpenError::NotADirectory { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            disk::make_dir(path).attempt(|| format!("make directory {}", path.display()))?;
+        }
+        _ => {}
+    }
+    let owner = fs::metadata(path).attempt(reading)?.uid();
+    let uid = rustix::process::geteuid().as_raw();
+    if owner != uid {
+        return Err(OpenError::WrongOwner { path: path.to_owned(), owner, uid });
+    }
+    Ok(())
+}
+
+/// Takes the store for this process, for as long as the file is open (flock(2)).
+fn lock(path: &Path) -> Result<Lock, OpenError> {
+    let file_path = path.join(LOCK_FILE);
+    let locking = || format!("lock {}", file_path.display());
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&file_path).attempt(locking)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            let read = file.read_to_string(&mut pid).is_ok() && !pid.is_empty();
+            let pid = if read { pid } else { "unknown".to_owned() };
+            return Err(OpenError::InUse { path: path.to_owned(), pid });
+        }
+        other => other.attempt(locking)?,
+    }
+    // Only for the message above; on a full disk the lock holds without it.
+    let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+    Ok(Lock(file))
+}
+
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process forked at this moment holds the file open until it becomes another program.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}

@@ -1,0 +1,337 @@
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::engine::io::{EffectId, Input, LogRange};
+
+const ALL: usize = usize::MAX;
+
+fn settings(dir: &Path) -> StoreSettings {
+    StoreSettings { path: dir.join("store"), max_bytes: 1024 * 1024 }
+}
+
+fn open(dir: &Path) -> (Store, Recovered) {
+    Store::open(&settings(dir)).expect("the store opens")
+}
+
+fn temp() -> TempDir {
+    TempDir::new().expect("a temporary directory")
+}
+
+fn append(class: Class, seq: u64, len: usize) -> StoreOp {
+    StoreOp::Append { class, seq, bytes: body(seq, len) }
+}
+
+fn body(seq: u64, len: usize) -> Bytes {
+    Bytes::from(seq.to_le_bytes().repeat(len / 8 + 1))
+}
+
+fn read_all(store: &mut Store, class: Class) -> Vec<(u64, Bytes)> {
+    let op = StoreOp::Read { class, from: 0, records_max: ALL, bytes_max: ALL };
+    let StoreReply::Page { records, damaged } = store.apply(op).expect("read") else { panic!("a page") };
+    assert_eq!(damaged, 0);
+    records
+}
+
+#[test]
+fn the_classes_have_logs_of_their_own_and_the_state_is_beside_them() {
+    let dir = temp();
+    let (mut store, recovered) = open(dir.path());
+    assert_eq!((recovered.logs, recovered.losses), ([LogRange::default(); Class::COUNT], Vec::new()));
+    store.apply(append(Class::Results, 1, 10)).expect("append");
+    store.apply(append(Class::Telemetry, 2, 10)).expect("append");
+    store.apply(StoreOp::Commit).expect("commit");
+    store.apply(StoreOp::Put { entries: vec![("k".into(), Some(Bytes::from("v")))] }).expect("put");
+    drop(store);
+    let (mut store, recovered) = open(dir.path());
+    assert_eq!(recovered.logs[Class::Telemetry as usize], LogRange { first: 2, last: 2, records: 1 });
+    assert_eq!(recovered.state, [("k".to_owned(), Bytes::from("v"))]);
+    assert_eq!(recovered.stats.records, [1, 0, 1]);
+    assert_eq!(read_all(&mut store, Class::Results), [(1, body(1, 10))]);
+    assert!(read_all(&mut store, Class::Events).is_empty());
+    let summary = inspect(&settings(dir.path()).path).expect("inspect");
+    assert_eq!(summary.map(|(_, summary)| summary.range.records), [1, 0, 1]);
+}
+
+#[test]
+fn what_is_made_is_for_the_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = temp();
+    let (_store, _) = open(dir.path());
+    let path = settings(dir.path()).path;
+    for (name, mode) in [("", 0o700), ("outbox/events", 0o700), ("lock", 0o600), ("outbox/events/cursor", 0o600)] {
+        let found = fs::metadata(path.join(name)).expect("it is there").permissions().mode() & 0o777;
+        assert_eq!(found, mode, "{name:?} has mode {found:o}");
+    }
+}
+
+#[test]
+fn a_store_in_use_is_refused_with_the_pid_of_its_holder() {
+    let dir = temp();
+    let (store, _) = open(dir.path());
+    let error = Store::open(&settings(dir.path())).expect_err("in use");
+    let path = settings(dir.path()).path;
+    let expected = format!("another fieldmedic (pid {}) uses the store at {}", std::process::id(), path.display());
+    assert_eq!(error.to_string(), expected);
+    drop(store);
+    open(dir.path());
+}
+
+#[test]
+fn a_path_that_is_a_file_or_belongs_to_another_is_refused_plainly() {
+    let dir = temp();
+    let path = settings(dir.path()).path;
+    fs::write(&path, b"").expect("write");
+    let error = Store::open(&settings(dir.path())).expect_err("a file");
+    assert_eq!(error.to_string(), format!("the store's path {} is not a directory", path.display()));
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: giving a directory to another user takes root");
+        return;
+    }
+    fs::remove_file(&path).expect("remove");
+    fs::create_dir(&path).expect("make");
+    std::os::unix::fs::chown(&path, Some(12345), None).expect("chown");
+    let error = Store::open(&settings(dir.path())).expect_err("not ours");
+    assert!(error.to_string().contains("belongs to uid 12345, and this process runs as uid 0"), "{error}");
+}
+
+#[test]
+fn every_operation_is_answered_once_in_order_and_closing_does_the_rest() {
+    let dir = temp();
+    let (store, _) = open(dir.path());
+    let (tx, mut rx) = mpsc::channel(STORE_QUEUE_MAX * 2);
+    let handle = StoreHandle::spawn(store, tx).expect("spawn");
+    let mut submitted = Vec::new();
+    for id in 0..100 {
+        let op = if id % 2 == 0 { append(Class::Events, id + 1, 300) } else { StoreOp::Commit };
+        handle.submit(EffectId(id), op).expect("there is room");
+        submitted.push(id);
+    }
+    handle.submit(EffectId(100), append(Class::Events, 1000, 300)).expect("there is room");
+    handle.close();
+    let mut answered = Vec::new();
+    while let Ok(Input::Store { id, result, stats }) = rx.try_recv() {
+        result.expect("done");
+        assert!(stats.free_bytes > 0);
+        answered.push(id.0);
+    }
+    assert_eq!(answered, (0..=100).collect::<Vec<_>>());
+    let (_store, recovered) = open(dir.path());
+    assert_eq!(recovered.stats.records[Class::Events as usize], 51, "closing commits what no commit followed");
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_loses_nothing_that_it_took() {
+    let dir = temp();
+    let (store, _) = open(dir.path());
+    let (tx, mut rx) = mpsc::channel(1);
+    let handle = StoreHandle::spawn(store, tx).expect("spawn");
+    let mut taken = 0;
+    // Nobody reads the answers, so the thread stands still and the queue fills.
+    let fault = loop {
+        match handle.submit(EffectId(taken), StoreOp::Commit) {
+            Ok(()) => taken += 1,
+            Err(fault) => break fault,
+        }
+        assert!(taken < 3 * STORE_QUEUE_MAX as u64, "the queue has no bound");
+    };
+    assert_eq!(fault, StoreFault::Busy);
+    let reader = std::thread::spawn(move || std::iter::from_fn(|| rx.blocking_recv()).count() as u64);
+    handle.close();
+    assert_eq!(reader.join().expect("the reader"), taken);
+}
+
+#[test]
+fn commits_that_wait_behind_a_commit_share_its_sync() {
+    let dir = temp();
+    let (mut store, _) = open(dir.path());
+    let (queue, jobs) = std::sync::mpsc::sync_channel(STORE_QUEUE_MAX);
+    for id in 1..=50 {
+        queue.send((EffectId(id * 2), append(Class::Events, id, 8))).expect("queue");
+        queue.send((EffectId(id * 2 + 1), StoreOp::Commit)).expect("queue");
+    }
+    queue.send((EffectId(999), StoreOp::Trim { class: Class::Events, upto: 3 })).expect("queue");
+    let (answers, following) = thread::commit_together(&mut store, EffectId(1), &jobs);
+    assert_eq!(answers.len(), 101, "one answer each");
+    assert!(answers.iter().all(|(_, answer)| answer.is_ok()));
+    assert_eq!(following.expect("the job that is no append").0, EffectId(999));
+    drop(store);
+    assert_eq!(open(dir.path()).1.stats.records[Class::Events as usize], 50);
+}
+
+/// Set in the child that [`kill_at_any_moment_loses_no_committed_record`] starts: where its store lies.
+const WRITER_DIR: &str = "FIELDMEDIC_TEST_WRITER_DIR";
+const KILLS: u64 = 30;
+
+/// Says on stdout what is committed, until it is killed.
+fn writer(dir: &Path) -> ! {
+    let (mut store, recovered) = open(dir);
+    let mut seq = recovered.logs.iter().map(|log| log.last).max().unwrap_or(0);
+    loop {
+        let mut batch = Vec::new();
+        for class in Class::ALL {
+            for _ in 0..7 {
+                seq += 1;
+                store.apply(append(class, seq, usize::try_from(seq * 37 % 3000).expect("small"))).expect("append");
+                batch.push((class, seq));
+            }
+        }
+        store.apply(StoreOp::Commit).expect("commit");
+        let last = Bytes::copy_from_slice(&seq.to_le_bytes());
+        store.apply(StoreOp::Put { entries: vec![("last".to_owned(), Some(last))] }).expect("put");
+        let line: Vec<String> = batch.iter().map(|(class, seq)| format!("{}:{seq}", *class as usize)).collect();
+        println!("committed {}", line.join(" "));
+    }
+}
+
+/// Starts the writer, kills it after `lifetime`, and gives what it said was committed.
+fn killed_writer(dir: &Path, lifetime: Duration) -> Vec<(usize, u64)> {
+    let mut child = Command::new(std::env::current_exe().expect("this binary"))
+        .args(["store::tests::kill_at_any_moment_loses_no_committed_record", "--exact", "--nocapture"])
+        .env(WRITER_DIR, dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start the writer");
+    let mut lines = BufReader::new(child.stdout.take().expect("its stdout")).lines();
+    let mut committed = Vec::new();
+    let mut deadline = None;
+    while let Some(Ok(line)) = lines.next() {
+        // The lifetime counts from the first commit, so that a slow start is not all that is killed.
+        if let Some(list) = line.split_once("committed ").map(|(_, list)| list) {
+            committed.extend(list.split(' ').filter_map(|item| {
+                let (class, seq) = item.split_once(':')?;
+                Some((class.parse().ok()?, seq.parse().ok()?))
+            }));
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + lifetime);
+            if Instant::now() >= deadline {
+                // What is said between this and its death is read on until the pipe ends.
+                let _ = child.kill();
+            }
+        }
+    }
+    child.wait().expect("reap the writer");
+    committed
+}
+
+#[test]
+fn kill_at_any_moment_loses_no_committed_record() {
+    if let Some(dir) = std::env::var_os(WRITER_DIR) {
+        writer(Path::new(&dir));
+    }
+    let dir = temp();
+    let mut committed: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+    for kill in 0..KILLS {
+        let said = killed_writer(dir.path(), Duration::from_micros(kill * 7919 % 60_000));
+        assert!(!said.is_empty(), "kill {kill}: the writer never came to a commit");
+        for (class, seq) in &said {
+            committed.entry(*class).or_default().push(*seq);
+        }
+        let (mut store, recovered) = open(dir.path());
+        assert_eq!(recovered.losses, [], "kill {kill}");
+        let last = said.last().expect("something").1;
+        let state = &recovered.state.iter().find(|(key, _)| key == "last").expect("the state is there").1;
+        let state = u64::from_le_bytes(state.as_ref().try_into().expect("eight bytes"));
+        assert!(state >= last, "kill {kill}: the state says {state}, {last} was committed");
+        for class in Class::ALL {
+            let found = read_all(&mut store, class);
+            for (seq, bytes) in &found {
+                assert_eq!(bytes, &body(*seq, usize::try_from(seq * 37 % 3000).expect("small")), "record {seq}");
+            }
+            let found: Vec<u64> = found.into_iter().map(|(seq, _)| seq).collect();
+            let missing: Vec<u64> =
+                committed[&(class as usize)].iter().copied().filter(|seq| found.binary_search(seq).is_err()).collect();
+            assert!(missing.is_empty(), "kill {kill}: {class:?} lost {missing:?}");
+        }
+    }
+}
+
+/// A file system of a few MiB, gone when dropped.
+struct TinyDisk(TempDir);
+
+impl TinyDisk {
+    fn mount(mib: u64) -> Option<Self> {
+        let dir = temp();
+        let size = format!("size={mib}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn fill(&self) {
+        let mut file = File::create(self.path().join("filler")).expect("make the filler");
+        while file.write_all(&[1; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for TinyDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.path()).status();
+    }
+}
+
+#[test]
+fn on_a_full_disk_appends_fail_cleanly_and_trim_and_evict_give_room() {
+    let Some(disk) = TinyDisk::mount(16) else {
+        eprintln!("SKIPPED: a disk to fill needs the right to mount a tmpfs");
+        return;
+    };
+    let (mut store, _) = open(disk.path());
+    let class = Class::Telemetry;
+    for seq in 1..=400 {
+        store.apply(append(class, seq, 1000)).expect("append");
+    }
+    store.apply(StoreOp::Commit).expect("commit");
+    disk.fill();
+    let mut last = 400;
+    let fault = loop {
+        match store.apply(append(class, last + 1, 1000)) {
+            Ok(_) => last += 1,
+            Err(fault) => break fault,
+        }
+        assert!(last < 2000, "a full disk takes no more");
+    };
+    assert!(matches!(&fault, StoreFault::NoSpace { what } if what.contains("append record")), "{fault}");
+    assert!(matches!(store.apply(StoreOp::Commit), Err(StoreFault::NoSpace { .. })));
+    let readable: Vec<u64> = read_all(&mut store, class).into_iter().map(|(seq, _)| seq).collect();
+    assert_eq!(readable, (1..=last).collect::<Vec<_>>(), "what was taken is kept, in memory if need be");
+
+    store.apply(StoreOp::Trim { class, upto: 100 }).expect("trim works on a full disk");
+    let evicted = store.apply(StoreOp::Evict { class }).expect("evict works on a full disk");
+    assert!(matches!(evicted, StoreReply::Evicted { records: 1.., first: 101, .. }), "{evicted:?}");
+    store.apply(StoreOp::Commit).expect("there is room again");
+    store.apply(append(class, last + 1, 1000)).expect("append");
+    store.apply(StoreOp::Commit).expect("commit");
+    let before = read_all(&mut store, class);
+    drop(store);
+    let (mut store, recovered) = open(disk.path());
+    assert_eq!(recovered.losses, []);
+    assert_eq!(read_all(&mut store, class), before);
+}
+
+#[test]
+fn on_a_full_disk_the_state_goes_on_with_the_room_that_was_held_back() {
+    let Some(disk) = TinyDisk::mount(16) else {
+        eprintln!("SKIPPED: a disk to fill needs the right to mount a tmpfs");
+        return;
+    };
+    let (mut store, _) = open(disk.path());
+    let put = |index: u64| StoreOp::Put { entries: vec![(format!("cmd/{index}"), Some(body(index, 300)))] };
+    store.apply(put(0)).expect("put");
+    disk.fill();
+    for index in 1..200 {
+        store.apply(put(index)).expect("the reserve is for this");
+    }
+    assert!(!settings(disk.path()).path.join("reserve").exists(), "the disk was not full enough to prove anything");
+    drop(store);
+    let (_store, recovered) = open(disk.path());
+    assert_eq!((recovered.state.len(), recovered.losses.len()), (200, 0));
+}

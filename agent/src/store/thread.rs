@@ -1,0 +1,115 @@
+//! The thread that owns the store, so that a slow disk holds up nothing else. Operations come through a bounded queue and
+//! are answered in order, each exactly once. It decides nothing but one thing: commits that wait in the queue behind one
+//! another share one fdatasync.
+
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use tokio::sync::mpsc::Sender;
+
+use super::Store;
+use crate::engine::io::{EffectId, Input, StoreFault, StoreOp, StoreReply, StoreStats};
+
+/// Operations that may wait for the store; one more is refused as [`StoreFault::Busy`].
+pub const STORE_QUEUE_MAX: usize = 256;
+
+type Job = (EffectId, StoreOp);
+type Answer = (EffectId, Result<StoreReply, StoreFault>);
+
+/// The way to a store that runs in its own thread.
+#[derive(Debug)]
+pub struct StoreHandle {
+    queue: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StoreHandle {
+    /// Hands the store to a thread that answers each operation with an [`Input::Store`].
+    ///
+    /// # Errors
+    /// The system can't start a thread.
+    pub fn spawn(store: Store, replies: Sender<Input>) -> io::Result<Self> {
+        let (queue, jobs) = sync_channel(STORE_QUEUE_MAX);
+        let thread = Builder::new().name("store".to_owned()).spawn(move || run(store, &jobs, &replies))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Queues an operation. Never blocks: the thread may itself be waiting for room among the engine's inputs, and two
+    /// that wait for each other never wake.
+    ///
+    /// # Errors
+    /// [`StoreFault::Busy`] if the queue is full, [`StoreFault::Io`] if the thread is gone. No answer follows then.
+    pub fn submit(&self, id: EffectId, op: StoreOp) -> Result<(), StoreFault> {
+        let gone = || StoreFault::Io { what: "hand an operation to the store: its thread is gone".to_owned() };
+        let queue = self.queue.as_ref().ok_or_else(gone)?;
+        queue.try_send((id, op)).map_err(|error| match error {
+            TrySendError::Full(_) => StoreFault::Busy,
+            TrySendError::Disconnected(_) => gone(),
+        })
+    }
+
+    /// Ends the thread after it has done all that was submitted, and committed it. The receiver of the replies must be
+    /// read on or dropped meanwhile: the last answers wait for room in it.
+    pub fn close(self) {
+        drop(self);
+    }
+}
+
+impl Drop for StoreHandle {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was printed when it happened, and there is nothing left to save here.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(mut store: Store, jobs: &Receiver<Job>, replies: &Sender<Input>) {
+    let mut next = jobs.recv().ok();
+    while let Some((id, op)) = next {
+        let (answers, following) = if op == StoreOp::Commit {
+            commit_together(&mut store, id, jobs)
+        } else {
+            (vec![(id, store.apply(op))], None)
+        };
+        reply(answers, store.stats(), replies);
+        next = following.or_else(|| jobs.recv().ok());
+    }
+    // What came without a commit of its own is worth one now; there is no one left to be told of a failure.
+    let _ = store.apply(StoreOp::Commit);
+}
+
+/// Does the appends that wait behind a commit, and one commit for all that are among them: a burst of events that each
+/// want to be durable costs one fdatasync. Gives the answers in order, and the job that ended the run.
+pub(super) fn commit_together(store: &mut Store, id: EffectId, jobs: &Receiver<Job>) -> (Vec<Answer>, Option<Job>) {
+    let mut answers = vec![(id, Ok(StoreReply::Committed))];
+    let mut following = None;
+    while answers.len() < STORE_QUEUE_MAX {
+        match jobs.try_recv() {
+            Ok((id, StoreOp::Commit)) => answers.push((id, Ok(StoreReply::Committed))),
+            Ok((id, op @ StoreOp::Append { .. })) => answers.push((id, store.apply(op))),
+            Ok(job) => {
+                following = Some(job);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    if let Err(fault) = store.apply(StoreOp::Commit) {
+        for (_, answer) in &mut answers {
+            if *answer == Ok(StoreReply::Committed) {
+                *answer = Err(fault.clone());
+            }
+        }
+    }
+    (answers, following)
+}
+
+fn reply(answers: Vec<Answer>, stats: StoreStats, replies: &Sender<Input>) {
+    for (id, result) in answers {
+        // Whoever dropped the receiver wants no answers; the work is done all the same.
+        let _ = replies.blocking_send(Input::Store { id, result, stats });
+    }
+}
