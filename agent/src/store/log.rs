@@ -16,7 +16,9 @@ use bytes::Bytes;
 
 use super::cursor::{self, Cursor, Position};
 use super::disk::{self, Attempt};
-use super::segment::{self, FRAME_BYTES, Frames, HEADER_BYTES, Header, RECORD_BYTES_MAX, Source, Step, Survey};
+use super::segment::{
+    self, FRAME_BYTES, Frames, HEADER_BYTES, HEADER_LEN, Header, RECORD_BYTES_MAX, Source, Step, Survey,
+};
 use crate::engine::io::{LogRange, StoreFault, StoreLoss};
 
 /// What is held back before it is written to the file; a commit writes it in any case.
@@ -118,6 +120,7 @@ impl Log {
     pub(super) fn open(dir: &Path, segment_bytes: u64, losses: &mut Vec<StoreLoss>) -> Result<Self, StoreFault> {
         disk::make_dir(dir).attempt(|| format!("make directory {}", dir.display()))?;
         let path = dir.join(CURSOR_FILE);
+        let existed = path.exists();
         let (cursor, blank) = Cursor::open(&path).attempt(|| format!("open {}", path.display()))?;
         let mut log = Self {
             dir: dir.to_owned(),
@@ -134,7 +137,7 @@ impl Log {
             written_bytes: 0,
         };
         log.recover(losses).attempt(|| format!("read the segments in {}", dir.display()))?;
-        if blank && !log.segments.is_empty() {
+        if blank && (existed || !log.segments.is_empty()) {
             let what = format!("{}: unreadable, begun anew; what was sent already may be sent again", path.display());
             losses.push(StoreLoss { what, records: 0, state_lost: false });
         }
@@ -302,7 +305,9 @@ impl Log {
         if self.writer.is_none() {
             self.begin(seq)?;
         }
-        if self.writer.as_ref().is_some_and(|writer| writer.buffer.len() + frame_bytes > WRITE_BUFFER_BYTES) {
+        // The first frame of a segment stays in the buffer in any case: a segment always holds the record that names it.
+        let buffered = self.writer.as_ref().map_or(0, |writer| writer.buffer.len());
+        if buffered > HEADER_LEN && buffered + frame_bytes > WRITE_BUFFER_BYTES {
             self.flush()?;
         }
         let (Some(writer), Some(newest)) = (self.writer.as_mut(), self.segments.back_mut()) else {
@@ -335,7 +340,7 @@ impl Log {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         let buffer = segment::encode_header(self.next_nth);
         self.writer = Some(Writer { file, buffer, written: 0, synced: 0, suspect: false, unlisted: true });
-        self.segments.push_back(Segment { first, last: first, records: 0, bytes: HEADER_BYTES });
+        self.segments.push_back(Segment { first, last: self.last, records: 0, bytes: HEADER_BYTES });
         Ok(())
     }
 

@@ -20,9 +20,12 @@ use rustix::io::Errno;
 
 /// Longest body of a record.
 pub const RECORD_BYTES_MAX: usize = 256 * 1024;
-pub(super) const HEADER_BYTES: u64 = 20;
+pub(super) const HEADER_BYTES: u64 = HEADER_LEN as u64;
 pub(super) const FRAME_BYTES: usize = 24;
 
+pub(super) const HEADER_LEN: usize = 20;
+/// The part of the header that its checksum covers.
+const HEADER_COVERED: usize = 16;
 const MAGIC: [u8; 8] = *b"fmedseg\n";
 const VERSION: u32 = 1;
 /// Not UTF-8 (0xFE and 0xFF never are): text in a damaged body is not taken for the start of a frame.
@@ -52,7 +55,7 @@ pub(super) fn encode_header(nth: u32) -> Vec<u8> {
 }
 
 fn decode_header(bytes: &[u8]) -> Header {
-    let Some((covered, crc)) = bytes.split_at_checked(16) else { return Header::Damaged };
+    let Some((covered, crc)) = bytes.split_at_checked(HEADER_COVERED) else { return Header::Damaged };
     let mut fields = Fields(covered);
     let (Some(magic), Some(version), Some(nth)) = (fields.array(), fields.u32(), fields.u32()) else {
         return Header::Damaged;
@@ -94,8 +97,13 @@ impl Source<'_> {
 
     pub(super) fn header(&self) -> io::Result<Header> {
         let mut bytes = Vec::new();
-        while bytes.len() < 20 && self.read(bytes.len() as u64, &mut bytes, 20)? > 0 {}
-        Ok(decode_header(bytes.get(..20).unwrap_or(&bytes)))
+        while bytes.len() < HEADER_LEN {
+            let missing = HEADER_LEN - bytes.len();
+            if self.read(bytes.len() as u64, &mut bytes, missing)? == 0 {
+                break;
+            }
+        }
+        Ok(decode_header(&bytes))
     }
 
     /// Adds up to `max` bytes from offset `at` to `out`; gives how many, zero at the end.

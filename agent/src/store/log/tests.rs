@@ -345,6 +345,46 @@ fn a_cursor_lost_as_a_whole_is_told_and_costs_duplicates_only() {
 }
 
 #[test]
+fn a_cursor_destroyed_when_there_is_nothing_else_left_is_told_too() {
+    let dir = dir();
+    drop(open(&dir));
+    fs::write(dir.path().join(CURSOR_FILE), [0xAA; 9000]).expect("destroy it");
+    assert_eq!(open(&dir).1.len(), 1, "the highest seq is lost, and someone must know");
+    assert_eq!(open(&dir).1.len(), 0, "told once");
+}
+
+#[test]
+fn a_record_larger_than_a_segment_gets_one_of_its_own() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=3);
+    let large = vec![b'x'; RECORD_BYTES_MAX];
+    log.append(4, &large).expect("append");
+    log.append(5, &body(5)).expect("append");
+    log.commit().expect("commit");
+    assert_eq!(log.segments(), 3);
+    drop(log);
+    let (mut log, losses) = open(&dir);
+    assert_eq!(losses, []);
+    let page = log.read(4, ALL, ALL).expect("read");
+    assert_eq!(page.records, [(4, Bytes::from(large)), (5, Bytes::from(body(5)))]);
+}
+
+#[test]
+fn a_million_records_take_no_memory_each() {
+    let dir = dir();
+    let mut log = Log::open(dir.path(), 1024 * 1024, &mut Vec::new()).expect("open");
+    for seq in 1..=1_000_000 {
+        log.append(seq, b"").expect("append");
+    }
+    log.commit().expect("commit");
+    assert_eq!(log.records(), 1_000_000);
+    assert!(log.segments.capacity() < 64, "{} entries kept", log.segments.capacity());
+    assert!(log.writer.as_ref().expect("a writer").buffer.capacity() <= 2 * WRITE_BUFFER_BYTES);
+    log.trim(999_990).expect("trim");
+    assert_eq!(log.records(), 10);
+}
+
+#[test]
 fn after_a_failed_sync_the_same_bytes_are_written_again() {
     let dir = dir();
     let mut log = filled(&dir, 1..=3);
