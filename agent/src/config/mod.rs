@@ -21,6 +21,7 @@ use tree::{At, Table};
 pub use effective::{Change, changes};
 pub use reader::Problem;
 pub use types::*;
+pub(crate) use values::duration as parse_duration;
 pub use values::{
     Action, AttributeValue, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion, QuarantineLevel,
     TrustedKey, Unfit, UnitName,

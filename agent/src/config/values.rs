@@ -7,6 +7,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 
+use crate::wire::keys::SPKI_HEAD;
+
 /// A text that is not what it should be. Says what was found and what was expected, not where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("found {found}, expected {expected}")]
@@ -315,8 +317,6 @@ pub struct TrustedKey {
 impl TrustedKey {
     /// The most bytes in a key id.
     pub const KID_LEN_MAX: usize = 64;
-    /// What stands before the 32 bytes of the key in an Ed25519 SubjectPublicKeyInfo (RFC 8410, section 4).
-    const SPKI_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
     /// Takes `KID:KEY`, with the raw key in base64url (RFC 4648, section 5), padded or not.
     pub fn parse(text: &str) -> Result<Self, Unfit> {
@@ -339,7 +339,7 @@ impl TrustedKey {
     #[must_use]
     pub fn from_pem(kid: &str, text: &str) -> Option<Self> {
         let pem = pem::parse(text).ok().filter(|pem| pem.tag() == "PUBLIC KEY")?;
-        Self::of(kid, pem.contents().strip_prefix(&Self::SPKI_HEAD)?)
+        Self::of(kid, pem.contents().strip_prefix(&SPKI_HEAD)?)
     }
 
     fn of(kid: &str, key: &[u8]) -> Option<Self> {
@@ -356,7 +356,7 @@ impl fmt::Display for TrustedKey {
 }
 
 /// A duration as humans write it: `30s`, `1h 30m`, `250ms`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     // humantime 2.4 panics where seconds and milliseconds add up to just over 2^64 s: keep far below.
     const TEXT_LEN_MAX: usize = 64;
     const DIGITS_MAX: usize = 9;

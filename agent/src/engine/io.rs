@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::observation::{ErrorBatch, Observation};
 use super::packet::{Packet, Version};
 use super::record::Class;
-use crate::config::UnitName;
+use crate::config::{CheckedConfig, UnitName};
 
 /// Ties a completion to its effect. Never reused within a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +72,8 @@ pub enum Input {
         /// 0 to 100.
         percent: u8,
     },
+    /// Another configuration was checked and is to be taken over (SIGHUP).
+    Reconfigure(Box<CheckedConfig>),
     /// Stop: SIGTERM or Ctrl-C. The engine says goodbye and then emits [`Effect::Exit`].
     Stop {
         /// Goes into the presence message: "stopped" or "rebooting".
@@ -205,7 +207,7 @@ pub enum StoreReply {
     Page {
         /// seq and encoded form.
         records: Vec<(u64, Bytes)>,
-        /// Records in the range that were lost to damage.
+        /// Records in the range that were lost to damage (counted once, by the read that passes over them).
         damaged: u64,
     },
     /// The cursor has moved.

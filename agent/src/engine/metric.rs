@@ -150,7 +150,6 @@ metrics! {
     10 BatteryCycles "battery.cycle_count" Last "1" "power_supply/*/cycle_count";
     11 BatteryExternalPower "battery.external_power" Last "1" "power_supply/*/online of Mains, USB and Wireless";
     12 BatteryDischarged "battery.discharged_pct" Sum "%" "falls of charge_pct while discharging";
-    13 BatterySimulated "battery.simulated" Last "1" "set by `fieldmedic demo` where it imitates a battery";
     14 BatterySupply "battery.supply" Last "1" "the directory's name below power_supply";
     // Documentation/ABI/testing/sysfs-class-net and sysfs-class-net-statistics.
     30 LinkType "link.type" Last "1" "net/*/type, wireless, uevent's DEVTYPE";
@@ -212,7 +211,7 @@ metrics! {
     122 AgentCpu "agent.cpu_pct" Gauge "%" "getrusage(2), of one core";
     123 AgentOutboxRecords "agent.outbox_records" Last "1" "records not yet acknowledged";
     124 AgentOutboxBytes "agent.outbox_bytes" Last "By" "their size on disk";
-    125 AgentDropped "agent.dropped.*" Sum "1" "records given up, by reason";
+    125 AgentDropped "agent.dropped.*" Last "1" "records given up since the store was made, by reason";
     126 AgentStoreWritten "agent.store_written_bytes" Sum "By" "bytes handed to the disk";
     127 AgentCollectFaults "agent.collect_faults" Sum "1" "files that were missing or said nonsense";
     128 AgentRefused "agent.refused.*" Sum "1" "requests turned away because a bound was reached, by bound";

@@ -1,8 +1,442 @@
-//! The pure engine: every decision of the agent, and nothing else. No async, no I/O, no clock, no dice of its own.
+//! The pure engine: every decision of the agent, and nothing else. No async, no I/O, no clock, no dice of its own:
+//! `handle(now, input)`, then `poll_effect()` until it is empty, and `poll_deadline()` says when to wake it. Its parts
+//! (vitals, incidents, outbox, link, commands, attributes) know nothing of each other; what passes between them passes
+//! here.
 
+pub mod attributes;
+pub mod budget;
+pub mod command;
+pub mod commands;
+pub mod effects;
+pub mod incidents;
 pub mod io;
+pub mod link;
 pub mod metric;
 pub mod observation;
+pub mod outbox;
 pub mod packet;
 pub mod record;
+pub mod status;
 pub mod time;
+pub mod timeline;
+pub mod vitals;
+
+mod pace;
+mod reconfigure;
+mod session;
+mod start;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::{AttributeValue, CheckedConfig};
+use attributes::Attributes;
+use commands::{Commands, Facts, Step};
+use effects::{Effects, Purpose};
+use incidents::Incidents;
+use io::{Effect, Input, LogLevel, StoreFault, StoreReply};
+use link::{FaultLog, Link};
+use metric::{Metric, Point};
+use observation::{ErrorBatch, Observation};
+use outbox::Outbox;
+use pace::Pace;
+use record::{Body, Class, CommandResult, Event, Record};
+use session::Session;
+use stop::Stopping;
+use time::{BootId, Mono, Now, Unix};
+use timeline::{Saved, Timeline};
+use vitals::Vitals;
+
+/// Numbers taken in advance for messages that are not stored, so that a crash can't use one twice.
+const SEQ_BLOCK: u64 = 1_024;
+/// How many may be left when the next block is taken.
+const SEQ_LOW: u64 = 256;
+
+/// Who this agent is: what the runtime knows when it starts.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The kernel's boot id.
+    pub boot: BootId,
+    /// The agent's version.
+    pub version: String,
+    /// When it was built: the present can't be earlier.
+    pub build_time: Unix,
+    /// 128 random bits in hexadecimal, new at each start.
+    pub nonce: String,
+    /// The MQTT password.
+    pub password: Option<String>,
+    /// What the runtime found out about this gateway: os, kernel, arch, model.
+    pub facts: BTreeMap<String, AttributeValue>,
+    /// The firmware's version.
+    pub firmware: Option<String>,
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Engine {
+    identity: Identity,
+    config: CheckedConfig,
+    effects: Effects,
+    timeline: Timeline,
+    seqs: Seqs,
+    vitals: Vitals,
+    incidents: Incidents,
+    outbox: Outbox,
+    link: Link,
+    faults: FaultLog,
+    session: Session,
+    commands: Commands,
+    attributes: Attributes,
+    pace: Pace,
+    stopping: Option<Stopping>,
+    cursor: Cursor,
+    last_sample: Option<(u64, Record)>,
+    counters: Counters,
+}
+
+/// Numbers for messages.
+#[derive(Debug)]
+struct Seqs {
+    last: u64,
+    reserved: u64,
+    reserving: bool,
+}
+
+/// How far the journal was read.
+#[derive(Debug, Default)]
+struct Cursor {
+    at: Option<String>,
+    saved: bool,
+}
+
+/// What is told in the next sample.
+#[derive(Debug, Default)]
+struct Counters {
+    collect_faults: u64,
+    observe_busy: u64,
+    publishes: u64,
+    duplicates: u64,
+    reconnects: u64,
+    store_written: u64,
+}
+
+impl Seqs {
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+}
+
+impl Engine {
+    /// Takes an input, decides, and queues effects.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        if let Some(saved) = self.timeline.observe(now) {
+            self.save_timeline(&saved);
+        }
+        match input {
+            Input::Wake => {}
+            Input::Observed { id, result } => {
+                if self.effects.complete(id).is_some() {
+                    self.observed(result);
+                }
+            }
+            Input::Errors(batch) => self.errors(now, batch),
+            Input::Store { id, result, stats } => {
+                self.counters.store_written = stats.written_bytes;
+                if let Some(purpose) = self.effects.complete(id) {
+                    self.stored(now, purpose, result);
+                }
+                self.outbox.stats(stats, &mut self.effects);
+                self.attributes.set_degraded(self.outbox.fault().is_some());
+            }
+            Input::LinkUp { id } => self.greet(now, id),
+            Input::LinkDown { id, fault, retry_in } => {
+                if let Some(signal) = self.link.down(now.mono, id, fault, retry_in) {
+                    self.signal(now, signal, retry_in);
+                }
+            }
+            Input::Packet { id, packet } => {
+                if let Some(signal) = self.link.packet(now.mono, id, packet, &mut self.effects) {
+                    self.signal(now, signal, Duration::ZERO);
+                }
+            }
+            Input::ActDone { id, outcome } => {
+                self.effects.complete(id);
+                self.with_commands(now, |commands, facts| commands.acted(facts, id, outcome));
+            }
+            Input::ActProgress { id, percent } => self.commands.progressed(id, percent),
+            Input::Reconfigure(config) => self.reconfigure(now, *config),
+            Input::Stop { reason } => self.stop(now, reason),
+        }
+        self.advance(now);
+    }
+
+    /// The next effect to carry out.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.poll()
+    }
+
+    /// When to call `handle` with [`Input::Wake`], if nothing else comes before.
+    #[must_use]
+    pub fn poll_deadline(&self) -> Option<Mono> {
+        let parts = [
+            self.pace.deadline(),
+            self.incidents.deadline(),
+            self.outbox.deadline(),
+            self.link.deadline(),
+            self.session.deadline(&self.link, &self.outbox, &self.attributes),
+            self.stopping.as_ref().and_then(Stopping::deadline),
+        ];
+        parts.into_iter().flatten().min()
+    }
+
+    /// How far the journal was read when its events were last made durable: where reading it should begin.
+    #[must_use]
+    pub fn error_cursor(&self) -> Option<&str> {
+        self.cursor.at.as_deref()
+    }
+
+    /// Does all that is due.
+    fn advance(&mut self, now: Now) {
+        self.tick(now);
+        for event in self.incidents.poll(now.mono) {
+            self.record_event(now, event);
+        }
+        let seqs = &mut self.seqs;
+        self.outbox.poll(now.mono, || seqs.next(), &mut self.effects);
+        self.link.poll(now.mono, &mut self.effects);
+        self.run_steps(now);
+        self.reserve_seqs();
+        self.pump(now);
+        self.save_dropped();
+        self.advance_stop(now);
+    }
+
+    fn observed(&mut self, result: Result<Observation, String>) {
+        self.pace.observed();
+        match result {
+            Ok(observation) => {
+                self.counters.collect_faults += observation.faults.len() as u64;
+                for fault in &observation.faults {
+                    self.effects.log(LogLevel::Debug, format!("collect: {}: {}", fault.source, fault.what));
+                }
+                self.vitals.observe(observation.points);
+                self.attributes.observe(&self.vitals);
+            }
+            Err(why) => {
+                self.counters.observe_busy += 1;
+                self.effects.log(LogLevel::Warn, format!("collect: no readings this time: {why}"));
+            }
+        }
+    }
+
+    fn errors(&mut self, now: Now, batch: ErrorBatch) {
+        if let Some(cursor) = &batch.cursor {
+            self.cursor = Cursor { at: Some(cursor.clone()), saved: false };
+        }
+        let stamp = self.timeline.stamp(now.mono);
+        let events = self.incidents.take(stamp, batch);
+        let told = !events.is_empty();
+        for event in events {
+            self.record_event(now, event);
+        }
+        if told {
+            // After the events in the store's queue: a crash between them repeats a line, and never loses one.
+            self.save_cursor();
+        }
+    }
+
+    /// The store completed something.
+    fn stored(&mut self, now: Now, purpose: Purpose, result: Result<StoreReply, StoreFault>) {
+        let fault = result.as_ref().err().cloned();
+        match purpose {
+            Purpose::Append { class, bytes, .. } => {
+                self.outbox.appended(now.mono, class, bytes, fault, &mut self.effects);
+            }
+            Purpose::Commit { upto } => {
+                self.outbox.committed(now.mono, upto, fault.as_ref(), &mut self.effects);
+                self.commands.results_durable(self.outbox.durable(Class::Results));
+                self.session.committed(&self.outbox);
+            }
+            Purpose::Read { class } => self.outbox.page(now.mono, class, result, &mut self.effects),
+            Purpose::Evict { class } => self.outbox.evicted(now.mono, class, result, &mut self.effects),
+            Purpose::Accepted(_) | Purpose::Begun(_) | Purpose::Outcome(_) => {
+                self.log_fault("journal", fault.as_ref());
+                self.with_commands(now, |commands, facts| commands.journaled(facts, &purpose, fault.is_none()));
+            }
+            Purpose::Reserve { upto } => {
+                self.log_fault("reserve message numbers", fault.as_ref());
+                self.seqs.reserving = false;
+                self.seqs.reserved = self.seqs.reserved.max(upto);
+                self.link.release(now.mono);
+            }
+            Purpose::Trim | Purpose::Bookkeeping => self.log_fault("bookkeeping", fault.as_ref()),
+            Purpose::Observe | Purpose::Act(_) => {}
+        }
+    }
+
+    /// Samples, reports and publishes when their time has come.
+    fn tick(&mut self, now: Now) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let due = self.pace.poll(now.mono, &self.config.telemetry);
+        if due.report {
+            self.report(now);
+        }
+        if due.observe {
+            self.effects.push_for(Purpose::Observe, |id| Effect::Observe { id });
+        }
+        if due.observe_overdue {
+            self.counters.observe_busy += 1;
+        }
+        if due.publish {
+            self.outbox.commit(&mut self.effects);
+            self.session.publish_due();
+        }
+    }
+
+    /// Closes the interval and stores its sample.
+    fn report(&mut self, now: Now) {
+        for point in self.agent_points(now) {
+            self.vitals.take(point);
+        }
+        self.save_cursor();
+        let Some(sample) = self.vitals.report(now.mono) else { return };
+        let record = Record { at: self.timeline.stamp(now.mono), body: Body::Sample(sample) };
+        let seq = self.seqs.next();
+        self.outbox.append(now.mono, seq, &record, &mut self.effects);
+        self.last_sample = Some((seq, record));
+    }
+
+    /// What the agent knows of itself.
+    fn agent_points(&mut self, now: Now) -> Vec<Point> {
+        let counters = std::mem::take(&mut self.counters);
+        let stats = self.outbox.store_stats();
+        let mut points = vec![
+            Point::new(Metric::AgentVersion, self.identity.version.as_str()),
+            Point::new(Metric::AgentOutboxRecords, self.outbox.records()),
+            Point::new(Metric::AgentOutboxBytes, stats.outbox_bytes),
+            Point::new(Metric::AgentStoreWritten, self.session.store_written_since(counters.store_written)),
+            Point::new(Metric::AgentCollectFaults, counters.collect_faults),
+            Point::new(Metric::AgentPublishes, counters.publishes),
+            Point::new(Metric::AgentDuplicates, counters.duplicates),
+            Point::new(Metric::AgentDrainRemaining, self.session.drain_remaining(&self.outbox)),
+        ];
+        self.counters.store_written = counters.store_written;
+        if self.config.collect.errors.enabled {
+            points.extend(self.incidents.report());
+        }
+        if self.config.collect.link.enabled {
+            points.extend(self.session.link_points(now.mono, &mut self.link, counters.reconnects));
+        }
+        for (reason, records) in self.outbox.dropped() {
+            points.push(Point::labelled(Metric::AgentDropped, reason, *records));
+        }
+        for (reason, commands) in self.commands.take_refused() {
+            points.push(Point::labelled(Metric::AgentCommandsRefused, reason.word(), commands));
+        }
+        for (bound, times) in
+            [("series_max", self.vitals.take_refused()), ("observe_one_at_a_time", counters.observe_busy)]
+        {
+            if times > 0 {
+                points.push(Point::labelled(Metric::AgentRefused, bound, times));
+            }
+        }
+        points
+    }
+
+    /// Puts an event into the outbox.
+    fn record_event(&mut self, now: Now, event: Event) {
+        self.record(now, Body::Event(event));
+    }
+
+    fn record(&mut self, now: Now, body: Body) -> u64 {
+        let record = Record { at: self.timeline.stamp(now.mono), body };
+        let seq = self.seqs.next();
+        self.outbox.append(now.mono, seq, &record, &mut self.effects);
+        seq
+    }
+
+    fn record_result(&mut self, now: Now, result: CommandResult) {
+        let id = result.command_id.clone();
+        let terminal = result.status.is_terminal();
+        let seq = self.record(now, Body::Result(result));
+        if let (true, Some(id)) = (terminal, id) {
+            self.commands.reported_as(&id, seq);
+        }
+    }
+
+    fn with_commands(&mut self, now: Now, call: impl FnOnce(&mut Commands, Facts<'_>)) {
+        let facts = Facts { now, config: &self.config, timeline: &self.timeline, nonce: &self.identity.nonce };
+        call(&mut self.commands, facts);
+    }
+
+    /// Carries out what the commands decided.
+    fn run_steps(&mut self, now: Now) {
+        while let Some(step) = self.commands.poll_step() {
+            match step {
+                Step::Report(result) => self.record_result(now, result),
+                Step::Audit(event) => self.record_event(now, event),
+                Step::Acknowledge(pkid) => self.link.acknowledge(now.mono, pkid, &mut self.effects),
+                Step::Journal(purpose, entries) => self.effects.put(purpose, entries),
+                Step::Act(id, act, timeout) => {
+                    let purpose = Purpose::Act(id.clone());
+                    let effect = self.effects.push_for(purpose, |effect| Effect::Act { id: effect, act, timeout });
+                    self.commands.acting(effect, id);
+                }
+                Step::Stop(id) => self.effects.push(Effect::CancelAct { id }),
+                Step::Intervals(intervals) => self.pace.override_until(now.mono, intervals),
+                Step::Log(level, text) => self.effects.log(level, text),
+            }
+        }
+    }
+
+    fn reserve_seqs(&mut self) {
+        if self.seqs.reserving || self.seqs.last + SEQ_LOW < self.seqs.reserved {
+            return;
+        }
+        self.seqs.reserving = true;
+        let upto = self.seqs.last + SEQ_BLOCK;
+        let entry = (start::SEQ_KEY.to_owned(), Some(commands::encode(&upto)));
+        self.effects.put(Purpose::Reserve { upto }, vec![entry]);
+    }
+
+    fn save_timeline(&mut self, saved: &Saved) {
+        let mut entries = vec![(start::FLOOR_KEY.to_owned(), Some(commands::encode(&saved.floor)))];
+        if let Some(anchor) = saved.anchor {
+            entries.push((start::anchor_key(self.timeline.boot()), Some(commands::encode(&anchor))));
+        }
+        entries.extend(saved.forget.iter().map(|boot| (start::anchor_key(*boot), None)));
+        self.effects.put(Purpose::Bookkeeping, entries);
+    }
+
+    fn save_dropped(&mut self) {
+        if let Some(dropped) = self.outbox.dropped_to_save() {
+            let entry = (start::DROPPED_KEY.to_owned(), Some(commands::encode(dropped)));
+            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        }
+    }
+
+    fn save_cursor(&mut self) {
+        if self.cursor.saved {
+            return;
+        }
+        self.cursor.saved = true;
+        if let Some(cursor) = &self.cursor.at {
+            let entry = (start::CURSOR_KEY.to_owned(), Some(Bytes::copy_from_slice(cursor.as_bytes())));
+            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        }
+    }
+
+    fn log_fault(&mut self, what: &str, fault: Option<&StoreFault>) {
+        if let Some(fault) = fault {
+            self.effects.log(LogLevel::Error, format!("store: {what}: {fault}"));
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! What collectors hand to the engine: raw readings, each with nothing decided yet.
 
+use minicbor::{Decode, Encode};
+
 use super::metric::Point;
 use super::time::{BootId, Mono, Unix};
 
@@ -22,24 +24,33 @@ pub struct Fault {
 }
 
 /// Severity in syslog's words (RFC 5424, section 6.2.1); lower is worse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(index_only)]
 #[repr(u8)]
 pub enum Severity {
     /// System is unusable.
+    #[n(0)]
     Emergency = 0,
     /// Action must be taken at once.
+    #[n(1)]
     Alert = 1,
     /// Critical conditions.
+    #[n(2)]
     Critical = 2,
     /// Error conditions.
+    #[n(3)]
     Error = 3,
     /// Warning conditions.
+    #[n(4)]
     Warning = 4,
     /// Normal but significant.
+    #[n(5)]
     Notice = 5,
     /// Informational.
+    #[n(6)]
     Info = 6,
     /// Debug-level.
+    #[n(7)]
     Debug = 7,
 }
 

@@ -29,3 +29,311 @@ impl Class {
         }
     }
 }
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::metric::Value;
+use super::observation::Severity;
+use super::time::{BootId, Mono};
+
+/// An instant that can be dated later: the boot, and the time since it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Stamp {
+    /// Which boot.
+    #[n(0)]
+    pub boot: BootId,
+    /// How long after it.
+    #[n(1)]
+    pub mono: Mono,
+}
+
+/// What is stored. Its sequence number stands in the store's frame, not here.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Record {
+    /// When it was made.
+    #[n(0)]
+    pub at: Stamp,
+    /// What it says.
+    #[n(1)]
+    pub body: Body,
+}
+
+/// The kinds of record.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Body {
+    /// A rolled-up sample: topic `telemetry`.
+    #[n(0)]
+    Sample(#[n(0)] Sample),
+    /// Topic `events`.
+    #[n(1)]
+    Event(#[n(0)] Event),
+    /// Topic `results`.
+    #[n(2)]
+    Result(#[n(0)] CommandResult),
+}
+
+/// What was measured in one report interval.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Sample {
+    /// Length of the interval in milliseconds.
+    #[n(0)]
+    pub interval_ms: u64,
+    /// In the order of the metric table.
+    #[n(1)]
+    pub readings: Vec<Reading>,
+}
+
+/// One metric's value in a sample.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Reading {
+    /// [`super::metric::Metric::number`]; one that is not known here was written by a newer agent, and is passed over.
+    #[n(0)]
+    pub metric: u16,
+    /// Fills the `*` of its path.
+    #[n(1)]
+    pub label: Option<Box<str>>,
+    /// The last value, the growth or the sum.
+    #[n(2)]
+    pub value: Value,
+    /// Lowest and highest of a gauge, where they differ.
+    #[n(3)]
+    pub range: Option<(f64, f64)>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Event {
+    /// How bad, as the number of RFC 5424.
+    #[n(0)]
+    pub severity: Severity,
+    /// The contract's `type`.
+    #[n(1)]
+    pub kind: EventKind,
+    /// The contract's `name`.
+    #[n(2)]
+    pub name: Box<str>,
+    /// The key under which the fields stand in the payload; none: no fields.
+    #[n(3)]
+    pub group: Box<str>,
+    /// What else is to be said, in the order of saying.
+    #[n(4)]
+    pub fields: Vec<(Box<str>, Field)>,
+}
+
+impl Event {
+    /// An event without fields.
+    pub fn new(severity: Severity, kind: EventKind, name: &str) -> Self {
+        Self { severity, kind, name: name.into(), group: "".into(), fields: Vec::new() }
+    }
+
+    /// The same, with the key under which the fields that follow will stand.
+    #[must_use]
+    pub fn group(mut self, key: &str) -> Self {
+        self.group = key.into();
+        self
+    }
+
+    /// The same, with one more field.
+    #[must_use]
+    pub fn with(mut self, key: &str, field: impl Into<Field>) -> Self {
+        self.fields.push((key.into(), field.into()));
+        self
+    }
+
+    /// The same, with one more field if there is a value for it.
+    #[must_use]
+    pub fn with_some(self, key: &str, field: Option<impl Into<Field>>) -> Self {
+        match field {
+            Some(field) => self.with(key, field),
+            None => self,
+        }
+    }
+}
+
+/// The contract's event types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(index_only)]
+#[expect(missing_docs, reason = "the contract's words")]
+pub enum EventKind {
+    #[n(0)]
+    Error,
+    #[n(1)]
+    Alarm,
+    #[n(2)]
+    Lifecycle,
+    #[n(3)]
+    Remediation,
+    #[n(4)]
+    Audit,
+}
+
+impl EventKind {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Alarm => "alarm",
+            Self::Lifecycle => "lifecycle",
+            Self::Remediation => "remediation",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// A field of an event.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Field {
+    /// A value.
+    #[n(0)]
+    Value(#[n(0)] Value),
+    /// An instant: becomes a date at sending, or null where that boot's clock was never trusted.
+    #[n(1)]
+    Stamp(#[n(0)] Stamp),
+    /// Several words.
+    #[n(2)]
+    List(#[n(0)] Vec<Box<str>>),
+}
+
+impl From<Stamp> for Field {
+    fn from(stamp: Stamp) -> Self {
+        Self::Stamp(stamp)
+    }
+}
+impl From<Vec<Box<str>>> for Field {
+    fn from(words: Vec<Box<str>>) -> Self {
+        Self::List(words)
+    }
+}
+impl<T: Into<Value>> From<T> for Field {
+    fn from(value: T) -> Self {
+        Self::Value(value.into())
+    }
+}
+
+/// The status of a command: the contract's `results`.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct CommandResult {
+    /// `None` where the message was no command with a readable id.
+    #[n(0)]
+    pub command_id: Option<Box<str>>,
+    /// Its name, where it could be read.
+    #[n(1)]
+    pub command: Option<Box<str>>,
+    /// In the words of AWS IoT Jobs.
+    #[n(2)]
+    pub status: Status,
+    /// A fixed word.
+    #[n(3)]
+    pub reason: Option<Box<str>>,
+    /// For a human.
+    #[n(4)]
+    pub detail: Option<Box<str>>,
+    /// The tail of what it printed.
+    #[n(5)]
+    pub output: Option<Box<str>>,
+    /// 0 to 100.
+    #[n(6)]
+    pub progress_pct: Option<u8>,
+}
+
+/// A command's status, in the words of AWS IoT Jobs and INTERRUPTED.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+#[expect(missing_docs, reason = "the contract's words")]
+pub enum Status {
+    #[n(0)]
+    Queued,
+    #[n(1)]
+    InProgress,
+    #[n(2)]
+    Succeeded,
+    #[n(3)]
+    Failed,
+    #[n(4)]
+    Rejected,
+    #[n(5)]
+    TimedOut,
+    #[n(6)]
+    Canceled,
+    #[n(7)]
+    Interrupted,
+}
+
+impl Status {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "QUEUED",
+            Self::InProgress => "IN_PROGRESS",
+            Self::Succeeded => "SUCCEEDED",
+            Self::Failed => "FAILED",
+            Self::Rejected => "REJECTED",
+            Self::TimedOut => "TIMED_OUT",
+            Self::Canceled => "CANCELED",
+            Self::Interrupted => "INTERRUPTED",
+        }
+    }
+
+    /// Whether nothing more will come for this command.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        !matches!(self, Self::Queued | Self::InProgress)
+    }
+}
+
+/// The first byte of every encoded record: the form that the rest has.
+const RECORD_FORMAT: u8 = 1;
+
+impl Record {
+    /// The log it belongs to.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match &self.body {
+            Body::Sample(_) => Class::Telemetry,
+            Body::Event(event) if matches!(event.kind, EventKind::Audit) => Class::Results,
+            Body::Event(_) => Class::Events,
+            Body::Result(_) => Class::Results,
+        }
+    }
+
+    /// Its stored form.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = vec![RECORD_FORMAT];
+        // Writing into a Vec has no failure; an empty record would be counted as unreadable, not lost in silence.
+        if minicbor::encode(self, &mut bytes).is_err() {
+            bytes.clear();
+        }
+        bytes.into()
+    }
+
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// If it was written in a form that this version doesn't know, or isn't a record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        match bytes.split_first() {
+            Some((&RECORD_FORMAT, rest)) => Ok(minicbor::decode(rest)?),
+            first => Err(RecordError::Format { found: first.map(|(format, _)| *format), known: RECORD_FORMAT }),
+        }
+    }
+}
+
+/// Why stored bytes are no record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Written by another version.
+    #[error("read a record: its format is {found:?}, this version reads {known}")]
+    Format {
+        /// The first byte.
+        found: Option<u8>,
+        /// What is read here.
+        known: u8,
+    },
+    /// Not CBOR of the shape expected.
+    #[error("read a record of format {RECORD_FORMAT}")]
+    Shape(#[from] minicbor::decode::Error),
+}

@@ -62,7 +62,7 @@ impl BootId {
             .trim()
             .bytes()
             .filter(|b| *b != b'-')
-            .map(|b| char::from(b).to_digit(16).map(|d| d as u8))
+            .map(|b| char::from(b).to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
             .collect::<Option<_>>()?;
         let bytes: Vec<u8> =
             digits.chunks_exact(2).filter_map(|pair| Some(pair.first()? << 4 | pair.get(1)?)).collect();

@@ -664,3 +664,22 @@ pub(super) fn inspect(dir: &Path) -> io::Result<LogSummary> {
     }
     Ok(summary)
 }
+
+/// Shows the records of a log that are not yet trimmed; changes nothing.
+pub(super) fn export(dir: &Path, mut show: impl FnMut(u64, &[u8])) -> io::Result<()> {
+    let acked = cursor::peek(&dir.join(CURSOR_FILE))?.unwrap_or_default().acked;
+    for first in names_with(dir, SUFFIX)? {
+        let file = match File::open(segment_path(dir, first)) {
+            // Trimmed since the directory was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        let written = file.metadata()?.len();
+        segment::visit(Source { file: &file, written, tail: &[] }, first, |seq, body| {
+            if seq > acked {
+                show(seq, body);
+            }
+        })?;
+    }
+    Ok(())
+}

@@ -197,6 +197,19 @@ pub fn inspect(path: &Path) -> Result<[(Class, LogSummary); Class::COUNT], Store
     Ok([log(Class::Results)?, log(Class::Events)?, log(Class::Telemetry)?])
 }
 
+/// Shows every record that waits in the outbox of a store, class by class and in order, also of a store in use; takes no
+/// lock and changes nothing. What was written but not committed is shown too.
+///
+/// # Errors
+/// The directory or a file in it can't be read.
+pub fn export(path: &Path, mut show: impl FnMut(Class, u64, &[u8])) -> Result<(), StoreFault> {
+    for class in Class::ALL {
+        let dir = log_dir(path, class);
+        log::export(&dir, |seq, body| show(class, seq, body)).attempt(|| format!("read {}", dir.display()))?;
+    }
+    Ok(())
+}
+
 fn log_dir(path: &Path, class: Class) -> PathBuf {
     path.join(OUTBOX_DIR).join(class.word())
 }

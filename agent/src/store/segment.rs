@@ -372,6 +372,21 @@ pub(super) fn survey(source: Source<'_>, segment: u64, acked: u64, expected: Opt
     }
 }
 
+/// Shows the records of a segment, as far as they check.
+pub(super) fn visit(source: Source<'_>, segment: u64, mut show: impl FnMut(u64, &[u8])) -> io::Result<()> {
+    if !matches!(source.header()?, Header::Known { .. }) {
+        return Ok(());
+    }
+    let mut frames = Frames::new(source, segment, HEADER_BYTES, segment.saturating_sub(1));
+    loop {
+        match frames.step()? {
+            Step::Record { seq, body, .. } => show(seq, body),
+            Step::Damaged { .. } | Step::Torn { .. } => {}
+            Step::End => return Ok(()),
+        }
+    }
+}
+
 impl Survey {
     fn count(&mut self, seq: u64, nth: u32, at: u64, acked: u64) {
         let live = seq > acked;

@@ -1,6 +1,10 @@
 //! The contract's payloads and the signature check. Pure: bytes in, values out; whether the time is right is judged by
 //! the engine, which knows how far the clock can be trusted.
 
+pub mod keys;
+pub mod payload;
+pub mod token;
+
 use std::fmt;
 
 /// A command's id (`jti`): 1 to 64 of `A-Z a-z 0-9 _ -`.

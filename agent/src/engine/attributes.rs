@@ -1,0 +1,135 @@
+//! The dynamic attributes by which a fleet is cut: coarse words with a deadband, so that a value at the edge of a band
+//! doesn't make a message a minute. Says when they changed; sending them is the engine's business.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::metric::{Metric, Value};
+use super::vitals::Vitals;
+
+/// Upper ends of the battery's bands in percent.
+const BAND_ENDS: [f64; 4] = [10.0, 25.0, 50.0, 75.0];
+const BANDS: [&str; 5] = ["0-10", "10-25", "25-50", "50-75", "75-100"];
+/// How far, in percent, the charge must leave its band before the band changes.
+const BAND_DEADBAND_PCT: f64 = 2.0;
+
+/// The dynamic attributes.
+#[derive(Debug, Default)]
+pub struct Attributes {
+    battery_band: Option<usize>,
+    link_type: Option<String>,
+    degraded: bool,
+    firmware: Option<String>,
+    agent: String,
+    changed: bool,
+}
+
+impl Attributes {
+    /// What is known at the start.
+    #[must_use]
+    pub fn new(agent: String, firmware: Option<String>) -> Self {
+        Self { agent, firmware, changed: true, ..Self::default() }
+    }
+
+    /// Looks at the readings of the open interval.
+    pub fn observe(&mut self, vitals: &Vitals) {
+        if let Some(charge) = vitals.last(Metric::BatteryChargePct).and_then(Value::number) {
+            let band = next_band(self.battery_band, charge);
+            self.changed |= self.battery_band != Some(band);
+            self.battery_band = Some(band);
+        }
+        if let Some(Value::Text(link)) = vitals.last(Metric::LinkType) {
+            if self.link_type.as_deref() != Some(link) {
+                self.link_type = Some(link.to_string());
+                self.changed = true;
+            }
+        }
+    }
+
+    /// Whether the agent itself can't do all of its work.
+    pub fn set_degraded(&mut self, degraded: bool) {
+        self.changed |= self.degraded != degraded;
+        self.degraded = degraded;
+    }
+
+    /// They are to be sent (again).
+    pub fn touch(&mut self) {
+        self.changed = true;
+    }
+
+    /// Whether they changed since they were last sent.
+    #[must_use]
+    pub const fn is_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// They are on their way.
+    pub fn sent(&mut self) {
+        self.changed = false;
+    }
+
+    /// The contract's `dynamic`.
+    #[must_use]
+    pub fn dynamic(&self, quarantine: &str) -> Map<String, Json> {
+        let mut map = Map::new();
+        if let Some(band) = self.battery_band.and_then(|band| BANDS.get(band)) {
+            map.insert("battery_band".into(), json!(band));
+        }
+        if let Some(link) = &self.link_type {
+            map.insert("link_type".into(), json!(link));
+        }
+        map.insert("health".into(), json!(if self.degraded { "degraded" } else { "ok" }));
+        map.insert("alarms".into(), json!([]));
+        map.insert("quarantine".into(), json!(quarantine));
+        if let Some(firmware) = &self.firmware {
+            map.insert("firmware".into(), json!(firmware));
+        }
+        map.insert("agent".into(), json!(self.agent));
+        map
+    }
+}
+
+/// The band of a charge; the one that it was in holds until the charge is clearly out of it.
+fn next_band(before: Option<usize>, charge: f64) -> usize {
+    let band = |charge: f64| BAND_ENDS.iter().filter(|end| charge >= **end).count();
+    match before {
+        Some(before) if band(charge) > before => before.max(band(charge - BAND_DEADBAND_PCT)),
+        Some(before) => before.min(band(charge + BAND_DEADBAND_PCT)),
+        None => band(charge),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::metric::Point;
+    use crate::engine::time::Mono;
+
+    fn seen(attributes: &mut Attributes, charge: f64) -> bool {
+        let mut vitals = Vitals::new(Mono(0));
+        vitals.take(Point::new(Metric::BatteryChargePct, charge));
+        attributes.observe(&vitals);
+        let changed = attributes.is_changed();
+        attributes.sent();
+        changed
+    }
+
+    #[test]
+    fn a_charge_that_swings_around_the_edge_of_a_band_changes_nothing() {
+        let mut attributes = Attributes::new("0".into(), None);
+        assert!(seen(&mut attributes, 50.4));
+        for charge in [49.9, 50.1, 48.5, 51.0] {
+            assert!(!seen(&mut attributes, charge), "{charge}");
+        }
+        assert!(seen(&mut attributes, 47.9));
+        assert_eq!(attributes.dynamic("none")["battery_band"], "25-50");
+        assert!(!seen(&mut attributes, 51.9));
+        assert!(seen(&mut attributes, 52.0));
+    }
+
+    #[test]
+    fn what_a_gateway_does_not_have_is_left_out() {
+        let dynamic = Attributes::new("1.2.3".into(), None).dynamic("none");
+        let keys: Vec<&String> = dynamic.keys().collect();
+        assert_eq!(keys, ["agent", "alarms", "health", "quarantine"]);
+    }
+}

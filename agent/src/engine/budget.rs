@@ -1,0 +1,94 @@
+//! How often a disruptive action may run: at most so many within a window. Spending is journaled with the command that
+//! spends it, so that neither a crash nor a reboot refills it. Age is judged by boot id and monotonic time.
+
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Encode};
+
+use super::record::Stamp;
+use super::time::Now;
+use super::timeline::Timeline;
+use crate::config::{Action, Budget};
+
+/// Spendings remembered per action: no budget may be larger, the config's check sees to that.
+pub const SPENT_MAX: usize = 1_000;
+
+/// What was spent of each budget.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    spent: BTreeMap<Action, Spent>,
+}
+
+/// The spendings of one action, oldest first: as it is stored.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Spent(#[n(0)] Vec<Stamp>);
+
+impl Ledger {
+    /// Takes over what was stored for an action.
+    pub fn restore(&mut self, action: Action, spent: Spent) {
+        self.spent.insert(action, spent);
+    }
+
+    /// Whether there is something left.
+    #[must_use]
+    pub fn has_left(&self, action: Action, budget: Option<&Budget>, timeline: &Timeline, now: Now) -> bool {
+        let Some(budget) = budget else { return true };
+        let spent = self
+            .spent
+            .get(&action)
+            .map_or(0, |spent| spent.0.iter().filter(|stamp| timeline.age(**stamp, now) < budget.window).count());
+        spent < usize::try_from(budget.count).unwrap_or(usize::MAX)
+    }
+
+    /// Spends one; what is returned is to be stored. Actions without a budget aren't kept.
+    pub fn spend(&mut self, action: Action, budget: Option<&Budget>, timeline: &Timeline, now: Now) -> Option<Spent> {
+        let budget = budget?;
+        let spent = self.spent.entry(action).or_default();
+        spent.0.retain(|stamp| timeline.age(*stamp, now) < budget.window);
+        spent.0.push(timeline.stamp(now.mono));
+        let surplus = spent.0.len().saturating_sub(SPENT_MAX.min(usize::try_from(budget.count).unwrap_or(SPENT_MAX)));
+        spent.0.drain(..surplus);
+        Some(spent.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::time::{BootId, Mono, Unix, Wall};
+
+    const BUDGET: Budget = Budget { count: 2, window: Duration::from_secs(3600) };
+
+    fn now(mono_s: u64) -> Now {
+        Now { mono: Mono(mono_s * 1000), wall: Wall { unix: Unix(0), trusted: false } }
+    }
+
+    fn timeline(boot: u8) -> Timeline {
+        Timeline::new(BootId([boot; 16]), BTreeMap::new(), None, Unix(0))
+    }
+
+    #[test]
+    fn a_spent_budget_is_refilled_only_by_its_window() {
+        let (mut ledger, timeline) = (Ledger::default(), timeline(1));
+        for s in [0, 10] {
+            assert!(ledger.has_left(Action::RestartUnit, Some(&BUDGET), &timeline, now(s)));
+            ledger.spend(Action::RestartUnit, Some(&BUDGET), &timeline, now(s));
+        }
+        assert!(!ledger.has_left(Action::RestartUnit, Some(&BUDGET), &timeline, now(3_599)));
+        assert!(ledger.has_left(Action::RestartUnit, Some(&BUDGET), &timeline, now(3_600)));
+        assert!(ledger.has_left(Action::Reboot, Some(&BUDGET), &timeline, now(0)), "each action has its own");
+    }
+
+    #[test]
+    fn a_reboot_does_not_refill_a_budget_when_no_clock_says_how_long_it_took() {
+        let (mut before, mut after) = (Ledger::default(), Ledger::default());
+        let spent = [1, 2].map(|s| before.spend(Action::Reboot, Some(&BUDGET), &timeline(1), now(s)));
+        let stored = minicbor::to_vec(spent[1].clone().unwrap()).unwrap();
+        after.restore(Action::Reboot, minicbor::decode(&stored).unwrap());
+        assert!(!after.has_left(Action::Reboot, Some(&BUDGET), &timeline(2), now(60)));
+        assert!(after.has_left(Action::Reboot, Some(&BUDGET), &timeline(2), now(3_600)));
+    }
+}

@@ -1,0 +1,191 @@
+//! What a verified command asks for, parsed once: past this point a unit is a [`UnitName`] and an argument has its type.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json};
+
+use super::io::Act;
+use crate::config::{Action, UnitName, parse_duration};
+use crate::wire::{CommandId, Reason, VerifiedCommand};
+
+/// How long a restart may take where the command doesn't say: systemd's own DefaultTimeoutStartSec.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a runbook may take where the command doesn't say.
+const RUN_TIMEOUT: Duration = Duration::from_secs(300);
+/// Arguments of a runbook.
+const RUN_ARGS_MAX: usize = 64;
+/// The shortest interval that a command may set: below it a gateway would measure itself.
+const INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// The longest that other intervals may stay in force.
+const OVERRIDE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// A command, ready to be admitted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Answers.
+    Ping,
+    /// Acts on the gateway.
+    Act(Act),
+    /// Takes a command back.
+    Cancel(CommandId),
+    /// The red button.
+    CancelAll,
+    /// Other rates for a while.
+    SetIntervals(Intervals),
+}
+
+/// Rates that replace the config's for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Intervals {
+    /// Instead of `telemetry.sample_interval`.
+    pub sample: Option<Duration>,
+    /// Instead of `telemetry.report_interval`.
+    pub report: Option<Duration>,
+    /// Instead of `telemetry.publish_interval`.
+    pub publish: Option<Duration>,
+    /// For how long.
+    pub hold: Duration,
+}
+
+impl Command {
+    /// Reads a command's name and arguments.
+    ///
+    /// # Errors
+    /// `unknown_command`, or `malformed` with what is wrong with which argument.
+    pub fn parse(command: &VerifiedCommand) -> Result<Self, (Reason, String)> {
+        let args = &command.args;
+        match command.name.as_str() {
+            "ping" => Ok(Self::Ping),
+            "restart_unit" => {
+                let unit = text(args, "unit")?;
+                let unit = UnitName::parse(unit).map_err(|error| malformed(format!("args.unit: {error}")))?;
+                Ok(Self::Act(Act::RestartUnit { unit }))
+            }
+            "run" => {
+                let runbook = text(args, "runbook")?;
+                if !is_runbook_name(runbook) {
+                    return Err(malformed(format!(
+                        "args.runbook {runbook:?} is no file name: letters, digits and . _ - only"
+                    )));
+                }
+                Ok(Self::Act(Act::Run { runbook: runbook.to_owned(), args: words(args)? }))
+            }
+            "cancel" => {
+                let id = text(args, "command_id")?;
+                let id = CommandId::parse(id)
+                    .ok_or_else(|| malformed(format!("args.command_id {id:?} is no command id")))?;
+                Ok(Self::Cancel(id))
+            }
+            "cancel_all" => Ok(Self::CancelAll),
+            "set_intervals" => intervals(args).map(Self::SetIntervals),
+            other => Err((Reason::UnknownCommand, format!("this version has no command {other:?}"))),
+        }
+    }
+
+    /// Whether it changes the gateway, so that its freshness has to be proven.
+    #[must_use]
+    pub const fn is_disruptive(&self) -> bool {
+        matches!(self, Self::Act(_))
+    }
+}
+
+impl Act {
+    /// What the config allows or forbids it as.
+    #[must_use]
+    pub const fn action(&self) -> Action {
+        match self {
+            Self::RestartUnit { .. } => Action::RestartUnit,
+            Self::Run { .. } => Action::Run,
+        }
+    }
+
+    /// What it works on: acts on one target run one after the other, others side by side.
+    #[must_use]
+    pub fn target(&self) -> String {
+        match self {
+            Self::RestartUnit { unit } => format!("unit:{}", unit.as_str()),
+            Self::Run { runbook, .. } => format!("runbook:{runbook}"),
+        }
+    }
+
+    /// How long it may take where the command doesn't say.
+    #[must_use]
+    pub const fn default_timeout(&self) -> Duration {
+        match self {
+            Self::RestartUnit { .. } => RESTART_TIMEOUT,
+            Self::Run { .. } => RUN_TIMEOUT,
+        }
+    }
+}
+
+/// A plain file name that can't leave its directory, nor be hidden or an option.
+fn is_runbook_name(name: &str) -> bool {
+    (1..=255).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+fn text<'a>(args: &'a Map<String, Json>, key: &str) -> Result<&'a str, (Reason, String)> {
+    match args.get(key) {
+        Some(Json::String(text)) => Ok(text),
+        Some(other) => Err(malformed(format!("args.{key} is {other}, a string is expected"))),
+        None => Err(malformed(format!("args.{key} is missing"))),
+    }
+}
+
+/// `args`: a list of words, or one word.
+fn words(args: &Map<String, Json>) -> Result<Vec<String>, (Reason, String)> {
+    let list = match args.get("args") {
+        None => return Ok(Vec::new()),
+        Some(Json::Array(list)) => list.as_slice(),
+        Some(one) => std::slice::from_ref(one),
+    };
+    if list.len() > RUN_ARGS_MAX {
+        return Err(malformed(format!("args.args has {} words, the limit is {RUN_ARGS_MAX}", list.len())));
+    }
+    list.iter()
+        .map(|word| match word {
+            Json::String(word) if !word.contains('\0') => Ok(word.clone()),
+            Json::Number(number) => Ok(number.to_string()),
+            Json::Bool(flag) => Ok(flag.to_string()),
+            other => Err(malformed(format!("args.args holds {other}, a string or number is expected"))),
+        })
+        .collect()
+}
+
+fn intervals(args: &Map<String, Json>) -> Result<Intervals, (Reason, String)> {
+    let intervals = Intervals {
+        sample: duration(args, "sample")?,
+        report: duration(args, "report")?,
+        publish: duration(args, "publish")?,
+        hold: duration(args, "for")?.ok_or_else(|| malformed("args.for is missing: say for how long".into()))?,
+    };
+    let set = [intervals.sample, intervals.report, intervals.publish];
+    if set.iter().flatten().any(|interval| *interval < INTERVAL_MIN) {
+        return Err(malformed("an interval is shorter than 1s".into()));
+    }
+    if set.iter().all(Option::is_none) {
+        return Err(malformed("none of args.sample, args.report and args.publish is there".into()));
+    }
+    if intervals.hold > OVERRIDE_MAX {
+        return Err(malformed("args.for is longer than 24h: change the config for that".into()));
+    }
+    Ok(intervals)
+}
+
+/// "30s", or a number of seconds.
+fn duration(args: &Map<String, Json>, key: &str) -> Result<Option<Duration>, (Reason, String)> {
+    match args.get(key) {
+        None => Ok(None),
+        Some(Json::Number(number)) if number.as_u64().is_some() => Ok(number.as_u64().map(Duration::from_secs)),
+        Some(Json::String(text)) => match parse_duration(text) {
+            Some(duration) => Ok(Some(duration)),
+            None => Err(malformed(format!("args.{key} is {text:?}, \"30s\" is expected"))),
+        },
+        Some(other) => Err(malformed(format!("args.{key} is {other}, \"30s\" is expected"))),
+    }
+}
+
+const fn malformed(detail: String) -> (Reason, String) {
+    (Reason::Malformed, detail)
+}

@@ -1,0 +1,743 @@
+//! The life of a command: known already? → time → what it asks → may it → journaled → acted → journaled → reported. A
+//! command takes effect at most once: its id is on disk before anything happens, and what was under way when the agent
+//! stopped is reported INTERRUPTED and never run again. Verifies no signature and runs nothing itself.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::budget::{Ledger as Budgets, Spent};
+use super::command::{Command, Intervals};
+use super::effects::Purpose;
+use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel};
+use super::observation::Severity;
+use super::record::{CommandResult, Event, EventKind, Status};
+use super::time::{Mono, Now, Unix};
+use super::timeline::Timeline;
+use crate::config::{Action, CheckedConfig};
+use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
+
+/// Commands remembered. One falls out only when its `exp` has passed for certain; until then new ones are `busy`.
+pub const LEDGER_MAX: usize = 2_048;
+/// Commands that wait for their target.
+pub const QUEUE_MAX: usize = 64;
+/// Acts that run side by side.
+pub const ACTS_MAX: usize = 8;
+/// Refusals that are told one by one: so many at once, then one a second. The rest is counted.
+const REFUSALS_BURST: u32 = 60;
+/// Keeps an entry of the ledger well under the keyed store's limit on a value.
+const KEPT_TEXT_MAX: usize = 2_048;
+/// Progress is told in steps of at least this.
+const PROGRESS_STEP_PCT: u8 = 5;
+
+/// The prefix of the ledger's keys in the store.
+pub const COMMAND_KEY: &str = "cmd/";
+/// The prefix of the budgets' keys in the store.
+pub const BUDGET_KEY: &str = "budget/";
+
+/// Something that the engine is to do for a command.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// Put a result into the outbox.
+    Report(CommandResult),
+    /// Put an audit event into the outbox.
+    Audit(Event),
+    /// The message was dealt with: acknowledge it.
+    Acknowledge(u16),
+    /// Write to the journal, and come back when it is durable.
+    Journal(Purpose, Vec<(String, Option<Bytes>)>),
+    /// Act on the gateway.
+    Act(CommandId, Act, Duration),
+    /// Stop an action.
+    Stop(EffectId),
+    /// Change the rates.
+    Intervals(Intervals),
+    /// Tell the console.
+    Log(LogLevel, String),
+}
+
+/// What decisions are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The present.
+    pub now: Now,
+    /// What is allowed.
+    pub config: &'a CheckedConfig,
+    /// How late it is at least.
+    pub timeline: &'a Timeline,
+    /// The nonce of the current presence message.
+    pub nonce: &'a str,
+}
+
+/// All commands that are known.
+#[derive(Debug, Default)]
+pub struct Commands {
+    ledger: BTreeMap<CommandId, Entry>,
+    queue: VecDeque<CommandId>,
+    running: BTreeMap<EffectId, CommandId>,
+    budgets: Budgets,
+    /// The journal was lost: what was issued before can't be known, and is not obeyed.
+    careful_before: Option<Unix>,
+    steps: VecDeque<Step>,
+    refusals: Bucket,
+    refused: BTreeMap<Reason, u64>,
+}
+
+/// A command in the ledger.
+#[derive(Debug)]
+struct Entry {
+    stored: Stored,
+    /// What it asks; `None` for one that came from the disk and won't run again.
+    command: Option<Command>,
+    /// The message to acknowledge once this is durable.
+    pkid: Option<u16>,
+    durable: bool,
+    timeout: Option<Duration>,
+    progress_pct: u8,
+    /// The seq under which its terminal status was put into the outbox.
+    report_seq: Option<u64>,
+}
+
+/// A command as it stands in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+struct Stored {
+    #[n(0)]
+    name: Box<str>,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    digest: [u8; 32],
+    #[n(2)]
+    expires_at: i64,
+    #[n(3)]
+    status: Status,
+    #[n(4)]
+    reason: Option<Box<str>>,
+    #[n(5)]
+    detail: Option<Box<str>>,
+    #[n(6)]
+    output: Option<Box<str>>,
+    /// The terminal status reached the outbox.
+    #[n(7)]
+    reported: bool,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    used: u32,
+    since: Mono,
+}
+
+impl Commands {
+    /// Starts with what the journal holds. What was under way is interrupted; what wasn't reported is reported now.
+    #[must_use]
+    pub fn new(state: &[(String, Bytes)], careful_before: Option<Unix>) -> Self {
+        let mut commands = Self { careful_before, ..Self::default() };
+        for (key, value) in state {
+            if let Some(id) = key.strip_prefix(COMMAND_KEY).and_then(CommandId::parse) {
+                commands.restore(id, value);
+            } else if let Some(action) = key.strip_prefix(BUDGET_KEY).and_then(Action::parse) {
+                match minicbor::decode::<Spent>(value) {
+                    Ok(spent) => commands.budgets.restore(action, spent),
+                    Err(error) => commands.log(LogLevel::Error, format!("journal: {key} can't be read: {error}")),
+                }
+            }
+        }
+        commands
+    }
+
+    /// What is to be done next.
+    pub fn poll_step(&mut self) -> Option<Step> {
+        self.steps.pop_front()
+    }
+
+    /// A message on a command topic; `pkid` is what to acknowledge (0: nothing).
+    pub fn receive(&mut self, facts: Facts<'_>, message: Result<VerifiedCommand, Refusal>, pkid: u16) {
+        let pkid = (pkid != 0).then_some(pkid);
+        match message {
+            Err(refusal) => {
+                self.refuse(facts.now.mono, &refusal);
+                self.acknowledge(pkid);
+            }
+            Ok(command) => self.verified(facts, &command, pkid),
+        }
+    }
+
+    /// The connection is gone: what was to be acknowledged on it will be delivered again.
+    pub fn forget_packets(&mut self) {
+        for entry in self.ledger.values_mut() {
+            entry.pkid = None;
+        }
+    }
+
+    /// A journal entry is durable, or could not be written.
+    pub fn journaled(&mut self, facts: Facts<'_>, purpose: &Purpose, written: bool) {
+        match purpose {
+            Purpose::Accepted(id) if written => self.accepted(facts, id),
+            Purpose::Accepted(id) => self.not_journaled(id),
+            Purpose::Begun(id) if written => self.act(facts, id),
+            Purpose::Begun(id) => {
+                self.finish(id, Status::Failed, Some(Reason::StoreFailed.word()), None, None);
+            }
+            Purpose::Outcome(id) => {
+                // Also where the write failed: a fleet that is told once too often is better off than one that waits.
+                self.report(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// An act was handed to the runtime under this id.
+    pub fn acting(&mut self, effect: EffectId, id: CommandId) {
+        self.running.insert(effect, id);
+    }
+
+    /// An act ended.
+    pub fn acted(&mut self, facts: Facts<'_>, effect: EffectId, outcome: ActOutcome) {
+        let Some(id) = self.running.remove(&effect) else { return };
+        let (status, fallback) = match outcome.status {
+            ActStatus::Succeeded => (Status::Succeeded, None),
+            ActStatus::Failed => (Status::Failed, None),
+            ActStatus::TimedOut => (Status::TimedOut, Some(Reason::Timeout.word())),
+            ActStatus::Canceled => (Status::Canceled, Some(Reason::Canceled.word())),
+        };
+        let reason = outcome.reason.as_deref().or(fallback).map(str::to_owned);
+        self.finish(&id, status, reason.as_deref(), outcome.detail, outcome.output);
+        self.begin_queued(facts);
+    }
+
+    /// An act says how far it is.
+    pub fn progressed(&mut self, effect: EffectId, percent: u8) {
+        let Some(id) = self.running.get(&effect).cloned() else { return };
+        let Some(entry) = self.ledger.get_mut(&id) else { return };
+        let percent = percent.min(100);
+        if percent < entry.progress_pct.saturating_add(PROGRESS_STEP_PCT)
+            && (percent != 100 || entry.progress_pct == 100)
+        {
+            return;
+        }
+        entry.progress_pct = percent;
+        let mut result = result_of(&id, &entry.stored);
+        result.progress_pct = Some(percent);
+        self.steps.push_back(Step::Report(result));
+    }
+
+    /// A report was given this seq: once that is durable, the report needn't be made again after a crash.
+    pub fn reported_as(&mut self, id: &str, seq: u64) {
+        let Some(id) = CommandId::parse(id) else { return };
+        if let Some(entry) = self.ledger.get_mut(&id) {
+            if entry.stored.status.is_terminal() {
+                entry.report_seq = Some(seq);
+            }
+        }
+    }
+
+    /// The outbox's results are durable up to this seq.
+    pub fn results_durable(&mut self, upto: u64) {
+        let mut entries = Vec::new();
+        for (id, entry) in &mut self.ledger {
+            if entry.report_seq.is_some_and(|seq| seq <= upto) {
+                entry.report_seq = None;
+                if !entry.stored.reported {
+                    entry.stored.reported = true;
+                    entries.push(put(id, &entry.stored));
+                }
+            }
+        }
+        if !entries.is_empty() {
+            self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
+        }
+    }
+
+    /// How many are queued or under way.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.queue.len() + self.running.len()
+    }
+
+    /// What was refused since it was last asked, by reason.
+    pub fn take_refused(&mut self) -> BTreeMap<Reason, u64> {
+        std::mem::take(&mut self.refused)
+    }
+
+    fn restore(&mut self, id: CommandId, value: &Bytes) {
+        let stored: Stored = match minicbor::decode(value) {
+            Ok(stored) => stored,
+            Err(error) => {
+                self.log(LogLevel::Error, format!("journal: command {id} can't be read: {error}"));
+                return;
+            }
+        };
+        let (status, reported) = (stored.status, stored.reported);
+        let entry = Entry {
+            stored,
+            command: None,
+            pkid: None,
+            durable: true,
+            timeout: None,
+            progress_pct: 0,
+            report_seq: None,
+        };
+        self.ledger.insert(id.clone(), entry);
+        let reason = Some(Reason::Interrupted.word());
+        match status {
+            Status::Queued => {
+                let detail = "the agent stopped before it began".to_owned();
+                self.finish(&id, Status::Canceled, reason, Some(detail), None);
+            }
+            Status::InProgress => {
+                let detail = "the agent stopped while it was under way; what came of it can't be known".to_owned();
+                self.finish(&id, Status::Interrupted, reason, Some(detail), None);
+            }
+            _ if !reported => self.report(&id),
+            _ => {}
+        }
+    }
+
+    fn verified(&mut self, facts: Facts<'_>, command: &VerifiedCommand, pkid: Option<u16>) {
+        if let Some(entry) = self.ledger.get_mut(&command.id) {
+            if entry.stored.digest != command.digest {
+                let detail = "the id was used by another command before".into();
+                return self.refuse_verified(facts, command, Reason::Replayed, detail, pkid, false);
+            }
+            if !entry.durable {
+                entry.pkid = pkid;
+                return;
+            }
+            let result = result_of(&command.id, &entry.stored);
+            self.steps.push_back(Step::Report(result));
+            return self.acknowledge(pkid);
+        }
+        let parsed = match self.judge(facts, command) {
+            Ok(parsed) => parsed,
+            Err((reason, detail)) => {
+                let keep = reason != Reason::Expired && self.make_room(facts);
+                return self.refuse_verified(facts, command, reason, detail, pkid, keep);
+            }
+        };
+        if !self.make_room(facts) {
+            let detail = format!("{LEDGER_MAX} unexpired commands are remembered already");
+            return self.refuse_verified(facts, command, Reason::Busy, detail, pkid, false);
+        }
+        self.accept(facts, command, parsed, pkid);
+    }
+
+    /// Whether a command that proved genuine is to be obeyed now. What never changes is asked first.
+    fn judge(&self, facts: Facts<'_>, command: &VerifiedCommand) -> Result<Command, (Reason, String)> {
+        let fresh = command.nonce.as_deref() == Some(facts.nonce);
+        judge_time(facts, command, fresh)?;
+        if self.careful_before.is_some_and(|before| command.issued_at.saturating_mul(1000) < before.0) {
+            return Err((Reason::Replayed, "issued before the journal was lost: whether it ran can't be known".into()));
+        }
+        let parsed = Command::parse(command)?;
+        if let Command::Act(act) = &parsed {
+            may(facts.config, act)?;
+        }
+        if parsed.is_disruptive() && !facts.now.wall.trusted && !fresh {
+            let detail = "the clock isn't synchronised: put the nonce of the presence message into the command";
+            return Err((Reason::ClockUntrusted, detail.into()));
+        }
+        if let Command::Act(act) = &parsed {
+            self.afford(facts, act)?;
+            if facts.config.remediation.dry_run {
+                return Err((Reason::DryRun, format!("would have done: {}", act.target())));
+            }
+            if self.target_is_taken(act) && self.queue.len() >= QUEUE_MAX {
+                return Err((Reason::Busy, format!("{QUEUE_MAX} commands are queued already")));
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn afford(&self, facts: Facts<'_>, act: &Act) -> Result<(), (Reason, String)> {
+        let action = act.action();
+        let budget = facts.config.remediation.budget.get(&action);
+        match budget {
+            Some(limit) if !self.budgets.has_left(action, budget, facts.timeline, facts.now) => {
+                let window = humantime::format_duration(limit.window);
+                Err((Reason::BudgetSpent, format!("{} times within {window} is the limit", limit.count)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn accept(&mut self, facts: Facts<'_>, command: &VerifiedCommand, parsed: Command, pkid: Option<u16>) {
+        let waits = matches!(&parsed, Command::Act(act) if self.target_is_taken(act));
+        let status = if waits { Status::Queued } else { Status::InProgress };
+        let stored = Stored::new(command, status);
+        let mut entries = vec![put(&command.id, &stored)];
+        if let (false, Command::Act(act)) = (waits, &parsed) {
+            entries.extend(self.spend(facts, act));
+        }
+        let timeout = command.timeout_s.map(Duration::from_secs);
+        let entry =
+            Entry { stored, command: Some(parsed), pkid, durable: false, timeout, progress_pct: 0, report_seq: None };
+        self.ledger.insert(command.id.clone(), entry);
+        if waits {
+            self.queue.push_back(command.id.clone());
+        }
+        self.steps.push_back(Step::Journal(Purpose::Accepted(command.id.clone()), entries));
+    }
+
+    /// The command is on disk: now it may be acknowledged, told and begun.
+    fn accepted(&mut self, facts: Facts<'_>, id: &CommandId) {
+        let Some(entry) = self.ledger.get_mut(id) else { return };
+        entry.durable = true;
+        let (pkid, status) = (entry.pkid.take(), entry.stored.status);
+        self.acknowledge(pkid);
+        match status {
+            Status::Queued => {
+                self.report(id);
+                self.begin_queued(facts);
+            }
+            Status::InProgress => self.act(facts, id),
+            _ => self.report(id),
+        }
+    }
+
+    /// Nothing was begun and nothing is remembered: the fleet is told, and may send it again.
+    fn not_journaled(&mut self, id: &CommandId) {
+        self.queue.retain(|queued| queued != id);
+        let Some(mut entry) = self.ledger.remove(id) else { return };
+        if !entry.stored.status.is_terminal() {
+            entry.stored.status = Status::Rejected;
+            entry.stored.reason = Some(Reason::StoreFailed.word().into());
+            entry.stored.detail = Some("the journal can't be written; it was not begun".into());
+        }
+        self.steps.push_back(Step::Report(result_of(id, &entry.stored)));
+        self.acknowledge(entry.pkid);
+    }
+
+    fn act(&mut self, facts: Facts<'_>, id: &CommandId) {
+        let Some(entry) = self.ledger.get(id) else { return };
+        let Some(command) = entry.command.clone() else { return };
+        match command {
+            Command::Ping => self.finish(id, Status::Succeeded, None, Some("pong".into()), None),
+            Command::Act(act) => {
+                self.report(id);
+                let timeout = self.timeout(id, &act);
+                self.steps.push_back(Step::Act(id.clone(), act, timeout));
+            }
+            Command::Cancel(other) => {
+                let found = self.cancel(&other);
+                let detail = if found {
+                    format!("{other} is being canceled")
+                } else {
+                    format!("{other} is neither queued nor under way")
+                };
+                let (status, reason) =
+                    if found { (Status::Succeeded, None) } else { (Status::Failed, Some("not_found")) };
+                self.finish(id, status, reason, Some(detail), None);
+                self.begin_queued(facts);
+            }
+            Command::CancelAll => {
+                let open: Vec<CommandId> = self.queue.iter().chain(self.running.values()).cloned().collect();
+                let canceled = open.iter().filter(|other| self.cancel(other)).count();
+                self.finish(id, Status::Succeeded, None, Some(format!("{canceled} commands canceled")), None);
+            }
+            Command::SetIntervals(intervals) => {
+                self.steps.push_back(Step::Intervals(intervals));
+                self.finish(id, Status::Succeeded, None, None, None);
+            }
+        }
+    }
+
+    /// What waits, and whose target is free now, begins. What has expired meanwhile, or can't be afforded, ends.
+    fn begin_queued(&mut self, facts: Facts<'_>) {
+        for id in std::mem::take(&mut self.queue) {
+            let Some(entry) = self.ledger.get(&id) else { continue };
+            let Some(Command::Act(act)) = entry.command.clone() else { continue };
+            if !entry.durable || self.target_is_taken(&act) {
+                self.queue.push_back(id);
+            } else if Unix(entry.stored.expires_at.saturating_mul(1000)) < lower_bound(facts) {
+                self.finish(
+                    &id,
+                    Status::TimedOut,
+                    Some(Reason::Expired.word()),
+                    Some("expired while it was queued".into()),
+                    None,
+                );
+            } else if let Err((reason, detail)) = self.afford(facts, &act) {
+                self.finish(&id, Status::Rejected, Some(reason.word()), Some(detail), None);
+            } else {
+                self.begin(facts, &id, &act);
+            }
+        }
+    }
+
+    fn begin(&mut self, facts: Facts<'_>, id: &CommandId, act: &Act) {
+        let spent = self.spend(facts, act);
+        let Some(entry) = self.ledger.get_mut(id) else { return };
+        entry.stored.status = Status::InProgress;
+        let mut entries = vec![put(id, &entry.stored)];
+        entries.extend(spent);
+        self.steps.push_back(Step::Journal(Purpose::Begun(id.clone()), entries));
+    }
+
+    fn spend(&mut self, facts: Facts<'_>, act: &Act) -> Option<(String, Option<Bytes>)> {
+        let action = act.action();
+        let budget = facts.config.remediation.budget.get(&action);
+        let spent = self.budgets.spend(action, budget, facts.timeline, facts.now)?;
+        Some((format!("{BUDGET_KEY}{}", action.word()), Some(encode(&spent))))
+    }
+
+    /// True if it was queued or under way.
+    fn cancel(&mut self, id: &CommandId) -> bool {
+        if let Some(place) = self.queue.iter().position(|queued| queued == id) {
+            self.queue.remove(place);
+            self.finish(
+                id,
+                Status::Canceled,
+                Some(Reason::Canceled.word()),
+                Some("canceled before it began".into()),
+                None,
+            );
+            return true;
+        }
+        let Some(effect) = self.running.iter().find(|(_, running)| *running == id).map(|(effect, _)| *effect) else {
+            return false;
+        };
+        self.steps.push_back(Step::Stop(effect));
+        true
+    }
+
+    /// The outcome is known: journal it, then report it.
+    fn finish(
+        &mut self,
+        id: &CommandId,
+        status: Status,
+        reason: Option<&str>,
+        detail: Option<String>,
+        output: Option<String>,
+    ) {
+        let Some(entry) = self.ledger.get_mut(id) else { return };
+        entry.command = None;
+        entry.stored.status = status;
+        entry.stored.reason = reason.map(Into::into);
+        entry.stored.detail = detail.as_deref().map(|text| tail(text).into());
+        entry.stored.output = output.as_deref().map(|text| tail(text).into());
+        let entries = vec![put(id, &entry.stored)];
+        self.steps.push_back(Step::Journal(Purpose::Outcome(id.clone()), entries));
+    }
+
+    fn report(&mut self, id: &CommandId) {
+        if let Some(entry) = self.ledger.get(id) {
+            self.steps.push_back(Step::Report(result_of(id, &entry.stored)));
+        }
+    }
+
+    /// A message that is no command to obey, from nobody knows whom.
+    fn refuse(&mut self, now: Mono, refusal: &Refusal) {
+        *self.refused.entry(refusal.reason).or_default() += 1;
+        if !self.refusals.take(now) {
+            return;
+        }
+        // A forged message must not speak for a command that is known.
+        let known = refusal.claimed_id.as_ref().is_some_and(|id| self.ledger.contains_key(id));
+        if !known {
+            self.steps.push_back(Step::Report(CommandResult {
+                command_id: refusal.claimed_id.as_ref().map(|id| id.as_str().into()),
+                command: refusal.claimed_name.as_deref().map(|name| tail(name).into()),
+                status: Status::Rejected,
+                reason: Some(refusal.reason.word().into()),
+                detail: Some(tail(&refusal.detail).into()),
+                output: None,
+                progress_pct: None,
+            }));
+        }
+        self.audit(refusal.claimed_id.as_ref(), refusal.claimed_name.as_deref(), refusal.reason, &refusal.detail);
+    }
+
+    /// A genuine command that is not obeyed. `keep`: remember that it was refused, so that it stays refused.
+    fn refuse_verified(
+        &mut self,
+        facts: Facts<'_>,
+        command: &VerifiedCommand,
+        reason: Reason,
+        detail: String,
+        pkid: Option<u16>,
+        keep: bool,
+    ) {
+        *self.refused.entry(reason).or_default() += 1;
+        if self.refusals.take(facts.now.mono) {
+            self.audit(Some(&command.id), Some(&command.name), reason, &detail);
+        }
+        let mut stored = Stored::new(command, Status::Rejected);
+        stored.reason = Some(reason.word().into());
+        stored.detail = Some(tail(&detail).into());
+        if !keep {
+            self.steps.push_back(Step::Report(result_of(&command.id, &stored)));
+            return self.acknowledge(pkid);
+        }
+        let entries = vec![put(&command.id, &stored)];
+        let entry =
+            Entry { stored, command: None, pkid, durable: false, timeout: None, progress_pct: 0, report_seq: None };
+        self.ledger.insert(command.id.clone(), entry);
+        self.steps.push_back(Step::Journal(Purpose::Accepted(command.id.clone()), entries));
+    }
+
+    fn audit(&mut self, id: Option<&CommandId>, name: Option<&str>, reason: Reason, detail: &str) {
+        let event = Event::new(Severity::Warning, EventKind::Audit, "command_refused")
+            .group("audit")
+            .with("reason", reason.word())
+            .with("detail", tail(detail))
+            .with_some("command_id", id.map(CommandId::as_str))
+            .with_some("command", name.map(tail));
+        self.steps.push_back(Step::Audit(event));
+        let id = id.map_or("?", CommandId::as_str);
+        self.log(LogLevel::Warn, format!("command {id} refused: {}: {detail}", reason.word()));
+    }
+
+    /// Forgets what can't be valid any more. False if the ledger is full all the same.
+    fn make_room(&mut self, facts: Facts<'_>) -> bool {
+        if self.ledger.len() < LEDGER_MAX {
+            return true;
+        }
+        let bound = lower_bound(facts);
+        let forgotten: Vec<CommandId> = self
+            .ledger
+            .iter()
+            .filter(|(_, entry)| entry.stored.reported && Unix(entry.stored.expires_at.saturating_mul(1000)) < bound)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in &forgotten {
+            self.ledger.remove(id);
+        }
+        if !forgotten.is_empty() {
+            let entries = forgotten.iter().map(|id| (key(id), None)).collect();
+            self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
+        }
+        self.ledger.len() < LEDGER_MAX
+    }
+
+    /// Whether another command works on the same target, or all hands are full.
+    fn target_is_taken(&self, act: &Act) -> bool {
+        let under_way: Vec<&Act> = self
+            .ledger
+            .values()
+            .filter(|entry| entry.stored.status == Status::InProgress)
+            .filter_map(|entry| if let Some(Command::Act(act)) = &entry.command { Some(act) } else { None })
+            .collect();
+        under_way.len() >= ACTS_MAX || under_way.iter().any(|other| other.target() == act.target())
+    }
+
+    fn timeout(&self, id: &CommandId, act: &Act) -> Duration {
+        self.ledger.get(id).and_then(|entry| entry.timeout).unwrap_or_else(|| act.default_timeout())
+    }
+
+    fn acknowledge(&mut self, pkid: Option<u16>) {
+        if let Some(pkid) = pkid {
+            self.steps.push_back(Step::Acknowledge(pkid));
+        }
+    }
+
+    fn log(&mut self, level: LogLevel, text: String) {
+        self.steps.push_back(Step::Log(level, text));
+    }
+}
+
+impl Stored {
+    fn new(command: &VerifiedCommand, status: Status) -> Self {
+        Self {
+            name: command.name.as_str().into(),
+            digest: command.digest,
+            expires_at: command.expires_at,
+            status,
+            reason: None,
+            detail: None,
+            output: None,
+            reported: false,
+        }
+    }
+}
+
+impl Bucket {
+    /// Takes one if there is one left.
+    fn take(&mut self, now: Mono) -> bool {
+        let refill = u32::try_from(now.since(self.since).as_secs()).unwrap_or(u32::MAX);
+        if refill > 0 {
+            self.used = self.used.saturating_sub(refill);
+            self.since = now;
+        }
+        let left = self.used < REFUSALS_BURST;
+        self.used += u32::from(left);
+        left
+    }
+}
+
+/// The lowest that the present can be: the trusted clock, or what is known without one.
+fn lower_bound(facts: Facts<'_>) -> Unix {
+    let floor = facts.timeline.floor();
+    if facts.now.wall.trusted { floor.max(facts.now.wall.unix) } else { floor }
+}
+
+/// Expiry is judged by a trusted clock. Without one, a reading that isn't provably wrong still counts against a command
+/// (refusing is the safe side), unless the nonce proves that it was made after this agent started.
+fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Result<(), (Reason, String)> {
+    let ms = |seconds: i64| Unix(seconds.saturating_mul(1000));
+    let wall = facts.now.wall;
+    let plausible = wall.unix >= facts.timeline.floor();
+    let skew = i64::try_from(facts.config.commands.max_clock_skew.as_millis()).unwrap_or(i64::MAX);
+    let horizon = Unix(wall.unix.0.saturating_add(skew));
+
+    let expires = ms(command.expires_at);
+    if expires < lower_bound(facts) || (!wall.trusted && plausible && !fresh && expires < wall.unix) {
+        return Err((Reason::Expired, format!("exp {} has passed", command.expires_at)));
+    }
+    let ahead = |at: i64| ms(at) > horizon;
+    let not_yet = match command.not_before {
+        Some(nbf) if (wall.trusted || plausible) && ahead(nbf) => Some(("nbf", nbf)),
+        _ if wall.trusted && ahead(command.issued_at) => Some(("iat", command.issued_at)),
+        _ => None,
+    };
+    match not_yet {
+        Some((claim, at)) => Err((Reason::NotYetValid, format!("{claim} {at} lies ahead of the clock"))),
+        None => Ok(()),
+    }
+}
+
+/// What the config says once and for all.
+fn may(config: &CheckedConfig, act: &Act) -> Result<(), (Reason, String)> {
+    let action = act.action();
+    if !config.remediation.allow.contains(&action) {
+        return Err((Reason::NotAllowed, format!("{} is not in remediation.allow", action.word())));
+    }
+    match act {
+        Act::RestartUnit { unit } if !config.remediation.units.contains(unit) => {
+            Err((Reason::NotAllowed, format!("{unit} is not in remediation.units")))
+        }
+        Act::RestartUnit { .. } | Act::Run { .. } => Ok(()),
+    }
+}
+
+fn result_of(id: &CommandId, stored: &Stored) -> CommandResult {
+    CommandResult {
+        command_id: Some(id.as_str().into()),
+        command: Some(stored.name.clone()),
+        status: stored.status,
+        reason: stored.reason.clone(),
+        detail: stored.detail.clone(),
+        output: stored.output.clone(),
+        progress_pct: None,
+    }
+}
+
+fn key(id: &CommandId) -> String {
+    format!("{COMMAND_KEY}{id}")
+}
+
+fn put(id: &CommandId, stored: &Stored) -> (String, Option<Bytes>) {
+    (key(id), Some(encode(stored)))
+}
+
+/// CBOR into memory has no failure; should it ever, an empty value is reported as unreadable at the next start.
+pub(super) fn encode<T: Encode<()>>(value: &T) -> Bytes {
+    minicbor::to_vec(value).unwrap_or_default().into()
+}
+
+/// The end of a text: what a program says last is what matters.
+fn tail(text: &str) -> &str {
+    let from = text.len().saturating_sub(KEPT_TEXT_MAX);
+    let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    text.get(from..).unwrap_or_default()
+}

@@ -1,0 +1,340 @@
+//! Turns error lines into events that a responder can read at night: lines of the same shape are one cluster; its first
+//! goes out at once, what follows within the bucket goes out as one count. Bounded in clusters and in events a minute;
+//! what is over a bound is counted, never dropped in silence. Doesn't judge what is to be done.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::metric::{Metric, Point};
+use super::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
+use super::record::{Event, EventKind, Stamp};
+use super::time::{BootId, Mono};
+
+/// New clusters that may be told at once within a minute; a storm of unlike lines becomes a count after that.
+const NEW_CLUSTERS_PER_MINUTE: u32 = 60;
+/// Bytes of a template and of an exemplar.
+const TEXT_MAX: usize = 512;
+
+/// The clusters of errors.
+#[derive(Debug)]
+pub struct Incidents {
+    settings: Settings,
+    clusters: BTreeMap<u64, Cluster>,
+    counts: Counts,
+    minute: (Mono, u32),
+}
+
+/// What the config says about errors.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Clusters remembered.
+    pub max_clusters: usize,
+    /// How long repeats are gathered into one count.
+    pub bucket: Duration,
+}
+
+#[derive(Debug)]
+struct Cluster {
+    line: ErrorLine,
+    template: String,
+    bucket_ends: Mono,
+    repeats: u64,
+    first: Stamp,
+    last: Stamp,
+    seen: Mono,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    lines: u64,
+    by_severity: BTreeMap<Severity, u64>,
+    unit_failures: u64,
+    oom_kills: u64,
+    coredumps: u64,
+    kernel: u64,
+    suppressed: u64,
+}
+
+impl Incidents {
+    /// No clusters yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, clusters: BTreeMap::new(), counts: Counts::default(), minute: (Mono(0), 0) }
+    }
+
+    /// Takes over new settings.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// Takes a batch; what is to be told at once comes back.
+    pub fn take(&mut self, now: Stamp, batch: ErrorBatch) -> Vec<Event> {
+        self.counts.suppressed += batch.missed;
+        batch.lines.into_iter().filter_map(|line| self.line(now, line)).collect()
+    }
+
+    /// The counts of the buckets that have ended.
+    pub fn poll(&mut self, now: Mono) -> Vec<Event> {
+        let bucket = self.settings.bucket;
+        let mut events = Vec::new();
+        for (fingerprint, cluster) in &mut self.clusters {
+            if cluster.repeats > 0 && cluster.bucket_ends <= now {
+                events.push(event(*fingerprint, cluster, cluster.repeats, bucket));
+                cluster.repeats = 0;
+                cluster.bucket_ends = now.after(bucket);
+            }
+        }
+        events
+    }
+
+    /// When [`Incidents::poll`] has something to tell.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        self.clusters.values().filter(|cluster| cluster.repeats > 0).map(|cluster| cluster.bucket_ends).min()
+    }
+
+    /// The interval's counts, zeros included: no errors is an answer.
+    pub fn report(&mut self) -> Vec<Point> {
+        let counts = std::mem::take(&mut self.counts);
+        let mut points = vec![
+            Point::new(Metric::ErrorsCount, counts.lines),
+            Point::new(Metric::ErrorsUnitFailures, counts.unit_failures),
+            Point::new(Metric::ErrorsOomKills, counts.oom_kills),
+            Point::new(Metric::ErrorsCoredumps, counts.coredumps),
+            Point::new(Metric::ErrorsKernel, counts.kernel),
+            Point::new(Metric::ErrorsSuppressed, counts.suppressed),
+        ];
+        points.extend(
+            counts
+                .by_severity
+                .iter()
+                .map(|(severity, n)| Point::labelled(Metric::ErrorsBySeverity, severity.word(), *n)),
+        );
+        points
+    }
+
+    fn line(&mut self, now: Stamp, line: ErrorLine) -> Option<Event> {
+        self.count(&line);
+        let bucket = self.settings.bucket;
+        let template = template(&line.message);
+        let fingerprint = fingerprint(&line, &template);
+        let at = stamp(now, &line);
+        if let Some(cluster) = self.clusters.get_mut(&fingerprint) {
+            cluster.seen = now.mono;
+            if cluster.repeats > 0 || now.mono < cluster.bucket_ends {
+                cluster.repeats += 1;
+                if cluster.repeats == 1 {
+                    cluster.first = at;
+                }
+                cluster.last = at;
+                return None;
+            }
+        }
+        if !self.make_room(now.mono, fingerprint) {
+            self.counts.suppressed += 1;
+            return None;
+        }
+        let cluster = Cluster {
+            line,
+            template,
+            bucket_ends: now.mono.after(bucket),
+            repeats: 0,
+            first: at,
+            last: at,
+            seen: now.mono,
+        };
+        let first = event(fingerprint, &cluster, 1, bucket);
+        self.clusters.insert(fingerprint, cluster);
+        Some(first)
+    }
+
+    fn count(&mut self, line: &ErrorLine) {
+        self.counts.lines += 1;
+        *self.counts.by_severity.entry(line.severity).or_default() += 1;
+        match line.kind {
+            ErrorKind::Plain => {}
+            ErrorKind::UnitFailure => self.counts.unit_failures += 1,
+            ErrorKind::OomKill => self.counts.oom_kills += 1,
+            ErrorKind::Coredump => self.counts.coredumps += 1,
+        }
+        self.counts.kernel += u64::from(line.source == ErrorSource::Kernel);
+    }
+
+    /// Whether a cluster may be told at once and remembered. The one unseen for longest makes place, but never one with
+    /// a count that is still to be told.
+    fn make_room(&mut self, now: Mono, fingerprint: u64) -> bool {
+        let (since, told) = self.minute;
+        let told = if now.since(since) >= Duration::from_secs(60) || told == 0 {
+            self.minute = (now, 0);
+            0
+        } else {
+            told
+        };
+        if told >= NEW_CLUSTERS_PER_MINUTE {
+            return false;
+        }
+        if !self.clusters.contains_key(&fingerprint) && self.clusters.len() >= self.settings.max_clusters {
+            let idle = self.clusters.iter().filter(|(_, cluster)| cluster.repeats == 0);
+            let Some(oldest) = idle.min_by_key(|(_, cluster)| cluster.seen).map(|(key, _)| *key) else { return false };
+            self.clusters.remove(&oldest);
+        }
+        self.minute.1 += 1;
+        true
+    }
+}
+
+/// When a line was written: by its own boot and monotonic time where it has them.
+fn stamp(now: Stamp, line: &ErrorLine) -> Stamp {
+    let boot: BootId = line.boot.unwrap_or(now.boot);
+    match line.mono {
+        Some(mono) => Stamp { boot, mono },
+        None => now,
+    }
+}
+
+fn event(fingerprint: u64, cluster: &Cluster, count: u64, bucket: Duration) -> Event {
+    let line = &cluster.line;
+    Event::new(line.severity, EventKind::Error, &cluster.template)
+        .group("error")
+        .with("fingerprint", &*format!("{fingerprint:016x}"))
+        .with("template", &*cluster.template)
+        .with("exemplar", cut(&line.message))
+        .with("count", count)
+        .with("first", cluster.first)
+        .with("last", cluster.last)
+        .with("bucket_s", bucket.as_secs())
+        .with("source", line.source.word())
+        .with_some("unit", line.unit.as_deref())
+        .with_some("exe", line.exe.as_deref())
+        .with_some("signal", line.signal.as_deref())
+}
+
+/// The line with what differs from one time to the next masked: numbers, addresses, ids and paths.
+fn template(message: &str) -> String {
+    let words: Vec<&str> = cut(message).split_whitespace().map(mask).collect();
+    words.join(" ")
+}
+
+fn mask(word: &str) -> &str {
+    let core = word.trim_matches(|c: char| c.is_ascii_punctuation() && c != '/');
+    let digits = core.bytes().filter(u8::is_ascii_digit).count();
+    let is_hex = core.len() >= 8 && core.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-' || b == b':');
+    if core.starts_with('/') && core.len() > 1 {
+        "<path>"
+    } else if digits > 0 && (is_hex || core.starts_with("0x")) {
+        "<hex>"
+    } else if digits > 0 {
+        "<n>"
+    } else {
+        word
+    }
+}
+
+fn cut(text: &str) -> &str {
+    let end = (0..=TEXT_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.get(..end).unwrap_or(text)
+}
+
+/// FNV-1a, 64 bit, over what makes a cluster: the same on every device and after every restart.
+fn fingerprint(line: &ErrorLine, template: &str) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let origin = line.unit.as_deref().or(line.exe.as_deref()).unwrap_or_default();
+    let parts = [line.source.word(), "\0", origin, "\0", template];
+    parts.iter().flat_map(|part| part.bytes()).fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::metric::Value;
+    use crate::engine::record::Field;
+
+    const BUCKET: Duration = Duration::from_secs(60);
+
+    fn incidents(max_clusters: usize) -> Incidents {
+        Incidents::new(Settings { max_clusters, bucket: BUCKET })
+    }
+
+    fn at(ms: u64) -> Stamp {
+        Stamp { boot: BootId([1; 16]), mono: Mono(ms) }
+    }
+
+    fn batch(messages: &[&str]) -> ErrorBatch {
+        let lines = messages.iter().map(|message| ErrorLine {
+            severity: Severity::Error,
+            source: ErrorSource::Journal,
+            kind: ErrorKind::Plain,
+            message: (*message).to_owned(),
+            unit: Some("app.service".into()),
+            exe: None,
+            signal: None,
+            boot: None,
+            mono: None,
+            wall: None,
+        });
+        ErrorBatch { lines: lines.collect(), missed: 0, cursor: None }
+    }
+
+    fn count(event: &Event) -> Option<&Field> {
+        event.fields.iter().find(|(key, _)| &**key == "count").map(|(_, field)| field)
+    }
+
+    #[test]
+    fn the_first_goes_out_at_once_and_repeats_as_one_count_at_the_end_of_the_bucket() {
+        let mut incidents = incidents(8);
+        assert_eq!(incidents.take(at(0), batch(&["timeout after 30 ms to 10.0.0.7:80"])).len(), 1);
+        let repeats = batch(&["timeout after 31 ms to 10.0.0.9:80", "timeout after 7 ms to 10.1.0.1:81"]);
+        assert!(incidents.take(at(1_000), repeats).is_empty());
+        assert_eq!(incidents.deadline(), Some(Mono(60_000)));
+        assert!(incidents.poll(Mono(59_999)).is_empty());
+        let told = incidents.poll(Mono(60_000));
+        assert_eq!(told.len(), 1);
+        assert_eq!(count(&told[0]), Some(&Field::Value(Value::Count(2))));
+        assert_eq!(&*told[0].name, "timeout after <n> ms to <n>");
+        assert!(incidents.poll(Mono(200_000)).is_empty(), "nothing more to tell");
+    }
+
+    #[test]
+    fn after_a_quiet_bucket_the_next_one_goes_out_at_once_again() {
+        let mut incidents = incidents(8);
+        assert_eq!(incidents.take(at(0), batch(&["boom"])).len(), 1);
+        assert_eq!(incidents.take(at(60_000), batch(&["boom"])).len(), 1);
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_same_on_every_device() {
+        let line = &batch(&["disk /dev/sda1 failed with 5"]).lines[0];
+        assert_eq!(template(&line.message), "disk <path> failed with <n>");
+        assert_eq!(format!("{:016x}", fingerprint(line, "disk <path> failed with <n>")), "0363b58ad074be45");
+    }
+
+    #[test]
+    fn clusters_are_bounded_the_oldest_idle_one_goes_first() {
+        let mut incidents = incidents(2);
+        for (ms, word) in [(0, "alpha"), (1, "beta"), (2, "gamma")] {
+            assert_eq!(incidents.take(at(ms), batch(&[word])).len(), 1, "{word}");
+        }
+        assert_eq!(incidents.clusters.len(), 2);
+        assert_eq!(incidents.take(at(3), batch(&["alpha"])).len(), 1, "alpha was forgotten, so it is new");
+    }
+
+    #[test]
+    fn a_storm_of_unlike_lines_becomes_a_count() {
+        let mut incidents = incidents(512);
+        let words: Vec<String> =
+            (0..100_u8).map(|n| format!("w{}{}", char::from(b'a' + n / 10), char::from(b'a' + n % 10))).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let told = incidents.take(at(0), batch(&words)).len();
+        assert_eq!(told, NEW_CLUSTERS_PER_MINUTE as usize);
+        let points = incidents.report();
+        assert!(points.contains(&Point::new(Metric::ErrorsCount, 100_u64)), "{points:?}");
+        assert!(points.contains(&Point::new(Metric::ErrorsSuppressed, 40_u64)), "{points:?}");
+    }
+
+    #[test]
+    fn hexadecimal_ids_and_addresses_are_masked_but_words_are_not() {
+        assert_eq!(template("segfault at 0x7f ip deadbeef01 in libfoo.so.6"), "segfault at <hex> ip <hex> in <n>");
+        assert_eq!(template("Feedback cafe accede"), "Feedback cafe accede");
+    }
+}

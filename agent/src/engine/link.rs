@@ -1,0 +1,660 @@
+//! The MQTT session as pure state: opening, greeting, packet ids, the window, acknowledgements in order, keep-alive and
+//! the wait before the next try. Works for 3.1.1 and 5 alike. It doesn't know what is sent, only how much of it is under
+//! way, and it never opens a socket.
+//!
+//! States: `Waiting` → `Opening` (transport) → `Greeting` (CONNECT sent) → `Online` → `Closing` → `Waiting`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::effects::Effects;
+use super::io::{Effect, EffectId, LinkFault, LinkFaultKind, LogLevel};
+use super::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
+use super::record::Class;
+use super::time::Mono;
+use crate::config::MqttVersion;
+
+/// How long the broker may take to answer CONNECT and SUBSCRIBE.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A publish that is unacknowledged for longer means that the connection is dead.
+const UNACKED_MAX: Duration = Duration::from_secs(30);
+/// Bytes of publishes under way: about what a link's send buffer holds.
+const INFLIGHT_BYTES_MAX: usize = 64 * 1024;
+/// How long to wait for the transport to close before giving it up.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+/// A broker that closes without a word at the greeting twice running may not speak MQTT 5.
+const MUTE_CLOSES_MAX: u8 = 2;
+
+/// What is under way in a PUBLISH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cargo {
+    /// The presence message.
+    Presence,
+    /// The attributes message.
+    Attributes,
+    /// Records of one lane.
+    Records {
+        /// The lane.
+        class: Class,
+        /// Their numbers, in order.
+        seqs: Vec<u64>,
+    },
+}
+
+/// What the session tells the engine.
+#[derive(Debug, PartialEq)]
+pub enum Signal {
+    /// The broker accepted us.
+    Online {
+        /// It still had our session: subscriptions and queued commands.
+        session_present: bool,
+    },
+    /// Our filters are in force.
+    Subscribed {
+        /// Filters that the broker refused.
+        refused: usize,
+    },
+    /// A message on a topic that we subscribed to.
+    Message(Publish),
+    /// A message that was too long to be taken in.
+    Oversize {
+        /// What to acknowledge; 0: nothing.
+        pkid: u16,
+        /// Where it was sent.
+        topic: String,
+        /// Its length.
+        len: usize,
+    },
+    /// The broker answered a publish.
+    Answered {
+        /// What it carried.
+        cargo: Cargo,
+        /// What became of it.
+        reason: AckReason,
+    },
+    /// The connection is gone.
+    Down {
+        /// Why.
+        fault: LinkFault,
+        /// How long it was online; `None`: it never was.
+        online_for: Option<Duration>,
+    },
+}
+
+/// What the config says about the connection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Which versions may be spoken.
+    pub version: MqttVersion,
+    /// Our keep-alive.
+    pub keep_alive: Duration,
+    /// Our own limit on unacknowledged publishes.
+    pub inflight_max: u16,
+    /// Online for so long: the backoff begins anew.
+    pub stable_after: Duration,
+}
+
+/// The session.
+#[derive(Debug)]
+pub struct Link {
+    settings: Settings,
+    state: State,
+    version: Version,
+    mute_closes: u8,
+    /// The other version is to be tried, without waiting.
+    retry_at_once: bool,
+    /// Why we are closing: said instead of the transport's own words.
+    closing: Option<LinkFault>,
+    /// Packet ids go on over reconnects, so that a late answer is never taken for a new one's.
+    next_pkid: u16,
+    expected_since: Mono,
+}
+
+#[derive(Debug)]
+enum State {
+    Held,
+    Waiting { until: Mono },
+    Opening { id: EffectId },
+    Greeting { id: EffectId, since: Mono },
+    Online(Box<Online>),
+    Closing { id: EffectId, since: Mono, was_online_since: Option<Mono> },
+}
+
+#[derive(Debug)]
+struct Online {
+    id: EffectId,
+    since: Mono,
+    stable: bool,
+    last_in: Mono,
+    last_out: Mono,
+    ping: Option<Mono>,
+    keep_alive: Duration,
+    receive_max: usize,
+    packet_max: usize,
+    inflight: BTreeMap<u16, Inflight>,
+    inflight_bytes: usize,
+    subscribing: Option<(u16, Mono)>,
+    /// Commands in order of receipt; true once durable. MQTT wants their PUBACKs in this order.
+    commands: VecDeque<(u16, bool)>,
+    rtt: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Inflight {
+    cargo: Cargo,
+    since: Mono,
+    bytes: usize,
+}
+
+impl Link {
+    /// A link that does nothing until [`Link::release`].
+    #[must_use]
+    pub fn new(settings: Settings, now: Mono) -> Self {
+        let version = if settings.version == MqttVersion::V311 { Version::V311 } else { Version::V5 };
+        Self {
+            settings,
+            state: State::Held,
+            version,
+            mute_closes: 0,
+            retry_at_once: false,
+            closing: None,
+            next_pkid: 0,
+            expected_since: now,
+        }
+    }
+
+    /// Takes over new settings; keep-alive holds from the next connection on.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// From now on a connection is wanted.
+    pub fn release(&mut self, now: Mono) {
+        if matches!(self.state, State::Held) {
+            self.state = State::Waiting { until: now };
+        }
+    }
+
+    /// No connection is wanted any more.
+    pub fn hold(&mut self) {
+        if matches!(self.state, State::Waiting { .. }) {
+            self.state = State::Held;
+        }
+    }
+
+    /// Whether the broker has accepted us.
+    #[must_use]
+    pub const fn is_online(&self) -> bool {
+        matches!(self.state, State::Online(_))
+    }
+
+    /// Whether there is no connection and none under way.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        matches!(self.state, State::Held | State::Waiting { .. })
+    }
+
+    /// The version spoken, or to be spoken next.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// When the next try is due, while waiting for it.
+    #[must_use]
+    pub const fn retry_at(&self) -> Option<Mono> {
+        if let State::Waiting { until } = self.state { Some(until) } else { None }
+    }
+
+    /// Since when the broker has accepted us.
+    #[must_use]
+    pub fn online_since(&self) -> Option<Mono> {
+        if let State::Online(online) = &self.state { Some(online.since) } else { None }
+    }
+
+    /// The last round trip to the broker, once.
+    pub fn take_rtt(&mut self) -> Option<Duration> {
+        if let State::Online(online) = &mut self.state { online.rtt.take() } else { None }
+    }
+
+    /// The largest packet that the broker takes.
+    #[must_use]
+    pub fn packet_max(&self) -> usize {
+        if let State::Online(online) = &self.state { online.packet_max } else { usize::MAX }
+    }
+
+    /// Publishes that are under way.
+    #[must_use]
+    pub fn inflight(&self) -> usize {
+        if let State::Online(online) = &self.state { online.inflight.len() } else { 0 }
+    }
+
+    /// Whether another publish may go out now. The bytes under way may go over their bound by one message.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let State::Online(online) = &self.state else { return false };
+        let window = usize::from(self.settings.inflight_max).min(online.receive_max);
+        online.inflight.len() < window && online.inflight_bytes < INFLIGHT_BYTES_MAX
+    }
+
+    /// Sends a QoS 1 publish; its answer comes as [`Signal::Answered`].
+    pub fn publish(
+        &mut self,
+        now: Mono,
+        topic: String,
+        payload: Vec<u8>,
+        retain: bool,
+        cargo: Cargo,
+        effects: &mut Effects,
+    ) {
+        let pkid = self.fresh_pkid();
+        let State::Online(online) = &mut self.state else { return };
+        let bytes = payload.len() + topic.len();
+        online.inflight.insert(pkid, Inflight { cargo, since: now, bytes });
+        online.inflight_bytes += bytes;
+        online.last_out = now;
+        let publish = Publish { topic, payload: payload.into(), qos: 1, retain, dup: false, pkid };
+        effects.push(Effect::Send { id: online.id, packet: Packet::Publish(publish) });
+    }
+
+    /// Asks for our command topics.
+    pub fn subscribe(&mut self, now: Mono, filters: Vec<(String, u8)>, effects: &mut Effects) {
+        let pkid = self.fresh_pkid();
+        let State::Online(online) = &mut self.state else { return };
+        online.subscribing = Some((pkid, now));
+        online.last_out = now;
+        effects.push(Effect::Send { id: online.id, packet: Packet::Subscribe { pkid, filters } });
+    }
+
+    /// Takes topics back that an older session was subscribed to.
+    pub fn unsubscribe(&mut self, now: Mono, filters: Vec<String>, effects: &mut Effects) {
+        let pkid = self.fresh_pkid();
+        let State::Online(online) = &mut self.state else { return };
+        online.last_out = now;
+        effects.push(Effect::Send { id: online.id, packet: Packet::Unsubscribe { pkid, filters } });
+    }
+
+    /// A command was dealt with so far that it may be acknowledged. PUBACKs go out in order of receipt.
+    pub fn acknowledge(&mut self, now: Mono, pkid: u16, effects: &mut Effects) {
+        let State::Online(online) = &mut self.state else { return };
+        if let Some(entry) = online.commands.iter_mut().find(|(id, done)| *id == pkid && !done) {
+            entry.1 = true;
+        }
+        while let Some((pkid, true)) = online.commands.front().copied() {
+            online.commands.pop_front();
+            online.last_out = now;
+            let packet = Packet::PubAck { pkid, reason: AckReason::Success };
+            effects.push(Effect::Send { id: online.id, packet });
+        }
+    }
+
+    /// Says goodbye (the broker then discards the will) and closes.
+    pub fn disconnect(&mut self, now: Mono, effects: &mut Effects) {
+        if let State::Online(online) = &self.state {
+            let packet = Packet::Disconnect { reason: "normal".into() };
+            effects.push(Effect::Send { id: online.id, packet });
+        }
+        self.close(now, LinkFaultKind::Local, "closed by the agent".into(), effects);
+    }
+
+    /// Does what is due. `connect` builds the CONNECT packet's effect when it is time for a new try.
+    pub fn poll(&mut self, now: Mono, effects: &mut Effects) {
+        match &mut self.state {
+            State::Waiting { until } if *until <= now => {
+                let id = effects.fresh_id();
+                effects.push(Effect::Connect { id, version: self.version });
+                self.state = State::Opening { id };
+            }
+            State::Greeting { since, .. } if now.since(*since) >= ANSWER_MAX => {
+                self.close(now, LinkFaultKind::KeepAlive, overdue("CONNACK", ANSWER_MAX), effects);
+            }
+            State::Closing { id, since, .. } if now.since(*since) >= CLOSE_MAX => {
+                // The runtime completes every connect; this repeats the request should it have been lost in a full queue.
+                let id = *id;
+                *since = now;
+                effects.push(Effect::Close { id });
+            }
+            State::Online(online) => {
+                if !online.stable && now.since(online.since) >= self.settings.stable_after {
+                    online.stable = true;
+                    effects.push(Effect::BackoffReset);
+                }
+                match online.dead(now) {
+                    Some(what) => self.close(now, LinkFaultKind::KeepAlive, what, effects),
+                    None => online.ping_if_due(now, effects),
+                }
+            }
+            State::Held
+            | State::Waiting { .. }
+            | State::Opening { .. }
+            | State::Greeting { .. }
+            | State::Closing { .. } => {}
+        }
+    }
+
+    /// When [`Link::poll`] has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        match &self.state {
+            State::Held | State::Opening { .. } => None,
+            State::Waiting { until } => Some(*until),
+            State::Greeting { since, .. } => Some(since.after(ANSWER_MAX)),
+            State::Closing { since, .. } => Some(since.after(CLOSE_MAX)),
+            State::Online(online) => {
+                let stable = (!online.stable).then(|| online.since.after(self.settings.stable_after));
+                stable.into_iter().chain(online.deadline()).min()
+            }
+        }
+    }
+
+    /// The transport is up: greet.
+    pub fn up(&mut self, now: Mono, id: EffectId, connect: Connect, effects: &mut Effects) {
+        if !matches!(self.state, State::Opening { id: ours } if ours == id) {
+            return;
+        }
+        self.state = State::Greeting { id, since: now };
+        effects.push(Effect::Send { id, packet: Packet::Connect(Box::new(connect)) });
+    }
+
+    /// The transport is gone, or never came up.
+    pub fn down(&mut self, now: Mono, id: EffectId, fault: LinkFault, retry_in: Duration) -> Option<Signal> {
+        let online_since = match &self.state {
+            State::Opening { id: ours } | State::Greeting { id: ours, .. } if *ours == id => None,
+            State::Online(online) if online.id == id => Some(online.since),
+            State::Closing { id: ours, was_online_since, .. } if *ours == id => *was_online_since,
+            _ => return None,
+        };
+        let greeting = matches!(self.state, State::Greeting { .. });
+        let fault = self.closing.take().unwrap_or(fault);
+        if greeting {
+            self.consider_older_version(fault.kind);
+        }
+        let wait = if std::mem::take(&mut self.retry_at_once) { Duration::ZERO } else { retry_in };
+        self.state = State::Waiting { until: now.after(wait) };
+        Some(Signal::Down { fault, online_for: online_since.map(|since| now.since(since)) })
+    }
+
+    /// A packet came in.
+    pub fn packet(&mut self, now: Mono, id: EffectId, packet: Packet, effects: &mut Effects) -> Option<Signal> {
+        match &mut self.state {
+            State::Greeting { id: ours, .. } if *ours == id => match packet {
+                Packet::ConnAck(ack) => self.greeted(now, id, ack, effects),
+                other => {
+                    let what = format!("the broker sent {} before CONNACK", name(&other));
+                    self.close(now, LinkFaultKind::Protocol, what, effects);
+                    None
+                }
+            },
+            State::Online(online) if online.id == id => {
+                online.last_in = now;
+                match online.packet(now, packet) {
+                    Ok(signal) => signal,
+                    Err((kind, what)) => {
+                        self.close(now, kind, what, effects);
+                        None
+                    }
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Seconds since this was last asked in which a connection was wanted.
+    pub fn take_expected(&mut self, now: Mono) -> Duration {
+        let expected = if matches!(self.state, State::Held) { Duration::ZERO } else { now.since(self.expected_since) };
+        self.expected_since = now;
+        expected
+    }
+
+    fn greeted(&mut self, now: Mono, id: EffectId, ack: ConnAck, effects: &mut Effects) -> Option<Signal> {
+        if ack.code != ConnectCode::Success {
+            if ack.code == ConnectCode::UnsupportedVersion {
+                self.speak_older_version();
+            }
+            self.close(now, LinkFaultKind::Refused, refusal(&ack.code), effects);
+            return None;
+        }
+        self.mute_closes = 0;
+        let keep_alive = ack.keep_alive_s.map_or(self.settings.keep_alive, |s| Duration::from_secs(s.into()));
+        self.state = State::Online(Box::new(Online {
+            id,
+            since: now,
+            stable: false,
+            last_in: now,
+            last_out: now,
+            ping: None,
+            keep_alive,
+            receive_max: usize::from(ack.receive_max).max(1),
+            packet_max: ack.packet_max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)),
+            inflight: BTreeMap::new(),
+            inflight_bytes: 0,
+            subscribing: None,
+            commands: VecDeque::new(),
+            rtt: None,
+        }));
+        Some(Signal::Online { session_present: ack.session_present })
+    }
+
+    /// A broker that speaks only 3.1.1 may answer our greeting with a packet that isn't MQTT 5, or hang up.
+    fn consider_older_version(&mut self, fault: LinkFaultKind) {
+        match fault {
+            LinkFaultKind::Protocol => self.mute_closes = MUTE_CLOSES_MAX,
+            LinkFaultKind::Server => self.mute_closes = self.mute_closes.saturating_add(1),
+            _ => {}
+        }
+        if self.mute_closes >= MUTE_CLOSES_MAX {
+            self.speak_older_version();
+        }
+    }
+
+    fn speak_older_version(&mut self) {
+        if self.settings.version == MqttVersion::Auto && self.version == Version::V5 {
+            self.version = Version::V311;
+            self.retry_at_once = true;
+        }
+        self.mute_closes = 0;
+    }
+
+    fn close(&mut self, now: Mono, kind: LinkFaultKind, detail: String, effects: &mut Effects) {
+        let (id, was_online_since) = match &self.state {
+            State::Opening { id } | State::Greeting { id, .. } => (*id, None),
+            State::Online(online) => (online.id, Some(online.since)),
+            State::Held | State::Waiting { .. } | State::Closing { .. } => return,
+        };
+        self.closing = Some(LinkFault { kind, detail });
+        self.state = State::Closing { id, since: now, was_online_since };
+        effects.push(Effect::Close { id });
+    }
+
+    fn fresh_pkid(&mut self) -> u16 {
+        let taken = |pkid: u16| match &self.state {
+            State::Online(online) => {
+                online.inflight.contains_key(&pkid) || online.subscribing.is_some_and(|(id, _)| id == pkid)
+            }
+            _ => false,
+        };
+        let mut pkid = self.next_pkid;
+        loop {
+            // At most `inflight_max` (below 65535) ids are taken, so this ends.
+            pkid = pkid.checked_add(1).unwrap_or(1);
+            if !taken(pkid) {
+                break;
+            }
+        }
+        self.next_pkid = pkid;
+        pkid
+    }
+}
+
+impl Online {
+    fn packet(&mut self, now: Mono, packet: Packet) -> Result<Option<Signal>, (LinkFaultKind, String)> {
+        Ok(match packet {
+            Packet::PubAck { pkid, reason } => self.answered(now, pkid, reason),
+            Packet::Publish(publish) => {
+                if publish.qos > 0 {
+                    self.take_command(publish.pkid);
+                }
+                Some(Signal::Message(publish))
+            }
+            Packet::Oversize { pkid, topic, len } => {
+                if pkid != 0 {
+                    self.take_command(pkid);
+                }
+                Some(Signal::Oversize { pkid, topic, len })
+            }
+            Packet::SubAck { pkid, granted } => {
+                if self.subscribing.is_none_or(|(ours, _)| ours != pkid) {
+                    return Ok(None);
+                }
+                self.subscribing = None;
+                Some(Signal::Subscribed { refused: granted.iter().filter(|qos| qos.is_none()).count() })
+            }
+            Packet::PingResp => {
+                self.rtt = self.ping.take().map(|sent| now.since(sent));
+                None
+            }
+            Packet::Disconnect { reason } => return Err((LinkFaultKind::Server, server_disconnect(&reason))),
+            Packet::UnsubAck { .. } => None,
+            other => {
+                return Err((
+                    LinkFaultKind::Protocol,
+                    format!("the broker sent {}, which a client never gets", name(&other)),
+                ));
+            }
+        })
+    }
+
+    /// A publish that is to be acknowledged later, in order. Bounded by the protocol: 65,535 ids of three bytes.
+    fn take_command(&mut self, pkid: u16) {
+        if self.commands.iter().all(|(id, _)| *id != pkid) {
+            self.commands.push_back((pkid, false));
+        }
+    }
+
+    fn answered(&mut self, now: Mono, pkid: u16, reason: AckReason) -> Option<Signal> {
+        let Inflight { cargo, since, bytes } = self.inflight.remove(&pkid)?;
+        self.inflight_bytes = self.inflight_bytes.saturating_sub(bytes);
+        self.rtt = Some(now.since(since));
+        Some(Signal::Answered { cargo, reason })
+    }
+
+    /// Since when something has been overdue, in words.
+    fn dead(&self, now: Mono) -> Option<String> {
+        let silence_max = self.silence_max();
+        if silence_max.is_some_and(|max| now.since(self.last_in) >= max) {
+            return Some(format!("nothing came in for {} s (1.5 x keep-alive)", now.since(self.last_in).as_secs()));
+        }
+        if self.oldest_unacked().is_some_and(|since| now.since(since) >= UNACKED_MAX) {
+            return Some(overdue("PUBACK", UNACKED_MAX));
+        }
+        if self.subscribing.is_some_and(|(_, since)| now.since(since) >= ANSWER_MAX) {
+            return Some(overdue("SUBACK", ANSWER_MAX));
+        }
+        None
+    }
+
+    fn ping_if_due(&mut self, now: Mono, effects: &mut Effects) {
+        if self.ping.is_none() && self.ping_at().is_some_and(|at| at <= now) {
+            self.ping = Some(now);
+            self.last_out = now;
+            effects.push(Effect::Send { id: self.id, packet: Packet::PingReq });
+        }
+    }
+
+    fn deadline(&self) -> Option<Mono> {
+        let ping = if self.ping.is_none() { self.ping_at() } else { None };
+        let silence = self.silence_max().map(|max| self.last_in.after(max));
+        let unacked = self.oldest_unacked().map(|since| since.after(UNACKED_MAX));
+        let subscribing = self.subscribing.map(|(_, since)| since.after(ANSWER_MAX));
+        [ping, silence, unacked, subscribing].into_iter().flatten().min()
+    }
+
+    /// A ping is due when either side has been silent for a keep-alive: the broker wants to hear us, and we it.
+    fn ping_at(&self) -> Option<Mono> {
+        (!self.keep_alive.is_zero()).then(|| self.last_out.min(self.last_in).after(self.keep_alive))
+    }
+
+    fn silence_max(&self) -> Option<Duration> {
+        (!self.keep_alive.is_zero()).then(|| self.keep_alive.mul_f32(1.5))
+    }
+
+    /// Ids wrap, so the oldest is found by time. The window keeps this short.
+    fn oldest_unacked(&self) -> Option<Mono> {
+        self.inflight.values().map(|inflight| inflight.since).min()
+    }
+}
+
+/// Says once what goes wrong with the connection, and again only when something else does: an outage of a month is one
+/// line, not a million.
+#[derive(Debug, Default)]
+pub struct FaultLog {
+    last: Option<LinkFault>,
+    repeats: u64,
+}
+
+impl FaultLog {
+    /// A connection failed or ended.
+    pub fn down(&mut self, fault: &LinkFault, retry_in: Duration, effects: &mut Effects) {
+        if self.last.as_ref() == Some(fault) {
+            self.repeats += 1;
+            effects.log(LogLevel::Debug, format!("broker: {} again; next try in {retry_in:.1?}", fault.kind.word()));
+            return;
+        }
+        let level = if fault.kind == LinkFaultKind::Local { LogLevel::Info } else { LogLevel::Warn };
+        effects.log(level, format!("broker: {} (retrying with backoff; repeats are not logged)", fault.detail));
+        self.last = Some(fault.clone());
+        self.repeats = 0;
+    }
+
+    /// A connection proved stable: the next failure is news again.
+    pub fn stable(&mut self) {
+        self.last = None;
+    }
+}
+
+fn overdue(what: &str, after: Duration) -> String {
+    format!("no {what} within {} s", after.as_secs())
+}
+
+fn refusal(code: &ConnectCode) -> String {
+    match code {
+        ConnectCode::Success => "accepted".into(),
+        ConnectCode::UnsupportedVersion => "the broker doesn't speak this version of MQTT: set mqtt.version".into(),
+        ConnectCode::BadClientId => "the broker refuses the client id: check device.id".into(),
+        ConnectCode::BadCredentials => {
+            "the broker refuses user name or password: check mqtt.username and mqtt.password_file".into()
+        }
+        ConnectCode::NotAuthorized => {
+            "the broker says not authorized: check its ACL, mqtt.username, mqtt.password_file or the client certificate"
+                .into()
+        }
+        ConnectCode::ServerUnavailable => "the broker says that it is unavailable".into(),
+        ConnectCode::Other(words) => format!("the broker refuses the connection: {words}"),
+    }
+}
+
+fn server_disconnect(reason: &str) -> String {
+    if reason.to_ascii_lowercase().contains("taken over") || reason.to_ascii_lowercase().contains("takenover") {
+        return "another client connected with this device.id: ids must be unique in the fleet".into();
+    }
+    format!("the broker closed the connection: {reason}")
+}
+
+const fn name(packet: &Packet) -> &'static str {
+    match packet {
+        Packet::Connect(_) => "CONNECT",
+        Packet::ConnAck(_) => "CONNACK",
+        Packet::Publish(_) | Packet::Oversize { .. } => "PUBLISH",
+        Packet::PubAck { .. } => "PUBACK",
+        Packet::PubRec { .. } => "PUBREC",
+        Packet::PubRel { .. } => "PUBREL",
+        Packet::PubComp { .. } => "PUBCOMP",
+        Packet::Subscribe { .. } => "SUBSCRIBE",
+        Packet::SubAck { .. } => "SUBACK",
+        Packet::Unsubscribe { .. } => "UNSUBSCRIBE",
+        Packet::UnsubAck { .. } => "UNSUBACK",
+        Packet::PingReq => "PINGREQ",
+        Packet::PingResp => "PINGRESP",
+        Packet::Disconnect { .. } => "DISCONNECT",
+    }
+}

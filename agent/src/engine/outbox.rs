@@ -1,0 +1,431 @@
+//! The durable send queue: three lanes (results, events, telemetry) over the store's logs. Decides what is appended,
+//! when it is committed, what is read ahead, what may be trimmed and what is given up for room. Sends nothing itself, and
+//! trims only what was acknowledged or is counted as dropped.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::effects::{Effects, Purpose};
+use super::io::{LogLevel, LogRange, Recovered, StoreFault, StoreOp, StoreReply, StoreStats};
+use super::record::{Class, Record};
+use super::time::Mono;
+
+/// Records read ahead of sending, per lane.
+const READ_RECORDS_MAX: usize = 256;
+/// Bytes read ahead of sending, per lane.
+const READ_BYTES_MAX: usize = 128 * 1024;
+/// Acknowledged records that may wait before space is given back.
+const TRIM_BATCH: u64 = 64;
+/// Records that wait for room after the store refused them.
+const RETRY_RECORDS_MAX: usize = 64;
+/// How long to wait before asking a store that failed again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The limits that the config sets.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Outbox and keyed state together.
+    pub max_bytes: u64,
+    /// What must stay free on the file system.
+    pub min_free_bytes: u64,
+    /// The longest that a telemetry record waits to become durable.
+    pub commit_interval: Duration,
+}
+
+/// The outbox.
+#[derive(Debug)]
+pub struct Outbox {
+    limits: Limits,
+    lanes: [Lane; Class::COUNT],
+    stats: StoreStats,
+    commit_at: Option<Mono>,
+    evicting: bool,
+    retry: VecDeque<(Class, Bytes)>,
+    retry_at: Option<Mono>,
+    /// The store failed to read or to make room: it is left alone until then.
+    rest_until: Option<Mono>,
+    /// By reason, since the store was made: a total, because the sample that carries it may be given up too.
+    dropped: BTreeMap<String, u64>,
+    dropped_saved: bool,
+    last_fault: Option<StoreFault>,
+}
+
+/// One log's place in the sending.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Highest seq handed to the store.
+    appended: u64,
+    /// Highest seq that is durable: nothing above it may be sent.
+    committed: u64,
+    /// The next read begins here.
+    next_read: u64,
+    reading: bool,
+    ready: VecDeque<(u64, Bytes)>,
+    inflight: BTreeSet<u64>,
+    /// Highest seq acknowledged or given up.
+    done: u64,
+    done_since_trim: u64,
+}
+
+impl Lane {
+    fn new(range: LogRange) -> Self {
+        Self { appended: range.last, committed: range.last, next_read: range.first, ..Self::default() }
+    }
+
+    /// Everything up to here may be deleted: what lies below the lowest that is still in flight.
+    fn trimmable(&self) -> u64 {
+        self.inflight.first().map_or(self.done, |lowest| lowest.saturating_sub(1).min(self.done))
+    }
+
+    fn has_unread(&self) -> bool {
+        self.next_read <= self.committed
+    }
+}
+
+impl Outbox {
+    /// Starts with what the store holds, and with what was given up before.
+    #[must_use]
+    pub fn new(limits: Limits, recovered: &Recovered, dropped: BTreeMap<String, u64>) -> Self {
+        Self {
+            limits,
+            lanes: recovered.logs.map(Lane::new),
+            stats: recovered.stats,
+            commit_at: None,
+            evicting: false,
+            retry: VecDeque::new(),
+            retry_at: None,
+            rest_until: None,
+            dropped,
+            dropped_saved: true,
+            last_fault: None,
+        }
+    }
+
+    /// Hands a record to the store. Telemetry may wait for its commit; everything else is committed at once.
+    pub fn append(&mut self, now: Mono, seq: u64, record: &Record, effects: &mut Effects) {
+        self.append_bytes(now, seq, record.class(), record.encode(), effects);
+        if record.class() != Class::Telemetry {
+            self.commit(effects);
+        }
+    }
+
+    /// Makes everything appended so far durable.
+    pub fn commit(&mut self, effects: &mut Effects) {
+        self.commit_at = None;
+        let upto = std::array::from_fn(|n| self.lanes.get(n).map_or(0, |lane| lane.appended));
+        effects.store(Purpose::Commit { upto }, StoreOp::Commit);
+    }
+
+    /// Does what is due. `seqs` gives the numbers for records that are tried again.
+    pub fn poll(&mut self, now: Mono, mut seqs: impl FnMut() -> u64, effects: &mut Effects) {
+        if self.rest_until.is_some_and(|until| until <= now) {
+            self.rest_until = None;
+            self.make_room(effects);
+        }
+        if self.commit_at.is_some_and(|at| at <= now) {
+            self.commit(effects);
+        }
+        if self.retry_at.is_some_and(|at| at <= now) && !self.evicting {
+            self.retry_at = None;
+            for (class, bytes) in std::mem::take(&mut self.retry) {
+                self.append_bytes(now, seqs(), class, bytes, effects);
+            }
+            self.commit(effects);
+        }
+    }
+
+    /// When [`Outbox::poll`] has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        let retry = self.retry_at.filter(|_| !self.evicting);
+        [self.commit_at, retry, self.rest_until].into_iter().flatten().min()
+    }
+
+    /// Keeps the read-ahead of a lane filled.
+    pub fn fill(&mut self, class: Class, effects: &mut Effects) {
+        let resting = self.rest_until.is_some();
+        let lane = self.lane(class);
+        if resting || lane.reading || !lane.ready.is_empty() || !lane.has_unread() {
+            return;
+        }
+        lane.reading = true;
+        let from = lane.next_read;
+        let op = StoreOp::Read { class, from, records_max: READ_RECORDS_MAX, bytes_max: READ_BYTES_MAX };
+        effects.store(Purpose::Read { class }, op);
+    }
+
+    /// The records of a lane that were read already, in order, up to a seq.
+    pub fn ready(&self, class: Class, upto: u64) -> impl Iterator<Item = (u64, &Bytes)> {
+        let lane = self.lanes.get(class as usize);
+        lane.into_iter()
+            .flat_map(|lane| &lane.ready)
+            .map(|(seq, bytes)| (*seq, bytes))
+            .take_while(move |(seq, _)| *seq <= upto)
+    }
+
+    /// The first record that [`Outbox::ready`] showed is on its way.
+    pub fn sent(&mut self, class: Class) {
+        let lane = self.lane(class);
+        if let Some((seq, _)) = lane.ready.pop_front() {
+            lane.inflight.insert(seq);
+        }
+    }
+
+    /// The broker took a record over.
+    pub fn acknowledged(&mut self, class: Class, seq: u64, effects: &mut Effects) {
+        let lane = self.lane(class);
+        if !lane.inflight.remove(&seq) {
+            return;
+        }
+        lane.done = lane.done.max(seq);
+        lane.done_since_trim += 1;
+        if lane.done_since_trim >= TRIM_BATCH || lane.inflight.is_empty() {
+            lane.done_since_trim = 0;
+            let upto = lane.trimmable();
+            effects.store(Purpose::Trim, StoreOp::Trim { class, upto });
+        }
+    }
+
+    /// A record in flight is given up, and counted.
+    pub fn set_aside(&mut self, class: Class, seq: u64, reason: &'static str, effects: &mut Effects) {
+        self.count_dropped(reason, 1);
+        self.acknowledged(class, seq, effects);
+    }
+
+    /// A record in flight has to be sent again, and with it, in order, all that came after it.
+    pub fn rewind(&mut self, class: Class, seq: u64) {
+        let lane = self.lane(class);
+        lane.inflight.retain(|other| *other < seq);
+        lane.ready.clear();
+        lane.next_read = seq.min(lane.next_read);
+    }
+
+    /// The connection is gone: everything in flight has to be sent again.
+    pub fn rewind_all(&mut self) -> u64 {
+        let mut again = 0;
+        for class in Class::ALL {
+            let lane = self.lane(class);
+            again += lane.inflight.len() as u64;
+            let lowest = lane.inflight.first().or(lane.ready.front().map(|(seq, _)| seq)).copied();
+            if let Some(lowest) = lowest {
+                self.rewind(class, lowest);
+            }
+        }
+        again
+    }
+
+    /// Takes note of how the store stands, and makes room where a limit is crossed.
+    pub fn stats(&mut self, stats: StoreStats, effects: &mut Effects) {
+        self.stats = stats;
+        self.make_room(effects);
+    }
+
+    /// An append ended.
+    pub fn appended(
+        &mut self,
+        now: Mono,
+        class: Class,
+        bytes: Bytes,
+        fault: Option<StoreFault>,
+        effects: &mut Effects,
+    ) {
+        let Some(fault) = fault else {
+            self.recovered(effects);
+            return;
+        };
+        self.report(&fault, effects);
+        if self.retry.len() >= RETRY_RECORDS_MAX {
+            self.count_dropped("store_failed", 1);
+            return;
+        }
+        self.retry.push_back((class, bytes));
+        self.retry_at = Some(now.after(RETRY_AFTER));
+        if matches!(fault, StoreFault::NoSpace { .. }) {
+            self.evict(effects);
+        }
+    }
+
+    /// A commit ended.
+    pub fn committed(
+        &mut self,
+        now: Mono,
+        upto: [u64; Class::COUNT],
+        fault: Option<&StoreFault>,
+        effects: &mut Effects,
+    ) {
+        if let Some(fault) = fault {
+            self.report(fault, effects);
+            self.commit_at = Some(now.after(RETRY_AFTER));
+            return;
+        }
+        for (lane, upto) in self.lanes.iter_mut().zip(upto) {
+            lane.committed = lane.committed.max(upto);
+        }
+    }
+
+    /// A read ended. A page of an older reading that was rewound meanwhile is thrown away.
+    pub fn page(&mut self, now: Mono, class: Class, result: Result<StoreReply, StoreFault>, effects: &mut Effects) {
+        let lane = self.lane(class);
+        lane.reading = false;
+        match result {
+            Ok(StoreReply::Page { records, damaged }) => {
+                let next_read = lane.next_read;
+                let (committed, mut last) = (lane.committed, None);
+                for (seq, bytes) in records {
+                    if seq >= next_read && seq <= committed {
+                        last = Some(seq);
+                        lane.ready.push_back((seq, bytes));
+                    }
+                }
+                // An empty page of a durable range: what was there is gone. Go on behind it.
+                lane.next_read = last.unwrap_or(committed) + 1;
+                self.count_dropped("corrupt", damaged);
+            }
+            Ok(_) => {}
+            Err(fault) => {
+                self.report(&fault, effects);
+                self.rest_until = Some(now.after(RETRY_AFTER));
+            }
+        }
+    }
+
+    /// An eviction ended.
+    pub fn evicted(&mut self, now: Mono, class: Class, result: Result<StoreReply, StoreFault>, effects: &mut Effects) {
+        self.evicting = false;
+        let Ok(StoreReply::Evicted { records, first, last }) = result else {
+            self.rest_until = Some(now.after(RETRY_AFTER));
+            return;
+        };
+        // There is room now: what waits for it needn't wait longer.
+        self.retry_at = self.retry_at.map(|at| at.min(now));
+        let lane = self.lane(class);
+        let on_the_way = lane.inflight.iter().chain(lane.ready.iter().map(|(seq, _)| seq));
+        let kept = on_the_way.filter(|seq| (first..=last).contains(seq)).count() as u64;
+        lane.next_read = lane.next_read.max(last.saturating_add(1));
+        self.count_dropped("quota", records.saturating_sub(kept));
+        if records > 0 {
+            let word = class.word();
+            effects.log(
+                LogLevel::Warn,
+                format!("store: gave up {records} {word} records (seq {first} to {last}) to stay within its limits"),
+            );
+        }
+    }
+
+    /// Counts records that were given up.
+    pub fn count_dropped(&mut self, reason: &'static str, records: u64) {
+        if records > 0 {
+            *self.dropped.entry(reason.to_owned()).or_default() += records;
+            self.dropped_saved = false;
+        }
+    }
+
+    /// What was given up since the store was made, by reason.
+    #[must_use]
+    pub const fn dropped(&self) -> &BTreeMap<String, u64> {
+        &self.dropped
+    }
+
+    /// The same, if it has changed since it was last asked: to be saved.
+    pub fn dropped_to_save(&mut self) -> Option<&BTreeMap<String, u64>> {
+        (!std::mem::replace(&mut self.dropped_saved, true)).then_some(&self.dropped)
+    }
+
+    /// Whether records up to this seq still wait for their acknowledgement.
+    #[must_use]
+    pub fn is_behind(&self, class: Class, upto: u64) -> bool {
+        self.lanes.get(class as usize).is_some_and(|lane| {
+            let waiting = lane.inflight.first().or(lane.ready.front().map(|(seq, _)| seq)).copied();
+            waiting.unwrap_or(if lane.has_unread() { lane.next_read } else { u64::MAX }) <= upto
+        })
+    }
+
+    /// Records not yet acknowledged.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.stats.records.iter().sum()
+    }
+
+    /// How the store stands.
+    #[must_use]
+    pub const fn store_stats(&self) -> &StoreStats {
+        &self.stats
+    }
+
+    /// The highest durable seq of a lane.
+    #[must_use]
+    pub fn durable(&self, class: Class) -> u64 {
+        self.lanes.get(class as usize).map_or(0, |lane| lane.committed)
+    }
+
+    /// Whether everything of a class that is durable was sent and acknowledged.
+    #[must_use]
+    pub fn is_drained(&self, class: Class) -> bool {
+        self.lanes.get(class as usize).is_none_or(|lane| {
+            lane.committed == lane.appended && !lane.has_unread() && lane.ready.is_empty() && lane.inflight.is_empty()
+        })
+    }
+
+    /// Why the store doesn't work, if it doesn't.
+    #[must_use]
+    pub const fn fault(&self) -> Option<&StoreFault> {
+        self.last_fault.as_ref()
+    }
+
+    fn append_bytes(&mut self, now: Mono, seq: u64, class: Class, bytes: Bytes, effects: &mut Effects) {
+        let commit_interval = self.limits.commit_interval;
+        let lane = self.lane(class);
+        lane.appended = seq;
+        if lane.next_read == 0 {
+            lane.next_read = seq;
+        }
+        effects.store(Purpose::Append { class, seq, bytes: bytes.clone() }, StoreOp::Append { class, seq, bytes });
+        self.commit_at.get_or_insert(now.after(commit_interval));
+    }
+
+    /// One segment at a time, until the numbers that come back with it are within the limits.
+    fn make_room(&mut self, effects: &mut Effects) {
+        let used = self.stats.outbox_bytes.saturating_add(self.stats.state_bytes);
+        if used > self.limits.max_bytes || self.stats.free_bytes < self.limits.min_free_bytes {
+            self.evict(effects);
+        }
+    }
+
+    /// Oldest telemetry first; events and results only when there is no telemetry.
+    fn evict(&mut self, effects: &mut Effects) {
+        if self.evicting || self.rest_until.is_some() {
+            return;
+        }
+        let mut classes = Class::ALL.into_iter().rev();
+        let records = self.stats.records;
+        let Some(class) = classes.find(|class| records.get(*class as usize).is_some_and(|n| *n > 0)) else {
+            return;
+        };
+        self.evicting = true;
+        effects.store(Purpose::Evict { class }, StoreOp::Evict { class });
+    }
+
+    /// One line when the store begins to fail, and one when it is well again: not one a record.
+    fn report(&mut self, fault: &StoreFault, effects: &mut Effects) {
+        if self.last_fault.as_ref() != Some(fault) {
+            effects.log(
+                LogLevel::Error,
+                format!("store: {fault}; what can't be stored is kept in memory, then counted as dropped"),
+            );
+            self.last_fault = Some(fault.clone());
+        }
+    }
+
+    fn recovered(&mut self, effects: &mut Effects) {
+        if self.last_fault.take().is_some() {
+            effects.log(LogLevel::Info, "store: works again");
+        }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "a class is an index below Class::COUNT by its definition")]
+    fn lane(&mut self, class: Class) -> &mut Lane {
+        &mut self.lanes[class as usize]
+    }
+}

@@ -1,0 +1,158 @@
+//! When to sample, report and publish. Ticks stay on their grid, so that intervals don't creep; after a long sleep one
+//! tick makes up for all that were missed.
+
+use std::time::Duration;
+
+use super::command::Intervals;
+use super::time::Mono;
+use crate::config::Telemetry;
+
+/// A round of collection that takes longer than this many sample intervals is worth a counter each time.
+#[derive(Debug)]
+pub(super) struct Pace {
+    observe_at: Mono,
+    report_at: Mono,
+    publish_at: Mono,
+    observing: bool,
+    replaced: Option<(Mono, Intervals)>,
+}
+
+/// What is due.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) observe: bool,
+    /// The round before is not over yet.
+    pub(super) observe_overdue: bool,
+    pub(super) report: bool,
+    pub(super) publish: bool,
+}
+
+impl Pace {
+    pub(super) fn new(now: Mono, telemetry: &Telemetry) -> Self {
+        Self {
+            observe_at: now,
+            report_at: now.after(telemetry.report_interval),
+            publish_at: now.after(telemetry.publish_interval),
+            observing: false,
+            replaced: None,
+        }
+    }
+
+    pub(super) fn poll(&mut self, now: Mono, telemetry: &Telemetry) -> Due {
+        if self.replaced.is_some_and(|(until, _)| until <= now) {
+            self.replaced = None;
+            self.restart(now, telemetry);
+        }
+        let (sample, report, publish) = self.intervals(telemetry);
+        let mut due = Due::default();
+        if self.observe_at <= now {
+            self.observe_at = next(self.observe_at, now, sample);
+            due.observe = !self.observing;
+            due.observe_overdue = self.observing;
+            self.observing = true;
+        }
+        if self.report_at <= now {
+            self.report_at = next(self.report_at, now, report);
+            due.report = true;
+        }
+        if self.publish_at <= now {
+            self.publish_at = next(self.publish_at, now, publish);
+            due.publish = true;
+        }
+        due
+    }
+
+    /// The round of collection is over.
+    pub(super) fn observed(&mut self) {
+        self.observing = false;
+    }
+
+    /// Other intervals for a while.
+    pub(super) fn override_until(&mut self, now: Mono, intervals: Intervals) {
+        self.replaced = Some((now.after(intervals.hold), intervals));
+        self.observe_at = now;
+        for (at, interval) in [(&mut self.report_at, intervals.report), (&mut self.publish_at, intervals.publish)] {
+            if let Some(interval) = interval {
+                *at = now.after(interval);
+            }
+        }
+    }
+
+    /// Begins the grid anew: the intervals have changed.
+    pub(super) fn restart(&mut self, now: Mono, telemetry: &Telemetry) {
+        let (_, report, publish) = self.intervals(telemetry);
+        self.observe_at = now;
+        self.report_at = now.after(report);
+        self.publish_at = now.after(publish);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        let until = self.replaced.map(|(until, _)| until);
+        [Some(self.observe_at), Some(self.report_at), Some(self.publish_at), until].into_iter().flatten().min()
+    }
+
+    fn intervals(&self, telemetry: &Telemetry) -> (Duration, Duration, Duration) {
+        let other = self.replaced.map(|(_, intervals)| intervals);
+        let pick = |configured: Duration, other: Option<Duration>| other.unwrap_or(configured);
+        (
+            pick(telemetry.sample_interval, other.and_then(|i| i.sample)),
+            pick(telemetry.report_interval, other.and_then(|i| i.report)),
+            pick(telemetry.publish_interval, other.and_then(|i| i.publish)),
+        )
+    }
+}
+
+/// The next tick of a grid after `now`.
+fn next(at: Mono, now: Mono, interval: Duration) -> Mono {
+    let step = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
+    let missed = now.0.saturating_sub(at.0) / step;
+    Mono(at.0.saturating_add(step.saturating_mul(missed.saturating_add(1))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Encoding;
+
+    fn telemetry() -> Telemetry {
+        Telemetry {
+            sample_interval: Duration::from_secs(10),
+            report_interval: Duration::from_secs(60),
+            publish_interval: Duration::from_secs(120),
+            encoding: Encoding::Json,
+        }
+    }
+
+    #[test]
+    fn a_late_wake_keeps_the_grid_and_makes_up_once() {
+        let mut pace = Pace::new(Mono(0), &telemetry());
+        assert_eq!(pace.poll(Mono(0), &telemetry()), Due { observe: true, ..Due::default() });
+        pace.observed();
+        let due = pace.poll(Mono(65_000), &telemetry());
+        assert_eq!(due, Due { observe: true, report: true, ..Due::default() });
+        assert_eq!(pace.deadline(), Some(Mono(70_000)));
+    }
+
+    #[test]
+    fn a_round_that_hangs_is_counted_and_not_doubled() {
+        let mut pace = Pace::new(Mono(0), &telemetry());
+        pace.poll(Mono(0), &telemetry());
+        let due = pace.poll(Mono(10_000), &telemetry());
+        assert_eq!((due.observe, due.observe_overdue), (false, true));
+    }
+
+    #[test]
+    fn other_intervals_end_by_themselves() {
+        let mut pace = Pace::new(Mono(0), &telemetry());
+        pace.poll(Mono(0), &telemetry());
+        let second = Some(Duration::from_secs(1));
+        let fast = Intervals { sample: second, report: second, publish: second, hold: Duration::from_secs(5) };
+        pace.override_until(Mono(0), fast);
+        pace.observed();
+        assert!(pace.poll(Mono(1_000), &telemetry()).report);
+        pace.observed();
+        pace.poll(Mono(5_000), &telemetry());
+        pace.observed();
+        assert_eq!(pace.deadline(), Some(Mono(15_000)), "back on the config's grid");
+    }
+}

@@ -1,0 +1,63 @@
+//! Another configuration at run time: what can change without loss is taken over, the rest is told and waits for a
+//! restart.
+
+use super::observation::Severity;
+use super::record::{Event, EventKind};
+use super::time::Now;
+use super::{Engine, start};
+use crate::config::{self, CheckedConfig, Collect, Device, Mqtt};
+
+impl Engine {
+    /// The configuration in force.
+    #[must_use]
+    pub const fn config(&self) -> &CheckedConfig {
+        &self.config
+    }
+
+    pub(super) fn reconfigure(&mut self, now: Now, wanted: CheckedConfig) {
+        let changes = config::changes(&self.config, &wanted);
+        if changes.is_empty() {
+            return;
+        }
+        let keys = |live: bool| -> Vec<Box<str>> {
+            changes.iter().filter(|change| change.live == live).map(|change| change.key.as_str().into()).collect()
+        };
+        let event = Event::new(Severity::Notice, EventKind::Lifecycle, "config_changed")
+            .group("config")
+            .with("taken_over", keys(true))
+            .with("needs_restart", keys(false));
+        self.record_event(now, event);
+        self.config = live_part(&self.config, wanted);
+        self.apply(now);
+    }
+
+    /// Hands the configuration to the parts that keep their share of it.
+    fn apply(&mut self, now: Now) {
+        self.pace.restart(now.mono, &self.config.telemetry);
+        self.incidents.set_settings(start::incident_settings(&self.config.collect.errors));
+        self.link.set_settings(start::link_settings(&self.config));
+        self.attributes.touch();
+        if self.link.is_online() {
+            self.subscribe(now, true);
+        }
+    }
+}
+
+/// `wanted`, but for what the running agent is built on.
+fn live_part(running: &CheckedConfig, wanted: CheckedConfig) -> CheckedConfig {
+    CheckedConfig {
+        device: Device { id: running.device.id.clone(), ..wanted.device },
+        mqtt: Mqtt {
+            drain: wanted.mqtt.drain,
+            inflight_max: wanted.mqtt.inflight_max,
+            reconnect: wanted.mqtt.reconnect,
+            ..running.mqtt.clone()
+        },
+        store: running.store.clone(),
+        collect: Collect { root: running.collect.root.clone(), ..wanted.collect },
+        rollback: running.rollback.clone(),
+        runbooks: running.runbooks.clone(),
+        local: running.local.clone(),
+        ..wanted
+    }
+}

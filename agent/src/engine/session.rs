@@ -1,0 +1,535 @@
+//! What is said over the link, and in which order: presence, attributes, results, events, telemetry. Joins the outbox to
+//! the link: a record is taken from the one when the other has room, and deleted when the broker has acknowledged it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::attributes::Attributes;
+use super::effects::Purpose;
+use super::io::{EffectId, LinkFault, LinkFaultKind, LogLevel};
+use super::link::{Cargo, Link, Signal};
+use super::metric::{Metric, Point};
+use super::observation::Severity;
+use super::outbox::Outbox;
+use super::packet::{AckReason, Connect, Publish, Version};
+use super::record::{Body, Class, Event, EventKind, Record};
+use super::time::{Mono, Now};
+use super::{Engine, commands, start};
+use crate::config::Encoding;
+use crate::wire::payload::{Presence, Speaker};
+use crate::wire::{Reason, Refusal, token};
+
+/// Samples that travel in one message.
+const SAMPLES_PER_MESSAGE_MAX: usize = 60;
+/// Bytes of a message's topic and header beside its payload.
+const PUBLISH_OVERHEAD: usize = 16;
+/// How long the broker keeps our session, and with it the commands that wait for us, while we are away.
+const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
+/// The largest packet that we take. A command is at most half of it, so an oversize one can still be named.
+pub(super) const PACKET_MAX: u32 = 64 * 1024;
+/// How long to wait when the broker says that we are over its quota, or won't say what is wrong.
+const QUOTA_PAUSE: Duration = Duration::from_secs(10);
+/// A record that the broker refused so often without saying why is set aside.
+const REFUSALS_MAX: u8 = 5;
+/// Attributes are sent at most this often.
+const ATTRIBUTES_PAUSE: Duration = Duration::from_secs(10);
+/// There is no quarantine yet that could be said.
+pub(super) const QUARANTINE_NONE: &str = "none";
+
+/// The engine's side of the conversation.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    presence_due: bool,
+    attributes_at: Option<Mono>,
+    /// Telemetry up to here may be sent: up to the last publish tick, or to what waited when the connection came up.
+    telemetry_upto: u64,
+    /// Telemetry up to here is a backlog, and is rationed.
+    backlog_upto: u64,
+    publish_due: bool,
+    ration: Ration,
+    paused_until: Option<Mono>,
+    /// The record that the broker refused last, and how often.
+    refused: Option<(u64, u8)>,
+    refusal_logged: bool,
+    /// The filters that the broker's session is known to have.
+    subscribed: Vec<String>,
+    connections: u64,
+    offline_since: Option<Mono>,
+    connected: Duration,
+    connected_from: Option<Mono>,
+    store_written: u64,
+    rtt: Option<Duration>,
+    pub(super) last_fault: Option<LinkFault>,
+}
+
+/// A token bucket for the backlog.
+#[derive(Debug, Default)]
+struct Ration {
+    /// Thousandths of a publish.
+    tokens: u64,
+    at: Mono,
+    per_second: u64,
+}
+
+impl Session {
+    /// Begins with the filters that the broker's session had when they were last saved.
+    pub(super) fn new(subscribed: Vec<String>) -> Self {
+        Self { subscribed, ..Self::default() }
+    }
+
+    /// A publish tick has come: what is durable after the commit that follows may go out.
+    pub(super) fn publish_due(&mut self) {
+        self.publish_due = true;
+    }
+
+    pub(super) fn committed(&mut self, outbox: &Outbox) {
+        if std::mem::take(&mut self.publish_due) {
+            self.telemetry_upto = outbox.durable(Class::Telemetry);
+        }
+    }
+
+    /// When the pump, which has nothing to wait for but time, should be tried again.
+    pub(super) fn deadline(&self, link: &Link, outbox: &Outbox, attributes: &Attributes) -> Option<Mono> {
+        if !link.is_online() || !link.has_room() {
+            return None;
+        }
+        if self.paused_until.is_some() {
+            return self.paused_until;
+        }
+        let attributes = attributes.is_changed().then_some(self.attributes_at).flatten();
+        let first = outbox.ready(Class::Telemetry, self.telemetry_upto).next().map(|(seq, _)| seq);
+        let ration = first.filter(|seq| *seq <= self.backlog_upto).and_then(|_| self.ration.next_at());
+        attributes.into_iter().chain(ration).min()
+    }
+
+    pub(super) fn drain_remaining(&self, outbox: &Outbox) -> u64 {
+        if outbox.is_behind(Class::Telemetry, self.backlog_upto) {
+            outbox.store_stats().records.get(Class::Telemetry as usize).copied().unwrap_or(0)
+        } else {
+            0
+        }
+    }
+
+    pub(super) fn store_written_since(&mut self, written: u64) -> u64 {
+        let before = std::mem::replace(&mut self.store_written, written);
+        written.saturating_sub(before)
+    }
+
+    /// The link's own metrics of the interval.
+    pub(super) fn link_points(&mut self, now: Mono, link: &mut Link, reconnects: u64) -> Vec<Point> {
+        if let Some(from) = self.connected_from {
+            self.connected += now.since(from);
+            self.connected_from = Some(now);
+        }
+        let mut points = vec![
+            Point::new(Metric::LinkConnected, std::mem::take(&mut self.connected).as_secs_f64()),
+            Point::new(Metric::LinkExpected, link.take_expected(now).as_secs_f64()),
+            Point::new(Metric::LinkReconnects, reconnects),
+        ];
+        if let Some(rtt) = self.rtt.take() {
+            points.push(Point::new(Metric::LinkBrokerRtt, rtt.as_secs_f64() * 1000.0));
+        }
+        points
+    }
+}
+
+impl Ration {
+    const ONE: u64 = 1_000;
+
+    fn set(&mut self, now: Mono, per_second: u32) {
+        *self = Self { tokens: Self::ONE, at: now, per_second: u64::from(per_second.max(1)) };
+    }
+
+    fn take(&mut self, now: Mono) -> bool {
+        let grown = now.0.saturating_sub(self.at.0).saturating_mul(self.per_second);
+        self.at = now;
+        self.tokens = self.tokens.saturating_add(grown).min(self.per_second * Self::ONE);
+        let Some(left) = self.tokens.checked_sub(Self::ONE) else { return false };
+        self.tokens = left;
+        true
+    }
+
+    fn next_at(&self) -> Option<Mono> {
+        let missing = Self::ONE.saturating_sub(self.tokens);
+        Some(self.at.after(Duration::from_millis(missing.div_ceil(self.per_second.max(1)))))
+    }
+}
+
+impl Engine {
+    pub(super) fn topic(&self, leaf: &str) -> String {
+        format!("{}/{}/{leaf}", self.config.mqtt.topic_prefix, self.config.device.id.as_str())
+    }
+
+    fn filters(&self) -> Vec<String> {
+        let prefix = &self.config.mqtt.topic_prefix;
+        let groups = self.config.device.groups.iter().map(|group| format!("{prefix}/groups/{group}/commands"));
+        std::iter::once(self.topic("commands")).chain(groups).collect()
+    }
+
+    /// The transport is up: say who we are, and leave the will.
+    pub(super) fn greet(&mut self, now: Now, id: EffectId) {
+        let payload = self.presence(now, Some("lost"));
+        let mqtt = &self.config.mqtt;
+        let connect = Connect {
+            version: self.link.version(),
+            client_id: self.config.device.id.as_str().to_owned(),
+            clean_start: false,
+            keep_alive_s: u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX),
+            username: (!mqtt.username.is_empty()).then(|| mqtt.username.clone()),
+            password: self.identity.password.clone(),
+            will: Some(Publish {
+                topic: self.topic("presence"),
+                payload: payload.into(),
+                qos: 1,
+                retain: true,
+                dup: false,
+                pkid: 0,
+            }),
+            session_expiry_s: SESSION_EXPIRY_S,
+            packet_max: PACKET_MAX,
+        };
+        self.link.up(now.mono, id, connect, &mut self.effects);
+    }
+
+    pub(super) fn presence(&mut self, now: Now, offline: Option<&str>) -> Vec<u8> {
+        let seq = self.seqs.next();
+        let state = Presence {
+            offline,
+            agent: &self.identity.version,
+            nonce: &self.identity.nonce,
+            quarantine: QUARANTINE_NONE,
+        };
+        self.speaker().presence(seq, self.timeline.stamp(now.mono), state)
+    }
+
+    fn speaker(&self) -> Speaker<'_> {
+        Speaker { device: self.config.device.id.as_str(), timeline: &self.timeline }
+    }
+
+    /// The link has something to say.
+    pub(super) fn signal(&mut self, now: Now, signal: Signal, retry_in: Duration) {
+        self.session.rtt = self.link.take_rtt().or(self.session.rtt);
+        match signal {
+            Signal::Online { session_present } => self.online(now, session_present),
+            Signal::Subscribed { refused: 0 } => self.subscribed(),
+            Signal::Subscribed { refused } => {
+                let text = format!("broker: it refuses {refused} of our command topics: check its ACL");
+                self.effects.log(LogLevel::Error, text);
+            }
+            Signal::Message(publish) => self.message(now, &publish),
+            Signal::Oversize { pkid, topic, len } => {
+                let refusal = Refusal {
+                    reason: Reason::TooLarge,
+                    claimed_id: None,
+                    claimed_name: None,
+                    detail: format!(
+                        "a message of {len} B on {topic}; a command has at most {} B",
+                        token::COMMAND_LEN_MAX
+                    ),
+                };
+                self.with_commands(now, |commands, facts| commands.receive(facts, Err(refusal), pkid));
+            }
+            Signal::Answered { cargo, reason } => self.answered(now, cargo, reason),
+            Signal::Down { fault, online_for } => self.down(now, fault, online_for, retry_in),
+        }
+    }
+
+    fn online(&mut self, now: Now, session_present: bool) {
+        self.faults.stable();
+        let session = &mut self.session;
+        session.connections += 1;
+        session.presence_due = true;
+        session.paused_until = None;
+        session.refusal_logged = false;
+        session.last_fault = None;
+        session.connected_from = Some(now.mono);
+        session.telemetry_upto = self.outbox.durable(Class::Telemetry);
+        session.backlog_upto = session.telemetry_upto;
+        session.ration.set(now.mono, self.config.mqtt.drain.publishes_per_second);
+        let offline = session.offline_since.take().map(|since| now.mono.since(since).as_secs_f64());
+        self.counters.reconnects += u64::from(session.connections > 1);
+        self.attributes.touch();
+        self.session.attributes_at = None;
+        self.subscribe(now, session_present);
+
+        let version = if self.link.version() == Version::V5 { "5" } else { "3.1.1" };
+        let text = format!("broker: connected to {} with MQTT {version}", self.config.mqtt.url);
+        self.effects.log(LogLevel::Info, text);
+        let event = Event::new(Severity::Info, EventKind::Lifecycle, "connected")
+            .group("link")
+            .with("mqtt_version", version)
+            .with("session_present", session_present)
+            .with_some("offline_s", offline);
+        self.record_event(now, event);
+    }
+
+    /// A session that the broker kept already has our filters: subscribing again would only cost.
+    pub(super) fn subscribe(&mut self, now: Now, session_present: bool) {
+        let filters = self.filters();
+        if session_present && self.session.subscribed == filters {
+            return;
+        }
+        if session_present {
+            let stale: Vec<String> =
+                self.session.subscribed.iter().filter(|old| !filters.contains(old)).cloned().collect();
+            if !stale.is_empty() {
+                self.link.unsubscribe(now.mono, stale, &mut self.effects);
+            }
+        }
+        let filters = filters.into_iter().map(|filter| (filter, 1)).collect();
+        self.link.subscribe(now.mono, filters, &mut self.effects);
+    }
+
+    fn subscribed(&mut self) {
+        self.session.subscribed = self.filters();
+        let entry = (start::SUBSCRIBED_KEY.to_owned(), Some(commands::encode(&self.session.subscribed)));
+        self.effects.put(Purpose::Bookkeeping, vec![entry]);
+    }
+
+    fn message(&mut self, now: Now, publish: &Publish) {
+        let pkid = if publish.qos == 0 { 0 } else { publish.pkid };
+        let group = self.group_of(&publish.topic);
+        let audience = token::Audience { device: self.config.device.id.as_str(), groups: &self.config.device.groups };
+        let verified = token::verify(&publish.payload, &audience, group, &self.config.commands);
+        if let Ok(command) = &verified {
+            self.timeline.raise_floor(super::time::Unix(command.issued_at.saturating_mul(1000)));
+        }
+        self.with_commands(now, |commands, facts| commands.receive(facts, verified, pkid));
+    }
+
+    /// The group that a command topic belongs to; `None` for the device's own.
+    fn group_of<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        topic.strip_prefix(&*self.config.mqtt.topic_prefix)?.strip_prefix("/groups/")?.strip_suffix("/commands")
+    }
+
+    fn answered(&mut self, now: Now, cargo: Cargo, reason: AckReason) {
+        let Cargo::Records { class, seqs } = cargo else {
+            if !matches!(reason, AckReason::Success | AckReason::NoMatchingSubscribers) {
+                self.log_refusal(reason);
+            }
+            return;
+        };
+        match reason {
+            AckReason::Success | AckReason::NoMatchingSubscribers => {
+                for seq in seqs {
+                    self.outbox.acknowledged(class, seq, &mut self.effects);
+                }
+            }
+            AckReason::NotAuthorized => self.set_aside(class, &seqs, "not_authorized", reason),
+            AckReason::TopicNameInvalid => self.set_aside(class, &seqs, "topic_name_invalid", reason),
+            AckReason::PayloadFormatInvalid => self.set_aside(class, &seqs, "payload_format_invalid", reason),
+            AckReason::QuotaExceeded => self.try_later(now, class, &seqs, reason),
+            AckReason::Unspecified => {
+                let first = seqs.first().copied().unwrap_or_default();
+                let times = self.session.refused.filter(|(seq, _)| *seq == first).map_or(1, |(_, times)| times + 1);
+                self.session.refused = Some((first, times));
+                if times >= REFUSALS_MAX {
+                    self.set_aside(class, &seqs, "refused", reason);
+                } else {
+                    self.try_later(now, class, &seqs, reason);
+                }
+            }
+        }
+    }
+
+    fn set_aside(&mut self, class: Class, seqs: &[u64], why: &'static str, reason: AckReason) {
+        self.log_refusal(reason);
+        for seq in seqs {
+            self.outbox.set_aside(class, *seq, why, &mut self.effects);
+        }
+    }
+
+    fn try_later(&mut self, now: Now, class: Class, seqs: &[u64], reason: AckReason) {
+        self.log_refusal(reason);
+        if let Some(first) = seqs.first() {
+            self.outbox.rewind(class, *first);
+        }
+        self.session.paused_until = Some(now.mono.after(QUOTA_PAUSE));
+    }
+
+    /// Once a connection: a broker whose ACL denies everything must not fill the log.
+    fn log_refusal(&mut self, reason: AckReason) {
+        if !std::mem::replace(&mut self.session.refusal_logged, true) {
+            let text = format!("broker: it refuses a publish with {reason:?}: check its ACL for our topics");
+            self.effects.log(LogLevel::Error, text);
+        }
+    }
+
+    fn down(&mut self, now: Now, fault: LinkFault, online_for: Option<Duration>, retry_in: Duration) {
+        let again = self.outbox.rewind_all();
+        self.counters.duplicates += again;
+        self.commands.forget_packets();
+        self.faults.down(&fault, retry_in, &mut self.effects);
+        if let Some(online_for) = online_for {
+            if let Some(from) = self.session.connected_from.take() {
+                self.session.connected += now.mono.since(from);
+            }
+            self.session.offline_since = Some(now.mono);
+            let expected = fault.kind == LinkFaultKind::Local;
+            let severity = if expected { Severity::Info } else { Severity::Warning };
+            let event = Event::new(severity, EventKind::Lifecycle, "disconnected")
+                .group("link")
+                .with("reason", fault.kind.word())
+                .with("detail", fault.detail.as_str())
+                .with("duration_s", online_for.as_secs_f64());
+            self.record_event(now, event);
+        }
+        self.session.last_fault = Some(fault);
+    }
+
+    /// Sends what may be sent, in the order of the contract, while the window has room; then reads ahead.
+    pub(super) fn pump(&mut self, now: Now) {
+        if self.session.paused_until.is_some_and(|until| until <= now.mono) {
+            self.session.paused_until = None;
+        }
+        while self.session.paused_until.is_none() && self.link.has_room() && self.send_next(now) {}
+        if self.link.is_online() {
+            for class in Class::ALL {
+                self.outbox.fill(class, &mut self.effects);
+            }
+        }
+    }
+
+    /// Sends one message. False if there is none to send now.
+    fn send_next(&mut self, now: Now) -> bool {
+        if std::mem::take(&mut self.session.presence_due) {
+            let payload = self.presence(now, None);
+            self.publish(now, "presence", payload, true, Cargo::Presence);
+            return true;
+        }
+        if self.attributes.is_changed() && self.session.attributes_at.is_none_or(|at| at <= now.mono) {
+            self.send_attributes(now);
+            return true;
+        }
+        self.send_record(now, Class::Results) || self.send_record(now, Class::Events) || self.send_telemetry(now)
+    }
+
+    fn send_attributes(&mut self, now: Now) {
+        self.attributes.sent();
+        self.session.attributes_at = Some(now.mono.after(ATTRIBUTES_PAUSE));
+        let seq = self.seqs.next();
+        let fixed = self.identity.facts.iter().chain(&self.config.device.attributes);
+        let dynamic = self.attributes.dynamic(QUARANTINE_NONE);
+        let at = self.timeline.stamp(now.mono);
+        let payload = self.speaker().attributes(seq, at, fixed, dynamic, &self.config.device.groups);
+        self.publish(now, "attributes", payload, true, Cargo::Attributes);
+    }
+
+    /// Sends the next result or event.
+    fn send_record(&mut self, now: Now, class: Class) -> bool {
+        let Some((seq, bytes)) = self.outbox.ready(class, u64::MAX).next().map(|(seq, bytes)| (seq, bytes.clone()))
+        else {
+            return false;
+        };
+        self.outbox.sent(class);
+        let Some(record) = self.decode(class, seq, &bytes) else { return true };
+        let leaf = match &record.body {
+            Body::Result(_) => "results",
+            Body::Event(_) => "events",
+            Body::Sample(_) => "telemetry",
+        };
+        let payload = self.speaker().record(seq, &record);
+        self.send_records(now, leaf, payload, class, vec![seq]);
+        true
+    }
+
+    /// Sends the next samples in one message: of one boot, as many as fit.
+    fn send_telemetry(&mut self, now: Now) -> bool {
+        let class = Class::Telemetry;
+        let upto = self.session.telemetry_upto;
+        let stored: Vec<(u64, Bytes)> = self
+            .outbox
+            .ready(class, upto)
+            .take(SAMPLES_PER_MESSAGE_MAX)
+            .map(|(seq, bytes)| (seq, bytes.clone()))
+            .collect();
+        let Some((first, _)) = stored.first() else { return false };
+        if *first <= self.session.backlog_upto && !self.session.ration.take(now.mono) {
+            return false;
+        }
+        let mut batch: Vec<(u64, Record)> = Vec::with_capacity(stored.len());
+        for (seq, bytes) in stored {
+            let record = Record::decode(&bytes).ok();
+            let fits = |record: &Record| batch.first().is_none_or(|(_, first)| first.at.boot == record.at.boot);
+            match record {
+                Some(record) if fits(&record) => batch.push((seq, record)),
+                // An unreadable one is dealt with when it is the first.
+                None if batch.is_empty() => {
+                    self.outbox.sent(class);
+                    self.decode(class, seq, &bytes);
+                    return true;
+                }
+                _ => break,
+            }
+        }
+        self.send_batch(now, batch);
+        true
+    }
+
+    /// Sends samples; halves the batch until it is within what the broker takes.
+    fn send_batch(&mut self, now: Now, mut batch: Vec<(u64, Record)>) {
+        let payload = loop {
+            let payload = self.encode_telemetry(&batch);
+            if batch.len() == 1 || self.fits(&payload, "telemetry") {
+                break payload;
+            }
+            batch.truncate(batch.len() / 2);
+        };
+        for _ in &batch {
+            self.outbox.sent(Class::Telemetry);
+        }
+        let seqs = batch.iter().map(|(seq, _)| *seq).collect();
+        self.send_records(now, "telemetry", payload, Class::Telemetry, seqs);
+    }
+
+    fn encode_telemetry(&self, batch: &[(u64, Record)]) -> Vec<u8> {
+        let json = self.speaker().telemetry(batch);
+        match self.config.telemetry.encoding {
+            Encoding::Json => json,
+            Encoding::JsonZstd => crate::wire::payload::compress(json),
+        }
+    }
+
+    fn fits(&self, payload: &[u8], leaf: &str) -> bool {
+        payload.len() + self.topic(leaf).len() + PUBLISH_OVERHEAD <= self.link.packet_max()
+    }
+
+    /// Sends records that were taken from the outbox, or sets them aside where the broker would hang up on them.
+    fn send_records(&mut self, now: Now, leaf: &str, payload: Vec<u8>, class: Class, seqs: Vec<u64>) {
+        if self.fits(&payload, leaf) {
+            self.publish(now, leaf, payload, false, Cargo::Records { class, seqs });
+            return;
+        }
+        let (len, max) = (payload.len(), self.link.packet_max());
+        self.effects.log(LogLevel::Error, format!("broker: takes {max} B, a record of {len} B is set aside"));
+        for seq in seqs {
+            self.outbox.set_aside(class, seq, "too_large", &mut self.effects);
+        }
+    }
+
+    fn decode(&mut self, class: Class, seq: u64, bytes: &Bytes) -> Option<Record> {
+        match Record::decode(bytes) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                self.effects.log(LogLevel::Error, format!("store: record {seq} is set aside: {error}"));
+                self.outbox.set_aside(class, seq, "unreadable", &mut self.effects);
+                None
+            }
+        }
+    }
+
+    fn publish(&mut self, now: Now, leaf: &str, payload: Vec<u8>, retain: bool, cargo: Cargo) {
+        self.counters.publishes += 1;
+        let topic = self.topic(leaf);
+        self.link.publish(now.mono, topic, payload, retain, cargo, &mut self.effects);
+    }
+
+    /// Says the last word of presence, where there is somebody to hear it.
+    pub(super) fn say_offline(&mut self, now: Now, reason: &str) {
+        if self.link.is_online() {
+            let payload = self.presence(now, Some(reason));
+            self.publish(now, "presence", payload, true, Cargo::Presence);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! How the engine begins: from what the store holds, which is all that it knows of its former lives.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::attributes::Attributes;
+use super::commands::{self, Commands};
+use super::effects::{Effects, Purpose};
+use super::incidents::{self, Incidents};
+use super::io::{LogLevel, Recovered};
+use super::link::{self, FaultLog, Link};
+use super::observation::Severity;
+use super::outbox::{Limits, Outbox};
+use super::pace::Pace;
+use super::record::{Event, EventKind, Stamp};
+use super::session::Session;
+use super::time::{Anchor, BootId, Now, Unix};
+use super::timeline::Timeline;
+use super::vitals::Vitals;
+use super::{Counters, Cursor, Engine, Identity, Seqs};
+use crate::config::{self, CheckedConfig};
+
+pub(super) const SEQ_KEY: &str = "seq";
+pub(super) const FLOOR_KEY: &str = "floor";
+pub(super) const CURSOR_KEY: &str = "cursor";
+pub(super) const SUBSCRIBED_KEY: &str = "subscribed";
+pub(super) const DROPPED_KEY: &str = "dropped";
+pub(super) const RUN_KEY: &str = "run";
+const LOSSES_KEY: &str = "losses";
+const CAREFUL_KEY: &str = "careful";
+/// Losses that are remembered as told: their texts must fit into one value of the store.
+const LOSSES_MAX: usize = 8;
+const ANCHOR_KEY: &str = "anchor/";
+
+/// What is remembered of the run before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Run {
+    /// When it ended, if it said goodbye; else when it began.
+    #[n(0)]
+    pub(super) at: Stamp,
+    /// It ended as it should.
+    #[n(1)]
+    pub(super) clean: bool,
+}
+
+pub(super) fn anchor_key(boot: BootId) -> String {
+    format!("{ANCHOR_KEY}{boot}")
+}
+
+/// The store's limits in the outbox's terms.
+pub(super) fn limits(config: &CheckedConfig) -> Limits {
+    Limits {
+        max_bytes: config.store.max_bytes,
+        min_free_bytes: config.store.min_free_bytes,
+        commit_interval: config.store.commit_interval,
+    }
+}
+
+pub(super) fn link_settings(config: &CheckedConfig) -> link::Settings {
+    link::Settings {
+        version: config.mqtt.version,
+        keep_alive: config.mqtt.keep_alive,
+        inflight_max: config.mqtt.inflight_max,
+        stable_after: config.mqtt.reconnect.stable_after,
+    }
+}
+
+pub(super) fn incident_settings(config: &config::CollectErrors) -> incidents::Settings {
+    incidents::Settings { max_clusters: config.max_clusters, bucket: config.bucket }
+}
+
+impl Engine {
+    /// Begins: with a config that was checked, and with what the store holds.
+    #[must_use]
+    pub fn new(now: Now, config: CheckedConfig, identity: Identity, recovered: Recovered) -> Self {
+        let state = State { entries: recovered.state.iter().map(|(key, value)| (key.as_str(), value)).collect() };
+        let mut timeline = Timeline::new(identity.boot, state.anchors(), state.read(FLOOR_KEY), identity.build_time);
+        let saved = timeline.observe(now);
+        let careful = state.careful(&recovered, &timeline, now);
+        let highest_stored = recovered.logs.iter().map(|log| log.last).max().unwrap_or(0);
+        let last = state.read::<u64>(SEQ_KEY).unwrap_or(0).max(highest_stored);
+        let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default());
+
+        let mut engine = Self {
+            effects: Effects::default(),
+            seqs: Seqs { last, reserved: last, reserving: false },
+            vitals: Vitals::new(now.mono),
+            incidents: Incidents::new(incident_settings(&config.collect.errors)),
+            outbox: Outbox::new(limits(&config), &recovered, state.read(DROPPED_KEY).unwrap_or_default()),
+            link: Link::new(link_settings(&config), now.mono),
+            faults: FaultLog::default(),
+            session,
+            commands: Commands::new(&recovered.state, careful),
+            attributes: Attributes::new(identity.version.clone(), identity.firmware.clone()),
+            pace: Pace::new(now.mono, &config.telemetry),
+            stopping: None,
+            cursor: Cursor { at: state.text(CURSOR_KEY), saved: true },
+            last_sample: None,
+            counters: Counters::default(),
+            timeline,
+            identity,
+            config,
+        };
+        if let Some(saved) = saved {
+            engine.save_timeline(&saved);
+        }
+        let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
+        engine.begin(now, state.read(RUN_KEY), careful, &recovered, &told);
+        engine
+    }
+
+    /// Tells what happened since the last run, and marks this one as begun.
+    fn begin(&mut self, now: Now, before: Option<Run>, careful: Option<Unix>, recovered: &Recovered, told: &[String]) {
+        let run = Run { at: self.timeline.stamp(now.mono), clean: false };
+        let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))];
+        if let Some(careful) = careful {
+            entries.push((CAREFUL_KEY.to_owned(), Some(commands::encode(&careful))));
+        }
+        self.effects.put(Purpose::Bookkeeping, entries);
+
+        if !self.config.commands.require_signature {
+            let text = "commands.require_signature is off: whoever may publish to the broker commands this gateway";
+            self.effects.log(LogLevel::Warn, text);
+        }
+        self.tell_losses(now, recovered, told);
+        if let Some(before) = before.filter(|before| before.at.boot != self.timeline.boot()) {
+            let event = self.rebooted(before);
+            self.record_event(now, event);
+        }
+        let started = Event::new(Severity::Info, EventKind::Lifecycle, "started")
+            .group("agent")
+            .with("version", self.identity.version.as_str())
+            .with("after", before.map_or("first start", |run| if run.clean { "stop" } else { "crash or power cut" }));
+        self.record_event(now, started);
+        self.advance(now);
+    }
+
+    /// A damaged segment is found anew at each start until it is sent and deleted: told and counted once.
+    fn tell_losses(&mut self, now: Now, recovered: &Recovered, told: &[String]) {
+        let losses: Vec<&str> = recovered.losses.iter().map(|loss| loss.what.as_str()).take(LOSSES_MAX).collect();
+        if losses == told {
+            return;
+        }
+        self.effects.put(Purpose::Bookkeeping, vec![(LOSSES_KEY.to_owned(), Some(commands::encode(&losses)))]);
+        for loss in recovered.losses.iter().filter(|loss| !told.contains(&loss.what)) {
+            self.effects.log(LogLevel::Error, format!("store: {}", loss.what));
+            self.outbox.count_dropped("corrupt", loss.records);
+            let event = Event::new(Severity::Error, EventKind::Audit, "store_damaged")
+                .group("audit")
+                .with("detail", loss.what.as_str())
+                .with("records_lost", loss.records)
+                .with("state_lost", loss.state_lost);
+            self.record_event(now, event);
+        }
+    }
+
+    /// Another boot id means another boot, whatever the clock says.
+    fn rebooted(&self, before: Run) -> Event {
+        // A run that said goodbye was stopped by somebody; how the others ended is not known here.
+        let reason = if before.clean { "user" } else { "unknown" };
+        let booted = self.timeline.date(self.timeline.stamp(super::time::Mono(0)));
+        let downtime_ms = match (before.clean, self.timeline.date(before.at), booted) {
+            (true, Some(stopped), Some(booted)) => u64::try_from(booted.0.saturating_sub(stopped.0)).ok(),
+            _ => None,
+        };
+        Event::new(Severity::Notice, EventKind::Lifecycle, "rebooted")
+            .group("reboot")
+            .with("reason", reason)
+            .with("previous_boot", &*before.at.boot.to_string())
+            .with_some("downtime_s", downtime_ms.map(|ms| ms / 1000))
+    }
+}
+
+/// The keyed state, read by key. What can't be read counts as not there; its loss shows as the default.
+struct State<'a> {
+    entries: BTreeMap<&'a str, &'a Bytes>,
+}
+
+impl State<'_> {
+    fn read<T: for<'b> Decode<'b, ()>>(&self, key: &str) -> Option<T> {
+        minicbor::decode(self.entries.get(key)?).ok()
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        String::from_utf8(self.entries.get(key)?.to_vec()).ok()
+    }
+
+    fn anchors(&self) -> BTreeMap<BootId, Anchor> {
+        self.entries
+            .iter()
+            .filter_map(|(key, value)| {
+                let boot = BootId::parse(key.strip_prefix(ANCHOR_KEY)?)?;
+                Some((boot, minicbor::decode(value).ok()?))
+            })
+            .collect()
+    }
+
+    /// Since when commands are obeyed again, if the journal was lost: what was issued before may have run already.
+    fn careful(&self, recovered: &Recovered, timeline: &Timeline, now: Now) -> Option<Unix> {
+        let lost_now = recovered.losses.iter().any(|loss| loss.state_lost);
+        let present = if now.wall.trusted { now.wall.unix } else { timeline.floor().max(now.wall.unix) };
+        if lost_now { Some(present) } else { self.read(CAREFUL_KEY) }
+    }
+}

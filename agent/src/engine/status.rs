@@ -1,0 +1,108 @@
+//! What `fieldmedic status` shows: the state of the running engine in one JSON object.
+
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+
+use super::Engine;
+use super::record::Class;
+use super::time::Now;
+use crate::wire::payload::Speaker;
+
+/// The state of a running agent.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Device id.
+    pub device: String,
+    /// Version of the agent.
+    pub agent: String,
+    /// Boot id.
+    pub boot: String,
+    /// The contract's level of quarantine.
+    pub quarantine: &'static str,
+    /// The connection.
+    pub broker: Broker,
+    /// What waits to be sent.
+    pub outbox: OutboxStatus,
+    /// Commands that are queued or under way.
+    pub commands_open: usize,
+    /// The last sample, as the fleet gets it.
+    pub sample: Json,
+}
+
+/// The connection to the broker.
+#[derive(Debug, Serialize)]
+pub struct Broker {
+    /// Where it goes.
+    pub url: String,
+    /// The broker has accepted us.
+    pub online: bool,
+    /// For how long, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub online_s: Option<u64>,
+    /// When the next try is due, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_in_s: Option<u64>,
+    /// Why there is no connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
+/// What waits to be sent.
+#[derive(Debug, Serialize)]
+pub struct OutboxStatus {
+    /// Records per class.
+    pub records: Map<String, Json>,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Limit of the store in bytes.
+    pub max_bytes: u64,
+    /// Bytes free on the file system.
+    pub free_bytes: u64,
+    /// Publishes under way.
+    pub inflight: usize,
+    /// Why the store doesn't work, if it doesn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
+impl Engine {
+    /// The present state.
+    #[must_use]
+    pub fn status(&self, now: Now) -> Status {
+        let stats = self.outbox.store_stats();
+        let records =
+            Class::ALL.iter().zip(stats.records).map(|(class, n)| (class.word().to_owned(), Json::from(n))).collect();
+        let seconds = |since| now.mono.since(since).as_secs();
+        Status {
+            device: self.config.device.id.to_string(),
+            agent: self.identity.version.clone(),
+            boot: self.timeline.boot().to_string(),
+            quarantine: super::session::QUARANTINE_NONE,
+            broker: Broker {
+                url: self.config.mqtt.url.to_string(),
+                online: self.link.is_online(),
+                online_s: self.link.online_since().map(seconds),
+                retry_in_s: self.link.retry_at().map(|at| at.since(now.mono).as_secs()),
+                fault: self.session.last_fault.as_ref().map(|fault| fault.detail.clone()),
+            },
+            outbox: OutboxStatus {
+                records,
+                bytes: stats.outbox_bytes,
+                max_bytes: self.config.store.max_bytes,
+                free_bytes: stats.free_bytes,
+                inflight: self.link.inflight(),
+                fault: self.outbox.fault().map(ToString::to_string),
+            },
+            commands_open: self.commands.open(),
+            sample: self.sample_json(),
+        }
+    }
+
+    fn sample_json(&self) -> Json {
+        let Some(sample) = &self.last_sample else { return Json::Null };
+        let speaker = Speaker { device: self.config.device.id.as_str(), timeline: &self.timeline };
+        let message: Json =
+            serde_json::from_slice(&speaker.telemetry(std::slice::from_ref(sample))).unwrap_or_default();
+        message.pointer("/samples/0").cloned().unwrap_or_default()
+    }
+}

@@ -1,0 +1,108 @@
+//! How the engine ends: the open interval is stored, what happened is told, presence says goodbye, and only then the
+//! connection is closed. Each stage has a bound, so that a dead broker can't hold up a shutdown.
+
+use std::time::Duration;
+
+use super::Engine;
+use super::effects::Purpose;
+use super::io::Effect;
+use super::observation::Severity;
+use super::record::{Class, Event, EventKind};
+use super::start::{RUN_KEY, Run};
+use super::time::{Mono, Now};
+use super::{commands, io::StoreOp};
+
+/// How long the last events may take to reach the broker.
+const TELL_MAX: Duration = Duration::from_secs(2);
+/// How long the broker may take to answer the goodbye.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
+/// How long the connection may take to close.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// A stop under way.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    reason: &'static str,
+    stage: Stage,
+    since: Mono,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The last events are on their way.
+    Tell,
+    /// The goodbye is on its way.
+    Goodbye,
+    /// The connection is closing.
+    Close,
+    /// Nothing is left to do.
+    Over,
+}
+
+impl Stopping {
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        match self.stage {
+            Stage::Tell => Some(self.since.after(TELL_MAX)),
+            Stage::Goodbye => Some(self.since.after(GOODBYE_MAX)),
+            Stage::Close => Some(self.since.after(CLOSE_MAX)),
+            Stage::Over => None,
+        }
+    }
+
+    fn is_overdue(&self, now: Mono) -> bool {
+        self.deadline().is_some_and(|at| at <= now)
+    }
+}
+
+impl Engine {
+    /// Begins to stop; a second request changes nothing.
+    pub(super) fn stop(&mut self, now: Now, reason: &'static str) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.report(now);
+        self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));
+        let run = Run { at: self.timeline.stamp(now.mono), clean: true };
+        let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))];
+        let saved = self.timeline.save();
+        entries.push((super::start::FLOOR_KEY.to_owned(), Some(commands::encode(&saved.floor))));
+        self.effects.put(Purpose::Bookkeeping, entries);
+        self.outbox.commit(&mut self.effects);
+        self.session.publish_due();
+        self.stopping = Some(Stopping { reason, stage: Stage::Tell, since: now.mono });
+    }
+
+    /// Goes from stage to stage as each is done, or has taken too long.
+    pub(super) fn advance_stop(&mut self, now: Now) {
+        let Some(mut stopping) = self.stopping.take() else { return };
+        let enter = |stopping: &mut Stopping, stage: Stage| {
+            stopping.stage = stage;
+            stopping.since = now.mono;
+        };
+        let overdue = stopping.is_overdue(now.mono);
+        let online = self.link.is_online();
+        match stopping.stage {
+            Stage::Tell => {
+                let told = [Class::Results, Class::Events].iter().all(|class| self.outbox.is_drained(*class));
+                if told || !online || overdue {
+                    self.say_offline(now, stopping.reason);
+                    enter(&mut stopping, Stage::Goodbye);
+                }
+            }
+            Stage::Goodbye if self.link.inflight() == 0 || !online || overdue => {
+                self.link.disconnect(now.mono, &mut self.effects);
+                self.link.hold();
+                enter(&mut stopping, Stage::Close);
+            }
+            Stage::Goodbye | Stage::Close | Stage::Over => {}
+        }
+        if stopping.stage == Stage::Close && (self.link.is_idle() || stopping.is_overdue(now.mono)) {
+            self.link.hold();
+            // The runtime lets the store finish what is queued before it ends.
+            self.effects.store(Purpose::Bookkeeping, StoreOp::Commit);
+            self.effects.push(Effect::Exit);
+            enter(&mut stopping, Stage::Over);
+        }
+        self.stopping = Some(stopping);
+    }
+}

@@ -1,0 +1,307 @@
+//! The life of a command: at most once through any crash, and one terminal status for each.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::world::{NONCE, World, outcome, restart};
+use crate::engine::io::{ActStatus, Input, LinkFaultKind, StoreFault};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn online() -> World {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world
+}
+
+fn reason(world: &World, id: &str) -> String {
+    world.results(id).last().unwrap_or_else(|| panic!("no result for {id}"))["reason"].as_str().unwrap_or("").to_owned()
+}
+
+#[test]
+fn a_ping_is_acknowledged_and_answered() {
+    let mut world = online();
+    world.command("p-1", "ping", json!({}), 7);
+    world.settle();
+    assert_eq!(world.statuses("p-1"), ["SUCCEEDED"]);
+    assert_eq!(world.acked_commands, [7]);
+}
+
+#[test]
+fn nothing_is_done_or_acknowledged_before_the_command_is_durable() {
+    let mut world = online();
+    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 7);
+    // The packet is handled; the journal has been asked but has not answered.
+    world.step();
+    assert!(world.acted.is_empty() && world.acked_commands.is_empty());
+    world.settle();
+    assert_eq!(world.acted, [restart("app.service")]);
+    assert_eq!(world.statuses("r-1"), ["IN_PROGRESS", "SUCCEEDED"]);
+}
+
+#[test]
+fn a_command_that_cannot_be_journaled_is_refused_and_not_run() {
+    let mut world = online();
+    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 7);
+    world.store.fault = Some(StoreFault::Io { what: "put".into() });
+    world.settle();
+    world.store.fault = None;
+    world.advance(20 * SECOND);
+    assert!(world.acted.is_empty());
+    assert_eq!((world.statuses("r-1"), reason(&world, "r-1")), (vec!["REJECTED".to_owned()], "store_failed".into()));
+}
+
+#[test]
+fn a_command_that_comes_twice_acts_once_and_is_answered_twice() {
+    let mut world = online();
+    for pkid in [7, 8] {
+        world.command("r-1", "restart_unit", json!({"unit": "app.service"}), pkid);
+        world.settle();
+    }
+    assert_eq!(world.acted.len(), 1);
+    assert_eq!(world.statuses("r-1"), ["IN_PROGRESS", "SUCCEEDED", "SUCCEEDED"]);
+    assert_eq!(world.acked_commands, [7, 8]);
+}
+
+#[test]
+fn another_command_under_a_known_id_is_refused_as_replayed() {
+    let mut world = online();
+    world.command("x", "ping", json!({}), 1);
+    world.settle();
+    world.command("x", "restart_unit", json!({"unit": "app.service"}), 2);
+    world.settle();
+    assert!(world.acted.is_empty());
+    assert_eq!(reason(&world, "x"), "replayed");
+}
+
+/// Crashes between each pair of steps of a command's life, and has the broker deliver it again.
+#[test]
+fn a_command_replayed_after_a_crash_at_any_step_is_not_run_twice() {
+    for crash_after in 0..12 {
+        let mut world = online();
+        let claims = json!({"jti": "r-1", "iat": 1_795_000_000, "exp": 1_795_000_900,
+            "cmd": {"name": "restart_unit", "args": {"unit": "app.service"}}});
+        world.claims(claims.clone(), 7);
+        for _ in 0..crash_after {
+            world.step();
+        }
+        let acknowledged = !world.acked_commands.is_empty();
+        world.crash();
+        world.advance(2 * SECOND);
+        if !acknowledged {
+            world.claims(claims, 9);
+            world.settle();
+        }
+        world.advance(2 * SECOND);
+        let terminal: Vec<String> = world.statuses("r-1").into_iter().filter(|s| s != "IN_PROGRESS").collect();
+        assert!(world.acted.len() <= 1, "crash after {crash_after}: ran {} times", world.acted.len());
+        assert!(!terminal.is_empty(), "crash after {crash_after}: no terminal status");
+        assert!(terminal.iter().all(|s| *s == terminal[0]), "crash after {crash_after}: {terminal:?}");
+        if world.acted.is_empty() {
+            assert_ne!(terminal[0], "SUCCEEDED", "crash after {crash_after}");
+        }
+    }
+}
+
+#[test]
+fn acknowledgements_go_out_in_the_order_of_receipt() {
+    let mut world = online();
+    world.command("a", "restart_unit", json!({"unit": "app.service"}), 11);
+    world.command("b", "bogus", json!({}), 12);
+    world.command("c", "ping", json!({}), 13);
+    world.settle();
+    assert_eq!(world.acked_commands, [11, 12, 13]);
+}
+
+#[test]
+fn a_slow_command_holds_up_no_other_but_the_next_on_its_target() {
+    let mut world = online();
+    world.acts_succeed = false;
+    world.command("slow", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.command("same", "restart_unit", json!({"unit": "app.service"}), 2);
+    world.command("other", "restart_unit", json!({"unit": "other.service"}), 3);
+    world.command("ping", "ping", json!({}), 4);
+    world.settle();
+    assert_eq!(world.acted, [restart("app.service"), restart("other.service")]);
+    assert_eq!(world.statuses("same"), ["QUEUED"]);
+    assert_eq!(world.statuses("ping"), ["SUCCEEDED"]);
+    let (id, _) = world.acts[0].clone();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+    assert_eq!(world.statuses("slow"), ["IN_PROGRESS", "FAILED"]);
+    assert_eq!(world.statuses("same"), ["QUEUED", "IN_PROGRESS"]);
+}
+
+#[test]
+fn cancel_takes_back_what_is_queued_and_stops_what_runs() {
+    let mut world = online();
+    world.acts_succeed = false;
+    world.command("runs", "run", json!({"runbook": "fix", "args": ["a"]}), 1);
+    world.command("waits", "run", json!({"runbook": "fix"}), 2);
+    world.command("c-1", "cancel", json!({"command_id": "waits"}), 3);
+    world.command("c-2", "cancel", json!({"command_id": "runs"}), 4);
+    world.command("c-3", "cancel", json!({"command_id": "nobody"}), 5);
+    world.settle();
+    assert_eq!(world.statuses("waits"), ["QUEUED", "CANCELED"]);
+    assert_eq!(world.statuses("runs"), ["IN_PROGRESS", "CANCELED"]);
+    assert_eq!(world.statuses("c-2"), ["SUCCEEDED"]);
+    assert_eq!((world.statuses("c-3"), reason(&world, "c-3")), (vec!["FAILED".to_owned()], "not_found".into()));
+}
+
+#[test]
+fn what_was_under_way_at_a_crash_is_interrupted_and_what_waited_is_canceled() {
+    let mut world = online();
+    world.acts_succeed = false;
+    world.command("runs", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.command("waits", "restart_unit", json!({"unit": "app.service"}), 2);
+    world.settle();
+    world.reboot();
+    world.advance(2 * SECOND);
+    assert_eq!(world.statuses("runs"), ["IN_PROGRESS", "INTERRUPTED"]);
+    assert_eq!(world.statuses("waits"), ["QUEUED", "CANCELED"]);
+    assert_eq!(world.acted.len(), 1);
+}
+
+#[test]
+fn what_the_config_does_not_allow_is_refused() {
+    let mut world = online();
+    world.command("u", "restart_unit", json!({"unit": "ssh.service"}), 1);
+    world.command("m", "restart_unit", json!({"unit": "../../etc/passwd"}), 2);
+    world.command("n", "restart_unit", json!({}), 3);
+    world.command("r", "run", json!({"runbook": "../evil"}), 4);
+    world.command("k", "format_disk", json!({}), 5);
+    world.settle();
+    let reasons: Vec<String> = ["u", "m", "n", "r", "k"].iter().map(|id| reason(&world, id)).collect();
+    assert_eq!(reasons, ["not_allowed", "malformed", "malformed", "malformed", "unknown_command"]);
+    assert!(world.acted.is_empty());
+}
+
+#[test]
+fn a_budget_is_not_refilled_by_a_crash() {
+    let mut world = online();
+    for n in 0..5_u16 {
+        world.command(&format!("r-{n}"), "restart_unit", json!({"unit": "app.service"}), n + 1);
+        world.settle();
+    }
+    world.crash();
+    world.advance(2 * SECOND);
+    world.command("r-5", "restart_unit", json!({"unit": "app.service"}), 9);
+    world.settle();
+    assert_eq!((world.acted.len(), reason(&world, "r-5")), (5, "budget_spent".into()));
+}
+
+#[test]
+fn time_is_judged_by_a_trusted_clock() {
+    let mut world = online();
+    let now = world.now.wall.unix.0 / 1000;
+    let ping = json!({"name": "ping"});
+    world.claims(json!({"jti": "old", "iat": now - 900, "exp": now - 1, "cmd": ping}), 1);
+    world.claims(json!({"jti": "nbf", "nbf": now + 3_600, "exp": now + 7_200, "cmd": ping}), 2);
+    world.claims(json!({"jti": "iat", "iat": now + 3_600, "exp": now + 7_200, "cmd": ping}), 3);
+    world.claims(json!({"jti": "skew", "iat": now + 200, "exp": now + 7_200, "cmd": ping}), 4);
+    world.settle();
+    let reasons: Vec<String> = ["old", "nbf", "iat", "skew"].iter().map(|id| reason(&world, id)).collect();
+    assert_eq!(reasons, ["expired", "not_yet_valid", "not_yet_valid", ""]);
+}
+
+#[test]
+fn without_a_trusted_clock_only_the_nonce_lets_a_disruptive_command_in() {
+    let mut world = online();
+    world.now.wall.trusted = false;
+    let restart = json!({"name": "restart_unit", "args": {"unit": "app.service"}});
+    world.claims(json!({"jti": "bare", "cmd": restart}), 1);
+    world.claims(json!({"jti": "stale", "nonce": "feedfeed", "cmd": restart}), 2);
+    world.claims(json!({"jti": "fresh", "nonce": NONCE, "cmd": restart}), 3);
+    world.claims(json!({"jti": "ping", "cmd": {"name": "ping"}}), 4);
+    world.settle();
+    let reasons: Vec<String> = ["bare", "stale", "fresh", "ping"].iter().map(|id| reason(&world, id)).collect();
+    assert_eq!(reasons, ["clock_untrusted", "clock_untrusted", "", ""]);
+    assert_eq!(world.acted.len(), 1);
+}
+
+#[test]
+fn without_a_clock_what_is_older_than_the_last_known_time_is_expired() {
+    let mut world = online();
+    let saved = world.now.wall.unix.0 / 1000;
+    world.input(Input::Stop { reason: "stopped" });
+    world.now.wall = crate::engine::time::Wall { unix: crate::engine::time::Unix(0), trusted: false };
+    world.reboot();
+    world.advance(2 * SECOND);
+    world.claims(
+        json!({"jti": "old", "nonce": NONCE, "iat": saved - 900, "exp": saved - 60, "cmd": {"name": "ping"}}),
+        1,
+    );
+    world.claims(json!({"jti": "new", "iat": saved, "exp": saved + 600, "cmd": {"name": "ping"}}), 2);
+    world.settle();
+    assert_eq!((reason(&world, "old"), world.statuses("new")), ("expired".into(), vec!["SUCCEEDED".to_owned()]));
+}
+
+#[test]
+fn a_burst_of_a_thousand_commands_gets_one_terminal_status_each() {
+    let mut world = online();
+    world.acts_succeed = false;
+    for n in 0..1_000_u16 {
+        world.command(&format!("b-{n}"), "restart_unit", json!({"unit": "app.service"}), n + 1);
+    }
+    world.settle();
+    while let Some((id, _)) = world.acts.pop() {
+        world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    }
+    world.advance(60 * SECOND);
+    for n in 0..1_000 {
+        let statuses = world.statuses(&format!("b-{n}"));
+        let terminal = statuses.iter().filter(|s| !matches!(s.as_str(), "QUEUED" | "IN_PROGRESS")).count();
+        assert_eq!(terminal, 1, "b-{n}: {statuses:?}");
+    }
+}
+
+#[test]
+fn a_flood_of_garbage_is_told_in_part_and_counted_in_full() {
+    let mut world = online();
+    for pkid in 1..=1_000 {
+        world.claims(json!({"jti": "not a valid id"}), pkid);
+    }
+    world.settle();
+    world.advance(10 * SECOND);
+    let told = world.got.iter().filter(|got| got.body["reason"] == "malformed").count();
+    let counted: u64 = world
+        .got
+        .iter()
+        .filter_map(|got| got.body["samples"].as_array())
+        .flatten()
+        .filter_map(|sample| sample["agent"]["commands_refused"]["malformed"].as_u64())
+        .sum();
+    assert!((1..=70).contains(&told), "{told} told");
+    assert_eq!(counted, 1_000);
+    assert_eq!(world.acked_commands.len(), 1_000);
+}
+
+#[test]
+fn a_command_in_flight_when_the_link_breaks_is_answered_on_the_next_connection() {
+    let mut world = online();
+    world.acts_succeed = false;
+    let claims = json!({"jti": "r-1", "iat": 1_795_000_000, "exp": 1_795_000_900,
+        "cmd": {"name": "restart_unit", "args": {"unit": "app.service"}}});
+    world.claims(claims.clone(), 7);
+    world.settle();
+    world.drop_connection(LinkFaultKind::Server);
+    let (id, _) = world.acts[0].clone();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    world.advance(5 * SECOND);
+    world.claims(claims, 3);
+    world.settle();
+    assert_eq!(world.acted.len(), 1);
+    assert_eq!(world.statuses("r-1").last().unwrap(), "SUCCEEDED");
+}
+
+#[test]
+fn other_intervals_hold_for_a_while() {
+    let mut world = online();
+    world.command("i", "set_intervals", json!({"sample": "1s", "report": "1s", "publish": "1s", "for": "10s"}), 1);
+    world.settle();
+    assert_eq!(world.statuses("i"), ["SUCCEEDED"]);
+    let telemetry = |world: &World| world.got.iter().filter(|got| got.topic.ends_with("telemetry")).count();
+    let before = telemetry(&world);
+    world.advance(9 * SECOND);
+    assert!(telemetry(&world) - before >= 8);
+}

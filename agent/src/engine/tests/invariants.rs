@@ -1,0 +1,126 @@
+//! Properties that hold whatever happens: for any order of inputs the engine comes to rest, never asks to be woken in the
+//! past, and says the same when the same is done to it again.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::world::World;
+use crate::engine::io::{Input, LinkFaultKind, StoreFault};
+use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
+
+pub(super) fn error_batch(message: &str) -> ErrorBatch {
+    let line = ErrorLine {
+        severity: Severity::Error,
+        source: ErrorSource::Journal,
+        kind: ErrorKind::Plain,
+        message: message.to_owned(),
+        unit: None,
+        exe: None,
+        signal: None,
+        boot: None,
+        mono: None,
+        wall: None,
+    };
+    ErrorBatch { lines: vec![line], missed: 0, cursor: Some(message.to_owned()) }
+}
+
+#[derive(Debug, Clone)]
+enum Blow {
+    Pass(u16),
+    Crash,
+    Reboot,
+    Cut,
+    Heal,
+    Drop,
+    DiskFull,
+    DiskWell,
+    Error(u8),
+    Command(u8),
+    Withhold(bool),
+    ClockLost,
+    ClockSet,
+}
+
+fn blow() -> impl Strategy<Value = Blow> {
+    prop_oneof![
+        6 => (1..20_000_u16).prop_map(Blow::Pass),
+        1 => Just(Blow::Crash),
+        1 => Just(Blow::Reboot),
+        1 => Just(Blow::Cut),
+        2 => Just(Blow::Heal),
+        1 => Just(Blow::Drop),
+        1 => Just(Blow::DiskFull),
+        2 => Just(Blow::DiskWell),
+        2 => (0..5_u8).prop_map(Blow::Error),
+        3 => (0..8_u8).prop_map(Blow::Command),
+        1 => any::<bool>().prop_map(Blow::Withhold),
+        1 => Just(Blow::ClockLost),
+        1 => Just(Blow::ClockSet),
+    ]
+}
+
+fn strike(world: &mut World, blow: &Blow, n: usize) {
+    match blow {
+        Blow::Pass(ms) => world.advance(Duration::from_millis((*ms).into())),
+        Blow::Crash => world.crash(),
+        Blow::Reboot => world.reboot(),
+        Blow::Cut => world.cut(),
+        Blow::Heal => world.broker_up = true,
+        Blow::Drop => world.drop_connection(LinkFaultKind::Server),
+        Blow::DiskFull => world.store.fault = Some(StoreFault::NoSpace { what: "append".into() }),
+        Blow::DiskWell => world.store.fault = None,
+        Blow::Error(kind) => world.input(Input::Errors(error_batch(&format!("kind {}", char::from(b'a' + kind))))),
+        Blow::Command(id) if world.is_connected() => {
+            let pkid = u16::try_from(n + 1).unwrap();
+            world.command(&format!("c-{id}"), "restart_unit", json!({"unit": "app.service"}), pkid);
+            world.settle();
+        }
+        Blow::Command(_) => {}
+        Blow::Withhold(on) => world.withhold_acks = *on,
+        Blow::ClockLost => world.now.wall.trusted = false,
+        Blow::ClockSet => world.now.wall.trusted = true,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_nothing_is_lost_or_done_twice_and_the_engine_comes_to_rest(blows in prop::collection::vec(blow(), 1..40)) {
+        let mut world = World::new();
+        for (n, blow) in blows.iter().enumerate() {
+            strike(&mut world, blow, n);
+            let deadline = world.engine.poll_deadline();
+            prop_assert!(deadline.is_none_or(|at| at > world.now.mono), "asks to be woken in the past after {blow:?}");
+        }
+        // The faults end: then the outbox drains and every command ends.
+        world.store.fault = None;
+        world.broker_up = true;
+        world.withhold_acks = false;
+        world.answer_all();
+        world.advance(Duration::from_secs(120));
+        for id in 0..8 {
+            let id = format!("c-{id}");
+            let statuses = world.statuses(&id);
+            let ends = statuses.iter().filter(|s| !matches!(s.as_str(), "QUEUED" | "IN_PROGRESS")).count();
+            prop_assert!(statuses.is_empty() || ends > 0, "{id} has no end: {statuses:?}");
+        }
+        let left = world.engine.status(world.now).outbox.records;
+        let waiting: u64 = left.values().filter_map(serde_json::Value::as_u64).sum();
+        prop_assert!(waiting <= 2, "still waiting: {left:?}");
+    }
+
+    #[test]
+    fn the_same_blows_give_the_same_messages(blows in prop::collection::vec(blow(), 1..20)) {
+        let run = || {
+            let mut world = World::new();
+            for (n, blow) in blows.iter().enumerate() {
+                strike(&mut world, blow, n);
+            }
+            world.got.iter().map(|got| format!("{} {}", got.topic, got.body)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(run(), run());
+    }
+}

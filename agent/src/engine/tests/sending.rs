@@ -1,0 +1,222 @@
+//! From sample to broker: nothing is lost, nothing is sent before it is durable, nothing is deleted before its PUBACK.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::world::World;
+use crate::engine::io::{Input, LinkFaultKind, StoreFault};
+use crate::engine::packet::AckReason;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn leafs(world: &World) -> Vec<&str> {
+    world.got.iter().map(|got| got.topic.rsplit('/').next().unwrap()).collect()
+}
+
+#[test]
+fn presence_and_attributes_are_said_first_then_events_then_telemetry() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    assert_eq!(leafs(&world)[..4], ["presence", "attributes", "events", "events"], "{:?}", world.got);
+    assert!(leafs(&world).contains(&"telemetry"));
+    assert_eq!(world.got[0].body["online"], true);
+}
+
+#[test]
+fn what_was_measured_while_offline_arrives_afterwards_in_order_and_once() {
+    let mut world = World::new();
+    world.cut();
+    world.advance(600 * SECOND);
+    world.broker_up = true;
+    world.advance(60 * SECOND);
+    let telemetry: Vec<u64> = world
+        .got
+        .iter()
+        .filter_map(|got| got.body["samples"].as_array())
+        .flatten()
+        .map(|sample| sample["seq"].as_u64().unwrap())
+        .collect();
+    assert!(telemetry.len() >= 300, "{} samples", telemetry.len());
+    assert!(telemetry.is_sorted(), "oldest first");
+    let unique: BTreeSet<u64> = telemetry.iter().copied().collect();
+    assert_eq!(unique.len(), telemetry.len());
+}
+
+#[test]
+fn nothing_is_deleted_before_its_puback() {
+    let mut world = World::new();
+    world.got.clear();
+    world.withhold_acks = true;
+    world.advance(20 * SECOND);
+    let sent: BTreeSet<u64> = world.seqs().into_iter().collect();
+    world.withhold_acks = false;
+    let before = world.got.len();
+    world.crash();
+    world.advance(20 * SECOND);
+    let again: BTreeSet<u64> = world.got[before..]
+        .iter()
+        .flat_map(|got| got.body["samples"].as_array().cloned().unwrap_or_else(|| vec![got.body.clone()]))
+        .map(|body| body["seq"].as_u64().unwrap())
+        .collect();
+    let unstored: BTreeSet<u64> = world.got[..before]
+        .iter()
+        .filter(|got| got.topic.ends_with("presence") || got.topic.ends_with("attributes"))
+        .map(|got| got.body["seq"].as_u64().unwrap())
+        .collect();
+    let missing: Vec<&u64> = sent.difference(&again).filter(|seq| !unstored.contains(seq)).collect();
+    assert!(missing.is_empty(), "sent without PUBACK and not sent again: {missing:?}");
+}
+
+#[test]
+fn no_seq_is_used_twice_over_crashes_and_reboots() {
+    let mut world = World::new();
+    for n in 0..20 {
+        world.advance(3 * SECOND);
+        if n % 3 == 0 { world.reboot() } else { world.crash() }
+    }
+    world.advance(10 * SECOND);
+    let mut seen = std::collections::BTreeMap::new();
+    for got in &world.got {
+        let seq = got.body["seq"].as_u64().unwrap();
+        let text = got.body.to_string();
+        if let Some(other) = seen.insert(seq, text.clone()) {
+            // A record that is sent again is the same record; dates may have been mended.
+            assert_eq!(other, text, "seq {seq} stands for two messages");
+        }
+    }
+}
+
+#[test]
+fn the_window_is_the_smaller_of_ours_and_the_brokers() {
+    let mut world = World::new();
+    world.withhold_acks = true;
+    world.cut();
+    world.advance(60 * SECOND);
+    for n in 0..30 {
+        world.config.device.attributes.clear();
+        world.input(Input::Errors(super::invariants::error_batch(&format!("failure {}", char::from(b'a' + n)))));
+    }
+    world.receive_max = 5;
+    world.broker_up = true;
+    world.advance(2 * SECOND);
+    assert_eq!(world.unanswered(), 5);
+}
+
+#[test]
+fn a_connection_without_puback_is_given_up_and_its_records_are_sent_again() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.withhold_acks = true;
+    world.advance(40 * SECOND);
+    assert!(world.connects >= 2, "{} connects", world.connects);
+}
+
+#[test]
+fn backoff_is_reset_by_a_stable_connection_only() {
+    let mut world = World::new();
+    world.advance(50 * SECOND);
+    assert_eq!(world.backoff_resets, 0);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(50 * SECOND);
+    assert_eq!(world.backoff_resets, 0, "50 s twice is not 60 s once");
+    world.advance(20 * SECOND);
+    assert_eq!(world.backoff_resets, 1);
+}
+
+#[test]
+fn a_session_that_the_broker_kept_is_not_subscribed_to_again() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(5 * SECOND);
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(world.subscribes, 1);
+    assert_eq!(world.connects, 3);
+}
+
+#[test]
+fn what_the_broker_denies_is_set_aside_and_counted() {
+    let mut world = World::new();
+    world.ack_reason = AckReason::NotAuthorized;
+    world.advance(10 * SECOND);
+    world.ack_reason = AckReason::Success;
+    world.advance(10 * SECOND);
+    let dropped: u64 = world
+        .got
+        .iter()
+        .filter_map(|got| got.body["samples"].as_array())
+        .flatten()
+        .filter_map(|sample| sample["agent"]["dropped"]["not_authorized"].as_u64())
+        .max()
+        .unwrap_or(0);
+    assert!(dropped > 0);
+}
+
+#[test]
+fn over_its_quota_the_oldest_telemetry_goes_first_and_is_counted() {
+    let mut config = super::world::config();
+    config.store.max_bytes = 8 * 1024;
+    let mut world = World::with(config);
+    world.cut();
+    world.advance(900 * SECOND);
+    world.broker_up = true;
+    world.advance(60 * SECOND);
+    let dropped: u64 = world
+        .got
+        .iter()
+        .filter_map(|got| got.body["samples"].as_array())
+        .flatten()
+        .filter_map(|sample| sample["agent"]["dropped"]["quota"].as_u64())
+        .max()
+        .unwrap_or(0);
+    let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).map(Vec::len).sum::<usize>() as u64;
+    // One sample each 2 s; those of the last seconds may still be on their way.
+    assert!((478..=480).contains(&(dropped + samples)), "{dropped} dropped and {samples} received of 480");
+    assert!(leafs(&world).iter().filter(|leaf| **leaf == "events").count() >= 3, "events are kept");
+}
+
+#[test]
+fn a_store_that_fails_for_a_while_loses_nothing_that_fits_in_memory() {
+    let mut world = World::new();
+    world.advance(2 * SECOND);
+    world.store.fault = Some(StoreFault::NoSpace { what: "append to the log".into() });
+    world.advance(20 * SECOND);
+    world.store.fault = None;
+    world.advance(30 * SECOND);
+    let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).map(Vec::len).sum::<usize>();
+    assert!((25..=26).contains(&samples), "{samples} samples of 26");
+}
+
+#[test]
+fn a_stop_tells_goodbye_and_exits_even_without_a_broker() {
+    let mut world = World::new();
+    world.advance(3 * SECOND);
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(SECOND);
+    assert!(world.exited);
+    let last = world.got.last().unwrap();
+    assert_eq!((&last.body["online"], &last.body["reason"]), (&false.into(), &"stopped".into()));
+
+    let mut alone = World::new();
+    alone.cut();
+    alone.input(Input::Stop { reason: "stopped" });
+    alone.advance(10 * SECOND);
+    assert!(alone.exited);
+}
+
+#[test]
+fn a_record_made_before_the_clock_was_set_gets_its_time_when_it_is_sent_after() {
+    let mut world = World::new();
+    world.now.wall = crate::engine::time::Wall { unix: crate::engine::time::Unix(1_000), trusted: false };
+    world.boot = 9;
+    world.reboot();
+    world.cut();
+    world.advance(10 * SECOND);
+    world.now.wall = crate::engine::time::Wall { unix: super::world::START, trusted: true };
+    world.got.clear();
+    world.broker_up = true;
+    world.advance(10 * SECOND);
+    let undated = world.got.iter().filter(|got| got.body["time"].is_null()).count();
+    assert_eq!(undated, 0, "{:#?}", world.got);
+}

@@ -1,0 +1,448 @@
+//! The smallest world that an engine can live in. It crashes, reboots and loses its broker when it is told to.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value as Json;
+
+use crate::config::{CheckedConfig, UnitName};
+use crate::engine::io::{
+    Act, ActOutcome, ActStatus, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogRange, Recovered, StoreFault,
+    StoreOp, StoreReply, StoreStats,
+};
+use crate::engine::metric::{Metric, Point};
+use crate::engine::observation::Observation;
+use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish};
+use crate::engine::record::Class;
+use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
+use crate::engine::{Engine, Identity};
+
+pub(super) const START: Unix = Unix(1_795_000_000_000);
+pub(super) const NONCE: &str = "00112233445566778899aabbccddeeff";
+
+/// A store in memory: what was not committed is gone after a crash.
+#[derive(Debug, Default)]
+pub(super) struct MemStore {
+    logs: [BTreeMap<u64, Bytes>; Class::COUNT],
+    volatile: [BTreeSet<u64>; Class::COUNT],
+    last: [u64; Class::COUNT],
+    pub(super) state: BTreeMap<String, Bytes>,
+    pub(super) fault: Option<StoreFault>,
+    pub(super) free_bytes: u64,
+}
+
+impl MemStore {
+    fn apply(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        Ok(match op {
+            StoreOp::Append { class, seq, bytes } => {
+                let class = class as usize;
+                assert!(seq > self.last[class], "seq {seq} after {} in class {class}", self.last[class]);
+                self.last[class] = seq;
+                self.logs[class].insert(seq, bytes);
+                self.volatile[class].insert(seq);
+                StoreReply::Appended
+            }
+            StoreOp::Commit => {
+                self.volatile = Default::default();
+                StoreReply::Committed
+            }
+            StoreOp::Read { class, from, records_max, .. } => {
+                let records = self.logs[class as usize].range(from..).take(records_max);
+                StoreReply::Page { records: records.map(|(seq, bytes)| (*seq, bytes.clone())).collect(), damaged: 0 }
+            }
+            StoreOp::Trim { class, upto } => {
+                self.logs[class as usize].retain(|seq, _| *seq > upto);
+                StoreReply::Trimmed
+            }
+            StoreOp::Evict { class } => {
+                // A segment of this store is ten records.
+                let gone: Vec<u64> = self.logs[class as usize].keys().take(10).copied().collect();
+                self.logs[class as usize].retain(|seq, _| !gone.contains(seq));
+                let (first, last) = (gone.first().copied().unwrap_or(0), gone.last().copied().unwrap_or(0));
+                StoreReply::Evicted { records: gone.len() as u64, first, last }
+            }
+            StoreOp::Put { entries } => {
+                for (key, value) in entries {
+                    match value {
+                        Some(value) => self.state.insert(key, value),
+                        None => self.state.remove(&key),
+                    };
+                }
+                StoreReply::Put
+            }
+        })
+    }
+
+    fn stats(&self) -> StoreStats {
+        let bytes = self.logs.iter().flat_map(BTreeMap::values).map(|bytes| bytes.len() as u64 + 20).sum();
+        StoreStats {
+            outbox_bytes: bytes,
+            free_bytes: self.free_bytes,
+            records: std::array::from_fn(|n| self.logs[n].len() as u64),
+            ..StoreStats::default()
+        }
+    }
+
+    fn crash(&mut self) -> Recovered {
+        for (log, volatile) in self.logs.iter_mut().zip(&mut self.volatile) {
+            log.retain(|seq, _| !volatile.contains(seq));
+            volatile.clear();
+        }
+        self.last = std::array::from_fn(|n| self.logs[n].keys().last().copied().unwrap_or(0).max(self.last[n]));
+        Recovered {
+            logs: std::array::from_fn(|n| LogRange {
+                first: self.logs[n].keys().next().copied().unwrap_or(0),
+                last: self.last[n],
+                records: self.logs[n].len() as u64,
+            }),
+            state: self.state.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            losses: Vec::new(),
+            stats: self.stats(),
+        }
+    }
+}
+
+/// A message as the fleet got it.
+#[derive(Debug, Clone)]
+pub(super) struct Got {
+    pub(super) topic: String,
+    pub(super) body: Json,
+}
+
+pub(super) struct World {
+    pub(super) engine: Engine,
+    pub(super) store: MemStore,
+    pub(super) now: Now,
+    pub(super) config: CheckedConfig,
+    pub(super) boot: u8,
+    /// The broker answers; else it is as if the cable were cut.
+    pub(super) broker_up: bool,
+    /// The broker takes publishes without answering.
+    pub(super) withhold_acks: bool,
+    pub(super) ack_reason: AckReason,
+    pub(super) receive_max: u16,
+    connection: Option<EffectId>,
+    session: bool,
+    pub(super) got: Vec<Got>,
+    pub(super) acked_commands: Vec<u16>,
+    pub(super) acts: Vec<(EffectId, Act)>,
+    pub(super) acted: Vec<Act>,
+    /// Acts end at once, and well.
+    pub(super) acts_succeed: bool,
+    pub(super) connects: u32,
+    pub(super) subscribes: u32,
+    pub(super) exited: bool,
+    pub(super) backoff_resets: u32,
+    queue: VecDeque<Input>,
+    unanswered: Vec<u16>,
+}
+
+/// The defaults of the contract, with shorter intervals and one unit that may be restarted.
+pub(super) fn config() -> CheckedConfig {
+    let text = r#"
+        [device]
+        id = "gw-1"
+        groups = ["canary"]
+        [mqtt]
+        url = "mqtt://127.0.0.1"
+        [telemetry]
+        sample_interval = "1s"
+        report_interval = "2s"
+        publish_interval = "2s"
+        [remediation]
+        units = ["app.service", "other.service"]
+        [commands]
+        require_signature = false
+    "#;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
+    crate::config::load(&[file.path().to_path_buf()]).unwrap().config
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::with(config())
+    }
+
+    pub(super) fn with(config: CheckedConfig) -> Self {
+        let now = Now { mono: Mono(1_000), wall: Wall { unix: START, trusted: true } };
+        let mut store = MemStore { free_bytes: u64::MAX, ..MemStore::default() };
+        let recovered = store.crash();
+        let engine = Engine::new(now, config.clone(), identity(1), recovered);
+        let mut world = Self {
+            engine,
+            store,
+            now,
+            config,
+            boot: 1,
+            broker_up: true,
+            withhold_acks: false,
+            ack_reason: AckReason::Success,
+            receive_max: 20,
+            connection: None,
+            session: false,
+            got: Vec::new(),
+            acked_commands: Vec::new(),
+            acts: Vec::new(),
+            acted: Vec::new(),
+            acts_succeed: true,
+            connects: 0,
+            subscribes: 0,
+            exited: false,
+            backoff_resets: 0,
+            queue: VecDeque::new(),
+            unanswered: Vec::new(),
+        };
+        world.settle();
+        world
+    }
+
+    /// kill -9 at this instant; the agent starts again.
+    pub(super) fn crash(&mut self) {
+        let recovered = self.store.crash();
+        self.connection = None;
+        self.queue.clear();
+        self.acts.clear();
+        self.unanswered.clear();
+        self.engine = Engine::new(self.now, self.config.clone(), identity(self.boot), recovered);
+        self.settle();
+    }
+
+    pub(super) fn reboot(&mut self) {
+        self.boot += 1;
+        self.now.mono = Mono(500);
+        self.crash();
+    }
+
+    pub(super) fn advance(&mut self, by: Duration) {
+        let until = self.now.mono.after(by);
+        while self.now.mono < until {
+            let next = self.engine.poll_deadline().map_or(until, |at| at.min(until)).max(Mono(self.now.mono.0 + 1));
+            let step = next.0 - self.now.mono.0;
+            self.now.mono = next;
+            self.now.wall.unix.0 += i64::try_from(step).unwrap();
+            self.input(Input::Wake);
+        }
+    }
+
+    pub(super) fn input(&mut self, input: Input) {
+        self.queue.push_back(input);
+        self.settle();
+    }
+
+    /// Until nobody has anything to say any more.
+    pub(super) fn settle(&mut self) {
+        for round in 0.. {
+            assert!(round < 100_000, "the engine and its world never come to rest");
+            while let Some(effect) = self.engine.poll_effect() {
+                self.carry_out(effect);
+            }
+            let Some(input) = self.queue.pop_front() else { return };
+            self.engine.handle(self.now, input);
+        }
+    }
+
+    /// One input, and none of what follows from it.
+    pub(super) fn step(&mut self) -> bool {
+        while let Some(effect) = self.engine.poll_effect() {
+            self.carry_out(effect);
+        }
+        let Some(input) = self.queue.pop_front() else { return false };
+        self.engine.handle(self.now, input);
+        true
+    }
+
+    pub(super) fn enqueue(&mut self, input: Input) {
+        self.queue.push_back(input);
+    }
+
+    pub(super) fn cut(&mut self) {
+        self.broker_up = false;
+        self.drop_connection(LinkFaultKind::Server);
+    }
+
+    pub(super) fn drop_connection(&mut self, kind: LinkFaultKind) {
+        self.unanswered.clear();
+        if let Some(id) = self.connection.take() {
+            self.input(Input::LinkDown { id, fault: fault(kind), retry_in: Duration::from_secs(1) });
+        }
+    }
+
+    /// Publishes a command as plain JSON (the config doesn't ask for signatures).
+    pub(super) fn command(&mut self, id: &str, name: &str, args: Json, pkid: u16) {
+        self.claims(serde_json::json!({"jti": id, "cmd": {"name": name, "args": args}}), pkid);
+    }
+
+    pub(super) fn claims(&mut self, mut claims: Json, pkid: u16) {
+        let now_s = self.now.wall.unix.0 / 1000;
+        for (key, value) in [("aud", "gw-1".into()), ("iat", now_s.into()), ("exp", (now_s + 600).into())] {
+            claims.as_object_mut().unwrap().entry(key).or_insert(value);
+        }
+        let id = self.connection.expect("a connection to command over");
+        let publish = Publish {
+            topic: "fieldmedic/gw-1/commands".into(),
+            payload: claims.to_string().into(),
+            qos: 1,
+            retain: false,
+            dup: false,
+            pkid,
+        };
+        self.enqueue(Input::Packet { id, packet: Packet::Publish(publish) });
+    }
+
+    /// Answers the publishes that were withheld.
+    pub(super) fn answer_all(&mut self) {
+        for pkid in std::mem::take(&mut self.unanswered) {
+            self.answer(pkid);
+        }
+        self.settle();
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered.len()
+    }
+
+    /// Statuses of a command, in the order in which the fleet got them.
+    pub(super) fn statuses(&self, command_id: &str) -> Vec<String> {
+        self.results(command_id).iter().map(|body| body["status"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub(super) fn results(&self, command_id: &str) -> Vec<&Json> {
+        let results = self.got.iter().filter(|got| got.topic.ends_with("/results")).map(|got| &got.body);
+        results.filter(|body| body["command_id"] == command_id).collect()
+    }
+
+    /// Every seq that the fleet got, samples each with their own.
+    pub(super) fn seqs(&self) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        for got in &self.got {
+            match got.body["samples"].as_array() {
+                Some(samples) => seqs.extend(samples.iter().map(|sample| sample["seq"].as_u64().unwrap())),
+                None => seqs.push(got.body["seq"].as_u64().unwrap()),
+            }
+        }
+        seqs
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Observe { id } => {
+                let points = vec![Point::new(Metric::BatteryChargePct, 80.0), Point::new(Metric::HostLoad1, 0.1)];
+                let result = Ok(Observation { points, faults: Vec::new() });
+                self.queue.push_back(Input::Observed { id, result });
+            }
+            Effect::Store { id, op } => {
+                let result = self.store.apply(op);
+                self.queue.push_back(Input::Store { id, result, stats: self.store.stats() });
+            }
+            Effect::Connect { id, .. } => {
+                self.connects += 1;
+                if self.broker_up {
+                    self.connection = Some(id);
+                    self.queue.push_back(Input::LinkUp { id });
+                } else {
+                    let fault = fault(LinkFaultKind::Tcp);
+                    self.queue.push_back(Input::LinkDown { id, fault, retry_in: Duration::from_secs(1) });
+                }
+            }
+            Effect::Send { id, packet } if self.connection == Some(id) => self.receive(id, packet),
+            Effect::Close { id } => {
+                if self.connection == Some(id) {
+                    self.connection = None;
+                }
+                self.queue.push_back(Input::LinkDown {
+                    id,
+                    fault: fault(LinkFaultKind::Local),
+                    retry_in: Duration::from_secs(1),
+                });
+            }
+            Effect::BackoffReset => self.backoff_resets += 1,
+            Effect::Act { id, act, .. } => {
+                self.acted.push(act.clone());
+                if self.acts_succeed {
+                    self.queue.push_back(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+                } else {
+                    self.acts.push((id, act));
+                }
+            }
+            Effect::CancelAct { id } => {
+                self.acts.retain(|(other, _)| *other != id);
+                self.queue.push_back(Input::ActDone { id, outcome: outcome(ActStatus::Canceled) });
+            }
+            Effect::Exit => self.exited = true,
+            Effect::Send { .. } | Effect::Log { .. } => {}
+        }
+    }
+
+    fn receive(&mut self, id: EffectId, packet: Packet) {
+        match packet {
+            Packet::Connect(_) => {
+                let ack = ConnAck {
+                    session_present: self.session,
+                    code: ConnectCode::Success,
+                    receive_max: self.receive_max,
+                    packet_max: Some(16 * 1024),
+                    keep_alive_s: None,
+                    qos_max: 1,
+                };
+                self.session = true;
+                self.queue.push_back(Input::Packet { id, packet: Packet::ConnAck(ack) });
+            }
+            Packet::Publish(publish) => {
+                let body = serde_json::from_slice(&publish.payload).unwrap();
+                self.got.push(Got { topic: publish.topic, body });
+                if self.withhold_acks {
+                    self.unanswered.push(publish.pkid);
+                } else {
+                    self.answer(publish.pkid);
+                }
+            }
+            Packet::PubAck { pkid, .. } => self.acked_commands.push(pkid),
+            Packet::Subscribe { pkid, filters } => {
+                self.subscribes += 1;
+                let granted = filters.iter().map(|_| Some(1)).collect();
+                self.queue.push_back(Input::Packet { id, packet: Packet::SubAck { pkid, granted } });
+            }
+            Packet::PingReq => self.queue.push_back(Input::Packet { id, packet: Packet::PingResp }),
+            _ => {}
+        }
+    }
+
+    fn answer(&mut self, pkid: u16) {
+        let Some(id) = self.connection else { return };
+        let packet = Packet::PubAck { pkid, reason: self.ack_reason };
+        self.queue.push_back(Input::Packet { id, packet });
+    }
+}
+
+pub(super) fn restart(unit: &str) -> Act {
+    Act::RestartUnit { unit: UnitName::parse(unit).unwrap() }
+}
+
+pub(super) fn outcome(status: ActStatus) -> ActOutcome {
+    ActOutcome { status, reason: None, detail: None, output: None }
+}
+
+fn fault(kind: LinkFaultKind) -> LinkFault {
+    LinkFault { kind, detail: kind.word().into() }
+}
+
+fn identity(boot: u8) -> Identity {
+    Identity {
+        boot: BootId([boot; 16]),
+        version: "0.0.0-test".into(),
+        build_time: Unix(1_700_000_000_000),
+        nonce: NONCE.into(),
+        password: None,
+        facts: BTreeMap::new(),
+        firmware: None,
+    }
+}

@@ -1,0 +1,176 @@
+//! Turns "so long after that boot" into dates, and says how late it is at least when the clock can't be believed. Keeps
+//! one anchor a boot, so that a record made before the clock was set gets its date when it is sent after it was.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::record::Stamp;
+use super::time::{Anchor, BootId, Mono, Now, Unix};
+
+/// How many boots are remembered. A record from an older one is sent with `time` null.
+const ANCHORS_MAX: usize = 64;
+
+/// A clock that was stepped by less than this since its anchor was saved isn't worth a write.
+const ANCHOR_STEP: Duration = Duration::from_secs(1);
+
+/// The saved floor may lag behind by this much: what a reboot without a clock may forget.
+const FLOOR_LAG: Duration = Duration::from_secs(3600);
+
+/// Dates for stamps, and the floor under the present.
+#[derive(Debug)]
+pub struct Timeline {
+    boot: BootId,
+    anchors: BTreeMap<BootId, Anchor>,
+    /// It is at least this late: the newest of the build, the last saved time and the newest verified `iat`.
+    floor: Unix,
+    floor_saved: Unix,
+}
+
+/// What is to be saved of a timeline.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// The anchor of this boot.
+    pub anchor: Option<Anchor>,
+    /// The floor.
+    pub floor: Unix,
+    /// Boots to be forgotten.
+    pub forget: Vec<BootId>,
+}
+
+impl Timeline {
+    /// Starts with what was saved; `build_time` is when this program was built.
+    #[must_use]
+    pub fn new(boot: BootId, anchors: BTreeMap<BootId, Anchor>, floor: Option<Unix>, build_time: Unix) -> Self {
+        let saved = floor.unwrap_or(build_time);
+        Self { boot, anchors, floor: saved.max(build_time), floor_saved: saved }
+    }
+
+    /// The boot that runs.
+    #[must_use]
+    pub const fn boot(&self) -> BootId {
+        self.boot
+    }
+
+    /// `mono` in this boot.
+    #[must_use]
+    pub const fn stamp(&self, mono: Mono) -> Stamp {
+        Stamp { boot: self.boot, mono }
+    }
+
+    /// Learns from the clock. Some: what should be saved now.
+    pub fn observe(&mut self, now: Now) -> Option<Saved> {
+        let anchor = Anchor::of(now)?;
+        self.floor = self.floor.max(now.wall.unix);
+        let step = self.anchors.get(&self.boot).map(|old| old.0.0.abs_diff(anchor.0.0));
+        let stepped = step.is_none_or(|ms| u128::from(ms) >= ANCHOR_STEP.as_millis());
+        if stepped {
+            self.anchors.insert(self.boot, anchor);
+        }
+        let lag = self.floor.0.abs_diff(self.floor_saved.0);
+        (stepped || u128::from(lag) >= FLOOR_LAG.as_millis()).then(|| self.save())
+    }
+
+    /// A command that proved genuine was issued at `iat`: it can't be earlier than that.
+    pub fn raise_floor(&mut self, iat: Unix) {
+        self.floor = self.floor.max(iat);
+    }
+
+    /// What should be kept over a restart.
+    pub fn save(&mut self) -> Saved {
+        self.floor_saved = self.floor;
+        Saved { anchor: self.anchors.get(&self.boot).copied(), floor: self.floor, forget: self.forget() }
+    }
+
+    /// The date of a stamp; `None` where the clock was never trusted in that boot.
+    #[must_use]
+    pub fn date(&self, stamp: Stamp) -> Option<Unix> {
+        Some(self.anchors.get(&stamp.boot)?.date(stamp.mono))
+    }
+
+    /// The lowest that the present can be.
+    #[must_use]
+    pub const fn floor(&self) -> Unix {
+        self.floor
+    }
+
+    /// How long ago a stamp was, at least: exact within this boot; by the dates where both boots have an anchor; else
+    /// the time since this boot.
+    #[must_use]
+    pub fn age(&self, stamp: Stamp, now: Now) -> Duration {
+        if stamp.boot == self.boot {
+            return now.mono.since(stamp.mono);
+        }
+        let since_boot = Duration::from_millis(now.mono.0);
+        let (Some(then), Some(present)) = (self.date(stamp), self.date(self.stamp(now.mono))) else {
+            return since_boot;
+        };
+        let apart = u64::try_from(present.0.saturating_sub(then.0)).unwrap_or(0);
+        since_boot.max(Duration::from_millis(apart))
+    }
+
+    fn forget(&mut self) -> Vec<BootId> {
+        let mut oldest: Vec<(Anchor, BootId)> = self
+            .anchors
+            .iter()
+            .filter(|(boot, _)| **boot != self.boot)
+            .map(|(boot, anchor)| (*anchor, *boot))
+            .collect();
+        oldest.sort_by_key(|(anchor, _)| anchor.0);
+        let surplus = self.anchors.len().saturating_sub(ANCHORS_MAX);
+        let forgotten: Vec<BootId> = oldest.into_iter().take(surplus).map(|(_, boot)| boot).collect();
+        for boot in &forgotten {
+            self.anchors.remove(boot);
+        }
+        forgotten
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::time::Wall;
+
+    const BUILT: Unix = Unix(1_700_000_000_000);
+
+    fn boot(n: u8) -> BootId {
+        BootId([n; 16])
+    }
+
+    fn at(mono: u64, unix: i64, trusted: bool) -> Now {
+        Now { mono: Mono(mono), wall: Wall { unix: Unix(unix), trusted } }
+    }
+
+    #[test]
+    fn a_stamp_from_before_the_clock_was_set_gets_its_date_once_it_is() {
+        let mut timeline = Timeline::new(boot(1), BTreeMap::new(), None, BUILT);
+        let early = timeline.stamp(Mono(1_000));
+        assert_eq!(timeline.observe(at(2_000, 2_000, false)), None);
+        assert_eq!(timeline.date(early), None);
+        assert!(timeline.observe(at(10_000, 1_800_000_010_000, true)).is_some());
+        assert_eq!(timeline.date(early), Some(Unix(1_800_000_001_000)));
+    }
+
+    #[test]
+    fn a_stamp_of_an_older_boot_is_dated_by_that_boots_anchor() {
+        let anchors = BTreeMap::from([(boot(1), Anchor(Unix(5_000)))]);
+        let timeline = Timeline::new(boot(2), anchors, None, BUILT);
+        assert_eq!(timeline.date(Stamp { boot: boot(1), mono: Mono(7) }), Some(Unix(5_007)));
+        assert_eq!(timeline.date(Stamp { boot: boot(9), mono: Mono(7) }), None);
+    }
+
+    #[test]
+    fn age_over_a_reboot_without_a_clock_is_at_least_the_uptime() {
+        let timeline = Timeline::new(boot(2), BTreeMap::new(), None, BUILT);
+        let old = Stamp { boot: boot(1), mono: Mono(99_000) };
+        assert_eq!(timeline.age(old, at(4_000, 0, false)), Duration::from_secs(4));
+    }
+
+    #[test]
+    fn anchors_are_bounded_and_the_oldest_boot_is_forgotten_first() {
+        let anchors = (0..100).map(|n| (boot(n), Anchor(Unix(i64::from(n) * 1_000)))).collect();
+        let mut timeline = Timeline::new(boot(200), anchors, None, BUILT);
+        let saved = timeline.observe(at(0, 1_800_000_000_000, true)).unwrap();
+        assert_eq!(saved.forget.len(), 101 - ANCHORS_MAX);
+        assert!(saved.forget.contains(&boot(0)) && !saved.forget.contains(&boot(99)));
+    }
+}

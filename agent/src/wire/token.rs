@@ -1,0 +1,445 @@
+//! Commands as tokens: a JWT in JWS compact form, signed with Ed25519 (RFC 7519, 7515, 8037). Checks everything that
+//! doesn't change with time: form, signature, audience. Whether the time is right is judged by the engine.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, crypto};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Number, Value as Json};
+
+use super::keys::{KeyError, SigningKey};
+use super::{CommandId, Reason, Refusal, VerifiedCommand};
+use crate::config;
+
+/// The most bytes in a command.
+pub const COMMAND_LEN_MAX: usize = 32 * 1024;
+/// The most bytes in a nonce.
+const NONCE_LEN_MAX: usize = 64;
+/// The most bytes in a command's name.
+const NAME_LEN_MAX: usize = 64;
+/// The longest that a command may ask to take, in seconds: a day.
+const TIMEOUT_MAX_S: u64 = 86_400;
+
+/// Whom commands may be addressed to here.
+#[derive(Debug, Clone, Copy)]
+pub struct Audience<'a> {
+    /// The device's id.
+    pub device: &'a str,
+    /// Its groups.
+    pub groups: &'a [String],
+}
+
+/// What a token claims. `Serialize` is for those who sign.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Claims {
+    /// A device id, or `group:NAME`.
+    aud: Aud,
+    jti: String,
+    iat: Number,
+    exp: Number,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nbf: Option<Number>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nonce: Option<String>,
+    cmd: Cmd,
+}
+
+/// RFC 7519, section 4.1.3: one, or several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Aud {
+    One(String),
+    Several(Vec<String>),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Cmd {
+    name: String,
+    #[serde(default)]
+    args: Map<String, Json>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeout_s: Option<u64>,
+}
+
+/// The token's header. Unknown members are ignored, but for `crit`, which says that they must not be.
+#[derive(Debug, Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    crit: Option<Json>,
+}
+
+impl Claims {
+    /// Claims of a command that is valid from `iat` to `exp` (seconds since 1970).
+    #[must_use]
+    pub fn new(audience: &str, id: &CommandId, name: &str, iat: i64, exp: i64) -> Self {
+        let cmd = Cmd { name: name.to_owned(), args: Map::new(), timeout_s: None };
+        let aud = Aud::One(audience.to_owned());
+        Self { aud, jti: id.as_str().to_owned(), iat: iat.into(), exp: exp.into(), nbf: None, nonce: None, cmd }
+    }
+
+    /// The same, with an argument.
+    #[must_use]
+    pub fn arg(mut self, key: &str, value: Json) -> Self {
+        self.cmd.args.insert(key.to_owned(), value);
+        self
+    }
+
+    /// The same, with the nonce of the device's presence message.
+    #[must_use]
+    pub fn nonce(mut self, nonce: Option<String>) -> Self {
+        self.nonce = nonce;
+        self
+    }
+
+    /// The same, with a limit on how long it may take.
+    #[must_use]
+    pub fn timeout_s(mut self, timeout_s: Option<u64>) -> Self {
+        self.cmd.timeout_s = timeout_s;
+        self
+    }
+}
+
+/// Signs claims: the text to publish on a command topic.
+///
+/// # Errors
+/// The key can't sign.
+pub fn sign(claims: &Claims, kid: &str, key: &SigningKey) -> Result<String, KeyError> {
+    let header = serde_json::json!({"alg": "EdDSA", "kid": kid, "typ": "JWT"});
+    let claims = serde_json::to_vec(claims).map_err(|_| KeyError::Sign)?;
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
+    let signature = crypto::sign(message.as_bytes(), key.encoding(), Algorithm::EdDSA).map_err(|_| KeyError::Sign)?;
+    Ok(format!("{message}.{signature}"))
+}
+
+/// Checks a message from a command topic. `topic_group`: the group that the topic belongs to, if it isn't the device's own.
+///
+/// # Errors
+/// [`Refusal`], with the id and the name that it claims, as far as they can be read.
+pub fn verify(
+    payload: &[u8],
+    audience: &Audience<'_>,
+    topic_group: Option<&str>,
+    commands: &config::Commands,
+) -> Result<VerifiedCommand, Refusal> {
+    checked(payload, audience, topic_group, commands).map_err(|(reason, detail)| {
+        let (claimed_id, claimed_name) = claimed(payload);
+        Refusal { reason, claimed_id, claimed_name, detail }
+    })
+}
+
+type Refused = (Reason, String);
+
+fn checked(
+    payload: &[u8],
+    audience: &Audience<'_>,
+    topic_group: Option<&str>,
+    commands: &config::Commands,
+) -> Result<VerifiedCommand, Refused> {
+    if payload.len() > COMMAND_LEN_MAX {
+        return Err((Reason::TooLarge, format!("{} B; a command has at most {COMMAND_LEN_MAX} B", payload.len())));
+    }
+    let text = std::str::from_utf8(payload).map_err(|_| malformed("not UTF-8"))?.trim();
+    let (kid, claims) = if text.starts_with('{') && !commands.require_signature {
+        (None, text.as_bytes().to_vec())
+    } else {
+        let (kid, claims) = signed(text, &commands.trusted_keys)?;
+        (Some(kid), claims)
+    };
+    let digest = ring::digest::digest(&ring::digest::SHA256, &claims);
+    let digest = digest.as_ref().try_into().map_err(|_| malformed("no digest"))?;
+    let claims: Claims = serde_json::from_slice(&claims).map_err(|error| malformed(&format!("claims: {error}")))?;
+    addressed(&claims.aud, audience, topic_group)?;
+    command(claims, kid, topic_group, digest)
+}
+
+/// The key id and the claims of a token whose signature is right.
+fn signed(text: &str, keys: &[config::TrustedKey]) -> Result<(String, Vec<u8>), Refused> {
+    let parts: Vec<&str> = text.split('.').collect();
+    let [header, claims, signature] = parts.as_slice() else {
+        return Err(malformed("not a signed token: three parts with dots between them are expected (JWS compact)"));
+    };
+    let decode = |part: &str, what: &str| {
+        URL_SAFE_NO_PAD.decode(part).map_err(|_| malformed(&format!("{what}: not base64url without padding")))
+    };
+    let header: Header =
+        serde_json::from_slice(&decode(header, "header")?).map_err(|error| malformed(&format!("header: {error}")))?;
+    let claims = decode(claims, "claims")?;
+    // Before the key is looked at: a public key must never be taken for an HMAC's secret, nor "none" for a signature.
+    if header.alg != "EdDSA" {
+        return Err((Reason::BadSignature, format!("alg is {:?}, EdDSA is the only one taken", header.alg)));
+    }
+    if header.crit.is_some() {
+        return Err(malformed("header: crit names extensions that are not known here"));
+    }
+    let kid = header.kid.ok_or_else(|| (Reason::UnknownKey, "the header has no kid".to_owned()))?;
+    let key = keys
+        .iter()
+        .find(|key| key.kid == kid)
+        .ok_or_else(|| (Reason::UnknownKey, format!("no trusted key has the kid {kid:?}")))?;
+    let message = text.rsplit_once('.').map_or("", |(message, _)| message);
+    let right =
+        crypto::verify(signature, message.as_bytes(), &DecodingKey::from_ed_der(&key.public_key), Algorithm::EdDSA);
+    if !matches!(right, Ok(true)) {
+        return Err((Reason::BadSignature, format!("not signed by the key {kid:?}")));
+    }
+    Ok((kid, claims))
+}
+
+/// A message on a group's topic must be for that group; on the device's own, for the device.
+fn addressed(aud: &Aud, audience: &Audience<'_>, topic_group: Option<&str>) -> Result<(), Refused> {
+    let wanted = match topic_group {
+        Some(group) if audience.groups.iter().any(|ours| ours == group) => format!("group:{group}"),
+        Some(group) => return Err((Reason::WrongAudience, format!("this device is not in the group {group:?}"))),
+        None => audience.device.to_owned(),
+    };
+    let named = match aud {
+        Aud::One(one) => *one == wanted,
+        Aud::Several(several) => several.contains(&wanted),
+    };
+    if named { Ok(()) } else { Err((Reason::WrongAudience, format!("aud is not {wanted:?}"))) }
+}
+
+fn command(
+    claims: Claims,
+    kid: Option<String>,
+    group: Option<&str>,
+    digest: [u8; 32],
+) -> Result<VerifiedCommand, Refused> {
+    let id = CommandId::parse(&claims.jti)
+        .ok_or_else(|| malformed(&format!("jti: 1 to {} of A-Z a-z 0-9 _ - are expected", CommandId::LEN_MAX)))?;
+    let (issued_at, expires_at) = (seconds("iat", &claims.iat)?, seconds("exp", &claims.exp)?);
+    if expires_at <= issued_at {
+        return Err(malformed("exp is not after iat"));
+    }
+    let not_before = claims.nbf.as_ref().map(|nbf| seconds("nbf", nbf)).transpose()?;
+    if claims.nonce.as_ref().is_some_and(|nonce| nonce.len() > NONCE_LEN_MAX) {
+        return Err(malformed(&format!("nonce: at most {NONCE_LEN_MAX} B")));
+    }
+    let Cmd { name, args, timeout_s } = claims.cmd;
+    let plain = (1..=NAME_LEN_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    if !plain {
+        return Err(malformed(&format!("cmd.name: 1 to {NAME_LEN_MAX} of a-z _ are expected")));
+    }
+    if timeout_s.is_some_and(|timeout| !(1..=TIMEOUT_MAX_S).contains(&timeout)) {
+        return Err(malformed(&format!("cmd.timeout_s: 1 to {TIMEOUT_MAX_S} is expected")));
+    }
+    let (nonce, group) = (claims.nonce, group.map(str::to_owned));
+    Ok(VerifiedCommand { id, kid, group, issued_at, expires_at, not_before, nonce, name, args, timeout_s, digest })
+}
+
+/// A NumericDate (RFC 7519, section 2): seconds since 1970, perhaps with a fraction, which is cut off.
+fn seconds(claim: &str, date: &Number) -> Result<i64, Refused> {
+    // The year 9999: beyond it no date can be written, and sums with it could overflow.
+    const LATEST_S: f64 = 253_402_300_799.0;
+    let seconds = date.as_f64().filter(|seconds| (0.0..=LATEST_S).contains(seconds));
+    let seconds = seconds.ok_or_else(|| malformed(&format!("{claim}: {date} is no date in seconds since 1970")))?;
+    #[expect(clippy::cast_possible_truncation, reason = "within 0 to the year 9999")]
+    Ok(seconds.floor() as i64)
+}
+
+fn malformed(detail: &str) -> Refused {
+    (Reason::Malformed, detail.to_owned())
+}
+
+/// The id and the name that a message claims, for the one who has to find out what went wrong. Proves nothing.
+fn claimed(payload: &[u8]) -> (Option<CommandId>, Option<String>) {
+    /// Only what is looked for, so that any other nonsense in the claims doesn't hide it.
+    #[derive(Deserialize)]
+    struct Peek {
+        jti: Option<Json>,
+        cmd: Option<Json>,
+    }
+    let middle = payload.split(|byte| *byte == b'.').nth(1);
+    let decoded = middle.and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
+    let Ok(peek) = serde_json::from_slice::<Peek>(decoded.as_deref().unwrap_or(payload)) else { return (None, None) };
+    let id = peek.jti.as_ref().and_then(Json::as_str).and_then(CommandId::parse);
+    let name = peek.cmd.as_ref().and_then(|cmd| cmd.get("name")).and_then(Json::as_str);
+    (id, name.filter(|name| name.len() <= NAME_LEN_MAX).map(str::to_owned))
+}
+
+/// Arguments as a human types them: `KEY=VALUE`, where the value is JSON if it reads as a number, a flag, a list or an
+/// object, and else a string. `None` without a `=`.
+#[must_use]
+pub fn parse_args(words: &[String]) -> Option<BTreeMap<String, Json>> {
+    words
+        .iter()
+        .map(|word| {
+            let (key, value) = word.split_once('=').filter(|(key, _)| !key.is_empty())?;
+            let json = serde_json::from_str::<Json>(value).ok().filter(|json| !json.is_string() && !json.is_null());
+            Some((key.to_owned(), json.unwrap_or_else(|| Json::String(value.to_owned()))))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::TrustedKey;
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_seed([seed; 32]).unwrap()
+    }
+
+    fn commands(require_signature: bool) -> config::Commands {
+        let trusted = TrustedKey { kid: "ops-1".into(), public_key: key(1).public() };
+        config::Commands { trusted_keys: vec![trusted], require_signature, max_clock_skew: Duration::from_secs(300) }
+    }
+
+    fn check(payload: &[u8], group: Option<&str>) -> Result<VerifiedCommand, Reason> {
+        let groups = ["canary".to_owned()];
+        let audience = Audience { device: "gw-1", groups: &groups };
+        verify(payload, &audience, group, &commands(true)).map_err(|refusal| refusal.reason)
+    }
+
+    fn claims() -> Json {
+        json!({"aud": "gw-1", "jti": "c-1", "iat": 1_000, "exp": 2_000, "cmd": {"name": "ping"}})
+    }
+
+    fn with(changes: Json) -> Json {
+        let mut claims = claims();
+        for (key, value) in changes.as_object().unwrap() {
+            match value {
+                Json::Null => claims.as_object_mut().unwrap().remove(key),
+                value => claims.as_object_mut().unwrap().insert(key.clone(), value.clone()),
+            };
+        }
+        claims
+    }
+
+    fn token(header: &Json, claims: &str, key: &SigningKey) -> String {
+        let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
+        let signature = crypto::sign(message.as_bytes(), key.encoding(), Algorithm::EdDSA).unwrap();
+        format!("{message}.{signature}")
+    }
+
+    fn good_header() -> Json {
+        json!({"alg": "EdDSA", "kid": "ops-1"})
+    }
+
+    #[test]
+    fn a_token_made_here_is_verified_here() {
+        let id = CommandId::parse("c-9").unwrap();
+        let claims = Claims::new("gw-1", &id, "run", 10, 20).arg("runbook", "fix".into()).timeout_s(Some(5));
+        let command = check(sign(&claims, "ops-1", &key(1)).unwrap().as_bytes(), None).unwrap();
+        assert_eq!((command.id.as_str(), command.name.as_str(), command.timeout_s), ("c-9", "run", Some(5)));
+        assert_eq!((command.kid.as_deref(), command.issued_at, command.expires_at), (Some("ops-1"), 10, 20));
+        assert_eq!(command.args["runbook"], "fix");
+    }
+
+    #[test]
+    fn each_way_of_being_wrong_has_its_reason() {
+        let ours = key(1);
+        let good = token(&good_header(), &claims().to_string(), &ours);
+        let (head, tail) = good.split_at(good.len() - 10);
+        let flipped = format!("{head}{}", tail.replace(|c: char| c.is_ascii_lowercase(), "A"));
+        let unsigned = format!("{}.", good.rsplit_once('.').unwrap().0);
+        let header = |header: Json| token(&header, &claims().to_string(), &ours);
+        let claim = |changes: Json| token(&good_header(), &with(changes).to_string(), &ours);
+        let cases: Vec<(&str, String, Reason)> = vec![
+            ("another key's signature", token(&good_header(), &claims().to_string(), &key(2)), Reason::BadSignature),
+            ("a changed signature", flipped, Reason::BadSignature),
+            ("no signature", unsigned, Reason::BadSignature),
+            ("alg none", header(json!({"alg": "none", "kid": "ops-1"})), Reason::BadSignature),
+            ("alg HS256", header(json!({"alg": "HS256", "kid": "ops-1"})), Reason::BadSignature),
+            ("an unknown kid", header(json!({"alg": "EdDSA", "kid": "ops-2"})), Reason::UnknownKey),
+            ("no kid", header(json!({"alg": "EdDSA"})), Reason::UnknownKey),
+            (
+                "critical extensions",
+                header(json!({"alg": "EdDSA", "kid": "ops-1", "crit": ["b64"]})),
+                Reason::Malformed,
+            ),
+            ("another device", claim(json!({"aud": "gw-2"})), Reason::WrongAudience),
+            ("a group on the device's topic", claim(json!({"aud": "group:canary"})), Reason::WrongAudience),
+            ("no jti", claim(json!({"jti": null})), Reason::Malformed),
+            ("a jti with a slash", claim(json!({"jti": "a/b"})), Reason::Malformed),
+            ("a jti that is too long", claim(json!({"jti": "x".repeat(65)})), Reason::Malformed),
+            ("exp before iat", claim(json!({"exp": 999})), Reason::Malformed),
+            ("exp as text", claim(json!({"exp": "2000"})), Reason::Malformed),
+            ("exp beyond time", claim(json!({"exp": 1e300})), Reason::Malformed),
+            ("a name in capitals", claim(json!({"cmd": {"name": "Ping"}})), Reason::Malformed),
+            ("args as a list", claim(json!({"cmd": {"name": "ping", "args": []}})), Reason::Malformed),
+            ("no timeout at all", claim(json!({"cmd": {"name": "ping", "timeout_s": 0}})), Reason::Malformed),
+            ("plain JSON where signatures are required", claims().to_string(), Reason::Malformed),
+            ("too long", claim(json!({"pad": "x".repeat(COMMAND_LEN_MAX)})), Reason::TooLarge),
+            (
+                "a claim that stands twice",
+                token(&good_header(), &claims().to_string().replace("\"aud\"", "\"aud\":\"gw-2\",\"aud\""), &ours),
+                Reason::Malformed,
+            ),
+            ("nested without end", token(&good_header(), &"[".repeat(5_000), &ours), Reason::Malformed),
+            ("nothing", String::new(), Reason::Malformed),
+        ];
+        for (what, token, reason) in cases {
+            assert_eq!(check(token.as_bytes(), None).err(), Some(reason), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_whose_command_it_claims_to_be() {
+        let groups = [];
+        let audience = Audience { device: "gw-1", groups: &groups };
+        let long = token(&good_header(), &with(json!({"pad": "x".repeat(COMMAND_LEN_MAX)})).to_string(), &key(1));
+        let refusal = verify(long.as_bytes(), &audience, None, &commands(true)).unwrap_err();
+        assert_eq!(refusal.claimed_id.unwrap().as_str(), "c-1");
+        assert_eq!(refusal.claimed_name.as_deref(), Some("ping"));
+    }
+
+    #[test]
+    fn a_groups_topic_takes_only_what_is_for_that_group() {
+        let for_group = token(&good_header(), &with(json!({"aud": "group:canary"})).to_string(), &key(1));
+        assert_eq!(check(for_group.as_bytes(), Some("canary")).unwrap().group.as_deref(), Some("canary"));
+        assert_eq!(check(for_group.as_bytes(), Some("other")).err(), Some(Reason::WrongAudience));
+        let for_device = token(&good_header(), &claims().to_string(), &key(1));
+        assert_eq!(check(for_device.as_bytes(), Some("canary")).err(), Some(Reason::WrongAudience));
+        let for_both = token(&good_header(), &with(json!({"aud": ["gw-7", "gw-1"]})).to_string(), &key(1));
+        assert!(check(for_both.as_bytes(), None).is_ok());
+    }
+
+    #[test]
+    fn fractions_of_seconds_are_cut_off() {
+        let fraction = token(&good_header(), &with(json!({"iat": 1_000.9, "nbf": 999.5})).to_string(), &key(1));
+        let command = check(fraction.as_bytes(), None).unwrap();
+        assert_eq!((command.issued_at, command.not_before), (1_000, Some(999)));
+    }
+
+    #[test]
+    fn plain_json_is_taken_only_where_signatures_are_not_required() {
+        let groups = [];
+        let audience = Audience { device: "gw-1", groups: &groups };
+        let plain = verify(claims().to_string().as_bytes(), &audience, None, &commands(false)).unwrap();
+        assert_eq!((plain.id.as_str(), plain.kid), ("c-1", None));
+        let forged = token(&good_header(), &claims().to_string(), &key(2));
+        assert!(verify(forged.as_bytes(), &audience, None, &commands(false)).is_err());
+    }
+
+    #[test]
+    fn typed_arguments_are_json_where_they_read_as_it() {
+        let words = ["n=5", "flag=true", "list=[1,2]", "unit=app.service", "text=\"5\"", "empty="].map(str::to_owned);
+        let args = parse_args(&words).unwrap();
+        assert_eq!(
+            json!(args),
+            json!({"n": 5, "flag": true, "list": [1, 2], "unit": "app.service", "text": "\"5\"", "empty": ""})
+        );
+        assert!(parse_args(&["unit".to_owned()]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_pass(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(check(&bytes, None).is_err());
+        }
+
+        #[test]
+        fn no_three_parts_make_it_panic_or_pass(text in "[A-Za-z0-9_-]{0,60}\\.[A-Za-z0-9_-]{0,60}\\.[A-Za-z0-9_-]{0,60}") {
+            prop_assert!(check(text.as_bytes(), None).is_err());
+        }
+    }
+}
