@@ -1,0 +1,93 @@
+//! The clocks, read here and nowhere else: CLOCK_BOOTTIME for order and age, CLOCK_REALTIME for dates, whether the latter
+//! was set from outside, and the boot id. Never corrects a clock, and never waits for one.
+#![expect(clippy::disallowed_methods, reason = "this is where time is read")]
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::config::ClockTrust;
+use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
+
+/// systemd-timesyncd makes this file when it has set the clock in this boot (systemd-timesyncd.service(8)). The kernel's
+/// own answer, adjtimex(2), has no safe interface that builds here; where another program keeps the time (chrony, ntpd,
+/// GPS), `clock.trust = "always"` says so.
+const SYNCHRONIZED: &str = "run/systemd/timesync/synchronized";
+const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
+/// How long an answer about the synchronisation holds.
+const SYNC_CHECK_MS: u64 = 1_000;
+
+/// One reading of the clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockReading {
+    /// For the engine.
+    pub now: Now,
+    /// Whether the wall clock was set from outside, whatever the configuration says about trusting it.
+    pub synced: bool,
+}
+
+/// Reads the clocks.
+#[derive(Debug)]
+pub struct Clock {
+    trust: ClockTrust,
+    marker: PathBuf,
+    checked: Option<(Mono, bool)>,
+}
+
+impl Clock {
+    /// A clock that trusts as `trust` says; `root` as in `collect.root`.
+    #[must_use]
+    pub fn new(trust: ClockTrust, root: &Path) -> Self {
+        Self { trust, marker: root.join(SYNCHRONIZED), checked: None }
+    }
+
+    /// This instant.
+    pub fn now(&mut self) -> Now {
+        self.read().now
+    }
+
+    /// This instant, and what is known about the wall clock.
+    pub fn read(&mut self) -> ClockReading {
+        let mono = boottime();
+        let synced = self.synced(mono);
+        let trusted = synced || self.trust == ClockTrust::Always;
+        ClockReading { now: Now { mono, wall: Wall { unix: realtime(), trusted } }, synced }
+    }
+
+    fn synced(&mut self, mono: Mono) -> bool {
+        if let Some((at, synced)) = self.checked {
+            if mono.since(at) < Duration::from_millis(SYNC_CHECK_MS) {
+                return synced;
+            }
+        }
+        let synced = self.marker.exists();
+        self.checked = Some((mono, synced));
+        synced
+    }
+}
+
+/// The kernel's boot id below `root`.
+///
+/// # Errors
+/// The file can't be read, or holds no boot id (`InvalidData`).
+pub fn boot_id(root: &Path) -> io::Result<BootId> {
+    let path = root.join(BOOT_ID);
+    let annotate = |kind, what: &dyn std::fmt::Display| io::Error::new(kind, format!("{}: {what}", path.display()));
+    let text = fs::read_to_string(&path).map_err(|error| annotate(error.kind(), &error))?;
+    BootId::parse(&text).ok_or_else(|| annotate(io::ErrorKind::InvalidData, &"not a boot id"))
+}
+
+fn boottime() -> Mono {
+    Mono(u64::try_from(milliseconds(clock_gettime(ClockId::Boottime))).unwrap_or(0))
+}
+
+fn realtime() -> Unix {
+    Unix(milliseconds(clock_gettime(ClockId::Realtime)))
+}
+
+fn milliseconds(time: Timespec) -> i64 {
+    time.tv_sec.saturating_mul(1_000).saturating_add(time.tv_nsec / 1_000_000)
+}

@@ -1,0 +1,195 @@
+//! The host: processors, memory, disks, flash wear, temperature, pressure and uptime, from `/proc` and `/sys` below the
+//! root and from statvfs(3). Keeps the processors' counters from one round to the next, and nothing else.
+//!
+//! Parses `/proc` itself: sysinfo can't be pointed at another root, and two ways to one number would be two truths.
+
+use std::path::Path;
+
+use super::round::{Faulted, Reading, Round};
+use crate::config::CollectHost;
+use crate::engine::metric::Metric;
+
+/// JESD84-B51, DEVICE_LIFE_TIME_EST: steps of 10 %; 0x0B is past the end, above that is reserved.
+const LIFE_TIME_MAX: u8 = 0x0B;
+/// Thousandths of a degree Celsius.
+const TEMPERATURE_MC: std::ops::RangeInclusive<f64> = -100_000.0..=200_000.0;
+const LOAD_MAX: f64 = 1e6;
+/// A thousand years.
+const UPTIME_MAX_S: f64 = 1e3 * 365.0 * 86_400.0;
+/// Columns of /proc/stat that add up to all time: user to steal. Guest time is in user time already.
+const CPU_COLUMNS: usize = 8;
+
+/// Jiffies since boot, all processors together.
+#[derive(Debug, Clone, Copy)]
+struct Jiffies {
+    busy: u64,
+    total: u64,
+}
+
+/// What the host collector keeps between rounds.
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    jiffies: Option<Jiffies>,
+}
+
+impl Host {
+    /// Reads the host into `round`. The processors' load comes from the second round on.
+    pub(super) fn collect(&mut self, config: &CollectHost, round: &mut Round<'_>) {
+        let cpu = self.cpu_pct(round);
+        round.reading(Metric::HostCpu, cpu);
+        let load = first_number(round, "proc/loadavg", LOAD_MAX);
+        round.reading(Metric::HostLoad1, load);
+        let uptime = first_number(round, "proc/uptime", UPTIME_MAX_S);
+        round.reading(Metric::HostUptime, uptime);
+        let _: Result<(), Faulted> = memory(round);
+        for mount in &config.mounts {
+            disk(round, mount);
+        }
+        let life = flash_life_used_pct(round);
+        round.reading(Metric::HostFlashLife, life);
+        let temperature = temperature_c(round);
+        round.reading(Metric::HostTemperature, temperature);
+        for (what, metric) in
+            [("cpu", Metric::HostPsiCpu), ("memory", Metric::HostPsiMemory), ("io", Metric::HostPsiIo)]
+        {
+            let pressure = pressure_pct(round, &format!("proc/pressure/{what}"));
+            round.reading(metric, pressure);
+        }
+    }
+
+    fn cpu_pct(&mut self, round: &mut Round<'_>) -> Reading<f64> {
+        let now = jiffies(round)?;
+        let Some(before) = self.jiffies.replace(now) else { return Ok(None) };
+        // iowait may run backwards (proc(5)), and so may the sums.
+        let busy = now.busy.saturating_sub(before.busy);
+        let total = now.total.saturating_sub(before.total);
+        Ok((total > 0).then(|| pct(busy.min(total), total)))
+    }
+}
+
+fn jiffies(round: &mut Round<'_>) -> Result<Jiffies, Faulted> {
+    const FILE: &str = "proc/stat";
+    let text = round.required(FILE)?;
+    let line = text.lines().next().unwrap_or_default();
+    let mut columns = line.split_whitespace();
+    let counts: Vec<u64> = match columns.next() {
+        Some("cpu") => columns.take(CPU_COLUMNS).map_while(|column| column.parse().ok()).collect(),
+        _ => Vec::new(),
+    };
+    // Kernels before 2.6.11 have no steal time.
+    let [_user, _nice, _system, idle, iowait, ..] = counts.as_slice() else {
+        return Err(round.nonsense(FILE, line, "`cpu` and its jiffies"));
+    };
+    let total = counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
+    Ok(Jiffies { busy: total.saturating_sub(idle.saturating_add(*iowait)), total })
+}
+
+fn memory(round: &mut Round<'_>) -> Result<(), Faulted> {
+    const FILE: &str = "proc/meminfo";
+    let text = round.required(FILE)?;
+    let total = meminfo_bytes(round, &text, "MemTotal");
+    let available = meminfo_bytes(round, &text, "MemAvailable");
+    round.reading(Metric::HostMemAvailable, available);
+    if let (Ok(Some(total @ 1..)), Ok(Some(available))) = (total, available) {
+        round.point(Metric::HostMemUsed, pct(total.saturating_sub(available), total));
+    }
+    let swap = meminfo_bytes(round, &text, "SwapTotal")?;
+    let free = meminfo_bytes(round, &text, "SwapFree")?;
+    // A gateway without swap has no share of it in use.
+    if let (Some(swap @ 1..), Some(free)) = (swap, free) {
+        round.point(Metric::HostSwapUsed, pct(swap.saturating_sub(free), swap));
+    }
+    Ok(())
+}
+
+/// A line like `MemTotal:  24684560 kB`.
+fn meminfo_bytes(round: &mut Round<'_>, text: &str, key: &str) -> Reading<u64> {
+    let Some(value) = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')) else {
+        return Ok(None);
+    };
+    let kib = round.parse("proc/meminfo", value.trim().trim_end_matches(" kB"), 0..=u64::MAX / 1024)?;
+    Ok(Some(kib * 1024))
+}
+
+fn disk(round: &mut Round<'_>, mount: &Path) {
+    let label = mount.to_string_lossy();
+    let stat = match rustix::fs::statvfs(round.path(&label)) {
+        Ok(stat) => stat,
+        Err(error) => {
+            round.fault(&label, format!("statvfs: {error}"));
+            return;
+        }
+    };
+    // Like df(1): what root keeps for itself (f_bfree over f_bavail) is neither used nor ours to use.
+    let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+    let usable = used.saturating_add(stat.f_bavail);
+    if usable > 0 {
+        round.labelled(Metric::HostDiskUsed, &label, pct(used, usable));
+        round.labelled(Metric::HostDiskFree, &label, stat.f_bavail.saturating_mul(stat.f_frsize));
+    }
+    // btrfs and FAT have no inodes to run out of.
+    if stat.f_files > 0 {
+        let used = stat.f_files.saturating_sub(stat.f_ffree);
+        round.labelled(Metric::HostDiskInodes, &label, pct(used, stat.f_files));
+    }
+}
+
+/// The most worn eMMC, in percent of its life: the upper end of the step that it reports.
+fn flash_life_used_pct(round: &mut Round<'_>) -> Reading<f64> {
+    let mut worst = None;
+    for name in round.names("sys/block") {
+        let is_disk = name.strip_prefix("mmcblk").is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()));
+        if is_disk {
+            let used = life_time_pct(round, &format!("sys/block/{name}/device/life_time"))?;
+            worst = worst.max(used);
+        }
+    }
+    Ok(worst.map(f64::from))
+}
+
+/// `0x02 0x01`: memory of type A (SLC) and of type B (MLC); 0 says nothing.
+fn life_time_pct(round: &mut Round<'_>, file: &str) -> Reading<u8> {
+    let Some(text) = round.text(file)? else { return Ok(None) };
+    let steps: Option<Vec<u8>> = text
+        .split_whitespace()
+        .map(|step| u8::from_str_radix(step.strip_prefix("0x")?, 16).ok().filter(|step| *step <= LIFE_TIME_MAX))
+        .collect();
+    let Some(worst) = steps.and_then(|steps| steps.into_iter().max()) else {
+        return Err(round.nonsense(file, &text, "two steps from 0x00 to 0x0b"));
+    };
+    Ok((worst > 0).then(|| worst * 10))
+}
+
+fn temperature_c(round: &mut Round<'_>) -> Reading<f64> {
+    const ZONES: &str = "sys/class/thermal";
+    let mut hottest: Option<f64> = None;
+    for zone in round.names(ZONES).iter().filter(|name| name.starts_with("thermal_zone")) {
+        if let Ok(Some(mc)) = round.number(&format!("{ZONES}/{zone}/temp"), TEMPERATURE_MC) {
+            hottest = Some(hottest.map_or(mc, |hottest| hottest.max(mc)));
+        }
+    }
+    Ok(hottest.map(|mc| mc / 1000.0))
+}
+
+/// `some avg10=0.18 avg60=0.04 …` (Documentation/accounting/psi.rst): avg60, in percent of the time.
+fn pressure_pct(round: &mut Round<'_>, file: &str) -> Reading<f64> {
+    let Some(text) = round.text(file)? else { return Ok(None) };
+    let some = text.lines().find_map(|line| line.strip_prefix("some "));
+    let avg60 = some.and_then(|some| some.split_whitespace().find_map(|field| field.strip_prefix("avg60=")));
+    match avg60 {
+        Some(avg60) => round.parse(file, avg60, 0.0..=100.0).map(Some),
+        None => Err(round.nonsense(file, &text, "a pressure with avg60")),
+    }
+}
+
+fn first_number(round: &mut Round<'_>, file: &str, max: f64) -> Reading<f64> {
+    let Some(text) = round.text(file)? else { return Ok(None) };
+    let first = text.split_whitespace().next().unwrap_or_default();
+    round.parse(file, first, 0.0..=max).map(Some)
+}
+
+/// `part` of a `whole` that is not zero.
+#[expect(clippy::cast_precision_loss, reason = "precise enough for a percentage")]
+fn pct(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64 * 100.0
+}

@@ -1,0 +1,225 @@
+//! Links, from `/sys/class/net` (Documentation/ABI/testing/sysfs-class-net), the kernel's routing tables and
+//! `/proc/net/wireless`. The interface that carries the default route is *the* link; every chosen interface is also told by
+//! name. Counters are handed over as the kernel counts them: growth is the engine's to work out. Loopback never counts.
+
+use std::collections::BTreeSet;
+
+use super::round::{Faulted, Reading, Round};
+use crate::config::CollectLink;
+use crate::engine::metric::Metric;
+
+const LOOPBACK: &str = "lo";
+/// The most interfaces that are told by name; a gateway with more (containers, bridges) should name those that count.
+const INTERFACES_MAX: usize = 32;
+
+// include/uapi/linux/route.h and ipv6_route.h.
+const RTF_UP: u32 = 0x1;
+const RTF_REJECT: u32 = 0x200;
+const RTF_ANYCAST: u32 = 0x0010_0000;
+const RTF_LOCAL: u32 = 0x8000_0000;
+
+// include/uapi/linux/if_arp.h.
+const ARPHRD_ETHER: u32 = 1;
+const ARPHRD_PPP: u32 = 512;
+
+/// dBm. Drivers that only know a relative quality give numbers from 0 up.
+const RSSI_DBM: std::ops::RangeInclusive<f64> = -150.0..=255.0;
+
+/// A counter of an interface, and where it goes: for the link, and by the interface's name.
+const COUNTERS: [(&str, Metric, Metric); 7] = [
+    ("statistics/rx_bytes", Metric::LinkRxBytes, Metric::InterfaceRxBytes),
+    ("statistics/tx_bytes", Metric::LinkTxBytes, Metric::InterfaceTxBytes),
+    ("statistics/rx_errors", Metric::LinkRxErrors, Metric::InterfaceRxErrors),
+    ("statistics/tx_errors", Metric::LinkTxErrors, Metric::InterfaceTxErrors),
+    ("statistics/rx_dropped", Metric::LinkRxDropped, Metric::InterfaceRxDropped),
+    ("statistics/tx_dropped", Metric::LinkTxDropped, Metric::InterfaceTxDropped),
+    ("carrier_changes", Metric::LinkCarrierChanges, Metric::InterfaceCarrierChanges),
+];
+
+/// What the routing tables say.
+#[derive(Default)]
+struct Routes {
+    /// The interface of the default route.
+    default: Option<String>,
+    /// Every interface that leads somewhere.
+    carriers: BTreeSet<String>,
+    /// Part of the tables could not be read, so that "no default route" can't be told.
+    incomplete: bool,
+}
+
+/// One line of a routing table.
+struct Route<'a> {
+    interface: &'a str,
+    is_default: bool,
+    metric: u32,
+}
+
+/// Reads every chosen interface, and the one with the default route, into `round`.
+pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) {
+    let routes = routes(round);
+    if let Some(name) = &routes.default {
+        link(round, name);
+    } else if !routes.incomplete {
+        round.point(Metric::LinkType, "none");
+        round.point(Metric::LinkUp, false);
+    }
+
+    let chosen =
+        if config.interfaces.is_empty() { routes.carriers } else { config.interfaces.iter().cloned().collect() };
+    if chosen.len() > INTERFACES_MAX {
+        round.fault("sys/class/net", format!("{} interfaces: only the first {INTERFACES_MAX} are told", chosen.len()));
+    }
+    for name in chosen.iter().filter(|name| *name != LOOPBACK).take(INTERFACES_MAX) {
+        interface(round, name);
+    }
+}
+
+fn link(round: &mut Round<'_>, name: &str) {
+    round.point(Metric::LinkInterface, name);
+    let kind = kind(round, name);
+    round.reading(Metric::LinkType, kind);
+    let up = is_up(round, name);
+    round.reading(Metric::LinkUp, up);
+    let rssi = rssi_dbm(round, name);
+    round.reading(Metric::LinkRssi, rssi);
+    for (file, metric, _) in COUNTERS {
+        let count = round.number(&format!("sys/class/net/{name}/{file}"), 0..=u64::MAX);
+        round.reading(metric, count);
+    }
+}
+
+fn interface(round: &mut Round<'_>, name: &str) {
+    // An interface that the configuration names and that is not there (a modem that fell off its bus) is down.
+    if !round.exists(&format!("sys/class/net/{name}")) {
+        round.labelled(Metric::InterfaceUp, name, false);
+        return;
+    }
+    if let Ok(Some(kind)) = kind(round, name) {
+        round.labelled(Metric::InterfaceType, name, kind);
+    }
+    if let Ok(Some(up)) = is_up(round, name) {
+        round.labelled(Metric::InterfaceUp, name, up);
+    }
+    for (file, _, metric) in COUNTERS {
+        if let Ok(Some(count)) = round.number(&format!("sys/class/net/{name}/{file}"), 0..=u64::MAX) {
+            round.labelled(metric, name, count);
+        }
+    }
+}
+
+/// The contract's word for what an interface is.
+fn kind(round: &mut Round<'_>, name: &str) -> Reading<&'static str> {
+    let dir = format!("sys/class/net/{name}");
+    let file = format!("{dir}/type");
+    let text = round.required(&file)?;
+    let hardware = round.parse(&file, &text, 0..=u32::from(u16::MAX))?;
+    let uevent = round.text(&format!("{dir}/uevent"))?.unwrap_or_default();
+    let is_modem = uevent.lines().any(|line| line == "DEVTYPE=wwan") || name.starts_with("wwan");
+    Ok(Some(match hardware {
+        _ if round.exists(&format!("{dir}/wireless")) || round.exists(&format!("{dir}/phy80211")) => "wifi",
+        _ if is_modem => "cellular",
+        ARPHRD_PPP if name.starts_with("ppp") => "cellular",
+        ARPHRD_ETHER => "ethernet",
+        _ => "none",
+    }))
+}
+
+/// RFC 2863's operational state. PPP and raw-IP modems never learn theirs: there the carrier tells.
+fn is_up(round: &mut Round<'_>, name: &str) -> Reading<bool> {
+    let file = format!("sys/class/net/{name}/operstate");
+    let state = round.required(&file)?;
+    match state.as_str() {
+        "up" => Ok(Some(true)),
+        "down" | "lowerlayerdown" | "dormant" | "notpresent" | "testing" => Ok(Some(false)),
+        "unknown" => Ok(round.number(&format!("sys/class/net/{name}/carrier"), 0..=1)?.map(|carrier| carrier == 1)),
+        _ => Err(round.nonsense(&file, &state, "an operational state of RFC 2863")),
+    }
+}
+
+/// The signal's level in `/proc/net/wireless`: `wlan0: 0000   54.  -56.  -256  …` (status, quality, level, noise).
+fn rssi_dbm(round: &mut Round<'_>, name: &str) -> Reading<f64> {
+    const FILE: &str = "proc/net/wireless";
+    let Some(table) = round.text(FILE)? else { return Ok(None) };
+    let of_interface = |line: &str| {
+        let (interface, rest) = line.split_once(':')?;
+        (interface.trim() == name).then(|| rest.split_whitespace().nth(2).unwrap_or_default().to_owned())
+    };
+    let Some(level) = table.lines().find_map(of_interface) else { return Ok(None) };
+    let dbm = round.parse(FILE, level.trim_end_matches('.'), RSSI_DBM)?;
+    Ok(Some(dbm).filter(|dbm| *dbm < 0.0))
+}
+
+/// Both tables. Metrics of the two families don't compare, so IPv6 has its say where IPv4 has no default route.
+fn routes(round: &mut Round<'_>) -> Routes {
+    let mut routes = Routes::default();
+    let v4 = table(round, "proc/net/route", 1, parse_v4, &mut routes);
+    let v6 = table(round, "proc/net/ipv6_route", 0, parse_v6, &mut routes);
+    if (v4, v6) == (Ok(None), Ok(None)) {
+        round.fault("proc/net/route", "missing");
+        routes.incomplete = true;
+    }
+    routes
+}
+
+type ParseRoute = fn(&str) -> Option<Option<Route<'_>>>;
+
+/// Adds one table to `routes`; `Ok(None)` where the kernel doesn't have it.
+fn table(
+    round: &mut Round<'_>,
+    file: &str,
+    header_lines: usize,
+    parse: ParseRoute,
+    routes: &mut Routes,
+) -> Reading<()> {
+    let text = round.text(file).inspect_err(|Faulted| routes.incomplete = true)?;
+    let Some(text) = text else { return Ok(None) };
+    let mut best: Option<Route<'_>> = None;
+    for line in text.lines().skip(header_lines) {
+        let Some(parsed) = parse(line) else {
+            routes.incomplete = true;
+            round.nonsense(file, line, "a route");
+            continue;
+        };
+        let Some(route) = parsed.filter(|route| route.interface != LOOPBACK) else { continue };
+        routes.carriers.insert(route.interface.to_owned());
+        if route.is_default && best.as_ref().is_none_or(|best| route.metric < best.metric) {
+            best = Some(route);
+        }
+    }
+    if routes.default.is_none() {
+        routes.default = best.map(|route| route.interface.to_owned());
+    }
+    Ok(Some(()))
+}
+
+/// `Iface Destination Gateway Flags RefCnt Use Metric Mask …` (net/ipv4/fib_trie.c). `Some(None)`: not in use.
+fn parse_v4(line: &str) -> Option<Option<Route<'_>>> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [interface, destination, _gateway, flags, _refs, _use, metric, mask, ..] = fields.as_slice() else {
+        return None;
+    };
+    let flags = u32::from_str_radix(flags, 16).ok()?;
+    let destination = u32::from_str_radix(destination, 16).ok()?;
+    let mask = u32::from_str_radix(mask, 16).ok()?;
+    let metric = metric.parse().ok()?;
+    let in_use = flags & RTF_UP != 0 && flags & RTF_REJECT == 0;
+    Some(in_use.then_some(Route { interface, is_default: destination == 0 && mask == 0, metric }))
+}
+
+/// `dest plen src splen nexthop metric refs use flags iface` (net/ipv6/route.c). Link-local and multicast routes stand on
+/// every interface that is up, and lead nowhere.
+fn parse_v6(line: &str) -> Option<Option<Route<'_>>> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [destination, prefix, _source, _splen, _next, metric, _refs, _use, flags, interface] = fields.as_slice() else {
+        return None;
+    };
+    let destination = u128::from_str_radix(destination, 16).ok()?;
+    let prefix = u8::from_str_radix(prefix, 16).ok()?;
+    let metric = u32::from_str_radix(metric, 16).ok()?;
+    let flags = u32::from_str_radix(flags, 16).ok()?;
+    let address = std::net::Ipv6Addr::from(destination);
+    let in_use = flags & RTF_UP != 0 && flags & (RTF_REJECT | RTF_LOCAL | RTF_ANYCAST) == 0;
+    let leads_somewhere = !address.is_multicast() && !address.is_unicast_link_local();
+    let route = Route { interface, is_default: destination == 0 && prefix == 0, metric };
+    Some((in_use && leads_somewhere).then_some(route))
+}

@@ -1,0 +1,55 @@
+//! The collectors: one round reads the battery, the links, the host and the agent itself, and hands over what was read,
+//! with nothing decided. A file that is missing or says nonsense costs its own field and is reported as a fault; the rest
+//! of the round goes on. Everything here blocks, so it runs on a thread of its own ([`worker`]); error lines come from
+//! tasks of their own (errors). What a value means is the engine's business, never this module's.
+
+pub mod battery;
+pub mod clock;
+pub mod host;
+pub mod link;
+mod own;
+mod round;
+pub mod worker;
+
+use crate::config;
+use crate::engine::metric::Metric;
+use crate::engine::observation::Observation;
+use clock::ClockReading;
+use host::Host;
+use own::Own;
+use round::Round;
+
+/// The collectors of one configuration, with what they keep from one round to the next.
+pub struct Collectors {
+    config: config::Collect,
+    host: Host,
+    own: Own,
+}
+
+impl Collectors {
+    /// Collectors below `config.root`. Nothing is read yet.
+    #[must_use]
+    pub fn new(config: &config::Collect) -> Self {
+        Self { config: config.clone(), host: Host::default(), own: Own::default() }
+    }
+
+    /// One round of every collector that is enabled. Blocks as long as the kernel does.
+    pub fn observe(&mut self, clock: ClockReading) -> Observation {
+        let mut round = Round::new(&self.config.root);
+        if self.config.battery.enabled {
+            battery::collect(&self.config.battery, &mut round);
+        }
+        if self.config.link.enabled {
+            link::collect(&self.config.link, &mut round);
+        }
+        if self.config.host.enabled {
+            self.host.collect(&self.config.host, &mut round);
+            round.point(Metric::HostClockSynced, clock.synced);
+        }
+        self.own.collect(&mut round);
+        round.finish()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,53 @@
+//! What the agent itself uses, from the real `/proc` whatever the collectors' root is: a made tree has no process of ours.
+#![expect(clippy::disallowed_methods, reason = "collectors read files")]
+
+use std::fs;
+
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+use super::round::Round;
+use crate::engine::metric::Metric;
+
+const STATUS: &str = "/proc/self/status";
+
+/// The agent's own process, as sysinfo keeps it between rounds.
+#[derive(Default)]
+pub(super) struct Own {
+    system: System,
+    /// The share of a processor needs two readings.
+    seen: bool,
+}
+
+impl Own {
+    pub(super) fn collect(&mut self, round: &mut Round<'_>) {
+        self.process(round);
+        match threads() {
+            Ok(threads) => round.point(Metric::AgentThreads, threads),
+            Err(what) => {
+                round.fault(STATUS, what);
+            }
+        }
+    }
+
+    fn process(&mut self, round: &mut Round<'_>) {
+        let pid = Pid::from_u32(std::process::id());
+        // Not `with_tasks`: sysinfo then walks the threads of every process there is, to count ours.
+        let what = ProcessRefreshKind::nothing().with_memory().with_cpu();
+        self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, what);
+        let Some(process) = self.system.process(pid) else {
+            round.fault("/proc/self", "sysinfo can't read it");
+            return;
+        };
+        round.point(Metric::AgentRss, process.memory());
+        if self.seen {
+            round.point(Metric::AgentCpu, f64::from(process.cpu_usage()));
+        }
+        self.seen = true;
+    }
+}
+
+fn threads() -> Result<u64, String> {
+    let status = fs::read_to_string(STATUS).map_err(|error| error.to_string())?;
+    let count = status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok());
+    count.ok_or_else(|| "has no number of threads".to_owned())
+}

@@ -1,0 +1,159 @@
+//! One round of reading: small text files of the kernel below a root, and the observation that grows from them. Each
+//! read ends in a value, in nothing (the gateway doesn't have it) or in a fault that is noted once and costs its field.
+//! Knows nothing about what the files mean.
+#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "collectors read files")]
+
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rustix::io::Errno;
+
+use crate::engine::metric::{Metric, Point, Value};
+use crate::engine::observation::{Fault, Observation};
+
+/// The longest file that is read. sysfs gives at most a page; a routing table of 8,000 lines still fits.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// The most entries of one directory that are looked at; more is a fault.
+const ENTRIES_MAX: usize = 256;
+/// How much of a nonsensical text a fault quotes.
+const QUOTE_CHARS_MAX: usize = 40;
+
+/// Why there is no value although there should be one: the fault stands in the observation already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Faulted;
+
+/// A value, `None` where the gateway doesn't have it, or a fault that was noted.
+pub(super) type Reading<T> = Result<Option<T>, Faulted>;
+
+/// The observation of one round while it is being made.
+pub(super) struct Round<'a> {
+    root: &'a Path,
+    observation: Observation,
+}
+
+impl<'a> Round<'a> {
+    pub(super) fn new(root: &'a Path) -> Self {
+        Self { root, observation: Observation::default() }
+    }
+
+    pub(super) fn finish(self) -> Observation {
+        self.observation
+    }
+
+    /// `file` below the root. A leading slash is no way out of the root.
+    pub(super) fn path(&self, file: &str) -> PathBuf {
+        self.root.join(file.trim_start_matches('/'))
+    }
+
+    pub(super) fn exists(&self, file: &str) -> bool {
+        self.path(file).exists()
+    }
+
+    /// The text of `file` without the space around it.
+    pub(super) fn text(&mut self, file: &str) -> Reading<String> {
+        match read(&self.path(file)) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(self.fault(file, error.to_string())),
+        }
+    }
+
+    /// The text of a `file` that must be there.
+    pub(super) fn required(&mut self, file: &str) -> Result<String, Faulted> {
+        self.text(file)?.ok_or_else(|| self.fault(file, "missing"))
+    }
+
+    /// The number that `file` holds; a fault unless it is within `plausible`.
+    pub(super) fn number<T>(&mut self, file: &str, plausible: RangeInclusive<T>) -> Reading<T>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        let Some(text) = self.text(file)? else { return Ok(None) };
+        self.parse(file, &text, plausible).map(Some)
+    }
+
+    /// `text`, which `file` said, as a number within `plausible`.
+    pub(super) fn parse<T>(&mut self, file: &str, text: &str, plausible: RangeInclusive<T>) -> Result<T, Faulted>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        match text.parse() {
+            Ok(number) if plausible.contains(&number) => Ok(number),
+            _ => {
+                let wanted = format!("a number from {} to {}", plausible.start(), plausible.end());
+                Err(self.nonsense(file, text, &wanted))
+            }
+        }
+    }
+
+    /// The names in a directory, sorted; none where it doesn't exist.
+    pub(super) fn names(&mut self, dir: &str) -> Vec<String> {
+        let entries = match fs::read_dir(self.path(dir)) {
+            Ok(entries) => entries,
+            Err(error) if is_absence(&error) => return Vec::new(),
+            Err(error) => {
+                self.fault(dir, error.to_string());
+                return Vec::new();
+            }
+        };
+        let mut names: Vec<String> =
+            entries.flatten().take(ENTRIES_MAX + 1).filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        if names.len() > ENTRIES_MAX {
+            self.fault(dir, format!("more than {ENTRIES_MAX} entries: the rest is not looked at"));
+            names.truncate(ENTRIES_MAX);
+        }
+        names.sort_unstable();
+        names
+    }
+
+    pub(super) fn point(&mut self, metric: Metric, value: impl Into<Value>) {
+        self.observation.points.push(Point::new(metric, value));
+    }
+
+    pub(super) fn labelled(&mut self, metric: Metric, label: &str, value: impl Into<Value>) {
+        self.observation.points.push(Point::labelled(metric, label, value));
+    }
+
+    /// Adds a point if the reading is a value.
+    pub(super) fn reading(&mut self, metric: Metric, reading: Reading<impl Into<Value>>) {
+        if let Ok(Some(value)) = reading {
+            self.point(metric, value);
+        }
+    }
+
+    /// Notes that `file` said `text` where it should have said something like `wanted`.
+    pub(super) fn nonsense(&mut self, file: &str, text: &str, wanted: &str) -> Faulted {
+        let quote: String = text.chars().take(QUOTE_CHARS_MAX).collect();
+        self.fault(file, format!("says {quote:?}, which is not {wanted}"))
+    }
+
+    /// Notes what is wrong with `file`; once a round, however many fields are read from it.
+    pub(super) fn fault(&mut self, file: &str, what: impl Into<String>) -> Faulted {
+        let fault = Fault { source: format!("/{}", file.trim_start_matches('/')), what: what.into() };
+        if !self.observation.faults.contains(&fault) {
+            self.observation.faults.push(fault);
+        }
+        Faulted
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("longer than {FILE_BYTES_MAX} B")));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Whether a failed read means that the gateway doesn't have the value. Drivers say ENODATA for a property that they
+/// can't give now, and the kernel EOPNOTSUPP for what was switched off at boot (PSI). ENODEV is none of these: the
+/// device went away after it was listed.
+fn is_absence(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+        || matches!(Errno::from_io_error(error), Some(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOTDIR))
+}

@@ -1,0 +1,65 @@
+//! The thread that runs the collectors. A read of sysfs can hang for as long as its driver does; then this thread hangs,
+//! further requests are refused, and nobody else waits. Ends when the worker is dropped or nobody takes its answers.
+
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+
+use tokio::sync::mpsc;
+
+use super::Collectors;
+use super::clock::ClockReading;
+use crate::engine::io::{EffectId, Input};
+
+/// Rounds that may wait behind the one that is running. More would only be read late and all at once.
+const REQUESTS_MAX: usize = 1;
+
+/// Why a round was not taken on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// An earlier round is still running, and another waits behind it.
+    #[error("the collectors are busy: a round is running and {REQUESTS_MAX} waits")]
+    Busy,
+    /// The thread has ended.
+    #[error("the collectors' thread has ended")]
+    Ended,
+}
+
+/// A handle to the collectors' thread.
+#[derive(Debug)]
+pub struct Worker {
+    requests: SyncSender<(EffectId, ClockReading)>,
+}
+
+impl Worker {
+    /// Starts the thread. Each round that is taken on is answered by one [`Input::Observed`] to `inputs`.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn spawn(collectors: Collectors, inputs: mpsc::Sender<Input>) -> io::Result<Self> {
+        let (requests, queue) = sync_channel(REQUESTS_MAX);
+        // The handle is dropped on purpose: who joins a thread that hangs in a driver hangs with it.
+        thread::Builder::new().name("collect".to_owned()).spawn(move || run(collectors, &queue, &inputs))?;
+        Ok(Self { requests })
+    }
+
+    /// Asks for a round.
+    ///
+    /// # Errors
+    /// The round is refused; there will be no answer.
+    pub fn request(&self, id: EffectId, clock: ClockReading) -> Result<(), RequestError> {
+        self.requests.try_send((id, clock)).map_err(|error| match error {
+            TrySendError::Full(_) => RequestError::Busy,
+            TrySendError::Disconnected(_) => RequestError::Ended,
+        })
+    }
+}
+
+fn run(mut collectors: Collectors, requests: &Receiver<(EffectId, ClockReading)>, inputs: &mpsc::Sender<Input>) {
+    while let Ok((id, clock)) = requests.recv() {
+        let result = Ok(collectors.observe(clock));
+        if inputs.blocking_send(Input::Observed { id, result }).is_err() {
+            return;
+        }
+    }
+}
