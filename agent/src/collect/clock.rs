@@ -80,6 +80,12 @@ pub fn boot_id(root: &Path) -> io::Result<BootId> {
     BootId::parse(&text).ok_or_else(|| annotate(io::ErrorKind::InvalidData, &"not a boot id"))
 }
 
+/// How long this boot was suspended: what CLOCK_MONOTONIC, which the journal and the kernel stamp with, left out.
+pub(super) fn suspended() -> Duration {
+    let monotonic = milliseconds(clock_gettime(ClockId::Monotonic));
+    Duration::from_millis(boottime().0.saturating_sub(u64::try_from(monotonic).unwrap_or(0)))
+}
+
 fn boottime() -> Mono {
     Mono(u64::try_from(milliseconds(clock_gettime(ClockId::Boottime))).unwrap_or(0))
 }

@@ -1,0 +1,344 @@
+//! The systemd journal, read through `journalctl --follow --output=json`: its files' format is its own business, and a
+//! child that hangs or dies takes nothing with it. A run begins after the last cursor that was taken over, in whichever
+//! boot that was; a first run begins at the newest entry.
+#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "collectors read files and start journalctl")]
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::{Map, Value};
+use tokio::io::{AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+
+use super::lines::{Line, Lines};
+use super::{Ended, Filter, Outlet, cut, failed, is_empty, is_full, kernel_kind, next_or_quiet, since_boot};
+use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
+use crate::engine::time::{BootId, Unix};
+
+/// The longest line of journalctl's output. It cuts fields at 4 KiB, and asked for are some twenty.
+const LINE_BYTES_MAX: usize = 64 * 1024;
+/// The longest complaint of journalctl that is kept for the log.
+const COMPLAINT_BYTES_MAX: usize = 512;
+
+// systemd/sd-messages.h.
+/// "Failed with result …": once for each time that a unit fails. UNIT_FAILED (be02cf68…) is not counted: it tells of a
+/// start job, and stands beside this one where the start failed.
+const UNIT_FAILURE_RESULT: &str = "d9b373ed55a64feb8242e02dbe79a49c";
+const COREDUMP: &str = "fc2e22bc6ee647b6b90729ab34a250b1";
+/// systemd's word that the kernel killed a process of a unit. The kernel tells of the same kill.
+const UNIT_OUT_OF_MEMORY: &str = "fe6faa94e7774663a0da52717891d8ef";
+/// systemd-oomd killed a unit's processes; of this the kernel says nothing.
+const UNIT_OOMD_KILL: &str = "d989611b15e44c9dbf31e3c81256e4ed";
+
+const FIELDS: [&str; 19] = [
+    "MESSAGE",
+    "MESSAGE_ID",
+    "PRIORITY",
+    "SYSLOG_IDENTIFIER",
+    "UNIT",
+    "_BOOT_ID",
+    "_COMM",
+    "_EXE",
+    "_PID",
+    "_SYSTEMD_UNIT",
+    "_TRANSPORT",
+    "COREDUMP_COMM",
+    "COREDUMP_EXE",
+    "COREDUMP_SIGNAL",
+    "COREDUMP_SIGNAL_NAME",
+    "COREDUMP_UNIT",
+    "__CURSOR",
+    "__MONOTONIC_TIMESTAMP",
+    "__REALTIME_TIMESTAMP",
+];
+
+/// How this process names itself to syslog and the journal.
+const OWN_IDENTIFIER: &str = env!("CARGO_PKG_NAME");
+
+/// The journal below a root.
+#[derive(Debug)]
+pub(super) struct Journal {
+    program: PathBuf,
+    /// `None`: this system's own.
+    root: Option<PathBuf>,
+    /// Other machines' journals may lie beside this one's (systemd-journal-remote).
+    machine: Option<String>,
+    filter: Filter,
+}
+
+impl Journal {
+    /// The journal, if there are journal files below `root` and a program to read them.
+    pub(super) fn find(filter: &Filter, root: &Path) -> Option<Self> {
+        let program = super::on_path("journalctl")?;
+        let has_files = ["run/log/journal", "var/log/journal"].iter().any(|dir| has_journal_files(&root.join(dir)));
+        has_files.then(|| Self::new(program, filter.clone(), root))
+    }
+
+    pub(super) fn new(program: PathBuf, filter: Filter, root: &Path) -> Self {
+        let machine = fs::read_to_string(root.join("etc/machine-id")).ok().map(|id| id.trim().to_owned());
+        Self {
+            program,
+            root: (root != Path::new("/")).then(|| root.to_owned()),
+            machine: machine.filter(|id| BootId::parse(id).is_some()),
+            filter,
+        }
+    }
+
+    /// Reads until the journal or the receiver ends.
+    pub(super) async fn read(&self, outlet: &mut Outlet) -> Result<Infallible, Ended> {
+        // The cursor of another source says nothing here.
+        outlet.cursor.take_if(|cursor| !cursor.starts_with("s="));
+        if outlet.cursor.is_none() {
+            if let Some(cursor) = self.newest().await? {
+                outlet.mark(cursor).await?;
+            }
+        }
+        let child = self.command(self.follow_args(outlet.cursor.as_deref())).spawn();
+        let mut child = child.map_err(|error| failed(&self.name(), error))?;
+        let ended = self.drain(&mut child, outlet).await;
+        if matches!(&ended, Err(Ended::Failed(why)) if why.contains("seek to cursor")) {
+            tracing::warn!("the journal doesn't take the cursor {:?}: reading begins at the present", outlet.cursor);
+            outlet.cursor = None;
+        }
+        ended
+    }
+
+    async fn drain(&self, child: &mut Child, outlet: &mut Outlet) -> Result<Infallible, Ended> {
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(failed(&self.name(), "started without pipes"));
+        };
+        let reading = async {
+            let ended = self.batches(stdout, outlet).await;
+            // Whatever ended the reading, the child must not outlive it: its stderr is read to the end beside this.
+            child.start_kill().ok();
+            ended
+        };
+        let (ended, complaint) = tokio::join!(reading, last_line(stderr));
+        let status = child.wait().await.map_err(|error| failed(&self.name(), error))?;
+        ended?;
+        Err(failed(&self.name(), format_args!("ended with {status}; it said {complaint:?}")))
+    }
+
+    /// Sends batches of journalctl's output until its end.
+    async fn batches(&self, output: impl AsyncRead + Unpin, outlet: &mut Outlet) -> Result<(), Ended> {
+        let begin = outlet.cursor.clone();
+        let mut lines = Lines::new(BufReader::new(output), LINE_BYTES_MAX);
+        let mut batch = ErrorBatch::default();
+        loop {
+            let next = next_or_quiet(&batch, lines.next()).await;
+            match next.transpose().map_err(|error| failed(&self.name(), error))? {
+                Some(Some(Line::Whole(line))) => self.add(&line, begin.as_deref(), &mut batch),
+                Some(Some(Line::TooLong)) => batch.missed += 1,
+                Some(None) if is_empty(&batch) => return Ok(()),
+                Some(None) => return outlet.send(&mut batch).await,
+                None => outlet.send(&mut batch).await?,
+            }
+            if is_full(&batch) {
+                outlet.send(&mut batch).await?;
+            }
+        }
+    }
+
+    fn add(&self, line: &[u8], begin: Option<&str>, batch: &mut ErrorBatch) {
+        let Some(entry) = Entry::parse(line) else {
+            batch.missed += 1;
+            return;
+        };
+        // `--cursor` begins with the entry that the cursor names; it was in the last batch of the run before.
+        if Some(entry.cursor.as_str()) == begin {
+            return;
+        }
+        if !entry.is_own() {
+            batch.lines.push(entry.line(&self.filter));
+        }
+        batch.cursor = Some(entry.cursor);
+    }
+
+    /// The cursor of the newest entry, whatever its priority.
+    async fn newest(&self) -> Result<Option<String>, Ended> {
+        let args = ["--lines=1", "--output-fields=__CURSOR"].into_iter().map(OsString::from);
+        let machine = self.machine_match().map(OsString::from);
+        let output = self.command(args.chain(machine)).output().await;
+        let output = output.map_err(|error| failed(&self.name(), error))?;
+        if !output.status.success() {
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            let complaint = complaint.trim().lines().last().unwrap_or_default();
+            return Err(failed(&self.name(), format_args!("ended with {}; it said {complaint:?}", output.status)));
+        }
+        Ok(Entry::parse(&output.stdout).map(|entry| entry.cursor))
+    }
+
+    /// `--merge`, because `--follow` alone passes over what was written in earlier boots; `--no-tail`, because it shows
+    /// ten lines otherwise; `--cursor`, because `--after-cursor` passes over one entry too many where the one that the
+    /// cursor names no longer matches. All measured on systemd 252.
+    fn follow_args(&self, cursor: Option<&str>) -> Vec<OsString> {
+        let mut args = vec!["--follow".to_owned(), "--no-tail".to_owned()];
+        args.push(format!("--output-fields={}", FIELDS.join(",")));
+        args.extend(cursor.map(|cursor| format!("--cursor={cursor}")));
+        args.extend(self.filter.units.iter().map(|unit| format!("--unit={unit}")));
+
+        // What is counted apart is wanted at any priority: that a unit failed is only a warning.
+        let mut counted = vec![UNIT_FAILURE_RESULT, COREDUMP, UNIT_OOMD_KILL];
+        if !self.filter.units.is_empty() {
+            // The kernel's own lines belong to no unit and are not read then.
+            counted.push(UNIT_OUT_OF_MEMORY);
+        }
+        args.extend(self.machine_match());
+        args.extend((0..=self.filter.min_severity as u8).map(|level| format!("PRIORITY={level}")));
+        args.push("+".to_owned());
+        args.extend(self.machine_match());
+        args.extend(counted.into_iter().map(|id| format!("MESSAGE_ID={id}")));
+        args.into_iter().map(OsString::from).collect()
+    }
+
+    fn machine_match(&self) -> Option<String> {
+        self.machine.as_ref().map(|machine| format!("_MACHINE_ID={machine}"))
+    }
+
+    fn command(&self, args: impl IntoIterator<Item = OsString>) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["--merge", "--output=json", "--no-pager"]);
+        if let Some(root) = &self.root {
+            let mut option = OsString::from("--root=");
+            option.push(root);
+            command.arg(option);
+        }
+        command.args(args).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn name(&self) -> String {
+        self.program.display().to_string()
+    }
+}
+
+/// `DIR/MACHINE/*.journal`, as journald lays them out.
+fn has_journal_files(dir: &Path) -> bool {
+    let machines = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut files = machines.filter_map(|machine| fs::read_dir(machine.path()).ok()).flatten().flatten();
+    files.any(|file| file.path().extension().is_some_and(|extension| extension == "journal"))
+}
+
+/// The last line that journalctl said: its reason, if it had one.
+async fn last_line(stream: impl AsyncRead + Unpin) -> String {
+    let mut lines = Lines::new(BufReader::new(stream), COMPLAINT_BYTES_MAX);
+    let mut last = Vec::new();
+    while let Ok(Some(line)) = lines.next().await {
+        if let Line::Whole(line) = line {
+            last = line;
+        }
+    }
+    String::from_utf8_lossy(&last).into_owned()
+}
+
+/// One entry of the journal (systemd.journal-fields(7)).
+pub(super) struct Entry {
+    cursor: String,
+    fields: Map<String, Value>,
+}
+
+impl Entry {
+    /// Reads a line of `--output=json`; `None` if it is no entry.
+    pub(super) fn parse(line: &[u8]) -> Option<Self> {
+        let fields: Map<String, Value> = serde_json::from_slice(line).ok()?;
+        let cursor = text(fields.get("__CURSOR")?)?;
+        Some(Self { cursor, fields })
+    }
+
+    fn field(&self, name: &str) -> Option<String> {
+        self.fields.get(name).and_then(text)
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
+        self.field(name)?.parse().ok()
+    }
+
+    /// Written by this agent, in this run or another.
+    fn is_own(&self) -> bool {
+        self.number("_PID") == Some(std::process::id())
+            || self.field("SYSLOG_IDENTIFIER").as_deref() == Some(OWN_IDENTIFIER)
+    }
+
+    fn line(&self, filter: &Filter) -> ErrorLine {
+        // journalctl gives null for a field of more than 4 KiB.
+        let message = self.field("MESSAGE").unwrap_or_else(|| "(a message of more than 4 KiB)".to_owned());
+        let kind = self.kind(&message, !filter.units.is_empty());
+        let boot = self.field("_BOOT_ID").and_then(|id| BootId::parse(&id)).filter(|boot| Some(*boot) != filter.boot);
+        let mono_us = self.number("__MONOTONIC_TIMESTAMP");
+        let wall_us: Option<i64> = self.number("__REALTIME_TIMESTAMP");
+        let level = self.number("PRIORITY").and_then(Severity::from_level);
+        ErrorLine {
+            // Without a priority it came in for its message id; journald's own default is "info".
+            severity: level.unwrap_or(Severity::Info),
+            source: self.source(kind),
+            kind,
+            message: cut(message),
+            unit: self.unit(kind),
+            exe: self.exe(kind),
+            signal: self.field("COREDUMP_SIGNAL_NAME").or_else(|| self.field("COREDUMP_SIGNAL")),
+            boot,
+            mono: mono_us.map(|us| since_boot(us, boot.is_none())),
+            wall: wall_us.map(|us| Unix(us / 1_000)),
+        }
+    }
+
+    fn kind(&self, message: &str, units_only: bool) -> ErrorKind {
+        match self.field("MESSAGE_ID").as_deref() {
+            Some(UNIT_FAILURE_RESULT) => ErrorKind::UnitFailure,
+            Some(COREDUMP) => ErrorKind::Coredump,
+            Some(UNIT_OOMD_KILL) => ErrorKind::OomKill,
+            Some(UNIT_OUT_OF_MEMORY) if units_only => ErrorKind::OomKill,
+            _ if self.is_kernel() => kernel_kind(message),
+            _ => ErrorKind::Plain,
+        }
+    }
+
+    fn source(&self, kind: ErrorKind) -> ErrorSource {
+        match kind {
+            ErrorKind::Coredump => ErrorSource::Coredump,
+            _ if self.is_kernel() => ErrorSource::Kernel,
+            _ => ErrorSource::Journal,
+        }
+    }
+
+    fn is_kernel(&self) -> bool {
+        self.field("_TRANSPORT").as_deref() == Some("kernel")
+    }
+
+    /// Whom the line is about. Only systemd itself may speak about another unit: `UNIT` is a field that any process can set.
+    fn unit(&self, kind: ErrorKind) -> Option<String> {
+        let about = match kind {
+            ErrorKind::Coredump => self.field("COREDUMP_UNIT"),
+            _ if self.field("_PID").as_deref() == Some("1") => self.field("UNIT"),
+            _ => None,
+        };
+        about.or_else(|| self.field("_SYSTEMD_UNIT"))
+    }
+
+    fn exe(&self, kind: ErrorKind) -> Option<String> {
+        if kind == ErrorKind::Coredump {
+            return self.field("COREDUMP_EXE").or_else(|| self.field("COREDUMP_COMM"));
+        }
+        self.field("_EXE").or_else(|| self.field("_COMM"))
+    }
+}
+
+/// A field's text: a string; its bytes, where they are no UTF-8 or hold control characters; the first of several values.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(values) => {
+            let bytes: Option<Vec<u8>> =
+                values.iter().map(|byte| byte.as_u64().and_then(|byte| u8::try_from(byte).ok())).collect();
+            match bytes {
+                Some(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+                None => values.iter().find_map(text),
+            }
+        }
+        _ => None,
+    }
+}

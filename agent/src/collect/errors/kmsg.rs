@@ -1,0 +1,212 @@
+//! The kernel's log, `/dev/kmsg` (Documentation/ABI/testing/dev-kmsg), for gateways without a journal: one record a read.
+//! What other programs write there comes along. A reader that is too slow is overrun: the gap in the sequence numbers
+//! says by how much. Units are unknown here, so `collect.errors.units` selects nothing.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{Ended, Filter, Outlet, cut, failed, is_empty, is_full, kernel_kind, next_or_quiet, since_boot};
+use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
+
+/// Longer than any record (PRINTK_MESSAGE_MAX is 2 KiB): the kernel refuses a shorter buffer and stays where it is.
+const RECORD_BYTES_MAX: usize = 16 * 1024;
+/// The most records that are passed over at a first start; a ring of 16 MiB holds fewer.
+const HISTORY_RECORDS_MAX: usize = 1 << 20;
+
+/// The kernel's log at a device.
+#[derive(Debug)]
+pub(super) struct Kmsg {
+    device: PathBuf,
+    filter: Filter,
+}
+
+impl Kmsg {
+    pub(super) fn new(device: PathBuf, filter: Filter) -> Self {
+        Self { device, filter }
+    }
+
+    /// Reads until the device or the receiver ends.
+    pub(super) async fn read(&self, outlet: &mut Outlet) -> Result<Infallible, Ended> {
+        let name = self.device.display().to_string();
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let log = rustix::fs::open(&self.device, flags, Mode::empty()).map_err(|error| failed(&name, error))?;
+        let mut buffer = vec![0; RECORD_BYTES_MAX];
+        let mut last = match outlet.cursor.as_deref().map(|cursor| self.position(cursor)) {
+            Some(Position::After(seq)) => Some(seq),
+            Some(Position::Beginning) => None,
+            Some(Position::Unknown) | None => {
+                let newest = newest(&log, &mut buffer).map_err(|error| failed(&name, error))?;
+                if let Some(cursor) = newest.and_then(|seq| self.cursor(seq)) {
+                    outlet.mark(cursor).await?;
+                }
+                newest
+            }
+        };
+
+        let log = watch(log).map_err(|error| failed(&name, error))?;
+        let mut batch = ErrorBatch::default();
+        loop {
+            match next_or_quiet(&batch, next(&log, &mut buffer)).await {
+                None => outlet.send(&mut batch).await?,
+                Some(Err(error)) => {
+                    if !is_empty(&batch) {
+                        outlet.send(&mut batch).await?;
+                    }
+                    return Err(failed(&name, error));
+                }
+                Some(Ok(len)) => self.add(buffer.get(..len).unwrap_or_default(), &mut last, &mut batch),
+            }
+            if is_full(&batch) {
+                outlet.send(&mut batch).await?;
+            }
+        }
+    }
+
+    fn add(&self, bytes: &[u8], last: &mut Option<u64>, batch: &mut ErrorBatch) {
+        let Some(record) = Record::parse(bytes) else {
+            batch.missed += 1;
+            return;
+        };
+        if let Some(last) = *last {
+            if record.seq <= last {
+                return;
+            }
+            batch.missed += record.seq - last - 1;
+        }
+        *last = Some(record.seq);
+        batch.cursor = self.cursor(record.seq);
+        if record.severity <= self.filter.min_severity {
+            batch.lines.push(record.line());
+        }
+    }
+
+    /// `kmsg:BOOT:SEQ`; none where the boot can't be told, since sequence numbers begin anew with each.
+    fn cursor(&self, seq: u64) -> Option<String> {
+        self.filter.boot.map(|boot| format!("kmsg:{boot}:{seq}"))
+    }
+
+    fn position(&self, cursor: &str) -> Position {
+        let parts = cursor.strip_prefix("kmsg:").and_then(|rest| rest.split_once(':'));
+        let Some((boot, Ok(seq))) = parts.map(|(boot, seq)| (boot, seq.parse())) else { return Position::Unknown };
+        match self.filter.boot {
+            None => Position::Unknown,
+            Some(this) if this.to_string() == boot => Position::After(seq),
+            Some(_) => Position::Beginning,
+        }
+    }
+}
+
+/// Where a cursor points to.
+enum Position {
+    /// After this record.
+    After(u64),
+    /// It is of an earlier boot: everything in the ring is new.
+    Beginning,
+    /// It is no cursor of this log.
+    Unknown,
+}
+
+/// Passes over what the ring holds; the sequence number of the newest record.
+fn newest(log: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<u64>> {
+    let mut newest = None;
+    for _ in 0..HISTORY_RECORDS_MAX {
+        match rustix::io::read(log, &mut *buffer) {
+            Ok(0) | Err(Errno::AGAIN) => break,
+            Ok(len) => newest = buffer.get(..len).and_then(Record::parse).map_or(newest, |record| Some(record.seq)),
+            // Overrun: the next read gives the oldest record that is left.
+            Err(Errno::PIPE) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(newest)
+}
+
+/// Registers the log with the runtime.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, to rule out files that change their descriptor; OwnedFd never does"
+)]
+fn watch(log: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(log, Interest::READABLE)
+}
+
+/// Reads one record into `buffer`; its length.
+async fn next(log: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let mut ready = log.readable().await?;
+        match ready.try_io(|log| Ok(rustix::io::read(log, &mut *buffer)?)) {
+            Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // Overrun, or not ready after all; what was lost shows in the sequence numbers.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(_) => {}
+            Ok(result) => return result,
+        }
+    }
+}
+
+/// One record: `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS[,…];MESSAGE`, then lines of a dictionary that begin with a space.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) severity: Severity,
+    /// syslog's; 0 is the kernel.
+    pub(super) facility: u32,
+    pub(super) seq: u64,
+    pub(super) stamp_us: u64,
+    pub(super) message: String,
+}
+
+impl Record {
+    /// `None` if the bytes are no record.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(bytes);
+        let (prefix, rest) = text.split_once(';')?;
+        let mut prefix = prefix.split(',');
+        let priority: u32 = prefix.next()?.parse().ok()?;
+        let seq = prefix.next()?.parse().ok()?;
+        let stamp_us = prefix.next()?.parse().ok()?;
+        let severity = Severity::from_level(u8::try_from(priority & 7).ok()?)?;
+        let message = unescape(rest.lines().next().unwrap_or_default());
+        Some(Self { severity, facility: priority >> 3, seq, stamp_us, message })
+    }
+
+    pub(super) fn line(self) -> ErrorLine {
+        let is_kernel = self.facility == 0;
+        ErrorLine {
+            severity: self.severity,
+            source: if is_kernel { ErrorSource::Kernel } else { ErrorSource::Journal },
+            kind: if is_kernel { kernel_kind(&self.message) } else { ErrorKind::Plain },
+            message: cut(self.message),
+            unit: None,
+            exe: None,
+            signal: None,
+            boot: None,
+            mono: Some(since_boot(self.stamp_us, true)),
+            wall: None,
+        }
+    }
+}
+
+/// Undoes `\xNN`, the kernel's form of a byte that is not printable ASCII.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((plain, escaped)) = rest.split_once("\\x") {
+        bytes.extend_from_slice(plain.as_bytes());
+        let digits = escaped.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte {
+            Some(byte) => bytes.push(byte),
+            None => bytes.extend_from_slice(b"\\x"),
+        }
+        rest = escaped.get(if byte.is_some() { 2 } else { 0 }..).unwrap_or_default();
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    String::from_utf8_lossy(&bytes).into_owned()
+}

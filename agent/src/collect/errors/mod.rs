@@ -1,0 +1,219 @@
+//! Error lines, from the journal or, where there is none, from the kernel's log: read as they come, in batches, each with
+//! the cursor up to which the source was read. Back-pressure is right here: the source is the buffer, so a batch waits
+//! for its receiver. A source that ends is begun again with a growing delay, after the last batch that was taken over.
+//! Decides nothing about what an error means, and never reads the agent's own lines: one error would feed the next.
+
+mod journal;
+mod kmsg;
+mod lines;
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use backoff::ExponentialBackoff;
+use backoff::backoff::Backoff;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::config::CollectErrors;
+use crate::engine::observation::{ErrorBatch, ErrorKind, Severity};
+use crate::engine::time::{BootId, Mono};
+
+/// The most lines of one batch.
+const BATCH_LINES_MAX: usize = 64;
+/// A batch is sent when nothing came for so long.
+const BATCH_QUIET: Duration = Duration::from_millis(5);
+/// A message is cut at this length. Stack traces are longer; what tells errors apart stands at their beginning.
+const MESSAGE_BYTES_MAX: usize = 2048;
+/// Delay before a source that failed is tried again, growing from the first to the second.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(300);
+/// A source that ran for so long was well: its next failure starts the delays from their beginning.
+const RAN_WELL: Duration = Duration::from_secs(60);
+
+/// Where the lines come from.
+#[derive(Debug)]
+enum Source {
+    Journal(journal::Journal),
+    Kmsg(kmsg::Kmsg),
+}
+
+/// Why reading ended, other than on request.
+#[derive(Debug)]
+enum Ended {
+    /// Nobody takes the batches any more.
+    Closed,
+    /// The source failed.
+    Failed(String),
+}
+
+/// Where the batches go, and how far they have come.
+struct Outlet {
+    batches: mpsc::Sender<ErrorBatch>,
+    /// After the last batch that was taken over: where a new run begins.
+    cursor: Option<String>,
+}
+
+impl Outlet {
+    /// Hands over `batch` and leaves it empty.
+    async fn send(&mut self, batch: &mut ErrorBatch) -> Result<(), Ended> {
+        let batch = std::mem::take(batch);
+        let cursor = batch.cursor.clone();
+        self.batches.send(batch).await.map_err(|_| Ended::Closed)?;
+        self.cursor = cursor.or(self.cursor.take());
+        Ok(())
+    }
+
+    /// Without lines: where a first run began is kept, so that a restart before the first line misses nothing.
+    async fn mark(&mut self, cursor: String) -> Result<(), Ended> {
+        self.send(&mut ErrorBatch { cursor: Some(cursor), ..ErrorBatch::default() }).await
+    }
+}
+
+/// What every source needs to know to judge a line.
+#[derive(Debug, Clone)]
+struct Filter {
+    min_severity: Severity,
+    units: Vec<String>,
+    /// This boot; `None` where it can't be told.
+    boot: Option<BootId>,
+}
+
+/// Reads error lines into `batches` until `shutdown` turns true or is dropped, or `batches` is closed. `cursor` is that of
+/// the last batch that was stored; without one, reading begins at the present: history is not news.
+///
+/// The journal is read if `journalctl` exists and there are journal files below `root`; else `/dev/kmsg` below `root`,
+/// if it exists; else this is logged, once, and the task ends. Must be called within a tokio runtime.
+#[must_use]
+pub fn spawn(
+    config: &CollectErrors,
+    root: &Path,
+    cursor: Option<String>,
+    batches: mpsc::Sender<ErrorBatch>,
+    shutdown: watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    let filter = Filter {
+        min_severity: config.min_severity,
+        units: config.units.clone(),
+        boot: super::clock::boot_id(root).ok(),
+    };
+    let source = if config.enabled { choose(filter, root) } else { None };
+    let outlet = Outlet { batches, cursor };
+    #[expect(clippy::disallowed_methods, reason = "a collector is part of the shell")]
+    tokio::spawn(async move {
+        if let Some(source) = source {
+            read_until(source, outlet, shutdown).await;
+        }
+    })
+}
+
+async fn read_until(source: Source, outlet: Outlet, mut shutdown: watch::Receiver<bool>) {
+    tokio::select! {
+        () = keep_reading(source, outlet) => {}
+        // An error means that the sender is gone, which is a shutdown too.
+        _ = shutdown.wait_for(|stop| *stop) => {}
+    }
+}
+
+fn choose(filter: Filter, root: &Path) -> Option<Source> {
+    if let Some(journal) = journal::Journal::find(&filter, root) {
+        return Some(Source::Journal(journal));
+    }
+    let device = root.join("dev/kmsg");
+    if device.exists() {
+        tracing::info!("there is no journal: errors are read from {}", device.display());
+        return Some(Source::Kmsg(kmsg::Kmsg::new(device, filter)));
+    }
+    tracing::warn!("neither a journal nor {} exists: errors are not collected", device.display());
+    None
+}
+
+async fn keep_reading(source: Source, mut outlet: Outlet) {
+    let mut backoff = ExponentialBackoff {
+        current_interval: RETRY_MIN,
+        initial_interval: RETRY_MIN,
+        max_interval: RETRY_MAX,
+        max_elapsed_time: None,
+        ..ExponentialBackoff::default()
+    };
+    loop {
+        let began = monotonic();
+        let Err(ended) = match &source {
+            Source::Journal(journal) => journal.read(&mut outlet).await,
+            Source::Kmsg(kmsg) => kmsg.read(&mut outlet).await,
+        };
+        let Ended::Failed(why) = ended else { return };
+        if began.elapsed() >= RAN_WELL {
+            backoff.reset();
+        }
+        let delay = backoff.next_backoff().unwrap_or(RETRY_MAX);
+        tracing::warn!("error lines: {why}; trying again in {:.1} s", delay.as_secs_f64());
+        pause(delay).await;
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a source ran; nothing that the engine sees")]
+fn monotonic() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the delay between two runs of a source")]
+async fn pause(delay: Duration) {
+    tokio::time::sleep(delay).await;
+}
+
+/// Awaits `next`, but no longer than [`BATCH_QUIET`] if a batch is waiting; `None` says that it is time to send it.
+async fn next_or_quiet<T>(batch: &ErrorBatch, next: impl Future<Output = T>) -> Option<T> {
+    if is_empty(batch) {
+        return Some(next.await);
+    }
+    #[expect(clippy::disallowed_methods, reason = "gathers what comes at once into one batch")]
+    tokio::time::timeout(BATCH_QUIET, next).await.ok()
+}
+
+fn is_full(batch: &ErrorBatch) -> bool {
+    batch.lines.len() >= BATCH_LINES_MAX
+}
+
+/// A batch that only moves the cursor can wait for lines: what it would save is passed over again in no time.
+fn is_empty(batch: &ErrorBatch) -> bool {
+    batch.lines.is_empty() && batch.missed == 0
+}
+
+/// The kind of a line that the kernel wrote. The line `oom-kill:constraint=…` comes before each of these: to count it too
+/// would count a kill twice.
+fn kernel_kind(message: &str) -> ErrorKind {
+    // "Kill process" before Linux 5.1, "Killed process" since.
+    let kills = ["Out of memory: Kill", "Memory cgroup out of memory: Kill"];
+    if kills.iter().any(|text| message.starts_with(text)) { ErrorKind::OomKill } else { ErrorKind::Plain }
+}
+
+/// `message` cut at [`MESSAGE_BYTES_MAX`], between two characters.
+fn cut(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES_MAX {
+        let end = (0..=MESSAGE_BYTES_MAX).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+        message.truncate(end);
+    }
+    message
+}
+
+/// A stamp of CLOCK_MONOTONIC in microseconds, as time since boot. Only of this boot is known how long it was suspended.
+fn since_boot(microseconds: u64, this_boot: bool) -> Mono {
+    let stamp = Mono(microseconds / 1_000);
+    if this_boot { stamp.after(super::clock::suspended()) } else { stamp }
+}
+
+fn failed(what: &str, why: impl Display) -> Ended {
+    Ended::Failed(format!("{what}: {why}"))
+}
+
+/// The first directory on PATH that holds `program`.
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests;

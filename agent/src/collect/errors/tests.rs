@@ -1,0 +1,414 @@
+//! Error lines from recorded output and from stand-ins of journalctl.
+#![expect(clippy::disallowed_methods, reason = "makes programs and bounds the waiting")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::journal::Journal;
+use super::kmsg::{Kmsg, Record};
+use super::*;
+use crate::collect::tests::write_tree;
+use crate::engine::observation::{ErrorLine, ErrorSource};
+use crate::engine::time::Unix;
+
+/// No test waits for longer than this.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const PLAIN: &str = r#"{"__CURSOR":"s=e3;i=5;b=01;m=1;t=6;x=7","__REALTIME_TIMESTAMP":"1700000000123456","__MONOTONIC_TIMESTAMP":"1234567","_BOOT_ID":"0123456789abcdef0123456789abcdef","_TRANSPORT":"syslog","PRIORITY":"3","SYSLOG_IDENTIFIER":"app","_PID":"77","_COMM":"app","_EXE":"/usr/bin/app","_SYSTEMD_UNIT":"app.service","MESSAGE":"disk on fire"}"#;
+const UNIT_FAILED: &str = r#"{"__CURSOR":"s=e3;i=6;b=01","PRIORITY":"4","MESSAGE_ID":"d9b373ed55a64feb8242e02dbe79a49c","UNIT":"app.service","_PID":"1","_SYSTEMD_UNIT":"init.scope","_COMM":"systemd","_EXE":"/usr/lib/systemd/systemd","_TRANSPORT":"journal","MESSAGE":"app.service: Failed with result 'exit-code'."}"#;
+const COREDUMP: &str = r#"{"__CURSOR":"s=e3;i=7;b=01","PRIORITY":"2","MESSAGE_ID":"fc2e22bc6ee647b6b90729ab34a250b1","COREDUMP_UNIT":"app.service","COREDUMP_EXE":"/usr/bin/app","COREDUMP_SIGNAL":"11","COREDUMP_SIGNAL_NAME":"SIGSEGV","_SYSTEMD_UNIT":"systemd-coredump@0-9-0.service","_EXE":"/usr/lib/systemd/systemd-coredump","_TRANSPORT":"journal","MESSAGE":"Process 77 (app) of user 0 dumped core."}"#;
+const OOM: &str = r#"{"__CURSOR":"s=e3;i=8;b=01","PRIORITY":"3","_TRANSPORT":"kernel","SYSLOG_IDENTIFIER":"kernel","MESSAGE":"Out of memory: Killed process 77 (app) total-vm:1kB"}"#;
+
+/// A stand-in for journalctl: a shell script. Its runs are told apart by a file that counts them.
+struct Fake {
+    dir: TempDir,
+    program: PathBuf,
+}
+
+impl Fake {
+    /// `newest` answers the question for the newest entry; `follow` runs with RUN set to 1, 2, …
+    fn new(newest: &str, follow: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("journalctl");
+        let home = dir.path().display();
+        let script = format!(
+            "#!/bin/sh\ncase \" $* \" in *' --lines=1 '*) {newest}\nexit 0;; esac\n\
+             echo run >> {home}/runs\nRUN=$(wc -l < {home}/runs)\necho \"$@\" > {home}/args-$RUN\n{follow}\n"
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        Self { dir, program }
+    }
+
+    fn journal(&self, filter: Filter) -> Journal {
+        Journal::new(self.program.clone(), filter, self.dir.path())
+    }
+
+    fn args(&self, run: u32) -> String {
+        fs::read_to_string(self.dir.path().join(format!("args-{run}"))).unwrap()
+    }
+}
+
+fn filter() -> Filter {
+    Filter { min_severity: Severity::Error, units: Vec::new(), boot: BootId::parse("0123456789abcdef0123456789abcdef") }
+}
+
+fn outlet(cursor: Option<&str>) -> (Outlet, mpsc::Receiver<ErrorBatch>) {
+    let (batches, taken) = mpsc::channel(64);
+    (Outlet { batches, cursor: cursor.map(str::to_owned) }, taken)
+}
+
+/// One run of a stand-in that ends by itself: its batches, and how it ended.
+fn run(fake: &Fake, filter: Filter, cursor: Option<&str>) -> (Vec<ErrorBatch>, Outlet, String) {
+    block_on(async {
+        let (mut outlet, mut taken) = outlet(cursor);
+        let Err(Ended::Failed(why)) = fake.journal(filter).read(&mut outlet).await else {
+            panic!("the receiver lives")
+        };
+        let mut batches = Vec::new();
+        while let Ok(batch) = taken.try_recv() {
+            batches.push(batch);
+        }
+        (batches, outlet, why)
+    })
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("done in time") })
+}
+
+/// The lines of a run that prints `entries`.
+fn lines_of(entries: &[&str], filter: Filter) -> Vec<ErrorLine> {
+    let text = entries.join("\n");
+    let fake = Fake::new("", &format!("cat <<'END'\n{text}\nEND"));
+    run(&fake, filter, Some("s=before")).0.into_iter().flat_map(|batch| batch.lines).collect()
+}
+
+#[test]
+fn an_entry_of_the_journal_is_read_with_all_that_is_known_of_it() {
+    let lines = lines_of(&[PLAIN], filter());
+    let mono = lines[0].mono.unwrap();
+    assert!(mono >= Mono(1234), "{mono:?} leaves out time that this boot was suspended");
+    let expected = ErrorLine {
+        severity: Severity::Error,
+        source: ErrorSource::Journal,
+        kind: ErrorKind::Plain,
+        message: "disk on fire".to_owned(),
+        unit: Some("app.service".to_owned()),
+        exe: Some("/usr/bin/app".to_owned()),
+        signal: None,
+        boot: None,
+        mono: Some(mono),
+        wall: Some(Unix(1_700_000_000_123)),
+    };
+    assert_eq!(lines, [expected]);
+}
+
+#[test]
+fn an_entry_of_another_boot_says_which() {
+    let other = Filter { boot: BootId::parse("ffffffffffffffffffffffffffffffff"), ..filter() };
+    let lines = lines_of(&[PLAIN], other);
+    assert_eq!(lines[0].boot, BootId::parse("0123456789abcdef0123456789abcdef"));
+    assert_eq!(lines[0].mono, Some(Mono(1234)));
+}
+
+#[test]
+fn a_failed_unit_is_the_unit_that_systemd_speaks_of() {
+    let lines = lines_of(&[UNIT_FAILED], filter());
+    assert_eq!((lines[0].kind, lines[0].unit.as_deref()), (ErrorKind::UnitFailure, Some("app.service")));
+    assert_eq!(lines[0].severity, Severity::Warning);
+}
+
+#[test]
+fn a_process_can_not_put_its_errors_on_another_unit() {
+    let forged = PLAIN.replace(r#""_PID":"77""#, r#""_PID":"77","UNIT":"victim.service""#);
+    assert_eq!(lines_of(&[&forged], filter())[0].unit.as_deref(), Some("app.service"));
+}
+
+#[test]
+fn a_core_dump_names_the_program_that_died_and_not_the_one_that_noted_it() {
+    let line = lines_of(&[COREDUMP], filter()).remove(0);
+    assert_eq!((line.source, line.kind), (ErrorSource::Coredump, ErrorKind::Coredump));
+    assert_eq!(line.exe.as_deref(), Some("/usr/bin/app"));
+    assert_eq!(line.unit.as_deref(), Some("app.service"));
+    assert_eq!(line.signal.as_deref(), Some("SIGSEGV"));
+}
+
+#[test]
+fn a_kill_for_want_of_memory_is_counted_once() {
+    let before = OOM.replace("Out of memory: Killed process 77", "oom-kill:constraint=CONSTRAINT_NONE,task=app");
+    let after = r#"{"__CURSOR":"s=e3;i=9;b=01","PRIORITY":"5","MESSAGE_ID":"fe6faa94e7774663a0da52717891d8ef","UNIT":"app.service","_PID":"1","MESSAGE":"app.service: A process of this unit has been killed by the OOM killer."}"#;
+    let kinds = |filter| lines_of(&[&before, OOM, after], filter).iter().map(|line| line.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(filter()), [ErrorKind::Plain, ErrorKind::OomKill, ErrorKind::Plain]);
+    let lines = lines_of(&[after], Filter { units: vec!["app.service".to_owned()], ..filter() });
+    assert_eq!(lines[0].kind, ErrorKind::OomKill, "with units named, the kernel's own line is not read");
+}
+
+#[test]
+fn a_message_may_be_bytes_or_several_or_too_long_for_journalctl() {
+    let with = |message: &str| PLAIN.replace(r#""disk on fire""#, message);
+    let entries = [with("[100,105,255,107]"), with(r#"["first","second"]"#), with("null")];
+    let lines = lines_of(&[&entries[0], &entries[1], &entries[2]], filter());
+    let messages: Vec<&str> = lines.iter().map(|line| line.message.as_str()).collect();
+    assert_eq!(messages, ["di\u{fffd}k", "first", "(a message of more than 4 KiB)"]);
+}
+
+#[test]
+fn a_long_message_is_cut_between_two_characters() {
+    let long = PLAIN.replace("disk on fire", &format!("a{}", "ä".repeat(2000)));
+    let message = lines_of(&[&long], filter()).remove(0).message;
+    assert_eq!(message.len(), MESSAGE_BYTES_MAX - 1);
+    assert!(message.ends_with('ä'));
+}
+
+#[test]
+fn the_agents_own_lines_are_passed_over_but_move_the_cursor() {
+    let by_name = PLAIN.replace(r#""SYSLOG_IDENTIFIER":"app""#, r#""SYSLOG_IDENTIFIER":"fieldmedic""#);
+    let by_pid = PLAIN.replace(r#""_PID":"77""#, &format!(r#""_PID":"{}""#, std::process::id()));
+    let last = by_pid.replace("i=5", "i=99");
+    let fake = Fake::new("", &format!("cat <<'END'\n{UNIT_FAILED}\n{by_name}\n{last}\nEND"));
+    let (batches, ..) = run(&fake, filter(), Some("s=before"));
+    assert_eq!(batches.len(), 1, "{batches:?}");
+    assert_eq!(batches[0].lines.len(), 1);
+    assert_eq!(batches[0].cursor.as_deref(), Some("s=e3;i=99;b=01;m=1;t=6;x=7"));
+}
+
+#[test]
+fn what_is_no_entry_or_too_long_is_counted_as_missed_and_the_next_line_is_read() {
+    let fake = Fake::new(
+        "",
+        &format!("echo garbage; echo '[1]'; head -c 100000 /dev/zero | tr '\\0' x; echo; cat <<'END'\n{PLAIN}\nEND"),
+    );
+    let (batches, ..) = run(&fake, filter(), Some("s=before"));
+    assert_eq!(batches.iter().map(|batch| batch.missed).sum::<u64>(), 3, "{batches:?}");
+    assert_eq!(batches.iter().map(|batch| batch.lines.len()).sum::<usize>(), 1);
+}
+
+#[test]
+fn a_burst_comes_in_batches_of_a_bounded_size() {
+    let fake = Fake::new("", &format!("for i in $(seq 1000); do cat <<'END'\n{PLAIN}\nEND\ndone"));
+    block_on(async {
+        let (mut outlet, mut taken) = outlet(Some("s=before"));
+        let journal = fake.journal(filter());
+        let mut count = 0;
+        let receive = async {
+            while let Some(batch) = taken.recv().await {
+                assert!(batch.lines.len() <= BATCH_LINES_MAX);
+                count += batch.lines.len();
+                if count == 1000 {
+                    return;
+                }
+            }
+        };
+        tokio::select! { () = receive => {}, _ = journal.read(&mut outlet) => {} }
+        while let Ok(batch) = taken.try_recv() {
+            count += batch.lines.len();
+        }
+        assert_eq!(count, 1000);
+    });
+}
+
+#[test]
+fn a_first_run_begins_at_the_newest_entry_and_keeps_where_that_was() {
+    let fake = Fake::new(&format!("cat <<'END'\n{PLAIN}\nEND"), "");
+    let (batches, outlet, _) = run(&fake, filter(), None);
+    let mark = ErrorBatch { cursor: Some("s=e3;i=5;b=01;m=1;t=6;x=7".to_owned()), ..ErrorBatch::default() };
+    assert_eq!(batches, [mark]);
+    assert!(fake.args(1).contains("--cursor=s=e3;i=5;b=01;m=1;t=6;x=7"), "{}", fake.args(1));
+    assert_eq!(outlet.cursor.as_deref(), Some("s=e3;i=5;b=01;m=1;t=6;x=7"));
+}
+
+#[test]
+fn the_entry_that_the_cursor_names_is_not_told_again() {
+    let fake = Fake::new("", &format!("cat <<'END'\n{PLAIN}\n{OOM}\nEND"));
+    let (batches, ..) = run(&fake, filter(), Some("s=e3;i=5;b=01;m=1;t=6;x=7"));
+    let messages: Vec<_> = batches.iter().flat_map(|batch| &batch.lines).map(|line| &line.message).collect();
+    assert_eq!(messages, ["Out of memory: Killed process 77 (app) total-vm:1kB"]);
+}
+
+#[test]
+fn a_cursor_that_the_journal_refuses_is_given_up_and_one_of_another_source_never_tried() {
+    let fake = Fake::new("", "echo 'Failed to seek to cursor: Invalid argument' >&2; exit 1");
+    let (_, outlet, why) = run(&fake, filter(), Some("s=nonsense"));
+    assert_eq!(outlet.cursor, None);
+    assert!(why.contains("Invalid argument") && why.contains("exit status: 1"), "{why}");
+    run(&fake, filter(), Some("kmsg:boot:1"));
+    assert!(!fake.args(2).contains("--cursor"), "{}", fake.args(2));
+}
+
+#[test]
+fn what_is_asked_of_journalctl_is_the_severity_or_what_is_counted_apart() {
+    let fake = Fake::new("", "");
+    write_tree(fake.dir.path(), &[("etc/machine-id", "aaaabbbbccccddddaaaabbbbccccdddd\n")]);
+    run(&fake, Filter { units: vec!["app.service".to_owned()], ..filter() }, Some("s=1"));
+    let args = fake.args(1);
+    let expected = "--cursor=s=1 --unit=app.service _MACHINE_ID=aaaabbbbccccddddaaaabbbbccccdddd PRIORITY=0 PRIORITY=1 \
+                    PRIORITY=2 PRIORITY=3 + _MACHINE_ID=aaaabbbbccccddddaaaabbbbccccdddd MESSAGE_ID=d9b373";
+    assert!(args.contains(expected), "{args}");
+    assert!(args.contains(&format!("--root={}", fake.dir.path().display())), "{args}");
+}
+
+#[test]
+fn a_journalctl_that_ends_is_started_again_after_the_last_batch() {
+    let fake = Fake::new(
+        "",
+        &format!("if [ $RUN = 1 ]; then cat <<'END'\n{PLAIN}\nEND\nexit 3; fi\ncat <<'END'\n{OOM}\nEND\nread forever"),
+    );
+    block_on(async {
+        let (outlet, mut taken) = outlet(Some("s=before"));
+        let source = Source::Journal(fake.journal(filter()));
+        let reading = tokio::spawn(keep_reading(source, outlet));
+        assert_eq!(taken.recv().await.unwrap().lines[0].message, "disk on fire");
+        assert_eq!(taken.recv().await.unwrap().lines[0].kind, ErrorKind::OomKill);
+        reading.abort();
+    });
+    assert!(fake.args(2).contains("--cursor=s=e3;i=5;"), "{}", fake.args(2));
+}
+
+#[test]
+fn a_shutdown_ends_the_task_and_its_child() {
+    let fake = Fake::new("", "echo $$ > $(dirname $0)/pid; exec sleep 1000");
+    block_on(async {
+        let (outlet, _taken) = outlet(Some("s=before"));
+        let (stop, stopped) = watch::channel(false);
+        let reading = tokio::spawn(read_until(Source::Journal(fake.journal(filter())), outlet, stopped));
+        let file = fake.dir.path().join("pid");
+        let pid = loop {
+            match fs::read_to_string(&file) {
+                Ok(pid) if pid.ends_with('\n') => break pid,
+                _ => tokio::task::yield_now().await,
+            }
+        };
+        stop.send(true).unwrap();
+        reading.await.unwrap();
+        // A child that was killed is reaped by the runtime, in its own time.
+        while fs::exists(format!("/proc/{}", pid.trim())).unwrap() {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn without_journal_and_kernel_log_the_task_ends_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let config = CollectErrors {
+        enabled: true,
+        min_severity: Severity::Error,
+        units: Vec::new(),
+        max_clusters: 1,
+        bucket: Duration::from_secs(60),
+    };
+    block_on(async {
+        let (batches, _taken) = mpsc::channel(1);
+        let (_stop, stopped) = watch::channel(false);
+        spawn(&config, root.path(), None, batches, stopped).await.unwrap();
+    });
+}
+
+#[test]
+fn a_directory_without_journal_files_is_no_journal() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("var/log/journal/0123")).unwrap();
+    assert!(Journal::find(&filter(), root.path()).is_none());
+}
+
+#[test]
+fn a_record_of_the_kernel_is_read_without_its_dictionary() {
+    let record =
+        Record::parse(b"3,1167,1234567,-,caller=T1;EXT4-fs error \\x28sda1\\x29\n SUBSYSTEM=block\n DEVICE=b8:1\n");
+    let expected = Record {
+        severity: Severity::Error,
+        facility: 0,
+        seq: 1167,
+        stamp_us: 1_234_567,
+        message: "EXT4-fs error (sda1)".to_owned(),
+    };
+    assert_eq!(record, Some(expected));
+}
+
+#[test]
+fn what_a_program_writes_to_the_kernels_log_is_not_the_kernels() {
+    let line = Record::parse(b"11,7,1,-;Out of memory: Killed process 1 (not really)").unwrap().line();
+    assert_eq!((line.source, line.kind), (ErrorSource::Journal, ErrorKind::Plain));
+    let line = Record::parse(b"3,8,1,-;Out of memory: Killed process 1 (app)").unwrap().line();
+    assert_eq!((line.source, line.kind), (ErrorSource::Kernel, ErrorKind::OomKill));
+}
+
+/// A stand-in for /dev/kmsg that can be written to: a FIFO gives one record a read as long as they are written one by one.
+#[test]
+fn records_are_taken_after_the_cursor_and_a_gap_is_counted_as_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("kmsg");
+    rustix::fs::mknodat(rustix::fs::CWD, &device, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    let boot = filter().boot.unwrap();
+    block_on(async {
+        let (outlet, mut taken) = outlet(Some(&format!("kmsg:{boot}:10")));
+        let reading = tokio::spawn(keep_reading(Source::Kmsg(Kmsg::new(device.clone(), filter())), outlet));
+        let write = {
+            let device = device.clone();
+            // Opening waits for the reader, so it has a thread of its own.
+            tokio::task::spawn_blocking(move || fs::OpenOptions::new().write(true).open(device)).await.unwrap().unwrap()
+        };
+        let mut batches = Vec::new();
+        for record in ["3,10,1,-;seen before\n", "3,11,1,-;new\n", "6,12,1,-;no error\n", "3,15,1,-;after a gap\n"] {
+            rustix::io::write(&write, record.as_bytes()).unwrap();
+            // The next record only once this one was taken, or a read would give both.
+            while rustix::io::ioctl_fionread(&write).unwrap() > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        while batches.iter().map(|batch: &ErrorBatch| batch.lines.len()).sum::<usize>() < 2 {
+            batches.push(taken.recv().await.unwrap());
+        }
+        let messages: Vec<_> =
+            batches.iter().flat_map(|batch| &batch.lines).map(|line| line.message.as_str()).collect();
+        assert_eq!(messages, ["new", "after a gap"]);
+        assert_eq!(batches.iter().map(|batch| batch.missed).sum::<u64>(), 2);
+        assert_eq!(batches.last().unwrap().cursor, Some(format!("kmsg:{boot}:15")));
+        reading.abort();
+    });
+}
+
+proptest! {
+    #[test]
+    fn any_record_the_kernel_can_write_is_read_back(level in 0_u32..8, facility in 0_u32..24, seq: u64, stamp: u64, text in "[ -~]{0,200}") {
+        let escaped = text.replace('\\', "\\x5c");
+        let bytes = format!("{},{seq},{stamp},-;{escaped}\n SUBSYSTEM=x\n", facility << 3 | level);
+        let record = Record::parse(bytes.as_bytes()).unwrap();
+        prop_assert_eq!(record.severity as u32, level);
+        prop_assert_eq!((record.facility, record.seq, record.stamp_us), (facility, seq, stamp));
+        prop_assert_eq!(record.message, text);
+    }
+
+    #[test]
+    fn no_bytes_whatever_make_the_parsers_fail(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Record::parse(&bytes);
+        let mut record = b"3,1,1,-;".to_vec();
+        record.extend(&bytes);
+        prop_assert!(Record::parse(&record).is_some());
+    }
+
+    #[test]
+    fn lines_come_out_as_they_went_in_however_they_are_cut(
+        texts in proptest::collection::vec("[a-z]{0,30}", 0..20), capacity in 1_usize..40,
+    ) {
+        let stream: String = texts.iter().map(|text| format!("{text}\n")).collect();
+        let read = block_on(async {
+            let mut lines = lines::Lines::new(tokio::io::BufReader::with_capacity(capacity, stream.as_bytes()), 20);
+            let mut read = Vec::new();
+            while let Some(line) = lines.next().await.unwrap() {
+                read.push(line);
+            }
+            read
+        });
+        let expected: Vec<lines::Line> = texts
+            .iter()
+            .map(|text| if text.len() > 20 { lines::Line::TooLong } else { lines::Line::Whole(text.clone().into_bytes()) })
+            .collect();
+        prop_assert_eq!(read, expected);
+    }
+}
