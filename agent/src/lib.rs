@@ -5,4 +5,5 @@ pub mod collect;
 pub mod config;
 pub mod engine;
 pub mod store;
+pub mod runtime;
 pub mod wire;

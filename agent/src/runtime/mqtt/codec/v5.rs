@@ -1,0 +1,370 @@
+//! Bodies of MQTT 5: between the neutral packet and rumqttc's. Pure translation. Properties that neither the agent nor
+//! the broker model has a use for are read and dropped; topic aliases are never offered, so none may come.
+
+use bytes::{Bytes, BytesMut};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5;
+use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode as Bye;
+
+use super::{Header, Kind, read_short_connack};
+use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
+
+/// Reasons of DISCONNECT (3.14.2.1) in words. What has none here is sent as "unspecified error".
+const REASONS: [(&str, Bye); 29] = [
+    ("normal", Bye::NormalDisconnection),
+    ("with will", Bye::DisconnectWithWillMessage),
+    ("unspecified error", Bye::UnspecifiedError),
+    ("malformed packet", Bye::MalformedPacket),
+    ("protocol error", Bye::ProtocolError),
+    ("implementation specific error", Bye::ImplementationSpecificError),
+    ("not authorized", Bye::NotAuthorized),
+    ("server busy", Bye::ServerBusy),
+    ("server shutting down", Bye::ServerShuttingDown),
+    ("keep alive timeout", Bye::KeepAliveTimeout),
+    ("session taken over", Bye::SessionTakenOver),
+    ("topic filter invalid", Bye::TopicFilterInvalid),
+    ("topic name invalid", Bye::TopicNameInvalid),
+    ("receive maximum exceeded", Bye::ReceiveMaximumExceeded),
+    ("topic alias invalid", Bye::TopicAliasInvalid),
+    ("packet too large", Bye::PacketTooLarge),
+    ("message rate too high", Bye::MessageRateTooHigh),
+    ("quota exceeded", Bye::QuotaExceeded),
+    ("administrative action", Bye::AdministrativeAction),
+    ("payload format invalid", Bye::PayloadFormatInvalid),
+    ("retain not supported", Bye::RetainNotSupported),
+    ("QoS not supported", Bye::QoSNotSupported),
+    ("use another server", Bye::UseAnotherServer),
+    ("server moved", Bye::ServerMoved),
+    ("shared subscriptions not supported", Bye::SharedSubscriptionNotSupported),
+    ("connection rate exceeded", Bye::ConnectionRateExceeded),
+    ("maximum connect time", Bye::MaximumConnectTime),
+    ("subscription identifiers not supported", Bye::SubscriptionIdentifiersNotSupported),
+    ("wildcard subscriptions not supported", Bye::WildcardSubscriptionsNotSupported),
+];
+
+pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, String> {
+    if header.kind == Kind::Disconnect {
+        return Ok(Packet::Disconnect { reason: read_disconnect(header, frame) });
+    }
+    if let (Kind::ConnAck, &[_, 2, flags, code @ 0..=5]) = (header.kind, frame.as_ref()) {
+        return Ok(Packet::ConnAck(read_short_connack(flags, code)));
+    }
+    let packet = v5::Packet::read(&mut frame, None).map_err(|error| error.to_string())?;
+    Ok(match packet {
+        v5::Packet::Connect(connect, will, login) => Packet::Connect(Box::new(from_connect(connect, will, login)?)),
+        v5::Packet::ConnAck(ack) => Packet::ConnAck(from_connack(&ack)),
+        v5::Packet::Publish(publish) => Packet::Publish(from_publish(publish)?),
+        v5::Packet::PubAck(ack) => Packet::PubAck { pkid: ack.pkid, reason: from_reason(ack.reason) },
+        v5::Packet::PubRec(rec) => Packet::PubRec { pkid: rec.pkid },
+        v5::Packet::PubRel(rel) => Packet::PubRel { pkid: rel.pkid },
+        v5::Packet::PubComp(comp) => Packet::PubComp { pkid: comp.pkid },
+        v5::Packet::Subscribe(subscribe) => Packet::Subscribe {
+            pkid: subscribe.pkid,
+            filters: subscribe.filters.into_iter().map(|filter| (filter.path, filter.qos as u8)).collect(),
+        },
+        v5::Packet::SubAck(ack) => {
+            Packet::SubAck { pkid: ack.pkid, granted: ack.return_codes.into_iter().map(granted).collect() }
+        }
+        v5::Packet::Unsubscribe(unsubscribe) => {
+            Packet::Unsubscribe { pkid: unsubscribe.pkid, filters: unsubscribe.filters }
+        }
+        v5::Packet::UnsubAck(ack) => Packet::UnsubAck { pkid: ack.pkid, count: ack.reasons.len() },
+        v5::Packet::PingReq(_) => Packet::PingReq,
+        v5::Packet::PingResp(_) => Packet::PingResp,
+        v5::Packet::Auth(_) | v5::Packet::Disconnect(_) => return Err("it is not expected".to_owned()),
+    })
+}
+
+pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String> {
+    let packet = match packet {
+        Packet::Connect(connect) => {
+            // rumqttc patches the flags at a fixed index from the start of the buffer: it needs one of its own.
+            let mut own = BytesMut::new();
+            let (connect, will, login) = to_connect(connect)?;
+            connect.write(&will, &login, &mut own).map_err(|error| error.to_string())?;
+            output.extend_from_slice(&own);
+            return Ok(());
+        }
+        Packet::ConnAck(ack) => v5::Packet::ConnAck(to_connack(ack)),
+        Packet::Publish(publish) => v5::Packet::Publish(to_publish(publish)?),
+        Packet::PubAck { pkid, reason } => {
+            v5::Packet::PubAck(v5::PubAck { pkid: *pkid, reason: to_reason(*reason), properties: None })
+        }
+        Packet::PubRec { pkid } => v5::Packet::PubRec(v5::PubRec::new(*pkid, None)),
+        Packet::PubRel { pkid } => v5::Packet::PubRel(v5::PubRel::new(*pkid, None)),
+        Packet::PubComp { pkid } => v5::Packet::PubComp(v5::PubComp::new(*pkid, None)),
+        Packet::Subscribe { pkid, filters } => {
+            let filters = filters
+                .iter()
+                .map(|(path, qos)| Ok(v5::Filter::new(path.clone(), to_qos(*qos)?)))
+                .collect::<Result<_, String>>()?;
+            v5::Packet::Subscribe(v5::Subscribe { pkid: *pkid, filters, properties: None })
+        }
+        Packet::SubAck { pkid, granted } => {
+            let return_codes = granted
+                .iter()
+                .map(|qos| match qos {
+                    Some(qos) => to_qos(*qos).map(v5::SubscribeReasonCode::Success),
+                    None => Ok(v5::SubscribeReasonCode::Unspecified),
+                })
+                .collect::<Result<_, String>>()?;
+            v5::Packet::SubAck(v5::SubAck { pkid: *pkid, return_codes, properties: None })
+        }
+        Packet::Unsubscribe { pkid, filters } => {
+            v5::Packet::Unsubscribe(v5::Unsubscribe { pkid: *pkid, filters: filters.clone(), properties: None })
+        }
+        Packet::UnsubAck { pkid, count } => v5::Packet::UnsubAck(v5::UnsubAck {
+            pkid: *pkid,
+            reasons: vec![v5::UnsubAckReason::Success; *count],
+            properties: None,
+        }),
+        Packet::PingReq => v5::Packet::PingReq(v5::PingReq),
+        Packet::PingResp => v5::Packet::PingResp(v5::PingResp),
+        Packet::Disconnect { reason } => {
+            write_disconnect(reason, output);
+            return Ok(());
+        }
+        Packet::Oversize { .. } => return Err("it exists inbound only".to_owned()),
+    };
+    packet.write(output, None).map(drop).map_err(|error| error.to_string())
+}
+
+/// A DISCONNECT that can't be read is still a disconnect: the peer is gone, whatever it tried to say. rumqttc can read
+/// neither the empty form nor the one of a reason alone (3.14.2.2.1).
+fn read_disconnect(header: &Header, mut frame: BytesMut) -> String {
+    match *frame.get(header.len..).unwrap_or_default() {
+        [] => return "normal".to_owned(),
+        [code] => return reason_of_code(code),
+        _ => {}
+    }
+    match v5::Packet::read(&mut frame, None) {
+        Ok(v5::Packet::Disconnect(disconnect)) => {
+            let word = word_of(disconnect.reason_code);
+            match disconnect.properties.and_then(|properties| properties.reason_string) {
+                Some(text) => format!("{word}: {text}"),
+                None => word.to_owned(),
+            }
+        }
+        Ok(_) => "unreadable".to_owned(),
+        Err(error) => format!("unreadable: {error}"),
+    }
+}
+
+/// By hand: rumqttc writes one byte more than the length that it announces.
+fn write_disconnect(reason: &str, output: &mut BytesMut) {
+    match to_bye(reason) {
+        Bye::NormalDisconnection => output.extend_from_slice(&[0xe0, 0]),
+        code => output.extend_from_slice(&[0xe0, 1, code as u8]),
+    }
+}
+
+fn reason_of_code(code: u8) -> String {
+    Bye::try_from(code).map_or_else(|_| format!("reason {code}"), |code| word_of(code).to_owned())
+}
+
+fn word_of(code: Bye) -> &'static str {
+    REASONS.iter().find(|(_, known)| *known == code).map_or("unspecified error", |(word, _)| word)
+}
+
+fn to_bye(reason: &str) -> Bye {
+    REASONS.iter().find(|(word, _)| *word == reason).map_or(Bye::UnspecifiedError, |(_, code)| *code)
+}
+
+fn from_connect(connect: v5::Connect, will: Option<v5::LastWill>, login: Option<v5::Login>) -> Result<Connect, String> {
+    let (username, password) = login.map_or((None, None), |login| (some(login.username), some(login.password)));
+    let properties = connect.properties.unwrap_or_default();
+    Ok(Connect {
+        version: Version::V5,
+        client_id: connect.client_id,
+        clean_start: connect.clean_start,
+        keep_alive_s: connect.keep_alive,
+        username,
+        password,
+        will: will.map(from_will).transpose()?,
+        session_expiry_s: properties.session_expiry_interval.unwrap_or(0),
+        packet_max: properties.max_packet_size.unwrap_or(u32::MAX),
+    })
+}
+
+fn to_connect(connect: &Connect) -> Result<(v5::Connect, Option<v5::LastWill>, Option<v5::Login>), String> {
+    let mut properties = v5::ConnectProperties::new();
+    properties.session_expiry_interval = (connect.session_expiry_s > 0).then_some(connect.session_expiry_s);
+    properties.max_packet_size = (connect.packet_max < u32::MAX).then_some(connect.packet_max);
+    let will = match &connect.will {
+        Some(will) => Some(v5::LastWill {
+            topic: Bytes::copy_from_slice(will.topic.as_bytes()),
+            message: will.payload.clone(),
+            qos: to_qos(will.qos)?,
+            retain: will.retain,
+            properties: None,
+        }),
+        None => None,
+    };
+    let login = (connect.username.is_some() || connect.password.is_some()).then(|| v5::Login {
+        username: connect.username.clone().unwrap_or_default(),
+        password: connect.password.clone().unwrap_or_default(),
+    });
+    let connect = v5::Connect {
+        keep_alive: connect.keep_alive_s,
+        client_id: connect.client_id.clone(),
+        clean_start: connect.clean_start,
+        properties: Some(properties),
+    };
+    Ok((connect, will, login))
+}
+
+fn from_will(will: v5::LastWill) -> Result<Publish, String> {
+    Ok(Publish {
+        topic: text(&will.topic)?,
+        payload: will.message,
+        qos: will.qos as u8,
+        retain: will.retain,
+        dup: false,
+        pkid: 0,
+    })
+}
+
+fn from_connack(ack: &v5::ConnAck) -> ConnAck {
+    let properties = ack.properties.as_ref();
+    ConnAck {
+        session_present: ack.session_present,
+        code: from_code(ack.code),
+        // Zero is forbidden (3.2.2.3.3): one is the least that lets anything through.
+        receive_max: properties.and_then(|found| found.receive_max).unwrap_or(u16::MAX).max(1),
+        packet_max: properties.and_then(|found| found.max_packet_size),
+        keep_alive_s: properties.and_then(|found| found.server_keep_alive),
+        qos_max: properties.and_then(|found| found.max_qos).unwrap_or(2),
+    }
+}
+
+fn to_connack(ack: &ConnAck) -> v5::ConnAck {
+    let code = match ack.code {
+        ConnectCode::Success => v5::ConnectReturnCode::Success,
+        ConnectCode::UnsupportedVersion => v5::ConnectReturnCode::UnsupportedProtocolVersion,
+        ConnectCode::BadClientId => v5::ConnectReturnCode::ClientIdentifierNotValid,
+        ConnectCode::BadCredentials => v5::ConnectReturnCode::BadUserNamePassword,
+        ConnectCode::NotAuthorized => v5::ConnectReturnCode::NotAuthorized,
+        ConnectCode::ServerUnavailable => v5::ConnectReturnCode::ServerUnavailable,
+        ConnectCode::Other(_) => v5::ConnectReturnCode::UnspecifiedError,
+    };
+    let properties = v5::ConnAckProperties {
+        session_expiry_interval: None,
+        receive_max: (ack.receive_max < u16::MAX).then_some(ack.receive_max),
+        max_qos: (ack.qos_max < 2).then_some(ack.qos_max),
+        retain_available: None,
+        max_packet_size: ack.packet_max,
+        assigned_client_identifier: None,
+        topic_alias_max: None,
+        reason_string: None,
+        user_properties: Vec::new(),
+        wildcard_subscription_available: None,
+        subscription_identifiers_available: None,
+        shared_subscription_available: None,
+        server_keep_alive: ack.keep_alive_s,
+        response_information: None,
+        server_reference: None,
+        authentication_method: None,
+        authentication_data: None,
+    };
+    v5::ConnAck { session_present: ack.session_present, code, properties: Some(properties) }
+}
+
+fn from_code(code: v5::ConnectReturnCode) -> ConnectCode {
+    use v5::ConnectReturnCode as Code;
+    match code {
+        Code::Success => ConnectCode::Success,
+        Code::UnsupportedProtocolVersion | Code::RefusedProtocolVersion => ConnectCode::UnsupportedVersion,
+        Code::ClientIdentifierNotValid | Code::BadClientId => ConnectCode::BadClientId,
+        Code::BadUserNamePassword => ConnectCode::BadCredentials,
+        Code::NotAuthorized => ConnectCode::NotAuthorized,
+        Code::ServerUnavailable | Code::ServiceUnavailable => ConnectCode::ServerUnavailable,
+        Code::ServerBusy => other("server busy"),
+        Code::UnspecifiedError => other("unspecified error"),
+        Code::MalformedPacket => other("malformed packet"),
+        Code::ProtocolError => other("protocol error"),
+        Code::ImplementationSpecificError => other("implementation specific error"),
+        Code::Banned => other("banned"),
+        Code::BadAuthenticationMethod => other("bad authentication method"),
+        Code::TopicNameInvalid => other("topic name of the will invalid"),
+        Code::PacketTooLarge => other("packet too large"),
+        Code::QuotaExceeded => other("quota exceeded"),
+        Code::PayloadFormatInvalid => other("payload format of the will invalid"),
+        Code::RetainNotSupported => other("retain not supported"),
+        Code::QoSNotSupported => other("QoS of the will not supported"),
+        Code::UseAnotherServer => other("use another server"),
+        Code::ServerMoved => other("server moved"),
+        Code::ConnectionRateExceeded => other("connection rate exceeded"),
+    }
+}
+
+fn other(words: &str) -> ConnectCode {
+    ConnectCode::Other(words.to_owned())
+}
+
+fn from_publish(publish: v5::Publish) -> Result<Publish, String> {
+    Ok(Publish {
+        topic: text(&publish.topic)?,
+        payload: publish.payload,
+        qos: publish.qos as u8,
+        retain: publish.retain,
+        dup: publish.dup,
+        pkid: publish.pkid,
+    })
+}
+
+fn to_publish(publish: &Publish) -> Result<v5::Publish, String> {
+    Ok(v5::Publish {
+        dup: publish.dup,
+        qos: to_qos(publish.qos)?,
+        retain: publish.retain,
+        topic: Bytes::copy_from_slice(publish.topic.as_bytes()),
+        pkid: publish.pkid,
+        payload: publish.payload.clone(),
+        properties: None,
+    })
+}
+
+const fn from_reason(reason: v5::PubAckReason) -> AckReason {
+    match reason {
+        v5::PubAckReason::Success => AckReason::Success,
+        v5::PubAckReason::NoMatchingSubscribers => AckReason::NoMatchingSubscribers,
+        v5::PubAckReason::NotAuthorized => AckReason::NotAuthorized,
+        v5::PubAckReason::TopicNameInvalid => AckReason::TopicNameInvalid,
+        v5::PubAckReason::PayloadFormatInvalid => AckReason::PayloadFormatInvalid,
+        v5::PubAckReason::QuotaExceeded => AckReason::QuotaExceeded,
+        v5::PubAckReason::UnspecifiedError
+        | v5::PubAckReason::ImplementationSpecificError
+        | v5::PubAckReason::PacketIdentifierInUse => AckReason::Unspecified,
+    }
+}
+
+const fn to_reason(reason: AckReason) -> v5::PubAckReason {
+    match reason {
+        AckReason::Success => v5::PubAckReason::Success,
+        AckReason::NoMatchingSubscribers => v5::PubAckReason::NoMatchingSubscribers,
+        AckReason::NotAuthorized => v5::PubAckReason::NotAuthorized,
+        AckReason::TopicNameInvalid => v5::PubAckReason::TopicNameInvalid,
+        AckReason::PayloadFormatInvalid => v5::PubAckReason::PayloadFormatInvalid,
+        AckReason::QuotaExceeded => v5::PubAckReason::QuotaExceeded,
+        AckReason::Unspecified => v5::PubAckReason::UnspecifiedError,
+    }
+}
+
+fn granted(code: v5::SubscribeReasonCode) -> Option<u8> {
+    match code {
+        v5::SubscribeReasonCode::Success(qos) => Some(qos as u8),
+        _ => None,
+    }
+}
+
+fn to_qos(qos: u8) -> Result<QoS, String> {
+    rumqttc::v5::mqttbytes::qos(qos).ok_or_else(|| format!("there is no QoS {qos}"))
+}
+
+fn text(bytes: &Bytes) -> Result<String, String> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|error| format!("topic: {error}"))
+}
+
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
