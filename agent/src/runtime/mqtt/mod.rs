@@ -1,4 +1,5 @@
-//! MQTT's outside: bytes, sockets and TLS. What a session is (packet ids, window, acknowledgements, keep-alive, backoff)
-//! is the engine's and must not creep in here.
+//! MQTT's outside: bytes, sockets and TLS. What a session is (packet ids, window, acknowledgements, keep-alive,
+//! backoff) is the engine's and must not creep in here.
 
 pub mod codec;
+pub mod transport;

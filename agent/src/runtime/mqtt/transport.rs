@@ -1,0 +1,165 @@
+//! Opens the way to the broker: name, TCP, TLS. It has no state but the TLS settings that it shares across reconnects.
+//! It decides nothing: it tries once, within bounds, and says in one plain sentence what is wrong and what to do. It
+//! must not retry; that is the engine's to decide.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a shell: it opens sockets, waits with bounds and reads the TLS files"
+)]
+
+mod fault;
+mod tls;
+
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::config::{BrokerUrl, Tls};
+use crate::engine::io::{LinkFault, LinkFaultKind};
+
+/// How long one address gets to answer.
+pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long name, TCP and TLS get together.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many addresses of a name are tried.
+const ADDRESSES_MAX: usize = 8;
+
+/// Where to connect to and how; kept over reconnects, so that TLS sessions resume.
+#[derive(Debug)]
+pub struct Target {
+    url: BrokerUrl,
+    tls: Tls,
+    loaded: Mutex<Option<tls::Loaded>>,
+}
+
+impl Target {
+    /// A target. `tls` is looked at for `mqtts://` only; `None` means the system's roots and no client certificate.
+    #[must_use]
+    pub fn new(url: BrokerUrl, tls: Option<Tls>) -> Self {
+        let none = || Tls { ca_file: None, cert_file: None, key_file: None, alpn: Vec::new() };
+        Self { url, tls: tls.unwrap_or_else(none), loaded: Mutex::new(None) }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub const fn url(&self) -> &BrokerUrl {
+        &self.url
+    }
+
+    /// What an I/O error on an open stream means: the broker went, or a TLS alert came (a rejected client certificate
+    /// shows up only here, after the handshake).
+    #[must_use]
+    pub fn fault_of(&self, error: &io::Error) -> LinkFault {
+        fault::of_stream(&self.url, &self.tls, error)
+    }
+
+    /// What the end of the stream means where no error came with it.
+    #[must_use]
+    pub fn closed(&self) -> LinkFault {
+        fault::closed(&self.url)
+    }
+}
+
+/// A connection to the broker on which nothing was said yet.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Plain(TcpStream),
+    /// TLS over it.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Opens a connection.
+///
+/// # Errors
+/// A fault of kind `Dns`, `Tcp` or `Tls`. TLS files that can't be loaded are a `Tls` fault too: they may be mended
+/// while the agent runs.
+pub async fn open(target: &Target) -> Result<Stream, LinkFault> {
+    match timeout(OPEN_TIMEOUT, open_now(target)).await {
+        Ok(opened) => opened,
+        Err(_) => Err(fault::open_timeout(&target.url, OPEN_TIMEOUT)),
+    }
+}
+
+async fn open_now(target: &Target) -> Result<Stream, LinkFault> {
+    let url = &target.url;
+    if !url.tls {
+        return Ok(Stream::Plain(connect(url).await?));
+    }
+    // Before the socket: a file that can't be read is not worth a connection.
+    let config = tls::config(&target.tls, &target.loaded)?;
+    let name = ServerName::try_from(url.host.clone()).map_err(|_| LinkFault {
+        kind: LinkFaultKind::Tls,
+        detail: format!("{} is not a name that a certificate can carry: correct mqtt.url", url.host),
+    })?;
+    let tcp = connect(url).await?;
+    match TlsConnector::from(config).connect(name, tcp).await {
+        Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+        Err(error) => Err(fault::of_handshake(url, &target.tls, &error)),
+    }
+}
+
+async fn connect(url: &BrokerUrl) -> Result<TcpStream, LinkFault> {
+    let addresses: Vec<SocketAddr> = match tokio::net::lookup_host((url.host.as_str(), url.port)).await {
+        Ok(found) => found.take(ADDRESSES_MAX).collect(),
+        Err(error) => return Err(fault::of_lookup(url, &error)),
+    };
+    let mut last = fault::no_address(url);
+    for address in addresses {
+        match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // A PUBACK must not wait for more to send. Where this fails it costs latency, not the connection.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = fault::of_connect(url, address, &error),
+            Err(_) => last = fault::connect_timeout(url, address, ADDRESS_TIMEOUT),
+        }
+    }
+    Err(last)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
