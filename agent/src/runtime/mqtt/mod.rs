@@ -2,4 +2,5 @@
 //! backoff) is the engine's and must not creep in here.
 
 pub mod codec;
+pub mod link;
 pub mod transport;
