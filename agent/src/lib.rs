@@ -6,4 +6,5 @@ pub mod config;
 pub mod engine;
 pub mod store;
 pub mod runtime;
+pub mod sim;
 pub mod wire;

@@ -1,0 +1,384 @@
+//! A model of an MQTT broker, 3.1.1 and 5: the other end of the engine's session in simulations. Sessions, takeover, wills, retained messages, QoS 0 and 1, and QoS 2 taken in
+//! from guests (handed on as QoS 1). Like the engine it is pure: time and packets come in by argument, packets go out
+//! through [`Broker::poll_output`]. It must do no I/O, and it must not grow without bound: what it gives up is counted.
+
+mod session;
+mod topic;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+pub use session::{FILTERS_MAX, INFLIGHT_MAX, QUEUE_BYTES_MAX, QUEUE_MAX};
+
+use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
+use crate::engine::time::Mono;
+use session::Session;
+
+/// Sessions, of connected clients and kept ones together.
+pub const SESSIONS_MAX: usize = 128;
+/// Retained messages.
+pub const RETAINED_MAX: usize = 1024;
+/// How long a connection may take to say CONNECT.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection, named by the shell. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// What goes out on a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub enum BrokerOutput {
+    /// Send this.
+    Packet(Packet),
+    /// Close, once what was sent is written. The model has forgotten the connection already.
+    Close,
+}
+
+/// How the broker behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The user name and password that everyone must give; `None` lets everyone in.
+    pub login: Option<(String, String)>,
+    /// The largest packet that it takes, in bytes; announced on MQTT 5.
+    pub packet_max: u32,
+    /// How many unacknowledged publishes it takes; announced on MQTT 5.
+    pub receive_max: u16,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { login: None, packet_max: 256 * 1024, receive_max: 64 }
+    }
+}
+
+/// What happened since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages published by clients and as wills.
+    pub published: u64,
+    /// Messages sent once more after a reconnect.
+    pub redelivered: u64,
+    /// QoS 1 messages lost to [`QUEUE_MAX`] or [`QUEUE_BYTES_MAX`].
+    pub dropped_queue_full: u64,
+    /// Messages larger than a subscriber takes.
+    pub dropped_too_large: u64,
+    /// QoS 0 messages for a session without a connection.
+    pub dropped_offline: u64,
+    /// Retained messages not kept because of [`RETAINED_MAX`].
+    pub dropped_retained: u64,
+    /// Connections turned away.
+    pub refused: u64,
+}
+
+/// The broker.
+#[derive(Debug)]
+pub struct Broker {
+    settings: Settings,
+    connections: BTreeMap<ConnId, Connection>,
+    sessions: BTreeMap<String, Session>,
+    retained: BTreeMap<String, Publish>,
+    outputs: VecDeque<(ConnId, BrokerOutput)>,
+    counts: Counts,
+    anonymous: u64,
+}
+
+#[derive(Debug)]
+struct Connection {
+    /// `None` until CONNECT.
+    client: Option<Client>,
+    /// How long it may be silent; `None`: for ever.
+    silence_max: Option<Duration>,
+    deadline: Option<Mono>,
+}
+
+#[derive(Debug, Clone)]
+struct Client {
+    id: String,
+    version: Version,
+}
+
+impl Broker {
+    /// An empty broker.
+    #[must_use]
+    pub const fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            connections: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            retained: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            counts: Counts {
+                published: 0,
+                redelivered: 0,
+                dropped_queue_full: 0,
+                dropped_too_large: 0,
+                dropped_offline: 0,
+                dropped_retained: 0,
+                refused: 0,
+            },
+            anonymous: 0,
+        }
+    }
+
+    /// What happened since the start.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// A connection was opened.
+    pub fn connected(&mut self, now: Mono, conn: ConnId) {
+        let silence_max = Some(CONNECT_TIMEOUT);
+        self.connections
+            .insert(conn, Connection { client: None, silence_max, deadline: Some(now.after(CONNECT_TIMEOUT)) });
+    }
+
+    /// A packet came in. What belongs to a forgotten connection is ignored.
+    pub fn receive(&mut self, now: Mono, conn: ConnId, packet: Packet) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        match (connection.client.clone(), packet) {
+            (None, Packet::Connect(connect)) => self.accept(now, conn, *connect),
+            (None, _) => self.kick(now, conn, "protocol error"),
+            (Some(client), packet) => {
+                connection.deadline = connection.silence_max.map(|silence| now.after(silence));
+                self.serve(now, conn, &client, packet);
+            }
+        }
+    }
+
+    /// The connection is gone. `graceful`: by a DISCONNECT, so that the will is not published.
+    pub fn disconnected(&mut self, now: Mono, conn: ConnId, graceful: bool) {
+        let Some(Connection { client: Some(client), .. }) = self.connections.remove(&conn) else { return };
+        let Some(session) = self.sessions.get_mut(&client.id) else { return };
+        session.connection = None;
+        let will = session.will.take().filter(|_| !graceful);
+        match session.expiry_s {
+            0 => drop(self.sessions.remove(&client.id)),
+            u32::MAX => session.expires = None,
+            expiry_s => session.expires = Some(now.after(Duration::from_secs(u64::from(expiry_s)))),
+        }
+        if let Some(will) = will {
+            self.route(&will);
+        }
+    }
+
+    /// Time has passed: ends silent connections and sessions that expired.
+    pub fn wake(&mut self, now: Mono) {
+        let due = |deadline: Option<Mono>| deadline.is_some_and(|deadline| deadline <= now);
+        let silent: Vec<ConnId> =
+            self.connections.iter().filter(|(_, connection)| due(connection.deadline)).map(|(conn, _)| *conn).collect();
+        for conn in silent {
+            self.kick(now, conn, "keep alive timeout");
+        }
+        self.sessions.retain(|_, session| session.connection.is_some() || !due(session.expires));
+    }
+
+    /// When [`Broker::wake`] has something to do.
+    #[must_use]
+    pub fn poll_deadline(&self) -> Option<Mono> {
+        let silent = self.connections.values().filter_map(|connection| connection.deadline);
+        let kept = self.sessions.values().filter(|session| session.connection.is_none());
+        silent.chain(kept.filter_map(|session| session.expires)).min()
+    }
+
+    /// What is to be done on a connection next. To be drained after each call: what one call leaves here is bounded by
+    /// the bounds of sessions, windows and retained messages.
+    pub fn poll_output(&mut self) -> Option<(ConnId, BrokerOutput)> {
+        self.outputs.pop_front()
+    }
+
+    fn accept(&mut self, now: Mono, conn: ConnId, connect: Connect) {
+        let login = connect.username.clone().zip(connect.password.clone());
+        if self.settings.login.is_some() && self.settings.login != login {
+            return self.refuse(conn, ConnectCode::BadCredentials);
+        }
+        if connect.client_id.is_empty() && connect.version == Version::V311 && !connect.clean_start {
+            return self.refuse(conn, ConnectCode::BadClientId);
+        }
+        let id = self.name(connect.client_id);
+        if let Some(old) = self.sessions.get(&id).and_then(|session| session.connection) {
+            self.kick(now, old, "session taken over");
+        }
+        if connect.clean_start {
+            self.sessions.remove(&id);
+        }
+        let session_present = self.sessions.contains_key(&id);
+        if !session_present && self.sessions.len() >= SESSIONS_MAX {
+            return self.refuse(conn, ConnectCode::ServerUnavailable);
+        }
+        let keep_alive = u64::from(connect.keep_alive_s);
+        let silence_max = (keep_alive > 0).then(|| Duration::from_millis(keep_alive * 1500));
+        self.connections.insert(
+            conn,
+            Connection {
+                client: Some(Client { id: id.clone(), version: connect.version }),
+                silence_max,
+                deadline: silence_max.map(|silence| now.after(silence)),
+            },
+        );
+        let session = self.sessions.entry(id).or_default();
+        session.connection = Some(conn);
+        session.expires = None;
+        session.expiry_s = connect.session_expiry_s;
+        session.will = connect.will;
+        session.packet_max = usize::try_from(connect.packet_max).unwrap_or(usize::MAX);
+        let ack = greeting(&self.settings, session_present, ConnectCode::Success);
+        self.outputs.push_back((conn, BrokerOutput::Packet(ack)));
+        session.resume(&mut self.outputs, &mut self.counts);
+    }
+
+    /// A client without an id gets one (3.1.3.1).
+    fn name(&mut self, client_id: String) -> String {
+        if !client_id.is_empty() {
+            return client_id;
+        }
+        self.anonymous += 1;
+        format!("anonymous-{}", self.anonymous)
+    }
+
+    fn refuse(&mut self, conn: ConnId, code: ConnectCode) {
+        self.counts.refused += 1;
+        self.connections.remove(&conn);
+        self.send(conn, greeting(&self.settings, false, code));
+        self.outputs.push_back((conn, BrokerOutput::Close));
+    }
+
+    /// Ends a connection from this side; its will is published.
+    fn kick(&mut self, now: Mono, conn: ConnId, reason: &str) {
+        let client = self.connections.get(&conn).and_then(|connection| connection.client.as_ref());
+        // 3.1.1 has no DISCONNECT from a broker.
+        if client.is_some_and(|client| client.version == Version::V5) {
+            self.send(conn, Packet::Disconnect { reason: reason.to_owned() });
+        }
+        self.outputs.push_back((conn, BrokerOutput::Close));
+        self.disconnected(now, conn, false);
+    }
+
+    fn serve(&mut self, now: Mono, conn: ConnId, client: &Client, packet: Packet) {
+        match packet {
+            Packet::Publish(publish) => self.publish(now, conn, client, &publish),
+            Packet::PubAck { pkid, .. } => {
+                if let Some(session) = self.sessions.get_mut(&client.id) {
+                    session.acknowledged(pkid, &mut self.outputs);
+                }
+            }
+            Packet::PubRel { pkid } => {
+                if let Some(session) = self.sessions.get_mut(&client.id) {
+                    session.unreleased.remove(&pkid);
+                }
+                self.send(conn, Packet::PubComp { pkid });
+            }
+            Packet::Subscribe { pkid, filters } => self.subscribe(conn, client, pkid, &filters),
+            Packet::Unsubscribe { pkid, filters } => {
+                if let Some(session) = self.sessions.get_mut(&client.id) {
+                    filters.iter().for_each(|filter| session.unsubscribe(filter));
+                }
+                self.send(conn, Packet::UnsubAck { pkid, count: filters.len() });
+            }
+            Packet::PingReq => self.send(conn, Packet::PingResp),
+            Packet::Disconnect { reason } => {
+                self.outputs.push_back((conn, BrokerOutput::Close));
+                self.disconnected(now, conn, reason == "normal");
+            }
+            Packet::Oversize { .. } => self.kick(now, conn, "packet too large"),
+            Packet::Connect(_)
+            | Packet::ConnAck(_)
+            | Packet::PubRec { .. }
+            | Packet::PubComp { .. }
+            | Packet::SubAck { .. }
+            | Packet::UnsubAck { .. }
+            | Packet::PingResp => self.kick(now, conn, "protocol error"),
+        }
+    }
+
+    fn publish(&mut self, now: Mono, conn: ConnId, client: &Client, publish: &Publish) {
+        if !topic::is_name(&publish.topic) {
+            return self.kick(now, conn, "topic name invalid");
+        }
+        let &Publish { qos, pkid, .. } = publish;
+        match qos {
+            0 => {
+                self.route(publish);
+            }
+            1 => {
+                let reached = self.route(publish);
+                let reason = if reached == 0 { AckReason::NoMatchingSubscribers } else { AckReason::Success };
+                self.send(conn, Packet::PubAck { pkid, reason });
+            }
+            _ => self.publish_once(now, conn, client, publish),
+        }
+    }
+
+    /// QoS 2: routed when it first comes, not again until its id is released.
+    fn publish_once(&mut self, now: Mono, conn: ConnId, client: &Client, publish: &Publish) {
+        let Some(session) = self.sessions.get_mut(&client.id) else { return };
+        let pkid = publish.pkid;
+        let known = session.unreleased.contains(&pkid);
+        if !known && session.unreleased.len() >= usize::from(self.settings.receive_max) {
+            return self.kick(now, conn, "receive maximum exceeded");
+        }
+        session.unreleased.insert(pkid);
+        if !known {
+            self.route(publish);
+        }
+        self.send(conn, Packet::PubRec { pkid });
+    }
+
+    /// Hands a message to all who want it; how many these are.
+    fn route(&mut self, publish: &Publish) -> usize {
+        self.counts.published += 1;
+        if publish.retain {
+            self.retain(publish);
+        }
+        let mut reached = 0;
+        for session in self.sessions.values_mut() {
+            let Some(qos) = session.wants(&publish.topic) else { continue };
+            reached += 1;
+            let copy = Publish { qos: qos.min(publish.qos), retain: false, dup: false, pkid: 0, ..publish.clone() };
+            session.deliver(copy, &mut self.outputs, &mut self.counts);
+        }
+        reached
+    }
+
+    fn retain(&mut self, publish: &Publish) {
+        if publish.payload.is_empty() {
+            self.retained.remove(&publish.topic);
+        } else if self.retained.len() < RETAINED_MAX || self.retained.contains_key(&publish.topic) {
+            self.retained.insert(publish.topic.clone(), publish.clone());
+        } else {
+            self.counts.dropped_retained += 1;
+        }
+    }
+
+    fn subscribe(&mut self, conn: ConnId, client: &Client, pkid: u16, filters: &[(String, u8)]) {
+        let Some(session) = self.sessions.get_mut(&client.id) else { return };
+        let granted: Vec<Option<u8>> = filters.iter().map(|(filter, qos)| session.subscribe(filter, *qos)).collect();
+        let ack = Packet::SubAck { pkid, granted: granted.clone() };
+        self.outputs.push_back((conn, BrokerOutput::Packet(ack)));
+        for ((filter, _), granted) in filters.iter().zip(granted) {
+            let Some(qos) = granted else { continue };
+            for publish in self.retained.values().filter(|publish| topic::matches(filter, &publish.topic)) {
+                let copy = Publish { qos: qos.min(publish.qos), retain: true, dup: false, pkid: 0, ..publish.clone() };
+                session.deliver(copy, &mut self.outputs, &mut self.counts);
+            }
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, packet: Packet) {
+        self.outputs.push_back((conn, BrokerOutput::Packet(packet)));
+    }
+}
+
+fn greeting(settings: &Settings, session_present: bool, code: ConnectCode) -> Packet {
+    Packet::ConnAck(ConnAck {
+        session_present,
+        code,
+        receive_max: settings.receive_max,
+        packet_max: Some(settings.packet_max),
+        keep_alive_s: None,
+        qos_max: 2,
+    })
+}

@@ -1,0 +1,126 @@
+//! What the broker keeps for one client id, connected or not: subscriptions, the bounded queue, what is in flight. It
+//! decides nothing about connections.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::topic;
+use super::{BrokerOutput, ConnId, Counts};
+use crate::engine::packet::{Packet, Publish};
+use crate::engine::time::Mono;
+
+/// Unacknowledged publishes towards one client: mosquitto's default.
+pub const INFLIGHT_MAX: usize = 20;
+/// Messages that wait for one client.
+pub const QUEUE_MAX: usize = 10_000;
+/// Bytes of messages that wait for one client.
+pub const QUEUE_BYTES_MAX: usize = 8 << 20;
+/// Subscriptions of one client: AWS IoT Core's limit.
+pub const FILTERS_MAX: usize = 50;
+/// What a PUBLISH has beside topic and payload at most: fixed header, lengths, packet id.
+const PUBLISH_OVERHEAD: usize = 10;
+
+/// A client's session.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    pub(super) connection: Option<ConnId>,
+    pub(super) expiry_s: u32,
+    /// When it ends, while nobody is connected.
+    pub(super) expires: Option<Mono>,
+    pub(super) will: Option<Publish>,
+    pub(super) packet_max: usize,
+    /// QoS 2 publishes that were taken over and not yet released.
+    pub(super) unreleased: BTreeSet<u16>,
+    filters: BTreeMap<String, u8>,
+    queue: VecDeque<Publish>,
+    queue_bytes: usize,
+    inflight: VecDeque<Publish>,
+    last_pkid: u16,
+}
+
+type Outputs = VecDeque<(ConnId, BrokerOutput)>;
+
+impl Session {
+    /// Subscribes; the QoS granted.
+    pub(super) fn subscribe(&mut self, filter: &str, qos: u8) -> Option<u8> {
+        let room = self.filters.len() < FILTERS_MAX || self.filters.contains_key(filter);
+        if !room || !topic::is_filter(filter) {
+            return None;
+        }
+        let granted = qos.min(1);
+        self.filters.insert(filter.to_owned(), granted);
+        Some(granted)
+    }
+
+    pub(super) fn unsubscribe(&mut self, filter: &str) {
+        self.filters.remove(filter);
+    }
+
+    /// The best QoS with which this session is subscribed to `name`.
+    pub(super) fn wants(&self, name: &str) -> Option<u8> {
+        self.filters.iter().filter(|(filter, _)| topic::matches(filter, name)).map(|(_, qos)| *qos).max()
+    }
+
+    /// Sends or queues a message, or counts why not.
+    pub(super) fn deliver(&mut self, publish: Publish, outputs: &mut Outputs, counts: &mut Counts) {
+        if len(&publish) > self.packet_max {
+            counts.dropped_too_large += 1;
+            return;
+        }
+        if publish.qos == 0 {
+            match self.connection {
+                Some(conn) => outputs.push_back((conn, BrokerOutput::Packet(Packet::Publish(publish)))),
+                None => counts.dropped_offline += 1,
+            }
+            return;
+        }
+        if self.queue.len() >= QUEUE_MAX || self.queue_bytes + len(&publish) > QUEUE_BYTES_MAX {
+            counts.dropped_queue_full += 1;
+            return;
+        }
+        self.queue_bytes += len(&publish);
+        self.queue.push_back(publish);
+        self.pump(outputs);
+    }
+
+    /// A PUBACK came; one that nobody waits for is ignored.
+    pub(super) fn acknowledged(&mut self, pkid: u16, outputs: &mut Outputs) {
+        self.inflight.retain(|publish| publish.pkid != pkid);
+        self.pump(outputs);
+    }
+
+    /// After a reconnect: what was in flight again, in order and marked, then what waited.
+    pub(super) fn resume(&mut self, outputs: &mut Outputs, counts: &mut Counts) {
+        let Some(conn) = self.connection else { return };
+        for publish in &mut self.inflight {
+            publish.dup = true;
+            counts.redelivered += 1;
+            outputs.push_back((conn, BrokerOutput::Packet(Packet::Publish(publish.clone()))));
+        }
+        self.pump(outputs);
+    }
+
+    fn pump(&mut self, outputs: &mut Outputs) {
+        let Some(conn) = self.connection else { return };
+        while self.inflight.len() < INFLIGHT_MAX {
+            let Some(mut publish) = self.queue.pop_front() else { return };
+            self.queue_bytes -= len(&publish);
+            publish.pkid = self.take_pkid();
+            outputs.push_back((conn, BrokerOutput::Packet(Packet::Publish(publish.clone()))));
+            self.inflight.push_back(publish);
+        }
+    }
+
+    /// The next packet id that is not in flight; ends because at most [`INFLIGHT_MAX`] are.
+    fn take_pkid(&mut self) -> u16 {
+        loop {
+            self.last_pkid = self.last_pkid.checked_add(1).unwrap_or(1);
+            if self.inflight.iter().all(|publish| publish.pkid != self.last_pkid) {
+                return self.last_pkid;
+            }
+        }
+    }
+}
+
+fn len(publish: &Publish) -> usize {
+    publish.topic.len() + publish.payload.len() + PUBLISH_OVERHEAD
+}

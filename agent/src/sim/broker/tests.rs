@@ -1,0 +1,374 @@
+use bytes::Bytes;
+
+use super::*;
+
+/// A broker and the packets that it sent, per connection.
+struct World {
+    broker: Broker,
+    now: Mono,
+    sent: BTreeMap<ConnId, Vec<Packet>>,
+    closed: Vec<ConnId>,
+}
+
+impl World {
+    fn new(settings: Settings) -> Self {
+        Self { broker: Broker::new(settings), now: Mono(0), sent: BTreeMap::new(), closed: Vec::new() }
+    }
+
+    fn settle(&mut self) {
+        while let Some((conn, output)) = self.broker.poll_output() {
+            match output {
+                BrokerOutput::Packet(packet) => self.sent.entry(conn).or_default().push(packet),
+                BrokerOutput::Close => self.closed.push(conn),
+            }
+        }
+    }
+
+    fn connect(&mut self, conn: u64, connect: Connect) -> ConnAck {
+        self.broker.connected(self.now, ConnId(conn));
+        self.give(conn, Packet::Connect(Box::new(connect)));
+        let sent = self.sent.entry(ConnId(conn)).or_default();
+        let Packet::ConnAck(ack) = sent.remove(0) else { panic!("{sent:?}") };
+        ack
+    }
+
+    fn give(&mut self, conn: u64, packet: Packet) {
+        self.broker.receive(self.now, ConnId(conn), packet);
+        self.settle();
+    }
+
+    fn subscribe(&mut self, conn: u64, filter: &str) {
+        self.give(conn, Packet::Subscribe { pkid: 1, filters: vec![(filter.to_owned(), 1)] });
+        let sent = self.sent.entry(ConnId(conn)).or_default();
+        let Packet::SubAck { granted, .. } = sent.remove(0) else { panic!("{sent:?}") };
+        assert_eq!(granted, [Some(1)], "{filter}");
+    }
+
+    fn lose(&mut self, conn: u64) {
+        self.broker.disconnected(self.now, ConnId(conn), false);
+        self.settle();
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+        self.broker.wake(self.now);
+        self.settle();
+    }
+
+    fn take(&mut self, conn: u64) -> Vec<Packet> {
+        self.sent.remove(&ConnId(conn)).unwrap_or_default()
+    }
+
+    /// The publishes that went to a connection: topic, payload, packet id, dup.
+    fn published(&mut self, conn: u64) -> Vec<(String, String, u16, bool)> {
+        self.take(conn)
+            .into_iter()
+            .filter_map(|packet| match packet {
+                Packet::Publish(p) => Some((p.topic, String::from_utf8(p.payload.to_vec()).unwrap(), p.pkid, p.dup)),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn client(id: &str) -> Connect {
+    Connect {
+        version: Version::V5,
+        client_id: id.to_owned(),
+        clean_start: true,
+        keep_alive_s: 30,
+        username: None,
+        password: None,
+        will: None,
+        session_expiry_s: 0,
+        packet_max: u32::MAX,
+    }
+}
+
+fn keeping(id: &str, expiry_s: u32) -> Connect {
+    Connect { clean_start: false, session_expiry_s: expiry_s, ..client(id) }
+}
+
+fn message(topic: &str, payload: &str, qos: u8, pkid: u16) -> Publish {
+    Publish {
+        topic: topic.to_owned(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        qos,
+        retain: false,
+        dup: false,
+        pkid,
+    }
+}
+
+fn publish(topic: &str, payload: &str, pkid: u16) -> Packet {
+    Packet::Publish(message(topic, payload, 1, pkid))
+}
+
+fn ack(pkid: u16) -> Packet {
+    Packet::PubAck { pkid, reason: AckReason::Success }
+}
+
+fn got(topic: &str, payload: &str, pkid: u16, dup: bool) -> (String, String, u16, bool) {
+    (topic.to_owned(), payload.to_owned(), pkid, dup)
+}
+
+#[test]
+fn a_second_connection_with_the_same_id_takes_over_and_the_first_one_s_will_is_published() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("watcher"));
+    world.subscribe(1, "will/#");
+    world.connect(2, Connect { will: Some(message("will/gw", "lost", 1, 0)), ..client("gw") });
+    world.connect(3, client("gw"));
+
+    assert_eq!(world.take(2), [Packet::Disconnect { reason: "session taken over".to_owned() }]);
+    assert_eq!(world.closed, [ConnId(2)]);
+    assert_eq!(world.published(1), [got("will/gw", "lost", 1, false)]);
+    world.give(3, Packet::PingReq);
+    assert_eq!(world.take(3), [Packet::PingResp]);
+}
+
+#[test]
+fn the_will_is_published_on_loss_and_on_silence_but_not_on_goodbye() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, Connect { keep_alive_s: 0, ..client("watcher") });
+    world.subscribe(1, "will");
+    let with_will = || Connect { will: Some(message("will", "x", 1, 0)), ..client("gw") };
+
+    world.connect(2, with_will());
+    world.give(2, Packet::Disconnect { reason: "normal".to_owned() });
+    assert_eq!(world.published(1), []);
+
+    world.connect(3, with_will());
+    world.lose(3);
+    assert_eq!(world.published(1), [got("will", "x", 1, false)]);
+
+    world.connect(4, with_will());
+    world.wait(Duration::from_millis(44_999));
+    assert_eq!(world.published(1), []);
+    assert_eq!(world.broker.poll_deadline(), Some(Mono(45_000)));
+    world.wait(Duration::from_millis(1));
+    assert_eq!(world.published(1), [got("will", "x", 2, false)]);
+    assert_eq!(world.take(4), [Packet::Disconnect { reason: "keep alive timeout".to_owned() }]);
+}
+
+#[test]
+fn a_ping_in_time_keeps_a_connection() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("gw"));
+    world.wait(Duration::from_secs(40));
+    world.give(1, Packet::PingReq);
+    world.wait(Duration::from_secs(40));
+    assert_eq!((world.take(1), world.closed), (vec![Packet::PingResp], vec![]));
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_closed() {
+    let mut world = World::new(Settings::default());
+    world.broker.connected(world.now, ConnId(1));
+    world.wait(CONNECT_TIMEOUT);
+    assert_eq!(world.closed, [ConnId(1)]);
+    assert_eq!(world.broker.poll_deadline(), None);
+}
+
+#[test]
+fn a_retained_message_reaches_a_later_subscriber_until_it_is_emptied() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("gw"));
+    let retained = |payload| Packet::Publish(Publish { retain: true, ..message("p/online", payload, 1, 1) });
+    world.give(1, retained("yes"));
+    world.connect(2, client("early"));
+    world.subscribe(2, "p/+");
+    let sent = world.take(2);
+    assert!(matches!(&sent[..], [Packet::Publish(p)] if p.retain && p.payload == "yes"), "{sent:?}");
+
+    world.give(1, retained("no"));
+    let sent = world.take(2);
+    assert!(matches!(&sent[..], [Packet::Publish(p)] if !p.retain && p.payload == "no"), "{sent:?}");
+
+    world.give(1, retained(""));
+    world.connect(3, client("late"));
+    world.subscribe(3, "#");
+    assert_eq!(world.published(3), []);
+}
+
+#[test]
+fn what_was_not_acknowledged_comes_again_with_dup_before_what_waited() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("cloud"));
+    world.connect(2, keeping("gw", 3600));
+    world.subscribe(2, "c");
+    world.give(1, publish("c", "one", 1));
+    world.give(1, publish("c", "two", 2));
+    assert_eq!(world.published(2), [got("c", "one", 1, false), got("c", "two", 2, false)]);
+    world.give(2, ack(1));
+    world.lose(2);
+    world.give(1, publish("c", "three", 3));
+
+    assert!(world.connect(3, keeping("gw", 3600)).session_present);
+    assert_eq!(world.published(3), [got("c", "two", 2, true), got("c", "three", 3, false)]);
+    assert_eq!(world.broker.counts().redelivered, 1);
+}
+
+#[test]
+fn a_session_ends_when_it_expires_and_by_a_clean_start() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, keeping("gw", 60));
+    world.lose(1);
+    world.wait(Duration::from_secs(59));
+    assert!(world.connect(2, keeping("gw", 60)).session_present);
+    world.lose(2);
+    world.wait(Duration::from_secs(60));
+    assert!(!world.connect(3, keeping("gw", u32::MAX)).session_present);
+    world.lose(3);
+    world.wait(Duration::from_secs(1_000_000));
+    assert!(world.connect(4, keeping("gw", u32::MAX)).session_present);
+    world.lose(4);
+    assert!(!world.connect(5, Connect { clean_start: true, ..keeping("gw", 60) }).session_present);
+}
+
+#[test]
+fn at_most_a_window_is_in_flight_and_an_acknowledgement_lets_the_next_go() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("cloud"));
+    world.connect(2, client("gw"));
+    world.subscribe(2, "c");
+    for pkid in 1..=30 {
+        world.give(1, publish("c", &pkid.to_string(), pkid));
+    }
+    assert_eq!(world.published(2).len(), INFLIGHT_MAX);
+    world.give(2, ack(7));
+    assert_eq!(world.published(2), [got("c", "21", 21, false)]);
+}
+
+#[test]
+fn a_full_queue_drops_what_comes_and_counts_it() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("cloud"));
+    world.connect(2, keeping("gw", 3600));
+    world.subscribe(2, "c");
+    world.lose(2);
+    for _ in 0..QUEUE_MAX + 5 {
+        world.give(1, publish("c", "x", 1));
+    }
+    assert_eq!(world.broker.counts().dropped_queue_full, 5);
+}
+
+#[test]
+fn a_message_larger_than_the_subscriber_takes_is_dropped_and_counted() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("cloud"));
+    world.connect(2, Connect { packet_max: 100, ..client("gw") });
+    world.subscribe(2, "c");
+    world.give(1, publish("c", &"x".repeat(100), 1));
+    world.give(1, publish("c", "small", 2));
+    assert_eq!(world.published(2), [got("c", "small", 1, false)]);
+    assert_eq!(world.broker.counts().dropped_too_large, 1);
+}
+
+#[test]
+fn qos_2_from_a_guest_is_handed_on_once_as_qos_1() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("guest"));
+    world.connect(2, client("gw"));
+    world.subscribe(2, "c");
+    let exactly = |dup| Packet::Publish(Publish { dup, ..message("c", "x", 2, 9) });
+    world.give(1, exactly(false));
+    world.give(1, exactly(true));
+    world.give(1, Packet::PubRel { pkid: 9 });
+    let rec = Packet::PubRec { pkid: 9 };
+    assert_eq!(world.take(1), [rec.clone(), rec, Packet::PubComp { pkid: 9 }]);
+    assert_eq!(world.published(2), [got("c", "x", 1, false)]);
+}
+
+#[test]
+fn a_publish_that_nobody_wants_says_so() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("gw"));
+    world.give(1, publish("t", "x", 4));
+    assert_eq!(world.take(1), [Packet::PubAck { pkid: 4, reason: AckReason::NoMatchingSubscribers }]);
+}
+
+#[test]
+fn a_wrong_password_is_refused_and_closed() {
+    let mut world = World::new(Settings { login: Some(("u".to_owned(), "right".to_owned())), ..Settings::default() });
+    let with = |password: &str| Connect {
+        username: Some("u".to_owned()),
+        password: Some(password.to_owned()),
+        ..client("gw")
+    };
+    assert_eq!(world.connect(1, with("wrong")).code, ConnectCode::BadCredentials);
+    assert_eq!(world.connect(2, client("gw")).code, ConnectCode::BadCredentials);
+    assert_eq!(world.closed, [ConnId(1), ConnId(2)]);
+    assert_eq!(world.connect(3, with("right")).code, ConnectCode::Success);
+}
+
+#[test]
+fn nonsense_closes_only_the_connection_that_talks_it() {
+    let mut world = World::new(Settings::default());
+    let oversize = Packet::Oversize { pkid: 1, topic: "t".to_owned(), len: 9 };
+    let cases = [
+        (publish("a/+/b", "x", 1), "topic name invalid"),
+        (publish("", "x", 1), "topic name invalid"),
+        (Packet::PingResp, "protocol error"),
+        (Packet::Connect(Box::new(client("twice"))), "protocol error"),
+        (oversize, "packet too large"),
+    ];
+    world.connect(100, client("bystander"));
+    for (conn, (packet, reason)) in (1..).zip(cases) {
+        world.connect(conn, client(&format!("guest-{conn}")));
+        world.give(conn, packet);
+        assert_eq!(world.take(conn), [Packet::Disconnect { reason: reason.to_owned() }]);
+        assert_eq!(world.closed.pop(), Some(ConnId(conn)));
+    }
+    world.give(100, Packet::PingReq);
+    assert_eq!(world.take(100), [Packet::PingResp]);
+}
+
+#[test]
+fn more_sessions_than_the_bound_are_refused() {
+    let mut world = World::new(Settings::default());
+    for conn in 0..SESSIONS_MAX as u64 {
+        assert_eq!(world.connect(conn, client(&format!("c{conn}"))).code, ConnectCode::Success);
+    }
+    assert_eq!(world.connect(9999, client("one more")).code, ConnectCode::ServerUnavailable);
+    assert_eq!(world.broker.counts().refused, 1);
+}
+
+#[test]
+fn overlapping_subscriptions_deliver_once_and_an_unsubscribe_ends_it() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("gw"));
+    world.subscribe(1, "a/#");
+    world.subscribe(1, "a/+");
+    world.give(1, publish("a/b", "x", 1));
+    assert_eq!(world.published(1).len(), 1);
+    world.give(1, Packet::Unsubscribe { pkid: 2, filters: vec!["a/#".to_owned(), "a/+".to_owned()] });
+    assert_eq!(world.take(1), [Packet::UnsubAck { pkid: 2, count: 2 }]);
+    world.give(1, publish("a/b", "x", 3));
+    assert_eq!(world.published(1), []);
+}
+
+#[test]
+fn filters_match_as_section_4_7_says() {
+    let matching = [
+        ("#", "a/b"),
+        ("a/#", "a"),
+        ("a/#", "a/b/c"),
+        ("a/+/c", "a/b/c"),
+        ("+/+", "/a"),
+        ("/+", "/a"),
+        ("$SYS/#", "$SYS/x"),
+        ("ü/+", "ü/ö"),
+    ];
+    let others =
+        [("a/+", "a"), ("a/+", "a/b/c"), ("+", "/a"), ("a/b", "a/bc"), ("#", "$SYS/x"), ("+/x", "$SYS/x"), ("a", "a/")];
+    for (filter, name) in matching {
+        assert!(topic::matches(filter, name), "{filter} should match {name}");
+    }
+    for (filter, name) in others {
+        assert!(!topic::matches(filter, name), "{filter} should not match {name}");
+    }
+    for filter in ["", "a#", "#/a", "a/b+", "a/#/b", "$share/g/a"] {
+        assert!(!topic::is_filter(filter), "{filter:?} should be refused");
+    }
+}

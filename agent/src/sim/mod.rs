@@ -1,0 +1,3 @@
+//! The simulated world: a second shell around the same engine.
+
+pub mod broker;
