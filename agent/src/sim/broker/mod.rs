@@ -1,7 +1,9 @@
-//! A model of an MQTT broker, 3.1.1 and 5: the other end of the engine's session in simulations. Sessions, takeover, wills, retained messages, QoS 0 and 1, and QoS 2 taken in
+//! A model of an MQTT broker, 3.1.1 and 5: the other end of the engine's session in simulations, and, behind a loopback
+//! socket ([`serve`]), the demo's broker. Sessions, takeover, wills, retained messages, QoS 0 and 1, and QoS 2 taken in
 //! from guests (handed on as QoS 1). Like the engine it is pure: time and packets come in by argument, packets go out
 //! through [`Broker::poll_output`]. It must do no I/O, and it must not grow without bound: what it gives up is counted.
 
+pub mod serve;
 mod session;
 mod topic;
 
