@@ -101,6 +101,8 @@ pub struct Link {
     state: State,
     version: Version,
     mute_closes: u8,
+    /// A broker has accepted us with this version in this run: a greeting that fails now has another cause.
+    version_works: bool,
     /// The other version is to be tried, without waiting.
     retry_at_once: bool,
     /// Why we are closing: said instead of the transport's own words.
@@ -156,6 +158,7 @@ impl Link {
             state: State::Held,
             version,
             mute_closes: 0,
+            version_works: false,
             retry_at_once: false,
             closing: None,
             next_pkid: 0,
@@ -366,7 +369,7 @@ impl Link {
         };
         let greeting = matches!(self.state, State::Greeting { .. });
         let fault = self.closing.take().unwrap_or(fault);
-        if greeting {
+        if greeting && !self.version_works {
             self.consider_older_version(fault.kind);
         }
         let wait = if std::mem::take(&mut self.retry_at_once) { Duration::ZERO } else { retry_in };
@@ -415,6 +418,7 @@ impl Link {
             return None;
         }
         self.mute_closes = 0;
+        self.version_works = true;
         let keep_alive = ack.keep_alive_s.map_or(self.settings.keep_alive, |s| Duration::from_secs(s.into()));
         self.state = State::Online(Box::new(Online {
             id,
@@ -450,6 +454,7 @@ impl Link {
     fn speak_older_version(&mut self) {
         if self.settings.version == MqttVersion::Auto && self.version == Version::V5 {
             self.version = Version::V311;
+            self.version_works = false;
             self.retry_at_once = true;
         }
         self.mute_closes = 0;
@@ -600,8 +605,12 @@ impl FaultLog {
             effects.log(LogLevel::Debug, format!("broker: {} again; next try in {retry_in:.1?}", fault.kind.word()));
             return;
         }
-        let level = if fault.kind == LinkFaultKind::Local { LogLevel::Info } else { LogLevel::Warn };
-        effects.log(level, format!("broker: {} (retrying with backoff; repeats are not logged)", fault.detail));
+        if fault.kind == LinkFaultKind::Local {
+            effects.log(LogLevel::Info, format!("broker: {}", fault.detail));
+            return;
+        }
+        effects
+            .log(LogLevel::Warn, format!("broker: {} (retrying with backoff; repeats are not logged)", fault.detail));
         self.last = Some(fault.clone());
         self.repeats = 0;
     }

@@ -123,6 +123,7 @@ struct Counters {
     duplicates: u64,
     reconnects: u64,
     store_written: u64,
+    store_busy: u64,
 }
 
 impl Seqs {
@@ -148,6 +149,7 @@ impl Engine {
             Input::Errors(batch) => self.errors(now, batch),
             Input::Store { id, result, stats } => {
                 self.counters.store_written = stats.written_bytes;
+                self.counters.store_busy += u64::from(result == Err(StoreFault::Busy));
                 if let Some(purpose) = self.effects.complete(id) {
                     self.stored(now, purpose, result);
                 }
@@ -341,9 +343,12 @@ impl Engine {
         for (reason, commands) in self.commands.take_refused() {
             points.push(Point::labelled(Metric::AgentCommandsRefused, reason.word(), commands));
         }
-        for (bound, times) in
-            [("series_max", self.vitals.take_refused()), ("observe_one_at_a_time", counters.observe_busy)]
-        {
+        let refused = [
+            ("series_max", self.vitals.take_refused()),
+            ("observe_one_at_a_time", counters.observe_busy),
+            ("store_queue_max", counters.store_busy),
+        ];
+        for (bound, times) in refused {
             if times > 0 {
                 points.push(Point::labelled(Metric::AgentRefused, bound, times));
             }

@@ -1,6 +1,7 @@
 //! Another configuration at run time: what can change without loss is taken over, the rest is told and waits for a
 //! restart.
 
+use super::io::LogLevel;
 use super::observation::Severity;
 use super::record::{Event, EventKind};
 use super::time::Now;
@@ -22,10 +23,16 @@ impl Engine {
         let keys = |live: bool| -> Vec<Box<str>> {
             changes.iter().filter(|change| change.live == live).map(|change| change.key.as_str().into()).collect()
         };
+        let waiting = keys(false);
+        if !waiting.is_empty() {
+            let text =
+                format!("configuration: {} can't change while running: restart to take it over", waiting.join(", "));
+            self.effects.log(LogLevel::Warn, text);
+        }
         let event = Event::new(Severity::Notice, EventKind::Lifecycle, "config_changed")
             .group("config")
             .with("taken_over", keys(true))
-            .with("needs_restart", keys(false));
+            .with("needs_restart", waiting);
         self.record_event(now, event);
         self.config = live_part(&self.config, wanted);
         self.apply(now);

@@ -176,7 +176,7 @@ fn command_result(result: &CommandResult, message: &mut Map<String, Json>) {
 /// Puts a reading where its metric's path says; `host.disk.*.used_pct` and `/data` become `host: {disk: {"/data": …}}`.
 fn place(sample: &mut Map<String, Json>, reading: &Reading) {
     let Some(metric) = Metric::from_number(reading.metric) else { return };
-    let Some(value) = plain(&reading.value) else { return };
+    let Some(value) = plain(&rounded(metric, &reading.value)) else { return };
     let mut steps: Vec<&str> = metric.path().split('.').collect();
     let Some(field) = steps.pop() else { return };
     let label = reading.label.as_deref().unwrap_or("*");
@@ -188,10 +188,23 @@ fn place(sample: &mut Map<String, Json>, reading: &Reading) {
     }
     let field = if field == "*" { label } else { field };
     if let Some((low, high)) = reading.range {
-        place.insert(format!("{field}_min"), low.into());
-        place.insert(format!("{field}_max"), high.into());
+        for (end, value) in [("min", low), ("max", high)] {
+            if let Some(value) = plain(&rounded(metric, &Value::Float(value))) {
+                place.insert(format!("{field}_{end}"), value);
+            }
+        }
     }
     place.insert(field.into(), value);
+}
+
+/// What no sensor resolves costs bytes on a metered link: a thousandth of a percent, a millionth of anything else (the
+/// kernel's own µV, µA and µW) is enough.
+fn rounded(metric: Metric, value: &Value) -> Value {
+    let scale = if metric.unit() == "%" { 1e3 } else { 1e6 };
+    match value {
+        Value::Float(value) => Value::Float((value * scale).round() / scale),
+        other => other.clone(),
+    }
 }
 
 /// `None` for what JSON has no number for.
