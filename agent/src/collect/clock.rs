@@ -12,9 +12,8 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use crate::config::ClockTrust;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
 
-/// systemd-timesyncd makes this file when it has set the clock in this boot (systemd-timesyncd.service(8)). The kernel's
-/// own answer, adjtimex(2), has no safe interface that builds here; where another program keeps the time (chrony, ntpd,
-/// GPS), `clock.trust = "always"` says so.
+/// systemd-timesyncd makes this file when it has set the clock in this boot (systemd-timesyncd.service(8)); it counts even
+/// where the kernel has not been told.
 const SYNCHRONIZED: &str = "run/systemd/timesync/synchronized";
 const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
 /// How long an answer about the synchronisation holds.
@@ -63,7 +62,7 @@ impl Clock {
                 return synced;
             }
         }
-        let synced = self.marker.exists();
+        let synced = kernel_says_synchronised() || self.marker.exists();
         self.checked = Some((mono, synced));
         synced
     }
@@ -78,6 +77,20 @@ pub fn boot_id(root: &Path) -> io::Result<BootId> {
     let annotate = |kind, what: &dyn std::fmt::Display| io::Error::new(kind, format!("{}: {what}", path.display()));
     let text = fs::read_to_string(&path).map_err(|error| annotate(error.kind(), &error))?;
     BootId::parse(&text).ok_or_else(|| annotate(io::ErrorKind::InvalidData, &"not a boot id"))
+}
+
+/// adjtimex(2) with nothing to change: STA_UNSYNC is clear once a time daemon (chrony, ntpd, timesyncd, a PTP or GPS
+/// daemon) has set the clock and keeps it. An error counts as no.
+#[expect(unsafe_code, reason = "neither rustix nor nix wraps adjtimex(2)")]
+fn kernel_says_synchronised() -> bool {
+    // SAFETY: `timex` is a plain C struct of integers, for which all zeros are valid, and `modes` 0 makes the call a
+    // read; the pointer is to a live local of the right type.
+    let (state, status) = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        let state = libc::adjtimex(&raw mut timex);
+        (state, timex.status)
+    };
+    state != -1 && state != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0
 }
 
 /// How long this boot was suspended: what CLOCK_MONOTONIC, which the journal and the kernel stamp with, left out.

@@ -12,6 +12,8 @@ mod own;
 mod round;
 pub mod worker;
 
+use std::path::PathBuf;
+
 use crate::config;
 use crate::engine::metric::Metric;
 use crate::engine::observation::Observation;
@@ -23,6 +25,7 @@ use round::Round;
 /// The collectors of one configuration, with what they keep from one round to the next.
 pub struct Collectors {
     config: config::Collect,
+    battery_root: PathBuf,
     host: Host,
     own: Own,
 }
@@ -31,15 +34,23 @@ impl Collectors {
     /// Collectors below `config.root`. Nothing is read yet.
     #[must_use]
     pub fn new(config: &config::Collect) -> Self {
-        Self { config: config.clone(), host: Host::default(), own: Own::default() }
+        Self { config: config.clone(), battery_root: config.root.clone(), host: Host::default(), own: Own::default() }
+    }
+
+    /// The same, but with the batteries below another root: `fieldmedic demo` imitates one in the kernel's own format.
+    #[must_use]
+    pub fn with_batteries_below(self, root: PathBuf) -> Self {
+        Self { battery_root: root, ..self }
     }
 
     /// One round of every collector that is enabled. Blocks as long as the kernel does.
     pub fn observe(&mut self, clock: ClockReading) -> Observation {
-        let mut round = Round::new(&self.config.root);
+        let mut batteries = Round::new(&self.battery_root);
         if self.config.battery.enabled {
-            battery::collect(&self.config.battery, &mut round);
+            battery::collect(&self.config.battery, &mut batteries);
         }
+        let mut observation = batteries.finish();
+        let mut round = Round::new(&self.config.root);
         if self.config.link.enabled {
             link::collect(&self.config.link, &mut round);
         }
@@ -48,7 +59,10 @@ impl Collectors {
             round.point(Metric::HostClockSynced, clock.synced);
         }
         self.own.collect(&mut round);
-        round.finish()
+        let rest = round.finish();
+        observation.points.extend(rest.points);
+        observation.faults.extend(rest.faults);
+        observation
     }
 }
 
