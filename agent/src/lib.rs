@@ -1,10 +1,11 @@
 //! fieldmedic: the agent that runs on an embedded Linux gateway, as a library. See the repository's README for the map.
 
+pub mod act;
 pub mod cli;
 pub mod collect;
 pub mod config;
 pub mod engine;
-pub mod store;
 pub mod runtime;
 pub mod sim;
+pub mod store;
 pub mod wire;

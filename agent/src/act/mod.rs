@@ -1,0 +1,72 @@
+//! Acts on the gateway: restarts units, runs runbooks. It does what it is told, once, within its time, and says how it
+//! ended; whether it may is decided before (the engine). Several acts run side by side; how many is the engine's bound.
+
+pub mod runbook;
+pub mod supervisor;
+pub mod systemd;
+pub mod units;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::engine::io::{Act, ActOutcome, ActStatus};
+use units::Manager;
+
+/// What acts on this gateway.
+#[derive(Debug)]
+pub struct Actor {
+    units: Manager,
+    runbooks: PathBuf,
+}
+
+impl Actor {
+    /// Restarts units by this manager, and runs runbooks of this directory.
+    #[must_use]
+    pub const fn new(units: Manager, runbooks: PathBuf) -> Self {
+        Self { units, runbooks }
+    }
+
+    /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.
+    pub async fn perform(
+        &self,
+        act: Act,
+        timeout: Duration,
+        canceled: oneshot::Receiver<()>,
+        progress: impl FnMut(u8),
+    ) -> ActOutcome {
+        match act {
+            Act::RestartUnit { unit } => self.units.restart(&unit, timeout, canceled).await,
+            Act::Run { runbook, args } => {
+                runbook::run(&self.runbooks, &runbook, &args, timeout, canceled, progress).await
+            }
+        }
+    }
+}
+
+impl ActOutcome {
+    /// It worked.
+    #[must_use]
+    pub fn succeeded(detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::Succeeded, reason: None, detail: Some(detail.into()), output: None }
+    }
+
+    /// It did not, for a reason in a fixed word.
+    #[must_use]
+    pub fn failed(reason: &str, detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::Failed, reason: Some(reason.to_owned()), detail: Some(detail.into()), output: None }
+    }
+
+    /// It took too long.
+    #[must_use]
+    pub fn timed_out(detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::TimedOut, reason: Some("timeout".into()), detail: Some(detail.into()), output: None }
+    }
+
+    /// It was stopped by a command.
+    #[must_use]
+    pub fn canceled(detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::Canceled, reason: Some("canceled".into()), detail: Some(detail.into()), output: None }
+    }
+}

@@ -1,0 +1,44 @@
+//! Who restarts units: systemd, or, for the demo, a supervisor of our own.
+
+#![expect(clippy::disallowed_methods, reason = "an act has a deadline of its own")]
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::supervisor::Supervisor;
+use super::systemd;
+use crate::config::UnitName;
+use crate::engine::io::ActOutcome;
+
+/// A manager of units.
+#[derive(Debug)]
+pub enum Manager {
+    /// PID 1, over the system bus.
+    Systemd,
+    /// The demo's.
+    Supervised(Box<Supervisor>),
+}
+
+impl Manager {
+    /// Restarts a unit, and waits until it is active or failed.
+    pub async fn restart(&self, unit: &UnitName, within: Duration, canceled: oneshot::Receiver<()>) -> ActOutcome {
+        let restart = async {
+            match self {
+                Self::Systemd => systemd::restart(unit).await,
+                Self::Supervised(supervisor) => supervisor.restart(unit).await,
+            }
+        };
+        tokio::select! {
+            outcome = timeout(within, restart) => outcome.unwrap_or_else(|_| {
+                let waited = humantime::format_duration(within);
+                ActOutcome::timed_out(format!("{unit} was neither active nor failed after {waited}"))
+            }),
+            // The sender goes with the completion, so an error here means that nobody can cancel any more.
+            Ok(()) = canceled => {
+                ActOutcome::canceled(format!("stopped waiting for {unit}; a restart that has begun goes on in systemd"))
+            }
+        }
+    }
+}
