@@ -1,3 +1,214 @@
-//! The tokio shell: it owns the outside world and has no opinions. Every decision is the engine's.
+//! The tokio shell around the engine: it owns the clock, the store's thread, the collectors' thread, the socket to the
+//! broker and the actions, and has no opinions. It reads an input, hands it to the engine with the time, and carries out
+//! the effects that come back; each that has an id ends in exactly one completion input.
 
+#![expect(clippy::disallowed_methods, reason = "the shell is where time and tasks come from")]
+
+mod dispatch;
+mod identity;
+pub mod local;
 pub mod mqtt;
+mod retry;
+mod service;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::act::Actor;
+use crate::collect::clock::Clock;
+use crate::config::{self, CheckedConfig};
+use crate::engine::Engine;
+use crate::engine::io::Input;
+use crate::engine::observation::ErrorBatch;
+use crate::engine::time::Mono;
+use crate::store::{self, Store, StoreSettings};
+use dispatch::Dispatcher;
+
+/// Inputs that may wait for the engine: completions of the store, of collectors and of actions.
+const INPUTS_MAX: usize = 512;
+/// Packets and other news of the link that may wait.
+const LINK_EVENTS_MAX: usize = 64;
+/// Batches of error lines that may wait; the journal keeps the rest.
+const ERROR_BATCHES_MAX: usize = 4;
+/// Requests on the local socket that may wait.
+const REQUESTS_MAX: usize = 8;
+/// While more operations than this wait for the store, nothing is read from the broker: each command is a write.
+const STORE_BACKLOG_MAX: usize = store::STORE_QUEUE_MAX / 4;
+/// Inputs handled before the loop looks at its other sources again.
+const INPUTS_AT_ONCE: usize = 64;
+
+/// What a run is made of.
+pub struct Options {
+    /// The configuration.
+    pub config: CheckedConfig,
+    /// Where it came from: read again on SIGHUP. Empty: SIGHUP changes nothing.
+    pub config_files: Vec<PathBuf>,
+    /// What acts on the gateway.
+    pub actor: Arc<Actor>,
+    /// Where batteries are looked up, if not below `collect.root`: the demo's imitation.
+    pub battery_root: Option<PathBuf>,
+    /// Ends the run when it becomes true, as SIGTERM does.
+    pub stop: watch::Receiver<bool>,
+    /// Tells systemd how it goes, and listens to SIGTERM, SIGINT and SIGHUP.
+    pub service: bool,
+}
+
+/// Why an agent could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The store can't be used.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// The password file can't be read.
+    #[error("read mqtt.password_file {path}")]
+    Password {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The system gives no threads, signals or random numbers.
+    #[error("{what}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The kernel's boot id can't be read: nothing could be dated or told apart.
+    #[error("read the kernel's boot id")]
+    BootId(#[source] std::io::Error),
+}
+
+/// Runs an agent until it is told to stop. Everything is on one thread but the store and the collectors.
+///
+/// # Errors
+/// If it can't begin. Once it runs, nothing ends it but a stop.
+pub async fn run(mut options: Options) -> Result<(), RunError> {
+    let mut clock = Clock::new(options.config.clock.trust, &options.config.collect.root);
+    let identity = identity::discover(&options.config)?;
+    let settings = StoreSettings { path: options.config.store.path.clone(), max_bytes: options.config.store.max_bytes };
+    let (store, recovered) = Store::open(&settings)?;
+    let stats = recovered.stats;
+
+    let (inputs_in, mut inputs) = mpsc::channel(INPUTS_MAX);
+    let (link_in, mut link_events) = mpsc::channel(LINK_EVENTS_MAX);
+    let (errors_in, mut errors) = mpsc::channel::<ErrorBatch>(ERROR_BATCHES_MAX);
+    let (requests_in, mut requests) = mpsc::channel(REQUESTS_MAX);
+    let mut signals = Signals::new(options.service)?;
+    let mut service = service::Service::new(options.service);
+    let _socket = local::serve(&options.config.local.socket, requests_in);
+
+    let mut engine = Engine::new(clock.now(), options.config.clone(), identity, recovered);
+    let mut shell = Dispatcher::new(&options, store, stats, inputs_in, link_in, errors_in)?;
+    shell.collect_errors(&options.config, engine.error_cursor());
+    shell.carry_out(&mut engine, &mut clock);
+    service.ready(engine.config());
+
+    while !shell.is_over() {
+        let wait = until(engine.poll_deadline(), clock.now().mono);
+        let link_may_speak = shell.store_backlog() < STORE_BACKLOG_MAX;
+        tokio::select! {
+            Some(input) = inputs.recv() => {
+                let mut next = Some(input);
+                for _ in 0..INPUTS_AT_ONCE {
+                    let Some(input) = next else { break };
+                    shell.handle(&mut engine, clock.now(), input);
+                    next = inputs.try_recv().ok();
+                }
+                if let Some(input) = next {
+                    shell.handle(&mut engine, clock.now(), input);
+                }
+            }
+            Some(event) = link_events.recv(), if link_may_speak => {
+                let input = shell.link_input(event);
+                engine.handle(clock.now(), input);
+            }
+            Some(batch) = errors.recv() => engine.handle(clock.now(), Input::Errors(batch)),
+            Some(request) = requests.recv() => request.answer(&engine.status(clock.now())),
+            () = tokio::time::sleep(wait) => engine.handle(clock.now(), Input::Wake),
+            () = service.pet(shell.store_waits_for()) => {}
+            wish = signals.next() => match wish {
+                Wish::Stop => {
+                    service.stopping();
+                    engine.handle(clock.now(), Input::Stop { reason: "stopped" });
+                }
+                Wish::Reload => reload(&mut engine, &mut shell, &mut service, &mut clock, &options.config_files),
+            },
+            Ok(()) = options.stop.changed() => {
+                if *options.stop.borrow() {
+                    engine.handle(clock.now(), Input::Stop { reason: "stopped" });
+                }
+            }
+        }
+        shell.carry_out(&mut engine, &mut clock);
+    }
+    // The store's thread finishes what is queued; its answers have nobody to wait for them any more.
+    drop(inputs);
+    shell.close();
+    Ok(())
+}
+
+/// Reads the configuration again. One that doesn't check leaves the running one in force.
+fn reload(
+    engine: &mut Engine,
+    shell: &mut Dispatcher,
+    service: &mut service::Service,
+    clock: &mut Clock,
+    files: &[PathBuf],
+) {
+    service.reloading(clock.now().mono);
+    match config::load(files) {
+        Ok(loaded) => {
+            engine.handle(clock.now(), Input::Reconfigure(Box::new(loaded.config)));
+            shell.reconfigure(engine.config(), engine.error_cursor());
+            tracing::info!("configuration read again");
+        }
+        Err(problems) => {
+            for problem in &problems {
+                tracing::error!("{problem}");
+            }
+            tracing::error!("the configuration has {} errors: the running one stays in force", problems.len());
+        }
+    }
+    service.ready(engine.config());
+}
+
+/// How long to sleep. Bounded, because suspended time counts for deadlines (CLOCK_BOOTTIME) but not for timers.
+fn until(deadline: Option<Mono>, now: Mono) -> Duration {
+    const SLEEP_MAX: Duration = Duration::from_secs(60);
+    deadline.map_or(SLEEP_MAX, |at| at.since(now)).min(SLEEP_MAX)
+}
+
+/// What a signal asks for.
+enum Wish {
+    Stop,
+    Reload,
+}
+
+/// SIGTERM, SIGINT and SIGHUP; or nothing, where another program owns the process.
+struct Signals(Option<[Signal; 3]>);
+
+impl Signals {
+    fn new(listen: bool) -> Result<Self, RunError> {
+        if !listen {
+            return Ok(Self(None));
+        }
+        let open = |kind| signal(kind).map_err(|source| RunError::System { what: "listen to signals", source });
+        let signals = [open(SignalKind::terminate())?, open(SignalKind::interrupt())?, open(SignalKind::hangup())?];
+        Ok(Self(Some(signals)))
+    }
+
+    async fn next(&mut self) -> Wish {
+        let Some([terminate, interrupt, hangup]) = &mut self.0 else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => Wish::Stop,
+            _ = interrupt.recv() => Wish::Stop,
+            _ = hangup.recv() => Wish::Reload,
+        }
+    }
+}

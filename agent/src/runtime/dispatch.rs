@@ -1,0 +1,256 @@
+//! Carries out the engine's effects. Nothing here waits: what can't be taken over at once is completed as refused.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::mqtt::link::{self, LinkEvent, LinkHandle};
+use super::mqtt::transport::Target;
+use super::retry::FullJitter;
+use super::{Options, RunError};
+use crate::act::Actor;
+use crate::collect::clock::Clock;
+use crate::collect::worker::Worker;
+use crate::collect::{Collectors, errors};
+use crate::config::CheckedConfig;
+use crate::engine::Engine;
+use crate::engine::io::{
+    Act, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogLevel, StoreFault, StoreOp, StoreStats,
+};
+use crate::engine::observation::ErrorBatch;
+use crate::engine::packet::Version;
+use crate::engine::time::Now;
+use crate::store::{Store, StoreHandle};
+
+/// The hands of the engine.
+pub(super) struct Dispatcher {
+    store: StoreHandle,
+    stats: StoreStats,
+    /// Operations that the store has not answered, with the time of asking.
+    store_waits: BTreeMap<EffectId, Instant>,
+    collectors: Worker,
+    battery_root: Option<PathBuf>,
+    /// Dropped: the reader of error lines ends.
+    errors: Option<watch::Sender<bool>>,
+    errors_in: mpsc::Sender<ErrorBatch>,
+    target: Arc<Target>,
+    link: Option<(EffectId, LinkHandle)>,
+    link_in: mpsc::Sender<LinkEvent>,
+    backoff: FullJitter,
+    actor: Arc<Actor>,
+    acts: BTreeMap<EffectId, oneshot::Sender<()>>,
+    inputs: mpsc::Sender<Input>,
+    /// Completions of effects that were refused.
+    refused: Vec<Input>,
+    over: bool,
+}
+
+impl Dispatcher {
+    pub(super) fn new(
+        options: &Options,
+        store: Store,
+        stats: StoreStats,
+        inputs: mpsc::Sender<Input>,
+        link_in: mpsc::Sender<LinkEvent>,
+        errors_in: mpsc::Sender<ErrorBatch>,
+    ) -> Result<Self, RunError> {
+        let config = &options.config;
+        let thread = |source| RunError::System { what: "start a thread", source };
+        Ok(Self {
+            store: StoreHandle::spawn(store, inputs.clone()).map_err(thread)?,
+            stats,
+            store_waits: BTreeMap::new(),
+            collectors: Worker::spawn(collectors(config, options.battery_root.as_deref()), inputs.clone())
+                .map_err(thread)?,
+            battery_root: options.battery_root.clone(),
+            errors: None,
+            errors_in,
+            target: Arc::new(Target::new(config.mqtt.url.clone(), Some(config.mqtt.tls.clone()))),
+            link: None,
+            link_in,
+            backoff: FullJitter::new(&config.mqtt.reconnect),
+            actor: Arc::clone(&options.actor),
+            acts: BTreeMap::new(),
+            inputs,
+            refused: Vec::new(),
+            over: false,
+        })
+    }
+
+    /// Everything is said and stored.
+    pub(super) const fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Operations that the store has not answered.
+    pub(super) fn store_backlog(&self) -> usize {
+        self.store_waits.len()
+    }
+
+    /// How long the oldest of them has waited.
+    pub(super) fn store_waits_for(&self) -> Duration {
+        self.store_waits.values().min().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// Begins to read error lines, behind the cursor.
+    pub(super) fn collect_errors(&mut self, config: &CheckedConfig, cursor: Option<&str>) {
+        let (stop, stopped) = watch::channel(false);
+        let cursor = cursor.map(str::to_owned);
+        let (errors, root) = (&config.collect.errors, &config.collect.root);
+        drop(errors::spawn(errors, root, cursor, self.errors_in.clone(), stopped));
+        self.errors = Some(stop);
+    }
+
+    /// Takes over what another configuration changes outside the engine.
+    pub(super) fn reconfigure(&mut self, config: &CheckedConfig, cursor: Option<&str>) {
+        self.backoff = FullJitter::new(&config.mqtt.reconnect);
+        match Worker::spawn(collectors(config, self.battery_root.as_deref()), self.inputs.clone()) {
+            Ok(worker) => self.collectors = worker,
+            Err(error) => tracing::error!("collect: the old collectors stay: start a thread: {error}"),
+        }
+        self.collect_errors(config, cursor);
+    }
+
+    /// Hands a completion to the engine.
+    pub(super) fn handle(&mut self, engine: &mut Engine, now: Now, input: Input) {
+        match &input {
+            Input::Store { id, stats, .. } => {
+                self.store_waits.remove(id);
+                self.stats = *stats;
+            }
+            Input::ActDone { id, .. } => {
+                self.acts.remove(id);
+            }
+            _ => {}
+        }
+        engine.handle(now, input);
+    }
+
+    /// What the link says, in the engine's words; with a draw of the backoff where it is down.
+    pub(super) fn link_input(&mut self, event: LinkEvent) -> Input {
+        match event {
+            LinkEvent::Up { id } => Input::LinkUp { id },
+            LinkEvent::Packet { id, packet } => Input::Packet { id, packet },
+            LinkEvent::Down { id, fault } => self.link_down(id, fault),
+        }
+    }
+
+    /// Carries out all effects, and hands back at once what was refused.
+    pub(super) fn carry_out(&mut self, engine: &mut Engine, clock: &mut Clock) {
+        loop {
+            while let Some(effect) = engine.poll_effect() {
+                self.effect(effect, clock);
+            }
+            if self.refused.is_empty() {
+                return;
+            }
+            for input in std::mem::take(&mut self.refused) {
+                engine.handle(clock.now(), input);
+            }
+        }
+    }
+
+    /// Ends what runs; the store's thread finishes what is queued.
+    pub(super) fn close(self) {
+        drop(self.link);
+        self.store.close();
+    }
+
+    fn effect(&mut self, effect: Effect, clock: &mut Clock) {
+        match effect {
+            Effect::Observe { id } => {
+                if let Err(error) = self.collectors.request(id, clock.read()) {
+                    self.refused.push(Input::Observed { id, result: Err(error.to_string()) });
+                }
+            }
+            Effect::Store { id, op } => self.store(id, op),
+            Effect::Connect { id, version } => self.connect(id, version),
+            Effect::Send { id, packet } => {
+                let Some((ours, handle)) = &self.link else { return };
+                if *ours == id && handle.send(packet).is_err() {
+                    let fault = LinkFault {
+                        kind: LinkFaultKind::Stalled,
+                        detail: "the connection takes no more: what was queued for it is full".into(),
+                    };
+                    self.link = None;
+                    let down = self.link_down(id, fault);
+                    self.refused.push(down);
+                }
+            }
+            Effect::Close { id } => match &mut self.link {
+                Some((ours, handle)) if *ours == id => handle.close(),
+                _ => {}
+            },
+            Effect::BackoffReset => self.backoff.reset(),
+            Effect::Act { id, act, timeout } => self.act(id, act, timeout),
+            Effect::CancelAct { id } => {
+                if let Some(cancel) = self.acts.remove(&id) {
+                    // Gone already if the action has just ended: its completion is on the way.
+                    let _ = cancel.send(());
+                }
+            }
+            Effect::Log { level, text } => log(level, &text),
+            Effect::Exit => self.over = true,
+        }
+    }
+
+    fn store(&mut self, id: EffectId, op: StoreOp) {
+        match self.store.submit(id, op) {
+            Ok(()) => {
+                self.store_waits.insert(id, Instant::now());
+            }
+            Err(fault) => self.refuse_store(id, fault),
+        }
+    }
+
+    fn refuse_store(&mut self, id: EffectId, fault: StoreFault) {
+        self.refused.push(Input::Store { id, result: Err(fault), stats: self.stats });
+    }
+
+    fn connect(&mut self, id: EffectId, version: Version) {
+        let handle = link::spawn(id, version, Arc::clone(&self.target), self.link_in.clone());
+        self.link = Some((id, handle));
+    }
+
+    fn link_down(&mut self, id: EffectId, fault: LinkFault) -> Input {
+        if self.link.as_ref().is_some_and(|(ours, _)| *ours == id) {
+            self.link = None;
+        }
+        Input::LinkDown { id, fault, retry_in: self.backoff.draw() }
+    }
+
+    fn act(&mut self, id: EffectId, act: Act, timeout: Duration) {
+        let (cancel, canceled) = oneshot::channel();
+        self.acts.insert(id, cancel);
+        let (actor, inputs) = (Arc::clone(&self.actor), self.inputs.clone());
+        tokio::spawn(async move {
+            let progress = |percent| {
+                // A full queue costs a progress message, never the outcome.
+                let _ = inputs.try_send(Input::ActProgress { id, percent });
+            };
+            let outcome = actor.perform(act, timeout, canceled, progress).await;
+            // The receiver is gone only when the agent ends.
+            let _ = inputs.send(Input::ActDone { id, outcome }).await;
+        });
+    }
+}
+
+fn collectors(config: &CheckedConfig, battery_root: Option<&Path>) -> Collectors {
+    let collectors = Collectors::new(&config.collect);
+    match battery_root {
+        Some(root) => collectors.with_batteries_below(root.to_owned()),
+        None => collectors,
+    }
+}
+
+fn log(level: LogLevel, text: &str) {
+    match level {
+        LogLevel::Error => tracing::error!("{text}"),
+        LogLevel::Warn => tracing::warn!("{text}"),
+        LogLevel::Info => tracing::info!("{text}"),
+        LogLevel::Debug => tracing::debug!("{text}"),
+    }
+}

@@ -1,0 +1,124 @@
+//! The local socket: one request a line, one JSON object a line in answer. Today it answers `status`. It listens on a
+//! path, never on a port, and only root and the agent's group may open it.
+
+#![expect(clippy::disallowed_methods, reason = "the socket's task is spawned here")]
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::engine::status::Status;
+
+/// Connections at a time; one more is closed at once.
+const CONNECTIONS_MAX: usize = 8;
+/// Bytes of a request.
+const REQUEST_MAX: u64 = 256;
+/// How long a client may take to ask, and the agent to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Bytes of an answer that a client takes.
+const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A request for the status.
+pub struct Request(oneshot::Sender<String>);
+
+impl Request {
+    /// Answers it. A client that has gone meanwhile is no concern of ours.
+    pub fn answer(self, status: &Status) {
+        let _ = self.0.send(serde_json::to_string(status).unwrap_or_default());
+    }
+}
+
+/// A listening socket; gone when this is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    task: AbortHandle,
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.task.abort();
+        // A socket that stays behind is replaced by the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Listens. An agent whose socket can't be opened still does its work: it says so, and `status` won't find it.
+pub fn serve(path: &Path, requests: mpsc::Sender<Request>) -> Option<Socket> {
+    match listen(path) {
+        Ok(listener) => {
+            let task = tokio::spawn(accept(listener, requests)).abort_handle();
+            Some(Socket { task, path: path.to_owned() })
+        }
+        Err(error) => {
+            tracing::warn!("local socket {}: {error}; `fieldmedic status` won't work", path.display());
+            None
+        }
+    }
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    // Two agents can't be on one store, so a socket that is here belongs to one that was killed.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+async fn accept(listener: UnixListener, requests: mpsc::Sender<Request>) {
+    let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok(place) = std::sync::Arc::clone(&places).try_acquire_owned() else { continue };
+        let requests = requests.clone();
+        tokio::spawn(async move {
+            // A client that is slow or speaks nonsense loses its connection, and nobody else notices.
+            let _ = timeout(ANSWER_MAX, converse(stream, requests)).await;
+            drop(place);
+        });
+    }
+}
+
+async fn converse(stream: UnixStream, requests: mpsc::Sender<Request>) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(read.take(REQUEST_MAX)).read_line(&mut line).await?;
+    let answer = match line.trim_end() {
+        "status" => {
+            let (answer_in, answer) = oneshot::channel();
+            requests.try_send(Request(answer_in)).map_err(|_| io::Error::other("busy"))?;
+            answer.await.map_err(io::Error::other)?
+        }
+        _ => r#"{"error":"unknown request: \"status\" is the one there is"}"#.to_owned(),
+    };
+    write.write_all(answer.as_bytes()).await?;
+    write.write_all(b"\n").await
+}
+
+/// Asks the running agent for its status: one line of JSON.
+///
+/// # Errors
+/// Nobody listens on the path, or nobody answers within [`ANSWER_MAX`].
+pub async fn ask_status(path: &Path) -> io::Result<String> {
+    let ask = async {
+        let mut stream = UnixStream::connect(path).await?;
+        stream.write_all(b"status\n").await?;
+        let mut answer = String::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await?;
+        Ok(answer)
+    };
+    timeout(ANSWER_MAX, ask).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
