@@ -1,3 +1,7 @@
 //! The fieldmedic binary: parse, load, call; nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fieldmedic::cli::main()
+}

@@ -16,7 +16,7 @@ const BAD_CONFIG: u8 = 2;
 /// Checks the configuration that these files make together. Exit code 0, with the effective configuration on stdout and
 /// warnings on stderr; or 2, with every error on stderr as `FILE:LINE: message`.
 #[must_use]
-pub fn run(files: &[PathBuf]) -> u8 {
+pub(super) fn run(files: &[PathBuf]) -> u8 {
     check(files, &mut io::stdout().lock(), &mut io::stderr().lock()).unwrap_or(FAILED)
 }
 

@@ -1,0 +1,69 @@
+//! `fieldmedic demo`: everything on this machine and nothing to install. A broker (the simulator's, behind a loopback
+//! socket), the real agent with the real collectors, a workload for it to restart, a signed command, and an outage. It
+//! shows what a fleet would see, and its exit code says whether all of it happened.
+
+mod scene;
+mod stage;
+mod viewer;
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{BAD_USAGE, DONE, FAILED, fail, runtime};
+use crate::config::BrokerUrl;
+use stage::Stage;
+
+/// The least time in which all of the demo happens.
+const SHORTEST: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    fieldmedic demo                              until Ctrl-C\n  \
+    fieldmedic demo --for 20s                    ends by itself; exit code 0 if everything happened\n  \
+    fieldmedic demo --port 1883                  watch it with: mosquitto_sub -t '#' -v\n  \
+    fieldmedic demo --url mqtt://broker.lan      with a broker of your own (which is then not cut off)")]
+pub(super) struct DemoArgs {
+    /// Ends by itself after this time (at least 15s; default: at Ctrl-C).
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+    /// The demo broker's port on 127.0.0.1 [default: any that is free].
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, conflicts_with = "url")]
+    port: u16,
+    /// A broker of your own instead of the demo's.
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+}
+
+pub(super) fn run(args: DemoArgs) -> u8 {
+    if args.duration.is_some_and(|duration| duration < SHORTEST) {
+        eprintln!("fieldmedic: --for is shorter than {} s: not all of the demo would happen", SHORTEST.as_secs());
+        return BAD_USAGE;
+    }
+    let url = match args.url.as_deref().map(BrokerUrl::parse).transpose() {
+        Ok(url) => url,
+        Err(error) => {
+            eprintln!("fieldmedic: --url: {error}");
+            return BAD_USAGE;
+        }
+    };
+    let played = runtime().and_then(|rt| {
+        rt.block_on(async {
+            let stage = Stage::set(args.port, url).await?;
+            scene::play(stage, args.duration).await
+        })
+    });
+    match played {
+        Ok(missing) if missing.is_empty() => {
+            println!("\nAll of it happened. Now point an agent at a broker of your own: see README.md.");
+            DONE
+        }
+        Ok(missing) => {
+            for what in missing {
+                eprintln!("fieldmedic: the demo did not show: {what}");
+            }
+            FAILED
+        }
+        Err(error) => fail(&error),
+    }
+}

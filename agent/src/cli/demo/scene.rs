@@ -1,0 +1,238 @@
+//! What happens in the demo, and when: the agent comes up, a command restarts the workload, the broker is cut off, the
+//! buffer fills and drains. At the end it says what of that did not happen.
+
+#![expect(clippy::disallowed_methods, reason = "the scenes are set by the clock")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use super::super::send;
+use super::stage::{self, Stage};
+use super::viewer::{Seen, Viewer};
+use crate::runtime::local::ask_status;
+use crate::runtime::mqtt::client::Client;
+use crate::runtime::mqtt::transport::Target;
+use crate::runtime::{self as agent, Options};
+use crate::sim::broker::serve::Control;
+use crate::wire::token;
+
+/// How long the broker is away.
+const OUTAGE: Duration = Duration::from_secs(4);
+/// How long the demo's command is valid.
+const COMMAND_LIFE: Duration = Duration::from_secs(600);
+/// How long each thing may take to happen.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Plays until the time is over or Ctrl-C is pressed. Returns what did not happen.
+pub(super) async fn play(stage: Stage, duration: Option<Duration>) -> anyhow::Result<Vec<&'static str>> {
+    let (stop_agent, stop) = watch::channel(false);
+    let options = Options {
+        config: stage.config.clone(),
+        config_files: Vec::new(),
+        actor: Arc::clone(&stage.actor),
+        battery_root: stage.battery.as_ref().map(|battery| battery.root.clone()),
+        stop,
+        service: false,
+    };
+    introduce(&stage);
+    let target = Arc::new(Target::new(stage.config.mqtt.url.clone(), Some(stage.config.mqtt.tls.clone())));
+    let (seen_in, seen) = watch::channel(Seen::default());
+    let viewer = Viewer::new(seen_in, stage.battery.is_some());
+    let begun = Instant::now();
+
+    let mut agent_run = std::pin::pin!(agent::run(options));
+    let mut show = std::pin::pin!(viewer.run(&target));
+    let mut battery = std::pin::pin!(drain(stage.battery.as_ref().map(|battery| battery.supply.as_path())));
+    let mut scenes = std::pin::pin!(scenes(&stage, &target, seen.clone()));
+    let mut missing = None;
+    loop {
+        let left = duration.map(|duration| duration.saturating_sub(begun.elapsed()));
+        tokio::select! {
+            ended = &mut agent_run => return Err(ended.err().map_or_else(
+                || anyhow::anyhow!("the agent ended by itself"), anyhow::Error::from)),
+            error = &mut show => return Err(error),
+            error = &mut battery => return Err(error),
+            done = &mut scenes, if missing.is_none() => missing = Some(done?),
+            () = async { match left { Some(left) => sleep(left).await, None => std::future::pending().await } } => break,
+            pressed = tokio::signal::ctrl_c() => {
+                pressed.context("listen to Ctrl-C")?;
+                break;
+            }
+        }
+    }
+    let interrupted = duration.is_none();
+    heading("The agent is told to stop: it says goodbye.");
+    stop_agent.send_replace(true);
+    let goodbye = async {
+        tokio::select! {
+            ended = &mut agent_run => ended.map_err(anyhow::Error::from),
+            error = &mut show => Err(error),
+        }
+    };
+    timeout(PATIENCE, goodbye).await.context("the agent did not stop in time")??;
+    let farewell = timeout(PATIENCE, async {
+        tokio::select! {
+            ok = wait_for(seen, |seen| seen.offline) => ok,
+            _ = &mut show => false,
+        }
+    });
+    let said_goodbye = farewell.await.unwrap_or(false);
+    end_broker(&stage).await;
+
+    // A visitor who leaves early with Ctrl-C hasn't asked for a verdict.
+    let mut missing = match missing {
+        Some(missing) => missing,
+        None if interrupted => return Ok(Vec::new()),
+        None => vec!["all of its scenes within the time that it had"],
+    };
+    if !said_goodbye {
+        missing.push("the presence message that says goodbye");
+    }
+    Ok(missing)
+}
+
+fn introduce(stage: &Stage) {
+    let url = &stage.config.mqtt.url;
+    let whose = if stage.broker.is_some() { "the demo's own broker, on loopback only" } else { "your broker" };
+    println!("fieldmedic demo: the real agent on this machine's own /proc, /sys and journal.");
+    println!("  broker   {url} ({whose})");
+    if stage.battery.is_some() {
+        println!("  battery  SIMULATED: this machine has none, so the agent reads files laid out like the kernel's");
+    }
+    println!("  watch    mosquitto_sub -h {} -p {} -t 'fieldmedic/#' -v", url.host, url.port);
+    println!("  command  {}", send_line(stage));
+    println!();
+}
+
+/// A line for a second terminal.
+fn send_line(stage: &Stage) -> String {
+    let program = std::env::current_exe().map_or_else(|_| "fieldmedic".to_owned(), |path| path.display().to_string());
+    format!(
+        "{program} send --url {} --key {} --to {} restart_unit unit={}",
+        stage.config.mqtt.url,
+        stage.key_file.display(),
+        stage.config.device.id,
+        stage::WORKLOAD
+    )
+}
+
+fn heading(text: &str) {
+    println!("\n== {text}");
+}
+
+/// Each scene in turn; what doesn't happen within its time is noted, and the next begins.
+async fn scenes(stage: &Stage, target: &Arc<Target>, seen: watch::Receiver<Seen>) -> anyhow::Result<Vec<&'static str>> {
+    let mut missing = Vec::new();
+    let mut expect = |happened: bool, what| {
+        if !happened {
+            missing.push(what);
+        }
+    };
+    let told = wait_for(seen.clone(), |seen| seen.online && seen.events > 0 && seen.samples > 1 && seen.attributes);
+    expect(told.await, "presence, attributes, an event and telemetry from the agent");
+
+    heading(&format!("A signed command restarts {} (its workload).", stage::WORKLOAD));
+    let before = seen.borrow().succeeded;
+    send_command(stage, target).await?;
+    expect(wait_for(seen.clone(), |seen| seen.succeeded > before).await, "a command whose status goes to SUCCEEDED");
+    if let Some(broker) = &stage.broker {
+        let (filled, drained) = outage(stage, broker, &seen).await?;
+        expect(filled, "the buffer filling while the broker was away");
+        expect(drained, "the buffer draining when the broker was back, with nothing missing");
+    } else {
+        heading("Your broker is not cut off: only the demo's own is.");
+    }
+    Ok(missing)
+}
+
+async fn send_command(stage: &Stage, target: &Arc<Target>) -> anyhow::Result<()> {
+    let claims = send::claims(stage.config.device.id.as_str(), "restart_unit", COMMAND_LIFE)?
+        .arg("unit", stage::WORKLOAD.into());
+    let token = token::sign(&claims, stage::KID, &stage.key)?;
+    let mut client = Client::connect(target, "fieldmedic-demo-operator", None).await.map_err(describe)?;
+    let topic = format!("{}/{}/commands", stage.config.mqtt.topic_prefix, stage.config.device.id);
+    client.publish(&topic, token.into(), false).await.map_err(describe)?;
+    Ok(())
+}
+
+/// Cuts the broker off, watches the buffer fill, and drain again.
+async fn outage(
+    stage: &Stage,
+    broker: &mpsc::Sender<Control>,
+    seen: &watch::Receiver<Seen>,
+) -> anyhow::Result<(bool, bool)> {
+    heading(&format!(
+        "The broker is cut off for {} s. What is measured meanwhile waits in the store:",
+        OUTAGE.as_secs()
+    ));
+    broker.send(Control::Cut(OUTAGE)).await.context("cut the broker off")?;
+    let end = Instant::now() + OUTAGE;
+    let mut most = 0;
+    while Instant::now() < end {
+        sleep(Duration::from_millis(800)).await;
+        let waiting = waiting_records(&stage.config.local.socket).await?;
+        most = most.max(waiting);
+        println!("            outbox     {} {waiting} records wait", bar(waiting));
+    }
+    heading("The broker is back. The agent reconnects with full jitter, and the buffer drains:");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let waiting = waiting_records(&stage.config.local.socket).await?;
+        println!("            outbox     {} {waiting} records wait", bar(waiting));
+        // What is measured just now may always be on its way.
+        if waiting <= 2 && seen.borrow().connections > 1 {
+            break;
+        }
+        if Instant::now() > deadline {
+            return Ok((most > 0, false));
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+    let complete = wait_for(seen.clone(), |seen| seen.missing_seconds() == 0).await;
+    Ok((most > 0, complete))
+}
+
+fn bar(records: u64) -> String {
+    "#".repeat(usize::try_from(records.min(40)).unwrap_or(40))
+}
+
+async fn waiting_records(socket: &Path) -> anyhow::Result<u64> {
+    let answer = ask_status(socket).await.context("ask the agent for its status")?;
+    let status: serde_json::Value = serde_json::from_str(&answer).context("read the agent's status")?;
+    let records = status.pointer("/outbox/records").and_then(serde_json::Value::as_object);
+    Ok(records.into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum())
+}
+
+/// False if it did not come true in time.
+async fn wait_for(mut seen: watch::Receiver<Seen>, ready: impl FnMut(&Seen) -> bool) -> bool {
+    timeout(PATIENCE, seen.wait_for(ready)).await.is_ok_and(|found| found.is_ok())
+}
+
+/// Lets the simulated battery run down; never returns but on a failure.
+async fn drain(supply: Option<&Path>) -> anyhow::Error {
+    let Some(supply) = supply else { return std::future::pending().await };
+    let mut ticks = interval(Duration::from_secs(1));
+    for seconds in 0.. {
+        ticks.tick().await;
+        if let Err(error) = stage::drain_battery(supply, seconds) {
+            return anyhow::Error::from(error).context("write the simulated battery's files");
+        }
+    }
+    anyhow::anyhow!("the simulated battery outlived the program")
+}
+
+async fn end_broker(stage: &Stage) {
+    if let Some(broker) = &stage.broker {
+        // Fails only if it has ended already.
+        let _ = broker.send(Control::Stop).await;
+    }
+}
+
+fn describe(fault: crate::engine::io::LinkFault) -> anyhow::Error {
+    anyhow::anyhow!("{}", fault.detail)
+}

@@ -1,0 +1,78 @@
+//! `fieldmedic keygen`: makes a key pair for signing commands. Never overwrites one: the old key may be the last that a
+//! fleet obeys.
+
+#![expect(clippy::disallowed_methods, reason = "keys are made of random bytes, and written to files")]
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::config::TrustedKey;
+use crate::wire::keys::{SigningKey, private_pem, public_pem};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  fieldmedic keygen --out keys --kid ops-1\n\n\
+    Keep NAME.key where commands are signed, and nowhere else; put NAME.pub on the gateways.")]
+pub(super) struct KeygenArgs {
+    /// The directory to write NAME.key and NAME.pub to; made if it isn't there.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The key's id: the name of the files, and the kid in each command's header.
+    #[arg(long, value_name = "NAME", default_value = "ops-1")]
+    kid: String,
+}
+
+/// A key pair's files.
+pub(super) struct Pair {
+    pub(super) private: PathBuf,
+    pub(super) public: PathBuf,
+    pub(super) trusted: TrustedKey,
+}
+
+pub(super) fn run(args: &KeygenArgs) -> anyhow::Result<()> {
+    let pair = write_pair(&args.out, &args.kid)?;
+    println!("private key  {} (mode 0600)", pair.private.display());
+    println!("public key   {}", pair.public.display());
+    println!("for the gateway's configuration:\n[commands]\ntrusted_keys = [\"{}\"]", pair.trusted);
+    Ok(())
+}
+
+/// Makes a pair and writes it: `KID.key`, readable for its owner only, and `KID.pub`.
+pub(super) fn write_pair(dir: &Path, kid: &str) -> anyhow::Result<Pair> {
+    let seed = random()?;
+    let key = SigningKey::from_seed(seed)?;
+    let pem = public_pem(key.public());
+    let Some(trusted) = TrustedKey::from_pem(kid, &pem) else {
+        bail!("--kid {kid:?}: 1 to {} letters, digits and . _ - are expected", TrustedKey::KID_LEN_MAX);
+    };
+    std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    let (private, public) = (dir.join(format!("{kid}.key")), dir.join(format!("{kid}.pub")));
+    if public.exists() {
+        bail!("{} is there already: choose another --kid or --out", public.display());
+    }
+    create(&private, &private_pem(seed), 0o600)?;
+    create(&public, &pem, 0o644)?;
+    Ok(Pair { private, public, trusted })
+}
+
+/// Random bytes from the kernel.
+pub(super) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| anyhow::anyhow!("the kernel gives no random bytes"))?;
+    Ok(bytes)
+}
+
+fn create(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .with_context(|| format!("make {} (an existing key is never overwritten)", path.display()))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(|| format!("write {}", path.display()))
+}

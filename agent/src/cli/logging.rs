@@ -1,0 +1,52 @@
+//! Where log lines go: to journald with their fields when systemd started us, else to stderr, readable. What a script
+//! reads never comes this way.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// How much is said.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loudness(i16);
+
+impl Loudness {
+    pub(super) fn from_flags(verbose: u8, quiet: u8) -> Self {
+        Self(i16::from(verbose) - i16::from(quiet))
+    }
+
+    fn level(self, normal: i16) -> LevelFilter {
+        match self.0 + normal {
+            ..=-2 => LevelFilter::ERROR,
+            -1 => LevelFilter::WARN,
+            0 => LevelFilter::INFO,
+            1 => LevelFilter::DEBUG,
+            _ => LevelFilter::TRACE,
+        }
+    }
+}
+
+/// For the daemon.
+pub(super) fn init(loudness: Loudness) {
+    start(loudness.level(0));
+}
+
+/// For a command that has a face of its own: only what is wrong.
+pub(super) fn init_quiet(loudness: Loudness) {
+    start(loudness.level(-2));
+}
+
+fn start(level: LevelFilter) {
+    let registry = tracing_subscriber::registry().with(level);
+    // systemd sets this where stderr is the journal (systemd.exec(5)): then the fields go along.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        if let Ok(journald) = tracing_journald::layer() {
+            registry.with(journald.with_syslog_identifier("fieldmedic".to_owned())).init();
+            return;
+        }
+    }
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours);
+    registry.with(lines).init();
+}

@@ -1,0 +1,38 @@
+//! `fieldmedic run`: the daemon.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{BAD_USAGE, DONE, fail, runtime};
+use crate::act::Actor;
+use crate::act::units::Manager;
+use crate::config;
+use crate::runtime::{self as agent, Options};
+
+/// Runs until it is told to stop. A configuration with mistakes is not run at all.
+pub(super) fn run(files: &[PathBuf]) -> u8 {
+    let loaded = match config::load(files) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{problem}");
+            }
+            eprintln!("fieldmedic: {} errors in the configuration: not started", problems.len());
+            return BAD_USAGE;
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let config = loaded.config;
+    let actor = Arc::new(Actor::new(Manager::Systemd, config.runbooks.dir.clone()));
+    // Nobody but a signal ends the daemon; the sender is kept, so that its end isn't taken for a wish.
+    let (_keep, stop) = watch::channel(false);
+    let options = Options { config, config_files: files.to_vec(), actor, battery_root: None, stop, service: true };
+    match runtime().and_then(|rt| Ok(rt.block_on(agent::run(options))?)) {
+        Ok(()) => DONE,
+        Err(error) => fail(&error),
+    }
+}

@@ -1,0 +1,142 @@
+//! `fieldmedic status`: asks the running daemon over its socket.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value as Json;
+
+use super::{BAD_USAGE, ConfigArgs, DONE, FAILED, NO_DAEMON, fail, runtime};
+use crate::config;
+use crate::runtime::local::ask_status;
+
+/// How often `--watch` asks.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  fieldmedic status\n  fieldmedic status --json | jq .outbox\n  fieldmedic status --watch"
+)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The daemon's socket, instead of the one that the configuration names.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Again every two seconds, until Ctrl-C.
+    #[arg(long)]
+    watch: bool,
+}
+
+pub(super) fn run(args: StatusArgs) -> u8 {
+    let socket = match args.socket {
+        Some(socket) => socket,
+        None => match config::load(&args.config.files()) {
+            Ok(loaded) => loaded.config.local.socket,
+            Err(problems) => {
+                for problem in &problems {
+                    eprintln!("{problem}");
+                }
+                eprintln!("fieldmedic: name the socket with --socket, or a configuration with --config");
+                return BAD_USAGE;
+            }
+        },
+    };
+    let rt = match runtime() {
+        Ok(rt) => rt,
+        Err(error) => return fail(&error),
+    };
+    loop {
+        let answer = match rt.block_on(ask_status(&socket)) {
+            Ok(answer) if !answer.is_empty() => answer,
+            Ok(_) => return no_daemon(&socket, "it closed the connection: it is busy"),
+            Err(error) => return no_daemon(&socket, &error.to_string()),
+        };
+        let text = if args.json { answer } else { readable(&answer) };
+        if show(&text, args.watch && !args.json).is_err() {
+            return FAILED;
+        }
+        if !args.watch {
+            return DONE;
+        }
+        rt.block_on(pause());
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a console that refreshes itself waits for its next turn")]
+async fn pause() {
+    tokio::time::sleep(WATCH_EVERY).await;
+}
+
+fn no_daemon(socket: &std::path::Path, why: &str) -> u8 {
+    eprintln!("fieldmedic: no daemon answers on {}: {why}; is fieldmedic.service running?", socket.display());
+    NO_DAEMON
+}
+
+fn show(text: &str, clear: bool) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if clear && out.is_terminal() {
+        // Home, and clear what follows (ECMA-48).
+        write!(out, "\x1b[H\x1b[J")?;
+    }
+    writeln!(out, "{}", text.trim_end())?;
+    out.flush()
+}
+
+/// The status for a human: what is well in a line each, and what isn't with its reason.
+fn readable(answer: &str) -> String {
+    let Ok(status) = serde_json::from_str::<Json>(answer) else { return answer.to_owned() };
+    let text = |pointer: &str| status.pointer(pointer).map(plain).unwrap_or_default();
+    let broker = if status.pointer("/broker/online") == Some(&Json::Bool(true)) {
+        format!("online for {} s", text("/broker/online_s"))
+    } else {
+        let fault = status.pointer("/broker/fault").map_or("not connected yet".to_owned(), plain);
+        let retry = status.pointer("/broker/retry_in_s").map_or(String::new(), |s| format!("; next try in {s} s"));
+        format!("OFFLINE: {fault}{retry}")
+    };
+    let store =
+        status.pointer("/outbox/fault").map_or_else(|| "ok".to_owned(), |fault| format!("FAILS: {}", plain(fault)));
+    let mut lines = vec![
+        format!("device      {} (fieldmedic {}, boot {})", text("/device"), text("/agent"), text("/boot")),
+        format!("broker      {} {broker}", text("/broker/url")),
+        format!(
+            "outbox      {} results, {} events, {} samples wait; {} of {} used; {} publishes under way",
+            text("/outbox/records/results"),
+            text("/outbox/records/events"),
+            text("/outbox/records/telemetry"),
+            bytes(status.pointer("/outbox/bytes")),
+            bytes(status.pointer("/outbox/max_bytes")),
+            text("/outbox/inflight"),
+        ),
+        format!("store       {store}; {} free on its disk", bytes(status.pointer("/outbox/free_bytes"))),
+        format!("commands    {} queued or under way", text("/commands_open")),
+        format!("quarantine  {}", text("/quarantine")),
+    ];
+    for group in ["battery", "link", "errors", "host"] {
+        if let Some(fields) = status.pointer(&format!("/sample/{group}")).and_then(Json::as_object) {
+            let fields: Vec<String> = fields
+                .iter()
+                .filter(|(key, value)| !value.is_object() && !key.ends_with("_min") && !key.ends_with("_max"))
+                .map(|(key, value)| format!("{key} {}", plain(value)))
+                .collect();
+            lines.push(format!("{group:<11} {}", fields.join(", ")));
+        }
+    }
+    lines.join("\n")
+}
+
+fn plain(value: &Json) -> String {
+    match value {
+        Json::String(text) => text.clone(),
+        Json::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or_default()),
+        other => other.to_string(),
+    }
+}
+
+fn bytes(value: Option<&Json>) -> String {
+    bytesize::ByteSize(value.and_then(Json::as_u64).unwrap_or(0)).to_string()
+}
