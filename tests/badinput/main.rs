@@ -1,0 +1,127 @@
+//! Nonsense from the gateway's own files and from the broker costs what it touches, and nothing else.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use serde_json::json;
+
+use common::broker::accepted_in;
+use common::tree::{BATTERY, ETHERNET};
+use common::{PREFIX, Tree, World};
+
+/// What a broker may deliver at most that the agent must survive.
+const HUGE_BYTES: usize = 10 << 20;
+/// Far above what an agent needs, far below what keeping a few huge messages would take.
+const RSS_MAX_BYTES: u64 = 48 << 20;
+
+#[test]
+fn a_file_that_says_nonsense_costs_only_its_field() {
+    let (world, tree) = (World::new(), Tree::new());
+    let _agent = world.gateway("gw-abc").measuring(&tree).start();
+    let device = "gw-abc";
+    world.fleet.sample_since(0, device, "a whole sample", |sample| sample["battery"]["charge_pct"] == 80.0);
+
+    tree.write(&format!("{BATTERY}/capacity"), "abc");
+    let sample = world.fleet.sample_since(0, device, "the field to be missing", |sample| {
+        sample["battery"].is_object() && sample["battery"]["charge_pct"].is_null()
+    });
+    assert_eq!(sample["battery"]["voltage_v"], 12.1, "{sample:#}");
+    assert_eq!(sample["link"]["up"], true, "{sample:#}");
+    assert!(sample["agent"]["collect_faults"].as_u64().is_some_and(|faults| faults > 0), "{sample:#}");
+
+    let mark = world.fleet.mark();
+    tree.write(&format!("{BATTERY}/capacity"), "79");
+    world.fleet.sample_since(mark, device, "the field to be back", |sample| {
+        sample["battery"]["charge_pct"] == 79.0 && sample["agent"]["collect_faults"].as_u64().unwrap_or(0) == 0
+    });
+}
+
+#[test]
+fn a_file_that_disappears_costs_only_its_field() {
+    let (world, tree) = (World::new(), Tree::new());
+    let _agent = world.gateway("gw-gone").measuring(&tree).start();
+    let device = "gw-gone";
+    world.fleet.sample_since(0, device, "a whole sample", |sample| sample["link"]["type"] == "ethernet");
+
+    tree.remove(&format!("{ETHERNET}/type"));
+    let sample = world.fleet.sample_since(0, device, "the field to be missing", |sample| {
+        sample["link"]["interface"] == "eth0" && sample["link"]["type"].is_null()
+    });
+    assert_eq!(sample["link"]["up"], true, "{sample:#}");
+    assert_eq!(sample["battery"]["charge_pct"], 80.0, "{sample:#}");
+    assert!(sample["agent"]["collect_faults"].as_u64().is_some_and(|faults| faults > 0), "{sample:#}");
+}
+
+#[test]
+fn a_huge_command_and_binary_garbage_are_refused_and_nothing_else_suffers_on_mqtt_5() {
+    garbage_is_survived("gw-huge5", "5");
+}
+
+#[test]
+fn a_huge_command_and_binary_garbage_are_refused_and_nothing_else_suffers_on_mqtt_3() {
+    garbage_is_survived("gw-huge3", "3.1.1");
+}
+
+fn garbage_is_survived(device: &str, version: &str) {
+    let world = World::new();
+    let agent = world.gateway(device).with(&format!("[mqtt]\nversion = \"{version}\"")).start();
+    world.fleet.presence(0, device, true);
+
+    let topic = format!("{PREFIX}/{device}/commands");
+    world.broker.publish(&topic, &vec![b'x'; HUGE_BYTES]);
+    let noise: Vec<u8> = (0..4_096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for garbage in [noise.as_slice(), b"", b"\x00", b"\xff\xfe{}", b"{\"cmd\":", b"a.b.c", b"..", &[b'['; 20_000]] {
+        world.broker.publish(&topic, garbage);
+    }
+    let refused = |message: &common::Message| message.body["status"] == "REJECTED" && message.leaf() == "results";
+    world.fleet.wait_for("garbage to be called malformed", |message| {
+        refused(message) && message.body["reason"] == "malformed"
+    });
+    if version == "3.1.1" {
+        // MQTT 5 lets the agent say how much it takes, and the broker keeps the rest to itself.
+        world.fleet.wait_for("the huge message to be refused", |message| {
+            refused(message) && message.body["reason"] == "too_large"
+        });
+    }
+
+    let id = world.order(device, "ping", json!({}));
+    world.fleet.result(&id, "SUCCEEDED");
+    assert_eq!(world.broker.accepted(device), 1, "it is still the first connection");
+    let mark = world.fleet.mark();
+    let sample = world.fleet.sample_since(mark, device, "telemetry to go on", |sample| sample["agent"].is_object());
+    let rss = sample["agent"]["rss_bytes"].as_u64().unwrap();
+    assert!(rss < RSS_MAX_BYTES, "{rss} B of memory after {HUGE_BYTES} B of garbage");
+    world.fleet.sample_since(0, device, "the refusals to be counted", |sample| {
+        sample["agent"]["commands_refused"]["malformed"].as_u64().is_some_and(|refused| refused > 0)
+    });
+    assert_eq!(agent.sigterm(), Some(0));
+}
+
+#[test]
+fn a_flood_of_garbage_is_counted_and_a_ping_behind_it_is_answered() {
+    const FLOOD: usize = 300;
+    let world = World::new();
+    let _agent = world.gateway("gw-flood").start();
+    world.fleet.presence(0, "gw-flood", true);
+    let flood = "no token at all\n".repeat(FLOOD);
+    world.broker.publish_lines(&format!("{PREFIX}/gw-flood/commands"), &flood);
+
+    let id = world.order("gw-flood", "ping", json!({}));
+    world.fleet.result(&id, "SUCCEEDED");
+    let told = world.fleet.so_far().iter().filter(|message| message.body["status"] == "REJECTED").count();
+    assert!(told < FLOOD, "every one of {FLOOD} was answered: a flood in is a flood out");
+    world.fleet.wait_all(common::SOON, "all of them to be counted", |messages| {
+        let samples = messages.iter().flat_map(common::Message::samples);
+        let counts = samples.filter_map(|sample| sample["agent"]["commands_refused"]["malformed"].as_u64());
+        (counts.sum::<u64>() >= FLOOD as u64).then_some(())
+    });
+    assert_eq!(accepted_in(&world.broker.log().so_far(), "gw-flood"), 1);
+}

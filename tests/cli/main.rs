@@ -1,0 +1,232 @@
+//! The command line: its words, where they go, and its exit codes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Output};
+
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+
+use common::agent::{BINARY, export};
+use common::{Gateway, World};
+
+fn fieldmedic(args: &[&str]) -> Output {
+    Command::new(BINARY).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+const TEN_MISTAKES: &str = r#"[device]
+id = "gw 1"
+[mqtt]
+url = "http://broker"
+keep_alife = "30s"
+inflight_max = 0
+[mqtt.reconnect]
+min = "1 fortnight"
+[store]
+max_bytes = "64 kilos"
+[telemetry]
+sample_interval = 10
+encoding = "xml"
+[commands]
+trusted_keys = [
+    "ops-2:short",
+]
+require_signature = "yes"
+"#;
+/// The lines of it that are wrong.
+const MISTAKEN_LINES: [u32; 10] = [2, 4, 5, 6, 8, 10, 12, 13, 16, 18];
+
+#[test]
+fn a_config_with_ten_mistakes_lists_ten_each_with_its_line() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("agent.toml");
+    std::fs::write(&file, TEN_MISTAKES).unwrap();
+    let file = file.display().to_string();
+
+    for subcommand in ["check", "run"] {
+        let output = fieldmedic(&[subcommand, "--config", &file]);
+        assert_eq!(output.status.code(), Some(2), "{subcommand}: {output:?}");
+        assert!(output.stdout.is_empty(), "{subcommand}: {output:?}");
+        let errors = text(&output.stderr);
+        let lines: Vec<u32> = errors
+            .lines()
+            .filter_map(|line| line.strip_prefix(&file)?.strip_prefix(':')?.split(':').next()?.parse().ok())
+            .collect();
+        assert_eq!(lines, MISTAKEN_LINES, "{subcommand}:\n{errors}");
+    }
+}
+
+#[test]
+fn a_config_that_is_right_is_printed_as_it_takes_effect() {
+    let gateway = Gateway::new("gw-check", "mqtt://127.0.0.1:1883");
+    let output = gateway.command("check").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let effective = text(&output.stdout);
+    assert!(effective.contains("id = \"gw-check\"") && effective.contains("keep_alive = \"30s\""), "{effective}");
+
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("effective.toml");
+    std::fs::write(&file, &effective).unwrap();
+    let again = fieldmedic(&["check", "--config", &file.display().to_string()]);
+    assert_eq!(text(&again.stdout), effective, "what check prints means the same");
+}
+
+#[test]
+fn status_without_a_daemon_exits_with_three() {
+    let gateway = Gateway::new("gw-nobody", "mqtt://127.0.0.1:1883");
+    let output = gateway.status();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    assert!(text(&output.stderr).contains("agent.sock"), "{output:?}");
+}
+
+#[test]
+fn status_tells_how_the_running_daemon_is() {
+    let world = World::new();
+    let gateway = world.gateway("gw-status");
+    let agent = gateway.start();
+    let status = gateway.wait_for_status("it to be online", |status| status["broker"]["online"] == true);
+    assert_eq!(status["device"], "gw-status", "{status:#}");
+    assert_eq!(status["agent"], env!("CARGO_PKG_VERSION"), "{status:#}");
+    assert!(status["outbox"]["records"]["telemetry"].is_u64(), "{status:#}");
+
+    let readable = gateway.command("status").output().unwrap();
+    assert_eq!(readable.status.code(), Some(0), "{readable:?}");
+    assert!(text(&readable.stdout).contains("gw-status"), "{readable:?}");
+
+    assert_eq!(agent.sigterm(), Some(0));
+    assert_eq!(gateway.status().status.code(), Some(3), "the socket of a stopped daemon answers nobody");
+}
+
+#[test]
+fn a_second_agent_on_the_same_store_exits_and_says_who_has_it() {
+    let world = World::new();
+    let gateway = world.gateway("gw-second");
+    let first = gateway.start();
+    world.fleet.presence(0, "gw-second", true);
+
+    let (code, log) = gateway.start().wait();
+    assert_eq!(code, Some(1), "{log:#?}");
+    let line = log.last().map(String::as_str).unwrap_or_default();
+    assert!(line.contains(&first.pid().to_string()) && line.contains("store"), "{log:#?}");
+    let id = world.order("gw-second", "ping", json!({}));
+    world.fleet.result(&id, "SUCCEEDED");
+    assert_eq!(gateway.status().status.code(), Some(0), "the first one still has its socket");
+}
+
+#[test]
+fn a_reload_takes_over_what_it_can_and_keeps_the_running_config_if_the_new_one_is_wrong() {
+    let world = World::new();
+    let gateway = world.gateway("gw-reload").with("[device.attributes]\nsite = \"old\"");
+    let agent = gateway.start();
+    world.fleet.presence(0, "gw-reload", true);
+
+    let overlay = gateway.file("02.toml");
+    assert!(std::fs::read_to_string(&overlay).unwrap().contains("old"), "the last overlay is the one to change");
+    std::fs::write(&overlay, "[device.attributes]\nsite = \"new\"").unwrap();
+    agent.hangup();
+    let attributes = |site: &'static str| {
+        move |message: &common::Message| message.leaf() == "attributes" && message.body["static"]["site"] == site
+    };
+    world.fleet.wait_for("the new attributes", attributes("new"));
+    world.fleet.wait_for("the event", |message| message.body["name"] == "config_changed");
+
+    std::fs::write(&overlay, "[device.attributes]\nsite = \"broken").unwrap();
+    agent.hangup();
+    agent.wait_for_log("02.toml:2");
+    let id = world.order("gw-reload", "ping", json!({}));
+    world.fleet.result(&id, "SUCCEEDED");
+}
+
+#[test]
+fn keygen_makes_a_pair_that_openssl_reads_and_overwrites_nothing() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().display().to_string();
+    let made = fieldmedic(&["keygen", "--out", &out, "--kid", "ops-7"]);
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    let key = dir.path().join("ops-7.key");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let derived = common::tool("openssl").args(["pkey", "-pubout", "-in"]).arg(&key).output().unwrap();
+    let public = std::fs::read_to_string(dir.path().join("ops-7.pub")).unwrap();
+    assert_eq!(text(&derived.stdout).trim(), public.trim(), "{derived:?}");
+
+    let before = std::fs::read(&key).unwrap();
+    let again = fieldmedic(&["keygen", "--out", &out, "--kid", "ops-7"]);
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    assert_eq!(std::fs::read(&key).unwrap(), before);
+}
+
+#[test]
+fn send_signs_waits_and_exits_by_what_came_of_it() {
+    let world = World::new();
+    let gateway = world.gateway("gw-send");
+    gateway.runbook("fail", "exit 3");
+    let _agent = gateway.start();
+    world.fleet.presence(0, "gw-send", true);
+    let url = world.broker.url();
+    let key = world.operator.private_key().display().to_string();
+    let send = |to: &str, command: &[&str]| {
+        fieldmedic(&[&["send", "--url", &url, "--key", &key, "--to", to, "--wait", "20s", "--json"], command].concat())
+    };
+
+    let pong = send("gw-send", &["ping"]);
+    assert_eq!(pong.status.code(), Some(0), "{pong:?}");
+    let last = text(&pong.stdout).lines().last().map(str::to_owned).unwrap_or_default();
+    let result: Json = serde_json::from_str(&last).unwrap();
+    assert_eq!((&result["status"], &result["device"]), (&json!("SUCCEEDED"), &json!("gw-send")));
+
+    let failed = send("gw-send", &["run", "runbook=fail"]);
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    let bad_usage = fieldmedic(&["send", "--to", "gw-send", "ping"]);
+    assert_eq!(bad_usage.status.code(), Some(2), "{bad_usage:?}");
+}
+
+#[test]
+fn an_export_is_one_json_object_a_record() {
+    let world = World::new();
+    let gateway = world.gateway("gw-export");
+    let agent = gateway.start();
+    world.fleet.presence(0, "gw-export", true);
+    drop(world);
+    gateway.wait_for_status("a record", |status| {
+        status["outbox"]["records"]["telemetry"].as_u64().is_some_and(|records| records > 0)
+    });
+    assert_eq!(agent.sigterm(), Some(0));
+
+    let records = export(&gateway.store());
+    assert!(records.iter().any(|record| record["samples"].is_array()), "{records:#?}");
+    let stat = Command::new(BINARY).args(["store", "stat", "--path"]).arg(gateway.store()).output().unwrap();
+    assert_eq!(stat.status.code(), Some(0), "{stat:?}");
+}
+
+#[test]
+fn usage_mistakes_exit_with_two_and_help_with_zero() {
+    for (args, code) in [
+        (&["--version"][..], 0),
+        (&["--help"], 0),
+        (&["run", "--help"], 0),
+        (&["make-coffee"], 2),
+        (&["run", "--config"], 2),
+        (&["check", "--config", "/nonexistent/agent.toml"], 2),
+    ] {
+        let output = fieldmedic(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+    }
+    assert!(text(&fieldmedic(&["--version"]).stdout).contains(env!("CARGO_PKG_VERSION")));
+    assert!(text(&fieldmedic(&["send", "--help"]).stdout).contains("Example"));
+}

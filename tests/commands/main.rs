@@ -1,0 +1,371 @@
+//! Commands by an independent JOSE implementation: obeyed once, refused with the right word, and never in silence.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use common::operator::claims;
+use common::{Agent, Gateway, Operator, PREFIX, Tree, World, unix_now};
+
+/// A unit that no machine has.
+const UNIT: &str = "fieldmedic-no-such-unit.service";
+
+/// An agent that is online.
+fn online(world: &World, gateway: &Gateway) -> Agent {
+    let mark = world.fleet.mark();
+    let agent = gateway.start();
+    world.fleet.presence(mark, gateway.device(), true);
+    agent
+}
+
+/// The lines that a runbook wrote into a file of the gateway.
+fn lines_of(gateway: &Gateway, file: &str) -> usize {
+    std::fs::read_to_string(gateway.file(file)).map_or(0, |text| text.lines().count())
+}
+
+/// A runbook that leaves a line in `acted` each time that it runs.
+fn leaves_a_trace(gateway: &Gateway, name: &str, rest: &str) {
+    gateway.runbook(name, &format!("echo ran >> {}\n{rest}", gateway.file("acted").display()));
+}
+
+/// The refusal of a token: by its id, or without one where the agent could not read it.
+fn refusal(world: &World, mark: usize, id: &Json, reason: &str) -> Json {
+    let what = format!("{id} to be rejected as {reason}");
+    let message = world.fleet.wait_since(mark, &what, |message| {
+        let body = &message.body;
+        message.leaf() == "results"
+            && body["status"] == "REJECTED"
+            && (body["command_id"] == *id || body["command_id"].is_null())
+    });
+    assert_eq!(message.body["reason"], reason, "{message:?}");
+    message.body
+}
+
+#[test]
+fn a_signed_ping_is_answered_through_the_store() {
+    let world = World::new();
+    let gateway = world.gateway("gw-ping");
+    let _agent = online(&world, &gateway);
+
+    let id = world.order("gw-ping", "ping", json!({}));
+    let result = world.fleet.result(&id, "SUCCEEDED");
+    assert_eq!(result["command"], "ping", "{result}");
+    assert!(result["seq"].is_u64(), "{result}");
+}
+
+#[test]
+fn a_command_that_came_while_the_agent_was_away_is_obeyed_when_it_is_back() {
+    let world = World::new();
+    let gateway = world.gateway("gw-away");
+    let agent = online(&world, &gateway);
+    let id = world.order("gw-away", "ping", json!({}));
+    world.fleet.result(&id, "SUCCEEDED");
+    assert_eq!(agent.sigterm(), Some(0));
+
+    let id = world.order("gw-away", "ping", json!({}));
+    let _agent = online(&world, &gateway);
+    world.fleet.result(&id, "SUCCEEDED");
+}
+
+#[test]
+fn a_group_is_commanded_on_its_topic() {
+    let world = World::new();
+    let gateway = world.gateway("gw-group").with("[device]\ngroups = [\"canary\"]");
+    let _agent = online(&world, &gateway);
+
+    let claims = claims("group:canary", "ping", json!({}));
+    world.broker.publish(&format!("{PREFIX}/groups/canary/commands"), world.operator.sign(&claims).as_bytes());
+    world.fleet.result(claims["jti"].as_str().unwrap(), "SUCCEEDED");
+}
+
+#[test]
+fn what_is_wrong_with_a_token_is_told_in_the_contracts_word() {
+    let world = World::new();
+    let gateway = world.gateway("gw-token");
+    let _agent = online(&world, &gateway);
+    let now = unix_now();
+    let ping = || claims("gw-token", "ping", json!({}));
+    let changed = |key: &str, value: Json| {
+        let mut claims = ping();
+        claims[key] = value;
+        (claims["jti"].clone(), world.operator.sign(&claims))
+    };
+
+    let impostor = Operator::new("ops-1");
+    let forged = ping();
+    let forged = (forged["jti"].clone(), impostor.sign(&forged));
+    let stranger = ping();
+    let stranger = (stranger["jti"].clone(), world.operator.sign_as("stranger", &stranger));
+    let mut late = ping();
+    late["iat"] = json!(now - 7_200);
+    late["exp"] = json!(now - 3_600);
+    let late = (late["jti"].clone(), world.operator.sign(&late));
+    let mut early = ping();
+    early["nbf"] = json!(now + 3_600);
+    early["exp"] = json!(now + 7_200);
+    let early = (early["jti"].clone(), world.operator.sign(&early));
+    let padding = "x".repeat(33 * 1024);
+
+    for (reason, (id, token)) in [
+        ("bad_signature", forged),
+        ("unknown_key", stranger),
+        ("expired", late),
+        ("not_yet_valid", early),
+        ("wrong_audience", changed("aud", json!("another-gateway"))),
+        ("malformed", changed("cmd", json!("ping"))),
+        ("too_large", changed("padding", json!(padding))),
+        ("unknown_command", changed("cmd", json!({"name": "make_coffee"}))),
+    ] {
+        let mark = world.fleet.mark();
+        world.deliver("gw-token", &token);
+        refusal(&world, mark, &id, reason);
+        world.fleet.wait_since(mark, "an audit event of the refusal", |message| {
+            message.leaf() == "events" && message.body["type"] == "audit" && message.body["audit"]["reason"] == reason
+        });
+    }
+}
+
+#[test]
+fn an_id_that_another_command_used_is_a_replay() {
+    let world = World::new();
+    let gateway = world.gateway("gw-replay");
+    let _agent = online(&world, &gateway);
+    let first = claims("gw-replay", "ping", json!({}));
+    world.deliver("gw-replay", &world.operator.sign(&first));
+    world.fleet.result(first["jti"].as_str().unwrap(), "SUCCEEDED");
+
+    let mark = world.fleet.mark();
+    let mut second = claims("gw-replay", "ping", json!({"other": true}));
+    second["jti"] = first["jti"].clone();
+    world.deliver("gw-replay", &world.operator.sign(&second));
+    refusal(&world, mark, &first["jti"], "replayed");
+}
+
+#[test]
+fn what_the_config_does_not_allow_is_refused_and_nothing_runs() {
+    let world = World::new();
+    let gateway = world.gateway("gw-deny").with("[remediation]\nallow = [\"restart_unit\"]");
+    leaves_a_trace(&gateway, "touch", "");
+    let _agent = online(&world, &gateway);
+
+    for (name, args) in [("restart_unit", json!({"unit": UNIT})), ("run", json!({"runbook": "touch"}))] {
+        let id = world.order("gw-deny", name, args);
+        assert_eq!(world.fleet.result(&id, "REJECTED")["reason"], "not_allowed", "{name}");
+    }
+    assert_eq!(lines_of(&gateway, "acted"), 0);
+}
+
+#[test]
+fn a_spent_budget_is_a_refusal_and_nothing_runs() {
+    let world = World::new();
+    let gateway = world.gateway("gw-budget").with("[remediation.budget]\nrun = \"1/1h\"");
+    leaves_a_trace(&gateway, "touch", "");
+    let _agent = online(&world, &gateway);
+
+    let id = world.order("gw-budget", "run", json!({"runbook": "touch"}));
+    world.fleet.result(&id, "SUCCEEDED");
+    let id = world.order("gw-budget", "run", json!({"runbook": "touch"}));
+    assert_eq!(world.fleet.result(&id, "REJECTED")["reason"], "budget_spent");
+    assert_eq!(lines_of(&gateway, "acted"), 1);
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_have_done_and_does_nothing() {
+    let world = World::new();
+    let gateway = world.gateway("gw-dry").with("[remediation]\ndry_run = true");
+    leaves_a_trace(&gateway, "touch", "");
+    let _agent = online(&world, &gateway);
+
+    let id = world.order("gw-dry", "run", json!({"runbook": "touch"}));
+    assert_eq!(world.fleet.result(&id, "REJECTED")["reason"], "dry_run");
+    assert_eq!(lines_of(&gateway, "acted"), 0);
+}
+
+#[test]
+fn without_a_clock_a_disruptive_command_needs_the_nonce_of_this_start() {
+    let (world, tree) = (World::new(), Tree::new());
+    let gateway = world
+        .gateway("gw-clock")
+        .measuring(&tree)
+        .with(&format!("[clock]\ntrust = \"kernel\"\n[remediation]\nunits = [\"{UNIT}\"]"));
+    let _agent = online(&world, &gateway);
+    let sample = world.fleet.sample_since(0, "gw-clock", "a sample", |sample| sample["host"].is_object());
+    let restart = || claims("gw-clock", "restart_unit", json!({"unit": UNIT}));
+
+    let id = world.order("gw-clock", "ping", json!({}));
+    world.fleet.result(&id, "SUCCEEDED");
+
+    let order = restart();
+    world.deliver("gw-clock", &world.operator.sign(&order));
+    let id = order["jti"].as_str().unwrap();
+    if sample["host"]["clock_synced"] == true {
+        // A machine whose kernel vouches for its clock needs no nonce; its unit fails for not being there.
+        world.fleet.result(id, "FAILED");
+    } else {
+        assert_eq!(world.fleet.result(id, "REJECTED")["reason"], "clock_untrusted");
+    }
+
+    let mut fresh = restart();
+    fresh["nonce"] = world.fleet.presence(0, "gw-clock", true).body["nonce"].clone();
+    world.deliver("gw-clock", &world.operator.sign(&fresh));
+    world.fleet.result(fresh["jti"].as_str().unwrap(), "FAILED");
+}
+
+#[test]
+fn the_same_command_twice_acts_once_and_is_answered_twice() {
+    let world = World::new();
+    let gateway = world.gateway("gw-twice");
+    leaves_a_trace(&gateway, "touch", "");
+    let _agent = online(&world, &gateway);
+
+    let order = claims("gw-twice", "run", json!({"runbook": "touch"}));
+    let (token, id) = (world.operator.sign(&order), order["jti"].as_str().unwrap());
+    world.deliver("gw-twice", &token);
+    world.fleet.result(id, "SUCCEEDED");
+    world.deliver("gw-twice", &token);
+    let answers = world.fleet.results(id, "SUCCEEDED", 2);
+    assert_ne!(answers[0]["seq"], answers[1]["seq"]);
+    assert_eq!(lines_of(&gateway, "acted"), 1);
+}
+
+#[test]
+fn a_command_that_is_delivered_again_after_a_kill_is_not_run_again() {
+    let world = World::new();
+    let gateway = world.gateway("gw-again");
+    leaves_a_trace(&gateway, "touch", "");
+    let agent = online(&world, &gateway);
+    let order = claims("gw-again", "run", json!({"runbook": "touch"}));
+    let (token, id) = (world.operator.sign(&order), order["jti"].as_str().unwrap());
+    world.deliver("gw-again", &token);
+    world.fleet.result(id, "SUCCEEDED");
+
+    agent.kill9();
+    let _agent = online(&world, &gateway);
+    world.deliver("gw-again", &token);
+    world.fleet.results(id, "SUCCEEDED", 2);
+    assert_eq!(lines_of(&gateway, "acted"), 1);
+}
+
+#[test]
+fn a_command_that_a_kill_interrupted_is_reported_so_and_not_run_again() {
+    let world = World::new();
+    let gateway = world.gateway("gw-cut");
+    leaves_a_trace(&gateway, "hang", "exec sleep 600");
+    let agent = online(&world, &gateway);
+    let order = claims("gw-cut", "run", json!({"runbook": "hang"}));
+    let (token, id) = (world.operator.sign(&order), order["jti"].as_str().unwrap());
+    world.deliver("gw-cut", &token);
+    world.fleet.result(id, "IN_PROGRESS");
+    wait_for_the_act(&gateway);
+
+    agent.kill9();
+    let _agent = online(&world, &gateway);
+    world.fleet.result(id, "INTERRUPTED");
+    world.deliver("gw-cut", &token);
+    world.fleet.results(id, "INTERRUPTED", 2);
+    assert_eq!(lines_of(&gateway, "acted"), 1);
+}
+
+/// Until the runbook has left its trace; each question is a process, so this is no busy loop.
+fn wait_for_the_act(gateway: &Gateway) {
+    gateway.wait_for_status("the runbook to run", |_| lines_of(gateway, "acted") > 0);
+}
+
+#[test]
+fn a_runbook_reports_its_progress_its_output_and_its_end() {
+    let world = World::new();
+    let gateway = world.gateway("gw-run");
+    gateway.runbook("work", "echo working on $1\necho progress 40\necho done; echo to stderr >&2");
+    gateway.runbook("fail", "echo no luck; exit 3");
+    let _agent = online(&world, &gateway);
+
+    let id = world.order("gw-run", "run", json!({"runbook": "work", "args": ["disk 1"]}));
+    let result = world.fleet.result(&id, "SUCCEEDED");
+    let output = result["output"].as_str().unwrap_or_default();
+    assert!(output.contains("working on disk 1") && output.contains("to stderr"), "{result}");
+    world
+        .fleet
+        .wait_for("its progress", |message| message.body["command_id"] == *id && message.body["progress_pct"] == 40);
+
+    let id = world.order("gw-run", "run", json!({"runbook": "fail"}));
+    let result = world.fleet.result(&id, "FAILED");
+    assert_eq!(result["reason"], "exit_code", "{result}");
+    assert!(result.to_string().contains('3') && result["output"].as_str().unwrap().contains("no luck"), "{result}");
+
+    let id = world.order("gw-run", "run", json!({"runbook": "absent"}));
+    world.fleet.result(&id, "FAILED");
+    let id = world.order("gw-run", "run", json!({"runbook": "../agent.sock"}));
+    assert_eq!(world.fleet.result(&id, "REJECTED")["reason"], "malformed");
+}
+
+#[test]
+fn a_runbook_that_takes_too_long_is_ended_with_all_that_it_started() {
+    let world = World::new();
+    let gateway = world.gateway("gw-slow");
+    // The file is held by the child of the child: it is unlocked when both are gone.
+    let lock = gateway.file("lock");
+    gateway.runbook("hang", &format!("exec 9>{}; flock 9; sleep 600 & sleep 600", lock.display()));
+    let _agent = online(&world, &gateway);
+
+    let mut order = claims("gw-slow", "run", json!({"runbook": "hang"}));
+    order["cmd"]["timeout_s"] = json!(1);
+    world.deliver("gw-slow", &world.operator.sign(&order));
+    let result = world.fleet.result(order["jti"].as_str().unwrap(), "TIMED_OUT");
+    assert_eq!(result["reason"], "timeout", "{result}");
+    let freed = common::tool("flock").arg("--timeout=20").arg(&lock).arg("true").status().unwrap();
+    assert!(freed.success(), "a process of the runbook is still there: {freed}");
+}
+
+#[test]
+fn a_slow_runbook_holds_up_neither_a_ping_nor_the_telemetry_and_can_be_canceled() {
+    let world = World::new();
+    let gateway = world.gateway("gw-cancel");
+    leaves_a_trace(&gateway, "hang", "exec sleep 600");
+    let _agent = online(&world, &gateway);
+    let slow = world.order("gw-cancel", "run", json!({"runbook": "hang"}));
+    world.fleet.result(&slow, "IN_PROGRESS");
+
+    let id = world.order("gw-cancel", "ping", json!({}));
+    world.fleet.result(&id, "SUCCEEDED");
+    let mark = world.fleet.mark();
+    world.fleet.sample_since(mark, "gw-cancel", "telemetry to go on", |_| true);
+
+    let id = world.order("gw-cancel", "cancel", json!({"command_id": slow}));
+    world.fleet.result(&id, "SUCCEEDED");
+    world.fleet.result(&slow, "CANCELED");
+}
+
+#[test]
+fn a_full_queue_says_busy_and_the_red_button_empties_it() {
+    /// More than one that runs and those that may wait for it.
+    const ORDERS: usize = 1 + 64 + 1;
+    let world = World::new();
+    let gateway = world.gateway("gw-queue");
+    leaves_a_trace(&gateway, "hang", "exec sleep 600");
+    let _agent = online(&world, &gateway);
+
+    let ids: Vec<String> = (0..ORDERS).map(|_| world.order("gw-queue", "run", json!({"runbook": "hang"}))).collect();
+    assert_eq!(world.fleet.result(&ids[ORDERS - 1], "REJECTED")["reason"], "busy");
+    world.fleet.result(&ids[1], "QUEUED");
+
+    let id = world.order("gw-queue", "cancel_all", json!({}));
+    world.fleet.result(&id, "SUCCEEDED");
+    world.fleet.wait_all(Duration::from_secs(60), "every command to be canceled", |messages| {
+        let canceled = |id: &String| {
+            messages.iter().any(|message| message.body["command_id"] == **id && message.body["status"] == "CANCELED")
+        };
+        ids[..ORDERS - 1].iter().all(canceled).then_some(())
+    });
+    assert_eq!(lines_of(&gateway, "acted"), 1);
+}

@@ -1,0 +1,188 @@
+//! One gateway's files, and the built agent that runs on them.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+use super::operator::Operator;
+use super::process::{Process, Stream};
+use super::tree::Tree;
+
+/// The program under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_fieldmedic");
+
+/// A gateway: its configuration, store, socket and runbooks. It may be started many times.
+pub struct Gateway {
+    dir: TempDir,
+    device: String,
+    overlays: u32,
+}
+
+impl Gateway {
+    /// With rates that suit a test, and errors and host read from this machine.
+    pub fn new(device: &str, url: &str) -> Self {
+        let gateway = Self { dir: TempDir::new().unwrap(), device: device.to_owned(), overlays: 0 };
+        fs::create_dir(gateway.file("runbooks")).unwrap();
+        let dir = gateway.dir.path().display().to_string();
+        gateway.with(&format!(
+            r#"
+            [device]
+            id = "{device}"
+            [mqtt]
+            url = "{url}"
+            [mqtt.reconnect]
+            min = "100ms"
+            max = "1s"
+            stable_after = "2s"
+            [store]
+            path = "{dir}/store"
+            min_free_bytes = "1MiB"
+            commit_interval = "100ms"
+            [telemetry]
+            sample_interval = "500ms"
+            report_interval = "1s"
+            publish_interval = "1s"
+            [clock]
+            trust = "always"
+            [collect.errors]
+            enabled = false
+            [runbooks]
+            dir = "{dir}/runbooks"
+            [local]
+            socket = "{dir}/agent.sock"
+            "#
+        ))
+    }
+
+    /// Lets the operator command it.
+    pub fn trusting(self, operator: &Operator) -> Self {
+        let key = operator.public_key();
+        self.with(&format!("[commands]\ntrusted_keys = [\"{}\"]", key.display()))
+    }
+
+    /// Lets it measure a made gateway instead of this machine, errors included.
+    pub fn measuring(self, tree: &Tree) -> Self {
+        let root = tree.root().display();
+        self.with(&format!("[collect]\nroot = \"{root}\"\n[collect.errors]\nenabled = true\nbucket = \"1s\""))
+    }
+
+    /// Puts more configuration over what is there: one file more, later ones win.
+    pub fn with(mut self, toml: &str) -> Self {
+        fs::write(self.file(&format!("{:02}.toml", self.overlays)), toml).unwrap();
+        self.overlays += 1;
+        self
+    }
+
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.file("store")
+    }
+
+    /// Puts a runbook in place: a script for sh.
+    pub fn runbook(&self, name: &str, script: &str) {
+        let path = self.file("runbooks").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// A subcommand with this gateway's configuration.
+    pub fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(BINARY);
+        command.arg(subcommand);
+        for number in 0..self.overlays {
+            command.arg("--config").arg(self.file(&format!("{number:02}.toml")));
+        }
+        // A journal stream of the shell that runs the tests is not this agent's.
+        command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the agent.
+    pub fn start(&self) -> Agent {
+        Agent { process: Process::start(&self.device, self.command("run").stdout(Stdio::null())) }
+    }
+
+    /// `fieldmedic status --json`, run to its end.
+    pub fn status(&self) -> Output {
+        self.command("status").arg("--json").output().unwrap()
+    }
+
+    /// Waits until the running agent's status is as wanted. Each question is a process, so this is no busy loop.
+    pub fn wait_for_status(&self, what: &str, fits: impl Fn(&Json) -> bool) -> Json {
+        const QUESTIONS_MAX: usize = 3_000;
+        let mut last = String::new();
+        for _ in 0..QUESTIONS_MAX {
+            let answer = self.status();
+            let status: Json = serde_json::from_slice(&answer.stdout).unwrap_or_default();
+            if answer.status.success() && fits(&status) {
+                return status;
+            }
+            last = format!("{}: {status} {}", answer.status, String::from_utf8_lossy(&answer.stderr));
+        }
+        panic!("{}: asked {QUESTIONS_MAX} times for {what}; the last answer: {last}", self.device);
+    }
+}
+
+/// A running agent.
+pub struct Agent {
+    process: Process,
+}
+
+impl Agent {
+    pub fn log(&self) -> &Stream<String> {
+        &self.process.log
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The first line of its log that contains the text.
+    pub fn wait_for_log(&self, text: &str) -> String {
+        let find = |lines: &[String]| lines.iter().find(|line| line.contains(text)).cloned();
+        self.log().wait_since(0, &format!("a line with {text:?}"), find)
+    }
+
+    /// A power cut as a process can have it.
+    pub fn kill9(self) {
+        drop(self);
+    }
+
+    /// Asks it to stop; its exit code.
+    pub fn sigterm(self) -> Option<i32> {
+        self.process.signal(Signal::TERM);
+        self.process.wait().code()
+    }
+
+    /// Asks it to read its configuration again.
+    pub fn hangup(&self) {
+        self.process.signal(Signal::HUP);
+    }
+
+    /// Waits until it ends by itself; its exit code and its log.
+    pub fn wait(self) -> (Option<i32>, Vec<String>) {
+        let ended = self.log().wait_end(super::SOON);
+        let lines = self.log().so_far();
+        assert!(ended, "still running: {lines:#?}");
+        (self.process.wait().code(), lines)
+    }
+}
+
+/// The records in the outbox of a store, as `fieldmedic store export` prints them.
+pub fn export(store: &Path) -> Vec<Json> {
+    let output = super::process::output_of(Command::new(BINARY).args(["store", "export", "--path"]).arg(store));
+    let text = String::from_utf8(output).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}

@@ -1,0 +1,180 @@
+//! A real mosquitto on ports of its own, with a listener for gateways, whose access the test chooses, and an open one for
+//! the fleet. It keeps its sessions and queues over a restart, so that what it took over is its own to deliver.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::process::{Process, Stream, output_of, tool};
+
+/// Who may connect to the listener for gateways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    Open,
+    /// User `gateway` with the password `right`.
+    Password,
+    /// TLS with a certificate of the broker's own CA on both sides.
+    MutualTls,
+}
+
+pub struct Broker {
+    dir: TempDir,
+    access: Access,
+    port: u16,
+    fleet_port: u16,
+    process: Option<Process>,
+}
+
+impl Broker {
+    pub fn start(access: Access) -> Self {
+        let [port, fleet_port] = [free_port(), free_port()];
+        let mut broker = Self { dir: TempDir::new().unwrap(), access, port, fleet_port, process: None };
+        broker.prepare();
+        broker.resume();
+        broker
+    }
+
+    /// The gateways' URL.
+    pub fn url(&self) -> String {
+        let scheme = if self.access == Access::MutualTls { "mqtts" } else { "mqtt" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
+    }
+
+    /// The gateways' port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The port that is open to everybody.
+    pub fn fleet_port(&self) -> u16 {
+        self.fleet_port
+    }
+
+    /// A file of its own: `ca.pem`, and for gateways `client.pem` and `client.key`.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Its log since it was last started.
+    pub fn log(&self) -> &Stream<String> {
+        &self.process.as_ref().unwrap().log
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Takes it away; it writes down its sessions first.
+    pub fn stop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.signal(Signal::TERM);
+            let status = process.wait();
+            assert!(status.success(), "mosquitto: {status}");
+        }
+    }
+
+    /// Brings it back on the same ports.
+    pub fn resume(&mut self) {
+        let config = self.file("mosquitto.conf");
+        let process = Process::start("mosquitto", tool("mosquitto").arg("-c").arg(&config));
+        let running = |lines: &[String]| lines.iter().any(|line| line.ends_with(" running")).then_some(());
+        process.log.wait_since(0, "mosquitto to run", running);
+        self.process = Some(process);
+    }
+
+    /// Publishes at QoS 1, and returns when the broker has it.
+    pub fn publish(&self, topic: &str, payload: &[u8]) {
+        let file = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
+        std::fs::write(file.path(), payload).unwrap();
+        let port = self.fleet_port.to_string();
+        let mut command = tool("mosquitto_pub");
+        command.args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-f"]).arg(file.path());
+        output_of(&mut command);
+    }
+
+    /// Publishes each line as a message of its own, over one connection.
+    pub fn publish_lines(&self, topic: &str, lines: &str) {
+        let file = self.file("lines");
+        std::fs::write(&file, lines).unwrap();
+        let port = self.fleet_port.to_string();
+        let mut command = tool("mosquitto_pub");
+        command.args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-l"]);
+        output_of(command.stdin(std::fs::File::open(&file).unwrap()));
+    }
+
+    /// How often a client with this id was let in since the broker was last started.
+    pub fn accepted(&self, client: &str) -> usize {
+        accepted_in(&self.log().so_far(), client)
+    }
+
+    fn prepare(&self) {
+        let dir = self.dir.path().display();
+        let access = match self.access {
+            Access::Open => "allow_anonymous true".to_owned(),
+            Access::Password => {
+                let mut command = tool("mosquitto_passwd");
+                output_of(command.args(["-b", "-c"]).arg(self.file("passwords")).args(["gateway", "right"]));
+                format!("allow_anonymous false\npassword_file {dir}/passwords")
+            }
+            Access::MutualTls => {
+                make_certificates(self.dir.path());
+                format!(
+                    "allow_anonymous true\nrequire_certificate true\ncafile {dir}/ca.pem\n\
+                     certfile {dir}/server.pem\nkeyfile {dir}/server.key"
+                )
+            }
+        };
+        // Started by root it would give up root, and with it the right to write into this directory.
+        let user = if rustix::process::geteuid().is_root() { "user root" } else { "" };
+        let config = format!(
+            "per_listener_settings true\n{user}\nlog_dest stderr\nlog_type all\npersistence true\n\
+             persistence_location {dir}/\nautosave_interval 0\nmax_queued_messages 0\n\
+             listener {} 127.0.0.1\n{access}\nlistener {} 127.0.0.1\nallow_anonymous true\n",
+            self.port, self.fleet_port
+        );
+        std::fs::write(self.file("mosquitto.conf"), config).unwrap();
+    }
+}
+
+/// How often a client with this id was let in, by mosquitto's log.
+pub fn accepted_in(log: &[String], client: &str) -> usize {
+    let needle = format!(" as {client} (");
+    log.iter().filter(|line| line.contains("New client connected") && line.contains(&needle)).count()
+}
+
+/// Below the range from which the kernel takes ports for outgoing connections: a client that keeps trying a port of that
+/// range, while nobody listens, ends up connected to itself.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const PORTS: u16 = 10_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test binaries that run side by side begin at different places.
+    let start = u16::try_from(std::process::id() * 97 % u32::from(PORTS)).unwrap();
+    (0..PORTS)
+        .map(|_| FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port on 127.0.0.1")
+}
+
+/// A CA, and certificates by it for a broker on 127.0.0.1 and for a client.
+pub fn make_certificates(dir: &Path) {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(DnType::CommonName, "fieldmedic test CA");
+    let ca = ca.self_signed(&ca_key).unwrap();
+    std::fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
+    for (name, subject) in [("server", "127.0.0.1"), ("client", "gateway")] {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![subject.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, subject);
+        let certificate = params.signed_by(&key, &ca, &ca_key).unwrap();
+        std::fs::write(dir.join(format!("{name}.pem")), certificate.pem()).unwrap();
+        std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+}

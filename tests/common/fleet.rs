@@ -1,0 +1,163 @@
+//! The fleet's side: a stock `mosquitto_sub` with a session of its own, whose messages are kept in the order in which they
+//! came. It loses nothing while the broker is away.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use super::PREFIX;
+use super::broker::Broker;
+use super::process::{Process, Stream, tool};
+
+/// zstd's magic number (RFC 8878, section 3.1.1).
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// One message as the fleet got it.
+#[derive(Clone)]
+pub struct Message {
+    pub topic: String,
+    pub retained: bool,
+    pub compressed: bool,
+    /// The payload; null if it is no JSON.
+    pub body: Json,
+}
+
+impl Message {
+    fn parse(line: &str) -> Self {
+        let mut fields = line.splitn(3, ' ');
+        let [retained, topic, hex] = [(); 3].map(|()| fields.next().unwrap_or_default());
+        let bytes: Vec<u8> = hex
+            .as_bytes()
+            .chunks(2)
+            .filter_map(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok())
+            .collect();
+        let compressed = bytes.starts_with(&ZSTD);
+        let json = if compressed { zstd::decode_all(bytes.as_slice()).unwrap_or_default() } else { bytes };
+        let body = serde_json::from_slice(&json).unwrap_or_default();
+        Self { topic: topic.to_owned(), retained: retained == "1", compressed, body }
+    }
+
+    /// The last level of its topic.
+    pub fn leaf(&self) -> &str {
+        self.topic.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The samples of a telemetry message.
+    pub fn samples(&self) -> &[Json] {
+        self.body["samples"].as_array().map_or(&[], Vec::as_slice)
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{} {}", self.topic, if self.retained { " (retained)" } else { "" }, self.body)
+    }
+}
+
+pub struct Fleet {
+    _subscriber: Process,
+    messages: Stream<Message>,
+}
+
+impl Fleet {
+    /// Begins to watch; returns when the broker has taken the subscription.
+    pub fn watch(broker: &Broker) -> Self {
+        Self::watch_as(broker, "fleet")
+    }
+
+    /// A second watcher needs an id of its own.
+    pub fn watch_as(broker: &Broker, id: &str) -> Self {
+        let port = broker.fleet_port().to_string();
+        let topics = format!("{PREFIX}/#");
+        let mut command = tool("mosquitto_sub");
+        command.args(["-h", "127.0.0.1", "-p", &port, "-i", id, "-c", "-q", "1", "-t", &topics, "-F", "%r %t %x"]);
+        let mut subscriber = Process::start("mosquitto_sub", command.stdout(Stdio::piped()));
+        let messages = Stream::read("the fleet", subscriber.stdout(), Message::parse);
+        let done = format!("Sending SUBACK to {id}");
+        let subscribed = |lines: &[String]| lines.iter().any(|line| line.ends_with(&done)).then_some(());
+        broker.log().wait_since(0, "the fleet's subscription", subscribed);
+        Self { _subscriber: subscriber, messages }
+    }
+
+    /// A mark from which [`Fleet::wait_since`] looks.
+    pub fn mark(&self) -> usize {
+        self.messages.mark()
+    }
+
+    pub fn so_far(&self) -> Vec<Message> {
+        self.messages.so_far()
+    }
+
+    /// The first message that fits, also among those that came already.
+    pub fn wait_for(&self, what: &str, fits: impl Fn(&Message) -> bool) -> Message {
+        self.wait_since(0, what, fits)
+    }
+
+    pub fn wait_since(&self, mark: usize, what: &str, fits: impl Fn(&Message) -> bool) -> Message {
+        self.messages.wait_since(mark, what, |messages| messages.iter().find(|message| fits(message)).cloned())
+    }
+
+    /// Waits for a condition on everything that has come.
+    pub fn wait_all<R>(&self, bound: Duration, what: &str, find: impl FnMut(&[Message]) -> Option<R>) -> R {
+        self.messages.wait_long(bound, what, find)
+    }
+
+    /// Watches for something that must not come to pass.
+    pub fn never_within(&self, watched: Duration, what: &str, bad: impl Fn(&[Message]) -> bool) {
+        self.messages.never_within(watched, what, bad);
+    }
+
+    /// The first telemetry sample that fits, since the mark.
+    pub fn sample_since(&self, mark: usize, device: &str, what: &str, fits: impl Fn(&Json) -> bool) -> Json {
+        let topic = format!("{PREFIX}/{device}/telemetry");
+        self.messages.wait_since(mark, what, |messages| {
+            let samples = messages.iter().filter(|message| message.topic == topic).flat_map(Message::samples);
+            samples.into_iter().find(|sample| fits(sample)).cloned()
+        })
+    }
+
+    /// The first result of a command with this status.
+    pub fn result(&self, command_id: &str, status: &str) -> Json {
+        self.results(command_id, status, 1).remove(0)
+    }
+
+    /// The first so many results of a command with this status.
+    pub fn results(&self, command_id: &str, status: &str, count: usize) -> Vec<Json> {
+        let what = format!("{count} x {status} of command {command_id}");
+        self.messages.wait_since(0, &what, |messages| {
+            let results = messages.iter().filter(|message| message.leaf() == "results").map(|message| &message.body);
+            let fits = |result: &&Json| result["command_id"] == command_id && result["status"] == status;
+            let found: Vec<Json> = results.filter(fits).take(count).cloned().collect();
+            (found.len() == count).then_some(found)
+        })
+    }
+
+    /// The next presence message of a device since the mark that says what is wanted.
+    pub fn presence(&self, mark: usize, device: &str, online: bool) -> Message {
+        let topic = format!("{PREFIX}/{device}/presence");
+        let what = format!("{device} to be {}", if online { "online" } else { "offline" });
+        self.wait_since(mark, &what, |message| message.topic == topic && message.body["online"] == online)
+    }
+}
+
+/// Every record of a device that came, by seq, with how often; a sample is a record of its own. Panics if one seq stood
+/// for two different records.
+pub fn records(messages: &[Message]) -> BTreeMap<u64, usize> {
+    let mut seen: BTreeMap<u64, (String, Json, usize)> = BTreeMap::new();
+    for message in messages {
+        let stored = matches!(message.leaf(), "telemetry" | "events" | "results");
+        let own = std::slice::from_ref(&message.body);
+        let records = if message.leaf() == "telemetry" { message.samples() } else { own };
+        for record in records.iter().filter(|_| stored) {
+            let Some(seq) = record["seq"].as_u64() else { panic!("no seq in {message:?}") };
+            let at = &record["mono_ms"];
+            let entry = seen.entry(seq).or_insert_with(|| (message.topic.clone(), at.clone(), 0));
+            assert_eq!((&entry.0, &entry.1), (&message.topic, at), "seq {seq} stands for two records: {message:?}");
+            entry.2 += 1;
+        }
+    }
+    seen.into_iter().map(|(seq, (_, _, count))| (seq, count)).collect()
+}

@@ -1,0 +1,59 @@
+//! What all end-to-end tests share: a real broker, a made gateway, the built agent, an operator with a key, and the fleet
+//! that watches. Everything is on 127.0.0.1 and in directories of its own. Nothing here judges the agent, and nothing
+//! sleeps: each wait is for a condition, with a bound, and says what it saw when the bound is reached.
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::disallowed_types, reason = "the bans keep the agent pure; tests are outside of it")]
+
+pub mod agent;
+pub mod broker;
+pub mod fleet;
+pub mod operator;
+pub mod process;
+pub mod tree;
+
+use std::time::Duration;
+
+pub use agent::{Agent, Gateway};
+pub use broker::{Access, Broker};
+pub use fleet::{Fleet, Message};
+pub use operator::{Operator, unix_now};
+pub use process::tool;
+pub use tree::Tree;
+
+/// How long anything may take that should come soon. Long, so that a busy machine fails no test.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// The prefix of all topics, as by default.
+pub const PREFIX: &str = "fieldmedic";
+
+/// A broker, a fleet that watches it, and an operator: what most tests begin with.
+pub struct World {
+    pub broker: Broker,
+    pub fleet: Fleet,
+    pub operator: Operator,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let broker = Broker::start(Access::Open);
+        let fleet = Fleet::watch(&broker);
+        Self { broker, fleet, operator: Operator::new("ops-1") }
+    }
+
+    /// A gateway that knows this broker and trusts this operator.
+    pub fn gateway(&self, device: &str) -> Gateway {
+        Gateway::new(device, &self.broker.url()).trusting(&self.operator)
+    }
+
+    /// Publishes a token on the device's command topic.
+    pub fn deliver(&self, device: &str, token: &str) {
+        self.broker.publish(&format!("{PREFIX}/{device}/commands"), token.as_bytes());
+    }
+
+    /// Signs a command for the device and publishes it; its id.
+    pub fn order(&self, device: &str, name: &str, args: serde_json::Value) -> String {
+        let claims = operator::claims(device, name, args);
+        self.deliver(device, &self.operator.sign(&claims));
+        claims["jti"].as_str().unwrap().to_owned()
+    }
+}

@@ -1,0 +1,208 @@
+//! The broker goes and comes back, the agent is killed at any moment: what was stored arrives, in order, and what came
+//! twice is counted.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use common::agent::export;
+use common::fleet::records;
+use common::{Gateway, Message, PREFIX, SOON, World, tool};
+
+/// How often the agent is killed.
+const KILLS: usize = 50;
+/// An agent lives this long, at least and at most, before it is killed.
+const LIFE_MS: std::ops::RangeInclusive<u64> = 20..=1_200;
+/// How long the backlog of all lives may take to arrive.
+const DRAIN_BOUND: Duration = Duration::from_secs(180);
+
+/// Records as fast as they can be had.
+const FAST: &str = r#"
+    [mqtt.drain]
+    publishes_per_second = 1000
+    [telemetry]
+    sample_interval = "100ms"
+    report_interval = "100ms"
+    publish_interval = "100ms"
+    [store]
+    commit_interval = "10ms"
+"#;
+
+fn seqs(exported: &[Json]) -> BTreeSet<u64> {
+    exported.iter().map(|record| record["seq"].as_u64().unwrap_or_else(|| panic!("no seq in {record}"))).collect()
+}
+
+/// Waits until every one of these records has come; how often each did.
+fn wait_for_all(world: &World, stored: &BTreeSet<u64>) -> BTreeMap<u64, usize> {
+    let mut missing = BTreeSet::new();
+    let mut looked_at = 0;
+    world.fleet.wait_all(DRAIN_BOUND, &format!("all of {} stored records", stored.len()), |messages| {
+        // Looking is as long as the list: once in a while is enough, and always at the end.
+        if messages.len() < looked_at + 10 && messages.len() > looked_at && !missing.is_empty() {
+            let newest = messages.last().and_then(|message| message.body["seq"].as_u64());
+            if newest.is_none_or(|seq| !missing.contains(&seq)) {
+                return None;
+            }
+        }
+        looked_at = messages.len();
+        let came = records(messages);
+        missing = stored.iter().filter(|seq| !came.contains_key(seq)).copied().collect();
+        missing.is_empty().then_some(came)
+    })
+}
+
+#[test]
+fn what_is_stored_while_the_broker_is_away_arrives_in_order_when_it_is_back() {
+    let mut world = World::new();
+    let gateway = world.gateway("gw-outage").with(FAST);
+    let _agent = gateway.start();
+    world.fleet.presence(0, "gw-outage", true);
+
+    world.broker.stop();
+    gateway.wait_for_status("a backlog", |status| {
+        status["broker"]["online"] == false
+            && status["outbox"]["records"]["telemetry"].as_u64().is_some_and(|records| records >= 20)
+    });
+    let stored = seqs(&export(&gateway.store()));
+    assert!(stored.len() >= 20, "{stored:?}");
+    world.broker.resume();
+
+    wait_for_all(&world, &stored);
+    let order = telemetry_order(&world.fleet.so_far(), "gw-outage");
+    assert!(order.windows(2).all(|pair| pair[0] < pair[1]), "telemetry comes oldest first: {order:?}");
+    gateway.wait_for_status("the outbox to drain", |status| {
+        status["broker"]["online"] == true
+            && status["outbox"]["records"]["telemetry"].as_u64().is_some_and(|records| records < 20)
+    });
+}
+
+/// The samples' seqs in the order in which each came first.
+fn telemetry_order(messages: &[Message], device: &str) -> Vec<u64> {
+    let topic = format!("{PREFIX}/{device}/telemetry");
+    let mut seen = BTreeSet::new();
+    messages
+        .iter()
+        .filter(|message| message.topic == topic)
+        .flat_map(Message::samples)
+        .filter_map(|sample| sample["seq"].as_u64())
+        .filter(|seq| seen.insert(*seq))
+        .collect()
+}
+
+#[test]
+fn an_agent_that_starts_without_a_broker_keeps_everything_until_there_is_one() {
+    let mut world = World::new();
+    let gateway = world.gateway("gw-early").with(FAST);
+    world.broker.stop();
+    let agent = gateway.start();
+    gateway.wait_for_status("a backlog", |status| {
+        status["outbox"]["records"]["telemetry"].as_u64().is_some_and(|records| records >= 10)
+    });
+    agent.kill9();
+    let stored = seqs(&export(&gateway.store()));
+
+    world.broker.resume();
+    let _agent = gateway.start();
+    wait_for_all(&world, &stored);
+}
+
+#[test]
+fn fifty_kills_with_the_broker_coming_and_going_lose_nothing_that_was_stored() {
+    let seed = std::env::var("FIELDMEDIC_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    println!("seed {seed}: FIELDMEDIC_TEST_SEED={seed} tests/run e2e fifty_kills repeats these moments");
+    let mut chance = Chance(seed);
+    let mut world = World::new();
+    let gateway = world.gateway("gw-kills").with(FAST);
+    let mut stored = BTreeSet::new();
+
+    for kill in 1..=KILLS {
+        if chance.below(3) == 0 {
+            if world.broker.is_up() { world.broker.stop() } else { world.broker.resume() }
+        }
+        let agent = gateway.start();
+        let life = Duration::from_millis(LIFE_MS.start() + chance.below(LIFE_MS.end() - LIFE_MS.start()));
+        assert!(!agent.log().wait_end(life), "it ended by itself before kill {kill}: {:#?}", agent.log().so_far());
+        agent.kill9();
+        stored.extend(seqs(&snapshot(&gateway)));
+    }
+    assert!(stored.len() >= KILLS, "so few records prove nothing: {}", stored.len());
+
+    if !world.broker.is_up() {
+        world.broker.resume();
+    }
+    let mark = world.fleet.mark();
+    let _agent = gateway.start();
+    world.fleet.presence(mark, "gw-kills", true);
+    let came = wait_for_all(&world, &stored);
+    let duplicates: usize = came.values().map(|count| count - 1).sum();
+    println!("{} records stored, {} came, {duplicates} of them again, none is missing", stored.len(), came.len());
+
+    let mark = world.fleet.mark();
+    let sample = world.fleet.sample_since(mark, "gw-kills", "a sample after it all", |_| true);
+    assert_eq!(sample["agent"]["dropped"], Json::Null, "{sample:#}");
+}
+
+/// What is in the store of a dead agent, read from a copy, as a forensic examiner would.
+fn snapshot(gateway: &Gateway) -> Vec<Json> {
+    let store = gateway.store();
+    if !store.join("outbox").exists() {
+        // Killed before it had made one.
+        return Vec::new();
+    }
+    let copy = tempfile::TempDir::new().unwrap();
+    copy_all(&store, copy.path());
+    export(copy.path())
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    let status = tool("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
+    assert!(status.success(), "cp -a {}: {status}", from.display());
+}
+
+#[test]
+fn a_result_that_no_broker_took_arrives_after_a_kill() {
+    let mut world = World::new();
+    let gateway = world.gateway("gw-result").with("[telemetry]\nreport_interval = \"1h\"\npublish_interval = \"1h\"");
+    gateway.runbook("wait", &format!("while ! [ -e {} ]; do sleep 0.05; done", gateway.file("go").display()));
+    let agent = gateway.start();
+    world.fleet.presence(0, "gw-result", true);
+    let id = world.order("gw-result", "run", serde_json::json!({"runbook": "wait"}));
+    world.fleet.result(&id, "IN_PROGRESS");
+
+    world.broker.stop();
+    std::fs::write(gateway.file("go"), "").unwrap();
+    gateway.wait_for_status("the runbook to end", |status| status["commands_open"] == 0);
+    agent.kill9();
+    world.broker.resume();
+    let _agent = gateway.start();
+    world.fleet.result(&id, "SUCCEEDED");
+    world.fleet.wait_all(SOON, "the agent to be online again", |messages| {
+        messages.iter().filter(|message| message.body["online"] == true).nth(1).map(|_| ())
+    });
+}
+
+/// A small generator of chance that one number repeats (splitmix64).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}

@@ -1,0 +1,124 @@
+//! Who is there: presence by will and by goodbye, the nonce, attributes, and the lifecycle that the events tell.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use serde_json::json;
+
+use common::{Fleet, PREFIX, Tree, World};
+
+#[test]
+fn an_agent_that_is_killed_is_reported_lost_by_its_will() {
+    let world = World::new();
+    let agent = world.gateway("gw-will").start();
+    let online = world.fleet.presence(0, "gw-will", true);
+    assert_eq!(online.body["quarantine"], "none", "{online:?}");
+    assert_eq!(online.body["agent"], env!("CARGO_PKG_VERSION"), "{online:?}");
+
+    let mark = world.fleet.mark();
+    agent.kill9();
+    let lost = world.fleet.presence(mark, "gw-will", false);
+    assert_eq!(lost.body["reason"], "lost", "{lost:?}");
+    assert_eq!(lost.body["nonce"], online.body["nonce"], "{lost:?}");
+}
+
+#[test]
+fn an_agent_that_is_stopped_says_goodbye_and_exits_with_zero() {
+    let world = World::new();
+    let agent = world.gateway("gw-bye").start();
+    world.fleet.presence(0, "gw-bye", true);
+
+    let mark = world.fleet.mark();
+    assert_eq!(agent.sigterm(), Some(0));
+    let stopped = world.fleet.presence(mark, "gw-bye", false);
+    assert_eq!(stopped.body["reason"], "stopped", "{stopped:?}");
+    world.fleet.wait_for("the stopping event", |message| message.body["name"] == "stopping");
+    let offline = |message: &&common::Message| message.leaf() == "presence" && message.body["online"] == false;
+    let said: Vec<common::Message> = world.fleet.so_far().into_iter().filter(|message| offline(&message)).collect();
+    assert_eq!(said.len(), 1, "a goodbye discards the will: {said:#?}");
+}
+
+#[test]
+fn an_agent_stops_also_while_its_broker_is_away() {
+    let mut world = World::new();
+    let gateway = world.gateway("gw-alone");
+    let agent = gateway.start();
+    world.fleet.presence(0, "gw-alone", true);
+    world.broker.stop();
+    gateway.wait_for_status("the loss of the broker", |status| status["broker"]["online"] == false);
+    assert_eq!(agent.sigterm(), Some(0));
+}
+
+#[test]
+fn each_start_has_a_nonce_of_its_own_and_presence_is_retained() {
+    let world = World::new();
+    let gateway = world.gateway("gw-nonce");
+    let agent = gateway.start();
+    let first = world.fleet.presence(0, "gw-nonce", true);
+    let nonce = first.body["nonce"].as_str().unwrap_or_default();
+    assert!(nonce.len() >= 22, "128 bits are 22 letters of base64 or more: {first:?}");
+    assert_eq!(agent.sigterm(), Some(0));
+
+    let mark = world.fleet.mark();
+    let _agent = gateway.start();
+    let second = world.fleet.presence(mark, "gw-nonce", true);
+    assert_ne!(second.body["nonce"], first.body["nonce"]);
+    assert!(second.body["seq"].as_u64() > first.body["seq"].as_u64(), "{first:?} {second:?}");
+
+    let late = Fleet::watch_as(&world.broker, "latecomer");
+    let retained = late.presence(0, "gw-nonce", true);
+    assert!(retained.retained, "{retained:?}");
+    assert_eq!(retained.body["nonce"], second.body["nonce"]);
+}
+
+#[test]
+fn attributes_are_retained_and_cut_the_fleet_by_what_is_configured_and_what_is_measured() {
+    let (world, tree) = (World::new(), Tree::new());
+    let gateway = world
+        .gateway("gw-attr")
+        .measuring(&tree)
+        .with("[device]\ngroups = [\"canary\"]\n[device.attributes]\nsite = \"plant-7\"\nrack = 4");
+    let _agent = gateway.start();
+    let attributes = world.fleet.wait_for("attributes with what was measured", |message| {
+        message.leaf() == "attributes" && message.body["dynamic"]["battery_band"].is_string()
+    });
+    assert_eq!(attributes.body["static"], json!({"site": "plant-7", "rack": 4}), "{attributes:?}");
+    assert_eq!(attributes.body["groups"], json!(["canary"]), "{attributes:?}");
+    let dynamic = &attributes.body["dynamic"];
+    let told = (&dynamic["link_type"], &dynamic["health"], &dynamic["quarantine"]);
+    assert_eq!(told, (&json!("ethernet"), &json!("ok"), &json!("none")), "{attributes:?}");
+    assert_eq!(dynamic["agent"], env!("CARGO_PKG_VERSION"), "{attributes:?}");
+
+    let late = Fleet::watch_as(&world.broker, "latecomer");
+    let topic = format!("{PREFIX}/gw-attr/attributes");
+    late.wait_for("retained attributes", |message| message.topic == topic && message.retained);
+}
+
+#[test]
+fn the_events_tell_the_agents_life() {
+    let mut world = World::new();
+    let gateway = world.gateway("gw-life");
+    let agent = gateway.start();
+    let lifecycle = |name: &'static str| {
+        move |message: &common::Message| {
+            message.leaf() == "events" && message.body["type"] == "lifecycle" && message.body["name"] == name
+        }
+    };
+    world.fleet.wait_for("started", lifecycle("started"));
+    world.fleet.wait_for("connected", lifecycle("connected"));
+
+    world.broker.stop();
+    gateway.wait_for_status("the loss of the broker", |status| status["broker"]["online"] == false);
+    world.broker.resume();
+    let disconnected = world.fleet.wait_for("disconnected", lifecycle("disconnected"));
+    assert!(disconnected.body.to_string().contains("reason"), "{disconnected:?}");
+    assert_eq!(agent.sigterm(), Some(0));
+}
