@@ -198,11 +198,11 @@ fn send_signs_waits_and_exits_by_what_came_of_it() {
 
 #[test]
 fn an_export_is_one_json_object_a_record() {
-    let world = World::new();
+    let mut world = World::new();
     let gateway = world.gateway("gw-export");
     let agent = gateway.start();
     world.fleet.presence(0, "gw-export", true);
-    drop(world);
+    world.broker.stop();
     gateway.wait_for_status("a record", |status| {
         status["outbox"]["records"]["telemetry"].as_u64().is_some_and(|records| records > 0)
     });

@@ -277,7 +277,7 @@ fn a_command_that_a_kill_interrupted_is_reported_so_and_not_run_again() {
     assert_eq!(lines_of(&gateway, "acted"), 1);
 }
 
-/// Until the runbook has left its trace; each question is a process, so this is no busy loop.
+/// Until the runbook has left its trace.
 fn wait_for_the_act(gateway: &Gateway) {
     gateway.wait_for_status("the runbook to run", |_| lines_of(gateway, "acted") > 0);
 }

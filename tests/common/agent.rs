@@ -4,11 +4,14 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
+use super::SOON;
 use super::operator::Operator;
 use super::process::{Process, Stream};
 use super::tree::Tree;
@@ -18,7 +21,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_fieldmedic");
 
 /// A gateway: its configuration, store, socket and runbooks. It may be started many times.
 pub struct Gateway {
-    dir: TempDir,
+    dir: Arc<TempDir>,
     device: String,
     overlays: u32,
 }
@@ -26,7 +29,7 @@ pub struct Gateway {
 impl Gateway {
     /// With rates that suit a test, and errors and host read from this machine.
     pub fn new(device: &str, url: &str) -> Self {
-        let gateway = Self { dir: TempDir::new().unwrap(), device: device.to_owned(), overlays: 0 };
+        let gateway = Self { dir: Arc::new(TempDir::new().unwrap()), device: device.to_owned(), overlays: 0 };
         fs::create_dir(gateway.file("runbooks")).unwrap();
         let dir = gateway.dir.path().display().to_string();
         gateway.with(&format!(
@@ -111,7 +114,8 @@ impl Gateway {
 
     /// Starts the agent.
     pub fn start(&self) -> Agent {
-        Agent { process: Process::start(&self.device, self.command("run").stdout(Stdio::null())) }
+        let process = Process::start(&self.device, self.command("run").stdout(Stdio::null()));
+        Agent { process, _dir: Arc::clone(&self.dir) }
     }
 
     /// `fieldmedic status --json`, run to its end.
@@ -119,25 +123,30 @@ impl Gateway {
         self.command("status").arg("--json").output().unwrap()
     }
 
-    /// Waits until the running agent's status is as wanted. Each question is a process, so this is no busy loop.
+    /// Waits until the running agent's status is as wanted. A status has to be asked for: it doesn't announce itself.
     pub fn wait_for_status(&self, what: &str, fits: impl Fn(&Json) -> bool) -> Json {
-        const QUESTIONS_MAX: usize = 3_000;
-        let mut last = String::new();
-        for _ in 0..QUESTIONS_MAX {
+        const ASK_EVERY: Duration = Duration::from_millis(20);
+        let deadline = Instant::now() + SOON;
+        loop {
             let answer = self.status();
             let status: Json = serde_json::from_slice(&answer.stdout).unwrap_or_default();
             if answer.status.success() && fits(&status) {
                 return status;
             }
-            last = format!("{}: {status} {}", answer.status, String::from_utf8_lossy(&answer.stderr));
+            if Instant::now() > deadline {
+                let said = String::from_utf8_lossy(&answer.stderr);
+                panic!("{}: waited {SOON:?} for {what}; {}: {status:#} {said}", self.device, answer.status);
+            }
+            std::thread::sleep(ASK_EVERY);
         }
-        panic!("{}: asked {QUESTIONS_MAX} times for {what}; the last answer: {last}", self.device);
     }
 }
 
 /// A running agent.
 pub struct Agent {
     process: Process,
+    /// Its files stay as long as it runs, also when the test has let go of the gateway.
+    _dir: Arc<TempDir>,
 }
 
 impl Agent {
@@ -173,7 +182,7 @@ impl Agent {
 
     /// Waits until it ends by itself; its exit code and its log.
     pub fn wait(self) -> (Option<i32>, Vec<String>) {
-        let ended = self.log().wait_end(super::SOON);
+        let ended = self.log().wait_end(SOON);
         let lines = self.log().so_far();
         assert!(ended, "still running: {lines:#?}");
         (self.process.wait().code(), lines)

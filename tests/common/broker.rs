@@ -122,7 +122,7 @@ impl Broker {
                 format!("allow_anonymous false\npassword_file {dir}/passwords")
             }
             Access::MutualTls => {
-                make_certificates(self.dir.path());
+                make_certificates("CA of the broker", self.dir.path());
                 format!(
                     "allow_anonymous true\nrequire_certificate true\ncafile {dir}/ca.pem\n\
                      certfile {dir}/server.pem\nkeyfile {dir}/server.key"
@@ -161,12 +161,12 @@ pub fn free_port() -> u16 {
         .expect("a free port on 127.0.0.1")
 }
 
-/// A CA, and certificates by it for a broker on 127.0.0.1 and for a client.
-pub fn make_certificates(dir: &Path) {
+/// A CA of this name, and certificates by it for a broker on 127.0.0.1 and for a client.
+pub fn make_certificates(ca_name: &str, dir: &Path) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(DnType::CommonName, "fieldmedic test CA");
+    ca.distinguished_name.push(DnType::CommonName, ca_name);
     let ca = ca.self_signed(&ca_key).unwrap();
     std::fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
     for (name, subject) in [("server", "127.0.0.1"), ("client", "gateway")] {

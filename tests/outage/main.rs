@@ -20,7 +20,7 @@ use serde_json::Value as Json;
 
 use common::agent::export;
 use common::fleet::records;
-use common::{Gateway, Message, PREFIX, SOON, World, tool};
+use common::{Agent, Gateway, Message, PREFIX, SOON, World, tool};
 
 /// How often the agent is killed.
 const KILLS: usize = 50;
@@ -129,12 +129,16 @@ fn fifty_kills_with_the_broker_coming_and_going_lose_nothing_that_was_stored() {
     let mut stored = BTreeSet::new();
 
     for kill in 1..=KILLS {
+        let agent = gateway.start();
+        let life_ms = LIFE_MS.start() + chance.below(LIFE_MS.end() - LIFE_MS.start());
+        let first_ms = chance.below(life_ms);
+        lives(&agent, first_ms);
         if chance.below(3) == 0 {
             if world.broker.is_up() { world.broker.stop() } else { world.broker.resume() }
         }
-        let agent = gateway.start();
-        let life = Duration::from_millis(LIFE_MS.start() + chance.below(LIFE_MS.end() - LIFE_MS.start()));
-        assert!(!agent.log().wait_end(life), "it ended by itself before kill {kill}: {:#?}", agent.log().so_far());
+        lives(&agent, life_ms - first_ms);
+        let errors: Vec<String> = agent.log().so_far().into_iter().filter(|line| line.contains("ERROR ")).collect();
+        assert!(errors.is_empty(), "before kill {kill}: {errors:#?}");
         agent.kill9();
         stored.extend(seqs(&snapshot(&gateway)));
     }
@@ -153,6 +157,12 @@ fn fifty_kills_with_the_broker_coming_and_going_lose_nothing_that_was_stored() {
     let mark = world.fleet.mark();
     let sample = world.fleet.sample_since(mark, "gw-kills", "a sample after it all", |_| true);
     assert_eq!(sample["agent"]["dropped"], Json::Null, "{sample:#}");
+}
+
+/// Lets it run for so long, which it must survive.
+fn lives(agent: &Agent, ms: u64) {
+    let ended = agent.log().wait_end(Duration::from_millis(ms));
+    assert!(!ended, "it ended by itself: {:#?}", agent.log().so_far());
 }
 
 /// What is in the store of a dead agent, read from a copy, as a forensic examiner would.
