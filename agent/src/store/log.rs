@@ -229,7 +229,10 @@ impl Log {
         }
         self.next_nth = expected.unwrap_or(0);
         self.delete_done()?;
-        self.count_again(0)
+        self.count_again(0)?;
+        // What was found damaged here is in `losses`; what the count found short was acknowledged before.
+        self.damaged = 0;
+        Ok(())
     }
 
     fn adopt(&mut self, first: u64, found: &Survey, bytes: u64) {

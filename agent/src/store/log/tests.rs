@@ -145,6 +145,17 @@ fn a_damaged_header_costs_no_record() {
 }
 
 #[test]
+fn what_was_acknowledged_before_a_reopen_is_not_taken_for_damage() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=9);
+    log.trim(6).expect("trim");
+    drop(log);
+    let (mut log, losses) = open(&dir);
+    let page = log.read(0, ALL, ALL).expect("read");
+    assert_eq!((page.damaged, page.records.len(), losses.len()), (0, 3, 0), "{losses:?}");
+}
+
+#[test]
 fn a_zeroed_page_in_any_segment_is_counted_to_the_record() {
     let dir = dir();
     let mut log = filled(&dir, 1..=2000);
