@@ -25,6 +25,9 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// A broker that closes without a word at the greeting twice running may not speak MQTT 5.
 const MUTE_CLOSES_MAX: u8 = 2;
 
+/// After so many connections that did not live long, the device id is suspected.
+const SHORT_LIVES_MAX: u8 = 2;
+
 /// What is under way in a PUBLISH.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cargo {
@@ -101,6 +104,8 @@ pub struct Link {
     state: State,
     version: Version,
     mute_closes: u8,
+    /// Connections in a row that the broker accepted, and closed before they were stable.
+    short_lives: u8,
     /// A broker has accepted us with this version in this run: a greeting that fails now has another cause.
     version_works: bool,
     /// The other version is to be tried, without waiting.
@@ -158,6 +163,7 @@ impl Link {
             state: State::Held,
             version,
             mute_closes: 0,
+            short_lives: 0,
             version_works: false,
             retry_at_once: false,
             closing: None,
@@ -300,8 +306,9 @@ impl Link {
         self.close(now, LinkFaultKind::Local, "closed by the agent".into(), effects);
     }
 
-    /// Does what is due. `connect` builds the CONNECT packet's effect when it is time for a new try.
-    pub fn poll(&mut self, now: Mono, effects: &mut Effects) {
+    /// Does what is due. True when the connection has just proved stable.
+    pub fn poll(&mut self, now: Mono, effects: &mut Effects) -> bool {
+        let mut proved_stable = false;
         match &mut self.state {
             State::Waiting { until } if *until <= now => {
                 let id = effects.fresh_id();
@@ -320,6 +327,8 @@ impl Link {
             State::Online(online) => {
                 if !online.stable && now.since(online.since) >= self.settings.stable_after {
                     online.stable = true;
+                    proved_stable = true;
+                    self.short_lives = 0;
                     effects.push(Effect::BackoffReset);
                 }
                 match online.dead(now) {
@@ -333,6 +342,7 @@ impl Link {
             | State::Greeting { .. }
             | State::Closing { .. } => {}
         }
+        proved_stable
     }
 
     /// When [`Link::poll`] has something to do.
@@ -372,6 +382,7 @@ impl Link {
         if greeting && !self.version_works {
             self.consider_older_version(fault.kind);
         }
+        let fault = self.explain(fault);
         let wait = if std::mem::take(&mut self.retry_at_once) { Duration::ZERO } else { retry_in };
         self.state = State::Waiting { until: now.after(wait) };
         Some(Signal::Down { fault, online_for: online_since.map(|since| now.since(since)) })
@@ -437,6 +448,21 @@ impl Link {
             rtt: None,
         }));
         Some(Signal::Online { session_present: ack.session_present })
+    }
+
+    /// A broker that closes young connections without a word has, more often than not, another client of that name.
+    fn explain(&mut self, fault: LinkFault) -> LinkFault {
+        let young = matches!(&self.state, State::Online(online) if !online.stable);
+        if fault.kind != LinkFaultKind::Server || !young {
+            return fault;
+        }
+        self.short_lives = self.short_lives.saturating_add(1);
+        if self.short_lives < SHORT_LIVES_MAX {
+            return fault;
+        }
+        let detail =
+            "the broker closes each connection soon after accepting it: does another client use this device.id?";
+        LinkFault { detail: detail.into(), ..fault }
     }
 
     /// A broker that speaks only 3.1.1 may answer our greeting with a packet that isn't MQTT 5, or hang up.

@@ -211,7 +211,9 @@ impl Engine {
         }
         let seqs = &mut self.seqs;
         self.outbox.poll(now.mono, || seqs.next(), &mut self.effects);
-        self.link.poll(now.mono, &mut self.effects);
+        if self.link.poll(now.mono, &mut self.effects) {
+            self.faults.stable();
+        }
         self.run_steps(now);
         self.reserve_seqs();
         self.pump(now);

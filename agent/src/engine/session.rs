@@ -236,7 +236,6 @@ impl Engine {
     }
 
     fn online(&mut self, now: Now, session_present: bool) {
-        self.faults.stable();
         let session = &mut self.session;
         session.connections += 1;
         session.presence_due = true;

@@ -111,7 +111,7 @@ async fn converse(stream: UnixStream, requests: mpsc::Sender<Request>) -> io::Re
 /// Asks the running agent for its status: one line of JSON.
 ///
 /// # Errors
-/// Nobody listens on the path, or nobody answers within [`ANSWER_MAX`].
+/// Nobody listens on the path, or nobody answers within 5 s.
 pub async fn ask_status(path: &Path) -> io::Result<String> {
     let ask = async {
         let mut stream = UnixStream::connect(path).await?;
