@@ -394,7 +394,7 @@ impl Link {
             State::Greeting { id: ours, .. } if *ours == id => match packet {
                 Packet::ConnAck(ack) => self.greeted(now, id, ack, effects),
                 other => {
-                    let what = format!("the broker sent {} before CONNACK", name(&other));
+                    let what = format!("the broker sent {} before CONNACK", other.name());
                     self.close(now, LinkFaultKind::Protocol, what, effects);
                     None
                 }
@@ -549,7 +549,7 @@ impl Online {
             other => {
                 return Err((
                     LinkFaultKind::Protocol,
-                    format!("the broker sent {}, which a client never gets", name(&other)),
+                    format!("the broker sent {}, which a client never gets", other.name()),
                 ));
             }
         })
@@ -673,23 +673,4 @@ fn server_disconnect(reason: &str) -> String {
         return "another client connected with this device.id: ids must be unique in the fleet".into();
     }
     format!("the broker closed the connection: {reason}")
-}
-
-const fn name(packet: &Packet) -> &'static str {
-    match packet {
-        Packet::Connect(_) => "CONNECT",
-        Packet::ConnAck(_) => "CONNACK",
-        Packet::Publish(_) | Packet::Oversize { .. } => "PUBLISH",
-        Packet::PubAck { .. } => "PUBACK",
-        Packet::PubRec { .. } => "PUBREC",
-        Packet::PubRel { .. } => "PUBREL",
-        Packet::PubComp { .. } => "PUBCOMP",
-        Packet::Subscribe { .. } => "SUBSCRIBE",
-        Packet::SubAck { .. } => "SUBACK",
-        Packet::Unsubscribe { .. } => "UNSUBSCRIBE",
-        Packet::UnsubAck { .. } => "UNSUBACK",
-        Packet::PingReq => "PINGREQ",
-        Packet::PingResp => "PINGRESP",
-        Packet::Disconnect { .. } => "DISCONNECT",
-    }
 }

@@ -3,6 +3,10 @@
 
 use bytes::Bytes;
 
+/// The largest packet that the agent takes, in bytes: announced on MQTT 5, and read past on both. A command is at most
+/// half of it, so that one that is too long can still be named.
+pub const PACKET_MAX: u32 = 64 * 1024;
+
 /// The protocol version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
@@ -90,6 +94,30 @@ pub enum Packet {
         /// Length of the whole packet in bytes.
         len: usize,
     },
+}
+
+impl Packet {
+    /// Its name in the standard, for messages.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "CONNECT",
+            Self::ConnAck(_) => "CONNACK",
+            Self::Publish(_) => "PUBLISH",
+            Self::PubAck { .. } => "PUBACK",
+            Self::PubRec { .. } => "PUBREC",
+            Self::PubRel { .. } => "PUBREL",
+            Self::PubComp { .. } => "PUBCOMP",
+            Self::Subscribe { .. } => "SUBSCRIBE",
+            Self::SubAck { .. } => "SUBACK",
+            Self::Unsubscribe { .. } => "UNSUBSCRIBE",
+            Self::UnsubAck { .. } => "UNSUBACK",
+            Self::PingReq => "PINGREQ",
+            Self::PingResp => "PINGRESP",
+            Self::Disconnect { .. } => "DISCONNECT",
+            Self::Oversize { .. } => "oversize PUBLISH",
+        }
+    }
 }
 
 /// CONNECT.

@@ -12,7 +12,7 @@ use super::link::{Cargo, Link, Signal};
 use super::metric::{Metric, Point};
 use super::observation::Severity;
 use super::outbox::Outbox;
-use super::packet::{AckReason, Connect, Publish, Version};
+use super::packet::{AckReason, Connect, PACKET_MAX, Publish, Version};
 use super::record::{Body, Class, Event, EventKind, Record};
 use super::time::{Mono, Now};
 use super::{Engine, commands, start};
@@ -26,8 +26,6 @@ const SAMPLES_PER_MESSAGE_MAX: usize = 60;
 const PUBLISH_OVERHEAD: usize = 16;
 /// How long the broker keeps our session, and with it the commands that wait for us, while we are away.
 const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
-/// The largest packet that we take. A command is at most half of it, so an oversize one can still be named.
-pub(super) const PACKET_MAX: u32 = 64 * 1024;
 /// How long to wait when the broker says that we are over its quota, or won't say what is wrong.
 const QUOTA_PAUSE: Duration = Duration::from_secs(10);
 /// A record that the broker refused so often without saying why is set aside.

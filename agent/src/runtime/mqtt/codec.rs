@@ -130,7 +130,7 @@ impl Codec {
         };
         written.map_err(|detail| {
             output.truncate(start);
-            CodecError::Encode { what: name(packet), detail }
+            CodecError::Encode { what: packet.name(), detail }
         })
     }
 
@@ -307,7 +307,7 @@ fn read_short_connack(flags: u8, code: u8) -> ConnAck {
 
 /// What rumqttc would write wrongly rather than refuse.
 fn check_outgoing(packet: &Packet) -> Result<(), CodecError> {
-    let what = name(packet);
+    let what = packet.name();
     let fits = |field: &'static str, len: usize| {
         if len > FIELD_MAX { Err(CodecError::FieldTooLong { what, field, len }) } else { Ok(()) }
     };
@@ -332,25 +332,5 @@ fn check_outgoing(packet: &Packet) -> Result<(), CodecError> {
         }
         Packet::Unsubscribe { filters, .. } => filters.iter().try_for_each(|filter| fits("topic filter", filter.len())),
         _ => Ok(()),
-    }
-}
-
-const fn name(packet: &Packet) -> &'static str {
-    match packet {
-        Packet::Connect(_) => "CONNECT",
-        Packet::ConnAck(_) => "CONNACK",
-        Packet::Publish(_) => "PUBLISH",
-        Packet::PubAck { .. } => "PUBACK",
-        Packet::PubRec { .. } => "PUBREC",
-        Packet::PubRel { .. } => "PUBREL",
-        Packet::PubComp { .. } => "PUBCOMP",
-        Packet::Subscribe { .. } => "SUBSCRIBE",
-        Packet::SubAck { .. } => "SUBACK",
-        Packet::Unsubscribe { .. } => "UNSUBSCRIBE",
-        Packet::UnsubAck { .. } => "UNSUBACK",
-        Packet::PingReq => "PINGREQ",
-        Packet::PingResp => "PINGRESP",
-        Packet::Disconnect { .. } => "DISCONNECT",
-        Packet::Oversize { .. } => "oversize PUBLISH",
     }
 }

@@ -20,13 +20,10 @@ use tokio::time::timeout;
 use super::codec::{Codec, CodecError};
 use super::transport::{self, Target};
 use crate::engine::io::{EffectId, LinkFault, LinkFaultKind};
-use crate::engine::packet::{Packet, Version};
+use crate::engine::packet::{PACKET_MAX, Packet, Version};
 
 /// Packets that may wait to be written.
 pub const LINK_QUEUE_MAX: usize = 256;
-/// The largest packet that is taken in, in bytes; a larger publish becomes [`Packet::Oversize`]. What the CONNECT
-/// announces must not be more.
-pub const PACKET_MAX: usize = 64 * 1024;
 /// Encoded bytes that go into one write.
 const WRITE_BATCH_BYTES: usize = 64 * 1024;
 /// Room for one read, in bytes.
@@ -167,7 +164,7 @@ impl Link {
             return local();
         }
         let (input, output) = tokio::io::split(stream);
-        let codec = Codec::new(self.version, PACKET_MAX);
+        let codec = Codec::new(self.version, PACKET_MAX as usize);
         let mut writer = Writer { output, codec, queued, pending: BytesMut::new(), stall: self.limits.stall };
         let mut reading = std::pin::pin!(self.read(input));
         let ended = tokio::select! {
@@ -192,7 +189,7 @@ impl Link {
     }
 
     async fn read(&self, mut input: impl AsyncRead + Unpin) -> LinkFault {
-        let mut codec = Codec::new(self.version, PACKET_MAX);
+        let mut codec = Codec::new(self.version, PACKET_MAX as usize);
         let mut bytes = BytesMut::new();
         loop {
             bytes.reserve(READ_BYTES);

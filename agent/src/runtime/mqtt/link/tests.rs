@@ -54,7 +54,7 @@ fn port(listener: &TcpListener) -> u16 {
 fn encoded(packets: &[Packet]) -> BytesMut {
     let mut bytes = BytesMut::new();
     for packet in packets {
-        Codec::new(Version::V5, PACKET_MAX).encode(packet, &mut bytes).unwrap();
+        Codec::new(Version::V5, PACKET_MAX as usize).encode(packet, &mut bytes).unwrap();
     }
     bytes
 }
