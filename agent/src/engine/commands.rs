@@ -95,6 +95,8 @@ struct Entry {
     pkid: Option<u16>,
     durable: bool,
     timeout: Option<Duration>,
+    /// All that is kept of what it printed, until that was reported; the journal keeps the end of it.
+    output: Option<Box<str>>,
     progress_pct: u8,
     /// The seq under which its terminal status was put into the outbox.
     report_seq: Option<u64>,
@@ -275,6 +277,7 @@ impl Commands {
             pkid: None,
             durable: true,
             timeout: None,
+            output: None,
             progress_pct: 0,
             report_seq: None,
         };
@@ -370,8 +373,16 @@ impl Commands {
             entries.extend(self.spend(facts, act));
         }
         let timeout = command.timeout_s.map(Duration::from_secs);
-        let entry =
-            Entry { stored, command: Some(parsed), pkid, durable: false, timeout, progress_pct: 0, report_seq: None };
+        let entry = Entry {
+            stored,
+            command: Some(parsed),
+            pkid,
+            durable: false,
+            timeout,
+            output: None,
+            progress_pct: 0,
+            report_seq: None,
+        };
         self.ledger.insert(command.id.clone(), entry);
         if waits {
             self.queue.push_back(command.id.clone());
@@ -516,14 +527,18 @@ impl Commands {
         entry.stored.reason = reason.map(Into::into);
         entry.stored.detail = detail.as_deref().map(|text| tail(text).into());
         entry.stored.output = output.as_deref().map(|text| tail(text).into());
+        entry.output = output.map(Into::into);
         let entries = vec![put(id, &entry.stored)];
         self.steps.push_back(Step::Journal(Purpose::Outcome(id.clone()), entries));
     }
 
     fn report(&mut self, id: &CommandId) {
-        if let Some(entry) = self.ledger.get(id) {
-            self.steps.push_back(Step::Report(result_of(id, &entry.stored)));
+        let Some(entry) = self.ledger.get_mut(id) else { return };
+        let mut result = result_of(id, &entry.stored);
+        if let Some(output) = entry.output.take() {
+            result.output = Some(output);
         }
+        self.steps.push_back(Step::Report(result));
     }
 
     /// A message that is no command to obey, from nobody knows whom.
@@ -570,8 +585,16 @@ impl Commands {
             return self.acknowledge(pkid);
         }
         let entries = vec![put(&command.id, &stored)];
-        let entry =
-            Entry { stored, command: None, pkid, durable: false, timeout: None, progress_pct: 0, report_seq: None };
+        let entry = Entry {
+            stored,
+            command: None,
+            pkid,
+            durable: false,
+            timeout: None,
+            output: None,
+            progress_pct: 0,
+            report_seq: None,
+        };
         self.ledger.insert(command.id.clone(), entry);
         self.steps.push_back(Step::Journal(Purpose::Accepted(command.id.clone()), entries));
     }

@@ -23,7 +23,8 @@ pub(super) fn discover(config: &CheckedConfig) -> Result<Identity, RunError> {
     let root = &config.collect.root;
     let release = os_release(root);
     Ok(Identity {
-        boot: clock::boot_id(root).map_err(RunError::BootId)?,
+        // A tree that stands in for /sys and /proc need not have one: the kernel that runs has.
+        boot: clock::boot_id(root).or_else(|_| clock::boot_id(Path::new("/"))).map_err(RunError::BootId)?,
         version: VERSION.to_owned(),
         build_time: build_time(),
         nonce: nonce()?,

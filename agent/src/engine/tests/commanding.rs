@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::world::{NONCE, World, outcome, restart};
-use crate::engine::io::{ActStatus, Input, LinkFaultKind, StoreFault};
+use crate::engine::io::{ActOutcome, ActStatus, Input, LinkFaultKind, StoreFault};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -292,6 +292,25 @@ fn a_command_in_flight_when_the_link_breaks_is_answered_on_the_next_connection()
     world.settle();
     assert_eq!(world.acted.len(), 1);
     assert_eq!(world.statuses("r-1").last().unwrap(), "SUCCEEDED");
+}
+
+#[test]
+fn what_a_runbook_printed_is_reported_whole_and_remembered_in_part() {
+    let mut world = online();
+    world.acts_succeed = false;
+    let claims = json!({"jti": "r-1", "iat": 1_795_000_000, "exp": 1_795_000_900,
+        "cmd": {"name": "run", "args": {"runbook": "fix"}}});
+    world.claims(claims.clone(), 1);
+    world.settle();
+    let (id, _) = world.acts[0].clone();
+    let output = Some(format!("{}the end", "x".repeat(8_000)));
+    world.input(Input::ActDone { id, outcome: ActOutcome { output, ..outcome(ActStatus::Succeeded) } });
+    world.claims(claims, 2);
+    world.settle();
+    let ends: Vec<&str> = world.results("r-1").iter().filter_map(|body| body["output"].as_str()).collect();
+    assert_eq!(ends.len(), 2);
+    assert_eq!(ends[0].len(), 8_007);
+    assert!(ends[1].len() < 4_096 && ends[1].ends_with("the end"), "{} B", ends[1].len());
 }
 
 #[test]
