@@ -36,8 +36,11 @@ impl Supervisor {
         }
         let mut child = self.child.lock().await;
         let before = child.id();
-        if let Err(error) = child.kill().await {
-            return ActOutcome::failed("unit_failed", format!("stop {unit}: {error}"));
+        // One that has ended by itself, and was seen to, can't be killed any more.
+        if matches!(child.try_wait(), Ok(None)) {
+            if let Err(error) = child.kill().await {
+                return ActOutcome::failed("unit_failed", format!("stop {unit}: {error}"));
+            }
         }
         match spawn(&self.argv) {
             Ok(next) => *child = next,
@@ -70,6 +73,22 @@ mod tests {
         let before = supervisor.child.lock().await.id();
         assert_eq!(supervisor.restart(&unit).await.status, ActStatus::Succeeded);
         assert_ne!(supervisor.child.lock().await.id(), before);
+    }
+
+    #[tokio::test]
+    async fn a_workload_that_ended_by_itself_can_be_started_again() {
+        let unit = UnitName::parse("demo.service").unwrap();
+        let supervisor = Supervisor::start(unit.clone(), &["sleep".into(), "60".into()]).unwrap();
+        let mut child = supervisor.child.lock().await;
+        child.kill().await.unwrap();
+        drop(child);
+        assert_eq!(supervisor.restart(&unit).await.status, ActStatus::Succeeded);
+    }
+
+    #[tokio::test]
+    async fn another_unit_is_not_known() {
+        let unit = UnitName::parse("demo.service").unwrap();
+        let supervisor = Supervisor::start(unit, &["sleep".into(), "60".into()]).unwrap();
         let other = UnitName::parse("other.service").unwrap();
         assert_eq!(supervisor.restart(&other).await.reason.as_deref(), Some("no_such_unit"));
     }
