@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use backoff::ExponentialBackoff;
+use backoff::backoff::Backoff as _;
 use tokio::time::sleep;
 use zbus::Connection;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
@@ -16,7 +18,7 @@ use crate::engine::io::ActOutcome;
 
 /// How often a unit is looked at that is neither active nor failed yet.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How often the bus is tried before it counts as not there: dbus may be starting, too.
+/// For how long the bus is tried before it counts as not there: dbus may be starting, too.
 const BUS_RETRY_FOR: Duration = Duration::from_secs(5);
 
 #[zbus::proxy(
@@ -53,6 +55,10 @@ trait Unit {
     gen_blocking = false
 )]
 trait Service {
+    #[zbus(property(emits_changed_signal = "false"), name = "Type")]
+    fn kind(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"), name = "NRestarts")]
+    fn n_restarts(&self) -> zbus::Result<u32>;
     #[zbus(property(emits_changed_signal = "false"), name = "MainPID")]
     fn main_pid(&self) -> zbus::Result<u32>;
     #[zbus(property(emits_changed_signal = "false"))]
@@ -61,7 +67,9 @@ trait Service {
     fn exec_main_status(&self) -> zbus::Result<i32>;
 }
 
-/// Restarts a unit. Takes as long as systemd does: the caller has the clock.
+/// Restarts a unit. Takes as long as systemd does: the caller has the clock. What goes wrong is `no_systemd`,
+/// `permission_denied`, `systemd_refused`, `no_such_unit`, `unit_not_loaded` (masked, or its file is wrong), `job_failed`
+/// (another job took its place, or a dependency failed) or `unit_failed`.
 pub async fn restart(unit: &UnitName) -> ActOutcome {
     let connection = match connect().await {
         Ok(connection) => connection,
@@ -70,16 +78,12 @@ pub async fn restart(unit: &UnitName) -> ActOutcome {
             return ActOutcome::failed("no_systemd", format!("connect to the system bus: {error}; {hint}"));
         }
     };
-    restart_over(&connection, unit)
-        .await
-        .unwrap_or_else(|error| ActOutcome::failed(word_of(&error), format!("restart {unit}: {error}")))
+    restart_over(&connection, unit).await.unwrap_or_else(|error| refused(unit, &error))
 }
 
 /// Tries for a while, at growing intervals.
 async fn connect() -> zbus::Result<Connection> {
-    let policy =
-        backoff::ExponentialBackoff { max_elapsed_time: Some(BUS_RETRY_FOR), ..backoff::ExponentialBackoff::default() };
-    let mut intervals = policy;
+    let mut intervals = ExponentialBackoff { max_elapsed_time: Some(BUS_RETRY_FOR), ..ExponentialBackoff::default() };
     loop {
         let error = match Connection::system().await {
             Ok(connection) => return Ok(connection),
@@ -87,7 +91,7 @@ async fn connect() -> zbus::Result<Connection> {
         };
         // Where there is no bus at all, waiting won't bring one.
         let absent = matches!(&error, zbus::Error::InputOutput(error) if error.kind() == std::io::ErrorKind::NotFound);
-        match backoff::backoff::Backoff::next_backoff(&mut intervals) {
+        match intervals.next_backoff() {
             Some(wait) if !absent => sleep(wait).await,
             _ => return Err(error),
         }
@@ -122,53 +126,89 @@ async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<
     settle(connection, unit, &path, &state).await
 }
 
-/// Waits until the unit is one or the other.
+/// Looks at the unit until it is what it will be. A job is over before that where the unit restarts by itself.
 async fn settle(
     connection: &Connection,
     unit: &UnitName,
     path: &OwnedObjectPath,
     state: &UnitProxy<'_>,
 ) -> zbus::Result<ActOutcome> {
+    let service = ServiceProxy::builder(connection).path(path.clone())?.build().await?;
     loop {
         let active = state.active_state().await?;
-        if matches!(active.as_str(), "active" | "failed" | "inactive") {
-            let detail = describe(connection, unit, path, state, &active).await?;
-            return Ok(if active == "active" {
-                ActOutcome::succeeded(detail)
-            } else {
-                ActOutcome::failed("unit_failed", detail)
-            });
+        if matches!(active.as_str(), "active" | "inactive" | "failed") {
+            let sub = state.sub_state().await?;
+            let service = Service::of(&service).await.ok();
+            return Ok(verdict(unit, &active, &sub, service.as_ref()));
         }
         sleep(LOOK_EVERY).await;
     }
 }
 
-async fn describe(
-    connection: &Connection,
-    unit: &UnitName,
-    path: &OwnedObjectPath,
-    state: &UnitProxy<'_>,
-    active: &str,
-) -> zbus::Result<String> {
-    let sub = state.sub_state().await?;
-    let service = ServiceProxy::builder(connection).path(path.clone())?.build().await?;
-    // Only services have these: a timer or a socket is told of by its state alone.
-    let more = match (active, service.main_pid().await, service.result().await, service.exec_main_status().await) {
-        ("active", Ok(pid), ..) => format!(", pid {pid}"),
-        (_, _, Ok(result), Ok(status)) => format!(", result {result}, exit status {status}"),
-        _ => String::new(),
-    };
-    Ok(format!("{unit} is {active} ({sub}){more}"))
+/// What a service says of itself (systemd.service(5)).
+struct Service {
+    kind: String,
+    pid: u32,
+    result: String,
+    exit_status: i32,
+    /// By systemd itself, since somebody last started it.
+    restarts: u32,
 }
 
-fn word_of(error: &zbus::Error) -> &'static str {
-    match error {
-        zbus::Error::MethodError(name, ..) if name.as_str().ends_with("AccessDenied") => "permission_denied",
-        zbus::Error::MethodError(name, ..) if name.as_str().ends_with("InteractiveAuthorizationRequired") => {
-            "permission_denied"
-        }
-        zbus::Error::MethodError(name, ..) if name.as_str().ends_with("NoSuchUnit") => "no_such_unit",
-        zbus::Error::MethodError(..) => "systemd_refused",
-        _ => "no_systemd",
+impl Service {
+    /// Only services have these: a timer or a socket is told of by its state alone.
+    async fn of(proxy: &ServiceProxy<'_>) -> zbus::Result<Self> {
+        Ok(Self {
+            kind: proxy.kind().await?,
+            pid: proxy.main_pid().await?,
+            result: proxy.result().await?,
+            exit_status: proxy.exec_main_status().await?,
+            // Since systemd 235.
+            restarts: proxy.n_restarts().await.unwrap_or(0),
+        })
     }
 }
+
+fn verdict(unit: &UnitName, active: &str, sub: &str, service: Option<&Service>) -> ActOutcome {
+    let mut detail = format!("{unit} is {active} ({sub})");
+    let Some(service) = service else {
+        return if active == "active" {
+            ActOutcome::succeeded(detail)
+        } else {
+            ActOutcome::failed("unit_failed", detail)
+        };
+    };
+    if service.pid != 0 {
+        detail += &format!(", pid {}", service.pid);
+    }
+    if service.restarts > 0 {
+        detail += &format!(", was restarted {} times", service.restarts);
+    }
+    // One that has done its work and ended well is not active any more, and that is right.
+    let done = active == "inactive" && service.kind == "oneshot" && service.result == "success";
+    if active == "active" || done {
+        return ActOutcome::succeeded(detail);
+    }
+    ActOutcome::failed(
+        "unit_failed",
+        format!("{detail}, result {}, exit status {}", service.result, service.exit_status),
+    )
+}
+
+fn refused(unit: &UnitName, error: &zbus::Error) -> ActOutcome {
+    let (reason, hint) = match error {
+        zbus::Error::MethodError(name, ..) => match name.rsplit('.').next() {
+            Some("AccessDenied" | "InteractiveAuthorizationRequired") => {
+                ("permission_denied", "; only root, or whom polkit lets, may restart units")
+            }
+            Some("NoSuchUnit") => ("no_such_unit", ""),
+            Some("ServiceUnknown" | "NameHasNoOwner") => ("no_systemd", "; there is a bus, but no systemd on it"),
+            _ => ("systemd_refused", ""),
+        },
+        _ => ("no_systemd", ""),
+    };
+    ActOutcome::failed(reason, format!("restart {unit}: {error}{hint}"))
+}
+
+#[cfg(test)]
+mod tests;

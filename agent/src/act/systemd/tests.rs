@@ -1,0 +1,225 @@
+//! systemd is played over a socket pair: what is tested is which answer becomes which outcome.
+
+#![expect(clippy::disallowed_types, reason = "the code that zbus makes of an interface holds a HashMap")]
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use tokio::net::UnixStream;
+use zbus::connection::Builder;
+use zbus::object_server::SignalEmitter;
+use zbus::zvariant::ObjectPath;
+
+use super::*;
+use crate::engine::io::ActStatus;
+
+const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/app_2eservice";
+
+/// How the imitated systemd answers.
+#[derive(Clone, Copy)]
+struct Script {
+    load_state: &'static str,
+    /// The error that `RestartUnit` ends in.
+    refusal: Option<fn(String) -> zbus::fdo::Error>,
+    job_result: &'static str,
+    /// `ActiveState` and `SubState`, one look after the other; the last one stays.
+    states: &'static [(&'static str, &'static str)],
+    kind: &'static str,
+    result: &'static str,
+    exit_status: i32,
+}
+
+const GOOD: Script = Script {
+    load_state: "loaded",
+    refusal: None,
+    job_result: "done",
+    states: &[("active", "running")],
+    kind: "simple",
+    result: "success",
+    exit_status: 0,
+};
+
+struct Manager(Script);
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
+impl Manager {
+    fn subscribe(&self) {}
+
+    fn load_unit(&self, name: &str) -> OwnedObjectPath {
+        assert_eq!(name, "app.service");
+        path(UNIT_PATH)
+    }
+
+    /// Both jobs are over before the answer is sent, another one first.
+    async fn restart_unit(
+        &self,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+        name: String,
+        mode: String,
+    ) -> zbus::fdo::Result<OwnedObjectPath> {
+        assert_eq!((name.as_str(), mode.as_str()), ("app.service", "replace"));
+        if let Some(refusal) = self.0.refusal {
+            return Err(refusal("no".into()));
+        }
+        let (other, ours) = (path("/org/freedesktop/systemd1/job/1"), path("/org/freedesktop/systemd1/job/2"));
+        Self::job_removed(&emitter, 1, other, "other.service", "canceled").await?;
+        Self::job_removed(&emitter, 2, ours.clone(), "app.service", self.0.job_result).await?;
+        Ok(ours)
+    }
+
+    #[zbus(signal)]
+    async fn job_removed(
+        emitter: &SignalEmitter<'_>,
+        id: u32,
+        job: OwnedObjectPath,
+        unit: &str,
+        result: &str,
+    ) -> zbus::Result<()>;
+}
+
+struct Unit {
+    load_state: &'static str,
+    states: Mutex<VecDeque<(&'static str, &'static str)>>,
+}
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
+impl Unit {
+    #[zbus(property)]
+    fn load_state(&self) -> &str {
+        self.load_state
+    }
+
+    #[zbus(property)]
+    fn active_state(&self) -> &str {
+        let mut states = self.states.lock().unwrap();
+        let state = states[0].0;
+        if states.len() > 1 {
+            states.pop_front();
+        }
+        state
+    }
+
+    #[zbus(property)]
+    fn sub_state(&self) -> &str {
+        self.states.lock().unwrap()[0].1
+    }
+}
+
+struct AService(Script);
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Service")]
+impl AService {
+    #[zbus(property, name = "Type")]
+    fn kind(&self) -> &str {
+        self.0.kind
+    }
+
+    #[zbus(property, name = "MainPID")]
+    fn main_pid(&self) -> u32 {
+        if self.0.states.last().unwrap().0 == "active" { 123 } else { 0 }
+    }
+
+    #[zbus(property)]
+    fn result(&self) -> &str {
+        self.0.result
+    }
+
+    #[zbus(property)]
+    fn exec_main_status(&self) -> i32 {
+        self.0.exit_status
+    }
+
+    #[zbus(property, name = "NRestarts")]
+    fn n_restarts(&self) -> u32 {
+        3
+    }
+}
+
+fn path(text: &str) -> OwnedObjectPath {
+    ObjectPath::try_from(text.to_owned()).unwrap().into()
+}
+
+async fn outcome(script: Script) -> ActOutcome {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let unit = Unit { load_state: script.load_state, states: Mutex::new(script.states.iter().copied().collect()) };
+    let systemd = Builder::unix_stream(theirs)
+        .server(zbus::Guid::generate())
+        .unwrap()
+        .p2p()
+        .serve_at("/org/freedesktop/systemd1", Manager(script))
+        .unwrap()
+        .serve_at(UNIT_PATH, unit)
+        .unwrap()
+        .serve_at(UNIT_PATH, AService(script))
+        .unwrap()
+        .build();
+    let client = Builder::unix_stream(ours).p2p().build();
+    let (_systemd, connection) = tokio::try_join!(systemd, client).unwrap();
+    let unit = UnitName::parse("app.service").unwrap();
+    restart_over(&connection, &unit).await.unwrap_or_else(|error| refused(&unit, &error))
+}
+
+#[tokio::test]
+async fn a_unit_that_comes_up_is_told_with_its_pid() {
+    let outcome = outcome(Script { states: &[("activating", "start"), ("active", "running")], ..GOOD }).await;
+    assert_eq!(outcome.status, ActStatus::Succeeded);
+    let detail = "app.service is active (running), pid 123, was restarted 3 times";
+    assert_eq!((outcome.detail.as_deref(), outcome.reason), (Some(detail), None));
+}
+
+#[tokio::test]
+async fn a_unit_that_fails_is_told_with_its_result() {
+    let script = Script {
+        job_result: "failed",
+        states: &[("activating", "auto-restart"), ("failed", "failed")],
+        result: "exit-code",
+        exit_status: 203,
+        ..GOOD
+    };
+    let outcome = outcome(script).await;
+    assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("unit_failed")));
+    let detail = "app.service is failed (failed), was restarted 3 times, result exit-code, exit status 203";
+    assert_eq!(outcome.detail.as_deref(), Some(detail));
+}
+
+#[tokio::test]
+async fn a_oneshot_that_has_done_its_work_has_succeeded_and_a_daemon_that_is_gone_has_not() {
+    let states = &[("inactive", "dead")];
+    assert_eq!(outcome(Script { states, kind: "oneshot", ..GOOD }).await.status, ActStatus::Succeeded);
+    let gone = outcome(Script { states, ..GOOD }).await;
+    assert_eq!((gone.status, gone.reason.as_deref()), (ActStatus::Failed, Some("unit_failed")));
+    assert!(gone.detail.as_ref().unwrap().ends_with("result success, exit status 0"), "{gone:?}");
+}
+
+#[tokio::test]
+async fn each_refusal_has_its_reason() {
+    let cases: &[(Script, &str, &str)] = &[
+        (Script { load_state: "not-found", ..GOOD }, "no_such_unit", "systemd knows no unit app.service"),
+        (Script { load_state: "masked", ..GOOD }, "unit_not_loaded", "app.service is masked"),
+        (Script { load_state: "bad-setting", ..GOOD }, "unit_not_loaded", "app.service is bad-setting"),
+        (Script { job_result: "dependency", ..GOOD }, "job_failed", "ended as dependency"),
+        (Script { job_result: "canceled", ..GOOD }, "job_failed", "ended as canceled"),
+        (Script { refusal: Some(zbus::fdo::Error::AccessDenied), ..GOOD }, "permission_denied", "only root"),
+        (
+            Script { refusal: Some(zbus::fdo::Error::InteractiveAuthorizationRequired), ..GOOD },
+            "permission_denied",
+            "only root",
+        ),
+        (Script { refusal: Some(zbus::fdo::Error::ServiceUnknown), ..GOOD }, "no_systemd", "no systemd on it"),
+        (Script { refusal: Some(zbus::fdo::Error::NotSupported), ..GOOD }, "systemd_refused", "restart app.service"),
+    ];
+    for (script, reason, words) in cases {
+        let outcome = outcome(*script).await;
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some(*reason)), "{outcome:?}");
+        assert!(outcome.detail.as_ref().unwrap().contains(words), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_unit_that_is_no_service_is_judged_by_its_state_alone() {
+    let timer = UnitName::parse("backup.timer").unwrap();
+    let waiting = verdict(&timer, "active", "waiting", None);
+    assert_eq!(waiting.detail.as_deref(), Some("backup.timer is active (waiting)"));
+    assert_eq!(waiting.status, ActStatus::Succeeded);
+    assert_eq!(verdict(&timer, "failed", "failed", None).reason.as_deref(), Some("unit_failed"));
+}
