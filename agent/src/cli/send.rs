@@ -1,9 +1,14 @@
-//! `fieldmedic send`: signs a command, publishes it, and shows each status that comes back.
+//! `fieldmedic send`: signs a command, publishes it, and shows each status that comes back. It judges nothing itself:
+//! what a gateway refuses, the gateway says.
 
 #![expect(clippy::disallowed_methods, reason = "a command is dated by the sender's clock, and waited for")]
 #![expect(clippy::indexing_slicing, reason = "a JSON value gives null for a key that it doesn't have")]
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,9 +28,9 @@ use crate::runtime::mqtt::client::{Client, Credentials};
 use crate::runtime::mqtt::transport::Target;
 use crate::wire::CommandId;
 use crate::wire::keys::SigningKey;
-use crate::wire::token::{self, Claims};
+use crate::wire::token::{self, COMMAND_LEN_MAX, Claims};
 
-/// How long to wait for the retained presence message; a broker that has it sends it at once.
+/// How long to wait for the retained presence message.
 const PRESENCE_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
@@ -53,8 +58,8 @@ pub(super) struct SendArgs {
     /// For how long to wait for its end; for a group, for all answers. 0s: not at all.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     wait: Duration,
-    /// How long the command may take on the gateway, in seconds.
-    #[arg(long, value_name = "SECONDS")]
+    /// How long the command may take on the gateway, in seconds [default: the gateway's].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=token::TIMEOUT_MAX_S))]
     timeout: Option<u64>,
     /// The command's id [default: a random one].
     #[arg(long, value_name = "ID", value_parser = parse_id)]
@@ -97,25 +102,24 @@ enum To {
     Group(String),
 }
 
-/// What came of it.
-struct Outcome {
-    /// The last status of each device that answered.
-    statuses: BTreeMap<String, String>,
-}
-
 pub(super) fn run(args: &SendArgs) -> u8 {
     let Some(command_args) = token::parse_args(&args.args) else {
         eprintln!("fieldmedic: arguments are ARG=VALUE, such as unit=app.service");
         return BAD_USAGE;
     };
-    let sent = runtime().and_then(|rt| rt.block_on(send(args, command_args)));
-    match sent {
-        Ok(outcome) => exit_code(args, outcome.as_ref()),
-        Err(error) => fail(&error),
-    }
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    let sent = runtime().and_then(|rt| rt.block_on(send(args, command_args, &mut out, &mut err)));
+    drop((out, err));
+    sent.unwrap_or_else(|error| fail(&error))
 }
 
-async fn send(args: &SendArgs, command_args: BTreeMap<String, Json>) -> anyhow::Result<Option<Outcome>> {
+/// Gives the exit code.
+async fn send(
+    args: &SendArgs,
+    command_args: BTreeMap<String, Json>,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> anyhow::Result<u8> {
     let key = read_key(args)?;
     let kid = match &args.kid {
         Some(kid) => kid.clone(),
@@ -130,35 +134,45 @@ async fn send(args: &SendArgs, command_args: BTreeMap<String, Json>) -> anyhow::
         claims = claims.arg(&name, value);
     }
     if args.print {
-        println!("{}", token::sign(&claims, &kid, &key)?);
-        return Ok(None);
+        writeln!(out, "{}", signed(&claims, &kid, &key)?)?;
+        return Ok(DONE);
     }
     let mut client = connect(args).await?;
-    let nonce = presence_nonce(args, &mut client).await?;
-    let token = token::sign(&claims.nonce(nonce), &kid, &key)?;
-    let results = match &args.to {
-        To::Device(device) => format!("{}/{device}/results", args.topic_prefix),
-        To::Group(_) => format!("{}/+/results", args.topic_prefix),
-    };
-    client.subscribe(&[&results]).await.map_err(describe)?;
-    let topic = match &args.to {
-        To::Device(device) => format!("{}/{device}/commands", args.topic_prefix),
-        To::Group(group) => format!("{}/groups/{group}/commands", args.topic_prefix),
-    };
+    let presence = presence(args, &mut client).await?;
+    if presence.is_worrying {
+        writeln!(err, "fieldmedic: {}", presence.words)?;
+    }
+    let token = signed(&claims.nonce(presence.nonce.clone()), &kid, &key)?;
+    client.subscribe(&[&args.results_topic()]).await.map_err(describe)?;
+    publish(args, &mut client, token, err).await?;
+    if !args.json {
+        writeln!(out, "sent {} as {id} to {}", args.command, args.command_topic())?;
+    }
+    let answers = follow(args, &mut client, &id, out).await?;
+    // So that the broker needn't find out by itself. What was wanted is done, however this ends.
+    let _ = client.disconnect().await;
+    judge(args, &presence, &answers, err)
+}
+
+/// Signed, and no longer than a gateway takes.
+fn signed(claims: &Claims, kid: &str, key: &SigningKey) -> anyhow::Result<String> {
+    let token = token::sign(claims, kid, key)?;
+    if token.len() > COMMAND_LEN_MAX {
+        bail!("the command is {} B long with its signature; gateways take at most {COMMAND_LEN_MAX} B", token.len());
+    }
+    Ok(token)
+}
+
+async fn publish(args: &SendArgs, client: &mut Client, token: String, err: &mut impl Write) -> anyhow::Result<()> {
+    let topic = args.command_topic();
     match client.publish(&topic, token.into(), false).await.map_err(describe)? {
-        AckReason::Success => {}
+        AckReason::Success => Ok(()),
         AckReason::NoMatchingSubscribers => {
-            eprintln!("fieldmedic: the broker has the command, but nobody is subscribed to {topic}");
+            writeln!(err, "fieldmedic: the broker has the command, but nobody is subscribed to {topic}")?;
+            Ok(())
         }
         refused => bail!("the broker refuses to take a command on {topic}: {refused:?}; check its ACL"),
     }
-    if !args.json {
-        println!("sent {} as {id} to {topic}", args.command);
-    }
-    if args.wait.is_zero() {
-        return Ok(None);
-    }
-    follow(args, &mut client, &id).await.map(Some)
 }
 
 /// Claims for a command that begins now.
@@ -203,12 +217,25 @@ async fn connect(args: &SendArgs) -> anyhow::Result<Client> {
     Client::connect(&target, &client_id, credentials.as_ref()).await.map_err(describe)
 }
 
-/// What the device's presence says: its nonce, which proves to a gateway without a clock that a command is fresh.
-async fn presence_nonce(args: &SendArgs, client: &mut Client) -> anyhow::Result<Option<String>> {
-    let To::Device(device) = &args.to else { return Ok(None) };
+/// What the device last said of itself.
+struct Presence {
+    /// Proves to a gateway without a clock that a command is fresh.
+    nonce: Option<String>,
+    /// For the one who waits.
+    words: String,
+    /// It is not online.
+    is_worrying: bool,
+}
+
+/// The broker has it retained, and sends it at once.
+async fn presence(args: &SendArgs, client: &mut Client) -> anyhow::Result<Presence> {
+    let To::Device(device) = &args.to else {
+        let words = "is anybody of this group online?".to_owned();
+        return Ok(Presence { nonce: None, words, is_worrying: false });
+    };
     let topic = format!("{}/{device}/presence", args.topic_prefix);
     client.subscribe(&[&topic]).await.map_err(describe)?;
-    let presence = async {
+    let retained = async {
         loop {
             let message = client.next_message().await.map_err(describe)?;
             if message.topic == topic {
@@ -216,63 +243,132 @@ async fn presence_nonce(args: &SendArgs, client: &mut Client) -> anyhow::Result<
             }
         }
     };
-    let Ok(presence) = timeout(PRESENCE_MAX, presence).await else {
-        eprintln!("fieldmedic: {device} has never said that it is there: is the name right?");
-        return Ok(None);
+    let Ok(message) = timeout(PRESENCE_MAX, retained).await else {
+        let words = format!("{device} has never said that it is there: is the name right?");
+        return Ok(Presence { nonce: None, words, is_worrying: true });
     };
-    let presence = presence?;
-    if presence["online"] != true {
-        let reason = presence["reason"].as_str().unwrap_or("no reason given");
-        eprintln!("fieldmedic: {device} is offline ({reason}): the broker keeps the command for it");
-    }
-    Ok(presence["nonce"].as_str().map(str::to_owned))
+    Ok(presence_of(device, &message?))
 }
 
-/// Shows the results of this command as they come, until its end.
-async fn follow(args: &SendArgs, client: &mut Client, id: &CommandId) -> anyhow::Result<Outcome> {
+fn presence_of(device: &str, message: &Json) -> Presence {
+    let nonce = message["nonce"].as_str().map(str::to_owned);
+    if message["online"] == true {
+        let words = format!("{device} was online when the command was sent");
+        return Presence { nonce, words, is_worrying: false };
+    }
+    let reason = printable(message["reason"].as_str().unwrap_or("no reason given"));
+    let words = format!("{device} is offline ({reason}): the broker keeps the command for it");
+    Presence { nonce, words, is_worrying: true }
+}
+
+/// The last word of a device on the command.
+struct Answer {
+    seq: Option<u64>,
+    status: String,
+}
+
+impl Answer {
+    fn is_last(&self) -> bool {
+        !matches!(self.status.as_str(), "QUEUED" | "IN_PROGRESS")
+    }
+}
+
+/// Shows the results of this command as they come, until its end; of a group, until nobody needs to be waited for any
+/// longer. The answers, by device.
+async fn follow(
+    args: &SendArgs,
+    client: &mut Client,
+    id: &CommandId,
+    out: &mut impl Write,
+) -> anyhow::Result<BTreeMap<String, Answer>> {
     let until = Instant::now() + args.wait;
-    let mut statuses = BTreeMap::new();
-    loop {
-        let Ok(message) = timeout_at(until, client.next_message()).await else { return Ok(Outcome { statuses }) };
+    let mut answers = BTreeMap::new();
+    while !is_over(args, &answers) {
+        let Ok(message) = timeout_at(until, client.next_message()).await else { break };
         let message = message.map_err(describe)?;
-        let Ok(body) = serde_json::from_slice::<Json>(&message.payload) else { continue };
-        if !message.topic.ends_with("/results") || body["command_id"] != id.as_str() {
+        if !message.topic.ends_with("/results") {
             continue;
         }
-        let word = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
-        let (device, status) = (word("device"), word("status"));
-        show(args.json, &body);
-        let ended = !matches!(status.as_str(), "QUEUED" | "IN_PROGRESS");
-        statuses.insert(device, status);
-        if ended && matches!(args.to, To::Device(_)) {
-            return Ok(Outcome { statuses });
+        let Ok(result) = serde_json::from_slice::<Json>(&message.payload) else { continue };
+        if result["command_id"] == id.as_str() && is_news(&mut answers, &result) {
+            let line = if args.json { result.to_string() } else { in_words(&result) };
+            writeln!(out, "{line}").and_then(|()| out.flush()).context("show a result")?;
         }
     }
+    Ok(answers)
 }
 
-fn show(json: bool, body: &Json) {
-    if json {
-        println!("{body}");
-        return;
-    }
-    let word = |key: &str| body[key].as_str().unwrap_or_default();
-    let progress = body["progress_pct"].as_u64().map_or(String::new(), |percent| format!(" {percent} %"));
-    let line = format!("{} {}{progress} {} {}", word("device"), word("status"), word("reason"), word("detail"));
-    println!("{}", line.trim_end());
-    if let Some(output) = body["output"].as_str() {
-        println!("{}", output.trim_end());
-    }
+/// How many of a group will answer is not known, so only the clock ends that.
+fn is_over(args: &SendArgs, answers: &BTreeMap<String, Answer>) -> bool {
+    args.wait.is_zero() || (matches!(args.to, To::Device(_)) && answers.values().any(Answer::is_last))
 }
 
-/// `None`: nothing was waited for.
-fn exit_code(args: &SendArgs, outcome: Option<&Outcome>) -> u8 {
-    let Some(outcome) = outcome else { return DONE };
-    if outcome.statuses.is_empty() {
-        let waited = humantime::format_duration(args.wait);
-        eprintln!("fieldmedic: no answer within {waited}: is the gateway online, and is its clock right?");
-        return FAILED;
+/// Notes a result. False for one that came twice: `seq` only rises (MQTT gives QoS 1 messages at least once).
+fn is_news(answers: &mut BTreeMap<String, Answer>, result: &Json) -> bool {
+    let word = |key: &str| result[key].as_str().unwrap_or_default().to_owned();
+    let (device, answer) = (word("device"), Answer { seq: result["seq"].as_u64(), status: word("status") });
+    let known = answers.get(&device).is_some_and(|last| answer.seq.is_some() && answer.seq <= last.seq);
+    if !known {
+        answers.insert(device, answer);
     }
-    if outcome.statuses.values().all(|status| status == "SUCCEEDED") { DONE } else { FAILED }
+    !known
+}
+
+fn in_words(result: &Json) -> String {
+    let word = |key: &str| result[key].as_str().unwrap_or_default();
+    let progress = result["progress_pct"].as_u64().map(|percent| format!("{percent} %"));
+    let parts =
+        [word("device"), word("status"), progress.as_deref().unwrap_or_default(), word("reason"), word("detail")];
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    let mut text = parts.join(" ");
+    if let Some(output) = result["output"].as_str() {
+        text = format!("{text}\n{}", output.trim_end());
+    }
+    printable(&text)
+}
+
+/// Without what a terminal would obey: it comes from a gateway, and perhaps from one that was broken into.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
+}
+
+/// The exit code, with the reason on stderr where the results don't tell it.
+fn judge(
+    args: &SendArgs,
+    presence: &Presence,
+    answers: &BTreeMap<String, Answer>,
+    err: &mut impl Write,
+) -> anyhow::Result<u8> {
+    if args.wait.is_zero() {
+        return Ok(DONE);
+    }
+    let waited = humantime::format_duration(args.wait);
+    if answers.is_empty() {
+        writeln!(err, "fieldmedic: no answer within {waited}: {}", presence.words)?;
+        return Ok(FAILED);
+    }
+    for (device, answer) in answers.iter().filter(|(_, answer)| !answer.is_last()) {
+        let (device, status) = (printable(device), printable(&answer.status));
+        writeln!(err, "fieldmedic: {device} is still at {status} after {waited}; its end will come as a result")?;
+    }
+    let all = answers.values().all(|answer| answer.status == "SUCCEEDED");
+    Ok(if all { DONE } else { FAILED })
+}
+
+impl SendArgs {
+    fn command_topic(&self) -> String {
+        match &self.to {
+            To::Device(device) => format!("{}/{device}/commands", self.topic_prefix),
+            To::Group(group) => format!("{}/groups/{group}/commands", self.topic_prefix),
+        }
+    }
+
+    fn results_topic(&self) -> String {
+        match &self.to {
+            To::Device(device) => format!("{}/{device}/results", self.topic_prefix),
+            To::Group(_) => format!("{}/+/results", self.topic_prefix),
+        }
+    }
 }
 
 impl To {

@@ -20,7 +20,7 @@ const NONCE_LEN_MAX: usize = 64;
 /// The most bytes in a command's name.
 const NAME_LEN_MAX: usize = 64;
 /// The longest that a command may ask to take, in seconds: a day.
-const TIMEOUT_MAX_S: u64 = 86_400;
+pub const TIMEOUT_MAX_S: u64 = 86_400;
 
 /// Whom commands may be addressed to here.
 #[derive(Debug, Clone, Copy)]
