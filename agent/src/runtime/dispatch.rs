@@ -170,11 +170,9 @@ impl Dispatcher {
             Effect::Connect { id, version } => self.connect(id, version),
             Effect::Send { id, packet } => {
                 let Some((ours, handle)) = &self.link else { return };
-                if *ours == id && handle.send(packet).is_err() {
-                    let fault = LinkFault {
-                        kind: LinkFaultKind::Stalled,
-                        detail: "the connection takes no more: what was queued for it is full".into(),
-                    };
+                let sent = if *ours == id { handle.send(packet) } else { Ok(()) };
+                if let Err(stalled) = sent {
+                    let fault = LinkFault { kind: LinkFaultKind::Stalled, detail: stalled.to_string() };
                     self.link = None;
                     let down = self.link_down(id, fault);
                     self.refused.push(down);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -70,11 +71,9 @@ pub enum LinkEvent {
     },
 }
 
-/// The queue of a connection is full ([`LINK_QUEUE_MAX`]), or the connection is closed: the packet was not taken.
+/// The queue of a connection is full ([`LINK_QUEUE_MAX`]): the packet was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the connection does not take packets as fast as they are sent, {LINK_QUEUE_MAX} wait already, or it is closed"
-)]
+#[error("the connection does not take packets as fast as they are sent, {LINK_QUEUE_MAX} wait already")]
 pub struct Stalled;
 
 /// A running connection. Dropping it aborts the connection without a further event.
@@ -86,12 +85,16 @@ pub struct LinkHandle {
 }
 
 impl LinkHandle {
-    /// Queues a packet to be written.
+    /// Queues a packet to be written. One for a connection that has ended goes nowhere: its `Down`, which is on its
+    /// way, says why it ended.
     ///
     /// # Errors
     /// [`Stalled`]: it was not queued.
     pub fn send(&self, packet: Packet) -> Result<(), Stalled> {
-        self.queue.try_send(packet).map_err(|_| Stalled)
+        match self.queue.try_send(packet) {
+            Err(TrySendError::Full(_)) => Err(Stalled),
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+        }
     }
 
     /// Writes what is queued, within a bound, and closes. The connection's `Down` says `Local`. Keep the handle until
