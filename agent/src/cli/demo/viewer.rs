@@ -16,6 +16,8 @@ use crate::runtime::mqtt::transport::Target;
 
 /// How long to wait before connecting again.
 const RETRY: Duration = Duration::from_millis(300);
+/// How long the broker keeps what the viewer misses: the agent may be back before it.
+const KEEP: Duration = Duration::from_secs(60);
 /// A message in a line is cut to this many characters.
 const LINE_MAX: usize = 150;
 
@@ -57,7 +59,7 @@ impl Viewer {
     /// Shows what comes, and connects again whenever the broker is away. Returns only if it can't connect at all.
     pub(super) async fn run(&self, target: &Arc<Target>) -> anyhow::Error {
         loop {
-            if let Ok(mut client) = Client::connect(target, "fieldmedic-demo-viewer", None).await {
+            if let Ok(mut client) = Client::resume(target, "fieldmedic-demo-viewer", None, KEEP).await {
                 if client.subscribe(&["fieldmedic/demo-gateway/#"]).await.is_ok() {
                     while let Ok(message) = client.next_message().await {
                         let Ok(body) = serde_json::from_slice(&message.payload) else { continue };

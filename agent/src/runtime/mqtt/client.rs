@@ -46,7 +46,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// A connected client with a clean session.
+/// A connected client.
 #[derive(Debug)]
 pub struct Client {
     target: Arc<Target>,
@@ -73,11 +73,34 @@ impl Client {
         client_id: &str,
         credentials: Option<&Credentials>,
     ) -> Result<Self, LinkFault> {
-        let first = match Self::connect_as(Version::V5, target, client_id, credentials).await? {
+        Self::open(target, client_id, credentials, Duration::ZERO).await
+    }
+
+    /// The same, with a session that the broker keeps for so long after the connection is lost: what is published to
+    /// its subscriptions meanwhile comes with the next connection of that name.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn resume(
+        target: &Arc<Target>,
+        client_id: &str,
+        credentials: Option<&Credentials>,
+        keep: Duration,
+    ) -> Result<Self, LinkFault> {
+        Self::open(target, client_id, credentials, keep).await
+    }
+
+    async fn open(
+        target: &Arc<Target>,
+        client_id: &str,
+        credentials: Option<&Credentials>,
+        keep: Duration,
+    ) -> Result<Self, LinkFault> {
+        let first = match Self::connect_as(Version::V5, target, client_id, credentials, keep).await? {
             Greeting::Welcome(client) => return Ok(*client),
             Greeting::OtherVersion(fault) => fault,
         };
-        match Self::connect_as(Version::V311, target, client_id, credentials).await? {
+        match Self::connect_as(Version::V311, target, client_id, credentials, keep).await? {
             Greeting::Welcome(client) => Ok(*client),
             Greeting::OtherVersion(_) => Err(first),
         }
@@ -167,6 +190,7 @@ impl Client {
         target: &Arc<Target>,
         client_id: &str,
         credentials: Option<&Credentials>,
+        keep: Duration,
     ) -> Result<Greeting, LinkFault> {
         let stream = transport::open(target).await?;
         let mut client = Self {
@@ -182,7 +206,7 @@ impl Client {
             ping_at: Instant::now() + KEEP_ALIVE,
             ping_open: false,
         };
-        client.queue(&connect(version, client_id, credentials))?;
+        client.queue(&connect(version, client_id, credentials, keep))?;
         let answer = match timeout(ANSWER_TIMEOUT, client.next_packet()).await {
             Ok(answer) => answer,
             Err(_) => return Err(unanswered("greeting")),
@@ -314,16 +338,16 @@ enum Greeting {
     OtherVersion(LinkFault),
 }
 
-fn connect(version: Version, client_id: &str, credentials: Option<&Credentials>) -> Packet {
+fn connect(version: Version, client_id: &str, credentials: Option<&Credentials>, keep: Duration) -> Packet {
     Packet::Connect(Box::new(Connect {
         version,
         client_id: client_id.to_owned(),
-        clean_start: true,
+        clean_start: keep.is_zero(),
         keep_alive_s: KEEP_ALIVE_S,
         username: credentials.map(|known| known.username.clone()),
         password: credentials.map(|known| known.password.clone()),
         will: None,
-        session_expiry_s: 0,
+        session_expiry_s: u32::try_from(keep.as_secs()).unwrap_or(u32::MAX),
         packet_max: PACKET_MAX,
     }))
 }

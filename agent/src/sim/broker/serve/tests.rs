@@ -190,6 +190,19 @@ async fn a_cut_drops_everyone_and_keeps_the_sessions() {
 }
 
 #[tokio::test]
+async fn a_client_that_resumes_gets_what_it_missed() {
+    let running = Running::start(Settings::default()).await;
+    let resume = async || Client::resume(&running.target(), "viewer", None, PATIENCE).await.unwrap();
+    let mut viewer = resume().await;
+    viewer.subscribe(&["missed"]).await.unwrap();
+    drop(viewer);
+    running.client("speaker").await.publish("missed", Bytes::from_static(b"x"), false).await.unwrap();
+    let message = timeout(PATIENCE, resume().await.next_message()).await.unwrap().unwrap();
+    assert_eq!(message.topic, "missed");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_guest_that_never_reads_is_cut_off_and_the_others_are_served() {
     let running = Running::start(Settings::default()).await;
     let mut deaf = TcpStream::connect(running.address).await.unwrap();
