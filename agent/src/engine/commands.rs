@@ -176,10 +176,14 @@ impl Commands {
     pub fn journaled(&mut self, facts: Facts<'_>, purpose: &Purpose, written: bool) {
         match purpose {
             Purpose::Accepted(id) if written => self.accepted(facts, id),
-            Purpose::Accepted(id) => self.not_journaled(id),
+            Purpose::Accepted(id) => {
+                self.not_journaled(id);
+                self.begin_queued(facts);
+            }
             Purpose::Begun(id) if written => self.act(facts, id),
             Purpose::Begun(id) => {
                 self.finish(id, Status::Failed, Some(Reason::StoreFailed.word()), None, None);
+                self.begin_queued(facts);
             }
             Purpose::Outcome(id) => {
                 // Also where the write failed: a fleet that is told once too often is better off than one that waits.

@@ -163,6 +163,29 @@ fn what_was_under_way_at_a_crash_is_interrupted_and_what_waited_is_canceled() {
 }
 
 #[test]
+fn a_command_that_cannot_begin_does_not_hold_up_the_next() {
+    let mut world = online();
+    world.acts_succeed = false;
+    for (pkid, id) in [(1, "first"), (2, "second"), (3, "third")] {
+        world.command(id, "restart_unit", json!({"unit": "app.service"}), pkid);
+    }
+    world.settle();
+    let (id, _) = world.acts[0].clone();
+    world.enqueue(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    // The outcome of the first and the beginning of the second are to be journaled now: neither can be.
+    world.store.fault = Some(StoreFault::Io { what: "put".into() });
+    world.step();
+    world.step();
+    world.store.fault = None;
+    world.advance(20 * SECOND);
+    let ran: Vec<bool> = ["first", "second", "third"]
+        .iter()
+        .map(|id| world.statuses(id).iter().any(|status| status == "IN_PROGRESS"))
+        .collect();
+    assert_eq!(ran, [true, false, true], "{:?}", world.statuses("second"));
+}
+
+#[test]
 fn what_the_config_does_not_allow_is_refused() {
     let mut world = online();
     world.command("u", "restart_unit", json!({"unit": "ssh.service"}), 1);
