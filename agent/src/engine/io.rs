@@ -74,6 +74,13 @@ pub enum Input {
     },
     /// Another configuration was checked and is to be taken over (SIGHUP).
     Reconfigure(Box<CheckedConfig>),
+    /// A configuration that was to be taken over has mistakes: the running one stays in force.
+    ConfigRefused {
+        /// How many.
+        errors: u64,
+        /// The first, with its file and line.
+        first: String,
+    },
     /// Stop: SIGTERM or Ctrl-C. The engine says goodbye and then emits [`Effect::Exit`].
     Stop {
         /// Goes into the presence message: "stopped" or "rebooting".

@@ -154,7 +154,7 @@ impl Engine {
                     self.stored(now, purpose, result);
                 }
                 self.outbox.stats(stats, &mut self.effects);
-                self.attributes.set_degraded(self.outbox.fault().is_some());
+                self.attributes.set_degraded(self.outbox.fault().is_some() || self.outbox.is_short_of_space());
             }
             Input::LinkUp { id } => self.greet(now, id),
             Input::LinkDown { id, fault, retry_in } => {
@@ -173,6 +173,7 @@ impl Engine {
             }
             Input::ActProgress { id, percent } => self.commands.progressed(id, percent),
             Input::Reconfigure(config) => self.reconfigure(now, *config),
+            Input::ConfigRefused { errors, first } => self.config_refused(now, errors, &first),
             Input::Stop { reason } => self.stop(now, reason),
         }
         self.advance(now);

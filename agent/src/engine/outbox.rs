@@ -16,6 +16,11 @@ use super::time::Mono;
 const READ_RECORDS_MAX: usize = 256;
 /// Bytes read ahead of sending, per lane.
 const READ_BYTES_MAX: usize = 128 * 1024;
+/// A lane is read ahead again when it holds fewer records than this: what travels in one message is read before it is sent.
+pub(super) const READ_LOW_WATER: usize = 60;
+/// What the outbox may hold even where the disk is short of free space: enough for live records to get through. Giving
+/// them up would free next to nothing, and make the agent mute.
+const LIVE_BYTES: u64 = 256 * 1024;
 /// Acknowledged records that may wait before space is given back.
 const TRIM_BATCH: u64 = 64;
 /// Records that wait for room after the store refused them.
@@ -147,7 +152,7 @@ impl Outbox {
     pub fn fill(&mut self, class: Class, effects: &mut Effects) {
         let resting = self.rest_until.is_some();
         let lane = self.lane(class);
-        if resting || lane.reading || !lane.ready.is_empty() || !lane.has_unread() {
+        if resting || lane.reading || lane.ready.len() >= READ_LOW_WATER || !lane.has_unread() {
             return;
         }
         lane.reading = true;
@@ -163,6 +168,22 @@ impl Outbox {
             .flat_map(|lane| &lane.ready)
             .map(|(seq, bytes)| (*seq, bytes))
             .take_while(move |(seq, _)| *seq <= upto)
+    }
+
+    /// Whether more that may be sent with what is ready is still being read.
+    #[must_use]
+    pub fn is_filling(&self, class: Class, upto: u64) -> bool {
+        self.rest_until.is_none()
+            && self
+                .lanes
+                .get(class as usize)
+                .is_some_and(|lane| lane.ready.len() < READ_LOW_WATER && lane.next_read <= lane.committed.min(upto))
+    }
+
+    /// Whether the disk has less free space than is to be kept free.
+    #[must_use]
+    pub const fn is_short_of_space(&self) -> bool {
+        self.stats.free_bytes < self.limits.min_free_bytes
     }
 
     /// The first record that [`Outbox::ready`] showed is on its way.
@@ -304,13 +325,13 @@ impl Outbox {
         let on_the_way = lane.inflight.iter().chain(lane.ready.iter().map(|(seq, _)| seq));
         let kept = on_the_way.filter(|seq| (first..=last).contains(seq)).count() as u64;
         lane.next_read = lane.next_read.max(last.saturating_add(1));
-        self.count_dropped("quota", records.saturating_sub(kept));
-        if records > 0 {
+        let gone = records.saturating_sub(kept);
+        self.count_dropped("quota", gone);
+        if gone > 0 {
             let word = class.word();
-            effects.log(
-                LogLevel::Warn,
-                format!("store: gave up {records} {word} records (seq {first} to {last}) to stay within its limits"),
-            );
+            let text =
+                format!("store: gave up {gone} {word} records of seq {first} to {last} to stay within its limits");
+            effects.log(LogLevel::Warn, text);
         }
     }
 
@@ -388,7 +409,8 @@ impl Outbox {
     /// One segment at a time, until the numbers that come back with it are within the limits.
     fn make_room(&mut self, effects: &mut Effects) {
         let used = self.stats.outbox_bytes.saturating_add(self.stats.state_bytes);
-        if used > self.limits.max_bytes || self.stats.free_bytes < self.limits.min_free_bytes {
+        let worth_it = self.stats.outbox_bytes > LIVE_BYTES;
+        if used > self.limits.max_bytes || (self.is_short_of_space() && worth_it) {
             self.evict(effects);
         }
     }

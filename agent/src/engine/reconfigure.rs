@@ -38,6 +38,15 @@ impl Engine {
         self.apply(now);
     }
 
+    /// A fleet that pushed a bad configuration has to see that it was not taken over.
+    pub(super) fn config_refused(&mut self, now: Now, errors: u64, first: &str) {
+        let event = Event::new(Severity::Error, EventKind::Audit, "config_refused")
+            .group("audit")
+            .with("errors", errors)
+            .with("detail", first);
+        self.record_event(now, event);
+    }
+
     /// Hands the configuration to the parts that keep their share of it.
     fn apply(&mut self, now: Now) {
         self.pace.restart(now.mono, &self.config.telemetry);

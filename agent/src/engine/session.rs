@@ -11,7 +11,7 @@ use super::io::{EffectId, LinkFault, LinkFaultKind, LogLevel};
 use super::link::{Cargo, Link, Signal};
 use super::metric::{Metric, Point};
 use super::observation::Severity;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, READ_LOW_WATER};
 use super::packet::{AckReason, Connect, PACKET_MAX, Publish, Version};
 use super::record::{Body, Class, Event, EventKind, Record};
 use super::time::{Mono, Now};
@@ -21,7 +21,7 @@ use crate::wire::payload::{Presence, Speaker};
 use crate::wire::{Reason, Refusal, token};
 
 /// Samples that travel in one message.
-const SAMPLES_PER_MESSAGE_MAX: usize = 60;
+const SAMPLES_PER_MESSAGE_MAX: usize = READ_LOW_WATER;
 /// Bytes of a message's topic and header beside its payload.
 const PUBLISH_OVERHEAD: usize = 16;
 /// How long the broker keeps our session, and with it the commands that wait for us, while we are away.
@@ -435,6 +435,10 @@ impl Engine {
     fn send_telemetry(&mut self, now: Now) -> bool {
         let class = Class::Telemetry;
         let upto = self.session.telemetry_upto;
+        // Samples of one interval travel in one message: the last of them may just be on its way from the store.
+        if self.outbox.is_filling(class, upto) {
+            return false;
+        }
         let stored: Vec<(u64, Bytes)> = self
             .outbox
             .ready(class, upto)

@@ -173,6 +173,8 @@ fn reload(
                 tracing::error!("{problem}");
             }
             tracing::error!("the configuration has {} errors: the running one stays in force", problems.len());
+            let first = problems.first().map(ToString::to_string).unwrap_or_default();
+            engine.handle(clock.now(), Input::ConfigRefused { errors: problems.len() as u64, first });
         }
     }
     service.ready(engine.config());

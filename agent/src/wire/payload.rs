@@ -189,7 +189,12 @@ fn place(sample: &mut Map<String, Json>, reading: &Reading) {
     let field = if field == "*" { label } else { field };
     if let Some((low, high)) = reading.range {
         for (end, value) in [("min", low), ("max", high)] {
-            if let Some(value) = plain(&rounded(metric, &Value::Float(value))) {
+            let value = match reading.value {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was a count before")]
+                Value::Count(_) => Value::Count(value as u64),
+                _ => Value::Float(value),
+            };
+            if let Some(value) = plain(&rounded(metric, &value)) {
                 place.insert(format!("{field}_{end}"), value);
             }
         }

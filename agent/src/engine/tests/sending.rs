@@ -220,3 +220,27 @@ fn a_record_made_before_the_clock_was_set_gets_its_time_when_it_is_sent_after() 
     let undated = world.got.iter().filter(|got| got.body["time"].is_null()).count();
     assert_eq!(undated, 0, "{:#?}", world.got);
 }
+
+#[test]
+fn a_disk_that_is_short_of_space_does_not_make_the_agent_mute() {
+    let mut world = World::new();
+    world.store.free_bytes = 1;
+    world.advance(20 * SECOND);
+    world.command("p-1", "ping", serde_json::json!({}), 7);
+    world.advance(10 * SECOND);
+    assert_eq!(world.statuses("p-1"), ["SUCCEEDED"]);
+    let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).map(Vec::len).sum::<usize>();
+    assert!(samples >= 14, "{samples} samples of 15");
+    let attributes = world.got.iter().rfind(|got| got.topic.ends_with("attributes")).unwrap();
+    assert_eq!(attributes.body["dynamic"]["health"], "degraded");
+}
+
+#[test]
+fn the_samples_of_one_publish_interval_travel_in_one_message() {
+    let mut config = super::world::config();
+    config.telemetry.publish_interval = 6 * SECOND;
+    let mut world = World::with(config);
+    world.advance(61 * SECOND);
+    let sizes: Vec<usize> = world.got.iter().filter_map(|got| got.body["samples"].as_array()).map(Vec::len).collect();
+    assert_eq!(sizes, [3; 10]);
+}
