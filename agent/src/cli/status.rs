@@ -11,6 +11,8 @@ use super::{BAD_USAGE, ConfigArgs, DONE, FAILED, NO_DAEMON, fail, runtime};
 use crate::config;
 use crate::runtime::local::ask_status;
 
+/// The default of `local.socket`.
+const DEFAULT_SOCKET: &str = "/run/fieldmedic/agent.sock";
 /// How often `--watch` asks.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
@@ -35,15 +37,19 @@ pub(super) struct StatusArgs {
 pub(super) fn run(args: StatusArgs) -> u8 {
     let socket = match args.socket {
         Some(socket) => socket,
-        None => match config::load(&args.config.files()) {
-            Ok(loaded) => loaded.config.local.socket,
-            Err(problems) => {
-                for problem in &problems {
-                    eprintln!("{problem}");
+        None => match args.config.files() {
+            // No configuration to be found: where the daemon listens unless one says otherwise.
+            files if files.is_empty() => PathBuf::from(DEFAULT_SOCKET),
+            files => match config::load(&files) {
+                Ok(loaded) => loaded.config.local.socket,
+                Err(problems) => {
+                    for problem in &problems {
+                        eprintln!("{problem}");
+                    }
+                    eprintln!("fieldmedic: name the socket with --socket, or a configuration with --config");
+                    return BAD_USAGE;
                 }
-                eprintln!("fieldmedic: name the socket with --socket, or a configuration with --config");
-                return BAD_USAGE;
-            }
+            },
         },
     };
     let rt = match runtime() {

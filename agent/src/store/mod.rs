@@ -81,7 +81,7 @@ pub enum OpenError {
         uid: u32,
     },
     /// The system refused, or the disk failed.
-    #[error("open the store: {0}")]
+    #[error("open the store")]
     Fault(#[from] StoreFault),
 }
 
