@@ -6,11 +6,13 @@ pub mod supervisor;
 pub mod systemd;
 pub mod units;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::config::Action;
 use crate::engine::io::{Act, ActOutcome, ActStatus};
 use units::Manager;
 
@@ -28,6 +30,12 @@ impl Actor {
         Self { units, runbooks }
     }
 
+    /// What can be done here at all: the engine refuses the rest before it is tried.
+    #[must_use]
+    pub fn able() -> BTreeSet<Action> {
+        BTreeSet::from([Action::RestartUnit, Action::Run])
+    }
+
     /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.
     pub async fn perform(
         &self,
@@ -41,6 +49,7 @@ impl Actor {
             Act::Run { runbook, args } => {
                 runbook::run(&self.runbooks, &runbook, &args, timeout, canceled, progress).await
             }
+            other => ActOutcome::failed("not_supported", format!("there is no way to do {} here", other.action())),
         }
     }
 }

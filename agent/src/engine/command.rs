@@ -96,6 +96,10 @@ impl Act {
         match self {
             Self::RestartUnit { .. } => Action::RestartUnit,
             Self::Run { .. } => Action::Run,
+            Self::RestartLink { .. } => Action::RestartLink,
+            Self::Reboot => Action::Reboot,
+            Self::Rollback { .. } | Self::MarkGood { .. } => Action::Rollback,
+            Self::Quarantine { .. } => Action::Quarantine,
         }
     }
 
@@ -105,6 +109,10 @@ impl Act {
         match self {
             Self::RestartUnit { unit } => format!("unit:{}", unit.as_str()),
             Self::Run { runbook, .. } => format!("runbook:{runbook}"),
+            Self::RestartLink { interface } => format!("link:{interface}"),
+            Self::Reboot => "gateway".into(),
+            Self::Rollback { target, .. } | Self::MarkGood { target } => format!("release:{target}"),
+            Self::Quarantine { .. } => "quarantine".into(),
         }
     }
 
@@ -112,8 +120,10 @@ impl Act {
     #[must_use]
     pub const fn default_timeout(&self) -> Duration {
         match self {
-            Self::RestartUnit { .. } => RESTART_TIMEOUT,
-            Self::Run { .. } => RUN_TIMEOUT,
+            Self::RestartUnit { .. } | Self::RestartLink { .. } | Self::Quarantine { .. } | Self::Reboot => {
+                RESTART_TIMEOUT
+            }
+            Self::Run { .. } | Self::Rollback { .. } | Self::MarkGood { .. } => RUN_TIMEOUT,
         }
     }
 }

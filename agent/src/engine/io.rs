@@ -1,6 +1,7 @@
 //! What goes into the engine and what comes out of it. Every [`Effect`] that carries an [`EffectId`] ends in exactly one
 //! completion input with that id, also when the runtime refused it because a queue was full.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,8 @@ use bytes::Bytes;
 use super::observation::{ErrorBatch, Observation};
 use super::packet::{Packet, Version};
 use super::record::Class;
-use crate::config::{CheckedConfig, UnitName};
+use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
+use crate::wire::CommandId;
 
 /// Ties a completion to its effect. Never reused within a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,6 +132,8 @@ pub enum Effect {
         id: EffectId,
         /// What to do.
         act: Act,
+        /// Who wants it.
+        trigger: Trigger,
         /// When to give up.
         timeout: Duration,
     },
@@ -334,6 +338,48 @@ pub enum Act {
         /// Arguments, handed over as they are.
         args: Vec<String>,
     },
+    /// Take a network interface down and up again.
+    RestartLink {
+        /// Its name.
+        interface: String,
+    },
+    /// Restart the machine. Ends in a completion only where it failed: what came of it is known by the next boot.
+    Reboot,
+    /// Go back to an earlier release.
+    Rollback {
+        /// A `[rollback.NAME]` of the config.
+        target: String,
+        /// The release to go to; `None`: the one before.
+        to: Option<String>,
+    },
+    /// Make the running release the good one.
+    MarkGood {
+        /// A `[rollback.NAME]` of the config.
+        target: String,
+    },
+    /// Cut the gateway off from all but those who can help it, or let it back.
+    Quarantine {
+        /// How far; `None`: leave quarantine.
+        level: Option<QuarantineLevel>,
+    },
+}
+
+/// Who wants an action.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trigger {
+    /// A command of the fleet.
+    Command(CommandId),
+    /// A rule of the gateway's own, by its name.
+    Rule(String),
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Command(id) => write!(f, "command:{id}"),
+            Self::Rule(name) => write!(f, "rule:{name}"),
+        }
+    }
 }
 
 /// How an action ended.

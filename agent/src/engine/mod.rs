@@ -29,17 +29,17 @@ mod stop;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{AttributeValue, CheckedConfig};
+use crate::config::{Action, AttributeValue, CheckedConfig};
 use attributes::Attributes;
 use commands::{Commands, Facts, Step};
 use effects::{Effects, Purpose};
 use incidents::Incidents;
-use io::{Effect, Input, LogLevel, StoreFault, StoreReply};
+use io::{Effect, Input, LogLevel, StoreFault, StoreReply, Trigger};
 use link::{FaultLog, Link};
 use metric::{Metric, Point};
 use observation::{ErrorBatch, Observation};
@@ -74,6 +74,8 @@ pub struct Identity {
     pub facts: BTreeMap<String, AttributeValue>,
     /// The firmware's version.
     pub firmware: Option<String>,
+    /// What can be done here at all: an action for which this gateway has no means is refused before it is tried.
+    pub able: BTreeSet<Action>,
 }
 
 /// The engine.
@@ -395,7 +397,9 @@ impl Engine {
                 Step::Journal(purpose, entries) => self.effects.put(purpose, entries),
                 Step::Act(id, act, timeout) => {
                     let purpose = Purpose::Act(id.clone());
-                    let effect = self.effects.push_for(purpose, |effect| Effect::Act { id: effect, act, timeout });
+                    let trigger = Trigger::Command(id.clone());
+                    let act = |effect| Effect::Act { id: effect, act, trigger, timeout };
+                    let effect = self.effects.push_for(purpose, act);
                     self.commands.acting(effect, id);
                 }
                 Step::Stop(id) => self.effects.push(Effect::CancelAct { id }),

@@ -183,7 +183,7 @@ impl Dispatcher {
                 _ => {}
             },
             Effect::BackoffReset => self.backoff.reset(),
-            Effect::Act { id, act, timeout } => self.act(id, act, timeout),
+            Effect::Act { id, act, timeout, .. } => self.act(id, act, timeout),
             Effect::CancelAct { id } => {
                 if let Some(cancel) = self.acts.remove(&id) {
                     // Gone already if the action has just ended: its completion is on the way.

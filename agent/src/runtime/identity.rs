@@ -10,6 +10,7 @@ use std::path::Path;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::RunError;
+use crate::act::Actor;
 use crate::collect::clock;
 use crate::config::{AttributeValue, CheckedConfig};
 use crate::engine::Identity;
@@ -30,6 +31,7 @@ pub(super) fn discover(config: &CheckedConfig) -> Result<Identity, RunError> {
         nonce: nonce()?,
         password: password(config)?,
         facts: facts(root, &release),
+        able: Actor::able(),
         firmware: ["IMAGE_VERSION", "VERSION_ID"].iter().find_map(|key| release.get(*key).cloned()),
     })
 }

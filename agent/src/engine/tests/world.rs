@@ -444,5 +444,6 @@ fn identity(boot: u8) -> Identity {
         password: None,
         facts: BTreeMap::new(),
         firmware: None,
+        able: crate::config::Action::ALL.iter().copied().collect(),
     }
 }
