@@ -255,6 +255,16 @@ impl Commands {
         }
     }
 
+    /// What it holds in memory: a name, how much, and the bound.
+    #[must_use]
+    pub fn bounds(&self) -> [(&'static str, usize, usize); 3] {
+        [
+            ("commands remembered", self.ledger.len(), LEDGER_MAX),
+            ("commands queued", self.queue.len(), QUEUE_MAX),
+            ("acts under way", self.running.len(), ACTS_MAX),
+        ]
+    }
+
     /// How many are queued or under way.
     #[must_use]
     pub fn open(&self) -> usize {

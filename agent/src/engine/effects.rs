@@ -8,6 +8,10 @@ use super::io::{Effect, EffectId, LogLevel, StoreOp};
 use super::record::Class;
 use crate::wire::CommandId;
 
+/// Completions that can be outstanding: the runtime's queue to the store holds 256 operations and refuses the rest at once;
+/// beside them there are one round of collection, a few acts, and what one input gives rise to.
+pub const PENDING_MAX: usize = 1_024;
+
 /// What an effect was for: kept until its completion comes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Purpose {
@@ -96,6 +100,12 @@ impl Effects {
     /// Queues a line for the log.
     pub fn log(&mut self, level: LogLevel, text: impl Into<String>) {
         self.queue.push_back(Effect::Log { level, text: text.into() });
+    }
+
+    /// Completions that are outstanding.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len()
     }
 
     /// An id for an effect whose completions are matched by its owner.

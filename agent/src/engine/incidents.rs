@@ -62,6 +62,12 @@ impl Incidents {
         Self { settings, clusters: BTreeMap::new(), counts: Counts::default(), minute: (Mono(0), 0) }
     }
 
+    /// How many clusters there are.
+    #[must_use]
+    pub fn clusters(&self) -> usize {
+        self.clusters.len()
+    }
+
     /// Takes over new settings.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;

@@ -206,6 +206,38 @@ impl Engine {
         self.cursor.at.as_deref()
     }
 
+    /// Whether there is a session with the broker.
+    #[must_use]
+    pub const fn is_online(&self) -> bool {
+        self.link.is_online()
+    }
+
+    /// Why there is none, in a fixed word.
+    #[must_use]
+    pub fn last_fault(&self) -> Option<&'static str> {
+        self.session.last_fault.as_ref().map(|fault| fault.kind.word())
+    }
+
+    /// Records that were given up since the store was made, by reason.
+    #[must_use]
+    pub const fn dropped(&self) -> &BTreeMap<String, u64> {
+        self.outbox.dropped()
+    }
+
+    /// All that can grow: its name, how much it holds, and its bound.
+    #[must_use]
+    pub fn bounds(&self) -> Vec<(&'static str, usize, usize)> {
+        let mut bounds = vec![
+            ("effects that wait for their completion", self.effects.pending(), effects::PENDING_MAX),
+            ("publishes in flight", self.link.inflight(), usize::from(self.config.mqtt.inflight_max)),
+            ("series of one interval", self.vitals.series(), vitals::SERIES_MAX),
+            ("error clusters", self.incidents.clusters(), self.config.collect.errors.max_clusters),
+        ];
+        bounds.extend(self.outbox.bounds());
+        bounds.extend(self.commands.bounds());
+        bounds
+    }
+
     /// Does all that is due.
     fn advance(&mut self, now: Now) {
         self.tick(now);

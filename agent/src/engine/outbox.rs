@@ -343,6 +343,16 @@ impl Outbox {
         }
     }
 
+    /// What it holds in memory: a name, how much, and the bound.
+    #[must_use]
+    pub fn bounds(&self) -> [(&'static str, usize, usize); 2] {
+        let ahead = self.lanes.iter().map(|lane| lane.ready.len()).max().unwrap_or(0);
+        [
+            ("records read ahead in a lane", ahead, READ_RECORDS_MAX + READ_LOW_WATER),
+            ("records that wait for room", self.retry.len(), RETRY_RECORDS_MAX),
+        ]
+    }
+
     /// What was given up since the store was made, by reason.
     #[must_use]
     pub const fn dropped(&self) -> &BTreeMap<String, u64> {

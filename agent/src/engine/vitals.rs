@@ -101,6 +101,12 @@ impl Vitals {
         self.open.get(&(metric, None)).map(|cell| &cell.value)
     }
 
+    /// Series in the open interval.
+    #[must_use]
+    pub fn series(&self) -> usize {
+        self.open.len()
+    }
+
     /// Readings that were turned away at [`SERIES_MAX`] since it was last asked.
     pub fn take_refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)

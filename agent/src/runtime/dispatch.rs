@@ -217,7 +217,7 @@ impl Dispatcher {
         if self.link.as_ref().is_some_and(|(ours, _)| *ours == id) {
             self.link = None;
         }
-        Input::LinkDown { id, fault, retry_in: self.backoff.draw() }
+        Input::LinkDown { id, fault, retry_in: self.backoff.draw(fastrand::f64()) }
     }
 
     fn act(&mut self, id: EffectId, act: Act, timeout: Duration) {

@@ -8,7 +8,7 @@ mod dispatch;
 mod identity;
 pub mod local;
 pub mod mqtt;
-mod retry;
+pub(crate) mod retry;
 mod service;
 
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! The intervals between tries to reach the broker: the backoff crate's, set so that each is drawn from zero to the
-//! present ceiling (full jitter), and the ceiling doubles. When to begin anew is the engine's decision.
+//! The intervals between tries to reach the broker: a ceiling that the backoff crate doubles, and below it a draw that
+//! comes in by argument (full jitter). When to begin anew is the engine's decision. The simulator draws from it too.
 
 use std::time::Duration;
 
@@ -9,32 +9,32 @@ use backoff::backoff::Backoff;
 use crate::config::Reconnect;
 
 /// Full-jitter exponential backoff.
-pub(super) struct FullJitter(ExponentialBackoff);
+pub(crate) struct FullJitter(ExponentialBackoff);
 
 impl FullJitter {
     /// From `min` (the first ceiling) to `max`.
-    pub(super) fn new(reconnect: &Reconnect) -> Self {
-        // A randomization of 1 draws from 0 to twice the interval: so the interval is half of the ceiling.
-        let mut backoff = ExponentialBackoff {
-            initial_interval: reconnect.min / 2,
-            max_interval: reconnect.max / 2,
+    pub(crate) fn new(reconnect: &Reconnect) -> Self {
+        let mut ceiling = ExponentialBackoff {
+            initial_interval: reconnect.min,
+            max_interval: reconnect.max,
             multiplier: 2.0,
-            randomization_factor: 1.0,
+            // The crate's own jitter is drawn where no seed reaches it.
+            randomization_factor: 0.0,
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         };
-        backoff.reset();
-        Self(backoff)
+        ceiling.reset();
+        Self(ceiling)
     }
 
-    /// The next interval.
-    pub(super) fn draw(&mut self) -> Duration {
+    /// The next interval: this fraction (0 to 1, evenly drawn) of the ceiling.
+    pub(crate) fn draw(&mut self, fraction: f64) -> Duration {
         // `None` only with a `max_elapsed_time`.
-        self.0.next_backoff().unwrap_or(self.0.max_interval)
+        self.0.next_backoff().unwrap_or(self.0.max_interval).mul_f64(fraction.clamp(0.0, 1.0))
     }
 
     /// Begins anew.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.0.reset();
     }
 }
@@ -43,24 +43,23 @@ impl FullJitter {
 mod tests {
     use super::*;
 
+    fn reconnect(min_s: u64, max_s: u64) -> Reconnect {
+        let [min, max] = [min_s, max_s].map(Duration::from_secs);
+        Reconnect { min, max, stable_after: Duration::ZERO }
+    }
+
     #[test]
-    fn intervals_fill_the_whole_range_below_a_ceiling_that_doubles_to_its_maximum() {
-        let reconnect =
-            Reconnect { min: Duration::from_secs(1), max: Duration::from_secs(64), stable_after: Duration::ZERO };
-        for n in 0..10_u32 {
-            let ceiling = Duration::from_secs(2_u64.pow(n).min(64));
-            let draws: Vec<Duration> = (0..400)
-                .map(|_| {
-                    let mut backoff = FullJitter::new(&reconnect);
-                    for _ in 0..n {
-                        backoff.draw();
-                    }
-                    backoff.draw()
-                })
-                .collect();
-            let (low, high) = (draws.iter().min().unwrap(), draws.iter().max().unwrap());
-            assert!(*high <= ceiling + Duration::from_millis(1), "draw {n}: {high:?} over {ceiling:?}");
-            assert!(*high > ceiling / 2 && *low < ceiling / 10, "draw {n}: only {low:?} to {high:?} below {ceiling:?}");
-        }
+    fn the_ceiling_doubles_to_its_maximum() {
+        let mut backoff = FullJitter::new(&reconnect(1, 50));
+        let ceilings: Vec<u64> = (0..8).map(|_| backoff.draw(1.0).as_secs()).collect();
+        assert_eq!(ceilings, [1, 2, 4, 8, 16, 32, 50, 50]);
+        backoff.reset();
+        assert_eq!(backoff.draw(1.0), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn an_interval_is_the_drawn_fraction_of_the_ceiling() {
+        let mut backoff = FullJitter::new(&reconnect(4, 64));
+        assert_eq!([0.0, 0.5, 0.25].map(|fraction| backoff.draw(fraction).as_millis()), [0, 4_000, 4_000]);
     }
 }

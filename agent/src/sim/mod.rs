@@ -3,14 +3,29 @@
 //! promised is checked from outside while it runs. Nothing here reads a clock, rolls its own dice or does I/O, but for
 //! [`broker::serve`], which puts the broker's model behind a socket for the demo.
 
+mod agenda;
 pub mod broker;
+mod check;
+pub mod clock;
+mod cloud;
+mod diary;
 pub mod dice;
+pub mod disk;
+pub mod expect;
+pub mod gateway;
+mod network;
+pub mod planted;
 pub mod report;
 pub mod scenario;
+#[cfg(test)]
+mod tests;
+mod world;
 
 use crate::config::CheckedConfig;
+use planted::Planted;
 use report::{Moment, Run};
 use scenario::Scenario;
+use world::World;
 
 /// What is simulated: a gateway with this configuration, in this world.
 #[derive(Debug, Clone)]
@@ -44,14 +59,15 @@ pub struct Return {
 /// Runs one gateway through a scenario.
 #[must_use]
 pub fn run(plan: &Plan, seed: u64) -> Run {
-    let _ = (plan, seed);
-    Run {
-        seed,
-        trace_hash: 0,
-        timeline: Vec::new(),
-        summary: report::Summary::default(),
-        broken: Vec::new(),
-        unmet: Vec::new(),
+    run_planted(plan, seed, None)
+}
+
+/// The same, with an agent that has a bug: to see that the checkers find it.
+#[must_use]
+pub fn run_planted(plan: &Plan, seed: u64, planted: Option<Planted>) -> Run {
+    match World::new(plan, seed, planted) {
+        Ok(world) => world.run(seed),
+        Err(error) => Run::failed(seed, &error.to_string()),
     }
 }
 

@@ -191,6 +191,21 @@ pub struct Unmet {
     pub found: String,
 }
 
+impl Run {
+    /// A run that could not begin.
+    pub(super) fn failed(seed: u64, why: &str) -> Self {
+        let broken = Broken { promise: Promise::Liveness, at_ms: 0, what: why.to_owned() };
+        Self {
+            seed,
+            trace_hash: 0,
+            timeline: Vec::new(),
+            summary: Summary::default(),
+            broken: vec![broken],
+            unmet: Vec::new(),
+        }
+    }
+}
+
 impl Summary {
     /// How long the run was.
     #[must_use]

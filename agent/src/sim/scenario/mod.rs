@@ -355,6 +355,56 @@ pub enum Flaw {
     Misaddressed,
 }
 
+impl FaultKind {
+    /// Its word in a scenario file.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::Restart => "restart",
+            Self::PowerCut => "power_cut",
+            Self::Reboot => "reboot",
+            Self::Cut => "cut",
+            Self::HalfOpen => "half_open",
+            Self::Slow { .. } => "slow",
+            Self::BrokerDown => "broker_down",
+            Self::BrokerForgets => "broker_forgets",
+            Self::BrokerRefuses => "broker_refuses",
+            Self::AcksLost { .. } => "acks_lost",
+            Self::Duplicates { .. } => "duplicates",
+            Self::Throttle { .. } => "throttle",
+            Self::Poison => "poison",
+            Self::DiskFull => "disk_full",
+            Self::DiskErrors { .. } => "disk_errors",
+            Self::DiskSlow { .. } => "disk_slow",
+            Self::DiskDamage { .. } => "disk_damage",
+            Self::ClockJump { .. } => "clock_jump",
+            Self::ClockUnsynced => "clock_unsynced",
+            Self::SensorLies { .. } => "sensor_lies",
+            Self::SensorGone { .. } => "sensor_gone",
+            Self::UnitFails { .. } => "unit_fails",
+            Self::ErrorStorm { .. } => "error_storm",
+            Self::NoPower => "no_power",
+            Self::MemoryPressure { .. } => "memory_pressure",
+            Self::Heat { .. } => "heat",
+        }
+    }
+}
+
+impl Flaw {
+    /// Its word in a scenario file.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Forged => "forged",
+            Self::Expired => "expired",
+            Self::Replayed => "replayed",
+            Self::Garbage => "garbage",
+            Self::Misaddressed => "misaddressed",
+        }
+    }
+}
+
 /// What the user expects of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expectation {

@@ -1,0 +1,142 @@
+//! Promises 2 and 3, the part that the gateway feels: a command acts at most once, and nothing is done that config,
+//! budget, uptime, battery or quarantine forbid. Budgets are counted here by true time, which the agent can't know.
+
+use std::collections::BTreeMap;
+
+use super::super::report::Promise;
+use super::Findings;
+use crate::config::{Action, CheckedConfig, QuarantineLevel};
+use crate::engine::io::{Act, Trigger};
+use crate::engine::metric::{Metric, Point, Value};
+
+/// Two readings in a row must say the same before an act is held against them: one may be on its way to the engine.
+const READINGS: usize = 2;
+
+/// Counts acts, and holds each against what is allowed.
+#[derive(Debug)]
+pub(in crate::sim) struct Acts {
+    config: CheckedConfig,
+    /// How often each command did each kind of act.
+    done: BTreeMap<(String, Action), u32>,
+    /// True times of acts, by action.
+    times: BTreeMap<Action, Vec<u64>>,
+    /// The last readings said that there is too little charge.
+    low: [bool; READINGS],
+    /// The level that is in force, as the gateway has it.
+    level: Option<QuarantineLevel>,
+    /// The journal was lost: what ran before can't be known, and budgets neither.
+    journal_lost_at: Option<u64>,
+}
+
+/// When an act begins.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::sim) struct Moment {
+    /// True time.
+    pub(in crate::sim) at: u64,
+    /// Since boot.
+    pub(in crate::sim) uptime_ms: u64,
+}
+
+impl Acts {
+    pub(in crate::sim) fn new(config: &CheckedConfig) -> Self {
+        Self {
+            config: config.clone(),
+            done: BTreeMap::new(),
+            times: BTreeMap::new(),
+            low: [false; READINGS],
+            level: None,
+            journal_lost_at: None,
+        }
+    }
+
+    /// What the agent could know of the battery.
+    pub(in crate::sim) fn observed(&mut self, points: &[Point]) {
+        let find = |metric| points.iter().find(|point| point.metric == metric).map(|point| &point.value);
+        let charge = find(Metric::BatteryChargePct).and_then(Value::number);
+        let external = matches!(find(Metric::BatteryExternalPower), Some(Value::Flag(true)));
+        let low = charge.is_some_and(|pct| pct < self.config.remediation.min_battery_pct) && !external;
+        self.low.rotate_right(1);
+        if let Some(newest) = self.low.first_mut() {
+            *newest = low;
+        }
+    }
+
+    pub(in crate::sim) const fn quarantined(&mut self, level: Option<QuarantineLevel>) {
+        self.level = level;
+    }
+
+    pub(in crate::sim) fn journal_lost(&mut self, at: u64) {
+        self.journal_lost_at = Some(at);
+        self.times.clear();
+    }
+
+    /// The agent lets something be done to the gateway.
+    pub(in crate::sim) fn begun(&mut self, moment: Moment, act: &Act, trigger: &Trigger, findings: &mut Findings) {
+        let action = act.action();
+        let name = act_name(act);
+        if let Trigger::Command(id) = trigger {
+            let times = self.done.entry((id.as_str().to_owned(), action)).or_default();
+            *times += 1;
+            if *times > 1 && self.journal_lost_at.is_none() {
+                let what = format!("command {id} did {name} {times} times");
+                findings.note(Promise::AtMostOnce, moment.at, what);
+            }
+        }
+        if let Some(why) = self.forbidden(moment, act, trigger) {
+            findings.note(Promise::NothingForbidden, moment.at, format!("{name} for {trigger}: {why}"));
+        }
+        if spends(act) {
+            self.times.entry(action).or_default().push(moment.at);
+        }
+    }
+
+    fn forbidden(&self, moment: Moment, act: &Act, trigger: &Trigger) -> Option<String> {
+        let remediation = &self.config.remediation;
+        let action = act.action();
+        let automatic = matches!(trigger, Trigger::Rule(_));
+        let grave = matches!(act, Act::Reboot | Act::Rollback { .. });
+        if remediation.dry_run {
+            return Some("remediation.dry_run is set".into());
+        }
+        if !remediation.allow.contains(&action) {
+            return Some("it is not in remediation.allow".into());
+        }
+        if let Act::RestartUnit { unit } = act {
+            if !remediation.units.contains(unit) {
+                return Some(format!("{unit} is not in remediation.units"));
+            }
+        }
+        if automatic && grave && u128::from(moment.uptime_ms) < remediation.min_uptime.as_millis() {
+            return Some(format!(
+                "{} s after boot, min_uptime is {:?}",
+                moment.uptime_ms / 1_000,
+                remediation.min_uptime
+            ));
+        }
+        if grave && self.low.iter().all(|low| *low) {
+            return Some(format!("the charge is below {} % without external power", remediation.min_battery_pct));
+        }
+        if self.level == Some(QuarantineLevel::Isolate) && !matches!(act, Act::Quarantine { .. }) {
+            return Some("the gateway is isolated".into());
+        }
+        self.over_budget(moment.at, act)
+    }
+
+    fn over_budget(&self, at: u64, act: &Act) -> Option<String> {
+        let budget = self.config.remediation.budget.get(&act.action()).filter(|_| spends(act))?;
+        let window = u64::try_from(budget.window.as_millis()).unwrap_or(u64::MAX);
+        let times = self.times.get(&act.action())?;
+        let spent = times.iter().filter(|then| at.saturating_sub(**then) < window).count();
+        (spent >= usize::try_from(budget.count).unwrap_or(usize::MAX))
+            .then(|| format!("{spent} within {:?}, the budget is {budget}", budget.window))
+    }
+}
+
+/// Whether an act spends a budget: what restores a state doesn't.
+const fn spends(act: &Act) -> bool {
+    !matches!(act, Act::MarkGood { .. } | Act::Quarantine { .. })
+}
+
+fn act_name(act: &Act) -> String {
+    format!("{} ({})", act.action(), act.target())
+}

@@ -1,0 +1,171 @@
+//! What a run has to tell: the timeline, and the figures. Written by the world as things happen; decides nothing.
+
+use std::collections::BTreeMap;
+
+use super::report::{Moment, Summary, What};
+use crate::engine::io::ActStatus;
+use crate::engine::metric::Value;
+use crate::engine::record::{Body, Event, EventKind, Field, Record};
+
+/// Moments kept of one run: a storm must not fill the memory. What comes after is only counted in the figures.
+const MOMENTS_MAX: usize = 200_000;
+/// How long a text of the timeline may be.
+const TEXT_MAX: usize = 200;
+
+/// The diary.
+#[derive(Debug, Default)]
+pub(super) struct Diary {
+    moments: Vec<Moment>,
+    pub(super) summary: Summary,
+    boot: u32,
+    /// Remedies that were begun, by their id: which action.
+    remedies: BTreeMap<String, String>,
+    standing: BTreeMap<String, bool>,
+    charge_tenth: Option<(i64, String)>,
+}
+
+impl Diary {
+    /// Another boot begins: 1 is the first.
+    pub(super) const fn boot(&mut self, boot: u32) {
+        self.boot = boot;
+    }
+
+    pub(super) fn note(&mut self, at_ms: u64, what: What) {
+        if self.moments.len() < MOMENTS_MAX {
+            self.moments.push(Moment { at_ms, boot: self.boot, what });
+        }
+    }
+
+    /// The battery as it is: noted when its charge passes a tenth, or its state changes.
+    pub(super) fn battery(&mut self, at_ms: u64, charge_pct: f64, state: &str) {
+        let lowest = self.summary.charge_min_pct.map_or(charge_pct, |min| min.min(charge_pct));
+        self.summary.charge_min_pct = Some(lowest);
+        #[expect(clippy::cast_possible_truncation, reason = "0 to 10")]
+        let tenth = (charge_pct / 10.0).round() as i64;
+        let passed = self.charge_tenth.as_ref().is_none_or(|(before, word)| {
+            word != state || (*before != tenth && (charge_pct / 10.0 - tenth as f64).abs() < 0.3)
+        });
+        if passed {
+            self.charge_tenth = Some((tenth, state.to_owned()));
+            self.note(at_ms, What::Battery { charge_pct, state: state.to_owned() });
+        }
+    }
+
+    /// The agent made a record.
+    pub(super) fn record(&mut self, at_ms: u64, record: &Record) {
+        match &record.body {
+            Body::Sample(_) => {}
+            Body::Event(event) => self.event(at_ms, event),
+            Body::Result(result) => {
+                let (id, command) = (result.command_id.as_deref(), result.command.as_deref());
+                if result.status.is_terminal() {
+                    let name = command.unwrap_or("?").to_owned();
+                    let ended = self.summary.commands.entry(name).or_default();
+                    *ended.entry(result.status.word().to_owned()).or_default() += 1;
+                }
+                self.note(
+                    at_ms,
+                    What::Result {
+                        id: id.map(str::to_owned),
+                        command: command.map(str::to_owned),
+                        status: result.status.word(),
+                        reason: result.reason.as_deref().map(str::to_owned),
+                    },
+                );
+            }
+        }
+    }
+
+    /// Something was done to the gateway.
+    pub(super) fn acted(&mut self, at_ms: u64, action: &str, target: &str, trigger: &str, status: ActStatus) {
+        let status = match status {
+            ActStatus::Succeeded => "succeeded",
+            ActStatus::Failed => "failed",
+            ActStatus::TimedOut => "timed out",
+            ActStatus::Canceled => "canceled",
+        };
+        let ended = self.summary.remedies.entry(action.to_owned()).or_default();
+        *ended.entry(status.to_owned()).or_default() += 1;
+        let [action, target, trigger] = [action, target, trigger].map(str::to_owned);
+        self.note(at_ms, What::Acted { action, target, trigger, status });
+    }
+
+    /// Records were given up: totals by reason.
+    pub(super) fn dropped(&mut self, at_ms: u64, totals: &BTreeMap<String, u64>) {
+        for (reason, total) in totals {
+            let before = self.summary.dropped.insert(reason.clone(), *total).unwrap_or(0);
+            if *total > before {
+                self.note(at_ms, What::Dropped { reason: reason.clone(), records: total - before });
+            }
+        }
+    }
+
+    pub(super) fn into_parts(mut self) -> (Vec<Moment>, Summary) {
+        self.summary.standing = self.standing.into_iter().filter(|(_, stands)| *stands).map(|(rule, _)| rule).collect();
+        (self.moments, self.summary)
+    }
+
+    fn event(&mut self, at_ms: u64, event: &Event) {
+        *self.summary.events.entry(event.name.to_string()).or_default() += 1;
+        let what = match event.kind {
+            EventKind::Alarm => self.alarm(event),
+            EventKind::Remediation => self.remedy(event),
+            EventKind::Lifecycle | EventKind::Audit | EventKind::Error => What::Event {
+                kind: event.kind.word(),
+                name: event.name.to_string(),
+                severity: event.severity.word(),
+                detail: detail(event),
+            },
+        };
+        self.note(at_ms, what);
+    }
+
+    fn alarm(&mut self, event: &Event) -> What {
+        let rule = field(event, "rule").unwrap_or_else(|| event.name.to_string());
+        let raised = field(event, "state").as_deref() == Some("raised");
+        self.standing.insert(rule.clone(), raised);
+        *self.summary.alarms.entry(rule.clone()).or_default() += u64::from(raised);
+        let severity = event.severity.word();
+        What::Alarm { rule, raised, severity, value: field(event, "value"), threshold: field(event, "threshold") }
+    }
+
+    fn remedy(&mut self, event: &Event) -> What {
+        let text = |key| field(event, key).unwrap_or_default();
+        let id = text("id");
+        let action = field(event, "action").or_else(|| self.remedies.get(&id).cloned()).unwrap_or_default();
+        self.remedies.insert(id.clone(), action.clone());
+        What::Remedy { id, trigger: text("trigger"), action, status: text("status"), reason: field(event, "reason") }
+    }
+}
+
+/// A field of an event, as text.
+fn field(event: &Event, key: &str) -> Option<String> {
+    event.fields.iter().find(|(name, _)| &**name == key).and_then(|(_, field)| text(field))
+}
+
+fn text(field: &Field) -> Option<String> {
+    Some(match field {
+        Field::Value(Value::Float(value)) => format!("{value:.1}"),
+        Field::Value(Value::Count(value)) => value.to_string(),
+        Field::Value(Value::Flag(value)) => value.to_string(),
+        Field::Value(Value::Text(value)) => value.to_string(),
+        Field::Stamp(_) => return None,
+        Field::List(words) => words.join(", "),
+    })
+}
+
+/// All fields on a line.
+fn detail(event: &Event) -> String {
+    let mut line = String::new();
+    for (key, field) in &event.fields {
+        let Some(value) = text(field) else { continue };
+        let gap = if line.is_empty() { "" } else { ", " };
+        line.push_str(&format!("{gap}{key} {value}"));
+    }
+    if line.len() > TEXT_MAX {
+        let end = (0..=TEXT_MAX).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}

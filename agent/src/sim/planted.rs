@@ -1,0 +1,87 @@
+//! Bugs that can be planted, to see that the checkers find them. Each is a lie told at the engine's boundary, so that
+//! engine and lie together behave like an agent with that bug; the engine's code stays as it is.
+
+use super::report::Promise;
+
+/// A bug to plant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Planted {
+    /// The store says that a commit or a put is durable when it isn't: commands are acknowledged before they are.
+    AckBeforeCommit,
+    /// The ledger of commands is forgotten over a restart.
+    DedupeForgotten,
+    /// Budgets are forgotten over a restart.
+    BudgetInMemory,
+    /// A publish counts as acknowledged when it is sent.
+    TrimBeforeAck,
+    /// Age is measured by the wall clock.
+    WallClockAge,
+    /// The agent waits for the whole ceiling before each try.
+    NoJitter,
+    /// Nothing is ever given up for room.
+    NeverEvicts,
+    /// The outcome of an action gets lost.
+    OutcomeLost,
+    /// What the config allows is not asked.
+    AllowsAll,
+    /// Numbers begin anew at each start.
+    SeqReused,
+    /// Chance that no seed governs.
+    WildDice,
+    /// The queue to the store takes whatever comes.
+    QueueUnbounded,
+}
+
+impl Planted {
+    /// Every bug.
+    pub const ALL: &[Self] = &[
+        Self::AckBeforeCommit,
+        Self::DedupeForgotten,
+        Self::BudgetInMemory,
+        Self::TrimBeforeAck,
+        Self::WallClockAge,
+        Self::NoJitter,
+        Self::NeverEvicts,
+        Self::OutcomeLost,
+        Self::AllowsAll,
+        Self::SeqReused,
+        Self::WildDice,
+        Self::QueueUnbounded,
+    ];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::AckBeforeCommit => "ack-before-commit",
+            Self::DedupeForgotten => "dedupe-forgotten",
+            Self::BudgetInMemory => "budget-in-memory",
+            Self::TrimBeforeAck => "trim-before-ack",
+            Self::WallClockAge => "wall-clock-age",
+            Self::NoJitter => "no-jitter",
+            Self::NeverEvicts => "never-evicts",
+            Self::OutcomeLost => "outcome-lost",
+            Self::AllowsAll => "allows-all",
+            Self::SeqReused => "seq-reused",
+            Self::WildDice => "wild-dice",
+            Self::QueueUnbounded => "queue-unbounded",
+        }
+    }
+
+    /// The promises that it breaks: a checker of one of these has to find it.
+    #[must_use]
+    pub const fn breaks(self) -> &'static [Promise] {
+        match self {
+            Self::AckBeforeCommit => &[Promise::NothingLost, Promise::TerminalStatus, Promise::AtMostOnce],
+            Self::DedupeForgotten => &[Promise::AtMostOnce],
+            Self::BudgetInMemory | Self::AllowsAll => &[Promise::NothingForbidden],
+            Self::TrimBeforeAck => &[Promise::NothingLost],
+            Self::WallClockAge | Self::SeqReused => &[Promise::TimeOrder, Promise::NothingForbidden, Promise::Liveness],
+            Self::NoJitter => &[Promise::SpreadRetries],
+            Self::NeverEvicts => &[Promise::BoundedDisk],
+            Self::OutcomeLost => &[Promise::TerminalStatus],
+            Self::WildDice => &[Promise::SameTrace],
+            Self::QueueUnbounded => &[Promise::BoundedMemory],
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What the engine wants, carried out as the runtime would: one completion for each effect that has an id, in the order in
+//! which a store's thread and a gateway would answer.
+
+use std::time::Duration;
+
+use super::super::check;
+use super::super::network::millis;
+use super::super::planted::Planted;
+use super::super::report::Promise;
+use super::{Doing, Event, World};
+use crate::engine::io::{
+    Act, ActOutcome, ActStatus, Effect, EffectId, Input, StoreFault, StoreOp, StoreReply, StoreStats, Trigger,
+};
+use crate::engine::record::{Class, Record};
+use crate::store::STORE_QUEUE_MAX;
+use crate::wire::CommandId;
+
+/// How much later a store that lies about its commits gets round to them.
+const LIE: Duration = Duration::from_secs(5);
+
+impl World<'_> {
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Observe { id } => self.observe(id),
+            Effect::Store { id, op } => self.store(id, op),
+            Effect::Connect { id, .. } => self.connect(id),
+            Effect::Send { id, packet } => self.send_up(id, packet),
+            Effect::Close { id } => self.close(id),
+            Effect::BackoffReset => {
+                self.watch.retries.reset();
+                if let Some(agent) = &mut self.agent {
+                    agent.backoff.reset();
+                }
+            }
+            Effect::Act { id, act, trigger, timeout } => self.act(id, act, trigger, timeout),
+            Effect::CancelAct { id } => self.cancel_act(id),
+            Effect::Exit => {
+                if let Some(agent) = &mut self.agent {
+                    agent.exited = true;
+                }
+            }
+            Effect::Log { .. } => {}
+        }
+    }
+
+    /// The store has done what it was at.
+    pub(super) fn store_done(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        agent.store_busy = false;
+        self.do_first();
+        self.pump_store();
+    }
+
+    /// Carries out an operation on the disk; what became durable is shown to the checkers.
+    pub(super) fn apply(&mut self, op: StoreOp) -> (Result<StoreReply, StoreFault>, StoreStats) {
+        let evicts = match &op {
+            StoreOp::Evict { class } => Some(*class),
+            _ => None,
+        };
+        let (result, stats) = if evicts.is_some() && self.planted == Some(Planted::NeverEvicts) {
+            (Ok(StoreReply::Evicted { records: 0, first: 0, last: 0 }), self.disk.stats())
+        } else {
+            self.disk.apply(op)
+        };
+        if result.is_err() {
+            self.watch.dates.retried();
+        }
+        if evicts == Some(Class::Results) {
+            self.watch.commands.results_evicted();
+        }
+        self.note_durable();
+        let works = !self.is_active(|fault| {
+            use super::FaultKind::{DiskErrors, DiskFull, DiskSlow};
+            matches!(fault, DiskErrors { .. } | DiskFull | DiskSlow { .. })
+        });
+        self.watch.limits.store(self.at, &stats, works, &mut self.watch.findings);
+        (result, stats)
+    }
+
+    /// Shows what became durable to the checkers.
+    pub(super) fn note_durable(&mut self) {
+        for (class, seq) in self.disk.take_newly_durable() {
+            self.watch.records.durable(self.at, class, seq);
+        }
+    }
+
+    /// An action has ended on the gateway, whether or not anybody waits for it.
+    pub(super) fn act_ends(&mut self, token: u64) {
+        let Some(doing) = self.doing.remove(&token) else { return };
+        let Some(outcome) = doing.outcome else { return };
+        let canceled = outcome.status == ActStatus::Canceled;
+        let reboots = doing.act == Act::Reboot && !canceled;
+        if canceled {
+            self.gateway.abandon(self.at, token);
+        } else {
+            self.gateway.finish(self.at, token);
+        }
+        if let (Act::Quarantine { level }, ActStatus::Succeeded) = (&doing.act, outcome.status) {
+            self.watch.acts.quarantined(*level);
+        }
+        let (action, target) = (doing.act.action().word(), doing.act.target());
+        self.diary.acted(self.at, action, &target, &doing.trigger.to_string(), outcome.status);
+        if reboots {
+            return self.reboot_machine();
+        }
+        if self.planted == Some(Planted::OutcomeLost) && self.dice.happens(0.3) {
+            return;
+        }
+        if let Some(agent) = self.agent.as_mut().filter(|_| doing.life == self.life) {
+            agent.acts.remove(&doing.id);
+            agent.inbox.push_back(Input::ActDone { id: doing.id, outcome });
+        }
+    }
+
+    fn observe(&mut self, id: EffectId) {
+        self.gateway.advance(self.at);
+        let observation = self.gateway.observe(self.at);
+        self.watch.acts.observed(&observation.points);
+        if let Some((charge_pct, state)) = self.gateway.battery() {
+            self.diary.battery(self.at, charge_pct, state);
+        }
+        let errors = self.gateway.take_errors(self.at);
+        let Some(agent) = &mut self.agent else { return };
+        agent.inbox.push_back(Input::Observed { id, result: Ok(observation) });
+        if let Some(batch) = errors {
+            agent.inbox.push_back(Input::Errors(batch));
+        }
+    }
+
+    fn store(&mut self, id: EffectId, op: StoreOp) {
+        if let StoreOp::Append { class, bytes, .. } = &op {
+            self.diary.summary.records += 1;
+            if *class != Class::Telemetry {
+                if let Ok(record) = Record::decode(bytes) {
+                    self.diary.record(self.at, &record);
+                }
+            }
+        }
+        let lies = self.planted == Some(Planted::AckBeforeCommit);
+        let unbounded = self.planted == Some(Planted::QueueUnbounded);
+        let Some(agent) = &mut self.agent else { return };
+        if agent.store.len() >= STORE_QUEUE_MAX && !unbounded {
+            let stats = self.disk.stats();
+            agent.inbox.push_back(Input::Store { id, result: Err(StoreFault::Busy), stats });
+            return;
+        }
+        if lies {
+            let early = match &op {
+                StoreOp::Commit => Some(StoreReply::Committed),
+                StoreOp::Put { .. } => Some(StoreReply::Put),
+                _ => None,
+            };
+            if let Some(reply) = early {
+                agent.inbox.push_back(Input::Store { id, result: Ok(reply), stats: self.disk.stats() });
+            }
+        }
+        agent.store.push_back((id, op));
+        self.pump_store();
+    }
+
+    /// The store works through its queue: what needs no sync at once, the rest in its time.
+    fn pump_store(&mut self) {
+        loop {
+            let Some(agent) = &mut self.agent else { return };
+            if agent.store_busy {
+                return;
+            }
+            let Some((_, op)) = agent.store.front() else { return };
+            let syncs = matches!(op, StoreOp::Commit | StoreOp::Put { .. } | StoreOp::Evict { .. });
+            if !syncs {
+                self.do_first();
+                continue;
+            }
+            agent.store_busy = true;
+            let mut takes = self.disk.commit_takes();
+            if self.planted == Some(Planted::AckBeforeCommit) {
+                takes += LIE;
+            }
+            self.agenda.enter(self.at + millis(takes), Event::StoreDone(self.life));
+            return;
+        }
+    }
+
+    /// Carries out the first of the queue, and answers.
+    fn do_first(&mut self) {
+        let Some((id, op)) = self.agent.as_mut().and_then(|agent| agent.store.pop_front()) else { return };
+        let told_before =
+            self.planted == Some(Planted::AckBeforeCommit) && matches!(op, StoreOp::Commit | StoreOp::Put { .. });
+        let (result, stats) = self.apply(op);
+        if told_before {
+            return;
+        }
+        if let Some(agent) = &mut self.agent {
+            agent.inbox.push_back(Input::Store { id, result, stats });
+        }
+    }
+
+    fn act(&mut self, id: EffectId, act: Act, trigger: Trigger, timeout: Duration) {
+        let uptime_ms = self.at.saturating_sub(self.clock.booted_at());
+        let moment = check::ActMoment { at: self.at, uptime_ms };
+        self.watch.acts.begun(moment, &act, &trigger, &mut self.watch.findings);
+        self.last_token += 1;
+        let token = self.last_token;
+        let performed = self.gateway.act(self.at, token, &act, &trigger);
+        let outcome = if performed.takes > timeout {
+            ActOutcome::timed_out(format!("not done after {timeout:?}"))
+        } else {
+            performed.outcome
+        };
+        self.agenda.enter(self.at + millis(performed.takes.min(timeout)), Event::ActEnds(token));
+        self.doing.insert(token, Doing { life: self.life, id, act, trigger, outcome: Some(outcome), token });
+        if let Some(agent) = &mut self.agent {
+            agent.acts.insert(id, token);
+        }
+    }
+
+    fn cancel_act(&mut self, id: EffectId) {
+        let Some(token) = self.agent.as_ref().and_then(|agent| agent.acts.get(&id).copied()) else { return };
+        if let Some(doing) = self.doing.get_mut(&token) {
+            doing.outcome = Some(ActOutcome::canceled("canceled by a command"));
+        }
+        self.agenda.enter(self.at, Event::ActEnds(token));
+    }
+
+    /// The fleet's side of a command: the agent has acknowledged it, so it is responsible for it.
+    pub(super) fn accepted(&mut self, id: &str) {
+        if CommandId::parse(id).is_none() {
+            self.watch.findings.note(Promise::TerminalStatus, self.at, format!("an id that is none: {id:?}"));
+        }
+        self.watch.commands.accepted(self.at, id);
+    }
+}

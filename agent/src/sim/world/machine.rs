@@ -1,0 +1,325 @@
+//! The machine and the agent's process on it: power, boots, starts, and every way in which an agent can end. What is lost
+//! then is what a real disk and a real kernel would lose.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::super::broker::ConnId;
+use super::super::disk::Crash;
+use super::super::network::millis;
+use super::super::planted::Planted;
+use super::super::report::{Promise, What};
+use super::{Death, Event, TURNS_MAX, World, look_at_memory};
+use crate::config::Action;
+use crate::engine::io::{EffectId, Input, StoreOp};
+use crate::engine::time::{Mono, Now, Unix};
+use crate::engine::{Engine, Identity};
+use crate::runtime::retry::FullJitter;
+
+/// systemd starts a service that died again after this (RestartSec of the unit).
+const RESTART_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// From the order to reboot until the machine is down.
+const GOES_DOWN_IN: Duration = Duration::from_secs(5);
+/// A kill that is to strike between two steps strikes within so many.
+const STEPS: u64 = 60;
+/// At the latest after this, if there are no more steps.
+const STRIKES_WITHIN: Duration = Duration::from_secs(5);
+/// When this agent was built: nothing in a scenario is earlier.
+const BUILT: Unix = Unix(1_735_689_600_000);
+
+/// The agent's process.
+pub(super) struct Agent {
+    pub(super) engine: Engine,
+    pub(super) backoff: FullJitter,
+    pub(super) inbox: VecDeque<Input>,
+    /// What the store has not answered yet.
+    pub(super) store: VecDeque<(EffectId, StoreOp)>,
+    /// The first of them is at work.
+    pub(super) store_busy: bool,
+    pub(super) link: Option<(EffectId, ConnId)>,
+    pub(super) began: u64,
+    pub(super) acts: BTreeMap<EffectId, u64>,
+    /// It dies after so many more steps.
+    dies_in: Option<(u64, Death)>,
+    /// The end of a clean stop.
+    pub(super) exited: bool,
+    turns: (u64, u32),
+}
+
+impl World<'_> {
+    /// Power comes, for the first time or again.
+    pub(super) fn power_on(&mut self) {
+        self.times.powered_since.get_or_insert(self.at);
+        self.agenda.enter(self.at + millis(self.scenario.host.boot), Event::Booted);
+    }
+
+    pub(super) fn booted(&mut self) {
+        if self.machine_up || !self.gateway.powered() {
+            return;
+        }
+        self.machine_up = true;
+        let boot = self.clock.boot(self.at);
+        self.gateway.booted(self.at);
+        let count = self.clock.boots();
+        self.diary.boot(count);
+        self.diary.summary.reboots = u64::from(count.saturating_sub(1));
+        self.diary.note(self.at, What::Booted { boot_id: boot.to_string() });
+        self.agenda.enter(self.at + 1_000, Event::AgentStarts);
+    }
+
+    pub(super) fn start_agent(&mut self) {
+        if !self.machine_up || self.agent.is_some() {
+            return;
+        }
+        let mut recovered = self.recovered.take().unwrap_or_else(|| self.disk.crash(Crash::Clean));
+        if recovered.losses.iter().any(|loss| loss.state_lost) {
+            self.watch.commands.journal_lost();
+            self.watch.acts.journal_lost(self.at);
+        }
+        let forgets = |prefix: &'static str| move |(key, _): &(String, bytes::Bytes)| !key.starts_with(prefix);
+        match self.planted {
+            Some(Planted::DedupeForgotten) => recovered.state.retain(forgets("cmd/")),
+            Some(Planted::BudgetInMemory) => recovered.state.retain(forgets("budget/")),
+            Some(Planted::SeqReused) => {
+                recovered.state.retain(forgets("seq"));
+                for log in &mut recovered.logs {
+                    log.last = log.first.min(log.last);
+                }
+            }
+            _ => {}
+        }
+        let nonce = u128::from_le_bytes(self.dice.bytes());
+        let identity = Identity {
+            boot: self.clock.boot_id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            build_time: BUILT,
+            nonce: format!("{nonce:032x}"),
+            password: None,
+            facts: BTreeMap::new(),
+            firmware: self.gateway.firmware(),
+            able: Action::ALL.iter().copied().collect(),
+        };
+        self.life += 1;
+        let now = self.now();
+        let after = if self.life == 1 { "installation" } else { "an end" };
+        self.diary.note(self.at, What::Started { after });
+        self.times.runs_since = Some(self.at);
+        let engine = Engine::new(now, self.config.clone(), identity, recovered);
+        self.gateway.read_errors_from(engine.error_cursor());
+        self.agent = Some(Agent {
+            backoff: FullJitter::new(&self.config.mqtt.reconnect),
+            engine,
+            inbox: VecDeque::new(),
+            store: VecDeque::new(),
+            store_busy: false,
+            link: None,
+            began: self.at,
+            acts: BTreeMap::new(),
+            dies_in: None,
+            exited: false,
+            turns: (0, 0),
+        });
+    }
+
+    /// When the agent wants to be woken, in true time.
+    pub(super) fn deadline(&self, agent: &Agent) -> Option<u64> {
+        let deadline = agent.engine.poll_deadline()?;
+        let booted = self.clock.booted_at();
+        if self.planted == Some(Planted::WallClockAge) {
+            // Asked again at least once a second, as the wall clock may jump.
+            return Some(self.at + 1_000);
+        }
+        Some(booted.saturating_add(deadline.0))
+    }
+
+    /// Wakes the agent if its deadline has come.
+    pub(super) fn wake_agent(&mut self) {
+        let Some(agent) = &self.agent else { return };
+        if !self.deadline(agent).is_some_and(|at| at <= self.at) && self.planted != Some(Planted::WallClockAge) {
+            return;
+        }
+        let at = self.at;
+        let Some(agent) = &mut self.agent else { return };
+        let (when, turns) = &mut agent.turns;
+        *turns = if *when == at { *turns + 1 } else { 0 };
+        *when = at;
+        if *turns > TURNS_MAX {
+            let what = format!("the engine asked {TURNS_MAX} times to be woken at the same instant");
+            self.watch.findings.note(Promise::Liveness, at, what);
+            self.end = self.at;
+            return;
+        }
+        agent.inbox.push_back(Input::Wake);
+    }
+
+    /// Until nobody has anything to say at this instant.
+    pub(super) fn settle(&mut self) {
+        loop {
+            while let Some(effect) = self.agent.as_mut().and_then(|agent| agent.engine.poll_effect()) {
+                self.trace.effect(&effect);
+                self.carry_out(effect);
+            }
+            let Some(input) = self.agent.as_mut().and_then(|agent| agent.inbox.pop_front()) else { break };
+            if self.strikes() {
+                return;
+            }
+            self.trace.input(self.at, &input);
+            let now: Now = self.now();
+            if let Some(agent) = &mut self.agent {
+                agent.engine.handle(now, input);
+            }
+        }
+        self.look();
+        if self.agent.as_ref().is_some_and(|agent| agent.exited) {
+            self.ended();
+        }
+    }
+
+    /// The agent is killed between two of the steps that come.
+    pub(super) fn strike_soon(&mut self, death: Death) {
+        let steps = self.dice.below(STEPS);
+        let latest = self.at + millis(self.dice.between(Duration::ZERO, STRIKES_WITHIN));
+        self.agenda.enter(latest, Event::AgentDies(self.life, death));
+        if let Some(agent) = &mut self.agent {
+            agent.dies_in = Some((steps, death));
+        }
+    }
+
+    /// The agent ends without a goodbye.
+    pub(super) fn die(&mut self, death: Death) {
+        let Some(mut agent) = self.agent.take() else { return };
+        self.life += 1;
+        let crash = match death {
+            Death::Killed => Crash::Process,
+            Death::Power(_) => Crash::Power,
+        };
+        // What was handed to the store may have been carried out in part.
+        let done = self.dice.below(agent.store.len() as u64 + 1);
+        for (_, op) in agent.store.drain(..).take(usize::try_from(done).unwrap_or(0)) {
+            self.apply(op);
+        }
+        self.diary.dropped(self.at, agent.engine.dropped());
+        self.recovered = Some(self.disk.crash(crash));
+        self.note_durable();
+        self.diary.summary.crashes += 1;
+        self.went(match death {
+            Death::Killed => "killed",
+            Death::Power(why) => why,
+        });
+        if let Some((_, conn)) = agent.link {
+            match death {
+                Death::Killed => self.leave(conn),
+                Death::Power(_) => self.network.forget(),
+            }
+        }
+        match death {
+            Death::Killed => {
+                let (low, high) = RESTART_AFTER;
+                let again = self.at + millis(self.dice.between(low, high));
+                self.agenda.enter(again, Event::AgentStarts);
+            }
+            Death::Power(_) => self.machine_down(),
+        }
+    }
+
+    /// The agent has said goodbye and ended.
+    fn ended(&mut self) {
+        let Some(mut agent) = self.agent.take() else { return };
+        self.life += 1;
+        for (_, op) in agent.store.drain(..) {
+            self.apply(op);
+        }
+        self.diary.dropped(self.at, agent.engine.dropped());
+        self.recovered = Some(self.disk.crash(Crash::Clean));
+        self.note_durable();
+        if let Some((_, conn)) = agent.link {
+            self.leave(conn);
+        }
+        self.went("stopped");
+        if self.reboots {
+            self.machine_down();
+        } else {
+            self.agenda.enter(self.at + 1_000, Event::AgentStarts);
+        }
+    }
+
+    /// The machine is off, or on its way through a reboot: then it comes up by itself.
+    pub(super) fn machine_down(&mut self) {
+        self.machine_up = false;
+        // What was under way on the gateway ends with it.
+        for token in std::mem::take(&mut self.doing).into_values().map(|doing| doing.token) {
+            self.gateway.abandon(self.at, token);
+        }
+        if std::mem::take(&mut self.reboots) {
+            self.agenda.enter(self.at + millis(GOES_DOWN_IN) + millis(self.scenario.host.boot), Event::Booted);
+        }
+    }
+
+    /// The machine was told to reboot, by somebody who waits for the agent's goodbye.
+    pub(super) fn reboot_machine(&mut self) {
+        self.reboots = true;
+        match &mut self.agent {
+            Some(agent) => agent.inbox.push_back(Input::Stop { reason: "stopped" }),
+            None => self.machine_down(),
+        }
+    }
+
+    fn went(&mut self, how: &'static str) {
+        self.diary.note(self.at, What::Ended { how });
+        let at = self.at;
+        for (since, total) in [
+            (&mut self.times.runs_since, &mut self.times.runs_ms),
+            (&mut self.times.online_since, &mut self.times.online_ms),
+        ] {
+            *total += since.take().map_or(0, |since| at.saturating_sub(since));
+        }
+    }
+
+    /// Whether the step at which the agent is to die has come.
+    fn strikes(&mut self) -> bool {
+        let Some((steps, death)) = self.agent.as_mut().and_then(|agent| agent.dies_in.as_mut()) else { return false };
+        if *steps > 0 {
+            *steps -= 1;
+            return false;
+        }
+        let death = *death;
+        self.die(death);
+        true
+    }
+
+    /// What the checkers and the diary want to see after each instant.
+    fn look(&mut self) {
+        let Some(agent) = &self.agent else { return };
+        look_at_memory(self.at, agent, &mut self.watch.findings);
+        let online = agent.engine.is_online();
+        match (online, self.times.online_since) {
+            (true, None) => {
+                let after_s = self.times.offline_since.take().map(|since| self.at.saturating_sub(since) / 1_000);
+                self.times.online_since = Some(self.at);
+                self.times.sent_before = self.diary.summary.sent_bytes;
+                self.diary.summary.connects += 1;
+                self.diary.note(self.at, What::Connected { session_present: false, after_s });
+            }
+            (false, Some(since)) => {
+                self.times.online_since = None;
+                self.times.online_ms += self.at.saturating_sub(since);
+                self.times.offline_since = Some(self.at);
+                let sent = self.diary.summary.sent_bytes.saturating_sub(self.times.sent_before);
+                let lasted_s = self.at.saturating_sub(since) / 1_000;
+                let reason = agent.engine.last_fault().unwrap_or("local").to_owned();
+                self.diary.note(self.at, What::Disconnected { reason, lasted_s, sent });
+            }
+            _ => {}
+        }
+        let (at, dropped) = (self.at, agent.engine.dropped());
+        if dropped.values().sum::<u64>() != self.diary.summary.dropped.values().sum::<u64>() {
+            self.diary.dropped(at, dropped);
+        }
+    }
+
+    /// When something was since boot, in true time; `None` for a boot that never was.
+    pub(super) fn true_time(&self, boot: &str, mono: Mono) -> Option<(u32, u64)> {
+        let boot = crate::engine::time::BootId::parse(boot)?;
+        self.clock.true_time(boot, mono)
+    }
+}

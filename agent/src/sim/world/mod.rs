@@ -1,0 +1,388 @@
+//! The event loop of a simulated world: one gateway with its agent, its network, its broker and its operator, in virtual
+//! time. It carries out what the engine wants as the runtime would, makes happen what the scenario says, and shows both to
+//! the checkers. Time goes from one event to the next: nothing is polled.
+
+mod effects;
+mod faults;
+mod link;
+mod machine;
+mod trace;
+
+use std::collections::BTreeMap;
+
+use super::agenda::Agenda;
+use super::broker::{Broker, ConnId, Settings};
+use super::check::{self, Acts, Commands, Dates, Findings, Limits, Records, Retries};
+use super::clock::Clock;
+use super::cloud::{self, Cloud};
+use super::diary::Diary;
+use super::dice::Dice;
+use super::disk::Disk;
+use super::gateway::Gateway;
+use super::network::{Network, millis};
+use super::planted::Planted;
+use super::report::{Promise, Run, Summary};
+use super::scenario::{FaultKind, Scenario};
+use super::{Plan, expect};
+use crate::config::CheckedConfig;
+use crate::engine::io::{Act, EffectId, LinkFault, Recovered, Trigger};
+use crate::engine::packet::Packet;
+use crate::engine::time::Now;
+use crate::wire::keys::KeyError;
+use machine::Agent;
+use trace::Trace;
+
+/// Records and commands younger than this at the end of the calm may still be under way: the longest that a try to
+/// connect waits, twice, and what a drain takes.
+const SETTLES_WITHIN_MS: u64 = 30 * 60 * 1_000;
+/// Turns at one instant, after which the engine is found to spin.
+const TURNS_MAX: u32 = 20_000;
+
+/// Something that is to come.
+#[derive(Debug)]
+enum Event {
+    /// The operation that the store works on is done, in this life of the agent.
+    StoreDone(u64),
+    /// A packet arrives at the broker.
+    Up(ConnId, Packet),
+    /// A packet arrives at the agent.
+    Down(ConnId, Packet),
+    /// A connection comes about, for this effect of this life.
+    Opened(u64, EffectId, ConnId),
+    /// It doesn't.
+    Unreachable(u64, EffectId, LinkFault),
+    /// The agent finds its connection closed.
+    AgentLoses(ConnId, LinkFault),
+    /// The broker finds a connection closed.
+    BrokerLoses(ConnId),
+    /// An action ends.
+    ActEnds(u64),
+    /// The next of a fault begins.
+    FaultBegins(usize),
+    /// One that lasted ends.
+    FaultEnds(u64),
+    /// The operator sends what this order says.
+    Order(usize),
+    /// It sends a message once more.
+    Replay(Box<cloud::Message>),
+    /// The machine is up.
+    Booted,
+    /// systemd starts the agent.
+    AgentStarts,
+    /// The agent dies now, if it lives this life and has not died at a step before.
+    AgentDies(u64, Death),
+    /// From here on nothing befalls the gateway any more.
+    Calm,
+}
+
+/// How an agent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    /// kill -9.
+    Killed,
+    /// The power is gone; the battery is too low, or somebody pulled the plug.
+    Power(&'static str),
+}
+
+/// An action under way.
+#[derive(Debug)]
+struct Doing {
+    life: u64,
+    id: EffectId,
+    act: Act,
+    trigger: Trigger,
+    /// How it will end, unless it is canceled.
+    outcome: Option<crate::engine::io::ActOutcome>,
+    token: u64,
+}
+
+/// All that checks.
+struct Watch {
+    findings: Findings,
+    records: Records,
+    commands: Commands,
+    acts: Acts,
+    dates: Dates,
+    limits: Limits,
+    retries: Retries,
+}
+
+/// A world.
+pub(super) struct World<'a> {
+    scenario: &'a Scenario,
+    config: CheckedConfig,
+    planted: Option<Planted>,
+    /// True time, in milliseconds since the begin.
+    at: u64,
+    calm_at: u64,
+    end: u64,
+    agenda: Agenda<Event>,
+    clock: Clock,
+    disk: Disk,
+    gateway: Gateway,
+    network: Network,
+    broker: Broker,
+    cloud: Cloud,
+    unsent: Vec<cloud::Message>,
+    /// Commands on their way to the agent, by connection and packet id: which.
+    delivered: BTreeMap<(ConnId, u16), String>,
+    agent: Option<Agent>,
+    /// How many agents there were: what belongs to an older one is ignored.
+    life: u64,
+    recovered: Option<Recovered>,
+    machine_up: bool,
+    /// The machine comes up again once the agent has said goodbye.
+    reboots: bool,
+    doing: BTreeMap<u64, Doing>,
+    last_token: u64,
+    /// Faults that last, by the number of their occurrence.
+    active: BTreeMap<u64, FaultKind>,
+    last_occurrence: u64,
+    throttle: (u64, u32),
+    poison: Option<u64>,
+    fault_dice: Vec<Dice>,
+    order_dice: Vec<Dice>,
+    dice: Dice,
+    watch: Watch,
+    diary: Diary,
+    trace: Trace,
+    times: Times,
+}
+
+/// How long what has lasted.
+#[derive(Debug, Default)]
+struct Times {
+    powered_since: Option<u64>,
+    powered_ms: u64,
+    runs_since: Option<u64>,
+    runs_ms: u64,
+    online_since: Option<u64>,
+    online_ms: u64,
+    offline_since: Option<u64>,
+    sent_before: u64,
+}
+
+impl<'a> World<'a> {
+    /// A world in which nothing has happened yet.
+    ///
+    /// # Errors
+    /// Never, for keys made of 32 random bytes.
+    pub(super) fn new(plan: &'a Plan, seed: u64, planted: Option<Planted>) -> Result<Self, KeyError> {
+        let scenario = &plan.scenario;
+        let part = |name: &str| Dice::new(seed, name);
+        let cloud = Cloud::new(&plan.config, part("cloud"))?;
+        let mut config = plan.config.clone();
+        config.commands.trusted_keys.push(cloud.key());
+        let told = if planted == Some(Planted::AllowsAll) { allow_all(&config) } else { config.clone() };
+        let numbered = |kind: &str, n: usize| Dice::new(seed, &format!("{kind} {n}"));
+        let end = millis(scenario.lasts);
+        Ok(Self {
+            at: 0,
+            calm_at: end.saturating_sub(millis(scenario.calm)),
+            end,
+            agenda: Agenda::new(),
+            clock: Clock::new(&scenario.clock, scenario.starts, part("clock")),
+            disk: Disk::new(&scenario.disk, config.store.max_bytes, part("disk")),
+            gateway: Gateway::new(scenario, &config, part("gateway")),
+            network: Network::new(scenario.network.clone(), part("network")),
+            broker: Broker::new(Settings::default()),
+            cloud,
+            unsent: Vec::new(),
+            delivered: BTreeMap::new(),
+            agent: None,
+            life: 0,
+            recovered: None,
+            machine_up: false,
+            reboots: false,
+            doing: BTreeMap::new(),
+            last_token: 0,
+            active: BTreeMap::new(),
+            last_occurrence: 0,
+            throttle: (0, 0),
+            poison: None,
+            fault_dice: scenario
+                .faults
+                .iter()
+                .map(|fault| part(&format!("fault {} {:?}", fault.name, fault.when)))
+                .collect(),
+            order_dice: (0..scenario.commands.len()).map(|n| numbered("order", n)).collect(),
+            dice: part("world"),
+            watch: Watch {
+                findings: Findings::default(),
+                records: Records::default(),
+                commands: Commands::default(),
+                acts: Acts::new(&config),
+                dates: Dates::default(),
+                limits: Limits::new(config.store.max_bytes, config.store.min_free_bytes),
+                retries: Retries::new(&config.mqtt.reconnect),
+            },
+            diary: Diary::default(),
+            trace: Trace::default(),
+            times: Times::default(),
+            scenario,
+            config: told,
+            planted,
+        })
+    }
+
+    /// Lives until the end.
+    pub(super) fn run(mut self, seed: u64) -> Run {
+        self.connect_operator();
+        self.plan_faults();
+        self.agenda.enter(self.calm_at, Event::Calm);
+        self.power_on();
+        while self.at < self.end {
+            self.settle();
+            self.at = self.next_at().clamp(self.at, self.end);
+            self.due();
+        }
+        self.settle();
+        self.judge();
+        let scenario = self.scenario;
+        let trace_hash = self.trace.hash();
+        let (timeline, summary) = self.conclude();
+        let (broken, unmet) = summary.1;
+        let _ = scenario;
+        Run { seed, trace_hash, timeline, summary: summary.0, broken, unmet }
+    }
+
+    /// Everything that is due at this instant.
+    fn due(&mut self) {
+        while let Some(event) = self.agenda.take_due(self.at) {
+            self.happen(event);
+            self.settle();
+        }
+        if self.gateway.next_change().is_some_and(|at| at <= self.at) {
+            self.gateway_changed();
+        }
+        if self.broker.poll_deadline().is_some_and(|deadline| deadline.0 <= self.at) {
+            self.broker.wake(crate::engine::time::Mono(self.at));
+            self.drain_broker();
+        }
+        self.wake_agent();
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::StoreDone(life) if life == self.life => self.store_done(),
+            Event::Up(conn, packet) => self.arrives_at_broker(conn, packet),
+            Event::Down(conn, packet) => self.arrives_at_agent(conn, packet),
+            Event::Opened(life, id, conn) => self.opened(life, id, conn),
+            Event::Unreachable(life, id, fault) if life == self.life => self.link_down(id, fault),
+            Event::AgentLoses(conn, fault) => self.agent_loses(conn, fault),
+            Event::BrokerLoses(conn) => self.broker_loses(conn),
+            Event::ActEnds(token) => self.act_ends(token),
+            Event::FaultBegins(index) => self.fault_begins(index),
+            Event::FaultEnds(occurrence) => self.fault_ends(occurrence),
+            Event::Order(index) => self.order(index),
+            Event::Replay(message) => self.publish_order(*message),
+            Event::Booted => self.booted(),
+            Event::AgentStarts => self.start_agent(),
+            Event::AgentDies(life, death) if life == self.life => self.die(death),
+            Event::Calm => self.calm(),
+            Event::StoreDone(_) | Event::Unreachable(..) | Event::AgentDies(..) => {}
+        }
+    }
+
+    /// When something happens next.
+    fn next_at(&self) -> u64 {
+        let agent = self.agent.as_ref().and_then(|agent| self.deadline(agent));
+        let broker = self.broker.poll_deadline().map(|deadline| deadline.0);
+        let parts = [self.agenda.next_at(), agent, self.gateway.next_change(), broker];
+        parts.into_iter().flatten().min().unwrap_or(self.end)
+    }
+
+    /// The time as the agent is told it.
+    fn now(&mut self) -> Now {
+        let mut now = self.clock.now(self.at, self.network.is_covered());
+        if self.planted == Some(Planted::WallClockAge) {
+            now.mono = self.clock.wall_since_boot(now);
+        }
+        now
+    }
+
+    fn is_active(&self, which: impl Fn(&FaultKind) -> bool) -> bool {
+        self.active.values().any(which)
+    }
+
+    /// What can only be judged at the end.
+    fn judge(&mut self) {
+        let (at, disk) = (self.at, &self.disk);
+        let is_stored = |class, seq| disk.holds(class, seq);
+        let Watch { findings, records, commands, .. } = &mut self.watch;
+        let Some(agent) = &self.agent else { return };
+        let ran_for = at.saturating_sub(agent.began);
+        let settled = at.saturating_sub(SETTLES_WITHIN_MS);
+        records.judge(at, is_stored, agent.engine.dropped(), findings);
+        if ran_for < SETTLES_WITHIN_MS || self.calm_at > settled || !self.network.is_covered() {
+            return;
+        }
+        records.judge_drained(at, settled, is_stored, findings);
+        commands.judge(at, settled, findings);
+        if !agent.engine.is_online() {
+            findings.note(
+                Promise::Liveness,
+                at,
+                "there is no session with the broker, and nothing is in its way".into(),
+            );
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "what a run is made of")]
+    fn conclude(
+        mut self,
+    ) -> (Vec<super::report::Moment>, (Summary, (Vec<super::report::Broken>, Vec<super::report::Unmet>))) {
+        self.times.close(self.at);
+        if let Some(agent) = &self.agent {
+            self.diary.dropped(self.at, agent.engine.dropped());
+        }
+        let lasted = self.at.max(1);
+        let pct = |part: u64, of: u64| {
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds of a year")]
+            let share = part as f64 * 100.0 / of.max(1) as f64;
+            share
+        };
+        let summary = &mut self.diary.summary;
+        summary.lasted_s = lasted / 1_000;
+        summary.powered_pct = pct(self.times.powered_ms, lasted);
+        summary.uptime_pct = pct(self.times.runs_ms, self.times.powered_ms);
+        summary.connected_pct = pct(self.times.online_ms, self.times.runs_ms);
+        summary.duplicates = self.watch.records.duplicates();
+        summary.waiting = self.disk.records();
+        summary.flash_bytes = self.disk.written_bytes();
+        summary.store_max_bytes = self.watch.limits.most_bytes();
+        let (timeline, summary) = self.diary.into_parts();
+        let unmet = expect::judge(self.scenario, &timeline, &summary);
+        (timeline, (summary, (self.watch.findings.into_broken(), unmet)))
+    }
+}
+
+impl Times {
+    fn close(&mut self, at: u64) {
+        for (since, total) in [
+            (&mut self.powered_since, &mut self.powered_ms),
+            (&mut self.runs_since, &mut self.runs_ms),
+            (&mut self.online_since, &mut self.online_ms),
+        ] {
+            *total += since.take().map_or(0, |since| at.saturating_sub(since));
+        }
+    }
+}
+
+/// A config that forbids nothing: what the planted bug tells the agent.
+fn allow_all(config: &CheckedConfig) -> CheckedConfig {
+    let mut config = config.clone();
+    config.remediation.allow = crate::config::Action::ALL.to_vec();
+    config.remediation.budget.clear();
+    config.remediation.min_uptime = std::time::Duration::ZERO;
+    config.remediation.min_battery_pct = 0.0;
+    config
+}
+
+/// How full what can grow in memory is.
+fn look_at_memory(at: u64, agent: &Agent, findings: &mut Findings) {
+    for (name, holds, bound) in agent.engine.bounds() {
+        check::Limits::memory(at, name, holds, bound, findings);
+    }
+    check::Limits::memory(at, "the queue to the store", agent.store.len(), crate::store::STORE_QUEUE_MAX, findings);
+}
