@@ -284,6 +284,8 @@ impl Status {
     }
 }
 
+/// Room for an ordinary sample.
+const ENCODED_BYTES: usize = 768;
 /// The first byte of every encoded record: the form that the rest has.
 const RECORD_FORMAT: u8 = 1;
 
@@ -302,7 +304,8 @@ impl Record {
     /// Its stored form.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut bytes = vec![RECORD_FORMAT];
+        let mut bytes = Vec::with_capacity(ENCODED_BYTES);
+        bytes.push(RECORD_FORMAT);
         // Writing into a Vec has no failure; an empty record would be counted as unreadable, not lost in silence.
         if minicbor::encode(self, &mut bytes).is_err() {
             bytes.clear();

@@ -14,29 +14,27 @@ pub const SERIES_MAX: usize = 1024;
 /// After so many intervals without a reading a counter's last value is forgotten: its interface is gone.
 const COUNTER_IDLE_INTERVALS: u8 = 3;
 
-type Series = (Metric, Option<Box<str>>);
-
 /// The open interval.
 #[derive(Debug)]
 pub struct Vitals {
     since: Mono,
-    open: BTreeMap<Series, Cell>,
-    counters: BTreeMap<Series, Counter>,
+    /// Metrics without label, by their number: nearly all readings are of these.
+    plain: Vec<Option<Cell>>,
+    labelled: BTreeMap<(Metric, Box<str>), Cell>,
+    /// Series with a value in this interval.
+    open: usize,
     charge: Option<f64>,
     discharging: bool,
     refused: u64,
 }
 
-#[derive(Debug)]
+/// What is kept of one series.
+#[derive(Debug, Default)]
 struct Cell {
-    value: Value,
+    value: Option<Value>,
     range: Option<(f64, f64)>,
-}
-
-#[derive(Debug)]
-struct Counter {
-    last: u64,
-    idle_intervals: u8,
+    /// The last reading of a counter, and for how many intervals there was none.
+    count: Option<(u64, u8)>,
 }
 
 impl Vitals {
@@ -45,8 +43,9 @@ impl Vitals {
     pub const fn new(now: Mono) -> Self {
         Self {
             since: now,
-            open: BTreeMap::new(),
-            counters: BTreeMap::new(),
+            plain: Vec::new(),
+            labelled: BTreeMap::new(),
+            open: 0,
             charge: None,
             discharging: false,
             refused: 0,
@@ -66,45 +65,43 @@ impl Vitals {
 
     /// Takes one reading.
     pub fn take(&mut self, point: Point) {
-        let series = (point.metric, point.label);
-        if !self.open.contains_key(&series) && self.open.len() >= SERIES_MAX {
+        let full = self.open >= SERIES_MAX;
+        let cell = match point.label {
+            None => {
+                let number = usize::from(point.metric.number());
+                if self.plain.len() <= number {
+                    self.plain.resize_with(number + 1, || None);
+                }
+                let Some(slot) = self.plain.get_mut(number) else { return };
+                slot.get_or_insert_default()
+            }
+            Some(label) => {
+                let series = (point.metric, label);
+                let crowded = full || self.labelled.len() >= SERIES_MAX;
+                if crowded && !self.labelled.contains_key(&series) {
+                    self.refused = self.refused.saturating_add(1);
+                    return;
+                }
+                self.labelled.entry(series).or_default()
+            }
+        };
+        if full && cell.value.is_none() {
             self.refused = self.refused.saturating_add(1);
             return;
         }
-        let value = match point.metric.rollup() {
-            Rollup::Counter => match self.growth(&series, &point.value) {
-                Some(growth) => growth,
-                None => return,
-            },
-            Rollup::Gauge | Rollup::Last | Rollup::Sum => point.value,
-        };
-        let Some(cell) = self.open.get_mut(&series) else {
-            let range = number_of_gauge(series.0, &value).map(|n| (n, n));
-            self.open.insert(series, Cell { value, range });
-            return;
-        };
-        match series.0.rollup() {
-            Rollup::Gauge | Rollup::Last => {
-                if let (Some((low, high)), Some(n)) = (&mut cell.range, number_of_gauge(series.0, &value)) {
-                    *low = low.min(n);
-                    *high = high.max(n);
-                }
-                cell.value = value;
-            }
-            Rollup::Sum | Rollup::Counter => cell.value = sum(&cell.value, &value),
-        }
+        self.open += usize::from(cell.take(point.metric, point.value));
     }
 
     /// The last value of a metric in the open interval.
     #[must_use]
     pub fn last(&self, metric: Metric) -> Option<&Value> {
-        self.open.get(&(metric, None)).map(|cell| &cell.value)
+        self.plain.get(usize::from(metric.number()))?.as_ref()?.value.as_ref()
     }
 
     /// Series in the open interval.
     #[must_use]
-    pub fn series(&self) -> usize {
-        self.open.len()
+    pub const fn series(&self) -> usize {
+        self.open
     }
 
     /// Readings that were turned away at [`SERIES_MAX`] since it was last asked.
@@ -122,21 +119,19 @@ impl Vitals {
     pub fn report(&mut self, now: Mono) -> Option<Sample> {
         let interval = now.since(self.since);
         self.since = now;
-        let readings: Vec<Reading> =
-            std::mem::take(&mut self.open).into_iter().map(|(series, cell)| reading(series, cell)).collect();
-        self.counters.retain(|_, counter| {
-            counter.idle_intervals += 1;
-            counter.idle_intervals <= COUNTER_IDLE_INTERVALS
-        });
+        let mut readings = Vec::with_capacity(self.open);
+        for (number, cell) in (0_u16..).zip(&mut self.plain) {
+            readings.extend(cell.as_mut().and_then(|cell| cell.close(number, None)));
+        }
+        for ((metric, label), cell) in &mut self.labelled {
+            readings.extend(cell.close(metric.number(), Some(label)));
+        }
+        readings.sort_by_key(|reading| reading.metric);
+        self.open = 0;
+        self.plain.iter_mut().for_each(|cell| drop(cell.take_if(|cell| cell.is_idle())));
+        self.labelled.retain(|_, cell| !cell.is_idle());
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
         (!readings.is_empty()).then_some(Sample { interval_ms, readings })
-    }
-
-    /// A counter's growth since its last reading; `None` at its first. One that fell was restarted from zero.
-    fn growth(&mut self, series: &Series, value: &Value) -> Option<Value> {
-        let &Value::Count(count) = value else { return None };
-        let before = self.counters.insert(series.clone(), Counter { last: count, idle_intervals: 0 })?;
-        Some(Value::Count(count.checked_sub(before.last).unwrap_or(count)))
     }
 
     /// What the battery lost since the last round, counted only while it says that it is discharging.
@@ -151,6 +146,56 @@ impl Vitals {
     }
 }
 
+impl Cell {
+    /// Takes a reading; whether it is the first of the interval.
+    fn take(&mut self, metric: Metric, value: Value) -> bool {
+        let rollup = metric.rollup();
+        let value = match rollup {
+            Rollup::Counter => match self.growth(&value) {
+                Some(growth) => growth,
+                None => return false,
+            },
+            Rollup::Gauge | Rollup::Last | Rollup::Sum => value,
+        };
+        let Some(before) = &mut self.value else {
+            self.range = number_of_gauge(metric, &value).map(|n| (n, n));
+            self.value = Some(value);
+            return true;
+        };
+        match rollup {
+            Rollup::Gauge | Rollup::Last => {
+                if let (Some((low, high)), Some(n)) = (&mut self.range, number_of_gauge(metric, &value)) {
+                    *low = low.min(n);
+                    *high = high.max(n);
+                }
+                *before = value;
+            }
+            Rollup::Sum | Rollup::Counter => *before = sum(before, &value),
+        }
+        false
+    }
+
+    /// A counter's growth since its last reading; `None` at its first. One that fell was restarted from zero.
+    fn growth(&mut self, value: &Value) -> Option<Value> {
+        let &Value::Count(count) = value else { return None };
+        let (before, _) = self.count.replace((count, 0))?;
+        Some(Value::Count(count.checked_sub(before).unwrap_or(count)))
+    }
+
+    /// What it says at the end of an interval.
+    fn close(&mut self, metric: u16, label: Option<&str>) -> Option<Reading> {
+        self.count = self.count.map(|(count, idle)| (count, idle.saturating_add(1)));
+        #[expect(clippy::float_cmp, reason = "both are copies of readings: equal means the same reading")]
+        let range = self.range.take().filter(|(low, high)| low != high);
+        Some(Reading { metric, label: label.map(Into::into), value: self.value.take()?, range })
+    }
+
+    /// Whether nothing has to be kept of it.
+    fn is_idle(&self) -> bool {
+        self.count.is_none_or(|(_, idle)| idle > COUNTER_IDLE_INTERVALS)
+    }
+}
+
 fn number_of_gauge(metric: Metric, value: &Value) -> Option<f64> {
     if metric.rollup() == Rollup::Gauge { value.number() } else { None }
 }
@@ -160,12 +205,6 @@ fn sum(left: &Value, right: &Value) -> Value {
         (Value::Count(a), Value::Count(b)) => Value::Count(a.saturating_add(*b)),
         _ => Value::Float(left.number().unwrap_or(0.0) + right.number().unwrap_or(0.0)),
     }
-}
-
-fn reading((metric, label): Series, cell: Cell) -> Reading {
-    #[expect(clippy::float_cmp, reason = "both are copies of readings: equal means the same reading")]
-    let range = cell.range.filter(|(low, high)| low != high);
-    Reading { metric: metric.number(), label, value: cell.value, range }
 }
 
 #[cfg(test)]

@@ -12,20 +12,24 @@ mod diary;
 pub mod dice;
 pub mod disk;
 pub mod expect;
+mod fleet;
 pub mod gateway;
 mod network;
 pub mod planted;
 pub mod report;
 pub mod scenario;
+mod shrink;
 #[cfg(test)]
 mod tests;
 mod world;
 
 use crate::config::CheckedConfig;
+pub use fleet::{Return, fleet};
 use planted::Planted;
-use report::{Moment, Run};
+use report::Run;
 use scenario::Scenario;
-use world::World;
+pub use shrink::{Shrunk, shrink};
+use world::{History, World};
 
 /// What is simulated: a gateway with this configuration, in this world.
 #[derive(Debug, Clone)]
@@ -34,26 +38,6 @@ pub struct Plan {
     pub scenario: Scenario,
     /// The agent's configuration.
     pub config: CheckedConfig,
-}
-
-/// The shortest history found that still breaks a promise.
-#[derive(Debug, Clone)]
-pub struct Shrunk {
-    /// What of the scenario is left: faults and commands that are needed, and how long it has to last.
-    pub left: Vec<String>,
-    /// The timeline of the shortest run.
-    pub timeline: Vec<Moment>,
-}
-
-/// A fleet's return after an outage of its broker.
-#[derive(Debug, Clone)]
-pub struct Return {
-    /// When the broker came back, in seconds since the begin.
-    pub back_at_s: u64,
-    /// Tries to connect in each second since the begin of the outage.
-    pub tries: Vec<u32>,
-    /// Sessions that came about in each second.
-    pub sessions: Vec<u32>,
 }
 
 /// Runs one gateway through a scenario.
@@ -65,22 +49,13 @@ pub fn run(plan: &Plan, seed: u64) -> Run {
 /// The same, with an agent that has a bug: to see that the checkers find it.
 #[must_use]
 pub fn run_planted(plan: &Plan, seed: u64, planted: Option<Planted>) -> Run {
+    run_in_full(plan, seed, planted).0
+}
+
+/// The same, with what happened when.
+fn run_in_full(plan: &Plan, seed: u64, planted: Option<Planted>) -> (Run, History) {
     match World::new(plan, seed, planted) {
         Ok(world) => world.run(seed),
-        Err(error) => Run::failed(seed, &error.to_string()),
+        Err(error) => (Run::failed(seed, &error.to_string()), History::default()),
     }
-}
-
-/// Takes away faults, commands and time for as long as the same promise is still broken.
-#[must_use]
-pub fn shrink(plan: &Plan, seed: u64, broken: report::Promise) -> Shrunk {
-    let _ = (plan, seed, broken);
-    Shrunk { left: Vec::new(), timeline: Vec::new() }
-}
-
-/// Runs a fleet of gateways on one broker through an outage of that broker.
-#[must_use]
-pub fn fleet(plan: &Plan, gateways: u32, seed: u64) -> Return {
-    let _ = (plan, gateways, seed);
-    Return { back_at_s: 0, tries: Vec::new(), sessions: Vec::new() }
 }

@@ -29,7 +29,7 @@ pub enum Planted {
     /// Chance that no seed governs.
     WildDice,
     /// The queue to the store takes whatever comes.
-    QueueUnbounded,
+    NoQueueBound,
 }
 
 impl Planted {
@@ -46,7 +46,7 @@ impl Planted {
         Self::AllowsAll,
         Self::SeqReused,
         Self::WildDice,
-        Self::QueueUnbounded,
+        Self::NoQueueBound,
     ];
 
     /// Its name on the command line.
@@ -64,7 +64,7 @@ impl Planted {
             Self::AllowsAll => "allows-all",
             Self::SeqReused => "seq-reused",
             Self::WildDice => "wild-dice",
-            Self::QueueUnbounded => "queue-unbounded",
+            Self::NoQueueBound => "no-queue-bound",
         }
     }
 
@@ -81,7 +81,7 @@ impl Planted {
             Self::NeverEvicts => &[Promise::BoundedDisk],
             Self::OutcomeLost => &[Promise::TerminalStatus],
             Self::WildDice => &[Promise::SameTrace],
-            Self::QueueUnbounded => &[Promise::BoundedMemory],
+            Self::NoQueueBound => &[Promise::BoundedMemory],
         }
     }
 }

@@ -107,3 +107,15 @@ fn probe() {
     }
     println!("{:?}", begun.elapsed());
 }
+
+#[test]
+fn speed() {
+    let mut s = quiet();
+    let days: u64 = std::env::var("DAYS").ok().and_then(|n| n.parse().ok()).unwrap_or(30);
+    s.lasts = Duration::from_secs(86_400 * days);
+    let p = plan(s);
+    let begun = std::time::SystemTime::now();
+    let run = run(&p, 1);
+    let took = begun.elapsed().unwrap().as_secs_f64();
+    println!("{:.0} days/s, {} records {:?}", days as f64 / took, run.summary.records, run.broken);
+}

@@ -1,13 +1,20 @@
 //! The contract's outgoing payloads: records become JSON here, at sending, so that a date that was learned late is in
 //! it. What a gateway doesn't have is left out, never zero; `time` alone is null where no date is known.
 
-use serde_json::{Map, Value as Json, json};
+use std::collections::BTreeMap;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::ser::{CompactFormatter, Compound};
+use serde_json::{Map, Value as Json};
 
 use crate::config::AttributeValue;
 use crate::engine::metric::{Metric, Value};
 use crate::engine::record::{Body, CommandResult, Event, Field, Reading, Record, Sample, Stamp};
 use crate::engine::time::Unix;
 use crate::engine::timeline::Timeline;
+
+/// Room for a message of one sample.
+const MESSAGE_BYTES: usize = 1_024;
 
 /// The version of the payloads, their `v`.
 pub const PAYLOAD_VERSION: u8 = 1;
@@ -52,13 +59,11 @@ impl Speaker<'_> {
     /// One record that makes a message of its own. A sample becomes a telemetry message with one sample.
     #[must_use]
     pub fn record(&self, seq: u64, record: &Record) -> Vec<u8> {
-        let mut message = self.envelope(seq, record.at);
         match &record.body {
-            Body::Sample(_) => return self.telemetry(&[(seq, record.clone())]),
-            Body::Event(event) => self.event(event, &mut message),
-            Body::Result(result) => command_result(result, &mut message),
+            Body::Sample(_) => self.telemetry(&[(seq, record.clone())]),
+            Body::Event(event) => self.message(seq, record.at, |message| self.event(event, message)),
+            Body::Result(result) => self.message(seq, record.at, |message| command_result(result, message)),
         }
-        bytes(message)
     }
 
     /// Samples of one boot in one message; its `seq`, `time` and `mono_ms` are those of the first. Records that are no
@@ -66,30 +71,21 @@ impl Speaker<'_> {
     #[must_use]
     pub fn telemetry(&self, records: &[(u64, Record)]) -> Vec<u8> {
         let Some((first_seq, first)) = records.first() else { return Vec::new() };
-        let mut message = self.envelope(*first_seq, first.at);
-        let samples: Vec<Json> = records
-            .iter()
-            .filter_map(|(seq, record)| match &record.body {
-                Body::Sample(sample) => Some(self.sample(*seq, record.at, sample)),
-                Body::Event(_) | Body::Result(_) => None,
-            })
-            .collect();
-        message.insert("samples".into(), Json::Array(samples));
-        bytes(message)
+        self.message(*first_seq, first.at, |message| message.serialize_entry("samples", &Samples(self, records)))
     }
 
     /// The presence message, or the will.
     #[must_use]
     pub fn presence(&self, seq: u64, at: Stamp, presence: Presence<'_>) -> Vec<u8> {
-        let mut message = self.envelope(seq, at);
-        message.insert("online".into(), presence.offline.is_none().into());
-        if let Some(reason) = presence.offline {
-            message.insert("reason".into(), reason.into());
-        }
-        message.insert("agent".into(), presence.agent.into());
-        message.insert("nonce".into(), presence.nonce.into());
-        message.insert("quarantine".into(), presence.quarantine.into());
-        bytes(message)
+        self.message(seq, at, |message| {
+            message.serialize_entry("online", &presence.offline.is_none())?;
+            if let Some(reason) = presence.offline {
+                message.serialize_entry("reason", reason)?;
+            }
+            message.serialize_entry("agent", presence.agent)?;
+            message.serialize_entry("nonce", presence.nonce)?;
+            message.serialize_entry("quarantine", presence.quarantine)
+        })
     }
 
     /// The attributes message.
@@ -102,104 +98,222 @@ impl Speaker<'_> {
         dynamic: Map<String, Json>,
         groups: &[String],
     ) -> Vec<u8> {
-        let mut message = self.envelope(seq, at);
-        let fixed: Map<String, Json> = fixed.map(|(key, value)| (key.clone(), json!(value))).collect();
-        message.insert("static".into(), fixed.into());
-        message.insert("dynamic".into(), dynamic.into());
-        message.insert("groups".into(), json!(groups));
-        bytes(message)
+        let fixed: BTreeMap<&String, &AttributeValue> = fixed.collect();
+        self.message(seq, at, |message| {
+            message.serialize_entry("static", &fixed)?;
+            message.serialize_entry("dynamic", &dynamic)?;
+            message.serialize_entry("groups", groups)
+        })
     }
 
-    fn envelope(&self, seq: u64, at: Stamp) -> Map<String, Json> {
-        let mut message = Map::new();
-        message.insert("v".into(), PAYLOAD_VERSION.into());
-        message.insert("device".into(), self.device.into());
-        message.insert("boot".into(), at.boot.to_string().into());
-        message.insert("seq".into(), seq.into());
-        message.insert("time".into(), self.date(at));
-        message.insert("mono_ms".into(), at.mono.0.into());
-        message
+    /// The envelope, and what is said in it.
+    fn message(&self, seq: u64, at: Stamp, say: impl FnOnce(&mut MapWriter<'_>) -> Written) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(MESSAGE_BYTES);
+        let mut writer = serde_json::Serializer::new(&mut bytes);
+        let written = writer.serialize_map(None).and_then(|mut message| {
+            message.serialize_entry("v", &PAYLOAD_VERSION)?;
+            message.serialize_entry("device", self.device)?;
+            message.serialize_entry("boot", &at.boot.to_string())?;
+            message.serialize_entry("seq", &seq)?;
+            message.serialize_entry("time", &self.date(at))?;
+            message.serialize_entry("mono_ms", &at.mono.0)?;
+            say(&mut message)?;
+            message.end()
+        });
+        // Memory takes what is written, and every key is a string: there is nothing that could fail.
+        debug_assert!(written.is_ok(), "write a message: {written:?}");
+        bytes
     }
 
-    fn date(&self, at: Stamp) -> Json {
-        self.timeline.date(at).and_then(rfc3339).map_or(Json::Null, Json::String)
+    fn date(&self, at: Stamp) -> Option<String> {
+        self.timeline.date(at).and_then(rfc3339)
     }
 
-    fn sample(&self, seq: u64, at: Stamp, sample: &Sample) -> Json {
-        let mut message = Map::new();
-        message.insert("seq".into(), seq.into());
-        message.insert("time".into(), self.date(at));
-        message.insert("mono_ms".into(), at.mono.0.into());
-        #[expect(clippy::cast_precision_loss, reason = "an interval of milliseconds is far below 2^53")]
-        message.insert("interval_s".into(), (sample.interval_ms as f64 / 1000.0).into());
-        for reading in &sample.readings {
-            place(&mut message, reading);
-        }
-        message.into()
-    }
-
-    fn event(&self, event: &Event, message: &mut Map<String, Json>) {
-        message.insert("severity".into(), event.severity.word().into());
-        message.insert("type".into(), event.kind.word().into());
-        message.insert("name".into(), (*event.name).into());
+    fn event(&self, event: &Event, message: &mut MapWriter<'_>) -> Written {
+        message.serialize_entry("severity", event.severity.word())?;
+        message.serialize_entry("type", event.kind.word())?;
+        message.serialize_entry("name", &event.name)?;
         if event.fields.is_empty() {
-            return;
+            return Ok(());
         }
-        let fields: Map<String, Json> =
-            event.fields.iter().filter_map(|(key, field)| Some((key.to_string(), self.field(field)?))).collect();
-        message.insert(event.group.to_string(), fields.into());
-    }
-
-    fn field(&self, field: &Field) -> Option<Json> {
-        match field {
-            Field::Value(value) => plain(value),
-            Field::Stamp(stamp) => Some(self.date(*stamp)),
-            Field::List(words) => Some(json!(words)),
-        }
+        message.serialize_entry(&event.group, &Fields(self, &event.fields))
     }
 }
 
-fn command_result(result: &CommandResult, message: &mut Map<String, Json>) {
-    message.insert("command_id".into(), json!(result.command_id));
-    message.insert("command".into(), json!(result.command));
-    message.insert("status".into(), result.status.word().into());
+type MapWriter<'a> = Compound<'a, &'a mut Vec<u8>, CompactFormatter>;
+type Written = serde_json::Result<()>;
+
+fn command_result(result: &CommandResult, message: &mut MapWriter<'_>) -> Written {
+    message.serialize_entry("command_id", &result.command_id)?;
+    message.serialize_entry("command", &result.command)?;
+    message.serialize_entry("status", result.status.word())?;
     for (key, text) in [("reason", &result.reason), ("detail", &result.detail), ("output", &result.output)] {
         if let Some(text) = text {
-            message.insert(key.into(), (**text).into());
+            message.serialize_entry(key, text)?;
         }
     }
-    if let Some(percent) = result.progress_pct {
-        message.insert("progress_pct".into(), percent.into());
+    match result.progress_pct {
+        Some(percent) => message.serialize_entry("progress_pct", &percent),
+        None => Ok(()),
     }
 }
 
-/// Puts a reading where its metric's path says; `host.disk.*.used_pct` and `/data` become `host: {disk: {"/data": …}}`.
-fn place(sample: &mut Map<String, Json>, reading: &Reading) {
-    let Some(metric) = Metric::from_number(reading.metric) else { return };
-    let Some(value) = plain(&rounded(metric, &reading.value)) else { return };
-    let mut steps: Vec<&str> = metric.path().split('.').collect();
-    let Some(field) = steps.pop() else { return };
-    let label = reading.label.as_deref().unwrap_or("*");
-    let mut place = sample;
-    for step in steps {
-        let key = if step == "*" { label } else { step };
-        let Some(next) = place.entry(key).or_insert_with(|| Map::new().into()).as_object_mut() else { return };
-        place = next;
+/// The fields of an event.
+struct Fields<'a>(&'a Speaker<'a>, &'a [(Box<str>, Field)]);
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(speaker, fields) = self;
+        let mut map = serializer.serialize_map(None)?;
+        for (key, field) in *fields {
+            match field {
+                Field::Value(value) => entry(&mut map, key, value)?,
+                Field::Stamp(stamp) => map.serialize_entry(key, &speaker.date(*stamp))?,
+                Field::List(words) => map.serialize_entry(key, words)?,
+            }
+        }
+        map.end()
     }
-    let field = if field == "*" { label } else { field };
-    if let Some((low, high)) = reading.range {
+}
+
+/// The samples of a message.
+struct Samples<'a>(&'a Speaker<'a>, &'a [(u64, Record)]);
+
+impl Serialize for Samples<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(speaker, records) = self;
+        serializer.collect_seq(records.iter().filter_map(|(seq, record)| match &record.body {
+            Body::Sample(sample) => Some(SampleOf { speaker, seq: *seq, at: record.at, sample }),
+            Body::Event(_) | Body::Result(_) => None,
+        }))
+    }
+}
+
+/// One sample: each reading where its metric's path says.
+struct SampleOf<'a> {
+    speaker: &'a Speaker<'a>,
+    seq: u64,
+    at: Stamp,
+    sample: &'a Sample,
+}
+
+impl Serialize for SampleOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("seq", &self.seq)?;
+        map.serialize_entry("time", &self.speaker.date(self.at))?;
+        map.serialize_entry("mono_ms", &self.at.mono.0)?;
+        #[expect(clippy::cast_precision_loss, reason = "an interval of milliseconds is far below 2^53")]
+        map.serialize_entry("interval_s", &(self.sample.interval_ms as f64 / 1000.0))?;
+        let mut placed: Vec<Placed<'_>> = self.sample.readings.iter().filter_map(Placed::new).collect();
+        together(&mut placed);
+        entries(&mut map, &placed, 0)?;
+        map.end()
+    }
+}
+
+/// A reading and its place: `host.disk.*.used_pct` of `/data` is `used_pct` in the groups `host`, `disk` and `/data`.
+#[derive(Clone, Copy)]
+struct Placed<'a> {
+    groups: [&'a str; GROUPS_MAX],
+    field: &'a str,
+    metric: Metric,
+    reading: &'a Reading,
+}
+
+/// The deepest path of the metric table has so many groups above its field.
+const GROUPS_MAX: usize = 3;
+
+impl<'a> Placed<'a> {
+    /// `None` for a metric that a newer agent wrote.
+    fn new(reading: &'a Reading) -> Option<Self> {
+        let metric = Metric::from_number(reading.metric)?;
+        let label = reading.label.as_deref().unwrap_or("*");
+        let mut groups = [""; GROUPS_MAX];
+        let (above, field) = metric.path().rsplit_once('.')?;
+        for (group, step) in groups.iter_mut().zip(above.split('.')) {
+            *group = if step == "*" { label } else { step };
+        }
+        Some(Self { groups, field: if field == "*" { label } else { field }, metric, reading })
+    }
+
+    /// Its groups from this depth on are none: it is a field here.
+    fn group(&self, depth: usize) -> &'a str {
+        self.groups.get(depth).copied().unwrap_or_default()
+    }
+
+    fn entries<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        entry(map, self.field, &rounded(self.metric, &self.reading.value))?;
+        let Some((low, high)) = self.reading.range else { return Ok(()) };
         for (end, value) in [("min", low), ("max", high)] {
-            let value = match reading.value {
+            let value = match self.reading.value {
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was a count before")]
                 Value::Count(_) => Value::Count(value as u64),
                 _ => Value::Float(value),
             };
-            if let Some(value) = plain(&rounded(metric, &value)) {
-                place.insert(format!("{field}_{end}"), value);
-            }
+            entry(map, &format!("{}_{end}", self.field), &rounded(self.metric, &value))?;
+        }
+        Ok(())
+    }
+}
+
+/// Brings the outermost groups together, in the order in which they come first. Mostly they are: comparing all names to
+/// sort them costs more than the writing.
+fn together(placed: &mut [Placed<'_>]) {
+    let mut tops: Vec<&str> = Vec::new();
+    let mut rank_of = |top| {
+        tops.iter().position(|known| *known == top).unwrap_or_else(|| {
+            tops.push(top);
+            tops.len() - 1
+        })
+    };
+    let ranks: Vec<usize> = placed.iter().map(|placed| rank_of(placed.group(0))).collect();
+    if !ranks.is_sorted() {
+        placed.sort_by_key(|placed| tops.iter().position(|top| *top == placed.group(0)));
+    }
+}
+
+/// Writes readings: neighbours that share their group at this depth become one object.
+fn entries<M: SerializeMap>(map: &mut M, placed: &[Placed<'_>], depth: usize) -> Result<(), M::Error> {
+    for group in placed.chunk_by(|a, b| a.group(depth) == b.group(depth)) {
+        let Some(first) = group.first() else { continue };
+        match first.group(depth) {
+            "" => group.iter().try_for_each(|placed| placed.entries(map))?,
+            name => map.serialize_entry(name, &Group { placed: group, depth: depth + 1 })?,
         }
     }
-    place.insert(field.into(), value);
+    Ok(())
+}
+
+/// The readings of one group.
+struct Group<'a> {
+    placed: &'a [Placed<'a>],
+    depth: usize,
+}
+
+impl Serialize for Group<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let fields = self.placed.iter().filter(|placed| placed.group(self.depth).is_empty());
+        fields.into_iter().try_for_each(|placed| placed.entries(&mut map))?;
+        // Below here labels take turns: what belongs together is brought together.
+        let mut deeper: Vec<Placed<'_>> =
+            self.placed.iter().filter(|placed| !placed.group(self.depth).is_empty()).copied().collect();
+        deeper.sort_by_key(|placed| placed.groups);
+        entries(&mut map, &deeper, self.depth)?;
+        map.end()
+    }
+}
+
+/// Writes a value under its key; what JSON has no number for is left out.
+fn entry<M: SerializeMap>(map: &mut M, key: &str, value: &Value) -> Result<(), M::Error> {
+    match value {
+        Value::Float(value) if value.is_finite() => map.serialize_entry(key, value),
+        Value::Float(_) => Ok(()),
+        Value::Count(value) => map.serialize_entry(key, value),
+        Value::Flag(value) => map.serialize_entry(key, value),
+        Value::Text(value) => map.serialize_entry(key, value),
+    }
 }
 
 /// What no sensor resolves costs bytes on a metered link: a thousandth of a percent, a millionth of anything else (the
@@ -212,23 +326,9 @@ fn rounded(metric: Metric, value: &Value) -> Value {
     }
 }
 
-/// `None` for what JSON has no number for.
-fn plain(value: &Value) -> Option<Json> {
-    match value {
-        Value::Float(value) => serde_json::Number::from_f64(*value).map(Json::Number),
-        Value::Count(value) => Some((*value).into()),
-        Value::Flag(value) => Some((*value).into()),
-        Value::Text(value) => Some((**value).into()),
-    }
-}
-
-fn bytes(message: Map<String, Json>) -> Vec<u8> {
-    Json::Object(message).to_string().into_bytes()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use serde_json::json;
 
     use super::*;
     use crate::engine::observation::Severity;
@@ -271,6 +371,21 @@ mod tests {
                     "host":{"disk":{"/data":{"free_bytes":77}}},
                     "agent":{"dropped":{"quota":3}}}]})
         );
+    }
+
+    #[test]
+    fn what_shares_a_label_stands_in_one_object() {
+        let readings = ["eth0", "wlan0"].into_iter().flat_map(|name| {
+            [Metric::InterfaceUp, Metric::InterfaceRxBytes].map(|metric| reading(metric, Some(name), 1_u64, None))
+        });
+        let mut readings: Vec<Reading> = readings.chain([reading(Metric::LinkUp, None, true, None)]).collect();
+        readings.sort_by_key(|reading| reading.metric);
+        let message = said(&timeline(true), Body::Sample(Sample { interval_ms: 1, readings }));
+        let one = json!({"up": 1, "rx_bytes": 1});
+        assert_eq!(message["samples"][0]["link"], json!({"up": true, "interfaces": {"eth0": one, "wlan0": one}}));
+
+        let deepest = Metric::ALL.iter().map(|metric| metric.path().split('.').count() - 1).max();
+        assert_eq!(deepest, Some(GROUPS_MAX));
     }
 
     #[test]

@@ -137,9 +137,9 @@ impl World<'_> {
             }
         }
         let lies = self.planted == Some(Planted::AckBeforeCommit);
-        let unbounded = self.planted == Some(Planted::QueueUnbounded);
+        let boundless = self.planted == Some(Planted::NoQueueBound);
         let Some(agent) = &mut self.agent else { return };
-        if agent.store.len() >= STORE_QUEUE_MAX && !unbounded {
+        if agent.store.len() >= STORE_QUEUE_MAX && !boundless {
             let stats = self.disk.stats();
             agent.inbox.push_back(Input::Store { id, result: Err(StoreFault::Busy), stats });
             return;

@@ -44,6 +44,7 @@ impl World<'_> {
         let (low, high) = fault.lasts;
         let lasts = self.fault_dice.get_mut(index).map_or(low, |dice| dice.between(low, high));
         let lasts = millis(lasts).min(self.calm_at.saturating_sub(self.at));
+        self.history.faults.push((index, self.at, lasts));
         let detail = detail(fault, lasts);
         self.diary.note(self.at, What::FaultBegan { name: fault.name.clone(), detail });
         self.last_occurrence += 1;

@@ -32,6 +32,7 @@ impl World<'_> {
     pub(super) fn connect(&mut self, id: EffectId) {
         self.watch.retries.tried(self.at, &mut self.watch.findings);
         self.diary.summary.tries += 1;
+        self.history.tries.push(self.at);
         let latency = millis(self.network.latency());
         let swallows = self.is_active(|fault| matches!(fault, FaultKind::HalfOpen)) || !self.network.is_covered();
         let refused =
@@ -57,6 +58,7 @@ impl World<'_> {
             return;
         }
         self.broker.connected(Mono(self.at), conn);
+        self.plan_broker();
         if let Some(agent) = &mut self.agent {
             agent.link = Some((id, conn));
             agent.inbox.push_back(Input::LinkUp { id });
@@ -115,6 +117,7 @@ impl World<'_> {
     pub(super) fn broker_loses(&mut self, conn: ConnId) {
         self.network.close(conn);
         self.broker.disconnected(Mono(self.at), conn, false);
+        self.plan_broker();
         self.drain_broker();
     }
 
@@ -134,6 +137,7 @@ impl World<'_> {
         self.broker.disconnected(Mono(self.at), conn, false);
         let fault = LinkFault { kind: LinkFaultKind::Server, detail: "connection reset".into() };
         self.agent_loses(conn, fault);
+        self.plan_broker();
         self.drain_broker();
     }
 
@@ -163,7 +167,11 @@ impl World<'_> {
             }
             _ => {}
         }
+        let connects = matches!(packet, Packet::Connect(_) | Packet::Disconnect { .. });
         self.broker.receive(Mono(self.at), conn, packet);
+        if connects {
+            self.plan_broker();
+        }
         self.drain_broker();
     }
 
@@ -330,6 +338,7 @@ impl World<'_> {
     /// An order is due.
     pub(super) fn order(&mut self, index: usize) {
         let Some(order) = self.scenario.commands.get(index) else { return };
+        self.history.orders.push((index, self.at));
         let date = Unix(self.clock.true_date(self.at).0);
         for _ in 0..order.burst.max(1) {
             let Some(message) = self.cloud.order(order, date) else { continue };

@@ -24,6 +24,8 @@ const GOES_DOWN_IN: Duration = Duration::from_secs(5);
 const STEPS: u64 = 60;
 /// At the latest after this, if there are no more steps.
 const STRIKES_WITHIN: Duration = Duration::from_secs(5);
+/// Memory is looked at after so many instants: what grows without bound is still there then.
+const MEMORY_EVERY: u32 = 64;
 /// When this agent was built: nothing in a scenario is earlier.
 const BUILT: Unix = Unix(1_735_689_600_000);
 
@@ -44,6 +46,8 @@ pub(super) struct Agent {
     /// The end of a clean stop.
     pub(super) exited: bool,
     turns: (u64, u32),
+    /// When it wants to be woken, in true time.
+    wake_at: Option<u64>,
 }
 
 impl World<'_> {
@@ -118,24 +122,18 @@ impl World<'_> {
             dies_in: None,
             exited: false,
             turns: (0, 0),
+            wake_at: None,
         });
     }
 
     /// When the agent wants to be woken, in true time.
-    pub(super) fn deadline(&self, agent: &Agent) -> Option<u64> {
-        let deadline = agent.engine.poll_deadline()?;
-        let booted = self.clock.booted_at();
-        if self.planted == Some(Planted::WallClockAge) {
-            // Asked again at least once a second, as the wall clock may jump.
-            return Some(self.at + 1_000);
-        }
-        Some(booted.saturating_add(deadline.0))
+    pub(super) fn wake_at(&self) -> Option<u64> {
+        self.agent.as_ref()?.wake_at
     }
 
     /// Wakes the agent if its deadline has come.
     pub(super) fn wake_agent(&mut self) {
-        let Some(agent) = &self.agent else { return };
-        if !self.deadline(agent).is_some_and(|at| at <= self.at) && self.planted != Some(Planted::WallClockAge) {
+        if !self.wake_at().is_some_and(|at| at <= self.at) {
             return;
         }
         let at = self.at;
@@ -154,8 +152,10 @@ impl World<'_> {
 
     /// Until nobody has anything to say at this instant.
     pub(super) fn settle(&mut self) {
+        let mut moved = false;
         loop {
             while let Some(effect) = self.agent.as_mut().and_then(|agent| agent.engine.poll_effect()) {
+                moved = true;
                 self.trace.effect(&effect);
                 self.carry_out(effect);
             }
@@ -163,16 +163,31 @@ impl World<'_> {
             if self.strikes() {
                 return;
             }
+            moved = true;
             self.trace.input(self.at, &input);
             let now: Now = self.now();
             if let Some(agent) = &mut self.agent {
                 agent.engine.handle(now, input);
             }
         }
-        self.look();
+        if moved {
+            self.plan_waking();
+            self.look();
+        }
         if self.agent.as_ref().is_some_and(|agent| agent.exited) {
             self.ended();
         }
+    }
+
+    fn plan_waking(&mut self) {
+        let booted = self.clock.booted_at();
+        let wall_clock = self.planted == Some(Planted::WallClockAge);
+        let at = self.at;
+        let Some(agent) = &mut self.agent else { return };
+        let deadline = agent.engine.poll_deadline();
+        // By the wall clock nobody can say when that is: it is asked again each second.
+        agent.wake_at =
+            deadline.map(|mono| if wall_clock { at + 1_000 } else { booted.saturating_add(mono.0).max(at) });
     }
 
     /// The agent is killed between two of the steps that come.
@@ -290,7 +305,10 @@ impl World<'_> {
     /// What the checkers and the diary want to see after each instant.
     fn look(&mut self) {
         let Some(agent) = &self.agent else { return };
-        look_at_memory(self.at, agent, &mut self.watch.findings);
+        self.looks = self.looks.wrapping_add(1);
+        if self.looks % MEMORY_EVERY == 0 {
+            look_at_memory(self.at, agent, &mut self.watch.findings);
+        }
         let online = agent.engine.is_online();
         match (online, self.times.online_since) {
             (true, None) => {
@@ -298,6 +316,7 @@ impl World<'_> {
                 self.times.online_since = Some(self.at);
                 self.times.sent_before = self.diary.summary.sent_bytes;
                 self.diary.summary.connects += 1;
+                self.history.sessions.push(self.at);
                 self.diary.note(self.at, What::Connected { session_present: false, after_s });
             }
             (false, Some(since)) => {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use super::agenda::Agenda;
 use super::broker::{Broker, ConnId, Settings};
-use super::check::{self, Acts, Commands, Dates, Findings, Limits, Records, Retries};
+use super::check::{Acts, Commands, Dates, Findings, Limits, Records, Retries};
 use super::clock::Clock;
 use super::cloud::{self, Cloud};
 use super::diary::Diary;
@@ -21,13 +21,13 @@ use super::disk::Disk;
 use super::gateway::Gateway;
 use super::network::{Network, millis};
 use super::planted::Planted;
-use super::report::{Promise, Run, Summary};
+use super::report::{Promise, Run};
 use super::scenario::{FaultKind, Scenario};
 use super::{Plan, expect};
 use crate::config::CheckedConfig;
 use crate::engine::io::{Act, EffectId, LinkFault, Recovered, Trigger};
 use crate::engine::packet::Packet;
-use crate::engine::time::Now;
+use crate::engine::time::{Mono, Now};
 use crate::wire::keys::KeyError;
 use machine::Agent;
 use trace::Trace;
@@ -147,6 +147,22 @@ pub(super) struct World<'a> {
     diary: Diary,
     trace: Trace,
     times: Times,
+    history: History,
+    looks: u32,
+    broker_wakes_at: u64,
+}
+
+/// What happened when: enough to make it happen again, without the dice.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    /// Faults: which, when, for how long.
+    pub(super) faults: Vec<(usize, u64, u64)>,
+    /// Orders: which, when.
+    pub(super) orders: Vec<(usize, u64)>,
+    /// Tries to connect.
+    pub(super) tries: Vec<u64>,
+    /// Sessions that came about.
+    pub(super) sessions: Vec<u64>,
 }
 
 /// How long what has lasted.
@@ -219,6 +235,9 @@ impl<'a> World<'a> {
             diary: Diary::default(),
             trace: Trace::default(),
             times: Times::default(),
+            history: History::default(),
+            looks: 0,
+            broker_wakes_at: 0,
             scenario,
             config: told,
             planted,
@@ -226,7 +245,7 @@ impl<'a> World<'a> {
     }
 
     /// Lives until the end.
-    pub(super) fn run(mut self, seed: u64) -> Run {
+    pub(super) fn run(mut self, seed: u64) -> (Run, History) {
         self.connect_operator();
         self.plan_faults();
         self.agenda.enter(self.calm_at, Event::Calm);
@@ -238,12 +257,7 @@ impl<'a> World<'a> {
         }
         self.settle();
         self.judge();
-        let scenario = self.scenario;
-        let trace_hash = self.trace.hash();
-        let (timeline, summary) = self.conclude();
-        let (broken, unmet) = summary.1;
-        let _ = scenario;
-        Run { seed, trace_hash, timeline, summary: summary.0, broken, unmet }
+        self.conclude(seed)
     }
 
     /// Everything that is due at this instant.
@@ -255,9 +269,10 @@ impl<'a> World<'a> {
         if self.gateway.next_change().is_some_and(|at| at <= self.at) {
             self.gateway_changed();
         }
-        if self.broker.poll_deadline().is_some_and(|deadline| deadline.0 <= self.at) {
-            self.broker.wake(crate::engine::time::Mono(self.at));
+        if self.broker_wakes_at <= self.at {
+            self.broker.wake(Mono(self.at));
             self.drain_broker();
+            self.plan_broker();
         }
         self.wake_agent();
     }
@@ -286,10 +301,14 @@ impl<'a> World<'a> {
 
     /// When something happens next.
     fn next_at(&self) -> u64 {
-        let agent = self.agent.as_ref().and_then(|agent| self.deadline(agent));
-        let broker = self.broker.poll_deadline().map(|deadline| deadline.0);
-        let parts = [self.agenda.next_at(), agent, self.gateway.next_change(), broker];
+        let parts = [self.agenda.next_at(), self.wake_at(), self.gateway.next_change(), Some(self.broker_wakes_at)];
         parts.into_iter().flatten().min().unwrap_or(self.end)
+    }
+
+    /// When the broker has something to do by itself. Packets only put it off, so it is asked again when that time has
+    /// come, or when connections come and go.
+    fn plan_broker(&mut self) {
+        self.broker_wakes_at = self.broker.poll_deadline().map_or(u64::MAX, |deadline| deadline.0);
     }
 
     /// The time as the agent is told it.
@@ -328,10 +347,8 @@ impl<'a> World<'a> {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "what a run is made of")]
-    fn conclude(
-        mut self,
-    ) -> (Vec<super::report::Moment>, (Summary, (Vec<super::report::Broken>, Vec<super::report::Unmet>))) {
+    /// Closes the figures.
+    fn conclude(mut self, seed: u64) -> (Run, History) {
         self.times.close(self.at);
         if let Some(agent) = &self.agent {
             self.diary.dropped(self.at, agent.engine.dropped());
@@ -353,7 +370,8 @@ impl<'a> World<'a> {
         summary.store_max_bytes = self.watch.limits.most_bytes();
         let (timeline, summary) = self.diary.into_parts();
         let unmet = expect::judge(self.scenario, &timeline, &summary);
-        (timeline, (summary, (self.watch.findings.into_broken(), unmet)))
+        let broken = self.watch.findings.into_broken();
+        (Run { seed, trace_hash: self.trace.hash(), timeline, summary, broken, unmet }, self.history)
     }
 }
 
@@ -382,7 +400,7 @@ fn allow_all(config: &CheckedConfig) -> CheckedConfig {
 /// How full what can grow in memory is.
 fn look_at_memory(at: u64, agent: &Agent, findings: &mut Findings) {
     for (name, holds, bound) in agent.engine.bounds() {
-        check::Limits::memory(at, name, holds, bound, findings);
+        Limits::memory(at, name, holds, bound, findings);
     }
-    check::Limits::memory(at, "the queue to the store", agent.store.len(), crate::store::STORE_QUEUE_MAX, findings);
+    Limits::memory(at, "the queue to the store", agent.store.len(), crate::store::STORE_QUEUE_MAX, findings);
 }
