@@ -23,26 +23,31 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
 fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
     match config::load(files) {
         Ok(loaded) => {
-            for warning in &loaded.warnings {
-                writeln!(err, "{}", as_warning(warning))?;
-            }
+            warn(&loaded.warnings, err)?;
             out.write_all(loaded.config.to_toml().as_bytes())?;
             out.flush()?;
             Ok(DONE)
         }
-        Err(errors) => {
-            for error in &errors {
-                writeln!(err, "{error}")?;
-            }
-            let plural = if errors.len() == 1 { "" } else { "s" };
-            writeln!(err, "{} error{plural}: this configuration can't be used", errors.len())?;
-            Ok(BAD_CONFIG)
-        }
+        Err(errors) => refuse(&errors, "configuration", err),
     }
 }
 
-fn as_warning(problem: &Problem) -> String {
-    format!("{}:{}: warning: {}", problem.file.display(), problem.line, problem.message)
+/// Says what is doubtful, a line each.
+pub(super) fn warn(warnings: &[Problem], err: &mut impl Write) -> io::Result<()> {
+    for Problem { file, line, message, .. } in warnings {
+        writeln!(err, "{}:{line}: warning: {message}", file.display())?;
+    }
+    Ok(())
+}
+
+/// Says everything that is wrong with it, a line each, and gives the exit code.
+pub(super) fn refuse(errors: &[Problem], what: &str, err: &mut impl Write) -> io::Result<u8> {
+    for error in errors {
+        writeln!(err, "{error}")?;
+    }
+    let plural = if errors.len() == 1 { "" } else { "s" };
+    writeln!(err, "{} error{plural}: this {what} can't be used", errors.len())?;
+    Ok(BAD_CONFIG)
 }
 
 #[cfg(test)]

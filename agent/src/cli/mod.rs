@@ -7,6 +7,7 @@ mod keygen;
 mod logging;
 mod run;
 mod send;
+mod simulate;
 mod status;
 mod store;
 
@@ -36,6 +37,7 @@ const NO_DAEMON: u8 = 3;
         fieldmedic demo --for 30s                      everything on this machine, nothing to install\n  \
         fieldmedic check --config agent.toml           is this configuration right?\n  \
         fieldmedic run --config agent.toml             the daemon\n  \
+        fieldmedic simulate app-crash-loop             what a configuration would have done\n  \
         fieldmedic send --url mqtt://127.0.0.1 --key keys/ops-1.key --to gw-1 ping\n\n\
         Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 no daemon."
 )]
@@ -66,6 +68,8 @@ enum Command {
     Keygen(keygen::KeygenArgs),
     /// Sends a signed command to a gateway, or to a group, and waits for its status.
     Send(Box<send::SendArgs>),
+    /// Simulates a gateway with a configuration in a scenario's world: what would have happened, and whether that was right.
+    Simulate(Box<simulate::SimulateArgs>),
     /// Looks into a store: how much is in it, or all of it as JSON lines.
     Store(store::StoreArgs),
     /// Prints a completion script for a shell.
@@ -109,6 +113,7 @@ pub fn main() -> ExitCode {
         }
         Command::Keygen(args) => exit_code(keygen::run(&args)),
         Command::Send(args) => send::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Store(args) => exit_code(store::run(&args)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "fieldmedic", &mut io::stdout().lock());

@@ -60,7 +60,8 @@ pub fn load(files: &[PathBuf]) -> Result<Loaded, Vec<Problem>> {
     load_on_host(files, &uname.nodename().to_string_lossy())
 }
 
-fn load_on_host(files: &[PathBuf], hostname: &str) -> Result<Loaded, Vec<Problem>> {
+/// The same, as on a machine of this name: it is the device's where no file gives one.
+pub(crate) fn load_on_host(files: &[PathBuf], hostname: &str) -> Result<Loaded, Vec<Problem>> {
     if files.is_empty() {
         return Err(vec![no_file()]);
     }

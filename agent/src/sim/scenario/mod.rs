@@ -2,12 +2,16 @@
 //! TOML by fleet engineers (`configs/scenarios/`), read with every mistake at once, each with its file and line. Plain
 //! data; the world makes it happen.
 
+mod read;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::UnitName;
 use crate::engine::observation::Severity;
 use crate::engine::time::Unix;
+
+pub use read::load;
 
 /// A scenario that was checked.
 #[derive(Debug, Clone, PartialEq)]

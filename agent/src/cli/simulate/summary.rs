@@ -1,0 +1,103 @@
+//! What came of one run, for a human: its figures, what is promised, and what was expected. Pure: a run in, text out.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::figures::{a_day, whole};
+use super::look::{Look, Tone, bytes, count, labelled, plural, printable, span};
+use crate::sim::report::{Summary, Unmet};
+use crate::sim::scenario::Expectation;
+
+/// The figures of a run, in a few lines.
+pub(super) fn figures(summary: &Summary, look: Look) -> String {
+    let s = summary;
+    let line = |label: &str, items: &[String]| labelled(label, items, look.width);
+    let mut text = String::new();
+    text += &line("lasted", &[span(s.lasted_s)]);
+    let power = format!("machine on power {:.2} % of the time", s.powered_pct);
+    let uptime = format!("agent up {:.2} % of that", s.uptime_pct);
+    text += &line("uptime", &[power, uptime, plural(s.reboots, "reboot"), crashes(s.crashes)]);
+    let connected = format!("{:.2} % of the agent's time", s.connected_pct);
+    let sessions = format!("{} in {}", plural(s.connects, "session"), tries(s.tries));
+    text += &line("connected", &[connected, sessions]);
+    if let Some(charge) = s.charge_min_pct {
+        text += &line("battery", &[format!("lowest charge {charge:.1} %")]);
+    }
+    text += &line("alarms", &alarms(s));
+    text += &line("remedies", &endings(&s.remedies));
+    text += &line("commands", &endings(&s.commands));
+    text += &line("events", &counts(&s.events));
+    let per_day = format!("{} a day", bytes(whole(a_day(s, s.sent_bytes))));
+    text += &line("sent", &[bytes(s.sent_bytes), per_day, plural(s.messages, "message")]);
+    let made = format!("{} made", count(s.records));
+    text += &line("records", &[made, format!("{} wait", count(s.waiting)), plural(s.duplicates, "duplicate")]);
+    text += &line("dropped", &counts(&s.dropped));
+    let per_day = format!("{} a day", bytes(whole(a_day(s, s.flash_bytes))));
+    let most = format!("store at most {}", bytes(s.store_max_bytes));
+    text += &line("flash", &[format!("{} written", bytes(s.flash_bytes)), per_day, most]);
+    text
+}
+
+fn crashes(number: u64) -> String {
+    if number == 1 { "1 crash".to_owned() } else { format!("{} crashes", count(number)) }
+}
+
+fn tries(number: u64) -> String {
+    if number == 1 { "1 try".to_owned() } else { format!("{} tries", count(number)) }
+}
+
+fn alarms(summary: &Summary) -> Vec<String> {
+    let mut items = counts(&summary.alarms);
+    if !summary.standing.is_empty() {
+        items.push(printable(&format!("standing at the end: {}", summary.standing.join(" "))));
+    }
+    items
+}
+
+/// `none`, or each name with its count.
+fn counts(by_name: &BTreeMap<String, u64>) -> Vec<String> {
+    let items: Vec<String> =
+        by_name.iter().map(|(name, times)| printable(&format!("{name} {}", count(*times)))).collect();
+    or_none(items)
+}
+
+/// `none`, or each name with how often it ended how.
+fn endings(by_name: &BTreeMap<String, BTreeMap<String, u64>>) -> Vec<String> {
+    let one = |(name, endings): (&String, &BTreeMap<String, u64>)| {
+        let endings: Vec<String> =
+            endings.iter().map(|(status, times)| format!("{status} {}", count(*times))).collect();
+        printable(&format!("{name}: {}", endings.join(" ")))
+    };
+    or_none(by_name.iter().map(one).collect())
+}
+
+fn or_none(items: Vec<String>) -> Vec<String> {
+    if items.is_empty() { vec!["none".to_owned()] } else { items }
+}
+
+/// Each expectation, whether it was met, and what was found where it was not. Empty without any.
+pub(super) fn expectations(expect: &[Expectation], unmet: &[Unmet], look: Look) -> String {
+    let mut text = String::new();
+    if expect.is_empty() {
+        return text;
+    }
+    let _ = writeln!(
+        text,
+        "{} of {} met:",
+        count((expect.len() - unmet.len().min(expect.len())) as u64),
+        plural(expect.len() as u64, "expectation")
+    );
+    for expectation in expect {
+        let words = printable(&expectation.text);
+        match unmet.iter().find(|unmet| unmet.expectation == expectation.text) {
+            None => {
+                let _ = writeln!(text, "  {} {words}", look.paint(Tone::Good, "met    "));
+            }
+            Some(unmet) => {
+                let _ = writeln!(text, "  {} {words}", look.paint(Tone::Bad, "NOT MET"));
+                let _ = writeln!(text, "          found: {}", printable(&unmet.found));
+            }
+        }
+    }
+    text
+}
