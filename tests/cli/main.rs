@@ -223,10 +223,106 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
         (&["make-coffee"], 2),
         (&["run", "--config"], 2),
         (&["check", "--config", "/nonexistent/agent.toml"], 2),
+        (&["simulate"], 2),
+        (&["simulate", "no-such-scenario"], 2),
+        (&["simulate", "/nonexistent/winter.toml"], 2),
+        (&["simulate", "winter.toml", "--seeds", "0"], 2),
+        (&["simulate", "winter.toml", "--fleet", "10", "--seeds", "10"], 2),
+        (&["simulate", "winter.toml", "--json", "--trace", "-"], 2),
+        (&["simulate", "winter.toml", "--seed", "18446744073709551615", "--seeds", "2"], 2),
     ] {
         let output = fieldmedic(args);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
     }
     assert!(text(&fieldmedic(&["--version"]).stdout).contains(env!("CARGO_PKG_VERSION")));
-    assert!(text(&fieldmedic(&["send", "--help"]).stdout).contains("Example"));
+    for subcommand in ["send", "simulate"] {
+        assert!(text(&fieldmedic(&[subcommand, "--help"]).stdout).contains("Example"), "{subcommand}");
+    }
+}
+
+/// A scenario of a quiet day, with the configuration that it names beside it.
+fn scenario(dir: &TempDir, scenario: &str, config: &str) -> String {
+    let file = dir.path().join("winter.toml");
+    std::fs::write(&file, scenario).unwrap();
+    std::fs::write(dir.path().join("gateway.toml"), config).unwrap();
+    file.display().to_string()
+}
+
+const QUIET: &str = "about = \"nothing happens\"\nconfig = \"gateway.toml\"\nlasts = \"4h\"\n";
+const GATEWAY: &str = "[mqtt]\nurl = \"mqtt://broker\"\n";
+
+#[test]
+fn the_mistakes_of_a_scenario_are_told_each_with_its_file_and_line() {
+    let dir = TempDir::new().unwrap();
+    let file = scenario(&dir, &format!("{QUIET}wether = \"bad\"\nsnow = 3\n"), GATEWAY);
+    let output = fieldmedic(&["simulate", &file]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let errors = text(&output.stderr);
+    for line in [4, 5] {
+        assert!(errors.contains(&format!("{file}:{line}: ")), "{errors}");
+    }
+}
+
+#[test]
+fn the_mistakes_of_a_simulated_config_are_told_beside_those_of_the_scenario() {
+    let dir = TempDir::new().unwrap();
+    let file = scenario(&dir, QUIET, "[mqtt]\nurl = \"mqtt://broker\"\nkeep_alife = \"30s\"\n");
+    let output = fieldmedic(&["simulate", &file]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let beside = dir.path().join("gateway.toml").display().to_string();
+    assert!(text(&output.stderr).contains(&format!("{beside}:3: ")), "{output:?}");
+
+    let file = scenario(&dir, "wether = \"bad\"\n", "");
+    let output = fieldmedic(&["simulate", &file, "--config", &beside]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let errors = text(&output.stderr);
+    assert!(errors.contains(&format!("{file}:1: ")) && errors.contains(&format!("{beside}:1: ")), "{errors}");
+}
+
+#[test]
+fn a_seed_gives_the_same_json_again_and_its_replay_is_a_command_that_a_shell_runs() {
+    let dir = TempDir::new().unwrap();
+    let file = scenario(&dir, QUIET, GATEWAY);
+    let output = fieldmedic(&["simulate", &file, "--seed", "7", "--json"]);
+    let run: Json = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    assert_eq!(run["seed"], 7, "{run:#}");
+    assert_eq!(run["scenario"], "winter", "{run:#}");
+    assert_eq!(fieldmedic(&["simulate", &file, "--seed", "7", "--json"]).stdout, output.stdout);
+
+    let replay = run["replay"].as_str().unwrap();
+    let again = Command::new("sh").args(["-c", &format!("{replay} --json")]).output().unwrap();
+    assert_eq!(again.stdout, output.stdout, "{replay}: {again:?}");
+}
+
+#[test]
+fn a_trace_is_json_lines_and_leaves_stdout_to_them() {
+    let dir = TempDir::new().unwrap();
+    let file = scenario(&dir, QUIET, GATEWAY);
+    let trace = dir.path().join("trace.jsonl");
+    let output = fieldmedic(&["simulate", &file, "--trace", &trace.display().to_string()]);
+    assert!(text(&output.stdout).contains("winter: nothing happens"), "{output:?}");
+    let lines = std::fs::read_to_string(&trace).unwrap();
+    assert!(lines.lines().all(|line| serde_json::from_str::<Json>(line).unwrap()["at_ms"].is_u64()), "{lines}");
+
+    let output = fieldmedic(&["simulate", &file, "--trace", "-"]);
+    assert_eq!(text(&output.stdout), lines);
+    assert!(text(&output.stderr).contains("winter: nothing happens"), "{output:?}");
+
+    let output = fieldmedic(&["simulate", &file, "--trace", "/nonexistent/trace.jsonl"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn many_seeds_give_percentiles_and_say_nothing_on_a_stderr_that_is_no_terminal() {
+    let dir = TempDir::new().unwrap();
+    let file = scenario(&dir, QUIET, GATEWAY);
+    let args = ["simulate", &file, "--seeds", "8", "--jobs", "3"];
+    let output = fieldmedic(&args);
+    let table = text(&output.stdout);
+    assert!(table.starts_with("winter: 8 seeds (1 to 8)") && table.contains("median"), "{output:?}");
+    assert!(!text(&output.stderr).contains("left"), "no progress bar: {output:?}");
+    let json: Json = serde_json::from_slice(&fieldmedic(&[&args[..], &["--json"]].concat()).stdout).unwrap();
+    assert_eq!(json["seeds"], 8, "{json:#}");
+    assert!(json["figures"]["messages"]["p95"].is_number(), "{json:#}");
 }
