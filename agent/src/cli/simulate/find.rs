@@ -90,3 +90,54 @@ fn files(dirs: &[&Path]) -> Vec<PathBuf> {
 fn stem(file: &Path) -> Option<String> {
     file.file_stem().map(|stem| stem.to_string_lossy().into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two directories of scenarios, one of which lists a name again.
+    fn shipped() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            ("a/quiet.toml", "about = \"nothing happens\"\nconfig = \"gateway.toml\"\n"),
+            ("a/gateway.toml", "[mqtt]\nurl = \"mqtt://broker\"\n"),
+            ("a/README.md", "# not a scenario\n"),
+            ("b/quiet.toml", "about = \"an older one\"\n"),
+            ("b/solar-winter.toml", "about = \"weeks of dusk\"\n"),
+        ] {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn a_bare_name_is_a_shipped_scenario_and_anything_else_a_path() {
+        let dir = shipped();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let find = |name: &str| resolve_in(Path::new(name), &[&a, &b]);
+        assert_eq!(find("quiet"), Ok(a.join("quiet.toml")), "the first directory wins");
+        assert_eq!(find("solar-winter"), Ok(b.join("solar-winter.toml")));
+        for path in ["quiet.toml", "./quiet", "/elsewhere/quiet"] {
+            assert_eq!(find(path), Ok(path.into()));
+        }
+        let unknown = find("solar-wintr").unwrap_err();
+        assert!(unknown.contains("did you mean \"solar-winter\"?"), "{unknown}");
+    }
+
+    #[test]
+    fn shipped_scenarios_are_listed_with_what_they_show_and_their_configs_are_not() {
+        let dir = shipped();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let (listed, problems) = list_in(&[&a, &b]);
+        assert_eq!(listed, "quiet         nothing happens\nsolar-winter  weeks of dusk\n");
+        assert!(problems.is_empty(), "{problems:?}");
+
+        fs::write(b.join("broken.toml"), "wether = 1\n").unwrap();
+        let (listed, problems) = list_in(&[&a, &b]);
+        assert_eq!(listed.lines().count(), 2, "{listed}");
+        assert!(problems.iter().all(|problem| problem.file == b.join("broken.toml")), "{problems:?}");
+        assert!(!problems.is_empty());
+    }
+}

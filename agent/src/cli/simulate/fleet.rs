@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value as Json, json};
 
 use super::figures::real;
-use super::look::{Look, count, span};
+use super::look::{Look, count, plural, span};
 use crate::sim::Return;
 
 /// How high a plot is, in lines.
@@ -53,17 +53,17 @@ fn verdict(came: &Return, gateways: u32) -> String {
     if peak == 0 {
         return "no gateway tried to connect after the broker was back\n".to_owned();
     }
-    let back: u64 = after(came, &came.sessions).iter().copied().map(u64::from).sum();
-    let times = f64::from(gateways) / f64::from(peak);
-    let within =
-        all_back_after(came).map_or_else(|| "none".to_owned(), |seconds| format!("the last after {}", span(seconds)));
-    format!(
-        "full jitter: at most {} tries per second once the broker was back, where all at once would be {} ({times:.1} times \
-         as many); {} sessions, {within}\n",
+    let mut text = format!(
+        "full jitter: at most {} tries per second once the broker was back; all at once it would have been {}\n",
         count(peak.into()),
         count(gateways.into()),
-        count(back),
-    )
+    );
+    if let Some(seconds) = all_back_after(came) {
+        let began = after(came, &came.sessions).iter().copied().map(u64::from).sum();
+        let sessions = plural(began, "session");
+        let _ = writeln!(text, "{sessions} began, the last one {} after the broker was back", span(seconds));
+    }
+    text
 }
 
 /// The seconds since the broker came back.

@@ -25,7 +25,7 @@ use serde_json::{Value as Json, json};
 
 use super::{BAD_USAGE, DONE, FAILED, check, fail};
 use crate::config::{self, Loaded, Problem};
-use crate::sim::report::{Moment, Run};
+use crate::sim::report::{Broken, Moment, Promise, Run};
 use crate::sim::scenario::{self, Scenario};
 use crate::sim::{self, Plan};
 use look::Look;
@@ -44,13 +44,13 @@ const DEVICE: &str = "simulated";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    fieldmedic simulate --list                                       the shipped scenarios\n  \
-    fieldmedic simulate app-crash-loop                               one run: timeline, figures, expectations\n  \
-    fieldmedic simulate winter.toml --config agent.toml --seed 7     another world, your configuration\n  \
-    fieldmedic simulate mixed-faults --seeds 1000                    many runs: percentiles\n  \
-    fieldmedic simulate quiet --fleet 1000                           a fleet's return after an outage\n  \
-    fieldmedic simulate winter.toml --seeds 200 --json --trace bad.jsonl   for a CI\n\n\
-    Exit codes: 0 every promise held and every expectation met; 1 not so; 2 bad usage, configuration or scenario.")]
+    fieldmedic simulate --list                                     the shipped scenarios\n  \
+    fieldmedic simulate app-crash-loop                             one run, and what came of it\n  \
+    fieldmedic simulate winter.toml --config agent.toml --seed 7   your world, your configuration\n  \
+    fieldmedic simulate mixed-faults --seeds 1000                  many runs: percentiles\n  \
+    fieldmedic simulate quiet --fleet 1000                         a fleet's return after an outage\n  \
+    fieldmedic simulate winter.toml --seeds 200 --json --trace failed.jsonl\n\n\
+    Exit codes: 0 every promise held and every expectation met, 1 not so, 2 bad usage, config or scenario.")]
 pub(super) struct SimulateArgs {
     /// The scenario: a file, or the name of a shipped one.
     #[arg(required_unless_present = "list")]
@@ -198,9 +198,7 @@ impl Show<'_> {
         } else {
             self.say(&self.run_as_text(&run))?;
             for promise in promises::promises_of(&run.broken) {
-                let replay = self.replay.command(seed);
-                self.say(&promises::broken(promise, &run.broken, seed, &replay, self.look))?;
-                self.say_shortest(seed, promise)?;
+                self.say_broken(seed, promise, &run.broken)?;
             }
             self.say(&summary::expectations(&self.plan.scenario.expect, &run.unmet, self.look))?;
         }
@@ -221,12 +219,11 @@ impl Show<'_> {
             write_json(&totals.json(&self.plan, seeds, took, &self.replay))?;
         } else {
             self.say(&totals.render(&self.plan, seeds, took, &self.replay, self.look))?;
+            // One story is enough here; the others are told when their seeds are replayed.
             if let Some((seed, Bad::Broke(broken))) = totals.first_bad() {
-                for promise in promises::promises_of(broken).into_iter().take(1) {
-                    let replay = self.replay.command(seed);
-                    self.say("\n")?;
-                    self.say(&promises::broken(promise, broken, seed, &replay, self.look))?;
-                    self.say_shortest(seed, promise)?;
+                if let Some(promise) = promises::promises_of(broken).first() {
+                    self.say(&format!("\nThe first of them, seed {seed}:\n\n"))?;
+                    self.say_broken(seed, *promise, broken)?;
                 }
             }
         }
@@ -271,12 +268,15 @@ impl Show<'_> {
         })
     }
 
-    fn say_shortest(&self, seed: u64, promise: sim::report::Promise) -> anyhow::Result<()> {
-        if self.args.no_shrink {
-            return Ok(());
+    fn say_broken(&self, seed: u64, promise: Promise, all: &[Broken]) -> anyhow::Result<()> {
+        let replay = self.replay.command(seed);
+        self.say(&promises::broken(promise, all, seed, &replay, self.look))?;
+        if !self.args.no_shrink {
+            // Told before it is looked for, which takes many runs.
+            let shrunk = sim::shrink(&self.plan, seed, promise);
+            self.say(&promises::shortest(&shrunk, self.args.extent(), self.look))?;
         }
-        let shrunk = sim::shrink(&self.plan, seed, promise);
-        self.say(&promises::shortest(&shrunk, self.args.extent(), self.look))
+        self.say("\n")
     }
 
     /// A panic has printed what it was; the seed is what it doesn't know.

@@ -96,42 +96,44 @@ pub(super) fn run(plan: &Plan, seeds: Seeds) -> io::Result<(Totals, Duration)> {
         let (tell, told) = mpsc::sync_channel(seeds.jobs * RUNS_WAITING_PER_JOB);
         for _ in 0..seeds.jobs {
             let (tell, next) = (tell.clone(), &next);
-            let work = move || {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= seeds.count {
-                        return;
-                    }
-                    let seed = seeds.first.saturating_add(index);
-                    // Nobody listens once a thread could not be started.
-                    let Ok(()) = tell.send((seed, attempt(plan, seed))) else { return };
-                }
-            };
-            thread::Builder::new().spawn_scoped(scope, work)?;
+            thread::Builder::new().spawn_scoped(scope, move || run_some(plan, seeds, next, &tell))?;
         }
+        // Theirs are left: what they tell ends when they end.
         drop(tell);
         for (seed, run) in told {
             totals.add(seed, run);
             bar.inc(1);
         }
-        Ok(())
-    })
-    .inspect(|()| bar.finish_and_clear())
-    .map(|()| (totals, began.elapsed()))
+        io::Result::Ok(())
+    })?;
+    bar.finish_and_clear();
+    Ok((totals, began.elapsed()))
+}
+
+/// Runs the next seed that nobody has begun, until there is none, or nobody listens any more.
+fn run_some(plan: &Plan, seeds: Seeds, next: &AtomicU64, tell: &mpsc::SyncSender<(u64, Option<Run>)>) {
+    loop {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        if index >= seeds.count {
+            return;
+        }
+        let seed = seeds.first.saturating_add(index);
+        let Ok(()) = tell.send((seed, attempt(plan, seed))) else { return };
+    }
 }
 
 fn progress_bar(seeds: u64) -> ProgressBar {
     // It draws on stderr, and not at all where that is no terminal.
     let bar = ProgressBar::new(seeds);
-    match ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} seeds, {per_sec}, {eta} left") {
-        Ok(style) => bar.with_style(style),
+    match ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} seeds, {eta} left") {
+        Ok(style) => bar.with_style(style.progress_chars("##-")),
         Err(_) => bar,
     }
 }
 
 impl Totals {
     /// Counts a run in.
-    fn add(&mut self, seed: u64, run: Option<Run>) {
+    pub(super) fn add(&mut self, seed: u64, run: Option<Run>) {
         self.runs += 1;
         let Some(run) = run else { return self.add_bad(seed, Bad::Panicked) };
         self.simulated_s += run.summary.lasted_s;
@@ -142,15 +144,15 @@ impl Totals {
         for (name, times) in figures::named(&run.summary) {
             self.named.entry(name).or_default().push(real(times));
         }
-        for unmet in run.unmet {
-            let missed = self.unmet.entry(unmet.expectation).or_insert(Missed {
-                seeds: 0,
-                first: u64::MAX,
-                found: String::new(),
-            });
+        // By its text: one that is written twice in the scenario counts once a seed.
+        let unmet: BTreeMap<String, String> =
+            run.unmet.into_iter().map(|unmet| (unmet.expectation, unmet.found)).collect();
+        for (expectation, found) in unmet {
+            let missed =
+                self.unmet.entry(expectation).or_insert(Missed { seeds: 0, first: u64::MAX, found: String::new() });
             missed.seeds += 1;
-            if seed < missed.first {
-                (missed.first, missed.found) = (seed, unmet.found);
+            if seed <= missed.first {
+                (missed.first, missed.found) = (seed, found);
             }
         }
         for promise in promises::promises_of(&run.broken) {
@@ -213,6 +215,7 @@ impl Totals {
         } else {
             text += &self.broken(replay, look);
         }
+        text.push('\n');
         text += &self.expectations(plan, replay, look);
         text
     }

@@ -77,27 +77,19 @@ fn or_none(items: Vec<String>) -> Vec<String> {
 
 /// Each expectation, whether it was met, and what was found where it was not. Empty without any.
 pub(super) fn expectations(expect: &[Expectation], unmet: &[Unmet], look: Look) -> String {
-    let mut text = String::new();
     if expect.is_empty() {
-        return text;
+        return String::new();
     }
-    let _ = writeln!(
-        text,
-        "{} of {} met:",
-        count((expect.len() - unmet.len().min(expect.len())) as u64),
-        plural(expect.len() as u64, "expectation")
-    );
+    let (mut lines, mut met) = (String::new(), 0);
     for expectation in expect {
         let words = printable(&expectation.text);
-        match unmet.iter().find(|unmet| unmet.expectation == expectation.text) {
-            None => {
-                let _ = writeln!(text, "  {} {words}", look.paint(Tone::Good, "met    "));
-            }
-            Some(unmet) => {
-                let _ = writeln!(text, "  {} {words}", look.paint(Tone::Bad, "NOT MET"));
-                let _ = writeln!(text, "          found: {}", printable(&unmet.found));
-            }
-        }
+        let Some(unmet) = unmet.iter().find(|unmet| unmet.expectation == expectation.text) else {
+            met += 1;
+            let _ = writeln!(lines, "  {} {words}", look.paint(Tone::Good, "met    "));
+            continue;
+        };
+        let _ = writeln!(lines, "  {} {words}", look.paint(Tone::Bad, "NOT MET"));
+        let _ = writeln!(lines, "          found: {}", printable(&unmet.found));
     }
-    text
+    format!("{} of {} met:\n{lines}", count(met), plural(expect.len() as u64, "expectation"))
 }

@@ -1,4 +1,4 @@
-//! A stand-in for the reader of scenarios: knows `about` and `config` only.
+//! A stand-in for the reader of scenarios: heeds `about` and `config` only.
 #![expect(clippy::disallowed_methods, reason = "scenarios are files")]
 
 use std::path::Path;
@@ -22,6 +22,7 @@ pub fn load(path: &Path) -> Result<Scenario, Vec<Problem>> {
         match key.trim() {
             "about" => about = value.trim().trim_matches('"').to_owned(),
             "config" => config = Some(value.trim().trim_matches('"').into()),
+            "lasts" => {}
             key => problems.push(problem(index + 1, format!("unknown key {key:?}"))),
         }
     }
