@@ -30,12 +30,12 @@ pub struct Return {
 /// are taken, not its faults.
 #[must_use]
 pub fn fleet(plan: &Plan, gateways: u32, seed: u64) -> Return {
-    let plan = Plan { scenario: outage(&plan.scenario), config: plan.config.clone() };
+    let plan = Plan { scenario: outage(&plan.scenario), ..plan.clone() };
     let seconds = (OUTAGE + LOOK).as_secs();
     let empty = vec![0; usize::try_from(seconds).unwrap_or(0)];
     let mut seen = Return { back_at_s: OUTAGE.as_secs(), tries: empty.clone(), sessions: empty };
     for gateway in 0..gateways {
-        let (_, history) = run_in_full(&plan, seed.wrapping_add(u64::from(gateway)), None);
+        let (_, history) = run_in_full(&plan, seed.wrapping_add(u64::from(gateway)));
         count(&history.tries, &mut seen.tries);
         count(&history.sessions, &mut seen.sessions);
     }

@@ -26,7 +26,7 @@ mod world;
 use crate::config::CheckedConfig;
 pub use fleet::{Return, fleet};
 use planted::Planted;
-use report::Run;
+use report::{Broken, Promise, Run};
 use scenario::Scenario;
 pub use shrink::{Shrunk, shrink};
 use world::{History, World};
@@ -38,23 +38,30 @@ pub struct Plan {
     pub scenario: Scenario,
     /// The agent's configuration.
     pub config: CheckedConfig,
+    /// A bug that the agent is given, to see that the checkers find it.
+    pub planted: Option<Planted>,
 }
 
-/// Runs one gateway through a scenario.
+/// So many seeds apart, a run is made twice.
+const TWICE_EVERY: u64 = 16;
+
+/// Runs one gateway through a scenario. One seed of sixteen is run twice, to see that it comes to the same.
 #[must_use]
 pub fn run(plan: &Plan, seed: u64) -> Run {
-    run_planted(plan, seed, None)
+    let (mut run, _) = run_in_full(plan, seed);
+    if seed % TWICE_EVERY == 1 {
+        let (again, _) = run_in_full(plan, seed);
+        if again.trace_hash != run.trace_hash {
+            let what = format!("run again, the trace is {:016x}, not {:016x}", again.trace_hash, run.trace_hash);
+            run.broken.push(Broken { promise: Promise::SameTrace, at_ms: 0, what });
+        }
+    }
+    run
 }
 
-/// The same, with an agent that has a bug: to see that the checkers find it.
-#[must_use]
-pub fn run_planted(plan: &Plan, seed: u64, planted: Option<Planted>) -> Run {
-    run_in_full(plan, seed, planted).0
-}
-
-/// The same, with what happened when.
-fn run_in_full(plan: &Plan, seed: u64, planted: Option<Planted>) -> (Run, History) {
-    match World::new(plan, seed, planted) {
+/// A run, with what happened when.
+fn run_in_full(plan: &Plan, seed: u64) -> (Run, History) {
+    match World::new(plan, seed) {
         Ok(world) => world.run(seed),
         Err(error) => (Run::failed(seed, &error.to_string()), History::default()),
     }

@@ -68,6 +68,12 @@ impl Planted {
         }
     }
 
+    /// The bug of this name.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|bug| bug.word() == word)
+    }
+
     /// The promises that it breaks: a checker of one of these has to find it.
     #[must_use]
     pub const fn breaks(self) -> &'static [Promise] {

@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use super::planted::Planted;
 use super::report::{Moment, Promise, Run};
 use super::scenario::{Fault, Order, Scenario, When};
 use super::world::History;
-use super::{Plan, run_in_full};
+use super::{Plan, run, run_in_full};
 
 /// Runs that a search may cost.
 const RUNS_MAX: u32 = 400;
@@ -26,15 +25,14 @@ struct Search<'a> {
     plan: &'a Plan,
     seed: u64,
     promise: Promise,
-    planted: Option<Planted>,
     runs: u32,
 }
 
 /// Takes away faults, commands and time for as long as the same promise is still broken.
 #[must_use]
-pub fn shrink(plan: &Plan, seed: u64, promise: Promise, planted: Option<Planted>) -> Shrunk {
-    let mut search = Search { plan, seed, promise, planted, runs: 0 };
-    let (first, history) = run_in_full(plan, seed, planted);
+pub fn shrink(plan: &Plan, seed: u64, promise: Promise) -> Shrunk {
+    let mut search = Search { plan, seed, promise, runs: 0 };
+    let (first, history) = run_in_full(plan, seed);
     let written = written_down(&plan.scenario, &history);
     let (mut best, mut run) = match search.breaks(&written) {
         Some(run) => (written, run),
@@ -51,8 +49,8 @@ impl Search<'_> {
     /// The run, if the promise is still broken in this world.
     fn breaks(&mut self, scenario: &Scenario) -> Option<Run> {
         self.runs += 1;
-        let plan = Plan { scenario: scenario.clone(), config: self.plan.config.clone() };
-        let run = run_in_full(&plan, self.seed, self.planted).0;
+        let plan = Plan { scenario: scenario.clone(), ..self.plan.clone() };
+        let run = if self.promise == Promise::SameTrace { run(&plan, self.seed) } else { run_in_full(&plan, self.seed).0 };
         run.broken.iter().any(|broken| broken.promise == self.promise).then_some(run)
     }
 

@@ -56,7 +56,7 @@ pub(super) fn plan(scenario: Scenario) -> Plan {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
     let config = config::load(&[PathBuf::from(file.path())]).unwrap().config;
-    Plan { scenario, config }
+    Plan { scenario, config, planted: None }
 }
 
 #[test]
@@ -90,11 +90,11 @@ fn probe() {
         nonce: false,
         flaw: None,
     });
-    let p = plan(s);
-    let planted = std::env::var("PLANT").ok().and_then(|w| Planted::ALL.iter().copied().find(|p| p.word() == w));
+    let mut p = plan(s);
+    p.planted = std::env::var("PLANT").ok().and_then(|w| Planted::ALL.iter().copied().find(|p| p.word() == w));
     let n: u64 = std::env::var("N").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     for seed in 1..=n {
-        let run = run_planted(&p, seed, planted);
+        let run = run(&p, seed);
         if n == 1 {
             for m in run.timeline.iter().take(60) {
                 println!("{:>8} {:?}", m.at_ms / 1000, m.what);

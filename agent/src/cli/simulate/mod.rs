@@ -20,11 +20,13 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::Context as _;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, value_parser};
 use serde_json::{Value as Json, json};
 
 use super::{BAD_USAGE, DONE, FAILED, check, fail};
 use crate::config::{self, Loaded, Problem};
+use crate::sim::planted::Planted;
 use crate::sim::report::{Broken, Moment, Promise, Run};
 use crate::sim::scenario::{self, Scenario};
 use crate::sim::{self, Plan};
@@ -87,6 +89,15 @@ pub(super) struct SimulateArgs {
     /// Doesn't look for the shortest history that still breaks a promise.
     #[arg(long)]
     no_shrink: bool,
+    /// Gives the agent a bug, to see that the checks find it.
+    #[arg(long, value_name = "BUG", value_parser = bug())]
+    plant: Option<Planted>,
+}
+
+/// The names of the bugs that can be planted.
+fn bug() -> impl TypedValueParser<Value = Planted> {
+    PossibleValuesParser::new(Planted::ALL.iter().map(|bug| bug.word()))
+        .try_map(|word| Planted::parse(&word).ok_or("no such bug"))
 }
 
 /// What is simulated, and how it is shown.
@@ -116,11 +127,11 @@ fn simulate(args: &SimulateArgs) -> anyhow::Result<u8> {
         }
     };
     let plan = match load(&file, &args.configs)? {
-        Ok(plan) => plan,
+        Ok(plan) => Plan { planted: args.plant, ..plan },
         Err(code) => return Ok(code),
     };
     let program = std::env::args().next().unwrap_or_else(|| "fieldmedic".to_owned());
-    let replay = Replay { program, scenario: named.clone(), configs: args.configs.clone() };
+    let replay = Replay { program, scenario: named.clone(), configs: args.configs.clone(), planted: args.plant };
     let look = if args.traces_to_stdout() { Look::at(&io::stderr()) } else { Look::at(&io::stdout()) };
     let show = Show { args, plan, replay, look };
     match args.fleet {
@@ -172,7 +183,7 @@ fn load(file: &Path, configs: &[PathBuf]) -> io::Result<Result<Plan, u8>> {
     }
     let (Ok(scenario), Some(Ok(Loaded { config, warnings }))) = (scenario, config) else { return Ok(Err(BAD_USAGE)) };
     check::warn(&warnings, err)?;
-    Ok(Ok(Plan { scenario, config }))
+    Ok(Ok(Plan { scenario, config, planted: None }))
 }
 
 /// The configuration that the scenario is made for lies beside it.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::sim::planted::Planted;
+
 /// What a run is replayed by, but for its seed.
 #[derive(Debug, Clone)]
 pub(super) struct Replay {
@@ -11,6 +13,8 @@ pub(super) struct Replay {
     pub(super) scenario: PathBuf,
     /// The configurations, as they were named.
     pub(super) configs: Vec<PathBuf>,
+    /// The bug that was planted.
+    pub(super) planted: Option<Planted>,
 }
 
 impl Replay {
@@ -21,6 +25,9 @@ impl Replay {
             words.extend(["--config".to_owned(), quoted_path(config)]);
         }
         words.extend(["--seed".to_owned(), seed.to_string()]);
+        if let Some(bug) = self.planted {
+            words.extend(["--plant".to_owned(), bug.word().to_owned()]);
+        }
         words.join(" ")
     }
 }
@@ -48,10 +55,11 @@ mod tests {
             program: "fieldmedic".into(),
             scenario: "my scenarios/it's cold.toml".into(),
             configs: vec!["base.toml".into(), "$SITE.toml".into()],
+            planted: Some(Planted::NoJitter),
         };
         assert_eq!(
             replay.command(17),
-            r"fieldmedic simulate 'my scenarios/it'\''s cold.toml' --config base.toml --config '$SITE.toml' --seed 17"
+            r"fieldmedic simulate 'my scenarios/it'\''s cold.toml' --config base.toml --config '$SITE.toml' --seed 17 --plant no-jitter"
         );
     }
 

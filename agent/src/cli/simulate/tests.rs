@@ -38,7 +38,7 @@ fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
 }
 
 fn replay() -> Replay {
-    Replay { program: "fieldmedic".into(), scenario: "winter.toml".into(), configs: Vec::new() }
+    Replay { program: "fieldmedic".into(), scenario: "winter.toml".into(), configs: Vec::new(), planted: None }
 }
 
 fn expectation(text: &str) -> Expectation {
@@ -54,7 +54,7 @@ fn plan() -> Plan {
     let mut scenario = scenario::load(&scenario).unwrap();
     scenario.lasts = Duration::from_secs(86_400);
     scenario.expect = vec![expectation("alarm = \"dark\""), expectation("remedy = \"reboot\", at_most = 0")];
-    Plan { scenario, config: config::load_on_host(&[config], DEVICE).unwrap().config }
+    Plan { scenario, config: config::load_on_host(&[config], DEVICE).unwrap().config, planted: None }
 }
 
 fn run_of(seed: u64, reboots: u64) -> Run {

@@ -183,7 +183,8 @@ impl<'a> World<'a> {
     ///
     /// # Errors
     /// Never, for keys made of 32 random bytes.
-    pub(super) fn new(plan: &'a Plan, seed: u64, planted: Option<Planted>) -> Result<Self, KeyError> {
+    pub(super) fn new(plan: &'a Plan, seed: u64) -> Result<Self, KeyError> {
+        let planted = plan.planted;
         let scenario = &plan.scenario;
         let part = |name: &str| Dice::new(seed, name);
         let cloud = Cloud::new(&plan.config, part("cloud"))?;
