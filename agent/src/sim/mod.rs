@@ -6,14 +6,14 @@
 mod agenda;
 pub mod broker;
 mod check;
-pub mod clock;
+mod clock;
 mod cloud;
 mod diary;
 pub mod dice;
 pub mod disk;
 pub mod expect;
 mod fleet;
-pub mod gateway;
+mod gateway;
 mod network;
 pub mod planted;
 pub mod report;

@@ -50,7 +50,8 @@ impl Search<'_> {
     fn breaks(&mut self, scenario: &Scenario) -> Option<Run> {
         self.runs += 1;
         let plan = Plan { scenario: scenario.clone(), ..self.plan.clone() };
-        let run = if self.promise == Promise::SameTrace { run(&plan, self.seed) } else { run_in_full(&plan, self.seed).0 };
+        let run =
+            if self.promise == Promise::SameTrace { run(&plan, self.seed) } else { run_in_full(&plan, self.seed).0 };
         run.broken.iter().any(|broken| broken.promise == self.promise).then_some(run)
     }
 

@@ -44,10 +44,6 @@ impl Commands {
         self.journal_lost = true;
     }
 
-    /// The statuses in which commands ended, by id.
-    pub(in crate::sim) const fn ended(&self) -> &BTreeMap<String, BTreeSet<String>> {
-        &self.ended
-    }
 
     /// At the end.
     pub(in crate::sim) fn judge(&self, at: u64, before: u64, findings: &mut Findings) {

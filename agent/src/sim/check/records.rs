@@ -38,11 +38,6 @@ impl Records {
         self.duplicates
     }
 
-    /// Records that the broker got, each once.
-    pub(in crate::sim) fn arrived(&self) -> u64 {
-        self.got.len() as u64
-    }
-
     /// At the end: what is neither stored nor with the broker must have been counted.
     pub(in crate::sim) fn judge(
         &self,

@@ -15,6 +15,7 @@ use crate::engine::record::{Class, Record};
 use crate::store::STORE_QUEUE_MAX;
 use crate::wire::CommandId;
 
+const DAY_MS: u128 = 86_400_000;
 /// How much later a store that lies about its commits gets round to them.
 const LIE: Duration = Duration::from_secs(5);
 
@@ -91,7 +92,7 @@ impl World<'_> {
         let canceled = outcome.status == ActStatus::Canceled;
         let reboots = doing.act == Act::Reboot && !canceled;
         if canceled {
-            self.gateway.abandon(self.at, token);
+            self.gateway.abandon(token);
         } else {
             self.gateway.finish(self.at, token);
         }
@@ -114,6 +115,7 @@ impl World<'_> {
 
     fn observe(&mut self, id: EffectId) {
         self.gateway.advance(self.at);
+        self.fill_disk();
         let observation = self.gateway.observe(self.at);
         self.watch.acts.observed(&observation.points);
         if let Some((charge_pct, state)) = self.gateway.battery() {
@@ -125,6 +127,15 @@ impl World<'_> {
         if let Some(batch) = errors {
             agent.inbox.push_back(Input::Errors(batch));
         }
+    }
+
+    /// Others use the disk too, and the gateway measures what is left.
+    fn fill_disk(&mut self) {
+        let world = &self.scenario.disk;
+        let grown = u128::from(world.others_grow_bytes) * u128::from(self.at) / DAY_MS;
+        let others = world.others_bytes.saturating_add(u64::try_from(grown).unwrap_or(u64::MAX));
+        self.disk.others_use(others);
+        self.gateway.disk_is(world.bytes, self.disk.stats().free_bytes);
     }
 
     fn store(&mut self, id: EffectId, op: StoreOp) {
@@ -201,7 +212,7 @@ impl World<'_> {
         self.watch.acts.begun(moment, &act, &trigger, &mut self.watch.findings);
         self.last_token += 1;
         let token = self.last_token;
-        let performed = self.gateway.act(self.at, token, &act, &trigger);
+        let performed = self.gateway.act(token, &act);
         let outcome = if performed.takes > timeout {
             ActOutcome::timed_out(format!("not done after {timeout:?}"))
         } else {

@@ -68,7 +68,7 @@ impl World<'_> {
             FaultKind::PowerCut => self.power_on(),
             FaultKind::BrokerDown | FaultKind::BrokerForgets => self.broker_is_back(),
             FaultKind::Poison => self.poison = None,
-            FaultKind::ClockUnsynced => self.clock.set_unsynced(self.at, false),
+            FaultKind::ClockUnsynced => self.clock.set_unsynced(false),
             _ => {}
         }
         self.apply_faults();
@@ -152,7 +152,7 @@ impl World<'_> {
             }
             FaultKind::DiskDamage { state } => self.disk.damage(*state),
             FaultKind::ClockJump { by_s } => self.clock.jump(self.at, *by_s),
-            FaultKind::ClockUnsynced => self.clock.set_unsynced(self.at, true),
+            FaultKind::ClockUnsynced => self.clock.set_unsynced(true),
             other => self.gateway.begin_fault(self.at, other),
         }
     }

@@ -261,9 +261,10 @@ impl World<'_> {
     /// The machine is off, or on its way through a reboot: then it comes up by itself.
     pub(super) fn machine_down(&mut self) {
         self.machine_up = false;
+        self.gateway.went_down();
         // What was under way on the gateway ends with it.
         for token in std::mem::take(&mut self.doing).into_values().map(|doing| doing.token) {
-            self.gateway.abandon(self.at, token);
+            self.gateway.abandon(token);
         }
         if std::mem::take(&mut self.reboots) {
             self.agenda.enter(self.at + millis(GOES_DOWN_IN) + millis(self.scenario.host.boot), Event::Booted);

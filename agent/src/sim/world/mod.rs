@@ -198,7 +198,7 @@ impl<'a> World<'a> {
             calm_at: end.saturating_sub(millis(scenario.calm)),
             end,
             agenda: Agenda::new(),
-            clock: Clock::new(&scenario.clock, scenario.starts, part("clock")),
+            clock: Clock::new(scenario.clock.clone(), scenario.starts, part("clock")),
             disk: Disk::new(&scenario.disk, config.store.max_bytes, part("disk")),
             gateway: Gateway::new(scenario, &config, part("gateway")),
             network: Network::new(scenario.network.clone(), part("network")),

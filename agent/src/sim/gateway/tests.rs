@@ -1,0 +1,175 @@
+use super::super::scenario::{BatteryWorld, ErrorsWorld, Recurring, UnitWorld};
+use super::super::tests::{plan, quiet};
+use super::*;
+use crate::config::UnitName;
+use crate::engine::metric::Value;
+
+const HOUR: u64 = 3_600_000;
+
+fn battery() -> BatteryWorld {
+    BatteryWorld {
+        capacity_wh: 100.0,
+        charge_pct: 80.0,
+        load_w: 2.0,
+        sun_w: 10.0,
+        daylight: Duration::from_secs(8 * 3_600),
+        sky: (0.5, 0.5),
+        mains_w: 0.0,
+        off_pct: 5.0,
+        on_pct: 20.0,
+    }
+}
+
+fn app() -> UnitWorld {
+    UnitWorld {
+        unit: UnitName::parse("app.service").unwrap(),
+        fails: None,
+        hangs: false,
+        restart_heals: 1.0,
+        restarts_itself: None,
+        leaks_pct_per_hour: 0.0,
+        starts_in: Duration::from_secs(2),
+    }
+}
+
+fn gateway(change: impl FnOnce(&mut Scenario)) -> Gateway {
+    let mut scenario = quiet();
+    change(&mut scenario);
+    let plan = plan(scenario);
+    let mut gateway = Gateway::new(&plan.scenario, &plan.config, Dice::new(1, "gateway"));
+    gateway.booted(0);
+    gateway
+}
+
+fn value(gateway: &mut Gateway, at: u64, metric: Metric) -> Option<Value> {
+    gateway.advance(at);
+    gateway.observe(at).points.into_iter().find(|point| point.metric == metric).map(|point| point.value)
+}
+
+#[test]
+fn what_the_sun_gives_and_the_load_takes_is_what_the_battery_has() {
+    let mut gateway = gateway(|scenario| scenario.battery = Some(battery()));
+    // From noon to noon: half a sky of ten watts over eight hours is 2/pi of 5 W x 8 h = 25.5 Wh; the load takes 48 Wh.
+    gateway.advance(24 * HOUR);
+    let (charge, _) = gateway.battery().unwrap();
+    assert!((charge - (80.0 + 25.5 - 48.0)).abs() < 1.0, "{charge:.1} %");
+}
+
+#[test]
+fn a_battery_without_sun_goes_off_and_comes_back_once_it_is_charged_again() {
+    let mut gateway = gateway(|scenario| scenario.battery = Some(battery()));
+    gateway.begin_fault(0, &FaultKind::NoPower);
+    gateway.advance(37 * HOUR);
+    assert!(gateway.powered());
+    gateway.advance(38 * HOUR);
+    assert!(!gateway.powered(), "75 Wh at 2 W last 37.5 h");
+    gateway.went_down();
+    gateway.end_fault(38 * HOUR, &FaultKind::NoPower);
+    gateway.advance(7 * 24 * HOUR);
+    assert!(gateway.powered());
+}
+
+#[test]
+fn a_unit_fails_with_a_line_and_stays_down_until_it_is_restarted() {
+    let mut gateway = gateway(|scenario| scenario.units = vec![app()]);
+    gateway.begin_fault(HOUR, &FaultKind::UnitFails { unit: app().unit });
+    gateway.advance(HOUR);
+    let batch = gateway.take_errors(HOUR).unwrap();
+    assert_eq!(
+        batch.lines.iter().filter(|line| line.kind == crate::engine::observation::ErrorKind::UnitFailure).count(),
+        1
+    );
+    assert_eq!(gateway.next_change(), None, "nothing starts it");
+    let performed = gateway.act(1, &Act::RestartUnit { unit: app().unit });
+    assert_eq!(performed.takes, Duration::from_secs(2));
+    gateway.finish(HOUR + 2_000, 1);
+    gateway.advance(9 * HOUR);
+    assert!(gateway.take_errors(9 * HOUR).is_none());
+}
+
+#[test]
+fn a_bad_release_fails_over_and_over_until_it_is_rolled_back() {
+    let mut gateway = gateway(|scenario| {
+        scenario.units = vec![UnitWorld { restarts_itself: Some(Duration::from_secs(5)), ..app() }];
+        scenario.releases = vec![ReleaseWorld {
+            target: "firmware".into(),
+            running: "2.0.10".into(),
+            previous: "2.0.9".into(),
+            unit: app().unit,
+            bad: vec!["2.0.11".into()],
+            update: Some(("2.0.11".into(), Duration::from_secs(3_600))),
+        }];
+    });
+    gateway.advance(HOUR - 1);
+    assert_eq!((gateway.firmware().unwrap().as_str(), gateway.take_errors(HOUR - 1)), ("2.0.10", None));
+    for minute in 0..10 {
+        gateway.advance(HOUR + minute * 60_000);
+    }
+    assert!(gateway.take_errors(HOUR + 600_000).unwrap().lines.len() >= 5);
+    gateway.act(1, &Act::Rollback { target: "firmware".into(), to: None });
+    gateway.finish(2 * HOUR, 1);
+    gateway.take_errors(2 * HOUR);
+    gateway.advance(3 * HOUR);
+    assert_eq!((gateway.firmware().unwrap().as_str(), gateway.take_errors(3 * HOUR)), ("2.0.10", None));
+}
+
+#[test]
+fn leaked_memory_comes_back_with_a_restart_and_too_much_of_it_is_killed() {
+    let mut gateway = gateway(|scenario| scenario.units = vec![UnitWorld { leaks_pct_per_hour: 10.0, ..app() }]);
+    let used = |gateway: &mut Gateway, at| value(gateway, at, Metric::HostMemUsed).unwrap().number().unwrap();
+    assert!((used(&mut gateway, 3 * HOUR) - 70.0).abs() < 0.1);
+    gateway.act(1, &Act::RestartUnit { unit: app().unit });
+    gateway.finish(3 * HOUR, 1);
+    assert!((used(&mut gateway, 3 * HOUR) - 40.0).abs() < 0.1);
+    assert!((used(&mut gateway, 9 * HOUR) - 40.0).abs() < 0.1, "killed at 98 %");
+    let kinds: Vec<_> = gateway.take_errors(9 * HOUR).unwrap().lines.into_iter().map(|line| line.kind).collect();
+    assert!(kinds.contains(&crate::engine::observation::ErrorKind::OomKill), "{kinds:?}");
+}
+
+#[test]
+fn coverage_comes_and_goes_and_the_calm_ends_it() {
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    let mut gateway = gateway(|scenario| {
+        let gaps = Recurring { every: minutes(60), lasts: (minutes(1), minutes(10)) };
+        scenario.links[0].gaps = Some(gaps);
+    });
+    let mut changes = 0;
+    let mut at = 0;
+    while let Some(next) = gateway.next_change().filter(|next| *next < 24 * HOUR) {
+        (changes, at) = (changes + 1, next);
+        gateway.advance(at);
+    }
+    assert!((20..80).contains(&changes), "{changes} changes in a day");
+    gateway.calm(at);
+    gateway.advance(at + 1);
+    assert!(gateway.link_up() && gateway.next_change().is_none());
+}
+
+#[test]
+fn lines_are_read_again_from_a_cursor_and_what_was_rotated_away_is_missed() {
+    let mut gateway = gateway(|scenario| scenario.errors = ErrorsWorld { per_hour: 60.0, kinds: 3 });
+    let first = gateway.take_errors(HOUR).unwrap();
+    gateway.take_errors(2 * HOUR);
+    gateway.read_errors_from(first.cursor.as_deref());
+    let again = gateway.take_errors(2 * HOUR).unwrap();
+    assert!(again.lines[0].mono > first.lines.last().unwrap().mono);
+    let storm =
+        FaultKind::ErrorStorm { per_second: 100, kinds: 5, severity: crate::engine::observation::Severity::Error };
+    gateway.begin_fault(2 * HOUR, &storm);
+    gateway.advance(2 * HOUR + 60_000);
+    assert!(gateway.take_errors(2 * HOUR + 60_000).unwrap().missed > 1_000);
+}
+
+#[test]
+fn sensors_lie_and_vanish_only_while_the_fault_lasts() {
+    let mut gateway = gateway(|scenario| scenario.battery = Some(battery()));
+    let lie = FaultKind::SensorLies { metric: "battery.charge_pct".into(), value: 3.0 };
+    let gone = FaultKind::SensorGone { metric: "battery.".into() };
+    gateway.begin_fault(0, &lie);
+    assert_eq!(value(&mut gateway, 1_000, Metric::BatteryChargePct), Some(Value::Float(3.0)));
+    gateway.begin_fault(0, &gone);
+    assert_eq!(value(&mut gateway, 2_000, Metric::BatteryVoltage), None);
+    gateway.end_fault(3_000, &gone);
+    gateway.end_fault(3_000, &lie);
+    assert_eq!(value(&mut gateway, 4_000, Metric::BatteryChargePct), Some(Value::Float(80.0)));
+}

@@ -1,0 +1,142 @@
+//! systemd units that fail, hang, leak, and start again: by systemd's own doing or because somebody restarts them.
+
+use std::time::Duration;
+
+use super::super::dice::Dice;
+use super::super::network::millis;
+use super::super::scenario::UnitWorld;
+use crate::config::UnitName;
+
+/// A unit that a restart did not heal, or that runs a bad release, fails again within this.
+const SICK_FAILS_WITHIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// The units.
+#[derive(Debug)]
+pub(super) struct Units {
+    units: Vec<Unit>,
+    dice: Dice,
+    calm: bool,
+}
+
+#[derive(Debug)]
+struct Unit {
+    world: UnitWorld,
+    up: bool,
+    /// What it runs is bad: no restart heals it.
+    bad: bool,
+    /// What happens next by itself: it fails while it is up, systemd starts it while it is down.
+    changes_at: Option<u64>,
+    leaks_since: u64,
+}
+
+impl Units {
+    pub(super) fn new(worlds: &[UnitWorld], dice: Dice) -> Self {
+        let unit =
+            |world: &UnitWorld| Unit { world: world.clone(), up: false, bad: false, changes_at: None, leaks_since: 0 };
+        Self { units: worlds.iter().map(unit).collect(), dice, calm: false }
+    }
+
+    /// The machine came up.
+    pub(super) fn start_all(&mut self, at: u64) {
+        for unit in &mut self.units {
+            unit.start(at, &mut self.dice, self.calm, true);
+        }
+    }
+
+    /// Lives up to a time; units that failed on the way, as often as they did.
+    pub(super) fn advance(&mut self, at: u64) -> Vec<UnitName> {
+        let mut failed = Vec::new();
+        for unit in &mut self.units {
+            while let Some(due) = unit.changes_at.filter(|due| *due <= at) {
+                if unit.up {
+                    unit.fail(due);
+                    if !unit.world.hangs {
+                        failed.push(unit.world.unit.clone());
+                    }
+                } else {
+                    unit.start(due, &mut self.dice, self.calm, false);
+                }
+            }
+        }
+        failed
+    }
+
+    pub(super) fn next_change(&self) -> Option<u64> {
+        self.units.iter().filter_map(|unit| unit.changes_at).min()
+    }
+
+    /// Somebody restarts it. A hundred percent of what it leaked comes back.
+    pub(super) fn restart(&mut self, at: u64, name: &UnitName) {
+        let (dice, calm) = (&mut self.dice, self.calm);
+        if let Some(unit) = self.units.iter_mut().find(|unit| unit.world.unit == *name) {
+            unit.start(at, dice, calm, false);
+        }
+    }
+
+    /// It fails now.
+    pub(super) fn fail(&mut self, at: u64, name: &UnitName) {
+        if let Some(unit) = self.units.iter_mut().find(|unit| unit.world.unit == *name) {
+            unit.changes_at = Some(at);
+            unit.up = true;
+        }
+    }
+
+    /// What it runs is bad, or good again.
+    pub(super) fn set_bad(&mut self, name: &UnitName, bad: bool, at: u64) {
+        for unit in self.units.iter_mut().filter(|unit| unit.world.unit == *name && unit.bad != bad) {
+            unit.bad = bad;
+            if bad && unit.up {
+                unit.changes_at = Some(at + millis(SICK_FAILS_WITHIN.0));
+            }
+        }
+    }
+
+    /// How long a restart takes; `None`: there is no such unit.
+    pub(super) fn starts_in(&self, name: &UnitName) -> Option<Duration> {
+        self.units.iter().find(|unit| unit.world.unit == *name).map(|unit| unit.world.starts_in)
+    }
+
+    pub(super) fn leaked_pct(&self, at: u64) -> f64 {
+        self.units.iter().map(|unit| unit.leaked_pct(at)).sum()
+    }
+
+    /// The unit that has leaked most.
+    pub(super) fn biggest(&self, at: u64) -> Option<UnitName> {
+        let leaking = self.units.iter().filter(|unit| unit.leaked_pct(at) > 0.0);
+        let most = leaking.max_by(|a, b| a.leaked_pct(at).total_cmp(&b.leaked_pct(at)));
+        most.map(|unit| unit.world.unit.clone())
+    }
+
+    /// From here on none fails by chance.
+    pub(super) fn calm(&mut self) {
+        self.calm = true;
+        for unit in self.units.iter_mut().filter(|unit| unit.up && !unit.bad) {
+            unit.changes_at = None;
+        }
+    }
+}
+
+impl Unit {
+    fn fail(&mut self, at: u64) {
+        self.up = false;
+        self.changes_at = self.world.restarts_itself.map(|after| at + millis(after).max(1));
+    }
+
+    fn start(&mut self, at: u64, dice: &mut Dice, calm: bool, fresh: bool) {
+        self.up = true;
+        self.leaks_since = at;
+        let sick = self.bad || (!fresh && !calm && !dice.happens(self.world.restart_heals));
+        let (low, high) = SICK_FAILS_WITHIN;
+        self.changes_at = if sick {
+            Some(at + millis(dice.between(low, high)))
+        } else {
+            self.world.fails.filter(|_| !calm).map(|mean| at + millis(dice.until_next(mean)).max(1_000))
+        };
+    }
+
+    fn leaked_pct(&self, at: u64) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a year")]
+        let hours = at.saturating_sub(self.leaks_since) as f64 / 3_600_000.0;
+        hours * self.world.leaks_pct_per_hour
+    }
+}
