@@ -5,11 +5,11 @@
 mod effective;
 mod files;
 mod policy;
-mod read;
-mod reader;
+pub(crate) mod read;
+pub(crate) mod reader;
 #[cfg(test)]
 mod tests;
-mod tree;
+pub(crate) mod tree;
 mod types;
 mod values;
 
@@ -85,6 +85,18 @@ fn read_all(files: &[PathBuf], hostname: &str, report: &mut Report) -> Option<Ch
         tree::merge(&mut root, table?, &MERGED_BY_NAME);
     }
     Some(Section::read_root(report, &root, At::start_of(last), |s| read::config(s, hostname)))
+}
+
+/// Reads another file of ours in the way of a configuration: every mistake at once, unknown keys refused.
+pub(crate) fn read_file<T>(file: &Path, read: impl FnOnce(&mut Section<'_>) -> T) -> Result<T, Vec<Problem>> {
+    let mut report = Report::new(&[file.to_owned()]);
+    let table = parse_file(0, file, &mut report);
+    let value = table.map(|table| Section::read_root(&mut report, &table, At::start_of(0), read));
+    let (errors, _) = report.into_problems();
+    match value {
+        Some(value) if errors.is_empty() => Ok(value),
+        _ => Err(errors),
+    }
 }
 
 fn parse_file(index: usize, file: &Path, report: &mut Report) -> Option<Table> {

@@ -256,7 +256,7 @@ fn is_supply(text: &str) -> bool {
 }
 
 /// An interface's name, as the kernel's `dev_valid_name` takes it.
-pub(super) fn interface(node: &Node) -> Result<String, Unfit> {
+pub(crate) fn interface(node: &Node) -> Result<String, Unfit> {
     let fits = |name: &str| {
         (1..=15).contains(&name.len())
             && !matches!(name, "." | "..")

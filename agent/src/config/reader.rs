@@ -31,7 +31,7 @@ pub struct Problem {
 
 /// What was wrong and what was known, so far.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(crate) struct Report {
     files: Vec<PathBuf>,
     errors: Vec<(At, Problem)>,
     warnings: Vec<(At, Problem)>,
@@ -42,7 +42,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(files: &[PathBuf]) -> Self {
+    pub(crate) fn new(files: &[PathBuf]) -> Self {
         Self {
             files: files.to_vec(),
             errors: Vec::new(),
@@ -52,12 +52,12 @@ impl Report {
         }
     }
 
-    pub(super) fn syntax_error(&mut self, at: At, message: String) {
+    pub(crate) fn syntax_error(&mut self, at: At, message: String) {
         self.error(at, "", message);
         self.broken.insert((at.file, at.line));
     }
 
-    pub(super) fn error(&mut self, at: At, key: &str, message: String) {
+    pub(crate) fn error(&mut self, at: At, key: &str, message: String) {
         if self.broken.contains(&(at.file, at.line)) {
             return;
         }
@@ -74,12 +74,12 @@ impl Report {
     }
 
     #[cfg(test)]
-    pub(super) fn known(&self) -> &BTreeMap<String, BTreeSet<String>> {
+    pub(crate) fn known(&self) -> &BTreeMap<String, BTreeSet<String>> {
         &self.known
     }
 
     /// Errors and warnings, in the order of files and lines.
-    pub(super) fn into_problems(mut self) -> (Vec<Problem>, Vec<Problem>) {
+    pub(crate) fn into_problems(mut self) -> (Vec<Problem>, Vec<Problem>) {
         self.errors.sort_by_key(|(at, _)| *at);
         self.warnings.sort_by_key(|(at, _)| *at);
         let plain = |list: Vec<(At, Problem)>| list.into_iter().map(|(_, problem)| problem).collect();
@@ -88,7 +88,7 @@ impl Report {
 }
 
 /// One table of the configuration, or its absence.
-pub(super) struct Section<'a> {
+pub(crate) struct Section<'a> {
     report: &'a mut Report,
     table: Option<&'a Table>,
     /// As messages name it: `rules.hot`; empty for the root.
@@ -101,7 +101,7 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// Reads the root of a tree. `at` is the place of what is missing altogether.
-    pub(super) fn read_root<T>(
+    pub(crate) fn read_root<T>(
         report: &'a mut Report,
         root: &'a Table,
         at: At,
@@ -112,7 +112,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a table.
-    pub(super) fn table<T>(&mut self, key: &str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+    pub(crate) fn table<T>(&mut self, key: &str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
         let node = self.node(key);
         let table = node.and_then(|node| self.as_table(key, node));
         let at = node.map_or(self.at, |node| node.at);
@@ -121,7 +121,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a table of tables with free names.
-    pub(super) fn named_tables<T>(
+    pub(crate) fn named_tables<T>(
         &mut self,
         key: &str,
         mut read: impl FnMut(&mut Section<'_>) -> T,
@@ -137,7 +137,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads an array of tables.
-    pub(super) fn tables<T>(&mut self, key: &str, mut read: impl FnMut(&mut Section<'_>) -> T) -> Vec<T> {
+    pub(crate) fn tables<T>(&mut self, key: &str, mut read: impl FnMut(&mut Section<'_>) -> T) -> Vec<T> {
         let Some(node) = self.node(key) else { return Vec::new() };
         let Value::Array(items) = &node.value else {
             self.error(key, format!("found {}, expected an array of tables, such as [[{key}]]", node.found()));
@@ -169,7 +169,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads every entry of a table whose keys are free.
-    pub(super) fn free<T>(&mut self, key: &str, parse: impl Fn(&Node) -> Result<T, Unfit>) -> BTreeMap<String, T> {
+    pub(crate) fn free<T>(&mut self, key: &str, parse: impl Fn(&Node) -> Result<T, Unfit>) -> BTreeMap<String, T> {
         let Some(table) = self.node(key).and_then(|node| self.as_table(key, node)) else { return BTreeMap::new() };
         let mut all = BTreeMap::new();
         for (name, node) in table {
@@ -187,7 +187,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a value that may be left out.
-    pub(super) fn optional<T>(&mut self, key: &str, parse: impl FnOnce(&Node) -> Result<T, Unfit>) -> Option<T> {
+    pub(crate) fn optional<T>(&mut self, key: &str, parse: impl FnOnce(&Node) -> Result<T, Unfit>) -> Option<T> {
         let node = self.node(key)?;
         match parse(node) {
             Ok(value) => Some(value),
@@ -199,7 +199,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a value that must be there. `None` is an error that was reported.
-    pub(super) fn required<T>(
+    pub(crate) fn required<T>(
         &mut self,
         key: &str,
         example: &str,
@@ -212,7 +212,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads an array, element by element, each with its own errors.
-    pub(super) fn list<T>(
+    pub(crate) fn list<T>(
         &mut self,
         key: &str,
         default: Vec<T>,
@@ -236,7 +236,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads `true` or `false`.
-    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+    pub(crate) fn flag(&mut self, key: &str, default: bool) -> bool {
         let parse = |node: &Node| match node.value {
             Value::Flag(flag) => Ok(flag),
             _ => Err(unfit(node, format!("true or false, such as {default}"))),
@@ -245,7 +245,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a whole number.
-    pub(super) fn integer<T>(&mut self, key: &str, default: T, range: RangeInclusive<T>) -> T
+    pub(crate) fn integer<T>(&mut self, key: &str, default: T, range: RangeInclusive<T>) -> T
     where
         T: TryFrom<i64> + PartialOrd + fmt::Display,
     {
@@ -258,12 +258,12 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a duration.
-    pub(super) fn duration(&mut self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+    pub(crate) fn duration(&mut self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
         self.optional(key, duration(default, range)).unwrap_or(default)
     }
 
     /// Reads a size in bytes.
-    pub(super) fn size(&mut self, key: &str, default: u64, min: u64) -> u64 {
+    pub(crate) fn size(&mut self, key: &str, default: u64, min: u64) -> u64 {
         let parse = |node: &Node| text_of(node).and_then(values::size).filter(|size| *size >= min);
         let at_least = if min == 0 { String::new() } else { format!(" of at least {}", values::format_size(min)) };
         let expected = || format!("a size{at_least}, such as {:?}", values::format_size(default));
@@ -271,12 +271,12 @@ impl<'a> Section<'a> {
     }
 
     /// Reads one word of a few.
-    pub(super) fn word<T: Copy + fmt::Display>(&mut self, key: &str, default: T, all: &[T]) -> T {
+    pub(crate) fn word<T: Copy + fmt::Display>(&mut self, key: &str, default: T, all: &[T]) -> T {
         self.optional(key, word(all)).unwrap_or(default)
     }
 
     /// Reads a path; an empty text is `None`.
-    pub(super) fn optional_path(&mut self, key: &str, example: &str) -> Option<PathBuf> {
+    pub(crate) fn optional_path(&mut self, key: &str, example: &str) -> Option<PathBuf> {
         let parse = |node: &Node| match text_of(node) {
             Some(text) => Ok((!text.is_empty()).then(|| PathBuf::from(text))),
             None => Err(unfit(node, format!("a path, such as {example:?}; empty for none"))),
@@ -285,7 +285,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a path that can't be empty.
-    pub(super) fn path(&mut self, key: &str, default: &str) -> PathBuf {
+    pub(crate) fn path(&mut self, key: &str, default: &str) -> PathBuf {
         let parse = |node: &Node| match text_of(node) {
             Some(text) if !text.is_empty() => Ok(PathBuf::from(text)),
             _ => Err(unfit(node, format!("a path, such as {default:?}"))),
@@ -294,40 +294,40 @@ impl<'a> Section<'a> {
     }
 
     /// Reads an absolute path.
-    pub(super) fn absolute_path(&mut self, key: &str, default: &str) -> PathBuf {
+    pub(crate) fn absolute_path(&mut self, key: &str, default: &str) -> PathBuf {
         self.optional(key, |node| absolute_path(node, default)).unwrap_or_else(|| PathBuf::from(default))
     }
 
     /// Whether a key stands in this section.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
     /// Where a key stands, or the section that it is missing from.
-    pub(super) fn at(&self, key: &str) -> At {
+    pub(crate) fn at(&self, key: &str) -> At {
         self.table.and_then(|table| table.get(key)).map_or(self.at, |node| node.at)
     }
 
     /// The directory of the file in which a node stands.
-    pub(super) fn directory_of(&self, key: &str) -> PathBuf {
+    pub(crate) fn directory_of(&self, key: &str) -> PathBuf {
         let file = self.report.files.get(self.at(key).file);
         file.and_then(|file| file.parent()).unwrap_or_else(|| Path::new("")).to_owned()
     }
 
     /// Reports a mistake at a key. The message says what is wrong with it, without naming it.
-    pub(super) fn error(&mut self, key: &str, message: impl fmt::Display) {
+    pub(crate) fn error(&mut self, key: &str, message: impl fmt::Display) {
         let path = join(&self.path, key);
         self.report.error(self.at(key), &path, format!("{path}: {message}"));
     }
 
     /// Reports a mistake of the section as a whole.
-    pub(super) fn error_here(&mut self, message: impl fmt::Display) {
+    pub(crate) fn error_here(&mut self, message: impl fmt::Display) {
         let path = self.path.clone();
         self.report.error(self.at, &path, format!("{path}: {message}"));
     }
 
     /// Reports something doubtful at a key.
-    pub(super) fn warn(&mut self, key: &str, message: impl fmt::Display) {
+    pub(crate) fn warn(&mut self, key: &str, message: impl fmt::Display) {
         let path = join(&self.path, key);
         self.report.warn(self.at(key), &path, format!("{path}: {message}"));
     }
@@ -374,7 +374,7 @@ fn join(path: &str, key: &str) -> String {
 }
 
 /// The name that is most like this one, if any is.
-pub(super) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     // Below it, what is proposed has little to do with what was written.
     const SIMILARITY_MIN: f64 = 0.7;
     names
@@ -384,11 +384,11 @@ pub(super) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> O
         .map(|(_, known)| known)
 }
 
-pub(super) fn unfit(node: &Node, expected: impl Into<String>) -> Unfit {
+pub(crate) fn unfit(node: &Node, expected: impl Into<String>) -> Unfit {
     Unfit { found: node.found(), expected: expected.into() }
 }
 
-pub(super) fn text_of(node: &Node) -> Option<&str> {
+pub(crate) fn text_of(node: &Node) -> Option<&str> {
     match &node.value {
         Value::Text(text) => Some(text),
         _ => None,
@@ -396,7 +396,7 @@ pub(super) fn text_of(node: &Node) -> Option<&str> {
 }
 
 /// Takes a text that `parse` takes, which must not be empty.
-pub(super) fn parsed<T>(parse: impl Fn(&str) -> Result<T, Unfit>) -> impl Fn(&Node) -> Result<T, Unfit> {
+pub(crate) fn parsed<T>(parse: impl Fn(&str) -> Result<T, Unfit>) -> impl Fn(&Node) -> Result<T, Unfit> {
     // What is no text is shown to `parse` as an empty one: nobody else knows what it expects.
     move |node| match text_of(node) {
         Some(text) => parse(text),
@@ -405,7 +405,7 @@ pub(super) fn parsed<T>(parse: impl Fn(&str) -> Result<T, Unfit>) -> impl Fn(&No
 }
 
 /// Takes a text that `fits`.
-pub(super) fn text(fits: impl Fn(&str) -> bool, expected: &'static str) -> impl Fn(&Node) -> Result<String, Unfit> {
+pub(crate) fn text(fits: impl Fn(&str) -> bool, expected: &'static str) -> impl Fn(&Node) -> Result<String, Unfit> {
     move |node| match text_of(node).filter(|text| fits(text)) {
         Some(text) => Ok(text.to_owned()),
         None => Err(unfit(node, expected)),
@@ -413,7 +413,7 @@ pub(super) fn text(fits: impl Fn(&str) -> bool, expected: &'static str) -> impl 
 }
 
 /// Takes one word of a few.
-pub(super) fn word<T: Copy + fmt::Display>(all: &[T]) -> impl Fn(&Node) -> Result<T, Unfit> {
+pub(crate) fn word<T: Copy + fmt::Display>(all: &[T]) -> impl Fn(&Node) -> Result<T, Unfit> {
     move |node| {
         let is_it = |word: &&T| text_of(node) == Some(word.to_string().as_str());
         let expected = || {
@@ -425,7 +425,7 @@ pub(super) fn word<T: Copy + fmt::Display>(all: &[T]) -> impl Fn(&Node) -> Resul
 }
 
 /// Takes a duration within bounds.
-pub(super) fn duration(
+pub(crate) fn duration(
     example: Duration,
     range: RangeInclusive<Duration>,
 ) -> impl Fn(&Node) -> Result<Duration, Unfit> {
@@ -440,7 +440,7 @@ pub(super) fn duration(
 }
 
 /// Takes a finite number.
-pub(super) fn number(example: &'static str) -> impl Fn(&Node) -> Result<f64, Unfit> {
+pub(crate) fn number(example: &'static str) -> impl Fn(&Node) -> Result<f64, Unfit> {
     move |node| match node.value {
         Value::Float(number) if number.is_finite() => Ok(number),
         #[expect(
@@ -453,7 +453,7 @@ pub(super) fn number(example: &'static str) -> impl Fn(&Node) -> Result<f64, Unf
 }
 
 /// Takes an absolute path.
-pub(super) fn absolute_path(node: &Node, example: &str) -> Result<PathBuf, Unfit> {
+pub(crate) fn absolute_path(node: &Node, example: &str) -> Result<PathBuf, Unfit> {
     let path = text_of(node).map(PathBuf::from).filter(|path| path.is_absolute());
     path.ok_or_else(|| unfit(node, format!("an absolute path, such as {example:?}")))
 }

@@ -9,12 +9,12 @@ use toml::de::{DeTable, DeValue};
 
 /// A place in a file; line and column count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct At {
+pub(crate) struct At {
     /// Index in the list of files.
-    pub(super) file: usize,
-    pub(super) line: usize,
+    pub(crate) file: usize,
+    pub(crate) line: usize,
     /// In characters.
-    pub(super) column: usize,
+    pub(crate) column: usize,
 }
 
 impl At {
@@ -26,13 +26,13 @@ impl At {
 
 /// A value and where it stands: for a table's entry the place of its key.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) at: At,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) at: At,
+    pub(crate) value: Value,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Text(String),
     Integer(i64),
     Float(f64),
@@ -43,11 +43,11 @@ pub(super) enum Value {
     Other(String),
 }
 
-pub(super) type Table = BTreeMap<String, Node>;
+pub(crate) type Table = BTreeMap<String, Node>;
 
 impl Node {
     /// What stands here, for a message: short, on one line.
-    pub(super) fn found(&self) -> String {
+    pub(crate) fn found(&self) -> String {
         const TEXT_CHARS_MAX: usize = 60;
         match &self.value {
             Value::Text(text) if text.chars().count() > TEXT_CHARS_MAX => {
@@ -67,7 +67,7 @@ impl Node {
 /// A mistake in TOML's own syntax.
 #[derive(Debug)]
 pub(super) struct SyntaxError {
-    pub(super) at: At,
+    pub(crate) at: At,
     pub(super) message: String,
 }
 

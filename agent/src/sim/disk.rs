@@ -148,7 +148,9 @@ impl Disk {
     pub fn written_bytes(&self) -> u64 {
         self.written
     }
-    pub fn others_use(&mut self, n: u64) { self.world.others_bytes = n; }
+    pub fn others_use(&mut self, n: u64) {
+        self.world.others_bytes = n;
+    }
     pub fn set_full(&mut self, _: bool) {}
     pub fn set_errors(&mut self, _: f64) {}
     pub fn set_slow(&mut self, _: f64) {}

@@ -11,7 +11,7 @@ mod cloud;
 mod diary;
 pub mod dice;
 pub mod disk;
-pub mod expect;
+mod expect;
 mod fleet;
 mod gateway;
 mod network;

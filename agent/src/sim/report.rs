@@ -145,6 +145,88 @@ pub enum Measure {
     StoreMaxBytes,
 }
 
+impl Measure {
+    /// Every figure.
+    pub const ALL: &[Self] = &[
+        Self::PoweredPct,
+        Self::UptimePct,
+        Self::ConnectedPct,
+        Self::ChargeMinPct,
+        Self::Reboots,
+        Self::Crashes,
+        Self::Connects,
+        Self::Tries,
+        Self::Messages,
+        Self::SentBytes,
+        Self::Duplicates,
+        Self::Records,
+        Self::Dropped,
+        Self::Waiting,
+        Self::FlashBytes,
+        Self::FlashBytesPerDay,
+        Self::SentBytesPerDay,
+        Self::StoreMaxBytes,
+    ];
+
+    /// Its name in a scenario.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::PoweredPct => "powered_pct",
+            Self::UptimePct => "uptime_pct",
+            Self::ConnectedPct => "connected_pct",
+            Self::ChargeMinPct => "charge_min_pct",
+            Self::Reboots => "reboots",
+            Self::Crashes => "crashes",
+            Self::Connects => "connects",
+            Self::Tries => "tries",
+            Self::Messages => "messages",
+            Self::SentBytes => "sent_bytes",
+            Self::Duplicates => "duplicates",
+            Self::Records => "records",
+            Self::Dropped => "dropped",
+            Self::Waiting => "waiting",
+            Self::FlashBytes => "flash_bytes",
+            Self::FlashBytesPerDay => "flash_bytes_per_day",
+            Self::SentBytesPerDay => "sent_bytes_per_day",
+            Self::StoreMaxBytes => "store_max_bytes",
+        }
+    }
+
+    /// The figure of this name.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|measure| measure.word() == word)
+    }
+
+    /// Its value; `None` where there is none, as of a battery that isn't there.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "figures far below 2^53")]
+    pub fn value(self, summary: &Summary) -> Option<f64> {
+        let per_day = |bytes: u64| bytes as f64 * 86_400.0 / summary.lasted_s.max(1) as f64;
+        Some(match self {
+            Self::PoweredPct => summary.powered_pct,
+            Self::UptimePct => summary.uptime_pct,
+            Self::ConnectedPct => summary.connected_pct,
+            Self::ChargeMinPct => return summary.charge_min_pct,
+            Self::Reboots => summary.reboots as f64,
+            Self::Crashes => summary.crashes as f64,
+            Self::Connects => summary.connects as f64,
+            Self::Tries => summary.tries as f64,
+            Self::Messages => summary.messages as f64,
+            Self::SentBytes => summary.sent_bytes as f64,
+            Self::Duplicates => summary.duplicates as f64,
+            Self::Records => summary.records as f64,
+            Self::Dropped => summary.dropped.values().sum::<u64>() as f64,
+            Self::Waiting => summary.waiting as f64,
+            Self::FlashBytes => summary.flash_bytes as f64,
+            Self::FlashBytesPerDay => per_day(summary.flash_bytes),
+            Self::SentBytesPerDay => per_day(summary.sent_bytes),
+            Self::StoreMaxBytes => summary.store_max_bytes as f64,
+        })
+    }
+}
+
 /// The promises that are checked. The words stand in messages and in the docs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]

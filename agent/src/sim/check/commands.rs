@@ -44,7 +44,6 @@ impl Commands {
         self.journal_lost = true;
     }
 
-
     /// At the end.
     pub(in crate::sim) fn judge(&self, at: u64, before: u64, findings: &mut Findings) {
         for (id, since) in self.accepted.iter().filter(|(_, since)| **since < before) {

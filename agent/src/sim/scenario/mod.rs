@@ -119,8 +119,6 @@ pub struct HostWorld {
     pub cpu_pct: f64,
     /// Memory in use at the begin, in percent.
     pub mem_used_pct: f64,
-    /// Memory in all.
-    pub mem_bytes: u64,
     /// By day; nights are 15 degrees colder.
     pub temperature_c: f64,
     /// How long a boot takes until the agent runs.
@@ -257,8 +255,6 @@ pub enum FaultKind {
         /// Publishes a second.
         per_second: u32,
     },
-    /// The broker closes the connection on telemetry with this in its seq: the poison record.
-    Poison,
     /// No space is left on the device.
     DiskFull,
     /// Each operation of the store fails with this probability.
@@ -360,6 +356,50 @@ pub enum Flaw {
 }
 
 impl FaultKind {
+    /// The words of all kinds.
+    pub const WORDS: [&str; 26] = [
+        "crash",
+        "restart",
+        "power_cut",
+        "reboot",
+        "cut",
+        "half_open",
+        "slow",
+        "broker_down",
+        "broker_forgets",
+        "broker_refuses",
+        "acks_lost",
+        "duplicates",
+        "throttle",
+        "disk_full",
+        "disk_errors",
+        "disk_slow",
+        "disk_damage",
+        "clock_jump",
+        "clock_unsynced",
+        "sensor_lies",
+        "sensor_gone",
+        "unit_fails",
+        "error_storm",
+        "no_power",
+        "memory_pressure",
+        "heat",
+    ];
+
+    /// Whether it happens in an instant, rather than last.
+    #[must_use]
+    pub const fn is_instant(&self) -> bool {
+        matches!(
+            self,
+            Self::Crash
+                | Self::Restart
+                | Self::Reboot
+                | Self::DiskDamage { .. }
+                | Self::ClockJump { .. }
+                | Self::UnitFails { .. }
+        )
+    }
+
     /// Its word in a scenario file.
     #[must_use]
     pub const fn word(&self) -> &'static str {
@@ -377,7 +417,6 @@ impl FaultKind {
             Self::AcksLost { .. } => "acks_lost",
             Self::Duplicates { .. } => "duplicates",
             Self::Throttle { .. } => "throttle",
-            Self::Poison => "poison",
             Self::DiskFull => "disk_full",
             Self::DiskErrors { .. } => "disk_errors",
             Self::DiskSlow { .. } => "disk_slow",
@@ -396,6 +435,9 @@ impl FaultKind {
 }
 
 impl Flaw {
+    /// Every flaw.
+    pub const ALL: [Self; 5] = [Self::Forged, Self::Expired, Self::Replayed, Self::Garbage, Self::Misaddressed];
+
     /// Its word in a scenario file.
     #[must_use]
     pub const fn word(self) -> &'static str {

@@ -67,7 +67,6 @@ impl World<'_> {
         match kind {
             FaultKind::PowerCut => self.power_on(),
             FaultKind::BrokerDown | FaultKind::BrokerForgets => self.broker_is_back(),
-            FaultKind::Poison => self.poison = None,
             FaultKind::ClockUnsynced => self.clock.set_unsynced(false),
             _ => {}
         }

@@ -139,7 +139,6 @@ pub(super) struct World<'a> {
     active: BTreeMap<u64, FaultKind>,
     last_occurrence: u64,
     throttle: (u64, u32),
-    poison: Option<u64>,
     fault_dice: Vec<Dice>,
     order_dice: Vec<Dice>,
     dice: Dice,
@@ -216,7 +215,6 @@ impl<'a> World<'a> {
             active: BTreeMap::new(),
             last_occurrence: 0,
             throttle: (0, 0),
-            poison: None,
             fault_dice: scenario
                 .faults
                 .iter()
