@@ -66,7 +66,8 @@ struct Lane {
     committed: u64,
     /// The next read begins here.
     next_read: u64,
-    reading: bool,
+    /// Where the read that is under way begins.
+    reading: Option<u64>,
     ready: VecDeque<(u64, Bytes)>,
     inflight: BTreeSet<u64>,
     /// Highest seq acknowledged or given up.
@@ -152,11 +153,11 @@ impl Outbox {
     pub fn fill(&mut self, class: Class, effects: &mut Effects) {
         let resting = self.rest_until.is_some();
         let lane = self.lane(class);
-        if resting || lane.reading || lane.ready.len() >= READ_LOW_WATER || !lane.has_unread() {
+        if resting || lane.reading.is_some() || lane.ready.len() >= READ_LOW_WATER || !lane.has_unread() {
             return;
         }
-        lane.reading = true;
         let from = lane.next_read;
+        lane.reading = Some(from);
         let op = StoreOp::Read { class, from, records_max: READ_RECORDS_MAX, bytes_max: READ_BYTES_MAX };
         effects.store(Purpose::Read { class }, op);
     }
@@ -289,8 +290,10 @@ impl Outbox {
     /// A read ended. A page of an older reading that was rewound meanwhile is thrown away.
     pub fn page(&mut self, now: Mono, class: Class, result: Result<StoreReply, StoreFault>, effects: &mut Effects) {
         let lane = self.lane(class);
-        lane.reading = false;
+        let from = lane.reading.take().unwrap_or_default();
         match result {
+            // To take it would be to pass over what the rewinding went back for.
+            Ok(StoreReply::Page { damaged, .. }) if lane.next_read < from => self.count_dropped("corrupt", damaged),
             Ok(StoreReply::Page { records, damaged }) => {
                 let next_read = lane.next_read;
                 let (committed, mut last) = (lane.committed, None);

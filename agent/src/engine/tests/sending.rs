@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::world::World;
-use crate::engine::io::{Input, LinkFaultKind, StoreFault};
+use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
 use crate::engine::packet::AckReason;
+use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -243,4 +244,43 @@ fn the_samples_of_one_publish_interval_travel_in_one_message() {
     world.advance(61 * SECOND);
     let sizes: Vec<usize> = world.got.iter().filter_map(|got| got.body["samples"].as_array()).map(Vec::len).collect();
     assert_eq!(sizes, [3; 10]);
+}
+
+fn is_telemetry_read(op: &StoreOp) -> bool {
+    matches!(op, StoreOp::Read { class: Class::Telemetry, .. })
+}
+
+/// A world that was offline for so long, and is online again with a backlog.
+fn after_an_outage(outage: Duration, prepare: impl FnOnce(&mut World)) -> World {
+    let mut world = World::new();
+    world.cut();
+    world.advance(outage);
+    world.got.clear();
+    prepare(&mut world);
+    world.broker_up = true;
+    world
+}
+
+#[test]
+fn a_page_that_comes_after_the_connection_broke_does_not_hide_what_was_in_flight() {
+    let mut world = after_an_outage(1_200 * SECOND, |world| world.withhold_acks = true);
+    world.advance(5 * SECOND);
+    // The first page is on its way to the broker, the second with the store, when the connection breaks.
+    world.stall_store_at(is_telemetry_read);
+    while !world.store_is_late() {
+        world.answer_nth(0);
+        world.advance(SECOND);
+    }
+    // Those sent last are those in flight: the answers came in order.
+    world.got.drain(..world.got.len() - world.unanswered());
+    let in_flight = world.samples();
+    assert!(!in_flight.is_empty());
+    world.drop_connection(LinkFaultKind::Server);
+    world.store_answers();
+    world.withhold_acks = false;
+    world.got.clear();
+    world.advance(60 * SECOND);
+    let again: BTreeSet<u64> = world.samples().into_iter().collect();
+    let lost: Vec<&u64> = in_flight.iter().filter(|seq| !again.contains(seq)).collect();
+    assert!(lost.is_empty(), "deleted without an acknowledgement: {lost:?}");
 }

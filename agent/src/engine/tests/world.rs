@@ -139,6 +139,19 @@ pub(super) struct World {
     pub(super) backoff_resets: u32,
     queue: VecDeque<Input>,
     unanswered: Vec<u16>,
+    trouble: Trouble,
+}
+
+/// Picks operations of the store.
+pub(super) type Which = fn(&StoreOp) -> bool;
+
+/// How the store is slow, or fails at some operations and not at others.
+#[derive(Debug, Default)]
+struct Trouble {
+    stalls_at: Option<Which>,
+    /// Answers of an operation that stalled, and of all that came behind it.
+    late: Vec<Input>,
+    refuses: Option<(Which, StoreFault)>,
 }
 
 /// The defaults of the contract, with shorter intervals and one unit that may be restarted.
@@ -196,6 +209,7 @@ impl World {
             backoff_resets: 0,
             queue: VecDeque::new(),
             unanswered: Vec::new(),
+            trouble: Trouble::default(),
         };
         world.settle();
         world
@@ -208,6 +222,7 @@ impl World {
         self.queue.clear();
         self.acts.clear();
         self.unanswered.clear();
+        self.trouble.late.clear();
         self.engine = Engine::new(self.now, self.config.clone(), identity(self.boot), recovered);
         self.settle();
     }
@@ -340,8 +355,7 @@ impl World {
                 self.queue.push_back(Input::Observed { id, result });
             }
             Effect::Store { id, op } => {
-                let result = self.store.apply(op);
-                self.queue.push_back(Input::Store { id, result, stats: self.store.stats() });
+                self.ask_store(id, op);
             }
             Effect::Connect { id, .. } => {
                 self.connects += 1;
@@ -420,6 +434,66 @@ impl World {
         let Some(id) = self.connection else { return };
         let packet = Packet::PubAck { pkid, reason: self.ack_reason };
         self.queue.push_back(Input::Packet { id, packet });
+    }
+}
+
+/// A store in trouble, and answers that come one at a time.
+impl World {
+    /// From the next operation of this kind on, the store answers only when it is told to.
+    pub(super) fn stall_store_at(&mut self, which: Which) {
+        self.trouble.stalls_at = Some(which);
+    }
+
+    /// Whether an answer of the store waits to be given.
+    pub(super) fn store_is_late(&self) -> bool {
+        !self.trouble.late.is_empty()
+    }
+
+    /// The store answers what waits, in order, and is fast again.
+    pub(super) fn store_answers(&mut self) {
+        self.trouble.stalls_at = None;
+        self.queue.extend(std::mem::take(&mut self.trouble.late));
+        self.settle();
+    }
+
+    /// Operations of this kind fail, and change nothing.
+    pub(super) fn refuse(&mut self, which: Which, fault: StoreFault) {
+        self.trouble.refuses = Some((which, fault));
+    }
+
+    pub(super) fn refuse_nothing(&mut self) {
+        self.trouble.refuses = None;
+    }
+
+    /// Answers one of the publishes that were withheld: the nth in the order of sending.
+    pub(super) fn answer_nth(&mut self, nth: usize) {
+        let pkid = self.unanswered.remove(nth);
+        self.answer(pkid);
+        self.settle();
+    }
+
+    /// Every sample that the fleet got, by its seq, with repetitions.
+    pub(super) fn samples(&self) -> Vec<u64> {
+        let samples = self.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten();
+        samples.map(|sample| sample["seq"].as_u64().unwrap()).collect()
+    }
+
+    /// The seqs of the records that the store holds.
+    pub(super) fn stored(&self, class: Class) -> Vec<u64> {
+        self.store.logs[class as usize].keys().copied().collect()
+    }
+
+    /// The store works in order: what comes behind an operation that stalls is late too.
+    fn ask_store(&mut self, id: EffectId, op: StoreOp) {
+        let late = !self.trouble.late.is_empty() || self.trouble.stalls_at.is_some_and(|which| which(&op));
+        let refused = self.trouble.refuses.as_ref().filter(|(which, _)| which(&op)).map(|(_, fault)| fault.clone());
+        let result = refused.map_or_else(|| self.store.apply(op), Err);
+        let answer = Input::Store { id, result, stats: self.store.stats() };
+        if late {
+            self.trouble.late.push(answer);
+        } else {
+            self.queue.push_back(answer);
+        }
     }
 }
 
