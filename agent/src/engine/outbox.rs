@@ -222,6 +222,8 @@ impl Outbox {
         lane.inflight.retain(|other| *other < seq);
         lane.ready.clear();
         lane.next_read = seq.min(lane.next_read);
+        // An answer out of order may have come for a later one: that does not answer for those before it.
+        lane.done = lane.done.min(seq.saturating_sub(1));
     }
 
     /// The connection is gone: everything in flight has to be sent again.

@@ -284,3 +284,25 @@ fn a_page_that_comes_after_the_connection_broke_does_not_hide_what_was_in_flight
     let lost: Vec<&u64> = in_flight.iter().filter(|seq| !again.contains(seq)).collect();
     assert!(lost.is_empty(), "deleted without an acknowledgement: {lost:?}");
 }
+
+#[test]
+fn an_answer_out_of_order_does_not_delete_what_was_sent_before_it() {
+    let mut world = World::new();
+    world.withhold_acks = true;
+    let before = world.got.len();
+    for word in ["alpha", "beta", "gamma", "delta"] {
+        world.input(Input::Errors(super::invariants::error_batch(word)));
+    }
+    let sent = world.seqs().split_off(before);
+    assert_eq!(sent.len(), 4);
+    world.answer_nth(3);
+    world.drop_connection(LinkFaultKind::Server);
+    // One message fits into the window now; it is answered, and then the power goes.
+    world.receive_max = 3;
+    world.advance(Duration::from_millis(1_100));
+    let first = world.got.iter().rposition(|got| got.body["seq"] == sent[0]).expect("the oldest is sent again");
+    world.answer_nth(first - (world.got.len() - world.unanswered()));
+    world.crash();
+    let stored = world.stored(Class::Events);
+    assert!(stored.contains(&sent[1]) && stored.contains(&sent[2]), "of {sent:?} the store has {stored:?}");
+}
