@@ -282,6 +282,10 @@ impl Outbox {
         if let Some(fault) = fault {
             self.report(fault, effects);
             self.commit_at = Some(now.after(RETRY_AFTER));
+            if matches!(fault, StoreFault::NoSpace { .. }) {
+                // A small append succeeds in the log's buffer: here is the first that a full disk is heard of.
+                self.evict(effects);
+            }
             return;
         }
         for (lane, upto) in self.lanes.iter_mut().zip(upto) {

@@ -306,3 +306,17 @@ fn an_answer_out_of_order_does_not_delete_what_was_sent_before_it() {
     let stored = world.stored(Class::Events);
     assert!(stored.contains(&sent[1]) && stored.contains(&sent[2]), "of {sent:?} the store has {stored:?}");
 }
+
+#[test]
+fn a_disk_that_is_full_only_at_the_commit_gives_up_the_oldest_and_keeps_the_newest() {
+    let mut world = World::new();
+    world.cut();
+    // What is appended stays in a buffer, and says nothing of the full disk.
+    world.commits_fit(30);
+    world.advance(120 * SECOND);
+    assert!(world.engine.dropped().contains_key("quota"), "{:?}", world.engine.dropped());
+    let newest = world.stored(Class::Telemetry).last().copied();
+    world.crash();
+    let kept = world.stored(Class::Telemetry).last().copied();
+    assert!(kept.is_some() && kept >= newest.map(|seq| seq - 5), "of the samples up to {newest:?} only {kept:?} is kept");
+}

@@ -152,6 +152,8 @@ struct Trouble {
     /// Answers of an operation that stalled, and of all that came behind it.
     late: Vec<Input>,
     refuses: Option<(Which, StoreFault)>,
+    /// While the logs hold more records than this, a commit finds the disk full.
+    commits_fit: Option<u64>,
 }
 
 /// The defaults of the contract, with shorter intervals and one unit that may be restarted.
@@ -461,6 +463,11 @@ impl World {
         self.trouble.refuses = Some((which, fault));
     }
 
+    /// With more records than this in its logs, a commit finds the disk full.
+    pub(super) fn commits_fit(&mut self, records: u64) {
+        self.trouble.commits_fit = Some(records);
+    }
+
     pub(super) fn refuse_nothing(&mut self) {
         self.trouble.refuses = None;
     }
@@ -486,14 +493,21 @@ impl World {
     /// The store works in order: what comes behind an operation that stalls is late too.
     fn ask_store(&mut self, id: EffectId, op: StoreOp) {
         let late = !self.trouble.late.is_empty() || self.trouble.stalls_at.is_some_and(|which| which(&op));
-        let refused = self.trouble.refuses.as_ref().filter(|(which, _)| which(&op)).map(|(_, fault)| fault.clone());
-        let result = refused.map_or_else(|| self.store.apply(op), Err);
+        let result = self.trouble_with(&op).map_or_else(|| self.store.apply(op), Err);
         let answer = Input::Store { id, result, stats: self.store.stats() };
         if late {
             self.trouble.late.push(answer);
         } else {
             self.queue.push_back(answer);
         }
+    }
+
+    fn trouble_with(&self, op: &StoreOp) -> Option<StoreFault> {
+        let records = self.store.stats().records.iter().sum::<u64>();
+        if *op == StoreOp::Commit && self.trouble.commits_fit.is_some_and(|fit| records > fit) {
+            return Some(StoreFault::NoSpace { what: "sync the log".into() });
+        }
+        self.trouble.refuses.as_ref().filter(|(which, _)| which(op)).map(|(_, fault)| fault.clone())
     }
 }
 
