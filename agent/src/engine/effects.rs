@@ -37,7 +37,10 @@ pub enum Purpose {
         class: Class,
     },
     /// Gives space back.
-    Trim,
+    Trim {
+        /// The log that is cut.
+        class: Class,
+    },
     /// Makes room.
     Evict {
         /// The log that pays for it.

@@ -314,7 +314,8 @@ impl Engine {
                 self.seqs.reserved = self.seqs.reserved.max(upto);
                 self.link.release(now.mono);
             }
-            Purpose::Trim | Purpose::Bookkeeping => self.log_fault("bookkeeping", fault.as_ref()),
+            Purpose::Trim { class } => self.outbox.trimmed(now.mono, class, fault.as_ref(), &mut self.effects),
+            Purpose::Bookkeeping => self.log_fault("bookkeeping", fault.as_ref()),
             Purpose::Observe | Purpose::Act(_) => {}
         }
     }

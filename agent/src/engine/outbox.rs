@@ -49,6 +49,7 @@ pub struct Outbox {
     evicting: bool,
     retry: VecDeque<(Class, Bytes)>,
     retry_at: Option<Mono>,
+    trim_at: Option<Mono>,
     /// The store failed to read or to make room: it is left alone until then.
     rest_until: Option<Mono>,
     /// By reason, since the store was made: a total, because the sample that carries it may be given up too.
@@ -73,6 +74,8 @@ struct Lane {
     /// Highest seq acknowledged or given up.
     done: u64,
     done_since_trim: u64,
+    /// The store refused to trim.
+    trim_failed: bool,
 }
 
 impl Lane {
@@ -102,6 +105,7 @@ impl Outbox {
             evicting: false,
             retry: VecDeque::new(),
             retry_at: None,
+            trim_at: None,
             rest_until: None,
             dropped,
             dropped_saved: true,
@@ -140,13 +144,21 @@ impl Outbox {
             }
             self.commit(effects);
         }
+        if self.trim_at.is_some_and(|at| at <= now) {
+            self.trim_at = None;
+            for class in Class::ALL {
+                if self.lane(class).trim_failed {
+                    self.trim(class, effects);
+                }
+            }
+        }
     }
 
     /// When [`Outbox::poll`] has something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
         let retry = self.retry_at.filter(|_| !self.evicting);
-        [self.commit_at, retry, self.rest_until].into_iter().flatten().min()
+        [self.commit_at, retry, self.trim_at, self.rest_until].into_iter().flatten().min()
     }
 
     /// Keeps the read-ahead of a lane filled.
@@ -204,9 +216,7 @@ impl Outbox {
         lane.done = lane.done.max(seq);
         lane.done_since_trim += 1;
         if lane.done_since_trim >= TRIM_BATCH || lane.inflight.is_empty() {
-            lane.done_since_trim = 0;
-            let upto = lane.trimmable();
-            effects.store(Purpose::Trim, StoreOp::Trim { class, upto });
+            self.trim(class, effects);
         }
     }
 
@@ -290,6 +300,16 @@ impl Outbox {
         }
         for (lane, upto) in self.lanes.iter_mut().zip(upto) {
             lane.committed = lane.committed.max(upto);
+        }
+    }
+
+    /// A trim ended. One that failed is repeated even if no acknowledgement comes after it: the next start would send
+    /// its records again.
+    pub fn trimmed(&mut self, now: Mono, class: Class, fault: Option<&StoreFault>, effects: &mut Effects) {
+        if let Some(fault) = fault {
+            self.report(fault, effects);
+            self.lane(class).trim_failed = true;
+            self.trim_at = Some(now.after(RETRY_AFTER));
         }
     }
 
@@ -423,6 +443,14 @@ impl Outbox {
         }
         effects.store(Purpose::Append { class, seq, bytes: bytes.clone() }, StoreOp::Append { class, seq, bytes });
         self.commit_at.get_or_insert(now.after(commit_interval));
+    }
+
+    fn trim(&mut self, class: Class, effects: &mut Effects) {
+        let lane = self.lane(class);
+        lane.done_since_trim = 0;
+        lane.trim_failed = false;
+        let upto = lane.trimmable();
+        effects.store(Purpose::Trim { class }, StoreOp::Trim { class, upto });
     }
 
     /// One segment at a time, until the numbers that come back with it are within the limits.

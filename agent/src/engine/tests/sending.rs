@@ -320,3 +320,14 @@ fn a_disk_that_is_full_only_at_the_commit_gives_up_the_oldest_and_keeps_the_newe
     let kept = world.stored(Class::Telemetry).last().copied();
     assert!(kept.is_some() && kept >= newest.map(|seq| seq - 5), "of the samples up to {newest:?} only {kept:?} is kept");
 }
+
+#[test]
+fn a_trim_that_the_store_refused_is_asked_for_again() {
+    let mut world = World::new();
+    world.refuse(|op| matches!(op, StoreOp::Trim { .. }), StoreFault::Busy);
+    world.input(Input::Errors(super::invariants::error_batch("disk failed")));
+    assert!(!world.stored(Class::Events).is_empty(), "events were sent, and could not be deleted");
+    world.refuse_nothing();
+    world.advance(10 * SECOND);
+    assert_eq!(world.stored(Class::Events), [0; 0], "sent again by the next start");
+}
