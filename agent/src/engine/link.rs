@@ -16,8 +16,11 @@ use crate::config::MqttVersion;
 
 /// How long the broker may take to answer CONNECT and SUBSCRIBE.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// A publish that is unacknowledged for longer means that the connection is dead.
+/// A publish that is unacknowledged for longer, once it can have been written, means that the connection is dead.
 const UNACKED_MAX: Duration = Duration::from_secs(30);
+/// The slowest link that is worth waiting for, 10 kbit/s with its overhead: what is queued before a publish may take so
+/// long to be written. Without it such a link would be closed for ever over the same full window.
+const SLOWEST_BYTES_PER_S: usize = 1_024;
 /// Bytes of publishes under way: about what a link's send buffer holds.
 const INFLIGHT_BYTES_MAX: usize = 64 * 1024;
 /// How long to wait for the transport to close before giving it up.
@@ -150,6 +153,8 @@ struct Online {
 struct Inflight {
     cargo: Cargo,
     since: Mono,
+    /// When its answer is overdue.
+    due: Mono,
     bytes: usize,
 }
 
@@ -259,8 +264,9 @@ impl Link {
         let pkid = self.fresh_pkid();
         let State::Online(online) = &mut self.state else { return };
         let bytes = payload.len() + topic.len();
-        online.inflight.insert(pkid, Inflight { cargo, since: now, bytes });
         online.inflight_bytes += bytes;
+        let writing = Duration::from_secs((online.inflight_bytes / SLOWEST_BYTES_PER_S) as u64);
+        online.inflight.insert(pkid, Inflight { cargo, since: now, due: now.after(writing + UNACKED_MAX), bytes });
         online.last_out = now;
         let publish = Publish { topic, payload: payload.into(), qos: 1, retain, dup: false, pkid };
         effects.push(Effect::Send { id: online.id, packet: Packet::Publish(publish) });
@@ -563,7 +569,7 @@ impl Online {
     }
 
     fn answered(&mut self, now: Mono, pkid: u16, reason: AckReason) -> Option<Signal> {
-        let Inflight { cargo, since, bytes } = self.inflight.remove(&pkid)?;
+        let Inflight { cargo, since, bytes, .. } = self.inflight.remove(&pkid)?;
         self.inflight_bytes = self.inflight_bytes.saturating_sub(bytes);
         self.rtt = Some(now.since(since));
         Some(Signal::Answered { cargo, reason })
@@ -575,8 +581,8 @@ impl Online {
         if silence_max.is_some_and(|max| now.since(self.last_in) >= max) {
             return Some(format!("nothing came in for {} s (1.5 x keep-alive)", now.since(self.last_in).as_secs()));
         }
-        if self.oldest_unacked().is_some_and(|since| now.since(since) >= UNACKED_MAX) {
-            return Some(overdue("PUBACK", UNACKED_MAX));
+        if let Some(late) = self.first_due().filter(|late| late.due <= now) {
+            return Some(overdue("PUBACK", now.since(late.since)));
         }
         if self.subscribing.is_some_and(|(_, since)| now.since(since) >= ANSWER_MAX) {
             return Some(overdue("SUBACK", ANSWER_MAX));
@@ -595,7 +601,7 @@ impl Online {
     fn deadline(&self) -> Option<Mono> {
         let ping = if self.ping.is_none() { self.ping_at() } else { None };
         let silence = self.silence_max().map(|max| self.last_in.after(max));
-        let unacked = self.oldest_unacked().map(|since| since.after(UNACKED_MAX));
+        let unacked = self.first_due().map(|inflight| inflight.due);
         let subscribing = self.subscribing.map(|(_, since)| since.after(ANSWER_MAX));
         [ping, silence, unacked, subscribing].into_iter().flatten().min()
     }
@@ -609,9 +615,9 @@ impl Online {
         (!self.keep_alive.is_zero()).then(|| self.keep_alive.mul_f32(1.5))
     }
 
-    /// Ids wrap, so the oldest is found by time. The window keeps this short.
-    fn oldest_unacked(&self) -> Option<Mono> {
-        self.inflight.values().map(|inflight| inflight.since).min()
+    /// Ids wrap, so it is found by time. The window keeps this short.
+    fn first_due(&self) -> Option<&Inflight> {
+        self.inflight.values().min_by_key(|inflight| inflight.due)
     }
 }
 

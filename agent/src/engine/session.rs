@@ -22,6 +22,9 @@ use crate::wire::{Reason, Refusal, token};
 
 /// Samples that travel in one message.
 const SAMPLES_PER_MESSAGE_MAX: usize = READ_LOW_WATER;
+/// Bytes of samples that travel in one message, if it has more than one: what a link of 10 kbit/s carries in the time
+/// between two pings. Some brokers take no larger ones, and say so only in MQTT 5.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a message's topic and header beside its payload.
 const PUBLISH_OVERHEAD: usize = 16;
 /// How long the broker keeps our session, and with it the commands that wait for us, while we are away.
@@ -45,6 +48,8 @@ pub(super) struct Session {
     /// Telemetry up to here is a backlog, and is rationed.
     backlog_upto: u64,
     publish_due: bool,
+    /// What a sample took in the last message: how many go into the next.
+    sample_bytes: usize,
     ration: Ration,
     paused_until: Option<Mono>,
     /// The record that the broker refused last, and how often.
@@ -439,10 +444,11 @@ impl Engine {
         if self.outbox.is_filling(class, upto) {
             return false;
         }
+        let most = (MESSAGE_BYTES_MAX / self.session.sample_bytes.max(1)).clamp(1, SAMPLES_PER_MESSAGE_MAX);
         let stored: Vec<(u64, Bytes)> = self
             .outbox
             .ready(class, upto)
-            .take(SAMPLES_PER_MESSAGE_MAX)
+            .take(most)
             .map(|(seq, bytes)| (seq, bytes.clone()))
             .collect();
         let Some((first, _)) = stored.first() else { return false };
@@ -468,15 +474,17 @@ impl Engine {
         true
     }
 
-    /// Sends samples; halves the batch until it is within what the broker takes.
+    /// Sends samples; halves the batch until it is within what the link carries and the broker takes.
     fn send_batch(&mut self, now: Now, mut batch: Vec<(u64, Record)>) {
         let payload = loop {
             let payload = self.encode_telemetry(&batch);
-            if batch.len() == 1 || self.fits(&payload, "telemetry") {
+            let fits = payload.len() <= MESSAGE_BYTES_MAX && self.fits(&payload, "telemetry");
+            if batch.len() == 1 || fits {
                 break payload;
             }
             batch.truncate(batch.len() / 2);
         };
+        self.session.sample_bytes = payload.len() / batch.len().max(1);
         for _ in &batch {
             self.outbox.sent(Class::Telemetry);
         }

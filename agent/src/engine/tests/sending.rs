@@ -331,3 +331,23 @@ fn a_trim_that_the_store_refused_is_asked_for_again() {
     world.advance(10 * SECOND);
     assert_eq!(world.stored(Class::Events), [0; 0], "sent again by the next start");
 }
+
+#[test]
+fn a_backlog_drains_over_a_link_of_ten_kbit_a_second() {
+    let mut world = after_an_outage(1_200 * SECOND, |world| {
+        world.withhold_acks = true;
+        world.packet_max = None;
+    });
+    let before = world.stored(Class::Telemetry);
+    world.advance(2 * SECOND);
+    let connects = world.connects;
+    while world.unanswered() > 0 && world.stored(Class::Telemetry).first() <= before.last() {
+        let oldest = &world.got[world.got.len() - world.unanswered()];
+        let bytes = oldest.body.to_string().len() as u64;
+        world.advance(Duration::from_millis(bytes * 1_000 / 1_250));
+        assert_eq!(world.connects, connects, "given up with {bytes} B under way, and begun again");
+        world.answer_nth(0);
+    }
+    let got: BTreeSet<u64> = world.samples().into_iter().collect();
+    assert!(before.iter().all(|seq| got.contains(seq)));
+}
