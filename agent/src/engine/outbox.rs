@@ -207,6 +207,12 @@ impl Outbox {
         }
     }
 
+    /// Whether a record was sent and is not yet answered, nor to be sent again.
+    #[must_use]
+    pub fn is_in_flight(&self, class: Class, seq: u64) -> bool {
+        self.lanes.get(class as usize).is_some_and(|lane| lane.inflight.contains(&seq))
+    }
+
     /// The broker took a record over.
     pub fn acknowledged(&mut self, class: Class, seq: u64, effects: &mut Effects) {
         let lane = self.lane(class);
@@ -220,8 +226,11 @@ impl Outbox {
         }
     }
 
-    /// A record in flight is given up, and counted.
+    /// A record in flight is given up, and counted. One that is to be sent again is not: its next answer decides.
     pub fn set_aside(&mut self, class: Class, seq: u64, reason: &'static str, effects: &mut Effects) {
+        if !self.is_in_flight(class, seq) {
+            return;
+        }
         self.count_dropped(reason, 1);
         self.acknowledged(class, seq, effects);
     }

@@ -1,6 +1,7 @@
 //! What is said over the link, and in which order: presence, attributes, results, events, telemetry. Joins the outbox to
 //! the link: a record is taken from the one when the other has room, and deleted when the broker has acknowledged it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +34,8 @@ const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
 const QUOTA_PAUSE: Duration = Duration::from_secs(10);
 /// A record that the broker refused so often without saying why is set aside.
 const REFUSALS_MAX: u8 = 5;
+/// Refused messages whose refusals are counted: the newest of more begin anew, until the older are set aside.
+const REFUSED_MAX: usize = 64;
 /// Attributes are sent at most this often.
 const ATTRIBUTES_PAUSE: Duration = Duration::from_secs(10);
 /// There is no quarantine yet that could be said.
@@ -51,9 +54,10 @@ pub(super) struct Session {
     /// What a sample took in the last message: how many go into the next.
     sample_bytes: usize,
     ration: Ration,
-    paused_until: Option<Mono>,
-    /// The record that the broker refused last, and how often.
-    refused: Option<(u64, u8)>,
+    /// Classes that wait, because the broker refused one of theirs for now.
+    paused_until: [Option<Mono>; Class::COUNT],
+    /// The messages that the broker refused without saying why, by their first record, and how often.
+    refused: BTreeMap<(Class, u64), u8>,
     refusal_logged: bool,
     /// The filters that the broker's session is known to have.
     subscribed: Vec<String>,
@@ -97,13 +101,32 @@ impl Session {
         if !link.is_online() || !link.has_room() {
             return None;
         }
-        if self.paused_until.is_some() {
-            return self.paused_until;
-        }
         let attributes = attributes.is_changed().then_some(self.attributes_at).flatten();
         let first = outbox.ready(Class::Telemetry, self.telemetry_upto).next().map(|(seq, _)| seq);
-        let ration = first.filter(|seq| *seq <= self.backlog_upto).and_then(|_| self.ration.next_at());
-        attributes.into_iter().chain(ration).min()
+        let rationed = first.is_some_and(|seq| seq <= self.backlog_upto) && !self.is_paused(Class::Telemetry);
+        let ration = rationed.then(|| self.ration.next_at()).flatten();
+        attributes.into_iter().chain(ration).chain(self.paused_until.into_iter().flatten()).min()
+    }
+
+    fn is_paused(&self, class: Class) -> bool {
+        self.paused_until.get(class as usize).is_some_and(Option::is_some)
+    }
+
+    fn pause(&mut self, class: Class, until: Mono) {
+        if let Some(paused) = self.paused_until.get_mut(class as usize) {
+            *paused = Some(until);
+        }
+    }
+
+    /// How often the message that begins with this record has been refused, with this time.
+    fn refused_again(&mut self, class: Class, first: u64) -> u8 {
+        let times = self.refused.entry((class, first)).or_default();
+        *times = times.saturating_add(1);
+        let times = *times;
+        if self.refused.len() > REFUSED_MAX {
+            self.refused.pop_last();
+        }
+        times
     }
 
     pub(super) fn drain_remaining(&self, outbox: &Outbox) -> u64 {
@@ -242,7 +265,7 @@ impl Engine {
         let session = &mut self.session;
         session.connections += 1;
         session.presence_due = true;
-        session.paused_until = None;
+        session.paused_until = [None; Class::COUNT];
         session.refusal_logged = false;
         session.last_fault = None;
         session.connected_from = Some(now.mono);
@@ -315,6 +338,7 @@ impl Engine {
         match reason {
             AckReason::Success | AckReason::NoMatchingSubscribers => {
                 for seq in seqs {
+                    self.session.refused.remove(&(class, seq));
                     self.outbox.acknowledged(class, seq, &mut self.effects);
                 }
             }
@@ -324,9 +348,9 @@ impl Engine {
             AckReason::QuotaExceeded => self.try_later(now, class, &seqs, reason),
             AckReason::Unspecified => {
                 let first = seqs.first().copied().unwrap_or_default();
-                let times = self.session.refused.filter(|(seq, _)| *seq == first).map_or(1, |(_, times)| times + 1);
-                self.session.refused = Some((first, times));
-                if times >= REFUSALS_MAX {
+                let is_final = self.session.refused_again(class, first) >= REFUSALS_MAX;
+                // What is to be sent again anyway, because one before it was refused, waits for its own turn.
+                if is_final && self.outbox.is_in_flight(class, first) {
                     self.set_aside(class, &seqs, "refused", reason);
                 } else {
                     self.try_later(now, class, &seqs, reason);
@@ -338,6 +362,7 @@ impl Engine {
     fn set_aside(&mut self, class: Class, seqs: &[u64], why: &'static str, reason: AckReason) {
         self.log_refusal(reason);
         for seq in seqs {
+            self.session.refused.remove(&(class, *seq));
             self.outbox.set_aside(class, *seq, why, &mut self.effects);
         }
     }
@@ -347,7 +372,7 @@ impl Engine {
         if let Some(first) = seqs.first() {
             self.outbox.rewind(class, *first);
         }
-        self.session.paused_until = Some(now.mono.after(QUOTA_PAUSE));
+        self.session.pause(class, now.mono.after(QUOTA_PAUSE));
     }
 
     /// Once a connection: a broker whose ACL denies everything must not fill the log.
@@ -382,10 +407,10 @@ impl Engine {
 
     /// Sends what may be sent, in the order of the contract, while the window has room; then reads ahead.
     pub(super) fn pump(&mut self, now: Now) {
-        if self.session.paused_until.is_some_and(|until| until <= now.mono) {
-            self.session.paused_until = None;
+        for paused in &mut self.session.paused_until {
+            paused.take_if(|until| *until <= now.mono);
         }
-        while self.session.paused_until.is_none() && self.link.has_room() && self.send_next(now) {}
+        while self.link.has_room() && self.send_next(now) {}
         if self.link.is_online() {
             for class in Class::ALL {
                 self.outbox.fill(class, &mut self.effects);
@@ -420,6 +445,9 @@ impl Engine {
 
     /// Sends the next result or event.
     fn send_record(&mut self, now: Now, class: Class) -> bool {
+        if self.session.is_paused(class) {
+            return false;
+        }
         let Some((seq, bytes)) = self.outbox.ready(class, u64::MAX).next().map(|(seq, bytes)| (seq, bytes.clone()))
         else {
             return false;
@@ -441,7 +469,7 @@ impl Engine {
         let class = Class::Telemetry;
         let upto = self.session.telemetry_upto;
         // Samples of one interval travel in one message: the last of them may just be on its way from the store.
-        if self.outbox.is_filling(class, upto) {
+        if self.session.is_paused(class) || self.outbox.is_filling(class, upto) {
             return false;
         }
         let most = (MESSAGE_BYTES_MAX / self.session.sample_bytes.max(1)).clamp(1, SAMPLES_PER_MESSAGE_MAX);

@@ -351,3 +351,38 @@ fn a_backlog_drains_over_a_link_of_ten_kbit_a_second() {
     let got: BTreeSet<u64> = world.samples().into_iter().collect();
     assert!(before.iter().all(|seq| got.contains(seq)));
 }
+
+#[test]
+fn records_of_one_window_that_the_broker_keeps_refusing_are_all_set_aside() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.ack_reason = AckReason::Unspecified;
+    world.input(Input::Errors(super::invariants::error_batch("alpha")));
+    world.input(Input::Errors(super::invariants::error_batch("beta")));
+    world.advance(120 * SECOND);
+    assert!(world.engine.dropped().get("refused") >= Some(&2), "{:?}", world.engine.dropped());
+    world.ack_reason = AckReason::Success;
+    world.got.clear();
+    world.advance(30 * SECOND);
+    let names: Vec<&str> = world.got.iter().filter_map(|got| got.body["name"].as_str()).collect();
+    assert!(!names.contains(&"alpha") && !names.contains(&"beta"), "{names:?}");
+}
+
+#[test]
+fn telemetry_over_the_brokers_quota_does_not_hold_up_events_and_results() {
+    let mut world = World::new();
+    world.withhold_acks = true;
+    world.advance(3 * SECOND);
+    assert_eq!(world.samples().len(), 1);
+    world.ack_reason = AckReason::QuotaExceeded;
+    world.answer_all();
+    world.ack_reason = AckReason::Success;
+    world.withhold_acks = false;
+    world.command("p-1", "ping", serde_json::json!({}), 7);
+    world.settle();
+    assert_eq!(world.statuses("p-1"), ["SUCCEEDED"], "without waiting");
+    world.advance(5 * SECOND);
+    assert_eq!(world.samples().len(), 1, "telemetry waits");
+    world.advance(10 * SECOND);
+    assert!(world.samples().len() > 5);
+}
