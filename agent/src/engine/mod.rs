@@ -56,6 +56,8 @@ use vitals::Vitals;
 const SEQ_BLOCK: u64 = 1_024;
 /// How many may be left when the next block is taken.
 const SEQ_LOW: u64 = 256;
+/// How long to wait when a block could not be taken.
+const SEQ_RETRY: Duration = Duration::from_secs(5);
 
 /// Who this agent is: what the runtime knows when it starts.
 #[derive(Debug, Clone)]
@@ -107,6 +109,7 @@ struct Seqs {
     last: u64,
     reserved: u64,
     reserving: bool,
+    retry_at: Option<Mono>,
 }
 
 /// How far the journal was read.
@@ -250,7 +253,7 @@ impl Engine {
             self.faults.stable();
         }
         self.run_steps(now);
-        self.reserve_seqs();
+        self.reserve_seqs(now);
         self.pump(now);
         self.save_dropped();
         self.advance_stop(now);
@@ -311,7 +314,10 @@ impl Engine {
             Purpose::Reserve { upto } => {
                 self.log_fault("reserve message numbers", fault.as_ref());
                 self.seqs.reserving = false;
-                self.seqs.reserved = self.seqs.reserved.max(upto);
+                match fault {
+                    None => self.seqs.reserved = self.seqs.reserved.max(upto),
+                    Some(_) => self.seqs.retry_at = Some(now.mono.after(SEQ_RETRY)),
+                }
                 self.link.release(now.mono);
             }
             Purpose::Trim { class } => self.outbox.trimmed(now.mono, class, fault.as_ref(), &mut self.effects),
@@ -442,10 +448,12 @@ impl Engine {
         }
     }
 
-    fn reserve_seqs(&mut self) {
-        if self.seqs.reserving || self.seqs.last + SEQ_LOW < self.seqs.reserved {
+    fn reserve_seqs(&mut self, now: Now) {
+        let waits = self.seqs.retry_at.is_some_and(|at| at > now.mono);
+        if waits || self.seqs.reserving || self.seqs.last + SEQ_LOW < self.seqs.reserved {
             return;
         }
+        self.seqs.retry_at = None;
         self.seqs.reserving = true;
         let upto = self.seqs.last + SEQ_BLOCK;
         let entry = (start::SEQ_KEY.to_owned(), Some(commands::encode(&upto)));

@@ -28,6 +28,8 @@ pub(super) const CURSOR_KEY: &str = "cursor";
 pub(super) const SUBSCRIBED_KEY: &str = "subscribed";
 pub(super) const DROPPED_KEY: &str = "dropped";
 pub(super) const RUN_KEY: &str = "run";
+/// Numbers left out where it isn't known how many were used: more than a run uses up.
+const SEQ_SKIP: u64 = 1 << 32;
 const LOSSES_KEY: &str = "losses";
 const CAREFUL_KEY: &str = "careful";
 /// Losses that are remembered as told: their texts must fit into one value of the store.
@@ -80,12 +82,12 @@ impl Engine {
         let saved = timeline.observe(now);
         let careful = state.careful(&recovered, &timeline, now);
         let highest_stored = recovered.logs.iter().map(|log| log.last).max().unwrap_or(0);
-        let last = state.read::<u64>(SEQ_KEY).unwrap_or(0).max(highest_stored);
+        let last = last_used(state.read(SEQ_KEY).unwrap_or(0), highest_stored);
         let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default());
 
         let mut engine = Self {
             effects: Effects::default(),
-            seqs: Seqs { last, reserved: last, reserving: false },
+            seqs: Seqs { last, reserved: last, reserving: false, retry_at: None },
             vitals: Vitals::new(now.mono),
             incidents: Incidents::new(incident_settings(&config.collect.errors)),
             outbox: Outbox::new(limits(&config), &recovered, state.read(DROPPED_KEY).unwrap_or_default()),
@@ -171,6 +173,12 @@ impl Engine {
             .with("previous_boot", &*before.at.boot.to_string())
             .with_some("downtime_s", downtime_ms.map(|ms| ms / 1000))
     }
+}
+
+/// The highest number that may have been used. Reserved ones are ahead of the stored ones, unless the state that tells
+/// them was lost or could not be written: then messages that are not stored went beyond both.
+fn last_used(reserved: u64, stored: u64) -> u64 {
+    if reserved > stored || stored == 0 { reserved } else { stored.saturating_add(SEQ_SKIP) }
 }
 
 /// The keyed state, read by key. What can't be read counts as not there; its loss shows as the default.

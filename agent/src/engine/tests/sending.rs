@@ -76,6 +76,10 @@ fn no_seq_is_used_twice_over_crashes_and_reboots() {
         if n % 3 == 0 { world.reboot() } else { world.crash() }
     }
     world.advance(10 * SECOND);
+    assert_no_seq_stands_for_two_messages(&world);
+}
+
+fn assert_no_seq_stands_for_two_messages(world: &World) {
     let mut seen = std::collections::BTreeMap::new();
     for got in &world.got {
         let seq = got.body["seq"].as_u64().unwrap();
@@ -385,4 +389,40 @@ fn telemetry_over_the_brokers_quota_does_not_hold_up_events_and_results() {
     assert_eq!(world.samples().len(), 1, "telemetry waits");
     world.advance(10 * SECOND);
     assert!(world.samples().len() > 5);
+}
+
+#[test]
+fn no_seq_is_used_twice_when_the_keyed_state_is_lost() {
+    let mut world = World::new();
+    world.store.state.clear();
+    world.crash();
+    world.advance(10 * SECOND);
+    assert_no_seq_stands_for_two_messages(&world);
+}
+
+#[test]
+fn no_seq_is_used_twice_when_numbers_could_not_be_reserved() {
+    let mut world = World::new();
+    let reserves = |op: &StoreOp| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "seq"));
+    world.refuse(reserves, StoreFault::Io { what: "write the state".into() });
+    // More numbers than one block has.
+    world.advance(2_400 * SECOND);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(Duration::from_millis(1_100));
+    world.refuse_nothing();
+    world.crash();
+    world.advance(10 * SECOND);
+    assert_no_seq_stands_for_two_messages(&world);
+}
+
+#[test]
+fn numbers_that_could_not_be_reserved_are_reserved_later() {
+    let mut world = World::new();
+    let reserved = |world: &World| world.store.state.get("seq").cloned();
+    let before = reserved(&world);
+    world.refuse(|op| matches!(op, StoreOp::Put { .. }), StoreFault::Busy);
+    world.advance(2_400 * SECOND);
+    world.refuse_nothing();
+    world.advance(10 * SECOND);
+    assert_ne!(reserved(&world), before);
 }
