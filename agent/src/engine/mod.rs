@@ -318,7 +318,10 @@ impl Engine {
                     None => self.seqs.reserved = self.seqs.reserved.max(upto),
                     Some(_) => self.seqs.retry_at = Some(now.mono.after(SEQ_RETRY)),
                 }
-                self.link.release(now.mono);
+                // A stop has put the link to rest, and it must stay there.
+                if self.stopping.is_none() {
+                    self.link.release(now.mono);
+                }
             }
             Purpose::Trim { class } => self.outbox.trimmed(now.mono, class, fault.as_ref(), &mut self.effects),
             Purpose::Bookkeeping => self.log_fault("bookkeeping", fault.as_ref()),

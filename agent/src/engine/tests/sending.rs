@@ -426,3 +426,19 @@ fn numbers_that_could_not_be_reserved_are_reserved_later() {
     world.advance(10 * SECOND);
     assert_ne!(reserved(&world), before);
 }
+
+#[test]
+fn an_agent_that_has_said_goodbye_does_not_connect_again() {
+    let mut world = World::new();
+    // Until a new block of numbers is wanted, which the store answers late.
+    world.stall_store_at(|op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "seq")));
+    while !world.store_is_late() {
+        world.advance(10 * SECOND);
+    }
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(10 * SECOND);
+    let connects = world.connects;
+    world.store_answers();
+    world.advance(10 * SECOND);
+    assert_eq!(world.connects, connects);
+}
