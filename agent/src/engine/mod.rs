@@ -193,7 +193,8 @@ impl Engine {
     #[must_use]
     pub fn poll_deadline(&self) -> Option<Mono> {
         let parts = [
-            self.pace.deadline(),
+            // A stop leaves the ticks undone: theirs would be a deadline in the past.
+            self.stopping.is_none().then(|| self.pace.deadline()).flatten(),
             self.incidents.deadline(),
             self.outbox.deadline(),
             self.link.deadline(),

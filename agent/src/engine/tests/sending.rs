@@ -442,3 +442,14 @@ fn an_agent_that_has_said_goodbye_does_not_connect_again() {
     world.advance(10 * SECOND);
     assert_eq!(world.connects, connects);
 }
+
+#[test]
+fn a_stop_that_waits_for_the_broker_sleeps_meanwhile() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.withhold_acks = true;
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(Duration::from_millis(1_500));
+    assert!(!world.exited, "it still waits");
+    assert!(world.engine.poll_deadline() > Some(world.now.mono), "{:?}", world.engine.poll_deadline());
+}
