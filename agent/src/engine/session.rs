@@ -103,7 +103,9 @@ impl Session {
         }
         let attributes = attributes.is_changed().then_some(self.attributes_at).flatten();
         let first = outbox.ready(Class::Telemetry, self.telemetry_upto).next().map(|(seq, _)| seq);
-        let rationed = first.is_some_and(|seq| seq <= self.backlog_upto) && !self.is_paused(Class::Telemetry);
+        // What waits for a page is tried again when the page comes.
+        let waits = self.is_paused(Class::Telemetry) || outbox.is_filling(Class::Telemetry, self.telemetry_upto);
+        let rationed = !waits && first.is_some_and(|seq| seq <= self.backlog_upto);
         let ration = rationed.then(|| self.ration.next_at()).flatten();
         attributes.into_iter().chain(ration).chain(self.paused_until.into_iter().flatten()).min()
     }

@@ -453,3 +453,12 @@ fn a_stop_that_waits_for_the_broker_sleeps_meanwhile() {
     assert!(!world.exited, "it still waits");
     assert!(world.engine.poll_deadline() > Some(world.now.mono), "{:?}", world.engine.poll_deadline());
 }
+
+#[test]
+fn a_backlog_whose_next_page_is_late_is_waited_for_asleep() {
+    let mut world = after_an_outage(1_200 * SECOND, |_| {});
+    world.stall_store_at(|op| matches!(op, StoreOp::Read { class: Class::Telemetry, from, .. } if *from > 100));
+    world.advance(10 * SECOND);
+    assert!(world.store_is_late() && !world.samples().is_empty());
+    assert!(world.engine.poll_deadline() > Some(world.now.mono), "{:?}", world.engine.poll_deadline());
+}
