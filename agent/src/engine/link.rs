@@ -23,6 +23,9 @@ const UNACKED_MAX: Duration = Duration::from_secs(30);
 const SLOWEST_BYTES_PER_S: usize = 1_024;
 /// Bytes of publishes under way: about what a link's send buffer holds.
 const INFLIGHT_BYTES_MAX: usize = 64 * 1024;
+/// Publishes under way, whatever config and broker allow: half of what the runtime queues for a connection, so that a
+/// window sent at once is never taken for a stalled link.
+pub const WINDOW_MAX: usize = 128;
 /// How long to wait for the transport to close before giving it up.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// A broker that closes without a word at the greeting twice running may not speak MQTT 5.
@@ -247,7 +250,7 @@ impl Link {
     #[must_use]
     pub fn has_room(&self) -> bool {
         let State::Online(online) = &self.state else { return false };
-        let window = usize::from(self.settings.inflight_max).min(online.receive_max);
+        let window = usize::from(self.settings.inflight_max).min(online.receive_max).min(WINDOW_MAX);
         online.inflight.len() < window && online.inflight_bytes < INFLIGHT_BYTES_MAX
     }
 
@@ -512,7 +515,7 @@ impl Link {
         };
         let mut pkid = self.next_pkid;
         loop {
-            // At most `inflight_max` (below 65535) ids are taken, so this ends.
+            // At most `WINDOW_MAX` ids and a few are taken, so this ends.
             pkid = pkid.checked_add(1).unwrap_or(1);
             if !taken(pkid) {
                 break;

@@ -233,7 +233,11 @@ impl Engine {
     pub fn bounds(&self) -> Vec<(&'static str, usize, usize)> {
         let mut bounds = vec![
             ("effects that wait for their completion", self.effects.pending(), effects::PENDING_MAX),
-            ("publishes in flight", self.link.inflight(), usize::from(self.config.mqtt.inflight_max)),
+            (
+                "publishes in flight",
+                self.link.inflight(),
+                usize::from(self.config.mqtt.inflight_max).min(link::WINDOW_MAX),
+            ),
             ("series of one interval", self.vitals.series(), vitals::SERIES_MAX),
             ("error clusters", self.incidents.clusters(), self.config.collect.errors.max_clusters),
         ];

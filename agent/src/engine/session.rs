@@ -475,12 +475,8 @@ impl Engine {
             return false;
         }
         let most = (MESSAGE_BYTES_MAX / self.session.sample_bytes.max(1)).clamp(1, SAMPLES_PER_MESSAGE_MAX);
-        let stored: Vec<(u64, Bytes)> = self
-            .outbox
-            .ready(class, upto)
-            .take(most)
-            .map(|(seq, bytes)| (seq, bytes.clone()))
-            .collect();
+        let stored: Vec<(u64, Bytes)> =
+            self.outbox.ready(class, upto).take(most).map(|(seq, bytes)| (seq, bytes.clone())).collect();
         let Some((first, _)) = stored.first() else { return false };
         if *first <= self.session.backlog_upto && !self.session.ration.take(now.mono) {
             return false;

@@ -322,7 +322,10 @@ fn a_disk_that_is_full_only_at_the_commit_gives_up_the_oldest_and_keeps_the_newe
     let newest = world.stored(Class::Telemetry).last().copied();
     world.crash();
     let kept = world.stored(Class::Telemetry).last().copied();
-    assert!(kept.is_some() && kept >= newest.map(|seq| seq - 5), "of the samples up to {newest:?} only {kept:?} is kept");
+    assert!(
+        kept.is_some() && kept >= newest.map(|seq| seq - 5),
+        "of the samples up to {newest:?} only {kept:?} is kept"
+    );
 }
 
 #[test]
@@ -461,4 +464,26 @@ fn a_backlog_whose_next_page_is_late_is_waited_for_asleep() {
     world.advance(10 * SECOND);
     assert!(world.store_is_late() && !world.samples().is_empty());
     assert!(world.engine.poll_deadline() > Some(world.now.mono), "{:?}", world.engine.poll_deadline());
+}
+
+#[test]
+fn a_window_never_fills_the_connections_queue() {
+    let mut config = super::world::config();
+    config.mqtt.inflight_max = u16::MAX;
+    let mut world = World::with(config);
+    world.receive_max = u16::MAX;
+    world.cut();
+    for minute in 0..8 {
+        for n in 0..50_u8 {
+            let word = |n: u8| char::from(b'a' + n % 25);
+            let message = format!("w{}{}{}", word(minute), word(n / 25), word(n));
+            world.input(Input::Errors(super::invariants::error_batch(&message)));
+        }
+        world.advance(61 * SECOND);
+    }
+    world.withhold_acks = true;
+    world.broker_up = true;
+    world.advance(5 * SECOND);
+    let queue = crate::runtime::mqtt::link::LINK_QUEUE_MAX;
+    assert!((100..=queue / 2).contains(&world.unanswered()), "{} of {queue}", world.unanswered());
 }
