@@ -79,18 +79,17 @@ impl Incidents {
         batch.lines.into_iter().filter_map(|line| self.line(now, line)).collect()
     }
 
-    /// The counts of the buckets that have ended.
-    pub fn poll(&mut self, now: Mono) -> Vec<Event> {
+    /// The counts of the buckets that have ended, at most so many; the rest is still due.
+    pub fn poll(&mut self, now: Mono, events_max: usize) -> Vec<Event> {
         let bucket = self.settings.bucket;
-        let mut events = Vec::new();
-        for (fingerprint, cluster) in &mut self.clusters {
-            if cluster.repeats > 0 && cluster.bucket_ends <= now {
-                events.push(event(*fingerprint, cluster, cluster.repeats, bucket));
-                cluster.repeats = 0;
-                cluster.bucket_ends = now.after(bucket);
-            }
-        }
-        events
+        let ended = self.clusters.iter_mut().filter(|(_, cluster)| cluster.repeats > 0 && cluster.bucket_ends <= now);
+        let tell = |(fingerprint, cluster): (&u64, &mut Cluster)| {
+            let told = event(*fingerprint, cluster, cluster.repeats, bucket);
+            cluster.repeats = 0;
+            cluster.bucket_ends = now.after(bucket);
+            told
+        };
+        ended.take(events_max).map(tell).collect()
     }
 
     /// When [`Incidents::poll`] has something to tell.
@@ -293,12 +292,12 @@ mod tests {
         let repeats = batch(&["timeout after 31 ms to 10.0.0.9:80", "timeout after 7 ms to 10.1.0.1:81"]);
         assert!(incidents.take(at(1_000), repeats).is_empty());
         assert_eq!(incidents.deadline(), Some(Mono(60_000)));
-        assert!(incidents.poll(Mono(59_999)).is_empty());
-        let told = incidents.poll(Mono(60_000));
+        assert!(incidents.poll(Mono(59_999), 8).is_empty());
+        let told = incidents.poll(Mono(60_000), 8);
         assert_eq!(told.len(), 1);
         assert_eq!(count(&told[0]), Some(&Field::Value(Value::Count(2))));
         assert_eq!(&*told[0].name, "timeout after <n> ms to <n>");
-        assert!(incidents.poll(Mono(200_000)).is_empty(), "nothing more to tell");
+        assert!(incidents.poll(Mono(200_000), 8).is_empty(), "nothing more to tell");
     }
 
     #[test]

@@ -56,6 +56,9 @@ use vitals::Vitals;
 const SEQ_BLOCK: u64 = 1_024;
 /// How many may be left when the next block is taken.
 const SEQ_LOW: u64 = 256;
+/// Counts of error clusters told at a time, and completions that may be outstanding when the next are: the queue to the
+/// store holds some four times as many, and hundreds of buckets can end at once.
+const COUNTS_AT_ONCE: usize = 64;
 /// How long to wait when a block could not be taken.
 const SEQ_RETRY: Duration = Duration::from_secs(5);
 
@@ -195,7 +198,7 @@ impl Engine {
         let parts = [
             // A stop leaves the ticks undone: theirs would be a deadline in the past.
             self.stopping.is_none().then(|| self.pace.deadline()).flatten(),
-            self.incidents.deadline(),
+            self.has_room_for_counts().then(|| self.incidents.deadline()).flatten(),
             self.outbox.deadline(),
             self.link.deadline(),
             self.session.deadline(&self.link, &self.outbox, &self.attributes),
@@ -249,9 +252,7 @@ impl Engine {
     /// Does all that is due.
     fn advance(&mut self, now: Now) {
         self.tick(now);
-        for event in self.incidents.poll(now.mono) {
-            self.record_event(now, event);
-        }
+        self.tell_counts(now);
         let seqs = &mut self.seqs;
         self.outbox.poll(now.mono, || seqs.next(), &mut self.effects);
         if self.link.poll(now.mono, &mut self.effects) {
@@ -288,14 +289,24 @@ impl Engine {
         }
         let stamp = self.timeline.stamp(now.mono);
         let events = self.incidents.take(stamp, batch);
-        let told = !events.is_empty();
-        for event in events {
-            self.record_event(now, event);
-        }
-        if told {
+        if !events.is_empty() {
+            self.record_events(now, events);
             // After the events in the store's queue: a crash between them repeats a line, and never loses one.
             self.save_cursor();
         }
+    }
+
+    /// Tells what error clusters counted. What the store has no room for waits for its completions.
+    fn tell_counts(&mut self, now: Now) {
+        if !self.has_room_for_counts() {
+            return;
+        }
+        let events = self.incidents.poll(now.mono, COUNTS_AT_ONCE);
+        self.record_events(now, events);
+    }
+
+    fn has_room_for_counts(&self) -> bool {
+        self.effects.pending() <= COUNTS_AT_ONCE
     }
 
     /// The store completed something.
@@ -414,6 +425,23 @@ impl Engine {
     }
 
     fn record(&mut self, now: Now, body: Body) -> u64 {
+        let seq = self.append(now, body);
+        self.outbox.commit(&mut self.effects);
+        seq
+    }
+
+    /// Puts events into the outbox, with one commit for all.
+    fn record_events(&mut self, now: Now, events: Vec<Event>) {
+        if events.is_empty() {
+            return;
+        }
+        for event in events {
+            self.append(now, Body::Event(event));
+        }
+        self.outbox.commit(&mut self.effects);
+    }
+
+    fn append(&mut self, now: Now, body: Body) -> u64 {
         let record = Record { at: self.timeline.stamp(now.mono), body };
         let seq = self.seqs.next();
         self.outbox.append(now.mono, seq, &record, &mut self.effects);

@@ -113,12 +113,10 @@ impl Outbox {
         }
     }
 
-    /// Hands a record to the store. Telemetry may wait for its commit; everything else is committed at once.
+    /// Hands a record to the store. It is committed within the commit interval: what can't wait that long is followed
+    /// by an [`Outbox::commit`].
     pub fn append(&mut self, now: Mono, seq: u64, record: &Record, effects: &mut Effects) {
         self.append_bytes(now, seq, record.class(), record.encode(), effects);
-        if record.class() != Class::Telemetry {
-            self.commit(effects);
-        }
     }
 
     /// Makes everything appended so far durable.

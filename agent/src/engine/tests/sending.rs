@@ -466,6 +466,22 @@ fn a_backlog_whose_next_page_is_late_is_waited_for_asleep() {
     assert!(world.engine.poll_deadline() > Some(world.now.mono), "{:?}", world.engine.poll_deadline());
 }
 
+/// 400 errors, no two alike: at most 60 a minute are told at once.
+fn errors_of_many_kinds(world: &mut World) {
+    for minute in 0..8 {
+        for n in 0..50_u8 {
+            world.input(Input::Errors(super::invariants::error_batch(&nth_error(minute, n))));
+        }
+        world.advance(61 * SECOND);
+    }
+}
+
+/// Digits are masked in a cluster's template; letters are not.
+fn nth_error(minute: u8, n: u8) -> String {
+    let letter = |n: u8| char::from(b'a' + n % 25);
+    format!("w{}{}{}", letter(minute), letter(n / 25), letter(n))
+}
+
 #[test]
 fn a_window_never_fills_the_connections_queue() {
     let mut config = super::world::config();
@@ -473,17 +489,32 @@ fn a_window_never_fills_the_connections_queue() {
     let mut world = World::with(config);
     world.receive_max = u16::MAX;
     world.cut();
-    for minute in 0..8 {
-        for n in 0..50_u8 {
-            let word = |n: u8| char::from(b'a' + n % 25);
-            let message = format!("w{}{}{}", word(minute), word(n / 25), word(n));
-            world.input(Input::Errors(super::invariants::error_batch(&message)));
-        }
-        world.advance(61 * SECOND);
-    }
+    errors_of_many_kinds(&mut world);
     world.withhold_acks = true;
     world.broker_up = true;
     world.advance(5 * SECOND);
     let queue = crate::runtime::mqtt::link::LINK_QUEUE_MAX;
     assert!((100..=queue / 2).contains(&world.unanswered()), "{} of {queue}", world.unanswered());
+}
+
+#[test]
+fn counts_that_are_due_all_at_once_are_not_too_many_for_the_stores_queue() {
+    let mut config = super::world::config();
+    config.collect.errors.bucket = 3_600 * SECOND;
+    let mut world = World::with(config);
+    errors_of_many_kinds(&mut world);
+    for minute in 0..8 {
+        for n in 0..50 {
+            world.input(Input::Errors(super::invariants::error_batch(&nth_error(minute, n))));
+        }
+    }
+    world.bound_store_queue(crate::store::STORE_QUEUE_MAX);
+    world.got.clear();
+    // The gateway was suspended: all buckets have ended.
+    world.now.mono = world.now.mono.after(7_200 * SECOND);
+    world.input(Input::Wake);
+    world.advance(10 * SECOND);
+    assert_eq!(world.engine.dropped().get("store_failed"), None);
+    let counts = world.got.iter().filter(|got| got.body["error"]["count"] == 1).count();
+    assert_eq!(counts, 400);
 }

@@ -153,6 +153,8 @@ struct Trouble {
     /// Answers of an operation that stalled, and of all that came behind it.
     late: Vec<Input>,
     refuses: Option<(Which, StoreFault)>,
+    /// Operations that the store's queue holds; one more is refused.
+    queue_max: Option<usize>,
     /// While the logs hold more records than this, a commit finds the disk full.
     commits_fit: Option<u64>,
 }
@@ -465,6 +467,11 @@ impl World {
         self.trouble.refuses = Some((which, fault));
     }
 
+    /// The store's queue holds so many operations, and the engine's effects come faster than it works.
+    pub(super) fn bound_store_queue(&mut self, operations: usize) {
+        self.trouble.queue_max = Some(operations);
+    }
+
     /// With more records than this in its logs, a commit finds the disk full.
     pub(super) fn commits_fit(&mut self, records: u64) {
         self.trouble.commits_fit = Some(records);
@@ -505,6 +512,10 @@ impl World {
     }
 
     fn trouble_with(&self, op: &StoreOp) -> Option<StoreFault> {
+        let queued = self.queue.iter().filter(|input| matches!(input, Input::Store { .. })).count();
+        if self.trouble.queue_max.is_some_and(|max| queued >= max) {
+            return Some(StoreFault::Busy);
+        }
         let records = self.store.stats().records.iter().sum::<u64>();
         if *op == StoreOp::Commit && self.trouble.commits_fit.is_some_and(|fit| records > fit) {
             return Some(StoreFault::NoSpace { what: "sync the log".into() });
