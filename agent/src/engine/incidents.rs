@@ -92,6 +92,13 @@ impl Incidents {
         ended.take(events_max).map(tell).collect()
     }
 
+    /// Ends all buckets: what they counted is due now.
+    pub fn close_buckets(&mut self, now: Mono) {
+        for cluster in self.clusters.values_mut() {
+            cluster.bucket_ends = cluster.bucket_ends.min(now);
+        }
+    }
+
     /// When [`Incidents::poll`] has something to tell.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {

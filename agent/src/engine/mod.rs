@@ -284,6 +284,10 @@ impl Engine {
     }
 
     fn errors(&mut self, now: Now, batch: ErrorBatch) {
+        if self.stopping.is_some() {
+            // Its buckets would end after the agent. The cursor stays before it: the next run reads it.
+            return;
+        }
         if let Some(cursor) = &batch.cursor {
             self.cursor = Cursor { at: Some(cursor.clone()), saved: false };
         }

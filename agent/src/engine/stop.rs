@@ -61,6 +61,8 @@ impl Engine {
             return;
         }
         self.report(now);
+        // The lines in them were read, and will not be again.
+        self.incidents.close_buckets(now.mono);
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));
         let run = Run { at: self.timeline.stamp(now.mono), clean: true };
         let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))];
@@ -83,8 +85,9 @@ impl Engine {
         let online = self.link.is_online();
         match stopping.stage {
             Stage::Tell => {
-                let told = [Class::Results, Class::Events].iter().all(|class| self.outbox.is_drained(*class));
-                if told || !online || overdue {
+                let drained = [Class::Results, Class::Events].iter().all(|class| self.outbox.is_drained(*class));
+                let counted = self.incidents.deadline().is_none();
+                if overdue || (counted && (drained || !online)) {
                     self.say_offline(now, stopping.reason);
                     enter(&mut stopping, Stage::Goodbye);
                 }

@@ -518,3 +518,24 @@ fn counts_that_are_due_all_at_once_are_not_too_many_for_the_stores_queue() {
     let counts = world.got.iter().filter(|got| got.body["error"]["count"] == 1).count();
     assert_eq!(counts, 400);
 }
+
+#[test]
+fn a_stop_tells_what_the_open_buckets_counted() {
+    for online in [true, false] {
+        let mut world = World::new();
+        for _ in 0..3 {
+            world.input(Input::Errors(super::invariants::error_batch("boom")));
+        }
+        if !online {
+            world.cut();
+        }
+        world.input(Input::Stop { reason: "stopped" });
+        world.advance(SECOND);
+        assert!(world.exited);
+        world.broker_up = true;
+        world.crash();
+        world.advance(SECOND);
+        let counts = world.got.iter().filter(|got| got.body["error"]["count"] == 2).count();
+        assert_eq!(counts, 1, "online: {online}");
+    }
+}
