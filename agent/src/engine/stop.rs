@@ -81,23 +81,23 @@ impl Engine {
             stopping.stage = stage;
             stopping.since = now.mono;
         };
-        let overdue = stopping.is_overdue(now.mono);
         let online = self.link.is_online();
-        match stopping.stage {
-            Stage::Tell => {
-                let drained = [Class::Results, Class::Events].iter().all(|class| self.outbox.is_drained(*class));
-                let counted = self.incidents.deadline().is_none();
-                if overdue || (counted && (drained || !online)) {
-                    self.say_offline(now, stopping.reason);
-                    enter(&mut stopping, Stage::Goodbye);
-                }
+        if stopping.stage == Stage::Tell {
+            let drained = [Class::Results, Class::Events].iter().all(|class| self.outbox.is_drained(*class));
+            let counted = self.incidents.deadline().is_none();
+            if stopping.is_overdue(now.mono) || (counted && (drained || !online)) {
+                self.say_offline(now, stopping.reason);
+                enter(&mut stopping, Stage::Goodbye);
             }
-            Stage::Goodbye if self.link.inflight() == 0 || !online || overdue => {
+        }
+        // In the same breath: a connection that came up meanwhile would say online, and nobody would take it back.
+        if stopping.stage == Stage::Goodbye {
+            let answered = self.link.inflight() == 0 || !online;
+            if answered || stopping.is_overdue(now.mono) {
                 self.link.disconnect(now.mono, &mut self.effects);
                 self.link.hold();
                 enter(&mut stopping, Stage::Close);
             }
-            Stage::Goodbye | Stage::Close | Stage::Over => {}
         }
         if stopping.stage == Stage::Close && (self.link.is_idle() || stopping.is_overdue(now.mono)) {
             self.link.hold();

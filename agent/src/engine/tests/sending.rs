@@ -9,6 +9,7 @@ use crate::engine::packet::AckReason;
 use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn leafs(world: &World) -> Vec<&str> {
     world.got.iter().map(|got| got.topic.rsplit('/').next().unwrap()).collect()
@@ -303,7 +304,7 @@ fn an_answer_out_of_order_does_not_delete_what_was_sent_before_it() {
     world.drop_connection(LinkFaultKind::Server);
     // One message fits into the window now; it is answered, and then the power goes.
     world.receive_max = 3;
-    world.advance(Duration::from_millis(1_100));
+    world.advance(1_100 * MILLISECOND);
     let first = world.got.iter().rposition(|got| got.body["seq"] == sent[0]).expect("the oldest is sent again");
     world.answer_nth(first - (world.got.len() - world.unanswered()));
     world.crash();
@@ -411,7 +412,7 @@ fn no_seq_is_used_twice_when_numbers_could_not_be_reserved() {
     // More numbers than one block has.
     world.advance(2_400 * SECOND);
     world.drop_connection(LinkFaultKind::Server);
-    world.advance(Duration::from_millis(1_100));
+    world.advance(1_100 * MILLISECOND);
     world.refuse_nothing();
     world.crash();
     world.advance(10 * SECOND);
@@ -452,7 +453,7 @@ fn a_stop_that_waits_for_the_broker_sleeps_meanwhile() {
     world.advance(SECOND);
     world.withhold_acks = true;
     world.input(Input::Stop { reason: "stopped" });
-    world.advance(Duration::from_millis(1_500));
+    world.advance(1_500 * MILLISECOND);
     assert!(!world.exited, "it still waits");
     assert!(world.engine.poll_deadline() > Some(world.now.mono), "{:?}", world.engine.poll_deadline());
 }
@@ -538,4 +539,22 @@ fn a_stop_tells_what_the_open_buckets_counted() {
         let counts = world.got.iter().filter(|got| got.body["error"]["count"] == 2).count();
         assert_eq!(counts, 1, "online: {online}");
     }
+}
+
+#[test]
+fn a_stop_while_the_broker_greets_leaves_no_presence_that_says_online() {
+    let mut world = World::new();
+    world.cut();
+    world.got.clear();
+    world.hold_connack();
+    world.broker_up = true;
+    world.advance(1_500 * MILLISECOND);
+    world.stall_store_at(|_| true);
+    world.input(Input::Stop { reason: "stopped" });
+    world.give_connack();
+    world.store_answers();
+    world.advance(10 * SECOND);
+    assert!(world.exited);
+    let last = world.got.iter().rfind(|got| got.topic.ends_with("presence"));
+    assert!(last.is_none_or(|got| got.body["online"] == false), "{last:?}");
 }

@@ -153,6 +153,9 @@ struct Trouble {
     /// Answers of an operation that stalled, and of all that came behind it.
     late: Vec<Input>,
     refuses: Option<(Which, StoreFault)>,
+    /// The broker leaves CONNECT unanswered, until it is told to answer.
+    holds_connack: bool,
+    connack: Option<Input>,
     /// Operations that the store's queue holds; one more is refused.
     queue_max: Option<usize>,
     /// While the logs hold more records than this, a commit finds the disk full.
@@ -414,7 +417,7 @@ impl World {
                     qos_max: 1,
                 };
                 self.session = true;
-                self.queue.push_back(Input::Packet { id, packet: Packet::ConnAck(ack) });
+                self.answer_connect(Input::Packet { id, packet: Packet::ConnAck(ack) });
             }
             Packet::Publish(publish) => {
                 let body = serde_json::from_slice(&publish.payload).unwrap();
@@ -500,6 +503,24 @@ impl World {
     }
 
     /// The store works in order: what comes behind an operation that stalls is late too.
+    pub(super) fn hold_connack(&mut self) {
+        self.trouble.holds_connack = true;
+    }
+
+    /// The broker answers the CONNECT that it has left unanswered.
+    pub(super) fn give_connack(&mut self) {
+        let connack = self.trouble.connack.take().expect("a CONNECT to answer");
+        self.input(connack);
+    }
+
+    fn answer_connect(&mut self, connack: Input) {
+        if self.trouble.holds_connack {
+            self.trouble.connack = Some(connack);
+        } else {
+            self.queue.push_back(connack);
+        }
+    }
+
     fn ask_store(&mut self, id: EffectId, op: StoreOp) {
         let late = !self.trouble.late.is_empty() || self.trouble.stalls_at.is_some_and(|which| which(&op));
         let result = self.trouble_with(&op).map_or_else(|| self.store.apply(op), Err);
