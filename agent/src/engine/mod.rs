@@ -366,7 +366,7 @@ impl Engine {
         }
         if due.publish {
             self.outbox.commit(&mut self.effects);
-            self.session.publish_due();
+            self.session.publish_due(&self.outbox);
         }
     }
 

@@ -421,6 +421,12 @@ impl Outbox {
         &self.stats
     }
 
+    /// The highest seq of a lane that was handed to the store.
+    #[must_use]
+    pub fn appended_upto(&self, class: Class) -> u64 {
+        self.lanes.get(class as usize).map_or(0, |lane| lane.appended)
+    }
+
     /// The highest durable seq of a lane.
     #[must_use]
     pub fn durable(&self, class: Class) -> u64 {

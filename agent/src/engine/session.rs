@@ -50,7 +50,8 @@ pub(super) struct Session {
     telemetry_upto: u64,
     /// Telemetry up to here is a backlog, and is rationed.
     backlog_upto: u64,
-    publish_due: bool,
+    /// A publish tick has come: telemetry up to here goes out once it is durable.
+    publish_due: Option<u64>,
     /// What a sample took in the last message: how many go into the next.
     sample_bytes: usize,
     ration: Ration,
@@ -85,14 +86,17 @@ impl Session {
         Self { subscribed, ..Self::default() }
     }
 
-    /// A publish tick has come: what is durable after the commit that follows may go out.
-    pub(super) fn publish_due(&mut self) {
-        self.publish_due = true;
+    /// A publish tick has come: what was appended before it may go out when it is durable. A tick before that is over
+    /// changes nothing: with a store slower than the ticks, none would ever be over.
+    pub(super) fn publish_due(&mut self, outbox: &Outbox) {
+        self.publish_due.get_or_insert(outbox.appended_upto(Class::Telemetry));
     }
 
+    /// A commit has ended. It may have been an earlier one, or have failed: what is due waits for its own.
     pub(super) fn committed(&mut self, outbox: &Outbox) {
-        if std::mem::take(&mut self.publish_due) {
-            self.telemetry_upto = outbox.durable(Class::Telemetry);
+        let durable = outbox.durable(Class::Telemetry);
+        if self.publish_due.take_if(|upto| *upto <= durable).is_some() {
+            self.telemetry_upto = durable;
         }
     }
 

@@ -70,7 +70,7 @@ impl Engine {
         entries.push((super::start::FLOOR_KEY.to_owned(), Some(commands::encode(&saved.floor))));
         self.effects.put(Purpose::Bookkeeping, entries);
         self.outbox.commit(&mut self.effects);
-        self.session.publish_due();
+        self.session.publish_due(&self.outbox);
         self.stopping = Some(Stopping { reason, stage: Stage::Tell, since: now.mono });
     }
 

@@ -558,3 +558,19 @@ fn a_stop_while_the_broker_greets_leaves_no_presence_that_says_online() {
     let last = world.got.iter().rfind(|got| got.topic.ends_with("presence"));
     assert!(last.is_none_or(|got| got.body["online"] == false), "{last:?}");
 }
+
+#[test]
+fn a_sample_whose_publish_tick_falls_into_an_earlier_commit_goes_out_with_its_own() {
+    let mut config = super::world::config();
+    config.telemetry.publish_interval = 60 * SECOND;
+    config.telemetry.report_interval = 60 * SECOND;
+    let mut world = World::with(config);
+    world.advance(59 * SECOND);
+    // An event's commit is under way when the sample is made and its publish tick comes.
+    world.stall_store_at(|op| *op == StoreOp::Commit);
+    world.input(Input::Errors(super::invariants::error_batch("boom")));
+    world.advance(SECOND);
+    world.store_answers();
+    world.advance(5 * SECOND);
+    assert_eq!(world.samples().len(), 1);
+}
