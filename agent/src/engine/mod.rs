@@ -102,6 +102,8 @@ pub struct Engine {
     pace: Pace,
     stopping: Option<Stopping>,
     cursor: Cursor,
+    /// Bookkeeping failed: what is kept by it is saved again with the next sample.
+    unsaved: bool,
     last_sample: Option<(u64, Record)>,
     counters: Counters,
 }
@@ -344,7 +346,10 @@ impl Engine {
                 }
             }
             Purpose::Trim { class } => self.outbox.trimmed(now.mono, class, fault.as_ref(), &mut self.effects),
-            Purpose::Bookkeeping => self.log_fault("bookkeeping", fault.as_ref()),
+            Purpose::Bookkeeping => {
+                self.log_fault("bookkeeping", fault.as_ref());
+                self.unsaved |= fault.is_some();
+            }
             Purpose::Observe | Purpose::Act(_) => {}
         }
     }
@@ -374,6 +379,10 @@ impl Engine {
     fn report(&mut self, now: Now) {
         for point in self.agent_points(now) {
             self.vitals.take(point);
+        }
+        if std::mem::take(&mut self.unsaved) {
+            self.cursor.saved = false;
+            self.outbox.save_dropped_again();
         }
         self.save_cursor();
         let Some(sample) = self.vitals.report(now.mono) else { return };

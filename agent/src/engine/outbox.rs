@@ -400,6 +400,11 @@ impl Outbox {
         (!std::mem::replace(&mut self.dropped_saved, true)).then_some(&self.dropped)
     }
 
+    /// They could not be saved.
+    pub fn save_dropped_again(&mut self) {
+        self.dropped_saved = false;
+    }
+
     /// Whether records up to this seq still wait for their acknowledgement.
     #[must_use]
     pub fn is_behind(&self, class: Class, upto: u64) -> bool {

@@ -99,6 +99,7 @@ impl Engine {
             pace: Pace::new(now.mono, &config.telemetry),
             stopping: None,
             cursor: Cursor { at: state.text(CURSOR_KEY), saved: true },
+            unsaved: false,
             last_sample: None,
             counters: Counters::default(),
             timeline,

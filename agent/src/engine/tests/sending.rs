@@ -574,3 +574,19 @@ fn a_sample_whose_publish_tick_falls_into_an_earlier_commit_goes_out_with_its_ow
     world.advance(5 * SECOND);
     assert_eq!(world.samples().len(), 1);
 }
+
+#[test]
+fn what_could_not_be_saved_is_saved_later() {
+    let mut world = World::new();
+    world.refuse(|op| matches!(op, StoreOp::Put { .. }), StoreFault::Busy);
+    world.ack_reason = AckReason::NotAuthorized;
+    world.input(Input::Errors(super::invariants::error_batch("boom")));
+    world.ack_reason = AckReason::Success;
+    world.advance(SECOND);
+    world.refuse_nothing();
+    // A sample is made meanwhile, and nothing more is given up or read.
+    world.advance(3 * SECOND);
+    assert_eq!(world.store.state.get("cursor").map(|cursor| &**cursor), Some(&b"boom"[..]));
+    world.crash();
+    assert_eq!(world.engine.dropped().get("not_authorized"), Some(&1));
+}
