@@ -28,7 +28,7 @@ const INFLIGHT_BYTES_MAX: usize = 64 * 1024;
 pub const WINDOW_MAX: usize = 128;
 /// How long to wait for the transport to close before giving it up.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
-/// A broker that closes without a word at the greeting twice running may not speak MQTT 5.
+/// A broker that closes without a word at the greeting twice running may not speak our version of MQTT.
 const MUTE_CLOSES_MAX: u8 = 2;
 
 /// After so many connections that did not live long, the device id is suspected.
@@ -389,7 +389,7 @@ impl Link {
         let greeting = matches!(self.state, State::Greeting { .. });
         let fault = self.closing.take().unwrap_or(fault);
         if greeting && !self.version_works {
-            self.consider_older_version(fault.kind);
+            self.consider_other_version(fault.kind);
         }
         let fault = self.explain(fault);
         let wait = if std::mem::take(&mut self.retry_at_once) { Duration::ZERO } else { retry_in };
@@ -432,7 +432,7 @@ impl Link {
     fn greeted(&mut self, now: Mono, id: EffectId, ack: ConnAck, effects: &mut Effects) -> Option<Signal> {
         if ack.code != ConnectCode::Success {
             if ack.code == ConnectCode::UnsupportedVersion {
-                self.speak_older_version();
+                self.speak_other_version();
             }
             self.close(now, LinkFaultKind::Refused, refusal(&ack.code), effects);
             return None;
@@ -474,23 +474,25 @@ impl Link {
         LinkFault { detail: detail.into(), ..fault }
     }
 
-    /// A broker that speaks only 3.1.1 may answer our greeting with a packet that isn't MQTT 5, or hang up.
-    fn consider_older_version(&mut self, fault: LinkFaultKind) {
+    /// A broker that speaks only the other version may answer our greeting with a packet that isn't of ours, or hang up.
+    fn consider_other_version(&mut self, fault: LinkFaultKind) {
         match fault {
             LinkFaultKind::Protocol => self.mute_closes = MUTE_CLOSES_MAX,
             LinkFaultKind::Server => self.mute_closes = self.mute_closes.saturating_add(1),
             _ => {}
         }
         if self.mute_closes >= MUTE_CLOSES_MAX {
-            self.speak_older_version();
+            self.speak_other_version();
         }
     }
 
-    fn speak_older_version(&mut self) {
-        if self.settings.version == MqttVersion::Auto && self.version == Version::V5 {
-            self.version = Version::V311;
+    /// The way back counts too: a balancer whose broker is down hangs up on both, and then 5 may be the one that works.
+    fn speak_other_version(&mut self) {
+        if self.settings.version == MqttVersion::Auto {
+            // At once only for the older: a broker that takes neither must not be asked in a circle without a pause.
+            self.retry_at_once = self.version == Version::V5;
+            self.version = if self.version == Version::V5 { Version::V311 } else { Version::V5 };
             self.version_works = false;
-            self.retry_at_once = true;
         }
         self.mute_closes = 0;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
-use crate::engine::packet::AckReason;
+use crate::engine::packet::{AckReason, Version};
 use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -589,4 +589,31 @@ fn what_could_not_be_saved_is_saved_later() {
     assert_eq!(world.store.state.get("cursor").map(|cursor| &**cursor), Some(&b"boom"[..]));
     world.crash();
     assert_eq!(world.engine.dropped().get("not_authorized"), Some(&1));
+}
+
+#[test]
+fn a_broker_that_takes_only_version_5_is_found_again_after_its_balancer_hung_up() {
+    let mut world = World::new();
+    world.hang_up_on(&[Version::V5, Version::V311]);
+    world.crash();
+    world.advance(20 * SECOND);
+    assert!(!world.is_connected());
+    world.hang_up_on(&[Version::V311]);
+    world.advance(20 * SECOND);
+    assert!(world.is_connected(), "{} connects", world.connects);
+
+    let before = world.connects;
+    world.hang_up_on(&[Version::V5, Version::V311]);
+    world.crash();
+    world.advance(60 * SECOND);
+    assert!(world.connects - before < 100, "{} connects in a minute with a pause of 1 s", world.connects - before);
+}
+
+#[test]
+fn a_broker_that_takes_only_version_3_1_1_is_found() {
+    let mut world = World::new();
+    world.hang_up_on(&[Version::V5]);
+    world.crash();
+    world.advance(5 * SECOND);
+    assert!(world.is_connected());
 }

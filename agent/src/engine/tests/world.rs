@@ -13,7 +13,7 @@ use crate::engine::io::{
 };
 use crate::engine::metric::{Metric, Point};
 use crate::engine::observation::Observation;
-use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish};
+use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish, Version};
 use crate::engine::record::Class;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
 use crate::engine::{Engine, Identity};
@@ -153,6 +153,8 @@ struct Trouble {
     /// Answers of an operation that stalled, and of all that came behind it.
     late: Vec<Input>,
     refuses: Option<(Which, StoreFault)>,
+    /// Whoever takes the connection closes it without a word, when it is greeted in these versions.
+    hangs_up_on: Vec<Version>,
     /// The broker leaves CONNECT unanswered, until it is told to answer.
     holds_connack: bool,
     connack: Option<Input>,
@@ -407,6 +409,11 @@ impl World {
 
     fn receive(&mut self, id: EffectId, packet: Packet) {
         match packet {
+            Packet::Connect(connect) if self.trouble.hangs_up_on.contains(&connect.version) => {
+                self.connection = None;
+                let (fault, retry_in) = (fault(LinkFaultKind::Server), Duration::from_secs(1));
+                self.queue.push_back(Input::LinkDown { id, fault, retry_in });
+            }
             Packet::Connect(_) => {
                 let ack = ConnAck {
                     session_present: self.session,
@@ -503,6 +510,10 @@ impl World {
     }
 
     /// The store works in order: what comes behind an operation that stalls is late too.
+    pub(super) fn hang_up_on(&mut self, versions: &[Version]) {
+        self.trouble.hangs_up_on = versions.to_vec();
+    }
+
     pub(super) fn hold_connack(&mut self) {
         self.trouble.holds_connack = true;
     }
