@@ -427,6 +427,8 @@ pub struct LogRange {
     pub last: u64,
     /// How many there are.
     pub records: u64,
+    /// How many were given up by [`StoreOp::Evict`] since the log was made: durable before they are gone.
+    pub evicted: u64,
 }
 
 /// Something that was lost to damage.

@@ -1,5 +1,5 @@
-//! The cursor of one log: up to which seq it is done with, and the highest seq it ever held. It must work on a full
-//! disk, or nothing could be deleted there: the file is written in full when it is made and only ever overwritten in
+//! The cursor of one log: up to which seq it is done with, the highest seq it ever held, and how many records it gave up
+//! to make room: counted here because the segment is unlinked only after this is on disk. It must work on a full disk, or nothing could be deleted there: the file is written in full when it is made and only ever overwritten in
 //! place. Two slots take turns, and the one that was synced last is never touched, so that a torn write leaves it.
 //! Moving is not durable until [`Cursor::sync`]: a power cut before it costs duplicates, never a record.
 
@@ -13,18 +13,28 @@ use rustix::io::Errno;
 use super::disk;
 use super::segment::Fields;
 
-const MAGIC: [u8; 8] = *b"fmedcur\n";
+const MAGIC: [u8; 8] = *b"fmedcur2";
+/// The form before: without `evicted`. It is read, never written.
+const MAGIC_BEFORE: [u8; 8] = *b"fmedcur\n";
+/// What a slot's checksum covers: magic, generation, acked, highest, evicted.
+const COVERED_BYTES: usize = 40;
+const COVERED_BYTES_BEFORE: usize = 32;
+const CHECKSUM_BYTES: usize = 4;
+/// What one move writes.
+pub(crate) const CURSOR_BYTES: usize = COVERED_BYTES + CHECKSUM_BYTES;
 /// A slot has a block of its own, so that one torn write can't reach both.
 const SLOT_BYTES: usize = 4096;
 const SLOTS: u64 = 2;
 
 /// What a slot holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
     /// Everything up to this seq is acknowledged or given up.
     pub(super) acked: u64,
     /// No seq above this was ever held.
     pub(super) highest: u64,
+    /// Records that were evicted since the log was made, those not counted that were acknowledged before.
+    pub(super) evicted: u64,
 }
 
 /// The open cursor file of one log.
@@ -110,23 +120,23 @@ pub(super) fn peek(path: &Path) -> io::Result<Option<Position>> {
 fn newest(file: &File) -> io::Result<Option<(u64, u64, Position)>> {
     let mut newest = None;
     for slot in 0..SLOTS {
-        let mut bytes = [0; 36];
+        let mut bytes = [0; CURSOR_BYTES];
         match file.read_exact_at(&mut bytes, slot * SLOT_BYTES as u64) {
             // The file was never finished, or its block is dead: the other slot may still tell.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
             Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => continue,
             other => other?,
         }
-        if let Some((generation, position)) = decode(&bytes) {
-            newest = newest.max(Some((generation, slot, position.acked, position.highest)));
+        if let Some((generation, position)) = decode(&bytes).or_else(|| decode_before(&bytes)) {
+            newest = newest.max(Some((generation, slot, position)));
         }
     }
-    Ok(newest.map(|(generation, slot, acked, highest)| (generation, slot, Position { acked, highest })))
+    Ok(newest)
 }
 
 fn encode(generation: u64, position: Position) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
-    for field in [generation, position.acked, position.highest] {
+    for field in [generation, position.acked, position.highest, position.evicted] {
         bytes.extend_from_slice(&field.to_le_bytes());
     }
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
@@ -134,10 +144,21 @@ fn encode(generation: u64, position: Position) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8]) -> Option<(u64, Position)> {
-    let (covered, crc) = bytes.split_at_checked(32)?;
+    let mut fields = checked(bytes, COVERED_BYTES, MAGIC)?;
+    let generation = fields.u64()?;
+    Some((generation, Position { acked: fields.u64()?, highest: fields.u64()?, evicted: fields.u64()? }))
+}
+
+fn decode_before(bytes: &[u8]) -> Option<(u64, Position)> {
+    let mut fields = checked(bytes, COVERED_BYTES_BEFORE, MAGIC_BEFORE)?;
+    let generation = fields.u64()?;
+    Some((generation, Position { acked: fields.u64()?, highest: fields.u64()?, evicted: 0 }))
+}
+
+/// The fields behind the magic, if that is the one expected and the checksum behind `covered` bytes is right.
+fn checked(bytes: &[u8], covered: usize, magic: [u8; 8]) -> Option<Fields<'_>> {
+    let (covered, crc) = bytes.split_at_checked(covered)?;
     let mut fields = Fields(covered);
-    let magic: [u8; 8] = fields.array()?;
-    let (generation, acked, highest) = (fields.u64()?, fields.u64()?, fields.u64()?);
-    let checks = magic == MAGIC && Fields(crc).u32()? == crc32c::crc32c(covered);
-    checks.then_some((generation, Position { acked, highest }))
+    let found: [u8; 8] = fields.array()?;
+    (found == magic && Fields(crc).u32()? == crc32c::crc32c(covered)).then_some(fields)
 }

@@ -40,7 +40,7 @@ pub(super) struct Page {
 }
 
 /// What [`Log::evict`] gave up: records not yet trimmed, their first seq and their last. Zeros if there were none.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Evicted {
     pub(super) records: u64,
     pub(super) first: u64,
@@ -111,6 +111,8 @@ pub(super) struct Log {
     next_nth: u32,
     /// Records found to be lost that no read has told of yet.
     damaged: u64,
+    /// Given up and counted, by an eviction that then failed to delete them.
+    untold: Evicted,
     set_aside_bytes: u64,
     written_bytes: u64,
 }
@@ -133,6 +135,7 @@ impl Log {
             hint: None,
             next_nth: 0,
             damaged: 0,
+            untold: Evicted::default(),
             set_aside_bytes: 0,
             written_bytes: 0,
         };
@@ -172,13 +175,18 @@ impl Log {
         self.trim_to(upto).attempt(|| format!("trim {} up to {upto}", self.dir.display()))
     }
 
-    /// Deletes the oldest segment.
+    /// Deletes the oldest segment. What it gives up is counted for good before it is gone.
     pub(super) fn evict(&mut self) -> Result<Evicted, StoreFault> {
         self.evict_oldest().attempt(|| format!("evict the oldest segment of {}", self.dir.display()))
     }
 
     pub(super) fn range(&self) -> LogRange {
-        LogRange { first: self.head.first_live.unwrap_or(0), last: self.last, records: self.records() }
+        LogRange {
+            first: self.head.first_live.unwrap_or(0),
+            last: self.last,
+            records: self.records(),
+            evicted: self.cursor.position().evicted,
+        }
     }
 
     /// Records not yet trimmed.
@@ -462,23 +470,31 @@ impl Log {
         if upto <= self.acked() {
             return Ok(());
         }
-        self.cursor.put(Position { acked: upto, highest: self.last })?;
+        self.cursor.put(Position { acked: upto, highest: self.last, ..self.cursor.position() })?;
         self.delete_done()?;
         self.advance_head()
     }
 
     fn evict_oldest(&mut self) -> io::Result<Evicted> {
-        let Some(oldest) = self.segments.front().copied() else { return Ok(Evicted::default()) };
-        let records = oldest.records.saturating_sub(self.head.trimmed);
-        let evicted = match self.head.first_live {
-            Some(first) if records > 0 => Evicted { records, first, last: oldest.last },
-            _ => Evicted::default(),
-        };
-        let acked = self.acked().max(oldest.last);
-        self.cursor.put(Position { acked, highest: self.last })?;
+        let Some(oldest) = self.segments.front().copied() else { return Ok(std::mem::take(&mut self.untold)) };
+        if oldest.last > self.acked() {
+            self.give_up(oldest)?;
+        }
         self.delete_oldest()?;
         self.advance_head()?;
-        Ok(evicted)
+        Ok(std::mem::take(&mut self.untold))
+    }
+
+    /// Moves the cursor behind a segment, and counts with the same write what it held: a crash leaves both or neither.
+    fn give_up(&mut self, oldest: Segment) -> io::Result<()> {
+        let records = oldest.records.saturating_sub(self.head.trimmed);
+        let evicted = self.cursor.position().evicted + records;
+        self.cursor.put(Position { acked: oldest.last, highest: self.last, evicted })?;
+        if let (Some(first), 1..) = (self.head.first_live, records) {
+            let first = if self.untold.records > 0 { self.untold.first } else { first };
+            self.untold = Evicted { records: self.untold.records + records, first, last: oldest.last };
+        }
+        Ok(())
     }
 
     fn delete_done(&mut self) -> io::Result<()> {
@@ -646,6 +662,7 @@ pub(super) fn inspect(dir: &Path) -> io::Result<LogSummary> {
     let position = cursor::peek(&dir.join(CURSOR_FILE))?.unwrap_or_default();
     let mut summary = LogSummary::default();
     summary.range.last = position.highest;
+    summary.range.evicted = position.evicted;
     let mut expected = None;
     for first in names_with(dir, SUFFIX)? {
         let file = match File::open(segment_path(dir, first)) {

@@ -50,7 +50,7 @@ fn the_classes_have_logs_of_their_own_and_the_state_is_beside_them() {
     store.apply(StoreOp::Put { entries: vec![("k".into(), Some(Bytes::from("v")))] }).expect("put");
     drop(store);
     let (mut store, recovered) = open(dir.path());
-    assert_eq!(recovered.logs[Class::Telemetry as usize], LogRange { first: 2, last: 2, records: 1 });
+    assert_eq!(recovered.logs[Class::Telemetry as usize], LogRange { first: 2, last: 2, records: 1, evicted: 0 });
     assert_eq!(recovered.state, [("k".to_owned(), Bytes::from("v"))]);
     assert_eq!(recovered.stats.records, [1, 0, 1]);
     assert_eq!(read_all(&mut store, Class::Results), [(1, body(1, 10))]);

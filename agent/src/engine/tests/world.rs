@@ -27,6 +27,7 @@ pub(super) struct MemStore {
     logs: [BTreeMap<u64, Bytes>; Class::COUNT],
     volatile: [BTreeSet<u64>; Class::COUNT],
     last: [u64; Class::COUNT],
+    evicted: [u64; Class::COUNT],
     pub(super) state: BTreeMap<String, Bytes>,
     pub(super) fault: Option<StoreFault>,
     pub(super) free_bytes: u64,
@@ -62,6 +63,7 @@ impl MemStore {
                 // A segment of this store is ten records.
                 let gone: Vec<u64> = self.logs[class as usize].keys().take(10).copied().collect();
                 self.logs[class as usize].retain(|seq, _| !gone.contains(seq));
+                self.evicted[class as usize] += gone.len() as u64;
                 let (first, last) = (gone.first().copied().unwrap_or(0), gone.last().copied().unwrap_or(0));
                 StoreReply::Evicted { records: gone.len() as u64, first, last }
             }
@@ -98,6 +100,7 @@ impl MemStore {
                 first: self.logs[n].keys().next().copied().unwrap_or(0),
                 last: self.last[n],
                 records: self.logs[n].len() as u64,
+                evicted: self.evicted[n],
             }),
             state: self.state.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             losses: Vec::new(),

@@ -271,7 +271,7 @@ fn the_highest_seq_outlasts_the_trimming_of_everything() {
     assert!(names_with(dir.path(), SUFFIX).expect("list").is_empty(), "nothing is left");
     let (mut log, losses) = open(&dir);
     assert_eq!(losses, []);
-    assert_eq!(log.range(), LogRange { first: 0, last: 2000, records: 0 });
+    assert_eq!(log.range(), LogRange { first: 0, last: 2000, records: 0, evicted: 0 });
     assert!(log.append(2000, b"again").is_err(), "a seq must never come twice");
     log.append(2001, &body(2001)).expect("append");
     assert_eq!(seqs(&mut log), [2001]);
@@ -297,7 +297,7 @@ fn a_trim_beyond_the_last_record_does_not_hide_what_comes_later() {
     log.trim(1000).expect("trim");
     log.append(10, &body(10)).expect("append");
     assert_eq!(seqs(&mut log), [10]);
-    assert_eq!(log.range(), LogRange { first: 10, last: 10, records: 1 });
+    assert_eq!(log.range(), LogRange { first: 10, last: 10, records: 1, evicted: 0 });
 }
 
 #[test]
@@ -322,6 +322,66 @@ fn eviction_of_the_only_segment_takes_what_is_not_even_written_yet() {
     log.commit().expect("commit");
     drop(log);
     assert_eq!(seqs(&mut open(&dir).0), [5]);
+}
+
+#[test]
+fn what_was_evicted_is_counted_before_it_is_gone_and_over_every_reopening() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=2000);
+    log.trim(10).expect("trim");
+    let first = log.evict().expect("evict");
+    assert_eq!(log.range().evicted, first.records);
+    drop(log);
+    let (mut log, _) = open(&dir);
+    assert_eq!(log.range().evicted, first.records, "no commit and no goodbye came in between");
+    let second = log.evict().expect("evict");
+    log.trim(2000).expect("trim");
+    drop(log);
+    let range = open(&dir).0.range();
+    assert_eq!(range.evicted, first.records + second.records, "what was acknowledged is not among it: {range:?}");
+    assert_eq!(inspect(dir.path()).expect("inspect").range.evicted, range.evicted);
+}
+
+#[test]
+fn an_eviction_that_fails_half_way_is_told_and_counted_once() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=2000);
+    let oldest = log.segments[0];
+    let (path, aside) = (segment_path(dir.path(), oldest.first), dir.path().join("aside"));
+    fs::rename(&path, &aside).expect("move it away");
+    fs::create_dir(&path).expect("what can't be unlinked");
+    log.evict().expect_err("a directory can't be unlinked");
+    log.evict().expect_err("nor the second time");
+    assert_eq!(log.range().evicted, oldest.records);
+    fs::remove_dir(&path).expect("remove");
+    fs::rename(&aside, &path).expect("move it back");
+    let told = log.evict().expect("evict");
+    assert_eq!(told, Evicted { records: oldest.records, first: 1, last: oldest.last });
+    assert_eq!(log.range().evicted, oldest.records);
+    drop(log);
+    let range = open(&dir).0.range();
+    assert_eq!((range.evicted, range.first), (oldest.records, oldest.last + 1));
+}
+
+#[test]
+fn a_cursor_of_the_form_before_is_read_and_goes_on_in_the_new_one() {
+    let dir = dir();
+    drop(filled(&dir, 1..=2000));
+    let path = dir.path().join(CURSOR_FILE);
+    let mut bytes = vec![0; 8192];
+    let mut slot = b"fmedcur\n".to_vec();
+    for field in [7_u64, 100, 2000] {
+        slot.extend_from_slice(&field.to_le_bytes());
+    }
+    slot.extend_from_slice(&crc32c::crc32c(&slot).to_le_bytes());
+    bytes[4096..4096 + slot.len()].copy_from_slice(&slot);
+    fs::write(&path, bytes).expect("write");
+    let (mut log, losses) = open(&dir);
+    assert_eq!(losses, []);
+    assert_eq!(log.range(), LogRange { first: 101, last: 2000, records: 1900, evicted: 0 });
+    let evicted = log.evict().expect("evict");
+    drop(log);
+    assert_eq!(open(&dir).0.range().evicted, evicted.records);
 }
 
 #[test]
@@ -449,6 +509,7 @@ struct Model {
     live: BTreeMap<u64, usize>,
     committed: u64,
     last: u64,
+    evicted: u64,
 }
 
 fn bulk(seq: u64, len: usize) -> Vec<u8> {
@@ -497,11 +558,12 @@ impl Model {
                 prop_assert_eq!(gone.last().copied().unwrap_or(0), evicted.last);
                 prop_assert!(self.live.is_empty() || self.live.len() > gone.len() || log.segments() == 0);
                 self.live.retain(|seq, _| *seq > evicted.last);
+                self.evicted += evicted.records;
             }
             Op::Kill => self.kill(dir, log)?,
         }
         let first = self.live.keys().next().copied().unwrap_or(0);
-        let range = LogRange { first, last: self.last, records: self.live.len() as u64 };
+        let range = LogRange { first, last: self.last, records: self.live.len() as u64, evicted: self.evicted };
         prop_assert_eq!(log.range(), range);
         Ok(())
     }
@@ -517,6 +579,7 @@ impl Model {
         self.live.retain(|seq, _| found.contains(seq) || *seq <= self.committed);
         self.last = log.range().last;
         self.committed = self.last;
+        prop_assert_eq!(log.range().evicted, self.evicted, "what was given up is counted over a kill");
         Ok(())
     }
 }
