@@ -264,6 +264,7 @@ impl Engine {
         self.reserve_seqs(now);
         self.pump(now);
         self.save_dropped();
+        self.outbox.trim(&mut self.effects);
         self.advance_stop(now);
     }
 
@@ -519,9 +520,12 @@ impl Engine {
     }
 
     fn save_dropped(&mut self) {
-        if let Some(dropped) = self.outbox.dropped_to_save() {
-            let entry = (start::DROPPED_KEY.to_owned(), Some(commands::encode(dropped)));
-            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        if let Some((dropped, accounted)) = self.outbox.dropped_to_save() {
+            let entries = vec![
+                (start::DROPPED_KEY.to_owned(), Some(commands::encode(dropped))),
+                (start::ACCOUNTED_KEY.to_owned(), Some(commands::encode(&accounted))),
+            ];
+            self.effects.put(Purpose::Bookkeeping, entries);
         }
     }
 

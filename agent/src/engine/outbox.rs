@@ -54,6 +54,9 @@ pub struct Outbox {
     rest_until: Option<Mono>,
     /// By reason, since the store was made: a total, because the sample that carries it may be given up too.
     dropped: BTreeMap<String, u64>,
+    /// Of the records that the store ever evicted, per class: how many are counted as dropped, or were acknowledged after
+    /// all. The rest are still on their way, from memory alone.
+    accounted: [u64; Class::COUNT],
     dropped_saved: bool,
     last_fault: Option<StoreFault>,
 }
@@ -71,10 +74,14 @@ struct Lane {
     reading: Option<u64>,
     ready: VecDeque<(u64, Bytes)>,
     inflight: BTreeSet<u64>,
+    /// Evicted from the store while they were ready or in flight: what memory holds of them is all there is.
+    spared: BTreeSet<u64>,
     /// Highest seq acknowledged or given up.
     done: u64,
     done_since_trim: u64,
-    /// The store refused to trim.
+    /// It is time to give space back.
+    trim_due: bool,
+    /// The store refused to.
     trim_failed: bool,
 }
 
@@ -94,10 +101,18 @@ impl Lane {
 }
 
 impl Outbox {
-    /// Starts with what the store holds, and with what was given up before.
+    /// Starts with what the store holds, and with what was given up before: the total by reason, and how much of what the
+    /// store evicted is in it. What it evicted beyond that, a crash kept from being counted: it is counted now.
     #[must_use]
-    pub fn new(limits: Limits, recovered: &Recovered, dropped: BTreeMap<String, u64>) -> Self {
-        Self {
+    pub fn new(
+        limits: Limits,
+        recovered: &Recovered,
+        dropped: BTreeMap<String, u64>,
+        accounted: [u64; Class::COUNT],
+    ) -> Self {
+        let evicted = recovered.logs.map(|log| log.evicted);
+        let uncounted = evicted.iter().zip(accounted).map(|(evicted, counted)| evicted.saturating_sub(counted)).sum();
+        let mut outbox = Self {
             limits,
             lanes: recovered.logs.map(Lane::new),
             stats: recovered.stats,
@@ -108,9 +123,13 @@ impl Outbox {
             trim_at: None,
             rest_until: None,
             dropped,
-            dropped_saved: true,
+            // Also where it is less: the cursor of a log was lost, and it counts from zero again.
+            accounted: evicted,
+            dropped_saved: evicted == accounted,
             last_fault: None,
-        }
+        };
+        outbox.count_dropped("quota", uncounted);
+        outbox
     }
 
     /// Hands a record to the store. It is committed within the commit interval: what can't wait that long is followed
@@ -144,10 +163,8 @@ impl Outbox {
         }
         if self.trim_at.is_some_and(|at| at <= now) {
             self.trim_at = None;
-            for class in Class::ALL {
-                if self.lane(class).trim_failed {
-                    self.trim(class, effects);
-                }
+            for lane in &mut self.lanes {
+                lane.trim_due |= std::mem::take(&mut lane.trim_failed);
             }
         }
     }
@@ -212,25 +229,43 @@ impl Outbox {
     }
 
     /// The broker took a record over.
-    pub fn acknowledged(&mut self, class: Class, seq: u64, effects: &mut Effects) {
+    pub fn acknowledged(&mut self, class: Class, seq: u64) {
         let lane = self.lane(class);
         if !lane.inflight.remove(&seq) {
             return;
         }
         lane.done = lane.done.max(seq);
         lane.done_since_trim += 1;
-        if lane.done_since_trim >= TRIM_BATCH || lane.inflight.is_empty() {
-            self.trim(class, effects);
+        let was_spared = lane.spared.remove(&seq);
+        let none_left = lane.spared.is_empty();
+        lane.trim_due |= lane.done_since_trim >= TRIM_BATCH || lane.inflight.is_empty();
+        if was_spared {
+            self.account(class, 1);
+            // Saved once, not with each of them: a crash before it counts some as dropped that did arrive.
+            self.dropped_saved &= !none_left;
         }
     }
 
     /// A record in flight is given up, and counted. One that is to be sent again is not: its next answer decides.
-    pub fn set_aside(&mut self, class: Class, seq: u64, reason: &'static str, effects: &mut Effects) {
+    pub fn set_aside(&mut self, class: Class, seq: u64, reason: &'static str) {
         if !self.is_in_flight(class, seq) {
             return;
         }
         self.count_dropped(reason, 1);
-        self.acknowledged(class, seq, effects);
+        self.acknowledged(class, seq);
+    }
+
+    /// Gives back the space of what is done with. To be called after what was dropped is on its way into the store: a crash
+    /// between the two counts a record that is sent again, the other way round one would be gone and not counted.
+    pub fn trim(&mut self, effects: &mut Effects) {
+        for class in Class::ALL {
+            let lane = self.lane(class);
+            if std::mem::take(&mut lane.trim_due) {
+                lane.done_since_trim = 0;
+                let upto = lane.trimmable();
+                effects.store(Purpose::Trim { class }, StoreOp::Trim { class, upto });
+            }
+        }
     }
 
     /// A record in flight has to be sent again, and with it, in order, all that came after it.
@@ -241,6 +276,13 @@ impl Outbox {
         lane.next_read = seq.min(lane.next_read);
         // An answer out of order may have come for a later one: that does not answer for those before it.
         lane.done = lane.done.min(seq.saturating_sub(1));
+        let spared = lane.spared.len();
+        let inflight = &lane.inflight;
+        lane.spared.retain(|seq| inflight.contains(seq));
+        // The store can't give these a second time. Some may have arrived: better counted twice than not at all.
+        let gone = (spared - lane.spared.len()) as u64;
+        self.account(class, gone);
+        self.count_dropped("quota", gone);
     }
 
     /// The connection is gone: everything in flight has to be sent again.
@@ -359,9 +401,11 @@ impl Outbox {
         self.retry_at = self.retry_at.map(|at| at.min(now));
         let lane = self.lane(class);
         let on_the_way = lane.inflight.iter().chain(lane.ready.iter().map(|(seq, _)| seq));
-        let kept = on_the_way.filter(|seq| (first..=last).contains(seq)).count() as u64;
+        let spared: Vec<u64> = on_the_way.filter(|seq| (first..=last).contains(seq)).copied().collect();
         lane.next_read = lane.next_read.max(last.saturating_add(1));
-        let gone = records.saturating_sub(kept);
+        let gone = records.saturating_sub(spared.len() as u64);
+        lane.spared.extend(spared);
+        self.account(class, gone);
         self.count_dropped("quota", gone);
         if gone > 0 {
             let word = class.word();
@@ -395,9 +439,10 @@ impl Outbox {
         &self.dropped
     }
 
-    /// The same, if it has changed since it was last asked: to be saved.
-    pub fn dropped_to_save(&mut self) -> Option<&BTreeMap<String, u64>> {
-        (!std::mem::replace(&mut self.dropped_saved, true)).then_some(&self.dropped)
+    /// The same, and how much of what the store evicted is in it, if something changed since it was last asked: to be saved
+    /// together.
+    pub fn dropped_to_save(&mut self) -> Option<(&BTreeMap<String, u64>, [u64; Class::COUNT])> {
+        (!std::mem::replace(&mut self.dropped_saved, true)).then_some((&self.dropped, self.accounted))
     }
 
     /// They could not be saved.
@@ -463,14 +508,6 @@ impl Outbox {
         self.commit_at.get_or_insert(now.after(commit_interval));
     }
 
-    fn trim(&mut self, class: Class, effects: &mut Effects) {
-        let lane = self.lane(class);
-        lane.done_since_trim = 0;
-        lane.trim_failed = false;
-        let upto = lane.trimmable();
-        effects.store(Purpose::Trim { class }, StoreOp::Trim { class, upto });
-    }
-
     /// One segment at a time, until the numbers that come back with it are within the limits.
     fn make_room(&mut self, effects: &mut Effects) {
         let used = self.stats.outbox_bytes.saturating_add(self.stats.state_bytes);
@@ -512,7 +549,15 @@ impl Outbox {
     }
 
     #[expect(clippy::indexing_slicing, reason = "a class is an index below Class::COUNT by its definition")]
+    fn account(&mut self, class: Class, records: u64) {
+        self.accounted[class as usize] += records;
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "a class is an index below Class::COUNT by its definition")]
     fn lane(&mut self, class: Class) -> &mut Lane {
         &mut self.lanes[class as usize]
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -345,7 +345,7 @@ impl Engine {
             AckReason::Success | AckReason::NoMatchingSubscribers => {
                 for seq in seqs {
                     self.session.refused.remove(&(class, seq));
-                    self.outbox.acknowledged(class, seq, &mut self.effects);
+                    self.outbox.acknowledged(class, seq);
                 }
             }
             AckReason::NotAuthorized => self.set_aside(class, &seqs, "not_authorized", reason),
@@ -369,7 +369,7 @@ impl Engine {
         self.log_refusal(reason);
         for seq in seqs {
             self.session.refused.remove(&(class, *seq));
-            self.outbox.set_aside(class, *seq, why, &mut self.effects);
+            self.outbox.set_aside(class, *seq, why);
         }
     }
 
@@ -543,7 +543,7 @@ impl Engine {
         let (len, max) = (payload.len(), self.link.packet_max());
         self.effects.log(LogLevel::Error, format!("broker: takes {max} B, a record of {len} B is set aside"));
         for seq in seqs {
-            self.outbox.set_aside(class, seq, "too_large", &mut self.effects);
+            self.outbox.set_aside(class, seq, "too_large");
         }
     }
 
@@ -552,7 +552,7 @@ impl Engine {
             Ok(record) => Some(record),
             Err(error) => {
                 self.effects.log(LogLevel::Error, format!("store: record {seq} is set aside: {error}"));
-                self.outbox.set_aside(class, seq, "unreadable", &mut self.effects);
+                self.outbox.set_aside(class, seq, "unreadable");
                 None
             }
         }

@@ -27,6 +27,8 @@ pub(super) const FLOOR_KEY: &str = "floor";
 pub(super) const CURSOR_KEY: &str = "cursor";
 pub(super) const SUBSCRIBED_KEY: &str = "subscribed";
 pub(super) const DROPPED_KEY: &str = "dropped";
+/// How much of what the store evicted is among the dropped; saved with them.
+pub(super) const ACCOUNTED_KEY: &str = "accounted";
 pub(super) const RUN_KEY: &str = "run";
 /// Numbers left out where it isn't known how many were used: more than a run uses up.
 const SEQ_SKIP: u64 = 1 << 32;
@@ -83,6 +85,7 @@ impl Engine {
         let careful = state.careful(&recovered, &timeline, now);
         let highest_stored = recovered.logs.iter().map(|log| log.last).max().unwrap_or(0);
         let last = last_used(state.read(SEQ_KEY).unwrap_or(0), highest_stored);
+        let (dropped, accounted) = (state.read(DROPPED_KEY), state.read(ACCOUNTED_KEY));
         let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default());
 
         let mut engine = Self {
@@ -90,7 +93,12 @@ impl Engine {
             seqs: Seqs { last, reserved: last, reserving: false, retry_at: None },
             vitals: Vitals::new(now.mono),
             incidents: Incidents::new(incident_settings(&config.collect.errors)),
-            outbox: Outbox::new(limits(&config), &recovered, state.read(DROPPED_KEY).unwrap_or_default()),
+            outbox: Outbox::new(
+                limits(&config),
+                &recovered,
+                dropped.unwrap_or_default(),
+                accounted.unwrap_or_default(),
+            ),
             link: Link::new(link_settings(&config), now.mono),
             faults: FaultLog::default(),
             session,

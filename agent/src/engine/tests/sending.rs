@@ -182,6 +182,50 @@ fn over_its_quota_the_oldest_telemetry_goes_first_and_is_counted() {
     assert!(leafs(&world).iter().filter(|leaf| **leaf == "events").count() >= 3, "events are kept");
 }
 
+fn dropped(world: &World, reason: &str) -> u64 {
+    world.engine.outbox.dropped().get(reason).copied().unwrap_or(0)
+}
+
+#[test]
+fn what_was_evicted_is_counted_also_when_the_agent_is_killed_before_it_hears_of_it() {
+    let mut config = super::world::config();
+    config.store.max_bytes = 8 * 1024;
+    let mut world = World::with(config);
+    world.cut();
+    for crash in 1..=10 {
+        let before: u64 = world.store.evicted.iter().sum();
+        let evicts = world.advance_until(900 * SECOND, |world| world.store.evicted.iter().sum::<u64>() > before);
+        assert!(evicts, "nothing evicted before crash {crash}");
+        world.crash();
+        assert_eq!(dropped(&world, "quota"), world.store.evicted.iter().sum::<u64>(), "after crash {crash}");
+    }
+    world.advance(900 * SECOND);
+    assert_eq!(dropped(&world, "quota"), world.store.evicted.iter().sum::<u64>());
+}
+
+#[test]
+fn what_is_set_aside_is_counted_before_it_is_deleted_wherever_the_agent_is_killed() {
+    for kill_at in 0..120 {
+        let mut world = World::new();
+        world.cut();
+        world.advance(10 * SECOND);
+        let stored = world.engine.status(world.now).outbox.records;
+        let stored = stored["telemetry"].as_u64().unwrap();
+        world.ack_reason = AckReason::NotAuthorized;
+        world.broker_up = true;
+        let effects = std::cell::Cell::new(0);
+        world.advance_until(20 * SECOND, |_| effects.replace(effects.get() + 1) == kill_at);
+        world.broker_up = false;
+        world.crash();
+        let left = world.engine.status(world.now).outbox.records["telemetry"].as_u64().unwrap();
+        let counted = dropped(&world, "not_authorized");
+        assert!(
+            left + counted >= stored,
+            "killed after {kill_at} effects: {left} left and {counted} counted of {stored}"
+        );
+    }
+}
+
 #[test]
 fn a_store_that_fails_for_a_while_loses_nothing_that_fits_in_memory() {
     let mut world = World::new();

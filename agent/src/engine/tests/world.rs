@@ -27,7 +27,7 @@ pub(super) struct MemStore {
     logs: [BTreeMap<u64, Bytes>; Class::COUNT],
     volatile: [BTreeSet<u64>; Class::COUNT],
     last: [u64; Class::COUNT],
-    evicted: [u64; Class::COUNT],
+    pub(super) evicted: [u64; Class::COUNT],
     pub(super) state: BTreeMap<String, Bytes>,
     pub(super) fault: Option<StoreFault>,
     pub(super) free_bytes: u64,
@@ -256,6 +256,27 @@ impl World {
             self.now.wall.unix.0 += i64::try_from(step).unwrap();
             self.input(Input::Wake);
         }
+    }
+
+    /// Lets time pass, effect by effect, until something holds; `false` if it never does within `by`.
+    pub(super) fn advance_until(&mut self, by: Duration, holds: impl Fn(&Self) -> bool) -> bool {
+        let until = self.now.mono.after(by);
+        while self.now.mono < until {
+            let next = self.engine.poll_deadline().map_or(until, |at| at.min(until)).max(Mono(self.now.mono.0 + 1));
+            self.now.wall.unix.0 += i64::try_from(next.0 - self.now.mono.0).unwrap();
+            self.now.mono = next;
+            self.enqueue(Input::Wake);
+            while let Some(input) = self.queue.pop_front() {
+                self.engine.handle(self.now, input);
+                while let Some(effect) = self.engine.poll_effect() {
+                    self.carry_out(effect);
+                    if holds(self) {
+                        return true;
+                    }
+                }
+            }
+        }
+        false
     }
 
     pub(super) fn input(&mut self, input: Input) {

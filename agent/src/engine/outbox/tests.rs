@@ -1,0 +1,112 @@
+use super::*;
+use crate::engine::io::Effect;
+
+const CLASS: Class = Class::Telemetry;
+
+fn outbox(evicted: u64, accounted: u64) -> Outbox {
+    let mut recovered = Recovered::default();
+    recovered.logs[CLASS as usize] = LogRange { first: 1, last: 400, records: 400, evicted };
+    let limits = Limits { max_bytes: 1 << 20, min_free_bytes: 0, commit_interval: Duration::from_secs(1) };
+    Outbox::new(limits, &recovered, BTreeMap::new(), [0, 0, accounted])
+}
+
+fn page(seqs: std::ops::RangeInclusive<u64>) -> Result<StoreReply, StoreFault> {
+    Ok(StoreReply::Page { records: seqs.map(|seq| (seq, Bytes::from_static(b"x"))).collect(), damaged: 0 })
+}
+
+fn ops(effects: &mut Effects) -> Vec<StoreOp> {
+    let stores = std::iter::from_fn(|| effects.poll());
+    stores.filter_map(|effect| if let Effect::Store { op, .. } = effect { Some(op) } else { None }).collect()
+}
+
+/// Sends the first of what is ready.
+fn send(outbox: &mut Outbox, count: usize) {
+    for _ in 0..count {
+        outbox.sent(CLASS);
+    }
+}
+
+fn quota(outbox: &Outbox) -> u64 {
+    outbox.dropped().get("quota").copied().unwrap_or(0)
+}
+
+/// Records 1 to 20 read ahead, ten of them in flight, and then all up to 100 evicted.
+fn evicted_while_sending() -> (Outbox, Effects) {
+    let (mut outbox, mut effects) = (outbox(0, 0), Effects::default());
+    outbox.fill(CLASS, &mut effects);
+    outbox.page(Mono(0), CLASS, page(1..=20), &mut effects);
+    send(&mut outbox, 10);
+    outbox.evicted(Mono(0), CLASS, Ok(StoreReply::Evicted { records: 100, first: 1, last: 100 }), &mut effects);
+    (outbox, effects)
+}
+
+#[test]
+fn a_page_that_was_asked_for_before_a_rewind_does_not_skip_what_has_to_be_sent_again() {
+    let (mut outbox, mut effects) = (outbox(0, 0), Effects::default());
+    outbox.fill(CLASS, &mut effects);
+    outbox.page(Mono(0), CLASS, page(1..=50), &mut effects);
+    send(&mut outbox, 20);
+    outbox.fill(CLASS, &mut effects);
+    outbox.rewind_all();
+    outbox.page(Mono(0), CLASS, page(51..=100), &mut effects);
+    assert_eq!(outbox.ready(CLASS, u64::MAX).count(), 0, "1 to 50 come first");
+    ops(&mut effects);
+    outbox.fill(CLASS, &mut effects);
+    assert!(matches!(ops(&mut effects)[..], [StoreOp::Read { from: 1, .. }]));
+}
+
+#[test]
+fn what_the_store_evicted_and_a_crash_kept_from_being_counted_is_counted_at_the_start() {
+    let mut late = outbox(150, 100);
+    assert_eq!(quota(&late), 50);
+    assert_eq!(late.dropped_to_save().map(|(_, accounted)| accounted), Some([0, 0, 150]));
+    let mut in_time = outbox(150, 150);
+    assert_eq!((quota(&in_time), in_time.dropped_to_save()), (0, None));
+}
+
+#[test]
+fn a_log_that_counts_from_zero_again_is_followed() {
+    let mut outbox = outbox(30, 150);
+    assert_eq!(quota(&outbox), 0);
+    assert_eq!(
+        outbox.dropped_to_save().map(|(_, accounted)| accounted),
+        Some([0, 0, 30]),
+        "the next 120 are no secret"
+    );
+}
+
+#[test]
+fn evicted_records_that_are_on_their_way_count_as_dropped_only_once_they_can_no_longer_arrive() {
+    let (mut outbox, mut effects) = evicted_while_sending();
+    assert_eq!(quota(&outbox), 80);
+    assert_eq!(
+        outbox.dropped_to_save().map(|(_, accounted)| accounted),
+        Some([0, 0, 80]),
+        "a crash would cost twenty more"
+    );
+    for seq in 1..=5 {
+        outbox.acknowledged(CLASS, seq);
+    }
+    outbox.rewind_all();
+    assert_eq!(quota(&outbox), 95, "five arrived; the rest is neither in the store nor in memory");
+    assert_eq!(outbox.dropped_to_save().map(|(_, accounted)| accounted), Some([0, 0, 100]));
+    outbox.fill(CLASS, &mut effects);
+    outbox.page(Mono(0), CLASS, page(101..=110), &mut effects);
+    send(&mut outbox, 10);
+    outbox.rewind_all();
+    assert_eq!(quota(&outbox), 95, "these are in the store still");
+}
+
+#[test]
+fn that_all_evicted_records_arrived_after_all_is_saved_once() {
+    let (mut outbox, _) = evicted_while_sending();
+    outbox.dropped_to_save();
+    send(&mut outbox, 10);
+    for seq in 1..=19 {
+        outbox.acknowledged(CLASS, seq);
+        assert_eq!(outbox.dropped_to_save(), None, "a write for each would wear the flash");
+    }
+    outbox.acknowledged(CLASS, 20);
+    assert_eq!(outbox.dropped_to_save().map(|(_, accounted)| accounted), Some([0, 0, 100]));
+    assert_eq!(quota(&outbox), 80);
+}
