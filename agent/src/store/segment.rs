@@ -20,8 +20,8 @@ use rustix::io::Errno;
 
 /// Longest body of a record.
 pub const RECORD_BYTES_MAX: usize = 256 * 1024;
-pub(super) const HEADER_BYTES: u64 = HEADER_LEN as u64;
-pub(super) const FRAME_BYTES: usize = 24;
+pub(crate) const HEADER_BYTES: u64 = HEADER_LEN as u64;
+pub(crate) const FRAME_BYTES: usize = 24;
 
 pub(super) const HEADER_LEN: usize = 20;
 /// The part of the header that its checksum covers.
@@ -355,7 +355,12 @@ pub(super) fn survey(source: Source<'_>, segment: u64, acked: u64, expected: Opt
     match header {
         Header::Known { nth } => found.expect(nth, segment > acked),
         Header::Newer { .. } => return Ok(found),
-        Header::Damaged => found.damaged_bytes += HEADER_BYTES.min(source.len()),
+        // A segment that had just begun when the power went.
+        Header::Damaged if source.len() < HEADER_BYTES => {
+            found.torn = true;
+            found.good_end = 0;
+        }
+        Header::Damaged => found.damaged_bytes += HEADER_BYTES,
     }
     let mut frames = Frames::new(source, segment, HEADER_BYTES, segment.saturating_sub(1));
     loop {

@@ -113,6 +113,19 @@ fn a_torn_tail_costs_only_the_record_that_was_torn_wherever_it_was_torn() {
 }
 
 #[test]
+fn a_segment_that_was_torn_as_it_began_is_no_loss() {
+    let dir = dir();
+    drop(filled(&dir, 1..=3));
+    for len in 0..HEADER_LEN {
+        let header = segment::encode_header(3);
+        fs::write(segment_path(dir.path(), 4), &header[..len]).expect("the power goes");
+        let (mut log, losses) = open(&dir);
+        assert_eq!(losses, [], "torn at {len}: nothing in it was ever committed");
+        assert_eq!(seqs(&mut log), [1, 2, 3]);
+    }
+}
+
+#[test]
 fn a_flipped_bit_costs_exactly_its_record_and_is_told_with_its_number() {
     let dir = dir();
     drop(filled(&dir, 1..=9));
