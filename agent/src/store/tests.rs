@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::engine::io::{EffectId, Input, LogRange};
+use crate::engine::outbox::{Limits, Outbox};
 
 const ALL: usize = usize::MAX;
 
@@ -57,6 +58,32 @@ fn the_classes_have_logs_of_their_own_and_the_state_is_beside_them() {
     assert!(read_all(&mut store, Class::Events).is_empty());
     let summary = inspect(&settings(dir.path()).path).expect("inspect");
     assert_eq!(summary.map(|(_, summary)| summary.range.records), [1, 0, 1]);
+}
+
+/// The outbox of an agent that starts on this store, having saved that so many evicted telemetry records are accounted for.
+fn outbox(recovered: &Recovered, accounted: u64) -> Outbox {
+    let limits = Limits { max_bytes: 1024 * 1024, min_free_bytes: 0, commit_interval: Duration::from_secs(1) };
+    Outbox::new(limits, recovered, BTreeMap::new(), [0, 0, accounted])
+}
+
+#[test]
+fn an_eviction_that_the_agent_never_heard_of_is_counted_when_it_starts_again() {
+    let dir = temp();
+    let (mut store, _) = open(dir.path());
+    for seq in 1..=500 {
+        store.apply(append(Class::Telemetry, seq, 300)).expect("append");
+    }
+    store.apply(StoreOp::Commit).expect("commit");
+    let evicted = store.apply(StoreOp::Evict { class: Class::Telemetry }).expect("evict");
+    let StoreReply::Evicted { records: gone @ 1.., .. } = evicted else { panic!("{evicted:?}") };
+    drop(store);
+    let (_store, recovered) = open(dir.path());
+    let mut outbox_after = outbox(&recovered, 0);
+    assert_eq!(outbox_after.dropped().get("quota"), Some(&gone));
+    assert_eq!(outbox_after.records() + gone, 500, "neither lost nor counted twice");
+    let accounted = outbox_after.dropped_to_save().map(|(_, accounted)| accounted);
+    assert_eq!(accounted, Some([0, 0, gone]));
+    assert!(outbox(&recovered, gone).dropped().is_empty(), "what was saved is not counted again");
 }
 
 #[test]
