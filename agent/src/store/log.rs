@@ -22,9 +22,9 @@ use super::segment::{
 use crate::engine::io::{LogRange, StoreFault, StoreLoss};
 
 /// What is held back before it is written to the file; a commit writes it in any case.
-const WRITE_BUFFER_BYTES: usize = 64 * 1024;
+pub(crate) const WRITE_BUFFER_BYTES: usize = 64 * 1024;
 /// A newest segment that is done with is deleted from this size on; below it the deleting costs more than it gives.
-const DRAINED_BYTES_MIN: u64 = 64 * 1024;
+pub(crate) const DRAINED_BYTES_MIN: u64 = 64 * 1024;
 /// Segments of a newer version that are kept beside the log; older ones go.
 const SET_ASIDE_MAX: usize = 4;
 const SUFFIX: &str = "seg";

@@ -31,6 +31,12 @@ pub use self::segment::RECORD_BYTES_MAX;
 pub use self::state::STATE_VALUE_BYTES_MAX;
 pub use self::thread::{STORE_QUEUE_MAX, StoreHandle};
 
+// What the simulated disk counts with too, so that the two can't drift apart.
+pub(crate) use self::cursor::CURSOR_BYTES;
+pub(crate) use self::log::{DRAINED_BYTES_MIN, WRITE_BUFFER_BYTES};
+pub(crate) use self::segment::{FRAME_BYTES, HEADER_BYTES};
+pub(crate) use self::state::{COMMIT_OVERHEAD_BYTES, RESERVE_BYTES, RESERVE_FREE_FACTOR};
+
 use self::disk::Attempt;
 use self::log::Log;
 use self::state::State;
@@ -106,7 +112,7 @@ impl Store {
         claim(&path)?;
         let lock = lock(&path)?;
         let mut losses = Vec::new();
-        let segment_bytes = (settings.max_bytes / SEGMENTS_PER_STORE).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        let segment_bytes = segment_bytes(settings.max_bytes);
         let mut log = |class| Log::open(&log_dir(&path, class), segment_bytes, &mut losses);
         let logs = [log(Class::Results)?, log(Class::Events)?, log(Class::Telemetry)?];
         let (state, entries) = State::open(&path, &mut losses)?;
@@ -183,6 +189,11 @@ impl Store {
             Class::Telemetry => telemetry,
         }
     }
+}
+
+/// The size at which a segment is full, in a store that may grow to `max_bytes`.
+pub(crate) fn segment_bytes(max_bytes: u64) -> u64 {
+    (max_bytes / SEGMENTS_PER_STORE).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
 }
 
 /// Reads what lies in the outbox of a store, also of one in use; takes no lock and changes nothing.

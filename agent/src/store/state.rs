@@ -25,13 +25,13 @@ pub const STATE_VALUE_BYTES_MAX: usize = 5 * 1024 - CHECKSUM_BYTES - 1;
 const CHECKSUM_BYTES: usize = 4;
 const CACHE_BYTES: u64 = 1024 * 1024;
 /// Held back for the day the disk is full: sled needs room even to open, and to delete.
-const RESERVE_BYTES: usize = 2 * 1024 * 1024;
+pub(crate) const RESERVE_BYTES: usize = 2 * 1024 * 1024;
 /// The reserve is made only where so many times its size is free: on a disk just freed it would take the room again.
-const RESERVE_FREE_FACTOR: u64 = 4;
+pub(crate) const RESERVE_FREE_FACTOR: u64 = 4;
 /// A call is made once more after the database was opened anew.
 const ATTEMPTS: usize = 2;
 /// What sled writes for a commit beside keys and values: 2,000 commits of 300 B wrote 2.5 MB.
-const COMMIT_OVERHEAD_BYTES: u64 = 950;
+pub(crate) const COMMIT_OVERHEAD_BYTES: u64 = 950;
 
 /// How often a locked database is tried again, and after which pause: two seconds in all.
 const LOCK_TRIES: u32 = 200;
