@@ -122,6 +122,7 @@ fn readable(answer: &str) -> String {
         format!("commands    {} queued or under way", text("/commands_open")),
         format!("quarantine  {}", text("/quarantine")),
     ];
+    lines.extend(alarms(&status));
     for group in ["battery", "link", "errors", "host"] {
         if let Some(fields) = status.pointer(&format!("/sample/{group}")).and_then(Json::as_object) {
             let fields: Vec<String> = fields
@@ -133,6 +134,20 @@ fn readable(answer: &str) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// A line for each alarm that stands.
+fn alarms(status: &Json) -> Vec<String> {
+    let alarms = status.pointer("/alarms").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+    if alarms.is_empty() {
+        return vec!["alarms      none".to_owned()];
+    }
+    let line = |alarm: &Json| {
+        let text = |key: &str| alarm.get(key).map(plain).unwrap_or_default();
+        let since = alarm.get("since").map_or(String::new(), |since| format!(" since {}", plain(since)));
+        format!("ALARM       {} ({}): {}{since}", text("rule"), text("severity"), text("metric"))
+    };
+    alarms.iter().map(line).collect()
 }
 
 fn plain(value: &Json) -> String {

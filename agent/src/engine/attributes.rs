@@ -4,6 +4,8 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::metric::{Metric, Value};
+use super::observation::Severity;
+use super::rules::Alarm;
 use super::vitals::Vitals;
 
 /// Upper ends of the battery's bands in percent.
@@ -18,6 +20,10 @@ pub struct Attributes {
     battery_band: Option<usize>,
     link_type: Option<String>,
     degraded: bool,
+    /// Alarms that stand, by name.
+    alarms: Vec<String>,
+    /// One of them is critical or worse.
+    critical: bool,
     firmware: Option<String>,
     agent: String,
     changed: bool,
@@ -51,6 +57,15 @@ impl Attributes {
         self.degraded = degraded;
     }
 
+    /// The alarms that stand.
+    pub fn set_alarms<'a>(&mut self, alarms: impl Iterator<Item = Alarm<'a>>) {
+        let (names, severities): (Vec<String>, Vec<Severity>) =
+            alarms.map(|alarm| (alarm.rule.to_owned(), alarm.severity)).unzip();
+        let critical = severities.iter().any(|severity| *severity <= Severity::Critical);
+        self.changed |= self.alarms != names || self.critical != critical;
+        (self.alarms, self.critical) = (names, critical);
+    }
+
     /// They are to be sent (again).
     pub fn touch(&mut self) {
         self.changed = true;
@@ -77,14 +92,24 @@ impl Attributes {
         if let Some(link) = &self.link_type {
             map.insert("link_type".into(), json!(link));
         }
-        map.insert("health".into(), json!(if self.degraded { "degraded" } else { "ok" }));
-        map.insert("alarms".into(), json!([]));
+        map.insert("health".into(), json!(self.health()));
+        map.insert("alarms".into(), json!(self.alarms));
         map.insert("quarantine".into(), json!(quarantine));
         if let Some(firmware) = &self.firmware {
             map.insert("firmware".into(), json!(firmware));
         }
         map.insert("agent".into(), json!(self.agent));
         map
+    }
+
+    fn health(&self) -> &'static str {
+        if self.critical {
+            "critical"
+        } else if self.degraded || !self.alarms.is_empty() {
+            "degraded"
+        } else {
+            "ok"
+        }
     }
 }
 

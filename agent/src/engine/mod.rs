@@ -1,6 +1,6 @@
 //! The pure engine: every decision of the agent, and nothing else. No async, no I/O, no clock, no dice of its own:
 //! `handle(now, input)`, then `poll_effect()` until it is empty, and `poll_deadline()` says when to wake it. Its parts
-//! (vitals, incidents, outbox, link, commands, attributes) know nothing of each other; what passes between them passes
+//! (vitals, incidents, rules, outbox, link, commands, attributes) know nothing of each other; what passes between them passes
 //! here.
 
 pub mod attributes;
@@ -16,11 +16,13 @@ pub mod observation;
 pub mod outbox;
 pub mod packet;
 pub mod record;
+pub mod rules;
 pub mod status;
 pub mod time;
 pub mod timeline;
 pub mod vitals;
 
+mod alarms;
 mod pace;
 mod reconfigure;
 mod session;
@@ -45,7 +47,8 @@ use metric::{Metric, Point};
 use observation::{ErrorBatch, Observation};
 use outbox::Outbox;
 use pace::Pace;
-use record::{Body, Class, CommandResult, Event, Record};
+use record::{Body, Class, CommandResult, Event, Record, Sample};
+use rules::{Round, Rules};
 use session::Session;
 use stop::Stopping;
 use time::{BootId, Mono, Now, Unix};
@@ -93,6 +96,7 @@ pub struct Engine {
     seqs: Seqs,
     vitals: Vitals,
     incidents: Incidents,
+    rules: Rules,
     outbox: Outbox,
     link: Link,
     faults: FaultLog,
@@ -153,7 +157,7 @@ impl Engine {
             Input::Wake => {}
             Input::Observed { id, result } => {
                 if self.effects.complete(id).is_some() {
-                    self.observed(result);
+                    self.observed(now, result);
                 }
             }
             Input::Errors(batch) => self.errors(now, batch),
@@ -201,6 +205,7 @@ impl Engine {
             // A stop leaves the ticks undone: theirs would be a deadline in the past.
             self.stopping.is_none().then(|| self.pace.deadline()).flatten(),
             self.has_room_for_counts().then(|| self.incidents.deadline()).flatten(),
+            self.rules.deadline(),
             self.outbox.deadline(),
             self.link.deadline(),
             self.session.deadline(&self.link, &self.outbox, &self.attributes),
@@ -255,6 +260,7 @@ impl Engine {
     fn advance(&mut self, now: Now) {
         self.tick(now);
         self.tell_counts(now);
+        self.poll_alarms(now);
         let seqs = &mut self.seqs;
         self.outbox.poll(now.mono, || seqs.next(), &mut self.effects);
         if self.link.poll(now.mono, &mut self.effects) {
@@ -268,7 +274,7 @@ impl Engine {
         self.advance_stop(now);
     }
 
-    fn observed(&mut self, result: Result<Observation, String>) {
+    fn observed(&mut self, now: Now, result: Result<Observation, String>) {
         self.pace.observed();
         match result {
             Ok(observation) => {
@@ -276,12 +282,14 @@ impl Engine {
                 for fault in &observation.faults {
                     self.effects.log(LogLevel::Debug, format!("collect: {}: {}", fault.source, fault.what));
                 }
+                self.judge(now, Round::Observed(&observation.points));
                 self.vitals.observe(observation.points);
                 self.attributes.observe(&self.vitals);
             }
             Err(why) => {
                 self.counters.observe_busy += 1;
                 self.effects.log(LogLevel::Warn, format!("collect: no readings this time: {why}"));
+                self.judge(now, Round::Observed(&[]));
             }
         }
     }
@@ -376,8 +384,14 @@ impl Engine {
         }
     }
 
-    /// Closes the interval and stores its sample.
+    /// Closes the interval, judges its counts, and stores its sample.
     fn report(&mut self, now: Now) {
+        let sample = self.close_interval(now);
+        self.judge(now, Round::Reported(sample.as_ref()));
+        self.store_sample(now, sample);
+    }
+
+    fn close_interval(&mut self, now: Now) -> Option<Sample> {
         for point in self.agent_points(now) {
             self.vitals.take(point);
         }
@@ -386,7 +400,11 @@ impl Engine {
             self.outbox.save_dropped_again();
         }
         self.save_cursor();
-        let Some(sample) = self.vitals.report(now.mono) else { return };
+        self.vitals.report(now.mono)
+    }
+
+    fn store_sample(&mut self, now: Now, sample: Option<Sample>) {
+        let Some(sample) = sample else { return };
         let record = Record { at: self.timeline.stamp(now.mono), body: Body::Sample(sample) };
         let seq = self.seqs.next();
         self.outbox.append(now.mono, seq, &record, &mut self.effects);
@@ -424,6 +442,7 @@ impl Engine {
             ("series_max", self.vitals.take_refused()),
             ("observe_one_at_a_time", counters.observe_busy),
             ("store_queue_max", counters.store_busy),
+            ("alarm_events_max", self.rules.take_untold()),
         ];
         for (bound, times) in refused {
             if times > 0 {

@@ -86,6 +86,13 @@ impl Pace {
         self.publish_at = now.after(publish);
     }
 
+    /// How far apart rounds of collection and reports are at most, whether their intervals are the config's or others
+    /// for a while.
+    pub(super) fn spacing(&self, telemetry: &Telemetry) -> (Duration, Duration) {
+        let (sample, report, _) = self.intervals(telemetry);
+        (sample.max(telemetry.sample_interval), report.max(telemetry.report_interval))
+    }
+
     pub(super) fn deadline(&self) -> Option<Mono> {
         let until = self.replaced.map(|(until, _)| until);
         [Some(self.observe_at), Some(self.report_at), Some(self.publish_at), until].into_iter().flatten().min()

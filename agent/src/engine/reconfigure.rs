@@ -52,6 +52,7 @@ impl Engine {
         self.pace.restart(now.mono, &self.config.telemetry);
         self.incidents.set_settings(start::incident_settings(&self.config.collect.errors));
         self.link.set_settings(start::link_settings(&self.config));
+        self.reconfigure_rules(now);
         self.attributes.touch();
         if self.link.is_online() {
             self.subscribe(now, true);

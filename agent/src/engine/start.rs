@@ -14,7 +14,8 @@ use super::link::{self, FaultLog, Link};
 use super::observation::Severity;
 use super::outbox::{Limits, Outbox};
 use super::pace::Pace;
-use super::record::{Event, EventKind, Stamp};
+use super::record::{Class, Event, EventKind, Stamp};
+use super::rules::{Leftovers, Rules};
 use super::session::Session;
 use super::time::{Anchor, BootId, Now, Unix};
 use super::timeline::Timeline;
@@ -86,6 +87,9 @@ impl Engine {
         let highest_stored = recovered.logs.iter().map(|log| log.last).max().unwrap_or(0);
         let last = last_used(state.read(SEQ_KEY).unwrap_or(0), highest_stored);
         let (dropped, accounted) = (state.read(DROPPED_KEY), state.read(ACCOUNTED_KEY));
+        let events_last = recovered.logs.get(Class::Events as usize).map_or(0, |log| log.last);
+        let stamp = timeline.stamp(now.mono);
+        let (rules, leftovers) = Rules::new(&config.rules, stamp, &recovered.state, events_last);
         let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default());
 
         let mut engine = Self {
@@ -93,6 +97,7 @@ impl Engine {
             seqs: Seqs { last, reserved: last, reserving: false, retry_at: None },
             vitals: Vitals::new(now.mono),
             incidents: Incidents::new(incident_settings(&config.collect.errors)),
+            rules,
             outbox: Outbox::new(
                 limits(&config),
                 &recovered,
@@ -118,12 +123,20 @@ impl Engine {
             engine.save_timeline(&saved);
         }
         let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
-        engine.begin(now, state.read(RUN_KEY), careful, &recovered, &told);
+        engine.begin(now, state.read(RUN_KEY), careful, &recovered, &told, leftovers);
         engine
     }
 
     /// Tells what happened since the last run, and marks this one as begun.
-    fn begin(&mut self, now: Now, before: Option<Run>, careful: Option<Unix>, recovered: &Recovered, told: &[String]) {
+    fn begin(
+        &mut self,
+        now: Now,
+        before: Option<Run>,
+        careful: Option<Unix>,
+        recovered: &Recovered,
+        told: &[String],
+        alarms: Leftovers,
+    ) {
         let run = Run { at: self.timeline.stamp(now.mono), clean: false };
         let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))];
         if let Some(careful) = careful {
@@ -145,6 +158,7 @@ impl Engine {
             .with("version", self.identity.version.as_str())
             .with("after", before.map_or("first start", |run| if run.clean { "stop" } else { "crash or power cut" }));
         self.record_event(now, started);
+        self.begin_alarms(now, alarms);
         self.advance(now);
     }
 

@@ -5,8 +5,9 @@ use serde_json::{Map, Value as Json};
 
 use super::Engine;
 use super::record::Class;
+use super::rules::Alarm;
 use super::time::Now;
-use crate::wire::payload::Speaker;
+use crate::wire::payload::{Speaker, rfc3339};
 
 /// The state of a running agent.
 #[derive(Debug, Serialize)]
@@ -25,8 +26,24 @@ pub struct Status {
     pub outbox: OutboxStatus,
     /// Commands that are queued or under way.
     pub commands_open: usize,
+    /// Alarms that stand, by name.
+    pub alarms: Vec<AlarmStatus>,
     /// The last sample, as the fleet gets it.
     pub sample: Json,
+}
+
+/// An alarm that stands.
+#[derive(Debug, Serialize)]
+pub struct AlarmStatus {
+    /// The rule's name.
+    pub rule: String,
+    /// The rule's severity.
+    pub severity: &'static str,
+    /// What it watches.
+    pub metric: String,
+    /// When its test began to hold; none where the clock was never trusted in that boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
 }
 
 /// The connection to the broker.
@@ -94,8 +111,19 @@ impl Engine {
                 fault: self.outbox.fault().map(ToString::to_string),
             },
             commands_open: self.commands.open(),
+            alarms: self.alarms_status(),
             sample: self.sample_json(),
         }
+    }
+
+    fn alarms_status(&self) -> Vec<AlarmStatus> {
+        let status = |alarm: Alarm<'_>| AlarmStatus {
+            rule: alarm.rule.to_owned(),
+            severity: alarm.severity.word(),
+            metric: alarm.metric.to_owned(),
+            since: self.timeline.date(alarm.since).and_then(rfc3339),
+        };
+        self.rules.raised().map(status).collect()
     }
 
     fn sample_json(&self) -> Json {

@@ -60,7 +60,9 @@ impl Engine {
         if self.stopping.is_some() {
             return;
         }
-        self.report(now);
+        // Not judged: the counts of an interval that was cut short clear no alarm.
+        let sample = self.close_interval(now);
+        self.store_sample(now, sample);
         // The lines in them were read, and will not be again.
         self.incidents.close_buckets(now.mono);
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));

@@ -1,5 +1,6 @@
 //! The engine run with no runtime at all: a clock that is a number, a store that is a map, a broker that is a list.
 
+mod alarms;
 mod commanding;
 mod invariants;
 mod sending;

@@ -8,10 +8,10 @@ use serde_json::Value as Json;
 
 use crate::config::{CheckedConfig, UnitName};
 use crate::engine::io::{
-    Act, ActOutcome, ActStatus, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogRange, Recovered, StoreFault,
-    StoreOp, StoreReply, StoreStats,
+    Act, ActOutcome, ActStatus, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogLevel, LogRange, Recovered,
+    StoreFault, StoreOp, StoreReply, StoreStats,
 };
-use crate::engine::metric::{Metric, Point};
+use crate::engine::metric::{Metric, Point, Value};
 use crate::engine::observation::Observation;
 use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish, Version};
 use crate::engine::record::Class;
@@ -28,6 +28,7 @@ pub(super) struct MemStore {
     volatile: [BTreeSet<u64>; Class::COUNT],
     last: [u64; Class::COUNT],
     pub(super) evicted: [u64; Class::COUNT],
+    durable_last: [u64; Class::COUNT],
     pub(super) state: BTreeMap<String, Bytes>,
     pub(super) fault: Option<StoreFault>,
     pub(super) free_bytes: u64,
@@ -49,6 +50,7 @@ impl MemStore {
             }
             StoreOp::Commit => {
                 self.volatile = Default::default();
+                self.durable_last = self.last;
                 StoreReply::Committed
             }
             StoreOp::Read { class, from, records_max, .. } => {
@@ -94,7 +96,7 @@ impl MemStore {
             log.retain(|seq, _| !volatile.contains(seq));
             volatile.clear();
         }
-        self.last = std::array::from_fn(|n| self.logs[n].keys().last().copied().unwrap_or(0).max(self.last[n]));
+        self.last = self.durable_last;
         Recovered {
             logs: std::array::from_fn(|n| LogRange {
                 first: self.logs[n].keys().next().copied().unwrap_or(0),
@@ -141,6 +143,11 @@ pub(super) struct World {
     pub(super) subscribes: u32,
     pub(super) exited: bool,
     pub(super) backoff_resets: u32,
+    /// What every round of collection reads.
+    pub(super) points: Vec<Point>,
+    /// The collectors hang: there are no readings at all.
+    pub(super) collectors_hang: bool,
+    pub(super) log: Vec<(LogLevel, String)>,
     queue: VecDeque<Input>,
     unanswered: Vec<u16>,
     trouble: Trouble,
@@ -169,6 +176,11 @@ struct Trouble {
 
 /// The defaults of the contract, with shorter intervals and one unit that may be restarted.
 pub(super) fn config() -> CheckedConfig {
+    config_with("")
+}
+
+/// The same, and more.
+pub(super) fn config_with(more: &str) -> CheckedConfig {
     let text = r#"
         [device]
         id = "gw-1"
@@ -185,7 +197,7 @@ pub(super) fn config() -> CheckedConfig {
         require_signature = false
     "#;
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
+    std::io::Write::write_all(&mut file.as_file(), format!("{text}{more}").as_bytes()).unwrap();
     crate::config::load(&[file.path().to_path_buf()]).unwrap().config
 }
 
@@ -221,6 +233,9 @@ impl World {
             subscribes: 0,
             exited: false,
             backoff_resets: 0,
+            points: vec![Point::new(Metric::BatteryChargePct, 80.0), Point::new(Metric::HostLoad1, 0.1)],
+            collectors_hang: false,
+            log: Vec::new(),
             queue: VecDeque::new(),
             unanswered: Vec::new(),
             trouble: Trouble::default(),
@@ -306,6 +321,19 @@ impl World {
         true
     }
 
+    /// One effect, and none of what follows from it.
+    pub(super) fn step_effect(&mut self) -> bool {
+        let Some(effect) = self.engine.poll_effect() else { return false };
+        self.carry_out(effect);
+        true
+    }
+
+    /// Takes a reading for all rounds from now on; `None`: there is none any more.
+    pub(super) fn set(&mut self, metric: Metric, value: Option<impl Into<Value>>) {
+        self.points.retain(|point| point.metric != metric);
+        self.points.extend(value.map(|value| Point::new(metric, value)));
+    }
+
     pub(super) fn enqueue(&mut self, input: Input) {
         self.queue.push_back(input);
     }
@@ -385,8 +413,8 @@ impl World {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Observe { id } => {
-                let points = vec![Point::new(Metric::BatteryChargePct, 80.0), Point::new(Metric::HostLoad1, 0.1)];
-                let result = Ok(Observation { points, faults: Vec::new() });
+                let readings = Observation { points: self.points.clone(), faults: Vec::new() };
+                let result = if self.collectors_hang { Err("busy".to_owned()) } else { Ok(readings) };
                 self.queue.push_back(Input::Observed { id, result });
             }
             Effect::Store { id, op } => {
@@ -427,7 +455,8 @@ impl World {
                 self.queue.push_back(Input::ActDone { id, outcome: outcome(ActStatus::Canceled) });
             }
             Effect::Exit => self.exited = true,
-            Effect::Send { .. } | Effect::Log { .. } => {}
+            Effect::Log { level, text } => self.log.push((level, text)),
+            Effect::Send { .. } => {}
         }
     }
 

@@ -1,0 +1,92 @@
+//! Carries out what the rules decided: alarms are stored, told, and shown in the attributes. Judges nothing.
+
+use super::Engine;
+use super::effects::Purpose;
+use super::io::LogLevel;
+use super::record::{Body, Event, Record};
+use super::rules::{self, Change, Leftovers, Round};
+use super::time::Now;
+
+impl Engine {
+    /// Puts in order what a restart left behind, and shows the alarms that stand.
+    pub(super) fn begin_alarms(&mut self, now: Now, leftovers: Leftovers) {
+        if !leftovers.forget.is_empty() {
+            let entries = leftovers.forget.into_iter().map(|key| (key, None)).collect();
+            self.effects.put(Purpose::Bookkeeping, entries);
+        }
+        for record in leftovers.again {
+            self.tell_alarm_record(now, &record);
+        }
+        for event in leftovers.cleared {
+            self.tell_alarm(now, event);
+        }
+        self.warn_of_missing_detectors();
+        self.show_alarms();
+    }
+
+    pub(super) fn judge(&mut self, now: Now, round: Round<'_>) {
+        let (observed, reported) = self.pace.spacing(&self.config.telemetry);
+        let interval = if matches!(round, Round::Observed(_)) { observed } else { reported };
+        let changes = self.rules.judge(self.timeline.stamp(now.mono), interval, round);
+        self.take_changes(now, changes);
+    }
+
+    /// Tells what had to wait for the bound on an alarm's events.
+    pub(super) fn poll_alarms(&mut self, now: Now) {
+        let events = self.rules.poll(now.mono);
+        if events.is_empty() {
+            return;
+        }
+        for event in events {
+            self.tell_alarm(now, event);
+        }
+        self.show_alarms();
+    }
+
+    pub(super) fn reconfigure_rules(&mut self, now: Now) {
+        let changes = self.rules.reconfigure(&self.config.rules, self.timeline.stamp(now.mono));
+        self.take_changes(now, changes);
+        self.warn_of_missing_detectors();
+        // Also where no alarm changed: a severity may have.
+        self.show_alarms();
+    }
+
+    fn take_changes(&mut self, now: Now, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        for change in changes {
+            if let Some(event) = change.event {
+                self.tell_alarm(now, event);
+            }
+        }
+        self.show_alarms();
+    }
+
+    fn tell_alarm(&mut self, now: Now, event: Event) {
+        let record = Record { at: self.timeline.stamp(now.mono), body: Body::Event(event) };
+        self.tell_alarm_record(now, &record);
+    }
+
+    /// State first, then the event, in the store's order: a crash between them leaves a number that the log never came
+    /// to, by which the next start knows that the event has to be told again. The other way round a crash would leave
+    /// an event without state, and the alarm would be raised twice.
+    fn tell_alarm_record(&mut self, now: Now, record: &Record) {
+        let Body::Event(event) = &record.body else { return };
+        let seq = self.seqs.next();
+        let entry = rules::entry(&event.name, seq, record);
+        self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        self.outbox.append(now.mono, seq, record, &mut self.effects);
+    }
+
+    fn show_alarms(&mut self) {
+        self.attributes.set_alarms(self.rules.raised());
+    }
+
+    fn warn_of_missing_detectors(&mut self) {
+        for rule in rules::without_detector(&self.config.rules) {
+            let text = format!("rules.{}: there is no detector of anomalies yet, it never raises an alarm", rule.name);
+            self.effects.log(LogLevel::Warn, text);
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Rules through the whole engine: what the fleet is told of an alarm, through crashes, reboots and new configurations.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use super::world::{World, config_with};
+use crate::engine::io::{Input, LogLevel, StoreFault};
+use crate::engine::metric::{Metric, Rollup};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LOW: &str = r#"
+    [[rules]]
+    name = "low"
+    metric = "battery.charge_pct"
+    below = 10
+    clear_above = 15
+    severity = "critical"
+"#;
+
+fn world(rules: &str) -> World {
+    let mut world = World::with(config_with(rules));
+    world.advance(SECOND);
+    world
+}
+
+/// The alarm events that the fleet got, each once: a reader drops what it has seen, by `seq`.
+fn alarms(world: &World) -> Vec<&Json> {
+    let events = world.got.iter().filter(|got| got.body["type"] == "alarm");
+    let unique: BTreeMap<u64, &Json> = events.map(|got| (got.body["seq"].as_u64().unwrap(), &got.body)).collect();
+    unique.into_values().collect()
+}
+
+fn states(world: &World) -> Vec<&str> {
+    alarms(world).iter().map(|event| event["alarm"]["state"].as_str().unwrap()).collect()
+}
+
+fn dynamic(world: &World) -> &Json {
+    &world.got.iter().rfind(|got| got.topic.ends_with("/attributes")).unwrap().body["dynamic"]
+}
+
+#[test]
+fn an_alarm_reaches_the_fleet_with_its_reading_and_is_cleared_beyond_the_clear_level() {
+    let mut world = world(LOW);
+    for (pct, said) in [(9.0, 1), (12.0, 1), (16.0, 2)] {
+        world.set(Metric::BatteryChargePct, Some(pct));
+        world.advance(2 * SECOND);
+        assert_eq!(alarms(&world).len(), said, "at {pct} %");
+    }
+    let [raised, cleared] = alarms(&world)[..] else { panic!() };
+    assert_eq!((&raised["severity"], &raised["name"]), (&"critical".into(), &"low".into()));
+    let alarm = serde_json::json!({"rule": "low", "state": "raised", "metric": "battery.charge_pct", "value": 9.0,
+        "threshold": 10.0, "since": raised["alarm"]["since"], "detector": "threshold"});
+    assert_eq!(raised["alarm"], alarm);
+    assert!(raised["alarm"]["since"].is_string());
+    assert_eq!((&cleared["severity"], &cleared["alarm"]["value"]), (&"notice".into(), &16.0.into()));
+}
+
+#[test]
+fn alarms_that_stand_are_shown_in_the_attributes_and_in_the_status() {
+    let hot = "[[rules]]\nname = \"hot\"\nmetric = \"host.load1\"\nabove = 4\n";
+    let mut world = world(&format!("{LOW}{hot}"));
+    let shown = |world: &World| (dynamic(world)["health"].clone(), dynamic(world)["alarms"].clone());
+    assert_eq!(shown(&world), ("ok".into(), serde_json::json!([])));
+    world.set(Metric::HostLoad1, Some(5.0));
+    world.advance(15 * SECOND);
+    assert_eq!(shown(&world), ("degraded".into(), serde_json::json!(["hot"])));
+    world.set(Metric::BatteryChargePct, Some(5.0));
+    world.advance(15 * SECOND);
+    assert_eq!(shown(&world), ("critical".into(), serde_json::json!(["hot", "low"])));
+    let status = world.engine.status(world.now);
+    let listed: Vec<_> = status.alarms.iter().map(|alarm| (alarm.rule.as_str(), alarm.severity)).collect();
+    assert_eq!(listed, [("hot", "warning"), ("low", "critical")]);
+    assert!(status.alarms.iter().all(|alarm| alarm.since.is_some()), "{:?}", status.alarms);
+}
+
+#[test]
+fn a_sensor_that_vanishes_leaves_its_alarm_standing_and_raises_only_missing_for() {
+    let gone = "[[rules]]\nname = \"gone\"\nmetric = \"battery.charge_pct\"\nmissing_for = \"10s\"\n";
+    let mut world = world(&format!("{LOW}{gone}"));
+    world.set(Metric::BatteryChargePct, Some(5.0));
+    world.advance(3 * SECOND);
+    world.set(Metric::BatteryChargePct, None::<f64>);
+    world.advance(30 * SECOND);
+    let told: Vec<_> = alarms(&world).iter().map(|event| (&event["name"], &event["alarm"]["state"])).collect();
+    assert_eq!(told, [(&"low".into(), &"raised".into()), (&"gone".into(), &"raised".into())]);
+    assert!(alarms(&world)[1]["alarm"].get("value").is_none(), "what is missing has no value");
+}
+
+#[test]
+fn collectors_that_hang_are_readings_that_are_missing() {
+    let gone = "[[rules]]\nname = \"gone\"\nmetric = \"battery.charge_pct\"\nmissing_for = \"10s\"\n";
+    let mut world = world(gone);
+    world.collectors_hang = true;
+    world.advance(15 * SECOND);
+    assert_eq!(states(&world), ["raised"]);
+}
+
+#[test]
+fn what_the_agent_knows_of_itself_is_judged_when_its_interval_closes() {
+    let rules = "[[rules]]\nname = \"rounds\"\nmetric = \"agent.refused.observe_one_at_a_time\"\nabove = 0\n\
+        [[rules]]\nname = \"backlog\"\nmetric = \"agent.outbox_records\"\nabove = 20\n";
+    let mut world = world(rules);
+    world.collectors_hang = true;
+    world.advance(4 * SECOND);
+    world.collectors_hang = false;
+    world.advance(4 * SECOND);
+    world.cut();
+    world.advance(120 * SECOND);
+    world.broker_up = true;
+    world.advance(60 * SECOND);
+    let told: Vec<_> =
+        alarms(&world).iter().map(|event| (event["name"].as_str(), event["alarm"]["state"].as_str())).collect();
+    let pair = |name| [(Some(name), Some("raised")), (Some(name), Some("cleared"))];
+    assert_eq!(told, [pair("rounds"), pair("backlog")].concat());
+}
+
+/// A gauge of the agent's own that is not in the table of the rules would never be judged.
+#[test]
+fn the_agents_own_gauges_are_those_that_rules_expect_at_the_report() {
+    let mut world = World::new();
+    world.advance(10 * SECOND);
+    world.store.fault = Some(StoreFault::Io { what: "append".into() });
+    world.advance(200 * SECOND);
+    let now = world.now;
+    world.engine.outbox.count_dropped("quota", 1);
+    for point in world.engine.agent_points(now) {
+        let counted = matches!(point.metric.rollup(), Rollup::Sum | Rollup::Counter);
+        assert!(counted || crate::engine::rules::OWN_GAUGES.contains(&point.metric), "{}", point.metric);
+    }
+}
+
+/// Crashes after each effect around the raise and around the clear.
+#[test]
+fn a_crash_neither_loses_nor_repeats_what_the_fleet_is_told_of_an_alarm() {
+    for crash_after in 0..60 {
+        let mut world = world(LOW);
+        let mut effects = 0;
+        for pct in [5.0, 50.0] {
+            world.set(Metric::BatteryChargePct, Some(pct));
+            world.now.mono = world.now.mono.after(SECOND);
+            world.enqueue(Input::Wake);
+            // Effect by effect, input by input, until all is said; in between the power goes once.
+            while effects <= crash_after {
+                if !world.step_effect() && !world.step() {
+                    break;
+                }
+                effects += 1;
+            }
+            if effects == crash_after + 1 {
+                effects += 1;
+                if crash_after % 2 == 0 { world.crash() } else { world.reboot() }
+            }
+            world.advance(5 * SECOND);
+        }
+        assert_eq!(states(&world), ["raised", "cleared"], "crash after {crash_after} effects and inputs");
+        world.crash();
+        world.advance(5 * SECOND);
+        assert_eq!(states(&world), ["raised", "cleared"], "and one more, after {crash_after}");
+    }
+}
+
+#[test]
+fn a_raised_alarm_survives_restart_and_reboot() {
+    let mut world = world(LOW);
+    world.set(Metric::BatteryChargePct, Some(5.0));
+    world.advance(2 * SECOND);
+    world.set(Metric::BatteryChargePct, None::<f64>);
+    for _ in 0..2 {
+        world.got.retain(|got| got.body["type"] == "alarm");
+        world.reboot();
+        world.advance(12 * SECOND);
+        assert_eq!((states(&world), &dynamic(&world)["health"]), (vec!["raised"], &"critical".into()));
+        world.crash();
+    }
+    world.set(Metric::BatteryChargePct, Some(50.0));
+    world.advance(2 * SECOND);
+    assert_eq!(states(&world), ["raised", "cleared"]);
+}
+
+#[test]
+fn an_alarm_whose_rule_is_gone_is_cleared_at_the_next_start_and_at_a_reload() {
+    let ends = |end: fn(&mut World)| {
+        let mut world = world(LOW);
+        world.set(Metric::BatteryChargePct, Some(5.0));
+        world.advance(2 * SECOND);
+        end(&mut world);
+        world.advance(15 * SECOND);
+        assert_eq!(states(&world), ["raised", "cleared"]);
+        assert_eq!(alarms(&world)[1]["alarm"]["reason"], "rule_removed");
+        assert_eq!(dynamic(&world)["health"], "ok");
+        world.crash();
+        world.crash();
+        world.advance(5 * SECOND);
+        assert_eq!(states(&world).len(), 2, "told once");
+        assert!(world.store.state.keys().all(|key| !key.starts_with("alarm/")), "{:?}", world.store.state.keys());
+    };
+    ends(|world| {
+        world.config = config_with("");
+        world.crash();
+    });
+    ends(|world| {
+        world.config = config_with("");
+        world.input(Input::Reconfigure(Box::new(world.config.clone())));
+    });
+}
+
+#[test]
+fn a_stop_does_not_clear_what_its_short_interval_did_not_count() {
+    let busy = "[[rules]]\nname = \"errors\"\nmetric = \"errors.count\"\nabove = 0\n";
+    let mut world = world(busy);
+    world.input(Input::Errors(super::invariants::error_batch("boom")));
+    world.advance(Duration::from_millis(1_200));
+    assert_eq!(states(&world), ["raised"]);
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(5 * SECOND);
+    assert!(world.exited);
+    assert_eq!(states(&world), ["raised"]);
+}
+
+#[test]
+fn an_alarm_that_flaps_does_not_fill_the_outbox_and_what_is_not_told_is_counted() {
+    let mut world = world(LOW);
+    for n in 0..300 {
+        world.set(Metric::BatteryChargePct, Some(if n % 2 == 0 { 5.0 } else { 50.0 }));
+        world.advance(SECOND);
+    }
+    world.advance(5 * SECOND);
+    let told = alarms(&world).len();
+    let untold: u64 = world
+        .got
+        .iter()
+        .filter_map(|got| got.body["samples"].as_array())
+        .flatten()
+        .filter_map(|sample| sample["agent"]["refused"]["alarm_events_max"].as_u64())
+        .sum();
+    assert!(told <= crate::engine::rules::EVENTS_PER_HOUR_MAX, "{told} events");
+    assert_eq!(told as u64 + untold, 300);
+    assert_eq!(states(&world).last(), Some(&"raised"));
+    world.advance(3_700 * SECOND);
+    assert_eq!(states(&world).last(), Some(&"cleared"), "it was quiet for an hour");
+}
+
+#[test]
+fn a_rule_that_needs_a_detector_is_named_in_the_log_and_never_raised() {
+    let odd = "[[rules]]\nname = \"odd\"\nmetric = \"host.load1\"\nanomaly = \"ewma\"\n";
+    let warnings = |world: &World| {
+        world.log.iter().filter(|(level, text)| *level == LogLevel::Warn && text.contains("rules.odd")).count()
+    };
+    let mut world = world(odd);
+    assert_eq!(warnings(&world), 1);
+    world.set(Metric::HostLoad1, Some(1e9));
+    world.advance(60 * SECOND);
+    assert_eq!(alarms(&world).len(), 0);
+    world.input(Input::Reconfigure(Box::new(config_with(&format!("{LOW}{odd}")))));
+    assert_eq!(warnings(&world), 2);
+}
