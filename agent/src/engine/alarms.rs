@@ -1,6 +1,8 @@
 //! Carries out what the rules decided: alarms are stored, told, and shown in the attributes. Judges nothing.
 
 use super::Engine;
+use bytes::Bytes;
+
 use super::effects::Purpose;
 use super::io::LogLevel;
 use super::record::{Body, Event, Record};
@@ -71,12 +73,37 @@ impl Engine {
     /// State first, then the event, in the store's order: a crash between them leaves a number that the log never came
     /// to, by which the next start knows that the event has to be told again. The other way round a crash would leave
     /// an event without state, and the alarm would be raised twice.
+    ///
+    /// An alarm that can't be stored is told all the same, and written again with the next report. Where the log refuses
+    /// the event, and a later one passes it, and a crash comes before it is tried again, it is lost all the same: the
+    /// attributes still name the alarm.
     fn tell_alarm_record(&mut self, now: Now, record: &Record) {
         let Body::Event(event) = &record.body else { return };
         let seq = self.seqs.next();
-        let entry = rules::entry(&event.name, seq, record);
-        self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        let (key, value) = rules::entry(&event.name, seq, record);
+        self.put_alarm(key, value);
         self.outbox.append(now.mono, seq, record, &mut self.effects);
+    }
+
+    /// An alarm was written, or could not be.
+    pub(super) fn alarm_stored(&mut self, key: String, value: Bytes, stored: bool) {
+        if stored {
+            self.unsaved_alarms.remove(&key);
+        } else {
+            self.unsaved_alarms.insert(key, value);
+        }
+    }
+
+    /// Writes again what could not be written: after a restart an alarm that is not stored would not be cleared.
+    pub(super) fn save_alarms(&mut self) {
+        for (key, value) in std::mem::take(&mut self.unsaved_alarms) {
+            self.put_alarm(key, value);
+        }
+    }
+
+    fn put_alarm(&mut self, key: String, value: Bytes) {
+        let entry = (key.clone(), Some(value.clone()));
+        self.effects.put(Purpose::Alarm { key, value }, vec![entry]);
     }
 
     fn show_alarms(&mut self) {

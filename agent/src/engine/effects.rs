@@ -57,6 +57,13 @@ pub enum Purpose {
         /// The new end of the reserved block.
         upto: u64,
     },
+    /// An alarm as the fleet is told of it.
+    Alarm {
+        /// Its key.
+        key: String,
+        /// Kept, so that it can be written again.
+        value: Bytes,
+    },
     /// State whose loss costs little: anchors, the journal's cursor.
     Bookkeeping,
     /// An action on the gateway.

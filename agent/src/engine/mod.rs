@@ -97,6 +97,8 @@ pub struct Engine {
     vitals: Vitals,
     incidents: Incidents,
     rules: Rules,
+    /// Alarms that the store could not take, by key: at most one a rule.
+    unsaved_alarms: BTreeMap<String, Bytes>,
     outbox: Outbox,
     link: Link,
     faults: FaultLog,
@@ -359,6 +361,10 @@ impl Engine {
                 self.log_fault("bookkeeping", fault.as_ref());
                 self.unsaved |= fault.is_some();
             }
+            Purpose::Alarm { key, value } => {
+                self.log_fault("alarm", fault.as_ref());
+                self.alarm_stored(key, value, fault.is_none());
+            }
             Purpose::Observe | Purpose::Act(_) => {}
         }
     }
@@ -400,6 +406,7 @@ impl Engine {
             self.outbox.save_dropped_again();
         }
         self.save_cursor();
+        self.save_alarms();
         self.vitals.report(now.mono)
     }
 

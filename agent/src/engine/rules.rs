@@ -195,9 +195,9 @@ impl Rules {
 
 /// What is to be stored when an alarm's event goes out under this number.
 #[must_use]
-pub fn entry(rule: &str, seq: u64, record: &Record) -> (String, Option<Bytes>) {
+pub fn entry(rule: &str, seq: u64, record: &Record) -> (String, Bytes) {
     let told = Told { seq, record: record.clone() };
-    (format!("{ALARM_KEY}{rule}"), Some(commands::encode(&told)))
+    (format!("{ALARM_KEY}{rule}"), commands::encode(&told))
 }
 
 /// The rules that ask for a detector of anomalies: there is none yet, so they never raise an alarm.
@@ -242,8 +242,8 @@ fn is_counted(metric: Metric) -> bool {
 
 fn reported(sample: &Sample, metric: Metric, label: Option<&str>) -> Option<Value> {
     let find = |metric: Metric, label: Option<&str>| {
-        let is_it = |metric: Metric, at: u16, of: Option<&str>| at == metric.number() && of == label;
-        sample.readings.iter().find(|reading| is_it(metric, reading.metric, reading.label.as_deref()))
+        let mut readings = sample.readings.iter();
+        readings.find(|reading| reading.metric == metric.number() && reading.label.as_deref() == label)
     };
     if let Some(reading) = find(metric, label) {
         return Some(reading.value.clone());
@@ -340,8 +340,7 @@ impl Watch {
     /// Takes over how an earlier rule of this name stood; its clocks only where they measured the same.
     fn inherit(&mut self, before: Self) {
         if before.test == self.test {
-            let rule = std::mem::replace(&mut self.rule, before.rule.clone());
-            *self = Self { rule, ..before };
+            *self = Self { rule: self.rule.clone(), ..before };
         } else {
             (self.raised, self.told, self.since) = (before.raised, before.told, before.since);
             self.events = before.events;
@@ -375,37 +374,21 @@ impl Watch {
     /// `None` if the round says nothing: then everything stays as it is.
     fn verdict(&mut self, now: Mono, gap: Duration, round: Round<'_>) -> Option<Verdict> {
         let value = round.find(self.metric, self.label.as_deref());
-        match &self.test {
-            Test::Missing(limit) => {
-                let limit = *limit;
-                // That there was no reading while nobody looked says nothing of the sensor.
-                if self.hear(now, gap) {
-                    self.read = now;
-                }
-                self.value = value;
-                if self.value.is_some() {
-                    self.read = now;
-                    return Some(Verdict::Good);
-                }
-                (now.since(self.read) >= limit).then_some(Verdict::Bad)
-            }
-            Test::Equals(wanted) => {
-                let value = value?;
-                let verdict = if is_same(&value, wanted) { Verdict::Bad } else { Verdict::Good };
+        match self.test {
+            Test::Missing(limit) => self.absence(now, gap, limit, value),
+            Test::Equals(ref wanted) => {
+                let is_equal = is_same(value.as_ref()?, wanted);
                 self.hear(now, gap);
-                self.value = Some(value);
-                Some(verdict)
+                self.value = value;
+                Some(if is_equal { Verdict::Bad } else { Verdict::Good })
             }
             Test::Limit(limit) => {
-                let limit = *limit;
-                let value = value?;
-                let number = value.number()?;
+                let number = value.as_ref()?.number()?;
                 self.hear(now, gap);
-                self.value = Some(value);
+                self.value = value;
                 Some(limit.verdict(number))
             }
             Test::Rate(limit) => {
-                let limit = *limit;
                 let number = value?.number()?;
                 self.hear(now, gap);
                 let rate =
@@ -414,6 +397,19 @@ impl Watch {
                 Some(limit.verdict(rate))
             }
         }
+    }
+
+    fn absence(&mut self, now: Mono, gap: Duration, limit: Duration, value: Option<Value>) -> Option<Verdict> {
+        // That there was no reading while nobody looked says nothing of the sensor.
+        if self.hear(now, gap) || value.is_some() {
+            self.read = now;
+        }
+        self.value = value;
+        if self.value.is_some() {
+            return Some(Verdict::Good);
+        }
+        // Not for long enough is no reading either: it leaves an alarm that was raised before a restart as it stands.
+        (now.since(self.read) >= limit).then_some(Verdict::Bad)
     }
 
     /// There is something to judge by. True after a gap: what held before it may not have held throughout.

@@ -98,6 +98,7 @@ impl Engine {
             vitals: Vitals::new(now.mono),
             incidents: Incidents::new(incident_settings(&config.collect.errors)),
             rules,
+            unsaved_alarms: BTreeMap::new(),
             outbox: Outbox::new(
                 limits(&config),
                 &recovered,

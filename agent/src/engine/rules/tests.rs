@@ -283,8 +283,7 @@ fn an_alarm_that_flaps_stands_for_the_fleet_until_it_is_quiet() {
 
 fn stored(rule: &str, seq: u64, event: &Event) -> (String, Bytes) {
     let record = Record { at: at(7), body: Body::Event(event.clone()) };
-    let (key, value) = entry(rule, seq, &record);
-    (key, value.unwrap())
+    entry(rule, seq, &record)
 }
 
 fn events_of(rule: &Rule) -> [Event; 2] {

@@ -10,7 +10,7 @@ use crate::engine::io::{Input, LogLevel, StoreFault};
 use crate::engine::metric::{Metric, Rollup};
 
 const SECOND: Duration = Duration::from_secs(1);
-const LOW: &str = r#"
+pub(super) const LOW: &str = r#"
     [[rules]]
     name = "low"
     metric = "battery.charge_pct"
@@ -26,7 +26,7 @@ fn world(rules: &str) -> World {
 }
 
 /// The alarm events that the fleet got, each once: a reader drops what it has seen, by `seq`.
-fn alarms(world: &World) -> Vec<&Json> {
+pub(super) fn alarms(world: &World) -> Vec<&Json> {
     let events = world.got.iter().filter(|got| got.body["type"] == "alarm");
     let unique: BTreeMap<u64, &Json> = events.map(|got| (got.body["seq"].as_u64().unwrap(), &got.body)).collect();
     unique.into_values().collect()
@@ -159,6 +159,21 @@ fn a_crash_neither_loses_nor_repeats_what_the_fleet_is_told_of_an_alarm() {
         world.advance(5 * SECOND);
         assert_eq!(states(&world), ["raised", "cleared"], "and one more, after {crash_after}");
     }
+}
+
+#[test]
+fn an_alarm_that_could_not_be_stored_is_stored_later_and_cleared_after_a_restart() {
+    let mut world = world(LOW);
+    world.set(Metric::BatteryChargePct, Some(5.0));
+    world.store.fault = Some(StoreFault::NoSpace { what: "put".into() });
+    world.advance(2 * SECOND);
+    world.store.fault = None;
+    world.advance(10 * SECOND);
+    assert_eq!(states(&world), ["raised"]);
+    world.set(Metric::BatteryChargePct, Some(50.0));
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(states(&world), ["raised", "cleared"]);
 }
 
 #[test]
