@@ -2,6 +2,7 @@
 //! further requests are refused, and nobody else waits. Ends when the worker is dropped or nobody takes its answers.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
@@ -10,6 +11,7 @@ use tokio::sync::mpsc;
 use super::Collectors;
 use super::clock::ClockReading;
 use crate::engine::io::{EffectId, Input};
+use crate::engine::observation::Observation;
 
 /// Rounds that may wait behind the one that is running. More would only be read late and all at once.
 const REQUESTS_MAX: usize = 1;
@@ -36,10 +38,11 @@ impl Worker {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn spawn(collectors: Collectors, inputs: mpsc::Sender<Input>) -> io::Result<Self> {
+    pub fn spawn(mut collectors: Collectors, inputs: mpsc::Sender<Input>) -> io::Result<Self> {
         let (requests, queue) = sync_channel(REQUESTS_MAX);
         // The handle is dropped on purpose: who joins a thread that hangs in a driver hangs with it.
-        thread::Builder::new().name("collect".to_owned()).spawn(move || run(collectors, &queue, &inputs))?;
+        let observe = move |clock| collectors.observe(clock);
+        thread::Builder::new().name("collect".to_owned()).spawn(move || run(observe, &queue, &inputs))?;
         Ok(Self { requests })
     }
 
@@ -55,11 +58,44 @@ impl Worker {
     }
 }
 
-fn run(mut collectors: Collectors, requests: &Receiver<(EffectId, ClockReading)>, inputs: &mpsc::Sender<Input>) {
+fn run(
+    mut observe: impl FnMut(ClockReading) -> Observation,
+    requests: &Receiver<(EffectId, ClockReading)>,
+    inputs: &mpsc::Sender<Input>,
+) {
     while let Ok((id, clock)) = requests.recv() {
-        let result = Ok(collectors.observe(clock));
+        // Without an answer the engine would wait for this round for ever, and the gateway be blind. What a collector
+        // keeps from round to round are counters: one that panicked halfway reports a wrong growth once.
+        let result = catch_unwind(AssertUnwindSafe(|| observe(clock)));
+        let result = result.map_err(|_| "a collector panicked: its words are on stderr".to_owned());
         if inputs.blocking_send(Input::Observed { id, result }).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::time::{Mono, Now, Unix, Wall};
+
+    #[test]
+    fn a_round_that_panics_is_answered_and_the_next_is_run() {
+        let (requests, queue) = sync_channel(2);
+        let clock =
+            ClockReading { now: Now { mono: Mono(1), wall: Wall { unix: Unix(0), trusted: false } }, synced: false };
+        requests.send((EffectId(1), clock)).unwrap();
+        requests.send((EffectId(2), clock)).unwrap();
+        drop(requests);
+        let mut rounds = 0;
+        let observe = |_| {
+            rounds += 1;
+            assert!(rounds > 1, "the first round");
+            Observation::default()
+        };
+        let (inputs, mut answers) = mpsc::channel(2);
+        run(observe, &queue, &inputs);
+        assert!(matches!(answers.try_recv(), Ok(Input::Observed { id: EffectId(1), result: Err(_) })));
+        assert!(matches!(answers.try_recv(), Ok(Input::Observed { id: EffectId(2), result: Ok(_) })));
     }
 }

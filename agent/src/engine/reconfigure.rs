@@ -16,6 +16,8 @@ impl Engine {
     }
 
     pub(super) fn reconfigure(&mut self, now: Now, wanted: CheckedConfig) {
+        // The runtime starts new collectors with each configuration: a round that hangs in the old ones is over.
+        self.pace.observed();
         let changes = config::changes(&self.config, &wanted);
         if changes.is_empty() {
             return;

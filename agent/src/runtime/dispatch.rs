@@ -18,7 +18,7 @@ use crate::collect::{Collectors, errors};
 use crate::config::CheckedConfig;
 use crate::engine::Engine;
 use crate::engine::io::{
-    Act, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogLevel, StoreFault, StoreOp, StoreStats,
+    Act, ActOutcome, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogLevel, StoreFault, StoreOp, StoreStats,
 };
 use crate::engine::observation::ErrorBatch;
 use crate::engine::packet::Version;
@@ -224,16 +224,28 @@ impl Dispatcher {
         let (cancel, canceled) = oneshot::channel();
         self.acts.insert(id, cancel);
         let (actor, inputs) = (Arc::clone(&self.actor), self.inputs.clone());
-        tokio::spawn(async move {
+        let news = inputs.clone();
+        let performed = async move {
             let progress = |percent| {
                 // A full queue costs a progress message, never the outcome.
-                let _ = inputs.try_send(Input::ActProgress { id, percent });
+                let _ = news.try_send(Input::ActProgress { id, percent });
             };
-            let outcome = actor.perform(act, timeout, canceled, progress).await;
+            actor.perform(act, timeout, canceled, progress).await
+        };
+        tokio::spawn(async move {
+            let outcome = outcome_of(performed).await;
             // The receiver is gone only when the agent ends.
             let _ = inputs.send(Input::ActDone { id, outcome }).await;
         });
     }
+}
+
+/// The outcome of an act, also of one that panics: without a completion its command would never end, and its target
+/// would stay taken for as long as the agent runs.
+async fn outcome_of(act: impl Future<Output = ActOutcome> + Send + 'static) -> ActOutcome {
+    tokio::spawn(act)
+        .await
+        .unwrap_or_else(|error| ActOutcome::failed("internal_error", format!("the agent failed at it: {error}")))
 }
 
 fn collectors(config: &CheckedConfig, battery_root: Option<&Path>) -> Collectors {
@@ -250,5 +262,19 @@ fn log(level: LogLevel, text: &str) {
         LogLevel::Warn => tracing::warn!("{text}"),
         LogLevel::Info => tracing::info!("{text}"),
         LogLevel::Debug => tracing::debug!("{text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::io::ActStatus;
+
+    #[tokio::test]
+    async fn an_act_that_panics_ends_as_failed() {
+        let outcome = outcome_of(async { panic!("a field that was never missing before") }).await;
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("internal_error")));
+        let detail = outcome.detail.unwrap_or_default();
+        assert!(detail.contains("a field that was never missing before"), "{detail}");
     }
 }

@@ -661,3 +661,23 @@ fn a_broker_that_takes_only_version_3_1_1_is_found() {
     world.advance(5 * SECOND);
     assert!(world.is_connected());
 }
+
+#[test]
+fn a_reload_ends_the_wait_for_a_round_that_hangs() {
+    let mut world = World::new();
+    world.collectors_hang(true);
+    world.advance(5 * SECOND);
+    world.collectors_hang(false);
+    world.advance(5 * SECOND);
+    let is_blind = |world: &World| {
+        world
+            .got
+            .iter()
+            .rfind(|got| got.topic.ends_with("telemetry"))
+            .is_some_and(|got| got.body["samples"][0]["battery"].is_null())
+    };
+    assert!(is_blind(&world));
+    world.input(Input::Reconfigure(Box::new(world.config.clone())));
+    world.advance(5 * SECOND);
+    assert!(!is_blind(&world));
+}

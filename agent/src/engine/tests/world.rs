@@ -163,6 +163,7 @@ struct Trouble {
     /// Answers of an operation that stalled, and of all that came behind it.
     late: Vec<Input>,
     refuses: Option<(Which, StoreFault)>,
+    collectors_hang: bool,
     /// Whoever takes the connection closes it without a word, when it is greeted in these versions.
     hangs_up_on: Vec<Version>,
     /// The broker leaves CONNECT unanswered, until it is told to answer.
@@ -412,6 +413,7 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
+            Effect::Observe { .. } if self.trouble.collectors_hang => {}
             Effect::Observe { id } => {
                 let readings = Observation { points: self.points.clone(), faults: Vec::new() };
                 let result = if self.collectors_hang { Err("busy".to_owned()) } else { Ok(readings) };
@@ -563,6 +565,11 @@ impl World {
     }
 
     /// The store works in order: what comes behind an operation that stalls is late too.
+    /// Rounds of collection that are begun now have no end.
+    pub(super) fn collectors_hang(&mut self, hang: bool) {
+        self.trouble.collectors_hang = hang;
+    }
+
     pub(super) fn hang_up_on(&mut self, versions: &[Version]) {
         self.trouble.hangs_up_on = versions.to_vec();
     }
