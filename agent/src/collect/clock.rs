@@ -43,6 +43,11 @@ impl Clock {
         Self { trust, marker: root.join(SYNCHRONIZED), checked: None }
     }
 
+    /// Trusts otherwise from now on.
+    pub fn set_trust(&mut self, trust: ClockTrust) {
+        self.trust = trust;
+    }
+
     /// This instant.
     pub fn now(&mut self) -> Now {
         self.read().now

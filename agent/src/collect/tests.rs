@@ -598,6 +598,9 @@ fn the_wall_clock_is_trusted_when_it_was_set_or_the_configuration_says_so() {
     assert!(!untrusted.synced && !untrusted.now.wall.trusted);
     let always = clock::Clock::new(ClockTrust::Always, made.dir.path()).read();
     assert!(!always.synced && always.now.wall.trusted);
+    let mut changed = clock::Clock::new(ClockTrust::Kernel, made.dir.path());
+    changed.set_trust(ClockTrust::Always);
+    assert!(changed.now().wall.trusted);
     made.write("run/systemd/timesync/synchronized", "");
     let synced = clock::Clock::new(ClockTrust::Kernel, made.dir.path()).read();
     assert!(synced.synced && synced.now.wall.trusted);

@@ -100,6 +100,11 @@ impl Session {
         }
     }
 
+    /// What a backlog may use, from now on.
+    pub(super) fn set_ration(&mut self, per_second: u32) {
+        self.ration.set_rate(per_second);
+    }
+
     /// When the pump, which has nothing to wait for but time, should be tried again.
     pub(super) fn deadline(&self, link: &Link, outbox: &Outbox, attributes: &Attributes) -> Option<Mono> {
         if !link.is_online() || !link.has_room() {
@@ -170,7 +175,12 @@ impl Ration {
     const ONE: u64 = 1_000;
 
     fn set(&mut self, now: Mono, per_second: u32) {
-        *self = Self { tokens: Self::ONE, at: now, per_second: u64::from(per_second.max(1)) };
+        *self = Self { tokens: Self::ONE, at: now, per_second: 0 };
+        self.set_rate(per_second);
+    }
+
+    fn set_rate(&mut self, per_second: u32) {
+        self.per_second = u64::from(per_second.max(1));
     }
 
     fn take(&mut self, now: Mono) -> bool {

@@ -164,6 +164,7 @@ fn reload(
     service.reloading(clock.now().mono);
     match config::load(files) {
         Ok(loaded) => {
+            clock.set_trust(loaded.config.clock.trust);
             engine.handle(clock.now(), Input::Reconfigure(Box::new(loaded.config)));
             shell.reconfigure(engine.config(), engine.error_cursor());
             tracing::info!("configuration read again");

@@ -681,3 +681,23 @@ fn a_reload_ends_the_wait_for_a_round_that_hangs() {
     world.advance(5 * SECOND);
     assert!(!is_blind(&world));
 }
+
+#[test]
+fn another_ration_for_the_backlog_holds_at_once() {
+    let mut config = super::world::config();
+    config.mqtt.drain.publishes_per_second = 1;
+    config.telemetry.publish_interval = 3_600 * SECOND;
+    let mut world = World::with(config);
+    world.packet_max = Some(1_024);
+    world.cut();
+    world.advance(1_200 * SECOND);
+    world.broker_up = true;
+    world.advance(5 * SECOND);
+    let slowly = world.samples().len();
+    assert!((1..100).contains(&slowly), "{slowly} samples");
+    let mut faster = world.config.clone();
+    faster.mqtt.drain.publishes_per_second = 200;
+    world.input(Input::Reconfigure(Box::new(faster)));
+    world.advance(5 * SECOND);
+    assert!(world.samples().len() > 500, "{} samples, {slowly} of them before", world.samples().len());
+}
