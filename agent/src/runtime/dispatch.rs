@@ -5,22 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::mqtt::link::{self, LinkEvent, LinkHandle};
 use super::mqtt::transport::Target;
 use super::retry::FullJitter;
 use super::{Options, RunError};
 use crate::act::Actor;
+use crate::collect::Collectors;
 use crate::collect::clock::Clock;
 use crate::collect::worker::Worker;
-use crate::collect::{Collectors, errors};
 use crate::config::CheckedConfig;
 use crate::engine::Engine;
 use crate::engine::io::{
     Act, ActOutcome, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogLevel, StoreFault, StoreOp, StoreStats,
 };
-use crate::engine::observation::ErrorBatch;
 use crate::engine::packet::Version;
 use crate::engine::time::Now;
 use crate::store::{Store, StoreHandle};
@@ -33,9 +32,6 @@ pub(super) struct Dispatcher {
     store_waits: BTreeMap<EffectId, Instant>,
     collectors: Worker,
     battery_root: Option<PathBuf>,
-    /// Dropped: the reader of error lines ends.
-    errors: Option<watch::Sender<bool>>,
-    errors_in: mpsc::Sender<ErrorBatch>,
     target: Arc<Target>,
     link: Option<(EffectId, LinkHandle)>,
     link_in: mpsc::Sender<LinkEvent>,
@@ -55,7 +51,6 @@ impl Dispatcher {
         stats: StoreStats,
         inputs: mpsc::Sender<Input>,
         link_in: mpsc::Sender<LinkEvent>,
-        errors_in: mpsc::Sender<ErrorBatch>,
     ) -> Result<Self, RunError> {
         let config = &options.config;
         let thread = |source| RunError::System { what: "start a thread", source };
@@ -66,8 +61,6 @@ impl Dispatcher {
             collectors: Worker::spawn(collectors(config, options.battery_root.as_deref()), inputs.clone())
                 .map_err(thread)?,
             battery_root: options.battery_root.clone(),
-            errors: None,
-            errors_in,
             target: Arc::new(Target::new(config.mqtt.url.clone(), Some(config.mqtt.tls.clone()))),
             link: None,
             link_in,
@@ -95,23 +88,13 @@ impl Dispatcher {
         self.store_waits.values().min().map_or(Duration::ZERO, Instant::elapsed)
     }
 
-    /// Begins to read error lines, behind the cursor.
-    pub(super) fn collect_errors(&mut self, config: &CheckedConfig, cursor: Option<&str>) {
-        let (stop, stopped) = watch::channel(false);
-        let cursor = cursor.map(str::to_owned);
-        let (errors, root) = (&config.collect.errors, &config.collect.root);
-        drop(errors::spawn(errors, root, cursor, self.errors_in.clone(), stopped));
-        self.errors = Some(stop);
-    }
-
     /// Takes over what another configuration changes outside the engine.
-    pub(super) fn reconfigure(&mut self, config: &CheckedConfig, cursor: Option<&str>) {
+    pub(super) fn reconfigure(&mut self, config: &CheckedConfig) {
         self.backoff = FullJitter::new(&config.mqtt.reconnect);
         match Worker::spawn(collectors(config, self.battery_root.as_deref()), self.inputs.clone()) {
             Ok(worker) => self.collectors = worker,
             Err(error) => tracing::error!("collect: the old collectors stay: start a thread: {error}"),
         }
-        self.collect_errors(config, cursor);
     }
 
     /// Hands a completion to the engine.

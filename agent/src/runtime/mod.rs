@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "the shell is where time and tasks come from")]
 
 mod dispatch;
+mod errors;
 mod identity;
 pub mod local;
 pub mod mqtt;
@@ -23,17 +24,15 @@ use crate::collect::clock::Clock;
 use crate::config::{self, CheckedConfig};
 use crate::engine::Engine;
 use crate::engine::io::Input;
-use crate::engine::observation::ErrorBatch;
 use crate::engine::time::Mono;
 use crate::store::{self, Store, StoreSettings};
 use dispatch::Dispatcher;
+use errors::ErrorLines;
 
 /// Inputs that may wait for the engine: completions of the store, of collectors and of actions.
 const INPUTS_MAX: usize = 512;
 /// Packets and other news of the link that may wait.
 const LINK_EVENTS_MAX: usize = 64;
-/// Batches of error lines that may wait; the journal keeps the rest.
-const ERROR_BATCHES_MAX: usize = 4;
 /// Requests on the local socket that may wait.
 const REQUESTS_MAX: usize = 8;
 /// While more operations than this wait for the store, nothing is read from the broker: each command is a write.
@@ -97,15 +96,14 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
 
     let (inputs_in, mut inputs) = mpsc::channel(INPUTS_MAX);
     let (link_in, mut link_events) = mpsc::channel(LINK_EVENTS_MAX);
-    let (errors_in, mut errors) = mpsc::channel::<ErrorBatch>(ERROR_BATCHES_MAX);
     let (requests_in, mut requests) = mpsc::channel(REQUESTS_MAX);
     let mut signals = Signals::new(options.service)?;
     let mut service = service::Service::new(options.service);
     let _socket = local::serve(&options.config.local.socket, requests_in);
 
     let mut engine = Engine::new(clock.now(), options.config.clone(), identity, recovered);
-    let mut shell = Dispatcher::new(&options, store, stats, inputs_in, link_in, errors_in)?;
-    shell.collect_errors(&options.config, engine.error_cursor());
+    let mut shell = Dispatcher::new(&options, store, stats, inputs_in, link_in)?;
+    let mut errors = read_errors(&engine);
     shell.carry_out(&mut engine, &mut clock);
     service.ready(engine.config());
 
@@ -128,7 +126,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
                 let input = shell.link_input(event);
                 engine.handle(clock.now(), input);
             }
-            Some(batch) = errors.recv() => engine.handle(clock.now(), Input::Errors(batch)),
+            batch = errors.next() => engine.handle(clock.now(), Input::Errors(batch)),
             Some(request) = requests.recv() => request.answer(&engine.status(clock.now())),
             () = tokio::time::sleep(wait) => engine.handle(clock.now(), Input::Wake),
             () = service.pet(shell.store_waits_for()) => {}
@@ -137,7 +135,10 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
                     service.stopping();
                     engine.handle(clock.now(), Input::Stop { reason: "stopped" });
                 }
-                Wish::Reload => reload(&mut engine, &mut shell, &mut service, &mut clock, &options.config_files),
+                Wish::Reload => {
+                    let files = &options.config_files;
+                    reload(&mut engine, &mut shell, &mut errors, &mut service, &mut clock, files);
+                }
             },
             Ok(()) = options.stop.changed() => {
                 if *options.stop.borrow() {
@@ -153,10 +154,16 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     Ok(())
 }
 
+fn read_errors(engine: &Engine) -> ErrorLines {
+    let collect = &engine.config().collect;
+    ErrorLines::begin(&collect.errors, &collect.root, engine.error_cursor())
+}
+
 /// Reads the configuration again. One that doesn't check leaves the running one in force.
 fn reload(
     engine: &mut Engine,
     shell: &mut Dispatcher,
+    errors: &mut ErrorLines,
     service: &mut service::Service,
     clock: &mut Clock,
     files: &[PathBuf],
@@ -166,7 +173,8 @@ fn reload(
         Ok(loaded) => {
             clock.set_trust(loaded.config.clock.trust);
             engine.handle(clock.now(), Input::Reconfigure(Box::new(loaded.config)));
-            shell.reconfigure(engine.config(), engine.error_cursor());
+            shell.reconfigure(engine.config());
+            *errors = read_errors(engine);
             tracing::info!("configuration read again");
         }
         Err(problems) => {
