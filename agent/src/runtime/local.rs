@@ -1,7 +1,7 @@
 //! The local socket: one request a line, one JSON object a line in answer. Today it answers `status`. It listens on a
 //! path, never on a port, and only root and the agent's group may open it.
 
-#![expect(clippy::disallowed_methods, reason = "the socket's task is spawned here")]
+#![expect(clippy::disallowed_methods, reason = "the socket's task is spawned here, and waits with bounds")]
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -18,6 +18,8 @@ use crate::engine::status::Status;
 
 /// Connections at a time; one more is closed at once.
 const CONNECTIONS_MAX: usize = 8;
+/// How long to wait before accepting again when it failed.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of a request.
 const REQUEST_MAX: u64 = 256;
 /// How long a client may take to ask, and the agent to answer.
@@ -87,7 +89,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 async fn accept(listener: UnixListener, requests: mpsc::Sender<Request>) {
     let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Some((stream, _)) = accepted(listener.accept().await).await else { continue };
         let Ok(place) = std::sync::Arc::clone(&places).try_acquire_owned() else { continue };
         let requests = requests.clone();
         tokio::spawn(async move {
@@ -95,6 +97,18 @@ async fn accept(listener: UnixListener, requests: mpsc::Sender<Request>) {
             let _ = timeout(ANSWER_MAX, converse(stream, requests)).await;
             drop(place);
         });
+    }
+}
+
+/// What was accepted; after a failure, a pause. Out of file descriptors, the next would fail in the same instant.
+async fn accepted<T>(result: io::Result<T>) -> Option<T> {
+    match result {
+        Ok(connection) => Some(connection),
+        Err(error) => {
+            tracing::warn!("local socket: accept: {error}");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
     }
 }
 
@@ -127,4 +141,20 @@ pub async fn ask_status(path: &Path) -> io::Result<String> {
         Ok(answer)
     };
     timeout(ANSWER_MAX, ask).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_file_descriptors_accepting_pauses() {
+        let error = io::Error::from(rustix::io::Errno::MFILE);
+        tokio::select! {
+            biased;
+            _ = accepted::<()>(Err(error)) => panic!("it would be asked again at once"),
+            () = tokio::task::yield_now() => {}
+        }
+        assert_eq!(accepted(Ok(7)).await, Some(7));
+    }
 }
