@@ -1,8 +1,8 @@
 //! Carries out what the rules decided: alarms are stored, told, and shown in the attributes. Judges nothing.
 
-use super::Engine;
 use bytes::Bytes;
 
+use super::Engine;
 use super::effects::Purpose;
 use super::io::LogLevel;
 use super::record::{Body, Event, Record};
@@ -16,12 +16,8 @@ impl Engine {
             let entries = leftovers.forget.into_iter().map(|key| (key, None)).collect();
             self.effects.put(Purpose::Bookkeeping, entries);
         }
-        for record in leftovers.again {
-            self.tell_alarm_record(now, &record);
-        }
-        for event in leftovers.cleared {
-            self.tell_alarm(now, event);
-        }
+        self.tell_alarm_records(now, leftovers.again);
+        self.tell_alarms(now, leftovers.cleared);
         self.warn_of_missing_detectors();
         self.show_alarms();
     }
@@ -39,9 +35,7 @@ impl Engine {
         if events.is_empty() {
             return;
         }
-        for event in events {
-            self.tell_alarm(now, event);
-        }
+        self.tell_alarms(now, events);
         self.show_alarms();
     }
 
@@ -57,17 +51,13 @@ impl Engine {
         if changes.is_empty() {
             return;
         }
-        for change in changes {
-            if let Some(event) = change.event {
-                self.tell_alarm(now, event);
-            }
-        }
+        self.tell_alarms(now, changes.into_iter().filter_map(|change| change.event).collect());
         self.show_alarms();
     }
 
-    fn tell_alarm(&mut self, now: Now, event: Event) {
-        let record = Record { at: self.timeline.stamp(now.mono), body: Body::Event(event) };
-        self.tell_alarm_record(now, &record);
+    fn tell_alarms(&mut self, now: Now, events: Vec<Event>) {
+        let at = self.timeline.stamp(now.mono);
+        self.tell_alarm_records(now, events.into_iter().map(|event| Record { at, body: Body::Event(event) }).collect());
     }
 
     /// State first, then the event, in the store's order: a crash between them leaves a number that the log never came
@@ -77,12 +67,18 @@ impl Engine {
     /// An alarm that can't be stored is told all the same, and written again with the next report. Where the log refuses
     /// the event, and a later one passes it, and a crash comes before it is tried again, it is lost all the same: the
     /// attributes still name the alarm.
-    fn tell_alarm_record(&mut self, now: Now, record: &Record) {
-        let Body::Event(event) = &record.body else { return };
-        let seq = self.seqs.next();
-        let (key, value) = rules::entry(&event.name, seq, record);
-        self.put_alarm(key, value);
-        self.outbox.append(now.mono, seq, record, &mut self.effects);
+    fn tell_alarm_records(&mut self, now: Now, records: Vec<Record>) {
+        if records.is_empty() {
+            return;
+        }
+        for record in records {
+            let Body::Event(event) = &record.body else { continue };
+            let seq = self.seqs.next();
+            let (key, value) = rules::entry(&event.name, seq, &record);
+            self.put_alarm(key, value);
+            self.outbox.append(now.mono, seq, &record, &mut self.effects);
+        }
+        self.outbox.commit(&mut self.effects);
     }
 
     /// An alarm was written, or could not be.
