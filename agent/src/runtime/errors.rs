@@ -38,6 +38,7 @@ impl ErrorLines {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_types, reason = "the test writes the kernel's log")]
 mod tests {
     use std::fs;
     use std::io::Write;

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::alarms::{LOW, alarms};
-use super::world::{World, config_with};
-use crate::engine::io::{Input, LinkFaultKind, StoreFault};
+use super::world::{Which, World, config_with};
+use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 
@@ -38,6 +38,9 @@ enum Blow {
     Drop,
     DiskFull,
     DiskWell,
+    StoreStalls,
+    StoreAnswers,
+    StoreRefuses(u8),
     Error(u8),
     Command(u8),
     Withhold(bool),
@@ -56,6 +59,9 @@ fn blow() -> impl Strategy<Value = Blow> {
         1 => Just(Blow::Drop),
         1 => Just(Blow::DiskFull),
         2 => Just(Blow::DiskWell),
+        1 => Just(Blow::StoreStalls),
+        2 => Just(Blow::StoreAnswers),
+        1 => (0..4_u8).prop_map(Blow::StoreRefuses),
         2 => (0..5_u8).prop_map(Blow::Error),
         3 => (0..8_u8).prop_map(Blow::Command),
         1 => any::<bool>().prop_map(Blow::Withhold),
@@ -74,7 +80,13 @@ fn strike(world: &mut World, blow: &Blow, n: usize) {
         Blow::Heal => world.broker_up = true,
         Blow::Drop => world.drop_connection(LinkFaultKind::Server),
         Blow::DiskFull => world.store.fault = Some(StoreFault::NoSpace { what: "append".into() }),
-        Blow::DiskWell => world.store.fault = None,
+        Blow::DiskWell => {
+            world.store.fault = None;
+            world.refuse_nothing();
+        }
+        Blow::StoreStalls => world.stall_store_at(|_| true),
+        Blow::StoreAnswers => world.store_answers(),
+        Blow::StoreRefuses(kind) => world.refuse(some_operation(*kind), StoreFault::Busy),
         Blow::Error(kind) => world.input(Input::Errors(error_batch(&format!("kind {}", char::from(b'a' + kind))))),
         Blow::Command(id) if world.is_connected() => {
             let pkid = u16::try_from(n + 1).unwrap();
@@ -86,6 +98,15 @@ fn strike(world: &mut World, blow: &Blow, n: usize) {
         Blow::ClockLost => world.now.wall.trusted = false,
         Blow::ClockSet => world.now.wall.trusted = true,
         Blow::Charge(low) => world.set(Metric::BatteryChargePct, Some(if *low { 5.0 } else { 80.0 })),
+    }
+}
+
+fn some_operation(kind: u8) -> Which {
+    match kind {
+        0 => |op| matches!(op, StoreOp::Put { .. }),
+        1 => |op| matches!(op, StoreOp::Trim { .. }),
+        2 => |op| matches!(op, StoreOp::Read { .. }),
+        _ => |op| matches!(op, StoreOp::Commit),
     }
 }
 
@@ -102,6 +123,8 @@ proptest! {
         }
         // The faults end: then the outbox drains and every command ends.
         world.store.fault = None;
+        world.refuse_nothing();
+        world.store_answers();
         world.broker_up = true;
         world.withhold_acks = false;
         world.answer_all();
