@@ -285,15 +285,19 @@ impl Budget {
     /// The longest window: what it counts has to be kept as long.
     pub const WINDOW_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-    /// Takes `COUNT/WINDOW`, with a count of at least 1 and a window of 1 s to 30 days.
+    /// The largest count: each is remembered for its window.
+    pub const COUNT_MAX: u32 = 128;
+
+    /// Takes `COUNT/WINDOW`, with a count of 1 to 128 and a window of 1 s to 30 days.
     pub fn parse(text: &str) -> Result<Self, Unfit> {
-        Self::split(text)
-            .ok_or_else(|| Unfit::new(text, "COUNT/WINDOW with a window of 1s to 30days, such as \"5/1h\""))
+        Self::split(text).ok_or_else(|| {
+            Unfit::new(text, "COUNT/WINDOW with a count of 1 to 128 and a window of 1s to 30days, such as \"5/1h\"")
+        })
     }
 
     fn split(text: &str) -> Option<Self> {
         let (count, window) = text.split_once('/')?;
-        let count = count.parse().ok().filter(|count| *count >= 1)?;
+        let count = count.parse().ok().filter(|count| (1..=Self::COUNT_MAX).contains(count))?;
         let window = duration(window)?;
         (Duration::from_secs(1)..=Self::WINDOW_MAX).contains(&window).then_some(Self { count, window })
     }

@@ -51,6 +51,7 @@ impl Engine {
         if changes.is_empty() {
             return;
         }
+        self.take_remedies(now, &changes);
         self.tell_alarms(now, changes.into_iter().filter_map(|change| change.event).collect());
         self.show_alarms();
     }

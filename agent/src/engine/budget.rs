@@ -11,7 +11,7 @@ use super::timeline::Timeline;
 use crate::config::{Action, Budget};
 
 /// Spendings remembered per action: no budget may be larger, the config's check sees to that.
-pub const SPENT_MAX: usize = 1_000;
+pub const SPENT_MAX: usize = 128;
 
 /// What was spent of each budget.
 #[derive(Debug, Default)]
@@ -28,6 +28,14 @@ impl Ledger {
     /// Takes over what was stored for an action.
     pub fn restore(&mut self, action: Action, spent: Spent) {
         self.spent.insert(action, spent);
+    }
+
+    /// Spends all that a budget has: what was spent before can't be known.
+    pub fn exhaust(&mut self, action: Action, budget: &Budget, timeline: &Timeline, now: Now) -> Spent {
+        let count = usize::try_from(budget.count).unwrap_or(SPENT_MAX).min(SPENT_MAX);
+        let spent = Spent(vec![timeline.stamp(now.mono); count]);
+        self.spent.insert(action, spent.clone());
+        spent
     }
 
     /// Whether there is something left.

@@ -12,6 +12,8 @@ use crate::wire::{CommandId, Reason, VerifiedCommand};
 const RESTART_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long a runbook may take where the command doesn't say.
 const RUN_TIMEOUT: Duration = Duration::from_secs(300);
+/// The longest that a reboot may be put off.
+const DELAY_MAX: Duration = Duration::from_secs(3_600);
 /// Arguments of a runbook.
 const RUN_ARGS_MAX: usize = 64;
 /// The shortest interval that a command may set: below it a gateway would measure itself.
@@ -26,6 +28,11 @@ pub enum Command {
     Ping,
     /// Acts on the gateway.
     Act(Act),
+    /// Restarts the machine, after a while.
+    Reboot {
+        /// How long to wait.
+        delay: Duration,
+    },
     /// Takes a command back.
     Cancel(CommandId),
     /// The red button.
@@ -70,6 +77,20 @@ impl Command {
                 }
                 Ok(Self::Act(Act::Run { runbook: runbook.to_owned(), args: words(args)? }))
             }
+            "restart_link" => {
+                let interface = text(args, "interface")?;
+                if !is_interface(interface) {
+                    return Err(malformed(format!("args.interface {interface:?} is no interface's name")));
+                }
+                Ok(Self::Act(Act::RestartLink { interface: interface.to_owned() }))
+            }
+            "reboot" => Ok(Self::Reboot { delay: delay(args)? }),
+            "rollback" => {
+                let target = text(args, "target")?.to_owned();
+                let to = args.contains_key("to").then(|| text(args, "to").map(str::to_owned)).transpose()?;
+                Ok(Self::Act(Act::Rollback { target, to }))
+            }
+            "mark_good" => Ok(Self::Act(Act::MarkGood { target: text(args, "target")?.to_owned() })),
             "cancel" => {
                 let id = text(args, "command_id")?;
                 let id = CommandId::parse(id)
@@ -85,7 +106,17 @@ impl Command {
     /// Whether it changes the gateway, so that its freshness has to be proven.
     #[must_use]
     pub const fn is_disruptive(&self) -> bool {
-        matches!(self, Self::Act(_))
+        self.act().is_some()
+    }
+
+    /// What it does to the gateway.
+    #[must_use]
+    pub const fn act(&self) -> Option<&Act> {
+        match self {
+            Self::Act(act) => Some(act),
+            Self::Reboot { .. } => Some(&Act::Reboot),
+            Self::Ping | Self::Cancel(_) | Self::CancelAll | Self::SetIntervals(_) => None,
+        }
     }
 }
 
@@ -133,6 +164,21 @@ fn is_runbook_name(name: &str) -> bool {
     (1..=255).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// A name that the kernel takes for an interface (`dev_valid_name`).
+fn is_interface(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
+}
+
+/// `delay_s`: whole seconds.
+fn delay(args: &Map<String, Json>) -> Result<Duration, (Reason, String)> {
+    let Some(value) = args.get("delay_s") else { return Ok(Duration::ZERO) };
+    let seconds = value.as_u64().filter(|seconds| *seconds <= DELAY_MAX.as_secs());
+    let expected = || malformed(format!("args.delay_s is {value}, 0 to {} seconds are expected", DELAY_MAX.as_secs()));
+    seconds.map(Duration::from_secs).ok_or_else(expected)
 }
 
 fn text<'a>(args: &'a Map<String, Json>, key: &str) -> Result<&'a str, (Reason, String)> {

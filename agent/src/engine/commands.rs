@@ -2,19 +2,20 @@
 //! command takes effect at most once: its id is on disk before anything happens, and what was under way when the agent
 //! stopped is reported INTERRUPTED and never run again. Verifies no signature and runs nothing itself.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
+use super::admission::{self, Circumstances, Power};
 use super::budget::{Ledger as Budgets, Spent};
 use super::command::{Command, Intervals};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel};
 use super::observation::Severity;
 use super::record::{CommandResult, Event, EventKind, Status};
-use super::time::{Mono, Now, Unix};
+use super::time::{BootId, Mono, Now, Unix};
 use super::timeline::Timeline;
 use crate::config::{Action, CheckedConfig};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
@@ -29,6 +30,8 @@ pub const ACTS_MAX: usize = 8;
 const REFUSALS_BURST: u32 = 60;
 /// Keeps an entry of the ledger well under the keyed store's limit on a value.
 const KEPT_TEXT_MAX: usize = 2_048;
+/// How long to wait before asking a journal that failed again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Progress is told in steps of at least this.
 const PROGRESS_STEP_PCT: u8 = 5;
 
@@ -50,6 +53,8 @@ pub enum Step {
     Journal(Purpose, Vec<(String, Option<Bytes>)>),
     /// Act on the gateway.
     Act(CommandId, Act, Duration),
+    /// Restart the machine after a while.
+    Reboot(CommandId, Duration),
     /// Stop an action.
     Stop(EffectId),
     /// Change the rates.
@@ -69,6 +74,12 @@ pub struct Facts<'a> {
     pub timeline: &'a Timeline,
     /// The nonce of the current presence message.
     pub nonce: &'a str,
+    /// What this gateway has means for.
+    pub able: &'a BTreeSet<Action>,
+    /// The power supply.
+    pub power: Power,
+    /// Targets that the gateway's own ladders work on.
+    pub busy: &'a BTreeSet<String>,
 }
 
 /// All commands that are known.
@@ -83,6 +94,12 @@ pub struct Commands {
     steps: VecDeque<Step>,
     refusals: Bucket,
     refused: BTreeMap<Reason, u64>,
+    /// Outcomes that the journal could not take: nothing is told of them before it has.
+    unwritten: BTreeSet<CommandId>,
+    retry_at: Option<Mono>,
+    /// `iat` of the last command whose time was found right: it can't be earlier than that. Of others it proves nothing but
+    /// that a signer's clock is wrong.
+    issued_at: Option<i64>,
 }
 
 /// A command in the ledger.
@@ -91,8 +108,8 @@ struct Entry {
     stored: Stored,
     /// What it asks; `None` for one that came from the disk and won't run again.
     command: Option<Command>,
-    /// The message to acknowledge once this is durable.
-    pkid: Option<u16>,
+    /// The messages to acknowledge once this is durable: it may have come more than once until then.
+    pkids: Vec<u16>,
     durable: bool,
     timeout: Option<Duration>,
     /// All that is kept of what it printed, until that was reported; the journal keeps the end of it.
@@ -122,6 +139,9 @@ struct Stored {
     /// The terminal status reached the outbox.
     #[n(7)]
     reported: bool,
+    /// The boot in which it began: a reboot is judged by it.
+    #[n(8)]
+    boot: Option<BootId>,
 }
 
 #[derive(Debug, Default)]
@@ -133,11 +153,11 @@ struct Bucket {
 impl Commands {
     /// Starts with what the journal holds. What was under way is interrupted; what wasn't reported is reported now.
     #[must_use]
-    pub fn new(state: &[(String, Bytes)], careful_before: Option<Unix>) -> Self {
+    pub fn new(state: &[(String, Bytes)], careful_before: Option<Unix>, boot: BootId) -> Self {
         let mut commands = Self { careful_before, ..Self::default() };
         for (key, value) in state {
             if let Some(id) = key.strip_prefix(COMMAND_KEY).and_then(CommandId::parse) {
-                commands.restore(id, value);
+                commands.restore(id, value, boot);
             } else if let Some(action) = key.strip_prefix(BUDGET_KEY).and_then(Action::parse) {
                 match minicbor::decode::<Spent>(value) {
                     Ok(spent) => commands.budgets.restore(action, spent),
@@ -168,7 +188,7 @@ impl Commands {
     /// The connection is gone: what was to be acknowledged on it will be delivered again.
     pub fn forget_packets(&mut self) {
         for entry in self.ledger.values_mut() {
-            entry.pkid = None;
+            entry.pkids.clear();
         }
     }
 
@@ -185,9 +205,17 @@ impl Commands {
                 self.finish(id, Status::Failed, Some(Reason::StoreFailed.word()), None, None);
                 self.begin_queued(facts);
             }
-            Purpose::Outcome(id) => {
-                // Also where the write failed: a fleet that is told once too often is better off than one that waits.
+            Purpose::Outcome(id) if written => {
+                if let Some(entry) = self.ledger.get_mut(id) {
+                    entry.durable = true;
+                }
+                self.acknowledge_all(id);
                 self.report(id);
+            }
+            // Told now, it might be told otherwise after a crash: what stands on the disk may be that it runs.
+            Purpose::Outcome(id) => {
+                self.unwritten.insert(id.clone());
+                self.retry_at.get_or_insert(facts.now.mono.after(RETRY_AFTER));
             }
             _ => {}
         }
@@ -276,19 +304,21 @@ impl Commands {
         std::mem::take(&mut self.refused)
     }
 
-    fn restore(&mut self, id: CommandId, value: &Bytes) {
+    fn restore(&mut self, id: CommandId, value: &Bytes, boot: BootId) {
         let stored: Stored = match minicbor::decode(value) {
             Ok(stored) => stored,
             Err(error) => {
                 self.log(LogLevel::Error, format!("journal: command {id} can't be read: {error}"));
-                return;
+                // It may have run: whatever comes under its id is refused as replayed.
+                Stored::unreadable()
             }
         };
+        let rebooted = (&*stored.name == "reboot").then(|| stored.boot.is_some_and(|began| began != boot));
         let (status, reported) = (stored.status, stored.reported);
         let entry = Entry {
             stored,
             command: None,
-            pkid: None,
+            pkids: Vec::new(),
             durable: true,
             timeout: None,
             output: None,
@@ -301,6 +331,13 @@ impl Commands {
             Status::Queued => {
                 let detail = "the agent stopped before it began".to_owned();
                 self.finish(&id, Status::Canceled, reason, Some(detail), None);
+            }
+            Status::InProgress if rebooted == Some(true) => {
+                self.finish(&id, Status::Succeeded, None, Some("this is another boot".into()), None);
+            }
+            Status::InProgress if rebooted == Some(false) => {
+                let detail = "the agent was started again in the same boot".to_owned();
+                self.finish(&id, Status::Failed, Some(Reason::SameBoot.word()), Some(detail), None);
             }
             Status::InProgress => {
                 let detail = "the agent stopped while it was under way; what came of it can't be known".to_owned();
@@ -318,11 +355,14 @@ impl Commands {
                 return self.refuse_verified(facts, command, Reason::Replayed, detail, pkid, false);
             }
             if !entry.durable {
-                entry.pkid = pkid;
+                entry.pkids.extend(pkid);
                 return;
             }
             let result = result_of(&command.id, &entry.stored);
-            self.steps.push_back(Step::Report(result));
+            // Each answer is a write: one old token sent over and over must not wear the flash.
+            if self.refusals.take(facts.now.mono) {
+                self.steps.push_back(Step::Report(result));
+            }
             return self.acknowledge(pkid);
         }
         let parsed = match self.judge(facts, command) {
@@ -332,6 +372,7 @@ impl Commands {
                 return self.refuse_verified(facts, command, reason, detail, pkid, keep);
             }
         };
+        self.issued_at = Some(command.issued_at);
         if !self.make_room(facts) {
             let detail = format!("{LEDGER_MAX} unexpired commands are remembered already");
             return self.refuse_verified(facts, command, Reason::Busy, detail, pkid, false);
@@ -347,50 +388,61 @@ impl Commands {
             return Err((Reason::Replayed, "issued before the journal was lost: whether it ran can't be known".into()));
         }
         let parsed = Command::parse(command)?;
-        if let Command::Act(act) = &parsed {
-            may(facts.config, act)?;
+        if let Some(act) = parsed.act() {
+            admission::permitted(self.circumstances(facts), act)?;
         }
         if parsed.is_disruptive() && !facts.now.wall.trusted && !fresh {
             let detail = "the clock isn't synchronised: put the nonce of the presence message into the command";
             return Err((Reason::ClockUntrusted, detail.into()));
         }
-        if let Command::Act(act) = &parsed {
-            self.afford(facts, act)?;
+        if let Some(act) = parsed.act() {
+            admission::affordable(self.circumstances(facts), act)?;
             if facts.config.remediation.dry_run {
                 return Err((Reason::DryRun, format!("would have done: {}", act.target())));
             }
-            if self.target_is_taken(act) && self.queue.len() >= QUEUE_MAX {
+            if self.target_is_taken(facts, act) && self.queue.len() >= QUEUE_MAX {
                 return Err((Reason::Busy, format!("{QUEUE_MAX} commands are queued already")));
             }
         }
         Ok(parsed)
     }
 
-    fn afford(&self, facts: Facts<'_>, act: &Act) -> Result<(), (Reason, String)> {
-        let action = act.action();
-        let budget = facts.config.remediation.budget.get(&action);
-        match budget {
-            Some(limit) if !self.budgets.has_left(action, budget, facts.timeline, facts.now) => {
-                let window = humantime::format_duration(limit.window);
-                Err((Reason::BudgetSpent, format!("{} times within {window} is the limit", limit.count)))
-            }
-            _ => Ok(()),
+    fn circumstances<'f>(&'f self, facts: Facts<'f>) -> Circumstances<'f> {
+        let Facts { now, config, timeline, able, power, .. } = facts;
+        Circumstances { now, config, timeline, budgets: &self.budgets, able, power }
+    }
+
+    /// Whether a ladder may do this now, by the same policy; and what holds for what is automatic only.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
+        let circumstances = self.circumstances(facts);
+        admission::permitted(circumstances, act)?;
+        if self.target_is_taken(facts, act) {
+            return Err((Reason::Busy, format!("something works on {} already", act.target())));
         }
+        admission::settled(circumstances, act)?;
+        admission::affordable(circumstances, act)?;
+        if facts.config.remediation.dry_run {
+            return Err((Reason::DryRun, format!("would have done: {}", act.target())));
+        }
+        Ok(())
     }
 
     fn accept(&mut self, facts: Facts<'_>, command: &VerifiedCommand, parsed: Command, pkid: Option<u16>) {
-        let waits = matches!(&parsed, Command::Act(act) if self.target_is_taken(act));
+        let waits = parsed.act().is_some_and(|act| self.target_is_taken(facts, act));
         let status = if waits { Status::Queued } else { Status::InProgress };
-        let stored = Stored::new(command, status);
+        let stored = Stored { boot: Some(facts.timeline.boot()), ..Stored::new(command, status) };
         let mut entries = vec![put(&command.id, &stored)];
-        if let (false, Command::Act(act)) = (waits, &parsed) {
+        if let (false, Some(act)) = (waits, parsed.act()) {
             entries.extend(self.spend(facts, act));
         }
         let timeout = command.timeout_s.map(Duration::from_secs);
         let entry = Entry {
             stored,
             command: Some(parsed),
-            pkid,
+            pkids: pkid.into_iter().collect(),
             durable: false,
             timeout,
             output: None,
@@ -408,8 +460,8 @@ impl Commands {
     fn accepted(&mut self, facts: Facts<'_>, id: &CommandId) {
         let Some(entry) = self.ledger.get_mut(id) else { return };
         entry.durable = true;
-        let (pkid, status) = (entry.pkid.take(), entry.stored.status);
-        self.acknowledge(pkid);
+        let status = entry.stored.status;
+        self.acknowledge_all(id);
         match status {
             Status::Queued => {
                 self.report(id);
@@ -420,17 +472,49 @@ impl Commands {
         }
     }
 
-    /// Nothing was begun and nothing is remembered: the fleet is told, and may send it again.
+    /// The `iat` of a command whose time was found right since it was last asked.
+    pub const fn take_issued_at(&mut self) -> Option<i64> {
+        self.issued_at.take()
+    }
+
+    /// Nothing was begun. What was to be journaled may stand on the disk all the same, so the refusal is journaled over it
+    /// before anybody is told.
     fn not_journaled(&mut self, id: &CommandId) {
         self.queue.retain(|queued| queued != id);
-        let Some(mut entry) = self.ledger.remove(id) else { return };
-        if !entry.stored.status.is_terminal() {
-            entry.stored.status = Status::Rejected;
-            entry.stored.reason = Some(Reason::StoreFailed.word().into());
-            entry.stored.detail = Some("the journal can't be written; it was not begun".into());
+        let Some(entry) = self.ledger.get(id) else { return };
+        if entry.stored.status.is_terminal() {
+            let entries = vec![put(id, &entry.stored)];
+            return self.steps.push_back(Step::Journal(Purpose::Outcome(id.clone()), entries));
         }
-        self.steps.push_back(Step::Report(result_of(id, &entry.stored)));
-        self.acknowledge(entry.pkid);
+        let detail = "the journal could not be written; it was not begun".to_owned();
+        self.finish(id, Status::Rejected, Some(Reason::StoreFailed.word()), Some(detail), None);
+    }
+
+    /// Tries again what the journal could not take.
+    pub fn poll(&mut self, now: Mono) {
+        if !self.retry_at.is_some_and(|at| at <= now) {
+            return;
+        }
+        self.retry_at = None;
+        for id in std::mem::take(&mut self.unwritten) {
+            let Some(entry) = self.ledger.get(&id) else { continue };
+            let entries = vec![put(&id, &entry.stored)];
+            self.steps.push_back(Step::Journal(Purpose::Outcome(id), entries));
+        }
+    }
+
+    /// When [`Commands::poll`] has something to do.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Mono> {
+        self.retry_at
+    }
+
+    /// A result did not get into the outbox under this seq: it comes again under another, which is not known here, so it is
+    /// reported once more after a restart.
+    pub fn report_lost(&mut self, seq: u64) {
+        for entry in self.ledger.values_mut().filter(|entry| entry.report_seq == Some(seq)) {
+            entry.report_seq = None;
+        }
     }
 
     fn act(&mut self, facts: Facts<'_>, id: &CommandId) {
@@ -442,6 +526,10 @@ impl Commands {
                 self.report(id);
                 let timeout = self.timeout(id, &act);
                 self.steps.push_back(Step::Act(id.clone(), act, timeout));
+            }
+            Command::Reboot { delay } => {
+                self.report(id);
+                self.steps.push_back(Step::Reboot(id.clone(), delay));
             }
             Command::Cancel(other) => {
                 let found = self.cancel(&other);
@@ -456,7 +544,9 @@ impl Commands {
                 self.begin_queued(facts);
             }
             Command::CancelAll => {
-                let open: Vec<CommandId> = self.queue.iter().chain(self.running.values()).cloned().collect();
+                let acts = |entry: &Entry| entry.command.as_ref().and_then(Command::act).is_some();
+                let open: Vec<CommandId> =
+                    self.ledger.iter().filter(|(_, entry)| acts(entry)).map(|(id, _)| id.clone()).collect();
                 let canceled = open.iter().filter(|other| self.cancel(other)).count();
                 self.finish(id, Status::Succeeded, None, Some(format!("{canceled} commands canceled")), None);
             }
@@ -468,11 +558,11 @@ impl Commands {
     }
 
     /// What waits, and whose target is free now, begins. What has expired meanwhile, or can't be afforded, ends.
-    fn begin_queued(&mut self, facts: Facts<'_>) {
+    pub fn begin_queued(&mut self, facts: Facts<'_>) {
         for id in std::mem::take(&mut self.queue) {
             let Some(entry) = self.ledger.get(&id) else { continue };
-            let Some(Command::Act(act)) = entry.command.clone() else { continue };
-            if !entry.durable || self.target_is_taken(&act) {
+            let Some(act) = entry.command.as_ref().and_then(Command::act).cloned() else { continue };
+            if !entry.durable || self.target_is_taken(facts, &act) {
                 self.queue.push_back(id);
             } else if Unix(entry.stored.expires_at.saturating_mul(1000)) < lower_bound(facts) {
                 self.finish(
@@ -482,7 +572,7 @@ impl Commands {
                     Some("expired while it was queued".into()),
                     None,
                 );
-            } else if let Err((reason, detail)) = self.afford(facts, &act) {
+            } else if let Err((reason, detail)) = self.admit_queued(facts, &act) {
                 self.finish(&id, Status::Rejected, Some(reason.word()), Some(detail), None);
             } else {
                 self.begin(facts, &id, &act);
@@ -490,20 +580,42 @@ impl Commands {
         }
     }
 
+    /// What was allowed when it came may not be any more: the config has changed, the battery has run down.
+    fn admit_queued(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
+        let circumstances = self.circumstances(facts);
+        admission::permitted(circumstances, act)?;
+        admission::affordable(circumstances, act)?;
+        if facts.config.remediation.dry_run {
+            return Err((Reason::DryRun, format!("would have done: {}", act.target())));
+        }
+        Ok(())
+    }
+
     fn begin(&mut self, facts: Facts<'_>, id: &CommandId, act: &Act) {
         let spent = self.spend(facts, act);
         let Some(entry) = self.ledger.get_mut(id) else { return };
         entry.stored.status = Status::InProgress;
+        entry.stored.boot = Some(facts.timeline.boot());
         let mut entries = vec![put(id, &entry.stored)];
         entries.extend(spent);
         self.steps.push_back(Step::Journal(Purpose::Begun(id.clone()), entries));
     }
 
-    fn spend(&mut self, facts: Facts<'_>, act: &Act) -> Option<(String, Option<Bytes>)> {
+    /// Spends the budget of an act; what is returned is to be journaled with it.
+    pub fn spend(&mut self, facts: Facts<'_>, act: &Act) -> Option<(String, Option<Bytes>)> {
         let action = act.action();
         let budget = facts.config.remediation.budget.get(&action);
         let spent = self.budgets.spend(action, budget, facts.timeline, facts.now)?;
         Some((format!("{BUDGET_KEY}{}", action.word()), Some(encode(&spent))))
+    }
+
+    /// Counts every budget as spent; what is returned is to be stored.
+    pub fn exhaust_budgets(&mut self, facts: Facts<'_>) -> Vec<(String, Option<Bytes>)> {
+        let spend = |(action, budget): (&Action, &crate::config::Budget)| {
+            let spent = self.budgets.exhaust(*action, budget, facts.timeline, facts.now);
+            (format!("{BUDGET_KEY}{}", action.word()), Some(encode(&spent)))
+        };
+        facts.config.remediation.budget.iter().map(spend).collect()
     }
 
     /// True if it was queued or under way.
@@ -520,9 +632,20 @@ impl Commands {
             return true;
         }
         let Some(effect) = self.running.iter().find(|(_, running)| *running == id).map(|(effect, _)| *effect) else {
-            return false;
+            return self.cancel_unbegun(id);
         };
         self.steps.push_back(Step::Stop(effect));
+        true
+    }
+
+    /// It is on its way into the journal: it is not begun once that is done.
+    fn cancel_unbegun(&mut self, id: &CommandId) -> bool {
+        let waits = |entry: &Entry| entry.command.as_ref().and_then(Command::act).is_some();
+        if !self.ledger.get(id).is_some_and(waits) {
+            return false;
+        }
+        let detail = "canceled before it began".to_owned();
+        self.finish(id, Status::Canceled, Some(Reason::Canceled.word()), Some(detail), None);
         true
     }
 
@@ -602,7 +725,7 @@ impl Commands {
         let entry = Entry {
             stored,
             command: None,
-            pkid,
+            pkids: pkid.into_iter().collect(),
             durable: false,
             timeout: None,
             output: None,
@@ -647,15 +770,18 @@ impl Commands {
         self.ledger.len() < LEDGER_MAX
     }
 
-    /// Whether another command works on the same target, or all hands are full.
-    fn target_is_taken(&self, act: &Act) -> bool {
+    /// Whether something works on the same target, or all hands are full.
+    fn target_is_taken(&self, facts: Facts<'_>, act: &Act) -> bool {
         let under_way: Vec<&Act> = self
             .ledger
             .values()
             .filter(|entry| entry.stored.status == Status::InProgress)
-            .filter_map(|entry| if let Some(Command::Act(act)) = &entry.command { Some(act) } else { None })
+            .filter_map(|entry| entry.command.as_ref().and_then(Command::act))
             .collect();
-        under_way.len() >= ACTS_MAX || under_way.iter().any(|other| other.target() == act.target())
+        let target = act.target();
+        under_way.len() >= ACTS_MAX
+            || under_way.iter().any(|other| other.target() == target)
+            || facts.busy.contains(&target)
     }
 
     fn timeout(&self, id: &CommandId, act: &Act) -> Duration {
@@ -668,12 +794,32 @@ impl Commands {
         }
     }
 
+    fn acknowledge_all(&mut self, id: &CommandId) {
+        let Some(entry) = self.ledger.get_mut(id) else { return };
+        self.steps.extend(std::mem::take(&mut entry.pkids).into_iter().map(Step::Acknowledge));
+    }
+
     fn log(&mut self, level: LogLevel, text: String) {
         self.steps.push_back(Step::Log(level, text));
     }
 }
 
 impl Stored {
+    /// In the place of an entry that can't be read.
+    fn unreadable() -> Self {
+        Self {
+            name: "?".into(),
+            digest: [0; 32],
+            expires_at: i64::MAX,
+            status: Status::Interrupted,
+            reason: None,
+            detail: None,
+            output: None,
+            reported: true,
+            boot: None,
+        }
+    }
+
     fn new(command: &VerifiedCommand, status: Status) -> Self {
         Self {
             name: command.name.as_str().into(),
@@ -684,6 +830,7 @@ impl Stored {
             detail: None,
             output: None,
             reported: false,
+            boot: None,
         }
     }
 }
@@ -730,20 +877,6 @@ fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Resul
     match not_yet {
         Some((claim, at)) => Err((Reason::NotYetValid, format!("{claim} {at} lies ahead of the clock"))),
         None => Ok(()),
-    }
-}
-
-/// What the config says once and for all.
-fn may(config: &CheckedConfig, act: &Act) -> Result<(), (Reason, String)> {
-    let action = act.action();
-    if !config.remediation.allow.contains(&action) {
-        return Err((Reason::NotAllowed, format!("{} is not in remediation.allow", action.word())));
-    }
-    match act {
-        Act::RestartUnit { unit } if !config.remediation.units.contains(unit) => {
-            Err((Reason::NotAllowed, format!("{unit} is not in remediation.units")))
-        }
-        _ => Ok(()),
     }
 }
 

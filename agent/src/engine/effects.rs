@@ -66,8 +66,10 @@ pub enum Purpose {
     },
     /// State whose loss costs little: anchors, the journal's cursor.
     Bookkeeping,
+    /// A step of a ladder begins: the rule that it is for.
+    Remedy(String),
     /// An action on the gateway.
-    Act(CommandId),
+    Act,
 }
 
 /// The queue of effects.

@@ -3,6 +3,7 @@
 //! (vitals, incidents, rules, outbox, link, commands, attributes) know nothing of each other; what passes between them passes
 //! here.
 
+pub mod admission;
 pub mod attributes;
 pub mod budget;
 pub mod command;
@@ -16,6 +17,7 @@ pub mod observation;
 pub mod outbox;
 pub mod packet;
 pub mod record;
+pub mod remedies;
 pub mod rules;
 pub mod status;
 pub mod time;
@@ -23,6 +25,7 @@ pub mod timeline;
 pub mod vitals;
 
 mod alarms;
+mod healing;
 mod pace;
 mod reconfigure;
 mod session;
@@ -37,9 +40,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::{Action, AttributeValue, CheckedConfig};
+use admission::Power;
 use attributes::Attributes;
-use commands::{Commands, Facts, Step};
+use commands::{Commands, Step};
 use effects::{Effects, Purpose};
+use healing::Reboot;
 use incidents::Incidents;
 use io::{Effect, Input, LogLevel, StoreFault, StoreReply, Trigger};
 use link::{FaultLog, Link};
@@ -48,6 +53,7 @@ use observation::{ErrorBatch, Observation};
 use outbox::Outbox;
 use pace::Pace;
 use record::{Body, Class, CommandResult, Event, Record, Sample};
+use remedies::Remedies;
 use rules::{Round, Rules};
 use session::Session;
 use stop::Stopping;
@@ -104,6 +110,9 @@ pub struct Engine {
     faults: FaultLog,
     session: Session,
     commands: Commands,
+    remedies: Remedies,
+    reboot: Option<Reboot>,
+    power: Power,
     attributes: Attributes,
     pace: Pace,
     stopping: Option<Stopping>,
@@ -183,10 +192,7 @@ impl Engine {
                     self.signal(now, signal, Duration::ZERO);
                 }
             }
-            Input::ActDone { id, outcome } => {
-                self.effects.complete(id);
-                self.with_commands(now, |commands, facts| commands.acted(facts, id, outcome));
-            }
+            Input::ActDone { id, outcome } => self.acted(now, id, outcome),
             Input::ActProgress { id, percent } => self.commands.progressed(id, percent),
             Input::Reconfigure(config) => self.reconfigure(now, *config),
             Input::ConfigRefused { errors, first } => self.config_refused(now, errors, &first),
@@ -208,6 +214,9 @@ impl Engine {
             self.stopping.is_none().then(|| self.pace.deadline()).flatten(),
             self.has_room_for_counts().then(|| self.incidents.deadline()).flatten(),
             self.rules.deadline(),
+            self.commands.deadline(),
+            self.stopping.is_none().then(|| self.remedies.deadline()).flatten(),
+            self.reboot_deadline(),
             self.outbox.deadline(),
             self.link.deadline(),
             self.session.deadline(&self.link, &self.outbox, &self.attributes),
@@ -255,6 +264,7 @@ impl Engine {
         ];
         bounds.extend(self.outbox.bounds());
         bounds.extend(self.commands.bounds());
+        bounds.push(self.remedies.bounds());
         bounds
     }
 
@@ -268,7 +278,10 @@ impl Engine {
         if self.link.poll(now.mono, &mut self.effects) {
             self.faults.stable();
         }
+        self.commands.poll(now.mono);
+        self.poll_remedies(now);
         self.run_steps(now);
+        self.poll_reboot(now);
         self.reserve_seqs(now);
         self.pump(now);
         self.save_dropped();
@@ -284,6 +297,7 @@ impl Engine {
                 for fault in &observation.faults {
                     self.effects.log(LogLevel::Debug, format!("collect: {}: {}", fault.source, fault.what));
                 }
+                self.note_power(now, &observation);
                 self.judge(now, Round::Observed(&observation.points));
                 self.vitals.observe(observation.points);
                 self.attributes.observe(&self.vitals);
@@ -330,7 +344,10 @@ impl Engine {
     fn stored(&mut self, now: Now, purpose: Purpose, result: Result<StoreReply, StoreFault>) {
         let fault = result.as_ref().err().cloned();
         match purpose {
-            Purpose::Append { class, bytes, .. } => {
+            Purpose::Append { class, seq, bytes } => {
+                if fault.is_some() && class == Class::Results {
+                    self.commands.report_lost(seq);
+                }
                 self.outbox.appended(now.mono, class, bytes, fault, &mut self.effects);
             }
             Purpose::Commit { upto } => {
@@ -365,7 +382,11 @@ impl Engine {
                 self.log_fault("alarm", fault.as_ref());
                 self.alarm_stored(key, value, fault.is_none());
             }
-            Purpose::Observe | Purpose::Act(_) => {}
+            Purpose::Remedy(rule) => {
+                self.log_fault("journal", fault.as_ref());
+                self.remedies.journaled(now, &self.config, &rule, fault.is_none());
+            }
+            Purpose::Observe | Purpose::Act => {}
         }
     }
 
@@ -497,11 +518,6 @@ impl Engine {
         }
     }
 
-    fn with_commands(&mut self, now: Now, call: impl FnOnce(&mut Commands, Facts<'_>)) {
-        let facts = Facts { now, config: &self.config, timeline: &self.timeline, nonce: &self.identity.nonce };
-        call(&mut self.commands, facts);
-    }
-
     /// Carries out what the commands decided.
     fn run_steps(&mut self, now: Now) {
         while let Some(step) = self.commands.poll_step() {
@@ -511,12 +527,16 @@ impl Engine {
                 Step::Acknowledge(pkid) => self.link.acknowledge(now.mono, pkid, &mut self.effects),
                 Step::Journal(purpose, entries) => self.effects.put(purpose, entries),
                 Step::Act(id, act, timeout) => {
-                    let purpose = Purpose::Act(id.clone());
                     let trigger = Trigger::Command(id.clone());
                     let act = |effect| Effect::Act { id: effect, act, trigger, timeout };
-                    let effect = self.effects.push_for(purpose, act);
+                    let effect = self.effects.push_for(Purpose::Act, act);
                     self.commands.acting(effect, id);
                 }
+                Step::Reboot(id, delay) => {
+                    let effect = self.order_reboot(now, Trigger::Command(id.clone()), delay);
+                    self.commands.acting(effect, id);
+                }
+                Step::Stop(id) if self.cancel_reboot(now, id) => {}
                 Step::Stop(id) => self.effects.push(Effect::CancelAct { id }),
                 Step::Intervals(intervals) => self.pace.override_until(now.mono, intervals),
                 Step::Log(level, text) => self.effects.log(level, text),

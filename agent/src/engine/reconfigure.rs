@@ -55,6 +55,7 @@ impl Engine {
         self.incidents.set_settings(start::incident_settings(&self.config.collect.errors));
         self.link.set_settings(start::link_settings(&self.config));
         self.reconfigure_rules(now);
+        self.remedies.reconfigure(&self.config);
         self.session.set_ration(self.config.mqtt.drain.publishes_per_second);
         self.attributes.touch();
         if self.link.is_online() {

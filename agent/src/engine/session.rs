@@ -333,10 +333,10 @@ impl Engine {
         let group = self.group_of(&publish.topic);
         let audience = token::Audience { device: self.config.device.id.as_str(), groups: &self.config.device.groups };
         let verified = token::verify(&publish.payload, &audience, group, &self.config.commands);
-        if let Ok(command) = &verified {
-            self.timeline.raise_floor(super::time::Unix(command.issued_at.saturating_mul(1000)));
-        }
         self.with_commands(now, |commands, facts| commands.receive(facts, verified, pkid));
+        if let Some(issued_at) = self.commands.take_issued_at() {
+            self.timeline.raise_floor(super::time::Unix(issued_at.saturating_mul(1000)));
+        }
     }
 
     /// The group that a command topic belongs to; `None` for the device's own.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
+use super::admission::Power;
 use super::attributes::Attributes;
 use super::commands::{self, Commands};
 use super::effects::{Effects, Purpose};
@@ -15,6 +16,7 @@ use super::observation::Severity;
 use super::outbox::{Limits, Outbox};
 use super::pace::Pace;
 use super::record::{Class, Event, EventKind, Stamp};
+use super::remedies::Remedies;
 use super::rules::{Leftovers, Rules};
 use super::session::Session;
 use super::time::{Anchor, BootId, Now, Unix};
@@ -40,7 +42,7 @@ const LOSSES_MAX: usize = 8;
 const ANCHOR_KEY: &str = "anchor/";
 
 /// What is remembered of the run before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Run {
     /// When it ended, if it said goodbye; else when it began.
     #[n(0)]
@@ -48,6 +50,9 @@ pub(super) struct Run {
     /// It ended as it should.
     #[n(1)]
     pub(super) clean: bool,
+    /// It told the machine to reboot, for this reason: the contract's word.
+    #[n(2)]
+    pub(super) reboot: Option<Box<str>>,
 }
 
 pub(super) fn anchor_key(boot: BootId) -> String {
@@ -90,6 +95,7 @@ impl Engine {
         let events_last = recovered.logs.get(Class::Events as usize).map_or(0, |log| log.last);
         let stamp = timeline.stamp(now.mono);
         let (rules, leftovers) = Rules::new(&config.rules, stamp, &recovered.state, events_last);
+        let remedies = Remedies::new(now, &recovered.state, &config, &timeline, |rule| rules.is_raised(rule));
         let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default());
 
         let mut engine = Self {
@@ -108,7 +114,10 @@ impl Engine {
             link: Link::new(link_settings(&config), now.mono),
             faults: FaultLog::default(),
             session,
-            commands: Commands::new(&recovered.state, careful),
+            commands: Commands::new(&recovered.state, careful, identity.boot),
+            remedies,
+            reboot: None,
+            power: Power::default(),
             attributes: Attributes::new(identity.version.clone(), identity.firmware.clone()),
             pace: Pace::new(now.mono, &config.telemetry),
             stopping: None,
@@ -122,6 +131,9 @@ impl Engine {
         };
         if let Some(saved) = saved {
             engine.save_timeline(&saved);
+        }
+        if recovered.losses.iter().any(|loss| loss.state_lost) {
+            engine.exhaust_budgets(now);
         }
         let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
         engine.begin(now, state.read(RUN_KEY), careful, &recovered, &told, leftovers);
@@ -138,7 +150,7 @@ impl Engine {
         told: &[String],
         alarms: Leftovers,
     ) {
-        let run = Run { at: self.timeline.stamp(now.mono), clean: false };
+        let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
         let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))];
         if let Some(careful) = careful {
             entries.push((CAREFUL_KEY.to_owned(), Some(commands::encode(&careful))));
@@ -150,17 +162,26 @@ impl Engine {
             self.effects.log(LogLevel::Warn, text);
         }
         self.tell_losses(now, recovered, told);
-        if let Some(before) = before.filter(|before| before.at.boot != self.timeline.boot()) {
+        if let Some(before) = before.as_ref().filter(|before| before.at.boot != self.timeline.boot()) {
             let event = self.rebooted(before);
             self.record_event(now, event);
         }
         let started = Event::new(Severity::Info, EventKind::Lifecycle, "started")
             .group("agent")
             .with("version", self.identity.version.as_str())
-            .with("after", before.map_or("first start", |run| if run.clean { "stop" } else { "crash or power cut" }));
+            .with(
+                "after",
+                before.as_ref().map_or("first start", |run| if run.clean { "stop" } else { "crash or power cut" }),
+            );
         self.record_event(now, started);
         self.begin_alarms(now, alarms);
         self.advance(now);
+    }
+
+    /// The journal was lost: how much was spent can't be known, so all of it was.
+    fn exhaust_budgets(&mut self, now: Now) {
+        let entries = self.with_commands(now, |commands, facts| commands.exhaust_budgets(facts));
+        self.effects.put(Purpose::Bookkeeping, entries);
     }
 
     /// A damaged segment is found anew at each start until it is sent and deleted: told and counted once.
@@ -183,9 +204,9 @@ impl Engine {
     }
 
     /// Another boot id means another boot, whatever the clock says.
-    fn rebooted(&self, before: Run) -> Event {
+    fn rebooted(&self, before: &Run) -> Event {
         // A run that said goodbye was stopped by somebody; how the others ended is not known here.
-        let reason = if before.clean { "user" } else { "unknown" };
+        let reason = before.reboot.as_deref().unwrap_or(if before.clean { "user" } else { "unknown" });
         let booted = self.timeline.date(self.timeline.stamp(super::time::Mono(0)));
         let downtime_ms = match (before.clean, self.timeline.date(before.at), booted) {
             (true, Some(stopped), Some(booted)) => u64::try_from(booted.0.saturating_sub(stopped.0)).ok(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::effects::Purpose;
+use super::healing::GOES_DOWN_WITHIN;
 use super::io::Effect;
 use super::observation::Severity;
 use super::record::{Class, Event, EventKind};
@@ -12,6 +13,8 @@ use super::start::{RUN_KEY, Run};
 use super::time::{Mono, Now};
 use super::{commands, io::StoreOp};
 
+/// What presence says before the machine goes down.
+pub(super) const REBOOTING: &str = "rebooting";
 /// How long the last events may take to reach the broker.
 const TELL_MAX: Duration = Duration::from_secs(2);
 /// How long the broker may take to answer the goodbye.
@@ -35,6 +38,8 @@ enum Stage {
     Goodbye,
     /// The connection is closing.
     Close,
+    /// The machine was told to go down.
+    Reboot,
     /// Nothing is left to do.
     Over,
 }
@@ -45,6 +50,7 @@ impl Stopping {
             Stage::Tell => Some(self.since.after(TELL_MAX)),
             Stage::Goodbye => Some(self.since.after(GOODBYE_MAX)),
             Stage::Close => Some(self.since.after(CLOSE_MAX)),
+            Stage::Reboot => Some(self.since.after(GOES_DOWN_WITHIN)),
             Stage::Over => None,
         }
     }
@@ -57,16 +63,23 @@ impl Stopping {
 impl Engine {
     /// Begins to stop; a second request changes nothing.
     pub(super) fn stop(&mut self, now: Now, reason: &'static str) {
-        if self.stopping.is_some() {
+        if let Some(stopping) = &mut self.stopping {
+            // Told to stop while it waits for the machine to go down: that is it.
+            if stopping.stage == Stage::Reboot {
+                stopping.stage = Stage::Over;
+                self.effects.push(Effect::Exit);
+            }
+            self.leave_reboot();
             return;
         }
+        let why = self.reboot_reason().filter(|_| reason == REBOOTING);
         // Not judged: the counts of an interval that was cut short clear no alarm.
         let sample = self.close_interval(now);
         self.store_sample(now, sample);
         // The lines in them were read, and will not be again.
         self.incidents.close_buckets(now.mono);
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));
-        let run = Run { at: self.timeline.stamp(now.mono), clean: true };
+        let run = Run { at: self.timeline.stamp(now.mono), clean: true, reboot: why.map(Into::into) };
         let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))];
         let saved = self.timeline.save();
         entries.push((super::start::FLOOR_KEY.to_owned(), Some(commands::encode(&saved.floor))));
@@ -105,9 +118,17 @@ impl Engine {
             self.link.hold();
             // The runtime lets the store finish what is queued before it ends.
             self.effects.store(Purpose::Bookkeeping, StoreOp::Commit);
-            self.effects.push(Effect::Exit);
-            enter(&mut stopping, Stage::Over);
+            if self.go_down() {
+                enter(&mut stopping, Stage::Reboot);
+            } else {
+                self.effects.push(Effect::Exit);
+                enter(&mut stopping, Stage::Over);
+            }
         }
+        let still_up = stopping.stage == Stage::Reboot && stopping.is_overdue(now.mono);
         self.stopping = Some(stopping);
+        if still_up {
+            self.still_up(now);
+        }
     }
 }

@@ -116,5 +116,8 @@ reasons! {
     Timeout "timeout" "It ran into its deadline.";
     Interrupted "interrupted" "The agent or the gateway stopped while it ran; what came of it can't be known.";
     StoreFailed "store_failed" "The journal could not be written, so it was not begun.";
+    NotSupported "not_supported" "This gateway has no means for it.";
+    SameBoot "same_boot" "The machine was told to reboot, and the same boot goes on.";
+    BootLoop "boot_loop" "Too many boots of late: nothing is done automatically.";
     DryRun "dry_run" "remediation.dry_run is on: nothing was done.";
 }

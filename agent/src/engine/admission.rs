@@ -1,0 +1,150 @@
+//! May it be done? One policy for what the fleet commands and what the gateway's own rules want: what the config allows, what
+//! the gateway has means for, its battery, its uptime, the budget. Pure: says yes, or why not; changes nothing.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::budget::Ledger;
+use super::io::Act;
+use super::metric::{Metric, Point, Value};
+use super::time::{Mono, Now};
+use super::timeline::Timeline;
+use crate::config::{Action, CheckedConfig};
+use crate::wire::Reason;
+
+/// A reading of the battery counts for so many sample intervals.
+const READING_HOLDS: u32 = 5;
+
+/// What is known of the power supply.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Power {
+    /// When it was last looked at.
+    pub at: Option<Mono>,
+    /// There is a battery.
+    pub present: bool,
+    /// Its charge in percent, where it was read.
+    pub charge_pct: Option<f64>,
+    /// External power, where it was read.
+    pub external: Option<bool>,
+}
+
+/// What an admission is judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances<'a> {
+    /// The present.
+    pub now: Now,
+    /// What is allowed.
+    pub config: &'a CheckedConfig,
+    /// Ages of what was spent.
+    pub timeline: &'a Timeline,
+    /// What was spent.
+    pub budgets: &'a Ledger,
+    /// What this gateway has means for.
+    pub able: &'a BTreeSet<Action>,
+    /// The power supply.
+    pub power: Power,
+}
+
+/// Why not, and what a human wants to know about it.
+pub type Refusal = (Reason, String);
+
+impl Power {
+    /// What a round of collection says of it.
+    #[must_use]
+    pub fn read(now: Mono, points: &[Point]) -> Self {
+        let find = |metric| points.iter().find(|point| point.metric == metric).map(|point| &point.value);
+        let flag = |metric| match find(metric) {
+            Some(Value::Flag(flag)) => Some(*flag),
+            _ => None,
+        };
+        let charge_pct = find(Metric::BatteryChargePct).and_then(Value::number).filter(|pct| pct.is_finite());
+        Self {
+            at: Some(now),
+            present: flag(Metric::BatteryPresent) == Some(true) || charge_pct.is_some(),
+            charge_pct,
+            external: flag(Metric::BatteryExternalPower),
+        }
+    }
+}
+
+/// What never changes while the config doesn't: asked first, so that a hopeless act costs nothing.
+///
+/// # Errors
+/// Why not.
+pub fn permitted(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
+    let action = act.action();
+    let remediation = &circumstances.config.remediation;
+    if !remediation.allow.contains(&action) {
+        return Err((Reason::NotAllowed, format!("{action} is not in remediation.allow")));
+    }
+    match act {
+        Act::RestartUnit { unit } if !remediation.units.contains(unit) => {
+            return Err((Reason::NotAllowed, format!("{unit} is not in remediation.units")));
+        }
+        Act::Rollback { target, .. } | Act::MarkGood { target }
+            if !circumstances.config.rollback.contains_key(target) =>
+        {
+            return Err((Reason::NotAllowed, format!("there is no [rollback.{target}] in the configuration")));
+        }
+        _ => {}
+    }
+    if !circumstances.able.contains(&action) {
+        return Err((Reason::NotSupported, format!("this gateway has no means to {action}")));
+    }
+    Ok(())
+}
+
+/// What time can mend: the battery, and the budget.
+///
+/// # Errors
+/// Why not now.
+pub fn affordable(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
+    if matches!(act, Act::Reboot | Act::Rollback { .. }) {
+        powered(circumstances)?;
+    }
+    let action = act.action();
+    let Circumstances { budgets, timeline, now, config, .. } = circumstances;
+    match config.remediation.budget.get(&action) {
+        Some(limit) if !budgets.has_left(action, Some(limit), timeline, now) => {
+            let window = humantime::format_duration(limit.window);
+            Err((Reason::BudgetSpent, format!("{} times within {window} is the limit", limit.count)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What holds for the gateway's own rules only: a gateway that fails at boot must stay reachable.
+///
+/// # Errors
+/// Why not yet.
+pub fn settled(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
+    let uptime = Duration::from_millis(circumstances.now.mono.0);
+    let wanted = circumstances.config.remediation.min_uptime;
+    if matches!(act, Act::Reboot | Act::Rollback { .. }) && uptime < wanted {
+        let detail = format!("up for {} s, remediation.min_uptime is {} s", uptime.as_secs(), wanted.as_secs());
+        return Err((Reason::MinUptime, detail));
+    }
+    Ok(())
+}
+
+/// A gateway that dies on the way up is a truck roll.
+fn powered(circumstances: Circumstances<'_>) -> Result<(), Refusal> {
+    let Circumstances { now, config, power, .. } = circumstances;
+    let least = config.remediation.min_battery_pct;
+    let low = |detail: String| Err((Reason::LowBattery, detail));
+    if !config.collect.battery.enabled || least <= 0.0 {
+        return Ok(());
+    }
+    let holds = config.telemetry.sample_interval.saturating_mul(READING_HOLDS);
+    if power.at.is_none_or(|at| now.mono.since(at) > holds) {
+        return low("the power supply was not read lately".into());
+    }
+    if !power.present || power.external == Some(true) {
+        return Ok(());
+    }
+    match power.charge_pct {
+        Some(charge) if charge >= least => Ok(()),
+        Some(charge) => low(format!("{charge:.0} %, remediation.min_battery_pct is {least} %")),
+        None => low("there is a battery, and its charge isn't known".into()),
+    }
+}

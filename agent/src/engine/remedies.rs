@@ -1,0 +1,513 @@
+//! Ladders: what the gateway tries by itself when an alarm is raised. One run for each rule: a step is admitted, journaled,
+//! acted, given time to settle, and looked at; if the alarm still stands, the next step's turn comes. A ladder that ran out
+//! ends, and begins anew only after a time of health. Waiting → Journaling → Acting → Settling → (next step | Over). Whether
+//! the alarm stands is the rules' business, what the act does the runtime's.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::admission::Refusal;
+use super::commands::encode;
+use super::io::{Act, ActOutcome, ActStatus, EffectId};
+use super::observation::Severity;
+use super::record::{Event, EventKind, Stamp};
+use super::time::{Mono, Now};
+use super::timeline::Timeline;
+use crate::config::{self, CheckedConfig, Remedy};
+use crate::wire::Reason;
+
+/// Alarms whose ladders are climbed at the same time; the others wait.
+pub const RUNS_MAX: usize = 16;
+/// After so long without the alarm a ladder begins at its first step again; before, it goes on above the one that helped.
+const HEALTH: Duration = Duration::from_secs(3_600);
+/// What time can mend is asked again after this, and then at growing intervals up to the other.
+const AGAIN_FIRST: Duration = Duration::from_secs(60);
+const AGAIN_LAST: Duration = Duration::from_secs(1_800);
+/// So many boots within this: the gateway only observes and reports.
+const LOOP_BOOTS: usize = 4;
+const LOOP_WINDOW: Duration = Duration::from_secs(1_800);
+
+/// The prefix of the ladders' keys in the store.
+pub const REMEDY_KEY: &str = "remedy/";
+/// The boots of late.
+pub const BOOTS_KEY: &str = "boots";
+
+/// Something that the engine is to do for a ladder.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// Tell what happened.
+    Tell(Event),
+    /// Write to the journal, spend the budget of the act with it, and come back when it is durable.
+    Journal {
+        /// The rule.
+        rule: String,
+        /// Its key, and what stands there.
+        entry: (String, Option<Bytes>),
+        /// The act whose budget is spent.
+        act: Act,
+    },
+    /// Write to the journal; nothing waits for it.
+    Note((String, Option<Bytes>)),
+    /// Act on the gateway.
+    Act {
+        /// The rule.
+        rule: String,
+        /// What.
+        act: Act,
+    },
+}
+
+/// What is remembered of a rule's ladder.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+struct Stored {
+    /// Counts the times that this ladder was begun: the remedy's id is the rule's name and this.
+    #[n(0)]
+    climb: u64,
+    /// The step that is tried or was tried last, from 0.
+    #[n(1)]
+    step: u32,
+    #[n(2)]
+    state: State,
+    /// When that began.
+    #[n(3)]
+    since: Stamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+enum State {
+    /// The step is to be begun.
+    #[n(0)]
+    Waiting,
+    /// It was begun: it is not begun again, whatever happens.
+    #[n(1)]
+    Acting,
+    /// It was done, and is given time.
+    #[n(2)]
+    Settling,
+    /// The alarm was cleared.
+    #[n(3)]
+    Healed,
+    /// All steps were tried, and the alarm stands.
+    #[n(4)]
+    Exhausted,
+}
+
+/// A rule's ladder in this run.
+#[derive(Debug)]
+struct Run {
+    stored: Stored,
+    ladder: String,
+    /// When something is due: a try, or the end of settling.
+    due: Option<Mono>,
+    again: Duration,
+    told: Option<Reason>,
+    effect: Option<EffectId>,
+}
+
+/// All ladders.
+#[derive(Debug, Default)]
+pub struct Remedies {
+    runs: BTreeMap<String, Run>,
+    steps: VecDeque<Step>,
+    boots: Vec<Stamp>,
+    told_boot_loop: bool,
+}
+
+impl Remedies {
+    /// Starts with what the journal holds. A step that was under way is not known to have worked, and counts as done.
+    #[must_use]
+    pub fn new(
+        now: Now,
+        state: &[(String, Bytes)],
+        config: &CheckedConfig,
+        timeline: &Timeline,
+        is_raised: impl Fn(&str) -> bool,
+    ) -> Self {
+        let mut remedies = Self::default();
+        for (key, value) in state {
+            if key == BOOTS_KEY {
+                remedies.boots = minicbor::decode(value).unwrap_or_default();
+            } else if let Some(rule) = key.strip_prefix(REMEDY_KEY) {
+                remedies.restore(now, rule, value, config, timeline, is_raised(rule));
+            }
+        }
+        remedies.count_boot(timeline, now);
+        remedies
+    }
+
+    /// What is to be done next.
+    pub fn poll_step(&mut self) -> Option<Step> {
+        self.steps.pop_front()
+    }
+
+    /// When [`Remedies::poll`] has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        self.runs.values().filter_map(|run| run.due).min()
+    }
+
+    /// Ladders being climbed, and the bound.
+    #[must_use]
+    pub fn bounds(&self) -> (&'static str, usize, usize) {
+        ("ladders being climbed", self.climbing(), RUNS_MAX)
+    }
+
+    /// What ladders work on.
+    #[must_use]
+    pub fn targets(&self, config: &CheckedConfig) -> BTreeSet<String> {
+        let acting = self.runs.values().filter(|run| run.stored.state == State::Acting);
+        acting.filter_map(|run| act_of(run, config)).map(|act| act.target()).collect()
+    }
+
+    /// An alarm with a ladder was raised.
+    pub fn alarm_raised(&mut self, now: Now, timeline: &Timeline, rule: &str, ladder: &str) {
+        let since = timeline.stamp(now.mono);
+        let (climb, step) = match self.runs.get(rule).map(|run| &run.stored) {
+            // It came back too soon: what was tried last didn't heal it.
+            Some(old) if old.state == State::Healed && timeline.age(old.since, now) < HEALTH => {
+                (old.climb, old.step + 1)
+            }
+            Some(old) if old.state == State::Healed => (old.climb + 1, 0),
+            Some(_) => return,
+            None => (1, 0),
+        };
+        let stored = Stored { climb, step, state: State::Waiting, since };
+        let due = Some(now.mono);
+        let run = Run { stored, ladder: ladder.to_owned(), due, again: AGAIN_FIRST, told: None, effect: None };
+        self.runs.insert(rule.to_owned(), run);
+        self.note(rule);
+    }
+
+    /// An alarm was cleared.
+    pub fn alarm_cleared(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+        let Some(run) = self.runs.get_mut(rule) else { return };
+        let untouched = run.stored.state == State::Waiting && run.stored.step == 0;
+        match run.stored.state {
+            // Its outcome is still to come; then it is looked at.
+            State::Acting | State::Healed => return,
+            State::Waiting if untouched => {
+                self.runs.remove(rule);
+                self.steps.push_back(Step::Note((key(rule), None)));
+                return;
+            }
+            State::Waiting => run.stored.step -= 1,
+            State::Settling | State::Exhausted => {}
+        }
+        self.healed(now, timeline, rule);
+    }
+
+    /// A rule whose turn it is. Its turn is over once it was taken.
+    #[must_use]
+    pub fn next_due(&self, now: Mono) -> Option<String> {
+        self.runs.iter().find(|(_, run)| run.due.is_some_and(|at| at <= now)).map(|(rule, _)| rule.clone())
+    }
+
+    /// What a rule would do in its turn, if its admission has to be asked for.
+    #[must_use]
+    pub fn wanted(&self, rule: &str, config: &CheckedConfig) -> Option<Act> {
+        let run = self.runs.get(rule).filter(|run| run.stored.state == State::Waiting)?;
+        act_of(run, config)
+    }
+
+    /// It is a rule's turn. `verdict`: whether what it wants may be done now.
+    pub fn take_turn(
+        &mut self,
+        now: Now,
+        config: &CheckedConfig,
+        timeline: &Timeline,
+        rule: &str,
+        raised: bool,
+        verdict: Result<(), Refusal>,
+    ) {
+        let Some(run) = self.runs.get_mut(rule) else { return };
+        run.due = None;
+        match run.stored.state {
+            State::Waiting => self.try_step(now, config, timeline, rule, verdict),
+            State::Settling if raised => self.next_step(now, timeline, rule),
+            State::Settling => self.healed(now, timeline, rule),
+            State::Acting | State::Healed | State::Exhausted => {}
+        }
+    }
+
+    /// The journal says that a step has begun, or could not be told.
+    pub fn journaled(&mut self, now: Now, config: &CheckedConfig, rule: &str, written: bool) {
+        let Some(run) = self.runs.get_mut(rule).filter(|run| run.stored.state == State::Acting) else { return };
+        if !written {
+            // It was not begun. The entry may be on disk all the same: then a crash counts this step as done.
+            run.stored.state = State::Waiting;
+            run.due = Some(now.mono.after(AGAIN_FIRST));
+            return;
+        }
+        let Some(act) = act_of(run, config) else { return };
+        let event = told(run, rule, &act, "IN_PROGRESS", None);
+        self.steps.push_back(Step::Tell(event));
+        self.steps.push_back(Step::Act { rule: rule.to_owned(), act });
+    }
+
+    /// The act of a rule's step was handed to the runtime under this id.
+    pub fn acting(&mut self, rule: &str, effect: EffectId) {
+        if let Some(run) = self.runs.get_mut(rule) {
+            run.effect = Some(effect);
+        }
+    }
+
+    /// An act ended. False: it is not one of a ladder's.
+    pub fn acted(
+        &mut self,
+        now: Now,
+        config: &CheckedConfig,
+        timeline: &Timeline,
+        effect: EffectId,
+        outcome: &ActOutcome,
+    ) -> bool {
+        let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(effect)) else { return false };
+        run.effect = None;
+        let status = match outcome.status {
+            ActStatus::Succeeded => "SUCCEEDED",
+            ActStatus::Failed => "FAILED",
+            ActStatus::TimedOut => "TIMED_OUT",
+            ActStatus::Canceled => "CANCELED",
+        };
+        if let Some(act) = act_of(run, config) {
+            self.steps.push_back(Step::Tell(told(run, rule, &act, status, outcome.reason.as_deref())));
+        }
+        let rule = rule.clone();
+        self.settle(now, config, timeline, &rule);
+        true
+    }
+
+    /// Takes over a config: ladders that are gone end.
+    pub fn reconfigure(&mut self, config: &CheckedConfig) {
+        let gone = |run: &Run| !config.ladders.contains_key(&run.ladder) && run.stored.state != State::Acting;
+        let rules: Vec<String> = self.runs.iter().filter(|(_, run)| gone(run)).map(|(rule, _)| rule.clone()).collect();
+        for rule in rules {
+            self.runs.remove(&rule);
+            self.steps.push_back(Step::Note((key(&rule), None)));
+        }
+    }
+
+    fn restore(
+        &mut self,
+        now: Now,
+        rule: &str,
+        value: &Bytes,
+        config: &CheckedConfig,
+        timeline: &Timeline,
+        raised: bool,
+    ) {
+        let ladder = config.rules.iter().find(|known| known.name == rule).and_then(|known| known.remedy.clone());
+        let (Ok(stored), Some(ladder)) = (minicbor::decode::<Stored>(value), ladder) else {
+            return self.steps.push_back(Step::Note((key(rule), None)));
+        };
+        let state = stored.state;
+        let other_boot = stored.since.boot != timeline.boot();
+        let run = Run { stored, ladder, due: None, again: AGAIN_FIRST, told: None, effect: None };
+        self.runs.insert(rule.to_owned(), run);
+        match state {
+            State::Waiting if !raised => self.healed(now, timeline, rule),
+            State::Waiting => self.due_in(now, rule, Duration::ZERO),
+            State::Acting => self.interrupted(now, config, timeline, rule, other_boot),
+            State::Settling => self.settle(now, config, timeline, rule),
+            State::Exhausted if !raised => self.healed(now, timeline, rule),
+            State::Healed | State::Exhausted => {}
+        }
+    }
+
+    /// The agent ended while a step was under way. A reboot is judged by the boot id; the rest can't be known.
+    fn interrupted(&mut self, now: Now, config: &CheckedConfig, timeline: &Timeline, rule: &str, other_boot: bool) {
+        let Some(run) = self.runs.get(rule) else { return };
+        if let Some(act) = act_of(run, config) {
+            let (status, reason) = match (&act, other_boot) {
+                (Act::Reboot, true) => ("SUCCEEDED", None),
+                (Act::Reboot, false) => ("FAILED", Some(Reason::SameBoot)),
+                _ => ("INTERRUPTED", Some(Reason::Interrupted)),
+            };
+            self.steps.push_back(Step::Tell(told(run, rule, &act, status, reason.map(Reason::word))));
+        }
+        self.settle(now, config, timeline, rule);
+    }
+
+    fn try_step(
+        &mut self,
+        now: Now,
+        config: &CheckedConfig,
+        timeline: &Timeline,
+        rule: &str,
+        verdict: Result<(), Refusal>,
+    ) {
+        let looping = self.boot_loop(now, timeline);
+        let crowded = self.climbing() > RUNS_MAX;
+        let Some(run) = self.runs.get_mut(rule) else { return };
+        let Some(act) = act_of(run, config) else { return self.exhausted(now, timeline, rule) };
+        let admitted = match looping {
+            Some(detail) => Err((Reason::BootLoop, detail)),
+            None if crowded => Err((Reason::Busy, format!("{RUNS_MAX} ladders are being climbed"))),
+            None => verdict,
+        };
+        if let Err((reason, detail)) = admitted {
+            return self.refused(now, timeline, rule, &act, reason, detail);
+        }
+        run.told = None;
+        run.again = AGAIN_FIRST;
+        run.stored.state = State::Acting;
+        run.stored.since = timeline.stamp(now.mono);
+        let entry = (key(rule), Some(encode(&run.stored)));
+        self.steps.push_back(Step::Journal { rule: rule.to_owned(), entry, act });
+    }
+
+    fn refused(&mut self, now: Now, timeline: &Timeline, rule: &str, act: &Act, reason: Reason, detail: String) {
+        let Some(run) = self.runs.get_mut(rule) else { return };
+        if run.told != Some(reason) {
+            run.told = Some(reason);
+            let event = told(run, rule, act, "REJECTED", Some(reason.word())).with("detail", detail.as_str());
+            self.steps.push_back(Step::Tell(event));
+            if matches!(reason, Reason::BudgetSpent | Reason::BootLoop) {
+                let audit = Event::new(Severity::Warning, EventKind::Audit, reason.word())
+                    .group("audit")
+                    .with("trigger", format!("rule:{rule}").as_str())
+                    .with("action", act.action().word())
+                    .with("detail", detail.as_str());
+                self.steps.push_back(Step::Tell(audit));
+            }
+        }
+        match reason {
+            Reason::MinUptime
+            | Reason::LowBattery
+            | Reason::Inhibited
+            | Reason::Busy
+            | Reason::BudgetSpent
+            | Reason::BootLoop => {
+                run.due = Some(now.mono.after(run.again));
+                run.again = run.again.saturating_mul(2).min(AGAIN_LAST);
+            }
+            // Nothing is done in a dry run, so there is nothing to climb on from: it ends until the alarm is raised anew.
+            Reason::DryRun => {
+                run.stored.state = State::Exhausted;
+                self.note(rule);
+            }
+            _ => self.next_step(now, timeline, rule),
+        }
+    }
+
+    fn next_step(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+        let Some(run) = self.runs.get_mut(rule) else { return };
+        run.stored.step += 1;
+        run.stored.state = State::Waiting;
+        run.stored.since = timeline.stamp(now.mono);
+        run.told = None;
+        run.due = Some(now.mono);
+        self.note(rule);
+    }
+
+    fn settle(&mut self, now: Now, config: &CheckedConfig, timeline: &Timeline, rule: &str) {
+        let Some(run) = self.runs.get_mut(rule) else { return };
+        run.stored.state = State::Settling;
+        run.stored.since = timeline.stamp(now.mono);
+        let settle = step_of(run, config).map_or(Duration::ZERO, |step| step.settle);
+        run.due = Some(now.mono.after(settle));
+        self.note(rule);
+    }
+
+    fn healed(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+        let Some(run) = self.runs.get_mut(rule) else { return };
+        let exhausted = run.stored.state == State::Exhausted;
+        run.stored.state = State::Healed;
+        run.stored.since = timeline.stamp(now.mono);
+        run.due = None;
+        if !exhausted {
+            let event = ladder_event(run, rule, Severity::Notice, "healed", "HEALED");
+            self.steps.push_back(Step::Tell(event));
+        }
+        self.note(rule);
+    }
+
+    fn exhausted(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+        let Some(run) = self.runs.get_mut(rule) else { return };
+        run.stored.state = State::Exhausted;
+        run.stored.since = timeline.stamp(now.mono);
+        let event = ladder_event(run, rule, Severity::Error, "ladder_exhausted", "EXHAUSTED");
+        self.steps.push_back(Step::Tell(event));
+        self.note(rule);
+    }
+
+    fn note(&mut self, rule: &str) {
+        let Some(run) = self.runs.get(rule) else { return };
+        self.steps.push_back(Step::Note((key(rule), Some(encode(&run.stored)))));
+    }
+
+    fn due_in(&mut self, now: Now, rule: &str, wait: Duration) {
+        if let Some(run) = self.runs.get_mut(rule) {
+            run.due = Some(now.mono.after(wait));
+        }
+    }
+
+    fn climbing(&self) -> usize {
+        self.runs.values().filter(|run| matches!(run.stored.state, State::Acting | State::Settling)).count()
+    }
+
+    /// Remembers this boot, if it is another one.
+    fn count_boot(&mut self, timeline: &Timeline, now: Now) {
+        if self.boots.last().is_some_and(|last| last.boot == timeline.boot()) {
+            return;
+        }
+        self.boots.push(timeline.stamp(now.mono));
+        let surplus = self.boots.len().saturating_sub(LOOP_BOOTS);
+        self.boots.drain(..surplus);
+        self.steps.push_back(Step::Note((BOOTS_KEY.to_owned(), Some(encode(&self.boots)))));
+    }
+
+    /// So many boots of late that doing something is more likely to be the cause than the cure.
+    fn boot_loop(&self, now: Now, timeline: &Timeline) -> Option<String> {
+        let late = self.boots.iter().filter(|boot| timeline.age(**boot, now) < LOOP_WINDOW).count();
+        (late >= LOOP_BOOTS).then(|| format!("{late} boots within {} min", LOOP_WINDOW.as_secs() / 60))
+    }
+}
+
+fn key(rule: &str) -> String {
+    format!("{REMEDY_KEY}{rule}")
+}
+
+fn step_of<'c>(run: &Run, config: &'c CheckedConfig) -> Option<&'c config::Step> {
+    config.ladders.get(&run.ladder)?.get(usize::try_from(run.stored.step).ok()?)
+}
+
+/// What the present step does; `None` above the last one.
+fn act_of(run: &Run, config: &CheckedConfig) -> Option<Act> {
+    Some(match step_of(run, config)?.remedy.clone() {
+        Remedy::RestartUnit { unit } => Act::RestartUnit { unit },
+        Remedy::RestartLink { interface } => Act::RestartLink { interface },
+        Remedy::Reboot => Act::Reboot,
+        Remedy::Rollback { target } => Act::Rollback { target, to: None },
+        Remedy::Quarantine { level } => Act::Quarantine { level: Some(level) },
+        Remedy::Run { runbook, args } => Act::Run { runbook, args },
+    })
+}
+
+/// The contract's `remediation` event of a step.
+fn told(run: &Run, rule: &str, act: &Act, status: &str, reason: Option<&str>) -> Event {
+    let severity = if matches!(status, "IN_PROGRESS" | "SUCCEEDED") { Severity::Notice } else { Severity::Warning };
+    Event::new(severity, EventKind::Remediation, act.action().word())
+        .group("remediation")
+        .with("id", format!("{rule}-{}", run.stored.climb).as_str())
+        .with("trigger", format!("rule:{rule}").as_str())
+        .with("ladder", run.ladder.as_str())
+        .with("step", u64::from(run.stored.step) + 1)
+        .with("action", act.action().word())
+        .with("target", act.target().as_str())
+        .with("status", status)
+        .with_some("reason", reason)
+}
+
+/// The contract's `remediation` event of a ladder as a whole.
+fn ladder_event(run: &Run, rule: &str, severity: Severity, name: &str, status: &str) -> Event {
+    Event::new(severity, EventKind::Remediation, name)
+        .group("remediation")
+        .with("id", format!("{rule}-{}", run.stored.climb).as_str())
+        .with("trigger", format!("rule:{rule}").as_str())
+        .with("ladder", run.ladder.as_str())
+        .with("status", status)
+}
