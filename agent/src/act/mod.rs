@@ -32,8 +32,10 @@ impl Actor {
 
     /// What can be done here at all: the engine refuses the rest before it is tried.
     #[must_use]
-    pub fn able() -> BTreeSet<Action> {
-        BTreeSet::from([Action::RestartUnit, Action::Run])
+    pub fn able(&self) -> BTreeSet<Action> {
+        let mut able = self.units.able();
+        able.insert(Action::Run);
+        able
     }
 
     /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.
@@ -49,7 +51,11 @@ impl Actor {
             Act::Run { runbook, args } => {
                 runbook::run(&self.runbooks, &runbook, &args, timeout, canceled, progress).await
             }
-            other => ActOutcome::failed("not_supported", format!("there is no way to do {} here", other.action())),
+            Act::Reboot => self.units.reboot(timeout).await,
+            // Not among what `able` names, so the engine does not ask for it.
+            Act::RestartLink { .. } | Act::Rollback { .. } | Act::MarkGood { .. } | Act::Quarantine { .. } => {
+                ActOutcome::failed("not_supported", format!("this gateway has no means to {}", act.action()))
+            }
         }
     }
 }

@@ -31,8 +31,19 @@ trait Systemd {
     fn subscribe(&self) -> zbus::Result<()>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: &str, result: &str) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.login1.Manager",
+    default_service = "org.freedesktop.login1",
+    default_path = "/org/freedesktop/login1",
+    gen_blocking = false
+)]
+trait Login {
+    fn reboot(&self, interactive: bool) -> zbus::Result<()>;
 }
 
 #[zbus::proxy(
@@ -78,7 +89,39 @@ pub async fn restart(unit: &UnitName) -> ActOutcome {
             return ActOutcome::failed("no_systemd", format!("connect to the system bus: {error}; {hint}"));
         }
     };
-    restart_over(&connection, unit).await.unwrap_or_else(|error| refused(unit, &error))
+    restart_over(&connection, unit).await.unwrap_or_else(|error| refused(&format!("restart {unit}"), &error))
+}
+
+/// Tells the machine to reboot: logind, which asks its inhibitors, and where there is none systemd itself. It goes down some
+/// time after this has succeeded. What goes wrong is `no_systemd`, `permission_denied` or `systemd_refused`.
+pub async fn reboot() -> ActOutcome {
+    let connection = match connect().await {
+        Ok(connection) => connection,
+        Err(error) => {
+            let hint = "is this a system with systemd, and may this user use its bus?";
+            return ActOutcome::failed("no_systemd", format!("connect to the system bus: {error}; {hint}"));
+        }
+    };
+    match reboot_over(&connection).await {
+        Ok(()) => ActOutcome::succeeded("the machine is going down"),
+        Err(error) => refused("reboot the machine", &error),
+    }
+}
+
+async fn reboot_over(connection: &Connection) -> zbus::Result<()> {
+    match LoginProxy::new(connection).await?.reboot(false).await {
+        Err(error) if is_unknown_service(&error) => {
+            // As `systemctl reboot` does where there is no logind.
+            let systemd = SystemdProxy::new(connection).await?;
+            systemd.start_unit("reboot.target", "replace-irreversibly").await.map(drop)
+        }
+        other => other,
+    }
+}
+
+/// Nobody owns the name, and nobody can be started for it.
+fn is_unknown_service(error: &zbus::Error) -> bool {
+    matches!(error, zbus::Error::MethodError(name, _, _) if name.as_str() == "org.freedesktop.DBus.Error.ServiceUnknown")
 }
 
 /// Tries for a while, at growing intervals.
@@ -195,11 +238,11 @@ fn verdict(unit: &UnitName, active: &str, sub: &str, service: Option<&Service>) 
     )
 }
 
-fn refused(unit: &UnitName, error: &zbus::Error) -> ActOutcome {
+fn refused(what: &str, error: &zbus::Error) -> ActOutcome {
     let (reason, hint) = match error {
         zbus::Error::MethodError(name, ..) => match name.rsplit('.').next() {
             Some("AccessDenied" | "InteractiveAuthorizationRequired") => {
-                ("permission_denied", "; only root, or whom polkit lets, may restart units")
+                ("permission_denied", "; only root, or whom polkit lets, may do that")
             }
             Some("NoSuchUnit") => ("no_such_unit", ""),
             Some("ServiceUnknown" | "NameHasNoOwner") => ("no_systemd", "; there is a bus, but no systemd on it"),
@@ -207,7 +250,7 @@ fn refused(unit: &UnitName, error: &zbus::Error) -> ActOutcome {
         },
         _ => ("no_systemd", ""),
     };
-    ActOutcome::failed(reason, format!("restart {unit}: {error}{hint}"))
+    ActOutcome::failed(reason, format!("{what}: {error}{hint}"))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "an act has a deadline of its own")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -9,7 +10,7 @@ use tokio::time::timeout;
 
 use super::supervisor::Supervisor;
 use super::systemd;
-use crate::config::UnitName;
+use crate::config::{Action, UnitName};
 use crate::engine::io::ActOutcome;
 
 /// A manager of units.
@@ -22,6 +23,25 @@ pub enum Manager {
 }
 
 impl Manager {
+    /// What it has means for.
+    #[must_use]
+    pub fn able(&self) -> BTreeSet<Action> {
+        match self {
+            Self::Systemd => BTreeSet::from([Action::RestartUnit, Action::Reboot]),
+            Self::Supervised(_) => BTreeSet::from([Action::RestartUnit]),
+        }
+    }
+
+    /// Restarts the machine.
+    pub async fn reboot(&self, within: Duration) -> ActOutcome {
+        match self {
+            Self::Systemd => timeout(within, systemd::reboot())
+                .await
+                .unwrap_or_else(|_| ActOutcome::timed_out("the order to reboot was not answered")),
+            Self::Supervised(_) => ActOutcome::failed("not_supported", "the demo doesn't reboot this machine"),
+        }
+    }
+
     /// Restarts a unit, and waits until it is active or failed.
     pub async fn restart(&self, unit: &UnitName, within: Duration, canceled: oneshot::Receiver<()>) -> ActOutcome {
         let restart = async {

@@ -114,7 +114,6 @@ pub struct Remedies {
     runs: BTreeMap<String, Run>,
     steps: VecDeque<Step>,
     boots: Vec<Stamp>,
-    told_boot_loop: bool,
 }
 
 impl Remedies {

@@ -20,7 +20,7 @@ use crate::engine::time::Unix;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Reads all that is known at the start.
-pub(super) fn discover(config: &CheckedConfig) -> Result<Identity, RunError> {
+pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity, RunError> {
     let root = &config.collect.root;
     let release = os_release(root);
     Ok(Identity {
@@ -31,7 +31,7 @@ pub(super) fn discover(config: &CheckedConfig) -> Result<Identity, RunError> {
         nonce: nonce()?,
         password: password(config)?,
         facts: facts(root, &release),
-        able: Actor::able(),
+        able: actor.able(),
         firmware: ["IMAGE_VERSION", "VERSION_ID"].iter().find_map(|key| release.get(*key).cloned()),
     })
 }

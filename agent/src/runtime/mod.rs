@@ -89,7 +89,7 @@ pub enum RunError {
 /// If it can't begin. Once it runs, nothing ends it but a stop.
 pub async fn run(mut options: Options) -> Result<(), RunError> {
     let mut clock = Clock::new(options.config.clock.trust, &options.config.collect.root);
-    let identity = identity::discover(&options.config)?;
+    let identity = identity::discover(&options.config, &options.actor)?;
     let settings = StoreSettings { path: options.config.store.path.clone(), max_bytes: options.config.store.max_bytes };
     let (store, recovered) = Store::open(&settings)?;
     let stats = recovered.stats;

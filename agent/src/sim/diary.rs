@@ -21,6 +21,8 @@ pub(super) struct Diary {
     /// Remedies that were begun, by their id: which action.
     remedies: BTreeMap<String, String>,
     standing: BTreeMap<String, bool>,
+    /// What the agent had counted as dropped when it was last looked at.
+    totals: BTreeMap<String, u64>,
     charge_tenth: Option<(i64, String)>,
 }
 
@@ -90,14 +92,20 @@ impl Diary {
         self.note(at_ms, What::Acted { action, target, trigger, status });
     }
 
-    /// Records were given up: totals by reason.
+    /// Records were given up: the agent's totals by reason. They begin anew where its state was lost: what it told before
+    /// that stays told.
     pub(super) fn dropped(&mut self, at_ms: u64, totals: &BTreeMap<String, u64>) {
+        if *totals == self.totals {
+            return;
+        }
         for (reason, total) in totals {
-            let before = self.summary.dropped.insert(reason.clone(), *total).unwrap_or(0);
+            let before = self.totals.get(reason).copied().unwrap_or(0);
             if *total > before {
+                *self.summary.dropped.entry(reason.clone()).or_default() += total - before;
                 self.note(at_ms, What::Dropped { reason: reason.clone(), records: total - before });
             }
         }
+        self.totals.clone_from(totals);
     }
 
     pub(super) fn into_parts(mut self) -> (Vec<Moment>, Summary) {

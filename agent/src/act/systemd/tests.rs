@@ -156,7 +156,7 @@ async fn outcome(script: Script) -> ActOutcome {
     let client = Builder::unix_stream(ours).p2p().build();
     let (_systemd, connection) = tokio::try_join!(systemd, client).unwrap();
     let unit = UnitName::parse("app.service").unwrap();
-    restart_over(&connection, &unit).await.unwrap_or_else(|error| refused(&unit, &error))
+    restart_over(&connection, &unit).await.unwrap_or_else(|error| refused(&format!("restart {unit}"), &error))
 }
 
 #[tokio::test]

@@ -155,7 +155,7 @@ impl World<'_> {
                 return self.refuse(conn);
             }
             Packet::Publish(publish) => {
-                if self.dislikes(publish) {
+                if self.is_too_much() {
                     return self.cut(conn);
                 }
                 self.fleet_gets(publish);
@@ -251,8 +251,8 @@ impl World<'_> {
         }
     }
 
-    /// Whether the broker closes the connection on this publish.
-    fn dislikes(&mut self, publish: &Publish) -> bool {
+    /// Whether the broker closes the connection because of one publish more in this second.
+    fn is_too_much(&mut self) -> bool {
         let limit = self.active.values().find_map(|fault| match fault {
             FaultKind::Throttle { per_second } => Some(*per_second),
             _ => None,

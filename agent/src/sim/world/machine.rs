@@ -109,6 +109,7 @@ impl World<'_> {
         self.diary.note(self.at, What::Started { after });
         self.times.runs_since = Some(self.at);
         let engine = Engine::new(now, self.config.clone(), identity, recovered);
+        self.watch.retries.reset();
         self.gateway.read_errors_from(engine.error_cursor());
         self.agent = Some(Agent {
             backoff: FullJitter::new(&self.config.mqtt.reconnect),
@@ -211,7 +212,8 @@ impl World<'_> {
         // What was handed to the store may have been carried out in part.
         let done = self.dice.below(agent.store.len() as u64 + 1);
         for (_, op) in agent.store.drain(..).take(usize::try_from(done).unwrap_or(0)) {
-            self.apply(op);
+            // Nobody is left to be told.
+            let _ = self.apply(op);
         }
         self.diary.dropped(self.at, agent.engine.dropped());
         self.recovered = Some(self.disk.crash(crash));
@@ -242,7 +244,7 @@ impl World<'_> {
         let Some(mut agent) = self.agent.take() else { return };
         self.life += 1;
         for (_, op) in agent.store.drain(..) {
-            self.apply(op);
+            let _ = self.apply(op);
         }
         self.diary.dropped(self.at, agent.engine.dropped());
         self.recovered = Some(self.disk.crash(Crash::Clean));
@@ -331,10 +333,7 @@ impl World<'_> {
             }
             _ => {}
         }
-        let (at, dropped) = (self.at, agent.engine.dropped());
-        if dropped.values().sum::<u64>() != self.diary.summary.dropped.values().sum::<u64>() {
-            self.diary.dropped(at, dropped);
-        }
+        self.diary.dropped(self.at, agent.engine.dropped());
     }
 
     /// When something was since boot, in true time; `None` for a boot that never was.

@@ -331,7 +331,7 @@ impl<'a> World<'a> {
         let Some(agent) = &self.agent else { return };
         let ran_for = at.saturating_sub(agent.began);
         let settled = at.saturating_sub(SETTLES_WITHIN_MS);
-        records.judge(at, is_stored, agent.engine.dropped(), findings);
+        records.judge(at, is_stored, &self.diary.summary.dropped, findings);
         if ran_for < SETTLES_WITHIN_MS || self.calm_at > settled || !self.network.is_covered() {
             return;
         }
