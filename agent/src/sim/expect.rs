@@ -1,10 +1,13 @@
-//! Whether what a scenario's author expects came true: judged on the timeline and the figures, as a user could.
+//! Whether what a scenario's author expects came true: judged on the timeline and the figures, as a reader of them could.
+//! It knows nothing of the world, and a run that could not show what was asked (a fault that never came) is no failure.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::network::millis;
-use super::report::{Moment, Summary, Unmet, What};
-use super::scenario::{After, Expectation, Scenario, Subject};
+use super::report::{Measure, Moment, Summary, Unmet, What};
+use super::scenario::{After, Bounds, Expectation, Scenario, Subject};
+use crate::engine::record::Status;
 
 /// The expectations that were not met.
 pub(super) fn judge(scenario: &Scenario, timeline: &[Moment], summary: &Summary) -> Vec<Unmet> {
@@ -18,121 +21,242 @@ pub(super) fn judge(scenario: &Scenario, timeline: &[Moment], summary: &Summary)
 /// What was found instead; `None`: it was met.
 fn found(expectation: &Expectation, timeline: &[Moment], summary: &Summary) -> Option<String> {
     let bounds = &expectation.bounds;
-    if let Subject::Measure(measure) = expectation.of {
-        let Some(value) = measure.value(summary) else { return Some("there is no such figure in this run".into()) };
-        let fits =
-            bounds.at_least.is_none_or(|least| value >= least) && bounds.at_most.is_none_or(|most| value <= most);
-        return (!fits).then(|| format!("it is {value:.1}"));
+    match &expectation.of {
+        Subject::Measure(measure) => figure(*measure, bounds, summary),
+        Subject::AlarmStands(rule) => stands(rule, bounds, summary),
+        happening => times(happening, bounds, timeline),
     }
-    if let Subject::AlarmStands(rule) = &expectation.of {
-        let stands = f64::from(u8::from(summary.standing.contains(rule)));
-        let fits =
-            bounds.at_least.is_none_or(|least| stands >= least) && bounds.at_most.is_none_or(|most| stands <= most);
-        return (!fits).then(|| if stands > 0.0 { "it stands".to_owned() } else { "it doesn't stand".to_owned() });
-    }
-    let from = match &bounds.after {
-        None => 0,
-        Some(After::Time(time)) => millis(*time),
-        Some(After::Fault(name)) => match first_fault(timeline, name) {
-            Some(at) => at,
-            None => return Some(format!("the fault {name} never came")),
-        },
-    };
-    let times: Vec<u64> = timeline
-        .iter()
-        .filter(|moment| moment.at_ms >= from && is(&expectation.of, &moment.what))
-        .map(|moment| moment.at_ms)
-        .collect();
-    #[expect(clippy::cast_precision_loss, reason = "moments of a run")]
-    let count = times.len() as f64;
-    let first = times.first().map(|at| at.saturating_sub(from));
-    let enough = bounds.at_least.is_none_or(|least| count >= least);
-    let few_enough = bounds.at_most.is_none_or(|most| count <= most);
-    let in_time = bounds
-        .within
-        .is_none_or(|within| bounds.at_least.is_none() || first.is_some_and(|first| first <= millis(within)));
-    if enough && few_enough && in_time {
-        return None;
-    }
-    let time = |ms: u64| humantime::format_duration(Duration::from_secs(ms / 1_000)).to_string();
-    Some(match first {
-        None => "it never happened".to_owned(),
-        Some(first) => format!("it happened {} times, first after {}", times.len(), time(first)),
-    })
 }
 
-fn first_fault(timeline: &[Moment], wanted: &str) -> Option<u64> {
-    timeline.iter().find_map(|moment| match &moment.what {
-        What::FaultBegan { name, .. } if name == wanted => Some(moment.at_ms),
-        _ => None,
-    })
+fn figure(measure: Measure, bounds: &Bounds, summary: &Summary) -> Option<String> {
+    let Some(value) = measure.value(summary) else {
+        return Some(format!("there is no {} in this run", measure.word()));
+    };
+    if holds(value, bounds) {
+        return None;
+    }
+    // Three decimals: enough to see by how much it was missed, and no more.
+    Some(format!("is {}; {} expected", (value * 1_000.0).round() / 1_000.0, wanted(bounds)))
+}
+
+fn stands(rule: &str, bounds: &Bounds, summary: &Summary) -> Option<String> {
+    let stands = summary.standing.iter().any(|standing| standing == rule);
+    if holds(f64::from(u8::from(stands)), bounds) {
+        return None;
+    }
+    let raised = summary.alarms.get(rule).copied().unwrap_or_default();
+    let word = if stands { "stands" } else { "doesn't stand" };
+    Some(format!("{word} at the end, raised {} in all", often(raised)))
+}
+
+/// How often something happened in the time that counts.
+fn times(happening: &Subject, bounds: &Bounds, timeline: &[Moment]) -> Option<String> {
+    // Nothing is said of what comes after a fault that never came.
+    let from = begin(bounds.after.as_ref(), timeline)?;
+    let until = bounds.within.map_or(u64::MAX, |within| from.saturating_add(millis(within)));
+    let all: Vec<u64> = timeline
+        .iter()
+        .filter(|moment| moment.at_ms >= from && is(happening, &moment.what))
+        .map(|moment| moment.at_ms)
+        .collect();
+    let counted = all.iter().filter(|at| **at <= until).count();
+    #[expect(clippy::cast_precision_loss, reason = "moments of a run")]
+    if holds(counted as f64, bounds) {
+        return None;
+    }
+    let expected = format!("{} expected{}", wanted(bounds), window(bounds));
+    let verb = verb(happening);
+    let Some(first) = all.first() else { return Some(format!("never {verb}; {expected}")) };
+    let since = match bounds.after {
+        None => format!("after {}", human(*first)),
+        Some(_) => format!("{} later", human(first.saturating_sub(from))),
+    };
+    let in_time = if counted == all.len() { String::new() } else { format!(", {counted} of them in time") };
+    Some(format!("{verb} {}, the first {since}{in_time}; {expected}", often(all.len() as u64)))
+}
+
+/// From when on something counts; `None`: from a fault that never came.
+fn begin(after: Option<&After>, timeline: &[Moment]) -> Option<u64> {
+    match after {
+        None => Some(0),
+        Some(After::Time(time)) => Some(millis(*time)),
+        Some(After::Fault(fault)) => timeline.iter().find_map(|moment| match &moment.what {
+            What::FaultBegan { name, .. } if name == fault => Some(moment.at_ms),
+            _ => None,
+        }),
+    }
 }
 
 /// Whether this is what an expectation counts.
-fn is(of: &Subject, what: &What) -> bool {
-    match (of, what) {
+fn is(happening: &Subject, what: &What) -> bool {
+    match (happening, what) {
         (Subject::Alarm(wanted), What::Alarm { rule, raised: true, .. }) => rule == wanted,
         (Subject::Remedy(wanted), What::Acted { action, .. }) => action == wanted,
-        (Subject::Healed(wanted), What::Acted { action, status: "succeeded", .. }) => action == wanted,
+        (Subject::Healed(wanted), What::Remedy { action, status, .. }) => action == wanted && status == "healed",
         (Subject::Event(wanted), What::Event { name, .. }) => name == wanted,
         (Subject::Command { name, status: wanted }, What::Result { command: Some(command), status, .. }) => {
-            let terminal = !matches!(*status, "QUEUED" | "IN_PROGRESS");
-            name == command && terminal && wanted.as_ref().is_none_or(|wanted| wanted == status)
+            let under_way = [Status::Queued, Status::InProgress].iter().any(|it| it.word() == *status);
+            name == command && wanted.as_ref().map_or(!under_way, |wanted| wanted == status)
         }
         _ => false,
     }
 }
 
+fn verb(happening: &Subject) -> String {
+    match happening {
+        Subject::Alarm(_) | Subject::AlarmStands(_) => "raised".to_owned(),
+        Subject::Remedy(_) => "tried".to_owned(),
+        Subject::Healed(_) => "found to have helped".to_owned(),
+        Subject::Event(_) | Subject::Measure(_) => "recorded".to_owned(),
+        Subject::Command { status: None, .. } => "ended".to_owned(),
+        Subject::Command { status: Some(status), .. } => format!("ended {status}"),
+    }
+}
+
+fn holds(value: f64, bounds: &Bounds) -> bool {
+    let range: RangeInclusive<f64> = bounds.at_least.unwrap_or(f64::MIN)..=bounds.at_most.unwrap_or(f64::MAX);
+    range.contains(&value)
+}
+
+fn wanted(bounds: &Bounds) -> String {
+    match (bounds.at_least, bounds.at_most) {
+        (Some(least), Some(most)) if least >= most => format!("exactly {least}"),
+        (Some(least), Some(most)) => format!("{least} to {most}"),
+        (Some(least), None) => format!("at least {least}"),
+        (None, Some(most)) => format!("at most {most}"),
+        (None, None) => "anything".to_owned(),
+    }
+}
+
+/// The time that counts, in words that follow `expected`.
+fn window(bounds: &Bounds) -> String {
+    let within = bounds.within.map(|within| format!(" within {}", human(millis(within)))).unwrap_or_default();
+    let after = match &bounds.after {
+        None => String::new(),
+        Some(After::Time(time)) => format!(" after {}", human(millis(*time))),
+        Some(After::Fault(name)) => format!(" after {name}"),
+    };
+    within + &after
+}
+
+fn often(times: u64) -> String {
+    if times == 1 { "once".to_owned() } else { format!("{times} times") }
+}
+
+fn human(ms: u64) -> String {
+    humantime::format_duration(Duration::from_secs(ms / 1_000)).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::report::Measure;
-    use crate::sim::scenario::Bounds;
 
-    fn moment(at_s: u64, what: What) -> Moment {
+    fn at(at_s: u64, what: What) -> Moment {
         Moment { at_ms: at_s * 1_000, boot: 1, what }
     }
 
-    fn raised(at_s: u64) -> Moment {
-        let alarm = What::Alarm { rule: "hot".into(), raised: true, severity: "warning", value: None, threshold: None };
-        moment(at_s, alarm)
+    fn hot(raised: bool) -> What {
+        What::Alarm { rule: "hot".into(), raised, severity: "warning", value: None, threshold: None }
+    }
+
+    fn result(command: &str, status: &'static str) -> What {
+        What::Result { id: Some("c1".into()), command: Some(command.into()), status, reason: None }
+    }
+
+    fn remedy(status: &str) -> What {
+        let (id, trigger, action) = ("r1".into(), "rule:hot".into(), "restart_unit".into());
+        What::Remedy { id, trigger, action, status: status.into(), reason: None }
+    }
+
+    /// A day with a hot hour: raised a minute in, then the fault, then raised 5 and 65 minutes later.
+    fn timeline() -> Vec<Moment> {
+        vec![
+            at(60, hot(true)),
+            at(90, hot(false)),
+            at(100, What::FaultBegan { name: "sun".into(), detail: "heat for 1h".into() }),
+            at(400, hot(true)),
+            at(401, remedy("succeeded")),
+            at(500, remedy("healed")),
+            at(4_000, hot(true)),
+            at(5_000, result("ping", "IN_PROGRESS")),
+            at(5_001, result("ping", "SUCCEEDED")),
+            at(5_002, result("ping", "REJECTED")),
+        ]
     }
 
     fn judged(of: Subject, bounds: Bounds) -> Option<String> {
-        let began = What::FaultBegan { name: "heat".into(), detail: String::new() };
-        let timeline = [raised(60), moment(100, began), raised(400), raised(4_000)];
-        let summary = Summary { uptime_pct: 99.0, standing: vec!["hot".into()], ..Summary::default() };
-        found(&Expectation { of, bounds, text: String::new() }, &timeline, &summary)
-    }
-
-    #[test]
-    fn counts_are_held_against_both_bounds() {
-        let bounds = |least, most| Bounds { at_least: least, at_most: most, ..Bounds::default() };
-        let hot = || Subject::Alarm("hot".into());
-        assert_eq!(judged(hot(), bounds(Some(3.0), Some(3.0))), None);
-        assert_eq!(judged(hot(), bounds(None, Some(2.0))).unwrap(), "it happened 3 times, first after 1m");
-        assert_eq!(judged(Subject::Alarm("cold".into()), bounds(Some(1.0), None)).unwrap(), "it never happened");
-    }
-
-    #[test]
-    fn within_counts_from_the_fault_that_is_named() {
-        let bounds = |within_s| Bounds {
-            at_least: Some(1.0),
-            within: Some(Duration::from_secs(within_s)),
-            after: Some(After::Fault("heat".into())),
-            ..Bounds::default()
+        let summary = Summary {
+            uptime_pct: 99.123_456,
+            standing: vec!["hot".into()],
+            alarms: [("hot".to_owned(), 3)].into(),
+            ..Summary::default()
         };
-        assert_eq!(judged(Subject::Alarm("hot".into()), bounds(300)), None);
-        assert_eq!(judged(Subject::Alarm("hot".into()), bounds(299)).unwrap(), "it happened 2 times, first after 5m");
+        found(&Expectation { of, bounds, text: String::new() }, &timeline(), &summary)
+    }
+
+    fn bounds(at_least: Option<f64>, at_most: Option<f64>) -> Bounds {
+        Bounds { at_least, at_most, ..Bounds::default() }
+    }
+
+    fn alarm() -> Subject {
+        Subject::Alarm("hot".into())
+    }
+
+    fn after_sun(at_least: Option<f64>, at_most: Option<f64>, within_s: u64) -> Bounds {
+        let (within, after) = (Some(Duration::from_secs(within_s)), Some(After::Fault("sun".into())));
+        Bounds { at_least, at_most, within, after }
+    }
+
+    #[test]
+    fn counts_are_held_against_both_bounds_and_told_with_their_numbers() {
+        assert_eq!(judged(alarm(), bounds(Some(3.0), Some(3.0))), None);
+        let found = judged(alarm(), bounds(None, Some(2.0)));
+        assert_eq!(found.unwrap(), "raised 3 times, the first after 1m; at most 2 expected");
+        let found = judged(alarm(), bounds(Some(4.0), Some(5.0)));
+        assert_eq!(found.unwrap(), "raised 3 times, the first after 1m; 4 to 5 expected");
+        let found = judged(Subject::Alarm("cold".into()), bounds(Some(1.0), None));
+        assert_eq!(found.unwrap(), "never raised; at least 1 expected");
+    }
+
+    #[test]
+    fn only_what_comes_within_the_time_after_the_fault_counts() {
+        assert_eq!(judged(alarm(), after_sun(Some(1.0), Some(1.0), 300)), None);
+        let found = judged(alarm(), after_sun(Some(1.0), None, 299));
+        assert_eq!(
+            found.unwrap(),
+            "raised 2 times, the first 5m later, 0 of them in time; at least 1 expected within 4m 59s after sun"
+        );
+        assert_eq!(judged(alarm(), after_sun(None, Some(0.0), 299)), None, "a silence can be expected too");
+        assert!(judged(alarm(), after_sun(None, Some(0.0), 300)).is_some());
+        let late = Bounds { after: Some(After::Time(Duration::from_secs(4_001))), ..bounds(Some(1.0), None) };
+        assert_eq!(judged(alarm(), late).unwrap(), "never raised; at least 1 expected after 1h 6m 41s");
+    }
+
+    #[test]
+    fn nothing_is_held_against_a_run_in_which_the_fault_never_came() {
+        let after = Bounds { after: Some(After::Fault("snow".into())), ..bounds(Some(1.0), None) };
+        assert_eq!(judged(alarm(), after), None);
+    }
+
+    #[test]
+    fn a_command_counts_when_it_has_ended_and_a_remedy_helped_when_it_was_found_so() {
+        let ping = |status: Option<&str>| Subject::Command { name: "ping".into(), status: status.map(Into::into) };
+        assert_eq!(judged(ping(None), bounds(Some(2.0), Some(2.0))), None);
+        assert_eq!(judged(ping(Some("SUCCEEDED")), bounds(Some(1.0), Some(1.0))), None);
+        let found = judged(ping(Some("SUCCEEDED")), bounds(Some(2.0), None));
+        assert_eq!(found.unwrap(), "ended SUCCEEDED once, the first after 1h 23m 21s; at least 2 expected");
+        assert_eq!(judged(Subject::Healed("restart_unit".into()), bounds(Some(1.0), Some(1.0))), None);
     }
 
     #[test]
     fn figures_and_what_stands_at_the_end_are_judged_as_they_are() {
-        let least = |n| Bounds { at_least: Some(n), ..Bounds::default() };
-        let never = Bounds { at_most: Some(0.0), ..Bounds::default() };
-        assert_eq!(judged(Subject::Measure(Measure::UptimePct), least(99.0)), None);
-        assert_eq!(judged(Subject::Measure(Measure::UptimePct), least(99.5)).unwrap(), "it is 99.0");
-        assert!(judged(Subject::Measure(Measure::ChargeMinPct), least(1.0)).is_some());
-        assert_eq!(judged(Subject::AlarmStands("hot".into()), never).unwrap(), "it stands");
+        let uptime = |least| judged(Subject::Measure(Measure::UptimePct), bounds(Some(least), None));
+        assert_eq!(uptime(99.0), None);
+        assert_eq!(uptime(99.5).unwrap(), "is 99.123; at least 99.5 expected");
+        let charge = judged(Subject::Measure(Measure::ChargeMinPct), bounds(Some(1.0), None));
+        assert_eq!(charge.unwrap(), "there is no charge_min_pct in this run");
+        let stands = judged(Subject::AlarmStands("hot".into()), bounds(None, Some(0.0)));
+        assert_eq!(stands.unwrap(), "stands at the end, raised 3 times in all");
+        assert_eq!(judged(Subject::AlarmStands("cold".into()), bounds(None, Some(0.0))), None);
     }
 }
