@@ -99,6 +99,22 @@ pub(crate) fn read_file<T>(file: &Path, read: impl FnOnce(&mut Section<'_>) -> T
     }
 }
 
+/// Reads such a file, and lists the keys that were asked for: `faults.*.do`.
+#[cfg(test)]
+pub(crate) fn keys_read<T>(
+    file: &Path,
+    read: impl FnOnce(&mut Section<'_>) -> T,
+) -> (Result<T, Vec<Problem>>, Vec<String>) {
+    let mut report = Report::new(&[file.to_owned()]);
+    let table = parse_file(0, file, &mut report);
+    let value = table.map(|table| Section::read_root(&mut report, &table, At::start_of(0), read));
+    let known =
+        report.known().iter().flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")));
+    let known = known.map(|key| key.trim_start_matches('.').to_owned()).collect();
+    let (errors, _) = report.into_problems();
+    (value.filter(|_| errors.is_empty()).ok_or(errors), known)
+}
+
 fn parse_file(index: usize, file: &Path, report: &mut Report) -> Option<Table> {
     let text = match files::read(file) {
         Ok(text) => text,

@@ -86,7 +86,8 @@ fn device_id(s: &mut Section<'_>, hostname: &str) -> DeviceId {
     })
 }
 
-fn group(node: &Node) -> Result<String, Unfit> {
+/// The name of a group, safe as one level of a topic.
+pub(crate) fn group(node: &Node) -> Result<String, Unfit> {
     text(values::is_topic_word, "1 to 128 letters, digits and . _ : -, such as \"canary\"")(node)
 }
 

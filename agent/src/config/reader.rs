@@ -303,6 +303,11 @@ impl<'a> Section<'a> {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
+    /// Takes a key for known, whatever its value, and says whether it stands here.
+    pub(crate) fn knows(&mut self, key: &str) -> bool {
+        self.node(key).is_some()
+    }
+
     /// Where a key stands, or the section that it is missing from.
     pub(crate) fn at(&self, key: &str) -> At {
         self.table.and_then(|table| table.get(key)).map_or(self.at, |node| node.at)

@@ -471,7 +471,7 @@ pub enum Subject {
     AlarmStands(String),
     /// How often a remedy was tried, by its action, whoever wanted it.
     Remedy(String),
-    /// How often an action succeeded.
+    /// How often a remedy was found to have helped, by its action.
     Healed(String),
     /// How many commands ended so, by status; `None`: any that is terminal.
     Command {
@@ -493,7 +493,7 @@ pub struct Bounds {
     pub at_least: Option<f64>,
     /// Not more.
     pub at_most: Option<f64>,
-    /// The first must come within this after `after`.
+    /// What comes later than this after `after` doesn't count.
     pub within: Option<Duration>,
     /// The begin of the first fault of this name, or a time; `None`: the begin of the run. What comes before doesn't count.
     pub after: Option<After>,
