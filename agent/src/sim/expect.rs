@@ -1,6 +1,7 @@
 //! Whether what a scenario's author expects came true: judged on the timeline and the figures, as a reader of them could.
 //! It knows nothing of the world, and a run that could not show what was asked (a fault that never came) is no failure.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -54,10 +55,17 @@ fn times(happening: &Subject, bounds: &Bounds, timeline: &[Moment]) -> Option<St
     // Nothing is said of what comes after a fault that never came.
     let from = begin(bounds.after.as_ref(), timeline)?;
     let until = bounds.within.map_or(u64::MAX, |within| from.saturating_add(millis(within)));
+    // A command that comes twice is answered twice, with one result.
+    let mut answered = BTreeSet::new();
+    let mut is_first = |what: &What| match what {
+        What::Result { id: Some(id), .. } => answered.insert(id.clone()),
+        _ => true,
+    };
     let all: Vec<u64> = timeline
         .iter()
-        .filter(|moment| moment.at_ms >= from && is(happening, &moment.what))
+        .filter(|moment| is(happening, &moment.what) && is_first(&moment.what))
         .map(|moment| moment.at_ms)
+        .filter(|at| *at >= from)
         .collect();
     let counted = all.iter().filter(|at| **at <= until).count();
     #[expect(clippy::cast_precision_loss, reason = "moments of a run")]
@@ -159,8 +167,8 @@ mod tests {
         What::Alarm { rule: "hot".into(), raised, severity: "warning", value: None, threshold: None }
     }
 
-    fn result(command: &str, status: &'static str) -> What {
-        What::Result { id: Some("c1".into()), command: Some(command.into()), status, reason: None }
+    fn ping(id: &str, status: &'static str) -> What {
+        What::Result { id: Some(id.into()), command: Some("ping".into()), status, reason: None }
     }
 
     fn remedy(status: &str) -> What {
@@ -178,9 +186,10 @@ mod tests {
             at(401, remedy("succeeded")),
             at(500, remedy("healed")),
             at(4_000, hot(true)),
-            at(5_000, result("ping", "IN_PROGRESS")),
-            at(5_001, result("ping", "SUCCEEDED")),
-            at(5_002, result("ping", "REJECTED")),
+            at(5_000, ping("c1", "IN_PROGRESS")),
+            at(5_001, ping("c1", "SUCCEEDED")),
+            at(5_002, ping("c2", "REJECTED")),
+            at(6_000, ping("c1", "SUCCEEDED")),
         ]
     }
 
@@ -239,12 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn a_command_counts_when_it_has_ended_and_a_remedy_helped_when_it_was_found_so() {
+    fn a_command_counts_once_when_it_has_ended_and_a_remedy_helped_when_it_was_found_so() {
         let ping = |status: Option<&str>| Subject::Command { name: "ping".into(), status: status.map(Into::into) };
         assert_eq!(judged(ping(None), bounds(Some(2.0), Some(2.0))), None);
         assert_eq!(judged(ping(Some("SUCCEEDED")), bounds(Some(1.0), Some(1.0))), None);
         let found = judged(ping(Some("SUCCEEDED")), bounds(Some(2.0), None));
         assert_eq!(found.unwrap(), "ended SUCCEEDED once, the first after 1h 23m 21s; at least 2 expected");
+        let late = Bounds { after: Some(After::Time(Duration::from_secs(5_500))), ..bounds(None, Some(0.0)) };
+        assert_eq!(judged(ping(None), late), None, "the answer that is repeated is no other command");
         assert_eq!(judged(Subject::Healed("restart_unit".into()), bounds(Some(1.0), Some(1.0))), None);
     }
 

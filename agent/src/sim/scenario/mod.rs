@@ -473,7 +473,7 @@ pub enum Subject {
     Remedy(String),
     /// How often a remedy was found to have helped, by its action.
     Healed(String),
-    /// How many commands ended so, by status; `None`: any that is terminal.
+    /// How many commands ended so, by status, however often that was told; `None`: any that is terminal.
     Command {
         /// The command's name.
         name: String,
