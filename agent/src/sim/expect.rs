@@ -10,6 +10,12 @@ use super::report::{Measure, Moment, Summary, Unmet, What};
 use super::scenario::{After, Bounds, Expectation, Scenario, Subject};
 use crate::engine::record::Status;
 
+/// What a ladder says of a step after which the alarm was gone.
+const HEALED: &str = "HEALED";
+/// What a ladder says when it has run out, and the name of that event.
+const EXHAUSTED: &str = "EXHAUSTED";
+const LADDER_EXHAUSTED: &str = "ladder_exhausted";
+
 /// The expectations that were not met.
 pub(super) fn judge(scenario: &Scenario, timeline: &[Moment], summary: &Summary) -> Vec<Unmet> {
     let unmet = |expectation: &Expectation| {
@@ -100,8 +106,9 @@ fn is(happening: &Subject, what: &What) -> bool {
     match (happening, what) {
         (Subject::Alarm(wanted), What::Alarm { rule, raised: true, .. }) => rule == wanted,
         (Subject::Remedy(wanted), What::Acted { action, .. }) => action == wanted,
-        (Subject::Healed(wanted), What::Remedy { action, status, .. }) => action == wanted && status == "healed",
+        (Subject::Healed(wanted), What::Remedy { action, status, .. }) => action == wanted && status == HEALED,
         (Subject::Event(wanted), What::Event { name, .. }) => name == wanted,
+        (Subject::Event(wanted), What::Remedy { status, .. }) => wanted == LADDER_EXHAUSTED && status == EXHAUSTED,
         (Subject::Command { name, status: wanted }, What::Result { command: Some(command), status, .. }) => {
             let under_way = [Status::Queued, Status::InProgress].iter().any(|it| it.word() == *status);
             name == command && wanted.as_ref().map_or(!under_way, |wanted| wanted == status)
@@ -183,8 +190,9 @@ mod tests {
             at(90, hot(false)),
             at(100, What::FaultBegan { name: "sun".into(), detail: "heat for 1h".into() }),
             at(400, hot(true)),
-            at(401, remedy("succeeded")),
-            at(500, remedy("healed")),
+            at(401, remedy("SUCCEEDED")),
+            at(500, remedy(HEALED)),
+            at(900, remedy(EXHAUSTED)),
             at(4_000, hot(true)),
             at(5_000, ping("c1", "IN_PROGRESS")),
             at(5_001, ping("c1", "SUCCEEDED")),
@@ -257,6 +265,7 @@ mod tests {
         let late = Bounds { after: Some(After::Time(Duration::from_secs(5_500))), ..bounds(None, Some(0.0)) };
         assert_eq!(judged(ping(None), late), None, "the answer that is repeated is no other command");
         assert_eq!(judged(Subject::Healed("restart_unit".into()), bounds(Some(1.0), Some(1.0))), None);
+        assert_eq!(judged(Subject::Event(LADDER_EXHAUSTED.into()), bounds(Some(1.0), Some(1.0))), None);
     }
 
     #[test]
