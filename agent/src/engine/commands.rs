@@ -492,7 +492,7 @@ impl Commands {
 
     /// Tries again what the journal could not take.
     pub fn poll(&mut self, now: Mono) {
-        if !self.retry_at.is_some_and(|at| at <= now) {
+        if self.retry_at.is_none_or(|at| at > now) {
             return;
         }
         self.retry_at = None;
@@ -509,11 +509,13 @@ impl Commands {
         self.retry_at
     }
 
-    /// A result did not get into the outbox under this seq: it comes again under another, which is not known here, so it is
-    /// reported once more after a restart.
-    pub fn report_lost(&mut self, seq: u64) {
-        for entry in self.ledger.values_mut().filter(|entry| entry.report_seq == Some(seq)) {
+    /// A result did not get into the outbox under this seq. It may come in later under another, or be given up: it is reported
+    /// again, once too often rather than never.
+    pub fn report_lost(&mut self, now: Mono, seq: u64) {
+        for (id, entry) in self.ledger.iter_mut().filter(|(_, entry)| entry.report_seq == Some(seq)) {
             entry.report_seq = None;
+            self.unwritten.insert(id.clone());
+            self.retry_at.get_or_insert(now.after(RETRY_AFTER));
         }
     }
 

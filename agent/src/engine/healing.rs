@@ -112,7 +112,7 @@ impl Engine {
             return;
         }
         // Its target is free.
-        self.with_commands(now, |commands, facts| commands.begin_queued(facts));
+        self.with_commands(now, Commands::begin_queued);
     }
 
     /// The machine is to be restarted after a while.
@@ -140,7 +140,7 @@ impl Engine {
 
     /// Begins the goodbye when its time has come.
     pub(super) fn poll_reboot(&mut self, now: Now) {
-        if !self.reboot_deadline().is_some_and(|at| at <= now.mono) {
+        if self.reboot_deadline().is_none_or(|at| at > now.mono) {
             return;
         }
         if let Some(reboot) = &mut self.reboot {

@@ -346,7 +346,7 @@ impl Engine {
         match purpose {
             Purpose::Append { class, seq, bytes } => {
                 if fault.is_some() && class == Class::Results {
-                    self.commands.report_lost(seq);
+                    self.commands.report_lost(now.mono, seq);
                 }
                 self.outbox.appended(now.mono, class, bytes, fault, &mut self.effects);
             }

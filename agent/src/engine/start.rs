@@ -180,7 +180,7 @@ impl Engine {
 
     /// The journal was lost: how much was spent can't be known, so all of it was.
     fn exhaust_budgets(&mut self, now: Now) {
-        let entries = self.with_commands(now, |commands, facts| commands.exhaust_budgets(facts));
+        let entries = self.with_commands(now, Commands::exhaust_budgets);
         self.effects.put(Purpose::Bookkeeping, entries);
     }
 

@@ -36,7 +36,7 @@ const LINK_EVENTS_MAX: usize = 64;
 /// Requests on the local socket that may wait.
 const REQUESTS_MAX: usize = 8;
 /// While more operations than this wait for the store, nothing is read from the broker: each command is a write.
-const STORE_BACKLOG_MAX: usize = store::STORE_QUEUE_MAX / 4;
+pub(crate) const STORE_BACKLOG_MAX: usize = store::STORE_QUEUE_MAX / 4;
 /// Inputs handled before the loop looks at its other sources again.
 const INPUTS_AT_ONCE: usize = 64;
 

@@ -17,13 +17,12 @@ use super::dice::Dice;
 use super::scenario::DiskWorld;
 use crate::engine::io::{Recovered, StoreFault, StoreLoss, StoreOp, StoreReply, StoreStats};
 use crate::engine::record::Class;
-use crate::store::{COMMIT_OVERHEAD_BYTES, RESERVE_BYTES, RESERVE_FREE_FACTOR, STATE_VALUE_BYTES_MAX, segment_bytes};
+use crate::store::{COMMIT_OVERHEAD_BYTES, RESERVE_FREE_FACTOR, STATE_VALUE_BYTES_MAX, reserve_bytes, segment_bytes};
 
 /// How much the state's file grows by a write, beside what is written: measured with sled 0.34.
 const STATE_GROWTH_BYTES: u64 = 150;
 /// Where it stops to grow: sled uses its segments of 512 KiB again.
 const STATE_FILE_BYTES: u64 = 512 * 1024;
-const RESERVE: u64 = RESERVE_BYTES as u64;
 
 /// How the store's process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +60,7 @@ struct State {
     file_bytes: u64,
     set_aside_bytes: u64,
     reserve: bool,
+    reserve_bytes: u64,
     damaged: bool,
     written_bytes: u64,
 }
@@ -76,6 +76,7 @@ impl Disk {
                 file_bytes: 0,
                 set_aside_bytes: 0,
                 reserve: false,
+                reserve_bytes: reserve_bytes(max_bytes),
                 damaged: false,
                 written_bytes: 0,
             },
@@ -308,7 +309,7 @@ impl Disk {
     }
 
     fn make_reserve(&mut self) {
-        self.state.reserve |= self.free_bytes() >= RESERVE * RESERVE_FREE_FACTOR;
+        self.state.reserve |= self.free_bytes() >= self.state.reserve_bytes * RESERVE_FREE_FACTOR;
     }
 
     fn reopen(&mut self, left: [Left; Class::COUNT]) -> Recovered {
@@ -352,7 +353,7 @@ impl Disk {
 
 impl State {
     fn bytes(&self) -> u64 {
-        self.file_bytes + self.set_aside_bytes + if self.reserve { RESERVE } else { 0 }
+        self.file_bytes + self.set_aside_bytes + if self.reserve { self.reserve_bytes } else { 0 }
     }
 
     fn reopen(&mut self) -> Option<StoreLoss> {

@@ -24,8 +24,6 @@ pub enum Planted {
     OutcomeLost,
     /// What the config allows is not asked.
     AllowsAll,
-    /// Numbers begin anew at each start.
-    SeqReused,
     /// Chance that no seed governs.
     WildDice,
     /// The queue to the store takes whatever comes.
@@ -44,7 +42,6 @@ impl Planted {
         Self::NeverEvicts,
         Self::OutcomeLost,
         Self::AllowsAll,
-        Self::SeqReused,
         Self::WildDice,
         Self::NoQueueBound,
     ];
@@ -62,7 +59,6 @@ impl Planted {
             Self::NeverEvicts => "never-evicts",
             Self::OutcomeLost => "outcome-lost",
             Self::AllowsAll => "allows-all",
-            Self::SeqReused => "seq-reused",
             Self::WildDice => "wild-dice",
             Self::NoQueueBound => "no-queue-bound",
         }
@@ -78,11 +74,11 @@ impl Planted {
     #[must_use]
     pub const fn breaks(self) -> &'static [Promise] {
         match self {
-            Self::AckBeforeCommit => &[Promise::NothingLost, Promise::TerminalStatus, Promise::AtMostOnce],
+            Self::AckBeforeCommit => &[Promise::NothingLost, Promise::TerminalStatus],
             Self::DedupeForgotten => &[Promise::AtMostOnce],
             Self::BudgetInMemory | Self::AllowsAll => &[Promise::NothingForbidden],
             Self::TrimBeforeAck => &[Promise::NothingLost],
-            Self::WallClockAge | Self::SeqReused => &[Promise::TimeOrder, Promise::NothingForbidden, Promise::Liveness],
+            Self::WallClockAge => &[Promise::TimeOrder],
             Self::NoJitter => &[Promise::SpreadRetries],
             Self::NeverEvicts => &[Promise::BoundedDisk],
             Self::OutcomeLost => &[Promise::TerminalStatus],

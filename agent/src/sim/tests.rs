@@ -1,13 +1,25 @@
-//! Whole runs.
+//! Whole runs: the promises under every fault, each planted bug, the shipped scenarios, and the seeds in which a bug was
+//! found once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::planted::Planted;
-use super::scenario::*;
+use super::report::{Promise, What};
+use super::scenario::{
+    ClockWorld, DiskWorld, ErrorsWorld, Fault, FaultKind, HostWorld, LinkWorld, NetworkWorld, Scenario, When,
+};
 use super::*;
 use crate::config;
+use crate::engine::observation::Severity;
 use crate::engine::time::Unix;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// How many seeds of each: a nightly run asks for more.
+fn seeds(default: u64) -> u64 {
+    option_env!("FIELDMEDIC_SIM_SEEDS").and_then(|seeds| seeds.parse().ok()).unwrap_or(default)
+}
 
 pub(super) fn quiet() -> Scenario {
     let ms = Duration::from_millis;
@@ -15,16 +27,12 @@ pub(super) fn quiet() -> Scenario {
         name: "quiet".into(),
         about: String::new(),
         config: None,
-        lasts: Duration::from_secs(86_400),
-        calm: Duration::from_secs(7_200),
+        lasts: 12 * HOUR,
+        calm: 2 * HOUR,
         starts: Unix(1_768_435_200_000),
         clock: ClockWorld { boots_at: None, set_after: Some(Duration::from_secs(60)), drift_ppm: 10.0 },
         disk: DiskWorld { bytes: 1 << 30, others_bytes: 100 << 20, others_grow_bytes: 0, commit: (ms(5), ms(40)) },
-        network: NetworkWorld {
-            latency: (ms(20), ms(80)),
-            bandwidth: None,
-            session_expiry: Duration::from_secs(86_400),
-        },
+        network: NetworkWorld { latency: (ms(20), ms(80)), bandwidth: None, session_expiry: 24 * HOUR },
         battery: None,
         host: HostWorld { cpu_pct: 10.0, mem_used_pct: 40.0, temperature_c: 40.0, boot: Duration::from_secs(20) },
         links: vec![LinkWorld { interface: "eth0".into(), kind: "ethernet".into(), rssi_dbm: None, gaps: None }],
@@ -38,78 +46,176 @@ pub(super) fn quiet() -> Scenario {
 }
 
 pub(super) fn plan(scenario: Scenario) -> Plan {
-    let text = r#"
+    configured(scenario, "")
+}
+
+/// A plan with lines of its own in the configuration.
+fn configured(scenario: Scenario, more: &str) -> Plan {
+    let text = format!(
+        r#"
         [device]
         id = "gw-1"
-        groups = ["canary"]
+        groups = ["sim"]
         [mqtt]
         url = "mqtt://127.0.0.1"
         [remediation]
         units = ["app.service", "other.service"]
-    "#;
+        {more}"#
+    );
     let file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
     let config = config::load(&[PathBuf::from(file.path())]).unwrap().config;
     Plan { scenario, config, planted: None }
 }
 
-#[test]
-fn probe() {
-    let begun = std::time::SystemTime::now();
-    let mut s = quiet();
-    let kinds = [
-        FaultKind::Crash,
-        FaultKind::Cut,
-        FaultKind::PowerCut,
-        FaultKind::HalfOpen,
-        FaultKind::BrokerDown,
-        FaultKind::AcksLost { probability: 0.3 },
-    ];
-    for kind in kinds {
-        let lasts = if kind == FaultKind::Crash { Duration::ZERO } else { Duration::from_secs(300) };
-        s.faults.push(Fault {
-            name: kind.word().into(),
-            kind,
-            when: When::Every(Duration::from_secs(3 * 3600)),
-            lasts: (lasts / 10, lasts),
-        });
-    }
-    s.commands.push(Order {
-        name: "restart_unit".into(),
-        args: serde_json::json!({"unit": "app.service"}).as_object().unwrap().clone(),
-        when: When::Every(Duration::from_secs(3600)),
-        burst: 1,
-        group: None,
-        expires: Duration::from_secs(600),
-        nonce: false,
-        flaw: None,
-    });
-    let mut p = plan(s);
-    p.planted = std::env::var("PLANT").ok().and_then(|w| Planted::ALL.iter().copied().find(|p| p.word() == w));
-    let n: u64 = std::env::var("N").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    for seed in 1..=n {
-        let run = run(&p, seed);
-        if n == 1 {
-            for m in run.timeline.iter().take(60) {
-                println!("{:>8} {:?}", m.at_ms / 1000, m.what);
-            }
-            println!("{:#?}", run.summary);
-        }
-        if !run.broken.is_empty() {
-            println!("seed {seed}: {:?}", run.broken);
-        }
-    }
-    println!("{:?}", begun.elapsed());
+/// A scenario of the repository, with the configuration beside it.
+fn shipped(name: &str) -> Plan {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/scenarios");
+    let scenario = scenario::load(&dir.join(format!("{name}.toml"))).unwrap();
+    let config = config::load(&[dir.join("gateway.toml")]).unwrap().config;
+    Plan { scenario, config, planted: None }
+}
+
+fn lasting(kind: FaultKind, at: Duration, lasts: Duration) -> Fault {
+    Fault { name: kind.word().into(), kind, when: When::At(vec![at]), lasts: (lasts, lasts) }
+}
+
+/// The first seed in which a bug is found, with the promises that it broke.
+fn caught(plan: &Plan, bug: Planted, most: u64) -> Option<(u64, Vec<Promise>)> {
+    let plan = Plan { planted: Some(bug), ..plan.clone() };
+    (1..=most).find_map(|seed| {
+        let promises: Vec<Promise> = run(&plan, seed).broken.into_iter().map(|broken| broken.promise).collect();
+        promises.iter().any(|promise| bug.breaks().contains(promise)).then_some((seed, promises))
+    })
 }
 
 #[test]
-fn speed() {
-    let mut s = quiet();
-    let days: u64 = std::env::var("DAYS").ok().and_then(|n| n.parse().ok()).unwrap_or(30);
-    s.lasts = Duration::from_secs(86_400 * days);
-    let p = plan(s);
-    let begun = std::time::SystemTime::now();
-    let run = run(&p, 1);
-    let took = begun.elapsed().unwrap().as_secs_f64();
-    println!("{:.0} days/s, {} records {:?}", days as f64 / took, run.summary.records, run.broken);
+fn every_promise_is_held_under_mixed_faults() {
+    let plan = shipped("mixed-faults");
+    for seed in 1..=seeds(20) {
+        let run = run(&plan, seed);
+        assert_eq!(run.broken, [], "fieldmedic simulate mixed-faults --seed {seed}");
+    }
+}
+
+/// Seeds in which a bug was found, and what it was.
+#[test]
+fn what_was_found_once_stays_mended() {
+    for (seed, story) in [
+        (3, "a command whose journaling failed was told REJECTED, and INTERRUPTED after the next crash"),
+        (16, "the same with a restart"),
+        (67, "the same with one that was queued, CANCELED after the crash"),
+        (161, "the total of what was dropped was forgotten with the journal"),
+        (515, "the agent's backoff began anew at its start, the checker's did not"),
+    ] {
+        let run = run(&shipped("mixed-faults"), seed);
+        assert_eq!(run.broken, [], "seed {seed}: {story}");
+    }
+}
+
+#[test]
+fn a_scenarios_expectations_are_met_by_the_configuration_beside_it() {
+    for name in [
+        "app-crash-loop",
+        "bad-firmware",
+        "broker-outage-of-a-week",
+        "brown-outs",
+        "clock-never-set",
+        "disk-wears-out",
+        "error-storm",
+        "hostile-commander",
+        "memory-leak",
+        "metered-lte-dead-cell",
+        "quiet",
+        "solar-winter",
+        "truck-in-tunnels",
+    ] {
+        let run = run(&shipped(name), 2);
+        assert_eq!((run.broken, run.unmet), (vec![], vec![]), "fieldmedic simulate {name} --seed 2");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_gives_another() {
+    let plan = shipped("mixed-faults");
+    let [one, again, other] = [7, 7, 8].map(|seed| run(&plan, seed));
+    assert_eq!(one, again);
+    assert_ne!(one.trace_hash, other.trace_hash);
+}
+
+#[test]
+fn each_bug_that_mixed_faults_can_show_is_caught() {
+    let plan = shipped("mixed-faults");
+    for bug in [
+        Planted::AckBeforeCommit,
+        Planted::DedupeForgotten,
+        Planted::BudgetInMemory,
+        Planted::TrimBeforeAck,
+        Planted::WallClockAge,
+        Planted::NoJitter,
+        Planted::OutcomeLost,
+        Planted::AllowsAll,
+        Planted::WildDice,
+    ] {
+        let found = caught(&plan, bug, 1_000);
+        assert!(found.is_some(), "{} was not found within 1,000 seeds", bug.word());
+    }
+}
+
+#[test]
+fn a_store_that_is_never_evicted_is_caught() {
+    let mut scenario = quiet();
+    (scenario.lasts, scenario.calm) = (12 * HOUR, HOUR);
+    scenario.faults.push(lasting(FaultKind::BrokerDown, HOUR, 10 * HOUR));
+    let faster = "[store]\nmax_bytes = \"1MiB\"\n[telemetry]\nreport_interval = \"10s\"";
+    let plan = configured(scenario, faster);
+    assert_eq!(run(&plan, 1).broken, []);
+    assert!(caught(&plan, Planted::NeverEvicts, 1).is_some());
+}
+
+#[test]
+fn a_queue_to_the_store_without_a_bound_is_caught() {
+    let mut scenario = quiet();
+    scenario.lasts = 4 * HOUR;
+    scenario.faults.push(lasting(FaultKind::DiskSlow { times: 50_000.0 }, HOUR, HOUR));
+    let storm = FaultKind::ErrorStorm { per_second: 100, kinds: 500, severity: Severity::Error };
+    scenario.faults.push(lasting(storm, HOUR, HOUR / 2));
+    scenario.commands.push(scenario::Order {
+        name: "ping".into(),
+        args: serde_json::Map::new(),
+        when: When::Every(Duration::from_secs(20)),
+        burst: 5,
+        group: None,
+        expires: HOUR,
+        nonce: false,
+        flaw: None,
+    });
+    let plan = plan(scenario);
+    assert_eq!(run(&plan, 1).broken, []);
+    assert!(caught(&plan, Planted::NoQueueBound, 5).is_some());
+}
+
+#[test]
+fn the_shortest_history_keeps_only_what_is_needed() {
+    let mut plan = shipped("mixed-faults");
+    plan.planted = Some(Planted::TrimBeforeAck);
+    let seed = caught(&plan, Planted::TrimBeforeAck, 100).unwrap().0;
+    let began = |timeline: &[report::Moment]| {
+        timeline.iter().filter(|moment| matches!(moment.what, What::FaultBegan { .. })).count()
+    };
+    let whole = began(&run(&plan, seed).timeline);
+    let shrunk = shrink(&plan, seed, Promise::NothingLost);
+    let left = began(&shrunk.timeline);
+    assert!(left * 4 < whole, "{left} of {whole} faults are left: {:?}", shrunk.left);
+}
+
+#[test]
+fn a_fleet_comes_back_spread_over_the_ceiling() {
+    let plan = plan(quiet());
+    let came = fleet(&plan, 60, 1);
+    let back_at = usize::try_from(came.back_at_s).unwrap();
+    let sessions: u32 = came.sessions[back_at..].iter().sum();
+    assert_eq!(sessions, 60, "all come back within the time that is looked at");
+    let peak = came.tries[back_at..].iter().max().copied().unwrap();
+    assert!(peak <= 6, "{peak} of 60 tried within one second");
 }

@@ -35,7 +35,7 @@ pub use self::thread::{STORE_QUEUE_MAX, StoreHandle};
 pub(crate) use self::cursor::CURSOR_BYTES;
 pub(crate) use self::log::{DRAINED_BYTES_MIN, WRITE_BUFFER_BYTES};
 pub(crate) use self::segment::{FRAME_BYTES, HEADER_BYTES};
-pub(crate) use self::state::{COMMIT_OVERHEAD_BYTES, RESERVE_BYTES, RESERVE_FREE_FACTOR};
+pub(crate) use self::state::{COMMIT_OVERHEAD_BYTES, RESERVE_FREE_FACTOR, reserve_bytes};
 
 use self::disk::Attempt;
 use self::log::Log;
@@ -115,7 +115,7 @@ impl Store {
         let segment_bytes = segment_bytes(settings.max_bytes);
         let mut log = |class| Log::open(&log_dir(&path, class), segment_bytes, &mut losses);
         let logs = [log(Class::Results)?, log(Class::Events)?, log(Class::Telemetry)?];
-        let (state, entries) = State::open(&path, &mut losses)?;
+        let (state, entries) = State::open(&path, reserve_bytes(settings.max_bytes), &mut losses)?;
         let store = Self { path, logs, state, _lock: lock };
         let recovered = Recovered {
             logs: Class::ALL.map(|class| store.log(class).range()),

@@ -25,7 +25,9 @@ pub const STATE_VALUE_BYTES_MAX: usize = 5 * 1024 - CHECKSUM_BYTES - 1;
 const CHECKSUM_BYTES: usize = 4;
 const CACHE_BYTES: u64 = 1024 * 1024;
 /// Held back for the day the disk is full: sled needs room even to open, and to delete.
-pub(crate) const RESERVE_BYTES: usize = 2 * 1024 * 1024;
+const RESERVE_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// And never more than this part of what the store may take: it counts into that.
+const RESERVE_SHARE: u64 = 2;
 /// The reserve is made only where so many times its size is free: on a disk just freed it would take the room again.
 pub(crate) const RESERVE_FREE_FACTOR: u64 = 4;
 /// A call is made once more after the database was opened anew.
@@ -47,6 +49,7 @@ type Entries = BTreeMap<String, Bytes>;
 #[derive(Debug)]
 pub(super) struct State {
     root: PathBuf,
+    reserve_bytes: u64,
     /// `None` after an error, until the next call opens it anew.
     db: Option<Db>,
     bytes: u64,
@@ -74,11 +77,22 @@ enum Trouble {
     Unreadable(usize),
 }
 
+/// How much is held back of what a store may take.
+pub(crate) const fn reserve_bytes(max_bytes: u64) -> u64 {
+    let share = max_bytes / RESERVE_SHARE;
+    if share < RESERVE_BYTES_MAX { share } else { RESERVE_BYTES_MAX }
+}
+
 impl State {
     /// Opens the state below `root` and reads all of it. A damaged one is set aside as `state.damaged` (replacing an
     /// earlier one), and begun anew with what of it could be read; `losses` tells so.
-    pub(super) fn open(root: &Path, losses: &mut Vec<StoreLoss>) -> Result<(Self, Entries), StoreFault> {
-        let mut state = Self { root: root.to_owned(), db: None, bytes: 0, damaged_bytes: 0, written_bytes: 0 };
+    pub(super) fn open(
+        root: &Path,
+        reserve_bytes: u64,
+        losses: &mut Vec<StoreLoss>,
+    ) -> Result<(Self, Entries), StoreFault> {
+        let mut state =
+            Self { root: root.to_owned(), reserve_bytes, db: None, bytes: 0, damaged_bytes: 0, written_bytes: 0 };
         let entries = match state.open_and_load() {
             Ok((entries, 0)) => entries,
             Ok((entries, unreadable)) => {
@@ -166,7 +180,7 @@ impl State {
     fn open_db(&self) -> Result<Db, Trouble> {
         let dir = self.dir();
         match open_db(&dir) {
-            Err(_) if self.free_bytes() < RESERVE_BYTES as u64 && self.reserve().exists() => {
+            Err(_) if self.free_bytes() < self.reserve_bytes && self.reserve().exists() => {
                 disk::remove(&self.reserve())?;
                 open_db(&dir)
             }
@@ -215,7 +229,7 @@ impl State {
             Trouble::Sled(sled::Error::Io(error)) | Trouble::Io(error) if spared(error) => false,
             held if is_lock(held) => false,
             // sled panics as well when it has no room; a state that is fine must not be given up for that.
-            Trouble::Panicked(_) => self.free_bytes() >= RESERVE_BYTES as u64,
+            Trouble::Panicked(_) => self.free_bytes() >= self.reserve_bytes,
             _ => true,
         }
     }
@@ -254,10 +268,10 @@ impl State {
     /// is full; so a failure is no more than that.
     fn make_reserve(&self) {
         let reserve = self.reserve();
-        if reserve.exists() || self.free_bytes() < RESERVE_BYTES as u64 * RESERVE_FREE_FACTOR {
+        if reserve.exists() || self.free_bytes() < self.reserve_bytes * RESERVE_FREE_FACTOR {
             return;
         }
-        if write_reserve(&reserve).is_err() {
+        if write_reserve(&reserve, self.reserve_bytes).is_err() {
             let _ = disk::remove(&reserve);
         }
     }
@@ -381,9 +395,9 @@ fn checksum(key: &[u8], value: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), value)
 }
 
-fn write_reserve(path: &Path) -> io::Result<()> {
+fn write_reserve(path: &Path, bytes: u64) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(&incompressible(RESERVE_BYTES))?;
+    file.write_all(&incompressible(usize::try_from(bytes).unwrap_or(0)))?;
     file.sync_all()?;
     disk::sync_dir(disk::parent(path))
 }

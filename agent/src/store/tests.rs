@@ -14,7 +14,7 @@ use crate::engine::outbox::{Limits, Outbox};
 const ALL: usize = usize::MAX;
 
 fn settings(dir: &Path) -> StoreSettings {
-    StoreSettings { path: dir.join("store"), max_bytes: 1024 * 1024 }
+    StoreSettings { path: dir.join("store"), max_bytes: 4 * 1024 * 1024 }
 }
 
 fn open(dir: &Path) -> (Store, Recovered) {

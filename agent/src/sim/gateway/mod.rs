@@ -161,7 +161,7 @@ impl Gateway {
             Gap::Never => None,
             Gap::Next(at) | Gap::Until(at) => Some(at),
         };
-        let power = self.battery.as_ref().and_then(|battery| battery.next_look());
+        let power = self.battery.as_ref().and_then(Battery::next_look);
         let running = [
             self.units.next_change(),
             self.lines.next_due(),

@@ -152,6 +152,7 @@ impl World<'_> {
         let Some(agent) = &mut self.agent else { return };
         if agent.store.len() >= STORE_QUEUE_MAX && !boundless {
             let stats = self.disk.stats();
+            self.watch.dates.retried();
             agent.inbox.push_back(Input::Store { id, result: Err(StoreFault::Busy), stats });
             return;
         }

@@ -181,7 +181,10 @@ impl World<'_> {
         if self.planted == Some(Planted::TrimBeforeAck) && matches!(packet, Packet::PubAck { .. }) {
             return;
         }
-        agent.inbox.push_back(Input::Packet { id, packet });
+        if let Packet::ConnAck(ack) = &packet {
+            self.session_present = ack.session_present;
+        }
+        agent.unread.push_back(Input::Packet { id, packet });
     }
 
     /// What the broker has to say, on its way.

@@ -14,6 +14,7 @@ use crate::config::Action;
 use crate::engine::io::{EffectId, Input, StoreOp};
 use crate::engine::time::{Mono, Now, Unix};
 use crate::engine::{Engine, Identity};
+use crate::runtime::STORE_BACKLOG_MAX;
 use crate::runtime::retry::FullJitter;
 
 /// systemd starts a service that died again after this (RestartSec of the unit).
@@ -34,6 +35,10 @@ pub(super) struct Agent {
     pub(super) engine: Engine,
     pub(super) backoff: FullJitter,
     pub(super) inbox: VecDeque<Input>,
+    /// What came over the link, and is not read while the store has too much to do.
+    pub(super) unread: VecDeque<Input>,
+    /// The queue to the store has no bound: a planted bug.
+    boundless: bool,
     /// What the store has not answered yet.
     pub(super) store: VecDeque<(EffectId, StoreOp)>,
     /// The first of them is at work.
@@ -48,6 +53,14 @@ pub(super) struct Agent {
     turns: (u64, u32),
     /// When it wants to be woken, in true time.
     wake_at: Option<u64>,
+}
+
+impl Agent {
+    /// What is to be handled next, as the runtime would take it.
+    fn next_input(&mut self) -> Option<Input> {
+        let reads = self.boundless || self.store.len() < STORE_BACKLOG_MAX;
+        self.inbox.pop_front().or_else(|| if reads { self.unread.pop_front() } else { None })
+    }
 }
 
 impl World<'_> {
@@ -84,12 +97,6 @@ impl World<'_> {
         match self.planted {
             Some(Planted::DedupeForgotten) => recovered.state.retain(forgets("cmd/")),
             Some(Planted::BudgetInMemory) => recovered.state.retain(forgets("budget/")),
-            Some(Planted::SeqReused) => {
-                recovered.state.retain(forgets("seq"));
-                for log in &mut recovered.logs {
-                    log.last = log.first.min(log.last);
-                }
-            }
             _ => {}
         }
         let nonce = u128::from_le_bytes(self.dice.bytes());
@@ -115,6 +122,8 @@ impl World<'_> {
             backoff: FullJitter::new(&self.config.mqtt.reconnect),
             engine,
             inbox: VecDeque::new(),
+            unread: VecDeque::new(),
+            boundless: self.planted == Some(Planted::NoQueueBound),
             store: VecDeque::new(),
             store_busy: false,
             link: None,
@@ -134,7 +143,7 @@ impl World<'_> {
 
     /// Wakes the agent if its deadline has come.
     pub(super) fn wake_agent(&mut self) {
-        if !self.wake_at().is_some_and(|at| at <= self.at) {
+        if self.wake_at().is_none_or(|at| at > self.at) {
             return;
         }
         let at = self.at;
@@ -160,7 +169,7 @@ impl World<'_> {
                 self.trace.effect(&effect);
                 self.carry_out(effect);
             }
-            let Some(input) = self.agent.as_mut().and_then(|agent| agent.inbox.pop_front()) else { break };
+            let Some(input) = self.agent.as_mut().and_then(Agent::next_input) else { break };
             if self.strikes() {
                 return;
             }
@@ -320,7 +329,7 @@ impl World<'_> {
                 self.times.sent_before = self.diary.summary.sent_bytes;
                 self.diary.summary.connects += 1;
                 self.history.sessions.push(self.at);
-                self.diary.note(self.at, What::Connected { session_present: false, after_s });
+                self.diary.note(self.at, What::Connected { session_present: self.session_present, after_s });
             }
             (false, Some(since)) => {
                 self.times.online_since = None;

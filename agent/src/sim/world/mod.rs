@@ -149,6 +149,8 @@ pub(super) struct World<'a> {
     history: History,
     looks: u32,
     broker_wakes_at: u64,
+    /// What the last CONNACK said.
+    session_present: bool,
 }
 
 /// What happened when: enough to make it happen again, without the dice.
@@ -237,6 +239,7 @@ impl<'a> World<'a> {
             history: History::default(),
             looks: 0,
             broker_wakes_at: 0,
+            session_present: false,
             scenario,
             config: told,
             planted,

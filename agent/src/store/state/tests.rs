@@ -8,7 +8,7 @@ fn root() -> TempDir {
 
 fn open(root: &TempDir) -> (State, Entries, Vec<StoreLoss>) {
     let mut losses = Vec::new();
-    let (state, entries) = State::open(root.path(), &mut losses).expect("the state opens");
+    let (state, entries) = State::open(root.path(), RESERVE_BYTES_MAX, &mut losses).expect("the state opens");
     (state, entries, losses)
 }
 
@@ -164,9 +164,9 @@ fn the_reserve_is_real_bytes_and_counted() {
     let root = root();
     let (state, _, _) = open(&root);
     let reserve = fs::read(root.path().join(RESERVE_FILE)).expect("the reserve is there");
-    assert_eq!(reserve.len(), RESERVE_BYTES);
+    assert_eq!(reserve.len() as u64, RESERVE_BYTES_MAX);
     assert!(reserve.chunks(4096).all(|page| page.iter().any(|byte| *byte != 0)));
-    assert!(state.bytes() >= RESERVE_BYTES as u64);
+    assert!(state.bytes() >= RESERVE_BYTES_MAX);
 }
 
 #[test]
@@ -176,9 +176,15 @@ fn a_state_that_another_holds_is_left_alone() {
     let other = File::open(root.path().join(DIR).join("db")).expect("open");
     rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).expect("lock");
     let mut losses = Vec::new();
-    let fault = State::open(root.path(), &mut losses).expect_err("it is held");
+    let fault = State::open(root.path(), RESERVE_BYTES_MAX, &mut losses).expect_err("it is held");
     assert!(fault.to_string().contains("could not acquire lock"), "{fault}");
     drop(other);
     let (_state, entries, losses) = open(&root);
     assert_eq!((entries.len(), losses.len()), (3, 0));
+}
+
+#[test]
+fn the_reserve_of_a_small_store_leaves_room_for_records() {
+    assert_eq!(reserve_bytes(64 << 20), RESERVE_BYTES_MAX);
+    assert_eq!(reserve_bytes(1 << 20), 512 << 10);
 }
