@@ -61,6 +61,15 @@ impl Engine {
         }
     }
 
+    /// An alarm that was stored before its ladder was: it is climbed now.
+    pub(super) fn resume_remedies(&mut self, now: Now) {
+        for rule in &self.config.rules {
+            if let Some(ladder) = rule.remedy.as_ref().filter(|_| self.rules.is_raised(&rule.name)) {
+                self.remedies.alarm_raised(now, &self.timeline, &rule.name, ladder);
+            }
+        }
+    }
+
     /// Does what is due of the ladders, and carries out what they decided.
     pub(super) fn poll_remedies(&mut self, now: Now) {
         if self.stopping.is_none() {

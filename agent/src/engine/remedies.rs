@@ -143,7 +143,7 @@ impl Remedies {
         self.steps.pop_front()
     }
 
-    /// When [`Remedies::poll`] has something to do.
+    /// When it is the next rule's turn.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
         self.runs.values().filter_map(|run| run.due).min()

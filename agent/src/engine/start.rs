@@ -135,6 +135,7 @@ impl Engine {
         if recovered.losses.iter().any(|loss| loss.state_lost) {
             engine.exhaust_budgets(now);
         }
+        engine.resume_remedies(now);
         let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
         engine.begin(now, state.read(RUN_KEY), careful, &recovered, &told, leftovers);
         engine

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod commanding;
+mod healing;
 mod invariants;
 mod sending;
 mod world;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::network::millis;
 use super::super::report::What;
 use super::super::scenario::{Fault, FaultKind, When};
-use super::{Death, Event, World};
+use super::{Active, Death, Event, World};
 use crate::engine::io::Input;
 
 impl World<'_> {
@@ -49,7 +49,7 @@ impl World<'_> {
         self.diary.note(self.at, What::FaultBegan { name: fault.name.clone(), detail });
         self.last_occurrence += 1;
         let occurrence = self.last_occurrence;
-        self.active.insert(occurrence, fault.kind.clone());
+        self.active.insert(occurrence, Active { index, kind: fault.kind.clone() });
         self.strike(&fault.kind, lasts);
         if fault.lasts.1 == Duration::ZERO {
             self.active.remove(&occurrence);
@@ -60,8 +60,8 @@ impl World<'_> {
     }
 
     pub(super) fn fault_ends(&mut self, occurrence: u64) {
-        let Some(kind) = self.active.remove(&occurrence) else { return };
-        let name = self.scenario.faults.iter().find(|fault| fault.kind == kind).map(|fault| fault.name.clone());
+        let Some(Active { index, kind }) = self.active.remove(&occurrence) else { return };
+        let name = self.scenario.faults.get(index).map(|fault| fault.name.clone());
         self.diary.note(self.at, What::FaultEnded { name: name.unwrap_or_default() });
         self.gateway.end_fault(self.at, &kind);
         match kind {
@@ -170,8 +170,9 @@ impl World<'_> {
 
     /// What lasts, as it stands now.
     fn apply_faults(&mut self) {
-        let most =
-            |pick: fn(&FaultKind) -> Option<f64>, none: f64| self.active.values().filter_map(pick).fold(none, f64::max);
+        let most = |pick: fn(&FaultKind) -> Option<f64>, none: f64| {
+            self.active.values().filter_map(|active| pick(&active.kind)).fold(none, f64::max)
+        };
         let slow = most(|fault| if let FaultKind::Slow { times } = fault { Some(*times) } else { None }, 1.0);
         let errors = most(
             |fault| if let FaultKind::DiskErrors { probability } = fault { Some(*probability) } else { None },

@@ -211,7 +211,7 @@ impl World<'_> {
             | (FaultKind::Duplicates { probability }, Packet::Publish(_)) => *probability,
             _ => 0.0,
         };
-        let probability = self.active.values().map(chance).fold(0.0, f64::max);
+        let probability = self.active.values().map(|active| chance(&active.kind)).fold(0.0, f64::max);
         let strikes = probability > 0.0 && self.dice.happens(probability);
         match packet {
             Packet::PubAck { .. } if strikes => {
@@ -256,7 +256,7 @@ impl World<'_> {
 
     /// Whether the broker closes the connection because of one publish more in this second.
     fn is_too_much(&mut self) -> bool {
-        let limit = self.active.values().find_map(|fault| match fault {
+        let limit = self.active.values().find_map(|active| match &active.kind {
             FaultKind::Throttle { per_second } => Some(*per_second),
             _ => None,
         });

@@ -96,6 +96,14 @@ struct Doing {
     token: u64,
 }
 
+/// A fault that lasts.
+#[derive(Debug)]
+struct Active {
+    /// Which of the scenario's.
+    index: usize,
+    kind: FaultKind,
+}
+
 /// All that checks.
 struct Watch {
     findings: Findings,
@@ -136,7 +144,7 @@ pub(super) struct World<'a> {
     doing: BTreeMap<u64, Doing>,
     last_token: u64,
     /// Faults that last, by the number of their occurrence.
-    active: BTreeMap<u64, FaultKind>,
+    active: BTreeMap<u64, Active>,
     last_occurrence: u64,
     throttle: (u64, u32),
     fault_dice: Vec<Dice>,
@@ -323,7 +331,7 @@ impl<'a> World<'a> {
     }
 
     fn is_active(&self, which: impl Fn(&FaultKind) -> bool) -> bool {
-        self.active.values().any(which)
+        self.active.values().any(|active| which(&active.kind))
     }
 
     /// What can only be judged at the end.

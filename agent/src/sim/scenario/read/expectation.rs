@@ -32,8 +32,8 @@ pub(super) fn read(
     let (at_least, at_most) = (s.optional("at_least", number("1")), s.optional("at_most", number("3")));
     let of = of?;
     check(s, &of, at_least, at_most);
-    let unbounded = !s.has("at_least") && !s.has("at_most");
-    let at_least = if unbounded { Some(1.0) } else { at_least };
+    let open = !s.has("at_least") && !s.has("at_most");
+    let at_least = if open { Some(1.0) } else { at_least };
     let bounds = Bounds { at_least, at_most, within, after };
     Some(Expectation { of, bounds, text: written(s) })
 }

@@ -1,0 +1,276 @@
+//! Ladders and reboots through the whole engine: what is tried, in which order, how often, and what a crash makes of it.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::world::{World, config_with, restart};
+use crate::engine::io::{Act, Input};
+use crate::engine::metric::Metric;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Memory is full: restart the app, then reboot.
+const LADDER: &str = r#"
+    [[rules]]
+    name = "full"
+    metric = "host.mem_used_pct"
+    above = 90
+    clear_below = 80
+    remedy = "free"
+    [[ladders]]
+    name = "free"
+    steps = [ { do = "restart_unit", unit = "app.service", settle = "30s" }, { do = "reboot", settle = "60s" } ]
+"#;
+
+/// A gateway that has been up for long enough, on the ladder's configuration.
+fn world() -> World {
+    let mut world = World::with(config_with(LADDER));
+    world.set(Metric::BatteryExternalPower, Some(true));
+    world.advance(11 * MINUTE);
+    world
+}
+
+fn memory(world: &mut World, pct: f64) {
+    world.set(Metric::HostMemUsed, Some(pct));
+    world.advance(3 * SECOND);
+}
+
+/// Action (or name) and status of each remediation event that the fleet got, each once.
+fn told(world: &World) -> Vec<(String, String)> {
+    let mut told: Vec<(u64, String, String)> = world
+        .got
+        .iter()
+        .filter(|got| got.body["type"] == "remediation")
+        .map(|got| {
+            let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            (got.body["seq"].as_u64().unwrap(), text(&got.body["name"]), text(&got.body["remediation"]["status"]))
+        })
+        .collect();
+    told.sort();
+    told.dedup();
+    told.into_iter().map(|(_, name, status)| (name, status)).collect()
+}
+
+fn is(told: &[(String, String)], expected: &[(&str, &str)]) -> bool {
+    told.iter().map(|(name, status)| (name.as_str(), status.as_str())).eq(expected.iter().copied())
+}
+
+#[test]
+fn a_step_that_helps_ends_the_ladder() {
+    let mut world = world();
+    memory(&mut world, 95.0);
+    assert_eq!(world.acted, [restart("app.service")]);
+    memory(&mut world, 50.0);
+    world.advance(HOUR);
+    assert_eq!(world.acted.len(), 1);
+    let steps = [("restart_unit", "IN_PROGRESS"), ("restart_unit", "SUCCEEDED"), ("healed", "HEALED")];
+    assert!(is(&told(&world), &steps), "{:?}", told(&world));
+}
+
+#[test]
+fn what_does_not_help_is_followed_by_the_next_step_and_the_last_by_the_end() {
+    let mut world = world();
+    memory(&mut world, 95.0);
+    world.advance(MINUTE);
+    assert_eq!(world.acted, [restart("app.service"), Act::Reboot]);
+    world.reboot();
+    world.advance(12 * HOUR);
+    assert_eq!(world.acted.len(), 2, "a ladder that ran out is not climbed again");
+    let told = told(&world);
+    let tail = [("reboot", "IN_PROGRESS"), ("reboot", "SUCCEEDED"), ("ladder_exhausted", "EXHAUSTED")];
+    assert!(is(&told[2..], &tail), "{told:?}");
+}
+
+#[test]
+fn an_alarm_that_comes_back_soon_goes_on_above_the_step_that_seemed_to_help() {
+    let mut world = world();
+    for pct in [95.0, 50.0, 95.0] {
+        memory(&mut world, pct);
+        world.advance(MINUTE / 2);
+    }
+    assert_eq!(world.acted, [restart("app.service"), Act::Reboot]);
+}
+
+#[test]
+fn after_an_hour_of_health_a_ladder_begins_at_its_first_step() {
+    let mut world = world();
+    memory(&mut world, 95.0);
+    memory(&mut world, 50.0);
+    world.advance(2 * HOUR);
+    memory(&mut world, 95.0);
+    assert_eq!(world.acted, [restart("app.service"), restart("app.service")]);
+}
+
+/// Crashes after each effect of a ladder's first step.
+#[test]
+fn a_step_is_not_run_twice_wherever_the_agent_dies() {
+    for effects in 0..60 {
+        let mut world = world();
+        world.set(Metric::HostMemUsed, Some(95.0));
+        let wake = world.now.mono.after(SECOND);
+        world.now.mono = wake;
+        world.enqueue(Input::Wake);
+        for _ in 0..effects {
+            if !world.step_effect() && !world.step() {
+                break;
+            }
+        }
+        world.crash();
+        world.advance(20 * SECOND);
+        let restarts = world.acted.iter().filter(|act| **act == restart("app.service")).count();
+        assert!(restarts <= 1, "crash after {effects}: {restarts} restarts");
+        world.advance(10 * MINUTE);
+        let told = told(&world);
+        assert!(restarts == 1 || told.iter().any(|(_, status)| status == "INTERRUPTED"), "{effects}: {told:?}");
+    }
+}
+
+#[test]
+fn no_reboot_before_min_uptime_nor_on_an_empty_battery() {
+    let mut world = World::with(config_with(LADDER));
+    world.set(Metric::BatteryChargePct, Some(12.0));
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(9 * MINUTE);
+    assert_eq!(world.acted, [restart("app.service")], "up for less than ten minutes");
+    world.advance(2 * HOUR);
+    assert_eq!(world.acted.len(), 1, "12 % without external power");
+    world.set(Metric::BatteryChargePct, Some(60.0));
+    world.advance(HOUR);
+    assert_eq!(world.acted.last(), Some(&Act::Reboot));
+    let rejected = told(&world).into_iter().filter(|(_, status)| status == "REJECTED").count();
+    assert_eq!(rejected, 2, "each reason is told once");
+}
+
+#[test]
+fn four_boots_within_half_an_hour_and_nothing_is_done() {
+    let mut world = world();
+    for _ in 0..3 {
+        world.reboot();
+        world.advance(MINUTE);
+    }
+    memory(&mut world, 95.0);
+    world.advance(10 * MINUTE);
+    assert!(world.acted.is_empty(), "{:?}", world.acted);
+    world.advance(HOUR);
+    assert_eq!(world.acted.first(), Some(&restart("app.service")));
+}
+
+#[test]
+fn a_ladder_and_a_command_share_the_budget() {
+    let mut world = world();
+    for n in 0..5_u16 {
+        world.command(&format!("r-{n}"), "restart_unit", json!({"unit": "app.service"}), n + 1);
+        world.settle();
+    }
+    memory(&mut world, 95.0);
+    assert_eq!(world.acted.len(), 5);
+    let audits = world.got.iter().filter(|got| got.body["name"] == "budget_spent").count();
+    assert_eq!(audits, 1);
+}
+
+#[test]
+fn a_reboot_says_goodbye_first_and_is_told_by_the_next_boot() {
+    let mut world = world();
+    world.command("b-1", "reboot", json!({"delay_s": 30}), 1);
+    world.settle();
+    world.advance(20 * SECOND);
+    assert!(world.acted.is_empty(), "it waits for its delay");
+    world.advance(30 * SECOND);
+    assert_eq!(world.acted, [Act::Reboot]);
+    let presence = world.got.iter().rfind(|got| got.topic.ends_with("/presence")).unwrap();
+    assert_eq!((&presence.body["online"], &presence.body["reason"]), (&false.into(), &"rebooting".into()));
+    assert!(!world.exited, "it waits to be stopped");
+    world.input(Input::Stop { reason: "stopped" });
+    assert!(world.exited);
+    world.reboot();
+    world.advance(5 * SECOND);
+    assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "SUCCEEDED"]);
+    let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted").unwrap();
+    assert_eq!(rebooted.body["reboot"]["reason"], "commanded");
+}
+
+#[test]
+fn a_machine_that_does_not_go_down_gets_its_agent_back() {
+    let mut world = world();
+    world.command("b-1", "reboot", json!({}), 1);
+    world.settle();
+    world.advance(5 * SECOND);
+    assert_eq!(world.acted, [Act::Reboot]);
+    world.advance(5 * MINUTE);
+    assert!(world.is_connected());
+    assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "FAILED"]);
+    let presence = world.got.iter().rfind(|got| got.topic.ends_with("/presence")).unwrap();
+    assert_eq!(presence.body["online"], true);
+}
+
+#[test]
+fn the_same_boot_after_a_reboot_was_ordered_is_a_failure() {
+    let mut world = world();
+    world.command("b-1", "reboot", json!({}), 1);
+    world.settle();
+    world.crash();
+    world.advance(5 * SECOND);
+    let last = world.results("b-1").last().map(|body| body["reason"].clone());
+    assert_eq!(last, Some("same_boot".into()));
+}
+
+#[test]
+fn a_reboot_that_waits_can_be_canceled() {
+    let mut world = world();
+    world.command("b-1", "reboot", json!({"delay_s": 60}), 1);
+    world.settle();
+    world.command("c-1", "cancel", json!({"command_id": "b-1"}), 2);
+    world.settle();
+    world.advance(5 * MINUTE);
+    assert!(world.acted.is_empty());
+    assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "CANCELED"]);
+}
+
+#[test]
+fn what_the_gateway_has_no_means_for_is_refused() {
+    let mut world = world();
+    world.command("m-1", "rollback", json!({"target": "firmware"}), 1);
+    world.settle();
+    assert_eq!(world.results("m-1")[0]["reason"], "not_allowed", "there is no [rollback.firmware]");
+}
+
+#[test]
+fn a_command_that_came_twice_before_it_was_durable_is_acknowledged_twice() {
+    let mut world = world();
+    let claims = json!({"jti": "r-1", "iat": 1_795_000_000, "exp": 1_795_009_000,
+        "cmd": {"name": "restart_unit", "args": {"unit": "app.service"}}});
+    world.claims(claims.clone(), 7);
+    world.claims(claims, 8);
+    world.command("p-1", "ping", json!({}), 9);
+    world.settle();
+    assert_eq!(world.acked_commands, [7, 8, 9], "or no acknowledgement would ever go out again");
+    assert_eq!(world.acted.len(), 1);
+}
+
+#[test]
+fn one_command_from_the_future_does_not_make_all_others_expired() {
+    let mut world = world();
+    let now_s = world.now.wall.unix.0 / 1_000;
+    let year = 365 * 86_400;
+    world.claims(json!({"jti": "f-1", "iat": now_s + year, "exp": now_s + 2 * year, "cmd": {"name": "ping"}}), 1);
+    world.settle();
+    world.command("p-1", "ping", json!({}), 2);
+    world.settle();
+    assert_eq!(world.statuses("f-1"), ["REJECTED"]);
+    assert_eq!(world.statuses("p-1"), ["SUCCEEDED"]);
+}
+
+#[test]
+fn a_dry_run_tells_what_it_would_have_done_and_does_nothing() {
+    let mut config = config_with(LADDER);
+    config.remediation.dry_run = true;
+    let mut world = World::with(config);
+    world.advance(11 * MINUTE);
+    memory(&mut world, 95.0);
+    world.advance(HOUR);
+    assert!(world.acted.is_empty());
+    assert!(is(&told(&world), &[("restart_unit", "REJECTED")]), "{:?}", told(&world));
+}
