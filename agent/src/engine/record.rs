@@ -19,6 +19,26 @@ impl Class {
     /// All, the most urgent first.
     pub const ALL: [Self; Self::COUNT] = [Self::Results, Self::Events, Self::Telemetry];
 
+    /// What of these is this class's, where there is one for each.
+    #[must_use]
+    pub const fn of<T>(self, [results, events, telemetry]: &[T; Self::COUNT]) -> &T {
+        match self {
+            Self::Results => results,
+            Self::Events => events,
+            Self::Telemetry => telemetry,
+        }
+    }
+
+    /// The same, to be changed.
+    #[must_use]
+    pub const fn of_mut<T>(self, [results, events, telemetry]: &mut [T; Self::COUNT]) -> &mut T {
+        match self {
+            Self::Results => results,
+            Self::Events => events,
+            Self::Telemetry => telemetry,
+        }
+    }
+
     /// The name of its directory in the store, and its word in the agent's own telemetry.
     #[must_use]
     pub const fn word(self) -> &'static str {

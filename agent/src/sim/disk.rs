@@ -203,7 +203,7 @@ impl Disk {
     /// Whether a record lies in the store, not yet trimmed.
     #[must_use]
     pub fn holds(&self, class: Class, seq: u64) -> bool {
-        self.log(class).holds(seq)
+        class.of(&self.logs).holds(seq)
     }
 
     /// Records that lie in the store, not yet trimmed.
@@ -214,31 +214,31 @@ impl Disk {
 
     /// These records, oldest first.
     pub fn stored(&self, class: Class) -> impl Iterator<Item = (u64, &Bytes)> {
-        self.log(class).live()
+        class.of(&self.logs).live()
     }
 
     /// Those of them that no power cut takes.
     pub fn durable(&self, class: Class) -> impl Iterator<Item = (u64, &Bytes)> {
-        self.log(class).durable()
+        class.of(&self.logs).durable()
     }
 
     fn carry_out(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
         match op {
             StoreOp::Append { class, seq, bytes } => {
                 let free = self.free_bytes();
-                self.log_mut(class).append(seq, bytes, free).map(|()| StoreReply::Appended)
+                class.of_mut(&mut self.logs).append(seq, bytes, free).map(|()| StoreReply::Appended)
             }
             StoreOp::Commit => self.sync_all().map(|()| StoreReply::Committed),
             StoreOp::Read { class, from, records_max, bytes_max } => {
-                let (records, damaged) = self.log_mut(class).read(from, records_max, bytes_max);
+                let (records, damaged) = class.of_mut(&mut self.logs).read(from, records_max, bytes_max);
                 Ok(StoreReply::Page { records, damaged })
             }
             StoreOp::Trim { class, upto } => {
-                self.log_mut(class).trim(upto);
+                class.of_mut(&mut self.logs).trim(upto);
                 Ok(StoreReply::Trimmed)
             }
             StoreOp::Evict { class } => {
-                let evicted = self.log_mut(class).evict();
+                let evicted = class.of_mut(&mut self.logs).evict();
                 Ok(StoreReply::Evicted { records: evicted.records, first: evicted.first, last: evicted.last })
             }
             StoreOp::Put { entries } => self.put(entries).map(|()| StoreReply::Put),
@@ -255,7 +255,7 @@ impl Disk {
             StoreOp::Trim { .. } => "trim",
             StoreOp::Evict { class } => {
                 if half {
-                    self.log_mut(class).give_up_oldest();
+                    class.of_mut(&mut self.logs).give_up_oldest();
                 }
                 "evict"
             }
@@ -275,7 +275,7 @@ impl Disk {
         let mut outcome = Ok(());
         for class in Class::ALL {
             let free = self.free_bytes();
-            outcome = outcome.and(self.log_mut(class).sync(free));
+            outcome = outcome.and(class.of_mut(&mut self.logs).sync(free));
         }
         outcome
     }
@@ -330,24 +330,6 @@ impl Disk {
 
     fn written_since_open(&self) -> u64 {
         self.state.written_bytes + self.logs.iter().map(Log::written_bytes).sum::<u64>()
-    }
-
-    fn log(&self, class: Class) -> &Log {
-        let [results, events, telemetry] = &self.logs;
-        match class {
-            Class::Results => results,
-            Class::Events => events,
-            Class::Telemetry => telemetry,
-        }
-    }
-
-    fn log_mut(&mut self, class: Class) -> &mut Log {
-        let [results, events, telemetry] = &mut self.logs;
-        match class {
-            Class::Results => results,
-            Class::Events => events,
-            Class::Telemetry => telemetry,
-        }
     }
 }
 

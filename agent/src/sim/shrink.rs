@@ -39,8 +39,8 @@ pub fn shrink(plan: &Plan, seed: u64, promise: Promise) -> Shrunk {
         // What the dice did besides mattered: the scenario stays as it is.
         None => (plan.scenario.clone(), first),
     };
-    search.without_faults(&mut best, &mut run);
-    search.without_orders(&mut best, &mut run);
+    search.without(&mut best, &mut run, |scenario| &mut scenario.faults);
+    search.without(&mut best, &mut run, |scenario| &mut scenario.commands);
     search.shorter(&mut best, &mut run);
     Shrunk { left: describe(&best), timeline: run.timeline }
 }
@@ -55,29 +55,15 @@ impl Search<'_> {
         run.broken.iter().any(|broken| broken.promise == self.promise).then_some(run)
     }
 
-    fn without_faults(&mut self, best: &mut Scenario, run: &mut Run) {
-        let mut chunk = best.faults.len();
+    /// Takes away what is not needed of a list: halves first, then quarters, down to one by one.
+    fn without<T>(&mut self, best: &mut Scenario, run: &mut Run, list: fn(&mut Scenario) -> &mut Vec<T>) {
+        let mut chunk = list(best).len();
         while chunk > 0 && self.runs < RUNS_MAX {
             let mut from = 0;
-            while from < best.faults.len() && self.runs < RUNS_MAX {
+            while from < list(best).len() && self.runs < RUNS_MAX {
                 let mut less = best.clone();
-                less.faults.drain(from..(from + chunk).min(best.faults.len()));
-                match self.breaks(&less) {
-                    Some(still) => (*best, *run) = (less, still),
-                    None => from += chunk,
-                }
-            }
-            chunk /= 2;
-        }
-    }
-
-    fn without_orders(&mut self, best: &mut Scenario, run: &mut Run) {
-        let mut chunk = best.commands.len();
-        while chunk > 0 && self.runs < RUNS_MAX {
-            let mut from = 0;
-            while from < best.commands.len() && self.runs < RUNS_MAX {
-                let mut less = best.clone();
-                less.commands.drain(from..(from + chunk).min(best.commands.len()));
+                let until = (from + chunk).min(list(&mut less).len());
+                list(&mut less).drain(from..until);
                 match self.breaks(&less) {
                     Some(still) => (*best, *run) = (less, still),
                     None => from += chunk,

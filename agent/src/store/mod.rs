@@ -118,7 +118,7 @@ impl Store {
         let (state, entries) = State::open(&path, reserve_bytes(settings.max_bytes), &mut losses)?;
         let store = Self { path, logs, state, _lock: lock };
         let recovered = Recovered {
-            logs: Class::ALL.map(|class| store.log(class).range()),
+            logs: Class::ALL.map(|class| class.of(&store.logs).range()),
             state: entries.into_iter().collect(),
             losses,
             stats: store.stats(),
@@ -133,16 +133,16 @@ impl Store {
     pub fn apply(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
         match op {
             StoreOp::Append { class, seq, bytes } => {
-                self.log_mut(class).append(seq, &bytes).map(|()| StoreReply::Appended)
+                class.of_mut(&mut self.logs).append(seq, &bytes).map(|()| StoreReply::Appended)
             }
             StoreOp::Commit => self.commit().map(|()| StoreReply::Committed),
             StoreOp::Read { class, from, records_max, bytes_max } => {
-                let page = self.log_mut(class).read(from, records_max, bytes_max)?;
+                let page = class.of_mut(&mut self.logs).read(from, records_max, bytes_max)?;
                 Ok(StoreReply::Page { records: page.records, damaged: page.damaged })
             }
-            StoreOp::Trim { class, upto } => self.log_mut(class).trim(upto).map(|()| StoreReply::Trimmed),
+            StoreOp::Trim { class, upto } => class.of_mut(&mut self.logs).trim(upto).map(|()| StoreReply::Trimmed),
             StoreOp::Evict { class } => {
-                let evicted = self.log_mut(class).evict()?;
+                let evicted = class.of_mut(&mut self.logs).evict()?;
                 Ok(StoreReply::Evicted { records: evicted.records, first: evicted.first, last: evicted.last })
             }
             StoreOp::Put { entries } => self.state.put(&entries).map(|()| StoreReply::Put),
@@ -158,8 +158,8 @@ impl Store {
             // Where the file system doesn't tell, none is the careful answer.
             free_bytes: state::free_bytes(&self.path).unwrap_or(0),
             written_bytes: self.state.written_bytes() + self.logs.iter().map(Log::written_bytes).sum::<u64>(),
-            records: Class::ALL.map(|class| self.log(class).records()),
-            segments: Class::ALL.map(|class| self.log(class).segments()),
+            records: Class::ALL.map(|class| class.of(&self.logs).records()),
+            segments: Class::ALL.map(|class| class.of(&self.logs).segments()),
         }
     }
 
@@ -170,24 +170,6 @@ impl Store {
             outcome = outcome.and(log.commit());
         }
         outcome
-    }
-
-    fn log(&self, class: Class) -> &Log {
-        let [results, events, telemetry] = &self.logs;
-        match class {
-            Class::Results => results,
-            Class::Events => events,
-            Class::Telemetry => telemetry,
-        }
-    }
-
-    fn log_mut(&mut self, class: Class) -> &mut Log {
-        let [results, events, telemetry] = &mut self.logs;
-        match class {
-            Class::Results => results,
-            Class::Events => events,
-            Class::Telemetry => telemetry,
-        }
     }
 }
 
