@@ -368,7 +368,11 @@ impl Commands {
         let parsed = match self.judge(facts, command) {
             Ok(parsed) => parsed,
             Err((reason, detail)) => {
-                let keep = reason != Reason::Expired && self.make_room(facts);
+                // What has expired for certain need not be remembered. A clock that nobody vouches for may be put right, and
+                // the same message come again: then it stays refused.
+                let for_ever =
+                    reason == Reason::Expired && Unix(command.expires_at.saturating_mul(1000)) < lower_bound(facts);
+                let keep = !for_ever && self.make_room(facts);
                 return self.refuse_verified(facts, command, reason, detail, pkid, keep);
             }
         };

@@ -260,6 +260,24 @@ fn without_a_clock_what_is_older_than_the_last_known_time_is_expired() {
 }
 
 #[test]
+fn a_command_refused_by_a_clock_that_is_put_right_later_stays_refused() {
+    let mut world = online();
+    let now_s = world.now.wall.unix.0 / 1000;
+    let claims = json!({"jti": "r-1", "iat": now_s, "exp": now_s + 600,
+        "cmd": {"name": "restart_unit", "args": {"unit": "app.service"}}});
+    world.now.wall.trusted = false;
+    world.now.wall.unix.0 += 3 * 3_600_000;
+    world.claims(claims.clone(), 1);
+    world.settle();
+    world.now.wall.unix.0 -= 3 * 3_600_000;
+    world.now.wall.trusted = true;
+    world.claims(claims, 2);
+    world.settle();
+    assert!(world.acted.is_empty());
+    assert_eq!(world.statuses("r-1"), ["REJECTED", "REJECTED"]);
+}
+
+#[test]
 fn a_burst_of_a_thousand_commands_gets_one_terminal_status_each() {
     let mut world = online();
     world.acts_succeed = false;
