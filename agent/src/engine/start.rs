@@ -132,12 +132,17 @@ impl Engine {
         if let Some(saved) = saved {
             engine.save_timeline(&saved);
         }
-        if recovered.losses.iter().any(|loss| loss.state_lost) {
-            engine.exhaust_budgets(now);
+        let mut first = Vec::new();
+        if let Some(careful) = careful {
+            first.push((CAREFUL_KEY.to_owned(), Some(commands::encode(&careful))));
+        }
+        if state.is_lost(&recovered) {
+            // How much was spent can't be known, so all of it was.
+            first.extend(engine.with_commands(now, Commands::exhaust_budgets));
         }
         engine.resume_remedies(now);
         let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
-        engine.begin(now, state.read(RUN_KEY), careful, &recovered, &told, leftovers);
+        engine.begin(now, state.read(RUN_KEY), first, &recovered, &told, leftovers);
         engine
     }
 
@@ -146,16 +151,15 @@ impl Engine {
         &mut self,
         now: Now,
         before: Option<Run>,
-        careful: Option<Unix>,
+        first: Vec<(String, Option<Bytes>)>,
         recovered: &Recovered,
         told: &[String],
         alarms: Leftovers,
     ) {
         let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
+        // All in one: if the agent dies before it is durable, the next start finds the state as empty as this one did.
         let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))];
-        if let Some(careful) = careful {
-            entries.push((CAREFUL_KEY.to_owned(), Some(commands::encode(&careful))));
-        }
+        entries.extend(first);
         self.effects.put(Purpose::Bookkeeping, entries);
 
         if !self.config.commands.require_signature {
@@ -177,12 +181,6 @@ impl Engine {
         self.record_event(now, started);
         self.begin_alarms(now, alarms);
         self.advance(now);
-    }
-
-    /// The journal was lost: how much was spent can't be known, so all of it was.
-    fn exhaust_budgets(&mut self, now: Now) {
-        let entries = self.with_commands(now, Commands::exhaust_budgets);
-        self.effects.put(Purpose::Bookkeeping, entries);
     }
 
     /// A damaged segment is found anew at each start until it is sent and deleted: told and counted once.
@@ -251,10 +249,17 @@ impl State<'_> {
             .collect()
     }
 
+    /// Whether the journal was lost: just now, or by a start that died before it had written anything. Records without the
+    /// mark that each start makes were written by an agent whose state is gone.
+    fn is_lost(&self, recovered: &Recovered) -> bool {
+        let marked = self.entries.contains_key(RUN_KEY);
+        let has_records = recovered.logs.iter().any(|log| log.last > 0);
+        recovered.losses.iter().any(|loss| loss.state_lost) || (!marked && has_records)
+    }
+
     /// Since when commands are obeyed again, if the journal was lost: what was issued before may have run already.
     fn careful(&self, recovered: &Recovered, timeline: &Timeline, now: Now) -> Option<Unix> {
-        let lost_now = recovered.losses.iter().any(|loss| loss.state_lost);
         let present = if now.wall.trusted { now.wall.unix } else { timeline.floor().max(now.wall.unix) };
-        if lost_now { Some(present) } else { self.read(CAREFUL_KEY) }
+        if self.is_lost(recovered) { Some(present) } else { self.read(CAREFUL_KEY) }
     }
 }

@@ -274,3 +274,17 @@ fn a_dry_run_tells_what_it_would_have_done_and_does_nothing() {
     assert!(world.acted.is_empty());
     assert!(is(&told(&world), &[("restart_unit", "REJECTED")]), "{:?}", told(&world));
 }
+
+#[test]
+fn a_lost_journal_leaves_no_budget_even_if_the_agent_dies_before_it_has_written_that() {
+    let mut world = world();
+    world.store.state.clear();
+    world.now.mono.0 += 1_000;
+    world.start_unwritten();
+    world.crash();
+    world.advance(2 * SECOND);
+    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.settle();
+    assert!(world.acted.is_empty());
+    assert_eq!(world.results("r-1").last().unwrap()["reason"], "budget_spent");
+}

@@ -257,6 +257,14 @@ impl World {
         self.settle();
     }
 
+    /// The agent starts, and nothing of what it wants to write gets anywhere.
+    pub(super) fn start_unwritten(&mut self) {
+        let recovered = self.store.crash();
+        self.queue.clear();
+        self.connection = None;
+        self.engine = Engine::new(self.now, self.config.clone(), identity(self.boot), recovered);
+    }
+
     pub(super) fn reboot(&mut self) {
         self.boot += 1;
         self.now.mono = Mono(500);

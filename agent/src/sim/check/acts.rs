@@ -24,7 +24,7 @@ pub(in crate::sim) struct Acts {
     low: [bool; READINGS],
     /// The level that is in force, as the gateway has it.
     level: Option<QuarantineLevel>,
-    /// The journal was lost: what ran before can't be known, and budgets neither.
+    /// The journal was lost then: what ran before can't be known.
     journal_lost_at: Option<u64>,
 }
 
@@ -67,7 +67,11 @@ impl Acts {
 
     pub(in crate::sim) fn journal_lost(&mut self, at: u64) {
         self.journal_lost_at = Some(at);
-        self.times.clear();
+        // How much was spent can't be known, so all of it was.
+        for (action, budget) in &self.config.remediation.budget {
+            let count = usize::try_from(budget.count).unwrap_or(0);
+            self.times.insert(*action, vec![at; count]);
+        }
     }
 
     /// The agent lets something be done to the gateway.
