@@ -368,11 +368,9 @@ impl Commands {
         let parsed = match self.judge(facts, command) {
             Ok(parsed) => parsed,
             Err((reason, detail)) => {
-                // What has expired for certain need not be remembered. A clock that nobody vouches for may be put right, and
-                // the same message come again: then it stays refused.
-                let for_ever =
-                    reason == Reason::Expired && Unix(command.expires_at.saturating_mul(1000)) < lower_bound(facts);
-                let keep = !for_ever && self.make_room(facts);
+                // Remembered before it is acknowledged, or nobody would hear of it after a crash; and so that it stays refused
+                // when the clock is put right and the same message comes again.
+                let keep = self.make_room(facts);
                 return self.refuse_verified(facts, command, reason, detail, pkid, keep);
             }
         };

@@ -107,6 +107,7 @@ fn what_was_found_once_stays_mended() {
         (67, "the same with one that was queued, CANCELED after the crash"),
         (161, "the total of what was dropped was forgotten with the journal"),
         (614, "an agent that died before it had written that its journal was lost found its budgets full"),
+        (3936, "an expired command was acknowledged before its refusal was on the disk, and a crash took that"),
         (1246, "a command refused as expired by a clock that ran ahead came again once it was right, and ran"),
         (515, "the agent's backoff began anew at its start, the checker's did not"),
     ] {

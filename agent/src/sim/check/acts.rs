@@ -12,6 +12,9 @@ use crate::engine::metric::{Metric, Point, Value};
 /// Two readings in a row must say the same before an act is held against them: one may be on its way to the engine.
 const READINGS: usize = 2;
 
+/// A budget is spent when that is journaled; on a slow disk the act begins so much later at most.
+const JOURNALING_MS: u64 = 120_000;
+
 /// Counts acts, and holds each against what is allowed.
 #[derive(Debug)]
 pub(in crate::sim) struct Acts {
@@ -130,6 +133,7 @@ impl Acts {
         let budget = self.config.remediation.budget.get(&act.action()).filter(|_| spends(act))?;
         let window = u64::try_from(budget.window.as_millis()).unwrap_or(u64::MAX);
         let times = self.times.get(&act.action())?;
+        let window = window.saturating_sub(JOURNALING_MS);
         let spent = times.iter().filter(|then| at.saturating_sub(**then) < window).count();
         (spent >= usize::try_from(budget.count).unwrap_or(usize::MAX))
             .then(|| format!("{spent} within {:?}, the budget is {budget}", budget.window))
