@@ -16,8 +16,8 @@ const RETOLD_MS: u64 = 60_000;
 /// What is known of each record that the broker got.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Dates {
-    /// By seq: boot and time since it.
-    got: BTreeMap<u64, (u32, u64)>,
+    /// By seq: boot, time since it, and whether it is an alarm's event.
+    got: BTreeMap<u64, (u32, u64, bool)>,
     /// The store refused records, which were tried again later: they have a later number than their time says.
     retried: bool,
 }
@@ -59,7 +59,7 @@ impl Dates {
                 Err(_) => broken(format!("seq {seq} is dated {text:?}, which is no date")),
             }
         }
-        let this = (boot, record.mono_ms);
+        let this = (boot, record.mono_ms, record.is_alarm);
         match self.got.insert(seq, this) {
             Some(before) if before != this => {
                 broken(format!(
@@ -76,7 +76,7 @@ impl Dates {
             .into_iter()
             .chain(after.map(|(n, at)| ((seq, this), (*n, *at))))
         {
-            if lower.0 > higher.0 {
+            if lower.0 > higher.0 && !higher.2 {
                 broken(format!("seq {low} is of boot {}, but the later seq {high} of boot {}", lower.0, higher.0));
             } else if lower.0 == higher.0 && lower.1 > higher.1 + RETOLD_MS && !self.retried {
                 broken(format!("seq {low} was made {} ms after boot, the later seq {high} {} ms", lower.1, higher.1));

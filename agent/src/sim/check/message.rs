@@ -21,6 +21,8 @@ pub(in crate::sim) struct Message<'a> {
     pub(in crate::sim) status: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(in crate::sim) nonce: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<Cow<'a, str>>,
 }
 
 /// The head of a sample.
@@ -41,6 +43,8 @@ pub(in crate::sim) struct Dated<'a> {
     pub(in crate::sim) seq: u64,
     pub(in crate::sim) time: Option<&'a str>,
     pub(in crate::sim) mono_ms: u64,
+    /// An alarm's event: it may be told again by the start after the one that stored the alarm.
+    pub(in crate::sim) is_alarm: bool,
 }
 
 /// The magic number of a zstd frame (RFC 8878, section 3.1.1).
@@ -67,12 +71,14 @@ impl<'a> Message<'a> {
             seq: self.seq,
             time: self.time.as_deref(),
             mono_ms: self.mono_ms,
+            is_alarm: self.kind.as_deref() == Some("alarm"),
         });
         let samples = self.samples.iter().map(|head| Dated {
             boot: head.boot.as_deref().unwrap_or(&self.boot),
             seq: head.seq,
             time: head.time.as_deref(),
             mono_ms: head.mono_ms,
+            is_alarm: false,
         });
         own.into_iter().chain(samples)
     }
