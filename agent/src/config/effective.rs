@@ -162,6 +162,7 @@ fn device_and_mqtt(CheckedConfig { device, mqtt, .. }: &CheckedConfig) -> Vec<Ta
             .text("url", &mqtt.url)
             .text("topic_prefix", &mqtt.topic_prefix)
             .text("version", mqtt.version)
+            .text("limits", mqtt.limits)
             .duration("keep_alive", mqtt.keep_alive)
             .set("inflight_max", mqtt.inflight_max)
             .text("username", &mqtt.username)

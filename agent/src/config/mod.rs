@@ -23,8 +23,8 @@ pub use reader::Problem;
 pub use types::*;
 pub(crate) use values::duration as parse_duration;
 pub use values::{
-    Action, AttributeValue, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion, QuarantineLevel,
-    TrustedKey, Unfit, UnitName,
+    Action, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
+    QuarantineLevel, TrustedKey, Unfit, UnitName,
 };
 
 /// Where the configuration is looked for when none is named, the first that exists.

@@ -13,12 +13,16 @@ use super::types::{
     CheckedConfig, Clock, Collect, CollectBattery, CollectErrors, CollectHost, CollectLink, Commands, Device, Drain,
     Local, Mqtt, Reconnect, Runbooks, Store, Telemetry, Tls,
 };
-use super::values::{self, AttributeValue, BrokerUrl, ClockTrust, DeviceId, Encoding, MqttVersion, TrustedKey, Unfit};
+use super::values::{
+    self, AttributeValue, BrokerLimits, BrokerUrl, ClockTrust, DeviceId, Encoding, MqttVersion, TrustedKey, Unfit,
+};
 use crate::engine::observation::Severity;
 
 /// MQTT brokers of the cloud refuse longer topics (AWS IoT Core: 256 bytes, 7 slashes; the contract: 7 levels).
 const TOPIC_LEN_MAX: usize = 256;
 const TOPIC_LEVELS_MAX: usize = 7;
+/// What AWS IoT Core allows a connection.
+const AWS_SUBSCRIPTIONS_MAX: usize = 50;
 /// Room for a store's three logs and its keyed state.
 const STORE_BYTES_MIN: u64 = 1 << 20;
 /// `sockaddr_un.sun_path` is 108 bytes with its NUL (`unix(7)`).
@@ -107,6 +111,7 @@ fn mqtt(s: &mut Section<'_>, device: &Device) -> Mqtt {
     let mqtt = Mqtt {
         topic_prefix: topic_prefix(s, device),
         version: s.word("version", MqttVersion::Auto, MqttVersion::ALL),
+        limits: s.word("limits", BrokerLimits::None, BrokerLimits::ALL),
         // In CONNECT it is a 16-bit number of seconds; below some seconds it costs more than it tells.
         keep_alive: s.duration("keep_alive", seconds(30), seconds(5)..=hours(18)),
         inflight_max: s.integer("inflight_max", 64, 1..=u16::MAX),
@@ -117,10 +122,32 @@ fn mqtt(s: &mut Section<'_>, device: &Device) -> Mqtt {
         drain: s.table("drain", |s| Drain { publishes_per_second: s.integer("publishes_per_second", 80, 1..=100_000) }),
         url: url.unwrap_or(BrokerUrl { tls: false, host: String::new(), port: 1883 }),
     };
+    if mqtt.limits == BrokerLimits::AwsIot {
+        aws_iot(s, device, &mqtt);
+    }
     if mqtt.password_file.is_some() && mqtt.username.is_empty() {
         s.error("password_file", "is set, but mqtt.username is not: MQTT 3.1.1 knows no password without a user name");
     }
     mqtt
+}
+
+/// What AWS IoT Core would refuse or cut at run time ("AWS IoT Core message broker and protocol limits and quotas").
+fn aws_iot(s: &mut Section<'_>, device: &Device, mqtt: &Mqtt) {
+    let keep_alive = seconds(30)..=seconds(1200);
+    if !keep_alive.contains(&mqtt.keep_alive) {
+        s.error("keep_alive", "is not within AWS IoT's 30s to 20m (mqtt.limits)");
+    }
+    if mqtt.reconnect.min < seconds(1) {
+        s.error("limits", "allows one CONNECT a second for a client id: mqtt.reconnect.min must be 1s or more");
+    }
+    let subscriptions = device.groups.len() + 1;
+    if subscriptions > AWS_SUBSCRIPTIONS_MAX {
+        let text = format!("allows {AWS_SUBSCRIPTIONS_MAX} subscriptions: device.groups makes {subscriptions}");
+        s.error("limits", text);
+    }
+    if !mqtt.url.tls {
+        s.warn("url", "is not mqtts://, the only way into AWS IoT (mqtt.limits)");
+    }
 }
 
 fn topic_prefix(s: &mut Section<'_>, device: &Device) -> String {

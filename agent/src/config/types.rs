@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::{
-    Action, AttributeValue, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion, QuarantineLevel,
-    TrustedKey, UnitName,
+    Action, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
+    QuarantineLevel, TrustedKey, UnitName,
 };
 use crate::engine::observation::Severity;
 
@@ -47,6 +47,7 @@ pub struct Mqtt {
     pub url: BrokerUrl,
     pub topic_prefix: String,
     pub version: MqttVersion,
+    pub limits: BrokerLimits,
     pub keep_alive: Duration,
     pub inflight_max: u16,
     pub username: String,

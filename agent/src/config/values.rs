@@ -225,6 +225,17 @@ words! {
 }
 
 words! {
+    /// Whose limits to stay within, beside those that the broker announces.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    BrokerLimits {
+        /// Only what the broker announces.
+        None "none",
+        /// AWS IoT Core's quotas for a connection, which it doesn't announce all.
+        AwsIot "aws-iot",
+    }
+}
+
+words! {
     /// How telemetry is put on the wire.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     Encoding {

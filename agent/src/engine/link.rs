@@ -99,6 +99,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// Our own limit on unacknowledged publishes.
     pub inflight_max: u16,
+    /// The largest packet that the broker takes as far as is known, in bytes; it may announce less.
+    pub packet_max: usize,
     /// Online for so long: the backoff begins anew.
     pub stable_after: Duration,
 }
@@ -449,7 +451,10 @@ impl Link {
             ping: None,
             keep_alive,
             receive_max: usize::from(ack.receive_max).max(1),
-            packet_max: ack.packet_max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)),
+            packet_max: ack
+                .packet_max
+                .map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX))
+                .min(self.settings.packet_max),
             inflight: BTreeMap::new(),
             inflight_bytes: 0,
             subscribing: None,

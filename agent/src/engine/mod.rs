@@ -27,6 +27,7 @@ pub mod vitals;
 mod alarms;
 mod healing;
 mod pace;
+mod ration;
 mod reconfigure;
 mod session;
 mod start;

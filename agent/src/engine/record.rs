@@ -50,8 +50,12 @@ impl Class {
     }
 }
 
+mod view;
+
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
+
+pub use view::{ReadingView, SampleView, ValueView};
 
 use super::metric::Value;
 use super::observation::Severity;

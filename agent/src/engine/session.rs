@@ -14,11 +14,13 @@ use super::metric::{Metric, Point};
 use super::observation::Severity;
 use super::outbox::{Outbox, READ_LOW_WATER};
 use super::packet::{AckReason, Connect, PACKET_MAX, Publish, Version};
+use super::ration::{Allowance, Ration};
 use super::record::{Body, Class, Event, EventKind, Record};
 use super::time::{Mono, Now};
 use super::{Engine, commands, start};
 use crate::config::Encoding;
 use crate::wire::payload::{Presence, Speaker};
+use crate::wire::telemetry::TelemetryMessage;
 use crate::wire::{Reason, Refusal, token};
 
 /// Samples that travel in one message.
@@ -36,6 +38,8 @@ const QUOTA_PAUSE: Duration = Duration::from_secs(10);
 const REFUSALS_MAX: u8 = 5;
 /// Refused messages whose refusals are counted: the newest of more begin anew, until the older are set aside.
 const REFUSED_MAX: usize = 64;
+/// Command topics asked for in one packet: AWS IoT Core takes no more.
+const FILTERS_PER_SUBSCRIBE_MAX: usize = 8;
 /// Attributes are sent at most this often.
 const ATTRIBUTES_PAUSE: Duration = Duration::from_secs(10);
 /// There is no quarantine yet that could be said.
@@ -55,6 +59,13 @@ pub(super) struct Session {
     /// What a sample took in the last message: how many go into the next.
     sample_bytes: usize,
     ration: Ration,
+    /// What the broker allows this connection, where it is known to allow only so much.
+    allowance: Option<Allowance>,
+    /// It allows nothing before that.
+    throttled_until: Option<Mono>,
+    /// Filters that are yet to be subscribed to, and how many of those before were refused.
+    unsubscribed: Vec<(String, u8)>,
+    refused_filters: usize,
     /// Classes that wait, because the broker refused one of theirs for now.
     paused_until: [Option<Mono>; Class::COUNT],
     /// The messages that the broker refused without saying why, by their first record, and how often.
@@ -69,15 +80,6 @@ pub(super) struct Session {
     store_written: u64,
     rtt: Option<Duration>,
     pub(super) last_fault: Option<LinkFault>,
-}
-
-/// A token bucket for the backlog.
-#[derive(Debug, Default)]
-struct Ration {
-    /// Thousandths of a publish.
-    tokens: u64,
-    at: Mono,
-    per_second: u64,
 }
 
 impl Session {
@@ -110,13 +112,23 @@ impl Session {
         if !link.is_online() || !link.has_room() {
             return None;
         }
+        if self.throttled_until.is_some() {
+            return self.throttled_until;
+        }
         let attributes = attributes.is_changed().then_some(self.attributes_at).flatten();
         let first = outbox.ready(Class::Telemetry, self.telemetry_upto).next().map(|(seq, _)| seq);
         // What waits for a page is tried again when the page comes.
         let waits = self.is_paused(Class::Telemetry) || outbox.is_filling(Class::Telemetry, self.telemetry_upto);
         let rationed = !waits && first.is_some_and(|seq| seq <= self.backlog_upto);
-        let ration = rationed.then(|| self.ration.next_at()).flatten();
+        let ration = rationed.then(|| self.ration.next_at());
         attributes.into_iter().chain(ration).chain(self.paused_until.into_iter().flatten()).min()
+    }
+
+    /// Whether the broker allows another publish now.
+    fn is_allowed(&mut self, now: Mono) -> bool {
+        self.throttled_until =
+            self.allowance.as_mut().and_then(|allowance| (!allowance.is_open(now)).then(|| allowance.next_at()));
+        self.throttled_until.is_none()
     }
 
     fn is_paused(&self, class: Class) -> bool {
@@ -168,33 +180,6 @@ impl Session {
             points.push(Point::new(Metric::LinkBrokerRtt, rtt.as_secs_f64() * 1000.0));
         }
         points
-    }
-}
-
-impl Ration {
-    const ONE: u64 = 1_000;
-
-    fn set(&mut self, now: Mono, per_second: u32) {
-        *self = Self { tokens: Self::ONE, at: now, per_second: 0 };
-        self.set_rate(per_second);
-    }
-
-    fn set_rate(&mut self, per_second: u32) {
-        self.per_second = u64::from(per_second.max(1));
-    }
-
-    fn take(&mut self, now: Mono) -> bool {
-        let grown = now.0.saturating_sub(self.at.0).saturating_mul(self.per_second);
-        self.at = now;
-        self.tokens = self.tokens.saturating_add(grown).min(self.per_second * Self::ONE);
-        let Some(left) = self.tokens.checked_sub(Self::ONE) else { return false };
-        self.tokens = left;
-        true
-    }
-
-    fn next_at(&self) -> Option<Mono> {
-        let missing = Self::ONE.saturating_sub(self.tokens);
-        Some(self.at.after(Duration::from_millis(missing.div_ceil(self.per_second.max(1)))))
     }
 }
 
@@ -254,11 +239,7 @@ impl Engine {
         self.session.rtt = self.link.take_rtt().or(self.session.rtt);
         match signal {
             Signal::Online { session_present } => self.online(now, session_present),
-            Signal::Subscribed { refused: 0 } => self.subscribed(),
-            Signal::Subscribed { refused } => {
-                let text = format!("broker: it refuses {refused} of our command topics: check its ACL");
-                self.effects.log(LogLevel::Error, text);
-            }
+            Signal::Subscribed { refused } => self.granted(now, refused),
             Signal::Message(publish) => self.message(now, &publish),
             Signal::Oversize { pkid, topic, len } => {
                 let refusal = Refusal {
@@ -287,7 +268,8 @@ impl Engine {
         session.connected_from = Some(now.mono);
         session.telemetry_upto = self.outbox.durable(Class::Telemetry);
         session.backlog_upto = session.telemetry_upto;
-        session.ration.set(now.mono, self.config.mqtt.drain.publishes_per_second);
+        session.ration = Ration::new(now.mono, self.config.mqtt.drain.publishes_per_second);
+        session.allowance = Allowance::new(self.config.mqtt.limits, now.mono);
         let offline = session.offline_since.take().map(|since| now.mono.since(since).as_secs_f64());
         self.counters.reconnects += u64::from(session.connections > 1);
         self.attributes.touch();
@@ -318,8 +300,30 @@ impl Engine {
                 self.link.unsubscribe(now.mono, stale, &mut self.effects);
             }
         }
-        let filters = filters.into_iter().map(|filter| (filter, 1)).collect();
+        self.session.unsubscribed = filters.into_iter().map(|filter| (filter, 1)).collect();
+        self.session.refused_filters = 0;
+        self.subscribe_next(now);
+    }
+
+    fn subscribe_next(&mut self, now: Now) {
+        let rest = self.session.unsubscribed.len().min(FILTERS_PER_SUBSCRIBE_MAX);
+        let filters = self.session.unsubscribed.drain(..rest).collect();
         self.link.subscribe(now.mono, filters, &mut self.effects);
+    }
+
+    /// The broker answered for some of our filters.
+    fn granted(&mut self, now: Now, refused: usize) {
+        self.session.refused_filters += refused;
+        if !self.session.unsubscribed.is_empty() {
+            return self.subscribe_next(now);
+        }
+        match self.session.refused_filters {
+            0 => self.subscribed(),
+            refused => {
+                let text = format!("broker: it refuses {refused} of our command topics: check its ACL");
+                self.effects.log(LogLevel::Error, text);
+            }
+        }
     }
 
     fn subscribed(&mut self) {
@@ -426,7 +430,7 @@ impl Engine {
         for paused in &mut self.session.paused_until {
             paused.take_if(|until| *until <= now.mono);
         }
-        while self.link.has_room() && self.send_next(now) {}
+        while self.link.has_room() && self.session.is_allowed(now.mono) && self.send_next(now) {}
         if self.link.is_online() {
             for class in Class::ALL {
                 self.outbox.fill(class, &mut self.effects);
@@ -488,56 +492,70 @@ impl Engine {
         if self.session.is_paused(class) || self.outbox.is_filling(class, upto) {
             return false;
         }
-        let most = (MESSAGE_BYTES_MAX / self.session.sample_bytes.max(1)).clamp(1, SAMPLES_PER_MESSAGE_MAX);
-        let stored: Vec<(u64, Bytes)> =
-            self.outbox.ready(class, upto).take(most).map(|(seq, bytes)| (seq, bytes.clone())).collect();
-        let Some((first, _)) = stored.first() else { return false };
-        if *first <= self.session.backlog_upto && !self.session.ration.take(now.mono) {
+        let Some((first, stored)) = self.outbox.ready(class, upto).next() else { return false };
+        let stored = stored.clone();
+        if first <= self.session.backlog_upto && !self.session.ration.take(now.mono) {
             return false;
         }
-        let mut batch: Vec<(u64, Record)> = Vec::with_capacity(stored.len());
-        for (seq, bytes) in stored {
-            let record = Record::decode(&bytes).ok();
-            let fits = |record: &Record| batch.first().is_none_or(|(_, first)| first.at.boot == record.at.boot);
-            match record {
-                Some(record) if fits(&record) => batch.push((seq, record)),
-                // An unreadable one is dealt with when it is the first.
-                None if batch.is_empty() => {
-                    self.outbox.sent(class);
-                    self.decode(class, seq, &bytes);
-                    return true;
-                }
-                _ => break,
-            }
+        let (payload, seqs) = self.telemetry_message(upto);
+        if seqs.is_empty() {
+            self.outbox.sent(class);
+            self.unreadable(class, first, &stored);
+            return true;
         }
-        self.send_batch(now, batch);
+        self.session.sample_bytes = payload.len() / seqs.len().max(1);
+        for _ in &seqs {
+            self.outbox.sent(class);
+        }
+        self.send_records(now, "telemetry", payload, class, seqs);
         true
     }
 
-    /// Sends samples; halves the batch until it is within what the link carries and the broker takes.
-    fn send_batch(&mut self, now: Now, mut batch: Vec<(u64, Record)>) {
-        let payload = loop {
-            let payload = self.encode_telemetry(&batch);
-            let fits = payload.len() <= MESSAGE_BYTES_MAX && self.fits(&payload, "telemetry");
-            if batch.len() == 1 || fits {
-                break payload;
+    /// As many of the next samples as a message takes, and at least one; compressed if the config says so. None if the
+    /// first can't be read.
+    fn telemetry_message(&self, upto: u64) -> (Vec<u8>, Vec<u64>) {
+        match self.config.telemetry.encoding {
+            Encoding::Json => {
+                let (message, seqs) = self.telemetry_json(upto, SAMPLES_PER_MESSAGE_MAX, self.message_bytes_max());
+                (message.finish(), seqs)
             }
-            batch.truncate(batch.len() / 2);
-        };
-        self.session.sample_bytes = payload.len() / batch.len().max(1);
-        for _ in &batch {
-            self.outbox.sent(Class::Telemetry);
+            // How much is left of it is known when it is done: the last message tells how many samples to try.
+            Encoding::JsonZstd => {
+                let guess = self.message_bytes_max() / self.session.sample_bytes.max(1);
+                let mut most = guess.clamp(1, SAMPLES_PER_MESSAGE_MAX);
+                loop {
+                    let (message, seqs) = self.telemetry_json(upto, most, usize::MAX);
+                    let payload = crate::wire::payload::compress(message.finish());
+                    if seqs.len() <= 1 || payload.len() <= self.message_bytes_max() {
+                        return (payload, seqs);
+                    }
+                    most = seqs.len() / 2;
+                }
+            }
         }
-        let seqs = batch.iter().map(|(seq, _)| *seq).collect();
-        self.send_records(now, "telemetry", payload, Class::Telemetry, seqs);
     }
 
-    fn encode_telemetry(&self, batch: &[(u64, Record)]) -> Vec<u8> {
-        let json = self.speaker().telemetry(batch);
-        match self.config.telemetry.encoding {
-            Encoding::Json => json,
-            Encoding::JsonZstd => crate::wire::payload::compress(json),
+    fn telemetry_json(&self, upto: u64, most: usize, bytes_max: usize) -> (TelemetryMessage<'_>, Vec<u64>) {
+        let mut message = TelemetryMessage::new(self.speaker());
+        let mut seqs = Vec::with_capacity(most);
+        for (seq, stored) in self.outbox.ready(Class::Telemetry, upto).take(most) {
+            // One of another boot begins the next message, and so does one that can't be read: it is set aside there.
+            if !matches!(message.push(seq, stored), Ok(true)) {
+                break;
+            }
+            if !seqs.is_empty() && message.bytes() > bytes_max {
+                message.pop();
+                break;
+            }
+            seqs.push(seq);
         }
+        (message, seqs)
+    }
+
+    /// The longest payload of more than one sample: what the link carries and the broker takes.
+    fn message_bytes_max(&self) -> usize {
+        let overhead = self.topic("telemetry").len() + PUBLISH_OVERHEAD;
+        self.link.packet_max().saturating_sub(overhead).min(MESSAGE_BYTES_MAX)
     }
 
     fn fits(&self, payload: &[u8], leaf: &str) -> bool {
@@ -557,20 +575,27 @@ impl Engine {
         }
     }
 
-    fn decode(&mut self, class: Class, seq: u64, bytes: &Bytes) -> Option<Record> {
-        match Record::decode(bytes) {
-            Ok(record) => Some(record),
-            Err(error) => {
-                self.effects.log(LogLevel::Error, format!("store: record {seq} is set aside: {error}"));
-                self.outbox.set_aside(class, seq, "unreadable");
-                None
-            }
+    fn decode(&mut self, class: Class, seq: u64, stored: &Bytes) -> Option<Record> {
+        let record = Record::decode(stored).ok();
+        if record.is_none() {
+            self.unreadable(class, seq, stored);
         }
+        record
+    }
+
+    /// A newer version wrote it, before this one was rolled back to: damage is found by the store's checksums.
+    fn unreadable(&mut self, class: Class, seq: u64, stored: &Bytes) {
+        let why = Record::decode(stored).err().map_or_else(|| "not of its log".to_owned(), |error| error.to_string());
+        self.effects.log(LogLevel::Error, format!("store: record {seq} is set aside: {why}"));
+        self.outbox.set_aside(class, seq, "unreadable");
     }
 
     fn publish(&mut self, now: Now, leaf: &str, payload: Vec<u8>, retain: bool, cargo: Cargo) {
         self.counters.publishes += 1;
         let topic = self.topic(leaf);
+        if let Some(allowance) = &mut self.session.allowance {
+            allowance.spend(topic.len() + payload.len() + PUBLISH_OVERHEAD);
+        }
         self.link.publish(now.mono, topic, payload, retain, cargo, &mut self.effects);
     }
 

@@ -15,6 +15,7 @@ use super::link::{self, FaultLog, Link};
 use super::observation::Severity;
 use super::outbox::{Limits, Outbox};
 use super::pace::Pace;
+use super::ration;
 use super::record::{Class, Event, EventKind, Stamp};
 use super::remedies::Remedies;
 use super::rules::{Leftovers, Rules};
@@ -69,10 +70,12 @@ pub(super) fn limits(config: &CheckedConfig) -> Limits {
 }
 
 pub(super) fn link_settings(config: &CheckedConfig) -> link::Settings {
+    let (packet_max, inflight_max) = ration::known_bounds(config.mqtt.limits);
     link::Settings {
         version: config.mqtt.version,
         keep_alive: config.mqtt.keep_alive,
-        inflight_max: config.mqtt.inflight_max,
+        inflight_max: config.mqtt.inflight_max.min(inflight_max),
+        packet_max,
         stable_after: config.mqtt.reconnect.stable_after,
     }
 }

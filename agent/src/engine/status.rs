@@ -127,10 +127,9 @@ impl Engine {
     }
 
     fn sample_json(&self) -> Json {
-        let Some(sample) = &self.last_sample else { return Json::Null };
+        let Some((seq, sample)) = &self.last_sample else { return Json::Null };
         let speaker = Speaker { device: self.config.device.id.as_str(), timeline: &self.timeline };
-        let message: Json =
-            serde_json::from_slice(&speaker.telemetry(std::slice::from_ref(sample))).unwrap_or_default();
+        let message: Json = serde_json::from_slice(&speaker.record(*seq, sample)).unwrap_or_default();
         message.pointer("/samples/0").cloned().unwrap_or_default()
     }
 }

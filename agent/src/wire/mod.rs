@@ -3,6 +3,7 @@
 
 pub mod keys;
 pub mod payload;
+pub mod telemetry;
 pub mod token;
 
 use std::fmt;

@@ -7,9 +7,10 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::ser::{CompactFormatter, Compound};
 use serde_json::{Map, Value as Json};
 
+use super::telemetry::TelemetryMessage;
 use crate::config::AttributeValue;
-use crate::engine::metric::{Metric, Value};
-use crate::engine::record::{Body, CommandResult, Event, Field, Reading, Record, Sample, Stamp};
+use crate::engine::metric::Value;
+use crate::engine::record::{Body, CommandResult, Event, Field, Record, Stamp};
 use crate::engine::time::Unix;
 use crate::engine::timeline::Timeline;
 
@@ -60,18 +61,20 @@ impl Speaker<'_> {
     #[must_use]
     pub fn record(&self, seq: u64, record: &Record) -> Vec<u8> {
         match &record.body {
-            Body::Sample(_) => self.telemetry(&[(seq, record.clone())]),
+            Body::Sample(_) => self.telemetry(seq, &record.encode()),
             Body::Event(event) => self.message(seq, record.at, |message| self.event(event, message)),
             Body::Result(result) => self.message(seq, record.at, |message| command_result(result, message)),
         }
     }
 
-    /// Samples of one boot in one message; its `seq`, `time` and `mono_ms` are those of the first. Records that are no
-    /// samples are passed over.
+    /// A message of one sample, from its stored form; empty if that can't be read.
     #[must_use]
-    pub fn telemetry(&self, records: &[(u64, Record)]) -> Vec<u8> {
-        let Some((first_seq, first)) = records.first() else { return Vec::new() };
-        self.message(*first_seq, first.at, |message| message.serialize_entry("samples", &Samples(self, records)))
+    pub fn telemetry(&self, seq: u64, stored: &[u8]) -> Vec<u8> {
+        let mut message = TelemetryMessage::new(*self);
+        // A record that was made here can be read, and the caller read it before.
+        let pushed = message.push(seq, stored);
+        debug_assert!(matches!(pushed, Ok(true)), "write a sample: {pushed:?}");
+        message.finish()
     }
 
     /// The presence message, or the will.
@@ -108,7 +111,17 @@ impl Speaker<'_> {
 
     /// The envelope, and what is said in it.
     fn message(&self, seq: u64, at: Stamp, say: impl FnOnce(&mut MapWriter<'_>) -> Written) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(MESSAGE_BYTES);
+        self.message_in(Vec::with_capacity(MESSAGE_BYTES), seq, at, say)
+    }
+
+    fn message_in(
+        &self,
+        mut bytes: Vec<u8>,
+        seq: u64,
+        at: Stamp,
+        say: impl FnOnce(&mut MapWriter<'_>) -> Written,
+    ) -> Vec<u8> {
+        bytes.clear();
         let mut writer = serde_json::Serializer::new(&mut bytes);
         let written = writer.serialize_map(None).and_then(|mut message| {
             message.serialize_entry("v", &PAYLOAD_VERSION)?;
@@ -125,7 +138,16 @@ impl Speaker<'_> {
         bytes
     }
 
-    fn date(&self, at: Stamp) -> Option<String> {
+    /// The envelope with an array that is left open under `key`, in `bytes`, which it replaces.
+    pub(super) fn message_with(&self, seq: u64, at: Stamp, key: &str, bytes: Vec<u8>) -> Vec<u8> {
+        let mut bytes = self.message_in(bytes, seq, at, |message| message.serialize_entry(key, &[(); 0]));
+        // The array and the object are closed by whoever fills it.
+        bytes.truncate(bytes.len().saturating_sub(2));
+        bytes
+    }
+
+    /// When that was, in the words of the payloads; `None` where it isn't known.
+    pub(super) fn date(&self, at: Stamp) -> Option<String> {
         self.timeline.date(at).and_then(rfc3339)
     }
 
@@ -176,135 +198,6 @@ impl Serialize for Fields<'_> {
     }
 }
 
-/// The samples of a message.
-struct Samples<'a>(&'a Speaker<'a>, &'a [(u64, Record)]);
-
-impl Serialize for Samples<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(speaker, records) = self;
-        serializer.collect_seq(records.iter().filter_map(|(seq, record)| match &record.body {
-            Body::Sample(sample) => Some(SampleOf { speaker, seq: *seq, at: record.at, sample }),
-            Body::Event(_) | Body::Result(_) => None,
-        }))
-    }
-}
-
-/// One sample: each reading where its metric's path says.
-struct SampleOf<'a> {
-    speaker: &'a Speaker<'a>,
-    seq: u64,
-    at: Stamp,
-    sample: &'a Sample,
-}
-
-impl Serialize for SampleOf<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("seq", &self.seq)?;
-        map.serialize_entry("time", &self.speaker.date(self.at))?;
-        map.serialize_entry("mono_ms", &self.at.mono.0)?;
-        #[expect(clippy::cast_precision_loss, reason = "an interval of milliseconds is far below 2^53")]
-        map.serialize_entry("interval_s", &(self.sample.interval_ms as f64 / 1000.0))?;
-        let mut placed: Vec<Placed<'_>> = self.sample.readings.iter().filter_map(Placed::new).collect();
-        together(&mut placed);
-        entries(&mut map, &placed, 0)?;
-        map.end()
-    }
-}
-
-/// A reading and its place: `host.disk.*.used_pct` of `/data` is `used_pct` in the groups `host`, `disk` and `/data`.
-#[derive(Clone, Copy)]
-struct Placed<'a> {
-    groups: [&'a str; GROUPS_MAX],
-    field: &'a str,
-    metric: Metric,
-    reading: &'a Reading,
-}
-
-/// The deepest path of the metric table has so many groups above its field.
-const GROUPS_MAX: usize = 3;
-
-impl<'a> Placed<'a> {
-    /// `None` for a metric that a newer agent wrote.
-    fn new(reading: &'a Reading) -> Option<Self> {
-        let metric = Metric::from_number(reading.metric)?;
-        let label = reading.label.as_deref().unwrap_or("*");
-        let mut groups = [""; GROUPS_MAX];
-        let (above, field) = metric.path().rsplit_once('.')?;
-        for (group, step) in groups.iter_mut().zip(above.split('.')) {
-            *group = if step == "*" { label } else { step };
-        }
-        Some(Self { groups, field: if field == "*" { label } else { field }, metric, reading })
-    }
-
-    /// Its groups from this depth on are none: it is a field here.
-    fn group(&self, depth: usize) -> &'a str {
-        self.groups.get(depth).copied().unwrap_or_default()
-    }
-
-    fn entries<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
-        entry(map, self.field, &rounded(self.metric, &self.reading.value))?;
-        let Some((low, high)) = self.reading.range else { return Ok(()) };
-        for (end, value) in [("min", low), ("max", high)] {
-            let value = match self.reading.value {
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was a count before")]
-                Value::Count(_) => Value::Count(value as u64),
-                _ => Value::Float(value),
-            };
-            entry(map, &format!("{}_{end}", self.field), &rounded(self.metric, &value))?;
-        }
-        Ok(())
-    }
-}
-
-/// Brings the outermost groups together, in the order in which they come first. Mostly they are: comparing all names to
-/// sort them costs more than the writing.
-fn together(placed: &mut [Placed<'_>]) {
-    let mut tops: Vec<&str> = Vec::new();
-    let mut rank_of = |top| {
-        tops.iter().position(|known| *known == top).unwrap_or_else(|| {
-            tops.push(top);
-            tops.len() - 1
-        })
-    };
-    let ranks: Vec<usize> = placed.iter().map(|placed| rank_of(placed.group(0))).collect();
-    if !ranks.is_sorted() {
-        placed.sort_by_key(|placed| tops.iter().position(|top| *top == placed.group(0)));
-    }
-}
-
-/// Writes readings: neighbours that share their group at this depth become one object.
-fn entries<M: SerializeMap>(map: &mut M, placed: &[Placed<'_>], depth: usize) -> Result<(), M::Error> {
-    for group in placed.chunk_by(|a, b| a.group(depth) == b.group(depth)) {
-        let Some(first) = group.first() else { continue };
-        match first.group(depth) {
-            "" => group.iter().try_for_each(|placed| placed.entries(map))?,
-            name => map.serialize_entry(name, &Group { placed: group, depth: depth + 1 })?,
-        }
-    }
-    Ok(())
-}
-
-/// The readings of one group.
-struct Group<'a> {
-    placed: &'a [Placed<'a>],
-    depth: usize,
-}
-
-impl Serialize for Group<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        let fields = self.placed.iter().filter(|placed| placed.group(self.depth).is_empty());
-        fields.into_iter().try_for_each(|placed| placed.entries(&mut map))?;
-        // Below here labels take turns: what belongs together is brought together.
-        let mut deeper: Vec<Placed<'_>> =
-            self.placed.iter().filter(|placed| !placed.group(self.depth).is_empty()).copied().collect();
-        deeper.sort_by_key(|placed| placed.groups);
-        entries(&mut map, &deeper, self.depth)?;
-        map.end()
-    }
-}
-
 /// Writes a value under its key; what JSON has no number for is left out.
 fn entry<M: SerializeMap>(map: &mut M, key: &str, value: &Value) -> Result<(), M::Error> {
     match value {
@@ -316,23 +209,14 @@ fn entry<M: SerializeMap>(map: &mut M, key: &str, value: &Value) -> Result<(), M
     }
 }
 
-/// What no sensor resolves costs bytes on a metered link: a thousandth of a percent, a millionth of anything else (the
-/// kernel's own µV, µA and µW) is enough.
-fn rounded(metric: Metric, value: &Value) -> Value {
-    let scale = if metric.unit() == "%" { 1e3 } else { 1e6 };
-    match value {
-        Value::Float(value) => Value::Float((value * scale).round() / scale),
-        other => other.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::engine::metric::Metric;
     use crate::engine::observation::Severity;
-    use crate::engine::record::{EventKind, Status};
+    use crate::engine::record::{EventKind, Reading, Sample, Status};
     use crate::engine::time::{Anchor, BootId, Mono};
 
     fn timeline(anchored: bool) -> Timeline {
@@ -346,46 +230,6 @@ mod tests {
         let speaker = Speaker { device: "gw-1", timeline };
         let record = Record { at: timeline.stamp(Mono(1_500)), body };
         serde_json::from_slice(&speaker.record(7, &record)).unwrap()
-    }
-
-    fn reading(metric: Metric, label: Option<&str>, value: impl Into<Value>, range: Option<(f64, f64)>) -> Reading {
-        Reading { metric: metric.number(), label: label.map(Into::into), value: value.into(), range }
-    }
-
-    #[test]
-    fn a_sample_becomes_the_contracts_nested_groups() {
-        let readings = vec![
-            reading(Metric::BatteryVoltage, None, 12.1, Some((11.9, 12.3))),
-            reading(Metric::HostDiskFree, Some("/data"), 77_u64, None),
-            reading(Metric::AgentDropped, Some("quota"), 3_u64, None),
-            reading(Metric::HostLoad1, None, f64::NAN, None),
-            Reading { metric: 9_999, label: None, value: Value::Flag(true), range: None },
-        ];
-        let message = said(&timeline(true), Body::Sample(Sample { interval_ms: 60_000, readings }));
-        assert_eq!(
-            message,
-            json!({"v":1,"device":"gw-1","boot":"abababab-abab-abab-abab-abababababab","seq":7,
-                "time":"2026-11-18T11:06:41.500Z","mono_ms":1500,
-                "samples":[{"seq":7,"time":"2026-11-18T11:06:41.500Z","mono_ms":1500,"interval_s":60.0,
-                    "battery":{"voltage_v":12.1,"voltage_v_min":11.9,"voltage_v_max":12.3},
-                    "host":{"disk":{"/data":{"free_bytes":77}}},
-                    "agent":{"dropped":{"quota":3}}}]})
-        );
-    }
-
-    #[test]
-    fn what_shares_a_label_stands_in_one_object() {
-        let readings = ["eth0", "wlan0"].into_iter().flat_map(|name| {
-            [Metric::InterfaceUp, Metric::InterfaceRxBytes].map(|metric| reading(metric, Some(name), 1_u64, None))
-        });
-        let mut readings: Vec<Reading> = readings.chain([reading(Metric::LinkUp, None, true, None)]).collect();
-        readings.sort_by_key(|reading| reading.metric);
-        let message = said(&timeline(true), Body::Sample(Sample { interval_ms: 1, readings }));
-        let one = json!({"up": 1, "rx_bytes": 1});
-        assert_eq!(message["samples"][0]["link"], json!({"up": true, "interfaces": {"eth0": one, "wlan0": one}}));
-
-        let deepest = Metric::ALL.iter().map(|metric| metric.path().split('.').count() - 1).max();
-        assert_eq!(deepest, Some(GROUPS_MAX));
     }
 
     #[test]
@@ -432,7 +276,12 @@ mod tests {
             at: timeline(false).stamp(Mono(5)),
             body: Body::Sample(Sample {
                 interval_ms: 1,
-                readings: vec![reading(Metric::HostDiskUsed, Some("/"), 12.5, None)],
+                readings: vec![Reading {
+                    metric: Metric::HostDiskUsed.number(),
+                    label: Some("/".into()),
+                    value: Value::Float(12.5),
+                    range: None,
+                }],
             }),
         };
         assert_eq!(Record::decode(&record.encode()).unwrap(), record);
