@@ -1,5 +1,6 @@
 //! One gateway's files, and the built agent that runs on them.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -175,6 +176,15 @@ impl Agent {
         self.process.wait().code()
     }
 
+    /// Holds it up where it is, until [`Agent::thaw`].
+    pub fn freeze(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
     /// Asks it to read its configuration again.
     pub fn hangup(&self) {
         self.process.signal(Signal::HUP);
@@ -194,4 +204,9 @@ pub fn export(store: &Path) -> Vec<Json> {
     let output = super::process::output_of(Command::new(BINARY).args(["store", "export", "--path"]).arg(store));
     let text = String::from_utf8(output).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+/// The numbers of exported records.
+pub fn seqs(exported: &[Json]) -> BTreeSet<u64> {
+    exported.iter().map(|record| record["seq"].as_u64().unwrap_or_else(|| panic!("no seq in {record}"))).collect()
 }

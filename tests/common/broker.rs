@@ -1,15 +1,16 @@
-//! A real mosquitto on ports of its own, with a listener for gateways, whose access the test chooses, and an open one for
-//! the fleet. It keeps its sessions and queues over a restart, so that what it took over is its own to deliver.
+//! A real broker on ports of its own, with a listener for gateways, whose access the test chooses, and an open one for
+//! the fleet. Unless a test wants another it is a mosquitto that keeps its sessions and queues over a restart, so that what
+//! it took over is its own to deliver.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::process::{Process, Stream, output_of, tool};
+use super::software::{Ports, Software};
 
 /// Who may connect to the listener for gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,17 +25,30 @@ pub enum Access {
 
 pub struct Broker {
     dir: TempDir,
+    software: Software,
     access: Access,
-    port: u16,
-    fleet_port: u16,
+    ports: Ports,
     process: Option<Process>,
+    /// What it needs beside it, for as long as it is there.
+    _aid: Option<Process>,
 }
 
 impl Broker {
     pub fn start(access: Access) -> Self {
-        let [port, fleet_port] = [free_port(), free_port()];
-        let mut broker = Self { dir: TempDir::new().unwrap(), access, port, fleet_port, process: None };
-        broker.prepare();
+        Self::launch(Software::Mosquitto, access)
+    }
+
+    /// A broker of this kind, open to everybody.
+    pub fn of(software: Software) -> Self {
+        Self::launch(software, Access::Open)
+    }
+
+    fn launch(software: Software, access: Access) -> Self {
+        let (dir, ports) = (TempDir::new().unwrap(), software.ports());
+        let access_config = prepare(access, dir.path());
+        software.configure(dir.path(), &ports, &access_config);
+        let aid = software.start_aid(&ports);
+        let mut broker = Self { dir, software, access, ports, process: None, _aid: aid };
         broker.resume();
         broker
     }
@@ -42,17 +56,17 @@ impl Broker {
     /// The gateways' URL.
     pub fn url(&self) -> String {
         let scheme = if self.access == Access::MutualTls { "mqtts" } else { "mqtt" };
-        format!("{scheme}://127.0.0.1:{}", self.port)
+        format!("{scheme}://127.0.0.1:{}", self.ports.gateways)
     }
 
     /// The gateways' port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports.gateways
     }
 
     /// The port that is open to everybody.
     pub fn fleet_port(&self) -> u16 {
-        self.fleet_port
+        self.ports.fleet
     }
 
     /// A file of its own: `ca.pem`, and for gateways `client.pem` and `client.key`.
@@ -72,18 +86,17 @@ impl Broker {
     /// Takes it away; it writes down its sessions first.
     pub fn stop(&mut self) {
         if let Some(process) = self.process.take() {
-            process.signal(Signal::TERM);
+            process.signal(self.software.stop_signal());
             let status = process.wait();
-            assert!(status.success(), "mosquitto: {status}");
+            assert!(status.success(), "{}: {status}", self.software.name());
         }
     }
 
     /// Brings it back on the same ports.
     pub fn resume(&mut self) {
-        let config = self.file("mosquitto.conf");
-        let process = Process::start("mosquitto", tool("mosquitto").arg("-c").arg(&config));
-        let running = |lines: &[String]| lines.iter().any(|line| line.ends_with(" running")).then_some(());
-        process.log.wait_since(0, "mosquitto to run", running);
+        let process = Process::start(self.software.name(), &mut self.software.command(self.dir.path(), &self.ports));
+        let ready = |lines: &[String]| lines.iter().any(|line| self.software.is_ready(line)).then_some(());
+        process.log.wait_since(0, "the broker to be ready", ready);
         self.process = Some(process);
     }
 
@@ -91,7 +104,7 @@ impl Broker {
     pub fn publish(&self, topic: &str, payload: &[u8]) {
         let file = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
         std::fs::write(file.path(), payload).unwrap();
-        let port = self.fleet_port.to_string();
+        let port = self.ports.fleet.to_string();
         let mut command = tool("mosquitto_pub");
         command.args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-f"]).arg(file.path());
         output_of(&mut command);
@@ -101,7 +114,7 @@ impl Broker {
     pub fn publish_lines(&self, topic: &str, lines: &str) {
         let file = self.file("lines");
         std::fs::write(&file, lines).unwrap();
-        let port = self.fleet_port.to_string();
+        let port = self.ports.fleet.to_string();
         let mut command = tool("mosquitto_pub");
         command.args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-l"]);
         output_of(command.stdin(std::fs::File::open(&file).unwrap()));
@@ -111,33 +124,25 @@ impl Broker {
     pub fn accepted(&self, client: &str) -> usize {
         accepted_in(&self.log().so_far(), client)
     }
+}
 
-    fn prepare(&self) {
-        let dir = self.dir.path().display();
-        let access = match self.access {
-            Access::Open => "allow_anonymous true".to_owned(),
-            Access::Password => {
-                let mut command = tool("mosquitto_passwd");
-                output_of(command.args(["-b", "-c"]).arg(self.file("passwords")).args(["gateway", "right"]));
-                format!("allow_anonymous false\npassword_file {dir}/passwords")
-            }
-            Access::MutualTls => {
-                make_certificates("CA of the broker", self.dir.path());
-                format!(
-                    "allow_anonymous true\nrequire_certificate true\ncafile {dir}/ca.pem\n\
-                     certfile {dir}/server.pem\nkeyfile {dir}/server.key"
-                )
-            }
-        };
-        // Started by root it would give up root, and with it the right to write into this directory.
-        let user = if rustix::process::geteuid().is_root() { "user root" } else { "" };
-        let config = format!(
-            "per_listener_settings true\n{user}\nlog_dest stderr\nlog_type all\npersistence true\n\
-             persistence_location {dir}/\nautosave_interval 0\nmax_queued_messages 0\n\
-             listener {} 127.0.0.1\n{access}\nlistener {} 127.0.0.1\nallow_anonymous true\n",
-            self.port, self.fleet_port
-        );
-        std::fs::write(self.file("mosquitto.conf"), config).unwrap();
+/// Makes what this access needs; the lines about it in mosquitto's configuration.
+fn prepare(access: Access, dir: &Path) -> String {
+    let path = dir.display();
+    match access {
+        Access::Open => "allow_anonymous true".to_owned(),
+        Access::Password => {
+            let mut command = tool("mosquitto_passwd");
+            output_of(command.args(["-b", "-c"]).arg(dir.join("passwords")).args(["gateway", "right"]));
+            format!("allow_anonymous false\npassword_file {path}/passwords")
+        }
+        Access::MutualTls => {
+            make_certificates("CA of the broker", dir);
+            format!(
+                "allow_anonymous true\nrequire_certificate true\ncafile {path}/ca.pem\n\
+                 certfile {path}/server.pem\nkeyfile {path}/server.key"
+            )
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The fleet's side: a stock `mosquitto_sub` with a session of its own, whose messages are kept in the order in which they
 //! came. It loses nothing while the broker is away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::PREFIX;
 use super::broker::Broker;
-use super::process::{Process, Stream, tool};
+use super::process::{Process, Stream, output_of, tool};
 
 /// zstd's magic number (RFC 8878, section 3.1.1).
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -45,6 +45,15 @@ impl Message {
         self.topic.rsplit('/').next().unwrap_or_default()
     }
 
+    /// The stored records in it, if it is of a kind that is stored; a sample is a record of its own.
+    pub fn records(&self) -> &[Json] {
+        match self.leaf() {
+            "telemetry" => self.samples(),
+            "events" | "results" => std::slice::from_ref(&self.body),
+            _ => &[],
+        }
+    }
+
     /// The samples of a telemetry message.
     pub fn samples(&self) -> &[Json] {
         self.body["samples"].as_array().map_or(&[], Vec::as_slice)
@@ -72,13 +81,13 @@ impl Fleet {
     pub fn watch_as(broker: &Broker, id: &str) -> Self {
         let port = broker.fleet_port().to_string();
         let topics = format!("{PREFIX}/#");
+        let arguments = ["-h", "127.0.0.1", "-p", &port, "-i", id, "-c", "-q", "1", "-t", &topics];
+        // Ends when the broker has acknowledged the subscription: from here on the session collects.
+        output_of(tool("mosquitto_sub").args(arguments).arg("-E"));
         let mut command = tool("mosquitto_sub");
-        command.args(["-h", "127.0.0.1", "-p", &port, "-i", id, "-c", "-q", "1", "-t", &topics, "-F", "%r %t %x"]);
+        command.args(arguments).args(["-F", "%r %t %x"]);
         let mut subscriber = Process::start("mosquitto_sub", command.stdout(Stdio::piped()));
         let messages = Stream::read("the fleet", subscriber.stdout(), Message::parse);
-        let done = format!("Sending SUBACK to {id}");
-        let subscribed = |lines: &[String]| lines.iter().any(|line| line.ends_with(&done)).then_some(());
-        broker.log().wait_since(0, "the fleet's subscription", subscribed);
         Self { _subscriber: subscriber, messages }
     }
 
@@ -103,6 +112,22 @@ impl Fleet {
     /// Waits for a condition on everything that has come.
     pub fn wait_all<R>(&self, bound: Duration, what: &str, find: impl FnMut(&[Message]) -> Option<R>) -> R {
         self.messages.wait_long(bound, what, find)
+    }
+
+    /// Waits until every one of these records has come; how often each did that has come by then.
+    pub fn wait_for_records(&self, bound: Duration, stored: &BTreeSet<u64>) -> BTreeMap<u64, usize> {
+        let mut missing = stored.clone();
+        let mut looked_at = 0;
+        let what = format!("all of {} stored records", stored.len());
+        self.messages.wait_long(bound, &what, |messages| {
+            for message in &messages[looked_at..] {
+                for seq in message.records().iter().filter_map(|record| record["seq"].as_u64()) {
+                    missing.remove(&seq);
+                }
+            }
+            looked_at = messages.len();
+            missing.is_empty().then(|| records(messages))
+        })
     }
 
     /// Watches for something that must not come to pass.
@@ -148,10 +173,7 @@ impl Fleet {
 pub fn records(messages: &[Message]) -> BTreeMap<u64, usize> {
     let mut seen: BTreeMap<u64, (String, Json, usize)> = BTreeMap::new();
     for message in messages {
-        let stored = matches!(message.leaf(), "telemetry" | "events" | "results");
-        let own = std::slice::from_ref(&message.body);
-        let records = if message.leaf() == "telemetry" { message.samples() } else { own };
-        for record in records.iter().filter(|_| stored) {
+        for record in message.records() {
             let Some(seq) = record["seq"].as_u64() else { panic!("no seq in {message:?}") };
             let at = &record["mono_ms"];
             let entry = seen.entry(seq).or_insert_with(|| (message.topic.clone(), at.clone(), 0));

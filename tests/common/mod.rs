@@ -5,19 +5,24 @@
 #![allow(clippy::disallowed_types, reason = "the bans keep the agent pure; tests are outside of it")]
 
 pub mod agent;
+pub mod backlog;
 pub mod broker;
+pub mod chance;
 pub mod fleet;
 pub mod operator;
 pub mod process;
+pub mod software;
 pub mod tree;
 
 use std::time::Duration;
 
 pub use agent::{Agent, Gateway};
 pub use broker::{Access, Broker};
+pub use chance::Chance;
 pub use fleet::{Fleet, Message};
 pub use operator::{Operator, unix_now};
 pub use process::tool;
+pub use software::Software;
 pub use tree::Tree;
 
 /// How long anything may take that should come soon. Long, so that a busy machine fails no test.
@@ -35,7 +40,10 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        let broker = Broker::start(Access::Open);
+        Self::around(Broker::start(Access::Open))
+    }
+
+    pub fn around(broker: Broker) -> Self {
         let fleet = Fleet::watch(&broker);
         Self { broker, fleet, operator: Operator::new("ops-1") }
     }

@@ -12,15 +12,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use common::agent::export;
-use common::fleet::records;
-use common::{Agent, Gateway, Message, PREFIX, SOON, World, tool};
+use common::agent::{export, seqs};
+use common::{Agent, Chance, Gateway, Message, PREFIX, SOON, World, tool};
 
 /// How often the agent is killed.
 const KILLS: usize = 50;
@@ -41,29 +40,6 @@ const FAST: &str = r#"
     commit_interval = "10ms"
 "#;
 
-fn seqs(exported: &[Json]) -> BTreeSet<u64> {
-    exported.iter().map(|record| record["seq"].as_u64().unwrap_or_else(|| panic!("no seq in {record}"))).collect()
-}
-
-/// Waits until every one of these records has come; how often each did.
-fn wait_for_all(world: &World, stored: &BTreeSet<u64>) -> BTreeMap<u64, usize> {
-    let mut missing = BTreeSet::new();
-    let mut looked_at = 0;
-    world.fleet.wait_all(DRAIN_BOUND, &format!("all of {} stored records", stored.len()), |messages| {
-        // Looking is as long as the list: once in a while is enough, and always at the end.
-        if messages.len() < looked_at + 10 && messages.len() > looked_at && !missing.is_empty() {
-            let newest = messages.last().and_then(|message| message.body["seq"].as_u64());
-            if newest.is_none_or(|seq| !missing.contains(&seq)) {
-                return None;
-            }
-        }
-        looked_at = messages.len();
-        let came = records(messages);
-        missing = stored.iter().filter(|seq| !came.contains_key(seq)).copied().collect();
-        missing.is_empty().then_some(came)
-    })
-}
-
 #[test]
 fn what_is_stored_while_the_broker_is_away_arrives_in_order_when_it_is_back() {
     let mut world = World::new();
@@ -80,7 +56,7 @@ fn what_is_stored_while_the_broker_is_away_arrives_in_order_when_it_is_back() {
     assert!(stored.len() >= 20, "{stored:?}");
     world.broker.resume();
 
-    wait_for_all(&world, &stored);
+    world.fleet.wait_for_records(DRAIN_BOUND, &stored);
     let order = telemetry_order(&world.fleet.so_far(), "gw-outage");
     assert!(order.windows(2).all(|pair| pair[0] < pair[1]), "telemetry comes oldest first: {order:?}");
     gateway.wait_for_status("the outbox to drain", |status| {
@@ -116,14 +92,12 @@ fn an_agent_that_starts_without_a_broker_keeps_everything_until_there_is_one() {
 
     world.broker.resume();
     let _agent = gateway.start();
-    wait_for_all(&world, &stored);
+    world.fleet.wait_for_records(DRAIN_BOUND, &stored);
 }
 
 #[test]
 fn fifty_kills_with_the_broker_coming_and_going_lose_nothing_that_was_stored() {
-    let seed = std::env::var("FIELDMEDIC_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    println!("seed {seed}: FIELDMEDIC_TEST_SEED={seed} tests/run e2e fifty_kills repeats these moments");
-    let mut chance = Chance(seed);
+    let mut chance = Chance::of_this_run("fifty_kills");
     let mut world = World::new();
     let gateway = world.gateway("gw-kills").with(FAST);
     let mut stored = BTreeSet::new();
@@ -150,7 +124,7 @@ fn fifty_kills_with_the_broker_coming_and_going_lose_nothing_that_was_stored() {
     let mark = world.fleet.mark();
     let _agent = gateway.start();
     world.fleet.presence(mark, "gw-kills", true);
-    let came = wait_for_all(&world, &stored);
+    let came = world.fleet.wait_for_records(DRAIN_BOUND, &stored);
     let duplicates: usize = came.values().map(|count| count - 1).sum();
     println!("{} records stored, {} came, {duplicates} of them again, none is missing", stored.len(), came.len());
 
@@ -202,17 +176,4 @@ fn a_result_that_no_broker_took_arrives_after_a_kill() {
     world.fleet.wait_all(SOON, "the agent to be online again", |messages| {
         messages.iter().filter(|message| message.body["online"] == true).nth(1).map(|_| ())
     });
-}
-
-/// A small generator of chance that one number repeats (splitmix64).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
 }
