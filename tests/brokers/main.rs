@@ -1,0 +1,161 @@
+//! Other brokers, and brokers that forget: whatever the broker keeps over a restart, the agent loses nothing that it had
+//! stored, and is commanded again as soon as it is back.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::json;
+
+use common::agent::{export, seqs};
+use common::backlog::fill;
+use common::process::output_of;
+use common::{Agent, Broker, Gateway, Software, World, tool};
+
+/// Samples that wait when the broker comes back, at least.
+const BACKLOG: u64 = 50;
+/// Samples of an earlier boot, whose drain takes seconds.
+const OLD_SAMPLES: u64 = 6_000;
+/// How long a backlog may take to arrive.
+const DRAIN_BOUND: Duration = Duration::from_secs(60);
+
+/// Records as fast as they can be had, and a drain that can be watched.
+const FAST: &str = r#"
+    [mqtt.drain]
+    publishes_per_second = 20
+    [telemetry]
+    sample_interval = "100ms"
+    report_interval = "100ms"
+    publish_interval = "100ms"
+    [store]
+    commit_interval = "10ms"
+"#;
+
+/// An agent that is online, and has answered a command.
+fn obedient(world: &World, gateway: &Gateway) -> Agent {
+    let mark = world.fleet.mark();
+    let agent = gateway.start();
+    world.fleet.presence(mark, gateway.device(), true);
+    obeys(world, gateway);
+    agent
+}
+
+fn obeys(world: &World, gateway: &Gateway) {
+    let id = world.order(gateway.device(), "ping", json!({}));
+    world.fleet.result(&id, "SUCCEEDED");
+}
+
+/// Waits until enough is stored that no broker has; what is stored then.
+fn backlog(gateway: &Gateway) -> BTreeSet<u64> {
+    gateway.wait_for_status("a backlog", |status| {
+        status["broker"]["online"] == false
+            && status["outbox"]["records"]["telemetry"].as_u64().is_some_and(|records| records >= BACKLOG)
+    });
+    seqs(&export(&gateway.store()))
+}
+
+fn arrives(world: &World, stored: &BTreeSet<u64>) {
+    let came = world.fleet.wait_for_records(DRAIN_BOUND, stored);
+    let again: usize = stored.iter().filter_map(|seq| came.get(seq)).map(|count| count - 1).sum();
+    println!("{} records waited, all came, {again} of them again", stored.len());
+}
+
+/// Everything that is asked of a broker that keeps its sessions.
+fn a_round_with(software: Software) {
+    if !software.is_installed() {
+        return;
+    }
+    let mut world = World::around(Broker::of(software));
+    let gateway = world.gateway("gw-round").with(FAST);
+    let agent = obedient(&world, &gateway);
+    world.fleet.sample_since(0, "gw-round", "a sample", |_| true);
+    world.fleet.wait_for("an event", |message| message.leaf() == "events" && message.body["name"] == "connected");
+
+    world.broker.stop();
+    let stored = backlog(&gateway);
+    world.broker.resume();
+    arrives(&world, &stored);
+    obeys(&world, &gateway);
+
+    assert_eq!(agent.sigterm(), Some(0));
+    let id = world.order("gw-round", "ping", json!({}));
+    world.broker.stop();
+    world.broker.resume();
+    let stored = fill(&gateway.store(), OLD_SAMPLES);
+    let mark = world.fleet.mark();
+    let _agent = gateway.start();
+    world.fleet.result(&id, "SUCCEEDED");
+    world.fleet.sample_since(mark, "gw-round", "the drain to begin", |sample| {
+        sample["seq"].as_u64().is_some_and(|seq| stored.contains(&seq))
+    });
+    world.broker.stop();
+    let left = backlog(&gateway).intersection(&stored).count();
+    assert!((1..stored.len()).contains(&left), "the broker went while {left} of {} were left", stored.len());
+    world.broker.resume();
+    arrives(&world, &stored);
+}
+
+#[test]
+fn mosquitto_is_restarted_and_nothing_is_missing() {
+    a_round_with(Software::Mosquitto);
+}
+
+#[test]
+fn rabbitmq_is_restarted_and_nothing_is_missing() {
+    a_round_with(Software::RabbitMq);
+}
+
+#[test]
+fn nats_is_restarted_and_nothing_is_missing() {
+    a_round_with(Software::Nats);
+}
+
+#[test]
+fn a_broker_that_forgot_everything_over_its_restart_is_subscribed_to_anew_and_gets_what_it_had_not_taken() {
+    let mut world = World::around(Broker::of(Software::ForgetfulMosquitto));
+    let gateway = world.gateway("gw-forgotten").with(FAST);
+    let agent = obedient(&world, &gateway);
+
+    world.broker.stop();
+    let stored = backlog(&gateway);
+    // What nobody subscribes to is gone when such a broker has acknowledged it: the fleet has to be there first.
+    agent.freeze();
+    world.broker.resume();
+    world.broker.log().wait_since(0, "the fleet to subscribe again", |lines| {
+        lines.iter().any(|line| line.ends_with("Sending SUBACK to fleet")).then_some(())
+    });
+    agent.thaw();
+    arrives(&world, &stored);
+    obeys(&world, &gateway);
+}
+
+#[test]
+fn a_session_that_the_broker_dropped_while_it_ran_is_made_anew() {
+    let world = World::new();
+    let gateway = world.gateway("gw-dropped").with(FAST);
+    let _agent = obedient(&world, &gateway);
+
+    // A clean session under its id: the broker closes the agent's connection and forgets its session, subscription and all.
+    let mark = world.fleet.mark();
+    let port = world.broker.fleet_port().to_string();
+    let mut usurper = tool("mosquitto_pub");
+    usurper.args(["-h", "127.0.0.1", "-p", &port, "-i", "gw-dropped", "-q", "1", "-t", "usurped", "-n"]);
+    output_of(usurper.stdout(Stdio::null()));
+
+    let connected = world.fleet.wait_since(mark, "the agent to come back", |message| {
+        message.leaf() == "events" && message.body["name"] == "connected"
+    });
+    assert_eq!(connected.body["link"]["session_present"], false, "{connected:?}");
+    obeys(&world, &gateway);
+}
