@@ -16,12 +16,12 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use common::agent::{export, seqs};
 use common::backlog::fill;
 use common::process::output_of;
-use common::{Agent, Broker, Gateway, Software, World, tool};
+use common::{Agent, Broker, Gateway, Message, Software, World, tool};
 
 /// Samples that wait when the broker comes back, at least.
 const BACKLOG: u64 = 50;
@@ -33,7 +33,7 @@ const DRAIN_BOUND: Duration = Duration::from_secs(60);
 /// Records as fast as they can be had, and a drain that can be watched.
 const FAST: &str = r#"
     [mqtt.drain]
-    publishes_per_second = 20
+    publishes_per_second = 10
     [telemetry]
     sample_interval = "100ms"
     report_interval = "100ms"
@@ -56,6 +56,12 @@ fn obeys(world: &World, gateway: &Gateway) {
     world.fleet.result(&id, "SUCCEEDED");
 }
 
+/// What the next event of that name tells of the connection.
+fn connected(world: &World, mark: usize) -> Json {
+    let fits = |message: &Message| message.leaf() == "events" && message.body["name"] == "connected";
+    world.fleet.wait_since(mark, "the event of a connection", fits).body["link"].clone()
+}
+
 /// Waits until enough is stored that no broker has; what is stored then.
 fn backlog(gateway: &Gateway) -> BTreeSet<u64> {
     gateway.wait_for_status("a backlog", |status| {
@@ -68,7 +74,7 @@ fn backlog(gateway: &Gateway) -> BTreeSet<u64> {
 fn arrives(world: &World, stored: &BTreeSet<u64>) {
     let came = world.fleet.wait_for_records(DRAIN_BOUND, stored);
     let again: usize = stored.iter().filter_map(|seq| came.get(seq)).map(|count| count - 1).sum();
-    println!("{} records waited, all came, {again} of them again", stored.len());
+    println!("{}: {} records waited, all came, {again} of them again", world.broker.name(), stored.len());
 }
 
 /// Everything that is asked of a broker that keeps its sessions.
@@ -80,7 +86,7 @@ fn a_round_with(software: Software) {
     let gateway = world.gateway("gw-round").with(FAST);
     let agent = obedient(&world, &gateway);
     world.fleet.sample_since(0, "gw-round", "a sample", |_| true);
-    world.fleet.wait_for("an event", |message| message.leaf() == "events" && message.body["name"] == "connected");
+    println!("{}: MQTT {}", software.name(), connected(&world, 0)["mqtt_version"]);
 
     world.broker.stop();
     let stored = backlog(&gateway);
@@ -146,6 +152,7 @@ fn a_session_that_the_broker_dropped_while_it_ran_is_made_anew() {
     let gateway = world.gateway("gw-dropped").with(FAST);
     let _agent = obedient(&world, &gateway);
 
+    connected(&world, 0);
     // A clean session under its id: the broker closes the agent's connection and forgets its session, subscription and all.
     let mark = world.fleet.mark();
     let port = world.broker.fleet_port().to_string();
@@ -153,9 +160,7 @@ fn a_session_that_the_broker_dropped_while_it_ran_is_made_anew() {
     usurper.args(["-h", "127.0.0.1", "-p", &port, "-i", "gw-dropped", "-q", "1", "-t", "usurped", "-n"]);
     output_of(usurper.stdout(Stdio::null()));
 
-    let connected = world.fleet.wait_since(mark, "the agent to come back", |message| {
-        message.leaf() == "events" && message.body["name"] == "connected"
-    });
-    assert_eq!(connected.body["link"]["session_present"], false, "{connected:?}");
+    let link = connected(&world, mark);
+    assert_eq!(link["session_present"], false, "{link}");
     obeys(&world, &gateway);
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -118,8 +119,7 @@ impl Fleet {
     pub fn wait_for_records(&self, bound: Duration, stored: &BTreeSet<u64>) -> BTreeMap<u64, usize> {
         let mut missing = stored.clone();
         let mut looked_at = 0;
-        let what = format!("all of {} stored records", stored.len());
-        self.messages.wait_long(bound, &what, |messages| {
+        let came = self.messages.wait_within(bound, 0, |messages| {
             for message in &messages[looked_at..] {
                 for seq in message.records().iter().filter_map(|record| record["seq"].as_u64()) {
                     missing.remove(&seq);
@@ -127,6 +127,10 @@ impl Fleet {
             }
             looked_at = messages.len();
             missing.is_empty().then(|| records(messages))
+        });
+        came.unwrap_or_else(|| {
+            let (lost, all) = (missing.len(), stored.len());
+            panic!("{lost} of {all} stored records have not come within {bound:?}: {:?}", ranges(&missing))
         })
     }
 
@@ -182,4 +186,16 @@ pub fn records(messages: &[Message]) -> BTreeMap<u64, usize> {
         }
     }
     seen.into_iter().map(|(seq, (_, _, count))| (seq, count)).collect()
+}
+
+/// Numbers without a gap between them, as ranges.
+fn ranges(seqs: &BTreeSet<u64>) -> Vec<RangeInclusive<u64>> {
+    let mut ranges: Vec<RangeInclusive<u64>> = Vec::new();
+    for &seq in seqs {
+        match ranges.last_mut() {
+            Some(range) if *range.end() + 1 == seq => *range = *range.start()..=seq,
+            _ => ranges.push(seq..=seq),
+        }
+    }
+    ranges
 }

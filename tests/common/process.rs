@@ -98,7 +98,8 @@ impl<T: Clone + Debug + Send + 'static> Stream<T> {
         news.wait_timeout_while(seen, bound, |seen| !seen.ended).unwrap().0.ended
     }
 
-    fn wait_within<R>(&self, bound: Duration, mark: usize, mut find: impl FnMut(&[T]) -> Option<R>) -> Option<R> {
+    /// The same from a mark on; `None` where it was in vain.
+    pub fn wait_within<R>(&self, bound: Duration, mark: usize, mut find: impl FnMut(&[T]) -> Option<R>) -> Option<R> {
         let (seen, news) = &*self.shared;
         let deadline = Instant::now() + bound;
         let mut seen = seen.lock().unwrap();
