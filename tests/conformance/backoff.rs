@@ -1,0 +1,137 @@
+//! Tries to connect come with full jitter and exponential growth, whatever is wrong, and the agent is back when it isn't.
+
+use std::time::{Duration, Instant};
+
+use super::broker::{Broker, Case, Conn};
+use super::common::broker::free_port;
+use super::common::{Gateway, SOON};
+use super::packet::{self, Packet};
+
+/// The first ceiling: `mqtt.reconnect.min` of these gateways.
+const FIRST: Duration = Duration::from_millis(200);
+/// The last one.
+const LAST: Duration = Duration::from_secs(10);
+/// Waits that are looked at: their ceilings are 0.2, 0.4, 0.8, 1.6, 3.2 and 6.4 s.
+const GAPS: usize = 6;
+/// Gateways that are looked at together: chance then leaves no more than one false alarm in some 10,000 runs.
+const GATEWAYS: usize = 8;
+/// The last two ceilings are sixteen times the first two. With linear growth it would be less than four.
+const GROWTH: u32 = 5;
+/// What a busy machine may add to a wait.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// Lets each of some gateways fail as `fail` wants, and judges how long it waits before it tries again.
+fn assert_backs_off(case: &Case, version: &str, fail: impl Fn(usize, Conn) + Sync) {
+    let run = |number: usize| {
+        let broker = case.broker();
+        let _agent = gateway(number, &broker, version).start();
+        (0..GAPS).fold((Vec::new(), broker.accept()), |(mut gaps, conn), _| {
+            fail(number, conn);
+            let failed = Instant::now();
+            let next = broker.accept_within(LAST + SOON);
+            gaps.push(next.accepted.saturating_duration_since(failed));
+            (gaps, next)
+        })
+    };
+    let gaps: Vec<Vec<Duration>> = std::thread::scope(|scope| {
+        let run = &run;
+        let gateways: Vec<_> = (0..GATEWAYS).map(|number| scope.spawn(move || run(number).0)).collect();
+        gateways.into_iter().map(|gateway| gateway.join().unwrap()).collect()
+    });
+    for gaps in &gaps {
+        let ceilings = (0..).map(|n| (FIRST * 2_u32.pow(n)).min(LAST) + SLACK);
+        assert!(gaps.iter().zip(ceilings).all(|(gap, ceiling)| *gap <= ceiling), "over its ceiling: {gaps:?}");
+    }
+    let sum = |nth: [usize; 2]| gaps.iter().map(|gaps| gaps[nth[0]] + gaps[nth[1]]).sum::<Duration>();
+    let (early, late) = (sum([0, 1]), sum([GAPS - 2, GAPS - 1]));
+    assert!(late > early * GROWTH, "no exponential growth, {early:?} to {late:?}: {gaps:#?}");
+    let last = || gaps.iter().map(|gaps| gaps[GAPS - 1].as_secs_f64());
+    let (shortest, longest) = (last().fold(f64::MAX, f64::min), last().fold(0.0, f64::max));
+    assert!(shortest < 0.8 * longest, "no full jitter, {shortest} to {longest}: {gaps:#?}");
+}
+
+fn gateway(number: usize, broker: &Broker, version: &str) -> Gateway {
+    Gateway::new(&format!("gw-{number}"), &broker.url()).with(&format!(
+        "[mqtt]\nversion = \"{version}\"\n[mqtt.reconnect]\nmin = \"{}ms\"\nmax = \"{}s\"\nstable_after = \"1h\"",
+        FIRST.as_millis(),
+        LAST.as_secs()
+    ))
+}
+
+#[test]
+fn without_a_connack_it_is_tried_again_with_jitter_and_growth() {
+    let case = Case::new("MQTT connect exponential backoff retries: no CONNACK");
+    assert_backs_off(&case, "5", |_, mut conn| {
+        conn.read_connect();
+        assert!(conn.until_closed(SOON).is_empty(), "nothing may follow CONNECT before CONNACK");
+    });
+}
+
+#[test]
+fn a_server_that_closes_at_once_is_tried_again_with_jitter_and_growth() {
+    let case = Case::new("MQTT reconnect backoff retries: the server closes each connection at once");
+    assert_backs_off(&case, "3.1.1", |_, conn| conn.close());
+}
+
+#[test]
+fn connections_that_die_young_are_no_reason_to_begin_anew_with_the_backoff() {
+    let case = Case::new("MQTT reconnect backoff retries: unstable connection");
+    assert_backs_off(&case, "auto", |_, mut conn| {
+        let level = conn.read_connect().level;
+        conn.send(&packet::connack(level, false, 0, &[]));
+        conn.until_publish("presence", |_| true);
+        conn.close();
+    });
+}
+
+#[test]
+fn a_refusal_is_met_with_patience_whatever_its_code() {
+    // 3.2.2.2: unspecified, client id, credentials, not authorized, unavailable, busy, banned, connection rate.
+    const CODES: [u8; GATEWAYS] = [0x80, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x9f];
+    let case = Case::new("MQTT connect exponential backoff retries: CONNACK refuses");
+    assert_backs_off(&case, "5", |number, mut conn| {
+        let level = conn.read_connect().level;
+        conn.send(&packet::connack(level, false, CODES[number], &[]));
+        assert!(conn.until_closed(SOON).is_empty(), "nothing may be said on a refused connection");
+    });
+}
+
+#[test]
+fn a_refusal_of_the_older_protocol_is_met_with_patience_too() {
+    let case = Case::new("MQTT connect exponential backoff retries: CONNACK refuses, MQTT 3.1.1");
+    assert_backs_off(&case, "3.1.1", |number, mut conn| {
+        let level = conn.read_connect().level;
+        // 3.2.2.3: all but "version", which has one answer only.
+        conn.send(&packet::connack(level, false, 2 + u8::try_from(number).unwrap() % 4, &[]));
+        assert!(conn.until_closed(SOON).is_empty(), "nothing may be said on a refused connection");
+    });
+}
+
+#[test]
+fn a_server_that_refused_connections_is_found_when_it_listens() {
+    let case = Case::new("MQTT connect: connection refused, then accepted");
+    let port = free_port();
+    let gateway = Gateway::new("gw-refused", &format!("mqtt://127.0.0.1:{port}"));
+    let agent = gateway.start();
+    agent.wait_for_log("refused the connection");
+    let broker = case.broker_on(port);
+    let mut conn = broker.welcome(false);
+    conn.until_publish("presence", |presence| presence["online"] == true);
+}
+
+#[test]
+fn after_a_refusal_the_first_connection_that_is_accepted_serves() {
+    let case = Case::new("MQTT connect: refused, then accepted");
+    let broker = case.broker();
+    let gateway = Gateway::new("gw-later", &broker.url());
+    let agent = gateway.start();
+    for code in [0x88, 0x97, 0x86] {
+        let mut conn = broker.accept();
+        let level = conn.read_connect().level;
+        conn.send(&packet::connack(level, false, code, &[]));
+        conn.until_closed(SOON);
+    }
+    let mut conn = broker.welcome(false);
+    conn.until("a PUBLISH", |packet| matches!(packet, Packet::Publish(_)).then_some(()));
+    assert_eq!(agent.sigterm(), Some(0));
+}

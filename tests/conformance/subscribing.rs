@@ -1,0 +1,170 @@
+//! Commands: the subscription that brings them is asked for until it is granted, and no more than that; each message is
+//! acknowledged once, in the order in which they came.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::broker::{Case, Conn};
+use super::common::operator::claims;
+use super::common::{Agent, Gateway, Operator, PREFIX, SOON};
+use super::packet::{self, Packet};
+
+/// Larger than what the agent announces to take.
+const OVERSIZE: usize = 70_000;
+
+fn commands(device: &str) -> String {
+    format!("{PREFIX}/{device}/commands")
+}
+
+/// Answers until so many PUBACKs have come; their packet ids.
+fn pubacks(conn: &mut Conn, count: usize) -> Vec<u16> {
+    let mut seen = Vec::new();
+    conn.until(&format!("{count} PUBACKs"), |packet| {
+        if let Packet::PubAck { pkid, reason } = packet {
+            assert_eq!(*reason, 0, "refused for good: the broker would drop it");
+            seen.push(*pkid);
+        }
+        (seen.len() == count).then_some(())
+    });
+    seen
+}
+
+/// A gateway whose broker has its subscription, and the connection over which that came about.
+fn subscribed(broker: &super::broker::Broker, gateway: &Gateway) -> (Agent, Conn) {
+    let agent = gateway.start();
+    let mut conn = broker.welcome(false);
+    conn.until_subscribe();
+    // What was granted is known over a restart, and so it is on the disk before this result is said.
+    conn.until_publish("telemetry", |_| true);
+    (agent, conn)
+}
+
+#[test]
+fn commands_are_acknowledged_in_the_order_of_receipt() {
+    let case = Case::new("MQTT QoS 1 PUBACK");
+    let broker = case.broker();
+    let operator = Operator::new("ops-1");
+    let gateway = Gateway::new("gw-puback", &broker.url()).trusting(&operator);
+    let (_agent, mut conn) = subscribed(&broker, &gateway);
+    // Genuine ones are journaled first, others are not: still none may overtake.
+    let ids: [u16; 8] = [7, 3, 65_535, 1, 12, 11, 500, 2];
+    let tokens: Vec<String> = (0..ids.len())
+        .map(|n| if n % 2 == 0 { operator.sign(&claims("gw-puback", "ping", json!({}))) } else { "no command".into() })
+        .collect();
+    for (pkid, token) in ids.iter().zip(&tokens) {
+        conn.deliver(*pkid, &commands("gw-puback"), token.as_bytes());
+    }
+    assert_eq!(pubacks(&mut conn, ids.len()), ids);
+}
+
+#[test]
+fn a_command_that_is_delivered_twice_is_acknowledged_twice_and_done_once() {
+    let case = Case::new("MQTT QoS 1 PUBACK: duplicate delivery");
+    let broker = case.broker();
+    let operator = Operator::new("ops-1");
+    let gateway = Gateway::new("gw-twice", &broker.url()).trusting(&operator);
+    let (_agent, mut conn) = subscribed(&broker, &gateway);
+    let token = |name: &str| operator.sign(&claims("gw-twice", name, json!({})));
+    let (first, second) = (token("ping"), token("ping"));
+    for (pkid, dup, token) in [(5, false, &first), (5, true, &first), (6, false, &first), (7, false, &second)] {
+        conn.send(&packet::message(conn.level, pkid, dup, &commands("gw-twice"), token.as_bytes()));
+    }
+    let (mut acks, mut done) = (Vec::new(), Vec::new());
+    // Results come in order: after that of the second command none of the first's is left.
+    conn.until("PUBACKs and both results", |packet| {
+        match packet {
+            Packet::PubAck { pkid, .. } => acks.push(*pkid),
+            Packet::Publish(publish) if publish.leaf() == "results" => {
+                let result = publish.json();
+                if result["status"] == "SUCCEEDED" {
+                    done.push(result["command_id"].clone());
+                }
+            }
+            _ => {}
+        }
+        (done.len() >= 2 && acks.contains(&7)).then_some(())
+    });
+    assert_eq!(done.iter().map(ToString::to_string).collect::<BTreeSet<_>>().len(), done.len(), "{done:?}");
+    assert_eq!(acks.iter().filter(|pkid| **pkid != 5).collect::<Vec<_>>(), [&6, &7]);
+    assert!(acks.contains(&5), "{acks:?}");
+}
+
+#[test]
+fn a_message_that_is_too_large_is_acknowledged_and_refused_and_costs_nothing_else() {
+    let case = Case::new("MQTT large payload");
+    let broker = case.broker();
+    for version in ["5", "3.1.1"] {
+        let operator = Operator::new("ops-1");
+        let gateway = Gateway::new("gw-large", &broker.url()).trusting(&operator);
+        let (agent, mut conn) = subscribed(&broker, &gateway.with(&format!("[mqtt]\nversion = \"{version}\"")));
+        conn.deliver(21, &commands("gw-large"), &vec![b'x'; OVERSIZE]);
+        let token = operator.sign(&claims("gw-large", "ping", json!({})));
+        conn.deliver(22, &commands("gw-large"), token.as_bytes());
+        assert_eq!(pubacks(&mut conn, 2), [21, 22]);
+        conn.until_publish("results", |result| result["status"] == "SUCCEEDED");
+        drop(agent);
+    }
+}
+
+#[test]
+fn the_subscription_is_to_the_device_and_its_groups_at_qos_1() {
+    let case = Case::new("MQTT subscribe");
+    let broker = case.broker();
+    let _agent = Gateway::new("gw-sub", &broker.url()).with("[device]\ngroups = [\"canary\", \"plant-7\"]").start();
+    let filters = broker.welcome(false).until_subscribe();
+    let groups = ["canary", "plant-7"].map(|group| (format!("{PREFIX}/groups/{group}/commands"), 1));
+    let wanted: Vec<(String, u8)> = std::iter::once((commands("gw-sub"), 1)).chain(groups).collect();
+    assert_eq!(filters, wanted);
+}
+
+#[test]
+fn without_a_suback_it_is_subscribed_again_also_in_a_session_that_was_kept() {
+    let case = Case::new("MQTT subscribe retry: no SUBACK");
+    let broker = case.broker();
+    let _agent = Gateway::new("gw-no-suback", &broker.url()).start();
+    let mut conn = broker.welcome(false);
+    conn.manners.suback = false;
+    conn.until_subscribe();
+    conn.until_closed(SOON);
+    // What wasn't acknowledged may not have been done, whatever session the broker kept.
+    broker.welcome(true).until_subscribe();
+}
+
+#[test]
+fn in_a_session_that_was_kept_nothing_is_subscribed_again_and_what_was_stored_is_acknowledged() {
+    let case = Case::new("MQTT persistent session");
+    let broker = case.broker();
+    let operator = Operator::new("ops-1");
+    let gateway = Gateway::new("gw-kept", &broker.url()).trusting(&operator);
+    let (agent, conn) = subscribed(&broker, &gateway);
+    conn.close();
+    let stored = |conn: &mut Conn| {
+        let token = operator.sign(&claims("gw-kept", "ping", json!({})));
+        conn.deliver(31, &commands("gw-kept"), token.as_bytes());
+        let mut acked = false;
+        conn.until("PUBACK and telemetry", |packet| {
+            assert!(!matches!(packet, Packet::Subscribe { .. }), "subscribed again: {packet:?}");
+            acked |= matches!(packet, Packet::PubAck { pkid: 31, .. });
+            (acked && matches!(packet, Packet::Publish(publish) if publish.leaf() == "telemetry")).then_some(())
+        });
+    };
+    let mut conn = broker.welcome(true);
+    stored(&mut conn);
+    // The same after a restart of the agent: its session is its client id's.
+    agent.kill9();
+    conn.until_closed(SOON);
+    let _agent = gateway.start();
+    stored(&mut broker.welcome(true));
+}
+
+#[test]
+fn in_a_session_that_expired_everything_is_subscribed_again() {
+    let case = Case::new("MQTT persistent session: expired");
+    let broker = case.broker();
+    let gateway = Gateway::new("gw-expired", &broker.url());
+    let (_agent, conn) = subscribed(&broker, &gateway);
+    conn.close();
+    let filters = broker.welcome(false).until_subscribe();
+    assert_eq!(filters, [(commands("gw-expired"), 1)]);
+}
