@@ -395,10 +395,13 @@ impl Engine {
         self.session.pause(class, now.mono.after(QUOTA_PAUSE));
     }
 
-    /// Once a connection: a broker whose ACL denies everything must not fill the log.
     fn log_refusal(&mut self, reason: AckReason) {
+        self.log_once(format!("broker: it refuses a publish with {reason:?}: check its ACL for our topics"));
+    }
+
+    /// Once a connection: a broker that denies everything must not fill the log.
+    fn log_once(&mut self, text: String) {
         if !std::mem::replace(&mut self.session.refusal_logged, true) {
-            let text = format!("broker: it refuses a publish with {reason:?}: check its ACL for our topics");
             self.effects.log(LogLevel::Error, text);
         }
     }
@@ -442,7 +445,7 @@ impl Engine {
     fn send_next(&mut self, now: Now) -> bool {
         if std::mem::take(&mut self.session.presence_due) {
             let payload = self.presence(now, None);
-            self.publish(now, "presence", payload, true, Cargo::Presence);
+            self.publish_retained(now, "presence", payload, Cargo::Presence);
             return true;
         }
         if self.attributes.is_changed() && self.session.attributes_at.is_none_or(|at| at <= now.mono) {
@@ -460,7 +463,7 @@ impl Engine {
         let dynamic = self.attributes.dynamic(QUARANTINE_NONE);
         let at = self.timeline.stamp(now.mono);
         let payload = self.speaker().attributes(seq, at, fixed, dynamic, &self.config.device.groups);
-        self.publish(now, "attributes", payload, true, Cargo::Attributes);
+        self.publish_retained(now, "attributes", payload, Cargo::Attributes);
     }
 
     /// Sends the next result or event.
@@ -590,6 +593,16 @@ impl Engine {
         self.outbox.set_aside(class, seq, "unreadable");
     }
 
+    /// Says what is not stored, or leaves it out where the broker would hang up on it: each connection would end so.
+    fn publish_retained(&mut self, now: Now, leaf: &str, payload: Vec<u8>, cargo: Cargo) {
+        if self.fits(&payload, leaf) {
+            self.publish(now, leaf, payload, true, cargo);
+            return;
+        }
+        let (len, max) = (payload.len(), self.link.packet_max());
+        self.log_once(format!("broker: takes {max} B, {leaf} of {len} B is left out"));
+    }
+
     fn publish(&mut self, now: Now, leaf: &str, payload: Vec<u8>, retain: bool, cargo: Cargo) {
         self.counters.publishes += 1;
         let topic = self.topic(leaf);
@@ -603,7 +616,7 @@ impl Engine {
     pub(super) fn say_offline(&mut self, now: Now, reason: &str) {
         if self.link.is_online() {
             let payload = self.presence(now, Some(reason));
-            self.publish(now, "presence", payload, true, Cargo::Presence);
+            self.publish_retained(now, "presence", payload, Cargo::Presence);
         }
     }
 }

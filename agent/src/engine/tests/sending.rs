@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::world::World;
+use crate::config::AttributeValue;
 use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
 use crate::engine::packet::{AckReason, Version};
 use crate::engine::record::Class;
@@ -700,4 +701,19 @@ fn another_ration_for_the_backlog_holds_at_once() {
     world.input(Input::Reconfigure(Box::new(faster)));
     world.advance(5 * SECOND);
     assert!(world.samples().len() > 500, "{} samples, {slowly} of them before", world.samples().len());
+}
+
+#[test]
+fn attributes_that_are_larger_than_the_broker_takes_are_left_out() {
+    const PACKET_MAX: u32 = 1_024;
+    let mut config = super::world::config();
+    config.device.attributes.insert("site".into(), AttributeValue::Text("x".repeat(PACKET_MAX as usize)));
+    let mut world = World::with(config);
+    world.drop_connection(LinkFaultKind::Server);
+    world.packet_max = Some(PACKET_MAX);
+    world.got.clear();
+    world.advance(30 * SECOND);
+    let leafs = leafs(&world);
+    assert!(leafs.contains(&"presence") && leafs.contains(&"telemetry"), "{leafs:?}");
+    assert!(!leafs.contains(&"attributes"), "{leafs:?}");
 }
