@@ -2,7 +2,7 @@
 //! that goes over the wire is written down, and shown by the case that fails.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -309,9 +309,12 @@ impl Conn {
         self.send(&packet::message(self.level, pkid, false, topic, payload));
     }
 
-    /// Closes without a word.
-    pub fn close(self) {
+    /// Closes without a word of MQTT, when the agent has read what was sent to it before.
+    pub fn close(mut self) {
         self.wire.note(self.port, "-> closed");
+        self.manners = Manners { puback: false, suback: false, pingresp: false, ..self.manners };
+        let _ = self.stream.shutdown(Shutdown::Write);
+        self.until_closed(SOON);
     }
 }
 
