@@ -16,6 +16,8 @@ const CONNECTIONS_MAX: usize = 64;
 const LINES_SHOWN: usize = 80;
 /// The end of a payload is cut off in what is written down.
 const LINE_MAX: usize = 300;
+/// What a SUBACK grants.
+const QOS_1: u8 = 1;
 /// Between two bytes, where they go one by one: so that they don't meet again in one read of the agent's.
 const BYTE_EVERY: Duration = Duration::from_micros(300);
 
@@ -283,7 +285,7 @@ impl Conn {
         match packet {
             Packet::Publish(Publish { pkid, qos: 1, .. }) if self.manners.puback => self.send(&packet::puback(*pkid)),
             Packet::Subscribe { pkid, filters } if self.manners.suback => {
-                self.send(&packet::suback(level, *pkid, filters.len()));
+                self.send(&packet::suback(level, *pkid, &vec![QOS_1; filters.len()]));
             }
             Packet::Unsubscribe { pkid, filters } => self.send(&packet::unsuback(level, *pkid, filters.len())),
             Packet::PingReq if self.manners.pingresp => self.send(&packet::PINGRESP),

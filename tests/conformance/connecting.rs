@@ -8,8 +8,9 @@ use super::broker::{Case, Heard};
 use super::common::{Gateway, PREFIX, SOON};
 use super::packet::{self, Packet, V5, V311};
 
-/// Server Keep Alive, in seconds: shorter than what may be configured, so that a case is short.
-const KEEP_ALIVE_S: u16 = 2;
+/// Server Keep Alive, in seconds: less than what may be configured, so that a case is short, and more than a busy machine
+/// dawdles.
+const KEEP_ALIVE_S: u16 = 4;
 /// Reports so far apart that nothing but pings is left to send.
 const QUIET: &str = "[telemetry]\nreport_interval = \"1h\"\npublish_interval = \"1h\"";
 

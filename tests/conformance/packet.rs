@@ -295,17 +295,17 @@ pub fn puback(pkid: u16) -> Vec<u8> {
     framed(0x40, &pkid.to_be_bytes())
 }
 
-/// SUBACK that grants QoS 1 for each filter.
-pub fn suback(level: u8, pkid: u16, filters: usize) -> Vec<u8> {
-    granted(0x90, level, pkid, &vec![1; filters])
+/// SUBACK, with a code for each filter.
+pub fn suback(level: u8, pkid: u16, codes: &[u8]) -> Vec<u8> {
+    answer_each(0x90, level, pkid, codes)
 }
 
-/// UNSUBACK.
+/// UNSUBACK, which has codes in MQTT 5 only.
 pub fn unsuback(level: u8, pkid: u16, filters: usize) -> Vec<u8> {
-    granted(0xb0, level, pkid, &vec![0; if level == V5 { filters } else { 0 }])
+    answer_each(0xb0, level, pkid, &vec![0; if level == V5 { filters } else { 0 }])
 }
 
-fn granted(first: u8, level: u8, pkid: u16, codes: &[u8]) -> Vec<u8> {
+fn answer_each(first: u8, level: u8, pkid: u16, codes: &[u8]) -> Vec<u8> {
     let mut body = pkid.to_be_bytes().to_vec();
     if level == V5 {
         body.push(0);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::broker::{Case, Heard};
-use super::common::{Gateway, PREFIX, SOON};
+use super::common::{Gateway, PREFIX};
 use super::packet::{self, Packet, Publish};
 
 /// A publish is given up on after 30 s without a PUBACK, and the slowest link that is waited for may write as long again.

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::broker::{Case, Conn};
 use super::common::operator::claims;
 use super::common::{Agent, Gateway, Operator, PREFIX, SOON};
-use super::packet::{self, Packet};
+use super::packet::{self, Packet, V5};
 
 /// Larger than what the agent announces to take.
 const OVERSIZE: usize = 70_000;
@@ -56,6 +56,20 @@ fn commands_are_acknowledged_in_the_order_of_receipt() {
         conn.deliver(*pkid, &commands("gw-puback"), token.as_bytes());
     }
     assert_eq!(pubacks(&mut conn, ids.len()), ids);
+}
+
+#[test]
+fn a_burst_of_messages_is_acknowledged_to_the_last_in_order() {
+    // Several times what any queue on the way holds.
+    const BURST: u16 = 1_000;
+    let case = Case::new("MQTT QoS 1 PUBACK: burst");
+    let broker = case.broker();
+    let gateway = Gateway::new("gw-burst", &broker.url());
+    let (_agent, mut conn) = subscribed(&broker, &gateway);
+    let burst: Vec<u8> =
+        (1..=BURST).flat_map(|pkid| packet::message(V5, pkid, false, &commands("gw-burst"), b"no command")).collect();
+    conn.send(&burst);
+    assert_eq!(pubacks(&mut conn, BURST.into()), (1..=BURST).collect::<Vec<_>>());
 }
 
 #[test]
@@ -128,6 +142,26 @@ fn without_a_suback_it_is_subscribed_again_also_in_a_session_that_was_kept() {
     conn.until_subscribe();
     conn.until_closed(SOON);
     // What wasn't acknowledged may not have been done, whatever session the broker kept.
+    broker.welcome(true).until_subscribe();
+}
+
+#[test]
+fn a_subscription_that_is_refused_stops_nothing_and_is_asked_for_again() {
+    // Not authorized (3.9.3).
+    const REFUSED: u8 = 0x87;
+    let case = Case::new("MQTT subscribe: SUBACK refuses");
+    let broker = case.broker();
+    let agent = Gateway::new("gw-denied", &broker.url()).start();
+    let mut conn = broker.welcome(false);
+    conn.manners.suback = false;
+    let pkid = conn.until("SUBSCRIBE", |packet| match packet {
+        Packet::Subscribe { pkid, .. } => Some(*pkid),
+        _ => None,
+    });
+    conn.send(&packet::suback(V5, pkid, &[REFUSED]));
+    agent.wait_for_log("command topics");
+    conn.until_publish("telemetry", |_| true);
+    conn.close();
     broker.welcome(true).until_subscribe();
 }
 
