@@ -122,6 +122,7 @@ fn readable(answer: &str) -> String {
         format!("commands    {} queued or under way", text("/commands_open")),
         format!("quarantine  {}", text("/quarantine")),
     ];
+    lines.extend(drain(&status));
     lines.extend(alarms(&status));
     for group in ["battery", "link", "errors", "host"] {
         if let Some(fields) = status.pointer(&format!("/sample/{group}")).and_then(Json::as_object) {
@@ -134,6 +135,20 @@ fn readable(answer: &str) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// How the backlog of an outage goes, while there is one.
+fn drain(status: &Json) -> Option<String> {
+    let drain = status.pointer("/outbox/drain")?;
+    let count = |key: &str| drain.get(key).and_then(Json::as_u64);
+    let (of, remaining) = (count("of_records")?, count("remaining_records")?);
+    let left = count("left_s").map_or(String::new(), |left_s| {
+        format!(", {} to go at this rate", humantime::format_duration(Duration::from_secs(left_s)))
+    });
+    let done_pct = of.saturating_sub(remaining).saturating_mul(100) / of.max(1);
+    Some(format!(
+        "draining    {remaining} of {of} samples of the outage are still to be sent ({done_pct} % done){left}"
+    ))
 }
 
 /// A line for each alarm that stands.

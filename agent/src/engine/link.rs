@@ -50,6 +50,17 @@ pub enum Cargo {
     },
 }
 
+/// What was under way when a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unanswered {
+    /// The publish that was sent first.
+    pub cargo: Cargo,
+    /// Nothing else was under way.
+    pub alone: bool,
+    /// The broker had answered other publishes on this connection.
+    pub others_answered: bool,
+}
+
 /// What the session tells the engine.
 #[derive(Debug, PartialEq)]
 pub enum Signal {
@@ -87,6 +98,8 @@ pub enum Signal {
         fault: LinkFault,
         /// How long it was online; `None`: it never was.
         online_for: Option<Duration>,
+        /// What the broker had not answered when it closed the connection; `None` where another than the broker did.
+        unanswered: Option<Unanswered>,
     },
 }
 
@@ -120,6 +133,10 @@ pub struct Link {
     retry_at_once: bool,
     /// Why we are closing: said instead of the transport's own words.
     closing: Option<LinkFault>,
+    /// What was unanswered then, if the broker asked for it.
+    unanswered: Option<Unanswered>,
+    /// Only one publish at a time.
+    careful: bool,
     /// Packet ids go on over reconnects, so that a late answer is never taken for a new one's.
     next_pkid: u16,
     expected_since: Mono,
@@ -148,6 +165,8 @@ struct Online {
     packet_max: usize,
     inflight: BTreeMap<u16, Inflight>,
     inflight_bytes: usize,
+    /// It has answered a publish.
+    answered: bool,
     subscribing: Option<(u16, Mono)>,
     /// Commands in order of receipt; true once durable. MQTT wants their PUBACKs in this order.
     commands: VecDeque<(u16, bool)>,
@@ -177,6 +196,8 @@ impl Link {
             version_works: false,
             retry_at_once: false,
             closing: None,
+            unanswered: None,
+            careful: false,
             next_pkid: 0,
             expected_since: now,
         }
@@ -185,6 +206,11 @@ impl Link {
     /// Takes over new settings; keep-alive holds from the next connection on.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
+    }
+
+    /// Whether only one publish at a time may be under way.
+    pub fn set_careful(&mut self, careful: bool) {
+        self.careful = careful;
     }
 
     /// From now on a connection is wanted.
@@ -252,7 +278,8 @@ impl Link {
     #[must_use]
     pub fn has_room(&self) -> bool {
         let State::Online(online) = &self.state else { return false };
-        let window = usize::from(self.settings.inflight_max).min(online.receive_max).min(WINDOW_MAX);
+        let most = if self.careful { 1 } else { WINDOW_MAX };
+        let window = usize::from(self.settings.inflight_max).min(online.receive_max).min(most);
         online.inflight.len() < window && online.inflight_bytes < INFLIGHT_BYTES_MAX
     }
 
@@ -390,13 +417,17 @@ impl Link {
         };
         let greeting = matches!(self.state, State::Greeting { .. });
         let fault = self.closing.take().unwrap_or(fault);
+        if fault.kind == LinkFaultKind::Server {
+            self.note_unanswered();
+        }
+        let unanswered = self.unanswered.take();
         if greeting && !self.version_works {
             self.consider_other_version(fault.kind);
         }
         let fault = self.explain(fault);
         let wait = if std::mem::take(&mut self.retry_at_once) { Duration::ZERO } else { retry_in };
         self.state = State::Waiting { until: now.after(wait) };
-        Some(Signal::Down { fault, online_for: online_since.map(|since| now.since(since)) })
+        Some(Signal::Down { fault, online_for: online_since.map(|since| now.since(since)), unanswered })
     }
 
     /// A packet came in.
@@ -439,6 +470,11 @@ impl Link {
             self.close(now, LinkFaultKind::Refused, refusal(&ack.code), effects);
             return None;
         }
+        if ack.qos_max == 0 {
+            let what = "takes nothing above QoS 0: it would acknowledge no record".to_owned();
+            self.close(now, LinkFaultKind::Refused, format!("the broker {what}"), effects);
+            return None;
+        }
         self.mute_closes = 0;
         self.version_works = true;
         let keep_alive = ack.keep_alive_s.map_or(self.settings.keep_alive, |s| Duration::from_secs(s.into()));
@@ -457,6 +493,7 @@ impl Link {
                 .min(self.settings.packet_max),
             inflight: BTreeMap::new(),
             inflight_bytes: 0,
+            answered: false,
             subscribing: None,
             commands: VecDeque::new(),
             rtt: None,
@@ -508,9 +545,22 @@ impl Link {
             State::Online(online) => (online.id, Some(online.since)),
             State::Held | State::Waiting { .. } | State::Closing { .. } => return,
         };
+        if kind == LinkFaultKind::Server {
+            self.note_unanswered();
+        }
         self.closing = Some(LinkFault { kind, detail });
         self.state = State::Closing { id, since: now, was_online_since };
         effects.push(Effect::Close { id });
+    }
+
+    fn note_unanswered(&mut self) {
+        let State::Online(online) = &self.state else { return };
+        let first = online.inflight.values().min_by_key(|inflight| inflight.since);
+        self.unanswered = first.map(|first| Unanswered {
+            cargo: first.cargo.clone(),
+            alone: online.inflight.len() == 1,
+            others_answered: online.answered,
+        });
     }
 
     fn fresh_pkid(&mut self) -> u16 {
@@ -582,6 +632,7 @@ impl Online {
         let Inflight { cargo, since, bytes, .. } = self.inflight.remove(&pkid)?;
         self.inflight_bytes = self.inflight_bytes.saturating_sub(bytes);
         self.rtt = Some(now.since(since));
+        self.answered = true;
         Some(Signal::Answered { cargo, reason })
     }
 

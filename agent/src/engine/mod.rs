@@ -32,6 +32,7 @@ mod reconfigure;
 mod session;
 mod start;
 mod stop;
+mod suspect;
 #[cfg(test)]
 mod tests;
 
@@ -50,10 +51,10 @@ use incidents::Incidents;
 use io::{Effect, Input, LogLevel, StoreFault, StoreReply, Trigger};
 use link::{FaultLog, Link};
 use metric::{Metric, Point};
-use observation::{ErrorBatch, Observation};
+use observation::{ErrorBatch, Observation, Severity};
 use outbox::Outbox;
 use pace::Pace;
-use record::{Body, Class, CommandResult, Event, Record, Sample};
+use record::{Body, Class, CommandResult, Event, EventKind, Record, Sample};
 use remedies::Remedies;
 use rules::{Round, Rules};
 use session::Session;
@@ -274,6 +275,7 @@ impl Engine {
         self.tick(now);
         self.tell_counts(now);
         self.poll_alarms(now);
+        self.tell_lost(now);
         let seqs = &mut self.seqs;
         self.outbox.poll(now.mono, || seqs.next(), &mut self.effects);
         if self.link.poll(now.mono, &mut self.effects) {
@@ -349,7 +351,7 @@ impl Engine {
                 if fault.is_some() && class == Class::Results {
                     self.commands.report_lost(now.mono, seq);
                 }
-                self.outbox.appended(now.mono, class, bytes, fault, &mut self.effects);
+                self.outbox.appended(now.mono, (class, seq, bytes), fault, &mut self.effects);
             }
             Purpose::Commit { upto } => {
                 self.outbox.committed(now.mono, upto, fault.as_ref(), &mut self.effects);
@@ -564,6 +566,20 @@ impl Engine {
         }
         entries.extend(saved.forget.iter().map(|boot| (start::anchor_key(*boot), None)));
         self.effects.put(Purpose::Bookkeeping, entries);
+    }
+
+    /// One event for each class and reason of what was given up: the samples of these numbers will not come.
+    fn tell_lost(&mut self, now: Now) {
+        for ((class, reason), lost) in self.outbox.take_lost(now.mono, self.link.is_online()) {
+            let event = Event::new(Severity::Warning, EventKind::Audit, "records_dropped")
+                .group("audit")
+                .with("reason", reason)
+                .with("class", class.word())
+                .with("records", lost.records)
+                .with("first_seq", lost.first)
+                .with("last_seq", lost.last);
+            self.record_event(now, event);
+        }
     }
 
     fn save_dropped(&mut self) {

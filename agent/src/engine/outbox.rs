@@ -3,6 +3,7 @@
 //! trims only what was acknowledged or is counted as dropped.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,8 +24,10 @@ pub(super) const READ_LOW_WATER: usize = 60;
 const LIVE_BYTES: u64 = 256 * 1024;
 /// Acknowledged records that may wait before space is given back.
 const TRIM_BATCH: u64 = 64;
-/// Records that wait for room after the store refused them.
-const RETRY_RECORDS_MAX: usize = 64;
+/// Records that the store refused, and that only memory holds until they are sent or the store takes them.
+const VOLATILE_RECORDS_MAX: usize = 64;
+/// What was given up is told at most this often.
+const LOST_PAUSE: Duration = Duration::from_secs(60);
 /// How long to wait before asking a store that failed again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -47,7 +50,6 @@ pub struct Outbox {
     stats: StoreStats,
     commit_at: Option<Mono>,
     evicting: bool,
-    retry: VecDeque<(Class, Bytes)>,
     retry_at: Option<Mono>,
     trim_at: Option<Mono>,
     /// The store failed to read or to make room: it is left alone until then.
@@ -58,7 +60,30 @@ pub struct Outbox {
     /// all. The rest are still on their way, from memory alone.
     accounted: [u64; Class::COUNT],
     dropped_saved: bool,
+    /// What was given up since it was last told, by class and reason.
+    lost: BTreeMap<(Class, &'static str), Lost>,
+    /// When it may be told again.
+    lost_at: Mono,
     last_fault: Option<StoreFault>,
+}
+
+/// Records of one class that were given up for one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// How many.
+    pub records: u64,
+    /// The lowest seq among them.
+    pub first: u64,
+    /// The highest; not all between them need be lost.
+    pub last: u64,
+}
+
+/// A record that only memory holds.
+#[derive(Debug)]
+struct Volatile {
+    bytes: Bytes,
+    /// It went out under its number: under another one a reader could not tell that it is the same.
+    was_sent: bool,
 }
 
 /// One log's place in the sending.
@@ -66,8 +91,12 @@ pub struct Outbox {
 struct Lane {
     /// Highest seq handed to the store.
     appended: u64,
-    /// Highest seq that is durable: nothing above it may be sent.
+    /// Highest seq that is durable.
     committed: u64,
+    /// Highest seq that may be sent: a durable one, unless the store fails. Then what it was given goes out before it is
+    /// durable, because a full disk must not make the agent mute.
+    open: u64,
+    volatile: BTreeMap<u64, Volatile>,
     /// The next read begins here.
     next_read: u64,
     /// Where the read that is under way begins.
@@ -87,16 +116,37 @@ struct Lane {
 
 impl Lane {
     fn new(range: LogRange) -> Self {
-        Self { appended: range.last, committed: range.last, next_read: range.first, ..Self::default() }
+        Self {
+            appended: range.last,
+            committed: range.last,
+            open: range.last,
+            next_read: range.first,
+            ..Self::default()
+        }
     }
 
-    /// Everything up to here may be deleted: what lies below the lowest that is still in flight.
+    /// Everything up to here may be deleted: what lies below the lowest that is yet to be sent or answered. What only
+    /// memory holds may have gone out before what the store could not read.
     fn trimmable(&self) -> u64 {
-        self.inflight.first().map_or(self.done, |lowest| lowest.saturating_sub(1).min(self.done))
+        let unread = self.has_unread().then_some(self.next_read);
+        let ready = self.ready.front().map(|(seq, _)| *seq);
+        let lowest = [self.inflight.first().copied(), ready, unread].into_iter().flatten().min();
+        lowest.map_or(self.done, |lowest| lowest.saturating_sub(1).min(self.done))
     }
 
     fn has_unread(&self) -> bool {
-        self.next_read <= self.committed
+        self.next_read <= self.open
+    }
+
+    /// Lets what only memory holds take its place among what is ready.
+    fn feed(&mut self) {
+        for (seq, volatile) in &self.volatile {
+            let at = self.ready.partition_point(|(other, _)| other < seq);
+            let is_ready = self.ready.get(at).is_some_and(|(other, _)| other == seq);
+            if !is_ready && !self.inflight.contains(seq) {
+                self.ready.insert(at, (*seq, volatile.bytes.clone()));
+            }
+        }
     }
 }
 
@@ -118,7 +168,6 @@ impl Outbox {
             stats: recovered.stats,
             commit_at: None,
             evicting: false,
-            retry: VecDeque::new(),
             retry_at: None,
             trim_at: None,
             rest_until: None,
@@ -126,6 +175,8 @@ impl Outbox {
             // Also where it is less: the cursor of a log was lost, and it counts from zero again.
             accounted: evicted,
             dropped_saved: evicted == accounted,
+            lost: BTreeMap::new(),
+            lost_at: Mono(0),
             last_fault: None,
         };
         outbox.count_dropped("quota", uncounted);
@@ -156,8 +207,10 @@ impl Outbox {
         }
         if self.retry_at.is_some_and(|at| at <= now) && !self.evicting {
             self.retry_at = None;
-            for (class, bytes) in std::mem::take(&mut self.retry) {
-                self.append_bytes(now, seqs(), class, bytes, effects);
+            for class in Class::ALL {
+                for bytes in self.take_unsent(class) {
+                    self.append_bytes(now, seqs(), class, bytes, effects);
+                }
             }
             self.commit(effects);
         }
@@ -173,7 +226,8 @@ impl Outbox {
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
         let retry = self.retry_at.filter(|_| !self.evicting);
-        [self.commit_at, retry, self.trim_at, self.rest_until].into_iter().flatten().min()
+        let lost = (!self.lost.is_empty()).then_some(self.lost_at);
+        [self.commit_at, retry, self.trim_at, self.rest_until, lost].into_iter().flatten().min()
     }
 
     /// Keeps the read-ahead of a lane filled.
@@ -205,7 +259,7 @@ impl Outbox {
             && self
                 .lanes
                 .get(class as usize)
-                .is_some_and(|lane| lane.ready.len() < READ_LOW_WATER && lane.next_read <= lane.committed.min(upto))
+                .is_some_and(|lane| lane.ready.len() < READ_LOW_WATER && lane.next_read <= lane.open.min(upto))
     }
 
     /// Whether the disk has less free space than is to be kept free.
@@ -219,6 +273,9 @@ impl Outbox {
         let lane = self.lane(class);
         if let Some((seq, _)) = lane.ready.pop_front() {
             lane.inflight.insert(seq);
+            if let Some(volatile) = lane.volatile.get_mut(&seq) {
+                volatile.was_sent = true;
+            }
         }
     }
 
@@ -234,6 +291,7 @@ impl Outbox {
         if !lane.inflight.remove(&seq) {
             return;
         }
+        lane.volatile.remove(&seq);
         lane.done = lane.done.max(seq);
         lane.done_since_trim += 1;
         let was_spared = lane.spared.remove(&seq);
@@ -251,7 +309,12 @@ impl Outbox {
         if !self.is_in_flight(class, seq) {
             return;
         }
-        self.count_dropped(reason, 1);
+        if class == Class::Results {
+            // It would be told in the same lane, and be refused for the same reason, for ever.
+            self.count_dropped(reason, 1);
+        } else {
+            self.lose(class, reason, 1, seq..=seq);
+        }
         self.acknowledged(class, seq);
     }
 
@@ -278,11 +341,12 @@ impl Outbox {
         lane.done = lane.done.min(seq.saturating_sub(1));
         let spared = lane.spared.len();
         let inflight = &lane.inflight;
+        let range = lane.spared.first().copied().unwrap_or(seq)..=lane.spared.last().copied().unwrap_or(seq);
         lane.spared.retain(|seq| inflight.contains(seq));
         // The store can't give these a second time. Some may have arrived: better counted twice than not at all.
         let gone = (spared - lane.spared.len()) as u64;
         self.account(class, gone);
-        self.count_dropped("quota", gone);
+        self.lose(class, "quota", gone, range);
     }
 
     /// The connection is gone: everything in flight has to be sent again.
@@ -309,8 +373,7 @@ impl Outbox {
     pub fn appended(
         &mut self,
         now: Mono,
-        class: Class,
-        bytes: Bytes,
+        (class, seq, bytes): (Class, u64, Bytes),
         fault: Option<StoreFault>,
         effects: &mut Effects,
     ) {
@@ -319,14 +382,21 @@ impl Outbox {
             return;
         };
         self.report(&fault, effects);
-        if self.retry.len() >= RETRY_RECORDS_MAX {
-            self.count_dropped("store_failed", 1);
+        if self.volatile() >= VOLATILE_RECORDS_MAX {
+            self.lose(class, "store_failed", 1, seq..=seq);
             return;
         }
-        self.retry.push_back((class, bytes));
+        let lane = self.lane(class);
+        lane.volatile.insert(seq, Volatile { bytes, was_sent: false });
+        let all_read = !lane.has_unread() && lane.reading.is_none();
+        lane.open = lane.open.max(seq);
+        if all_read {
+            lane.next_read = lane.open + 1;
+            lane.feed();
+        }
         self.retry_at = Some(now.after(RETRY_AFTER));
         if matches!(fault, StoreFault::NoSpace { .. }) {
-            self.evict(effects);
+            self.evict(class, effects);
         }
     }
 
@@ -341,14 +411,22 @@ impl Outbox {
         if let Some(fault) = fault {
             self.report(fault, effects);
             self.commit_at = Some(now.after(RETRY_AFTER));
+            if !matches!(fault, StoreFault::Busy) {
+                for (lane, upto) in self.lanes.iter_mut().zip(upto) {
+                    lane.open = lane.open.max(upto);
+                }
+            }
             if matches!(fault, StoreFault::NoSpace { .. }) {
                 // A small append succeeds in the log's buffer: here is the first that a full disk is heard of.
-                self.evict(effects);
+                let waits = |class: &Class| class.of(&self.lanes).committed < *class.of(&upto);
+                let class = Class::ALL.into_iter().find(waits).unwrap_or(Class::Telemetry);
+                self.evict(class, effects);
             }
             return;
         }
         for (lane, upto) in self.lanes.iter_mut().zip(upto) {
             lane.committed = lane.committed.max(upto);
+            lane.open = lane.open.max(upto);
         }
     }
 
@@ -368,22 +446,30 @@ impl Outbox {
         let from = lane.reading.take().unwrap_or_default();
         match result {
             // To take it would be to pass over what the rewinding went back for.
-            Ok(StoreReply::Page { damaged, .. }) if lane.next_read < from => self.count_dropped("corrupt", damaged),
+            Ok(StoreReply::Page { damaged, .. }) if lane.next_read < from => {
+                let last = lane.open;
+                self.lose(class, "corrupt", damaged, from..=last);
+            }
             Ok(StoreReply::Page { records, damaged }) => {
                 let next_read = lane.next_read;
-                let (committed, mut last) = (lane.committed, None);
+                let (open, mut last) = (lane.open, None);
                 for (seq, bytes) in records {
-                    if seq >= next_read && seq <= committed {
+                    if seq >= next_read && seq <= open {
                         last = Some(seq);
                         lane.ready.push_back((seq, bytes));
                     }
                 }
                 // An empty page of a durable range: what was there is gone. Go on behind it.
-                lane.next_read = last.unwrap_or(committed) + 1;
-                self.count_dropped("corrupt", damaged);
+                let last = last.unwrap_or(open);
+                lane.next_read = last + 1;
+                if !lane.has_unread() {
+                    lane.feed();
+                }
+                self.lose(class, "corrupt", damaged, from..=last);
             }
             Ok(_) => {}
             Err(fault) => {
+                lane.feed();
                 self.report(&fault, effects);
                 self.rest_until = Some(now.after(RETRY_AFTER));
             }
@@ -406,7 +492,7 @@ impl Outbox {
         let gone = records.saturating_sub(spared.len() as u64);
         lane.spared.extend(spared);
         self.account(class, gone);
-        self.count_dropped("quota", gone);
+        self.lose(class, "quota", gone, first..=last);
         if gone > 0 {
             let word = class.word();
             let text =
@@ -423,13 +509,26 @@ impl Outbox {
         }
     }
 
+    /// What was given up since this was last asked, by class and reason; nothing if that was just now, or if what is told
+    /// now would be lost as well.
+    pub fn take_lost(&mut self, now: Mono, online: bool) -> BTreeMap<(Class, &'static str), Lost> {
+        if self.lost.is_empty() || now < self.lost_at {
+            return BTreeMap::new();
+        }
+        self.lost_at = now.after(LOST_PAUSE);
+        if self.last_fault.is_some() && !online {
+            return BTreeMap::new();
+        }
+        std::mem::take(&mut self.lost)
+    }
+
     /// What it holds in memory: a name, how much, and the bound.
     #[must_use]
     pub fn bounds(&self) -> [(&'static str, usize, usize); 2] {
         let ahead = self.lanes.iter().map(|lane| lane.ready.len()).max().unwrap_or(0);
         [
             ("records read ahead in a lane", ahead, READ_RECORDS_MAX + READ_LOW_WATER),
-            ("records that wait for room", self.retry.len(), RETRY_RECORDS_MAX),
+            ("records that only memory holds", self.volatile(), VOLATILE_RECORDS_MAX),
         ]
     }
 
@@ -462,7 +561,13 @@ impl Outbox {
     /// Records not yet acknowledged.
     #[must_use]
     pub fn records(&self) -> u64 {
-        self.stats.records.iter().sum()
+        self.stats.records.iter().sum::<u64>() + self.volatile() as u64
+    }
+
+    /// Records that only memory holds, because the store refused them.
+    #[must_use]
+    pub fn volatile(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.volatile.len()).sum()
     }
 
     /// How the store stands.
@@ -477,17 +582,23 @@ impl Outbox {
         self.lanes.get(class as usize).map_or(0, |lane| lane.appended)
     }
 
+    /// The highest seq of a lane that may be sent.
+    #[must_use]
+    pub fn sendable(&self, class: Class) -> u64 {
+        self.lanes.get(class as usize).map_or(0, |lane| lane.open)
+    }
+
     /// The highest durable seq of a lane.
     #[must_use]
     pub fn durable(&self, class: Class) -> u64 {
         self.lanes.get(class as usize).map_or(0, |lane| lane.committed)
     }
 
-    /// Whether everything of a class that is durable was sent and acknowledged.
+    /// Whether everything of a class was sent and acknowledged.
     #[must_use]
     pub fn is_drained(&self, class: Class) -> bool {
         self.lanes.get(class as usize).is_none_or(|lane| {
-            lane.committed == lane.appended && !lane.has_unread() && lane.ready.is_empty() && lane.inflight.is_empty()
+            lane.open == lane.appended && !lane.has_unread() && lane.ready.is_empty() && lane.inflight.is_empty()
         })
     }
 
@@ -508,21 +619,43 @@ impl Outbox {
         self.commit_at.get_or_insert(now.after(commit_interval));
     }
 
+    /// What only memory holds and was never sent: to be given to the store again.
+    fn take_unsent(&mut self, class: Class) -> Vec<Bytes> {
+        let lane = self.lane(class);
+        let (sent, unsent) = std::mem::take(&mut lane.volatile).into_iter().partition(|(_, held)| held.was_sent);
+        lane.volatile = sent;
+        let unsent: BTreeMap<u64, Volatile> = unsent;
+        lane.ready.retain(|(seq, _)| !unsent.contains_key(seq));
+        unsent.into_values().map(|held| held.bytes).collect()
+    }
+
+    /// Counts records that were given up, and remembers which to tell.
+    fn lose(&mut self, class: Class, reason: &'static str, records: u64, range: RangeInclusive<u64>) {
+        if records == 0 {
+            return;
+        }
+        self.count_dropped(reason, records);
+        let (first, last) = range.into_inner();
+        let lost = self.lost.entry((class, reason)).or_insert(Lost { records: 0, first, last });
+        *lost = Lost { records: lost.records + records, first: lost.first.min(first), last: lost.last.max(last) };
+    }
+
     /// One segment at a time, until the numbers that come back with it are within the limits.
     fn make_room(&mut self, effects: &mut Effects) {
         let used = self.stats.outbox_bytes.saturating_add(self.stats.state_bytes);
         let worth_it = self.stats.outbox_bytes > LIVE_BYTES;
         if used > self.limits.max_bytes || (self.is_short_of_space() && worth_it) {
-            self.evict(effects);
+            self.evict(Class::Results, effects);
         }
     }
 
-    /// Oldest telemetry first; events and results only when there is no telemetry.
-    fn evict(&mut self, effects: &mut Effects) {
+    /// Oldest telemetry first; events and results only when there is no telemetry, and never for something less urgent
+    /// than they are: on a disk that others have filled they would all be given up for nothing.
+    fn evict(&mut self, for_class: Class, effects: &mut Effects) {
         if self.evicting || self.rest_until.is_some() {
             return;
         }
-        let mut classes = Class::ALL.into_iter().rev();
+        let mut classes = Class::ALL.into_iter().rev().take_while(|class| *class >= for_class);
         let records = self.stats.records;
         let Some(class) = classes.find(|class| records.get(*class as usize).is_some_and(|n| *n > 0)) else {
             return;
@@ -536,7 +669,7 @@ impl Outbox {
         if self.last_fault.as_ref() != Some(fault) {
             effects.log(
                 LogLevel::Error,
-                format!("store: {fault}; what can't be stored is kept in memory, then counted as dropped"),
+                format!("store: {fault}; what can't be stored is sent from memory, or counted as dropped"),
             );
             self.last_fault = Some(fault.clone());
         }

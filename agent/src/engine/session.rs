@@ -9,13 +9,14 @@ use bytes::Bytes;
 use super::attributes::Attributes;
 use super::effects::Purpose;
 use super::io::{EffectId, LinkFault, LinkFaultKind, LogLevel};
-use super::link::{Cargo, Link, Signal};
+use super::link::{Cargo, Link, Signal, Unanswered};
 use super::metric::{Metric, Point};
 use super::observation::Severity;
 use super::outbox::{Outbox, READ_LOW_WATER};
 use super::packet::{AckReason, Connect, PACKET_MAX, Publish, Version};
 use super::ration::{Allowance, Ration};
 use super::record::{Body, Class, Event, EventKind, Record};
+use super::suspect::Suspects;
 use super::time::{Mono, Now};
 use super::{Engine, commands, start};
 use crate::config::Encoding;
@@ -40,10 +41,21 @@ const REFUSALS_MAX: u8 = 5;
 const REFUSED_MAX: usize = 64;
 /// Command topics asked for in one packet: AWS IoT Core takes no more.
 const FILTERS_PER_SUBSCRIBE_MAX: usize = 8;
+/// A backlog smaller than that is gone before anybody could look.
+const DRAIN_WORTH_TELLING: u64 = 60;
 /// Attributes are sent at most this often.
 const ATTRIBUTES_PAUSE: Duration = Duration::from_secs(10);
 /// There is no quarantine yet that could be said.
 pub(super) const QUARANTINE_NONE: &str = "none";
+
+/// A backlog that is being sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Drain {
+    /// Samples that waited when the connection came up.
+    pub(super) of: u64,
+    /// When it did.
+    pub(super) since: Mono,
+}
 
 /// The engine's side of the conversation.
 #[derive(Debug, Default)]
@@ -54,6 +66,8 @@ pub(super) struct Session {
     telemetry_upto: u64,
     /// Telemetry up to here is a backlog, and is rationed.
     backlog_upto: u64,
+    /// How the backlog of this connection goes; `None` once it is sent.
+    drain: Option<Drain>,
     /// A publish tick has come: telemetry up to here goes out once it is durable.
     publish_due: Option<u64>,
     /// What a sample took in the last message: how many go into the next.
@@ -70,6 +84,7 @@ pub(super) struct Session {
     paused_until: [Option<Mono>; Class::COUNT],
     /// The messages that the broker refused without saying why, by their first record, and how often.
     refused: BTreeMap<(Class, u64), u8>,
+    suspects: Suspects,
     refusal_logged: bool,
     /// The filters that the broker's session is known to have.
     subscribed: Vec<String>,
@@ -96,9 +111,9 @@ impl Session {
 
     /// A commit has ended. It may have been an earlier one, or have failed: what is due waits for its own.
     pub(super) fn committed(&mut self, outbox: &Outbox) {
-        let durable = outbox.durable(Class::Telemetry);
-        if self.publish_due.take_if(|upto| *upto <= durable).is_some() {
-            self.telemetry_upto = durable;
+        let sendable = outbox.sendable(Class::Telemetry);
+        if self.publish_due.take_if(|upto| *upto <= sendable).is_some() {
+            self.telemetry_upto = sendable;
         }
     }
 
@@ -150,6 +165,10 @@ impl Session {
             self.refused.pop_last();
         }
         times
+    }
+
+    pub(super) const fn drain(&self) -> Option<Drain> {
+        self.drain
     }
 
     pub(super) fn drain_remaining(&self, outbox: &Outbox) -> u64 {
@@ -254,7 +273,10 @@ impl Engine {
                 self.with_commands(now, |commands, facts| commands.receive(facts, Err(refusal), pkid));
             }
             Signal::Answered { cargo, reason } => self.answered(now, cargo, reason),
-            Signal::Down { fault, online_for } => self.down(now, fault, online_for, retry_in),
+            Signal::Down { fault, online_for, unanswered } => {
+                self.suspect(unanswered);
+                self.down(now, fault, online_for, retry_in);
+            }
         }
     }
 
@@ -266,8 +288,10 @@ impl Engine {
         session.refusal_logged = false;
         session.last_fault = None;
         session.connected_from = Some(now.mono);
-        session.telemetry_upto = self.outbox.durable(Class::Telemetry);
+        session.telemetry_upto = self.outbox.sendable(Class::Telemetry);
         session.backlog_upto = session.telemetry_upto;
+        let waiting = session.drain_remaining(&self.outbox);
+        session.drain = (waiting > 0).then_some(Drain { of: waiting, since: now.mono });
         session.ration = Ration::new(now.mono, self.config.mqtt.drain.publishes_per_second);
         session.allowance = Allowance::new(self.config.mqtt.limits, now.mono);
         let offline = session.offline_since.take().map(|since| now.mono.since(since).as_secs_f64());
@@ -359,8 +383,10 @@ impl Engine {
             AckReason::Success | AckReason::NoMatchingSubscribers => {
                 for seq in seqs {
                     self.session.refused.remove(&(class, seq));
+                    self.session.suspects.answered(class, seq);
                     self.outbox.acknowledged(class, seq);
                 }
+                self.link.set_careful(self.session.suspects.is_careful());
             }
             AckReason::NotAuthorized => self.set_aside(class, &seqs, "not_authorized", reason),
             AckReason::TopicNameInvalid => self.set_aside(class, &seqs, "topic_name_invalid", reason),
@@ -406,6 +432,20 @@ impl Engine {
         }
     }
 
+    /// The broker closed the connection: perhaps it dislikes what it had not answered yet.
+    fn suspect(&mut self, unanswered: Option<Unanswered>) {
+        let found = unanswered.and_then(|unanswered| self.session.suspects.closed_over(&unanswered));
+        self.link.set_careful(self.session.suspects.is_careful());
+        if let Some((class, seq)) = found {
+            let text = format!(
+                "broker: closes the connection each time over record {seq} ({}): it is set aside",
+                class.word()
+            );
+            self.effects.log(LogLevel::Error, text);
+            self.outbox.set_aside(class, seq, "poison");
+        }
+    }
+
     fn down(&mut self, now: Now, fault: LinkFault, online_for: Option<Duration>, retry_in: Duration) {
         let again = self.outbox.rewind_all();
         self.counters.duplicates += again;
@@ -416,6 +456,7 @@ impl Engine {
                 self.session.connected += now.mono.since(from);
             }
             self.session.offline_since = Some(now.mono);
+            self.session.drain = None;
             let expected = fault.kind == LinkFaultKind::Local;
             let severity = if expected { Severity::Info } else { Severity::Warning };
             let event = Event::new(severity, EventKind::Lifecycle, "disconnected")
@@ -433,11 +474,24 @@ impl Engine {
         for paused in &mut self.session.paused_until {
             paused.take_if(|until| *until <= now.mono);
         }
+        self.finish_drain(now);
         while self.link.has_room() && self.session.is_allowed(now.mono) && self.send_next(now) {}
         if self.link.is_online() {
             for class in Class::ALL {
                 self.outbox.fill(class, &mut self.effects);
             }
+        }
+    }
+
+    /// Says when the backlog is sent.
+    fn finish_drain(&mut self, now: Now) {
+        if self.session.drain.is_none() || self.session.drain_remaining(&self.outbox) > 0 {
+            return;
+        }
+        if let Some(Drain { of, since }) = self.session.drain.take().filter(|drain| drain.of >= DRAIN_WORTH_TELLING) {
+            let took_s = now.mono.since(since).as_secs_f64();
+            self.effects
+                .log(LogLevel::Info, format!("outbox: {of} samples that had waited were sent in {took_s:.1} s"));
         }
     }
 
@@ -519,13 +573,13 @@ impl Engine {
     fn telemetry_message(&self, upto: u64) -> (Vec<u8>, Vec<u64>) {
         match self.config.telemetry.encoding {
             Encoding::Json => {
-                let (message, seqs) = self.telemetry_json(upto, SAMPLES_PER_MESSAGE_MAX, self.message_bytes_max());
+                let (message, seqs) = self.telemetry_json(upto, self.samples_max(), self.message_bytes_max());
                 (message.finish(), seqs)
             }
             // How much is left of it is known when it is done: the last message tells how many samples to try.
             Encoding::JsonZstd => {
                 let guess = self.message_bytes_max() / self.session.sample_bytes.max(1);
-                let mut most = guess.clamp(1, SAMPLES_PER_MESSAGE_MAX);
+                let mut most = guess.clamp(1, self.samples_max());
                 loop {
                     let (message, seqs) = self.telemetry_json(upto, most, usize::MAX);
                     let payload = crate::wire::payload::compress(message.finish());
@@ -536,6 +590,10 @@ impl Engine {
                 }
             }
         }
+    }
+
+    fn samples_max(&self) -> usize {
+        if self.session.suspects.is_careful() { 1 } else { SAMPLES_PER_MESSAGE_MAX }
     }
 
     fn telemetry_json(&self, upto: u64, most: usize, bytes_max: usize) -> (TelemetryMessage<'_>, Vec<u64>) {

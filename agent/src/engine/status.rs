@@ -6,6 +6,7 @@ use serde_json::{Map, Value as Json};
 use super::Engine;
 use super::record::Class;
 use super::rules::Alarm;
+use super::session::Drain;
 use super::time::Now;
 use crate::wire::payload::{Speaker, rfc3339};
 
@@ -77,9 +78,49 @@ pub struct OutboxStatus {
     pub free_bytes: u64,
     /// Publishes under way.
     pub inflight: usize,
+    /// How the backlog of an outage goes, until it is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainStatus>,
+    /// Records that only memory holds, because the store takes none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub volatile_records: usize,
     /// Why the store doesn't work, if it doesn't.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+}
+
+/// A backlog that is being sent.
+#[derive(Debug, Serialize)]
+pub struct DrainStatus {
+    /// Samples that waited when the connection came up.
+    pub of_records: u64,
+    /// Of these, how many are not yet acknowledged.
+    pub remaining_records: u64,
+    /// How long it has been going on, in seconds.
+    pub elapsed_s: u64,
+    /// How long it will take at this rate, in seconds; none before there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_s: Option<u64>,
+}
+
+impl DrainStatus {
+    fn new(drain: Drain, remaining: u64, now: Now) -> Self {
+        let elapsed = now.mono.since(drain.since);
+        let done = drain.of.saturating_sub(remaining);
+        let left_ms =
+            u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).saturating_mul(remaining).checked_div(done);
+        Self {
+            of_records: drain.of,
+            remaining_records: remaining.min(drain.of),
+            elapsed_s: elapsed.as_secs(),
+            left_s: left_ms.map(|ms| ms.div_ceil(1000)),
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 impl Engine {
@@ -108,6 +149,11 @@ impl Engine {
                 max_bytes: self.config.store.max_bytes,
                 free_bytes: stats.free_bytes,
                 inflight: self.link.inflight(),
+                drain: self
+                    .session
+                    .drain()
+                    .map(|drain| DrainStatus::new(drain, self.session.drain_remaining(&self.outbox), now)),
+                volatile_records: self.outbox.volatile(),
                 fault: self.outbox.fault().map(ToString::to_string),
             },
             commands_open: self.commands.open(),

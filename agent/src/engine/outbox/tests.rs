@@ -10,7 +10,7 @@ fn outbox(evicted: u64, accounted: u64) -> Outbox {
     Outbox::new(limits, &recovered, BTreeMap::new(), [0, 0, accounted])
 }
 
-fn page(seqs: std::ops::RangeInclusive<u64>) -> Result<StoreReply, StoreFault> {
+fn page(seqs: RangeInclusive<u64>) -> Result<StoreReply, StoreFault> {
     Ok(StoreReply::Page { records: seqs.map(|seq| (seq, Bytes::from_static(b"x"))).collect(), damaged: 0 })
 }
 

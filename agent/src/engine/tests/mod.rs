@@ -5,4 +5,5 @@ mod commanding;
 mod healing;
 mod invariants;
 mod sending;
+mod trouble;
 mod world;

@@ -131,6 +131,7 @@ pub(super) struct World {
     pub(super) ack_reason: AckReason,
     pub(super) receive_max: u16,
     pub(super) packet_max: Option<u32>,
+    pub(super) qos_max: u8,
     connection: Option<EffectId>,
     session: bool,
     pub(super) got: Vec<Got>,
@@ -171,6 +172,8 @@ struct Trouble {
     connack: Option<Input>,
     /// Operations that the store's queue holds; one more is refused.
     queue_max: Option<usize>,
+    /// The broker closes the connection over the message that holds this record.
+    hangs_up_over: Option<u64>,
     /// While the logs hold more records than this, a commit finds the disk full.
     commits_fit: Option<u64>,
 }
@@ -223,6 +226,7 @@ impl World {
             ack_reason: AckReason::Success,
             receive_max: 20,
             packet_max: Some(16 * 1024),
+            qos_max: 1,
             connection: None,
             session: false,
             got: Vec::new(),
@@ -484,13 +488,20 @@ impl World {
                     receive_max: self.receive_max,
                     packet_max: self.packet_max,
                     keep_alive_s: None,
-                    qos_max: 1,
+                    qos_max: self.qos_max,
                 };
                 self.session = true;
                 self.answer_connect(Input::Packet { id, packet: Packet::ConnAck(ack) });
             }
             Packet::Publish(publish) => {
-                let body = serde_json::from_slice(&publish.payload).unwrap();
+                let body: Json = serde_json::from_slice(&publish.payload).unwrap();
+                if self.trouble.hangs_up_over.is_some_and(|seq| holds(&body, seq)) {
+                    self.connection = None;
+                    self.unanswered.clear();
+                    let (fault, retry_in) = (fault(LinkFaultKind::Server), Duration::from_secs(1));
+                    self.queue.push_back(Input::LinkDown { id, fault, retry_in });
+                    return;
+                }
                 self.got.push(Got { topic: publish.topic, body });
                 if self.withhold_acks {
                     self.unanswered.push(publish.pkid);
@@ -548,6 +559,11 @@ impl World {
     /// With more records than this in its logs, a commit finds the disk full.
     pub(super) fn commits_fit(&mut self, records: u64) {
         self.trouble.commits_fit = Some(records);
+    }
+
+    /// The broker closes the connection over each message that holds this record.
+    pub(super) fn hang_up_over(&mut self, seq: u64) {
+        self.trouble.hangs_up_over = Some(seq);
     }
 
     pub(super) fn refuse_nothing(&mut self) {
@@ -622,6 +638,12 @@ impl World {
         }
         self.trouble.refuses.as_ref().filter(|(which, _)| which(op)).map(|(_, fault)| fault.clone())
     }
+}
+
+/// Whether a message is this record, or has it among its samples.
+fn holds(body: &Json, seq: u64) -> bool {
+    let samples = body["samples"].as_array().map(Vec::as_slice).unwrap_or_default();
+    body["seq"] == seq || samples.iter().any(|sample| sample["seq"] == seq)
 }
 
 pub(super) fn restart(unit: &str) -> Act {

@@ -1,0 +1,99 @@
+//! The record that a broker hangs up on. A broker that dislikes a publish may just close the connection, and would do so
+//! for ever: then nothing behind that record would ever arrive. So what was unanswered when the broker closed is sent
+//! alone the next time, one record after the other; the one over which it closes again and again, while it answers for
+//! others, is set aside. A broker that dies or is cut off proves nothing: it answers for nobody.
+
+use super::link::{Cargo, Unanswered};
+use super::record::Class;
+
+/// So often a broker has to close over one record alone before that is set aside.
+const STRIKES_MAX: u8 = 3;
+
+/// What is suspected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Suspicion {
+    class: Class,
+    /// The record that was unanswered first.
+    record: u64,
+    /// Up to here each record is sent alone.
+    upto: u64,
+    strikes: u8,
+}
+
+/// Looks for the record that the broker can't stand.
+#[derive(Debug, Default)]
+pub(super) struct Suspects(Option<Suspicion>);
+
+impl Suspects {
+    /// Whether records are to be sent one by one.
+    pub(super) const fn is_careful(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The broker closed the connection over this. A record to be set aside, if it is certain now.
+    pub(super) fn closed_over(&mut self, unanswered: &Unanswered) -> Option<(Class, u64)> {
+        let Cargo::Records { class, seqs } = &unanswered.cargo else { return None };
+        let (class, record, last) = (*class, *seqs.first()?, *seqs.last()?);
+        let proof = unanswered.alone && unanswered.others_answered && seqs.len() == 1;
+        let before = self.0.filter(|before| before.class == class);
+        let strikes = before.filter(|before| before.record == record).map_or(0, |before| before.strikes);
+        let strikes = strikes + u8::from(proof);
+        let upto = before.map_or(last, |before| before.upto.max(last));
+        if strikes < STRIKES_MAX {
+            self.0 = Some(Suspicion { class, record, upto, strikes });
+            return None;
+        }
+        // The others of its message are still sent alone: the next may be like it.
+        self.0 = (record < upto).then_some(Suspicion { class, record: record + 1, upto, strikes: 0 });
+        Some((class, record))
+    }
+
+    /// The broker took over a record.
+    pub(super) fn answered(&mut self, class: Class, seq: u64) {
+        self.0.take_if(|suspicion| suspicion.class == class && seq >= suspicion.upto);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLASS: Class = Class::Telemetry;
+
+    fn over(seqs: impl IntoIterator<Item = u64>, others_answered: bool) -> Unanswered {
+        let seqs: Vec<u64> = seqs.into_iter().collect();
+        Unanswered { cargo: Cargo::Records { class: CLASS, seqs }, alone: true, others_answered }
+    }
+
+    #[test]
+    fn the_one_record_among_many_is_found_and_the_rest_goes_on() {
+        let mut suspects = Suspects::default();
+        assert_eq!(suspects.closed_over(&over(1..=10, true)), None);
+        suspects.answered(CLASS, 1);
+        suspects.answered(CLASS, 2);
+        assert!(suspects.is_careful(), "3 to 10 haven't been sent alone yet");
+        let found: Vec<_> = (0..3).map(|_| suspects.closed_over(&over([3], true))).collect();
+        assert_eq!(found, [None, None, Some((CLASS, 3))]);
+        assert!(suspects.is_careful());
+        suspects.answered(CLASS, 10);
+        assert!(!suspects.is_careful());
+    }
+
+    #[test]
+    fn a_broker_that_answers_nobody_proves_nothing_against_a_record() {
+        let mut suspects = Suspects::default();
+        for _ in 0..20 {
+            assert_eq!(suspects.closed_over(&over([3], false)), None);
+        }
+        suspects.answered(CLASS, 3);
+        assert!(!suspects.is_careful());
+    }
+
+    #[test]
+    fn another_record_begins_with_a_clean_slate() {
+        let mut suspects = Suspects::default();
+        assert_eq!(suspects.closed_over(&over([3], true)), None);
+        assert_eq!(suspects.closed_over(&over([3], true)), None);
+        assert_eq!(suspects.closed_over(&over([4], true)), None);
+    }
+}

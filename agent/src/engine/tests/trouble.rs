@@ -1,0 +1,178 @@
+//! A store that takes nothing, and a broker that can't stand one record: what can go on goes on, and what is given up is
+//! told with its numbers.
+
+use std::time::Duration;
+
+use super::world::World;
+use crate::engine::io::{LinkFaultKind, StoreFault, StoreOp};
+use crate::engine::record::Class;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn full() -> StoreFault {
+    StoreFault::NoSpace { what: "append to the log".into() }
+}
+
+fn read_only() -> StoreFault {
+    StoreFault::Io { what: "append to the log: Read-only file system (os error 30)".into() }
+}
+
+fn told<'w>(world: &'w World, name: &str) -> Vec<&'w serde_json::Value> {
+    world.got.iter().map(|got| &got.body).filter(|body| body["name"] == name).collect()
+}
+
+#[test]
+fn what_is_measured_goes_on_being_sent_while_the_store_takes_nothing() {
+    for fault in [full(), read_only()] {
+        let mut world = World::new();
+        world.advance(4 * SECOND);
+        let before = world.samples().len();
+        world.store.fault = Some(fault.clone());
+        world.advance(600 * SECOND);
+        let sent = world.samples().len() - before;
+        assert!(sent >= 298, "{sent} samples of 300 with {fault}");
+        assert_eq!(world.engine.dropped().get("store_failed"), None, "{fault}");
+    }
+}
+
+#[test]
+fn a_commit_that_fails_does_not_hold_up_what_was_written_before_it() {
+    let mut world = World::new();
+    world.advance(4 * SECOND);
+    let before = world.samples().len();
+    world.refuse(|op| matches!(op, StoreOp::Commit), read_only());
+    world.advance(60 * SECOND);
+    let sent = world.samples().len() - before;
+    assert!(sent >= 25, "{sent} samples of 30");
+}
+
+#[test]
+fn what_only_memory_holds_comes_again_after_a_cut_and_under_the_same_number() {
+    let mut world = World::new();
+    world.advance(4 * SECOND);
+    world.store.fault = Some(full());
+    world.withhold_acks = true;
+    world.advance(4 * SECOND);
+    let sent = world.samples();
+    world.withhold_acks = false;
+    world.drop_connection(LinkFaultKind::Tcp);
+    world.advance(30 * SECOND);
+    world.store.fault = None;
+    world.advance(20 * SECOND);
+    let all = world.samples();
+    for seq in sent.iter().rev().take(2) {
+        assert_eq!(all.iter().filter(|other| *other == seq).count(), 2, "{seq} of {all:?}");
+    }
+    let unique: std::collections::BTreeSet<u64> = all.iter().copied().collect();
+    let dropped = world.engine.dropped();
+    assert!((28..=30).contains(&unique.len()), "{} samples of 29: none under two numbers; {dropped:?}", unique.len());
+}
+
+#[test]
+fn offline_with_a_store_that_takes_nothing_the_newest_beyond_the_bound_are_counted() {
+    let mut world = World::new();
+    world.advance(4 * SECOND);
+    world.cut();
+    world.store.fault = Some(full());
+    world.advance(600 * SECOND);
+    let dropped = world.engine.dropped().get("store_failed").copied().unwrap_or(0);
+    world.store.fault = None;
+    world.broker_up = true;
+    world.advance(30 * SECOND);
+    assert!(dropped > 200, "{dropped} of 300 don't fit in memory");
+    let lost: u64 =
+        told(&world, "records_dropped").iter().map(|event| event["audit"]["records"].as_u64().unwrap()).sum();
+    assert_eq!(lost, world.engine.dropped()["store_failed"], "each loss is told once");
+}
+
+#[test]
+fn an_eviction_is_told_with_its_class_reason_and_numbers() {
+    let mut world = World::new();
+    world.advance(4 * SECOND);
+    world.cut();
+    world.advance(20 * SECOND);
+    let stored = world.stored(Class::Telemetry);
+    world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Telemetry, .. }), full());
+    world.advance(3 * SECOND);
+    world.refuse_nothing();
+    world.broker_up = true;
+    world.advance(90 * SECOND);
+    let events = told(&world, "records_dropped");
+    let [event] = events[..] else { panic!("{events:?} of {:?}", world.engine.dropped()) };
+    let audit = &event["audit"];
+    assert_eq!((&audit["reason"], &audit["class"]), (&"quota".into(), &"telemetry".into()));
+    assert_eq!(audit["first_seq"].as_u64(), stored.first().copied(), "{audit}");
+    assert!(audit["last_seq"].as_u64() >= audit["first_seq"].as_u64(), "{audit}");
+}
+
+#[test]
+fn a_record_that_the_broker_hangs_up_on_is_set_aside_and_the_rest_arrives() {
+    let mut world = World::new();
+    world.advance(4 * SECOND);
+    world.cut();
+    world.advance(120 * SECOND);
+    let stored = world.stored(Class::Telemetry);
+    let poison = stored[stored.len() / 2];
+    world.hang_up_over(poison);
+    world.broker_up = true;
+    world.connects = 0;
+    world.advance(Duration::from_secs(300));
+    let arrived = world.samples();
+    let missing: Vec<u64> = stored.iter().filter(|seq| !arrived.contains(seq)).copied().collect();
+    assert_eq!(missing, [poison], "of {stored:?}");
+    assert_eq!(world.engine.dropped().get("poison"), Some(&1));
+    let audit = &told(&world, "records_dropped")[0]["audit"];
+    assert_eq!((&audit["reason"], &audit["first_seq"]), (&"poison".into(), &poison.into()));
+    assert!(world.connects < 20, "{} connections", world.connects);
+}
+
+#[test]
+fn a_broker_that_dies_again_and_again_costs_no_record() {
+    let mut world = World::new();
+    world.advance(4 * SECOND);
+    for _ in 0..30 {
+        world.withhold_acks = true;
+        world.advance(3 * SECOND);
+        world.cut();
+        world.broker_up = true;
+        world.advance(2 * SECOND);
+    }
+    world.withhold_acks = false;
+    world.advance(60 * SECOND);
+    assert!(world.engine.dropped().is_empty(), "{:?}", world.engine.dropped());
+}
+
+#[test]
+fn a_broker_that_takes_only_qos_0_is_told_to_be_of_no_use() {
+    let mut world = World::new();
+    world.qos_max = 0;
+    world.cut();
+    world.broker_up = true;
+    let before = world.got.len();
+    world.advance(10 * SECOND);
+    assert_eq!(world.got.len(), before, "nothing that could not be acknowledged was sent");
+    assert!(world.log.iter().any(|(_, text)| text.contains("QoS 0")), "{:?}", world.log);
+}
+
+#[test]
+fn the_status_says_how_far_the_backlog_is_until_it_is_sent() {
+    let mut config = super::world::config();
+    config.mqtt.drain.publishes_per_second = 1;
+    let mut world = World::with(config);
+    world.advance(4 * SECOND);
+    world.cut();
+    world.advance(1_200 * SECOND);
+    assert_eq!(
+        world.engine.status(world.now).outbox.drain.map(|drain| drain.of_records),
+        None,
+        "nothing drains offline"
+    );
+    world.broker_up = true;
+    world.advance(4 * SECOND);
+    let drain = world.engine.status(world.now).outbox.drain.expect("600 samples at one message a second");
+    assert!(drain.of_records >= 600 && drain.remaining_records < drain.of_records, "{drain:?}");
+    assert!(drain.left_s.is_some_and(|left_s| left_s > 0), "{drain:?}");
+    world.advance(300 * SECOND);
+    assert!(world.engine.status(world.now).outbox.drain.is_none());
+    assert!(world.log.iter().any(|(_, text)| text.contains("samples that had waited were sent in")), "{:?}", world.log);
+}
