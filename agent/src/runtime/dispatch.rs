@@ -91,6 +91,7 @@ impl Dispatcher {
     /// Takes over what another configuration changes outside the engine.
     pub(super) fn reconfigure(&mut self, config: &CheckedConfig) {
         self.backoff = FullJitter::new(&config.mqtt.reconnect);
+        self.target.reload();
         match Worker::spawn(collectors(config, self.battery_root.as_deref()), self.inputs.clone()) {
             Ok(worker) => self.collectors = worker,
             Err(error) => tracing::error!("collect: the old collectors stay: start a thread: {error}"),

@@ -54,6 +54,8 @@ pub struct Client {
     stream: Stream,
     codec: Codec,
     input: BytesMut,
+    /// Something came in on this connection.
+    heard: bool,
     output: BytesMut,
     backlog: VecDeque<Publish>,
     skipped: u64,
@@ -199,6 +201,7 @@ impl Client {
             stream,
             codec: Codec::new(version, PACKET_MAX as usize),
             input: BytesMut::new(),
+            heard: false,
             output: BytesMut::new(),
             backlog: VecDeque::new(),
             skipped: 0,
@@ -261,10 +264,14 @@ impl Client {
             }
             self.input.reserve(READ_BYTES);
             match self.stream.read_buf(&mut self.input).await {
-                Ok(0) => return Err(self.target.closed()),
+                Ok(0) => return Err(self.target.closed(self.heard)),
                 Ok(_) => {}
                 Err(error) => return Err(self.target.fault_of(&error)),
             }
+            if let Some(fault) = self.target.misdirected(&self.input).filter(|_| !self.heard) {
+                return Err(fault);
+            }
+            self.heard = true;
         }
     }
 

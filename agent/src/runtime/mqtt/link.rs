@@ -194,13 +194,18 @@ impl Link {
     async fn read(&self, mut input: impl AsyncRead + Unpin) -> LinkFault {
         let mut codec = Codec::new(self.version, PACKET_MAX as usize);
         let mut bytes = BytesMut::new();
+        let mut heard = false;
         loop {
             bytes.reserve(READ_BYTES);
             match input.read_buf(&mut bytes).await {
-                Ok(0) => return self.target.closed(),
+                Ok(0) => return self.target.closed(heard),
                 Ok(_) => {}
                 Err(error) => return self.target.fault_of(&error),
             }
+            if let Some(fault) = self.target.misdirected(&bytes).filter(|_| !heard) {
+                return fault;
+            }
+            heard = true;
             loop {
                 let packet = match codec.decode(&mut bytes) {
                     Ok(Some(packet)) => packet,

@@ -8,7 +8,10 @@
 )]
 
 mod fault;
+mod files;
 mod tls;
+mod witness;
+mod x509;
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -16,10 +19,11 @@ pub(super) mod tests;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -29,11 +33,14 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
+pub use files::{Doubt, examine};
 
 /// How long one address gets to answer.
 pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long name, TCP and TLS get together.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long TLS gets once TCP stands. A modem at its slowest needs some seconds for a chain of certificates.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How many addresses of a name are tried.
 const ADDRESSES_MAX: usize = 8;
 
@@ -41,8 +48,8 @@ const ADDRESSES_MAX: usize = 8;
 #[derive(Debug)]
 pub struct Target {
     url: BrokerUrl,
-    tls: Tls,
-    loaded: Mutex<Option<tls::Loaded>>,
+    tls: tls::Keeper,
+    handshake_timeout: Duration,
 }
 
 impl Target {
@@ -50,7 +57,8 @@ impl Target {
     #[must_use]
     pub fn new(url: BrokerUrl, tls: Option<Tls>) -> Self {
         let none = || Tls { ca_file: None, cert_file: None, key_file: None, alpn: Vec::new() };
-        Self { url, tls: tls.unwrap_or_else(none), loaded: Mutex::new(None) }
+        let tls = tls::Keeper::new(tls.unwrap_or_else(none));
+        Self { url, tls, handshake_timeout: HANDSHAKE_TIMEOUT }
     }
 
     /// Where it is.
@@ -59,17 +67,31 @@ impl Target {
         &self.url
     }
 
+    /// Looks at the TLS files now, as each connection does, and at the roots of the system, which are otherwise read once.
+    /// What can be used is used from the next connection on; what can't is logged, and the old stays in use.
+    pub fn reload(&self) {
+        if self.url.tls {
+            self.tls.look(Timestamp::now());
+        }
+    }
+
     /// What an I/O error on an open stream means: the broker went, or a TLS alert came (a rejected client certificate
     /// shows up only here, after the handshake).
     #[must_use]
     pub fn fault_of(&self, error: &io::Error) -> LinkFault {
-        fault::of_stream(&self.url, &self.tls, error)
+        fault::of_stream(&self.url, self.tls.tls(), self.tls.own().as_ref(), error)
     }
 
-    /// What the end of the stream means where no error came with it.
+    /// What the end of the stream means where no error came with it. `heard`: something came in before.
     #[must_use]
-    pub fn closed(&self) -> LinkFault {
-        fault::closed(&self.url)
+    pub fn closed(&self, heard: bool) -> LinkFault {
+        if heard { fault::closed(&self.url) } else { fault::closed_unheard(&self.url, self.tls.tls()) }
+    }
+
+    /// What is wrong where the first bytes that come in are none of MQTT's but those of TLS on a plain connection.
+    #[must_use]
+    pub fn misdirected(&self, first: &[u8]) -> Option<LinkFault> {
+        fault::of_first_bytes(&self.url, first)
     }
 }
 
@@ -100,15 +122,21 @@ async fn open_now(target: &Target) -> Result<Stream, LinkFault> {
         return Ok(Stream::Plain(connect(url).await?));
     }
     // Before the socket: a file that can't be read is not worth a connection.
-    let config = tls::config(&target.tls, &target.loaded)?;
+    let settings = target.tls.settings(Timestamp::now())?;
     let name = ServerName::try_from(url.host.clone()).map_err(|_| LinkFault {
         kind: LinkFaultKind::Tls,
         detail: format!("{} is not a name that a certificate can carry: correct mqtt.url", url.host),
     })?;
     let tcp = connect(url).await?;
-    match TlsConnector::from(config).connect(name, tcp).await {
-        Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
-        Err(error) => Err(fault::of_handshake(url, &target.tls, &error)),
+    let shaken = timeout(target.handshake_timeout, TlsConnector::from(Arc::clone(&settings.client)).connect(name, tcp));
+    match shaken.await {
+        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+        Ok(Err(error)) => {
+            let tls = target.tls.tls();
+            let attempt = fault::Attempt { url, tls, roots: &settings.roots, own: settings.own() };
+            Err(fault::of_handshake(&attempt, settings.witness.take_refused().as_ref(), &error))
+        }
+        Err(_) => Err(fault::handshake_timeout(url, target.handshake_timeout)),
     }
 }
 

@@ -3,15 +3,25 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_rustls::rustls::pki_types::UnixTime;
-use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError};
+use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError, OtherError};
 
+use super::x509::Facts;
 use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
+
+/// Who was asked, and with what.
+pub(super) struct Attempt<'a> {
+    pub(super) url: &'a BrokerUrl,
+    pub(super) tls: &'a Tls,
+    /// Whose certificates the broker's was held against.
+    pub(super) roots: &'a str,
+    /// What this gateway's own certificate says.
+    pub(super) own: Option<&'a Facts>,
+}
 
 pub(super) fn of_lookup(url: &BrokerUrl, error: &io::Error) -> LinkFault {
     let detail = format!("{} was not found ({error}): check the name in mqtt.url and the gateway's DNS", url.host);
@@ -52,11 +62,13 @@ fn no_answer(url: &BrokerUrl, address: SocketAddr) -> String {
     format!("{} ({address}) does not answer, perhaps a firewall drops it: no connection", url.host)
 }
 
-pub(super) fn of_handshake(url: &BrokerUrl, tls: &Tls, error: &io::Error) -> LinkFault {
-    let BrokerUrl { host, port, .. } = url;
-    self::tls(match tls_error(error) {
-        Some(TlsError::InvalidCertificate(reason)) => bad_certificate(url, tls, reason),
-        Some(TlsError::AlertReceived(alert)) => alerted(tls, *alert),
+/// What a handshake that failed meant. `refused` is the certificate that the broker showed, if it was refused.
+pub(super) fn of_handshake(at: &Attempt<'_>, refused: Option<&Facts>, error: &io::Error) -> LinkFault {
+    let BrokerUrl { host, port, .. } = at.url;
+    tls(match tls_error(error) {
+        Some(TlsError::InvalidCertificate(reason)) => bad_certificate(at, refused, reason),
+        Some(TlsError::AlertReceived(alert)) => alerted(at.tls, at.own, *alert),
+        Some(TlsError::NoApplicationProtocol) => no_protocol(at.tls),
         Some(TlsError::InvalidMessage(_)) => {
             format!("what answers on {host}:{port} does not speak TLS: use its TLS port, or mqtt:// in mqtt.url")
         }
@@ -65,10 +77,18 @@ pub(super) fn of_handshake(url: &BrokerUrl, tls: &Tls, error: &io::Error) -> Lin
     })
 }
 
-pub(super) fn of_stream(url: &BrokerUrl, tls: &Tls, error: &io::Error) -> LinkFault {
+pub(super) fn handshake_timeout(url: &BrokerUrl, limit: Duration) -> LinkFault {
+    let BrokerUrl { host, port, .. } = url;
+    tls(format!(
+        "{host}:{port} took the connection but did not finish the TLS handshake within {limit:?}: is it a TLS port, \
+         and does the way there pass large packets (MTU)?"
+    ))
+}
+
+pub(super) fn of_stream(url: &BrokerUrl, tls: &Tls, own: Option<&Facts>, error: &io::Error) -> LinkFault {
     let BrokerUrl { host, port, .. } = url;
     match tls_error(error) {
-        Some(TlsError::AlertReceived(alert)) => self::tls(alerted(tls, *alert)),
+        Some(TlsError::AlertReceived(alert)) => self::tls(alerted(tls, own, *alert)),
         Some(other) => self::tls(format!("TLS with {host}:{port} broke: {other}")),
         // A TLS peer that vanishes without close_notify is one that vanished: no more can be said of it.
         None if error.kind() == ErrorKind::UnexpectedEof => closed(url),
@@ -84,8 +104,25 @@ pub(super) fn closed(url: &BrokerUrl) -> LinkFault {
     LinkFault { kind: LinkFaultKind::Server, detail }
 }
 
-pub(super) fn of_file(what: &str, path: &Path, error: &dyn std::fmt::Display) -> LinkFault {
-    tls(format!("{what} {} can't be used: {error}", path.display()))
+/// A broker that hangs up before its first word wanted something else than what it was told.
+pub(super) fn closed_unheard(url: &BrokerUrl, tls: &Tls) -> LinkFault {
+    let BrokerUrl { host, port, .. } = url;
+    let hint = match &tls.cert_file {
+        _ if !url.tls => "is it a TLS port (mqtts:// in mqtt.url)?".to_owned(),
+        Some(cert) => format!("does it know this gateway's certificate {} and allow device.id?", cert.display()),
+        None => "does it ask for a client certificate (mqtt.tls.cert_file)?".to_owned(),
+    };
+    let detail = format!("{host}:{port} closed the connection without a word: {hint}");
+    LinkFault { kind: LinkFaultKind::Server, detail }
+}
+
+/// The first bytes of a TLS record, alert or handshake (RFC 8446, section 5.1), are no packet that a broker may send.
+pub(super) fn of_first_bytes(url: &BrokerUrl, bytes: &[u8]) -> Option<LinkFault> {
+    if url.tls || !matches!(bytes, [0x15 | 0x16, 0x03, ..]) {
+        return None;
+    }
+    let BrokerUrl { host, port, .. } = url;
+    Some(tls(format!("what answers on {host}:{port} speaks TLS: write mqtts:// in mqtt.url, or use its plain port")))
 }
 
 pub(super) fn tls(detail: String) -> LinkFault {
@@ -100,78 +137,127 @@ fn tls_error(error: &io::Error) -> Option<&TlsError> {
     error.get_ref()?.downcast_ref()
 }
 
-fn bad_certificate(url: &BrokerUrl, tls: &Tls, reason: &CertificateError) -> String {
-    let host = &url.host;
+fn bad_certificate(at: &Attempt<'_>, refused: Option<&Facts>, reason: &CertificateError) -> String {
+    let host = &at.url.host;
+    let issuer = refused.map_or("an unnamed CA", |facts| facts.issuer.as_str());
     match reason {
         CertificateError::UnknownIssuer => format!(
-            "{host}'s certificate is not signed by a CA of {}: set mqtt.tls.ca_file to the CA of this broker",
-            roots(tls.ca_file.as_ref()),
+            "{host}'s certificate is not signed by a CA of {}, but by {issuer}: set mqtt.tls.ca_file to the CA of this broker",
+            roots(at),
         ),
         CertificateError::BadSignature => format!(
-            "{host}'s certificate is signed by a CA that has the name but not the key of one of {}: was the CA made anew?",
-            roots(tls.ca_file.as_ref()),
+            "{host}'s certificate is signed by a CA that has the name ({issuer}) but not the key of one of {}: was the CA made anew?",
+            roots(at),
         ),
-        CertificateError::ExpiredContext { not_after, .. } => {
-            format!("{host}'s certificate expired on {}: renew it on the broker", date(not_after))
-        }
-        CertificateError::Expired => format!("{host}'s certificate has expired: renew it on the broker"),
-        CertificateError::NotValidYetContext { time, not_before } => format!(
-            "{host}'s certificate is valid from {} on, and this gateway's clock says {}: set the clock",
-            date(not_before),
+        CertificateError::ExpiredContext { time, not_after } => format!(
+            "{} expired on {}: renew it on the broker, or check this gateway's clock (it says {})",
+            dated(host, refused, |facts| facts.not_after, not_after),
+            date(not_after),
             date(time),
         ),
-        CertificateError::NotValidYet => {
-            format!("{host}'s certificate is not valid yet by this gateway's clock: set the clock")
-        }
+        CertificateError::NotValidYetContext { time, not_before } => format!(
+            "{} is valid from {} on, and this gateway's clock says {}{}: set the clock",
+            dated(host, refused, |facts| facts.not_before, not_before),
+            date(not_before),
+            date(time),
+            if is_before_this_build(time) { ", which can't be: it is before this agent was built" } else { "" },
+        ),
         CertificateError::NotValidForNameContext { presented, .. } => format!(
             "the certificate is not for {host} but for {}: correct the name in mqtt.url or the certificate",
             names(presented),
         ),
-        CertificateError::NotValidForName => {
-            format!("the certificate is not for {host}: correct the name in mqtt.url or the certificate")
+        CertificateError::Other(other) => {
+            format!("{host}'s certificate is not acceptable: {}", peculiar(&format!("{other:?}"), other))
         }
         other => format!("{host}'s certificate is not acceptable: {other}"),
     }
 }
 
-/// An alert means that the broker refused us.
-fn alerted(tls: &Tls, alert: AlertDescription) -> String {
-    let Some(cert) = &tls.cert_file else {
-        return match alert {
-            AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure => format!(
-                "the broker refused the connection ({alert:?}): it asks for a client certificate, so set mqtt.tls.cert_file and key_file"
-            ),
-            _ => format!("the broker refused the connection with the TLS alert {alert:?}"),
-        };
-    };
-    let cert = cert.display();
-    match alert {
-        AlertDescription::CertificateExpired => {
-            format!(
-                "the broker rejected this gateway's certificate {cert}: it has expired (CertificateExpired), renew it"
-            )
-        }
-        AlertDescription::CertificateRevoked => {
-            format!("the broker rejected this gateway's certificate {cert}: it is revoked (CertificateRevoked)")
-        }
-        AlertDescription::UnknownCA
-        | AlertDescription::DecryptError
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::BadCertificate
-        | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateRequired
-        | AlertDescription::AccessDenied => format!(
-            "the broker rejected this gateway's certificate {cert} ({alert:?}): is it signed by a CA that the broker trusts?"
+/// What brokers that were set up by hand get wrong. rustls passes these on from its verifier without a variant of its own.
+fn peculiar(debug: &str, other: &OtherError) -> String {
+    let known = [
+        ("CaUsedAsEndEntity", "it is that of a CA: give the broker one of its own, signed by that CA"),
+        (
+            "UnsupportedCertVersion",
+            "it is of X.509 version 1: make it anew with a subjectAltName, which needs version 3",
         ),
-        AlertDescription::NoApplicationProtocol => {
-            format!("the broker takes none of mqtt.tls.alpn = {:?}", tls.alpn)
+    ];
+    known.iter().find(|(name, _)| debug.contains(name)).map_or_else(|| other.to_string(), |(_, say)| (*say).to_owned())
+}
+
+/// Whose date it was: also a CA on the way to the root has one.
+fn dated(host: &str, refused: Option<&Facts>, of: impl Fn(&Facts) -> Timestamp, date: &UnixTime) -> String {
+    match refused {
+        Some(facts) if of(facts).as_second().unsigned_abs() != date.as_secs() => {
+            format!("a CA certificate that {host} sent with its own")
+        }
+        _ => format!("{host}'s certificate"),
+    }
+}
+
+/// An alert means that the broker refused us.
+fn alerted(tls: &Tls, own: Option<&Facts>, alert: AlertDescription) -> String {
+    match (&tls.cert_file, alert) {
+        (_, AlertDescription::NoApplicationProtocol) => no_protocol(tls),
+        (_, AlertDescription::ProtocolVersion) => {
+            "the broker speaks neither TLS 1.3 nor 1.2 (ProtocolVersion): older versions are not safe".to_owned()
+        }
+        (_, AlertDescription::UnrecognisedName) => {
+            "the broker does not know the name that mqtt.url asks it for (UnrecognisedName): correct it".to_owned()
+        }
+        (None, AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure) => format!(
+            "the broker refused the connection ({alert:?}): it asks for a client certificate, so set mqtt.tls.cert_file and key_file"
+        ),
+        (Some(path), _) if is_about_certificate(alert) => {
+            let owner = own.map_or_else(String::new, |own| format!(" ({}, signed by {})", own.subject, own.issuer));
+            let why = rejection(own, alert);
+            format!("the broker rejected this gateway's certificate {}{owner}: {why}", path.display())
         }
         _ => format!("the broker refused the connection with the TLS alert {alert:?}"),
     }
 }
 
-fn roots(ca_file: Option<&PathBuf>) -> String {
-    ca_file.map_or_else(|| "this system".to_owned(), |path| path.display().to_string())
+fn is_about_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRequired
+            | AlertDescription::AccessDenied
+    )
+}
+
+fn rejection(own: Option<&Facts>, alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::CertificateExpired => {
+            let since =
+                own.map_or_else(|| "it has expired".to_owned(), |own| format!("valid until {}", day(own.not_after)));
+            format!("{since} (CertificateExpired), renew it or check the broker's clock")
+        }
+        AlertDescription::CertificateRevoked => "it is revoked (CertificateRevoked), issue another".to_owned(),
+        _ => format!("is it signed by a CA that the broker trusts ({alert:?})?"),
+    }
+}
+
+fn no_protocol(tls: &Tls) -> String {
+    format!("the broker takes none of mqtt.tls.alpn = {:?}: ask for what it offers, or leave it empty", tls.alpn)
+}
+
+fn roots(at: &Attempt<'_>) -> String {
+    match &at.tls.ca_file {
+        Some(path) => format!("{} ({})", path.display(), at.roots),
+        None => format!("this system ({})", at.roots),
+    }
+}
+
+fn is_before_this_build(time: &UnixTime) -> bool {
+    let built: u64 = env!("FIELDMEDIC_BUILD_EPOCH_S").parse().unwrap_or(0);
+    time.as_secs() < built
 }
 
 /// rustls gives names in webpki's debug notation, `DnsName("a.example")`: only the name is of interest.
@@ -185,5 +271,49 @@ fn names(presented: &[String]) -> String {
 
 fn date(time: &UnixTime) -> String {
     let known = i64::try_from(time.as_secs()).ok().and_then(|secs| Timestamp::from_second(secs).ok());
-    known.map_or_else(|| format!("second {}", time.as_secs()), |date| date.strftime("%Y-%m-%d").to_string())
+    known.map_or_else(|| format!("second {}", time.as_secs()), day)
+}
+
+/// The date only: a time of day would make each repeat of a fault a new one.
+pub(super) fn day(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(reason: CertificateError) -> String {
+        let url = BrokerUrl { tls: true, host: "broker".to_owned(), port: 8883 };
+        let tls = Tls { ca_file: None, cert_file: None, key_file: None, alpn: Vec::new() };
+        let attempt = Attempt { url: &url, tls: &tls, roots: "CN=ours", own: None };
+        let error = io::Error::other(TlsError::InvalidCertificate(reason));
+        of_handshake(&attempt, None, &error).detail
+    }
+
+    fn at(seconds: u64) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_gateway_that_woke_up_in_1970_hears_that_its_clock_is_at_fault_and_not_the_broker() {
+        let detail = told(CertificateError::NotValidYetContext { time: at(12), not_before: at(1_767_225_600) });
+        let expected = "broker's certificate is valid from 2026-01-01 on, and this gateway's clock says 1970-01-01, \
+                        which can't be: it is before this agent was built: set the clock";
+        assert_eq!(detail, expected);
+    }
+
+    #[test]
+    fn a_clock_that_may_be_right_is_told_and_not_accused() {
+        let (now, soon) = (4_000_000_000, 4_100_000_000);
+        let detail = told(CertificateError::NotValidYetContext { time: at(now), not_before: at(soon) });
+        assert!(detail.contains("clock says 2096-10-02: set the clock"), "{detail}");
+    }
+
+    #[test]
+    fn a_fault_that_repeats_within_a_day_is_the_same_fault() {
+        let (morning, evening) = (at(1_767_250_000), at(1_767_290_000));
+        let expired = |time| told(CertificateError::ExpiredContext { time, not_after: at(1_700_000_000) });
+        assert_eq!(expired(morning), expired(evening));
+    }
 }

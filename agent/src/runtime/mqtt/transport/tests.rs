@@ -27,23 +27,47 @@ pub(in crate::runtime::mqtt) struct Identity {
 
 impl Ca {
     pub(in crate::runtime::mqtt) fn new(name: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let (key, params) = (KeyPair::generate().unwrap(), Self::params(name, &[]));
+        Self { certificate: params.self_signed(&key).unwrap(), key }
+    }
+
+    /// As `openssl req -x509` makes it: a CA that a broker is then given as its own certificate.
+    fn for_host(name: &str) -> Self {
+        let (key, params) = (KeyPair::generate().unwrap(), Self::params(name, &[name.to_owned()]));
+        Self { certificate: params.self_signed(&key).unwrap(), key }
+    }
+
+    /// A CA below this one.
+    fn delegate(&self, name: &str, to_year: i32) -> Self {
+        let (key, mut params) = (KeyPair::generate().unwrap(), Self::params(name, &[]));
+        params.not_after = date_time_ymd(to_year, 1, 1);
+        Self { certificate: params.signed_by(&key, &self.certificate, &self.key).unwrap(), key }
+    }
+
+    fn params(name: &str, hosts: &[String]) -> CertificateParams {
+        let mut params = CertificateParams::new(hosts).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self { certificate: params.self_signed(&key).unwrap(), key }
+        params
     }
 
     pub(in crate::runtime::mqtt) fn issue(&self, name: &str) -> Identity {
         self.issue_for(name, 2020, 2090)
     }
 
-    fn issue_for(&self, name: &str, from_year: i32, to_year: i32) -> Identity {
+    pub(super) fn issue_for(&self, name: &str, from_year: i32, to_year: i32) -> Identity {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.not_before = date_time_ymd(from_year, 1, 1);
         params.not_after = date_time_ymd(to_year, 1, 1);
         Identity { certificate: params.signed_by(&key, &self.certificate, &self.key).unwrap(), key }
+    }
+}
+
+impl Identity {
+    pub(super) fn der(&self) -> &[u8] {
+        self.certificate.der()
     }
 }
 
@@ -94,6 +118,16 @@ pub(in crate::runtime::mqtt) fn acceptor(server: &Identity, clients: Option<&Ca>
     TlsAcceptor::from(Arc::new(config))
 }
 
+/// The same for a broker that sends these CAs with its certificate.
+fn acceptor_of(server: &Identity, between: &[&Ca]) -> TlsAcceptor {
+    let builder = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let own = std::iter::once(&server.certificate).chain(between.iter().map(|ca| &ca.certificate));
+    let chain = own.map(|certificate| certificate.der().clone()).collect();
+    let key = PrivateKeyDer::try_from(server.key.serialize_der()).unwrap();
+    TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
+}
+
 pub(in crate::runtime::mqtt) fn url(tls: bool, host: &str, port: u16) -> BrokerUrl {
     BrokerUrl { tls, host: host.to_owned(), port }
 }
@@ -128,7 +162,11 @@ async fn talk(target: &Target) -> Result<(), LinkFault> {
 }
 
 async fn fault(server: &Identity, clients: Option<&Ca>, tls: Tls) -> String {
-    let (port, served) = serve(acceptor(server, clients), 1).await;
+    fault_with(acceptor(server, clients), tls).await
+}
+
+async fn fault_with(acceptor: TlsAcceptor, tls: Tls) -> String {
+    let (port, served) = serve(acceptor, 1).await;
     let fault = talk(&Target::new(url(true, "localhost", port), Some(tls))).await.unwrap_err();
     assert_eq!(fault.kind, LinkFaultKind::Tls, "{}", fault.detail);
     served.await.unwrap();
@@ -141,7 +179,8 @@ async fn a_ca_that_is_not_ours_is_named_with_the_file_that_was_looked_at() {
     let detail = fault(&Ca::new("theirs").issue("localhost"), None, files.trusting(&Ca::new("ours"))).await;
     let ca = files.0.path().join("ca.pem");
     let expected = format!(
-        "localhost's certificate is not signed by a CA of {}: set mqtt.tls.ca_file to the CA of this broker",
+        "localhost's certificate is not signed by a CA of {} (CN=ours), but by CN=theirs: \
+         set mqtt.tls.ca_file to the CA of this broker",
         ca.display()
     );
     assert_eq!(detail, expected);
@@ -151,14 +190,16 @@ async fn a_ca_that_is_not_ours_is_named_with_the_file_that_was_looked_at() {
 async fn a_ca_that_was_made_anew_under_its_old_name_is_recognised() {
     let files = Files::new();
     let detail = fault(&Ca::new("ours").issue("localhost"), None, files.trusting(&Ca::new("ours"))).await;
-    assert!(detail.contains("has the name but not the key of one of /"), "{detail}");
+    assert!(detail.contains("has the name (CN=ours) but not the key of one of /"), "{detail}");
 }
 
 #[tokio::test]
 async fn an_expired_certificate_says_since_when() {
     let (ca, files) = (Ca::new("ours"), Files::new());
     let detail = fault(&ca.issue_for("localhost", 2020, 2021), None, files.trusting(&ca)).await;
-    assert_eq!(detail, "localhost's certificate expired on 2021-01-01: renew it on the broker");
+    let expected = "localhost's certificate expired on 2021-01-01: \
+                    renew it on the broker, or check this gateway's clock (it says ";
+    assert!(detail.starts_with(expected), "{detail}");
 }
 
 #[tokio::test]
@@ -185,7 +226,7 @@ async fn a_rejected_client_certificate_is_said_plainly_although_the_handshake_we
     let tls = files.with(&stranger, files.trusting(&ca));
     let detail = fault(&ca.issue("localhost"), Some(&ca), tls).await;
     assert!(detail.starts_with("the broker rejected this gateway's certificate /"), "{detail}");
-    assert!(detail.ends_with(": is it signed by a CA that the broker trusts?"), "{detail}");
+    assert!(detail.contains(" (CN=gw-1, signed by CN=stranger): is it signed by a CA that the broker"), "{detail}");
 }
 
 #[tokio::test]
@@ -193,7 +234,7 @@ async fn an_expired_client_certificate_is_said_to_be_expired() {
     let (ca, files) = (Ca::new("ours"), Files::new());
     let tls = files.with(&ca.issue_for("gw-1", 2020, 2021), files.trusting(&ca));
     let detail = fault(&ca.issue("localhost"), Some(&ca), tls).await;
-    assert!(detail.ends_with("it has expired (CertificateExpired), renew it"), "{detail}");
+    assert!(detail.contains("valid until 2021-01-01 (CertificateExpired), renew it"), "{detail}");
 }
 
 #[tokio::test]
@@ -217,7 +258,7 @@ async fn files_that_can_not_be_used_are_a_fault_that_names_them_and_needs_no_bro
         ),
         (
             Tls { ca_file: Some(empty.clone()), ..good() },
-            format!("the CA file {} can't be used: it holds no certificate in PEM", empty.display()),
+            format!("the CA file {} can't be used: it is empty", empty.display()),
         ),
         (
             Tls { key_file: Some(other_key.clone()), ..good() },
@@ -229,7 +270,10 @@ async fn files_that_can_not_be_used_are_a_fault_that_names_them_and_needs_no_bro
         ),
         (
             Tls { key_file: None, ..good() },
-            format!("mqtt.tls.cert_file is set ({}) but key_file is not: set both or none", at("gw.crt").display()),
+            format!(
+                "mqtt.tls.cert_file is set ({}) but mqtt.tls.key_file is not: set both or none",
+                at("gw.crt").display()
+            ),
         ),
     ];
     for (tls, expected) in cases {
@@ -254,6 +298,105 @@ async fn reconnects_resume_until_a_file_changes_and_then_carry_the_new_identity(
     let [first, second, third] = kinds[..] else { panic!("{kinds:?}") };
     assert_eq!(second, Some(HandshakeKind::Resumed));
     assert_eq!((first, third), (Some(HandshakeKind::Full), Some(HandshakeKind::Full)));
+}
+
+#[tokio::test]
+async fn a_pair_that_is_half_replaced_leaves_the_last_good_one_in_use_until_it_is_whole() {
+    let (ca, files) = (Ca::new("ours"), Files::new());
+    let (old, new) = (ca.issue("gw-old"), ca.issue("gw-new"));
+    let tls = files.with(&old, files.trusting(&ca));
+    let (port, served) = serve(acceptor(&ca.issue("localhost"), Some(&ca)), 5).await;
+    let target = Target::new(url(true, "localhost", port), Some(tls));
+    let whole_key = new.key.serialize_pem();
+    let steps = [
+        ("gw.crt", old.certificate.pem(), "CN=gw-old"),
+        ("gw.crt", new.certificate.pem(), "CN=gw-old"),
+        ("gw.key", String::new(), "CN=gw-old"),
+        ("gw.key", whole_key[..whole_key.len() / 2].to_owned(), "CN=gw-old"),
+        ("gw.key", whole_key, "CN=gw-new"),
+    ];
+    for (step, (file, text, own)) in steps.into_iter().enumerate() {
+        files.write(file, &text);
+        talk(&target).await.unwrap();
+        assert_eq!(target.tls.own().unwrap().subject, own, "step {step}");
+    }
+
+    let kinds = served.await.unwrap();
+    let resumed = Some(HandshakeKind::Resumed);
+    assert_eq!(kinds, [Some(HandshakeKind::Full), resumed, resumed, resumed, Some(HandshakeKind::Full)]);
+}
+
+#[tokio::test]
+async fn a_file_that_was_replaced_by_one_of_its_size_and_time_is_noticed() {
+    let (ca, files) = (Ca::new("ours"), Files::new());
+    let tls = files.with(&ca.issue("gw-1"), files.trusting(&ca));
+    let path = tls.ca_file.clone().unwrap();
+    let before = fs::metadata(&path).unwrap();
+    let target = Target::new(url(true, "localhost", 1), Some(tls));
+    target.tls.settings(Timestamp::now()).unwrap();
+    files.write("ca.pem", &Ca::new("rous").certificate.pem());
+    fs::File::options().append(true).open(&path).unwrap().set_modified(before.modified().unwrap()).unwrap();
+
+    let settings = target.tls.settings(Timestamp::now()).unwrap();
+    assert_eq!(&*settings.roots, "CN=rous");
+}
+
+#[tokio::test]
+async fn a_hangup_looks_at_the_files_and_breaks_nothing() {
+    let (ca, files) = (Ca::new("ours"), Files::new());
+    let target = Target::new(url(true, "localhost", 1), Some(files.trusting(&ca)));
+    target.reload();
+    let before = target.tls.settings(Timestamp::now()).unwrap().client;
+    target.reload();
+    let after = target.tls.settings(Timestamp::now()).unwrap().client;
+    assert!(!Arc::ptr_eq(&before, &after), "the roots of the system would not be read again");
+    fs::remove_file(files.0.path().join("ca.pem")).unwrap();
+    target.reload();
+    let kept = target.tls.settings(Timestamp::now()).unwrap().client;
+    assert!(Arc::ptr_eq(&after, &kept));
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_the_connection_and_never_shakes_hands_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let files = Files::new();
+    let mut target = Target::new(url(true, "localhost", port), Some(files.trusting(&Ca::new("ours"))));
+    target.handshake_timeout = Duration::from_millis(20);
+    let fault = open(&target).await.unwrap_err();
+    assert_eq!(fault.kind, LinkFaultKind::Tls);
+    assert!(fault.detail.contains("did not finish the TLS handshake within 20ms"), "{}", fault.detail);
+}
+
+#[tokio::test]
+async fn a_broker_that_shows_the_certificate_of_its_ca_is_told_to_get_one_of_its_own() {
+    let (ca, files) = (Ca::for_host("localhost"), Files::new());
+    let tls = files.trusting(&ca);
+    let server = Identity { certificate: ca.certificate, key: ca.key };
+    let detail = fault(&server, None, tls).await;
+    assert!(detail.ends_with("it is that of a CA: give the broker one of its own, signed by that CA"), "{detail}");
+}
+
+#[tokio::test]
+async fn an_expired_ca_between_the_broker_and_the_root_is_not_taken_for_the_broker_s_certificate() {
+    let (root, files) = (Ca::new("root"), Files::new());
+    let between = root.delegate("between", 2021);
+    let server = between.issue("localhost");
+    let detail = fault_with(acceptor_of(&server, &[&between]), files.trusting(&root)).await;
+    let expected = "a CA certificate that localhost sent with its own expired on 2021-01-01: ";
+    assert!(detail.starts_with(expected), "{detail}");
+}
+
+#[tokio::test]
+async fn a_plain_connection_to_a_tls_port_is_recognised_by_what_comes_back() {
+    let target = Target::new(url(false, "localhost", 8883), None);
+    // A fatal alert, protocol_version, as OpenSSL answers a CONNECT.
+    let fault = target.misdirected(&[0x15, 3, 1, 0, 2, 2, 70]).unwrap();
+    assert_eq!(
+        fault.detail,
+        "what answers on localhost:8883 speaks TLS: write mqtts:// in mqtt.url, or use its plain port"
+    );
+    assert_eq!(target.misdirected(&[0x20, 2, 0, 0]), None, "a CONNACK");
 }
 
 #[tokio::test]

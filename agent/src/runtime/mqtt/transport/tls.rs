@@ -1,121 +1,147 @@
-//! TLS settings from files: loaded once and shared across reconnects, so that sessions resume; loaded anew when a file
-//! changed, because a resumed session would keep the old identity. It must not cache a failure: the file may be mended.
-#![expect(clippy::disallowed_methods, reason = "a shell: it reads the TLS files")]
+//! The TLS settings in force. They are made of files, shared across reconnects so that sessions resume, and made anew when
+//! a file's content changed, because a resumed session would keep the old identity. Files that can't be used, such as a
+//! certificate that was replaced before its key, leave the last good settings in force, and are told once; a failure is
+//! never kept, so that a mended file is taken up with the next connection. A connection that stands is not touched.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ClientConfig, Error as TlsError, RootCertStore, crypto};
+use jiff::Timestamp;
+use ring::digest::SHA256_OUTPUT_LEN;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::crypto::{self, CryptoProvider};
+use tokio_rustls::rustls::sign::SingleCertAndKey;
+use tokio_rustls::rustls::{ClientConfig, Error as TlsError};
 
 use super::fault;
+use super::files::{self, Identity, Material};
+use super::witness::Witness;
+use super::x509::Facts;
 use crate::config::Tls;
 use crate::engine::io::LinkFault;
 
-/// The largest TLS file that is read, in bytes: a bundle of all public CAs has 230 kB.
-const FILE_MAX: u64 = 4 << 20;
+/// The settings for one connection.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) client: Arc<ClientConfig>,
+    /// Saw the certificate that was refused.
+    pub(super) witness: Arc<Witness>,
+    /// Whose certificates the broker's is held against.
+    pub(super) roots: Arc<str>,
+    identity: Option<Arc<Identity>>,
+}
 
-/// The settings in force, and the files that they came from.
+impl Settings {
+    /// What this gateway's own certificate says.
+    pub(super) fn own(&self) -> Option<&Facts> {
+        self.identity.as_ref()?.facts.as_ref()
+    }
+}
+
+/// Keeps the settings and knows which files they came from.
 #[derive(Debug)]
-pub(super) struct Loaded {
-    config: Arc<ClientConfig>,
-    stamps: Vec<Stamp>,
+pub(super) struct Keeper {
+    tls: Tls,
+    state: Mutex<State>,
 }
 
-/// Enough of a file's metadata to notice that it was replaced.
-type Stamp = Option<(SystemTime, u64)>;
+#[derive(Debug, Default)]
+struct State {
+    good: Option<Settings>,
+    /// Of the files that `good` came from. `None`: look at them as if they had changed.
+    fingerprint: Option<[u8; SHA256_OUTPUT_LEN]>,
+    /// What was said about the files when they were last looked at: it isn't said again.
+    said: Vec<String>,
+}
 
-/// The settings for the next connection.
-pub(super) fn config(tls: &Tls, loaded: &Mutex<Option<Loaded>>) -> Result<Arc<ClientConfig>, LinkFault> {
-    let stamps = stamps(tls);
-    let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = loaded.as_ref().filter(|known| known.stamps == stamps) {
-        return Ok(Arc::clone(&known.config));
+impl Keeper {
+    pub(super) fn new(tls: Tls) -> Self {
+        Self { tls, state: Mutex::default() }
     }
-    let config = Arc::new(load(tls)?);
-    *loaded = Some(Loaded { config: Arc::clone(&config), stamps });
-    Ok(config)
-}
 
-fn stamps(tls: &Tls) -> Vec<Stamp> {
-    let stamp = |path: &PathBuf| {
-        let meta = fs::metadata(path).ok()?;
-        Some((meta.modified().ok()?, meta.len()))
-    };
-    [&tls.ca_file, &tls.cert_file, &tls.key_file].into_iter().flatten().map(stamp).collect()
-}
+    pub(super) const fn tls(&self) -> &Tls {
+        &self.tls
+    }
 
-fn load(tls: &Tls) -> Result<ClientConfig, LinkFault> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| fault::tls(format!("TLS can't be set up: {error}")))?
-        .with_root_certificates(roots(tls.ca_file.as_deref())?);
-    let mut config = match (&tls.cert_file, &tls.key_file) {
-        (None, None) => builder.with_no_client_auth(),
-        (Some(cert_file), Some(key_file)) => {
-            let chain = certificates("the certificate", cert_file)?;
-            let key = key(key_file)?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| match error {
-                TlsError::InconsistentKeys(_) => fault::tls(format!(
-                    "the key {} does not match the certificate {}: take both from the same pair",
-                    key_file.display(),
-                    cert_file.display()
-                )),
-                other => fault::of_file("the certificate", cert_file, &other),
-            })?
+    /// The settings for the next connection: those of the files as they are, or else the last good ones.
+    ///
+    /// # Errors
+    /// Where the files can't be used and never could.
+    pub(super) fn settings(&self, now: Timestamp) -> Result<Settings, LinkFault> {
+        let mut state = self.lock();
+        let taken = self.take_up(&mut state);
+        let (good, kept) = match (taken, &state.good) {
+            (Ok(good), _) => (good, None),
+            (Err(fault), Some(good)) => {
+                (good.clone(), Some(format!("{}; what was read before stays in use", fault.detail)))
+            }
+            (Err(fault), None) => return Err(fault),
+        };
+        let doubts = files::doubts(&self.tls, good.identity.as_deref(), now).into_iter().map(|doubt| doubt.detail);
+        let doubts: Vec<String> = kept.into_iter().chain(doubts).collect();
+        for doubt in doubts.iter().filter(|doubt| !state.said.contains(doubt)) {
+            tracing::warn!("broker: {doubt}");
         }
-        (Some(file), None) => return Err(alone("cert_file", file, "key_file")),
-        (None, Some(file)) => return Err(alone("key_file", file, "cert_file")),
-    };
-    config.alpn_protocols = tls.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
-    Ok(config)
-}
+        state.said = doubts;
+        Ok(good)
+    }
 
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, LinkFault> {
-    let mut roots = RootCertStore::empty();
-    let Some(path) = ca_file else {
-        let found = rustls_native_certs::load_native_certs();
-        // Old systems carry a few that can't be parsed; the others are as good as before.
-        let (used, _) = roots.add_parsable_certificates(found.certs);
-        if used == 0 {
-            let detail = "this system has no CA certificates: install them, or set mqtt.tls.ca_file";
-            return Err(fault::tls(detail.to_owned()));
+    /// Looks at everything now, the roots of the system included, and takes up what can be used.
+    pub(super) fn look(&self, now: Timestamp) {
+        self.lock().fingerprint = None;
+        // Where there never was anything to use, the next connection fails by it and says so.
+        let _ = self.settings(now);
+    }
+
+    /// What this gateway's own certificate says, if it has one that could be used.
+    pub(super) fn own(&self) -> Option<Facts> {
+        self.lock().good.as_ref()?.own().cloned()
+    }
+
+    fn take_up(&self, state: &mut State) -> Result<Settings, LinkFault> {
+        let found = files::fingerprint(&self.tls);
+        if let Some(good) = state.good.as_ref().filter(|_| found.is_some() && found == state.fingerprint) {
+            return Ok(good.clone());
         }
-        return Ok(roots);
+        let material = files::load(&self.tls, &provider()).map_err(|doubts| {
+            let doubts: Vec<String> = doubts.into_iter().map(|doubt| doubt.detail).collect();
+            fault::tls(doubts.join("; "))
+        })?;
+        let settings = build(&self.tls, material)
+            .map_err(|error| fault::tls(format!("TLS can't be set up with these files: {error}")))?;
+        if state.good.is_some() {
+            let valid = settings.own().map(|own| format!(", valid until {}", fault::day(own.not_after)));
+            tracing::info!("broker: the TLS files were read again{}", valid.unwrap_or_default());
+        }
+        state.good = Some(settings.clone());
+        // Of what was there before it was read: a file that was replaced in between is read again next time.
+        state.fingerprint = found;
+        Ok(settings)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn provider() -> CryptoProvider {
+    crypto::ring::default_provider()
+}
+
+fn build(tls: &Tls, Material { roots, identity }: Material) -> Result<Settings, TlsError> {
+    let provider = Arc::new(provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots.store), Arc::clone(&provider))
+        .build()
+        .map_err(|error| TlsError::General(error.to_string()))?;
+    let witness = Arc::new(Witness::new(verifier));
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(&witness) as _);
+    let identity = identity.map(Arc::new);
+    let mut client = match &identity {
+        Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&own.certified)))),
+        None => builder.with_no_client_auth(),
     };
-    for certificate in certificates("the CA file", path)? {
-        roots.add(certificate).map_err(|error| fault::of_file("the CA file", path, &error))?;
-    }
-    Ok(roots)
-}
-
-fn certificates(what: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, LinkFault> {
-    let text = read(path).map_err(|error| fault::of_file(what, path, &error))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match found {
-        Ok(found) if found.is_empty() => Err(fault::of_file(what, path, &"it holds no certificate in PEM")),
-        Ok(found) => Ok(found),
-        Err(error) => Err(fault::of_file(what, path, &error)),
-    }
-}
-
-fn key(path: &Path) -> Result<PrivateKeyDer<'static>, LinkFault> {
-    let text = read(path).map_err(|error| fault::of_file("the key", path, &error))?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| fault::of_file("the key", path, &error))
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let len = fs::metadata(path)?.len();
-    if len > FILE_MAX {
-        return Err(io::Error::other(format!("it has {len} B, the limit is {FILE_MAX} B")));
-    }
-    fs::read(path)
-}
-
-fn alone(given: &str, file: &Path, missing: &str) -> LinkFault {
-    fault::tls(format!("mqtt.tls.{given} is set ({}) but {missing} is not: set both or none", file.display()))
+    client.alpn_protocols = tls.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect();
+    Ok(Settings { client: Arc::new(client), witness, roots: roots.names.into(), identity })
 }

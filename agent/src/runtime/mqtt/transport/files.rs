@@ -1,0 +1,267 @@
+//! The TLS files: reads them, makes of them what rustls takes, and says of each what is wrong with it, under the key that
+//! names it. It must not decide what to do about a bad one: the link keeps what it had, `fieldmedic check` only warns.
+#![expect(clippy::disallowed_types, reason = "a shell: it reads the TLS files")]
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use ring::digest::{self, SHA256, SHA256_OUTPUT_LEN};
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{Error as TlsError, RootCertStore};
+
+use super::fault::day;
+use super::x509::Facts;
+use crate::config::{Mqtt, Tls};
+
+/// The largest file that is read, in bytes: a bundle of all public CAs has 230 kB.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// CAs whose names a message gives.
+const NAMES_SHOWN: usize = 3;
+/// Access of anybody but the owner and the group, stat(2).
+const MODE_OTHERS: u32 = 0o007;
+
+const CA_FILE: &str = "mqtt.tls.ca_file";
+const CERT_FILE: &str = "mqtt.tls.cert_file";
+const KEY_FILE: &str = "mqtt.tls.key_file";
+const PASSWORD_FILE: &str = "mqtt.password_file";
+
+/// Something wrong, or doubtful, about the file that a key names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Doubt {
+    /// The key, such as `mqtt.tls.ca_file`.
+    pub key: &'static str,
+    /// What is wrong with which file, and what to do about it.
+    pub detail: String,
+}
+
+/// The certificates that a broker's is held against.
+#[derive(Debug)]
+pub(super) struct Roots {
+    pub(super) store: RootCertStore,
+    /// Whose they are, for messages: `CN=Plant 7 root`, or `this system`.
+    pub(super) names: String,
+}
+
+/// This gateway's own certificate with its key.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) certified: Arc<CertifiedKey>,
+    /// `None` where the certificate can be used and not be read: messages say less.
+    pub(super) facts: Option<Facts>,
+}
+
+/// All files as they were at one moment.
+#[derive(Debug)]
+pub(super) struct Material {
+    pub(super) roots: Roots,
+    pub(super) identity: Option<Identity>,
+}
+
+/// A digest over the content of all files, which tells whether one was replaced. Times and sizes don't: a deployment tool
+/// may keep both. `None` where a file can't be read.
+pub(super) fn fingerprint(tls: &Tls) -> Option<[u8; SHA256_OUTPUT_LEN]> {
+    let mut all = digest::Context::new(&SHA256);
+    for path in [&tls.ca_file, &tls.cert_file, &tls.key_file].into_iter().flatten() {
+        let bytes = read(path).ok()?;
+        all.update(&bytes.len().to_le_bytes());
+        all.update(&bytes);
+    }
+    all.finish().as_ref().try_into().ok()
+}
+
+/// Reads all files.
+///
+/// # Errors
+/// Everything that stands in the way of using them, at least one.
+pub(super) fn load(tls: &Tls, provider: &CryptoProvider) -> Result<Material, Vec<Doubt>> {
+    let roots = match &tls.ca_file {
+        Some(path) => roots_of(path),
+        None => roots_of_system(),
+    };
+    match (roots, identity(tls, provider)) {
+        (Ok(roots), Ok(identity)) => Ok(Material { roots, identity }),
+        (roots, identity) => Err(roots.err().into_iter().chain(identity.err().unwrap_or_default()).collect()),
+    }
+}
+
+/// What is wrong or doubtful about the files that a configuration names, for who checks it before it is used. The roots of
+/// the system are not looked at: they are the gateway's, not those of the machine that checks.
+#[must_use]
+pub fn examine(mqtt: &Mqtt, now: Timestamp) -> Vec<Doubt> {
+    let tls = &mqtt.tls;
+    let mut doubts: Vec<Doubt> = tls.ca_file.iter().filter_map(|path| roots_of(path).err()).collect();
+    match identity(tls, &super::tls::provider()) {
+        Ok(identity) => doubts.extend(identity.and_then(|identity| out_of_date(tls, &identity, now))),
+        Err(wrong) => doubts.extend(wrong),
+    }
+    doubts.extend(open_to_others(KEY_FILE, tls.key_file.as_deref()));
+    doubts.extend(mqtt.password_file.as_deref().and_then(password));
+    doubts.extend(open_to_others(PASSWORD_FILE, mqtt.password_file.as_deref()));
+    doubts
+}
+
+/// What is doubtful about files that can be used.
+pub(super) fn doubts(tls: &Tls, identity: Option<&Identity>, now: Timestamp) -> Vec<Doubt> {
+    let out_of_date = identity.and_then(|identity| out_of_date(tls, identity, now));
+    out_of_date.into_iter().chain(open_to_others(KEY_FILE, tls.key_file.as_deref())).collect()
+}
+
+/// The broker will say so too, but perhaps in no words at all.
+fn out_of_date(tls: &Tls, identity: &Identity, now: Timestamp) -> Option<Doubt> {
+    let (facts, path) = (identity.facts.as_ref()?, tls.cert_file.as_ref()?.display());
+    let (subject, today) = (&facts.subject, day(now));
+    let wrong = if now > facts.not_after {
+        format!("expired on {}: renew it, or check this gateway's clock (it says {today})", day(facts.not_after))
+    } else if now < facts.not_before {
+        format!("is valid from {} on: check this gateway's clock (it says {today})", day(facts.not_before))
+    } else {
+        return None;
+    };
+    Some(Doubt { key: CERT_FILE, detail: format!("this gateway's certificate {path} ({subject}) {wrong}") })
+}
+
+fn open_to_others(key: &'static str, path: Option<&Path>) -> Option<Doubt> {
+    let path = path?;
+    // One that can't be looked at was told of already.
+    let mode = std::fs::metadata(path).ok()?.mode();
+    if mode & MODE_OTHERS == 0 {
+        return None;
+    }
+    let path = path.display();
+    let detail =
+        format!("{path} is open to every user of this gateway (mode {:04o}): chmod 0640 {path}", mode & 0o7777);
+    Some(Doubt { key, detail })
+}
+
+fn password(path: &Path) -> Option<Doubt> {
+    let wrong = match read(path) {
+        Ok(bytes) if bytes.first().is_none_or(|byte| *byte == b'\n') => "its first line is empty".to_owned(),
+        Ok(bytes) if std::str::from_utf8(&bytes).is_err() => "it is not UTF-8".to_owned(),
+        Ok(_) => return None,
+        Err(error) => error.to_string(),
+    };
+    Some(unfit(PASSWORD_FILE, "the password", path, &wrong))
+}
+
+fn roots_of(path: &Path) -> Result<Roots, Doubt> {
+    let unfit = |error: &dyn std::fmt::Display| unfit(CA_FILE, "the CA file", path, error);
+    let mut store = RootCertStore::empty();
+    let mut names = Vec::new();
+    for certificate in certificates(path).map_err(|error| unfit(&error))? {
+        names.extend(Facts::of(&certificate).map(|facts| facts.subject));
+        store.add(certificate).map_err(|error| unfit(&error))?;
+    }
+    let others = names.len().saturating_sub(NAMES_SHOWN);
+    names.truncate(NAMES_SHOWN);
+    let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+    Ok(Roots { store, names: names.join("; ") + &others })
+}
+
+fn roots_of_system() -> Result<Roots, Doubt> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut store = RootCertStore::empty();
+    // Old systems carry a few that can't be parsed; the others are as good as before.
+    let (used, _) = store.add_parsable_certificates(found.certs);
+    if used == 0 {
+        let detail = "this system has no CA certificates: install them, or set mqtt.tls.ca_file".to_owned();
+        return Err(Doubt { key: CA_FILE, detail });
+    }
+    Ok(Roots { store, names: format!("{used} public CAs") })
+}
+
+fn identity(tls: &Tls, provider: &CryptoProvider) -> Result<Option<Identity>, Vec<Doubt>> {
+    let (cert_file, key_file) = match (&tls.cert_file, &tls.key_file) {
+        (None, None) => return Ok(None),
+        (Some(cert_file), Some(key_file)) => (cert_file, key_file),
+        (Some(file), None) => return Err(vec![alone(CERT_FILE, file, KEY_FILE)]),
+        (None, Some(file)) => return Err(vec![alone(KEY_FILE, file, CERT_FILE)]),
+    };
+    let chain = certificates(cert_file).map_err(|error| unfit(CERT_FILE, "the certificate", cert_file, &error));
+    let (chain, key) = match (chain, key(key_file)) {
+        (Ok(chain), Ok(key)) => (chain, key),
+        (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
+    };
+    let facts = chain.first().and_then(|own| Facts::of(own));
+    let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| {
+        vec![match error {
+            TlsError::InconsistentKeys(_) => Doubt {
+                key: KEY_FILE,
+                detail: format!(
+                    "the key {} does not match the certificate {}: take both from the same pair",
+                    key_file.display(),
+                    cert_file.display()
+                ),
+            },
+            TlsError::InvalidCertificate(_) => unfit(CERT_FILE, "the certificate", cert_file, &error),
+            _ => {
+                let kinds = "it is none of RSA from 2048 bits, ECDSA P-256 or P-384, and Ed25519";
+                unfit(KEY_FILE, "the key", key_file, &kinds)
+            }
+        }]
+    })?;
+    Ok(Some(Identity { certified: Arc::new(certified), facts }))
+}
+
+/// At least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = read(path).map_err(|error| error.to_string())?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(missing("certificate", &text)),
+        Ok(found) => Ok(found),
+        Err(error) => Err(format!("it is broken PEM ({error}): was it copied whole?")),
+    }
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, Doubt> {
+    let unfit = |error: &dyn std::fmt::Display| unfit(KEY_FILE, "the key", path, error);
+    let text = read(path).map_err(|error| unfit(&error))?;
+    match PrivateKeyDer::pem_slice_iter(&text).next() {
+        Some(Ok(key)) => Ok(key),
+        Some(Err(error)) => Err(unfit(&format!("it is broken PEM ({error}): was it copied whole?"))),
+        None => Err(unfit(&missing("private key", &text))),
+    }
+}
+
+/// Why a file gives nothing of what is wanted.
+fn missing(wanted: &str, text: &[u8]) -> String {
+    let holds = |label: &str| text.windows(label.len()).any(|bytes| bytes == label.as_bytes());
+    let swapped = "are cert_file and key_file the wrong way round?";
+    if text.is_empty() {
+        "it is empty".to_owned()
+    } else if holds("-----BEGIN ENCRYPTED PRIVATE KEY-----") {
+        "its key is encrypted, and nobody is there to type the passphrase: decrypt it (openssl pkey)".to_owned()
+    } else if holds("-----BEGIN CERTIFICATE-----") {
+        format!("it holds a certificate and no {wanted}: {swapped}")
+    } else if holds("PRIVATE KEY-----") {
+        format!("it holds a private key and no {wanted}: {swapped}")
+    } else {
+        format!("it holds no {wanted} in PEM")
+    }
+}
+
+/// Bounded: a path that names a device must not fill the memory.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("it is longer than {FILE_BYTES_MAX} B")));
+    }
+    Ok(bytes)
+}
+
+fn unfit(key: &'static str, what: &str, path: &Path, error: &dyn std::fmt::Display) -> Doubt {
+    Doubt { key, detail: format!("{what} {} can't be used: {error}", path.display()) }
+}
+
+fn alone(given: &'static str, file: &Path, missing: &str) -> Doubt {
+    Doubt { key: given, detail: format!("{given} is set ({}) but {missing} is not: set both or none", file.display()) }
+}
