@@ -1,10 +1,15 @@
 //! `fieldmedic check`: says what is wrong with a configuration, or which one is in force. It starts nothing and opens
-//! nothing but the files it is given.
+//! nothing but the files it is given and the certificates, keys and password that they name. What is wrong with those is
+//! only a warning: the machine that checks need not be the gateway.
+#![expect(clippy::disallowed_methods, reason = "whether a certificate is valid now is a matter of the clock")]
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use crate::config::{self, Problem};
+use jiff::Timestamp;
+
+use crate::config::{self, Loaded, Problem};
+use crate::runtime::mqtt::transport;
 
 /// The configuration may be used.
 const DONE: u8 = 0;
@@ -24,12 +29,18 @@ fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::R
     match config::load(files) {
         Ok(loaded) => {
             warn(&loaded.warnings, err)?;
+            warn(&doubtful_files(&loaded), err)?;
             out.write_all(loaded.config.to_toml().as_bytes())?;
             out.flush()?;
             Ok(DONE)
         }
         Err(errors) => refuse(&errors, "configuration", err),
     }
+}
+
+fn doubtful_files(loaded: &Loaded) -> Vec<Problem> {
+    let doubts = transport::examine(&loaded.config.mqtt, Timestamp::now());
+    doubts.iter().filter_map(|doubt| loaded.doubt(doubt.key, &doubt.detail)).collect()
 }
 
 /// Says what is doubtful, a line each.
@@ -51,7 +62,6 @@ pub(super) fn refuse(errors: &[Problem], what: &str, err: &mut impl Write) -> io
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests lay out the files that are checked")]
 mod tests {
     use super::*;
 
@@ -74,6 +84,26 @@ mod tests {
         assert!(out.starts_with("[device]\nid = \"gw-1\"\n"), "{out}");
         assert!(out.contains("keep_alive = \"30s\"\n"), "{out}");
         assert!(err.starts_with("agent.toml:5: warning: commands.trusted_keys: is empty"), "{err}");
+    }
+
+    #[test]
+    fn files_that_are_not_there_are_warned_of_at_the_keys_that_name_them_and_the_config_is_still_good() {
+        let tls = "[mqtt.tls]\nca_file = \"/no/ca\"\ncert_file = \"/no/cert\"\nkey_file = \"/no/key\"\n";
+        let user = "username = \"gw\"\npassword_file = \"/no/password\"\n";
+        let (code, out, err) = checked(&format!("[mqtt]\nurl = \"mqtts://broker\"\n{user}{tls}"));
+
+        assert_eq!(code, DONE);
+        assert!(out.contains("ca_file = \"/no/ca\""), "{out}");
+        let gone =
+            |what: &str, path: &str| format!("{what} {path} can't be used: No such file or directory (os error 2)");
+        let expected = [
+            format!("agent.toml:6: warning: mqtt.tls.ca_file: {}", gone("the CA file", "/no/ca")),
+            format!("agent.toml:7: warning: mqtt.tls.cert_file: {}", gone("the certificate", "/no/cert")),
+            format!("agent.toml:8: warning: mqtt.tls.key_file: {}", gone("the key", "/no/key")),
+            format!("agent.toml:4: warning: mqtt.password_file: {}", gone("the password", "/no/password")),
+        ];
+        let told: Vec<&str> = err.lines().filter(|line| line.contains("/no/")).collect();
+        assert_eq!(told, expected);
     }
 
     #[test]

@@ -40,6 +40,17 @@ pub struct Loaded {
     pub config: CheckedConfig,
     /// In the order of files and lines.
     pub warnings: Vec<Problem>,
+    named_files: Vec<Problem>,
+}
+
+impl Loaded {
+    /// Something doubtful about the file that a key such as `mqtt.tls.ca_file` names, at the place of that key. `None`
+    /// where no file of the configuration gives the key.
+    #[must_use]
+    pub fn doubt(&self, key: &str, message: &str) -> Option<Problem> {
+        let place = self.named_files.iter().find(|place| place.key == key)?;
+        Some(Problem { message: format!("{key}: {message}"), ..place.clone() })
+    }
 }
 
 /// The first of [`DEFAULT_FILES`] that exists, or may exist; empty if none does, which [`load`] reports.
@@ -67,9 +78,10 @@ pub(crate) fn load_on_host(files: &[PathBuf], hostname: &str) -> Result<Loaded, 
     }
     let mut report = Report::new(files);
     let config = read_all(files, hostname, &mut report);
+    let named_files = report.named_files();
     let (errors, warnings) = report.into_problems();
     match config {
-        Some(config) if errors.is_empty() => Ok(Loaded { config, warnings }),
+        Some(config) if errors.is_empty() => Ok(Loaded { config, warnings, named_files }),
         _ => Err(errors),
     }
 }

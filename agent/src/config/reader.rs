@@ -39,6 +39,8 @@ pub(crate) struct Report {
     broken: BTreeSet<(usize, usize)>,
     /// Keys that were read, by section; `*` stands for a name that is free, as in `rollback.*`.
     known: BTreeMap<String, BTreeSet<String>>,
+    /// Where keys stand that name a file which may be left out.
+    named_files: BTreeMap<String, At>,
 }
 
 impl Report {
@@ -49,6 +51,7 @@ impl Report {
             warnings: Vec::new(),
             broken: BTreeSet::new(),
             known: BTreeMap::new(),
+            named_files: BTreeMap::new(),
         }
     }
 
@@ -66,6 +69,11 @@ impl Report {
 
     fn warn(&mut self, at: At, key: &str, message: String) {
         self.warnings.push((at, self.problem(at, key, message)));
+    }
+
+    /// A problem without a message for each key that names a file, to be filled in by whoever looks at that file.
+    pub(crate) fn named_files(&self) -> Vec<Problem> {
+        self.named_files.iter().map(|(key, at)| self.problem(*at, key, String::new())).collect()
     }
 
     fn problem(&self, at: At, key: &str, message: String) -> Problem {
@@ -281,7 +289,11 @@ impl<'a> Section<'a> {
             Some(text) => Ok((!text.is_empty()).then(|| PathBuf::from(text))),
             None => Err(unfit(node, format!("a path, such as {example:?}; empty for none"))),
         };
-        self.optional(key, parse).flatten()
+        let path = self.optional(key, parse).flatten();
+        if path.is_some() {
+            self.report.named_files.insert(join(&self.path, key), self.at(key));
+        }
+        path
     }
 
     /// Reads a path that can't be empty.

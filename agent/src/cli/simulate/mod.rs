@@ -181,7 +181,9 @@ fn load(file: &Path, configs: &[PathBuf]) -> io::Result<Result<Plan, u8>> {
     if let Some(Err(problems)) = &config {
         check::refuse(problems, "configuration", err)?;
     }
-    let (Ok(scenario), Some(Ok(Loaded { config, warnings }))) = (scenario, config) else { return Ok(Err(BAD_USAGE)) };
+    let (Ok(scenario), Some(Ok(Loaded { config, warnings, .. }))) = (scenario, config) else {
+        return Ok(Err(BAD_USAGE));
+    };
     check::warn(&warnings, err)?;
     Ok(Ok(Plan { scenario, config, planted: None }))
 }

@@ -265,3 +265,144 @@ fn unfit(key: &'static str, what: &str, path: &Path, error: &dyn std::fmt::Displ
 fn alone(given: &'static str, file: &Path, missing: &str) -> Doubt {
     Doubt { key: given, detail: format!("{given} is set ({}) but {missing} is not: set both or none", file.display()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::tests::{Ca, Files};
+    use super::*;
+    use crate::config;
+
+    fn told(files: &Files, tls: Tls) -> Vec<(&'static str, String)> {
+        told_of(files, tls, None)
+    }
+
+    fn told_of(files: &Files, tls: Tls, password_file: Option<&Path>) -> Vec<(&'static str, String)> {
+        let file = files.write("agent.toml", "[mqtt]\nurl = \"mqtts://broker\"\n");
+        let mut mqtt = config::load(&[file]).unwrap().config.mqtt;
+        (mqtt.tls, mqtt.password_file) = (tls, password_file.map(Path::to_owned));
+        let here = format!("{}/", files.path().display());
+        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+        examine(&mqtt, now).into_iter().map(|doubt| (doubt.key, doubt.detail.replace(&here, ""))).collect()
+    }
+
+    fn private(path: &Path) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
+    }
+
+    fn pair(files: &Files, ca: &Ca, to_year: i32) -> Tls {
+        let tls = files.with(&ca.issue_for("gw-1", 2020, to_year), files.trusting(ca));
+        private(tls.key_file.as_deref().unwrap());
+        tls
+    }
+
+    #[test]
+    fn good_files_are_not_spoken_of() {
+        let (files, ca) = (Files::new(), Ca::new("ours"));
+        assert_eq!(told(&files, pair(&files, &ca, 2090)), []);
+    }
+
+    #[test]
+    fn an_expired_certificate_says_since_when_and_whose_it_is() {
+        let (files, ca) = (Files::new(), Ca::new("ours"));
+        let detail = "this gateway's certificate gw.crt (CN=gw-1) expired on 2021-01-01: \
+                      renew it, or check this gateway's clock (it says 2026-06-01)";
+        assert_eq!(told(&files, pair(&files, &ca, 2021)), [(CERT_FILE, detail.to_owned())]);
+    }
+
+    #[test]
+    fn a_key_that_everybody_can_read_is_warned_of() {
+        let (files, ca) = (Files::new(), Ca::new("ours"));
+        let tls = pair(&files, &ca, 2090);
+        fs::set_permissions(tls.key_file.as_deref().unwrap(), fs::Permissions::from_mode(0o644)).unwrap();
+        let detail = "gw.key is open to every user of this gateway (mode 0644): chmod 0640 gw.key";
+        assert_eq!(told(&files, tls), [(KEY_FILE, detail.to_owned())]);
+    }
+
+    #[test]
+    fn files_that_hold_something_else_say_what_they_hold() {
+        let (files, ca) = (Files::new(), Ca::new("ours"));
+        let good = || pair(&files, &ca, 2090);
+        let (cert, key) = (good().cert_file, good().key_file);
+        let text = files.write("notes.txt", "not PEM at all\n");
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        let encrypted = files.write("locked.key", encrypted);
+        let odd = files.write("odd.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+        [&text, &encrypted, &odd].into_iter().for_each(|path| private(path));
+        let swapped = "are cert_file and key_file the wrong way round?";
+        let cases = [
+            (
+                Tls { cert_file: key.clone(), key_file: cert.clone(), ..good() },
+                vec![
+                    (
+                        CERT_FILE,
+                        format!(
+                            "the certificate gw.key can't be used: it holds a private key and no certificate: {swapped}"
+                        ),
+                    ),
+                    (
+                        KEY_FILE,
+                        format!("the key gw.crt can't be used: it holds a certificate and no private key: {swapped}"),
+                    ),
+                    (
+                        KEY_FILE,
+                        "gw.crt is open to every user of this gateway (mode 0644): chmod 0640 gw.crt".to_owned(),
+                    ),
+                ],
+            ),
+            (
+                Tls { key_file: Some(encrypted), ..good() },
+                vec![(
+                    KEY_FILE,
+                    "the key locked.key can't be used: its key is encrypted, and nobody is there to type the \
+                                 passphrase: decrypt it (openssl pkey)"
+                        .to_owned(),
+                )],
+            ),
+            (
+                Tls { key_file: Some(odd), ..good() },
+                vec![(
+                    KEY_FILE,
+                    "the key odd.key can't be used: it is none of RSA from 2048 bits, ECDSA P-256 or \
+                                 P-384, and Ed25519"
+                        .to_owned(),
+                )],
+            ),
+            (
+                Tls { ca_file: Some(text), ..good() },
+                vec![(CA_FILE, "the CA file notes.txt can't be used: it holds no certificate in PEM".to_owned())],
+            ),
+        ];
+        for (tls, expected) in cases {
+            assert_eq!(told(&files, tls), expected);
+        }
+    }
+
+    #[test]
+    fn a_password_file_without_a_password_is_warned_of() {
+        let files = Files::new();
+        let none = Tls { ca_file: None, cert_file: None, key_file: None, alpn: Vec::new() };
+        let path = files.write("password", "\nsecret\n");
+        private(&path);
+        let detail = "the password password can't be used: its first line is empty".to_owned();
+        assert_eq!(told_of(&files, none.clone(), Some(&path)), [(PASSWORD_FILE, detail)]);
+        fs::write(&path, "secret\n").unwrap();
+        assert_eq!(told_of(&files, none, Some(&path)), []);
+    }
+
+    #[test]
+    fn only_the_first_names_of_a_bundle_are_shown() {
+        let files = Files::new();
+        let bundle: String = (0..5).map(|n| Ca::new(&format!("CA {n}")).pem()).collect();
+        let roots = roots_of(&files.write("bundle.pem", &bundle)).unwrap();
+        assert_eq!((roots.names.as_str(), roots.store.len()), ("CN=CA 0; CN=CA 1; CN=CA 2 and 2 more", 5));
+    }
+
+    #[test]
+    fn a_device_that_never_ends_is_not_read_to_its_end() {
+        let error = read(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(error.to_string(), format!("it is longer than {FILE_BYTES_MAX} B"));
+    }
+}

@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, KeyPair, date_time_ymd};
@@ -35,6 +35,10 @@ impl Ca {
     fn for_host(name: &str) -> Self {
         let (key, params) = (KeyPair::generate().unwrap(), Self::params(name, &[name.to_owned()]));
         Self { certificate: params.self_signed(&key).unwrap(), key }
+    }
+
+    pub(super) fn pem(&self) -> String {
+        self.certificate.pem()
     }
 
     /// A CA below this one.
@@ -79,7 +83,11 @@ impl Files {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(super) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.path().join(name);
         fs::write(&path, text).unwrap();
         path
