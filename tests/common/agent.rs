@@ -115,7 +115,14 @@ impl Gateway {
 
     /// Starts the agent.
     pub fn start(&self) -> Agent {
-        let process = Process::start(&self.device, self.command("run").stdout(Stdio::null()));
+        self.start_in(&[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_in(&self, environment: &[(&str, &Path)]) -> Agent {
+        let mut command = self.command("run");
+        command.envs(environment.iter().copied()).stdout(Stdio::null());
+        let process = Process::start(&self.device, &mut command);
         Agent { process, _dir: Arc::clone(&self.dir) }
     }
 

@@ -6,10 +6,10 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::pki::{Authority, Key};
 use super::process::{Process, Stream, output_of, tool};
 use super::software::{Ports, Software};
 
@@ -20,8 +20,10 @@ pub enum Access {
     Open,
     /// User `gateway` with the password `right`.
     Password,
-    /// TLS with a certificate of the broker's own CA on both sides.
+    /// TLS with a certificate of the broker's own CA on both sides; the client's name is taken from it.
     MutualTls,
+    /// TLS, and user `gateway` with the password `right`.
+    TlsPassword,
 }
 
 pub struct Broker {
@@ -29,6 +31,7 @@ pub struct Broker {
     software: Software,
     access: Access,
     ports: Ports,
+    authority: Option<Authority>,
     process: Option<Process>,
     /// What it needs beside it, for as long as it is there.
     _aid: Option<Process>,
@@ -46,10 +49,10 @@ impl Broker {
 
     fn launch(software: Software, access: Access) -> Self {
         let (dir, ports) = (TempDir::new().unwrap(), software.ports());
-        let access_config = prepare(access, dir.path());
+        let (access_config, authority) = prepare(access, dir.path());
         software.configure(dir.path(), &ports, &access_config);
         let aid = software.start_aid(&ports);
-        let mut broker = Self { dir, software, access, ports, process: None, _aid: aid };
+        let mut broker = Self { dir, software, access, ports, authority, process: None, _aid: aid };
         broker.resume();
         broker
     }
@@ -61,7 +64,7 @@ impl Broker {
 
     /// The gateways' URL.
     pub fn url(&self) -> String {
-        let scheme = if self.access == Access::MutualTls { "mqtts" } else { "mqtt" };
+        let scheme = if self.authority.is_some() { "mqtts" } else { "mqtt" };
         format!("{scheme}://127.0.0.1:{}", self.ports.gateways)
     }
 
@@ -78,6 +81,11 @@ impl Broker {
     /// A file of its own: `ca.pem`, and for gateways `client.pem` and `client.key`.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// The CA of its certificate and of those that it takes, where it speaks TLS.
+    pub fn authority(&self) -> &Authority {
+        self.authority.as_ref().unwrap()
     }
 
     /// Its log since it was last started.
@@ -133,24 +141,24 @@ impl Broker {
     }
 }
 
-/// Makes what this access needs; the lines about it in mosquitto's configuration.
-fn prepare(access: Access, dir: &Path) -> String {
-    let path = dir.display();
-    match access {
-        Access::Open => "allow_anonymous true".to_owned(),
-        Access::Password => {
-            let mut command = tool("mosquitto_passwd");
-            output_of(command.args(["-b", "-c"]).arg(dir.join("passwords")).args(["gateway", "right"]));
-            format!("allow_anonymous false\npassword_file {path}/passwords")
-        }
-        Access::MutualTls => {
-            make_certificates("CA of the broker", dir);
-            format!(
-                "allow_anonymous true\nrequire_certificate true\ncafile {path}/ca.pem\n\
-                 certfile {path}/server.pem\nkeyfile {path}/server.key"
-            )
-        }
+/// Makes what this access needs; the lines about it in mosquitto's configuration, and who signed its certificates.
+fn prepare(access: Access, dir: &Path) -> (String, Option<Authority>) {
+    let tls = matches!(access, Access::MutualTls | Access::TlsPassword);
+    let authority = tls.then(|| make_certificates("CA of the broker", dir));
+    if matches!(access, Access::Password | Access::TlsPassword) {
+        let mut command = tool("mosquitto_passwd");
+        output_of(command.args(["-b", "-c"]).arg(dir.join("passwords")).args(["gateway", "right"]));
     }
+    let path = dir.display();
+    let password = format!("allow_anonymous false\npassword_file {path}/passwords");
+    let tls = format!("cafile {path}/ca.pem\ncertfile {path}/server.pem\nkeyfile {path}/server.key");
+    let config = match access {
+        Access::Open => "allow_anonymous true".to_owned(),
+        Access::Password => password,
+        Access::MutualTls => format!("require_certificate true\nuse_identity_as_username true\n{tls}"),
+        Access::TlsPassword => format!("{password}\n{tls}"),
+    };
+    (config, authority)
 }
 
 /// How often a client with this id was let in, by mosquitto's log.
@@ -174,19 +182,10 @@ pub fn free_port() -> u16 {
 }
 
 /// A CA of this name, and certificates by it for a broker on 127.0.0.1 and for a client.
-pub fn make_certificates(ca_name: &str, dir: &Path) {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(DnType::CommonName, ca_name);
-    let ca = ca.self_signed(&ca_key).unwrap();
-    std::fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
-    for (name, subject) in [("server", "127.0.0.1"), ("client", "gateway")] {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![subject.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, subject);
-        let certificate = params.signed_by(&key, &ca, &ca_key).unwrap();
-        std::fs::write(dir.join(format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
+pub fn make_certificates(ca_name: &str, dir: &Path) -> Authority {
+    let authority = Authority::new(ca_name);
+    std::fs::write(dir.join("ca.pem"), authority.pem()).unwrap();
+    authority.issue(dir, "server", &["127.0.0.1", "localhost"], Key::Ec);
+    authority.issue(dir, "client", &["gateway"], Key::Ec);
+    authority
 }

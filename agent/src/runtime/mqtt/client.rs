@@ -184,7 +184,7 @@ impl Client {
             Ok(flushed) => flushed?,
             Err(_) => return Err(unanswered("goodbye")),
         }
-        self.stream.shutdown().await.map_err(|error| self.target.fault_of(&error))
+        self.stream.shutdown().await.map_err(|error| self.target.fault_of(&error, self.heard))
     }
 
     async fn connect_as(
@@ -266,7 +266,7 @@ impl Client {
             match self.stream.read_buf(&mut self.input).await {
                 Ok(0) => return Err(self.target.closed(self.heard)),
                 Ok(_) => {}
-                Err(error) => return Err(self.target.fault_of(&error)),
+                Err(error) => return Err(self.target.fault_of(&error, self.heard)),
             }
             if let Some(fault) = self.target.misdirected(&self.input).filter(|_| !self.heard) {
                 return Err(fault);
@@ -278,9 +278,9 @@ impl Client {
     async fn flush(&mut self) -> Result<(), LinkFault> {
         while !self.output.is_empty() {
             let written = self.stream.write_buf(&mut self.output).await;
-            written.map_err(|error| self.target.fault_of(&error))?;
+            written.map_err(|error| self.target.fault_of(&error, self.heard))?;
         }
-        self.stream.flush().await.map_err(|error| self.target.fault_of(&error))
+        self.stream.flush().await.map_err(|error| self.target.fault_of(&error, self.heard))
     }
 
     fn take(&mut self, packet: Packet) -> Result<(), LinkFault> {

@@ -186,7 +186,7 @@ impl Link {
             // A broker that rejects us says why and closes; our write may fail before that was read.
             End::Io(error) => match timeout(self.limits.last_words, reading).await {
                 Ok(fault) => fault,
-                Err(_) => self.target.fault_of(&error),
+                Err(_) => self.target.fault_of(&error, true),
             },
         }
     }
@@ -200,7 +200,7 @@ impl Link {
             match input.read_buf(&mut bytes).await {
                 Ok(0) => return self.target.closed(heard),
                 Ok(_) => {}
-                Err(error) => return self.target.fault_of(&error),
+                Err(error) => return self.target.fault_of(&error, heard),
             }
             if let Some(fault) = self.target.misdirected(&bytes).filter(|_| !heard) {
                 return fault;

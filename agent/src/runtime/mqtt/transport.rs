@@ -76,13 +76,19 @@ impl Target {
     }
 
     /// What an I/O error on an open stream means: the broker went, or a TLS alert came (a rejected client certificate
-    /// shows up only here, after the handshake).
+    /// shows up only here, after the handshake). `heard`: something came in before.
     #[must_use]
-    pub fn fault_of(&self, error: &io::Error) -> LinkFault {
-        fault::of_stream(&self.url, self.tls.tls(), self.tls.own().as_ref(), error)
+    pub fn fault_of(&self, error: &io::Error, heard: bool) -> LinkFault {
+        match error.kind() {
+            // The manner of going doesn't matter: a TLS peer that vanishes without close_notify is one that vanished, and
+            // one that closes with our bytes unread resets.
+            io::ErrorKind::UnexpectedEof => self.closed(heard),
+            io::ErrorKind::ConnectionReset if !heard => self.closed(heard),
+            _ => fault::of_stream(&self.url, self.tls.tls(), self.tls.own().as_ref(), error),
+        }
     }
 
-    /// What the end of the stream means where no error came with it. `heard`: something came in before.
+    /// What the end of the stream means where no error came with it.
     #[must_use]
     pub fn closed(&self, heard: bool) -> LinkFault {
         if heard { fault::closed(&self.url) } else { fault::closed_unheard(&self.url, self.tls.tls()) }

@@ -90,8 +90,6 @@ pub(super) fn of_stream(url: &BrokerUrl, tls: &Tls, own: Option<&Facts>, error: 
     match tls_error(error) {
         Some(TlsError::AlertReceived(alert)) => self::tls(alerted(tls, own, *alert)),
         Some(other) => self::tls(format!("TLS with {host}:{port} broke: {other}")),
-        // A TLS peer that vanishes without close_notify is one that vanished: no more can be said of it.
-        None if error.kind() == ErrorKind::UnexpectedEof => closed(url),
         None => LinkFault {
             kind: LinkFaultKind::Server,
             detail: format!("the connection to {host}:{port} was lost: {error}"),

@@ -165,8 +165,8 @@ async fn serve(acceptor: TlsAcceptor, connections: usize) -> (u16, JoinHandle<Ve
 /// Opens, and reads one byte as the link would.
 async fn talk(target: &Target) -> Result<(), LinkFault> {
     let mut stream = open(target).await?;
-    stream.read_u8().await.map_err(|error| target.fault_of(&error))?;
-    stream.write_all(b"!").await.map_err(|error| target.fault_of(&error))
+    stream.read_u8().await.map_err(|error| target.fault_of(&error, false))?;
+    stream.write_all(b"!").await.map_err(|error| target.fault_of(&error, false))
 }
 
 async fn fault(server: &Identity, clients: Option<&Ca>, tls: Tls) -> String {
@@ -393,6 +393,25 @@ async fn an_expired_ca_between_the_broker_and_the_root_is_not_taken_for_the_brok
     let detail = fault_with(acceptor_of(&server, &[&between]), files.trusting(&root)).await;
     let expected = "a CA certificate that localhost sent with its own expired on 2021-01-01: ";
     assert!(detail.starts_with(expected), "{detail}");
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_up_before_its_first_word_is_told_with_what_it_may_have_missed() {
+    let (ca, files) = (Ca::new("ours"), Files::new());
+    let bare = || files.trusting(&ca);
+    let cases = [
+        (url(false, "broker", 1883), bare(), "is it a TLS port (mqtts:// in mqtt.url)?"),
+        (url(true, "broker", 8883), bare(), "does it ask for a client certificate (mqtt.tls.cert_file)?"),
+        (url(true, "broker", 8883), files.with(&ca.issue("gw-1"), bare()), "gw.crt and allow device.id?"),
+    ];
+    for (url, tls, hint) in cases {
+        let target = Target::new(url, Some(tls));
+        let fault = target.closed(false);
+        assert_eq!(fault.kind, LinkFaultKind::Server);
+        assert!(fault.detail.ends_with(hint), "{}", fault.detail);
+        assert_eq!(target.fault_of(&io::ErrorKind::ConnectionReset.into(), false), fault);
+        assert!(!target.closed(true).detail.contains(hint), "{}", target.closed(true).detail);
+    }
 }
 
 #[tokio::test]
