@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "collectors read files")]
 
 use std::fs;
+use std::path::Path;
 
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
@@ -9,6 +10,8 @@ use super::round::Round;
 use crate::engine::metric::Metric;
 
 const STATUS: &str = "/proc/self/status";
+/// Only a kernel with CONFIG_TASK_IO_ACCOUNTING has it.
+const IO: &str = "/proc/self/io";
 
 /// The agent's own process, as sysinfo keeps it between rounds.
 #[derive(Default)]
@@ -32,13 +35,18 @@ impl Own {
     fn process(&mut self, round: &mut Round<'_>) {
         let pid = Pid::from_u32(std::process::id());
         // Not `with_tasks`: sysinfo then walks the threads of every process there is, to count ours.
-        let what = ProcessRefreshKind::nothing().with_memory().with_cpu();
+        let what = ProcessRefreshKind::nothing().with_memory().with_cpu().with_disk_usage();
         self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, what);
         let Some(process) = self.system.process(pid) else {
             round.fault("/proc/self", "sysinfo can't read it");
             return;
         };
         round.point(Metric::AgentRss, process.memory());
+        // What reached the storage layer (write_bytes), not what was written into memory: the flash wears by this. The
+        // agent writes nothing but its store.
+        if Path::new(IO).exists() {
+            round.point(Metric::AgentStoreWritten, process.disk_usage().written_bytes);
+        }
         if self.seen {
             round.point(Metric::AgentCpu, f64::from(process.cpu_usage()));
         }

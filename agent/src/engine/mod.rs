@@ -411,6 +411,7 @@ impl Engine {
         if due.publish {
             self.outbox.commit(&mut self.effects);
             self.session.publish_due(&self.outbox);
+            self.session.committed(&self.outbox);
         }
     }
 
@@ -438,7 +439,7 @@ impl Engine {
         let Some(sample) = sample else { return };
         let record = Record { at: self.timeline.stamp(now.mono), body: Body::Sample(sample) };
         let seq = self.seqs.next();
-        self.outbox.append(now.mono, seq, &record, &mut self.effects);
+        self.outbox.append(now.mono, seq, &record, self.link.is_online(), &mut self.effects);
         self.last_sample = Some((seq, record));
     }
 
@@ -450,13 +451,17 @@ impl Engine {
             Point::new(Metric::AgentVersion, self.identity.version.as_str()),
             Point::new(Metric::AgentOutboxRecords, self.outbox.records()),
             Point::new(Metric::AgentOutboxBytes, stats.outbox_bytes),
-            Point::new(Metric::AgentStoreWritten, self.session.store_written_since(counters.store_written)),
             Point::new(Metric::AgentCollectFaults, counters.collect_faults),
             Point::new(Metric::AgentPublishes, counters.publishes),
             Point::new(Metric::AgentDuplicates, counters.duplicates),
             Point::new(Metric::AgentDrainRemaining, self.session.drain_remaining(&self.outbox)),
         ];
         self.counters.store_written = counters.store_written;
+        let written = self.session.store_written_since(counters.store_written);
+        // The kernel counts what reached the disk, overhead of file system pages included: it knows better.
+        if self.vitals.last(Metric::AgentStoreWritten).is_none() {
+            points.push(Point::new(Metric::AgentStoreWritten, written));
+        }
         if self.config.collect.errors.enabled {
             points.extend(self.incidents.report());
         }
@@ -508,7 +513,7 @@ impl Engine {
     fn append(&mut self, now: Now, body: Body) -> u64 {
         let record = Record { at: self.timeline.stamp(now.mono), body };
         let seq = self.seqs.next();
-        self.outbox.append(now.mono, seq, &record, &mut self.effects);
+        self.outbox.append(now.mono, seq, &record, self.link.is_online(), &mut self.effects);
         seq
     }
 

@@ -51,6 +51,8 @@ pub struct Outbox {
     commit_at: Option<Mono>,
     evicting: bool,
     retry_at: Option<Mono>,
+    /// When what is held in memory has to be stored.
+    store_at: Option<Mono>,
     trim_at: Option<Mono>,
     /// The store failed to read or to make room: it is left alone until then.
     rest_until: Option<Mono>,
@@ -82,13 +84,35 @@ pub struct Lost {
 #[derive(Debug)]
 struct Volatile {
     bytes: Bytes,
+    why: Why,
     /// It went out under its number: under another one a reader could not tell that it is the same.
     was_sent: bool,
+    /// The broker took it over while it was on its way into the store.
+    was_answered: bool,
+}
+
+impl Volatile {
+    const fn new(bytes: Bytes, why: Why, was_sent: bool) -> Self {
+        Self { bytes, why, was_sent, was_answered: false }
+    }
+}
+
+/// Why the store doesn't have a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The broker may have it before it would have to be durable: then the flash is spared.
+    Live,
+    /// It is on its way there.
+    Storing,
+    /// The store refused it.
+    Refused,
 }
 
 /// One log's place in the sending.
 #[derive(Debug, Default)]
 struct Lane {
+    /// Highest seq of a record that was made.
+    made: u64,
     /// Highest seq handed to the store.
     appended: u64,
     /// Highest seq that is durable.
@@ -117,6 +141,7 @@ struct Lane {
 impl Lane {
     fn new(range: LogRange) -> Self {
         Self {
+            made: range.last,
             appended: range.last,
             committed: range.last,
             open: range.last,
@@ -140,12 +165,19 @@ impl Lane {
 
     /// Lets what only memory holds take its place among what is ready.
     fn feed(&mut self) {
-        for (seq, volatile) in &self.volatile {
-            let at = self.ready.partition_point(|(other, _)| other < seq);
-            let is_ready = self.ready.get(at).is_some_and(|(other, _)| other == seq);
-            if !is_ready && !self.inflight.contains(seq) {
-                self.ready.insert(at, (*seq, volatile.bytes.clone()));
-            }
+        let held = std::mem::take(&mut self.volatile);
+        for (seq, held) in held.iter().filter(|(_, held)| !held.was_answered) {
+            self.put_ready(*seq, held.bytes.clone());
+        }
+        self.volatile = held;
+    }
+
+    /// In its place, once: the store may give again what memory gave before.
+    fn put_ready(&mut self, seq: u64, bytes: Bytes) {
+        let at = self.ready.partition_point(|(other, _)| *other < seq);
+        let is_ready = self.ready.get(at).is_some_and(|(other, _)| *other == seq);
+        if !is_ready && !self.inflight.contains(&seq) {
+            self.ready.insert(at, (seq, bytes));
         }
     }
 }
@@ -169,6 +201,7 @@ impl Outbox {
             commit_at: None,
             evicting: false,
             retry_at: None,
+            store_at: None,
             trim_at: None,
             rest_until: None,
             dropped,
@@ -183,10 +216,52 @@ impl Outbox {
         outbox
     }
 
-    /// Hands a record to the store. It is committed within the commit interval: what can't wait that long is followed
-    /// by an [`Outbox::commit`].
-    pub fn append(&mut self, now: Mono, seq: u64, record: &Record, effects: &mut Effects) {
-        self.append_bytes(now, seq, record.class(), record.encode(), effects);
+    /// Takes a record. It is durable, or acknowledged, within the commit interval: what can't wait that long is followed
+    /// by an [`Outbox::commit`]. Over a `live` link telemetry is held in memory until then: most of it is acknowledged by
+    /// the broker before, and never wears the flash.
+    pub fn append(&mut self, now: Mono, seq: u64, record: &Record, live: bool, effects: &mut Effects) {
+        let (class, bytes) = (record.class(), record.encode());
+        if live && class == Class::Telemetry && self.can_hold() {
+            self.hold(now, class, seq, bytes);
+        } else {
+            self.append_bytes(now, seq, class, bytes, effects);
+        }
+    }
+
+    /// Gives the store what is held in memory: the link is gone, or the agent ends.
+    pub fn store_held(&mut self, now: Mono, effects: &mut Effects) {
+        self.store_at = None;
+        for class in Class::ALL {
+            let lane = self.lane(class);
+            let held = lane.volatile.iter_mut().filter(|(_, held)| held.why == Why::Live);
+            let held: Vec<(u64, Bytes)> = held
+                .map(|(seq, held)| {
+                    held.why = Why::Storing;
+                    (*seq, held.bytes.clone())
+                })
+                .collect();
+            for (seq, bytes) in held {
+                self.submit(now, seq, class, bytes, effects);
+            }
+        }
+    }
+
+    fn can_hold(&self) -> bool {
+        let lane = Class::Telemetry.of(&self.lanes);
+        // What waits in the store goes first.
+        let is_drained = !lane.has_unread() && lane.reading.is_none();
+        is_drained && self.last_fault.is_none() && self.volatile() < VOLATILE_RECORDS_MAX
+    }
+
+    fn hold(&mut self, now: Mono, class: Class, seq: u64, bytes: Bytes) {
+        let commit_interval = self.limits.commit_interval;
+        let lane = self.lane(class);
+        lane.volatile.insert(seq, Volatile::new(bytes, Why::Live, false));
+        lane.made = seq;
+        lane.open = seq;
+        lane.next_read = seq + 1;
+        lane.feed();
+        self.store_at.get_or_insert(now.after(commit_interval));
     }
 
     /// Makes everything appended so far durable.
@@ -201,6 +276,10 @@ impl Outbox {
         if self.rest_until.is_some_and(|until| until <= now) {
             self.rest_until = None;
             self.make_room(effects);
+        }
+        if self.store_at.is_some_and(|at| at <= now) {
+            self.store_held(now, effects);
+            self.commit(effects);
         }
         if self.commit_at.is_some_and(|at| at <= now) {
             self.commit(effects);
@@ -227,7 +306,7 @@ impl Outbox {
     pub fn deadline(&self) -> Option<Mono> {
         let retry = self.retry_at.filter(|_| !self.evicting);
         let lost = (!self.lost.is_empty()).then_some(self.lost_at);
-        [self.commit_at, retry, self.trim_at, self.rest_until, lost].into_iter().flatten().min()
+        [self.commit_at, self.store_at, retry, self.trim_at, self.rest_until, lost].into_iter().flatten().min()
     }
 
     /// Keeps the read-ahead of a lane filled.
@@ -291,12 +370,27 @@ impl Outbox {
         if !lane.inflight.remove(&seq) {
             return;
         }
-        lane.volatile.remove(&seq);
+        let held = lane.volatile.get_mut(&seq);
+        let why = held.map(|held| {
+            held.was_answered = true;
+            held.why
+        });
+        // What is on its way into the store is remembered until it is there, or was refused.
+        if why != Some(Why::Storing) {
+            lane.volatile.remove(&seq);
+        }
+        let was_held = why == Some(Why::Live);
+        let none_held = lane.volatile.is_empty();
         lane.done = lane.done.max(seq);
-        lane.done_since_trim += 1;
+        // What the store never had needs no trimming there.
+        lane.done_since_trim += u64::from(!was_held);
         let was_spared = lane.spared.remove(&seq);
         let none_left = lane.spared.is_empty();
-        lane.trim_due |= lane.done_since_trim >= TRIM_BATCH || lane.inflight.is_empty();
+        let all_answered = lane.inflight.is_empty() && lane.done_since_trim > 0;
+        lane.trim_due |= lane.done_since_trim >= TRIM_BATCH || all_answered;
+        if was_held && none_held {
+            self.store_at = None;
+        }
         if was_spared {
             self.account(class, 1);
             // Saved once, not with each of them: a crash before it counts some as dropped that did arrive.
@@ -377,17 +471,22 @@ impl Outbox {
         fault: Option<StoreFault>,
         effects: &mut Effects,
     ) {
+        let held = self.lane(class).volatile.remove(&seq);
         let Some(fault) = fault else {
             self.recovered(effects);
             return;
         };
         self.report(&fault, effects);
+        if held.as_ref().is_some_and(|held| held.was_answered) {
+            return;
+        }
+        let was_sent = held.is_some_and(|held| held.was_sent);
         if self.volatile() >= VOLATILE_RECORDS_MAX {
             self.lose(class, "store_failed", 1, seq..=seq);
             return;
         }
         let lane = self.lane(class);
-        lane.volatile.insert(seq, Volatile { bytes, was_sent: false });
+        lane.volatile.insert(seq, Volatile::new(bytes, Why::Refused, was_sent));
         let all_read = !lane.has_unread() && lane.reading.is_none();
         lane.open = lane.open.max(seq);
         if all_read {
@@ -456,7 +555,7 @@ impl Outbox {
                 for (seq, bytes) in records {
                     if seq >= next_read && seq <= open {
                         last = Some(seq);
-                        lane.ready.push_back((seq, bytes));
+                        lane.put_ready(seq, bytes);
                     }
                 }
                 // An empty page of a durable range: what was there is gone. Go on behind it.
@@ -576,10 +675,10 @@ impl Outbox {
         &self.stats
     }
 
-    /// The highest seq of a lane that was handed to the store.
+    /// The highest seq of a lane that was made.
     #[must_use]
-    pub fn appended_upto(&self, class: Class) -> u64 {
-        self.lanes.get(class as usize).map_or(0, |lane| lane.appended)
+    pub fn made_upto(&self, class: Class) -> u64 {
+        self.lanes.get(class as usize).map_or(0, |lane| lane.made)
     }
 
     /// The highest seq of a lane that may be sent.
@@ -598,7 +697,7 @@ impl Outbox {
     #[must_use]
     pub fn is_drained(&self, class: Class) -> bool {
         self.lanes.get(class as usize).is_none_or(|lane| {
-            lane.open == lane.appended && !lane.has_unread() && lane.ready.is_empty() && lane.inflight.is_empty()
+            lane.open == lane.made && !lane.has_unread() && lane.ready.is_empty() && lane.inflight.is_empty()
         })
     }
 
@@ -609,6 +708,15 @@ impl Outbox {
     }
 
     fn append_bytes(&mut self, now: Mono, seq: u64, class: Class, bytes: Bytes, effects: &mut Effects) {
+        if self.store_at.is_some() && class == Class::Telemetry {
+            // They are older: a log takes its records in order.
+            self.store_held(now, effects);
+        }
+        self.lane(class).made = seq;
+        self.submit(now, seq, class, bytes, effects);
+    }
+
+    fn submit(&mut self, now: Mono, seq: u64, class: Class, bytes: Bytes, effects: &mut Effects) {
         let commit_interval = self.limits.commit_interval;
         let lane = self.lane(class);
         lane.appended = seq;
@@ -619,10 +727,12 @@ impl Outbox {
         self.commit_at.get_or_insert(now.after(commit_interval));
     }
 
-    /// What only memory holds and was never sent: to be given to the store again.
+    /// What the store refused and was never sent: to be given to it again.
     fn take_unsent(&mut self, class: Class) -> Vec<Bytes> {
         let lane = self.lane(class);
-        let (sent, unsent) = std::mem::take(&mut lane.volatile).into_iter().partition(|(_, held)| held.was_sent);
+        let (sent, unsent) = std::mem::take(&mut lane.volatile)
+            .into_iter()
+            .partition(|(_, held)| held.was_sent || held.why != Why::Refused);
         lane.volatile = sent;
         let unsent: BTreeMap<u64, Volatile> = unsent;
         lane.ready.retain(|(seq, _)| !unsent.contains_key(seq));

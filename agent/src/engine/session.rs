@@ -106,7 +106,7 @@ impl Session {
     /// A publish tick has come: what was appended before it may go out when it is durable. A tick before that is over
     /// changes nothing: with a store slower than the ticks, none would ever be over.
     pub(super) fn publish_due(&mut self, outbox: &Outbox) {
-        self.publish_due.get_or_insert(outbox.appended_upto(Class::Telemetry));
+        self.publish_due.get_or_insert(outbox.made_upto(Class::Telemetry));
     }
 
     /// A commit has ended. It may have been an earlier one, or have failed: what is due waits for its own.
@@ -448,6 +448,7 @@ impl Engine {
 
     fn down(&mut self, now: Now, fault: LinkFault, online_for: Option<Duration>, retry_in: Duration) {
         let again = self.outbox.rewind_all();
+        self.outbox.store_held(now.mono, &mut self.effects);
         self.counters.duplicates += again;
         self.commands.forget_packets();
         self.faults.down(&fault, retry_in, &mut self.effects);

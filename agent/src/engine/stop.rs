@@ -84,6 +84,7 @@ impl Engine {
         let saved = self.timeline.save();
         entries.push((super::start::FLOOR_KEY.to_owned(), Some(commands::encode(&saved.floor))));
         self.effects.put(Purpose::Bookkeeping, entries);
+        self.outbox.store_held(now.mono, &mut self.effects);
         self.outbox.commit(&mut self.effects);
         self.session.publish_due(&self.outbox);
         self.stopping = Some(Stopping { reason, stage: Stage::Tell, since: now.mono });

@@ -1,7 +1,7 @@
 //! The record that a broker hangs up on. A broker that dislikes a publish may just close the connection, and would do so
-//! for ever: then nothing behind that record would ever arrive. So what was unanswered when the broker closed is sent
-//! alone the next time, one record after the other; the one over which it closes again and again, while it answers for
-//! others, is set aside. A broker that dies or is cut off proves nothing: it answers for nobody.
+//! for ever: then nothing behind that record would ever arrive. So when it closes twice over the same record, what was
+//! under way with it is sent one record after the other; the one over which it closes again and again, alone, while it
+//! answers for others, is set aside. A broker that dies or is cut off proves nothing: it answers for nobody.
 
 use super::link::{Cargo, Unanswered};
 use super::record::Class;
@@ -17,6 +17,8 @@ struct Suspicion {
     record: u64,
     /// Up to here each record is sent alone.
     upto: u64,
+    /// It was the first twice: links break over many a record once.
+    confirmed: bool,
     strikes: u8,
 }
 
@@ -26,8 +28,8 @@ pub(super) struct Suspects(Option<Suspicion>);
 
 impl Suspects {
     /// Whether records are to be sent one by one.
-    pub(super) const fn is_careful(&self) -> bool {
-        self.0.is_some()
+    pub(super) fn is_careful(&self) -> bool {
+        self.0.is_some_and(|suspicion| suspicion.confirmed)
     }
 
     /// The broker closed the connection over this. A record to be set aside, if it is certain now.
@@ -36,15 +38,16 @@ impl Suspects {
         let (class, record, last) = (*class, *seqs.first()?, *seqs.last()?);
         let proof = unanswered.alone && unanswered.others_answered && seqs.len() == 1;
         let before = self.0.filter(|before| before.class == class);
-        let strikes = before.filter(|before| before.record == record).map_or(0, |before| before.strikes);
-        let strikes = strikes + u8::from(proof);
-        let upto = before.map_or(last, |before| before.upto.max(last));
+        let again = before.filter(|before| before.record == record);
+        let strikes = again.map_or(0, |before| before.strikes) + u8::from(proof);
+        let confirmed = again.is_some() || before.is_some_and(|before| before.confirmed && record <= before.upto);
+        let upto = before.filter(|_| confirmed).map_or(last, |before| before.upto.max(last));
         if strikes < STRIKES_MAX {
-            self.0 = Some(Suspicion { class, record, upto, strikes });
+            self.0 = Some(Suspicion { class, record, upto, confirmed, strikes });
             return None;
         }
         // The others of its message are still sent alone: the next may be like it.
-        self.0 = (record < upto).then_some(Suspicion { class, record: record + 1, upto, strikes: 0 });
+        self.0 = (record < upto).then_some(Suspicion { class, record: record + 1, upto, confirmed, strikes: 0 });
         Some((class, record))
     }
 
@@ -69,6 +72,9 @@ mod tests {
     fn the_one_record_among_many_is_found_and_the_rest_goes_on() {
         let mut suspects = Suspects::default();
         assert_eq!(suspects.closed_over(&over(1..=10, true)), None);
+        assert!(!suspects.is_careful(), "it may have been the link");
+        assert_eq!(suspects.closed_over(&over(1..=10, true)), None);
+        assert!(suspects.is_careful());
         suspects.answered(CLASS, 1);
         suspects.answered(CLASS, 2);
         assert!(suspects.is_careful(), "3 to 10 haven't been sent alone yet");

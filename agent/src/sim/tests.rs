@@ -188,7 +188,7 @@ fn a_queue_to_the_store_without_a_bound_is_caught() {
         name: "ping".into(),
         args: serde_json::Map::new(),
         when: When::Every(Duration::from_secs(20)),
-        burst: 5,
+        burst: 20,
         group: None,
         expires: HOUR,
         nonce: false,

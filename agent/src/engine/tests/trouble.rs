@@ -1,13 +1,14 @@
 //! A store that takes nothing, and a broker that can't stand one record: what can go on goes on, and what is given up is
-//! told with its numbers.
+//! told with its numbers. And the opposite of trouble: what the broker takes at once never wears the flash.
 
 use std::time::Duration;
 
 use super::world::World;
-use crate::engine::io::{LinkFaultKind, StoreFault, StoreOp};
+use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
 use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn full() -> StoreFault {
     StoreFault::NoSpace { what: "append to the log".into() }
@@ -175,4 +176,70 @@ fn the_status_says_how_far_the_backlog_is_until_it_is_sent() {
     world.advance(300 * SECOND);
     assert!(world.engine.status(world.now).outbox.drain.is_none());
     assert!(world.log.iter().any(|(_, text)| text.contains("samples that had waited were sent in")), "{:?}", world.log);
+}
+
+/// Appends of telemetry that the store has been asked for.
+fn appends(world: &World) -> u64 {
+    world.store.appended[Class::Telemetry as usize]
+}
+
+#[test]
+fn what_the_broker_acknowledges_at_once_is_never_written_to_the_store() {
+    let mut world = World::new();
+    world.advance(4 * SECOND);
+    let (before, sent) = (appends(&world), world.samples().len());
+    world.advance(600 * SECOND);
+    assert!(world.samples().len() >= sent + 299, "{} samples", world.samples().len() - sent);
+    assert_eq!(appends(&world), before);
+}
+
+#[test]
+fn what_the_broker_does_not_acknowledge_in_time_is_stored_and_comes_again_under_its_number() {
+    let mut world = World::new();
+    world.advance(4 * SECOND);
+    world.withhold_acks = true;
+    world.advance(6 * SECOND);
+    let sent = world.samples();
+    world.advance(1_200 * MILLISECOND);
+    let waiting = &sent[sent.len() - 2..];
+    assert!(waiting.iter().all(|seq| world.stored(Class::Telemetry).contains(seq)), "{waiting:?} of {sent:?}");
+    world.withhold_acks = false;
+    world.crash();
+    world.advance(10 * SECOND);
+    let all = world.samples();
+    for seq in waiting {
+        assert_eq!(all.iter().filter(|other| *other == seq).count(), 2, "{seq} of {all:?}");
+    }
+}
+
+#[test]
+fn what_is_held_when_the_link_breaks_or_the_agent_stops_is_stored() {
+    for stop in [false, true] {
+        let mut world = World::new();
+        world.advance(4 * SECOND);
+        world.withhold_acks = true;
+        let made = world.samples().len();
+        assert!(world.advance_until(3 * SECOND, |world| world.samples().len() > made));
+        let last = *world.samples().last().unwrap();
+        assert!(!world.stored(Class::Telemetry).contains(&last), "held");
+        if stop {
+            world.input(Input::Stop { reason: "stopped" });
+        } else {
+            world.drop_connection(LinkFaultKind::Tcp);
+        }
+        assert!(world.stored(Class::Telemetry).contains(&last), "stop: {stop}");
+    }
+}
+
+#[test]
+fn after_an_outage_the_backlog_goes_before_what_is_measured_now() {
+    let mut world = World::new();
+    world.advance(4 * SECOND);
+    world.cut();
+    world.advance(60 * SECOND);
+    world.broker_up = true;
+    world.advance(60 * SECOND);
+    let seqs = world.samples();
+    assert!(seqs.is_sorted(), "{seqs:?}");
+    assert!(seqs.len() >= 61, "{} samples of 62", seqs.len());
 }

@@ -29,6 +29,8 @@ pub(super) struct MemStore {
     last: [u64; Class::COUNT],
     pub(super) evicted: [u64; Class::COUNT],
     durable_last: [u64; Class::COUNT],
+    /// Records that were ever appended.
+    pub(super) appended: [u64; Class::COUNT],
     pub(super) state: BTreeMap<String, Bytes>,
     pub(super) fault: Option<StoreFault>,
     pub(super) free_bytes: u64,
@@ -44,6 +46,7 @@ impl MemStore {
                 let class = class as usize;
                 assert!(seq > self.last[class], "seq {seq} after {} in class {class}", self.last[class]);
                 self.last[class] = seq;
+                self.appended[class] += 1;
                 self.logs[class].insert(seq, bytes);
                 self.volatile[class].insert(seq);
                 StoreReply::Appended
