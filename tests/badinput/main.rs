@@ -126,3 +126,43 @@ fn a_flood_of_garbage_is_counted_and_a_ping_behind_it_is_answered() {
     });
     assert_eq!(accepted_in(&world.broker.log().so_far(), "gw-flood"), 1);
 }
+
+#[test]
+fn an_agent_whose_store_cannot_be_opened_is_seen_and_takes_it_up_when_it_can_be() {
+    let world = World::new();
+    let gateway = world.gateway("gw-nostore");
+    std::fs::write(gateway.store(), "not a directory").unwrap();
+    let agent = gateway.start();
+    let lost = world.fleet.wait_for("the loss to be told", |message| message.body["name"] == "store_damaged");
+    assert!(lost.body.to_string().contains("is not a directory"), "{lost:?}");
+    world.fleet.sample_since(0, "gw-nostore", "a sample", |sample| sample["agent"].is_object());
+    // What can't be journaled is neither obeyed nor acknowledged: the broker keeps it.
+    let early = world.order("gw-nostore", "ping", json!({}));
+
+    std::fs::remove_file(gateway.store()).unwrap();
+    let (code, log) = agent.wait();
+    assert_eq!(code, Some(1), "{log:#?}");
+    assert!(log.iter().any(|line| line.contains("can be used again")), "{log:#?}");
+    let before: u64 = common::fleet::records(&world.fleet.so_far()).into_keys().max().unwrap();
+
+    let mark = world.fleet.mark();
+    let _agent = gateway.start();
+    let presence = world.fleet.presence(mark, "gw-nostore", true);
+    assert!(presence.body["seq"].as_u64() > Some(before), "{presence:?} comes after {before}");
+    let late = world.order("gw-nostore", "ping", json!({}));
+    for id in [early, late] {
+        world.fleet.result(&id, "SUCCEEDED");
+    }
+}
+
+#[test]
+fn a_second_agent_on_one_store_says_so_and_ends_with_1() {
+    let world = World::new();
+    let gateway = world.gateway("gw-twice");
+    let first = gateway.start();
+    world.fleet.presence(0, "gw-twice", true);
+    let (code, log) = gateway.start().wait();
+    assert_eq!(code, Some(1), "{log:#?}");
+    let pid = format!("another fieldmedic (pid {})", first.pid());
+    assert!(log.iter().any(|line| line.contains(&pid)), "{log:#?}");
+}

@@ -416,6 +416,8 @@ pub struct Recovered {
     pub losses: Vec<StoreLoss>,
     /// How the store stands.
     pub stats: StoreStats,
+    /// There is no store: it could not be opened.
+    pub absent: bool,
 }
 
 /// The records of one log that are not yet trimmed.

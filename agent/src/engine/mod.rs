@@ -239,6 +239,13 @@ impl Engine {
         self.link.is_online()
     }
 
+    /// What keeps the numbers that were used from being used again by the next start: an entry for a store that wasn't
+    /// there while they were.
+    #[must_use]
+    pub fn used_seqs(&self) -> (String, Option<Bytes>) {
+        (start::SEQ_KEY.to_owned(), Some(commands::encode(&self.seqs.last)))
+    }
+
     /// Why there is none, in a fixed word.
     #[must_use]
     pub fn last_fault(&self) -> Option<&'static str> {

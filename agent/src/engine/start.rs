@@ -35,6 +35,7 @@ pub(super) const DROPPED_KEY: &str = "dropped";
 pub(super) const ACCOUNTED_KEY: &str = "accounted";
 pub(super) const RUN_KEY: &str = "run";
 /// Numbers left out where it isn't known how many were used: more than a run uses up.
+const SEQS_PER_MS: u64 = 1_024;
 const SEQ_SKIP: u64 = 1 << 32;
 const LOSSES_KEY: &str = "losses";
 const CAREFUL_KEY: &str = "careful";
@@ -93,7 +94,11 @@ impl Engine {
         let saved = timeline.observe(now);
         let careful = state.careful(&recovered, &timeline, now);
         let highest_stored = recovered.logs.iter().map(|log| log.last).max().unwrap_or(0);
-        let last = last_used(state.read(SEQ_KEY).unwrap_or(0), highest_stored);
+        let last = if recovered.absent {
+            last_by_clock(timeline.floor().max(now.wall.unix))
+        } else {
+            last_used(state.read(SEQ_KEY).unwrap_or(0), highest_stored)
+        };
         let (dropped, accounted) = (state.read(DROPPED_KEY), state.read(ACCOUNTED_KEY));
         let events_last = recovered.logs.get(Class::Events as usize).map_or(0, |log| log.last);
         let stamp = timeline.stamp(now.mono);
@@ -226,6 +231,12 @@ impl Engine {
 /// them was lost or could not be written: then messages that are not stored went beyond both.
 fn last_used(reserved: u64, stored: u64) -> u64 {
     if reserved > stored || stored == 0 { reserved } else { stored.saturating_add(SEQ_SKIP) }
+}
+
+/// Where nothing tells which numbers were used: above all that were used before now, at fewer than a thousand a
+/// millisecond, and still exact in a reader that keeps numbers as floats (2^53).
+fn last_by_clock(present: Unix) -> u64 {
+    u64::try_from(present.0).unwrap_or(0).saturating_mul(SEQS_PER_MS)
 }
 
 /// The keyed state, read by key. What can't be read counts as not there; its loss shows as the default.

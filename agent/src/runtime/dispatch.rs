@@ -22,7 +22,7 @@ use crate::engine::io::{
 };
 use crate::engine::packet::Version;
 use crate::engine::time::Now;
-use crate::store::{Store, StoreHandle};
+use crate::store::{Backing, StoreHandle};
 
 /// The hands of the engine.
 pub(super) struct Dispatcher {
@@ -47,7 +47,7 @@ pub(super) struct Dispatcher {
 impl Dispatcher {
     pub(super) fn new(
         options: &Options,
-        store: Store,
+        store: Backing,
         stats: StoreStats,
         inputs: mpsc::Sender<Input>,
         link_in: mpsc::Sender<LinkEvent>,
@@ -135,6 +135,11 @@ impl Dispatcher {
                 engine.handle(clock.now(), input);
             }
         }
+    }
+
+    /// Whether a store that was absent can be opened now.
+    pub(super) fn store_is_back(&self) -> bool {
+        self.store.is_back()
     }
 
     /// Ends what runs; the store's thread finishes what is queued.

@@ -23,9 +23,9 @@ use crate::act::Actor;
 use crate::collect::clock::Clock;
 use crate::config::{self, CheckedConfig};
 use crate::engine::Engine;
-use crate::engine::io::Input;
+use crate::engine::io::{Input, Recovered, StoreOp};
 use crate::engine::time::Mono;
-use crate::store::{self, Store, StoreSettings};
+use crate::store::{self, Absent, Backing, Store, StoreSettings};
 use dispatch::Dispatcher;
 use errors::ErrorLines;
 
@@ -62,6 +62,9 @@ pub enum RunError {
     /// The store can't be used.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// A store that could not be opened when the agent started can be opened now.
+    #[error("the store at {0} can be used again: to be started again with it")]
+    StoreIsBack(PathBuf),
     /// The password file can't be read.
     #[error("read mqtt.password_file {path}")]
     Password {
@@ -91,7 +94,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     let mut clock = Clock::new(options.config.clock.trust, &options.config.collect.root);
     let identity = identity::discover(&options.config, &options.actor)?;
     let settings = StoreSettings { path: options.config.store.path.clone(), max_bytes: options.config.store.max_bytes };
-    let (store, recovered) = Store::open(&settings)?;
+    let (store, recovered) = open_store(&settings)?;
     let stats = recovered.stats;
 
     let (inputs_in, mut inputs) = mpsc::channel(INPUTS_MAX);
@@ -150,8 +153,31 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     }
     // The store's thread finishes what is queued; its answers have nobody to wait for them any more.
     drop(inputs);
+    let is_back = shell.store_is_back();
     shell.close();
+    if is_back {
+        let used = StoreOp::Put { entries: vec![engine.used_seqs()] };
+        Store::open(&settings)?.0.apply(used).map_err(store::OpenError::Fault)?;
+        return Err(RunError::StoreIsBack(settings.path));
+    }
     Ok(())
+}
+
+/// The store, or what stands in for it. Only one that another agent uses keeps this one from running: a gateway that
+/// can't store is still a gateway that can be seen.
+fn open_store(settings: &StoreSettings) -> Result<(Backing, Recovered), RunError> {
+    match Store::open(settings) {
+        Ok((store, recovered)) => Ok((store.into(), recovered)),
+        Err(error @ store::OpenError::InUse { .. }) => Err(error.into()),
+        Err(error) => {
+            let (absent, recovered) = Absent::new(settings.clone(), &error);
+            let what = recovered.losses.first().map_or_else(String::new, |loss| loss.what.clone());
+            tracing::error!(
+                "store: {what}; running without one: nothing is kept over an outage, and no command is obeyed"
+            );
+            Ok((absent.into(), recovered))
+        }
+    }
 }
 
 fn read_errors(engine: &Engine) -> ErrorLines {

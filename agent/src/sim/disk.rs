@@ -325,6 +325,7 @@ impl Disk {
             state: self.state.entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             losses,
             stats: self.stats(),
+            absent: false,
         }
     }
 

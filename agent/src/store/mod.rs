@@ -8,6 +8,7 @@
     reason = "the store is the shell that owns files and a thread"
 )]
 
+mod absent;
 mod cursor;
 mod disk;
 mod log;
@@ -26,10 +27,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+pub use self::absent::Absent;
 pub use self::log::LogSummary;
 pub use self::segment::RECORD_BYTES_MAX;
 pub use self::state::STATE_VALUE_BYTES_MAX;
-pub use self::thread::{STORE_QUEUE_MAX, StoreHandle};
+pub use self::thread::{Backing, STORE_QUEUE_MAX, StoreHandle};
 
 // What the simulated disk counts with too, so that the two can't drift apart.
 pub(crate) use self::cursor::CURSOR_BYTES;
@@ -122,6 +124,7 @@ impl Store {
             state: entries.into_iter().collect(),
             losses,
             stats: store.stats(),
+            absent: false,
         };
         Ok((store, recovered))
     }

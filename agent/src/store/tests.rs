@@ -177,18 +177,19 @@ fn a_full_queue_refuses_at_once_and_loses_nothing_that_it_took() {
 #[test]
 fn commits_that_wait_behind_a_commit_share_its_sync() {
     let dir = temp();
-    let (mut store, _) = open(dir.path());
+    let (store, _) = open(dir.path());
+    let mut backing = store.into();
     let (queue, jobs) = std::sync::mpsc::sync_channel(STORE_QUEUE_MAX);
     for id in 1..=50 {
         queue.send((EffectId(id * 2), append(Class::Events, id, 8))).expect("queue");
         queue.send((EffectId(id * 2 + 1), StoreOp::Commit)).expect("queue");
     }
     queue.send((EffectId(999), StoreOp::Trim { class: Class::Events, upto: 3 })).expect("queue");
-    let (answers, following) = thread::commit_together(&mut store, EffectId(1), &jobs);
+    let (answers, following) = thread::commit_together(&mut backing, EffectId(1), &jobs);
     assert_eq!(answers.len(), 101, "one answer each");
     assert!(answers.iter().all(|(_, answer)| answer.is_ok()));
     assert_eq!(following.expect("the job that is no append").0, EffectId(999));
-    drop(store);
+    drop(backing);
     assert_eq!(open(dir.path()).1.stats.records[Class::Events as usize], 50);
 }
 

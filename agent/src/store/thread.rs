@@ -3,12 +3,14 @@
 //! another share one fdatasync.
 
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use tokio::sync::mpsc::Sender;
 
-use super::Store;
+use super::{Absent, Store};
 use crate::engine::io::{EffectId, Input, StoreFault, StoreOp, StoreReply, StoreStats};
 
 /// Operations that may wait for the store; one more is refused as [`StoreFault::Busy`].
@@ -17,22 +19,69 @@ pub const STORE_QUEUE_MAX: usize = 256;
 type Job = (EffectId, StoreOp);
 type Answer = (EffectId, Result<StoreReply, StoreFault>);
 
+/// What the thread works with.
+#[derive(Debug)]
+pub enum Backing {
+    /// A store.
+    Store(Box<Store>),
+    /// What stands in for one.
+    Absent(Absent),
+}
+
+impl Backing {
+    fn apply(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
+        match self {
+            Self::Store(store) => store.apply(op),
+            Self::Absent(absent) => absent.refuse(),
+        }
+    }
+
+    fn stats(&self) -> StoreStats {
+        match self {
+            Self::Store(store) => store.stats(),
+            Self::Absent(_) => StoreStats::default(),
+        }
+    }
+}
+
+impl From<Store> for Backing {
+    fn from(store: Store) -> Self {
+        Self::Store(Box::new(store))
+    }
+}
+
+impl From<Absent> for Backing {
+    fn from(absent: Absent) -> Self {
+        Self::Absent(absent)
+    }
+}
+
 /// The way to a store that runs in its own thread.
 #[derive(Debug)]
 pub struct StoreHandle {
     queue: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
+    back: Arc<AtomicBool>,
 }
 
 impl StoreHandle {
-    /// Hands the store to a thread that answers each operation with an [`Input::Store`].
+    /// Hands the store to a thread that answers each operation with an [`Input::Store`]. If what stood in for a store finds
+    /// that there is one again, it asks for a stop: the next start takes it up.
     ///
     /// # Errors
     /// The system can't start a thread.
-    pub fn spawn(store: Store, replies: Sender<Input>) -> io::Result<Self> {
+    pub fn spawn(store: impl Into<Backing>, replies: Sender<Input>) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(STORE_QUEUE_MAX);
-        let thread = Builder::new().name("store".to_owned()).spawn(move || run(store, &jobs, &replies))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        let (store, back) = (store.into(), Arc::new(AtomicBool::new(false)));
+        let noted = Arc::clone(&back);
+        let thread = Builder::new().name("store".to_owned()).spawn(move || run(store, &jobs, &replies, &noted))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread), back })
+    }
+
+    /// Whether a store that was absent can be opened now.
+    #[must_use]
+    pub fn is_back(&self) -> bool {
+        self.back.load(Ordering::Relaxed)
     }
 
     /// Queues an operation. Never blocks: the thread may itself be waiting for room among the engine's inputs, and two
@@ -66,8 +115,8 @@ impl Drop for StoreHandle {
     }
 }
 
-fn run(mut store: Store, jobs: &Receiver<Job>, replies: &Sender<Input>) {
-    let mut next = jobs.recv().ok();
+fn run(mut store: Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: &AtomicBool) {
+    let mut next = next_job(&mut store, jobs, replies, back);
     while let Some((id, op)) = next {
         let (answers, following) = if op == StoreOp::Commit {
             commit_together(&mut store, id, jobs)
@@ -75,15 +124,31 @@ fn run(mut store: Store, jobs: &Receiver<Job>, replies: &Sender<Input>) {
             (vec![(id, store.apply(op))], None)
         };
         reply(answers, store.stats(), replies);
-        next = following.or_else(|| jobs.recv().ok());
+        next = following.or_else(|| next_job(&mut store, jobs, replies, back));
     }
     // What came without a commit of its own is worth one now; there is no one left to be told of a failure.
     let _ = store.apply(StoreOp::Commit);
 }
 
+/// Waits for something to do; without a store also for the store.
+fn next_job(store: &mut Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: &AtomicBool) -> Option<Job> {
+    while let (Backing::Absent(absent), false) = (&mut *store, back.load(Ordering::Relaxed)) {
+        match jobs.recv_timeout(absent.try_in()) {
+            Ok(job) => return Some(job),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) if absent.is_back() => {
+                back.store(true, Ordering::Relaxed);
+                let _ = replies.blocking_send(Input::Stop { reason: "stopped" });
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+    jobs.recv().ok()
+}
+
 /// Does the appends that wait behind a commit, and one commit for all that are among them: a burst of events that each
 /// want to be durable costs one fdatasync. Gives the answers in order, and the job that ended the run.
-pub(super) fn commit_together(store: &mut Store, id: EffectId, jobs: &Receiver<Job>) -> (Vec<Answer>, Option<Job>) {
+pub(super) fn commit_together(store: &mut Backing, id: EffectId, jobs: &Receiver<Job>) -> (Vec<Answer>, Option<Job>) {
     let mut answers = vec![(id, Ok(StoreReply::Committed))];
     let mut following = None;
     while answers.len() < STORE_QUEUE_MAX {

@@ -110,6 +110,7 @@ impl MemStore {
             state: self.state.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             losses: Vec::new(),
             stats: self.stats(),
+            absent: false,
         }
     }
 }

@@ -1,0 +1,49 @@
+//! What stands in for a store that can't be opened: on read-only or broken flash, on a disk so full that not even its
+//! files can be made, where another user's files are in the way. It refuses everything, and looks now and then whether
+//! the store can be opened after all. An agent without a store measures, alarms and sends; it obeys nothing, because
+//! nothing of it could be journaled.
+
+use std::time::{Duration, Instant};
+
+use super::{OpenError, Store, StoreSettings};
+use crate::engine::io::{Recovered, StoreFault, StoreLoss, StoreReply};
+
+/// How often to look.
+const TRY_EVERY: Duration = Duration::from_secs(10);
+
+/// No store, and why.
+#[derive(Debug)]
+pub struct Absent {
+    settings: StoreSettings,
+    fault: StoreFault,
+    tried: Instant,
+}
+
+impl Absent {
+    /// Stands in after `error`; the engine begins from what this gives: nothing, and the loss of it.
+    #[must_use]
+    pub fn new(settings: StoreSettings, error: &OpenError) -> (Self, Recovered) {
+        let what = match error {
+            OpenError::Fault(fault) => format!("{error}: {fault}"),
+            other => other.to_string(),
+        };
+        let loss = StoreLoss { what: what.clone(), records: 0, state_lost: true };
+        let recovered = Recovered { losses: vec![loss], absent: true, ..Recovered::default() };
+        (Self { settings, fault: StoreFault::Io { what }, tried: Instant::now() }, recovered)
+    }
+
+    pub(super) fn refuse(&self) -> Result<StoreReply, StoreFault> {
+        Err(self.fault.clone())
+    }
+
+    /// How long to wait before the next look.
+    pub(super) fn try_in(&self) -> Duration {
+        TRY_EVERY.saturating_sub(self.tried.elapsed())
+    }
+
+    /// Whether the store can be opened now.
+    pub(super) fn is_back(&mut self) -> bool {
+        self.tried = Instant::now();
+        Store::open(&self.settings).is_ok()
+    }
+}
