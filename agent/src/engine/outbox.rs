@@ -1,6 +1,7 @@
 //! The durable send queue: three lanes (results, events, telemetry) over the store's logs. Decides what is appended,
-//! when it is committed, what is read ahead, what may be trimmed and what is given up for room. Sends nothing itself, and
-//! trims only what was acknowledged or is counted as dropped.
+//! when it is committed, what is read ahead, what may be trimmed and what is given up for room; and what stays in memory,
+//! because the broker takes it sooner than it would have to be durable, or because the store refuses it. Sends nothing
+//! itself, and trims only what was acknowledged or is counted as dropped.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;

@@ -99,6 +99,8 @@ pub struct Store {
     path: PathBuf,
     logs: [Log; Class::COUNT],
     state: State,
+    /// As of the last operation that was more than an append: those are many, and asking takes as long as they do.
+    free_bytes: u64,
     /// Held, never read. Last, so that it is dropped last.
     _lock: Lock,
 }
@@ -118,7 +120,8 @@ impl Store {
         let mut log = |class| Log::open(&log_dir(&path, class), segment_bytes, &mut losses);
         let logs = [log(Class::Results)?, log(Class::Events)?, log(Class::Telemetry)?];
         let (state, entries) = State::open(&path, reserve_bytes(settings.max_bytes), &mut losses)?;
-        let store = Self { path, logs, state, _lock: lock };
+        let mut store = Self { path, logs, state, free_bytes: 0, _lock: lock };
+        store.look_for_space();
         let recovered = Recovered {
             logs: Class::ALL.map(|class| class.of(&store.logs).range()),
             state: entries.into_iter().collect(),
@@ -134,6 +137,15 @@ impl Store {
     /// # Errors
     /// [`StoreFault::NoSpace`] on a full disk, [`StoreFault::Io`] for anything else; never [`StoreFault::Busy`].
     pub fn apply(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
+        let is_append = matches!(op, StoreOp::Append { .. });
+        let result = self.carry_out(op);
+        if !is_append {
+            self.look_for_space();
+        }
+        result
+    }
+
+    fn carry_out(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
         match op {
             StoreOp::Append { class, seq, bytes } => {
                 class.of_mut(&mut self.logs).append(seq, &bytes).map(|()| StoreReply::Appended)
@@ -158,12 +170,16 @@ impl Store {
         StoreStats {
             outbox_bytes: self.logs.iter().map(Log::bytes).sum(),
             state_bytes: self.state.bytes(),
-            // Where the file system doesn't tell, none is the careful answer.
-            free_bytes: state::free_bytes(&self.path).unwrap_or(0),
+            free_bytes: self.free_bytes,
             written_bytes: self.state.written_bytes() + self.logs.iter().map(Log::written_bytes).sum::<u64>(),
             records: Class::ALL.map(|class| class.of(&self.logs).records()),
             segments: Class::ALL.map(|class| class.of(&self.logs).segments()),
         }
+    }
+
+    fn look_for_space(&mut self) {
+        // Where the file system doesn't tell, none is the careful answer.
+        self.free_bytes = state::free_bytes(&self.path).unwrap_or(0);
     }
 
     /// Every log is tried, so that one on a bad block doesn't hold up the others; the first failure is told.
