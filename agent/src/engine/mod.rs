@@ -416,7 +416,10 @@ impl Engine {
             self.counters.observe_busy += 1;
         }
         if due.publish {
-            self.outbox.commit(&mut self.effects);
+            // What goes out now doesn't wait for its commit; offline each commit wears the flash for nobody.
+            if self.link.is_online() {
+                self.outbox.commit(&mut self.effects);
+            }
             self.session.publish_due(&self.outbox);
             self.session.committed(&self.outbox);
         }

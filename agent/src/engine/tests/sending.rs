@@ -211,7 +211,8 @@ fn what_is_set_aside_is_counted_before_it_is_deleted_wherever_the_agent_is_kille
     for kill_at in 0..120 {
         let mut world = World::new();
         world.cut();
-        world.advance(10 * SECOND);
+        // With the commit interval of the last sample.
+        world.advance(10 * SECOND + 1_200 * MILLISECOND);
         let stored = world.engine.status(world.now).outbox.records;
         let stored = stored["telemetry"].as_u64().unwrap();
         world.ack_reason = AckReason::NotAuthorized;

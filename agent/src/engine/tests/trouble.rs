@@ -243,3 +243,15 @@ fn after_an_outage_the_backlog_goes_before_what_is_measured_now() {
     assert!(seqs.is_sorted(), "{seqs:?}");
     assert!(seqs.len() >= 61, "{} samples of 62", seqs.len());
 }
+
+#[test]
+fn offline_the_store_commits_as_often_as_the_config_says_and_not_more() {
+    let mut world = World::with(super::world::config_with("[store]\ncommit_interval = \"20s\"\n"));
+    world.advance(4 * SECOND);
+    world.cut();
+    world.advance(30 * SECOND);
+    let before = world.store.commits;
+    world.advance(200 * SECOND);
+    let commits = world.store.commits - before;
+    assert!((8..=12).contains(&commits), "{commits} commits in ten commit intervals");
+}

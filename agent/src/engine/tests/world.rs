@@ -29,6 +29,7 @@ pub(super) struct MemStore {
     last: [u64; Class::COUNT],
     pub(super) evicted: [u64; Class::COUNT],
     durable_last: [u64; Class::COUNT],
+    pub(super) commits: u64,
     /// Records that were ever appended.
     pub(super) appended: [u64; Class::COUNT],
     pub(super) state: BTreeMap<String, Bytes>,
@@ -52,6 +53,7 @@ impl MemStore {
                 StoreReply::Appended
             }
             StoreOp::Commit => {
+                self.commits += 1;
                 self.volatile = Default::default();
                 self.durable_last = self.last;
                 StoreReply::Committed
