@@ -1,11 +1,12 @@
-//! The cursor of one log: up to which seq it is done with, the highest seq it ever held, and how many records it gave up
-//! to make room: counted here because the segment is unlinked only after this is on disk. It must work on a full disk, or nothing could be deleted there: the file is written in full when it is made and only ever overwritten in
-//! place. Two slots take turns, and the one that was synced last is never touched, so that a torn write leaves it.
+//! The cursor of one log: up to which seq it is done with, the highest seq it ever held, how many records it gave up to
+//! make room (counted here because the segment is unlinked only after this is on disk), and how many it should hold. It
+//! must work on a full disk, or nothing could be deleted there: the file is written in full when it is made and only ever
+//! overwritten in place. Two slots take turns, and the one that was synced last is never touched, so that a torn write leaves it.
 //! Moving is not durable until [`Cursor::sync`]: a power cut before it costs duplicates, never a record.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -13,12 +14,14 @@ use rustix::io::Errno;
 use super::disk;
 use super::segment::Fields;
 
-const MAGIC: [u8; 8] = *b"fmedcur2";
-/// The form before: without `evicted`. It is read, never written.
-const MAGIC_BEFORE: [u8; 8] = *b"fmedcur\n";
-/// What a slot's checksum covers: magic, generation, acked, highest, evicted.
-const COVERED_BYTES: usize = 40;
-const COVERED_BYTES_BEFORE: usize = 32;
+const MAGIC: [u8; 8] = *b"fmedcur3";
+/// The forms before: without a mark, and without `evicted` too. They are read, never written.
+const MAGIC_WITHOUT_MARK: [u8; 8] = *b"fmedcur2";
+const MAGIC_WITHOUT_EVICTED: [u8; 8] = *b"fmedcur\n";
+/// What a slot's checksum covers: magic, generation, acked, highest, evicted, the mark's live and nth.
+const COVERED_BYTES: usize = 52;
+const COVERED_BYTES_WITHOUT_MARK: usize = 40;
+const COVERED_BYTES_WITHOUT_EVICTED: usize = 32;
 const CHECKSUM_BYTES: usize = 4;
 /// What one move writes.
 pub(crate) const CURSOR_BYTES: usize = COVERED_BYTES + CHECKSUM_BYTES;
@@ -35,6 +38,27 @@ pub(super) struct Position {
     pub(super) highest: u64,
     /// Records that were evicted since the log was made, those not counted that were acknowledged before.
     pub(super) evicted: u64,
+    /// What must be found when the log is opened again; `None` if that isn't known.
+    pub(super) mark: Option<Mark>,
+}
+
+/// A count of what was durable. Records that are missing later are known by it, wherever they lay and whatever took them:
+/// the end of the newest segment leaves no other trace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Mark {
+    /// Durable records above `acked`.
+    pub(super) live: u64,
+    /// The nth that follows the last of them.
+    pub(super) nth: u32,
+}
+
+/// What of a cursor there was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Whole,
+    /// One slot, and it may be the older one.
+    Half,
+    Nothing,
 }
 
 /// The open cursor file of one log.
@@ -50,25 +74,38 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// Opens the file or makes it. The flag tells that neither slot was readable: the position is then unknown and zero.
-    pub(super) fn open(path: &Path) -> io::Result<(Self, bool)> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let found = newest(&file)?;
-        let (generation, slot, position) = found.unwrap_or_default();
-        let mut cursor = Self { file, position, generation, slot, dirty: false, written_bytes: 0 };
-        if found.is_some() {
-            // What was read may never have been synced: keep off it until it is.
-            cursor.file.sync_data()?;
-            cursor.slot = 1 - slot;
-            return Ok((cursor, false));
+    /// Opens the file or makes it, with the position to `begin` with.
+    pub(super) fn open(path: &Path, begin: Position) -> io::Result<(Self, Found)> {
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok((Self::make(path, begin)?, Found::Nothing));
+            }
+            other => other?,
+        };
+        let Some(newest) = newest(&file)? else { return Ok((Self::make(path, begin)?, Found::Nothing)) };
+        let Newest { generation, slot, position, alone } = newest;
+        // What was read may never have been synced: keep off it until it is.
+        file.sync_data()?;
+        let mut cursor = Self { file, position, generation, slot: 1 - slot, dirty: false, written_bytes: 0 };
+        if alone {
+            // The slot that is lost may have been the newer one, and what was acknowledged since would pass for missing.
+            cursor.position.mark = None;
+            cursor.dirty = true;
+            cursor.generation += 1;
+            cursor.sync()?;
         }
-        cursor.file.write_all_at(&vec![0; SLOT_BYTES * 2], 0)?;
-        cursor.put(Position::default())?;
-        cursor.file.sync_all()?;
-        cursor.slot = 1;
-        cursor.dirty = false;
-        disk::sync_dir(disk::parent(path))?;
-        Ok((cursor, true))
+        Ok((cursor, if alone { Found::Half } else { Found::Whole }))
+    }
+
+    fn make(path: &Path, begin: Position) -> io::Result<Self> {
+        // Both slots hold something from the beginning: one that holds nothing is damaged.
+        let mut bytes = encode(1, begin);
+        bytes.resize(SLOT_BYTES, 0);
+        bytes.extend(encode(0, begin));
+        bytes.resize(SLOT_BYTES * 2, 0);
+        let file = disk::make_file(path, &bytes)?;
+        let written_bytes = CURSOR_BYTES as u64;
+        Ok(Self { file, position: begin, generation: 1, slot: 1, dirty: false, written_bytes })
     }
 
     pub(super) fn position(&self) -> Position {
@@ -86,7 +123,7 @@ impl Cursor {
 
     /// Moves, for this process and for the next one unless the power goes.
     pub(super) fn put(&mut self, position: Position) -> io::Result<()> {
-        if position == self.position && self.generation > 0 {
+        if position == self.position {
             return Ok(());
         }
         let bytes = encode(self.generation + 1, position);
@@ -113,46 +150,75 @@ impl Cursor {
 
 /// Reads the position of a cursor file that another process may be writing.
 pub(super) fn peek(path: &Path) -> io::Result<Option<Position>> {
-    Ok(newest(&File::open(path)?)?.map(|(_, _, position)| position))
+    Ok(newest(&File::open(path)?)?.map(|newest| newest.position))
 }
 
-/// Generation, slot and position of the newest slot that checks.
-fn newest(file: &File) -> io::Result<Option<(u64, u64, Position)>> {
+/// The newest slot that checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Newest {
+    generation: u64,
+    slot: u64,
+    position: Position,
+    /// The other one doesn't check.
+    alone: bool,
+}
+
+fn newest(file: &File) -> io::Result<Option<Newest>> {
     let mut newest = None;
+    let mut damaged = false;
+    let mut blank = false;
     for slot in 0..SLOTS {
         let mut bytes = [0; CURSOR_BYTES];
         match file.read_exact_at(&mut bytes, slot * SLOT_BYTES as u64) {
-            // The file was never finished, or its block is dead: the other slot may still tell.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => continue,
+            // The file was cut, or its block is dead: the other slot may still tell.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => damaged = true,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => damaged = true,
             other => other?,
         }
-        if let Some((generation, position)) = decode(&bytes).or_else(|| decode_before(&bytes)) {
-            newest = newest.max(Some((generation, slot, position)));
+        match decode(&bytes) {
+            Some((generation, position)) => {
+                newest = newest.max(Some(Newest { generation, slot, position, alone: false }));
+            }
+            None if bytes == [0; CURSOR_BYTES] => blank = true,
+            None => damaged = true,
         }
     }
-    Ok(newest)
+    // The forms before this one began with one slot.
+    Ok(newest.map(|newest| Newest { alone: damaged || (blank && newest.position.mark.is_some()), ..newest }))
 }
 
 fn encode(generation: u64, position: Position) -> Vec<u8> {
+    let mark = position.mark.unwrap_or(NO_MARK);
     let mut bytes = MAGIC.to_vec();
-    for field in [generation, position.acked, position.highest, position.evicted] {
+    for field in [generation, position.acked, position.highest, position.evicted, mark.live] {
         bytes.extend_from_slice(&field.to_le_bytes());
     }
+    bytes.extend_from_slice(&mark.nth.to_le_bytes());
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
     bytes
 }
 
+/// Written where there is no mark.
+const NO_MARK: Mark = Mark { live: u64::MAX, nth: 0 };
+
 fn decode(bytes: &[u8]) -> Option<(u64, Position)> {
-    let mut fields = checked(bytes, COVERED_BYTES, MAGIC)?;
+    if let Some(mut fields) = checked(bytes, COVERED_BYTES, MAGIC) {
+        let (generation, position) = without_mark(&mut fields)?;
+        let mark = Mark { live: fields.u64()?, nth: fields.u32()? };
+        return Some((generation, Position { mark: (mark != NO_MARK).then_some(mark), ..position }));
+    }
+    if let Some(mut fields) = checked(bytes, COVERED_BYTES_WITHOUT_MARK, MAGIC_WITHOUT_MARK) {
+        return without_mark(&mut fields);
+    }
+    let mut fields = checked(bytes, COVERED_BYTES_WITHOUT_EVICTED, MAGIC_WITHOUT_EVICTED)?;
     let generation = fields.u64()?;
-    Some((generation, Position { acked: fields.u64()?, highest: fields.u64()?, evicted: fields.u64()? }))
+    Some((generation, Position { acked: fields.u64()?, highest: fields.u64()?, ..Position::default() }))
 }
 
-fn decode_before(bytes: &[u8]) -> Option<(u64, Position)> {
-    let mut fields = checked(bytes, COVERED_BYTES_BEFORE, MAGIC_BEFORE)?;
+fn without_mark(fields: &mut Fields<'_>) -> Option<(u64, Position)> {
     let generation = fields.u64()?;
-    Some((generation, Position { acked: fields.u64()?, highest: fields.u64()?, evicted: 0 }))
+    let (acked, highest, evicted) = (fields.u64()?, fields.u64()?, fields.u64()?);
+    Some((generation, Position { acked, highest, evicted, mark: None }))
 }
 
 /// The fields behind the magic, if that is the one expected and the checksum behind `covered` bytes is right.

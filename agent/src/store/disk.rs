@@ -1,14 +1,23 @@
-//! What the parts of the store share when they touch files: faults that say what was attempted on what, and the
-//! directory entries that a power cut would lose. It holds no state and knows nothing of records.
+//! What the parts of the store share when they touch files: faults that say what was attempted on what, the directory
+//! entries that a power cut would lose, and how what is in the way is set aside. It holds no state and knows nothing of
+//! records.
 
-use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
 use rustix::io::Errno;
 
-use crate::engine::io::StoreFault;
+use crate::engine::io::{StoreFault, StoreLoss};
+
+/// Names that are tried for what is set aside: what belongs to another user can keep one occupied for good.
+const ASIDE_NAMES_MAX: u32 = 3;
+/// How deep the store's directories lie in one another.
+const DEPTH_MAX: u32 = 4;
+const RIGHTS_FILE: u32 = 0o600;
+const RIGHTS_DIR: u32 = 0o700;
 
 /// Turns a system error into a fault that names the attempt.
 pub(super) trait Attempt<T> {
@@ -49,6 +58,118 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     sync_dir(parent)
 }
 
+/// Whether an error tells of the system's state and not of the file's: it may pass, and nothing is to be given up for it.
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    is_no_space(error)
+        || matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::OutOfMemory)
+        || matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR))
+}
+
+/// Makes a directory of the store's; what is there and can't be used as one is set aside, which is added to `losses`.
+pub(super) fn claim_dir(path: &Path, aside_bytes_max: u64, losses: &mut Vec<StoreLoss>) -> io::Result<()> {
+    let usable = || -> io::Result<()> {
+        fs::read_dir(path)?;
+        Ok(rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?)
+    };
+    match usable() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if !is_passing(&error) => losses.push(set_aside(path, aside_bytes_max, &error.to_string())?),
+        other => return other,
+    }
+    make_dir(path)
+}
+
+/// Renames what can't be used to NAME.damaged, in place of what was called so before, and cuts it to `bytes_max`.
+pub(super) fn set_aside(path: &Path, bytes_max: u64, why: &str) -> io::Result<StoreLoss> {
+    let mut nth = 1;
+    let aside = loop {
+        let aside = aside_name(path, nth);
+        match remove_all(&aside).and_then(|()| fs::rename(path, &aside)) {
+            Ok(()) => break aside,
+            Err(error) if nth == ASIDE_NAMES_MAX => return Err(error),
+            Err(_) => nth += 1,
+        }
+    };
+    sync_dir(parent(path))?;
+    shorten(&aside, bytes_max);
+    let what = format!("{}: {why}; set aside as {}", path.display(), aside.display());
+    Ok(StoreLoss { what, records: 0, state_lost: false })
+}
+
+/// Bytes of what was set aside in place of `path`.
+pub(super) fn aside_bytes(path: &Path) -> u64 {
+    (1..=ASIDE_NAMES_MAX).map(|nth| tree_bytes(&aside_name(path, nth))).sum()
+}
+
+fn aside_name(path: &Path, nth: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".damaged");
+    if nth > 1 {
+        name.push(format!(".{nth}"));
+    }
+    PathBuf::from(name)
+}
+
+/// Cuts a file, or the files in a directory in the order of their names, so that all take no more than `bytes_max`. What
+/// can't be cut is left: it belongs to another user.
+fn shorten(path: &Path, bytes_max: u64) {
+    let mut left = bytes_max;
+    for (file, len) in files_below(path, DEPTH_MAX) {
+        let keep = len.min(left);
+        left -= keep;
+        if keep < len {
+            let _ = OpenOptions::new().write(true).open(file).and_then(|file| file.set_len(keep));
+        }
+    }
+}
+
+/// The files of a tree and their sizes, or the one file that `path` is.
+fn files_below(path: &Path, depth: u32) -> Vec<(PathBuf, u64)> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => vec![(path.to_owned(), metadata.len())],
+        Ok(metadata) if metadata.is_dir() && depth > 0 => {
+            let mut paths: Vec<_> = files_in(path).map(|entry| entry.path()).collect();
+            paths.sort_unstable();
+            paths.iter().flat_map(|path| files_below(path, depth - 1)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Gives the owner back the rights that the store's files are made with, where we are the owner.
+pub(super) fn mend_rights(path: &Path) {
+    mend_below(path, rustix::process::geteuid().as_raw(), DEPTH_MAX);
+}
+
+fn mend_below(path: &Path, uid: u32, depth: u32) {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return };
+    let needed = if metadata.is_dir() { RIGHTS_DIR } else { RIGHTS_FILE };
+    let mode = metadata.mode();
+    if metadata.uid() == uid && !metadata.is_symlink() && mode & needed != needed {
+        // If it can't be mended it will be met, and told of, by whoever opens it.
+        let _ = fs::set_permissions(path, Permissions::from_mode(mode | needed));
+    }
+    if metadata.is_dir() && depth > 0 {
+        for entry in files_in(path) {
+            mend_below(&entry.path(), uid, depth - 1);
+        }
+    }
+}
+
+/// Makes a file with these bytes, for the owner alone; a power cut leaves all of it or none, so that a file which is there
+/// and can't be read was damaged. What is in its place is written over.
+pub(super) fn make_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let new = path.with_extension("new");
+    remove_all(&new)?;
+    remove_all(path)?;
+    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(RIGHTS_FILE).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    sync_dir(parent(path))?;
+    Ok(file)
+}
+
 /// The directory that holds `path`; "." for a bare name.
 pub(super) fn parent(path: &Path) -> &Path {
     match path.parent() {
@@ -71,20 +192,24 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Bytes of the files in `path`, two levels deep (sled keeps one directory in its own). What vanishes meanwhile counts
-/// as nothing.
-pub(super) fn tree_bytes(path: &Path) -> u64 {
-    files_in(path).map(|entry| if entry.path().is_dir() { dir_bytes(&entry.path()) } else { file_bytes(&entry) }).sum()
+/// Deletes a file or a whole directory; that it was gone already is as good.
+pub(super) fn remove_all(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
-fn dir_bytes(path: &Path) -> u64 {
-    files_in(path).map(|entry| file_bytes(&entry)).sum()
+/// Bytes of the files below `path`. What vanishes meanwhile counts as nothing.
+pub(super) fn tree_bytes(path: &Path) -> u64 {
+    files_below(path, DEPTH_MAX).iter().map(|(_, len)| len).sum()
 }
 
 fn files_in(path: &Path) -> impl Iterator<Item = fs::DirEntry> {
     fs::read_dir(path).into_iter().flatten().flatten()
-}
-
-fn file_bytes(entry: &fs::DirEntry) -> u64 {
-    entry.metadata().map_or(0, |metadata| metadata.len())
 }

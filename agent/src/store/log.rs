@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::cursor::{self, Cursor, Position};
+use super::cursor::{self, Cursor, Found, Mark, Position};
 use super::disk::{self, Attempt};
 use super::segment::{
     self, FRAME_BYTES, Frames, HEADER_BYTES, HEADER_LEN, Header, RECORD_BYTES_MAX, Source, Step, Survey,
@@ -25,10 +25,15 @@ use crate::engine::io::{LogRange, StoreFault, StoreLoss};
 pub(crate) const WRITE_BUFFER_BYTES: usize = 64 * 1024;
 /// A newest segment that is done with is deleted from this size on; below it the deleting costs more than it gives.
 pub(crate) const DRAINED_BYTES_MIN: u64 = 64 * 1024;
-/// Segments of a newer version that are kept beside the log; older ones go.
-const SET_ASIDE_MAX: usize = 4;
+/// Segments that are kept beside the log, of each kind; older ones go.
+const SET_ASIDE_MAX: usize = 2;
+/// After so many commits that no move of the cursor followed, it is written for its mark: as seldom as the wear asks for, as
+/// often as the end of the log is worth.
+pub(crate) const MARK_COMMITS: u32 = 16;
 const SUFFIX: &str = "seg";
-const SUFFIX_ASIDE: &str = "newer";
+/// Written by a newer agent.
+const SUFFIX_NEWER: &str = "newer";
+const SUFFIX_DAMAGED: &str = "damaged";
 const CURSOR_FILE: &str = "cursor";
 
 /// What [`Log::read`] found.
@@ -109,6 +114,10 @@ pub(super) struct Log {
     /// Highest seq ever.
     last: u64,
     next_nth: u32,
+    /// The nth that follows the last durable record.
+    durable_nth: u32,
+    /// Commits since the cursor was last written.
+    unmarked: u32,
     /// Records found to be lost that no read has told of yet.
     damaged: u64,
     /// Given up and counted, by an eviction that then failed to delete them.
@@ -120,10 +129,11 @@ pub(super) struct Log {
 impl Log {
     /// Opens the log in `dir`, made if there is none. What was damaged is added to `losses`.
     pub(super) fn open(dir: &Path, segment_bytes: u64, losses: &mut Vec<StoreLoss>) -> Result<Self, StoreFault> {
-        disk::make_dir(dir).attempt(|| format!("make directory {}", dir.display()))?;
+        disk::claim_dir(dir, segment_bytes, losses).attempt(|| format!("make directory {}", dir.display()))?;
         let path = dir.join(CURSOR_FILE);
         let existed = path.exists();
-        let (cursor, blank) = Cursor::open(&path).attempt(|| format!("open {}", path.display()))?;
+        let (cursor, found) =
+            open_cursor(&path, existed, segment_bytes, losses).attempt(|| format!("open {}", path.display()))?;
         let mut log = Self {
             dir: dir.to_owned(),
             segment_bytes,
@@ -134,16 +144,28 @@ impl Log {
             head: HEAD_UNKNOWN,
             hint: None,
             next_nth: 0,
+            durable_nth: 0,
+            unmarked: 0,
             damaged: 0,
             untold: Evicted::default(),
             set_aside_bytes: 0,
             written_bytes: 0,
         };
         log.recover(losses).attempt(|| format!("read the segments in {}", dir.display()))?;
-        if blank && (existed || !log.segments.is_empty()) {
-            let what = format!("{}: unreadable, begun anew; what was sent already may be sent again", path.display());
-            losses.push(StoreLoss { what, records: 0, state_lost: false });
-        }
+        let trouble = match found {
+            Found::Whole => None,
+            Found::Half => {
+                Some("a half of it is damaged; what was sent may be sent again, and what is lost not counted")
+            }
+            Found::Nothing if existed || !log.segments.is_empty() => {
+                Some("unreadable, begun anew; what was sent already may be sent again")
+            }
+            Found::Nothing => None,
+        };
+        losses.extend(trouble.map(|trouble| {
+            let what = format!("{}: {trouble}", path.display());
+            StoreLoss { what, records: 0, state_lost: false }
+        }));
         Ok(log)
     }
 
@@ -162,6 +184,11 @@ impl Log {
     /// fdatasync of what was appended, and of the directory if there is a new segment. Nothing to do costs nothing.
     pub(super) fn commit(&mut self) -> Result<(), StoreFault> {
         self.sync().attempt(|| format!("commit {}", self.dir.display()))
+    }
+
+    /// Says what is in the log, so that damage to its end is counted to the record when it is opened again.
+    pub(super) fn finish(&mut self) -> Result<(), StoreFault> {
+        self.mark().attempt(|| format!("mark {}", self.dir.display()))
     }
 
     /// Records from `from` on, oldest first: up to `records_max`, and up to `bytes_max` but at least one. Trimmed ones are
@@ -191,8 +218,11 @@ impl Log {
 
     /// Records not yet trimmed.
     pub(super) fn records(&self) -> u64 {
-        let records: u64 = self.segments.iter().map(|segment| segment.records).sum();
-        records.saturating_sub(self.head.trimmed)
+        let acked = self.acked();
+        let live = |segment: &&Segment| segment.last > acked;
+        let records: u64 = self.segments.iter().filter(live).map(|segment| segment.records).sum();
+        let trimmed = self.segments.front().filter(live).map_or(0, |_| self.head.trimmed);
+        records.saturating_sub(trimmed)
     }
 
     /// Bytes of all segments, those set aside included.
@@ -211,36 +241,93 @@ impl Log {
     // Opening.
 
     fn recover(&mut self, losses: &mut Vec<StoreLoss>) -> io::Result<()> {
-        self.trim_set_aside()?;
         let mut expected = None;
+        let mut gaps = 0;
         let names = names_with(&self.dir, SUFFIX)?;
         for (index, first) in names.iter().copied().enumerate() {
-            let file = OpenOptions::new().read(true).write(true).open(self.path(first))?;
-            let len = file.metadata()?.len();
-            let source = Source { file: &file, written: len, tail: &[] };
-            let found = segment::survey(source, first, self.acked(), expected)?;
-            if let Header::Newer { version } = found.header {
-                losses.push(self.set_aside(first, version)?);
-                continue;
-            }
-            expected = found.next_nth;
             let newest = index + 1 == names.len();
-            losses.extend(self.loss(first, &found, len, newest));
-            if found.records == 0 {
-                disk::remove(&self.path(first))?;
-                continue;
-            }
-            self.adopt(first, &found, if newest { found.good_end } else { len });
-            if newest {
-                self.resume(file, len, found.good_end)?;
-            }
+            let Some(found) = self.take_in(first, expected, newest, losses)? else { continue };
+            expected = found.next_nth;
+            gaps += found.lost;
         }
-        self.next_nth = expected.unwrap_or(0);
+        self.bound_set_aside()?;
+        let mark = self.cursor.position().mark;
+        self.next_nth = expected.or(mark.map(|mark| mark.nth)).unwrap_or(0);
+        if let Some(mark) = mark {
+            // What was durable had its nth, and nothing else may ever have the same.
+            self.next_nth = self.next_nth.wrapping_add(segment::nth_after(mark.nth, self.next_nth));
+        }
+        self.durable_nth = self.next_nth;
         self.delete_done()?;
         self.count_again(0)?;
         // What was found damaged here is in `losses`; what the count found short was acknowledged before.
         self.damaged = 0;
+        let lost = mark.map_or(gaps, |mark| self.missing_since(mark));
+        if lost > 0 {
+            // In words that stay the same until the mark moves: a loss that is found again is told once.
+            let what = format!("{}: {lost} records lost to damage", self.dir.display());
+            losses.push(StoreLoss { what, records: lost, state_lost: false });
+        }
         Ok(())
+    }
+
+    /// How many of the durable records are not there: those above the cursor when it was marked, and those that followed.
+    fn missing_since(&self, mark: Mark) -> u64 {
+        let followed = segment::nth_after(self.next_nth, mark.nth);
+        (mark.live + u64::from(followed)).saturating_sub(self.records())
+    }
+
+    /// Takes in a segment, as far as it can be read; `None` if nothing of it can.
+    fn take_in(
+        &mut self,
+        first: u64,
+        expected: Option<u32>,
+        newest: bool,
+        losses: &mut Vec<StoreLoss>,
+    ) -> io::Result<Option<Survey>> {
+        let path = self.path(first);
+        let read = open_segment(&path).and_then(|(file, writable)| {
+            let len = file.metadata()?.len();
+            let source = Source { file: &file, written: len, tail: &[] };
+            let found = segment::survey(source, first, self.acked(), expected)?;
+            Ok((file, writable, len, found))
+        });
+        let (file, writable, len, found) = match read {
+            Ok(read) => read,
+            Err(error) if disk::is_passing(&error) => return Err(error),
+            Err(error) => {
+                losses.push(self.set_aside(first, SUFFIX_DAMAGED, &format!("can't be read ({error})"))?);
+                return Ok(None);
+            }
+        };
+        if let Header::Newer { version } = found.header {
+            let why = format!("written by a newer agent (format {version})");
+            losses.push(self.set_aside(first, SUFFIX_NEWER, &why)?);
+            return Ok(None);
+        }
+        let damaged = found.damaged_bytes > 0 || (found.torn && !newest);
+        if found.records == 0 {
+            if damaged {
+                losses.push(self.set_aside(first, SUFFIX_DAMAGED, "damaged, no record in it can be read")?);
+            } else {
+                disk::remove(&path)?;
+            }
+            return Ok(Some(found));
+        }
+        if damaged {
+            losses.extend(self.keep_evidence(first, found.damaged_bytes.max(len - found.good_end)));
+        }
+        let resumed = newest && writable && !damaged;
+        self.adopt(first, &found, if resumed { found.good_end } else { len });
+        if newest {
+            // What was read may be in the page cache only; from here on it counts as stored.
+            file.sync_data()?;
+            disk::sync_dir(&self.dir)?;
+        }
+        if resumed {
+            self.resume(file, len, found.good_end)?;
+        }
+        Ok(Some(found))
     }
 
     fn adopt(&mut self, first: u64, found: &Survey, bytes: u64) {
@@ -249,14 +336,12 @@ impl Log {
         self.last = self.last.max(last);
     }
 
-    /// Goes on appending to the newest segment, after what of it is good.
+    /// Goes on appending to the newest segment, after what of it is good: behind an append that never finished.
     fn resume(&mut self, file: File, len: u64, good_end: u64) -> io::Result<()> {
         if good_end < len {
             file.set_len(good_end)?;
+            file.sync_data()?;
         }
-        // What was read may be in the page cache only; from here on it counts as stored.
-        file.sync_data()?;
-        disk::sync_dir(&self.dir)?;
         self.writer = Some(Writer {
             file,
             buffer: Vec::new(),
@@ -268,39 +353,38 @@ impl Log {
         Ok(())
     }
 
-    /// What to report about a segment. A torn tail of the newest is an append that no commit followed: no loss.
-    fn loss(&self, first: u64, found: &Survey, len: u64, newest: bool) -> Option<StoreLoss> {
-        let cut = if newest { 0 } else { len - found.good_end };
-        if found.lost == 0 && found.damaged_bytes == 0 && (cut == 0 || !found.torn) {
-            return None;
-        }
-        let path = self.path(first);
-        let what = format!(
-            "{}: {} B damaged and passed over, {} records missing",
-            path.display(),
-            found.damaged_bytes.max(cut),
-            found.lost
-        );
-        Some(StoreLoss { what, records: found.lost, state_lost: false })
-    }
-
-    fn set_aside(&mut self, first: u64, version: u32) -> io::Result<StoreLoss> {
-        let (from, to) = (self.path(first), self.dir.join(format!("{first:020}.{SUFFIX_ASIDE}")));
-        self.set_aside_bytes += fs::metadata(&from)?.len();
+    /// Takes a segment that is of no use out of the way.
+    fn set_aside(&self, first: u64, suffix: &str, why: &str) -> io::Result<StoreLoss> {
+        let (from, to) = (self.path(first), self.aside(first, suffix));
+        disk::remove_all(&to)?;
         fs::rename(&from, &to)?;
-        let what = format!("{}: written by a newer agent (format {version}), set aside", to.display());
+        let what = format!("{}: {why}, set aside", to.display());
         Ok(StoreLoss { what, records: 0, state_lost: false })
     }
 
-    fn trim_set_aside(&mut self) -> io::Result<()> {
-        let names = names_with(&self.dir, SUFFIX_ASIDE)?;
-        let surplus = names.len().saturating_sub(SET_ASIDE_MAX);
-        for (index, first) in names.into_iter().enumerate() {
-            let path = self.dir.join(format!("{first:020}.{SUFFIX_ASIDE}"));
-            if index < surplus {
-                disk::remove(&path)?;
-            } else {
-                self.set_aside_bytes += fs::metadata(&path)?.len();
+    /// Sees to it that a damaged segment can be looked into after the good records in it were sent. It is told of when that
+    /// is done first, or each time where the file system knows no second name for a file.
+    fn keep_evidence(&self, first: u64, damaged_bytes: u64) -> Option<StoreLoss> {
+        let (from, to) = (self.path(first), self.aside(first, SUFFIX_DAMAGED));
+        if fs::hard_link(&from, &to).is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+            return None;
+        }
+        let what = format!("{}: {damaged_bytes} B damaged and passed over", from.display());
+        Some(StoreLoss { what, records: 0, state_lost: false })
+    }
+
+    /// Deletes the oldest of what is set aside, beyond [`SET_ASIDE_MAX`] of a kind.
+    fn bound_set_aside(&mut self) -> io::Result<()> {
+        for suffix in [SUFFIX_NEWER, SUFFIX_DAMAGED] {
+            let names = names_with(&self.dir, suffix)?;
+            let surplus = names.len().saturating_sub(SET_ASIDE_MAX);
+            for (index, first) in names.into_iter().enumerate() {
+                let path = self.aside(first, suffix);
+                // What belongs to another user may not let itself be deleted: it does no harm but for its size.
+                if index < surplus && disk::remove_all(&path).is_ok() {
+                    continue;
+                }
+                self.set_aside_bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
             }
         }
         Ok(())
@@ -384,12 +468,37 @@ impl Log {
             writer.file.sync_data()?;
             writer.suspect = false;
             writer.synced = writer.written;
+            self.unmarked += 1;
         }
         if writer.unlisted {
             disk::sync_dir(&self.dir)?;
             writer.unlisted = false;
         }
+        self.durable_nth = self.next_nth;
+        if self.unmarked >= MARK_COMMITS {
+            self.mark()?;
+        }
         Ok(())
+    }
+
+    /// Writes down how many records there should be. It waits for no sync: until one comes the mark before it counts.
+    fn mark(&mut self) -> io::Result<()> {
+        self.move_to(Position { highest: self.last, ..self.cursor.position() }, self.records())
+    }
+
+    /// Moves the cursor to where `live` records lie above it.
+    fn move_to(&mut self, position: Position, live: u64) -> io::Result<()> {
+        self.unmarked = 0;
+        self.cursor.put(Position { mark: Some(self.mark_of(live)), ..position })
+    }
+
+    /// What of `live` records, the last ones of the log, a power cut can't take.
+    fn mark_of(&self, live: u64) -> Mark {
+        let volatile = u64::from(self.next_nth.wrapping_sub(self.durable_nth));
+        match (live.checked_sub(volatile), u32::try_from(live)) {
+            (None, Ok(live)) => Mark { live: 0, nth: self.next_nth.wrapping_sub(live) },
+            (durable, _) => Mark { live: durable.unwrap_or(0), nth: self.durable_nth },
+        }
     }
 
     // Reading.
@@ -414,7 +523,12 @@ impl Log {
                 break;
             }
         }
-        Ok(Page { records: wanted.records, damaged: std::mem::take(&mut self.damaged) })
+        let damaged = std::mem::take(&mut self.damaged);
+        if damaged > 0 {
+            // Told with this page, so not again by the next opening; if it can't be written, rather twice than never.
+            let _ = self.mark();
+        }
+        Ok(Page { records: wanted.records, damaged })
     }
 
     /// A known frame at or before the first one wanted, and the seq that it lies above.
@@ -454,10 +568,7 @@ impl Log {
             segment.records = records;
         }
         if index == 0 {
-            let (first_live, offset) = found
-                .and_then(|found| found.first_live)
-                .map_or((None, segment.bytes), |(seq, offset)| (Some(seq), offset));
-            self.head = Head { offset, trimmed, first_live };
+            self.head = head_of(segment, found);
         }
         Ok(())
     }
@@ -470,9 +581,37 @@ impl Log {
         if upto <= self.acked() {
             return Ok(());
         }
-        self.cursor.put(Position { acked: upto, highest: self.last, ..self.cursor.position() })?;
+        let (index, head) = self.locate(upto)?;
+        let live: u64 = self.segments.range(index..).map(|segment| segment.records).sum();
+        let position = Position { acked: upto, highest: self.last, ..self.cursor.position() };
+        self.move_to(position, live.saturating_sub(head.trimmed))?;
+        let count = self.segments.len();
         self.delete_done()?;
-        self.advance_head()
+        if index == count {
+            return self.advance_head();
+        }
+        self.head = head;
+        Ok(())
+    }
+
+    /// Where the first record above `upto` lies: the index of its segment, and what the head will be there.
+    fn locate(&mut self, upto: u64) -> io::Result<(usize, Head)> {
+        let index = self.segments.partition_point(|segment| segment.last <= upto);
+        let Some(segment) = self.segments.get(index).copied() else { return Ok((index, HEAD_UNKNOWN)) };
+        let head = if index == 0 { self.head } else { HEAD_UNKNOWN };
+        if head.first_live.is_some_and(|first| first > upto) {
+            return Ok((index, head));
+        }
+        let above = head.first_live.unwrap_or(segment.first).saturating_sub(1);
+        let next = self.look(segment, |source| {
+            next_live(Frames::new(source, segment.first, head.offset, above), upto, head.trimmed)
+        })?;
+        if let Some(head) = next.flatten() {
+            return Ok((index, head));
+        }
+        self.count_again(index)?;
+        let found = self.look(segment, |source| segment::survey(source, segment.first, upto, None))?;
+        Ok((index, head_of(segment, found)))
     }
 
     fn evict_oldest(&mut self) -> io::Result<Evicted> {
@@ -489,7 +628,8 @@ impl Log {
     fn give_up(&mut self, oldest: Segment) -> io::Result<()> {
         let records = oldest.records.saturating_sub(self.head.trimmed);
         let evicted = self.cursor.position().evicted + records;
-        self.cursor.put(Position { acked: oldest.last, highest: self.last, evicted })?;
+        let live = self.records().saturating_sub(records);
+        self.move_to(Position { acked: oldest.last, highest: self.last, evicted, mark: None }, live)?;
         if let (Some(first), 1..) = (self.head.first_live, records) {
             let first = if self.untold.records > 0 { self.untold.first } else { first };
             self.untold = Evicted { records: self.untold.records + records, first, last: oldest.last };
@@ -533,18 +673,8 @@ impl Log {
             self.head = Head { offset: oldest.bytes, trimmed: oldest.records, first_live: None };
             return Ok(());
         }
-        let head = self.head;
-        let (offset, above) = match head.first_live {
-            Some(first) if first > acked => return Ok(()),
-            Some(first) => (head.offset, first - 1),
-            None => (head.offset, oldest.first.saturating_sub(1)),
-        };
-        let next = self
-            .look(oldest, |source| next_live(Frames::new(source, oldest.first, offset, above), acked, head.trimmed))?;
-        match next.flatten() {
-            Some(head) => self.head = head,
-            None => self.count_again(0)?,
-        }
+        let (_, head) = self.locate(acked)?;
+        self.head = head;
         Ok(())
     }
 
@@ -555,6 +685,41 @@ impl Log {
     fn path(&self, first: u64) -> PathBuf {
         segment_path(&self.dir, first)
     }
+
+    fn aside(&self, first: u64, suffix: &str) -> PathBuf {
+        self.dir.join(format!("{first:020}.{suffix}"))
+    }
+}
+
+/// Opens the cursor; what can't be one is taken out of the way.
+fn open_cursor(
+    path: &Path,
+    existed: bool,
+    aside_bytes_max: u64,
+    losses: &mut Vec<StoreLoss>,
+) -> io::Result<(Cursor, Found)> {
+    // Only of a log that is made now is it certain that there is nothing.
+    let is_new = !existed && names_with(disk::parent(path), SUFFIX)?.is_empty();
+    let begin = Position { mark: is_new.then(Mark::default), ..Position::default() };
+    match Cursor::open(path, begin) {
+        Err(error) if !disk::is_passing(&error) => {
+            losses.push(disk::set_aside(path, aside_bytes_max, &error.to_string())?);
+            Cursor::open(path, begin)
+        }
+        other => other,
+    }
+}
+
+/// Opens a segment to append to it, or else to read it at least; the flag tells which.
+fn open_segment(path: &Path) -> io::Result<(File, bool)> {
+    let (file, writable) = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => (file, true),
+        Err(_) => (File::open(path)?, false),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    Ok((file, writable))
 }
 
 /// A page in the making.
@@ -597,6 +762,13 @@ impl Wanted {
     fn is_full_for(&self, body: &[u8]) -> bool {
         self.records.len() >= self.records_max || (!self.records.is_empty() && self.bytes + body.len() > self.bytes_max)
     }
+}
+
+/// The head of a segment in which a survey found so much; `None` if its file is gone.
+fn head_of(segment: Segment, found: Option<Survey>) -> Head {
+    let (first_live, offset) =
+        found.and_then(|found| found.first_live).map_or((None, segment.bytes), |(seq, offset)| (Some(seq), offset));
+    Head { offset, trimmed: found.map_or(0, |found| found.trimmed), first_live }
 }
 
 /// The first record above `acked`; `None` where damage makes the count uncertain.

@@ -35,14 +35,14 @@ pub use self::thread::{Backing, STORE_QUEUE_MAX, StoreHandle};
 
 // What the simulated disk counts with too, so that the two can't drift apart.
 pub(crate) use self::cursor::CURSOR_BYTES;
-pub(crate) use self::log::{DRAINED_BYTES_MIN, WRITE_BUFFER_BYTES};
+pub(crate) use self::log::{DRAINED_BYTES_MIN, MARK_COMMITS, WRITE_BUFFER_BYTES};
 pub(crate) use self::segment::{FRAME_BYTES, HEADER_BYTES};
 pub(crate) use self::state::{COMMIT_OVERHEAD_BYTES, RESERVE_FREE_FACTOR, reserve_bytes};
 
 use self::disk::Attempt;
 use self::log::Log;
 use self::state::State;
-use crate::engine::io::{Recovered, StoreFault, StoreOp, StoreReply, StoreStats};
+use crate::engine::io::{Recovered, StoreFault, StoreLoss, StoreOp, StoreReply, StoreStats};
 use crate::engine::record::Class;
 
 const SEGMENT_BYTES_MAX: u64 = 1024 * 1024;
@@ -114,10 +114,22 @@ impl Store {
     pub fn open(settings: &StoreSettings) -> Result<(Self, Recovered), OpenError> {
         let path = settings.path.clone();
         claim(&path)?;
-        let lock = lock(&path)?;
         let mut losses = Vec::new();
         let segment_bytes = segment_bytes(settings.max_bytes);
-        let mut log = |class| Log::open(&log_dir(&path, class), segment_bytes, &mut losses);
+        disk::mend_rights(&path);
+        let lock = lock(&path, segment_bytes, &mut losses)?;
+        let outbox = path.join(OUTBOX_DIR);
+        disk::claim_dir(&outbox, segment_bytes, &mut losses)
+            .attempt(|| format!("make directory {}", outbox.display()))?;
+        let used = state::was_used(&path);
+        let mut log = |class| {
+            let dir = log_dir(&path, class);
+            if used && !dir.exists() {
+                let what = format!("{}: vanished with all that was in it, begun anew", dir.display());
+                losses.push(StoreLoss { what, records: 0, state_lost: false });
+            }
+            Log::open(&dir, segment_bytes, &mut losses)
+        };
         let logs = [log(Class::Results)?, log(Class::Events)?, log(Class::Telemetry)?];
         let (state, entries) = State::open(&path, reserve_bytes(settings.max_bytes), &mut losses)?;
         let mut store = Self { path, logs, state, free_bytes: 0, _lock: lock };
@@ -162,6 +174,15 @@ impl Store {
             }
             StoreOp::Put { entries } => self.state.put(&entries).map(|()| StoreReply::Put),
         }
+    }
+
+    /// Commits, and leaves a count by which the next opening knows the last record, too.
+    ///
+    /// # Errors
+    /// Like [`Store::apply`]; what was committed is safe in any case.
+    pub fn close(mut self) -> Result<(), StoreFault> {
+        self.commit()?;
+        self.logs.iter_mut().try_for_each(Log::finish)
     }
 
     /// How the store stands now.
@@ -245,12 +266,21 @@ fn claim(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Takes the store for this process, for as long as the file is open (flock(2)).
-fn lock(path: &Path) -> Result<Lock, OpenError> {
+fn lock(path: &Path, aside_bytes_max: u64, losses: &mut Vec<StoreLoss>) -> Result<Lock, OpenError> {
     let file_path = path.join(LOCK_FILE);
     let locking = || format!("lock {}", file_path.display());
-    let mut options = OpenOptions::new();
-    let mut file =
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&file_path).attempt(locking)?;
+    let open = || {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&file_path)
+    };
+    let mut file = match open() {
+        // No agent made this: who may run on this store is its owner, and so are the files of whoever holds it.
+        Err(error) if !disk::is_passing(&error) => {
+            losses.push(disk::set_aside(&file_path, aside_bytes_max, &error.to_string()).attempt(locking)?);
+            open().attempt(locking)?
+        }
+        other => other.attempt(locking)?,
+    };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => {
             let mut pid = String::new();

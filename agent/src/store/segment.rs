@@ -30,6 +30,10 @@ const MAGIC: [u8; 8] = *b"fmedseg\n";
 const VERSION: u32 = 1;
 /// Not UTF-8 (0xFE and 0xFF never are): text in a damaged body is not taken for the start of a frame.
 const MARKER: [u8; 4] = [0xF1, 0xFF, 0xE0, 0xFE];
+/// Where the nth stands in a frame.
+const NTH_AT: usize = 16;
+/// How much of a damaged end is searched for the heads of frames: a segment.
+const RUINS_BYTES_MAX: usize = 1024 * 1024;
 /// How much is read from the file at once.
 const READ_CHUNK_BYTES: usize = 16 * 1024;
 /// What is given up around a byte that the disk can't read: the page of the page cache.
@@ -372,9 +376,33 @@ pub(super) fn survey(source: Source<'_>, segment: u64, acked: u64, expected: Opt
             }
             Step::Damaged { bytes, .. } => found.damaged_bytes += bytes,
             Step::Torn { .. } => found.torn = true,
-            Step::End => return Ok(found),
+            Step::End => break,
         }
     }
+    if found.good_end < source.len() && !found.torn {
+        found.count_ruins(source)?;
+    }
+    Ok(found)
+}
+
+/// How many records went on from the `next` one, as far as the heads of their frames are legible in `bytes`.
+fn ruins(bytes: &[u8], next: u32) -> u32 {
+    let most = u32::try_from(bytes.len() / FRAME_BYTES).unwrap_or(u32::MAX).max(1);
+    let mut count = 0;
+    for head in bytes.windows(FRAME_BYTES).filter(|head| head.starts_with(&MARKER)) {
+        let nth = head.get(NTH_AT..).and_then(|rest| Fields(rest).u32());
+        let ahead = nth.map_or(u32::MAX, |nth| nth.wrapping_sub(next));
+        if ahead >= count && ahead < most {
+            count = ahead + 1;
+        }
+    }
+    count
+}
+
+/// How far `nth` lies ahead of `other`, which wraps; 0 if it doesn't.
+pub(super) fn nth_after(nth: u32, other: u32) -> u32 {
+    let ahead = nth.wrapping_sub(other);
+    if ahead > u32::MAX / 2 { 0 } else { ahead }
 }
 
 /// Shows the records of a segment, as far as they check.
@@ -406,9 +434,24 @@ impl Survey {
         }
     }
 
+    /// Counts the records behind the last good one, by the frames whose beginning can still be made out: no record follows
+    /// whose nth would tell. Bytes that hold none are one record at least.
+    fn count_ruins(&mut self, source: Source<'_>) -> io::Result<()> {
+        let Some(next) = self.next_nth else { return Ok(()) };
+        let mut bytes = Vec::new();
+        while bytes.len() < RUINS_BYTES_MAX
+            && source.read(self.good_end + bytes.len() as u64, &mut bytes, READ_CHUNK_BYTES)? > 0
+        {}
+        let ruins = ruins(&bytes, next);
+        let lost = if ruins == 0 && bytes.iter().any(|byte| *byte != 0) { 1 } else { ruins };
+        self.lost += u64::from(lost);
+        self.next_nth = Some(next.wrapping_add(lost));
+        Ok(())
+    }
+
     /// Counts what is missing before the `nth` record. What lies before a record that was acknowledged was so too.
     fn expect(&mut self, nth: u32, live: bool) {
-        let missing = nth.wrapping_sub(self.next_nth.unwrap_or(nth));
+        let missing = nth_after(nth, self.next_nth.unwrap_or(nth));
         if live {
             self.lost += u64::from(missing);
         }

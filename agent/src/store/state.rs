@@ -1,8 +1,10 @@
 //! The keyed state: the journal, budgets, alarms, cursors and anchors, in sled. sled 0.34 by itself neither syncs nor
 //! survives every crash, so this module wraps it in guards, each of which stands for a failure that was reproduced:
 //! a commit is flush and fdatasync, a value carries its own checksum, every call may panic, and after any error the
-//! database is dropped and opened anew before the next try. It must not hold large values, and it never lets what can't
-//! be read pass as empty: a state that is lost is set aside and said to be lost.
+//! database is dropped and opened anew before the next try. With each write goes a tally of all entries, and the number of
+//! the last write stands in a file outside of sled: so an entry that vanished and a state that fell back to what it was
+//! before are noticed. It must not hold large values, and it never lets what can't be read pass as empty: a state that is
+//! lost is set aside and said to be lost.
 
 #[cfg(test)]
 mod tests;
@@ -10,7 +12,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,11 +20,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::disk::{self, Attempt};
+use super::segment::Fields;
 use crate::engine::io::{StoreFault, StoreLoss};
 
 /// Longest value. From 5 KiB on, with the checksum, sled's recovery was seen to panic after power cuts.
 pub const STATE_VALUE_BYTES_MAX: usize = 5 * 1024 - CHECKSUM_BYTES - 1;
 const CHECKSUM_BYTES: usize = 4;
+/// The number of a write, and its checksum.
+const GENERATION_BYTES: usize = 12;
 const CACHE_BYTES: u64 = 1024 * 1024;
 /// Held back for the day the disk is full: sled needs room even to open, and to delete.
 const RESERVE_BYTES_MAX: u64 = 2 * 1024 * 1024;
@@ -40,8 +45,10 @@ const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 const DIR: &str = "state";
-const DIR_DAMAGED: &str = "state.damaged";
 const RESERVE_FILE: &str = "reserve";
+const GENERATION_FILE: &str = "state.generation";
+/// Not a key that the engine would use.
+const TALLY_KEY: &str = "\0tally";
 
 type Entries = BTreeMap<String, Bytes>;
 
@@ -52,6 +59,7 @@ pub(super) struct State {
     reserve_bytes: u64,
     /// `None` after an error, until the next call opens it anew.
     db: Option<Db>,
+    generation: Generation,
     bytes: u64,
     damaged_bytes: u64,
     written_bytes: u64,
@@ -62,6 +70,44 @@ struct Db {
     db: sled::Db,
     /// Our own descriptor of sled's file: sled calls sync_file_range, which is no promise.
     file: File,
+    tally: Tally,
+    /// Of each entry that is there: what it adds to the tally.
+    checksums: BTreeMap<String, u32>,
+}
+
+/// What the entries come to. It is carried from write to write and never counted anew: an entry that vanishes while the
+/// state is in use leaves it wrong, and the next opening notices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Tally {
+    /// The number of the write.
+    generation: u64,
+    entries: u64,
+    /// Of the entries' checksums, wrapping.
+    sum: u64,
+}
+
+/// The number of the last write that was durable, in a file beside sled's. It is written after the write and synced never:
+/// it may lag behind, and what it does say is certain.
+#[derive(Debug)]
+struct Generation {
+    file: Option<File>,
+    last: Last,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Known(u64),
+    /// There is no file: as before the first write.
+    Missing,
+    Damaged,
+}
+
+/// What opening the database gave.
+struct Opened {
+    db: Db,
+    entries: Entries,
+    /// Entries that could not be read.
+    unreadable: usize,
 }
 
 /// Why sled did not do it.
@@ -75,6 +121,12 @@ enum Trouble {
     Panicked(String),
     #[error("{0} entries that can't be read")]
     Unreadable(usize),
+    #[error("{found} entries, and {expected} were written")]
+    Incomplete { found: u64, expected: u64 },
+    #[error("it has fallen back from write {last} to write {found}")]
+    FellBack { found: u64, last: u64 },
+    #[error("the number of its last write is lost, so it may have fallen back")]
+    Unnumbered,
 }
 
 /// How much is held back of what a store may take.
@@ -91,15 +143,26 @@ impl State {
         reserve_bytes: u64,
         losses: &mut Vec<StoreLoss>,
     ) -> Result<(Self, Entries), StoreFault> {
-        let mut state =
-            Self { root: root.to_owned(), reserve_bytes, db: None, bytes: 0, damaged_bytes: 0, written_bytes: 0 };
-        let entries = match state.open_and_load() {
-            Ok((entries, 0)) => entries,
-            Ok((entries, unreadable)) => {
-                state.begin_anew(&entries, &Trouble::Unreadable(unreadable), losses)?;
-                entries
+        let generation = Generation::open(&root.join(GENERATION_FILE));
+        let mut state = Self {
+            root: root.to_owned(),
+            reserve_bytes,
+            db: None,
+            generation,
+            bytes: 0,
+            damaged_bytes: 0,
+            written_bytes: 0,
+        };
+        let entries = match state.open_salvaging() {
+            Ok(opened) => {
+                let trouble = opened.trouble(state.generation.last);
+                state.db = Some(opened.db);
+                if let Some(trouble) = trouble {
+                    state.begin_anew(&opened.entries, &trouble, losses)?;
+                }
+                opened.entries
             }
-            Err(trouble) if state.is_damage(&trouble) => {
+            Err(trouble) if is_damage(&trouble) && !state.is_out_of_room(&trouble) => {
                 state.begin_anew(&Entries::new(), &trouble, losses)?;
                 Entries::new()
             }
@@ -151,37 +214,49 @@ impl State {
 
     fn try_commit(&mut self, entries: &[(String, Option<Bytes>)]) -> Result<(), Trouble> {
         if self.db.is_none() {
-            self.db = Some(self.open_db()?);
+            self.db = Some(self.open_db()?.db);
         }
-        let Some(db) = &self.db else { return Ok(()) };
+        let Some(db) = self.db.as_mut() else { return Ok(()) };
         let mut batch = sled::Batch::default();
         for (key, value) in entries {
+            db.count(key, value.as_deref());
             match value {
                 Some(value) => batch.insert(key.as_bytes(), encode(key, value)),
                 None => batch.remove(key.as_bytes()),
             }
         }
+        let last = if let Last::Known(last) = self.generation.last { last } else { 0 };
+        let generation = db.tally.generation.max(last) + 1;
+        db.tally.generation = generation;
+        batch.insert(TALLY_KEY, encode(TALLY_KEY, &db.tally.encode()));
         guarded(|| {
             db.db.apply_batch(batch)?;
             db.db.flush()?;
             Ok(db.file.sync_data()?)
-        })
+        })?;
+        self.generation.put(generation);
+        Ok(())
     }
 
-    /// Opens sled and reads everything; gives also how many entries could not be read.
-    fn open_and_load(&mut self) -> Result<(Entries, usize), Trouble> {
-        let db = self.open_db()?;
-        let loaded = guarded(|| Ok(load(&db.db)));
-        self.db = Some(db);
-        loaded
+    /// Opens the state. Where that fails, once more without what sled can do without: its snapshots, which repeat what stands
+    /// in the log, and its configuration, which is the default one.
+    fn open_salvaging(&self) -> Result<Opened, Trouble> {
+        match self.open_db() {
+            Err(trouble) if is_salvageable(&trouble) && !self.is_out_of_room(&trouble) => {
+                remove_expendable(&self.dir())?;
+                // What went wrong first is the better thing to tell.
+                self.open_db().map_err(|_| trouble)
+            }
+            other => other,
+        }
     }
 
-    /// Opens sled, with the reserve given up if the disk is too full for it.
-    fn open_db(&self) -> Result<Db, Trouble> {
+    /// Opens sled and reads everything, with the reserve given up if the disk is too full for it.
+    fn open_db(&self) -> Result<Opened, Trouble> {
         let dir = self.dir();
         match open_db(&dir) {
             Err(_) if self.free_bytes() < self.reserve_bytes && self.reserve().exists() => {
-                disk::remove(&self.reserve())?;
+                disk::remove_all(&self.reserve())?;
                 open_db(&dir)
             }
             other => other,
@@ -196,42 +271,18 @@ impl State {
         losses: &mut Vec<StoreLoss>,
     ) -> Result<(), StoreFault> {
         self.close();
-        let (dir, aside) = (self.dir(), self.root.join(DIR_DAMAGED));
-        let set_aside = || -> io::Result<()> {
-            if aside.is_dir() {
-                fs::remove_dir_all(&aside)?;
-            }
-            fs::rename(&dir, &aside)?;
-            disk::sync_dir(&self.root)
-        };
-        set_aside().attempt(|| format!("set {} aside", dir.display()))?;
-        let what = format!(
-            "{}: {trouble}; set aside as {}, begun anew with {} entries",
-            dir.display(),
-            aside.display(),
-            entries.len()
-        );
+        let dir = self.dir();
+        let set_aside = disk::set_aside(&dir, self.reserve_bytes, &trouble.to_string())
+            .attempt(|| format!("set {} aside", dir.display()))?;
+        let what = format!("{}, begun anew with {} entries", set_aside.what, entries.len());
         losses.push(StoreLoss { what, records: 0, state_lost: true });
         let entries: Vec<_> = entries.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
         self.commit(&entries)
     }
 
-    /// Whether to give the state up. What a full disk, a missing right or another holder causes is none of its fault.
-    fn is_damage(&self, trouble: &Trouble) -> bool {
-        let spared = |error: &io::Error| {
-            disk::is_no_space(error)
-                || matches!(
-                    error.kind(),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::OutOfMemory
-                )
-        };
-        match trouble {
-            Trouble::Sled(sled::Error::Io(error)) | Trouble::Io(error) if spared(error) => false,
-            held if is_lock(held) => false,
-            // sled panics as well when it has no room; a state that is fine must not be given up for that.
-            Trouble::Panicked(_) => self.free_bytes() >= self.reserve_bytes,
-            _ => true,
-        }
+    /// sled panics as well when it has no room; a state that is fine must not be given up for that.
+    fn is_out_of_room(&self, trouble: &Trouble) -> bool {
+        matches!(trouble, Trouble::Panicked(_)) && self.free_bytes() < self.reserve_bytes
     }
 
     fn close(&mut self) {
@@ -272,14 +323,14 @@ impl State {
             return;
         }
         if write_reserve(&reserve, self.reserve_bytes).is_err() {
-            let _ = disk::remove(&reserve);
+            let _ = disk::remove_all(&reserve);
         }
     }
 
     fn measure(&mut self) {
         let reserve = fs::metadata(self.reserve()).map_or(0, |metadata| metadata.len());
         self.bytes = reserve + disk::tree_bytes(&self.dir());
-        self.damaged_bytes = disk::tree_bytes(&self.root.join(DIR_DAMAGED));
+        self.damaged_bytes = disk::aside_bytes(&self.dir());
     }
 }
 
@@ -304,7 +355,130 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
     })
 }
 
-fn open_db(dir: &Path) -> Result<Db, Trouble> {
+impl Db {
+    /// Carries the tally on over one entry that is put, or deleted.
+    fn count(&mut self, key: &str, value: Option<&[u8]>) {
+        if let Some(old) = self.checksums.remove(key) {
+            self.tally.entries = self.tally.entries.wrapping_sub(1);
+            self.tally.sum = self.tally.sum.wrapping_sub(u64::from(old));
+        }
+        let Some(value) = value else { return };
+        let new = checksum(key.as_bytes(), value);
+        self.checksums.insert(key.to_owned(), new);
+        self.tally.entries = self.tally.entries.wrapping_add(1);
+        self.tally.sum = self.tally.sum.wrapping_add(u64::from(new));
+    }
+}
+
+impl Tally {
+    fn of(checksums: &BTreeMap<String, u32>, generation: u64) -> Self {
+        let sum = checksums.values().fold(0_u64, |sum, checksum| sum.wrapping_add(u64::from(*checksum)));
+        Self { generation, entries: checksums.len() as u64, sum }
+    }
+
+    fn encode(self) -> Vec<u8> {
+        [self.generation, self.entries, self.sum].iter().flat_map(|field| field.to_le_bytes()).collect()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        Some(Self { generation: fields.u64()?, entries: fields.u64()?, sum: fields.u64()? })
+    }
+}
+
+impl Opened {
+    /// What is wrong with it, where the last write known of is the `last`.
+    fn trouble(&self, last: Last) -> Option<Trouble> {
+        if self.unreadable > 0 {
+            return Some(Trouble::Unreadable(self.unreadable));
+        }
+        let tally = self.db.tally;
+        match last {
+            Last::Damaged => return Some(Trouble::Unnumbered),
+            Last::Missing if tally.generation > 0 => return Some(Trouble::Unnumbered),
+            Last::Known(last) if tally.generation < last => {
+                return Some(Trouble::FellBack { found: tally.generation, last });
+            }
+            _ => {}
+        }
+        if tally != Tally::of(&self.db.checksums, tally.generation) {
+            return Some(Trouble::Incomplete { found: self.entries.len() as u64, expected: tally.entries });
+        }
+        None
+    }
+}
+
+impl Generation {
+    /// Reads the file or makes it. It is a guard and no more: where it can't be had, the state does without.
+    fn open(path: &Path) -> Self {
+        let make = || disk::make_file(path, &Self::encode(0)).ok();
+        match Self::read(path) {
+            Ok((file, Some(last))) => Self { file: Some(file), last: Last::Known(last) },
+            Err(error) if disk::is_passing(&error) => Self { file: None, last: Last::Known(0) },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self { file: make(), last: Last::Missing },
+            Ok((_, None)) | Err(_) => Self { file: make(), last: Last::Damaged },
+        }
+    }
+
+    fn read(path: &Path) -> io::Result<(File, Option<u64>)> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let mut bytes = [0; GENERATION_BYTES];
+        let read = file.read_exact_at(&mut bytes, 0);
+        let mut fields = Fields(&bytes);
+        let last = match (read, fields.u64(), fields.u32()) {
+            (Ok(()), Some(last), Some(crc)) if crc == crc32c::crc32c(&last.to_le_bytes()) => Some(last),
+            _ => None,
+        };
+        Ok((file, last))
+    }
+
+    fn put(&mut self, last: u64) {
+        self.last = Last::Known(last);
+        if let Some(file) = &self.file {
+            // The write that it stands for is done; without this a loss of it would only go unnoticed.
+            let _ = file.write_all_at(&Self::encode(last), 0);
+        }
+    }
+
+    fn encode(last: u64) -> Vec<u8> {
+        let last = last.to_le_bytes();
+        [&last[..], &crc32c::crc32c(&last).to_le_bytes()].concat()
+    }
+}
+
+/// Whether anything was ever written to the state below `root`, and so to the store.
+pub(super) fn was_used(root: &Path) -> bool {
+    match Generation::read(&root.join(GENERATION_FILE)) {
+        Ok((_, last)) => last != Some(0),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// Whether to give the state up. What a full disk or another holder causes is none of its fault.
+fn is_damage(trouble: &Trouble) -> bool {
+    match trouble {
+        Trouble::Sled(sled::Error::Io(error)) | Trouble::Io(error) if disk::is_passing(error) => false,
+        other => !is_lock(other),
+    }
+}
+
+/// Whether less of sled's files may be opened. Those of another version of sled may not.
+fn is_salvageable(trouble: &Trouble) -> bool {
+    is_damage(trouble) && !matches!(trouble, Trouble::Sled(sled::Error::Unsupported(_)))
+}
+
+fn remove_expendable(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name == "conf" || name.starts_with("snap.") {
+            disk::remove_all(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn open_db(dir: &Path) -> Result<Opened, Trouble> {
     disk::make_dir(dir)?;
     remove_torn_snapshots(dir)?;
     let db = open_sled(dir)?;
@@ -314,7 +488,11 @@ fn open_db(dir: &Path) -> Result<Db, Trouble> {
     disk::sync_dir(dir)?;
     disk::sync_dir(disk::parent(dir))?;
     let file = OpenOptions::new().read(true).write(true).open(dir.join("db"))?;
-    Ok(Db { db, file })
+    let (mut entries, unreadable) = guarded(|| Ok(load(&db)))?;
+    let tally = entries.remove(TALLY_KEY).and_then(|bytes| Tally::decode(&bytes));
+    let checksums = entries.iter().map(|(key, value)| (key.clone(), checksum(key.as_bytes(), value))).collect();
+    let db = Db { db, file, tally: tally.unwrap_or_default(), checksums };
+    Ok(Opened { db, entries, unreadable })
 }
 
 /// A database that was just dropped may be locked a moment longer: by a thread of sled's own that hasn't ended, or by a
@@ -336,7 +514,7 @@ fn remove_torn_snapshots(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "generating") {
-            disk::remove(&path)?;
+            disk::remove_all(&path)?;
         }
     }
     Ok(())

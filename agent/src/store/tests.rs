@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -191,92 +190,6 @@ fn commits_that_wait_behind_a_commit_share_its_sync() {
     assert_eq!(following.expect("the job that is no append").0, EffectId(999));
     drop(backing);
     assert_eq!(open(dir.path()).1.stats.records[Class::Events as usize], 50);
-}
-
-/// Set in the child that [`kill_at_any_moment_loses_no_committed_record`] starts: where its store lies.
-const WRITER_DIR: &str = "FIELDMEDIC_TEST_WRITER_DIR";
-const KILLS: u64 = 30;
-
-/// Says on stdout what is committed, until it is killed.
-fn writer(dir: &Path) -> ! {
-    let (mut store, recovered) = open(dir);
-    let mut seq = recovered.logs.iter().map(|log| log.last).max().unwrap_or(0);
-    loop {
-        let mut batch = Vec::new();
-        for class in Class::ALL {
-            for _ in 0..7 {
-                seq += 1;
-                store.apply(append(class, seq, usize::try_from(seq * 37 % 3000).expect("small"))).expect("append");
-                batch.push((class, seq));
-            }
-        }
-        store.apply(StoreOp::Commit).expect("commit");
-        let last = Bytes::copy_from_slice(&seq.to_le_bytes());
-        store.apply(StoreOp::Put { entries: vec![("last".to_owned(), Some(last))] }).expect("put");
-        let line: Vec<String> = batch.iter().map(|(class, seq)| format!("{}:{seq}", *class as usize)).collect();
-        println!("committed {}", line.join(" "));
-    }
-}
-
-/// Starts the writer, kills it after `lifetime`, and gives what it said was committed.
-fn killed_writer(dir: &Path, lifetime: Duration) -> Vec<(usize, u64)> {
-    let mut child = Command::new(std::env::current_exe().expect("this binary"))
-        .args(["store::tests::kill_at_any_moment_loses_no_committed_record", "--exact", "--nocapture"])
-        .env(WRITER_DIR, dir)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("start the writer");
-    let mut lines = BufReader::new(child.stdout.take().expect("its stdout")).lines();
-    let mut committed = Vec::new();
-    let mut deadline = None;
-    while let Some(Ok(line)) = lines.next() {
-        // The lifetime counts from the first commit, so that a slow start is not all that is killed.
-        if let Some(list) = line.split_once("committed ").map(|(_, list)| list) {
-            committed.extend(list.split(' ').filter_map(|item| {
-                let (class, seq) = item.split_once(':')?;
-                Some((class.parse().ok()?, seq.parse().ok()?))
-            }));
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + lifetime);
-            if Instant::now() >= deadline {
-                // What is said between this and its death is read on until the pipe ends.
-                let _ = child.kill();
-            }
-        }
-    }
-    child.wait().expect("reap the writer");
-    committed
-}
-
-#[test]
-fn kill_at_any_moment_loses_no_committed_record() {
-    if let Some(dir) = std::env::var_os(WRITER_DIR) {
-        writer(Path::new(&dir));
-    }
-    let dir = temp();
-    let mut committed: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-    for kill in 0..KILLS {
-        let said = killed_writer(dir.path(), Duration::from_micros(kill * 7919 % 60_000));
-        assert!(!said.is_empty(), "kill {kill}: the writer never came to a commit");
-        for (class, seq) in &said {
-            committed.entry(*class).or_default().push(*seq);
-        }
-        let (mut store, recovered) = open(dir.path());
-        assert_eq!(recovered.losses, [], "kill {kill}");
-        let last = said.last().expect("something").1;
-        let state = &recovered.state.iter().find(|(key, _)| key == "last").expect("the state is there").1;
-        let state = u64::from_le_bytes(state.as_ref().try_into().expect("eight bytes"));
-        assert!(state >= last, "kill {kill}: the state says {state}, {last} was committed");
-        for class in Class::ALL {
-            let found = read_all(&mut store, class);
-            for (seq, bytes) in &found {
-                assert_eq!(bytes, &body(*seq, usize::try_from(seq * 37 % 3000).expect("small")), "record {seq}");
-            }
-            let found: Vec<u64> = found.into_iter().map(|(seq, _)| seq).collect();
-            let missing: Vec<u64> =
-                committed[&(class as usize)].iter().copied().filter(|seq| found.binary_search(seq).is_err()).collect();
-            assert!(missing.is_empty(), "kill {kill}: {class:?} lost {missing:?}");
-        }
-    }
 }
 
 /// A file system of a few MiB, gone when dropped.

@@ -36,6 +36,13 @@ impl Backing {
         }
     }
 
+    fn close(self) -> Result<(), StoreFault> {
+        match self {
+            Self::Store(store) => store.close(),
+            Self::Absent(_) => Ok(()),
+        }
+    }
+
     fn stats(&self) -> StoreStats {
         match self {
             Self::Store(store) => store.stats(),
@@ -127,7 +134,7 @@ fn run(mut store: Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: 
         next = following.or_else(|| next_job(&mut store, jobs, replies, back));
     }
     // What came without a commit of its own is worth one now; there is no one left to be told of a failure.
-    let _ = store.apply(StoreOp::Commit);
+    let _ = store.close();
 }
 
 /// Waits for something to do; without a store also for the store.

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use super::super::dice::Dice;
 use crate::engine::io::{LogRange, StoreFault, StoreLoss};
 use crate::engine::record::Class;
-use crate::store::{CURSOR_BYTES, DRAINED_BYTES_MIN, FRAME_BYTES, HEADER_BYTES, RECORD_BYTES_MAX, WRITE_BUFFER_BYTES};
+use crate::store::{
+    CURSOR_BYTES, DRAINED_BYTES_MIN, FRAME_BYTES, HEADER_BYTES, MARK_COMMITS, RECORD_BYTES_MAX, WRITE_BUFFER_BYTES,
+};
 
 /// Records that lie on one bad patch of flash, at most.
 const DAMAGED_RECORDS_MAX: u64 = 40;
@@ -107,6 +109,8 @@ pub(super) struct Log {
     bytes: u64,
     damaged: u64,
     untold: Evicted,
+    /// Commits since the cursor was last moved.
+    unmarked: u32,
     written_bytes: u64,
     newly_durable: Vec<u64>,
 }
@@ -130,6 +134,7 @@ impl Log {
             bytes: 0,
             damaged: 0,
             untold: Evicted::default(),
+            unmarked: 0,
             written_bytes: CURSOR_BYTES as u64,
             newly_durable: Vec::new(),
         }
@@ -167,8 +172,14 @@ impl Log {
     /// Everything appended so far becomes durable.
     pub(super) fn sync(&mut self, free: u64) -> Result<(), StoreFault> {
         self.flush(free)?;
-        self.synced = self.written;
+        if self.appending && self.synced < self.written {
+            self.synced = self.written;
+            self.unmarked += 1;
+        }
         self.all_durable();
+        if self.unmarked >= MARK_COMMITS {
+            self.move_to(Position { highest: self.last, ..self.cursor });
+        }
         Ok(())
     }
 
@@ -273,7 +284,7 @@ impl Log {
         }
         self.count = self.segments.iter().map(Segment::count).sum();
         self.bytes = self.segments.iter().map(|segment| segment.bytes).sum();
-        (self.untold, self.written_bytes) = (Evicted::default(), 0);
+        (self.untold, self.unmarked, self.written_bytes) = (Evicted::default(), 0, 0);
         self.all_durable();
         self.delete_done();
         self.advance();
@@ -399,6 +410,7 @@ impl Log {
     }
 
     fn move_to(&mut self, position: Position) {
+        self.unmarked = 0;
         self.cursor = position;
         self.written_bytes += CURSOR_BYTES as u64;
     }

@@ -226,6 +226,110 @@ fn damage_that_comes_while_the_log_is_open_is_told_once_by_the_read_that_meets_i
 }
 
 #[test]
+fn damage_that_a_read_told_of_is_not_told_again_by_the_next_opening() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=9);
+    let path = only_segment(&dir);
+    let mut bytes = fs::read(&path).expect("read the segment");
+    let at = usize::try_from(HEADER_BYTES).expect("small") + frame_bytes(1) + frame_bytes(2) + 30;
+    bytes[at] ^= 4;
+    fs::write(&path, &bytes).expect("damage it");
+    assert_eq!(log.read(1, ALL, ALL).expect("read").damaged, 1);
+    log.trim(1).expect("trim");
+    drop(log);
+    let (mut log, losses) = open(&dir);
+    assert_eq!(losses.iter().map(|loss| loss.records).sum::<u64>(), 0, "{losses:?}");
+    assert_eq!(seqs(&mut log), [2, 4, 5, 6, 7, 8, 9]);
+    log.trim(4).expect("trim over the damage");
+    assert_eq!(log.read(1, ALL, ALL).expect("read").damaged, 0, "what was acknowledged is no damage");
+}
+
+#[test]
+fn what_opening_found_damaged_is_told_in_the_same_words_until_the_log_moves_and_then_no_more() {
+    let dir = dir();
+    drop(filled(&dir, 1..=9));
+    let path = only_segment(&dir);
+    let mut bytes = fs::read(&path).expect("read the segment");
+    let at = bytes.len() - frame_bytes(9) - 5;
+    bytes[at] ^= 4;
+    fs::write(&path, &bytes).expect("damage it");
+    let told = |losses: Vec<StoreLoss>| losses.into_iter().filter(|loss| loss.records > 0).collect::<Vec<_>>();
+    let first = told(open(&dir).1);
+    assert_eq!(first.iter().map(|loss| loss.records).sum::<u64>(), 1, "{first:?}");
+    let (mut log, losses) = open(&dir);
+    assert_eq!(told(losses), first);
+    log.append(10, &body(10)).expect("append");
+    log.commit().expect("commit");
+    drop(log);
+    let (mut log, losses) = open(&dir);
+    assert_eq!(told(losses), first);
+    log.trim(3).expect("trim");
+    drop(log);
+    assert_eq!(told(open(&dir).1), [], "counted once");
+}
+
+#[test]
+fn an_end_that_is_cut_off_is_counted_by_the_mark_and_a_damaged_one_by_its_ruins() {
+    for cut in [false, true] {
+        let dir = dir();
+        let mut log = filled(&dir, 1..=9);
+        if cut {
+            log.mark().expect("mark");
+        }
+        drop(log);
+        let path = only_segment(&dir);
+        let mut bytes = fs::read(&path).expect("read the segment");
+        let end = bytes.len() - frame_bytes(8) - frame_bytes(9);
+        if cut {
+            bytes.truncate(end);
+        } else {
+            bytes[end + FRAME_BYTES..].fill(0xFF);
+            let head = end + frame_bytes(8);
+            let mut frame = Vec::new();
+            segment::encode_frame(&mut frame, 1, 9, 8, &body(9));
+            bytes[head..head + FRAME_BYTES].copy_from_slice(&frame[..FRAME_BYTES]);
+        }
+        fs::write(&path, &bytes).expect("damage it");
+        let (mut log, losses) = open(&dir);
+        assert_eq!(losses.iter().map(|loss| loss.records).sum::<u64>(), 2, "cut: {cut}: {losses:?}");
+        log.append(10, &body(10)).expect("append goes on");
+        log.commit().expect("commit");
+        assert_eq!(seqs(&mut log), [1, 2, 3, 4, 5, 6, 7, 10], "cut: {cut}");
+        log.mark().expect("mark");
+        drop(log);
+        let (_log, losses) = open(&dir);
+        assert_eq!(losses, [], "cut: {cut}");
+    }
+}
+
+#[test]
+fn a_log_whose_only_segment_vanished_counts_all_that_was_in_it() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=9);
+    log.trim(2).expect("trim");
+    drop(log);
+    fs::remove_file(only_segment(&dir)).expect("remove it");
+    assert_eq!(open(&dir).1.iter().map(|loss| loss.records).sum::<u64>(), 7);
+}
+
+#[test]
+fn what_lies_in_the_way_of_a_segment_or_the_cursor_is_set_aside() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=2000);
+    let (before, first) = (seqs(&mut log).len(), log.segments[1].first);
+    log.mark().expect("mark");
+    drop(log);
+    for path in [segment_path(dir.path(), first), dir.path().join(CURSOR_FILE)] {
+        fs::remove_file(&path).expect("remove it");
+        fs::create_dir(&path).expect("put a directory there");
+    }
+    let (mut log, losses) = open(&dir);
+    let left = seqs(&mut log).len();
+    assert_eq!(losses.iter().map(|loss| loss.records).sum::<u64>(), (before - left) as u64, "{losses:?}");
+    assert!(losses.iter().any(|loss| loss.what.contains("set aside as")), "{losses:?}");
+}
+
+#[test]
 fn text_that_looks_like_a_frame_inside_a_damaged_record_is_not_taken_for_one() {
     let dir = dir();
     let (mut log, _) = open(&dir);
@@ -267,8 +371,8 @@ fn segments_set_aside_do_not_pile_up() {
         fs::write(dir.path().join(format!("{first:020}.newer")), b"x").expect("write");
     }
     let (log, _) = open(&dir);
-    assert_eq!(names_with(dir.path(), SUFFIX_ASIDE).expect("list"), [4, 5, 6, 7]);
-    assert_eq!(log.bytes(), 4);
+    assert_eq!(names_with(dir.path(), SUFFIX_NEWER).expect("list"), [6, 7]);
+    assert_eq!(log.bytes(), 2);
 }
 
 #[test]
@@ -411,7 +515,8 @@ fn a_torn_cursor_write_leaves_the_position_before_it() {
     bytes[slot + 20] ^= 0xFF;
     fs::write(&path, &bytes).expect("tear it");
     let (mut log, losses) = open(&dir);
-    assert_eq!(losses, []);
+    assert!(losses.len() == 1 && losses[0].records == 0, "{losses:?}");
+    assert!(losses[0].what.contains("a half of it is damaged"), "{losses:?}");
     assert_eq!(seqs(&mut log).first(), Some(&second), "what was sent comes again, and no more than that");
 }
 

@@ -70,7 +70,7 @@ fn a_state_that_does_not_open_is_set_aside_and_said_to_be_lost() {
     let root = root();
     for round in 1..=2 {
         filled(&root, 200);
-        damage(&root.path().join(DIR).join("conf"), |bytes| bytes.fill(b'?'));
+        damage(&root.path().join(DIR).join("db"), |bytes| bytes.fill(b'?'));
         let (mut state, entries, losses) = open(&root);
         assert!(entries.is_empty(), "round {round}");
         assert_eq!(losses.len(), 1, "round {round}: {losses:?}");
@@ -82,7 +82,65 @@ fn a_state_that_does_not_open_is_set_aside_and_said_to_be_lost() {
         assert_eq!((entries.len(), losses.len()), (1, 0), "round {round}");
         state.put(&[("after".to_owned(), None)]).expect("put");
     }
-    assert!(root.path().join(DIR_DAMAGED).join("db").exists(), "the last damaged one is kept");
+    assert!(root.path().join("state.damaged").join("db").exists(), "the last damaged one is kept");
+}
+
+#[test]
+fn a_damaged_configuration_of_sleds_costs_nothing() {
+    let root = root();
+    filled(&root, 200);
+    damage(&root.path().join(DIR).join("conf"), |bytes| bytes.fill(b'?'));
+    let (_state, entries, losses) = open(&root);
+    assert_eq!((entries.len(), losses), (200, vec![]));
+}
+
+#[test]
+fn an_entry_that_vanished_is_noticed() {
+    let root = root();
+    filled(&root, 3);
+    let (state, _, _) = open(&root);
+    state.db.as_ref().expect("open").db.remove("cmd/0001").expect("remove behind its back");
+    drop(state);
+    let (state, entries, losses) = open(&root);
+    assert_eq!(entries.len(), 2);
+    assert!(losses[0].state_lost && losses[0].what.contains("2 entries, and 3 were written"), "{losses:?}");
+    drop(state);
+    assert_eq!(open(&root).2, [], "told once");
+}
+
+#[test]
+fn an_entry_that_vanished_while_the_state_was_in_use_is_noticed_by_the_next_opening() {
+    let root = root();
+    filled(&root, 3);
+    let (mut state, _, _) = open(&root);
+    state.db.as_ref().expect("open").db.remove("cmd/0001").expect("remove behind its back");
+    state.close();
+    state.put(&[entry("cmd/0009", "1")]).expect("put into a database opened anew");
+    drop(state);
+    assert!(open(&root).2[0].state_lost);
+}
+
+#[test]
+fn a_state_that_fell_back_to_what_it_was_before_is_noticed() {
+    let root = root();
+    filled(&root, 20);
+    let before = fs::read(root.path().join(DIR).join("db")).expect("read");
+    let (mut state, _, _) = open(&root);
+    state.put(&[entry("journal/7", "executing")]).expect("put");
+    drop(state);
+    damage(&root.path().join(DIR).join("db"), |bytes| *bytes = before);
+    let (_state, entries, losses) = open(&root);
+    assert!(!entries.contains_key("journal/7"));
+    assert!(losses[0].state_lost && losses[0].what.contains("fallen back"), "{losses:?}");
+}
+
+#[test]
+fn a_state_set_aside_is_no_larger_than_the_reserve() {
+    let root = root();
+    let mut losses = Vec::new();
+    fs::write(root.path().join(DIR), vec![7; 100_000]).expect("write");
+    State::open(root.path(), 4096, &mut losses).expect("the state opens");
+    assert_eq!(fs::metadata(root.path().join("state.damaged")).expect("kept").len(), 4096);
 }
 
 #[test]
