@@ -133,6 +133,8 @@ struct Lane {
     /// Highest seq acknowledged or given up.
     done: u64,
     done_since_trim: u64,
+    /// What the store was asked to trim up to.
+    trimmed: u64,
     /// It is time to give space back.
     trim_due: bool,
     /// The store refused to.
@@ -418,11 +420,15 @@ impl Outbox {
     pub fn trim(&mut self, effects: &mut Effects) {
         for class in Class::ALL {
             let lane = self.lane(class);
-            if std::mem::take(&mut lane.trim_due) {
-                lane.done_since_trim = 0;
-                let upto = lane.trimmable();
-                effects.store(Purpose::Trim { class }, StoreOp::Trim { class, upto });
+            let upto = lane.trimmable();
+            if !lane.trim_due || upto <= lane.trimmed {
+                continue;
             }
+            // What is done with above something that isn't yet is trimmed when that is: perhaps nothing else will ask.
+            lane.trim_due = upto < lane.done;
+            lane.done_since_trim = 0;
+            lane.trimmed = upto;
+            effects.store(Purpose::Trim { class }, StoreOp::Trim { class, upto });
         }
     }
 
@@ -535,7 +541,10 @@ impl Outbox {
     pub fn trimmed(&mut self, now: Mono, class: Class, fault: Option<&StoreFault>, effects: &mut Effects) {
         if let Some(fault) = fault {
             self.report(fault, effects);
-            self.lane(class).trim_failed = true;
+            let lane = self.lane(class);
+            lane.trim_failed = true;
+            lane.trim_due = false;
+            lane.trimmed = 0;
             self.trim_at = Some(now.after(RETRY_AFTER));
         }
     }
