@@ -124,8 +124,9 @@ struct Lane {
     volatile: BTreeMap<u64, Volatile>,
     /// The next read begins here.
     next_read: u64,
-    /// Where the read that is under way begins.
-    reading: Option<u64>,
+    /// Where the read that is under way begins, and what was open when it was asked for: of what came later it says
+    /// nothing.
+    reading: Option<(u64, u64)>,
     ready: VecDeque<(u64, Bytes)>,
     inflight: BTreeSet<u64>,
     /// Evicted from the store while they were ready or in flight: what memory holds of them is all there is.
@@ -251,8 +252,8 @@ impl Outbox {
 
     fn can_hold(&self) -> bool {
         let lane = Class::Telemetry.of(&self.lanes);
-        // What waits in the store goes first.
-        let is_drained = !lane.has_unread() && lane.reading.is_none();
+        // What waits in the store goes first, and what is on its way there: it would be passed over.
+        let is_drained = !lane.has_unread() && lane.reading.is_none() && lane.open == lane.made;
         is_drained && self.last_fault.is_none() && self.volatile() < VOLATILE_RECORDS_MAX
     }
 
@@ -320,7 +321,7 @@ impl Outbox {
             return;
         }
         let from = lane.next_read;
-        lane.reading = Some(from);
+        lane.reading = Some((from, lane.open));
         let op = StoreOp::Read { class, from, records_max: READ_RECORDS_MAX, bytes_max: READ_BYTES_MAX };
         effects.store(Purpose::Read { class }, op);
     }
@@ -495,9 +496,9 @@ impl Outbox {
         let lane = self.lane(class);
         lane.volatile.insert(seq, Volatile::new(bytes, Why::Refused, was_sent));
         let all_read = !lane.has_unread() && lane.reading.is_none();
+        // Not yet behind it with reading: a queue that was full may hold older ones that are still to be stored.
         lane.open = lane.open.max(seq);
         if all_read {
-            lane.next_read = lane.open + 1;
             lane.feed();
         }
         self.retry_at = Some(now.after(RETRY_AFTER));
@@ -552,7 +553,7 @@ impl Outbox {
     /// A read ended. A page of an older reading that was rewound meanwhile is thrown away.
     pub fn page(&mut self, now: Mono, class: Class, result: Result<StoreReply, StoreFault>, effects: &mut Effects) {
         let lane = self.lane(class);
-        let from = lane.reading.take().unwrap_or_default();
+        let (from, asked_upto) = lane.reading.take().unwrap_or_default();
         match result {
             // To take it would be to pass over what the rewinding went back for.
             Ok(StoreReply::Page { damaged, .. }) if lane.next_read < from => {
@@ -568,9 +569,9 @@ impl Outbox {
                         lane.put_ready(seq, bytes);
                     }
                 }
-                // An empty page of a durable range: what was there is gone. Go on behind it.
-                let last = last.unwrap_or(open);
-                lane.next_read = last + 1;
+                // An empty page of a range that was open: what was there is gone, or only memory has it. Go on behind it.
+                let last = last.unwrap_or(asked_upto);
+                lane.next_read = lane.next_read.max(last + 1);
                 if !lane.has_unread() {
                     lane.feed();
                 }

@@ -109,6 +109,8 @@ fn what_was_found_once_stays_mended() {
         (614, "an agent that died before it had written that its journal was lost found its budgets full"),
         (3936, "an expired command was acknowledged before its refusal was on the disk, and a crash took that"),
         (1246, "a command refused as expired by a clock that ran ahead came again once it was right, and ran"),
+        (10, "a record that only memory held was answered, and what was stored before it and not yet read was deleted"),
+        (124, "a sample that was held passed over one that was still on its way into a slow store"),
         (6458, "an alarm that a power cut took was told by the next boot, with its own date and a later number"),
         (515, "the agent's backoff began anew at its start, the checker's did not"),
     ] {
