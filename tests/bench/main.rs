@@ -1,0 +1,55 @@
+//! The figures that the agent is held to, each measured beside its baseline in the same run: what the machine gives at
+//! the moment is in both. `tests/bench/run` builds and starts it.
+#![allow(
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::cast_precision_loss,
+    reason = "a benchmark that can't be set up ends, and it may touch the system that the agent's engine must not"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod append;
+mod cost;
+mod drain;
+mod report;
+mod sample;
+mod wear;
+mod wire;
+
+use report::Report;
+
+type Bench = fn(&mut Report);
+
+/// A benchmark's name, and what measures it.
+const BENCHES: [(&str, Bench); 5] = [
+    ("append", append::run),
+    ("drain", drain::run),
+    ("memory", drain::memory),
+    ("wear", wear::run),
+    ("wire", wire::run),
+];
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let known = |name: &String| BENCHES.iter().any(|(known, _)| known == name);
+    if let Some(stranger) = wanted.iter().find(|name| !known(name)) {
+        let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+        eprintln!("no benchmark is called {stranger}; there are: {}", names.join(" "));
+        std::process::exit(2);
+    }
+    let mut report = Report::default();
+    for (name, bench) in BENCHES {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            bench(&mut report);
+        }
+    }
+    report.print();
+}
