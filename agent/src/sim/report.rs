@@ -109,7 +109,7 @@ pub struct Summary {
     pub sent_bytes: u64,
     /// Records that the broker got more than once.
     pub duplicates: u64,
-    /// Records that the agent made.
+    /// Records that the agent stored: those that the broker had before it was time for that are not among them.
     pub records: u64,
     /// Records given up, by reason.
     pub dropped: BTreeMap<String, u64>,

@@ -41,7 +41,7 @@ pub(super) const FIXED: [Fixed; 20] = [
     fixed("messages", "messages", Unit::Count, |s| Some(real(s.messages))),
     fixed("sent_bytes", "sent", Unit::Bytes, |s| Some(real(s.sent_bytes))),
     fixed("sent_bytes_per_day", "sent a day", Unit::Bytes, |s| Some(a_day(s, s.sent_bytes))),
-    fixed("records", "records made", Unit::Count, |s| Some(real(s.records))),
+    fixed("records", "records stored", Unit::Count, |s| Some(real(s.records))),
     fixed("dropped", "records dropped", Unit::Count, |s| Some(real(s.dropped.values().sum()))),
     fixed("waiting", "records waiting", Unit::Count, |s| Some(real(s.waiting))),
     fixed("duplicates", "duplicates", Unit::Count, |s| Some(real(s.duplicates))),

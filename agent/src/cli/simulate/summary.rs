@@ -29,8 +29,8 @@ pub(super) fn figures(summary: &Summary, look: Look) -> String {
     text += &line("events", &counts(&s.events));
     let per_day = format!("{} a day", bytes(whole(a_day(s, s.sent_bytes))));
     text += &line("sent", &[bytes(s.sent_bytes), per_day, plural(s.messages, "message")]);
-    let made = format!("{} made", count(s.records));
-    text += &line("records", &[made, format!("{} wait", count(s.waiting)), plural(s.duplicates, "duplicate")]);
+    let stored = format!("{} stored", count(s.records));
+    text += &line("records", &[stored, format!("{} wait", count(s.waiting)), plural(s.duplicates, "duplicate")]);
     text += &line("dropped", &counts(&s.dropped));
     let per_day = format!("{} a day", bytes(whole(a_day(s, s.flash_bytes))));
     let most = format!("store at most {}", bytes(s.store_max_bytes));

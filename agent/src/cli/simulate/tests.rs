@@ -223,7 +223,7 @@ remedies     restart_unit: FAILED 1 SUCCEEDED 3
 commands     none
 events       connected 14, started 3
 sent         7.0 MiB, 1.0 MiB a day, 10,080 messages
-records      12,000 made, 3 wait, 4 duplicates
+records      12,000 stored, 3 wait, 4 duplicates
 dropped      thinned 12
 flash        14.0 KiB written, 2.0 KiB a day, store at most 2.0 KiB
 "
