@@ -17,7 +17,7 @@ pub const MAX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
 /// The nth minute of the gateway's life.
 pub fn record(n: u64) -> Record {
-    let mut dice = Dice(n);
+    let mut dice = Dice(fastrand::Rng::with_seed(n));
     Record {
         at: Stamp { boot: BootId([7; 16]), mono: Mono(n * 60_000) },
         body: Body::Sample(Sample { interval_ms: 60_000, readings: readings(n, &mut dice) }),
@@ -76,7 +76,7 @@ fn labelled(metric: Metric, label: &str, value: impl Into<Value>) -> Reading {
 
 /// One that moved within the interval, as every third does.
 fn gauge(metric: Metric, value: f64, dice: &mut Dice) -> Reading {
-    let moved = dice.next() % 3 == 0;
+    let moved = dice.0.u8(..3) == 0;
     let step = (value.abs() * 0.01).max(0.001);
     Reading { range: moved.then_some((value - step, value + step)), ..just(metric, value) }
 }
@@ -86,22 +86,14 @@ fn count(amount: f64) -> u64 {
     amount as u64
 }
 
-/// splitmix64: the same sample has the same values in every run.
-struct Dice(u64);
+/// The same sample has the same values in every run.
+struct Dice(fastrand::Rng);
 
 impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        word ^ (word >> 31)
-    }
-
     /// From `low`, at most `span` above it, in steps of `step` (0: of one).
     fn within(&mut self, low: f64, step: f64, span: f64) -> f64 {
         let step = if step == 0.0 { 1.0 } else { step };
-        let share = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        let share = self.0.f64();
         ((low + share * span) / step).round() * step
     }
 }

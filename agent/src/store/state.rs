@@ -580,16 +580,10 @@ fn write_reserve(path: &Path, bytes: u64) -> io::Result<()> {
     disk::sync_dir(disk::parent(path))
 }
 
-/// xorshift64: file systems for raw flash compress, and a reserve of zeros would hold nothing back.
+/// File systems for raw flash compress, and a reserve of zeros would hold nothing back.
 fn incompressible(len: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(len + 8);
-    let mut word = 0x9E37_79B9_7F4A_7C15_u64;
-    while bytes.len() < len {
-        word ^= word << 13;
-        word ^= word >> 7;
-        word ^= word << 17;
-        bytes.extend_from_slice(&word.to_le_bytes());
-    }
-    bytes.truncate(len);
+    const SEED: u64 = 1;
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(SEED).fill(&mut bytes);
     bytes
 }

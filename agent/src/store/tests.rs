@@ -24,6 +24,13 @@ fn temp() -> TempDir {
     TempDir::new().expect("a temporary directory")
 }
 
+/// Changes what a file holds.
+pub(super) fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).expect("read");
+    change(&mut bytes);
+    fs::write(path, bytes).expect("write");
+}
+
 fn append(class: Class, seq: u64, len: usize) -> StoreOp {
     StoreOp::Append { class, seq, bytes: body(seq, len) }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::store::tests::damage;
 
 const SEGMENT: u64 = 64 * 1024;
 const ALL: usize = usize::MAX;
@@ -148,9 +149,7 @@ fn a_damaged_header_costs_no_record() {
     let dir = dir();
     drop(filled(&dir, 1..=9));
     let path = only_segment(&dir);
-    let mut bytes = fs::read(&path).expect("read the segment");
-    bytes[9] ^= 0xFF;
-    fs::write(&path, &bytes).expect("damage it");
+    damage(&path, |bytes| bytes[9] ^= 0xFF);
     let (mut log, losses) = open(&dir);
     assert_eq!(losses.len(), 1);
     assert_eq!(losses[0].records, 0);
@@ -177,9 +176,7 @@ fn a_zeroed_page_in_any_segment_is_counted_to_the_record() {
     let before = seqs(&mut log).len();
     drop(log);
     let path = segment_path(dir.path(), first);
-    let mut bytes = fs::read(&path).expect("read the segment");
-    bytes[8192..12288].fill(0);
-    fs::write(&path, &bytes).expect("damage it");
+    damage(&path, |bytes| bytes[8192..12288].fill(0));
     let (mut log, losses) = open(&dir);
     let left = seqs(&mut log).len();
     let told = losses.iter().map(|loss| loss.records).sum::<u64>();
@@ -212,10 +209,8 @@ fn damage_that_comes_while_the_log_is_open_is_told_once_by_the_read_that_meets_i
     let dir = dir();
     let mut log = filled(&dir, 1..=9);
     let path = only_segment(&dir);
-    let mut bytes = fs::read(&path).expect("read the segment");
     let at = usize::try_from(HEADER_BYTES).expect("small") + frame_bytes(1) + frame_bytes(2) + 30;
-    bytes[at] ^= 4;
-    fs::write(&path, &bytes).expect("damage it");
+    damage(&path, |bytes| bytes[at] ^= 4);
     let page = log.read(1, ALL, ALL).expect("read");
     assert_eq!(page.records.iter().map(|record| record.0).collect::<Vec<_>>(), [1, 2, 4, 5, 6, 7, 8, 9]);
     assert_eq!(page.damaged, 1);
@@ -230,10 +225,8 @@ fn damage_that_a_read_told_of_is_not_told_again_by_the_next_opening() {
     let dir = dir();
     let mut log = filled(&dir, 1..=9);
     let path = only_segment(&dir);
-    let mut bytes = fs::read(&path).expect("read the segment");
     let at = usize::try_from(HEADER_BYTES).expect("small") + frame_bytes(1) + frame_bytes(2) + 30;
-    bytes[at] ^= 4;
-    fs::write(&path, &bytes).expect("damage it");
+    damage(&path, |bytes| bytes[at] ^= 4);
     assert_eq!(log.read(1, ALL, ALL).expect("read").damaged, 1);
     log.trim(1).expect("trim");
     drop(log);
@@ -249,10 +242,10 @@ fn what_opening_found_damaged_is_told_in_the_same_words_until_the_log_moves_and_
     let dir = dir();
     drop(filled(&dir, 1..=9));
     let path = only_segment(&dir);
-    let mut bytes = fs::read(&path).expect("read the segment");
-    let at = bytes.len() - frame_bytes(9) - 5;
-    bytes[at] ^= 4;
-    fs::write(&path, &bytes).expect("damage it");
+    damage(&path, |bytes| {
+        let at = bytes.len() - frame_bytes(9) - 5;
+        bytes[at] ^= 4;
+    });
     let told = |losses: Vec<StoreLoss>| losses.into_iter().filter(|loss| loss.records > 0).collect::<Vec<_>>();
     let first = told(open(&dir).1);
     assert_eq!(first.iter().map(|loss| loss.records).sum::<u64>(), 1, "{first:?}");
@@ -341,9 +334,8 @@ fn text_that_looks_like_a_frame_inside_a_damaged_record_is_not_taken_for_one() {
     log.commit().expect("commit");
     drop(log);
     let path = only_segment(&dir);
-    let mut bytes = fs::read(&path).expect("read the segment");
-    bytes[usize::try_from(HEADER_BYTES).expect("small") + frame_bytes(1) + 20] ^= 1;
-    fs::write(&path, &bytes).expect("damage the frame around it");
+    // The frame around it.
+    damage(&path, |bytes| bytes[usize::try_from(HEADER_BYTES).expect("small") + frame_bytes(1) + 20] ^= 1);
     assert_eq!(seqs(&mut open(&dir).0), [1, 4]);
 }
 

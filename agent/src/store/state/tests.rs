@@ -1,6 +1,7 @@
 use tempfile::TempDir;
 
 use super::*;
+use crate::store::tests::damage;
 
 fn root() -> TempDir {
     TempDir::new().expect("a temporary directory")
@@ -21,12 +22,6 @@ fn filled(root: &TempDir, count: usize) {
     for index in 0..count {
         state.put(&[entry(&format!("cmd/{index:04}"), &"SUCCEEDED ".repeat(20))]).expect("put");
     }
-}
-
-fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(path).expect("read");
-    change(&mut bytes);
-    fs::write(path, bytes).expect("write");
 }
 
 #[test]
