@@ -13,7 +13,7 @@ const FIRST: Duration = Duration::from_millis(200);
 const LAST: Duration = Duration::from_secs(10);
 /// Waits that are looked at: their ceilings are 0.2, 0.4, 0.8, 1.6, 3.2 and 6.4 s.
 const GAPS: usize = 6;
-/// Gateways that are looked at together: chance then leaves no more than one false alarm in some 10,000 runs.
+/// Gateways that are looked at together: full jitter lets one alone draw anything.
 const GATEWAYS: usize = 8;
 /// The last two ceilings are sixteen times the first two. With linear growth it would be less than four.
 const GROWTH: u32 = 5;
