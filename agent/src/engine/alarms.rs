@@ -77,7 +77,7 @@ impl Engine {
             let seq = self.seqs.next();
             let (key, value) = rules::entry(&event.name, seq, &record);
             self.put_alarm(key, value);
-            self.outbox.append(now.mono, seq, &record, false, &mut self.effects);
+            self.outbox.append(now.mono, seq, &record, &mut self.effects);
         }
         self.outbox.commit(&mut self.effects);
     }

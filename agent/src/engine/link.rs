@@ -471,8 +471,8 @@ impl Link {
             return None;
         }
         if ack.qos_max == 0 {
-            let what = "takes nothing above QoS 0: it would acknowledge no record".to_owned();
-            self.close(now, LinkFaultKind::Refused, format!("the broker {what}"), effects);
+            let what = "the broker takes nothing above QoS 0: it would acknowledge no record";
+            self.close(now, LinkFaultKind::Refused, what.into(), effects);
             return None;
         }
         self.mute_closes = 0;
@@ -489,8 +489,8 @@ impl Link {
             receive_max: usize::from(ack.receive_max).max(1),
             packet_max: ack
                 .packet_max
-                .map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX))
-                .min(self.settings.packet_max),
+                .and_then(|max| usize::try_from(max).ok())
+                .map_or(self.settings.packet_max, |max| max.min(self.settings.packet_max)),
             inflight: BTreeMap::new(),
             inflight_bytes: 0,
             answered: false,

@@ -239,13 +239,6 @@ impl Engine {
         self.link.is_online()
     }
 
-    /// What keeps the numbers that were used from being used again by the next start: an entry for a store that wasn't
-    /// there while they were.
-    #[must_use]
-    pub fn used_seqs(&self) -> (String, Option<Bytes>) {
-        (start::SEQ_KEY.to_owned(), Some(commands::encode(&self.seqs.last)))
-    }
-
     /// Why there is none, in a fixed word.
     #[must_use]
     pub fn last_fault(&self) -> Option<&'static str> {
@@ -449,7 +442,11 @@ impl Engine {
         let Some(sample) = sample else { return };
         let record = Record { at: self.timeline.stamp(now.mono), body: Body::Sample(sample) };
         let seq = self.seqs.next();
-        self.outbox.append(now.mono, seq, &record, self.link.is_online(), &mut self.effects);
+        if self.link.is_online() {
+            self.outbox.append_live(now.mono, seq, &record, &mut self.effects);
+        } else {
+            self.outbox.append(now.mono, seq, &record, &mut self.effects);
+        }
         self.last_sample = Some((seq, record));
     }
 
@@ -523,7 +520,7 @@ impl Engine {
     fn append(&mut self, now: Now, body: Body) -> u64 {
         let record = Record { at: self.timeline.stamp(now.mono), body };
         let seq = self.seqs.next();
-        self.outbox.append(now.mono, seq, &record, self.link.is_online(), &mut self.effects);
+        self.outbox.append(now.mono, seq, &record, &mut self.effects);
         seq
     }
 

@@ -25,7 +25,7 @@ pub(super) const READ_LOW_WATER: usize = 60;
 const LIVE_BYTES: u64 = 256 * 1024;
 /// Acknowledged records that may wait before space is given back.
 const TRIM_BATCH: u64 = 64;
-/// Records that the store refused, and that only memory holds until they are sent or the store takes them.
+/// Records that only memory holds, until they are sent or the store takes them.
 const VOLATILE_RECORDS_MAX: usize = 64;
 /// What was given up is told at most this often.
 const LOST_PAUSE: Duration = Duration::from_secs(60);
@@ -220,21 +220,26 @@ impl Outbox {
         outbox
     }
 
-    /// Takes a record. It is durable, or acknowledged, within the commit interval: what can't wait that long is followed
-    /// by an [`Outbox::commit`]. Over a `live` link telemetry is held in memory until then: most of it is acknowledged by
-    /// the broker before, and never wears the flash.
-    pub fn append(&mut self, now: Mono, seq: u64, record: &Record, live: bool, effects: &mut Effects) {
-        let (class, bytes) = (record.class(), record.encode());
-        if live && class == Class::Telemetry && self.can_hold() {
-            self.hold(now, class, seq, bytes);
+    /// Hands a record to the store. It is committed within the commit interval: what can't wait that long is followed
+    /// by an [`Outbox::commit`].
+    pub fn append(&mut self, now: Mono, seq: u64, record: &Record, effects: &mut Effects) {
+        self.append_bytes(now, seq, record.class(), record.encode(), effects);
+    }
+
+    /// Takes a sample over a link that stands. It is held in memory for as long as it need not be durable: mostly the
+    /// broker acknowledges it before, and it never wears the flash.
+    pub fn append_live(&mut self, now: Mono, seq: u64, sample: &Record, effects: &mut Effects) {
+        if self.can_hold() {
+            self.hold(now, seq, sample.encode());
         } else {
-            self.append_bytes(now, seq, class, bytes, effects);
+            self.append(now, seq, sample, effects);
         }
     }
 
-    /// Gives the store what is held in memory: the link is gone, or the agent ends.
+    /// Gives the store what is held in memory: its time is over, the link is gone, or the agent ends. It has to be durable
+    /// as early as if the store had had it from the beginning.
     pub fn store_held(&mut self, now: Mono, effects: &mut Effects) {
-        self.store_at = None;
+        let Some(due) = self.store_at.take() else { return };
         for class in Class::ALL {
             let lane = self.lane(class);
             let held = lane.volatile.iter_mut().filter(|(_, held)| held.why == Why::Live);
@@ -248,6 +253,7 @@ impl Outbox {
                 self.submit(now, seq, class, bytes, effects);
             }
         }
+        self.commit_at = self.commit_at.map(|at| at.min(due));
     }
 
     fn can_hold(&self) -> bool {
@@ -257,9 +263,9 @@ impl Outbox {
         is_drained && self.last_fault.is_none() && self.volatile() < VOLATILE_RECORDS_MAX
     }
 
-    fn hold(&mut self, now: Mono, class: Class, seq: u64, bytes: Bytes) {
+    fn hold(&mut self, now: Mono, seq: u64, bytes: Bytes) {
         let commit_interval = self.limits.commit_interval;
-        let lane = self.lane(class);
+        let lane = self.lane(Class::Telemetry);
         lane.volatile.insert(seq, Volatile::new(bytes, Why::Live, false));
         lane.made = seq;
         lane.open = seq;
@@ -283,7 +289,6 @@ impl Outbox {
         }
         if self.store_at.is_some_and(|at| at <= now) {
             self.store_held(now, effects);
-            self.commit(effects);
         }
         if self.commit_at.is_some_and(|at| at <= now) {
             self.commit(effects);
@@ -421,8 +426,11 @@ impl Outbox {
     pub fn trim(&mut self, effects: &mut Effects) {
         for class in Class::ALL {
             let lane = self.lane(class);
+            if !lane.trim_due {
+                continue;
+            }
             let upto = lane.trimmable();
-            if !lane.trim_due || upto <= lane.trimmed {
+            if upto <= lane.trimmed {
                 continue;
             }
             // What is done with above something that isn't yet is trimmed when that is: perhaps nothing else will ask.
@@ -674,7 +682,7 @@ impl Outbox {
         self.stats.records.iter().sum::<u64>() + self.volatile() as u64
     }
 
-    /// Records that only memory holds, because the store refused them.
+    /// Records that only memory holds: the store refused them, or it isn't time yet to store them.
     #[must_use]
     pub fn volatile(&self) -> usize {
         self.lanes.iter().map(|lane| lane.volatile.len()).sum()
@@ -719,8 +727,8 @@ impl Outbox {
     }
 
     fn append_bytes(&mut self, now: Mono, seq: u64, class: Class, bytes: Bytes, effects: &mut Effects) {
-        if self.store_at.is_some() && class == Class::Telemetry {
-            // They are older: a log takes its records in order.
+        if class == Class::Telemetry {
+            // What is held is older: a log takes its records in order.
             self.store_held(now, effects);
         }
         self.lane(class).made = seq;
@@ -741,11 +749,10 @@ impl Outbox {
     /// What the store refused and was never sent: to be given to it again.
     fn take_unsent(&mut self, class: Class) -> Vec<Bytes> {
         let lane = self.lane(class);
-        let (sent, unsent) = std::mem::take(&mut lane.volatile)
+        let (unsent, others): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut lane.volatile)
             .into_iter()
-            .partition(|(_, held)| held.was_sent || held.why != Why::Refused);
-        lane.volatile = sent;
-        let unsent: BTreeMap<u64, Volatile> = unsent;
+            .partition(|(_, held)| held.why == Why::Refused && !held.was_sent);
+        lane.volatile = others;
         lane.ready.retain(|(seq, _)| !unsent.contains_key(seq));
         unsent.into_values().map(|held| held.bytes).collect()
     }

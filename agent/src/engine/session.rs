@@ -68,7 +68,7 @@ pub(super) struct Session {
     backlog_upto: u64,
     /// How the backlog of this connection goes; `None` once it is sent.
     drain: Option<Drain>,
-    /// A publish tick has come: telemetry up to here goes out once it is durable.
+    /// A publish tick has come: telemetry up to here goes out once it may be sent.
     publish_due: Option<u64>,
     /// What a sample took in the last message: how many go into the next.
     sample_bytes: usize,
@@ -103,13 +103,13 @@ impl Session {
         Self { subscribed, ..Self::default() }
     }
 
-    /// A publish tick has come: what was appended before it may go out when it is durable. A tick before that is over
+    /// A publish tick has come: what was made before it may go out when the outbox opens it. A tick before that is over
     /// changes nothing: with a store slower than the ticks, none would ever be over.
     pub(super) fn publish_due(&mut self, outbox: &Outbox) {
         self.publish_due.get_or_insert(outbox.made_upto(Class::Telemetry));
     }
 
-    /// A commit has ended. It may have been an earlier one, or have failed: what is due waits for its own.
+    /// A commit has ended, or what is due needs none. It may have been an earlier one: what is due waits for its own.
     pub(super) fn committed(&mut self, outbox: &Outbox) {
         let sendable = outbox.sendable(Class::Telemetry);
         if self.publish_due.take_if(|upto| *upto <= sendable).is_some() {

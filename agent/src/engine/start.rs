@@ -35,8 +35,9 @@ pub(super) const DROPPED_KEY: &str = "dropped";
 pub(super) const ACCOUNTED_KEY: &str = "accounted";
 pub(super) const RUN_KEY: &str = "run";
 /// Numbers left out where it isn't known how many were used: more than a run uses up.
-const SEQS_PER_MS: u64 = 1_024;
 const SEQ_SKIP: u64 = 1 << 32;
+/// Where nothing tells which numbers were used they are taken from the clock: more than are used up in a millisecond.
+const SEQS_PER_MS: u64 = 1_024;
 const LOSSES_KEY: &str = "losses";
 const CAREFUL_KEY: &str = "careful";
 /// Losses that are remembered as told: their texts must fit into one value of the store.
@@ -89,7 +90,7 @@ impl Engine {
     /// Begins: with a config that was checked, and with what the store holds.
     #[must_use]
     pub fn new(now: Now, config: CheckedConfig, identity: Identity, recovered: Recovered) -> Self {
-        let state = State { entries: recovered.state.iter().map(|(key, value)| (key.as_str(), value)).collect() };
+        let state = State::of(&recovered);
         let mut timeline = Timeline::new(identity.boot, state.anchors(), state.read(FLOOR_KEY), identity.build_time);
         let saved = timeline.observe(now);
         let careful = state.careful(&recovered, &timeline, now);
@@ -210,6 +211,14 @@ impl Engine {
         }
     }
 
+    /// What keeps the numbers that were used without a store from being used again by the next start with one: an entry for
+    /// the store in which this was `found`. It knows of more where the clock was behind this time.
+    #[must_use]
+    pub fn used_seqs(&self, found: &Recovered) -> (String, Option<Bytes>) {
+        let known = State::of(found).read(SEQ_KEY).unwrap_or(0);
+        (SEQ_KEY.to_owned(), Some(commands::encode(&self.seqs.last.max(known))))
+    }
+
     /// Another boot id means another boot, whatever the clock says.
     fn rebooted(&self, before: &Run) -> Event {
         // A run that said goodbye was stopped by somebody; how the others ended is not known here.
@@ -233,8 +242,7 @@ fn last_used(reserved: u64, stored: u64) -> u64 {
     if reserved > stored || stored == 0 { reserved } else { stored.saturating_add(SEQ_SKIP) }
 }
 
-/// Where nothing tells which numbers were used: above all that were used before now, at fewer than a thousand a
-/// millisecond, and still exact in a reader that keeps numbers as floats (2^53).
+/// Above all that were used before now, and still exact in a reader that keeps numbers as floats (2^53).
 fn last_by_clock(present: Unix) -> u64 {
     u64::try_from(present.0).unwrap_or(0).saturating_mul(SEQS_PER_MS)
 }
@@ -244,7 +252,11 @@ struct State<'a> {
     entries: BTreeMap<&'a str, &'a Bytes>,
 }
 
-impl State<'_> {
+impl<'a> State<'a> {
+    fn of(recovered: &'a Recovered) -> Self {
+        Self { entries: recovered.state.iter().map(|(key, value)| (key.as_str(), value)).collect() }
+    }
+
     fn read<T: for<'b> Decode<'b, ()>>(&self, key: &str) -> Option<T> {
         minicbor::decode(self.entries.get(key)?).ok()
     }

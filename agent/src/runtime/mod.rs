@@ -156,8 +156,9 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     let is_back = shell.store_is_back();
     shell.close();
     if is_back {
-        let used = StoreOp::Put { entries: vec![engine.used_seqs()] };
-        Store::open(&settings)?.0.apply(used).map_err(store::OpenError::Fault)?;
+        let (mut store, found) = Store::open(&settings)?;
+        let used = StoreOp::Put { entries: vec![engine.used_seqs(&found)] };
+        store.apply(used).map_err(store::OpenError::Fault)?;
         return Err(RunError::StoreIsBack(settings.path));
     }
     Ok(())

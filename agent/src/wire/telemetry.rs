@@ -21,15 +21,15 @@ pub struct TelemetryMessage<'a> {
     speaker: Speaker<'a>,
     json: Vec<u8>,
     first: Option<Stamp>,
-    /// Where each sample begins, so that the last can be taken back.
-    samples: Vec<usize>,
+    /// Where the last sample begins, so that it can be taken back.
+    last: usize,
 }
 
 impl<'a> TelemetryMessage<'a> {
     /// A message without a sample yet.
     #[must_use]
     pub fn new(speaker: Speaker<'a>) -> Self {
-        Self { speaker, json: Vec::with_capacity(MESSAGE_BYTES), first: None, samples: Vec::new() }
+        Self { speaker, json: Vec::with_capacity(MESSAGE_BYTES), first: None, last: 0 }
     }
 
     /// Adds a sample in its stored form. `false`: it is of another boot than those before it, and needs a message of
@@ -46,27 +46,19 @@ impl<'a> TelemetryMessage<'a> {
         if self.first.is_none() {
             self.json = self.speaker.message_with(seq, sample.at, "samples", std::mem::take(&mut self.json));
         }
-        let begin = self.json.len();
+        let last = std::mem::replace(&mut self.last, self.json.len());
         if let Err(error) = self.sample(seq, &sample) {
+            self.last = last;
             self.json.truncate(start);
             return Err(error);
         }
         self.first.get_or_insert(sample.at);
-        self.samples.push(begin);
         Ok(true)
     }
 
-    /// Takes the last sample back.
+    /// Takes the last sample back: one of several.
     pub fn pop(&mut self) {
-        if let Some(begin) = self.samples.pop() {
-            self.json.truncate(begin);
-        }
-    }
-
-    /// Samples in it.
-    #[must_use]
-    pub fn samples(&self) -> usize {
-        self.samples.len()
+        self.json.truncate(self.last);
     }
 
     /// Its length when it is finished now, in bytes.
@@ -78,7 +70,7 @@ impl<'a> TelemetryMessage<'a> {
     /// The message.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
-        if !self.samples.is_empty() {
+        if self.first.is_some() {
             self.json.extend_from_slice(END);
         }
         self.json
@@ -86,10 +78,9 @@ impl<'a> TelemetryMessage<'a> {
 
     fn sample(&mut self, seq: u64, sample: &SampleView<'_>) -> Result<(), RecordError> {
         let json = &mut self.json;
-        if !self.samples.is_empty() {
+        if self.first.is_some() {
             json.push(b',');
         }
-        let head = json.len();
         json.push(b'{');
         key(json, "seq");
         count(json, seq);
@@ -111,7 +102,6 @@ impl<'a> TelemetryMessage<'a> {
             sorted.sort_by_key(|reading| slot(reading.metric).map(|slot| slot.rank));
             groups(json, sorted.into_iter().map(Ok))?;
         }
-        debug_assert!(json.len() > head, "a sample is never empty");
         json.push(b'}');
         Ok(())
     }

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::world::World;
-use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
+use crate::engine::io::{Input, LinkFaultKind, Recovered, StoreFault, StoreOp};
 use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -104,6 +106,23 @@ fn an_eviction_is_told_with_its_class_reason_and_numbers() {
     assert_eq!((&audit["reason"], &audit["class"]), (&"quota".into(), &"telemetry".into()));
     assert_eq!(audit["first_seq"].as_u64(), stored.first().copied(), "{audit}");
     assert!(audit["last_seq"].as_u64() >= audit["first_seq"].as_u64(), "{audit}");
+}
+
+#[test]
+fn numbers_used_without_a_store_are_never_below_those_that_the_store_knows() {
+    let mut world = World::new();
+    world.advance(60 * SECOND);
+    let found = world.store.crash();
+    let absent = Recovered { absent: true, ..Recovered::default() };
+    let engine = world.engine_from(absent);
+    let used = decode(&engine.used_seqs(&Recovered::default()));
+    assert!(used > decode(&(String::new(), found.state.iter().find(|(key, _)| key == "seq").map(|(_, n)| n.clone()))));
+    let ahead = Recovered { state: vec![("seq".into(), crate::engine::commands::encode(&(used + 7)))], ..found };
+    assert_eq!(decode(&engine.used_seqs(&ahead)), used + 7);
+}
+
+fn decode((_, value): &(String, Option<Bytes>)) -> u64 {
+    minicbor::decode(value.as_ref().unwrap()).unwrap()
 }
 
 #[test]

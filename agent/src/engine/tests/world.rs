@@ -96,7 +96,7 @@ impl MemStore {
         }
     }
 
-    fn crash(&mut self) -> Recovered {
+    pub(super) fn crash(&mut self) -> Recovered {
         for (log, volatile) in self.logs.iter_mut().zip(&mut self.volatile) {
             log.retain(|seq, _| !volatile.contains(seq));
             volatile.clear();
@@ -265,6 +265,11 @@ impl World {
         self.trouble.late.clear();
         self.engine = Engine::new(self.now, self.config.clone(), identity(self.boot), recovered);
         self.settle();
+    }
+
+    /// An agent that starts with this, beside the one that runs.
+    pub(super) fn engine_from(&self, recovered: Recovered) -> Engine {
+        Engine::new(self.now, self.config.clone(), identity(self.boot), recovered)
     }
 
     /// The agent starts, and nothing of what it wants to write gets anywhere.
