@@ -13,7 +13,7 @@ const JOURNAL: u64 = 40;
 const KEPT: u64 = 40;
 
 pub(crate) fn class_of(seq: u64) -> Class {
-    Class::ALL[(seq % 3) as usize]
+    Class::ALL[(seq % Class::COUNT as u64) as usize]
 }
 
 /// What a record of this seq holds, whoever wrote it.

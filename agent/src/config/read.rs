@@ -23,7 +23,7 @@ const TOPIC_LEN_MAX: usize = 256;
 const TOPIC_LEVELS_MAX: usize = 7;
 /// What AWS IoT Core allows a connection.
 const AWS_SUBSCRIPTIONS_MAX: usize = 50;
-/// Room for a store's three logs and its keyed state.
+/// Room for a store's logs and its keyed state.
 const STORE_BYTES_MIN: u64 = 1 << 20;
 /// `sockaddr_un.sun_path` is 108 bytes with its NUL (`unix(7)`).
 const SOCKET_PATH_LEN_MAX: usize = 107;

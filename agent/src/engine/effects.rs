@@ -36,6 +36,13 @@ pub enum Purpose {
         /// Its log.
         class: Class,
     },
+    /// Shows what is to be thinned out.
+    ThinRead,
+    /// A sample made of several on its way into the outbox.
+    ThinAppend {
+        /// Its number.
+        seq: u64,
+    },
     /// Gives space back.
     Trim {
         /// The log that is cut.

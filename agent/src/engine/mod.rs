@@ -358,6 +358,10 @@ impl Engine {
                 self.commands.results_durable(self.outbox.durable(Class::Results));
                 self.session.committed(&self.outbox);
             }
+            Purpose::ThinRead => self.outbox.thin_page(now.mono, result, &mut self.effects),
+            Purpose::ThinAppend { seq } => {
+                self.outbox.thin_stored(now.mono, seq, fault.as_ref(), &mut self.effects);
+            }
             Purpose::Read { class } => self.outbox.page(now.mono, class, result, &mut self.effects),
             Purpose::Evict { class } => self.outbox.evicted(now.mono, class, result, &mut self.effects),
             Purpose::Accepted(_) | Purpose::Begun(_) | Purpose::Outcome(_) => {
@@ -580,9 +584,14 @@ impl Engine {
         self.effects.put(Purpose::Bookkeeping, entries);
     }
 
-    /// One event for each class and reason of what was given up: the samples of these numbers will not come.
+    /// One event for each class and reason of what was given up: the samples of these numbers will not come. What a long
+    /// outage thinned out is told when it is over.
     fn tell_lost(&mut self, now: Now) {
-        for ((class, reason), lost) in self.outbox.take_lost(now.mono, self.link.is_online()) {
+        let online = self.link.is_online();
+        let thinned = online.then(|| self.outbox.take_thinned()).flatten();
+        let lost = self.outbox.take_lost(now.mono, online);
+        let thinned = thinned.map(|lost| ((Class::Telemetry, outbox::THINNED), lost));
+        for ((class, reason), lost) in lost.into_iter().chain(thinned) {
             let event = Event::new(Severity::Warning, EventKind::Audit, "records_dropped")
                 .group("audit")
                 .with("reason", reason)

@@ -1,4 +1,4 @@
-//! The durable send queue: three lanes (results, events, telemetry) over the store's logs. Decides what is appended,
+//! The durable send queue: a lane for each of the store's logs. Decides what is appended,
 //! when it is committed, what is read ahead, what may be trimmed and what is given up for room; and what stays in memory,
 //! because the broker takes it sooner than it would have to be durable, or because the store refuses it. Sends nothing
 //! itself, and trims only what was acknowledged or is counted as dropped.
@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::thinning::REASON as THINNED;
+use self::thinning::Thinning;
 use super::effects::{Effects, Purpose};
 use super::io::{LogLevel, LogRange, Recovered, StoreFault, StoreOp, StoreReply, StoreStats};
 use super::record::{Class, Record};
@@ -68,6 +70,9 @@ pub struct Outbox {
     /// When it may be told again.
     lost_at: Mono,
     last_fault: Option<StoreFault>,
+    /// The link stands.
+    online: bool,
+    thinning: Thinning,
 }
 
 /// Records of one class that were given up for one reason.
@@ -215,6 +220,8 @@ impl Outbox {
             lost: BTreeMap::new(),
             lost_at: Mono(0),
             last_fault: None,
+            online: false,
+            thinning: Thinning::default(),
         };
         outbox.count_dropped("quota", uncounted);
         outbox
@@ -258,6 +265,10 @@ impl Outbox {
 
     fn can_hold(&self) -> bool {
         let lane = Class::Telemetry.of(&self.lanes);
+        let older = Class::SAMPLES.into_iter().filter(|class| *class != Class::Telemetry);
+        if older.into_iter().any(|class| self.has_unsent(class)) {
+            return false;
+        }
         // What waits in the store goes first, and what is on its way there: it would be passed over.
         let is_drained = !lane.has_unread() && lane.reading.is_none() && lane.open == lane.made;
         is_drained && self.last_fault.is_none() && self.volatile() < VOLATILE_RECORDS_MAX
@@ -321,8 +332,9 @@ impl Outbox {
     /// Keeps the read-ahead of a lane filled.
     pub fn fill(&mut self, class: Class, effects: &mut Effects) {
         let resting = self.rest_until.is_some();
+        let thinned = self.thinning.holds(class) || self.is_half_thinned(class);
         let lane = self.lane(class);
-        if resting || lane.reading.is_some() || lane.ready.len() >= READ_LOW_WATER || !lane.has_unread() {
+        if resting || thinned || lane.reading.is_some() || lane.ready.len() >= READ_LOW_WATER || !lane.has_unread() {
             return;
         }
         let from = lane.next_read;
@@ -459,8 +471,14 @@ impl Outbox {
         self.lose(class, "quota", gone, range);
     }
 
+    /// The broker has accepted us.
+    pub const fn connected(&mut self) {
+        self.online = true;
+    }
+
     /// The connection is gone: everything in flight has to be sent again.
     pub fn rewind_all(&mut self) -> u64 {
+        self.online = false;
         let mut again = 0;
         for class in Class::ALL {
             let lane = self.lane(class);
@@ -543,6 +561,7 @@ impl Outbox {
             lane.committed = lane.committed.max(upto);
             lane.open = lane.open.max(upto);
         }
+        self.thin_committed(effects);
     }
 
     /// A trim ended. One that failed is repeated even if no acknowledgement comes after it: the next start would send
@@ -625,6 +644,11 @@ impl Outbox {
             *self.dropped.entry(reason.to_owned()).or_default() += records;
             self.dropped_saved = false;
         }
+    }
+
+    /// What was thinned out since this was last asked.
+    pub const fn take_thinned(&mut self) -> Option<Lost> {
+        self.thinning.take_thinned()
     }
 
     /// What was given up since this was last asked, by class and reason; nothing if that was just now, or if what is told
@@ -712,6 +736,13 @@ impl Outbox {
         self.lanes.get(class as usize).map_or(0, |lane| lane.committed)
     }
 
+    /// Whether something of a class is yet to be sent for the first time on this connection.
+    #[must_use]
+    pub fn has_unsent(&self, class: Class) -> bool {
+        let lane = class.of(&self.lanes);
+        lane.has_unread() || !lane.ready.is_empty()
+    }
+
     /// Whether everything of a class was sent and acknowledged.
     #[must_use]
     pub fn is_drained(&self, class: Class) -> bool {
@@ -775,14 +806,16 @@ impl Outbox {
         if used > self.limits.max_bytes || (self.is_short_of_space() && worth_it) {
             self.evict(Class::Results, effects);
         }
+        self.thin(effects);
     }
 
-    /// Oldest telemetry first; events and results only when there is no telemetry, and never for something less urgent
+    /// Oldest telemetry first, and that is what was thinned; events and results only when there is no telemetry, and never for something less urgent
     /// than they are: on a disk that others have filled they would all be given up for nothing.
     fn evict(&mut self, for_class: Class, effects: &mut Effects) {
-        if self.evicting || self.rest_until.is_some() {
+        if self.evicting || self.rest_until.is_some() || self.thinning.is_busy() {
             return;
         }
+        let for_class = if for_class.has_samples() { Class::Telemetry } else { for_class };
         let mut classes = Class::ALL.into_iter().rev().take_while(|class| *class >= for_class);
         let records = self.stats.records;
         let Some(class) = classes.find(|class| records.get(*class as usize).is_some_and(|n| *n > 0)) else {
@@ -819,6 +852,8 @@ impl Outbox {
         &mut self.lanes[class as usize]
     }
 }
+
+mod thinning;
 
 #[cfg(test)]
 mod tests;

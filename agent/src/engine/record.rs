@@ -1,7 +1,7 @@
-//! What is stored: records in three classes, each encoded as CBOR with numbered fields, so that an older or newer agent
+//! What is stored: records in classes, each encoded as CBOR with numbered fields, so that an older or newer agent
 //! reads what it knows and skips the rest. Wall-clock time is not stored but worked out at sending ([`super::time`]).
 
-/// The outbox's logs, in the order in which they are sent.
+/// The outbox's logs. Their numbers are stored: a new one goes to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum Class {
@@ -11,31 +11,47 @@ pub enum Class {
     Events = 1,
     /// Samples.
     Telemetry = 2,
+    /// Samples of which several were made one, because the outage is long.
+    Thinned = 3,
+    /// Samples of an hour, made of those, because it is longer still.
+    Hourly = 4,
 }
 
 impl Class {
     /// How many there are.
-    pub const COUNT: usize = 3;
-    /// All, the most urgent first.
-    pub const ALL: [Self; Self::COUNT] = [Self::Results, Self::Events, Self::Telemetry];
+    pub const COUNT: usize = 5;
+    /// All, what is given up last first.
+    pub const ALL: [Self; Self::COUNT] = [Self::Results, Self::Events, Self::Telemetry, Self::Thinned, Self::Hourly];
+    /// Those that hold samples, the oldest first: all of one lie before all of the next.
+    pub const SAMPLES: [Self; 3] = [Self::Hourly, Self::Thinned, Self::Telemetry];
+
+    /// Whether it holds samples.
+    #[must_use]
+    pub const fn has_samples(self) -> bool {
+        matches!(self, Self::Telemetry | Self::Thinned | Self::Hourly)
+    }
 
     /// What of these is this class's, where there is one for each.
     #[must_use]
-    pub const fn of<T>(self, [results, events, telemetry]: &[T; Self::COUNT]) -> &T {
+    pub const fn of<T>(self, [results, events, telemetry, thinned, hourly]: &[T; Self::COUNT]) -> &T {
         match self {
             Self::Results => results,
             Self::Events => events,
             Self::Telemetry => telemetry,
+            Self::Thinned => thinned,
+            Self::Hourly => hourly,
         }
     }
 
     /// The same, to be changed.
     #[must_use]
-    pub const fn of_mut<T>(self, [results, events, telemetry]: &mut [T; Self::COUNT]) -> &mut T {
+    pub const fn of_mut<T>(self, [results, events, telemetry, thinned, hourly]: &mut [T; Self::COUNT]) -> &mut T {
         match self {
             Self::Results => results,
             Self::Events => events,
             Self::Telemetry => telemetry,
+            Self::Thinned => thinned,
+            Self::Hourly => hourly,
         }
     }
 
@@ -46,15 +62,19 @@ impl Class {
             Self::Results => "results",
             Self::Events => "events",
             Self::Telemetry => "telemetry",
+            Self::Thinned => "thinned",
+            Self::Hourly => "hourly",
         }
     }
 }
 
+mod merge;
 mod view;
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
+pub use merge::Merged;
 pub use view::{ReadingView, SampleView, ValueView};
 
 use super::metric::Value;

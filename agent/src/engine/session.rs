@@ -131,12 +131,19 @@ impl Session {
             return self.throttled_until;
         }
         let attributes = attributes.is_changed().then_some(self.attributes_at).flatten();
-        let first = outbox.ready(Class::Telemetry, self.telemetry_upto).next().map(|(seq, _)| seq);
+        let (class, upto) = self.samples_next(outbox);
+        let first = outbox.ready(class, upto).next().map(|(seq, _)| seq);
         // What waits for a page is tried again when the page comes.
-        let waits = self.is_paused(Class::Telemetry) || outbox.is_filling(Class::Telemetry, self.telemetry_upto);
+        let waits = self.is_paused(class) || outbox.is_filling(class, upto);
         let rationed = !waits && first.is_some_and(|seq| seq <= self.backlog_upto);
         let ration = rationed.then(|| self.ration.next_at());
         attributes.into_iter().chain(ration).chain(self.paused_until.into_iter().flatten()).min()
+    }
+
+    /// Whose samples come next, and up to which seq they may go out: the oldest first.
+    fn samples_next(&self, outbox: &Outbox) -> (Class, u64) {
+        let class = Class::SAMPLES.into_iter().find(|class| outbox.has_unsent(*class)).unwrap_or(Class::Telemetry);
+        (class, if class == Class::Telemetry { self.telemetry_upto } else { outbox.sendable(class) })
     }
 
     /// Whether the broker allows another publish now.
@@ -172,11 +179,11 @@ impl Session {
     }
 
     pub(super) fn drain_remaining(&self, outbox: &Outbox) -> u64 {
-        if outbox.is_behind(Class::Telemetry, self.backlog_upto) {
-            outbox.store_stats().records.get(Class::Telemetry as usize).copied().unwrap_or(0)
-        } else {
-            0
+        let is_behind = |class: Class| outbox.is_behind(class, outbox.made_upto(class).min(self.backlog_upto));
+        if !Class::SAMPLES.into_iter().any(is_behind) {
+            return 0;
         }
+        Class::SAMPLES.iter().map(|class| class.of(&outbox.store_stats().records)).sum()
     }
 
     pub(super) fn store_written_since(&mut self, written: u64) -> u64 {
@@ -287,6 +294,7 @@ impl Engine {
         session.paused_until = [None; Class::COUNT];
         session.refusal_logged = false;
         session.last_fault = None;
+        self.outbox.connected();
         session.connected_from = Some(now.mono);
         session.telemetry_upto = self.outbox.sendable(Class::Telemetry);
         session.backlog_upto = session.telemetry_upto;
@@ -544,8 +552,7 @@ impl Engine {
 
     /// Sends the next samples in one message: of one boot, as many as fit.
     fn send_telemetry(&mut self, now: Now) -> bool {
-        let class = Class::Telemetry;
-        let upto = self.session.telemetry_upto;
+        let (class, upto) = self.session.samples_next(&self.outbox);
         // Samples of one interval travel in one message: the last of them may just be on its way from the store.
         if self.session.is_paused(class) || self.outbox.is_filling(class, upto) {
             return false;
@@ -555,7 +562,7 @@ impl Engine {
         if first <= self.session.backlog_upto && !self.session.ration.take(now.mono) {
             return false;
         }
-        let (payload, seqs) = self.telemetry_message(upto);
+        let (payload, seqs) = self.telemetry_message(class, upto);
         if seqs.is_empty() {
             self.outbox.sent(class);
             self.unreadable(class, first, &stored);
@@ -571,10 +578,10 @@ impl Engine {
 
     /// As many of the next samples as a message takes, and at least one; compressed if the config says so. None if the
     /// first can't be read.
-    fn telemetry_message(&self, upto: u64) -> (Vec<u8>, Vec<u64>) {
+    fn telemetry_message(&self, class: Class, upto: u64) -> (Vec<u8>, Vec<u64>) {
         match self.config.telemetry.encoding {
             Encoding::Json => {
-                let (message, seqs) = self.telemetry_json(upto, self.samples_max(), self.message_bytes_max());
+                let (message, seqs) = self.telemetry_json(class, upto, self.samples_max(), self.message_bytes_max());
                 (message.finish(), seqs)
             }
             // How much is left of it is known when it is done: the last message tells how many samples to try.
@@ -582,7 +589,7 @@ impl Engine {
                 let guess = self.message_bytes_max() / self.session.sample_bytes.max(1);
                 let mut most = guess.clamp(1, self.samples_max());
                 loop {
-                    let (message, seqs) = self.telemetry_json(upto, most, usize::MAX);
+                    let (message, seqs) = self.telemetry_json(class, upto, most, usize::MAX);
                     let payload = crate::wire::payload::compress(message.finish());
                     if seqs.len() <= 1 || payload.len() <= self.message_bytes_max() {
                         return (payload, seqs);
@@ -597,10 +604,16 @@ impl Engine {
         if self.session.suspects.is_careful() { 1 } else { SAMPLES_PER_MESSAGE_MAX }
     }
 
-    fn telemetry_json(&self, upto: u64, most: usize, bytes_max: usize) -> (TelemetryMessage<'_>, Vec<u64>) {
+    fn telemetry_json(
+        &self,
+        class: Class,
+        upto: u64,
+        most: usize,
+        bytes_max: usize,
+    ) -> (TelemetryMessage<'_>, Vec<u64>) {
         let mut message = TelemetryMessage::new(self.speaker());
         let mut seqs = Vec::with_capacity(most);
-        for (seq, stored) in self.outbox.ready(Class::Telemetry, upto).take(most) {
+        for (seq, stored) in self.outbox.ready(class, upto).take(most) {
             // One of another boot begins the next message, and so does one that can't be read: it is set aside there.
             if !matches!(message.push(seq, stored), Ok(true)) {
                 break;

@@ -100,7 +100,8 @@ impl Engine {
         } else {
             last_used(state.read(SEQ_KEY).unwrap_or(0), highest_stored)
         };
-        let (dropped, accounted) = (state.read(DROPPED_KEY), state.read(ACCOUNTED_KEY));
+        let dropped = state.read(DROPPED_KEY);
+        let accounted: Vec<u64> = state.read(ACCOUNTED_KEY).unwrap_or_default();
         let events_last = recovered.logs.get(Class::Events as usize).map_or(0, |log| log.last);
         let stamp = timeline.stamp(now.mono);
         let (rules, leftovers) = Rules::new(&config.rules, stamp, &recovered.state, events_last);
@@ -118,7 +119,8 @@ impl Engine {
                 limits(&config),
                 &recovered,
                 dropped.unwrap_or_default(),
-                accounted.unwrap_or_default(),
+                // An older version knew fewer classes.
+                std::array::from_fn(|n| accounted.get(n).copied().unwrap_or_default()),
             ),
             link: Link::new(link_settings(&config), now.mono),
             faults: FaultLog::default(),

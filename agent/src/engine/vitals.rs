@@ -200,7 +200,8 @@ fn number_of_gauge(metric: Metric, value: &Value) -> Option<f64> {
     if metric.rollup() == Rollup::Gauge { value.number() } else { None }
 }
 
-fn sum(left: &Value, right: &Value) -> Value {
+/// Two amounts together.
+pub(super) fn sum(left: &Value, right: &Value) -> Value {
     match (left, right) {
         (Value::Count(a), Value::Count(b)) => Value::Count(a.saturating_add(*b)),
         _ => Value::Float(left.number().unwrap_or(0.0) + right.number().unwrap_or(0.0)),

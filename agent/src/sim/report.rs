@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::engine::outbox::THINNED;
+
 /// Everything that one run has to say.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
@@ -138,6 +140,7 @@ pub enum Measure {
     Duplicates,
     Records,
     Dropped,
+    Thinned,
     Waiting,
     FlashBytes,
     FlashBytesPerDay,
@@ -161,6 +164,7 @@ impl Measure {
         Self::Duplicates,
         Self::Records,
         Self::Dropped,
+        Self::Thinned,
         Self::Waiting,
         Self::FlashBytes,
         Self::FlashBytesPerDay,
@@ -185,6 +189,7 @@ impl Measure {
             Self::Duplicates => "duplicates",
             Self::Records => "records",
             Self::Dropped => "dropped",
+            Self::Thinned => "thinned",
             Self::Waiting => "waiting",
             Self::FlashBytes => "flash_bytes",
             Self::FlashBytesPerDay => "flash_bytes_per_day",
@@ -204,6 +209,7 @@ impl Measure {
     #[expect(clippy::cast_precision_loss, reason = "figures far below 2^53")]
     pub fn value(self, summary: &Summary) -> Option<f64> {
         let per_day = |bytes: u64| bytes as f64 * 86_400.0 / summary.lasted_s.max(1) as f64;
+        let thinned = summary.dropped.get(THINNED).copied().unwrap_or(0);
         Some(match self {
             Self::PoweredPct => summary.powered_pct,
             Self::UptimePct => summary.uptime_pct,
@@ -217,7 +223,8 @@ impl Measure {
             Self::SentBytes => summary.sent_bytes as f64,
             Self::Duplicates => summary.duplicates as f64,
             Self::Records => summary.records as f64,
-            Self::Dropped => summary.dropped.values().sum::<u64>() as f64,
+            Self::Dropped => (summary.dropped.values().sum::<u64>() - thinned) as f64,
+            Self::Thinned => thinned as f64,
             Self::Waiting => summary.waiting as f64,
             Self::FlashBytes => summary.flash_bytes as f64,
             Self::FlashBytesPerDay => per_day(summary.flash_bytes),

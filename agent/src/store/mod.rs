@@ -130,7 +130,13 @@ impl Store {
             }
             Log::open(&dir, segment_bytes, &mut losses)
         };
-        let logs = [log(Class::Results)?, log(Class::Events)?, log(Class::Telemetry)?];
+        let logs = [
+            log(Class::Results)?,
+            log(Class::Events)?,
+            log(Class::Telemetry)?,
+            log(Class::Thinned)?,
+            log(Class::Hourly)?,
+        ];
         let (state, entries) = State::open(&path, reserve_bytes(settings.max_bytes), &mut losses)?;
         let mut store = Self { path, logs, state, free_bytes: 0, _lock: lock };
         store.look_for_space();
@@ -227,7 +233,7 @@ pub fn inspect(path: &Path) -> Result<[(Class, LogSummary); Class::COUNT], Store
         let dir = log_dir(path, class);
         log::inspect(&dir).attempt(|| format!("read {}", dir.display())).map(|summary| (class, summary))
     };
-    Ok([log(Class::Results)?, log(Class::Events)?, log(Class::Telemetry)?])
+    Ok([log(Class::Results)?, log(Class::Events)?, log(Class::Telemetry)?, log(Class::Thinned)?, log(Class::Hourly)?])
 }
 
 /// Shows every record that waits in the outbox of a store, class by class and in order, also of a store in use; takes no

@@ -5,5 +5,6 @@ mod commanding;
 mod healing;
 mod invariants;
 mod sending;
+mod thinning;
 mod trouble;
 mod world;

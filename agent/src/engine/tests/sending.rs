@@ -176,7 +176,8 @@ fn over_its_quota_the_oldest_telemetry_goes_first_and_is_counted() {
         .iter()
         .filter_map(|got| got.body["samples"].as_array())
         .flatten()
-        .filter_map(|sample| sample["agent"]["dropped"]["quota"].as_u64())
+        .filter_map(|sample| sample["agent"]["dropped"].as_object())
+        .map(|dropped| dropped.values().filter_map(serde_json::Value::as_u64).sum())
         .max()
         .unwrap_or(0);
     let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).map(Vec::len).sum::<usize>() as u64;

@@ -21,6 +21,9 @@ use crate::engine::{Engine, Identity};
 pub(super) const START: Unix = Unix(1_795_000_000_000);
 pub(super) const NONCE: &str = "00112233445566778899aabbccddeeff";
 
+/// What a segment of the store holds.
+const SEGMENT_RECORDS: usize = 10;
+
 /// A store in memory: what was not committed is gone after a crash.
 #[derive(Debug, Default)]
 pub(super) struct MemStore {
@@ -67,8 +70,7 @@ impl MemStore {
                 StoreReply::Trimmed
             }
             StoreOp::Evict { class } => {
-                // A segment of this store is ten records.
-                let gone: Vec<u64> = self.logs[class as usize].keys().take(10).copied().collect();
+                let gone: Vec<u64> = self.logs[class as usize].keys().take(SEGMENT_RECORDS).copied().collect();
                 self.logs[class as usize].retain(|seq, _| !gone.contains(seq));
                 self.evicted[class as usize] += gone.len() as u64;
                 let (first, last) = (gone.first().copied().unwrap_or(0), gone.last().copied().unwrap_or(0));
@@ -92,6 +94,7 @@ impl MemStore {
             outbox_bytes: bytes,
             free_bytes: self.free_bytes,
             records: std::array::from_fn(|n| self.logs[n].len() as u64),
+            segments: std::array::from_fn(|n| u32::try_from(self.logs[n].len().div_ceil(SEGMENT_RECORDS)).unwrap()),
             ..StoreStats::default()
         }
     }

@@ -224,7 +224,7 @@ enum Act {
     Evict { class: Class },
     Put { entries: Vec<(u8, Option<usize>)> },
     Reopen { clean: bool },
-    PowerCut { luck: [u64; 4], class: Class, burst: u64 },
+    PowerCut { luck: [u64; Class::COUNT + 1], class: Class, burst: u64 },
 }
 
 fn class() -> impl Strategy<Value = Class> {
@@ -243,7 +243,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => class().prop_map(|class| Act::Evict { class }),
         2 => proptest::collection::vec(entry, 1..4).prop_map(|entries| Act::Put { entries }),
         1 => any::<bool>().prop_map(|clean| Act::Reopen { clean }),
-        2 => (any::<[u64; 4]>(), class(), 0..40_u64)
+        2 => (any::<[u64; Class::COUNT + 1]>(), class(), 0..40_u64)
             .prop_map(|(luck, class, burst)| Act::PowerCut { luck, class, burst }),
     ]
 }
@@ -333,9 +333,9 @@ impl Pair {
     }
 
     /// What lies behind the last sync of each log is cut off at a random place, and the cursor falls back or does not.
-    fn cut_power(&mut self, luck: [u64; 4]) -> Result<(), TestCaseError> {
+    fn cut_power(&mut self, luck: [u64; Class::COUNT + 1]) -> Result<(), TestCaseError> {
         self.real = None;
-        let mut dice = Dice::new(luck[3], "cut");
+        let mut dice = Dice::new(luck[Class::COUNT], "cut");
         let left = std::array::from_fn(|n| {
             let log = &self.model.logs[n];
             let ends: Vec<u64> = log.unsynced_ends().collect();

@@ -141,7 +141,7 @@ impl World<'_> {
     fn store(&mut self, id: EffectId, op: StoreOp) {
         if let StoreOp::Append { class, bytes, .. } = &op {
             self.diary.summary.records += 1;
-            if *class != Class::Telemetry {
+            if !class.has_samples() {
                 if let Ok(record) = Record::decode(bytes) {
                     self.diary.record(self.at, &record);
                 }

@@ -1,0 +1,146 @@
+//! A long outage: what it leaves of the samples, whatever happens on the way.
+
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use super::world::{World, config_with};
+use crate::engine::io::{StoreFault, StoreOp};
+use crate::engine::record::Class;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A gateway without a broker, with room for about seventy of its samples.
+fn cut_off() -> World {
+    let mut config = config_with("");
+    config.telemetry.sample_interval = MINUTE;
+    config.telemetry.report_interval = MINUTE;
+    config.telemetry.publish_interval = MINUTE;
+    config.store.max_bytes = 16 * 1024;
+    let mut world = World::with(config);
+    world.cut();
+    world
+}
+
+/// When each sample that the fleet got began and ended, in seconds since boot, in the order of arrival.
+fn spans(world: &World) -> Vec<(u64, u64)> {
+    let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten();
+    let span = |sample: &Json| {
+        let end = sample["mono_ms"].as_u64().unwrap() / 1_000;
+        let interval = Duration::from_secs_f64(sample["interval_s"].as_f64().unwrap());
+        (end - interval.as_secs(), end)
+    };
+    samples.map(span).collect()
+}
+
+fn dropped(world: &World, reason: &str) -> u64 {
+    world.engine.outbox.dropped().get(reason).copied().unwrap_or(0)
+}
+
+fn back_online(world: &mut World) {
+    world.broker_up = true;
+    world.advance(20 * MINUTE);
+}
+
+/// The longest time that no sample tells of.
+fn longest_gap(spans: &[(u64, u64)]) -> u64 {
+    let mut spans = spans.to_vec();
+    spans.sort_unstable();
+    let (mut covered, mut gap) = (spans[0].1, 0);
+    for (from, to) in spans {
+        gap = gap.max(from.saturating_sub(covered));
+        covered = covered.max(to);
+    }
+    gap
+}
+
+#[test]
+fn a_long_outage_leaves_a_picture_of_all_of_it_and_the_older_the_coarser() {
+    let mut world = cut_off();
+    world.advance(30 * HOUR);
+    let made = world.store.appended[Class::Telemetry as usize];
+    back_online(&mut world);
+    let spans = spans(&world);
+    assert_eq!(dropped(&world, "quota"), 0, "thinned only");
+    assert_eq!(longest_gap(&spans), 0, "{spans:?}");
+    assert!(spans[0].0 <= 60, "begins with the outage: {spans:?}");
+    assert!(spans.is_sorted(), "the oldest first: {spans:?}");
+    let lengths: Vec<u64> = spans.iter().map(|(from, to)| to - from).collect();
+    assert!(lengths.is_sorted_by(|older, newer| older >= newer), "the older the coarser: {lengths:?}");
+    for length in [3_600, 600, 60] {
+        assert!(lengths.contains(&length), "none of {length} s: {lengths:?}");
+    }
+    let kept = spans.len() as u64 - 20;
+    assert!((made..=made + 2).contains(&(kept + dropped(&world, "thinned"))), "{kept} of {made}");
+}
+
+#[test]
+fn what_was_thinned_out_is_told_once_when_the_outage_is_over() {
+    let mut world = cut_off();
+    world.advance(12 * HOUR);
+    back_online(&mut world);
+    let told: Vec<&Json> =
+        world.got.iter().map(|got| &got.body["audit"]).filter(|audit| audit["reason"] == "thinned").collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["records"].as_u64(), Some(dropped(&world, "thinned")));
+    assert!(told[0]["first_seq"].as_u64() < told[0]["last_seq"].as_u64(), "{told:?}");
+}
+
+#[test]
+fn wherever_the_agent_is_killed_while_it_thins_no_time_is_left_out() {
+    for kill_at in 0..150 {
+        let mut world = cut_off();
+        let thins = world.advance_until(4 * HOUR, |world| !world.stored(Class::Thinned).is_empty());
+        assert!(thins, "nothing was thinned");
+        let effects = std::cell::Cell::new(0);
+        world.advance_until(HOUR, |_| effects.replace(effects.get() + 1) == kill_at);
+        world.crash();
+        world.advance(6 * HOUR);
+        back_online(&mut world);
+        let spans = spans(&world);
+        // The interval that was open at the kill, and a sample that was not yet durable.
+        assert!(longest_gap(&spans) <= 150, "killed after {kill_at} effects: {} s are missing", longest_gap(&spans));
+        let made = world.store.appended[Class::Telemetry as usize];
+        let counted = spans.len() as u64 + dropped(&world, "thinned");
+        assert!(counted >= made, "killed after {kill_at} effects: {counted} counted of {made}");
+    }
+}
+
+#[test]
+fn a_store_that_fails_while_it_is_thinned_loses_nothing_by_it() {
+    for (n, which) in [
+        |op: &StoreOp| matches!(op, StoreOp::Append { class: Class::Thinned, .. }),
+        |op: &StoreOp| matches!(op, StoreOp::Read { .. }),
+        |op: &StoreOp| matches!(op, StoreOp::Commit),
+        |op: &StoreOp| matches!(op, StoreOp::Trim { .. }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut world = cut_off();
+        assert!(world.advance_until(4 * HOUR, |world| !world.stored(Class::Thinned).is_empty()));
+        world.refuse(which, StoreFault::Io { what: "EIO".into() });
+        world.advance(10 * MINUTE);
+        world.refuse_nothing();
+        world.advance(6 * HOUR);
+        back_online(&mut world);
+        assert_eq!(longest_gap(&spans(&world)), 0, "operation {n} fails: {:?}", spans(&world));
+    }
+}
+
+#[test]
+fn a_link_that_comes_and_goes_gets_everything() {
+    let mut world = cut_off();
+    for round in 0..40 {
+        world.cut();
+        world.advance(2 * HOUR);
+        world.broker_up = true;
+        let effects = std::cell::Cell::new(0);
+        world.advance_until(20 * MINUTE, |_| effects.replace(effects.get() + 1) == 10 + 3 * round);
+    }
+    back_online(&mut world);
+    assert_eq!(longest_gap(&spans(&world)), 0, "{:?}", spans(&world));
+    assert_eq!(dropped(&world, "quota"), 0);
+    assert!(dropped(&world, "thinned") > 0);
+}
