@@ -31,8 +31,8 @@ const GENERATION_BYTES: usize = 12;
 const CACHE_BYTES: u64 = 1024 * 1024;
 /// Held back for the day the disk is full: sled needs room even to open, and to delete.
 const RESERVE_BYTES_MAX: u64 = 2 * 1024 * 1024;
-/// And never more than this part of what the store may take: it counts into that.
-const RESERVE_SHARE: u64 = 2;
+/// And of a store that would be half filled by that only this part: the state beside it may take half a MiB.
+const SMALL_RESERVE_SHARE: u64 = 4;
 /// The reserve is made only where so many times its size is free: on a disk just freed it would take the room again.
 pub(crate) const RESERVE_FREE_FACTOR: u64 = 4;
 /// A call is made once more after the database was opened anew.
@@ -131,8 +131,7 @@ enum Trouble {
 
 /// How much is held back of what a store may take.
 pub(crate) const fn reserve_bytes(max_bytes: u64) -> u64 {
-    let share = max_bytes / RESERVE_SHARE;
-    if share < RESERVE_BYTES_MAX { share } else { RESERVE_BYTES_MAX }
+    if max_bytes < 2 * RESERVE_BYTES_MAX { max_bytes / SMALL_RESERVE_SHARE } else { RESERVE_BYTES_MAX }
 }
 
 impl State {
