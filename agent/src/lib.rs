@@ -5,6 +5,7 @@ pub mod cli;
 pub mod collect;
 pub mod config;
 pub mod engine;
+pub mod helper;
 pub mod runtime;
 pub mod sim;
 pub mod store;

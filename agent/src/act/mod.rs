@@ -1,33 +1,57 @@
 //! Acts on the gateway: restarts units, runs runbooks. It does what it is told, once, within its time, and says how it
 //! ended; whether it may is decided before (the engine). Several acts run side by side; how many is the engine's bound.
+//! It acts itself, or has root's helper act, which decides again; never both.
 
+pub mod client;
 pub mod runbook;
 pub mod supervisor;
 pub mod systemd;
 pub mod units;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::config::Action;
-use crate::engine::io::{Act, ActOutcome, ActStatus};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
+use client::Client;
 use units::Manager;
+
+/// Something to do, and on whose word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// What to do.
+    pub act: Act,
+    /// Who wants it.
+    pub trigger: Trigger,
+    /// The command as it was received, where a command wants it: whoever acts may check it again.
+    pub token: Option<String>,
+    /// When to give up.
+    pub timeout: Duration,
+}
 
 /// What acts on this gateway.
 #[derive(Debug)]
 pub struct Actor {
     units: Manager,
     runbooks: PathBuf,
+    /// Where there is one, nothing is done here: everything goes by it.
+    helper: Option<Client>,
 }
 
 impl Actor {
     /// Restarts units by this manager, and runs runbooks of this directory.
     #[must_use]
     pub const fn new(units: Manager, runbooks: PathBuf) -> Self {
-        Self { units, runbooks }
+        Self { units, runbooks, helper: None }
+    }
+
+    /// The same, but all by root's helper where there is one that listens on `socket`.
+    #[must_use]
+    pub fn behind(self, socket: &Path) -> Self {
+        Self { helper: Client::find(socket), ..self }
     }
 
     /// What can be done here at all: the engine refuses the rest before it is tried.
@@ -35,11 +59,21 @@ impl Actor {
     pub fn able(&self) -> BTreeSet<Action> {
         let mut able = self.units.able();
         able.insert(Action::Run);
-        able
+        match &self.helper {
+            Some(helper) => helper.able().unwrap_or(able),
+            None => able,
+        }
     }
 
     /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.
-    pub async fn perform(
+    pub async fn perform(&self, order: Order, canceled: oneshot::Receiver<()>, progress: impl FnMut(u8)) -> ActOutcome {
+        match &self.helper {
+            Some(helper) => helper.perform(order, canceled, progress).await,
+            None => self.perform_here(order.act, order.timeout, canceled, progress).await,
+        }
+    }
+
+    async fn perform_here(
         &self,
         act: Act,
         timeout: Duration,

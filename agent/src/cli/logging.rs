@@ -29,20 +29,25 @@ impl Loudness {
 
 /// For the daemon.
 pub(super) fn init(loudness: Loudness) {
-    start(loudness.level(0));
+    start("fieldmedic", loudness.level(0));
+}
+
+/// For a daemon beside it.
+pub(crate) fn init_as(identifier: &str) {
+    start(identifier, Loudness(0).level(0));
 }
 
 /// For a command that has a face of its own: only what is wrong.
 pub(super) fn init_quiet(loudness: Loudness) {
-    start(loudness.level(-2));
+    start("fieldmedic", loudness.level(-2));
 }
 
-fn start(level: LevelFilter) {
+fn start(identifier: &str, level: LevelFilter) {
     let registry = tracing_subscriber::registry().with(level);
     // systemd sets this where stderr is the journal (systemd.exec(5)): then the fields go along.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         if let Ok(journald) = tracing_journald::layer() {
-            registry.with(journald.with_syslog_identifier("fieldmedic".to_owned())).init();
+            registry.with(journald.with_syslog_identifier(identifier.to_owned())).init();
             return;
         }
     }

@@ -4,7 +4,7 @@
 mod check;
 mod demo;
 mod keygen;
-mod logging;
+pub(crate) mod logging;
 mod run;
 mod send;
 mod simulate;

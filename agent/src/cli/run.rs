@@ -1,13 +1,13 @@
 //! `fieldmedic run`: the daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::{BAD_USAGE, DONE, fail, runtime};
-use crate::act::Actor;
 use crate::act::units::Manager;
+use crate::act::{Actor, client};
 use crate::config;
 use crate::runtime::{self as agent, Options};
 
@@ -27,7 +27,8 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
         tracing::warn!("{warning}");
     }
     let config = loaded.config;
-    let actor = Arc::new(Actor::new(Manager::Systemd, config.runbooks.dir.clone()));
+    let actor = Actor::new(Manager::Systemd, config.runbooks.dir.clone()).behind(Path::new(client::DEFAULT_SOCKET));
+    let actor = Arc::new(actor);
     // Nobody but a signal ends the daemon; the sender is kept, so that its end isn't taken for a wish.
     let (_keep, stop) = watch::channel(false);
     let options = Options { config, config_files: files.to_vec(), actor, battery_root: None, stop, service: true };

@@ -4,7 +4,7 @@
 
 mod effective;
 mod files;
-mod policy;
+pub(crate) mod policy;
 pub(crate) mod read;
 pub(crate) mod reader;
 #[cfg(test)]
@@ -109,6 +109,11 @@ pub(crate) fn read_file<T>(file: &Path, read: impl FnOnce(&mut Section<'_>) -> T
         Some(value) if errors.is_empty() => Ok(value),
         _ => Err(errors),
     }
+}
+
+/// Reads another text, whole and bounded.
+pub(crate) fn read_text(file: &Path) -> Result<String, impl std::error::Error + use<>> {
+    files::read(file)
 }
 
 /// Reads such a file, and lists the keys that were asked for: `faults.*.do`.

@@ -33,7 +33,7 @@ fn percent(s: &mut Section<'_>, key: &str, default: f64) -> f64 {
         .unwrap_or(default)
 }
 
-fn budget(s: &mut Section<'_>) -> BTreeMap<Action, Budget> {
+pub(crate) fn budget(s: &mut Section<'_>) -> BTreeMap<Action, Budget> {
     let default = |action: Action| match action {
         Action::RestartUnit => Some(Budget { count: 5, window: hours(1) }),
         Action::Reboot => Some(Budget { count: 3, window: hours(24) }),
@@ -48,7 +48,7 @@ fn budget(s: &mut Section<'_>) -> BTreeMap<Action, Budget> {
 }
 
 /// Reads one `[rollback.NAME]`. `None` is an error that was reported.
-pub(super) fn rollback(s: &mut Section<'_>) -> Option<Rollback> {
+pub(crate) fn rollback(s: &mut Section<'_>) -> Option<Rollback> {
     let kind = s.required("kind", "\"slots\"", word(&["rauc", "slots", "command"]));
     let dir = s.optional("dir", |node| absolute_path(node, "/opt/app"));
     let has_argv = s.has("argv");
@@ -174,7 +174,7 @@ fn check_arguments(s: &mut Section<'_>, action: Action) {
 }
 
 /// A runbook's name: no separators, no leading dot, never an option.
-fn is_runbook(text: &str) -> bool {
+pub(crate) fn is_runbook(text: &str) -> bool {
     !text.is_empty() && !text.starts_with(['.', '-']) && !text.contains(['/', '\0'])
 }
 

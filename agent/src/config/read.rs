@@ -77,7 +77,7 @@ fn device(s: &mut Section<'_>, hostname: &str) -> Device {
     }
 }
 
-fn device_id(s: &mut Section<'_>, hostname: &str) -> DeviceId {
+pub(crate) fn device_id(s: &mut Section<'_>, hostname: &str) -> DeviceId {
     if let Some(id) = s.optional("id", parsed(DeviceId::parse)) {
         return id;
     }
@@ -317,7 +317,7 @@ fn commands(s: &mut Section<'_>) -> Commands {
     commands
 }
 
-fn trusted_key(node: &Node, directory: &Path) -> Result<TrustedKey, Unfit> {
+pub(crate) fn trusted_key(node: &Node, directory: &Path) -> Result<TrustedKey, Unfit> {
     let Some(name) = text_of(node).filter(|text| text.ends_with(".pub")) else {
         return parsed(TrustedKey::parse)(node);
     };
@@ -329,7 +329,7 @@ fn trusted_key(node: &Node, directory: &Path) -> Result<TrustedKey, Unfit> {
     TrustedKey::from_pem(kid, &text).ok_or_else(|| unfit(format!("something else in {}", path.display())))
 }
 
-fn refuse_equal_kids(s: &mut Section<'_>, keys: &[TrustedKey]) {
+pub(crate) fn refuse_equal_kids(s: &mut Section<'_>, keys: &[TrustedKey]) {
     for (index, key) in keys.iter().enumerate() {
         if keys.iter().take(index).any(|earlier| earlier.kid == key.kid) {
             s.error("trusted_keys", format!("names the kid {:?} twice; each key needs a kid of its own", key.kid));

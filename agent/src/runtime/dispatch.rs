@@ -11,14 +11,14 @@ use super::mqtt::link::{self, LinkEvent, LinkHandle};
 use super::mqtt::transport::Target;
 use super::retry::FullJitter;
 use super::{Options, RunError};
-use crate::act::Actor;
+use crate::act::{Actor, Order};
 use crate::collect::Collectors;
 use crate::collect::clock::Clock;
 use crate::collect::worker::Worker;
 use crate::config::CheckedConfig;
 use crate::engine::Engine;
 use crate::engine::io::{
-    Act, ActOutcome, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogLevel, StoreFault, StoreOp, StoreStats,
+    ActOutcome, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogLevel, StoreFault, StoreOp, StoreStats,
 };
 use crate::engine::packet::Version;
 use crate::engine::time::Now;
@@ -172,7 +172,7 @@ impl Dispatcher {
                 _ => {}
             },
             Effect::BackoffReset => self.backoff.reset(),
-            Effect::Act { id, act, timeout, .. } => self.act(id, act, timeout),
+            Effect::Act { id, act, trigger, timeout } => self.act(id, Order { act, trigger, token: None, timeout }),
             Effect::CancelAct { id } => {
                 if let Some(cancel) = self.acts.remove(&id) {
                     // Gone already if the action has just ended: its completion is on the way.
@@ -209,7 +209,7 @@ impl Dispatcher {
         Input::LinkDown { id, fault, retry_in: self.backoff.draw(fastrand::f64()) }
     }
 
-    fn act(&mut self, id: EffectId, act: Act, timeout: Duration) {
+    fn act(&mut self, id: EffectId, order: Order) {
         let (cancel, canceled) = oneshot::channel();
         self.acts.insert(id, cancel);
         let (actor, inputs) = (Arc::clone(&self.actor), self.inputs.clone());
@@ -219,7 +219,7 @@ impl Dispatcher {
                 // A full queue costs a progress message, never the outcome.
                 let _ = news.try_send(Input::ActProgress { id, percent });
             };
-            actor.perform(act, timeout, canceled, progress).await
+            actor.perform(order, canceled, progress).await
         };
         tokio::spawn(async move {
             let outcome = outcome_of(performed).await;

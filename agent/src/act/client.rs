@@ -1,0 +1,144 @@
+//! Has root's helper act: one connection an act. It hands over what was ordered and by whose word, and hands back how it
+//! ended; it decides nothing. An act whose helper goes away in the middle has failed as `helper_lost`: it may have been
+//! done, so it is not asked for again.
+
+#![expect(clippy::disallowed_methods, reason = "an act has a deadline of its own, and a busy helper is asked again")]
+
+use std::collections::BTreeSet;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::Order;
+use crate::config::Action;
+use crate::engine::io::ActOutcome;
+use crate::helper::link::{self, Link, Received};
+use crate::helper::protocol::{Answer, DATAGRAM_MAX, Request};
+
+/// Where the helper listens (systemd/fieldmedic-act.socket).
+pub const DEFAULT_SOCKET: &str = "/run/fieldmedic-act.sock";
+/// How long the helper may take to say what it may do: it is being started by that question.
+const HELLO_MAX: Duration = Duration::from_secs(5);
+/// How much longer than the act the helper may take, which ends a runbook with patience: it should tell the end itself.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long to wait where the helper is asked too often; within the act's own time.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// What the helper says where it was asked too often, and nothing was done.
+const ASKED_TOO_OFTEN: &str = "rate_limited";
+const CANCEL: &[u8] = br#"{"cancel":true}"#;
+
+/// The way to root's helper.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The way to a helper's socket, if there is one. Nobody need listen yet: systemd does, and starts the helper.
+    #[must_use]
+    pub fn find(socket: &Path) -> Option<Self> {
+        socket.exists().then(|| Self { socket: socket.to_owned() })
+    }
+
+    /// What the helper may do for this user; `None` if it doesn't say. Blocks, for 5 s at most.
+    #[must_use]
+    pub fn able(&self) -> Option<BTreeSet<Action>> {
+        match self.ask_able() {
+            Ok(Answer::Able(able)) => Some(able),
+            Ok(other) => {
+                tracing::warn!("{} doesn't say what it may do: {other:?}", self.socket.display());
+                None
+            }
+            Err(error) => {
+                tracing::warn!("ask {} what it may do: {error}", self.socket.display());
+                None
+            }
+        }
+    }
+
+    fn ask_able(&self) -> io::Result<Answer> {
+        let mut stream = link::connect_blocking(&self.socket)?;
+        stream.set_read_timeout(Some(HELLO_MAX))?;
+        stream.set_write_timeout(Some(HELLO_MAX))?;
+        stream.write_all(&Request::Hello.to_datagram())?;
+        let mut buffer = vec![0; DATAGRAM_MAX];
+        let len = stream.read(&mut buffer)?;
+        Answer::parse(buffer.get(..len).unwrap_or_default()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Has it done, within the order's timeout, unless it is canceled. What goes wrong on the way to the helper is
+    /// `no_helper` (nothing was done) or `helper_lost`; what it refuses has its reason.
+    pub async fn perform(
+        &self,
+        order: Order,
+        mut canceled: oneshot::Receiver<()>,
+        mut progress: impl FnMut(u8),
+    ) -> ActOutcome {
+        let within = order.timeout;
+        let request = Request::Act(Box::new(order)).to_datagram();
+        if request.len() > DATAGRAM_MAX {
+            let detail = format!("{} B to ask for, the helper takes {DATAGRAM_MAX}", request.len());
+            return ActOutcome::failed("too_large", detail);
+        }
+        let ask = async {
+            loop {
+                let outcome = self.ask(&request, &mut canceled, &mut progress).await;
+                if outcome.reason.as_deref() != Some(ASKED_TOO_OFTEN) {
+                    return outcome;
+                }
+                sleep(ASK_AGAIN_AFTER).await;
+            }
+        };
+        let late = |_| ActOutcome::timed_out(format!("the helper did not say how it ended within {within:?}"));
+        timeout(within.saturating_add(GRACE), ask).await.unwrap_or_else(late)
+    }
+
+    async fn ask(
+        &self,
+        request: &[u8],
+        canceled: &mut oneshot::Receiver<()>,
+        progress: &mut impl FnMut(u8),
+    ) -> ActOutcome {
+        let connected = async {
+            let link = Link::connect(&self.socket)?;
+            link.send(request).await?;
+            Ok::<_, io::Error>(link)
+        };
+        let link = match connected.await {
+            Ok(link) => link,
+            Err(error) => return ActOutcome::failed("no_helper", format!("{}: {error}", self.socket.display())),
+        };
+        let mut cancelable = !canceled.is_terminated();
+        loop {
+            let received = tokio::select! {
+                received = link.recv() => received,
+                cancel = &mut *canceled, if cancelable => {
+                    // An error means that nobody can cancel any more.
+                    cancelable = false;
+                    if cancel.is_ok() {
+                        link.try_send(CANCEL);
+                    }
+                    continue;
+                }
+            };
+            let answer = match received {
+                Ok(Received::Datagram(datagram)) => Answer::parse(&datagram),
+                Ok(Received::TooLong | Received::Closed) => None,
+                Err(error) => return lost(&error.to_string()),
+            };
+            match answer {
+                Some(Answer::Progress(percent)) => progress(percent),
+                Some(Answer::Done(outcome)) => return outcome,
+                Some(Answer::Refused { reason, detail }) => return ActOutcome::failed(&reason, detail),
+                Some(Answer::Able(_)) | None => return lost("it ended without an outcome"),
+            }
+        }
+    }
+}
+
+fn lost(why: &str) -> ActOutcome {
+    ActOutcome::failed("helper_lost", format!("what came of it can't be known: {why}"))
+}

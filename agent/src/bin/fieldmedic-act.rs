@@ -1,0 +1,7 @@
+//! The root helper's binary: parse, load, call; nothing else.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fieldmedic::helper::main()
+}

@@ -1,0 +1,188 @@
+//! `fieldmedic-act`: the only code that runs as root. systemd starts it by its socket, with an empty set of capabilities
+//! and no network; it judges what the agent asks for by root's own policy, checks the signature of what the cloud
+//! ordered again, counts it on disk, and does it with the agent's own means (`act`), most of which ask PID 1. It must
+//! not take the agent's word for anything: a compromised agent can't forge or repeat a command, exceed a budget, or
+//! reach what the policy doesn't name.
+
+mod judge;
+mod ledger;
+pub(crate) mod link;
+mod pace;
+mod policy;
+pub(crate) mod protocol;
+mod serve;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tokio::net::UnixListener;
+
+use crate::cli::logging;
+use crate::collect::clock::{self, Clock};
+use crate::config::ClockTrust;
+use ledger::{Ledger, Moment};
+use policy::Policy;
+use serve::Helper;
+
+/// Where the ledger lies (StateDirectory= of the unit).
+const DEFAULT_STATE: &str = "/var/lib/fieldmedic-act";
+/// The command line or the policy is wrong.
+const BAD_USAGE: u8 = 2;
+const FAILED: u8 = 1;
+
+const USAGE: &str = "\
+Carries out what fieldmedic may have done as root: judges it by root's own policy. Started by its socket.
+
+Usage:
+  fieldmedic-act [--policy FILE] [--state DIR]   serve the socket that systemd hands over
+  fieldmedic-act --check [FILE]                  is this policy right? exit code 2 and every mistake with its line if not
+  fieldmedic-act --version | --help
+
+Defaults: --policy /etc/fieldmedic/policy.toml, --state /var/lib/fieldmedic-act";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Task {
+    Serve { policy: PathBuf, state: PathBuf },
+    Check(PathBuf),
+    Print(&'static str),
+}
+
+/// Runs the helper.
+#[must_use]
+pub fn main() -> ExitCode {
+    let code = match task(std::env::args_os().skip(1)) {
+        Some(Task::Serve { policy, state }) => {
+            logging::init_as("fieldmedic-act");
+            serve(&policy, &state).map(|()| 0).unwrap_or_else(|error| {
+                tracing::error!("{error:#}");
+                FAILED
+            })
+        }
+        Some(Task::Check(file)) => check(&file),
+        Some(Task::Print(text)) => {
+            println!("{text}");
+            0
+        }
+        None => {
+            eprintln!("{USAGE}");
+            BAD_USAGE
+        }
+    };
+    ExitCode::from(code)
+}
+
+/// By hand: a parser of command lines would be the largest part of this program.
+fn task(mut args: impl Iterator<Item = OsString>) -> Option<Task> {
+    let (mut policy, mut state) = (PathBuf::from(policy::DEFAULT_FILE), PathBuf::from(DEFAULT_STATE));
+    while let Some(arg) = args.next() {
+        match arg.to_str()? {
+            "--policy" => policy = args.next()?.into(),
+            "--state" => state = args.next()?.into(),
+            "--check" => {
+                let file = args.next().map_or(policy, PathBuf::from);
+                return args.next().is_none().then_some(Task::Check(file));
+            }
+            "--version" => return Some(Task::Print(concat!("fieldmedic-act ", env!("CARGO_PKG_VERSION")))),
+            "--help" | "-h" => return Some(Task::Print(USAGE)),
+            _ => return None,
+        }
+    }
+    Some(Task::Serve { policy, state })
+}
+
+/// Says what is wrong with a policy. That others could write it is only a warning: where it is checked it need not have
+/// its owner yet.
+fn check(file: &Path) -> u8 {
+    match Policy::read(file) {
+        Ok(policy) => {
+            if let Err(error) = policy::trusted(file) {
+                eprintln!("warning: {error}: as it is, the helper would refuse everything");
+            }
+            let actions: Vec<&str> = policy.actions.iter().map(|action| action.word()).collect();
+            println!(
+                "{}: right; allows {}",
+                file.display(),
+                if actions.is_empty() { "nothing".into() } else { actions.join(", ") }
+            );
+            0
+        }
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{problem}");
+            }
+            let plural = if problems.len() == 1 { "" } else { "s" };
+            eprintln!("{} error{plural}: this policy can't be used", problems.len());
+            BAD_USAGE
+        }
+    }
+}
+
+fn serve(policy: &Path, state: &Path) -> anyhow::Result<()> {
+    let listener = listener().context("take over the socket")?;
+    let mut clock = Clock::new(ClockTrust::Kernel, Path::new("/"));
+    // A policy that is wrong is told now, and then to everybody who asks: who mends it need not restart anything.
+    match Policy::load(policy) {
+        Ok(policy) => clock.set_trust(policy.clock),
+        Err(error) => tracing::error!("everything is refused: policy: {error}"),
+    }
+    let boot = clock::boot_id(Path::new("/")).context("read the kernel's boot id")?;
+    let moment = Moment { boot, now: clock.now() };
+    let ledger = Ledger::open(state, built_at_s(), &moment)?;
+    let helper = Helper::new(policy.to_owned(), boot, clock, ledger);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        let listener = UnixListener::from_std(listener)?;
+        // Not told is not lost: only a unit of Type=notify waits for it.
+        let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
+        helper.serve(listener).await
+    })?;
+    Ok(())
+}
+
+/// The one socket that systemd hands over (sd_listen_fds(3)).
+fn listener() -> io::Result<StdListener> {
+    let mut fds = sd_notify::listen_fds()?;
+    let (Some(fd), None) = (fds.next(), fds.next()) else {
+        return Err(io::Error::other("it is started by its socket, fieldmedic-act.socket, and takes exactly one"));
+    };
+    #[expect(unsafe_code, reason = "a descriptor that was inherited is known by its number alone")]
+    // SAFETY: LISTEN_PID says that systemd opened it for this process, and nobody else has taken it: this is called once,
+    // before anything else is opened by number.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let listener = StdListener::from(socket);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// The present can't be earlier than that, in seconds since 1970.
+fn built_at_s() -> i64 {
+    env!("FIELDMEDIC_BUILD_EPOCH_S").parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: &[&str]) -> Option<Task> {
+        task(args.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn the_command_line_is_read_and_nonsense_is_not_guessed_at() {
+        let (policy, state) = (PathBuf::from(policy::DEFAULT_FILE), PathBuf::from(DEFAULT_STATE));
+        assert_eq!(parsed(&[]), Some(Task::Serve { policy: policy.clone(), state }));
+        let elsewhere = Task::Serve { policy: "p".into(), state: "s".into() };
+        assert_eq!(parsed(&["--policy", "p", "--state", "s"]), Some(elsewhere));
+        assert_eq!(parsed(&["--check"]), Some(Task::Check(policy)));
+        assert_eq!(parsed(&["--check", "p"]), Some(Task::Check("p".into())));
+        for wrong in [&["--check", "p", "q"][..], &["--policy"], &["serve"], &["-x"]] {
+            assert_eq!(parsed(wrong), None, "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! How fast the helper is asked, and how much it says of what it refused. Pure: time comes in by argument.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::engine::time::Mono;
+
+/// Requests that may come at once.
+const BURST: u64 = 40;
+/// And then one in so many milliseconds.
+const REFILL_MS: u64 = 100;
+/// Refusals of one reason that are told to the log within [`LINES_WINDOW`].
+const LINES_MAX: u32 = 10;
+const LINES_WINDOW: Duration = Duration::from_secs(60);
+
+/// Lets so many requests through.
+#[derive(Debug, Default)]
+pub(super) struct Bucket {
+    /// When the last of those that were let through is paid for.
+    full_at: Mono,
+}
+
+impl Bucket {
+    /// What it says to who asks too often.
+    pub(super) const SAYS: &str = "more than 40 requests at once, or 10 a second";
+
+    /// Whether one may pass now.
+    pub(super) fn take(&mut self, now: Mono) -> bool {
+        let paid = Mono(self.full_at.0.max(now.0).saturating_add(REFILL_MS));
+        let passes = paid.since(now) <= Duration::from_millis(BURST * REFILL_MS);
+        if passes {
+            self.full_at = paid;
+        }
+        passes
+    }
+}
+
+/// Lines of the log, by their reasons, which are a few fixed words.
+#[derive(Debug, Default)]
+pub(super) struct Lines(BTreeMap<&'static str, Window>);
+
+#[derive(Debug, Default)]
+struct Window {
+    since: Mono,
+    count: u32,
+}
+
+/// Whether to tell it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Yes, and that so many before were not told.
+    Yes {
+        /// Not told.
+        left_out: u32,
+    },
+    /// No: there were enough of this reason.
+    No,
+}
+
+impl Lines {
+    /// Counts one of this reason. A flood of one reason doesn't hide another.
+    pub(super) fn tell(&mut self, reason: &'static str, now: Mono) -> Told {
+        let window = self.0.entry(reason).or_default();
+        let mut left_out = 0;
+        if window.count == 0 || now.since(window.since) >= LINES_WINDOW {
+            left_out = window.count.saturating_sub(LINES_MAX);
+            *window = Window { since: now, count: 0 };
+        }
+        window.count = window.count.saturating_add(1);
+        if window.count <= LINES_MAX { Told::Yes { left_out } } else { Told::No }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_then_ten_a_second() {
+        let mut bucket = Bucket::default();
+        let passed = |bucket: &mut Bucket, ms| (0..1000).filter(|_| bucket.take(Mono(ms))).count();
+        assert_eq!(passed(&mut bucket, 50_000), 40);
+        assert_eq!(passed(&mut bucket, 51_000), 10);
+        assert_eq!(passed(&mut bucket, 500_000), 40);
+    }
+
+    #[test]
+    fn a_flood_of_one_reason_is_cut_short_counted_and_hides_no_other() {
+        let mut lines = Lines::default();
+        let told = (0..1000).filter(|_| lines.tell("replayed", Mono(5)) == Told::Yes { left_out: 0 }).count();
+        assert_eq!(told, 10);
+        assert_eq!(lines.tell("expired", Mono(6)), Told::Yes { left_out: 0 });
+        assert_eq!(lines.tell("replayed", Mono(60_005)), Told::Yes { left_out: 990 });
+    }
+}

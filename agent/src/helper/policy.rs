@@ -1,0 +1,348 @@
+//! Root's own policy: what the agent may have done, by whom, and how often. Read in the way of the agent's configuration,
+//! every mistake at once with its line; what it doesn't name is not allowed. It must never be taken from a file that
+//! others than root could have written.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::protocol::Refusal;
+use crate::config::reader::{Section, parsed, text, unfit, word};
+use crate::config::tree::{Node, Value};
+use crate::config::{self, Action, Budget, ClockTrust, DeviceId, Problem, Rollback, Unfit, UnitName, policy, read};
+use crate::engine::io::Act;
+use crate::wire::Reason;
+
+/// Where it is looked for.
+pub(super) const DEFAULT_FILE: &str = "/etc/fieldmedic/policy.toml";
+/// The user that the agent runs as (sysusers.d/fieldmedic.conf).
+const AGENT_USER: &str = "fieldmedic";
+const PASSWD: &str = "/etc/passwd";
+/// As in the agent's configuration.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What may be done. configs/policy.toml says what each key means, and a test holds it against this.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Policy {
+    /// Who may ask, beside root; `None`: nobody.
+    pub(super) agent_uid: Option<u32>,
+    /// Whom commands have to be addressed to.
+    pub(super) device: DeviceId,
+    /// Or to one of these.
+    pub(super) groups: Vec<String>,
+    /// Whose signatures count. A signature is always required.
+    pub(super) commands: config::Commands,
+    /// When the wall clock is believed.
+    pub(super) clock: ClockTrust,
+    /// What may be done at all.
+    pub(super) actions: Vec<Action>,
+    /// What of it the gateway's own rules may have done, which nobody has signed.
+    pub(super) local: Vec<Action>,
+    /// Units that may be restarted.
+    pub(super) units: Vec<UnitName>,
+    /// Runbooks that may be run.
+    pub(super) runbooks: Vec<String>,
+    /// Interfaces that may be restarted.
+    pub(super) interfaces: Vec<String>,
+    /// Ports at which a quarantine may leave the broker in reach.
+    pub(super) broker_ports: Vec<u16>,
+    /// How often.
+    pub(super) budget: BTreeMap<Action, Budget>,
+    /// Where the runbooks lie.
+    pub(super) runbook_dir: PathBuf,
+    /// What may be rolled back, and how.
+    pub(super) rollback: BTreeMap<String, Rollback>,
+}
+
+/// Why there is no policy.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PolicyError {
+    /// Others than root could have written it.
+    #[error("{path}: {wrong}")]
+    Untrusted {
+        /// The file, or a directory above it.
+        path: PathBuf,
+        /// What is wrong with it.
+        wrong: String,
+    },
+    /// It can't be looked at.
+    #[error("look at {path}: {source}")]
+    Io {
+        /// The file, or a directory above it.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It has mistakes.
+    #[error("{} mistakes, the first: {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
+    Wrong(Vec<Problem>),
+}
+
+impl PolicyError {
+    /// The same as an answer.
+    #[must_use]
+    pub(super) fn refusal(&self) -> Refusal {
+        let reason = match self {
+            Self::Untrusted { .. } | Self::Io { .. } => "policy_untrusted",
+            Self::Wrong(_) => "policy_wrong",
+        };
+        Refusal::new(reason, format!("policy: {self}"))
+    }
+}
+
+impl Policy {
+    /// Loads the policy of a file that nobody but root could have written.
+    ///
+    /// # Errors
+    /// There is none to go by.
+    pub(super) fn load(file: &Path) -> Result<Self, PolicyError> {
+        trusted(file)?;
+        Self::read(file).map_err(PolicyError::Wrong)
+    }
+
+    /// Reads the policy of any file.
+    ///
+    /// # Errors
+    /// Every mistake, in the order of lines.
+    pub(super) fn read(file: &Path) -> Result<Self, Vec<Problem>> {
+        config::read_file(file, policy_of)
+    }
+
+    /// Whether it may be done, whoever wants it.
+    ///
+    /// # Errors
+    /// `not_allowed`.
+    pub(super) fn permits(&self, act: &Act) -> Result<(), Refusal> {
+        let action = act.action();
+        let refuse = |what: String| Err(Refusal::because(Reason::NotAllowed, format!("root's policy: {what}")));
+        if !self.actions.contains(&action) {
+            return refuse(format!("{action} is not in allow.actions"));
+        }
+        match act {
+            Act::RestartUnit { unit } if !self.units.contains(unit) => refuse(format!("{unit} is not in allow.units")),
+            Act::Run { runbook, .. } if !self.runbooks.contains(runbook) => {
+                refuse(format!("{runbook:?} is not in allow.runbooks"))
+            }
+            Act::RestartLink { interface } if !self.interfaces.contains(interface) => {
+                refuse(format!("{interface:?} is not in allow.interfaces"))
+            }
+            Act::Rollback { target, .. } | Act::MarkGood { target } if !self.rollback.contains_key(target) => {
+                refuse(format!("there is no [rollback.{target:?}]"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the gateway's own rules may have it done.
+    ///
+    /// # Errors
+    /// `not_allowed`.
+    pub(super) fn permits_rules(&self, action: Action) -> Result<(), Refusal> {
+        if self.local.contains(&action) {
+            return Ok(());
+        }
+        let detail = format!("root's policy: {action} is not in local.actions: only a signed command may do it");
+        Err(Refusal::because(Reason::NotAllowed, detail))
+    }
+
+    /// Whether somebody with this uid may ask.
+    ///
+    /// # Errors
+    /// `peer_refused`.
+    pub(super) fn admits(&self, uid: u32) -> Result<(), Refusal> {
+        if uid == 0 || self.agent_uid == Some(uid) {
+            return Ok(());
+        }
+        Err(Refusal::new("peer_refused", format!("uid {uid} is neither root nor the agent's user")))
+    }
+}
+
+/// Whether nobody but root, or who runs this, could have put this file there: it and all above it.
+///
+/// # Errors
+/// What is wrong with which of them.
+pub(super) fn trusted(file: &Path) -> Result<(), PolicyError> {
+    let look = |path: &Path, source| PolicyError::Io { path: path.to_owned(), source };
+    let real = fs::canonicalize(file).map_err(|source| look(file, source))?;
+    let ours = rustix::process::geteuid().as_raw();
+    for path in real.ancestors() {
+        let metadata = fs::metadata(path).map_err(|source| look(path, source))?;
+        let (owner, mode) = (metadata.uid(), metadata.mode());
+        let untrusted = |wrong| Err(PolicyError::Untrusted { path: path.to_owned(), wrong });
+        if owner != 0 && owner != ours {
+            return untrusted(format!("belongs to uid {owner}; root is expected"));
+        }
+        // In a sticky directory, as /tmp, nobody can replace what is another's.
+        let sticky = metadata.is_dir() && mode & 0o1000 != 0;
+        if mode & 0o022 != 0 && !sticky {
+            return untrusted(format!("has mode {:o}, others may write to it", mode & 0o7777));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn policy_of(s: &mut Section<'_>) -> Policy {
+    let agent_uid = s.optional("agent_uid", |node| whole(node, "a uid, such as 996")).or_else(agent_uid);
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let (device, groups) =
+        s.table("device", |s| (read::device_id(s, &hostname), s.list("groups", vec![], "[\"canary\"]", read::group)));
+    let commands = s.table("commands", |s| {
+        let directory = s.directory_of("trusted_keys");
+        let example = "[\"ops-1:BASE64URL\"] or [\"ops-1.pub\"]";
+        let trusted_keys = s.list("trusted_keys", vec![], example, |node| read::trusted_key(node, &directory));
+        read::refuse_equal_kids(s, &trusted_keys);
+        let skew = s.duration("max_clock_skew", Duration::from_secs(300), Duration::ZERO..=CLOCK_SKEW_MAX);
+        config::Commands { trusted_keys, require_signature: true, max_clock_skew: skew }
+    });
+    let clock = s.table("clock", |s| s.word("trust", ClockTrust::Kernel, ClockTrust::ALL));
+    let allow = s.table("allow", |s| Allow {
+        actions: s.list("actions", vec![], "[\"restart_unit\"]", word(Action::ALL)),
+        units: s.list("units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
+        runbooks: s.list("runbooks", vec![], "[\"free-space\"]", text(policy::is_runbook, "a runbook's file name")),
+        interfaces: s.list("interfaces", vec![], "[\"wwan0\"]", read::interface),
+    });
+    let local = s.table("local", |s| {
+        let local = s.list("actions", vec![], "[\"restart_unit\"]", word(Action::ALL));
+        if let Some(beyond) = local.iter().find(|action| !allow.actions.contains(action)) {
+            s.error("actions", format!("\"{beyond}\" is not in allow.actions"));
+        }
+        local
+    });
+    let budget = s.table("budget", policy::budget);
+    let runbook_dir = s.table("runbooks", |s| s.absolute_path("dir", "/etc/fieldmedic/runbooks"));
+    let broker_ports = s.table("quarantine", |s| {
+        s.list("broker_ports", vec![1883, 8883], "[8883]", |node| whole(node, "a TCP port, such as 8883"))
+    });
+    let rollback = s.named_tables("rollback", policy::rollback);
+    let rollback = rollback.into_iter().filter_map(|(name, target)| Some((name, target?))).collect();
+    let Allow { actions, units, runbooks, interfaces } = allow;
+    Policy {
+        agent_uid,
+        device,
+        groups,
+        commands,
+        clock,
+        actions,
+        local,
+        units,
+        runbooks,
+        interfaces,
+        broker_ports,
+        budget,
+        runbook_dir,
+        rollback,
+    }
+}
+
+struct Allow {
+    actions: Vec<Action>,
+    units: Vec<UnitName>,
+    runbooks: Vec<String>,
+    interfaces: Vec<String>,
+}
+
+fn whole<T: TryFrom<i64>>(node: &Node, expected: &str) -> Result<T, Unfit> {
+    let number = match node.value {
+        Value::Integer(number) => T::try_from(number).ok(),
+        _ => None,
+    };
+    number.ok_or_else(|| unfit(node, expected))
+}
+
+/// The uid of the agent's user, by passwd(5): a static user is in it.
+fn agent_uid() -> Option<u32> {
+    let passwd = config::read_text(Path::new(PASSWD)).ok()?;
+    let line = passwd.lines().find_map(|line| line.strip_prefix(AGENT_USER)?.strip_prefix(':'))?;
+    line.split(':').nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.toml");
+        fs::write(&path, text).unwrap();
+        chmod(&path, 0o644);
+        (dir, path)
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn errors(text: &str) -> Vec<String> {
+        let (_dir, path) = file(text);
+        let errors = Policy::read(&path).unwrap_err();
+        errors.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect()
+    }
+
+    #[test]
+    fn an_empty_policy_allows_nothing() {
+        let (_dir, path) = file("[device]\nid = \"gw-1\"\n");
+        let policy = Policy::load(&path).unwrap();
+        assert!(policy.actions.is_empty() && policy.local.is_empty() && policy.commands.trusted_keys.is_empty());
+        assert_eq!(policy.permits(&Act::Reboot).unwrap_err().reason, "not_allowed");
+        assert_eq!(policy.permits_rules(Action::Reboot).unwrap_err().reason, "not_allowed");
+    }
+
+    #[test]
+    fn mistakes_are_told_all_at_once_with_their_lines() {
+        let text = "agent_uid = -1\n[allow]\nactions = [\"format\"]\nunit = []\n[local]\nactions = [\"run\"]\n";
+        let told = errors(text);
+        assert_eq!(told.len(), 4, "{told:#?}");
+        assert!(told[0].starts_with("1: agent_uid: found -1"), "{told:#?}");
+        assert!(told[1].starts_with("3: allow.actions: found \"format\""), "{told:#?}");
+        assert!(told[2].starts_with("4: unknown key \"allow.unit\"; did you mean \"units\"?"), "{told:#?}");
+        assert!(told[3].starts_with("6: local.actions: \"run\" is not in allow.actions"), "{told:#?}");
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_no_policy() {
+        let (dir, path) = file("");
+        assert!(Policy::load(&path).is_ok());
+        chmod(&path, 0o664);
+        assert_eq!(Policy::load(&path).unwrap_err().refusal().reason, "policy_untrusted");
+        chmod(&path, 0o644);
+        chmod(dir.path(), 0o777);
+        let told = Policy::load(&path).unwrap_err().to_string();
+        assert!(told.ends_with("has mode 777, others may write to it"), "{told}");
+    }
+
+    #[test]
+    fn a_link_is_no_way_around_it() {
+        let (theirs, path) = file("");
+        let ours = tempfile::tempdir().unwrap();
+        symlink(&path, ours.path().join("policy.toml")).unwrap();
+        chmod(theirs.path(), 0o777);
+        assert!(matches!(Policy::load(&ours.path().join("policy.toml")), Err(PolicyError::Untrusted { .. })));
+    }
+
+    #[test]
+    fn the_policy_that_is_shipped_names_every_key_and_loads() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/policy.toml");
+        let (policy, known) = config::keys_read(&shipped, policy_of);
+        policy.unwrap();
+        let text = fs::read_to_string(&shipped).unwrap();
+        let mut section = String::new();
+        let mut named = BTreeSet::new();
+        for line in text.lines() {
+            let line = line.trim_start_matches('#').trim();
+            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                section = if name.starts_with("rollback.") { "rollback.*.".into() } else { format!("{name}.") };
+            } else if let Some((key, _)) = line.split_once(" = ") {
+                named.insert(format!("{section}{key}"));
+            }
+        }
+        let known = known.iter().filter(|key| key.contains('.') || *key == "agent_uid");
+        let missing: Vec<_> = known.filter(|key| !named.contains(*key)).collect();
+        assert!(missing.is_empty(), "not in configs/policy.toml: {missing:?}; named are {named:?}");
+    }
+}

@@ -1,0 +1,188 @@
+//! Serves the socket: one request a connection, so many connections, so many requests a second. Each request is judged by
+//! the policy as it stands in the file now, and what is refused is told to the agent and to the log. What runs ends with
+//! the connection that asked for it.
+
+#![expect(clippy::disallowed_methods, reason = "the helper's tasks and their bounds are here")]
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::judge::judge;
+use super::ledger::{Ledger, Moment};
+use super::link::{Link, Received};
+use super::pace::{Bucket, Lines, Told};
+use super::policy::Policy;
+use super::protocol::{Answer, Refusal, Request, status_word};
+use crate::act::units::Manager;
+use crate::act::{Actor, Order};
+use crate::collect::clock::Clock;
+use crate::engine::io::ActOutcome;
+use crate::engine::time::BootId;
+use crate::wire::Reason;
+
+/// Connections at a time, and so acts at a time; one more is refused as `busy`.
+const CONNECTIONS_MAX: usize = 16;
+/// How long a connection may take to ask.
+const REQUEST_MAX: Duration = Duration::from_secs(5);
+/// How long to wait before accepting again when it failed.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// The helper.
+#[derive(Debug)]
+pub(super) struct Helper {
+    policy: PathBuf,
+    boot: BootId,
+    state: Mutex<State>,
+}
+
+/// What changes from request to request.
+#[derive(Debug)]
+struct State {
+    clock: Clock,
+    ledger: Ledger,
+    requests: Bucket,
+    refusals: Lines,
+}
+
+/// What to do for a request.
+enum Decision {
+    Tell(Answer),
+    Act { order: Box<Order>, actor: Actor },
+}
+
+impl Helper {
+    /// Goes by this policy and this ledger.
+    #[must_use]
+    pub(super) fn new(policy: PathBuf, boot: BootId, clock: Clock, ledger: Ledger) -> Self {
+        let state = State { clock, ledger, requests: Bucket::default(), refusals: Lines::default() };
+        Self { policy, boot, state: Mutex::new(state) }
+    }
+
+    /// Serves until SIGTERM.
+    ///
+    /// # Errors
+    /// The system gives no signals.
+    pub(super) async fn serve(self, listener: UnixListener) -> io::Result<()> {
+        let helper = Arc::new(self);
+        let mut terminated = signal(SignalKind::terminate())?;
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = terminated.recv() => return Ok(()),
+            };
+            let link = match accepted {
+                Ok((stream, _)) => Link::new(stream),
+                Err(error) => {
+                    tracing::warn!("accept: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                let detail = format!("{CONNECTIONS_MAX} connections are open already");
+                link.try_send(&helper.refuse(Refusal::because(Reason::Busy, detail)).to_datagram());
+                continue;
+            };
+            let helper = Arc::clone(&helper);
+            tokio::spawn(async move {
+                if let Err(error) = helper.converse(&link).await {
+                    tracing::debug!("connection: {error}");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn converse(&self, link: &Link) -> io::Result<()> {
+        let received = timeout(REQUEST_MAX, link.recv()).await.unwrap_or(Ok(Received::Closed))?;
+        let uid = link.peer_uid()?;
+        let decision = match received {
+            Received::Closed => return Ok(()),
+            Received::TooLong => Err(Refusal::because(Reason::TooLarge, "a request has at most 64 KiB")),
+            Received::Datagram(datagram) => self.decide(uid, &datagram),
+        };
+        let answer = match decision {
+            Ok(Decision::Tell(answer)) => answer,
+            Ok(Decision::Act { order, actor }) => Answer::Done(perform(link, *order, &actor).await),
+            Err(refusal) => self.refuse(refusal),
+        };
+        link.send(&answer.to_datagram()).await
+    }
+
+    fn decide(&self, uid: u32, datagram: &[u8]) -> Result<Decision, Refusal> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *state;
+        // Before anything that costs more than this.
+        let mono = state.clock.now().mono;
+        if !state.requests.take(mono) {
+            return Err(Refusal::new("rate_limited", Bucket::SAYS));
+        }
+        // Read each time: what root changes holds at once, and there is nothing to reload.
+        let policy = Policy::load(&self.policy).map_err(|error| error.refusal())?;
+        policy.admits(uid)?;
+        let actor = Actor::new(Manager::Systemd, policy.runbook_dir.clone());
+        match Request::parse(datagram)? {
+            Request::Hello => {
+                let able = actor.able().into_iter().filter(|action| policy.actions.contains(action)).collect();
+                Ok(Decision::Tell(Answer::Able(able)))
+            }
+            Request::Act(order) => {
+                state.clock.set_trust(policy.clock);
+                let moment = Moment { boot: self.boot, now: state.clock.now() };
+                judge(&order, &policy, &mut state.ledger, &moment)?;
+                Ok(Decision::Act { order, actor })
+            }
+        }
+    }
+
+    /// Tells the log, so far as there is room for it, and makes the answer.
+    fn refuse(&self, refusal: Refusal) -> Answer {
+        let Refusal { reason, detail } = refusal;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mono = state.clock.now().mono;
+        match state.refusals.tell(reason, mono) {
+            Told::Yes { left_out: 0 } => tracing::warn!(reason, "refused: {reason}: {}", plain(&detail)),
+            Told::Yes { left_out } => {
+                tracing::warn!(reason, "refused: {reason}: {} ({left_out} more like it before)", plain(&detail));
+            }
+            Told::No => {}
+        }
+        Answer::Refused { reason: reason.to_owned(), detail }
+    }
+}
+
+/// Does it; a connection that closes, or says anything more, cancels it.
+async fn perform(link: &Link, order: Order, actor: &Actor) -> ActOutcome {
+    let (what, trigger) = (format!("{} of {}", order.act.action(), plain(&order.act.target())), order.trigger.clone());
+    tracing::info!("{what} for {trigger} begins");
+    let (cancel, canceled) = oneshot::channel();
+    let outcome = {
+        let progress = |percent| link.try_send(&Answer::Progress(percent).to_datagram());
+        let mut acting = std::pin::pin!(actor.perform(order, canceled, progress));
+        tokio::select! {
+            outcome = &mut acting => outcome,
+            _ = link.recv() => {
+                // Gone already if it has just ended.
+                let _ = cancel.send(());
+                acting.await
+            }
+        }
+    };
+    let reason = outcome.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    tracing::info!("{what} for {trigger} ended: {}{reason}", status_word(outcome.status));
+    outcome
+}
+
+/// On one line of the log, and not longer than that: what an agent says may be anything.
+fn plain(text: &str) -> String {
+    const CHARS_MAX: usize = 300;
+    text.chars().take(CHARS_MAX).flat_map(char::escape_debug).collect()
+}
