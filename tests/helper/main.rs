@@ -1,1 +1,338 @@
+//! A compromised agent against the real root helper, which the test starts as systemd does: with a socket in hand. Whatever
+//! such an agent sends is refused, with the reason in the answer and in the helper's log, and what root allows is done.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    unreachable_pub,
+    reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
+)]
 
+#[path = "../common/mod.rs"]
+mod common;
+mod world;
+
+use std::os::unix::process::CommandExt as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fieldmedic::act::units::Manager;
+use fieldmedic::act::{Actor, Order};
+use fieldmedic::config::Action;
+use fieldmedic::engine::io::{Act, ActStatus, Trigger};
+use fieldmedic::wire::CommandId;
+use serde_json::{Value as Json, json};
+use tokio::sync::oneshot;
+
+use common::operator::claims;
+use common::process::output_of;
+use common::{Operator, unix_now};
+use world::{DEVICE, World, commanded, ordered_by_rule};
+
+/// Orders a runbook that leaves a trace.
+fn touch(order: &Json, token: &str) -> Json {
+    commanded("run", &json!({"runbook": "touch"}), order["jti"].as_str().unwrap(), token)
+}
+
+fn touch_claims() -> Json {
+    claims(DEVICE, "run", json!({"runbook": "touch"}))
+}
+
+#[test]
+fn what_was_signed_is_done_once_and_never_again_also_after_a_kill() {
+    let world = World::new();
+    let helper = world.start();
+    let order = touch_claims();
+    let request = touch(&order, &world.operator.sign(&order));
+
+    let end = world.ask(&request);
+    assert_eq!(end["status"], "SUCCEEDED", "{end}");
+    assert_eq!(end["output"], "touched\n", "{end}");
+    world.refused(&helper, &request, "replayed");
+    drop(helper);
+    world.refused(&world.start(), &request, "replayed");
+    assert_eq!(world.traces(), 1);
+}
+
+/// The claims of [`touch_claims`], but for these.
+fn touch_claims_with(changes: &Json) -> Json {
+    let mut claims = touch_claims();
+    claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    claims
+}
+
+#[test]
+fn a_command_that_was_not_signed_for_this_is_refused() {
+    let world = World::new();
+    let helper = world.start();
+    let now = unix_now();
+    let cmd = |name: &str, args: Json| json!({"cmd": {"name": name, "args": args}});
+    let cases = [
+        ("wrong_audience", json!({"aud": "gw-other"})),
+        ("wrong_audience", json!({"aud": "group:other"})),
+        ("expired", json!({"iat": now - 7_200, "exp": now - 3_600})),
+        ("not_yet_valid", json!({"iat": now + 3_600, "exp": now + 7_200})),
+        ("malformed", json!({"exp": "soon"})),
+        ("wrong_act", cmd("run", json!({"runbook": "progress"}))),
+        ("wrong_act", cmd("run", json!({"runbook": "touch", "args": ["more"]}))),
+        ("wrong_act", cmd("ping", json!({}))),
+    ];
+    for (reason, changes) in cases {
+        let order = touch_claims_with(&changes);
+        world.refused(&helper, &touch(&order, &world.operator.sign(&order)), reason);
+    }
+    // Signed, but under another id than the one that is asked for.
+    let (order, other) = (touch_claims(), touch_claims());
+    world.refused(&helper, &touch(&order, &world.operator.sign(&other)), "wrong_act");
+    assert_eq!(world.traces(), 0);
+
+    let mut group = touch_claims();
+    group["aud"] = json!("group:canary");
+    assert_eq!(world.ask(&touch(&group, &world.operator.sign(&group)))["status"], "SUCCEEDED");
+}
+
+#[test]
+fn a_forged_command_is_refused() {
+    let world = World::new();
+    let helper = world.start();
+    let stranger = Operator::new("stranger");
+    let order = touch_claims();
+    let encode = |json: &Json| URL_SAFE_NO_PAD.encode(json.to_string());
+    let good = world.operator.sign(&order);
+    let cut = &good[..good.rfind('.').unwrap() + 1];
+    let cases = [
+        ("bad_signature", stranger.sign_as("ops-1", &order)),
+        ("bad_signature", cut.to_owned()),
+        ("bad_signature", format!("{}.{}.", encode(&json!({"alg": "none", "kid": "ops-1"})), encode(&order))),
+        ("unknown_key", stranger.sign(&order)),
+        ("malformed", order.to_string()),
+        ("malformed", "hello".to_owned()),
+        ("too_large", "x".repeat(40_000)),
+    ];
+    for (reason, token) in cases {
+        world.refused(&helper, &touch(&order, &token), reason);
+    }
+    let mut tokenless = touch(&order, "");
+    tokenless.as_object_mut().unwrap().remove("token");
+    world.refused(&helper, &tokenless, "malformed");
+    assert_eq!(world.traces(), 0);
+}
+
+#[test]
+fn what_is_not_in_roots_policy_is_refused_whoever_wants_it() {
+    let world = World::new();
+    let helper = world.start();
+    let acts = [
+        ("restart_unit", json!({"unit": "ssh.service"}), "ssh.service is not in allow.units"),
+        ("run", json!({"runbook": "secret"}), "is not in allow.runbooks"),
+        ("run", json!({"runbook": "../policy.toml"}), "is not in allow.runbooks"),
+        ("reboot", json!({}), "reboot is not in allow.actions"),
+    ];
+    for (name, args, detail) in acts {
+        let order = claims(DEVICE, name, args.clone());
+        let token = world.operator.sign(&order);
+        let signed = commanded(name, &args, order["jti"].as_str().unwrap(), &token);
+        for request in [ordered_by_rule(name, &args), signed] {
+            let end = world.refused(&helper, &request, "not_allowed");
+            assert!(end["detail"].as_str().unwrap().contains(detail), "{end}");
+        }
+    }
+    // Allowed to who signs it, but not to a rule.
+    world.allow("[allow]\nactions = [\"run\"]\nrunbooks = [\"touch\"]");
+    world.refused(&helper, &ordered_by_rule("run", &json!({"runbook": "touch"})), "not_allowed");
+    assert_eq!(world.traces(), 0);
+}
+
+#[test]
+fn a_runbook_that_others_could_have_written_is_not_run() {
+    let world = World::new();
+    let helper = world.start();
+    world.chmod("runbooks/touch", 0o757);
+    let end = world.ask(&ordered_by_rule("run", &json!({"runbook": "touch"})));
+    assert_eq!((&end["status"], &end["reason"]), (&json!("FAILED"), &json!("runbook_refused")), "{end}");
+    helper.log.wait_since(0, "the reason", |lines| {
+        lines.iter().any(|line| line.contains("ended: FAILED (runbook_refused)")).then_some(())
+    });
+    assert_eq!(world.traces(), 0);
+}
+
+#[test]
+fn a_spent_budget_stays_spent_also_after_a_kill() {
+    let world = World::new();
+    let request = ordered_by_rule("run", &json!({"runbook": "touch"}));
+    let helper = world.start();
+    assert_eq!(world.ask(&request)["status"], "SUCCEEDED");
+    assert_eq!(world.ask(&request)["status"], "SUCCEEDED");
+    // Killed in the middle of the third, which is spent all the same.
+    let hanging = world.send(&ordered_by_rule("run", &json!({"runbook": "hang"})));
+    world.wait_for_trace(3);
+    drop(helper);
+    drop(hanging);
+
+    let helper = world.start();
+    world.refused(&helper, &request, "budget_spent");
+    // Signed or not: a command can't buy what root has not given.
+    let order = touch_claims();
+    world.refused(&helper, &touch(&order, &world.operator.sign(&order)), "budget_spent");
+    assert_eq!(world.traces(), 3);
+}
+
+#[test]
+fn a_thousand_requests_are_cut_short_and_then_it_serves_again() {
+    let world = World::new();
+    let helper = world.start();
+    let hello = json!({"v": 1, "hello": true});
+    let answers: Vec<Json> = (0..1_000).map(|_| world.ask_once(hello.to_string().as_bytes())).collect();
+    let limited = answers.iter().filter(|answer| answer["reason"] == "rate_limited").count();
+    assert!(answers[0]["able"].is_array(), "{}", answers[0]);
+    assert!(limited > 0, "none of 1,000 requests was refused");
+    let lines = helper.log.so_far().iter().filter(|line| line.contains("refused: rate_limited")).count();
+    assert!((1..=20).contains(&lines), "{lines} lines in the log for {limited} refusals");
+    assert_eq!(world.ask(&ordered_by_rule("run", &json!({"runbook": "touch"})))["status"], "SUCCEEDED");
+}
+
+#[test]
+fn connections_beyond_the_bound_are_refused_and_those_that_say_nothing_are_closed() {
+    let world = World::new();
+    let helper = world.start();
+    let silent: Vec<_> = (0..16).map(|_| world.connect()).collect();
+    let answer = world.ask_once(b"{}");
+    assert_eq!(answer["reason"], "busy", "{answer}");
+    world.wait_for_log(&helper, "refused: busy");
+    drop(silent);
+    assert!(world.ask(&json!({"v": 1, "hello": true}))["able"].is_array());
+}
+
+#[test]
+fn huge_and_malformed_datagrams_are_refused_and_harm_nothing() {
+    let world = World::new();
+    let helper = world.start();
+    let datagrams: [(&[u8], &str); 6] = [
+        (&[b'x'; 65_537], "too_large"),
+        (&[0xff; 1_000], "malformed"),
+        (b"{\"v\":1,\"hello\":true", "malformed"),
+        (&[b'['; 65_536], "malformed"),
+        (b"{\"v\":1,\"act\":{\"name\":\"restart_unit\",\"args\":{\"unit\":\"-x\"}},\"timeout_s\":5,\"trigger\":\"rule:a\"}", "malformed"),
+        (b"{\"v\":1,\"act\":{\"name\":\"reboot\",\"args\":{}},\"timeout_s\":5,\"trigger\":\"root\"}", "malformed"),
+    ];
+    for (datagram, reason) in datagrams {
+        let answer = world.ask_once(datagram);
+        assert_eq!((&answer["status"], &answer["reason"]), (&json!("REJECTED"), &json!(reason)), "{answer}");
+        world.wait_for_log(&helper, &format!("refused: {reason}"));
+    }
+    assert_eq!(world.ask(&ordered_by_rule("run", &json!({"runbook": "touch"})))["status"], "SUCCEEDED");
+}
+
+#[test]
+fn another_user_is_refused() {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("only root can be somebody else");
+        return;
+    }
+    let world = World::new();
+    let helper = world.start();
+    world.open_to_all();
+    let script = "socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die; connect(S, sockaddr_un($ARGV[0])) or die $!; \
+                  send(S, $ARGV[1], 0) or die; recv(S, $said, 65536, 0); print $said";
+    let mut perl = common::tool("perl");
+    perl.args(["-MSocket", "-e", script]).arg(world.socket()).arg(r#"{"v":1,"hello":true}"#).uid(NOBODY).gid(NOBODY);
+    let answer: Json = serde_json::from_slice(&output_of(&mut perl)).unwrap();
+    assert_eq!(answer["reason"], "peer_refused", "{answer}");
+    world.wait_for_log(&helper, "refused: peer_refused");
+    // Unless root says that this is the agent's user.
+    world.allow(&format!("agent_uid = {NOBODY}"));
+    let answer: Json = serde_json::from_slice(&output_of(&mut perl)).unwrap();
+    assert_eq!(answer, json!({"able": []}));
+}
+
+#[test]
+fn a_policy_that_is_wrong_allows_nothing_until_root_has_mended_it() {
+    let world = World::new();
+    let request = ordered_by_rule("run", &json!({"runbook": "touch"}));
+    world.chmod("policy.toml", 0o666);
+    let helper = world.start();
+    world.wait_for_log(&helper, "everything is refused: policy: ");
+    world.refused(&helper, &request, "policy_untrusted");
+    world.chmod("policy.toml", 0o600);
+    let good = world.allow("[allow]\naction = []");
+    world.refused(&helper, &request, "policy_wrong");
+    world.write_policy(&good);
+    assert_eq!(world.ask(&request)["status"], "SUCCEEDED");
+}
+
+#[test]
+fn check_tells_every_mistake_with_its_line() {
+    let world = World::new();
+    assert_eq!(world.check().0, Some(0));
+    world.allow("[allow]\nactions = [\"fly\"]\nunit = []");
+    let (code, said) = world.check();
+    assert_eq!(code, Some(2));
+    let at = |line: u32| said.iter().any(|said| said.contains(&format!("policy.toml:{line}: ")));
+    assert!(at(2) && at(3) && said.iter().any(|line| line.contains("2 errors")), "{said:#?}");
+}
+
+fn order(name: &str, token: Option<String>, trigger: Trigger) -> Order {
+    let act = Act::Run { runbook: name.into(), args: vec![] };
+    Order { act, trigger, token, timeout: Duration::from_secs(60) }
+}
+
+#[tokio::test]
+async fn the_agent_acts_by_the_helper_where_there_is_one() {
+    let world = World::new();
+    let _helper = world.start();
+    let actor = Actor::new(Manager::Systemd, "/nonexistent".into()).behind(&world.socket());
+    assert_eq!(actor.able(), [Action::RestartUnit, Action::Run].into());
+
+    let signed = claims(DEVICE, "run", json!({"runbook": "progress"}));
+    let id = CommandId::parse(signed["jti"].as_str().unwrap()).unwrap();
+    let (told, (_keep, never)) = (Arc::new(Mutex::new(Vec::new())), oneshot::channel());
+    let order_it = || order("progress", Some(world.operator.sign(&signed)), Trigger::Command(id.clone()));
+    let outcome = actor.perform(order_it(), never, |percent| told.lock().unwrap().push(percent)).await;
+    assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
+    assert_eq!(*told.lock().unwrap(), [40]);
+
+    let (_keep, never) = oneshot::channel();
+    let outcome = actor.perform(order_it(), never, |_| ()).await;
+    assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("replayed")), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn what_is_canceled_or_whose_agent_is_gone_ends() {
+    let world = World::new();
+    let helper = world.start();
+    let actor = Actor::new(Manager::Systemd, "/nonexistent".into()).behind(&world.socket());
+    let (cancel, canceled) = oneshot::channel();
+    let mut cancel = Some(cancel);
+    let outcome = actor
+        .perform(order("hang", None, Trigger::Rule("hot".into())), canceled, |_| {
+            cancel.take().into_iter().for_each(|cancel| cancel.send(()).unwrap());
+        })
+        .await;
+    assert_eq!(outcome.status, ActStatus::Canceled, "{outcome:?}");
+
+    let connection = world.send(&ordered_by_rule("run", &json!({"runbook": "hang"})));
+    world.wait_for_trace(2);
+    let mark = helper.log.mark();
+    drop(connection);
+    helper.log.wait_since(mark, "the end of it", |lines| {
+        lines.iter().any(|line| line.contains("ended: CANCELED")).then_some(())
+    });
+}
+
+#[tokio::test]
+async fn a_helper_that_dies_in_the_middle_is_told_as_lost_and_not_asked_again() {
+    let world = World::new();
+    let helper = Mutex::new(Some(world.start()));
+    let actor = Actor::new(Manager::Systemd, "/nonexistent".into()).behind(&world.socket());
+    let (_keep, never) = oneshot::channel();
+    let outcome = actor
+        .perform(order("hang", None, Trigger::Rule("hot".into())), never, |_| drop(helper.lock().unwrap().take()))
+        .await;
+    assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("helper_lost")), "{outcome:?}");
+    assert_eq!(world.traces(), 1);
+}

@@ -60,9 +60,7 @@ impl Client {
     }
 
     fn ask_able(&self) -> io::Result<Answer> {
-        let mut stream = link::connect_blocking(&self.socket)?;
-        stream.set_read_timeout(Some(HELLO_MAX))?;
-        stream.set_write_timeout(Some(HELLO_MAX))?;
+        let mut stream = link::connect_blocking(&self.socket, HELLO_MAX)?;
         stream.write_all(&Request::Hello.to_datagram())?;
         let mut buffer = vec![0; DATAGRAM_MAX];
         let len = stream.read(&mut buffer)?;
@@ -102,15 +100,17 @@ impl Client {
         canceled: &mut oneshot::Receiver<()>,
         progress: &mut impl FnMut(u8),
     ) -> ActOutcome {
-        let connected = async {
-            let link = Link::connect(&self.socket)?;
-            link.send(request).await?;
-            Ok::<_, io::Error>(link)
-        };
-        let link = match connected.await {
+        let no_helper = |error| ActOutcome::failed("no_helper", format!("{}: {error}", self.socket.display()));
+        let link = match Link::connect(&self.socket) {
             Ok(link) => link,
-            Err(error) => return ActOutcome::failed("no_helper", format!("{}: {error}", self.socket.display())),
+            Err(error) => return no_helper(error),
         };
+        match link.send(request).await {
+            Ok(()) => {}
+            // One that is too busy to listen says so and closes: its answer is there to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => return no_helper(error),
+        }
         let mut cancelable = !canceled.is_terminated();
         loop {
             let received = tokio::select! {

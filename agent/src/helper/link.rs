@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -43,11 +44,11 @@ impl Link {
     /// Connects.
     ///
     /// # Errors
-    /// Nobody listens there, or this user may not.
+    /// Nobody listens there, or this user may not, or too many wait already.
     pub(crate) fn connect(path: &Path) -> io::Result<Self> {
-        let stream = connect_blocking(path)?;
-        stream.set_nonblocking(true)?;
-        UnixStream::from_std(stream).map(Self)
+        let socket = seqpacket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        UnixStream::from_std(StdStream::from(socket)).map(Self)
     }
 
     /// The other side's uid, as the kernel knows it (SO_PEERCRED, unix(7)).
@@ -75,6 +76,8 @@ impl Link {
                     buffer.truncate(len);
                     return Ok(Received::Datagram(buffer));
                 }
+                // Told once where the other side closed without having read all; what it sent before is still to come.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
@@ -105,14 +108,21 @@ impl Link {
     }
 }
 
-/// Connects, for one who waits: each read takes one datagram, each write makes one.
+/// Connects, for one who waits: each read takes one datagram, each write makes one, and neither, nor this, takes longer
+/// than `within`.
 ///
 /// # Errors
-/// Nobody listens there, or this user may not.
-pub(crate) fn connect_blocking(path: &Path) -> io::Result<StdStream> {
-    let socket: OwnedFd = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+/// Nobody listens there, or this user may not, or it took too long.
+pub(crate) fn connect_blocking(path: &Path, within: Duration) -> io::Result<StdStream> {
+    let socket = seqpacket(SocketFlags::CLOEXEC)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(within))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(within))?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(StdStream::from(socket))
+}
+
+fn seqpacket(flags: SocketFlags) -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
 #[cfg(test)]
@@ -124,6 +134,16 @@ mod tests {
         let (one, other) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let link = |fd: OwnedFd| Link(UnixStream::from_std(StdStream::from(fd)).unwrap());
         (link(one), link(other))
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_the_end_is_read_also_by_one_who_was_not_heard() {
+        let (ours, theirs) = pair();
+        ours.send(b"a question").await.unwrap();
+        theirs.send(b"busy").await.unwrap();
+        drop(theirs);
+        assert_eq!(ours.recv().await.unwrap(), Received::Datagram(b"busy".to_vec()));
+        assert_eq!(ours.recv().await.unwrap(), Received::Closed);
     }
 
     #[tokio::test]
