@@ -260,6 +260,7 @@ fn agent_uid() -> Option<u32> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test writes a policy and reads the one that is shipped")]
 mod tests {
     use std::collections::BTreeSet;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
