@@ -63,7 +63,7 @@ impl World {
         let before = fs::read_to_string(self.file("policy.toml")).unwrap_or_default();
         self.write_policy(&format!(
             "{allowed}\n[device]\nid = \"{DEVICE}\"\ngroups = [\"canary\"]\n[clock]\ntrust = \"always\"\n\
-             [commands]\ntrusted_keys = [\"{}\"]\n[runbooks]\ndir = \"{}\"\n",
+             [commands]\ntrusted_keys = [\"{}\"]\n[runbooks]\nconfined = true\ndir = \"{}\"\n",
             self.operator.public_key().display(),
             self.file("runbooks").display(),
         ));

@@ -6,6 +6,7 @@ pub mod client;
 pub mod runbook;
 pub mod supervisor;
 pub mod systemd;
+pub mod transient;
 pub mod units;
 
 use std::collections::BTreeSet;
@@ -37,6 +38,8 @@ pub struct Order {
 pub struct Actor {
     units: Manager,
     runbooks: PathBuf,
+    /// Runbooks are run by PID 1, outside of what confines this process.
+    apart: bool,
     /// Where there is one, nothing is done here: everything goes by it.
     helper: Option<Client>,
 }
@@ -45,7 +48,14 @@ impl Actor {
     /// Restarts units by this manager, and runs runbooks of this directory.
     #[must_use]
     pub const fn new(units: Manager, runbooks: PathBuf) -> Self {
-        Self { units, runbooks, helper: None }
+        Self { units, runbooks, apart: false, helper: None }
+    }
+
+    /// The same, with runbooks as units of their own.
+    #[must_use]
+    pub const fn running_apart(mut self, apart: bool) -> Self {
+        self.apart = apart;
+        self
     }
 
     /// The same, but all by root's helper where there is one that listens on `socket`.
@@ -82,6 +92,9 @@ impl Actor {
     ) -> ActOutcome {
         match act {
             Act::RestartUnit { unit } => self.units.restart(&unit, timeout, canceled).await,
+            Act::Run { runbook, args } if self.apart => {
+                transient::run(&self.runbooks, &runbook, &args, timeout, canceled, progress).await
+            }
             Act::Run { runbook, args } => {
                 runbook::run(&self.runbooks, &runbook, &args, timeout, canceled, progress).await
             }

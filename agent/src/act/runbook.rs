@@ -32,11 +32,15 @@ const OUTPUT_MAX: usize = 16 * 1024;
 /// A line that is longer is no progress line.
 const PROGRESS_LINE_MAX: usize = 64;
 /// How long a runbook may take to end after SIGTERM, before SIGKILL.
-const TERM_GRACE: Duration = Duration::from_secs(5);
+pub(super) const TERM_GRACE: Duration = Duration::from_secs(5);
 /// How long SIGKILL may take: a process that hangs in the kernel is not waited for any longer.
 const KILL_GRACE: Duration = Duration::from_secs(1);
 /// How long to wait for the rest of the output after the end: a process that was left behind may hold the pipe for ever.
-const DRAIN_MAX: Duration = Duration::from_millis(500);
+pub(super) const DRAIN_MAX: Duration = Duration::from_millis(500);
+
+/// All that a runbook finds in its environment.
+pub(super) const ENVIRONMENT: [(&str, &str); 2] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LANG", "C.UTF-8")];
 
 /// Runs a runbook to its end. What goes wrong is `no_such_runbook`, `runbook_refused` (not fit to be run, or not to be
 /// started), `exit_code`, `signal`, `timeout` or `canceled`.
@@ -136,7 +140,7 @@ fn outcome(name: &str, end: End, within: Duration) -> ActOutcome {
 }
 
 /// The file that a name stands for, if nobody but root, or the one whose agent this is, could have written it.
-fn resolve(dir: &Path, name: &str) -> Result<PathBuf, ActOutcome> {
+pub(super) fn resolve(dir: &Path, name: &str) -> Result<PathBuf, ActOutcome> {
     // One component as it stands: no separator, no "..", nothing hidden.
     if Path::new(name).file_name() != Some(OsStr::new(name)) || name.starts_with('.') {
         return Err(refused(format!("runbook {name:?} is no plain file name")));
@@ -186,8 +190,7 @@ fn spawn(path: &Path, args: &[String]) -> io::Result<(Child, pipe::Receiver)> {
     let child = Command::new(path)
         .args(args)
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("LANG", "C.UTF-8")
+        .envs(ENVIRONMENT)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(stdout)
@@ -199,7 +202,7 @@ fn spawn(path: &Path, args: &[String]) -> io::Result<(Child, pipe::Receiver)> {
 }
 
 /// The end of what a runbook says, and the progress that it tells on the way.
-struct Output<P> {
+pub(super) struct Output<P> {
     tail: VecDeque<u8>,
     passed: u64,
     line: Vec<u8>,
@@ -208,12 +211,12 @@ struct Output<P> {
 }
 
 impl<P: FnMut(u8)> Output<P> {
-    const fn new(progress: P) -> Self {
+    pub(super) const fn new(progress: P) -> Self {
         Self { tail: VecDeque::new(), passed: 0, line: Vec::new(), reached: None, progress }
     }
 
     /// Reads to the end. An error is as good as one: nothing more will come.
-    async fn read(&mut self, said: &mut pipe::Receiver) {
+    pub(super) async fn read(&mut self, said: &mut pipe::Receiver) {
         let mut bytes = [0_u8; 4096];
         while let Ok(count @ 1..) = said.read(&mut bytes).await {
             self.take(bytes.get(..count).unwrap_or_default());
@@ -246,7 +249,7 @@ impl<P: FnMut(u8)> Output<P> {
         }
     }
 
-    fn into_text(self) -> Option<String> {
+    pub(super) fn into_text(self) -> Option<String> {
         let bytes: Vec<u8> = self.tail.into();
         let text = String::from_utf8_lossy(&bytes);
         match (text.is_empty(), self.passed) {

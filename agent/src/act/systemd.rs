@@ -11,7 +11,7 @@ use backoff::backoff::Backoff as _;
 use tokio::time::sleep;
 use zbus::Connection;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
-use zbus::zvariant::OwnedObjectPath;
+use zbus::zvariant::{OwnedObjectPath, Value};
 
 use crate::config::UnitName;
 use crate::engine::io::ActOutcome;
@@ -27,11 +27,19 @@ const BUS_RETRY_FOR: Duration = Duration::from_secs(5);
     default_path = "/org/freedesktop/systemd1",
     gen_blocking = false
 )]
-trait Systemd {
+pub(super) trait Systemd {
     fn subscribe(&self) -> zbus::Result<()>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, Value<'_>)],
+        more: &[(&str, &[(&str, Value<'_>)])],
+    ) -> zbus::Result<OwnedObjectPath>;
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: &str, result: &str) -> zbus::Result<()>;
 }
@@ -65,7 +73,7 @@ trait Unit {
     default_service = "org.freedesktop.systemd1",
     gen_blocking = false
 )]
-trait Service {
+pub(super) trait Service {
     #[zbus(property(emits_changed_signal = "false"), name = "Type")]
     fn kind(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"), name = "NRestarts")]
@@ -125,7 +133,7 @@ fn is_unknown_service(error: &zbus::Error) -> bool {
 }
 
 /// Tries for a while, at growing intervals.
-async fn connect() -> zbus::Result<Connection> {
+pub(super) async fn connect() -> zbus::Result<Connection> {
     let mut intervals = ExponentialBackoff { max_elapsed_time: Some(BUS_RETRY_FOR), ..ExponentialBackoff::default() };
     loop {
         let error = match Connection::system().await {
@@ -238,7 +246,7 @@ fn verdict(unit: &UnitName, active: &str, sub: &str, service: Option<&Service>) 
     )
 }
 
-fn refused(what: &str, error: &zbus::Error) -> ActOutcome {
+pub(super) fn refused(what: &str, error: &zbus::Error) -> ActOutcome {
     let (reason, hint) = match error {
         zbus::Error::MethodError(name, ..) => match name.rsplit('.').next() {
             Some("AccessDenied" | "InteractiveAuthorizationRequired") => {

@@ -25,6 +25,7 @@ use tokio::net::UnixListener;
 use crate::cli::logging;
 use crate::collect::clock::{self, Clock};
 use crate::config::ClockTrust;
+use crate::engine::time::BootId;
 use ledger::{Ledger, Moment};
 use policy::Policy;
 use serve::Helper;
@@ -39,16 +40,16 @@ const USAGE: &str = "\
 Carries out what fieldmedic may have done as root: judges it by root's own policy. Started by its socket.
 
 Usage:
-  fieldmedic-act [--policy FILE] [--state DIR]   serve the socket that systemd hands over
-  fieldmedic-act --check [FILE]                  is this policy right? exit code 2 and every mistake with its line if not
+  fieldmedic-act [--policy FILE] [--state DIR] [--boot-id ID]   serve the socket that systemd hands over
+  fieldmedic-act --check [FILE]   is this policy right? exit code 2 and every mistake with its line if not
   fieldmedic-act --version | --help
 
-Defaults: --policy /etc/fieldmedic/policy.toml, --state /var/lib/fieldmedic-act";
+Defaults: --policy /etc/fieldmedic/policy.toml, --state /var/lib/fieldmedic-act, --boot-id the kernel's";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Task {
-    Serve { policy: PathBuf, state: PathBuf },
+    Serve { policy: PathBuf, state: PathBuf, boot: Option<BootId> },
     Check(PathBuf),
     Print(&'static str),
 }
@@ -57,9 +58,9 @@ enum Task {
 #[must_use]
 pub fn main() -> ExitCode {
     let code = match task(std::env::args_os().skip(1)) {
-        Some(Task::Serve { policy, state }) => {
+        Some(Task::Serve { policy, state, boot }) => {
             logging::init_as("fieldmedic-act");
-            serve(&policy, &state).map(|()| 0).unwrap_or_else(|error| {
+            serve(&policy, &state, boot).map(|()| 0).unwrap_or_else(|error| {
                 tracing::error!("{error:#}");
                 FAILED
             })
@@ -80,10 +81,12 @@ pub fn main() -> ExitCode {
 /// By hand: a parser of command lines would be the largest part of this program.
 fn task(mut args: impl Iterator<Item = OsString>) -> Option<Task> {
     let (mut policy, mut state) = (PathBuf::from(policy::DEFAULT_FILE), PathBuf::from(DEFAULT_STATE));
+    let mut boot = None;
     while let Some(arg) = args.next() {
         match arg.to_str()? {
             "--policy" => policy = args.next()?.into(),
             "--state" => state = args.next()?.into(),
+            "--boot-id" => boot = Some(BootId::parse(args.next()?.to_str()?)?),
             "--check" => {
                 let file = args.next().map_or(policy, PathBuf::from);
                 return args.next().is_none().then_some(Task::Check(file));
@@ -93,7 +96,7 @@ fn task(mut args: impl Iterator<Item = OsString>) -> Option<Task> {
             _ => return None,
         }
     }
-    Some(Task::Serve { policy, state })
+    Some(Task::Serve { policy, state, boot })
 }
 
 /// Says what is wrong with a policy. That others could write it is only a warning: where it is checked it need not have
@@ -123,7 +126,7 @@ fn check(file: &Path) -> u8 {
     }
 }
 
-fn serve(policy: &Path, state: &Path) -> anyhow::Result<()> {
+fn serve(policy: &Path, state: &Path, boot: Option<BootId>) -> anyhow::Result<()> {
     let listener = listener().context("take over the socket")?;
     let mut clock = Clock::new(ClockTrust::Kernel, Path::new("/"));
     // A policy that is wrong is told now, and then to everybody who asks: who mends it need not restart anything.
@@ -131,7 +134,11 @@ fn serve(policy: &Path, state: &Path) -> anyhow::Result<()> {
         Ok(policy) => clock.set_trust(policy.clock),
         Err(error) => tracing::error!("everything is refused: policy: {error}"),
     }
-    let boot = clock::boot_id(Path::new("/")).context("read the kernel's boot id")?;
+    // Handed over where the sandbox has no /proc/sys.
+    let boot = match boot {
+        Some(boot) => boot,
+        None => clock::boot_id(Path::new("/")).context("read the kernel's boot id")?,
+    };
     let moment = Moment { boot, now: clock.now() };
     let ledger = Ledger::open(state, built_at_s(), &moment)?;
     let helper = Helper::new(policy.to_owned(), boot, clock, ledger);
@@ -176,12 +183,13 @@ mod tests {
     #[test]
     fn the_command_line_is_read_and_nonsense_is_not_guessed_at() {
         let (policy, state) = (PathBuf::from(policy::DEFAULT_FILE), PathBuf::from(DEFAULT_STATE));
-        assert_eq!(parsed(&[]), Some(Task::Serve { policy: policy.clone(), state }));
-        let elsewhere = Task::Serve { policy: "p".into(), state: "s".into() };
-        assert_eq!(parsed(&["--policy", "p", "--state", "s"]), Some(elsewhere));
+        assert_eq!(parsed(&[]), Some(Task::Serve { policy: policy.clone(), state, boot: None }));
+        let id = "0123456789abcdef0123456789abcdef";
+        let elsewhere = Task::Serve { policy: "p".into(), state: "s".into(), boot: BootId::parse(id) };
+        assert_eq!(parsed(&["--policy", "p", "--state", "s", "--boot-id", id]), Some(elsewhere));
         assert_eq!(parsed(&["--check"]), Some(Task::Check(policy)));
         assert_eq!(parsed(&["--check", "p"]), Some(Task::Check("p".into())));
-        for wrong in [&["--check", "p", "q"][..], &["--policy"], &["serve"], &["-x"]] {
+        for wrong in [&["--check", "p", "q"][..], &["--policy"], &["serve"], &["-x"], &["--boot-id", "1"]] {
             assert_eq!(parsed(wrong), None, "{wrong:?}");
         }
     }

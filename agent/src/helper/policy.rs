@@ -53,6 +53,8 @@ pub(super) struct Policy {
     pub(super) budget: BTreeMap<Action, Budget>,
     /// Where the runbooks lie.
     pub(super) runbook_dir: PathBuf,
+    /// Whether they are kept in the helper's own sandbox, instead of being run by PID 1.
+    pub(super) runbooks_confined: bool,
     /// What may be rolled back, and how.
     pub(super) rollback: BTreeMap<String, Rollback>,
 }
@@ -212,7 +214,8 @@ pub(super) fn policy_of(s: &mut Section<'_>) -> Policy {
         local
     });
     let budget = s.table("budget", policy::budget);
-    let runbook_dir = s.table("runbooks", |s| s.absolute_path("dir", "/etc/fieldmedic/runbooks"));
+    let (runbook_dir, runbooks_confined) =
+        s.table("runbooks", |s| (s.absolute_path("dir", "/etc/fieldmedic/runbooks"), s.flag("confined", false)));
     let broker_ports = s.table("quarantine", |s| {
         s.list("broker_ports", vec![1883, 8883], "[8883]", |node| whole(node, "a TCP port, such as 8883"))
     });
@@ -233,6 +236,7 @@ pub(super) fn policy_of(s: &mut Section<'_>) -> Policy {
         broker_ports,
         budget,
         runbook_dir,
+        runbooks_confined,
         rollback,
     }
 }

@@ -128,7 +128,7 @@ impl Helper {
         // Read each time: what root changes holds at once, and there is nothing to reload.
         let policy = Policy::load(&self.policy).map_err(|error| error.refusal())?;
         policy.admits(uid)?;
-        let actor = Actor::new(Manager::Systemd, policy.runbook_dir.clone());
+        let actor = Actor::new(Manager::Systemd, policy.runbook_dir.clone()).running_apart(!policy.runbooks_confined);
         match Request::parse(datagram)? {
             Request::Hello => {
                 let able = actor.able().into_iter().filter(|action| policy.actions.contains(action)).collect();

@@ -1,0 +1,172 @@
+//! Runs a runbook as a unit of its own, by PID 1 (StartTransientUnit, org.freedesktop.systemd1(5)): the helper's sandbox
+//! keeps out of the way what a runbook is for. Same checks, same clean environment, same deadline and same output as a
+//! runbook that is run as a child; the unit ends with the helper, and is forgotten once its end is known.
+
+#![expect(clippy::disallowed_methods, reason = "a runbook has a deadline")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use zbus::Connection;
+use zbus::export::ordered_stream::OrderedStreamExt as _;
+use zbus::zvariant::{Fd, OwnedObjectPath, Value};
+
+use super::runbook::{DRAIN_MAX, ENVIRONMENT, Output, TERM_GRACE, resolve};
+use super::systemd::{JobRemovedStream, ServiceProxy, SystemdProxy, connect, refused};
+use crate::engine::io::ActOutcome;
+
+/// The unit that is to be stopped with the runbook's: the helper's own.
+const HELPER_UNIT: &str = "fieldmedic-act.service";
+/// How much longer than its time PID 1 gives it: only who lost sight of it leaves it to that.
+const DEADLINE_GRACE: Duration = Duration::from_secs(30);
+/// How long stopping it may take, with SIGTERM, TERM_GRACE and SIGKILL.
+const STOP_MAX: Duration = Duration::from_secs(8);
+
+/// Runs a runbook to its end. What goes wrong has the words of [`super::runbook::run`] and of [`super::systemd::restart`].
+pub async fn run(
+    dir: &Path,
+    name: &str,
+    args: &[String],
+    within: Duration,
+    canceled: oneshot::Receiver<()>,
+    progress: impl FnMut(u8),
+) -> ActOutcome {
+    let path = match resolve(dir, name) {
+        Ok(path) => path,
+        Err(refusal) => return refusal,
+    };
+    let outcome = async {
+        let connection = connect().await?;
+        run_over(&connection, &path, args, within, canceled, progress).await
+    };
+    outcome.await.unwrap_or_else(|error| refused(&format!("run {name} as a unit"), &error))
+}
+
+/// How it ended.
+enum End {
+    /// With this result of its job.
+    Over(String),
+    TimedOut,
+    Canceled,
+}
+
+async fn run_over(
+    connection: &Connection,
+    path: &Path,
+    args: &[String],
+    within: Duration,
+    canceled: oneshot::Receiver<()>,
+    progress: impl FnMut(u8),
+) -> zbus::Result<ActOutcome> {
+    let systemd = SystemdProxy::new(connection).await?;
+    // Before the job is queued: it may be over before the answer is here.
+    systemd.subscribe().await?;
+    let mut removed = systemd.receive_job_removed().await?;
+    let unit = format!("fieldmedic-runbook-{:016x}.service", fastrand::u64(..));
+    let (into, mut said) = pipe::pipe()?;
+    let job = {
+        let stdout = into.into_blocking_fd()?;
+        let properties = properties(path, args, within, &stdout);
+        systemd.start_transient_unit(&unit, "fail", &properties, &[]).await?
+    };
+    let mut output = Output::new(progress);
+    let end = {
+        let mut ending = std::pin::pin!(ending(&systemd, &mut removed, &unit, &job, within, canceled));
+        tokio::select! {
+            end = &mut ending => end?,
+            () = output.read(&mut said) => ending.await?,
+        }
+    };
+    // Who was started by it and left its unit may hold the pipe for ever.
+    let _ = timeout(DRAIN_MAX, output.read(&mut said)).await;
+    let outcome = match end {
+        End::Over(result) if result == "done" => ActOutcome::succeeded("exit code 0"),
+        End::Over(result) => failure(connection, &systemd, &unit, &result).await?,
+        End::TimedOut => {
+            ActOutcome::timed_out(format!("{unit} was stopped after {}", humantime::format_duration(within)))
+        }
+        End::Canceled => ActOutcome::canceled(format!("{unit} was stopped")),
+    };
+    Ok(ActOutcome { output: output.into_text(), ..outcome })
+}
+
+/// systemd.service(5), systemd.unit(5), in the words of D-Bus. A oneshot's start is over when its process has ended.
+fn properties<'a>(
+    path: &Path,
+    args: &[String],
+    within: Duration,
+    stdout: &'a impl std::os::fd::AsFd,
+) -> Vec<(&'static str, Value<'a>)> {
+    let path = path.to_string_lossy().into_owned();
+    let argv: Vec<String> = std::iter::once(path.clone()).chain(args.iter().cloned()).collect();
+    let environment: Vec<String> = ENVIRONMENT.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    vec![
+        ("Description", Value::from(format!("fieldmedic runbook {path}"))),
+        ("Type", Value::from("oneshot")),
+        ("ExecStart", Value::from(vec![(path, argv, false)])),
+        ("Environment", Value::from(environment)),
+        ("StandardOutputFileDescriptor", Value::Fd(Fd::from(stdout.as_fd()))),
+        ("StandardErrorFileDescriptor", Value::Fd(Fd::from(stdout.as_fd()))),
+        ("TimeoutStartUSec", Value::from(us(within.saturating_add(DEADLINE_GRACE)))),
+        ("TimeoutStopUSec", Value::from(us(TERM_GRACE))),
+        ("BindsTo", Value::from(vec![HELPER_UNIT])),
+        ("CollectMode", Value::from("inactive-or-failed")),
+        // Kept for as long as this connection lives, so that its end can be asked for.
+        ("AddRef", Value::from(true)),
+    ]
+}
+
+/// Waits for the end, and brings it about where it is due.
+async fn ending(
+    systemd: &SystemdProxy<'_>,
+    removed: &mut JobRemovedStream,
+    unit: &str,
+    job: &OwnedObjectPath,
+    within: Duration,
+    canceled: oneshot::Receiver<()>,
+) -> zbus::Result<End> {
+    let end = tokio::select! {
+        result = result_of(removed, job) => return result.map(End::Over),
+        () = sleep(within) => End::TimedOut,
+        // An error means that nobody can cancel any more.
+        Ok(()) = canceled => End::Canceled,
+    };
+    let stop = systemd.stop_unit(unit, "replace").await?;
+    // Whether it is gone by then or not, what follows is the same.
+    let _ = timeout(STOP_MAX, result_of(removed, &stop)).await;
+    Ok(end)
+}
+
+async fn result_of(removed: &mut JobRemovedStream, job: &OwnedObjectPath) -> zbus::Result<String> {
+    while let Some(signal) = removed.next().await {
+        let args = signal.args()?;
+        if args.job == *job {
+            return Ok(args.result.to_owned());
+        }
+    }
+    Err(zbus::Error::Failure("the bus went away before the job was over".into()))
+}
+
+/// In the words of a runbook that was run as a child.
+async fn failure(
+    connection: &Connection,
+    systemd: &SystemdProxy<'_>,
+    unit: &str,
+    job_result: &str,
+) -> zbus::Result<ActOutcome> {
+    let path = systemd.load_unit(unit).await?;
+    let service = ServiceProxy::builder(connection).path(path)?.build().await?;
+    let (result, status) = (service.result().await?, service.exec_main_status().await?);
+    Ok(match result.as_str() {
+        "exit-code" => ActOutcome::failed("exit_code", format!("exit code {status}")),
+        "signal" | "core-dump" => ActOutcome::failed("signal", format!("ended by signal {status}")),
+        _ => ActOutcome::failed("job_failed", format!("systemd's job for {unit} ended as {job_result}: {result}")),
+    })
+}
+
+#[cfg(test)]
+mod tests;

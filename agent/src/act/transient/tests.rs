@@ -1,0 +1,189 @@
+//! PID 1 is played over a socket pair: what is tested is what it is asked for, and which end becomes which outcome.
+
+#![expect(clippy::disallowed_types, reason = "the code that zbus makes of an interface holds a HashMap")]
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use tokio::net::UnixStream;
+use zbus::connection::Builder;
+use zbus::object_server::SignalEmitter;
+use zbus::zvariant::OwnedValue;
+
+use super::*;
+use crate::engine::io::ActStatus;
+
+const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/runbook";
+const LONG: Duration = Duration::from_secs(60);
+
+/// How the imitated PID 1 ends a runbook.
+#[derive(Clone, Copy)]
+struct Script {
+    /// `None`: not before it is stopped.
+    job_result: Option<&'static str>,
+    result: &'static str,
+    exit_status: i32,
+}
+
+const GOOD: Script = Script { job_result: Some("done"), result: "success", exit_status: 0 };
+
+/// What it was asked for: calls, with the properties of the unit.
+type Asked = Arc<Mutex<Vec<String>>>;
+
+struct Manager {
+    script: Script,
+    asked: Asked,
+}
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
+impl Manager {
+    fn subscribe(&self) {}
+
+    fn load_unit(&self, _name: &str) -> OwnedObjectPath {
+        path(UNIT_PATH)
+    }
+
+    async fn start_transient_unit(
+        &self,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+        name: String,
+        mode: String,
+        properties: Vec<(String, OwnedValue)>,
+        _more: Vec<(String, Vec<(String, OwnedValue)>)>,
+    ) -> zbus::fdo::Result<OwnedObjectPath> {
+        assert!(name.starts_with("fieldmedic-runbook-") && name.ends_with(".service"), "{name}");
+        for (key, value) in properties {
+            if let Value::Fd(fd) = &*value {
+                if key == "StandardOutputFileDescriptor" {
+                    File::from(fd.as_fd().try_clone_to_owned().unwrap()).write_all(b"progress 40\nsaid\n").unwrap();
+                }
+            } else {
+                self.asked.lock().unwrap().push(format!("{key}={}", *value));
+            }
+        }
+        self.asked.lock().unwrap().push(format!("start {mode}"));
+        let job = path("/org/freedesktop/systemd1/job/1");
+        if let Some(result) = self.script.job_result {
+            Self::job_removed(&emitter, 1, job.clone(), &name, result).await?;
+        }
+        Ok(job)
+    }
+
+    async fn stop_unit(
+        &self,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+        name: String,
+        mode: String,
+    ) -> zbus::fdo::Result<OwnedObjectPath> {
+        self.asked.lock().unwrap().push(format!("stop {mode}"));
+        let (start, stop) = (path("/org/freedesktop/systemd1/job/1"), path("/org/freedesktop/systemd1/job/2"));
+        Self::job_removed(&emitter, 1, start, &name, "canceled").await?;
+        Self::job_removed(&emitter, 2, stop.clone(), &name, "done").await?;
+        Ok(stop)
+    }
+
+    #[zbus(signal)]
+    async fn job_removed(
+        emitter: &SignalEmitter<'_>,
+        id: u32,
+        job: OwnedObjectPath,
+        unit: &str,
+        result: &str,
+    ) -> zbus::Result<()>;
+}
+
+struct AService(Script);
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Service")]
+impl AService {
+    #[zbus(property)]
+    fn result(&self) -> &str {
+        self.0.result
+    }
+
+    #[zbus(property)]
+    fn exec_main_status(&self) -> i32 {
+        self.0.exit_status
+    }
+}
+
+fn path(text: &str) -> OwnedObjectPath {
+    OwnedObjectPath::try_from(text).unwrap()
+}
+
+/// Runs /opt/books/fix with one argument: its outcome, what was asked of PID 1, and the progress that was told.
+async fn run_by(script: Script, within: Duration, cancel: bool) -> (ActOutcome, Vec<String>, Vec<u8>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let asked = Asked::default();
+    let systemd = Builder::unix_stream(theirs)
+        .server(zbus::Guid::generate())
+        .unwrap()
+        .p2p()
+        .serve_at("/org/freedesktop/systemd1", Manager { script, asked: Arc::clone(&asked) })
+        .unwrap()
+        .serve_at(UNIT_PATH, AService(script))
+        .unwrap()
+        .build();
+    let client = Builder::unix_stream(ours).p2p().build();
+    let (_systemd, connection) = tokio::try_join!(systemd, client).unwrap();
+    let (sender, canceled) = oneshot::channel();
+    let (mut sender, mut told) = (Some(sender), Vec::new());
+    let progress = |percent| {
+        told.push(percent);
+        if let Some(sender) = sender.take_if(|_| cancel) {
+            sender.send(()).unwrap();
+        }
+    };
+    let book = PathBuf::from("/opt/books/fix");
+    let outcome = run_over(&connection, &book, &["-x y".to_owned()], within, canceled, progress).await.unwrap();
+    let asked = asked.lock().unwrap().clone();
+    (outcome, asked, told)
+}
+
+#[tokio::test]
+async fn a_runbook_is_a_unit_with_its_argv_its_environment_and_its_deadline_that_ends_with_the_helper() {
+    let (outcome, asked, told) = run_by(GOOD, LONG, false).await;
+    assert_eq!((outcome.status, outcome.output.as_deref()), (ActStatus::Succeeded, Some("progress 40\nsaid\n")));
+    assert_eq!(told, [40]);
+    let expected = [
+        "Type=\"oneshot\"",
+        "ExecStart=[(\"/opt/books/fix\", [\"/opt/books/fix\", \"-x y\"], false)]",
+        "BindsTo=[\"fieldmedic-act.service\"]",
+        "start fail",
+    ];
+    for line in expected {
+        assert!(asked.iter().any(|asked| asked == line), "{line} is not in {asked:#?}");
+    }
+    let environment = asked.iter().find(|asked| asked.starts_with("Environment=")).unwrap();
+    assert_eq!(environment.matches('=').count(), 3, "{environment}");
+    assert!(asked.iter().any(|asked| asked.contains("TimeoutStartUSec") && asked.contains("90000000")), "{asked:#?}");
+}
+
+#[tokio::test]
+async fn each_end_has_its_reason() {
+    let failed = |result, exit_status| Script { job_result: Some("failed"), result, exit_status };
+    let cases = [
+        (failed("exit-code", 3), "exit_code", "exit code 3"),
+        (failed("signal", 9), "signal", "ended by signal 9"),
+        (failed("core-dump", 11), "signal", "ended by signal 11"),
+        (failed("oom-kill", 9), "job_failed", "oom-kill"),
+        (Script { job_result: Some("dependency"), ..GOOD }, "job_failed", "ended as dependency"),
+    ];
+    for (script, reason, words) in cases {
+        let (outcome, ..) = run_by(script, LONG, false).await;
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some(reason)), "{outcome:?}");
+        assert!(outcome.detail.as_ref().unwrap().contains(words), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_takes_too_long_or_is_canceled_is_stopped_by_pid_1() {
+    let hangs = Script { job_result: None, ..GOOD };
+    let (outcome, asked, _) = run_by(hangs, Duration::from_millis(50), false).await;
+    assert_eq!((outcome.status, asked.last().map(String::as_str)), (ActStatus::TimedOut, Some("stop replace")));
+    let (outcome, asked, _) = run_by(hangs, LONG, true).await;
+    assert_eq!((outcome.status, asked.last().map(String::as_str)), (ActStatus::Canceled, Some("stop replace")));
+}
