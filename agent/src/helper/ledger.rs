@@ -97,8 +97,10 @@ impl Stamp {
         if self.boot == moment.boot.to_string() {
             return up.since(Mono(self.mono_ms));
         }
-        let by_clock = moment.trusted_ms().zip(self.unix_ms).map_or(0, |(now, then)| now.saturating_sub(then));
-        Duration::from_millis(up.0.max(u64::try_from(by_clock).unwrap_or(0)))
+        // Negative where the clock was wrong, then or now.
+        let by_clock =
+            moment.trusted_ms().zip(self.unix_ms).and_then(|(now, then)| u64::try_from(now.saturating_sub(then)).ok());
+        Duration::from_millis(by_clock.unwrap_or(up.0))
     }
 }
 
@@ -382,7 +384,20 @@ mod tests {
         assert_eq!(world.spend(&at(1, 3, false)), Err("budget_spent"));
         world.reopen(&at(2, 60, false));
         assert_eq!(world.spend(&at(2, 60, false)), Err("budget_spent"), "a reboot refills nothing");
-        // An hour up in another boot: so it is an hour at least.
+        // By a clock that can be trusted, then and now, it is known better than by the time since boot.
+        let mut world = World::new();
+        assert_eq!(world.spend(&at(1, 1, true)), Ok(()));
+        assert_eq!(world.spend(&at(1, 2, true)), Ok(()));
+        let an_hour_up = Moment { now: Now { mono: Mono(HOUR_S * 1000), ..at(2, 9, true).now }, ..at(2, 9, true) };
+        assert_eq!(world.spend(&an_hour_up), Err("budget_spent"));
+    }
+
+    #[test]
+    fn without_a_clock_a_budget_is_refilled_after_a_reboot_when_that_boot_is_up_for_the_window() {
+        let mut world = World::new();
+        assert_eq!(world.spend(&at(1, 1, false)), Ok(()));
+        assert_eq!(world.spend(&at(1, 2, false)), Ok(()));
+        assert_eq!(world.spend(&at(2, HOUR_S - 1, false)), Err("budget_spent"));
         assert_eq!(world.spend(&at(2, HOUR_S, false)), Ok(()));
     }
 

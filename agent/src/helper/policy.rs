@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::protocol::Refusal;
-use crate::config::reader::{Section, parsed, text, unfit, word};
+use crate::config::reader::{Section, parsed, text, text_of, unfit, word};
 use crate::config::tree::{Node, Value};
 use crate::config::{self, Action, Budget, ClockTrust, DeviceId, Problem, Rollback, Unfit, UnitName, policy, read};
 use crate::engine::io::Act;
@@ -194,7 +194,7 @@ pub(super) fn policy_of(s: &mut Section<'_>) -> Policy {
     let commands = s.table("commands", |s| {
         let directory = s.directory_of("trusted_keys");
         let example = "[\"ops-1:BASE64URL\"] or [\"ops-1.pub\"]";
-        let trusted_keys = s.list("trusted_keys", vec![], example, |node| read::trusted_key(node, &directory));
+        let trusted_keys = s.list("trusted_keys", vec![], example, |node| key(node, &directory));
         read::refuse_equal_kids(s, &trusted_keys);
         let skew = s.duration("max_clock_skew", Duration::from_secs(300), Duration::ZERO..=CLOCK_SKEW_MAX);
         config::Commands { trusted_keys, require_signature: true, max_clock_skew: skew }
@@ -246,6 +246,17 @@ struct Allow {
     units: Vec<UnitName>,
     runbooks: Vec<String>,
     interfaces: Vec<String>,
+}
+
+/// A key, or the file of one: who could write that could command.
+fn key(node: &Node, directory: &Path) -> Result<config::TrustedKey, Unfit> {
+    if let Some(name) = text_of(node).filter(|text| text.ends_with(".pub")) {
+        trusted(&directory.join(name)).map_err(|error| Unfit {
+            found: format!("{name:?}, which can't be trusted ({error})"),
+            expected: "a file of root that nobody else may write to".into(),
+        })?;
+    }
+    read::trusted_key(node, directory)
 }
 
 fn whole<T: TryFrom<i64>>(node: &Node, expected: &str) -> Result<T, Unfit> {
@@ -319,6 +330,18 @@ mod tests {
         chmod(dir.path(), 0o777);
         let told = Policy::load(&path).unwrap_err().to_string();
         assert!(told.ends_with("has mode 777, others may write to it"), "{told}");
+    }
+
+    #[test]
+    fn a_key_that_others_may_write_is_no_key() {
+        let (dir, path) = file("[commands]\ntrusted_keys = [\"ops-1.pub\"]\n");
+        let key = dir.path().join("ops-1.pub");
+        fs::write(&key, crate::wire::keys::public_pem([1; 32])).unwrap();
+        chmod(&key, 0o644);
+        assert_eq!(Policy::load(&path).unwrap().commands.trusted_keys.len(), 1);
+        chmod(&key, 0o646);
+        let told = Policy::load(&path).unwrap_err().to_string();
+        assert!(told.contains("policy.toml:2: ") && told.contains("has mode 646, others may write to it"), "{told}");
     }
 
     #[test]

@@ -184,5 +184,6 @@ async fn perform(link: &Link, order: Order, actor: &Actor) -> ActOutcome {
 /// On one line of the log, and not longer than that: what an agent says may be anything.
 fn plain(text: &str) -> String {
     const CHARS_MAX: usize = 300;
-    text.chars().take(CHARS_MAX).flat_map(char::escape_debug).collect()
+    let shown = |c: char| if c.is_ascii_graphic() || c == ' ' { c.to_string() } else { c.escape_default().to_string() };
+    text.chars().take(CHARS_MAX).map(shown).collect()
 }
