@@ -19,15 +19,15 @@ use crate::wire::{CommandId, Reason, VerifiedCommand};
 /// Why not.
 pub(super) fn judge(order: &Order, policy: &Policy, ledger: &mut Ledger, moment: &Moment) -> Result<(), Refusal> {
     policy.permits(&order.act)?;
-    let action = order.act.action();
     let command = match &order.trigger {
         Trigger::Command(id) => Some(commanded(order, id, policy)?),
         Trigger::Rule(_) => {
-            policy.permits_rules(action)?;
+            policy.permits_rules(&order.act)?;
             None
         }
     };
     let command = command.as_ref().map(|command| (command, policy.commands.max_clock_skew));
+    let action = order.act.action();
     ledger.count(action, policy.budget.get(&action), command, moment)
 }
 

@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{CWD, RenameFlags, renameat, renameat_with};
 use serde::{Deserialize, Serialize};
 
 use super::protocol::Refusal;
@@ -21,7 +22,7 @@ use crate::wire::{Reason, VerifiedCommand};
 
 /// The file, below the state directory.
 const FILE: &str = "ledger";
-/// What it is called until it is whole.
+/// What it is called until it is whole, and after it was replaced.
 const NEW_FILE: &str = "ledger.new";
 /// Where a damaged one goes. One is kept: the second would tell no more.
 const DAMAGED_FILE: &str = "ledger.damaged";
@@ -162,15 +163,18 @@ impl Ledger {
         Ok(())
     }
 
-    /// Replaces the file: whole and on disk before it has the name, and the name is on disk before this returns.
+    /// Replaces the file: whole and on disk before it has the name, and the name is on disk before this returns. The one
+    /// that was replaced is written over the next time: on a full disk, too, the runbook that makes room is counted.
     fn write(&self, state: &State) -> io::Result<()> {
         let json = serde_json::to_vec(state)?;
-        let new = self.dir.join(NEW_FILE);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        writeln!(file, "{:08x}", crc32c::crc32c(&json))?;
-        file.write_all(&json)?;
+        let text = [format!("{:08x}\n", crc32c::crc32c(&json)).as_bytes(), &json].concat();
+        let (new, path) = (self.dir.join(NEW_FILE), self.dir.join(FILE));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&new)?;
+        file.write_all(&text)?;
+        file.set_len(text.len() as u64)?;
         file.sync_all()?;
-        fs::rename(&new, self.dir.join(FILE))?;
+        // Not every file system can, and at first there is nothing to exchange it with.
+        renameat_with(CWD, &new, CWD, &path, RenameFlags::EXCHANGE).or_else(|_| renameat(CWD, &new, CWD, &path))?;
         File::open(&self.dir)?.sync_all()
     }
 }
@@ -271,6 +275,8 @@ fn parse(bytes: &[u8]) -> Option<State> {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test damages the file")]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
     use crate::engine::time::{Unix, Wall};
     use crate::wire::CommandId;
@@ -434,9 +440,23 @@ mod tests {
     #[test]
     fn what_can_not_be_written_is_not_done() {
         let mut world = World::new();
-        fs::create_dir(world.0.path().join(NEW_FILE)).unwrap();
+        let new = world.0.path().join(NEW_FILE);
+        fs::create_dir(&new).unwrap();
         assert_eq!(world.spend(&at(1, 1, true)), Err("store_failed"));
-        fs::remove_dir(world.0.path().join(NEW_FILE)).unwrap();
+        fs::remove_dir(&new).unwrap();
         assert_eq!(world.spend(&at(1, 2, true)), Ok(()));
+    }
+
+    #[test]
+    fn two_files_take_turns_so_that_a_full_disk_has_room_for_the_next_ledger() {
+        let mut world = World::new();
+        let inodes =
+            |world: &World| [FILE, NEW_FILE].map(|name| fs::metadata(world.0.path().join(name)).unwrap().ino());
+        assert_eq!(world.spend(&at(1, 1, true)), Ok(()));
+        let [one, other] = inodes(&world);
+        assert_eq!(world.spend(&at(1, 2, true)), Ok(()));
+        assert_eq!(inodes(&world), [other, one]);
+        world.reopen(&at(1, 3, true));
+        assert_eq!(world.spend(&at(1, 4, true)), Err("budget_spent"));
     }
 }

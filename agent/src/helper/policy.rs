@@ -142,12 +142,18 @@ impl Policy {
     ///
     /// # Errors
     /// `not_allowed`.
-    pub(super) fn permits_rules(&self, action: Action) -> Result<(), Refusal> {
-        if self.local.contains(&action) {
-            return Ok(());
+    pub(super) fn permits_rules(&self, act: &Act) -> Result<(), Refusal> {
+        let action = act.action();
+        let refuse = |what: &str| {
+            let detail = format!("root's policy: {what}: only a signed command may do it");
+            Err(Refusal::because(Reason::NotAllowed, detail))
+        };
+        match act {
+            _ if !self.local.contains(&action) => refuse(&format!("{action} is not in local.actions")),
+            // Who has taken over the agent must not get out of the quarantine that this has earned it.
+            Act::Quarantine { level: None } => refuse("no rule leaves quarantine"),
+            _ => Ok(()),
         }
-        let detail = format!("root's policy: {action} is not in local.actions: only a signed command may do it");
-        Err(Refusal::because(Reason::NotAllowed, detail))
     }
 
     /// Whether somebody with this uid may ask.
@@ -306,7 +312,16 @@ mod tests {
         let policy = Policy::load(&path).unwrap();
         assert!(policy.actions.is_empty() && policy.local.is_empty() && policy.commands.trusted_keys.is_empty());
         assert_eq!(policy.permits(&Act::Reboot).unwrap_err().reason, "not_allowed");
-        assert_eq!(policy.permits_rules(Action::Reboot).unwrap_err().reason, "not_allowed");
+        assert_eq!(policy.permits_rules(&Act::Reboot).unwrap_err().reason, "not_allowed");
+    }
+
+    #[test]
+    fn a_rule_may_enter_quarantine_and_only_a_command_may_leave_it() {
+        let (_dir, path) = file("[allow]\nactions = [\"quarantine\"]\n[local]\nactions = [\"quarantine\"]\n");
+        let policy = Policy::load(&path).unwrap();
+        let [enter, leave] = [Some(config::QuarantineLevel::Restrict), None].map(|level| Act::Quarantine { level });
+        assert_eq!((policy.permits(&leave), policy.permits_rules(&enter)), (Ok(()), Ok(())));
+        assert_eq!(policy.permits_rules(&leave).unwrap_err().reason, "not_allowed");
     }
 
     #[test]
