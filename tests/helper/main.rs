@@ -6,12 +6,14 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     unreachable_pub,
     reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
 )]
 
 #[path = "../common/mod.rs"]
 mod common;
+mod pid1;
 mod world;
 
 use std::os::unix::process::CommandExt as _;
@@ -31,6 +33,7 @@ use tokio::sync::oneshot;
 use common::operator::claims;
 use common::process::output_of;
 use common::{Operator, unix_now};
+use pid1::Pid1;
 use world::{DEVICE, World, commanded, ordered_by_rule};
 
 /// Orders a runbook that leaves a trace.
@@ -274,6 +277,22 @@ fn check_tells_every_mistake_with_its_line() {
     assert_eq!(code, Some(2));
     let at = |line: u32| said.iter().any(|said| said.contains(&format!("policy.toml:{line}: ")));
     assert!(at(2) && at(3) && said.iter().any(|line| line.contains("2 errors")), "{said:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unit_is_restarted_by_pid_1_over_the_system_bus() {
+    let world = World::new();
+    let pid1 = Pid1::start().await;
+    let _helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", pid1.address())]);
+    let args = json!({"unit": "app.service"});
+    let order = claims(DEVICE, "restart_unit", args.clone());
+    let token = world.operator.sign(&order);
+    let end = world.ask(&commanded("restart_unit", &args, order["jti"].as_str().unwrap(), &token));
+    assert_eq!(
+        (&end["status"], &end["detail"]),
+        (&json!("SUCCEEDED"), &json!("app.service is active (running), pid 7"))
+    );
+    assert_eq!(pid1.restarted(), ["app.service"]);
 }
 
 fn order(name: &str, token: Option<String>, trigger: Trigger) -> Order {

@@ -95,9 +95,15 @@ impl World {
 
     /// Starts the helper; dropping it is a kill -9.
     pub fn start(&self) -> Process {
+        self.start_in(&[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_in(&self, environment: &[(&str, &str)]) -> Process {
         let mut command = Command::new("sh");
         command.args(["-c", HAND_OVER, HELPER, "--policy"]).arg(self.file("policy.toml"));
         command.arg("--state").arg(self.file("state")).env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
+        command.envs(environment.iter().copied());
         command.stdin(Stdio::from(self.listener.try_clone().unwrap())).stdout(Stdio::null());
         Process::start("fieldmedic-act", &mut command)
     }

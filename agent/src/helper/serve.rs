@@ -146,12 +146,13 @@ impl Helper {
     /// Tells the log, so far as there is room for it, and makes the answer.
     fn refuse(&self, refusal: Refusal) -> Answer {
         let Refusal { reason, detail } = refusal;
+        let detail = plain(&detail);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mono = state.clock.now().mono;
         match state.refusals.tell(reason, mono) {
-            Told::Yes { left_out: 0 } => tracing::warn!(reason, "refused: {reason}: {}", plain(&detail)),
+            Told::Yes { left_out: 0 } => tracing::warn!(reason, "refused: {reason}: {detail}"),
             Told::Yes { left_out } => {
-                tracing::warn!(reason, "refused: {reason}: {} ({left_out} more like it before)", plain(&detail));
+                tracing::warn!(reason, "refused: {reason}: {detail} ({left_out} more like it before)");
             }
             Told::No => {}
         }
