@@ -78,8 +78,9 @@ impl Actor {
     /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.
     pub async fn perform(&self, order: Order, canceled: oneshot::Receiver<()>, progress: impl FnMut(u8)) -> ActOutcome {
         match &self.helper {
-            Some(helper) => helper.perform(order, canceled, progress).await,
-            None => self.perform_here(order.act, order.timeout, canceled, progress).await,
+            // What the agent may see, and no more: a snapshot is no reason to ask root.
+            Some(helper) if order.act != Act::CollectDiagnostics => helper.perform(order, canceled, progress).await,
+            _ => self.perform_here(order.act, order.timeout, canceled, progress).await,
         }
     }
 
@@ -100,7 +101,12 @@ impl Actor {
             }
             Act::Reboot => self.units.reboot(timeout).await,
             // Not among what `able` names, so the engine does not ask for it.
-            Act::RestartLink { .. } | Act::Rollback { .. } | Act::MarkGood { .. } | Act::Quarantine { .. } => {
+            Act::RestartLink { .. }
+            | Act::Rollback { .. }
+            | Act::MarkGood { .. }
+            | Act::Quarantine { .. }
+            | Act::Refresh { .. }
+            | Act::CollectDiagnostics => {
                 ActOutcome::failed("not_supported", format!("this gateway has no means to {}", act.action()))
             }
         }
@@ -111,24 +117,42 @@ impl ActOutcome {
     /// It worked.
     #[must_use]
     pub fn succeeded(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Succeeded, reason: None, detail: Some(detail.into()), output: None }
+        Self { status: ActStatus::Succeeded, reason: None, detail: Some(detail.into()), output: None, attachment: None }
     }
 
     /// It did not, for a reason in a fixed word.
     #[must_use]
     pub fn failed(reason: &str, detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Failed, reason: Some(reason.to_owned()), detail: Some(detail.into()), output: None }
+        Self {
+            status: ActStatus::Failed,
+            reason: Some(reason.to_owned()),
+            detail: Some(detail.into()),
+            output: None,
+            attachment: None,
+        }
     }
 
     /// It took too long.
     #[must_use]
     pub fn timed_out(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::TimedOut, reason: Some("timeout".into()), detail: Some(detail.into()), output: None }
+        Self {
+            status: ActStatus::TimedOut,
+            reason: Some("timeout".into()),
+            detail: Some(detail.into()),
+            output: None,
+            attachment: None,
+        }
     }
 
     /// It was stopped by a command.
     #[must_use]
     pub fn canceled(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Canceled, reason: Some("canceled".into()), detail: Some(detail.into()), output: None }
+        Self {
+            status: ActStatus::Canceled,
+            reason: Some("canceled".into()),
+            detail: Some(detail.into()),
+            output: None,
+            attachment: None,
+        }
     }
 }

@@ -237,7 +237,7 @@ fn step(Step { remedy, settle }: &Step) -> String {
     let arguments = match remedy {
         Remedy::RestartUnit { unit } => format!("unit = {}, ", quoted(unit.as_str())),
         Remedy::RestartLink { interface } => format!("interface = {}, ", quoted(interface)),
-        Remedy::Reboot => String::new(),
+        Remedy::Reboot | Remedy::CollectDiagnostics => String::new(),
         Remedy::Rollback { target } => format!("target = {}, ", quoted(target)),
         Remedy::Quarantine { level } => format!("level = \"{level}\", "),
         Remedy::Run { runbook, args } => {
@@ -274,7 +274,9 @@ fn quarantine_to_local(CheckedConfig { quarantine, runbooks, commands, local, ..
         Table::new("quarantine")
             .list("keep_units", &quarantine.keep_units)
             .list("stop_units", &quarantine.stop_units)
-            .list("allow_hosts", &quarantine.allow_hosts),
+            .list("allow_hosts", &quarantine.allow_hosts)
+            .duration("lockout_after", quarantine.lockout_after)
+            .duration("sample_interval", quarantine.sample_interval),
         Table::new("runbooks").path("dir", &runbooks.dir),
         Table::new("commands")
             .list("trusted_keys", &commands.trusted_keys)

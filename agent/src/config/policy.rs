@@ -14,12 +14,15 @@ use crate::engine::observation::Severity;
 
 /// The longest ladder: each step costs a settling time, and the last ends in an alarm anyway.
 const STEPS_MAX: usize = 16;
+/// What may be done where the config doesn't say: everything that needs leave.
+const ALLOWED: [Action; 6] =
+    [Action::RestartUnit, Action::RestartLink, Action::Reboot, Action::Rollback, Action::Quarantine, Action::Run];
 const ISOLATE: Remedy = Remedy::Quarantine { level: QuarantineLevel::Isolate };
 
 pub(super) fn remediation(s: &mut Section<'_>) -> Remediation {
     Remediation {
         dry_run: s.flag("dry_run", false),
-        allow: s.list("allow", Action::ALL.to_vec(), "[\"restart_unit\"]", word(Action::ALL)),
+        allow: s.list("allow", ALLOWED.to_vec(), "[\"restart_unit\"]", word(Action::ALL)),
         units: s.list("units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
         min_uptime: s.duration("min_uptime", seconds(600), ms(0)..=hours(7 * 24)),
         min_battery_pct: percent(s, "min_battery_pct", 15.0),
@@ -38,7 +41,7 @@ pub(crate) fn budget(s: &mut Section<'_>) -> BTreeMap<Action, Budget> {
         Action::RestartUnit => Some(Budget { count: 5, window: hours(1) }),
         Action::Reboot => Some(Budget { count: 3, window: hours(24) }),
         Action::Rollback => Some(Budget { count: 1, window: hours(24) }),
-        Action::RestartLink | Action::Quarantine | Action::Run => None,
+        Action::RestartLink | Action::Quarantine | Action::Run | Action::CollectDiagnostics => None,
     };
     let read = |action: &Action| {
         let budget = s.optional(action.word(), parsed(Budget::parse)).or(default(*action));
@@ -86,6 +89,8 @@ pub(super) fn quarantine(s: &mut Section<'_>) -> Quarantine {
         keep_units: s.list("keep_units", keep_units, "[\"ssh.service\"]", parsed(UnitName::parse)),
         stop_units: s.list("stop_units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
         allow_hosts: s.list("allow_hosts", vec![], "[\"192.0.2.1\"]", host),
+        lockout_after: s.duration("lockout_after", hours(1), seconds(60)..=hours(7 * 24)),
+        sample_interval: s.duration("sample_interval", seconds(2), ms(100)..=hours(24)),
     }
 }
 
@@ -129,7 +134,7 @@ fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<Stri
     let runbook = s.optional("runbook", text(is_runbook, "the name of a file in runbooks.dir, such as \"free-space\""));
     let args = s.list("args", vec![], "[\"--all\"]", argument);
     let action = action?;
-    if !remediation.allow.contains(&action) {
+    if action != Action::CollectDiagnostics && !remediation.allow.contains(&action) {
         s.error("do", format!("\"{action}\" is not in remediation.allow"));
     }
     check_arguments(s, action);
@@ -139,6 +144,7 @@ fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<Stri
         Action::Reboot => Remedy::Reboot,
         Action::Rollback => Remedy::Rollback { target: target? },
         Action::Quarantine => Remedy::Quarantine { level: level? },
+        Action::CollectDiagnostics => Remedy::CollectDiagnostics,
         Action::Run => Remedy::Run { runbook: runbook?, args },
     };
     match &remedy {

@@ -190,6 +190,8 @@ pub struct Quarantine {
     pub keep_units: Vec<UnitName>,
     pub stop_units: Vec<UnitName>,
     pub allow_hosts: Vec<String>,
+    pub lockout_after: Duration,
+    pub sample_interval: Duration,
 }
 
 /// Root-owned executables that `run` may name.
@@ -253,6 +255,7 @@ pub enum Remedy {
     Rollback { target: String },
     Quarantine { level: QuarantineLevel },
     Run { runbook: String, args: Vec<String> },
+    CollectDiagnostics,
 }
 
 impl Remedy {
@@ -266,6 +269,7 @@ impl Remedy {
             Self::Rollback { .. } => Action::Rollback,
             Self::Quarantine { .. } => Action::Quarantine,
             Self::Run { .. } => Action::Run,
+            Self::CollectDiagnostics => Action::CollectDiagnostics,
         }
     }
 }

@@ -281,6 +281,7 @@ words! {
         Rollback "rollback",
         Quarantine "quarantine",
         Run "run",
+        CollectDiagnostics "collect_diagnostics",
     }
 }
 

@@ -74,7 +74,7 @@ impl Power {
 pub fn permitted(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
     let action = act.action();
     let remediation = &circumstances.config.remediation;
-    if !remediation.allow.contains(&action) {
+    if act.needs_leave() && !remediation.allow.contains(&action) {
         return Err((Reason::NotAllowed, format!("{action} is not in remediation.allow")));
     }
     match act {
@@ -104,7 +104,7 @@ pub fn affordable(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Ref
     }
     let action = act.action();
     let Circumstances { budgets, timeline, now, config, .. } = circumstances;
-    match config.remediation.budget.get(&action) {
+    match config.remediation.budget.get(&action).filter(|_| act.spends()) {
         Some(limit) if !budgets.has_left(action, Some(limit), timeline, now) => {
             let window = humantime::format_duration(limit.window);
             Err((Reason::BudgetSpent, format!("{} times within {window} is the limit", limit.count)))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use super::io::Act;
-use crate::config::{Action, UnitName, parse_duration};
+use crate::config::{Action, QuarantineLevel, UnitName, parse_duration};
 use crate::wire::{CommandId, Reason, VerifiedCommand};
 
 /// How long a restart may take where the command doesn't say: systemd's own DefaultTimeoutStartSec.
@@ -91,6 +91,9 @@ impl Command {
                 Ok(Self::Act(Act::Rollback { target, to }))
             }
             "mark_good" => Ok(Self::Act(Act::MarkGood { target: text(args, "target")?.to_owned() })),
+            "quarantine" => Ok(Self::Act(Act::Quarantine { level: Some(level(args)?) })),
+            "release" => Ok(Self::Act(Act::Quarantine { level: None })),
+            "collect_diagnostics" => Ok(Self::Act(Act::CollectDiagnostics)),
             "cancel" => {
                 let id = text(args, "command_id")?;
                 let id = CommandId::parse(id)
@@ -105,8 +108,8 @@ impl Command {
 
     /// Whether it changes the gateway, so that its freshness has to be proven.
     #[must_use]
-    pub const fn is_disruptive(&self) -> bool {
-        self.act().is_some()
+    pub fn is_disruptive(&self) -> bool {
+        self.act().is_some_and(Act::changes)
     }
 
     /// What it does to the gateway.
@@ -130,8 +133,41 @@ impl Act {
             Self::RestartLink { .. } => Action::RestartLink,
             Self::Reboot => Action::Reboot,
             Self::Rollback { .. } | Self::MarkGood { .. } => Action::Rollback,
-            Self::Quarantine { .. } => Action::Quarantine,
+            Self::Quarantine { .. } | Self::Refresh { .. } => Action::Quarantine,
+            Self::CollectDiagnostics => Action::CollectDiagnostics,
         }
+    }
+
+    /// Whether it changes the gateway.
+    #[must_use]
+    pub const fn changes(&self) -> bool {
+        !matches!(self, Self::CollectDiagnostics)
+    }
+
+    /// Whether the config has to allow it: who may look, and who lets a gateway back in, needs no leave of who shut it.
+    #[must_use]
+    pub const fn needs_leave(&self) -> bool {
+        !matches!(self, Self::CollectDiagnostics | Self::Quarantine { level: None } | Self::Refresh { .. })
+    }
+
+    /// Whether it spends a budget: what restores a state, or keeps one, doesn't.
+    #[must_use]
+    pub const fn spends(&self) -> bool {
+        !matches!(self, Self::MarkGood { .. } | Self::Quarantine { level: None } | Self::Refresh { .. })
+    }
+
+    /// Whether it disrupts the gateway as a whole: of these one is done at a time.
+    #[must_use]
+    pub const fn is_grave(&self) -> bool {
+        matches!(
+            self,
+            Self::Reboot
+                | Self::Rollback { .. }
+                | Self::MarkGood { .. }
+                | Self::RestartLink { .. }
+                | Self::Quarantine { .. }
+                | Self::Refresh { .. }
+        )
     }
 
     /// What it works on: acts on one target run one after the other, others side by side.
@@ -143,7 +179,8 @@ impl Act {
             Self::RestartLink { interface } => format!("link:{interface}"),
             Self::Reboot => "gateway".into(),
             Self::Rollback { target, .. } | Self::MarkGood { target } => format!("release:{target}"),
-            Self::Quarantine { .. } => "quarantine".into(),
+            Self::Quarantine { .. } | Self::Refresh { .. } => "quarantine".into(),
+            Self::CollectDiagnostics => "diagnostics".into(),
         }
     }
 
@@ -151,9 +188,12 @@ impl Act {
     #[must_use]
     pub const fn default_timeout(&self) -> Duration {
         match self {
-            Self::RestartUnit { .. } | Self::RestartLink { .. } | Self::Quarantine { .. } | Self::Reboot => {
-                RESTART_TIMEOUT
-            }
+            Self::RestartUnit { .. }
+            | Self::RestartLink { .. }
+            | Self::Quarantine { .. }
+            | Self::Refresh { .. }
+            | Self::CollectDiagnostics
+            | Self::Reboot => RESTART_TIMEOUT,
             Self::Run { .. } | Self::Rollback { .. } | Self::MarkGood { .. } => RUN_TIMEOUT,
         }
     }
@@ -171,6 +211,12 @@ fn is_interface(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
+}
+
+fn level(args: &Map<String, Json>) -> Result<QuarantineLevel, (Reason, String)> {
+    let word = text(args, "level")?;
+    let expected = || malformed(format!("args.level is {word:?}, observe, restrict or isolate is expected"));
+    QuarantineLevel::parse(word).ok_or_else(expected)
 }
 
 /// `delay_s`: whole seconds.

@@ -12,12 +12,13 @@ use super::admission::{self, Circumstances, Power};
 use super::budget::{Ledger as Budgets, Spent};
 use super::command::{Command, Intervals};
 use super::effects::Purpose;
-use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel};
+use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
 use super::observation::Severity;
+use super::quarantine;
 use super::record::{CommandResult, Event, EventKind, Status};
 use super::time::{BootId, Mono, Now, Unix};
 use super::timeline::Timeline;
-use crate::config::{Action, CheckedConfig};
+use crate::config::{Action, CheckedConfig, QuarantineLevel};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 
 /// Commands remembered. One falls out only when its `exp` has passed for certain; until then new ones are `busy`.
@@ -51,10 +52,10 @@ pub enum Step {
     Acknowledge(u16),
     /// Write to the journal, and come back when it is durable.
     Journal(Purpose, Vec<(String, Option<Bytes>)>),
-    /// Act on the gateway.
-    Act(CommandId, Act, Duration),
+    /// Act on the gateway, as the token orders.
+    Act(CommandId, Act, Option<Box<str>>, Duration),
     /// Restart the machine after a while.
-    Reboot(CommandId, Duration),
+    Reboot(CommandId, Option<Box<str>>, Duration),
     /// Stop an action.
     Stop(EffectId),
     /// Change the rates.
@@ -78,8 +79,10 @@ pub struct Facts<'a> {
     pub able: &'a BTreeSet<Action>,
     /// The power supply.
     pub power: Power,
-    /// Targets that the gateway's own ladders work on.
-    pub busy: &'a BTreeSet<String>,
+    /// The quarantine in force.
+    pub quarantine: Option<QuarantineLevel>,
+    /// What the gateway's own ladders are doing.
+    pub busy: &'a [Act],
 }
 
 /// All commands that are known.
@@ -108,6 +111,8 @@ struct Entry {
     stored: Stored,
     /// What it asks; `None` for one that came from the disk and won't run again.
     command: Option<Command>,
+    /// How it was signed, until it has begun.
+    token: Option<Box<str>>,
     /// The messages to acknowledge once this is durable: it may have come more than once until then.
     pkids: Vec<u16>,
     durable: bool,
@@ -240,6 +245,12 @@ impl Commands {
         self.begin_queued(facts);
     }
 
+    /// Which command wanted an act.
+    #[must_use]
+    pub fn of_act(&self, effect: EffectId) -> Option<&CommandId> {
+        self.running.get(&effect)
+    }
+
     /// An act says how far it is.
     pub fn progressed(&mut self, effect: EffectId, percent: u8) {
         let Some(id) = self.running.get(&effect).cloned() else { return };
@@ -318,6 +329,7 @@ impl Commands {
         let entry = Entry {
             stored,
             command: None,
+            token: None,
             pkids: Vec::new(),
             durable: true,
             timeout: None,
@@ -390,6 +402,9 @@ impl Commands {
             return Err((Reason::Replayed, "issued before the journal was lost: whether it ran can't be known".into()));
         }
         let parsed = Command::parse(command)?;
+        if !matches!(parsed, Command::Ping) {
+            quarantine::forbids(facts.quarantine, parsed.act())?;
+        }
         if let Some(act) = parsed.act() {
             admission::permitted(self.circumstances(facts), act)?;
         }
@@ -399,7 +414,7 @@ impl Commands {
         }
         if let Some(act) = parsed.act() {
             admission::affordable(self.circumstances(facts), act)?;
-            if facts.config.remediation.dry_run {
+            if facts.config.remediation.dry_run && act.needs_leave() {
                 return Err((Reason::DryRun, format!("would have done: {}", act.target())));
             }
             if self.target_is_taken(facts, act) && self.queue.len() >= QUEUE_MAX {
@@ -420,13 +435,14 @@ impl Commands {
     /// Why not.
     pub fn admit(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
         let circumstances = self.circumstances(facts);
+        quarantine::forbids(facts.quarantine, Some(act))?;
         admission::permitted(circumstances, act)?;
         if self.target_is_taken(facts, act) {
             return Err((Reason::Busy, format!("something works on {} already", act.target())));
         }
         admission::settled(circumstances, act)?;
         admission::affordable(circumstances, act)?;
-        if facts.config.remediation.dry_run {
+        if facts.config.remediation.dry_run && act.needs_leave() {
             return Err((Reason::DryRun, format!("would have done: {}", act.target())));
         }
         Ok(())
@@ -439,11 +455,13 @@ impl Commands {
         let mut entries = vec![put(&command.id, &stored)];
         if let (false, Some(act)) = (waits, parsed.act()) {
             entries.extend(self.spend(facts, act));
+            entries.extend(intent(facts, &command.id, act));
         }
         let timeout = command.timeout_s.map(Duration::from_secs);
         let entry = Entry {
             stored,
             command: Some(parsed),
+            token: command.token.clone(),
             pkids: pkid.into_iter().collect(),
             durable: false,
             timeout,
@@ -529,11 +547,13 @@ impl Commands {
             Command::Act(act) => {
                 self.report(id);
                 let timeout = self.timeout(id, &act);
-                self.steps.push_back(Step::Act(id.clone(), act, timeout));
+                let token = self.take_token(id);
+                self.steps.push_back(Step::Act(id.clone(), act, token, timeout));
             }
             Command::Reboot { delay } => {
                 self.report(id);
-                self.steps.push_back(Step::Reboot(id.clone(), delay));
+                let token = self.take_token(id);
+                self.steps.push_back(Step::Reboot(id.clone(), token, delay));
             }
             Command::Cancel(other) => {
                 let found = self.cancel(&other);
@@ -587,9 +607,10 @@ impl Commands {
     /// What was allowed when it came may not be any more: the config has changed, the battery has run down.
     fn admit_queued(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
         let circumstances = self.circumstances(facts);
+        quarantine::forbids(facts.quarantine, Some(act))?;
         admission::permitted(circumstances, act)?;
         admission::affordable(circumstances, act)?;
-        if facts.config.remediation.dry_run {
+        if facts.config.remediation.dry_run && act.needs_leave() {
             return Err((Reason::DryRun, format!("would have done: {}", act.target())));
         }
         Ok(())
@@ -602,11 +623,15 @@ impl Commands {
         entry.stored.boot = Some(facts.timeline.boot());
         let mut entries = vec![put(id, &entry.stored)];
         entries.extend(spent);
+        entries.extend(intent(facts, id, act));
         self.steps.push_back(Step::Journal(Purpose::Begun(id.clone()), entries));
     }
 
     /// Spends the budget of an act; what is returned is to be journaled with it.
     pub fn spend(&mut self, facts: Facts<'_>, act: &Act) -> Option<(String, Option<Bytes>)> {
+        if !act.spends() {
+            return None;
+        }
         let action = act.action();
         let budget = facts.config.remediation.budget.get(&action);
         let spent = self.budgets.spend(action, budget, facts.timeline, facts.now)?;
@@ -664,6 +689,7 @@ impl Commands {
     ) {
         let Some(entry) = self.ledger.get_mut(id) else { return };
         entry.command = None;
+        entry.token = None;
         entry.stored.status = status;
         entry.stored.reason = reason.map(Into::into);
         entry.stored.detail = detail.as_deref().map(|text| tail(text).into());
@@ -699,6 +725,7 @@ impl Commands {
                 detail: Some(tail(&refusal.detail).into()),
                 output: None,
                 progress_pct: None,
+                part: None,
             }));
         }
         self.audit(refusal.claimed_id.as_ref(), refusal.claimed_name.as_deref(), refusal.reason, &refusal.detail);
@@ -729,6 +756,7 @@ impl Commands {
         let entry = Entry {
             stored,
             command: None,
+            token: None,
             pkids: pkid.into_iter().collect(),
             durable: false,
             timeout: None,
@@ -783,9 +811,12 @@ impl Commands {
             .filter_map(|entry| entry.command.as_ref().and_then(Command::act))
             .collect();
         let target = act.target();
-        under_way.len() >= ACTS_MAX
-            || under_way.iter().any(|other| other.target() == target)
-            || facts.busy.contains(&target)
+        let clashes = |other: &Act| other.target() == target || (act.is_grave() && other.is_grave());
+        under_way.len() >= ACTS_MAX || under_way.into_iter().any(clashes) || facts.busy.iter().any(clashes)
+    }
+
+    fn take_token(&mut self, id: &CommandId) -> Option<Box<str>> {
+        self.ledger.get_mut(id)?.token.take()
     }
 
     fn timeout(&self, id: &CommandId, act: &Act) -> Duration {
@@ -853,6 +884,11 @@ impl Bucket {
     }
 }
 
+/// What is journaled with the beginning of an act beside the command.
+fn intent(facts: Facts<'_>, id: &CommandId, act: &Act) -> Option<(String, Option<Bytes>)> {
+    quarantine::intent(act, &Trigger::Command(id.clone()), facts.timeline.stamp(facts.now.mono))
+}
+
 /// The lowest that the present can be: the trusted clock, or what is known without one.
 fn lower_bound(facts: Facts<'_>) -> Unix {
     let floor = facts.timeline.floor();
@@ -893,6 +929,7 @@ fn result_of(id: &CommandId, stored: &Stored) -> CommandResult {
         detail: stored.detail.clone(),
         output: stored.output.clone(),
         progress_pct: None,
+        part: None,
     }
 }
 

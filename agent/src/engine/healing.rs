@@ -4,12 +4,17 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::Engine;
 use super::admission::Power;
 use super::commands::{self, Commands, Facts};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, Effect, EffectId, LogLevel, Trigger};
 use super::observation::Observation;
+use super::quarantine::{self, Aftermath};
+use super::record::{CommandResult, Part, Status};
 use super::remedies::Step;
 use super::rules::Change;
 use super::start::{RUN_KEY, Run};
@@ -20,18 +25,22 @@ use crate::wire::Reason;
 /// How long the machine may take to go down once it was told to.
 pub(super) const GOES_DOWN_WITHIN: Duration = Duration::from_secs(120);
 
+/// Bytes of an attachment in one result: 12 KiB of text. A multiple of three, so that the texts of all can be joined.
+const PART_BYTES: usize = 9 * 1024;
+
 /// A restart of the machine under way.
 #[derive(Debug)]
 pub(super) struct Reboot {
     effect: EffectId,
     trigger: Trigger,
+    token: Option<Box<str>>,
     /// The goodbye begins then; `None`: it has begun.
     waits_until: Option<Mono>,
 }
 
 impl Engine {
     pub(super) fn with_commands<T>(&mut self, now: Now, call: impl FnOnce(&mut Commands, Facts<'_>) -> T) -> T {
-        let busy = self.remedies.targets(&self.config);
+        let busy = self.remedies.acts(&self.config);
         let facts = Facts {
             now,
             config: &self.config,
@@ -39,6 +48,7 @@ impl Engine {
             nonce: &self.identity.nonce,
             able: &self.identity.able,
             power: self.power,
+            quarantine: self.quarantine.level(),
             busy: &busy,
         };
         call(&mut self.commands, facts)
@@ -89,26 +99,101 @@ impl Engine {
                 Step::Note(entry) => self.effects.put(Purpose::Bookkeeping, vec![entry]),
                 Step::Journal { rule, entry, act } => {
                     let spent = self.with_commands(now, |commands, facts| commands.spend(facts, &act));
-                    let entries = [Some(entry), spent].into_iter().flatten().collect();
+                    let by = Trigger::Rule(rule.clone());
+                    let intent = quarantine::intent(&act, &by, self.timeline.stamp(now.mono));
+                    let entries = [Some(entry), spent, intent].into_iter().flatten().collect();
                     self.effects.put(Purpose::Remedy(rule), entries);
                 }
                 Step::Act { rule, act: Act::Reboot } => {
-                    let effect = self.order_reboot(now, Trigger::Rule(rule.clone()), Duration::ZERO);
+                    let effect = self.order_reboot(now, Trigger::Rule(rule.clone()), None, Duration::ZERO);
                     self.remedies.acting(&rule, effect);
                 }
                 Step::Act { rule, act } => {
-                    let (trigger, timeout) = (Trigger::Rule(rule.clone()), act.default_timeout());
-                    let effect = |id| Effect::Act { id, act, trigger, timeout };
-                    let effect = self.effects.push_for(Purpose::Act, effect);
+                    let timeout = act.default_timeout();
+                    let effect = self.order(now, act, Trigger::Rule(rule.clone()), None, timeout);
                     self.remedies.acting(&rule, effect);
                 }
             }
         }
     }
 
+    /// Hands an act to the runtime.
+    pub(super) fn order(
+        &mut self,
+        now: Now,
+        act: Act,
+        trigger: Trigger,
+        token: Option<Box<str>>,
+        timeout: Duration,
+    ) -> EffectId {
+        let at = self.timeline.stamp(now.mono);
+        let (what, by) = (act.clone(), trigger.clone());
+        let effect = self.effects.push_for(Purpose::Act, |id| Effect::Act { id, act, trigger, token, timeout });
+        self.quarantine.begun(effect, &what, &by, at);
+        effect
+    }
+
+    /// Keeps the rules of a quarantine in force, and the broker within reach.
+    pub(super) fn poll_quarantine(&mut self, now: Now) {
+        if self.stopping.is_some() {
+            return;
+        }
+        if let Some(act) = self.quarantine.upkeep(now.mono, self.config.quarantine.lockout_after) {
+            let timeout = act.default_timeout();
+            self.order(now, act, Trigger::Rule(quarantine::UPKEEP.into()), None, timeout);
+        }
+    }
+
+    /// What follows for the quarantine from the end of an act.
+    fn quarantine_changed(&mut self, now: Now, id: EffectId, outcome: &ActOutcome) {
+        let Aftermath { event, entry, entered } = self.quarantine.ended(now.mono, id, outcome);
+        if let Some(entry) = entry {
+            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        }
+        let Some(event) = event else { return };
+        self.effects.log(LogLevel::Warn, format!("{}: {}", event.name, self.quarantine.word()));
+        self.record_event(now, event);
+        self.session.say_again();
+        self.attributes.touch();
+        self.keep_pace(now);
+        if entered {
+            let by = self
+                .commands
+                .of_act(id)
+                .map_or_else(|| Trigger::Rule(quarantine::UPKEEP.into()), |id| Trigger::Command(id.clone()));
+            let timeout = Act::CollectDiagnostics.default_timeout();
+            let effect = self.order(now, Act::CollectDiagnostics, by.clone(), None, timeout);
+            self.snapshots.insert(effect, by);
+        }
+    }
+
+    /// In quarantine the gateway is looked at more often.
+    pub(super) fn keep_pace(&mut self, now: Now) {
+        let sample = self.quarantine.level().map(|_| self.config.quarantine.sample_interval);
+        self.pace.hasten(now.mono, sample);
+    }
+
+    /// Cuts what an act brings home into results that each fit into a message.
+    fn tell_attachment(&mut self, now: Now, id: EffectId, outcome: &mut ActOutcome) {
+        let Some(attachment) = outcome.attachment.take() else { return };
+        let by = self.snapshots.remove(&id);
+        let command_id = match (self.commands.of_act(id), &by) {
+            (Some(id), _) | (None, Some(Trigger::Command(id))) => Some(id.as_str().into()),
+            _ => None,
+        };
+        for part in parts(&attachment, command_id) {
+            self.record_result(now, part);
+        }
+    }
+
     /// An act ended, whoever wanted it.
-    pub(super) fn acted(&mut self, now: Now, id: EffectId, outcome: ActOutcome) {
+    pub(super) fn acted(&mut self, now: Now, id: EffectId, mut outcome: ActOutcome) {
         self.effects.complete(id);
+        self.quarantine_changed(now, id, &outcome);
+        self.tell_attachment(now, id, &mut outcome);
+        if self.snapshots.remove(&id).is_some() {
+            return;
+        }
         if self.reboot.as_ref().is_some_and(|reboot| reboot.effect == id) {
             if outcome.status == ActStatus::Succeeded {
                 // The machine goes down; the service manager will say when.
@@ -125,9 +210,15 @@ impl Engine {
     }
 
     /// The machine is to be restarted after a while.
-    pub(super) fn order_reboot(&mut self, now: Now, trigger: Trigger, delay: Duration) -> EffectId {
+    pub(super) fn order_reboot(
+        &mut self,
+        now: Now,
+        trigger: Trigger,
+        token: Option<Box<str>>,
+        delay: Duration,
+    ) -> EffectId {
         let effect = self.effects.fresh_id();
-        self.reboot = Some(Reboot { effect, trigger, waits_until: Some(now.mono.after(delay)) });
+        self.reboot = Some(Reboot { effect, trigger, token, waits_until: Some(now.mono.after(delay)) });
         effect
     }
 
@@ -169,8 +260,8 @@ impl Engine {
     /// Everything is said and stored: the order is given. False if there is none to give.
     pub(super) fn go_down(&mut self) -> bool {
         let Some(reboot) = &self.reboot else { return false };
-        let (id, trigger) = (reboot.effect, reboot.trigger.clone());
-        self.effects.push(Effect::Act { id, act: Act::Reboot, trigger, timeout: GOES_DOWN_WITHIN });
+        let (id, trigger, token) = (reboot.effect, reboot.trigger.clone(), reboot.token.clone());
+        self.effects.push(Effect::Act { id, act: Act::Reboot, trigger, token, timeout: GOES_DOWN_WITHIN });
         true
     }
 
@@ -198,4 +289,20 @@ impl Engine {
         self.pace.restart(now.mono, &self.config.telemetry);
         self.link.release(now.mono);
     }
+}
+
+/// The parts of an attachment as results of a command that is still under way.
+fn parts(attachment: &[u8], command_id: Option<Box<str>>) -> impl Iterator<Item = CommandResult> {
+    let chunks: Vec<String> = attachment.chunks(PART_BYTES).map(|chunk| STANDARD.encode(chunk)).collect();
+    let of = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
+    (1..).zip(chunks).map(move |(number, text)| CommandResult {
+        command_id: command_id.clone(),
+        command: Some("collect_diagnostics".into()),
+        status: Status::InProgress,
+        reason: None,
+        detail: None,
+        output: Some(text.into()),
+        progress_pct: None,
+        part: Some(Part { number, of }),
+    })
 }

@@ -83,6 +83,8 @@ pub enum Input {
         /// The first, with its file and line.
         first: String,
     },
+    /// Root may have ended the quarantine on the console: its rules are to be looked at.
+    LookAtQuarantine,
     /// Stop: SIGTERM or Ctrl-C. The engine says goodbye and then emits [`Effect::Exit`].
     Stop {
         /// Goes into the presence message: "stopped" or "rebooting".
@@ -134,6 +136,8 @@ pub enum Effect {
         act: Act,
         /// Who wants it.
         trigger: Trigger,
+        /// The command as it was signed, where it was one: root's helper trusts nothing else.
+        token: Option<Box<str>>,
         /// When to give up.
         timeout: Duration,
     },
@@ -362,6 +366,15 @@ pub enum Act {
         /// How far; `None`: leave quarantine.
         level: Option<QuarantineLevel>,
     },
+    /// Load the rules of the quarantine in force again: the broker's addresses may be others now.
+    Refresh {
+        /// The level in force.
+        level: QuarantineLevel,
+        /// Let the agent reach any address on the broker's port.
+        wide: bool,
+    },
+    /// Take a snapshot for the one who has to find out what is wrong.
+    CollectDiagnostics,
 }
 
 /// Who wants an action.
@@ -393,6 +406,8 @@ pub struct ActOutcome {
     pub detail: Option<String>,
     /// The tail of what it printed.
     pub output: Option<String>,
+    /// What it brings home, compressed with zstd: it goes out in parts.
+    pub attachment: Option<Bytes>,
 }
 
 /// How an action ended.

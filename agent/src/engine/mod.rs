@@ -27,6 +27,7 @@ pub mod vitals;
 mod alarms;
 mod healing;
 mod pace;
+mod quarantine;
 mod ration;
 mod reconfigure;
 mod session;
@@ -48,12 +49,13 @@ use commands::{Commands, Step};
 use effects::{Effects, Purpose};
 use healing::Reboot;
 use incidents::Incidents;
-use io::{Effect, Input, LogLevel, StoreFault, StoreReply, Trigger};
+use io::{Effect, EffectId, Input, LogLevel, StoreFault, StoreReply, Trigger};
 use link::{FaultLog, Link};
 use metric::{Metric, Point};
 use observation::{ErrorBatch, Observation, Severity};
 use outbox::Outbox;
 use pace::Pace;
+use quarantine::Quarantine;
 use record::{Body, Class, CommandResult, Event, EventKind, Record, Sample};
 use remedies::Remedies;
 use rules::{Round, Rules};
@@ -114,6 +116,9 @@ pub struct Engine {
     commands: Commands,
     remedies: Remedies,
     reboot: Option<Reboot>,
+    quarantine: Quarantine,
+    /// Snapshots that nobody ordered, under way, and on whose account.
+    snapshots: BTreeMap<EffectId, Trigger>,
     power: Power,
     attributes: Attributes,
     pace: Pace,
@@ -197,6 +202,7 @@ impl Engine {
             Input::ActDone { id, outcome } => self.acted(now, id, outcome),
             Input::ActProgress { id, percent } => self.commands.progressed(id, percent),
             Input::Reconfigure(config) => self.reconfigure(now, *config),
+            Input::LookAtQuarantine => self.quarantine.look_again(now.mono),
             Input::ConfigRefused { errors, first } => self.config_refused(now, errors, &first),
             Input::Stop { reason } => self.stop(now, reason),
         }
@@ -219,6 +225,7 @@ impl Engine {
             self.commands.deadline(),
             self.stopping.is_none().then(|| self.remedies.deadline()).flatten(),
             self.reboot_deadline(),
+            self.stopping.is_none().then(|| self.quarantine.deadline()).flatten(),
             self.outbox.deadline(),
             self.link.deadline(),
             self.session.deadline(&self.link, &self.outbox, &self.attributes),
@@ -283,6 +290,7 @@ impl Engine {
         }
         self.commands.poll(now.mono);
         self.poll_remedies(now);
+        self.poll_quarantine(now);
         self.run_steps(now);
         self.poll_reboot(now);
         self.reserve_seqs(now);
@@ -545,14 +553,12 @@ impl Engine {
                 Step::Audit(event) => self.record_event(now, event),
                 Step::Acknowledge(pkid) => self.link.acknowledge(now.mono, pkid, &mut self.effects),
                 Step::Journal(purpose, entries) => self.effects.put(purpose, entries),
-                Step::Act(id, act, timeout) => {
-                    let trigger = Trigger::Command(id.clone());
-                    let act = |effect| Effect::Act { id: effect, act, trigger, timeout };
-                    let effect = self.effects.push_for(Purpose::Act, act);
+                Step::Act(id, act, token, timeout) => {
+                    let effect = self.order(now, act, Trigger::Command(id.clone()), token, timeout);
                     self.commands.acting(effect, id);
                 }
-                Step::Reboot(id, delay) => {
-                    let effect = self.order_reboot(now, Trigger::Command(id.clone()), delay);
+                Step::Reboot(id, token, delay) => {
+                    let effect = self.order_reboot(now, Trigger::Command(id.clone()), token, delay);
                     self.commands.acting(effect, id);
                 }
                 Step::Stop(id) if self.cancel_reboot(now, id) => {}

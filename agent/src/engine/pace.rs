@@ -15,6 +15,8 @@ pub(super) struct Pace {
     publish_at: Mono,
     observing: bool,
     replaced: Option<(Mono, Intervals)>,
+    /// Sampled at least so often.
+    hasty: Option<Duration>,
 }
 
 /// What is due.
@@ -35,6 +37,7 @@ impl Pace {
             publish_at: now.after(telemetry.publish_interval),
             observing: false,
             replaced: None,
+            hasty: None,
         }
     }
 
@@ -78,6 +81,12 @@ impl Pace {
         }
     }
 
+    /// Samples at least so often from now on; `None`: as the config says.
+    pub(super) fn hasten(&mut self, now: Mono, sample: Option<Duration>) {
+        self.hasty = sample;
+        self.observe_at = self.observe_at.min(now);
+    }
+
     /// Begins the grid anew: the intervals have changed.
     pub(super) fn restart(&mut self, now: Mono, telemetry: &Telemetry) {
         let (_, report, publish) = self.intervals(telemetry);
@@ -102,7 +111,7 @@ impl Pace {
         let other = self.replaced.map(|(_, intervals)| intervals);
         let pick = |configured: Duration, other: Option<Duration>| other.unwrap_or(configured);
         (
-            pick(telemetry.sample_interval, other.and_then(|i| i.sample)),
+            self.hasty.into_iter().fold(pick(telemetry.sample_interval, other.and_then(|i| i.sample)), Duration::min),
             pick(telemetry.report_interval, other.and_then(|i| i.report)),
             pick(telemetry.publish_interval, other.and_then(|i| i.publish)),
         )

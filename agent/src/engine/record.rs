@@ -280,6 +280,20 @@ pub struct CommandResult {
     /// 0 to 100.
     #[n(6)]
     pub progress_pct: Option<u8>,
+    /// The output is one part of something longer.
+    #[n(7)]
+    pub part: Option<Part>,
+}
+
+/// Which part of something longer: the base64 texts of all of them, one after the other, are what was compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Part {
+    /// From 1.
+    #[n(0)]
+    pub number: u32,
+    /// How many there are.
+    #[n(1)]
+    pub of: u32,
 }
 
 /// A command's status, in the words of AWS IoT Jobs and INTERRUPTED.

@@ -3,7 +3,7 @@
 //! ends, and begins anew only after a time of health. Waiting → Journaling → Acting → Settling → (next step | Over). Whether
 //! the alarm stands is the rules' business, what the act does the runtime's.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -155,11 +155,11 @@ impl Remedies {
         ("ladders being climbed", self.climbing(), RUNS_MAX)
     }
 
-    /// What ladders work on.
+    /// What ladders are doing.
     #[must_use]
-    pub fn targets(&self, config: &CheckedConfig) -> BTreeSet<String> {
+    pub fn acts(&self, config: &CheckedConfig) -> Vec<Act> {
         let acting = self.runs.values().filter(|run| run.stored.state == State::Acting);
-        acting.filter_map(|run| act_of(run, config)).map(|act| act.target()).collect()
+        acting.filter_map(|run| act_of(run, config)).collect()
     }
 
     /// An alarm with a ladder was raised.
@@ -483,6 +483,7 @@ fn act_of(run: &Run, config: &CheckedConfig) -> Option<Act> {
         Remedy::Rollback { target } => Act::Rollback { target, to: None },
         Remedy::Quarantine { level } => Act::Quarantine { level: Some(level) },
         Remedy::Run { runbook, args } => Act::Run { runbook, args },
+        Remedy::CollectDiagnostics => Act::CollectDiagnostics,
     })
 }
 

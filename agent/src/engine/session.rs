@@ -45,8 +45,6 @@ const FILTERS_PER_SUBSCRIBE_MAX: usize = 8;
 const DRAIN_WORTH_TELLING: u64 = 60;
 /// Attributes are sent at most this often.
 const ATTRIBUTES_PAUSE: Duration = Duration::from_secs(10);
-/// There is no quarantine yet that could be said.
-pub(super) const QUARANTINE_NONE: &str = "none";
 
 /// A backlog that is being sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +113,11 @@ impl Session {
         if self.publish_due.take_if(|upto| *upto <= sendable).is_some() {
             self.telemetry_upto = sendable;
         }
+    }
+
+    /// Presence says something else now.
+    pub(super) const fn say_again(&mut self) {
+        self.presence_due = true;
     }
 
     /// What a backlog may use, from now on.
@@ -251,7 +254,7 @@ impl Engine {
             offline,
             agent: &self.identity.version,
             nonce: &self.identity.nonce,
-            quarantine: QUARANTINE_NONE,
+            quarantine: self.quarantine.word(),
         };
         self.speaker().presence(seq, self.timeline.stamp(now.mono), state)
     }
@@ -295,6 +298,7 @@ impl Engine {
         session.refusal_logged = false;
         session.last_fault = None;
         self.outbox.connected();
+        self.quarantine.connected(now.mono, true);
         session.connected_from = Some(now.mono);
         session.telemetry_upto = self.outbox.sendable(Class::Telemetry);
         session.backlog_upto = session.telemetry_upto;
@@ -457,6 +461,7 @@ impl Engine {
     fn down(&mut self, now: Now, fault: LinkFault, online_for: Option<Duration>, retry_in: Duration) {
         let again = self.outbox.rewind_all();
         self.outbox.store_held(now.mono, &mut self.effects);
+        self.quarantine.connected(now.mono, false);
         self.counters.duplicates += again;
         self.commands.forget_packets();
         self.faults.down(&fault, retry_in, &mut self.effects);
@@ -523,7 +528,7 @@ impl Engine {
         self.session.attributes_at = Some(now.mono.after(ATTRIBUTES_PAUSE));
         let seq = self.seqs.next();
         let fixed = self.identity.facts.iter().chain(&self.config.device.attributes);
-        let dynamic = self.attributes.dynamic(QUARANTINE_NONE);
+        let dynamic = self.attributes.dynamic(self.quarantine.word());
         let at = self.timeline.stamp(now.mono);
         let payload = self.speaker().attributes(seq, at, fixed, dynamic, &self.config.device.groups);
         self.publish_retained(now, "attributes", payload, Cargo::Attributes);

@@ -15,6 +15,7 @@ use super::link::{self, FaultLog, Link};
 use super::observation::Severity;
 use super::outbox::{Limits, Outbox};
 use super::pace::Pace;
+use super::quarantine::Quarantine;
 use super::ration;
 use super::record::{Class, Event, EventKind, Stamp};
 use super::remedies::Remedies;
@@ -128,6 +129,8 @@ impl Engine {
             commands: Commands::new(&recovered.state, careful, identity.boot),
             remedies,
             reboot: None,
+            quarantine: Quarantine::restore(now, &recovered.state),
+            snapshots: BTreeMap::new(),
             power: Power::default(),
             attributes: Attributes::new(identity.version.clone(), identity.firmware.clone()),
             pace: Pace::new(now.mono, &config.telemetry),
@@ -151,6 +154,7 @@ impl Engine {
             // How much was spent can't be known, so all of it was.
             first.extend(engine.with_commands(now, Commands::exhaust_budgets));
         }
+        engine.keep_pace(now);
         engine.resume_remedies(now);
         let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
         engine.begin(now, state.read(RUN_KEY), first, &recovered, &told, leftovers);

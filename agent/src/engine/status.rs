@@ -135,7 +135,7 @@ impl Engine {
             device: self.config.device.id.to_string(),
             agent: self.identity.version.clone(),
             boot: self.timeline.boot().to_string(),
-            quarantine: super::session::QUARANTINE_NONE,
+            quarantine: self.quarantine.word(),
             broker: Broker {
                 url: self.config.mqtt.url.to_string(),
                 online: self.link.is_online(),

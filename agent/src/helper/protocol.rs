@@ -139,7 +139,7 @@ impl Answer {
             }
             AnswerWords::End { status, reason, detail, output } => {
                 let (status, _) = STATUS_WORDS.into_iter().find(|(_, word)| *word == status)?;
-                Self::Done(ActOutcome { status, reason, detail, output })
+                Self::Done(ActOutcome { status, reason, detail, output, attachment: None })
             }
         })
     }
@@ -228,6 +228,11 @@ enum ActWords {
         level: String,
     },
     Release {},
+    Refresh {
+        level: String,
+        wide: bool,
+    },
+    CollectDiagnostics {},
 }
 
 impl ActWords {
@@ -241,6 +246,8 @@ impl ActWords {
             Act::MarkGood { target } => Self::MarkGood { target },
             Act::Quarantine { level: Some(level) } => Self::Quarantine { level: level.word().to_owned() },
             Act::Quarantine { level: None } => Self::Release {},
+            Act::Refresh { level, wide } => Self::Refresh { level: level.word().to_owned(), wide },
+            Act::CollectDiagnostics => Self::CollectDiagnostics {},
         }
     }
 
@@ -255,13 +262,16 @@ impl ActWords {
             Self::Reboot {} => Act::Reboot,
             Self::Rollback { target, to } => Act::Rollback { target, to },
             Self::MarkGood { target } => Act::MarkGood { target },
-            Self::Quarantine { level } => {
-                let level = QuarantineLevel::parse(&level).ok_or_else(|| format!("{level:?} is no level"))?;
-                Act::Quarantine { level: Some(level) }
-            }
+            Self::Quarantine { level } => Act::Quarantine { level: Some(level_of(&level)?) },
             Self::Release {} => Act::Quarantine { level: None },
+            Self::Refresh { level, wide } => Act::Refresh { level: level_of(&level)?, wide },
+            Self::CollectDiagnostics {} => Act::CollectDiagnostics,
         })
     }
+}
+
+fn level_of(word: &str) -> Result<QuarantineLevel, String> {
+    QuarantineLevel::parse(word).ok_or_else(|| format!("{word:?} is no level"))
 }
 
 /// An answer as it is written.
@@ -305,6 +315,8 @@ mod tests {
             Act::MarkGood { target: "firmware".into() },
             Act::Quarantine { level: Some(QuarantineLevel::Restrict) },
             Act::Quarantine { level: None },
+            Act::Refresh { level: QuarantineLevel::Isolate, wide: true },
+            Act::CollectDiagnostics,
         ];
         let commanded = Trigger::Command(CommandId::parse("c-1").unwrap());
         for act in acts {

@@ -172,7 +172,9 @@ impl Dispatcher {
                 _ => {}
             },
             Effect::BackoffReset => self.backoff.reset(),
-            Effect::Act { id, act, trigger, timeout } => self.act(id, Order { act, trigger, token: None, timeout }),
+            Effect::Act { id, act, trigger, token, timeout } => {
+                self.act(id, Order { act, trigger, token: token.map(String::from), timeout });
+            }
             Effect::CancelAct { id } => {
                 if let Some(cancel) = self.acts.remove(&id) {
                     // Gone already if the action has just ended: its completion is on the way.

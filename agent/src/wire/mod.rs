@@ -62,6 +62,8 @@ pub struct VerifiedCommand {
     pub timeout_s: Option<u64>,
     /// SHA-256 of the claims: tells a redelivery from another command under the same id.
     pub digest: [u8; 32],
+    /// The token as it was received, where it is signed: for those who trust nobody's word that it was verified.
+    pub token: Option<Box<str>>,
 }
 
 /// A message on a command topic that is not a command to obey.

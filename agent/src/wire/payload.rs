@@ -162,6 +162,9 @@ impl Speaker<'_> {
     }
 }
 
+/// How the parts of an attachment are written: zstd (RFC 8878), then base64 (RFC 4648, section 4).
+const PART_ENCODING: &str = "zstd+base64";
+
 type MapWriter<'a> = Compound<'a, &'a mut Vec<u8>, CompactFormatter>;
 type Written = serde_json::Result<()>;
 
@@ -174,10 +177,13 @@ fn command_result(result: &CommandResult, message: &mut MapWriter<'_>) -> Writte
             message.serialize_entry(key, text)?;
         }
     }
-    match result.progress_pct {
-        Some(percent) => message.serialize_entry("progress_pct", &percent),
-        None => Ok(()),
+    if let Some(percent) = result.progress_pct {
+        message.serialize_entry("progress_pct", &percent)?;
     }
+    let Some(part) = result.part else { return Ok(()) };
+    message.serialize_entry("encoding", PART_ENCODING)?;
+    message.serialize_entry("part", &part.number)?;
+    message.serialize_entry("parts", &part.of)
 }
 
 /// The fields of an event.
@@ -264,6 +270,7 @@ mod tests {
             detail: None,
             output: None,
             progress_pct: None,
+            part: None,
         };
         let message = said(&timeline(true), Body::Result(result));
         let keys: Vec<&String> = message.as_object().unwrap().keys().collect();

@@ -142,17 +142,18 @@ fn checked(
         return Err((Reason::TooLarge, format!("{} B; a command has at most {COMMAND_LEN_MAX} B", payload.len())));
     }
     let text = std::str::from_utf8(payload).map_err(|_| malformed("not UTF-8"))?.trim();
-    let (kid, claims) = if text.starts_with('{') && !commands.require_signature {
-        (None, text.as_bytes().to_vec())
+    let (kid, token, claims) = if text.starts_with('{') && !commands.require_signature {
+        (None, None, text.as_bytes().to_vec())
     } else {
         let (kid, claims) = signed(text, &commands.trusted_keys)?;
-        (Some(kid), claims)
+        (Some(kid), Some(text), claims)
     };
     let digest = ring::digest::digest(&ring::digest::SHA256, &claims);
     let digest = digest.as_ref().try_into().map_err(|_| malformed("no digest"))?;
     let claims: Claims = serde_json::from_slice(&claims).map_err(|error| malformed(&format!("claims: {error}")))?;
     addressed(&claims.aud, audience, topic_group)?;
-    command(claims, kid, topic_group, digest)
+    let command = command(claims, kid, topic_group, digest)?;
+    Ok(VerifiedCommand { token: token.map(Into::into), ..command })
 }
 
 /// The key id and the claims of a token whose signature is right.
@@ -227,7 +228,20 @@ fn command(
         return Err(malformed(&format!("cmd.timeout_s: 1 to {TIMEOUT_MAX_S} is expected")));
     }
     let (nonce, group) = (claims.nonce, group.map(str::to_owned));
-    Ok(VerifiedCommand { id, kid, group, issued_at, expires_at, not_before, nonce, name, args, timeout_s, digest })
+    Ok(VerifiedCommand {
+        id,
+        kid,
+        group,
+        issued_at,
+        expires_at,
+        not_before,
+        nonce,
+        name,
+        args,
+        timeout_s,
+        digest,
+        token: None,
+    })
 }
 
 /// A NumericDate (RFC 7519, section 2): seconds since 1970, perhaps with a fraction, which is cut off.

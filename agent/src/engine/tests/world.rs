@@ -665,7 +665,7 @@ pub(super) fn restart(unit: &str) -> Act {
 }
 
 pub(super) fn outcome(status: ActStatus) -> ActOutcome {
-    ActOutcome { status, reason: None, detail: None, output: None }
+    ActOutcome { status, reason: None, detail: None, output: None, attachment: None }
 }
 
 fn fault(kind: LinkFaultKind) -> LinkFault {

@@ -92,7 +92,7 @@ impl Acts {
         if let Some(why) = self.forbidden(moment, act, trigger) {
             findings.note(Promise::NothingForbidden, moment.at, format!("{name} for {trigger}: {why}"));
         }
-        if spends(act) {
+        if act.spends() {
             self.times.entry(action).or_default().push(moment.at);
         }
     }
@@ -102,10 +102,10 @@ impl Acts {
         let action = act.action();
         let automatic = matches!(trigger, Trigger::Rule(_));
         let grave = matches!(act, Act::Reboot | Act::Rollback { .. });
-        if remediation.dry_run {
+        if remediation.dry_run && act.needs_leave() {
             return Some("remediation.dry_run is set".into());
         }
-        if !remediation.allow.contains(&action) {
+        if act.needs_leave() && !remediation.allow.contains(&action) {
             return Some("it is not in remediation.allow".into());
         }
         if let Act::RestartUnit { unit } = act {
@@ -123,14 +123,15 @@ impl Acts {
         if grave && self.low.iter().all(|low| *low) {
             return Some(format!("the charge is below {} % without external power", remediation.min_battery_pct));
         }
-        if self.level == Some(QuarantineLevel::Isolate) && !matches!(act, Act::Quarantine { .. }) {
+        let helps = matches!(act, Act::Quarantine { .. } | Act::Refresh { .. } | Act::CollectDiagnostics);
+        if self.level == Some(QuarantineLevel::Isolate) && !helps {
             return Some("the gateway is isolated".into());
         }
         self.over_budget(moment.at, act)
     }
 
     fn over_budget(&self, at: u64, act: &Act) -> Option<String> {
-        let budget = self.config.remediation.budget.get(&act.action()).filter(|_| spends(act))?;
+        let budget = self.config.remediation.budget.get(&act.action()).filter(|_| act.spends())?;
         let window = u64::try_from(budget.window.as_millis()).unwrap_or(u64::MAX);
         let times = self.times.get(&act.action())?;
         let window = window.saturating_sub(JOURNALING_MS);
@@ -138,11 +139,6 @@ impl Acts {
         (spent >= usize::try_from(budget.count).unwrap_or(usize::MAX))
             .then(|| format!("{spent} within {:?}, the budget is {budget}", budget.window))
     }
-}
-
-/// Whether an act spends a budget: what restores a state doesn't.
-const fn spends(act: &Act) -> bool {
-    !matches!(act, Act::MarkGood { .. } | Act::Quarantine { .. })
 }
 
 fn act_name(act: &Act) -> String {

@@ -228,7 +228,11 @@ impl Gateway {
             Act::Rollback { .. } => done(ROLLBACK_TAKES, "back to the release before"),
             Act::RestartLink { .. } => done(LINK_TAKES, "down and up"),
             Act::Run { .. } => done(RUNBOOK_TAKES, "exit code 0"),
-            Act::Reboot | Act::MarkGood { .. } | Act::Quarantine { .. } => done(OTHER_TAKES, "done"),
+            Act::Reboot
+            | Act::MarkGood { .. }
+            | Act::Quarantine { .. }
+            | Act::Refresh { .. }
+            | Act::CollectDiagnostics => done(OTHER_TAKES, "done"),
         }
     }
 
@@ -243,7 +247,10 @@ impl Gateway {
             }
             Some(Act::Rollback { target, to }) => self.roll_back(at, &target, to),
             Some(Act::Quarantine { level }) => self.quarantine = level,
-            Some(Act::Run { .. } | Act::Reboot | Act::MarkGood { .. }) | None => {}
+            Some(
+                Act::Run { .. } | Act::Reboot | Act::MarkGood { .. } | Act::Refresh { .. } | Act::CollectDiagnostics,
+            )
+            | None => {}
         }
     }
 

@@ -33,7 +33,7 @@ impl World<'_> {
                     agent.backoff.reset();
                 }
             }
-            Effect::Act { id, act, trigger, timeout } => self.act(id, act, trigger, timeout),
+            Effect::Act { id, act, trigger, timeout, .. } => self.act(id, act, trigger, timeout),
             Effect::CancelAct { id } => self.cancel_act(id),
             Effect::Exit => {
                 if let Some(agent) = &mut self.agent {

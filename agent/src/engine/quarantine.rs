@@ -1,0 +1,224 @@
+//! Quarantine: the level in force, who wanted it, and that it stays so over crashes and reboots. Free → Entering → Inside →
+//! Leaving → Free. That it is to be entered is journaled before anything is done, that it was left only when it is done:
+//! a crash in between leaves the gateway shut rather than open, and the next start puts the rules in force again. Knows
+//! nothing of firewalls; decides when their rules are to be loaded again, because the broker's addresses change, and when
+//! they are to be widened, because they may be what keeps the broker out of reach.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::commands::encode;
+use super::io::{Act, ActOutcome, ActStatus, EffectId, Trigger};
+use super::observation::Severity;
+use super::record::{Event, EventKind, Stamp};
+use super::time::{Mono, Now};
+use crate::config::QuarantineLevel;
+use crate::wire::Reason;
+
+/// The key of the level in the store.
+pub(super) const QUARANTINE_KEY: &str = "quarantine";
+/// Who wants the rules to be loaded again: nobody but the agent.
+pub(super) const UPKEEP: &str = "quarantine";
+/// What presence, attributes and status say outside of it.
+const NONE: &str = "none";
+/// How often the rules are loaded again while the broker is there.
+const REFRESH_EVERY: Duration = Duration::from_secs(600);
+/// And while it is out of reach: it may have moved.
+const REFRESH_EVERY_OFFLINE: Duration = Duration::from_secs(60);
+/// The outcome's word for rules that somebody has taken away: root, on the console.
+const NOT_IN_FORCE: &str = "not_in_force";
+
+/// The level as it stands in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+struct Stored {
+    #[n(0)]
+    level: Box<str>,
+    #[n(1)]
+    since: Stamp,
+    #[n(2)]
+    by: Box<str>,
+}
+
+/// Quarantine.
+#[derive(Debug, Default)]
+pub(super) struct Quarantine {
+    inside: Option<Inside>,
+    /// What is being done, and for whom.
+    under_way: Option<(EffectId, Change)>,
+    refresh_at: Option<Mono>,
+    /// Since when the broker has been out of reach; `None`: it is there.
+    alone_since: Option<Mono>,
+    /// The rules let the agent reach any address on the broker's port.
+    wide: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Inside {
+    level: QuarantineLevel,
+    stored: Stored,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Change {
+    Enter { level: QuarantineLevel, stored: Stored },
+    Leave { by: String },
+    Refresh { wide: bool },
+}
+
+/// What follows from the end of an act.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Aftermath {
+    /// To be told.
+    pub(super) event: Option<Event>,
+    /// What stands in the journal from now on, if that changes.
+    pub(super) entry: Option<(String, Option<Bytes>)>,
+    /// A level was entered: a snapshot is due.
+    pub(super) entered: bool,
+}
+
+/// What is journaled before an act, where it enters quarantine.
+pub(super) fn intent(act: &Act, by: &Trigger, at: Stamp) -> Option<(String, Option<Bytes>)> {
+    let Act::Quarantine { level: Some(level) } = act else { return None };
+    Some((QUARANTINE_KEY.to_owned(), Some(encode(&Stored::new(*level, by, at)))))
+}
+
+impl Stored {
+    fn new(level: QuarantineLevel, by: &Trigger, since: Stamp) -> Self {
+        Self { level: level.word().into(), since, by: by.to_string().into() }
+    }
+}
+
+impl Quarantine {
+    /// Begins with what the journal says; its rules are put in force again at once.
+    pub(super) fn restore(now: Now, state: &[(String, Bytes)]) -> Self {
+        let stored = state.iter().find(|(key, _)| key == QUARANTINE_KEY).map(|(_, value)| value);
+        let stored: Option<Stored> = stored.and_then(|value| minicbor::decode(value).ok());
+        let inside = stored.and_then(|stored| Some(Inside { level: QuarantineLevel::parse(&stored.level)?, stored }));
+        let refresh_at = inside.is_some().then_some(now.mono);
+        Self { inside, refresh_at, alone_since: Some(now.mono), ..Self::default() }
+    }
+
+    /// The level in force.
+    pub(super) fn level(&self) -> Option<QuarantineLevel> {
+        self.inside.as_ref().map(|inside| inside.level)
+    }
+
+    /// The contract's word for it.
+    pub(super) fn word(&self) -> &'static str {
+        self.level().map_or(NONE, QuarantineLevel::word)
+    }
+
+    /// An act was handed to the runtime; those of quarantine are followed.
+    pub(super) fn begun(&mut self, id: EffectId, act: &Act, by: &Trigger, at: Stamp) {
+        let change = match act {
+            Act::Quarantine { level: Some(level) } => {
+                Change::Enter { level: *level, stored: Stored::new(*level, by, at) }
+            }
+            Act::Quarantine { level: None } => Change::Leave { by: by.to_string() },
+            Act::Refresh { wide, .. } => Change::Refresh { wide: *wide },
+            _ => return,
+        };
+        self.under_way = Some((id, change));
+    }
+
+    /// An act ended; nothing follows if it isn't the one of quarantine.
+    pub(super) fn ended(&mut self, now: Mono, id: EffectId, outcome: &ActOutcome) -> Aftermath {
+        let Some((_, change)) = self.under_way.take_if(|(ours, _)| *ours == id) else { return Aftermath::default() };
+        let detail = outcome.detail.as_deref();
+        match change {
+            Change::Enter { level, stored } if outcome.status == ActStatus::Succeeded => {
+                let event = told("quarantine_entered", level.word(), &stored.by, detail);
+                self.inside = Some(Inside { level, stored });
+                self.refresh_at = Some(now.after(REFRESH_EVERY));
+                self.wide = false;
+                Aftermath { event: Some(event), entry: None, entered: true }
+            }
+            // What was meant to be is not: the journal says again what is.
+            Change::Enter { .. } => Aftermath { entry: Some(self.entry()), ..Aftermath::default() },
+            Change::Leave { by } if outcome.status == ActStatus::Succeeded => self.leave(&by, detail),
+            Change::Refresh { .. } if outcome.reason.as_deref() == Some(NOT_IN_FORCE) => self.leave("console", detail),
+            Change::Refresh { wide } if outcome.status == ActStatus::Succeeded && wide != self.wide => {
+                self.wide = wide;
+                let name = if wide { "quarantine_widened" } else { "quarantine_narrowed" };
+                Aftermath { event: Some(told(name, self.word(), UPKEEP, detail)), ..Aftermath::default() }
+            }
+            Change::Leave { .. } | Change::Refresh { .. } => Aftermath::default(),
+        }
+    }
+
+    /// The broker is there, or is not any more.
+    pub(super) fn connected(&mut self, now: Mono, connected: bool) {
+        if connected {
+            self.alone_since = None;
+        } else if self.alone_since.is_none() {
+            self.alone_since = Some(now);
+            self.bring_forward(now.after(REFRESH_EVERY_OFFLINE));
+        }
+    }
+
+    /// Root may have taken the rules away: they are looked at now.
+    pub(super) fn look_again(&mut self, now: Mono) {
+        self.bring_forward(now);
+    }
+
+    /// What is to be done about the rules, if it is time.
+    pub(super) fn upkeep(&mut self, now: Mono, lockout_after: Duration) -> Option<Act> {
+        let level = self.level()?;
+        if self.under_way.is_some() || self.refresh_at.is_none_or(|at| at > now) {
+            return None;
+        }
+        let every = if self.alone_since.is_some() { REFRESH_EVERY_OFFLINE } else { REFRESH_EVERY };
+        self.refresh_at = Some(now.after(every));
+        let wide = self.alone_since.is_some_and(|since| now.since(since) >= lockout_after);
+        Some(Act::Refresh { level, wide })
+    }
+
+    /// When that will be.
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        self.refresh_at.filter(|_| self.inside.is_some() && self.under_way.is_none())
+    }
+
+    fn bring_forward(&mut self, at: Mono) {
+        self.refresh_at = self.refresh_at.map(|before| before.min(at));
+    }
+
+    fn leave(&mut self, by: &str, detail: Option<&str>) -> Aftermath {
+        let left = self.inside.take();
+        self.refresh_at = None;
+        self.wide = false;
+        let event = left.map(|left| told("quarantine_left", left.level.word(), by, detail));
+        Aftermath { event, entry: Some(self.entry()), entered: false }
+    }
+
+    fn entry(&self) -> (String, Option<Bytes>) {
+        (QUARANTINE_KEY.to_owned(), self.inside.as_ref().map(|inside| encode(&inside.stored)))
+    }
+}
+
+/// What isolation leaves of the commands, and what no command does to a quarantine.
+///
+/// # Errors
+/// Why not.
+pub(super) fn forbids(level: Option<QuarantineLevel>, act: Option<&Act>) -> Result<(), (Reason, String)> {
+    let Some(level) = level else { return Ok(()) };
+    let helps = matches!(act, Some(Act::CollectDiagnostics | Act::Quarantine { level: None } | Act::Refresh { .. }));
+    if level == QuarantineLevel::Isolate && !helps {
+        return Err((Reason::Quarantined, "isolated: ping, collect_diagnostics and release are taken".into()));
+    }
+    match act {
+        Some(Act::Quarantine { level: Some(wanted) }) if *wanted < level => {
+            Err((Reason::Quarantined, format!("{level} is in force, which is more: only release leaves it")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn told(name: &str, level: &str, by: &str, detail: Option<&str>) -> Event {
+    Event::new(Severity::Warning, EventKind::Audit, name)
+        .group("audit")
+        .with("level", level)
+        .with("trigger", by)
+        .with_some("detail", detail)
+}

@@ -1,0 +1,204 @@
+//! Quarantine: entered and left as ordered, in force over everything in between, and never the agent's own grave.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value as Json, json};
+
+use super::world::{World, outcome};
+use crate::config::QuarantineLevel;
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn online() -> World {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world
+}
+
+fn order(world: &mut World, id: &str, name: &str, args: Json) {
+    world.command(id, name, args, 1);
+    world.settle();
+    world.advance(11 * SECOND);
+}
+
+/// The level that presence and attributes said last.
+fn level(world: &World) -> (String, String) {
+    let last = |leaf: &str| world.got.iter().rev().find(|got| got.topic.ends_with(leaf)).unwrap();
+    let word = |json: &Json| json.as_str().unwrap().to_owned();
+    (word(&last("presence").body["quarantine"]), word(&last("attributes").body["dynamic"]["quarantine"]))
+}
+
+fn reason(world: &World, id: &str) -> String {
+    world.results(id).last().unwrap()["reason"].as_str().unwrap_or("").to_owned()
+}
+
+fn audits(world: &World, name: &str) -> usize {
+    world.got.iter().filter(|got| got.body["type"] == "audit" && got.body["name"] == name).count()
+}
+
+fn refreshes(world: &World) -> Vec<&Act> {
+    world.acted.iter().filter(|act| matches!(act, Act::Refresh { .. })).collect()
+}
+
+fn both(word: &str) -> (String, String) {
+    (word.into(), word.into())
+}
+
+#[test]
+fn a_command_enters_quarantine_and_release_leaves_it_and_everybody_is_told() {
+    let mut world = online();
+    assert_eq!(level(&world), both("none"));
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    assert_eq!(world.statuses("q-1").last().unwrap(), "SUCCEEDED");
+    assert_eq!((level(&world), audits(&world, "quarantine_entered")), (both("restrict"), 1));
+    order(&mut world, "r-1", "release", json!({}));
+    assert_eq!(world.statuses("r-1").last().unwrap(), "SUCCEEDED");
+    assert_eq!((level(&world), audits(&world, "quarantine_left")), (both("none"), 1));
+}
+
+#[test]
+fn quarantine_holds_over_a_crash_and_a_reboot_and_its_rules_are_put_in_force_again() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "isolate"}));
+    for restart in [World::crash, World::reboot] {
+        world.acted.clear();
+        restart(&mut world);
+        world.advance(15 * SECOND);
+        assert_eq!(level(&world), both("isolate"));
+        assert_eq!(refreshes(&world)[0], &Act::Refresh { level: QuarantineLevel::Isolate, wide: false });
+    }
+}
+
+#[test]
+fn a_crash_while_it_is_entered_leaves_the_gateway_shut_and_one_while_it_is_left_too() {
+    let mut world = online();
+    world.acts_succeed = false;
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    world.crash();
+    world.acts_succeed = true;
+    world.advance(15 * SECOND);
+    assert_eq!(level(&world), both("restrict"));
+    world.acts_succeed = false;
+    order(&mut world, "r-1", "release", json!({}));
+    world.crash();
+    world.acts_succeed = true;
+    world.advance(15 * SECOND);
+    assert_eq!((level(&world), world.statuses("r-1").last().unwrap().as_str()), (both("restrict"), "INTERRUPTED"));
+}
+
+#[test]
+fn what_could_not_be_put_in_force_is_not_in_force_after_the_next_start_either() {
+    let mut world = online();
+    world.acts_succeed = false;
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    let (id, _) = world.acts[0].clone();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+    world.advance(SECOND);
+    world.crash();
+    world.advance(15 * SECOND);
+    assert_eq!((level(&world), world.statuses("q-1").last().unwrap().as_str()), (both("none"), "FAILED"));
+}
+
+#[test]
+fn isolated_a_gateway_takes_ping_diagnostics_and_release_and_nothing_else() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "isolate"}));
+    let refused = [
+        ("restart_unit", json!({"unit": "app.service"})),
+        ("set_intervals", json!({"sample": "1s", "for": "1m"})),
+        ("quarantine", json!({"level": "restrict"})),
+        ("cancel_all", json!({})),
+    ];
+    for (name, args) in refused {
+        order(&mut world, name, name, args);
+        assert_eq!((world.statuses(name), reason(&world, name)), (vec!["REJECTED".into()], "quarantined".into()));
+    }
+    for name in ["ping", "collect_diagnostics", "release"] {
+        order(&mut world, name, name, json!({}));
+        assert_eq!(world.statuses(name).last().unwrap(), "SUCCEEDED", "{name}");
+    }
+    order(&mut world, "again", "restart_unit", json!({"unit": "app.service"}));
+    assert_eq!(world.statuses("again").last().unwrap(), "SUCCEEDED");
+}
+
+#[test]
+fn a_quarantine_is_tightened_by_command_and_loosened_by_release_only() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "observe"}));
+    order(&mut world, "q-2", "quarantine", json!({"level": "restrict"}));
+    assert_eq!(level(&world), both("restrict"));
+    order(&mut world, "q-3", "quarantine", json!({"level": "observe"}));
+    assert_eq!((world.statuses("q-3"), level(&world)), (vec!["REJECTED".to_owned()], both("restrict")));
+}
+
+#[test]
+fn rules_that_may_keep_the_broker_out_of_reach_are_widened_and_narrowed_again() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    world.cut();
+    world.advance(59 * MINUTE);
+    assert!(refreshes(&world).len() >= 50, "the broker's addresses are looked up while it is away");
+    assert!(refreshes(&world).iter().all(|act| matches!(act, Act::Refresh { wide: false, .. })));
+    world.advance(3 * MINUTE);
+    assert_eq!(*refreshes(&world).last().unwrap(), &Act::Refresh { level: QuarantineLevel::Restrict, wide: true });
+    world.broker_up = true;
+    world.advance(12 * MINUTE);
+    assert_eq!(audits(&world, "quarantine_widened"), 1);
+    assert_eq!(*refreshes(&world).last().unwrap(), &Act::Refresh { level: QuarantineLevel::Restrict, wide: false });
+    assert_eq!(audits(&world, "quarantine_narrowed"), 1);
+}
+
+#[test]
+fn rules_that_root_took_away_on_the_console_end_the_quarantine() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    world.acts_succeed = false;
+    world.input(Input::LookAtQuarantine);
+    world.advance(SECOND);
+    let (id, act) = world.acts.last().unwrap().clone();
+    assert!(matches!(act, Act::Refresh { .. }));
+    let gone = ActOutcome { reason: Some("not_in_force".into()), ..outcome(ActStatus::Failed) };
+    world.input(Input::ActDone { id, outcome: gone });
+    world.advance(11 * SECOND);
+    assert_eq!((level(&world), audits(&world, "quarantine_left")), (both("none"), 1));
+}
+
+#[test]
+fn a_snapshot_comes_in_parts_before_its_command_ends_also_through_an_outage() {
+    let mut world = online();
+    world.acts_succeed = false;
+    order(&mut world, "d-1", "collect_diagnostics", json!({}));
+    let (id, _) = world.acts[0].clone();
+    let snapshot: Vec<u8> = (0..30_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    world.cut();
+    let done = ActOutcome { attachment: Some(Bytes::from(snapshot.clone())), ..outcome(ActStatus::Succeeded) };
+    world.input(Input::ActDone { id, outcome: done });
+    world.advance(SECOND);
+    world.crash();
+    world.broker_up = true;
+    world.advance(15 * SECOND);
+    let results = world.results("d-1");
+    let parts: Vec<&&Json> = results.iter().filter(|result| result["parts"].is_u64()).collect();
+    let numbers: Vec<u64> = parts.iter().map(|part| part["part"].as_u64().unwrap()).collect();
+    assert_eq!((numbers, parts[0]["parts"].as_u64()), (vec![1, 2, 3, 4], Some(4)));
+    let text: String = parts.iter().map(|part| part["output"].as_str().unwrap()).collect();
+    assert_eq!(base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).unwrap(), snapshot);
+    assert_eq!(world.statuses("d-1").last().unwrap(), "SUCCEEDED");
+}
+
+#[test]
+fn what_disrupts_the_gateway_as_a_whole_is_done_one_at_a_time() {
+    let mut world = online();
+    world.acts_succeed = false;
+    order(&mut world, "l-1", "restart_link", json!({"interface": "eth0"}));
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    order(&mut world, "u-1", "restart_unit", json!({"unit": "app.service"}));
+    assert_eq!(world.acts.len(), 2, "{:?}", world.acts);
+    assert_eq!(world.statuses("q-1"), ["QUEUED"]);
+    let (id, _) = world.acts[0].clone();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    assert_eq!(world.statuses("q-1"), ["QUEUED", "IN_PROGRESS"]);
+}
