@@ -154,7 +154,7 @@ impl Lane {
             appended: range.last,
             committed: range.last,
             open: range.last,
-            next_read: range.first,
+            next_read: if range.records == 0 { range.last + 1 } else { range.first },
             ..Self::default()
         }
     }

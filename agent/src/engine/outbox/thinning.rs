@@ -98,7 +98,7 @@ impl Outbox {
     pub(super) fn is_half_thinned(&self, class: Class) -> bool {
         let Some(into) = thinned_into(class) else { return false };
         let lane = class.of(&self.lanes);
-        lane.next_read > 0 && lane.has_unread() && lane.next_read <= into.of(&self.lanes).made
+        lane.has_unread() && lane.next_read <= into.of(&self.lanes).made
     }
 
     /// The oldest samples were read.
@@ -144,9 +144,6 @@ impl Outbox {
         let lane = self.lane(into);
         lane.made = seq;
         lane.appended = seq;
-        if lane.next_read == 0 {
-            lane.next_read = seq;
-        }
         self.thin_on(effects);
     }
 

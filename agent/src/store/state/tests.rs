@@ -239,5 +239,5 @@ fn a_state_that_another_holds_is_left_alone() {
 #[test]
 fn the_reserve_of_a_small_store_leaves_room_for_records() {
     assert_eq!(reserve_bytes(64 << 20), RESERVE_BYTES_MAX);
-    assert_eq!(reserve_bytes(1 << 20), 512 << 10);
+    assert_eq!(reserve_bytes(1 << 20), 256 << 10);
 }
