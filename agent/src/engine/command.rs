@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use super::io::Act;
-use crate::config::{Action, QuarantineLevel, UnitName, parse_duration};
+use crate::config::{Action, QuarantineLevel, Telemetry, UnitName, parse_duration};
 use crate::wire::{CommandId, Reason, VerifiedCommand};
 
 /// How long a restart may take where the command doesn't say: systemd's own DefaultTimeoutStartSec.
@@ -18,6 +18,10 @@ const DELAY_MAX: Duration = Duration::from_secs(3_600);
 const RUN_ARGS_MAX: usize = 64;
 /// The shortest interval that a command may set: below it a gateway would measure itself.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// The longest intervals, as in the configuration.
+const SAMPLE_MAX: Duration = Duration::from_secs(3600);
+const REPORT_MAX: Duration = Duration::from_secs(24 * 3600);
+const PUBLISH_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The longest that other intervals may stay in force.
 const OVERRIDE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -54,6 +58,44 @@ pub struct Intervals {
     pub hold: Duration,
 }
 
+impl Intervals {
+    /// What is in force: an interval that the command doesn't name follows those that it does, so that none is longer than
+    /// the next.
+    #[must_use]
+    pub fn beside(&self, telemetry: &Telemetry) -> (Duration, Duration, Duration) {
+        let least = self.sample.unwrap_or(Duration::ZERO);
+        let most = self.publish.unwrap_or(Duration::MAX);
+        let report = self.report.unwrap_or_else(|| telemetry.report_interval.min(most).max(least));
+        let sample = self.sample.unwrap_or_else(|| telemetry.sample_interval.min(report));
+        (sample, report, self.publish.unwrap_or_else(|| telemetry.publish_interval.max(report)))
+    }
+
+    /// Holds them against what the configuration would take.
+    fn check(self) -> Result<Self, (Reason, String)> {
+        let named = [
+            ("sample", self.sample, SAMPLE_MAX),
+            ("report", self.report, REPORT_MAX),
+            ("publish", self.publish, PUBLISH_MAX),
+        ];
+        let mut shorter: Option<(&str, Duration)> = None;
+        for (name, interval, most) in named {
+            let Some(interval) = interval else { continue };
+            if interval > most {
+                return Err(malformed(format!("args.{name} is {}, {} is the most", human(interval), human(most))));
+            }
+            if let Some((other, least)) = shorter.replace((name, interval)).filter(|(_, least)| *least > interval) {
+                let (interval, least) = (human(interval), human(least));
+                return Err(malformed(format!("args.{name} is {interval}, shorter than args.{other}, {least}")));
+            }
+        }
+        Ok(self)
+    }
+}
+
+fn human(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(duration)
+}
+
 impl Command {
     /// Reads a command's name and arguments.
     ///
@@ -61,6 +103,7 @@ impl Command {
     /// `unknown_command`, or `malformed` with what is wrong with which argument.
     pub fn parse(command: &VerifiedCommand) -> Result<Self, (Reason, String)> {
         let args = &command.args;
+        only_known(&command.name, args)?;
         match command.name.as_str() {
             "ping" => Ok(Self::Ping),
             "restart_unit" => {
@@ -213,6 +256,27 @@ fn is_interface(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
 }
 
+/// A misspelt argument must not be taken for its default.
+fn only_known(name: &str, args: &Map<String, Json>) -> Result<(), (Reason, String)> {
+    let known: &[&str] = match name {
+        "restart_unit" => &["unit"],
+        "run" => &["runbook", "args"],
+        "restart_link" => &["interface"],
+        "reboot" => &["delay_s"],
+        "rollback" => &["target", "to"],
+        "mark_good" => &["target"],
+        "quarantine" => &["level"],
+        "cancel" => &["command_id"],
+        "set_intervals" => &["sample", "report", "publish", "for"],
+        _ => &[],
+    };
+    match args.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(other) if known.is_empty() => Err(malformed(format!("args.{other}: {name} takes no arguments"))),
+        Some(other) => Err(malformed(format!("args.{other} is unknown; {name} takes {}", known.join(", ")))),
+        None => Ok(()),
+    }
+}
+
 fn level(args: &Map<String, Json>) -> Result<QuarantineLevel, (Reason, String)> {
     let word = text(args, "level")?;
     let expected = || malformed(format!("args.level is {word:?}, observe, restrict or isolate is expected"));
@@ -272,7 +336,7 @@ fn intervals(args: &Map<String, Json>) -> Result<Intervals, (Reason, String)> {
     if intervals.hold > OVERRIDE_MAX {
         return Err(malformed("args.for is longer than 24h: change the config for that".into()));
     }
-    Ok(intervals)
+    intervals.check()
 }
 
 /// "30s", or a number of seconds.

@@ -563,7 +563,7 @@ impl Engine {
                 }
                 Step::Stop(id) if self.cancel_reboot(now, id) => {}
                 Step::Stop(id) => self.effects.push(Effect::CancelAct { id }),
-                Step::Intervals(intervals) => self.pace.override_until(now.mono, intervals),
+                Step::Intervals(intervals) => self.pace.override_until(now.mono, intervals, &self.config.telemetry),
                 Step::Log(level, text) => self.effects.log(level, text),
             }
         }

@@ -71,14 +71,9 @@ impl Pace {
     }
 
     /// Other intervals for a while.
-    pub(super) fn override_until(&mut self, now: Mono, intervals: Intervals) {
+    pub(super) fn override_until(&mut self, now: Mono, intervals: Intervals, telemetry: &Telemetry) {
         self.replaced = Some((now.after(intervals.hold), intervals));
-        self.observe_at = now;
-        for (at, interval) in [(&mut self.report_at, intervals.report), (&mut self.publish_at, intervals.publish)] {
-            if let Some(interval) = interval {
-                *at = now.after(interval);
-            }
-        }
+        self.restart(now, telemetry);
     }
 
     /// Samples at least so often from now on; `None`: as the config says.
@@ -108,13 +103,12 @@ impl Pace {
     }
 
     fn intervals(&self, telemetry: &Telemetry) -> (Duration, Duration, Duration) {
-        let other = self.replaced.map(|(_, intervals)| intervals);
-        let pick = |configured: Duration, other: Option<Duration>| other.unwrap_or(configured);
-        (
-            self.hasty.into_iter().fold(pick(telemetry.sample_interval, other.and_then(|i| i.sample)), Duration::min),
-            pick(telemetry.report_interval, other.and_then(|i| i.report)),
-            pick(telemetry.publish_interval, other.and_then(|i| i.publish)),
-        )
+        let Telemetry { sample_interval, report_interval, publish_interval, .. } = *telemetry;
+        let (sample, report, publish) = match self.replaced {
+            Some((_, others)) => others.beside(telemetry),
+            None => (sample_interval, report_interval, publish_interval),
+        };
+        (self.hasty.map_or(sample, |hasty| hasty.min(sample)), report, publish)
     }
 }
 
@@ -163,7 +157,7 @@ mod tests {
         pace.poll(Mono(0), &telemetry());
         let second = Some(Duration::from_secs(1));
         let fast = Intervals { sample: second, report: second, publish: second, hold: Duration::from_secs(5) };
-        pace.override_until(Mono(0), fast);
+        pace.override_until(Mono(0), fast, &telemetry());
         pace.observed();
         assert!(pace.poll(Mono(1_000), &telemetry()).report);
         pace.observed();

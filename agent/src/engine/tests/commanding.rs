@@ -365,3 +365,45 @@ fn other_intervals_hold_for_a_while() {
     world.advance(9 * SECOND);
     assert!(telemetry(&world) - before >= 8);
 }
+
+#[test]
+fn intervals_that_are_not_named_follow_those_that_are() {
+    let mut world = online();
+    world.command("i", "set_intervals", json!({"publish": "2s", "for": "30s"}), 1);
+    world.settle();
+    assert_eq!(world.statuses("i"), ["SUCCEEDED"]);
+    let samples = |world: &World| {
+        let messages = world.got.iter().filter(|got| got.topic.ends_with("telemetry"));
+        messages.map(|got| got.body["samples"].as_array().unwrap().len()).sum::<usize>()
+    };
+    let before = samples(&world);
+    world.advance(20 * SECOND);
+    assert!(samples(&world) - before >= 9, "{} in 20 s", samples(&world) - before);
+}
+
+#[test]
+fn arguments_that_a_command_does_not_take_or_that_contradict_each_other_are_refused_by_name() {
+    let mut world = online();
+    let cases = [
+        ("ping", json!({"deep": true}), "args.deep: ping takes no arguments"),
+        (
+            "restart_unit",
+            json!({"unit": "app.service", "timeout": 5}),
+            "args.timeout is unknown; restart_unit takes unit",
+        ),
+        ("set_intervals", json!({"sample": "2h", "for": "1m"}), "args.sample is 2h, 1h is the most"),
+        (
+            "set_intervals",
+            json!({"sample": "1m", "publish": "1s", "for": "1m"}),
+            "args.publish is 1s, shorter than args.sample, 1m",
+        ),
+    ];
+    for (n, (name, args, expected)) in cases.into_iter().enumerate() {
+        let id = format!("c-{n}");
+        world.command(&id, name, args, 1);
+        world.settle();
+        let result = world.results(&id).pop().unwrap();
+        assert_eq!((&result["status"], &result["reason"]), (&json!("REJECTED"), &json!("malformed")));
+        assert!(result["detail"].as_str().unwrap().contains(expected), "{result}");
+    }
+}
