@@ -7,6 +7,7 @@ pub mod battery;
 pub mod clock;
 pub mod errors;
 pub mod host;
+mod inhibit;
 pub mod link;
 mod own;
 mod round;
@@ -59,6 +60,7 @@ impl Collectors {
             round.point(Metric::HostClockSynced, clock.synced);
         }
         self.own.collect(&mut round);
+        observation.inhibited = inhibit::collect(&mut round);
         let rest = round.finish();
         observation.points.extend(rest.points);
         observation.faults.extend(rest.faults);

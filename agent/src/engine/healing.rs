@@ -86,9 +86,10 @@ impl Engine {
             while let Some(rule) = self.remedies.next_due(now.mono) {
                 let raised = self.rules.is_raised(&rule);
                 let act = self.remedies.wanted(&rule, &self.config);
-                let verdict = match &act {
-                    Some(act) => self.with_commands(now, |commands, facts| commands.admit(facts, act)),
-                    None => Ok(()),
+                let verdict = match (&act, &self.inhibited) {
+                    (Some(_), Some(why)) => Err((Reason::Inhibited, why.clone())),
+                    (Some(act), None) => self.with_commands(now, |commands, facts| commands.admit(facts, act)),
+                    (None, _) => Ok(()),
                 };
                 self.remedies.take_turn(now, &self.config, &self.timeline, &rule, raised, verdict);
             }

@@ -120,6 +120,8 @@ pub struct Engine {
     /// Snapshots that nobody ordered, under way, and on whose account.
     snapshots: BTreeMap<EffectId, Trigger>,
     power: Power,
+    /// Why nothing may be done automatically.
+    inhibited: Option<String>,
     attributes: Attributes,
     pace: Pace,
     stopping: Option<Stopping>,
@@ -309,6 +311,7 @@ impl Engine {
                     self.effects.log(LogLevel::Debug, format!("collect: {}: {}", fault.source, fault.what));
                 }
                 self.note_power(now, &observation);
+                self.inhibited.clone_from(&observation.inhibited);
                 self.judge(now, Round::Observed(&observation.points));
                 self.vitals.observe(observation.points);
                 self.attributes.observe(&self.vitals);

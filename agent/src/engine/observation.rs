@@ -12,6 +12,8 @@ pub struct Observation {
     pub points: Vec<Point>,
     /// What could not be read: costs that field and a counter, never the sample.
     pub faults: Vec<Fault>,
+    /// Why nothing may be done automatically, where somebody has said so.
+    pub inhibited: Option<String>,
 }
 
 /// A file that was missing where it should be, or said nonsense.

@@ -132,6 +132,7 @@ impl Engine {
             quarantine: Quarantine::restore(now, &recovered.state),
             snapshots: BTreeMap::new(),
             power: Power::default(),
+            inhibited: None,
             attributes: Attributes::new(identity.version.clone(), identity.firmware.clone()),
             pace: Pace::new(now.mono, &config.telemetry),
             stopping: None,

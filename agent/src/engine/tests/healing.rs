@@ -104,6 +104,30 @@ fn after_an_hour_of_health_a_ladder_begins_at_its_first_step() {
     assert_eq!(world.acted, [restart("app.service"), restart("app.service")]);
 }
 
+#[test]
+fn while_somebody_inhibits_it_nothing_is_done_by_itself_and_then_it_is() {
+    let mut world = world();
+    world.inhibited = Some("the fitter is at the pump".into());
+    memory(&mut world, 95.0);
+    world.advance(HOUR);
+    assert_eq!(world.acted, []);
+    let refusal = world.got.iter().find(|got| got.body["remediation"]["reason"] == "inhibited").unwrap();
+    assert!(refusal.body.to_string().contains("the fitter is at the pump"), "{refusal:?}");
+    world.inhibited = None;
+    world.advance(HOUR);
+    assert_eq!(world.acted.first(), Some(&restart("app.service")));
+}
+
+#[test]
+fn a_command_is_done_whatever_inhibits_the_agents_own_remedies() {
+    let mut world = world();
+    world.inhibited = Some("the fitter is at the pump".into());
+    world.advance(MINUTE);
+    world.command("r", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.settle();
+    assert_eq!(world.acted, [restart("app.service")]);
+}
+
 /// Crashes after each effect of a ladder's first step.
 #[test]
 fn a_step_is_not_run_twice_wherever_the_agent_dies() {

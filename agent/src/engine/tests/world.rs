@@ -155,6 +155,8 @@ pub(super) struct World {
     pub(super) backoff_resets: u32,
     /// What every round of collection reads.
     pub(super) points: Vec<Point>,
+    /// What the inhibit file says, where there is one.
+    pub(super) inhibited: Option<String>,
     /// The collectors hang: there are no readings at all.
     pub(super) collectors_hang: bool,
     pub(super) log: Vec<(LogLevel, String)>,
@@ -248,6 +250,7 @@ impl World {
             exited: false,
             backoff_resets: 0,
             points: vec![Point::new(Metric::BatteryChargePct, 80.0), Point::new(Metric::HostLoad1, 0.1)],
+            inhibited: None,
             collectors_hang: false,
             log: Vec::new(),
             queue: VecDeque::new(),
@@ -441,7 +444,8 @@ impl World {
         match effect {
             Effect::Observe { .. } if self.trouble.collectors_hang => {}
             Effect::Observe { id } => {
-                let readings = Observation { points: self.points.clone(), faults: Vec::new() };
+                let (points, inhibited) = (self.points.clone(), self.inhibited.clone());
+                let readings = Observation { points, faults: Vec::new(), inhibited };
                 let result = if self.collectors_hang { Err("busy".to_owned()) } else { Ok(readings) };
                 self.queue.push_back(Input::Observed { id, result });
             }

@@ -195,7 +195,7 @@ impl Gateway {
                 _ => {}
             }
         }
-        Observation { points, faults: Vec::new() }
+        Observation { points, faults: Vec::new(), inhibited: None }
     }
 
     /// Lines that are due and were not read yet.
