@@ -3,6 +3,7 @@
 //! It acts itself, or has root's helper act, which decides again; never both.
 
 pub mod client;
+pub mod program;
 pub mod runbook;
 pub mod supervisor;
 pub mod systemd;

@@ -14,7 +14,8 @@ use zbus::Connection;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::zvariant::{Fd, OwnedObjectPath, Value};
 
-use super::runbook::{DRAIN_MAX, ENVIRONMENT, Output, TERM_GRACE, resolve};
+use super::program::{DRAIN_MAX, ENVIRONMENT, Output, TERM_GRACE};
+use super::runbook::resolve;
 use super::systemd::{JobRemovedStream, ServiceProxy, SystemdProxy, connect, refused};
 use crate::engine::io::ActOutcome;
 

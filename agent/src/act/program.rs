@@ -1,0 +1,296 @@
+//! Runs a program that is nobody else's to write, to its end: a clean environment, no shell, a deadline and a bounded memory
+//! of what it says. What it leaves behind in its process group is killed with it, also when the agent stops meanwhile. Which
+//! program, and what its end means, is for the caller to say.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this is where a process is run, with a deadline"
+)]
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use crate::engine::io::ActOutcome;
+
+/// What is kept of the output: its last bytes.
+pub(super) const OUTPUT_MAX: usize = 16 * 1024;
+/// A line that is longer is no progress line.
+const PROGRESS_LINE_MAX: usize = 64;
+/// How long a program may take to end after SIGTERM, before SIGKILL.
+pub(super) const TERM_GRACE: Duration = Duration::from_secs(5);
+/// How long SIGKILL may take: a process that hangs in the kernel is not waited for any longer.
+const KILL_GRACE: Duration = Duration::from_secs(1);
+/// How long to wait for the rest of the output after the end: a process that was left behind may hold the pipe for ever.
+pub(super) const DRAIN_MAX: Duration = Duration::from_millis(500);
+
+/// The environment of whatever is run, but for what its caller adds.
+pub(super) const ENVIRONMENT: [(&str, &str); 2] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LANG", "C.UTF-8")];
+
+/// What to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Program<'a> {
+    /// The file, absolute.
+    pub path: &'a Path,
+    /// Arguments, handed over as they are.
+    pub args: &'a [String],
+    /// What is added to the environment.
+    pub env: &'a [(&'a str, &'a str)],
+}
+
+/// Runs it to its end.
+///
+/// # Errors
+/// It could not be started.
+pub async fn run(
+    program: Program<'_>,
+    within: Duration,
+    canceled: oneshot::Receiver<()>,
+    progress: impl FnMut(u8),
+) -> io::Result<Finished> {
+    let (mut child, mut said) = spawn(program)?;
+    let group = Group::of(&child);
+    let mut output = Output::new(progress);
+    let end = {
+        let mut ending = std::pin::pin!(ending(&mut child, &group, within, canceled));
+        tokio::select! {
+            end = &mut ending => end,
+            () = output.read(&mut said) => ending.await,
+        }
+    };
+    drop(group);
+    // What is left in the pipe. Who escaped from the group may hold it open for ever.
+    let _ = timeout(DRAIN_MAX, output.read(&mut said)).await;
+    Ok(Finished { end, within, output: output.into_text() })
+}
+
+/// What makes a file one that is not to be run: others could have written it, or it is no plain executable file. A link
+/// is none either: it could point anywhere, tomorrow elsewhere.
+///
+/// # Errors
+/// It could not be looked at.
+pub fn unfit(path: &Path) -> io::Result<Option<String>> {
+    let file = fs::symlink_metadata(path)?;
+    if !file.is_file() {
+        return Ok(Some(format!("{} is no plain file", path.display())));
+    }
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let ours = rustix::process::geteuid().as_raw();
+    for (what, metadata) in [(dir, &fs::metadata(dir)?), (path, &file)] {
+        if let Some(wrong) = distrust(metadata.uid(), metadata.mode(), ours) {
+            return Ok(Some(format!("{} {wrong}", what.display())));
+        }
+    }
+    Ok((file.mode() & 0o111 == 0).then(|| format!("{} is not executable", path.display())))
+}
+
+/// What makes a file or directory one that others could have written.
+fn distrust(owner: u32, mode: u32, ours: u32) -> Option<String> {
+    if owner != 0 && owner != ours {
+        return Some(format!("belongs to uid {owner}; root is expected: chown root"));
+    }
+    (mode & 0o022 != 0).then(|| format!("has mode {:o}, others may write to it: chmod go-w", mode & 0o7777))
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub end: End,
+    within: Duration,
+    output: Option<String>,
+}
+
+impl Finished {
+    /// The exit code, if it ended by itself.
+    #[must_use]
+    pub fn exit_code(&self) -> Option<i32> {
+        match &self.end {
+            End::Exited(Ok(status)) => status.code(),
+            _ => None,
+        }
+    }
+
+    /// As an outcome, where exit code 0 is success. What goes wrong is `exit_code`, `signal`, `timeout` or `canceled`.
+    #[must_use]
+    pub fn outcome(self, name: &str) -> ActOutcome {
+        ActOutcome { output: self.output, ..outcome(name, self.end, self.within) }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum End {
+    /// By itself, or by a signal from elsewhere.
+    Exited(io::Result<ExitStatus>),
+    /// It was stopped when its time was over.
+    TimedOut,
+    /// It was stopped because somebody wished so.
+    Canceled,
+}
+
+/// Waits for the end, and brings it about where it is due.
+async fn ending(child: &mut Child, group: &Group, within: Duration, canceled: oneshot::Receiver<()>) -> End {
+    let end = tokio::select! {
+        status = child.wait() => return End::Exited(status),
+        () = sleep(within) => End::TimedOut,
+        // An error means that nobody can cancel any more.
+        Ok(()) = canceled => End::Canceled,
+    };
+    group.signal(Signal::TERM);
+    // Whether it obeyed or not, what follows is the same.
+    let _ = timeout(TERM_GRACE, child.wait()).await;
+    group.signal(Signal::KILL);
+    let _ = timeout(KILL_GRACE, child.wait()).await;
+    end
+}
+
+/// The process group of a program. Killed when it is dropped: nothing outlives the run that it belongs to.
+struct Group(Option<Pid>);
+
+impl Group {
+    /// The child leads its group, so the group's id is its own.
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)))
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            // An error means that nobody is left in it.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+fn outcome(name: &str, end: End, within: Duration) -> ActOutcome {
+    let status = match end {
+        End::Exited(Ok(status)) => status,
+        End::Exited(Err(error)) => return ActOutcome::failed("exit_code", format!("wait for {name}: {error}")),
+        End::TimedOut => {
+            let within = humantime::format_duration(within);
+            return ActOutcome::timed_out(format!("{name} was stopped after {within}"));
+        }
+        End::Canceled => return ActOutcome::canceled(format!("{name} was stopped")),
+    };
+    match (status.code(), status.signal()) {
+        (Some(0), _) => ActOutcome::succeeded("exit code 0"),
+        (_, Some(signal)) => ActOutcome::failed("signal", format!("ended by signal {signal}")),
+        _ => ActOutcome::failed("exit_code", status.to_string().replace("exit status:", "exit code")),
+    }
+}
+
+/// Starts it, with one pipe for all that it says, so that output and errors stay in order.
+fn spawn(program: Program<'_>) -> io::Result<(Child, pipe::Receiver)> {
+    let (into, said) = pipe::pipe()?;
+    let stdout = into.into_blocking_fd()?;
+    let stderr = stdout.try_clone()?;
+    let child = Command::new(program.path)
+        .args(program.args)
+        .env_clear()
+        .envs(ENVIRONMENT)
+        .envs(program.env.iter().copied())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok((child, said))
+}
+
+/// The end of what a program says, and the progress that it tells on the way.
+pub(super) struct Output<P> {
+    tail: VecDeque<u8>,
+    passed: u64,
+    line: Vec<u8>,
+    reached: Option<u8>,
+    progress: P,
+}
+
+impl<P: FnMut(u8)> Output<P> {
+    pub(super) const fn new(progress: P) -> Self {
+        Self { tail: VecDeque::new(), passed: 0, line: Vec::new(), reached: None, progress }
+    }
+
+    /// Reads to the end. An error is as good as one: nothing more will come.
+    pub(super) async fn read(&mut self, said: &mut pipe::Receiver) {
+        let mut bytes = [0_u8; 4096];
+        while let Ok(count @ 1..) = said.read(&mut bytes).await {
+            self.take(bytes.get(..count).unwrap_or_default());
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                self.end_of_line();
+            } else if self.line.len() <= PROGRESS_LINE_MAX {
+                self.line.push(byte);
+            }
+        }
+        self.tail.extend(bytes);
+        let surplus = self.tail.len().saturating_sub(OUTPUT_MAX);
+        self.tail.drain(..surplus);
+        self.passed += surplus as u64;
+    }
+
+    /// `progress 40` says how far it is. Only forwards: so there are at most 101 reports, however much it says.
+    fn end_of_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let said = std::str::from_utf8(&line).ok().and_then(|line| line.strip_prefix("progress "));
+        let Some(percent) = said.and_then(|said| said.trim().trim_end_matches('%').parse::<u8>().ok()) else { return };
+        let percent = percent.min(100);
+        if self.reached.is_none_or(|reached| percent > reached) {
+            self.reached = Some(percent);
+            (self.progress)(percent);
+        }
+    }
+
+    pub(super) fn into_text(self) -> Option<String> {
+        let bytes: Vec<u8> = self.tail.into();
+        let text = String::from_utf8_lossy(&bytes);
+        match (text.is_empty(), self.passed) {
+            (true, _) => None,
+            (false, 0) => Some(text.into_owned()),
+            (false, passed) => Some(format!("… {passed} B before this\n{text}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_roots_files_and_our_own_are_trusted() {
+        const OURS: u32 = 1000;
+        assert_eq!(distrust(0, 0o100_755, OURS), None);
+        assert_eq!(distrust(OURS, 0o100_700, OURS), None);
+        assert!(distrust(1001, 0o100_755, OURS).unwrap().contains("belongs to uid 1001"));
+        // An agent that runs as root trusts root alone.
+        assert!(distrust(OURS, 0o100_755, 0).unwrap().contains("belongs to uid 1000"));
+        assert!(distrust(0, 0o100_775, OURS).unwrap().contains("has mode 775"));
+        assert!(distrust(0, 0o100_757, OURS).unwrap().contains("has mode 757"));
+    }
+}
