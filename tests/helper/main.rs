@@ -297,7 +297,7 @@ async fn a_unit_is_restarted_by_pid_1_over_the_system_bus() {
 
 fn order(name: &str, token: Option<String>, trigger: Trigger) -> Order {
     let act = Act::Run { runbook: name.into(), args: vec![] };
-    Order { act, trigger, token, timeout: Duration::from_secs(60) }
+    Order::new(act, trigger, token, Duration::from_secs(60))
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 //! It acts itself, or has root's helper act, which decides again; never both.
 
 pub mod client;
+pub mod jobs;
 pub mod program;
+pub mod quarantine;
 pub mod runbook;
 pub mod supervisor;
 pub mod systemd;
@@ -19,6 +21,8 @@ use tokio::sync::oneshot;
 use crate::config::Action;
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
 use client::Client;
+use quarantine::Quarantine;
+use quarantine::terms::{Source, Terms};
 use units::Manager;
 
 /// Something to do, and on whose word.
@@ -32,6 +36,16 @@ pub struct Order {
     pub token: Option<String>,
     /// When to give up.
     pub timeout: Duration,
+    /// For a quarantine: who stays in reach. Whoever acts may have no network to find that out.
+    pub terms: Option<Terms>,
+}
+
+impl Order {
+    /// An order for an act of this trigger.
+    #[must_use]
+    pub const fn new(act: Act, trigger: Trigger, token: Option<String>, timeout: Duration) -> Self {
+        Self { act, trigger, token, timeout, terms: None }
+    }
 }
 
 /// What acts on this gateway.
@@ -41,6 +55,10 @@ pub struct Actor {
     runbooks: PathBuf,
     /// Runbooks are run by PID 1, outside of what confines this process.
     apart: bool,
+    /// How a quarantine is put in force, where it can be.
+    quarantine: Option<Quarantine>,
+    /// What the terms of one are made of, where the network can be asked.
+    source: Option<Source>,
     /// Where there is one, nothing is done here: everything goes by it.
     helper: Option<Client>,
 }
@@ -49,13 +67,27 @@ impl Actor {
     /// Restarts units by this manager, and runs runbooks of this directory.
     #[must_use]
     pub const fn new(units: Manager, runbooks: PathBuf) -> Self {
-        Self { units, runbooks, apart: false, helper: None }
+        Self { units, runbooks, apart: false, quarantine: None, source: None, helper: None }
     }
 
     /// The same, with runbooks as units of their own.
     #[must_use]
     pub const fn running_apart(mut self, apart: bool) -> Self {
         self.apart = apart;
+        self
+    }
+
+    /// The same, and able to put a quarantine in force.
+    #[must_use]
+    pub fn with_quarantine(mut self, quarantine: Quarantine) -> Self {
+        self.quarantine = Some(quarantine);
+        self
+    }
+
+    /// The same, and it finds out what the terms of a quarantine are.
+    #[must_use]
+    pub fn on_terms_of(mut self, source: Source) -> Self {
+        self.source = Some(source);
         self
     }
 
@@ -70,6 +102,9 @@ impl Actor {
     pub fn able(&self) -> BTreeSet<Action> {
         let mut able = self.units.able();
         able.insert(Action::Run);
+        if self.quarantine.is_some() {
+            able.insert(Action::Quarantine);
+        }
         match &self.helper {
             Some(helper) => helper.able().unwrap_or(able),
             None => able,
@@ -77,39 +112,44 @@ impl Actor {
     }
 
     /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.
-    pub async fn perform(&self, order: Order, canceled: oneshot::Receiver<()>, progress: impl FnMut(u8)) -> ActOutcome {
+    pub async fn perform(
+        &self,
+        mut order: Order,
+        canceled: oneshot::Receiver<()>,
+        progress: impl FnMut(u8),
+    ) -> ActOutcome {
+        if let (Act::Quarantine { level: Some(_) } | Act::Refresh { .. }, Some(source)) = (&order.act, &self.source) {
+            order.terms = Some(source.terms().await);
+        }
         match &self.helper {
             // What the agent may see, and no more: a snapshot is no reason to ask root.
             Some(helper) if order.act != Act::CollectDiagnostics => helper.perform(order, canceled, progress).await,
-            _ => self.perform_here(order.act, order.timeout, canceled, progress).await,
+            _ => self.perform_here(order, canceled, progress).await,
         }
     }
 
     async fn perform_here(
         &self,
-        act: Act,
-        timeout: Duration,
+        order: Order,
         canceled: oneshot::Receiver<()>,
         progress: impl FnMut(u8),
     ) -> ActOutcome {
-        match act {
-            Act::RestartUnit { unit } => self.units.restart(&unit, timeout, canceled).await,
-            Act::Run { runbook, args } if self.apart => {
+        let Order { act, timeout, terms, .. } = order;
+        let terms = terms.unwrap_or_default();
+        match (act, &self.quarantine) {
+            (Act::RestartUnit { unit }, _) => self.units.restart(&unit, timeout, canceled).await,
+            (Act::Run { runbook, args }, _) if self.apart => {
                 transient::run(&self.runbooks, &runbook, &args, timeout, canceled, progress).await
             }
-            Act::Run { runbook, args } => {
+            (Act::Run { runbook, args }, _) => {
                 runbook::run(&self.runbooks, &runbook, &args, timeout, canceled, progress).await
             }
-            Act::Reboot => self.units.reboot(timeout).await,
+            (Act::Reboot, _) => self.units.reboot(timeout).await,
+            (Act::Quarantine { level: Some(level) }, Some(quarantine)) => quarantine.enter(level, terms).await,
+            (Act::Quarantine { level: None }, Some(quarantine)) => quarantine.leave().await,
+            (Act::Refresh { level, wide }, Some(quarantine)) => quarantine.refresh(level, wide, terms).await,
             // Not among what `able` names, so the engine does not ask for it.
-            Act::RestartLink { .. }
-            | Act::Rollback { .. }
-            | Act::MarkGood { .. }
-            | Act::Quarantine { .. }
-            | Act::Refresh { .. }
-            | Act::CollectDiagnostics => {
-                ActOutcome::failed("not_supported", format!("this gateway has no means to {}", act.action()))
-            }
+            (act, _) => ActOutcome::failed("not_supported", format!("this gateway has no means to {}", act.action())),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{BAD_USAGE, DONE, fail, runtime};
+use crate::act::quarantine::terms::Source;
+use crate::act::quarantine::{self, Loader, Quarantine};
 use crate::act::units::Manager;
 use crate::act::{Actor, client};
 use crate::config;
@@ -27,7 +29,13 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
         tracing::warn!("{warning}");
     }
     let config = loaded.config;
-    let actor = Actor::new(Manager::Systemd, config.runbooks.dir.clone()).behind(Path::new(client::DEFAULT_SOCKET));
+    let mut actor = Actor::new(Manager::Systemd, config.runbooks.dir.clone()).on_terms_of(Source::of(&config));
+    let uid = rustix::process::geteuid();
+    if uid.is_root() {
+        let dir = PathBuf::from(quarantine::DEFAULT_DIR);
+        actor = actor.with_quarantine(Quarantine::new(dir, Loader::find(), uid.as_raw()));
+    }
+    let actor = actor.behind(Path::new(client::DEFAULT_SOCKET));
     let actor = Arc::new(actor);
     // Nobody but a signal ends the daemon; the sender is kept, so that its end isn't taken for a wish.
     let (_keep, stop) = watch::channel(false);

@@ -81,8 +81,17 @@ fn is_topic_char(c: char) -> bool {
 }
 
 /// A systemd unit's name with its suffix, as `systemd.unit(5)` allows it: never a path, never an option.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub struct UnitName(String);
+
+impl TryFrom<String> for UnitName {
+    type Error = Unfit;
+
+    fn try_from(text: String) -> Result<Self, Unfit> {
+        Self::parse(&text)
+    }
+}
 
 impl UnitName {
     /// The most bytes in a name (`systemd.unit(5)`).

@@ -141,7 +141,7 @@ fn serve(policy: &Path, state: &Path, boot: Option<BootId>) -> anyhow::Result<()
     };
     let moment = Moment { boot, now: clock.now() };
     let ledger = Ledger::open(state, built_at_s(), &moment)?;
-    let helper = Helper::new(policy.to_owned(), boot, clock, ledger);
+    let helper = Helper::new(policy.to_owned(), state.to_owned(), boot, clock, ledger);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
         let listener = UnixListener::from_std(listener)?;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::protocol::Refusal;
+use crate::act::quarantine::terms::{ADDRESSES_MAX, Network, Terms};
 use crate::config::reader::{Section, parsed, text, text_of, unfit, word};
 use crate::config::tree::{Node, Value};
 use crate::config::{self, Action, Budget, ClockTrust, DeviceId, Problem, Rollback, Unfit, UnitName, policy, read};
@@ -47,8 +48,8 @@ pub(super) struct Policy {
     pub(super) runbooks: Vec<String>,
     /// Interfaces that may be restarted.
     pub(super) interfaces: Vec<String>,
-    /// Ports at which a quarantine may leave the broker in reach.
-    pub(super) broker_ports: Vec<u16>,
+    /// What a quarantine may leave in reach, and stop.
+    pub(super) quarantine: Limits,
     /// How often.
     pub(super) budget: BTreeMap<Action, Budget>,
     /// Where the runbooks lie.
@@ -57,6 +58,36 @@ pub(super) struct Policy {
     pub(super) runbooks_confined: bool,
     /// What may be rolled back, and how.
     pub(super) rollback: BTreeMap<String, Rollback>,
+}
+
+/// How far the terms of a quarantine may go.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Limits {
+    /// Ports at which the broker may be left in reach.
+    broker_ports: Vec<u16>,
+    /// Networks in which other hosts may be.
+    allow_hosts: Vec<Network>,
+    /// Units that may be stopped.
+    stop_units: Vec<UnitName>,
+}
+
+impl Limits {
+    /// Takes out of the terms what goes beyond the limits; it is told in the log.
+    pub(super) fn cut(&self, mut terms: Terms) -> Terms {
+        let before = terms.clone();
+        terms.broker.retain(|address| self.broker_ports.contains(&address.port()));
+        terms.broker.truncate(ADDRESSES_MAX);
+        terms.hosts.retain(|host| self.allow_hosts.iter().any(|network| network.holds(host)));
+        terms.hosts.truncate(ADDRESSES_MAX);
+        terms.stop.retain(|unit| self.stop_units.contains(unit));
+        if !self.broker_ports.contains(&terms.port) {
+            terms.port = self.broker_ports.first().copied().unwrap_or_default();
+        }
+        if terms != before {
+            tracing::warn!("quarantine: cut down to root's policy: {terms:?}; the agent wished {before:?}");
+        }
+        terms
+    }
 }
 
 /// Why there is no policy.
@@ -222,8 +253,11 @@ pub(super) fn policy_of(s: &mut Section<'_>) -> Policy {
     let budget = s.table("budget", policy::budget);
     let (runbook_dir, runbooks_confined) =
         s.table("runbooks", |s| (s.absolute_path("dir", "/etc/fieldmedic/runbooks"), s.flag("confined", false)));
-    let broker_ports = s.table("quarantine", |s| {
-        s.list("broker_ports", vec![1883, 8883], "[8883]", |node| whole(node, "a TCP port, such as 8883"))
+    let quarantine = s.table("quarantine", |s| Limits {
+        broker_ports: s
+            .list("broker_ports", vec![1883, 8883], "[8883]", |node| whole(node, "a TCP port, such as 8883")),
+        allow_hosts: s.list("allow_hosts", vec![], "[\"192.0.2.0/24\"]", network),
+        stop_units: s.list("stop_units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
     });
     let rollback = s.named_tables("rollback", policy::rollback);
     let rollback = rollback.into_iter().filter_map(|(name, target)| Some((name, target?))).collect();
@@ -239,12 +273,18 @@ pub(super) fn policy_of(s: &mut Section<'_>) -> Policy {
         units,
         runbooks,
         interfaces,
-        broker_ports,
+        quarantine,
         budget,
         runbook_dir,
         runbooks_confined,
         rollback,
     }
+}
+
+fn network(node: &Node) -> Result<Network, Unfit> {
+    const EXPECTED: &str = "an address or a network, such as \"192.0.2.0/24\"";
+    let unfit = || unfit(node, EXPECTED);
+    text_of(node).and_then(|text| text.parse().ok()).ok_or_else(unfit)
 }
 
 struct Allow {
@@ -333,6 +373,30 @@ mod tests {
         assert!(told[1].starts_with("3: allow.actions: found \"format\""), "{told:#?}");
         assert!(told[2].starts_with("4: unknown key \"allow.unit\"; did you mean \"units\"?"), "{told:#?}");
         assert!(told[3].starts_with("6: local.actions: \"run\" is not in allow.actions"), "{told:#?}");
+    }
+
+    #[test]
+    fn the_terms_of_a_quarantine_are_cut_down_to_what_root_allows() {
+        let text =
+            "[quarantine]\nbroker_ports = [8883]\nallow_hosts = [\"10.0.0.0/8\"]\nstop_units = [\"app.service\"]\n";
+        let (_dir, path) = file(text);
+        let limits = Policy::load(&path).unwrap().quarantine;
+        let units = |names: &[&str]| names.iter().map(|name| UnitName::parse(name).unwrap()).collect();
+        let hosts = |hosts: &[&str]| hosts.iter().map(|host| host.parse().unwrap()).collect();
+        let wished = Terms {
+            broker: vec!["192.0.2.1:8883".parse().unwrap(), "192.0.2.1:22".parse().unwrap()],
+            port: 22,
+            hosts: hosts(&["10.1.0.0/16", "0.0.0.0/0"]),
+            stop: units(&["app.service", "ssh.service"]),
+        };
+        let left = Terms {
+            broker: vec!["192.0.2.1:8883".parse().unwrap()],
+            port: 8883,
+            hosts: hosts(&["10.1.0.0/16"]),
+            stop: units(&["app.service"]),
+        };
+        assert_eq!(limits.cut(wished), left);
+        assert_eq!(limits.cut(left.clone()), left);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::act::Order;
+use crate::act::quarantine::terms::Terms;
 use crate::config::{Action, QuarantineLevel, UnitName};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
 use crate::wire::token::TIMEOUT_MAX_S;
@@ -89,7 +90,7 @@ impl Request {
         let malformed = |detail: String| Refusal::because(Reason::Malformed, detail);
         let words: RequestWords =
             serde_json::from_slice(datagram).map_err(|error| malformed(format!("request: {error}")))?;
-        let RequestWords { v, hello, act, timeout_s, trigger, token } = words;
+        let RequestWords { v, hello, act, timeout_s, trigger, token, terms } = words;
         if v != VERSION {
             return Err(malformed(format!("request: v is {v}, this helper speaks {VERSION}")));
         }
@@ -105,7 +106,7 @@ impl Request {
             .ok_or_else(|| malformed("request: trigger is neither command:ID nor rule:NAME".into()))?;
         let act = act.parse().map_err(|wrong| malformed(format!("request: act: {wrong}")))?;
         let timeout = Duration::from_secs(timeout_s);
-        Ok(Self::Act(Box::new(Order { act, trigger, token, timeout })))
+        Ok(Self::Act(Box::new(Order { act, trigger, token, timeout, terms })))
     }
 
     /// The datagram that [`Request::parse`] reads back.
@@ -121,6 +122,7 @@ impl Request {
                 timeout_s: Some(order.timeout.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
                 trigger: Some(order.trigger.to_string()),
                 token: order.token.clone(),
+                terms: order.terms.clone(),
             },
         };
         serde_json::to_vec(&words).unwrap_or_default()
@@ -198,6 +200,8 @@ struct RequestWords {
     trigger: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    terms: Option<Terms>,
 }
 
 /// An act as it is written: a command's name and arguments, defaults spelled out.
@@ -302,6 +306,12 @@ impl AnswerWords {
 mod tests {
     use super::*;
 
+    fn terms() -> Terms {
+        let network = "192.0.2.0/24".parse().unwrap();
+        let stop = vec![UnitName::parse("app.service").unwrap()];
+        Terms { broker: vec!["[2001:db8::1]:8883".parse().unwrap()], port: 8883, hosts: vec![network], stop }
+    }
+
     #[test]
     fn every_act_is_read_back_as_it_was_written() {
         let unit = UnitName::parse("app.service").unwrap();
@@ -322,7 +332,8 @@ mod tests {
         for act in acts {
             for (trigger, token) in [(commanded.clone(), Some("a.b.c".to_owned())), (Trigger::Rule("hot".into()), None)]
             {
-                let order = Order { act: act.clone(), trigger, token, timeout: Duration::from_secs(7) };
+                let terms = (act.action() == Action::Quarantine).then(terms);
+                let order = Order { terms, ..Order::new(act.clone(), trigger, token, Duration::from_secs(7)) };
                 let request = Request::Act(Box::new(order));
                 assert_eq!(Request::parse(&request.to_datagram()), Ok(request));
             }

@@ -20,10 +20,11 @@ use super::link::{Link, Received};
 use super::pace::{Bucket, Lines, Told};
 use super::policy::Policy;
 use super::protocol::{Answer, Refusal, Request, status_word};
+use crate::act::quarantine::{Loader, NOT_IN_FORCE, Quarantine};
 use crate::act::units::Manager;
 use crate::act::{Actor, Order};
 use crate::collect::clock::Clock;
-use crate::engine::io::ActOutcome;
+use crate::engine::io::{Act, ActOutcome};
 use crate::engine::time::BootId;
 use crate::wire::Reason;
 
@@ -38,6 +39,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Helper {
     policy: PathBuf,
+    /// Where the state of a quarantine lies.
+    dir: PathBuf,
+    turn: Arc<tokio::sync::Mutex<()>>,
     boot: BootId,
     state: Mutex<State>,
 }
@@ -58,11 +62,11 @@ enum Decision {
 }
 
 impl Helper {
-    /// Goes by this policy and this ledger.
+    /// Goes by this policy and this ledger; keeps what it knows of a quarantine in `dir`.
     #[must_use]
-    pub(super) fn new(policy: PathBuf, boot: BootId, clock: Clock, ledger: Ledger) -> Self {
+    pub(super) fn new(policy: PathBuf, dir: PathBuf, boot: BootId, clock: Clock, ledger: Ledger) -> Self {
         let state = State { clock, ledger, requests: Bucket::default(), refusals: Lines::default() };
-        Self { policy, boot, state: Mutex::new(state) }
+        Self { policy, dir, turn: Arc::default(), boot, state: Mutex::new(state) }
     }
 
     /// Serves until SIGTERM.
@@ -128,13 +132,22 @@ impl Helper {
         // Read each time: what root changes holds at once, and there is nothing to reload.
         let policy = Policy::load(&self.policy).map_err(|error| error.refusal())?;
         policy.admits(uid)?;
-        let actor = Actor::new(Manager::Systemd, policy.runbook_dir.clone()).running_apart(!policy.runbooks_confined);
+        let uid = policy.agent_uid.unwrap_or_default();
+        let quarantine = Quarantine::new(self.dir.clone(), Loader::BootUnit, uid).in_turn(Arc::clone(&self.turn));
+        let is_quarantined = quarantine.is_in_force();
+        let actor = Actor::new(Manager::Systemd, policy.runbook_dir.clone())
+            .running_apart(!policy.runbooks_confined)
+            .with_quarantine(quarantine);
         match Request::parse(datagram)? {
             Request::Hello => {
                 let able = actor.able().into_iter().filter(|action| policy.actions.contains(action)).collect();
                 Ok(Decision::Tell(Answer::Able(able)))
             }
-            Request::Act(order) => {
+            Request::Act(mut order) => {
+                if matches!(order.act, Act::Refresh { .. }) && !is_quarantined {
+                    return Err(Refusal::new(NOT_IN_FORCE, "there is no quarantine to be put in force again"));
+                }
+                order.terms = order.terms.map(|terms| policy.quarantine.cut(terms));
                 state.clock.set_trust(policy.clock);
                 let moment = Moment { boot: self.boot, now: state.clock.now() };
                 judge(&order, &policy, &mut state.ledger, &moment)?;

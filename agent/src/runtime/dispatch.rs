@@ -173,7 +173,7 @@ impl Dispatcher {
             },
             Effect::BackoffReset => self.backoff.reset(),
             Effect::Act { id, act, trigger, token, timeout } => {
-                self.act(id, Order { act, trigger, token: token.map(String::from), timeout });
+                self.act(id, Order::new(act, trigger, token.map(String::from), timeout));
             }
             Effect::CancelAct { id } => {
                 if let Some(cancel) = self.acts.remove(&id) {

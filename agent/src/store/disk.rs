@@ -157,11 +157,16 @@ fn mend_below(path: &Path, uid: u32, depth: u32) {
 }
 
 /// Makes a file with these bytes, for the owner alone; a power cut leaves all of it or none, so that a file which is there
-/// and can't be read was damaged. What is in its place is written over.
+/// and can't be read was damaged. What is in its place, whatever it is, goes first.
 pub(super) fn make_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    remove_all(path)?;
+    replace_file(path, bytes)
+}
+
+/// The same over a file that is there: a power cut leaves the old one or the new one.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = path.with_extension("new");
     remove_all(&new)?;
-    remove_all(path)?;
     let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(RIGHTS_FILE).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
@@ -171,7 +176,7 @@ pub(super) fn make_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
 }
 
 /// The directory that holds `path`; "." for a bare name.
-pub(super) fn parent(path: &Path) -> &Path {
+pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) => Path::new("."),
@@ -180,12 +185,12 @@ pub(super) fn parent(path: &Path) -> &Path {
 }
 
 /// A file that was made, renamed or deleted is so for good only once its directory is on disk (fsync(2)).
-pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
 /// Deletes a file; that it was gone already is as good.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

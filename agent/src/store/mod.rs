@@ -10,7 +10,7 @@
 
 mod absent;
 mod cursor;
-mod disk;
+pub(crate) mod disk;
 mod log;
 mod segment;
 mod state;

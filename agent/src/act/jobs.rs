@@ -1,0 +1,112 @@
+//! Starts and stops units by PID 1, several at a time, and waits for their jobs (org.freedesktop.systemd1(5)). For what is no
+//! remedy of its own: a quarantine's units, and the unit that loads its rules. Says what failed in words.
+
+#![expect(clippy::disallowed_methods, reason = "a job has a deadline")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use zbus::Connection;
+use zbus::export::ordered_stream::OrderedStreamExt as _;
+use zbus::zvariant::OwnedObjectPath;
+
+use super::systemd::{SystemdProxy, UnitProxy, connect};
+use crate::config::UnitName;
+
+/// How long all jobs together may take: as long as systemd gives one unit by default.
+const JOBS_MAX: Duration = Duration::from_secs(60);
+
+/// What is asked of PID 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    /// Starts what doesn't run.
+    Start,
+    /// Stops what runs.
+    Stop,
+    /// Has what runs take its configuration up again, and starts what doesn't run.
+    ReloadOrRestart,
+}
+
+/// Those that run, of these: what systemd doesn't know doesn't run.
+///
+/// # Errors
+/// What went wrong, in words.
+pub async fn running(units: &[UnitName]) -> Result<Vec<UnitName>, String> {
+    let ask = async {
+        let connection = connect().await?;
+        let systemd = SystemdProxy::new(&connection).await?;
+        let mut running = Vec::new();
+        for unit in units {
+            let state = state_of(&connection, &systemd, unit.as_str()).await?;
+            if matches!(state.as_str(), "active" | "activating" | "reloading") {
+                running.push(unit.clone());
+            }
+        }
+        zbus::Result::Ok(running)
+    };
+    within(ask).await
+}
+
+/// Has a job done for each of these, and waits for all of them.
+///
+/// # Errors
+/// What went wrong with which, in words.
+pub async fn run<'a>(job: Job, units: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+    let units: Vec<&str> = units.into_iter().collect();
+    let wrong = within(run_over(job, &units)).await?;
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+}
+
+async fn within<T>(work: impl Future<Output = zbus::Result<T>>) -> Result<T, String> {
+    match timeout(JOBS_MAX, work).await {
+        Ok(result) => result.map_err(|error| format!("systemd: {error}")),
+        Err(_) => Err(format!("systemd was not ready after {JOBS_MAX:?}")),
+    }
+}
+
+async fn run_over(job: Job, units: &[&str]) -> zbus::Result<Vec<String>> {
+    let connection = connect().await?;
+    let systemd = SystemdProxy::new(&connection).await?;
+    // Before the jobs are queued: they may be over before the answer is here.
+    systemd.subscribe().await?;
+    let mut removed = systemd.receive_job_removed().await?;
+    let (mut waiting, mut wrong) = (BTreeMap::new(), Vec::new());
+    for unit in units {
+        match queue(&systemd, job, unit).await {
+            Ok(path) => drop(waiting.insert(path.to_string(), *unit)),
+            Err(error) => wrong.push(format!("{unit}: {error}")),
+        }
+    }
+    while !waiting.is_empty() {
+        let Some(signal) = removed.next().await else {
+            return Err(zbus::Error::Failure("the bus went away before the jobs were over".into()));
+        };
+        let args = signal.args()?;
+        if let Some(unit) = waiting.remove(args.job.as_str()) {
+            if args.result != "done" {
+                wrong.push(format!("{unit}: its job ended as {}", args.result));
+            } else if job == Job::ReloadOrRestart {
+                // A condition that doesn't hold ends a job well, too.
+                let state = state_of(&connection, &systemd, unit).await?;
+                if state != "active" {
+                    wrong.push(format!("{unit} is {state}"));
+                }
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+async fn queue(systemd: &SystemdProxy<'_>, job: Job, unit: &str) -> zbus::Result<OwnedObjectPath> {
+    match job {
+        Job::Start => systemd.start_unit(unit, "replace").await,
+        Job::Stop => systemd.stop_unit(unit, "replace").await,
+        Job::ReloadOrRestart => systemd.reload_or_restart_unit(unit, "replace").await,
+    }
+}
+
+async fn state_of(connection: &Connection, systemd: &SystemdProxy<'_>, unit: &str) -> zbus::Result<String> {
+    let path = systemd.load_unit(unit).await?;
+    UnitProxy::builder(connection).path(path)?.build().await?.active_state().await
+}

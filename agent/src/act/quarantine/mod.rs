@@ -1,0 +1,330 @@
+//! Puts a quarantine in force: the firewall's rules, and the units that are stopped. Free → Saved → In force → Free. What is
+//! to hold is saved before it is loaded, so that the boot unit loads it again before there is a network, agent or no agent;
+//! on the way out the saved rules go first, so that no boot shuts a gateway that was let out. Decides nothing, and what it
+//! was told to keep it keeps until it is told otherwise: a crash in between leaves the gateway shut.
+//!
+//! Where the rules can't be loaded (no nft, no nf_tables in the kernel) only the units are stopped, and the outcome says
+//! `degraded`.
+
+#![expect(clippy::disallowed_methods, reason = "the saved state is a file")]
+
+pub mod ruleset;
+pub mod terms;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, oneshot};
+
+use self::ruleset::TABLE;
+use self::terms::{ADDRESSES_MAX, Terms};
+use super::jobs::{self, Job};
+use super::program::{self, Program};
+use crate::config::{QuarantineLevel, UnitName};
+use crate::engine::io::{ActOutcome, ActStatus};
+use crate::store::disk;
+
+/// Where the state lies: the boot unit looks there (systemd/fieldmedic-quarantine.service).
+pub const DEFAULT_DIR: &str = "/var/lib/fieldmedic-act";
+/// What the boot unit loads.
+const RULES_FILE: &str = "quarantine.nft";
+/// What is in force, and what was done for it.
+const STATE_FILE: &str = "quarantine.json";
+/// The unit that loads the rules, at boot and for a helper without rights of its own.
+const BOOT_UNIT: &str = "fieldmedic-quarantine.service";
+/// Where nft(8) is.
+const NFT: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
+/// How long nft may take: a transaction of a few dozen rules.
+const NFT_MAX: Duration = Duration::from_secs(10);
+/// The outcome's word for a quarantine that stops units only.
+const DEGRADED: &str = "degraded";
+/// The outcome's word for rules that root took away on the console.
+pub const NOT_IN_FORCE: &str = "not_in_force";
+
+/// The level of a quarantine that root has ended on the console.
+const ENDED: &str = "none";
+
+/// Who loads the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loader {
+    /// nft(8), which is here.
+    Nft(PathBuf),
+    /// PID 1, by the boot unit: for who has neither the network nor the right.
+    BootUnit,
+    /// There is none.
+    None,
+}
+
+impl Loader {
+    /// nft(8), where it is installed.
+    #[must_use]
+    pub fn find() -> Self {
+        NFT.iter().map(Path::new).find(|path| path.exists()).map_or(Self::None, |path| Self::Nft(path.to_owned()))
+    }
+}
+
+/// Puts quarantines in force, and takes them back.
+#[derive(Debug)]
+pub struct Quarantine {
+    dir: PathBuf,
+    loader: Loader,
+    /// Who reaches the broker.
+    uid: u32,
+    /// One at a time.
+    turn: Arc<Mutex<()>>,
+}
+
+/// What is in force, as it is saved.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Saved {
+    /// observe, restrict or isolate, or [`ENDED`].
+    level: String,
+    wide: bool,
+    terms: Terms,
+    /// Units that ran before: they are started again.
+    stopped: Vec<UnitName>,
+    /// Why there are no rules.
+    degraded: Option<String>,
+}
+
+impl Saved {
+    fn level(&self) -> Option<QuarantineLevel> {
+        QuarantineLevel::parse(&self.level)
+    }
+}
+
+/// A step that failed, in words.
+type Failed = String;
+
+impl Quarantine {
+    /// Keeps its state in `dir`; `uid` is who talks to the broker.
+    #[must_use]
+    pub fn new(dir: PathBuf, loader: Loader, uid: u32) -> Self {
+        Self { dir, loader, uid, turn: Arc::default() }
+    }
+
+    /// The same, one at a time with all that have the same turn.
+    #[must_use]
+    pub fn in_turn(self, turn: Arc<Mutex<()>>) -> Self {
+        Self { turn, ..self }
+    }
+
+    /// Whether anything is in force; if what is can't be read, something is.
+    #[must_use]
+    pub fn is_in_force(&self) -> bool {
+        self.saved().is_none_or(|saved| saved.level().is_some()) && self.dir.join(STATE_FILE).exists()
+    }
+
+    /// Enters a level, or tightens the one in force. What goes wrong is `store_failed` or `no_means` (neither a firewall
+    /// nor a unit to stop).
+    pub async fn enter(&self, level: QuarantineLevel, terms: Terms) -> ActOutcome {
+        let _turn = self.turn.lock().await;
+        self.apply(level, false, terms, self.saved().unwrap_or_default()).await
+    }
+
+    /// Puts what is in force in force again, with the broker's addresses of now. Rules that root took away on the console
+    /// stay away: `not_in_force`.
+    pub async fn refresh(&self, level: QuarantineLevel, wide: bool, terms: Terms) -> ActOutcome {
+        let _turn = self.turn.lock().await;
+        let before = self.saved();
+        if before.as_ref().is_some_and(|saved| saved.level().is_none()) {
+            return ActOutcome::failed(NOT_IN_FORCE, "it was ended on the console: fieldmedic release --local");
+        }
+        // There is none where a crash came between the order and the act.
+        let before = before.unwrap_or_default();
+        // Never less than what is in force: only leaving loosens.
+        let level = before.level().map_or(level, |now| now.max(level));
+        self.apply(level, wide, terms, before).await
+    }
+
+    /// Ends it, and starts what was stopped for it. Ending what isn't in force succeeds.
+    pub async fn leave(&self) -> ActOutcome {
+        let _turn = self.turn.lock().await;
+        self.end(None).await
+    }
+
+    /// The same for root on the console: whoever asks later is told so, once.
+    pub async fn leave_by_hand(&self) -> ActOutcome {
+        let _turn = self.turn.lock().await;
+        let left = Saved { level: ENDED.into(), ..Saved::default() };
+        self.end(Some(left)).await
+    }
+
+    async fn apply(&self, level: QuarantineLevel, wide: bool, terms: Terms, before: Saved) -> ActOutcome {
+        let was_free = before.level().is_none();
+        let terms = with_older(terms, &before.terms);
+        let rules = ruleset::render(level, wide, &terms, self.uid);
+        let mut now = Saved { level: level.word().into(), wide, terms, stopped: before.stopped, degraded: None };
+        if let Err(error) = self.save(&now) {
+            return failed(&error);
+        }
+        if let Some(rules) = rules {
+            now.degraded = self.load(&rules).await.err();
+        }
+        let stopping = if level == QuarantineLevel::Observe { Ok(()) } else { self.stop(&mut now).await };
+        let outcome = match self.save(&now) {
+            Ok(()) => outcome(level, &now, stopping),
+            Err(error) => failed(&error),
+        };
+        if outcome.status != ActStatus::Succeeded && was_free {
+            // Half a quarantine is none: what is told as failed must not hold.
+            self.end(None).await;
+        }
+        outcome
+    }
+
+    /// Writes the rules where the boot unit finds them, and loads them.
+    async fn load(&self, rules: &str) -> Result<(), Failed> {
+        let file = self.dir.join(RULES_FILE);
+        disk::replace_file(&file, rules.as_bytes()).map_err(|error| format!("write {}: {error}", file.display()))?;
+        let loaded = match &self.loader {
+            Loader::Nft(nft) => run(nft, &["-f".into(), file.to_string_lossy().into_owned()]).await,
+            Loader::BootUnit => jobs::run(Job::ReloadOrRestart, [BOOT_UNIT]).await,
+            Loader::None => Err("there is no nft here: install nftables".into()),
+        };
+        if loaded.is_err() {
+            // A boot must not fail over rules that can't be loaded.
+            let _ = disk::remove(&file);
+        }
+        loaded
+    }
+
+    /// Stops what is to be stopped and runs, and remembers it before it is done.
+    async fn stop(&self, now: &mut Saved) -> Result<(), Failed> {
+        if now.terms.stop.is_empty() {
+            return Ok(());
+        }
+        let running = jobs::running(&now.terms.stop).await?;
+        now.stopped.extend(running.iter().filter(|unit| !now.stopped.contains(unit)).cloned().collect::<Vec<_>>());
+        self.save(now).map_err(|error| error.to_string())?;
+        jobs::run(Job::Stop, running.iter().map(UnitName::as_str)).await
+    }
+
+    async fn end(&self, mark: Option<Saved>) -> ActOutcome {
+        // If what was stopped can't be known, the rules can still go.
+        let before = self.saved().unwrap_or_default();
+        let gone = disk::remove(&self.dir.join(RULES_FILE)).and_then(|()| match disk::sync_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        });
+        if let Err(error) = gone {
+            return ActOutcome::failed("store_failed", format!("delete the saved rules: {error}"));
+        }
+        if let Err(detail) = self.unload().await {
+            return ActOutcome::failed("nft_failed", detail);
+        }
+        let started = match before.stopped.as_slice() {
+            [] => Ok(()),
+            stopped => jobs::run(Job::Start, stopped.iter().map(UnitName::as_str)).await,
+        };
+        let forgotten = match mark {
+            Some(mark) => self.save(&mark),
+            None => disk::remove(&self.dir.join(STATE_FILE)),
+        };
+        if let Err(error) = forgotten {
+            return failed(&error);
+        }
+        let names = names(&before.stopped);
+        match started {
+            Ok(()) if names.is_empty() => ActOutcome::succeeded("no rules are in force"),
+            Ok(()) => ActOutcome::succeeded(format!("no rules are in force; started {names}")),
+            Err(error) => {
+                ActOutcome::succeeded(format!("no rules are in force; {names} could not be started: {error}"))
+            }
+        }
+    }
+
+    async fn unload(&self) -> Result<(), Failed> {
+        match &self.loader {
+            // Adding it first makes deleting it right where it isn't.
+            Loader::Nft(nft) => run(nft, &[format!("add table {TABLE}; delete table {TABLE}")]).await,
+            Loader::BootUnit => jobs::run(Job::Stop, [BOOT_UNIT]).await,
+            Loader::None => Ok(()),
+        }
+    }
+
+    /// What is saved; what can't be read is as good as nothing, and is written anew.
+    fn saved(&self) -> Option<Saved> {
+        let file = self.dir.join(STATE_FILE);
+        let read = fs::read(&file).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+        match read {
+            Ok(saved) => Some(saved),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!("quarantine: {}: {error}", file.display());
+                None
+            }
+        }
+    }
+
+    fn save(&self, saved: &Saved) -> io::Result<()> {
+        fs::create_dir_all(&self.dir)?;
+        let file = self.dir.join(STATE_FILE);
+        let text = serde_json::to_vec(saved)?;
+        disk::replace_file(&file, &text)
+            .map(drop)
+            .map_err(|error| io::Error::new(error.kind(), format!("write {}: {error}", file.display())))
+    }
+}
+
+/// The addresses that were found now, and before them those that were known: a name that stands for many gives others each
+/// time, and one that isn't answered gives none.
+fn with_older(mut terms: Terms, before: &Terms) -> Terms {
+    let older: Vec<_> = before.broker.iter().filter(|old| !terms.broker.contains(old)).copied().collect();
+    terms.broker.extend(older.into_iter().filter(|old| old.port() == terms.port));
+    terms.broker.truncate(ADDRESSES_MAX);
+    if terms.hosts.is_empty() {
+        terms.hosts.clone_from(&before.hosts);
+    }
+    terms
+}
+
+fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) -> ActOutcome {
+    let (stopped, trouble) = match stopping {
+        Ok(()) if now.stopped.is_empty() => (String::new(), String::new()),
+        Ok(()) => (format!("; stopped: {}", names(&now.stopped)), String::new()),
+        Err(error) => (String::new(), format!("; units could not be stopped: {error}")),
+    };
+    match &now.degraded {
+        Some(why) if stopped.is_empty() => {
+            ActOutcome::failed("no_means", format!("neither a firewall nor a unit to stop: {why}{trouble}"))
+        }
+        Some(why) => ActOutcome {
+            status: ActStatus::Succeeded,
+            ..ActOutcome::failed(DEGRADED, format!("the network is as it was: {why}{stopped}"))
+        },
+        None if level == QuarantineLevel::Observe => ActOutcome::succeeded("nothing is cut off"),
+        None if now.wide => ActOutcome::succeeded(format!("any address at port {} is in reach", now.terms.port)),
+        None => {
+            let broker: Vec<String> = now.terms.broker.iter().map(ToString::to_string).collect();
+            let broker = if broker.is_empty() { "no known address".into() } else { broker.join(", ") };
+            ActOutcome::succeeded(format!("the broker is in reach at {broker}{stopped}{trouble}"))
+        }
+    }
+}
+
+fn names(units: &[UnitName]) -> String {
+    units.iter().map(UnitName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn failed(error: &io::Error) -> ActOutcome {
+    ActOutcome::failed("store_failed", format!("quarantine: {error}"))
+}
+
+async fn run(nft: &Path, args: &[String]) -> Result<(), Failed> {
+    let (_keep, canceled) = oneshot::channel();
+    let finished = program::run(Program { path: nft, args, env: &[] }, NFT_MAX, canceled, |_| ()).await;
+    let outcome = finished.map_err(|error| format!("start {}: {error}", nft.display()))?.outcome("nft");
+    if outcome.status == ActStatus::Succeeded {
+        return Ok(());
+    }
+    let said = outcome.output.unwrap_or_default();
+    Err(format!("nft: {}: {}", outcome.detail.unwrap_or_default(), said.lines().next().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,289 @@
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "gateways are network namespaces here, their neighbours threads in others"
+)]
+
+use fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_uid};
+
+use super::*;
+
+const GATEWAY: &str = "10.78.0.1";
+const BROKER: &str = "10.78.0.2";
+/// Another address of the broker's machine: where it moves to, and where others are.
+const ELSEWHERE: &str = "10.78.0.3";
+const PORT: u16 = 1883;
+const AGENT: u32 = 4242;
+const INTRUDER: u32 = 4343;
+
+/// A gateway and its neighbour, each in a network namespace of its own, with a cable between them.
+struct World {
+    gateway: String,
+    neighbour: String,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    /// `None`, loudly, where this isn't root's or the machine lacks the tools: then nothing is shown.
+    fn new() -> Option<Self> {
+        static WORLDS: AtomicU32 = AtomicU32::new(0);
+        if !rustix::process::geteuid().is_root() || Loader::find() == Loader::None {
+            eprintln!("SKIPPED: a quarantine is tried out by root, with nft and ip");
+            return None;
+        }
+        let id = format!("{}-{}", std::process::id(), WORLDS.fetch_add(1, Ordering::Relaxed));
+        let (gateway, neighbour) = (format!("fmq-{id}-g"), format!("fmq-{id}-n"));
+        let world = Self { gateway, neighbour, dir: tempfile::tempdir().unwrap() };
+        let (g, n) = (world.gateway.as_str(), world.neighbour.as_str());
+        for namespace in [g, n] {
+            ip(&["netns", "add", namespace]);
+        }
+        ip(&["-n", g, "link", "add", "up0", "type", "veth", "peer", "name", "down0", "netns", n]);
+        for (namespace, device, addresses) in [(g, "up0", &[GATEWAY][..]), (n, "down0", &[BROKER, ELSEWHERE])] {
+            for address in addresses {
+                ip(&["-n", namespace, "address", "add", &format!("{address}/24"), "dev", device]);
+            }
+            ip(&["-n", namespace, "link", "set", device, "up"]);
+            ip(&["-n", namespace, "link", "set", "lo", "up"]);
+        }
+        Some(world)
+    }
+
+    /// As an agent of this gateway does it: nft, in the gateway's namespace.
+    fn quarantine(&self) -> Quarantine {
+        let nft = self.dir.path().join("nft");
+        fs::write(&nft, format!("#!/bin/sh\nexec ip netns exec {} nft \"$@\"\n", self.gateway)).unwrap();
+        fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
+        Quarantine::new(self.dir.path().join("state"), Loader::Nft(nft), AGENT)
+    }
+
+    fn gateway<T: Send + 'static>(&self, uid: u32, work: impl FnOnce() -> T + Send + 'static) -> T {
+        inside(&self.gateway, uid, work)
+    }
+
+    fn neighbour<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        inside(&self.neighbour, 0, work)
+    }
+
+    /// Whether somebody on the gateway reaches who listens there.
+    fn reaches(&self, uid: u32, address: &str, port: u16) -> bool {
+        let address = at(address, port);
+        self.gateway(uid, move || connect(address))
+    }
+
+    /// Whether the neighbour reaches who listens on the gateway, when it comes from this address.
+    fn is_reached(&self, port: u16) -> bool {
+        self.neighbour(move || connect(at(GATEWAY, port)))
+    }
+
+    fn rules(&self) -> String {
+        let args = ["netns", "exec", &self.gateway, "nft", "list", "ruleset"];
+        String::from_utf8(Command::new("ip").args(args).output().unwrap().stdout).unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for namespace in [&self.gateway, &self.neighbour] {
+            ip(&["netns", "delete", namespace]);
+        }
+    }
+}
+
+fn ip(args: &[&str]) {
+    let output = Command::new("ip").args(args).output().unwrap();
+    assert!(output.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+}
+
+/// Namespaces and ids belong to threads: the one that changes them ends.
+fn inside<T: Send + 'static>(namespace: &str, uid: u32, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let namespace = File::open(Path::new("/run/netns").join(namespace)).unwrap();
+    let work = move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        if uid != 0 {
+            set_thread_uid(rustix::process::Uid::from_raw(uid)).unwrap();
+        }
+        work()
+    };
+    thread::spawn(work).join().unwrap()
+}
+
+fn at(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse::<IpAddr>().unwrap(), port)
+}
+
+fn connect(address: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok()
+}
+
+fn listen(address: &str, port: u16) -> TcpListener {
+    TcpListener::bind(at(address, port)).unwrap()
+}
+
+fn terms(brokers: &[&str], hosts: &[&str]) -> Terms {
+    let broker = brokers.iter().map(|address| at(address, PORT)).collect();
+    Terms { broker, port: PORT, hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(), stop: vec![] }
+}
+
+fn is_done(outcome: &ActOutcome) {
+    assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn restricted_only_the_agent_reaches_the_broker_and_released_all_is_as_before() {
+    let Some(world) = World::new() else { return };
+    let (quarantine, before) = (world.quarantine(), world.rules());
+    let (broker, other, service) = (
+        world.neighbour(|| listen(BROKER, PORT)),
+        world.neighbour(|| listen(BROKER, 80)),
+        world.gateway(0, || listen(GATEWAY, 8080)),
+    );
+    let seen = || {
+        let out = [(AGENT, PORT), (INTRUDER, PORT), (AGENT, 80), (0, 80)];
+        (out.map(|(uid, port)| world.reaches(uid, BROKER, port)), world.is_reached(8080))
+    };
+    assert_eq!(seen(), ([true; 4], true));
+    is_done(&quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
+    assert_eq!(seen(), ([true, false, false, false], false));
+    assert!(quarantine.is_in_force());
+    is_done(&quarantine.leave().await);
+    assert_eq!((seen(), world.rules()), (([true; 4], true), before));
+    assert!(!quarantine.is_in_force());
+    drop((broker, other, service));
+}
+
+#[tokio::test]
+async fn hosts_that_are_allowed_come_in_when_it_is_restricted_and_not_when_it_is_isolated() {
+    let Some(world) = World::new() else { return };
+    let quarantine = world.quarantine();
+    let (other, service) = (world.neighbour(|| listen(BROKER, 80)), world.gateway(0, || listen(GATEWAY, 8080)));
+    let hosts = terms(&[ELSEWHERE], &["10.78.0.2/31"]);
+    is_done(&quarantine.enter(QuarantineLevel::Restrict, hosts.clone()).await);
+    assert_eq!((world.reaches(INTRUDER, BROKER, 80), world.is_reached(8080)), (true, true));
+    assert!(!world.rules().contains("hook forward"), "what others send through it is no concern of restrict's");
+    is_done(&quarantine.enter(QuarantineLevel::Isolate, hosts).await);
+    assert_eq!((world.reaches(INTRUDER, BROKER, 80), world.is_reached(8080)), (true, false));
+    assert!(world.rules().contains("hook forward"), "{}", world.rules());
+    drop((other, service));
+}
+
+#[tokio::test]
+async fn a_broker_that_moves_is_reached_and_what_is_open_to_the_old_one_stays_open() {
+    let Some(world) = World::new() else { return };
+    let quarantine = world.quarantine();
+    let (old, new) = (world.neighbour(|| listen(BROKER, PORT)), world.neighbour(|| listen(ELSEWHERE, PORT)));
+    is_done(&quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
+    let mut link = world.gateway(AGENT, || TcpStream::connect(at(BROKER, PORT)).unwrap());
+    let (mut peer, _) = old.accept().unwrap();
+    assert!(!world.reaches(AGENT, ELSEWHERE, PORT));
+    is_done(&quarantine.refresh(QuarantineLevel::Isolate, false, terms(&[ELSEWHERE], &[])).await);
+    assert!(world.reaches(AGENT, ELSEWHERE, PORT));
+    link.write_all(b"still here").unwrap();
+    let mut said = [0; 10];
+    peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    peer.read_exact(&mut said).unwrap();
+    // A name server that doesn't answer changes nothing.
+    is_done(&quarantine.refresh(QuarantineLevel::Isolate, false, terms(&[], &[])).await);
+    assert!(world.reaches(AGENT, ELSEWHERE, PORT) && world.reaches(AGENT, BROKER, PORT));
+    drop(new);
+}
+
+#[tokio::test]
+async fn widened_the_agent_reaches_the_brokers_port_anywhere_and_nobody_else_does() {
+    let Some(world) = World::new() else { return };
+    let quarantine = world.quarantine();
+    let moved = world.neighbour(|| listen(ELSEWHERE, PORT));
+    is_done(&quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
+    assert!(!world.reaches(AGENT, ELSEWHERE, PORT));
+    is_done(&quarantine.refresh(QuarantineLevel::Restrict, true, terms(&[BROKER], &[])).await);
+    assert_eq!([AGENT, INTRUDER].map(|uid| world.reaches(uid, ELSEWHERE, PORT)), [true, false]);
+    is_done(&quarantine.refresh(QuarantineLevel::Restrict, false, terms(&[BROKER], &[])).await);
+    assert!(!world.reaches(AGENT, ELSEWHERE, PORT));
+    drop(moved);
+}
+
+#[tokio::test]
+async fn what_is_saved_can_be_loaded_without_an_agent_and_is_never_loosened_by_a_refresh() {
+    let Some(world) = World::new() else { return };
+    let quarantine = world.quarantine();
+    let broker = world.neighbour(|| listen(BROKER, PORT));
+    is_done(&quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
+    let before = world.rules();
+    is_done(&world.quarantine().refresh(QuarantineLevel::Observe, false, terms(&[BROKER], &[])).await);
+    assert_eq!(world.rules(), before);
+    // As the boot unit does it, on an empty ruleset.
+    ip(&["netns", "exec", &world.gateway, "nft", "flush", "ruleset"]);
+    let saved = world.dir.path().join("state").join(RULES_FILE);
+    ip(&["netns", "exec", &world.gateway, "nft", "-f", saved.to_str().unwrap()]);
+    assert_eq!(world.rules(), before);
+    drop(broker);
+}
+
+#[tokio::test]
+async fn root_on_the_console_ends_it_and_no_refresh_brings_it_back() {
+    let Some(world) = World::new() else { return };
+    let (agents, roots) = (world.quarantine(), world.quarantine());
+    is_done(&agents.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
+    is_done(&roots.leave_by_hand().await);
+    let outcome = agents.refresh(QuarantineLevel::Isolate, false, terms(&[BROKER], &[])).await;
+    assert_eq!(outcome.reason.as_deref(), Some(NOT_IN_FORCE), "{outcome:?}");
+    assert!(!world.rules().contains("fieldmedic") && !agents.is_in_force());
+    is_done(&agents.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
+    assert!(world.rules().contains("fieldmedic"));
+}
+
+#[tokio::test]
+async fn a_state_that_can_not_be_read_counts_as_in_force_and_is_written_anew() {
+    let Some(world) = World::new() else { return };
+    let quarantine = world.quarantine();
+    is_done(&quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
+    let state = world.dir.path().join("state").join(STATE_FILE);
+    fs::write(&state, "{\"level\":").unwrap();
+    assert!(quarantine.is_in_force());
+    is_done(&quarantine.refresh(QuarantineLevel::Restrict, false, terms(&[BROKER], &[])).await);
+    assert!(quarantine.saved().unwrap().level().is_some());
+}
+
+#[tokio::test]
+async fn without_a_firewall_and_without_a_unit_to_stop_there_is_no_quarantine() {
+    let dir = tempfile::tempdir().unwrap();
+    let quarantine = Quarantine::new(dir.path().join("state"), Loader::None, AGENT);
+    let outcome = quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await;
+    assert_eq!(outcome.reason.as_deref(), Some("no_means"), "{outcome:?}");
+    assert!(outcome.detail.unwrap().contains("install nftables"));
+    assert!(!quarantine.is_in_force());
+    is_done(&quarantine.enter(QuarantineLevel::Observe, terms(&[BROKER], &[])).await);
+    assert!(quarantine.is_in_force());
+}
+
+#[test]
+fn every_level_is_a_ruleset_that_nft_takes_whatever_the_terms() {
+    let Loader::Nft(nft) = Loader::find() else {
+        eprintln!("SKIPPED: there is no nft here");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(RULES_FILE);
+    let empty = terms(&[], &[]);
+    let much = terms(&[BROKER, ELSEWHERE, "2001:db8::1"], &["10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32", "::1"]);
+    for (terms, wide) in [(&empty, false), (&much, false), (&much, true)] {
+        for level in [QuarantineLevel::Restrict, QuarantineLevel::Isolate] {
+            let rules = ruleset::render(level, wide, terms, AGENT).unwrap();
+            fs::write(&file, &rules).unwrap();
+            let output = Command::new(&nft).args(["--check", "-f"]).arg(&file).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            // Who isn't root may not even ask the kernel, but nft has read it by then.
+            assert!(output.status.success() || said.contains("Operation not permitted"), "{said}\n{rules}");
+        }
+    }
+    assert_eq!(ruleset::render(QuarantineLevel::Observe, true, &much, AGENT), None);
+}
