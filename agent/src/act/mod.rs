@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod jobs;
+pub mod link;
 pub mod program;
 pub mod quarantine;
 pub mod runbook;
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 use crate::config::Action;
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
 use client::Client;
+use link::Interfaces;
 use quarantine::Quarantine;
 use quarantine::terms::{Source, Terms};
 use units::Manager;
@@ -55,6 +57,7 @@ pub struct Actor {
     runbooks: PathBuf,
     /// Runbooks are run by PID 1, outside of what confines this process.
     apart: bool,
+    interfaces: Interfaces,
     /// How a quarantine is put in force, where it can be.
     quarantine: Option<Quarantine>,
     /// What the terms of one are made of, where the network can be asked.
@@ -67,13 +70,28 @@ impl Actor {
     /// Restarts units by this manager, and runs runbooks of this directory.
     #[must_use]
     pub const fn new(units: Manager, runbooks: PathBuf) -> Self {
-        Self { units, runbooks, apart: false, quarantine: None, source: None, helper: None }
+        Self {
+            units,
+            runbooks,
+            apart: false,
+            interfaces: Interfaces::None,
+            quarantine: None,
+            source: None,
+            helper: None,
+        }
     }
 
     /// The same, with runbooks as units of their own.
     #[must_use]
     pub const fn running_apart(mut self, apart: bool) -> Self {
         self.apart = apart;
+        self
+    }
+
+    /// The same, and able to restart interfaces.
+    #[must_use]
+    pub fn with_interfaces(mut self, interfaces: Interfaces) -> Self {
+        self.interfaces = interfaces;
         self
     }
 
@@ -102,6 +120,9 @@ impl Actor {
     pub fn able(&self) -> BTreeSet<Action> {
         let mut able = self.units.able();
         able.insert(Action::Run);
+        if self.interfaces != Interfaces::None {
+            able.insert(Action::RestartLink);
+        }
         if self.quarantine.is_some() {
             able.insert(Action::Quarantine);
         }
@@ -144,6 +165,7 @@ impl Actor {
             (Act::Run { runbook, args }, _) => {
                 runbook::run(&self.runbooks, &runbook, &args, timeout, canceled, progress).await
             }
+            (Act::RestartLink { interface }, _) => self.interfaces.restart(&interface, timeout, canceled).await,
             (Act::Reboot, _) => self.units.reboot(timeout).await,
             (Act::Quarantine { level: Some(level) }, Some(quarantine)) => quarantine.enter(level, terms).await,
             (Act::Quarantine { level: None }, Some(quarantine)) => quarantine.leave().await,

@@ -35,15 +35,25 @@ pub async fn run(
     canceled: oneshot::Receiver<()>,
     progress: impl FnMut(u8),
 ) -> ActOutcome {
-    let path = match resolve(dir, name) {
-        Ok(path) => path,
-        Err(refusal) => return refusal,
-    };
+    match resolve(dir, name) {
+        Ok(path) => run_file(&path, args, within, canceled, progress).await,
+        Err(refusal) => refusal,
+    }
+}
+
+/// The same for any program: whether it is fit to be run is the caller's to know.
+pub async fn run_file(
+    path: &Path,
+    args: &[String],
+    within: Duration,
+    canceled: oneshot::Receiver<()>,
+    progress: impl FnMut(u8),
+) -> ActOutcome {
     let outcome = async {
         let connection = connect().await?;
-        run_over(&connection, &path, args, within, canceled, progress).await
+        run_over(&connection, path, args, within, canceled, progress).await
     };
-    outcome.await.unwrap_or_else(|error| refused(&format!("run {name} as a unit"), &error))
+    outcome.await.unwrap_or_else(|error| refused(&format!("run {} as a unit", path.display()), &error))
 }
 
 /// How it ended.

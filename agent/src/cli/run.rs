@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{BAD_USAGE, DONE, fail, runtime};
+use crate::act::link::{Interfaces, Links};
 use crate::act::quarantine::terms::Source;
 use crate::act::quarantine::{self, Loader, Quarantine};
 use crate::act::units::Manager;
@@ -33,7 +34,8 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
     let uid = rustix::process::geteuid();
     if uid.is_root() {
         let dir = PathBuf::from(quarantine::DEFAULT_DIR);
-        actor = actor.with_quarantine(Quarantine::new(dir, Loader::find(), uid.as_raw()));
+        let interfaces = Links::find().map_or(Interfaces::None, Interfaces::Here);
+        actor = actor.with_interfaces(interfaces).with_quarantine(Quarantine::new(dir, Loader::find(), uid.as_raw()));
     }
     let actor = actor.behind(Path::new(client::DEFAULT_SOCKET));
     let actor = Arc::new(actor);

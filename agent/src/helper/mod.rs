@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use tokio::net::UnixListener;
 
+use crate::act::link as interfaces;
 use crate::cli::logging;
 use crate::collect::clock::{self, Clock};
 use crate::config::ClockTrust;
@@ -42,6 +43,7 @@ Carries out what fieldmedic may have done as root: judges it by root's own polic
 Usage:
   fieldmedic-act [--policy FILE] [--state DIR] [--boot-id ID]   serve the socket that systemd hands over
   fieldmedic-act --check [FILE]   is this policy right? exit code 2 and every mistake with its line if not
+  fieldmedic-act --restart-link INTERFACE   takes it down and up: what it has PID 1 run, with a network
   fieldmedic-act --version | --help
 
 Defaults: --policy /etc/fieldmedic/policy.toml, --state /var/lib/fieldmedic-act, --boot-id the kernel's";
@@ -51,6 +53,7 @@ Defaults: --policy /etc/fieldmedic/policy.toml, --state /var/lib/fieldmedic-act,
 enum Task {
     Serve { policy: PathBuf, state: PathBuf, boot: Option<BootId> },
     Check(PathBuf),
+    RestartLink(String),
     Print(&'static str),
 }
 
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
             })
         }
         Some(Task::Check(file)) => check(&file),
+        Some(Task::RestartLink(interface)) => restart_link(&interface),
         Some(Task::Print(text)) => {
             println!("{text}");
             0
@@ -90,6 +94,10 @@ fn task(mut args: impl Iterator<Item = OsString>) -> Option<Task> {
             "--check" => {
                 let file = args.next().map_or(policy, PathBuf::from);
                 return args.next().is_none().then_some(Task::Check(file));
+            }
+            "--restart-link" => {
+                let interface = args.next()?.into_string().ok()?;
+                return args.next().is_none().then_some(Task::RestartLink(interface));
             }
             "--version" => return Some(Task::Print(concat!("fieldmedic-act ", env!("CARGO_PKG_VERSION")))),
             "--help" | "-h" => return Some(Task::Print(USAGE)),
@@ -124,6 +132,16 @@ fn check(file: &Path) -> u8 {
             BAD_USAGE
         }
     }
+}
+
+fn restart_link(interface: &str) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (done, told) = match runtime {
+        Ok(runtime) => runtime.block_on(interfaces::restart_told(interface)),
+        Err(error) => (false, format!("start the runtime: {error}")),
+    };
+    println!("{told}");
+    if done { 0 } else { FAILED }
 }
 
 fn serve(policy: &Path, state: &Path, boot: Option<BootId>) -> anyhow::Result<()> {

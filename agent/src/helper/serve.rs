@@ -20,6 +20,7 @@ use super::link::{Link, Received};
 use super::pace::{Bucket, Lines, Told};
 use super::policy::Policy;
 use super::protocol::{Answer, Refusal, Request, status_word};
+use crate::act::link::Interfaces;
 use crate::act::quarantine::{Loader, NOT_IN_FORCE, Quarantine};
 use crate::act::units::Manager;
 use crate::act::{Actor, Order};
@@ -137,6 +138,7 @@ impl Helper {
         let is_quarantined = quarantine.is_in_force();
         let actor = Actor::new(Manager::Systemd, policy.runbook_dir.clone())
             .running_apart(!policy.runbooks_confined)
+            .with_interfaces(Interfaces::Apart)
             .with_quarantine(quarantine);
         match Request::parse(datagram)? {
             Request::Hello => {

@@ -1,0 +1,110 @@
+//! NetworkManager's way of restarting an interface (D-Bus API 1.0, org.freedesktop.NetworkManager): its connection is
+//! activated anew, in one step, so that there is nothing that could leave it down. What NetworkManager isn't there for, or
+//! doesn't manage, is left to others.
+
+#![expect(clippy::disallowed_methods, reason = "a device needs time to be active")]
+
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use zbus::Connection;
+use zbus::zvariant::{ObjectPath, OwnedObjectPath};
+
+use crate::engine::io::ActOutcome;
+
+/// `NMDeviceState`: it is managed from here on.
+const STATE_UNAVAILABLE: u32 = 20;
+const STATE_ACTIVATED: u32 = 100;
+const STATE_FAILED: u32 = 120;
+/// How long it may take to be active: DHCP, or a modem's registration.
+const ACTIVE_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+#[zbus::proxy(
+    interface = "org.freedesktop.NetworkManager",
+    default_service = "org.freedesktop.NetworkManager",
+    default_path = "/org/freedesktop/NetworkManager",
+    gen_blocking = false
+)]
+trait NetworkManager {
+    fn get_device_by_ip_iface(&self, iface: &str) -> zbus::Result<OwnedObjectPath>;
+    fn activate_connection(
+        &self,
+        connection: &ObjectPath<'_>,
+        device: &ObjectPath<'_>,
+        specific: &ObjectPath<'_>,
+    ) -> zbus::Result<OwnedObjectPath>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.NetworkManager.Device",
+    default_service = "org.freedesktop.NetworkManager",
+    gen_blocking = false
+)]
+trait Device {
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn state(&self) -> zbus::Result<u32>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn active_connection(&self) -> zbus::Result<OwnedObjectPath>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.NetworkManager.Connection.Active",
+    default_service = "org.freedesktop.NetworkManager",
+    gen_blocking = false
+)]
+trait Active {
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn connection(&self) -> zbus::Result<OwnedObjectPath>;
+}
+
+/// Restarts an interface that NetworkManager manages; `None`: it doesn't. What goes wrong is `link_down`.
+pub(super) async fn restart(interface: &str) -> Option<ActOutcome> {
+    // Where there is no bus there is no NetworkManager.
+    let connection = Connection::system().await.ok()?;
+    restart_over(&connection, interface).await
+}
+
+pub(super) async fn restart_over(connection: &Connection, interface: &str) -> Option<ActOutcome> {
+    let manager = NetworkManagerProxy::new(connection).await.ok()?;
+    let path = manager.get_device_by_ip_iface(interface).await.ok()?;
+    let device = DeviceProxy::builder(connection).path(path.clone()).ok()?.build().await.ok()?;
+    if device.state().await.ok()? < STATE_UNAVAILABLE {
+        return None;
+    }
+    Some(match activate(connection, &manager, &device, &path).await {
+        Ok(STATE_ACTIVATED) => ActOutcome::succeeded(format!("NetworkManager has activated {interface} anew")),
+        Ok(state) => ActOutcome::failed("link_down", format!("NetworkManager: {interface} is in state {state}")),
+        Err(error) => ActOutcome::failed("link_down", format!("NetworkManager: activate {interface}: {error}")),
+    })
+}
+
+/// Activates what is active on the device, or whatever fits it; the state that it is in then.
+async fn activate(
+    connection: &Connection,
+    manager: &NetworkManagerProxy<'_>,
+    device: &DeviceProxy<'_>,
+    path: &OwnedObjectPath,
+) -> zbus::Result<u32> {
+    let any = ObjectPath::from_static_str("/")?;
+    let active = device.active_connection().await?;
+    let profile = match active.as_str() {
+        "/" => any.clone().into(),
+        _ => ActiveProxy::builder(connection).path(active)?.build().await?.connection().await?,
+    };
+    manager.activate_connection(&profile, path, &any).await?;
+    let settled = async {
+        loop {
+            let state = device.state().await?;
+            if matches!(state, STATE_ACTIVATED | STATE_FAILED) {
+                return Ok(state);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    };
+    match timeout(ACTIVE_MAX, settled).await {
+        Ok(state) => state,
+        Err(_) => device.state().await,
+    }
+}

@@ -1,0 +1,178 @@
+#![expect(clippy::disallowed_methods, reason = "gateways are network namespaces here")]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+/// A gateway in a network namespace of its own, with an uplink whose other end is in the namespace too.
+struct Gateway {
+    namespace: String,
+    dir: tempfile::TempDir,
+}
+
+impl Gateway {
+    /// `None`, loudly, where this isn't root's or the machine lacks the tools: then nothing is shown.
+    fn new() -> Option<Self> {
+        static GATEWAYS: AtomicU32 = AtomicU32::new(0);
+        if !rustix::process::geteuid().is_root() || Links::find().is_none() {
+            eprintln!("SKIPPED: interfaces are restarted by root, with ip");
+            return None;
+        }
+        let namespace = format!("fml-{}-{}", std::process::id(), GATEWAYS.fetch_add(1, Ordering::Relaxed));
+        let gateway = Self { namespace, dir: tempfile::tempdir().unwrap() };
+        run(&["netns", "add", &gateway.namespace]);
+        gateway.ip(&["link", "add", "wwan0", "type", "veth", "peer", "name", "mast"]);
+        gateway.ip(&["address", "add", "10.79.0.1/24", "dev", "wwan0"]);
+        gateway.ip(&["-6", "address", "add", "2001:db8::1/64", "dev", "wwan0", "nodad"]);
+        for device in ["lo", "wwan0", "mast"] {
+            gateway.ip(&["link", "set", "dev", device, "up"]);
+        }
+        gateway.ip(&[
+            "route",
+            "add",
+            "default",
+            "via",
+            "10.79.0.254",
+            "dev",
+            "wwan0",
+            "metric",
+            "100",
+            "src",
+            "10.79.0.1",
+        ]);
+        gateway.ip(&["route", "add", "198.51.100.0/24", "via", "10.79.0.253", "dev", "wwan0"]);
+        gateway.ip(&["-6", "route", "add", "default", "via", "2001:db8::fe", "dev", "wwan0"]);
+        Some(gateway)
+    }
+
+    /// `/sys` of the namespace is what `ip netns exec` mounts: here, the one file that is looked at is copied out of it.
+    fn links(&self, fails_to: &str) -> Links {
+        let ip = self.dir.path().join("ip");
+        let sys = self.dir.path().join("sys/class/net");
+        let text = format!(
+            r#"#!/bin/sh
+echo "$*" >> {log}
+if [ "$*" = "{fails_to}" ] && [ "$(grep -cx "{fails_to}" {log})" -lt 3 ]; then echo "no such luck" >&2; exit 2; fi
+ip -n {namespace} "$@" || exit
+[ "$2" != set ] || ip netns exec {namespace} cat /sys/class/net/wwan0/operstate > {sys}/wwan0/operstate
+"#,
+            log = self.dir.path().join("log").display(),
+            namespace = self.namespace,
+            sys = sys.display(),
+        );
+        fs::write(&ip, text).unwrap();
+        fs::set_permissions(&ip, fs::Permissions::from_mode(0o755)).unwrap();
+        for (device, flags) in [("wwan0", "0x1003"), ("lo", "0x9")] {
+            fs::create_dir_all(sys.join(device)).unwrap();
+            fs::write(sys.join(device).join("flags"), flags).unwrap();
+        }
+        let conf = self.dir.path().join("proc/sys/net/ipv6/conf/wwan0");
+        fs::create_dir_all(&conf).unwrap();
+        fs::write(conf.join("keep_addr_on_down"), "0\n").unwrap();
+        Links { ip, root: self.dir.path().to_owned(), carrier_max: Duration::from_secs(2) }
+    }
+
+    fn ip(&self, args: &[&str]) -> String {
+        run(&[&["-n", &self.namespace], args].concat())
+    }
+
+    fn state(&self) -> [String; 3] {
+        let sorted = |text: String| {
+            let mut lines: Vec<String> = text.lines().map(str::trim_end).map(str::to_owned).collect();
+            lines.sort();
+            lines.join("\n")
+        };
+        [
+            sorted(self.ip(&["route", "show"])),
+            sorted(self.ip(&["-6", "route", "show", "default"])),
+            sorted(self.ip(&["-brief", "link", "show", "wwan0"])),
+        ]
+    }
+
+    fn calls(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains("set")).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        run(&["netns", "delete", &self.namespace]);
+    }
+}
+
+fn run(args: &[&str]) -> String {
+    let output = Command::new("ip").args(args).output().unwrap();
+    assert!(output.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn never() -> oneshot::Receiver<()> {
+    oneshot::channel().1
+}
+
+const DOWN: &str = "link set dev wwan0 down";
+const UP: &str = "link set dev wwan0 up";
+
+#[tokio::test]
+async fn an_interface_goes_down_and_comes_up_with_the_routes_that_it_had() {
+    let Some(gateway) = Gateway::new() else { return };
+    let links = gateway.links("");
+    let mut before = gateway.state();
+    let outcome = links.restart("wwan0", never()).await;
+    assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
+    assert_eq!(gateway.calls(), [DOWN, UP]);
+    let mut after = gateway.state();
+    // Without the kernel's flag (here a file that nobody reads) the IPv6 address is gone, and its route with it.
+    before[1].clear();
+    after[1].clear();
+    assert_eq!(before, after);
+    let flag = gateway.dir.path().join("proc/sys/net/ipv6/conf/wwan0/keep_addr_on_down");
+    assert_eq!(fs::read_to_string(flag).unwrap(), "0");
+}
+
+#[tokio::test]
+async fn what_can_not_be_brought_up_at_once_is_tried_until_it_can_be() {
+    let Some(gateway) = Gateway::new() else { return };
+    let links = gateway.links(UP);
+    let outcome = links.restart("wwan0", never()).await;
+    assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
+    assert_eq!(gateway.calls(), [DOWN, UP, UP, UP]);
+}
+
+#[tokio::test]
+async fn what_can_not_be_taken_down_is_up_all_the_same() {
+    let Some(gateway) = Gateway::new() else { return };
+    let before = gateway.state();
+    let outcome = gateway.links(DOWN).restart("wwan0", never()).await;
+    assert_eq!(outcome.reason.as_deref(), Some("link_failed"), "{outcome:?}");
+    assert!(outcome.detail.unwrap().contains("no such luck"));
+    assert_eq!((gateway.calls(), gateway.state()), (vec![DOWN.to_owned(), UP.to_owned()], before));
+}
+
+#[tokio::test]
+async fn a_link_without_a_carrier_is_no_success() {
+    let Some(gateway) = Gateway::new() else { return };
+    let links = gateway.links("");
+    gateway.ip(&["link", "set", "dev", "mast", "down"]);
+    let outcome = links.restart("wwan0", never()).await;
+    assert_eq!(outcome.reason.as_deref(), Some("link_down"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn loopback_and_what_is_not_there_are_left_alone() {
+    let Some(gateway) = Gateway::new() else { return };
+    let links = gateway.links("");
+    for (interface, reason) in [("lo", "not_supported"), ("wwan9", "no_such_interface")] {
+        assert_eq!(links.restart(interface, never()).await.reason.as_deref(), Some(reason));
+    }
+    assert_eq!(gateway.calls(), Vec::<String>::new());
+}
+
+#[test]
+fn a_routes_state_is_no_part_of_what_is_put_back() {
+    let line = "default via 10.0.2.2 proto dhcp src 10.0.2.15 metric 100 linkdown onlink ";
+    assert_eq!(words(line).join(" "), "default via 10.0.2.2 proto dhcp src 10.0.2.15 metric 100 onlink");
+}
