@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod keygen;
 pub(crate) mod logging;
+mod release;
 mod run;
 mod send;
 mod simulate;
@@ -62,6 +63,8 @@ enum Command {
     Check(ConfigArgs),
     /// Asks the running daemon how it is; exit code 3 if none answers.
     Status(status::StatusArgs),
+    /// Ends a quarantine, by root on the console, whether or not the daemon runs.
+    Release(release::ReleaseArgs),
     /// Shows it all on this machine: a broker, the agent on the real system, a command, an outage.
     Demo(demo::DemoArgs),
     /// Makes a key pair for signing commands.
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         }
         Command::Check(args) => check::run(&args.files()),
         Command::Status(args) => status::run(args),
+        Command::Release(args) => release::run(args),
         Command::Demo(args) => {
             logging::init_quiet(loudness);
             demo::run(args)

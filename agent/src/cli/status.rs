@@ -22,10 +22,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 )]
 pub(super) struct StatusArgs {
     #[command(flatten)]
-    config: ConfigArgs,
-    /// The daemon's socket, instead of the one that the configuration names.
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    at: SocketArgs,
     /// One JSON object.
     #[arg(long)]
     json: bool,
@@ -34,24 +31,42 @@ pub(super) struct StatusArgs {
     watch: bool,
 }
 
-pub(super) fn run(args: StatusArgs) -> u8 {
-    let socket = match args.socket {
-        Some(socket) => socket,
-        None => match args.config.files() {
+/// Where the daemon listens.
+#[derive(Debug, Args)]
+pub(super) struct SocketArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The daemon's socket, instead of the one that the configuration names.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl SocketArgs {
+    /// `None` where the configuration is wrong, which was said.
+    pub(super) fn find(self) -> Option<PathBuf> {
+        if self.socket.is_some() {
+            return self.socket;
+        }
+        let files = self.config.files();
+        if files.is_empty() {
             // No configuration to be found: where the daemon listens unless one says otherwise.
-            files if files.is_empty() => PathBuf::from(DEFAULT_SOCKET),
-            files => match config::load(&files) {
-                Ok(loaded) => loaded.config.local.socket,
-                Err(problems) => {
-                    for problem in &problems {
-                        eprintln!("{problem}");
-                    }
-                    eprintln!("fieldmedic: name the socket with --socket, or a configuration with --config");
-                    return BAD_USAGE;
+            return Some(PathBuf::from(DEFAULT_SOCKET));
+        }
+        match config::load(&files) {
+            Ok(loaded) => Some(loaded.config.local.socket),
+            Err(problems) => {
+                for problem in &problems {
+                    eprintln!("{problem}");
                 }
-            },
-        },
-    };
+                eprintln!("fieldmedic: name the socket with --socket, or a configuration with --config");
+                None
+            }
+        }
+    }
+}
+
+pub(super) fn run(args: StatusArgs) -> u8 {
+    let Some(socket) = args.at.find() else { return BAD_USAGE };
     let rt = match runtime() {
         Ok(rt) => rt,
         Err(error) => return fail(&error),

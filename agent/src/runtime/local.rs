@@ -1,5 +1,5 @@
-//! The local socket: one request a line, one JSON object a line in answer. Today it answers `status`. It listens on a
-//! path, never on a port, and only root and the agent's group may open it.
+//! The local socket: one request a line, one JSON object a line in answer: `status`, and `released` by root, who has
+//! ended a quarantine on the console. It listens on a path, never on a port, and only root and the agent's group may open it.
 
 #![expect(clippy::disallowed_methods, reason = "the socket's task is spawned here, and waits with bounds")]
 
@@ -27,10 +27,18 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Bytes of an answer that a client takes.
 const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A request for the status.
-pub struct Request(oneshot::Sender<String>);
+/// What a client asks.
+pub enum Request {
+    /// How are you?
+    Status(StatusRequest),
+    /// Root has taken the rules of a quarantine away: look.
+    Released,
+}
 
-impl Request {
+/// A request for the status.
+pub struct StatusRequest(oneshot::Sender<String>);
+
+impl StatusRequest {
     /// Answers it. A client that has gone meanwhile is no concern of ours.
     pub fn answer(self, status: &Status) {
         let _ = self.0.send(serde_json::to_string(status).unwrap_or_default());
@@ -113,16 +121,22 @@ async fn accepted<T>(result: io::Result<T>) -> Option<T> {
 }
 
 async fn converse(stream: UnixStream, requests: mpsc::Sender<Request>) -> io::Result<()> {
+    let is_root = stream.peer_cred()?.uid() == 0;
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read.take(REQUEST_MAX)).read_line(&mut line).await?;
     let answer = match line.trim_end() {
         "status" => {
             let (answer_in, answer) = oneshot::channel();
-            requests.try_send(Request(answer_in)).map_err(|_| io::Error::other("busy"))?;
+            requests.try_send(Request::Status(StatusRequest(answer_in))).map_err(|_| io::Error::other("busy"))?;
             answer.await.map_err(io::Error::other)?
         }
-        _ => r#"{"error":"unknown request: \"status\" is the one there is"}"#.to_owned(),
+        "released" if is_root => {
+            requests.try_send(Request::Released).map_err(|_| io::Error::other("busy"))?;
+            r#"{"ok":true}"#.to_owned()
+        }
+        "released" => r#"{"error":"only root may say that"}"#.to_owned(),
+        _ => r#"{"error":"unknown request: there are \"status\" and \"released\""}"#.to_owned(),
     };
     write.write_all(answer.as_bytes()).await?;
     write.write_all(b"\n").await
@@ -133,9 +147,21 @@ async fn converse(stream: UnixStream, requests: mpsc::Sender<Request>) -> io::Re
 /// # Errors
 /// Nobody listens on the path, or nobody answers within 5 s.
 pub async fn ask_status(path: &Path) -> io::Result<String> {
+    ask(path, "status\n").await
+}
+
+/// Tells the running agent that root has ended the quarantine, so that it says so at once instead of at its next look.
+///
+/// # Errors
+/// Nobody listens on the path, or nobody answers within 5 s.
+pub async fn tell_released(path: &Path) -> io::Result<String> {
+    ask(path, "released\n").await
+}
+
+async fn ask(path: &Path, request: &str) -> io::Result<String> {
     let ask = async {
         let mut stream = UnixStream::connect(path).await?;
-        stream.write_all(b"status\n").await?;
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await?;
         Ok(answer)

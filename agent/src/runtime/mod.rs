@@ -130,7 +130,10 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
                 engine.handle(clock.now(), input);
             }
             batch = errors.next() => engine.handle(clock.now(), Input::Errors(batch)),
-            Some(request) = requests.recv() => request.answer(&engine.status(clock.now())),
+            Some(request) = requests.recv() => match request {
+                local::Request::Status(request) => request.answer(&engine.status(clock.now())),
+                local::Request::Released => engine.handle(clock.now(), Input::LookAtQuarantine),
+            },
             () = tokio::time::sleep(wait) => engine.handle(clock.now(), Input::Wake),
             () = service.pet(shell.store_waits_for()) => {}
             wish = signals.next() => match wish {

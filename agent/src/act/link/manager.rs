@@ -108,3 +108,117 @@ async fn activate(
         Err(_) => device.state().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_types, reason = "the code that zbus makes of an interface holds a HashMap")]
+
+    use std::sync::{Arc, Mutex};
+
+    use tokio::net::UnixStream;
+    use zbus::connection::Builder;
+
+    use super::*;
+    use crate::engine::io::ActStatus;
+
+    const DEVICE: &str = "/org/freedesktop/NetworkManager/Devices/2";
+    const ACTIVE: &str = "/org/freedesktop/NetworkManager/ActiveConnection/1";
+    const PROFILE: &str = "/org/freedesktop/NetworkManager/Settings/7";
+
+    /// What is played: the device's states, one look after the other, the last of which stays; and what was asked for.
+    #[derive(Clone)]
+    struct Played {
+        states: Arc<Mutex<Vec<u32>>>,
+        active: &'static str,
+        activated: Arc<Mutex<Vec<[String; 3]>>>,
+    }
+
+    struct Manager(Played);
+    struct Device(Played);
+    struct Active;
+
+    fn path(text: &str) -> OwnedObjectPath {
+        text.try_into().unwrap()
+    }
+
+    #[zbus::interface(name = "org.freedesktop.NetworkManager")]
+    impl Manager {
+        fn get_device_by_ip_iface(&self, iface: &str) -> zbus::fdo::Result<OwnedObjectPath> {
+            if iface == "wwan0" { Ok(path(DEVICE)) } else { Err(zbus::fdo::Error::Failed("no device".into())) }
+        }
+
+        fn activate_connection(
+            &self,
+            connection: ObjectPath<'_>,
+            device: ObjectPath<'_>,
+            specific: ObjectPath<'_>,
+        ) -> OwnedObjectPath {
+            let asked = [connection, device, specific].map(|path| path.to_string());
+            self.0.activated.lock().unwrap().push(asked);
+            path(ACTIVE)
+        }
+    }
+
+    #[zbus::interface(name = "org.freedesktop.NetworkManager.Device")]
+    impl Device {
+        #[zbus(property)]
+        fn state(&self) -> u32 {
+            let mut states = self.0.states.lock().unwrap();
+            if states.len() > 1 { states.remove(0) } else { states[0] }
+        }
+
+        #[zbus(property)]
+        fn active_connection(&self) -> OwnedObjectPath {
+            path(self.0.active)
+        }
+    }
+
+    #[zbus::interface(name = "org.freedesktop.NetworkManager.Connection.Active")]
+    impl Active {
+        #[zbus(property)]
+        fn connection(&self) -> OwnedObjectPath {
+            path(PROFILE)
+        }
+    }
+
+    async fn play(interface: &str, states: &[u32], active: &'static str) -> (Option<ActOutcome>, Vec<[String; 3]>) {
+        let played = Played { states: Arc::new(Mutex::new(states.to_vec())), active, activated: Arc::default() };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let server = Builder::unix_stream(theirs)
+            .server(zbus::Guid::generate())
+            .unwrap()
+            .p2p()
+            .serve_at("/org/freedesktop/NetworkManager", Manager(played.clone()))
+            .unwrap()
+            .serve_at(DEVICE, Device(played.clone()))
+            .unwrap()
+            .serve_at(ACTIVE, Active)
+            .unwrap()
+            .build();
+        let client = Builder::unix_stream(ours).p2p().build();
+        let (_server, client) = tokio::try_join!(server, client).unwrap();
+        let outcome = restart_over(&client, interface).await;
+        let activated = played.activated.lock().unwrap().clone();
+        (outcome, activated)
+    }
+
+    #[tokio::test]
+    async fn what_is_active_is_activated_anew_and_waited_for() {
+        let (outcome, activated) = play("wwan0", &[100, 40, 50, 70, 100], ACTIVE).await;
+        assert_eq!(outcome.unwrap().status, ActStatus::Succeeded);
+        assert_eq!(activated, [[PROFILE, DEVICE, "/"].map(str::to_owned)]);
+    }
+
+    #[tokio::test]
+    async fn where_nothing_is_active_it_chooses_and_its_failure_is_ours() {
+        let (outcome, activated) = play("wwan0", &[30, 40, 120], "/").await;
+        assert_eq!(outcome.unwrap().reason.as_deref(), Some("link_down"));
+        assert_eq!(activated, [["/", DEVICE, "/"].map(str::to_owned)]);
+    }
+
+    #[tokio::test]
+    async fn what_it_does_not_manage_is_left_to_others() {
+        assert_eq!(play("wwan0", &[10], ACTIVE).await, (None, vec![]));
+        assert_eq!(play("eth9", &[100], ACTIVE).await, (None, vec![]));
+    }
+}

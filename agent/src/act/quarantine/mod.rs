@@ -35,7 +35,7 @@ const RULES_FILE: &str = "quarantine.nft";
 /// What is in force, and what was done for it.
 const STATE_FILE: &str = "quarantine.json";
 /// The unit that loads the rules, at boot and for a helper without rights of its own.
-const BOOT_UNIT: &str = "fieldmedic-quarantine.service";
+pub const BOOT_UNIT: &str = "fieldmedic-quarantine.service";
 /// Where nft(8) is.
 const NFT: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
 /// How long nft may take: a transaction of a few dozen rules.

@@ -1,0 +1,52 @@
+//! `fieldmedic release --local`: root ends a quarantine on the console, whatever the agent or the cloud says, and also where
+//! the agent doesn't run: it is told afterwards.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::status::SocketArgs;
+use super::{BAD_USAGE, DONE, FAILED, fail, runtime};
+use crate::act::jobs::{self, Job};
+use crate::act::quarantine::{BOOT_UNIT, DEFAULT_DIR, Loader, Quarantine};
+use crate::engine::io::{ActOutcome, ActStatus};
+use crate::runtime::local::tell_released;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  sudo fieldmedic release --local")]
+pub(super) struct ReleaseArgs {
+    /// Here, and now. A signed command `release` is the way from afar.
+    #[arg(long, required = true)]
+    local: bool,
+    #[command(flatten)]
+    at: SocketArgs,
+}
+
+pub(super) fn run(args: ReleaseArgs) -> u8 {
+    let uid = rustix::process::geteuid();
+    if !args.local || !uid.is_root() {
+        eprintln!("fieldmedic: only root ends a quarantine here; from afar: fieldmedic send … release");
+        return FAILED;
+    }
+    let Some(socket) = args.at.find() else { return BAD_USAGE };
+    let quarantine = Quarantine::new(PathBuf::from(DEFAULT_DIR), Loader::find(), uid.as_raw());
+    let rt = match runtime() {
+        Ok(rt) => rt,
+        Err(error) => return fail(&error),
+    };
+    rt.block_on(async {
+        let ActOutcome { status, reason, detail, .. } = quarantine.leave_by_hand().await;
+        let detail = detail.unwrap_or_default();
+        if status != ActStatus::Succeeded {
+            eprintln!("fieldmedic: {}: {detail}", reason.unwrap_or_default());
+            return FAILED;
+        }
+        println!("released: {detail}");
+        // The rules are gone by now: this is for its state alone, and there may be no systemd.
+        let _ = jobs::run(Job::Stop, [BOOT_UNIT]).await;
+        if let Err(error) = tell_released(&socket).await {
+            println!("the agent was not told ({}: {error}): it finds out when it looks", socket.display());
+        }
+        DONE
+    })
+}
