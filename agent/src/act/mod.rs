@@ -7,6 +7,7 @@ pub mod jobs;
 pub mod link;
 pub mod program;
 pub mod quarantine;
+pub mod rollback;
 pub mod runbook;
 pub mod supervisor;
 pub mod systemd;
@@ -25,6 +26,7 @@ use client::Client;
 use link::Interfaces;
 use quarantine::Quarantine;
 use quarantine::terms::{Source, Terms};
+use rollback::Rollbacks;
 use units::Manager;
 
 /// Something to do, and on whose word.
@@ -58,6 +60,7 @@ pub struct Actor {
     /// Runbooks are run by PID 1, outside of what confines this process.
     apart: bool,
     interfaces: Interfaces,
+    rollbacks: Rollbacks,
     /// How a quarantine is put in force, where it can be.
     quarantine: Option<Quarantine>,
     /// What the terms of one are made of, where the network can be asked.
@@ -69,12 +72,13 @@ pub struct Actor {
 impl Actor {
     /// Restarts units by this manager, and runs runbooks of this directory.
     #[must_use]
-    pub const fn new(units: Manager, runbooks: PathBuf) -> Self {
+    pub fn new(units: Manager, runbooks: PathBuf) -> Self {
         Self {
             units,
             runbooks,
             apart: false,
             interfaces: Interfaces::None,
+            rollbacks: Rollbacks::default(),
             quarantine: None,
             source: None,
             helper: None,
@@ -92,6 +96,13 @@ impl Actor {
     #[must_use]
     pub fn with_interfaces(mut self, interfaces: Interfaces) -> Self {
         self.interfaces = interfaces;
+        self
+    }
+
+    /// The same, and able to go back to earlier releases.
+    #[must_use]
+    pub fn with_rollbacks(mut self, rollbacks: Rollbacks) -> Self {
+        self.rollbacks = rollbacks;
         self
     }
 
@@ -122,6 +133,9 @@ impl Actor {
         able.insert(Action::Run);
         if self.interfaces != Interfaces::None {
             able.insert(Action::RestartLink);
+        }
+        if !self.rollbacks.is_empty() {
+            able.insert(Action::Rollback);
         }
         if self.quarantine.is_some() {
             able.insert(Action::Quarantine);
@@ -155,17 +169,25 @@ impl Actor {
         canceled: oneshot::Receiver<()>,
         progress: impl FnMut(u8),
     ) -> ActOutcome {
-        let Order { act, timeout, terms, .. } = order;
+        let Order { act, trigger, timeout, terms, .. } = order;
+        let whose = match &trigger {
+            Trigger::Command(id) => ("FIELDMEDIC_COMMAND_ID", id.as_str()),
+            Trigger::Rule(rule) => ("FIELDMEDIC_RULE", rule.as_str()),
+        };
         let terms = terms.unwrap_or_default();
         match (act, &self.quarantine) {
             (Act::RestartUnit { unit }, _) => self.units.restart(&unit, timeout, canceled).await,
             (Act::Run { runbook, args }, _) if self.apart => {
-                transient::run(&self.runbooks, &runbook, &args, timeout, canceled, progress).await
+                transient::run(&self.runbooks, &runbook, &args, &[whose], timeout, canceled, progress).await
             }
             (Act::Run { runbook, args }, _) => {
-                runbook::run(&self.runbooks, &runbook, &args, timeout, canceled, progress).await
+                runbook::run(&self.runbooks, &runbook, &args, &[whose], timeout, canceled, progress).await
             }
             (Act::RestartLink { interface }, _) => self.interfaces.restart(&interface, timeout, canceled).await,
+            (Act::Rollback { target, to }, _) => {
+                self.rollbacks.rollback(&target, to.as_deref(), timeout, canceled).await
+            }
+            (Act::MarkGood { target }, _) => self.rollbacks.mark_good(&target, timeout, canceled).await,
             (Act::Reboot, _) => self.units.reboot(timeout).await,
             (Act::Quarantine { level: Some(level) }, Some(quarantine)) => quarantine.enter(level, terms).await,
             (Act::Quarantine { level: None }, Some(quarantine)) => quarantine.leave().await,

@@ -14,7 +14,7 @@ use zbus::Connection;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::zvariant::{Fd, OwnedObjectPath, Value};
 
-use super::program::{DRAIN_MAX, ENVIRONMENT, Output, TERM_GRACE};
+use super::program::{DRAIN_MAX, ENVIRONMENT, Output, Program, TERM_GRACE};
 use super::runbook::resolve;
 use super::systemd::{JobRemovedStream, ServiceProxy, SystemdProxy, connect, refused};
 use crate::engine::io::ActOutcome;
@@ -31,29 +31,29 @@ pub async fn run(
     dir: &Path,
     name: &str,
     args: &[String],
+    env: &[(&str, &str)],
     within: Duration,
     canceled: oneshot::Receiver<()>,
     progress: impl FnMut(u8),
 ) -> ActOutcome {
     match resolve(dir, name) {
-        Ok(path) => run_file(&path, args, within, canceled, progress).await,
+        Ok(path) => run_file(Program { path: &path, args, env }, within, canceled, progress).await,
         Err(refusal) => refusal,
     }
 }
 
 /// The same for any program: whether it is fit to be run is the caller's to know.
 pub async fn run_file(
-    path: &Path,
-    args: &[String],
+    program: Program<'_>,
     within: Duration,
     canceled: oneshot::Receiver<()>,
     progress: impl FnMut(u8),
 ) -> ActOutcome {
     let outcome = async {
         let connection = connect().await?;
-        run_over(&connection, path, args, within, canceled, progress).await
+        run_over(&connection, program, within, canceled, progress).await
     };
-    outcome.await.unwrap_or_else(|error| refused(&format!("run {} as a unit", path.display()), &error))
+    outcome.await.unwrap_or_else(|error| refused(&format!("run {} as a unit", program.path.display()), &error))
 }
 
 /// How it ended.
@@ -66,8 +66,7 @@ enum End {
 
 async fn run_over(
     connection: &Connection,
-    path: &Path,
-    args: &[String],
+    program: Program<'_>,
     within: Duration,
     canceled: oneshot::Receiver<()>,
     progress: impl FnMut(u8),
@@ -80,7 +79,7 @@ async fn run_over(
     let (into, mut said) = pipe::pipe()?;
     let job = {
         let stdout = into.into_blocking_fd()?;
-        let properties = properties(path, args, within, &stdout);
+        let properties = properties(program, within, &stdout);
         systemd.start_transient_unit(&unit, "fail", &properties, &[]).await?
     };
     let mut output = Output::new(progress);
@@ -106,14 +105,14 @@ async fn run_over(
 
 /// systemd.service(5), systemd.unit(5), in the words of D-Bus. A oneshot's start is over when its process has ended.
 fn properties<'a>(
-    path: &Path,
-    args: &[String],
+    program: Program<'_>,
     within: Duration,
     stdout: &'a impl std::os::fd::AsFd,
 ) -> Vec<(&'static str, Value<'a>)> {
-    let path = path.to_string_lossy().into_owned();
-    let argv: Vec<String> = std::iter::once(path.clone()).chain(args.iter().cloned()).collect();
-    let environment: Vec<String> = ENVIRONMENT.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let path = program.path.to_string_lossy().into_owned();
+    let argv: Vec<String> = std::iter::once(path.clone()).chain(program.args.iter().cloned()).collect();
+    let environment = ENVIRONMENT.iter().chain(program.env);
+    let environment: Vec<String> = environment.map(|(key, value)| format!("{key}={value}")).collect();
     let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     vec![
         ("Description", Value::from(format!("fieldmedic runbook {path}"))),

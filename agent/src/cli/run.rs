@@ -9,6 +9,7 @@ use super::{BAD_USAGE, DONE, fail, runtime};
 use crate::act::link::{Interfaces, Links};
 use crate::act::quarantine::terms::Source;
 use crate::act::quarantine::{self, Loader, Quarantine};
+use crate::act::rollback::Rollbacks;
 use crate::act::units::Manager;
 use crate::act::{Actor, client};
 use crate::config;
@@ -30,7 +31,9 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
         tracing::warn!("{warning}");
     }
     let config = loaded.config;
-    let mut actor = Actor::new(Manager::Systemd, config.runbooks.dir.clone()).on_terms_of(Source::of(&config));
+    let mut actor = Actor::new(Manager::Systemd, config.runbooks.dir.clone())
+        .on_terms_of(Source::of(&config))
+        .with_rollbacks(Rollbacks::new(config.rollback.clone(), false));
     let uid = rustix::process::geteuid();
     if uid.is_root() {
         let dir = PathBuf::from(quarantine::DEFAULT_DIR);

@@ -7,7 +7,7 @@ use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use super::types::{CheckedConfig, Remedy, Rollback, Rule, RuleTest, Step};
+use super::types::{CheckedConfig, Remedy, Rollback, RollbackKind, Rule, RuleTest, Step};
 use super::values::{AttributeValue, format_size};
 
 /// What can be taken over by a running agent: these keys and all below them. Anything else is bound to a connection, a
@@ -262,11 +262,12 @@ fn remediation(CheckedConfig { remediation, .. }: &CheckedConfig) -> Vec<Table> 
 
 fn rollback(name: &str, target: &Rollback) -> Table {
     let table = Table::item("rollback", name);
-    match target {
-        Rollback::Rauc => table.text("kind", "rauc"),
-        Rollback::Slots { dir } => table.text("kind", "slots").path("dir", dir),
-        Rollback::Command { argv } => table.text("kind", "command").list("argv", argv),
-    }
+    let table = match &target.kind {
+        RollbackKind::Rauc => table.text("kind", "rauc"),
+        RollbackKind::Slots { dir } => table.text("kind", "slots").path("dir", dir).list("units", &target.units),
+        RollbackKind::Command { argv } => table.text("kind", "command").list("argv", argv),
+    };
+    table.duration("settle", target.settle).duration("trial", target.trial)
 }
 
 fn quarantine_to_local(CheckedConfig { quarantine, runbooks, commands, local, .. }: &CheckedConfig) -> Vec<Table> {

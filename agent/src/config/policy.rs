@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::read::{attribute, hours, interface, ms, seconds, severity, threshold};
 use super::reader::{Section, absolute_path, duration, nearest, number, parsed, text, text_of, unfit, word};
 use super::tree::Node;
-use super::types::{Quarantine, Remediation, Remedy, Rollback, Rule, RuleTest, Step};
+use super::types::{Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Step};
 use super::values::{Action, Budget, QuarantineLevel, Unfit, UnitName, is_topic_word};
 use crate::engine::metric::Metric;
 use crate::engine::observation::Severity;
@@ -62,21 +62,32 @@ pub(crate) fn rollback(s: &mut Section<'_>) -> Option<Rollback> {
     if kind.is_some_and(|kind| kind != "command") && has_argv {
         s.error("argv", "is for kind = \"command\" only");
     }
-    match kind? {
-        "rauc" => Some(Rollback::Rauc),
+    let has_units = s.has("units");
+    let units = s.list("units", vec![], "[\"app.service\"]", parsed(UnitName::parse));
+    if kind.is_some_and(|kind| kind != "slots") && has_units {
+        s.error("units", "is for kind = \"slots\" only: elsewhere a boot, or the program, restarts them");
+    }
+    let settle = s.duration("settle", seconds(600), ms(100)..=hours(24));
+    let trial = s.duration("trial", seconds(1800), ms(100)..=hours(7 * 24));
+    if settle >= trial {
+        s.error("trial", "is over before settle: no release could ever be good");
+    }
+    let kind = match kind? {
+        "rauc" => RollbackKind::Rauc,
         "slots" => {
             if !s.has("dir") {
                 s.error("dir", "is missing; kind = \"slots\" needs it, for example dir = \"/opt/app\"");
             }
-            Some(Rollback::Slots { dir: dir? })
+            RollbackKind::Slots { dir: dir? }
         }
         _ => {
             if !argv.first().is_some_and(|program| program.starts_with('/')) {
                 s.error("argv", "needs the absolute path of a program first, for example argv = [\"/usr/bin/back\"]");
             }
-            Some(Rollback::Command { argv })
+            RollbackKind::Command { argv }
         }
-    }
+    };
+    Some(Rollback { kind, units, settle, trial })
 }
 
 fn argument(node: &Node) -> Result<String, Unfit> {

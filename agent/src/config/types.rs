@@ -274,9 +274,19 @@ impl Remedy {
     }
 }
 
+/// What can be rolled back.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]
+pub struct Rollback {
+    pub kind: RollbackKind,
+    pub units: Vec<UnitName>,
+    pub settle: Duration,
+    pub trial: Duration,
+}
+
 /// Where a rollback target's releases live.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Rollback {
+pub enum RollbackKind {
     /// RAUC's slots.
     Rauc,
     /// `releases/NAME`, with links `current` and `previous`.

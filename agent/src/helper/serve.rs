@@ -22,6 +22,7 @@ use super::policy::Policy;
 use super::protocol::{Answer, Refusal, Request, status_word};
 use crate::act::link::Interfaces;
 use crate::act::quarantine::{Loader, NOT_IN_FORCE, Quarantine};
+use crate::act::rollback::Rollbacks;
 use crate::act::units::Manager;
 use crate::act::{Actor, Order};
 use crate::collect::clock::Clock;
@@ -138,6 +139,7 @@ impl Helper {
         let is_quarantined = quarantine.is_in_force();
         let actor = Actor::new(Manager::Systemd, policy.runbook_dir.clone())
             .running_apart(!policy.runbooks_confined)
+            .with_rollbacks(Rollbacks::new(policy.rollback.clone(), true))
             .with_interfaces(Interfaces::Apart)
             .with_quarantine(quarantine);
         match Request::parse(datagram)? {

@@ -221,8 +221,9 @@ async fn restart_apart(interface: &str, within: Duration, canceled: oneshot::Rec
         Ok(program) => program,
         Err(error) => return ActOutcome::failed("link_failed", format!("find this program: {error}")),
     };
-    let outcome =
-        transient::run_file(&program, &["--restart-link".into(), interface.to_owned()], within, canceled, |_| ()).await;
+    let args = ["--restart-link".to_owned(), interface.to_owned()];
+    let program = Program { path: &program, args: &args, env: &[] };
+    let outcome = transient::run_file(program, within, canceled, |_| ()).await;
     let said = outcome.output.clone().unwrap_or_default();
     match said.lines().last().map(serde_json::from_str::<Told>) {
         Some(Ok(told)) => told.outcome(),

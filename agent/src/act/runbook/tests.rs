@@ -14,6 +14,8 @@ const LONG: Duration = Duration::from_secs(60);
 /// A directory of runbooks.
 struct Dir(tempfile::TempDir);
 
+const ENV: &[(&str, &str)] = &[("FIELDMEDIC_COMMAND_ID", "c-1")];
+
 impl Dir {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -36,7 +38,7 @@ impl Dir {
         let (_cancel, canceled) = oneshot::channel();
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let mut told = Vec::new();
-        let outcome = run(self.0.path(), name, &args, within, canceled, |percent| told.push(percent)).await;
+        let outcome = run(self.0.path(), name, &args, ENV, within, canceled, |percent| told.push(percent)).await;
         (outcome, told)
     }
 
@@ -49,7 +51,7 @@ impl Dir {
                 cancel.send(()).unwrap();
             }
         };
-        run(self.0.path(), name, &[], LONG, canceled, progress).await
+        run(self.0.path(), name, &[], ENV, LONG, canceled, progress).await
     }
 
     /// What a script wrote with `echo $$ > "$0.group"`.
@@ -117,11 +119,12 @@ async fn a_runbook_that_a_signal_ends_says_which() {
 }
 
 #[tokio::test]
-async fn the_environment_is_clean() {
+async fn the_environment_is_clean_but_for_who_wants_it() {
     let dir = Dir::new();
     dir.script("env", "env; pwd; cat; exec 2>/dev/null; ls -l /proc/$$/fd | grep -c socket:");
     let output = dir.run("env", &[], LONG).await.0.output.unwrap();
     assert!(!output.contains("CARGO") && !output.contains("HOME="), "{output}");
+    assert!(output.contains("FIELDMEDIC_COMMAND_ID=c-1\n"), "{output}");
     assert!(output.ends_with("/\n0\n"), "{output}");
 }
 
@@ -187,7 +190,7 @@ async fn a_run_that_is_given_up_leaves_nobody_behind() {
     let progress = |_| begun.take().unwrap().send(()).unwrap();
     // As when the agent stops: the run's future is dropped in the middle.
     tokio::select! {
-        outcome = run(dir.0.path(), "slow", &[], LONG, canceled, progress) => panic!("it ended: {outcome:?}"),
+        outcome = run(dir.0.path(), "slow", &[], ENV, LONG, canceled, progress) => panic!("it ended: {outcome:?}"),
         begun = seen => begun.unwrap(),
     }
     until_gone(dir.group("slow")).await;

@@ -138,7 +138,8 @@ async fn run_by(script: Script, within: Duration, cancel: bool) -> (ActOutcome, 
         }
     };
     let book = PathBuf::from("/opt/books/fix");
-    let outcome = run_over(&connection, &book, &["-x y".to_owned()], within, canceled, progress).await.unwrap();
+    let program = Program { path: &book, args: &["-x y".to_owned()], env: &[("FIELDMEDIC_RULE", "hot")] };
+    let outcome = run_over(&connection, program, within, canceled, progress).await.unwrap();
     let asked = asked.lock().unwrap().clone();
     (outcome, asked, told)
 }
@@ -158,7 +159,7 @@ async fn a_runbook_is_a_unit_with_its_argv_its_environment_and_its_deadline_that
         assert!(asked.iter().any(|asked| asked == line), "{line} is not in {asked:#?}");
     }
     let environment = asked.iter().find(|asked| asked.starts_with("Environment=")).unwrap();
-    assert_eq!(environment.matches('=').count(), 3, "{environment}");
+    assert_eq!(environment.matches('=').count(), 4, "{environment}");
     assert!(asked.iter().any(|asked| asked.contains("TimeoutStartUSec") && asked.contains("90000000")), "{asked:#?}");
 }
 

@@ -1,0 +1,225 @@
+//! Goes back to an earlier release, and marks the one that runs as good: by release directories, by RAUC, or by a program of
+//! the integrator's. Does what it is told, once; whether a release is good is decided elsewhere. Where the release is only
+//! in force after a boot, the outcome says `needs_reboot`, and reboots nothing.
+//!
+//! It goes together with boot counting: the bootloader (U-Boot's `bootcount`, systemd-boot's counters, RAUC's own attempts)
+//! catches a release that doesn't come up far enough to run an agent, and this one that comes up and is no good. For that,
+//! `mark_good` has to be the only one that says so: a `rauc-mark-good.service` that does it at boot, unasked, is disabled,
+//! and a program of kind "command" resets the bootloader's counter when it is called for `mark_good`.
+
+mod rauc;
+mod slots;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use self::slots::{SlotError, Slots, Switched};
+use super::jobs::{self, Job};
+use super::program::{self, Program};
+use super::transient;
+use crate::config::{Rollback, RollbackKind, UnitName};
+use crate::engine::io::{ActOutcome, ActStatus};
+
+/// The outcome's word for a release that only the next boot runs.
+pub const NEEDS_REBOOT: &str = "needs_reboot";
+/// EX_TEMPFAIL of sysexits.h: done, and the next boot completes it.
+const EXIT_NEEDS_REBOOT: i32 = 75;
+
+/// What can be rolled back, and how.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rollbacks {
+    targets: BTreeMap<String, Rollback>,
+    /// Programs are run by PID 1.
+    apart: bool,
+}
+
+/// What is done to a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb<'a> {
+    Rollback { to: Option<&'a str> },
+    MarkGood,
+}
+
+impl Rollbacks {
+    /// These targets; `apart`: their programs are run by PID 1, outside of what confines this process.
+    #[must_use]
+    pub const fn new(targets: BTreeMap<String, Rollback>, apart: bool) -> Self {
+        Self { targets, apart }
+    }
+
+    /// There is nothing to roll back.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// Goes back to the previous release, or to a named one. What goes wrong is `no_such_target`, `no_current_release`,
+    /// `no_other_release`, `no_such_release`, `rollback_failed`, `unit_failed` (it has gone back, and a unit doesn't start),
+    /// or as a program's end.
+    pub async fn rollback(
+        &self,
+        target: &str,
+        to: Option<&str>,
+        within: Duration,
+        canceled: oneshot::Receiver<()>,
+    ) -> ActOutcome {
+        self.perform(target, Verb::Rollback { to }, within, canceled).await
+    }
+
+    /// Marks the release that runs as good. What goes wrong is as above.
+    pub async fn mark_good(&self, target: &str, within: Duration, canceled: oneshot::Receiver<()>) -> ActOutcome {
+        self.perform(target, Verb::MarkGood, within, canceled).await
+    }
+
+    async fn perform(
+        &self,
+        name: &str,
+        verb: Verb<'_>,
+        within: Duration,
+        canceled: oneshot::Receiver<()>,
+    ) -> ActOutcome {
+        let Some(Rollback { kind, units, .. }) = self.targets.get(name) else {
+            let known: Vec<&str> = self.targets.keys().map(String::as_str).collect();
+            return ActOutcome::failed("no_such_target", format!("{name:?} is none of {}", known.join(", ")));
+        };
+        match (kind, verb) {
+            (RollbackKind::Slots { dir }, Verb::Rollback { to }) => switch(dir, to, units).await,
+            (RollbackKind::Slots { dir }, Verb::MarkGood) => match Slots::new(dir).mark_good() {
+                Ok(release) => ActOutcome::succeeded(format!("{release} is good")),
+                Err(error) => refused(error),
+            },
+            (RollbackKind::Rauc, Verb::Rollback { to }) => rauc::rollback(to).await,
+            (RollbackKind::Rauc, Verb::MarkGood) => rauc::mark_good().await,
+            (RollbackKind::Command { argv }, verb) => self.run(name, argv, verb, within, canceled).await,
+        }
+    }
+
+    async fn run(
+        &self,
+        target: &str,
+        argv: &[String],
+        verb: Verb<'_>,
+        within: Duration,
+        canceled: oneshot::Receiver<()>,
+    ) -> ActOutcome {
+        let Some((path, args)) = argv.split_first() else {
+            return ActOutcome::failed("rollback_failed", "argv is empty");
+        };
+        let path = Path::new(path);
+        match program::unfit(path) {
+            Ok(None) => {}
+            Ok(Some(wrong)) => return ActOutcome::failed("rollback_failed", wrong),
+            Err(error) => return ActOutcome::failed("rollback_failed", format!("look at {}: {error}", path.display())),
+        }
+        let (action, to) = match verb {
+            Verb::Rollback { to } => ("rollback", to),
+            Verb::MarkGood => ("mark_good", None),
+        };
+        let mut env = vec![("FIELDMEDIC_ACTION", action), ("FIELDMEDIC_TARGET", target)];
+        env.extend(to.map(|to| ("FIELDMEDIC_TO", to)));
+        let program = Program { path, args, env: &env };
+        let outcome = if self.apart {
+            transient::run_file(program, within, canceled, |_| ()).await
+        } else {
+            match program::run(program, within, canceled, |_| ()).await {
+                Ok(finished) => finished.outcome(target),
+                Err(error) => ActOutcome::failed("rollback_failed", format!("start {}: {error}", path.display())),
+            }
+        };
+        let tempfail = format!("exit code {EXIT_NEEDS_REBOOT}");
+        if outcome.reason.as_deref() == Some("exit_code") && outcome.detail.as_deref() == Some(&tempfail) {
+            let reason = Some(NEEDS_REBOOT.to_owned());
+            return ActOutcome { status: ActStatus::Succeeded, reason, ..outcome };
+        }
+        outcome
+    }
+}
+
+/// Switches releases, and restarts what runs from them.
+async fn switch(dir: &Path, to: Option<&str>, units: &[UnitName]) -> ActOutcome {
+    let detail = match Slots::new(dir).rollback(to) {
+        Ok(Some(Switched { from, to })) => format!("{to} takes the place of {from}"),
+        Ok(None) => return ActOutcome::succeeded(format!("{} runs already", to.unwrap_or_default())),
+        Err(error) => return refused(error),
+    };
+    if units.is_empty() {
+        return ActOutcome::succeeded(detail);
+    }
+    match jobs::run(Job::Restart, units.iter().map(UnitName::as_str)).await {
+        Ok(()) => ActOutcome::succeeded(format!("{detail}, and its units were restarted")),
+        Err(error) => ActOutcome::failed("unit_failed", format!("{detail}, but {error}")),
+    }
+}
+
+fn refused(error: SlotError) -> ActOutcome {
+    ActOutcome::failed(error.reason, error.detail)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "releases are directories, and programs are files")]
+
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn target(kind: RollbackKind) -> Rollbacks {
+        let rollback = Rollback { kind, units: vec![], settle: Duration::ZERO, trial: Duration::ZERO };
+        Rollbacks::new(BTreeMap::from([("app".to_owned(), rollback)]), false)
+    }
+
+    async fn rollback(rollbacks: &Rollbacks, name: &str, to: Option<&str>) -> ActOutcome {
+        let (_keep, canceled) = oneshot::channel();
+        rollbacks.rollback(name, to, Duration::from_secs(20), canceled).await
+    }
+
+    #[tokio::test]
+    async fn slots_are_switched_and_the_outcome_says_from_where_to_where() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["1.0", "2.0"] {
+            fs::create_dir_all(dir.path().join("releases").join(name)).unwrap();
+        }
+        symlink("releases/2.0", dir.path().join("current")).unwrap();
+        symlink("releases/1.0", dir.path().join("previous")).unwrap();
+        let rollbacks = target(RollbackKind::Slots { dir: dir.path().to_owned() });
+        let outcome = rollback(&rollbacks, "app", None).await;
+        assert_eq!(outcome, ActOutcome::succeeded("1.0 takes the place of 2.0"));
+        assert_eq!(rollback(&rollbacks, "app", Some("1.0")).await, ActOutcome::succeeded("1.0 runs already"));
+        assert_eq!(rollback(&rollbacks, "app", None).await.reason.as_deref(), Some("no_other_release"));
+        assert_eq!(rollback(&rollbacks, "modem", None).await.reason.as_deref(), Some("no_such_target"));
+    }
+
+    fn program(text: &str) -> (tempfile::TempDir, Rollbacks) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("back");
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let argv = vec![path.to_str().unwrap().to_owned(), "--now".into()];
+        (dir, target(RollbackKind::Command { argv }))
+    }
+
+    #[tokio::test]
+    async fn a_program_is_told_what_to_do_and_says_when_a_boot_completes_it() {
+        let (_dir, rollbacks) = program("echo $1 $FIELDMEDIC_ACTION $FIELDMEDIC_TARGET $FIELDMEDIC_TO; exit 75");
+        let outcome = rollback(&rollbacks, "app", Some("1.0; reboot")).await;
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Succeeded, Some(NEEDS_REBOOT)));
+        assert_eq!(outcome.output.as_deref(), Some("--now rollback app 1.0; reboot\n"));
+        let (_keep, canceled) = oneshot::channel();
+        let outcome = rollbacks.mark_good("app", Duration::from_secs(20), canceled).await;
+        assert_eq!(outcome.output.as_deref(), Some("--now mark_good app\n"));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_fails_or_that_others_could_have_written_is_no_rollback() {
+        let (dir, rollbacks) = program("exit 3");
+        let outcome = rollback(&rollbacks, "app", None).await;
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("exit_code")));
+        fs::set_permissions(dir.path().join("back"), fs::Permissions::from_mode(0o777)).unwrap();
+        let outcome = rollback(&rollbacks, "app", None).await;
+        assert!(outcome.detail.as_ref().unwrap().contains("others may write to it"), "{outcome:?}");
+    }
+}

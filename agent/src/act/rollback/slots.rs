@@ -1,0 +1,314 @@
+//! Release directories: `releases/NAME` below one directory, with the links `current` and `previous` to two of them. Going
+//! back is one rename of a link, so that there is a `current` at any instant; `previous` follows, so that going back can be
+//! undone. Which releases are good or bad is kept beside them, for whoever comes after: a release that was left for being
+//! bad isn't gone back to unless somebody names it.
+
+#![expect(clippy::disallowed_methods, reason = "releases are directories and links")]
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::disk;
+
+const RELEASES: &str = "releases";
+/// The link to the release that runs.
+const CURRENT: &str = "current";
+/// The link to the one that ran before it.
+const PREVIOUS: &str = "previous";
+/// What is known of releases.
+const MARKS_FILE: &str = ".fieldmedic.json";
+/// Releases that are remembered as good or bad: those that are gone are forgotten first.
+const MARKS_MAX: usize = 64;
+
+/// Releases in a directory.
+#[derive(Debug)]
+pub(super) struct Slots<'a> {
+    dir: &'a Path,
+}
+
+/// Why a release can't be gone to, or marked: a fixed word, and what a human wants to know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub(super) struct SlotError {
+    pub(super) reason: &'static str,
+    pub(super) detail: String,
+}
+
+/// Where a rollback has led.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Switched {
+    pub(super) from: String,
+    pub(super) to: String,
+}
+
+/// What is known of releases.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Marks {
+    #[serde(default)]
+    good: BTreeSet<String>,
+    #[serde(default)]
+    bad: BTreeSet<String>,
+}
+
+impl<'a> Slots<'a> {
+    pub(super) const fn new(dir: &'a Path) -> Self {
+        Self { dir }
+    }
+
+    /// Goes back to the previous release, or to a named one. `None`: it runs already.
+    pub(super) fn rollback(&self, to: Option<&str>) -> Result<Option<Switched>, SlotError> {
+        let from = self.current()?;
+        let marks = self.marks();
+        let to = match to {
+            Some(name) => name.to_owned(),
+            None => self.back_from(&from, &marks)?,
+        };
+        self.check(&to)?;
+        if to == from {
+            return Ok(None);
+        }
+        self.link(CURRENT, &to)?;
+        // A crash before this leaves `previous` where it was, perhaps at what runs now: then there is nothing to go back to
+        // until somebody names it, which is better than going back to what was left.
+        self.link(PREVIOUS, &from)?;
+        self.mark(marks, |marks| {
+            marks.good.remove(&from);
+            marks.bad.insert(from.clone());
+        })?;
+        Ok(Some(Switched { from, to }))
+    }
+
+    /// Marks the release that runs as good.
+    pub(super) fn mark_good(&self) -> Result<String, SlotError> {
+        let current = self.current()?;
+        self.mark(self.marks(), |marks| {
+            marks.bad.remove(&current);
+            marks.good.insert(current.clone());
+        })?;
+        Ok(current)
+    }
+
+    /// The name of the release that runs.
+    pub(super) fn current(&self) -> Result<String, SlotError> {
+        let link = self.dir.join(CURRENT);
+        self.linked(CURRENT).ok_or_else(|| SlotError {
+            reason: "no_current_release",
+            detail: format!("{} is no link to {RELEASES}/NAME", link.display()),
+        })
+    }
+
+    fn back_from(&self, current: &str, marks: &Marks) -> Result<String, SlotError> {
+        let none = |detail: String| SlotError { reason: "no_other_release", detail };
+        let Some(previous) = self.linked(PREVIOUS).filter(|previous| previous != current) else {
+            return Err(none(format!("{} leads to no other release", self.dir.join(PREVIOUS).display())));
+        };
+        if marks.bad.contains(&previous) {
+            return Err(none(format!("{previous} was left for being bad: name it to go there all the same")));
+        }
+        Ok(previous)
+    }
+
+    fn linked(&self, link: &str) -> Option<String> {
+        let target = fs::read_link(self.dir.join(link)).ok()?;
+        // Also as an absolute path, as other tools write it.
+        let target = target.strip_prefix(self.dir).unwrap_or(&target);
+        let name = target.strip_prefix(RELEASES).ok()?.to_str()?;
+        is_name(name).then(|| name.to_owned())
+    }
+
+    /// A release is a directory of its own right there: a link could lead anywhere.
+    fn check(&self, name: &str) -> Result<(), SlotError> {
+        let no_such = |detail: String| Err(SlotError { reason: "no_such_release", detail });
+        if !is_name(name) {
+            return no_such(format!("{name:?} is no plain name"));
+        }
+        let path = self.dir.join(RELEASES).join(name);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => Ok(()),
+            Ok(_) => no_such(format!("{} is no directory", path.display())),
+            Err(error) => no_such(format!("{}: {error}", path.display())),
+        }
+    }
+
+    /// Points a link at a release: made under another name, and renamed over it.
+    fn link(&self, link: &str, release: &str) -> Result<(), SlotError> {
+        let (new, path) = (self.dir.join(format!(".{link}.new")), self.dir.join(link));
+        let switch = || {
+            disk::remove(&new)?;
+            symlink(PathBuf::from(RELEASES).join(release), &new)?;
+            fs::rename(&new, &path)?;
+            disk::sync_dir(self.dir)
+        };
+        switch().map_err(|error: io::Error| self.failed(format!("point {} at {release}: {error}", path.display())))
+    }
+
+    fn marks(&self) -> Marks {
+        let file = self.dir.join(MARKS_FILE);
+        let read = fs::read(&file).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+        read.unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!("{}: {error}: no release counts as good or bad", file.display());
+            }
+            Marks::default()
+        })
+    }
+
+    fn mark(&self, mut marks: Marks, change: impl FnOnce(&mut Marks)) -> Result<(), SlotError> {
+        change(&mut marks);
+        for names in [&mut marks.good, &mut marks.bad] {
+            if names.len() > MARKS_MAX {
+                names.retain(|name| self.check(name).is_ok());
+            }
+        }
+        let file = self.dir.join(MARKS_FILE);
+        let text = serde_json::to_vec(&marks).unwrap_or_default();
+        match disk::replace_file(&file, &text) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failed(format!("write {}: {error}", file.display()))),
+        }
+    }
+
+    fn failed(&self, detail: String) -> SlotError {
+        SlotError { reason: "rollback_failed", detail }
+    }
+}
+
+/// One component of a path as it stands.
+fn is_name(name: &str) -> bool {
+    Path::new(name).file_name() == Some(OsStr::new(name)) && !name.starts_with('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn releases(names: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            fs::create_dir_all(dir.path().join(RELEASES).join(name)).unwrap();
+        }
+        dir
+    }
+
+    fn point(dir: &tempfile::TempDir, link: &str, at: &str) {
+        let path = dir.path().join(link);
+        disk::remove(&path).unwrap();
+        symlink(at, path).unwrap();
+    }
+
+    fn links(dir: &tempfile::TempDir) -> [String; 2] {
+        [CURRENT, PREVIOUS].map(|link| Slots::new(dir.path()).linked(link).unwrap_or_default())
+    }
+
+    fn reason(result: Result<Option<Switched>, SlotError>) -> &'static str {
+        result.unwrap_err().reason
+    }
+
+    /// 2.0 runs, 1.0 ran before it.
+    fn usual() -> tempfile::TempDir {
+        let dir = releases(&["1.0", "1.5", "2.0"]);
+        point(&dir, CURRENT, "releases/2.0");
+        point(&dir, PREVIOUS, "releases/1.0");
+        dir
+    }
+
+    #[test]
+    fn it_goes_back_to_the_previous_release_once_and_not_forth_again() {
+        let dir = usual();
+        let slots = Slots::new(dir.path());
+        let switched = slots.rollback(None).unwrap().unwrap();
+        assert_eq!((switched.from.as_str(), switched.to.as_str()), ("2.0", "1.0"));
+        assert_eq!(links(&dir), ["1.0", "2.0"]);
+        assert_eq!(reason(slots.rollback(None)), "no_other_release", "2.0 was left for being bad");
+        assert_eq!(links(&dir), ["1.0", "2.0"]);
+    }
+
+    #[test]
+    fn a_named_release_is_gone_to_even_if_it_was_bad_and_good_again_when_marked() {
+        let dir = usual();
+        let slots = Slots::new(dir.path());
+        slots.rollback(Some("1.5")).unwrap().unwrap();
+        assert_eq!(links(&dir), ["1.5", "2.0"]);
+        slots.rollback(Some("2.0")).unwrap().unwrap();
+        assert_eq!(slots.mark_good().unwrap(), "2.0");
+        assert_eq!(slots.rollback(Some("2.0")), Ok(None), "it runs already");
+        let marks = slots.marks();
+        assert_eq!(
+            (marks.good.into_iter().collect(), marks.bad.into_iter().collect()),
+            (vec!["2.0".to_owned()], vec!["1.5".to_owned()])
+        );
+    }
+
+    #[test]
+    fn nothing_outside_of_the_releases_is_ever_gone_to() {
+        let dir = usual();
+        let outside = releases(&["evil"]);
+        symlink(outside.path(), dir.path().join(RELEASES).join("link")).unwrap();
+        fs::write(dir.path().join(RELEASES).join("file"), "").unwrap();
+        for name in ["..", ".", "", "/", "../../etc", "releases/1.0", "/etc", ".hidden", "link", "file", "9.9"] {
+            assert_eq!(reason(Slots::new(dir.path()).rollback(Some(name))), "no_such_release", "{name:?}");
+        }
+        point(&dir, PREVIOUS, outside.path().to_str().unwrap());
+        assert_eq!(reason(Slots::new(dir.path()).rollback(None)), "no_other_release");
+        assert_eq!(links(&dir)[0], "2.0");
+    }
+
+    #[test]
+    fn without_a_current_release_there_is_nothing_to_go_back_from() {
+        let dir = releases(&["1.0"]);
+        assert_eq!(reason(Slots::new(dir.path()).rollback(None)), "no_current_release");
+        fs::create_dir(dir.path().join(CURRENT)).unwrap();
+        assert_eq!(reason(Slots::new(dir.path()).rollback(Some("1.0"))), "no_current_release");
+    }
+
+    #[test]
+    fn links_that_are_absolute_are_read_as_well() {
+        let dir = usual();
+        for (link, name) in [(CURRENT, "2.0"), (PREVIOUS, "1.0")] {
+            point(&dir, link, dir.path().join(RELEASES).join(name).to_str().unwrap());
+        }
+        assert_eq!(Slots::new(dir.path()).rollback(None).unwrap().unwrap().to, "1.0");
+    }
+
+    /// The states between any two steps, in their order.
+    #[test]
+    fn wherever_it_is_cut_off_there_is_a_release_to_run_and_it_can_be_done_again() {
+        type Cut = fn(&tempfile::TempDir);
+        let cuts: [Cut; 4] = [
+            |dir| symlink("releases/1.0", dir.path().join(".current.new")).unwrap(),
+            |dir| point(dir, CURRENT, "releases/1.0"),
+            |dir| {
+                point(dir, CURRENT, "releases/1.0");
+                symlink("releases/2.0", dir.path().join(".previous.new")).unwrap();
+            },
+            |dir| {
+                point(dir, CURRENT, "releases/1.0");
+                point(dir, PREVIOUS, "releases/2.0");
+                fs::write(dir.path().join(".fieldmedic.new"), "{").unwrap();
+            },
+        ];
+        for cut in cuts {
+            let dir = usual();
+            cut(&dir);
+            let slots = Slots::new(dir.path());
+            assert!(dir.path().join(CURRENT).join(".").is_dir());
+            slots.rollback(Some("1.0")).unwrap();
+            assert_eq!(slots.current().unwrap(), "1.0");
+            slots.rollback(Some("2.0")).unwrap().unwrap();
+            assert_eq!(links(&dir), ["2.0", "1.0"]);
+        }
+    }
+
+    #[test]
+    fn marks_that_can_not_be_read_mark_nothing() {
+        let dir = usual();
+        fs::write(dir.path().join(MARKS_FILE), "{\"bad\":[\"1.0\"").unwrap();
+        assert_eq!(Slots::new(dir.path()).rollback(None).unwrap().unwrap().to, "1.0");
+    }
+}
