@@ -369,3 +369,61 @@ fn a_full_queue_says_busy_and_the_red_button_empties_it() {
     });
     assert_eq!(lines_of(&gateway, "acted"), 1);
 }
+
+#[test]
+fn a_rollback_switches_releases_and_there_is_no_second_one_without_a_name() {
+    let world = World::new();
+    let gateway = world.gateway("gw-back");
+    let dir = gateway.file("app");
+    for release in ["1.0", "2.0"] {
+        std::fs::create_dir_all(dir.join("releases").join(release)).unwrap();
+    }
+    std::os::unix::fs::symlink("releases/2.0", dir.join("current")).unwrap();
+    std::os::unix::fs::symlink("releases/1.0", dir.join("previous")).unwrap();
+    let slots = format!("[rollback.app]\nkind = \"slots\"\ndir = {dir:?}\n[remediation.budget]\nrollback = \"9/1h\"");
+    let gateway = gateway.with(&slots);
+    let _agent = online(&world, &gateway);
+    let current = || std::fs::read_link(dir.join("current")).unwrap();
+
+    let id = world.order("gw-back", "rollback", json!({"target": "app"}));
+    let result = world.fleet.result(&id, "SUCCEEDED");
+    assert_eq!(result["detail"], "1.0 takes the place of 2.0");
+    assert_eq!(current().to_str(), Some("releases/1.0"));
+
+    let id = world.order("gw-back", "rollback", json!({"target": "app"}));
+    assert_eq!(world.fleet.result(&id, "FAILED")["reason"], "no_other_release");
+    let id = world.order("gw-back", "rollback", json!({"target": "app", "to": "../../etc"}));
+    assert_eq!(world.fleet.result(&id, "FAILED")["reason"], "no_such_release");
+    let id = world.order("gw-back", "rollback", json!({"target": "app", "to": "2.0"}));
+    world.fleet.result(&id, "SUCCEEDED");
+    let id = world.order("gw-back", "mark_good", json!({"target": "app"}));
+    assert_eq!(world.fleet.result(&id, "SUCCEEDED")["detail"], "2.0 is good");
+    assert_eq!(current().to_str(), Some("releases/2.0"));
+}
+
+#[test]
+fn a_snapshot_comes_in_parts_that_make_one_text_without_secrets() {
+    let world = World::new();
+    let gateway = world.gateway("gw-snapshot");
+    let _agent = online(&world, &gateway);
+    let id = world.order("gw-snapshot", "collect_diagnostics", json!({}));
+    world.fleet.result(&id, "SUCCEEDED");
+    let mut parts: Vec<Json> = world
+        .fleet
+        .so_far()
+        .into_iter()
+        .filter(|message| message.body["command_id"] == *id && message.body["part"].is_number())
+        .map(|message| message.body)
+        .collect();
+    parts.sort_by_key(|part| part["part"].as_u64());
+    parts.dedup_by_key(|part| part["part"].as_u64());
+    let numbers: Vec<u64> = parts.iter().filter_map(|part| part["part"].as_u64()).collect();
+    assert_eq!(numbers, (1..=parts[0]["parts"].as_u64().unwrap()).collect::<Vec<_>>());
+    assert!(parts.iter().all(|part| part["encoding"] == "zstd+base64" && part["status"] == "IN_PROGRESS"));
+    let text: String = parts.iter().filter_map(|part| part["output"].as_str()).collect();
+    let compressed = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).unwrap();
+    let text = String::from_utf8(zstd::decode_all(compressed.as_slice()).unwrap()).unwrap();
+    for section in ["== gateway", "== processes", "== sockets", "id = \"gw-snapshot\"", "== journal"] {
+        assert!(text.contains(section), "no {section} in {text}");
+    }
+}

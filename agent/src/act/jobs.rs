@@ -11,7 +11,7 @@ use zbus::Connection;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::zvariant::OwnedObjectPath;
 
-use super::systemd::{SystemdProxy, UnitProxy, connect};
+use super::systemd::{ListedUnit, SystemdProxy, UnitProxy, connect};
 use crate::config::UnitName;
 
 /// How long all jobs together may take: as long as systemd gives one unit by default.
@@ -46,6 +46,19 @@ pub async fn running(units: &[UnitName]) -> Result<Vec<UnitName>, String> {
             }
         }
         zbus::Result::Ok(running)
+    };
+    within(ask).await
+}
+
+/// Units that have failed: name, state and what they are for, a line each.
+///
+/// # Errors
+/// What went wrong, in words.
+pub async fn failed() -> Result<Vec<String>, String> {
+    let ask = async {
+        let units = SystemdProxy::new(&connect().await?).await?.list_units_filtered(&["failed"]).await?;
+        let line = |unit: ListedUnit| format!("{} {} ({}): {}", unit.0, unit.3, unit.4, unit.1);
+        zbus::Result::Ok(units.into_iter().map(line).collect())
     };
     within(ask).await
 }

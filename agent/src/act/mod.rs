@@ -3,6 +3,7 @@
 //! It acts itself, or has root's helper act, which decides again; never both.
 
 pub mod client;
+pub mod diagnostics;
 pub mod jobs;
 pub mod link;
 pub mod program;
@@ -23,6 +24,7 @@ use tokio::sync::oneshot;
 use crate::config::Action;
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
 use client::Client;
+use diagnostics::Diagnostics;
 use link::Interfaces;
 use quarantine::Quarantine;
 use quarantine::terms::{Source, Terms};
@@ -61,6 +63,8 @@ pub struct Actor {
     apart: bool,
     interfaces: Interfaces,
     rollbacks: Rollbacks,
+    /// What the agent itself may see, also where a helper does the rest.
+    diagnostics: Option<Diagnostics>,
     /// How a quarantine is put in force, where it can be.
     quarantine: Option<Quarantine>,
     /// What the terms of one are made of, where the network can be asked.
@@ -79,6 +83,7 @@ impl Actor {
             apart: false,
             interfaces: Interfaces::None,
             rollbacks: Rollbacks::default(),
+            diagnostics: None,
             quarantine: None,
             source: None,
             helper: None,
@@ -103,6 +108,13 @@ impl Actor {
     #[must_use]
     pub fn with_rollbacks(mut self, rollbacks: Rollbacks) -> Self {
         self.rollbacks = rollbacks;
+        self
+    }
+
+    /// The same, and able to take snapshots.
+    #[must_use]
+    pub fn with_diagnostics(mut self, diagnostics: Diagnostics) -> Self {
+        self.diagnostics = Some(diagnostics);
         self
     }
 
@@ -140,10 +152,13 @@ impl Actor {
         if self.quarantine.is_some() {
             able.insert(Action::Quarantine);
         }
-        match &self.helper {
-            Some(helper) => helper.able().unwrap_or(able),
-            None => able,
+        if let Some(by_helper) = self.helper.as_ref().and_then(Client::able) {
+            able = by_helper;
         }
+        if self.diagnostics.is_some() {
+            able.insert(Action::CollectDiagnostics);
+        }
+        able
     }
 
     /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.
@@ -175,6 +190,9 @@ impl Actor {
             Trigger::Rule(rule) => ("FIELDMEDIC_RULE", rule.as_str()),
         };
         let terms = terms.unwrap_or_default();
+        if let (Act::CollectDiagnostics, Some(diagnostics)) = (&act, &self.diagnostics) {
+            return diagnostics.take(timeout, canceled).await;
+        }
         match (act, &self.quarantine) {
             (Act::RestartUnit { unit }, _) => self.units.restart(&unit, timeout, canceled).await,
             (Act::Run { runbook, args }, _) if self.apart => {

@@ -50,6 +50,16 @@ pub struct Program<'a> {
     pub args: &'a [String],
     /// What is added to the environment.
     pub env: &'a [(&'a str, &'a str)],
+    /// Bytes of what it says that are kept: the last.
+    pub tail_max: usize,
+}
+
+impl<'a> Program<'a> {
+    /// A program that says what a human reads.
+    #[must_use]
+    pub const fn new(path: &'a Path, args: &'a [String], env: &'a [(&'a str, &'a str)]) -> Self {
+        Self { path, args, env, tail_max: OUTPUT_MAX }
+    }
 }
 
 /// Runs it to its end.
@@ -64,7 +74,7 @@ pub async fn run(
 ) -> io::Result<Finished> {
     let (mut child, mut said) = spawn(program)?;
     let group = Group::of(&child);
-    let mut output = Output::new(progress);
+    let mut output = Output::new(program.tail_max, progress);
     let end = {
         let mut ending = std::pin::pin!(ending(&mut child, &group, within, canceled));
         tokio::select! {
@@ -222,6 +232,7 @@ fn spawn(program: Program<'_>) -> io::Result<(Child, pipe::Receiver)> {
 /// The end of what a program says, and the progress that it tells on the way.
 pub(super) struct Output<P> {
     tail: VecDeque<u8>,
+    tail_max: usize,
     passed: u64,
     line: Vec<u8>,
     reached: Option<u8>,
@@ -229,8 +240,8 @@ pub(super) struct Output<P> {
 }
 
 impl<P: FnMut(u8)> Output<P> {
-    pub(super) const fn new(progress: P) -> Self {
-        Self { tail: VecDeque::new(), passed: 0, line: Vec::new(), reached: None, progress }
+    pub(super) const fn new(tail_max: usize, progress: P) -> Self {
+        Self { tail: VecDeque::new(), tail_max, passed: 0, line: Vec::new(), reached: None, progress }
     }
 
     /// Reads to the end. An error is as good as one: nothing more will come.
@@ -250,7 +261,7 @@ impl<P: FnMut(u8)> Output<P> {
             }
         }
         self.tail.extend(bytes);
-        let surplus = self.tail.len().saturating_sub(OUTPUT_MAX);
+        let surplus = self.tail.len().saturating_sub(self.tail_max);
         self.tail.drain(..surplus);
         self.passed += surplus as u64;
     }

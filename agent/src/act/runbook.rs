@@ -26,7 +26,7 @@ pub async fn run(
         Ok(path) => path,
         Err(refusal) => return refusal,
     };
-    match program::run(Program { path: &path, args, env }, within, canceled, progress).await {
+    match program::run(Program::new(&path, args, env), within, canceled, progress).await {
         Ok(finished) => finished.outcome(name),
         Err(error) => refused(format!("start {}: {error}", path.display())),
     }

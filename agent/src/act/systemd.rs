@@ -21,6 +21,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// For how long the bus is tried before it counts as not there: dbus may be starting, too.
 const BUS_RETRY_FOR: Duration = Duration::from_secs(5);
 
+/// Name, description, load, active and sub state, following, path, job's id, type and path.
+pub(super) type ListedUnit =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",
@@ -29,6 +33,7 @@ const BUS_RETRY_FOR: Duration = Duration::from_secs(5);
 )]
 pub(super) trait Systemd {
     fn subscribe(&self) -> zbus::Result<()>;
+    fn list_units_filtered(&self, states: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;

@@ -37,7 +37,7 @@ pub async fn run(
     progress: impl FnMut(u8),
 ) -> ActOutcome {
     match resolve(dir, name) {
-        Ok(path) => run_file(Program { path: &path, args, env }, within, canceled, progress).await,
+        Ok(path) => run_file(Program::new(&path, args, env), within, canceled, progress).await,
         Err(refusal) => refusal,
     }
 }
@@ -82,7 +82,7 @@ async fn run_over(
         let properties = properties(program, within, &stdout);
         systemd.start_transient_unit(&unit, "fail", &properties, &[]).await?
     };
-    let mut output = Output::new(progress);
+    let mut output = Output::new(program.tail_max, progress);
     let end = {
         let mut ending = std::pin::pin!(ending(&systemd, &mut removed, &unit, &job, within, canceled));
         tokio::select! {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{BAD_USAGE, DONE, fail, runtime};
+use crate::act::diagnostics::Diagnostics;
 use crate::act::link::{Interfaces, Links};
 use crate::act::quarantine::terms::Source;
 use crate::act::quarantine::{self, Loader, Quarantine};
@@ -33,6 +34,7 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
     let config = loaded.config;
     let mut actor = Actor::new(Manager::Systemd, config.runbooks.dir.clone())
         .on_terms_of(Source::of(&config))
+        .with_diagnostics(Diagnostics::new(config.collect.root.clone(), config.to_toml()))
         .with_rollbacks(Rollbacks::new(config.rollback.clone(), false));
     let uid = rustix::process::geteuid();
     if uid.is_root() {

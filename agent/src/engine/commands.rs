@@ -245,6 +245,19 @@ impl Commands {
         self.begin_queued(facts);
     }
 
+    /// What a command's act did is completed by a boot, which is the end of this other act. False: it is not one of a
+    /// command's.
+    pub fn awaits_boot(&mut self, act: EffectId, reboot: EffectId) -> bool {
+        let Some(id) = self.running.remove(&act) else { return false };
+        if let Some(entry) = self.ledger.get_mut(&id) {
+            entry.stored.reason = Some(Reason::NeedsReboot.word().into());
+            let entries = vec![put(&id, &entry.stored)];
+            self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
+        }
+        self.running.insert(reboot, id);
+        true
+    }
+
     /// Which command wanted an act.
     #[must_use]
     pub fn of_act(&self, effect: EffectId) -> Option<&CommandId> {
@@ -324,7 +337,8 @@ impl Commands {
                 Stored::unreadable()
             }
         };
-        let rebooted = (&*stored.name == "reboot").then(|| stored.boot.is_some_and(|began| began != boot));
+        let awaits_boot = &*stored.name == "reboot" || stored.reason.as_deref() == Some(Reason::NeedsReboot.word());
+        let rebooted = awaits_boot.then(|| stored.boot.is_some_and(|began| began != boot));
         let (status, reported) = (stored.status, stored.reported);
         let entry = Entry {
             stored,

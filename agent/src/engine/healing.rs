@@ -25,6 +25,8 @@ use crate::wire::Reason;
 /// How long the machine may take to go down once it was told to.
 pub(super) const GOES_DOWN_WITHIN: Duration = Duration::from_secs(120);
 
+/// Who wants the reboot that completes a rollback: nobody but the agent.
+const COMPLETION: &str = "rollback";
 /// Bytes of an attachment in one result: 12 KiB of text. A multiple of three, so that the texts of all can be joined.
 const PART_BYTES: usize = 9 * 1024;
 
@@ -195,6 +197,9 @@ impl Engine {
         if self.snapshots.remove(&id).is_some() {
             return;
         }
+        if outcome.status == ActStatus::Succeeded && outcome.reason.as_deref() == Some(Reason::NeedsReboot.word()) {
+            return self.boot_into(now, id);
+        }
         if self.reboot.as_ref().is_some_and(|reboot| reboot.effect == id) {
             if outcome.status == ActStatus::Succeeded {
                 // The machine goes down; the service manager will say when.
@@ -208,6 +213,15 @@ impl Engine {
         }
         // Its target is free.
         self.with_commands(now, Commands::begin_queued);
+    }
+
+    /// What was done takes a boot: the next one tells that it succeeded.
+    fn boot_into(&mut self, now: Now, act: EffectId) {
+        self.effects.log(LogLevel::Warn, "the machine reboots: that completes what was done");
+        let reboot = self.order_reboot(now, Trigger::Rule(COMPLETION.into()), None, Duration::ZERO);
+        if !self.remedies.awaits_boot(act, reboot) {
+            self.with_commands(now, |commands, _| commands.awaits_boot(act, reboot));
+        }
     }
 
     /// The machine is to be restarted after a while.

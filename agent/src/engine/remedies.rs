@@ -74,6 +74,10 @@ struct Stored {
     /// When that began.
     #[n(3)]
     since: Stamp,
+    /// The step is done, and the next boot completes it.
+    #[n(4)]
+    #[cbor(default)]
+    awaits_boot: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -174,7 +178,7 @@ impl Remedies {
             Some(_) => return,
             None => (1, 0),
         };
-        let stored = Stored { climb, step, state: State::Waiting, since };
+        let stored = Stored { climb, step, state: State::Waiting, since, awaits_boot: false };
         let due = Some(now.mono);
         let run = Run { stored, ladder: ladder.to_owned(), due, again: AGAIN_FIRST, told: None, effect: None };
         self.runs.insert(rule.to_owned(), run);
@@ -279,6 +283,16 @@ impl Remedies {
         true
     }
 
+    /// What an act of a ladder's did is completed by a boot, which is the end of this other act. False: it is not one of a
+    /// ladder's.
+    pub fn awaits_boot(&mut self, act: EffectId, reboot: EffectId) -> bool {
+        let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(act)) else { return false };
+        run.effect = Some(reboot);
+        run.stored.awaits_boot = true;
+        self.steps.push_back(Step::Note((key(rule), Some(encode(&run.stored)))));
+        true
+    }
+
     /// Takes over a config: ladders that are gone end.
     pub fn reconfigure(&mut self, config: &CheckedConfig) {
         let gone = |run: &Run| !config.ladders.contains_key(&run.ladder) && run.stored.state != State::Acting;
@@ -320,10 +334,11 @@ impl Remedies {
     fn interrupted(&mut self, now: Now, config: &CheckedConfig, timeline: &Timeline, rule: &str, other_boot: bool) {
         let Some(run) = self.runs.get(rule) else { return };
         if let Some(act) = act_of(run, config) {
-            let (status, reason) = match (&act, other_boot) {
-                (Act::Reboot, true) => ("SUCCEEDED", None),
-                (Act::Reboot, false) => ("FAILED", Some(Reason::SameBoot)),
-                _ => ("INTERRUPTED", Some(Reason::Interrupted)),
+            let awaits_boot = act == Act::Reboot || run.stored.awaits_boot;
+            let (status, reason) = match (awaits_boot, other_boot) {
+                (true, true) => ("SUCCEEDED", None),
+                (true, false) => ("FAILED", Some(Reason::SameBoot)),
+                (false, _) => ("INTERRUPTED", Some(Reason::Interrupted)),
             };
             self.steps.push_back(Step::Tell(told(run, rule, &act, status, reason.map(Reason::word))));
         }
@@ -353,6 +368,7 @@ impl Remedies {
         run.told = None;
         run.again = AGAIN_FIRST;
         run.stored.state = State::Acting;
+        run.stored.awaits_boot = false;
         run.stored.since = timeline.stamp(now.mono);
         let entry = (key(rule), Some(encode(&run.stored)));
         self.steps.push_back(Step::Journal { rule: rule.to_owned(), entry, act });

@@ -60,7 +60,7 @@ struct State {
 /// What to do for a request.
 enum Decision {
     Tell(Answer),
-    Act { order: Box<Order>, actor: Actor },
+    Act { order: Box<Order>, actor: Box<Actor> },
 }
 
 impl Helper {
@@ -155,7 +155,7 @@ impl Helper {
                 state.clock.set_trust(policy.clock);
                 let moment = Moment { boot: self.boot, now: state.clock.now() };
                 judge(&order, &policy, &mut state.ledger, &moment)?;
-                Ok(Decision::Act { order, actor })
+                Ok(Decision::Act { order, actor: Box::new(actor) })
             }
         }
     }

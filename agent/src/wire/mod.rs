@@ -121,6 +121,7 @@ reasons! {
     StoreFailed "store_failed" "The journal could not be written, so it was not begun.";
     NotSupported "not_supported" "This gateway has no means for it.";
     SameBoot "same_boot" "The machine was told to reboot, and the same boot goes on.";
+    NeedsReboot "needs_reboot" "It is done, and the next boot completes it.";
     BootLoop "boot_loop" "Too many boots of late: nothing is done automatically.";
     DryRun "dry_run" "remediation.dry_run is on: nothing was done.";
 }

@@ -197,7 +197,7 @@ impl Links {
     async fn ip(&self, args: &[&str]) -> Result<String, String> {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let (_keep, canceled) = oneshot::channel();
-        let run = program::run(Program { path: &self.ip, args: &args, env: &[] }, IP_MAX, canceled, |_| ()).await;
+        let run = program::run(Program::new(&self.ip, &args, &[]), IP_MAX, canceled, |_| ()).await;
         let outcome = run.map_err(|error| format!("start {}: {error}", self.ip.display()))?.outcome("ip");
         let said = outcome.output.unwrap_or_default();
         if outcome.status == ActStatus::Succeeded {
@@ -222,7 +222,7 @@ async fn restart_apart(interface: &str, within: Duration, canceled: oneshot::Rec
         Err(error) => return ActOutcome::failed("link_failed", format!("find this program: {error}")),
     };
     let args = ["--restart-link".to_owned(), interface.to_owned()];
-    let program = Program { path: &program, args: &args, env: &[] };
+    let program = Program::new(&program, &args, &[]);
     let outcome = transient::run_file(program, within, canceled, |_| ()).await;
     let said = outcome.output.clone().unwrap_or_default();
     match said.lines().last().map(serde_json::from_str::<Told>) {

@@ -317,7 +317,7 @@ fn failed(error: &io::Error) -> ActOutcome {
 
 async fn run(nft: &Path, args: &[String]) -> Result<(), Failed> {
     let (_keep, canceled) = oneshot::channel();
-    let finished = program::run(Program { path: nft, args, env: &[] }, NFT_MAX, canceled, |_| ()).await;
+    let finished = program::run(Program::new(nft, args, &[]), NFT_MAX, canceled, |_| ()).await;
     let outcome = finished.map_err(|error| format!("start {}: {error}", nft.display()))?.outcome("nft");
     if outcome.status == ActStatus::Succeeded {
         return Ok(());

@@ -22,9 +22,10 @@ use super::program::{self, Program};
 use super::transient;
 use crate::config::{Rollback, RollbackKind, UnitName};
 use crate::engine::io::{ActOutcome, ActStatus};
+use crate::wire::Reason;
 
 /// The outcome's word for a release that only the next boot runs.
-pub const NEEDS_REBOOT: &str = "needs_reboot";
+const NEEDS_REBOOT: &str = Reason::NeedsReboot.word();
 /// EX_TEMPFAIL of sysexits.h: done, and the next boot completes it.
 const EXIT_NEEDS_REBOOT: i32 = 75;
 
@@ -120,7 +121,7 @@ impl Rollbacks {
         };
         let mut env = vec![("FIELDMEDIC_ACTION", action), ("FIELDMEDIC_TARGET", target)];
         env.extend(to.map(|to| ("FIELDMEDIC_TO", to)));
-        let program = Program { path, args, env: &env };
+        let program = Program::new(path, args, &env);
         let outcome = if self.apart {
             transient::run_file(program, within, canceled, |_| ()).await
         } else {

@@ -138,7 +138,8 @@ async fn run_by(script: Script, within: Duration, cancel: bool) -> (ActOutcome, 
         }
     };
     let book = PathBuf::from("/opt/books/fix");
-    let program = Program { path: &book, args: &["-x y".to_owned()], env: &[("FIELDMEDIC_RULE", "hot")] };
+    let args = ["-x y".to_owned()];
+    let program = Program::new(&book, &args, &[("FIELDMEDIC_RULE", "hot")]);
     let outcome = run_over(&connection, program, within, canceled, progress).await.unwrap();
     let asked = asked.lock().unwrap().clone();
     (outcome, asked, told)

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::world::{World, config_with, restart};
-use crate::engine::io::{Act, Input};
+use super::world::{World, config_with, outcome, restart};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -126,6 +126,77 @@ fn a_command_is_done_whatever_inhibits_the_agents_own_remedies() {
     world.command("r", "restart_unit", json!({"unit": "app.service"}), 1);
     world.settle();
     assert_eq!(world.acted, [restart("app.service")]);
+}
+
+/// A ladder of one rollback, whose act ends as one that a boot completes.
+fn rolled_back() -> World {
+    const ROLLBACK: &str = r#"
+        [rollback.firmware]
+        kind = "rauc"
+        [[rules]]
+        name = "full"
+        metric = "host.mem_used_pct"
+        above = 90
+        remedy = "back"
+        [[ladders]]
+        name = "back"
+        steps = [ { do = "rollback", target = "firmware", settle = "30s" } ]
+    "#;
+    let mut world = World::with(config_with(ROLLBACK));
+    world.set(Metric::BatteryExternalPower, Some(true));
+    world.advance(11 * MINUTE);
+    world.acts_succeed = false;
+    memory(&mut world, 95.0);
+    let (id, _) = world.acts.pop().unwrap();
+    world.acts_succeed = true;
+    world.input(Input::ActDone { id, outcome: needs_reboot() });
+    world.advance(2 * SECOND);
+    world
+}
+
+fn needs_reboot() -> ActOutcome {
+    ActOutcome { reason: Some("needs_reboot".into()), ..outcome(ActStatus::Succeeded) }
+}
+
+#[test]
+fn a_rollback_that_takes_a_boot_reboots_and_succeeds_with_the_next() {
+    let mut world = rolled_back();
+    assert_eq!(world.acted, [Act::Rollback { target: "firmware".into(), to: None }, Act::Reboot]);
+    world.reboot();
+    world.advance(10 * SECOND);
+    let steps = [("rollback", "IN_PROGRESS"), ("rollback", "SUCCEEDED")];
+    assert!(is(&told(&world), &steps), "{:?}", told(&world));
+}
+
+#[test]
+fn a_rollback_whose_boot_never_came_has_failed() {
+    let mut world = rolled_back();
+    world.crash();
+    world.advance(10 * SECOND);
+    let told = told(&world);
+    assert!(told.contains(&("rollback".into(), "FAILED".into())), "{told:?}");
+}
+
+#[test]
+fn a_command_to_roll_back_is_judged_by_the_next_boot_too() {
+    for (boots, status) in [(true, "SUCCEEDED"), (false, "FAILED")] {
+        let mut world = World::with(config_with("[rollback.firmware]\nkind = \"rauc\""));
+        world.advance(SECOND);
+        world.acts_succeed = false;
+        world.command("r", "rollback", json!({"target": "firmware"}), 1);
+        world.settle();
+        let (id, _) = world.acts.pop().unwrap();
+        world.input(Input::ActDone { id, outcome: needs_reboot() });
+        world.advance(2 * SECOND);
+        assert_eq!(world.statuses("r"), ["IN_PROGRESS"]);
+        if boots {
+            world.reboot();
+        } else {
+            world.crash();
+        }
+        world.advance(10 * SECOND);
+        assert_eq!(world.statuses("r").last().unwrap(), status);
+    }
 }
 
 /// Crashes after each effect of a ladder's first step.

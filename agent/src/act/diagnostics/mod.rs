@@ -1,0 +1,119 @@
+//! A snapshot for whoever has to find out from afar what a gateway is up to: plain text in sections, what matters most
+//! first, without secrets, compressed, and never larger than a bound. What can't be read says so in its place. It reads;
+//! it changes nothing.
+
+mod mask;
+mod sections;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use self::mask::Masking;
+use crate::engine::io::ActOutcome;
+use crate::wire::payload::compress;
+
+/// Bytes of a compressed snapshot.
+const SNAPSHOT_MAX: usize = 256 * 1024;
+/// Bytes of one section, of which the last are kept.
+const SECTION_MAX: usize = 256 * 1024;
+/// Bytes of a line.
+const LINE_MAX: usize = 4 * 1024;
+/// A section never loses more lines at a time than this share of them.
+const CUT: usize = 2;
+
+/// Takes snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostics {
+    /// Where /proc, /sys and /etc are.
+    root: PathBuf,
+    /// The effective configuration.
+    config: String,
+}
+
+/// A part of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Section {
+    name: &'static str,
+    text: String,
+    /// Its first lines are the older ones: they go first.
+    left_out: usize,
+}
+
+impl Diagnostics {
+    /// Reads below `root`, and says what is configured.
+    #[must_use]
+    pub const fn new(root: PathBuf, config: String) -> Self {
+        Self { root, config }
+    }
+
+    /// Takes a snapshot. Sections that are not done within the time are left out, and say so. What goes wrong is
+    /// `canceled`.
+    pub async fn take(&self, within: Duration, canceled: oneshot::Receiver<()>) -> ActOutcome {
+        let sections = tokio::select! {
+            sections = sections::collect(&self.root, &self.config, within) => sections,
+            // An error means that nobody can cancel any more.
+            Ok(()) = canceled => return ActOutcome::canceled("no snapshot was taken"),
+        };
+        let sections = sections.into_iter().map(|(name, result)| Section::new(name, result)).collect();
+        let (compressed, text_bytes) = fit(sections);
+        let detail = format!("{text_bytes} B of text, {} B compressed with zstd", compressed.len());
+        ActOutcome { attachment: Some(compressed), ..ActOutcome::succeeded(detail) }
+    }
+}
+
+impl Section {
+    fn new(name: &'static str, result: Result<String, String>) -> Self {
+        let text = result.unwrap_or_else(|why| format!("(not read: {why})"));
+        let mut masking = Masking::default();
+        let lines = text.lines().map(|line| masking.line(cut(line, LINE_MAX)));
+        let mut section = Self { name, text: lines.collect::<Vec<_>>().join("\n"), left_out: 0 };
+        while section.text.len() > SECTION_MAX {
+            section.shorten();
+        }
+        section
+    }
+
+    /// Leaves its older half out.
+    fn shorten(&mut self) {
+        let lines: Vec<&str> = self.text.lines().collect();
+        let gone = lines.len().div_ceil(CUT);
+        self.left_out += gone;
+        self.text = lines.get(gone..).unwrap_or_default().join("\n");
+    }
+
+    fn write(&self, text: &mut String) {
+        text.push_str(&format!("== {}\n", self.name));
+        if self.left_out > 0 {
+            text.push_str(&format!("({} lines before this are left out)\n", self.left_out));
+        }
+        text.push_str(&self.text);
+        text.push_str("\n\n");
+    }
+}
+
+/// Compresses the sections; as long as they are too much, the largest loses its older half.
+fn fit(mut sections: Vec<Section>) -> (Bytes, usize) {
+    loop {
+        let mut text = String::new();
+        sections.iter().for_each(|section| section.write(&mut text));
+        let bytes = text.len();
+        let compressed = compress(text.into_bytes());
+        let largest = sections.iter_mut().max_by_key(|section| section.text.len());
+        match largest {
+            Some(largest) if compressed.len() > SNAPSHOT_MAX && !largest.text.is_empty() => largest.shorten(),
+            _ => return (compressed.into(), bytes),
+        }
+    }
+}
+
+/// At most so many bytes of it.
+fn cut(line: &str, most: usize) -> &str {
+    let end = (0..=most.min(line.len())).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
+    line.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
