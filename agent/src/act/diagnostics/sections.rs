@@ -48,6 +48,7 @@ pub(super) async fn collect(root: &Path, config: &str, within: Duration) -> Vec<
         ("gateway", gateway(root)),
         ("failed units", asked(within(), failed_units()).await),
         ("memory", files(root, &["proc/meminfo", "proc/loadavg", "proc/pressure/memory", "proc/pressure/io"])),
+        ("services", services(root)),
         ("processes", Ok(processes())),
         ("disks", disks(root)),
         ("network", network(root)),
@@ -92,6 +93,26 @@ fn files(root: &Path, paths: &[&str]) -> Read {
         Err(why) => format!("-- /{path} ({why})"),
     });
     Ok(texts.collect::<Vec<_>>().join("\n"))
+}
+
+/// What systemd's services take, by their cgroups (Documentation/admin-guide/cgroup-v2.rst): seen also where the processes of
+/// others are hidden.
+fn services(root: &Path) -> Read {
+    let dir = root.join("sys/fs/cgroup/system.slice");
+    let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let mut services: Vec<(u64, u64, String)> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let look = |leaf: &str| file(root, &format!("sys/fs/cgroup/system.slice/{name}/{leaf}")).ok();
+            let bytes = look("memory.current")?.trim().parse().ok()?;
+            let usage = look("cpu.stat").and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+            Some((bytes, usage.unwrap_or_default() / 1_000_000, name))
+        })
+        .collect();
+    services.sort_by(|a, b| b.cmp(a));
+    let line = |(bytes, cpu_s, name): &(u64, u64, String)| format!("{:>10} KiB {cpu_s:>8} s {name}", bytes / 1024);
+    Ok(services.iter().take(PROCESSES_MAX).map(line).collect::<Vec<_>>().join("\n"))
 }
 
 /// Names only: arguments may be secrets. The kernel hides those of others where it is told to.

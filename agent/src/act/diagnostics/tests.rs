@@ -58,12 +58,17 @@ async fn files_that_are_missing_or_something_else_or_nonsense_cost_only_themselv
     fs::write(path("proc/self/mounts"), "only two\nnone /nowhere\\040at ext4 rw 0 0\n").unwrap();
     fs::write(path("proc/net/fib_trie"), "/32 host LOCAL\n|-- 192.0.2.7\n/32 host LOCAL\n").unwrap();
     fs::write(path("etc/resolv.conf"), vec![b'x'; 3 << 20]).unwrap();
+    let cgroup = path("sys/fs/cgroup/system.slice/app.service");
+    fs::create_dir_all(&cgroup).unwrap();
+    fs::write(cgroup.join("memory.current"), "4194304\n").unwrap();
+    fs::write(cgroup.join("cpu.stat"), "usage_usec 7000000\nuser_usec 1\n").unwrap();
     let (outcome, text) = take(root.path(), "").await;
     assert_eq!(outcome.status, ActStatus::Succeeded);
     for word in [
         "meminfo is no plain file",
         "os-release is no plain file",
         "loadavg is no plain file",
+        "4096 KiB        7 s app.service",
         "tcp: 2 listen",
         "tcp listens: zz:00, 127.0.0.1:8080",
         "/nowhere at",
