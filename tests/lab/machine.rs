@@ -1,0 +1,372 @@
+//! A machine with a real systemd: Debian's, booted by systemd-nspawn in a network namespace of the test's own, in about a
+//! second. A reboot is a boot with another boot id; a crash is PID 1 killed. What it can't show is what a container's
+//! kernel doesn't do: enforce memory limits, lose the page cache.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tempfile::TempDir;
+
+/// How long a boot may take; it takes one second.
+const BOOT_MAX: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// nspawn's exit code where the machine wants to be booted again.
+const WANTS_REBOOT: i32 = 133;
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,libnss-systemd,nftables,iproute2,procps";
+/// What a minimal machine has no use for.
+const MASKED: [&str; 5] =
+    ["apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer", "console-getty.service"];
+/// Ours, and the machine's, on a bridge between them.
+pub(crate) const HERE: &str = "10.77.0.1";
+pub(crate) const THERE: &str = "10.77.0.2";
+
+/// A network namespace that this thread, and all that it starts, is in; gone when this is dropped.
+pub(crate) struct Network {
+    name: String,
+}
+
+impl Network {
+    pub(crate) fn enter() -> Self {
+        static NETWORKS: AtomicU32 = AtomicU32::new(0);
+        let name = format!("fmlab-{}-{}", std::process::id(), NETWORKS.fetch_add(1, Ordering::Relaxed));
+        ip(&["netns", "add", &name]);
+        let namespace = File::open(Path::new("/run/netns").join(&name)).unwrap();
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        ip(&["link", "set", "dev", "lo", "up"]);
+        ip(&["link", "add", "lab0", "type", "bridge"]);
+        ip(&["address", "add", &format!("{HERE}/24"), "dev", "lab0"]);
+        ip(&["link", "set", "dev", "lab0", "up"]);
+        Self { name }
+    }
+
+    /// Lets the machine reach what listens on loopback here.
+    pub(crate) fn forward(&self, port: u16) {
+        let listener = TcpListener::bind((HERE, port)).unwrap();
+        thread::spawn(move || {
+            for inward in listener.incoming().flatten() {
+                let Ok(outward) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let (inward2, outward2) = (inward.try_clone().unwrap(), outward.try_clone().unwrap());
+                thread::spawn(move || pour(&inward, &outward));
+                thread::spawn(move || pour(&outward2, &inward2));
+            }
+        });
+    }
+
+    /// Whether the machine takes a connection at that port.
+    pub(crate) fn reaches(&self, port: u16) -> bool {
+        let address: SocketAddr = format!("{THERE}:{port}").parse().unwrap();
+        TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        ip(&["netns", "delete", &self.name]);
+    }
+}
+
+fn pour(mut from: &TcpStream, mut to: &TcpStream) {
+    // However it ends, the other direction must end with it.
+    let _ = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(std::net::Shutdown::Both);
+    let _ = from.shutdown(std::net::Shutdown::Both);
+}
+
+fn ip(args: &[&str]) {
+    let output = Command::new("ip").args(args).output().unwrap();
+    assert!(output.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+}
+
+/// A machine; ended when it is dropped.
+pub(crate) struct Machine {
+    name: String,
+    dir: TempDir,
+    shared: Arc<Shared>,
+    boots: Option<thread::JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    boots: AtomicU32,
+    /// PID 1 of the present boot, as it is called from here.
+    leader: Mutex<Option<u32>>,
+    /// Boot again, however it ended.
+    again: AtomicBool,
+    over: AtomicBool,
+    /// What it cost to find out that it can't boot.
+    ended: Mutex<Option<String>>,
+}
+
+impl Machine {
+    /// A machine that is not booted yet; its disk is there to be written to. `None`, loudly, where there can be none: this
+    /// isn't root's, or the tools are missing.
+    pub(crate) fn new() -> Option<Self> {
+        static MACHINES: AtomicU32 = AtomicU32::new(0);
+        let missing = ["systemd-nspawn", "mmdebstrap", "ip", "tar"].into_iter().find(|tool| !is_there(tool));
+        if let Some(reason) = missing.or((!rustix::process::geteuid().is_root()).then_some("root")) {
+            eprintln!("SKIPPED: a machine with systemd takes {reason}");
+            return None;
+        }
+        let dir = TempDir::new().unwrap();
+        let name = format!("fmlab-{}-{}", std::process::id(), MACHINES.fetch_add(1, Ordering::Relaxed));
+        let machine = Self { name, dir, shared: Arc::default(), boots: None };
+        fs::create_dir(machine.root()).unwrap();
+        let unpack = Command::new("tar").arg("-xf").arg(disk()).arg("-C").arg(machine.root()).output().unwrap();
+        assert!(unpack.status.success(), "{}", String::from_utf8_lossy(&unpack.stderr));
+        Some(machine)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    /// A file of the machine.
+    pub(crate) fn file(&self, path: &str) -> PathBuf {
+        self.root().join(path.trim_start_matches('/'))
+    }
+
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let path = self.file(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Has a unit started at boot.
+    pub(crate) fn enable(&self, unit: &str, target: &str) {
+        let wants = self.file(&format!("/etc/systemd/system/{target}.wants"));
+        fs::create_dir_all(&wants).unwrap();
+        symlink(format!("/etc/systemd/system/{unit}"), wants.join(unit)).unwrap();
+    }
+
+    /// Boots it, and again whenever it wants to reboot, with these programs of ours in it.
+    pub(crate) fn boot(&mut self, binaries: &[(&str, &str)]) {
+        let mut args: Vec<String> = ["--quiet", "--register=no", "--keep-unit", "--resolv-conf=off", "--timezone=off"]
+            .into_iter()
+            .chain(["--link-journal=no", "--console=pipe", "--network-bridge=lab0"])
+            .map(str::to_owned)
+            .collect();
+        args.push(format!("--machine={}", self.name));
+        args.push(format!("--directory={}", self.root().display()));
+        args.extend(binaries.iter().map(|(ours, theirs)| format!("--bind-ro={ours}:{theirs}")));
+        args.push("--boot".into());
+        let (shared, name) = (Arc::clone(&self.shared), self.name.clone());
+        let console = self.dir.path().join("console");
+        // A thread is in the namespaces of the one that starts it.
+        self.boots = Some(thread::spawn(move || {
+            while !shared.over.load(Ordering::SeqCst) {
+                let code = boot_once(&args, &name, &console, &shared);
+                let again = shared.again.swap(false, Ordering::SeqCst) || code == Some(WANTS_REBOOT);
+                if !again {
+                    *shared.ended.lock().unwrap() = Some(format!("nspawn ended with {code:?}"));
+                    return;
+                }
+            }
+        }));
+        self.wait_for_boot(0);
+    }
+
+    /// Waits until it has booted more often than that, and is up.
+    pub(crate) fn wait_for_boot(&self, before: u32) {
+        let until = Instant::now() + BOOT_MAX;
+        loop {
+            let ended = self.shared.ended.lock().unwrap().clone();
+            assert!(ended.is_none(), "{ended:?}: {}", self.console());
+            if self.boots() > before && self.leader().is_some() {
+                let state = self.run(&["systemctl", "is-system-running"]);
+                if matches!(String::from_utf8_lossy(&state.stdout).trim(), "running" | "degraded") {
+                    return;
+                }
+            }
+            assert!(Instant::now() < until, "it did not boot: {}", self.console());
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// How often it was booted.
+    pub(crate) fn boots(&self) -> u32 {
+        self.shared.boots.load(Ordering::SeqCst)
+    }
+
+    /// Ends it as a power cut does, and boots it again.
+    pub(crate) fn crash(&self) {
+        let before = self.boots();
+        self.shared.again.store(true, Ordering::SeqCst);
+        kill(self.leader().unwrap());
+        self.wait_for_boot(before);
+    }
+
+    /// Runs a program in it.
+    pub(crate) fn run(&self, argv: &[&str]) -> Output {
+        let leader = self.leader().unwrap_or(0).to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &leader, "-m", "-u", "-i", "-n", "-p", "-C", "--"]).args(argv).stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    /// The same; what it says, and it has to succeed.
+    pub(crate) fn say(&self, argv: &[&str]) -> String {
+        let output = self.run(argv);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}: {said}", argv.join(" "));
+        said.trim().to_owned()
+    }
+
+    /// A property of a unit.
+    pub(crate) fn show(&self, unit: &str, property: &str) -> String {
+        self.say(&["systemctl", "show", "--value", "--property", property, unit])
+    }
+
+    /// Waits until something holds, as long as a boot may take.
+    pub(crate) fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let until = Instant::now() + BOOT_MAX;
+        while !holds() {
+            assert!(Instant::now() < until, "waited for {what}");
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// What a unit has logged.
+    pub(crate) fn journal(&self, unit: &str) -> String {
+        self.say(&["journalctl", "--no-pager", "--output=cat", "--unit", unit])
+    }
+
+    fn console(&self) -> String {
+        fs::read_to_string(self.dir.path().join("console")).unwrap_or_default()
+    }
+
+    fn leader(&self) -> Option<u32> {
+        *self.shared.leader.lock().unwrap()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let units = ["fieldmedic.service", "fieldmedic-act.service", "fieldmedic-quarantine.service"];
+            for unit in units.into_iter().filter(|_| self.leader().is_some()) {
+                let log = self.run(&["journalctl", "--no-pager", "--output=short-monotonic", "--unit", unit]);
+                eprintln!("== {unit}\n{}", String::from_utf8_lossy(&log.stdout));
+            }
+        }
+        self.shared.over.store(true, Ordering::SeqCst);
+        if let Some(leader) = self.leader() {
+            kill(leader);
+        }
+        if let Some(boots) = self.boots.take() {
+            let _ = boots.join();
+        }
+        for group in groups(&self.name) {
+            remove_group(&group);
+        }
+    }
+}
+
+fn kill(pid: u32) {
+    if let Some(pid) = Pid::from_raw(i32::try_from(pid).unwrap()) {
+        // Gone already is as good.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// One boot, to its end; its exit code.
+fn boot_once(args: &[String], name: &str, console: &Path, shared: &Shared) -> Option<i32> {
+    let log = OpenOptions::new().create(true).append(true).open(console).unwrap();
+    // In control groups of its own: --keep-unit has nspawn stay below the one that it is started in.
+    let mut script = String::new();
+    for group in groups(name) {
+        fs::create_dir_all(&group).unwrap();
+        script += &format!("echo $$ > {}/cgroup.procs; ", group.display());
+    }
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("{script}exec systemd-nspawn \"$@\""), "nspawn"])
+        .args(args)
+        .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    shared.boots.fetch_add(1, Ordering::SeqCst);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        let mut leader = shared.leader.lock().unwrap();
+        if leader.is_none() {
+            *leader = leader_of(child.id());
+        }
+        drop(leader);
+        thread::sleep(LOOK_EVERY);
+    };
+    *shared.leader.lock().unwrap() = None;
+    status.code()
+}
+
+/// The child of nspawn that is PID 1 inside.
+fn leader_of(nspawn: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{nspawn}/task/{nspawn}/children")).ok()?;
+    children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()).find(|pid| {
+        let read = |leaf: &str| fs::read_to_string(format!("/proc/{pid}/{leaf}")).unwrap_or_default();
+        let inside = read("status").lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1"));
+        inside && read("comm").trim() == "systemd"
+    })
+}
+
+fn groups(name: &str) -> Vec<PathBuf> {
+    let roots = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let usable = roots.iter().map(Path::new).filter(|root| root.join("cgroup.procs").exists());
+    usable.map(|root| root.join(name)).collect()
+}
+
+fn remove_group(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_group(&entry.path());
+        }
+    }
+    // One that is still in use is left to the next reboot.
+    let _ = fs::remove_dir(group);
+}
+
+fn is_there(tool: &str) -> bool {
+    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].iter().any(|dir| Path::new(dir).join(tool).exists())
+}
+
+/// A packed disk with a minimal Debian of this machine's release, so that what was built here runs there. Made once.
+fn disk() -> PathBuf {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap();
+    let packed = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lab.tar");
+    if packed.exists() {
+        return packed;
+    }
+    let release = fs::read_to_string("/etc/os-release").unwrap();
+    let suite = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("stable").to_owned();
+    let masks = MASKED.map(|unit| format!("ln -sf /dev/null \"$1/etc/systemd/system/{unit}\""));
+    let new = packed.with_extension("new.tar");
+    let output = Command::new("mmdebstrap")
+        .args(["--quiet", "--variant=minbase", "--aptopt=APT::Install-Recommends \"false\""])
+        .args(["doc", "man", "locale"].map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")))
+        .arg(format!("--include={PACKAGES}"))
+        .arg(format!("--customize-hook={}", masks.join("; ")))
+        .arg("--customize-hook=ln -sf /lib/systemd/system/multi-user.target \"$1/etc/systemd/system/default.target\"")
+        .arg("--customize-hook=echo lab > \"$1/etc/hostname\"; : > \"$1/etc/machine-id\"; rm -f \"$1/etc/resolv.conf\"")
+        .arg(suite)
+        .arg(&new)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "mmdebstrap: {}", String::from_utf8_lossy(&output.stderr));
+    fs::rename(&new, &packed).unwrap();
+    packed
+}

@@ -1,0 +1,375 @@
+//! A gateway as it is shipped: the units of systemd/, the daemon without rights, root's helper behind its socket, and the
+//! quarantine's boot unit, on a real systemd that is rebooted, crashed and cut off.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod machine;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+
+use common::World;
+use machine::{HERE, Machine, Network};
+
+const DEVICE: &str = "gw-lab";
+const HELPER: &str = env!("CARGO_BIN_EXE_fieldmedic-act");
+/// What the application of this gateway listens on.
+const APP_PORT: u16 = 8080;
+
+/// A gateway with an application, beside a broker, a fleet and an operator.
+struct Site {
+    machine: Machine,
+    world: World,
+    // Last: the others are in it.
+    network: Network,
+}
+
+impl Site {
+    /// Booted and online, with this configuration and this policy over what all tests have. `None` where there can be no
+    /// machine.
+    fn new(config: &str, policy: &str) -> Option<Self> {
+        let machine = Machine::new()?;
+        let network = Network::enter();
+        let world = World::new();
+        network.forward(world.broker.port());
+        let mut site = Self { machine, world, network };
+        site.install(config, policy);
+        site.machine.boot(&[(common::agent::BINARY, "/usr/bin/fieldmedic"), (HELPER, "/usr/libexec/fieldmedic-act")]);
+        site.world.fleet.presence(0, DEVICE, true);
+        Some(site)
+    }
+
+    fn install(&self, config: &str, policy: &str) {
+        let machine = &self.machine;
+        let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
+        for (from, to) in
+            [("", "/etc/systemd/system"), ("sysusers.d", "/usr/lib/sysusers.d"), ("tmpfiles.d", "/usr/lib/tmpfiles.d")]
+        {
+            for entry in
+                fs::read_dir(units.join(from)).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file())
+            {
+                let to = machine.file(to).join(entry.file_name());
+                fs::copy(entry.path(), to).unwrap();
+            }
+        }
+        machine.write("/usr/bin/fieldmedic", "");
+        machine.write("/usr/libexec/fieldmedic-act", "");
+        machine.enable("fieldmedic.service", "multi-user.target");
+        machine.enable("fieldmedic-act.socket", "sockets.target");
+        machine.enable("fieldmedic-quarantine.service", "sysinit.target");
+        machine.write(
+            "/etc/systemd/system/uplink.service",
+            "[Unit]\nDescription=The machine's network\nDefaultDependencies=no\nAfter=network-pre.target\n\
+             Before=network.target\nWants=network-pre.target\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
+             ExecStart=/sbin/ip address add 10.77.0.2/24 dev host0\nExecStart=/sbin/ip link set host0 up\n",
+        );
+        machine.enable("uplink.service", "sysinit.target");
+        machine.write(
+            "/etc/systemd/system/app.service",
+            "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
+        );
+        machine.write("/etc/systemd/system/broken.service", "[Service]\nExecStart=/bin/false\n");
+        machine.write(
+            "/etc/systemd/system/front.socket",
+            &format!(
+                "[Socket]\nListenStream={APP_PORT}\nAccept=yes\nMaxConnections=64\n[Install]\nWantedBy=sockets.target\n"
+            ),
+        );
+        machine.write("/etc/systemd/system/front@.service", "[Service]\nExecStart=/bin/cat\nStandardInput=socket\n");
+        for (unit, target) in [
+            ("app.service", "multi-user.target"),
+            ("broken.service", "multi-user.target"),
+            ("front.socket", "sockets.target"),
+        ] {
+            machine.enable(unit, target);
+        }
+        fs::create_dir_all(machine.file("/etc/fieldmedic")).unwrap();
+        fs::copy(self.world.operator.public_key(), machine.file("/etc/fieldmedic/ops-1.pub")).unwrap();
+        let port = self.world.broker.port();
+        machine.write(
+            "/etc/fieldmedic/agent.toml",
+            &format!(
+                r#"
+[device]
+id = "{DEVICE}"
+[mqtt]
+url = "mqtt://{HERE}:{port}"
+[mqtt.reconnect]
+min = "100ms"
+max = "1s"
+[telemetry]
+sample_interval = "500ms"
+report_interval = "1s"
+publish_interval = "1s"
+[clock]
+trust = "always"
+[commands]
+trusted_keys = ["ops-1.pub"]
+[remediation]
+units = ["app.service", "ssh.service"]
+min_uptime = "0s"
+{config}"#
+            ),
+        );
+        machine.write(
+            "/etc/fieldmedic/policy.toml",
+            &format!(
+                r#"
+[device]
+id = "{DEVICE}"
+[commands]
+trusted_keys = ["ops-1.pub"]
+[clock]
+trust = "always"
+[allow]
+actions = ["restart_unit", "restart_link", "reboot", "quarantine", "rollback", "run"]
+units = ["app.service"]
+interfaces = ["host0"]
+[quarantine]
+broker_ports = [{port}]
+stop_units = ["app.service"]
+{policy}"#
+            ),
+        );
+    }
+
+    fn order(&self, name: &str, args: Json) -> String {
+        self.world.order(DEVICE, name, args)
+    }
+
+    /// Sends a command; its end.
+    fn command(&self, name: &str, args: Json, status: &str) -> Json {
+        self.world.fleet.result(&self.order(name, args), status)
+    }
+
+    /// Waits for a presence that says this level.
+    fn says(&self, mark: usize, level: &str) {
+        self.world.fleet.wait_since(mark, &format!("presence to say {level}"), |message| {
+            message.leaf() == "presence" && message.body["online"] == true && message.body["quarantine"] == level
+        });
+    }
+
+    fn rules(&self) -> String {
+        self.machine.say(&["nft", "list", "ruleset"])
+    }
+}
+
+#[test]
+fn the_daemon_has_no_rights_and_the_helper_restarts_what_roots_policy_names() {
+    let Some(site) = Site::new("", "") else { return };
+    let machine = &site.machine;
+    let status = machine.say(&["cat", &format!("/proc/{}/status", machine.show("fieldmedic.service", "MainPID"))]);
+    let line = |key: &str| status.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+    assert!(!line("Uid:").contains("\t0\t") && line("CapEff:").ends_with("\t0000000000000000"), "{status}");
+    assert!(line("NoNewPrivs:").ends_with('1') && line("Seccomp:").ends_with('2'), "{status}");
+
+    let before = machine.show("app.service", "MainPID");
+    let result = site.command("restart_unit", json!({"unit": "app.service"}), "SUCCEEDED");
+    let after = machine.show("app.service", "MainPID");
+    assert_ne!(before, after);
+    assert!(result["detail"].as_str().unwrap().contains(&after), "{result}");
+    // The agent's configuration allows it, root doesn't.
+    let result = site.command("restart_unit", json!({"unit": "ssh.service"}), "FAILED");
+    assert_eq!(result["reason"], "not_allowed", "{result}");
+    assert!(machine.journal("fieldmedic-act.service").contains("refused: not_allowed"));
+}
+
+#[test]
+fn a_commanded_reboot_is_announced_done_and_told_by_the_next_boot() {
+    let Some(site) = Site::new("", "") else { return };
+    let (mark, boots) = (site.world.fleet.mark(), site.machine.boots());
+    let boot = site.machine.say(&["cat", "/proc/sys/kernel/random/boot_id"]);
+    let id = site.order("reboot", json!({}));
+    site.world.fleet.wait_since(mark, "the goodbye", |message| {
+        message.leaf() == "presence" && message.body["online"] == false && message.body["reason"] == "rebooting"
+    });
+    site.machine.wait_for_boot(boots);
+    site.world.fleet.result(&id, "SUCCEEDED");
+    assert_ne!(site.machine.say(&["cat", "/proc/sys/kernel/random/boot_id"]), boot);
+    assert_eq!(site.machine.boots(), boots + 1);
+}
+
+#[test]
+fn a_quarantine_cuts_the_gateway_off_from_all_but_the_broker_over_reboots_and_crashes_until_it_is_released() {
+    let Some(site) = Site::new("[quarantine]\nstop_units = [\"app.service\"]", "") else { return };
+    let (machine, network) = (&site.machine, &site.network);
+    assert!(network.reaches(APP_PORT));
+    let mark = site.world.fleet.mark();
+    let result = site.command("quarantine", json!({"level": "isolate"}), "SUCCEEDED");
+    assert!(result["detail"].as_str().unwrap().contains("stopped: app.service"), "{result}");
+    site.says(mark, "isolate");
+    assert!(!network.reaches(APP_PORT));
+    assert_eq!(machine.show("app.service", "ActiveState"), "inactive");
+
+    for end in ["crash", "reboot"] {
+        let (mark, boots) = (site.world.fleet.mark(), machine.boots());
+        if end == "crash" {
+            machine.crash();
+        } else {
+            machine.run(&["systemctl", "reboot"]);
+            machine.wait_for_boot(boots);
+        }
+        site.says(mark, "isolate");
+        assert!(!network.reaches(APP_PORT), "after a {end}");
+        // The rules were there before the network was.
+        let since = |unit: &str| machine.show(unit, "ActiveEnterTimestampMonotonic").parse::<u64>().unwrap();
+        assert!(since("fieldmedic-quarantine.service") <= since("uplink.service"), "after a {end}");
+        // It was started at boot, and stopped again.
+        machine.until("app.service to be stopped", || machine.show("app.service", "ActiveState") == "inactive");
+    }
+    assert_eq!(site.command("reboot", json!({}), "REJECTED")["reason"], "quarantined");
+    let snapshot = site.command("collect_diagnostics", json!({}), "SUCCEEDED");
+    assert!(snapshot["detail"].as_str().unwrap().contains("compressed"), "{snapshot}");
+
+    let mark = site.world.fleet.mark();
+    site.command("release", json!({}), "SUCCEEDED");
+    site.says(mark, "none");
+    assert!(network.reaches(APP_PORT));
+    assert_eq!(machine.show("app.service", "ActiveState"), "active");
+    assert!(!site.rules().contains("fieldmedic"));
+    let (mark, boots) = (site.world.fleet.mark(), machine.boots());
+    machine.run(&["systemctl", "reboot"]);
+    machine.wait_for_boot(boots);
+    site.says(mark, "none");
+    assert!(network.reaches(APP_PORT));
+}
+
+#[test]
+fn only_the_agent_reaches_the_broker_in_quarantine_and_root_on_the_console_ends_it() {
+    let Some(site) = Site::new("", "") else { return };
+    let machine = &site.machine;
+    site.command("quarantine", json!({"level": "restrict"}), "SUCCEEDED");
+    let port = site.world.broker.port();
+    let connect = format!("exec 3<>/dev/tcp/{HERE}/{port}");
+    let as_user = |user: &str| {
+        machine
+            .run(&["setpriv", "--reuid", user, "--clear-groups", "timeout", "2", "bash", "-c", &connect])
+            .status
+            .success()
+    };
+    assert!(as_user("fieldmedic"), "the agent's user reaches the broker");
+    assert!(!as_user("nobody") && !as_user("root"), "and nobody else");
+
+    let mark = site.world.fleet.mark();
+    assert!(
+        !machine
+            .run(&["setpriv", "--reuid", "nobody", "--clear-groups", "fieldmedic", "release", "--local"])
+            .status
+            .success()
+    );
+    assert!(site.rules().contains("fieldmedic"));
+    let said = machine.say(&["fieldmedic", "release", "--local"]);
+    assert!(said.starts_with("released"), "{said}");
+    assert!(!site.rules().contains("fieldmedic"));
+    site.says(mark, "none");
+    assert!(as_user("nobody"));
+}
+
+#[test]
+fn a_ladder_restarts_the_unit_and_then_shuts_the_gateway_off_where_roots_policy_lets_rules_do_so() {
+    const LADDER: &str = r#"
+[[rules]]
+name = "up"
+metric = "host.uptime_s"
+above = 0
+remedy = "shut"
+[[ladders]]
+name = "shut"
+steps = [ { do = "restart_unit", unit = "app.service", settle = "1s" }, { do = "quarantine", level = "restrict", settle = "1s" } ]
+"#;
+    let Some(site) = Site::new(LADDER, "[local]\nactions = [\"restart_unit\", \"quarantine\"]") else { return };
+    let told = |name: &str, status: &str| {
+        site.world.fleet.wait_for(&format!("{name} to be {status}"), |message| {
+            message.body["type"] == "remediation"
+                && message.body["name"] == name
+                && message.body["remediation"]["status"] == status
+        })
+    };
+    told("restart_unit", "SUCCEEDED");
+    told("quarantine", "SUCCEEDED");
+    told("ladder_exhausted", "EXHAUSTED");
+    assert!(site.rules().contains("fieldmedic_quarantine"));
+    assert!(!site.network.reaches(APP_PORT));
+}
+
+#[test]
+fn what_root_lets_no_rule_do_is_refused_to_a_ladder() {
+    const LADDER: &str = r#"
+[[rules]]
+name = "up"
+metric = "host.uptime_s"
+above = 0
+remedy = "again"
+[[ladders]]
+name = "again"
+steps = [ { do = "restart_unit", unit = "app.service", settle = "1s" } ]
+"#;
+    let Some(site) = Site::new(LADDER, "") else { return };
+    let before = site.machine.show("app.service", "MainPID");
+    site.world.fleet.wait_for("the refusal", |message| {
+        message.body["name"] == "restart_unit" && message.body["remediation"]["reason"] == "not_allowed"
+    });
+    assert_eq!(site.machine.show("app.service", "MainPID"), before);
+}
+
+#[test]
+fn an_agent_that_hangs_is_killed_by_the_watchdog_and_says_so_when_it_is_back() {
+    let Some(site) = Site::new("", "") else { return };
+    let machine = &site.machine;
+    machine.say(&["mkdir", "-p", "/etc/systemd/system/fieldmedic.service.d"]);
+    machine.say(&[
+        "sh",
+        "-c",
+        "printf '[Service]\\nWatchdogSec=2s\\n' > /etc/systemd/system/fieldmedic.service.d/fast.conf",
+    ]);
+    machine.say(&["systemctl", "daemon-reload"]);
+    machine.say(&["systemctl", "restart", "fieldmedic.service"]);
+    let before = machine.show("fieldmedic.service", "MainPID");
+    let mark = site.world.fleet.mark();
+    machine.say(&["kill", "-STOP", &before]);
+    site.world.fleet.wait_since(mark, "the agent to come back", |message| {
+        message.body["name"] == "started" && message.body["agent"]["after"] == "crash or power cut"
+    });
+    assert_ne!(machine.show("fieldmedic.service", "MainPID"), before);
+    assert!(machine.journal("fieldmedic.service").contains("Watchdog timeout"));
+}
+
+#[test]
+fn the_uplink_is_restarted_by_a_unit_of_its_own_and_the_agent_is_back_over_it() {
+    let Some(site) = Site::new("", "") else { return };
+    let machine = &site.machine;
+    machine.say(&["ip", "route", "add", "default", "via", HERE, "dev", "host0"]);
+    let result = site.command("restart_link", json!({"interface": "host0"}), "SUCCEEDED");
+    assert!(result["detail"].as_str().unwrap().contains("routes put back: 1"), "{result}");
+    assert!(machine.say(&["ip", "route", "show", "default"]).contains(HERE));
+    // Root's policy names no other.
+    assert_eq!(site.command("restart_link", json!({"interface": "lo"}), "FAILED")["reason"], "not_allowed");
+}
+
+#[test]
+fn a_snapshot_of_a_confined_agent_names_what_has_failed_and_what_the_journal_says() {
+    let Some(site) = Site::new("", "") else { return };
+    let id = site.order("collect_diagnostics", json!({}));
+    site.world.fleet.result(&id, "SUCCEEDED");
+    let mut parts: Vec<Json> = site.world.fleet.so_far().into_iter().map(|message| message.body).collect();
+    parts.retain(|body| body["command_id"] == *id && body["part"].is_number());
+    parts.sort_by_key(|part| part["part"].as_u64());
+    parts.dedup_by_key(|part| part["part"].as_u64());
+    let text: String = parts.iter().filter_map(|part| part["output"].as_str()).collect();
+    let compressed = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).unwrap();
+    let text = String::from_utf8(zstd::decode_all(compressed.as_slice()).unwrap()).unwrap();
+    for word in ["broken.service failed", "addresses: ", "10.77.0.2", "Started", "app.service", "tcp"] {
+        assert!(text.contains(word), "no {word} in {text}");
+    }
+}
