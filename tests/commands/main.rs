@@ -370,16 +370,22 @@ fn a_full_queue_says_busy_and_the_red_button_empties_it() {
     assert_eq!(lines_of(&gateway, "acted"), 1);
 }
 
-#[test]
-fn a_rollback_switches_releases_and_there_is_no_second_one_without_a_name() {
-    let world = World::new();
-    let gateway = world.gateway("gw-back");
+/// Releases of an application: 2.0 runs, 1.0 ran before it.
+fn releases(gateway: &Gateway) -> std::path::PathBuf {
     let dir = gateway.file("app");
     for release in ["1.0", "2.0"] {
         std::fs::create_dir_all(dir.join("releases").join(release)).unwrap();
     }
     std::os::unix::fs::symlink("releases/2.0", dir.join("current")).unwrap();
     std::os::unix::fs::symlink("releases/1.0", dir.join("previous")).unwrap();
+    dir
+}
+
+#[test]
+fn a_rollback_switches_releases_and_there_is_no_second_one_without_a_name() {
+    let world = World::new();
+    let gateway = world.gateway("gw-back");
+    let dir = releases(&gateway);
     let slots = format!("[rollback.app]\nkind = \"slots\"\ndir = {dir:?}\n[remediation.budget]\nrollback = \"9/1h\"");
     let gateway = gateway.with(&slots);
     let _agent = online(&world, &gateway);
@@ -426,4 +432,42 @@ fn a_snapshot_comes_in_parts_that_make_one_text_without_secrets() {
     for section in ["== gateway", "== processes", "== sockets", "id = \"gw-snapshot\"", "== journal"] {
         assert!(text.contains(section), "no {section} in {text}");
     }
+}
+
+#[test]
+fn an_update_that_raises_a_critical_alarm_is_left_again_by_the_agent_itself() {
+    const ALARM: &str =
+        "[[rules]]\nname = \"new-is-bad\"\nmetric = \"battery.charge_pct\"\nbelow = 50\nseverity = \"critical\"";
+    let world = World::new();
+    let tree = Tree::new();
+    let gateway = world.gateway("gw-trial").measuring(&tree).with(ALARM);
+    let dir = releases(&gateway);
+    let slots = format!("[rollback.app]\nkind = \"slots\"\ndir = {dir:?}\nsettle = \"1s\"\ntrial = \"4s\"");
+    let gateway = gateway.with(&slots);
+    let _agent = online(&world, &gateway);
+    world.fleet.sample_since(0, "gw-trial", "a first look", |sample| sample["agent"].is_object());
+    let told = |name: &str, release: &str| {
+        world.fleet.wait_for(&format!("{name} of {release}"), |message| {
+            message.body["name"] == name && message.body["release"]["name"] == release
+        })
+    };
+    let update = |release: &str| {
+        std::fs::create_dir_all(dir.join("releases").join(release)).unwrap();
+        for (link, to) in [
+            ("previous", std::fs::read_link(dir.join("current")).unwrap()),
+            ("current", format!("releases/{release}").into()),
+        ] {
+            let new = dir.join("new");
+            std::os::unix::fs::symlink(to, &new).unwrap();
+            std::fs::rename(new, dir.join(link)).unwrap();
+        }
+    };
+
+    update("3.0");
+    told("release_good", "3.0");
+    tree.write(&format!("{}/capacity", common::tree::BATTERY), "20");
+    update("4.0");
+    told("release_bad", "4.0");
+    told("release_back", "3.0");
+    assert_eq!(std::fs::read_link(dir.join("current")).unwrap().to_str(), Some("releases/3.0"));
 }

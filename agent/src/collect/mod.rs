@@ -10,9 +10,11 @@ pub mod host;
 mod inhibit;
 pub mod link;
 mod own;
+mod releases;
 mod round;
 pub mod worker;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::config;
@@ -29,13 +31,26 @@ pub struct Collectors {
     battery_root: PathBuf,
     host: Host,
     own: Own,
+    targets: BTreeMap<String, config::Rollback>,
 }
 
 impl Collectors {
     /// Collectors below `config.root`. Nothing is read yet.
     #[must_use]
     pub fn new(config: &config::Collect) -> Self {
-        Self { config: config.clone(), battery_root: config.root.clone(), host: Host::default(), own: Own::default() }
+        Self {
+            config: config.clone(),
+            battery_root: config.root.clone(),
+            host: Host::default(),
+            own: Own::default(),
+            targets: BTreeMap::new(),
+        }
+    }
+
+    /// The same, and they say which releases of these run.
+    #[must_use]
+    pub fn with_releases_of(self, targets: BTreeMap<String, config::Rollback>) -> Self {
+        Self { targets, ..self }
     }
 
     /// The same, but with the batteries below another root: `fieldmedic demo` imitates one in the kernel's own format.
@@ -61,6 +76,7 @@ impl Collectors {
         }
         self.own.collect(&mut round);
         observation.inhibited = inhibit::collect(&mut round);
+        observation.releases = releases::collect(&self.targets, &mut round);
         let rest = round.finish();
         observation.points.extend(rest.points);
         observation.faults.extend(rest.faults);

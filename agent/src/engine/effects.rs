@@ -75,6 +75,8 @@ pub enum Purpose {
     Bookkeeping,
     /// A step of a ladder begins: the rule that it is for.
     Remedy(String),
+    /// A release is to be left: what it is one of.
+    Trial(String),
     /// An action on the gateway.
     Act,
 }

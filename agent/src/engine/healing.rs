@@ -133,6 +133,7 @@ impl Engine {
         let (what, by) = (act.clone(), trigger.clone());
         let effect = self.effects.push_for(Purpose::Act, |id| Effect::Act { id, act, trigger, token, timeout });
         self.quarantine.begun(effect, &what, &by, at);
+        self.releases.begun(effect, &what);
         effect
     }
 
@@ -197,8 +198,12 @@ impl Engine {
         if self.snapshots.remove(&id).is_some() {
             return;
         }
+        let was_trials = self.trial_ended(now, id, &outcome);
         if outcome.status == ActStatus::Succeeded && outcome.reason.as_deref() == Some(Reason::NeedsReboot.word()) {
             return self.boot_into(now, id);
+        }
+        if was_trials {
+            return self.with_commands(now, Commands::begin_queued);
         }
         if self.reboot.as_ref().is_some_and(|reboot| reboot.effect == id) {
             if outcome.status == ActStatus::Succeeded {

@@ -36,6 +36,7 @@ mod stop;
 mod suspect;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -63,6 +64,7 @@ use session::Session;
 use stop::Stopping;
 use time::{BootId, Mono, Now, Unix};
 use timeline::{Saved, Timeline};
+use trial::Releases;
 use vitals::Vitals;
 
 /// Numbers taken in advance for messages that are not stored, so that a crash can't use one twice.
@@ -117,6 +119,7 @@ pub struct Engine {
     remedies: Remedies,
     reboot: Option<Reboot>,
     quarantine: Quarantine,
+    releases: Releases,
     /// Snapshots that nobody ordered, under way, and on whose account.
     snapshots: BTreeMap<EffectId, Trigger>,
     power: Power,
@@ -228,6 +231,7 @@ impl Engine {
             self.stopping.is_none().then(|| self.remedies.deadline()).flatten(),
             self.reboot_deadline(),
             self.stopping.is_none().then(|| self.quarantine.deadline()).flatten(),
+            self.stopping.is_none().then(|| self.releases.deadline(&self.config)).flatten(),
             self.outbox.deadline(),
             self.link.deadline(),
             self.session.deadline(&self.link, &self.outbox, &self.attributes),
@@ -292,6 +296,7 @@ impl Engine {
         }
         self.commands.poll(now.mono);
         self.poll_remedies(now);
+        self.poll_trials(now);
         self.poll_quarantine(now);
         self.run_steps(now);
         self.poll_reboot(now);
@@ -312,6 +317,7 @@ impl Engine {
                 }
                 self.note_power(now, &observation);
                 self.inhibited.clone_from(&observation.inhibited);
+                self.see_releases(now, &observation.releases);
                 self.judge(now, Round::Observed(&observation.points));
                 self.vitals.observe(observation.points);
                 self.attributes.observe(&self.vitals);
@@ -403,6 +409,10 @@ impl Engine {
             Purpose::Remedy(rule) => {
                 self.log_fault("journal", fault.as_ref());
                 self.remedies.journaled(now, &self.config, &rule, fault.is_none());
+            }
+            Purpose::Trial(target) => {
+                self.log_fault("journal", fault.as_ref());
+                self.trial_journaled(now, &target, fault.is_none());
             }
             Purpose::Observe | Purpose::Act => {}
         }

@@ -14,6 +14,17 @@ pub struct Observation {
     pub faults: Vec<Fault>,
     /// Why nothing may be done automatically, where somebody has said so.
     pub inhibited: Option<String>,
+    /// The releases that run, of what can be rolled back.
+    pub releases: Vec<Release>,
+}
+
+/// A release that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// Of what: a `[rollback.NAME]`.
+    pub target: String,
+    /// Its name; a slot's, where that is what there is.
+    pub name: String,
 }
 
 /// A file that was missing where it should be, or said nonsense.

@@ -298,6 +298,7 @@ impl Engine {
         session.refusal_logged = false;
         session.last_fault = None;
         self.outbox.connected();
+        self.releases.reached_broker();
         self.quarantine.connected(now.mono, true);
         session.connected_from = Some(now.mono);
         session.telemetry_upto = self.outbox.sendable(Class::Telemetry);

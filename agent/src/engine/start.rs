@@ -23,6 +23,7 @@ use super::rules::{Leftovers, Rules};
 use super::session::Session;
 use super::time::{Anchor, BootId, Now, Unix};
 use super::timeline::Timeline;
+use super::trial::Releases;
 use super::vitals::Vitals;
 use super::{Counters, Cursor, Engine, Identity, Seqs};
 use crate::config::{self, CheckedConfig};
@@ -130,6 +131,7 @@ impl Engine {
             remedies,
             reboot: None,
             quarantine: Quarantine::restore(now, &recovered.state),
+            releases: Releases::restore(&recovered.state),
             snapshots: BTreeMap::new(),
             power: Power::default(),
             inhibited: None,

@@ -139,6 +139,12 @@ impl Rollbacks {
     }
 }
 
+/// The release that runs from a directory of releases; `None` where its links say nothing.
+#[must_use]
+pub fn current_slot(dir: &Path) -> Option<String> {
+    Slots::new(dir).current().ok()
+}
+
 /// Switches releases, and restarts what runs from them.
 async fn switch(dir: &Path, to: Option<&str>, units: &[UnitName]) -> ActOutcome {
     let detail = match Slots::new(dir).rollback(to) {

@@ -7,5 +7,6 @@ mod invariants;
 mod quarantine;
 mod sending;
 mod thinning;
+mod trial;
 mod trouble;
 mod world;

@@ -12,7 +12,7 @@ use crate::engine::io::{
     StoreFault, StoreOp, StoreReply, StoreStats,
 };
 use crate::engine::metric::{Metric, Point, Value};
-use crate::engine::observation::Observation;
+use crate::engine::observation::{Observation, Release};
 use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish, Version};
 use crate::engine::record::Class;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
@@ -155,6 +155,8 @@ pub(super) struct World {
     pub(super) backoff_resets: u32,
     /// What every round of collection reads.
     pub(super) points: Vec<Point>,
+    /// The releases that run.
+    pub(super) releases: Vec<Release>,
     /// What the inhibit file says, where there is one.
     pub(super) inhibited: Option<String>,
     /// The collectors hang: there are no readings at all.
@@ -250,6 +252,7 @@ impl World {
             exited: false,
             backoff_resets: 0,
             points: vec![Point::new(Metric::BatteryChargePct, 80.0), Point::new(Metric::HostLoad1, 0.1)],
+            releases: Vec::new(),
             inhibited: None,
             collectors_hang: false,
             log: Vec::new(),
@@ -445,7 +448,8 @@ impl World {
             Effect::Observe { .. } if self.trouble.collectors_hang => {}
             Effect::Observe { id } => {
                 let (points, inhibited) = (self.points.clone(), self.inhibited.clone());
-                let readings = Observation { points, faults: Vec::new(), inhibited };
+                let releases = self.releases.clone();
+                let readings = Observation { points, faults: Vec::new(), inhibited, releases };
                 let result = if self.collectors_hang { Err("busy".to_owned()) } else { Ok(readings) };
                 self.queue.push_back(Input::Observed { id, result });
             }

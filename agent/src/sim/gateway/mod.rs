@@ -195,7 +195,7 @@ impl Gateway {
                 _ => {}
             }
         }
-        Observation { points, faults: Vec::new(), inhibited: None }
+        Observation { points, ..Observation::default() }
     }
 
     /// Lines that are due and were not read yet.

@@ -1,0 +1,185 @@
+//! Releases on trial: kept when they prove good, left once when they don't.
+
+use std::time::Duration;
+
+use super::world::{World, config_with};
+use crate::engine::io::{Act, StoreFault, StoreOp};
+use crate::engine::metric::Metric;
+use crate::engine::observation::Release;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+const CONFIG: &str = r#"
+    [rollback.app]
+    kind = "slots"
+    dir = "/opt/app"
+    settle = "2m"
+    trial = "10m"
+    [remediation.budget]
+    rollback = "3/24h"
+    [[rules]]
+    name = "full"
+    metric = "host.mem_used_pct"
+    above = 90
+    severity = "critical"
+"#;
+
+/// Release 1.0 has run for long.
+fn world() -> World {
+    let mut world = World::with(config_with(CONFIG));
+    world.set(Metric::BatteryExternalPower, Some(true));
+    runs(&mut world, "1.0");
+    world.advance(30 * MINUTE);
+    assert_eq!((told(&world), world.acted.len()), (vec![], 0));
+    world
+}
+
+fn runs(world: &mut World, name: &str) {
+    world.releases = vec![Release { target: "app".into(), name: name.into() }];
+}
+
+/// What the fleet was told of releases, each once.
+fn told(world: &World) -> Vec<String> {
+    let mut told = Vec::new();
+    for got in world.got.iter().filter(|got| got.body["release"].is_object()) {
+        let text = format!("{} {}", got.body["name"].as_str().unwrap(), got.body["release"]["name"].as_str().unwrap());
+        if !told.contains(&text) {
+            told.push(text);
+        }
+    }
+    told
+}
+
+fn leave() -> Act {
+    Act::Rollback { target: "app".into(), to: None }
+}
+
+fn mark() -> Act {
+    Act::MarkGood { target: "app".into() }
+}
+
+#[test]
+fn a_new_release_is_good_once_nothing_spoke_against_it_for_settle() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.advance(MINUTE);
+    assert_eq!((told(&world), world.acted.len()), (vec!["release_on_trial 2.0".into()], 0));
+    world.advance(90 * SECOND);
+    assert_eq!(world.acted, [mark()]);
+    world.advance(60 * MINUTE);
+    assert_eq!((told(&world), world.acted.len()), (vec!["release_on_trial 2.0".into(), "release_good 2.0".into()], 1));
+}
+
+#[test]
+fn a_trial_that_follows_another_one_at_once_is_no_longer() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.advance(3 * MINUTE);
+    assert_eq!(world.acted, [mark()]);
+    runs(&mut world, "3.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(11 * MINUTE);
+    assert_eq!(world.acted, [mark(), leave()]);
+}
+
+#[test]
+fn a_release_with_a_critical_alarm_is_left_once_and_the_one_before_is_as_good_as_it_was() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(9 * MINUTE);
+    assert_eq!(world.acted, []);
+    world.advance(2 * MINUTE);
+    assert_eq!(world.acted, [leave()]);
+    runs(&mut world, "1.0");
+    world.advance(60 * MINUTE);
+    assert_eq!(told(&world), ["release_on_trial 2.0", "release_bad 2.0", "release_back 1.0"]);
+    assert_eq!(world.acted.len(), 1);
+}
+
+#[test]
+fn where_going_back_did_not_help_nothing_goes_back_and_forth() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(11 * MINUTE);
+    // Somebody has cleared 1.0 away: 0.9 is what there was.
+    runs(&mut world, "0.9");
+    world.advance(60 * MINUTE);
+    assert_eq!(world.acted, [leave()]);
+    assert_eq!(told(&world), ["release_on_trial 2.0", "release_bad 2.0", "release_on_trial 0.9", "release_kept 0.9"]);
+}
+
+#[test]
+fn without_the_broker_no_release_is_good() {
+    let mut world = world();
+    world.broker_up = false;
+    world.crash();
+    runs(&mut world, "2.0");
+    world.advance(9 * MINUTE);
+    assert_eq!(world.acted, []);
+    world.advance(2 * MINUTE);
+    assert_eq!(world.acted, [leave()]);
+}
+
+#[test]
+fn a_release_is_not_left_twice_wherever_the_agent_dies() {
+    for effects in 0..40 {
+        let mut world = world();
+        runs(&mut world, "2.0");
+        world.set(Metric::HostMemUsed, Some(95.0));
+        world.advance(10 * MINUTE - 2 * SECOND);
+        world.acts_succeed = false;
+        for _ in 0..effects {
+            if !world.step_effect() && !world.step() {
+                world.advance(SECOND);
+            }
+        }
+        world.crash();
+        world.acts_succeed = true;
+        world.advance(30 * MINUTE);
+        let left = world.acted.iter().filter(|act| **act == leave()).count();
+        assert!(left <= 1, "{left} times, cut off after {effects} effects");
+    }
+}
+
+#[test]
+fn a_release_is_not_left_while_that_can_not_be_journaled() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(9 * MINUTE);
+    world.refuse(|op| matches!(op, StoreOp::Put { .. }), StoreFault::Busy);
+    world.advance(5 * MINUTE);
+    assert_eq!(world.acted, []);
+    world.refuse_nothing();
+    world.advance(15 * MINUTE);
+    assert_eq!(world.acted, [leave()]);
+}
+
+#[test]
+fn what_somebody_inhibits_waits() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.inhibited = Some("an update is under way".into());
+    world.advance(60 * MINUTE);
+    assert_eq!(world.acted, []);
+    world.inhibited = None;
+    world.advance(15 * MINUTE);
+    assert_eq!(world.acted, [leave()]);
+}
+
+#[test]
+fn a_command_ends_the_trial_by_marking_the_release() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(MINUTE);
+    world.command("m", "mark_good", serde_json::json!({"target": "app"}), 1);
+    world.settle();
+    world.advance(60 * MINUTE);
+    assert_eq!((world.acted.clone(), world.statuses("m").last().unwrap().as_str()), (vec![mark()], "SUCCEEDED"));
+    assert_eq!(told(&world), ["release_on_trial 2.0", "release_good 2.0"]);
+}

@@ -1,0 +1,332 @@
+//! Releases on trial. One that is new here is good once the broker was reached and no critical alarm stood for `settle`; one
+//! that isn't when its trial is over is left again, once: Good → On trial → Good, or → Left → the one before, on trial with
+//! its last chance. That it is to be left is journaled before it is done. The first release that is ever seen counts as
+//! good: there is none to go back to. Knows no slots and no links; a trial's time counts within a boot, because what happens
+//! over boots is the bootloader's to count.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::Engine;
+use super::commands::encode;
+use super::effects::Purpose;
+use super::io::{Act, ActOutcome, ActStatus, EffectId, Trigger};
+use super::observation::{Release, Severity};
+use super::record::{Event, EventKind, Stamp};
+use super::time::{Mono, Now};
+use crate::config::{CheckedConfig, Rollback};
+use crate::wire::Reason;
+
+/// The key of a target's releases in the store.
+const RELEASE_KEY: &str = "release/";
+/// Who wants it: nobody but the agent.
+const TRIAL: &str = "trial";
+/// When to try again what was refused, or has failed.
+const AGAIN: Duration = Duration::from_secs(600);
+/// Targets that are followed; a configuration with more has its first ones followed.
+const TARGETS_MAX: usize = 16;
+
+/// What is remembered of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+struct Stored {
+    #[n(0)]
+    good: Box<str>,
+    #[n(1)]
+    trial: Option<Trial>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+struct Trial {
+    #[n(0)]
+    release: Box<str>,
+    #[n(1)]
+    begun: Stamp,
+    /// It was left already, or came in the place of one that was: it is not left again.
+    #[n(2)]
+    last_chance: bool,
+}
+
+#[derive(Debug)]
+struct Target {
+    stored: Stored,
+    /// Since when nothing speaks against the release.
+    healthy_since: Option<Mono>,
+    /// What is being done about it.
+    act: Option<(EffectId, Wish)>,
+    /// It is to be left, which is on its way into the journal.
+    leaving: bool,
+    /// When something may be tried again.
+    again: Mono,
+    /// What was told of it, not to be told again.
+    told: Option<&'static str>,
+}
+
+/// What is to be done about a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    MarkGood,
+    Leave,
+    /// Nothing can be done: it is told.
+    Mourn,
+}
+
+/// All targets.
+#[derive(Debug, Default)]
+pub(super) struct Releases {
+    targets: BTreeMap<String, Target>,
+    /// The broker was reached since the agent started.
+    reached: bool,
+}
+
+impl Target {
+    const fn new(stored: Stored) -> Self {
+        Self { stored, healthy_since: None, act: None, leaving: false, again: Mono(0), told: None }
+    }
+
+    /// What is due.
+    fn wish(&mut self, now: Mono, rollback: &Rollback, is_healthy: bool) -> Option<Wish> {
+        let trial = self.stored.trial.as_ref()?;
+        if !is_healthy {
+            self.healthy_since = None;
+        } else if self.healthy_since.is_none() {
+            self.healthy_since = Some(now);
+        }
+        if self.act.is_some() || self.leaving || self.again > now {
+            return None;
+        }
+        if self.healthy_since.is_some_and(|since| now.since(since) >= rollback.settle) {
+            return Some(Wish::MarkGood);
+        }
+        if now.since(trial.begun.mono) < rollback.trial {
+            return None;
+        }
+        Some(if trial.last_chance { Wish::Mourn } else { Wish::Leave })
+    }
+
+    fn deadline(&self, rollback: &Rollback) -> Option<Mono> {
+        let trial = self.stored.trial.as_ref().filter(|_| self.act.is_none() && !self.leaving)?;
+        let good = self.healthy_since.map(|since| since.after(rollback.settle));
+        let over = Some(trial.begun.mono.after(rollback.trial)).filter(|_| self.told != Some(KEPT));
+        let at = [good, over].into_iter().flatten().min()?;
+        Some(at.max(self.again))
+    }
+
+    fn told_once(&mut self, word: &'static str) -> bool {
+        self.told.replace(word) != Some(word)
+    }
+}
+
+/// The event of a release that is bad and stays.
+const KEPT: &str = "release_kept";
+
+impl Releases {
+    pub(super) fn restore(state: &[(String, Bytes)]) -> Self {
+        let stored = |(key, value): &(String, Bytes)| {
+            Some((key.strip_prefix(RELEASE_KEY)?.to_owned(), Target::new(minicbor::decode(value).ok()?)))
+        };
+        Self { targets: state.iter().filter_map(stored).take(TARGETS_MAX).collect(), reached: false }
+    }
+
+    /// The broker is there.
+    pub(super) const fn reached_broker(&mut self) {
+        self.reached = true;
+    }
+
+    fn entry(&self, target: &str) -> Option<(String, Option<Bytes>)> {
+        let stored = self.targets.get(target).map(|target| encode(&target.stored))?;
+        Some((format!("{RELEASE_KEY}{target}"), Some(stored)))
+    }
+
+    /// A release was seen. True if what is remembered has changed; the event, if there is something to tell.
+    fn observe(&mut self, at: Stamp, Release { target, name }: &Release) -> (bool, Option<Event>) {
+        let Some(known) = self.targets.get_mut(target) else {
+            if self.targets.len() < TARGETS_MAX {
+                let stored = Stored { good: name.as_str().into(), trial: None };
+                self.targets.insert(target.clone(), Target::new(stored));
+            }
+            return (true, None);
+        };
+        let Stored { good, trial } = &mut known.stored;
+        if **good == **name {
+            let was_on_trial = trial.take().is_some();
+            return (was_on_trial, was_on_trial.then(|| told("release_back", target, name)));
+        }
+        match trial {
+            Some(trial) if *trial.release == **name && trial.begun.boot == at.boot => (false, None),
+            Some(trial) if *trial.release == **name => {
+                trial.begun = at;
+                (true, None)
+            }
+            other => {
+                let last_chance = other.as_ref().is_some_and(|before| before.last_chance);
+                *other = Some(Trial { release: name.as_str().into(), begun: at, last_chance });
+                known.healthy_since = None;
+                known.again = Mono(0);
+                known.told = None;
+                (true, Some(told("release_on_trial", target, name)))
+            }
+        }
+    }
+
+    fn wish(&mut self, now: Mono, config: &CheckedConfig, is_healthy: bool) -> Option<(String, Wish)> {
+        let is_healthy = is_healthy && self.reached;
+        self.targets.iter_mut().find_map(|(name, target)| {
+            let wish = target.wish(now, config.rollback.get(name)?, is_healthy)?;
+            (wish != Wish::Mourn || target.told_once(KEPT)).then(|| (name.clone(), wish))
+        })
+    }
+
+    pub(super) fn deadline(&self, config: &CheckedConfig) -> Option<Mono> {
+        self.targets.iter().filter_map(|(name, target)| target.deadline(config.rollback.get(name)?)).min()
+    }
+
+    /// An act was handed to the runtime; what marks a release is followed, whoever wants it.
+    pub(super) fn begun(&mut self, id: EffectId, act: &Act) {
+        if let Act::MarkGood { target } = act {
+            if let Some(target) = self.targets.get_mut(target) {
+                target.act = Some((id, Wish::MarkGood));
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// The releases that run were read.
+    pub(super) fn see_releases(&mut self, now: Now, releases: &[Release]) {
+        let at = self.timeline.stamp(now.mono);
+        for release in releases.iter().take(TARGETS_MAX) {
+            let (changed, event) = self.releases.observe(at, release);
+            if changed {
+                self.note_release(&release.target, Purpose::Bookkeeping);
+            }
+            if let Some(event) = event {
+                self.record_event(now, event);
+            }
+        }
+    }
+
+    /// Does what is due about releases on trial.
+    pub(super) fn poll_trials(&mut self, now: Now) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let is_healthy = !self.rules.raised().any(|alarm| alarm.severity <= Severity::Critical);
+        while let Some((target, wish)) = self.releases.wish(now.mono, &self.config, is_healthy) {
+            let act = match wish {
+                Wish::MarkGood => Act::MarkGood { target: target.clone() },
+                Wish::Leave => Act::Rollback { target: target.clone(), to: None },
+                Wish::Mourn => {
+                    self.tell_release(now, KEPT, &target);
+                    continue;
+                }
+            };
+            let inhibited = self.inhibited.clone().filter(|_| wish == Wish::Leave);
+            let verdict = match inhibited {
+                Some(why) => Err((Reason::Inhibited, why)),
+                None => self.with_commands(now, |commands, facts| commands.admit(facts, &act)),
+            };
+            match (verdict, wish) {
+                (Err((reason, detail)), _) => self.put_trial_off(now, &target, &act, reason.word(), &detail),
+                (Ok(()), Wish::Leave) => {
+                    if let Some(known) = self.releases.targets.get_mut(&target) {
+                        known.leaving = true;
+                        known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = true);
+                    }
+                    let spent = self.with_commands(now, |commands, facts| commands.spend(facts, &act));
+                    let entries = self.releases.entry(&target).into_iter().chain(spent).collect();
+                    self.effects.put(Purpose::Trial(target), entries);
+                }
+                // What comes of it is noted where all marks are, whoever wants them.
+                (Ok(()), _) => drop(self.order_for_trial(now, act)),
+            }
+        }
+    }
+
+    /// That a release is to be left is in the journal, or could not be written.
+    pub(super) fn trial_journaled(&mut self, now: Now, target: &str, written: bool) {
+        let Some(known) = self.releases.targets.get_mut(target) else { return };
+        known.leaving = false;
+        let act = Act::Rollback { target: target.to_owned(), to: None };
+        if written {
+            self.tell_release(now, "release_bad", target);
+            let id = self.order_for_trial(now, act);
+            if let Some(known) = self.releases.targets.get_mut(target) {
+                known.act = Some((id, Wish::Leave));
+            }
+            return;
+        }
+        known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
+        self.put_trial_off(now, target, &act, Reason::StoreFailed.word(), "the journal could not be written");
+    }
+
+    /// An act ended. True if it was the trial's own.
+    pub(super) fn trial_ended(&mut self, now: Now, id: EffectId, outcome: &ActOutcome) -> bool {
+        let mut targets = self.releases.targets.iter_mut();
+        let Some((target, known)) = targets.find(|(_, target)| target.act.is_some_and(|(act, _)| act == id)) else {
+            return false;
+        };
+        let target = target.clone();
+        let wish = known.act.take().map(|(_, wish)| wish);
+        known.again = now.mono.after(AGAIN);
+        let marked = wish == Some(Wish::MarkGood) && outcome.status == ActStatus::Succeeded;
+        if let Some(Trial { release, .. }) = known.stored.trial.take_if(|_| marked) {
+            known.stored.good = release;
+            self.tell_release(now, "release_good", &target);
+            self.note_release(&target, Purpose::Bookkeeping);
+        }
+        let is_own = self.commands.of_act(id).is_none();
+        if is_own && wish == Some(Wish::Leave) {
+            let act = Act::Rollback { target: target.clone(), to: None };
+            let status = if outcome.status == ActStatus::Succeeded { "SUCCEEDED" } else { "FAILED" };
+            let event = tried(&act, &target, status)
+                .with_some("reason", outcome.reason.as_deref())
+                .with_some("detail", outcome.detail.as_deref());
+            self.record_event(now, event);
+        }
+        is_own
+    }
+
+    fn order_for_trial(&mut self, now: Now, act: Act) -> EffectId {
+        let timeout = act.default_timeout();
+        self.order(now, act, Trigger::Rule(TRIAL.into()), None, timeout)
+    }
+
+    fn put_trial_off(&mut self, now: Now, target: &str, act: &Act, reason: &'static str, detail: &str) {
+        let Some(known) = self.releases.targets.get_mut(target) else { return };
+        known.again = now.mono.after(AGAIN);
+        if known.told_once(reason) {
+            self.record_event(now, tried(act, target, "REJECTED").with("reason", reason).with("detail", detail));
+        }
+    }
+
+    fn tell_release(&mut self, now: Now, name: &'static str, target: &str) {
+        let Some(known) = self.releases.targets.get(target) else { return };
+        let release = known.stored.trial.as_ref().map_or(&known.stored.good, |trial| &trial.release);
+        let event = told(name, target, release);
+        self.record_event(now, event);
+    }
+
+    fn note_release(&mut self, target: &str, purpose: Purpose) {
+        if let Some(entry) = self.releases.entry(target) {
+            self.effects.put(purpose, vec![entry]);
+        }
+    }
+}
+
+/// The contract's `remediation` event.
+fn tried(act: &Act, target: &str, status: &'static str) -> Event {
+    Event::new(Severity::Warning, EventKind::Remediation, act.action().word())
+        .group("remediation")
+        .with("trigger", format!("rule:{TRIAL}").as_str())
+        .with("action", act.action().word())
+        .with("target", target)
+        .with("status", status)
+}
+
+fn told(name: &'static str, target: &str, release: &str) -> Event {
+    let severity = if matches!(name, "release_bad" | KEPT) { Severity::Error } else { Severity::Notice };
+    Event::new(severity, EventKind::Lifecycle, name).group("release").with("target", target).with("name", release)
+}
