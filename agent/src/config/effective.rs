@@ -7,7 +7,7 @@ use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use super::types::{CheckedConfig, Remedy, Rollback, RollbackKind, Rule, RuleTest, Step};
+use super::types::{CheckedConfig, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
 use super::values::{AttributeValue, format_size};
 
 /// What can be taken over by a running agent: these keys and all below them. Anything else is bound to a connection, a
@@ -238,6 +238,9 @@ fn step(Step { remedy, settle }: &Step) -> String {
         Remedy::RestartUnit { unit } => format!("unit = {}, ", quoted(unit.as_str())),
         Remedy::RestartLink { interface } => format!("interface = {}, ", quoted(interface)),
         Remedy::Reboot | Remedy::CollectDiagnostics => String::new(),
+        Remedy::SavePower(Slowness { sample, report, publish }) => {
+            format!("sample = {}, report = {}, publish = {}, ", human(*sample), human(*report), human(*publish))
+        }
         Remedy::Rollback { target } => format!("target = {}, ", quoted(target)),
         Remedy::Quarantine { level } => format!("level = \"{level}\", "),
         Remedy::Run { runbook, args } => {

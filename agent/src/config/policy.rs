@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::read::{attribute, hours, interface, ms, seconds, severity, threshold};
 use super::reader::{Section, absolute_path, duration, nearest, number, parsed, text, text_of, unfit, word};
 use super::tree::Node;
-use super::types::{Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Step};
+use super::types::{Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
 use super::values::{Action, Budget, QuarantineLevel, Unfit, UnitName, is_topic_word};
 use crate::engine::metric::Metric;
 use crate::engine::observation::Severity;
@@ -17,6 +17,11 @@ const STEPS_MAX: usize = 16;
 /// What may be done where the config doesn't say: everything that needs leave.
 const ALLOWED: [Action; 6] =
     [Action::RestartUnit, Action::RestartLink, Action::Reboot, Action::Rollback, Action::Quarantine, Action::Run];
+/// The ladder that need not be written down.
+const SAVE_POWER: &str = "save-power";
+/// What `save_power` does unless its step says otherwise.
+const SLOWNESS: Slowness =
+    Slowness { sample: Duration::from_secs(60), report: Duration::from_secs(300), publish: Duration::from_secs(900) };
 const ISOLATE: Remedy = Remedy::Quarantine { level: QuarantineLevel::Isolate };
 
 pub(super) fn remediation(s: &mut Section<'_>) -> Remediation {
@@ -41,13 +46,14 @@ pub(crate) fn budget(s: &mut Section<'_>) -> BTreeMap<Action, Budget> {
         Action::RestartUnit => Some(Budget { count: 5, window: hours(1) }),
         Action::Reboot => Some(Budget { count: 3, window: hours(24) }),
         Action::Rollback => Some(Budget { count: 1, window: hours(24) }),
-        Action::RestartLink | Action::Quarantine | Action::Run | Action::CollectDiagnostics => None,
+        Action::RestartLink | Action::Quarantine | Action::Run | Action::CollectDiagnostics | Action::SavePower => None,
     };
     let read = |action: &Action| {
         let budget = s.optional(action.word(), parsed(Budget::parse)).or(default(*action));
         Some((*action, budget?))
     };
-    Action::ALL.iter().filter_map(read).collect()
+    // Saving power costs nothing.
+    Action::ALL.iter().filter(|action| **action != Action::SavePower).filter_map(read).collect()
 }
 
 /// Reads one `[rollback.NAME]`. `None` is an error that was reported.
@@ -145,10 +151,13 @@ fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<Stri
     let runbook = s.optional("runbook", text(is_runbook, "the name of a file in runbooks.dir, such as \"free-space\""));
     let args = s.list("args", vec![], "[\"--all\"]", argument);
     let action = action?;
-    if action != Action::CollectDiagnostics && !remediation.allow.contains(&action) {
+    // These do nothing to the gateway.
+    let needs_leave = !matches!(action, Action::CollectDiagnostics | Action::SavePower);
+    if needs_leave && !remediation.allow.contains(&action) {
         s.error("do", format!("\"{action}\" is not in remediation.allow"));
     }
     check_arguments(s, action);
+    let slowness = slowness(s);
     let remedy = match action {
         Action::RestartUnit => Remedy::RestartUnit { unit: unit? },
         Action::RestartLink => Remedy::RestartLink { interface: interface? },
@@ -156,6 +165,7 @@ fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<Stri
         Action::Rollback => Remedy::Rollback { target: target? },
         Action::Quarantine => Remedy::Quarantine { level: level? },
         Action::CollectDiagnostics => Remedy::CollectDiagnostics,
+        Action::SavePower => Remedy::SavePower(slowness),
         Action::Run => Remedy::Run { runbook: runbook?, args },
     };
     match &remedy {
@@ -170,15 +180,32 @@ fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<Stri
     Some(Step { remedy, settle })
 }
 
+/// How slow a step makes the agent.
+fn slowness(s: &mut Section<'_>) -> Slowness {
+    let Slowness { sample, report, publish } = SLOWNESS;
+    let sample = s.duration("sample", sample, ms(100)..=hours(1));
+    let report = s.duration("report", report.max(sample), ms(100)..=hours(24));
+    let publish = s.duration("publish", publish.max(report), ms(100)..=hours(7 * 24));
+    for (longer, shorter, wrong) in [("report", "sample", report < sample), ("publish", "report", publish < report)] {
+        if wrong {
+            s.error(longer, format!("is shorter than {shorter}"));
+        }
+    }
+    Slowness { sample, report, publish }
+}
+
 /// Reports an argument that a step needs and lacks, and those that it has and doesn't need.
 fn check_arguments(s: &mut Section<'_>, action: Action) {
-    const ARGUMENTS: [(&str, Action, &str); 6] = [
+    const ARGUMENTS: [(&str, Action, &str); 9] = [
         ("unit", Action::RestartUnit, "\"app.service\""),
         ("interface", Action::RestartLink, "\"wwan0\""),
         ("target", Action::Rollback, "\"firmware\""),
         ("level", Action::Quarantine, "\"restrict\""),
         ("runbook", Action::Run, "\"free-space\""),
         ("args", Action::Run, ""),
+        ("sample", Action::SavePower, ""),
+        ("report", Action::SavePower, ""),
+        ("publish", Action::SavePower, ""),
     ];
     for (key, owner, example) in ARGUMENTS {
         if owner != action && s.has(key) {
@@ -195,11 +222,18 @@ pub(crate) fn is_runbook(text: &str) -> bool {
     !text.is_empty() && !text.starts_with(['.', '-']) && !text.contains(['/', '\0'])
 }
 
-/// Reads all `[[rules]]`, and looks up the metrics and ladders that they name.
-pub(super) fn rules(s: &mut Section<'_>, ladders: &BTreeMap<String, Vec<Step>>) -> Vec<Rule> {
+/// Reads all `[[rules]]`, and looks up the metrics and ladders that they name. The ladder `save-power` is there for whoever
+/// names it, unless one of that name is.
+pub(super) fn rules(s: &mut Section<'_>, ladders: &mut BTreeMap<String, Vec<Step>>) -> Vec<Rule> {
     let mut names = Names::default();
     let rules = s.tables("rules", |s| rule(s, &mut names, ladders));
-    rules.into_iter().flatten().collect()
+    let rules: Vec<Rule> = rules.into_iter().flatten().collect();
+    if rules.iter().any(|rule| rule.remedy.as_deref() == Some(SAVE_POWER)) {
+        ladders
+            .entry(SAVE_POWER.to_owned())
+            .or_insert_with(|| vec![Step { remedy: Remedy::SavePower(SLOWNESS), settle: hours(24) }]);
+    }
+    rules
 }
 
 fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<Step>>) -> Option<Rule> {
@@ -213,7 +247,7 @@ fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<S
     let severity = severity(s, "severity", Severity::Warning);
     let remedy =
         s.optional("remedy", text(|text| !text.is_empty(), "the name of a ladder; leave it out to alarm only"));
-    if let Some(remedy) = remedy.as_deref().filter(|remedy| !ladders.contains_key(*remedy)) {
+    if let Some(remedy) = remedy.as_deref().filter(|remedy| *remedy != SAVE_POWER && !ladders.contains_key(*remedy)) {
         let nearest = nearest(remedy, ladders.keys().map(String::as_str));
         let hint = nearest.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
         s.error("remedy", format!("there is no ladder named {remedy:?}{hint}"));

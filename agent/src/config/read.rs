@@ -49,8 +49,8 @@ pub(super) fn config(s: &mut Section<'_>, hostname: &str) -> CheckedConfig {
     // Ladders are held against what is allowed, and rules against the ladders that there are.
     let remediation = s.table("remediation", policy::remediation);
     let rollback = s.named_tables("rollback", policy::rollback);
-    let ladders = policy::ladders(s, &remediation, &rollback);
-    let rules = policy::rules(s, &ladders);
+    let mut ladders = policy::ladders(s, &remediation, &rollback);
+    let rules = policy::rules(s, &mut ladders);
     CheckedConfig {
         device,
         mqtt,

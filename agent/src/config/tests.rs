@@ -339,6 +339,10 @@ fn what_a_ladder_does_must_be_allowed_and_possible() {
             r#"9: ladders.heal.steps.1.level: is for do = "quarantine" only"#,
         ),
         (
+            r#"{ do = "save_power", sample = "10m", report = "5m" }"#,
+            "9: ladders.heal.steps.1.report: is shorter than sample",
+        ),
+        (
             r#"{ do = "run", runbook = "../a" }"#,
             r#"9: ladders.heal.steps.1.runbook: found "../a", expected the name of a file in runbooks.dir, such as "free-space""#,
         ),

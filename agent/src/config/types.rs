@@ -256,6 +256,16 @@ pub enum Remedy {
     Quarantine { level: QuarantineLevel },
     Run { runbook: String, args: Vec<String> },
     CollectDiagnostics,
+    SavePower(Slowness),
+}
+
+/// How far apart things are while power is saved; never less than otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as in [telemetry]")]
+pub struct Slowness {
+    pub sample: Duration,
+    pub report: Duration,
+    pub publish: Duration,
 }
 
 impl Remedy {
@@ -270,6 +280,7 @@ impl Remedy {
             Self::Quarantine { .. } => Action::Quarantine,
             Self::Run { .. } => Action::Run,
             Self::CollectDiagnostics => Action::CollectDiagnostics,
+            Self::SavePower(_) => Action::SavePower,
         }
     }
 }

@@ -280,7 +280,7 @@ words! {
 }
 
 words! {
-    /// An action that can be allowed and budgeted: the command of the same name.
+    /// An action that can be allowed and budgeted: the command of the same name, but for `save_power`, a ladder's alone.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     #[expect(missing_docs, reason = "the commands of the same names")]
     Action {
@@ -291,6 +291,7 @@ words! {
         Quarantine "quarantine",
         Run "run",
         CollectDiagnostics "collect_diagnostics",
+        SavePower "save_power",
     }
 }
 

@@ -178,19 +178,21 @@ impl Act {
             Self::Rollback { .. } | Self::MarkGood { .. } => Action::Rollback,
             Self::Quarantine { .. } | Self::Refresh { .. } => Action::Quarantine,
             Self::CollectDiagnostics => Action::CollectDiagnostics,
+            Self::SavePower => Action::SavePower,
         }
     }
 
     /// Whether it changes the gateway.
     #[must_use]
     pub const fn changes(&self) -> bool {
-        !matches!(self, Self::CollectDiagnostics)
+        !matches!(self, Self::CollectDiagnostics | Self::SavePower)
     }
 
     /// Whether the config has to allow it: who may look, and who lets a gateway back in, needs no leave of who shut it.
     #[must_use]
     pub const fn needs_leave(&self) -> bool {
-        !matches!(self, Self::CollectDiagnostics | Self::Quarantine { level: None } | Self::Refresh { .. })
+        let helps = matches!(self, Self::Quarantine { level: None } | Self::Refresh { .. });
+        !helps && !matches!(self, Self::CollectDiagnostics | Self::SavePower)
     }
 
     /// Whether it spends a budget: what restores a state, or keeps one, doesn't.
@@ -224,6 +226,7 @@ impl Act {
             Self::Rollback { target, .. } | Self::MarkGood { target } => format!("release:{target}"),
             Self::Quarantine { .. } | Self::Refresh { .. } => "quarantine".into(),
             Self::CollectDiagnostics => "diagnostics".into(),
+            Self::SavePower => "power".into(),
         }
     }
 
@@ -236,6 +239,7 @@ impl Act {
             | Self::Quarantine { .. }
             | Self::Refresh { .. }
             | Self::CollectDiagnostics
+            | Self::SavePower
             | Self::Reboot => RESTART_TIMEOUT,
             Self::Run { .. } | Self::Rollback { .. } | Self::MarkGood { .. } => RUN_TIMEOUT,
         }

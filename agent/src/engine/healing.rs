@@ -107,6 +107,12 @@ impl Engine {
                     let entries = [Some(entry), spent, intent].into_iter().flatten().collect();
                     self.effects.put(Purpose::Remedy(rule), entries);
                 }
+                Step::Act { rule, act: Act::SavePower } => {
+                    let effect = self.effects.fresh_id();
+                    self.remedies.acting(&rule, effect);
+                    let outcome = ActOutcome::succeeded("the agent samples and sends less");
+                    self.remedies.acted(now, &self.config, &self.timeline, effect, &outcome);
+                }
                 Step::Act { rule, act: Act::Reboot } => {
                     let effect = self.order_reboot(now, Trigger::Rule(rule.clone()), None, Duration::ZERO);
                     self.remedies.acting(&rule, effect);
@@ -171,8 +177,9 @@ impl Engine {
         }
     }
 
-    /// In quarantine the gateway is looked at more often.
+    /// In quarantine the gateway is looked at more often, and where power is short less.
     pub(super) fn keep_pace(&mut self, now: Now) {
+        self.pace.slow_down(now.mono, self.remedies.slowness(&self.config), &self.config.telemetry);
         let sample = self.quarantine.level().map(|_| self.config.quarantine.sample_interval);
         self.pace.hasten(now.mono, sample);
     }

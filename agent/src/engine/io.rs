@@ -375,6 +375,8 @@ pub enum Act {
     },
     /// Take a snapshot for the one who has to find out what is wrong.
     CollectDiagnostics,
+    /// Samples and sends less, for as long as the ladder stands there that wants it: the engine does that itself.
+    SavePower,
 }
 
 /// Who wants an action.

@@ -296,6 +296,7 @@ impl Engine {
         }
         self.commands.poll(now.mono);
         self.poll_remedies(now);
+        self.keep_pace(now);
         self.poll_trials(now);
         self.poll_quarantine(now);
         self.run_steps(now);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::command::Intervals;
 use super::time::Mono;
-use crate::config::Telemetry;
+use crate::config::{Slowness, Telemetry};
 
 /// A round of collection that takes longer than this many sample intervals is worth a counter each time.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(super) struct Pace {
     replaced: Option<(Mono, Intervals)>,
     /// Sampled at least so often.
     hasty: Option<Duration>,
+    /// Power is short.
+    slow: Option<Slowness>,
 }
 
 /// What is due.
@@ -38,6 +40,7 @@ impl Pace {
             observing: false,
             replaced: None,
             hasty: None,
+            slow: None,
         }
     }
 
@@ -78,8 +81,19 @@ impl Pace {
 
     /// Samples at least so often from now on; `None`: as the config says.
     pub(super) fn hasten(&mut self, now: Mono, sample: Option<Duration>) {
-        self.hasty = sample;
-        self.observe_at = self.observe_at.min(now);
+        if self.hasty != sample {
+            self.hasty = sample;
+            self.observe_at = self.observe_at.min(now);
+        }
+    }
+
+    /// Samples, reports and publishes at most so often from now on, but for a command's other intervals; `None`: as the
+    /// config says.
+    pub(super) fn slow_down(&mut self, now: Mono, slow: Option<Slowness>, telemetry: &Telemetry) {
+        if self.slow != slow {
+            self.slow = slow;
+            self.restart(now, telemetry);
+        }
     }
 
     /// Begins the grid anew: the intervals have changed.
@@ -104,9 +118,12 @@ impl Pace {
 
     fn intervals(&self, telemetry: &Telemetry) -> (Duration, Duration, Duration) {
         let Telemetry { sample_interval, report_interval, publish_interval, .. } = *telemetry;
-        let (sample, report, publish) = match self.replaced {
-            Some((_, others)) => others.beside(telemetry),
-            None => (sample_interval, report_interval, publish_interval),
+        let (sample, report, publish) = match (self.replaced, self.slow) {
+            (Some((_, others)), _) => others.beside(telemetry),
+            (None, Some(slow)) => {
+                (sample_interval.max(slow.sample), report_interval.max(slow.report), publish_interval.max(slow.publish))
+            }
+            (None, None) => (sample_interval, report_interval, publish_interval),
         };
         (self.hasty.map_or(sample, |hasty| hasty.min(sample)), report, publish)
     }

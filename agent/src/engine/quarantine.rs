@@ -203,7 +203,7 @@ impl Quarantine {
 /// Why not.
 pub(super) fn forbids(level: Option<QuarantineLevel>, act: Option<&Act>) -> Result<(), (Reason, String)> {
     let Some(level) = level else { return Ok(()) };
-    let helps = matches!(act, Some(Act::CollectDiagnostics | Act::Quarantine { level: None } | Act::Refresh { .. }));
+    let helps = act.is_some_and(|act| !act.needs_leave());
     if level == QuarantineLevel::Isolate && !helps {
         return Err((Reason::Quarantined, "isolated: ping, collect_diagnostics and release are taken".into()));
     }

@@ -16,7 +16,7 @@ use super::observation::Severity;
 use super::record::{Event, EventKind, Stamp};
 use super::time::{Mono, Now};
 use super::timeline::Timeline;
-use crate::config::{self, CheckedConfig, Remedy};
+use crate::config::{self, CheckedConfig, Remedy, Slowness};
 use crate::wire::Reason;
 
 /// Alarms whose ladders are climbed at the same time; the others wait.
@@ -293,6 +293,20 @@ impl Remedies {
         true
     }
 
+    /// How slow the agent is to be: as the last step of any ladder says that was done to save power, as long as its alarm
+    /// stands.
+    pub fn slowness(&self, config: &CheckedConfig) -> Option<Slowness> {
+        let standing = self.runs.values().filter(|run| matches!(run.stored.state, State::Settling | State::Exhausted));
+        let wanted = standing.filter_map(|run| {
+            let done = config.ladders.get(&run.ladder)?.iter().take(run.stored.step as usize + 1);
+            done.rev().find_map(|step| match step.remedy {
+                Remedy::SavePower(slowness) => Some(slowness),
+                _ => None,
+            })
+        });
+        wanted.max_by_key(|slowness| (slowness.publish, slowness.report, slowness.sample))
+    }
+
     /// Takes over a config: ladders that are gone end.
     pub fn reconfigure(&mut self, config: &CheckedConfig) {
         let gone = |run: &Run| !config.ladders.contains_key(&run.ladder) && run.stored.state != State::Acting;
@@ -500,6 +514,7 @@ fn act_of(run: &Run, config: &CheckedConfig) -> Option<Act> {
         Remedy::Quarantine { level } => Act::Quarantine { level: Some(level) },
         Remedy::Run { runbook, args } => Act::Run { runbook, args },
         Remedy::CollectDiagnostics => Act::CollectDiagnostics,
+        Remedy::SavePower(_) => Act::SavePower,
     })
 }
 

@@ -237,6 +237,7 @@ enum ActWords {
         wide: bool,
     },
     CollectDiagnostics {},
+    SavePower {},
 }
 
 impl ActWords {
@@ -252,6 +253,7 @@ impl ActWords {
             Act::Quarantine { level: None } => Self::Release {},
             Act::Refresh { level, wide } => Self::Refresh { level: level.word().to_owned(), wide },
             Act::CollectDiagnostics => Self::CollectDiagnostics {},
+            Act::SavePower => Self::SavePower {},
         }
     }
 
@@ -270,6 +272,7 @@ impl ActWords {
             Self::Release {} => Act::Quarantine { level: None },
             Self::Refresh { level, wide } => Act::Refresh { level: level_of(&level)?, wide },
             Self::CollectDiagnostics {} => Act::CollectDiagnostics,
+            Self::SavePower {} => Act::SavePower,
         })
     }
 }
@@ -327,6 +330,7 @@ mod tests {
             Act::Quarantine { level: None },
             Act::Refresh { level: QuarantineLevel::Isolate, wide: true },
             Act::CollectDiagnostics,
+            Act::SavePower,
         ];
         let commanded = Trigger::Command(CommandId::parse("c-1").unwrap());
         for act in acts {

@@ -155,6 +155,8 @@ pub(super) struct World {
     pub(super) backoff_resets: u32,
     /// What every round of collection reads.
     pub(super) points: Vec<Point>,
+    /// Rounds of collection.
+    pub(super) rounds: usize,
     /// The releases that run.
     pub(super) releases: Vec<Release>,
     /// What the inhibit file says, where there is one.
@@ -252,6 +254,7 @@ impl World {
             exited: false,
             backoff_resets: 0,
             points: vec![Point::new(Metric::BatteryChargePct, 80.0), Point::new(Metric::HostLoad1, 0.1)],
+            rounds: 0,
             releases: Vec::new(),
             inhibited: None,
             collectors_hang: false,
@@ -447,6 +450,7 @@ impl World {
         match effect {
             Effect::Observe { .. } if self.trouble.collectors_hang => {}
             Effect::Observe { id } => {
+                self.rounds += 1;
                 let (points, inhibited) = (self.points.clone(), self.inhibited.clone());
                 let releases = self.releases.clone();
                 let readings = Observation { points, faults: Vec::new(), inhibited, releases };

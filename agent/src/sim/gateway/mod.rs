@@ -232,7 +232,8 @@ impl Gateway {
             | Act::MarkGood { .. }
             | Act::Quarantine { .. }
             | Act::Refresh { .. }
-            | Act::CollectDiagnostics => done(OTHER_TAKES, "done"),
+            | Act::CollectDiagnostics
+            | Act::SavePower => done(OTHER_TAKES, "done"),
         }
     }
 
@@ -248,7 +249,12 @@ impl Gateway {
             Some(Act::Rollback { target, to }) => self.roll_back(at, &target, to),
             Some(Act::Quarantine { level }) => self.quarantine = level,
             Some(
-                Act::Run { .. } | Act::Reboot | Act::MarkGood { .. } | Act::Refresh { .. } | Act::CollectDiagnostics,
+                Act::Run { .. }
+                | Act::Reboot
+                | Act::MarkGood { .. }
+                | Act::Refresh { .. }
+                | Act::CollectDiagnostics
+                | Act::SavePower,
             )
             | None => {}
         }
