@@ -222,6 +222,7 @@ fn rule(rule: &Rule) -> Table {
     };
     table
         .duration("for", rule.hold)
+        .maybe("of_last", rule.share.map(|share| quoted(&share.to_string())))
         .maybe("clear_above", rule.clear_above.map(float))
         .maybe("clear_below", rule.clear_below.map(float))
         .maybe("clear_for", rule.clear_for.map(human))

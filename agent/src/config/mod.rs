@@ -24,7 +24,7 @@ pub use types::*;
 pub(crate) use values::duration as parse_duration;
 pub use values::{
     Action, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
-    QuarantineLevel, TrustedKey, Unfit, UnitName,
+    QuarantineLevel, Share, TrustedKey, Unfit, UnitName,
 };
 
 /// Where the configuration is looked for when none is named, the first that exists.

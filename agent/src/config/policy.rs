@@ -8,7 +8,7 @@ use super::read::{attribute, hours, interface, ms, seconds, severity, threshold}
 use super::reader::{Section, absolute_path, duration, nearest, number, parsed, text, text_of, unfit, word};
 use super::tree::Node;
 use super::types::{Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
-use super::values::{Action, Budget, QuarantineLevel, Unfit, UnitName, is_topic_word};
+use super::values::{Action, Budget, QuarantineLevel, Share, Unfit, UnitName, is_topic_word};
 use crate::engine::metric::Metric;
 use crate::engine::observation::Severity;
 
@@ -243,6 +243,13 @@ fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<S
     let clear_above = s.optional("clear_above", threshold);
     let clear_below = s.optional("clear_below", threshold);
     let hold = s.duration("for", Duration::ZERO, ms(0)..=hours(7 * 24));
+    let share = s.optional("of_last", parsed(Share::parse));
+    if share.is_some() && hold > Duration::ZERO {
+        s.error("of_last", "and for are two ways to wait: choose one");
+    }
+    if share.is_some() && matches!(test, Some(RuleTest::MissingFor(_) | RuleTest::Anomaly(_))) {
+        s.error("of_last", "is for tests of a reading, such as above = 85");
+    }
     let clear_for = s.optional("clear_for", duration(seconds(60), ms(0)..=hours(7 * 24)));
     let severity = severity(s, "severity", Severity::Warning);
     let remedy =
@@ -259,7 +266,18 @@ fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<S
         // What a detector finds odd may be an odd day: it must not cut a gateway off.
         s.error("remedy", "isolates the gateway, which a rule with a limit may do, but not a detector of anomalies");
     }
-    Some(Rule { name: name?, metric: metric?, test, hold, clear_above, clear_below, clear_for, severity, remedy })
+    Some(Rule {
+        name: name?,
+        metric: metric?,
+        test,
+        hold,
+        share,
+        clear_above,
+        clear_below,
+        clear_for,
+        severity,
+        remedy,
+    })
 }
 
 fn metric(node: &Node) -> Result<String, Unfit> {

@@ -382,6 +382,18 @@ fn a_rule_has_a_known_metric_a_ladder_that_exists_and_exactly_one_test() {
             "10: rules.a.clear_above: is 5, expected at least the 10 below which the alarm is raised",
         ),
         (
+            "name = \"a\"\nmetric = \"host.load1\"\nabove = 1\nfor = \"1m\"\nof_last = \"3/5\"",
+            "11: rules.a.of_last: and for are two ways to wait: choose one",
+        ),
+        (
+            "name = \"a\"\nmetric = \"host.load1\"\nabove = 1\nof_last = \"6/5\"",
+            r#"10: rules.a.of_last: found "6/5", expected N/M, N of the last M readings, M of 2 to 100, such as "3/5""#,
+        ),
+        (
+            "name = \"a\"\nmetric = \"host.load1\"\nmissing_for = \"5m\"\nof_last = \"3/5\"",
+            "10: rules.a.of_last: is for tests of a reading, such as above = 85",
+        ),
+        (
             "name = \"a\"\nmetric = \"host.load1\"\nabove = nan",
             "9: rules.a.above: found NaN, expected a number, such as 10 or 0.5",
         ),

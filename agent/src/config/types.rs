@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::values::{
     Action, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
-    QuarantineLevel, TrustedKey, UnitName,
+    QuarantineLevel, Share, TrustedKey, UnitName,
 };
 use crate::engine::observation::Severity;
 
@@ -164,6 +164,7 @@ pub struct Rule {
     pub metric: String,
     pub test: RuleTest,
     pub hold: Duration,
+    pub share: Option<Share>,
     pub clear_above: Option<f64>,
     pub clear_below: Option<f64>,
     pub clear_for: Option<Duration>,

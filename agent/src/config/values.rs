@@ -331,6 +331,36 @@ impl fmt::Display for Budget {
     }
 }
 
+/// So many of the last readings: "3/5".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the notation says it")]
+pub struct Share {
+    pub of: usize,
+    pub readings: usize,
+}
+
+impl Share {
+    /// The most readings that are looked back at: each is remembered.
+    pub const READINGS_MAX: usize = 100;
+
+    /// Takes `N/M`, with 1 <= N <= M <= 100 and M of 2 at least.
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        let split = || {
+            let (of, readings) = text.split_once('/')?;
+            let (of, readings) = (of.parse().ok()?, readings.parse().ok()?);
+            ((2..=Self::READINGS_MAX).contains(&readings) && (1..=readings).contains(&of))
+                .then_some(Self { of, readings })
+        };
+        split().ok_or_else(|| Unfit::new(text, "N/M, N of the last M readings, M of 2 to 100, such as \"3/5\""))
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.of, self.readings)
+    }
+}
+
 /// A key that may sign commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedKey {

@@ -21,7 +21,7 @@ use super::metric::{Metric, Point, Rollup, Value};
 use super::observation::Severity;
 use super::record::{Body, Event, EventKind, Field, Record, Sample, Stamp};
 use super::time::Mono;
-use crate::config::{AttributeValue, Rule, RuleTest};
+use crate::config::{AttributeValue, Rule, RuleTest, Share};
 
 /// The prefix of the alarms' keys in the store.
 pub const ALARM_KEY: &str = "alarm/";
@@ -278,6 +278,8 @@ struct Watch {
     read: Mono,
     /// The latest readings, for the rate of a gauge.
     window: VecDeque<(Mono, f64)>,
+    /// The latest readings, and which of them were bad, for a rule that looks back at so many.
+    recent: VecDeque<(Mono, bool)>,
     /// When events were made, within the last hour.
     events: VecDeque<Mono>,
 }
@@ -333,6 +335,7 @@ impl Watch {
             heard: now.mono,
             read: now.mono,
             window: VecDeque::new(),
+            recent: VecDeque::new(),
             events: VecDeque::new(),
         })
     }
@@ -350,6 +353,9 @@ impl Watch {
     /// Whether the alarm was raised or cleared by this round.
     fn judge(&mut self, now: Stamp, gap: Duration, round: Round<'_>) -> bool {
         let Some(verdict) = self.verdict(now.mono, gap, round) else { return false };
+        if let Some(share) = self.rule.share.filter(|_| !self.raised) {
+            return self.tally(now, share, verdict);
+        }
         let (turns, patience) = if self.raised {
             (Verdict::Good, self.rule.clear_for.unwrap_or_default())
         } else {
@@ -368,6 +374,23 @@ impl Watch {
         if self.raised {
             self.since = Stamp { boot: now.boot, mono: since };
         }
+        true
+    }
+
+    /// Whether enough of the latest readings were bad to raise the alarm.
+    fn tally(&mut self, now: Stamp, share: Share, verdict: Verdict) -> bool {
+        self.recent.push_back((now.mono, verdict == Verdict::Bad));
+        while self.recent.len() > share.readings {
+            self.recent.pop_front();
+        }
+        let mut bad = self.recent.iter().filter(|(_, bad)| *bad);
+        let Some((first, _)) = bad.next().copied() else { return false };
+        if bad.count() + 1 < share.of {
+            return false;
+        }
+        self.raised = true;
+        self.since = Stamp { boot: now.boot, mono: first };
+        self.recent.clear();
         true
     }
 
@@ -418,6 +441,7 @@ impl Watch {
         if is_late {
             self.holding = None;
             self.window.clear();
+            self.recent.clear();
         }
         self.heard = now;
         is_late

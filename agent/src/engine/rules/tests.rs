@@ -15,6 +15,7 @@ fn rule(metric: &str, test: RuleTest) -> Rule {
         metric: metric.into(),
         test,
         hold: Duration::ZERO,
+        share: None,
         clear_above: None,
         clear_below: None,
         clear_for: None,
@@ -363,4 +364,25 @@ fn rules_that_stay_keep_their_state_and_the_alarms_of_others_end() {
     let other_limit = rule("battery.charge_pct", RuleTest::Below(3.0));
     assert_eq!(rules.reconfigure(&[other_limit], at(25)), [], "an alarm stands until a reading says otherwise");
     assert_eq!(observe(&mut rules, 30, &low).iter().map(|c| c.raised).collect::<Vec<_>>(), [false]);
+}
+
+#[test]
+fn so_many_of_the_last_readings_raise_it_wherever_they_stand_and_what_is_missing_is_none_of_them() {
+    let share = Some(Share { of: 3, readings: 5 });
+    let low = || Rule { share, clear_above: Some(15.0), ..rule("battery.charge_pct", RuleTest::Below(10.0)) };
+    let (bad, good) = (Some(5.0), Some(20.0));
+    assert_eq!(charge(&mut rules(low()), 10, &[bad, good, bad, good, bad]), "....+");
+    assert_eq!(charge(&mut rules(low()), 10, &[bad, good, good, bad, good, bad, good, bad]), ".......+");
+    assert_eq!(charge(&mut rules(low()), 10, &[bad, None, bad, None, bad]), "....+");
+    assert_eq!(charge(&mut rules(low()), 10, &[bad, bad, good, good, good, bad, bad]), ".......");
+    // It clears as ever, and begins to count anew.
+    assert_eq!(charge(&mut rules(low()), 10, &[bad, bad, bad, good, bad, bad, bad]), "..+-..+");
+}
+
+#[test]
+fn readings_of_before_a_gap_do_not_count() {
+    let share = Some(Share { of: 2, readings: 4 });
+    let mut rules = rules(Rule { share, ..rule("battery.charge_pct", RuleTest::Below(10.0)) });
+    assert_eq!(charge(&mut rules, 10, &[Some(5.0)]), ".");
+    assert_eq!(charge(&mut rules, 600, &[Some(5.0), Some(20.0), Some(5.0)]), "..+");
 }
