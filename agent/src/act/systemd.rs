@@ -15,6 +15,7 @@ use zbus::zvariant::{OwnedObjectPath, Value};
 
 use crate::config::UnitName;
 use crate::engine::io::ActOutcome;
+use crate::wire::Reason;
 
 /// How often a unit is looked at that is neither active nor failed yet.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -58,6 +59,8 @@ pub(super) trait Systemd {
 )]
 trait Login {
     fn reboot(&self, interactive: bool) -> zbus::Result<()>;
+    /// what, who, why, mode, uid, pid.
+    fn list_inhibitors(&self) -> zbus::Result<Vec<(String, String, String, String, u32, u32)>>;
 }
 
 #[zbus::proxy(
@@ -106,8 +109,9 @@ pub async fn restart(unit: &UnitName) -> ActOutcome {
     restart_over(&connection, unit).await.unwrap_or_else(|error| refused(&format!("restart {unit}"), &error))
 }
 
-/// Tells the machine to reboot: logind, which asks its inhibitors, and where there is none systemd itself. It goes down some
-/// time after this has succeeded. What goes wrong is `no_systemd`, `permission_denied` or `systemd_refused`.
+/// Tells the machine to reboot: logind, and where there is none systemd itself. It goes down some time after this has
+/// succeeded. What goes wrong is `inhibited` (systemd-inhibit(1): logind itself lets root pass over that), `no_systemd`,
+/// `permission_denied` or `systemd_refused`.
 pub async fn reboot() -> ActOutcome {
     let connection = match connect().await {
         Ok(connection) => connection,
@@ -117,20 +121,30 @@ pub async fn reboot() -> ActOutcome {
         }
     };
     match reboot_over(&connection).await {
-        Ok(()) => ActOutcome::succeeded("the machine is going down"),
+        Ok(None) => ActOutcome::succeeded("the machine is going down"),
+        Ok(Some(who)) => ActOutcome::failed(Reason::Inhibited.word(), who),
         Err(error) => refused("reboot the machine", &error),
     }
 }
 
-async fn reboot_over(connection: &Connection) -> zbus::Result<()> {
-    match LoginProxy::new(connection).await?.reboot(false).await {
+/// Has the machine rebooted; or who inhibits that, and why.
+async fn reboot_over(connection: &Connection) -> zbus::Result<Option<String>> {
+    let login = LoginProxy::new(connection).await?;
+    // Where nobody knows of inhibitors there are none.
+    let inhibitors = login.list_inhibitors().await.unwrap_or_default();
+    let blocks = |what: &str, mode: &str| mode == "block" && what.split(':').any(|what| what == "shutdown");
+    if let Some((_, who, why, ..)) = inhibitors.into_iter().find(|(what, _, _, mode, ..)| blocks(what, mode)) {
+        return Ok(Some(format!("{who} inhibits it: {why}")));
+    }
+    match login.reboot(false).await {
         Err(error) if is_unknown_service(&error) => {
             // As `systemctl reboot` does where there is no logind.
             let systemd = SystemdProxy::new(connection).await?;
-            systemd.start_unit("reboot.target", "replace-irreversibly").await.map(drop)
+            systemd.start_unit("reboot.target", "replace-irreversibly").await?;
         }
-        other => other,
+        other => other?,
     }
+    Ok(None)
 }
 
 /// Nobody owns the name, and nobody can be started for it.

@@ -3,7 +3,8 @@
 #![expect(clippy::disallowed_types, reason = "the code that zbus makes of an interface holds a HashMap")]
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::net::UnixStream;
 use zbus::connection::Builder;
@@ -222,4 +223,41 @@ fn a_unit_that_is_no_service_is_judged_by_its_state_alone() {
     assert_eq!(waiting.detail.as_deref(), Some("backup.timer is active (waiting)"));
     assert_eq!(waiting.status, ActStatus::Succeeded);
     assert_eq!(verdict(&timer, "failed", "failed", None).reason.as_deref(), Some("unit_failed"));
+}
+
+/// logind, with one inhibitor.
+struct Login {
+    what: &'static str,
+    mode: &'static str,
+    reboots: Arc<AtomicU32>,
+}
+
+#[zbus::interface(name = "org.freedesktop.login1.Manager")]
+impl Login {
+    fn list_inhibitors(&self) -> Vec<(String, String, String, String, u32, u32)> {
+        vec![(self.what.into(), "updater".into(), "writing the flash".into(), self.mode.into(), 0, 1)]
+    }
+
+    fn reboot(&self, interactive: bool) {
+        assert!(!interactive);
+        self.reboots.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_reboot_waits_for_nobody_but_who_blocks_it() {
+    let blocked = Some("updater inhibits it: writing the flash".to_owned());
+    let cases =
+        [("shutdown:sleep", "block", blocked, 0), ("shutdown", "delay", None, 1), ("sleep:idle", "block", None, 1)];
+    for (what, mode, expected, reboots) in cases {
+        let asked = Arc::new(AtomicU32::new(0));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let login = Login { what, mode, reboots: Arc::clone(&asked) };
+        let server = Builder::unix_stream(theirs).server(zbus::Guid::generate()).unwrap().p2p();
+        let server = server.serve_at("/org/freedesktop/login1", login).unwrap().build();
+        let client = Builder::unix_stream(ours).p2p().build();
+        let (_login, connection) = tokio::try_join!(server, client).unwrap();
+        assert_eq!(reboot_over(&connection).await.unwrap(), expected);
+        assert_eq!(asked.load(Ordering::SeqCst), reboots, "{what} {mode}");
+    }
 }
