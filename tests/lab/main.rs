@@ -15,7 +15,10 @@ mod common;
 mod machine;
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
@@ -39,12 +42,18 @@ impl Site {
     /// Booted and online, with this configuration and this policy over what all tests have. `None` where there can be no
     /// machine.
     fn new(config: &str, policy: &str) -> Option<Self> {
+        Self::with(config, policy, |_| ())
+    }
+
+    /// The same, with more on its disk.
+    fn with(config: &str, policy: &str, more: impl FnOnce(&Machine)) -> Option<Self> {
         let machine = Machine::new()?;
         let network = Network::enter();
         let world = World::new();
         network.forward(world.broker.port());
         let mut site = Self { machine, world, network };
         site.install(config, policy);
+        more(&site.machine);
         site.machine.boot(&[(common::agent::BINARY, "/usr/bin/fieldmedic"), (HELPER, "/usr/libexec/fieldmedic-act")]);
         site.world.fleet.presence(0, DEVICE, true);
         Some(site)
@@ -80,6 +89,10 @@ impl Site {
             "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
         );
         machine.write("/etc/systemd/system/broken.service", "[Service]\nExecStart=/bin/false\n");
+        machine.write(
+            "/etc/systemd/system/hangs.service",
+            "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sleep infinity\nTimeoutStopSec=1s\n",
+        );
         machine.write(
             "/etc/systemd/system/front.socket",
             &format!(
@@ -117,7 +130,7 @@ trust = "always"
 [commands]
 trusted_keys = ["ops-1.pub"]
 [remediation]
-units = ["app.service", "ssh.service"]
+units = ["app.service", "hangs.service", "absent.service", "ssh.service"]
 min_uptime = "0s"
 {config}"#
             ),
@@ -134,14 +147,53 @@ trusted_keys = ["ops-1.pub"]
 trust = "always"
 [allow]
 actions = ["restart_unit", "restart_link", "reboot", "quarantine", "rollback", "run"]
-units = ["app.service"]
+units = ["app.service", "hangs.service", "absent.service"]
 interfaces = ["host0"]
+runbooks = ["mark"]
 [quarantine]
 broker_ports = [{port}]
 stop_units = ["app.service"]
 {policy}"#
             ),
         );
+    }
+
+    /// A runbook, and releases of the application, of which the one that runs fails.
+    fn new_with_bad_release() -> Option<Self> {
+        const LADDER: &str = r#"
+[[rules]]
+name = "app-fails"
+metric = "errors.unit_failures"
+above = 0
+clear_for = "3s"
+remedy = "heal"
+[[ladders]]
+name = "heal"
+steps = [
+  { do = "restart_unit", unit = "app.service", settle = "2s" },
+  { do = "restart_unit", unit = "app.service", settle = "2s" },
+  { do = "rollback", target = "app", settle = "10s" },
+]
+[rollback.app]
+kind = "slots"
+dir = "/opt/app"
+trial = "1h"
+"#;
+        const POLICY: &str = "[local]\nactions = [\"restart_unit\", \"rollback\"]\n\
+                              [rollback.app]\nkind = \"slots\"\ndir = \"/opt/app\"\nunits = [\"app.service\"]\n";
+        Self::with(LADDER, POLICY, |machine| {
+            for (release, text) in [("1.0", "exec sleep infinity"), ("2.0", "sleep 0.2; exit 1")] {
+                let program = format!("/opt/app/releases/{release}/run");
+                machine.write(&program, &format!("#!/bin/sh\n{text}\n"));
+                fs::set_permissions(machine.file(&program), fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            symlink("releases/2.0", machine.file("/opt/app/current")).unwrap();
+            symlink("releases/1.0", machine.file("/opt/app/previous")).unwrap();
+            let app = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/opt/app/current/run\nRestart=always\nRestartSec=100ms\n";
+            machine.write("/etc/systemd/system/app.service", app);
+            let room = "[Service]\nReadWritePaths=/opt/app\n";
+            machine.write("/etc/systemd/system/fieldmedic-act.service.d/app.conf", room);
+        })
     }
 
     fn order(&self, name: &str, args: Json) -> String {
@@ -371,5 +423,75 @@ fn a_snapshot_of_a_confined_agent_names_what_has_failed_and_what_the_journal_say
     let text = String::from_utf8(zstd::decode_all(compressed.as_slice()).unwrap()).unwrap();
     for word in ["broken.service failed", "addresses: ", "10.77.0.2", "Started", "app.service", "tcp"] {
         assert!(text.contains(word), "no {word} in {text}");
+    }
+}
+
+#[test]
+fn a_unit_that_crashed_or_hangs_is_restarted_and_one_that_is_not_there_is_told() {
+    let Some(site) = Site::new("", "") else { return };
+    let machine = &site.machine;
+    machine.say(&["systemctl", "kill", "--signal=SEGV", "app.service"]);
+    machine.until("app.service to have crashed", || machine.show("app.service", "ActiveState") == "failed");
+    site.command("restart_unit", json!({"unit": "app.service"}), "SUCCEEDED");
+    assert_eq!(machine.show("app.service", "ActiveState"), "active");
+
+    machine.say(&["systemctl", "start", "hangs.service"]);
+    let before = machine.show("hangs.service", "MainPID");
+    site.command("restart_unit", json!({"unit": "hangs.service"}), "SUCCEEDED");
+    assert_ne!(machine.show("hangs.service", "MainPID"), before);
+
+    assert_eq!(site.command("restart_unit", json!({"unit": "absent.service"}), "FAILED")["reason"], "no_such_unit");
+}
+
+#[test]
+fn an_application_that_no_restart_heals_is_rolled_back_and_that_heals_it() {
+    let Some(site) = Site::new_with_bad_release() else { return };
+    site.world.fleet.wait_for("it to be healed", |message| {
+        message.body["type"] == "remediation" && message.body["name"] == "healed"
+    });
+    let mut told: Vec<(u64, String, String)> = site
+        .world
+        .fleet
+        .so_far()
+        .into_iter()
+        .filter(|message| message.body["type"] == "remediation")
+        .map(|message| {
+            let text = |json: &Json| json.as_str().unwrap_or_default().to_owned();
+            let body = &message.body;
+            (body["seq"].as_u64().unwrap(), text(&body["name"]), text(&body["remediation"]["status"]))
+        })
+        .collect();
+    told.sort();
+    told.dedup();
+    let begun: Vec<&str> =
+        told.iter().filter(|(.., status)| status != "SUCCEEDED").map(|(_, name, _)| name.as_str()).collect();
+    assert_eq!(begun, ["restart_unit", "restart_unit", "rollback", "healed"], "{told:?}");
+    assert_eq!(site.machine.say(&["readlink", "/opt/app/current"]), "releases/1.0");
+    assert_eq!(site.machine.show("app.service", "ActiveState"), "active");
+}
+
+#[test]
+fn a_runbook_runs_at_most_once_whenever_the_power_goes_and_its_status_is_told() {
+    let Some(site) = Site::with("", "", |machine| {
+        machine.write("/etc/fieldmedic/runbooks/mark", "#!/bin/sh\necho \"$1\" >> /var/marks\nsleep 0.3\n");
+        fs::set_permissions(machine.file("/etc/fieldmedic/runbooks/mark"), fs::Permissions::from_mode(0o755)).unwrap();
+    }) else {
+        return;
+    };
+    for moment_ms in [0, 20, 50, 100, 200, 400] {
+        let mark = format!("after-{moment_ms}-ms");
+        let seen = site.world.fleet.mark();
+        let id = site.order("run", json!({"runbook": "mark", "args": [mark]}));
+        // This is the moment at which the power goes.
+        thread::sleep(Duration::from_millis(moment_ms));
+        site.machine.crash();
+        site.world.fleet.presence(seen, DEVICE, true);
+        let end = site.world.fleet.wait_for(&format!("the end of {id}"), |message| {
+            message.body["command_id"] == *id && message.body["status"] != "IN_PROGRESS" && message.leaf() == "results"
+        });
+        let runs = site.machine.run(&["grep", "-cx", &mark, "/var/marks"]);
+        let runs = String::from_utf8_lossy(&runs.stdout).trim().parse::<u32>().unwrap_or(0);
+        assert!(runs <= 1, "{mark}: {runs} runs");
+        assert!(end.body["status"] != "SUCCEEDED" || runs == 1, "{mark}: {end:?}, {runs} runs");
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Order;
 use crate::config::Action;
-use crate::engine::io::ActOutcome;
+use crate::engine::io::{Act, ActOutcome};
 use crate::helper::link::{self, Link, Received};
 use crate::helper::protocol::{Answer, DATAGRAM_MAX, Request};
 
@@ -28,6 +28,8 @@ const GRACE: Duration = Duration::from_secs(10);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// What the helper says where it was asked too often, and nothing was done.
 const ASKED_TOO_OFTEN: &str = "rate_limited";
+/// The outcome's word for an act whose helper went away.
+const LOST: &str = "helper_lost";
 const CANCEL: &[u8] = br#"{"cancel":true}"#;
 
 /// The way to root's helper.
@@ -76,6 +78,7 @@ impl Client {
         mut progress: impl FnMut(u8),
     ) -> ActOutcome {
         let within = order.timeout;
+        let reboots = order.act == Act::Reboot;
         let request = Request::Act(Box::new(order)).to_datagram();
         if request.len() > DATAGRAM_MAX {
             let detail = format!("{} B to ask for, the helper takes {DATAGRAM_MAX}", request.len());
@@ -91,7 +94,12 @@ impl Client {
             }
         };
         let late = |_| ActOutcome::timed_out(format!("the helper did not say how it ended within {within:?}"));
-        timeout(within.saturating_add(GRACE), ask).await.unwrap_or_else(late)
+        let outcome = timeout(within.saturating_add(GRACE), ask).await.unwrap_or_else(late);
+        if reboots && outcome.reason.as_deref() == Some(LOST) {
+            // It goes down with the machine, and may do so before it can say so. Whether the machine does, time tells.
+            return ActOutcome::succeeded("the helper went away, as it does when the machine goes down");
+        }
+        outcome
     }
 
     async fn ask(
@@ -140,5 +148,5 @@ impl Client {
 }
 
 fn lost(why: &str) -> ActOutcome {
-    ActOutcome::failed("helper_lost", format!("what came of it can't be known: {why}"))
+    ActOutcome::failed(LOST, format!("what came of it can't be known: {why}"))
 }

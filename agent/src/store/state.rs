@@ -449,7 +449,8 @@ impl Generation {
 pub(super) fn was_used(root: &Path) -> bool {
     match Generation::read(&root.join(GENERATION_FILE)) {
         Ok((_, last)) => last != Some(0),
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
+        // It is made after all else: where the state is without it, it was taken away.
+        Err(error) => error.kind() != io::ErrorKind::NotFound || root.join(DIR).exists(),
     }
 }
 
