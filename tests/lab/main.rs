@@ -386,7 +386,10 @@ fn an_agent_that_hangs_is_killed_by_the_watchdog_and_says_so_when_it_is_back() {
         "printf '[Service]\\nWatchdogSec=2s\\n' > /etc/systemd/system/fieldmedic.service.d/fast.conf",
     ]);
     machine.say(&["systemctl", "daemon-reload"]);
+    let mark = site.world.fleet.mark();
     machine.say(&["systemctl", "restart", "fieldmedic.service"]);
+    // Online, it has noted that it runs.
+    site.world.fleet.presence(mark, DEVICE, true);
     let before = machine.show("fieldmedic.service", "MainPID");
     let mark = site.world.fleet.mark();
     machine.say(&["kill", "-STOP", &before]);
