@@ -4,7 +4,7 @@
 //! was told to keep it keeps until it is told otherwise: a crash in between leaves the gateway shut.
 //!
 //! Where the rules can't be loaded (no nft, no nf_tables in the kernel) only the units are stopped, and the outcome says
-//! `degraded`.
+//! `degraded`: what the level forbids the agent holds all the same.
 
 #![expect(clippy::disallowed_methods, reason = "the saved state is a file")]
 
@@ -119,8 +119,7 @@ impl Quarantine {
         self.saved().is_none_or(|saved| saved.level().is_some()) && self.dir.join(STATE_FILE).exists()
     }
 
-    /// Enters a level, or tightens the one in force. What goes wrong is `store_failed` or `no_means` (neither a firewall
-    /// nor a unit to stop).
+    /// Enters a level, or tightens the one in force. What goes wrong is `store_failed`.
     pub async fn enter(&self, level: QuarantineLevel, terms: Terms) -> ActOutcome {
         let _turn = self.turn.lock().await;
         self.apply(level, false, terms, self.saved().unwrap_or_default()).await
@@ -285,17 +284,15 @@ fn with_older(mut terms: Terms, before: &Terms) -> Terms {
 
 fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) -> ActOutcome {
     let (stopped, trouble) = match stopping {
+        Ok(()) if now.stopped.is_empty() && now.degraded.is_some() => ("; no unit was stopped".into(), String::new()),
         Ok(()) if now.stopped.is_empty() => (String::new(), String::new()),
         Ok(()) => (format!("; stopped: {}", names(&now.stopped)), String::new()),
         Err(error) => (String::new(), format!("; units could not be stopped: {error}")),
     };
     match &now.degraded {
-        Some(why) if stopped.is_empty() => {
-            ActOutcome::failed("no_means", format!("neither a firewall nor a unit to stop: {why}{trouble}"))
-        }
         Some(why) => ActOutcome {
             status: ActStatus::Succeeded,
-            ..ActOutcome::failed(DEGRADED, format!("the network is as it was: {why}{stopped}"))
+            ..ActOutcome::failed(DEGRADED, format!("the network is as it was: {why}{stopped}{trouble}"))
         },
         None if level == QuarantineLevel::Observe => ActOutcome::succeeded("nothing is cut off"),
         None if now.wide => ActOutcome::succeeded(format!("any address at port {} is in reach", now.terms.port)),

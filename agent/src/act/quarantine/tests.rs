@@ -254,15 +254,15 @@ async fn a_state_that_can_not_be_read_counts_as_in_force_and_is_written_anew() {
 }
 
 #[tokio::test]
-async fn without_a_firewall_and_without_a_unit_to_stop_there_is_no_quarantine() {
+async fn without_a_firewall_a_quarantine_is_degraded_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let quarantine = Quarantine::new(dir.path().join("state"), Loader::None, AGENT);
     let outcome = quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await;
-    assert_eq!(outcome.reason.as_deref(), Some("no_means"), "{outcome:?}");
-    assert!(outcome.detail.unwrap().contains("install nftables"));
-    assert!(!quarantine.is_in_force());
-    is_done(&quarantine.enter(QuarantineLevel::Observe, terms(&[BROKER], &[])).await);
-    assert!(quarantine.is_in_force());
+    assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Succeeded, Some("degraded")), "{outcome:?}");
+    let detail = outcome.detail.unwrap();
+    assert!(detail.contains("install nftables") && detail.contains("no unit was stopped"), "{detail}");
+    assert!(quarantine.is_in_force() && !dir.path().join("state").join(RULES_FILE).exists());
+    is_done(&quarantine.leave().await);
 }
 
 #[test]

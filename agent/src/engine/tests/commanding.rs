@@ -407,3 +407,28 @@ fn arguments_that_a_command_does_not_take_or_that_contradict_each_other_are_refu
         assert!(result["detail"].as_str().unwrap().contains(expected), "{result}");
     }
 }
+
+#[test]
+fn of_a_thousand_commands_at_once_each_has_exactly_one_end() {
+    const COMMANDS: usize = 1_000;
+    let mut world = online();
+    for n in 0..COMMANDS {
+        let (name, args) = match n % 4 {
+            0 => ("ping", json!({})),
+            1 => ("restart_unit", json!({"unit": "app.service"})),
+            2 => ("restart_unit", json!({"unit": "other.service"})),
+            _ => ("restart_unit", json!({"unit": "forbidden.service"})),
+        };
+        world.command(&format!("c-{n}"), name, args, u16::try_from(n + 1).unwrap());
+    }
+    world.settle();
+    world.advance(2 * 60 * SECOND);
+    let ends = |n: usize| {
+        let statuses = world.statuses(&format!("c-{n}"));
+        statuses.into_iter().filter(|status| status != "IN_PROGRESS" && status != "QUEUED").count()
+    };
+    let wrong: Vec<usize> = (0..COMMANDS).filter(|n| ends(*n) != 1).collect();
+    assert!(wrong.is_empty(), "{} of {COMMANDS} have not exactly one end: {wrong:?}", wrong.len());
+    let acked: std::collections::BTreeSet<u16> = world.acked_commands.iter().copied().collect();
+    assert_eq!(acked.len(), COMMANDS, "each is acknowledged to the broker");
+}
