@@ -414,21 +414,7 @@ fn a_snapshot_comes_in_parts_that_make_one_text_without_secrets() {
     let _agent = online(&world, &gateway);
     let id = world.order("gw-snapshot", "collect_diagnostics", json!({}));
     world.fleet.result(&id, "SUCCEEDED");
-    let mut parts: Vec<Json> = world
-        .fleet
-        .so_far()
-        .into_iter()
-        .filter(|message| message.body["command_id"] == *id && message.body["part"].is_number())
-        .map(|message| message.body)
-        .collect();
-    parts.sort_by_key(|part| part["part"].as_u64());
-    parts.dedup_by_key(|part| part["part"].as_u64());
-    let numbers: Vec<u64> = parts.iter().filter_map(|part| part["part"].as_u64()).collect();
-    assert_eq!(numbers, (1..=parts[0]["parts"].as_u64().unwrap()).collect::<Vec<_>>());
-    assert!(parts.iter().all(|part| part["encoding"] == "zstd+base64" && part["status"] == "IN_PROGRESS"));
-    let text: String = parts.iter().filter_map(|part| part["output"].as_str()).collect();
-    let compressed = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).unwrap();
-    let text = String::from_utf8(zstd::decode_all(compressed.as_slice()).unwrap()).unwrap();
+    let text = world.fleet.snapshot(&id);
     for section in ["== gateway", "== processes", "== sockets", "id = \"gw-snapshot\"", "== journal"] {
         assert!(text.contains(section), "no {section} in {text}");
     }

@@ -7,6 +7,8 @@ use std::ops::RangeInclusive;
 use std::process::Stdio;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value as Json;
 
 use super::PREFIX;
@@ -162,6 +164,20 @@ impl Fleet {
             let found: Vec<Json> = results.filter(fits).take(count).cloned().collect();
             (found.len() == count).then_some(found)
         })
+    }
+
+    /// The text of the snapshot that a command brought home, from all of its parts.
+    pub fn snapshot(&self, command_id: &str) -> String {
+        let mut parts: Vec<Json> = self.so_far().into_iter().map(|message| message.body).collect();
+        parts.retain(|body| body["command_id"] == command_id && body["part"].is_number());
+        parts.sort_by_key(|part| part["part"].as_u64());
+        parts.dedup_by_key(|part| part["part"].as_u64());
+        assert!(parts.iter().all(|part| part["encoding"] == "zstd+base64" && part["status"] == "IN_PROGRESS"));
+        let numbers: Vec<u64> = parts.iter().filter_map(|part| part["part"].as_u64()).collect();
+        assert_eq!(numbers, (1..=parts[0]["parts"].as_u64().unwrap()).collect::<Vec<_>>(), "all parts came");
+        let text: String = parts.iter().filter_map(|part| part["output"].as_str()).collect();
+        let compressed = STANDARD.decode(text).unwrap();
+        String::from_utf8(zstd::decode_all(compressed.as_slice()).unwrap()).unwrap()
     }
 
     /// The next presence message of a device since the mark that says what is wanted.

@@ -417,13 +417,7 @@ fn a_snapshot_of_a_confined_agent_names_what_has_failed_and_what_the_journal_say
     let Some(site) = Site::new("", "") else { return };
     let id = site.order("collect_diagnostics", json!({}));
     site.world.fleet.result(&id, "SUCCEEDED");
-    let mut parts: Vec<Json> = site.world.fleet.so_far().into_iter().map(|message| message.body).collect();
-    parts.retain(|body| body["command_id"] == *id && body["part"].is_number());
-    parts.sort_by_key(|part| part["part"].as_u64());
-    parts.dedup_by_key(|part| part["part"].as_u64());
-    let text: String = parts.iter().filter_map(|part| part["output"].as_str()).collect();
-    let compressed = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).unwrap();
-    let text = String::from_utf8(zstd::decode_all(compressed.as_slice()).unwrap()).unwrap();
+    let text = site.world.fleet.snapshot(&id);
     for word in ["broken.service failed", "addresses: ", "10.77.0.2", "Started", "app.service", "tcp"] {
         assert!(text.contains(word), "no {word} in {text}");
     }

@@ -28,7 +28,8 @@ const LIVE: [&str; 13] = [
     "commands",
 ];
 /// Exceptions to it.
-const NOT_LIVE: [&str; 1] = ["collect.root"];
+const NOT_LIVE: [&str; 4] =
+    ["collect.root", "quarantine.keep_units", "quarantine.stop_units", "quarantine.allow_hosts"];
 
 /// A key whose value differs between two configurations.
 #[derive(Debug, Clone, PartialEq, Eq)]

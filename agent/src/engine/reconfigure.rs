@@ -6,7 +6,7 @@ use super::observation::Severity;
 use super::record::{Event, EventKind};
 use super::time::Now;
 use super::{Engine, start};
-use crate::config::{self, CheckedConfig, Collect, Device, Mqtt};
+use crate::config::{self, CheckedConfig, Collect, Device, Mqtt, Quarantine};
 
 impl Engine {
     /// The configuration in force.
@@ -76,6 +76,11 @@ fn live_part(running: &CheckedConfig, wanted: CheckedConfig) -> CheckedConfig {
         },
         store: running.store.clone(),
         collect: Collect { root: running.collect.root.clone(), ..wanted.collect },
+        quarantine: Quarantine {
+            lockout_after: wanted.quarantine.lockout_after,
+            sample_interval: wanted.quarantine.sample_interval,
+            ..running.quarantine.clone()
+        },
         rollback: running.rollback.clone(),
         runbooks: running.runbooks.clone(),
         local: running.local.clone(),
