@@ -11,7 +11,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 
@@ -134,6 +134,37 @@ fn what_is_wrong_with_a_token_is_told_in_the_contracts_word() {
             message.leaf() == "events" && message.body["type"] == "audit" && message.body["audit"]["reason"] == reason
         });
     }
+}
+
+/// CPU time that a process has taken, in seconds: utime and stime of proc_pid_stat(5).
+fn cpu_s(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
+    (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64
+}
+
+#[test]
+fn a_thousand_forged_commands_are_counted_told_rarely_and_cost_little() {
+    const FORGED: usize = 1_000;
+    let world = World::new();
+    let gateway = world.gateway("gw-siege");
+    let agent = online(&world, &gateway);
+    let token = Operator::new("ops-1").sign(&claims("gw-siege", "reboot", json!({})));
+    let (began, before) = (Instant::now(), cpu_s(agent.pid()));
+    world.broker.publish_lines(&format!("{PREFIX}/gw-siege/commands"), &format!("{token}\n").repeat(FORGED));
+    world.fleet.wait_all(common::SOON, "all of them to be counted", |messages| {
+        let samples = messages.iter().flat_map(common::Message::samples);
+        let counts = samples.filter_map(|sample| sample["agent"]["commands_refused"]["bad_signature"].as_u64());
+        (counts.sum::<u64>() >= FORGED as u64).then_some(())
+    });
+    let (took, cost) = (began.elapsed().as_secs_f64(), cpu_s(agent.pid()) - before);
+    println!("{FORGED} forged commands in {took:.1} s: {:.0} us of the agent's CPU each", cost / FORGED as f64 * 1e6);
+    assert!(cost < took, "one processor and more for forgeries");
+    let told = world.fleet.so_far().iter().filter(|message| message.body["audit"]["reason"] == "bad_signature").count();
+    assert!((1..FORGED / 10).contains(&told), "{told} events for {FORGED} forgeries");
+    let id = world.order("gw-siege", "ping", json!({}));
+    world.fleet.result(&id, "SUCCEEDED");
 }
 
 #[test]

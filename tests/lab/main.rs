@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use common::World;
+use common::operator::claims;
+use common::{Operator, World};
 use machine::{HERE, Machine, Network};
 
 const DEVICE: &str = "gw-lab";
@@ -284,6 +285,13 @@ fn a_quarantine_cuts_the_gateway_off_from_all_but_the_broker_over_reboots_and_cr
     let snapshot = site.command("collect_diagnostics", json!({}), "SUCCEEDED");
     assert!(snapshot["detail"].as_str().unwrap().contains("compressed"), "{snapshot}");
 
+    let forged = claims(DEVICE, "release", json!({}));
+    site.world.deliver(DEVICE, &Operator::new("ops-1").sign(&forged));
+    site.world.fleet.wait_for("the forged release to be refused", |message| {
+        message.body["command_id"] == forged["jti"] && message.body["reason"] == "bad_signature"
+    });
+    assert!(!network.reaches(APP_PORT) && site.rules().contains("fieldmedic"));
+
     let mark = site.world.fleet.mark();
     site.command("release", json!({}), "SUCCEEDED");
     site.says(mark, "none");
@@ -353,6 +361,31 @@ steps = [ { do = "restart_unit", unit = "app.service", settle = "1s" }, { do = "
     told("ladder_exhausted", "EXHAUSTED");
     assert!(site.rules().contains("fieldmedic_quarantine"));
     assert!(!site.network.reaches(APP_PORT));
+}
+
+#[test]
+fn a_ladder_reboots_once_and_where_that_does_not_help_it_ends_and_does_not_loop() {
+    // A unit that fails at each boot.
+    const LADDER: &str = r#"
+[[rules]]
+name = "broken"
+metric = "errors.unit_failures"
+above = 0
+clear_for = "1h"
+remedy = "boot"
+[[ladders]]
+name = "boot"
+steps = [ { do = "reboot", settle = "1s" } ]
+"#;
+    let Some(site) = Site::new(LADDER, "[local]\nactions = [\"reboot\"]") else { return };
+    site.machine.say(&["systemctl", "reset-failed"]);
+    site.machine.run(&["systemctl", "start", "broken.service"]);
+    for (name, status) in [("reboot", "SUCCEEDED"), ("ladder_exhausted", "EXHAUSTED")] {
+        site.world.fleet.wait_for(&format!("{name} to be {status}"), |message| {
+            message.body["name"] == name && message.body["remediation"]["status"] == status
+        });
+    }
+    assert_eq!(site.machine.boots(), 2);
 }
 
 #[test]

@@ -155,6 +155,7 @@ impl Quarantine {
 
     async fn apply(&self, level: QuarantineLevel, wide: bool, terms: Terms, before: Saved) -> ActOutcome {
         let was_free = before.level().is_none();
+        let was_loaded = !was_free && before.degraded.is_none() && before.level() != Some(QuarantineLevel::Observe);
         let terms = with_older(terms, &before.terms);
         let rules = ruleset::render(level, wide, &terms, self.uid);
         let mut now = Saved { level: level.word().into(), wide, terms, stopped: before.stopped, degraded: None };
@@ -162,7 +163,7 @@ impl Quarantine {
             return failed(&error);
         }
         if let Some(rules) = rules {
-            now.degraded = self.load(&rules).await.err();
+            now.degraded = self.load(&rules, was_loaded).await.err();
         }
         let stopping = if level == QuarantineLevel::Observe { Ok(()) } else { self.stop(&mut now).await };
         let outcome = match self.save(&now) {
@@ -176,8 +177,8 @@ impl Quarantine {
         outcome
     }
 
-    /// Writes the rules where the boot unit finds them, and loads them.
-    async fn load(&self, rules: &str) -> Result<(), Failed> {
+    /// Writes the rules where the boot unit finds them, and loads them. What was loaded before stays in force if that fails.
+    async fn load(&self, rules: &str, was_loaded: bool) -> Result<(), Failed> {
         let file = self.dir.join(RULES_FILE);
         disk::replace_file(&file, rules.as_bytes()).map_err(|error| format!("write {}: {error}", file.display()))?;
         let loaded = match &self.loader {
@@ -185,7 +186,7 @@ impl Quarantine {
             Loader::BootUnit => jobs::run(Job::ReloadOrRestart, [BOOT_UNIT]).await,
             Loader::None => Err("there is no nft here: install nftables".into()),
         };
-        if loaded.is_err() {
+        if loaded.is_err() && !was_loaded {
             // A boot must not fail over rules that can't be loaded.
             let _ = disk::remove(&file);
         }
@@ -270,7 +271,7 @@ impl Quarantine {
     }
 }
 
-/// The addresses that were found now, and before them those that were known: a name that stands for many gives others each
+/// The addresses that were found now, and behind them those that were known: a name that stands for many gives others each
 /// time, and one that isn't answered gives none.
 fn with_older(mut terms: Terms, before: &Terms) -> Terms {
     let older: Vec<_> = before.broker.iter().filter(|old| !terms.broker.contains(old)).copied().collect();
