@@ -509,7 +509,7 @@ fn a_runbook_runs_at_most_once_whenever_the_power_goes_and_its_status_is_told() 
         return;
     };
     for moment_ms in [0, 20, 50, 100, 200, 400] {
-        let mark = format!("after-{moment_ms}-ms");
+        let mark = format!("after-{moment_ms}-$HOME-$$-ms");
         let seen = site.world.fleet.mark();
         let id = site.order("run", json!({"runbook": "mark", "args": [mark]}));
         // This is the moment at which the power goes.
@@ -519,7 +519,7 @@ fn a_runbook_runs_at_most_once_whenever_the_power_goes_and_its_status_is_told() 
         let end = site.world.fleet.wait_for(&format!("the end of {id}"), |message| {
             message.body["command_id"] == *id && message.body["status"] != "IN_PROGRESS" && message.leaf() == "results"
         });
-        let runs = site.machine.run(&["grep", "-cx", &mark, "/var/marks"]);
+        let runs = site.machine.run(&["grep", "-cxF", &mark, "/var/marks"]);
         let runs = String::from_utf8_lossy(&runs.stdout).trim().parse::<u32>().unwrap_or(0);
         assert!(runs <= 1, "{mark}: {runs} runs");
         assert!(end.body["status"] != "SUCCEEDED" || runs == 1, "{mark}: {end:?}, {runs} runs");

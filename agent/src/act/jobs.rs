@@ -24,8 +24,6 @@ pub enum Job {
     Start,
     /// Stops what runs.
     Stop,
-    /// Restarts what runs, and starts what doesn't.
-    Restart,
     /// Has what runs take its configuration up again, and starts what doesn't run.
     ReloadOrRestart,
 }
@@ -117,7 +115,6 @@ async fn queue(systemd: &SystemdProxy<'_>, job: Job, unit: &str) -> zbus::Result
     match job {
         Job::Start => systemd.start_unit(unit, "replace").await,
         Job::Stop => systemd.stop_unit(unit, "replace").await,
-        Job::Restart => systemd.restart_unit(unit, "replace").await,
         Job::ReloadOrRestart => systemd.reload_or_restart_unit(unit, "replace").await,
     }
 }

@@ -110,7 +110,9 @@ fn properties<'a>(
     stdout: &'a impl std::os::fd::AsFd,
 ) -> Vec<(&'static str, Value<'a>)> {
     let path = program.path.to_string_lossy().into_owned();
-    let argv: Vec<String> = std::iter::once(path.clone()).chain(program.args.iter().cloned()).collect();
+    // systemd.service(5): a dollar sign begins a variable also in what comes by D-Bus, and two of them are one.
+    let args = program.args.iter().map(|arg| arg.replace('$', "$$"));
+    let argv: Vec<String> = std::iter::once(path.clone()).chain(args).collect();
     let environment = ENVIRONMENT.iter().chain(program.env);
     let environment: Vec<String> = environment.map(|(key, value)| format!("{key}={value}")).collect();
     let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);

@@ -7,6 +7,8 @@
 //! `mark_good` has to be the only one that says so: a `rauc-mark-good.service` that does it at boot, unasked, is disabled,
 //! and a program of kind "command" resets the bootloader's counter when it is called for `mark_good`.
 
+#![expect(clippy::disallowed_methods, reason = "a rollback has a deadline")]
+
 mod rauc;
 mod slots;
 
@@ -15,10 +17,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use self::slots::{SlotError, Slots, Switched};
-use super::jobs::{self, Job};
 use super::program::{self, Program};
+use super::systemd;
 use super::transient;
 use crate::config::{Rollback, RollbackKind, UnitName};
 use crate::engine::io::{ActOutcome, ActStatus};
@@ -87,13 +90,13 @@ impl Rollbacks {
             return ActOutcome::failed("no_such_target", format!("{name:?} is none of {}", known.join(", ")));
         };
         match (kind, verb) {
-            (RollbackKind::Slots { dir }, Verb::Rollback { to }) => switch(dir, to, units).await,
+            (RollbackKind::Slots { dir }, Verb::Rollback { to }) => switch(dir, to, units, within).await,
             (RollbackKind::Slots { dir }, Verb::MarkGood) => match Slots::new(dir).mark_good() {
                 Ok(release) => ActOutcome::succeeded(format!("{release} is good")),
                 Err(error) => refused(error),
             },
-            (RollbackKind::Rauc, Verb::Rollback { to }) => rauc::rollback(to).await,
-            (RollbackKind::Rauc, Verb::MarkGood) => rauc::mark_good().await,
+            (RollbackKind::Rauc, Verb::Rollback { to }) => answered(within, rauc::rollback(to)).await,
+            (RollbackKind::Rauc, Verb::MarkGood) => answered(within, rauc::mark_good()).await,
             (RollbackKind::Command { argv }, verb) => self.run(name, argv, verb, within, canceled).await,
         }
     }
@@ -131,7 +134,8 @@ impl Rollbacks {
             }
         };
         let tempfail = format!("exit code {EXIT_NEEDS_REBOOT}");
-        if outcome.reason.as_deref() == Some("exit_code") && outcome.detail.as_deref() == Some(&tempfail) {
+        let goes_back = matches!(verb, Verb::Rollback { .. });
+        if goes_back && outcome.reason.as_deref() == Some("exit_code") && outcome.detail.as_deref() == Some(&tempfail) {
             let reason = Some(NEEDS_REBOOT.to_owned());
             return ActOutcome { status: ActStatus::Succeeded, reason, ..outcome };
         }
@@ -145,20 +149,29 @@ pub fn current_slot(dir: &Path) -> Option<String> {
     Slots::new(dir).current().ok()
 }
 
-/// Switches releases, and restarts what runs from them.
-async fn switch(dir: &Path, to: Option<&str>, units: &[UnitName]) -> ActOutcome {
-    let detail = match Slots::new(dir).rollback(to) {
-        Ok(Some(Switched { from, to })) => format!("{to} takes the place of {from}"),
-        Ok(None) => return ActOutcome::succeeded(format!("{} runs already", to.unwrap_or_default())),
+/// Switches releases, and restarts what runs from them: also where a rollback was cut off before it came to that.
+async fn switch(dir: &Path, to: Option<&str>, units: &[UnitName], within: Duration) -> ActOutcome {
+    let mut detail = match Slots::new(dir).rollback(to) {
+        Ok(Some(Switched { from, to, trouble })) => {
+            [vec![format!("{to} takes the place of {from}")], trouble].concat().join("; ")
+        }
+        Ok(None) => format!("{} runs already", to.unwrap_or_default()),
         Err(error) => return refused(error),
     };
-    if units.is_empty() {
-        return ActOutcome::succeeded(detail);
+    for unit in units {
+        let restarted = answered(within, systemd::restart(unit)).await;
+        let said = restarted.detail.unwrap_or_default();
+        detail += &format!("; {said}");
+        if restarted.status != ActStatus::Succeeded {
+            return ActOutcome::failed("unit_failed", detail);
+        }
     }
-    match jobs::run(Job::Restart, units.iter().map(UnitName::as_str)).await {
-        Ok(()) => ActOutcome::succeeded(format!("{detail}, and its units were restarted")),
-        Err(error) => ActOutcome::failed("unit_failed", format!("{detail}, but {error}")),
-    }
+    ActOutcome::succeeded(detail)
+}
+
+async fn answered(within: Duration, act: impl Future<Output = ActOutcome>) -> ActOutcome {
+    let late = |_| ActOutcome::timed_out(format!("not over after {}", humantime::format_duration(within)));
+    timeout(within, act).await.unwrap_or_else(late)
 }
 
 fn refused(error: SlotError) -> ActOutcome {
@@ -218,6 +231,7 @@ mod tests {
         let (_keep, canceled) = oneshot::channel();
         let outcome = rollbacks.mark_good("app", Duration::from_secs(20), canceled).await;
         assert_eq!(outcome.output.as_deref(), Some("--now mark_good app\n"));
+        assert_eq!(outcome.status, ActStatus::Failed, "no boot makes a release good");
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! RAUC's slots, over its D-Bus interface (de.pengutronix.rauc.Installer, docs "D-Bus API"). Going back is to mark the booted
-//! slot bad and the other one active, and only where the other one is good: the next boot is the other one's. Reboots
+//! RAUC's slots, over its D-Bus interface (de.pengutronix.rauc.Installer, docs "D-Bus API"). Going back is to mark the other
+//! slot active and the booted one bad, and only where the other one is good: the next boot is the other one's. Reboots
 //! nothing itself.
 
 use std::collections::BTreeMap;
@@ -82,13 +82,16 @@ async fn rollback_over(connection: &Connection, to: Option<&str>) -> ActOutcome 
         Ok(other) => other,
         Err(refusal) => return refusal,
     };
-    for (state, slot) in [("bad", "booted"), ("active", other.name.as_str())] {
-        if let Err(error) = rauc.mark(state, slot).await {
-            return failed(&format!("mark {slot} as {state}"), &error);
-        }
+    // In this order: what is cut off in between boots the other one, or what it would have booted anyway.
+    if let Err(error) = rauc.mark("active", &other.name).await {
+        return failed(&format!("mark {} as active", other.name), &error);
     }
+    let trouble = match rauc.mark("bad", "booted").await {
+        Ok(_) => String::new(),
+        Err(error) => format!("; the booted one could not be marked bad: {error}"),
+    };
     let version = other.version.as_deref().unwrap_or("unknown");
-    let detail = format!("the next boot is {}'s, release {version}", other.name);
+    let detail = format!("the next boot is {}'s, release {version}{trouble}", other.name);
     ActOutcome { status: ActStatus::Succeeded, ..ActOutcome::failed(super::NEEDS_REBOOT, detail) }
 }
 
@@ -98,8 +101,10 @@ fn other<'a>(slots: &'a [Slot], to: Option<&str>) -> Result<&'a Slot, ActOutcome
     let Some(booted) = slots.iter().find(|slot| slot.booted) else {
         return none("no_current_release", "RAUC doesn't know which slot is booted");
     };
-    let mut others = slots.iter().filter(|slot| slot.bootable && !slot.booted && slot.class == booted.class);
-    let Some(other) = others.find(|slot| to.is_none_or(|to| slot.is(to))) else {
+    let others = slots.iter().filter(|slot| slot.bootable && !slot.booted && slot.class == booted.class);
+    // Where there are several, a good one.
+    let wanted = others.filter(|slot| to.is_none_or(|to| slot.is(to))).max_by_key(|slot| slot.good);
+    let Some(other) = wanted else {
         return match to {
             Some(to) => {
                 none("no_such_release", &format!("no other slot is named {to}, or has a bundle of that version"))
@@ -205,7 +210,7 @@ mod tests {
         for to in [None, Some("1.0"), Some("rootfs.1")] {
             let (outcome, marked) = play("good", async |bus| rollback_over(&bus, to).await).await;
             assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Succeeded, Some("needs_reboot")));
-            assert_eq!(marked, marks(&[("bad", "booted"), ("active", "rootfs.1")]));
+            assert_eq!(marked, marks(&[("active", "rootfs.1"), ("bad", "booted")]));
         }
     }
 

@@ -25,6 +25,8 @@ const PREVIOUS: &str = "previous";
 const MARKS_FILE: &str = ".fieldmedic.json";
 /// Releases that are remembered as good or bad: those that are gone are forgotten first.
 const MARKS_MAX: usize = 64;
+/// Bytes of that file.
+const MARKS_BYTES_MAX: u64 = 64 * 1024;
 
 /// Releases in a directory.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(super) struct SlotError {
 pub(super) struct Switched {
     pub(super) from: String,
     pub(super) to: String,
+    /// What went wrong beside it: the release runs all the same.
+    pub(super) trouble: Vec<String>,
 }
 
 /// What is known of releases.
@@ -61,10 +65,16 @@ impl<'a> Slots<'a> {
         Self { dir }
     }
 
-    /// Goes back to the previous release, or to a named one. `None`: it runs already.
+    /// Goes back to the previous release, or to a named one. `None`: it runs already. Who goes back without a name finds the
+    /// present release bad; who names one may have other reasons.
     pub(super) fn rollback(&self, to: Option<&str>) -> Result<Option<Switched>, SlotError> {
         let from = self.current()?;
-        let marks = self.marks();
+        let mut trouble = Vec::new();
+        let marks = self.marks().unwrap_or_else(|wrong| {
+            trouble.push(format!("{wrong}: no release counted as good or bad"));
+            Marks::default()
+        });
+        let is_bad = to.is_none();
         let to = match to {
             Some(name) => name.to_owned(),
             None => self.back_from(&from, &marks)?,
@@ -73,21 +83,24 @@ impl<'a> Slots<'a> {
         if to == from {
             return Ok(None);
         }
+        // Marked before it is left: whatever a crash leaves behind, it isn't gone back to unasked. A disk that takes no mark
+        // takes a link all the same.
+        if is_bad {
+            let marked = self.mark(marks, |marks| {
+                marks.good.remove(&from);
+                marks.bad.insert(from.clone());
+            });
+            trouble.extend(marked.err().map(|error| error.detail));
+        }
         self.link(CURRENT, &to)?;
-        // A crash before this leaves `previous` where it was, perhaps at what runs now: then there is nothing to go back to
-        // until somebody names it, which is better than going back to what was left.
-        self.link(PREVIOUS, &from)?;
-        self.mark(marks, |marks| {
-            marks.good.remove(&from);
-            marks.bad.insert(from.clone());
-        })?;
-        Ok(Some(Switched { from, to }))
+        trouble.extend(self.link(PREVIOUS, &from).err().map(|error| error.detail));
+        Ok(Some(Switched { from, to, trouble }))
     }
 
     /// Marks the release that runs as good.
     pub(super) fn mark_good(&self) -> Result<String, SlotError> {
         let current = self.current()?;
-        self.mark(self.marks(), |marks| {
+        self.mark(self.marks().unwrap_or_default(), |marks| {
             marks.bad.remove(&current);
             marks.good.insert(current.clone());
         })?;
@@ -117,7 +130,7 @@ impl<'a> Slots<'a> {
     fn linked(&self, link: &str) -> Option<String> {
         let target = fs::read_link(self.dir.join(link)).ok()?;
         // Also as an absolute path, as other tools write it.
-        let target = target.strip_prefix(self.dir).unwrap_or(&target);
+        let target = target.strip_prefix(self.dir).or_else(|_| target.strip_prefix(".")).unwrap_or(&target);
         let name = target.strip_prefix(RELEASES).ok()?.to_str()?;
         is_name(name).then(|| name.to_owned())
     }
@@ -148,15 +161,20 @@ impl<'a> Slots<'a> {
         switch().map_err(|error: io::Error| self.failed(format!("point {} at {release}: {error}", path.display())))
     }
 
-    fn marks(&self) -> Marks {
+    /// What is known; or what is wrong with the file that says it.
+    fn marks(&self) -> Result<Marks, String> {
         let file = self.dir.join(MARKS_FILE);
-        let read = fs::read(&file).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
-        read.unwrap_or_else(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!("{}: {error}: no release counts as good or bad", file.display());
-            }
-            Marks::default()
-        })
+        let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", file.display());
+        match fs::symlink_metadata(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Marks::default()),
+            Err(error) => return Err(wrong(&error)),
+            // A pipe would be read for ever.
+            Ok(found) if !found.is_file() => return Err(wrong(&"is no plain file")),
+            Ok(found) if found.len() > MARKS_BYTES_MAX => return Err(wrong(&"is too large")),
+            Ok(_) => {}
+        }
+        let bytes = fs::read(&file).map_err(|error| wrong(&error))?;
+        serde_json::from_slice(&bytes).map_err(|error| wrong(&error))
     }
 
     fn mark(&self, mut marks: Marks, change: impl FnOnce(&mut Marks)) -> Result<(), SlotError> {
@@ -164,6 +182,9 @@ impl<'a> Slots<'a> {
         for names in [&mut marks.good, &mut marks.bad] {
             if names.len() > MARKS_MAX {
                 names.retain(|name| self.check(name).is_ok());
+            }
+            while names.len() > MARKS_MAX {
+                names.pop_first();
             }
         }
         let file = self.dir.join(MARKS_FILE);
@@ -233,12 +254,14 @@ mod tests {
     fn a_named_release_is_gone_to_even_if_it_was_bad_and_good_again_when_marked() {
         let dir = usual();
         let slots = Slots::new(dir.path());
+        assert_eq!(slots.mark_good().unwrap(), "2.0");
         slots.rollback(Some("1.5")).unwrap().unwrap();
         assert_eq!(links(&dir), ["1.5", "2.0"]);
-        slots.rollback(Some("2.0")).unwrap().unwrap();
-        assert_eq!(slots.mark_good().unwrap(), "2.0");
+        // That somebody wished for another one says nothing against it.
+        slots.rollback(None).unwrap().unwrap();
+        assert_eq!(links(&dir), ["2.0", "1.5"]);
         assert_eq!(slots.rollback(Some("2.0")), Ok(None), "it runs already");
-        let marks = slots.marks();
+        let marks = slots.marks().unwrap();
         assert_eq!(
             (marks.good.into_iter().collect(), marks.bad.into_iter().collect()),
             (vec!["2.0".to_owned()], vec!["1.5".to_owned()])
@@ -268,8 +291,10 @@ mod tests {
     }
 
     #[test]
-    fn links_that_are_absolute_are_read_as_well() {
+    fn links_that_are_absolute_or_begin_with_a_dot_are_read_as_well() {
         let dir = usual();
+        point(&dir, CURRENT, "./releases/2.0");
+        assert_eq!(links(&dir), ["2.0", "1.0"]);
         for (link, name) in [(CURRENT, "2.0"), (PREVIOUS, "1.0")] {
             point(&dir, link, dir.path().join(RELEASES).join(name).to_str().unwrap());
         }
@@ -300,15 +325,45 @@ mod tests {
             assert!(dir.path().join(CURRENT).join(".").is_dir());
             slots.rollback(Some("1.0")).unwrap();
             assert_eq!(slots.current().unwrap(), "1.0");
+            assert!(matches!(slots.linked(PREVIOUS).as_deref(), Some("1.0" | "2.0")));
             slots.rollback(Some("2.0")).unwrap().unwrap();
             assert_eq!(links(&dir), ["2.0", "1.0"]);
         }
     }
 
     #[test]
-    fn marks_that_can_not_be_read_mark_nothing() {
+    fn marks_that_can_not_be_read_mark_nothing_and_that_is_told() {
+        let pipe = |path: &Path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+        let cuts: [&dyn Fn(&Path); 3] = [
+            &|path| fs::write(path, "{\"bad\":[\"1.0\"").unwrap(),
+            &|path| fs::write(path, vec![b' '; 100_000]).unwrap(),
+            &pipe,
+        ];
+        for cut in cuts {
+            let dir = usual();
+            cut(&dir.path().join(MARKS_FILE));
+            let switched = Slots::new(dir.path()).rollback(None).unwrap().unwrap();
+            assert_eq!((switched.to.as_str(), switched.trouble.len()), ("1.0", 1), "{switched:?}");
+            assert_eq!(reason(Slots::new(dir.path()).rollback(None)), "no_other_release", "2.0 is marked by now");
+        }
+    }
+
+    #[test]
+    fn what_goes_wrong_beside_the_switch_is_told_with_it() {
         let dir = usual();
-        fs::write(dir.path().join(MARKS_FILE), "{\"bad\":[\"1.0\"").unwrap();
-        assert_eq!(Slots::new(dir.path()).rollback(None).unwrap().unwrap().to, "1.0");
+        fs::remove_file(dir.path().join(PREVIOUS)).unwrap();
+        fs::create_dir(dir.path().join(PREVIOUS)).unwrap();
+        fs::create_dir(dir.path().join(".fieldmedic.json")).unwrap();
+        let switched = Slots::new(dir.path()).rollback(Some("1.0")).unwrap().unwrap();
+        assert_eq!((switched.trouble.len(), links(&dir)[0].as_str()), (2, "1.0"), "{switched:?}");
+    }
+
+    #[test]
+    fn no_more_releases_are_remembered_than_the_bound() {
+        let dir = usual();
+        let slots = Slots::new(dir.path());
+        let many = |marks: &mut Marks| marks.bad.extend((0..200).map(|n| format!("gone-{n}")));
+        slots.mark(Marks::default(), many).unwrap();
+        assert!(slots.marks().unwrap().bad.len() <= MARKS_MAX);
     }
 }

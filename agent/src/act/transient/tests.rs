@@ -138,7 +138,7 @@ async fn run_by(script: Script, within: Duration, cancel: bool) -> (ActOutcome, 
         }
     };
     let book = PathBuf::from("/opt/books/fix");
-    let args = ["-x y".to_owned()];
+    let args = ["-x $y".to_owned()];
     let program = Program::new(&book, &args, &[("FIELDMEDIC_RULE", "hot")]);
     let outcome = run_over(&connection, program, within, canceled, progress).await.unwrap();
     let asked = asked.lock().unwrap().clone();
@@ -152,7 +152,7 @@ async fn a_runbook_is_a_unit_with_its_argv_its_environment_and_its_deadline_that
     assert_eq!(told, [40]);
     let expected = [
         "Type=\"oneshot\"",
-        "ExecStart=[(\"/opt/books/fix\", [\"/opt/books/fix\", \"-x y\"], false)]",
+        "ExecStart=[(\"/opt/books/fix\", [\"/opt/books/fix\", \"-x $$y\"], false)]",
         "BindsTo=[\"fieldmedic-act.service\"]",
         "start fail",
     ];
