@@ -3,61 +3,66 @@
 
 /// What stands in a secret's place.
 const MASK: &str = "***";
-/// Behind these, `=`, `:` or a blank comes a secret.
-const TELLING: [&str; 11] = [
-    "password",
-    "passwd",
-    "passphrase",
-    "secret",
-    "token",
-    "api_key",
-    "apikey",
-    "api-key",
-    "access_key",
-    "private_key",
-    "credential",
+/// How far what a telling word gives away goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    /// The value behind `=` or `:`, or behind a blank where the word is an option.
+    Value,
+    /// The rest of the line behind `=` or `:`.
+    Line,
+    /// The word behind a blank.
+    Word,
+}
+
+/// Words that tell of a secret.
+const TELLING: [(&str, Reach); 16] = [
+    ("password", Reach::Value),
+    ("passwd", Reach::Value),
+    ("passphrase", Reach::Value),
+    ("pwd", Reach::Value),
+    ("psk", Reach::Value),
+    ("secret", Reach::Value),
+    ("token", Reach::Value),
+    ("api_key", Reach::Value),
+    ("apikey", Reach::Value),
+    ("api-key", Reach::Value),
+    ("access_key", Reach::Value),
+    ("private_key", Reach::Value),
+    ("credential", Reach::Value),
+    ("authorization", Reach::Line),
+    ("cookie", Reach::Line),
+    // RFC 6750: one word of its alphabet. No more, as modems have bearers too, and their log is wanted.
+    ("bearer", Reach::Word),
 ];
-/// Behind these the rest of the line is secret.
-const TELLING_TO_THE_END: [&str; 3] = ["authorization", "bearer ", "cookie:"];
+/// Bytes of the longest name that a telling word stands in.
+const NAME_MAX: usize = 64;
+/// Lines of the longest private key: RSA with 16384 bits has 200.
+const KEY_LINES_MAX: usize = 256;
 /// AWS's key ids: one of these and 16 capitals and digits.
 const AWS_KEYS: [&str; 2] = ["AKIA", "ASIA"];
 const AWS_KEY_LEN: usize = 20;
 /// How every JWT begins: `{"` in base64url.
 const JWT: &str = "eyJ";
 
-/// Masks text line by line; a private key goes on over lines.
-#[derive(Debug, Default)]
-pub(super) struct Masking {
-    in_key: bool,
-}
-
-impl Masking {
-    pub(super) fn line(&mut self, line: &str) -> String {
-        if self.in_key {
-            self.in_key = !line.contains("-----END");
-            return MASK.into();
+/// The lines of a text without their secrets. The time it takes grows with the text and no faster, whatever stands in it.
+pub(super) fn masked(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut in_key = false;
+    for line in text.lines() {
+        let (begins, ends) = (line.rfind("-----BEGIN"), line.rfind("-----END"));
+        let tells = line.contains("PRIVATE KEY");
+        let (begins, ends) = (begins.filter(|_| tells), ends.filter(|_| tells));
+        // The text may begin inside of a key: its end is what is left to tell.
+        if !in_key && ends.is_some() && (begins.is_none() || begins > ends) {
+            lines.iter_mut().rev().take(KEY_LINES_MAX).for_each(|line| MASK.clone_into(line));
         }
-        if line.contains("-----BEGIN") && line.contains("PRIVATE KEY") {
-            self.in_key = !line.contains("-----END");
-            return MASK.into();
+        let is_key = in_key || begins.is_some() || ends.is_some();
+        lines.push(if is_key { MASK.into() } else { words(&values(&user_info(line))) });
+        if begins.is_some() || ends.is_some() {
+            in_key = begins > ends;
         }
-        words(&values(&user_info(&to_the_end(line))))
     }
-}
-
-/// Where one of these words begins and ends, in whatever case.
-fn find(text: &str, words: &[&str]) -> Option<(usize, usize)> {
-    // ASCII's cases have the same length, so that places in one are places in the other.
-    let lower = text.to_ascii_lowercase();
-    let places = words.iter().filter_map(|word| lower.find(word).map(|at| (at, at + word.len())));
-    places.min()
-}
-
-fn to_the_end(line: &str) -> String {
-    match find(line, &TELLING_TO_THE_END).and_then(|(_, end)| line.split_at_checked(end)) {
-        Some((kept, secret)) if !secret.trim().is_empty() => format!("{kept}{MASK}"),
-        _ => line.to_owned(),
-    }
+    lines
 }
 
 /// `scheme://user:password@host` (RFC 3986).
@@ -81,45 +86,84 @@ fn user_info(line: &str) -> String {
 
 /// `password=x`, `password: "x"`, `"password": "x"`, `--password x`.
 fn values(line: &str) -> String {
-    let mut masked = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some((at, end)) = find(rest, &TELLING) {
-        let option = rest.get(..at).is_some_and(|before| before.ends_with("--") || before.ends_with("-"));
-        let Some((before, after)) = rest.split_at_checked(end) else { break };
-        masked += before;
-        rest = after;
-        // The rest of the word, as in `token_id`.
-        let word = rest.find(|c: char| !c.is_alphanumeric() && !matches!(c, '_' | '-')).unwrap_or(rest.len());
-        let separator = separator(rest.get(word..).unwrap_or_default(), option);
-        let Some((kept, value)) = rest.split_at_checked(word + separator) else { break };
-        masked += kept;
-        rest = value;
-        if separator > 0 {
-            let secret = secret_len(value);
-            if secret > 0 {
-                masked += MASK;
-            }
-            rest = value.get(secret..).unwrap_or_default();
-        }
-    }
-    masked + rest
-}
-
-/// How much stands between a telling word and its value; none if no value follows.
-fn separator(text: &str, option: bool) -> usize {
-    let is_gap = |c: char| c == ' ' || c == '\t';
-    let tail = text.trim_start_matches(['"', '\'']).trim_start_matches(is_gap);
-    let value = match tail.strip_prefix(['=', ':']) {
-        Some(value) => value.trim_start_matches(is_gap),
-        None if option && tail.len() < text.len() => tail,
-        None => return 0,
+    // ASCII's cases have the same length, so that places in one are places in the other.
+    let lower = line.to_ascii_lowercase();
+    let places = |(word, reach): &(&'static str, Reach)| {
+        let (word, reach) = (*word, *reach);
+        lower.match_indices(word).map(move |(at, _)| (at, at + word.len(), reach)).collect::<Vec<_>>()
     };
-    text.len() - value.trim_start_matches(['"', '\'']).len()
+    let mut places: Vec<(usize, usize, Reach)> = TELLING.iter().flat_map(places).collect();
+    places.sort_unstable();
+    let mut masked = String::with_capacity(line.len());
+    let mut done = 0;
+    for (at, end, reach) in places {
+        if at < done {
+            continue;
+        }
+        let Some((before, after)) = line.split_at_checked(end) else { continue };
+        let Some((gap, len)) = secret(before, after, reach).filter(|(_, len)| *len > 0) else { continue };
+        masked += line.get(done..end + gap).unwrap_or_default();
+        masked += MASK;
+        done = end + gap + len;
+    }
+    masked + line.get(done..).unwrap_or_default()
 }
 
-/// How long a value is, its opening quote already left behind.
-fn secret_len(text: &str) -> usize {
-    text.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | ';' | '}' | '&')).unwrap_or(text.len())
+/// How far behind a telling word its secret begins, and how long that is.
+fn secret(before: &str, after: &str, reach: Reach) -> Option<(usize, usize)> {
+    if reach == Reach::Word {
+        let value = after.trim_start();
+        let gap = after.len() - value.len();
+        return (gap > 0).then(|| (gap, plain_len(value)));
+    }
+    let value = value(before, after)?;
+    let opened = value.trim_start_matches('\\');
+    let (escapes, quote) = (value.len() - opened.len(), opened.chars().next());
+    let (from, len) = match (reach, quote) {
+        (Reach::Line, _) | (_, Some('[' | '{' | '(')) => (value, value.len()),
+        (_, Some(quote @ ('"' | '\''))) => {
+            let inner = opened.get(1..)?;
+            (inner, quoted_len(inner, quote, escapes))
+        }
+        _ => (value, plain_len(value)),
+    };
+    Some((after.len() - from.len(), len))
+}
+
+/// What stands behind the name that a telling word is in, and behind its `=`, `:`, `=>` or, for an option, its blank.
+fn value<'a>(before: &str, after: &'a str) -> Option<&'a str> {
+    // The rest of the name, as in `token_id`.
+    let is_name = |c: &char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    // A longer one is not looked through again for each telling word in it: the last of them finds what it needs.
+    let name: usize = after.chars().take(NAME_MAX).take_while(is_name).map(char::len_utf8).sum();
+    let tail = after.get(name..)?;
+    let value = tail.trim_start_matches(['\\', '"', '\'']).trim_start();
+    if value.starts_with(['=', ':']) {
+        return Some(value.trim_start_matches(['=', ':', '>']).trim_start());
+    }
+    let first = before.chars().rev().take(NAME_MAX).take_while(|c| !c.is_whitespace()).last();
+    (first == Some('-') && tail.starts_with(char::is_whitespace)).then_some(value)
+}
+
+/// How long a value in quotes is, its opening quote already left behind: up to the next quote that is escaped no deeper
+/// than that was.
+fn quoted_len(text: &str, quote: char, escapes: usize) -> usize {
+    let mut backslashes = 0;
+    for (at, c) in text.char_indices() {
+        if c == quote && backslashes <= escapes {
+            return at - backslashes;
+        }
+        backslashes = if c == '\\' { backslashes + 1 } else { 0 };
+    }
+    text.len()
+}
+
+/// How long a value without quotes is: to the next blank, rather than to what may be a part of it, like `,` or `&`. A
+/// quote is the end of what all of it stands in.
+fn plain_len(text: &str) -> usize {
+    let end = text.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'')).unwrap_or(text.len());
+    let value = text.get(..end).unwrap_or_default();
+    if end < text.len() { value.trim_end_matches('\\').len() } else { end }
 }
 
 /// Words that can be told by their form.
@@ -139,11 +183,14 @@ fn words(line: &str) -> String {
 }
 
 fn is_secret(word: &str) -> bool {
-    let is_jwt = word.starts_with(JWT) && word.matches('.').count() >= 2;
-    let is_aws = word.len() == AWS_KEY_LEN
+    let is_jwt = word.find(JWT).and_then(|at| word.get(at..)).is_some_and(|jwt| jwt.matches('.').count() >= 2);
+    is_jwt || word.split(|c: char| !c.is_ascii_alphanumeric()).any(is_aws_key)
+}
+
+fn is_aws_key(word: &str) -> bool {
+    word.len() == AWS_KEY_LEN
         && AWS_KEYS.iter().any(|prefix| word.starts_with(prefix))
-        && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
-    is_jwt || is_aws
+        && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -155,44 +202,80 @@ mod tests {
         let cases = [
             ("all is well at 12:30:45, mode=auto", "all is well at 12:30:45, mode=auto"),
             ("login with password=hunter2 ok", "login with password=*** ok"),
-            ("PassWord: \"hun ter\"", "PassWord: \"*** ter\""),
+            ("PassWord: \"hun ter\" ok", "PassWord: \"***\" ok"),
+            ("password='hun\\' ter' ok", "password='***' ok"),
+            ("password=\"hun ter", "password=\"***"),
             ("{\"db_password\": \"hunter2\", \"port\": 5}", "{\"db_password\": \"***\", \"port\": 5}"),
+            (
+                r#"{"msg":"{\"password\": \"hun ter\", \"port\": 5}"}"#,
+                r#"{"msg":"{\"password\": \"***\", \"port\": 5}"}"#,
+            ),
             ("curl --token abc123 https://x", "curl --token *** https://x"),
-            ("token_id='abc' secret:xyz; done", "token_id='***' secret:***; done"),
-            ("API_KEY=abc&user=me", "API_KEY=***&user=me"),
+            ("run --db_passwd abc123 now", "run --db_passwd *** now"),
+            ("token_id='abc' secret:xyz, done", "token_id='***' secret:*** done"),
+            ("password=ab,cd;ef&gh}ij ok", "password=*** ok"),
+            ("password => hunter2 ok", "password => *** ok"),
+            ("tokens = [\"abc\", \"def\"]", "tokens = ***"),
+            ("psk=\"my wifi\" ssid=\"lab\"", "psk=\"***\" ssid=\"lab\""),
+            ("https://host/?API_KEY=abc&user=me", "https://host/?API_KEY=***"),
+            ("secret_access_key=abc token=def", "secret_access_key=*** token=***"),
             ("the token has expired", "the token has expired"),
-            ("Authorization: Basic dXNlcjpwYXNz", "Authorization***"),
-            ("sent bearer abc.def", "sent bearer ***"),
+            ("authorization failed for eth0", "authorization failed for eth0"),
+            ("Authorization: Basic dXNlcjpwYXNz", "Authorization: ***"),
+            ("{\"Authorization\":\"Basic dXNlcjpwYXNz\"}", "{\"Authorization\":***"),
+            ("Set-Cookie: id=1; theme=dark", "Set-Cookie: ***"),
+            ("sent bearer abc.def to us", "sent bearer *** to us"),
+            ("sent Bearer\tabc.def", "sent Bearer\t***"),
+            ("[modem0/bearer3] connected", "[modem0/bearer3] connected"),
             ("mqtts://me:pw@broker:8883/x and http://host/a@b", "mqtts://***@broker:8883/x and http://host/a@b"),
             ("got eyJhbGciOi.eyJhdWQi.c2ln, ok", "got ***, ok"),
+            ("jwt-eyJhbGciOi.eyJhdWQi.c2ln", "***"),
             ("key AKIAIOSFODNN7EXAMPLE used", "key *** used"),
+            ("aws.AKIAIOSFODNN7EXAMPLE_1 used", "*** used"),
             ("AKIAIOSFODNN7EXAMPL is short", "AKIAIOSFODNN7EXAMPL is short"),
             ("пароль password=ключ é", "пароль password=*** é"),
             ("password=", "password="),
+            ("password=\"\"", "password=\"\""),
             ("İpassword=x", "İpassword=***"),
         ];
         for (line, expected) in cases {
-            assert_eq!(Masking::default().line(line), expected);
+            assert_eq!(masked(line), [expected]);
         }
     }
 
     #[test]
     fn a_private_key_is_masked_from_its_first_line_to_its_last() {
-        let mut masking = Masking::default();
-        let lines = ["before", "-----BEGIN EC PRIVATE KEY-----", "MHcCAQEE", "-----END EC PRIVATE KEY-----", "after"];
-        assert_eq!(lines.map(|line| masking.line(line)), ["before", "***", "***", "***", "after"]);
+        let text = "before\n-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----\nafter";
+        assert_eq!(masked(text), ["before", "***", "***", "***", "after"]);
+        let one_line = "k = \"-----BEGIN PRIVATE KEY-----\\nMHcC\\n-----END PRIVATE KEY-----\"\nafter";
+        assert_eq!(masked(one_line), ["***", "after"]);
+        let two = "-----END PRIVATE KEY----- -----BEGIN PRIVATE KEY-----\nMHcC";
+        assert_eq!(masked(two), ["***", "***"]);
+    }
+
+    #[test]
+    fn a_private_key_whose_beginning_was_cut_off_is_masked_all_the_same() {
+        let key = "MHcCAQEE\n".repeat(3);
+        let text = format!("{key}-----END EC PRIVATE KEY-----\nafter");
+        assert_eq!(masked(&text), ["***", "***", "***", "***", "after"]);
+        // No key is longer; what stands before it stays.
+        let text = format!("{}-----END PRIVATE KEY-----", "line\n".repeat(KEY_LINES_MAX + 1));
+        assert_eq!(masked(&text).iter().filter(|line| *line == "line").count(), 1);
     }
 
     proptest::proptest! {
         #[test]
         fn no_line_makes_it_panic(line in "\\PC*") {
-            Masking::default().line(&line);
+            masked(&line);
         }
 
         #[test]
-        fn what_stands_behind_a_telling_word_never_stays(secret in "[a-zA-Z0-9]{4,20}", gap in "[ ]{0,2}") {
-            let masked = Masking::default().line(&format!("x password{gap}={gap}{secret} y"));
-            proptest::prop_assert!(!masked.contains(&secret), "{}", masked);
+        fn what_stands_behind_a_telling_word_never_stays(
+            secret in "[a-zA-Z0-9,;&}]{4,20}", gap in "[ ]{0,2}", sign in "=|:|=>|:=", quote in "|\"|'|\\\\\"",
+        ) {
+            let text = masked(&format!("x password{quote}{gap}{sign}{gap}{quote}{secret}{quote} y")).join("");
+            proptest::prop_assert!(!text.contains(&secret), "{}", text);
+            proptest::prop_assert!(text.ends_with(" y"), "{}", text);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use self::mask::Masking;
+use self::mask::masked;
 use crate::engine::io::ActOutcome;
 use crate::wire::payload::compress;
 
@@ -67,8 +67,9 @@ impl Diagnostics {
 impl Section {
     fn new(name: &'static str, result: Result<String, String>) -> Self {
         let text = result.unwrap_or_else(|why| format!("(not read: {why})"));
-        let mut masking = Masking::default();
-        let lines = text.lines().map(|line| masking.line(cut(line, LINE_MAX)));
+        // Masked before it is cut: half a secret is not told as one.
+        let lines = masked(&text);
+        let lines = lines.iter().map(|line| cut(line, LINE_MAX));
         let mut section = Self { name, text: lines.collect::<Vec<_>>().join("\n"), left_out: 0 };
         while section.text.len() > SECTION_MAX {
             section.shorten();

@@ -106,6 +106,17 @@ fn a_line_is_cut_where_a_character_ends() {
     assert_eq!(section.text.len(), LINE_MAX);
 }
 
+#[test]
+fn a_long_line_is_masked_before_it_is_cut_and_stalls_nothing() {
+    let line = format!("{}mqtt://me:hunter2{}@broker", "x".repeat(LINE_MAX - 15), "z".repeat(LINE_MAX));
+    assert!(!Section::new("x", Ok(line)).text.contains("hunter2"));
+    // Each of these would take minutes if every telling word looked through all that follows it.
+    for word in ["token", "token=\"", "-token ", "token\\", "bearer ", "://", "eyJ.", "-----END PRIVATE KEY-----\n"] {
+        let section = Section::new("x", Ok(word.repeat((1 << 20) / word.len())));
+        assert!(section.text.lines().all(|line| line.len() <= LINE_MAX), "{word}");
+    }
+}
+
 #[tokio::test]
 async fn a_snapshot_that_nobody_wants_any_more_is_not_taken() {
     let (cancel, canceled) = oneshot::channel();
