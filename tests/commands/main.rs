@@ -441,7 +441,7 @@ fn a_rollback_switches_releases_and_there_is_no_second_one_without_a_name() {
 #[test]
 fn a_snapshot_comes_in_parts_that_make_one_text_without_secrets() {
     let world = World::new();
-    let gateway = world.gateway("gw-snapshot");
+    let gateway = world.gateway("gw-snapshot").with("[device.attributes]\nsite_token = \"hunter2\"");
     let _agent = online(&world, &gateway);
     let id = world.order("gw-snapshot", "collect_diagnostics", json!({}));
     world.fleet.result(&id, "SUCCEEDED");
@@ -449,6 +449,7 @@ fn a_snapshot_comes_in_parts_that_make_one_text_without_secrets() {
     for section in ["== gateway", "== processes", "== sockets", "id = \"gw-snapshot\"", "== journal"] {
         assert!(text.contains(section), "no {section} in {text}");
     }
+    assert!(text.contains("site_token = \"***\"") && !text.contains("hunter2"), "{text}");
 }
 
 #[test]

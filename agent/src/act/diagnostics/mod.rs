@@ -2,7 +2,10 @@
 //! first, without secrets, compressed, and never larger than a bound. What can't be read says so in its place. It reads;
 //! it changes nothing.
 
+mod files;
 mod mask;
+mod network;
+mod readers;
 mod sections;
 
 use std::path::PathBuf;
@@ -12,25 +15,37 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::mask::masked;
+use self::readers::Readers;
 use crate::engine::io::ActOutcome;
 use crate::wire::payload::compress;
 
 /// Bytes of a compressed snapshot.
 const SNAPSHOT_MAX: usize = 256 * 1024;
-/// Bytes of one section, of which the last are kept.
-const SECTION_MAX: usize = 256 * 1024;
 /// Bytes of a line.
 const LINE_MAX: usize = 4 * 1024;
 /// A section never loses more lines at a time than this share of them.
 const CUT: usize = 2;
 
+/// What was read, or in words why it could not be.
+type Read = Result<String, String>;
+
 /// Takes snapshots.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Diagnostics {
     /// Where /proc, /sys and /etc are.
     root: PathBuf,
     /// The effective configuration.
     config: String,
+    readers: Readers,
+}
+
+/// What a section is called, and what it may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bound {
+    name: &'static str,
+    /// Bytes, of which the last are kept.
+    bytes: usize,
+    within: Duration,
 }
 
 /// A part of a snapshot.
@@ -45,19 +60,20 @@ struct Section {
 impl Diagnostics {
     /// Reads below `root`, and says what is configured.
     #[must_use]
-    pub const fn new(root: PathBuf, config: String) -> Self {
-        Self { root, config }
+    pub fn new(root: PathBuf, config: String) -> Self {
+        Self { root, config, readers: Readers::default() }
     }
 
     /// Takes a snapshot. Sections that are not done within the time are left out, and say so. What goes wrong is
     /// `canceled`.
     pub async fn take(&self, within: Duration, canceled: oneshot::Receiver<()>) -> ActOutcome {
         let sections = tokio::select! {
-            sections = sections::collect(&self.root, &self.config, within) => sections,
+            biased;
             // An error means that nobody can cancel any more.
             Ok(()) = canceled => return ActOutcome::canceled("no snapshot was taken"),
+            sections = sections::collect(self, within) => sections,
         };
-        let sections = sections.into_iter().map(|(name, result)| Section::new(name, result)).collect();
+        let sections = sections.into_iter().map(|(bound, result)| Section::new(bound, result)).collect();
         let (compressed, text_bytes) = fit(sections);
         let detail = format!("{text_bytes} B of text, {} B compressed with zstd", compressed.len());
         ActOutcome { attachment: Some(compressed), ..ActOutcome::succeeded(detail) }
@@ -65,13 +81,13 @@ impl Diagnostics {
 }
 
 impl Section {
-    fn new(name: &'static str, result: Result<String, String>) -> Self {
+    fn new(bound: Bound, result: Read) -> Self {
         let text = result.unwrap_or_else(|why| format!("(not read: {why})"));
         // Masked before it is cut: half a secret is not told as one.
         let lines = masked(&text);
-        let lines = lines.iter().map(|line| cut(line, LINE_MAX));
-        let mut section = Self { name, text: lines.collect::<Vec<_>>().join("\n"), left_out: 0 };
-        while section.text.len() > SECTION_MAX {
+        let lines = lines.iter().map(|line| printable(cut(line, LINE_MAX)));
+        let mut section = Self { name: bound.name, text: lines.collect::<Vec<_>>().join("\n"), left_out: 0 };
+        while section.text.len() > bound.bytes {
             section.shorten();
         }
         section
@@ -114,6 +130,11 @@ fn fit(mut sections: Vec<Section>) -> (Bytes, usize) {
 fn cut(line: &str, most: usize) -> &str {
     let end = (0..=most.min(line.len())).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
     line.get(..end).unwrap_or_default()
+}
+
+/// Without what would move the cursor of whoever reads it, or do worse.
+fn printable(line: &str) -> String {
+    line.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}")
 }
 
 #[cfg(test)]

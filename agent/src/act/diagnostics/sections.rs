@@ -1,85 +1,167 @@
-//! The sections of a snapshot, each of which reads one kind of thing and says in words why it can't.
+//! The sections of a snapshot, each of which reads one kind of thing and says in words why it can't. One that hangs or
+//! fails costs itself and no other.
 
-#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "sections have deadlines, and read files")]
+#![expect(clippy::disallowed_methods, reason = "sections have deadlines, and read directories")]
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::files::{file, table, tail};
+use super::network::{network, sockets};
+use super::readers::Readers;
+use super::{Bound, Diagnostics, Read};
 use crate::act::jobs;
 use crate::act::program::{self, Program};
+use crate::collect::clock::{self, Clock};
+use crate::collect::errors::kmsg;
+use crate::config::ClockTrust;
+use crate::engine::io::{ActOutcome, ActStatus};
 
-/// How long what asks others may take: PID 1, journalctl.
-const ASK_MAX: Duration = Duration::from_secs(10);
-/// Bytes of a file that are read.
-const FILE_MAX: u64 = 1024 * 1024;
+const GATEWAY: Bound = bound("gateway", 64, 3);
+const FAILED_UNITS: Bound = bound("failed units", 32, 10);
+const MEMORY: Bound = bound("memory", 64, 3);
+const SERVICES: Bound = bound("services", 16, 3);
+const PROCESSES: Bound = bound("processes", 16, 5);
+const DISKS: Bound = bound("disks", 32, 5);
+const NETWORK: Bound = bound("network", 64, 3);
+const SOCKETS: Bound = bound("sockets", 64, 5);
+const CONFIGURATION: Bound = bound("configuration at the agent's start", 64, 0);
+const JOURNAL: Bound = bound("journal", 192, 10);
+
 /// Lines of the journal.
 const JOURNAL_LINES: &str = "400";
-/// Bytes of the journal that are kept.
-const JOURNAL_MAX: usize = 192 * 1024;
-/// Processes in each of the two lists.
-const PROCESSES_MAX: usize = 15;
-/// Listening sockets that are named.
-const LISTENERS_MAX: usize = 100;
-/// Mounted file systems that are looked at.
+/// Lines of the kernel's log, where there is nothing else.
+const KERNEL_LINES_MAX: usize = 400;
+/// Services and processes that are named, in each of the lists.
+const NAMED_MAX: usize = 15;
+/// Services that are looked at.
+const SERVICES_MAX: usize = 512;
+/// Mounted file systems that are named.
 const MOUNTS_MAX: usize = 64;
-/// File systems that are on this machine: asking another one may take for ever.
-const LOCAL_FS: [&str; 13] =
-    ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "ubifs", "jffs2", "squashfs", "overlay", "tmpfs", "zfs"];
+/// File systems that are on this machine.
+const LOCAL_FS: [&str; 16] = [
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "exfat", "ubifs", "jffs2", "nilfs2", "squashfs", "erofs",
+    "overlay", "tmpfs", "zfs",
+];
+/// How those begin that are on another machine, or in a process: asking these may take for ever.
+const REMOTE_FS: [&str; 9] = ["nfs", "cifs", "smb", "9p", "ceph", "fuse", "afs", "glusterfs", "davfs"];
+/// What /proc/meminfo has for whoever asks where the memory went.
+const MEMINFO: [&str; 13] = [
+    "MemTotal",
+    "MemFree",
+    "MemAvailable",
+    "Buffers",
+    "Cached",
+    "SwapTotal",
+    "SwapFree",
+    "Dirty",
+    "Writeback",
+    "Shmem",
+    "Slab",
+    "SUnreclaim",
+    "Committed_AS",
+];
 const JOURNALCTL: [&str; 2] = ["/usr/bin/journalctl", "/bin/journalctl"];
 /// Where a gateway without a journal keeps its log.
 const LOGS: [&str; 2] = ["var/log/messages", "var/log/syslog"];
+const KMSG: &str = "dev/kmsg";
 
-type Read = Result<String, String>;
-
-/// All sections, in the order of what a responder asks first.
-pub(super) async fn collect(root: &Path, config: &str, within: Duration) -> Vec<(&'static str, Read)> {
-    let deadline = tokio::time::Instant::now() + within;
-    let within = || deadline.saturating_duration_since(tokio::time::Instant::now()).min(ASK_MAX);
-    vec![
-        ("gateway", gateway(root)),
-        ("failed units", asked(within(), failed_units()).await),
-        ("memory", files(root, &["proc/meminfo", "proc/loadavg", "proc/pressure/memory", "proc/pressure/io"])),
-        ("services", services(root)),
-        ("processes", Ok(processes())),
-        ("disks", disks(root)),
-        ("network", network(root)),
-        ("sockets", sockets(root)),
-        ("configuration at the agent's start", Ok(config.to_owned())),
-        ("journal", asked(within(), journal(root)).await),
-    ]
+const fn bound(name: &'static str, kib: usize, seconds: u64) -> Bound {
+    Bound { name, bytes: kib * 1024, within: Duration::from_secs(seconds) }
 }
 
-async fn asked(within: Duration, ask: impl Future<Output = Read>) -> Read {
-    timeout(within, ask).await.unwrap_or_else(|_| Err(format!("no answer within {within:?}")))
+/// All sections, in the order of what a responder asks first. Those whose turn comes after `within` are not read.
+pub(super) async fn collect(of: &Diagnostics, within: Duration) -> Vec<(Bound, Read)> {
+    let mut round = Round { readers: &of.readers, root: &of.root, until: Instant::now() + within, read: Vec::new() };
+    round.read(GATEWAY, gateway).await;
+    round.ask(FAILED_UNITS, failed_units()).await;
+    round.read(MEMORY, memory).await;
+    round.read(SERVICES, services).await;
+    round.read(PROCESSES, |_| Ok(processes())).await;
+    round.read(DISKS, disks).await;
+    round.read(NETWORK, network).await;
+    round.read(SOCKETS, sockets).await;
+    round.read.push((CONFIGURATION, Ok(of.config.clone())));
+    round.journal().await;
+    round.read
+}
+
+/// What was read so far, and what it is read with.
+struct Round<'a> {
+    readers: &'a Readers,
+    root: &'a Path,
+    until: Instant,
+    read: Vec<(Bound, Read)>,
+}
+
+impl Round<'_> {
+    /// How long this may take.
+    fn left(&self, bound: Bound) -> Result<Duration, String> {
+        let left = self.until.saturating_duration_since(Instant::now()).min(bound.within);
+        if left.is_zero() { Err("the snapshot's time was over".into()) } else { Ok(left) }
+    }
+
+    /// What blocks.
+    async fn read(&mut self, bound: Bound, read: impl FnOnce(&Path) -> Read + Send + 'static) {
+        let root = self.root.to_owned();
+        let result = match self.left(bound) {
+            Ok(within) => self.readers.read(bound.name, within, move || read(&root)).await,
+            Err(over) => Err(over),
+        };
+        self.read.push((bound, result));
+    }
+
+    /// What others answer.
+    async fn ask(&mut self, bound: Bound, ask: impl Future<Output = Read>) {
+        let result = match self.left(bound) {
+            Ok(within) => timeout(within, ask).await.unwrap_or_else(|_| Err(format!("no answer within {within:?}"))),
+            Err(over) => Err(over),
+        };
+        self.read.push((bound, result));
+    }
+
+    /// The journal, or what takes its place.
+    async fn journal(&mut self) {
+        let said = match self.left(JOURNAL) {
+            Ok(within) => journalctl(within).await,
+            Err(over) => return self.read.push((JOURNAL, Err(over))),
+        };
+        match said {
+            Ok(text) => self.read.push((JOURNAL, Ok(text))),
+            Err(why) => self.read(JOURNAL, move |root| Ok(format!("({why})\n{}", logs(root)))).await,
+        }
+    }
 }
 
 fn gateway(root: &Path) -> Read {
     let names = rustix::system::uname();
     let text = |name: &std::ffi::CStr| name.to_string_lossy().into_owned();
-    let mut lines = vec![
+    let or_why = |read: Read| read.unwrap_or_else(|why| format!("({why})")).trim_end().to_owned();
+    let synced = Clock::new(ClockTrust::Kernel, root).read().synced;
+    let boot = clock::boot_id(root).map(|id| id.to_string()).map_err(|error| error.to_string());
+    let lines = [
         format!("agent {}", env!("CARGO_PKG_VERSION")),
         format!("host {}", text(names.nodename())),
         format!("kernel {} {} {}", text(names.release()), text(names.version()), text(names.machine())),
-        format!("time {}", jiff::Timestamp::now()),
+        format!("time {}, {}", jiff::Timestamp::now(), if synced { "synchronised" } else { "not synchronised" }),
+        format!("up: {}", or_why(file(root, "proc/uptime").and_then(|text| uptime(&text)))),
+        format!("boot: {}", or_why(boot)),
+        format!("command line: {}", or_why(file(root, "proc/cmdline"))),
+        format!("system: {}", or_why(file(root, "etc/os-release"))),
     ];
-    for (what, path) in [
-        ("up, idle (s)", "proc/uptime"),
-        ("boot", "proc/sys/kernel/random/boot_id"),
-        ("command line", "proc/cmdline"),
-        ("system", "etc/os-release"),
-    ] {
-        lines.push(format!("{what}: {}", file(root, path).unwrap_or_else(|why| format!("({why})")).trim_end()));
-    }
     Ok(lines.join("\n"))
+}
+
+/// /proc/uptime (proc(5)).
+fn uptime(text: &str) -> Read {
+    let seconds = text.split(['.', ' ']).next().and_then(|seconds| seconds.trim().parse().ok());
+    let seconds = seconds.ok_or_else(|| format!("/proc/uptime says {text:?}"))?;
+    Ok(humantime::format_duration(Duration::from_secs(seconds)).to_string())
 }
 
 async fn failed_units() -> Read {
@@ -87,12 +169,17 @@ async fn failed_units() -> Read {
     Ok(if failed.is_empty() { "none".into() } else { failed.join("\n") })
 }
 
-fn files(root: &Path, paths: &[&str]) -> Read {
-    let texts = paths.iter().map(|path| match file(root, path) {
-        Ok(text) => format!("-- /{path}\n{}", text.trim_end()),
-        Err(why) => format!("-- /{path} ({why})"),
-    });
-    Ok(texts.collect::<Vec<_>>().join("\n"))
+fn memory(root: &Path) -> Read {
+    let matters = |line: &&str| line.split_once(':').is_some_and(|(key, _)| MEMINFO.contains(&key));
+    let meminfo = file(root, "proc/meminfo").map(|text| text.lines().filter(matters).collect::<Vec<_>>().join("\n"));
+    let mut lines = vec![meminfo.unwrap_or_else(|why| format!("({why})"))];
+    for path in ["proc/loadavg", "proc/pressure/cpu", "proc/pressure/memory", "proc/pressure/io"] {
+        lines.push(match file(root, path) {
+            Ok(text) => format!("-- /{path}\n{}", text.trim_end()),
+            Err(why) => format!("-- /{path} ({why})"),
+        });
+    }
+    Ok(lines.join("\n"))
 }
 
 /// What systemd's services take, by their cgroups (Documentation/admin-guide/cgroup-v2.rst): seen also where the processes of
@@ -102,6 +189,7 @@ fn services(root: &Path) -> Read {
     let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let mut services: Vec<(u64, u64, String)> = entries
         .flatten()
+        .take(SERVICES_MAX)
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let look = |leaf: &str| file(root, &format!("sys/fs/cgroup/system.slice/{name}/{leaf}")).ok();
@@ -112,7 +200,7 @@ fn services(root: &Path) -> Read {
         .collect();
     services.sort_by(|a, b| b.cmp(a));
     let line = |(bytes, cpu_s, name): &(u64, u64, String)| format!("{:>10} KiB {cpu_s:>8} s {name}", bytes / 1024);
-    Ok(services.iter().take(PROCESSES_MAX).map(line).collect::<Vec<_>>().join("\n"))
+    Ok(services.iter().take(NAMED_MAX).map(line).collect::<Vec<_>>().join("\n"))
 }
 
 /// Names only: arguments may be secrets. The kernel hides those of others where it is told to.
@@ -122,9 +210,10 @@ fn processes() -> String {
     system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind);
     let mut processes: Vec<_> = system.processes().values().collect();
     let list = |processes: &[&sysinfo::Process]| {
-        let lines = processes.iter().take(PROCESSES_MAX).map(|process| {
+        let lines = processes.iter().take(NAMED_MAX).map(|process| {
             let (kib, cpu_s) = (process.memory() / 1024, process.accumulated_cpu_time() / 1000);
-            let name = process.name().to_string_lossy();
+            // A process names itself; it is not to look like lines of others.
+            let name = process.name().to_string_lossy().replace(char::is_control, "\u{fffd}");
             format!("{:>8} {kib:>10} KiB {cpu_s:>8} s {:>4?} {name}", process.pid().as_u32(), process.status())
         });
         lines.collect::<Vec<_>>().join("\n")
@@ -137,180 +226,87 @@ fn processes() -> String {
 
 /// /proc/self/mounts (proc_pid_mounts(5)) and statvfs(3).
 fn disks(root: &Path) -> Read {
-    let mounts = file(root, "proc/self/mounts")?;
-    let mut lines = Vec::new();
-    for line in mounts.lines().take(MOUNTS_MAX) {
-        let mut words = line.split(' ');
-        let (Some(device), Some(at), Some(kind), Some(options)) =
-            (words.next(), words.next(), words.next(), words.next())
-        else {
+    let mounts = table(root, "proc/self/mounts")?;
+    let mut lines: Vec<String> = Vec::new();
+    let mut more = 0;
+    for line in mounts.text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [device, at, kind, options, ..] = words.as_slice() else { continue };
+        let is_local = LOCAL_FS.contains(kind);
+        if !is_local && !REMOTE_FS.iter().any(|remote| kind.starts_with(remote)) {
             continue;
-        };
+        }
+        if lines.len() == MOUNTS_MAX {
+            more += 1;
+            continue;
+        }
         let access = if options.split(',').any(|option| option == "ro") { "ro" } else { "rw" };
-        if !LOCAL_FS.contains(&kind) {
-            continue;
-        }
-        // Blanks are written in octal.
-        let at = at.replace("\\040", " ");
-        lines.push(match rustix::fs::statvfs(at.as_str()) {
-            Ok(stat) => {
-                let mib = |blocks: u64| blocks.saturating_mul(stat.f_frsize) >> 20;
-                let (free, all) = (mib(stat.f_bavail), mib(stat.f_blocks));
-                format!(
-                    "{at} {device} {kind} {access}: {free} of {all} MiB free, {} of {} inodes",
-                    stat.f_favail, stat.f_files
-                )
-            }
-            Err(error) => format!("{at} {device} {kind} {access}: {error}"),
-        });
+        let room = if is_local { room(root, at) } else { "not asked, as it may never answer".into() };
+        lines.push(format!("{at} {device} {kind} {access}: {room}"));
     }
-    lines.push("(file systems of the kernel's own and of other machines are not looked at)".into());
+    lines.extend((more > 0).then(|| format!("({more} more)")));
+    lines.extend(mounts.more);
     Ok(lines.join("\n"))
 }
 
-fn network(root: &Path) -> Read {
-    let dir = root.join("sys/class/net");
-    let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    let mut names: Vec<String> =
-        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    let mut lines = Vec::new();
-    for name in names {
-        let look = |leaf: &str| {
-            let text = file(root, &format!("sys/class/net/{name}/{leaf}"));
-            text.map_or_else(|_| "?".to_owned(), |text| text.trim().to_owned())
-        };
-        lines.push(format!(
-            "{name}: {}, mtu {}, {} B in with {} errors, {} B out with {} errors",
-            look("operstate"),
-            look("mtu"),
-            look("statistics/rx_bytes"),
-            look("statistics/rx_errors"),
-            look("statistics/tx_bytes"),
-            look("statistics/tx_errors"),
-        ));
-    }
-    lines.push(format!("addresses: {}", addresses(root).join(", ")));
-    for (what, path) in [("routes", "proc/net/route"), ("name servers", "etc/resolv.conf")] {
-        lines.push(format!("-- {what}\n{}", file(root, path).unwrap_or_else(|why| format!("({why})")).trim_end()));
-    }
-    Ok(lines.join("\n"))
-}
-
-/// Of this machine: /proc/net/fib_trie, where a local address stands above its `/32 host LOCAL`, and /proc/net/if_inet6.
-fn addresses(root: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut last = "";
-    let trie = file(root, "proc/net/fib_trie").unwrap_or_default();
-    for line in trie.lines() {
-        if let Some(address) = line.trim().strip_prefix("|-- ") {
-            last = address;
-        } else if line.contains("/32 host LOCAL") && !found.iter().any(|known| known == last) {
-            found.push(last.to_owned());
-        }
-    }
-    let inet6 = file(root, "proc/net/if_inet6").unwrap_or_default();
-    let of_line = |line: &str| {
-        let address = u128::from_str_radix(line.split_whitespace().next()?, 16).ok()?;
-        Some(Ipv6Addr::from(address).to_string())
+fn room(root: &Path, at: &str) -> String {
+    let stat = match rustix::fs::statvfs(root.join(unescape(at).trim_start_matches('/'))) {
+        Ok(stat) => stat,
+        Err(error) => return error.to_string(),
     };
-    found.extend(inet6.lines().filter_map(of_line));
-    found
+    let mib = |blocks: u64| blocks.saturating_mul(stat.f_frsize) >> 20;
+    let (free, all) = (mib(stat.f_bavail), mib(stat.f_blocks));
+    format!("{free} of {all} MiB free, {} of {} inodes", stat.f_favail, stat.f_files)
 }
 
-/// proc_net(5): how many sockets are in which state, and which listen.
-fn sockets(root: &Path) -> Read {
-    const LISTEN: &str = "0A";
-    let mut lines = Vec::new();
-    for (table, listens) in [("tcp", LISTEN), ("tcp6", LISTEN), ("udp", "07"), ("udp6", "07")] {
-        let text = match file(root, &format!("proc/net/{table}")) {
-            Ok(text) => text,
-            Err(why) => {
-                lines.push(format!("{table}: ({why})"));
-                continue;
-            }
-        };
-        let mut states: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut listeners = Vec::new();
-        for line in text.lines().skip(1) {
-            let mut words = line.split_whitespace().skip(1);
-            let (Some(local), Some(_), Some(state)) = (words.next(), words.next(), words.next()) else { continue };
-            *states.entry(state).or_default() += 1;
-            if state == listens && listeners.len() < LISTENERS_MAX {
-                listeners.push(address(local).unwrap_or_else(|| local.to_owned()));
-            }
-        }
-        let states = states.into_iter().map(|(state, count)| format!("{count} {}", state_word(state)));
-        lines.push(format!("{table}: {}", states.collect::<Vec<_>>().join(", ")));
-        lines.extend((!listeners.is_empty()).then(|| format!("{table} listens: {}", listeners.join(", "))));
-    }
-    Ok(lines.join("\n"))
+/// A path of a table of mounts, where blanks and the like are written in octal (getmntent(3)).
+fn unescape(path: &str) -> String {
+    const ESCAPES: [(&str, &str); 4] = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    // The backslash is the last: what it would make is no escape.
+    ESCAPES.iter().fold(path.to_owned(), |path, (escape, plain)| path.replace(escape, plain))
 }
 
-/// The kernel's include/net/tcp_states.h.
-fn state_word(state: &str) -> &str {
-    const WORDS: [(&str, &str); 11] = [
-        ("01", "established"),
-        ("02", "syn-sent"),
-        ("03", "syn-recv"),
-        ("04", "fin-wait-1"),
-        ("05", "fin-wait-2"),
-        ("06", "time-wait"),
-        ("07", "close"),
-        ("08", "close-wait"),
-        ("09", "last-ack"),
-        ("0A", "listen"),
-        ("0B", "closing"),
-    ];
-    WORDS.iter().find(|(code, _)| *code == state).map_or(state, |(_, word)| word)
-}
-
-/// An address as those tables write it: words of 32 bits, each in this machine's order.
-fn address(text: &str) -> Option<String> {
-    let (address, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let word = |at: usize| u32::from_str_radix(address.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
-    match address.len() {
-        8 => Some(format!("{}:{port}", Ipv4Addr::from(word(0)?))),
-        32 => {
-            let bytes = [word(0)?, word(1)?, word(2)?, word(3)?].concat();
-            let address: [u8; 16] = bytes.try_into().ok()?;
-            Some(format!("[{}]:{port}", Ipv6Addr::from(address)))
-        }
-        _ => None,
-    }
-}
-
-async fn journal(root: &Path) -> Read {
-    let Some(path) = JOURNALCTL.iter().map(Path::new).find(|path| path.exists()) else {
-        let log =
-            LOGS.iter().find(|log| root.join(log).is_file()).ok_or("there is no journalctl and no log file here")?;
-        return file(root, log);
-    };
+/// The journal's end, or what there is to tell of one that can't be read or has nothing.
+async fn journalctl(within: Duration) -> Read {
+    let path = JOURNALCTL.iter().map(Path::new).find(|path| path.exists()).ok_or("there is no journalctl")?;
     let args = ["--output=short-iso", "--no-pager", "--quiet", "--lines", JOURNAL_LINES].map(str::to_owned);
-    let program = Program { path, args: &args, env: &[], tail_max: JOURNAL_MAX };
+    said(path, &args, within).await
+}
+
+/// What a program says. One that has to be stopped is heard out up to there.
+pub(super) async fn said(path: &Path, args: &[String], within: Duration) -> Read {
+    let program = Program { path, args, env: &[], tail_max: JOURNAL.bytes };
     let (_keep, canceled) = oneshot::channel();
-    let run = program::run(program, ASK_MAX, canceled, |_| ()).await;
+    let run = program::run(program, within, canceled, |_| ()).await;
     let outcome = run.map_err(|error| format!("start {}: {error}", path.display()))?.outcome("journalctl");
-    match outcome.output {
-        Some(output) => Ok(output),
-        None => Err(format!("journalctl said nothing: {}", outcome.detail.unwrap_or_default())),
+    let ActOutcome { status, detail, output, .. } = outcome;
+    let detail = detail.unwrap_or_default();
+    match (status, output.as_deref().map(whole_lines)) {
+        (ActStatus::Succeeded, Some(said)) => Ok(said),
+        (ActStatus::TimedOut, Some(said)) => Ok(format!("{}\n({detail})", said.trim_end())),
+        (_, Some(said)) => Err(format!("journalctl: {detail}: {}", said.trim_end())),
+        (_, None) => Err(format!("journalctl said nothing: {detail}")),
     }
 }
 
-/// The end of a plain file: whatever else stands in its place may never end.
-fn file(root: &Path, path: &str) -> Read {
-    let path = root.join(path);
-    let failed = |error: io::Error| format!("{}: {error}", path.display());
-    let metadata = fs::metadata(&path).map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(format!("{} is no plain file", path.display()));
+/// Without the first line of an output whose beginning is left out: it is the end of one, maybe of a secret.
+fn whole_lines(output: &str) -> String {
+    match output.split_once('\n') {
+        Some((left_out, rest)) if left_out.starts_with("… ") => {
+            let whole = rest.split_once('\n').map_or("", |(_, whole)| whole);
+            format!("({left_out})\n{whole}")
+        }
+        _ => output.to_owned(),
     }
-    let mut file = File::open(&path).map_err(failed)?;
-    if metadata.len() > FILE_MAX {
-        file.seek(SeekFrom::Start(metadata.len() - FILE_MAX)).map_err(failed)?;
+}
+
+/// The log of a gateway without a journal, or at least what its kernel has to say.
+fn logs(root: &Path) -> String {
+    if let Some(log) = LOGS.iter().find(|log| root.join(log).is_file()) {
+        return tail(root, log, JOURNAL.bytes).unwrap_or_else(|why| format!("({why})"));
     }
-    let mut bytes = Vec::new();
-    file.take(FILE_MAX).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    match kmsg::newest_lines(&root.join(KMSG), KERNEL_LINES_MAX) {
+        Ok(lines) => format!("-- /{KMSG}\n{}", lines.join("\n")),
+        Err(error) => format!("(/{KMSG}: {error})"),
+    }
 }

@@ -11,6 +11,8 @@ use crate::engine::io::ActStatus;
 
 const LONG: Duration = Duration::from_secs(60);
 
+const BOUND: Bound = Bound { name: "x", bytes: 256 * 1024, within: LONG };
+
 async fn take(root: &Path, config: &str) -> (ActOutcome, String) {
     let (_keep, canceled) = oneshot::channel();
     let outcome = Diagnostics::new(root.to_owned(), config.to_owned()).take(LONG, canceled).await;
@@ -31,7 +33,7 @@ async fn a_snapshot_of_this_machine_has_all_sections_and_fits() {
     {
         from += text[from..].find(&format!("== {name}")).unwrap_or_else(|| panic!("no {name} behind {from} in {text}"));
     }
-    for word in ["MemAvailable:", "lo: ", "127.0.0.1", "by CPU time", "MiB free", "mqtt://***@broker"] {
+    for word in ["synchronised", "MemAvailable:", "lo: ", "127.0.0.1", "by CPU time", "MiB free", "mqtt://***@broker"] {
         assert!(text.contains(word), "no {word} in {text}");
     }
 }
@@ -58,6 +60,8 @@ async fn files_that_are_missing_or_something_else_or_nonsense_cost_only_themselv
     fs::write(path("proc/self/mounts"), "only two\nnone /nowhere\\040at ext4 rw 0 0\n").unwrap();
     fs::write(path("proc/net/fib_trie"), "/32 host LOCAL\n|-- 192.0.2.7\n/32 host LOCAL\n").unwrap();
     fs::write(path("etc/resolv.conf"), vec![b'x'; 3 << 20]).unwrap();
+    fs::write(path("proc/uptime"), "93784.55 1.00\n").unwrap();
+    fs::write(path("proc/cmdline"), "ro quiet \x1b[2J agent.token=hunter2\n").unwrap();
     let cgroup = path("sys/fs/cgroup/system.slice/app.service");
     fs::create_dir_all(&cgroup).unwrap();
     fs::write(cgroup.join("memory.current"), "4194304\n").unwrap();
@@ -65,18 +69,92 @@ async fn files_that_are_missing_or_something_else_or_nonsense_cost_only_themselv
     let (outcome, text) = take(root.path(), "").await;
     assert_eq!(outcome.status, ActStatus::Succeeded);
     for word in [
+        "up: 1day 2h 3m 4s",
+        "boot: (",
+        "command line: ro quiet \u{fffd}[2J agent.token=***",
         "meminfo is no plain file",
         "os-release is no plain file",
         "loadavg is no plain file",
         "4096 KiB        7 s app.service",
+        "(of /etc/resolv.conf only the first 16384 B are read)",
         "tcp: 2 listen",
         "tcp listens: zz:00, 127.0.0.1:8080",
-        "/nowhere at",
-        "addresses: , 192.0.2.7",
+        "/nowhere\\040at none ext4 rw: No such file",
+        "addresses: 192.0.2.7",
         "udp: (",
     ] {
         assert!(text.contains(word), "no {word:?} in {text:.4000}");
     }
+}
+
+#[tokio::test]
+async fn what_may_never_answer_is_named_and_not_asked() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("proc/self")).unwrap();
+    fs::create_dir_all(root.path().join("my disk")).unwrap();
+    let kernels = "cgroup /sys/fs/cgroup cgroup2 rw 0 0\n".repeat(100);
+    let remote = "nas:/logs /mnt/logs nfs4 rw,hard 0 0\nme@host:/ /mnt/home fuse.sshfs rw 0 0\n";
+    let local = "/dev/sda1 /my\\040disk ext4 ro,noatime 0 0\n".to_owned() + &"none /none tmpfs rw 0 0\n".repeat(100);
+    fs::write(root.path().join("proc/self/mounts"), format!("{kernels}{remote}{local}")).unwrap();
+    let (_, text) = take(root.path(), "").await;
+    for line in [
+        "/mnt/logs nas:/logs nfs4 rw: not asked, as it may never answer\n",
+        "/mnt/home me@host:/ fuse.sshfs rw: not asked, as it may never answer\n",
+        "/my\\040disk /dev/sda1 ext4 ro: ",
+        " MiB free",
+        "/none none tmpfs rw: No such file",
+        "(39 more)\n",
+    ] {
+        assert!(text.contains(line), "no {line:?} in {text}");
+    }
+    assert!(!text.contains("cgroup2"), "{text}");
+}
+
+#[tokio::test]
+async fn what_there_was_no_time_for_says_so_and_the_rest_is_sent() {
+    let (_keep, canceled) = oneshot::channel();
+    let outcome = Diagnostics::new("/".into(), "id = \"gw\"".into()).take(Duration::ZERO, canceled).await;
+    assert_eq!(outcome.status, ActStatus::Succeeded);
+    let text = String::from_utf8(zstd::decode_all(outcome.attachment.unwrap().as_ref()).unwrap()).unwrap();
+    for section in ["gateway", "failed units", "disks", "journal"] {
+        let said = format!("== {section}\n(not read: the snapshot's time was over)\n");
+        assert!(text.contains(&said), "no {said:?} in {text}");
+    }
+    assert!(text.contains("id = \"gw\""), "{text}");
+}
+
+#[tokio::test]
+async fn a_journal_that_goes_on_for_ever_is_stopped_and_told_up_to_there() {
+    let args = ["-c", "echo one; echo two; exec sleep 600"].map(str::to_owned);
+    let said = sections::said(Path::new("/bin/sh"), &args, Duration::from_secs(2)).await;
+    assert_eq!(said.unwrap(), "one\ntwo\n(journalctl was stopped after 2s)");
+    let args = ["-c", "echo no such journal >&2; exit 3"].map(str::to_owned);
+    let said = sections::said(Path::new("/bin/sh"), &args, LONG).await;
+    assert_eq!(said.unwrap_err(), "journalctl: exit code 3: no such journal");
+}
+
+#[tokio::test]
+async fn a_journal_that_says_too_much_is_told_from_the_first_whole_line_on() {
+    // The first line that is left would begin within a secret.
+    let args = ["-c", "printf 'password=%0300000d\\nlast\\n' 7"].map(str::to_owned);
+    let said = sections::said(Path::new("/bin/sh"), &args, LONG).await.unwrap();
+    let (left_out, rest) = said.split_once('\n').unwrap();
+    assert!(left_out.ends_with(" B before this)"), "{left_out}");
+    assert_eq!(rest, "last\n");
+}
+
+#[test]
+fn of_a_log_the_last_whole_lines_are_read_and_of_other_files_the_first() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("log"), "password=abc\nsecond\nthird\n").unwrap();
+    assert_eq!(files::tail(root.path(), "log", 1000).unwrap(), "password=abc\nsecond\nthird\n");
+    assert_eq!(files::tail(root.path(), "log", 17).unwrap(), "(13 B of /log before this)\nsecond\nthird\n");
+    assert_eq!(files::tail(root.path(), "log", 3).unwrap_err(), "/log: its last line is longer than 3 B");
+    fs::write(root.path().join("long"), "line\n".repeat(4_000)).unwrap();
+    let text = files::file(root.path(), "long").unwrap();
+    let (whole, more) = text.rsplit_once('\n').unwrap();
+    assert!(whole.lines().all(|line| line == "line"), "{whole}");
+    assert_eq!(more, "(of /long only the first 16384 B are read)");
 }
 
 #[test]
@@ -89,7 +167,8 @@ fn what_does_not_fit_loses_the_older_half_of_what_is_largest_and_says_so() {
     let newest = large.clone().map(|text| text.lines().last().unwrap().to_owned());
     let [a, b, c, d] = large;
     let sections = [("small", small.clone()), ("a", a), ("b", b), ("c", c), ("d", d)];
-    let (compressed, bytes) = fit(sections.map(|(name, text)| Section::new(name, Ok(text))).to_vec());
+    let (compressed, bytes) =
+        fit(sections.map(|(name, text)| Section::new(Bound { name, ..BOUND }, Ok(text))).to_vec());
     assert!(compressed.len() <= SNAPSHOT_MAX && compressed.len() * 3 > SNAPSHOT_MAX, "{}", compressed.len());
     let text = String::from_utf8(zstd::decode_all(compressed.as_ref()).unwrap()).unwrap();
     assert_eq!(text.len(), bytes);
@@ -102,17 +181,17 @@ fn what_does_not_fit_loses_the_older_half_of_what_is_largest_and_says_so() {
 fn a_line_is_cut_where_a_character_ends() {
     assert_eq!(cut("aé", 2), "a");
     assert_eq!(cut("aé", 3), "aé");
-    let section = Section::new("x", Ok("é".repeat(LINE_MAX)));
+    let section = Section::new(BOUND, Ok("é".repeat(LINE_MAX)));
     assert_eq!(section.text.len(), LINE_MAX);
 }
 
 #[test]
 fn a_long_line_is_masked_before_it_is_cut_and_stalls_nothing() {
     let line = format!("{}mqtt://me:hunter2{}@broker", "x".repeat(LINE_MAX - 15), "z".repeat(LINE_MAX));
-    assert!(!Section::new("x", Ok(line)).text.contains("hunter2"));
+    assert!(!Section::new(BOUND, Ok(line)).text.contains("hunter2"));
     // Each of these would take minutes if every telling word looked through all that follows it.
     for word in ["token", "token=\"", "-token ", "token\\", "bearer ", "://", "eyJ.", "-----END PRIVATE KEY-----\n"] {
-        let section = Section::new("x", Ok(word.repeat((1 << 20) / word.len())));
+        let section = Section::new(BOUND, Ok(word.repeat((1 << 20) / word.len())));
         assert!(section.text.lines().all(|line| line.len() <= LINE_MAX), "{word}");
     }
 }
@@ -122,5 +201,5 @@ async fn a_snapshot_that_nobody_wants_any_more_is_not_taken() {
     let (cancel, canceled) = oneshot::channel();
     cancel.send(()).unwrap();
     let outcome = Diagnostics::new("/".into(), String::new()).take(LONG, canceled).await;
-    assert!(matches!(outcome.status, ActStatus::Canceled | ActStatus::Succeeded), "{outcome:?}");
+    assert_eq!((outcome.status, outcome.attachment), (ActStatus::Canceled, None));
 }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::super::keygen;
 use crate::act::Actor;
+use crate::act::diagnostics::Diagnostics;
 use crate::act::supervisor::Supervisor;
 use crate::act::units::Manager;
 use crate::config::{self, BrokerUrl, CheckedConfig, UnitName};
@@ -73,7 +74,10 @@ impl Stage {
         // As plain as a workload can be: it is there, and its pid tells one life from the next.
         let argv = ["sleep".to_owned(), "86400".to_owned()];
         let supervisor = Supervisor::start(unit, &argv).context("start the demo's workload")?;
-        let actor = Arc::new(Actor::new(Manager::Supervised(Box::new(supervisor)), loaded.config.runbooks.dir.clone()));
+        let config = &loaded.config;
+        let actor = Actor::new(Manager::Supervised(Box::new(supervisor)), config.runbooks.dir.clone())
+            .with_diagnostics(Diagnostics::new(config.collect.root.clone(), config.to_toml()));
+        let actor = Arc::new(actor);
         Ok(Self { _dir: dir, config: loaded.config, key, key_file, actor, broker, battery })
     }
 }

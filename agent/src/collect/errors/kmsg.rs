@@ -2,10 +2,11 @@
 //! What other programs write there comes along. A reader that is too slow is overrun: the gap in the sequence numbers
 //! says by how much. Units are unknown here, so `collect.errors.units` selects nothing.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -126,6 +127,32 @@ fn newest(log: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<u64>> {
         }
     }
     Ok(newest)
+}
+
+/// The newest `most` lines of the ring, as dmesg(1) shows them. Waits for nothing.
+///
+/// # Errors
+/// The device can't be opened or read: `kernel.dmesg_restrict` keeps it from whoever lacks CAP_SYSLOG.
+pub(crate) fn newest_lines(device: &Path, most: usize) -> io::Result<Vec<String>> {
+    let log = rustix::fs::open(device, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let mut buffer = vec![0; RECORD_BYTES_MAX];
+    let mut newest = VecDeque::new();
+    for _ in 0..HISTORY_RECORDS_MAX {
+        let len = match rustix::io::read(&log, &mut *buffer) {
+            Ok(0) | Err(Errno::AGAIN) => break,
+            Ok(len) => len,
+            Err(Errno::PIPE) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        // A record's further lines are its properties.
+        let lines = buffer.get(..len).unwrap_or_default().split(|byte| *byte == b'\n');
+        for record in lines.filter_map(Record::parse) {
+            let (seconds, us) = (record.stamp_us / 1_000_000, record.stamp_us % 1_000_000);
+            newest.push_back(format!("[{seconds:>5}.{us:06}] {}", record.message));
+        }
+        newest.drain(..newest.len().saturating_sub(most));
+    }
+    Ok(newest.into())
 }
 
 /// Registers the log with the runtime.

@@ -4,7 +4,7 @@
 //! Decides nothing about what an error means, and never reads the agent's own lines: one error would feed the next.
 
 mod journal;
-mod kmsg;
+pub(crate) mod kmsg;
 mod lines;
 
 use std::fmt::Display;

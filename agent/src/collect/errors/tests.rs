@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::journal::Journal;
-use super::kmsg::{Kmsg, Record};
+use super::kmsg::{Kmsg, Record, newest_lines};
 use super::*;
 use crate::collect::tests::write_tree;
 use crate::engine::observation::{ErrorLine, ErrorSource};
@@ -336,6 +336,20 @@ fn what_a_program_writes_to_the_kernels_log_is_not_the_kernels() {
     assert_eq!((line.source, line.kind), (ErrorSource::Journal, ErrorKind::Plain));
     let line = Record::parse(b"3,8,1,-;Out of memory: Killed process 1 (app)").unwrap().line();
     assert_eq!((line.source, line.kind), (ErrorSource::Kernel, ErrorKind::OomKill));
+}
+
+#[test]
+fn the_newest_lines_of_the_ring_are_told_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("kmsg");
+    rustix::fs::mknodat(rustix::fs::CWD, &device, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    // Open for reading, too: or it would wait for a reader.
+    let write = fs::OpenOptions::new().read(true).write(true).open(&device).unwrap();
+    let records = "6,1,5000000,-;old\n4,2,12345678,-;usb \\xe2\\x82\\xac\n SUBSYSTEM=usb\nnonsense\n3,3,9,-;new\n";
+    rustix::io::write(&write, records.as_bytes()).unwrap();
+    assert_eq!(newest_lines(&device, 2).unwrap(), ["[   12.345678] usb €", "[    0.000009] new"]);
+    assert!(newest_lines(&device, 2).unwrap().is_empty());
+    assert!(newest_lines(&dir.path().join("none"), 2).is_err());
 }
 
 /// A stand-in for /dev/kmsg that can be written to: a FIFO gives one record a read as long as they are written one by one.
