@@ -78,14 +78,14 @@ impl Worker {
     }
 
     fn trim(&mut self) {
-        let class = class_of(self.rng.u64(..3));
+        let class = class_of(self.rng.u64(..Class::COUNT as u64));
         let upto = self.seq.saturating_sub(self.rng.u64(..3 * KEPT));
         println!("say trimming {} {upto}", class as usize);
         self.store.apply(StoreOp::Trim { class, upto }).expect("trim");
     }
 
     fn evict(&mut self) {
-        let class = class_of(self.rng.u64(..3));
+        let class = class_of(self.rng.u64(..Class::COUNT as u64));
         println!("say evicting {}", class as usize);
         let StoreReply::Evicted { last, .. } = self.store.apply(StoreOp::Evict { class }).expect("evict") else {
             panic!("an eviction")
