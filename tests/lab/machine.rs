@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,17 +37,22 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn enter() -> Self {
+    /// `None`, loudly, where there can be none.
+    pub(crate) fn enter() -> Option<Self> {
         static NETWORKS: AtomicU32 = AtomicU32::new(0);
         let name = format!("fmlab-{}-{}", std::process::id(), NETWORKS.fetch_add(1, Ordering::Relaxed));
-        ip(&["netns", "add", &name]);
+        let added = Command::new("ip").args(["netns", "add", &name]).output().unwrap();
+        if !added.status.success() {
+            eprintln!("SKIPPED: no network namespace: {}", String::from_utf8_lossy(&added.stderr));
+            return None;
+        }
         let namespace = File::open(Path::new("/run/netns").join(&name)).unwrap();
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
         ip(&["link", "set", "dev", "lo", "up"]);
         ip(&["link", "add", "lab0", "type", "bridge"]);
         ip(&["address", "add", &format!("{HERE}/24"), "dev", "lab0"]);
         ip(&["link", "set", "dev", "lab0", "up"]);
-        Self { name }
+        Some(Self { name })
     }
 
     /// Lets the machine reach what listens on loopback here.
@@ -110,21 +115,37 @@ struct Shared {
 
 impl Machine {
     /// A machine that is not booted yet; its disk is there to be written to. `None`, loudly, where there can be none: this
-    /// isn't root's, or the tools are missing.
+    /// isn't root's, the tools are missing, or a machine with nothing of ours in it doesn't boot here either.
     pub(crate) fn new() -> Option<Self> {
-        static MACHINES: AtomicU32 = AtomicU32::new(0);
+        static TRIED: OnceLock<Result<(), String>> = OnceLock::new();
         let missing = ["systemd-nspawn", "mmdebstrap", "ip", "tar"].into_iter().find(|tool| !is_there(tool));
         if let Some(reason) = missing.or((!rustix::process::geteuid().is_root()).then_some("root")) {
             eprintln!("SKIPPED: a machine with systemd takes {reason}");
             return None;
         }
+        let tried = TRIED.get_or_init(|| {
+            disk()?;
+            let mut bare = Self::unpack();
+            bare.start(&[]);
+            bare.booted(0)
+        });
+        if let Err(why) = tried {
+            eprintln!("SKIPPED: no machine with systemd boots here: {why}");
+            return None;
+        }
+        Some(Self::unpack())
+    }
+
+    fn unpack() -> Self {
+        static MACHINES: AtomicU32 = AtomicU32::new(0);
         let dir = TempDir::new().unwrap();
         let name = format!("fmlab-{}-{}", std::process::id(), MACHINES.fetch_add(1, Ordering::Relaxed));
         let machine = Self { name, dir, shared: Arc::default(), boots: None };
         fs::create_dir(machine.root()).unwrap();
-        let unpack = Command::new("tar").arg("-xf").arg(disk()).arg("-C").arg(machine.root()).output().unwrap();
+        let unpack =
+            Command::new("tar").arg("-xf").arg(disk().unwrap()).arg("-C").arg(machine.root()).output().unwrap();
         assert!(unpack.status.success(), "{}", String::from_utf8_lossy(&unpack.stderr));
-        Some(machine)
+        machine
     }
 
     fn root(&self) -> PathBuf {
@@ -151,6 +172,11 @@ impl Machine {
 
     /// Boots it, and again whenever it wants to reboot, with these programs of ours in it.
     pub(crate) fn boot(&mut self, binaries: &[(&str, &str)]) {
+        self.start(binaries);
+        self.wait_for_boot(0);
+    }
+
+    fn start(&mut self, binaries: &[(&str, &str)]) {
         let mut args: Vec<String> = ["--quiet", "--register=no", "--keep-unit", "--resolv-conf=off", "--timezone=off"]
             .into_iter()
             .chain(["--link-journal=no", "--console=pipe", "--network-bridge=lab0"])
@@ -173,22 +199,29 @@ impl Machine {
                 }
             }
         }));
-        self.wait_for_boot(0);
     }
 
     /// Waits until it has booted more often than that, and is up.
     pub(crate) fn wait_for_boot(&self, before: u32) {
+        self.booted(before).unwrap();
+    }
+
+    fn booted(&self, before: u32) -> Result<(), String> {
         let until = Instant::now() + BOOT_MAX;
         loop {
             let ended = self.shared.ended.lock().unwrap().clone();
-            assert!(ended.is_none(), "{ended:?}: {}", self.console());
+            if let Some(ended) = ended {
+                return Err(format!("{ended}: {}", self.console()));
+            }
             if self.boots() > before && self.leader().is_some() {
                 let state = self.run(&["systemctl", "is-system-running"]);
                 if matches!(String::from_utf8_lossy(&state.stdout).trim(), "running" | "degraded") {
-                    return;
+                    return Ok(());
                 }
             }
-            assert!(Instant::now() < until, "it did not boot: {}", self.console());
+            if Instant::now() >= until {
+                return Err(format!("it did not boot: {}", self.console()));
+            }
             thread::sleep(LOOK_EVERY);
         }
     }
@@ -344,12 +377,12 @@ fn is_there(tool: &str) -> bool {
 }
 
 /// A packed disk with a minimal Debian of this machine's release, so that what was built here runs there. Made once.
-fn disk() -> PathBuf {
+fn disk() -> Result<PathBuf, String> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap();
     let packed = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lab.tar");
     if packed.exists() {
-        return packed;
+        return Ok(packed);
     }
     let release = fs::read_to_string("/etc/os-release").unwrap();
     let suite = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("stable").to_owned();
@@ -366,7 +399,9 @@ fn disk() -> PathBuf {
         .arg(&new)
         .output()
         .unwrap();
-    assert!(output.status.success(), "mmdebstrap: {}", String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        return Err(format!("mmdebstrap: {}", String::from_utf8_lossy(&output.stderr)));
+    }
     fs::rename(&new, &packed).unwrap();
-    packed
+    Ok(packed)
 }

@@ -48,8 +48,8 @@ impl Site {
 
     /// The same, with more on its disk.
     fn with(config: &str, policy: &str, more: impl FnOnce(&Machine)) -> Option<Self> {
+        let network = Network::enter()?;
         let machine = Machine::new()?;
-        let network = Network::enter();
         let world = World::new();
         network.forward(world.broker.port());
         let mut site = Self { machine, world, network };

@@ -21,8 +21,12 @@ impl Gateway {
             return None;
         }
         let namespace = format!("fml-{}-{}", std::process::id(), GATEWAYS.fetch_add(1, Ordering::Relaxed));
+        let added = Command::new("ip").args(["netns", "add", &namespace]).output().unwrap();
+        if !added.status.success() {
+            eprintln!("SKIPPED: no network namespace: {}", String::from_utf8_lossy(&added.stderr));
+            return None;
+        }
         let gateway = Self { namespace, dir: tempfile::tempdir().unwrap() };
-        run(&["netns", "add", &gateway.namespace]);
         gateway.ip(&["link", "add", "wwan0", "type", "veth", "peer", "name", "mast"]);
         gateway.ip(&["address", "add", "10.79.0.1/24", "dev", "wwan0"]);
         gateway.ip(&["-6", "address", "add", "2001:db8::1/64", "dev", "wwan0", "nodad"]);

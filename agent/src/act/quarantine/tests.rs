@@ -42,6 +42,9 @@ impl World {
         }
         let id = format!("{}-{}", std::process::id(), WORLDS.fetch_add(1, Ordering::Relaxed));
         let (gateway, neighbour) = (format!("fmq-{id}-g"), format!("fmq-{id}-n"));
+        if !can_make_namespaces(&gateway) {
+            return None;
+        }
         let world = Self { gateway, neighbour, dir: tempfile::tempdir().unwrap() };
         let (g, n) = (world.gateway.as_str(), world.neighbour.as_str());
         for namespace in [g, n] {
@@ -97,6 +100,21 @@ impl Drop for World {
             ip(&["netns", "delete", namespace]);
         }
     }
+}
+
+/// Whether this machine lets a test have a network namespace with a firewall; says loudly if not.
+fn can_make_namespaces(name: &str) -> bool {
+    let try_it = |args: &[&str]| {
+        let output = Command::new("ip").args(args).output().unwrap();
+        if !output.status.success() {
+            eprintln!("SKIPPED: ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        output.status.success()
+    };
+    let tables = ["netns", "exec", name, "nft", "add", "table", "inet", "tried"];
+    let can = try_it(&["netns", "add", name]) && try_it(&tables);
+    let _ = Command::new("ip").args(["netns", "delete", name]).output();
+    can
 }
 
 fn ip(args: &[&str]) {
