@@ -182,6 +182,17 @@ impl Act {
         }
     }
 
+    /// What it is called where it is told. What keeps a release isn't what leaves it, and what looks up the broker's addresses
+    /// again is no quarantine, though the same leave is asked for.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::MarkGood { .. } => "mark_good",
+            Self::Refresh { .. } => "refresh_quarantine",
+            _ => self.action().word(),
+        }
+    }
+
     /// Whether it changes the gateway.
     #[must_use]
     pub const fn changes(&self) -> bool {

@@ -1,5 +1,5 @@
-//! Releases on trial. One that is new here is good once the broker was reached and no critical alarm stood for `settle`; one
-//! that isn't when its trial is over is left again, once: Good → On trial → Good, or → Left → the one before, on trial with
+//! Releases on trial. One that is new here is good once the broker was reached, and for `settle` there stood no critical
+//! alarm, and none whose ladder would leave it; one that isn't when its trial is over is left again, once: Good → On trial → Good, or → Left → the one before, on trial with
 //! its last chance. That it is to be left is journaled before it is done. The first release that is ever seen counts as
 //! good: there is none to go back to. Knows no slots and no links; a trial's time counts within a boot, because what happens
 //! over boots is the bootloader's to count.
@@ -17,7 +17,7 @@ use super::io::{Act, ActOutcome, ActStatus, EffectId, Trigger};
 use super::observation::{Release, Severity};
 use super::record::{Event, EventKind, Stamp};
 use super::time::{Mono, Now};
-use crate::config::{CheckedConfig, Rollback};
+use crate::config::{CheckedConfig, Remedy, Rollback, Step};
 use crate::wire::Reason;
 
 /// The key of a target's releases in the store.
@@ -119,6 +119,20 @@ impl Target {
     }
 }
 
+/// What alarms that stand say of releases.
+struct Speaks {
+    /// A critical one speaks against all.
+    critical: bool,
+    /// Those that a ladder would leave, if what it tries before doesn't help.
+    targets: Vec<String>,
+}
+
+impl Speaks {
+    fn against(&self, target: &str) -> bool {
+        self.critical || self.targets.iter().any(|it| it == target)
+    }
+}
+
 /// The event of a release that is bad and stays.
 const KEPT: &str = "release_kept";
 
@@ -171,10 +185,10 @@ impl Releases {
         }
     }
 
-    fn wish(&mut self, now: Mono, config: &CheckedConfig, is_healthy: bool) -> Option<(String, Wish)> {
-        let is_healthy = is_healthy && self.reached;
+    fn wish(&mut self, now: Mono, config: &CheckedConfig, speaks: &Speaks) -> Option<(String, Wish)> {
+        let reached = self.reached;
         self.targets.iter_mut().find_map(|(name, target)| {
-            let wish = target.wish(now, config.rollback.get(name)?, is_healthy)?;
+            let wish = target.wish(now, config.rollback.get(name)?, reached && !speaks.against(name))?;
             (wish != Wish::Mourn || target.told_once(KEPT)).then(|| (name.clone(), wish))
         })
     }
@@ -213,8 +227,8 @@ impl Engine {
         if self.stopping.is_some() {
             return;
         }
-        let is_healthy = !self.rules.raised().any(|alarm| alarm.severity <= Severity::Critical);
-        while let Some((target, wish)) = self.releases.wish(now.mono, &self.config, is_healthy) {
+        let speaks = self.what_speaks_against_releases();
+        while let Some((target, wish)) = self.releases.wish(now.mono, &self.config, &speaks) {
             let act = match wish {
                 Wish::MarkGood => Act::MarkGood { target: target.clone() },
                 Wish::Leave => Act::Rollback { target: target.clone(), to: None },
@@ -243,6 +257,17 @@ impl Engine {
                 (Ok(()), _) => drop(self.order_for_trial(now, act)),
             }
         }
+    }
+
+    fn what_speaks_against_releases(&self) -> Speaks {
+        let critical = self.rules.raised().any(|alarm| alarm.severity <= Severity::Critical);
+        let standing = self.config.rules.iter().filter(|rule| self.rules.is_raised(&rule.name));
+        let ladders = standing.filter_map(|rule| self.config.ladders.get(rule.remedy.as_deref()?));
+        let target = |step: &Step| match &step.remedy {
+            Remedy::Rollback { target } => Some(target.clone()),
+            _ => None,
+        };
+        Speaks { critical, targets: ladders.flatten().filter_map(target).collect() }
     }
 
     /// That a release is to be left is in the journal, or could not be written.
@@ -318,10 +343,10 @@ impl Engine {
 
 /// The contract's `remediation` event.
 fn tried(act: &Act, target: &str, status: &'static str) -> Event {
-    Event::new(Severity::Warning, EventKind::Remediation, act.action().word())
+    Event::new(Severity::Warning, EventKind::Remediation, act.word())
         .group("remediation")
         .with("trigger", format!("rule:{TRIAL}").as_str())
-        .with("action", act.action().word())
+        .with("action", act.word())
         .with("target", target)
         .with("status", status)
 }

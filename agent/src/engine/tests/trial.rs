@@ -99,6 +99,30 @@ fn a_release_with_a_critical_alarm_is_left_once_and_the_one_before_is_as_good_as
 }
 
 #[test]
+fn a_release_that_a_ladder_is_about_to_leave_is_not_good() {
+    let ladder = r#"
+        [[rules]]
+        name = "slow"
+        metric = "host.load1"
+        above = 4
+        remedy = "back"
+        [[ladders]]
+        name = "back"
+        steps = [{ do = "collect_diagnostics", settle = "24h" }, { do = "rollback", target = "app" }]
+    "#;
+    let mut world = World::with(config_with(&format!("{CONFIG}{ladder}")));
+    runs(&mut world, "1.0");
+    world.advance(30 * MINUTE);
+    runs(&mut world, "2.0");
+    world.set(Metric::HostLoad1, Some(9.0));
+    world.advance(5 * MINUTE);
+    assert_eq!(world.acted, [Act::CollectDiagnostics], "it is no critical alarm, and yet");
+    world.set(Metric::HostLoad1, Some(0.1));
+    world.advance(150 * SECOND);
+    assert_eq!(world.acted, [Act::CollectDiagnostics, mark()]);
+}
+
+#[test]
 fn where_going_back_did_not_help_nothing_goes_back_and_forth() {
     let mut world = world();
     runs(&mut world, "2.0");

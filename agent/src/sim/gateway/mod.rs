@@ -11,10 +11,10 @@ use std::time::Duration;
 use super::dice::Dice;
 use super::network::millis;
 use super::scenario::{FaultKind, HostWorld, LinkWorld, ReleaseWorld, Scenario};
-use crate::config::{CheckedConfig, QuarantineLevel};
+use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
 use crate::engine::io::{Act, ActOutcome};
 use crate::engine::metric::{Metric, Point};
-use crate::engine::observation::{ErrorBatch, Observation};
+use crate::engine::observation::{self, ErrorBatch, Observation};
 use lines::Lines;
 use power::Battery;
 use units::Units;
@@ -53,7 +53,8 @@ pub(super) struct Gateway {
     faults: Vec<FaultKind>,
     /// Acts that have begun, by the world's token.
     begun: BTreeMap<u64, Act>,
-    quarantine: Option<QuarantineLevel>,
+    /// What a quarantine stops.
+    stop_units: Vec<UnitName>,
     disk: Option<Space>,
 }
 
@@ -114,7 +115,7 @@ impl Gateway {
             day_offset_ms: u64::try_from(scenario.starts.0.rem_euclid(day_ms)).unwrap_or(0),
             faults: Vec::new(),
             begun: BTreeMap::new(),
-            quarantine: None,
+            stop_units: config.quarantine.stop_units.clone(),
             disk: None,
             dice,
         };
@@ -195,7 +196,11 @@ impl Gateway {
                 _ => {}
             }
         }
-        Observation { points, ..Observation::default() }
+        let release = |Release { world, running, .. }: &Release| observation::Release {
+            target: world.target.clone(),
+            name: running.clone(),
+        };
+        Observation { points, releases: self.releases.iter().map(release).collect(), ..Observation::default() }
     }
 
     /// Lines that are due and were not read yet.
@@ -247,7 +252,7 @@ impl Gateway {
                 }
             }
             Some(Act::Rollback { target, to }) => self.roll_back(at, &target, to),
-            Some(Act::Quarantine { level }) => self.quarantine = level,
+            Some(Act::Quarantine { level }) => self.quarantine(at, level),
             Some(
                 Act::Run { .. }
                 | Act::Reboot
@@ -400,6 +405,14 @@ impl Gateway {
         let bad = release.world.bad.contains(&release.running);
         self.units.set_bad(&release.world.unit, bad, at);
         self.units.restart(at, &release.world.unit);
+    }
+
+    /// The broker stays within reach, and there is nothing else to reach in this world: what shows is what is stopped.
+    fn quarantine(&mut self, at: u64, level: Option<QuarantineLevel>) {
+        let stops = matches!(level, Some(QuarantineLevel::Restrict | QuarantineLevel::Isolate));
+        for unit in &self.stop_units {
+            if stops { self.units.stop(unit) } else { self.units.let_go(at, unit) }
+        }
     }
 
     fn next_gap(&mut self, at: u64) -> Gap {

@@ -1,7 +1,6 @@
 use super::super::scenario::{BatteryWorld, ErrorsWorld, Recurring, UnitWorld};
 use super::super::tests::{plan, quiet};
 use super::*;
-use crate::config::UnitName;
 use crate::engine::metric::Value;
 
 const HOUR: u64 = 3_600_000;
@@ -75,10 +74,7 @@ fn a_unit_fails_with_a_line_and_stays_down_until_it_is_restarted() {
     gateway.begin_fault(HOUR, &FaultKind::UnitFails { unit: app().unit });
     gateway.advance(HOUR);
     let batch = gateway.take_errors(HOUR).unwrap();
-    assert_eq!(
-        batch.lines.iter().filter(|line| line.kind == crate::engine::observation::ErrorKind::UnitFailure).count(),
-        1
-    );
+    assert_eq!(batch.lines.iter().filter(|line| line.kind == observation::ErrorKind::UnitFailure).count(), 1);
     assert_eq!(gateway.next_change(), None, "nothing starts it");
     let performed = gateway.act(1, &Act::RestartUnit { unit: app().unit });
     assert_eq!(performed.takes, Duration::from_secs(2));
@@ -123,7 +119,7 @@ fn leaked_memory_comes_back_with_a_restart_and_too_much_of_it_is_killed() {
     assert!((used(&mut gateway, 3 * HOUR) - 40.0).abs() < 0.1);
     assert!((used(&mut gateway, 9 * HOUR) - 40.0).abs() < 0.1, "killed at 98 %");
     let kinds: Vec<_> = gateway.take_errors(9 * HOUR).unwrap().lines.into_iter().map(|line| line.kind).collect();
-    assert!(kinds.contains(&crate::engine::observation::ErrorKind::OomKill), "{kinds:?}");
+    assert!(kinds.contains(&observation::ErrorKind::OomKill), "{kinds:?}");
 }
 
 #[test]
@@ -153,8 +149,7 @@ fn lines_are_read_again_from_a_cursor_and_what_was_rotated_away_is_missed() {
     gateway.read_errors_from(first.cursor.as_deref());
     let again = gateway.take_errors(2 * HOUR).unwrap();
     assert!(again.lines[0].mono > first.lines.last().unwrap().mono);
-    let storm =
-        FaultKind::ErrorStorm { per_second: 100, kinds: 5, severity: crate::engine::observation::Severity::Error };
+    let storm = FaultKind::ErrorStorm { per_second: 100, kinds: 5, severity: observation::Severity::Error };
     gateway.begin_fault(2 * HOUR, &storm);
     gateway.advance(2 * HOUR + 60_000);
     assert!(gateway.take_errors(2 * HOUR + 60_000).unwrap().missed > 1_000);
@@ -172,4 +167,41 @@ fn sensors_lie_and_vanish_only_while_the_fault_lasts() {
     gateway.end_fault(3_000, &gone);
     gateway.end_fault(3_000, &lie);
     assert_eq!(value(&mut gateway, 4_000, Metric::BatteryChargePct), Some(Value::Float(80.0)));
+}
+
+#[test]
+fn a_quarantine_keeps_what_it_stops_down_over_boots_and_until_it_is_left() {
+    let mut gateway = gateway(|scenario| scenario.units = vec![UnitWorld { leaks_pct_per_hour: 10.0, ..app() }]);
+    gateway.stop_units = vec![app().unit];
+    let level = |level| Act::Quarantine { level };
+    gateway.act(1, &level(Some(QuarantineLevel::Restrict)));
+    gateway.finish(HOUR, 1);
+    let used = |gateway: &mut Gateway, at| value(gateway, at, Metric::HostMemUsed).unwrap().number().unwrap();
+    let before = used(&mut gateway, HOUR);
+    gateway.went_down();
+    gateway.booted(2 * HOUR);
+    assert!((used(&mut gateway, 9 * HOUR) - before).abs() < 0.1, "what is stopped leaks nothing");
+    gateway.act(2, &level(None));
+    gateway.finish(9 * HOUR, 2);
+    assert!(used(&mut gateway, 12 * HOUR) > before + 25.0, "it runs again");
+}
+
+#[test]
+fn the_releases_that_run_are_observed() {
+    let mut gateway = gateway(|scenario| {
+        scenario.releases = vec![ReleaseWorld {
+            target: "firmware".into(),
+            running: "2.0.10".into(),
+            previous: "2.0.9".into(),
+            unit: app().unit,
+            bad: vec![],
+            update: Some(("2.0.11".into(), Duration::from_secs(3_600))),
+        }];
+    });
+    let mut running = |at| {
+        gateway.advance(at);
+        gateway.observe(at).releases.into_iter().map(|release| (release.target, release.name)).collect::<Vec<_>>()
+    };
+    assert_eq!(running(HOUR - 1), [("firmware".to_owned(), "2.0.10".to_owned())]);
+    assert_eq!(running(HOUR), [("firmware".to_owned(), "2.0.11".to_owned())]);
 }

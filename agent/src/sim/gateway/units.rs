@@ -27,12 +27,20 @@ struct Unit {
     /// What happens next by itself: it fails while it is up, systemd starts it while it is down.
     changes_at: Option<u64>,
     leaks_since: u64,
+    /// A quarantine keeps it down.
+    stopped: bool,
 }
 
 impl Units {
     pub(super) fn new(worlds: &[UnitWorld], dice: Dice) -> Self {
-        let unit =
-            |world: &UnitWorld| Unit { world: world.clone(), up: false, bad: false, changes_at: None, leaks_since: 0 };
+        let unit = |world: &UnitWorld| Unit {
+            world: world.clone(),
+            up: false,
+            bad: false,
+            changes_at: None,
+            leaks_since: 0,
+            stopped: false,
+        };
         Self { units: worlds.iter().map(unit).collect(), dice, calm: false }
     }
 
@@ -75,9 +83,25 @@ impl Units {
 
     /// It fails now.
     pub(super) fn fail(&mut self, at: u64, name: &UnitName) {
-        if let Some(unit) = self.units.iter_mut().find(|unit| unit.world.unit == *name) {
+        if let Some(unit) = self.units.iter_mut().find(|unit| unit.world.unit == *name && !unit.stopped) {
             unit.changes_at = Some(at);
             unit.up = true;
+        }
+    }
+
+    /// It goes down, and stays so until it is let go.
+    pub(super) fn stop(&mut self, name: &UnitName) {
+        for unit in self.units.iter_mut().filter(|unit| unit.world.unit == *name) {
+            (unit.stopped, unit.up, unit.changes_at) = (true, false, None);
+        }
+    }
+
+    /// It is started again, if it was stopped.
+    pub(super) fn let_go(&mut self, at: u64, name: &UnitName) {
+        let (dice, calm) = (&mut self.dice, self.calm);
+        for unit in self.units.iter_mut().filter(|unit| unit.world.unit == *name && unit.stopped) {
+            unit.stopped = false;
+            unit.start(at, dice, calm, true);
         }
     }
 
@@ -123,6 +147,9 @@ impl Unit {
     }
 
     fn start(&mut self, at: u64, dice: &mut Dice, calm: bool, fresh: bool) {
+        if self.stopped {
+            return;
+        }
         self.up = true;
         self.leaks_since = at;
         let sick = self.bad || (!fresh && !calm && !dice.happens(self.world.restart_heals));
@@ -137,6 +164,6 @@ impl Unit {
     fn leaked_pct(&self, at: u64) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a year")]
         let hours = at.saturating_sub(self.leaks_since) as f64 / 3_600_000.0;
-        hours * self.world.leaks_pct_per_hour
+        if self.stopped { 0.0 } else { hours * self.world.leaks_pct_per_hour }
     }
 }

@@ -99,7 +99,7 @@ impl World<'_> {
         if let (Act::Quarantine { level }, ActStatus::Succeeded) = (&doing.act, outcome.status) {
             self.watch.acts.quarantined(*level);
         }
-        let (action, target) = (doing.act.action().word(), doing.act.target());
+        let (action, target) = (doing.act.word(), doing.act.target());
         self.diary.acted(self.at, action, &target, &doing.trigger.to_string(), outcome.status);
         if reboots {
             return self.reboot_machine();
