@@ -12,6 +12,7 @@ pub mod link;
 mod own;
 mod releases;
 mod round;
+mod sockets;
 pub mod worker;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub struct Collectors {
     host: Host,
     own: Own,
     targets: BTreeMap<String, config::Rollback>,
+    sockets: bool,
 }
 
 impl Collectors {
@@ -44,6 +46,7 @@ impl Collectors {
             host: Host::default(),
             own: Own::default(),
             targets: BTreeMap::new(),
+            sockets: false,
         }
     }
 
@@ -51,6 +54,13 @@ impl Collectors {
     #[must_use]
     pub fn with_releases_of(self, targets: BTreeMap<String, config::Rollback>) -> Self {
         Self { targets, ..self }
+    }
+
+    /// The same, and they say who listens and who is connected, if one of these rules wants to know.
+    #[must_use]
+    pub fn with_sockets_for(self, rules: &[config::Rule]) -> Self {
+        let wanted = [Metric::HostListeners, Metric::HostPeers].map(Metric::path);
+        Self { sockets: rules.iter().any(|rule| wanted.contains(&rule.metric.as_str())), ..self }
     }
 
     /// The same, but with the batteries below another root: `fieldmedic demo` imitates one in the kernel's own format.
@@ -76,6 +86,9 @@ impl Collectors {
         }
         self.own.collect(&mut round);
         observation.inhibited = inhibit::collect(&mut round);
+        if self.sockets {
+            observation.sockets = sockets::collect(&mut round);
+        }
         observation.releases = releases::collect(&self.targets, &mut round);
         let rest = round.finish();
         observation.points.extend(rest.points);

@@ -219,7 +219,7 @@ fn rule(rule: &Rule) -> Table {
         RuleTest::MissingFor(duration) => table.duration("missing_for", *duration),
         RuleTest::RateAbove(limit) => table.set("rate_above", float(*limit)),
         RuleTest::RateBelow(limit) => table.set("rate_below", float(*limit)),
-        RuleTest::Anomaly(detector) => table.text("anomaly", detector),
+        RuleTest::Anomaly(detector) => table.text("anomaly", detector.word()),
     };
     table
         .duration("for", rule.hold)

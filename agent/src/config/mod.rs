@@ -23,7 +23,7 @@ pub use reader::Problem;
 pub use types::*;
 pub(crate) use values::duration as parse_duration;
 pub use values::{
-    Action, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
+    Action, Anomaly, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
     QuarantineLevel, Share, TrustedKey, Unfit, UnitName,
 };
 

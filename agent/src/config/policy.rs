@@ -8,8 +8,8 @@ use super::read::{attribute, hours, interface, ms, seconds, severity, threshold}
 use super::reader::{Section, absolute_path, duration, nearest, number, parsed, text, text_of, unfit, word};
 use super::tree::Node;
 use super::types::{Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
-use super::values::{Action, Budget, QuarantineLevel, Share, Unfit, UnitName, is_topic_word};
-use crate::engine::metric::Metric;
+use super::values::{Action, Anomaly, Budget, QuarantineLevel, Share, Unfit, UnitName, is_topic_word};
+use crate::engine::metric::{Metric, Rollup};
 use crate::engine::observation::Severity;
 
 /// The longest ladder: each step costs a settling time, and the last ends in an alarm anyway.
@@ -238,8 +238,8 @@ pub(super) fn rules(s: &mut Section<'_>, ladders: &mut BTreeMap<String, Vec<Step
 
 fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<Step>>) -> Option<Rule> {
     let name = names.read(s);
-    let metric = s.required("metric", "\"battery.charge_pct\"", metric);
     let test = rule_test(s);
+    let metric = watched(s, test.as_ref());
     let clear_above = s.optional("clear_above", threshold);
     let clear_below = s.optional("clear_below", threshold);
     let hold = s.duration("for", Duration::ZERO, ms(0)..=hours(7 * 24));
@@ -247,7 +247,7 @@ fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<S
     if share.is_some() && hold > Duration::ZERO {
         s.error("of_last", "and for are two ways to wait: choose one");
     }
-    if share.is_some() && matches!(test, Some(RuleTest::MissingFor(_) | RuleTest::Anomaly(_))) {
+    if share.is_some() && matches!(test, Some(RuleTest::MissingFor(_))) {
         s.error("of_last", "is for tests of a reading, such as above = 85");
     }
     let clear_for = s.optional("clear_for", duration(seconds(60), ms(0)..=hours(7 * 24)));
@@ -280,6 +280,31 @@ fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<S
     })
 }
 
+/// Reads what a rule watches; two of the detectors watch something of their own. `None` is an error that was reported.
+fn watched(s: &mut Section<'_>, test: Option<&RuleTest>) -> Option<String> {
+    let Some(RuleTest::Anomaly(kind)) = test else { return s.required("metric", "\"battery.charge_pct\"", metric) };
+    let own = match kind {
+        Anomaly::NewListener => Metric::HostListeners,
+        Anomaly::NewPeer => Metric::HostPeers,
+        Anomaly::Spike | Anomaly::Drift | Anomaly::Surge | Anomaly::Seasonal => {
+            let watched = s.required("metric", "\"host.load1\"", metric)?;
+            let (found, _) = Metric::find(&watched)?;
+            let is_counted = matches!(found.rollup(), Rollup::Sum | Rollup::Counter);
+            if *kind == Anomaly::Surge && !is_counted {
+                s.error(
+                    "metric",
+                    format!("{watched} isn't counted, as a surge is: watch errors.count, or use \"spike\""),
+                );
+            }
+            return Some(watched);
+        }
+    };
+    if s.optional("metric", metric).is_some_and(|watched| watched != own.path()) {
+        s.error("metric", format!("{kind} watches {}: leave metric out", own.path()));
+    }
+    Some(own.path().to_owned())
+}
+
 fn metric(node: &Node) -> Result<String, Unfit> {
     let Some(path) = text_of(node) else { return Err(unfit(node, "a metric, such as \"battery.charge_pct\"")) };
     if Metric::find(path).is_some() {
@@ -300,7 +325,7 @@ fn rule_test(s: &mut Section<'_>) -> Option<RuleTest> {
         s.optional("missing_for", missing).map(RuleTest::MissingFor),
         s.optional("rate_above", threshold).map(RuleTest::RateAbove),
         s.optional("rate_below", threshold).map(RuleTest::RateBelow),
-        s.optional("anomaly", text(|text| !text.is_empty(), "a detector's name")).map(RuleTest::Anomaly),
+        s.optional("anomaly", word(Anomaly::ALL)).map(RuleTest::Anomaly),
     ];
     let set: Vec<&str> = KEYS.into_iter().filter(|key| s.has(key)).collect();
     match set.as_slice() {

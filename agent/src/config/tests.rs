@@ -416,7 +416,7 @@ fn a_detector_of_anomalies_may_not_isolate_a_gateway_but_a_limit_may() {
         )
     };
     assert_eq!(config(&with("above = 9")).rules.len(), 1);
-    assert!(error(&with("anomaly = \"ewma\"")).starts_with("10: rules.a.remedy: isolates the gateway"));
+    assert!(error(&with("anomaly = \"spike\"")).starts_with("10: rules.a.remedy: isolates the gateway"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::{
-    Action, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
+    Action, Anomaly, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
     QuarantineLevel, Share, TrustedKey, UnitName,
 };
 use crate::engine::observation::Severity;
@@ -233,8 +233,8 @@ pub enum RuleTest {
     RateAbove(f64),
     /// Rises slower, or falls faster, than this a second.
     RateBelow(f64),
-    /// A detector's name.
-    Anomaly(String),
+    /// What a detector finds odd.
+    Anomaly(Anomaly),
 }
 
 /// One step of a ladder.

@@ -267,6 +267,25 @@ words! {
 }
 
 words! {
+    /// What a rule may find odd, of what a detector has learned to be usual.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    Anomaly {
+        /// A reading far from the latest ones.
+        Spike "spike",
+        /// A level that creeps away from where it was for a day.
+        Drift "drift",
+        /// A count far above its own rate.
+        Surge "surge",
+        /// A port that is listened on for the first time.
+        NewListener "new_listener",
+        /// An address that is connected for the first time.
+        NewPeer "new_peer",
+        /// A level that is odd for the hour of the week.
+        Seasonal "seasonal",
+    }
+}
+
+words! {
     /// How tight a quarantine is; a later one is tighter.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     QuarantineLevel {

@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use super::Engine;
 use super::effects::Purpose;
-use super::io::LogLevel;
 use super::record::{Body, Event, Record};
 use super::rules::{self, Change, Leftovers, Round};
 use super::time::Now;
@@ -18,14 +17,14 @@ impl Engine {
         }
         self.tell_alarm_records(now, leftovers.again);
         self.tell_alarms(now, leftovers.cleared);
-        self.warn_of_missing_detectors();
         self.show_alarms();
     }
 
     pub(super) fn judge(&mut self, now: Now, round: Round<'_>) {
         let (observed, reported) = self.pace.spacing(&self.config.telemetry);
         let interval = if matches!(round, Round::Observed(_)) { observed } else { reported };
-        let changes = self.rules.judge(self.timeline.stamp(now.mono), interval, round);
+        let stamp = self.timeline.stamp(now.mono);
+        let changes = self.rules.judge(stamp, self.timeline.date(stamp), interval, round);
         self.take_changes(now, changes);
     }
 
@@ -42,7 +41,6 @@ impl Engine {
     pub(super) fn reconfigure_rules(&mut self, now: Now) {
         let changes = self.rules.reconfigure(&self.config.rules, self.timeline.stamp(now.mono));
         self.take_changes(now, changes);
-        self.warn_of_missing_detectors();
         // Also where no alarm changed: a severity may have.
         self.show_alarms();
     }
@@ -98,6 +96,13 @@ impl Engine {
         }
     }
 
+    /// What detectors have learned outlives the agent.
+    pub(super) fn save_learned(&mut self, learned: Vec<(String, Option<Bytes>)>) {
+        if !learned.is_empty() {
+            self.effects.put(Purpose::Bookkeeping, learned);
+        }
+    }
+
     fn put_alarm(&mut self, key: String, value: Bytes) {
         let entry = (key.clone(), Some(value.clone()));
         self.effects.put(Purpose::Alarm { key, value }, vec![entry]);
@@ -105,12 +110,5 @@ impl Engine {
 
     fn show_alarms(&mut self) {
         self.attributes.set_alarms(self.rules.raised());
-    }
-
-    fn warn_of_missing_detectors(&mut self) {
-        for rule in rules::without_detector(&self.config.rules) {
-            let text = format!("rules.{}: there is no detector of anomalies yet, it never raises an alarm", rule.name);
-            self.effects.log(LogLevel::Warn, text);
-        }
     }
 }

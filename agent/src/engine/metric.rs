@@ -205,6 +205,8 @@ metrics! {
     102 HostPsiIo "host.psi.io" Gauge "%" "/proc/pressure/io some avg60";
     103 HostUptime "host.uptime_s" Last "s" "/proc/uptime";
     104 HostClockSynced "host.clock_synced" Last "1" "adjtimex(2), STA_UNSYNC clear";
+    105 HostListeners "host.listeners" Gauge "1" "/proc/net/{tcp,udp}{,6}: sockets that are listened on; only where a rule watches it";
+    106 HostPeers "host.peers" Gauge "1" "/proc/net/{tcp,udp}{,6}: remote addresses that are connected; only where a rule watches it";
     // The agent itself.
     120 AgentVersion "agent.version" Last "1" "the build";
     121 AgentRss "agent.rss_bytes" Gauge "By" "/proc/self/statm";

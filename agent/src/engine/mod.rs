@@ -319,14 +319,14 @@ impl Engine {
                 self.note_power(now, &observation);
                 self.inhibited.clone_from(&observation.inhibited);
                 self.see_releases(now, &observation.releases);
-                self.judge(now, Round::Observed(&observation.points));
+                self.judge(now, Round::Observed(&observation));
                 self.vitals.observe(observation.points);
                 self.attributes.observe(&self.vitals);
             }
             Err(why) => {
                 self.counters.observe_busy += 1;
                 self.effects.log(LogLevel::Warn, format!("collect: no readings this time: {why}"));
-                self.judge(now, Round::Observed(&[]));
+                self.judge(now, Round::Observed(&Observation::default()));
             }
         }
     }
@@ -448,6 +448,8 @@ impl Engine {
     fn report(&mut self, now: Now) {
         let sample = self.close_interval(now);
         self.judge(now, Round::Reported(sample.as_ref()));
+        let learned = self.rules.learned_due(now.mono);
+        self.save_learned(learned);
         self.store_sample(now, sample);
     }
 

@@ -16,6 +16,17 @@ pub struct Observation {
     pub inhibited: Option<String>,
     /// The releases that run, of what can be rolled back.
     pub releases: Vec<Release>,
+    /// Who listens and who is connected, where a rule asks for it.
+    pub sockets: Option<Sockets>,
+}
+
+/// The sockets of the gateway, but the agent's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sockets {
+    /// What is listened on, such as `tcp 0.0.0.0:22`.
+    pub listeners: Vec<String>,
+    /// Addresses that are connected, either way.
+    pub peers: Vec<String>,
 }
 
 /// A release that runs.

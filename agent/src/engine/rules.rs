@@ -7,6 +7,7 @@
 //! An alarm has two faces. `raised` is what the readings say, for those who act on it. `told` is what the fleet was last
 //! told and what is stored: it follows `raised` within the bound on events, and stays at raised while an alarm flaps.
 
+mod detector;
 #[cfg(test)]
 mod tests;
 
@@ -17,14 +18,19 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 use super::commands;
-use super::metric::{Metric, Point, Rollup, Value};
-use super::observation::Severity;
+use super::metric::{Metric, Rollup, Value};
+use super::observation::{Observation, Severity};
 use super::record::{Body, Event, EventKind, Field, Record, Sample, Stamp};
-use super::time::Mono;
-use crate::config::{AttributeValue, Rule, RuleTest, Share};
+use super::time::{Mono, Unix};
+use crate::config::{Anomaly, AttributeValue, Rule, RuleTest, Share};
+use detector::{Detector, Seen};
 
 /// The prefix of the alarms' keys in the store.
 pub const ALARM_KEY: &str = "alarm/";
+/// The prefix of the keys of what detectors have learned.
+pub const LEARNED_KEY: &str = "learned/";
+/// How often what was learned is written: what a power cut costs of it, against the wear of the flash.
+const SAVED_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Events that one rule may make within an hour: after that an alarm that flaps is told as raised until it is quiet.
 pub const EVENTS_PER_HOUR_MAX: usize = 12;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -51,6 +57,8 @@ pub(super) const OWN_GAUGES: [Metric; 6] = [
 pub struct Rules {
     watches: BTreeMap<String, Watch>,
     untold: u64,
+    /// When what was learned was last written.
+    saved: Mono,
 }
 
 /// An alarm was raised or cleared.
@@ -85,7 +93,7 @@ pub struct Alarm<'a> {
 #[derive(Debug, Clone, Copy)]
 pub enum Round<'a> {
     /// A round of collection; empty if there were no readings.
-    Observed(&'a [Point]),
+    Observed(&'a Observation),
     /// A report interval that ran its whole length; `None` if nothing was observed in it.
     Reported(Option<&'a Sample>),
 }
@@ -119,13 +127,18 @@ impl Rules {
         let mut watches = watches(rules, now);
         let mut leftovers = Leftovers::default();
         for (key, value) in state {
+            if let Some(name) = key.strip_prefix(LEARNED_KEY) {
+                if !watches.get_mut(name).is_some_and(|watch| watch.recall(value)) {
+                    leftovers.forget.push(key.clone());
+                }
+            }
             let Some(name) = key.strip_prefix(ALARM_KEY) else { continue };
             match minicbor::decode::<Told>(value).ok().and_then(|told| Saved::read(told, events_last)) {
                 Some(saved) => saved.restore(key, name, watches.get_mut(name), &mut leftovers),
                 None => leftovers.forget.push(key.clone()),
             }
         }
-        (Self { watches, untold: 0 }, leftovers)
+        (Self { watches, untold: 0, saved: now.mono }, leftovers)
     }
 
     /// Takes over other rules. Those that still watch the same metric keep how they stand; the alarms of the others end.
@@ -141,18 +154,33 @@ impl Rules {
         changes
     }
 
-    /// Judges a round. `interval` is how far apart the rounds of this kind are.
-    pub fn judge(&mut self, now: Stamp, interval: Duration, round: Round<'_>) -> Vec<Change> {
-        let gap = interval.saturating_mul(GAP_ROUNDS_MAX);
+    /// Judges a round. `interval` is how far apart the rounds of this kind are; `wall` is there if the clock is trusted.
+    pub fn judge(&mut self, now: Stamp, wall: Option<Unix>, interval: Duration, round: Round<'_>) -> Vec<Change> {
+        let moment = Moment { now, wall, gap: interval.saturating_mul(GAP_ROUNDS_MAX) };
         let mut changes = Vec::new();
         for watch in self.watches.values_mut().filter(|watch| round.holds(watch.metric)) {
-            if watch.judge(now, gap, round) {
+            if watch.judge(moment, round) {
                 let event = watch.tell(now.mono);
                 self.untold += u64::from(event.is_none());
                 changes.push(watch.change(event));
             }
         }
         changes
+    }
+
+    /// What detectors have learned, if it is time to write it.
+    pub fn learned_due(&mut self, now: Mono) -> Vec<(String, Option<Bytes>)> {
+        if now.since(self.saved) < SAVED_EVERY { Vec::new() } else { self.learned(now) }
+    }
+
+    /// What detectors have learned.
+    pub fn learned(&mut self, now: Mono) -> Vec<(String, Option<Bytes>)> {
+        self.saved = now;
+        let learned = |watch: &Watch| {
+            let learned = watch.detector.as_ref()?.save();
+            Some((format!("{LEARNED_KEY}{}", watch.rule.name), Some(learned)))
+        };
+        self.watches.values().filter_map(learned).collect()
     }
 
     /// What could not be told when it changed, and can be now.
@@ -200,11 +228,6 @@ pub fn entry(rule: &str, seq: u64, record: &Record) -> (String, Bytes) {
     (format!("{ALARM_KEY}{rule}"), commands::encode(&told))
 }
 
-/// The rules that ask for a detector of anomalies: there is none yet, so they never raise an alarm.
-pub fn without_detector(rules: &[Rule]) -> impl Iterator<Item = &Rule> {
-    rules.iter().filter(|rule| matches!(rule.test, RuleTest::Anomaly(_)))
-}
-
 fn watches(rules: &[Rule], now: Stamp) -> BTreeMap<String, Watch> {
     rules.iter().filter_map(|rule| Some((rule.name.clone(), Watch::new(rule, now)?))).collect()
 }
@@ -219,13 +242,30 @@ impl Round<'_> {
     /// The reading; `None` if there is none, or it is no number where it should be one.
     fn find(&self, metric: Metric, label: Option<&str>) -> Option<Value> {
         let value = match self {
-            Self::Observed(points) => points
+            Self::Observed(observation) => observation
+                .points
                 .iter()
                 .rfind(|point| point.metric == metric && point.label.as_deref() == label)
                 .map(|point| point.value.clone()),
             Self::Reported(sample) => reported((*sample)?, metric, label),
         };
         value.filter(|value| value.number().is_none_or(f64::is_finite))
+    }
+
+    /// What a detector judges. What is counted, is counted a minute, so that an interval that was cut short is no lull.
+    fn seen(&self, kind: Anomaly, metric: Metric, label: Option<&str>) -> Option<Seen<'_>> {
+        match (kind, self) {
+            (Anomaly::NewListener, Self::Observed(seen)) => seen.sockets.as_ref().map(|it| Seen::Names(&it.listeners)),
+            (Anomaly::NewPeer, Self::Observed(seen)) => seen.sockets.as_ref().map(|it| Seen::Names(&it.peers)),
+            (Anomaly::NewListener | Anomaly::NewPeer, Self::Reported(_)) => None,
+            _ => {
+                let number = self.find(metric, label)?.number()?;
+                if is_counted(metric) {
+                    return Some(Seen::PerMinute(number * 60.0 / self.interval_s()?));
+                }
+                Some(Seen::Number(number))
+            }
+        }
     }
 
     /// How long the interval was, in seconds.
@@ -264,12 +304,16 @@ struct Watch {
     metric: Metric,
     label: Option<Box<str>>,
     test: Test,
+    /// What finds anomalies, for a rule that asks for that.
+    detector: Option<Detector>,
     raised: bool,
     told: bool,
     /// When the test began to hold, for the alarm that is raised or was the last to be.
     since: Stamp,
     /// What was judged last.
     value: Option<Value>,
+    /// Where a detector has put the limit for it.
+    limit: Option<Value>,
     /// Since when what would raise the alarm, or clear a raised one, has held.
     holding: Option<Mono>,
     /// When there was last something to judge by.
@@ -284,13 +328,14 @@ struct Watch {
     events: VecDeque<Mono>,
 }
 
-/// What a rule compares, without what there is no detector for.
+/// What a rule compares.
 #[derive(Debug, Clone, PartialEq)]
 enum Test {
     Limit(Limit),
     Rate(Limit),
     Equals(Value),
     Missing(Duration),
+    Anomaly(Anomaly),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -307,6 +352,16 @@ enum Side {
     Above,
 }
 
+/// When a round is judged.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    now: Stamp,
+    /// `None` while the clock isn't to be trusted.
+    wall: Option<Unix>,
+    /// After so long a time without anything to judge by, what held before counts no more.
+    gap: Duration,
+}
+
 /// What a round says about a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -319,18 +374,20 @@ enum Verdict {
 }
 
 impl Watch {
-    /// `None` for a rule that can't be judged.
+    /// `None` for a metric that there isn't.
     fn new(rule: &Rule, now: Stamp) -> Option<Self> {
         let (metric, label) = Metric::find(&rule.metric)?;
         Some(Self {
             metric,
             label: label.map(Into::into),
-            test: Test::of(rule)?,
+            test: Test::of(rule),
+            detector: if let RuleTest::Anomaly(kind) = rule.test { Some(Detector::new(kind, metric)) } else { None },
             rule: rule.clone(),
             raised: false,
             told: false,
             since: now,
             value: None,
+            limit: None,
             holding: None,
             heard: now.mono,
             read: now.mono,
@@ -350,9 +407,15 @@ impl Watch {
         }
     }
 
+    /// Goes on with what its detector learned before a restart. False if that is of no use to it.
+    fn recall(&mut self, learned: &[u8]) -> bool {
+        self.detector.as_mut().is_some_and(|detector| detector.restore(learned))
+    }
+
     /// Whether the alarm was raised or cleared by this round.
-    fn judge(&mut self, now: Stamp, gap: Duration, round: Round<'_>) -> bool {
-        let Some(verdict) = self.verdict(now.mono, gap, round) else { return false };
+    fn judge(&mut self, moment: Moment, round: Round<'_>) -> bool {
+        let Some(verdict) = self.verdict(moment, round) else { return false };
+        let now = moment.now;
         if let Some(share) = self.rule.share.filter(|_| !self.raised) {
             return self.tally(now, share, verdict);
         }
@@ -395,9 +458,18 @@ impl Watch {
     }
 
     /// `None` if the round says nothing: then everything stays as it is.
-    fn verdict(&mut self, now: Mono, gap: Duration, round: Round<'_>) -> Option<Verdict> {
+    fn verdict(&mut self, moment: Moment, round: Round<'_>) -> Option<Verdict> {
+        let Moment { now: Stamp { mono: now, .. }, wall, gap } = moment;
         let value = round.find(self.metric, self.label.as_deref());
         match self.test {
+            Test::Anomaly(kind) => {
+                let seen = round.seen(kind, self.metric, self.label.as_deref())?;
+                self.hear(now, gap);
+                let at = detector::Moment { mono: now, wall, stands: self.raised };
+                let finding = self.detector.as_mut()?.judge(kind, seen, at)?;
+                (self.value, self.limit) = (Some(finding.value), Some(finding.threshold));
+                Some(finding.verdict)
+            }
             Test::Missing(limit) => self.absence(now, gap, limit, value),
             Test::Equals(ref wanted) => {
                 let is_equal = is_same(value.as_ref()?, wanted);
@@ -509,36 +581,37 @@ impl Watch {
         let severity = if self.raised { self.rule.severity } else { CLEARED };
         alarm(severity, &self.rule.name, self.raised, &self.rule.metric)
             .with_some("value", self.value.clone())
-            .with("threshold", self.test.threshold(self.raised))
+            .with_some("threshold", self.test.threshold(self.raised).or_else(|| self.limit.clone()))
             .with("since", self.since)
             .with("detector", self.test.detector())
     }
 }
 
 impl Test {
-    fn of(rule: &Rule) -> Option<Self> {
+    fn of(rule: &Rule) -> Self {
         let below = |raise| Limit { side: Side::Below, raise, clear: rule.clear_above };
         let above = |raise| Limit { side: Side::Above, raise, clear: rule.clear_below };
-        Some(match &rule.test {
+        match &rule.test {
             RuleTest::Below(limit) => Self::Limit(below(*limit)),
             RuleTest::Above(limit) => Self::Limit(above(*limit)),
             RuleTest::RateBelow(limit) => Self::Rate(below(*limit)),
             RuleTest::RateAbove(limit) => Self::Rate(above(*limit)),
             RuleTest::Equals(value) => Self::Equals(value_of(value)),
             RuleTest::MissingFor(limit) => Self::Missing(*limit),
-            RuleTest::Anomaly(_) => return None,
-        })
+            RuleTest::Anomaly(kind) => Self::Anomaly(*kind),
+        }
     }
 
-    /// What was crossed.
-    fn threshold(&self, raised: bool) -> Value {
-        match self {
+    /// What was crossed; `None` where the detector says.
+    fn threshold(&self, raised: bool) -> Option<Value> {
+        Some(match self {
             Self::Limit(limit) | Self::Rate(limit) => {
                 Value::Float(limit.clear.filter(|_| !raised).unwrap_or(limit.raise))
             }
             Self::Equals(value) => value.clone(),
             Self::Missing(limit) => Value::Float(limit.as_secs_f64()),
-        }
+            Self::Anomaly(_) => return None,
+        })
     }
 
     const fn detector(&self) -> &'static str {
@@ -546,6 +619,7 @@ impl Test {
             Self::Limit(_) | Self::Equals(_) => "threshold",
             Self::Rate(_) => "rate",
             Self::Missing(_) => "missing",
+            Self::Anomaly(kind) => kind.word(),
         }
     }
 }

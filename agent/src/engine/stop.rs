@@ -76,6 +76,8 @@ impl Engine {
         // Not judged: the counts of an interval that was cut short clear no alarm.
         let sample = self.close_interval(now);
         self.store_sample(now, sample);
+        let learned = self.rules.learned(now.mono);
+        self.save_learned(learned);
         // The lines in them were read, and will not be again.
         self.incidents.close_buckets(now.mono);
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));

@@ -240,7 +240,8 @@ async fn outcome_of(act: impl Future<Output = ActOutcome> + Send + 'static) -> A
 }
 
 fn collectors(config: &CheckedConfig, battery_root: Option<&Path>) -> Collectors {
-    let collectors = Collectors::new(&config.collect).with_releases_of(config.rollback.clone());
+    let collectors =
+        Collectors::new(&config.collect).with_releases_of(config.rollback.clone()).with_sockets_for(&config.rules);
     match battery_root {
         Some(root) => collectors.with_batteries_below(root.to_owned()),
         None => collectors,

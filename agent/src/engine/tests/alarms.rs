@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use super::world::{World, config_with};
-use crate::engine::io::{Input, LogLevel, StoreFault};
+use crate::engine::io::{Input, StoreFault};
 use crate::engine::metric::{Metric, Rollup};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -259,16 +259,27 @@ fn an_alarm_that_flaps_does_not_fill_the_outbox_and_what_is_not_told_is_counted(
 }
 
 #[test]
-fn a_rule_that_needs_a_detector_is_named_in_the_log_and_never_raised() {
-    let odd = "[[rules]]\nname = \"odd\"\nmetric = \"host.load1\"\nanomaly = \"ewma\"\n";
-    let warnings = |world: &World| {
-        world.log.iter().filter(|(level, text)| *level == LogLevel::Warn && text.contains("rules.odd")).count()
-    };
+fn what_a_detector_learned_outlives_the_agent_and_its_alarm_says_how_it_was_found() {
+    let odd = "[[rules]]\nname = \"odd\"\nmetric = \"host.load1\"\nanomaly = \"spike\"\n";
     let mut world = world(odd);
-    assert_eq!(warnings(&world), 1);
-    world.set(Metric::HostLoad1, Some(1e9));
+    world.set(Metric::HostLoad1, Some(1.0));
+    world.advance(7 * 3_600 * SECOND);
+    world.crash();
+    world.set(Metric::HostLoad1, Some(1e3));
     world.advance(60 * SECOND);
-    assert_eq!(alarms(&world).len(), 0);
-    world.input(Input::Reconfigure(Box::new(config_with(&format!("{LOW}{odd}")))));
-    assert_eq!(warnings(&world), 2);
+    let [event] = alarms(&world)[..] else { panic!("{:#?}", alarms(&world)) };
+    let said = ["detector", "value", "threshold"].map(|key| event["alarm"][key].clone());
+    assert_eq!(Json::from(said.to_vec()), serde_json::json!(["spike", 1e3, 5.0]));
+}
+
+#[test]
+fn what_was_learned_for_a_rule_that_is_gone_is_forgotten() {
+    let odd = "[[rules]]\nname = \"odd\"\nmetric = \"host.load1\"\nanomaly = \"spike\"\n";
+    let mut world = world(odd);
+    world.set(Metric::HostLoad1, Some(1.0));
+    world.advance(7 * 3_600 * SECOND);
+    assert!(world.store.state.contains_key("learned/odd"), "it is written from time to time");
+    world.config = config_with(LOW);
+    world.crash();
+    assert!(!world.store.state.contains_key("learned/odd"));
 }

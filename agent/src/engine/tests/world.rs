@@ -453,7 +453,7 @@ impl World {
                 self.rounds += 1;
                 let (points, inhibited) = (self.points.clone(), self.inhibited.clone());
                 let releases = self.releases.clone();
-                let readings = Observation { points, faults: Vec::new(), inhibited, releases };
+                let readings = Observation { points, inhibited, releases, ..Observation::default() };
                 let result = if self.collectors_hang { Err("busy".to_owned()) } else { Ok(readings) };
                 self.queue.push_back(Input::Observed { id, result });
             }
