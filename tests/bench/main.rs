@@ -19,6 +19,7 @@ mod common;
 mod append;
 mod cost;
 mod drain;
+mod odd;
 mod report;
 mod sample;
 mod wear;
@@ -29,10 +30,11 @@ use report::Report;
 type Bench = fn(&mut Report);
 
 /// A benchmark's name, and what measures it.
-const BENCHES: [(&str, Bench); 5] = [
+const BENCHES: [(&str, Bench); 6] = [
     ("append", append::run),
     ("drain", drain::run),
     ("memory", drain::memory),
+    ("odd", odd::run),
     ("wear", wear::run),
     ("wire", wire::run),
 ];

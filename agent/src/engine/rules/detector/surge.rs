@@ -6,13 +6,13 @@ use minicbor::{Decode, Encode};
 use super::{Finding, Moment};
 use crate::engine::rules::Verdict;
 
-/// Counts over which the mean ages: a day of minutes.
-const AGING: f64 = 1_440.0;
+/// Counts over which the mean ages: a week of minutes. In less a quiet weekend would make Monday a surge.
+const AGING: f64 = 10_080.0;
 /// With fewer nothing is said.
 const COUNTS_MIN: f64 = 60.0;
 /// Standard deviations; the variance of a count is at least its mean (Poisson).
-const ODD: f64 = 6.0;
-const USUAL: f64 = 3.0;
+const ODD: f64 = 8.0;
+const USUAL: f64 = 4.0;
 /// Neither less than so many times the mean, nor fewer than so many, are a surge.
 const TIMES_MIN: f64 = 3.0;
 const COUNT_MIN: f64 = 5.0;
