@@ -137,6 +137,8 @@ pub struct Link {
     unanswered: Option<Unanswered>,
     /// Only one publish at a time.
     careful: bool,
+    /// After the present connection there is to be another.
+    wanted: bool,
     /// Packet ids go on over reconnects, so that a late answer is never taken for a new one's.
     next_pkid: u16,
     expected_since: Mono,
@@ -198,6 +200,7 @@ impl Link {
             closing: None,
             unanswered: None,
             careful: false,
+            wanted: false,
             next_pkid: 0,
             expected_since: now,
         }
@@ -215,13 +218,15 @@ impl Link {
 
     /// From now on a connection is wanted.
     pub fn release(&mut self, now: Mono) {
+        self.wanted = true;
         if matches!(self.state, State::Held) {
             self.state = State::Waiting { until: now };
         }
     }
 
-    /// No connection is wanted any more.
+    /// No connection is wanted any more: one that stands or closes is the last, until [`Link::release`].
     pub fn hold(&mut self) {
+        self.wanted = false;
         if matches!(self.state, State::Waiting { .. }) {
             self.state = State::Held;
         }
@@ -426,7 +431,7 @@ impl Link {
         }
         let fault = self.explain(fault);
         let wait = if std::mem::take(&mut self.retry_at_once) { Duration::ZERO } else { retry_in };
-        self.state = State::Waiting { until: now.after(wait) };
+        self.state = if self.wanted { State::Waiting { until: now.after(wait) } } else { State::Held };
         Some(Signal::Down { fault, online_for: online_since.map(|since| now.since(since)), unanswered })
     }
 

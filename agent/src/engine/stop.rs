@@ -118,7 +118,6 @@ impl Engine {
             }
         }
         if stopping.stage == Stage::Close && (self.link.is_idle() || stopping.is_overdue(now.mono)) {
-            self.link.hold();
             // The runtime lets the store finish what is queued before it ends.
             self.effects.store(Purpose::Bookkeeping, StoreOp::Commit);
             if self.go_down() {

@@ -497,6 +497,17 @@ fn an_agent_that_has_said_goodbye_does_not_connect_again() {
 }
 
 #[test]
+fn a_goodbye_is_the_last_word_also_where_the_dice_say_to_connect_at_once() {
+    let mut world = World::new();
+    world.retry_in = Duration::ZERO;
+    world.advance(3 * SECOND);
+    let connects = world.connects;
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(SECOND);
+    assert_eq!((world.exited, world.connects), (true, connects));
+}
+
+#[test]
 fn a_stop_that_waits_for_the_broker_sleeps_meanwhile() {
     let mut world = World::new();
     world.advance(SECOND);

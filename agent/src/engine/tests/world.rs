@@ -157,6 +157,8 @@ pub(super) struct World {
     pub(super) points: Vec<Point>,
     /// Rounds of collection.
     pub(super) rounds: usize,
+    /// What the dice say for the next try, once the agent has closed a connection.
+    pub(super) retry_in: Duration,
     /// The releases that run.
     pub(super) releases: Vec<Release>,
     /// What the inhibit file says, where there is one.
@@ -255,6 +257,7 @@ impl World {
             backoff_resets: 0,
             points: vec![Point::new(Metric::BatteryChargePct, 80.0), Point::new(Metric::HostLoad1, 0.1)],
             rounds: 0,
+            retry_in: Duration::from_secs(1),
             releases: Vec::new(),
             inhibited: None,
             collectors_hang: false,
@@ -478,7 +481,7 @@ impl World {
                 self.queue.push_back(Input::LinkDown {
                     id,
                     fault: fault(LinkFaultKind::Local),
-                    retry_in: Duration::from_secs(1),
+                    retry_in: self.retry_in,
                 });
             }
             Effect::BackoffReset => self.backoff_resets += 1,
