@@ -30,7 +30,10 @@ impl FullJitter {
     /// The next interval: this fraction (0 to 1, evenly drawn) of the ceiling.
     pub(crate) fn draw(&mut self, fraction: f64) -> Duration {
         // `None` only with a `max_elapsed_time`.
-        self.0.next_backoff().unwrap_or(self.0.max_interval).mul_f64(fraction.clamp(0.0, 1.0))
+        let ceiling = self.0.next_backoff().unwrap_or(self.0.max_interval);
+        // Its jitter of nothing is still up to a nanosecond, rounded: enough to make two runs of one seed differ.
+        let ceiling = Duration::from_micros(u64::try_from(ceiling.as_micros()).unwrap_or(u64::MAX));
+        ceiling.mul_f64(fraction.clamp(0.0, 1.0))
     }
 
     /// Begins anew.
@@ -55,6 +58,12 @@ mod tests {
         assert_eq!(ceilings, [1, 2, 4, 8, 16, 32, 50, 50]);
         backoff.reset();
         assert_eq!(backoff.draw(1.0), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn the_same_draw_gives_the_same_interval() {
+        let mut backoff = FullJitter::new(&reconnect(300, 300));
+        assert!((0..1_000_000).all(|_| backoff.draw(1.0) == Duration::from_secs(300)));
     }
 
     #[test]
