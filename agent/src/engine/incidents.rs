@@ -289,7 +289,7 @@ mod tests {
     }
 
     fn count(event: &Event) -> Option<&Field> {
-        event.fields.iter().find(|(key, _)| &**key == "count").map(|(_, field)| field)
+        event.field("count")
     }
 
     #[test]

@@ -193,6 +193,12 @@ impl Event {
             None => self,
         }
     }
+
+    /// The field of this key.
+    #[must_use]
+    pub fn field(&self, key: &str) -> Option<&Field> {
+        self.fields.iter().find(|(known, _)| &**known == key).map(|(_, field)| field)
+    }
 }
 
 /// The contract's event types.

@@ -651,9 +651,8 @@ struct Saved {
 impl Saved {
     fn read(told: Told, events_last: u64) -> Option<Self> {
         let Body::Event(event) = &told.record.body else { return None };
-        let field = |key: &str| event.fields.iter().find(|(name, _)| &**name == key).map(|(_, field)| field);
         let (Field::Value(Value::Text(state)), Field::Value(Value::Text(metric)), Field::Stamp(since)) =
-            (field("state")?, field("metric")?, field("since")?)
+            (event.field("state")?, event.field("metric")?, event.field("since")?)
         else {
             return None;
         };

@@ -148,7 +148,7 @@ impl Diary {
 
 /// A field of an event, as text.
 fn field(event: &Event, key: &str) -> Option<String> {
-    event.fields.iter().find(|(name, _)| &**name == key).and_then(|(_, field)| text(field))
+    event.field(key).and_then(text)
 }
 
 fn text(field: &Field) -> Option<String> {

@@ -65,10 +65,6 @@ fn report(rules: &mut Rules, s: u64, sample: &Sample) -> Vec<Change> {
     rules.judge(at(s), None, REPORT, Round::Reported(Some(sample)))
 }
 
-fn field<'e>(event: &'e Event, key: &str) -> Option<&'e Field> {
-    event.fields.iter().find(|(name, _)| &**name == key).map(|(_, field)| field)
-}
-
 const LOW: Option<f64> = Some(5.0);
 const FINE: Option<f64> = Some(80.0);
 
@@ -169,9 +165,9 @@ fn a_cleared_alarm_names_the_level_that_cleared_it() {
     assert_eq!(round(&mut rules, 0, 90.0).len(), 1);
     assert_eq!(round(&mut rules, 10, 80.0), []);
     let event = round(&mut rules, 20, 74.0).remove(0).event.unwrap();
-    assert_eq!(field(&event, "state"), Some(&"cleared".into()));
-    assert_eq!(field(&event, "threshold"), Some(&75.0.into()));
-    assert_eq!(field(&event, "since"), Some(&at(0).into()), "how long it stood can be told from the one event");
+    assert_eq!(event.field("state"), Some(&"cleared".into()));
+    assert_eq!(event.field("threshold"), Some(&75.0.into()));
+    assert_eq!(event.field("since"), Some(&at(0).into()), "how long it stood can be told from the one event");
     assert_eq!(event.severity, Severity::Notice);
 }
 
@@ -200,7 +196,7 @@ fn a_rate_is_a_rise_a_second_over_many_readings() {
         let number = if n % 10 == 7 { 0.0 } else { 20.0 + 0.8 * n as f64 + noise };
         if let [change] = &observe(&mut rules, n * 10, &[Point::new(Metric::HostMemUsed, number)])[..] {
             assert!(change.raised && raised_at.is_none(), "flutters at reading {n}");
-            let Some(Field::Value(Value::Float(rate))) = field(change.event.as_ref().unwrap(), "value") else {
+            let Some(Field::Value(Value::Float(rate))) = change.event.as_ref().unwrap().field("value") else {
                 panic!()
             };
             assert!((0.05..0.1).contains(rate), "{rate} % a second");
@@ -273,14 +269,14 @@ fn an_alarm_that_flaps_stands_for_the_fleet_until_it_is_quiet() {
     }
     assert_eq!((changes, told.len()), (100, EVENTS_PER_HOUR_MAX - 1), "those who act on alarms see each change");
     assert_eq!(rules.take_untold(), 100 - told.len() as u64);
-    assert_eq!(field(told.last().unwrap(), "state"), Some(&"raised".into()));
+    assert_eq!(told.last().unwrap().field("state"), Some(&"raised".into()));
     assert!(!rules.is_raised("r") && rules.raised().count() == 1);
     // The hour of the first two events is over: there is room to tell that it cleared, and that it was raised again.
     let deadline = rules.deadline().unwrap();
     assert_eq!(deadline, at(3_600).mono);
     let late = rules.poll(deadline);
     assert_eq!(late.len(), 1);
-    assert_eq!(field(&late[0], "state"), Some(&"cleared".into()));
+    assert_eq!(late[0].field("state"), Some(&"cleared".into()));
     assert_eq!((rules.raised().count(), rules.deadline()), (0, None));
 }
 
@@ -333,7 +329,7 @@ fn what_a_restart_leaves_behind_is_told_once_or_forgotten() {
     for (rule, event, seq, last, expected) in cases {
         let (rules, left) = Rules::new(std::slice::from_ref(rule), at(0), &[stored("r", seq, event)], last);
         let found = (left.again.len(), left.cleared.len(), left.forget.len(), rules.is_raised("r"));
-        assert_eq!(found, expected, "{} {seq} of {last}: {:?}", rule.metric, field(event, "state"));
+        assert_eq!(found, expected, "{} {seq} of {last}: {:?}", rule.metric, event.field("state"));
     }
 }
 
@@ -357,7 +353,7 @@ fn rules_that_stay_keep_their_state_and_the_alarms_of_others_end() {
     let changes = rules.reconfigure(&[louder], at(15));
     let [change] = changes.as_slice() else { panic!("{changes:?}") };
     assert_eq!((change.rule.as_str(), change.raised), ("load", false));
-    assert_eq!(field(change.event.as_ref().unwrap(), "reason"), Some(&"rule_removed".into()));
+    assert_eq!(change.event.as_ref().unwrap().field("reason"), Some(&"rule_removed".into()));
     let changes = observe(&mut rules, 20, &low);
     assert_eq!(changes.iter().map(|c| (c.raised, c.severity)).collect::<Vec<_>>(), [(true, Severity::Emergency)]);
 
