@@ -34,6 +34,7 @@ mod session;
 mod start;
 mod stop;
 mod suspect;
+mod template;
 #[cfg(test)]
 mod tests;
 mod trial;

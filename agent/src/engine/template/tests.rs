@@ -1,0 +1,118 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn text(message: &str) -> String {
+    Template::of(message).text()
+}
+
+fn same(a: &str, b: &str) -> bool {
+    Template::of(a).stable_part() == Template::of(b).stable_part()
+}
+
+/// The template of lines that belong together.
+fn merged(messages: &[&str]) -> String {
+    let mut template = Template::of(messages[0]);
+    for message in messages {
+        let other = Template::of(message);
+        assert_eq!(other.stable_part(), template.stable_part(), "{message}");
+        template.merge(&other);
+    }
+    template.text()
+}
+
+#[test]
+fn what_differs_from_time_to_time_is_masked() {
+    for (message, expected) in [
+        ("timeout after 30 ms to 10.0.0.7:80", "timeout after <n> ms to <ip>"),
+        ("timeout after 30ms, 1.5 s or -7e-3V", "timeout after <n>, <n> s or <n>"),
+        ("no route to 10.1.2.0/24 via fe80::1%eth0", "no route to <ip> via <ip>"),
+        ("refused by [2001:db8::1]:8883", "refused by <ip>"),
+        ("refused by ::1, gave up", "refused by <ip>, gave up"),
+        ("station aa:bb:cc:dd:ee:ff left", "station <mac> left"),
+        ("no volume 123e4567-e89b-12d3-a456-426614174000!", "no volume <uuid>!"),
+        ("GET https://user@example.org:8443/a/b?c=1 failed", "GET <url> failed"),
+        ("segfault at 0x7f ip deadbeef01 in libfoo.so.6", "segfault at <hex> ip <hex> in libfoo.so.<n>"),
+        ("disk /dev/sda1 failed with 5", "disk <path> failed with <n>"),
+        (
+            "blk_update_request: I/O error, dev mmcblk0p1, sector 1234",
+            "blk_update_request: I/O error, dev mmcblk<n>p<n>, sector <n>",
+        ),
+        ("2024-05-06T07:08:09.123Z lost at 07:08:09 since 2024-05-06", "<time> lost at <time> since <time>"),
+        ("code=exited, status=1/FAILURE pid=4242 load=0.75", "code=exited, status=<n>/FAILURE pid=<n> load=<n>"),
+        ("(temp=93.5C;fan=0rpm)", "(temp=<n>;fan=<n>)"),
+        ("thread 7 panicked at src/main.rs:10:5", "thread <n> panicked at src/main.rs:<n>:<n>"),
+        ("request a1b2c3d4e5 failed in aZ9fQ2Lm", "request <hex> failed in <id>"),
+        ("charge is 12% of 3.7V", "charge is <n>% of <n>"),
+        ("Feedback cafe accede", "Feedback cafe accede"),
+    ] {
+        assert_eq!(text(message), expected, "{message}");
+    }
+}
+
+#[test]
+fn lines_that_differ_in_a_name_are_one_template_whichever_comes_first() {
+    let lines = ["connection to alpha refused by peer", "connection to beta refused by peer"];
+    assert_eq!(text(lines[0]), lines[0], "one name is shown as it is");
+    assert_eq!(merged(&lines), "connection to <*> refused by peer");
+    assert_eq!(merged(&[lines[1], lines[0]]), "connection to <*> refused by peer");
+    assert_eq!(merged(&[lines[0], lines[0]]), lines[0]);
+    assert_eq!(
+        merged(&["user alice not found on host north", "user bob not found on host south"]),
+        "user <*> not found on host <*>"
+    );
+    assert_eq!(
+        merged(&["login failed user=alice, twice", "login failed user=bob, twice"]),
+        "login failed user=<*>, twice"
+    );
+    assert_eq!(merged(&["no key 'colour scheme' here", "no key 'size' here"]), "no key '<*>' here");
+    assert_eq!(
+        merged(&["could not resolve host: north", "could not resolve host: south"]),
+        "could not resolve host: <*>"
+    );
+}
+
+#[test]
+fn lines_that_say_something_else_stay_apart() {
+    for (a, b) in [
+        ("out of memory", "out of space"),
+        ("failed to open the lock", "failed to send the lock"),
+        ("failed to open it", "failed to close it"),
+        ("device not found", "device is busy"),
+        ("killed by signal", "killed by watchdog"),
+        ("motor overspeed detected", "motor stall detected"),
+        ("alpha", "beta"),
+        ("user alice", "user bob"),
+        ("'disk failed'", "'fan failed'"),
+        (r#"{"level":"error","msg":"disk failed"}"#, r#"{"level":"error","msg":"fan failed"}"#),
+    ] {
+        assert!(!same(a, b), "{a:?} and {b:?} are one: {}", Template::of(a).stable_part());
+    }
+}
+
+#[test]
+fn a_line_that_looks_like_a_template_is_no_way_to_another_cluster() {
+    assert!(!same("connection to \u{1} refused by peer", "connection to alpha refused by peer"));
+    assert_eq!(text("a\u{1}b said \u{0}"), "a b said");
+}
+
+proptest! {
+    #[test]
+    fn a_template_depends_on_its_own_lines_only_and_in_no_order(names in proptest::collection::vec("[a-z]{3,9}zz", 1..6)) {
+        let lines: Vec<String> = names.iter().map(|name| format!("link to {name} was closed")).collect();
+        let merge = |lines: &mut dyn Iterator<Item = &String>| {
+            let mut template = Template::of(&lines.next().unwrap()[..]);
+            lines.for_each(|line| template.merge(&Template::of(line)));
+            template
+        };
+        prop_assert_eq!(merge(&mut lines.iter()), merge(&mut lines.iter().rev()));
+    }
+
+    #[test]
+    fn any_text_has_a_template_of_bounded_size(message in "\\PC{0,300}|[ -~]{0,900}|[\\x00-\\x20'\"`()/:=0-9a-f.-]{0,700}") {
+        let template = Template::of(&message);
+        prop_assert!(template.text().len() <= TEXT_MAX);
+        prop_assert!(template.slots.len() <= NAMES_MAX + QUOTES_MAX);
+        prop_assert_eq!(Template::of(&message), template);
+    }
+}
