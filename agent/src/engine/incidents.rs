@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::metric::{Metric, Point};
 use super::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use super::record::{Event, EventKind, Stamp};
+use super::surge::Baseline;
 use super::template::{TEXT_MAX, Template, cut};
 use super::time::{BootId, Mono};
 
@@ -36,8 +37,15 @@ pub struct Settings {
 struct Cluster {
     line: ErrorLine,
     template: Template,
+    bucket_began: Mono,
     bucket_ends: Mono,
+    /// Lines of the bucket that are still to be told.
     repeats: u64,
+    /// Its first line was told already.
+    told: u64,
+    /// Buckets without a line before this one.
+    empty: u64,
+    baseline: Baseline,
     first: Stamp,
     last: Stamp,
     seen: Mono,
@@ -69,6 +77,10 @@ impl Incidents {
 
     /// Takes over new settings.
     pub fn set_settings(&mut self, settings: Settings) {
+        if settings.bucket != self.settings.bucket {
+            // What is usual in an hour says nothing about a minute.
+            self.clusters.values_mut().for_each(|cluster| cluster.baseline = Baseline::default());
+        }
         self.settings = settings;
     }
 
@@ -83,10 +95,11 @@ impl Incidents {
         let bucket = self.settings.bucket;
         let ended = self.clusters.iter_mut().filter(|(_, cluster)| cluster.repeats > 0 && cluster.bucket_ends <= now);
         let tell = |(fingerprint, cluster): (&u64, &mut Cluster)| {
+            let usual = cluster.baseline.per_bucket();
+            let surge = cluster.end_bucket(now, bucket);
             let told = event(*fingerprint, cluster, cluster.repeats, bucket);
-            cluster.repeats = 0;
-            cluster.bucket_ends = now.after(bucket);
-            told
+            cluster.begin_bucket(now, bucket);
+            if surge { told.with("surge", true).with("usual_count", usual) } else { told }
         };
         ended.take(events_max).map(tell).collect()
     }
@@ -128,6 +141,8 @@ impl Incidents {
         self.count(&line);
         let bucket = self.settings.bucket;
         let mut template = Template::of(&line.message);
+        let mut baseline = Baseline::default();
+        let mut empty = 0;
         let fingerprint = fingerprint(&line, &template.stable_part());
         let at = stamp(now, &line);
         if let Some(cluster) = self.clusters.get_mut(&fingerprint) {
@@ -141,6 +156,10 @@ impl Incidents {
                 cluster.last = at;
                 return None;
             }
+            // A bucket that ended without anything to tell, and perhaps more after it.
+            cluster.end_bucket(cluster.bucket_ends, bucket);
+            empty = buckets_in(now.mono.since(cluster.bucket_ends), bucket);
+            baseline = cluster.baseline;
             template = cluster.template.clone();
         }
         if !self.make_room(now.mono, fingerprint) {
@@ -150,8 +169,12 @@ impl Incidents {
         let cluster = Cluster {
             line: shortened(line),
             template,
+            bucket_began: now.mono,
             bucket_ends: now.mono.after(bucket),
             repeats: 0,
+            told: 1,
+            empty,
+            baseline,
             first: at,
             last: at,
             seen: now.mono,
@@ -194,6 +217,28 @@ impl Incidents {
         self.minute.1 += 1;
         true
     }
+}
+
+impl Cluster {
+    /// Holds the bucket against what is usual; whether a surge begins with it.
+    fn end_bucket(&mut self, now: Mono, bucket: Duration) -> bool {
+        // One that could not be told in time was a longer one.
+        let lengths = buckets_in(now.since(self.bucket_began), bucket).max(1);
+        self.baseline.take(self.empty, (self.told + self.repeats) / lengths)
+    }
+
+    fn begin_bucket(&mut self, now: Mono, bucket: Duration) {
+        self.bucket_began = now;
+        self.bucket_ends = now.after(bucket);
+        self.repeats = 0;
+        self.told = 0;
+        self.empty = 0;
+    }
+}
+
+/// How many whole buckets a time holds.
+fn buckets_in(time: Duration, bucket: Duration) -> u64 {
+    u64::try_from(time.as_millis() / bucket.as_millis().max(1)).unwrap_or(u64::MAX)
 }
 
 /// The line as a cluster keeps it: no text longer than an event may say.
@@ -346,5 +391,34 @@ mod tests {
         let points = incidents.report();
         assert!(points.contains(&Point::new(Metric::ErrorsCount, 100_u64)), "{points:?}");
         assert!(points.contains(&Point::new(Metric::ErrorsSuppressed, 40_u64)), "{points:?}");
+    }
+
+    /// Minutes with so many lines each; in which of them a surge was told.
+    fn surges(incidents: &mut Incidents, from: usize, minutes: &[usize]) -> Vec<usize> {
+        let mut surges = Vec::new();
+        for (minute, lines) in (from..).zip(minutes) {
+            let begin = minute as u64 * 60_000;
+            let mut told = Vec::new();
+            for line in 0..*lines {
+                let now = begin + line as u64;
+                told.extend(incidents.poll(Mono(now), 8));
+                told.extend(incidents.take(at(now), batch(&["request failed"])));
+            }
+            told.extend(incidents.poll(Mono(begin + 59_999), 8));
+            let surge = (Box::from("surge"), Field::Value(Value::Flag(true)));
+            surges.extend(told.iter().filter(|event| event.fields.contains(&surge)).map(|_| minute));
+        }
+        surges
+    }
+
+    #[test]
+    fn a_surge_is_flagged_once_in_its_count_and_steady_noise_never() {
+        let mut incidents = incidents(8);
+        let noise: Vec<usize> = (0..240).map(|minute| [3, 0, 5, 1, 2, 0, 4][minute % 7]).collect();
+        assert_eq!(surges(&mut incidents, 0, &noise), [0_usize; 0]);
+        let told = surges(&mut incidents, 240, &[200, 220, 180, 3, 0, 2]);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!((240..=242).contains(&told[0]), "{told:?}");
+        assert_eq!(surges(&mut incidents, 246, &noise), [0_usize; 0]);
     }
 }

@@ -33,6 +33,7 @@ mod reconfigure;
 mod session;
 mod start;
 mod stop;
+mod surge;
 mod suspect;
 mod template;
 #[cfg(test)]
