@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::kernel::KernelClass;
 use super::metric::{Metric, Point};
 use super::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use super::record::{Event, EventKind, Stamp};
@@ -56,9 +57,11 @@ struct Counts {
     lines: u64,
     by_severity: BTreeMap<Severity, u64>,
     unit_failures: u64,
+    unit_restarts: u64,
     oom_kills: u64,
     coredumps: u64,
     kernel: u64,
+    kernel_by_class: BTreeMap<KernelClass, u64>,
     suppressed: u64,
 }
 
@@ -123,6 +126,7 @@ impl Incidents {
         let mut points = vec![
             Point::new(Metric::ErrorsCount, counts.lines),
             Point::new(Metric::ErrorsUnitFailures, counts.unit_failures),
+            Point::new(Metric::ErrorsUnitRestarts, counts.unit_restarts),
             Point::new(Metric::ErrorsOomKills, counts.oom_kills),
             Point::new(Metric::ErrorsCoredumps, counts.coredumps),
             Point::new(Metric::ErrorsKernel, counts.kernel),
@@ -134,10 +138,16 @@ impl Incidents {
                 .iter()
                 .map(|(severity, n)| Point::labelled(Metric::ErrorsBySeverity, severity.word(), *n)),
         );
+        let classes = counts.kernel_by_class.iter();
+        points.extend(classes.map(|(class, n)| Point::labelled(Metric::ErrorsKernelClass, class.word(), *n)));
         points
     }
 
     fn line(&mut self, now: Stamp, line: ErrorLine) -> Option<Event> {
+        if line.kind == ErrorKind::UnitRestart {
+            self.counts.unit_restarts += 1;
+            return None;
+        }
         self.count(&line);
         let bucket = self.settings.bucket;
         let mut template = Template::of(&line.message);
@@ -188,12 +198,15 @@ impl Incidents {
         self.counts.lines += 1;
         *self.counts.by_severity.entry(line.severity).or_default() += 1;
         match line.kind {
-            ErrorKind::Plain => {}
+            ErrorKind::Plain | ErrorKind::UnitRestart => {}
             ErrorKind::UnitFailure => self.counts.unit_failures += 1,
             ErrorKind::OomKill => self.counts.oom_kills += 1,
             ErrorKind::Coredump => self.counts.coredumps += 1,
         }
         self.counts.kernel += u64::from(line.source == ErrorSource::Kernel);
+        if let Some(class) = class(line) {
+            *self.counts.kernel_by_class.entry(class).or_default() += 1;
+        }
     }
 
     /// Whether a cluster may be told at once and remembered. The one unseen for longest makes place, but never one with
@@ -252,6 +265,11 @@ fn shortened(mut line: ErrorLine) -> ErrorLine {
     line
 }
 
+/// What the kernel speaks of, where it was the kernel.
+fn class(line: &ErrorLine) -> Option<KernelClass> {
+    if line.source == ErrorSource::Kernel { KernelClass::of(&line.message) } else { None }
+}
+
 /// When a line was written: by its own boot and monotonic time where it has them.
 fn stamp(now: Stamp, line: &ErrorLine) -> Stamp {
     let boot: BootId = line.boot.unwrap_or(now.boot);
@@ -274,6 +292,7 @@ fn event(fingerprint: u64, cluster: &Cluster, count: u64, bucket: Duration) -> E
         .with("last", cluster.last)
         .with("bucket_s", bucket.as_secs())
         .with("source", line.source.word())
+        .with_some("class", class(line).map(KernelClass::word))
         .with_some("unit", line.unit.as_deref())
         .with_some("exe", line.exe.as_deref())
         .with_some("signal", line.signal.as_deref())
@@ -391,6 +410,31 @@ mod tests {
         let points = incidents.report();
         assert!(points.contains(&Point::new(Metric::ErrorsCount, 100_u64)), "{points:?}");
         assert!(points.contains(&Point::new(Metric::ErrorsSuppressed, 40_u64)), "{points:?}");
+    }
+
+    #[test]
+    fn what_the_kernel_speaks_of_is_told_and_counted_and_of_a_restart_only_the_count() {
+        let mut incidents = incidents(8);
+        let mut batch =
+            batch(&["usb 1-1: USB disconnect, device number 7", "usb 1-1: USB disconnect", "app: Scheduled restart"]);
+        batch.lines[0].source = ErrorSource::Kernel;
+        batch.lines[2].kind = ErrorKind::UnitRestart;
+        let told = incidents.take(at(0), batch);
+        let classes: Vec<_> = told.iter().map(|event| event.fields.iter().find(|(key, _)| &**key == "class")).collect();
+        let class = (Box::from("class"), Field::Value(Value::from("usb_disconnect")));
+        assert_eq!(
+            classes,
+            [Some(&class), None],
+            "an application's words are not the kernel's, and a restart is no event"
+        );
+        let points = incidents.report();
+        for point in [
+            Point::new(Metric::ErrorsUnitRestarts, 1_u64),
+            Point::new(Metric::ErrorsCount, 2_u64),
+            Point::labelled(Metric::ErrorsKernelClass, "usb_disconnect", 1_u64),
+        ] {
+            assert!(points.contains(&point), "{point:?} is not in {points:?}");
+        }
     }
 
     /// Minutes with so many lines each; in which of them a surge was told.

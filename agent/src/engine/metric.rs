@@ -189,6 +189,8 @@ metrics! {
     74 ErrorsCoredumps "errors.coredumps" Sum "1" "systemd-coredump's messages";
     75 ErrorsKernel "errors.kernel_errors" Sum "1" "messages of the kernel";
     76 ErrorsSuppressed "errors.suppressed" Sum "1" "lines counted without a cluster of their own, or lost before they were read";
+    77 ErrorsUnitRestarts "errors.unit_restarts" Sum "1" "systemd's messages of a restart that it scheduled by itself";
+    78 ErrorsKernelClass "errors.kernel_by_class.*" Sum "1" "messages of the kernel, by what they are about";
     // proc(5), sysfs, statvfs(3).
     90 HostCpu "host.cpu_pct" Gauge "%" "/proc/stat, all cores together";
     91 HostLoad1 "host.load1" Gauge "1" "/proc/loadavg";

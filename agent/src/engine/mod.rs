@@ -11,6 +11,7 @@ pub mod commands;
 pub mod effects;
 pub mod incidents;
 pub mod io;
+pub mod kernel;
 pub mod link;
 pub mod metric;
 pub mod observation;

@@ -162,6 +162,8 @@ pub enum ErrorKind {
     Plain,
     /// A systemd unit failed.
     UnitFailure,
+    /// systemd starts a unit again by itself. Only counted: what it ended of was told.
+    UnitRestart,
     /// The OOM killer took a process.
     OomKill,
     /// A process dumped core.

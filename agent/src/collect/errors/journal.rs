@@ -14,7 +14,9 @@ use tokio::io::{AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
 use super::lines::{Line, Lines};
-use super::{Ended, Filter, Outlet, cut, failed, is_empty, is_full, kernel_kind, next_or_quiet, since_boot};
+use super::{
+    Ended, Filter, Outlet, cut, failed, is_empty, is_full, is_wanted_anyway, kernel_kind, next_or_quiet, since_boot,
+};
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::time::{BootId, Unix};
 
@@ -27,6 +29,8 @@ const COMPLAINT_BYTES_MAX: usize = 512;
 /// "Failed with result …": once for each time that a unit fails. UNIT_FAILED (be02cf68…) is not counted: it tells of a
 /// start job, and stands beside this one where the start failed.
 const UNIT_FAILURE_RESULT: &str = "d9b373ed55a64feb8242e02dbe79a49c";
+/// "Scheduled restart job …": systemd restarts the unit by itself.
+const UNIT_RESTART: &str = "5eb03494b6584870a536b337290809b3";
 const COREDUMP: &str = "fc2e22bc6ee647b6b90729ab34a250b1";
 /// systemd's word that the kernel killed a process of a unit. The kernel tells of the same kill.
 const UNIT_OUT_OF_MEMORY: &str = "fe6faa94e7774663a0da52717891d8ef";
@@ -152,7 +156,14 @@ impl Journal {
             return;
         }
         if !entry.is_own() {
-            batch.lines.push(entry.line(&self.filter));
+            let line = entry.line(&self.filter);
+            let is_chatter = line.source == ErrorSource::Kernel
+                && line.kind == ErrorKind::Plain
+                && line.severity > self.filter.min_severity
+                && !is_wanted_anyway(&line.message);
+            if !is_chatter {
+                batch.lines.push(line);
+            }
         }
         batch.cursor = Some(entry.cursor);
     }
@@ -181,7 +192,7 @@ impl Journal {
         args.extend(self.filter.units.iter().map(|unit| format!("--unit={unit}")));
 
         // What is counted apart is wanted at any priority: that a unit failed is only a warning.
-        let mut counted = vec![UNIT_FAILURE_RESULT, COREDUMP, UNIT_OOMD_KILL];
+        let mut counted = vec![UNIT_FAILURE_RESULT, UNIT_RESTART, COREDUMP, UNIT_OOMD_KILL];
         if !self.filter.units.is_empty() {
             // The kernel's own lines belong to no unit and are not read then.
             counted.push(UNIT_OUT_OF_MEMORY);
@@ -191,6 +202,15 @@ impl Journal {
         args.push("+".to_owned());
         args.extend(self.machine_match());
         args.extend(counted.into_iter().map(|id| format!("MESSAGE_ID={id}")));
+        if self.filter.units.is_empty() {
+            // That a device has gone is only information to the kernel: what is wanted of it, its text says.
+            args.push("+".to_owned());
+            args.extend(self.machine_match());
+            args.push("_TRANSPORT=kernel".to_owned());
+            args.extend(
+                (self.filter.min_severity as u8 + 1..=Severity::Info as u8).map(|level| format!("PRIORITY={level}")),
+            );
+        }
         args.into_iter().map(OsString::from).collect()
     }
 
@@ -289,6 +309,7 @@ impl Entry {
     fn kind(&self, message: &str, units_only: bool) -> ErrorKind {
         match self.field("MESSAGE_ID").as_deref() {
             Some(UNIT_FAILURE_RESULT) => ErrorKind::UnitFailure,
+            Some(UNIT_RESTART) if self.is_systemd() => ErrorKind::UnitRestart,
             Some(COREDUMP) => ErrorKind::Coredump,
             Some(UNIT_OOMD_KILL) => ErrorKind::OomKill,
             Some(UNIT_OUT_OF_MEMORY) if units_only => ErrorKind::OomKill,
@@ -305,6 +326,10 @@ impl Entry {
         }
     }
 
+    fn is_systemd(&self) -> bool {
+        self.field("_PID").as_deref() == Some("1")
+    }
+
     fn is_kernel(&self) -> bool {
         self.field("_TRANSPORT").as_deref() == Some("kernel")
     }
@@ -313,7 +338,7 @@ impl Entry {
     fn unit(&self, kind: ErrorKind) -> Option<String> {
         let about = match kind {
             ErrorKind::Coredump => self.field("COREDUMP_UNIT"),
-            _ if self.field("_PID").as_deref() == Some("1") => self.field("UNIT"),
+            _ if self.is_systemd() => self.field("UNIT"),
             _ => None,
         };
         about.or_else(|| self.field("_SYSTEMD_UNIT"))

@@ -13,7 +13,9 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{Ended, Filter, Outlet, cut, failed, is_empty, is_full, kernel_kind, next_or_quiet, since_boot};
+use super::{
+    Ended, Filter, Outlet, cut, failed, is_empty, is_full, is_wanted_anyway, kernel_kind, next_or_quiet, since_boot,
+};
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 
 /// Longer than any record (PRINTK_MESSAGE_MAX is 2 KiB): the kernel refuses a shorter buffer and stays where it is.
@@ -83,7 +85,8 @@ impl Kmsg {
         }
         *last = Some(record.seq);
         batch.cursor = self.cursor(record.seq);
-        if record.severity <= self.filter.min_severity {
+        let is_wanted_anyway = || record.facility == 0 && is_wanted_anyway(&record.message);
+        if record.severity <= self.filter.min_severity || is_wanted_anyway() {
             batch.lines.push(record.line());
         }
     }

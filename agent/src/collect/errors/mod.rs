@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::CollectErrors;
+use crate::engine::kernel::KernelClass;
 use crate::engine::observation::{ErrorBatch, ErrorKind, Severity};
 use crate::engine::time::{BootId, Mono};
 
@@ -180,6 +181,11 @@ fn is_full(batch: &ErrorBatch) -> bool {
 /// A batch that only moves the cursor can wait for lines: what it would save is passed over again in no time.
 fn is_empty(batch: &ErrorBatch) -> bool {
     batch.lines.is_empty() && batch.missed == 0
+}
+
+/// Whether a line that the kernel wrote is wanted although it lies below the severity that is collected.
+fn is_wanted_anyway(message: &str) -> bool {
+    KernelClass::of(message).is_some_and(KernelClass::is_wanted_at_any_severity)
 }
 
 /// The kind of a line that the kernel wrote. The line `oom-kill:constraint=…` comes before each of these: to count it too

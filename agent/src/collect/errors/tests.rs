@@ -124,6 +124,35 @@ fn a_failed_unit_is_the_unit_that_systemd_speaks_of() {
 }
 
 #[test]
+fn of_what_the_kernel_says_in_passing_only_what_tells_of_trouble_is_taken() {
+    let at_info = |message: &str| {
+        OOM.replace(r#""PRIORITY":"3""#, r#""PRIORITY":"6""#)
+            .replace("Out of memory: Killed process 77 (app) total-vm:1kB", message)
+    };
+    let gone = at_info("usb 1-1: USB disconnect, device number 7");
+    let new = at_info("usb 1-1: new high-speed USB device number 8 using xhci_hcd");
+    let forged = gone.replace("kernel\"", "journal\"").replace("\"PRIORITY\":\"6\"", "\"PRIORITY\":\"3\"");
+    let lines = lines_of(&[&new, &gone, &forged], filter());
+    let found: Vec<_> = lines.iter().map(|line| (line.source, line.severity)).collect();
+    assert_eq!(found, [(ErrorSource::Kernel, Severity::Info), (ErrorSource::Journal, Severity::Error)]);
+
+    let asked = Fake::new("", "");
+    run(&asked, filter(), Some("s=1"));
+    assert!(asked.args(1).ends_with("_TRANSPORT=kernel PRIORITY=4 PRIORITY=5 PRIORITY=6\n"), "{}", asked.args(1));
+}
+
+#[test]
+fn a_restart_that_systemd_schedules_is_known_and_nobody_else_can_count_one() {
+    let restart = UNIT_FAILED
+        .replace("d9b373ed55a64feb8242e02dbe79a49c", "5eb03494b6584870a536b337290809b3")
+        .replace("Failed with result 'exit-code'.", "Scheduled restart job, restart counter is at 3.");
+    let forged = restart.replace(r#""_PID":"1""#, r#""_PID":"77""#);
+    let lines = lines_of(&[&restart, &forged], filter());
+    assert_eq!((lines[0].kind, lines[0].unit.as_deref()), (ErrorKind::UnitRestart, Some("app.service")));
+    assert_eq!(lines[1].kind, ErrorKind::Plain);
+}
+
+#[test]
 fn a_process_can_not_put_its_errors_on_another_unit() {
     let forged = PLAIN.replace(r#""_PID":"77""#, r#""_PID":"77","UNIT":"victim.service""#);
     assert_eq!(lines_of(&[&forged], filter())[0].unit.as_deref(), Some("app.service"));
@@ -368,21 +397,28 @@ fn records_are_taken_after_the_cursor_and_a_gap_is_counted_as_missed() {
             tokio::task::spawn_blocking(move || fs::OpenOptions::new().write(true).open(device)).await.unwrap().unwrap()
         };
         let mut batches = Vec::new();
-        for record in ["3,10,1,-;seen before\n", "3,11,1,-;new\n", "6,12,1,-;no error\n", "3,15,1,-;after a gap\n"] {
+        for record in [
+            "3,10,1,-;seen before\n",
+            "3,11,1,-;new\n",
+            "6,12,1,-;no error\n",
+            "6,13,1,-;usb 1-1: USB disconnect\n",
+            "14,14,1,-;usb 1-1: USB disconnect, says a program\n",
+            "3,17,1,-;after a gap\n",
+        ] {
             rustix::io::write(&write, record.as_bytes()).unwrap();
             // The next record only once this one was taken, or a read would give both.
             while rustix::io::ioctl_fionread(&write).unwrap() > 0 {
                 tokio::task::yield_now().await;
             }
         }
-        while batches.iter().map(|batch: &ErrorBatch| batch.lines.len()).sum::<usize>() < 2 {
+        while batches.iter().map(|batch: &ErrorBatch| batch.lines.len()).sum::<usize>() < 3 {
             batches.push(taken.recv().await.unwrap());
         }
         let messages: Vec<_> =
             batches.iter().flat_map(|batch| &batch.lines).map(|line| line.message.as_str()).collect();
-        assert_eq!(messages, ["new", "after a gap"]);
+        assert_eq!(messages, ["new", "usb 1-1: USB disconnect", "after a gap"]);
         assert_eq!(batches.iter().map(|batch| batch.missed).sum::<u64>(), 2);
-        assert_eq!(batches.last().unwrap().cursor, Some(format!("kmsg:{boot}:15")));
+        assert_eq!(batches.last().unwrap().cursor, Some(format!("kmsg:{boot}:17")));
         reading.abort();
     });
 }
