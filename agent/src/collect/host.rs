@@ -49,6 +49,8 @@ impl Host {
         round.reading(Metric::HostFlashLife, life);
         let temperature = temperature_c(round);
         round.reading(Metric::HostTemperature, temperature);
+        let undervoltage = undervoltage(round);
+        round.reading(Metric::HostUndervoltage, undervoltage);
         for (what, metric) in
             [("cpu", Metric::HostPsiCpu), ("memory", Metric::HostPsiMemory), ("io", Metric::HostPsiIo)]
         {
@@ -169,6 +171,26 @@ fn temperature_c(round: &mut Round<'_>) -> Reading<f64> {
         }
     }
     Ok(hottest.map(|mc| mc / 1000.0))
+}
+
+/// Whether a supply voltage is critically low (Documentation/hwmon/sysfs-interface; a Raspberry Pi's firmware tells it so,
+/// as `rpi_volt`): the hint of a brown-out. Nothing where no chip watches for it.
+fn undervoltage(round: &mut Round<'_>) -> Reading<bool> {
+    const CHIPS: &str = "sys/class/hwmon";
+    let mut answer = Ok(None);
+    for chip in round.names(CHIPS) {
+        let dir = format!("{CHIPS}/{chip}");
+        for file in round.names(&dir).iter().filter(|name| name.starts_with("in") && name.ends_with("_lcrit_alarm")) {
+            match round.number(&format!("{dir}/{file}"), 0..=1) {
+                Ok(Some(1..)) => return Ok(Some(true)),
+                Ok(Some(0)) if answer == Ok(None) => answer = Ok(Some(false)),
+                Ok(_) => {}
+                // The one that can't be read may be the one that is low.
+                Err(Faulted) => answer = Err(Faulted),
+            }
+        }
+    }
+    answer
 }
 
 /// `some avg10=0.18 avg60=0.04 …` (Documentation/accounting/psi.rst): avg60, in percent of the time.

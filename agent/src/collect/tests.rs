@@ -537,6 +537,19 @@ fn worn_out_flash_is_told_past_its_end_and_a_reserved_step_is_a_fault() {
 }
 
 #[test]
+fn a_voltage_that_is_critically_low_is_told_and_nothing_where_no_chip_watches_for_it() {
+    let made = Made::host();
+    made.write("sys/class/hwmon/hwmon0/in0_input", "3300\n");
+    assert_eq!(value(&made.observe(), Metric::HostUndervoltage), None);
+    made.write("sys/class/hwmon/hwmon0/in1_lcrit_alarm", "0\n");
+    assert_eq!(value(&made.observe(), Metric::HostUndervoltage), Some(false.into()));
+    made.write("sys/class/hwmon/hwmon1/in0_lcrit_alarm", "yes\n");
+    assert_eq!(value(&made.observe(), Metric::HostUndervoltage), None, "it may be the one that is low");
+    made.write("sys/class/hwmon/hwmon2/in0_lcrit_alarm", "1\n");
+    assert_eq!(value(&made.observe(), Metric::HostUndervoltage), Some(true.into()));
+}
+
+#[test]
 fn a_sensor_that_says_nonsense_leaves_the_hottest_to_the_others() {
     let made = Made::host();
     made.write("sys/class/thermal/thermal_zone1/temp", "-274000\n");

@@ -209,6 +209,7 @@ metrics! {
     104 HostClockSynced "host.clock_synced" Last "1" "adjtimex(2), STA_UNSYNC clear";
     105 HostListeners "host.listeners" Gauge "1" "/proc/net/{tcp,udp}{,6}: sockets that are listened on; only where a rule watches it";
     106 HostPeers "host.peers" Gauge "1" "/proc/net/{tcp,udp}{,6}: remote addresses that are connected; only where a rule watches it";
+    107 HostUndervoltage "host.undervoltage" Last "1" "any of hwmon/*/in*_lcrit_alarm: a brown-out is near";
     // The agent itself.
     120 AgentVersion "agent.version" Last "1" "the build";
     121 AgentRss "agent.rss_bytes" Gauge "By" "/proc/self/statm";
