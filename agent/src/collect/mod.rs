@@ -10,6 +10,7 @@ pub mod host;
 mod inhibit;
 pub mod link;
 mod own;
+pub mod reboot;
 mod releases;
 mod round;
 mod sockets;

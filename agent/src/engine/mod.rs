@@ -56,7 +56,7 @@ use incidents::Incidents;
 use io::{Effect, EffectId, Input, LogLevel, StoreFault, StoreReply, Trigger};
 use link::{FaultLog, Link};
 use metric::{Metric, Point};
-use observation::{ErrorBatch, Observation, Severity};
+use observation::{EndSigns, ErrorBatch, Observation, Severity};
 use outbox::Outbox;
 use pace::Pace;
 use quarantine::Quarantine;
@@ -89,6 +89,8 @@ pub struct Identity {
     pub version: String,
     /// When it was built: the present can't be earlier.
     pub build_time: Unix,
+    /// How the boot before ended, as far as the kernel says.
+    pub end_signs: EndSigns,
     /// 128 random bits in hexadecimal, new at each start.
     pub nonce: String,
     /// The MQTT password.

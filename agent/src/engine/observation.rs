@@ -29,6 +29,15 @@ pub struct Sockets {
     pub peers: Vec<String>,
 }
 
+/// What the kernel kept of how the boot before ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndSigns {
+    /// Records of crashes, each by what tells it from others; also those of long ago.
+    pub panics: Vec<String>,
+    /// The watchdog reset the machine.
+    pub watchdog: bool,
+}
+
 /// A release that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {

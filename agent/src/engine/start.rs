@@ -36,6 +36,8 @@ pub(super) const DROPPED_KEY: &str = "dropped";
 /// How much of what the store evicted is among the dropped; saved with them.
 pub(super) const ACCOUNTED_KEY: &str = "accounted";
 pub(super) const RUN_KEY: &str = "run";
+/// Crashes of the kernel's that were told.
+const CRASHES_KEY: &str = "crashes";
 /// Numbers left out where it isn't known how many were used: more than a run uses up.
 const SEQ_SKIP: u64 = 1 << 32;
 /// Where nothing tells which numbers were used they are taken from the clock: more than are used up in a millisecond.
@@ -58,6 +60,13 @@ pub(super) struct Run {
     /// It told the machine to reboot, for this reason: the contract's word.
     #[n(2)]
     pub(super) reboot: Option<Box<str>>,
+}
+
+/// How the run before ended.
+struct Before {
+    run: Run,
+    /// The kernel has kept a crash since it began.
+    crashed: bool,
 }
 
 pub(super) fn anchor_key(boot: BootId) -> String {
@@ -160,7 +169,10 @@ impl Engine {
         engine.keep_pace(now);
         engine.resume_remedies(now);
         let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
-        engine.begin(now, state.read(RUN_KEY), first, &recovered, &told, leftovers);
+        let (crashed, entry) = engine.crashes_since(state.read(CRASHES_KEY));
+        first.extend(entry);
+        let before = state.read(RUN_KEY).map(|run| Before { run, crashed });
+        engine.begin(now, before, first, &recovered, &told, leftovers);
         engine
     }
 
@@ -168,7 +180,7 @@ impl Engine {
     fn begin(
         &mut self,
         now: Now,
-        before: Option<Run>,
+        before: Option<Before>,
         first: Vec<(String, Option<Bytes>)>,
         recovered: &Recovered,
         told: &[String],
@@ -185,7 +197,7 @@ impl Engine {
             self.effects.log(LogLevel::Warn, text);
         }
         self.tell_losses(now, recovered, told);
-        if let Some(before) = before.as_ref().filter(|before| before.at.boot != self.timeline.boot()) {
+        if let Some(before) = before.as_ref().filter(|before| before.run.at.boot != self.timeline.boot()) {
             let event = self.rebooted(before);
             self.record_event(now, event);
         }
@@ -194,7 +206,9 @@ impl Engine {
             .with("version", self.identity.version.as_str())
             .with(
                 "after",
-                before.as_ref().map_or("first start", |run| if run.clean { "stop" } else { "crash or power cut" }),
+                before
+                    .as_ref()
+                    .map_or("first start", |before| if before.run.clean { "stop" } else { "crash or power cut" }),
             );
         self.record_event(now, started);
         self.begin_alarms(now, alarms);
@@ -228,10 +242,32 @@ impl Engine {
         (SEQ_KEY.to_owned(), Some(commands::encode(&self.seqs.last.max(known))))
     }
 
+    /// Why the machine went down, in the contract's words, and what says so where nobody announced it.
+    fn end_of<'a>(&self, Before { run, crashed }: &'a Before) -> (&'a str, Option<&'static str>) {
+        match &run.reboot {
+            Some(reason) => (reason, None),
+            // A run that said goodbye was stopped by somebody.
+            None if run.clean => ("user", None),
+            None if *crashed => ("kernel_panic", Some("pstore")),
+            None if self.identity.end_signs.watchdog => ("watchdog", Some("bootstatus")),
+            // A hard reset looks the same.
+            None => ("power_loss", Some("cut_off")),
+        }
+    }
+
+    /// Whether the kernel has kept a crash that it had not when the agent was started before, and what of it is to be
+    /// remembered.
+    fn crashes_since(&self, known: Option<Vec<String>>) -> (bool, Option<(String, Option<Bytes>)>) {
+        let (kept, known) = (&self.identity.end_signs.panics, known.unwrap_or_default());
+        let crashed = kept.iter().any(|record| !known.contains(record));
+        let value = (!kept.is_empty()).then(|| commands::encode(kept));
+        (crashed, (*kept != known).then(|| (CRASHES_KEY.to_owned(), value)))
+    }
+
     /// Another boot id means another boot, whatever the clock says.
-    fn rebooted(&self, before: &Run) -> Event {
-        // A run that said goodbye was stopped by somebody; how the others ended is not known here.
-        let reason = before.reboot.as_deref().unwrap_or(if before.clean { "user" } else { "unknown" });
+    fn rebooted(&self, before: &Before) -> Event {
+        let (reason, evidence) = self.end_of(before);
+        let before = &before.run;
         let booted = self.timeline.date(self.timeline.stamp(super::time::Mono(0)));
         let downtime_ms = match (before.clean, self.timeline.date(before.at), booted) {
             (true, Some(stopped), Some(booted)) => u64::try_from(booted.0.saturating_sub(stopped.0)).ok(),
@@ -240,6 +276,7 @@ impl Engine {
         Event::new(Severity::Notice, EventKind::Lifecycle, "rebooted")
             .group("reboot")
             .with("reason", reason)
+            .with_some("evidence", evidence)
             .with("previous_boot", &*before.at.boot.to_string())
             .with_some("downtime_s", downtime_ms.map(|ms| ms / 1000))
     }

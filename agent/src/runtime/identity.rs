@@ -11,7 +11,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::RunError;
 use crate::act::Actor;
-use crate::collect::clock;
+use crate::collect::{clock, reboot};
 use crate::config::{AttributeValue, CheckedConfig};
 use crate::engine::Identity;
 use crate::engine::time::Unix;
@@ -28,6 +28,7 @@ pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity
         boot: clock::boot_id(root).or_else(|_| clock::boot_id(Path::new("/"))).map_err(RunError::BootId)?,
         version: VERSION.to_owned(),
         build_time: build_time(),
+        end_signs: reboot::signs(root),
         nonce: nonce()?,
         password: password(config)?,
         facts: facts(root, &release),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::world::World;
 use crate::config::AttributeValue;
 use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
+use crate::engine::observation::EndSigns;
 use crate::engine::packet::{AckReason, Version};
 use crate::engine::record::Class;
 
@@ -14,6 +15,25 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn leafs(world: &World) -> Vec<&str> {
     world.got.iter().map(|got| got.topic.rsplit('/').next().unwrap()).collect()
+}
+
+#[test]
+fn a_reboot_that_nobody_announced_is_told_by_what_the_kernel_kept() {
+    let mut world = World::new();
+    let mut reboot = |panics: &[&str], watchdog: bool| {
+        world.end_signs = EndSigns { panics: panics.iter().map(|id| (*id).to_owned()).collect(), watchdog };
+        world.reboot();
+        world.advance(Duration::from_secs(5));
+        let last = world.got.iter().rev().find(|got| got.body["name"] == "rebooted").unwrap();
+        last.body["reboot"]["reason"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(reboot(&[], false), "power_loss");
+    assert_eq!(reboot(&["aa"], true), "kernel_panic", "what panicked is reset by the watchdog");
+    assert_eq!(reboot(&["aa"], false), "power_loss", "a panic of long ago that nobody cleared away");
+    assert_eq!(reboot(&["aa"], true), "watchdog");
+    assert_eq!(reboot(&["aa", "bb"], false), "kernel_panic");
+    assert_eq!(reboot(&[], false), "power_loss");
+    assert_eq!(reboot(&["aa"], false), "kernel_panic", "forgotten with the record");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::engine::io::{
     StoreFault, StoreOp, StoreReply, StoreStats,
 };
 use crate::engine::metric::{Metric, Point, Value};
-use crate::engine::observation::{Observation, Release};
+use crate::engine::observation::{EndSigns, Observation, Release};
 use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish, Version};
 use crate::engine::record::Class;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
@@ -159,6 +159,8 @@ pub(super) struct World {
     pub(super) rounds: usize,
     /// What the dice say for the next try, once the agent has closed a connection.
     pub(super) retry_in: Duration,
+    /// What the kernel has kept of crashes.
+    pub(super) end_signs: EndSigns,
     /// The releases that run.
     pub(super) releases: Vec<Release>,
     /// What the inhibit file says, where there is one.
@@ -231,7 +233,7 @@ impl World {
         let now = Now { mono: Mono(1_000), wall: Wall { unix: START, trusted: true } };
         let mut store = MemStore { free_bytes: u64::MAX, ..MemStore::default() };
         let recovered = store.crash();
-        let engine = Engine::new(now, config.clone(), identity(1), recovered);
+        let engine = Engine::new(now, config.clone(), identity(1, EndSigns::default()), recovered);
         let mut world = Self {
             engine,
             store,
@@ -258,6 +260,7 @@ impl World {
             points: vec![Point::new(Metric::BatteryChargePct, 80.0), Point::new(Metric::HostLoad1, 0.1)],
             rounds: 0,
             retry_in: Duration::from_secs(1),
+            end_signs: EndSigns::default(),
             releases: Vec::new(),
             inhibited: None,
             collectors_hang: false,
@@ -278,13 +281,14 @@ impl World {
         self.acts.clear();
         self.unanswered.clear();
         self.trouble.late.clear();
-        self.engine = Engine::new(self.now, self.config.clone(), identity(self.boot), recovered);
+        self.engine =
+            Engine::new(self.now, self.config.clone(), identity(self.boot, self.end_signs.clone()), recovered);
         self.settle();
     }
 
     /// An agent that starts with this, beside the one that runs.
     pub(super) fn engine_from(&self, recovered: Recovered) -> Engine {
-        Engine::new(self.now, self.config.clone(), identity(self.boot), recovered)
+        Engine::new(self.now, self.config.clone(), identity(self.boot, self.end_signs.clone()), recovered)
     }
 
     /// The agent starts, and nothing of what it wants to write gets anywhere.
@@ -292,7 +296,8 @@ impl World {
         let recovered = self.store.crash();
         self.queue.clear();
         self.connection = None;
-        self.engine = Engine::new(self.now, self.config.clone(), identity(self.boot), recovered);
+        self.engine =
+            Engine::new(self.now, self.config.clone(), identity(self.boot, self.end_signs.clone()), recovered);
     }
 
     pub(super) fn reboot(&mut self) {
@@ -687,8 +692,9 @@ fn fault(kind: LinkFaultKind) -> LinkFault {
     LinkFault { kind, detail: kind.word().into() }
 }
 
-fn identity(boot: u8) -> Identity {
+fn identity(boot: u8, end_signs: EndSigns) -> Identity {
     Identity {
+        end_signs,
         boot: BootId([boot; 16]),
         version: "0.0.0-test".into(),
         build_time: Unix(1_700_000_000_000),

@@ -12,6 +12,7 @@ use super::super::report::{Promise, What};
 use super::{Death, Event, TURNS_MAX, World, look_at_memory};
 use crate::config::Action;
 use crate::engine::io::{EffectId, Input, StoreOp};
+use crate::engine::observation::EndSigns;
 use crate::engine::time::{Mono, Now, Unix};
 use crate::engine::{Engine, Identity};
 use crate::runtime::STORE_BACKLOG_MAX;
@@ -104,6 +105,7 @@ impl World<'_> {
             boot: self.clock.boot_id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             build_time: BUILT,
+            end_signs: EndSigns::default(),
             nonce: format!("{nonce:032x}"),
             password: None,
             facts: BTreeMap::new(),
