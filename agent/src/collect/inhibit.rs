@@ -1,6 +1,7 @@
 //! The file by which whoever works on the gateway keeps the agent's own remedies away: as long as it exists nothing is done
 //! automatically. Its text is the reason. Says only whether it is there.
 
+use super::printable;
 use super::round::Round;
 
 /// A file below the root: `/run` is empty after a boot, so that nobody's inhibition outlives the machine's.
@@ -15,6 +16,6 @@ pub(super) fn collect(round: &mut Round<'_>) -> Option<String> {
     }
     // One that can't be read is there all the same.
     let text = round.text(FILE).ok().flatten().unwrap_or_default();
-    let reason: String = text.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
+    let reason = printable(&text, REASON_CHARS_MAX);
     Some(if reason.is_empty() { format!("/{FILE} is there") } else { reason })
 }

@@ -98,5 +98,10 @@ impl Collectors {
     }
 }
 
+/// Text from outside, bounded, and without what a terminal would obey.
+pub(crate) fn printable(text: &str, chars_max: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(chars_max).collect()
+}
+
 #[cfg(test)]
 pub(crate) mod tests;
