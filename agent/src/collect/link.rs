@@ -5,12 +5,14 @@
 use std::collections::BTreeSet;
 
 use super::round::{Faulted, Reading, Round};
-use crate::config::CollectLink;
+use crate::config::{CollectLink, is_interface_name};
 use crate::engine::metric::Metric;
 
 const LOOPBACK: &str = "lo";
 /// The most interfaces that are told by name; a gateway with more (containers, bridges) should name those that count.
 const INTERFACES_MAX: usize = 32;
+/// A VLAN on a bridge on a bond on a card, and then some.
+const LAYERS_MAX: usize = 6;
 
 // include/uapi/linux/route.h and ipv6_route.h.
 const RTF_UP: u32 = 0x1;
@@ -76,7 +78,7 @@ pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) {
 
 fn link(round: &mut Round<'_>, name: &str) {
     round.point(Metric::LinkInterface, name);
-    let kind = kind(round, name);
+    let kind = link_type(round, name, 0);
     round.reading(Metric::LinkType, kind);
     let up = is_up(round, name);
     round.reading(Metric::LinkUp, up);
@@ -94,8 +96,11 @@ fn interface(round: &mut Round<'_>, name: &str) {
         round.labelled(Metric::InterfaceUp, name, false);
         return;
     }
-    if let Ok(Some(kind)) = kind(round, name) {
+    if let Ok(Some(kind)) = link_type(round, name, 0) {
         round.labelled(Metric::InterfaceType, name, kind);
+    }
+    if let Ok(Some(kind)) = virtual_kind(round, name) {
+        round.labelled(Metric::InterfaceKind, name, kind.word());
     }
     if let Ok(Some(up)) = is_up(round, name) {
         round.labelled(Metric::InterfaceUp, name, up);
@@ -107,21 +112,81 @@ fn interface(round: &mut Round<'_>, name: &str) {
     }
 }
 
-/// The contract's word for what an interface is.
-fn kind(round: &mut Round<'_>, name: &str) -> Reading<&'static str> {
+/// The contract's word for what an interface is; of one that is made of others, for what carries it. Nothing for a VPN:
+/// what carries a tunnel is the routes' to say, packet by packet.
+fn link_type(round: &mut Round<'_>, name: &str, depth: usize) -> Reading<&'static str> {
+    match virtual_kind(round, name)? {
+        None => Ok(Some(hardware(round, name)?)),
+        Some(Virtual::Vpn) => Ok(None),
+        Some(_) if depth >= LAYERS_MAX => Err(round.fault(&format!("sys/class/net/{name}"), "stacked too high")),
+        Some(_) => match carrier(round, name) {
+            Some(lower) => link_type(round, &lower, depth + 1),
+            None => Ok(None),
+        },
+    }
+}
+
+/// What an interface is that is no hardware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Virtual {
+    Bridge,
+    Bond,
+    Vlan,
+    Vpn,
+}
+
+impl Virtual {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Bond => "bond",
+            Self::Vlan => "vlan",
+            Self::Vpn => "vpn",
+        }
+    }
+}
+
+/// By what the drivers say of themselves (SET_NETDEV_DEVTYPE), and by the files that only they have: a TAP has the type of
+/// an ethernet card.
+fn virtual_kind(round: &mut Round<'_>, name: &str) -> Reading<Virtual> {
+    let dir = format!("sys/class/net/{name}");
+    let uevent = round.text(&format!("{dir}/uevent"))?.unwrap_or_default();
+    Ok(match uevent.lines().find_map(|line| line.strip_prefix("DEVTYPE=")) {
+        Some("bridge") => Some(Virtual::Bridge),
+        Some("bond") => Some(Virtual::Bond),
+        Some("vlan") => Some(Virtual::Vlan),
+        Some("wireguard") => Some(Virtual::Vpn),
+        _ if round.exists(&format!("{dir}/tun_flags")) => Some(Virtual::Vpn),
+        _ if round.exists(&format!("{dir}/bridge")) => Some(Virtual::Bridge),
+        _ if round.exists(&format!("{dir}/bonding")) => Some(Virtual::Bond),
+        _ => None,
+    })
+}
+
+/// The interface below: the first that is up, else the first. The kernel links each as `lower_NAME`.
+fn carrier(round: &mut Round<'_>, name: &str) -> Option<String> {
+    let entries = round.names(&format!("sys/class/net/{name}"));
+    let lowers: Vec<&str> =
+        entries.iter().filter_map(|entry| entry.strip_prefix("lower_")).take(INTERFACES_MAX).collect();
+    let up = lowers.iter().find(|lower| matches!(is_up(round, lower), Ok(Some(true))));
+    up.or(lowers.first()).map(|lower| (*lower).to_owned())
+}
+
+/// What an interface of hardware is.
+fn hardware(round: &mut Round<'_>, name: &str) -> Result<&'static str, Faulted> {
     let dir = format!("sys/class/net/{name}");
     let file = format!("{dir}/type");
     let text = round.required(&file)?;
     let hardware = round.parse(&file, &text, 0..=u32::from(u16::MAX))?;
     let uevent = round.text(&format!("{dir}/uevent"))?.unwrap_or_default();
     let is_modem = uevent.lines().any(|line| line == "DEVTYPE=wwan") || name.starts_with("wwan");
-    Ok(Some(match hardware {
+    Ok(match hardware {
         _ if round.exists(&format!("{dir}/wireless")) || round.exists(&format!("{dir}/phy80211")) => "wifi",
         _ if is_modem => "cellular",
         ARPHRD_PPP if name.starts_with("ppp") => "cellular",
         ARPHRD_ETHER => "ethernet",
         _ => "none",
-    }))
+    })
 }
 
 /// RFC 2863's operational state. PPP and raw-IP modems never learn theirs: there the carrier tells.
@@ -198,6 +263,9 @@ fn parse_v4(line: &str) -> Option<Option<Route<'_>>> {
     let [interface, destination, _gateway, flags, _refs, _use, metric, mask, ..] = fields.as_slice() else {
         return None;
     };
+    if !is_interface_name(interface) {
+        return None;
+    }
     let flags = u32::from_str_radix(flags, 16).ok()?;
     let destination = u32::from_str_radix(destination, 16).ok()?;
     let mask = u32::from_str_radix(mask, 16).ok()?;
@@ -213,6 +281,9 @@ fn parse_v6(line: &str) -> Option<Option<Route<'_>>> {
     let [destination, prefix, _source, _splen, _next, metric, _refs, _use, flags, interface] = fields.as_slice() else {
         return None;
     };
+    if !is_interface_name(interface) {
+        return None;
+    }
     let destination = u128::from_str_radix(destination, 16).ok()?;
     let prefix = u8::from_str_radix(prefix, 16).ok()?;
     let metric = u32::from_str_radix(metric, 16).ok()?;

@@ -395,6 +395,64 @@ fn every_interface_that_carries_a_route_is_told_by_name() {
     assert_eq!(labelled(&seen, Metric::InterfaceTxBytes, Some("eth0")), Some(42_u64.into()));
 }
 
+/// An interface with the default route, and what it says of itself.
+fn default_route_by(name: &str, files: &[(&str, &str)]) -> Made {
+    let made = Made::link();
+    made.write("proc/net/route", &ROUTE.replace("eth0\t00000000", &format!("{name}\t00000000")));
+    for (file, text) in files.iter().chain(&[("operstate", "up\n"), ("type", "1\n")]) {
+        made.write(&format!("sys/class/net/{name}/{file}"), text);
+    }
+    made
+}
+
+#[test]
+fn what_is_made_of_other_interfaces_has_the_type_of_what_carries_it_and_tells_its_kind() {
+    for (name, kind, file, text) in [
+        ("br0", "bridge", "uevent", "DEVTYPE=bridge\nINTERFACE=br0\n"),
+        ("br0", "bridge", "bridge/bridge_id", "8000.020000000001\n"),
+        ("bond0", "bond", "uevent", "DEVTYPE=bond\n"),
+        ("bond0", "bond", "bonding/mode", "active-backup 1\n"),
+        ("wwan0.7", "vlan", "uevent", "DEVTYPE=vlan\n"),
+    ] {
+        let made = default_route_by(name, &[(file, text), ("lower_aaa/operstate", ""), ("lower_wwan0/operstate", "")]);
+        made.write("sys/class/net/aaa/operstate", "down\n");
+        made.write("sys/class/net/aaa/type", "1\n");
+        let seen = made.observe();
+        assert_eq!(value(&seen, Metric::LinkInterface), Some(name.into()));
+        assert_eq!(value(&seen, Metric::LinkType), Some("cellular".into()), "{name} by {file}");
+        assert_eq!(labelled(&seen, Metric::InterfaceKind, Some(name)), Some(kind.into()), "{name} by {file}");
+        assert_eq!(labelled(&seen, Metric::InterfaceType, Some(name)), Some("cellular".into()), "{name} by {file}");
+        assert_eq!(seen.faults, [], "{name} by {file}");
+    }
+}
+
+#[test]
+fn a_vpn_is_told_as_one_and_never_taken_for_ethernet() {
+    for (file, text, hardware) in
+        [("uevent", "DEVTYPE=wireguard\n", "65534"), ("tun_flags", "0x1001", "65534"), ("tun_flags", "0x1002", "1")]
+    {
+        let made = default_route_by("vpn0", &[(file, text)]);
+        made.write("sys/class/net/vpn0/type", hardware);
+        let seen = made.observe();
+        assert_eq!(value(&seen, Metric::LinkInterface), Some("vpn0".into()));
+        assert_eq!(value(&seen, Metric::LinkType), None, "{file} says {text}");
+        assert_eq!(value(&seen, Metric::LinkUp), Some(true.into()), "{file} says {text}");
+        assert_eq!(labelled(&seen, Metric::InterfaceKind, Some("vpn0")), Some("vpn".into()), "{file} says {text}");
+        assert_eq!(labelled(&seen, Metric::InterfaceKind, Some("wwan0")), None, "a modem is hardware");
+    }
+}
+
+#[test]
+fn interfaces_that_carry_each_other_in_a_circle_are_a_fault_and_no_hang() {
+    let made = default_route_by("br0", &[("bridge/bridge_id", ""), ("lower_br1/operstate", "")]);
+    for (file, text) in [("bridge/bridge_id", ""), ("lower_br0/operstate", ""), ("operstate", "up\n")] {
+        made.write(&format!("sys/class/net/br1/{file}"), text);
+    }
+    let seen = made.observe();
+    assert_eq!(value(&seen, Metric::LinkType), None);
+    assert_eq!(faulty(&seen), ["/sys/class/net/br0"]);
+}
+
 #[test]
 fn without_a_default_route_the_link_is_none_and_down() {
     let made = Made::link();
@@ -431,6 +489,17 @@ fn a_routing_table_that_can_not_be_understood_is_not_a_link_that_is_down() {
     let seen = made.observe();
     assert_eq!(value(&seen, Metric::LinkUp), None);
     assert_eq!(faulty(&seen), ["/proc/net/route"]);
+}
+
+#[test]
+fn a_route_by_an_interface_that_no_kernel_would_name_so_is_nonsense() {
+    for name in ["../../etc", "eth\0", "eth0\u{1b}[2J", "..", "an-interface-too-long"] {
+        let made = Made::link();
+        made.write("proc/net/route", &ROUTE.replace("wwan0", name).replace("eth0", name));
+        let seen = made.observe();
+        assert_eq!(value(&seen, Metric::LinkUp), None, "{name:?}");
+        assert_eq!(faulty(&seen), ["/proc/net/route"; 3], "{name:?}: each of its lines");
+    }
 }
 
 #[test]

@@ -21,11 +21,11 @@ use tree::{At, Table};
 pub use effective::{Change, changes};
 pub use reader::Problem;
 pub use types::*;
-pub(crate) use values::duration as parse_duration;
 pub use values::{
     Action, Anomaly, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
     QuarantineLevel, Share, TrustedKey, Unfit, UnitName,
 };
+pub(crate) use values::{duration as parse_duration, is_interface_name};
 
 /// Where the configuration is looked for when none is named, the first that exists.
 pub const DEFAULT_FILES: [&str; 2] = ["/etc/fieldmedic/agent.toml", "./configs/agent.toml"];

@@ -285,12 +285,7 @@ fn is_supply(text: &str) -> bool {
 
 /// An interface's name, as the kernel's `dev_valid_name` takes it.
 pub(crate) fn interface(node: &Node) -> Result<String, Unfit> {
-    let fits = |name: &str| {
-        (1..=15).contains(&name.len())
-            && !matches!(name, "." | "..")
-            && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
-    };
-    text(fits, "an interface's name of 1 to 15 bytes, such as \"wwan0\"")(node)
+    text(values::is_interface_name, "an interface's name of 1 to 15 bytes, such as \"wwan0\"")(node)
 }
 
 pub(super) fn severity(s: &mut Section<'_>, key: &str, default: Severity) -> Severity {

@@ -440,6 +440,13 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     short.then(|| humantime::parse_duration(text).ok()).flatten()
 }
 
+/// What the kernel takes for the name of a network interface (`dev_valid_name`), but for what a terminal would obey.
+pub(crate) fn is_interface_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+}
+
 /// A size as humans write it: `64MiB`, `1GB`, `512`.
 pub(super) fn size(text: &str) -> Option<u64> {
     text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64())

@@ -152,7 +152,7 @@ metrics! {
     12 BatteryDischarged "battery.discharged_pct" Sum "%" "falls of charge_pct while discharging";
     14 BatterySupply "battery.supply" Last "1" "the directory's name below power_supply";
     // Documentation/ABI/testing/sysfs-class-net and sysfs-class-net-statistics.
-    30 LinkType "link.type" Last "1" "net/*/type, wireless, uevent's DEVTYPE";
+    30 LinkType "link.type" Last "1" "net/*/type, wireless, uevent's DEVTYPE; of a bridge, bond or vlan: of what carries it (lower_*)";
     31 LinkInterface "link.interface" Last "1" "/proc/net/route, lowest metric";
     32 LinkUp "link.up" Last "1" "net/*/operstate and carrier";
     33 LinkRssi "link.rssi_dbm" Gauge "dBm" "/proc/net/wireless";
@@ -181,6 +181,7 @@ metrics! {
     56 InterfaceRxDropped "link.interfaces.*.rx_dropped" Counter "1" "net/*/statistics/rx_dropped";
     57 InterfaceTxDropped "link.interfaces.*.tx_dropped" Counter "1" "net/*/statistics/tx_dropped";
     58 InterfaceCarrierChanges "link.interfaces.*.carrier_changes" Counter "1" "net/*/carrier_changes";
+    59 InterfaceKind "link.interfaces.*.kind" Last "1" "bridge, bond, vlan or vpn: uevent's DEVTYPE, bridge/, bonding/, tun_flags";
     // Severity as in RFC 5424; the journal's PRIORITY.
     70 ErrorsCount "errors.count" Sum "1" "journal or /dev/kmsg at and above collect.errors.min_severity";
     71 ErrorsBySeverity "errors.by_severity.*" Sum "1" "the journal's PRIORITY";
