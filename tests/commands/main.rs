@@ -455,7 +455,7 @@ fn a_snapshot_comes_in_parts_that_make_one_text_without_secrets() {
 #[test]
 fn an_update_that_raises_a_critical_alarm_is_left_again_by_the_agent_itself() {
     const ALARM: &str =
-        "[[rules]]\nname = \"new-is-bad\"\nmetric = \"battery.charge_pct\"\nbelow = 50\nseverity = \"critical\"";
+        "[[rules]]\nname = \"new-is-bad\"\nmetric = \"battery.temperature_c\"\nabove = 60\nseverity = \"critical\"";
     let world = World::new();
     let tree = Tree::new();
     let gateway = world.gateway("gw-trial").measuring(&tree).with(ALARM);
@@ -483,7 +483,7 @@ fn an_update_that_raises_a_critical_alarm_is_left_again_by_the_agent_itself() {
 
     update("3.0");
     told("release_good", "3.0");
-    tree.write(&format!("{}/capacity", common::tree::BATTERY), "20");
+    tree.write(&format!("{}/temp", common::tree::BATTERY), "750");
     update("4.0");
     told("release_bad", "4.0");
     told("release_back", "3.0");

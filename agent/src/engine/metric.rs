@@ -145,12 +145,13 @@ metrics! {
     5 BatteryCurrent "battery.current_a" Gauge "A" "power_supply/*/current_now, positive while charging";
     6 BatteryPower "battery.power_w" Gauge "W" "power_supply/*/power_now, else voltage_now x current_now";
     7 BatteryTemperature "battery.temperature_c" Gauge "Cel" "power_supply/*/temp";
-    8 BatteryTimeToEmpty "battery.time_to_empty_s" Gauge "s" "power_supply/*/time_to_empty_now, else from charge and current";
+    8 BatteryTimeToEmpty "battery.time_to_empty_s" Gauge "s" "power_supply/*/time_to_empty_now, else from charge and current, else from drain_pct_h";
     9 BatteryHealth "battery.health_pct" Last "%" "power_supply/*/charge_full / charge_full_design";
     10 BatteryCycles "battery.cycle_count" Last "1" "power_supply/*/cycle_count";
     11 BatteryExternalPower "battery.external_power" Last "1" "power_supply/*/online of Mains, USB and Wireless";
     12 BatteryDischarged "battery.discharged_pct" Sum "%" "falls of charge_pct while discharging";
     14 BatterySupply "battery.supply" Last "1" "the directory's name below power_supply";
+    15 BatteryDrain "battery.drain_pct_h" Gauge "%/h" "Theil-Sen slope of charge_pct over the last half hour of discharging";
     // Documentation/ABI/testing/sysfs-class-net and sysfs-class-net-statistics.
     30 LinkType "link.type" Last "1" "net/*/type, wireless, uevent's DEVTYPE; of a bridge, bond or vlan: of what carries it (lower_*)";
     31 LinkInterface "link.interface" Last "1" "/proc/net/route, lowest metric";
@@ -226,6 +227,7 @@ metrics! {
     131 AgentCommandsRefused "agent.commands_refused.*" Sum "1" "commands refused, by reason";
     132 AgentThreads "agent.threads" Last "1" "/proc/self/status Threads";
     133 AgentDrainRemaining "agent.drain_remaining_records" Last "1" "telemetry older than this connection that is still to be sent";
+    134 AgentImplausible "agent.implausible_readings" Sum "1" "charges of the battery left out, because no battery can come to them in the time";
 }
 
 impl Metric {

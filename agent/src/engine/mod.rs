@@ -26,6 +26,7 @@ pub mod timeline;
 pub mod vitals;
 
 mod alarms;
+mod battery;
 mod healing;
 mod pace;
 mod quarantine;
@@ -49,6 +50,7 @@ use bytes::Bytes;
 use crate::config::{Action, AttributeValue, CheckedConfig};
 use admission::Power;
 use attributes::Attributes;
+use battery::Battery;
 use commands::{Commands, Step};
 use effects::{Effects, Purpose};
 use healing::Reboot;
@@ -112,6 +114,7 @@ pub struct Engine {
     timeline: Timeline,
     seqs: Seqs,
     vitals: Vitals,
+    battery: Battery,
     incidents: Incidents,
     rules: Rules,
     /// Alarms that the store could not take, by key: at most one a rule.
@@ -316,11 +319,16 @@ impl Engine {
     fn observed(&mut self, now: Now, result: Result<Observation, String>) {
         self.pace.observed();
         match result {
-            Ok(observation) => {
+            Ok(mut observation) => {
                 self.counters.collect_faults += observation.faults.len() as u64;
                 for fault in &observation.faults {
                     self.effects.log(LogLevel::Debug, format!("collect: {}: {}", fault.source, fault.what));
                 }
+                let findings = self.battery.look(now.mono, &mut observation.points);
+                if findings.swapped {
+                    self.vitals.forget_charge();
+                }
+                self.record_events(now, findings.event.into_iter().collect());
                 self.note_power(now, &observation);
                 self.inhibited.clone_from(&observation.inhibited);
                 self.see_releases(now, &observation.releases);
@@ -501,6 +509,10 @@ impl Engine {
         // The kernel counts what reached the disk, overhead of file system pages included: it knows better.
         if self.vitals.last(Metric::AgentStoreWritten).is_none() {
             points.push(Point::new(Metric::AgentStoreWritten, written));
+        }
+        let left_out = self.battery.take_left_out();
+        if left_out > 0 {
+            points.push(Point::new(Metric::AgentImplausible, left_out));
         }
         if self.config.collect.errors.enabled {
             points.extend(self.incidents.report());

@@ -7,6 +7,7 @@ use minicbor::{Decode, Encode};
 
 use super::admission::Power;
 use super::attributes::Attributes;
+use super::battery::Battery;
 use super::commands::{self, Commands};
 use super::effects::{Effects, Purpose};
 use super::incidents::{self, Incidents};
@@ -123,6 +124,7 @@ impl Engine {
             effects: Effects::default(),
             seqs: Seqs { last, reserved: last, reserving: false, retry_at: None },
             vitals: Vitals::new(now.mono),
+            battery: Battery::default(),
             incidents: Incidents::new(incident_settings(&config.collect.errors)),
             rules,
             unsaved_alarms: BTreeMap::new(),

@@ -92,6 +92,11 @@ impl Vitals {
         self.open += usize::from(cell.take(point.metric, point.value));
     }
 
+    /// The next charge is another battery's: the difference to the last one is no discharge.
+    pub const fn forget_charge(&mut self) {
+        self.charge = None;
+    }
+
     /// The last value of a metric in the open interval.
     #[must_use]
     pub fn last(&self, metric: Metric) -> Option<&Value> {

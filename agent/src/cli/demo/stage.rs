@@ -98,15 +98,22 @@ fn imitate_battery(dir: &Path) -> std::io::Result<Option<Battery>> {
     Ok(Some(Battery { root, supply }))
 }
 
-/// Writes the battery's files as they are after so many seconds of a load that would empty it in half an hour; in the
-/// units of Documentation/ABI/testing/sysfs-class-power.
+/// Writes the battery's files as they are after so many seconds of a load that would empty it in half an hour, and that a
+/// charger takes off when it is half done; in the units of Documentation/ABI/testing/sysfs-class-power.
 pub(super) fn drain_battery(supply: &Path, seconds: u64) -> std::io::Result<()> {
     const FULL_UAH: u64 = 5_000_000;
     const LIFE_S: u64 = 1_800;
-    let left = LIFE_S.saturating_sub(LIFE_S / 5 + seconds % (LIFE_S / 2));
+    const DRAIN_S: u64 = LIFE_S / 2;
+    const CHARGE_S: u64 = DRAIN_S / 5;
+    let phase = seconds % (DRAIN_S + CHARGE_S);
+    let (status, drained) = match phase.checked_sub(DRAIN_S) {
+        None => ("Discharging", phase),
+        Some(charging) => ("Charging", DRAIN_S - charging * DRAIN_S / CHARGE_S),
+    };
+    let left = LIFE_S - LIFE_S / 5 - drained;
     let charge_uah = FULL_UAH * left / LIFE_S;
     let files = [
-        ("status", "Discharging".to_owned()),
+        ("status", status.to_owned()),
         ("charge_full", FULL_UAH.to_string()),
         ("charge_full_design", (FULL_UAH * 100 / 95).to_string()),
         ("charge_now", charge_uah.to_string()),

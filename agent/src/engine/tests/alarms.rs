@@ -58,6 +58,25 @@ fn an_alarm_reaches_the_fleet_with_its_reading_and_is_cleared_beyond_the_clear_l
 }
 
 #[test]
+fn a_single_impossible_charge_raises_nothing_and_one_that_the_next_reading_agrees_with_does() {
+    let mut world = world(LOW);
+    let read_once = |world: &mut World, pct: f64| {
+        world.set(Metric::BatteryChargePct, Some(pct));
+        let rounds = world.rounds;
+        assert!(world.advance_until(60 * SECOND, |world| world.rounds > rounds));
+    };
+    world.set(Metric::BatterySupply, Some("BAT0"));
+    for (pct, raised) in [(80.0, 0), (3.0, 0), (79.0, 0), (3.0, 0), (3.0, 1)] {
+        read_once(&mut world, pct);
+        world.settle();
+        assert_eq!(alarms(&world).len(), raised, "at {pct} %");
+    }
+    world.advance(5 * SECOND);
+    let told = world.got.iter().filter(|got| got.body["name"] == "battery_implausible").count();
+    assert_eq!(told, 2, "once for each time that it was in doubt");
+}
+
+#[test]
 fn alarms_that_stand_are_shown_in_the_attributes_and_in_the_status() {
     let hot = "[[rules]]\nname = \"hot\"\nmetric = \"host.load1\"\nabove = 4\n";
     let mut world = world(&format!("{LOW}{hot}"));
