@@ -27,6 +27,7 @@ pub mod vitals;
 
 mod alarms;
 mod battery;
+mod changes;
 mod healing;
 mod pace;
 mod quarantine;
@@ -51,6 +52,7 @@ use crate::config::{Action, AttributeValue, CheckedConfig};
 use admission::Power;
 use attributes::Attributes;
 use battery::Battery;
+use changes::Changes;
 use commands::{Commands, Step};
 use effects::{Effects, Purpose};
 use healing::Reboot;
@@ -115,6 +117,7 @@ pub struct Engine {
     seqs: Seqs,
     vitals: Vitals,
     battery: Battery,
+    changes: Changes,
     incidents: Incidents,
     rules: Rules,
     /// Alarms that the store could not take, by key: at most one a rule.
@@ -328,7 +331,9 @@ impl Engine {
                 if findings.swapped {
                     self.vitals.forget_charge();
                 }
-                self.record_events(now, findings.event.into_iter().collect());
+                let mut events = self.changes.look(now.mono, &observation.points);
+                events.extend(findings.event);
+                self.record_events(now, events);
                 self.note_power(now, &observation);
                 self.inhibited.clone_from(&observation.inhibited);
                 self.see_releases(now, &observation.releases);
@@ -531,6 +536,7 @@ impl Engine {
             ("observe_one_at_a_time", counters.observe_busy),
             ("store_queue_max", counters.store_busy),
             ("alarm_events_max", self.rules.take_untold()),
+            ("change_events_max", self.changes.take_untold()),
         ];
         for (bound, times) in refused {
             if times > 0 {

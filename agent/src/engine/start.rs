@@ -8,6 +8,7 @@ use minicbor::{Decode, Encode};
 use super::admission::Power;
 use super::attributes::Attributes;
 use super::battery::Battery;
+use super::changes::Changes;
 use super::commands::{self, Commands};
 use super::effects::{Effects, Purpose};
 use super::incidents::{self, Incidents};
@@ -125,6 +126,7 @@ impl Engine {
             seqs: Seqs { last, reserved: last, reserving: false, retry_at: None },
             vitals: Vitals::new(now.mono),
             battery: Battery::default(),
+            changes: Changes::default(),
             incidents: Incidents::new(incident_settings(&config.collect.errors)),
             rules,
             unsaved_alarms: BTreeMap::new(),
