@@ -14,7 +14,7 @@ mod common;
 use serde_json::{Value as Json, json};
 
 use common::tree::{BATTERY, ETHERNET};
-use common::{Fleet, Gateway, PREFIX, Tree, World};
+use common::{Fleet, Gateway, Message, PREFIX, Tree, World};
 
 /// How far a computed value may be off: the rounding of a division.
 const EPSILON: f64 = 1e-6;
@@ -105,6 +105,37 @@ fn the_link_is_told_with_the_growth_of_its_counters_and_each_interface_by_name()
     tree.write("proc/net/route", &without_eth0.join("\n"));
     let sample = any_sample(&world.fleet, "gw-link", "the other link", |sample| sample["link"]["type"] == "wifi");
     assert_reads(&sample, "link", &json!({"interface": "wlan0", "rssi_dbm": -56.0}));
+}
+
+#[test]
+fn data_is_counted_against_its_monthly_budget_over_a_restart_and_each_mark_is_told_once() {
+    let (world, tree) = (World::new(), Tree::new());
+    let gateway = world.gateway("gw-data").measuring(&tree).with("[collect.link.monthly_budget]\neth0 = \"10kB\"");
+    let used = |mark: usize, bytes: u64, percent: f64| {
+        let fits = |sample: &Json| sample["link"]["interfaces"]["eth0"]["month_bytes"] == bytes;
+        let sample = world.fleet.sample_since(mark, "gw-data", &format!("{bytes} bytes"), fits);
+        assert_eq!(sample["link"]["interfaces"]["eth0"]["budget_used_pct"], percent, "{sample:#}");
+    };
+    let told = |severity: &str| {
+        let is_mark = |message: &Message| message.body["name"] == "data_budget" && message.body["severity"] == severity;
+        world.fleet.wait_for(severity, is_mark).body["link"].clone()
+    };
+    let agent = gateway.start();
+    used(0, 0, 0.0);
+    tree.write(&format!("{ETHERNET}/statistics/rx_bytes"), "10000");
+    used(0, 9_000, 90.0);
+    let expected = json!({"interface": "eth0", "month_bytes": 9_000, "budget_bytes": 10_000, "budget_used_pct": 90.0});
+    assert_eq!(told("warning"), expected);
+
+    assert_eq!(agent.sigterm(), Some(0));
+    let mark = world.fleet.mark();
+    let _agent = gateway.start();
+    used(mark, 9_000, 90.0);
+    tree.write(&format!("{ETHERNET}/statistics/tx_bytes"), "5000");
+    used(mark, 12_000, 120.0);
+    assert_eq!(told("error")["month_bytes"], 12_000);
+    let marks = world.fleet.so_far().into_iter().filter(|message| message.body["name"] == "data_budget").count();
+    assert_eq!(marks, 2, "the first mark is not told again after the restart");
 }
 
 #[test]
@@ -236,7 +267,7 @@ fn every_message_carries_who_when_and_in_which_order() {
     }
     let topic = format!("{PREFIX}/gw-order/telemetry");
     let messages = world.fleet.so_far();
-    let samples = messages.iter().filter(|message| message.topic == topic).flat_map(common::Message::samples);
+    let samples = messages.iter().filter(|message| message.topic == topic).flat_map(Message::samples);
     let seqs: Vec<u64> = samples.filter_map(|sample| sample["seq"].as_u64()).collect();
     assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "telemetry comes oldest first: {seqs:?}");
 }

@@ -66,8 +66,9 @@ pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) {
         round.point(Metric::LinkUp, false);
     }
 
-    let chosen =
+    let mut chosen =
         if config.interfaces.is_empty() { routes.carriers } else { config.interfaces.iter().cloned().collect() };
+    chosen.extend(config.monthly_budget.keys().cloned());
     if chosen.len() > INTERFACES_MAX {
         round.fault("sys/class/net", format!("{} interfaces: only the first {INTERFACES_MAX} are told", chosen.len()));
     }

@@ -91,7 +91,7 @@ impl Made {
         let config = Collect {
             root: dir.path().to_owned(),
             battery: CollectBattery { enabled: true, supply: String::new() },
-            link: CollectLink { enabled: true, interfaces: Vec::new() },
+            link: CollectLink { enabled: true, interfaces: Vec::new(), monthly_budget: BTreeMap::new() },
             errors: CollectErrors {
                 enabled: false,
                 min_severity: Severity::Error,

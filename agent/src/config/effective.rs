@@ -183,6 +183,7 @@ fn device_and_mqtt(CheckedConfig { device, mqtt, .. }: &CheckedConfig) -> Vec<Ta
 
 fn store_to_collect(CheckedConfig { store, telemetry, clock, collect, .. }: &CheckedConfig) -> Vec<Table> {
     let errors = &collect.errors;
+    let budget = Table::new("collect.link.monthly_budget");
     vec![
         Table::new("store")
             .path("path", &store.path)
@@ -198,6 +199,11 @@ fn store_to_collect(CheckedConfig { store, telemetry, clock, collect, .. }: &Che
         Table::new("collect").path("root", &collect.root),
         Table::new("collect.battery").set("enabled", collect.battery.enabled).text("supply", &collect.battery.supply),
         Table::new("collect.link").set("enabled", collect.link.enabled).list("interfaces", &collect.link.interfaces),
+        collect
+            .link
+            .monthly_budget
+            .iter()
+            .fold(budget, |table, (interface, bytes)| table.text(interface, format_size(*bytes))),
         Table::new("collect.errors")
             .set("enabled", errors.enabled)
             .text("min_severity", errors.min_severity.word())

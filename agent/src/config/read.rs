@@ -261,6 +261,10 @@ fn collect(s: &mut Section<'_>) -> Collect {
         link: s.table("link", |s| CollectLink {
             enabled: s.flag("enabled", true),
             interfaces: s.list("interfaces", vec![], "[\"wwan0\"]", interface),
+            monthly_budget: s.free("monthly_budget", |node| {
+                let size = text_of(node).and_then(values::size).filter(|size| *size > 0);
+                size.ok_or_else(|| unfit(node, "a size, such as \"500MiB\""))
+            }),
         }),
         errors: s.table("errors", |s| CollectErrors {
             enabled: s.flag("enabled", true),

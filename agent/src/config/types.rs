@@ -135,6 +135,7 @@ pub struct CollectBattery {
 pub struct CollectLink {
     pub enabled: bool,
     pub interfaces: Vec<String>,
+    pub monthly_budget: BTreeMap<String, u64>,
 }
 
 /// Error collector.

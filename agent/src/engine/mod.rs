@@ -28,6 +28,7 @@ pub mod vitals;
 mod alarms;
 mod battery;
 mod changes;
+mod data_use;
 mod healing;
 mod pace;
 mod quarantine;
@@ -54,6 +55,7 @@ use attributes::Attributes;
 use battery::Battery;
 use changes::Changes;
 use commands::{Commands, Step};
+use data_use::DataUse;
 use effects::{Effects, Purpose};
 use healing::Reboot;
 use incidents::Incidents;
@@ -118,6 +120,7 @@ pub struct Engine {
     vitals: Vitals,
     battery: Battery,
     changes: Changes,
+    data_use: DataUse,
     incidents: Incidents,
     rules: Rules,
     /// Alarms that the store could not take, by key: at most one a rule.
@@ -333,6 +336,9 @@ impl Engine {
                 }
                 let mut events = self.changes.look(now.mono, &observation.points);
                 events.extend(findings.event);
+                let counted = self.data_use.look(now, &self.config.collect.link.monthly_budget, &observation.points);
+                observation.points.extend(counted.points);
+                events.extend(counted.events);
                 self.record_events(now, events);
                 self.note_power(now, &observation);
                 self.inhibited.clone_from(&observation.inhibited);
@@ -468,7 +474,15 @@ impl Engine {
         self.judge(now, Round::Reported(sample.as_ref()));
         let learned = self.rules.learned_due(now.mono);
         self.save_learned(learned);
+        self.save_data_use(now, false);
         self.store_sample(now, sample);
+    }
+
+    /// What was counted of data outlives the agent.
+    fn save_data_use(&mut self, now: Now, stopping: bool) {
+        if let Some(entry) = self.data_use.save(now.mono, stopping) {
+            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        }
     }
 
     fn close_interval(&mut self, now: Now) -> Option<Sample> {

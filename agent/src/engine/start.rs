@@ -10,6 +10,7 @@ use super::attributes::Attributes;
 use super::battery::Battery;
 use super::changes::Changes;
 use super::commands::{self, Commands};
+use super::data_use::{DATA_KEY, DataUse};
 use super::effects::{Effects, Purpose};
 use super::incidents::{self, Incidents};
 use super::io::{LogLevel, Recovered};
@@ -127,6 +128,7 @@ impl Engine {
             vitals: Vitals::new(now.mono),
             battery: Battery::default(),
             changes: Changes::default(),
+            data_use: DataUse::new(now.mono, identity.boot, state.read(DATA_KEY)),
             incidents: Incidents::new(incident_settings(&config.collect.errors)),
             rules,
             unsaved_alarms: BTreeMap::new(),

@@ -78,6 +78,7 @@ impl Engine {
         self.store_sample(now, sample);
         let learned = self.rules.learned(now.mono);
         self.save_learned(learned);
+        self.save_data_use(now, true);
         // The lines in them were read, and will not be again.
         self.incidents.close_buckets(now.mono);
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));

@@ -1,0 +1,248 @@
+//! How much data each interface with a budget has used in this calendar month (UTC), over restarts and reboots; told once
+//! when most of the budget is gone, and once when all of it is. Only counts and tells: what is to be done about it is a
+//! rule's. Bounded by the configuration. A power cut costs what was counted since it was last written.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::commands::encode;
+use super::metric::{Metric, Point, Value};
+use super::observation::Severity;
+use super::record::{Event, EventKind};
+use super::time::{BootId, Mono, Now};
+use crate::wire::payload::rfc3339;
+
+/// The key of what was counted.
+pub(super) const DATA_KEY: &str = "data_use";
+/// How often it is written: what a power cut costs of it, against the wear of the flash.
+const SAVED_EVERY: Duration = Duration::from_secs(3_600);
+/// Of the budget, in percent; each is told once a month.
+const MARKS: [(f64, Severity); 2] = [(80.0, Severity::Warning), (100.0, Severity::Error)];
+
+/// What was counted.
+#[derive(Debug)]
+pub(super) struct DataUse {
+    stored: Stored,
+    boot: BootId,
+    saved: Mono,
+    changed: bool,
+}
+
+#[derive(Debug, Default, Encode, Decode)]
+pub(super) struct Stored {
+    /// Such as `2026-11`; none before the clock could be trusted.
+    #[n(0)]
+    month: Option<String>,
+    #[n(1)]
+    interfaces: BTreeMap<String, Used>,
+}
+
+#[derive(Debug, Clone, Default, Encode, Decode)]
+struct Used {
+    #[n(0)]
+    bytes: u64,
+    /// Of [`MARKS`], how many were told.
+    #[n(1)]
+    told: u32,
+    /// The kernel's counters when they were last read, and in which boot that was.
+    #[n(2)]
+    counters: Option<(BootId, u64, u64)>,
+}
+
+/// What a round came to.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    pub(super) points: Vec<Point>,
+    pub(super) events: Vec<Event>,
+}
+
+impl DataUse {
+    /// Goes on with what was counted before.
+    pub(super) fn new(now: Mono, boot: BootId, stored: Option<Stored>) -> Self {
+        Self { stored: stored.unwrap_or_default(), boot, saved: now, changed: false }
+    }
+
+    /// Counts what grew since the last round, for the interfaces that have a budget.
+    pub(super) fn look(&mut self, now: Now, budgets: &BTreeMap<String, u64>, points: &[Point]) -> Counted {
+        let mut counted = Counted::default();
+        self.stored.interfaces.retain(|interface, _| budgets.contains_key(interface));
+        if budgets.is_empty() {
+            return counted;
+        }
+        self.turn_month(now);
+        for (interface, budget) in budgets {
+            let read = |metric| match labelled(points, metric, interface) {
+                Some(Value::Count(count)) => Some(*count),
+                _ => None,
+            };
+            let used = self.stored.interfaces.entry(interface.clone()).or_default();
+            if let (Some(rx), Some(tx)) = (read(Metric::InterfaceRxBytes), read(Metric::InterfaceTxBytes)) {
+                let growth = used.growth(self.boot, rx, tx);
+                used.bytes = used.bytes.saturating_add(growth);
+                self.changed |= growth > 0;
+            }
+            let percent = percent(used.bytes, *budget);
+            counted.points.push(Point::labelled(Metric::InterfaceMonthBytes, interface, used.bytes));
+            counted.points.push(Point::labelled(Metric::InterfaceBudgetUsed, interface, percent));
+            counted.events.extend(used.mark(interface, *budget, percent));
+        }
+        counted
+    }
+
+    /// What is to be written, if it is time to; at a stop it is.
+    pub(super) fn save(&mut self, now: Mono, stopping: bool) -> Option<(String, Option<Bytes>)> {
+        if !self.changed || (!stopping && now.since(self.saved) < SAVED_EVERY) {
+            return None;
+        }
+        (self.saved, self.changed) = (now, false);
+        Some((DATA_KEY.to_owned(), Some(encode(&self.stored))))
+    }
+
+    /// Another month begins anew; without a clock this one goes on.
+    fn turn_month(&mut self, now: Now) {
+        let date = if now.wall.trusted { rfc3339(now.wall.unix) } else { None };
+        let Some(month) = date.and_then(|date| Some(date.get(..7)?.to_owned())) else { return };
+        if self.stored.month.as_ref() == Some(&month) {
+            return;
+        }
+        if self.stored.month.replace(month).is_some() {
+            for used in self.stored.interfaces.values_mut() {
+                (used.bytes, used.told) = (0, 0);
+            }
+        }
+        self.changed = true;
+    }
+}
+
+impl Used {
+    /// Since the last reading. What an interface has at the first reading of a boot went over it in that boot, but for
+    /// the very first: that may be from before anybody counted.
+    fn growth(&mut self, boot: BootId, rx: u64, tx: u64) -> u64 {
+        let (rx_before, tx_before) = match self.counters.replace((boot, rx, tx)) {
+            None => (rx, tx),
+            Some((known, rx_before, tx_before)) if known == boot => (rx_before, tx_before),
+            Some(_) => (0, 0),
+        };
+        // One that fell was restarted from zero: the interface was made anew.
+        let since = |before: u64, count: u64| count.checked_sub(before).unwrap_or(count);
+        since(rx_before, rx).saturating_add(since(tx_before, tx))
+    }
+
+    /// The mark that was passed, the last of several.
+    fn mark(&mut self, interface: &str, budget: u64, percent: f64) -> Option<Event> {
+        let passed = MARKS.iter().filter(|(mark, _)| percent >= *mark).count();
+        let (_, severity) = *MARKS.get(passed.checked_sub(1)?)?;
+        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+        if passed <= self.told {
+            return None;
+        }
+        self.told = passed;
+        let event = Event::new(severity, EventKind::Lifecycle, "data_budget").group("link");
+        Some(
+            event
+                .with("interface", interface)
+                .with("month_bytes", self.bytes)
+                .with("budget_bytes", budget)
+                .with("budget_used_pct", percent),
+        )
+    }
+}
+
+fn labelled<'a>(points: &'a [Point], metric: Metric, label: &str) -> Option<&'a Value> {
+    let point = points.iter().find(|point| point.metric == metric && point.label.as_deref() == Some(label));
+    point.map(|point| &point.value)
+}
+
+/// To a tenth. A budget of nothing is gone with the first byte.
+#[expect(clippy::cast_precision_loss, reason = "precise to 8 PiB")]
+fn percent(used: u64, budget: u64) -> f64 {
+    (used as f64 / budget.max(1) as f64 * 1_000.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::time::{Unix, Wall};
+
+    const NOVEMBER: i64 = 1_793_491_200_000;
+    const DAY_MS: i64 = 86_400_000;
+
+    fn at(unix: i64, trusted: bool) -> Now {
+        Now { mono: Mono(1), wall: Wall { unix: Unix(unix), trusted } }
+    }
+
+    fn boot(n: u8) -> BootId {
+        BootId([n; 16])
+    }
+
+    fn budgets() -> BTreeMap<String, u64> {
+        [("wwan0".to_owned(), 1_000)].into()
+    }
+
+    fn counters(rx: u64, tx: u64) -> Vec<Point> {
+        vec![
+            Point::labelled(Metric::InterfaceRxBytes, "wwan0", rx),
+            Point::labelled(Metric::InterfaceTxBytes, "wwan0", tx),
+            Point::labelled(Metric::InterfaceRxBytes, "eth0", 1_000_000_u64),
+        ]
+    }
+
+    fn used(counted: &Counted) -> u64 {
+        match labelled(&counted.points, Metric::InterfaceMonthBytes, "wwan0") {
+            Some(Value::Count(bytes)) => *bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn restarted(data: &mut DataUse, boot: BootId) -> DataUse {
+        let (_, value) = data.save(Mono(2), true).unwrap();
+        DataUse::new(Mono(0), boot, minicbor::decode(&value.unwrap()).ok())
+    }
+
+    #[test]
+    fn growth_is_counted_over_restarts_and_reboots_and_not_what_was_before() {
+        let mut data = DataUse::new(Mono(0), boot(1), None);
+        let now = at(NOVEMBER, true);
+        assert_eq!(used(&data.look(now, &budgets(), &counters(70_000, 5_000))), 0, "nobody had counted yet");
+        assert_eq!(used(&data.look(now, &budgets(), &counters(70_100, 5_050))), 150);
+        let mut data = restarted(&mut data, boot(1));
+        assert_eq!(used(&data.look(now, &budgets(), &counters(70_200, 5_050))), 250, "also what went on meanwhile");
+        let mut data = restarted(&mut data, boot(2));
+        assert_eq!(used(&data.look(now, &budgets(), &counters(40, 10))), 300, "a boot counts from zero");
+        assert_eq!(used(&data.look(now, &budgets(), &counters(5, 0))), 305, "an interface that was made anew, too");
+        assert_eq!(used(&data.look(now, &budgets(), &[])), 305, "a round without the reading");
+    }
+
+    #[test]
+    fn each_mark_is_told_once_a_month_and_a_new_month_begins_at_zero() {
+        let mut data = DataUse::new(Mono(0), boot(1), None);
+        let mut told = |unix: i64, trusted: bool, rx: u64| {
+            let counted = data.look(at(unix, trusted), &budgets(), &counters(rx, 0));
+            let events: Vec<Severity> = counted.events.iter().map(|event| event.severity).collect();
+            (used(&counted), events)
+        };
+        assert_eq!(told(NOVEMBER, true, 0), (0, vec![]));
+        assert_eq!(told(NOVEMBER, true, 799), (799, vec![]));
+        assert_eq!(told(NOVEMBER, true, 800), (800, vec![Severity::Warning]));
+        assert_eq!(told(NOVEMBER, true, 900), (900, vec![]));
+        assert_eq!(told(NOVEMBER, true, 1_200), (1_200, vec![Severity::Error]));
+        assert_eq!(told(0, false, 1_300), (1_300, vec![]), "a clock in 1970 turns no month");
+        assert_eq!(told(NOVEMBER + 30 * DAY_MS, true, 1_400), (100, vec![]));
+        assert_eq!(told(NOVEMBER + 30 * DAY_MS, true, 2_400), (1_100, vec![Severity::Error]), "one for both marks");
+    }
+
+    #[test]
+    fn it_is_written_hourly_at_most_and_only_what_is_new() {
+        let mut data = DataUse::new(Mono(0), boot(1), None);
+        data.look(at(NOVEMBER, true), &budgets(), &counters(1, 1));
+        assert_eq!(data.save(Mono(3_599_999), false), None);
+        assert!(data.save(Mono(3_600_000), false).is_some());
+        data.look(at(NOVEMBER, true), &budgets(), &counters(1, 1));
+        assert_eq!(data.save(Mono(9_000_000), true), None, "nothing was used");
+        let none = data.look(at(NOVEMBER, true), &BTreeMap::new(), &counters(9, 9));
+        assert!(none.points.is_empty() && data.stored.interfaces.is_empty(), "no budget, nothing to count");
+    }
+}
