@@ -43,6 +43,8 @@ pub enum Input {
     LinkUp {
         /// The effect's id.
         id: EffectId,
+        /// How long the broker's name took to resolve, where it has one.
+        lookup: Option<Duration>,
     },
     /// The transport could not be opened, or is gone. Comes once for each [`Effect::Connect`].
     LinkDown {

@@ -183,6 +183,7 @@ metrics! {
     57 InterfaceTxDropped "link.interfaces.*.tx_dropped" Counter "1" "net/*/statistics/tx_dropped";
     58 InterfaceCarrierChanges "link.interfaces.*.carrier_changes" Counter "1" "net/*/carrier_changes";
     59 InterfaceKind "link.interfaces.*.kind" Last "1" "bridge, bond, vlan or vpn: uevent's DEVTYPE, bridge/, bonding/, tun_flags";
+    62 LinkDns "link.dns_ms" Gauge "ms" "getaddrinfo(3) of the broker's name, at the last connection of the interval";
     63 InterfaceMonthBytes "link.interfaces.*.month_bytes" Last "By" "rx_bytes and tx_bytes since the month began; only with a monthly_budget";
     64 InterfaceBudgetUsed "link.interfaces.*.budget_used_pct" Last "%" "month_bytes of collect.link.monthly_budget";
     // Severity as in RFC 5424; the journal's PRIORITY.

@@ -207,7 +207,10 @@ impl Engine {
                 self.outbox.stats(stats, &mut self.effects);
                 self.attributes.set_degraded(self.outbox.fault().is_some() || self.outbox.is_short_of_space());
             }
-            Input::LinkUp { id } => self.greet(now, id),
+            Input::LinkUp { id, lookup } => {
+                self.session.looked_up(lookup);
+                self.greet(now, id);
+            }
             Input::LinkDown { id, fault, retry_in } => {
                 if let Some(signal) = self.link.down(now.mono, id, fault, retry_in) {
                     self.signal(now, signal, retry_in);

@@ -92,6 +92,8 @@ pub(super) struct Session {
     connected_from: Option<Mono>,
     store_written: u64,
     rtt: Option<Duration>,
+    /// How long the broker's name took to resolve.
+    lookup: Option<Duration>,
     pub(super) last_fault: Option<LinkFault>,
 }
 
@@ -208,7 +210,15 @@ impl Session {
         if let Some(rtt) = self.rtt.take() {
             points.push(Point::new(Metric::LinkBrokerRtt, rtt.as_secs_f64() * 1000.0));
         }
+        if let Some(lookup) = self.lookup.take() {
+            points.push(Point::new(Metric::LinkDns, lookup.as_secs_f64() * 1000.0));
+        }
         points
+    }
+
+    /// A connection was made, and the resolver took so long for it.
+    pub(super) fn looked_up(&mut self, lookup: Option<Duration>) {
+        self.lookup = lookup.or(self.lookup);
     }
 }
 

@@ -116,7 +116,7 @@ impl Dispatcher {
     /// What the link says, in the engine's words; with a draw of the backoff where it is down.
     pub(super) fn link_input(&mut self, event: LinkEvent) -> Input {
         match event {
-            LinkEvent::Up { id } => Input::LinkUp { id },
+            LinkEvent::Up { id, lookup } => Input::LinkUp { id, lookup },
             LinkEvent::Packet { id, packet } => Input::Packet { id, packet },
             LinkEvent::Down { id, fault } => self.link_down(id, fault),
         }

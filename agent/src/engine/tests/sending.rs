@@ -37,6 +37,24 @@ fn a_reboot_that_nobody_announced_is_told_by_what_the_kernel_kept() {
 }
 
 #[test]
+fn how_long_the_brokers_name_took_is_told_once_for_each_connection() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.lookup = Some(Duration::from_millis(250));
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(Duration::from_secs(130));
+    let told: Vec<&serde_json::Value> = world
+        .got
+        .iter()
+        .filter_map(|got| got.body["samples"].as_array())
+        .flatten()
+        .map(|sample| &sample["link"]["dns_ms"])
+        .filter(|told| !told.is_null())
+        .collect();
+    assert_eq!(told, [&serde_json::json!(250.0)]);
+}
+
+#[test]
 fn presence_and_attributes_are_said_first_then_events_then_telemetry() {
     let mut world = World::new();
     world.advance(5 * SECOND);

@@ -157,6 +157,8 @@ pub(super) struct World {
     pub(super) points: Vec<Point>,
     /// Rounds of collection.
     pub(super) rounds: usize,
+    /// What the resolver takes for the next connections.
+    pub(super) lookup: Option<Duration>,
     /// What the dice say for the next try, once the agent has closed a connection.
     pub(super) retry_in: Duration,
     /// What the kernel has kept of crashes.
@@ -259,6 +261,7 @@ impl World {
             backoff_resets: 0,
             points: vec![Point::new(Metric::BatteryChargePct, 80.0), Point::new(Metric::HostLoad1, 0.1)],
             rounds: 0,
+            lookup: None,
             retry_in: Duration::from_secs(1),
             end_signs: EndSigns::default(),
             releases: Vec::new(),
@@ -472,7 +475,7 @@ impl World {
                 self.connects += 1;
                 if self.broker_up {
                     self.connection = Some(id);
-                    self.queue.push_back(Input::LinkUp { id });
+                    self.queue.push_back(Input::LinkUp { id, lookup: self.lookup });
                 } else {
                     let fault = fault(LinkFaultKind::Tcp);
                     self.queue.push_back(Input::LinkDown { id, fault, retry_in: Duration::from_secs(1) });

@@ -54,6 +54,8 @@ pub enum LinkEvent {
     Up {
         /// The connection.
         id: EffectId,
+        /// How long the resolver took, where there was a name to resolve.
+        lookup: Option<Duration>,
     },
     /// A packet came in.
     Packet {
@@ -163,7 +165,7 @@ impl Link {
         queued: mpsc::Receiver<Packet>,
         closing: oneshot::Receiver<()>,
     ) -> LinkFault {
-        if self.events.send(LinkEvent::Up { id: self.id }).await.is_err() {
+        if self.events.send(LinkEvent::Up { id: self.id, lookup: self.target.take_lookup() }).await.is_err() {
             return local();
         }
         let (input, output) = tokio::io::split(stream);

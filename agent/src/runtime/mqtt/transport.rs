@@ -17,11 +17,11 @@ mod x509;
 pub(super) mod tests;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -50,6 +50,8 @@ pub struct Target {
     url: BrokerUrl,
     tls: tls::Keeper,
     handshake_timeout: Duration,
+    /// How long the resolver took for the last connection.
+    lookup: Mutex<Option<Duration>>,
 }
 
 impl Target {
@@ -58,13 +60,19 @@ impl Target {
     pub fn new(url: BrokerUrl, tls: Option<Tls>) -> Self {
         let none = || Tls { ca_file: None, cert_file: None, key_file: None, alpn: Vec::new() };
         let tls = tls::Keeper::new(tls.unwrap_or_else(none));
-        Self { url, tls, handshake_timeout: HANDSHAKE_TIMEOUT }
+        Self { url, tls, handshake_timeout: HANDSHAKE_TIMEOUT, lookup: Mutex::default() }
     }
 
     /// Where it is.
     #[must_use]
     pub const fn url(&self) -> &BrokerUrl {
         &self.url
+    }
+
+    /// How long the broker's name took to resolve for the last connection; nothing where its address is given.
+    #[must_use]
+    pub fn take_lookup(&self) -> Option<Duration> {
+        self.lookup.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Looks at the TLS files now, as each connection does, and at the roots of the system, which are otherwise read once.
@@ -125,7 +133,7 @@ pub async fn open(target: &Target) -> Result<Stream, LinkFault> {
 async fn open_now(target: &Target) -> Result<Stream, LinkFault> {
     let url = &target.url;
     if !url.tls {
-        return Ok(Stream::Plain(connect(url).await?));
+        return Ok(Stream::Plain(connect(target).await?));
     }
     // Before the socket: a file that can't be read is not worth a connection.
     let settings = target.tls.settings(Timestamp::now())?;
@@ -133,7 +141,7 @@ async fn open_now(target: &Target) -> Result<Stream, LinkFault> {
         kind: LinkFaultKind::Tls,
         detail: format!("{} is not a name that a certificate can carry: correct mqtt.url", url.host),
     })?;
-    let tcp = connect(url).await?;
+    let tcp = connect(target).await?;
     let shaken = timeout(target.handshake_timeout, TlsConnector::from(Arc::clone(&settings.client)).connect(name, tcp));
     match shaken.await {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
@@ -146,11 +154,15 @@ async fn open_now(target: &Target) -> Result<Stream, LinkFault> {
     }
 }
 
-async fn connect(url: &BrokerUrl) -> Result<TcpStream, LinkFault> {
+async fn connect(target: &Target) -> Result<TcpStream, LinkFault> {
+    let url = &target.url;
+    let asked = Instant::now();
     let addresses: Vec<SocketAddr> = match tokio::net::lookup_host((url.host.as_str(), url.port)).await {
         Ok(found) => found.take(ADDRESSES_MAX).collect(),
         Err(error) => return Err(fault::of_lookup(url, &error)),
     };
+    let is_name = url.host.parse::<IpAddr>().is_err();
+    *target.lookup.lock().unwrap_or_else(PoisonError::into_inner) = is_name.then(|| asked.elapsed());
     let mut last = fault::no_address(url);
     for address in addresses {
         match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
