@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod backlog;
 pub mod broker;
+pub mod bus;
 pub mod chance;
 pub mod fleet;
 pub mod front;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 pub use agent::{Agent, Gateway};
 pub use broker::{Access, Broker};
+pub use bus::Bus;
 pub use chance::Chance;
 pub use fleet::{Fleet, Message};
 pub use front::Front;

@@ -1,51 +1,27 @@
-//! A system bus of the test's own, by dbus-daemon, with systemd's interface (org.freedesktop.systemd1(5)) on it, as far as
+//! A system bus of the test's own with systemd's interface (org.freedesktop.systemd1(5)) on it, as far as
 //! restarting a unit takes it.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-use tempfile::TempDir;
 use zbus::connection::{Builder, Connection};
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::OwnedObjectPath;
 
-use super::common::process::{Process, tool};
+use super::common::Bus;
 
 const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/app_2eservice";
 
-/// Everybody may do everything: it is nobody's bus but ours.
-const BUS_CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <listen>unix:path=DIR/bus</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy>
-</busconfig>"#;
-
 pub struct Pid1 {
-    address: String,
+    bus: Bus,
     restarted: Arc<Mutex<Vec<String>>>,
     _systemd: Connection,
-    _bus: Process,
-    _dir: TempDir,
 }
 
 impl Pid1 {
     pub async fn start() -> Self {
-        let dir = TempDir::new().unwrap();
-        let config = dir.path().join("bus.conf");
-        std::fs::write(&config, BUS_CONFIG.replace("DIR", &dir.path().display().to_string())).unwrap();
-        let mut daemon = tool("dbus-daemon");
-        daemon.args(["--nofork", "--nopidfile", "--print-address", "--config-file"]).arg(config);
-        let mut bus = Process::start("dbus-daemon", daemon.stdout(Stdio::piped()));
-        // It is said when it listens.
-        let mut address = String::new();
-        BufReader::new(bus.stdout()).read_line(&mut address).unwrap();
-        let address = address.trim().to_owned();
-
+        let bus = Bus::start();
         let restarted = Arc::default();
-        let systemd = Builder::address(address.as_str())
+        let systemd = Builder::address(bus.address())
             .unwrap()
             .serve_at("/org/freedesktop/systemd1", Manager(Arc::clone(&restarted)))
             .unwrap()
@@ -58,11 +34,11 @@ impl Pid1 {
             .build()
             .await
             .unwrap();
-        Self { address, restarted, _systemd: systemd, _bus: bus, _dir: dir }
+        Self { bus, restarted, _systemd: systemd }
     }
 
     pub fn address(&self) -> &str {
-        &self.address
+        self.bus.address()
     }
 
     pub fn restarted(&self) -> Vec<String> {

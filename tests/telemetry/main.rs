@@ -10,11 +10,15 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod modem;
+
+use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
 use common::tree::{BATTERY, ETHERNET};
-use common::{Fleet, Gateway, Message, PREFIX, Tree, World};
+use common::{Bus, Fleet, Gateway, Message, PREFIX, Tree, World};
+use modem::ModemManager;
 
 /// How far a computed value may be off: the rounding of a division.
 const EPSILON: f64 = 1e-6;
@@ -72,6 +76,37 @@ fn the_battery_is_told_in_the_contracts_units_and_signs() {
         battery["external_power"] == true && battery["state"] == "charging" && battery["current_a_min"].is_null()
     });
     assert_reads(&sample, "battery", &json!({"current_a": 0.5, "time_to_empty_s": null}));
+}
+
+#[test]
+fn a_modem_is_told_as_modem_manager_has_it_and_without_one_the_rest_is_told() {
+    let (world, tree, bus) = (World::new(), Tree::new(), Bus::start());
+    tree.write("sys/class/net/wwan0/type", "65534");
+    tree.write("sys/class/net/wwan0/uevent", "DEVTYPE=wwan\nINTERFACE=wwan0");
+    tree.write("sys/class/net/wwan0/operstate", "unknown");
+    tree.write("sys/class/net/wwan0/carrier", "1");
+    tree.write(
+        "proc/net/route",
+        "Iface\tDestination\tGateway\nwwan0\t00000000\t0100000A\t0003\t0\t0\t50\t00000000\t0\t0\t0",
+    );
+    let gateway = world.gateway("gw-modem").measuring(&tree);
+    let start = || gateway.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", Path::new(bus.address()))]);
+    let agent = start();
+    let cellular = |sample: &Json| sample["link"]["type"] == "cellular";
+    let alone = world.fleet.sample_since(0, "gw-modem", "a link without ModemManager", cellular);
+    assert_reads(&alone, "link", &json!({"interface": "wwan0", "up": true, "rat": null, "signal_quality_pct": null}));
+    assert_reads(&alone, "agent", &json!({"collect_faults": 0}));
+    drop(agent);
+
+    let _manager = ModemManager::on(&bus);
+    let _agent = start();
+    let told =
+        any_sample(&world.fleet, "gw-modem", "what ModemManager says", |sample| sample["link"]["rat"].is_string());
+    assert_reads(
+        &told,
+        "link",
+        &json!({"rat": "5gnr", "signal_quality_pct": 64.0, "rsrp_dbm": null, "operator": null}),
+    );
 }
 
 #[test]

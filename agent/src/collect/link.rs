@@ -9,6 +9,7 @@ use crate::config::{CollectLink, is_interface_name};
 use crate::engine::metric::Metric;
 
 const LOOPBACK: &str = "lo";
+const CELLULAR: &str = "cellular";
 /// The most interfaces that are told by name; a gateway with more (containers, bridges) should name those that count.
 const INTERFACES_MAX: usize = 32;
 /// A VLAN on a bridge on a bond on a card, and then some.
@@ -56,11 +57,12 @@ struct Route<'a> {
     metric: u32,
 }
 
-/// Reads every chosen interface, and the one with the default route, into `round`.
-pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) {
+/// Reads every chosen interface, and the one with the default route, into `round`; the latter's name where it is a modem's.
+pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) -> Option<String> {
     let routes = routes(round);
+    let mut modem = None;
     if let Some(name) = &routes.default {
-        link(round, name);
+        modem = link(round, name).then(|| name.clone());
     } else if !routes.incomplete {
         round.point(Metric::LinkType, "none");
         round.point(Metric::LinkUp, false);
@@ -75,9 +77,11 @@ pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) {
     for name in chosen.iter().filter(|name| *name != LOOPBACK).take(INTERFACES_MAX) {
         interface(round, name);
     }
+    modem
 }
 
-fn link(round: &mut Round<'_>, name: &str) {
+/// Whether it is a modem's.
+fn link(round: &mut Round<'_>, name: &str) -> bool {
     round.point(Metric::LinkInterface, name);
     let kind = link_type(round, name, 0);
     round.reading(Metric::LinkType, kind);
@@ -89,6 +93,7 @@ fn link(round: &mut Round<'_>, name: &str) {
         let count = round.number(&format!("sys/class/net/{name}/{file}"), 0..=u64::MAX);
         round.reading(metric, count);
     }
+    kind == Ok(Some(CELLULAR))
 }
 
 fn interface(round: &mut Round<'_>, name: &str) {
@@ -183,8 +188,8 @@ fn hardware(round: &mut Round<'_>, name: &str) -> Result<&'static str, Faulted> 
     let is_modem = uevent.lines().any(|line| line == "DEVTYPE=wwan") || name.starts_with("wwan");
     Ok(match hardware {
         _ if round.exists(&format!("{dir}/wireless")) || round.exists(&format!("{dir}/phy80211")) => "wifi",
-        _ if is_modem => "cellular",
-        ARPHRD_PPP if name.starts_with("ppp") => "cellular",
+        _ if is_modem => CELLULAR,
+        ARPHRD_PPP if name.starts_with("ppp") => CELLULAR,
         ARPHRD_ETHER => "ethernet",
         _ => "none",
     })

@@ -9,6 +9,7 @@ pub mod errors;
 pub mod host;
 mod inhibit;
 pub mod link;
+mod modem;
 mod own;
 pub mod reboot;
 mod releases;
@@ -24,6 +25,7 @@ use crate::engine::metric::Metric;
 use crate::engine::observation::Observation;
 use clock::ClockReading;
 use host::Host;
+use modem::Modems;
 use own::Own;
 use round::Round;
 
@@ -33,6 +35,7 @@ pub struct Collectors {
     battery_root: PathBuf,
     host: Host,
     own: Own,
+    modems: Modems,
     targets: BTreeMap<String, config::Rollback>,
     sockets: bool,
 }
@@ -46,6 +49,7 @@ impl Collectors {
             battery_root: config.root.clone(),
             host: Host::default(),
             own: Own::default(),
+            modems: Modems::default(),
             targets: BTreeMap::new(),
             sockets: false,
         }
@@ -79,7 +83,9 @@ impl Collectors {
         let mut observation = batteries.finish();
         let mut round = Round::new(&self.config.root);
         if self.config.link.enabled {
-            link::collect(&self.config.link, &mut round);
+            if let Some(interface) = link::collect(&self.config.link, &mut round) {
+                self.modems.collect(clock.now.mono, &interface, &mut round);
+            }
         }
         if self.config.host.enabled {
             self.host.collect(&self.config.host, &mut round);

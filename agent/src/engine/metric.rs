@@ -156,8 +156,8 @@ metrics! {
     30 LinkType "link.type" Last "1" "net/*/type, wireless, uevent's DEVTYPE; of a bridge, bond or vlan: of what carries it (lower_*)";
     31 LinkInterface "link.interface" Last "1" "/proc/net/route, lowest metric";
     32 LinkUp "link.up" Last "1" "net/*/operstate and carrier";
-    33 LinkRssi "link.rssi_dbm" Gauge "dBm" "/proc/net/wireless";
-    34 LinkRsrp "link.rsrp_dbm" Gauge "dBm" "ModemManager Signal.Lte";
+    33 LinkRssi "link.rssi_dbm" Gauge "dBm" "/proc/net/wireless; of a modem: ModemManager Signal";
+    34 LinkRsrp "link.rsrp_dbm" Gauge "dBm" "ModemManager Signal: Nr5g, else Lte";
     35 LinkRsrq "link.rsrq_db" Gauge "dB" "ModemManager Signal.Lte";
     36 LinkSinr "link.sinr_db" Gauge "dB" "ModemManager Signal.Lte";
     37 LinkRat "link.rat" Last "1" "ModemManager AccessTechnologies";
@@ -183,6 +183,8 @@ metrics! {
     57 InterfaceTxDropped "link.interfaces.*.tx_dropped" Counter "1" "net/*/statistics/tx_dropped";
     58 InterfaceCarrierChanges "link.interfaces.*.carrier_changes" Counter "1" "net/*/carrier_changes";
     59 InterfaceKind "link.interfaces.*.kind" Last "1" "bridge, bond, vlan or vpn: uevent's DEVTYPE, bridge/, bonding/, tun_flags";
+    60 LinkRegistration "link.registration" Last "1" "ModemManager Modem3gpp RegistrationState";
+    61 LinkSignalQuality "link.signal_quality_pct" Gauge "%" "ModemManager SignalQuality";
     62 LinkDns "link.dns_ms" Gauge "ms" "getaddrinfo(3) of the broker's name, at the last connection of the interval";
     63 InterfaceMonthBytes "link.interfaces.*.month_bytes" Last "By" "rx_bytes and tx_bytes since the month began; only with a monthly_budget";
     64 InterfaceBudgetUsed "link.interfaces.*.budget_used_pct" Last "%" "month_bytes of collect.link.monthly_budget";

@@ -1,0 +1,427 @@
+//! What ModemManager says of the modem that carries the default route (D-Bus API 1.0, org.freedesktop.ModemManager1): one
+//! question a round, on a connection that stays, and no signal that would wake the agent between rounds. Only asked where the
+//! route goes over a modem. Where there is no bus or no ModemManager, the gateway just doesn't have these readings.
+#![expect(clippy::disallowed_methods, reason = "another daemon's answer has a deadline")]
+#![expect(clippy::disallowed_types, reason = "zbus hands properties over in them; their order is of no matter here")]
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+use zbus::fdo::ManagedObjects;
+use zbus::names::OwnedInterfaceName;
+use zbus::proxy::MethodFlags;
+use zbus::zvariant::{Dict, OwnedObjectPath, OwnedValue};
+use zbus::{Connection, Proxy};
+
+use super::printable;
+use super::round::Round;
+use crate::engine::metric::Metric;
+use crate::engine::time::Mono;
+
+const SERVICE: &str = "org.freedesktop.ModemManager1";
+const PATH: &str = "/org/freedesktop/ModemManager1";
+const MODEM: &str = "org.freedesktop.ModemManager1.Modem";
+const MODEM_3GPP: &str = "org.freedesktop.ModemManager1.Modem.Modem3gpp";
+const SIGNAL: &str = "org.freedesktop.ModemManager1.Modem.Signal";
+
+/// What a bus says of a name that nobody has: dbus-daemon, and dbus-broker.
+const ABSENT: [&str; 2] = ["org.freedesktop.DBus.Error.NameHasNoOwner", "org.freedesktop.DBus.Error.ServiceUnknown"];
+/// A round waits for no longer than this.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Where it isn't there, or has failed, it is asked again after this.
+const ABSENT_FOR: Duration = Duration::from_secs(60);
+/// The same where it hung.
+const HUNG_FOR: Duration = Duration::from_secs(600);
+/// More modems than that in one gateway are not looked at.
+const MODEMS_MAX: usize = 8;
+/// How often ModemManager reads a modem's signal, once it is told to: by itself it doesn't.
+const SIGNAL_RATE_S: u32 = 30;
+const TEXT_CHARS_MAX: usize = 64;
+/// `MMModemPortType`.
+const PORT_NET: u32 = 2;
+
+/// `MMModemAccessTechnology`, the newest first, in the words of mmcli(1).
+const TECHNOLOGIES: [(u32, &str); 18] = [
+    (15, "5gnr"),
+    (14, "lte"),
+    (16, "lte-cat-m"),
+    (17, "lte-nb-iot"),
+    (9, "hspa-plus"),
+    (8, "hspa"),
+    (7, "hsupa"),
+    (6, "hsdpa"),
+    (5, "umts"),
+    (13, "evdob"),
+    (12, "evdoa"),
+    (11, "evdo0"),
+    (10, "1xrtt"),
+    (4, "edge"),
+    (3, "gprs"),
+    (2, "gsm-compact"),
+    (1, "gsm"),
+    (0, "pots"),
+];
+
+/// `MMModem3gppRegistrationState`, in its own words.
+const REGISTRATIONS: [&str; 12] = [
+    "idle",
+    "home",
+    "searching",
+    "denied",
+    "unknown",
+    "roaming",
+    "home-sms-only",
+    "roaming-sms-only",
+    "emergency-only",
+    "home-csfb-not-preferred",
+    "roaming-csfb-not-preferred",
+    "attached-rlos",
+];
+
+/// What a signal can be: 3GPP TS 36.133 and 38.133, sections 9.1 and 10.1; below it the modem says that it doesn't know.
+const RSRP_DBM: (f64, f64) = (-156.0, -31.0);
+const RSRQ_DB: (f64, f64) = (-43.0, 20.0);
+const SINR_DB: (f64, f64) = (-23.0, 40.0);
+const RSSI_DBM: (f64, f64) = (-125.0, 0.0);
+
+#[zbus::proxy(
+    interface = "org.freedesktop.ModemManager1.Modem.Signal",
+    default_service = "org.freedesktop.ModemManager1",
+    gen_blocking = false
+)]
+trait Signal {
+    fn setup(&self, rate: u32) -> zbus::Result<()>;
+}
+
+/// What is kept from round to round.
+#[derive(Debug, Default)]
+pub(super) struct Modems {
+    /// Where the connection lives. It only moves while a round waits for it.
+    runtime: Option<Runtime>,
+    bus: Option<Connection>,
+    not_before: Option<Mono>,
+    asked: Asked,
+}
+
+/// The modem that was told to read its signal, whether it may or not.
+type Asked = Option<OwnedObjectPath>;
+
+/// What is known of a modem.
+#[derive(Debug, Default, PartialEq)]
+struct Modem {
+    technology: Option<&'static str>,
+    operator: Option<String>,
+    registration: Option<&'static str>,
+    quality_pct: Option<u32>,
+    rsrp_dbm: Option<f64>,
+    rsrq_db: Option<f64>,
+    sinr_db: Option<f64>,
+    rssi_dbm: Option<f64>,
+    /// Values that no radio can have.
+    nonsense: Vec<String>,
+}
+
+type Properties = HashMap<String, OwnedValue>;
+type Interfaces = HashMap<OwnedInterfaceName, Properties>;
+
+impl Modems {
+    /// Reads the modem of `interface`, which carries the default route.
+    pub(super) fn collect(&mut self, now: Mono, interface: &str, round: &mut Round<'_>) {
+        if self.not_before.is_some_and(|at| now < at) {
+            return;
+        }
+        let runtime = match &self.runtime {
+            Some(runtime) => runtime,
+            None => match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => self.runtime.insert(runtime),
+                Err(error) => {
+                    round.fault(SERVICE, error.to_string());
+                    return;
+                }
+            },
+        };
+        let (bus, asked) = (&mut self.bus, &mut self.asked);
+        let answer = runtime.block_on(async { timeout(ANSWER_MAX, read(bus, asked, interface)).await });
+        let pause = match answer {
+            Ok(Ok(Some(modem))) => return modem.tell(round),
+            Ok(Ok(None)) => ABSENT_FOR,
+            Ok(Err(error)) => {
+                round.fault(SERVICE, error.to_string());
+                ABSENT_FOR
+            }
+            Err(_) => {
+                round.fault(SERVICE, format!("no answer within {ANSWER_MAX:?}"));
+                HUNG_FOR
+            }
+        };
+        self.bus = None;
+        self.not_before = Some(now.after(pause));
+    }
+}
+
+/// `None` where there is no ModemManager, or none of its modems carries the interface.
+async fn read(bus: &mut Option<Connection>, asked: &mut Asked, interface: &str) -> zbus::Result<Option<Modem>> {
+    let bus = match bus {
+        Some(bus) => bus,
+        None => match Connection::system().await {
+            Ok(connection) => bus.insert(connection),
+            // No bus: a gateway without one has no ModemManager.
+            Err(_) => return Ok(None),
+        },
+    };
+    read_over(bus, asked, interface).await
+}
+
+async fn read_over(bus: &Connection, asked: &mut Asked, interface: &str) -> zbus::Result<Option<Modem>> {
+    let manager = Proxy::new(bus, SERVICE, PATH, "org.freedesktop.DBus.ObjectManager").await?;
+    // One that isn't there must not be started by the question.
+    let objects = match manager.call_with_flags("GetManagedObjects", MethodFlags::NoAutoStart.into(), &()).await {
+        Ok(objects) => objects.unwrap_or_default(),
+        Err(zbus::Error::MethodError(name, ..)) if ABSENT.contains(&name.as_str()) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(found) = find(objects, interface) else { return Ok(None) };
+    if found.is_asleep && asked.as_ref() != Some(&found.path) {
+        let proxy = SignalProxy::builder(bus).path(&found.path)?.build().await?;
+        // It may be forbidden to this user (polkit): then there is the quality alone.
+        if let Err(error) = proxy.setup(SIGNAL_RATE_S).await {
+            tracing::info!("ModemManager does not let the agent ask for signal values: {error}");
+        }
+        *asked = Some(found.path);
+    }
+    Ok(Some(found.modem))
+}
+
+/// The modem of an interface.
+struct Found {
+    path: OwnedObjectPath,
+    modem: Modem,
+    /// Nobody has told it to read its signal.
+    is_asleep: bool,
+}
+
+fn find(objects: ManagedObjects, interface: &str) -> Option<Found> {
+    let mut objects: Vec<_> = objects.into_iter().collect();
+    objects.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+    objects.truncate(MODEMS_MAX);
+    let modems: Vec<_> =
+        objects.iter().filter_map(|(path, interfaces)| Some((path, of(interfaces, MODEM)?, interfaces))).collect();
+    let carries = |modem: &Properties| {
+        let ports = modem.get("Ports").and_then(|ports| Vec::<(String, u32)>::try_from(ports.clone()).ok());
+        ports.unwrap_or_default().iter().any(|(name, kind)| *kind == PORT_NET && name == interface)
+    };
+    // A ppp interface is none of the modem's ports: there it is the only modem's.
+    let (path, modem, interfaces) =
+        modems.iter().find(|(_, modem, _)| carries(modem)).or(if modems.len() == 1 { modems.first() } else { None })?;
+    let none = Properties::new();
+    let signal = of(interfaces, SIGNAL).unwrap_or(&none);
+    Some(Found {
+        path: (*path).clone(),
+        modem: Modem::of(modem, of(interfaces, MODEM_3GPP).unwrap_or(&none), signal),
+        is_asleep: signal.get("Rate").and_then(|rate| u32::try_from(rate).ok()) == Some(0),
+    })
+}
+
+/// The properties of one of an object's interfaces.
+fn of<'a>(interfaces: &'a Interfaces, name: &str) -> Option<&'a Properties> {
+    interfaces.iter().find(|(known, _)| known.as_str() == name).map(|(_, properties)| properties)
+}
+
+impl Modem {
+    fn of(modem: &Properties, network: &Properties, signal: &Properties) -> Self {
+        let number = |properties: &Properties, name: &str| properties.get(name).and_then(|it| u32::try_from(it).ok());
+        let bits = number(modem, "AccessTechnologies").unwrap_or(0);
+        let mut this = Self {
+            technology: TECHNOLOGIES.iter().find(|(bit, _)| bits & (1 << bit) != 0).map(|(_, word)| *word),
+            operator: ["OperatorName", "OperatorCode"].iter().find_map(|name| text(network.get(*name)?)),
+            registration: number(network, "RegistrationState")
+                .and_then(|state| REGISTRATIONS.get(usize::try_from(state).ok()?))
+                .copied(),
+            quality_pct: modem
+                .get("SignalQuality")
+                .and_then(|quality| <(u32, bool)>::try_from(quality.clone()).ok())
+                .map(|(percent, _)| percent)
+                .filter(|percent| *percent <= 100),
+            ..Self::default()
+        };
+        // Each technology has a dictionary of its own; those that are not in use are empty.
+        for technology in ["Nr5g", "Lte", "Umts", "Gsm"] {
+            let Some(values) = signal.get(technology).and_then(|values| values.downcast_ref::<Dict<'_, '_>>().ok())
+            else {
+                continue;
+            };
+            let nonsense = &mut this.nonsense;
+            let mut value =
+                |name: &str, known: &mut Option<f64>, (least, most): (f64, f64)| match values.get::<&str, f64>(&name) {
+                    Ok(Some(value)) if (least..=most).contains(&value) => *known = known.or(Some(value)),
+                    Ok(Some(value)) => nonsense.push(format!("{technology} {name} {value}: not in {least} to {most}")),
+                    _ => {}
+                };
+            value("rsrp", &mut this.rsrp_dbm, RSRP_DBM);
+            value("rsrq", &mut this.rsrq_db, RSRQ_DB);
+            value("snr", &mut this.sinr_db, SINR_DB);
+            value("rssi", &mut this.rssi_dbm, RSSI_DBM);
+        }
+        this
+    }
+
+    fn tell(self, round: &mut Round<'_>) {
+        for what in self.nonsense {
+            round.fault(SIGNAL, what);
+        }
+        round.reading(Metric::LinkRat, Ok(self.technology));
+        round.reading(Metric::LinkOperator, Ok(self.operator.as_deref()));
+        round.reading(Metric::LinkRegistration, Ok(self.registration));
+        round.reading(Metric::LinkSignalQuality, Ok(self.quality_pct.map(f64::from)));
+        round.reading(Metric::LinkRsrp, Ok(self.rsrp_dbm));
+        round.reading(Metric::LinkRsrq, Ok(self.rsrq_db));
+        round.reading(Metric::LinkSinr, Ok(self.sinr_db));
+        round.reading(Metric::LinkRssi, Ok(self.rssi_dbm));
+    }
+}
+
+/// A name that the network gave.
+fn text(value: &OwnedValue) -> Option<String> {
+    let text = printable(<&str>::try_from(value).ok()?, TEXT_CHARS_MAX);
+    (!text.trim().is_empty()).then(|| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::net::UnixStream;
+    use zbus::connection::Builder;
+    use zbus::fdo::ObjectManager;
+    use zbus::zvariant::Value;
+
+    use super::*;
+
+    /// A modem as ModemManager shows it.
+    struct FakeModem {
+        port: &'static str,
+    }
+
+    #[zbus::interface(name = "org.freedesktop.ModemManager1.Modem")]
+    impl FakeModem {
+        #[zbus(property)]
+        fn ports(&self) -> Vec<(String, u32)> {
+            vec![("cdc-wdm0".to_owned(), 6), (self.port.to_owned(), PORT_NET)]
+        }
+
+        #[zbus(property)]
+        fn access_technologies(&self) -> u32 {
+            1 << 14 | 1 << 5
+        }
+
+        #[zbus(property)]
+        fn signal_quality(&self) -> (u32, bool) {
+            (71, true)
+        }
+    }
+
+    struct Fake3gpp {
+        operator: &'static str,
+    }
+
+    #[zbus::interface(name = "org.freedesktop.ModemManager1.Modem.Modem3gpp")]
+    impl Fake3gpp {
+        #[zbus(property)]
+        fn operator_name(&self) -> String {
+            self.operator.to_owned()
+        }
+
+        #[zbus(property)]
+        fn operator_code(&self) -> String {
+            "26201".to_owned()
+        }
+
+        #[zbus(property)]
+        fn registration_state(&self) -> u32 {
+            5
+        }
+    }
+
+    /// Without a rate it knows nothing of its signal.
+    struct FakeSignal {
+        rate: u32,
+        rsrp: f64,
+    }
+
+    type Signals = HashMap<String, Value<'static>>;
+
+    #[zbus::interface(name = "org.freedesktop.ModemManager1.Modem.Signal")]
+    impl FakeSignal {
+        fn setup(&mut self, rate: u32) {
+            self.rate = rate;
+        }
+
+        #[zbus(property)]
+        fn rate(&self) -> u32 {
+            self.rate
+        }
+
+        #[zbus(property)]
+        fn lte(&self) -> Signals {
+            let values = [("rsrp", self.rsrp), ("rsrq", -11.0), ("snr", 12.4), ("rssi", -67.0)];
+            let values = values.map(|(name, value)| (name.to_owned(), Value::from(value)));
+            if self.rate == 0 { Signals::new() } else { values.into() }
+        }
+
+        #[zbus(property)]
+        fn gsm(&self) -> Signals {
+            Signals::new()
+        }
+    }
+
+    /// The end of a wire whose other end is a ModemManager with these modems.
+    async fn manager(modems: &[(&'static str, &'static str, f64)]) -> (Connection, Connection) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut server = Builder::unix_stream(theirs).server(zbus::Guid::generate()).unwrap().p2p();
+        server = server.serve_at(PATH, ObjectManager).unwrap();
+        for (n, (port, operator, rsrp)) in modems.iter().copied().enumerate() {
+            let path = format!("{PATH}/Modem/{n}");
+            server = server.serve_at(path.clone(), FakeModem { port }).unwrap();
+            server = server.serve_at(path.clone(), Fake3gpp { operator }).unwrap();
+            server = server.serve_at(path, FakeSignal { rate: 0, rsrp }).unwrap();
+        }
+        let client = Builder::unix_stream(ours).p2p().build();
+        let (server, client) = tokio::join!(server.build(), client);
+        (server.unwrap(), client.unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_modem_of_the_interface_is_asked_to_read_its_signal_once_and_then_read() {
+        let (_server, client) = manager(&[("wwan0", "Other", -90.0), ("wwan1", "Field Mobile", -98.0)]).await;
+        let mut asked: Asked = None;
+        let first = read_over(&client, &mut asked, "wwan1").await.unwrap().unwrap();
+        assert_eq!((first.technology, first.registration), (Some("lte"), Some("roaming")));
+        assert_eq!((first.operator.as_deref(), first.quality_pct), (Some("Field Mobile"), Some(71)));
+        assert_eq!(first.rsrp_dbm, None, "it has not read its signal yet");
+        let second = read_over(&client, &mut asked, "wwan1").await.unwrap().unwrap();
+        let signal = (second.rsrp_dbm, second.rsrq_db, second.sinr_db, second.rssi_dbm);
+        assert_eq!(signal, (Some(-98.0), Some(-11.0), Some(12.4), Some(-67.0)));
+        let ours = format!("{PATH}/Modem/1");
+        assert_eq!(asked.unwrap().as_str(), ours, "the other modem is not ours to set up");
+        let mut asked: Asked = None;
+        assert_eq!(read_over(&client, &mut asked, "ppp0").await.unwrap(), None, "which of the two can't be told");
+    }
+
+    #[tokio::test]
+    async fn the_only_modem_is_that_of_a_ppp_link_and_nonsense_is_a_fault() {
+        let (_server, client) = manager(&[("ttyUSB2", "\u{1b}[2JEvil\n", -32_768.0)]).await;
+        let mut asked: Asked = None;
+        read_over(&client, &mut asked, "ppp0").await.unwrap();
+        let modem = read_over(&client, &mut asked, "ppp0").await.unwrap().unwrap();
+        assert_eq!((modem.rsrp_dbm, modem.rsrq_db), (None, Some(-11.0)));
+        assert_eq!(modem.operator.as_deref(), Some("[2JEvil"), "a terminal must not obey the network");
+        let mut round = Round::new(Path::new("/"));
+        modem.tell(&mut round);
+        let observation = round.finish();
+        assert_eq!(observation.faults.len(), 1, "{:?}", observation.faults);
+        let told: Vec<Metric> = observation.points.iter().map(|point| point.metric).collect();
+        assert!(told.contains(&Metric::LinkSinr) && !told.contains(&Metric::LinkRsrp), "{told:?}");
+    }
+}
