@@ -281,6 +281,24 @@ fn an_error_line_is_an_event_at_once_and_its_repeats_are_counts() {
 }
 
 #[test]
+fn an_application_reports_its_own_errors_and_what_nobody_can_read_is_counted() {
+    let (world, tree) = (World::new(), Tree::new());
+    let (gateway, _agent, _sample) = measured(&world, &tree, "gw-app");
+    let app = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    app.connect(gateway.file("errors.sock")).unwrap();
+
+    app.send(br#"{"message":"pump 3 is stuck","severity":"crit","app":"pumpd"}"#).unwrap();
+    let told = world.fleet.wait_for("the application's error", |message| {
+        message.leaf() == "events" && message.body["error"]["source"] == "app"
+    });
+    assert_eq!((&told.body["severity"], &told.body["error"]["exe"]), (&json!("critical"), &json!("pumpd")), "{told:?}");
+    assert_eq!(told.body["error"]["template"], "pump <n> is stuck", "{told:?}");
+
+    app.send(b"pump 3 is stuck").unwrap();
+    any_sample(&world.fleet, "gw-app", "a refused line", |sample| sample["errors"]["app_refused"]["malformed"] == 1);
+}
+
+#[test]
 fn every_message_carries_who_when_and_in_which_order() {
     let (world, tree) = (World::new(), Tree::new());
     let (_gateway, _agent, _sample) = measured(&world, &tree, "gw-order");

@@ -98,6 +98,7 @@ impl Made {
                 units: Vec::new(),
                 max_clusters: 1,
                 bucket: std::time::Duration::from_secs(60),
+                app_socket: None,
             },
             host: CollectHost { enabled: true, mounts: vec![PathBuf::from("/")] },
         };

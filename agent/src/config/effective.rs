@@ -28,8 +28,13 @@ const LIVE: [&str; 13] = [
     "commands",
 ];
 /// Exceptions to it.
-const NOT_LIVE: [&str; 4] =
-    ["collect.root", "quarantine.keep_units", "quarantine.stop_units", "quarantine.allow_hosts"];
+const NOT_LIVE: [&str; 5] = [
+    "collect.root",
+    "collect.errors.app_socket",
+    "quarantine.keep_units",
+    "quarantine.stop_units",
+    "quarantine.allow_hosts",
+];
 
 /// A key whose value differs between two configurations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,7 +214,8 @@ fn store_to_collect(CheckedConfig { store, telemetry, clock, collect, .. }: &Che
             .text("min_severity", errors.min_severity.word())
             .list("units", &errors.units)
             .set("max_clusters", errors.max_clusters)
-            .duration("bucket", errors.bucket),
+            .duration("bucket", errors.bucket)
+            .optional_path("app_socket", errors.app_socket.as_deref()),
         Table::new("collect.host")
             .set("enabled", collect.host.enabled)
             .list("mounts", collect.host.mounts.iter().map(|mount| mount.display())),

@@ -45,7 +45,8 @@ pub(super) fn config(s: &mut Section<'_>, hostname: &str) -> CheckedConfig {
     let store = s.table("store", store);
     let telemetry = s.table("telemetry", telemetry);
     let clock = s.table("clock", clock);
-    let collect = s.table("collect", collect);
+    let local = s.table("local", local);
+    let collect = s.table("collect", |s| collect(s, &local));
     // Ladders are held against what is allowed, and rules against the ladders that there are.
     let remediation = s.table("remediation", policy::remediation);
     let rollback = s.named_tables("rollback", policy::rollback);
@@ -65,7 +66,7 @@ pub(super) fn config(s: &mut Section<'_>, hostname: &str) -> CheckedConfig {
         quarantine: s.table("quarantine", policy::quarantine),
         runbooks: s.table("runbooks", |s| Runbooks { dir: s.absolute_path("dir", "/etc/fieldmedic/runbooks") }),
         commands: s.table("commands", commands),
-        local: s.table("local", local),
+        local,
     }
 }
 
@@ -249,7 +250,7 @@ fn clock(s: &mut Section<'_>) -> Clock {
     Clock { trust: s.word("trust", ClockTrust::Kernel, ClockTrust::ALL) }
 }
 
-fn collect(s: &mut Section<'_>) -> Collect {
+fn collect(s: &mut Section<'_>, local: &Local) -> Collect {
     Collect {
         root: s.absolute_path("root", "/"),
         battery: s.table("battery", |s| CollectBattery {
@@ -274,6 +275,7 @@ fn collect(s: &mut Section<'_>) -> Collect {
             }),
             max_clusters: s.integer("max_clusters", 512, 1..=65_536),
             bucket: s.duration("bucket", seconds(60), seconds(1)..=hours(24)),
+            app_socket: app_socket(s, &local.socket),
         }),
         host: s.table("host", |s| CollectHost {
             enabled: s.flag("enabled", true),
@@ -281,6 +283,32 @@ fn collect(s: &mut Section<'_>) -> Collect {
                 .list("mounts", vec![PathBuf::from("/")], "[\"/\", \"/data\"]", |node| absolute_path(node, "/data")),
         }),
     }
+}
+
+/// By default beside the agent's own socket, so that two agents on one machine need two directories and nothing else.
+fn app_socket(s: &mut Section<'_>, own: &Path) -> Option<PathBuf> {
+    let default = own.with_file_name("errors.sock");
+    let parse = |node: &Node| {
+        let expected = "a path, such as \"/run/fieldmedic/errors.sock\"; empty for none";
+        text_of(node).map(PathBuf::from).ok_or_else(|| unfit(node, expected))
+    };
+    let socket = s.optional("app_socket", parse).unwrap_or(default);
+    if socket.as_os_str().is_empty() {
+        return None;
+    }
+    if socket == own {
+        s.error("app_socket", "is local.socket too; each needs a path of its own");
+    }
+    Some(socket_path(s, "app_socket", socket))
+}
+
+/// A socket's path, if the kernel takes it.
+fn socket_path(s: &mut Section<'_>, key: &str, socket: PathBuf) -> PathBuf {
+    let len = socket.as_os_str().len();
+    if len > SOCKET_PATH_LEN_MAX {
+        s.error(key, format!("is {len} bytes long, the kernel takes at most {SOCKET_PATH_LEN_MAX}"));
+    }
+    socket
 }
 
 fn is_supply(text: &str) -> bool {
@@ -337,12 +365,8 @@ pub(crate) fn refuse_equal_kids(s: &mut Section<'_>, keys: &[TrustedKey]) {
 }
 
 fn local(s: &mut Section<'_>) -> Local {
-    let local = Local { socket: s.path("socket", "/run/fieldmedic/agent.sock") };
-    let len = local.socket.as_os_str().len();
-    if len > SOCKET_PATH_LEN_MAX {
-        s.error("socket", format!("is {len} bytes long, the kernel takes at most {SOCKET_PATH_LEN_MAX}"));
-    }
-    local
+    let socket = s.path("socket", "/run/fieldmedic/agent.sock");
+    Local { socket: socket_path(s, "socket", socket) }
 }
 
 /// A threshold.

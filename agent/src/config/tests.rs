@@ -654,3 +654,19 @@ fn changes_are_named_with_whether_they_need_a_restart() {
     assert_eq!(restart, ["collect.root", "mqtt.keep_alive", "mqtt.url", "store.path"]);
     assert!(super::changes(&new, &new).is_empty());
 }
+
+#[test]
+fn applications_report_beside_the_agents_own_socket_unless_told_otherwise() {
+    let base = "[mqtt]\nurl = \"mqtt://a\"\n";
+    let socket = |text: &str| config(&format!("{base}{text}")).collect.errors.app_socket;
+    assert_eq!(socket(""), Some(PathBuf::from("/run/fieldmedic/errors.sock")));
+    assert_eq!(socket("[local]\nsocket = \"here/agent.sock\"\n"), Some(PathBuf::from("here/errors.sock")));
+    assert_eq!(socket("[collect.errors]\napp_socket = \"/run/e.sock\"\n"), Some(PathBuf::from("/run/e.sock")));
+    assert_eq!(socket("[collect.errors]\napp_socket = \"\"\n"), None);
+
+    let twice = error(&format!("{base}[collect.errors]\napp_socket = \"/run/fieldmedic/agent.sock\"\n"));
+    assert_eq!(twice, "4: collect.errors.app_socket: is local.socket too; each needs a path of its own");
+    let long = error(&format!("{base}[collect.errors]\napp_socket = \"/{}\"\n", "x".repeat(107)));
+    assert_eq!(long, "4: collect.errors.app_socket: is 108 bytes long, the kernel takes at most 107");
+    assert!(error(&format!("{base}[collect.errors]\napp_socket = 7\n")).contains("found 7, expected a path"));
+}

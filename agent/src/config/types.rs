@@ -147,6 +147,7 @@ pub struct CollectErrors {
     pub units: Vec<String>,
     pub max_clusters: usize,
     pub bucket: Duration,
+    pub app_socket: Option<PathBuf>,
 }
 
 /// Host collector.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::kernel::KernelClass;
 use super::metric::{Metric, Point};
-use super::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
+use super::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Refused, Severity};
 use super::record::{Event, EventKind, Stamp};
 use super::surge::Baseline;
 use super::template::{TEXT_MAX, Template, cut};
@@ -30,6 +30,8 @@ pub struct Incidents {
 pub struct Settings {
     /// Clusters remembered.
     pub max_clusters: usize,
+    /// What applications say below it is left out.
+    pub min_severity: Severity,
     /// How long repeats are gathered into one count.
     pub bucket: Duration,
 }
@@ -63,6 +65,7 @@ struct Counts {
     kernel: u64,
     kernel_by_class: BTreeMap<KernelClass, u64>,
     suppressed: u64,
+    refused: Refused,
 }
 
 impl Incidents {
@@ -90,7 +93,11 @@ impl Incidents {
     /// Takes a batch; what is to be told at once comes back.
     pub fn take(&mut self, now: Stamp, batch: ErrorBatch) -> Vec<Event> {
         self.counts.suppressed += batch.missed;
-        batch.lines.into_iter().filter_map(|line| self.line(now, line)).collect()
+        self.counts.refused.add(&batch.refused);
+        // Of the journal what is asked for comes; an application says what it likes.
+        let min_severity = self.settings.min_severity;
+        let wanted = |line: &ErrorLine| line.source != ErrorSource::App || line.severity <= min_severity;
+        batch.lines.into_iter().filter(wanted).filter_map(|line| self.line(now, line)).collect()
     }
 
     /// The counts of the buckets that have ended, at most so many; the rest is still due.
@@ -140,6 +147,8 @@ impl Incidents {
         );
         let classes = counts.kernel_by_class.iter();
         points.extend(classes.map(|(class, n)| Point::labelled(Metric::ErrorsKernelClass, class.word(), *n)));
+        let refused = counts.refused.iter();
+        points.extend(refused.map(|(refusal, lines)| Point::labelled(Metric::ErrorsAppRefused, refusal.word(), lines)));
         points
     }
 
@@ -311,12 +320,13 @@ fn fingerprint(line: &ErrorLine, stable_part: &str) -> u64 {
 mod tests {
     use super::*;
     use crate::engine::metric::Value;
+    use crate::engine::observation::Refusal;
     use crate::engine::record::Field;
 
     const BUCKET: Duration = Duration::from_secs(60);
 
     fn incidents(max_clusters: usize) -> Incidents {
-        Incidents::new(Settings { max_clusters, bucket: BUCKET })
+        Incidents::new(Settings { max_clusters, min_severity: Severity::Error, bucket: BUCKET })
     }
 
     fn at(ms: u64) -> Stamp {
@@ -336,7 +346,7 @@ mod tests {
             mono: None,
             wall: None,
         });
-        ErrorBatch { lines: lines.collect(), missed: 0, cursor: None }
+        ErrorBatch { lines: lines.collect(), ..ErrorBatch::default() }
     }
 
     fn count(event: &Event) -> Option<&Field> {
@@ -410,6 +420,21 @@ mod tests {
         let points = incidents.report();
         assert!(points.contains(&Point::new(Metric::ErrorsCount, 100_u64)), "{points:?}");
         assert!(points.contains(&Point::new(Metric::ErrorsSuppressed, 40_u64)), "{points:?}");
+    }
+    #[test]
+    fn an_application_is_heard_from_the_severity_on_and_what_was_refused_is_counted() {
+        let mut incidents = incidents(8);
+        let mut batch = batch(&["pump stuck", "pump slow"]);
+        batch.lines.iter_mut().for_each(|line| line.source = ErrorSource::App);
+        batch.lines[1].severity = Severity::Warning;
+        batch.refused.count(Refusal::Rate, 7);
+        let told = incidents.take(at(0), batch);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(&*told[0].name, "pump stuck");
+        let points = incidents.report();
+        assert!(points.contains(&Point::new(Metric::ErrorsCount, 1_u64)), "{points:?}");
+        assert!(points.contains(&Point::labelled(Metric::ErrorsAppRefused, "rate", 7_u64)), "{points:?}");
+        assert!(!incidents.report().iter().any(|point| point.metric == Metric::ErrorsAppRefused), "counted once");
     }
 
     #[test]

@@ -198,6 +198,7 @@ metrics! {
     76 ErrorsSuppressed "errors.suppressed" Sum "1" "lines counted without a cluster of their own, or lost before they were read";
     77 ErrorsUnitRestarts "errors.unit_restarts" Sum "1" "systemd's messages of a restart that it scheduled by itself";
     78 ErrorsKernelClass "errors.kernel_by_class.*" Sum "1" "messages of the kernel, by what they are about";
+    79 ErrorsAppRefused "errors.app_refused.*" Sum "1" "lines of applications that were not taken, by reason";
     // proc(5), sysfs, statvfs(3).
     90 HostCpu "host.cpu_pct" Gauge "%" "/proc/stat, all cores together";
     91 HostLoad1 "host.load1" Gauge "1" "/proc/loadavg";

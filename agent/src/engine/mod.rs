@@ -359,7 +359,7 @@ impl Engine {
     }
 
     fn errors(&mut self, now: Now, batch: ErrorBatch) {
-        if self.stopping.is_some() {
+        if self.stopping.is_some() || !self.config.collect.errors.enabled {
             // Its buckets would end after the agent. The cursor stays before it: the next run reads it.
             return;
         }

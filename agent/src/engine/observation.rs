@@ -1,5 +1,7 @@
 //! What collectors hand to the engine: raw readings, each with nothing decided yet.
 
+use std::collections::BTreeMap;
+
 use minicbor::{Decode, Encode};
 
 use super::metric::Point;
@@ -213,4 +215,61 @@ pub struct ErrorBatch {
     pub missed: u64,
     /// The journal's cursor after the last line.
     pub cursor: Option<String>,
+    /// Lines of applications that were not taken.
+    pub refused: Refused,
+}
+
+/// Why a line of an application was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// It can't be read.
+    Malformed,
+    /// It is longer than the bound.
+    TooLong,
+    /// Its sender says more than it may.
+    Rate,
+    /// The agent has no room for more at the moment.
+    Busy,
+}
+
+impl Refusal {
+    /// Its word in the agent's own telemetry.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::Rate => "rate",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+/// How many lines of applications were not taken, by why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refused(BTreeMap<Refusal, u64>);
+
+impl Refused {
+    /// Counts some more.
+    pub fn count(&mut self, refusal: Refusal, lines: u64) {
+        if lines > 0 {
+            *self.0.entry(refusal).or_default() += lines;
+        }
+    }
+
+    /// Adds what another has counted.
+    pub fn add(&mut self, other: &Self) {
+        other.0.iter().for_each(|(refusal, lines)| self.count(*refusal, *lines));
+    }
+
+    /// What was counted.
+    pub fn iter(&self) -> impl Iterator<Item = (Refusal, u64)> {
+        self.0.iter().map(|(refusal, lines)| (*refusal, *lines))
+    }
+
+    /// Whether nothing was refused.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }

@@ -97,7 +97,7 @@ pub(super) fn link_settings(config: &CheckedConfig) -> link::Settings {
 }
 
 pub(super) fn incident_settings(config: &config::CollectErrors) -> incidents::Settings {
-    incidents::Settings { max_clusters: config.max_clusters, bucket: config.bucket }
+    incidents::Settings { max_clusters: config.max_clusters, min_severity: config.min_severity, bucket: config.bucket }
 }
 
 impl Engine {

@@ -76,6 +76,7 @@ mod tests {
             units: Vec::new(),
             max_clusters: 8,
             bucket: Duration::from_secs(60),
+            app_socket: None,
         };
         let cursor = format!("kmsg:{BOOT}:10");
         let begin = || ErrorLines::begin(&config, root.path(), Some(&cursor));

@@ -21,9 +21,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::act::Actor;
 use crate::collect::clock::Clock;
+use crate::collect::errors::app::{self, AppSocket};
 use crate::config::{self, CheckedConfig};
 use crate::engine::Engine;
 use crate::engine::io::{Input, Recovered, StoreOp};
+use crate::engine::observation::ErrorBatch;
 use crate::engine::time::Mono;
 use crate::store::{self, Absent, Backing, Store, StoreSettings};
 use dispatch::Dispatcher;
@@ -35,6 +37,8 @@ const INPUTS_MAX: usize = 512;
 const LINK_EVENTS_MAX: usize = 64;
 /// Requests on the local socket that may wait.
 const REQUESTS_MAX: usize = 8;
+/// Batches of applications' error lines that may wait; what finds no room is counted and dropped.
+const APP_BATCHES_MAX: usize = 4;
 /// While more operations than this wait for the store, nothing is read from the broker: each command is a write.
 pub(crate) const STORE_BACKLOG_MAX: usize = store::STORE_QUEUE_MAX / 4;
 /// Inputs handled before the loop looks at its other sources again.
@@ -104,6 +108,9 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     let mut service = service::Service::new(options.service);
     let _socket = local::serve(&options.config.local.socket, requests_in);
 
+    let (app_errors_in, mut app_errors) = mpsc::channel(APP_BATCHES_MAX);
+    let _app_socket = open_app_socket(&options.config.collect, app_errors_in);
+
     let mut engine = Engine::new(clock.now(), options.config.clone(), identity, recovered);
     let mut shell = Dispatcher::new(&options, store, stats, inputs_in, link_in)?;
     let mut errors = read_errors(&engine);
@@ -130,6 +137,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
                 engine.handle(clock.now(), input);
             }
             batch = errors.next() => engine.handle(clock.now(), Input::Errors(batch)),
+            Some(batch) = app_errors.recv() => engine.handle(clock.now(), Input::Errors(batch)),
             Some(request) = requests.recv() => match request {
                 local::Request::Status(request) => request.answer(&engine.status(clock.now())),
                 local::Request::Released => engine.handle(clock.now(), Input::LookAtQuarantine),
@@ -187,6 +195,12 @@ fn open_store(settings: &StoreSettings) -> Result<(Backing, Recovered), RunError
 fn read_errors(engine: &Engine) -> ErrorLines {
     let collect = &engine.config().collect;
     ErrorLines::begin(&collect.errors, &collect.root, engine.error_cursor())
+}
+
+/// Where applications report their errors, if they may.
+fn open_app_socket(collect: &config::Collect, batches: mpsc::Sender<ErrorBatch>) -> Option<AppSocket> {
+    let path = collect.errors.app_socket.as_deref().filter(|_| collect.errors.enabled)?;
+    app::serve(path, &collect.root, batches)
 }
 
 /// Reads the configuration again. One that doesn't check leaves the running one in force.

@@ -3,6 +3,7 @@
 //! for its receiver. A source that ends is begun again with a growing delay, after the last batch that was taken over.
 //! Decides nothing about what an error means, and never reads the agent's own lines: one error would feed the next.
 
+pub(crate) mod app;
 mod journal;
 pub(crate) mod kmsg;
 mod lines;
@@ -180,7 +181,7 @@ fn is_full(batch: &ErrorBatch) -> bool {
 
 /// A batch that only moves the cursor can wait for lines: what it would save is passed over again in no time.
 fn is_empty(batch: &ErrorBatch) -> bool {
-    batch.lines.is_empty() && batch.missed == 0
+    batch.lines.is_empty() && batch.missed == 0 && batch.refused.is_empty()
 }
 
 /// Whether a line that the kernel wrote is wanted although it lies below the severity that is collected.

@@ -76,7 +76,7 @@ fn run(fake: &Fake, filter: Filter, cursor: Option<&str>) -> (Vec<ErrorBatch>, O
     })
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("done in time") })
 }
@@ -330,6 +330,7 @@ fn without_journal_and_kernel_log_the_task_ends_at_once() {
         units: Vec::new(),
         max_clusters: 1,
         bucket: Duration::from_secs(60),
+        app_socket: None,
     };
     block_on(async {
         let (batches, _taken) = mpsc::channel(1);

@@ -25,7 +25,7 @@ pub(super) fn error_batch(message: &str) -> ErrorBatch {
         mono: None,
         wall: None,
     };
-    ErrorBatch { lines: vec![line], missed: 0, cursor: Some(message.to_owned()) }
+    ErrorBatch { lines: vec![line], cursor: Some(message.to_owned()), ..ErrorBatch::default() }
 }
 
 #[derive(Debug, Clone)]

@@ -108,7 +108,7 @@ impl Lines {
             return None;
         }
         self.next += missed + lines.len() as u64;
-        Some(ErrorBatch { lines, missed, cursor: Some(format!("{CURSOR}{}", self.next)) })
+        Some(ErrorBatch { lines, missed, cursor: Some(format!("{CURSOR}{}", self.next)), ..ErrorBatch::default() })
     }
 
     /// Reading goes on behind this cursor; without one, from now on.
