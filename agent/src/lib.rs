@@ -1,6 +1,7 @@
 //! fieldmedic: the agent that runs on an embedded Linux gateway, as a library. See the repository's README for the map.
 
 pub mod act;
+pub mod audit;
 pub mod cli;
 pub mod collect;
 pub mod config;

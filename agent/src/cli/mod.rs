@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 no daemon. Errors go
 //! to stderr; what a script reads goes to stdout.
 
+mod audit;
 mod check;
 mod demo;
 mod keygen;
@@ -61,6 +62,8 @@ enum Command {
     /// Checks a configuration: prints the effective one, or every error with its file and line (exit code 2).
     #[command(after_help = "Example:\n  fieldmedic check --config configs/agent.toml")]
     Check(ConfigArgs),
+    /// Says what is wrong with this gateway and its configuration, and what to do about it; exit code 1 if anything is.
+    Audit(audit::AuditArgs),
     /// Asks the running daemon how it is; exit code 3 if none answers.
     Status(status::StatusArgs),
     /// Ends a quarantine, by root on the console, whether or not the daemon runs.
@@ -109,6 +112,7 @@ pub fn main() -> ExitCode {
             run::run(&args.files())
         }
         Command::Check(args) => check::run(&args.files()),
+        Command::Audit(args) => audit::run(args),
         Command::Status(args) => status::run(args),
         Command::Release(args) => release::run(args),
         Command::Demo(args) => {

@@ -68,6 +68,12 @@ impl Collectors {
         Self { sockets: rules.iter().any(|rule| wanted.contains(&rule.metric.as_str())), ..self }
     }
 
+    /// The same, and they say so in any case.
+    #[must_use]
+    pub fn with_sockets(self) -> Self {
+        Self { sockets: true, ..self }
+    }
+
     /// The same, but with the batteries below another root: `fieldmedic demo` imitates one in the kernel's own format.
     #[must_use]
     pub fn with_batteries_below(self, root: PathBuf) -> Self {

@@ -17,6 +17,8 @@ pub const PENDING_MAX: usize = 1_024;
 pub enum Purpose {
     /// A round of collection.
     Observe,
+    /// A look at the gateway and the agent themselves.
+    Audit,
     /// A record on its way into the outbox.
     Append {
         /// Its log.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::observation::{ErrorBatch, Observation};
+use super::observation::{ErrorBatch, Finding, Observation};
 use super::packet::{Packet, Version};
 use super::record::Class;
 use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
@@ -27,6 +27,13 @@ pub enum Input {
         id: EffectId,
         /// `Err`: why there are none (the collectors hang, or are still busy).
         result: Result<Observation, String>,
+    },
+    /// What [`Effect::Audit`] found, the worst first.
+    Audited {
+        /// The effect's id.
+        id: EffectId,
+        /// `Err`: why nobody could look.
+        result: Result<Vec<Finding>, String>,
     },
     /// New error lines.
     Errors(ErrorBatch),
@@ -100,6 +107,11 @@ pub enum Effect {
     /// Run all collectors once.
     Observe {
         /// Comes back in [`Input::Observed`].
+        id: EffectId,
+    },
+    /// Look for what is wrong with the gateway and the agent themselves.
+    Audit {
+        /// Comes back in [`Input::Audited`].
         id: EffectId,
     },
     /// Work for the store.

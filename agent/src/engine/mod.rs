@@ -34,6 +34,7 @@ mod pace;
 mod quarantine;
 mod ration;
 mod reconfigure;
+mod self_audit;
 mod session;
 mod start;
 mod stop;
@@ -62,13 +63,14 @@ use incidents::Incidents;
 use io::{Effect, EffectId, Input, LogLevel, StoreFault, StoreReply, Trigger};
 use link::{FaultLog, Link};
 use metric::{Metric, Point};
-use observation::{EndSigns, ErrorBatch, Observation, Severity};
+use observation::{EndSigns, ErrorBatch, Finding, Observation, Severity};
 use outbox::Outbox;
 use pace::Pace;
 use quarantine::Quarantine;
 use record::{Body, Class, CommandResult, Event, EventKind, Record, Sample};
 use remedies::Remedies;
 use rules::{Round, Rules};
+use self_audit::{AUDIT_KEY, SelfAudit};
 use session::Session;
 use stop::Stopping;
 use time::{BootId, Mono, Now, Unix};
@@ -121,6 +123,7 @@ pub struct Engine {
     battery: Battery,
     changes: Changes,
     data_use: DataUse,
+    self_audit: SelfAudit,
     incidents: Incidents,
     rules: Rules,
     /// Alarms that the store could not take, by key: at most one a rule.
@@ -197,6 +200,11 @@ impl Engine {
                     self.observed(now, result);
                 }
             }
+            Input::Audited { id, result } => {
+                if self.effects.complete(id).is_some() {
+                    self.audited(now, result);
+                }
+            }
             Input::Errors(batch) => self.errors(now, batch),
             Input::Store { id, result, stats } => {
                 self.counters.store_written = stats.written_bytes;
@@ -242,6 +250,7 @@ impl Engine {
         let parts = [
             // A stop leaves the ticks undone: theirs would be a deadline in the past.
             self.stopping.is_none().then(|| self.pace.deadline()).flatten(),
+            self.stopping.is_none().then(|| self.self_audit.deadline()).flatten(),
             self.has_room_for_counts().then(|| self.incidents.deadline()).flatten(),
             self.rules.deadline(),
             self.commands.deadline(),
@@ -442,7 +451,7 @@ impl Engine {
                 self.log_fault("journal", fault.as_ref());
                 self.trial_journaled(now, &target, fault.is_none());
             }
-            Purpose::Observe | Purpose::Act => {}
+            Purpose::Observe | Purpose::Audit | Purpose::Act => {}
         }
     }
 
@@ -458,6 +467,9 @@ impl Engine {
         if due.observe {
             self.effects.push_for(Purpose::Observe, |id| Effect::Observe { id });
         }
+        if self.self_audit.poll(now.mono) {
+            self.effects.push_for(Purpose::Audit, |id| Effect::Audit { id });
+        }
         if due.observe_overdue {
             self.counters.observe_busy += 1;
         }
@@ -468,6 +480,21 @@ impl Engine {
             }
             self.session.publish_due(&self.outbox);
             self.session.committed(&self.outbox);
+        }
+    }
+
+    fn audited(&mut self, now: Now, result: Result<Vec<Finding>, String>) {
+        let findings = match result {
+            Ok(findings) => findings,
+            Err(why) => {
+                self.self_audit.failed();
+                return self.effects.log(LogLevel::Warn, format!("audit: nobody could look: {why}"));
+            }
+        };
+        let told = self.self_audit.audited(&findings);
+        self.record_events(now, told.events);
+        if let Some(value) = told.saved {
+            self.effects.put(Purpose::Bookkeeping, vec![(AUDIT_KEY.to_owned(), value)]);
         }
     }
 

@@ -31,6 +31,21 @@ pub struct Sockets {
     pub peers: Vec<String>,
 }
 
+/// Something about the gateway or its agent that somebody should mend before it does harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at, in a fixed word.
+    pub check: &'static str,
+    /// Which of them: a file, a unit, a disk.
+    pub subject: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
 /// What the kernel kept of how the boot before ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EndSigns {

@@ -23,6 +23,7 @@ use super::ration;
 use super::record::{Class, Event, EventKind, Stamp};
 use super::remedies::Remedies;
 use super::rules::{Leftovers, Rules};
+use super::self_audit::{AUDIT_KEY, SelfAudit};
 use super::session::Session;
 use super::time::{Anchor, BootId, Now, Unix};
 use super::timeline::Timeline;
@@ -129,6 +130,7 @@ impl Engine {
             battery: Battery::default(),
             changes: Changes::default(),
             data_use: DataUse::new(now.mono, identity.boot, state.read(DATA_KEY)),
+            self_audit: SelfAudit::new(now.mono, state.read(AUDIT_KEY)),
             incidents: Incidents::new(incident_settings(&config.collect.errors)),
             rules,
             unsaved_alarms: BTreeMap::new(),

@@ -1,8 +1,10 @@
 //! Carries out the engine's effects. Nothing here waits: what can't be taken over at once is completed as refused.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -11,9 +13,10 @@ use super::mqtt::link::{self, LinkEvent, LinkHandle};
 use super::mqtt::transport::Target;
 use super::retry::FullJitter;
 use super::{Options, RunError};
-use crate::act::{Actor, Order};
+use crate::act::{Actor, Order, jobs};
+use crate::audit::Audit;
 use crate::collect::Collectors;
-use crate::collect::clock::Clock;
+use crate::collect::clock::{Clock, ClockReading};
 use crate::collect::worker::Worker;
 use crate::config::CheckedConfig;
 use crate::engine::Engine;
@@ -31,6 +34,8 @@ pub(super) struct Dispatcher {
     /// Operations that the store has not answered, with the time of asking.
     store_waits: BTreeMap<EffectId, Instant>,
     collectors: Worker,
+    audit: Audit,
+    config_files: Vec<PathBuf>,
     battery_root: Option<PathBuf>,
     target: Arc<Target>,
     link: Option<(EffectId, LinkHandle)>,
@@ -60,6 +65,8 @@ impl Dispatcher {
             store_waits: BTreeMap::new(),
             collectors: Worker::spawn(collectors(config, options.battery_root.as_deref()), inputs.clone())
                 .map_err(thread)?,
+            audit: Audit::new(config.clone(), options.config_files.clone()).of_the_agent(),
+            config_files: options.config_files.clone(),
             battery_root: options.battery_root.clone(),
             target: Arc::new(Target::new(config.mqtt.url.clone(), Some(config.mqtt.tls.clone()))),
             link: None,
@@ -92,6 +99,7 @@ impl Dispatcher {
     pub(super) fn reconfigure(&mut self, config: &CheckedConfig) {
         self.backoff = FullJitter::new(&config.mqtt.reconnect);
         self.target.reload();
+        self.audit = Audit::new(config.clone(), self.config_files.clone()).of_the_agent();
         match Worker::spawn(collectors(config, self.battery_root.as_deref()), self.inputs.clone()) {
             Ok(worker) => self.collectors = worker,
             Err(error) => tracing::error!("collect: the old collectors stay: start a thread: {error}"),
@@ -155,6 +163,7 @@ impl Dispatcher {
                     self.refused.push(Input::Observed { id, result: Err(error.to_string()) });
                 }
             }
+            Effect::Audit { id } => self.audit(id, clock.read()),
             Effect::Store { id, op } => self.store(id, op),
             Effect::Connect { id, version } => self.connect(id, version),
             Effect::Send { id, packet } => {
@@ -184,6 +193,24 @@ impl Dispatcher {
             Effect::Log { level, text } => log(level, &text),
             Effect::Exit => self.over = true,
         }
+    }
+
+    /// On a thread of its own: what it reads may hang as the collectors' files may.
+    fn audit(&self, id: EffectId, clock: ClockReading) {
+        let (audit, inputs) = (self.audit.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let failed = jobs::failed().await;
+            let answer = inputs.clone();
+            let look = move || {
+                let looked = catch_unwind(AssertUnwindSafe(|| audit.look(clock, &failed)));
+                let result = looked.map_err(|_| "the auditor panicked: its words are on stderr".to_owned());
+                // The receiver is gone only when the agent ends.
+                let _ = answer.blocking_send(Input::Audited { id, result });
+            };
+            if let Err(error) = thread::Builder::new().name("audit".to_owned()).spawn(look) {
+                let _ = inputs.send(Input::Audited { id, result: Err(format!("start a thread: {error}")) }).await;
+            }
+        });
     }
 
     fn store(&mut self, id: EffectId, op: StoreOp) {

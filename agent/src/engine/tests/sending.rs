@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::world::World;
 use crate::config::AttributeValue;
 use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
-use crate::engine::observation::EndSigns;
+use crate::engine::observation::{EndSigns, Finding, Severity};
 use crate::engine::packet::{AckReason, Version};
 use crate::engine::record::Class;
 
@@ -52,6 +52,25 @@ fn how_long_the_brokers_name_took_is_told_once_for_each_connection() {
         .filter(|told| !told.is_null())
         .collect();
     assert_eq!(told, [&serde_json::json!(250.0)]);
+}
+
+#[test]
+fn what_an_audit_found_reaches_the_fleet_once_and_again_when_it_is_gone() {
+    let mut world = World::new();
+    let (what, advice) = ("/var is 97 % full".to_owned(), "make room".to_owned());
+    let full = Finding { check: "disk_full", subject: "/var".to_owned(), severity: Severity::Warning, what, advice };
+    world.findings = vec![full];
+    let told = |world: &World| -> Vec<String> {
+        let audits = world.got.iter().filter(|got| !got.body["audit"].is_null());
+        audits.map(|got| format!("{} {}", got.body["name"], got.body["audit"]["state"])).collect()
+    };
+    world.advance(Duration::from_secs(400));
+    assert_eq!(told(&world), [r#""audit_finding" "found""#, r#""self_audit" null"#]);
+    world.crash();
+    world.findings.clear();
+    world.advance(Duration::from_secs(400));
+    let after = told(&world).split_off(2);
+    assert_eq!(after, [r#""audit_finding" "gone""#, r#""self_audit" null"#]);
 }
 
 #[test]

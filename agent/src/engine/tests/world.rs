@@ -12,7 +12,7 @@ use crate::engine::io::{
     StoreFault, StoreOp, StoreReply, StoreStats,
 };
 use crate::engine::metric::{Metric, Point, Value};
-use crate::engine::observation::{EndSigns, Observation, Release};
+use crate::engine::observation::{EndSigns, Finding, Observation, Release};
 use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish, Version};
 use crate::engine::record::Class;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
@@ -163,6 +163,8 @@ pub(super) struct World {
     pub(super) retry_in: Duration,
     /// What the kernel has kept of crashes.
     pub(super) end_signs: EndSigns,
+    /// What every look from now on finds.
+    pub(super) findings: Vec<Finding>,
     /// The releases that run.
     pub(super) releases: Vec<Release>,
     /// What the inhibit file says, where there is one.
@@ -264,6 +266,7 @@ impl World {
             lookup: None,
             retry_in: Duration::from_secs(1),
             end_signs: EndSigns::default(),
+            findings: Vec::new(),
             releases: Vec::new(),
             inhibited: None,
             collectors_hang: false,
@@ -467,6 +470,9 @@ impl World {
                 let readings = Observation { points, inhibited, releases, ..Observation::default() };
                 let result = if self.collectors_hang { Err("busy".to_owned()) } else { Ok(readings) };
                 self.queue.push_back(Input::Observed { id, result });
+            }
+            Effect::Audit { id } => {
+                self.queue.push_back(Input::Audited { id, result: Ok(self.findings.clone()) });
             }
             Effect::Store { id, op } => {
                 self.ask_store(id, op);

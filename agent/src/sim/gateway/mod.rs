@@ -11,10 +11,11 @@ use std::time::Duration;
 use super::dice::Dice;
 use super::network::millis;
 use super::scenario::{FaultKind, HostWorld, LinkWorld, ReleaseWorld, Scenario};
+use crate::audit;
 use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
 use crate::engine::io::{Act, ActOutcome};
 use crate::engine::metric::{Metric, Point};
-use crate::engine::observation::{self, ErrorBatch, Observation};
+use crate::engine::observation::{self, ErrorBatch, Finding, Observation};
 use lines::Lines;
 use power::Battery;
 use units::Units;
@@ -201,6 +202,13 @@ impl Gateway {
             name: running.clone(),
         };
         Observation { points, releases: self.releases.iter().map(release).collect(), ..Observation::default() }
+    }
+
+    /// What an auditor would say of it, with this configuration.
+    pub(super) fn audit(&mut self, at: u64, config: &CheckedConfig) -> Vec<Finding> {
+        let seen = self.observe(at);
+        let failed = self.units.failed().map(ToString::to_string).collect();
+        audit::judge(config, &seen, &Ok(failed))
     }
 
     /// Lines that are due and were not read yet.

@@ -69,6 +69,11 @@ impl Units {
         failed
     }
 
+    /// Those that are down and that nobody stopped.
+    pub(super) fn failed(&self) -> impl Iterator<Item = &UnitName> {
+        self.units.iter().filter(|unit| !unit.up && !unit.stopped).map(|unit| &unit.world.unit)
+    }
+
     pub(super) fn next_change(&self) -> Option<u64> {
         self.units.iter().filter_map(|unit| unit.changes_at).min()
     }

@@ -23,6 +23,7 @@ impl World<'_> {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Observe { id } => self.observe(id),
+            Effect::Audit { id } => self.audit(id),
             Effect::Store { id, op } => self.store(id, op),
             Effect::Connect { id, .. } => self.connect(id),
             Effect::Send { id, packet } => self.send_up(id, packet),
@@ -111,6 +112,13 @@ impl World<'_> {
             agent.acts.remove(&doing.id);
             agent.inbox.push_back(Input::ActDone { id: doing.id, outcome });
         }
+    }
+
+    fn audit(&mut self, id: EffectId) {
+        self.gateway.advance(self.at);
+        let Some(agent) = &mut self.agent else { return };
+        let findings = self.gateway.audit(self.at, agent.engine.config());
+        agent.inbox.push_back(Input::Audited { id, result: Ok(findings) });
     }
 
     fn observe(&mut self, id: EffectId) {

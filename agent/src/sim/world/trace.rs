@@ -32,6 +32,10 @@ impl Trace {
                     self.0.write_u64(point.value.number().unwrap_or(0.0).to_bits());
                 }
             }
+            Input::Audited { result: Ok(findings), .. } => {
+                self.0.write_u8(7);
+                self.0.write_usize(findings.len());
+            }
             Input::Errors(batch) => {
                 self.0.write_u8(4);
                 self.0.write_usize(batch.lines.len());

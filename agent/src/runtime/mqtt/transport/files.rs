@@ -5,10 +5,10 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use ring::digest::{self, SHA256, SHA256_OUTPUT_LEN};
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -19,11 +19,14 @@ use tokio_rustls::rustls::{Error as TlsError, RootCertStore};
 use super::fault::day;
 use super::x509::Facts;
 use crate::config::{Mqtt, Tls};
+use crate::engine::observation::Severity;
 
 /// The largest file that is read, in bytes: a bundle of all public CAs has 230 kB.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 /// CAs whose names a message gives.
 const NAMES_SHOWN: usize = 3;
+/// What expires within this is to be renewed now: somebody has to hear of it, and to come round to it.
+const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Access of anybody but the owner and the group, stat(2).
 const MODE_OTHERS: u32 = 0o007;
 
@@ -38,8 +41,20 @@ const PASSWORD_FILE: &str = "mqtt.password_file";
 pub struct Doubt {
     /// The key, such as `mqtt.tls.ca_file`.
     pub key: &'static str,
+    /// An error where the file can't be used.
+    pub severity: Severity,
     /// What is wrong with which file, and what to do about it.
     pub detail: String,
+}
+
+impl Doubt {
+    const fn error(key: &'static str, detail: String) -> Self {
+        Self { key, severity: Severity::Error, detail }
+    }
+
+    const fn warning(key: &'static str, detail: String) -> Self {
+        Self { key, severity: Severity::Warning, detail }
+    }
 }
 
 /// The certificates that a broker's is held against.
@@ -48,6 +63,8 @@ pub(super) struct Roots {
     pub(super) store: RootCertStore,
     /// Whose they are, for messages: `CN=Plant 7 root`, or `this system`.
     pub(super) names: String,
+    /// When the last of them expires; of the system's it is not asked.
+    last_expiry: Option<Timestamp>,
 }
 
 /// This gateway's own certificate with its key.
@@ -97,7 +114,11 @@ pub(super) fn load(tls: &Tls, provider: &CryptoProvider) -> Result<Material, Vec
 #[must_use]
 pub fn examine(mqtt: &Mqtt, now: Timestamp) -> Vec<Doubt> {
     let tls = &mqtt.tls;
-    let mut doubts: Vec<Doubt> = tls.ca_file.iter().filter_map(|path| roots_of(path).err()).collect();
+    let of_ca = |path: &PathBuf| match roots_of(path) {
+        Ok(roots) => out_of_date_ca(path, &roots, now),
+        Err(wrong) => Some(wrong),
+    };
+    let mut doubts: Vec<Doubt> = tls.ca_file.iter().filter_map(of_ca).collect();
     match identity(tls, &super::tls::provider()) {
         Ok(identity) => doubts.extend(identity.and_then(|identity| out_of_date(tls, &identity, now))),
         Err(wrong) => doubts.extend(wrong),
@@ -122,10 +143,28 @@ fn out_of_date(tls: &Tls, identity: &Identity, now: Timestamp) -> Option<Doubt> 
         format!("expired on {}: renew it, or check this gateway's clock (it says {today})", day(facts.not_after))
     } else if now < facts.not_before {
         format!("is valid from {} on: check this gateway's clock (it says {today})", day(facts.not_before))
+    } else if facts.not_after.duration_since(now) < EXPIRES_SOON {
+        let detail = format!("this gateway's certificate {path} ({subject}) {}", expires(facts.not_after));
+        return Some(Doubt::warning(CERT_FILE, detail));
     } else {
         return None;
     };
-    Some(Doubt { key: CERT_FILE, detail: format!("this gateway's certificate {path} ({subject}) {wrong}") })
+    Some(Doubt::error(CERT_FILE, format!("this gateway's certificate {path} ({subject}) {wrong}")))
+}
+
+fn expires(not_after: Timestamp) -> String {
+    format!("expires on {}: renew it before", day(not_after))
+}
+
+/// The last of the CAs to expire: of a bundle some always have.
+fn out_of_date_ca(path: &Path, roots: &Roots, now: Timestamp) -> Option<Doubt> {
+    let last = roots.last_expiry.filter(|last| last.duration_since(now) < EXPIRES_SOON)?;
+    let of = format!("the CA file {} ({})", path.display(), roots.names);
+    Some(if last < now {
+        Doubt::error(CA_FILE, format!("{of} expired on {}: get the new one from who runs the broker", day(last)))
+    } else {
+        Doubt::warning(CA_FILE, format!("{of} {}", expires(last)))
+    })
 }
 
 fn open_to_others(key: &'static str, path: Option<&Path>) -> Option<Doubt> {
@@ -138,7 +177,7 @@ fn open_to_others(key: &'static str, path: Option<&Path>) -> Option<Doubt> {
     let path = path.display();
     let detail =
         format!("{path} is open to every user of this gateway (mode {:04o}): chmod 0640 {path}", mode & 0o7777);
-    Some(Doubt { key, detail })
+    Some(Doubt::warning(key, detail))
 }
 
 fn password(path: &Path) -> Option<Doubt> {
@@ -154,15 +193,18 @@ fn password(path: &Path) -> Option<Doubt> {
 fn roots_of(path: &Path) -> Result<Roots, Doubt> {
     let unfit = |error: &dyn std::fmt::Display| unfit(CA_FILE, "the CA file", path, error);
     let mut store = RootCertStore::empty();
-    let mut names = Vec::new();
+    let (mut names, mut last_expiry) = (Vec::new(), None);
     for certificate in certificates(path).map_err(|error| unfit(&error))? {
-        names.extend(Facts::of(&certificate).map(|facts| facts.subject));
+        if let Some(facts) = Facts::of(&certificate) {
+            names.push(facts.subject);
+            last_expiry = last_expiry.max(Some(facts.not_after));
+        }
         store.add(certificate).map_err(|error| unfit(&error))?;
     }
     let others = names.len().saturating_sub(NAMES_SHOWN);
     names.truncate(NAMES_SHOWN);
     let others = if others > 0 { format!(" and {others} more") } else { String::new() };
-    Ok(Roots { store, names: names.join("; ") + &others })
+    Ok(Roots { store, names: names.join("; ") + &others, last_expiry })
 }
 
 fn roots_of_system() -> Result<Roots, Doubt> {
@@ -172,9 +214,9 @@ fn roots_of_system() -> Result<Roots, Doubt> {
     let (used, _) = store.add_parsable_certificates(found.certs);
     if used == 0 {
         let detail = "this system has no CA certificates: install them, or set mqtt.tls.ca_file".to_owned();
-        return Err(Doubt { key: CA_FILE, detail });
+        return Err(Doubt::error(CA_FILE, detail));
     }
-    Ok(Roots { store, names: format!("{used} public CAs") })
+    Ok(Roots { store, names: format!("{used} public CAs"), last_expiry: None })
 }
 
 fn identity(tls: &Tls, provider: &CryptoProvider) -> Result<Option<Identity>, Vec<Doubt>> {
@@ -192,14 +234,14 @@ fn identity(tls: &Tls, provider: &CryptoProvider) -> Result<Option<Identity>, Ve
     let facts = chain.first().and_then(|own| Facts::of(own));
     let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| {
         vec![match error {
-            TlsError::InconsistentKeys(_) => Doubt {
-                key: KEY_FILE,
-                detail: format!(
+            TlsError::InconsistentKeys(_) => Doubt::error(
+                KEY_FILE,
+                format!(
                     "the key {} does not match the certificate {}: take both from the same pair",
                     key_file.display(),
                     cert_file.display()
                 ),
-            },
+            ),
             TlsError::InvalidCertificate(_) => unfit(CERT_FILE, "the certificate", cert_file, &error),
             _ => {
                 let kinds = "it is none of RSA from 2048 bits, ECDSA P-256 or P-384, and Ed25519";
@@ -259,11 +301,11 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn unfit(key: &'static str, what: &str, path: &Path, error: &dyn std::fmt::Display) -> Doubt {
-    Doubt { key, detail: format!("{what} {} can't be used: {error}", path.display()) }
+    Doubt::error(key, format!("{what} {} can't be used: {error}", path.display()))
 }
 
 fn alone(given: &'static str, file: &Path, missing: &str) -> Doubt {
-    Doubt { key: given, detail: format!("{given} is set ({}) but {missing} is not: set both or none", file.display()) }
+    Doubt::error(given, format!("{given} is set ({}) but {missing} is not: set both or none", file.display()))
 }
 
 #[cfg(test)]
@@ -310,6 +352,31 @@ mod tests {
         let detail = "this gateway's certificate gw.crt (CN=gw-1) expired on 2021-01-01: \
                       renew it, or check this gateway's clock (it says 2026-06-01)";
         assert_eq!(told(&files, pair(&files, &ca, 2021)), [(CERT_FILE, detail.to_owned())]);
+    }
+
+    #[test]
+    fn what_runs_out_within_a_month_is_warned_of_and_a_ca_too() {
+        let (files, ca) = (Files::new(), Ca::new("ours"));
+        let tls = pair(&files, &ca, 2026);
+        let file = files.write("agent.toml", "[mqtt]\nurl = \"mqtts://broker\"\n");
+        let mut mqtt = config::load(&[file]).unwrap().config.mqtt;
+        mqtt.tls = tls;
+        let severity = |now: &str| {
+            let now: Timestamp = now.parse().unwrap();
+            examine(&mqtt, now).into_iter().map(|doubt| (doubt.key, doubt.severity)).collect::<Vec<_>>()
+        };
+        let (last, ca_last) = {
+            let ends = |path: &Path| Facts::of(&certificates(path).unwrap()[0]).unwrap().not_after;
+            (ends(mqtt.tls.cert_file.as_deref().unwrap()), ends(mqtt.tls.ca_file.as_deref().unwrap()))
+        };
+        let before = |end: Timestamp, days: i64| (end - SignedDuration::from_hours(24 * days)).to_string();
+        assert_eq!(severity(&before(last, 31)), []);
+        assert_eq!(severity(&before(last, 29)), [(CERT_FILE, Severity::Warning)]);
+        assert_eq!(severity(&before(last, -1)), [(CERT_FILE, Severity::Error)]);
+        let of_ca = severity(&before(ca_last, 29));
+        assert!(of_ca.contains(&(CA_FILE, Severity::Warning)), "{of_ca:?}");
+        let of_ca = severity(&before(ca_last, -1));
+        assert!(of_ca.contains(&(CA_FILE, Severity::Error)), "{of_ca:?}");
     }
 
     #[test]

@@ -1,0 +1,94 @@
+//! The gateway and its agent as an auditor sees them: what lies open, runs out, or was forgotten. Each finding says what is
+//! wrong and what to do about it. Reads only what the agent's own user may read, and changes nothing; whom it is told, and how
+//! often, is the engine's business.
+
+mod agent;
+mod files;
+mod gateway;
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+
+use crate::collect::Collectors;
+use crate::collect::clock::ClockReading;
+use crate::config::CheckedConfig;
+use crate::engine::observation::{Finding, Observation, Severity};
+
+/// What is audited.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    config: CheckedConfig,
+    files: Vec<PathBuf>,
+    running: Option<Running>,
+}
+
+/// What is known of the agent that runs, by itself.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    /// When it read its configuration.
+    since: SystemTime,
+    /// systemd waits for its sign of life.
+    is_watched: bool,
+    /// Its user may do everything.
+    is_root: bool,
+}
+
+impl Audit {
+    /// Of this configuration, which these files make.
+    #[must_use]
+    pub const fn new(config: CheckedConfig, files: Vec<PathBuf>) -> Self {
+        Self { config, files, running: None }
+    }
+
+    /// The same, by the agent that runs on this configuration from now on.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "files have their times by this clock")]
+    pub fn of_the_agent(self) -> Self {
+        let running = Running {
+            since: SystemTime::now(),
+            // sd_watchdog_enabled(3).
+            is_watched: std::env::var_os("WATCHDOG_USEC").is_some(),
+            is_root: rustix::process::geteuid().is_root(),
+        };
+        Self { running: Some(running), ..self }
+    }
+
+    /// All findings, the worst first. `failed` are the units that have failed, each with what it is for; an error where
+    /// nobody could say. Blocks as long as the kernel does.
+    #[must_use]
+    pub fn look(&self, clock: ClockReading, failed: &Result<Vec<String>, String>) -> Vec<Finding> {
+        let seen = Collectors::new(&self.config.collect).with_sockets().observe(clock);
+        let now = Timestamp::from_millisecond(clock.now.wall.unix.0).unwrap_or_default();
+        let mut found = judge(&self.config, &seen, failed);
+        files::look(&self.config, &self.files, now, &mut found);
+        gateway::look(&self.config.collect.root, &mut found);
+        if let Some(running) = self.running {
+            agent::look(&self.files, running, &mut found);
+        }
+        sort(&mut found);
+        found
+    }
+}
+
+/// What a configuration and a round of collection say without a look at any file: also in the simulator.
+#[must_use]
+pub fn judge(config: &CheckedConfig, seen: &Observation, failed: &Result<Vec<String>, String>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    agent::judge(config, &mut found);
+    gateway::judge(config, seen, failed, &mut found);
+    sort(&mut found);
+    found
+}
+
+fn sort(found: &mut [Finding]) {
+    found.sort_by(|a, b| (a.severity, a.check, &a.subject).cmp(&(b.severity, b.check, &b.subject)));
+}
+
+fn finding(severity: Severity, check: &'static str, subject: impl Into<String>, what: String, advice: &str) -> Finding {
+    Finding { check, subject: subject.into(), severity, what, advice: advice.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! The agent itself: what it was told to let pass, and whether it is what its files say.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::{Running, finding};
+use crate::config::CheckedConfig;
+use crate::engine::observation::{Finding, Severity};
+
+pub(super) fn judge(config: &CheckedConfig, found: &mut Vec<Finding>) {
+    if !config.commands.require_signature {
+        let what = "commands without a signature are obeyed: whoever may publish to this gateway's topics commands it";
+        let advice = "set commands.require_signature = true, and give it trusted_keys (fieldmedic keygen)";
+        found.push(finding(Severity::Warning, "unsigned_commands", "commands", what.to_owned(), advice));
+    }
+    let url = &config.mqtt.url;
+    if !url.tls && !is_here(&url.host) {
+        let what = format!("telemetry, commands and passwords go to {} in the clear", url.host);
+        found.push(finding(Severity::Warning, "plain_mqtt", url.host.as_str(), what, "set mqtt.url to mqtts://"));
+    }
+}
+
+pub(super) fn look(files: &[PathBuf], running: Running, found: &mut Vec<Finding>) {
+    for file in files {
+        let changed = fs::metadata(file).and_then(|metadata| metadata.modified());
+        if changed.is_ok_and(|at| at > running.since) {
+            let what = format!("{} was changed after the agent had read it", file.display());
+            let advice = "fieldmedic check it, then systemctl reload fieldmedic";
+            found.push(finding(Severity::Notice, "config_not_in_force", file.display().to_string(), what, advice));
+        }
+    }
+    if running.is_root {
+        let what = "the agent runs as root: whoever gets into it has the gateway".to_owned();
+        let advice = "run it as the user fieldmedic, with fieldmedic-act.socket for what needs root";
+        found.push(finding(Severity::Notice, "runs_as_root", "agent", what, advice));
+    }
+    if !running.is_watched {
+        let what = "nobody restarts the agent if it hangs".to_owned();
+        let advice = "set WatchdogSec= in its unit, as the unit does that is shipped";
+        found.push(finding(Severity::Notice, "watchdog_off", "agent", what, advice));
+    }
+}
+
+/// Whether a host is this one.
+fn is_here(host: &str) -> bool {
+    let address: Option<std::net::IpAddr> = host.parse().ok();
+    host == "localhost" || address.is_some_and(|address| address.is_loopback())
+}

@@ -1,0 +1,44 @@
+//! Files that the agent obeys or keeps secret: who else could have written or read them, and what runs out.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::finding;
+use crate::config::CheckedConfig;
+use crate::engine::observation::{Finding, Severity};
+use crate::runtime::mqtt::transport;
+
+/// Write access of anybody but the owner and the group, stat(2).
+const WRITABLE_BY_OTHERS: u32 = 0o002;
+/// Directories that everybody writes to and in which only a file's owner may replace it, such as /tmp.
+const STICKY: u32 = 0o1000;
+
+pub(super) fn look(config: &CheckedConfig, files: &[PathBuf], now: Timestamp, found: &mut Vec<Finding>) {
+    for doubt in transport::examine(&config.mqtt, now) {
+        let advice = "put it right in its place: a file that was replaced is taken up without a restart";
+        found.push(finding(doubt.severity, "tls_files", doubt.key, doubt.detail, advice));
+    }
+    let obeyed = files.iter().map(PathBuf::as_path).chain([config.runbooks.dir.as_path()]);
+    for path in obeyed {
+        if let Some(open) = writable(path) {
+            let what = format!("{} can be written by every user of this gateway", open.display());
+            let advice = format!("chmod o-w {}", open.display());
+            found.push(finding(Severity::Critical, "writable_by_others", path.display().to_string(), what, &advice));
+        }
+    }
+}
+
+/// What of this path everybody may change: itself, or the directory that holds it. A link is what it leads to.
+fn writable(path: &Path) -> Option<PathBuf> {
+    let path = path.canonicalize().ok()?;
+    let mode = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.mode());
+    if mode(&path)? & WRITABLE_BY_OTHERS != 0 {
+        return Some(path);
+    }
+    let dir = path.parent()?;
+    let of_dir = mode(dir)?;
+    (of_dir & WRITABLE_BY_OTHERS != 0 && of_dir & STICKY == 0).then(|| dir.to_owned())
+}

@@ -1,0 +1,149 @@
+//! The gateway: its clock, disks, flash, units, watchdog, and who may talk to it.
+#![expect(clippy::disallowed_methods, reason = "it looks at files")]
+
+use std::fs;
+use std::path::Path;
+
+use super::finding;
+use crate::config::CheckedConfig;
+use crate::engine::metric::{Metric, Value};
+use crate::engine::observation::{Finding, Observation, Severity};
+
+/// Of a file system.
+const DISK_USED_PCT: f64 = 90.0;
+/// The store begins to give up telemetry at its floor; below twice of it there is no headroom.
+const FLOORS_OF_HEADROOM: u64 = 2;
+/// Of the flash's life as it estimates it itself (JEDEC JESD84-B51, DEVICE_LIFE_TIME_EST), in steps of ten.
+const FLASH_WORN_PCT: f64 = 80.0;
+const FLASH_DEAD_PCT: f64 = 100.0;
+/// Services whose passwords go over the wire as they are: ftp, telnet, rexec, rlogin, rsh.
+const CLEAR_TEXT: [u16; 5] = [21, 23, 512, 513, 514];
+/// The most that is named in one finding.
+const NAMED_MAX: usize = 10;
+const WATCHDOGS: &str = "sys/class/watchdog";
+const REBOOT_REQUIRED: &str = "run/reboot-required";
+
+pub(super) fn judge(
+    config: &CheckedConfig,
+    seen: &Observation,
+    failed: &Result<Vec<String>, String>,
+    found: &mut Vec<Finding>,
+) {
+    clock(seen, found);
+    disks(config, seen, found);
+    listeners(seen, found);
+    if let Ok(failed) = failed {
+        if !failed.is_empty() {
+            let what = format!("{} failed: {}", count(failed.len(), "unit"), some(failed));
+            let advice = "systemctl status UNIT; systemctl reset-failed UNIT once it is settled";
+            found.push(finding(Severity::Warning, "failed_units", "systemd", what, advice));
+        }
+    }
+}
+
+pub(super) fn look(root: &Path, found: &mut Vec<Finding>) {
+    if is_watchdog_idle(&root.join(WATCHDOGS)) {
+        let what = "the hardware watchdog isn't armed: a kernel that hangs stays so".to_owned();
+        let advice = "set RuntimeWatchdogSec= in /etc/systemd/system.conf";
+        found.push(finding(Severity::Notice, "watchdog_off", "kernel", what, advice));
+    }
+    if root.join(REBOOT_REQUIRED).exists() {
+        let what = "updates wait for a reboot (/run/reboot-required)".to_owned();
+        found.push(finding(Severity::Notice, "reboot_required", "gateway", what, "order a reboot at a quiet time"));
+    }
+}
+
+fn clock(seen: &Observation, found: &mut Vec<Finding>) {
+    let synced = seen.points.iter().find(|point| point.metric == Metric::HostClockSynced);
+    if synced.is_some_and(|point| point.value == Value::Flag(false)) {
+        let what = "the clock is not synchronised: commands need a nonce, and certificates are judged by a guess";
+        let advice =
+            "let systemd-timesyncd or chrony reach an NTP server; or [clock] trust = \"always\" if a GPS sets it";
+        found.push(finding(Severity::Warning, "clock_not_synced", "clock", what.to_owned(), advice));
+    }
+}
+
+fn disks(config: &CheckedConfig, seen: &Observation, found: &mut Vec<Finding>) {
+    for point in &seen.points {
+        let (Some(number), label) = (point.value.number(), point.label.as_deref().unwrap_or_default()) else {
+            continue;
+        };
+        match point.metric {
+            Metric::HostDiskUsed if number > DISK_USED_PCT => {
+                let what = format!("{label} is {number:.0} % full");
+                found.push(finding(Severity::Warning, "disk_full", label, what, "make room, or give it a larger one"));
+            }
+            Metric::HostDiskFree if number < floor(config) => {
+                let what = format!("{label} has {:.0} MiB left", number / f64::from(1 << 20));
+                let advice = "make room, or lower store.max_bytes: below store.min_free_bytes telemetry is given up";
+                found.push(finding(Severity::Warning, "disk_headroom", label, what, advice));
+            }
+            Metric::HostFlashLife if number >= FLASH_WORN_PCT => {
+                let severity = if number >= FLASH_DEAD_PCT { Severity::Critical } else { Severity::Warning };
+                let what = format!("{number:.0} % of the flash's life is used, by its own estimate");
+                let advice = "plan to replace it; longer sample and report intervals wear it less";
+                found.push(finding(severity, "flash_worn", "flash", what, advice));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a size")]
+fn floor(config: &CheckedConfig) -> f64 {
+    config.store.min_free_bytes.saturating_mul(FLOORS_OF_HEADROOM) as f64
+}
+
+fn listeners(seen: &Observation, found: &mut Vec<Finding>) {
+    let Some(sockets) = &seen.sockets else { return };
+    let open: Vec<&String> = sockets.listeners.iter().filter(|name| !is_loopback(name)).collect();
+    if open.is_empty() {
+        return;
+    }
+    let what = format!("others can reach {}: {}", count(open.len(), "port"), some(&open));
+    let advice = "close what nobody needs, and what is left to a firewall";
+    found.push(finding(Severity::Info, "listens", "ports", what, advice));
+    let clear: Vec<&String> = open.into_iter().filter(|name| is_clear_text(name)).collect();
+    if !clear.is_empty() {
+        let what = format!("passwords go over the wire as they are: {}", some(&clear));
+        found.push(finding(
+            Severity::Error,
+            "clear_text_service",
+            "ports",
+            what,
+            "use ssh, or an update client with TLS",
+        ));
+    }
+}
+
+/// A listener's name is a protocol and an address with a port.
+fn is_loopback(name: &str) -> bool {
+    let address = name.split_once(' ').and_then(|(_, address)| address.parse::<std::net::SocketAddr>().ok());
+    address.is_some_and(|address| address.ip().to_canonical().is_loopback())
+}
+
+fn is_clear_text(name: &str) -> bool {
+    let port = name.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    name.starts_with("tcp ") && port.is_some_and(|port| CLEAR_TEXT.contains(&port))
+}
+
+/// Whether there is a watchdog and nobody feeds any (Documentation/ABI/testing/sysfs-class-watchdog).
+fn is_watchdog_idle(dir: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(dir) else { return false };
+    let states: Vec<String> =
+        entries.flatten().filter_map(|entry| fs::read_to_string(entry.path().join("state")).ok()).collect();
+    !states.is_empty() && states.iter().all(|state| state.trim() == "inactive")
+}
+
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+fn some<T: AsRef<str>>(names: &[T]) -> String {
+    let mut text = names.iter().take(NAMED_MAX).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(NAMED_MAX);
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}

@@ -1,0 +1,183 @@
+#![expect(clippy::disallowed_methods, reason = "it makes the files that are looked at")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::*;
+use crate::engine::metric::{Metric, Point};
+use crate::engine::observation::Sockets;
+use crate::engine::time::{Mono, Now, Unix, Wall};
+
+const GOOD: &str = "[mqtt]\nurl = \"mqtts://broker.example\"\n";
+
+fn config(dir: &Path, more: &str) -> CheckedConfig {
+    let file = dir.join("agent.toml");
+    fs::write(
+        &file,
+        format!("{GOOD}{more}\n[collect]\nroot = {dir:?}\n[runbooks]\ndir = {:?}\n", dir.join("runbooks")),
+    )
+    .unwrap();
+    crate::config::load(&[file]).unwrap().config
+}
+
+fn checks(found: &[Finding]) -> Vec<&str> {
+    found.iter().map(|finding| finding.check).collect()
+}
+
+fn of_readings(points: Vec<Point>) -> Vec<Finding> {
+    let dir = tempfile::tempdir().unwrap();
+    judge(&config(dir.path(), ""), &Observation { points, ..Observation::default() }, &Ok(Vec::new()))
+}
+
+fn of_listeners(listeners: &[&str]) -> Vec<Finding> {
+    let dir = tempfile::tempdir().unwrap();
+    let listeners = listeners.iter().map(|name| (*name).to_owned()).collect();
+    let sockets = Some(Sockets { listeners, peers: Vec::new() });
+    judge(&config(dir.path(), ""), &Observation { sockets, ..Observation::default() }, &Ok(Vec::new()))
+}
+
+#[test]
+fn nothing_is_said_of_a_gateway_in_order() {
+    let points = vec![
+        Point::new(Metric::HostClockSynced, true),
+        Point::labelled(Metric::HostDiskUsed, "/", 40.0),
+        Point::labelled(Metric::HostDiskFree, "/", 5e9),
+        Point::new(Metric::HostFlashLife, 30.0),
+    ];
+    assert_eq!(of_readings(points), []);
+    assert_eq!(of_listeners(&["tcp 127.0.0.1:23", "tcp [::1]:8080"]), [], "nobody else can reach these");
+}
+
+#[test]
+fn disks_flash_and_clock_are_told_at_their_limits() {
+    let cases: [(Point, &str, Severity); 5] = [
+        (Point::new(Metric::HostClockSynced, false), "clock_not_synced", Severity::Warning),
+        (Point::labelled(Metric::HostDiskUsed, "/var", 97.0), "disk_full", Severity::Warning),
+        (Point::labelled(Metric::HostDiskFree, "/var", 4e6), "disk_headroom", Severity::Warning),
+        (Point::new(Metric::HostFlashLife, 80.0), "flash_worn", Severity::Warning),
+        (Point::new(Metric::HostFlashLife, 110.0), "flash_worn", Severity::Critical),
+    ];
+    for (point, check, severity) in cases {
+        let found = of_readings(vec![point]);
+        assert_eq!((checks(&found), found[0].severity), (vec![check], severity));
+        assert!(!found[0].advice.is_empty());
+    }
+}
+
+#[test]
+fn ports_are_named_and_telnet_is_an_error() {
+    let found = of_listeners(&["tcp 0.0.0.0:22", "tcp [::]:23", "udp 0.0.0.0:23"]);
+    assert_eq!(checks(&found), ["clear_text_service", "listens"], "the worst first");
+    assert_eq!(found[0].what, "passwords go over the wire as they are: tcp [::]:23");
+    assert_eq!(found[1].what, "others can reach 3 ports: tcp 0.0.0.0:22, tcp [::]:23, udp 0.0.0.0:23");
+    let many: Vec<String> = (1_000..1_030).map(|port| format!("tcp 0.0.0.0:{port}")).collect();
+    let found = of_listeners(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(found[0].what.ends_with("tcp 0.0.0.0:1009 and 20 more"), "{}", found[0].what);
+}
+
+#[test]
+fn what_the_configuration_lets_pass_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), "[commands]\nrequire_signature = false\n");
+    config.mqtt.url.tls = false;
+    let found = judge(&config, &Observation::default(), &Ok(Vec::new()));
+    assert_eq!(checks(&found), ["plain_mqtt", "unsigned_commands"]);
+    config.mqtt.url.host = "::1".to_owned();
+    let found = judge(&config, &Observation::default(), &Ok(Vec::new()));
+    assert_eq!(checks(&found), ["unsigned_commands"], "to itself it may speak as it likes");
+}
+
+#[test]
+fn failed_units_are_named_and_where_nobody_knows_nothing_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "");
+    let found = judge(&config, &Observation::default(), &Ok(vec!["app.service failed (failed): App".to_owned()]));
+    assert_eq!(checks(&found), ["failed_units"]);
+    assert_eq!(found[0].what, "1 unit failed: app.service failed (failed): App");
+    assert_eq!(judge(&config, &Observation::default(), &Err("no bus".to_owned())), []);
+}
+
+#[test]
+fn files_that_everybody_may_write_are_critical_and_a_link_is_what_it_leads_to() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let config = config(dir.path(), "");
+    let file = dir.path().join("agent.toml");
+    let link = dir.path().join("link.toml");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let told = |files: &[&Path]| {
+        let mut found = Vec::new();
+        let files: Vec<PathBuf> = files.iter().map(|file| (*file).to_owned()).collect();
+        files::look(&config, &files, Timestamp::UNIX_EPOCH, &mut found);
+        found
+    };
+    assert_eq!(told(&[&file, &link]), []);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    for named in [&file, &link] {
+        let found = told(&[named]);
+        assert_eq!((checks(&found), found[0].severity), (vec!["writable_by_others"], Severity::Critical));
+        assert_eq!(found[0].advice, format!("chmod o-w {}", file.canonicalize().unwrap().display()));
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(checks(&told(&[&file])), ["writable_by_others"], "whoever may write the directory may replace the file");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    assert_eq!(told(&[&file]), [], "as in /tmp");
+}
+
+#[test]
+fn an_idle_watchdog_and_a_pending_reboot_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let look = || {
+        let mut found = Vec::new();
+        gateway::look(dir.path(), &mut found);
+        checks(&found).join(" ")
+    };
+    assert_eq!(look(), "", "no watchdog is no finding");
+    let watchdog = dir.path().join("sys/class/watchdog/watchdog0");
+    fs::create_dir_all(&watchdog).unwrap();
+    for (state, told) in [("inactive\n", "watchdog_off"), ("active\n", "")] {
+        fs::write(watchdog.join("state"), state).unwrap();
+        assert_eq!(look(), told);
+    }
+    fs::create_dir_all(dir.path().join("run")).unwrap();
+    fs::write(dir.path().join("run/reboot-required"), "").unwrap();
+    assert_eq!(look(), "reboot_required");
+}
+
+#[test]
+fn a_configuration_that_was_changed_behind_the_agents_back_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    fs::write(&file, GOOD).unwrap();
+    let written = fs::metadata(&file).unwrap().modified().unwrap();
+    let look = |since| {
+        let mut found = Vec::new();
+        let running = Running { since, is_watched: true, is_root: false };
+        agent::look(std::slice::from_ref(&file), running, &mut found);
+        checks(&found).join(" ")
+    };
+    assert_eq!(look(written), "");
+    assert_eq!(look(written - std::time::Duration::from_secs(1)), "config_not_in_force");
+    let mut found = Vec::new();
+    let running = Running { since: written, is_watched: false, is_root: true };
+    agent::look(&[], running, &mut found);
+    assert_eq!(checks(&found), ["runs_as_root", "watchdog_off"]);
+}
+
+#[test]
+fn a_whole_look_reads_its_own_round_below_the_root() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let config = config(dir.path(), "");
+    let net = dir.path().join("proc/net");
+    fs::create_dir_all(&net).unwrap();
+    let listens = "   0: 00000000:0017 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 99 1\n";
+    fs::write(net.join("tcp"), format!("  sl  local_address\n{listens}")).unwrap();
+    let clock = ClockReading { now: Now { mono: Mono(1), wall: Wall { unix: Unix(0), trusted: true } }, synced: false };
+    let found = Audit::new(config, vec![dir.path().join("agent.toml")]).look(clock, &Ok(Vec::new()));
+    let expected = ["clear_text_service", "clock_not_synced", "listens"];
+    let found: Vec<&str> = checks(&found).into_iter().filter(|check| expected.contains(check)).collect();
+    assert_eq!(found, expected);
+}

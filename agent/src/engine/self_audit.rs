@@ -1,0 +1,175 @@
+//! The daily look at the gateway and the agent themselves: when it is due, and what is told of what was found. A finding is
+//! told when it is new and when it is gone, not every day; that the look was taken, and how much stands, is. It must not
+//! decide what is wrong: that is the auditor's (`crate::audit`).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::commands::encode;
+use super::observation::{Finding, Severity};
+use super::record::{Event, EventKind};
+use super::template::cut_at;
+use super::time::Mono;
+
+/// The key of the findings that were told.
+pub(super) const AUDIT_KEY: &str = "audit";
+/// A gateway that has just booted has other things to do.
+const FIRST_AFTER: Duration = Duration::from_secs(5 * 60);
+const EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// Findings that are told; the rest is a number.
+const FINDINGS_MAX: usize = 64;
+/// Of a finding's text, in bytes.
+const TEXT_MAX: usize = 512;
+const GROUP: &str = "audit";
+
+/// What a finding is known by: its check and its subject.
+type Known = BTreeSet<(String, String)>;
+
+/// When the next look is due, and what the last one found.
+#[derive(Debug)]
+pub(super) struct SelfAudit {
+    due: Mono,
+    under_way: bool,
+    known: Known,
+}
+
+/// What is to be done about a look.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) events: Vec<Event>,
+    /// The new value of [`AUDIT_KEY`], where it is another.
+    pub(super) saved: Option<Option<Bytes>>,
+}
+
+impl SelfAudit {
+    /// An agent begins; `known` was told by the one before.
+    pub(super) fn new(now: Mono, known: Option<Known>) -> Self {
+        Self { due: now.after(FIRST_AFTER), under_way: false, known: known.unwrap_or_default() }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        (!self.under_way).then_some(self.due)
+    }
+
+    /// Whether to look now. One that hangs is the last until the agent starts again.
+    pub(super) fn poll(&mut self, now: Mono) -> bool {
+        if self.under_way || now < self.due {
+            return false;
+        }
+        self.under_way = true;
+        self.due = now.after(EVERY);
+        true
+    }
+
+    /// Nobody could look.
+    pub(super) const fn failed(&mut self) {
+        self.under_way = false;
+    }
+
+    /// Somebody has looked, and found this, the worst first.
+    pub(super) fn audited(&mut self, findings: &[Finding]) -> Told {
+        self.under_way = false;
+        let told: Vec<&Finding> = findings.iter().take(FINDINGS_MAX).collect();
+        let known: Known = told.iter().map(|finding| name_of(finding)).collect();
+        let gone = self.known.difference(&known).map(|(check, subject)| {
+            let event = Event::new(Severity::Notice, EventKind::Audit, "audit_finding").group(GROUP);
+            event.with("state", "gone").with("check", check.as_str()).with("subject", subject.as_str())
+        });
+        let new = told.iter().filter(|finding| !self.known.contains(&name_of(finding))).map(|finding| {
+            let event = Event::new(finding.severity, EventKind::Audit, "audit_finding").group(GROUP);
+            event
+                .with("state", "found")
+                .with("check", finding.check)
+                .with("subject", cut(&finding.subject))
+                .with("what", cut(&finding.what))
+                .with("advice", cut(&finding.advice))
+        });
+        let events = gone.chain(new).chain([summary(findings)]).collect();
+        let saved = (known != self.known).then(|| (!known.is_empty()).then(|| encode(&known)));
+        self.known = known;
+        Told { events, saved }
+    }
+}
+
+fn summary(findings: &[Finding]) -> Event {
+    let worst = findings.iter().map(|finding| finding.severity).min();
+    let left_out = findings.len().saturating_sub(FINDINGS_MAX) as u64;
+    Event::new(Severity::Info, EventKind::Audit, "self_audit")
+        .group(GROUP)
+        .with("findings", findings.len() as u64)
+        .with_some("worst", worst.map(Severity::word))
+        .with_some("not_told", (left_out > 0).then_some(left_out))
+}
+
+fn name_of(finding: &Finding) -> (String, String) {
+    (finding.check.to_owned(), cut(&finding.subject).to_owned())
+}
+
+/// A path may be long, and all of them are stored.
+fn cut(text: &str) -> &str {
+    cut_at(text, TEXT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(check: &'static str, subject: &str, severity: Severity) -> Finding {
+        let (what, advice) = ("it is so".to_owned(), "mend it".to_owned());
+        Finding { check, subject: subject.to_owned(), severity, what, advice }
+    }
+
+    fn names(told: &Told) -> Vec<(&str, Severity)> {
+        told.events.iter().map(|event| (&*event.name, event.severity)).collect()
+    }
+
+    #[test]
+    fn a_finding_is_told_when_it_is_new_and_when_it_is_gone_and_each_look_in_short() {
+        let mut audit = SelfAudit::new(Mono(0), None);
+        let full = finding("disk_full", "/var", Severity::Warning);
+        let first = audit.audited(std::slice::from_ref(&full));
+        assert_eq!(names(&first), [("audit_finding", Severity::Warning), ("self_audit", Severity::Info)]);
+        let again = audit.audited(std::slice::from_ref(&full));
+        assert_eq!(names(&again), [("self_audit", Severity::Info)]);
+        assert_eq!(again.saved, None, "no write without news");
+        let gone = audit.audited(&[]);
+        assert_eq!(names(&gone), [("audit_finding", Severity::Notice), ("self_audit", Severity::Info)]);
+        assert_eq!(gone.saved, Some(None), "nothing is kept of what is gone");
+    }
+
+    #[test]
+    fn what_was_told_before_a_restart_is_not_told_again() {
+        let mut before = SelfAudit::new(Mono(0), None);
+        let full = finding("disk_full", "/var", Severity::Warning);
+        let saved = before.audited(std::slice::from_ref(&full)).saved.flatten().unwrap();
+        let mut after = SelfAudit::new(Mono(0), minicbor::decode(&saved).ok());
+        assert_eq!(names(&after.audited(&[full])), [("self_audit", Severity::Info)]);
+    }
+
+    #[test]
+    fn the_first_look_comes_after_a_while_then_daily_and_never_two_at_once() {
+        let mut audit = SelfAudit::new(Mono(0), None);
+        assert!(!audit.poll(Mono(299_999)));
+        assert!(audit.poll(Mono(300_000)));
+        assert_eq!(audit.deadline(), None);
+        assert!(!audit.poll(Mono(90_000_000)), "the first hangs");
+        audit.audited(&[]);
+        assert!(audit.poll(Mono(90_000_000)));
+    }
+
+    #[test]
+    fn what_is_too_much_is_a_number() {
+        let findings: Vec<Finding> = (0..100)
+            .map(|n| finding("writable_by_others", &format!("/etc/{n}/{}", "x".repeat(5_000)), Severity::Critical))
+            .collect();
+        let mut audit = SelfAudit::new(Mono(0), None);
+        let told = audit.audited(&findings);
+        assert_eq!(told.events.len(), FINDINGS_MAX + 1);
+        let summary = told.events.last().unwrap();
+        assert!(summary.fields.contains(&("not_told".into(), 36_u64.into())), "{summary:?}");
+        assert_eq!(audit.known.len(), FINDINGS_MAX);
+        assert!(audit.known.iter().all(|(_, subject)| subject.len() <= TEXT_MAX));
+    }
+}
