@@ -1,11 +1,12 @@
 //! `fieldmedic status`: asks the running daemon over its socket.
 
+mod screen;
+
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value as Json;
 
 use super::{BAD_USAGE, ConfigArgs, DONE, FAILED, NO_DAEMON, fail, runtime};
 use crate::config;
@@ -71,13 +72,14 @@ pub(super) fn run(args: StatusArgs) -> u8 {
         Ok(rt) => rt,
         Err(error) => return fail(&error),
     };
+    let unicode = is_utf8();
     loop {
         let answer = match rt.block_on(ask_status(&socket)) {
             Ok(answer) if !answer.is_empty() => answer,
             Ok(_) => return no_daemon(&socket, "it closed the connection: it is busy"),
             Err(error) => return no_daemon(&socket, &error.to_string()),
         };
-        let text = if args.json { answer } else { readable(&answer) };
+        let text = if args.json { answer } else { screen::render(&answer, unicode) };
         if show(&text, args.watch && !args.json).is_err() {
             return FAILED;
         }
@@ -98,6 +100,17 @@ fn no_daemon(socket: &std::path::Path, why: &str) -> u8 {
     NO_DAEMON
 }
 
+/// Whether the console shows more than ASCII (locale(7)).
+#[expect(clippy::disallowed_methods, reason = "the console's locale is in the environment")]
+fn is_utf8() -> bool {
+    let locale =
+        ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| std::env::var(name).ok().filter(|it| !it.is_empty()));
+    locale.is_some_and(|locale| {
+        let locale = locale.to_ascii_lowercase();
+        locale.ends_with("utf-8") || locale.ends_with("utf8")
+    })
+}
+
 fn show(text: &str, clear: bool) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     if clear && out.is_terminal() {
@@ -106,88 +119,4 @@ fn show(text: &str, clear: bool) -> std::io::Result<()> {
     }
     writeln!(out, "{}", text.trim_end())?;
     out.flush()
-}
-
-/// The status for a human: what is well in a line each, and what isn't with its reason.
-fn readable(answer: &str) -> String {
-    let Ok(status) = serde_json::from_str::<Json>(answer) else { return answer.to_owned() };
-    let text = |pointer: &str| status.pointer(pointer).map(plain).unwrap_or_default();
-    let broker = if status.pointer("/broker/online") == Some(&Json::Bool(true)) {
-        format!("online for {} s", text("/broker/online_s"))
-    } else {
-        let fault = status.pointer("/broker/fault").map_or("not connected yet".to_owned(), plain);
-        let retry = status.pointer("/broker/retry_in_s").map_or(String::new(), |s| format!("; next try in {s} s"));
-        format!("OFFLINE: {fault}{retry}")
-    };
-    let store =
-        status.pointer("/outbox/fault").map_or_else(|| "ok".to_owned(), |fault| format!("FAILS: {}", plain(fault)));
-    let mut lines = vec![
-        format!("device      {} (fieldmedic {}, boot {})", text("/device"), text("/agent"), text("/boot")),
-        format!("broker      {} {broker}", text("/broker/url")),
-        format!(
-            "outbox      {} results, {} events, {} samples wait; {} of {} used; {} publishes under way",
-            text("/outbox/records/results"),
-            text("/outbox/records/events"),
-            text("/outbox/records/telemetry"),
-            bytes(status.pointer("/outbox/bytes")),
-            bytes(status.pointer("/outbox/max_bytes")),
-            text("/outbox/inflight"),
-        ),
-        format!("store       {store}; {} free on its disk", bytes(status.pointer("/outbox/free_bytes"))),
-        format!("commands    {} queued or under way", text("/commands_open")),
-        format!("quarantine  {}", text("/quarantine")),
-    ];
-    lines.extend(drain(&status));
-    lines.extend(alarms(&status));
-    for group in ["battery", "link", "errors", "host"] {
-        if let Some(fields) = status.pointer(&format!("/sample/{group}")).and_then(Json::as_object) {
-            let fields: Vec<String> = fields
-                .iter()
-                .filter(|(key, value)| !value.is_object() && !key.ends_with("_min") && !key.ends_with("_max"))
-                .map(|(key, value)| format!("{key} {}", plain(value)))
-                .collect();
-            lines.push(format!("{group:<11} {}", fields.join(", ")));
-        }
-    }
-    lines.join("\n")
-}
-
-/// How the backlog of an outage goes, while there is one.
-fn drain(status: &Json) -> Option<String> {
-    let drain = status.pointer("/outbox/drain")?;
-    let count = |key: &str| drain.get(key).and_then(Json::as_u64);
-    let (of, remaining) = (count("of_records")?, count("remaining_records")?);
-    let left = count("left_s").map_or(String::new(), |left_s| {
-        format!(", {} to go at this rate", humantime::format_duration(Duration::from_secs(left_s)))
-    });
-    let done_pct = of.saturating_sub(remaining).saturating_mul(100) / of.max(1);
-    Some(format!(
-        "draining    {remaining} of {of} samples of the outage are still to be sent ({done_pct} % done){left}"
-    ))
-}
-
-/// A line for each alarm that stands.
-fn alarms(status: &Json) -> Vec<String> {
-    let alarms = status.pointer("/alarms").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
-    if alarms.is_empty() {
-        return vec!["alarms      none".to_owned()];
-    }
-    let line = |alarm: &Json| {
-        let text = |key: &str| alarm.get(key).map(plain).unwrap_or_default();
-        let since = alarm.get("since").map_or(String::new(), |since| format!(" since {}", plain(since)));
-        format!("ALARM       {} ({}): {}{since}", text("rule"), text("severity"), text("metric"))
-    };
-    alarms.iter().map(line).collect()
-}
-
-fn plain(value: &Json) -> String {
-    match value {
-        Json::String(text) => text.clone(),
-        Json::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or_default()),
-        other => other.to_string(),
-    }
-}
-
-fn bytes(value: Option<&Json>) -> String {
-    bytesize::ByteSize(value.and_then(Json::as_u64).unwrap_or(0)).to_string()
 }

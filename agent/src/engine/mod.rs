@@ -33,6 +33,7 @@ mod healing;
 mod pace;
 mod quarantine;
 mod ration;
+mod recent;
 mod reconfigure;
 mod self_audit;
 mod session;
@@ -67,6 +68,7 @@ use observation::{EndSigns, ErrorBatch, Finding, Observation, Severity};
 use outbox::Outbox;
 use pace::Pace;
 use quarantine::Quarantine;
+use recent::Recent;
 use record::{Body, Class, CommandResult, Event, EventKind, Record, Sample};
 use remedies::Remedies;
 use rules::{Round, Rules};
@@ -124,6 +126,7 @@ pub struct Engine {
     changes: Changes,
     data_use: DataUse,
     self_audit: SelfAudit,
+    recent: Recent,
     incidents: Incidents,
     rules: Rules,
     /// Alarms that the store could not take, by key: at most one a rule.
@@ -614,6 +617,7 @@ impl Engine {
 
     fn append(&mut self, now: Now, body: Body) -> u64 {
         let record = Record { at: self.timeline.stamp(now.mono), body };
+        self.recent.note(record.at, &record.body);
         let seq = self.seqs.next();
         self.outbox.append(now.mono, seq, &record, &mut self.effects);
         seq

@@ -20,6 +20,7 @@ use super::outbox::{Limits, Outbox};
 use super::pace::Pace;
 use super::quarantine::Quarantine;
 use super::ration;
+use super::recent::Recent;
 use super::record::{Class, Event, EventKind, Stamp};
 use super::remedies::Remedies;
 use super::rules::{Leftovers, Rules};
@@ -131,6 +132,7 @@ impl Engine {
             changes: Changes::default(),
             data_use: DataUse::new(now.mono, identity.boot, state.read(DATA_KEY)),
             self_audit: SelfAudit::new(now.mono, state.read(AUDIT_KEY)),
+            recent: Recent::default(),
             incidents: Incidents::new(incident_settings(&config.collect.errors)),
             rules,
             unsaved_alarms: BTreeMap::new(),

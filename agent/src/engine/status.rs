@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::Engine;
+use super::recent::{Cluster, Done, Recent};
 use super::record::Class;
 use super::rules::Alarm;
 use super::session::Drain;
@@ -29,8 +30,55 @@ pub struct Status {
     pub commands_open: usize,
     /// Alarms that stand, by name.
     pub alarms: Vec<AlarmStatus>,
+    /// Remedies and commands of late, the newest first; those of this run of the agent.
+    pub remedies: Vec<RemedyStatus>,
+    /// Errors of the last two hours by cluster, the most frequent first; those of this run of the agent.
+    pub error_clusters: Vec<ClusterStatus>,
     /// The last sample, as the fleet gets it.
     pub sample: Json,
+}
+
+/// A remedy, or a command.
+#[derive(Debug, Serialize)]
+pub struct RemedyStatus {
+    /// When it was last heard of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+    /// `rule:NAME` or `command:ID`.
+    pub trigger: String,
+    /// What was done.
+    pub action: String,
+    /// To what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// In the words of AWS IoT Jobs.
+    pub status: String,
+    /// Why, where it didn't succeed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A cluster of errors.
+#[derive(Debug, Serialize)]
+pub struct ClusterStatus {
+    /// The same as in its events.
+    pub fingerprint: String,
+    /// Its severity.
+    pub severity: &'static str,
+    /// What its lines have in common.
+    pub template: String,
+    /// The unit that they come from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// When the last was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// Lines in all of `counts`.
+    pub count: u64,
+    /// Lines over time, the oldest first.
+    pub counts: Vec<u64>,
+    /// How long each of `counts` is, in seconds.
+    pub count_s: u64,
 }
 
 /// An alarm that stands.
@@ -158,7 +206,38 @@ impl Engine {
             },
             commands_open: self.commands.open(),
             alarms: self.alarms_status(),
+            remedies: self.recent.done().map(|done| self.remedy_status(done)).collect(),
+            error_clusters: self
+                .recent
+                .clusters(now.mono)
+                .into_iter()
+                .map(|(cluster, counts)| self.cluster_status(cluster, counts))
+                .collect(),
             sample: self.sample_json(),
+        }
+    }
+
+    fn remedy_status(&self, done: &Done) -> RemedyStatus {
+        RemedyStatus {
+            time: self.timeline.date(done.at).and_then(rfc3339),
+            trigger: done.trigger.clone(),
+            action: done.action.clone(),
+            target: done.target.clone(),
+            status: done.status.clone(),
+            reason: done.reason.clone(),
+        }
+    }
+
+    fn cluster_status(&self, cluster: &Cluster, counts: Vec<u64>) -> ClusterStatus {
+        ClusterStatus {
+            fingerprint: cluster.fingerprint.clone(),
+            severity: cluster.severity,
+            template: cluster.template.clone(),
+            unit: cluster.unit.clone(),
+            last: self.timeline.date(cluster.last).and_then(rfc3339),
+            count: counts.iter().sum(),
+            counts,
+            count_s: Recent::slot_s(),
         }
     }
 

@@ -1,0 +1,286 @@
+//! The status for a human: what is well in a line each, and what isn't with its reason. Pure. What came from a log or the
+//! network is stripped of what a terminal would obey.
+
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+/// As wide as a serial console; what has no end of its own is cut there.
+const WIDTH: usize = 79;
+/// Remedies and clusters that are shown; `--json` has the rest.
+const REMEDIES_MAX: usize = 5;
+const CLUSTERS_MAX: usize = 5;
+/// From nothing to the most.
+const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+const ASCII: [char; 9] = [' ', '.', ':', '-', '=', '+', '*', '%', '#'];
+
+/// What is shown of a group of the sample: the key, and the words around its value.
+type Shown = &'static [(&'static str, &'static str, &'static str)];
+const BATTERY: Shown = &[
+    ("charge_pct", "", " %"),
+    ("state", "", ""),
+    ("time_to_empty_s", "empty in ", ""),
+    ("voltage_v", "", " V"),
+    ("current_a", "", " A"),
+    ("temperature_c", "", " C"),
+    ("health_pct", "health ", " %"),
+];
+const LINK: Shown = &[
+    ("type", "", ""),
+    ("interface", "", ""),
+    ("rat", "", ""),
+    ("operator", "", ""),
+    ("registration", "", ""),
+    ("rsrp_dbm", "RSRP ", " dBm"),
+    ("rssi_dbm", "RSSI ", " dBm"),
+    ("signal_quality_pct", "signal ", " %"),
+    ("broker_rtt_ms", "broker in ", " ms"),
+];
+const ERRORS: Shown = &[
+    ("count", "", " lines"),
+    ("unit_failures", "units failed ", ""),
+    ("oom_kills", "killed for memory ", ""),
+    ("coredumps", "core dumps ", ""),
+    ("kernel_errors", "of the kernel ", ""),
+];
+const HOST: Shown = &[
+    ("uptime_s", "up ", ""),
+    ("cpu_pct", "cpu ", " %"),
+    ("load1", "load ", ""),
+    ("mem_used_pct", "memory ", " %"),
+    ("temperature_c", "", " C"),
+    ("flash_life_used_pct", "flash used up ", " %"),
+];
+
+/// The daemon's answer as lines. `unicode`: the console shows more than ASCII.
+pub(super) fn render(answer: &str, unicode: bool) -> String {
+    let Ok(status) = serde_json::from_str::<Json>(answer) else { return clean(answer) };
+    let text = |pointer: &str| status.pointer(pointer).map(plain).unwrap_or_default();
+    let mut lines = vec![
+        format!("device      {} (fieldmedic {}, boot {})", text("/device"), text("/agent"), text("/boot")),
+        broker(&status),
+        format!(
+            "outbox      {} results, {} events, {} samples wait; {} of {} used; {} publishes under way",
+            text("/outbox/records/results"),
+            text("/outbox/records/events"),
+            text("/outbox/records/telemetry"),
+            bytes(status.pointer("/outbox/bytes")),
+            bytes(status.pointer("/outbox/max_bytes")),
+            text("/outbox/inflight"),
+        ),
+        store(&status),
+        format!("commands    {} queued or under way", text("/commands_open")),
+        format!("quarantine  {}", text("/quarantine")),
+    ];
+    lines.extend(drain(&status));
+    lines.extend(alarms(&status));
+    for (group, shown) in [("battery", BATTERY), ("link", LINK), ("host", HOST), ("errors", ERRORS)] {
+        lines.extend(status.pointer(&format!("/sample/{group}")).and_then(|fields| sample(group, fields, shown)));
+    }
+    lines.extend(remedies(&status));
+    lines.extend(clusters(&status, if unicode { BLOCKS } else { ASCII }));
+    lines.join("\n")
+}
+
+fn broker(status: &Json) -> String {
+    let url = status.pointer("/broker/url").map(plain).unwrap_or_default();
+    if status.pointer("/broker/online") == Some(&Json::Bool(true)) {
+        return format!("broker      {url} online for {}", duration(status.pointer("/broker/online_s")));
+    }
+    let fault = status.pointer("/broker/fault").map_or("not connected yet".to_owned(), plain);
+    let retry = status.pointer("/broker/retry_in_s").map_or(String::new(), |s| format!("; next try in {s} s"));
+    format!("broker      {url} OFFLINE: {fault}{retry}")
+}
+
+fn store(status: &Json) -> String {
+    let fault = status.pointer("/outbox/fault");
+    let state = fault.map_or_else(|| "ok".to_owned(), |fault| format!("FAILS: {}", plain(fault)));
+    format!("store       {state}; {} free on its disk", bytes(status.pointer("/outbox/free_bytes")))
+}
+
+/// How the backlog of an outage goes, while there is one.
+fn drain(status: &Json) -> Option<String> {
+    let drain = status.pointer("/outbox/drain")?;
+    let count = |key: &str| drain.get(key).and_then(Json::as_u64);
+    let (of, remaining) = (count("of_records")?, count("remaining_records")?);
+    let left = match drain.get("left_s") {
+        Some(left_s) => format!(", {} to go at this rate", duration(Some(left_s))),
+        None => String::new(),
+    };
+    let done_pct = of.saturating_sub(remaining).saturating_mul(100) / of.max(1);
+    Some(format!(
+        "draining    {remaining} of {of} samples of the outage are still to be sent ({done_pct} % done){left}"
+    ))
+}
+
+/// A line for each alarm that stands.
+fn alarms(status: &Json) -> Vec<String> {
+    let alarms = list(status, "/alarms");
+    if alarms.is_empty() {
+        return vec!["alarms      none".to_owned()];
+    }
+    let line = |alarm: &Json| {
+        let text = |key: &str| alarm.get(key).map(plain).unwrap_or_default();
+        let since = alarm.get("since").map_or(String::new(), |since| format!(" since {}", plain(since)));
+        format!("ALARM       {} ({}): {}{since}", text("rule"), text("severity"), text("metric"))
+    };
+    alarms.iter().map(line).collect()
+}
+
+/// What is there of a group; nothing where nothing is.
+fn sample(group: &str, fields: &Json, shown: Shown) -> Option<String> {
+    let word = |(key, before, after): &(&str, &str, &str)| {
+        let value = fields.get(key).filter(|value| !value.is_null())?;
+        let value = if key.ends_with("_s") { duration(Some(value)) } else { plain(value) };
+        Some(format!("{before}{value}{after}"))
+    };
+    let words: Vec<String> = shown.iter().filter_map(word).collect();
+    (!words.is_empty()).then(|| format!("{group:<11} {}", words.join(", ")))
+}
+
+fn remedies(status: &Json) -> Vec<String> {
+    let line = |done: &Json| {
+        let text = |key: &str| done.get(key).map(plain).filter(|text| !text.is_empty());
+        // Of the date the time of day: it is one of the last.
+        let time = text("time").and_then(|time| Some(time.get(11..19)?.to_owned()));
+        let words = [time, text("action"), text("target"), text("status"), text("reason")];
+        let words: Vec<String> = words.into_iter().flatten().collect();
+        cut(&format!("remedy      {} ({})", words.join(" "), text("trigger").unwrap_or_default()))
+    };
+    list(status, "/remedies").iter().take(REMEDIES_MAX).map(line).collect()
+}
+
+/// A bar for each time, scaled to the most of its own cluster.
+fn clusters(status: &Json, bars: [char; 9]) -> Vec<String> {
+    let line = |cluster: &Json| {
+        let text = |key: &str| cluster.get(key).map(plain).unwrap_or_default();
+        let counts: Vec<u64> = list(cluster, "/counts").iter().filter_map(Json::as_u64).collect();
+        let most = counts.iter().copied().max().unwrap_or(0).max(1);
+        let bar = |count: &u64| {
+            let level = usize::try_from(count.saturating_mul(8).div_ceil(most)).unwrap_or(8);
+            bars.get(level).copied().unwrap_or(' ')
+        };
+        let chart: String = counts.iter().map(bar).collect();
+        cut(&format!("error       |{chart}| {}x {}: {}", text("count"), text("severity"), text("template")))
+    };
+    let shown = list(status, "/error_clusters");
+    let mut lines: Vec<String> = shown.iter().take(CLUSTERS_MAX).map(line).collect();
+    if let (Some(count_s), false) = (shown.first().and_then(|first| first.get("count_s")), lines.is_empty()) {
+        lines.push(format!("            each mark {}, now at the right", duration(Some(count_s))));
+    }
+    lines
+}
+
+fn list<'a>(of: &'a Json, pointer: &str) -> &'a [Json] {
+    of.pointer(pointer).and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+fn plain(value: &Json) -> String {
+    match value {
+        Json::String(text) => clean(text),
+        Json::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or_default()),
+        other => other.to_string(),
+    }
+}
+
+/// Without control characters, nor those that turn the direction of writing (Unicode's Bidi_Control).
+fn clean(text: &str) -> String {
+    let is_bidi = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().filter(|c| !c.is_control() && !is_bidi(*c)).collect()
+}
+
+fn cut(line: &str) -> String {
+    line.chars().take(WIDTH).collect()
+}
+
+fn duration(seconds: Option<&Json>) -> String {
+    let seconds = seconds.and_then(Json::as_f64).unwrap_or(0.0).clamp(0.0, 1e12);
+    let whole = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
+    // Of days no seconds.
+    let shown = match whole {
+        0..3_600 => whole,
+        3_600..86_400 => whole / 60 * 60,
+        _ => whole / 3_600 * 3_600,
+    };
+    humantime::format_duration(Duration::from_secs(shown)).to_string()
+}
+
+fn bytes(value: Option<&Json>) -> String {
+    bytesize::ByteSize(value.and_then(Json::as_u64).unwrap_or(0)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status() -> Json {
+        json!({
+            "device": "gw-1", "agent": "0.1.0", "boot": "b", "quarantine": "none", "commands_open": 0,
+            "broker": {"url": "mqtt://b:1883", "online": true, "online_s": 7_325},
+            "outbox": {"records": {"results": 0, "events": 1, "telemetry": 2}, "bytes": 2048, "max_bytes": 4096,
+                       "free_bytes": 1024, "inflight": 3},
+            "alarms": [], "remedies": [], "error_clusters": [], "sample": null,
+        })
+    }
+
+    fn shown(status: &Json, unicode: bool) -> String {
+        render(&status.to_string(), unicode)
+    }
+
+    #[test]
+    fn a_gateway_that_is_well_is_a_few_lines() {
+        let expected = "\
+device      gw-1 (fieldmedic 0.1.0, boot b)
+broker      mqtt://b:1883 online for 2h 2m
+outbox      0 results, 1 events, 2 samples wait; 2.0 KiB of 4.0 KiB used; 3 publishes under way
+store       ok; 1.0 KiB free on its disk
+commands    0 queued or under way
+quarantine  none
+alarms      none";
+        assert_eq!(shown(&status(), true), expected);
+    }
+
+    #[test]
+    fn what_a_gateway_does_not_have_is_left_out_and_never_zero() {
+        let mut status = status();
+        status["sample"] = json!({"battery": {"charge_pct": 79.96, "state": "discharging", "time_to_empty_s": 30_000},
+            "link": {"type": "cellular", "interface": "wwan0", "rsrp_dbm": -98.0, "operator": null}, "host": {}});
+        let text = shown(&status, true);
+        assert!(text.contains("battery     80.0 %, discharging, empty in 8h 20m\n"), "{text}");
+        assert!(text.ends_with("link        cellular, wwan0, RSRP -98.0 dBm"), "{text}");
+    }
+
+    #[test]
+    fn remedies_and_errors_are_shown_with_a_chart_over_time() {
+        let mut status = status();
+        status["remedies"] = json!([{"time": "2026-11-23T03:08:28.000Z", "trigger": "rule:app", "action": "reboot",
+            "target": "gateway", "status": "REJECTED", "reason": "min_uptime"}]);
+        status["error_clusters"] = json!([{"severity": "error", "template": "it broke", "count": 13, "count_s": 300,
+            "counts": [0, 1, 4, 8]}]);
+        let text = shown(&status, true);
+        assert!(text.contains("remedy      03:08:28 reboot gateway REJECTED min_uptime (rule:app)\n"), "{text}");
+        assert!(text.contains("error       | ▁▄█| 13x error: it broke\n"), "{text}");
+        assert!(text.ends_with("each mark 5m, now at the right"), "{text}");
+        assert!(shown(&status, false).contains("| .=#|"), "a console that knows ASCII alone");
+    }
+
+    #[test]
+    fn a_full_screen_fits_a_serial_console_and_obeys_nobody() {
+        let mut status = status();
+        let hostile = format!("\u{1b}[2J\u{202e}{}\r\n\u{7}", "x".repeat(500));
+        let remedy =
+            json!({"trigger": hostile, "action": "run", "target": hostile, "status": "FAILED", "reason": "exit_code"});
+        let counts = vec![u64::MAX; 24];
+        let cluster = json!({"severity": "error", "template": hostile, "count": 1, "count_s": 300, "counts": counts});
+        status["remedies"] = vec![remedy; 8].into();
+        status["error_clusters"] = vec![cluster; 16].into();
+        status["sample"] = json!({"battery": {"charge_pct": 1}, "link": {"type": "wifi"}, "host": {"load1": 0.1}});
+        let text = shown(&status, false);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() < 24, "{text}");
+        assert!(lines.iter().skip(7).all(|line| line.chars().count() < 80), "{text}");
+        assert!(text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')), "{text:?}");
+    }
+}
