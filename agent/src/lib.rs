@@ -6,6 +6,8 @@ pub mod cli;
 pub mod collect;
 pub mod config;
 pub mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod helper;
 pub mod runtime;
 pub mod sim;

@@ -110,6 +110,8 @@ impl Collectors {
     }
 }
 
+pub(crate) use modem::of_answer as of_modem_answer;
+
 /// Text from outside, bounded, and without what a terminal would obey.
 pub(crate) fn printable(text: &str, chars_max: usize) -> String {
     text.chars().filter(|c| !c.is_control()).take(chars_max).collect()

@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_types, reason = "zbus hands properties over in them; their order is of no matter here")]
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -12,12 +13,14 @@ use tokio::time::timeout;
 use zbus::fdo::ManagedObjects;
 use zbus::names::OwnedInterfaceName;
 use zbus::proxy::MethodFlags;
-use zbus::zvariant::{Dict, OwnedObjectPath, OwnedValue};
+use zbus::zvariant::serialized::{Context, Data};
+use zbus::zvariant::{Dict, Endian, OwnedObjectPath, OwnedValue};
 use zbus::{Connection, Proxy};
 
 use super::printable;
 use super::round::Round;
 use crate::engine::metric::Metric;
+use crate::engine::observation::Observation;
 use crate::engine::time::Mono;
 
 const SERVICE: &str = "org.freedesktop.ModemManager1";
@@ -224,6 +227,18 @@ fn find(objects: ManagedObjects, interface: &str) -> Option<Found> {
     })
 }
 
+/// What is told of the modem of `wwan0` where this is the body of ModemManager's answer (a{oa{sa{sv}}}, little endian).
+pub(crate) fn of_answer(body: &[u8]) -> Observation {
+    let mut round = Round::new(Path::new("/"));
+    let data = Data::new(body, Context::new_dbus(Endian::Little, 0));
+    if let Ok((objects, _)) = data.deserialize::<ManagedObjects>() {
+        if let Some(found) = find(objects, "wwan0") {
+            found.modem.tell(&mut round);
+        }
+    }
+    round.finish()
+}
+
 /// The properties of one of an object's interfaces.
 fn of<'a>(interfaces: &'a Interfaces, name: &str) -> Option<&'a Properties> {
     interfaces.iter().find(|(known, _)| known.as_str() == name).map(|(_, properties)| properties)
@@ -290,8 +305,6 @@ fn text(value: &OwnedValue) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use tokio::net::UnixStream;
     use zbus::connection::Builder;
     use zbus::fdo::ObjectManager;

@@ -233,6 +233,12 @@ fn error_line(severity: Severity, message: String, unit: Option<String>, app: Op
     }
 }
 
+/// What is made of a datagram's lines as long as nobody limits them; for [`super::parsers`].
+pub(super) fn lines_of(datagram: &[u8]) -> Vec<ErrorLine> {
+    let lines = datagram.split(|byte| *byte == b'\n').filter_map(|line| line::parse(line).ok());
+    lines.map(|said| error_line(said.severity, said.message, said.unit, said.app)).collect()
+}
+
 /// The unit in the text of /proc/PID/cgroup (cgroups(7)): `0::/system.slice/app.service`, or systemd's own hierarchy.
 fn unit_in(text: &str) -> Option<String> {
     let by_hierarchy: BTreeMap<&str, &str> =

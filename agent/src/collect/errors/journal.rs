@@ -283,7 +283,7 @@ impl Entry {
             || self.field("SYSLOG_IDENTIFIER").as_deref() == Some(OWN_IDENTIFIER)
     }
 
-    fn line(&self, filter: &Filter) -> ErrorLine {
+    pub(super) fn line(&self, filter: &Filter) -> ErrorLine {
         // journalctl gives null for a field of more than 4 KiB.
         let message = self.field("MESSAGE").unwrap_or_else(|| "(a message of more than 4 KiB)".to_owned());
         let kind = self.kind(&message, !filter.units.is_empty());

@@ -28,7 +28,7 @@ const BATCH_LINES_MAX: usize = 64;
 /// A batch is sent when nothing came for so long.
 const BATCH_QUIET: Duration = Duration::from_millis(5);
 /// A message is cut at this length. Stack traces are longer; what tells errors apart stands at their beginning.
-const MESSAGE_BYTES_MAX: usize = 2048;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 2048;
 /// Delay before a source that failed is tried again, growing from the first to the second.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(300);
@@ -220,6 +220,30 @@ fn failed(what: &str, why: impl Display) -> Ended {
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+/// The parsers of what comes from outside, one input each, for [`crate::fuzzing`].
+pub(crate) mod parsers {
+    use super::{Filter, app, journal, kmsg};
+    use crate::engine::observation::{ErrorLine, Severity};
+    use crate::engine::time::BootId;
+
+    /// What is made of a line of `journalctl --output=json`.
+    pub(crate) fn journal_line(line: &[u8]) -> Option<ErrorLine> {
+        let boot = Some(BootId([1; 16]));
+        let filter = Filter { min_severity: Severity::Debug, units: Vec::new(), boot };
+        journal::Entry::parse(line).map(|entry| entry.line(&filter))
+    }
+
+    /// What is made of a record of /dev/kmsg.
+    pub(crate) fn kernel_record(record: &[u8]) -> Option<ErrorLine> {
+        kmsg::Record::parse(record).map(kmsg::Record::line)
+    }
+
+    /// What is made of a datagram of an application.
+    pub(crate) fn app_datagram(datagram: &[u8]) -> Vec<ErrorLine> {
+        app::lines_of(datagram)
+    }
 }
 
 #[cfg(test)]
