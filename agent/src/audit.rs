@@ -25,10 +25,11 @@ pub struct Audit {
 }
 
 /// What is known of the agent that runs, by itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Running {
-    /// When it read its configuration.
-    since: SystemTime,
+    /// When each of its files had been written as it read them. Not when it read them: a gateway without a battery for its
+    /// clock boots years before its files were written.
+    written: Vec<Option<SystemTime>>,
     /// systemd waits for its sign of life.
     is_watched: bool,
     /// Its user may do everything.
@@ -44,10 +45,9 @@ impl Audit {
 
     /// The same, by the agent that runs on this configuration from now on.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "files have their times by this clock")]
     pub fn of_the_agent(self) -> Self {
         let running = Running {
-            since: SystemTime::now(),
+            written: self.files.iter().map(|file| agent::written(file)).collect(),
             // sd_watchdog_enabled(3).
             is_watched: std::env::var_os("WATCHDOG_USEC").is_some(),
             is_root: rustix::process::geteuid().is_root(),
@@ -64,7 +64,7 @@ impl Audit {
         let mut found = judge(&self.config, &seen, failed);
         files::look(&self.config, &self.files, now, &mut found);
         gateway::look(&self.config.collect.root, &mut found);
-        if let Some(running) = self.running {
+        if let Some(running) = &self.running {
             agent::look(&self.files, running, &mut found);
         }
         sort(&mut found);

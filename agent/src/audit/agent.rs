@@ -1,7 +1,8 @@
 //! The agent itself: what it was told to let pass, and whether it is what its files say.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::{Running, finding};
 use crate::config::CheckedConfig;
@@ -20,10 +21,14 @@ pub(super) fn judge(config: &CheckedConfig, found: &mut Vec<Finding>) {
     }
 }
 
-pub(super) fn look(files: &[PathBuf], running: Running, found: &mut Vec<Finding>) {
-    for file in files {
-        let changed = fs::metadata(file).and_then(|metadata| metadata.modified());
-        if changed.is_ok_and(|at| at > running.since) {
+/// When a file was written; nothing where it can't be seen.
+pub(super) fn written(file: &Path) -> Option<SystemTime> {
+    fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
+}
+
+pub(super) fn look(files: &[PathBuf], running: &Running, found: &mut Vec<Finding>) {
+    for (file, read) in files.iter().zip(&running.written) {
+        if written(file) != *read {
             let what = format!("{} was changed after the agent had read it", file.display());
             let advice = "fieldmedic check it, then systemctl reload fieldmedic";
             found.push(finding(Severity::Notice, "config_not_in_force", file.display().to_string(), what, advice));

@@ -152,17 +152,20 @@ fn a_configuration_that_was_changed_behind_the_agents_back_is_noticed() {
     let file = dir.path().join("agent.toml");
     fs::write(&file, GOOD).unwrap();
     let written = fs::metadata(&file).unwrap().modified().unwrap();
-    let look = |since| {
+    let look = |read| {
         let mut found = Vec::new();
-        let running = Running { since, is_watched: true, is_root: false };
-        agent::look(std::slice::from_ref(&file), running, &mut found);
+        let running = Running { written: vec![read], is_watched: true, is_root: false };
+        agent::look(std::slice::from_ref(&file), &running, &mut found);
         checks(&found).join(" ")
     };
-    assert_eq!(look(written), "");
-    assert_eq!(look(written - std::time::Duration::from_secs(1)), "config_not_in_force");
+    let second = std::time::Duration::from_secs(1);
+    assert_eq!(look(Some(written)), "", "whatever the clock said when it was read");
+    for read in [Some(written - second), Some(written + second), None] {
+        assert_eq!(look(read), "config_not_in_force", "{read:?}: one that was put back is another one, too");
+    }
     let mut found = Vec::new();
-    let running = Running { since: written, is_watched: false, is_root: true };
-    agent::look(&[], running, &mut found);
+    let running = Running { written: Vec::new(), is_watched: false, is_root: true };
+    agent::look(&[], &running, &mut found);
     assert_eq!(checks(&found), ["runs_as_root", "watchdog_off"]);
 }
 
