@@ -32,12 +32,11 @@ pub(super) fn judge(
     clock(seen, found);
     disks(config, seen, found);
     listeners(seen, found);
-    if let Ok(failed) = failed {
-        if !failed.is_empty() {
-            let what = format!("{} failed: {}", count(failed.len(), "unit"), some(failed));
-            let advice = "systemctl status UNIT; systemctl reset-failed UNIT once it is settled";
-            found.push(finding(Severity::Warning, "failed_units", "systemd", what, advice));
-        }
+    // Each by itself: another one that fails is news.
+    for line in failed.iter().flatten() {
+        let unit = line.split(' ').next().unwrap_or(line);
+        let advice = format!("systemctl status {unit}; systemctl reset-failed {unit} once it is settled");
+        found.push(finding(Severity::Warning, "failed_unit", unit, format!("systemd says: {line}"), &advice));
     }
 }
 

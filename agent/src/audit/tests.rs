@@ -93,8 +93,8 @@ fn failed_units_are_named_and_where_nobody_knows_nothing_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "");
     let found = judge(&config, &Observation::default(), &Ok(vec!["app.service failed (failed): App".to_owned()]));
-    assert_eq!(checks(&found), ["failed_units"]);
-    assert_eq!(found[0].what, "1 unit failed: app.service failed (failed): App");
+    assert_eq!((checks(&found), found[0].subject.as_str()), (vec!["failed_unit"], "app.service"));
+    assert_eq!(found[0].what, "systemd says: app.service failed (failed): App");
     assert_eq!(judge(&config, &Observation::default(), &Err("no bus".to_owned())), []);
 }
 

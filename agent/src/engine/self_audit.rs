@@ -1,8 +1,8 @@
 //! The daily look at the gateway and the agent themselves: when it is due, and what is told of what was found. A finding is
-//! told when it is new and when it is gone, not every day; that the look was taken, and how much stands, is. It must not
-//! decide what is wrong: that is the auditor's (`crate::audit`).
+//! told when it is new, when it has got worse and when it is gone, not every day; that the look was taken, and how much
+//! stands, is. It must not decide what is wrong: that is the auditor's (`crate::audit`).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,8 +24,8 @@ const FINDINGS_MAX: usize = 64;
 const TEXT_MAX: usize = 512;
 const GROUP: &str = "audit";
 
-/// What a finding is known by: its check and its subject.
-type Known = BTreeSet<(String, String)>;
+/// What a finding is known by, its check and its subject; and how bad it was.
+type Known = BTreeMap<(String, String), Severity>;
 
 /// When the next look is due, and what the last one found.
 #[derive(Debug)]
@@ -72,12 +72,18 @@ impl SelfAudit {
     pub(super) fn audited(&mut self, findings: &[Finding]) -> Told {
         self.under_way = false;
         let told: Vec<&Finding> = findings.iter().take(FINDINGS_MAX).collect();
-        let known: Known = told.iter().map(|finding| name_of(finding)).collect();
-        let gone = self.known.difference(&known).map(|(check, subject)| {
+        let mut known = Known::new();
+        for finding in &told {
+            // The worst comes first.
+            known.entry(name_of(finding)).or_insert(finding.severity);
+        }
+        let gone = self.known.keys().filter(|name| !known.contains_key(*name)).map(|(check, subject)| {
             let event = Event::new(Severity::Notice, EventKind::Audit, "audit_finding").group(GROUP);
             event.with("state", "gone").with("check", check.as_str()).with("subject", subject.as_str())
         });
-        let new = told.iter().filter(|finding| !self.known.contains(&name_of(finding))).map(|finding| {
+        let is_news =
+            |finding: &&&Finding| self.known.get(&name_of(finding)).is_none_or(|before| finding.severity < *before);
+        let new = told.iter().filter(is_news).map(|finding| {
             let event = Event::new(finding.severity, EventKind::Audit, "audit_finding").group(GROUP);
             event
                 .with("state", "found")
@@ -140,6 +146,21 @@ mod tests {
     }
 
     #[test]
+    fn a_finding_that_gets_worse_is_told_again_and_one_that_gets_better_is_not() {
+        let mut audit = SelfAudit::new(Mono(0), None);
+        let mut told = |severity| {
+            let told = audit.audited(&[finding("tls_files", "mqtt.tls.cert_file", severity)]);
+            let findings = told.events.iter().filter(|event| &*event.name == "audit_finding");
+            findings.map(|event| event.severity).collect::<Vec<_>>()
+        };
+        assert_eq!(told(Severity::Warning), [Severity::Warning], "it expires soon");
+        assert_eq!(told(Severity::Error), [Severity::Error], "it has expired");
+        assert_eq!(told(Severity::Error), []);
+        assert_eq!(told(Severity::Notice), []);
+        assert_eq!(told(Severity::Warning), [Severity::Warning]);
+    }
+
+    #[test]
     fn what_was_told_before_a_restart_is_not_told_again() {
         let mut before = SelfAudit::new(Mono(0), None);
         let full = finding("disk_full", "/var", Severity::Warning);
@@ -170,6 +191,6 @@ mod tests {
         let summary = told.events.last().unwrap();
         assert!(summary.fields.contains(&("not_told".into(), 36_u64.into())), "{summary:?}");
         assert_eq!(audit.known.len(), FINDINGS_MAX);
-        assert!(audit.known.iter().all(|(_, subject)| subject.len() <= TEXT_MAX));
+        assert!(audit.known.keys().all(|(_, subject)| subject.len() <= TEXT_MAX));
     }
 }
