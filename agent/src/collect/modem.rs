@@ -108,7 +108,7 @@ pub(super) struct Modems {
     asked: Asked,
 }
 
-/// The modem that was told to read its signal, whether it may or not.
+/// The modem that was told to read its signal and doesn't do it yet, whether it may or not.
 type Asked = Option<OwnedObjectPath>;
 
 /// What is known of a modem.
@@ -186,7 +186,10 @@ async fn read_over(bus: &Connection, asked: &mut Asked, interface: &str) -> zbus
         Err(error) => return Err(error),
     };
     let Some(found) = find(objects, interface) else { return Ok(None) };
-    if found.is_asleep && asked.as_ref() != Some(&found.path) {
+    if !found.is_asleep {
+        // When ModemManager has been restarted its modem sleeps again, under the same path.
+        *asked = None;
+    } else if asked.as_ref() != Some(&found.path) {
         let proxy = SignalProxy::builder(bus).path(&found.path)?.build().await?;
         // It may be forbidden to this user (polkit): then there is the quality alone.
         if let Err(error) = proxy.setup(SIGNAL_RATE_S).await {
@@ -407,17 +410,24 @@ mod tests {
 
     #[tokio::test]
     async fn the_modem_of_the_interface_is_asked_to_read_its_signal_once_and_then_read() {
-        let (_server, client) = manager(&[("wwan0", "Other", -90.0), ("wwan1", "Field Mobile", -98.0)]).await;
+        let (server, client) = manager(&[("wwan0", "Other", -90.0), ("wwan1", "Field Mobile", -98.0)]).await;
         let mut asked: Asked = None;
         let first = read_over(&client, &mut asked, "wwan1").await.unwrap().unwrap();
         assert_eq!((first.technology, first.registration), (Some("lte"), Some("roaming")));
         assert_eq!((first.operator.as_deref(), first.quality_pct), (Some("Field Mobile"), Some(71)));
         assert_eq!(first.rsrp_dbm, None, "it has not read its signal yet");
+        let ours = format!("{PATH}/Modem/1");
+        assert_eq!(asked.as_ref().unwrap().as_str(), ours, "the other modem is not ours to set up");
         let second = read_over(&client, &mut asked, "wwan1").await.unwrap().unwrap();
         let signal = (second.rsrp_dbm, second.rsrq_db, second.sinr_db, second.rssi_dbm);
         assert_eq!(signal, (Some(-98.0), Some(-11.0), Some(12.4), Some(-67.0)));
-        let ours = format!("{PATH}/Modem/1");
-        assert_eq!(asked.unwrap().as_str(), ours, "the other modem is not ours to set up");
+
+        let restarted = server.object_server().interface::<_, FakeSignal>(ours).await.unwrap();
+        restarted.get_mut().await.rate = 0;
+        read_over(&client, &mut asked, "wwan1").await.unwrap();
+        let third = read_over(&client, &mut asked, "wwan1").await.unwrap().unwrap();
+        assert_eq!(third.rsrp_dbm, Some(-98.0), "it is asked again after ModemManager was restarted");
+
         let mut asked: Asked = None;
         assert_eq!(read_over(&client, &mut asked, "ppp0").await.unwrap(), None, "which of the two can't be told");
     }
