@@ -21,6 +21,9 @@ pub(super) struct Changes {
     external: Watched<bool>,
     route: Watched<Box<str>>,
     untold: u64,
+    is_up: Option<bool>,
+    /// The link was up at some time of the present connection.
+    was_up: bool,
 }
 
 /// The last value, and when which number of its changes was told.
@@ -56,8 +59,23 @@ impl<T: PartialEq> Watched<T> {
 impl Changes {
     /// What is to be told of a round.
     pub(super) fn look(&mut self, now: Mono, points: &[Point]) -> Vec<Event> {
+        if let Some(&Value::Flag(up)) = find(points, Metric::LinkUp) {
+            self.is_up = Some(up);
+            self.was_up |= up;
+        }
         let events = [self.power(now, points), self.route(now, points)];
         events.into_iter().flatten().collect()
+    }
+
+    /// A connection to the broker begins.
+    pub(super) fn connected(&mut self) {
+        self.was_up = self.is_up == Some(true);
+    }
+
+    /// Whether the link was up since the connection began, and is down now: without a default route from the beginning it
+    /// goes another way.
+    pub(super) fn is_link_lost(&self) -> bool {
+        self.was_up && self.is_up == Some(false)
     }
 
     /// Changes that were not told since it was last asked.

@@ -319,6 +319,8 @@ pub enum LinkFaultKind {
     Protocol,
     /// A write could not progress.
     Stalled,
+    /// It fell silent, and the gateway's link is down.
+    LinkDown,
     /// We closed it.
     Local,
 }
@@ -336,6 +338,7 @@ impl LinkFaultKind {
             Self::Server => "server",
             Self::Protocol => "protocol",
             Self::Stalled => "stalled",
+            Self::LinkDown => "link_down",
             Self::Local => "local",
         }
     }

@@ -310,6 +310,7 @@ impl Engine {
         self.outbox.connected();
         self.releases.reached_broker();
         self.quarantine.connected(now.mono, true);
+        self.changes.connected();
         session.connected_from = Some(now.mono);
         session.telemetry_upto = self.outbox.sendable(Class::Telemetry);
         session.backlog_upto = session.telemetry_upto;
@@ -470,6 +471,7 @@ impl Engine {
     }
 
     fn down(&mut self, now: Now, fault: LinkFault, online_for: Option<Duration>, retry_in: Duration) {
+        let fault = if online_for.is_some() { self.blame_the_link(fault) } else { fault };
         let again = self.outbox.rewind_all();
         self.outbox.store_held(now.mono, &mut self.effects);
         self.quarantine.connected(now.mono, false);
@@ -492,6 +494,15 @@ impl Engine {
             self.record_event(now, event);
         }
         self.session.last_fault = Some(fault);
+    }
+
+    /// A connection that fell silent as its link went down: the broker is not to blame.
+    fn blame_the_link(&self, fault: LinkFault) -> LinkFault {
+        let is_silence = matches!(fault.kind, LinkFaultKind::KeepAlive | LinkFaultKind::Stalled);
+        if !is_silence || !self.changes.is_link_lost() {
+            return fault;
+        }
+        LinkFault { kind: LinkFaultKind::LinkDown, detail: format!("the gateway's link is down ({})", fault.detail) }
     }
 
     /// Sends what may be sent, in the order of the contract, while the window has room; then reads ahead.

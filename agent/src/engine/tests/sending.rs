@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::world::World;
 use crate::config::AttributeValue;
 use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
+use crate::engine::metric::Metric;
 use crate::engine::observation::{EndSigns, Finding, Severity};
 use crate::engine::packet::{AckReason, Version};
 use crate::engine::record::Class;
@@ -34,6 +35,28 @@ fn a_reboot_that_nobody_announced_is_told_by_what_the_kernel_kept() {
     assert_eq!(reboot(&["aa", "bb"], false), "kernel_panic");
     assert_eq!(reboot(&[], false), "power_loss");
     assert_eq!(reboot(&["aa"], false), "kernel_panic", "forgotten with the record");
+}
+
+#[test]
+fn a_connection_that_falls_silent_as_its_link_goes_down_is_told_so() {
+    let mut world = World::new();
+    let mut reason = |before: Option<bool>, after: Option<bool>, kind: LinkFaultKind| {
+        for up in [before, after] {
+            world.set(Metric::LinkUp, up);
+            let rounds = world.rounds;
+            assert!(world.advance_until(60 * SECOND, |world| world.rounds > rounds));
+        }
+        world.drop_connection(kind);
+        world.advance(5 * SECOND);
+        let last = world.got.iter().rev().find(|got| got.body["name"] == "disconnected").unwrap();
+        last.body["link"]["reason"].as_str().unwrap().to_owned()
+    };
+    let (up, down) = (Some(true), Some(false));
+    assert_eq!(reason(up, down, LinkFaultKind::KeepAlive), "link_down");
+    assert_eq!(reason(up, up, LinkFaultKind::KeepAlive), "keep_alive");
+    assert_eq!(reason(up, down, LinkFaultKind::Server), "server", "what spoke was there");
+    assert_eq!(reason(down, down, LinkFaultKind::Stalled), "stalled", "it never went over that link");
+    assert_eq!(reason(None, None, LinkFaultKind::KeepAlive), "keep_alive");
 }
 
 #[test]
