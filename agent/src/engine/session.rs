@@ -306,7 +306,7 @@ impl Engine {
         session.presence_due = true;
         session.paused_until = [None; Class::COUNT];
         session.refusal_logged = false;
-        session.last_fault = None;
+        let kept_away = session.last_fault.take().map(|fault| fault.kind.word());
         self.outbox.connected();
         self.releases.reached_broker();
         self.quarantine.connected(now.mono, true);
@@ -331,7 +331,8 @@ impl Engine {
             .group("link")
             .with("mqtt_version", version)
             .with("session_present", session_present)
-            .with_some("offline_s", offline);
+            .with_some("offline_s", offline)
+            .with_some("offline_reason", kept_away);
         self.record_event(now, event);
     }
 

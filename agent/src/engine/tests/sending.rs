@@ -60,6 +60,22 @@ fn a_connection_that_falls_silent_as_its_link_goes_down_is_told_so() {
 }
 
 #[test]
+fn a_connection_after_an_outage_tells_what_had_kept_it_away() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.broker_up = false;
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(10 * SECOND);
+    world.broker_up = true;
+    world.advance(10 * SECOND);
+    let told: Vec<&serde_json::Value> =
+        world.got.iter().filter(|got| got.body["name"] == "connected").map(|got| &got.body["link"]).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0]["offline_reason"], serde_json::Value::Null, "nothing had");
+    assert_eq!(told[1]["offline_reason"], "tcp", "the connection was lost otherwise: {told:?}");
+}
+
+#[test]
 fn how_long_the_brokers_name_took_is_told_once_for_each_connection() {
     let mut world = World::new();
     world.advance(SECOND);
