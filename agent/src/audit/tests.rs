@@ -124,6 +124,16 @@ fn files_that_everybody_may_write_are_critical_and_a_link_is_what_it_leads_to() 
     assert_eq!(checks(&told(&[&file])), ["writable_by_others"], "whoever may write the directory may replace the file");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
     assert_eq!(told(&[&file]), [], "as in /tmp");
+
+    let runbook = config.runbooks.dir.join("flush-dns");
+    fs::create_dir(&config.runbooks.dir).unwrap();
+    fs::set_permissions(&config.runbooks.dir, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&runbook, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&runbook, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(told(&[&file]), []);
+    fs::set_permissions(&runbook, fs::Permissions::from_mode(0o757)).unwrap();
+    let subjects: Vec<String> = told(&[&file]).into_iter().map(|finding| finding.subject).collect();
+    assert_eq!(subjects, [runbook.display().to_string()], "each runbook is looked at, and not only where they lie");
 }
 
 #[test]
