@@ -68,9 +68,11 @@ pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) -> Option<Str
         round.point(Metric::LinkUp, false);
     }
 
-    let mut chosen =
+    let mut chosen: BTreeSet<String> =
         if config.interfaces.is_empty() { routes.carriers } else { config.interfaces.iter().cloned().collect() };
-    chosen.extend(config.monthly_budget.keys().cloned());
+    chosen.retain(|name| !config.monthly_budget.contains_key(name));
+    // First, as they may not be among those that are left out: their data would be counted as nothing.
+    let chosen: Vec<String> = config.monthly_budget.keys().cloned().chain(chosen).collect();
     if chosen.len() > INTERFACES_MAX {
         round.fault("sys/class/net", format!("{} interfaces: only the first {INTERFACES_MAX} are told", chosen.len()));
     }

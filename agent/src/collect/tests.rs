@@ -396,6 +396,16 @@ fn every_interface_that_carries_a_route_is_told_by_name() {
     assert_eq!(labelled(&seen, Metric::InterfaceTxBytes, Some("eth0")), Some(42_u64.into()));
 }
 
+#[test]
+fn of_many_interfaces_those_with_a_budget_are_told_before_others() {
+    let mut made = Made::link();
+    made.config.link.monthly_budget.insert("wwan0".to_owned(), 1);
+    made.config.link.interfaces = (0..40).map(|n| format!("br{n}")).collect();
+    let seen = made.observe();
+    assert_eq!(labelled(&seen, Metric::InterfaceUp, Some("wwan0")), Some(true.into()));
+    assert_eq!(faulty(&seen), ["/sys/class/net"], "the others are too many");
+}
+
 /// An interface with the default route, and what it says of itself.
 fn default_route_by(name: &str, files: &[(&str, &str)]) -> Made {
     let made = Made::link();
