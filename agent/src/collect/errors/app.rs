@@ -239,12 +239,13 @@ pub(super) fn lines_of(datagram: &[u8]) -> Vec<ErrorLine> {
     lines.map(|said| error_line(said.severity, said.message, said.unit, said.app)).collect()
 }
 
-/// The unit in the text of /proc/PID/cgroup (cgroups(7)): `0::/system.slice/app.service`, or systemd's own hierarchy.
+/// The unit in the text of /proc/PID/cgroup (cgroups(7)): `0::/system.slice/app.service`, or systemd's own hierarchy. The
+/// outermost, as the journal has it: below it a user's own units may have any name.
 fn unit_in(text: &str) -> Option<String> {
     let by_hierarchy: BTreeMap<&str, &str> =
         text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')).collect();
     let path = by_hierarchy.get("name=systemd").or_else(|| by_hierarchy.get(""))?;
-    path.split('/').rev().find(|part| part.ends_with(".service")).map(str::to_owned)
+    path.split('/').find(|part| part.ends_with(".service")).map(str::to_owned)
 }
 
 #[cfg(test)]

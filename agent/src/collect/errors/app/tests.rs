@@ -138,5 +138,7 @@ fn a_unit_is_found_in_either_kind_of_hierarchy() {
     assert_eq!(unit_in("0::/system.slice/app.service\n").as_deref(), Some("app.service"));
     assert_eq!(unit_in("3:memory:/x.service\n1:name=systemd:/a.slice/b.service/c\n").as_deref(), Some("b.service"));
     assert_eq!(unit_in("0::/user.slice/user-1000.slice/session-2.scope\n"), None);
+    let users = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/victim.service\n";
+    assert_eq!(unit_in(users).as_deref(), Some("user@1000.service"), "anybody may call a unit so");
     assert_eq!(unit_in("nonsense"), None);
 }
