@@ -16,11 +16,6 @@ use crate::engine::time::Unix;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// How many seeds of each: a nightly run asks for more.
-fn seeds(default: u64) -> u64 {
-    option_env!("FIELDMEDIC_SIM_SEEDS").and_then(|seeds| seeds.parse().ok()).unwrap_or(default)
-}
-
 pub(super) fn quiet() -> Scenario {
     let ms = Duration::from_millis;
     Scenario {
@@ -92,7 +87,8 @@ fn caught(plan: &Plan, bug: Planted, most: u64) -> Option<(u64, Vec<Promise>)> {
 #[test]
 fn every_promise_is_held_under_mixed_faults() {
     let plan = shipped("mixed-faults");
-    for seed in 1..=seeds(20) {
+    // The program as it is built for release runs 200 (tests/run), and ten thousand at night (tests/nightly).
+    for seed in 1..=4 {
         let run = run(&plan, seed);
         assert_eq!(run.broken, [], "fieldmedic simulate mixed-faults --seed {seed}");
     }
@@ -116,29 +112,6 @@ fn what_was_found_once_stays_mended() {
     ] {
         let run = run(&shipped("mixed-faults"), seed);
         assert_eq!(run.broken, [], "seed {seed}: {story}");
-    }
-}
-
-#[test]
-fn a_scenarios_expectations_are_met_by_the_configuration_beside_it() {
-    for name in [
-        "app-crash-loop",
-        "bad-firmware",
-        "broker-outage-of-a-month",
-        "broker-outage-of-a-week",
-        "brown-outs",
-        "clock-never-set",
-        "disk-wears-out",
-        "error-storm",
-        "hostile-commander",
-        "memory-leak",
-        "metered-lte-dead-cell",
-        "quiet",
-        "solar-winter",
-        "truck-in-tunnels",
-    ] {
-        let run = run(&shipped(name), 2);
-        assert_eq!((run.broken, run.unmet), (vec![], vec![]), "fieldmedic simulate {name} --seed 2");
     }
 }
 
@@ -185,10 +158,10 @@ fn a_store_that_is_never_evicted_is_caught() {
 #[test]
 fn a_queue_to_the_store_without_a_bound_is_caught() {
     let mut scenario = quiet();
-    scenario.lasts = 4 * HOUR;
-    scenario.faults.push(lasting(FaultKind::DiskSlow { times: 50_000.0 }, HOUR, HOUR));
+    (scenario.lasts, scenario.calm) = (HOUR, HOUR / 4);
+    scenario.faults.push(lasting(FaultKind::DiskSlow { times: 50_000.0 }, HOUR / 6, HOUR / 3));
     let storm = FaultKind::ErrorStorm { per_second: 100, kinds: 500, severity: Severity::Error };
-    scenario.faults.push(lasting(storm, HOUR, HOUR / 2));
+    scenario.faults.push(lasting(storm, HOUR / 6, HOUR / 6));
     scenario.commands.push(scenario::Order {
         name: "ping".into(),
         args: serde_json::Map::new(),

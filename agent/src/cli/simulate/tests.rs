@@ -344,7 +344,8 @@ fn a_seed_that_panicked_is_listed_and_not_well() {
 
 #[test]
 fn every_seed_runs_once_on_however_many_threads() {
-    let plan = plan();
+    let mut plan = plan();
+    (plan.scenario.lasts, plan.scenario.calm) = (Duration::from_secs(600), Duration::from_secs(60));
     for jobs in [1, 3, 8] {
         let seeds = Seeds { first: u64::MAX - 40, count: 41, jobs };
         let (totals, took) = seeds::run(&plan, seeds).unwrap();
