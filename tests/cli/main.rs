@@ -5,11 +5,13 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
 )]
 
 #[path = "../common/mod.rs"]
 mod common;
+mod init;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
@@ -235,9 +237,26 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
         assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
     }
     assert!(text(&fieldmedic(&["--version"]).stdout).contains(env!("CARGO_PKG_VERSION")));
-    for subcommand in ["send", "simulate"] {
-        assert!(text(&fieldmedic(&[subcommand, "--help"]).stdout).contains("Example"), "{subcommand}");
+}
+
+#[test]
+fn every_subcommand_shows_in_its_help_how_it_is_used() {
+    let words = |help: &str| -> Vec<String> {
+        let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        let word =
+            |line: &str| line.strip_prefix("  ")?.split(' ').next().filter(|word| !word.is_empty()).map(str::to_owned);
+        list.filter_map(word).filter(|word| word != "help").collect()
+    };
+    let mut looked_at = 0;
+    let mut left = vec![Vec::new()];
+    while let Some(command) = left.pop() {
+        let args: Vec<&str> = command.iter().map(String::as_str).chain(["--help"]).collect();
+        let help = text(&fieldmedic(&args).stdout);
+        assert!(help.contains("Example"), "{command:?}: {help}");
+        looked_at += 1;
+        left.extend(words(&help).into_iter().map(|word| [command.clone(), vec![word]].concat()));
     }
+    assert!(looked_at > 10, "{looked_at}");
 }
 
 /// A scenario of a quiet day, with the configuration that it names beside it.

@@ -44,20 +44,36 @@ pub(super) fn run(args: &KeygenArgs) -> anyhow::Result<()> {
 
 /// Makes a pair and writes it: `KID.key`, readable for its owner only, and `KID.pub`.
 pub(super) fn write_pair(dir: &Path, kid: &str) -> anyhow::Result<Pair> {
-    let seed = random()?;
-    let key = SigningKey::from_seed(seed)?;
-    let pem = public_pem(key.public());
-    let Some(trusted) = TrustedKey::from_pem(kid, &pem) else {
-        bail!("--kid {kid:?}: 1 to {} letters, digits and . _ - are expected", TrustedKey::KID_LEN_MAX);
-    };
+    let NewPair { private_pem, public_pem, trusted } = make_pair(kid).context("--kid")?;
     std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     let (private, public) = (dir.join(format!("{kid}.key")), dir.join(format!("{kid}.pub")));
     if public.exists() {
         bail!("{} is there already: choose another --kid or --out", public.display());
     }
-    create(&private, &private_pem(seed), 0o600)?;
-    create(&public, &pem, 0o644)?;
+    create(&private, &private_pem, 0o600)?;
+    create(&public, &public_pem, 0o644)?;
     Ok(Pair { private, public, trusted })
+}
+
+/// A pair that stands in no file yet.
+pub(super) struct NewPair {
+    pub(super) private_pem: String,
+    pub(super) public_pem: String,
+    pub(super) trusted: TrustedKey,
+}
+
+/// Makes a pair.
+pub(super) fn make_pair(kid: &str) -> anyhow::Result<NewPair> {
+    pair_of(kid, private_pem(random()?))
+}
+
+/// The pair that a private key is one half of.
+pub(super) fn pair_of(kid: &str, private_pem: String) -> anyhow::Result<NewPair> {
+    let public_pem = public_pem(SigningKey::from_pem(&private_pem)?.public());
+    let Some(trusted) = TrustedKey::from_pem(kid, &public_pem) else {
+        bail!("found {kid:?}: 1 to {} letters, digits and . _ - are expected", TrustedKey::KID_LEN_MAX);
+    };
+    Ok(NewPair { private_pem, public_pem, trusted })
 }
 
 /// Random bytes from the kernel.

@@ -4,6 +4,7 @@
 mod audit;
 mod check;
 mod demo;
+mod init;
 mod keygen;
 pub(crate) mod logging;
 mod release;
@@ -37,6 +38,7 @@ const NO_DAEMON: u8 = 3;
     version,
     after_help = "Examples:\n  \
         fieldmedic demo --for 30s                      everything on this machine, nothing to install\n  \
+        sudo fieldmedic init                           a first configuration for a broker of your own\n  \
         fieldmedic check --config agent.toml           is this configuration right?\n  \
         fieldmedic run --config agent.toml             the daemon\n  \
         fieldmedic simulate app-crash-loop             what a configuration would have done\n  \
@@ -59,6 +61,8 @@ enum Command {
     /// Runs the daemon.
     #[command(after_help = "Example:\n  fieldmedic run --config /etc/fieldmedic/agent.toml --config site.toml")]
     Run(ConfigArgs),
+    /// Makes a first configuration, and tries the broker.
+    Init(Box<init::InitArgs>),
     /// Checks a configuration: prints the effective one, or every error with its file and line (exit code 2).
     #[command(after_help = "Example:\n  fieldmedic check --config configs/agent.toml")]
     Check(ConfigArgs),
@@ -111,6 +115,7 @@ pub fn main() -> ExitCode {
             logging::init(loudness);
             run::run(&args.files())
         }
+        Command::Init(args) => init::run(*args),
         Command::Check(args) => check::run(&args.files()),
         Command::Audit(args) => audit::run(args),
         Command::Status(args) => status::run(args),

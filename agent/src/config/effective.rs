@@ -322,7 +322,8 @@ fn human(duration: Duration) -> String {
     format!("\"{}\"", humantime::format_duration(duration))
 }
 
-fn array(values: impl Iterator<Item = String>) -> String {
+/// An array of TOML, of what is TOML already.
+pub(crate) fn array(values: impl Iterator<Item = String>) -> String {
     format!("[{}]", values.collect::<Vec<_>>().join(", "))
 }
 
@@ -332,7 +333,7 @@ fn bare_or_quoted(key: &str) -> String {
 }
 
 /// A basic string of TOML.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {

@@ -19,6 +19,7 @@ use reader::{Report, Section};
 use tree::{At, Table};
 
 pub use effective::{Change, changes};
+pub(crate) use effective::{array, quoted};
 pub use reader::Problem;
 pub use types::*;
 pub use values::{
@@ -71,6 +72,19 @@ pub fn load(files: &[PathBuf]) -> Result<Loaded, Vec<Problem>> {
     load_on_host(files, &uname.nodename().to_string_lossy())
 }
 
+/// What a text would be as such a file, before it is written. What is wrong is told as of that file.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn check_text(file: &Path, text: &str) -> Result<Loaded, Vec<Problem>> {
+    let (uname, mut report) = (rustix::system::uname(), Report::new(&[file.to_owned()]));
+    let hostname = uname.nodename().to_string_lossy();
+    let root = parse_text(0, text, &mut report);
+    let config =
+        root.map(|root| Section::read_root(&mut report, &root, At::start_of(0), |s| read::config(s, &hostname)));
+    finish(config, report)
+}
+
 /// The same, as on a machine of this name: it is the device's where no file gives one.
 pub(crate) fn load_on_host(files: &[PathBuf], hostname: &str) -> Result<Loaded, Vec<Problem>> {
     if files.is_empty() {
@@ -78,6 +92,10 @@ pub(crate) fn load_on_host(files: &[PathBuf], hostname: &str) -> Result<Loaded, 
     }
     let mut report = Report::new(files);
     let config = read_all(files, hostname, &mut report);
+    finish(config, report)
+}
+
+fn finish(config: Option<CheckedConfig>, report: Report) -> Result<Loaded, Vec<Problem>> {
     let named_files = report.named_files();
     let (errors, warnings) = report.into_problems();
     match config {
@@ -103,6 +121,25 @@ fn read_all(files: &[PathBuf], hostname: &str, report: &mut Report) -> Option<Ch
 pub(crate) fn read_file<T>(file: &Path, read: impl FnOnce(&mut Section<'_>) -> T) -> Result<T, Vec<Problem>> {
     let mut report = Report::new(&[file.to_owned()]);
     let table = parse_file(0, file, &mut report);
+    finish_file(table, report, read)
+}
+
+/// Reads a text as such a file, before it is written.
+pub(crate) fn read_file_text<T>(
+    file: &Path,
+    text: &str,
+    read: impl FnOnce(&mut Section<'_>) -> T,
+) -> Result<T, Vec<Problem>> {
+    let mut report = Report::new(&[file.to_owned()]);
+    let table = parse_text(0, text, &mut report);
+    finish_file(table, report, read)
+}
+
+fn finish_file<T>(
+    table: Option<Table>,
+    mut report: Report,
+    read: impl FnOnce(&mut Section<'_>) -> T,
+) -> Result<T, Vec<Problem>> {
     let value = table.map(|table| Section::read_root(&mut report, &table, At::start_of(0), read));
     let (errors, _) = report.into_problems();
     match value {
@@ -140,7 +177,11 @@ fn parse_file(index: usize, file: &Path, report: &mut Report) -> Option<Table> {
             return None;
         }
     };
-    let parsed = tree::parse(index, &text);
+    parse_text(index, &text, report)
+}
+
+fn parse_text(index: usize, text: &str, report: &mut Report) -> Option<Table> {
+    let parsed = tree::parse(index, text);
     for error in parsed.errors {
         report.syntax_error(error.at, format!("not TOML: {}", error.message));
     }

@@ -25,10 +25,11 @@ use tokio::net::UnixListener;
 use crate::act::link as interfaces;
 use crate::cli::logging;
 use crate::collect::clock::{self, Clock};
-use crate::config::ClockTrust;
+use crate::config::{ClockTrust, Problem};
 use crate::engine::time::BootId;
 use ledger::{Ledger, Moment};
 use policy::Policy;
+pub(crate) use policy::{AGENT_USER, User, agent_user};
 use serve::Helper;
 
 /// Where the ledger lies (StateDirectory= of the unit).
@@ -132,6 +133,14 @@ fn check(file: &Path) -> u8 {
             BAD_USAGE
         }
     }
+}
+
+/// Judges a text as root's policy, before it is written to `file`.
+///
+/// # Errors
+/// Every mistake, in the order of lines.
+pub(crate) fn check_policy(file: &Path, text: &str) -> Result<(), Vec<Problem>> {
+    Policy::check_text(file, text)
 }
 
 fn restart_link(interface: &str) -> u8 {

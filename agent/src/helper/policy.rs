@@ -20,7 +20,7 @@ use crate::wire::Reason;
 /// Where it is looked for.
 pub(super) const DEFAULT_FILE: &str = "/etc/fieldmedic/policy.toml";
 /// The user that the agent runs as (sysusers.d/fieldmedic.conf).
-const AGENT_USER: &str = "fieldmedic";
+pub(crate) const AGENT_USER: &str = "fieldmedic";
 const PASSWD: &str = "/etc/passwd";
 /// As in the agent's configuration.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -142,6 +142,14 @@ impl Policy {
     /// Every mistake, in the order of lines.
     pub(super) fn read(file: &Path) -> Result<Self, Vec<Problem>> {
         config::read_file(file, policy_of)
+    }
+
+    /// Judges a text as such a file.
+    ///
+    /// # Errors
+    /// As [`Policy::read`].
+    pub(super) fn check_text(file: &Path, text: &str) -> Result<(), Vec<Problem>> {
+        config::read_file_text(file, text, policy_of).map(drop)
     }
 
     /// Whether it may be done, whoever wants it.
@@ -313,11 +321,24 @@ fn whole<T: TryFrom<i64>>(node: &Node, expected: &str) -> Result<T, Unfit> {
     number.ok_or_else(|| unfit(node, expected))
 }
 
-/// The uid of the agent's user, by passwd(5): a static user is in it.
 fn agent_uid() -> Option<u32> {
+    agent_user().map(|user| user.uid)
+}
+
+/// A user of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    /// Its own group.
+    pub(crate) gid: u32,
+}
+
+/// The agent's user, by passwd(5): a static one is in it. `None`: there is none.
+pub(crate) fn agent_user() -> Option<User> {
     let passwd = config::read_text(Path::new(PASSWD)).ok()?;
     let line = passwd.lines().find_map(|line| line.strip_prefix(AGENT_USER)?.strip_prefix(':'))?;
-    line.split(':').nth(1)?.parse().ok()
+    let mut fields = line.split(':').skip(1);
+    Some(User { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub(super) fn run(args: DemoArgs) -> u8 {
     });
     match played {
         Ok(missing) if missing.is_empty() => {
-            println!("\nAll of it happened. Now point an agent at a broker of your own: see README.md.");
+            println!("\nAll of it happened. Now point an agent at a broker of your own: fieldmedic init");
             DONE
         }
         Ok(missing) => {

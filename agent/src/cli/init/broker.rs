@@ -1,0 +1,80 @@
+//! Tries the broker as the agent would: its name, TCP, TLS and a CONNECT, with the agent's own transport, so that what is
+//! wrong is told in the agent's own words. The session is clean, and has a name of its own: an agent that runs under this
+//! gateway's id is not thrown out. Nothing is published and nothing is subscribed to.
+#![expect(clippy::disallowed_methods, reason = "whether a certificate is valid now is a matter of the clock")]
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+
+use super::ask::Login;
+use super::{Ended, first_line};
+use crate::cli::{keygen, runtime};
+use crate::config::CheckedConfig;
+use crate::engine::io::{LinkFault, LinkFaultKind};
+use crate::engine::observation::Severity;
+use crate::engine::packet::Version;
+use crate::runtime::mqtt::client::{Client, Credentials};
+use crate::runtime::mqtt::transport::{self, Target};
+
+/// The key of the file that need not be there yet.
+const PASSWORD_FILE: &str = "mqtt.password_file";
+
+/// Says what is doubtful about the certificates, keys and password; whether they can be used.
+pub(super) fn warn_of_files(config: &CheckedConfig, login: &Login, err: &mut impl Write) -> io::Result<bool> {
+    let is_new = |key: &str| key == PASSWORD_FILE && matches!(login, Login::New(..));
+    let mut usable = true;
+    for doubt in transport::examine(&config.mqtt, Timestamp::now()).iter().filter(|doubt| !is_new(doubt.key)) {
+        writeln!(err, "warning: {}: {}", doubt.key, doubt.detail)?;
+        usable &= doubt.severity > Severity::Error;
+    }
+    Ok(usable)
+}
+
+/// Whether the broker takes this gateway, which is told.
+pub(super) fn reach(config: &CheckedConfig, login: &Login, err: &mut impl Write) -> Result<bool, Ended> {
+    let url = &config.mqtt.url;
+    let client_id = format!("{}-init-{:016x}", config.device.id, u64::from_le_bytes(keygen::random()?));
+    let credentials = credentials(login)?;
+    let answer = runtime()?.block_on(connect(config, &client_id, credentials.as_ref()));
+    let told = match answer {
+        Ok(version) => {
+            let version = if version == Version::V5 { "5" } else { "3.1.1" };
+            writeln!(err, "broker    {url} takes this gateway, with MQTT {version}").map(|()| true)
+        }
+        Err(LinkFault { kind, detail }) => {
+            let hint = match kind {
+                LinkFaultKind::Refused | LinkFaultKind::Server => {
+                    format!("\n          (It was asked as {client_id:?}, so as not to throw out an agent that runs.)")
+                }
+                _ => String::new(),
+            };
+            writeln!(err, "broker    {url} is out of reach ({}): {detail}{hint}", kind.word()).map(|()| false)
+        }
+    };
+    Ok(told.context("write to stderr")?)
+}
+
+async fn connect(
+    config: &CheckedConfig,
+    client_id: &str,
+    credentials: Option<&Credentials>,
+) -> Result<Version, LinkFault> {
+    let target = Arc::new(Target::new(config.mqtt.url.clone(), Some(config.mqtt.tls.clone())));
+    let client = Client::connect(&target, client_id, credentials).await?;
+    let version = client.version();
+    // It has said yes: that it hears no goodbye changes nothing.
+    let _ = client.disconnect().await;
+    Ok(version)
+}
+
+fn credentials(login: &Login) -> Result<Option<Credentials>, Ended> {
+    let (username, password) = match login {
+        Login::None => return Ok(None),
+        Login::New(name, password) => (name.clone(), password.clone()),
+        Login::File(name, file) => (name.clone(), first_line(file)?),
+    };
+    Ok(Some(Credentials { username, password }))
+}

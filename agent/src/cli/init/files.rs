@@ -1,0 +1,176 @@
+//! Puts files in place: each whole or not at all, on disk before it has its name, and with its mode from the beginning.
+
+#![expect(clippy::disallowed_types, reason = "files are what this is for")]
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::config;
+use crate::helper::{User, agent_user};
+
+/// For everybody to read.
+const PUBLIC: u32 = 0o644;
+/// For its owner alone.
+const PRIVATE: u32 = 0o600;
+/// For its owner, and for the agent to read.
+const SHARED: u32 = 0o640;
+/// A directory of those.
+const SHARED_DIR: u32 = 0o750;
+
+/// A file that is to be.
+pub(super) struct Planned {
+    pub(super) path: PathBuf,
+    text: String,
+    /// For the summary.
+    pub(super) what: &'static str,
+    pub(super) is_private_key: bool,
+    mode: u32,
+}
+
+/// What came of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    New,
+    /// It was there, and says the same.
+    AsItWas,
+}
+
+impl Planned {
+    pub(super) fn text(path: PathBuf, text: &str, what: &'static str) -> Self {
+        Self { path, text: text.to_owned(), what, is_private_key: false, mode: PUBLIC }
+    }
+
+    pub(super) fn key(path: PathBuf, text: &str, what: &'static str) -> Self {
+        Self { is_private_key: true, mode: PRIVATE, ..Self::text(path, text, what) }
+    }
+
+    /// What the agent has to read, and nobody else.
+    pub(super) fn secret(path: PathBuf, text: &str, what: &'static str) -> Self {
+        Self { mode: SHARED, ..Self::text(path, text, what) }
+    }
+
+    fn is_there(&self) -> bool {
+        config::read_text(&self.path).is_ok_and(|text| text == self.text)
+    }
+}
+
+/// Looks before anything is written.
+///
+/// # Errors
+/// Files that say something else are in the way, and `force` is not said.
+pub(super) fn refuse_to_overwrite(plan: &[Planned], force: bool) -> anyhow::Result<()> {
+    let in_the_way = |planned: &&Planned| planned.path.symlink_metadata().is_ok() && !planned.is_there();
+    let names: Vec<String> = plan.iter().filter(in_the_way).map(|planned| planned.path.display().to_string()).collect();
+    if names.is_empty() || force {
+        return Ok(());
+    }
+    let (are, say, them) = if names.len() == 1 { ("is", "says", "it") } else { ("are", "say", "them") };
+    bail!(
+        "{} {are} there already, and {say} something else: nothing was written; --force replaces {them}",
+        names.join(" and ")
+    )
+}
+
+/// Puts all in place, in order.
+///
+/// # Errors
+/// The first that can't be written; those before it stand.
+pub(super) fn write(plan: Vec<Planned>) -> anyhow::Result<Vec<(Planned, Written)>> {
+    let mut all = Vec::new();
+    for planned in plan {
+        let done = if planned.is_there() {
+            Written::AsItWas
+        } else {
+            let path = planned.path.display();
+            put(&planned).with_context(|| format!("write {path} (as root, or elsewhere with --out DIR)"))?;
+            Written::New
+        };
+        all.push((planned, done));
+    }
+    Ok(all)
+}
+
+fn put(Planned { path, text, mode, .. }: &Planned) -> io::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::NotFound.into()) };
+    // Only root gives files away; without the agent's user, as on a bench, they are the caller's alone.
+    let reader = agent_user().filter(|_| *mode == SHARED && rustix::process::geteuid().is_root());
+    make_dir(dir, *mode, reader)?;
+    let new = dir.join(format!(".{}.new", name.to_string_lossy()));
+    // What a run that was cut off has left.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    if let Some(User { gid, .. }) = reader {
+        chown(&new, None, Some(gid))?;
+    }
+    // Whatever the umask says.
+    file.set_permissions(Permissions::from_mode(if *mode == SHARED && reader.is_none() { PRIVATE } else { *mode }))?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(dir)?.sync_all()
+}
+
+fn make_dir(dir: &Path, mode: u32, reader: Option<User>) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir)?;
+    if mode == SHARED {
+        fs::set_permissions(dir, Permissions::from_mode(SHARED_DIR))?;
+        if let Some(User { gid, .. }) = reader {
+            chown(dir, None, Some(gid))?;
+        }
+    }
+    Ok(())
+}
+
+/// What keeps a user from reading a file: the file itself or a directory above it. `None` if nothing does, or if it can't
+/// be told.
+pub(super) fn bars(file: &Path, user: User) -> Option<PathBuf> {
+    let real = fs::canonicalize(file).ok()?;
+    real.ancestors().find(|path| !fs::metadata(path).is_ok_and(|found| lets_in(&found, user))).map(Path::to_owned)
+}
+
+/// Whether it may read a file, or pass through a directory.
+fn lets_in(found: &fs::Metadata, user: User) -> bool {
+    let needed = if found.is_dir() { 0o1 } else { 0o4 };
+    let shift = match (found.uid() == user.uid, found.gid() == user.gid) {
+        (true, _) => 6,
+        (false, true) => 3,
+        (false, false) => 0,
+    };
+    found.mode() >> shift & needed != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_its_mode_or_a_directory_above_keeps_from_a_user_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let below = dir.path().join("secrets");
+        fs::create_dir(&below).unwrap();
+        let file = below.join("key");
+        File::create(&file).unwrap();
+        let stranger = User { uid: 4_000_000, gid: 4_000_001 };
+        let seen = |dir_mode, file_mode| {
+            fs::set_permissions(&below, Permissions::from_mode(dir_mode)).unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(file_mode)).unwrap();
+            bars(&file, stranger)
+        };
+        assert_eq!(seen(0o755, 0o644), None);
+        assert_eq!(seen(0o755, 0o640), Some(file.canonicalize().unwrap()));
+        assert_eq!(seen(0o750, 0o644), Some(below.canonicalize().unwrap()));
+        let owner = User { uid: fs::metadata(&file).unwrap().uid(), gid: 4_000_001 };
+        assert_eq!((seen(0o700, 0o600), bars(&file, owner)), (Some(file.canonicalize().unwrap()), None));
+    }
+}

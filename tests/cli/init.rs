@@ -1,0 +1,259 @@
+//! `fieldmedic init` against a real mosquitto: what it makes runs, and what keeps the broker out of reach is said.
+
+use std::fs::{self, File, Permissions};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use tempfile::TempDir;
+
+use super::{fieldmedic, text};
+use crate::common::agent::BINARY;
+use crate::common::process::Process;
+use crate::common::{Access, Authority, Broker, Fleet, SOON, World};
+
+struct Made(TempDir);
+
+impl Made {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.0.path().join("made")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+
+    /// With stdin closed, as in a script.
+    fn init(&self, flags: &[&str]) -> Output {
+        let mut command = Command::new(BINARY);
+        command.args(["init", "--out"]).arg(self.dir()).args(flags);
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// What it says of the broker, after it has failed and has written its files all the same.
+    fn keeps_out(&self, flags: &[&str]) -> String {
+        let output = self.init(flags);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(self.file("agent.toml").exists(), "{output:?}");
+        text(&output.stderr)
+    }
+
+    fn password(&self, password: &str) -> String {
+        let file = self.0.path().join("password");
+        fs::write(&file, password).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        file.display().to_string()
+    }
+}
+
+fn assert_says(told: &str, words: &[&str]) {
+    for word in words {
+        assert!(told.contains(word), "{word:?} is not in:\n{told}");
+    }
+}
+
+#[test]
+fn what_it_makes_is_checked_runs_as_it_is_and_obeys_the_key_that_it_made() {
+    let world = World::new();
+    let made = Made::new();
+    let url = world.broker.url();
+    let flags = ["--yes", "--bench", "--url", &url, "--id", "gw-made", "--new-key", "ops-7", "--group", "canary"];
+    let output = made.init(&flags);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_says(&text(&output.stderr), &["takes this gateway", "MQTT 5"]);
+    let config = made.file("agent.toml").display().to_string();
+    assert_eq!(fieldmedic(&["check", "--config", &config]).status.code(), Some(0));
+
+    let mut daemon = Command::new(BINARY);
+    daemon.args(["run", "--config", &config]).stdin(Stdio::null()).stdout(Stdio::null());
+    daemon.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
+    let _agent = Process::start("gw-made", &mut daemon);
+    world.fleet.presence(0, "gw-made", true);
+    let key = made.file("ops-7.key").display().to_string();
+    let pong = fieldmedic(&["send", "--url", &url, "--key", &key, "--to", "gw-made", "--wait", "20s", "ping"]);
+    assert_eq!(pong.status.code(), Some(0), "{pong:?}");
+
+    // It has a name of its own, and no session: the agent that runs is not thrown out.
+    let mark = world.fleet.mark();
+    let again = made.init(&flags);
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    let pong = fieldmedic(&["send", "--url", &url, "--key", &key, "--to", "gw-made", "--wait", "20s", "ping"]);
+    assert_eq!(pong.status.code(), Some(0), "{pong:?}");
+    assert_eq!(world.broker.accepted("gw-made"), 1, "{:#?}", world.broker.log().so_far());
+    assert!(world.fleet.so_far()[mark..].iter().all(|message| message.leaf() != "presence"), "nothing was published");
+}
+
+#[test]
+fn the_policy_that_it_makes_is_right_for_the_root_helper() {
+    let made = Made::new();
+    let flags = ["--url", "mqtt://b:1900", "--unit", "app.service", "--new-key", "ops-1", "--no-check"];
+    let output = made.init(&flags);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let helper = env!("CARGO_BIN_EXE_fieldmedic-act");
+    let judged = Command::new(helper).arg("--check").arg(made.file("policy.toml")).output().unwrap();
+    assert_eq!(judged.status.code(), Some(0), "{judged:?}");
+    assert!(text(&judged.stdout).contains("allows restart_unit"), "{judged:?}");
+}
+
+#[test]
+fn tls_and_a_password_are_tried_as_the_agent_would_and_each_mistake_is_told_with_what_to_do() {
+    let broker = Broker::start(Access::TlsPassword);
+    let _fleet = Fleet::watch(&broker);
+    let url = broker.url();
+    let ca = broker.file("ca.pem").display().to_string();
+    let of = |made: &Made, password: &str| made.password(password);
+
+    let made = Made::new();
+    let password = of(&made, "right\n");
+    let right = made.init(&["--url", &url, "--ca", &ca, "--username", "gateway", "--password-file", &password]);
+    assert_eq!(right.status.code(), Some(0), "{right:?}");
+
+    let made = Made::new();
+    let password = of(&made, "wrong\n");
+    let told = made.keeps_out(&["--url", &url, "--ca", &ca, "--username", "gateway", "--password-file", &password]);
+    assert_says(&told, &["out of reach (refused)", "user"]);
+
+    let made = Made::new();
+    let other = made.0.path().join("other.pem");
+    fs::write(&other, Authority::new("somebody else's CA").pem()).unwrap();
+    let told = made.keeps_out(&["--url", &url, "--ca", &other.display().to_string()]);
+    assert_says(&told, &["out of reach (tls)", "CN=somebody else's CA", "CN=CA of the broker", "mqtt.tls.ca_file"]);
+
+    let made = Made::new();
+    let told = made.keeps_out(&["--url", &url.replace("mqtts", "mqtt")]);
+    assert_says(&told, &["mqtts://"]);
+
+    let made = Made::new();
+    let told = made.keeps_out(&["--url", &url, "--ca", "/nonexistent/ca.pem"]);
+    assert_says(&told, &["/nonexistent/ca.pem", "was not tried"]);
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_told_apart_from_a_name_that_is_not_there() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let told = Made::new().keeps_out(&["--url", &format!("mqtt://127.0.0.1:{port}")]);
+    assert_says(&told, &["out of reach (tcp)", "is the broker running"]);
+    let told = Made::new().keeps_out(&["--url", "mqtt://no-such-host.invalid"]);
+    assert_says(&told, &["out of reach (dns)", "no-such-host.invalid", "DNS"]);
+}
+
+#[test]
+fn files_that_are_there_stay_unless_they_are_to_be_replaced() {
+    let made = Made::new();
+    fs::create_dir(made.dir()).unwrap();
+    fs::write(made.file("agent.toml"), "# mine\n").unwrap();
+    let flags = ["--url", "mqtt://b", "--new-key", "ops-1", "--no-check"];
+    let refused = made.init(&flags);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_says(&text(&refused.stderr), &["agent.toml", "--force"]);
+    assert_eq!(fs::read_to_string(made.file("agent.toml")).unwrap(), "# mine\n");
+    assert_eq!(fs::read_dir(made.dir()).unwrap().count(), 1, "nothing else was written");
+
+    let forced = made.init(&[&flags[..], &["--force"]].concat());
+    assert_eq!(forced.status.code(), Some(0), "{forced:?}");
+    assert!(fs::read_to_string(made.file("agent.toml")).unwrap().contains("mqtt://b:1883"));
+}
+
+#[test]
+fn bad_flags_and_a_missing_url_exit_with_two_and_write_nothing() {
+    let made = Made::new();
+    for flags in
+        [&["--no-check"][..], &["--url", "http://b"], &["--url", "mqtt://b", "--unit", "app"], &["--cert", "c.pem"]]
+    {
+        let output = made.init(flags);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {output:?}");
+        assert!(text(&output.stderr).contains("--"), "{output:?}");
+    }
+    assert!(!made.dir().exists());
+}
+
+/// A terminal with somebody at it, and a program that runs there.
+struct Terminal {
+    keyboard: File,
+    /// What it shows, as it comes.
+    screen: Receiver<Vec<u8>>,
+    seen: String,
+    program: Child,
+}
+
+impl Terminal {
+    fn run(command: &mut Command) -> Self {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&ours).unwrap();
+        unlockpt(&ours).unwrap();
+        let name = ptsname(&ours, Vec::new()).unwrap();
+        let theirs = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let stdio = || Stdio::from(theirs.try_clone().unwrap());
+        let program = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
+        // It keeps copies of the terminal's other end, by which the screen would never go dark.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let keyboard = File::from(ours);
+        let (mut shown, (send, screen)) = (keyboard.try_clone().unwrap(), sync_channel(1_024));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4_096];
+            // Ends with an error when nobody is at the other end any more.
+            while let Ok(len @ 1..) = shown.read(&mut buffer) {
+                if send.send(buffer[..len].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { keyboard, screen, seen: String::new(), program }
+    }
+
+    /// Waits until it shows this, and types the answer.
+    fn answer(&mut self, question: &str, answer: &str) {
+        let from = self.seen.len();
+        while !self.seen[from..].contains(question) {
+            let shown = self.screen.recv_timeout(SOON);
+            let shown = shown.unwrap_or_else(|error| panic!("{error}: waited for {question:?} after:\n{}", self.seen));
+            self.seen.push_str(&String::from_utf8_lossy(&shown));
+        }
+        writeln!(self.keyboard, "{answer}").unwrap();
+    }
+
+    /// Waits until the program has ended; everything that was shown.
+    fn end(mut self) -> (ExitStatus, String) {
+        while let Ok(shown) = self.screen.recv_timeout(SOON) {
+            self.seen.push_str(&String::from_utf8_lossy(&shown));
+        }
+        (self.program.wait().unwrap(), self.seen)
+    }
+}
+
+#[test]
+fn on_a_terminal_it_asks_and_does_not_show_the_password() {
+    let made = Made::new();
+    let mut command = Command::new(BINARY);
+    command.args(["init", "--no-check", "--out"]).arg(made.dir());
+    let mut terminal = Terminal::run(&mut command);
+    for (question, answer) in [
+        ("Broker (mqtt:// or mqtts://): ", "http://b"),
+        ("Broker (mqtt:// or mqtts://): ", "mqtt://b"),
+        ("This gateway's id", "gw-asked"),
+        ("User name at the broker; empty: none: ", "gateway"),
+        ("Its password (not shown); empty: none: ", "hush-hush"),
+        ("Groups, by which", ""),
+        ("Units that may be restarted", "app.service"),
+        ("Who may command it", "new"),
+    ] {
+        terminal.answer(question, answer);
+    }
+    let (status, screen) = terminal.end();
+    assert!(status.success(), "{screen}");
+    assert_says(&screen, &["found \"http://b\"", "ops-1.key", "systemctl enable"]);
+    assert!(!screen.contains("hush-hush"), "{screen}");
+    let config = fs::read_to_string(made.file("agent.toml")).unwrap();
+    assert_says(&config, &["gw-asked", "mqtt.password", "app.service", "ops-1:"]);
+    let password = made.file("secrets/mqtt.password");
+    assert_eq!(fs::read_to_string(&password).unwrap(), "hush-hush\n");
+    assert_eq!(fs::metadata(&password).unwrap().permissions().mode() & 0o007, 0);
+}
