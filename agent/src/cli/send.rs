@@ -88,7 +88,8 @@ pub(super) struct SendArgs {
     /// A file whose first line is the password for the broker.
     #[arg(long, value_name = "FILE", requires = "username")]
     password_file: Option<PathBuf>,
-    /// ping, restart_unit, run, set_intervals, cancel, cancel_all.
+    /// ping, restart_unit, restart_link, reboot, rollback, mark_good, quarantine, release, run, collect_diagnostics,
+    /// set_intervals, cancel or cancel_all (docs/contract.md).
     command: String,
     /// The command's arguments.
     #[arg(value_name = "ARG=VALUE")]

@@ -33,8 +33,10 @@ pub(super) struct StoreArgs {
 #[derive(Debug, Subcommand)]
 enum What {
     /// How many records wait in each log, and how much space they take: one JSON object a log.
+    #[command(after_help = "Example:\n  fieldmedic store stat --path /var/lib/fieldmedic/store")]
     Stat,
     /// All records that wait, as JSON lines: what was written but not yet committed is in it too.
+    #[command(after_help = "Example:\n  fieldmedic store export | jq -c 'select(.log == \"events\")'")]
     Export,
 }
 
