@@ -230,8 +230,9 @@ fn summarize(
         if args.out != Path::new(SYSTEM_DIR) {
             writeln!(out, "  put these files into {SYSTEM_DIR} of the gateway, as root's")?;
         }
-        let units = "fieldmedic.service fieldmedic-act.socket fieldmedic-quarantine.service";
-        writeln!(out, "  sudo systemctl enable --now {units}")?;
+        // The agent looks for the socket when it starts.
+        writeln!(out, "  sudo systemctl enable --now fieldmedic-act.socket fieldmedic-quarantine.service")?;
+        writeln!(out, "  sudo systemctl enable --now fieldmedic.service")?;
         writeln!(out, "  sudo fieldmedic status")?;
     }
     if let Some((Planned { path, .. }, _)) = written.iter().find(|(planned, _)| planned.is_private_key) {
