@@ -5,6 +5,8 @@ pub mod audit;
 pub mod cli;
 pub mod collect;
 pub mod config;
+#[cfg(test)]
+mod documented;
 pub mod engine;
 #[doc(hidden)]
 pub mod fuzzing;
