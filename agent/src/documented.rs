@@ -137,6 +137,7 @@ fn the_contract_names_every_word_of_the_codes_tables() {
         LinkFaultKind::Server,
         LinkFaultKind::Protocol,
         LinkFaultKind::Stalled,
+        LinkFaultKind::LinkDown,
         LinkFaultKind::Local,
     ];
     let sources = [ErrorSource::Journal, ErrorSource::Kernel, ErrorSource::Coredump, ErrorSource::App];
