@@ -79,6 +79,8 @@ pub enum Purpose {
     Remedy(String),
     /// A release is to be left: what it is one of.
     Trial(String),
+    /// A sign of life.
+    Probe,
     /// An action on the gateway.
     Act,
 }

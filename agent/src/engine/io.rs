@@ -94,6 +94,8 @@ pub enum Input {
     },
     /// Root may have ended the quarantine on the console: its rules are to be looked at.
     LookAtQuarantine,
+    /// The service manager's watchdog wants a sign of life.
+    ProveAlive,
     /// Stop: SIGTERM or Ctrl-C. The engine says goodbye and then emits [`Effect::Exit`].
     Stop {
         /// Goes into the presence message: "stopped" or "rebooting".
@@ -167,6 +169,8 @@ pub enum Effect {
         /// What.
         text: String,
     },
+    /// Tell the service manager's watchdog: what [`Input::ProveAlive`] asked for has been to the store and back.
+    Alive,
     /// Everything is said and stored: the process may end.
     Exit,
 }
@@ -223,6 +227,8 @@ pub enum StoreOp {
         /// `None` deletes.
         entries: Vec<(String, Option<Bytes>)>,
     },
+    /// Changes nothing: its answer shows that the store comes to the end of what is asked of it.
+    Probe,
 }
 
 /// What the store did.
@@ -252,6 +258,8 @@ pub enum StoreReply {
     },
     /// The state is durable.
     Put,
+    /// It is still there.
+    Probed,
 }
 
 /// Why the store could not.

@@ -61,7 +61,7 @@ use data_use::DataUse;
 use effects::{Effects, Purpose};
 use healing::Reboot;
 use incidents::Incidents;
-use io::{Effect, EffectId, Input, LogLevel, StoreFault, StoreReply, Trigger};
+use io::{Effect, EffectId, Input, LogLevel, StoreFault, StoreOp, StoreReply, Trigger};
 use link::{FaultLog, Link};
 use metric::{Metric, Point};
 use observation::{EndSigns, ErrorBatch, Finding, Observation, Severity};
@@ -148,6 +148,8 @@ pub struct Engine {
     attributes: Attributes,
     pace: Pace,
     stopping: Option<Stopping>,
+    /// A sign of life is on its way through the store.
+    proving_alive: bool,
     cursor: Cursor,
     /// Bookkeeping failed: what is kept by it is saved again with the next sample.
     unsaved: bool,
@@ -236,6 +238,7 @@ impl Engine {
             Input::ActProgress { id, percent } => self.commands.progressed(id, percent),
             Input::Reconfigure(config) => self.reconfigure(now, *config),
             Input::LookAtQuarantine => self.quarantine.look_again(now.mono),
+            Input::ProveAlive => self.prove_alive(),
             Input::ConfigRefused { errors, first } => self.config_refused(now, errors, &first),
             Input::Stop { reason } => self.stop(now, reason),
         }
@@ -454,7 +457,21 @@ impl Engine {
                 self.log_fault("journal", fault.as_ref());
                 self.trial_journaled(now, &target, fault.is_none());
             }
+            Purpose::Probe => {
+                self.proving_alive = false;
+                // A queue that was full, or a thread that is gone, is no sign of life.
+                if result == Ok(StoreReply::Probed) {
+                    self.effects.push(Effect::Alive);
+                }
+            }
             Purpose::Observe | Purpose::Audit | Purpose::Act => {}
+        }
+    }
+
+    /// One sign of life at a time: more of them would only wait behind the first.
+    fn prove_alive(&mut self) {
+        if !std::mem::replace(&mut self.proving_alive, true) {
+            self.effects.store(Purpose::Probe, StoreOp::Probe);
         }
     }
 

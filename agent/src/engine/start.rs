@@ -157,6 +157,7 @@ impl Engine {
             attributes: Attributes::new(identity.version.clone(), identity.firmware.clone()),
             pace: Pace::new(now.mono, &config.telemetry),
             stopping: None,
+            proving_alive: false,
             cursor: Cursor { at: state.text(CURSOR_KEY), saved: true },
             unsaved: false,
             last_sample: None,

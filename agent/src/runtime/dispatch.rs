@@ -1,11 +1,10 @@
 //! Carries out the engine's effects. Nothing here waits: what can't be taken over at once is completed as refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -31,8 +30,8 @@ use crate::store::{Backing, StoreHandle};
 pub(super) struct Dispatcher {
     store: StoreHandle,
     stats: StoreStats,
-    /// Operations that the store has not answered, with the time of asking.
-    store_waits: BTreeMap<EffectId, Instant>,
+    /// Operations that the store has not answered.
+    store_waits: BTreeSet<EffectId>,
     collectors: Worker,
     audit: Audit,
     config_files: Vec<PathBuf>,
@@ -46,6 +45,7 @@ pub(super) struct Dispatcher {
     inputs: mpsc::Sender<Input>,
     /// Completions of effects that were refused.
     refused: Vec<Input>,
+    alive: bool,
     over: bool,
 }
 
@@ -62,7 +62,7 @@ impl Dispatcher {
         Ok(Self {
             store: StoreHandle::spawn(store, inputs.clone()).map_err(thread)?,
             stats,
-            store_waits: BTreeMap::new(),
+            store_waits: BTreeSet::new(),
             collectors: Worker::spawn(collectors(config, options.battery_root.as_deref()), inputs.clone())
                 .map_err(thread)?,
             audit: Audit::new(config.clone(), options.config_files.clone()).of_the_agent(),
@@ -76,6 +76,7 @@ impl Dispatcher {
             acts: BTreeMap::new(),
             inputs,
             refused: Vec::new(),
+            alive: false,
             over: false,
         })
     }
@@ -90,9 +91,9 @@ impl Dispatcher {
         self.store_waits.len()
     }
 
-    /// How long the oldest of them has waited.
-    pub(super) fn store_waits_for(&self) -> Duration {
-        self.store_waits.values().min().map_or(Duration::ZERO, Instant::elapsed)
+    /// Whether there was a sign of life since the last time of asking.
+    pub(super) fn take_sign_of_life(&mut self) -> bool {
+        std::mem::take(&mut self.alive)
     }
 
     /// Takes over what another configuration changes outside the engine.
@@ -191,6 +192,7 @@ impl Dispatcher {
                 }
             }
             Effect::Log { level, text } => log(level, &text),
+            Effect::Alive => self.alive = true,
             Effect::Exit => self.over = true,
         }
     }
@@ -216,7 +218,7 @@ impl Dispatcher {
     fn store(&mut self, id: EffectId, op: StoreOp) {
         match self.store.submit(id, op) {
             Ok(()) => {
-                self.store_waits.insert(id, Instant::now());
+                self.store_waits.insert(id);
             }
             Err(fault) => self.refuse_store(id, fault),
         }

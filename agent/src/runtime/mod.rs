@@ -143,7 +143,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
                 local::Request::Released => engine.handle(clock.now(), Input::LookAtQuarantine),
             },
             () = tokio::time::sleep(wait) => engine.handle(clock.now(), Input::Wake),
-            () = service.pet(shell.store_waits_for()) => {}
+            () = service.watchdog_is_due() => engine.handle(clock.now(), Input::ProveAlive),
             wish = signals.next() => match wish {
                 Wish::Stop => {
                     service.stopping();
@@ -161,6 +161,9 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
             }
         }
         shell.carry_out(&mut engine, &mut clock);
+        if shell.take_sign_of_life() {
+            service.pet_watchdog();
+        }
     }
     // The store's thread finishes what is queued; its answers have nobody to wait for them any more.
     drop(inputs);

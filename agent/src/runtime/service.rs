@@ -1,5 +1,6 @@
-//! What systemd is told (sd_notify(3)): ready, reloading, stopping, and that the agent is alive. The watchdog is petted
-//! only while the store answers, because an agent that can't write is an agent that hangs.
+//! What systemd is told (sd_notify(3)): ready, reloading, stopping, and that the agent is alive. When the watchdog is due
+//! the engine is asked for a sign of life, which goes through the store and back: an agent that can't write is an agent
+//! that hangs.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::engine::time::Mono;
 /// The way to the service manager; does nothing where there is none.
 pub(super) struct Service {
     active: bool,
-    watchdog: Option<(Duration, Interval)>,
+    /// Three signs of life are asked for in the time in which one must come.
+    watchdog: Option<Interval>,
 }
 
 impl Service {
@@ -20,10 +22,9 @@ impl Service {
         let mut usec = 0;
         let armed = active && sd_notify::watchdog_enabled(false, &mut usec) && usec > 0;
         let watchdog = armed.then(|| {
-            let within = Duration::from_micros(usec);
-            let mut ticks = interval(within / 3);
+            let mut ticks = interval(Duration::from_micros(usec) / 3);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            (within, ticks)
+            ticks
         });
         Self { active, watchdog }
     }
@@ -43,13 +44,14 @@ impl Service {
         self.tell(&[NotifyState::Stopping]);
     }
 
-    /// Waits for the next time to pet, and pets if the store isn't stuck. Never ends without a watchdog.
-    pub(super) async fn pet(&mut self, store_waits: Duration) {
-        let Some((within, ticks)) = &mut self.watchdog else { return std::future::pending().await };
+    /// Waits until the next sign of life is due. Never ends without a watchdog.
+    pub(super) async fn watchdog_is_due(&mut self) {
+        let Some(ticks) = &mut self.watchdog else { return std::future::pending().await };
         ticks.tick().await;
-        if store_waits < *within / 2 {
-            self.tell(&[NotifyState::Watchdog]);
-        }
+    }
+
+    pub(super) fn pet_watchdog(&self) {
+        self.tell(&[NotifyState::Watchdog]);
     }
 
     fn tell(&self, states: &[NotifyState<'_>]) {

@@ -242,6 +242,7 @@ impl Disk {
                 Ok(StoreReply::Evicted { records: evicted.records, first: evicted.first, last: evicted.last })
             }
             StoreOp::Put { entries } => self.put(entries).map(|()| StoreReply::Put),
+            StoreOp::Probe => Ok(StoreReply::Probed),
         }
     }
 
@@ -266,6 +267,7 @@ impl Disk {
                 }
                 "put"
             }
+            StoreOp::Probe => "probe",
         };
         StoreFault::Io { what: format!("{what}: Input/output error (os error 5)") }
     }

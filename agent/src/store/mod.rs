@@ -179,6 +179,7 @@ impl Store {
                 Ok(StoreReply::Evicted { records: evicted.records, first: evicted.first, last: evicted.last })
             }
             StoreOp::Put { entries } => self.state.put(&entries).map(|()| StoreReply::Put),
+            StoreOp::Probe => Ok(StoreReply::Probed),
         }
     }
 

@@ -32,6 +32,8 @@ impl Backing {
     fn apply(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
         match self {
             Self::Store(store) => store.apply(op),
+            // An agent that has no store is alive all the same: to be started again would not bring it back.
+            Self::Absent(_) if op == StoreOp::Probe => Ok(StoreReply::Probed),
             Self::Absent(absent) => absent.refuse(),
         }
     }

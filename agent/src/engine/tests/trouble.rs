@@ -274,3 +274,30 @@ fn offline_the_store_commits_as_often_as_the_config_says_and_not_more() {
     let commits = world.store.commits - before;
     assert!((8..=12).contains(&commits), "{commits} commits in ten commit intervals");
 }
+
+#[test]
+fn a_sign_of_life_comes_only_after_all_that_the_store_was_asked_before() {
+    let mut world = World::new();
+    world.input(Input::ProveAlive);
+    assert_eq!(world.signs_of_life, 1);
+    world.stall_store_at(|op| matches!(op, StoreOp::Append { .. }));
+    world.input(Input::Errors(super::invariants::error_batch("disk hangs")));
+    for _ in 0..3 {
+        world.input(Input::ProveAlive);
+    }
+    assert_eq!(world.signs_of_life, 1, "given while the store hangs");
+    world.store_answers();
+    assert_eq!(world.signs_of_life, 2, "three that were asked for meanwhile are one");
+}
+
+#[test]
+fn a_store_that_takes_no_more_work_is_no_sign_of_life_and_one_that_is_full_is() {
+    let mut world = World::new();
+    world.refuse(|op| matches!(op, StoreOp::Probe), StoreFault::Busy);
+    world.input(Input::ProveAlive);
+    assert_eq!(world.signs_of_life, 0);
+    world.refuse_nothing();
+    world.store.fault = Some(full());
+    world.input(Input::ProveAlive);
+    assert_eq!(world.signs_of_life, 1);
+}

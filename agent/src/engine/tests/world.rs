@@ -42,7 +42,7 @@ pub(super) struct MemStore {
 
 impl MemStore {
     fn apply(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
-        if let Some(fault) = &self.fault {
+        if let Some(fault) = self.fault.as_ref().filter(|_| op != StoreOp::Probe) {
             return Err(fault.clone());
         }
         Ok(match op {
@@ -85,6 +85,7 @@ impl MemStore {
                 }
                 StoreReply::Put
             }
+            StoreOp::Probe => StoreReply::Probed,
         })
     }
 
@@ -152,6 +153,7 @@ pub(super) struct World {
     pub(super) connects: u32,
     pub(super) subscribes: u32,
     pub(super) exited: bool,
+    pub(super) signs_of_life: u32,
     pub(super) backoff_resets: u32,
     /// What every round of collection reads.
     pub(super) points: Vec<Point>,
@@ -260,6 +262,7 @@ impl World {
             connects: 0,
             subscribes: 0,
             exited: false,
+            signs_of_life: 0,
             backoff_resets: 0,
             points: vec![Point::new(Metric::BatteryChargePct, 80.0), Point::new(Metric::HostLoad1, 0.1)],
             rounds: 0,
@@ -511,6 +514,7 @@ impl World {
                 self.acts.retain(|(other, _)| *other != id);
                 self.queue.push_back(Input::ActDone { id, outcome: outcome(ActStatus::Canceled) });
             }
+            Effect::Alive => self.signs_of_life += 1,
             Effect::Exit => self.exited = true,
             Effect::Log { level, text } => self.log.push((level, text)),
             Effect::Send { .. } => {}

@@ -41,7 +41,7 @@ impl World<'_> {
                     agent.exited = true;
                 }
             }
-            Effect::Log { .. } => {}
+            Effect::Log { .. } | Effect::Alive => {}
         }
     }
 
