@@ -4,8 +4,8 @@
 #![expect(clippy::disallowed_methods, reason = "randomness comes in here")]
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -61,16 +61,22 @@ fn nonce() -> Result<String, RunError> {
     let mut bytes = [0_u8; 16];
     SystemRandom::new().fill(&mut bytes).map_err(|_| RunError::System {
         what: "read random numbers",
-        source: std::io::Error::other("the kernel gives none"),
+        source: io::Error::other("the kernel gives none"),
     })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The first line of the password file.
 fn password(config: &CheckedConfig) -> Result<Option<String>, RunError> {
     let Some(path) = &config.mqtt.password_file else { return Ok(None) };
-    let text = fs::read_to_string(path).map_err(|source| RunError::Password { path: path.clone(), source })?;
-    Ok(Some(text.lines().next().unwrap_or_default().to_owned()))
+    first_line(path).map(Some).map_err(|source| RunError::Password { path: path.clone(), source })
+}
+
+/// An empty one is what systemd hands over for a credential that isn't there: a broker would only say that it is wrong.
+fn first_line(path: &Path) -> io::Result<String> {
+    match fs::read_to_string(path)?.lines().next() {
+        None | Some("") => Err(io::Error::other("its first line is empty")),
+        Some(line) => Ok(line.to_owned()),
+    }
 }
 
 fn facts(root: &Path, release: &BTreeMap<String, String>) -> BTreeMap<String, AttributeValue> {
@@ -148,6 +154,17 @@ mod tests {
             ("serial", "10000000abcdef01"),
         ];
         assert_eq!(told, expected.map(|(key, text)| (key.to_owned(), text.to_owned())));
+    }
+
+    #[test]
+    fn a_password_is_the_first_line_of_its_file_and_an_empty_one_is_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (text, password) in
+            [("geheim\nmore\n", Some("geheim")), ("geheim", Some("geheim")), ("\n", None), ("", None)]
+        {
+            fs::write(file.path(), text).unwrap();
+            assert_eq!(first_line(file.path()).ok().as_deref(), password, "{text:?}");
+        }
     }
 
     #[test]
