@@ -105,6 +105,12 @@ impl ConfigArgs {
     }
 }
 
+/// The command line as it is defined: man pages and completions are made of it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the program that the command line asks for.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -129,7 +135,7 @@ pub fn main() -> ExitCode {
         Command::Simulate(args) => simulate::run(&args),
         Command::Store(args) => exit_code(store::run(&args)),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "fieldmedic", &mut io::stdout().lock());
+            clap_complete::generate(shell, &mut command(), "fieldmedic", &mut io::stdout().lock());
             DONE
         }
     };

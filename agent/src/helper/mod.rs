@@ -38,7 +38,8 @@ const DEFAULT_STATE: &str = "/var/lib/fieldmedic-act";
 const BAD_USAGE: u8 = 2;
 const FAILED: u8 = 1;
 
-const USAGE: &str = "\
+/// What `--help` says.
+pub const USAGE: &str = "\
 Carries out what fieldmedic may have done as root: judges it by root's own policy. Started by its socket.
 
 Usage:
