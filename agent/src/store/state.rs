@@ -6,6 +6,7 @@
 //! before are noticed. It must not hold large values, and it never lets what can't be read pass as empty: a state that is
 //! lost is set aside and said to be lost.
 
+mod load;
 #[cfg(test)]
 mod tests;
 
@@ -488,7 +489,7 @@ fn open_db(dir: &Path) -> Result<Opened, Trouble> {
     disk::sync_dir(dir)?;
     disk::sync_dir(disk::parent(dir))?;
     let file = OpenOptions::new().read(true).write(true).open(dir.join("db"))?;
-    let (mut entries, unreadable) = guarded(|| Ok(load(&db)))?;
+    let (mut entries, unreadable) = guarded(|| Ok(load::all(&db)))?;
     let tally = entries.remove(TALLY_KEY).and_then(|bytes| Tally::decode(&bytes));
     let checksums = entries.iter().map(|(key, value)| (key.clone(), checksum(key.as_bytes(), value))).collect();
     let db = Db { db, file, tally: tally.unwrap_or_default(), checksums };
@@ -523,36 +524,6 @@ fn remove_torn_snapshots(dir: &Path) -> io::Result<()> {
 /// Whether sled found its file locked. It tells so only in words; 0.34.7 is its last release of this line.
 fn is_lock(trouble: &Trouble) -> bool {
     matches!(trouble, Trouble::Sled(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock"))
-}
-
-/// Reads all entries, and counts those that can't be. Over a bad page sled's iterator gives the same error for ever: what
-/// lies behind it is read from the other end.
-fn load(db: &sled::Db) -> (Entries, usize) {
-    let mut entries = Entries::new();
-    let mut unreadable = 0;
-    let forward = take(db.iter(), &mut entries, &mut unreadable);
-    if !forward {
-        unreadable += 1;
-        take(db.iter().rev(), &mut entries, &mut unreadable);
-    }
-    (entries, unreadable)
-}
-
-/// Takes entries up to the first error or to one that is known; `false` after an error.
-fn take(
-    items: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
-    entries: &mut Entries,
-    unreadable: &mut usize,
-) -> bool {
-    for item in items {
-        let Ok((key, value)) = item else { return false };
-        match decode(&key, &value) {
-            Some((key, _)) if entries.contains_key(&key) => return true,
-            Some((key, value)) => drop(entries.insert(key, value)),
-            None => *unreadable += 1,
-        }
-    }
-    true
 }
 
 fn encode(key: &str, value: &[u8]) -> Vec<u8> {

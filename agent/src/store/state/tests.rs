@@ -185,16 +185,6 @@ fn a_value_whose_checksum_fails_costs_itself_and_tells_that_the_state_is_incompl
 }
 
 #[test]
-fn behind_a_page_that_gives_an_error_for_ever_the_rest_is_read_from_the_other_end() {
-    let item = |key: &str| Ok((sled::IVec::from(key.as_bytes()), sled::IVec::from(encode(key, b"v"))));
-    let bad = || Err(sled::Error::ReportableBug("bad page".to_owned()));
-    let (mut entries, mut unreadable) = (Entries::new(), 0);
-    assert!(!take([item("a"), item("b"), bad()].into_iter(), &mut entries, &mut unreadable));
-    assert!(!take([item("z"), item("y"), bad()].into_iter(), &mut entries, &mut unreadable));
-    assert_eq!(entries.into_keys().collect::<Vec<_>>(), ["a", "b", "y", "z"]);
-}
-
-#[test]
 fn after_an_error_the_database_is_opened_anew_and_the_put_is_made_again() {
     let root = root();
     let (mut state, _, _) = open(&root);
