@@ -7,6 +7,7 @@
 //! lost is set aside and said to be lost.
 
 mod load;
+mod pool;
 #[cfg(test)]
 mod tests;
 
@@ -348,6 +349,8 @@ pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
 
 /// Runs a call of sled's; its panic is an error like any other.
 fn guarded<T>(call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    // Any call may be the one that starts its threads.
+    let _calm = pool::Calm::begin();
     panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a word");
