@@ -12,6 +12,7 @@ pub mod engine;
 pub mod fuzzing;
 pub mod helper;
 pub mod runtime;
+#[cfg(any(feature = "demo", feature = "simulate"))]
 pub mod sim;
 pub mod store;
 pub mod wire;

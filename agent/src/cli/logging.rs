@@ -38,6 +38,7 @@ pub(crate) fn init_as(identifier: &str) {
 }
 
 /// For a command that has a face of its own: only what is wrong.
+#[cfg(feature = "demo")]
 pub(super) fn init_quiet(loudness: Loudness) {
     start("fieldmedic", loudness.level(-2));
 }

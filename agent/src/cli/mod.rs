@@ -3,6 +3,7 @@
 
 mod audit;
 mod check;
+#[cfg(feature = "demo")]
 mod demo;
 mod init;
 mod keygen;
@@ -10,6 +11,7 @@ pub(crate) mod logging;
 mod release;
 mod run;
 mod send;
+#[cfg(feature = "simulate")]
 mod simulate;
 mod status;
 mod store;
@@ -36,14 +38,7 @@ const NO_DAEMON: u8 = 3;
 #[command(
     name = "fieldmedic",
     version,
-    after_help = "Examples:\n  \
-        fieldmedic demo --for 30s                      everything on this machine, nothing to install\n  \
-        sudo fieldmedic init                           a first configuration for a broker of your own\n  \
-        fieldmedic check --config agent.toml           is this configuration right?\n  \
-        fieldmedic run --config agent.toml             the daemon\n  \
-        fieldmedic simulate app-crash-loop             what a configuration would have done\n  \
-        fieldmedic send --url mqtt://127.0.0.1 --key keys/ops-1.key --to gw-1 ping\n\n\
-        Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 no daemon."
+    after_help = examples()
 )]
 struct Cli {
     /// Says more (-vv: everything).
@@ -73,13 +68,23 @@ enum Command {
     /// Ends a quarantine, by root on the console, whether or not the daemon runs.
     Release(release::ReleaseArgs),
     /// Shows it all on this machine: a broker, the agent on the real system, a command, an outage.
+    #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
+    /// Not in this build.
+    #[cfg(not(feature = "demo"))]
+    #[command(hide = true)]
+    Demo(LeftOut),
     /// Makes a key pair for signing commands.
     Keygen(keygen::KeygenArgs),
     /// Sends a signed command to a gateway, or to a group, and waits for its status.
     Send(Box<send::SendArgs>),
     /// Simulates a gateway with a configuration in a scenario's world: what would have happened, and whether that was right.
+    #[cfg(feature = "simulate")]
     Simulate(Box<simulate::SimulateArgs>),
+    /// Not in this build.
+    #[cfg(not(feature = "simulate"))]
+    #[command(hide = true)]
+    Simulate(LeftOut),
     /// Looks into a store: how much is in it, or all of it as JSON lines.
     Store(store::StoreArgs),
     /// Prints a completion script for a shell.
@@ -88,6 +93,24 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// Of what this build has.
+fn examples() -> String {
+    let mut examples = vec![
+        ("init", "a first configuration for a broker of your own"),
+        ("check --config agent.toml", "is this configuration right?"),
+        ("run --config agent.toml", "the daemon"),
+        ("send --url mqtt://127.0.0.1 --key keys/ops-1.key --to gw-1 ping", ""),
+    ];
+    if cfg!(feature = "demo") {
+        examples.insert(0, ("demo --for 30s", "everything on this machine, nothing to install"));
+    }
+    if cfg!(feature = "simulate") {
+        examples.insert(examples.len() - 1, ("simulate app-crash-loop", "what a configuration would have done"));
+    }
+    let lines: String = examples.iter().map(|(line, what)| format!("  fieldmedic {line:<35} {what}\n")).collect();
+    format!("Examples:\n{lines}\nExit codes: 0 done, 1 failed, 2 bad usage or config, 3 no daemon.")
 }
 
 /// Which configuration.
@@ -111,6 +134,14 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
+/// What a subcommand takes that this build was made without: anything, to be told so.
+#[cfg(not(all(feature = "demo", feature = "simulate")))]
+#[derive(Debug, Args)]
+struct LeftOut {
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    _args: Vec<std::ffi::OsString>,
+}
+
 /// Runs the program that the command line asks for.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -126,12 +157,18 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => audit::run(args),
         Command::Status(args) => status::run(args),
         Command::Release(args) => release::run(args),
+        #[cfg(not(feature = "demo"))]
+        Command::Demo(_) => left_out("demo"),
+        #[cfg(feature = "demo")]
         Command::Demo(args) => {
             logging::init_quiet(loudness);
             demo::run(args)
         }
         Command::Keygen(args) => exit_code(keygen::run(&args)),
         Command::Send(args) => send::run(&args),
+        #[cfg(not(feature = "simulate"))]
+        Command::Simulate(_) => left_out("simulate"),
+        #[cfg(feature = "simulate")]
         Command::Simulate(args) => simulate::run(&args),
         Command::Store(args) => exit_code(store::run(&args)),
         Command::Completions { shell } => {
@@ -153,6 +190,15 @@ fn exit_code(result: anyhow::Result<()>) -> u8 {
 fn fail(error: &anyhow::Error) -> u8 {
     eprintln!("fieldmedic: {error:#}");
     FAILED
+}
+
+#[cfg(not(all(feature = "demo", feature = "simulate")))]
+fn left_out(subcommand: &str) -> u8 {
+    eprintln!(
+        "fieldmedic: this build has no `{subcommand}`, as a gateway has no use for it; `cargo run -- {subcommand}` has, and any \
+         build with cargo's feature `{subcommand}`"
+    );
+    BAD_USAGE
 }
 
 /// One thread is enough for a gateway, and costs half the CPU of several.

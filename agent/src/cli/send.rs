@@ -177,6 +177,7 @@ async fn publish(args: &SendArgs, client: &mut Client, token: String, err: &mut 
 }
 
 /// Claims for a command that begins now.
+#[cfg(any(test, feature = "demo"))]
 pub(super) fn claims(audience: &str, command: &str, life: Duration) -> anyhow::Result<Claims> {
     claims_for(audience, &random_id()?, command, life)
 }

@@ -226,11 +226,19 @@ fn telemetry(s: &mut Section<'_>) -> Telemetry {
         sample_interval: s.duration("sample_interval", seconds(10), ms(100)..=hours(1)),
         report_interval: s.duration("report_interval", seconds(60), ms(100)..=hours(24)),
         publish_interval: s.duration("publish_interval", seconds(60), ms(100)..=hours(7 * 24)),
-        encoding: s.word("encoding", Encoding::Json, Encoding::ALL),
+        encoding: encoding(s),
     };
     in_order(s, [("sample_interval", telemetry.sample_interval), ("report_interval", telemetry.report_interval)]);
     in_order(s, [("report_interval", telemetry.report_interval), ("publish_interval", telemetry.publish_interval)]);
     telemetry
+}
+
+fn encoding(s: &mut Section<'_>) -> Encoding {
+    let encoding = s.word("encoding", Encoding::Json, Encoding::ALL);
+    if encoding == Encoding::JsonZstd && cfg!(not(feature = "zstd")) {
+        s.error("encoding", "is \"json+zstd\", but this build has no zstd (cargo's feature `zstd`); write \"json\"");
+    }
+    encoding
 }
 
 /// Reports a pair that is out of order, at the one that was set.

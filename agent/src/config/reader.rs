@@ -316,6 +316,7 @@ impl<'a> Section<'a> {
     }
 
     /// Takes a key for known, whatever its value, and says whether it stands here.
+    #[cfg(feature = "simulate")]
     pub(crate) fn knows(&mut self, key: &str) -> bool {
         self.node(key).is_some()
     }

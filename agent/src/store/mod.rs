@@ -34,10 +34,14 @@ pub use self::state::STATE_VALUE_BYTES_MAX;
 pub use self::thread::{Backing, STORE_QUEUE_MAX, StoreHandle};
 
 // What the simulated disk counts with too, so that the two can't drift apart.
-pub(crate) use self::cursor::CURSOR_BYTES;
-pub(crate) use self::log::{DRAINED_BYTES_MIN, MARK_COMMITS, WRITE_BUFFER_BYTES};
-pub(crate) use self::segment::{FRAME_BYTES, HEADER_BYTES};
-pub(crate) use self::state::{COMMIT_OVERHEAD_BYTES, RESERVE_FREE_FACTOR, reserve_bytes};
+pub(crate) use self::state::reserve_bytes;
+#[cfg(feature = "simulate")]
+pub(crate) use self::{
+    cursor::CURSOR_BYTES,
+    log::{DRAINED_BYTES_MIN, MARK_COMMITS, WRITE_BUFFER_BYTES},
+    segment::{FRAME_BYTES, HEADER_BYTES},
+    state::{COMMIT_OVERHEAD_BYTES, RESERVE_FREE_FACTOR},
+};
 
 use self::disk::Attempt;
 use self::log::Log;

@@ -75,7 +75,8 @@ impl Diagnostics {
         };
         let sections = sections.into_iter().map(|(bound, result)| Section::new(bound, result)).collect();
         let (compressed, text_bytes) = fit(sections);
-        let detail = format!("{text_bytes} B of text, {} B compressed with zstd", compressed.len());
+        let how = if cfg!(feature = "zstd") { "compressed with zstd" } else { "kept: this build has no zstd" };
+        let detail = format!("{text_bytes} B of text, {} B {how}", compressed.len());
         ActOutcome { attachment: Some(compressed), ..ActOutcome::succeeded(detail) }
     }
 }
