@@ -79,6 +79,129 @@ fn a_url_is_all_that_a_config_needs() {
     assert_eq!(config.commands.max_clock_skew, Duration::from_secs(300));
 }
 
+/// The example that the contract shows, one key a line where it puts several on one; the key is a real one.
+const CONTRACT: &str = r#"
+[device]
+id = "gw-0001"
+groups = ["canary"]
+[device.attributes]
+site = "plant-7"
+
+[mqtt]
+url = "mqtt://127.0.0.1:1883"
+topic_prefix = "fieldmedic"
+keep_alive = "30s"
+inflight_max = 64
+username = ""
+[mqtt.tls]
+ca_file = ""
+cert_file = ""
+key_file = ""
+alpn = []
+[mqtt.reconnect]
+min = "1s"
+max = "5m"
+stable_after = "60s"
+[mqtt.drain]
+publishes_per_second = 80
+
+[store]
+path = "/var/lib/fieldmedic/store"
+max_bytes = "64MiB"
+min_free_bytes = "32MiB"
+commit_interval = "1s"
+
+[telemetry]
+sample_interval = "10s"
+report_interval = "60s"
+publish_interval = "60s"
+encoding = "json"
+
+[collect.battery]
+enabled = true
+supply = ""
+[collect.link]
+enabled = true
+interfaces = []
+[collect.errors]
+enabled = true
+min_severity = "err"
+units = []
+max_clusters = 512
+bucket = "60s"
+[collect.host]
+enabled = true
+mounts = ["/"]
+[collect]
+root = "/"
+
+[[rules]]
+name = "battery-critical"
+metric = "battery.charge_pct"
+below = 10
+for = "2m"
+clear_above = 15
+severity = "critical"
+remedy = "save-power"
+
+[[ladders]]
+name = "heal-app"
+steps = [ { do = "restart_unit", unit = "app.service", settle = "60s" },
+          { do = "reboot", settle = "5m" },
+          { do = "rollback", target = "firmware", settle = "10m" },
+          { do = "quarantine", level = "restrict" } ]
+
+[remediation]
+dry_run = false
+allow = ["restart_unit", "restart_link", "reboot", "rollback", "quarantine", "run"]
+units = ["app.service"]
+min_uptime = "10m"
+min_battery_pct = 15
+[remediation.budget]
+restart_unit = "5/1h"
+reboot = "3/24h"
+rollback = "1/24h"
+
+[rollback.firmware]
+kind = "slots"
+dir = "/opt/app"
+
+[quarantine]
+keep_units = ["ssh.service"]
+stop_units = []
+allow_hosts = []
+
+[runbooks]
+dir = "/etc/fieldmedic/runbooks"
+
+[commands]
+trusted_keys = ["ops-1:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"]
+require_signature = true
+max_clock_skew = "5m"
+
+[local]
+socket = "/run/fieldmedic/agent.sock"
+"#;
+
+#[test]
+fn the_contracts_example_is_taken_as_it_stands_and_without_a_warning() {
+    let loaded = load_texts(&[CONTRACT]).unwrap_or_else(|errors| panic!("{}", listed(&errors)));
+
+    assert!(loaded.warnings.is_empty(), "{}", listed(&loaded.warnings));
+    // What it shows are the defaults, but for what a gateway has of its own.
+    let defaults = config(URL);
+    let shown = CheckedConfig {
+        device: defaults.device.clone(),
+        rules: vec![],
+        ladders: Default::default(),
+        remediation: Remediation { units: vec![], ..loaded.config.remediation.clone() },
+        rollback: Default::default(),
+        commands: Commands { trusted_keys: vec![], ..loaded.config.commands.clone() },
+        ..loaded.config
+    };
+    assert_eq!(shown.to_toml(), defaults.to_toml());
+}
+
 #[test]
 fn ten_mistakes_are_ten_errors_each_with_its_line() {
     let text = r#"[device]
