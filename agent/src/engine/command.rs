@@ -283,7 +283,9 @@ fn only_known(name: &str, args: &Map<String, Json>) -> Result<(), (Reason, Strin
         "quarantine" => &["level"],
         "cancel" => &["command_id"],
         "set_intervals" => &["sample", "report", "publish", "for"],
-        _ => &[],
+        "ping" | "release" | "collect_diagnostics" | "cancel_all" => &[],
+        // That there is no such command says more than that it takes no such argument.
+        _ => return Ok(()),
     };
     match args.keys().find(|key| !known.contains(&key.as_str())) {
         Some(other) if known.is_empty() => Err(malformed(format!("args.{other}: {name} takes no arguments"))),

@@ -220,9 +220,9 @@ fn command(
         return Err(malformed(&format!("nonce: at most {NONCE_LEN_MAX} B")));
     }
     let Cmd { name, args, timeout_s } = claims.cmd;
-    let plain = (1..=NAME_LEN_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    if !plain {
-        return Err(malformed(&format!("cmd.name: 1 to {NAME_LEN_MAX} of a-z _ are expected")));
+    // A name that can be shown is one: that there is no such command is for others to say, and in another word.
+    if !(1..=NAME_LEN_MAX).contains(&name.len()) || name.contains(char::is_control) {
+        return Err(malformed(&format!("cmd.name: 1 to {NAME_LEN_MAX} B that can be shown are expected")));
     }
     if timeout_s.is_some_and(|timeout| !(1..=TIMEOUT_MAX_S).contains(&timeout)) {
         return Err(malformed(&format!("cmd.timeout_s: 1 to {TIMEOUT_MAX_S} is expected")));
@@ -378,7 +378,8 @@ mod tests {
             ("exp before iat", claim(json!({"exp": 999})), Reason::Malformed),
             ("exp as text", claim(json!({"exp": "2000"})), Reason::Malformed),
             ("exp beyond time", claim(json!({"exp": 1e300})), Reason::Malformed),
-            ("a name in capitals", claim(json!({"cmd": {"name": "Ping"}})), Reason::Malformed),
+            ("no name", claim(json!({"cmd": {"name": ""}})), Reason::Malformed),
+            ("a name that can't be shown", claim(json!({"cmd": {"name": "pi\ng"}})), Reason::Malformed),
             ("args as a list", claim(json!({"cmd": {"name": "ping", "args": []}})), Reason::Malformed),
             ("no timeout at all", claim(json!({"cmd": {"name": "ping", "timeout_s": 0}})), Reason::Malformed),
             ("plain JSON where signatures are required", claims().to_string(), Reason::Malformed),

@@ -192,11 +192,20 @@ fn what_the_config_does_not_allow_is_refused() {
     world.command("m", "restart_unit", json!({"unit": "../../etc/passwd"}), 2);
     world.command("n", "restart_unit", json!({}), 3);
     world.command("r", "run", json!({"runbook": "../evil"}), 4);
-    world.command("k", "format_disk", json!({}), 5);
     world.settle();
-    let reasons: Vec<String> = ["u", "m", "n", "r", "k"].iter().map(|id| reason(&world, id)).collect();
-    assert_eq!(reasons, ["not_allowed", "malformed", "malformed", "malformed", "unknown_command"]);
+    let reasons: Vec<String> = ["u", "m", "n", "r"].iter().map(|id| reason(&world, id)).collect();
+    assert_eq!(reasons, ["not_allowed", "malformed", "malformed", "malformed"]);
     assert!(world.acted.is_empty());
+}
+
+#[test]
+fn a_command_that_there_is_not_is_told_so_however_it_is_spelt() {
+    let mut world = online();
+    for (id, name) in [("a", "format_disk"), ("b", "format-disk"), ("c", "Ping"), ("d", "reboot2"), ("e", "rm -rf /")] {
+        world.command(id, name, json!({"disk": "sda"}), 1);
+        world.settle();
+        assert_eq!((world.statuses(id), reason(&world, id)), (vec!["REJECTED".into()], "unknown_command".into()));
+    }
 }
 
 #[test]
