@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -36,6 +36,9 @@ pub(super) const TERM_GRACE: Duration = Duration::from_secs(5);
 const KILL_GRACE: Duration = Duration::from_secs(1);
 /// How long to wait for the rest of the output after the end: a process that was left behind may hold the pipe for ever.
 pub(super) const DRAIN_MAX: Duration = Duration::from_millis(500);
+
+/// As many links as the kernel follows (path_resolution(7)).
+const LINKS_MAX: usize = 40;
 
 /// The environment of whatever is run, but for what its caller adds.
 pub(super) const ENVIRONMENT: [(&str, &str); 2] =
@@ -98,22 +101,46 @@ pub fn unfit(path: &Path) -> io::Result<Option<String>> {
     if !file.is_file() {
         return Ok(Some(format!("{} is no plain file", path.display())));
     }
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let ours = rustix::process::geteuid().as_raw();
-    for (what, metadata) in [(dir, &fs::metadata(dir)?), (path, &file)] {
-        if let Some(wrong) = distrust(metadata.uid(), metadata.mode(), ours) {
-            return Ok(Some(format!("{} {wrong}", what.display())));
-        }
+    if let Some((what, wrong)) = who_else_writes(path)? {
+        return Ok(Some(format!("{} {wrong}", what.display())));
     }
     Ok((file.mode() & 0o111 == 0).then(|| format!("{} is not executable", path.display())))
 }
 
-/// What makes a file or directory one that others could have written.
-fn distrust(owner: u32, mode: u32, ours: u32) -> Option<String> {
+/// Of a file and all directories above it, the one that others than root, or who runs this, could put something else in the
+/// place of; and what is wrong with it. By whatever links the file is found: whoever can change one of them chooses the file.
+///
+/// # Errors
+/// It could not be looked at.
+pub(crate) fn who_else_writes(file: &Path) -> io::Result<Option<(PathBuf, String)>> {
+    let ours = rustix::process::geteuid().as_raw();
+    let mut ways = vec![fs::canonicalize(file)?];
+    let mut way = std::path::absolute(file)?;
+    for _ in 0..LINKS_MAX {
+        let next = fs::read_link(&way).ok().map(|target| way.parent().unwrap_or(Path::new("/")).join(target));
+        ways.push(way);
+        match next {
+            Some(next) => way = next,
+            None => break,
+        }
+    }
+    for path in ways.iter().flat_map(|way| way.ancestors()) {
+        let metadata = fs::metadata(path)?;
+        if let Some(wrong) = distrust(metadata.uid(), metadata.mode(), metadata.is_dir(), ours) {
+            return Ok(Some((path.to_owned(), wrong)));
+        }
+    }
+    Ok(None)
+}
+
+/// What makes a file or directory one that others could have written. In a sticky directory, as /tmp, nobody can replace what
+/// is another's.
+fn distrust(owner: u32, mode: u32, is_dir: bool, ours: u32) -> Option<String> {
     if owner != 0 && owner != ours {
         return Some(format!("belongs to uid {owner}; root is expected: chown root"));
     }
-    (mode & 0o022 != 0).then(|| format!("has mode {:o}, others may write to it: chmod go-w", mode & 0o7777))
+    let sticky = is_dir && mode & 0o1000 != 0;
+    (mode & 0o022 != 0 && !sticky).then(|| format!("has mode {:o}, others may write to it: chmod go-w", mode & 0o7777))
 }
 
 /// A run that is over.
@@ -291,17 +318,47 @@ impl<P: FnMut(u8)> Output<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
 
     #[test]
     fn only_roots_files_and_our_own_are_trusted() {
         const OURS: u32 = 1000;
-        assert_eq!(distrust(0, 0o100_755, OURS), None);
-        assert_eq!(distrust(OURS, 0o100_700, OURS), None);
-        assert!(distrust(1001, 0o100_755, OURS).unwrap().contains("belongs to uid 1001"));
+        let of_file = |owner, mode, ours| distrust(owner, mode, false, ours);
+        assert_eq!(of_file(0, 0o100_755, OURS), None);
+        assert_eq!(of_file(OURS, 0o100_700, OURS), None);
+        assert!(of_file(1001, 0o100_755, OURS).unwrap().contains("belongs to uid 1001"));
         // An agent that runs as root trusts root alone.
-        assert!(distrust(OURS, 0o100_755, 0).unwrap().contains("belongs to uid 1000"));
-        assert!(distrust(0, 0o100_775, OURS).unwrap().contains("has mode 775"));
-        assert!(distrust(0, 0o100_757, OURS).unwrap().contains("has mode 757"));
+        assert!(of_file(OURS, 0o100_755, 0).unwrap().contains("belongs to uid 1000"));
+        assert!(of_file(0, 0o100_775, OURS).unwrap().contains("has mode 775"));
+        assert!(of_file(0, 0o101_757, OURS).unwrap().contains("has mode 1757"));
+        assert_eq!(distrust(0, 0o041_777, true, OURS), None, "nobody can replace what is another's");
+        assert!(distrust(0, 0o040_777, true, OURS).is_some());
+    }
+
+    #[test]
+    fn whoever_can_change_a_directory_or_a_link_on_the_way_to_a_file_chooses_the_file() {
+        let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        for dir in ["real/books", "links", "more"] {
+            fs::create_dir_all(at(dir)).unwrap();
+        }
+        fs::write(at("real/books/fix"), "").unwrap();
+        symlink("../real/books/fix", at("more/fix")).unwrap();
+        symlink(at("more/fix"), at("links/fix")).unwrap();
+        let found = || who_else_writes(&at("links/fix")).unwrap().map(|(path, _)| path);
+        assert_eq!(found(), None);
+        for dir in ["real", "real/books", "links", "more"] {
+            chmod(&at(dir), 0o777);
+            assert!(found().is_some_and(|path| path.ends_with(dir)), "{dir}: {:?}", found());
+            chmod(&at(dir), 0o755);
+        }
+        // The same for what is run, which is never a link itself.
+        chmod(&at("real/books/fix"), 0o755);
+        assert_eq!(unfit(&at("real/books/fix")).unwrap(), None);
+        chmod(&at("real"), 0o775);
+        assert!(unfit(&at("real/books/fix")).unwrap().unwrap().contains("others may write to it"));
     }
 }
