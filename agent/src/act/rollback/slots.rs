@@ -3,13 +3,11 @@
 //! undone. Which releases are good or bad is kept beside them, for whoever comes after: a release that was left for being
 //! bad isn't gone back to unless somebody names it.
 
-#![expect(clippy::disallowed_methods, reason = "releases are directories and links")]
-
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs;
-use std::io;
-use std::os::unix::fs::symlink;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -163,17 +161,24 @@ impl<'a> Slots<'a> {
 
     /// What is known; or what is wrong with the file that says it.
     fn marks(&self) -> Result<Marks, String> {
-        let file = self.dir.join(MARKS_FILE);
-        let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", file.display());
-        match fs::symlink_metadata(&file) {
+        let path = self.dir.join(MARKS_FILE);
+        let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+        // Looked at once it is open: whoever may write here could put something else in its place in between. Opening a pipe
+        // would wait for ever.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Marks::default()),
             Err(error) => return Err(wrong(&error)),
-            // A pipe would be read for ever.
-            Ok(found) if !found.is_file() => return Err(wrong(&"is no plain file")),
-            Ok(found) if found.len() > MARKS_BYTES_MAX => return Err(wrong(&"is too large")),
-            Ok(_) => {}
+        };
+        if !file.metadata().is_ok_and(|found| found.is_file()) {
+            return Err(wrong(&"is no plain file"));
         }
-        let bytes = fs::read(&file).map_err(|error| wrong(&error))?;
+        let mut bytes = Vec::new();
+        file.take(MARKS_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| wrong(&error))?;
+        if bytes.len() as u64 > MARKS_BYTES_MAX {
+            return Err(wrong(&"is too large"));
+        }
         serde_json::from_slice(&bytes).map_err(|error| wrong(&error))
     }
 
@@ -206,6 +211,7 @@ fn is_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "releases are directories and links")]
 mod tests {
     use super::*;
 
@@ -334,10 +340,15 @@ mod tests {
     #[test]
     fn marks_that_can_not_be_read_mark_nothing_and_that_is_told() {
         let pipe = |path: &Path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
-        let cuts: [&dyn Fn(&Path); 3] = [
+        let link = |path: &Path| {
+            fs::write(path.with_extension("elsewhere"), "{\"bad\":[\"1.0\"]}").unwrap();
+            symlink(path.with_extension("elsewhere"), path).unwrap();
+        };
+        let cuts: [&dyn Fn(&Path); 4] = [
             &|path| fs::write(path, "{\"bad\":[\"1.0\"").unwrap(),
             &|path| fs::write(path, vec![b' '; 100_000]).unwrap(),
             &pipe,
+            &link,
         ];
         for cut in cuts {
             let dir = usual();
