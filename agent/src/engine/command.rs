@@ -131,6 +131,9 @@ impl Command {
             "rollback" => {
                 let target = text(args, "target")?.to_owned();
                 let to = args.contains_key("to").then(|| text(args, "to").map(str::to_owned)).transpose()?;
+                if let Some(to) = to.as_ref().filter(|to| !is_release(to)) {
+                    return Err(malformed(format!("args.to {to:?} is no release's name")));
+                }
                 Ok(Self::Act(Act::Rollback { target, to }))
             }
             "mark_good" => Ok(Self::Act(Act::MarkGood { target: text(args, "target")?.to_owned() })),
@@ -255,6 +258,16 @@ impl Act {
             Self::Run { .. } | Self::Rollback { .. } | Self::MarkGood { .. } => RUN_TIMEOUT,
         }
     }
+}
+
+/// What may name a release: each kind of release knows more about its names.
+pub(crate) fn is_release(name: &str) -> bool {
+    (1..=255).contains(&name.len()) && !name.contains(char::is_control)
+}
+
+/// Arguments that a program can be given (execve(2)).
+pub(crate) fn are_arguments(args: &[String]) -> bool {
+    args.len() <= RUN_ARGS_MAX && args.iter().all(|arg| !arg.contains('\0'))
 }
 
 /// A plain file name that can't leave its directory, nor be hidden or an option.

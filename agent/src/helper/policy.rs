@@ -188,6 +188,8 @@ impl Policy {
         };
         match act {
             _ if !self.local.contains(&action) => refuse(&format!("{action} is not in local.actions")),
+            // The agent's own always go to the one before: any other is an operator's to name, and to sign for.
+            Act::Rollback { to: Some(_), .. } => refuse("no rule names the release to go to"),
             // Who has taken over the agent must not get out of the quarantine that this has earned it.
             Act::Quarantine { level: None } => refuse("no rule leaves quarantine"),
             _ => Ok(()),
@@ -371,6 +373,16 @@ mod tests {
         let [enter, leave] = [Some(config::QuarantineLevel::Restrict), None].map(|level| Act::Quarantine { level });
         assert_eq!((policy.permits(&leave), policy.permits_rules(&enter)), (Ok(()), Ok(())));
         assert_eq!(policy.permits_rules(&leave).unwrap_err().reason, "not_allowed");
+    }
+
+    #[test]
+    fn a_rule_goes_back_to_the_release_before_and_to_no_other() {
+        let allowed = "actions = [\"rollback\"]\n";
+        let (_dir, path) = file(&format!("[allow]\n{allowed}[local]\n{allowed}[rollback.app]\nkind = \"rauc\"\n"));
+        let policy = Policy::load(&path).unwrap();
+        let [back, to] = [None, Some("1.0".to_owned())].map(|to| Act::Rollback { target: "app".into(), to });
+        assert_eq!((policy.permits(&to), policy.permits_rules(&back)), (Ok(()), Ok(())));
+        assert_eq!(policy.permits_rules(&to).unwrap_err().reason, "not_allowed");
     }
 
     #[test]

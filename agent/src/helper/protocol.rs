@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::act::Order;
 use crate::act::quarantine::terms::Terms;
 use crate::config::{Action, QuarantineLevel, UnitName};
+use crate::engine::command::{are_arguments, is_release};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
 use crate::wire::token::TIMEOUT_MAX_S;
 use crate::wire::{CommandId, Reason};
@@ -257,8 +258,14 @@ impl ActWords {
         }
     }
 
-    /// Names are held against root's lists later, which no path and no option is on.
+    /// Names are held against root's lists later, which no path and no option is on; what stands on no list has to be fit to
+    /// be handed to a program.
     fn parse(self) -> Result<Act, String> {
+        match &self {
+            Self::Run { args, .. } if !are_arguments(args) => return Err("too many arguments, or a NUL in one".into()),
+            Self::Rollback { to: Some(to), .. } if !is_release(to) => return Err(format!("{to:?} names no release")),
+            _ => {}
+        }
         Ok(match self {
             Self::RestartUnit { unit } => {
                 Act::RestartUnit { unit: UnitName::parse(&unit).map_err(|error| error.to_string())? }
@@ -363,6 +370,12 @@ mod tests {
             r#"{"v":1,"act":{"name":"reboot","args":{"now":1}},"timeout_s":5,"trigger":"rule:x"}"#.into(),
             r#"{"v":1,"act":{"name":"exec","args":{}},"timeout_s":5,"trigger":"rule:x"}"#.into(),
             r#"{"v":1,"act":{"name":"restart_unit","args":{"unit":"../x"}},"timeout_s":5,"trigger":"rule:x"}"#.into(),
+            r#"{"v":1,"act":{"name":"run","args":{"runbook":"x","args":["a\u0000b"]}},"timeout_s":5,"trigger":"rule:x"}"#.into(),
+            r#"{"v":1,"act":{"name":"rollback","args":{"target":"x","to":"1\n2"}},"timeout_s":5,"trigger":"rule:x"}"#.into(),
+            format!(
+                r#"{{"v":1,"act":{{"name":"run","args":{{"runbook":"x","args":{:?}}}}},"timeout_s":5,"trigger":"rule:x"}}"#,
+                vec!["a"; 65]
+            ),
         ];
         for datagram in wrong {
             let shown: String = datagram.chars().take(100).collect();
