@@ -55,13 +55,22 @@ pub struct Program<'a> {
     pub env: &'a [(&'a str, &'a str)],
     /// Bytes of what it says that are kept: the last.
     pub tail_max: usize,
+    /// It goes on where whoever wants it is gone.
+    pub outlives: bool,
 }
 
 impl<'a> Program<'a> {
     /// A program that says what a human reads.
     #[must_use]
     pub const fn new(path: &'a Path, args: &'a [String], env: &'a [(&'a str, &'a str)]) -> Self {
-        Self { path, args, env, tail_max: OUTPUT_MAX }
+        Self { path, args, env, tail_max: OUTPUT_MAX, outlives: false }
+    }
+
+    /// The same, where ending it in the middle would be worse than letting it go on: run by PID 1 it doesn't end with the
+    /// helper.
+    #[must_use]
+    pub const fn outliving(self) -> Self {
+        Self { outlives: true, ..self }
     }
 }
 

@@ -116,7 +116,7 @@ fn properties<'a>(
     let environment = ENVIRONMENT.iter().chain(program.env);
     let environment: Vec<String> = environment.map(|(key, value)| format!("{key}={value}")).collect();
     let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    vec![
+    let mut properties = vec![
         ("Description", Value::from(format!("fieldmedic runbook {path}"))),
         ("Type", Value::from("oneshot")),
         ("ExecStart", Value::from(vec![(path, argv, false)])),
@@ -125,11 +125,14 @@ fn properties<'a>(
         ("StandardErrorFileDescriptor", Value::Fd(Fd::from(stdout.as_fd()))),
         ("TimeoutStartUSec", Value::from(us(within.saturating_add(DEADLINE_GRACE)))),
         ("TimeoutStopUSec", Value::from(us(TERM_GRACE))),
-        ("BindsTo", Value::from(vec![HELPER_UNIT])),
         ("CollectMode", Value::from("inactive-or-failed")),
         // Kept for as long as this connection lives, so that its end can be asked for.
         ("AddRef", Value::from(true)),
-    ]
+    ];
+    if !program.outlives {
+        properties.push(("BindsTo", Value::from(vec![HELPER_UNIT])));
+    }
+    properties
 }
 
 /// Waits for the end, and brings it about where it is due.

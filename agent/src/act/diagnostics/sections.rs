@@ -275,7 +275,7 @@ async fn journalctl(within: Duration) -> Read {
 
 /// What a program says. One that has to be stopped is heard out up to there.
 pub(super) async fn said(path: &Path, args: &[String], within: Duration) -> Read {
-    let program = Program { path, args, env: &[], tail_max: JOURNAL.bytes };
+    let program = Program { tail_max: JOURNAL.bytes, ..Program::new(path, args, &[]) };
     let (_keep, canceled) = oneshot::channel();
     let run = program::run(program, within, canceled, |_| ()).await;
     let outcome = run.map_err(|error| format!("start {}: {error}", path.display()))?.outcome("journalctl");

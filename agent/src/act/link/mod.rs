@@ -29,6 +29,8 @@ const UP_TRIES: u32 = 30;
 const UP_PAUSE: Duration = Duration::from_secs(1);
 /// How long it may take to have a carrier: a modem registers anew.
 const CARRIER_MAX: Duration = Duration::from_secs(60);
+/// All of that together takes no longer, unless it hangs.
+const RESTART_MAX: Duration = Duration::from_secs(900);
 /// How often it is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Routes that are put back; a gateway with more of them has a routing daemon.
@@ -50,12 +52,12 @@ pub enum Interfaces {
 }
 
 impl Interfaces {
-    /// Restarts one of them, within a time that counts until it is taken down.
-    pub async fn restart(&self, interface: &str, within: Duration, canceled: oneshot::Receiver<()>) -> ActOutcome {
+    /// Restarts one of them. Once it is taken down nothing ends that before it is up again.
+    pub async fn restart(&self, interface: &str, canceled: oneshot::Receiver<()>) -> ActOutcome {
         match self {
             Self::None => ActOutcome::failed("not_supported", "this gateway has no means to restart an interface"),
             Self::Here(links) => links.restart(interface, canceled).await,
-            Self::Apart => restart_apart(interface, within, canceled).await,
+            Self::Apart => restart_apart(interface, canceled).await,
         }
     }
 }
@@ -213,17 +215,22 @@ fn words(line: &str) -> Vec<String> {
 }
 
 /// Has PID 1 run this program with `--restart-link`, as a unit of its own: whoever has neither network nor rights asks so.
-async fn restart_apart(interface: &str, within: Duration, canceled: oneshot::Receiver<()>) -> ActOutcome {
+/// Neither a wish to cancel, nor a deadline, nor the helper's own end stops that unit: it would stay down.
+async fn restart_apart(interface: &str, mut canceled: oneshot::Receiver<()>) -> ActOutcome {
     if let Some(outcome) = manager::restart(interface).await {
         return outcome;
+    }
+    if canceled.try_recv().is_ok() {
+        return ActOutcome::canceled(format!("{interface} was left as it was"));
     }
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => return ActOutcome::failed("link_failed", format!("find this program: {error}")),
     };
     let args = ["--restart-link".to_owned(), interface.to_owned()];
-    let program = Program::new(&program, &args, &[]);
-    let outcome = transient::run_file(program, within, canceled, |_| ()).await;
+    let program = Program::new(&program, &args, &[]).outliving();
+    let (_keep, never) = oneshot::channel();
+    let outcome = transient::run_file(program, RESTART_MAX, never, |_| ()).await;
     let said = outcome.output.clone().unwrap_or_default();
     match said.lines().last().map(serde_json::from_str::<Told>) {
         Some(Ok(told)) => told.outcome(),

@@ -116,6 +116,16 @@ fn path(text: &str) -> OwnedObjectPath {
 
 /// Runs /opt/books/fix with one argument: its outcome, what was asked of PID 1, and the progress that was told.
 async fn run_by(script: Script, within: Duration, cancel: bool) -> (ActOutcome, Vec<String>, Vec<u8>) {
+    run_program(script, within, cancel, false).await
+}
+
+/// The same, of a program that may outlive who wants it.
+async fn run_program(
+    script: Script,
+    within: Duration,
+    cancel: bool,
+    outlives: bool,
+) -> (ActOutcome, Vec<String>, Vec<u8>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let asked = Asked::default();
     let systemd = Builder::unix_stream(theirs)
@@ -139,7 +149,7 @@ async fn run_by(script: Script, within: Duration, cancel: bool) -> (ActOutcome, 
     };
     let book = PathBuf::from("/opt/books/fix");
     let args = ["-x $y".to_owned()];
-    let program = Program::new(&book, &args, &[("FIELDMEDIC_RULE", "hot")]);
+    let program = Program { outlives, ..Program::new(&book, &args, &[("FIELDMEDIC_RULE", "hot")]) };
     let outcome = run_over(&connection, program, within, canceled, progress).await.unwrap();
     let asked = asked.lock().unwrap().clone();
     (outcome, asked, told)
@@ -162,6 +172,13 @@ async fn a_runbook_is_a_unit_with_its_argv_its_environment_and_its_deadline_that
     let environment = asked.iter().find(|asked| asked.starts_with("Environment=")).unwrap();
     assert_eq!(environment.matches('=').count(), 4, "{environment}");
     assert!(asked.iter().any(|asked| asked.contains("TimeoutStartUSec") && asked.contains("90000000")), "{asked:#?}");
+}
+
+#[tokio::test]
+async fn what_must_not_be_ended_in_the_middle_does_not_end_with_the_helper() {
+    let (outcome, asked, _) = run_program(GOOD, LONG, false, true).await;
+    assert_eq!(outcome.status, ActStatus::Succeeded);
+    assert!(!asked.iter().any(|asked| asked.contains("BindsTo")), "{asked:#?}");
 }
 
 #[tokio::test]
