@@ -295,6 +295,44 @@ async fn a_unit_is_restarted_by_pid_1_over_the_system_bus() {
     assert_eq!(pid1.restarted(), ["app.service"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_that_was_allowed_may_have_the_boot_that_completes_it_and_no_other() {
+    let world = World::new();
+    // No rule may reboot.
+    world.allow("[allow]\nactions = [\"rollback\", \"reboot\"]\n[rollback.firmware]\nkind = \"rauc\"\n");
+    let pid1 = Pid1::start().await;
+    let helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", pid1.address())]);
+    let reboot = ordered_by_rule("reboot", &json!({}));
+    world.refused(&helper, &reboot, "not_allowed");
+
+    let args = json!({"target": "firmware"});
+    let order = claims(DEVICE, "rollback", args.clone());
+    let end = world.ask(&commanded("rollback", &args, order["jti"].as_str().unwrap(), &world.operator.sign(&order)));
+    assert_eq!((&end["status"], &end["reason"]), (&json!("SUCCEEDED"), &json!("needs_reboot")), "{end}");
+    let end = world.ask(&reboot);
+    assert_eq!(end["status"], "SUCCEEDED", "{end}");
+    assert_eq!(pid1.restarted(), ["reboot.target"]);
+    world.refused(&helper, &reboot, "not_allowed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reboot_that_was_signed_for_later_is_done_later() {
+    let world = World::new();
+    world.allow("[allow]\nactions = [\"reboot\"]\n");
+    let pid1 = Pid1::start().await;
+    let helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", pid1.address())]);
+    let ordered = |delay_s: i64| {
+        let mut order = claims(DEVICE, "reboot", json!({"delay_s": delay_s}));
+        (order["iat"], order["exp"]) = (json!(unix_now() - 3_500), json!(unix_now() - 3_000));
+        commanded("reboot", &json!({}), order["jti"].as_str().unwrap(), &world.operator.sign(&order))
+    };
+    world.refused(&helper, &ordered(600), "expired");
+    let late = ordered(3_600);
+    assert_eq!(world.ask(&late)["status"], "SUCCEEDED");
+    assert_eq!(pid1.restarted(), ["reboot.target"]);
+    world.refused(&helper, &late, "replayed");
+}
+
 fn order(name: &str, token: Option<String>, trigger: Trigger) -> Order {
     let act = Act::Run { runbook: name.into(), args: vec![] };
     Order::new(act, trigger, token, Duration::from_secs(60))

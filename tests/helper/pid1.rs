@@ -1,11 +1,12 @@
-//! A system bus of the test's own with systemd's interface (org.freedesktop.systemd1(5)) on it, as far as
-//! restarting a unit takes it.
+//! A system bus of the test's own with systemd's interface (org.freedesktop.systemd1(5)) on it, as far as restarting a unit
+//! and the machine takes it, and RAUC's, as far as going back does.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use zbus::connection::{Builder, Connection};
 use zbus::object_server::SignalEmitter;
-use zbus::zvariant::OwnedObjectPath;
+use zbus::zvariant::{OwnedObjectPath, Value};
 
 use super::common::Bus;
 
@@ -29,7 +30,11 @@ impl Pid1 {
             .unwrap()
             .serve_at(UNIT_PATH, Service)
             .unwrap()
+            .serve_at("/", Rauc)
+            .unwrap()
             .name("org.freedesktop.systemd1")
+            .unwrap()
+            .name("de.pengutronix.rauc")
             .unwrap()
             .build()
             .await
@@ -41,6 +46,7 @@ impl Pid1 {
         self.bus.address()
     }
 
+    /// What was restarted, or started.
     pub fn restarted(&self) -> Vec<String> {
         self.restarted.lock().unwrap().clone()
     }
@@ -54,6 +60,11 @@ impl Manager {
 
     fn load_unit(&self, _name: &str) -> OwnedObjectPath {
         path(UNIT_PATH)
+    }
+
+    fn start_unit(&self, name: String, _mode: String) -> OwnedObjectPath {
+        self.0.lock().unwrap().push(name);
+        path("/org/freedesktop/systemd1/job/2")
     }
 
     async fn restart_unit(
@@ -76,6 +87,24 @@ impl Manager {
         unit: &str,
         result: &str,
     ) -> zbus::Result<()>;
+}
+
+/// Two slots, both good; the first is booted.
+struct Rauc;
+
+#[zbus::interface(name = "de.pengutronix.rauc.Installer")]
+impl Rauc {
+    fn get_slot_status(&self) -> Vec<(String, BTreeMap<String, Value<'static>>)> {
+        let slot = |name: &str, bootname: &'static str, state: &'static str| {
+            let entries = [("class", "rootfs"), ("bootname", bootname), ("state", state), ("boot-status", "good")];
+            (name.to_owned(), entries.map(|(key, value)| (key.to_owned(), Value::from(value))).into())
+        };
+        vec![slot("rootfs.0", "A", "booted"), slot("rootfs.1", "B", "inactive")]
+    }
+
+    fn mark(&self, _state: String, slot_identifier: String) -> (String, String) {
+        (slot_identifier, "marked".into())
+    }
 }
 
 struct Unit;

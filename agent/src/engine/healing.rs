@@ -38,6 +38,8 @@ pub(super) struct Reboot {
     token: Option<Box<str>>,
     /// The goodbye begins then; `None`: it has begun.
     waits_until: Option<Mono>,
+    /// It completes what a command has done.
+    commanded: bool,
 }
 
 impl Engine {
@@ -230,7 +232,11 @@ impl Engine {
     /// What was done takes a boot: the next one tells that it succeeded.
     fn boot_into(&mut self, now: Now, act: EffectId) {
         self.effects.log(LogLevel::Warn, "the machine reboots: that completes what was done");
+        let commanded = self.commands.of_act(act).is_some();
         let reboot = self.order_reboot(now, Trigger::Rule(COMPLETION.into()), None, Duration::ZERO);
+        if let Some(reboot) = &mut self.reboot {
+            reboot.commanded = commanded;
+        }
         if !self.remedies.awaits_boot(act, reboot) {
             self.with_commands(now, |commands, _| commands.awaits_boot(act, reboot));
         }
@@ -245,7 +251,8 @@ impl Engine {
         delay: Duration,
     ) -> EffectId {
         let effect = self.effects.fresh_id();
-        self.reboot = Some(Reboot { effect, trigger, token, waits_until: Some(now.mono.after(delay)) });
+        let commanded = matches!(trigger, Trigger::Command(_));
+        self.reboot = Some(Reboot { effect, trigger, token, waits_until: Some(now.mono.after(delay)), commanded });
         effect
     }
 
@@ -278,10 +285,7 @@ impl Engine {
 
     /// Why the machine goes down, in the contract's word, if it is told to from here.
     pub(super) fn reboot_reason(&self) -> Option<&'static str> {
-        self.reboot.as_ref().map(|reboot| match reboot.trigger {
-            Trigger::Command(_) => "commanded",
-            Trigger::Rule(_) => "remediation",
-        })
+        self.reboot.as_ref().map(|reboot| if reboot.commanded { "commanded" } else { "remediation" })
     }
 
     /// Everything is said and stored: the order is given. False if there is none to give.

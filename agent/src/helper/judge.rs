@@ -47,10 +47,19 @@ fn commanded(order: &Order, id: &CommandId, policy: &Policy) -> Result<VerifiedC
     }
     let ordered = Command::parse(&command).map_err(|(reason, detail)| Refusal::because(reason, detail))?;
     if ordered.act() == Some(&order.act) {
-        return Ok(command);
+        return Ok(VerifiedCommand { expires_at: lasts_until(&command, &ordered), ..command });
     }
     let target = order.act.target();
     Err(Refusal::new("wrong_act", format!("{} was signed, {target} or how to do it is something else", command.name)))
+}
+
+/// Until when it may be carried out, in seconds since 1970: who signs a reboot to come after a while signs that it comes then.
+fn lasts_until(command: &VerifiedCommand, ordered: &Command) -> i64 {
+    let delay = match ordered {
+        Command::Reboot { delay } => i64::try_from(delay.as_secs()).unwrap_or(0),
+        _ => 0,
+    };
+    command.expires_at.saturating_add(delay)
 }
 
 /// The topic that a command came by isn't known here: it may be for the device, or for any of its groups.

@@ -26,7 +26,7 @@ use crate::act::rollback::Rollbacks;
 use crate::act::units::Manager;
 use crate::act::{Actor, Order};
 use crate::collect::clock::Clock;
-use crate::engine::io::{Act, ActOutcome};
+use crate::engine::io::{Act, ActOutcome, Trigger};
 use crate::engine::time::BootId;
 use crate::wire::Reason;
 
@@ -55,6 +55,8 @@ struct State {
     ledger: Ledger,
     requests: Bucket,
     refusals: Lines,
+    /// A rollback that was judged and done takes a boot: one reboot is part of it.
+    completes: bool,
 }
 
 /// What to do for a request.
@@ -67,7 +69,8 @@ impl Helper {
     /// Goes by this policy and this ledger; keeps what it knows of a quarantine in `dir`.
     #[must_use]
     pub(super) fn new(policy: PathBuf, dir: PathBuf, boot: BootId, clock: Clock, ledger: Ledger) -> Self {
-        let state = State { clock, ledger, requests: Bucket::default(), refusals: Lines::default() };
+        let (requests, refusals) = (Bucket::default(), Lines::default());
+        let state = State { clock, ledger, requests, refusals, completes: false };
         Self { policy, dir, turn: Arc::default(), boot, state: Mutex::new(state) }
     }
 
@@ -117,7 +120,14 @@ impl Helper {
         };
         let answer = match decision {
             Ok(Decision::Tell(answer)) => answer,
-            Ok(Decision::Act { order, actor }) => Answer::Done(perform(link, *order, &actor).await),
+            Ok(Decision::Act { order, actor }) => {
+                let goes_back = matches!(order.act, Act::Rollback { .. });
+                let outcome = perform(link, *order, &actor).await;
+                if goes_back && outcome.reason.as_deref() == Some(Reason::NeedsReboot.word()) {
+                    self.state.lock().unwrap_or_else(PoisonError::into_inner).completes = true;
+                }
+                Answer::Done(outcome)
+            }
             Err(refusal) => self.refuse(refusal),
         };
         link.send(&answer.to_datagram()).await
@@ -154,7 +164,12 @@ impl Helper {
                 order.terms = order.terms.map(|terms| policy.quarantine.cut(terms));
                 state.clock.set_trust(policy.clock);
                 let moment = Moment { boot: self.boot, now: state.clock.now() };
-                judge(&order, &policy, &mut state.ledger, &moment)?;
+                let by_rule = order.act == Act::Reboot && matches!(order.trigger, Trigger::Rule(_));
+                if by_rule && std::mem::take(&mut state.completes) {
+                    policy.permits(&order.act)?;
+                } else {
+                    judge(&order, &policy, &mut state.ledger, &moment)?;
+                }
                 Ok(Decision::Act { order, actor: Box::new(actor) })
             }
         }

@@ -196,6 +196,9 @@ fn a_command_to_roll_back_is_judged_by_the_next_boot_too() {
         }
         world.advance(10 * SECOND);
         assert_eq!(world.statuses("r").last().unwrap(), status);
+        let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted");
+        let reason = rebooted.map(|got| got.body["reboot"]["reason"].clone());
+        assert_eq!(reason, boots.then(|| "commanded".into()));
     }
 }
 
