@@ -101,6 +101,8 @@ pub struct Identity {
     pub build_time: Unix,
     /// How the boot before ended, as far as the kernel says.
     pub end_signs: EndSigns,
+    /// How the run before ended, as the service manager says, in its words (`$SERVICE_RESULT`, systemd.exec(5)).
+    pub ended_as: Option<String>,
     /// 128 random bits in hexadecimal, new at each start.
     pub nonce: String,
     /// The MQTT password.

@@ -52,6 +52,8 @@ const CAREFUL_KEY: &str = "careful";
 /// Losses that are remembered as told: their texts must fit into one value of the store.
 const LOSSES_MAX: usize = 8;
 const ANCHOR_KEY: &str = "anchor/";
+/// The service manager's word for a service that it killed because it had not said that it lives.
+const WATCHDOG: &str = "watchdog";
 
 /// What is remembered of the run before.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -212,18 +214,26 @@ impl Engine {
             let event = self.rebooted(before);
             self.record_event(now, event);
         }
-        let started = Event::new(Severity::Info, EventKind::Lifecycle, "started")
-            .group("agent")
-            .with("version", self.identity.version.as_str())
-            .with(
-                "after",
-                before
-                    .as_ref()
-                    .map_or("first start", |before| if before.run.clean { "stop" } else { "crash or power cut" }),
-            );
+        let started = self.started(before.as_ref().map(|before| &before.run));
         self.record_event(now, started);
         self.begin_alarms(now, alarms);
         self.advance(now);
+    }
+
+    /// What ended the run before is told with the beginning of this one: it could not tell that itself.
+    fn started(&self, before: Option<&Run>) -> Event {
+        let hung = self.identity.ended_as.as_deref() == Some(WATCHDOG);
+        let after = match before {
+            None => "first start",
+            Some(run) if run.clean => "stop",
+            Some(_) if hung => WATCHDOG,
+            Some(_) => "crash or power cut",
+        };
+        Event::new(if hung { Severity::Error } else { Severity::Info }, EventKind::Lifecycle, "started")
+            .group("agent")
+            .with("version", self.identity.version.as_str())
+            .with("after", after)
+            .with_some("service_result", self.identity.ended_as.as_deref().filter(|word| *word != "success"))
     }
 
     /// A damaged segment is found anew at each start until it is sent and deleted: told and counted once.

@@ -9,7 +9,7 @@ use std::{fs, io};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::RunError;
+use super::{RunError, service};
 use crate::act::Actor;
 use crate::collect::{clock, printable, reboot};
 use crate::config::{AttributeValue, CheckedConfig};
@@ -44,6 +44,7 @@ pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity
         version: VERSION.to_owned(),
         build_time: build_time(),
         end_signs: reboot::signs(root),
+        ended_as: service::ended_as(),
         nonce: nonce()?,
         password: password(config)?,
         facts: facts(root, &release),

@@ -1,14 +1,37 @@
 //! What systemd is told (sd_notify(3)): ready, reloading, stopping, and that the agent is alive. When the watchdog is due
 //! the engine is asked for a sign of life, which goes through the store and back: an agent that can't write is an agent
-//! that hangs.
+//! that hangs. And what systemd tells: how the run before ended.
 
+#![expect(clippy::disallowed_methods, reason = "the unit leaves how a run ended in a file")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use crate::collect::printable;
 use crate::config::CheckedConfig;
 use crate::engine::time::Mono;
+
+/// Where the unit's ExecStopPost= leaves `$SERVICE_RESULT` (systemd/fieldmedic.service): below its runtime directory, which
+/// a reboot empties.
+const ENDED_FILE: &str = "ended";
+/// The longest of systemd's words has some fifteen.
+const WORD_CHARS_MAX: usize = 32;
+
+/// How the run before ended, in systemd's word; told once.
+pub(super) fn ended_as() -> Option<String> {
+    take_word(&PathBuf::from(std::env::var_os("RUNTIME_DIRECTORY")?).join(ENDED_FILE))
+}
+
+fn take_word(file: &Path) -> Option<String> {
+    let word = printable(fs::read_to_string(file).ok()?.trim(), WORD_CHARS_MAX);
+    // One that stays is told again with the next start: once too often rather than never.
+    let _ = fs::remove_file(file);
+    (!word.is_empty()).then_some(word)
+}
 
 /// The way to the service manager; does nothing where there is none.
 pub(super) struct Service {
@@ -60,5 +83,22 @@ impl Service {
                 tracing::debug!("sd_notify: {error}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_the_run_before_ended_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(ENDED_FILE);
+        assert_eq!(take_word(&file), None);
+        fs::write(&file, "watchdog\n").unwrap();
+        assert_eq!(take_word(&file).as_deref(), Some("watchdog"));
+        assert_eq!(take_word(&file), None);
+        fs::write(&file, "\n").unwrap();
+        assert_eq!(take_word(&file), None);
     }
 }

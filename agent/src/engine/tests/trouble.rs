@@ -301,3 +301,30 @@ fn a_store_that_takes_no_more_work_is_no_sign_of_life_and_one_that_is_full_is() 
     world.input(Input::ProveAlive);
     assert_eq!(world.signs_of_life, 1);
 }
+
+#[test]
+fn a_start_tells_what_ended_the_run_before() {
+    let cases = [
+        (None, "crash or power cut", "info"),
+        (Some("oom-kill"), "crash or power cut", "info"),
+        (Some("watchdog"), "watchdog", "error"),
+    ];
+    for (ended_as, after, severity) in cases {
+        let mut world = World::new();
+        world.advance(SECOND);
+        world.ended_as = ended_as.map(str::to_owned);
+        world.crash();
+        world.advance(2 * SECOND);
+        let started = *told(&world, "started").last().unwrap();
+        assert_eq!((&started["agent"]["after"], &started["severity"]), (&after.into(), &severity.into()));
+        assert_eq!(started["agent"]["service_result"].as_str(), ended_as);
+    }
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.input(Input::Stop { reason: "stopped" });
+    world.ended_as = Some("success".into());
+    world.crash();
+    world.advance(2 * SECOND);
+    let started = *told(&world, "started").last().unwrap();
+    assert_eq!((&started["agent"]["after"], started["agent"]["service_result"].is_null()), (&"stop".into(), true));
+}

@@ -165,6 +165,8 @@ pub(super) struct World {
     pub(super) retry_in: Duration,
     /// What the kernel has kept of crashes.
     pub(super) end_signs: EndSigns,
+    /// What systemd says of the next start's run before.
+    pub(super) ended_as: Option<String>,
     /// What every look from now on finds.
     pub(super) findings: Vec<Finding>,
     /// The releases that run.
@@ -269,6 +271,7 @@ impl World {
             lookup: None,
             retry_in: Duration::from_secs(1),
             end_signs: EndSigns::default(),
+            ended_as: None,
             findings: Vec::new(),
             releases: Vec::new(),
             inhibited: None,
@@ -290,8 +293,8 @@ impl World {
         self.acts.clear();
         self.unanswered.clear();
         self.trouble.late.clear();
-        self.engine =
-            Engine::new(self.now, self.config.clone(), identity(self.boot, self.end_signs.clone()), recovered);
+        let identity = Identity { ended_as: self.ended_as.take(), ..identity(self.boot, self.end_signs.clone()) };
+        self.engine = Engine::new(self.now, self.config.clone(), identity, recovered);
         self.settle();
     }
 
@@ -708,6 +711,7 @@ fn fault(kind: LinkFaultKind) -> LinkFault {
 fn identity(boot: u8, end_signs: EndSigns) -> Identity {
     Identity {
         end_signs,
+        ended_as: None,
         boot: BootId([boot; 16]),
         version: "0.0.0-test".into(),
         build_time: Unix(1_700_000_000_000),

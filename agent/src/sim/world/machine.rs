@@ -106,6 +106,7 @@ impl World<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             build_time: BUILT,
             end_signs: EndSigns::default(),
+            ended_as: None,
             nonce: format!("{nonce:032x}"),
             password: None,
             facts: BTreeMap::new(),
