@@ -127,14 +127,27 @@ pub async fn reboot() -> ActOutcome {
     }
 }
 
+/// Who keeps the machine from being shut down, and why; `None`: nobody.
+///
+/// # Errors
+/// There is no bus, or no logind on it.
+pub(crate) async fn who_blocks_shutdown() -> zbus::Result<Option<String>> {
+    who_blocks(&LoginProxy::new(&connect().await?).await?).await
+}
+
+async fn who_blocks(login: &LoginProxy<'_>) -> zbus::Result<Option<String>> {
+    let blocks = |what: &str, mode: &str| mode == "block" && what.split(':').any(|what| what == "shutdown");
+    let inhibitors = login.list_inhibitors().await?;
+    let found = inhibitors.into_iter().find(|(what, _, _, mode, ..)| blocks(what, mode));
+    Ok(found.map(|(_, who, why, ..)| format!("{who} inhibits it: {why}")))
+}
+
 /// Has the machine rebooted; or who inhibits that, and why.
 async fn reboot_over(connection: &Connection) -> zbus::Result<Option<String>> {
     let login = LoginProxy::new(connection).await?;
     // Where nobody knows of inhibitors there are none.
-    let inhibitors = login.list_inhibitors().await.unwrap_or_default();
-    let blocks = |what: &str, mode: &str| mode == "block" && what.split(':').any(|what| what == "shutdown");
-    if let Some((_, who, why, ..)) = inhibitors.into_iter().find(|(what, _, _, mode, ..)| blocks(what, mode)) {
-        return Ok(Some(format!("{who} inhibits it: {why}")));
+    if let Some(who) = who_blocks(&login).await.unwrap_or_default() {
+        return Ok(Some(who));
     }
     match login.reboot(false).await {
         Err(error) if is_unknown_service(&error) => {

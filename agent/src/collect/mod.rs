@@ -14,6 +14,7 @@ mod own;
 pub mod reboot;
 mod releases;
 mod round;
+mod shutdown;
 mod sockets;
 pub mod worker;
 
@@ -28,6 +29,7 @@ use host::Host;
 use modem::Modems;
 use own::Own;
 use round::Round;
+use shutdown::Blockers;
 
 /// The collectors of one configuration, with what they keep from one round to the next.
 pub struct Collectors {
@@ -36,6 +38,7 @@ pub struct Collectors {
     host: Host,
     own: Own,
     modems: Modems,
+    blockers: Blockers,
     targets: BTreeMap<String, config::Rollback>,
     sockets: bool,
 }
@@ -50,6 +53,7 @@ impl Collectors {
             host: Host::default(),
             own: Own::default(),
             modems: Modems::default(),
+            blockers: Blockers::default(),
             targets: BTreeMap::new(),
             sockets: false,
         }
@@ -99,6 +103,7 @@ impl Collectors {
         }
         self.own.collect(&mut round);
         observation.inhibited = inhibit::collect(&mut round);
+        observation.blocked = self.blockers.collect(clock.now.mono, &mut round);
         if self.sockets {
             observation.sockets = sockets::collect(&mut round);
         }

@@ -9,10 +9,10 @@ use super::io::Act;
 use super::metric::{Metric, Point, Value};
 use super::time::{Mono, Now};
 use super::timeline::Timeline;
-use crate::config::{Action, CheckedConfig};
+use crate::config::{Action, CheckedConfig, RollbackKind};
 use crate::wire::Reason;
 
-/// A reading of the battery counts for so many sample intervals.
+/// A reading of the battery counts for so many rounds of collection.
 const READING_HOLDS: u32 = 5;
 
 /// What is known of the power supply.
@@ -43,6 +43,10 @@ pub struct Circumstances<'a> {
     pub able: &'a BTreeSet<Action>,
     /// The power supply.
     pub power: Power,
+    /// How far apart rounds of collection are at present.
+    pub sampled_every: Duration,
+    /// Who keeps the machine up, where somebody does.
+    pub blocked: Option<&'a str>,
 }
 
 /// Why not, and what a human wants to know about it.
@@ -94,11 +98,14 @@ pub fn permitted(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refu
     Ok(())
 }
 
-/// What time can mend: the battery, and the budget.
+/// What time can mend: who keeps the machine up, the battery, and the budget.
 ///
 /// # Errors
 /// Why not now.
 pub fn affordable(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
+    if let Some(who) = circumstances.blocked.filter(|_| takes_a_boot(circumstances.config, act)) {
+        return Err((Reason::Inhibited, who.to_owned()));
+    }
     if matches!(act, Act::Reboot | Act::Rollback { .. }) {
         powered(circumstances)?;
     }
@@ -127,15 +134,24 @@ pub fn settled(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusa
     Ok(())
 }
 
+/// Whether the machine has to go down for it. A program of the integrator's says so only when it is done.
+fn takes_a_boot(config: &CheckedConfig, act: &Act) -> bool {
+    match act {
+        Act::Reboot => true,
+        Act::Rollback { target, .. } => config.rollback.get(target).is_some_and(|it| it.kind == RollbackKind::Rauc),
+        _ => false,
+    }
+}
+
 /// A gateway that dies on the way up is a truck roll.
 fn powered(circumstances: Circumstances<'_>) -> Result<(), Refusal> {
-    let Circumstances { now, config, power, .. } = circumstances;
+    let Circumstances { now, config, power, sampled_every, .. } = circumstances;
     let least = config.remediation.min_battery_pct;
     let low = |detail: String| Err((Reason::LowBattery, detail));
     if !config.collect.battery.enabled || least <= 0.0 {
         return Ok(());
     }
-    let holds = config.telemetry.sample_interval.saturating_mul(READING_HOLDS);
+    let holds = sampled_every.saturating_mul(READING_HOLDS);
     if power.at.is_none_or(|at| now.mono.since(at) > holds) {
         return low("the power supply was not read lately".into());
     }

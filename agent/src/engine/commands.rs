@@ -79,10 +79,16 @@ pub struct Facts<'a> {
     pub able: &'a BTreeSet<Action>,
     /// The power supply.
     pub power: Power,
+    /// How far apart rounds of collection are at present.
+    pub sampled_every: Duration,
+    /// Who keeps the machine up, where somebody does.
+    pub blocked: Option<&'a str>,
     /// The quarantine in force.
     pub quarantine: Option<QuarantineLevel>,
-    /// What the gateway's own ladders are doing.
+    /// What is being done to the gateway that no command wants.
     pub busy: &'a [Act],
+    /// The agent is about to end: nothing begins.
+    pub stopping: bool,
 }
 
 /// All commands that are known.
@@ -439,8 +445,8 @@ impl Commands {
     }
 
     fn circumstances<'f>(&'f self, facts: Facts<'f>) -> Circumstances<'f> {
-        let Facts { now, config, timeline, able, power, .. } = facts;
-        Circumstances { now, config, timeline, budgets: &self.budgets, able, power }
+        let Facts { now, config, timeline, able, power, sampled_every, blocked, .. } = facts;
+        Circumstances { now, config, timeline, budgets: &self.budgets, able, power, sampled_every, blocked }
     }
 
     /// Whether a ladder may do this now, by the same policy; and what holds for what is automatic only.
@@ -597,6 +603,9 @@ impl Commands {
 
     /// What waits, and whose target is free now, begins. What has expired meanwhile, or can't be afforded, ends.
     pub fn begin_queued(&mut self, facts: Facts<'_>) {
+        if facts.stopping {
+            return;
+        }
         for id in std::mem::take(&mut self.queue) {
             let Some(entry) = self.ledger.get(&id) else { continue };
             let Some(act) = entry.command.as_ref().and_then(Command::act).cloned() else { continue };

@@ -44,7 +44,10 @@ pub(super) struct Reboot {
 
 impl Engine {
     pub(super) fn with_commands<T>(&mut self, now: Now, call: impl FnOnce(&mut Commands, Facts<'_>) -> T) -> T {
-        let busy = self.remedies.acts(&self.config);
+        let mut busy = self.remedies.acts(&self.config);
+        busy.extend(self.releases.acts());
+        // Also one that completes what is done already.
+        busy.extend(self.reboot.as_ref().map(|_| Act::Reboot));
         let facts = Facts {
             now,
             config: &self.config,
@@ -52,8 +55,11 @@ impl Engine {
             nonce: &self.identity.nonce,
             able: &self.identity.able,
             power: self.power,
+            sampled_every: self.pace.spacing(&self.config.telemetry).0,
+            blocked: self.blocked.as_deref(),
             quarantine: self.quarantine.level(),
             busy: &busy,
+            stopping: self.stopping.is_some(),
         };
         call(&mut self.commands, facts)
     }

@@ -147,6 +147,8 @@ pub struct Engine {
     power: Power,
     /// Why nothing may be done automatically.
     inhibited: Option<String>,
+    /// Who keeps the machine up.
+    blocked: Option<String>,
     attributes: Attributes,
     pace: Pace,
     stopping: Option<Stopping>,
@@ -362,6 +364,7 @@ impl Engine {
                 self.record_events(now, events);
                 self.note_power(now, &observation);
                 self.inhibited.clone_from(&observation.inhibited);
+                self.blocked.clone_from(&observation.blocked);
                 self.see_releases(now, &observation.releases);
                 self.judge(now, Round::Observed(&observation));
                 self.vitals.observe(observation.points);

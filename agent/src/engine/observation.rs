@@ -16,6 +16,8 @@ pub struct Observation {
     pub faults: Vec<Fault>,
     /// Why nothing may be done automatically, where somebody has said so.
     pub inhibited: Option<String>,
+    /// Who keeps the machine from being shut down, and why.
+    pub blocked: Option<String>,
     /// The releases that run, of what can be rolled back.
     pub releases: Vec<Release>,
     /// Who listens and who is connected, where a rule asks for it.

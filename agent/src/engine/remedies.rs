@@ -269,6 +269,18 @@ impl Remedies {
     ) -> bool {
         let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(effect)) else { return false };
         run.effect = None;
+        if outcome.status == ActStatus::Failed && outcome.reason.as_deref() == Some(Reason::Inhibited.word()) {
+            // Nothing was done, by somebody's will: to go one step on from that would be worse than to wait.
+            let rule = rule.clone();
+            run.stored.state = State::Waiting;
+            run.told = None;
+            if let Some(act) = act_of(run, config) {
+                let detail = outcome.detail.clone().unwrap_or_default();
+                self.refused(now, config, timeline, &rule, &act, (Reason::Inhibited, detail));
+            }
+            self.note(&rule);
+            return true;
+        }
         let status = match outcome.status {
             ActStatus::Succeeded => "SUCCEEDED",
             ActStatus::Failed => "FAILED",

@@ -382,6 +382,10 @@ impl Engine {
     }
 
     fn message(&mut self, now: Now, publish: &Publish) {
+        if self.stopping.is_some() {
+            // Not acknowledged, so that the broker brings it again: what began now would only be interrupted.
+            return;
+        }
         let pkid = if publish.qos == 0 { 0 } else { publish.pkid };
         let group = self.group_of(&publish.topic);
         let audience = token::Audience { device: self.config.device.id.as_str(), groups: &self.config.device.groups };

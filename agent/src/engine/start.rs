@@ -156,6 +156,7 @@ impl Engine {
             snapshots: BTreeMap::new(),
             power: Power::default(),
             inhibited: None,
+            blocked: None,
             attributes: Attributes::new(identity.version.clone(), identity.firmware.clone()),
             pace: Pace::new(now.mono, &config.telemetry),
             stopping: None,

@@ -197,6 +197,21 @@ impl Releases {
         self.targets.iter().filter_map(|(name, target)| target.deadline(config.rollback.get(name)?)).min()
     }
 
+    /// What is being done, or is about to be.
+    pub(super) fn acts(&self) -> impl Iterator<Item = Act> + '_ {
+        self.targets.iter().filter_map(|(name, target)| match target.act {
+            Some((_, Wish::MarkGood)) => Some(Act::MarkGood { target: name.clone() }),
+            Some((_, Wish::Leave)) => Some(Act::Rollback { target: name.clone(), to: None }),
+            _ if target.leaving => Some(Act::Rollback { target: name.clone(), to: None }),
+            _ => None,
+        })
+    }
+
+    /// Acts under way that leave a release by the agent's own will.
+    pub(super) fn leaving(&self) -> impl Iterator<Item = EffectId> + '_ {
+        self.targets.values().filter_map(|target| target.act).filter(|(_, wish)| *wish == Wish::Leave).map(|(id, _)| id)
+    }
+
     /// An act was handed to the runtime; what marks a release is followed, whoever wants it.
     pub(super) fn begun(&mut self, id: EffectId, act: &Act) {
         if let Act::MarkGood { target } = act {

@@ -128,6 +128,58 @@ fn a_command_is_done_whatever_inhibits_the_agents_own_remedies() {
     assert_eq!(world.acted, [restart("app.service")]);
 }
 
+#[test]
+fn while_somebody_keeps_the_machine_up_no_ladder_reboots_it_nor_goes_past_that_and_a_command_is_refused() {
+    const THEN: &str = r#"
+        [[rules]]
+        name = "full"
+        metric = "host.mem_used_pct"
+        above = 90
+        remedy = "boot"
+        [[ladders]]
+        name = "boot"
+        steps = [ { do = "reboot", settle = "60s" }, { do = "quarantine", level = "restrict" } ]
+    "#;
+    let mut world = World::with(config_with(THEN));
+    world.set(Metric::BatteryExternalPower, Some(true));
+    world.blocked = Some("updater inhibits it: writing the other slot".into());
+    world.advance(11 * MINUTE);
+    memory(&mut world, 95.0);
+    world.advance(2 * HOUR);
+    world.command("b-1", "reboot", json!({}), 1);
+    world.settle();
+    assert_eq!(world.acted, []);
+    assert!(is(&told(&world), &[("reboot", "REJECTED")]), "{:?}", told(&world));
+    let refused = world.results("b-1").pop().unwrap();
+    assert_eq!((&refused["status"], &refused["reason"]), (&json!("REJECTED"), &json!("inhibited")));
+    assert!(refused["detail"].as_str().unwrap().contains("writing the other slot"), "{refused}");
+    world.blocked = None;
+    world.advance(HOUR);
+    assert_eq!(world.acted.first(), Some(&Act::Reboot));
+}
+
+#[test]
+fn a_reboot_that_somebody_blocked_at_the_last_moment_is_waited_for_and_not_gone_past() {
+    let mut world = world();
+    world.acts_succeed = false;
+    memory(&mut world, 95.0);
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    world.advance(MINUTE);
+    let (id, act) = world.acts.pop().unwrap();
+    assert_eq!(act, Act::Reboot);
+    world.blocked = Some("updater inhibits it".into());
+    let blocked = ActOutcome { reason: Some("inhibited".into()), ..outcome(ActStatus::Failed) };
+    world.input(Input::ActDone { id, outcome: blocked });
+    world.advance(HOUR);
+    assert!(world.acts.is_empty(), "{:?}", world.acts);
+    let told = told(&world);
+    assert_eq!(told.last(), Some(&("reboot".into(), "REJECTED".into())), "{told:?}");
+    world.blocked = None;
+    world.advance(HOUR);
+    assert_eq!(world.acts.last().map(|(_, act)| act), Some(&Act::Reboot), "{told:?}");
+}
+
 /// A ladder of one rollback, whose act ends as one that a boot completes.
 fn rolled_back() -> World {
     const ROLLBACK: &str = r#"
@@ -325,6 +377,57 @@ fn a_reboot_that_waits_can_be_canceled() {
     world.advance(5 * MINUTE);
     assert!(world.acted.is_empty());
     assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "CANCELED"]);
+}
+
+#[test]
+fn a_gateway_that_is_looked_at_less_often_can_still_be_rebooted() {
+    let mut world = world();
+    world.command("i-1", "set_intervals", json!({"sample": "10m", "for": "1h"}), 1);
+    world.settle();
+    world.advance(9 * MINUTE);
+    world.command("b-1", "reboot", json!({}), 2);
+    world.settle();
+    world.advance(5 * SECOND);
+    assert_eq!((world.acted.clone(), world.statuses("b-1")), (vec![Act::Reboot], vec!["IN_PROGRESS".into()]));
+}
+
+#[test]
+fn what_comes_while_the_agent_ends_is_left_to_the_broker_for_the_next_start() {
+    let mut world = world();
+    let now_s = world.now.wall.unix.0 / 1_000;
+    let claims = json!({"jti": "r-1", "iat": now_s, "exp": now_s + 600,
+        "cmd": {"name": "restart_unit", "args": {"unit": "app.service"}}});
+    world.withhold_acks = true;
+    world.input(Input::Stop { reason: "stopped" });
+    world.claims(claims.clone(), 7);
+    world.settle();
+    assert!(world.acted.is_empty() && world.acked_commands.is_empty(), "{:?}", world.acted);
+    world.withhold_acks = false;
+    world.crash();
+    world.advance(2 * SECOND);
+    world.claims(claims, 8);
+    world.settle();
+    assert_eq!((world.acted.len(), world.statuses("r-1")), (1, vec!["IN_PROGRESS".into(), "SUCCEEDED".into()]));
+}
+
+#[test]
+fn nothing_that_waited_begins_while_the_agent_ends() {
+    let mut world = world();
+    world.acts_succeed = false;
+    for (id, pkid) in [("runs", 1), ("waits", 2)] {
+        world.command(id, "restart_unit", json!({"unit": "app.service"}), pkid);
+    }
+    world.settle();
+    world.withhold_acks = true;
+    world.input(Input::Stop { reason: "stopped" });
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    assert_eq!(world.acted.len(), 1);
+    world.withhold_acks = false;
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(world.statuses("waits").last().unwrap(), "CANCELED");
+    assert_eq!(world.statuses("runs").last().unwrap(), "SUCCEEDED");
 }
 
 #[test]

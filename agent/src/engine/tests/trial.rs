@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::world::{World, config_with};
-use crate::engine::io::{Act, StoreFault, StoreOp};
+use super::world::{World, config_with, outcome};
+use crate::engine::io::{Act, ActStatus, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 use crate::engine::observation::Release;
 
@@ -193,6 +193,24 @@ fn what_somebody_inhibits_waits() {
     world.inhibited = None;
     world.advance(15 * MINUTE);
     assert_eq!(world.acted, [leave()]);
+}
+
+#[test]
+fn while_a_release_is_left_no_command_reboots_the_gateway() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.acts_succeed = false;
+    world.advance(11 * MINUTE);
+    assert_eq!(world.acted, [leave()]);
+    world.command("b-1", "reboot", serde_json::json!({}), 1);
+    world.settle();
+    world.advance(SECOND);
+    assert_eq!((world.acted.clone(), world.statuses("b-1")), (vec![leave()], vec!["QUEUED".to_owned()]));
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    world.advance(5 * SECOND);
+    assert_eq!(world.acted, [leave(), Act::Reboot]);
 }
 
 #[test]

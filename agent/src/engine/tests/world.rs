@@ -173,6 +173,8 @@ pub(super) struct World {
     pub(super) releases: Vec<Release>,
     /// What the inhibit file says, where there is one.
     pub(super) inhibited: Option<String>,
+    /// Who keeps the machine up.
+    pub(super) blocked: Option<String>,
     /// The collectors hang: there are no readings at all.
     pub(super) collectors_hang: bool,
     pub(super) log: Vec<(LogLevel, String)>,
@@ -275,6 +277,7 @@ impl World {
             findings: Vec::new(),
             releases: Vec::new(),
             inhibited: None,
+            blocked: None,
             collectors_hang: false,
             log: Vec::new(),
             queue: VecDeque::new(),
@@ -471,9 +474,9 @@ impl World {
             Effect::Observe { .. } if self.trouble.collectors_hang => {}
             Effect::Observe { id } => {
                 self.rounds += 1;
-                let (points, inhibited) = (self.points.clone(), self.inhibited.clone());
+                let (points, inhibited, blocked) = (self.points.clone(), self.inhibited.clone(), self.blocked.clone());
                 let releases = self.releases.clone();
-                let readings = Observation { points, inhibited, releases, ..Observation::default() };
+                let readings = Observation { points, inhibited, blocked, releases, ..Observation::default() };
                 let result = if self.collectors_hang { Err("busy".to_owned()) } else { Ok(readings) };
                 self.queue.push_back(Input::Observed { id, result });
             }
