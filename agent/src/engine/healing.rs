@@ -195,12 +195,10 @@ impl Engine {
     /// Cuts what an act brings home into results that each fit into a message.
     fn tell_attachment(&mut self, now: Now, id: EffectId, outcome: &mut ActOutcome) {
         let Some(attachment) = outcome.attachment.take() else { return };
-        let by = self.snapshots.remove(&id);
-        let command_id = match (self.commands.of_act(id), &by) {
-            (Some(id), _) | (None, Some(Trigger::Command(id))) => Some(id.as_str().into()),
-            _ => None,
-        };
-        for part in parts(&attachment, command_id) {
+        let command_id = self.commands.of_act(id).map(|id| id.as_str().into());
+        // One that nobody ordered is not told as anybody's: the command that it follows from has ended by now.
+        let detail = self.snapshots.get(&id).map(|by| format!("taken because of {by}").into());
+        for part in parts(&attachment, command_id, detail) {
             self.record_result(now, part);
         }
     }
@@ -329,7 +327,11 @@ impl Engine {
 }
 
 /// The parts of an attachment as results of a command that is still under way.
-fn parts(attachment: &[u8], command_id: Option<Box<str>>) -> impl Iterator<Item = CommandResult> {
+fn parts(
+    attachment: &[u8],
+    command_id: Option<Box<str>>,
+    detail: Option<Box<str>>,
+) -> impl Iterator<Item = CommandResult> {
     let chunks: Vec<String> = attachment.chunks(PART_BYTES).map(|chunk| STANDARD.encode(chunk)).collect();
     let of = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
     (1..).zip(chunks).map(move |(number, text)| CommandResult {
@@ -337,7 +339,7 @@ fn parts(attachment: &[u8], command_id: Option<Box<str>>) -> impl Iterator<Item 
         command: Some("collect_diagnostics".into()),
         status: Status::InProgress,
         reason: None,
-        detail: None,
+        detail: detail.clone(),
         output: Some(text.into()),
         progress_pct: None,
         part: Some(Part { number, of }),

@@ -190,6 +190,23 @@ fn a_snapshot_comes_in_parts_before_its_command_ends_also_through_an_outage() {
 }
 
 #[test]
+fn the_snapshot_that_a_quarantine_takes_is_no_later_status_of_the_command_that_entered_it() {
+    let mut world = online();
+    world.acts_succeed = false;
+    order(&mut world, "q-1", "quarantine", json!({"level": "observe"}));
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    let (id, act) = world.acts.pop().unwrap();
+    assert_eq!(act, Act::CollectDiagnostics);
+    let attachment = Some(Bytes::from_static(b"a snapshot"));
+    world.input(Input::ActDone { id, outcome: ActOutcome { attachment, ..outcome(ActStatus::Succeeded) } });
+    world.advance(SECOND);
+    assert_eq!(world.statuses("q-1"), ["IN_PROGRESS", "SUCCEEDED"]);
+    let part = world.got.iter().find(|got| got.body["part"] == 1).unwrap();
+    assert_eq!((&part.body["command_id"], &part.body["detail"]), (&Json::Null, &"taken because of command:q-1".into()));
+}
+
+#[test]
 fn what_disrupts_the_gateway_as_a_whole_is_done_one_at_a_time() {
     let mut world = online();
     world.acts_succeed = false;
