@@ -272,7 +272,8 @@ fn remediation(CheckedConfig { remediation, .. }: &CheckedConfig) -> Vec<Table> 
             .list("allow", &remediation.allow)
             .list("units", &remediation.units)
             .duration("min_uptime", remediation.min_uptime)
-            .set("min_battery_pct", float(remediation.min_battery_pct)),
+            .set("min_battery_pct", float(remediation.min_battery_pct))
+            .duration("group_spread", remediation.group_spread),
         remediation.budget.iter().fold(budgets, |table, (action, budget)| table.text(action.word(), budget)),
     ]
 }

@@ -31,6 +31,7 @@ pub(super) fn remediation(s: &mut Section<'_>) -> Remediation {
         units: s.list("units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
         min_uptime: s.duration("min_uptime", seconds(600), ms(0)..=hours(7 * 24)),
         min_battery_pct: percent(s, "min_battery_pct", 15.0),
+        group_spread: s.duration("group_spread", seconds(600), ms(0)..=hours(24)),
         budget: s.table("budget", budget),
     }
 }

@@ -183,6 +183,7 @@ pub struct Remediation {
     pub units: Vec<UnitName>,
     pub min_uptime: Duration,
     pub min_battery_pct: f64,
+    pub group_spread: Duration,
     pub budget: BTreeMap<Action, Budget>,
 }
 

@@ -22,6 +22,8 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const SAMPLE_MAX: Duration = Duration::from_secs(3600);
 const REPORT_MAX: Duration = Duration::from_secs(24 * 3600);
 const PUBLISH_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long other intervals stay in force where the command doesn't say.
+const OVERRIDE_DEFAULT: Duration = Duration::from_secs(3600);
 /// The longest that other intervals may stay in force.
 const OVERRIDE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -104,6 +106,9 @@ impl Command {
     pub fn parse(command: &VerifiedCommand) -> Result<Self, (Reason, String)> {
         let args = &command.args;
         only_known(&command.name, args)?;
+        if let Some(now) = args.get("now").filter(|now| !now.is_boolean()) {
+            return Err(malformed(format!("args.now is {now}, true or false is expected")));
+        }
         match command.name.as_str() {
             "ping" => Ok(Self::Ping),
             "restart_unit" => {
@@ -150,6 +155,15 @@ impl Command {
             "set_intervals" => intervals(args).map(Self::SetIntervals),
             other => Err((Reason::UnknownCommand, format!("this version has no command {other:?}"))),
         }
+    }
+
+    /// Whether it takes a gateway off the air for a while, so that not all of a group are to do it at once. Who says when, or
+    /// now, has thought of that.
+    #[must_use]
+    pub fn is_spread(&self, args: &Map<String, Json>) -> bool {
+        let takes_it_off_the_air =
+            matches!(self.act(), Some(Act::Reboot | Act::Rollback { .. } | Act::RestartLink { .. }));
+        takes_it_off_the_air && !args.contains_key("delay_s") && args.get("now") != Some(&Json::Bool(true))
     }
 
     /// Whether it changes the gateway, so that its freshness has to be proven.
@@ -289,9 +303,9 @@ fn only_known(name: &str, args: &Map<String, Json>) -> Result<(), (Reason, Strin
     let known: &[&str] = match name {
         "restart_unit" => &["unit"],
         "run" => &["runbook", "args"],
-        "restart_link" => &["interface"],
-        "reboot" => &["delay_s"],
-        "rollback" => &["target", "to"],
+        "restart_link" => &["interface", "now"],
+        "reboot" => &["delay_s", "now"],
+        "rollback" => &["target", "to", "now"],
         "mark_good" => &["target"],
         "quarantine" => &["level"],
         "cancel" => &["command_id"],
@@ -354,7 +368,7 @@ fn intervals(args: &Map<String, Json>) -> Result<Intervals, (Reason, String)> {
         sample: duration(args, "sample")?,
         report: duration(args, "report")?,
         publish: duration(args, "publish")?,
-        hold: duration(args, "for")?.ok_or_else(|| malformed("args.for is missing: say for how long".into()))?,
+        hold: duration(args, "for")?.unwrap_or(OVERRIDE_DEFAULT),
     };
     let set = [intervals.sample, intervals.report, intervals.publish];
     if set.iter().flatten().any(|interval| *interval < INTERVAL_MIN) {

@@ -12,6 +12,7 @@ use super::admission::{self, Circumstances, Power};
 use super::budget::{Ledger as Budgets, Spent};
 use super::command::{Command, Intervals};
 use super::effects::Purpose;
+use super::incidents::hash;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
 use super::observation::Severity;
 use super::quarantine;
@@ -36,6 +37,10 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Progress is told in steps of at least this.
 const PROGRESS_STEP_PCT: u8 = 5;
 
+/// Commands that act on the gateway: they are told as remedies, too.
+const ACTING: [&str; 8] =
+    ["restart_unit", "restart_link", "reboot", "rollback", "mark_good", "quarantine", "release", "run"];
+
 /// The prefix of the ledger's keys in the store.
 pub const COMMAND_KEY: &str = "cmd/";
 /// The prefix of the budgets' keys in the store.
@@ -46,8 +51,8 @@ pub const BUDGET_KEY: &str = "budget/";
 pub enum Step {
     /// Put a result into the outbox.
     Report(CommandResult),
-    /// Put an audit event into the outbox.
-    Audit(Event),
+    /// Put an event into the outbox.
+    Tell(Event),
     /// The message was dealt with: acknowledge it.
     Acknowledge(u16),
     /// Write to the journal, and come back when it is durable.
@@ -58,6 +63,8 @@ pub enum Step {
     Reboot(CommandId, Option<Box<str>>, Duration),
     /// Stop an action.
     Stop(EffectId),
+    /// Stop what the gateway does by itself.
+    StopLadders,
     /// Change the rates.
     Intervals(Intervals),
     /// Tell the console.
@@ -119,6 +126,10 @@ struct Entry {
     command: Option<Command>,
     /// How it was signed, until it has begun.
     token: Option<Box<str>>,
+    /// What it works on.
+    target: Option<Box<str>>,
+    /// One of a group's waits for its own turn until then.
+    begins_at: Option<Mono>,
     /// The messages to acknowledge once this is durable: it may have come more than once until then.
     pkids: Vec<u16>,
     durable: bool,
@@ -350,6 +361,8 @@ impl Commands {
             stored,
             command: None,
             token: None,
+            target: None,
+            begins_at: None,
             pkids: Vec::new(),
             durable: true,
             timeout: None,
@@ -437,7 +450,8 @@ impl Commands {
             if facts.config.remediation.dry_run && act.needs_leave() {
                 return Err((Reason::DryRun, format!("would have done: {}", act.target())));
             }
-            if self.target_is_taken(facts, act) && self.queue.len() >= QUEUE_MAX {
+            let waits = spread(facts, command, &parsed).is_some() || self.target_is_taken(facts, act);
+            if waits && self.queue.len() >= QUEUE_MAX {
                 return Err((Reason::Busy, format!("{QUEUE_MAX} commands are queued already")));
             }
         }
@@ -469,9 +483,14 @@ impl Commands {
     }
 
     fn accept(&mut self, facts: Facts<'_>, command: &VerifiedCommand, parsed: Command, pkid: Option<u16>) {
-        let waits = parsed.act().is_some_and(|act| self.target_is_taken(facts, act));
+        let spread = spread(facts, command, &parsed);
+        let begins_at = spread.map(|wait| facts.now.mono.after(wait));
+        let waits = begins_at.is_some() || parsed.act().is_some_and(|act| self.target_is_taken(facts, act));
         let status = if waits { Status::Queued } else { Status::InProgress };
-        let stored = Stored { boot: Some(facts.timeline.boot()), ..Stored::new(command, status) };
+        let detail =
+            spread.map(|wait| format!("one of a group: begins in {} s, args.now says at once", wait.as_secs()).into());
+        let stored = Stored { boot: Some(facts.timeline.boot()), detail, ..Stored::new(command, status) };
+        let target = parsed.act().map(|act| act.target().into());
         let mut entries = vec![put(&command.id, &stored)];
         if let (false, Some(act)) = (waits, parsed.act()) {
             entries.extend(self.spend(facts, act));
@@ -482,6 +501,8 @@ impl Commands {
             stored,
             command: Some(parsed),
             token: command.token.clone(),
+            target,
+            begins_at,
             pkids: pkid.into_iter().collect(),
             durable: false,
             timeout,
@@ -530,8 +551,12 @@ impl Commands {
         self.finish(id, Status::Rejected, Some(Reason::StoreFailed.word()), Some(detail), None);
     }
 
-    /// Tries again what the journal could not take.
-    pub fn poll(&mut self, now: Mono) {
+    /// Tries again what the journal could not take, and begins what has waited for its turn.
+    pub fn poll(&mut self, facts: Facts<'_>) {
+        let now = facts.now.mono;
+        if self.turns().any(|at| at <= now) {
+            self.begin_queued(facts);
+        }
         if self.retry_at.is_none_or(|at| at > now) {
             return;
         }
@@ -545,8 +570,14 @@ impl Commands {
 
     /// When [`Commands::poll`] has something to do.
     #[must_use]
-    pub const fn deadline(&self) -> Option<Mono> {
-        self.retry_at
+    pub fn deadline(&self, stopping: bool) -> Option<Mono> {
+        let turn = self.turns().min().filter(|_| !stopping);
+        self.retry_at.into_iter().chain(turn).min()
+    }
+
+    /// When those that wait for their own turn begin.
+    fn turns(&self) -> impl Iterator<Item = Mono> + '_ {
+        self.queue.iter().filter_map(|id| self.ledger.get(id)?.begins_at)
     }
 
     /// A result did not get into the outbox under this seq. It may come in later under another, or be given up: it is reported
@@ -592,6 +623,7 @@ impl Commands {
                 let open: Vec<CommandId> =
                     self.ledger.iter().filter(|(_, entry)| acts(entry)).map(|(id, _)| id.clone()).collect();
                 let canceled = open.iter().filter(|other| self.cancel(other)).count();
+                self.steps.push_back(Step::StopLadders);
                 self.finish(id, Status::Succeeded, None, Some(format!("{canceled} commands canceled")), None);
             }
             Command::SetIntervals(intervals) => {
@@ -607,11 +639,13 @@ impl Commands {
             return;
         }
         for id in std::mem::take(&mut self.queue) {
-            let Some(entry) = self.ledger.get(&id) else { continue };
+            let Some(entry) = self.ledger.get_mut(&id) else { continue };
             let Some(act) = entry.command.as_ref().and_then(Command::act).cloned() else { continue };
-            if !entry.durable || self.target_is_taken(facts, &act) {
+            entry.begins_at.take_if(|at| *at <= facts.now.mono);
+            let Some(entry) = self.ledger.get(&id) else { continue };
+            if !entry.durable || entry.begins_at.is_some() || self.target_is_taken(facts, &act) {
                 self.queue.push_back(id);
-            } else if Unix(entry.stored.expires_at.saturating_mul(1000)) < lower_bound(facts) {
+            } else if has_expired(facts, entry.stored.expires_at) {
                 self.finish(
                     &id,
                     Status::TimedOut,
@@ -643,6 +677,7 @@ impl Commands {
         let spent = self.spend(facts, act);
         let Some(entry) = self.ledger.get_mut(id) else { return };
         entry.stored.status = Status::InProgress;
+        entry.stored.detail = None;
         entry.stored.boot = Some(facts.timeline.boot());
         let mut entries = vec![put(id, &entry.stored)];
         entries.extend(spent);
@@ -728,7 +763,9 @@ impl Commands {
         if let Some(output) = entry.output.take() {
             result.output = Some(output);
         }
+        let remedy = remediation(id, entry);
         self.steps.push_back(Step::Report(result));
+        self.steps.extend(remedy.map(Step::Tell));
     }
 
     /// A message that is no command to obey, from nobody knows whom.
@@ -780,6 +817,8 @@ impl Commands {
             stored,
             command: None,
             token: None,
+            target: None,
+            begins_at: None,
             pkids: pkid.into_iter().collect(),
             durable: false,
             timeout: None,
@@ -798,7 +837,7 @@ impl Commands {
             .with("detail", tail(detail))
             .with_some("command_id", id.map(CommandId::as_str))
             .with_some("command", name.map(tail));
-        self.steps.push_back(Step::Audit(event));
+        self.steps.push_back(Step::Tell(event));
         let id = id.map_or("?", CommandId::as_str);
         self.log(LogLevel::Warn, format!("command {id} refused: {}: {detail}", reason.word()));
     }
@@ -918,6 +957,22 @@ fn lower_bound(facts: Facts<'_>) -> Unix {
     if facts.now.wall.trusted { floor.max(facts.now.wall.unix) } else { floor }
 }
 
+/// Whether it can't be valid any more, whatever the clock says.
+fn has_expired(facts: Facts<'_>, expires_at: i64) -> bool {
+    Unix(expires_at.saturating_mul(1000)) < lower_bound(facts)
+}
+
+/// How long one of a group waits for its turn; `None`: it doesn't. Each gateway has another turn, and another one for each
+/// command. Half of the time that the command is still valid is left for what it waits for then.
+fn spread(facts: Facts<'_>, command: &VerifiedCommand, parsed: &Command) -> Option<Duration> {
+    command.group.as_ref().filter(|_| parsed.is_spread(&command.args))?;
+    let valid_ms = command.expires_at.saturating_mul(1000).saturating_sub(lower_bound(facts).0);
+    let valid_ms = u64::try_from(valid_ms).unwrap_or(0);
+    let most_ms = u64::try_from(facts.config.remediation.group_spread.as_millis()).unwrap_or(u64::MAX);
+    let drawn = hash([facts.config.device.id.as_str(), "\0", command.id.as_str()]);
+    drawn.checked_rem(most_ms.min(valid_ms / 2)).map(Duration::from_millis)
+}
+
 /// Expiry is judged by a trusted clock. Without one, a reading that isn't provably wrong still counts against a command
 /// (refusing is the safe side), unless the nonce proves that it was made after this agent started.
 fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Result<(), (Reason, String)> {
@@ -941,6 +996,26 @@ fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Resul
         Some((claim, at)) => Err((Reason::NotYetValid, format!("{claim} {at} lies ahead of the clock"))),
         None => Ok(()),
     }
+}
+
+/// The contract's `remediation` event of a command that acts on the gateway: as of a ladder's step. One that was refused
+/// is told of as such, but for what a dry run would have done.
+fn remediation(id: &CommandId, entry: &Entry) -> Option<Event> {
+    let Stored { name, status, reason, boot, .. } = &entry.stored;
+    let is_dry = reason.as_deref() == Some(Reason::DryRun.word());
+    if !ACTING.contains(&&**name) || *status == Status::Queued || (boot.is_none() && !is_dry) {
+        return None;
+    }
+    let well = matches!(status, Status::InProgress | Status::Succeeded);
+    let event = Event::new(if well { Severity::Notice } else { Severity::Warning }, EventKind::Remediation, name)
+        .group("remediation")
+        .with("id", id.as_str())
+        .with("trigger", Trigger::Command(id.clone()).to_string().as_str())
+        .with("action", &**name)
+        .with_some("target", entry.target.as_deref())
+        .with("status", status.word())
+        .with_some("reason", reason.as_deref());
+    Some(event.with_some("detail", entry.stored.detail.as_deref().filter(|_| is_dry)))
 }
 
 fn result_of(id: &CommandId, stored: &Stored) -> CommandResult {

@@ -104,6 +104,11 @@ impl Engine {
                 self.remedies.take_turn(now, &self.config, &self.timeline, &rule, raised, verdict);
             }
         }
+        self.tell_remedies(now);
+    }
+
+    /// Carries out what the ladders decided.
+    fn tell_remedies(&mut self, now: Now) {
         while let Some(step) = self.remedies.poll_step() {
             match step {
                 Step::Tell(event) => self.record_event(now, event),
@@ -132,6 +137,15 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// The red button, for what the gateway does by itself: what hasn't begun doesn't, and what can be stopped is.
+    pub(super) fn stop_ladders(&mut self, now: Now) {
+        let under_way = self.remedies.cancel(now, &self.timeline);
+        for id in under_way.into_iter().chain(self.releases.leaving()) {
+            self.effects.push(Effect::CancelAct { id });
+        }
+        self.tell_remedies(now);
     }
 
     /// Hands an act to the runtime.

@@ -307,12 +307,16 @@ fn event(fingerprint: u64, cluster: &Cluster, count: u64, bucket: Duration) -> E
         .with_some("signal", line.signal.as_deref())
 }
 
-/// FNV-1a, 64 bit, over what makes a cluster: the same on every device and after every restart.
+/// Over what makes a cluster: the same on every device and after every restart.
 fn fingerprint(line: &ErrorLine, stable_part: &str) -> u64 {
+    let origin = line.unit.as_deref().or(line.exe.as_deref()).unwrap_or_default();
+    hash([line.source.word(), "\0", origin, "\0", stable_part])
+}
+
+/// FNV-1a, 64 bit.
+pub(super) fn hash<const N: usize>(parts: [&str; N]) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
-    let origin = line.unit.as_deref().or(line.exe.as_deref()).unwrap_or_default();
-    let parts = [line.source.word(), "\0", origin, "\0", stable_part];
     parts.iter().flat_map(|part| part.bytes()).fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 

@@ -263,7 +263,7 @@ impl Engine {
             self.stopping.is_none().then(|| self.self_audit.deadline()).flatten(),
             self.has_room_for_counts().then(|| self.incidents.deadline()).flatten(),
             self.rules.deadline(),
-            self.commands.deadline(),
+            self.commands.deadline(self.stopping.is_some()),
             self.stopping.is_none().then(|| self.remedies.deadline()).flatten(),
             self.reboot_deadline(),
             self.stopping.is_none().then(|| self.quarantine.deadline()).flatten(),
@@ -330,7 +330,7 @@ impl Engine {
         if self.link.poll(now.mono, &mut self.effects) {
             self.faults.stable();
         }
-        self.commands.poll(now.mono);
+        self.with_commands(now, Commands::poll);
         self.poll_remedies(now);
         self.keep_pace(now);
         self.poll_trials(now);
@@ -456,7 +456,7 @@ impl Engine {
             }
             Purpose::Remedy(rule) => {
                 self.log_fault("journal", fault.as_ref());
-                self.remedies.journaled(now, &self.config, &rule, fault.is_none());
+                self.remedies.journaled(now, &self.config, &self.timeline, &rule, fault.is_none());
             }
             Purpose::Trial(target) => {
                 self.log_fault("journal", fault.as_ref());
@@ -659,7 +659,7 @@ impl Engine {
         while let Some(step) = self.commands.poll_step() {
             match step {
                 Step::Report(result) => self.record_result(now, result),
-                Step::Audit(event) => self.record_event(now, event),
+                Step::Tell(event) => self.record_event(now, event),
                 Step::Acknowledge(pkid) => self.link.acknowledge(now.mono, pkid, &mut self.effects),
                 Step::Journal(purpose, entries) => self.effects.put(purpose, entries),
                 Step::Act(id, act, token, timeout) => {
@@ -672,6 +672,7 @@ impl Engine {
                 }
                 Step::Stop(id) if self.cancel_reboot(now, id) => {}
                 Step::Stop(id) => self.effects.push(Effect::CancelAct { id }),
+                Step::StopLadders => self.stop_ladders(now),
                 Step::Intervals(intervals) => self.pace.override_until(now.mono, intervals, &self.config.telemetry),
                 Step::Log(level, text) => self.effects.log(level, text),
             }

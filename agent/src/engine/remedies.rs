@@ -110,6 +110,16 @@ struct Run {
     again: Duration,
     told: Option<Reason>,
     effect: Option<EffectId>,
+    /// A command has ended it: what is under way is its last step.
+    canceled: bool,
+    /// Nothing is done in a dry run, so nothing that it tells can have helped.
+    dry: bool,
+}
+
+impl Run {
+    const fn new(stored: Stored, ladder: String, due: Option<Mono>) -> Self {
+        Self { stored, ladder, due, again: AGAIN_FIRST, told: None, effect: None, canceled: false, dry: false }
+    }
 }
 
 /// All ladders.
@@ -179,8 +189,7 @@ impl Remedies {
             None => (1, 0),
         };
         let stored = Stored { climb, step, state: State::Waiting, since, awaits_boot: false };
-        let due = Some(now.mono);
-        let run = Run { stored, ladder: ladder.to_owned(), due, again: AGAIN_FIRST, told: None, effect: None };
+        let run = Run::new(stored, ladder.to_owned(), Some(now.mono));
         self.runs.insert(rule.to_owned(), run);
         self.note(rule);
     }
@@ -237,8 +246,11 @@ impl Remedies {
     }
 
     /// The journal says that a step has begun, or could not be told.
-    pub fn journaled(&mut self, now: Now, config: &CheckedConfig, rule: &str, written: bool) {
+    pub fn journaled(&mut self, now: Now, config: &CheckedConfig, timeline: &Timeline, rule: &str, written: bool) {
         let Some(run) = self.runs.get_mut(rule).filter(|run| run.stored.state == State::Acting) else { return };
+        if run.canceled {
+            return self.end(now, timeline, rule);
+        }
         if !written {
             // It was not begun. The entry may be on disk all the same: then a crash counts this step as done.
             run.stored.state = State::Waiting;
@@ -290,9 +302,33 @@ impl Remedies {
         if let Some(act) = act_of(run, config) {
             self.steps.push_back(Step::Tell(told(run, rule, &act, status, outcome.reason.as_deref())));
         }
-        let rule = rule.clone();
-        self.settle(now, config, timeline, &rule);
+        let (rule, canceled) = (rule.clone(), run.canceled);
+        if canceled {
+            self.end(now, timeline, &rule);
+        } else {
+            self.settle(now, config, timeline, &rule);
+        }
         true
+    }
+
+    /// A command ends all that goes on: none goes a step further before its alarm has been cleared. Acts that are under way.
+    pub fn cancel(&mut self, now: Now, timeline: &Timeline) -> Vec<EffectId> {
+        let goes_on = |run: &Run| matches!(run.stored.state, State::Waiting | State::Acting | State::Settling);
+        let rules: Vec<String> =
+            self.runs.iter().filter(|(_, run)| goes_on(run)).map(|(rule, _)| rule.clone()).collect();
+        let mut under_way = Vec::new();
+        for rule in rules {
+            let Some(run) = self.runs.get_mut(&rule) else { continue };
+            run.canceled = true;
+            let event = ladder_event(run, &rule, Severity::Notice, "ladder_canceled", "CANCELED");
+            self.steps.push_back(Step::Tell(event.with("reason", Reason::Canceled.word())));
+            // One that is on its way into the journal ends when that is done.
+            match run.stored.state {
+                State::Acting => under_way.extend(run.effect),
+                _ => self.end(now, timeline, &rule),
+            }
+        }
+        under_way
     }
 
     /// What an act of a ladder's did is completed by a boot, which is the end of this other act. False: it is not one of a
@@ -344,8 +380,7 @@ impl Remedies {
         };
         let state = stored.state;
         let other_boot = stored.since.boot != timeline.boot();
-        let run = Run { stored, ladder, due: None, again: AGAIN_FIRST, told: None, effect: None };
-        self.runs.insert(rule.to_owned(), run);
+        self.runs.insert(rule.to_owned(), Run::new(stored, ladder, None));
         match state {
             State::Waiting if !raised => self.healed(now, timeline, rule),
             State::Waiting => self.due_in(now, rule, Duration::ZERO),
@@ -388,9 +423,10 @@ impl Remedies {
             None if crowded => Err((Reason::Busy, format!("{RUNS_MAX} ladders are being climbed"))),
             None => verdict,
         };
-        if let Err((reason, detail)) = admitted {
-            return self.refused(now, timeline, rule, &act, reason, detail);
+        if let Err(refusal) = admitted {
+            return self.refused(now, config, timeline, rule, &act, refusal);
         }
+        run.dry = false;
         run.told = None;
         run.again = AGAIN_FIRST;
         run.stored.state = State::Acting;
@@ -400,7 +436,15 @@ impl Remedies {
         self.steps.push_back(Step::Journal { rule: rule.to_owned(), entry, act });
     }
 
-    fn refused(&mut self, now: Now, timeline: &Timeline, rule: &str, act: &Act, reason: Reason, detail: String) {
+    fn refused(
+        &mut self,
+        now: Now,
+        config: &CheckedConfig,
+        timeline: &Timeline,
+        rule: &str,
+        act: &Act,
+        (reason, detail): Refusal,
+    ) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if run.told != Some(reason) {
             run.told = Some(reason);
@@ -425,10 +469,11 @@ impl Remedies {
                 run.due = Some(now.mono.after(run.again));
                 run.again = run.again.saturating_mul(2).min(AGAIN_LAST);
             }
-            // Nothing is done in a dry run, so there is nothing to climb on from: it ends until the alarm is raised anew.
             Reason::DryRun => {
-                run.stored.state = State::Exhausted;
-                self.note(rule);
+                run.dry = true;
+                let settle = step_of(run, config).map_or(Duration::ZERO, |step| step.settle);
+                self.next_step(now, timeline, rule);
+                self.due_in(now, rule, settle);
             }
             _ => self.next_step(now, timeline, rule),
         }
@@ -455,11 +500,11 @@ impl Remedies {
 
     fn healed(&mut self, now: Now, timeline: &Timeline, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
-        let exhausted = run.stored.state == State::Exhausted;
+        let helped = run.stored.state != State::Exhausted && !run.dry;
         run.stored.state = State::Healed;
         run.stored.since = timeline.stamp(now.mono);
         run.due = None;
-        if !exhausted {
+        if helped {
             let event = ladder_event(run, rule, Severity::Notice, "healed", "HEALED");
             self.steps.push_back(Step::Tell(event));
         }
@@ -468,10 +513,19 @@ impl Remedies {
 
     fn exhausted(&mut self, now: Now, timeline: &Timeline, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
+        if !run.dry {
+            let event = ladder_event(run, rule, Severity::Error, "ladder_exhausted", "EXHAUSTED");
+            self.steps.push_back(Step::Tell(event));
+        }
+        self.end(now, timeline, rule);
+    }
+
+    /// It goes no further before its alarm has been cleared.
+    fn end(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+        let Some(run) = self.runs.get_mut(rule) else { return };
         run.stored.state = State::Exhausted;
         run.stored.since = timeline.stamp(now.mono);
-        let event = ladder_event(run, rule, Severity::Error, "ladder_exhausted", "EXHAUSTED");
-        self.steps.push_back(Step::Tell(event));
+        run.due = None;
         self.note(rule);
     }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
-use super::world::{NONCE, World, outcome, restart};
+use super::world::{NONCE, World, config_with, outcome, restart};
+use crate::config::DeviceId;
 use crate::engine::io::{ActOutcome, ActStatus, Input, LinkFaultKind, StoreFault};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -388,6 +389,90 @@ fn intervals_that_are_not_named_follow_those_that_are() {
     let before = samples(&world);
     world.advance(20 * SECOND);
     assert!(samples(&world) - before >= 9, "{} in 20 s", samples(&world) - before);
+}
+
+#[test]
+fn other_intervals_hold_for_an_hour_where_nobody_says_for_how_long() {
+    let mut world = online();
+    world.command("i", "set_intervals", json!({"publish": 10}), 1);
+    world.settle();
+    assert_eq!(world.statuses("i"), ["SUCCEEDED"]);
+    let telemetry = |world: &mut World| {
+        let count = |world: &World| world.got.iter().filter(|got| got.topic.ends_with("telemetry")).count();
+        let before = count(world);
+        world.advance(60 * SECOND);
+        count(world) - before
+    };
+    assert!((5..=7).contains(&telemetry(&mut world)));
+    world.advance(58 * 60 * SECOND);
+    assert!((5..=7).contains(&telemetry(&mut world)));
+    world.advance(60 * SECOND);
+    assert!(telemetry(&mut world) >= 29);
+}
+
+/// Orders a group to do that; when it began, in seconds after that, if it did within eleven minutes.
+fn group_begins(device: &str, id: &str, name: &str, args: Json) -> Option<u64> {
+    let mut config = config_with("[rollback.app]\nkind = \"rauc\"");
+    config.device.id = DeviceId::parse(device).unwrap();
+    let mut world = World::with(config);
+    world.advance(SECOND);
+    world.acts_succeed = false;
+    let ordered = world.now.mono;
+    let cmd = json!({"name": name, "args": args});
+    let exp = world.now.wall.unix.0 / 1_000 + 1_300;
+    world.claims(json!({"jti": id, "aud": "group:canary", "exp": exp, "cmd": cmd}), 1);
+    world.settle();
+    let began = !world.acted.is_empty() || world.advance_until(660 * SECOND, |world| !world.acted.is_empty());
+    began.then(|| world.now.mono.since(ordered).as_secs())
+}
+
+#[test]
+fn what_takes_a_whole_group_off_the_air_begins_on_each_gateway_at_another_time() {
+    let mut began: Vec<u64> = (0..8)
+        .map(|n| group_begins(&format!("gw-{n}"), "b-1", "reboot", json!({})).expect("it begins within ten minutes"))
+        .collect();
+    assert!(began.iter().all(|s| *s <= 600), "{began:?}");
+    began.sort_unstable();
+    began.dedup();
+    assert!(began.len() >= 6 && began[began.len() - 1] - began[0] > 120, "{began:?}");
+    // The same gateway has the same turn.
+    let again = [(); 2].map(|()| group_begins("gw-3", "b-1", "rollback", json!({"target": "app"})));
+    assert!(again[0].is_some() && again[0] == again[1], "{again:?}");
+}
+
+#[test]
+fn what_is_to_be_now_or_disturbs_nobody_else_is_done_by_a_group_at_once() {
+    for (name, args) in [
+        ("reboot", json!({"now": true})),
+        ("reboot", json!({"delay_s": 0})),
+        ("restart_link", json!({"interface": "eth0", "now": true})),
+        ("restart_unit", json!({"unit": "app.service"})),
+        ("quarantine", json!({"level": "restrict"})),
+    ] {
+        let began = group_begins("gw-3", "b-1", name, args.clone());
+        assert!(began.is_some_and(|s| s <= 10), "{name} {args}: {began:?}");
+    }
+}
+
+#[test]
+fn one_of_a_group_that_waits_for_its_turn_says_so_can_be_canceled_and_is_not_begun_after_a_crash() {
+    for end in ["cancel", "crash"] {
+        let mut world = online();
+        let reboot = json!({"jti": "b-1", "aud": "group:canary", "cmd": {"name": "reboot", "args": {}}});
+        world.claims(reboot, 1);
+        world.settle();
+        assert_eq!(world.statuses("b-1"), ["QUEUED"]);
+        let detail = world.results("b-1")[0]["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("one of a group: begins in"), "{detail}");
+        if end == "cancel" {
+            world.command("c-1", "cancel", json!({"command_id": "b-1"}), 2);
+            world.settle();
+        } else {
+            world.crash();
+        }
+        world.advance(700 * SECOND);
+        assert_eq!((world.statuses("b-1"), world.acted.len()), (vec!["QUEUED".into(), "CANCELED".into()], 0), "{end}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::world::{World, config_with, outcome, restart};
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreOp};
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -473,7 +473,98 @@ fn a_dry_run_tells_what_it_would_have_done_and_does_nothing() {
     memory(&mut world, 95.0);
     world.advance(HOUR);
     assert!(world.acted.is_empty());
-    assert!(is(&told(&world), &[("restart_unit", "REJECTED")]), "{:?}", told(&world));
+    // Each step in its turn; nothing of that has helped, nor failed to.
+    assert!(is(&told(&world), &[("restart_unit", "REJECTED"), ("reboot", "REJECTED")]), "{:?}", told(&world));
+    let events = world.got.iter().filter(|got| got.body["type"] == "remediation");
+    assert!(events.into_iter().all(|got| got.body["remediation"]["reason"] == "dry_run"));
+    memory(&mut world, 50.0);
+    world.advance(MINUTE);
+    assert_eq!(told(&world).len(), 2, "{:?}", told(&world));
+}
+
+#[test]
+fn what_a_command_does_is_told_as_a_remedy_of_its_own_and_a_dry_run_in_the_same_words() {
+    let mut world = world();
+    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.command("p-1", "ping", json!({}), 2);
+    world.settle();
+    assert!(is(&told(&world), &[("restart_unit", "IN_PROGRESS"), ("restart_unit", "SUCCEEDED")]), "{:?}", told(&world));
+    let event = world.got.iter().rfind(|got| got.body["type"] == "remediation").unwrap();
+    let expected = json!({"id": "r-1", "trigger": "command:r-1", "action": "restart_unit",
+        "target": "unit:app.service", "status": "SUCCEEDED"});
+    assert_eq!(event.body["remediation"], expected);
+
+    let mut config = config_with(LADDER);
+    config.remediation.dry_run = true;
+    let mut world = World::with(config);
+    world.advance(SECOND);
+    world.command("r-2", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.settle();
+    let event = world.got.iter().find(|got| got.body["type"] == "remediation").unwrap();
+    let expected = json!({"id": "r-2", "trigger": "command:r-2", "action": "restart_unit", "status": "REJECTED",
+        "reason": "dry_run", "detail": "would have done: unit:app.service"});
+    assert_eq!((world.acted.len(), &event.body["remediation"]), (0, &expected));
+}
+
+#[test]
+fn what_a_crash_interrupted_is_told_as_a_remedy_too() {
+    let mut world = world();
+    world.acts_succeed = false;
+    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.settle();
+    world.crash();
+    world.advance(5 * SECOND);
+    assert!(
+        is(&told(&world), &[("restart_unit", "IN_PROGRESS"), ("restart_unit", "INTERRUPTED")]),
+        "{:?}",
+        told(&world)
+    );
+}
+
+#[test]
+fn the_red_button_stops_what_a_ladder_does_and_its_next_steps_until_the_alarm_has_been_cleared() {
+    // While its step runs, while that settles, and while it waits for the end of an inhibition.
+    for case in ["acting", "settling", "waiting"] {
+        let mut world = world();
+        world.acts_succeed = case == "settling";
+        if case == "waiting" {
+            world.inhibited = Some("somebody works here".into());
+        }
+        memory(&mut world, 95.0);
+        let begun = world.acted.len();
+        assert_eq!(begun, usize::from(case != "waiting"), "{case}");
+        world.inhibited = None;
+        world.command("stop", "cancel_all", json!({}), 1);
+        world.settle();
+        world.acts_succeed = true;
+        world.advance(2 * HOUR);
+        assert_eq!((world.acted.len(), world.acts.len()), (begun, 0), "{case}: {:?}", world.acted);
+        let told_so = told(&world);
+        assert!(told_so.contains(&("ladder_canceled".into(), "CANCELED".into())), "{case}: {told_so:?}");
+        if case == "acting" {
+            assert!(told_so.contains(&("restart_unit".into(), "CANCELED".into())), "{told_so:?}");
+        }
+        memory(&mut world, 50.0);
+        world.advance(2 * HOUR);
+        memory(&mut world, 95.0);
+        assert_eq!(world.acted.len(), begun + 1, "{case}: a new alarm is a new ladder");
+    }
+}
+
+#[test]
+fn the_red_button_reaches_a_step_that_is_on_its_way_into_the_journal() {
+    let mut world = world();
+    // The store works in order: the button is on the disk before the step is.
+    world.stall_store_at(
+        |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/stop")),
+    );
+    world.command("stop", "cancel_all", json!({}), 1);
+    world.settle();
+    memory(&mut world, 95.0);
+    assert!(world.store_is_late() && world.acted.is_empty());
+    world.store_answers();
+    world.advance(HOUR);
+    assert_eq!(world.acted, []);
 }
 
 #[test]

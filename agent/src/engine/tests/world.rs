@@ -420,8 +420,10 @@ impl World {
             claims.as_object_mut().unwrap().entry(key).or_insert(value);
         }
         let id = self.connection.expect("a connection to command over");
+        let group = claims["aud"].as_str().and_then(|aud| aud.strip_prefix("group:"));
+        let whose = group.map_or_else(|| "gw-1".to_owned(), |group| format!("groups/{group}"));
         let publish = Publish {
-            topic: "fieldmedic/gw-1/commands".into(),
+            topic: format!("fieldmedic/{whose}/commands"),
             payload: claims.to_string().into(),
             qos: 1,
             retain: false,
