@@ -1,5 +1,5 @@
 //! The battery, from `/sys/class/power_supply` as Documentation/ABI/testing/sysfs-class-power describes it: the first
-//! Battery or UPS (or the one named in the configuration), and whether power comes from outside. Units become V, A, W, °C
+//! Battery or UPS that is there (or the one named in the configuration), and whether power comes from outside. Units become V, A, W, °C
 //! and seconds; drivers disagree on signs, so those follow the status. Estimates nothing that the driver gives itself.
 
 use super::round::{Faulted, Reading, Round};
@@ -64,7 +64,7 @@ pub(super) fn collect(config: &CollectBattery, round: &mut Round<'_>) {
     let external_power = external_power(round, &supplies);
     round.reading(Metric::BatteryExternalPower, external_power);
 
-    let Some(supply) = choose(config, &supplies) else {
+    let Some(supply) = choose(config, &supplies, round) else {
         if !config.supply.is_empty() {
             round.fault(&format!("{SUPPLIES}/{}", config.supply), "missing: collect.battery.supply names it");
         }
@@ -95,14 +95,18 @@ fn supplies(round: &mut Round<'_>) -> Vec<Supply> {
     supplies
 }
 
-fn choose<'a>(config: &CollectBattery, supplies: &'a [Supply]) -> Option<&'a Supply> {
-    supplies.iter().find(|supply| {
-        if config.supply.is_empty() {
-            !supply.of_device && matches!(supply.kind.as_str(), "Battery" | "UPS")
-        } else {
-            supply.name == config.supply
-        }
-    })
+/// The one that is named; else the first that is in its bay, or the first of those that aren't.
+fn choose<'a>(config: &CollectBattery, supplies: &'a [Supply], round: &mut Round<'_>) -> Option<&'a Supply> {
+    if !config.supply.is_empty() {
+        return supplies.iter().find(|supply| supply.name == config.supply);
+    }
+    let is_battery = |supply: &&Supply| !supply.of_device && matches!(supply.kind.as_str(), "Battery" | "UPS");
+    let mut batteries = supplies.iter().filter(is_battery);
+    let mut is_out = |supply: &Supply| {
+        let present = round.number(&format!("{SUPPLIES}/{}/present", supply.name), 0..=1);
+        matches!(present, Ok(Some(0)))
+    };
+    batteries.clone().find(|supply| !is_out(supply)).or_else(|| batteries.next())
 }
 
 /// Whether any source other than a battery is online; nothing where there is none to ask.

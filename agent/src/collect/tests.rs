@@ -353,6 +353,33 @@ fn the_battery_of_a_mouse_is_not_the_gateways() {
 }
 
 #[test]
+fn of_several_batteries_the_first_that_is_in_its_bay_is_told_and_a_ups_is_one_too() {
+    let made = Made::battery();
+    made.write("sys/class/power_supply/BAT1/type", "Battery\n");
+    made.write("sys/class/power_supply/BAT1/capacity", "12\n");
+    made.write("sys/class/power_supply/ups/type", "UPS\n");
+    made.write("sys/class/power_supply/ups/capacity", "99\n");
+    let told =
+        |made: &Made| (value(&made.observe(), Metric::BatterySupply), value(&made.observe(), Metric::BatteryPresent));
+    let present = |supply: &str| (Some(supply.into()), Some(true.into()));
+    assert_eq!(told(&made), present("BAT0"));
+    made.supply("present", "0\n");
+    assert_eq!(told(&made), present("BAT1"));
+    made.remove("sys/class/power_supply/BAT1");
+    assert_eq!(told(&made), present("ups"));
+    made.write("sys/class/power_supply/ups/present", "0\n");
+    assert_eq!(told(&made), (Some("BAT0".into()), Some(false.into())));
+}
+
+#[test]
+fn a_wireless_charger_that_is_online_is_external_power() {
+    let made = Made::battery();
+    made.write("sys/class/power_supply/wlc/type", "Wireless\n");
+    made.write("sys/class/power_supply/wlc/online", "1\n");
+    assert_eq!(value(&made.observe(), Metric::BatteryExternalPower), Some(true.into()));
+}
+
+#[test]
 fn the_supply_that_is_named_is_the_one_that_is_read() {
     let mut made = Made::battery();
     made.write("sys/class/power_supply/BAT1/type", "Battery\n");
