@@ -1,6 +1,7 @@
 //! Files that the agent obeys or keeps secret: who else could have written or read them, and what runs out.
 #![expect(clippy::disallowed_methods, reason = "it looks at files")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::finding;
-use crate::config::CheckedConfig;
+use crate::act::program;
+use crate::config::{CheckedConfig, Remedy};
 use crate::engine::observation::{Finding, Severity};
 use crate::runtime::mqtt::transport;
 
@@ -33,6 +35,25 @@ pub(super) fn look(config: &CheckedConfig, files: &[PathBuf], now: Timestamp, fo
             let advice = format!("chmod o-w {}", open.display());
             found.push(finding(Severity::Critical, "writable_by_others", path.display().to_string(), what, &advice));
         }
+    }
+    wanted_runbooks(config, found);
+}
+
+/// What a ladder will want to run: found out now, and not at night.
+fn wanted_runbooks(config: &CheckedConfig, found: &mut Vec<Finding>) {
+    let named = config.ladders.values().flatten().filter_map(|step| match &step.remedy {
+        Remedy::Run { runbook, .. } => Some(config.runbooks.dir.join(runbook)),
+        _ => None,
+    });
+    for path in named.collect::<BTreeSet<_>>() {
+        let wrong = match program::unfit(&path) {
+            Ok(None) => continue,
+            Ok(Some(wrong)) => wrong,
+            Err(error) => format!("{}: {error}", path.display()),
+        };
+        let what = format!("a ladder runs it, and it can't be run: {wrong}");
+        let advice = "put it there as root, executable, and writable by nobody else; or take it out of the ladder";
+        found.push(finding(Severity::Error, "runbook_unfit", path.display().to_string(), what, advice));
     }
 }
 

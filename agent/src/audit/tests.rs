@@ -194,3 +194,27 @@ fn a_whole_look_reads_its_own_round_below_the_root() {
     let found: Vec<&str> = checks(&found).into_iter().filter(|check| expected.contains(check)).collect();
     assert_eq!(found, expected);
 }
+
+#[test]
+fn a_runbook_that_a_ladder_names_and_that_can_not_be_run_is_told_before_it_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let steps =
+        "steps = [{ do = \"run\", runbook = \"fix\" }, { do = \"run\", runbook = \"fix\", args = [\"--all\"] }]";
+    let config = config(dir.path(), &format!("[[ladders]]\nname = \"heal\"\n{steps}\n"));
+    let told = || {
+        let mut found = Vec::new();
+        files::look(&config, &[], Timestamp::UNIX_EPOCH, &mut found);
+        found.retain(|finding| finding.check == "runbook_unfit");
+        found
+    };
+    assert_eq!(told().len(), 1, "it is named twice and told once: {:?}", told());
+    assert!(told()[0].what.contains("No such file"), "{:?}", told());
+    let file = config.runbooks.dir.join("fix");
+    fs::create_dir_all(&config.runbooks.dir).unwrap();
+    fs::write(&file, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(told()[0].what.contains("is not executable"), "{:?}", told());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(told(), []);
+}
