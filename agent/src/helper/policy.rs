@@ -73,7 +73,8 @@ pub(super) struct Limits {
 impl Limits {
     /// Takes out of the terms what goes beyond the limits; it is told in the log.
     pub(super) fn cut(&self, mut terms: Terms) -> Terms {
-        let before = terms.clone();
+        let count = |terms: &Terms| [terms.broker.len(), terms.hosts.len(), terms.stop.len(), terms.port.into()];
+        let before = count(&terms);
         terms.broker.retain(|address| self.broker_ports.contains(&address.port()));
         terms.broker.truncate(ADDRESSES_MAX);
         terms.hosts.retain(|host| self.allow_hosts.iter().any(|network| network.holds(host)));
@@ -82,8 +83,11 @@ impl Limits {
         if !self.broker_ports.contains(&terms.port) {
             terms.port = self.broker_ports.first().copied().unwrap_or_default();
         }
-        if terms != before {
-            tracing::warn!("quarantine: cut down to root's policy: {terms:?}; the agent wished {before:?}");
+        let after = count(&terms);
+        if after != before {
+            // In numbers: what an agent wishes may be as long as a request.
+            let [of_what, was, is] = ["addresses of the broker, hosts, units to stop, port", "wished", "allowed"];
+            tracing::warn!("quarantine: cut down to root's policy ({of_what}): {was} {before:?}, {is} {after:?}");
         }
         terms
     }
