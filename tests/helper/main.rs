@@ -390,6 +390,10 @@ async fn a_helper_that_dies_in_the_middle_is_told_as_lost_and_not_asked_again() 
     let outcome = actor
         .perform(order("hang", None, Trigger::Rule("hot".into())), never, |_| drop(helper.lock().unwrap().take()))
         .await;
-    assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("helper_lost")), "{outcome:?}");
+    assert_eq!(
+        (outcome.status, outcome.reason.as_deref()),
+        (ActStatus::Interrupted, Some("helper_lost")),
+        "{outcome:?}"
+    );
     assert_eq!(world.traces(), 1);
 }

@@ -247,6 +247,12 @@ impl ActOutcome {
         }
     }
 
+    /// Whoever did it is gone: what came of it can't be known.
+    #[must_use]
+    pub fn interrupted(reason: &str, detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::Interrupted, ..Self::failed(reason, detail) }
+    }
+
     /// It was stopped by a command.
     #[must_use]
     pub fn canceled(detail: impl Into<String>) -> Self {

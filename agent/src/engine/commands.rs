@@ -256,6 +256,7 @@ impl Commands {
             ActStatus::Failed => (Status::Failed, None),
             ActStatus::TimedOut => (Status::TimedOut, Some(Reason::Timeout.word())),
             ActStatus::Canceled => (Status::Canceled, Some(Reason::Canceled.word())),
+            ActStatus::Interrupted => (Status::Interrupted, Some(Reason::Interrupted.word())),
         };
         let reason = outcome.reason.as_deref().or(fallback).map(str::to_owned);
         self.finish(&id, status, reason.as_deref(), outcome.detail, outcome.output);

@@ -445,6 +445,7 @@ pub enum ActStatus {
     Failed,
     TimedOut,
     Canceled,
+    Interrupted,
 }
 
 /// What the store found when it was opened: the engine starts from this.

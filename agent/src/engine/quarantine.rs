@@ -135,6 +135,17 @@ impl Quarantine {
                 self.wide = false;
                 Aftermath { event: Some(event), entry: None, entered: true }
             }
+            // It may be in force, and counts as that until the next look at the rules says otherwise: one that nobody knows of
+            // would be widened and left by nobody.
+            Change::Enter { level, stored }
+                if matches!(outcome.status, ActStatus::TimedOut | ActStatus::Interrupted) =>
+            {
+                let event = told("quarantine_entered", level.word(), &stored.by, detail);
+                self.inside = Some(Inside { level, stored });
+                self.refresh_at = Some(now);
+                self.wide = false;
+                Aftermath { event: Some(event), entry: None, entered: true }
+            }
             // What was meant to be is not: the journal says again what is.
             Change::Enter { .. } => Aftermath { entry: Some(self.entry()), ..Aftermath::default() },
             Change::Leave { by } if outcome.status == ActStatus::Succeeded => self.leave(&by, detail),

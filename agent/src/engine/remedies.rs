@@ -281,14 +281,14 @@ impl Remedies {
     ) -> bool {
         let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(effect)) else { return false };
         run.effect = None;
-        if outcome.status == ActStatus::Failed && outcome.reason.as_deref() == Some(Reason::Inhibited.word()) {
-            // Nothing was done, by somebody's will: to go one step on from that would be worse than to wait.
+        if let Some(reason) = refusal(outcome).filter(|_| !run.canceled) {
+            // Nothing was done, by somebody's will: to take that for a step that didn't help would be worse than to wait.
             let rule = rule.clone();
             run.stored.state = State::Waiting;
             run.told = None;
             if let Some(act) = act_of(run, config) {
                 let detail = outcome.detail.clone().unwrap_or_default();
-                self.refused(now, config, timeline, &rule, &act, (Reason::Inhibited, detail));
+                self.refused(now, config, timeline, &rule, &act, (reason, detail));
             }
             self.note(&rule);
             return true;
@@ -298,6 +298,7 @@ impl Remedies {
             ActStatus::Failed => "FAILED",
             ActStatus::TimedOut => "TIMED_OUT",
             ActStatus::Canceled => "CANCELED",
+            ActStatus::Interrupted => "INTERRUPTED",
         };
         if let Some(act) = act_of(run, config) {
             self.steps.push_back(Step::Tell(told(run, rule, &act, status, outcome.reason.as_deref())));
@@ -427,8 +428,6 @@ impl Remedies {
             return self.refused(now, config, timeline, rule, &act, refusal);
         }
         run.dry = false;
-        run.told = None;
-        run.again = AGAIN_FIRST;
         run.stored.state = State::Acting;
         run.stored.awaits_boot = false;
         run.stored.since = timeline.stamp(now.mono);
@@ -485,6 +484,7 @@ impl Remedies {
         run.stored.state = State::Waiting;
         run.stored.since = timeline.stamp(now.mono);
         run.told = None;
+        run.again = AGAIN_FIRST;
         run.due = Some(now.mono);
         self.note(rule);
     }
@@ -493,6 +493,8 @@ impl Remedies {
         let Some(run) = self.runs.get_mut(rule) else { return };
         run.stored.state = State::Settling;
         run.stored.since = timeline.stamp(now.mono);
+        run.told = None;
+        run.again = AGAIN_FIRST;
         let settle = step_of(run, config).map_or(Duration::ZERO, |step| step.settle);
         run.due = Some(now.mono.after(settle));
         self.note(rule);
@@ -560,6 +562,12 @@ impl Remedies {
         let late = self.boots.iter().filter(|boot| timeline.age(**boot, now) < LOOP_WINDOW).count();
         (late >= LOOP_BOOTS).then(|| format!("{late} boots within {} min", LOOP_WINDOW.as_secs() / 60))
     }
+}
+
+/// Why whoever was to do it would not: nothing was done.
+fn refusal(outcome: &ActOutcome) -> Option<Reason> {
+    let reason = Reason::from_word(outcome.reason.as_deref()?).filter(|_| outcome.status == ActStatus::Failed)?;
+    matches!(reason, Reason::Inhibited | Reason::BudgetSpent | Reason::Busy | Reason::NotAllowed).then_some(reason)
 }
 
 fn key(rule: &str) -> String {

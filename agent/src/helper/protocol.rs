@@ -164,11 +164,12 @@ impl Answer {
     }
 }
 
-const STATUS_WORDS: [(ActStatus, &str); 4] = [
+const STATUS_WORDS: [(ActStatus, &str); 5] = [
     (ActStatus::Succeeded, "SUCCEEDED"),
     (ActStatus::Failed, "FAILED"),
     (ActStatus::TimedOut, "TIMED_OUT"),
     (ActStatus::Canceled, "CANCELED"),
+    (ActStatus::Interrupted, "INTERRUPTED"),
 ];
 
 /// The contract's word for a status.

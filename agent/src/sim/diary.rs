@@ -85,6 +85,7 @@ impl Diary {
             ActStatus::Failed => "failed",
             ActStatus::TimedOut => "timed out",
             ActStatus::Canceled => "canceled",
+            ActStatus::Interrupted => "interrupted",
         };
         let ended = self.summary.remedies.entry(action.to_owned()).or_default();
         *ended.entry(status.to_owned()).or_default() += 1;

@@ -180,6 +180,24 @@ fn a_reboot_that_somebody_blocked_at_the_last_moment_is_waited_for_and_not_gone_
     assert_eq!(world.acts.last().map(|(_, act)| act), Some(&Act::Reboot), "{told:?}");
 }
 
+#[test]
+fn what_roots_helper_refuses_is_no_step_that_did_not_help() {
+    let mut world = world();
+    world.acts_succeed = false;
+    memory(&mut world, 95.0);
+    for times in 1..=3_usize {
+        assert_eq!(world.acted, vec![restart("app.service"); times]);
+        let (id, _) = world.acts.pop().unwrap();
+        let refused = ActOutcome { reason: Some("budget_spent".into()), ..outcome(ActStatus::Failed) };
+        world.input(Input::ActDone { id, outcome: refused });
+        // Asked again after one minute, after two, and so on.
+        world.advance(MINUTE * (1 << (times - 1)));
+        world.advance(10 * SECOND);
+    }
+    assert_eq!(world.acted, vec![restart("app.service"); 4]);
+    assert_eq!(told(&world)[1], ("restart_unit".into(), "REJECTED".into()));
+}
+
 /// A ladder of one rollback, whose act ends as one that a boot completes.
 fn rolled_back() -> World {
     const ROLLBACK: &str = r#"

@@ -103,6 +103,24 @@ fn what_could_not_be_put_in_force_is_not_in_force_after_the_next_start_either() 
 }
 
 #[test]
+fn what_may_be_in_force_counts_as_that_until_a_look_says_otherwise() {
+    for status in [ActStatus::TimedOut, ActStatus::Interrupted] {
+        let mut world = online();
+        world.acts_succeed = false;
+        order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+        let (id, _) = world.acts.pop().unwrap();
+        world.input(Input::ActDone { id, outcome: outcome(status) });
+        world.advance(11 * SECOND);
+        assert_eq!(level(&world), both("restrict"), "{status:?}");
+        let (id, _) = world.acts.iter().find(|(_, act)| matches!(act, Act::Refresh { .. })).cloned().unwrap();
+        let gone = ActOutcome { reason: Some("not_in_force".into()), ..outcome(ActStatus::Failed) };
+        world.input(Input::ActDone { id, outcome: gone });
+        world.advance(11 * SECOND);
+        assert_eq!(level(&world), both("none"), "{status:?}");
+    }
+}
+
+#[test]
 fn isolated_a_gateway_takes_ping_diagnostics_and_release_and_nothing_else() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "isolate"}));
