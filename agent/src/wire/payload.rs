@@ -120,17 +120,7 @@ impl Speaker<'_> {
 
     /// The envelope, and what is said in it.
     fn message(&self, seq: u64, at: Stamp, say: impl FnOnce(&mut MapWriter<'_>) -> Written) -> Vec<u8> {
-        self.message_in(Vec::with_capacity(MESSAGE_BYTES), seq, at, say)
-    }
-
-    fn message_in(
-        &self,
-        mut bytes: Vec<u8>,
-        seq: u64,
-        at: Stamp,
-        say: impl FnOnce(&mut MapWriter<'_>) -> Written,
-    ) -> Vec<u8> {
-        bytes.clear();
+        let mut bytes = Vec::with_capacity(MESSAGE_BYTES);
         let mut writer = serde_json::Serializer::new(&mut bytes);
         let written = writer.serialize_map(None).and_then(|mut message| {
             message.serialize_entry("v", &PAYLOAD_VERSION)?;
@@ -147,9 +137,9 @@ impl Speaker<'_> {
         bytes
     }
 
-    /// The envelope with an array that is left open under `key`, in `bytes`, which it replaces.
-    pub(super) fn message_with(&self, seq: u64, at: Stamp, key: &str, bytes: Vec<u8>) -> Vec<u8> {
-        let mut bytes = self.message_in(bytes, seq, at, |message| message.serialize_entry(key, &[(); 0]));
+    /// The envelope with an array that is left open under `key`.
+    pub(super) fn message_with(&self, seq: u64, at: Stamp, key: &str) -> Vec<u8> {
+        let mut bytes = self.message(seq, at, |message| message.serialize_entry(key, &[(); 0]));
         // The array and the object are closed by whoever fills it.
         bytes.truncate(bytes.len().saturating_sub(2));
         bytes

@@ -4,32 +4,33 @@
 
 use std::sync::OnceLock;
 
-use super::payload::Speaker;
+use super::json::{Decimals, Piece, Text};
+use super::payload::{Speaker, rfc3339};
 use crate::engine::metric::Metric;
 use crate::engine::record::{ReadingView, RecordError, SampleView, Stamp, ValueView};
+use crate::engine::time::Unix;
 
 /// Room for a message of many samples.
 const MESSAGE_BYTES: usize = 17 * 1024;
 /// The deepest path of the metric table has two groups between the outermost and the field: `host.disk.*.used_pct`.
 const GROUPS_BETWEEN: usize = 2;
-/// A number beyond this is written as a float with an exponent: its digits would not fit an integer.
-const FIXED_MAX: f64 = 1e15;
 
 /// A telemetry message in the making.
 #[derive(Debug)]
 pub struct TelemetryMessage<'a> {
     speaker: Speaker<'a>,
-    json: Vec<u8>,
+    json: Text,
     first: Option<Stamp>,
     /// Where the last sample begins, so that it can be taken back.
     last: usize,
+    day: Option<Day>,
 }
 
 impl<'a> TelemetryMessage<'a> {
     /// A message without a sample yet.
     #[must_use]
     pub fn new(speaker: Speaker<'a>) -> Self {
-        Self { speaker, json: Vec::with_capacity(MESSAGE_BYTES), first: None, last: 0 }
+        Self { speaker, json: Text::default(), first: None, last: 0, day: None }
     }
 
     /// Adds a sample in its stored form. `false`: it is of another boot than those before it, and needs a message of
@@ -44,7 +45,8 @@ impl<'a> TelemetryMessage<'a> {
         }
         let start = self.json.len();
         if self.first.is_none() {
-            self.json = self.speaker.message_with(seq, sample.at, "samples", std::mem::take(&mut self.json));
+            self.json = Text::with_capacity(MESSAGE_BYTES);
+            self.json.raw(&self.speaker.message_with(seq, sample.at, "samples"));
         }
         let last = std::mem::replace(&mut self.last, self.json.len());
         if let Err(error) = self.sample(seq, &sample) {
@@ -64,74 +66,96 @@ impl<'a> TelemetryMessage<'a> {
     /// Its length when it is finished now, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.json.len() + END.len()
+        // The last sample's comma goes.
+        (self.json.len() + END.len()).saturating_sub(1)
     }
 
     /// The message.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         if self.first.is_some() {
-            self.json.extend_from_slice(END);
+            self.json.truncate(self.json.len().saturating_sub(1));
+            self.json.raw(END);
         }
-        self.json
+        self.json.finish()
     }
 
     fn sample(&mut self, seq: u64, sample: &SampleView<'_>) -> Result<(), RecordError> {
-        let json = &mut self.json;
-        if self.first.is_some() {
-            json.push(b',');
-        }
-        json.push(b'{');
-        key(json, "seq");
-        count(json, seq);
-        key(json, "time");
-        match self.speaker.date(sample.at) {
-            Some(date) => text(json, &date),
-            None => json.extend_from_slice(b"null"),
-        }
-        key(json, "mono_ms");
-        count(json, sample.at.mono.0);
-        key(json, "interval_s");
+        self.json.raw(b"{\"seq\":");
+        self.json.count(seq);
+        self.json.raw(b"\"time\":");
+        self.time(sample.at);
+        self.json.raw(b"\"mono_ms\":");
+        self.json.count(sample.at.mono.0);
+        self.json.raw(b"\"interval_s\":");
         #[expect(clippy::cast_precision_loss, reason = "an interval of milliseconds is far below 2^53")]
-        float(json, sample.interval_ms as f64 / 1000.0, Decimals::Three);
-        let readings = json.len();
-        if !groups(json, sample.clone())? {
+        self.json.float(sample.interval_ms as f64 / 1000.0, Decimals::Three);
+        let readings = self.json.len();
+        let mut groups = Groups::new(&mut self.json);
+        sample.each(|reading| groups.add(reading))?;
+        if !groups.finish() {
             // Written by a version whose table has another order: what belongs together is brought together.
-            json.truncate(readings);
-            let mut sorted = sample.clone().collect::<Result<Vec<_>, _>>()?;
+            self.json.truncate(readings);
+            let mut sorted = Vec::new();
+            sample.each(|reading| sorted.push(*reading))?;
             sorted.sort_by_key(|reading| slot(reading.metric).map(|slot| slot.rank));
-            groups(json, sorted.into_iter().map(Ok))?;
+            let mut groups = Groups::new(&mut self.json);
+            sorted.iter().for_each(|reading| groups.add(reading));
+            groups.finish();
         }
-        json.push(b'}');
+        self.json.close();
         Ok(())
+    }
+
+    /// The date, as [`Speaker::date`] has it.
+    fn time(&mut self, at: Stamp) {
+        let unix = self.speaker.timeline.date(at);
+        let is_of = |day: &Day, unix: Unix| day.number == unix.0.div_euclid(DAY_MS);
+        if self.day.as_ref().zip(unix).is_none_or(|(day, unix)| !is_of(day, unix)) {
+            self.day = unix.and_then(Day::of);
+        }
+        match self.day.as_ref().zip(unix) {
+            Some((day, unix)) => self.json.instant(&day.date, unix.0.rem_euclid(DAY_MS).unsigned_abs()),
+            None => self.json.null(),
+        }
     }
 }
 
 /// What ends a message.
 const END: &[u8] = b"]}";
+const DAY_MS: i64 = 24 * 3_600_000;
+
+/// A day as dates begin with it: to find it takes as long as the half of a sample.
+#[derive(Debug)]
+struct Day {
+    /// Since 1970.
+    number: i64,
+    date: String,
+}
+
+impl Day {
+    fn of(unix: Unix) -> Option<Self> {
+        let text = rfc3339(unix)?;
+        let (date, _) = text.split_once('T')?;
+        Some(Self { number: unix.0.div_euclid(DAY_MS), date: date.to_owned() })
+    }
+}
 
 /// Where a metric's value stands in a sample.
 #[derive(Debug)]
 struct Slot {
-    /// The outermost group, and which of them it is: numbers are compared faster than names.
-    top: &'static str,
+    /// The outermost group as it is opened, and which of them it is: numbers are compared faster than names.
+    top: Piece,
     rank: u32,
     /// The groups between it and the field, `*` for a label, "" for none.
     between: [&'static str; GROUPS_BETWEEN],
     /// The field; `*` for a label.
     field: &'static str,
     /// The field as it is written: as a key, and with `_min` and `_max`.
-    keys: [String; 3],
+    keys: [Piece; 3],
     /// It stands right in its outermost group, and its path has no label.
     is_plain: bool,
     decimals: Decimals,
-}
-
-/// Decimals worth writing: a thousandth of a percent, a millionth of anything else (the kernel's own µV, µA and µW).
-#[derive(Debug, Clone, Copy)]
-enum Decimals {
-    Three,
-    Six,
 }
 
 impl Slot {
@@ -144,18 +168,13 @@ impl Slot {
         }
         let decimals = if metric.unit() == "%" { Decimals::Three } else { Decimals::Six };
         let is_plain = rest.is_empty() && field != "*";
-        Some(Self { top, rank: rank(top), between, field, keys: keys(field), is_plain, decimals })
+        Some(Self { top: Piece::group(top), rank: rank(top), between, field, keys: keys(field), is_plain, decimals })
     }
 }
 
 /// A name as the key of a value, of its lowest and of its highest.
-fn keys(name: &str) -> [String; 3] {
-    ["", "_min", "_max"].map(|end| {
-        let mut json = Vec::new();
-        text(&mut json, &format!("{name}{end}"));
-        json.push(b':');
-        String::from_utf8(json).unwrap_or_default()
-    })
+fn keys(name: &str) -> [Piece; 3] {
+    ["", "_min", "_max"].map(|end| Piece::key(&format!("{name}{end}")))
 }
 
 /// How many outermost groups come before this one in the metric table.
@@ -166,13 +185,17 @@ fn rank(top: &str) -> u32 {
 }
 
 /// The metric table by number: paths are taken apart once, not for each reading.
-fn slot(number: u16) -> Option<&'static Slot> {
+fn slots() -> &'static [Option<Slot>] {
     static SLOTS: OnceLock<Vec<Option<Slot>>> = OnceLock::new();
-    let slots = SLOTS.get_or_init(|| {
+    SLOTS.get_or_init(|| {
         let numbers = Metric::ALL.iter().map(|metric| metric.number()).max().map_or(0, |last| last + 1);
         (0..numbers).map(|number| Metric::from_number(number).and_then(Slot::of)).collect()
-    });
-    slots.get(usize::from(number))?.as_ref()
+    })
+}
+
+/// A metric's place; `None` for one that is not known here: a newer agent wrote it.
+fn slot(number: u16) -> Option<&'static Slot> {
+    slots().get(usize::from(number))?.as_ref()
 }
 
 /// A reading that stands deeper than its outermost group.
@@ -186,100 +209,108 @@ struct Deep<'b> {
 }
 
 impl<'b> Deep<'b> {
-    fn new(slot: &'static Slot, reading: ReadingView<'b>) -> Self {
+    fn new(slot: &'static Slot, reading: &ReadingView<'b>) -> Self {
         let label = reading.label.unwrap_or("*");
         let groups = slot.between.map(|step| if step == "*" { label } else { step });
-        Self { groups, label: (slot.field == "*").then_some(label), slot, reading }
+        Self { groups, label: (slot.field == "*").then_some(label), slot, reading: *reading }
     }
 }
 
-/// Writes the groups of a sample. `false` where an outermost group came a second time: an object has a key once.
-fn groups<'b>(
-    json: &mut Vec<u8>,
-    readings: impl Iterator<Item = Result<ReadingView<'b>, RecordError>>,
-) -> Result<bool, RecordError> {
-    let mut open: Option<u32> = None;
-    // A bit for each.
-    let mut closed = 0_u64;
-    let mut deep = Vec::new();
-    for reading in readings {
-        let reading = reading?;
+/// The groups of a sample in the making.
+struct Groups<'j, 'b> {
+    json: &'j mut Text,
+    slots: &'static [Option<Slot>],
+    /// The outermost group that is open.
+    open: Option<u32>,
+    /// Those that were opened, a bit for each.
+    opened: u64,
+    /// One came a second time: an object has a key once.
+    repeated: bool,
+    /// What stands deeper in the open group.
+    deep: Vec<Deep<'b>>,
+}
+
+impl<'j, 'b> Groups<'j, 'b> {
+    fn new(json: &'j mut Text) -> Self {
+        Self { json, slots: slots(), open: None, opened: 0, repeated: false, deep: Vec::new() }
+    }
+
+    fn add(&mut self, reading: &ReadingView<'b>) {
         // One that is not known here was written by a newer agent.
-        let Some(slot) = slot(reading.metric) else { continue };
-        if open != Some(slot.rank) {
-            if open.is_some() {
-                close(json, &mut deep);
-            }
+        let Some(Some(slot)) = self.slots.get(usize::from(reading.metric)) else { return };
+        if self.open != Some(slot.rank) {
+            self.close();
             let bit = 1_u64.checked_shl(slot.rank).unwrap_or(u64::MAX);
-            if closed & bit != 0 {
-                return Ok(false);
-            }
-            closed |= bit;
-            open = Some(slot.rank);
-            key(json, slot.top);
-            json.push(b'{');
+            self.repeated |= self.opened & bit != 0;
+            self.opened |= bit;
+            self.open = Some(slot.rank);
+            self.json.piece(&slot.top);
         }
         if slot.is_plain {
-            entries(json, &slot.keys, slot.decimals, &reading);
+            entries(self.json, &slot.keys, slot.decimals, reading);
         } else {
-            deep.push(Deep::new(slot, reading));
+            self.deep.push(Deep::new(slot, reading));
         }
     }
-    if open.is_some() {
-        close(json, &mut deep);
-    }
-    Ok(true)
-}
 
-/// Ends the open group with what stands deeper in it.
-fn close(json: &mut Vec<u8>, deep: &mut Vec<Deep<'_>>) {
-    deep.sort_by_key(|deep| deep.groups);
-    for group in deep.chunk_by(|a, b| a.groups.first() == b.groups.first()) {
-        let Some([outer, _]) = group.first().map(|first| first.groups) else { continue };
-        key(json, outer);
-        json.push(b'{');
-        for same in group.chunk_by(|a, b| a.groups == b.groups) {
-            let Some([_, inner]) = same.first().map(|first| first.groups) else { continue };
-            if !inner.is_empty() {
-                key(json, inner);
-                json.push(b'{');
-            }
-            for Deep { label, slot, reading, .. } in same {
-                match label {
-                    Some(label) => entries(json, &keys(label), slot.decimals, reading),
-                    None => entries(json, &slot.keys, slot.decimals, reading),
+    /// `false` where an outermost group came a second time.
+    fn finish(mut self) -> bool {
+        self.close();
+        !self.repeated
+    }
+
+    /// Ends the open group with what stands deeper in it.
+    fn close(&mut self) {
+        if self.open.take().is_none() {
+            return;
+        }
+        let json = &mut *self.json;
+        self.deep.sort_by_key(|deep| deep.groups);
+        for group in self.deep.chunk_by(|a, b| a.groups.first() == b.groups.first()) {
+            let Some([outer, _]) = group.first().map(|first| first.groups) else { continue };
+            json.open(outer);
+            for same in group.chunk_by(|a, b| a.groups == b.groups) {
+                let Some([_, inner]) = same.first().map(|first| first.groups) else { continue };
+                if !inner.is_empty() {
+                    json.open(inner);
+                }
+                for Deep { label, slot, reading, .. } in same {
+                    match label {
+                        Some(label) => entries(json, &keys(label), slot.decimals, reading),
+                        None => entries(json, &slot.keys, slot.decimals, reading),
+                    }
+                }
+                if !inner.is_empty() {
+                    json.close();
                 }
             }
-            if !inner.is_empty() {
-                json.push(b'}');
-            }
+            json.close();
         }
-        json.push(b'}');
+        self.deep.clear();
+        json.close();
     }
-    deep.clear();
-    json.push(b'}');
 }
 
 /// Writes a reading under its key, with its lowest and highest beside it.
-fn entries(json: &mut Vec<u8>, [here, lowest, highest]: &[String; 3], decimals: Decimals, reading: &ReadingView<'_>) {
+fn entries(json: &mut Text, [here, lowest, highest]: &[Piece; 3], decimals: Decimals, reading: &ReadingView<'_>) {
     match reading.value {
         // JSON has no number for these: they are left out.
         ValueView::Float(value) if !value.is_finite() => {}
         ValueView::Float(value) => {
-            written_key(json, here);
-            float(json, value, decimals);
+            json.piece(here);
+            json.float(value, decimals);
         }
         ValueView::Count(value) => {
-            written_key(json, here);
-            count(json, value);
+            json.piece(here);
+            json.count(value);
         }
         ValueView::Flag(value) => {
-            written_key(json, here);
-            json.extend_from_slice(if value { b"true" } else { b"false" });
+            json.piece(here);
+            json.flag(value);
         }
         ValueView::Text(value) => {
-            written_key(json, here);
-            text(json, value);
+            json.piece(here);
+            json.string(value);
         }
     }
     let Some((low, high)) = reading.range else { return };
@@ -287,93 +318,19 @@ fn entries(json: &mut Vec<u8>, [here, lowest, highest]: &[String; 3], decimals: 
         if !value.is_finite() {
             continue;
         }
-        written_key(json, key);
+        json.piece(key);
         match reading.value {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was a count before")]
-            ValueView::Count(_) => count(json, value as u64),
-            _ => float(json, value, decimals),
+            ValueView::Count(_) => json.count(value as u64),
+            _ => json.float(value, decimals),
         }
     }
-}
-
-/// A key that was made before.
-fn written_key(json: &mut Vec<u8>, key: &str) {
-    if json.last() != Some(&b'{') {
-        json.push(b',');
-    }
-    json.extend_from_slice(key.as_bytes());
-}
-
-/// A key of an object, after a comma unless it is the first.
-fn key(json: &mut Vec<u8>, name: &str) {
-    written_key(json, "");
-    text(json, name);
-    json.push(b':');
-}
-
-fn count(json: &mut Vec<u8>, value: u64) {
-    json.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-}
-
-/// A finite number, rounded, with one decimal at least: a float is told from a count by it.
-fn float(json: &mut Vec<u8>, value: f64, decimals: Decimals) {
-    match decimals {
-        Decimals::Three => fixed::<1_000>(json, value),
-        Decimals::Six => fixed::<1_000_000>(json, value),
-    }
-}
-
-/// A number in units of one by `SCALE`, a power of ten: constant, because dividing by a variable takes longer than the
-/// rest.
-fn fixed<const SCALE: u32>(json: &mut Vec<u8>, value: f64) {
-    let scaled = value * f64::from(SCALE);
-    if scaled.abs() >= FIXED_MAX {
-        // Memory takes what is written, and every finite number has a form: there is nothing that could fail.
-        let written = serde_json::to_writer(&mut *json, &value);
-        debug_assert!(written.is_ok(), "write a number: {written:?}");
-        return;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "below 10^15")]
-    let scaled = (scaled + 0.5_f64.copysign(scaled)) as i64;
-    if scaled < 0 {
-        json.push(b'-');
-    }
-    let scaled = scaled.unsigned_abs();
-    let scale = u64::from(SCALE);
-    count(json, scaled / scale);
-    // With a one before them the decimals have their zeros; it becomes the point.
-    let point = json.len();
-    count(json, scale + scaled % scale);
-    if let Some(one) = json.get_mut(point) {
-        *one = b'.';
-    }
-    while json.len() > point + 2 && json.last() == Some(&b'0') {
-        json.pop();
-    }
-}
-
-fn text(json: &mut Vec<u8>, value: &str) {
-    if is_plain(value) {
-        json.push(b'"');
-        json.extend_from_slice(value.as_bytes());
-        json.push(b'"');
-    } else {
-        // As above: nothing that could fail.
-        let written = serde_json::to_writer(&mut *json, value);
-        debug_assert!(written.is_ok(), "write a text: {written:?}");
-    }
-}
-
-/// Whether a text stands in JSON as it is.
-fn is_plain(text: &str) -> bool {
-    text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\')
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use proptest::prelude::*;
     use serde_json::{Value as Json, json};
 
     use super::*;
@@ -493,7 +450,7 @@ mod tests {
         let mut tops: Vec<&str> = Vec::new();
         for metric in Metric::ALL {
             assert!(metric.path().split('.').count() <= GROUPS_BETWEEN + 2, "{metric}");
-            let top = slot(metric.number()).unwrap().top;
+            let top = metric.path().split('.').next().unwrap();
             if tops.last() != Some(&top) {
                 tops.push(top);
             }
@@ -501,19 +458,60 @@ mod tests {
         assert_eq!(tops.len(), tops.iter().collect::<BTreeSet<_>>().len(), "{tops:?}");
     }
 
-    proptest! {
-        #[test]
-        fn a_number_is_written_to_its_decimals(value in prop_oneof![-1e6..1e6_f64, any::<f64>(), Just(-0.0), Just(1e-9)]) {
-            prop_assume!(f64::is_finite(value));
-            for (decimals, scale) in [(Decimals::Three, 1e3), (Decimals::Six, 1e6)] {
-                let mut json = Vec::new();
-                float(&mut json, value, decimals);
-                let text = std::str::from_utf8(&json).unwrap();
-                let read: f64 = text.parse().unwrap();
-                let rounded = if value.abs() < 1e8 { (value * scale).round() / scale } else { value };
-                prop_assert!((read - rounded).abs() <= value.abs() * 1e-9, "{value} as {text}");
-                prop_assert!(serde_json::from_str::<Json>(text).unwrap().is_f64(), "{text} is no float");
-            }
+    /// What readers have seen so far they go on seeing: order, digits and all.
+    #[test]
+    fn a_message_is_the_same_to_the_byte() {
+        let long = "a".repeat(40);
+        let readings = |label: &str| {
+            vec![
+                reading(Metric::BatteryPresent, None, true, None),
+                reading(Metric::BatteryChargePct, None, 55.0 / 3.0, Some((18.0, 99.9996))),
+                reading(Metric::BatteryState, None, "dis\"charging", None),
+                reading(Metric::BatteryVoltage, None, 12.345_678_9, Some((-0.000_000_4, f64::INFINITY))),
+                reading(Metric::BatteryCurrent, None, -1.204, Some((-1_234_567.05, 1e300))),
+                reading(Metric::LinkUp, None, false, None),
+                reading(Metric::LinkRxBytes, None, 1_000_070_u64, None),
+                reading(Metric::LinkTxBytes, None, u64::MAX, Some((0.0, 12.9))),
+                reading(Metric::InterfaceUp, Some(label), true, None),
+                reading(Metric::ErrorsBySeverity, Some(label), 3_u64, None),
+                reading(Metric::HostLoad1, None, f64::NAN, None),
+            ]
+        };
+        let timeline = timeline();
+        let mut message = TelemetryMessage::new(Speaker { device: "gw-1", timeline: &timeline });
+        message.push(7, &stored(BOOT, readings("eth0"))).unwrap();
+        message.push(1_000, &stored(BOOT, readings(&long))).unwrap();
+        let sample = |seq: &str, label: &str| {
+            format!(
+                r#"{{"seq":{seq},"time":"2026-11-18T11:06:41.500Z","mono_ms":1500,"interval_s":60.0,"battery":{{"present":true,"charge_pct":18.333,"charge_pct_min":18.0,"charge_pct_max":100.0,"state":"dis\"charging","voltage_v":12.345679,"voltage_v_min":0.0,"current_a":-1.204,"current_a_min":-1234567.05,"current_a_max":1e+300}},"link":{{"up":false,"rx_bytes":1000070,"tx_bytes":18446744073709551615,"tx_bytes_min":0,"tx_bytes_max":12,"interfaces":{{"{label}":{{"up":true}}}}}},"errors":{{"by_severity":{{"{label}":3}}}},"host":{{}}}}"#
+            )
+        };
+        let head = r#"{"v":1,"device":"gw-1","boot":"abababab-abab-abab-abab-abababababab","seq":7,"time":"2026-11-18T11:06:41.500Z","mono_ms":1500,"samples":["#;
+        let expected = format!("{head}{},{}]}}", sample("7", "eth0"), sample("1000", &long));
+        assert_eq!(String::from_utf8(message.finish()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_message_grows_as_long_as_it_is_filled_and_dates_follow_its_samples() {
+        let timeline = timeline();
+        let mut message = TelemetryMessage::new(Speaker { device: "gw-1", timeline: &timeline });
+        let hour = |n: u64| Record {
+            at: Stamp { boot: BOOT, mono: Mono(n * 3_600_000) },
+            body: Body::Sample(Sample {
+                interval_ms: 1,
+                readings: vec![reading(Metric::BatteryState, None, "x".repeat(997).as_str(), None)],
+            }),
+        };
+        for n in 0..50 {
+            assert!(message.push(n, &hour(n).encode()).unwrap());
         }
+        let json: Json = serde_json::from_slice(&message.finish()).unwrap();
+        let samples = json["samples"].as_array().unwrap();
+        for (n, sample) in (0..).zip(samples) {
+            let date = rfc3339(timeline.date(hour(n).at).unwrap()).unwrap();
+            assert_eq!((&sample["seq"], sample["time"].as_str()), (&json!(n), Some(date.as_str())));
+            assert_eq!(sample["battery"]["state"].as_str().map(str::len), Some(997));
+        }
+        assert_eq!(samples.len(), 50);
     }
 }
