@@ -632,6 +632,38 @@ fn a_host_without_swap_flash_and_sensors_leaves_them_out() {
     assert_eq!(seen.faults, []);
 }
 
+/// What 32 bits can't hold: an interface counts that in an hour, jiffies do in 500 days.
+#[test]
+fn counters_past_32_bits_are_read_whole() {
+    const PAST: u64 = u32::MAX as u64 + 700;
+    let mut made = Made::new(&[LINKS, HOST]);
+    made.config.battery.enabled = false;
+    made.write("sys/class/net/eth0/statistics/rx_bytes", &format!("{PAST}\n"));
+    made.write("proc/meminfo", "MemTotal: 6442450944 kB\nMemAvailable: 4831838208 kB\n");
+    made.write("proc/uptime", &format!("{PAST}.25 1.00\n"));
+    let busy_and_idle = |busy: u64, idle: u64| format!("cpu  {busy} 0 0 {idle} 0 0 0 0 0 0\n");
+    made.write("proc/stat", &busy_and_idle(u64::from(u32::MAX) - 100, PAST * 9));
+    let mut collectors = Collectors::new(&made.config);
+    let seen = collectors.observe(reading());
+    assert_eq!(value(&seen, Metric::LinkRxBytes), Some(PAST.into()));
+    near(&seen, Metric::HostMemAvailable, 4_831_838_208.0 * 1024.0);
+    near(&seen, Metric::HostMemUsed, 25.0);
+    near(&seen, Metric::HostUptime, 4_294_967_995.25);
+    assert_eq!(seen.faults, []);
+    made.write("proc/stat", &busy_and_idle(u64::from(u32::MAX) + 100, PAST * 9 + 600));
+    near(&collectors.observe(reading()), Metric::HostCpu, 25.0);
+}
+
+#[test]
+fn a_kernel_without_an_estimate_of_what_is_available_has_no_share_in_use() {
+    // Before 3.14.
+    let made = Made::host();
+    made.write("proc/meminfo", "MemTotal:  1000 kB\nMemFree: 10 kB\nCached: 500 kB\n");
+    let seen = made.observe();
+    assert_eq!((number(&seen, Metric::HostMemUsed), number(&seen, Metric::HostMemAvailable)), (None, None));
+    assert_eq!(seen.faults, []);
+}
+
 #[test]
 fn worn_out_flash_is_told_past_its_end_and_a_reserved_step_is_a_fault() {
     let made = Made::host();

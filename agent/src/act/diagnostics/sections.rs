@@ -182,25 +182,46 @@ fn memory(root: &Path) -> Read {
     Ok(lines.join("\n"))
 }
 
-/// What systemd's services take, by their cgroups (Documentation/admin-guide/cgroup-v2.rst): seen also where the processes of
-/// others are hidden.
+/// What systemd's services take, by their cgroups: seen also where the processes of others are hidden.
 fn services(root: &Path) -> Read {
-    let dir = root.join("sys/fs/cgroup/system.slice");
+    let (slice, usage): (_, Usage) =
+        if root.join(CGROUPS_V1).is_dir() { (CGROUPS_V1, usage_v1) } else { ("sys/fs/cgroup/system.slice", usage_v2) };
+    let dir = root.join(slice);
     let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let mut services: Vec<(u64, u64, String)> = entries
         .flatten()
         .take(SERVICES_MAX)
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            let look = |leaf: &str| file(root, &format!("sys/fs/cgroup/system.slice/{name}/{leaf}")).ok();
-            let bytes = look("memory.current")?.trim().parse().ok()?;
-            let usage = look("cpu.stat").and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
-            Some((bytes, usage.unwrap_or_default() / 1_000_000, name))
+            let (bytes, cpu_s) = usage(root, &name)?;
+            Some((bytes, cpu_s, name))
         })
         .collect();
     services.sort_by(|a, b| b.cmp(a));
     let line = |(bytes, cpu_s, name): &(u64, u64, String)| format!("{:>10} KiB {cpu_s:>8} s {name}", bytes / 1024);
     Ok(services.iter().take(NAMED_MAX).map(line).collect::<Vec<_>>().join("\n"))
+}
+
+/// Where the services are under the first version of cgroups.
+const CGROUPS_V1: &str = "sys/fs/cgroup/memory/system.slice";
+
+/// Bytes and CPU seconds of a service.
+type Usage = fn(&Path, &str) -> Option<(u64, u64)>;
+
+/// Documentation/admin-guide/cgroup-v2.rst.
+fn usage_v2(root: &Path, name: &str) -> Option<(u64, u64)> {
+    let look = |leaf: &str| file(root, &format!("sys/fs/cgroup/system.slice/{name}/{leaf}")).ok();
+    let bytes = look("memory.current")?.trim().parse().ok()?;
+    let usage_us = look("cpu.stat").and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    Some((bytes, usage_us.unwrap_or_default() / 1_000_000))
+}
+
+/// Documentation/admin-guide/cgroup-v1: a hierarchy for each controller.
+fn usage_v1(root: &Path, name: &str) -> Option<(u64, u64)> {
+    let look = |path: String| file(root, &path).ok()?.trim().parse::<u64>().ok();
+    let bytes = look(format!("{CGROUPS_V1}/{name}/memory.usage_in_bytes"))?;
+    let usage_ns = look(format!("sys/fs/cgroup/cpuacct/system.slice/{name}/cpuacct.usage"));
+    Some((bytes, usage_ns.unwrap_or_default() / 1_000_000_000))
 }
 
 /// Names only: arguments may be secrets. The kernel hides those of others where it is told to.

@@ -88,6 +88,25 @@ async fn files_that_are_missing_or_something_else_or_nonsense_cost_only_themselv
 }
 
 #[tokio::test]
+async fn services_are_told_under_the_first_version_of_cgroups_too() {
+    let root = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = root.path().join("sys/fs/cgroup").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    // As systemd lays it out before it gave up on them: its own hierarchy has no figures.
+    write("systemd/system.slice/app.service/cgroup.procs", "1\n");
+    write("memory/system.slice/app.service/memory.usage_in_bytes", "6442450944\n");
+    write("cpuacct/system.slice/app.service/cpuacct.usage", "7000000001\n");
+    write("memory/system.slice/idle.service/memory.usage_in_bytes", "4096\n");
+    let (_, text) = take(root.path(), "").await;
+    for line in [" 6291456 KiB        7 s app.service", "       4 KiB        0 s idle.service"] {
+        assert!(text.contains(line), "no {line:?} in {text}");
+    }
+}
+
+#[tokio::test]
 async fn what_may_never_answer_is_named_and_not_asked() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("proc/self")).unwrap();
