@@ -26,6 +26,8 @@ const RELEASE_KEY: &str = "release/";
 const TRIAL: &str = "trial";
 /// When to try again what was refused, or has failed.
 const AGAIN: Duration = Duration::from_secs(600);
+/// And when there is another act to wait for.
+const BUSY_FOR: Duration = Duration::from_secs(10);
 /// Targets that are followed; a configuration with more has its first ones followed.
 const TARGETS_MAX: usize = 16;
 
@@ -258,6 +260,8 @@ impl Engine {
                 None => self.with_commands(now, |commands, facts| commands.admit(facts, &act)),
             };
             match (verdict, wish) {
+                // Another act is under way, as that of another target: a moment later there is room.
+                (Err((Reason::Busy, _)), _) => self.put_trial_aside(now, &target),
                 (Err((reason, detail)), _) => self.put_trial_off(now, &target, &act, reason.word(), &detail),
                 (Ok(()), Wish::Leave) => {
                     if let Some(known) = self.releases.targets.get_mut(&target) {
@@ -334,6 +338,12 @@ impl Engine {
         self.order(now, act, Trigger::Rule(TRIAL.into()), None, timeout)
     }
 
+    fn put_trial_aside(&mut self, now: Now, target: &str) {
+        if let Some(known) = self.releases.targets.get_mut(target) {
+            known.again = now.mono.after(BUSY_FOR);
+        }
+    }
+
     fn put_trial_off(&mut self, now: Now, target: &str, act: &Act, reason: &'static str, detail: &str) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
         known.again = now.mono.after(AGAIN);
@@ -360,6 +370,7 @@ impl Engine {
 fn tried(act: &Act, target: &str, status: &'static str) -> Event {
     Event::new(Severity::Warning, EventKind::Remediation, act.word())
         .group("remediation")
+        .with("id", format!("{TRIAL}-{target}").as_str())
         .with("trigger", format!("rule:{TRIAL}").as_str())
         .with("action", act.word())
         .with("target", target)

@@ -92,6 +92,10 @@ fn a_release_with_a_critical_alarm_is_left_once_and_the_one_before_is_as_good_as
     assert_eq!(world.acted, []);
     world.advance(2 * MINUTE);
     assert_eq!(world.acted, [leave()]);
+    let tried = world.got.iter().find(|got| got.body["type"] == "remediation").unwrap();
+    let expected = serde_json::json!({"id": "trial-app", "trigger": "rule:trial", "action": "rollback", "target": "app",
+        "status": "SUCCEEDED"});
+    assert_eq!(tried.body["remediation"], expected);
     runs(&mut world, "1.0");
     world.advance(60 * MINUTE);
     assert_eq!(told(&world), ["release_on_trial 2.0", "release_bad 2.0", "release_back 1.0"]);
@@ -193,6 +197,27 @@ fn what_somebody_inhibits_waits() {
     world.inhibited = None;
     world.advance(15 * MINUTE);
     assert_eq!(world.acted, [leave()]);
+}
+
+#[test]
+fn two_releases_that_are_good_at_the_same_time_are_marked_one_after_the_other_and_nothing_is_said_of_that() {
+    let mut world = World::with(config_with(&format!(
+        "{CONFIG}[rollback.modem]\nkind = \"slots\"\ndir = \"/opt/modem\"\nsettle = \"2m\"\ntrial = \"10m\""
+    )));
+    let runs = |world: &mut World, name: &str| {
+        world.releases = ["app", "modem"].map(|target| Release { target: target.into(), name: name.into() }).into();
+    };
+    runs(&mut world, "1.0");
+    world.advance(30 * MINUTE);
+    runs(&mut world, "2.0");
+    world.acts_succeed = false;
+    world.advance(5 * MINUTE);
+    assert_eq!(world.acted, [mark()]);
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    world.advance(15 * SECOND);
+    assert_eq!(world.acted, [mark(), Act::MarkGood { target: "modem".into() }]);
+    assert!(!world.got.iter().any(|got| got.body["remediation"]["reason"] == "busy"));
 }
 
 #[test]
