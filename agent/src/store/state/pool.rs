@@ -6,8 +6,8 @@ use std::num::NonZeroU64;
 
 use rustix::thread::set_current_timer_slack;
 
-/// As long as 32-bit kernels can be told to, in whole seconds.
-const SLACK_NS: u64 = 4_000_000_000;
+/// As long as can be asked back, in whole seconds: prctl answers with an int.
+const SLACK_NS: u64 = 2_000_000_000;
 
 /// As long as this lives, threads that the current one starts are in no hurry.
 #[derive(Debug)]
