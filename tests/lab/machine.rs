@@ -114,17 +114,26 @@ struct Shared {
 }
 
 impl Machine {
-    /// A machine that is not booted yet; its disk is there to be written to. `None`, loudly, where there can be none: this
-    /// isn't root's, the tools are missing, or a machine with nothing of ours in it doesn't boot here either.
-    pub(crate) fn new() -> Option<Self> {
-        static TRIED: OnceLock<Result<(), String>> = OnceLock::new();
+    /// Makes the disk that all machines begin with. Before this thread enters a [`Network`]: what is on it is downloaded, and
+    /// from in there nothing can be. `None`, loudly, where there can be no machine: this isn't root's, or tools are missing.
+    pub(crate) fn prepare() -> Option<()> {
         let missing = ["systemd-nspawn", "mmdebstrap", "ip", "tar"].into_iter().find(|tool| !is_there(tool));
         if let Some(reason) = missing.or((!rustix::process::geteuid().is_root()).then_some("root")) {
             eprintln!("SKIPPED: a machine with systemd takes {reason}");
             return None;
         }
+        if let Err(why) = disk() {
+            eprintln!("SKIPPED: no disk for a machine with systemd: {why}");
+            return None;
+        }
+        Some(())
+    }
+
+    /// A machine that is not booted yet; its disk is there to be written to. `None`, loudly, where a machine with nothing of
+    /// ours in it doesn't boot either.
+    pub(crate) fn new() -> Option<Self> {
+        static TRIED: OnceLock<Result<(), String>> = OnceLock::new();
         let tried = TRIED.get_or_init(|| {
-            disk()?;
             let mut bare = Self::unpack();
             bare.start(&[]);
             bare.booted(0)
@@ -378,8 +387,11 @@ fn is_there(tool: &str) -> bool {
 
 /// A packed disk with a minimal Debian of this machine's release, so that what was built here runs there. Made once.
 fn disk() -> Result<PathBuf, String> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap();
+    static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    MADE.get_or_init(make_disk).clone()
+}
+
+fn make_disk() -> Result<PathBuf, String> {
     let packed = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lab.tar");
     if packed.exists() {
         return Ok(packed);

@@ -48,6 +48,7 @@ impl Site {
 
     /// The same, with more on its disk.
     fn with(config: &str, policy: &str, more: impl FnOnce(&Machine)) -> Option<Self> {
+        Machine::prepare()?;
         let network = Network::enter()?;
         let machine = Machine::new()?;
         let world = World::new();
@@ -427,7 +428,7 @@ fn an_agent_that_hangs_is_killed_by_the_watchdog_and_says_so_when_it_is_back() {
     let mark = site.world.fleet.mark();
     machine.say(&["kill", "-STOP", &before]);
     site.world.fleet.wait_since(mark, "the agent to come back", |message| {
-        message.body["name"] == "started" && message.body["agent"]["after"] == "crash or power cut"
+        message.body["name"] == "started" && message.body["agent"]["after"] == "watchdog"
     });
     assert_ne!(machine.show("fieldmedic.service", "MainPID"), before);
     assert!(machine.journal("fieldmedic.service").contains("Watchdog timeout"));
