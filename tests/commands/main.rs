@@ -11,8 +11,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use fieldmedic::wire::CommandId;
+use fieldmedic::wire::keys::SigningKey;
+use fieldmedic::wire::token::{Claims, sign};
 use serde_json::{Value as Json, json};
 
 use common::operator::claims;
@@ -375,6 +379,49 @@ fn a_slow_runbook_holds_up_neither_a_ping_nor_the_telemetry_and_can_be_canceled(
     let id = world.order("gw-cancel", "cancel", json!({"command_id": slow}));
     world.fleet.result(&id, "SUCCEEDED");
     world.fleet.result(&slow, "CANCELED");
+}
+
+#[test]
+fn of_a_burst_of_a_thousand_commands_each_has_exactly_one_end_and_what_ran_ran_once() {
+    const COMMANDS: usize = 1_000;
+    let world = World::new();
+    let gateway = world.gateway("gw-burst").with("[remediation.budget]\nrun = \"100/1h\"");
+    leaves_a_trace(&gateway, "touch", "");
+    let _agent = online(&world, &gateway);
+    // Signed by the agent's own code: OpenSSL would take longer for it than the agent does.
+    let key = SigningKey::from_pem(&std::fs::read_to_string(world.operator.private_key()).unwrap()).unwrap();
+    let id = |n: usize| format!("burst-{n}");
+    let token = |n: usize| {
+        let (name, runbook) = [("ping", ""), ("run", "touch"), ("run", "absent"), ("dance", "")][n % 4];
+        let claims = Claims::new("gw-burst", &CommandId::parse(&id(n)).unwrap(), name, unix_now(), unix_now() + 600);
+        let claims = if runbook.is_empty() { claims } else { claims.arg("runbook", runbook.into()) };
+        sign(&claims, "ops-1", &key).unwrap() + "\n"
+    };
+    let began = Instant::now();
+    world.broker.publish_lines(&format!("{PREFIX}/gw-burst/commands"), &(0..COMMANDS).map(token).collect::<String>());
+    let ends = |messages: &[common::Message]| {
+        let mut ends: BTreeMap<String, BTreeSet<(u64, String)>> = BTreeMap::new();
+        for message in messages.iter().filter(|message| message.leaf() == "results") {
+            let word = |key: &str| message.body[key].as_str().unwrap_or_default().to_owned();
+            if !matches!(word("status").as_str(), "QUEUED" | "IN_PROGRESS") {
+                let seq = message.body["seq"].as_u64().unwrap();
+                ends.entry(word("command_id")).or_default().insert((seq, word("status")));
+            }
+        }
+        ends
+    };
+    let ends = world.fleet.wait_all(common::SOON * 4, "an end of each", |messages| {
+        let ends = ends(messages);
+        (0..COMMANDS).all(|n| ends.contains_key(&id(n))).then_some(ends)
+    });
+    println!("{COMMANDS} commands have ended in {:.1} s", began.elapsed().as_secs_f64());
+    let twice: Vec<_> = ends.iter().filter(|(_, ends)| ends.len() != 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    let ran = (0..COMMANDS).filter(|n| n % 4 == 1 && ends[&id(*n)].iter().any(|(_, status)| status == "SUCCEEDED"));
+    let ran = ran.count();
+    assert!(ran > 0, "nothing of it ran");
+    assert_eq!(lines_of(&gateway, "acted"), ran);
+    assert!((0..COMMANDS).step_by(4).all(|n| ends[&id(n)].iter().all(|(_, status)| status == "SUCCEEDED")));
 }
 
 #[test]
