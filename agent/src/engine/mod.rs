@@ -149,6 +149,9 @@ pub struct Engine {
     inhibited: Option<String>,
     /// Who keeps the machine up.
     blocked: Option<String>,
+    /// Until the first round of collection is in, or for so long, nobody is asked for commands and no ladder is climbed: what
+    /// an act is judged by isn't known yet.
+    looks_until: Option<Mono>,
     attributes: Attributes,
     pace: Pace,
     stopping: Option<Stopping>,
@@ -257,19 +260,21 @@ impl Engine {
     /// When to call `handle` with [`Input::Wake`], if nothing else comes before.
     #[must_use]
     pub fn poll_deadline(&self) -> Option<Mono> {
+        let looked = self.looks_until.is_none();
         let parts = [
+            self.looks_until,
             // A stop leaves the ticks undone: theirs would be a deadline in the past.
             self.stopping.is_none().then(|| self.pace.deadline()).flatten(),
             self.stopping.is_none().then(|| self.self_audit.deadline()).flatten(),
             self.has_room_for_counts().then(|| self.incidents.deadline()).flatten(),
             self.rules.deadline(),
             self.commands.deadline(self.stopping.is_some()),
-            self.stopping.is_none().then(|| self.remedies.deadline()).flatten(),
+            (looked && self.stopping.is_none()).then(|| self.remedies.deadline()).flatten(),
             self.reboot_deadline(),
             self.stopping.is_none().then(|| self.quarantine.deadline()).flatten(),
-            self.stopping.is_none().then(|| self.releases.deadline(&self.config)).flatten(),
+            (looked && self.stopping.is_none()).then(|| self.releases.deadline(&self.config)).flatten(),
             self.outbox.deadline(),
-            self.link.deadline(),
+            looked.then(|| self.link.deadline()).flatten(),
             self.session.deadline(&self.link, &self.outbox, &self.attributes),
             self.stopping.as_ref().and_then(Stopping::deadline),
         ];
@@ -327,13 +332,19 @@ impl Engine {
         self.tell_lost(now);
         let seqs = &mut self.seqs;
         self.outbox.poll(now.mono, || seqs.next(), &mut self.effects);
-        if self.link.poll(now.mono, &mut self.effects) {
+        self.looks_until.take_if(|until| *until <= now.mono);
+        let looked = self.looks_until.is_none();
+        if looked && self.link.poll(now.mono, &mut self.effects) {
             self.faults.stable();
         }
         self.with_commands(now, Commands::poll);
-        self.poll_remedies(now);
+        if looked {
+            self.poll_remedies(now);
+        }
         self.keep_pace(now);
-        self.poll_trials(now);
+        if looked {
+            self.poll_trials(now);
+        }
         self.poll_quarantine(now);
         self.run_steps(now);
         self.poll_reboot(now);
@@ -346,6 +357,7 @@ impl Engine {
 
     fn observed(&mut self, now: Now, result: Result<Observation, String>) {
         self.pace.observed();
+        self.looks_until = None;
         match result {
             Ok(mut observation) => {
                 self.counters.collect_faults += observation.faults.len() as u64;

@@ -1,6 +1,7 @@
 //! How the engine begins: from what the store holds, which is all that it knows of its former lives.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -52,6 +53,8 @@ const CAREFUL_KEY: &str = "careful";
 /// Losses that are remembered as told: their texts must fit into one value of the store.
 const LOSSES_MAX: usize = 8;
 const ANCHOR_KEY: &str = "anchor/";
+/// How long the first round of collection is waited for: a collector that hangs must not keep the gateway off the air.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 /// The service manager's word for a service that it killed because it had not said that it lives.
 const WATCHDOG: &str = "watchdog";
 
@@ -157,6 +160,7 @@ impl Engine {
             power: Power::default(),
             inhibited: None,
             blocked: None,
+            looks_until: Some(now.mono.after(LOOK_MAX)),
             attributes: Attributes::new(identity.version.clone(), identity.firmware.clone()),
             pace: Pace::new(now.mono, &config.telemetry),
             stopping: None,

@@ -119,6 +119,22 @@ fn while_somebody_inhibits_it_nothing_is_done_by_itself_and_then_it_is() {
 }
 
 #[test]
+fn an_agent_that_starts_looks_before_it_goes_on_with_a_ladder() {
+    let mut world = world();
+    world.inhibited = Some("the fitter is at the pump".into());
+    memory(&mut world, 95.0);
+    world.advance(HOUR);
+    world.got.clear();
+    for _ in 0..3 {
+        world.crash();
+        world.advance(10 * MINUTE);
+    }
+    assert_eq!(world.acted, []);
+    let refusals: Vec<_> = world.got.iter().map(|got| &got.body["remediation"]["reason"]).collect();
+    assert!(refusals.iter().all(|reason| reason.is_null() || *reason == "inhibited"), "{refusals:?}");
+}
+
+#[test]
 fn a_command_is_done_whatever_inhibits_the_agents_own_remedies() {
     let mut world = world();
     world.inhibited = Some("the fitter is at the pump".into());
