@@ -14,16 +14,19 @@
 mod common;
 mod machine;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value as Json, json};
 
 use common::operator::claims;
-use common::{Operator, World};
+use common::{Message, Operator, PREFIX, World};
 use machine::{HERE, Machine, Network};
 
 const DEVICE: &str = "gw-lab";
@@ -183,8 +186,13 @@ trial = "1h"
 "#;
         const POLICY: &str = "[local]\nactions = [\"restart_unit\", \"rollback\"]\n\
                               [rollback.app]\nkind = \"slots\"\ndir = \"/opt/app\"\nunits = [\"app.service\"]\n";
-        Self::with(LADDER, POLICY, |machine| {
-            for (release, text) in [("1.0", "exec sleep infinity"), ("2.0", "sleep 0.2; exit 1")] {
+        Self::with_releases(LADDER, POLICY, "exec sleep infinity")
+    }
+
+    /// The same; of the releases of the application 2.0 runs, and fails, and 1.0 does this.
+    fn with_releases(config: &str, policy: &str, older: &str) -> Option<Self> {
+        Self::with(config, policy, |machine| {
+            for (release, text) in [("1.0", older), ("2.0", "sleep 0.2; exit 1")] {
                 let program = format!("/opt/app/releases/{release}/run");
                 machine.write(&program, &format!("#!/bin/sh\n{text}\n"));
                 fs::set_permissions(machine.file(&program), fs::Permissions::from_mode(0o755)).unwrap();
@@ -198,6 +206,18 @@ trial = "1h"
         })
     }
 
+    /// Name and status of each remedy that was told, in order, each once.
+    fn remedies(&self) -> Vec<(String, String)> {
+        let messages = self.world.fleet.so_far();
+        let remedies = messages.iter().filter(|message| message.body["type"] == "remediation").map(|message| {
+            let text = |json: &Json| json.as_str().unwrap_or_default().to_owned();
+            let body = &message.body;
+            (body["seq"].as_u64().unwrap(), (text(&body["name"]), text(&body["remediation"]["status"])))
+        });
+        // Numbers rise over boots, and what came twice has one.
+        remedies.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
     fn order(&self, name: &str, args: Json) -> String {
         self.world.order(DEVICE, name, args)
     }
@@ -205,6 +225,29 @@ trial = "1h"
     /// Sends a command; its end.
     fn command(&self, name: &str, args: Json, status: &str) -> Json {
         self.world.fleet.result(&self.order(name, args), status)
+    }
+
+    /// Waits for so many more samples.
+    fn let_pass(&self, samples: usize) {
+        for _ in 0..samples {
+            self.world.fleet.sample_since(self.world.fleet.mark(), DEVICE, "another sample", |_| true);
+        }
+    }
+
+    /// Orders something and takes the power away so long after; how it ended for the fleet.
+    fn cut(&self, name: &str, args: Json, after: Duration) -> String {
+        let seen = self.world.fleet.mark();
+        let id = self.order(name, args);
+        // This is the moment at which the power goes.
+        thread::sleep(after);
+        self.machine.crash();
+        self.world.fleet.presence(seen, DEVICE, true);
+        let end =
+            self.world.fleet.wait_for(&format!("the end of {name}, cut off {after:?} after it was sent"), |message| {
+                let open = ["QUEUED", "IN_PROGRESS"].iter().any(|open| message.body["status"] == *open);
+                message.leaf() == "results" && message.body["command_id"] == *id && !open
+            });
+        end.body["status"].as_str().unwrap().to_owned()
     }
 
     /// Waits for a presence that says this level.
@@ -365,6 +408,211 @@ steps = [ { do = "restart_unit", unit = "app.service", settle = "1s" }, { do = "
 }
 
 #[test]
+fn what_nothing_heals_goes_through_all_its_remedies_once_and_ends_in_quarantine_without_a_loop() {
+    // Both releases are bad.
+    const LADDER: &str = r#"
+[[rules]]
+name = "app-fails"
+metric = "errors.unit_failures"
+above = 0
+clear_for = "1h"
+remedy = "heal"
+[[ladders]]
+name = "heal"
+steps = [
+  { do = "restart_unit", unit = "app.service", settle = "1s" },
+  { do = "reboot", settle = "1s" },
+  { do = "rollback", target = "app", settle = "1s" },
+  { do = "quarantine", level = "restrict", settle = "1s" },
+]
+[rollback.app]
+kind = "slots"
+dir = "/opt/app"
+trial = "1h"
+"#;
+    const POLICY: &str = "[local]\nactions = [\"restart_unit\", \"reboot\", \"rollback\", \"quarantine\"]\n\
+                          [rollback.app]\nkind = \"slots\"\ndir = \"/opt/app\"\nunits = [\"app.service\"]\n";
+    let Some(site) = Site::with_releases(LADDER, POLICY, "sleep 0.2; exit 1") else { return };
+    site.world.fleet.wait_for("the ladder to have run out", |message| message.body["name"] == "ladder_exhausted");
+    let tried: Vec<String> =
+        site.remedies().into_iter().filter(|(_, status)| status == "IN_PROGRESS").map(|(name, _)| name).collect();
+    assert_eq!(tried, ["restart_unit", "reboot", "rollback", "quarantine"]);
+    assert_eq!(
+        (site.machine.boots(), site.machine.say(&["readlink", "/opt/app/current"]).as_str()),
+        (2, "releases/1.0")
+    );
+    assert!(site.rules().contains("fieldmedic_quarantine") && !site.network.reaches(APP_PORT));
+    // The alarm stands, the application goes on failing, and after another boot as well nothing is tried anew.
+    let (mark, boots) = (site.world.fleet.mark(), site.machine.boots());
+    site.machine.run(&["systemctl", "reboot"]);
+    site.machine.wait_for_boot(boots);
+    site.says(mark, "restrict");
+    site.let_pass(5);
+    let again = site.remedies().into_iter().filter(|(_, status)| status == "IN_PROGRESS").count();
+    assert_eq!((again, site.machine.boots()), (4, boots + 1));
+}
+
+#[test]
+fn what_somebody_inhibits_is_not_rebooted_and_an_inhibit_file_outlives_the_agent() {
+    const LADDER: &str = r#"
+[[rules]]
+name = "up"
+metric = "host.uptime_s"
+above = 0
+remedy = "boot"
+[[ladders]]
+name = "boot"
+steps = [ { do = "reboot", settle = "1s" }, { do = "quarantine", level = "restrict" } ]
+"#;
+    let file = "/run/fieldmedic/inhibit";
+    let Some(site) = Site::with(LADDER, "[local]\nactions = [\"reboot\", \"quarantine\"]", |machine| {
+        machine.write("/etc/systemd/system/update.service", "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/usr/bin/systemd-inhibit --what=shutdown --mode=block --who=updater --why=flashing sh -c 'systemd-notify --ready; exec sleep infinity'\n");
+        // Before the agent has looked for the first time.
+        machine.write(
+            "/usr/lib/tmpfiles.d/inhibit.conf",
+            &format!("d /run/fieldmedic 0755 root root\nf {file} 0644 root root - somebody is at work\n"),
+        );
+    }) else {
+        return;
+    };
+    let machine = &site.machine;
+    let refusal = |mark: usize, text: &str| {
+        site.world.fleet.wait_since(mark, &format!("the ladder to be refused: {text}"), |message| {
+            message.body["remediation"]["reason"] == "inhibited" && message.body.to_string().contains(text)
+        })
+    };
+    refusal(0, "somebody is at work");
+    // The agent dies; what somebody has put into its directory stays.
+    let (mark, pid) = (site.world.fleet.mark(), machine.show("fieldmedic.service", "MainPID"));
+    machine.say(&["kill", "-KILL", &pid]);
+    refusal(mark, "somebody is at work");
+    assert_eq!(machine.say(&["cat", file]), "somebody is at work");
+
+    let mark = site.world.fleet.mark();
+    machine.say(&["systemctl", "start", "update.service"]);
+    // The agent looks with each round.
+    site.let_pass(2);
+    let refused = site.command("reboot", json!({}), "REJECTED");
+    assert_eq!(refused["reason"], "inhibited", "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("flashing"), "{refused}");
+    // A ladder that was told of one inhibition waits; the next is told by the agent that is started anew.
+    machine.say(&["rm", file]);
+    machine.say(&["systemctl", "restart", "fieldmedic.service"]);
+    refusal(mark, "updater inhibits it: flashing");
+    assert!(!site.rules().contains("fieldmedic"), "a ladder doesn't go past somebody's wish");
+    let boots = machine.boots();
+    machine.say(&["systemctl", "stop", "update.service"]);
+    machine.say(&["systemctl", "restart", "fieldmedic.service"]);
+    machine.wait_for_boot(boots);
+}
+
+#[test]
+fn a_hostile_operator_is_refused_with_the_reason_and_costs_little() {
+    let Some(site) = Site::new("", "") else { return };
+    let (machine, operator, before) =
+        (&site.machine, &site.world.operator, site.machine.show("app.service", "MainPID"));
+    let restart = || claims(DEVICE, "restart_unit", json!({"unit": "app.service"}));
+    let changed = |key: &str, value: Json| {
+        let mut claims = restart();
+        claims[key] = value;
+        claims
+    };
+    let now = common::unix_now();
+    let with_header = |header: Json, claims: &Json, signature: &[u8]| {
+        let encode = |json: &Json| URL_SAFE_NO_PAD.encode(json.to_string());
+        format!("{}.{}.{}", encode(&header), encode(claims), URL_SAFE_NO_PAD.encode(signature))
+    };
+    let mac = |claims: &Json| {
+        // The public key, which everybody has, as the secret of an HMAC: of its PEM and of its raw bytes.
+        let encode = |json: &Json| URL_SAFE_NO_PAD.encode(json.to_string());
+        let header = json!({"alg": "HS256", "kid": "ops-1"});
+        let input = format!("{}.{}", encode(&header), encode(claims));
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &fs::read(operator.public_key()).unwrap());
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, input.as_bytes())))
+    };
+    let (none, hs256) = (restart(), restart());
+    let tokens = [
+        ("bad_signature", Operator::new("ops-1").sign(&restart())),
+        ("bad_signature", with_header(json!({"alg": "none", "kid": "ops-1"}), &none, b"")),
+        ("bad_signature", mac(&hs256)),
+        ("unknown_key", operator.sign_as("stranger", &restart())),
+        (
+            "expired",
+            operator.sign(&{
+                let mut late = restart();
+                (late["iat"], late["exp"]) = (json!(now - 7_200), json!(now - 3_600));
+                late
+            }),
+        ),
+        ("not_yet_valid", operator.sign(&changed("nbf", json!(now + 3_600)))),
+        ("wrong_audience", operator.sign(&changed("aud", json!("gw-other")))),
+        ("malformed", operator.sign(&changed("cmd", json!(["restart_unit"])))),
+        ("malformed", "{}".repeat(1_000)),
+        ("too_large", operator.sign(&changed("padding", json!("x".repeat(40_000))))),
+        ("unknown_command", operator.sign(&changed("cmd", json!({"name": "drop-tables", "args": {"all": true}})))),
+    ];
+    for (reason, token) in &tokens {
+        let mark = site.world.fleet.mark();
+        site.world.deliver(DEVICE, token);
+        site.world.fleet.wait_since(mark, &format!("a refusal as {reason}"), |message| {
+            message.leaf() == "results" && message.body["reason"] == *reason && message.body["status"] == "REJECTED"
+        });
+        site.world.fleet.wait_since(mark, &format!("the audit of {reason}"), |message| {
+            message.body["type"] == "audit" && message.body["audit"]["reason"] == *reason
+        });
+    }
+    // A genuine one that is recorded and sent again, and another one under its id.
+    let genuine = claims(DEVICE, "ping", json!({}));
+    let token = operator.sign(&genuine);
+    for times in 1..=3 {
+        site.world.deliver(DEVICE, &token);
+        site.world.fleet.results(genuine["jti"].as_str().unwrap(), "SUCCEEDED", times);
+    }
+    let mut other = restart();
+    other["jti"] = genuine["jti"].clone();
+    site.world.deliver(DEVICE, &operator.sign(&other));
+    site.world.fleet.wait_for("the replay to be refused", |message| {
+        message.leaf() == "results"
+            && message.body["command_id"] == genuine["jti"]
+            && message.body["reason"] == "replayed"
+    });
+
+    // And a siege by all of them, in volleys that the broker's queue holds.
+    const VOLLEYS: usize = 6;
+    let spent = || machine.show("fieldmedic.service", "CPUUsageNSec").parse::<u64>().unwrap();
+    let volley: String = (0..900).map(|n| format!("{}\n", tokens[n % tokens.len()].1)).collect();
+    let sent = VOLLEYS * volley.lines().count();
+    // What is genuine and was refused once is answered from the ledger, and counts no more.
+    const COUNTED: [&str; 4] = ["bad_signature", "unknown_key", "wrong_audience", "too_large"];
+    let counted = (0..900).filter(|n| COUNTED.contains(&tokens[n % tokens.len()].0)).count();
+    let (mark, cpu, began) = (site.world.fleet.mark(), spent(), Instant::now());
+    for volleys in 1..=VOLLEYS {
+        site.world.broker.publish_lines(&format!("{PREFIX}/{DEVICE}/commands"), &volley);
+        site.world.fleet.wait_all(common::SOON * 2, "all of them to be counted", |messages| {
+            let samples = messages[mark..].iter().flat_map(Message::samples);
+            let counts = samples.filter_map(|sample| sample["agent"]["commands_refused"].as_object());
+            let sum: u64 = counts
+                .flatten()
+                .filter(|(reason, _)| COUNTED.contains(&reason.as_str()))
+                .filter_map(|(_, n)| n.as_u64())
+                .sum();
+            (sum >= (volleys * counted) as u64).then_some(())
+        });
+    }
+    let (took, cost_ms) = (began.elapsed().as_secs_f64(), (spent() - cpu) as f64 / 1e6);
+    println!(
+        "{sent} hostile commands in {took:.1} s, {:.0} a second: {:.0} us of CPU each, {:.1} % of one processor",
+        sent as f64 / took,
+        cost_ms * 1_000.0 / sent as f64,
+        cost_ms / took / 10.0,
+    );
+    let told = site.world.fleet.so_far()[mark..].iter().filter(|message| message.body["type"] == "audit").count();
+    assert!(told < sent / 10, "{told} events for {sent} messages");
+    site.command("ping", json!({}), "SUCCEEDED");
+    assert_eq!(machine.show("app.service", "MainPID"), before, "nothing of it was done");
+}
+
+#[test]
 fn a_ladder_reboots_once_and_where_that_does_not_help_it_ends_and_does_not_loop() {
     // A unit that fails at each boot.
     const LADDER: &str = r#"
@@ -447,6 +695,35 @@ fn the_uplink_is_restarted_by_a_unit_of_its_own_and_the_agent_is_back_over_it() 
 }
 
 #[test]
+fn an_uplink_that_is_down_comes_up_again_whatever_becomes_of_who_wanted_it() {
+    let Some(site) = Site::new("", "") else { return };
+    let machine = &site.machine;
+    let is_down = || !machine.say(&["ip", "link", "show", "host0"]).contains(",UP");
+    // Its time is over while the link is down; it is canceled then; the helper dies then.
+    for what in ["runs out", "is canceled", "loses its helper"] {
+        let mut order = claims(DEVICE, "restart_link", json!({"interface": "host0"}));
+        if what == "runs out" {
+            order["cmd"]["timeout_s"] = json!(1);
+        }
+        site.world.deliver(DEVICE, &site.world.operator.sign(&order));
+        machine.until("host0 to be down", is_down);
+        if what == "is canceled" {
+            site.order("cancel", json!({"command_id": order["jti"]}));
+        }
+        if what == "loses its helper" {
+            machine.say(&["kill", "-KILL", &machine.show("fieldmedic-act.service", "MainPID")]);
+        }
+        machine.until("host0 to be up again", || !is_down());
+        site.command("ping", json!({}), "SUCCEEDED");
+        site.world.fleet.wait_for(&format!("the end of one that {what}"), |message| {
+            message.leaf() == "results"
+                && message.body["command_id"] == order["jti"]
+                && message.body["status"] != "IN_PROGRESS"
+        });
+    }
+}
+
+#[test]
 fn a_snapshot_of_a_confined_agent_names_what_has_failed_and_what_the_journal_says() {
     let Some(site) = Site::new("", "") else { return };
     let id = site.order("collect_diagnostics", json!({}));
@@ -480,22 +757,9 @@ fn an_application_that_no_restart_heals_is_rolled_back_and_that_heals_it() {
     site.world.fleet.wait_for("it to be healed", |message| {
         message.body["type"] == "remediation" && message.body["name"] == "healed"
     });
-    let mut told: Vec<(u64, String, String)> = site
-        .world
-        .fleet
-        .so_far()
-        .into_iter()
-        .filter(|message| message.body["type"] == "remediation")
-        .map(|message| {
-            let text = |json: &Json| json.as_str().unwrap_or_default().to_owned();
-            let body = &message.body;
-            (body["seq"].as_u64().unwrap(), text(&body["name"]), text(&body["remediation"]["status"]))
-        })
-        .collect();
-    told.sort();
-    told.dedup();
+    let told = site.remedies();
     let begun: Vec<&str> =
-        told.iter().filter(|(.., status)| status != "SUCCEEDED").map(|(_, name, _)| name.as_str()).collect();
+        told.iter().filter(|(_, status)| status != "SUCCEEDED").map(|(name, _)| name.as_str()).collect();
     assert_eq!(begun, ["restart_unit", "restart_unit", "rollback", "healed"], "{told:?}");
     assert_eq!(site.machine.say(&["readlink", "/opt/app/current"]), "releases/1.0");
     assert_eq!(site.machine.show("app.service", "ActiveState"), "active");
@@ -525,4 +789,82 @@ fn a_runbook_runs_at_most_once_whenever_the_power_goes_and_its_status_is_told() 
         assert!(runs <= 1, "{mark}: {runs} runs");
         assert!(end.body["status"] != "SUCCEEDED" || runs == 1, "{mark}: {end:?}, {runs} runs");
     }
+}
+
+#[test]
+fn every_remedy_is_done_at_most_once_whenever_the_power_goes_and_its_status_is_true() {
+    const MOMENTS_MS: [u64; 6] = [0, 15, 40, 80, 160, 320];
+    const CONFIG: &str = "[rollback.app]\nkind = \"slots\"\ndir = \"/opt/app\"\ntrial = \"1h\"\n\
+                          [remediation.budget]\nrestart_unit = \"50/1h\"\nreboot = \"50/1h\"\nrollback = \"50/1h\"";
+    const POLICY: &str = "[rollback.app]\nkind = \"slots\"\ndir = \"/opt/app\"\n\
+                          [budget]\nrestart_unit = \"50/1h\"\nreboot = \"50/1h\"\nrollback = \"50/1h\"";
+    let Some(site) = Site::with_releases(CONFIG, POLICY, "") else { return };
+    let machine = &site.machine;
+    let app = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'echo started >>/var/starts'\n";
+    machine.write("/etc/systemd/system/app.service", app);
+    machine.say(&["rm", "-f", "/var/starts"]);
+    machine.crash();
+    let before_all = machine.boots();
+    let restarts = || {
+        let starts = machine.say(&["cat", "/var/starts"]).lines().count();
+        starts - usize::try_from(machine.boots() - before_all + 1).unwrap()
+    };
+    let current = || machine.say(&["readlink", "/opt/app/current"]);
+    let mut ends: BTreeMap<(&str, String), usize> = BTreeMap::new();
+    for moment_ms in MOMENTS_MS {
+        let moment = Duration::from_millis(moment_ms);
+        let mut ended = |name: &'static str, status: &str| *ends.entry((name, status.to_owned())).or_default() += 1;
+
+        let before = restarts();
+        let status = site.cut("restart_unit", json!({"unit": "app.service"}), moment);
+        let done = restarts() - before;
+        assert!(
+            done <= 1 && (status != "SUCCEEDED" || done == 1),
+            "restart_unit, {moment_ms} ms: {status}, {done} times"
+        );
+        ended("restart_unit", &status);
+
+        machine.say(&["ln", "-sfn", "releases/2.0", "/opt/app/current"]);
+        machine.say(&["ln", "-sfn", "releases/1.0", "/opt/app/previous"]);
+        machine.say(&["rm", "-f", "/opt/app/.fieldmedic.json"]);
+        let status = site.cut("rollback", json!({"target": "app"}), moment);
+        let now = current();
+        assert!(
+            now == "releases/1.0" || (now == "releases/2.0" && status != "SUCCEEDED"),
+            "rollback, {moment_ms} ms: {status}, and it is {now}"
+        );
+        ended("rollback", &status);
+
+        for (name, args, succeeded) in
+            [("quarantine", json!({"level": "restrict"}), "restrict"), ("release", json!({}), "none")]
+        {
+            let status = site.cut(name, args, moment);
+            // What was cut off leaves the gateway as it was, or shut; what is said of it is what is in force.
+            machine.until("presence to say what is in force", || {
+                let messages = site.world.fleet.so_far();
+                let says =
+                    messages.iter().rfind(|message| message.leaf() == "presence" && message.body["online"] == true);
+                let says = says.unwrap().body["quarantine"].clone();
+                let in_force = if site.rules().contains("fieldmedic_quarantine") { "restrict" } else { "none" };
+                says == in_force && (status != "SUCCEEDED" || says == succeeded)
+            });
+            ended(name, &status);
+        }
+        if site.rules().contains("fieldmedic_quarantine") {
+            site.command("release", json!({}), "SUCCEEDED");
+        }
+
+        let (seen, boots) = (site.world.fleet.mark(), machine.boots());
+        let status = site.cut("reboot", json!({}), moment);
+        assert_eq!(status, "SUCCEEDED", "it was another boot, whoever brought it about");
+        let done = machine.boots() - boots;
+        assert!(done <= 2, "reboot, {moment_ms} ms: {done} boots");
+        site.world.fleet.presence(seen, DEVICE, true);
+        site.let_pass(3);
+        assert_eq!(machine.boots() - boots, done, "reboot, {moment_ms} ms: once and no more");
+        ended("reboot", &status);
+    }
+    println!("how remedies ended that were cut off: {ends:?}");
+    let wrong = ends.keys().find(|(_, status)| !matches!(status.as_str(), "SUCCEEDED" | "INTERRUPTED" | "FAILED"));
+    assert_eq!(wrong, None, "{ends:?}");
 }
