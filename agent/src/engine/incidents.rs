@@ -1,20 +1,55 @@
 //! Turns error lines into events that a responder can read at night: lines of the same shape are one cluster; its first
 //! goes out at once, what follows within the bucket goes out as one count. Bounded in clusters and in events a minute;
-//! what is over a bound is counted, never dropped in silence. Doesn't judge what is to be done.
+//! what is over a bound is counted, never dropped in silence. What is counted and not told yet is saved with the journal's
+//! cursor, so that a crash loses no line. Doesn't judge what is to be done.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
 
 use super::kernel::KernelClass;
 use super::metric::{Metric, Point};
 use super::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Refused, Severity};
 use super::record::{Event, EventKind, Stamp};
 use super::surge::Baseline;
-use super::template::{TEXT_MAX, Template, cut};
+use super::template::{TEXT_MAX, Template, cut, cut_at};
 use super::time::{BootId, Mono};
 
 /// New clusters that may be told at once within a minute; a storm of unlike lines becomes a count after that.
 const NEW_CLUSTERS_PER_MINUTE: u32 = 60;
+
+/// Clusters whose counts are saved: those with the highest.
+const OPEN_MAX: usize = 16;
+/// Of each text in what is saved, and of all of it: it has to fit into one value of the store.
+const OPEN_TEXT_MAX: usize = 160;
+const OPEN_BYTES_MAX: usize = 4 * 1024;
+
+/// A count that is still to be told.
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct Open {
+    #[n(0)]
+    fingerprint: u64,
+    #[n(1)]
+    severity: Severity,
+    #[n(2)]
+    source: ErrorSource,
+    #[n(3)]
+    message: String,
+    #[n(4)]
+    unit: Option<String>,
+    #[n(5)]
+    exe: Option<String>,
+    #[n(6)]
+    signal: Option<String>,
+    #[n(7)]
+    repeats: u64,
+    #[n(8)]
+    first: Stamp,
+    #[n(9)]
+    last: Stamp,
+}
 
 /// The clusters of errors.
 #[derive(Debug)]
@@ -73,6 +108,72 @@ impl Incidents {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self { settings, clusters: BTreeMap::new(), counts: Counts::default(), minute: (Mono(0), 0) }
+    }
+
+    /// The same, with what an agent that died had counted and not told; the bucket goes on.
+    #[must_use]
+    pub fn restore(settings: Settings, now: Mono, open: Vec<Open>) -> Self {
+        let mut incidents = Self::new(settings);
+        for it in open.into_iter().take(settings.max_clusters) {
+            let line = ErrorLine {
+                severity: it.severity,
+                source: it.source,
+                kind: ErrorKind::Plain,
+                message: it.message,
+                unit: it.unit,
+                exe: it.exe,
+                signal: it.signal,
+                boot: Some(it.last.boot),
+                mono: Some(it.last.mono),
+                wall: None,
+            };
+            let cluster = Cluster {
+                template: Template::of(&line.message),
+                line,
+                bucket_began: now,
+                bucket_ends: now.after(settings.bucket),
+                repeats: it.repeats,
+                told: 1,
+                empty: 0,
+                baseline: Baseline::default(),
+                first: it.first,
+                last: it.last,
+                seen: now,
+            };
+            incidents.clusters.insert(it.fingerprint, cluster);
+        }
+        incidents
+    }
+
+    /// What was counted and is still to be told, encoded; `None`: nothing.
+    #[must_use]
+    pub fn open(&self) -> Option<Bytes> {
+        let cut = |text: &String| cut_at(text, OPEN_TEXT_MAX).to_owned();
+        let counting = self.clusters.iter().filter(|(_, cluster)| cluster.repeats > 0);
+        let mut open: Vec<Open> = counting
+            .map(|(fingerprint, cluster)| Open {
+                fingerprint: *fingerprint,
+                severity: cluster.line.severity,
+                source: cluster.line.source,
+                message: cut(&cluster.line.message),
+                unit: cluster.line.unit.as_ref().map(cut),
+                exe: cluster.line.exe.as_ref().map(cut),
+                signal: cluster.line.signal.as_ref().map(cut),
+                repeats: cluster.repeats,
+                first: cluster.first,
+                last: cluster.last,
+            })
+            .collect();
+        open.sort_unstable_by_key(|it| std::cmp::Reverse(it.repeats));
+        open.truncate(OPEN_MAX);
+        while !open.is_empty() {
+            let bytes = super::commands::encode(&open);
+            if bytes.len() <= OPEN_BYTES_MAX {
+                return Some(bytes);
+            }
+            open.pop();
+        }
+        None
     }
 
     /// How many clusters there are.

@@ -178,6 +178,8 @@ struct Seqs {
 struct Cursor {
     at: Option<String>,
     saved: bool,
+    /// What was saved with it as counted and not told.
+    open: Option<Bytes>,
 }
 
 /// What is told in the next sample.
@@ -396,7 +398,8 @@ impl Engine {
             return;
         }
         if let Some(cursor) = &batch.cursor {
-            self.cursor = Cursor { at: Some(cursor.clone()), saved: false };
+            self.cursor.at = Some(cursor.clone());
+            self.cursor.saved = false;
         }
         let stamp = self.timeline.stamp(now.mono);
         let events = self.incidents.take(stamp, batch);
@@ -413,7 +416,11 @@ impl Engine {
             return;
         }
         let events = self.incidents.poll(now.mono, COUNTS_AT_ONCE);
-        self.record_events(now, events);
+        if !events.is_empty() {
+            self.record_events(now, events);
+            self.cursor.saved = false;
+            self.save_cursor();
+        }
     }
 
     fn has_room_for_counts(&self) -> bool {
@@ -558,6 +565,8 @@ impl Engine {
         }
         if std::mem::take(&mut self.unsaved) {
             self.cursor.saved = false;
+            // Unlike anything that there is to save.
+            self.cursor.open = Some(Bytes::new());
             self.outbox.save_dropped_again();
         }
         self.save_cursor();
@@ -746,9 +755,16 @@ impl Engine {
             return;
         }
         self.cursor.saved = true;
-        if let Some(cursor) = &self.cursor.at {
-            let entry = (start::CURSOR_KEY.to_owned(), Some(Bytes::copy_from_slice(cursor.as_bytes())));
-            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        let bytes = |text: &String| Bytes::copy_from_slice(text.as_bytes());
+        let mut entries: Vec<_> =
+            self.cursor.at.iter().map(|at| (start::CURSOR_KEY.to_owned(), Some(bytes(at)))).collect();
+        let open = self.incidents.open();
+        if open != self.cursor.open {
+            entries.push((start::OPEN_KEY.to_owned(), open.clone()));
+            self.cursor.open = open;
+        }
+        if !entries.is_empty() {
+            self.effects.put(Purpose::Bookkeeping, entries);
         }
     }
 

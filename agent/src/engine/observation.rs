@@ -158,15 +158,20 @@ impl Severity {
 }
 
 /// Where an error line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(index_only)]
 pub enum ErrorSource {
     /// A service's line in the journal.
+    #[n(0)]
     Journal,
     /// The kernel.
+    #[n(1)]
     Kernel,
     /// systemd-coredump.
+    #[n(2)]
     Coredump,
     /// An application, over the local socket.
+    #[n(3)]
     App,
 }
 

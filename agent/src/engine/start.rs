@@ -37,6 +37,8 @@ use crate::config::{self, CheckedConfig};
 pub(super) const SEQ_KEY: &str = "seq";
 pub(super) const FLOOR_KEY: &str = "floor";
 pub(super) const CURSOR_KEY: &str = "cursor";
+/// What was counted of error lines before the cursor, and not told.
+pub(super) const OPEN_KEY: &str = "open";
 pub(super) const SUBSCRIBED_KEY: &str = "subscribed";
 pub(super) const DROPPED_KEY: &str = "dropped";
 /// How much of what the store evicted is among the dropped; saved with them.
@@ -138,7 +140,11 @@ impl Engine {
             data_use: DataUse::new(now.mono, identity.boot, state.read(DATA_KEY)),
             self_audit: SelfAudit::new(now.mono, state.read(AUDIT_KEY)),
             recent: Recent::default(),
-            incidents: Incidents::new(incident_settings(&config.collect.errors)),
+            incidents: Incidents::restore(
+                incident_settings(&config.collect.errors),
+                now.mono,
+                state.read(OPEN_KEY).unwrap_or_default(),
+            ),
             rules,
             unsaved_alarms: BTreeMap::new(),
             outbox: Outbox::new(
@@ -165,7 +171,11 @@ impl Engine {
             pace: Pace::new(now.mono, &config.telemetry),
             stopping: None,
             proving_alive: false,
-            cursor: Cursor { at: state.text(CURSOR_KEY), saved: true },
+            cursor: Cursor {
+                at: state.text(CURSOR_KEY),
+                saved: true,
+                open: state.entries.get(OPEN_KEY).copied().cloned(),
+            },
             unsaved: false,
             last_sample: None,
             counters: Counters::default(),

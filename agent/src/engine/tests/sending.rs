@@ -1,13 +1,13 @@
 //! From sample to broker: nothing is lost, nothing is sent before it is durable, nothing is deleted before its PUBACK.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::world::World;
 use crate::config::AttributeValue;
 use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
-use crate::engine::observation::{EndSigns, Finding, Severity};
+use crate::engine::observation::{EndSigns, ErrorBatch, Finding, Severity};
 use crate::engine::packet::{AckReason, Version};
 use crate::engine::record::Class;
 
@@ -180,7 +180,7 @@ fn no_seq_is_used_twice_over_crashes_and_reboots() {
 }
 
 fn assert_no_seq_stands_for_two_messages(world: &World) {
-    let mut seen = std::collections::BTreeMap::new();
+    let mut seen = BTreeMap::new();
     for got in &world.got {
         let seq = got.body["seq"].as_u64().unwrap();
         let text = got.body.to_string();
@@ -729,6 +729,37 @@ fn a_sample_whose_publish_tick_falls_into_an_earlier_commit_goes_out_with_its_ow
     world.store_answers();
     world.advance(5 * SECOND);
     assert_eq!(world.samples().len(), 1);
+}
+
+#[test]
+fn each_error_line_is_counted_once_whenever_the_agent_dies() {
+    const LINES: usize = 24;
+    // One that repeats, and now and then another one, whose event moves the saved cursor past what repeated.
+    let text =
+        |n: usize| if n % 8 == 5 { format!("failure {}", ["alpha", "beta", "gamma"][n / 8]) } else { "boom".into() };
+    for dies_after in 0..=LINES {
+        let mut world = World::new();
+        world.advance(SECOND);
+        let mut next = 0;
+        let mut dead = false;
+        while next < LINES {
+            if next == dies_after && !dead {
+                world.crash();
+                dead = true;
+                next = world.engine.error_cursor().map_or(0, |cursor| cursor.parse::<usize>().unwrap() + 1);
+                continue;
+            }
+            let cursor = Some(next.to_string());
+            world.input(Input::Errors(ErrorBatch { cursor, ..super::invariants::error_batch(&text(next)) }));
+            world.advance(5 * SECOND);
+            next += 1;
+        }
+        world.advance(180 * SECOND);
+        let errors = world.got.iter().map(|got| &got.body).filter(|body| body["type"] == "error");
+        let counts: BTreeMap<u64, u64> =
+            errors.map(|body| (body["seq"].as_u64().unwrap(), body["error"]["count"].as_u64().unwrap())).collect();
+        assert_eq!(counts.values().sum::<u64>(), LINES as u64, "died after {dies_after} lines");
+    }
 }
 
 #[test]
