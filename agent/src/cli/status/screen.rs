@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use crate::engine::observation::Severity;
+
 /// As wide as a serial console; what has no end of its own is cut there.
 const WIDTH: usize = 79;
-/// Remedies and clusters that are shown; `--json` has the rest.
-const REMEDIES_MAX: usize = 5;
-const CLUSTERS_MAX: usize = 5;
+/// Alarms, remedies and clusters that are shown, so that all fits 24 lines; `--json` has the rest.
+const ALARMS_MAX: usize = 4;
+const REMEDIES_MAX: usize = 3;
+const CLUSTERS_MAX: usize = 4;
 /// From nothing to the most.
 const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const ASCII: [char; 9] = [' ', '.', ':', '-', '=', '+', '*', '%', '#'];
@@ -113,18 +116,26 @@ fn drain(status: &Json) -> Option<String> {
     ))
 }
 
-/// A line for each alarm that stands.
+/// A line for each alarm that stands, the worst first, as many as leave room for the rest.
 fn alarms(status: &Json) -> Vec<String> {
-    let alarms = list(status, "/alarms");
+    let mut alarms: Vec<&Json> = list(status, "/alarms").iter().collect();
+    alarms.sort_by_key(|alarm| {
+        alarm.get("severity").and_then(Json::as_str).and_then(Severity::parse).unwrap_or(Severity::Debug)
+    });
     if alarms.is_empty() {
         return vec!["alarms      none".to_owned()];
     }
-    let line = |alarm: &Json| {
+    let line = |alarm: &&Json| {
         let text = |key: &str| alarm.get(key).map(plain).unwrap_or_default();
         let since = alarm.get("since").map_or(String::new(), |since| format!(" since {}", plain(since)));
         format!("ALARM       {} ({}): {}{since}", text("rule"), text("severity"), text("metric"))
     };
-    alarms.iter().map(line).collect()
+    let shown = if alarms.len() > ALARMS_MAX { ALARMS_MAX - 1 } else { alarms.len() };
+    let mut lines: Vec<String> = alarms.iter().take(shown).map(line).collect();
+    if shown < alarms.len() {
+        lines.push(format!("ALARM       and {} more (fieldmedic status --json)", alarms.len() - shown));
+    }
+    lines
 }
 
 /// What is there of a group; nothing where nothing is.
@@ -274,10 +285,16 @@ alarms      none";
             json!({"trigger": hostile, "action": "run", "target": hostile, "status": "FAILED", "reason": "exit_code"});
         let counts = vec![u64::MAX; 24];
         let cluster = json!({"severity": "error", "template": hostile, "count": 1, "count_s": 300, "counts": counts});
+        let mut alarms = vec![json!({"rule": "warm", "severity": "warning", "metric": "host.temperature_c"}); 40];
+        alarms.push(json!({"rule": "hot", "severity": "critical", "metric": "host.temperature_c"}));
+        status["alarms"] = alarms.into();
+        status["outbox"]["drain"] = json!({"of_records": 9, "remaining_records": 3, "left_s": 5});
         status["remedies"] = vec![remedy; 8].into();
         status["error_clusters"] = vec![cluster; 16].into();
-        status["sample"] = json!({"battery": {"charge_pct": 1}, "link": {"type": "wifi"}, "host": {"load1": 0.1}});
+        status["sample"] = json!({"battery": {"charge_pct": 1}, "link": {"type": "wifi"}, "host": {"load1": 0.1},
+                                   "errors": {"count": 3}});
         let text = shown(&status, false);
+        assert!(text.contains("ALARM       hot (critical)") && text.contains("and 38 more"), "{text}");
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines.len() < 24, "{text}");
         assert!(lines.iter().skip(7).all(|line| line.chars().count() < 80), "{text}");
