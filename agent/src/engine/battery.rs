@@ -26,8 +26,9 @@ const WINDOW_MAX: usize = 30;
 const WINDOW_STEP: Duration = Duration::from_secs(60);
 /// Fewer say too little.
 const WINDOW_MIN: usize = 6;
-/// After so long without a reading what was before says nothing about now.
+/// After so long without a reading, or so many rounds where those are rarer, what was before says nothing about now.
 const WINDOW_GAP: Duration = Duration::from_secs(600);
+const WINDOW_GAP_ROUNDS: u32 = 3;
 /// A year: what runs longer than that doesn't run empty.
 const TIME_TO_EMPTY_MAX_S: f64 = 365.0 * 86_400.0;
 
@@ -74,7 +75,7 @@ pub(super) struct Findings {
 
 impl Battery {
     /// Judges the charge of a round, and adds what follows from it.
-    pub(super) fn look(&mut self, now: Mono, points: &mut Vec<Point>) -> Findings {
+    pub(super) fn look(&mut self, now: Mono, sampled_every: Duration, points: &mut Vec<Point>) -> Findings {
         let mut findings = Findings::default();
         let supply = text(points, Metric::BatterySupply).map(Box::from);
         let other = supply != self.supply;
@@ -98,7 +99,7 @@ impl Battery {
                 }
             }
         }
-        self.estimate(now, charge, points);
+        self.estimate(now, sampled_every, charge, points);
         findings
     }
 
@@ -140,13 +141,13 @@ impl Battery {
     }
 
     /// Adds the drain, and the time to empty where the collector had none.
-    fn estimate(&mut self, now: Mono, charge: f64, points: &mut Vec<Point>) {
+    fn estimate(&mut self, now: Mono, sampled_every: Duration, charge: f64, points: &mut Vec<Point>) {
         if text(points, Metric::BatteryState) != Some("discharging") {
             self.forget_drain();
             return;
         }
         let since_last = self.window.back().map(|(at, _)| now.since(*at));
-        if since_last.is_some_and(|gap| gap > WINDOW_GAP) {
+        if since_last.is_some_and(|gap| gap > WINDOW_GAP.max(sampled_every.saturating_mul(WINDOW_GAP_ROUNDS))) {
             self.forget_drain();
         }
         if since_last.is_none_or(|gap| gap >= WINDOW_STEP) {
@@ -205,6 +206,8 @@ fn text(points: &[Point], metric: Metric) -> Option<&str> {
 mod tests {
     use super::*;
 
+    const SAMPLED_EVERY: Duration = Duration::from_secs(10);
+
     /// Rounds of a battery, seconds after its begin.
     struct Rounds(Battery);
 
@@ -219,7 +222,7 @@ mod tests {
                 Point::new(Metric::BatteryState, state),
                 Point::new(Metric::BatteryChargePct, pct),
             ];
-            let findings = self.0.look(Mono(second * 1_000), &mut points);
+            let findings = self.0.look(Mono(second * 1_000), SAMPLED_EVERY, &mut points);
             (points, findings)
         }
 
@@ -285,7 +288,7 @@ mod tests {
         let mut rounds = Rounds::new();
         assert!(rounds.is_believed(0, 90.0));
         let mut points = vec![Point::new(Metric::BatterySupply, "ups"), Point::new(Metric::BatteryChargePct, 10.0)];
-        let findings = rounds.0.look(Mono(1_000), &mut points);
+        let findings = rounds.0.look(Mono(1_000), SAMPLED_EVERY, &mut points);
         assert!(findings.swapped && findings.event.is_none());
         assert_eq!(number(&points, Metric::BatteryChargePct), Some(10.0));
     }
@@ -316,7 +319,7 @@ mod tests {
         let mut points = rounds.look(1_200, 70.0, "discharging").0;
         points.retain(|point| point.metric != Metric::BatteryTimeToEmpty && point.metric != Metric::BatteryDrain);
         points.push(Point::new(Metric::BatteryTimeToEmpty, 77.0));
-        rounds.0.look(Mono(1_210_000), &mut points);
+        rounds.0.look(Mono(1_210_000), SAMPLED_EVERY, &mut points);
         assert_eq!(number(&points, Metric::BatteryTimeToEmpty), Some(77.0));
         assert!(number(&points, Metric::BatteryDrain).is_some());
         let charging = rounds.look(1_220, 70.0, "charging").0;
@@ -324,5 +327,22 @@ mod tests {
         assert_eq!(number(&charging, Metric::BatteryTimeToEmpty), None);
         let again = rounds.look(1_230, 70.0, "discharging").0;
         assert_eq!(number(&again, Metric::BatteryDrain), None, "the window begins anew");
+    }
+
+    #[test]
+    fn a_gateway_that_looks_rarely_knows_its_drain_too() {
+        const EVERY: Duration = Duration::from_secs(1_800);
+        let mut battery = Battery::default();
+        let mut points = Vec::new();
+        for round in 0..8_u32 {
+            points = vec![
+                Point::new(Metric::BatterySupply, "BAT0"),
+                Point::new(Metric::BatteryState, "discharging"),
+                Point::new(Metric::BatteryChargePct, 90.0 - 2.0 * f64::from(round)),
+            ];
+            battery.look(Mono(u64::from(round) * 1_800_000), EVERY, &mut points);
+        }
+        let drain = number(&points, Metric::BatteryDrain).unwrap();
+        assert!((3.9..=4.1).contains(&drain), "{drain} % an hour");
     }
 }

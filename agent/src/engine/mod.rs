@@ -366,7 +366,8 @@ impl Engine {
                 for fault in &observation.faults {
                     self.effects.log(LogLevel::Debug, format!("collect: {}: {}", fault.source, fault.what));
                 }
-                let findings = self.battery.look(now.mono, &mut observation.points);
+                let sampled_every = self.pace.spacing(&self.config.telemetry).0;
+                let findings = self.battery.look(now.mono, sampled_every, &mut observation.points);
                 if findings.swapped {
                     self.vitals.forget_charge();
                 }
