@@ -155,6 +155,32 @@ fn a_reload_takes_over_what_it_can_and_keeps_the_running_config_if_the_new_one_i
 }
 
 #[test]
+fn applications_are_heard_from_the_reload_on_that_turns_errors_on() {
+    let world = World::new();
+    let gateway = world.gateway("gw-apps");
+    let socket = gateway.file("errors.sock");
+    let errors =
+        |enabled: bool| format!("[collect.errors]\nenabled = {enabled}\napp_socket = \"{}\"\n", socket.display());
+    let gateway = gateway.with(&errors(false));
+    let agent = gateway.start();
+    world.fleet.presence(0, "gw-apps", true);
+    assert!(!socket.exists());
+
+    std::fs::write(gateway.file("02.toml"), errors(true)).unwrap();
+    agent.hangup();
+    world.fleet.wait_for("the event", |message| message.body["name"] == "config_changed");
+    let app = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    app.send_to(br#"{"message":"pump 3 is stuck","severity":"crit"}"#, &socket).unwrap();
+    world.fleet.wait_for("the application's error", |message| message.body["error"]["source"] == "app");
+
+    std::fs::write(gateway.file("02.toml"), errors(false)).unwrap();
+    let mark = world.fleet.mark();
+    agent.hangup();
+    world.fleet.wait_since(mark, "the second event", |message| message.body["name"] == "config_changed");
+    assert!(!socket.exists());
+}
+
+#[test]
 fn keygen_makes_a_pair_that_openssl_reads_and_overwrites_nothing() {
     let dir = TempDir::new().unwrap();
     let out = dir.path().display().to_string();

@@ -109,7 +109,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     let _socket = local::serve(&options.config.local.socket, requests_in);
 
     let (app_errors_in, mut app_errors) = mpsc::channel(APP_BATCHES_MAX);
-    let _app_socket = open_app_socket(&options.config.collect, app_errors_in);
+    let mut app_socket = open_app_socket(&options.config.collect, app_errors_in.clone());
 
     let mut engine = Engine::new(clock.now(), options.config.clone(), identity, recovered);
     let mut shell = Dispatcher::new(&options, store, stats, inputs_in, link_in)?;
@@ -152,6 +152,10 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
                 Wish::Reload => {
                     let files = &options.config_files;
                     reload(&mut engine, &mut shell, &mut errors, &mut service, &mut clock, files);
+                    let collect = &engine.config().collect;
+                    app_socket = app_socket
+                        .filter(|_| collect.errors.enabled)
+                        .or_else(|| open_app_socket(collect, app_errors_in.clone()));
                 }
             },
             Ok(()) = options.stop.changed() => {
