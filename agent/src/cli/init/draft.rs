@@ -76,6 +76,13 @@ impl Draft {
 }
 
 fn agent(answers: &Answers, args: &InitArgs) -> String {
+    // On a bench all lies in one directory.
+    let aside = |text: &mut Toml, table, key, file| {
+        if args.bench {
+            text.table(table);
+            text.path(key, &args.out.join(file));
+        }
+    };
     let mut text = Toml(
         "# Made by `fieldmedic init`. What isn't here stands at its default: `fieldmedic check` shows all of it.\n\
          # After a change: `fieldmedic check`, then `systemctl reload fieldmedic`.\n"
@@ -111,24 +118,15 @@ fn agent(answers: &Answers, args: &InitArgs) -> String {
             }
         }
     }
-    if args.bench {
-        text.table("store");
-        text.path("path", &args.out.join("store"));
-    }
+    aside(&mut text, "store", "path", "store");
     text.table("remediation");
     text.line("# Units that may be restarted. Root's policy.toml has to allow it, too.");
     text.list("units", &answers.units);
-    if args.bench {
-        text.table("runbooks");
-        text.path("dir", &args.out.join("runbooks"));
-    }
+    aside(&mut text, "runbooks", "dir", "runbooks");
     text.table("commands");
     text.line("# Who may command this gateway: KID:KEY, or the path of a *.pub file.");
     text.list("trusted_keys", &answers.keys);
-    if args.bench {
-        text.table("local");
-        text.path("socket", &args.out.join("agent.sock"));
-    }
+    aside(&mut text, "local", "socket", "agent.sock");
     text.0
 }
 
