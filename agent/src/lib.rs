@@ -2,6 +2,8 @@
 
 pub mod act;
 pub mod audit;
+#[cfg(any(feature = "demo", feature = "simulate"))]
+pub mod broker;
 pub mod cli;
 pub mod collect;
 pub mod config;
@@ -12,7 +14,7 @@ pub mod engine;
 pub mod fuzzing;
 pub mod helper;
 pub mod runtime;
-#[cfg(any(feature = "demo", feature = "simulate"))]
+#[cfg(feature = "simulate")]
 pub mod sim;
 pub mod store;
 pub mod wire;

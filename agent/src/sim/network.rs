@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::broker::ConnId;
 use super::dice::Dice;
 use super::scenario::NetworkWorld;
+use crate::broker::ConnId;
 use crate::engine::packet::Packet;
 
 /// What a packet has beside topic and payload, roughly: headers of MQTT.

@@ -14,11 +14,11 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use super::super::send;
 use super::stage::{self, Stage};
 use super::viewer::{Seen, Viewer};
+use crate::broker::serve::Control;
 use crate::runtime::local::ask_status;
 use crate::runtime::mqtt::client::Client;
 use crate::runtime::mqtt::transport::Target;
 use crate::runtime::{self as agent, Options};
-use crate::sim::broker::serve::Control;
 use crate::wire::token;
 
 /// How long the broker is away.

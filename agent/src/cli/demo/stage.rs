@@ -15,9 +15,9 @@ use crate::act::Actor;
 use crate::act::diagnostics::Diagnostics;
 use crate::act::supervisor::Supervisor;
 use crate::act::units::Manager;
+use crate::broker::Settings as BrokerSettings;
+use crate::broker::serve::{self, Control};
 use crate::config::{self, BrokerUrl, CheckedConfig, UnitName};
-use crate::sim::broker::Settings as BrokerSettings;
-use crate::sim::broker::serve::{self, Control};
 use crate::wire::keys::SigningKey;
 
 /// The unit that the demo's command restarts.

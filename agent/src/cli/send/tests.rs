@@ -6,9 +6,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::broker::Settings;
+use crate::broker::serve::{Control, serve};
 use crate::config::{self, TrustedKey};
-use crate::sim::broker::Settings;
-use crate::sim::broker::serve::{Control, serve};
 use crate::wire::VerifiedCommand;
 use crate::wire::token::Audience;
 

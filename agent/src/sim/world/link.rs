@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use super::super::broker::{Broker, BrokerOutput, ConnId, Settings};
 use super::super::check::{self, Message, Truth};
 use super::super::network::{self, Fate, Way, millis};
 use super::super::planted::Planted;
 use super::super::report::What;
 use super::super::scenario::{Flaw, When};
 use super::{Event, FaultKind, World};
+use crate::broker::{Broker, BrokerOutput, ConnId, Settings};
 use crate::engine::io::{EffectId, Input, LinkFault, LinkFaultKind};
 use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
 use crate::engine::time::{Mono, Unix};

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::super::broker::ConnId;
 use super::super::disk::Crash;
 use super::super::network::millis;
 use super::super::planted::Planted;
 use super::super::report::{Promise, What};
 use super::{Death, Event, TURNS_MAX, World, look_at_memory};
+use crate::broker::ConnId;
 use crate::config::Action;
 use crate::engine::io::{EffectId, Input, StoreOp};
 use crate::engine::observation::EndSigns;

@@ -11,7 +11,6 @@ mod trace;
 use std::collections::BTreeMap;
 
 use super::agenda::Agenda;
-use super::broker::{Broker, ConnId, Settings};
 use super::check::{Acts, Commands, Dates, Findings, Limits, Records, Retries};
 use super::clock::Clock;
 use super::cloud::{self, Cloud};
@@ -24,6 +23,7 @@ use super::planted::Planted;
 use super::report::{Promise, Run};
 use super::scenario::{FaultKind, Scenario};
 use super::{Plan, expect};
+use crate::broker::{Broker, ConnId, Settings};
 use crate::config::CheckedConfig;
 use crate::engine::io::{Act, EffectId, LinkFault, Recovered, Trigger};
 use crate::engine::packet::Packet;
