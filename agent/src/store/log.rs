@@ -505,7 +505,7 @@ impl Log {
 
     fn read_page(&mut self, from: u64, records_max: usize, bytes_max: usize) -> io::Result<Page> {
         let from = from.max(self.acked().saturating_add(1));
-        let mut wanted = Wanted { from, records_max, bytes_max, bytes: 0, records: Vec::new() };
+        let mut wanted = Wanted { from, records_max, bytes_max, bytes: Vec::new(), records: Vec::new() };
         let start = self.segments.partition_point(|segment| segment.last < from);
         for index in start..self.segments.len() {
             let Some(segment) = self.segments.get(index).copied() else { break };
@@ -528,7 +528,7 @@ impl Log {
             // Told with this page, so not again by the next opening; if it can't be written, rather twice than never.
             let _ = self.mark();
         }
-        Ok(Page { records: wanted.records, damaged })
+        Ok(Page { records: wanted.finish(), damaged })
     }
 
     /// A known frame at or before the first one wanted, and the seq that it lies above.
@@ -727,8 +727,10 @@ struct Wanted {
     from: u64,
     records_max: usize,
     bytes_max: usize,
-    bytes: usize,
-    records: Vec<(u64, Bytes)>,
+    /// The bodies, one behind the other: a page is one piece of memory, which its records share.
+    bytes: Vec<u8>,
+    /// Each with the length of its body.
+    records: Vec<(u64, usize)>,
 }
 
 /// How a walk through a segment ended.
@@ -750,8 +752,8 @@ impl Wanted {
                     return Ok(Walked { offset, damaged, full: true });
                 }
                 Step::Record { seq, body, .. } => {
-                    self.bytes += body.len();
-                    self.records.push((seq, Bytes::copy_from_slice(body)));
+                    self.bytes.extend_from_slice(body);
+                    self.records.push((seq, body.len()));
                 }
                 Step::Damaged { .. } | Step::Torn { .. } => damaged = true,
                 Step::End => return Ok(Walked { offset, damaged, full: false }),
@@ -760,7 +762,13 @@ impl Wanted {
     }
 
     fn is_full_for(&self, body: &[u8]) -> bool {
-        self.records.len() >= self.records_max || (!self.records.is_empty() && self.bytes + body.len() > self.bytes_max)
+        let bytes = self.bytes.len() + body.len();
+        self.records.len() >= self.records_max || (!self.records.is_empty() && bytes > self.bytes_max)
+    }
+
+    fn finish(self) -> Vec<(u64, Bytes)> {
+        let mut bytes = Bytes::from(self.bytes);
+        self.records.into_iter().map(|(seq, len)| (seq, bytes.split_to(len))).collect()
     }
 }
 

@@ -14,8 +14,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 /// Longest body of a record.
@@ -121,24 +121,20 @@ impl Source<'_> {
         }
         let max = usize::try_from(self.written - at).unwrap_or(usize::MAX).min(max);
         let start = out.len();
-        out.resize(start + max, 0);
-        let target = out.get_mut(start..).unwrap_or_default();
-        let count = match self.file.read_at(target, at) {
+        out.reserve_exact(max);
+        // Into room that nobody has filled with zeros before: to do so takes longer than to read.
+        let count = match rustix::io::pread(self.file, spare_capacity(out), at) {
             // Shorter than it was when it was opened: the rest is damage like any other.
             Ok(0) => max,
-            Ok(count) => count,
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => {
+            Ok(count) => count.min(max),
+            Err(Errno::IO) => {
                 // A dead block costs its records, not the log: zeros never make a frame.
                 let page_end = usize::try_from(UNREADABLE_BYTES - at % UNREADABLE_BYTES).unwrap_or(usize::MAX);
-                target.fill(0);
                 page_end.min(max)
             }
-            Err(error) => {
-                out.truncate(start);
-                return Err(error);
-            }
+            Err(error) => return Err(error.into()),
         };
-        out.truncate(start + count);
+        out.resize(start + count, 0);
         Ok(count)
     }
 }

@@ -114,7 +114,7 @@ impl<'b> Items<'b> {
         let value = self.value()?;
         let range = if there > 3 && !self.take(NULL) { Some(self.range()?) } else { None };
         if there > 4 {
-            self.skip(there - 4)?;
+            self.0 = beyond(self.0, there - 4)?;
         }
         Some(ReadingView { metric, label, value, range })
     }
@@ -132,7 +132,7 @@ impl<'b> Items<'b> {
             _ => return None,
         };
         if there > 1 {
-            self.skip(there - 1)?;
+            self.0 = beyond(self.0, there - 1)?;
         }
         Some(value)
     }
@@ -173,6 +173,7 @@ impl<'b> Items<'b> {
         Some(f64::from_be_bytes(*bits))
     }
 
+    #[inline(always)]
     fn flag(&mut self) -> Option<bool> {
         let value = self.take(TRUE);
         (value || self.take(FALSE)).then_some(value)
@@ -213,14 +214,14 @@ impl<'b> Items<'b> {
             _ => false,
         }
     }
+}
 
-    /// Passes over items that a newer version wrote, of whatever kind.
-    fn skip(&mut self, items: u64) -> Option<()> {
-        let mut cbor = Decoder::new(self.0);
-        (0..items).try_for_each(|_| cbor.skip()).ok()?;
-        self.0 = self.0.get(cbor.position()..)?;
-        Some(())
-    }
+/// What lies behind so many items that a newer version wrote, of whatever kind they are.
+#[cold]
+fn beyond(items: &[u8], count: u64) -> Option<&[u8]> {
+    let mut cbor = Decoder::new(items);
+    (0..count).try_for_each(|_| cbor.skip()).ok()?;
+    items.get(cbor.position()..)
 }
 
 #[cfg(test)]
