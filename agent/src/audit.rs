@@ -9,8 +9,6 @@ mod gateway;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use jiff::Timestamp;
-
 use crate::collect::Collectors;
 use crate::collect::clock::ClockReading;
 use crate::config::CheckedConfig;
@@ -60,9 +58,8 @@ impl Audit {
     #[must_use]
     pub fn look(&self, clock: ClockReading, failed: &Result<Vec<String>, String>) -> Vec<Finding> {
         let seen = Collectors::new(&self.config.collect).with_sockets().observe(clock);
-        let now = Timestamp::from_millisecond(clock.now.wall.unix.0).unwrap_or_default();
         let mut found = judge(&self.config, &seen, failed);
-        files::look(&self.config, &self.files, now, &mut found);
+        files::look(&self.config, &self.files, clock.now.wall.unix, &mut found);
         gateway::look(&self.config.collect.root, &mut found);
         if let Some(running) = &self.running {
             agent::look(&self.files, running, &mut found);

@@ -6,12 +6,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-
 use super::finding;
 use crate::act::program;
 use crate::config::{CheckedConfig, Remedy};
 use crate::engine::observation::{Finding, Severity};
+use crate::engine::time::Unix;
 use crate::runtime::mqtt::transport;
 
 /// Write access of anybody but the owner and the group, stat(2).
@@ -21,7 +20,7 @@ const RUNBOOKS_MAX: usize = 256;
 /// Directories that everybody writes to and in which only a file's owner may replace it, such as /tmp.
 const STICKY: u32 = 0o1000;
 
-pub(super) fn look(config: &CheckedConfig, files: &[PathBuf], now: Timestamp, found: &mut Vec<Finding>) {
+pub(super) fn look(config: &CheckedConfig, files: &[PathBuf], now: Unix, found: &mut Vec<Finding>) {
     for doubt in transport::examine(&config.mqtt, now) {
         let advice = "put it right in its place: a file that was replaced is taken up without a restart";
         found.push(finding(doubt.severity, "tls_files", doubt.key, doubt.detail, advice));

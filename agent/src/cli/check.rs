@@ -1,13 +1,11 @@
 //! `fieldmedic check`: says what is wrong with a configuration, or which one is in force. It starts nothing and opens
 //! nothing but the files it is given and the certificates, keys and password that they name. What is wrong with those is
 //! only a warning: the machine that checks need not be the gateway.
-#![expect(clippy::disallowed_methods, reason = "whether a certificate is valid now is a matter of the clock")]
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use jiff::Timestamp;
-
+use crate::collect::clock;
 use crate::config::{self, Loaded, Problem};
 use crate::runtime::mqtt::transport;
 
@@ -39,7 +37,7 @@ fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::R
 }
 
 fn doubtful_files(loaded: &Loaded) -> Vec<Problem> {
-    let doubts = transport::examine(&loaded.config.mqtt, Timestamp::now());
+    let doubts = transport::examine(&loaded.config.mqtt, clock::realtime());
     doubts.iter().filter_map(|doubt| loaded.doubt(doubt.key, &doubt.detail)).collect()
 }
 
@@ -62,6 +60,7 @@ pub(super) fn refuse(errors: &[Problem], what: &str, err: &mut impl Write) -> io
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "makes the files that are checked")]
 mod tests {
     use super::*;
 

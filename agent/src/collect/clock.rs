@@ -113,7 +113,8 @@ fn boottime() -> Mono {
     Mono(u64::try_from(milliseconds(clock_gettime(ClockId::Boottime))).unwrap_or(0))
 }
 
-fn realtime() -> Unix {
+/// What the wall clock says, whether or not it may be believed.
+pub(crate) fn realtime() -> Unix {
     Unix(milliseconds(clock_gettime(ClockId::Realtime)))
 }
 

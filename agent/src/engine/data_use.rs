@@ -13,7 +13,7 @@ use super::metric::{Metric, Point, Value};
 use super::observation::Severity;
 use super::record::{Event, EventKind};
 use super::time::{BootId, Mono, Now};
-use crate::wire::payload::rfc3339;
+use crate::wire::date::rfc3339;
 
 /// The key of what was counted.
 pub(super) const DATA_KEY: &str = "data_use";

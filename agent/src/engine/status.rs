@@ -9,7 +9,8 @@ use super::record::Class;
 use super::rules::Alarm;
 use super::session::Drain;
 use super::time::Now;
-use crate::wire::payload::{Speaker, rfc3339};
+use crate::wire::date::rfc3339;
+use crate::wire::payload::Speaker;
 
 /// The state of a running agent.
 #[derive(Debug, Serialize)]

@@ -7,11 +7,11 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::ser::{CompactFormatter, Compound};
 use serde_json::{Map, Value as Json};
 
+use super::date::rfc3339;
 use super::telemetry::TelemetryMessage;
 use crate::config::AttributeValue;
 use crate::engine::metric::Value;
 use crate::engine::record::{Body, CommandResult, Event, Field, Record, Stamp};
-use crate::engine::time::Unix;
 use crate::engine::timeline::Timeline;
 
 /// Room for a message of one sample.
@@ -40,12 +40,6 @@ pub struct Presence<'a> {
     pub nonce: &'a str,
     /// none, observe, restrict, isolate.
     pub quarantine: &'a str,
-}
-
-/// RFC 3339 in UTC with milliseconds; `None` outside the years that it can write.
-#[must_use]
-pub fn rfc3339(unix: Unix) -> Option<String> {
-    jiff::Timestamp::from_millisecond(unix.0).ok().map(|time| format!("{time:.3}"))
 }
 
 /// zstd at the level where telemetry is a quarter of its size for the least work. A frame of its own a message.
@@ -222,7 +216,7 @@ mod tests {
     use crate::engine::metric::Metric;
     use crate::engine::observation::Severity;
     use crate::engine::record::{EventKind, Reading, Sample, Status};
-    use crate::engine::time::{Anchor, BootId, Mono};
+    use crate::engine::time::{Anchor, BootId, Mono, Unix};
 
     fn timeline(anchored: bool) -> Timeline {
         let boot = BootId([0xab; 16]);

@@ -4,8 +4,9 @@
 
 use std::sync::OnceLock;
 
+use super::date::rfc3339;
 use super::json::{Decimals, Piece, Text};
-use super::payload::{Speaker, rfc3339};
+use super::payload::Speaker;
 use crate::engine::metric::Metric;
 use crate::engine::record::{ReadingView, RecordError, SampleView, Stamp, ValueView};
 use crate::engine::time::Unix;

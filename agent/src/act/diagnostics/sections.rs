@@ -21,6 +21,7 @@ use crate::collect::clock::{self, Clock};
 use crate::collect::errors::kmsg;
 use crate::config::ClockTrust;
 use crate::engine::io::{ActOutcome, ActStatus};
+use crate::wire::date::rfc3339;
 
 const GATEWAY: Bound = bound("gateway", 64, 3);
 const FAILED_UNITS: Bound = bound("failed units", 32, 10);
@@ -148,7 +149,11 @@ fn gateway(root: &Path) -> Read {
         format!("agent {}", env!("CARGO_PKG_VERSION")),
         format!("host {}", text(names.nodename())),
         format!("kernel {} {} {}", text(names.release()), text(names.version()), text(names.machine())),
-        format!("time {}, {}", jiff::Timestamp::now(), if synced { "synchronised" } else { "not synchronised" }),
+        format!(
+            "time {}, {}",
+            rfc3339(clock::realtime()).unwrap_or_default(),
+            if synced { "synchronised" } else { "not synchronised" }
+        ),
         format!("up: {}", or_why(file(root, "proc/uptime").and_then(|text| uptime(&text)))),
         format!("boot: {}", or_why(boot)),
         format!("command line: {}", or_why(file(root, "proc/cmdline"))),

@@ -1,17 +1,16 @@
 //! Tries the broker as the agent would: its name, TCP, TLS and a CONNECT, with the agent's own transport, so that what is
 //! wrong is told in the agent's own words. The session is clean, and has a name of its own: an agent that runs under this
 //! gateway's id is not thrown out. Nothing is published and nothing is subscribed to.
-#![expect(clippy::disallowed_methods, reason = "whether a certificate is valid now is a matter of the clock")]
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use jiff::Timestamp;
 
 use super::ask::Login;
 use super::{Ended, first_line};
 use crate::cli::{keygen, runtime};
+use crate::collect::clock;
 use crate::config::CheckedConfig;
 use crate::engine::io::{LinkFault, LinkFaultKind};
 use crate::engine::observation::Severity;
@@ -26,7 +25,7 @@ const PASSWORD_FILE: &str = "mqtt.password_file";
 pub(super) fn warn_of_files(config: &CheckedConfig, login: &Login, err: &mut impl Write) -> io::Result<bool> {
     let is_new = |key: &str| key == PASSWORD_FILE && matches!(login, Login::New(..));
     let mut usable = true;
-    for doubt in transport::examine(&config.mqtt, Timestamp::now()).iter().filter(|doubt| !is_new(doubt.key)) {
+    for doubt in transport::examine(&config.mqtt, clock::realtime()).iter().filter(|doubt| !is_new(doubt.key)) {
         writeln!(err, "warning: {}: {}", doubt.key, doubt.detail)?;
         usable &= doubt.severity > Severity::Error;
     }

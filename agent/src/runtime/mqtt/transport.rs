@@ -23,7 +23,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -31,6 +30,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use crate::collect::clock;
 use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
 pub use files::{Doubt, examine};
@@ -79,7 +79,7 @@ impl Target {
     /// What can be used is used from the next connection on; what can't is logged, and the old stays in use.
     pub fn reload(&self) {
         if self.url.tls {
-            self.tls.look(Timestamp::now());
+            self.tls.look(clock::realtime());
         }
     }
 
@@ -136,7 +136,7 @@ async fn open_now(target: &Target) -> Result<Stream, LinkFault> {
         return Ok(Stream::Plain(connect(target).await?));
     }
     // Before the socket: a file that can't be read is not worth a connection.
-    let settings = target.tls.settings(Timestamp::now())?;
+    let settings = target.tls.settings(clock::realtime())?;
     let name = ServerName::try_from(url.host.clone()).map_err(|_| LinkFault {
         kind: LinkFaultKind::Tls,
         detail: format!("{} is not a name that a certificate can carry: correct mqtt.url", url.host),

@@ -5,13 +5,14 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError, OtherError};
 
 use super::x509::Facts;
 use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
+use crate::engine::time::Unix;
+use crate::wire::date;
 
 /// Who was asked, and with what.
 pub(super) struct Attempt<'a> {
@@ -150,14 +151,14 @@ fn bad_certificate(at: &Attempt<'_>, refused: Option<&Facts>, reason: &Certifica
         CertificateError::ExpiredContext { time, not_after } => format!(
             "{} expired on {}: renew it on the broker, or check this gateway's clock (it says {})",
             dated(host, refused, |facts| facts.not_after, not_after),
-            date(not_after),
-            date(time),
+            date_of(not_after),
+            date_of(time),
         ),
         CertificateError::NotValidYetContext { time, not_before } => format!(
             "{} is valid from {} on, and this gateway's clock says {}{}: set the clock",
             dated(host, refused, |facts| facts.not_before, not_before),
-            date(not_before),
-            date(time),
+            date_of(not_before),
+            date_of(time),
             if is_before_this_build(time) { ", which can't be: it is before this agent was built" } else { "" },
         ),
         CertificateError::NotValidForNameContext { presented, .. } => format!(
@@ -184,9 +185,9 @@ fn peculiar(debug: &str, other: &OtherError) -> String {
 }
 
 /// Whose date it was: also a CA on the way to the root has one.
-fn dated(host: &str, refused: Option<&Facts>, of: impl Fn(&Facts) -> Timestamp, date: &UnixTime) -> String {
+fn dated(host: &str, refused: Option<&Facts>, of: impl Fn(&Facts) -> Unix, date: &UnixTime) -> String {
     match refused {
-        Some(facts) if of(facts).as_second().unsigned_abs() != date.as_secs() => {
+        Some(facts) if of(facts) != instant(date) => {
             format!("a CA certificate that {host} sent with its own")
         }
         _ => format!("{host}'s certificate"),
@@ -267,14 +268,17 @@ fn names(presented: &[String]) -> String {
     }
 }
 
-fn date(time: &UnixTime) -> String {
-    let known = i64::try_from(time.as_secs()).ok().and_then(|secs| Timestamp::from_second(secs).ok());
-    known.map_or_else(|| format!("second {}", time.as_secs()), day)
+fn date_of(time: &UnixTime) -> String {
+    day(instant(time))
+}
+
+fn instant(time: &UnixTime) -> Unix {
+    Unix(i64::try_from(time.as_secs().saturating_mul(1_000)).unwrap_or(i64::MAX))
 }
 
 /// The date only: a time of day would make each repeat of a fault a new one.
-pub(super) fn day(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%d").to_string()
+pub(super) fn day(time: Unix) -> String {
+    date::day(time).unwrap_or_else(|| format!("second {}", time.0.div_euclid(1_000)))
 }
 
 #[cfg(test)]

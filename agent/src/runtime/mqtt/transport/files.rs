@@ -8,7 +8,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
 use ring::digest::{self, SHA256, SHA256_OUTPUT_LEN};
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -20,13 +19,14 @@ use super::fault::day;
 use super::x509::Facts;
 use crate::config::{Mqtt, Tls};
 use crate::engine::observation::Severity;
+use crate::engine::time::Unix;
 
 /// The largest file that is read, in bytes: a bundle of all public CAs has 230 kB.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 /// CAs whose names a message gives.
 const NAMES_SHOWN: usize = 3;
 /// What expires within this is to be renewed now: somebody has to hear of it, and to come round to it.
-const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+const EXPIRES_SOON_MS: i64 = 30 * 24 * 3_600_000;
 /// Access of anybody but the owner and the group, stat(2).
 const MODE_OTHERS: u32 = 0o007;
 
@@ -64,7 +64,7 @@ pub(super) struct Roots {
     /// Whose they are, for messages: `CN=Plant 7 root`, or `this system`.
     pub(super) names: String,
     /// When the last of them expires; of the system's it is not asked.
-    last_expiry: Option<Timestamp>,
+    last_expiry: Option<Unix>,
 }
 
 /// This gateway's own certificate with its key.
@@ -112,7 +112,7 @@ pub(super) fn load(tls: &Tls, provider: &CryptoProvider) -> Result<Material, Vec
 /// What is wrong or doubtful about the files that a configuration names, for who checks it before it is used. The roots of
 /// the system are not looked at: they are the gateway's, not those of the machine that checks.
 #[must_use]
-pub fn examine(mqtt: &Mqtt, now: Timestamp) -> Vec<Doubt> {
+pub fn examine(mqtt: &Mqtt, now: Unix) -> Vec<Doubt> {
     let tls = &mqtt.tls;
     let of_ca = |path: &PathBuf| match roots_of(path) {
         Ok(roots) => out_of_date_ca(path, &roots, now),
@@ -130,20 +130,20 @@ pub fn examine(mqtt: &Mqtt, now: Timestamp) -> Vec<Doubt> {
 }
 
 /// What is doubtful about files that can be used.
-pub(super) fn doubts(tls: &Tls, identity: Option<&Identity>, now: Timestamp) -> Vec<Doubt> {
+pub(super) fn doubts(tls: &Tls, identity: Option<&Identity>, now: Unix) -> Vec<Doubt> {
     let out_of_date = identity.and_then(|identity| out_of_date(tls, identity, now));
     out_of_date.into_iter().chain(open_to_others(KEY_FILE, tls.key_file.as_deref())).collect()
 }
 
 /// The broker will say so too, but perhaps in no words at all.
-fn out_of_date(tls: &Tls, identity: &Identity, now: Timestamp) -> Option<Doubt> {
+fn out_of_date(tls: &Tls, identity: &Identity, now: Unix) -> Option<Doubt> {
     let (facts, path) = (identity.facts.as_ref()?, tls.cert_file.as_ref()?.display());
     let (subject, today) = (&facts.subject, day(now));
     let wrong = if now > facts.not_after {
         format!("expired on {}: renew it, or check this gateway's clock (it says {today})", day(facts.not_after))
     } else if now < facts.not_before {
         format!("is valid from {} on: check this gateway's clock (it says {today})", day(facts.not_before))
-    } else if facts.not_after.duration_since(now) < EXPIRES_SOON {
+    } else if left_ms(facts.not_after, now) < EXPIRES_SOON_MS {
         let detail = format!("this gateway's certificate {path} ({subject}) {}", expires(facts.not_after));
         return Some(Doubt::warning(CERT_FILE, detail));
     } else {
@@ -152,13 +152,17 @@ fn out_of_date(tls: &Tls, identity: &Identity, now: Timestamp) -> Option<Doubt> 
     Some(Doubt::error(CERT_FILE, format!("this gateway's certificate {path} ({subject}) {wrong}")))
 }
 
-fn expires(not_after: Timestamp) -> String {
+fn left_ms(end: Unix, now: Unix) -> i64 {
+    end.0.saturating_sub(now.0)
+}
+
+fn expires(not_after: Unix) -> String {
     format!("expires on {}: renew it before", day(not_after))
 }
 
 /// The last of the CAs to expire: of a bundle some always have.
-fn out_of_date_ca(path: &Path, roots: &Roots, now: Timestamp) -> Option<Doubt> {
-    let last = roots.last_expiry.filter(|last| last.duration_since(now) < EXPIRES_SOON)?;
+fn out_of_date_ca(path: &Path, roots: &Roots, now: Unix) -> Option<Doubt> {
+    let last = roots.last_expiry.filter(|last| left_ms(*last, now) < EXPIRES_SOON_MS)?;
     let of = format!("the CA file {} ({})", path.display(), roots.names);
     Some(if last < now {
         Doubt::error(CA_FILE, format!("{of} expired on {}: get the new one from who runs the broker", day(last)))
@@ -326,8 +330,11 @@ mod tests {
         let mut mqtt = config::load(&[file]).unwrap().config.mqtt;
         (mqtt.tls, mqtt.password_file) = (tls, password_file.map(Path::to_owned));
         let here = format!("{}/", files.path().display());
-        let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
-        examine(&mqtt, now).into_iter().map(|doubt| (doubt.key, doubt.detail.replace(&here, ""))).collect()
+        // 2026-06-01.
+        examine(&mqtt, Unix(1_780_272_000_000))
+            .into_iter()
+            .map(|doubt| (doubt.key, doubt.detail.replace(&here, "")))
+            .collect()
     }
 
     fn private(path: &Path) {
@@ -361,21 +368,19 @@ mod tests {
         let file = files.write("agent.toml", "[mqtt]\nurl = \"mqtts://broker\"\n");
         let mut mqtt = config::load(&[file]).unwrap().config.mqtt;
         mqtt.tls = tls;
-        let severity = |now: &str| {
-            let now: Timestamp = now.parse().unwrap();
-            examine(&mqtt, now).into_iter().map(|doubt| (doubt.key, doubt.severity)).collect::<Vec<_>>()
-        };
+        let severity =
+            |now: Unix| examine(&mqtt, now).into_iter().map(|doubt| (doubt.key, doubt.severity)).collect::<Vec<_>>();
         let (last, ca_last) = {
             let ends = |path: &Path| Facts::of(&certificates(path).unwrap()[0]).unwrap().not_after;
             (ends(mqtt.tls.cert_file.as_deref().unwrap()), ends(mqtt.tls.ca_file.as_deref().unwrap()))
         };
-        let before = |end: Timestamp, days: i64| (end - SignedDuration::from_hours(24 * days)).to_string();
-        assert_eq!(severity(&before(last, 31)), []);
-        assert_eq!(severity(&before(last, 29)), [(CERT_FILE, Severity::Warning)]);
-        assert_eq!(severity(&before(last, -1)), [(CERT_FILE, Severity::Error)]);
-        let of_ca = severity(&before(ca_last, 29));
+        let before = |end: Unix, days: i64| Unix(end.0 - days * 24 * 3_600_000);
+        assert_eq!(severity(before(last, 31)), []);
+        assert_eq!(severity(before(last, 29)), [(CERT_FILE, Severity::Warning)]);
+        assert_eq!(severity(before(last, -1)), [(CERT_FILE, Severity::Error)]);
+        let of_ca = severity(before(ca_last, 29));
         assert!(of_ca.contains(&(CA_FILE, Severity::Warning)), "{of_ca:?}");
-        let of_ca = severity(&before(ca_last, -1));
+        let of_ca = severity(before(ca_last, -1));
         assert!(of_ca.contains(&(CA_FILE, Severity::Error)), "{of_ca:?}");
     }
 

@@ -12,6 +12,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{HandshakeKind, RootCertStore, ServerConfig, crypto};
 
+use super::clock::realtime as now;
 use super::*;
 
 /// A certificate authority.
@@ -341,11 +342,11 @@ async fn a_file_that_was_replaced_by_one_of_its_size_and_time_is_noticed() {
     let path = tls.ca_file.clone().unwrap();
     let before = fs::metadata(&path).unwrap();
     let target = Target::new(url(true, "localhost", 1), Some(tls));
-    target.tls.settings(Timestamp::now()).unwrap();
+    target.tls.settings(now()).unwrap();
     files.write("ca.pem", &Ca::new("rous").certificate.pem());
     fs::File::options().append(true).open(&path).unwrap().set_modified(before.modified().unwrap()).unwrap();
 
-    let settings = target.tls.settings(Timestamp::now()).unwrap();
+    let settings = target.tls.settings(now()).unwrap();
     assert_eq!(&*settings.roots, "CN=rous");
 }
 
@@ -354,13 +355,13 @@ async fn a_hangup_looks_at_the_files_and_breaks_nothing() {
     let (ca, files) = (Ca::new("ours"), Files::new());
     let target = Target::new(url(true, "localhost", 1), Some(files.trusting(&ca)));
     target.reload();
-    let before = target.tls.settings(Timestamp::now()).unwrap().client;
+    let before = target.tls.settings(now()).unwrap().client;
     target.reload();
-    let after = target.tls.settings(Timestamp::now()).unwrap().client;
+    let after = target.tls.settings(now()).unwrap().client;
     assert!(!Arc::ptr_eq(&before, &after), "the roots of the system would not be read again");
     fs::remove_file(files.0.path().join("ca.pem")).unwrap();
     target.reload();
-    let kept = target.tls.settings(Timestamp::now()).unwrap().client;
+    let kept = target.tls.settings(now()).unwrap().client;
     assert!(Arc::ptr_eq(&after, &kept));
 }
 

@@ -5,7 +5,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
 use ring::digest::SHA256_OUTPUT_LEN;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::crypto::{self, CryptoProvider};
@@ -18,6 +17,7 @@ use super::witness::Witness;
 use super::x509::Facts;
 use crate::config::Tls;
 use crate::engine::io::LinkFault;
+use crate::engine::time::Unix;
 
 /// The settings for one connection.
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ impl Keeper {
     ///
     /// # Errors
     /// Where the files can't be used and never could.
-    pub(super) fn settings(&self, now: Timestamp) -> Result<Settings, LinkFault> {
+    pub(super) fn settings(&self, now: Unix) -> Result<Settings, LinkFault> {
         let mut state = self.lock();
         let taken = self.take_up(&mut state);
         let (good, kept) = match (taken, &state.good) {
@@ -86,7 +86,7 @@ impl Keeper {
     }
 
     /// Looks at everything now, the roots of the system included, and takes up what can be used.
-    pub(super) fn look(&self, now: Timestamp) {
+    pub(super) fn look(&self, now: Unix) {
         self.lock().fingerprint = None;
         // Where there never was anything to use, the next connection fails by it and says so.
         let _ = self.settings(now);

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 use x509_cert::name::Name;
+
+use crate::engine::time::Unix;
 
 /// The longest name that is shown, in characters: a name may be as long as its certificate.
 const NAME_CHARS_MAX: usize = 120;
@@ -20,9 +21,9 @@ pub(super) struct Facts {
     /// Who signed it.
     pub(super) issuer: String,
     /// The first instant at which it is valid.
-    pub(super) not_before: Timestamp,
+    pub(super) not_before: Unix,
     /// The last.
-    pub(super) not_after: Timestamp,
+    pub(super) not_after: Unix,
 }
 
 impl Facts {
@@ -40,8 +41,8 @@ impl Facts {
     }
 }
 
-fn instant(since_1970: Duration) -> Option<Timestamp> {
-    Timestamp::from_second(i64::try_from(since_1970.as_secs()).ok()?).ok()
+fn instant(since_1970: Duration) -> Option<Unix> {
+    i64::try_from(since_1970.as_millis()).ok().map(Unix)
 }
 
 /// A control character in a name must not make a line of its own in the log, nor colour it.
@@ -57,14 +58,15 @@ fn shown(name: &Name) -> String {
 mod tests {
     use super::super::tests::Ca;
     use super::*;
+    use crate::wire::date::rfc3339;
 
     #[test]
     fn a_certificate_says_whose_it_is_who_signed_it_and_how_long_it_is_valid() {
         let identity = Ca::new("Plant 7 root").issue_for("gw-1", 2020, 2090);
         let facts = Facts::of(identity.der()).unwrap();
         assert_eq!((facts.subject.as_str(), facts.issuer.as_str()), ("CN=gw-1", "CN=Plant 7 root"));
-        assert_eq!(facts.not_before.to_string(), "2020-01-01T00:00:00Z");
-        assert_eq!(facts.not_after.to_string(), "2090-01-01T00:00:00Z");
+        assert_eq!(rfc3339(facts.not_before).as_deref(), Some("2020-01-01T00:00:00.000Z"));
+        assert_eq!(rfc3339(facts.not_after).as_deref(), Some("2090-01-01T00:00:00.000Z"));
     }
 
     #[test]
