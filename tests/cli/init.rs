@@ -12,7 +12,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tempfile::TempDir;
 
 use super::{fieldmedic, text};
-use crate::common::agent::BINARY;
+use crate::common::agent::{helper, program};
 use crate::common::process::Process;
 use crate::common::{Access, Authority, Broker, Fleet, SOON, World};
 
@@ -33,7 +33,7 @@ impl Made {
 
     /// With stdin closed, as in a script.
     fn init(&self, flags: &[&str]) -> Output {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(program());
         command.args(["init", "--out"]).arg(self.dir()).args(flags);
         command.stdin(Stdio::null()).output().unwrap()
     }
@@ -72,7 +72,7 @@ fn what_it_makes_is_checked_runs_as_it_is_and_obeys_the_key_that_it_made() {
     let config = made.file("agent.toml").display().to_string();
     assert_eq!(fieldmedic(&["check", "--config", &config]).status.code(), Some(0));
 
-    let mut daemon = Command::new(BINARY);
+    let mut daemon = Command::new(program());
     daemon.args(["run", "--config", &config]).stdin(Stdio::null()).stdout(Stdio::null());
     daemon.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
     let _agent = Process::start("gw-made", &mut daemon);
@@ -97,8 +97,7 @@ fn the_policy_that_it_makes_is_right_for_the_root_helper() {
     let flags = ["--url", "mqtt://b:1900", "--unit", "app.service", "--new-key", "ops-1", "--no-check"];
     let output = made.init(&flags);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let helper = env!("CARGO_BIN_EXE_fieldmedic-act");
-    let judged = Command::new(helper).arg("--check").arg(made.file("policy.toml")).output().unwrap();
+    let judged = Command::new(helper()).arg("--check").arg(made.file("policy.toml")).output().unwrap();
     assert_eq!(judged.status.code(), Some(0), "{judged:?}");
     assert!(text(&judged.stdout).contains("allows restart_unit"), "{judged:?}");
 }
@@ -232,7 +231,7 @@ impl Terminal {
 #[test]
 fn on_a_terminal_it_asks_and_does_not_show_the_password() {
     let made = Made::new();
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(program());
     command.args(["init", "--no-check", "--out"]).arg(made.dir());
     let mut terminal = Terminal::run(&mut command);
     for (question, answer) in [

@@ -19,11 +19,11 @@ use std::process::{Command, Output};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use common::agent::{BINARY, export};
+use common::agent::{export, program};
 use common::{Gateway, World};
 
 fn fieldmedic(args: &[&str]) -> Output {
-    Command::new(BINARY).args(args).output().unwrap()
+    Command::new(program()).args(args).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -238,7 +238,7 @@ fn an_export_is_one_json_object_a_record() {
 
     let records = export(&gateway.store());
     assert!(records.iter().any(|record| record["samples"].is_array()), "{records:#?}");
-    let stat = Command::new(BINARY).args(["store", "stat", "--path"]).arg(gateway.store()).output().unwrap();
+    let stat = Command::new(program()).args(["store", "stat", "--path"]).arg(gateway.store()).output().unwrap();
     assert_eq!(stat.status.code(), Some(0), "{stat:?}");
 }
 

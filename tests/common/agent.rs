@@ -1,6 +1,7 @@
 //! One gateway's files, and the built agent that runs on them.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,15 @@ use super::operator::Operator;
 use super::process::{Process, Stream};
 use super::tree::Tree;
 
-/// The program under test.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_fieldmedic");
+/// The program under test: the one that was built with this test, unless FIELDMEDIC_PROGRAM names another (`tests/arm`).
+pub fn program() -> OsString {
+    std::env::var_os("FIELDMEDIC_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_fieldmedic").into())
+}
+
+/// The root helper; FIELDMEDIC_HELPER names another.
+pub fn helper() -> OsString {
+    std::env::var_os("FIELDMEDIC_HELPER").unwrap_or_else(|| env!("CARGO_BIN_EXE_fieldmedic-act").into())
+}
 
 /// A gateway: its configuration, store, socket and runbooks. It may be started many times.
 pub struct Gateway {
@@ -103,7 +111,7 @@ impl Gateway {
 
     /// A subcommand with this gateway's configuration.
     pub fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(program());
         command.arg(subcommand);
         for number in 0..self.overlays {
             command.arg("--config").arg(self.file(&format!("{number:02}.toml")));
@@ -208,7 +216,7 @@ impl Agent {
 
 /// The records in the outbox of a store, as `fieldmedic store export` prints them.
 pub fn export(store: &Path) -> Vec<Json> {
-    let output = super::process::output_of(Command::new(BINARY).args(["store", "export", "--path"]).arg(store));
+    let output = super::process::output_of(Command::new(program()).args(["store", "export", "--path"]).arg(store));
     let text = String::from_utf8(output).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }

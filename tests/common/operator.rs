@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use super::agent::BINARY;
+use super::agent::program;
 use super::process::{output_of, tool};
 
 /// How long a command is valid where a test doesn't say.
@@ -25,7 +25,7 @@ pub struct Operator {
 impl Operator {
     pub fn new(kid: &str) -> Self {
         let dir = TempDir::new().unwrap();
-        output_of(Command::new(BINARY).args(["keygen", "--kid", kid, "--out"]).arg(dir.path()));
+        output_of(Command::new(program()).args(["keygen", "--kid", kid, "--out"]).arg(dir.path()));
         Self { dir, kid: kid.to_owned() }
     }
 

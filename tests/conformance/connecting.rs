@@ -198,7 +198,7 @@ fn an_outage_of_two_hours_loses_nothing_and_makes_no_storm() {
         "#,
     )
     .unwrap();
-    let output = std::process::Command::new(super::common::agent::BINARY)
+    let output = std::process::Command::new(super::common::agent::program())
         .args(["simulate", "--seeds", "5"])
         .arg(&scenario)
         .output()

@@ -13,10 +13,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
+use super::common::agent::helper;
 use super::common::process::Process;
 use super::common::{Operator, SOON};
 
-const HELPER: &str = env!("CARGO_BIN_EXE_fieldmedic-act");
 pub const DEVICE: &str = "gw-1";
 /// Does what systemd does: the socket is descriptor 3, and the environment says so to this process id.
 const HAND_OVER: &str = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#;
@@ -101,7 +101,7 @@ impl World {
     /// The same, with more in its environment.
     pub fn start_in(&self, environment: &[(&str, &str)]) -> Process {
         let mut command = Command::new("sh");
-        command.args(["-c", HAND_OVER, HELPER, "--policy"]).arg(self.file("policy.toml"));
+        command.args(["-c", HAND_OVER]).arg(helper()).arg("--policy").arg(self.file("policy.toml"));
         command.arg("--state").arg(self.file("state")).env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
         command.envs(environment.iter().copied());
         command.stdin(Stdio::from(self.listener.try_clone().unwrap())).stdout(Stdio::null());
@@ -110,7 +110,7 @@ impl World {
 
     /// `fieldmedic-act --check`: its exit code, and what it says.
     pub fn check(&self) -> (Option<i32>, Vec<String>) {
-        let output = Command::new(HELPER).arg("--check").arg(self.file("policy.toml")).output().unwrap();
+        let output = Command::new(helper()).arg("--check").arg(self.file("policy.toml")).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
         (output.status.code(), said)
     }

@@ -30,6 +30,7 @@ use common::{Message, Operator, PREFIX, World};
 use machine::{HERE, Machine, Network};
 
 const DEVICE: &str = "gw-lab";
+const PROGRAM: &str = env!("CARGO_BIN_EXE_fieldmedic");
 const HELPER: &str = env!("CARGO_BIN_EXE_fieldmedic-act");
 /// What the application of this gateway listens on.
 const APP_PORT: u16 = 8080;
@@ -59,7 +60,7 @@ impl Site {
         let mut site = Self { machine, world, network };
         site.install(config, policy);
         more(&site.machine);
-        site.machine.boot(&[(common::agent::BINARY, "/usr/bin/fieldmedic"), (HELPER, "/usr/libexec/fieldmedic-act")]);
+        site.machine.boot(&[(PROGRAM, "/usr/bin/fieldmedic"), (HELPER, "/usr/libexec/fieldmedic-act")]);
         site.world.fleet.presence(0, DEVICE, true);
         Some(site)
     }
