@@ -259,7 +259,23 @@ impl Machine {
         command.output().unwrap()
     }
 
-    /// The same; what it says, and it has to succeed.
+    /// A thread, by its name, of a process in the machine; as it is called from here.
+    pub(crate) fn thread(&self, pid: &str, name: &str) -> String {
+        let namespace = |pid: &Path| fs::read_link(pid.join("ns/pid")).ok();
+        let ours = namespace(&Path::new("/proc").join(self.leader().unwrap().to_string()));
+        let inside = |process: &PathBuf| {
+            let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+            let called = status.lines().find(|line| line.starts_with("NSpid:")).unwrap_or_default();
+            called.ends_with(&format!("\t{pid}")) && namespace(process) == ours
+        };
+        let mut processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+        let process = processes.find(inside).unwrap_or_else(|| panic!("no process {pid} in {}", self.name));
+        let mut threads = fs::read_dir(process.join("task")).unwrap().map(|entry| entry.unwrap().path());
+        let thread = threads.find(|thread| fs::read_to_string(thread.join("comm")).unwrap().trim() == name);
+        thread.unwrap().file_name().unwrap().to_str().unwrap().to_owned()
+    }
+
+    /// Runs a program in it; what it says, and it has to succeed.
     pub(crate) fn say(&self, argv: &[&str]) -> String {
         let output = self.run(argv);
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -298,7 +314,12 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if thread::panicking() {
-            let units = ["fieldmedic.service", "fieldmedic-act.service", "fieldmedic-quarantine.service"];
+            let units = [
+                "fieldmedic.service",
+                "fieldmedic-act.service",
+                "fieldmedic-quarantine.service",
+                "fieldmedic-rescue.*",
+            ];
             for unit in units.into_iter().filter(|_| self.leader().is_some()) {
                 let log = self.run(&["journalctl", "--no-pager", "--output=short-monotonic", "--unit", unit]);
                 eprintln!("== {unit}\n{}", String::from_utf8_lossy(&log.stdout));
