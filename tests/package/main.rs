@@ -35,7 +35,7 @@ use machine::{HERE, Machine, Network};
 const DEVICE: &str = "gw-package";
 /// What is packed: the programs as tests have them, a hundred megabytes of symbols less.
 const PROGRAMS: [(&str, &str); 2] =
-    [("fieldmedic", common::agent::BINARY), ("fieldmedic-act", env!("CARGO_BIN_EXE_fieldmedic-act"))];
+    [("fieldmedic", env!("CARGO_BIN_EXE_fieldmedic")), ("fieldmedic-act", env!("CARGO_BIN_EXE_fieldmedic-act"))];
 /// The features that those were built with.
 const FEATURES: &str = "default";
 const OLD: &str = "0.0.9-1";
