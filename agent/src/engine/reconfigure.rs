@@ -6,7 +6,7 @@ use super::observation::Severity;
 use super::record::{Event, EventKind};
 use super::time::Now;
 use super::{Engine, start};
-use crate::config::{self, CheckedConfig, Collect, Device, Mqtt, Quarantine};
+use crate::config::{self, CheckedConfig, Collect, CollectErrors, Device, Mqtt, Quarantine};
 
 impl Engine {
     /// The configuration in force.
@@ -75,7 +75,11 @@ fn live_part(running: &CheckedConfig, wanted: CheckedConfig) -> CheckedConfig {
             ..running.mqtt.clone()
         },
         store: running.store.clone(),
-        collect: Collect { root: running.collect.root.clone(), ..wanted.collect },
+        collect: Collect {
+            root: running.collect.root.clone(),
+            errors: CollectErrors { app_socket: running.collect.errors.app_socket.clone(), ..wanted.collect.errors },
+            ..wanted.collect
+        },
         quarantine: Quarantine {
             lockout_after: wanted.quarantine.lockout_after,
             sample_interval: wanted.quarantine.sample_interval,
