@@ -1,7 +1,7 @@
 //! Turns error lines into events that a responder can read at night: lines of the same shape are one cluster; its first
 //! goes out at once, what follows within the bucket goes out as one count. Bounded in clusters and in events a minute;
 //! what is over a bound is counted, never dropped in silence. What is counted and not told yet is saved with the journal's
-//! cursor, so that a crash loses no line. Doesn't judge what is to be done.
+//! cursor: of the largest clusters under their names, of the others as suppressed. Doesn't judge what is to be done.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,9 +26,19 @@ const OPEN_MAX: usize = 16;
 const OPEN_TEXT_MAX: usize = 160;
 const OPEN_BYTES_MAX: usize = 4 * 1024;
 
-/// A count that is still to be told.
+/// What is counted and still to be told.
+#[derive(Debug, Clone, Default, Encode, Decode)]
+pub struct Unsaid {
+    #[n(0)]
+    open: Vec<Open>,
+    /// Lines of clusters beyond these: what a restart makes of them is a number.
+    #[n(1)]
+    others: u64,
+}
+
+/// The count of one cluster.
 #[derive(Debug, Clone, Encode, Decode)]
-pub struct Open {
+struct Open {
     #[n(0)]
     fingerprint: u64,
     #[n(1)]
@@ -112,9 +122,14 @@ impl Incidents {
 
     /// The same, with what an agent that died had counted and not told; the bucket goes on.
     #[must_use]
-    pub fn restore(settings: Settings, now: Mono, open: Vec<Open>) -> Self {
+    pub fn restore(settings: Settings, now: Mono, unsaid: Unsaid) -> Self {
         let mut incidents = Self::new(settings);
-        for it in open.into_iter().take(settings.max_clusters) {
+        incidents.counts.suppressed = unsaid.others;
+        for it in unsaid.open {
+            if incidents.clusters.len() >= settings.max_clusters {
+                incidents.counts.suppressed += it.repeats;
+                continue;
+            }
             let line = ErrorLine {
                 severity: it.severity,
                 source: it.source,
@@ -147,7 +162,7 @@ impl Incidents {
 
     /// What was counted and is still to be told, encoded; `None`: nothing.
     #[must_use]
-    pub fn open(&self) -> Option<Bytes> {
+    pub fn unsaid(&self) -> Option<Bytes> {
         let cut = |text: &String| cut_at(text, OPEN_TEXT_MAX).to_owned();
         let counting = self.clusters.iter().filter(|(_, cluster)| cluster.repeats > 0);
         let mut open: Vec<Open> = counting
@@ -165,15 +180,15 @@ impl Incidents {
             })
             .collect();
         open.sort_unstable_by_key(|it| std::cmp::Reverse(it.repeats));
-        open.truncate(OPEN_MAX);
-        while !open.is_empty() {
-            let bytes = super::commands::encode(&open);
+        let mut unsaid = Unsaid { others: open.iter().skip(OPEN_MAX).map(|it| it.repeats).sum(), open };
+        unsaid.open.truncate(OPEN_MAX);
+        loop {
+            let bytes = super::commands::encode(&unsaid);
             if bytes.len() <= OPEN_BYTES_MAX {
-                return Some(bytes);
+                return (!unsaid.open.is_empty()).then_some(bytes);
             }
-            open.pop();
+            unsaid.others += unsaid.open.pop().map_or(0, |it| it.repeats);
         }
-        None
     }
 
     /// How many clusters there are.
@@ -478,6 +493,27 @@ mod tests {
         let mut incidents = incidents(8);
         assert_eq!(incidents.take(at(0), batch(&["boom"])).len(), 1);
         assert_eq!(incidents.take(at(60_000), batch(&["boom"])).len(), 1);
+    }
+
+    #[test]
+    fn of_more_clusters_than_can_be_saved_the_smallest_are_a_number_after_a_crash() {
+        let mut before = incidents(64);
+        let name = |n: u8| format!("{} {}", "x".repeat(400), "abcdefghijklmnopqrstuvwxyz".split_at(usize::from(n)).1);
+        for n in 0..20 {
+            let name = name(n);
+            before.take(at(0), batch(&[name.as_str()]));
+            for _ in 0..=n {
+                before.take(at(1), batch(&[name.as_str()]));
+            }
+        }
+        let unsaid = before.unsaid().unwrap();
+        assert!(unsaid.len() <= OPEN_BYTES_MAX, "{} B", unsaid.len());
+        let mut after = Incidents::restore(before.settings, Mono(2), minicbor::decode(&unsaid).unwrap());
+        assert!(after.clusters() <= OPEN_MAX && after.clusters() >= 8, "{}", after.clusters());
+        let told: u64 = after.clusters.values().map(|cluster| cluster.repeats).sum();
+        let suppressed = std::mem::take(&mut after.counts).suppressed;
+        assert_eq!(told + suppressed, (1..=20).sum::<u64>());
+        assert!(after.clusters.values().all(|cluster| cluster.repeats > 4), "the largest have their names");
     }
 
     #[test]

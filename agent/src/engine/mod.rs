@@ -149,9 +149,11 @@ pub struct Engine {
     inhibited: Option<String>,
     /// Who keeps the machine up.
     blocked: Option<String>,
-    /// Until the first round of collection is in, or for so long, nobody is asked for commands and no ladder is climbed: what
-    /// an act is judged by isn't known yet.
+    /// Until the first round of collection is in, or for so long, there is no connection, over which commands come: what an
+    /// act is judged by isn't known yet.
     looks_until: Option<Mono>,
+    /// And no ladder is climbed and no release left until a round has brought readings, or for so much longer.
+    heals_from: Option<Mono>,
     attributes: Attributes,
     pace: Pace,
     stopping: Option<Stopping>,
@@ -262,19 +264,20 @@ impl Engine {
     /// When to call `handle` with [`Input::Wake`], if nothing else comes before.
     #[must_use]
     pub fn poll_deadline(&self) -> Option<Mono> {
-        let looked = self.looks_until.is_none();
+        let (looked, heals) = (self.looks_until.is_none(), self.heals_from.is_none());
         let parts = [
             self.looks_until,
+            self.heals_from,
             // A stop leaves the ticks undone: theirs would be a deadline in the past.
             self.stopping.is_none().then(|| self.pace.deadline()).flatten(),
             self.stopping.is_none().then(|| self.self_audit.deadline()).flatten(),
             self.has_room_for_counts().then(|| self.incidents.deadline()).flatten(),
             self.rules.deadline(),
             self.commands.deadline(self.stopping.is_some()),
-            (looked && self.stopping.is_none()).then(|| self.remedies.deadline()).flatten(),
+            (heals && self.stopping.is_none()).then(|| self.remedies.deadline()).flatten(),
             self.reboot_deadline(),
             self.stopping.is_none().then(|| self.quarantine.deadline()).flatten(),
-            (looked && self.stopping.is_none()).then(|| self.releases.deadline(&self.config)).flatten(),
+            (heals && self.stopping.is_none()).then(|| self.releases.deadline(&self.config)).flatten(),
             self.outbox.deadline(),
             looked.then(|| self.link.deadline()).flatten(),
             self.session.deadline(&self.link, &self.outbox, &self.attributes),
@@ -335,16 +338,16 @@ impl Engine {
         let seqs = &mut self.seqs;
         self.outbox.poll(now.mono, || seqs.next(), &mut self.effects);
         self.looks_until.take_if(|until| *until <= now.mono);
-        let looked = self.looks_until.is_none();
-        if looked && self.link.poll(now.mono, &mut self.effects) {
+        self.heals_from.take_if(|from| *from <= now.mono);
+        if self.looks_until.is_none() && self.link.poll(now.mono, &mut self.effects) {
             self.faults.stable();
         }
         self.with_commands(now, Commands::poll);
-        if looked {
+        if self.heals_from.is_none() {
             self.poll_remedies(now);
         }
         self.keep_pace(now);
-        if looked {
+        if self.heals_from.is_none() {
             self.poll_trials(now);
         }
         self.poll_quarantine(now);
@@ -362,6 +365,7 @@ impl Engine {
         self.looks_until = None;
         match result {
             Ok(mut observation) => {
+                self.heals_from = None;
                 self.counters.collect_faults += observation.faults.len() as u64;
                 for fault in &observation.faults {
                     self.effects.log(LogLevel::Debug, format!("collect: {}: {}", fault.source, fault.what));
@@ -400,8 +404,9 @@ impl Engine {
         }
         if let Some(cursor) = &batch.cursor {
             self.cursor.at = Some(cursor.clone());
-            self.cursor.saved = false;
         }
+        // Also where there is none: what an application has said can't be read again.
+        self.cursor.saved = false;
         let stamp = self.timeline.stamp(now.mono);
         let events = self.incidents.take(stamp, batch);
         if !events.is_empty() {
@@ -759,7 +764,7 @@ impl Engine {
         let bytes = |text: &String| Bytes::copy_from_slice(text.as_bytes());
         let mut entries: Vec<_> =
             self.cursor.at.iter().map(|at| (start::CURSOR_KEY.to_owned(), Some(bytes(at)))).collect();
-        let open = self.incidents.open();
+        let open = self.incidents.unsaid();
         if open != self.cursor.open {
             entries.push((start::OPEN_KEY.to_owned(), open.clone()));
             self.cursor.open = open;

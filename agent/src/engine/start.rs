@@ -57,6 +57,8 @@ const LOSSES_MAX: usize = 8;
 const ANCHOR_KEY: &str = "anchor/";
 /// How long the first round of collection is waited for: a collector that hangs must not keep the gateway off the air.
 const LOOK_MAX: Duration = Duration::from_secs(5);
+/// And how long until ladders go on without: one that waited for ever would be no help where a collector hangs.
+const HEAL_BLINDLY_AFTER: Duration = Duration::from_secs(600);
 /// The service manager's word for a service that it killed because it had not said that it lives.
 const WATCHDOG: &str = "watchdog";
 
@@ -167,6 +169,7 @@ impl Engine {
             inhibited: None,
             blocked: None,
             looks_until: Some(now.mono.after(LOOK_MAX)),
+            heals_from: Some(now.mono.after(HEAL_BLINDLY_AFTER)),
             attributes: Attributes::new(identity.version.clone(), identity.firmware.clone()),
             pace: Pace::new(now.mono, &config.telemetry),
             stopping: None,

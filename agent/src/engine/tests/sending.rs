@@ -763,6 +763,21 @@ fn each_error_line_is_counted_once_whenever_the_agent_dies() {
 }
 
 #[test]
+fn what_an_application_said_is_counted_though_it_can_not_be_read_again() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    for _ in 0..3 {
+        world.input(Input::Errors(ErrorBatch { cursor: None, ..super::invariants::error_batch("boom") }));
+    }
+    // A sample is made.
+    world.advance(5 * SECOND);
+    world.crash();
+    world.advance(180 * SECOND);
+    let counts = world.got.iter().filter_map(|got| got.body["error"]["count"].as_u64());
+    assert_eq!(counts.collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
 fn what_could_not_be_saved_is_saved_later() {
     let mut world = World::new();
     world.refuse(|op| matches!(op, StoreOp::Put { .. }), StoreFault::Busy);
