@@ -24,7 +24,6 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
-use tempfile::TempDir;
 
 use common::backlog::fill;
 use common::pki::Key;
@@ -44,11 +43,11 @@ const RECORDS: u64 = 5_000;
 /// How long it may take until all have come.
 const BOUND: Duration = Duration::from_secs(120);
 const CONFIG: &str = "/etc/fieldmedic/agent.toml";
+const POLICY: &str = "/etc/fieldmedic/policy.toml";
 const STATE: [&str; 3] = ["/etc/fieldmedic", "/var/lib/fieldmedic", "/var/lib/fieldmedic-act"];
 
 /// A package, and the same once more that says that it is older.
 struct Packages {
-    _dir: TempDir,
     old: PathBuf,
     new: PathBuf,
 }
@@ -66,24 +65,26 @@ impl Packages {
     }
 
     fn pack() -> Self {
-        let dir = TempDir::new().unwrap();
-        let (release, out, old) = (dir.path().join("release"), dir.path().join("out"), dir.path().join("old"));
-        fs::create_dir(&release).unwrap();
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package");
+        // Of the run before.
+        let _ = fs::remove_dir_all(&dir);
+        let (release, out, old) = (dir.join("release"), dir.join("out"), dir.join("old"));
+        fs::create_dir_all(&release).unwrap();
         for (name, program) in PROGRAMS {
             output_of(Command::new("strip").arg("-o").arg(release.join(name)).arg(program));
         }
         let mut package = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/package"));
-        output_of(package.args(["--features", FEATURES]).arg("--built").arg(dir.path()).arg("--out").arg(&out));
+        output_of(package.args(["--features", FEATURES]).arg("--built").arg(&dir).arg("--out").arg(&out));
         let new = fs::read_dir(&out).unwrap().next().unwrap().unwrap().path();
 
         output_of(Command::new("dpkg-deb").arg("--raw-extract").arg(&new).arg(&old));
         let control = fs::read_to_string(old.join("DEBIAN/control")).unwrap();
         let version = control.lines().find(|line| line.starts_with("Version: ")).unwrap();
         fs::write(old.join("DEBIAN/control"), control.replace(version, &format!("Version: {OLD}"))).unwrap();
-        let packed = dir.path().join("old.deb");
+        let packed = dir.join("old.deb");
         let build = ["-Zgzip", "-z1", "--root-owner-group", "--build"];
         output_of(Command::new("dpkg-deb").args(build).arg(&old).arg(&packed));
-        Self { _dir: dir, old: packed, new }
+        Self { old: packed, new }
     }
 }
 
@@ -141,6 +142,8 @@ impl Site {
             + "[mqtt.reconnect]\nmin = \"100ms\"\nmax = \"1s\"\n[telemetry]\nsample_interval = \"500ms\"\n\
                report_interval = \"1s\"\npublish_interval = \"1s\"\n[clock]\ntrust = \"always\"\n";
         machine.write(CONFIG, &config);
+        let policy = fs::read_to_string(machine.file(POLICY)).unwrap();
+        machine.write(POLICY, &policy.replace("[allow]\n", "[allow]\nactions = [\"quarantine\"]\n"));
         config
     }
 
@@ -177,13 +180,17 @@ fn a_package_is_installed_upgraded_with_a_full_store_removed_and_purged_and_noth
     let Some(mut site) = Site::new() else { return };
     let said = site.machine.say(&["dpkg", "--install", "/root/old.deb"]);
     assert!(said.contains("it has no configuration: fieldmedic init makes one"), "{said}");
-    assert!(!site.is_enabled("fieldmedic.service"));
-    assert!(site.is_enabled("fieldmedic-act.socket") && site.is_enabled("fieldmedic-quarantine.service"));
+    for unit in ["fieldmedic.service", "fieldmedic-act.socket", "fieldmedic-quarantine.service"] {
+        assert!(site.is_enabled(unit), "{unit}");
+    }
+    // As the next boot does: nothing fails for want of a configuration.
+    site.machine.say(&["systemctl", "start", "fieldmedic.service"]);
+    assert_eq!(site.machine.show("fieldmedic.service", "ActiveState"), "inactive");
     assert_eq!(site.machine.show("fieldmedic-act.socket", "ActiveState"), "active");
 
     let config = site.configure();
     site.machine.say(&["/usr/libexec/fieldmedic-act", "--check"]);
-    site.machine.say(&["systemctl", "enable", "--now", "fieldmedic.service"]);
+    site.machine.say(&["systemctl", "start", "fieldmedic.service"]);
     site.world.fleet.presence(0, DEVICE, true);
     site.world.fleet.sample_since(0, DEVICE, "a sample", |sample| sample["host"].is_object());
     site.answers();
@@ -211,15 +218,20 @@ fn a_package_is_installed_upgraded_with_a_full_store_removed_and_purged_and_noth
 fn remove_and_purge(site: &Site) {
     let (machine, fleet) = (&site.machine, &site.world.fleet);
     let is_there = |path: &&str| machine.file(path).exists();
+    let cut_off = site.world.order(DEVICE, "quarantine", json!({"level": "restrict"}));
+    fleet.result(&cut_off, "SUCCEEDED");
+    let rules = || machine.say(&["nft", "list", "tables"]);
+    assert!(rules().contains("fieldmedic"));
     let mark = fleet.mark();
     machine.say(&["dpkg", "--remove", "fieldmedic"]);
     assert_eq!(fleet.presence(mark, DEVICE, false).body["reason"], "stopped");
+    assert_eq!(rules(), "", "a removal ends a quarantine");
     assert!(STATE.iter().all(is_there), "a removal keeps configuration and store");
     assert!(!machine.run(&["systemctl", "cat", "fieldmedic.service"]).status.success());
 
     let mark = fleet.mark();
     machine.say(&["dpkg", "--install", "/root/new.deb"]);
-    fleet.presence(mark, DEVICE, true);
+    assert_eq!(fleet.presence(mark, DEVICE, true).body["quarantine"], "none");
     machine.say(&["dpkg", "--purge", "fieldmedic"]);
     let left: Vec<_> = STATE.iter().filter(|path| is_there(path)).collect();
     assert!(left.is_empty(), "{left:?}");
