@@ -241,10 +241,18 @@ fn a_gauge_that_moved_within_its_interval_is_told_with_its_range() {
     let _agent = gateway.start();
     any_sample(&world.fleet, "gw-range", "a first sample", |sample| sample["battery"].is_object());
 
-    tree.write(&format!("{BATTERY}/voltage_now"), "11900000");
-    let sample =
-        any_sample(&world.fleet, "gw-range", "a range", |sample| !sample["battery"]["voltage_v_min"].is_null());
-    assert_reads(&sample, "battery", &json!({"voltage_v": 11.9, "voltage_v_min": 11.9, "voltage_v_max": 12.1}));
+    // One that moves just between two intervals has no range in either.
+    let mut moves = [("11900000", 11.9), ("12100000", 12.1)].into_iter().cycle().take(10);
+    let range = moves.find_map(|(microvolts, volts)| {
+        let mark = world.fleet.mark();
+        tree.write(&format!("{BATTERY}/voltage_now"), microvolts);
+        let battery = |sample: &Json| sample["battery"].clone();
+        let sample =
+            world.fleet.sample_since(mark, "gw-range", "the move", |sample| battery(sample)["voltage_v"] == volts);
+        Some(battery(&sample)).filter(|battery| !battery["voltage_v_min"].is_null())
+    });
+    let battery = range.expect("a range in one of ten moves");
+    assert_eq!((&battery["voltage_v_min"], &battery["voltage_v_max"]), (&json!(11.9), &json!(12.1)));
 }
 
 #[test]
