@@ -143,7 +143,8 @@ impl Site {
                report_interval = \"1s\"\npublish_interval = \"1s\"\n[clock]\ntrust = \"always\"\n";
         machine.write(CONFIG, &config);
         let policy = fs::read_to_string(machine.file(POLICY)).unwrap();
-        machine.write(POLICY, &policy.replace("[allow]\n", "[allow]\nactions = [\"quarantine\"]\n"));
+        let policy = policy.replacen("actions = []", "actions = [\"quarantine\"]", 1);
+        machine.write(POLICY, &(policy + "[clock]\ntrust = \"always\"\n"));
         config
     }
 
@@ -232,6 +233,13 @@ fn remove_and_purge(site: &Site) {
     let mark = fleet.mark();
     machine.say(&["dpkg", "--install", "/root/new.deb"]);
     assert_eq!(fleet.presence(mark, DEVICE, true).body["quarantine"], "none");
+    machine.say(&["systemctl", "stop", "fieldmedic.service"]);
+    machine.say(&["dpkg", "--install", "/root/new.deb"]);
+    assert_eq!(
+        machine.show("fieldmedic.service", "ActiveState"),
+        "inactive",
+        "an upgrade starts nothing that was stopped"
+    );
     machine.say(&["dpkg", "--purge", "fieldmedic"]);
     let left: Vec<_> = STATE.iter().filter(|path| is_there(path)).collect();
     assert!(left.is_empty(), "{left:?}");
