@@ -3,6 +3,7 @@
 //! what is over a bound is counted, never dropped in silence. What is counted and not told yet is saved with the journal's
 //! cursor: of the largest clusters under their names, of the others as suppressed. Doesn't judge what is to be done.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -164,24 +165,22 @@ impl Incidents {
     #[must_use]
     pub fn unsaid(&self) -> Option<Bytes> {
         let cut = |text: &String| cut_at(text, OPEN_TEXT_MAX).to_owned();
-        let counting = self.clusters.iter().filter(|(_, cluster)| cluster.repeats > 0);
-        let mut open: Vec<Open> = counting
-            .map(|(fingerprint, cluster)| Open {
-                fingerprint: *fingerprint,
-                severity: cluster.line.severity,
-                source: cluster.line.source,
-                message: cut(&cluster.line.message),
-                unit: cluster.line.unit.as_ref().map(cut),
-                exe: cluster.line.exe.as_ref().map(cut),
-                signal: cluster.line.signal.as_ref().map(cut),
-                repeats: cluster.repeats,
-                first: cluster.first,
-                last: cluster.last,
-            })
-            .collect();
-        open.sort_unstable_by_key(|it| std::cmp::Reverse(it.repeats));
-        let mut unsaid = Unsaid { others: open.iter().skip(OPEN_MAX).map(|it| it.repeats).sum(), open };
-        unsaid.open.truncate(OPEN_MAX);
+        let mut counting: Vec<_> = self.clusters.iter().filter(|(_, cluster)| cluster.repeats > 0).collect();
+        counting.sort_unstable_by_key(|(_, cluster)| Reverse(cluster.repeats));
+        let open = counting.iter().take(OPEN_MAX).map(|(fingerprint, cluster)| Open {
+            fingerprint: **fingerprint,
+            severity: cluster.line.severity,
+            source: cluster.line.source,
+            message: cut(&cluster.line.message),
+            unit: cluster.line.unit.as_ref().map(cut),
+            exe: cluster.line.exe.as_ref().map(cut),
+            signal: cluster.line.signal.as_ref().map(cut),
+            repeats: cluster.repeats,
+            first: cluster.first,
+            last: cluster.last,
+        });
+        let others = counting.iter().skip(OPEN_MAX).map(|(_, cluster)| cluster.repeats).sum();
+        let mut unsaid = Unsaid { open: open.collect(), others };
         loop {
             let bytes = super::commands::encode(&unsaid);
             if bytes.len() <= OPEN_BYTES_MAX {
