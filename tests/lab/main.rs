@@ -31,8 +31,6 @@ use common::{Message, Operator, PREFIX, World, tool};
 use machine::{HERE, Machine, Network};
 
 const DEVICE: &str = "gw-lab";
-const PROGRAM: &str = env!("CARGO_BIN_EXE_fieldmedic");
-const HELPER: &str = env!("CARGO_BIN_EXE_fieldmedic-act");
 /// What the application of this gateway listens on.
 const APP_PORT: u16 = 8080;
 
@@ -61,7 +59,8 @@ impl Site {
         let mut site = Self { machine, world, network };
         site.install(config, policy);
         more(&site.machine);
-        site.machine.boot(&[(PROGRAM, "/usr/bin/fieldmedic"), (HELPER, "/usr/libexec/fieldmedic-act")]);
+        let [program, helper] = [common::agent::program(), common::agent::helper()].map(|it| it.into_string().unwrap());
+        site.machine.boot(&[(&program, "/usr/bin/fieldmedic"), (&helper, "/usr/libexec/fieldmedic-act")]);
         site.world.fleet.presence(0, DEVICE, true);
         Some(site)
     }
