@@ -188,7 +188,7 @@ impl Series {
         let wall = Some(Unix(i64::try_from(ms).unwrap()));
         let changes = if self.kind == Anomaly::Surge {
             let value = reading.into();
-            let count = Reading { metric: self.metric.number(), label: None, value, range: None };
+            let count = Reading { metric: self.metric, label: None, value, range: None };
             let sample = Sample { interval_ms: self.every_ms, readings: vec![count] };
             rules.judge(stamp(ms), wall, interval, Round::Reported(Some(&sample)))
         } else {

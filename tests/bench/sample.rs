@@ -67,7 +67,7 @@ fn readings(n: u64, dice: &mut Dice) -> Vec<Reading> {
 }
 
 fn just(metric: Metric, value: impl Into<Value>) -> Reading {
-    Reading { metric: metric.number(), label: None, value: value.into(), range: None }
+    Reading { metric, label: None, value: value.into(), range: None }
 }
 
 fn labelled(metric: Metric, label: &str, value: impl Into<Value>) -> Reading {

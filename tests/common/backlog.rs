@@ -32,7 +32,7 @@ pub fn fill(store: &Path, samples: u64) -> BTreeSet<u64> {
 }
 
 fn readings(minute: u64) -> Vec<Reading> {
-    let reading = |metric: Metric, value: Value| Reading { metric: metric.number(), label: None, value, range: None };
+    let reading = |metric: Metric, value: Value| Reading { metric, label: None, value, range: None };
     vec![
         reading(Metric::BatteryChargePct, Value::Count(minute % 101)),
         reading(Metric::BatteryState, Value::Text("discharging".into())),

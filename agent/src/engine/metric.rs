@@ -1,7 +1,7 @@
 //! The table of everything that is measured: one row a metric, with its place in the payload, how it rolls up, its unit
 //! and where it comes from. Collectors, roll-up, payload, rules and docs all read this table, so a name exists once.
 //!
-//! A `*` in a path stands for a label (a mount, an interface, a reason). Numbers are the stored form: never reuse one.
+//! A `*` in a path stands for a label (a mount, an interface, a reason).
 
 use std::fmt;
 
@@ -123,15 +123,9 @@ macro_rules! metrics {
             #[must_use]
             pub const fn source(self) -> &'static str { match self { $( Self::$name => $source, )* } }
 
-            /// The number that stands for it in the store.
+            /// Its number: metrics are ordered by it.
             #[must_use]
             pub const fn number(self) -> u16 { self as u16 }
-
-            /// The metric with this number; `None` for one that a newer version wrote.
-            #[must_use]
-            pub const fn from_number(number: u16) -> Option<Self> {
-                match number { $( $number => Some(Self::$name), )* _ => None }
-            }
         }
     };
 }

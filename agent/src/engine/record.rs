@@ -1,5 +1,7 @@
 //! What is stored: records in classes, each encoded as CBOR with numbered fields, so that an older or newer agent
-//! reads what it knows and skips the rest. Wall-clock time is not stored but worked out at sending ([`super::time`]).
+//! reads what it knows and skips the rest. The readings of a sample are the one thing that is stored as it is sent, as JSON:
+//! of samples there are many, and what they say doesn't depend on when it is said. Wall-clock time is not stored but worked
+//! out at sending ([`super::time`]).
 
 /// The outbox's logs. Their numbers are stored: a new one goes to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,11 +77,12 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 pub use merge::Merged;
-pub use view::{ReadingView, SampleView, ValueView};
+pub use view::SampleView;
 
-use super::metric::Value;
+use super::metric::{Metric, Value};
 use super::observation::Severity;
 use super::time::{BootId, Mono};
+use crate::wire::readings;
 
 /// An instant that can be dated later: the boot, and the time since it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -123,25 +126,21 @@ pub struct Sample {
     /// Length of the interval in milliseconds.
     #[n(0)]
     pub interval_ms: u64,
-    /// In the order of the metric table.
-    #[n(1)]
+    /// In the order of the metric table; stored as their text.
+    #[cbor(n(1), with = "readings::stored")]
     pub readings: Vec<Reading>,
 }
 
 /// One metric's value in a sample.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
-    /// [`super::metric::Metric::number`]; one that is not known here was written by a newer agent, and is passed over.
-    #[n(0)]
-    pub metric: u16,
+    /// Which metric.
+    pub metric: Metric,
     /// Fills the `*` of its path.
-    #[n(1)]
     pub label: Option<Box<str>>,
     /// The last value, the growth or the sum.
-    #[n(2)]
     pub value: Value,
     /// Lowest and highest of a gauge, where they differ.
-    #[n(3)]
     pub range: Option<(f64, f64)>,
 }
 
@@ -349,9 +348,9 @@ impl Status {
 }
 
 /// Room for an ordinary sample.
-const ENCODED_BYTES: usize = 768;
+const ENCODED_BYTES: usize = 1_024;
 /// The first byte of every encoded record: the form that the rest has.
-const RECORD_FORMAT: u8 = 1;
+const RECORD_FORMAT: u8 = 2;
 
 impl Record {
     /// The log it belongs to.
@@ -382,10 +381,15 @@ impl Record {
     /// # Errors
     /// If it was written in a form that this version doesn't know, or isn't a record.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        match bytes.split_first() {
-            Some((&RECORD_FORMAT, rest)) => Ok(minicbor::decode(rest)?),
-            first => Err(RecordError::Format { found: first.map(|(format, _)| *format), known: RECORD_FORMAT }),
-        }
+        Ok(minicbor::decode(body_of(bytes)?)?)
+    }
+}
+
+/// What follows the form in an encoded record, if the form is known here.
+fn body_of(stored: &[u8]) -> Result<&[u8], RecordError> {
+    match stored.split_first() {
+        Some((&RECORD_FORMAT, body)) => Ok(body),
+        first => Err(RecordError::Format { found: first.map(|(format, _)| *format), known: RECORD_FORMAT }),
     }
 }
 

@@ -283,7 +283,7 @@ fn is_counted(metric: Metric) -> bool {
 fn reported(sample: &Sample, metric: Metric, label: Option<&str>) -> Option<Value> {
     let find = |metric: Metric, label: Option<&str>| {
         let mut readings = sample.readings.iter();
-        readings.find(|reading| reading.metric == metric.number() && reading.label.as_deref() == label)
+        readings.find(|reading| reading.metric == metric && reading.label.as_deref() == label)
     };
     if let Some(reading) = find(metric, label) {
         return Some(reading.value.clone());

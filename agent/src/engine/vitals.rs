@@ -125,11 +125,12 @@ impl Vitals {
         let interval = now.since(self.since);
         self.since = now;
         let mut readings = Vec::with_capacity(self.open);
-        for (number, cell) in (0_u16..).zip(&mut self.plain) {
-            readings.extend(cell.as_mut().and_then(|cell| cell.close(number, None)));
+        for metric in Metric::ALL {
+            let cell = self.plain.get_mut(usize::from(metric.number())).and_then(Option::as_mut);
+            readings.extend(cell.and_then(|cell| cell.close(*metric, None)));
         }
         for ((metric, label), cell) in &mut self.labelled {
-            readings.extend(cell.close(metric.number(), Some(label)));
+            readings.extend(cell.close(*metric, Some(label)));
         }
         readings.sort_by_key(|reading| reading.metric);
         self.open = 0;
@@ -188,7 +189,7 @@ impl Cell {
     }
 
     /// What it says at the end of an interval.
-    fn close(&mut self, metric: u16, label: Option<&str>) -> Option<Reading> {
+    fn close(&mut self, metric: Metric, label: Option<&str>) -> Option<Reading> {
         self.count = self.count.map(|(count, idle)| (count, idle.saturating_add(1)));
         #[expect(clippy::float_cmp, reason = "both are copies of readings: equal means the same reading")]
         let range = self.range.take().filter(|(low, high)| low != high);
@@ -222,7 +223,7 @@ mod tests {
     }
 
     fn find(sample: &Sample, metric: Metric) -> &Reading {
-        sample.readings.iter().find(|r| r.metric == metric.number()).unwrap()
+        sample.readings.iter().find(|r| r.metric == metric).unwrap()
     }
 
     #[test]

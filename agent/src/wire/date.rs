@@ -1,5 +1,6 @@
 //! Dates as they are written: RFC 3339, in UTC, from 1970 on. No time zones, and nothing is read.
 
+use std::fmt::Display;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::engine::time::Unix;
@@ -10,8 +11,13 @@ const END_MS: u64 = 253_402_300_800_000;
 /// To the millisecond, as `2026-06-01T08:30:00.250Z`; `None` before 1970 and after 9999.
 #[must_use]
 pub fn rfc3339(unix: Unix) -> Option<String> {
+    Some(shown(unix)?.to_string())
+}
+
+/// The same, to be written somewhere.
+pub(super) fn shown(unix: Unix) -> Option<impl Display> {
     let ms = u64::try_from(unix.0).ok().filter(|ms| *ms < END_MS)?;
-    Some(humantime::format_rfc3339_millis(UNIX_EPOCH.checked_add(Duration::from_millis(ms))?).to_string())
+    Some(humantime::format_rfc3339_millis(UNIX_EPOCH.checked_add(Duration::from_millis(ms))?))
 }
 
 /// The day only, as `2026-06-01`.

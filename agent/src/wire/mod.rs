@@ -2,9 +2,9 @@
 //! the engine, which knows how far the clock can be trusted.
 
 pub mod date;
-mod json;
 pub mod keys;
 pub mod payload;
+pub mod readings;
 pub mod telemetry;
 pub mod token;
 

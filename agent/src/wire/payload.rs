@@ -277,7 +277,7 @@ mod tests {
             body: Body::Sample(Sample {
                 interval_ms: 1,
                 readings: vec![Reading {
-                    metric: Metric::HostDiskUsed.number(),
+                    metric: Metric::HostDiskUsed,
                     label: Some("/".into()),
                     value: Value::Float(12.5),
                     range: None,

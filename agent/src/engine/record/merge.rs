@@ -14,7 +14,7 @@ pub struct Merged {
     pub at: Stamp,
     /// How long all of them were.
     pub interval_ms: u64,
-    readings: BTreeMap<(u16, Option<Box<str>>), Reading>,
+    readings: BTreeMap<(Metric, Option<Box<str>>), Reading>,
 }
 
 impl Merged {
@@ -47,12 +47,12 @@ impl Merged {
     }
 }
 
-/// The later of two readings of a series into the earlier. Of a metric that a newer version wrote the last value is kept.
+/// The later of two readings of a series into the earlier.
 fn join(before: &mut Reading, after: Reading) {
-    match Metric::from_number(before.metric).map(Metric::rollup) {
-        Some(Rollup::Counter | Rollup::Sum) => before.value = sum(&before.value, &after.value),
-        Some(Rollup::Gauge) => *before = Reading { range: span(before, &after), ..after },
-        Some(Rollup::Last) | None => *before = after,
+    match before.metric.rollup() {
+        Rollup::Counter | Rollup::Sum => before.value = sum(&before.value, &after.value),
+        Rollup::Gauge => *before = Reading { range: span(before, &after), ..after },
+        Rollup::Last => *before = after,
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
     use crate::engine::time::{BootId, Mono};
 
     fn reading(metric: Metric, value: impl Into<Value>) -> Reading {
-        Reading { metric: metric.number(), label: None, value: value.into(), range: None }
+        Reading { metric, label: None, value: value.into(), range: None }
     }
 
     fn merged(samples: Vec<Vec<Reading>>) -> Sample {
@@ -85,7 +85,7 @@ mod tests {
     }
 
     fn find(sample: &Sample, metric: Metric) -> &Reading {
-        sample.readings.iter().find(|reading| reading.metric == metric.number()).unwrap()
+        sample.readings.iter().find(|reading| reading.metric == metric).unwrap()
     }
 
     #[test]
@@ -111,19 +111,15 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_series_of_their_own_and_a_metric_of_a_newer_version_keeps_its_last_value() {
+    fn labels_are_series_of_their_own() {
         let disk =
             |label: &str, value: f64| Reading { label: Some(label.into()), ..reading(Metric::HostDiskUsed, value) };
-        let newer = |value: u64| Reading { metric: 60_000, label: None, value: value.into(), range: None };
-        let sample = merged(vec![
-            vec![disk("/", 40.0), disk("/data", 70.0), newer(1)],
-            vec![disk("/", 41.0), disk("/data", 71.0), newer(2)],
-        ]);
-        let disks: Vec<_> = sample.readings.iter().filter(|r| r.metric == Metric::HostDiskUsed.number()).collect();
+        let sample =
+            merged(vec![vec![disk("/", 40.0), disk("/data", 70.0)], vec![disk("/", 41.0), disk("/data", 71.0)]]);
+        let disks: Vec<_> = sample.readings.iter().filter(|r| r.metric == Metric::HostDiskUsed).collect();
         assert_eq!(
             disks.iter().map(|disk| &disk.value).collect::<Vec<_>>(),
             [&Value::Float(41.0), &Value::Float(71.0)]
         );
-        assert_eq!(sample.readings.last().unwrap().value, Value::Count(2));
     }
 }

@@ -53,7 +53,7 @@ fn charge(rules: &mut Rules, from_s: u64, readings: &[Option<f64>]) -> String {
 
 fn sample(interval_s: u64, readings: &[(Metric, Option<&str>, u64)]) -> Sample {
     let reading = |(metric, label, count): &(Metric, Option<&str>, u64)| Reading {
-        metric: metric.number(),
+        metric: *metric,
         label: label.map(Into::into),
         value: Value::Count(*count),
         range: None,

@@ -17,7 +17,7 @@ fn cut_off() -> World {
     config.telemetry.sample_interval = MINUTE;
     config.telemetry.report_interval = MINUTE;
     config.telemetry.publish_interval = MINUTE;
-    config.store.max_bytes = 16 * 1024;
+    config.store.max_bytes = 28 * 1024;
     let mut world = World::with(config);
     world.cut();
     world
