@@ -6,6 +6,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rustix::fs::Access;
 use rustix::io::Errno;
@@ -195,6 +196,17 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Deletes a file as [`remove`] does, but leaves it to a thread of its own to free its blocks: that takes longer than to
+/// read as many, and nothing waits for them.
+pub(super) fn remove_unhurried(path: &Path) -> io::Result<()> {
+    // What is open is freed by whoever closes it last.
+    let open = File::open(path);
+    remove(path)?;
+    // Without a thread it is closed here.
+    let _ = thread::Builder::new().name("free".to_owned()).spawn(move || drop(open));
+    Ok(())
 }
 
 /// Deletes a file or a whole directory; that it was gone already is as good.

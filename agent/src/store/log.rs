@@ -35,6 +35,8 @@ const SUFFIX: &str = "seg";
 const SUFFIX_NEWER: &str = "newer";
 const SUFFIX_DAMAGED: &str = "damaged";
 const CURSOR_FILE: &str = "cursor";
+/// Records read and not yet trimmed of which it is known where they lie: more than are ever on their way at once.
+const TRAIL_MAX: usize = 2_048;
 
 /// What [`Log::read`] found.
 #[derive(Debug, Default, PartialEq)]
@@ -100,6 +102,14 @@ struct ReadHint {
     below: u64,
 }
 
+/// A record that was read, and where its frame begins.
+#[derive(Debug, Clone, Copy)]
+struct Read {
+    segment: u64,
+    offset: u64,
+    seq: u64,
+}
+
 /// The log of one class.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -111,6 +121,9 @@ pub(super) struct Log {
     cursor: Cursor,
     head: Head,
     hint: Option<ReadHint>,
+    /// The records read last, each followed by the next one of the log: what is read is soon to be trimmed, and need not
+    /// be read again for that.
+    trail: VecDeque<Read>,
     /// Highest seq ever.
     last: u64,
     next_nth: u32,
@@ -143,6 +156,7 @@ impl Log {
             cursor,
             head: HEAD_UNKNOWN,
             hint: None,
+            trail: VecDeque::new(),
             next_nth: 0,
             durable_nth: 0,
             unmarked: 0,
@@ -505,17 +519,22 @@ impl Log {
 
     fn read_page(&mut self, from: u64, records_max: usize, bytes_max: usize) -> io::Result<Page> {
         let from = from.max(self.acked().saturating_add(1));
-        let mut wanted = Wanted { from, records_max, bytes_max, bytes: Vec::new(), records: Vec::new() };
+        let mut wanted = Wanted { from, records_max, bytes_max, ..Wanted::default() };
         let start = self.segments.partition_point(|segment| segment.last < from);
         for index in start..self.segments.len() {
             let Some(segment) = self.segments.get(index).copied() else { break };
             let (offset, above) = self.start_of(segment, from);
+            if index == start && self.hint.is_none_or(|hint| (hint.segment, hint.offset) != (segment.first, offset)) {
+                self.trail.clear();
+            }
+            wanted.read.clear();
             let end = self
                 .look(segment, |source| wanted.collect(Frames::new(source, segment.first, offset, above)))?
-                .unwrap_or(Walked { offset, damaged: true, full: false });
+                .unwrap_or(Walked { offset, damaged: true, whole: false, full: false });
             if end.damaged {
                 self.count_again(index)?;
             }
+            self.follow(&end, segment.first, &wanted.read);
             if let Some((below, _)) = wanted.records.last() {
                 self.hint = Some(ReadHint { segment: segment.first, offset: end.offset, below: *below });
             }
@@ -541,6 +560,24 @@ impl Log {
             }
             _ => (HEADER_BYTES, start),
         }
+    }
+
+    /// Notes where the records of a page lie, if they follow those that were noted before.
+    fn follow(&mut self, walked: &Walked, segment: u64, read: &[(u64, u64)]) {
+        if !walked.whole {
+            self.trail.clear();
+        }
+        self.trail.extend(read.iter().map(|(seq, offset)| Read { segment, offset: *offset, seq: *seq }));
+        let surplus = self.trail.len().saturating_sub(TRAIL_MAX);
+        self.trail.drain(..surplus);
+    }
+
+    /// From the trail, where the first record above `upto` lies, if it begins where the head of this segment is.
+    fn next_on_trail(&self, segment: u64, head: Head, upto: u64) -> Option<Head> {
+        let first = self.trail.iter().position(|read| (read.segment, read.offset) == (segment, head.offset))?;
+        let passed = self.trail.range(first..).take_while(|read| read.segment == segment && read.seq <= upto).count();
+        let next = self.trail.get(first + passed).filter(|next| next.segment == segment)?;
+        Some(Head { offset: next.offset, trimmed: head.trimmed + passed as u64, first_live: Some(next.seq) })
     }
 
     /// Lets `look` see the bytes of a segment; `None` if its file is gone.
@@ -570,6 +607,7 @@ impl Log {
         if index == 0 {
             self.head = head_of(segment, found);
         }
+        self.trail.clear();
         Ok(())
     }
 
@@ -585,6 +623,7 @@ impl Log {
         let live: u64 = self.segments.range(index..).map(|segment| segment.records).sum();
         let position = Position { acked: upto, highest: self.last, ..self.cursor.position() };
         self.move_to(position, live.saturating_sub(head.trimmed))?;
+        self.trail.drain(..self.trail.partition_point(|read| read.seq <= upto));
         let count = self.segments.len();
         self.delete_done()?;
         if index == count {
@@ -600,6 +639,9 @@ impl Log {
         let Some(segment) = self.segments.get(index).copied() else { return Ok((index, HEAD_UNKNOWN)) };
         let head = if index == 0 { self.head } else { HEAD_UNKNOWN };
         if head.first_live.is_some_and(|first| first > upto) {
+            return Ok((index, head));
+        }
+        if let Some(head) = self.next_on_trail(segment.first, head, upto) {
             return Ok((index, head));
         }
         let above = head.first_live.unwrap_or(segment.first).saturating_sub(1);
@@ -619,7 +661,8 @@ impl Log {
         if oldest.last > self.acked() {
             self.give_up(oldest)?;
         }
-        self.delete_oldest()?;
+        // It is given up for its room, of which there may be enough then.
+        self.delete_oldest(disk::remove)?;
         self.advance_head()?;
         Ok(std::mem::take(&mut self.untold))
     }
@@ -639,7 +682,7 @@ impl Log {
 
     fn delete_done(&mut self) -> io::Result<()> {
         while self.segments.front().is_some_and(|oldest| self.is_done(*oldest)) {
-            self.delete_oldest()?;
+            self.delete_oldest(disk::remove_unhurried)?;
         }
         Ok(())
     }
@@ -649,11 +692,11 @@ impl Log {
         oldest.last <= self.acked() && (!appended_to || oldest.bytes >= DRAINED_BYTES_MIN)
     }
 
-    fn delete_oldest(&mut self) -> io::Result<()> {
+    fn delete_oldest(&mut self, remove: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
         let Some(oldest) = self.segments.front().copied() else { return Ok(()) };
         // The cursor first: it alone keeps the highest seq once the segment is gone.
         self.cursor.sync()?;
-        disk::remove(&self.path(oldest.first))?;
+        remove(&self.path(oldest.first))?;
         self.segments.pop_front();
         if self.segments.is_empty() {
             self.writer = None;
@@ -723,6 +766,7 @@ fn open_segment(path: &Path) -> io::Result<(File, bool)> {
 }
 
 /// A page in the making.
+#[derive(Default)]
 struct Wanted {
     from: u64,
     records_max: usize,
@@ -731,6 +775,8 @@ struct Wanted {
     bytes: Vec<u8>,
     /// Each with the length of its body.
     records: Vec<(u64, usize)>,
+    /// Those of the segment that is walked through, each with its offset.
+    read: Vec<(u64, u64)>,
 }
 
 /// How a walk through a segment ended.
@@ -738,25 +784,28 @@ struct Walked {
     /// The first frame that is not in the page.
     offset: u64,
     damaged: bool,
+    /// All records that lie in the way are in the page.
+    whole: bool,
     full: bool,
 }
 
 impl Wanted {
     fn collect(&mut self, mut frames: Frames<'_>) -> io::Result<Walked> {
-        let mut damaged = false;
+        let (mut damaged, mut whole) = (false, true);
         loop {
             let offset = frames.offset();
             match frames.step()? {
-                Step::Record { seq, .. } if seq < self.from => {}
+                Step::Record { seq, .. } if seq < self.from => whole = false,
                 Step::Record { body, .. } if self.is_full_for(body) => {
-                    return Ok(Walked { offset, damaged, full: true });
+                    return Ok(Walked { offset, damaged, whole, full: true });
                 }
                 Step::Record { seq, body, .. } => {
                     self.bytes.extend_from_slice(body);
                     self.records.push((seq, body.len()));
+                    self.read.push((seq, offset));
                 }
-                Step::Damaged { .. } | Step::Torn { .. } => damaged = true,
-                Step::End => return Ok(Walked { offset, damaged, full: false }),
+                Step::Damaged { .. } | Step::Torn { .. } => (damaged, whole) = (true, false),
+                Step::End => return Ok(Walked { offset, damaged, whole, full: false }),
             }
         }
     }

@@ -159,9 +159,9 @@ impl Store {
     /// # Errors
     /// [`StoreFault::NoSpace`] on a full disk, [`StoreFault::Io`] for anything else; never [`StoreFault::Busy`].
     pub fn apply(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
-        let is_append = matches!(op, StoreOp::Append { .. });
+        let is_frequent = matches!(op, StoreOp::Append { .. } | StoreOp::Read { .. });
         let result = self.carry_out(op);
-        if !is_append {
+        if !is_frequent {
             self.look_for_space();
         }
         result

@@ -400,6 +400,23 @@ fn trimming_deletes_the_segments_that_are_done_with_and_the_newest_once_it_is_dr
 }
 
 #[test]
+fn what_was_read_is_trimmed_without_being_read_again() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=40);
+    log.read(0, 20, ALL).expect("read");
+    log.read(21, 10, ALL).expect("read on");
+    // Whoever looked at them once more would find that they are no records now.
+    let ruined = OpenOptions::new().write(true).open(only_segment(&dir)).expect("open the segment");
+    ruined.write_all_at(&vec![0; 25 * frame_bytes(1)], HEADER_BYTES).expect("overwrite it");
+    for upto in [7, 15, 25] {
+        log.trim(upto).expect("trim");
+        assert_eq!((log.range().first, log.records()), (upto + 1, 40 - upto));
+    }
+    assert_eq!(seqs(&mut log), (26..=40).collect::<Vec<_>>());
+    assert_eq!(log.read(0, ALL, ALL).expect("read").damaged, 0);
+}
+
+#[test]
 fn a_trim_beyond_the_last_record_does_not_hide_what_comes_later() {
     let dir = dir();
     let mut log = filled(&dir, 1..=3);
