@@ -21,8 +21,12 @@ const UNACKED_MAX: Duration = Duration::from_secs(30);
 /// The slowest link that is worth waiting for, 10 kbit/s with its overhead: what is queued before a publish may take so
 /// long to be written. Without it such a link would be closed for ever over the same full window.
 const SLOWEST_BYTES_PER_S: usize = 1_024;
-/// Bytes of publishes under way: about what a link's send buffer holds.
+/// Bytes of publishes under way: on a slow link, what is queued behind them waits for all of them.
 const INFLIGHT_BYTES_MAX: usize = 64 * 1024;
+/// The same while the broker answers quickly: it is kept busy while answers are on their way.
+const INFLIGHT_BYTES_MAX_QUICK: usize = 256 * 1024;
+/// An answer within that time is a quick one: what is then under way is so within a second at most.
+const QUICK: Duration = Duration::from_millis(100);
 /// Publishes under way, whatever config and broker allow: half of what the runtime queues for a connection, so that a
 /// window sent at once is never taken for a stalled link.
 pub const WINDOW_MAX: usize = 128;
@@ -169,6 +173,8 @@ struct Online {
     inflight_bytes: usize,
     /// It has answered a publish.
     answered: bool,
+    /// The last answer came quickly.
+    quick: bool,
     subscribing: Option<(u16, Mono)>,
     /// Commands in order of receipt; true once durable. MQTT wants their PUBACKs in this order.
     commands: VecDeque<(u16, bool)>,
@@ -285,7 +291,8 @@ impl Link {
         let State::Online(online) = &self.state else { return false };
         let most = if self.careful { 1 } else { WINDOW_MAX };
         let window = usize::from(self.settings.inflight_max).min(online.receive_max).min(most);
-        online.inflight.len() < window && online.inflight_bytes < INFLIGHT_BYTES_MAX
+        let bytes_max = if online.quick { INFLIGHT_BYTES_MAX_QUICK } else { INFLIGHT_BYTES_MAX };
+        online.inflight.len() < window && online.inflight_bytes < bytes_max
     }
 
     /// Sends a QoS 1 publish; its answer comes as [`Signal::Answered`].
@@ -499,6 +506,7 @@ impl Link {
             inflight: BTreeMap::new(),
             inflight_bytes: 0,
             answered: false,
+            quick: false,
             subscribing: None,
             commands: VecDeque::new(),
             rtt: None,
@@ -636,8 +644,10 @@ impl Online {
     fn answered(&mut self, now: Mono, pkid: u16, reason: AckReason) -> Option<Signal> {
         let Inflight { cargo, since, bytes, .. } = self.inflight.remove(&pkid)?;
         self.inflight_bytes = self.inflight_bytes.saturating_sub(bytes);
-        self.rtt = Some(now.since(since));
+        let rtt = now.since(since);
+        self.rtt = Some(rtt);
         self.answered = true;
+        self.quick = rtt <= QUICK;
         Some(Signal::Answered { cargo, reason })
     }
 

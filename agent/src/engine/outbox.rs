@@ -20,8 +20,10 @@ use super::time::Mono;
 const READ_RECORDS_MAX: usize = 256;
 /// Bytes read ahead of sending, per lane.
 const READ_BYTES_MAX: usize = 128 * 1024;
-/// A lane is read ahead again when it holds fewer records than this: what travels in one message is read before it is sent.
+/// What travels in one message is read before it is sent.
 pub(super) const READ_LOW_WATER: usize = 60;
+/// A lane is read ahead again when it holds fewer records than this: the store reads the next while the link writes these.
+const READ_AHEAD: usize = 3 * READ_LOW_WATER;
 /// What the outbox may hold even where the disk is short of free space: enough for live records to get through. Giving
 /// them up would free next to nothing, and make the agent mute.
 const LIVE_BYTES: u64 = 256 * 1024;
@@ -170,6 +172,13 @@ impl Lane {
 
     fn has_unread(&self) -> bool {
         self.next_read <= self.open
+    }
+
+    /// Whether enough was read ahead: in number, or in bytes where a message is there.
+    fn is_filled(&self) -> bool {
+        let bytes = || self.ready.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        let count = self.ready.len();
+        count >= READ_AHEAD || (count >= READ_LOW_WATER && bytes() >= READ_BYTES_MAX)
     }
 
     /// Lets what only memory holds take its place among what is ready.
@@ -334,7 +343,7 @@ impl Outbox {
         let resting = self.rest_until.is_some();
         let thinned = self.thinning.holds(class) || self.is_half_thinned(class);
         let lane = self.lane(class);
-        if resting || thinned || lane.reading.is_some() || lane.ready.len() >= READ_LOW_WATER || !lane.has_unread() {
+        if resting || thinned || lane.reading.is_some() || lane.is_filled() || !lane.has_unread() {
             return;
         }
         let from = lane.next_read;
@@ -669,7 +678,7 @@ impl Outbox {
     pub fn bounds(&self) -> [(&'static str, usize, usize); 2] {
         let ahead = self.lanes.iter().map(|lane| lane.ready.len()).max().unwrap_or(0);
         [
-            ("records read ahead in a lane", ahead, READ_RECORDS_MAX + READ_LOW_WATER),
+            ("records read ahead in a lane", ahead, READ_RECORDS_MAX + READ_AHEAD),
             ("records that only memory holds", self.volatile(), VOLATILE_RECORDS_MAX),
         ]
     }

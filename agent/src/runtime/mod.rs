@@ -43,6 +43,8 @@ const APP_BATCHES_MAX: usize = 4;
 pub(crate) const STORE_BACKLOG_MAX: usize = store::STORE_QUEUE_MAX / 4;
 /// Inputs handled before the loop looks at its other sources again.
 const INPUTS_AT_ONCE: usize = 64;
+/// The same for the link's events, of which each may be a command, and with it a write.
+const EVENTS_AT_ONCE: usize = 16;
 
 /// What a run is made of.
 pub struct Options {
@@ -123,18 +125,22 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
         tokio::select! {
             Some(input) = inputs.recv() => {
                 let mut next = Some(input);
-                for _ in 0..INPUTS_AT_ONCE {
-                    let Some(input) = next else { break };
+                let mut room = INPUTS_AT_ONCE;
+                while let Some(input) = next {
                     shell.handle(&mut engine, clock.now(), input);
-                    next = inputs.try_recv().ok();
-                }
-                if let Some(input) = next {
-                    shell.handle(&mut engine, clock.now(), input);
+                    room -= 1;
+                    next = if room > 0 { inputs.try_recv().ok() } else { None };
                 }
             }
             Some(event) = link_events.recv(), if link_may_speak => {
-                let input = shell.link_input(event);
-                engine.handle(clock.now(), input);
+                let mut next = Some(event);
+                let mut room = EVENTS_AT_ONCE;
+                while let Some(event) = next {
+                    let input = shell.link_input(event);
+                    engine.handle(clock.now(), input);
+                    room -= 1;
+                    next = if room > 0 { link_events.try_recv().ok() } else { None };
+                }
             }
             batch = errors.next() => engine.handle(clock.now(), Input::Errors(batch)),
             Some(batch) = app_errors.recv() => engine.handle(clock.now(), Input::Errors(batch)),

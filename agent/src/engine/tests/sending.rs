@@ -506,6 +506,39 @@ fn a_backlog_drains_over_a_link_of_ten_kbit_a_second() {
 }
 
 #[test]
+fn more_is_under_way_while_the_broker_answers_quickly_and_no_more_once_it_is_slow() {
+    let mut world = after_an_outage(4 * 3_600 * SECOND, |world| {
+        world.withhold_acks = true;
+        world.packet_max = None;
+        world.config.mqtt.drain.publishes_per_second = 1_000;
+        world.config.mqtt.inflight_max = 100;
+        world.input(Input::Reconfigure(Box::new(world.config.clone())));
+    });
+    let under_way = |world: &World| -> usize {
+        world.got[world.got.len() - world.unanswered()..].iter().map(|got| got.body.to_string().len()).sum()
+    };
+    world.advance(2 * SECOND);
+    let at_first = under_way(&world);
+    assert!((48 * 1024..96 * 1024).contains(&at_first), "{at_first} B");
+
+    // Presence and attributes are among them.
+    for _ in 0..6 {
+        world.answer_nth(0);
+    }
+    // One that was sent in their place, at once.
+    world.answer_nth(world.unanswered() - 1);
+    world.advance(SECOND);
+    let quick = under_way(&world);
+    assert!((200 * 1024..300 * 1024).contains(&quick), "{quick} B");
+
+    while under_way(&world) > at_first {
+        world.answer_nth(0);
+        world.advance(SECOND);
+    }
+    assert!(under_way(&world) > 0, "nothing was left to send");
+}
+
+#[test]
 fn records_of_one_window_that_the_broker_keeps_refusing_are_all_set_aside() {
     let mut world = World::new();
     world.advance(SECOND);
