@@ -40,10 +40,10 @@ impl Report {
     }
 
     /// A figure beside its baseline: the goal is for their ratio.
-    pub fn ratio(&mut self, what: &str, value: f64, (name, baseline): (&str, f64), unit: &str, goal: Goal) {
+    pub fn ratio(&mut self, what: &str, value: f64, (name, baseline): (&str, f64), unit: &str, goal: Option<Goal>) {
         let ratio = value / baseline;
         let shown = format!("{} {unit}, {name} {} {unit}: ratio {}", number(value), number(baseline), number(ratio));
-        self.push(what, &shown, ratio, Some(goal));
+        self.push(what, &shown, ratio, goal);
     }
 
     /// A line without a figure: how something was measured.

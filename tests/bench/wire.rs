@@ -31,12 +31,7 @@ pub fn run(report: &mut Report) {
     report.figure("on the wire, JSON one a message", singly, "B/sample", None);
     for (encoding, goal) in [("json", None), ("json+zstd", Some(Goal::AtMost(1.0 / 6.0)))] {
         let batched = through_the_agent(encoding);
-        match goal {
-            None => report.figure(&format!("on the wire, {encoding}"), batched, "B/sample", None),
-            Some(goal) => {
-                report.ratio(&format!("on the wire, {encoding}"), batched, ("one a message", singly), "B/sample", goal);
-            }
-        }
+        report.ratio(&format!("on the wire, {encoding}"), batched, ("one a message", singly), "B/sample", goal);
     }
     dictionary(report);
 }
