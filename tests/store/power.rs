@@ -19,7 +19,7 @@ use crate::{cases, child, child_dir, settings, temp};
 const ROUNDS: u64 = 100;
 const ROUNDS_VARIABLE: &str = "FIELDMEDIC_STORE_CUT_ROUNDS";
 /// How often each point is struck with other dice.
-const SEEDS: u64 = 3;
+const SEEDS: u64 = 2;
 const SEEDS_VARIABLE: &str = "FIELDMEDIC_STORE_CUT_SEEDS";
 const TEST: &str = "power::a_power_cut_at_any_write_loses_nothing_that_was_confirmed";
 const SECTOR: usize = 512;
