@@ -14,6 +14,10 @@ use crate::collect::clock::ClockReading;
 use crate::config::CheckedConfig;
 use crate::engine::observation::{Finding, Observation, Severity};
 
+/// The checks that ask systemd.
+pub const OF_SYSTEMD: &[&str] = &[FAILED_UNIT];
+const FAILED_UNIT: &str = "failed_unit";
+
 /// What is audited.
 #[derive(Debug, Clone)]
 pub struct Audit {

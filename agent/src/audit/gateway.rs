@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::finding;
+use super::{FAILED_UNIT, finding};
 use crate::config::CheckedConfig;
 use crate::engine::metric::{Metric, Value};
 use crate::engine::observation::{Finding, Observation, Severity};
@@ -36,7 +36,7 @@ pub(super) fn judge(
     for line in failed.iter().flatten() {
         let unit = line.split(' ').next().unwrap_or(line);
         let advice = format!("systemctl status {unit}; systemctl reset-failed {unit} once it is settled");
-        found.push(finding(Severity::Warning, "failed_unit", unit, format!("systemd says: {line}"), &advice));
+        found.push(finding(Severity::Warning, FAILED_UNIT, unit, format!("systemd says: {line}"), &advice));
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Input {
         id: EffectId,
         /// `Err`: why nobody could look.
         result: Result<Vec<Finding>, String>,
+        /// Checks for which nobody could look this time.
+        unseen: &'static [&'static str],
     },
     /// New error lines.
     Errors(ErrorBatch),

@@ -216,9 +216,9 @@ impl Engine {
                     self.observed(now, result);
                 }
             }
-            Input::Audited { id, result } => {
+            Input::Audited { id, result, unseen } => {
                 if self.effects.complete(id).is_some() {
-                    self.audited(now, result);
+                    self.audited(now, result, unseen);
                 }
             }
             Input::Errors(batch) => self.errors(now, batch),
@@ -533,7 +533,7 @@ impl Engine {
         }
     }
 
-    fn audited(&mut self, now: Now, result: Result<Vec<Finding>, String>) {
+    fn audited(&mut self, now: Now, result: Result<Vec<Finding>, String>, unseen: &[&str]) {
         let findings = match result {
             Ok(findings) => findings,
             Err(why) => {
@@ -541,7 +541,7 @@ impl Engine {
                 return self.effects.log(LogLevel::Warn, format!("audit: nobody could look: {why}"));
             }
         };
-        let told = self.self_audit.audited(&findings);
+        let told = self.self_audit.audited(&findings, unseen);
         self.record_events(now, told.events);
         if let Some(value) = told.saved {
             self.effects.put(Purpose::Bookkeeping, vec![(AUDIT_KEY.to_owned(), value)]);

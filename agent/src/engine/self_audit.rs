@@ -68,8 +68,9 @@ impl SelfAudit {
         self.under_way = false;
     }
 
-    /// Somebody has looked, and found this, the worst first.
-    pub(super) fn audited(&mut self, findings: &[Finding]) -> Told {
+    /// Somebody has looked, and found this, the worst first. What was found before by checks that are `unseen` this time
+    /// stands.
+    pub(super) fn audited(&mut self, findings: &[Finding], unseen: &[&str]) -> Told {
         self.under_way = false;
         let told: Vec<&Finding> = findings.iter().take(FINDINGS_MAX).collect();
         let mut known = Known::new();
@@ -77,6 +78,8 @@ impl SelfAudit {
             // The worst comes first.
             known.entry(name_of(finding)).or_insert(finding.severity);
         }
+        let standing = self.known.iter().filter(|((check, _), _)| unseen.contains(&check.as_str()));
+        known.extend(standing.map(|(name, severity)| (name.clone(), *severity)));
         let gone = self.known.keys().filter(|name| !known.contains_key(*name)).map(|(check, subject)| {
             let event = Event::new(Severity::Notice, EventKind::Audit, "audit_finding").group(GROUP);
             event.with("state", "gone").with("check", check.as_str()).with("subject", subject.as_str())
@@ -135,12 +138,12 @@ mod tests {
     fn a_finding_is_told_when_it_is_new_and_when_it_is_gone_and_each_look_in_short() {
         let mut audit = SelfAudit::new(Mono(0), None);
         let full = finding("disk_full", "/var", Severity::Warning);
-        let first = audit.audited(std::slice::from_ref(&full));
+        let first = audit.audited(std::slice::from_ref(&full), &[]);
         assert_eq!(names(&first), [("audit_finding", Severity::Warning), ("self_audit", Severity::Info)]);
-        let again = audit.audited(std::slice::from_ref(&full));
+        let again = audit.audited(std::slice::from_ref(&full), &[]);
         assert_eq!(names(&again), [("self_audit", Severity::Info)]);
         assert_eq!(again.saved, None, "no write without news");
-        let gone = audit.audited(&[]);
+        let gone = audit.audited(&[], &[]);
         assert_eq!(names(&gone), [("audit_finding", Severity::Notice), ("self_audit", Severity::Info)]);
         assert_eq!(gone.saved, Some(None), "nothing is kept of what is gone");
     }
@@ -149,7 +152,7 @@ mod tests {
     fn a_finding_that_gets_worse_is_told_again_and_one_that_gets_better_is_not() {
         let mut audit = SelfAudit::new(Mono(0), None);
         let mut told = |severity| {
-            let told = audit.audited(&[finding("tls_files", "mqtt.tls.cert_file", severity)]);
+            let told = audit.audited(&[finding("tls_files", "mqtt.tls.cert_file", severity)], &[]);
             let findings = told.events.iter().filter(|event| &*event.name == "audit_finding");
             findings.map(|event| event.severity).collect::<Vec<_>>()
         };
@@ -161,12 +164,25 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_could_look_at_is_neither_gone_nor_news_the_next_day() {
+        let mut audit = SelfAudit::new(Mono(0), None);
+        let both =
+            [finding("disk_full", "/var", Severity::Warning), finding("failed_unit", "app.service", Severity::Warning)];
+        audit.audited(&both, &[]);
+        let blind = audit.audited(&[], &["failed_unit"]);
+        let gone = blind.events.first().and_then(|event| event.field("check")).cloned();
+        assert_eq!((blind.events.len(), gone), (2, Some("disk_full".into())));
+        assert_eq!(names(&audit.audited(&both[1..], &[])), [("self_audit", Severity::Info)]);
+        assert_eq!(audit.audited(&[], &[]).events.len(), 2, "gone when somebody has seen it");
+    }
+
+    #[test]
     fn what_was_told_before_a_restart_is_not_told_again() {
         let mut before = SelfAudit::new(Mono(0), None);
         let full = finding("disk_full", "/var", Severity::Warning);
-        let saved = before.audited(std::slice::from_ref(&full)).saved.flatten().unwrap();
+        let saved = before.audited(std::slice::from_ref(&full), &[]).saved.flatten().unwrap();
         let mut after = SelfAudit::new(Mono(0), minicbor::decode(&saved).ok());
-        assert_eq!(names(&after.audited(&[full])), [("self_audit", Severity::Info)]);
+        assert_eq!(names(&after.audited(&[full], &[])), [("self_audit", Severity::Info)]);
     }
 
     #[test]
@@ -176,7 +192,7 @@ mod tests {
         assert!(audit.poll(Mono(300_000)));
         assert_eq!(audit.deadline(), None);
         assert!(!audit.poll(Mono(90_000_000)), "the first hangs");
-        audit.audited(&[]);
+        audit.audited(&[], &[]);
         assert!(audit.poll(Mono(90_000_000)));
     }
 
@@ -186,7 +202,7 @@ mod tests {
             .map(|n| finding("writable_by_others", &format!("/etc/{n}/{}", "x".repeat(5_000)), Severity::Critical))
             .collect();
         let mut audit = SelfAudit::new(Mono(0), None);
-        let told = audit.audited(&findings);
+        let told = audit.audited(&findings, &[]);
         assert_eq!(told.events.len(), FINDINGS_MAX + 1);
         let summary = told.events.last().unwrap();
         assert!(summary.fields.contains(&("not_told".into(), 36_u64.into())), "{summary:?}");

@@ -483,7 +483,7 @@ impl World {
                 self.queue.push_back(Input::Observed { id, result });
             }
             Effect::Audit { id } => {
-                self.queue.push_back(Input::Audited { id, result: Ok(self.findings.clone()) });
+                self.queue.push_back(Input::Audited { id, result: Ok(self.findings.clone()), unseen: &[] });
             }
             Effect::Store { id, op } => {
                 self.ask_store(id, op);

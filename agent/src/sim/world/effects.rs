@@ -118,7 +118,7 @@ impl World<'_> {
         self.gateway.advance(self.at);
         let Some(agent) = &mut self.agent else { return };
         let findings = self.gateway.audit(self.at, agent.engine.config());
-        agent.inbox.push_back(Input::Audited { id, result: Ok(findings) });
+        agent.inbox.push_back(Input::Audited { id, result: Ok(findings), unseen: &[] });
     }
 
     fn observe(&mut self, id: EffectId) {
