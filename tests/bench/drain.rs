@@ -23,7 +23,7 @@ const RECORDS: u64 = 200_000;
 const MANY_RECORDS: u64 = 1_000_000;
 /// How long a drain may take before something is wrong.
 const BOUND: Duration = Duration::from_secs(300);
-/// To answer costs the agent a millisecond.
+/// Seldom enough to leave the agent its time, often enough for a figure of a drain that takes a second.
 const ASK_EVERY: Duration = Duration::from_millis(25);
 
 /// Of the 2 cores one is the broker's: nothing else runs meanwhile.

@@ -124,22 +124,14 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
         let link_may_speak = shell.store_backlog() < STORE_BACKLOG_MAX;
         tokio::select! {
             Some(input) = inputs.recv() => {
-                let mut next = Some(input);
-                let mut room = INPUTS_AT_ONCE;
-                while let Some(input) = next {
+                for input in waiting(input, &mut inputs).take(INPUTS_AT_ONCE) {
                     shell.handle(&mut engine, clock.now(), input);
-                    room -= 1;
-                    next = if room > 0 { inputs.try_recv().ok() } else { None };
                 }
             }
             Some(event) = link_events.recv(), if link_may_speak => {
-                let mut next = Some(event);
-                let mut room = EVENTS_AT_ONCE;
-                while let Some(event) = next {
+                for event in waiting(event, &mut link_events).take(EVENTS_AT_ONCE) {
                     let input = shell.link_input(event);
                     engine.handle(clock.now(), input);
-                    room -= 1;
-                    next = if room > 0 { link_events.try_recv().ok() } else { None };
                 }
             }
             batch = errors.next() => engine.handle(clock.now(), Input::Errors(batch)),
@@ -186,6 +178,11 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
         return Err(RunError::StoreIsBack(settings.path));
     }
     Ok(())
+}
+
+/// What was received, and what waits behind it.
+fn waiting<T>(first: T, queue: &mut mpsc::Receiver<T>) -> impl Iterator<Item = T> {
+    std::iter::once(first).chain(std::iter::from_fn(|| queue.try_recv().ok()))
 }
 
 /// The store, or what stands in for it. Only one that another agent uses keeps this one from running: a gateway that

@@ -527,16 +527,16 @@ impl Log {
             if index == start && self.hint.is_none_or(|hint| (hint.segment, hint.offset) != (segment.first, offset)) {
                 self.trail.clear();
             }
-            wanted.read.clear();
+            let before = wanted.records.len();
             let end = self
                 .look(segment, |source| wanted.collect(Frames::new(source, segment.first, offset, above)))?
-                .unwrap_or(Walked { offset, damaged: true, whole: false, full: false });
+                .unwrap_or(Walked { offset, damaged: true, skipped: false, full: false });
             if end.damaged {
                 self.count_again(index)?;
             }
-            self.follow(&end, segment.first, &wanted.read);
-            if let Some((below, _)) = wanted.records.last() {
-                self.hint = Some(ReadHint { segment: segment.first, offset: end.offset, below: *below });
+            self.follow(&end, segment.first, wanted.records.get(before..).unwrap_or_default());
+            if let Some(last) = wanted.records.last() {
+                self.hint = Some(ReadHint { segment: segment.first, offset: end.offset, below: last.seq });
             }
             if end.full {
                 break;
@@ -563,11 +563,11 @@ impl Log {
     }
 
     /// Notes where the records of a page lie, if they follow those that were noted before.
-    fn follow(&mut self, walked: &Walked, segment: u64, read: &[(u64, u64)]) {
-        if !walked.whole {
+    fn follow(&mut self, walked: &Walked, segment: u64, found: &[FoundRecord]) {
+        if walked.skipped {
             self.trail.clear();
         }
-        self.trail.extend(read.iter().map(|(seq, offset)| Read { segment, offset: *offset, seq: *seq }));
+        self.trail.extend(found.iter().map(|found| Read { segment, offset: found.offset, seq: found.seq }));
         let surplus = self.trail.len().saturating_sub(TRAIL_MAX);
         self.trail.drain(..surplus);
     }
@@ -773,10 +773,14 @@ struct Wanted {
     bytes_max: usize,
     /// The bodies, one behind the other: a page is one piece of memory, which its records share.
     bytes: Vec<u8>,
-    /// Each with the length of its body.
-    records: Vec<(u64, usize)>,
-    /// Those of the segment that is walked through, each with its offset.
-    read: Vec<(u64, u64)>,
+    records: Vec<FoundRecord>,
+}
+
+/// A record of a page: where its frame begins in its segment, and how long its body is.
+struct FoundRecord {
+    seq: u64,
+    offset: u64,
+    len: usize,
 }
 
 /// How a walk through a segment ended.
@@ -784,28 +788,27 @@ struct Walked {
     /// The first frame that is not in the page.
     offset: u64,
     damaged: bool,
-    /// All records that lie in the way are in the page.
-    whole: bool,
+    /// Records lay in the way that aren't in the page.
+    skipped: bool,
     full: bool,
 }
 
 impl Wanted {
     fn collect(&mut self, mut frames: Frames<'_>) -> io::Result<Walked> {
-        let (mut damaged, mut whole) = (false, true);
+        let (mut damaged, mut skipped) = (false, false);
         loop {
             let offset = frames.offset();
             match frames.step()? {
-                Step::Record { seq, .. } if seq < self.from => whole = false,
+                Step::Record { seq, .. } if seq < self.from => skipped = true,
                 Step::Record { body, .. } if self.is_full_for(body) => {
-                    return Ok(Walked { offset, damaged, whole, full: true });
+                    return Ok(Walked { offset, damaged, skipped, full: true });
                 }
                 Step::Record { seq, body, .. } => {
                     self.bytes.extend_from_slice(body);
-                    self.records.push((seq, body.len()));
-                    self.read.push((seq, offset));
+                    self.records.push(FoundRecord { seq, offset, len: body.len() });
                 }
-                Step::Damaged { .. } | Step::Torn { .. } => (damaged, whole) = (true, false),
-                Step::End => return Ok(Walked { offset, damaged, whole, full: false }),
+                Step::Damaged { .. } | Step::Torn { .. } => damaged = true,
+                Step::End => return Ok(Walked { offset, damaged, skipped, full: false }),
             }
         }
     }
@@ -817,7 +820,7 @@ impl Wanted {
 
     fn finish(self) -> Vec<(u64, Bytes)> {
         let mut bytes = Bytes::from(self.bytes);
-        self.records.into_iter().map(|(seq, len)| (seq, bytes.split_to(len))).collect()
+        self.records.into_iter().map(|found| (found.seq, bytes.split_to(found.len))).collect()
     }
 }
 

@@ -3,7 +3,6 @@
 //!
 //! Each reading stands where its metric's path says. What a gateway doesn't have is left out, never zero.
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -38,7 +37,7 @@ pub fn text(readings: &[Reading]) -> String {
 pub fn parse(text: &str) -> Result<Vec<Reading>, serde_json::Error> {
     let object: Map<String, Json> = serde_json::from_str(&format!("{{{text}}}"))?;
     let mut readings = Vec::new();
-    collect(&object, &mut Vec::new(), &mut readings);
+    collect(&object, "", &mut readings);
     readings.sort_by_key(|reading| reading.metric);
     Ok(readings)
 }
@@ -146,23 +145,21 @@ fn rounded(metric: Metric, value: f64) -> f64 {
     if scaled.abs() < DECIMALS_MAX { scaled.round() / scale + 0.0 } else { value }
 }
 
-/// Finds the readings of an object that these names lead to.
-fn collect<'t>(object: &'t Map<String, Json>, steps: &mut Vec<&'t str>, readings: &mut Vec<Reading>) {
+/// Finds the readings of an object; `above` is the path to it, with a dot at its end.
+fn collect(object: &Map<String, Json>, above: &str, readings: &mut Vec<Reading>) {
     for (name, value) in object {
-        steps.push(name);
-        match value {
-            Json::Object(group) => collect(group, steps, readings),
-            value => {
-                let found = metric_at(steps).zip(value_of(value));
-                readings.extend(found.map(|((metric, label), value)| {
-                    let end = |end| object.get(&format!("{name}{end}")).and_then(Json::as_f64);
-                    let is_gauge = metric.rollup() == Rollup::Gauge;
-                    let range = if is_gauge { end("_min").zip(end("_max")) } else { None };
-                    Reading { metric, label: label.map(Into::into), value, range }
-                }));
-            }
+        let path = format!("{above}{name}");
+        if let Json::Object(group) = value {
+            collect(group, &format!("{path}."), readings);
+            continue;
         }
-        steps.pop();
+        let found = Metric::find(&path).zip(value_of(value));
+        readings.extend(found.map(|((metric, label), value)| {
+            let end = |end| object.get(&format!("{name}{end}")).and_then(Json::as_f64);
+            let is_gauge = metric.rollup() == Rollup::Gauge;
+            let range = if is_gauge { end("_min").zip(end("_max")) } else { None };
+            Reading { metric, label: label.map(Into::into), value, range }
+        }));
     }
 }
 
@@ -173,21 +170,6 @@ fn value_of(value: &Json) -> Option<Value> {
         Json::String(text) => Some(Value::Text(text.as_str().into())),
         Json::Null | Json::Array(_) | Json::Object(_) => None,
     }
-}
-
-/// The metric whose path has these names, and the label among them.
-fn metric_at<'t>(steps: &[&'t str]) -> Option<(Metric, Option<&'t str>)> {
-    static PATHS: OnceLock<BTreeMap<Vec<&'static str>, Metric>> = OnceLock::new();
-    let paths =
-        PATHS.get_or_init(|| Metric::ALL.iter().map(|metric| (metric.path().split('.').collect(), *metric)).collect());
-    if let Some(metric) = paths.get(steps) {
-        return Some((*metric, metric.has_label().then_some(LABEL)));
-    }
-    steps.iter().enumerate().find_map(|(at, label)| {
-        let mut path = steps.to_vec();
-        *path.get_mut(at)? = LABEL;
-        Some((*paths.get(path.as_slice())?, Some(*label)))
-    })
 }
 
 /// How [`Sample`](crate::engine::record::Sample) stores its readings.
@@ -212,7 +194,7 @@ pub(crate) mod stored {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
     use serde_json::json;
