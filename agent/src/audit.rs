@@ -12,10 +12,9 @@ use std::time::SystemTime;
 use crate::collect::Collectors;
 use crate::collect::clock::ClockReading;
 use crate::config::CheckedConfig;
-use crate::engine::observation::{Finding, Observation, Severity};
+use crate::engine::observation::{Audited, Finding, Observation, Severity};
 
-/// The checks that ask systemd.
-pub const OF_SYSTEMD: &[&str] = &[FAILED_UNIT];
+/// The check that asks systemd.
 const FAILED_UNIT: &str = "failed_unit";
 
 /// What is audited.
@@ -57,10 +56,10 @@ impl Audit {
         Self { running: Some(running), ..self }
     }
 
-    /// All findings, the worst first. `failed` are the units that have failed, each with what it is for; an error where
-    /// nobody could say. Blocks as long as the kernel does.
+    /// All findings. `failed` are the units that have failed, each with what it is for; an error where nobody could say.
+    /// Blocks as long as the kernel does.
     #[must_use]
-    pub fn look(&self, clock: ClockReading, failed: &Result<Vec<String>, String>) -> Vec<Finding> {
+    pub fn look(&self, clock: ClockReading, failed: &Result<Vec<String>, String>) -> Audited {
         let seen = Collectors::new(&self.config.collect).with_sockets().observe(clock);
         let mut found = judge(&self.config, &seen, failed);
         files::look(&self.config, &self.files, clock.now.wall.unix, &mut found);
@@ -69,7 +68,7 @@ impl Audit {
             agent::look(&self.files, running, &mut found);
         }
         sort(&mut found);
-        found
+        Audited { findings: found, unseen: if failed.is_err() { &[FAILED_UNIT] } else { &[] } }
     }
 }
 

@@ -189,7 +189,7 @@ fn a_whole_look_reads_its_own_round_below_the_root() {
     let listens = "   0: 00000000:0017 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 99 1\n";
     fs::write(net.join("tcp"), format!("  sl  local_address\n{listens}")).unwrap();
     let clock = ClockReading { now: Now { mono: Mono(1), wall: Wall { unix: Unix(0), trusted: true } }, synced: false };
-    let found = Audit::new(config, vec![dir.path().join("agent.toml")]).look(clock, &Ok(Vec::new()));
+    let found = Audit::new(config, vec![dir.path().join("agent.toml")]).look(clock, &Ok(Vec::new())).findings;
     let expected = ["clear_text_service", "clock_not_synced", "listens"];
     let found: Vec<&str> = checks(&found).into_iter().filter(|check| expected.contains(check)).collect();
     assert_eq!(found, expected);

@@ -41,7 +41,7 @@ pub(super) fn run(args: AuditArgs) -> u8 {
         eprintln!("fieldmedic: which units failed isn't known: {why}");
     }
     let clock = Clock::new(config.clock.trust, &config.collect.root).read();
-    let findings = Audit::new(config, files).look(clock, &failed);
+    let findings = Audit::new(config, files).look(clock, &failed).findings;
     let shown = if args.json { show_json(&findings, &mut io::stdout()) } else { show(&findings, &mut io::stdout()) };
     match shown {
         Ok(()) => exit_code(&findings),

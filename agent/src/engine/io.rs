@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::observation::{ErrorBatch, Finding, Observation};
+use super::observation::{Audited, ErrorBatch, Observation};
 use super::packet::{Packet, Version};
 use super::record::Class;
 use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
@@ -28,14 +28,12 @@ pub enum Input {
         /// `Err`: why there are none (the collectors hang, or are still busy).
         result: Result<Observation, String>,
     },
-    /// What [`Effect::Audit`] found, the worst first.
+    /// What [`Effect::Audit`] found.
     Audited {
         /// The effect's id.
         id: EffectId,
         /// `Err`: why nobody could look.
-        result: Result<Vec<Finding>, String>,
-        /// Checks for which nobody could look this time.
-        unseen: &'static [&'static str],
+        result: Result<Audited, String>,
     },
     /// New error lines.
     Errors(ErrorBatch),

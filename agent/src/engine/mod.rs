@@ -64,7 +64,7 @@ use incidents::Incidents;
 use io::{Effect, EffectId, Input, LogLevel, StoreFault, StoreOp, StoreReply, Trigger};
 use link::{FaultLog, Link};
 use metric::{Metric, Point};
-use observation::{EndSigns, ErrorBatch, Finding, Observation, Severity};
+use observation::{Audited, EndSigns, ErrorBatch, Observation, Severity};
 use outbox::Outbox;
 use pace::Pace;
 use quarantine::Quarantine;
@@ -216,9 +216,9 @@ impl Engine {
                     self.observed(now, result);
                 }
             }
-            Input::Audited { id, result, unseen } => {
+            Input::Audited { id, result } => {
                 if self.effects.complete(id).is_some() {
-                    self.audited(now, result, unseen);
+                    self.audited(now, result);
                 }
             }
             Input::Errors(batch) => self.errors(now, batch),
@@ -533,15 +533,15 @@ impl Engine {
         }
     }
 
-    fn audited(&mut self, now: Now, result: Result<Vec<Finding>, String>, unseen: &[&str]) {
-        let findings = match result {
-            Ok(findings) => findings,
+    fn audited(&mut self, now: Now, result: Result<Audited, String>) {
+        let audited = match result {
+            Ok(audited) => audited,
             Err(why) => {
                 self.self_audit.failed();
                 return self.effects.log(LogLevel::Warn, format!("audit: nobody could look: {why}"));
             }
         };
-        let told = self.self_audit.audited(&findings, unseen);
+        let told = self.self_audit.audited(&audited);
         self.record_events(now, told.events);
         if let Some(value) = told.saved {
             self.effects.put(Purpose::Bookkeeping, vec![(AUDIT_KEY.to_owned(), value)]);

@@ -48,6 +48,15 @@ pub struct Finding {
     pub advice: String,
 }
 
+/// What a look at the gateway and its agent found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Audited {
+    /// The worst first.
+    pub findings: Vec<Finding>,
+    /// Checks for which nobody could look this time: what they found before stands.
+    pub unseen: &'static [&'static str],
+}
+
 /// What the kernel kept of how the boot before ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EndSigns {

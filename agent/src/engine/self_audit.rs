@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::commands::encode;
-use super::observation::{Finding, Severity};
+use super::observation::{Audited, Finding, Severity};
 use super::record::{Event, EventKind};
 use super::template::cut_at;
 use super::time::Mono;
@@ -68,9 +68,8 @@ impl SelfAudit {
         self.under_way = false;
     }
 
-    /// Somebody has looked, and found this, the worst first. What was found before by checks that are `unseen` this time
-    /// stands.
-    pub(super) fn audited(&mut self, findings: &[Finding], unseen: &[&str]) -> Told {
+    /// Somebody has looked.
+    pub(super) fn audited(&mut self, Audited { findings, unseen }: &Audited) -> Told {
         self.under_way = false;
         let told: Vec<&Finding> = findings.iter().take(FINDINGS_MAX).collect();
         let mut known = Known::new();
@@ -130,6 +129,10 @@ mod tests {
         Finding { check, subject: subject.to_owned(), severity, what, advice }
     }
 
+    fn seen(findings: &[Finding]) -> Audited {
+        Audited { findings: findings.to_vec(), unseen: &[] }
+    }
+
     fn names(told: &Told) -> Vec<(&str, Severity)> {
         told.events.iter().map(|event| (&*event.name, event.severity)).collect()
     }
@@ -138,12 +141,12 @@ mod tests {
     fn a_finding_is_told_when_it_is_new_and_when_it_is_gone_and_each_look_in_short() {
         let mut audit = SelfAudit::new(Mono(0), None);
         let full = finding("disk_full", "/var", Severity::Warning);
-        let first = audit.audited(std::slice::from_ref(&full), &[]);
+        let first = audit.audited(&seen(std::slice::from_ref(&full)));
         assert_eq!(names(&first), [("audit_finding", Severity::Warning), ("self_audit", Severity::Info)]);
-        let again = audit.audited(std::slice::from_ref(&full), &[]);
+        let again = audit.audited(&seen(std::slice::from_ref(&full)));
         assert_eq!(names(&again), [("self_audit", Severity::Info)]);
         assert_eq!(again.saved, None, "no write without news");
-        let gone = audit.audited(&[], &[]);
+        let gone = audit.audited(&seen(&[]));
         assert_eq!(names(&gone), [("audit_finding", Severity::Notice), ("self_audit", Severity::Info)]);
         assert_eq!(gone.saved, Some(None), "nothing is kept of what is gone");
     }
@@ -152,7 +155,7 @@ mod tests {
     fn a_finding_that_gets_worse_is_told_again_and_one_that_gets_better_is_not() {
         let mut audit = SelfAudit::new(Mono(0), None);
         let mut told = |severity| {
-            let told = audit.audited(&[finding("tls_files", "mqtt.tls.cert_file", severity)], &[]);
+            let told = audit.audited(&seen(&[finding("tls_files", "mqtt.tls.cert_file", severity)]));
             let findings = told.events.iter().filter(|event| &*event.name == "audit_finding");
             findings.map(|event| event.severity).collect::<Vec<_>>()
         };
@@ -168,21 +171,21 @@ mod tests {
         let mut audit = SelfAudit::new(Mono(0), None);
         let both =
             [finding("disk_full", "/var", Severity::Warning), finding("failed_unit", "app.service", Severity::Warning)];
-        audit.audited(&both, &[]);
-        let blind = audit.audited(&[], &["failed_unit"]);
+        audit.audited(&seen(&both));
+        let blind = audit.audited(&Audited { unseen: &["failed_unit"], ..Audited::default() });
         let gone = blind.events.first().and_then(|event| event.field("check")).cloned();
         assert_eq!((blind.events.len(), gone), (2, Some("disk_full".into())));
-        assert_eq!(names(&audit.audited(&both[1..], &[])), [("self_audit", Severity::Info)]);
-        assert_eq!(audit.audited(&[], &[]).events.len(), 2, "gone when somebody has seen it");
+        assert_eq!(names(&audit.audited(&seen(&both[1..]))), [("self_audit", Severity::Info)]);
+        assert_eq!(audit.audited(&seen(&[])).events.len(), 2, "gone when somebody has seen it");
     }
 
     #[test]
     fn what_was_told_before_a_restart_is_not_told_again() {
         let mut before = SelfAudit::new(Mono(0), None);
         let full = finding("disk_full", "/var", Severity::Warning);
-        let saved = before.audited(std::slice::from_ref(&full), &[]).saved.flatten().unwrap();
+        let saved = before.audited(&seen(std::slice::from_ref(&full))).saved.flatten().unwrap();
         let mut after = SelfAudit::new(Mono(0), minicbor::decode(&saved).ok());
-        assert_eq!(names(&after.audited(&[full], &[])), [("self_audit", Severity::Info)]);
+        assert_eq!(names(&after.audited(&seen(&[full]))), [("self_audit", Severity::Info)]);
     }
 
     #[test]
@@ -192,7 +195,7 @@ mod tests {
         assert!(audit.poll(Mono(300_000)));
         assert_eq!(audit.deadline(), None);
         assert!(!audit.poll(Mono(90_000_000)), "the first hangs");
-        audit.audited(&[], &[]);
+        audit.audited(&seen(&[]));
         assert!(audit.poll(Mono(90_000_000)));
     }
 
@@ -202,7 +205,7 @@ mod tests {
             .map(|n| finding("writable_by_others", &format!("/etc/{n}/{}", "x".repeat(5_000)), Severity::Critical))
             .collect();
         let mut audit = SelfAudit::new(Mono(0), None);
-        let told = audit.audited(&findings, &[]);
+        let told = audit.audited(&seen(&findings));
         assert_eq!(told.events.len(), FINDINGS_MAX + 1);
         let summary = told.events.last().unwrap();
         assert!(summary.fields.contains(&("not_told".into(), 36_u64.into())), "{summary:?}");

@@ -13,7 +13,7 @@ use super::mqtt::transport::Target;
 use super::retry::FullJitter;
 use super::{Options, RunError};
 use crate::act::{Actor, Order, jobs};
-use crate::audit::{Audit, OF_SYSTEMD};
+use crate::audit::Audit;
 use crate::collect::Collectors;
 use crate::collect::clock::{Clock, ClockReading};
 use crate::collect::worker::Worker;
@@ -203,16 +203,14 @@ impl Dispatcher {
         tokio::spawn(async move {
             let failed = jobs::failed().await;
             let answer = inputs.clone();
-            let unseen = if failed.is_err() { OF_SYSTEMD } else { &[] };
             let look = move || {
                 let looked = catch_unwind(AssertUnwindSafe(|| audit.look(clock, &failed)));
                 let result = looked.map_err(|_| "the auditor panicked: its words are on stderr".to_owned());
                 // The receiver is gone only when the agent ends.
-                let _ = answer.blocking_send(Input::Audited { id, result, unseen });
+                let _ = answer.blocking_send(Input::Audited { id, result });
             };
             if let Err(error) = thread::Builder::new().name("audit".to_owned()).spawn(look) {
-                let _ =
-                    inputs.send(Input::Audited { id, result: Err(format!("start a thread: {error}")), unseen }).await;
+                let _ = inputs.send(Input::Audited { id, result: Err(format!("start a thread: {error}")) }).await;
             }
         });
     }

@@ -12,7 +12,7 @@ use crate::engine::io::{
     StoreFault, StoreOp, StoreReply, StoreStats,
 };
 use crate::engine::metric::{Metric, Point, Value};
-use crate::engine::observation::{EndSigns, Finding, Observation, Release};
+use crate::engine::observation::{Audited, EndSigns, Finding, Observation, Release};
 use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish, Version};
 use crate::engine::record::Class;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
@@ -483,7 +483,10 @@ impl World {
                 self.queue.push_back(Input::Observed { id, result });
             }
             Effect::Audit { id } => {
-                self.queue.push_back(Input::Audited { id, result: Ok(self.findings.clone()), unseen: &[] });
+                self.queue.push_back(Input::Audited {
+                    id,
+                    result: Ok(Audited { findings: self.findings.clone(), unseen: &[] }),
+                });
             }
             Effect::Store { id, op } => {
                 self.ask_store(id, op);

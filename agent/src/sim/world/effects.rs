@@ -11,6 +11,7 @@ use super::{Doing, Event, World};
 use crate::engine::io::{
     Act, ActOutcome, ActStatus, Effect, EffectId, Input, StoreFault, StoreOp, StoreReply, StoreStats, Trigger,
 };
+use crate::engine::observation::Audited;
 use crate::engine::record::{Class, Record};
 use crate::store::STORE_QUEUE_MAX;
 use crate::wire::CommandId;
@@ -118,7 +119,7 @@ impl World<'_> {
         self.gateway.advance(self.at);
         let Some(agent) = &mut self.agent else { return };
         let findings = self.gateway.audit(self.at, agent.engine.config());
-        agent.inbox.push_back(Input::Audited { id, result: Ok(findings), unseen: &[] });
+        agent.inbox.push_back(Input::Audited { id, result: Ok(Audited { findings, unseen: &[] }) });
     }
 
     fn observe(&mut self, id: EffectId) {

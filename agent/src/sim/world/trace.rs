@@ -52,9 +52,9 @@ impl Trace {
                     self.0.write_u64(point.value.number().unwrap_or(0.0).to_bits());
                 }
             }
-            Input::Audited { result: Ok(findings), .. } => {
+            Input::Audited { result: Ok(audited), .. } => {
                 self.0.write_u64(7);
-                self.0.write_u64(findings.len() as u64);
+                self.0.write_u64(audited.findings.len() as u64);
             }
             Input::Errors(batch) => {
                 self.0.write_u64(4);
