@@ -25,7 +25,8 @@ const SLOWEST_BYTES_PER_S: usize = 1_024;
 const INFLIGHT_BYTES_MAX: usize = 64 * 1024;
 /// The same while the broker answers quickly: it is kept busy while answers are on their way.
 const INFLIGHT_BYTES_MAX_QUICK: usize = 256 * 1024;
-/// An answer within that time is a quick one: what is then under way is so within a second at most.
+/// An answer within that time is a quick one, if half of the lower bound was under way before it: all that is then under way
+/// is so for less than a second.
 const QUICK: Duration = Duration::from_millis(100);
 /// Publishes under way, whatever config and broker allow: half of what the runtime queues for a connection, so that a
 /// window sent at once is never taken for a stalled link.
@@ -173,7 +174,7 @@ struct Online {
     inflight_bytes: usize,
     /// It has answered a publish.
     answered: bool,
-    /// The last answer came quickly.
+    /// Answers come quickly also where much is under way.
     quick: bool,
     subscribing: Option<(u16, Mono)>,
     /// Commands in order of receipt; true once durable. MQTT wants their PUBACKs in this order.
@@ -188,6 +189,8 @@ struct Inflight {
     /// When its answer is overdue.
     due: Mono,
     bytes: usize,
+    /// Bytes under way when it was sent, with its own.
+    bytes_then: usize,
 }
 
 impl Link {
@@ -310,7 +313,9 @@ impl Link {
         let bytes = payload.len() + topic.len();
         online.inflight_bytes += bytes;
         let writing = Duration::from_secs((online.inflight_bytes / SLOWEST_BYTES_PER_S) as u64);
-        online.inflight.insert(pkid, Inflight { cargo, since: now, due: now.after(writing + UNACKED_MAX), bytes });
+        let due = now.after(writing + UNACKED_MAX);
+        let bytes_then = online.inflight_bytes;
+        online.inflight.insert(pkid, Inflight { cargo, since: now, due, bytes, bytes_then });
         online.last_out = now;
         let publish = Publish { topic, payload: payload.into(), qos: 1, retain, dup: false, pkid };
         effects.push(Effect::Send { id: online.id, packet: Packet::Publish(publish) });
@@ -642,12 +647,13 @@ impl Online {
     }
 
     fn answered(&mut self, now: Mono, pkid: u16, reason: AckReason) -> Option<Signal> {
-        let Inflight { cargo, since, bytes, .. } = self.inflight.remove(&pkid)?;
+        let Inflight { cargo, since, bytes, bytes_then, .. } = self.inflight.remove(&pkid)?;
         self.inflight_bytes = self.inflight_bytes.saturating_sub(bytes);
         let rtt = now.since(since);
         self.rtt = Some(rtt);
         self.answered = true;
-        self.quick = rtt <= QUICK;
+        // That little is answered quickly says nothing of much.
+        self.quick = rtt <= QUICK && (self.quick || bytes_then >= INFLIGHT_BYTES_MAX / 2);
         Some(Signal::Answered { cargo, reason })
     }
 

@@ -505,18 +505,35 @@ fn a_backlog_drains_over_a_link_of_ten_kbit_a_second() {
     assert!(before.iter().all(|seq| got.contains(seq)));
 }
 
-#[test]
-fn more_is_under_way_while_the_broker_answers_quickly_and_no_more_once_it_is_slow() {
-    let mut world = after_an_outage(4 * 3_600 * SECOND, |world| {
+/// A world that comes online with as large a backlog as is ever under way, and a broker that answers only when told to.
+fn with_much_to_send() -> World {
+    after_an_outage(4 * 3_600 * SECOND, |world| {
         world.withhold_acks = true;
         world.packet_max = None;
         world.config.mqtt.drain.publishes_per_second = 1_000;
         world.config.mqtt.inflight_max = 100;
         world.input(Input::Reconfigure(Box::new(world.config.clone())));
-    });
-    let under_way = |world: &World| -> usize {
-        world.got[world.got.len() - world.unanswered()..].iter().map(|got| got.body.to_string().len()).sum()
-    };
+    })
+}
+
+/// Bytes of the payloads that are not yet answered.
+fn under_way(world: &World) -> usize {
+    world.got[world.got.len() - world.unanswered()..].iter().map(|got| got.body.to_string().len()).sum()
+}
+
+#[test]
+fn a_quick_answer_to_little_is_no_reason_to_send_much() {
+    let mut world = with_much_to_send();
+    world.advance_until(2 * SECOND, |world| world.unanswered() > 0);
+    assert!(under_way(&world) < 16 * 1024, "{} B", under_way(&world));
+    world.answer_nth(0);
+    world.advance(2 * SECOND);
+    assert!((48 * 1024..96 * 1024).contains(&under_way(&world)), "{} B", under_way(&world));
+}
+
+#[test]
+fn more_is_under_way_while_the_broker_answers_quickly_and_no_more_once_it_is_slow() {
+    let mut world = with_much_to_send();
     world.advance(2 * SECOND);
     let at_first = under_way(&world);
     assert!((48 * 1024..96 * 1024).contains(&at_first), "{at_first} B");
