@@ -191,7 +191,7 @@ fn commits_that_wait_behind_a_commit_share_its_sync() {
         queue.send((EffectId(id * 2 + 1), StoreOp::Commit)).expect("queue");
     }
     queue.send((EffectId(999), StoreOp::Trim { class: Class::Events, upto: 3 })).expect("queue");
-    let (answers, following) = thread::commit_together(&mut backing, EffectId(1), &jobs);
+    let (answers, following) = thread::work_together(&mut backing, (EffectId(1), StoreOp::Commit), &jobs);
     assert_eq!(answers.len(), 101, "one answer each");
     assert!(answers.iter().all(|(_, answer)| answer.is_ok()));
     assert_eq!(following.expect("the job that is no append").0, EffectId(999));

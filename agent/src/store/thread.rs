@@ -1,14 +1,15 @@
 //! The thread that owns the store, so that a slow disk holds up nothing else. Operations come through a bounded queue and
-//! are answered in order, each exactly once. It decides nothing but one thing: commits that wait in the queue behind one
-//! another share one fdatasync.
+//! are answered in order, each exactly once. It decides nothing but one thing: appends and commits that wait in the queue
+//! behind one another are done together, and share one fdatasync.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Absent, Store};
 use crate::engine::io::{EffectId, Input, StoreFault, StoreOp, StoreReply, StoreStats};
@@ -102,8 +103,8 @@ impl StoreHandle {
         let gone = || StoreFault::Io { what: "hand an operation to the store: its thread is gone".to_owned() };
         let queue = self.queue.as_ref().ok_or_else(gone)?;
         queue.try_send((id, op)).map_err(|error| match error {
-            TrySendError::Full(_) => StoreFault::Busy,
-            TrySendError::Disconnected(_) => gone(),
+            mpsc::TrySendError::Full(_) => StoreFault::Busy,
+            mpsc::TrySendError::Disconnected(_) => gone(),
         })
     }
 
@@ -126,12 +127,8 @@ impl Drop for StoreHandle {
 
 fn run(mut store: Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: &AtomicBool) {
     let mut next = next_job(&mut store, jobs, replies, back);
-    while let Some((id, op)) = next {
-        let (answers, following) = if op == StoreOp::Commit {
-            commit_together(&mut store, id, jobs)
-        } else {
-            (vec![(id, store.apply(op))], None)
-        };
+    while let Some(job) = next {
+        let (answers, following) = work_together(&mut store, job, jobs);
         reply(answers, store.stats(), replies);
         next = following.or_else(|| next_job(&mut store, jobs, replies, back));
     }
@@ -155,35 +152,45 @@ fn next_job(store: &mut Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, 
     jobs.recv().ok()
 }
 
-/// Does the appends that wait behind a commit, and one commit for all that are among them: a burst of events that each
-/// want to be durable costs one fdatasync. Gives the answers in order, and the job that ended the run.
-pub(super) fn commit_together(store: &mut Backing, id: EffectId, jobs: &Receiver<Job>) -> (Vec<Answer>, Option<Job>) {
-    let mut answers = vec![(id, Ok(StoreReply::Committed))];
-    let mut following = None;
-    while answers.len() < STORE_QUEUE_MAX {
-        match jobs.try_recv() {
-            Ok((id, StoreOp::Commit)) => answers.push((id, Ok(StoreReply::Committed))),
-            Ok((id, op @ StoreOp::Append { .. })) => answers.push((id, store.apply(op))),
-            Ok(job) => {
-                following = Some(job);
+/// Does a job, and if that is an append or a commit the appends and commits that wait behind it, with one commit for all: a
+/// burst of events that each want to be durable costs one fdatasync, and a burst of samples wakes the engine once. Gives
+/// the answers in order, and the job that ended the run.
+pub(super) fn work_together(store: &mut Backing, first: Job, jobs: &Receiver<Job>) -> (Vec<Answer>, Option<Job>) {
+    let mut answers = Vec::new();
+    let mut next = Some(first);
+    let mut commits = false;
+    while let Some((id, op)) = next.take() {
+        let answer = match op {
+            StoreOp::Commit => {
+                commits = true;
+                Ok(StoreReply::Committed)
+            }
+            op @ StoreOp::Append { .. } => store.apply(op),
+            op if answers.is_empty() => return (vec![(id, store.apply(op))], None),
+            op => {
+                next = Some((id, op));
                 break;
             }
-            Err(_) => break,
-        }
+        };
+        answers.push((id, answer));
+        next = if answers.len() < STORE_QUEUE_MAX { jobs.try_recv().ok() } else { None };
     }
-    if let Err(fault) = store.apply(StoreOp::Commit) {
+    if let Some(fault) = commits.then(|| store.apply(StoreOp::Commit)).and_then(Result::err) {
         for (_, answer) in &mut answers {
             if *answer == Ok(StoreReply::Committed) {
                 *answer = Err(fault.clone());
             }
         }
     }
-    (answers, following)
+    (answers, next)
 }
 
 fn reply(answers: Vec<Answer>, stats: StoreStats, replies: &Sender<Input>) {
     for (id, result) in answers {
-        // Whoever dropped the receiver wants no answers; the work is done all the same.
-        let _ = replies.blocking_send(Input::Store { id, result, stats });
+        // Whoever dropped the receiver wants no answers; the work is done all the same. To ask for room first is cheaper than
+        // to be ready to wait for it.
+        if let Err(TrySendError::Full(answer)) = replies.try_send(Input::Store { id, result, stats }) {
+            let _ = replies.blocking_send(answer);
+        }
     }
 }
