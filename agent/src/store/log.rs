@@ -771,16 +771,16 @@ struct Wanted {
     from: u64,
     records_max: usize,
     bytes_max: usize,
-    /// The bodies, one behind the other: a page is one piece of memory, which its records share.
-    bytes: Vec<u8>,
+    /// Length of the bodies so far.
+    bytes: usize,
     records: Vec<FoundRecord>,
 }
 
-/// A record of a page: where its frame begins in its segment, and how long its body is.
+/// A record of a page, and where its frame begins in its segment.
 struct FoundRecord {
     seq: u64,
     offset: u64,
-    len: usize,
+    body: Bytes,
 }
 
 /// How a walk through a segment ended.
@@ -800,12 +800,12 @@ impl Wanted {
             let offset = frames.offset();
             match frames.step()? {
                 Step::Record { seq, .. } if seq < self.from => skipped = true,
-                Step::Record { body, .. } if self.is_full_for(body) => {
+                Step::Record { body, .. } if self.is_full_for(&body) => {
                     return Ok(Walked { offset, damaged, skipped, full: true });
                 }
                 Step::Record { seq, body, .. } => {
-                    self.bytes.extend_from_slice(body);
-                    self.records.push(FoundRecord { seq, offset, len: body.len() });
+                    self.bytes += body.len();
+                    self.records.push(FoundRecord { seq, offset, body });
                 }
                 Step::Damaged { .. } | Step::Torn { .. } => damaged = true,
                 Step::End => return Ok(Walked { offset, damaged, skipped, full: false }),
@@ -814,13 +814,12 @@ impl Wanted {
     }
 
     fn is_full_for(&self, body: &[u8]) -> bool {
-        let bytes = self.bytes.len() + body.len();
+        let bytes = self.bytes + body.len();
         self.records.len() >= self.records_max || (!self.records.is_empty() && bytes > self.bytes_max)
     }
 
     fn finish(self) -> Vec<(u64, Bytes)> {
-        let mut bytes = Bytes::from(self.bytes);
-        self.records.into_iter().map(|found| (found.seq, bytes.split_to(found.len))).collect()
+        self.records.into_iter().map(|found| (found.seq, found.body)).collect()
     }
 }
 

@@ -15,6 +15,7 @@
 use std::fs::File;
 use std::io;
 
+use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
@@ -141,9 +142,9 @@ impl Source<'_> {
 
 /// One step through the frames.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step<'a> {
-    /// A record that checks.
-    Record { seq: u64, nth: u32, body: &'a [u8] },
+pub(super) enum Step {
+    /// A record that checks. Its body shares the memory of what was read at once.
+    Record { seq: u64, nth: u32, body: Bytes },
     /// Bytes that are no frame, up to the next one or to the end.
     Damaged { at: u64, bytes: u64 },
     /// A frame begins at `at`, and the end of the bytes cuts it: an append that never finished.
@@ -170,7 +171,7 @@ pub(super) struct Frames<'a> {
     segment: u64,
     /// seqs must rise: what does not is a leftover, not a record.
     above: u64,
-    window: Vec<u8>,
+    window: Bytes,
     /// Offset of the next frame, where `used` points into the window.
     at: u64,
     used: usize,
@@ -179,7 +180,7 @@ pub(super) struct Frames<'a> {
 impl<'a> Frames<'a> {
     /// From offset `at`, which is the start of a frame; only seqs greater than `above` count.
     pub(super) fn new(source: Source<'a>, segment: u64, at: u64, above: u64) -> Self {
-        Self { source, segment, above, window: Vec::new(), at: at.max(HEADER_BYTES), used: 0 }
+        Self { source, segment, above, window: Bytes::new(), at: at.max(HEADER_BYTES), used: 0 }
     }
 
     /// Where the next frame begins.
@@ -187,7 +188,7 @@ impl<'a> Frames<'a> {
         self.at
     }
 
-    pub(super) fn step(&mut self) -> io::Result<Step<'_>> {
+    pub(super) fn step(&mut self) -> io::Result<Step> {
         if self.at >= self.source.len() {
             return Ok(Step::End);
         }
@@ -205,12 +206,12 @@ impl<'a> Frames<'a> {
         Ok(Step::Damaged { at: start, bytes })
     }
 
-    fn take(&mut self, seq: u64, nth: u32, len: usize) -> Step<'_> {
-        let body = self.used + FRAME_BYTES;
+    fn take(&mut self, seq: u64, nth: u32, len: usize) -> Step {
+        let body = self.window.slice_ref(self.rest().get(FRAME_BYTES..FRAME_BYTES + len).unwrap_or_default());
         self.above = seq;
         self.at += (FRAME_BYTES + len) as u64;
-        self.used = body + len;
-        Step::Record { seq, nth, body: self.window.get(body..body + len).unwrap_or_default() }
+        self.used += FRAME_BYTES + len;
+        Step::Record { seq, nth, body }
     }
 
     /// The frame at the current offset, if one checks there.
@@ -259,14 +260,18 @@ impl<'a> Frames<'a> {
         if self.rest().len() >= want {
             return Ok(());
         }
-        self.window.drain(..self.used);
-        self.used = 0;
-        while self.window.len() < want {
-            let at = self.at + self.window.len() as u64;
-            if self.source.read(at, &mut self.window, READ_CHUNK_BYTES)? == 0 {
+        // A new one, because records that were found in the old one may be in use.
+        let rest = self.rest();
+        let mut window = Vec::with_capacity(rest.len() + READ_CHUNK_BYTES);
+        window.extend_from_slice(rest);
+        while window.len() < want {
+            let at = self.at + window.len() as u64;
+            if self.source.read(at, &mut window, READ_CHUNK_BYTES)? == 0 {
                 break;
             }
         }
+        self.window = window.into();
+        self.used = 0;
         Ok(())
     }
 }
@@ -409,7 +414,7 @@ pub(super) fn visit(source: Source<'_>, segment: u64, mut show: impl FnMut(u64, 
     let mut frames = Frames::new(source, segment, HEADER_BYTES, segment.saturating_sub(1));
     loop {
         match frames.step()? {
-            Step::Record { seq, body, .. } => show(seq, body),
+            Step::Record { seq, body, .. } => show(seq, &body),
             Step::Damaged { .. } | Step::Torn { .. } => {}
             Step::End => return Ok(()),
         }
