@@ -15,6 +15,9 @@ impl Engine {
             let entries = leftovers.forget.into_iter().map(|key| (key, None)).collect();
             self.effects.put(Purpose::Bookkeeping, entries);
         }
+        for (seq, record) in &leftovers.told {
+            self.outbox.hurry(*seq, record);
+        }
         self.tell_alarm_records(now, leftovers.again);
         self.tell_alarms(now, leftovers.cleared);
         self.show_alarms();
@@ -75,7 +78,7 @@ impl Engine {
             let seq = self.seqs.next();
             let (key, value) = rules::entry(&event.name, seq, &record);
             self.put_alarm(key, value);
-            self.outbox.append(now.mono, seq, &record, &mut self.effects);
+            self.outbox.append_ahead(now.mono, seq, &record, &mut self.effects);
         }
         self.outbox.commit(&mut self.effects);
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::ahead::Ahead;
 pub use self::thinning::REASON as THINNED;
 use self::thinning::Thinning;
 use super::effects::{Effects, Purpose};
@@ -135,6 +136,8 @@ struct Lane {
     /// nothing.
     reading: Option<(u64, u64)>,
     ready: VecDeque<(u64, Bytes)>,
+    /// What goes before all that.
+    ahead: Ahead,
     inflight: BTreeSet<u64>,
     /// Evicted from the store while they were ready or in flight: what memory holds of them is all there is.
     spared: BTreeSet<u64>,
@@ -164,10 +167,18 @@ impl Lane {
     /// Everything up to here may be deleted: what lies below the lowest that is yet to be sent or answered. What only
     /// memory holds may have gone out before what the store could not read.
     fn trimmable(&self) -> u64 {
+        self.oldest().map_or(self.done, |oldest| oldest.saturating_sub(1).min(self.done))
+    }
+
+    /// The lowest that is yet to be sent or answered.
+    fn oldest(&self) -> Option<u64> {
         let unread = self.has_unread().then_some(self.next_read);
-        let ready = self.ready.front().map(|(seq, _)| *seq);
-        let lowest = [self.inflight.first().copied(), ready, unread].into_iter().flatten().min();
-        lowest.map_or(self.done, |lowest| lowest.saturating_sub(1).min(self.done))
+        self.oldest_taken().into_iter().chain(unread).min()
+    }
+
+    /// The same of those that were read already.
+    fn oldest_taken(&self) -> Option<u64> {
+        self.inflight.first().into_iter().chain(self.ready.front().map(|(seq, _)| seq)).min().copied()
     }
 
     fn has_unread(&self) -> bool {
@@ -194,9 +205,18 @@ impl Lane {
     fn put_ready(&mut self, seq: u64, bytes: Bytes) {
         let at = self.ready.partition_point(|(other, _)| *other < seq);
         let is_ready = self.ready.get(at).is_some_and(|(other, _)| *other == seq);
-        if !is_ready && !self.inflight.contains(&seq) {
+        if self.ahead.has_passed(seq) {
+            self.done = self.done.max(seq);
+            self.trim_due |= self.inflight.is_empty();
+        } else if !is_ready && !self.inflight.contains(&seq) {
             self.ready.insert(at, (seq, bytes));
         }
+    }
+
+    /// What goes next: the newest of what goes ahead and is durable, else the oldest that was read.
+    fn next(&self) -> Option<(u64, Bytes)> {
+        let may_go = |seq| seq <= self.open && !self.inflight.contains(&seq) && !self.volatile.contains_key(&seq);
+        self.ahead.newest(may_go).or_else(|| self.ready.front().cloned())
     }
 }
 
@@ -240,6 +260,21 @@ impl Outbox {
     /// by an [`Outbox::commit`].
     pub fn append(&mut self, now: Mono, seq: u64, record: &Record, effects: &mut Effects) {
         self.append_bytes(now, seq, record.class(), record.encode(), effects);
+    }
+
+    /// The same for a record that is sent before older ones of its class as soon as it is durable.
+    pub fn append_ahead(&mut self, now: Mono, seq: u64, record: &Record, effects: &mut Effects) {
+        let (class, bytes) = (record.class(), record.encode());
+        self.lane(class).ahead.insert(seq, bytes.clone());
+        self.append_bytes(now, seq, class, bytes, effects);
+    }
+
+    /// A record that the log may have had before this start is sent before older ones, if it is still there.
+    pub fn hurry(&mut self, seq: u64, record: &Record) {
+        let lane = self.lane(record.class());
+        if (lane.next_read..=lane.open).contains(&seq) {
+            lane.ahead.insert(seq, record.encode());
+        }
     }
 
     /// Takes a sample over a link that stands. It is held in memory for as long as it need not be durable: mostly the
@@ -388,6 +423,25 @@ impl Outbox {
         }
     }
 
+    /// The record of a class that goes next: from now on it is on its way.
+    pub fn send_next(&mut self, class: Class) -> Option<(u64, Bytes)> {
+        let lane = self.lane(class);
+        let (seq, bytes) = lane.next()?;
+        if lane.ready.front().is_some_and(|(first, _)| *first == seq) {
+            self.sent(class);
+        } else {
+            lane.ready.retain(|(other, _)| *other != seq);
+            lane.inflight.insert(seq);
+        }
+        Some((seq, bytes))
+    }
+
+    /// Whether a record was answered while older ones of its class are not.
+    #[must_use]
+    pub fn has_passed(&self, class: Class, seq: u64) -> bool {
+        class.of(&self.lanes).ahead.has_passed(seq)
+    }
+
     /// Whether a record was sent and is not yet answered, nor to be sent again.
     #[must_use]
     pub fn is_in_flight(&self, class: Class, seq: u64) -> bool {
@@ -411,6 +465,10 @@ impl Outbox {
         }
         let was_held = why == Some(Why::Live);
         let none_held = lane.volatile.is_empty();
+        if lane.ahead.holds(seq) {
+            let passed = lane.oldest().is_some_and(|oldest| oldest < seq);
+            lane.ahead.answered(seq, passed);
+        }
         lane.done = lane.done.max(seq);
         // What the store never had needs no trimming there.
         lane.done_since_trim += u64::from(!was_held);
@@ -458,6 +516,7 @@ impl Outbox {
             lane.trim_due = upto < lane.done;
             lane.done_since_trim = 0;
             lane.trimmed = upto;
+            lane.ahead.trimmed(upto);
             effects.store(Purpose::Trim { class }, StoreOp::Trim { class, upto });
         }
     }
@@ -465,19 +524,22 @@ impl Outbox {
     /// A record in flight has to be sent again, and with it, in order, all that came after it.
     pub fn rewind(&mut self, class: Class, seq: u64) {
         let lane = self.lane(class);
+        // Of what went ahead older ones may still be waiting.
+        let oldest = lane.ready.front().map_or(seq, |(first, _)| seq.min(*first));
         lane.inflight.retain(|other| *other < seq);
         lane.ready.clear();
-        lane.next_read = seq.min(lane.next_read);
+        lane.next_read = oldest.min(lane.next_read);
         // An answer out of order may have come for a later one: that does not answer for those before it.
         lane.done = lane.done.min(seq.saturating_sub(1));
-        let spared = lane.spared.len();
-        let inflight = &lane.inflight;
-        let range = lane.spared.first().copied().unwrap_or(seq)..=lane.spared.last().copied().unwrap_or(seq);
-        lane.spared.retain(|seq| inflight.contains(seq));
         // The store can't give these a second time. Some may have arrived: better counted twice than not at all.
-        let gone = (spared - lane.spared.len()) as u64;
-        self.account(class, gone);
-        self.lose(class, "quota", gone, range);
+        let inflight = &lane.inflight;
+        let (spared, gone): (BTreeSet<u64>, BTreeSet<u64>) =
+            std::mem::take(&mut lane.spared).into_iter().partition(|seq| inflight.contains(seq));
+        lane.spared = spared;
+        lane.ahead.forget(|seq| gone.contains(&seq));
+        let (Some(first), Some(last)) = (gone.first(), gone.last()) else { return };
+        self.account(class, gone.len() as u64);
+        self.lose(class, "quota", gone.len() as u64, *first..=*last);
     }
 
     /// The broker has accepted us.
@@ -492,9 +554,8 @@ impl Outbox {
         for class in Class::ALL {
             let lane = self.lane(class);
             again += lane.inflight.len() as u64;
-            let lowest = lane.inflight.first().or(lane.ready.front().map(|(seq, _)| seq)).copied();
-            if let Some(lowest) = lowest {
-                self.rewind(class, lowest);
+            if let Some(oldest) = lane.oldest_taken() {
+                self.rewind(class, oldest);
             }
         }
         again
@@ -520,6 +581,7 @@ impl Outbox {
             return;
         };
         self.report(&fault, effects);
+        self.lane(class).ahead.forget(|other| other == seq);
         if held.as_ref().is_some_and(|held| held.was_answered) {
             return;
         }
@@ -635,9 +697,12 @@ impl Outbox {
         let on_the_way = lane.inflight.iter().chain(lane.ready.iter().map(|(seq, _)| seq));
         let spared: Vec<u64> = on_the_way.filter(|seq| (first..=last).contains(seq)).copied().collect();
         lane.next_read = lane.next_read.max(last.saturating_add(1));
-        let gone = records.saturating_sub(spared.len() as u64);
+        let inflight = &lane.inflight;
+        lane.ahead.forget(|seq| (first..=last).contains(&seq) && !inflight.contains(&seq));
+        let arrived = lane.ahead.trimmed(last) as u64;
+        let gone = records.saturating_sub(spared.len() as u64 + arrived);
         lane.spared.extend(spared);
-        self.account(class, gone);
+        self.account(class, gone + arrived);
         self.lose(class, "quota", gone, first..=last);
         if gone > 0 {
             let word = class.word();
@@ -675,10 +740,12 @@ impl Outbox {
 
     /// What it holds in memory: a name, how much, and the bound.
     #[must_use]
-    pub fn bounds(&self) -> [(&'static str, usize, usize); 2] {
-        let ahead = self.lanes.iter().map(|lane| lane.ready.len()).max().unwrap_or(0);
+    pub fn bounds(&self) -> [(&'static str, usize, usize); 3] {
+        let ready = self.lanes.iter().map(|lane| lane.ready.len()).max().unwrap_or(0);
+        let (ahead, ahead_max) = Class::Events.of(&self.lanes).ahead.bound();
         [
-            ("records read ahead in a lane", ahead, READ_RECORDS_MAX + READ_AHEAD),
+            ("records read ahead in a lane", ready, READ_RECORDS_MAX + READ_AHEAD),
+            ("records that go before older ones", ahead, ahead_max),
             ("records that only memory holds", self.volatile(), VOLATILE_RECORDS_MAX),
         ]
     }
@@ -703,10 +770,7 @@ impl Outbox {
     /// Whether records up to this seq still wait for their acknowledgement.
     #[must_use]
     pub fn is_behind(&self, class: Class, upto: u64) -> bool {
-        self.lanes.get(class as usize).is_some_and(|lane| {
-            let waiting = lane.inflight.first().or(lane.ready.front().map(|(seq, _)| seq)).copied();
-            waiting.unwrap_or(if lane.has_unread() { lane.next_read } else { u64::MAX }) <= upto
-        })
+        self.lanes.get(class as usize).is_some_and(|lane| lane.oldest().is_some_and(|oldest| oldest <= upto))
     }
 
     /// Records not yet acknowledged.
@@ -862,6 +926,7 @@ impl Outbox {
     }
 }
 
+mod ahead;
 mod thinning;
 
 #[cfg(test)]

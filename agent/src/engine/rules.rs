@@ -111,6 +111,8 @@ struct Told {
 /// What is to be put in order after a restart.
 #[derive(Debug, Default, PartialEq)]
 pub struct Leftovers {
+    /// Events that came into the log, and their numbers there.
+    pub told: Vec<(u64, Record)>,
     /// Events that a crash took on their way to the log.
     pub again: Vec<Record>,
     /// Alarms whose rule is gone.
@@ -640,6 +642,7 @@ impl Limit {
 
 /// A stored alarm, read.
 struct Saved {
+    seq: u64,
     record: Record,
     raised: bool,
     metric: Box<str>,
@@ -657,7 +660,7 @@ impl Saved {
             return None;
         };
         let (raised, metric, since) = (&**state == "raised", metric.clone(), *since);
-        Some(Self { raised, metric, since, arrived: told.seq <= events_last, record: told.record })
+        Some(Self { seq: told.seq, raised, metric, since, arrived: told.seq <= events_last, record: told.record })
     }
 
     fn restore(self, key: &str, name: &str, watch: Option<&mut Watch>, leftovers: &mut Leftovers) {
@@ -668,6 +671,9 @@ impl Saved {
             }
             None => false,
         };
+        if self.arrived {
+            leftovers.told.push((self.seq, self.record.clone()));
+        }
         match (self.raised, self.arrived) {
             (true, true) if stands => {}
             (true, true) => leftovers.cleared.push(removed(name, &self.metric, self.since)),

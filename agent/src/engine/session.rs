@@ -412,8 +412,10 @@ impl Engine {
             AckReason::Success | AckReason::NoMatchingSubscribers => {
                 for seq in seqs {
                     self.session.refused.remove(&(class, seq));
-                    self.session.suspects.answered(class, seq);
                     self.outbox.acknowledged(class, seq);
+                    if !self.outbox.has_passed(class, seq) {
+                        self.session.suspects.answered(class, seq);
+                    }
                 }
                 self.link.set_careful(self.session.suspects.is_careful());
             }
@@ -561,16 +563,12 @@ impl Engine {
         self.publish_retained(now, "attributes", payload, Cargo::Attributes);
     }
 
-    /// Sends the next result or event.
+    /// Sends the next result or event: of alarms the newest first.
     fn send_record(&mut self, now: Now, class: Class) -> bool {
         if self.session.is_paused(class) {
             return false;
         }
-        let Some((seq, bytes)) = self.outbox.ready(class, u64::MAX).next().map(|(seq, bytes)| (seq, bytes.clone()))
-        else {
-            return false;
-        };
-        self.outbox.sent(class);
+        let Some((seq, bytes)) = self.outbox.send_next(class) else { return false };
         let Some(record) = self.decode(class, seq, &bytes) else { return true };
         let leaf = match &record.body {
             Body::Result(_) => "results",

@@ -1,5 +1,8 @@
 use super::*;
 use crate::engine::io::Effect;
+use crate::engine::observation::Severity;
+use crate::engine::record::{Body, Event, EventKind, Stamp};
+use crate::engine::time::BootId;
 
 const CLASS: Class = Class::Telemetry;
 
@@ -109,4 +112,79 @@ fn that_all_evicted_records_arrived_after_all_is_saved_once() {
     outbox.acknowledged(CLASS, 20);
     assert_eq!(outbox.dropped_to_save().map(|(_, accounted)| accounted), Some([0, 0, 100, 0, 0]));
     assert_eq!(quota(&outbox), 80);
+}
+
+const EVENTS: Class = Class::Events;
+
+/// Events 1 to 20 in the store, of which 20 goes ahead.
+fn one_in_a_hurry() -> (Outbox, Effects) {
+    let mut recovered = Recovered::default();
+    recovered.logs[EVENTS as usize] = LogRange { first: 1, last: 20, records: 20, evicted: 0 };
+    let limits = Limits { max_bytes: 1 << 20, min_free_bytes: 0, commit_interval: Duration::from_secs(1) };
+    let mut outbox = Outbox::new(limits, &recovered, BTreeMap::new(), [0; Class::COUNT]);
+    let event = Event::new(Severity::Warning, EventKind::Alarm, "hot");
+    let at = Stamp { boot: BootId([1; 16]), mono: Mono(5) };
+    outbox.hurry(20, &Record { at, body: Body::Event(event) });
+    (outbox, Effects::default())
+}
+
+/// Sends all that there is, and gives the numbers in the order of sending.
+fn send_events(outbox: &mut Outbox) -> Vec<u64> {
+    std::iter::from_fn(|| outbox.send_next(EVENTS)).map(|(seq, _)| seq).collect()
+}
+
+fn read(outbox: &mut Outbox, effects: &mut Effects) {
+    outbox.fill(EVENTS, effects);
+    let from = ops(effects).iter().find_map(|op| if let StoreOp::Read { from, .. } = op { Some(*from) } else { None });
+    if let Some(from) = from {
+        outbox.page(Mono(0), EVENTS, page(from..=20), effects);
+    }
+}
+
+fn trims(outbox: &mut Outbox, effects: &mut Effects) -> Option<u64> {
+    outbox.trim(effects);
+    ops(effects).iter().find_map(|op| if let StoreOp::Trim { upto, .. } = op { Some(*upto) } else { None })
+}
+
+#[test]
+fn what_was_answered_ahead_is_not_sent_again_and_keeps_nothing_older_from_it() {
+    let (mut outbox, mut effects) = one_in_a_hurry();
+    assert_eq!(send_events(&mut outbox), [20], "nothing else was read yet");
+    read(&mut outbox, &mut effects);
+    assert_eq!(outbox.send_next(EVENTS).map(|(seq, _)| seq), Some(1));
+    outbox.acknowledged(EVENTS, 20);
+    assert!(outbox.has_passed(EVENTS, 20) && outbox.is_behind(EVENTS, 1));
+    assert_eq!(trims(&mut outbox, &mut effects), None, "1 to 19 are still to come");
+    outbox.rewind_all();
+    read(&mut outbox, &mut effects);
+    let sent = send_events(&mut outbox);
+    assert_eq!(sent, Vec::from_iter(1..=19));
+    for seq in sent {
+        outbox.acknowledged(EVENTS, seq);
+    }
+    assert!(outbox.is_drained(EVENTS));
+    assert_eq!(trims(&mut outbox, &mut effects), Some(20));
+    assert!(!outbox.has_passed(EVENTS, 20), "it is gone, and need not be remembered");
+}
+
+#[test]
+fn what_went_ahead_and_was_not_answered_goes_ahead_again_and_takes_nothing_with_it() {
+    let (mut outbox, mut effects) = one_in_a_hurry();
+    read(&mut outbox, &mut effects);
+    assert_eq!(outbox.send_next(EVENTS).map(|(seq, _)| seq), Some(20));
+    outbox.rewind_all();
+    read(&mut outbox, &mut effects);
+    assert_eq!(send_events(&mut outbox), Vec::from_iter([20].into_iter().chain(1..=19)));
+}
+
+#[test]
+fn an_eviction_counts_what_was_answered_ahead_as_arrived() {
+    let (mut outbox, mut effects) = one_in_a_hurry();
+    outbox.send_next(EVENTS);
+    outbox.acknowledged(EVENTS, 20);
+    outbox.evicted(Mono(0), EVENTS, Ok(StoreReply::Evicted { records: 20, first: 1, last: 20 }), &mut effects);
+    assert_eq!(quota(&outbox), 19);
+    let (mut outbox, mut effects) = one_in_a_hurry();
+    outbox.evicted(Mono(0), EVENTS, Ok(StoreReply::Evicted { records: 20, first: 1, last: 20 }), &mut effects);
+    assert_eq!((quota(&outbox), send_events(&mut outbox).len()), (20, 0), "counted, so it isn't sent");
 }

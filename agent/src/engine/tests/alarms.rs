@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use super::world::{World, config_with};
 use crate::engine::io::{Input, StoreFault};
 use crate::engine::metric::{Metric, Rollup};
+use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
 pub(super) const LOW: &str = r#"
@@ -78,8 +79,7 @@ fn a_single_impossible_charge_raises_nothing_and_one_that_the_next_reading_agree
 
 #[test]
 fn alarms_that_stand_are_shown_in_the_attributes_and_in_the_status() {
-    let hot = "[[rules]]\nname = \"hot\"\nmetric = \"host.load1\"\nabove = 4\n";
-    let mut world = world(&format!("{LOW}{hot}"));
+    let mut world = world(&format!("{LOW}{HOT}"));
     let shown = |world: &World| (dynamic(world)["health"].clone(), dynamic(world)["alarms"].clone());
     assert_eq!(shown(&world), ("ok".into(), serde_json::json!([])));
     world.set(Metric::HostLoad1, Some(5.0));
@@ -92,6 +92,57 @@ fn alarms_that_stand_are_shown_in_the_attributes_and_in_the_status() {
     let listed: Vec<_> = status.alarms.iter().map(|alarm| (alarm.rule.as_str(), alarm.severity)).collect();
     assert_eq!(listed, [("hot", "warning"), ("low", "critical")]);
     assert!(status.alarms.iter().all(|alarm| alarm.since.is_some()), "{:?}", status.alarms);
+}
+
+const HOT: &str = "[[rules]]\nname = \"hot\"\nmetric = \"host.load1\"\nabove = 4\n";
+
+/// Away from the broker, one alarm after the other: low, hot, and low no more.
+fn alarms_of_an_outage() -> World {
+    let mut world = world(&format!("{LOW}{HOT}"));
+    world.cut();
+    for (metric, value) in [(Metric::BatteryChargePct, 5.0), (Metric::HostLoad1, 5.0), (Metric::BatteryChargePct, 50.0)]
+    {
+        world.set(metric, Some(value));
+        world.advance(15 * SECOND);
+    }
+    world.got.clear();
+    world
+}
+
+/// The events in the order in which they came, each with the state of its alarm.
+fn told(world: &World) -> Vec<(u64, String)> {
+    let events = world.got.iter().filter(|got| got.topic.ends_with("/events"));
+    let words =
+        |body: &Json| [&body["name"], &body["alarm"]["state"]].map(|word| word.as_str().unwrap_or("").to_owned());
+    events.map(|got| (got.body["seq"].as_u64().unwrap(), words(&got.body).join(" ").trim().to_owned())).collect()
+}
+
+#[test]
+fn after_an_outage_the_newest_alarm_comes_first_and_each_event_once() {
+    let mut world = alarms_of_an_outage();
+    world.broker_up = true;
+    world.advance(60 * SECOND);
+    let told = told(&world);
+    let (alarms, others) = told.split_at(3);
+    let alarms: Vec<&str> = alarms.iter().map(|(_, words)| words.as_str()).collect();
+    assert_eq!(alarms, ["low cleared", "hot raised", "low raised"]);
+    assert!(others.iter().any(|(_, words)| words == "disconnected"), "{others:?}");
+    assert!(others.is_sorted() && others.iter().all(|(_, words)| !words.contains("raised")), "{others:?}");
+    assert_eq!(world.stored(Class::Events), [0; 0], "what went ahead is trimmed with the rest");
+}
+
+#[test]
+fn the_newest_alarms_come_first_after_a_reboot_too() {
+    let mut world = alarms_of_an_outage();
+    world.reboot();
+    world.advance(5 * SECOND);
+    world.broker_up = true;
+    world.advance(60 * SECOND);
+    let told = told(&world);
+    // Of each alarm the state has the last event; those before it come in their turn.
+    assert_eq!([&*told[0].1, &*told[1].1], ["low cleared", "hot raised"], "{told:?}");
+    assert!(told[2..].is_sorted() && told[2..].iter().any(|(_, words)| words == "low raised"), "{told:?}");
+    assert_eq!(world.stored(Class::Events), [0; 0]);
 }
 
 #[test]
