@@ -18,6 +18,8 @@ use super::software::{Ports, Software};
 pub enum Access {
     /// Everybody.
     Open,
+    /// Everybody, but nothing is retained.
+    OpenWithoutRetain,
     /// User `gateway` with the password `right`.
     Password,
     /// TLS with a certificate of the broker's own CA on both sides; the client's name is taken from it.
@@ -154,6 +156,7 @@ fn prepare(access: Access, dir: &Path) -> (String, Option<Authority>) {
     let tls = format!("cafile {path}/ca.pem\ncertfile {path}/server.pem\nkeyfile {path}/server.key");
     let config = match access {
         Access::Open => "allow_anonymous true".to_owned(),
+        Access::OpenWithoutRetain => "allow_anonymous true\nretain_available false".to_owned(),
         Access::Password => password,
         Access::MutualTls => format!("require_certificate true\nuse_identity_as_username true\n{tls}"),
         Access::TlsPassword => format!("{password}\n{tls}"),

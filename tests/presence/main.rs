@@ -13,6 +13,7 @@ mod common;
 
 use serde_json::json;
 
+use common::broker::{Access, Broker};
 use common::{Fleet, PREFIX, Tree, World};
 
 #[test]
@@ -28,6 +29,20 @@ fn an_agent_that_is_killed_is_reported_lost_by_its_will() {
     let lost = world.fleet.presence(mark, "gw-will", false);
     assert_eq!(lost.body["reason"], "lost", "{lost:?}");
     assert_eq!(lost.body["nonce"], online.body["nonce"], "{lost:?}");
+}
+
+#[test]
+fn a_broker_without_retained_messages_hears_of_a_gateway_all_the_same() {
+    let world = World::around(Broker::start(Access::OpenWithoutRetain));
+    let agent = world.gateway("gw-fleeting").start();
+    world.fleet.presence(0, "gw-fleeting", true);
+    world.fleet.wait_for("its attributes", |message| message.leaf() == "attributes");
+    let mark = world.fleet.mark();
+    agent.kill9();
+    let lost = world.fleet.presence(mark, "gw-fleeting", false);
+    assert_eq!(lost.body["reason"], "lost", "{lost:?}");
+    let refusals = world.broker.log().so_far().iter().filter(|line| line.contains("retain not supported")).count();
+    assert_eq!(refusals, 1, "it is asked for a retained will once");
 }
 
 #[test]

@@ -382,5 +382,6 @@ fn greeting(settings: &Settings, session_present: bool, code: ConnectCode) -> Pa
         packet_max: Some(settings.packet_max),
         keep_alive_s: None,
         qos_max: 2,
+        retains: true,
     })
 }

@@ -136,6 +136,10 @@ pub struct Link {
     version_works: bool,
     /// The other version is to be tried, without waiting.
     retry_at_once: bool,
+    /// The broker keeps retained messages, as far as is known.
+    retains: bool,
+    /// It refused a connection over a retained will.
+    retain_refused: bool,
     /// Why we are closing: said instead of the transport's own words.
     closing: Option<LinkFault>,
     /// What was unanswered then, if the broker asked for it.
@@ -206,6 +210,8 @@ impl Link {
             short_lives: 0,
             version_works: false,
             retry_at_once: false,
+            retains: true,
+            retain_refused: false,
             closing: None,
             unanswered: None,
             careful: false,
@@ -282,6 +288,12 @@ impl Link {
         if let State::Online(online) = &self.state { online.packet_max } else { usize::MAX }
     }
 
+    /// Whether the broker keeps retained messages: true until it says otherwise.
+    #[must_use]
+    pub const fn retains(&self) -> bool {
+        self.retains
+    }
+
     /// Publishes that are under way.
     #[must_use]
     pub fn inflight(&self) -> usize {
@@ -317,6 +329,7 @@ impl Link {
         let bytes_then = online.inflight_bytes;
         online.inflight.insert(pkid, Inflight { cargo, since: now, due, bytes, bytes_then });
         online.last_out = now;
+        let retain = retain && self.retains;
         let publish = Publish { topic, payload: payload.into(), qos: 1, retain, dup: false, pkid };
         effects.push(Effect::Send { id: online.id, packet: Packet::Publish(publish) });
     }
@@ -481,8 +494,14 @@ impl Link {
 
     fn greeted(&mut self, now: Mono, id: EffectId, ack: ConnAck, effects: &mut Effects) -> Option<Signal> {
         if ack.code != ConnectCode::Success {
-            if ack.code == ConnectCode::UnsupportedVersion {
-                self.speak_other_version();
+            match ack.code {
+                ConnectCode::UnsupportedVersion => self.speak_other_version(),
+                // At once, but not in a circle, with a will that it may take.
+                ConnectCode::RetainNotSupported => {
+                    self.retry_at_once = std::mem::take(&mut self.retains);
+                    self.retain_refused = true;
+                }
+                _ => {}
             }
             self.close(now, LinkFaultKind::Refused, refusal(&ack.code), effects);
             return None;
@@ -494,6 +513,7 @@ impl Link {
         }
         self.mute_closes = 0;
         self.version_works = true;
+        self.retains = ack.retains && !self.retain_refused;
         let keep_alive = ack.keep_alive_s.map_or(self.settings.keep_alive, |s| Duration::from_secs(s.into()));
         self.state = State::Online(Box::new(Online {
             id,
@@ -752,6 +772,7 @@ fn refusal(code: &ConnectCode) -> String {
                 .into()
         }
         ConnectCode::ServerUnavailable => "the broker says that it is unavailable".into(),
+        ConnectCode::RetainNotSupported => "the broker takes no retained will: trying without".into(),
         ConnectCode::Other(words) => format!("the broker refuses the connection: {words}"),
     }
 }

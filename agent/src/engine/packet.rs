@@ -158,6 +158,8 @@ pub struct ConnAck {
     pub keep_alive_s: Option<u16>,
     /// The broker's limit on QoS (2 where it says nothing).
     pub qos_max: u8,
+    /// It keeps retained messages (it does where it says nothing).
+    pub retains: bool,
 }
 
 /// The outcome of CONNECT, in MQTT 5's words.
@@ -175,6 +177,8 @@ pub enum ConnectCode {
     NotAuthorized,
     /// The broker can't now.
     ServerUnavailable,
+    /// The will is to be retained, and the broker keeps no retained messages.
+    RetainNotSupported,
     /// Anything else, in the broker's words.
     Other(String),
 }

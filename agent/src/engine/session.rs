@@ -248,7 +248,7 @@ impl Engine {
                 topic: self.topic("presence"),
                 payload: payload.into(),
                 qos: 1,
-                retain: true,
+                retain: self.link.retains(),
                 dup: false,
                 pkid: 0,
             }),
@@ -327,6 +327,10 @@ impl Engine {
         let version = if self.link.version() == Version::V5 { "5" } else { "3.1.1" };
         let text = format!("broker: connected to {} with MQTT {version}", self.config.mqtt.url);
         self.effects.log(LogLevel::Info, text);
+        if !self.link.retains() {
+            let text = "broker: it keeps no retained messages: presence and attributes reach only who listens when they change";
+            self.effects.log(LogLevel::Warn, text.to_owned());
+        }
         let event = Event::new(Severity::Info, EventKind::Lifecycle, "connected")
             .group("link")
             .with("mqtt_version", version)

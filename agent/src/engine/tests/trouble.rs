@@ -175,6 +175,23 @@ fn a_broker_that_takes_only_qos_0_is_told_to_be_of_no_use() {
 }
 
 #[test]
+fn a_broker_without_retained_messages_gets_presence_and_attributes_all_the_same() {
+    for says_so in [true, false] {
+        let mut world = World::new();
+        world.retain_nothing(says_so);
+        for _ in 0..3 {
+            world.cut();
+            world.got.clear();
+            world.broker_up = true;
+            world.advance(60 * SECOND);
+            let topics: Vec<&str> = world.got.iter().map(|got| got.topic.rsplit('/').next().unwrap()).collect();
+            assert!(["presence", "attributes", "telemetry"].iter().all(|leaf| topics.contains(leaf)), "{topics:?}");
+        }
+        assert!(world.log.iter().any(|(_, text)| text.contains("retained messages")), "{:?}", world.log);
+    }
+}
+
+#[test]
 fn the_status_says_how_far_the_backlog_is_until_it_is_sent() {
     let mut config = super::world::config();
     config.mqtt.drain.publishes_per_second = 1;

@@ -203,6 +203,8 @@ struct Trouble {
     queue_max: Option<usize>,
     /// The broker closes the connection over the message that holds this record.
     hangs_up_over: Option<u64>,
+    /// The broker has nothing to do with retained messages, and says so in CONNACK if this is true.
+    retains_nothing: Option<bool>,
     /// While the logs hold more records than this, a commit finds the disk full.
     commits_fit: Option<u64>,
 }
@@ -539,19 +541,26 @@ impl World {
                 let (fault, retry_in) = (fault(LinkFaultKind::Server), Duration::from_secs(1));
                 self.queue.push_back(Input::LinkDown { id, fault, retry_in });
             }
-            Packet::Connect(_) => {
+            Packet::Connect(connect) => {
+                let takes_will = self.trouble.retains_nothing.is_none() || connect.will.is_none_or(|will| !will.retain);
                 let ack = ConnAck {
                     session_present: self.session,
-                    code: ConnectCode::Success,
+                    code: if takes_will { ConnectCode::Success } else { ConnectCode::RetainNotSupported },
                     receive_max: self.receive_max,
                     packet_max: self.packet_max,
                     keep_alive_s: None,
                     qos_max: self.qos_max,
+                    retains: self.trouble.retains_nothing != Some(true),
                 };
                 self.session = true;
                 self.answer_connect(Input::Packet { id, packet: Packet::ConnAck(ack) });
             }
             Packet::Publish(publish) => {
+                assert!(
+                    !publish.retain || self.trouble.retains_nothing.is_none(),
+                    "{}: the broker would hang up",
+                    publish.topic
+                );
                 let body: Json = serde_json::from_slice(&publish.payload).unwrap();
                 if self.trouble.hangs_up_over.is_some_and(|seq| holds(&body, seq)) {
                     self.connection = None;
@@ -650,6 +659,11 @@ impl World {
     /// Rounds of collection that are begun now have no end.
     pub(super) fn collectors_hang(&mut self, hang: bool) {
         self.trouble.collectors_hang = hang;
+    }
+
+    /// A broker without retained messages, which says so when it takes a connection, or only when it refuses one.
+    pub(super) fn retain_nothing(&mut self, says_so: bool) {
+        self.trouble.retains_nothing = Some(says_so);
     }
 
     pub(super) fn hang_up_on(&mut self, versions: &[Version]) {

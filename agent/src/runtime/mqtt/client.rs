@@ -238,6 +238,9 @@ impl Client {
                 Err(refused("the broker does not let this user in: check its name, password and rights".to_owned()))
             }
             ConnectCode::ServerUnavailable => Err(refused("the broker is not available now".to_owned())),
+            ConnectCode::RetainNotSupported => {
+                Err(refused("the broker keeps no retained messages, and refuses for that".to_owned()))
+            }
             ConnectCode::Other(words) => Err(refused(format!("the broker refuses the connection: {words}"))),
         }
     }

@@ -302,6 +302,7 @@ fn read_short_connack(flags: u8, code: u8) -> ConnAck {
         packet_max: None,
         keep_alive_s: None,
         qos_max: 2,
+        retains: true,
     }
 }
 

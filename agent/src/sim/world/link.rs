@@ -244,8 +244,15 @@ impl World<'_> {
     /// CONNECT is answered with "server busy".
     fn refuse(&mut self, conn: ConnId) {
         let code = ConnectCode::ServerUnavailable;
-        let busy =
-            ConnAck { session_present: false, code, receive_max: 1, packet_max: None, keep_alive_s: None, qos_max: 1 };
+        let busy = ConnAck {
+            session_present: false,
+            code,
+            receive_max: 1,
+            packet_max: None,
+            keep_alive_s: None,
+            qos_max: 1,
+            retains: true,
+        };
         self.deliver(conn, Packet::ConnAck(busy));
         self.broker.disconnected(Mono(self.at), conn, true);
         let fault = LinkFault { kind: LinkFaultKind::Server, detail: "closed by the broker".into() };

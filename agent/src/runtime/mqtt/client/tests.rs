@@ -121,6 +121,7 @@ fn accepted() -> ConnAck {
         packet_max: None,
         keep_alive_s: None,
         qos_max: 2,
+        retains: true,
     }
 }
 

@@ -73,13 +73,14 @@ fn any_connack(version: Version) -> impl Strategy<Value = ConnAck> {
         Just(ConnectCode::NotAuthorized),
         Just(ConnectCode::ServerUnavailable),
     ];
-    let limits = (1_u16.., proptest::option::of(any::<u32>()), proptest::option::of(any::<u16>()), 0_u8..3);
+    let limits =
+        (1_u16.., proptest::option::of(any::<u32>()), proptest::option::of(any::<u16>()), 0_u8..3, any::<bool>());
     (any::<bool>(), code, limits).prop_map(move |(session_present, code, limits)| {
-        let (receive_max, packet_max, keep_alive_s, qos_max) = match version {
+        let (receive_max, packet_max, keep_alive_s, qos_max, retains) = match version {
             Version::V5 => limits,
-            Version::V311 => (u16::MAX, None, None, 2),
+            Version::V311 => (u16::MAX, None, None, 2, true),
         };
-        ConnAck { session_present, code, receive_max, packet_max, keep_alive_s, qos_max }
+        ConnAck { session_present, code, receive_max, packet_max, keep_alive_s, qos_max, retains }
     })
 }
 

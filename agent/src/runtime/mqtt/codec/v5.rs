@@ -234,6 +234,7 @@ fn from_connack(ack: &v5::ConnAck) -> ConnAck {
         packet_max: properties.and_then(|found| found.max_packet_size),
         keep_alive_s: properties.and_then(|found| found.server_keep_alive),
         qos_max: properties.and_then(|found| found.max_qos).unwrap_or(2),
+        retains: properties.and_then(|found| found.retain_available) != Some(0),
     }
 }
 
@@ -245,13 +246,14 @@ fn to_connack(ack: &ConnAck) -> v5::ConnAck {
         ConnectCode::BadCredentials => v5::ConnectReturnCode::BadUserNamePassword,
         ConnectCode::NotAuthorized => v5::ConnectReturnCode::NotAuthorized,
         ConnectCode::ServerUnavailable => v5::ConnectReturnCode::ServerUnavailable,
+        ConnectCode::RetainNotSupported => v5::ConnectReturnCode::RetainNotSupported,
         ConnectCode::Other(_) => v5::ConnectReturnCode::UnspecifiedError,
     };
     let properties = v5::ConnAckProperties {
         session_expiry_interval: None,
         receive_max: (ack.receive_max < u16::MAX).then_some(ack.receive_max),
         max_qos: (ack.qos_max < 2).then_some(ack.qos_max),
-        retain_available: None,
+        retain_available: (!ack.retains).then_some(0),
         max_packet_size: ack.packet_max,
         assigned_client_identifier: None,
         topic_alias_max: None,
@@ -289,7 +291,7 @@ fn from_code(code: v5::ConnectReturnCode) -> ConnectCode {
         Code::PacketTooLarge => other("packet too large"),
         Code::QuotaExceeded => other("quota exceeded"),
         Code::PayloadFormatInvalid => other("payload format of the will invalid"),
-        Code::RetainNotSupported => other("retain not supported"),
+        Code::RetainNotSupported => ConnectCode::RetainNotSupported,
         Code::QoSNotSupported => other("QoS of the will not supported"),
         Code::UseAnotherServer => other("use another server"),
         Code::ServerMoved => other("server moved"),
