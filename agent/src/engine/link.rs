@@ -396,6 +396,8 @@ impl Link {
                 if !online.stable && now.since(online.since) >= self.settings.stable_after {
                     online.stable = true;
                     proved_stable = true;
+                    // It may have been another broker that refused.
+                    self.retain_refused = false;
                     self.short_lives = 0;
                     effects.push(Effect::BackoffReset);
                 }

@@ -215,8 +215,7 @@ impl Lane {
 
     /// What goes next: the newest of what goes ahead and is durable, else the oldest that was read.
     fn next(&self) -> Option<(u64, Bytes)> {
-        let may_go = |seq| seq <= self.open && !self.inflight.contains(&seq) && !self.volatile.contains_key(&seq);
-        self.ahead.newest(may_go).or_else(|| self.ready.front().cloned())
+        self.ahead.newest(&self.inflight, |seq| seq <= self.committed).or_else(|| self.ready.front().cloned())
     }
 }
 
@@ -265,7 +264,8 @@ impl Outbox {
     /// The same for a record that is sent before older ones of its class as soon as it is durable.
     pub fn append_ahead(&mut self, now: Mono, seq: u64, record: &Record, effects: &mut Effects) {
         let (class, bytes) = (record.class(), record.encode());
-        self.lane(class).ahead.insert(seq, bytes.clone());
+        let lane = self.lane(class);
+        lane.ahead.insert(seq, bytes.clone(), &lane.inflight);
         self.append_bytes(now, seq, class, bytes, effects);
     }
 
@@ -273,7 +273,7 @@ impl Outbox {
     pub fn hurry(&mut self, seq: u64, record: &Record) {
         let lane = self.lane(record.class());
         if (lane.next_read..=lane.open).contains(&seq) {
-            lane.ahead.insert(seq, record.encode());
+            lane.ahead.insert(seq, record.encode(), &lane.inflight);
         }
     }
 
@@ -465,11 +465,13 @@ impl Outbox {
         }
         let was_held = why == Some(Why::Live);
         let none_held = lane.volatile.is_empty();
-        if lane.ahead.holds(seq) {
-            let passed = lane.oldest().is_some_and(|oldest| oldest < seq);
-            lane.ahead.answered(seq, passed);
+        // The log will come to it yet, unless the store gave it up.
+        let is_unread = || lane.oldest().is_some_and(|oldest| oldest <= seq);
+        let passed = lane.ahead.holds(seq) && !lane.spared.contains(&seq) && is_unread();
+        lane.ahead.answered(seq, passed);
+        if !passed {
+            lane.done = lane.done.max(seq);
         }
-        lane.done = lane.done.max(seq);
         // What the store never had needs no trimming there.
         lane.done_since_trim += u64::from(!was_held);
         let was_spared = lane.spared.remove(&seq);
@@ -524,11 +526,10 @@ impl Outbox {
     /// A record in flight has to be sent again, and with it, in order, all that came after it.
     pub fn rewind(&mut self, class: Class, seq: u64) {
         let lane = self.lane(class);
-        // Of what went ahead older ones may still be waiting.
-        let oldest = lane.ready.front().map_or(seq, |(first, _)| seq.min(*first));
         lane.inflight.retain(|other| *other < seq);
-        lane.ready.clear();
-        lane.next_read = oldest.min(lane.next_read);
+        // If it went ahead, older ones are still waiting.
+        lane.ready.retain(|(other, _)| *other < seq);
+        lane.next_read = seq.min(lane.next_read);
         // An answer out of order may have come for a later one: that does not answer for those before it.
         lane.done = lane.done.min(seq.saturating_sub(1));
         // The store can't give these a second time. Some may have arrived: better counted twice than not at all.

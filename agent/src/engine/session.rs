@@ -417,9 +417,7 @@ impl Engine {
                 for seq in seqs {
                     self.session.refused.remove(&(class, seq));
                     self.outbox.acknowledged(class, seq);
-                    if !self.outbox.has_passed(class, seq) {
-                        self.session.suspects.answered(class, seq);
-                    }
+                    self.session.suspects.answered(class, seq, self.outbox.has_passed(class, seq));
                 }
                 self.link.set_careful(self.session.suspects.is_careful());
             }

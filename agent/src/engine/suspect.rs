@@ -51,9 +51,11 @@ impl Suspects {
         Some((class, record))
     }
 
-    /// The broker took over a record.
-    pub(super) fn answered(&mut self, class: Class, seq: u64) {
-        self.0.take_if(|suspicion| suspicion.class == class && seq >= suspicion.upto);
+    /// The broker took over a record, which may have `passed` older ones: of those that says nothing.
+    pub(super) fn answered(&mut self, class: Class, seq: u64, passed: bool) {
+        self.0.take_if(|suspicion| {
+            suspicion.class == class && seq >= suspicion.upto && (!passed || seq == suspicion.record)
+        });
     }
 }
 
@@ -75,13 +77,13 @@ mod tests {
         assert!(!suspects.is_careful(), "it may have been the link");
         assert_eq!(suspects.closed_over(&over(1..=10, true)), None);
         assert!(suspects.is_careful());
-        suspects.answered(CLASS, 1);
-        suspects.answered(CLASS, 2);
+        suspects.answered(CLASS, 1, false);
+        suspects.answered(CLASS, 2, false);
         assert!(suspects.is_careful(), "3 to 10 haven't been sent alone yet");
         let found: Vec<_> = (0..3).map(|_| suspects.closed_over(&over([3], true))).collect();
         assert_eq!(found, [None, None, Some((CLASS, 3))]);
         assert!(suspects.is_careful());
-        suspects.answered(CLASS, 10);
+        suspects.answered(CLASS, 10, false);
         assert!(!suspects.is_careful());
     }
 
@@ -91,7 +93,20 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(suspects.closed_over(&over([3], false)), None);
         }
-        suspects.answered(CLASS, 3);
+        suspects.answered(CLASS, 3, false);
+        assert!(!suspects.is_careful());
+    }
+
+    #[test]
+    fn what_went_ahead_clears_itself_and_nothing_older() {
+        let mut suspects = Suspects::default();
+        for (over_it, answered, careful) in [(over(1..=3, true), 9, true), (over([9], true), 9, false)] {
+            suspects = Suspects::default();
+            suspects.closed_over(&over_it);
+            suspects.closed_over(&over_it);
+            suspects.answered(CLASS, answered, true);
+            assert_eq!(suspects.is_careful(), careful);
+        }
         assert!(!suspects.is_careful());
     }
 

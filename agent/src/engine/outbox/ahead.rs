@@ -19,18 +19,23 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// A record that is to go before older ones.
-    pub(super) fn insert(&mut self, seq: u64, bytes: Bytes) {
+    pub(super) fn insert(&mut self, seq: u64, bytes: Bytes, inflight: &BTreeSet<u64>) {
         self.waiting.insert(seq, bytes);
         if self.waiting.len() > AHEAD_MAX {
-            self.waiting.pop_first();
+            // Of what is on its way the answer is waited for.
+            let oldest = self.waiting.keys().find(|seq| !inflight.contains(seq)).copied();
+            oldest.and_then(|oldest| self.waiting.remove(&oldest));
         }
     }
 
-    /// The newest that `may_go`.
-    pub(super) fn newest(&self, may_go: impl Fn(u64) -> bool) -> Option<(u64, Bytes)> {
-        // With more to be remembered the memory of it would have no bound.
-        let is_open = self.passed.len() < AHEAD_MAX;
-        let newest = self.waiting.iter().rev().find(|(seq, _)| is_open && may_go(**seq));
+    /// The newest that is not on its way and `may_go`.
+    pub(super) fn newest(&self, inflight: &BTreeSet<u64>, may_go: impl Fn(u64) -> bool) -> Option<(u64, Bytes)> {
+        let on_the_way = self.waiting.keys().filter(|seq| inflight.contains(seq)).count();
+        // Each may have to be remembered, and that has a bound.
+        if self.passed.len() + on_the_way >= AHEAD_MAX {
+            return None;
+        }
+        let newest = self.waiting.iter().rev().find(|(seq, _)| !inflight.contains(seq) && may_go(**seq));
         newest.map(|(seq, bytes)| (*seq, bytes.clone()))
     }
 

@@ -188,3 +188,48 @@ fn an_eviction_counts_what_was_answered_ahead_as_arrived() {
     outbox.evicted(Mono(0), EVENTS, Ok(StoreReply::Evicted { records: 20, first: 1, last: 20 }), &mut effects);
     assert_eq!((quota(&outbox), send_events(&mut outbox).len()), (20, 0), "counted, so it isn't sent");
 }
+
+#[test]
+fn what_went_ahead_as_the_next_that_is_read_is_not_sent_twice() {
+    let (mut outbox, mut effects) = one_in_a_hurry();
+    read(&mut outbox, &mut effects);
+    for seq in send_events(&mut outbox).into_iter().filter(|seq| *seq < 20) {
+        outbox.acknowledged(EVENTS, seq);
+    }
+    outbox.rewind_all();
+    assert_eq!(send_events(&mut outbox), [20]);
+    outbox.acknowledged(EVENTS, 20);
+    read(&mut outbox, &mut effects);
+    assert_eq!(send_events(&mut outbox), [0; 0], "the page came after the answer");
+    assert_eq!(trims(&mut outbox, &mut effects), Some(20));
+}
+
+#[test]
+fn an_eviction_after_another_counts_what_it_took() {
+    let (mut outbox, mut effects) = one_in_a_hurry();
+    outbox.send_next(EVENTS);
+    outbox.evicted(Mono(0), EVENTS, Ok(StoreReply::Evicted { records: 15, first: 6, last: 20 }), &mut effects);
+    outbox.acknowledged(EVENTS, 20);
+    assert_eq!(quota(&outbox), 14, "20 was spared, and came");
+    outbox.evicted(Mono(0), EVENTS, Ok(StoreReply::Evicted { records: 20, first: 21, last: 40 }), &mut effects);
+    assert_eq!(quota(&outbox), 34);
+}
+
+#[test]
+fn as_many_go_ahead_as_can_be_remembered_and_each_answer_is_waited_for() {
+    let (mut ahead, mut inflight) = (Ahead::default(), BTreeSet::new());
+    for seq in 1..=1_000 {
+        ahead.insert(seq, Bytes::new(), &inflight);
+        while let Some((seq, _)) = ahead.newest(&inflight, |_| true) {
+            inflight.insert(seq);
+        }
+        let answer = (seq % 10 == 0).then(|| inflight.pop_first()).flatten();
+        if let Some(answered) = answer {
+            assert!(ahead.holds(answered));
+            ahead.answered(answered, true);
+        }
+        let (held, most) = ahead.bound();
+        assert!(held <= most, "{held} of {most}");
+    }
+    assert_eq!(ahead.trimmed(1_000), 32, "passed, and none of them forgotten");
+}
