@@ -201,15 +201,29 @@ impl Lane {
         self.volatile = held;
     }
 
+    /// Where a record is among what is ready, or else where it belongs.
+    fn place(&self, seq: u64) -> Result<usize, usize> {
+        self.ready.binary_search_by_key(&seq, |(other, _)| *other)
+    }
+
     /// In its place, once: the store may give again what memory gave before.
     fn put_ready(&mut self, seq: u64, bytes: Bytes) {
-        let at = self.ready.partition_point(|(other, _)| *other < seq);
-        let is_ready = self.ready.get(at).is_some_and(|(other, _)| *other == seq);
         if self.ahead.has_passed(seq) {
             self.done = self.done.max(seq);
             self.trim_due |= self.inflight.is_empty();
-        } else if !is_ready && !self.inflight.contains(&seq) {
+        } else if let (Err(at), false) = (self.place(seq), self.inflight.contains(&seq)) {
             self.ready.insert(at, (seq, bytes));
+        }
+    }
+
+    /// A record is on its way, whether or not it was ready.
+    fn sent(&mut self, seq: u64) {
+        if let Ok(at) = self.place(seq) {
+            self.ready.remove(at);
+        }
+        self.inflight.insert(seq);
+        if let Some(volatile) = self.volatile.get_mut(&seq) {
+            volatile.was_sent = true;
         }
     }
 
@@ -415,11 +429,8 @@ impl Outbox {
     /// The first record that [`Outbox::ready`] showed is on its way.
     pub fn sent(&mut self, class: Class) {
         let lane = self.lane(class);
-        if let Some((seq, _)) = lane.ready.pop_front() {
-            lane.inflight.insert(seq);
-            if let Some(volatile) = lane.volatile.get_mut(&seq) {
-                volatile.was_sent = true;
-            }
+        if let Some((seq, _)) = lane.ready.front() {
+            lane.sent(*seq);
         }
     }
 
@@ -427,12 +438,7 @@ impl Outbox {
     pub fn send_next(&mut self, class: Class) -> Option<(u64, Bytes)> {
         let lane = self.lane(class);
         let (seq, bytes) = lane.next()?;
-        if lane.ready.front().is_some_and(|(first, _)| *first == seq) {
-            self.sent(class);
-        } else {
-            lane.ready.retain(|(other, _)| *other != seq);
-            lane.inflight.insert(seq);
-        }
+        lane.sent(seq);
         Some((seq, bytes))
     }
 

@@ -99,15 +99,13 @@ mod tests {
 
     #[test]
     fn what_went_ahead_clears_itself_and_nothing_older() {
-        let mut suspects = Suspects::default();
-        for (over_it, answered, careful) in [(over(1..=3, true), 9, true), (over([9], true), 9, false)] {
-            suspects = Suspects::default();
+        for (over_it, careful) in [(over(1..=3, true), true), (over([9], true), false)] {
+            let mut suspects = Suspects::default();
             suspects.closed_over(&over_it);
             suspects.closed_over(&over_it);
-            suspects.answered(CLASS, answered, true);
+            suspects.answered(CLASS, 9, true);
             assert_eq!(suspects.is_careful(), careful);
         }
-        assert!(!suspects.is_careful());
     }
 
     #[test]
