@@ -13,7 +13,7 @@ mod tests;
 use std::io::{self, BufRead, IsTerminal as _, Write};
 use std::path::{Path, PathBuf, absolute};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 
 use super::{BAD_USAGE, DONE, FAILED, fail};
@@ -292,13 +292,4 @@ fn parse_id(text: &str) -> Result<DeviceId, String> {
 
 fn parse_unit(text: &str) -> Result<UnitName, String> {
     UnitName::parse(text).map_err(|unfit| unfit.to_string())
-}
-
-/// What one line of a file says.
-fn first_line(file: &Path) -> anyhow::Result<String> {
-    let text = crate::config::read_text(file)?;
-    match text.lines().next() {
-        Some(line) if !line.is_empty() => Ok(line.to_owned()),
-        _ => bail!("the first line of {} is empty: the password is expected there", file.display()),
-    }
 }

@@ -25,7 +25,7 @@ use crate::config::{BrokerUrl, DeviceId, Tls};
 use crate::engine::io::LinkFault;
 use crate::engine::packet::AckReason;
 use crate::runtime::mqtt::client::{Client, Credentials};
-use crate::runtime::mqtt::transport::Target;
+use crate::runtime::mqtt::transport::{self, Target};
 use crate::wire::CommandId;
 use crate::wire::keys::SigningKey;
 use crate::wire::token::{self, COMMAND_LEN_MAX, Claims};
@@ -208,10 +208,7 @@ async fn connect(args: &SendArgs) -> anyhow::Result<Client> {
     };
     let target = Arc::new(Target::new(args.url.clone(), Some(tls)));
     let password = match &args.password_file {
-        Some(file) => {
-            let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-            text.lines().next().unwrap_or_default().to_owned()
-        }
+        Some(file) => transport::password_in(file).with_context(|| format!("the password in {}", file.display()))?,
         None => String::new(),
     };
     let credentials = args.username.clone().map(|username| Credentials { username, password });

@@ -52,6 +52,8 @@ pub enum Input {
         id: EffectId,
         /// How long the broker's name took to resolve, where it has one.
         lookup: Option<Duration>,
+        /// The password for the broker, where it wants one.
+        password: Option<String>,
     },
     /// The transport could not be opened, or is gone. Comes once for each [`Effect::Connect`].
     LinkDown {

@@ -105,8 +105,6 @@ pub struct Identity {
     pub ended_as: Option<String>,
     /// 128 random bits in hexadecimal, new at each start.
     pub nonce: String,
-    /// The MQTT password.
-    pub password: Option<String>,
     /// What the runtime found out about this gateway: os, kernel, arch, model.
     pub facts: BTreeMap<String, AttributeValue>,
     /// The firmware's version.
@@ -231,9 +229,9 @@ impl Engine {
                 self.outbox.stats(stats, &mut self.effects);
                 self.attributes.set_degraded(self.outbox.fault().is_some() || self.outbox.is_short_of_space());
             }
-            Input::LinkUp { id, lookup } => {
+            Input::LinkUp { id, lookup, password } => {
                 self.session.looked_up(lookup);
-                self.greet(now, id);
+                self.greet(now, id, password);
             }
             Input::LinkDown { id, fault, retry_in } => {
                 if let Some(signal) = self.link.down(now.mono, id, fault, retry_in) {

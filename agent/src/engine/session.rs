@@ -234,7 +234,7 @@ impl Engine {
     }
 
     /// The transport is up: say who we are, and leave the will.
-    pub(super) fn greet(&mut self, now: Now, id: EffectId) {
+    pub(super) fn greet(&mut self, now: Now, id: EffectId, password: Option<String>) {
         let payload = self.presence(now, Some("lost"));
         let mqtt = &self.config.mqtt;
         let connect = Connect {
@@ -243,7 +243,7 @@ impl Engine {
             clean_start: false,
             keep_alive_s: u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX),
             username: (!mqtt.username.is_empty()).then(|| mqtt.username.clone()),
-            password: self.identity.password.clone(),
+            password,
             will: Some(Publish {
                 topic: self.topic("presence"),
                 payload: payload.into(),

@@ -9,7 +9,7 @@ use std::thread;
 use tokio::sync::{mpsc, oneshot};
 
 use super::mqtt::link::{self, LinkEvent, LinkHandle};
-use super::mqtt::transport::Target;
+use super::mqtt::transport::{Password, Target};
 use super::retry::FullJitter;
 use super::{Options, RunError};
 use crate::act::{Actor, Order, jobs};
@@ -37,6 +37,7 @@ pub(super) struct Dispatcher {
     config_files: Vec<PathBuf>,
     battery_root: Option<PathBuf>,
     target: Arc<Target>,
+    password: Option<Password>,
     link: Option<(EffectId, LinkHandle)>,
     link_in: mpsc::Sender<LinkEvent>,
     backoff: FullJitter,
@@ -59,6 +60,7 @@ impl Dispatcher {
     ) -> Result<Self, RunError> {
         let config = &options.config;
         let thread = |source| RunError::System { what: "start a thread", source };
+        let password = password(config)?;
         Ok(Self {
             store: StoreHandle::spawn(store, inputs.clone()).map_err(thread)?,
             stats,
@@ -69,6 +71,7 @@ impl Dispatcher {
             config_files: options.config_files.clone(),
             battery_root: options.battery_root.clone(),
             target: Arc::new(Target::new(config.mqtt.url.clone(), Some(config.mqtt.tls.clone()))),
+            password,
             link: None,
             link_in,
             backoff: FullJitter::new(&config.mqtt.reconnect),
@@ -125,7 +128,9 @@ impl Dispatcher {
     /// What the link says, in the engine's words; with a draw of the backoff where it is down.
     pub(super) fn link_input(&mut self, event: LinkEvent) -> Input {
         match event {
-            LinkEvent::Up { id, lookup } => Input::LinkUp { id, lookup },
+            LinkEvent::Up { id, lookup } => {
+                Input::LinkUp { id, lookup, password: self.password.as_mut().map(Password::read) }
+            }
             LinkEvent::Packet { id, packet } => Input::Packet { id, packet },
             LinkEvent::Down { id, fault } => self.link_down(id, fault),
         }
@@ -266,6 +271,11 @@ async fn outcome_of(act: impl Future<Output = ActOutcome> + Send + 'static) -> A
     tokio::spawn(act)
         .await
         .unwrap_or_else(|error| ActOutcome::failed("internal_error", format!("the agent failed at it: {error}")))
+}
+
+fn password(config: &CheckedConfig) -> Result<Option<Password>, RunError> {
+    let Some(path) = &config.mqtt.password_file else { return Ok(None) };
+    Password::open(path).map(Some).map_err(|source| RunError::Password { path: path.clone(), source })
 }
 
 fn collectors(config: &CheckedConfig, battery_root: Option<&Path>) -> Collectors {

@@ -1,4 +1,4 @@
-//! Finds out who this agent is and on what it runs: boot id, nonce, password, and the static attributes that the gateway
+//! Finds out who this agent is and on what it runs: boot id, nonce, and the static attributes that the gateway
 //! tells of itself.
 
 #![expect(clippy::disallowed_methods, reason = "randomness comes in here")]
@@ -46,7 +46,6 @@ pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity
         end_signs: reboot::signs(root),
         ended_as: service::ended_as(),
         nonce: nonce()?,
-        password: password(config)?,
         facts: facts(root, &release),
         able: actor.able(),
         firmware: ["IMAGE_VERSION", "VERSION_ID"].iter().find_map(|key| release.get(*key).cloned()),
@@ -65,19 +64,6 @@ fn nonce() -> Result<String, RunError> {
         source: io::Error::other("the kernel gives none"),
     })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn password(config: &CheckedConfig) -> Result<Option<String>, RunError> {
-    let Some(path) = &config.mqtt.password_file else { return Ok(None) };
-    first_line(path).map(Some).map_err(|source| RunError::Password { path: path.clone(), source })
-}
-
-/// An empty one is what systemd hands over for a credential that isn't there: a broker would only say that it is wrong.
-fn first_line(path: &Path) -> io::Result<String> {
-    match fs::read_to_string(path)?.lines().next() {
-        None | Some("") => Err(io::Error::other("its first line is empty")),
-        Some(line) => Ok(line.to_owned()),
-    }
 }
 
 fn facts(root: &Path, release: &BTreeMap<String, String>) -> BTreeMap<String, AttributeValue> {
@@ -155,17 +141,6 @@ mod tests {
             ("serial", "10000000abcdef01"),
         ];
         assert_eq!(told, expected.map(|(key, text)| (key.to_owned(), text.to_owned())));
-    }
-
-    #[test]
-    fn a_password_is_the_first_line_of_its_file_and_an_empty_one_is_none() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        for (text, password) in
-            [("geheim\nmore\n", Some("geheim")), ("geheim", Some("geheim")), ("\n", None), ("", None)]
-        {
-            fs::write(file.path(), text).unwrap();
-            assert_eq!(first_line(file.path()).ok().as_deref(), password, "{text:?}");
-        }
     }
 
     #[test]

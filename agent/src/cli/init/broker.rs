@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use super::Ended;
 use super::ask::Login;
-use super::{Ended, first_line};
 use crate::cli::{keygen, runtime};
 use crate::collect::clock;
 use crate::config::CheckedConfig;
@@ -73,7 +73,11 @@ fn credentials(login: &Login) -> Result<Option<Credentials>, Ended> {
     let (username, password) = match login {
         Login::None => return Ok(None),
         Login::New(name, password) => (name.clone(), password.clone()),
-        Login::File(name, file) => (name.clone(), first_line(file)?),
+        Login::File(name, file) => {
+            let password =
+                transport::password_in(file).with_context(|| format!("the password in {}", file.display()))?;
+            (name.clone(), password)
+        }
     };
     Ok(Some(Credentials { username, password }))
 }

@@ -497,7 +497,7 @@ impl World {
                 self.connects += 1;
                 if self.broker_up {
                     self.connection = Some(id);
-                    self.queue.push_back(Input::LinkUp { id, lookup: self.lookup });
+                    self.queue.push_back(Input::LinkUp { id, lookup: self.lookup, password: None });
                 } else {
                     let fault = fault(LinkFaultKind::Tcp);
                     self.queue.push_back(Input::LinkDown { id, fault, retry_in: Duration::from_secs(1) });
@@ -738,7 +738,6 @@ fn identity(boot: u8, end_signs: EndSigns) -> Identity {
         version: "0.0.0-test".into(),
         build_time: Unix(1_700_000_000_000),
         nonce: NONCE.into(),
-        password: None,
         facts: BTreeMap::new(),
         firmware: None,
         able: crate::config::Action::ALL.iter().copied().collect(),

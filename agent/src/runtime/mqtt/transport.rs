@@ -9,6 +9,7 @@
 
 mod fault;
 mod files;
+mod password;
 mod tls;
 mod witness;
 mod x509;
@@ -34,6 +35,7 @@ use crate::collect::clock;
 use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
 pub use files::{Doubt, examine};
+pub use password::{Password, password_in};
 
 /// How long one address gets to answer.
 pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);

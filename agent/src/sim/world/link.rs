@@ -61,7 +61,7 @@ impl World<'_> {
         self.plan_broker();
         if let Some(agent) = &mut self.agent {
             agent.link = Some((id, conn));
-            agent.inbox.push_back(Input::LinkUp { id, lookup: None });
+            agent.inbox.push_back(Input::LinkUp { id, lookup: None, password: None });
         }
     }
 

@@ -108,7 +108,6 @@ impl World<'_> {
             end_signs: EndSigns::default(),
             ended_as: None,
             nonce: format!("{nonce:032x}"),
-            password: None,
             facts: BTreeMap::new(),
             firmware: self.gateway.firmware(),
             able: Action::ALL.iter().copied().collect(),

@@ -33,7 +33,7 @@ const MODE_OTHERS: u32 = 0o007;
 const CA_FILE: &str = "mqtt.tls.ca_file";
 const CERT_FILE: &str = "mqtt.tls.cert_file";
 const KEY_FILE: &str = "mqtt.tls.key_file";
-const PASSWORD_FILE: &str = "mqtt.password_file";
+pub(super) const PASSWORD_FILE: &str = "mqtt.password_file";
 
 /// Something wrong, or doubtful, about the file that a key names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -185,12 +185,7 @@ fn open_to_others(key: &'static str, path: Option<&Path>) -> Option<Doubt> {
 }
 
 fn password(path: &Path) -> Option<Doubt> {
-    let wrong = match read(path) {
-        Ok(bytes) if bytes.first().is_none_or(|byte| *byte == b'\n') => "its first line is empty".to_owned(),
-        Ok(bytes) if std::str::from_utf8(&bytes).is_err() => "it is not UTF-8".to_owned(),
-        Ok(_) => return None,
-        Err(error) => error.to_string(),
-    };
+    let wrong = super::password_in(path).err()?;
     Some(unfit(PASSWORD_FILE, "the password", path, &wrong))
 }
 
@@ -295,7 +290,7 @@ fn missing(wanted: &str, text: &[u8]) -> String {
 }
 
 /// Bounded: a path that names a device must not fill the memory.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
@@ -304,7 +299,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn unfit(key: &'static str, what: &str, path: &Path, error: &dyn std::fmt::Display) -> Doubt {
+pub(super) fn unfit(key: &'static str, what: &str, path: &Path, error: &dyn std::fmt::Display) -> Doubt {
     Doubt::error(key, format!("{what} {} can't be used: {error}", path.display()))
 }
 

@@ -1,0 +1,95 @@
+//! The password for the broker: the first line of a file. It must not be logged, whatever happens.
+
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
+
+use super::files::{self, PASSWORD_FILE};
+
+/// The password that a file holds: its first line.
+///
+/// # Errors
+/// Besides those of reading, where there is no first line or nothing in it: that is what systemd hands over for a
+/// credential that isn't there, and a broker would only say that it is wrong.
+pub fn password_in(path: &Path) -> io::Result<String> {
+    let text = String::from_utf8(files::read(path)?).map_err(|_| io::Error::other("it is not UTF-8"))?;
+    match text.lines().next() {
+        None | Some("") => Err(io::Error::other("its first line is empty")),
+        Some(line) => Ok(line.to_owned()),
+    }
+}
+
+/// A password that may be replaced while the agent runs, as a token is that expires.
+pub struct Password {
+    path: PathBuf,
+    good: String,
+    /// What is wrong with the file, and was said.
+    said: Option<String>,
+}
+
+impl Password {
+    /// Reads it for the first time.
+    ///
+    /// # Errors
+    /// As [`password_in`].
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), good: password_in(path)?, said: None })
+    }
+
+    /// The password for the next connection: as the file has it now, or else the last that it had.
+    pub fn read(&mut self) -> String {
+        match password_in(&self.path) {
+            Ok(password) => (self.good, self.said) = (password, None),
+            Err(error) => {
+                let wrong = files::unfit(PASSWORD_FILE, "the password", &self.path, &error).detail;
+                if self.said.as_ref() != Some(&wrong) {
+                    tracing::warn!("broker: {wrong}; what was read before stays in use");
+                }
+                self.said = Some(wrong);
+            }
+        }
+        self.good.clone()
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Password({})", self.path.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn it_is_the_first_line_of_its_file_and_an_empty_one_is_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (text, password) in [
+            ("geheim\nmore\n", Some("geheim")),
+            ("geheim\r\n", Some("geheim")),
+            ("\n", None),
+            ("\r\n", None),
+            ("", None),
+        ] {
+            fs::write(file.path(), text).unwrap();
+            assert_eq!(password_in(file.path()).ok().as_deref(), password, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_was_replaced_is_used_and_the_last_good_one_while_there_is_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "first\n").unwrap();
+        let mut password = Password::open(file.path()).unwrap();
+        assert_eq!(password.read(), "first");
+        fs::write(file.path(), "second\n").unwrap();
+        assert_eq!(password.read(), "second");
+        fs::write(file.path(), "").unwrap();
+        assert_eq!((password.read(), password.said.is_some()), ("second".to_owned(), true));
+        fs::write(file.path(), "third\n").unwrap();
+        assert_eq!((password.read(), password.said.is_some()), ("third".to_owned(), false));
+        assert!(!format!("{password:?}").contains("third"));
+    }
+}
