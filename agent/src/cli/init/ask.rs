@@ -121,7 +121,7 @@ fn ask_login<R: BufRead, W: Write>(asker: &mut Asker<'_, R, W>) -> anyhow::Resul
 }
 
 fn ask_password<R: BufRead, W: Write>(asker: &mut Asker<'_, R, W>, name: &str) -> anyhow::Result<Login> {
-    let password = asker.ask_hidden("Its password (not shown); empty: none")?;
+    let password = asker.ask_hidden("Its password")?;
     Ok(Login::New(name.to_owned(), password))
 }
 
@@ -230,10 +230,11 @@ impl<'a, R: BufRead, W: Write> Asker<'a, R, W> {
         Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
-    /// Asks for what nobody shall read over a shoulder.
+    /// Asks for what nobody shall read over a shoulder, and need not be.
     fn ask_hidden(&mut self, question: &str) -> anyhow::Result<String> {
         let hidden = Hidden::begin();
-        let line = self.line(&format!("{question}: "));
+        let shown = if hidden.is_some() { "not shown" } else { "this terminal shows it" };
+        let line = self.line(&format!("{question} ({shown}); empty: none: "));
         if hidden.is_some() {
             // The end of the line wasn't shown either.
             self.say("")?;
