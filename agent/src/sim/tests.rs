@@ -112,8 +112,8 @@ fn the_same_seed_gives_the_same_run_and_another_gives_another() {
 #[test]
 fn a_store_that_is_never_evicted_is_caught() {
     let mut scenario = quiet();
-    (scenario.lasts, scenario.calm) = (6 * HOUR, HOUR);
-    scenario.faults.push(lasting(FaultKind::BrokerDown, HOUR / 4, 4 * HOUR));
+    (scenario.lasts, scenario.calm) = (3 * HOUR, HOUR / 2);
+    scenario.faults.push(lasting(FaultKind::BrokerDown, HOUR / 4, 2 * HOUR));
     // Others have filled the disk: then nothing is thinned, for which there would have to be room.
     scenario.disk.others_bytes = scenario.disk.bytes - (8 << 20);
     let faster = "[store]\nmax_bytes = \"1MiB\"\nmin_free_bytes = \"32MiB\"\n[telemetry]\nsample_interval = \"4s\"\nreport_interval = \"4s\"";
@@ -126,9 +126,9 @@ fn a_store_that_is_never_evicted_is_caught() {
 fn a_queue_to_the_store_without_a_bound_is_caught() {
     let mut scenario = quiet();
     (scenario.lasts, scenario.calm) = (HOUR, HOUR / 4);
-    scenario.faults.push(lasting(FaultKind::DiskSlow { times: 50_000.0 }, HOUR / 6, HOUR / 3));
+    scenario.faults.push(lasting(FaultKind::DiskSlow { times: 50_000.0 }, HOUR / 6, HOUR / 6));
     let storm = FaultKind::ErrorStorm { per_second: 100, kinds: 500, severity: Severity::Error };
-    scenario.faults.push(lasting(storm, HOUR / 6, HOUR / 6));
+    scenario.faults.push(lasting(storm, HOUR / 6, HOUR / 20));
     scenario.commands.push(pings(20));
     let plan = plan(scenario);
     assert_eq!(run(&plan, ONCE).broken, []);
