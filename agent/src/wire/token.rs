@@ -21,6 +21,8 @@ const NONCE_LEN_MAX: usize = 64;
 const NAME_LEN_MAX: usize = 64;
 /// The longest that a command may ask to take, in seconds: a day.
 pub const TIMEOUT_MAX_S: u64 = 86_400;
+/// Arguments of commands that are text, whatever they look like (docs/contract.md).
+const TEXT_ARGS: [&str; 7] = ["command_id", "interface", "level", "runbook", "target", "to", "unit"];
 
 /// Whom commands may be addressed to here.
 #[derive(Debug, Clone, Copy)]
@@ -274,15 +276,20 @@ fn claimed(payload: &[u8]) -> (Option<CommandId>, Option<String>) {
     (id, name.filter(|name| name.len() <= NAME_LEN_MAX).map(str::to_owned))
 }
 
-/// Arguments as a human types them: `KEY=VALUE`, where the value is JSON if it reads as a number, a flag, a list or an
-/// object, and else a string. `None` without a `=`.
+/// Arguments as a human types them: `KEY=VALUE`. What the contract has as text stays as it was typed, release `1.10` too;
+/// another value is JSON if it reads as a number, a flag, a list or an object, and else text. `None` without a `=`.
 #[must_use]
 pub fn parse_args(words: &[String]) -> Option<BTreeMap<String, Json>> {
     words
         .iter()
         .map(|word| {
             let (key, value) = word.split_once('=').filter(|(key, _)| !key.is_empty())?;
-            let json = serde_json::from_str::<Json>(value).ok().filter(|json| !json.is_string() && !json.is_null());
+            let is_json = |json: &Json| match key {
+                // A runbook's arguments: a list of words, or one.
+                "args" => json.is_array(),
+                _ => !TEXT_ARGS.contains(&key) && !json.is_string() && !json.is_null(),
+            };
+            let json = serde_json::from_str::<Json>(value).ok().filter(is_json);
             Some((key.to_owned(), json.unwrap_or_else(|| Json::String(value.to_owned()))))
         })
         .collect()
@@ -436,12 +443,18 @@ mod tests {
     }
 
     #[test]
-    fn typed_arguments_are_json_where_they_read_as_it() {
-        let words = ["n=5", "flag=true", "list=[1,2]", "unit=app.service", "text=\"5\"", "empty="].map(str::to_owned);
-        let args = parse_args(&words).unwrap();
+    fn typed_arguments_are_json_where_they_read_as_it_and_are_not_text_by_the_contract() {
+        let parsed = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            json!(parse_args(&words).unwrap())
+        };
         assert_eq!(
-            json!(args),
-            json!({"n": 5, "flag": true, "list": [1, 2], "unit": "app.service", "text": "\"5\"", "empty": ""})
+            parsed(&["delay_s=5", "now=true", "args=[1,\"b\"]", "for=10m", "more=\"5\"", "empty="]),
+            json!({"delay_s": 5, "now": true, "args": [1, "b"], "for": "10m", "more": "\"5\"", "empty": ""})
+        );
+        assert_eq!(
+            parsed(&["to=1.10", "target=2", "unit=app.service", "runbook=true", "command_id=123", "args=1.10"]),
+            json!({"to": "1.10", "target": "2", "unit": "app.service", "runbook": "true", "command_id": "123", "args": "1.10"})
         );
         assert!(parse_args(&["unit".to_owned()]).is_none());
     }
