@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a command is dated by the sender's clock, and waited for")]
 #![expect(clippy::indexing_slicing, reason = "a JSON value gives null for a key that it doesn't have")]
 
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ use crate::runtime::mqtt::transport::{self, Target};
 use crate::wire::CommandId;
 use crate::wire::keys::SigningKey;
 use crate::wire::token::{self, COMMAND_LEN_MAX, Claims};
+use snapshot::{Piece, Snapshots};
 
 /// How long to wait for the retained presence message.
 const PRESENCE_MAX: Duration = Duration::from_secs(2);
@@ -281,7 +283,7 @@ async fn follow(
     out: &mut impl Write,
 ) -> anyhow::Result<BTreeMap<String, Answer>> {
     let until = Instant::now() + args.wait;
-    let mut answers = BTreeMap::new();
+    let (mut answers, mut snapshots) = (BTreeMap::new(), Snapshots::default());
     while !is_over(args, &answers) {
         let Ok(message) = timeout_at(until, client.next_message()).await else { break };
         let message = message.map_err(describe)?;
@@ -290,7 +292,7 @@ async fn follow(
         }
         let Ok(result) = serde_json::from_slice::<Json>(&message.payload) else { continue };
         if result["command_id"] == id.as_str() && is_news(&mut answers, &result) {
-            let line = if args.json { result.to_string() } else { in_words(&result) };
+            let line = if args.json { result.to_string() } else { in_words(result, &mut snapshots) };
             writeln!(out, "{line}").and_then(|()| out.flush()).context("show a result")?;
         }
     }
@@ -313,7 +315,16 @@ fn is_news(answers: &mut BTreeMap<String, Answer>, result: &Json) -> bool {
     !known
 }
 
-fn in_words(result: &Json) -> String {
+fn in_words(mut result: Json, snapshots: &mut Snapshots) -> String {
+    if let Some(piece) = snapshots.take(&result) {
+        let (detail, output) = match piece {
+            Piece::Part(part, parts) => (format!("part {part} of {parts} of a snapshot"), None),
+            Piece::Whole(text) => ("a snapshot:".to_owned(), Some(text)),
+            Piece::Unreadable(why) => (format!("a snapshot that can't be shown: {why}"), None),
+        };
+        result["detail"] = detail.into();
+        result["output"] = output.into();
+    }
     let word = |key: &str| result[key].as_str().unwrap_or_default();
     let progress = result["progress_pct"].as_u64().map(|percent| format!("{percent} %"));
     let parts =

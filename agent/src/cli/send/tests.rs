@@ -116,6 +116,24 @@ async fn the_command_carries_what_was_typed_and_the_nonce_of_the_gateways_presen
 }
 
 #[tokio::test]
+async fn a_snapshot_is_shown_as_its_text_once_all_of_it_is_there() {
+    let mut fleet = Fleet::new().await;
+    fleet.presence(online()).await;
+    let part = |seq: u64, number: u64, output: &str| {
+        let mut result = result("gw-1", seq, "IN_PROGRESS");
+        (result["part"], result["parts"]) = (number.into(), 2.into());
+        (result["encoding"], result["output"]) = ("base64".into(), output.into());
+        result
+    };
+    // "units: failed\u{1b}\n"
+    let answers = [part(1, 1, "dW5pdHM6"), part(2, 2, "IGZhaWxlZBsK"), result("gw-1", 3, "SUCCEEDED")];
+    let (sent, _) = fleet.send(&["--to", "gw-1", "collect_diagnostics"], &answers).await;
+    let shown = "gw-1 IN_PROGRESS part 1 of 2 of a snapshot\n\
+                 gw-1 IN_PROGRESS a snapshot:\nunits: failed\u{fffd}\ngw-1 SUCCEEDED\n";
+    assert!(sent.out.ends_with(shown), "{}", sent.out);
+}
+
+#[tokio::test]
 async fn each_status_is_shown_once_until_the_last() {
     let mut fleet = Fleet::new().await;
     fleet.presence(online()).await;
