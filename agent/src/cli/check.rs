@@ -5,6 +5,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use super::logging::Loudness;
 use crate::collect::clock;
 use crate::config::{self, Loaded, Problem};
 use crate::runtime::mqtt::transport;
@@ -19,15 +20,18 @@ const BAD_CONFIG: u8 = 2;
 /// Checks the configuration that these files make together. Exit code 0, with the effective configuration on stdout and
 /// warnings on stderr; or 2, with every error on stderr as `FILE:LINE: message`.
 #[must_use]
-pub(super) fn run(files: &[PathBuf]) -> u8 {
-    check(files, &mut io::stdout().lock(), &mut io::stderr().lock()).unwrap_or(FAILED)
+pub(super) fn run(files: &[PathBuf], loudness: Loudness) -> u8 {
+    let warns = !loudness.is_errors_only();
+    check(files, warns, &mut io::stdout().lock(), &mut io::stderr().lock()).unwrap_or(FAILED)
 }
 
-fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
+fn check(files: &[PathBuf], warns: bool, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
     match config::load(files) {
         Ok(loaded) => {
-            warn(&loaded.warnings, err)?;
-            warn(&doubtful_files(&loaded), err)?;
+            if warns {
+                warn(&loaded.warnings, err)?;
+                warn(&doubtful_files(&loaded), err)?;
+            }
             out.write_all(loaded.config.to_toml().as_bytes())?;
             out.flush()?;
             Ok(DONE)
@@ -69,7 +73,7 @@ mod tests {
         let file = dir.path().join("agent.toml");
         std::fs::write(&file, text).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = check(&[file], &mut out, &mut err).unwrap();
+        let code = check(&[file], true, &mut out, &mut err).unwrap();
         let here = format!("{}/", dir.path().display());
         let plain = |bytes| String::from_utf8(bytes).unwrap().replace(&here, "");
         (code, plain(out), plain(err))

@@ -4,7 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "keys are made of random bytes, and written to files")]
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -23,8 +23,12 @@ pub(super) struct KeygenArgs {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// The key's id: the name of the files, and the kid in each command's header.
-    #[arg(long, value_name = "NAME", default_value = "ops-1")]
+    #[arg(long, value_name = "NAME", default_value = "ops-1", value_parser = parse_kid)]
     kid: String,
+}
+
+fn parse_kid(text: &str) -> Result<String, String> {
+    if TrustedKey::is_kid(text) { Ok(text.to_owned()) } else { Err(TrustedKey::kid_expected()) }
 }
 
 /// A key pair's files.
@@ -36,10 +40,14 @@ pub(super) struct Pair {
 
 pub(super) fn run(args: &KeygenArgs) -> anyhow::Result<()> {
     let pair = write_pair(&args.out, &args.kid)?;
-    println!("private key  {} (mode 0600)", pair.private.display());
-    println!("public key   {}", pair.public.display());
-    println!("for the gateway's configuration:\n[commands]\ntrusted_keys = [\"{}\"]", pair.trusted);
-    Ok(())
+    let (private, public) = (pair.private.display(), pair.public.display());
+    let trusted = pair.trusted;
+    writeln!(
+        io::stdout().lock(),
+        "private key  {private} (mode 0600)\npublic key   {public}\n\
+         for the gateway's configuration:\n[commands]\ntrusted_keys = [\"{trusted}\"]"
+    )
+    .context("write to stdout")
 }
 
 /// Makes a pair and writes it: `KID.key`, readable for its owner only, and `KID.pub`.
@@ -71,7 +79,7 @@ pub(super) fn make_pair(kid: &str) -> anyhow::Result<NewPair> {
 pub(super) fn pair_of(kid: &str, private_pem: String) -> anyhow::Result<NewPair> {
     let public_pem = public_pem(SigningKey::from_pem(&private_pem)?.public());
     let Some(trusted) = TrustedKey::from_pem(kid, &public_pem) else {
-        bail!("found {kid:?}: 1 to {} letters, digits and . _ - are expected", TrustedKey::KID_LEN_MAX);
+        bail!("found {kid:?}: {}", TrustedKey::kid_expected());
     };
     Ok(NewPair { private_pem, public_pem, trusted })
 }

@@ -16,6 +16,11 @@ impl Loudness {
         Self(i16::from(verbose) - i16::from(quiet))
     }
 
+    /// Only what is wrong is wanted.
+    pub(super) const fn is_errors_only(self) -> bool {
+        self.0 <= -2
+    }
+
     fn level(self, normal: i16) -> LevelFilter {
         match self.0 + normal {
             ..=-2 => LevelFilter::ERROR,
@@ -41,6 +46,11 @@ pub(crate) fn init_as(identifier: &str) {
 #[cfg(feature = "demo")]
 pub(super) fn init_quiet(loudness: Loudness) {
     start("fieldmedic", loudness.level(-2));
+}
+
+/// For a command that says itself what became of it: how it comes there with -v, and every packet's way with -vv.
+pub(super) fn init_terse(loudness: Loudness) {
+    start("fieldmedic", loudness.level(-1));
 }
 
 fn start(identifier: &str, level: LevelFilter) {

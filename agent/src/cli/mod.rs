@@ -16,13 +16,15 @@ mod simulate;
 mod status;
 mod store;
 
-use std::io;
+use std::fmt;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config;
+use crate::config::{self, Problem};
 
 /// Done.
 const DONE: u8 = 0;
@@ -153,7 +155,7 @@ pub fn main() -> ExitCode {
             run::run(&args.files())
         }
         Command::Init(args) => init::run(*args),
-        Command::Check(args) => check::run(&args.files()),
+        Command::Check(args) => check::run(&args.files(), loudness),
         Command::Audit(args) => audit::run(args),
         Command::Status(args) => status::run(args),
         Command::Release(args) => release::run(args),
@@ -165,15 +167,19 @@ pub fn main() -> ExitCode {
             demo::run(args)
         }
         Command::Keygen(args) => exit_code(keygen::run(&args)),
-        Command::Send(args) => send::run(&args),
+        Command::Send(args) => {
+            logging::init_terse(loudness);
+            send::run(&args)
+        }
         #[cfg(not(feature = "simulate"))]
         Command::Simulate(_) => left_out("simulate"),
         #[cfg(feature = "simulate")]
         Command::Simulate(args) => simulate::run(&args),
-        Command::Store(args) => exit_code(store::run(&args)),
+        Command::Store(args) => store::run(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut command(), "fieldmedic", &mut io::stdout().lock());
-            DONE
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), "fieldmedic", &mut script);
+            exit_code(io::stdout().lock().write_all(&script).context("write to stdout"))
         }
     };
     ExitCode::from(code)
@@ -185,6 +191,20 @@ fn exit_code(result: anyhow::Result<()>) -> u8 {
         Ok(()) => DONE,
         Err(error) => fail(&error),
     }
+}
+
+/// Says what is wrong with a configuration that only told where to look, and what to do about that.
+fn unusable(problems: &[Problem], what_to_do: &str) -> u8 {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+    eprintln!("fieldmedic: {what_to_do}");
+    BAD_USAGE
+}
+
+/// Says it on stdout, to whoever still reads there.
+fn say(text: impl fmt::Display) {
+    let _ = writeln!(io::stdout().lock(), "{text}");
 }
 
 fn fail(error: &anyhow::Error) -> u8 {
@@ -203,6 +223,5 @@ fn left_out(subcommand: &str) -> u8 {
 
 /// One thread is enough for a gateway, and costs half the CPU of several.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    use anyhow::Context as _;
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the async runtime")
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::status::SocketArgs;
-use super::{BAD_USAGE, DONE, FAILED, fail, runtime};
+use super::status::{DEFAULT_SOCKET, SocketArgs};
+use super::{DONE, FAILED, fail, runtime, say, unusable};
 use crate::act::jobs::{self, Job};
 use crate::act::quarantine::{BOOT_UNIT, DEFAULT_DIR, Loader, Quarantine};
 use crate::engine::io::{ActOutcome, ActStatus};
@@ -28,7 +28,11 @@ pub(super) fn run(args: ReleaseArgs) -> u8 {
         eprintln!("fieldmedic: only root ends a quarantine here; from afar: fieldmedic send … release");
         return FAILED;
     }
-    let Some(socket) = args.at.find() else { return BAD_USAGE };
+    // Whoever is locked out has more to mend than a configuration.
+    let socket = args.at.find().unwrap_or_else(|problems| {
+        unusable(&problems, &format!("going on; the agent is told on {DEFAULT_SOCKET}, unless --socket names another"));
+        PathBuf::from(DEFAULT_SOCKET)
+    });
     let quarantine = Quarantine::new(PathBuf::from(DEFAULT_DIR), Loader::find(), uid.as_raw());
     let rt = match runtime() {
         Ok(rt) => rt,
@@ -41,11 +45,12 @@ pub(super) fn run(args: ReleaseArgs) -> u8 {
             eprintln!("fieldmedic: {}: {detail}", reason.unwrap_or_default());
             return FAILED;
         }
-        println!("released: {detail}");
+        say(format_args!("released: {detail}"));
         // The rules are gone by now: this is for its state alone, and there may be no systemd.
         let _ = jobs::run(Job::Stop, [BOOT_UNIT]).await;
         if let Err(error) = tell_released(&socket).await {
-            println!("the agent was not told ({}: {error}): it finds out when it looks", socket.display());
+            let socket = socket.display();
+            say(format_args!("the agent was not told ({socket}: {error}): it finds out when it looks"));
         }
         DONE
     })

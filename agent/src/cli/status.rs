@@ -2,18 +2,18 @@
 
 mod screen;
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::{BAD_USAGE, ConfigArgs, DONE, FAILED, NO_DAEMON, fail, runtime};
-use crate::config;
+use super::{ConfigArgs, DONE, FAILED, NO_DAEMON, fail, runtime, unusable};
+use crate::config::{self, Problem};
 use crate::runtime::local::ask_status;
 
 /// The default of `local.socket`.
-const DEFAULT_SOCKET: &str = "/run/fieldmedic/agent.sock";
+pub(super) const DEFAULT_SOCKET: &str = "/run/fieldmedic/agent.sock";
 /// How often `--watch` asks.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
@@ -43,31 +43,26 @@ pub(super) struct SocketArgs {
 }
 
 impl SocketArgs {
-    /// `None` where the configuration is wrong, which was said.
-    pub(super) fn find(self) -> Option<PathBuf> {
-        if self.socket.is_some() {
-            return self.socket;
+    /// # Errors
+    /// Everything that is wrong with the configuration.
+    pub(super) fn find(self) -> Result<PathBuf, Vec<Problem>> {
+        if let Some(socket) = self.socket {
+            return Ok(socket);
         }
         let files = self.config.files();
         if files.is_empty() {
             // No configuration to be found: where the daemon listens unless one says otherwise.
-            return Some(PathBuf::from(DEFAULT_SOCKET));
+            return Ok(PathBuf::from(DEFAULT_SOCKET));
         }
-        match config::load(&files) {
-            Ok(loaded) => Some(loaded.config.local.socket),
-            Err(problems) => {
-                for problem in &problems {
-                    eprintln!("{problem}");
-                }
-                eprintln!("fieldmedic: name the socket with --socket, or a configuration with --config");
-                None
-            }
-        }
+        Ok(config::load(&files)?.config.local.socket)
     }
 }
 
 pub(super) fn run(args: StatusArgs) -> u8 {
-    let Some(socket) = args.at.find() else { return BAD_USAGE };
+    let socket = match args.at.find() {
+        Ok(socket) => socket,
+        Err(problems) => return unusable(&problems, "name the socket with --socket, or a configuration with --config"),
+    };
     let rt = match runtime() {
         Ok(rt) => rt,
         Err(error) => return fail(&error),
@@ -76,8 +71,12 @@ pub(super) fn run(args: StatusArgs) -> u8 {
     loop {
         let answer = match rt.block_on(ask_status(&socket)) {
             Ok(answer) if !answer.is_empty() => answer,
-            Ok(_) => return no_daemon(&socket, "it closed the connection: it is busy"),
-            Err(error) => return no_daemon(&socket, &error.to_string()),
+            Ok(_) => return no_daemon(&socket, "it closed the connection, as it is busy: try again"),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let why = format!("{error}; ask as root, or as a member of the socket's group");
+                return no_daemon(&socket, &why);
+            }
+            Err(error) => return no_daemon(&socket, &format!("{error}; is fieldmedic.service running?")),
         };
         let text = if args.json { answer } else { screen::render(&answer, unicode) };
         if show(&text, args.watch && !args.json).is_err() {
@@ -96,7 +95,7 @@ async fn pause() {
 }
 
 fn no_daemon(socket: &std::path::Path, why: &str) -> u8 {
-    eprintln!("fieldmedic: no daemon answers on {}: {why}; is fieldmedic.service running?", socket.display());
+    eprintln!("fieldmedic: no daemon answers on {}: {why}", socket.display());
     NO_DAEMON
 }
 

@@ -1,14 +1,14 @@
 //! `fieldmedic store`: looks into a store without changing it, also while the daemon runs.
 
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
-use super::ConfigArgs;
-use crate::config;
+use super::{ConfigArgs, exit_code, unusable};
+use crate::config::{self, Problem};
 use crate::engine::record::{Class, Record};
 use crate::engine::time::Unix;
 use crate::engine::timeline::Timeline;
@@ -40,27 +40,35 @@ enum What {
     Export,
 }
 
-pub(super) fn run(args: &StoreArgs) -> anyhow::Result<()> {
-    let path = match &args.path {
-        Some(path) => path.clone(),
-        None => {
-            let files = ConfigArgs { files: args.files.clone() }.files();
-            let loaded = config::load(&files).map_err(|problems| {
-                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                anyhow::anyhow!("{}\nname the store with --path, or a configuration with --config", problems.join("\n"))
-            })?;
-            loaded.config.store.path
-        }
+pub(super) fn run(args: &StoreArgs) -> u8 {
+    let path = match find(args) {
+        Ok(path) => path,
+        Err(problems) => return unusable(&problems, "name the store with --path, or a configuration with --config"),
     };
+    exit_code(look(&args.what, &path))
+}
+
+fn find(args: &StoreArgs) -> Result<PathBuf, Vec<Problem>> {
+    if let Some(path) = &args.path {
+        return Ok(path.clone());
+    }
+    let files = ConfigArgs { files: args.files.clone() }.files();
+    if files.is_empty() {
+        return Ok(PathBuf::from(config::DEFAULT_STORE));
+    }
+    Ok(config::load(&files)?.config.store.path)
+}
+
+fn look(what: &What, path: &Path) -> anyhow::Result<()> {
     let mut out = BufWriter::new(std::io::stdout().lock());
-    match args.what {
-        What::Stat => stat(&path, &mut out)?,
-        What::Export => export(&path, &mut out)?,
+    match what {
+        What::Stat => stat(path, &mut out)?,
+        What::Export => export(path, &mut out)?,
     }
     out.flush().context("write to stdout")
 }
 
-fn stat(path: &std::path::Path, out: &mut impl Write) -> anyhow::Result<()> {
+fn stat(path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     for (class, summary) in store::inspect(path)? {
         let line = json!({
             "log": class.word(),
@@ -74,7 +82,7 @@ fn stat(path: &std::path::Path, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn export(path: &std::path::Path, out: &mut impl Write) -> anyhow::Result<()> {
+fn export(path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let mut written = Ok(());
     store::export(path, |class, seq, bytes| {
         if written.is_ok() {

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::types::{CheckedConfig, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
-use super::values::{AttributeValue, format_size};
+use super::values::{self, AttributeValue, format_size};
+use crate::engine::observation::Severity;
 
 /// What can be taken over by a running agent: these keys and all below them. Anything else is bound to a connection, a
 /// store or a socket that would have to be opened anew.
@@ -211,7 +212,7 @@ fn store_to_collect(CheckedConfig { store, telemetry, clock, collect, .. }: &Che
             .fold(budget, |table, (interface, bytes)| table.text(interface, format_size(*bytes))),
         Table::new("collect.errors")
             .set("enabled", errors.enabled)
-            .text("min_severity", errors.min_severity.word())
+            .text("min_severity", threshold(errors.min_severity))
             .list("units", &errors.units)
             .set("max_clusters", errors.max_clusters)
             .duration("bucket", errors.bucket)
@@ -220,6 +221,11 @@ fn store_to_collect(CheckedConfig { store, telemetry, clock, collect, .. }: &Che
             .set("enabled", collect.host.enabled)
             .list("mounts", collect.host.mounts.iter().map(|mount| mount.display())),
     ]
+}
+
+/// In the word that configurations have for it, syslog's (`syslog(3)`).
+fn threshold(severity: Severity) -> &'static str {
+    if severity == Severity::Error { "err" } else { severity.word() }
 }
 
 fn rule(rule: &Rule) -> Table {
@@ -320,7 +326,7 @@ fn float(number: f64) -> String {
 }
 
 fn human(duration: Duration) -> String {
-    format!("\"{}\"", humantime::format_duration(duration))
+    format!("\"{}\"", values::human(duration))
 }
 
 /// An array of TOML, of what is TOML already.

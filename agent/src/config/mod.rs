@@ -26,10 +26,13 @@ pub use values::{
     Action, Anomaly, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
     QuarantineLevel, Share, TrustedKey, Unfit, UnitName,
 };
-pub(crate) use values::{duration as parse_duration, is_interface_name};
+pub(crate) use values::{duration as parse_duration, human, is_interface_name};
 
 /// Where the configuration is looked for when none is named, the first that exists.
 pub const DEFAULT_FILES: [&str; 2] = ["/etc/fieldmedic/agent.toml", "./configs/agent.toml"];
+
+/// Where the store is unless a configuration says otherwise.
+pub const DEFAULT_STORE: &str = "/var/lib/fieldmedic/store";
 
 /// Arrays of tables whose elements merge by their name when there are several files.
 const MERGED_BY_NAME: [&str; 2] = ["rules", "ladders"];

@@ -5,8 +5,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::files;
-use super::policy;
 use super::reader::{Section, absolute_path, number, parsed, text, text_of, unfit};
 use super::tree::{Node, Value};
 use super::types::{
@@ -16,6 +14,7 @@ use super::types::{
 use super::values::{
     self, AttributeValue, BrokerLimits, BrokerUrl, ClockTrust, DeviceId, Encoding, MqttVersion, TrustedKey, Unfit,
 };
+use super::{DEFAULT_STORE, files, policy};
 use crate::engine::observation::Severity;
 
 /// MQTT brokers of the cloud refuse longer topics (AWS IoT Core: 256 bytes, 7 slashes; the contract: 7 levels).
@@ -214,7 +213,7 @@ fn reconnect(s: &mut Section<'_>) -> Reconnect {
 
 fn store(s: &mut Section<'_>) -> Store {
     Store {
-        path: s.path("path", "/var/lib/fieldmedic/store"),
+        path: s.path("path", DEFAULT_STORE),
         max_bytes: s.size("max_bytes", 64 << 20, STORE_BYTES_MIN),
         min_free_bytes: s.size("min_free_bytes", 32 << 20, 0),
         commit_interval: s.duration("commit_interval", seconds(1), ms(10)..=hours(1)),

@@ -346,7 +346,7 @@ impl Budget {
 
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.count, humantime::format_duration(self.window))
+        write!(f, "{}/{}", self.count, human(self.window))
     }
 }
 
@@ -418,9 +418,20 @@ impl TrustedKey {
     }
 
     fn of(kid: &str, key: &[u8]) -> Option<Self> {
+        Self::is_kid(kid).then_some(Self { kid: kid.to_owned(), public_key: key.try_into().ok()? })
+    }
+
+    /// Whether a key may be called so.
+    #[must_use]
+    pub fn is_kid(text: &str) -> bool {
         let is_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        let fits = (1..=Self::KID_LEN_MAX).contains(&kid.len()) && kid.chars().all(is_char);
-        fits.then_some(Self { kid: kid.to_owned(), public_key: key.try_into().ok()? })
+        (1..=Self::KID_LEN_MAX).contains(&text.len()) && text.chars().all(is_char)
+    }
+
+    /// What a key may be called.
+    #[must_use]
+    pub fn kid_expected() -> String {
+        format!("1 to {} letters, digits and . _ - are expected", Self::KID_LEN_MAX)
     }
 }
 
@@ -438,6 +449,17 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     let short = text.len() <= TEXT_LEN_MAX
         && text.split(|c: char| !c.is_ascii_digit()).all(|digits| digits.len() <= DIGITS_MAX);
     short.then(|| humantime::parse_duration(text).ok()).flatten()
+}
+
+/// A duration in the way that configurations are written: `90s`, `10m`, `24h`; what is no whole number of one of these as
+/// [`duration`] takes it, too.
+pub(crate) fn human(duration: Duration) -> String {
+    match (duration.as_secs(), duration.subsec_nanos()) {
+        (seconds, 0) if seconds > 0 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+        (seconds, 0) if seconds > 60 && seconds % 60 == 0 => format!("{}m", seconds / 60),
+        (seconds @ ..120, 0) => format!("{seconds}s"),
+        _ => humantime::format_duration(duration).to_string(),
+    }
 }
 
 /// What the kernel takes for the name of a network interface (`dev_valid_name`), but for what a terminal would obey.

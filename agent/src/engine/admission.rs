@@ -9,7 +9,7 @@ use super::io::Act;
 use super::metric::{Metric, Point, Value};
 use super::time::{Mono, Now};
 use super::timeline::Timeline;
-use crate::config::{Action, CheckedConfig, RollbackKind};
+use crate::config::{Action, CheckedConfig, RollbackKind, human};
 use crate::wire::Reason;
 
 /// A reading of the battery counts for so many rounds of collection.
@@ -113,7 +113,7 @@ pub fn affordable(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Ref
     let Circumstances { budgets, timeline, now, config, .. } = circumstances;
     match config.remediation.budget.get(&action).filter(|_| act.spends()) {
         Some(limit) if !budgets.has_left(action, Some(limit), timeline, now) => {
-            let window = humantime::format_duration(limit.window);
+            let window = human(limit.window);
             Err((Reason::BudgetSpent, format!("{} times within {window} is the limit", limit.count)))
         }
         _ => Ok(()),

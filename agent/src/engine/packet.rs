@@ -16,6 +16,17 @@ pub enum Version {
     V5,
 }
 
+impl Version {
+    /// How it is called: MQTT …
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::V311 => "3.1.1",
+            Self::V5 => "5",
+        }
+    }
+}
+
 /// A control packet in either direction. QoS 2 is never used by the agent; the broker model speaks it for guests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet {

@@ -13,7 +13,7 @@ use super::link::{Cargo, Link, Signal, Unanswered};
 use super::metric::{Metric, Point};
 use super::observation::Severity;
 use super::outbox::{Outbox, READ_LOW_WATER};
-use super::packet::{AckReason, Connect, PACKET_MAX, Publish, Version};
+use super::packet::{AckReason, Connect, PACKET_MAX, Publish};
 use super::ration::{Allowance, Ration};
 use super::record::{Body, Class, Event, EventKind, Record};
 use super::suspect::Suspects;
@@ -324,7 +324,7 @@ impl Engine {
         self.session.attributes_at = None;
         self.subscribe(now, session_present);
 
-        let version = if self.link.version() == Version::V5 { "5" } else { "3.1.1" };
+        let version = self.link.version().word();
         let text = format!("broker: connected to {} with MQTT {version}", self.config.mqtt.url);
         self.effects.log(LogLevel::Info, text);
         if !self.link.retains() {

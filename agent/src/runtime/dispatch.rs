@@ -9,6 +9,7 @@ use std::thread;
 use tokio::sync::{mpsc, oneshot};
 
 use super::mqtt::link::{self, LinkEvent, LinkHandle};
+use super::mqtt::tell;
 use super::mqtt::transport::{Password, Target};
 use super::retry::FullJitter;
 use super::{Options, RunError};
@@ -117,7 +118,9 @@ impl Dispatcher {
                 self.store_waits.remove(id);
                 self.stats = *stats;
             }
-            Input::ActDone { id, .. } => {
+            Input::ActDone { id, outcome } => {
+                let detail = outcome.detail.as_deref().unwrap_or_default();
+                tracing::debug!("act: {:?} {} {detail}", outcome.status, outcome.reason.as_deref().unwrap_or_default());
                 self.acts.remove(id);
             }
             _ => {}
@@ -129,9 +132,13 @@ impl Dispatcher {
     pub(super) fn link_input(&mut self, event: LinkEvent) -> Input {
         match event {
             LinkEvent::Up { id, lookup } => {
+                tracing::debug!("broker: the connection stands");
                 Input::LinkUp { id, lookup, password: self.password.as_mut().map(Password::read) }
             }
-            LinkEvent::Packet { id, packet } => Input::Packet { id, packet },
+            LinkEvent::Packet { id, packet } => {
+                tell("received", &packet);
+                Input::Packet { id, packet }
+            }
             LinkEvent::Down { id, fault } => self.link_down(id, fault),
         }
     }
@@ -174,6 +181,7 @@ impl Dispatcher {
             Effect::Connect { id, version } => self.connect(id, version),
             Effect::Send { id, packet } => {
                 let Some((ours, handle)) = &self.link else { return };
+                tell("sent", &packet);
                 let sent = if *ours == id { handle.send(packet) } else { Ok(()) };
                 if let Err(stalled) = sent {
                     let fault = LinkFault { kind: LinkFaultKind::Stalled, detail: stalled.to_string() };
@@ -188,6 +196,7 @@ impl Dispatcher {
             },
             Effect::BackoffReset => self.backoff.reset(),
             Effect::Act { id, act, trigger, token, timeout } => {
+                tracing::debug!("act: {} {}", act.action().word(), act.target());
                 self.act(id, Order::new(act, trigger, token.map(String::from), timeout));
             }
             Effect::CancelAct { id } => {
@@ -234,6 +243,7 @@ impl Dispatcher {
     }
 
     fn connect(&mut self, id: EffectId, version: Version) {
+        tracing::debug!("broker: connecting to {} by MQTT {}", self.target.url(), version.word());
         let handle = link::spawn(id, version, Arc::clone(&self.target), self.link_in.clone());
         self.link = Some((id, handle));
     }

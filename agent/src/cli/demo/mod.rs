@@ -12,6 +12,7 @@ use clap::Args;
 
 use super::{BAD_USAGE, DONE, FAILED, fail, runtime};
 use crate::config::BrokerUrl;
+use scene::Verdict;
 use stage::Stage;
 
 /// The least time in which all of the demo happens.
@@ -24,7 +25,7 @@ const SHORTEST: Duration = Duration::from_secs(15);
     fieldmedic demo --port 1883                  watch it with: mosquitto_sub -t '#' -v\n  \
     fieldmedic demo --url mqtt://broker.lan      with a broker of your own (which is then not cut off)")]
 pub(super) struct DemoArgs {
-    /// Ends by itself after this time (at least 15s; default: at Ctrl-C).
+    /// Ends by itself after this time; in less than 15s not all of it happens [default: at Ctrl-C].
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
     /// The demo broker's port on 127.0.0.1 [default: any that is free].
@@ -36,10 +37,6 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) fn run(args: DemoArgs) -> u8 {
-    if args.duration.is_some_and(|duration| duration < SHORTEST) {
-        eprintln!("fieldmedic: --for is shorter than {} s: not all of the demo would happen", SHORTEST.as_secs());
-        return BAD_USAGE;
-    }
     let url = match args.url.as_deref().map(BrokerUrl::parse).transpose() {
         Ok(url) => url,
         Err(error) => {
@@ -50,15 +47,20 @@ pub(super) fn run(args: DemoArgs) -> u8 {
     let played = runtime().and_then(|rt| {
         rt.block_on(async {
             let stage = Stage::set(args.port, url).await?;
-            scene::play(stage, args.duration).await
+            let leaves_early = args.duration.is_some_and(|duration| duration < SHORTEST);
+            scene::play(stage, args.duration, leaves_early).await
         })
     });
     match played {
-        Ok(missing) if missing.is_empty() => {
+        Ok(Verdict::All) => {
             println!("\nAll of it happened. Now point an agent at a broker of your own: fieldmedic init");
             DONE
         }
-        Ok(missing) => {
+        Ok(Verdict::LeftEarly) => {
+            println!("\nNot all of it has happened yet; it takes {} s: fieldmedic demo --for 20s", SHORTEST.as_secs());
+            DONE
+        }
+        Ok(Verdict::Missing(missing)) => {
             for what in missing {
                 eprintln!("fieldmedic: the demo did not show: {what}");
             }

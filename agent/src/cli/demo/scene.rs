@@ -28,8 +28,18 @@ const COMMAND_LIFE: Duration = Duration::from_secs(600);
 /// How long each thing may take to happen.
 const PATIENCE: Duration = Duration::from_secs(6);
 
-/// Plays until the time is over or Ctrl-C is pressed. Returns what did not happen.
-pub(super) async fn play(stage: Stage, duration: Option<Duration>) -> anyhow::Result<Vec<&'static str>> {
+/// How it went.
+pub(super) enum Verdict {
+    /// All of it happened.
+    All,
+    /// The visitor left, or had said so, before all of it could.
+    LeftEarly,
+    /// These didn't.
+    Missing(Vec<&'static str>),
+}
+
+/// Plays until the time is over or Ctrl-C is pressed. Who leaves early hasn't asked for a verdict on what was to come.
+pub(super) async fn play(stage: Stage, duration: Option<Duration>, leaves_early: bool) -> anyhow::Result<Verdict> {
     let (stop_agent, stop) = watch::channel(false);
     let options = Options {
         config: stage.config.clone(),
@@ -65,7 +75,6 @@ pub(super) async fn play(stage: Stage, duration: Option<Duration>) -> anyhow::Re
             }
         }
     }
-    let interrupted = duration.is_none();
     heading("The agent is told to stop: it says goodbye.");
     stop_agent.send_replace(true);
     let goodbye = async {
@@ -84,16 +93,15 @@ pub(super) async fn play(stage: Stage, duration: Option<Duration>) -> anyhow::Re
     let said_goodbye = farewell.await.unwrap_or(false);
     end_broker(&stage).await;
 
-    // A visitor who leaves early with Ctrl-C hasn't asked for a verdict.
     let mut missing = match missing {
         Some(missing) => missing,
-        None if interrupted => return Ok(Vec::new()),
+        None if leaves_early || duration.is_none() => return Ok(Verdict::LeftEarly),
         None => vec!["all of its scenes within the time that it had"],
     };
     if !said_goodbye {
         missing.push("the presence message that says goodbye");
     }
-    Ok(missing)
+    Ok(if missing.is_empty() { Verdict::All } else { Verdict::Missing(missing) })
 }
 
 fn introduce(stage: &Stage) {

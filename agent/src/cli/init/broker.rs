@@ -39,10 +39,7 @@ pub(super) fn reach(config: &CheckedConfig, login: &Login, err: &mut impl Write)
     let credentials = credentials(login)?;
     let answer = runtime()?.block_on(connect(config, &client_id, credentials.as_ref()));
     let told = match answer {
-        Ok(version) => {
-            let version = if version == Version::V5 { "5" } else { "3.1.1" };
-            writeln!(err, "broker    {url} takes this gateway, with MQTT {version}").map(|()| true)
-        }
+        Ok(version) => writeln!(err, "broker    {url} takes this gateway, with MQTT {}", version.word()).map(|()| true),
         Err(LinkFault { kind, detail }) => {
             let hint = match kind {
                 LinkFaultKind::Refused | LinkFaultKind::Server => {

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::codec::Codec;
+use super::tell;
 use super::transport::{self, Stream, Target};
 use crate::engine::io::{LinkFault, LinkFaultKind};
 use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
@@ -194,6 +195,7 @@ impl Client {
         credentials: Option<&Credentials>,
         keep: Duration,
     ) -> Result<Greeting, LinkFault> {
+        tracing::info!("broker: connecting to {} by MQTT {}", target.url(), version.word());
         let stream = transport::open(target).await?;
         let mut client = Self {
             target: Arc::clone(target),
@@ -263,6 +265,7 @@ impl Client {
         loop {
             self.flush().await?;
             if let Some(packet) = self.codec.decode(&mut self.input).map_err(|error| protocol(error.to_string()))? {
+                tell("received", &packet);
                 return Ok(packet);
             }
             self.input.reserve(READ_BYTES);
@@ -332,6 +335,7 @@ impl Client {
     }
 
     fn queue(&mut self, packet: &Packet) -> Result<(), LinkFault> {
+        tell("sent", packet);
         self.codec.encode(packet, &mut self.output).map_err(|error| protocol(error.to_string()))
     }
 
