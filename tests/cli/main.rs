@@ -20,6 +20,7 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 use common::agent::{export, program};
+use common::process::Process;
 use common::{Gateway, World};
 
 fn fieldmedic(args: &[&str]) -> Output {
@@ -258,11 +259,44 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
         (&["simulate", "winter.toml", "--fleet", "10", "--seeds", "10"], 2),
         (&["simulate", "winter.toml", "--json", "--trace", "-"], 2),
         (&["simulate", "winter.toml", "--seed", "18446744073709551615", "--seeds", "2"], 2),
+        (&["keygen", "--out", "/nonexistent", "--kid", "../evil"], 2),
+        (&["store", "stat", "--config", "/nonexistent/agent.toml"], 2),
+        (&["store", "stat", "--path", "/nonexistent/store"], 1),
     ] {
         let output = fieldmedic(args);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
     }
     assert!(text(&fieldmedic(&["--version"]).stdout).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_reader_who_has_gone_is_an_error_and_no_panic() {
+    let dir = TempDir::new().unwrap();
+    for args in [&["completions", "bash"][..], &["keygen", "--out", &dir.path().display().to_string()]] {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let output = Command::new(program()).args(args).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        assert!(text(&output.stderr).contains("write to stdout"), "{args:?}: {output:?}");
+    }
+}
+
+#[test]
+fn a_demo_that_is_too_short_for_all_of_it_ends_in_time_and_says_so() {
+    let output = fieldmedic(&["demo", "--for", "3s"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output.stdout).contains("Not all of it has happened"), "{output:?}");
+}
+
+#[test]
+fn how_an_agent_comes_to_its_broker_is_told_to_whoever_asks_for_more() {
+    let world = World::new();
+    let gateway = world.gateway("gw-verbose");
+    let agent = Process::start("gw-verbose", gateway.command("run").arg("-vv"));
+    let said =
+        |text: &str| agent.log.wait_since(0, text, |lines| lines.iter().any(|line| line.contains(text)).then_some(()));
+    said("broker: connecting to");
+    said("broker: sent fieldmedic/gw-verbose/presence");
+    said("broker: received CONNACK");
 }
 
 #[test]

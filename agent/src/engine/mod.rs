@@ -134,6 +134,8 @@ pub struct Engine {
     outbox: Outbox,
     link: Link,
     faults: FaultLog,
+    /// What can't be stored at present, and why: said already.
+    store_faults: BTreeMap<&'static str, StoreFault>,
     session: Session,
     commands: Commands,
     remedies: Remedies,
@@ -772,9 +774,15 @@ impl Engine {
         }
     }
 
-    fn log_fault(&mut self, what: &str, fault: Option<&StoreFault>) {
-        if let Some(fault) = fault {
-            self.effects.log(LogLevel::Error, format!("store: {what}: {fault}"));
+    /// One line when this begins to fail, and when it fails otherwise: a store that stays broken is tried for ever.
+    fn log_fault(&mut self, what: &'static str, fault: Option<&StoreFault>) {
+        match fault {
+            None => drop(self.store_faults.remove(what)),
+            Some(fault) if self.store_faults.get(what) == Some(fault) => {}
+            Some(fault) => {
+                self.effects.log(LogLevel::Error, format!("store: {what}: {fault}"));
+                self.store_faults.insert(what, fault.clone());
+            }
         }
     }
 }

@@ -158,6 +158,7 @@ impl Engine {
             ),
             link: Link::new(link_settings(&config), now.mono),
             faults: FaultLog::default(),
+            store_faults: BTreeMap::new(),
             session,
             commands: Commands::new(&recovered.state, careful, identity.boot),
             remedies,

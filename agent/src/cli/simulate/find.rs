@@ -34,14 +34,18 @@ fn resolve_in(named: &Path, dirs: &[&Path]) -> Result<PathBuf, String> {
 }
 
 fn unknown(name: &str, dirs: &[&Path]) -> String {
-    let looked: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
-    let mut text = format!("there is no scenario {name:?}, neither here nor in {}", looked.join(" or "));
+    let mut text = format!("there is no scenario {name:?}, neither here nor in {}", places());
     let known: Vec<String> = files(dirs).iter().filter_map(|file| stem(file)).collect();
     let near = known.iter().max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
     if let Some(near) = near {
         let _ = write!(text, "; did you mean {near:?}? `fieldmedic simulate --list` has all");
     }
     text
+}
+
+/// Where shipped scenarios were looked for, for messages.
+pub(super) fn places() -> String {
+    DIRS.join(" or ")
 }
 
 /// The shipped scenarios, each with what it shows, and what is wrong with those that can't be read.

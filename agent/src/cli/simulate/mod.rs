@@ -155,6 +155,10 @@ fn misused(args: &SimulateArgs) -> Option<String> {
 fn list() -> anyhow::Result<u8> {
     let (listed, problems) = find::list();
     write_text(&mut io::stdout().lock(), &listed)?;
+    if listed.is_empty() && problems.is_empty() {
+        eprintln!("fieldmedic: no scenario is in {}; name one of your own by its path", find::places());
+        return Ok(FAILED);
+    }
     if problems.is_empty() {
         return Ok(DONE);
     }
@@ -176,6 +180,11 @@ fn load(file: &Path, configs: &[PathBuf]) -> io::Result<Result<Plan, u8>> {
         _ => Some(config::load_on_host(&files, DEVICE)),
     };
     if let Err(problems) = &scenario {
+        if config::load_on_host(&[file.to_owned()], DEVICE).is_ok() {
+            let file = file.display();
+            writeln!(err, "fieldmedic: {file} is an agent's configuration: simulate SCENARIO --config {file}")?;
+            return Ok(Err(BAD_USAGE));
+        }
         check::refuse(problems, "scenario", err)?;
     }
     if let Some(Err(problems)) = &config {
