@@ -1,6 +1,6 @@
 //! Links, from `/sys/class/net` (Documentation/ABI/testing/sysfs-class-net), the kernel's routing tables and
-//! `/proc/net/wireless`. The interface that carries the default route is *the* link; every chosen interface is also told by
-//! name. Counters are handed over as the kernel counts them: growth is the engine's to work out. Loopback never counts.
+//! `/proc/net/wireless`. Among the chosen interfaces the one that carries the default route is *the* link; each is also told
+//! by name. Counters are handed over as the kernel counts them: growth is the engine's to work out. Loopback never counts.
 
 use std::collections::BTreeSet;
 
@@ -28,22 +28,22 @@ const ARPHRD_PPP: u32 = 512;
 /// dBm. Drivers that only know a relative quality give numbers from 0 up.
 const RSSI_DBM: std::ops::RangeInclusive<f64> = -150.0..=255.0;
 
-/// A counter of an interface, and where it goes: for the link, and by the interface's name.
-const COUNTERS: [(&str, Metric, Metric); 7] = [
-    ("statistics/rx_bytes", Metric::LinkRxBytes, Metric::InterfaceRxBytes),
-    ("statistics/tx_bytes", Metric::LinkTxBytes, Metric::InterfaceTxBytes),
-    ("statistics/rx_errors", Metric::LinkRxErrors, Metric::InterfaceRxErrors),
-    ("statistics/tx_errors", Metric::LinkTxErrors, Metric::InterfaceTxErrors),
-    ("statistics/rx_dropped", Metric::LinkRxDropped, Metric::InterfaceRxDropped),
-    ("statistics/tx_dropped", Metric::LinkTxDropped, Metric::InterfaceTxDropped),
-    ("carrier_changes", Metric::LinkCarrierChanges, Metric::InterfaceCarrierChanges),
+/// The files of [`Metric::LINK_COUNTERS`].
+const COUNTERS: [&str; 7] = [
+    "statistics/rx_bytes",
+    "statistics/tx_bytes",
+    "statistics/rx_errors",
+    "statistics/tx_errors",
+    "statistics/rx_dropped",
+    "statistics/tx_dropped",
+    "carrier_changes",
 ];
 
 /// What the routing tables say.
 #[derive(Default)]
 struct Routes {
-    /// The interface of the default route.
-    default: Option<String>,
+    /// The interfaces of default routes, the best first.
+    defaults: Vec<String>,
     /// Every interface that leads somewhere.
     carriers: BTreeSet<String>,
     /// Part of the tables could not be read, so that "no default route" can't be told.
@@ -61,8 +61,8 @@ struct Route<'a> {
 pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) -> Option<String> {
     let routes = routes(round);
     let mut modem = None;
-    if let Some(name) = &routes.default {
-        modem = link(round, name).then(|| name.clone());
+    if let Some(name) = the_link(config, &routes, round) {
+        modem = link(round, &name).then_some(name);
     } else if !routes.incomplete {
         round.point(Metric::LinkType, "none");
         round.point(Metric::LinkUp, false);
@@ -82,6 +82,19 @@ pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) -> Option<Str
     modem
 }
 
+/// The interface with the default route. Where interfaces are named, one of them: without a route the first that is up, or
+/// else the first that is there.
+fn the_link(config: &CollectLink, routes: &Routes, round: &mut Round<'_>) -> Option<String> {
+    let named = &config.interfaces;
+    let by_route = routes.defaults.iter().find(|name| named.is_empty() || named.contains(name));
+    if by_route.is_some() {
+        return by_route.cloned();
+    }
+    let there: Vec<&String> = named.iter().filter(|name| round.exists(&format!("sys/class/net/{name}"))).collect();
+    let up = there.iter().find(|name| matches!(is_up(round, name), Ok(Some(true))));
+    up.or(there.first()).map(|name| (*name).clone())
+}
+
 /// Whether it is a modem's.
 fn link(round: &mut Round<'_>, name: &str) -> bool {
     round.point(Metric::LinkInterface, name);
@@ -91,7 +104,7 @@ fn link(round: &mut Round<'_>, name: &str) -> bool {
     round.reading(Metric::LinkUp, up);
     let rssi = rssi_dbm(round, name);
     round.reading(Metric::LinkRssi, rssi);
-    for (file, metric, _) in COUNTERS {
+    for (file, (metric, _)) in COUNTERS.into_iter().zip(Metric::LINK_COUNTERS) {
         let count = round.number(&format!("sys/class/net/{name}/{file}"), 0..=u64::MAX);
         round.reading(metric, count);
     }
@@ -113,7 +126,10 @@ fn interface(round: &mut Round<'_>, name: &str) {
     if let Ok(Some(up)) = is_up(round, name) {
         round.labelled(Metric::InterfaceUp, name, up);
     }
-    for (file, _, metric) in COUNTERS {
+    if let Ok(Some(rssi)) = rssi_dbm(round, name) {
+        round.labelled(Metric::InterfaceRssi, name, rssi);
+    }
+    for (file, (_, metric)) in COUNTERS.into_iter().zip(Metric::LINK_COUNTERS) {
         if let Ok(Some(count)) = round.number(&format!("sys/class/net/{name}/{file}"), 0..=u64::MAX) {
             round.labelled(metric, name, count);
         }
@@ -222,7 +238,7 @@ fn rssi_dbm(round: &mut Round<'_>, name: &str) -> Reading<f64> {
     Ok(Some(dbm).filter(|dbm| *dbm < 0.0))
 }
 
-/// Both tables. Metrics of the two families don't compare, so IPv6 has its say where IPv4 has no default route.
+/// Both tables. Metrics of the two families don't compare: IPv6's default routes come after all of IPv4's.
 fn routes(round: &mut Round<'_>) -> Routes {
     let mut routes = Routes::default();
     let v4 = table(round, "proc/net/route", 1, parse_v4, &mut routes);
@@ -246,7 +262,7 @@ fn table(
 ) -> Reading<()> {
     let text = round.text(file).inspect_err(|Faulted| routes.incomplete = true)?;
     let Some(text) = text else { return Ok(None) };
-    let mut best: Option<Route<'_>> = None;
+    let mut defaults: Vec<Route<'_>> = Vec::new();
     for line in text.lines().skip(header_lines) {
         let Some(parsed) = parse(line) else {
             routes.incomplete = true;
@@ -255,13 +271,12 @@ fn table(
         };
         let Some(route) = parsed.filter(|route| route.interface != LOOPBACK) else { continue };
         routes.carriers.insert(route.interface.to_owned());
-        if route.is_default && best.as_ref().is_none_or(|best| route.metric < best.metric) {
-            best = Some(route);
+        if route.is_default {
+            defaults.push(route);
         }
     }
-    if routes.default.is_none() {
-        routes.default = best.map(|route| route.interface.to_owned());
-    }
+    defaults.sort_by_key(|route| route.metric);
+    routes.defaults.extend(defaults.iter().map(|route| route.interface.to_owned()));
     Ok(Some(()))
 }
 

@@ -415,6 +415,24 @@ fn the_default_route_with_the_lowest_metric_is_the_link() {
 }
 
 #[test]
+fn where_interfaces_are_named_one_of_them_is_the_link() {
+    let mut made = Made::link();
+    let link_of = |made: &mut Made, named: &[&str]| {
+        made.config.link.interfaces = named.iter().map(|name| (*name).to_owned()).collect();
+        let seen = made.observe();
+        (value(&seen, Metric::LinkInterface), value(&seen, Metric::LinkUp))
+    };
+    assert_eq!(link_of(&mut made, &["wwan0", "eth0"]), (Some("eth0".into()), Some(true.into())), "it has the route");
+    assert_eq!(link_of(&mut made, &["wwan0"]), (Some("wwan0".into()), Some(true.into())), "it has a route, too");
+    made.write("proc/net/route", ROUTE.lines().next().unwrap());
+    assert_eq!(link_of(&mut made, &["gone0", "wwan0"]), (Some("wwan0".into()), Some(true.into())), "it is up");
+    made.write("sys/class/net/wwan0/operstate", "down\n");
+    assert_eq!(link_of(&mut made, &["wwan0"]), (Some("wwan0".into()), Some(false.into())), "it is there");
+    assert_eq!(link_of(&mut made, &["gone0"]), (None, Some(false.into())));
+    assert_eq!(link_of(&mut made, &[]), (None, Some(false.into())), "none has a route");
+}
+
+#[test]
 fn every_interface_that_carries_a_route_is_told_by_name() {
     let seen = Made::link().observe();
     assert_eq!(labelled(&seen, Metric::InterfaceType, Some("wwan0")), Some("cellular".into()));

@@ -148,7 +148,7 @@ metrics! {
     15 BatteryDrain "battery.drain_pct_h" Gauge "%/h" "Theil-Sen slope of charge_pct over the last half hour of discharging";
     // Documentation/ABI/testing/sysfs-class-net and sysfs-class-net-statistics.
     30 LinkType "link.type" Last "1" "net/*/type, wireless, uevent's DEVTYPE; of a bridge, bond or vlan: of what carries it (lower_*)";
-    31 LinkInterface "link.interface" Last "1" "/proc/net/route, lowest metric";
+    31 LinkInterface "link.interface" Last "1" "/proc/net/route, lowest metric; of those in collect.link.interfaces";
     32 LinkUp "link.up" Last "1" "net/*/operstate and carrier";
     33 LinkRssi "link.rssi_dbm" Gauge "dBm" "/proc/net/wireless; of a modem: ModemManager Signal";
     34 LinkRsrp "link.rsrp_dbm" Gauge "dBm" "ModemManager Signal: Nr5g, else Lte";
@@ -182,6 +182,7 @@ metrics! {
     62 LinkDns "link.dns_ms" Gauge "ms" "getaddrinfo(3) of the broker's name, at the last connection of the interval";
     63 InterfaceMonthBytes "link.interfaces.*.month_bytes" Last "By" "rx_bytes and tx_bytes since the month began; only with a monthly_budget";
     64 InterfaceBudgetUsed "link.interfaces.*.budget_used_pct" Last "%" "month_bytes of collect.link.monthly_budget";
+    65 InterfaceRssi "link.interfaces.*.rssi_dbm" Gauge "dBm" "/proc/net/wireless";
     // Severity as in RFC 5424; the journal's PRIORITY.
     70 ErrorsCount "errors.count" Sum "1" "journal or /dev/kmsg at and above collect.errors.min_severity";
     71 ErrorsBySeverity "errors.by_severity.*" Sum "1" "the journal's PRIORITY";
@@ -231,6 +232,17 @@ metrics! {
 }
 
 impl Metric {
+    /// The link's counters, each with the same of an interface by its name.
+    pub const LINK_COUNTERS: [(Self, Self); 7] = [
+        (Self::LinkRxBytes, Self::InterfaceRxBytes),
+        (Self::LinkTxBytes, Self::InterfaceTxBytes),
+        (Self::LinkRxErrors, Self::InterfaceRxErrors),
+        (Self::LinkTxErrors, Self::InterfaceTxErrors),
+        (Self::LinkRxDropped, Self::InterfaceRxDropped),
+        (Self::LinkTxDropped, Self::InterfaceTxDropped),
+        (Self::LinkCarrierChanges, Self::InterfaceCarrierChanges),
+    ];
+
     /// Whether its path asks for a label.
     #[must_use]
     pub fn has_label(self) -> bool {

@@ -25,6 +25,8 @@ pub struct Vitals {
     open: usize,
     charge: Option<f64>,
     discharging: bool,
+    /// Whose counters the link's are.
+    interface: Option<Box<str>>,
     refused: u64,
 }
 
@@ -48,6 +50,7 @@ impl Vitals {
             open: 0,
             charge: None,
             discharging: false,
+            interface: None,
             refused: 0,
         }
     }
@@ -55,6 +58,7 @@ impl Vitals {
     /// Takes the readings of one round.
     pub fn observe(&mut self, points: Vec<Point>) {
         let discharged = self.discharged(&points);
+        self.follow_link(&points);
         for point in points {
             self.take(point);
         }
@@ -138,6 +142,22 @@ impl Vitals {
         self.labelled.retain(|_, cell| !cell.is_idle());
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
         (!readings.is_empty()).then_some(Sample { interval_ms, readings })
+    }
+
+    /// Where another interface is the link now, the link's counters grow from what that one's were.
+    fn follow_link(&mut self, points: &[Point]) {
+        let named = points.iter().find(|point| point.metric == Metric::LinkInterface).map(|point| &point.value);
+        let Some(Value::Text(name)) = named else { return };
+        if self.interface.as_ref() == Some(name) {
+            return;
+        }
+        for (link, interface) in Metric::LINK_COUNTERS {
+            let count = self.labelled.get(&(interface, name.clone())).and_then(|cell| cell.count);
+            if let Some(Some(cell)) = self.plain.get_mut(usize::from(link.number())) {
+                cell.count = count;
+            }
+        }
+        self.interface = Some(name.clone());
     }
 
     /// What the battery lost since the last round, counted only while it says that it is discharging.
@@ -251,6 +271,35 @@ mod tests {
         assert_eq!(find(&vitals.report(Mono(2)).unwrap(), Metric::LinkRxBytes).value, Value::Count(700));
         vitals.take(rx(40));
         assert_eq!(find(&vitals.report(Mono(3)).unwrap(), Metric::LinkRxBytes).value, Value::Count(40));
+    }
+
+    #[test]
+    fn a_link_that_becomes_another_interface_goes_on_with_that_ones_counters() {
+        let mut vitals = Vitals::new(Mono(0));
+        let round = |link: &str, [eth0, wlan0]: [u64; 2]| {
+            let rx = if link == "eth0" { eth0 } else { wlan0 };
+            vec![
+                Point::new(Metric::LinkInterface, link),
+                Point::new(Metric::LinkRxBytes, rx),
+                Point::labelled(Metric::InterfaceRxBytes, "eth0", eth0),
+                Point::labelled(Metric::InterfaceRxBytes, "wlan0", wlan0),
+            ]
+        };
+        vitals.observe(round("eth0", [1_000, 5_000_000]));
+        vitals.observe(round("eth0", [1_100, 5_000_200]));
+        vitals.observe(round("wlan0", [1_100, 5_000_500]));
+        vitals.observe(round("eth0", [1_103, 5_000_500]));
+        let sample = vitals.report(Mono(1)).unwrap();
+        assert_eq!(find(&sample, Metric::LinkRxBytes).value, Value::Count(100 + 300 + 3));
+    }
+
+    #[test]
+    fn one_that_was_not_told_by_name_begins_anew_when_it_becomes_the_link() {
+        let mut vitals = Vitals::new(Mono(0));
+        for (link, rx) in [("eth0", 1_000_u64), ("ppp0", 7_000_000), ("ppp0", 7_000_040)] {
+            vitals.observe(vec![Point::new(Metric::LinkInterface, link), Point::new(Metric::LinkRxBytes, rx)]);
+        }
+        assert_eq!(find(&vitals.report(Mono(1)).unwrap(), Metric::LinkRxBytes).value, Value::Count(40));
     }
 
     #[test]
