@@ -73,6 +73,8 @@ pub struct Outbox {
     /// When it may be told again.
     lost_at: Mono,
     last_fault: Option<StoreFault>,
+    /// The last commit failed.
+    commit_failed: bool,
     /// The link stands.
     online: bool,
     thinning: Thinning,
@@ -262,6 +264,7 @@ impl Outbox {
             lost: BTreeMap::new(),
             lost_at: Mono(0),
             last_fault: None,
+            commit_failed: false,
             online: false,
             thinning: Thinning::default(),
         };
@@ -584,7 +587,10 @@ impl Outbox {
     ) {
         let held = self.lane(class).volatile.remove(&seq);
         let Some(fault) = fault else {
-            self.recovered(effects);
+            // It may have come no further than a buffer.
+            if !self.commit_failed {
+                self.recovered(effects);
+            }
             return;
         };
         self.report(&fault, effects);
@@ -622,6 +628,7 @@ impl Outbox {
         if let Some(fault) = fault {
             self.report(fault, effects);
             self.commit_at = Some(now.after(RETRY_AFTER));
+            self.commit_failed = true;
             if !matches!(fault, StoreFault::Busy) {
                 for (lane, upto) in self.lanes.iter_mut().zip(upto) {
                     lane.open = lane.open.max(upto);
@@ -631,9 +638,16 @@ impl Outbox {
                 // A small append succeeds in the log's buffer: here is the first that a full disk is heard of.
                 let waits = |class: &Class| class.of(&self.lanes).committed < *class.of(&upto);
                 let class = Class::ALL.into_iter().find(waits).unwrap_or(Class::Telemetry);
-                self.evict(class, effects);
+                // What is in the buffer only can still be sent from there: to give it up would make no room.
+                let is_on_disk = |lane: &Lane| lane.oldest().is_some_and(|oldest| oldest <= lane.committed);
+                if self.next_to_go(class).is_some_and(|class| is_on_disk(class.of(&self.lanes))) {
+                    self.evict(class, effects);
+                }
             }
             return;
+        }
+        if std::mem::take(&mut self.commit_failed) {
+            self.recovered(effects);
         }
         for (lane, upto) in self.lanes.iter_mut().zip(upto) {
             lane.committed = lane.committed.max(upto);
@@ -895,14 +909,17 @@ impl Outbox {
         if self.evicting || self.rest_until.is_some() || self.thinning.is_busy() {
             return;
         }
+        let Some(class) = self.next_to_go(for_class) else { return };
+        self.evicting = true;
+        effects.store(Purpose::Evict { class }, StoreOp::Evict { class });
+    }
+
+    /// Of which class the oldest go first, for the sake of this one.
+    fn next_to_go(&self, for_class: Class) -> Option<Class> {
         let for_class = if for_class.has_samples() { Class::Telemetry } else { for_class };
         let mut classes = Class::ALL.into_iter().rev().take_while(|class| *class >= for_class);
         let records = self.stats.records;
-        let Some(class) = classes.find(|class| records.get(*class as usize).is_some_and(|n| *n > 0)) else {
-            return;
-        };
-        self.evicting = true;
-        effects.store(Purpose::Evict { class }, StoreOp::Evict { class });
+        classes.find(|class| records.get(*class as usize).is_some_and(|n| *n > 0))
     }
 
     /// One line when the store begins to fail, and one when it is well again: not one a record.

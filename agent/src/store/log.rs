@@ -658,6 +658,10 @@ impl Log {
 
     fn evict_oldest(&mut self) -> io::Result<Evicted> {
         let Some(oldest) = self.segments.front().copied() else { return Ok(std::mem::take(&mut self.untold)) };
+        if self.segments.len() == 1 && self.writer.as_ref().is_some_and(|writer| writer.written == 0) {
+            // All of it is in memory: to give it up would make no room.
+            return Ok(std::mem::take(&mut self.untold));
+        }
         if oldest.last > self.acked() {
             self.give_up(oldest)?;
         }

@@ -475,6 +475,19 @@ fn a_disk_that_is_full_only_at_the_commit_gives_up_the_oldest_and_keeps_the_newe
 }
 
 #[test]
+fn on_a_disk_that_is_full_at_each_commit_what_happens_live_is_sent_all_the_same() {
+    let mut world = World::new();
+    world.advance(60 * SECOND);
+    let before = world.samples().len();
+    world.commits_fit(0);
+    world.command("c-1", "ping", serde_json::json!({}), 1);
+    world.advance(120 * SECOND);
+    assert_eq!(world.statuses("c-1"), ["SUCCEEDED"]);
+    assert!(world.samples().len() > before + 10, "{} samples, {before} before", world.samples().len());
+    assert_eq!(world.engine.dropped().get("quota"), None, "{:?}", world.engine.dropped());
+}
+
+#[test]
 fn a_trim_that_the_store_refused_is_asked_for_again() {
     let mut world = World::new();
     world.refuse(|op| matches!(op, StoreOp::Trim { .. }), StoreFault::Busy);

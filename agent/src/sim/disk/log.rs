@@ -237,6 +237,9 @@ impl Log {
 
     /// Gives up the oldest segment.
     pub(super) fn evict(&mut self) -> Evicted {
+        if self.segments.len() == 1 && self.appending && self.written == 0 {
+            return std::mem::take(&mut self.untold);
+        }
         self.give_up_oldest();
         self.delete_oldest();
         self.advance();

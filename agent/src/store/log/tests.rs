@@ -451,6 +451,16 @@ fn eviction_of_the_only_segment_takes_what_is_not_even_written_yet() {
 }
 
 #[test]
+fn what_is_in_memory_only_is_not_evicted_as_that_would_make_no_room() {
+    let dir = dir();
+    let mut log = open(&dir).0;
+    log.append(1, &body(1)).expect("append");
+    assert_eq!(log.evict().expect("evict nothing"), Evicted::default());
+    log.commit().expect("commit");
+    assert_eq!(seqs(&mut log), [1]);
+}
+
+#[test]
 fn what_was_evicted_is_counted_before_it_is_gone_and_over_every_reopening() {
     let dir = dir();
     let mut log = filled(&dir, 1..=2000);
