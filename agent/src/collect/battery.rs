@@ -172,7 +172,10 @@ impl Battery<'_, '_> {
             "Full" => State::Full,
             "Not charging" => State::NotCharging,
             "Unknown" => State::Unknown,
-            _ => return Err(self.round.nonsense(&file, &text, "a status of the kernel's ABI")),
+            _ => {
+                self.round.nonsense(&file, &text, "a status of the kernel's ABI");
+                State::Unknown
+            }
         }))
     }
 

@@ -68,6 +68,8 @@ pub struct Incidents {
     settings: Settings,
     clusters: BTreeMap<u64, Cluster>,
     counts: Counts,
+    /// There is a source of errors: something came from it, were it only that it is read.
+    is_read: bool,
     minute: (Mono, u32),
 }
 
@@ -118,7 +120,7 @@ impl Incidents {
     /// No clusters yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, clusters: BTreeMap::new(), counts: Counts::default(), minute: (Mono(0), 0) }
+        Self { settings, clusters: BTreeMap::new(), counts: Counts::default(), is_read: false, minute: (Mono(0), 0) }
     }
 
     /// The same, with what an agent that died had counted and not told; the bucket goes on.
@@ -207,6 +209,7 @@ impl Incidents {
 
     /// Takes a batch; what is to be told at once comes back.
     pub fn take(&mut self, now: Stamp, batch: ErrorBatch) -> Vec<Event> {
+        self.is_read = true;
         self.counts.suppressed += batch.missed;
         self.counts.refused.add(&batch.refused);
         // Of the journal what is asked for comes; an application says what it likes.
@@ -242,9 +245,12 @@ impl Incidents {
         self.clusters.values().filter(|cluster| cluster.repeats > 0).map(|cluster| cluster.bucket_ends).min()
     }
 
-    /// The interval's counts, zeros included: no errors is an answer.
+    /// The interval's counts, zeros included: no errors is an answer, where somebody looks.
     pub fn report(&mut self) -> Vec<Point> {
         let counts = std::mem::take(&mut self.counts);
+        if !self.is_read {
+            return Vec::new();
+        }
         let mut points = vec![
             Point::new(Metric::ErrorsCount, counts.lines),
             Point::new(Metric::ErrorsUnitFailures, counts.unit_failures),

@@ -43,8 +43,10 @@ const REFUSED_MAX: usize = 64;
 const FILTERS_PER_SUBSCRIBE_MAX: usize = 8;
 /// A backlog smaller than that is gone before anybody could look.
 const DRAIN_WORTH_TELLING: u64 = 60;
-/// Attributes are sent at most this often.
+/// Attributes are sent at most this often …
 const ATTRIBUTES_PAUSE: Duration = Duration::from_secs(10);
+/// … but so many changes at once, where none was sent for as many pauses.
+const ATTRIBUTES_AT_ONCE: u32 = 3;
 
 /// A backlog that is being sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -556,7 +558,9 @@ impl Engine {
 
     fn send_attributes(&mut self, now: Now) {
         self.attributes.sent();
-        self.session.attributes_at = Some(now.mono.after(ATTRIBUTES_PAUSE));
+        let kept = now.mono.before(ATTRIBUTES_PAUSE * (ATTRIBUTES_AT_ONCE - 1));
+        let from = self.session.attributes_at.unwrap_or_default().max(kept);
+        self.session.attributes_at = Some(from.after(ATTRIBUTES_PAUSE));
         let seq = self.seqs.next();
         let fixed = self.identity.facts.iter().chain(&self.config.device.attributes);
         let dynamic = self.attributes.dynamic(self.quarantine.word());

@@ -95,11 +95,8 @@ impl Journal {
     pub(super) async fn read(&self, outlet: &mut Outlet) -> Result<Infallible, Ended> {
         // The cursor of another source says nothing here.
         outlet.cursor.take_if(|cursor| !cursor.starts_with("s="));
-        if outlet.cursor.is_none() {
-            if let Some(cursor) = self.newest().await? {
-                outlet.mark(cursor).await?;
-            }
-        }
+        let newest = if outlet.cursor.is_none() { self.newest().await? } else { None };
+        outlet.begin(newest).await?;
         let child = self.command(self.follow_args(outlet.cursor.as_deref())).spawn();
         let mut child = child.map_err(|error| failed(&self.name(), error))?;
         let ended = self.drain(&mut child, outlet).await;

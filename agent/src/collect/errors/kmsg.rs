@@ -1,4 +1,5 @@
-//! The kernel's log, `/dev/kmsg` (Documentation/ABI/testing/dev-kmsg), for gateways without a journal: one record a read.
+//! The kernel's log, `/dev/kmsg` (Documentation/ABI/testing/dev-kmsg), for gateways without a journal: one record a read. A
+//! tree that stands in for the kernel's may have a pipe or a file there, of which a read may give several.
 //! What other programs write there comes along. A reader that is too slow is overrun: the gap in the sequence numbers
 //! says by how much. Units are unknown here, so `collect.errors.units` selects nothing.
 
@@ -7,8 +8,9 @@ use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,6 +24,9 @@ use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, 
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 /// The most records that are passed over at a first start; a ring of 16 MiB holds fewer.
 const HISTORY_RECORDS_MAX: usize = 1 << 20;
+
+/// How often a file that stands in for the device is asked for more.
+const FILE_EVERY: Duration = Duration::from_millis(500);
 
 /// The kernel's log at a device.
 #[derive(Debug)]
@@ -41,22 +46,22 @@ impl Kmsg {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let log = rustix::fs::open(&self.device, flags, Mode::empty()).map_err(|error| failed(&name, error))?;
         let mut buffer = vec![0; RECORD_BYTES_MAX];
+        let mut first_run = None;
         let mut last = match outlet.cursor.as_deref().map(|cursor| self.position(cursor)) {
             Some(Position::After(seq)) => Some(seq),
             Some(Position::Beginning) => None,
             Some(Position::Unknown) | None => {
                 let newest = newest(&log, &mut buffer).map_err(|error| failed(&name, error))?;
-                if let Some(cursor) = newest.and_then(|seq| self.cursor(seq)) {
-                    outlet.mark(cursor).await?;
-                }
+                first_run = newest.and_then(|seq| self.cursor(seq));
                 newest
             }
         };
 
-        let log = watch(log).map_err(|error| failed(&name, error))?;
+        let log = Log::of(log).map_err(|error| failed(&name, error))?;
+        outlet.begin(first_run).await?;
         let mut batch = ErrorBatch::default();
         loop {
-            match next_or_quiet(&batch, next(&log, &mut buffer)).await {
+            match next_or_quiet(&batch, log.next(&mut buffer)).await {
                 None => outlet.send(&mut batch).await?,
                 Some(Err(error)) => {
                     if !is_empty(&batch) {
@@ -64,7 +69,11 @@ impl Kmsg {
                     }
                     return Err(failed(&name, error));
                 }
-                Some(Ok(len)) => self.add(buffer.get(..len).unwrap_or_default(), &mut last, &mut batch),
+                Some(Ok(len)) => {
+                    for record in records(buffer.get(..len).unwrap_or_default()) {
+                        self.add(record, &mut last, &mut batch);
+                    }
+                }
             }
             if is_full(&batch) {
                 outlet.send(&mut batch).await?;
@@ -123,7 +132,10 @@ fn newest(log: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<u64>> {
     for _ in 0..HISTORY_RECORDS_MAX {
         match rustix::io::read(log, &mut *buffer) {
             Ok(0) | Err(Errno::AGAIN) => break,
-            Ok(len) => newest = buffer.get(..len).and_then(Record::parse).map_or(newest, |record| Some(record.seq)),
+            Ok(len) => {
+                let read = buffer.get(..len).unwrap_or_default();
+                newest = records(read).filter_map(Record::parse).last().map_or(newest, |record| Some(record.seq));
+            }
             // Overrun: the next read gives the oldest record that is left.
             Err(Errno::PIPE) => {}
             Err(error) => return Err(error.into()),
@@ -147,9 +159,7 @@ pub(crate) fn newest_lines(device: &Path, most: usize) -> io::Result<Vec<String>
             Err(Errno::PIPE) => continue,
             Err(error) => return Err(error.into()),
         };
-        // A record's further lines are its properties.
-        let lines = buffer.get(..len).unwrap_or_default().split(|byte| *byte == b'\n');
-        for record in lines.filter_map(Record::parse) {
+        for record in records(buffer.get(..len).unwrap_or_default()).filter_map(Record::parse) {
             let (seconds, us) = (record.stamp_us / 1_000_000, record.stamp_us % 1_000_000);
             newest.push_back(format!("[{seconds:>5}.{us:06}] {}", record.message));
         }
@@ -158,17 +168,42 @@ pub(crate) fn newest_lines(device: &Path, most: usize) -> io::Result<Vec<String>
     Ok(newest.into())
 }
 
-/// Registers the log with the runtime.
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe, to rule out files that change their descriptor; OwnedFd never does"
-)]
-fn watch(log: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(log, Interest::READABLE)
+/// The log, opened.
+enum Log {
+    /// The kernel's, or a pipe: it says when there is more.
+    Device(AsyncFd<OwnedFd>),
+    /// A file, which has to be asked.
+    File(OwnedFd),
 }
 
-/// Reads one record into `buffer`; its length.
-async fn next(log: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
+impl Log {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe, to rule out files that change their descriptor; OwnedFd never does"
+    )]
+    fn of(log: OwnedFd) -> io::Result<Self> {
+        if FileType::from_raw_mode(rustix::fs::fstat(&log)?.st_mode).is_file() {
+            return Ok(Self::File(log));
+        }
+        AsyncFd::with_interest(log, Interest::READABLE).map(Self::Device)
+    }
+
+    /// Reads into `buffer`: of a device one record; the length.
+    async fn next(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Device(device) => next_of_device(device, buffer).await,
+            Self::File(file) => loop {
+                let len = next_of_file(file, buffer)?;
+                if len > 0 {
+                    return Ok(len);
+                }
+                super::pause(FILE_EVERY).await;
+            },
+        }
+    }
+}
+
+async fn next_of_device(log: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         let mut ready = log.readable().await?;
         match ready.try_io(|log| Ok(rustix::io::read(log, &mut *buffer)?)) {
@@ -179,6 +214,27 @@ async fn next(log: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
             Ok(result) => return result,
         }
     }
+}
+
+/// Whole lines; one whose end is still to be written is read again.
+fn next_of_file(file: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let len = rustix::io::read(file, &mut *buffer)?;
+    let is_full = len == buffer.len();
+    let read = buffer.get(..len).unwrap_or_default();
+    let whole = match read.iter().rposition(|byte| *byte == b'\n') {
+        Some(end) => end + 1,
+        // Longer than any record: it is counted as none.
+        None if is_full => len,
+        None => 0,
+    };
+    let back = i64::try_from(len - whole).map_err(io::Error::other)?;
+    rustix::fs::seek(file, SeekFrom::Current(-back))?;
+    Ok(whole)
+}
+
+/// The records of what was read: each has its properties on further lines, which begin with a space.
+fn records(read: &[u8]) -> impl Iterator<Item = &[u8]> {
+    read.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && !line.starts_with(b" "))
 }
 
 /// One record: `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS[,…];MESSAGE`, then lines of a dictionary that begin with a space.

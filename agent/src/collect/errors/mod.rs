@@ -68,9 +68,10 @@ impl Outlet {
         Ok(())
     }
 
-    /// Without lines: where a first run began is kept, so that a restart before the first line misses nothing.
-    async fn mark(&mut self, cursor: String) -> Result<(), Ended> {
-        self.send(&mut ErrorBatch { cursor: Some(cursor), ..ErrorBatch::default() }).await
+    /// Without lines: the source is read. Where a first run began is kept, so that a restart before the first line misses
+    /// nothing.
+    async fn begin(&mut self, cursor: Option<String>) -> Result<(), Ended> {
+        self.send(&mut ErrorBatch { cursor, ..ErrorBatch::default() }).await
     }
 }
 

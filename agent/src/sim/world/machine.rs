@@ -12,7 +12,7 @@ use super::{Death, Event, TURNS_MAX, World, look_at_memory};
 use crate::broker::ConnId;
 use crate::config::Action;
 use crate::engine::io::{EffectId, Input, StoreOp};
-use crate::engine::observation::EndSigns;
+use crate::engine::observation::{EndSigns, ErrorBatch};
 use crate::engine::time::{Mono, Now, Unix};
 use crate::engine::{Engine, Identity};
 use crate::runtime::STORE_BACKLOG_MAX;
@@ -123,7 +123,8 @@ impl World<'_> {
         self.agent = Some(Agent {
             backoff: FullJitter::new(&self.config.mqtt.reconnect),
             engine,
-            inbox: VecDeque::new(),
+            // The errors' source says that it is read.
+            inbox: VecDeque::from([Input::Errors(ErrorBatch::default())]),
             unread: VecDeque::new(),
             boundless: self.planted == Some(Planted::NoQueueBound),
             store: VecDeque::new(),
