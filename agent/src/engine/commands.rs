@@ -17,6 +17,7 @@ use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
 use super::observation::Severity;
 use super::quarantine;
 use super::record::{CommandResult, Event, EventKind, Status};
+use super::start::{CLAIM_KEY, FLOOR_KEY};
 use super::time::{BootId, Mono, Now, Unix};
 use super::timeline::Timeline;
 use crate::config::{Action, CheckedConfig, QuarantineLevel};
@@ -115,7 +116,9 @@ pub struct Commands {
     retry_at: Option<Mono>,
     /// `iat` of the last command whose time was found right: it can't be earlier than that. Of others it proves nothing but
     /// that a signer's clock is wrong.
-    issued_at: Option<i64>,
+    issued_at: Option<Unix>,
+    /// The newest `exp` that was forgotten as passed since it was last asked.
+    passed: Option<Unix>,
 }
 
 /// A command in the ledger.
@@ -420,7 +423,7 @@ impl Commands {
                 return self.refuse_verified(facts, command, reason, detail, pkid, keep);
             }
         };
-        self.issued_at = Some(command.issued_at);
+        self.issued_at = Some(Unix(command.issued_at.saturating_mul(1000)));
         if !self.make_room(facts) {
             let detail = format!("{LEDGER_MAX} unexpired commands are remembered already");
             return self.refuse_verified(facts, command, Reason::Busy, detail, pkid, false);
@@ -493,6 +496,9 @@ impl Commands {
         let stored = Stored { boot: Some(facts.timeline.boot()), detail, ..Stored::new(command, status) };
         let target = parsed.act().map(|act| act.target().into());
         let mut entries = vec![put(&command.id, &stored)];
+        // With the command: an agent that is killed must not take one that had expired for a fresh one.
+        let claimed = self.issued_at.filter(|issued_at| *issued_at > facts.timeline.floor());
+        entries.extend(claimed.map(|claimed| (CLAIM_KEY.to_owned(), Some(encode(&claimed)))));
         if let (false, Some(act)) = (waits, parsed.act()) {
             entries.extend(self.spend(facts, act));
             entries.extend(intent(facts, &command.id, act));
@@ -534,9 +540,10 @@ impl Commands {
         }
     }
 
-    /// The `iat` of a command whose time was found right since it was last asked.
-    pub const fn take_issued_at(&mut self) -> Option<i64> {
-        self.issued_at.take()
+    /// Since it was last asked: the `iat` of a command whose time was found right, and the newest `exp` of those that were
+    /// forgotten.
+    pub const fn take_times(&mut self) -> (Option<Unix>, Option<Unix>) {
+        (self.issued_at.take(), self.passed.take())
     }
 
     /// Nothing was begun. What was to be journaled may stand on the disk all the same, so the refusal is journaled over it
@@ -855,11 +862,13 @@ impl Commands {
             .filter(|(_, entry)| entry.stored.reported && Unix(entry.stored.expires_at.saturating_mul(1000)) < bound)
             .map(|(id, _)| id.clone())
             .collect();
-        for id in &forgotten {
-            self.ledger.remove(id);
-        }
-        if !forgotten.is_empty() {
-            let entries = forgotten.iter().map(|id| (key(id), None)).collect();
+        let gone = forgotten.iter().filter_map(|id| self.ledger.remove(id));
+        let passed = gone.map(|entry| Unix(entry.stored.expires_at.saturating_mul(1000))).max();
+        if let Some(passed) = passed {
+            let floor = facts.timeline.proven().max(passed);
+            self.passed = self.passed.max(Some(floor));
+            let mut entries: Vec<_> = forgotten.iter().map(|id| (key(id), None)).collect();
+            entries.push((FLOOR_KEY.to_owned(), Some(encode(&floor))));
             self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
         }
         self.ledger.len() < LEDGER_MAX

@@ -719,7 +719,7 @@ impl Engine {
     }
 
     fn save_timeline(&mut self, saved: &Saved) {
-        let mut entries = vec![(start::FLOOR_KEY.to_owned(), Some(commands::encode(&saved.floor)))];
+        let mut entries = Vec::from(start::floors(saved));
         if let Some(anchor) = saved.anchor {
             entries.push((start::anchor_key(self.timeline.boot()), Some(commands::encode(&anchor))));
         }

@@ -397,8 +397,12 @@ impl Engine {
         let audience = token::Audience { device: self.config.device.id.as_str(), groups: &self.config.device.groups };
         let verified = token::verify(&publish.payload, &audience, group, &self.config.commands);
         self.with_commands(now, |commands, facts| commands.receive(facts, verified, pkid));
-        if let Some(issued_at) = self.commands.take_issued_at() {
-            self.timeline.raise_floor(super::time::Unix(issued_at.saturating_mul(1000)));
+        let (issued_at, passed) = self.commands.take_times();
+        if let Some(issued_at) = issued_at {
+            self.timeline.claim(issued_at);
+        }
+        if let Some(passed) = passed {
+            self.timeline.raise_floor(passed);
         }
     }
 

@@ -28,7 +28,7 @@ use super::rules::{Leftovers, Rules};
 use super::self_audit::{AUDIT_KEY, SelfAudit};
 use super::session::Session;
 use super::time::{Anchor, BootId, Now, Unix};
-use super::timeline::Timeline;
+use super::timeline::{Saved, Timeline};
 use super::trial::Releases;
 use super::vitals::Vitals;
 use super::{Counters, Cursor, Engine, Identity, Seqs};
@@ -36,6 +36,7 @@ use crate::config::{self, CheckedConfig};
 
 pub(super) const SEQ_KEY: &str = "seq";
 pub(super) const FLOOR_KEY: &str = "floor";
+pub(super) const CLAIM_KEY: &str = "claim";
 pub(super) const CURSOR_KEY: &str = "cursor";
 /// What was counted of error lines before the cursor, and not told.
 pub(super) const OPEN_KEY: &str = "open";
@@ -87,6 +88,14 @@ pub(super) fn anchor_key(boot: BootId) -> String {
     format!("{ANCHOR_KEY}{boot}")
 }
 
+/// What is kept of how late it is at least.
+pub(super) fn floors(saved: &Saved) -> [(String, Option<Bytes>); 2] {
+    [
+        (FLOOR_KEY.to_owned(), Some(commands::encode(&saved.floor))),
+        (CLAIM_KEY.to_owned(), saved.claimed.map(|claimed| commands::encode(&claimed))),
+    ]
+}
+
 /// The store's limits in the outbox's terms.
 pub(super) fn limits(config: &CheckedConfig) -> Limits {
     Limits {
@@ -116,7 +125,8 @@ impl Engine {
     #[must_use]
     pub fn new(now: Now, config: CheckedConfig, identity: Identity, recovered: Recovered) -> Self {
         let state = State::of(&recovered);
-        let mut timeline = Timeline::new(identity.boot, state.anchors(), state.read(FLOOR_KEY), identity.build_time);
+        let mut timeline = Timeline::new(identity.boot, state.anchors(), state.read(FLOOR_KEY), identity.build_time)
+            .with_claim(state.read(CLAIM_KEY));
         let saved = timeline.observe(now);
         let careful = state.careful(&recovered, &timeline, now);
         let highest_stored = recovered.logs.iter().map(|log| log.last).max().unwrap_or(0);

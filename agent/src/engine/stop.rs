@@ -85,7 +85,7 @@ impl Engine {
         let run = Run { at: self.timeline.stamp(now.mono), clean: true, reboot: why.map(Into::into) };
         let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))];
         let saved = self.timeline.save();
-        entries.push((super::start::FLOOR_KEY.to_owned(), Some(commands::encode(&saved.floor))));
+        entries.extend(super::start::floors(&saved));
         self.effects.put(Purpose::Bookkeeping, entries);
         self.outbox.store_held(now.mono, &mut self.effects);
         self.outbox.commit(&mut self.effects);

@@ -16,14 +16,19 @@ const ANCHOR_STEP: Duration = Duration::from_secs(1);
 /// The saved floor may lag behind by this much: what a reboot without a clock may forget.
 const FLOOR_LAG: Duration = Duration::from_secs(3600);
 
+/// A claim that lies so far ahead of a trusted clock was wrong: whoever signed had a wrong clock.
+const CLAIM_AHEAD_MS: i64 = 3_600_000;
+
 /// Dates for stamps, and the floor under the present.
 #[derive(Debug)]
 pub struct Timeline {
     boot: BootId,
     anchors: BTreeMap<BootId, Anchor>,
-    /// It is at least this late: the newest of the build, the last saved time and the newest verified `iat`.
+    /// It is at least this late: the newer of the build and the last saved time.
     floor: Unix,
     floor_saved: Unix,
+    /// And the newest verified `iat` says so, which a trusted clock may disprove.
+    claimed: Option<Unix>,
 }
 
 /// What is to be saved of a timeline.
@@ -33,6 +38,8 @@ pub struct Saved {
     pub anchor: Option<Anchor>,
     /// The floor.
     pub floor: Unix,
+    /// The newest verified `iat`.
+    pub claimed: Option<Unix>,
     /// Boots to be forgotten.
     pub forget: Vec<BootId>,
 }
@@ -42,7 +49,13 @@ impl Timeline {
     #[must_use]
     pub fn new(boot: BootId, anchors: BTreeMap<BootId, Anchor>, floor: Option<Unix>, build_time: Unix) -> Self {
         let saved = floor.unwrap_or(build_time);
-        Self { boot, anchors, floor: saved.max(build_time), floor_saved: saved }
+        Self { boot, anchors, floor: saved.max(build_time), floor_saved: saved, claimed: None }
+    }
+
+    /// The same, with the newest verified `iat` that was saved.
+    #[must_use]
+    pub fn with_claim(self, claimed: Option<Unix>) -> Self {
+        Self { claimed, ..self }
     }
 
     /// The boot that runs.
@@ -67,18 +80,26 @@ impl Timeline {
             self.anchors.insert(self.boot, anchor);
         }
         let lag = self.floor.0.abs_diff(self.floor_saved.0);
-        (stepped || u128::from(lag) >= FLOOR_LAG.as_millis()).then(|| self.save())
+        let ahead = |claimed: &mut Unix| claimed.0.saturating_sub(now.wall.unix.0) > CLAIM_AHEAD_MS;
+        let disproved = self.claimed.take_if(ahead).is_some();
+        (stepped || disproved || u128::from(lag) >= FLOOR_LAG.as_millis()).then(|| self.save())
     }
 
     /// A command that proved genuine was issued at `iat`: it can't be earlier than that.
-    pub fn raise_floor(&mut self, iat: Unix) {
-        self.floor = self.floor.max(iat);
+    pub fn claim(&mut self, iat: Unix) {
+        self.claimed = self.claimed.max(Some(iat));
+    }
+
+    /// What expired before `floor` is forgotten: it must stay expired, also when a claim turns out to be wrong.
+    pub fn raise_floor(&mut self, floor: Unix) {
+        self.floor = self.floor.max(floor);
     }
 
     /// What should be kept over a restart.
     pub fn save(&mut self) -> Saved {
         self.floor_saved = self.floor;
-        Saved { anchor: self.anchors.get(&self.boot).copied(), floor: self.floor, forget: self.forget() }
+        let anchor = self.anchors.get(&self.boot).copied();
+        Saved { anchor, floor: self.floor, claimed: self.claimed, forget: self.forget() }
     }
 
     /// The date of a stamp; `None` where the clock was never trusted in that boot.
@@ -89,7 +110,13 @@ impl Timeline {
 
     /// The lowest that the present can be.
     #[must_use]
-    pub const fn floor(&self) -> Unix {
+    pub fn floor(&self) -> Unix {
+        self.claimed.map_or(self.floor, |claimed| self.floor.max(claimed))
+    }
+
+    /// The same, without what was only claimed.
+    #[must_use]
+    pub const fn proven(&self) -> Unix {
         self.floor
     }
 
@@ -148,6 +175,27 @@ mod tests {
         assert_eq!(timeline.date(early), None);
         assert!(timeline.observe(at(10_000, 1_800_000_010_000, true)).is_some());
         assert_eq!(timeline.date(early), Some(Unix(1_800_000_001_000)));
+    }
+
+    #[test]
+    fn what_was_claimed_counts_until_a_trusted_clock_disproves_it() {
+        let (present, wrong) = (Unix(1_800_000_000_000), Unix(1_900_000_000_000));
+        let mut timeline = Timeline::new(boot(1), BTreeMap::new(), None, BUILT);
+        timeline.claim(wrong);
+        timeline.claim(present);
+        assert_eq!(timeline.observe(at(0, present.0, false)), None);
+        assert_eq!((timeline.floor(), timeline.proven()), (wrong, BUILT));
+        let saved = timeline.save();
+        assert_eq!((saved.floor, saved.claimed), (BUILT, Some(wrong)));
+
+        let mut timeline = Timeline::new(boot(2), BTreeMap::new(), Some(saved.floor), BUILT).with_claim(saved.claimed);
+        assert_eq!(timeline.floor(), wrong);
+        let saved = timeline.observe(at(0, present.0, true)).unwrap();
+        assert_eq!((saved.floor, saved.claimed, timeline.floor()), (present, None, present));
+        // As signers' clocks differ.
+        timeline.claim(Unix(present.0 + 60_000));
+        timeline.observe(at(1, present.0 + 1, true));
+        assert_eq!(timeline.floor(), Unix(present.0 + 60_000));
     }
 
     #[test]

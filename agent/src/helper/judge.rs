@@ -32,7 +32,8 @@ pub(super) fn judge(order: &Order, policy: &Policy, ledger: &mut Ledger, moment:
     };
     let command = command.as_ref().map(|command| (command, policy.commands.max_clock_skew));
     let action = order.act.action();
-    ledger.count(action, policy.budget.get(&action), command, moment)
+    let budget = policy.budget.get(&action).filter(|_| order.act.spends());
+    ledger.count(action, budget, command, moment)
 }
 
 /// The command that orders this act, and no other.

@@ -28,6 +28,8 @@ const NEW_FILE: &str = "ledger.new";
 const DAMAGED_FILE: &str = "ledger.damaged";
 /// A ledger that is longer than this is none of ours.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Whoever signed what lies so far ahead of a trusted clock had a wrong one.
+const CLAIM_AHEAD_S: i64 = 3600;
 /// Commands that are remembered at a time; each until its `exp`. One more is refused as `busy`.
 const COMMANDS_MAX: usize = 1024;
 
@@ -60,9 +62,12 @@ pub(super) struct LedgerError {
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
-    /// The present can't be earlier (seconds since 1970): the newest `iat` that was verified, and the newest `exp` that
-    /// was forgotten.
+    /// The present can't be earlier (seconds since 1970): the build, the newest `iat` by a trusted clock, and the newest
+    /// `exp` that was forgotten.
     floor_s: i64,
+    /// The newest `iat` that no clock could judge: it says so, too, until a trusted clock disproves it.
+    #[serde(default)]
+    claimed_s: i64,
     /// `exp` by command id.
     commands: BTreeMap<String, i64>,
     /// By the word of the action, oldest first.
@@ -193,7 +198,10 @@ impl State {
             return Err(Refusal::because(Reason::Busy, detail));
         }
         self.commands.insert(id.to_owned(), command.expires_at);
-        self.floor_s = self.floor_s.max(command.issued_at);
+        self.claimed_s = self.claimed_s(moment);
+        // A clock that is trusted has agreed to it.
+        let newest = if moment.trusted_ms().is_some() { &mut self.floor_s } else { &mut self.claimed_s };
+        *newest = command.issued_at.max(*newest);
         Ok(())
     }
 
@@ -201,7 +209,12 @@ impl State {
     fn present_s(&self, skew: Duration, moment: &Moment) -> i64 {
         let skew = i64::try_from(skew.as_secs()).unwrap_or(i64::MAX);
         let by_clock = moment.trusted_ms().map_or(i64::MIN, |ms| (ms / 1000).saturating_sub(skew));
-        self.floor_s.max(by_clock)
+        self.floor_s.max(by_clock).max(self.claimed_s(moment))
+    }
+
+    fn claimed_s(&self, moment: &Moment) -> i64 {
+        let is_wrong = moment.trusted_ms().is_some_and(|ms| self.claimed_s.saturating_sub(ms / 1000) > CLAIM_AHEAD_S);
+        if is_wrong { 0 } else { self.claimed_s }
     }
 
     fn judge_time(&self, command: &VerifiedCommand, skew: Duration, moment: &Moment) -> Result<(), Refusal> {
@@ -355,6 +368,23 @@ mod tests {
         assert!(!world.1.state.commands.contains_key("old"));
         world.reopen(&at(2, 5, false));
         assert_eq!(world.order(&old, &at(2, 5, false)), Err("expired"));
+    }
+
+    #[test]
+    fn an_iat_that_no_clock_could_judge_counts_until_one_disproves_it_and_what_ran_is_not_repeated() {
+        let mut world = World::new();
+        let done = command("done", 1_000_000, 1_000_900, Some("n"));
+        assert_eq!(world.order(&done, &at(1, 1, false)), Ok(()));
+        let wrong = command("wrong", 9_000_000, 9_000_600, Some("n"));
+        assert_eq!(world.order(&wrong, &at(1, 2, false)), Ok(()));
+        let right = command("right", 1_000_010, 1_001_000, Some("n"));
+        assert_eq!(world.order(&right, &at(1, 10, false)), Err("expired"), "there is no better knowledge");
+        assert_eq!(world.order(&right, &at(1, 10, true)), Ok(()));
+        assert_eq!(world.order(&command("next", 1_000_011, 1_001_000, Some("n")), &at(2, 11, false)), Ok(()));
+        for order in [&done, &wrong] {
+            assert!(world.order(order, &at(2, 12, true)).is_err(), "{}", order.id);
+        }
+        assert_eq!(world.order(&done, &at(2, 12, true)), Err("replayed"));
     }
 
     #[test]

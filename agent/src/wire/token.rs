@@ -214,8 +214,9 @@ fn command(
     let id = CommandId::parse(&claims.jti)
         .ok_or_else(|| malformed(&format!("jti: 1 to {} of A-Z a-z 0-9 _ - are expected", CommandId::LEN_MAX)))?;
     let (issued_at, expires_at) = (seconds("iat", &claims.iat)?, seconds("exp", &claims.exp)?);
+    // The present is no earlier than `iat`.
     if expires_at <= issued_at {
-        return Err(malformed("exp is not after iat"));
+        return Err((Reason::Expired, format!("exp {expires_at} is not after iat {issued_at}")));
     }
     let not_before = claims.nbf.as_ref().map(|nbf| seconds("nbf", nbf)).transpose()?;
     if claims.nonce.as_ref().is_some_and(|nonce| nonce.len() > NONCE_LEN_MAX) {
@@ -382,7 +383,7 @@ mod tests {
             ("no jti", claim(json!({"jti": null})), Reason::Malformed),
             ("a jti with a slash", claim(json!({"jti": "a/b"})), Reason::Malformed),
             ("a jti that is too long", claim(json!({"jti": "x".repeat(65)})), Reason::Malformed),
-            ("exp before iat", claim(json!({"exp": 999})), Reason::Malformed),
+            ("exp before iat", claim(json!({"exp": 999})), Reason::Expired),
             ("exp as text", claim(json!({"exp": "2000"})), Reason::Malformed),
             ("exp beyond time", claim(json!({"exp": 1e300})), Reason::Malformed),
             ("no name", claim(json!({"cmd": {"name": ""}})), Reason::Malformed),

@@ -270,6 +270,25 @@ fn without_a_clock_what_is_older_than_the_last_known_time_is_expired() {
 }
 
 #[test]
+fn what_a_genuine_command_says_of_the_time_outlives_a_kill_and_not_a_clock_that_knows_better() {
+    let mut world = online();
+    let now = world.now.wall.unix.0 / 1000;
+    let ping = |id: &str, from: i64| json!({"jti": id, "iat": from, "exp": from + 600, "cmd": {"name": "ping"}});
+    world.now.wall.trusted = false;
+    world.claims(ping("tomorrow", now + 86_400), 1);
+    world.settle();
+    world.crash();
+    world.advance(2 * SECOND);
+    world.claims(ping("today", now), 2);
+    world.settle();
+    assert_eq!((world.statuses("tomorrow"), reason(&world, "today")), (vec!["SUCCEEDED".to_owned()], "expired".into()));
+    world.now.wall.trusted = true;
+    world.claims(ping("now", now), 3);
+    world.settle();
+    assert_eq!(world.statuses("now"), ["SUCCEEDED"]);
+}
+
+#[test]
 fn a_command_refused_by_a_clock_that_is_put_right_later_stays_refused() {
     let mut world = online();
     let now_s = world.now.wall.unix.0 / 1000;
