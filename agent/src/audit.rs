@@ -64,6 +64,9 @@ impl Audit {
         let mut found = judge(&self.config, &seen, failed);
         files::look(&self.config, &self.files, clock.now.wall.unix, &mut found);
         gateway::look(&self.config.collect.root, &mut found);
+        let is_unprivileged = self.running.as_ref().is_some_and(|running| !running.is_root);
+        let helper = agent::Helper::find();
+        agent::look_for_helper(&self.config, helper, is_unprivileged, &mut found);
         if let Some(running) = &self.running {
             agent::look(&self.files, running, &mut found);
         }

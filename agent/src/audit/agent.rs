@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{Running, finding};
+use crate::act::client;
 use crate::config::CheckedConfig;
 use crate::engine::observation::{Finding, Severity};
+
+/// Root's helper, as the package installs it.
+const PROGRAM: &str = "/usr/libexec/fieldmedic-act";
 
 pub(super) fn judge(config: &CheckedConfig, found: &mut Vec<Finding>) {
     if !config.commands.require_signature {
@@ -43,6 +47,31 @@ pub(super) fn look(files: &[PathBuf], running: &Running, found: &mut Vec<Finding
         let what = "nobody restarts the agent if it hangs".to_owned();
         let advice = "set WatchdogSec= in its unit, as the unit does that is shipped";
         found.push(finding(Severity::Notice, "watchdog_off", "agent", what, advice));
+    }
+}
+
+/// What there is of root's helper.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Helper {
+    pub(super) is_installed: bool,
+    pub(super) listens: bool,
+}
+
+impl Helper {
+    pub(super) fn find() -> Self {
+        let there = |path: &str| Path::new(path).exists();
+        Self { is_installed: there(PROGRAM), listens: there(client::DEFAULT_SOCKET) }
+    }
+}
+
+/// An agent without privileges restarts nothing by itself.
+pub(super) fn look_for_helper(config: &CheckedConfig, helper: Helper, is_needed: bool, found: &mut Vec<Finding>) {
+    let acts = !config.remediation.allow.is_empty() && !config.remediation.dry_run;
+    if acts && !helper.listens && (is_needed || helper.is_installed) {
+        let what =
+            format!("nothing that takes root can be done: root's helper doesn't listen on {}", client::DEFAULT_SOCKET);
+        let advice = "systemctl enable --now fieldmedic-act.socket, then systemctl restart fieldmedic";
+        found.push(finding(Severity::Warning, "no_helper", "fieldmedic-act.socket", what, advice));
     }
 }
 

@@ -173,6 +173,13 @@ fn a_configuration_that_was_changed_behind_the_agents_back_is_noticed() {
     for read in [Some(written - second), Some(written + second), None] {
         assert_eq!(look(read), "config_not_in_force", "{read:?}: one that was put back is another one, too");
     }
+    let helped = |is_installed, listens, is_needed| {
+        let mut found = Vec::new();
+        agent::look_for_helper(&config(dir.path(), ""), agent::Helper { is_installed, listens }, is_needed, &mut found);
+        checks(&found).join(" ")
+    };
+    assert_eq!((helped(false, false, false).as_str(), helped(true, true, true).as_str()), ("", ""));
+    assert_eq!((helped(true, false, false), helped(false, false, true)), ("no_helper".into(), "no_helper".into()));
     let mut found = Vec::new();
     let running = Running { written: Vec::new(), is_watched: false, is_root: true };
     agent::look(&[], &running, &mut found);

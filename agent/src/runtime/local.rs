@@ -74,11 +74,16 @@ pub fn serve(path: &Path, requests: mpsc::Sender<Request>) -> Option<Socket> {
     }
 }
 
+/// Whether an agent answers there.
+pub(super) fn is_answered(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
+}
+
 fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+    if is_answered(path) {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another agent answers there: give each its own local.socket",

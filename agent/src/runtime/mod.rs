@@ -71,6 +71,11 @@ pub enum RunError {
     /// A store that could not be opened when the agent started can be opened now.
     #[error("the store at {0} can be used again: to be started again with it")]
     StoreIsBack(PathBuf),
+    /// The gateway's agent runs, and this one could only get into its way.
+    #[error(
+        "an agent answers on {0}, and this one can't use the store: stop that one first (systemctl stop fieldmedic)"
+    )]
+    RunsAlready(PathBuf),
     /// The password file can't be read.
     #[error("read mqtt.password_file {path}")]
     Password {
@@ -102,6 +107,11 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     let settings = StoreSettings { path: options.config.store.path.clone(), max_bytes: options.config.store.max_bytes };
     let (store, recovered) = open_store(&settings)?;
     let stats = recovered.stats;
+    let socket = &options.config.local.socket;
+    if recovered.absent && local::is_answered(socket) {
+        // It would take the session of the one that runs, and keep nothing.
+        return Err(RunError::RunsAlready(socket.clone()));
+    }
 
     let (inputs_in, mut inputs) = mpsc::channel(INPUTS_MAX);
     let (link_in, mut link_events) = mpsc::channel(LINK_EVENTS_MAX);
