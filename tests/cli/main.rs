@@ -260,6 +260,8 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
         (&["simulate", "winter.toml", "--json", "--trace", "-"], 2),
         (&["simulate", "winter.toml", "--seed", "18446744073709551615", "--seeds", "2"], 2),
         (&["keygen", "--out", "/nonexistent", "--kid", "../evil"], 2),
+        (&["send", "--url", "mqtt://b", "--key", "k", "--to", "gw", "--topic-prefix", "a/#", "ping"], 2),
+        (&["send", "--url", "mqtt://b", "--key", "k", "--to", "gw", "--wait", "banana", "ping"], 2),
         (&["store", "stat", "--config", "/nonexistent/agent.toml"], 2),
         (&["store", "stat", "--path", "/nonexistent/store"], 1),
     ] {

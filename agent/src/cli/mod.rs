@@ -20,6 +20,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -200,6 +201,11 @@ fn unusable(problems: &[Problem], what_to_do: &str) -> u8 {
     }
     eprintln!("fieldmedic: {what_to_do}");
     BAD_USAGE
+}
+
+/// A duration as configurations have it.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).ok_or_else(|| "a duration is expected, such as 30s or 10m".to_owned())
 }
 
 /// Says it on stdout, to whoever still reads there.

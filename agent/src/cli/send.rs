@@ -21,8 +21,8 @@ use clap::Args;
 use serde_json::Value as Json;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{BAD_USAGE, DONE, FAILED, fail, keygen, runtime};
-use crate::config::{BrokerUrl, DeviceId, Tls};
+use super::{BAD_USAGE, DONE, FAILED, fail, keygen, parse_duration, runtime};
+use crate::config::{self, BrokerUrl, DeviceId, Tls};
 use crate::engine::io::LinkFault;
 use crate::engine::packet::AckReason;
 use crate::runtime::mqtt::client::{Client, Credentials};
@@ -55,10 +55,10 @@ pub(super) struct SendArgs {
     #[arg(long, value_name = "DEVICE|group:NAME", value_parser = parse_to)]
     to: To,
     /// For how long the command is valid.
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     expires: Duration,
     /// For how long to wait for its end; for a group, for all answers. 0s: not at all.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     wait: Duration,
     /// How long the command may take on the gateway, in seconds [default: the gateway's].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=token::TIMEOUT_MAX_S))]
@@ -73,7 +73,7 @@ pub(super) struct SendArgs {
     #[arg(long)]
     print: bool,
     /// The topic prefix of the fleet.
-    #[arg(long, value_name = "PREFIX", default_value = "fieldmedic")]
+    #[arg(long, value_name = "PREFIX", default_value = "fieldmedic", value_parser = parse_topic_prefix)]
     topic_prefix: String,
     /// The broker's CA [default: the system's roots].
     #[arg(long, value_name = "FILE")]
@@ -399,6 +399,14 @@ fn parse_to(text: &str) -> Result<To, String> {
 
 fn parse_url(text: &str) -> Result<BrokerUrl, String> {
     BrokerUrl::parse(text).map_err(|unfit| unfit.to_string())
+}
+
+fn parse_topic_prefix(text: &str) -> Result<String, String> {
+    if config::is_topic_prefix(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{} is expected", config::TOPIC_PREFIX))
+    }
 }
 
 fn parse_id(text: &str) -> Result<CommandId, String> {

@@ -62,7 +62,8 @@ pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) -> Option<Str
     let routes = routes(round);
     let mut modem = None;
     if let Some(name) = the_link(config, &routes, round) {
-        modem = link(round, &name).then_some(name);
+        let leads_nowhere = !routes.incomplete && !routes.defaults.contains(&name);
+        modem = link(round, &name, leads_nowhere).then_some(name);
     } else if !routes.incomplete {
         round.point(Metric::LinkType, "none");
         round.point(Metric::LinkUp, false);
@@ -95,12 +96,12 @@ fn the_link(config: &CollectLink, routes: &Routes, round: &mut Round<'_>) -> Opt
     up.or(there.first()).map(|name| (*name).clone())
 }
 
-/// Whether it is a modem's.
-fn link(round: &mut Round<'_>, name: &str) -> bool {
+/// Whether it is a modem's. One without a default route is not up, whatever its carrier says.
+fn link(round: &mut Round<'_>, name: &str, leads_nowhere: bool) -> bool {
     round.point(Metric::LinkInterface, name);
     let kind = link_type(round, name, 0);
     round.reading(Metric::LinkType, kind);
-    let up = is_up(round, name);
+    let up = if leads_nowhere { Ok(Some(false)) } else { is_up(round, name) };
     round.reading(Metric::LinkUp, up);
     let rssi = rssi_dbm(round, name);
     round.reading(Metric::LinkRssi, rssi);

@@ -425,9 +425,12 @@ fn where_interfaces_are_named_one_of_them_is_the_link() {
     assert_eq!(link_of(&mut made, &["wwan0", "eth0"]), (Some("eth0".into()), Some(true.into())), "it has the route");
     assert_eq!(link_of(&mut made, &["wwan0"]), (Some("wwan0".into()), Some(true.into())), "it has a route, too");
     made.write("proc/net/route", ROUTE.lines().next().unwrap());
-    assert_eq!(link_of(&mut made, &["gone0", "wwan0"]), (Some("wwan0".into()), Some(true.into())), "it is up");
-    made.write("sys/class/net/wwan0/operstate", "down\n");
-    assert_eq!(link_of(&mut made, &["wwan0"]), (Some("wwan0".into()), Some(false.into())), "it is there");
+    assert_eq!(
+        link_of(&mut made, &["gone0", "wwan0"]),
+        (Some("wwan0".into()), Some(false.into())),
+        "its route is gone"
+    );
+    assert_eq!(labelled(&made.observe(), Metric::InterfaceUp, Some("wwan0")), Some(true.into()));
     assert_eq!(link_of(&mut made, &["gone0"]), (None, Some(false.into())));
     assert_eq!(link_of(&mut made, &[]), (None, Some(false.into())), "none has a route");
 }

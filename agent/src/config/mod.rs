@@ -20,6 +20,7 @@ use tree::{At, Table};
 
 pub use effective::{Change, changes};
 pub(crate) use effective::{array, quoted};
+pub(crate) use read::{TOPIC_PREFIX, is_topic_prefix};
 pub use reader::Problem;
 pub use types::*;
 pub use values::{

@@ -19,6 +19,8 @@ use crate::engine::observation::Severity;
 
 /// MQTT brokers of the cloud refuse longer topics (AWS IoT Core: 256 bytes, 7 slashes; the contract: 7 levels).
 const TOPIC_LEN_MAX: usize = 256;
+/// What [`is_topic_prefix`] asks for.
+pub(crate) const TOPIC_PREFIX: &str = "a topic without wildcards, empty levels or a leading $, such as \"fieldmedic\"";
 const TOPIC_LEVELS_MAX: usize = 7;
 /// What AWS IoT Core allows a connection.
 const AWS_SUBSCRIPTIONS_MAX: usize = 50;
@@ -151,8 +153,7 @@ fn aws_iot(s: &mut Section<'_>, device: &Device, mqtt: &Mqtt) {
 }
 
 fn topic_prefix(s: &mut Section<'_>, device: &Device) -> String {
-    let expected = "a topic without wildcards, empty levels or a leading $, such as \"fieldmedic\"";
-    let prefix = s.optional("topic_prefix", text(is_topic_prefix, expected));
+    let prefix = s.optional("topic_prefix", text(is_topic_prefix, TOPIC_PREFIX));
     let prefix = prefix.unwrap_or_else(|| "fieldmedic".to_owned());
     // The deepest topic is that of a group, whether this device is in one now or will be.
     let levels = prefix.split('/').count() + "groups/G/commands".split('/').count();
@@ -168,7 +169,7 @@ fn topic_prefix(s: &mut Section<'_>, device: &Device) -> String {
     prefix
 }
 
-fn is_topic_prefix(text: &str) -> bool {
+pub(crate) fn is_topic_prefix(text: &str) -> bool {
     let is_level = |level: &str| !level.is_empty() && !level.contains(|c: char| c.is_control() || c == '+' || c == '#');
     !text.starts_with('$') && text.split('/').all(is_level)
 }

@@ -247,10 +247,10 @@ impl Incidents {
 
     /// The interval's counts, zeros included: no errors is an answer, where somebody looks.
     pub fn report(&mut self) -> Vec<Point> {
-        let counts = std::mem::take(&mut self.counts);
         if !self.is_read {
             return Vec::new();
         }
+        let counts = std::mem::take(&mut self.counts);
         let mut points = vec![
             Point::new(Metric::ErrorsCount, counts.lines),
             Point::new(Metric::ErrorsUnitFailures, counts.unit_failures),

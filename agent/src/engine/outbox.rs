@@ -638,11 +638,7 @@ impl Outbox {
                 // A small append succeeds in the log's buffer: here is the first that a full disk is heard of.
                 let waits = |class: &Class| class.of(&self.lanes).committed < *class.of(&upto);
                 let class = Class::ALL.into_iter().find(waits).unwrap_or(Class::Telemetry);
-                // What is in the buffer only can still be sent from there: to give it up would make no room.
-                let is_on_disk = |lane: &Lane| lane.oldest().is_some_and(|oldest| oldest <= lane.committed);
-                if self.next_to_go(class).is_some_and(|class| is_on_disk(class.of(&self.lanes))) {
-                    self.evict(class, effects);
-                }
+                self.evict(class, effects);
             }
             return;
         }
@@ -712,6 +708,11 @@ impl Outbox {
             self.rest_until = Some(now.after(RETRY_AFTER));
             return;
         };
+        if last == 0 {
+            // Nothing went, so that there is no more room than before.
+            self.rest_until = Some(now.after(RETRY_AFTER));
+            return;
+        }
         // There is room now: what waits for it needn't wait longer.
         self.retry_at = self.retry_at.map(|at| at.min(now));
         let lane = self.lane(class);
@@ -914,12 +915,14 @@ impl Outbox {
         effects.store(Purpose::Evict { class }, StoreOp::Evict { class });
     }
 
-    /// Of which class the oldest go first, for the sake of this one.
+    /// Of which class the oldest go first, for the sake of this one. What is in a log's buffer only can still be sent from
+    /// there: to give it up would make no room.
     fn next_to_go(&self, for_class: Class) -> Option<Class> {
         let for_class = if for_class.has_samples() { Class::Telemetry } else { for_class };
         let mut classes = Class::ALL.into_iter().rev().take_while(|class| *class >= for_class);
         let records = self.stats.records;
-        classes.find(|class| records.get(*class as usize).is_some_and(|n| *n > 0))
+        let is_on_disk = |lane: &Lane| lane.oldest().is_some_and(|oldest| oldest <= lane.committed);
+        classes.find(|class| records.get(*class as usize).is_some_and(|n| *n > 0) && is_on_disk(class.of(&self.lanes)))
     }
 
     /// One line when the store begins to fail, and one when it is well again: not one a record.

@@ -16,8 +16,9 @@ const ANCHOR_STEP: Duration = Duration::from_secs(1);
 /// The saved floor may lag behind by this much: what a reboot without a clock may forget.
 const FLOOR_LAG: Duration = Duration::from_secs(3600);
 
-/// A claim that lies so far ahead of a trusted clock was wrong: whoever signed had a wrong clock.
-const CLAIM_AHEAD_MS: i64 = 3_600_000;
+/// A claim that lies further ahead of a trusted clock was wrong: whoever signed had a wrong clock. As `max_clock_skew` is by
+/// default: an hour would be the commonest mistake.
+pub const CLAIM_AHEAD_S: i64 = 300;
 
 /// Dates for stamps, and the floor under the present.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl Timeline {
             self.anchors.insert(self.boot, anchor);
         }
         let lag = self.floor.0.abs_diff(self.floor_saved.0);
-        let ahead = |claimed: &mut Unix| claimed.0.saturating_sub(now.wall.unix.0) > CLAIM_AHEAD_MS;
+        let ahead = |claimed: &mut Unix| claimed.0.saturating_sub(now.wall.unix.0) / 1000 > CLAIM_AHEAD_S;
         let disproved = self.claimed.take_if(ahead).is_some();
         (stepped || disproved || u128::from(lag) >= FLOOR_LAG.as_millis()).then(|| self.save())
     }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::protocol::Refusal;
 use crate::config::{Action, Budget};
 use crate::engine::time::{BootId, Mono, Now};
+use crate::engine::timeline::CLAIM_AHEAD_S;
 use crate::wire::{Reason, VerifiedCommand};
 
 /// The file, below the state directory.
@@ -28,8 +29,6 @@ const NEW_FILE: &str = "ledger.new";
 const DAMAGED_FILE: &str = "ledger.damaged";
 /// A ledger that is longer than this is none of ours.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Whoever signed what lies so far ahead of a trusted clock had a wrong one.
-const CLAIM_AHEAD_S: i64 = 3600;
 /// Commands that are remembered at a time; each until its `exp`. One more is refused as `busy`.
 const COMMANDS_MAX: usize = 1024;
 
@@ -155,6 +154,7 @@ impl Ledger {
         moment: &Moment,
     ) -> Result<(), Refusal> {
         let mut next = self.state.clone();
+        next.claimed_s = next.claimed_s(moment);
         if let Some((command, skew)) = command {
             next.remember(command, skew, moment)?;
         }
@@ -192,13 +192,15 @@ impl State {
             return Err(Refusal::because(Reason::Replayed, format!("{id} was carried out already")));
         }
         self.judge_care(command, moment)?;
-        self.forget(skew, moment);
+        // Where only an `iat` says how late it is, no earlier than it has to be: the floor rises with what is forgotten.
+        if moment.trusted_ms().is_some() || self.commands.len() >= COMMANDS_MAX {
+            self.forget(skew, moment);
+        }
         if self.commands.len() >= COMMANDS_MAX {
             let detail = format!("{COMMANDS_MAX} unexpired commands are remembered already");
             return Err(Refusal::because(Reason::Busy, detail));
         }
         self.commands.insert(id.to_owned(), command.expires_at);
-        self.claimed_s = self.claimed_s(moment);
         // A clock that is trusted has agreed to it.
         let newest = if moment.trusted_ms().is_some() { &mut self.floor_s } else { &mut self.claimed_s };
         *newest = command.issued_at.max(*newest);
@@ -384,6 +386,13 @@ mod tests {
         for order in [&done, &wrong] {
             assert!(world.order(order, &at(2, 12, true)).is_err(), "{}", order.id);
         }
+        // More of them raise no floor.
+        for n in 1..4 {
+            let wrong = command(&format!("wrong-{n}"), 9_000_000 + 700 * n, 9_000_600 + 700 * n, Some("n"));
+            assert_eq!(world.order(&wrong, &at(3, 1, false)), Ok(()));
+        }
+        assert_eq!(world.order(&command("right-2", 1_000_020, 1_001_000, Some("n")), &at(3, 20, true)), Ok(()));
+        assert_eq!(world.1.state.claimed_s, 0, "and it is gone for good");
         assert_eq!(world.order(&done, &at(2, 12, true)), Err("replayed"));
     }
 

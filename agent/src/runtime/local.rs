@@ -74,9 +74,12 @@ pub fn serve(path: &Path, requests: mpsc::Sender<Request>) -> Option<Socket> {
     }
 }
 
-/// Whether an agent answers there.
+/// Whether an agent answers there, or nobody may ask.
 pub(super) fn is_answered(path: &Path) -> bool {
-    std::os::unix::net::UnixStream::connect(path).is_ok()
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
 }
 
 fn listen(path: &Path) -> io::Result<UnixListener> {

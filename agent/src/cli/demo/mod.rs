@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{BAD_USAGE, DONE, FAILED, fail, runtime};
+use super::{BAD_USAGE, DONE, FAILED, fail, parse_duration, runtime, say};
 use crate::config::BrokerUrl;
 use scene::Verdict;
 use stage::Stage;
@@ -26,7 +26,7 @@ const SHORTEST: Duration = Duration::from_secs(15);
     fieldmedic demo --url mqtt://broker.lan      with a broker of your own (which is then not cut off)")]
 pub(super) struct DemoArgs {
     /// Ends by itself after this time; in less than 15s not all of it happens [default: at Ctrl-C].
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     duration: Option<Duration>,
     /// The demo broker's port on 127.0.0.1 [default: any that is free].
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, conflicts_with = "url")]
@@ -53,11 +53,14 @@ pub(super) fn run(args: DemoArgs) -> u8 {
     });
     match played {
         Ok(Verdict::All) => {
-            println!("\nAll of it happened. Now point an agent at a broker of your own: fieldmedic init");
+            say(format_args!("\nAll of it happened. Now point an agent at a broker of your own: fieldmedic init"));
             DONE
         }
         Ok(Verdict::LeftEarly) => {
-            println!("\nNot all of it has happened yet; it takes {} s: fieldmedic demo --for 20s", SHORTEST.as_secs());
+            say(format_args!(
+                "\nNot all of it has happened yet; it takes {} s: fieldmedic demo --for 20s",
+                SHORTEST.as_secs()
+            ));
             DONE
         }
         Ok(Verdict::Missing(missing)) => {

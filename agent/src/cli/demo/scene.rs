@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use super::super::send;
+use super::super::{say, send};
 use super::stage::{self, Stage};
 use super::viewer::{Seen, Viewer};
 use crate::broker::serve::Control;
@@ -107,14 +107,16 @@ pub(super) async fn play(stage: Stage, duration: Option<Duration>, leaves_early:
 fn introduce(stage: &Stage) {
     let url = &stage.config.mqtt.url;
     let whose = if stage.broker.is_some() { "the demo's own broker, on loopback only" } else { "your broker" };
-    println!("fieldmedic demo: the real agent on this machine's own /proc, /sys and journal.");
-    println!("  broker   {url} ({whose})");
+    say(format_args!("fieldmedic demo: the real agent on this machine's own /proc, /sys and journal."));
+    say(format_args!("  broker   {url} ({whose})"));
     if stage.battery.is_some() {
-        println!("  battery  SIMULATED: this machine has none, so the agent reads files laid out like the kernel's");
+        say(format_args!(
+            "  battery  SIMULATED: this machine has none, so the agent reads files laid out like the kernel's"
+        ));
     }
-    println!("  watch    mosquitto_sub -h {} -p {} -t 'fieldmedic/#' -v", url.host, url.port);
-    println!("  command  {}", send_line(stage));
-    println!();
+    say(format_args!("  watch    mosquitto_sub -h {} -p {} -t 'fieldmedic/#' -v", url.host, url.port));
+    say(format_args!("  command  {}", send_line(stage)));
+    say("");
 }
 
 /// A line for a second terminal.
@@ -130,7 +132,7 @@ fn send_line(stage: &Stage) -> String {
 }
 
 fn heading(text: &str) {
-    println!("\n== {text}");
+    say(format_args!("\n== {text}"));
 }
 
 /// Each scene in turn; what doesn't happen within its time is noted, and the next begins.
@@ -185,13 +187,13 @@ async fn outage(
         sleep(Duration::from_millis(800)).await;
         let waiting = waiting_records(&stage.config.local.socket).await?;
         most = most.max(waiting);
-        println!("            outbox     {} {waiting} records wait", bar(waiting));
+        say(format_args!("            outbox     {} {waiting} records wait", bar(waiting)));
     }
     heading("The broker is back. The agent reconnects with full jitter, and the buffer drains:");
     let deadline = Instant::now() + PATIENCE;
     loop {
         let waiting = waiting_records(&stage.config.local.socket).await?;
-        println!("            outbox     {} {waiting} records wait", bar(waiting));
+        say(format_args!("            outbox     {} {waiting} records wait", bar(waiting)));
         // What is measured just now may always be on its way.
         if waiting <= 2 && seen.borrow().connections > 1 {
             break;

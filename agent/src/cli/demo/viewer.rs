@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 use tokio::sync::watch;
 
+use super::super::say;
 use crate::runtime::mqtt::client::Client;
 use crate::runtime::mqtt::transport::Target;
 
@@ -87,7 +88,7 @@ impl Viewer {
         let time = body["time"].as_str().and_then(|time| time.get(11..19)).unwrap_or("--:--:--");
         let text: String = text.chars().take(LINE_MAX).collect();
         let (on, off) = if self.colours { (colour(leaf), "\x1b[0m") } else { ("", "") };
-        println!("{time}    {on}{leaf:<11}{off}{text}");
+        say(format_args!("{time}    {on}{leaf:<11}{off}{text}"));
     }
 
     fn count(&self, leaf: &str, body: &Json, retained: bool) {

@@ -9,8 +9,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value as Json;
 
-/// Of one snapshot. A gateway sends at most some dozens, of 12 KiB each.
-const PARTS_MAX: u64 = 1024;
+/// Of one snapshot. A gateway sends at most some dozens, of 12 KiB each, which are 16 KiB of text.
+const PARTS_MAX: u64 = 256;
+const PART_BYTES_MAX: usize = 16 * 1024;
+/// Whose parts are kept at a time.
+const DEVICES_MAX: usize = 64;
 /// Of its text.
 #[cfg(feature = "zstd")]
 const TEXT_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -38,8 +41,12 @@ impl Snapshots {
             return None;
         }
         let device = result["device"].as_str().unwrap_or_default();
+        let output = result["output"].as_str().filter(|output| output.len() <= PART_BYTES_MAX)?;
+        if self.0.len() >= DEVICES_MAX && !self.0.contains_key(device) {
+            return None;
+        }
         let known = self.0.entry(device.to_owned()).or_default();
-        known.insert(part, result["output"].as_str()?.to_owned());
+        known.insert(part, output.to_owned());
         if known.len() as u64 != parts {
             return Some(Piece::Part(part, parts));
         }

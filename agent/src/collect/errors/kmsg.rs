@@ -219,6 +219,10 @@ async fn next_of_device(log: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result
 /// Whole lines; one whose end is still to be written is read again.
 fn next_of_file(file: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     let len = rustix::io::read(file, &mut *buffer)?;
+    if len == 0 && rustix::fs::tell(file)? > u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0) {
+        // It was emptied: what comes now stands at its beginning.
+        rustix::fs::seek(file, SeekFrom::Start(0))?;
+    }
     let is_full = len == buffer.len();
     let read = buffer.get(..len).unwrap_or_default();
     let whole = match read.iter().rposition(|byte| *byte == b'\n') {
