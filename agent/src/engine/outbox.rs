@@ -4,6 +4,7 @@
 //! itself, and trims only what was acknowledged or is counted as dropped.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -196,7 +197,7 @@ impl Lane {
 
     /// Lets what only memory holds take its place among what is ready.
     fn feed(&mut self) {
-        let held = std::mem::take(&mut self.volatile);
+        let held = mem::take(&mut self.volatile);
         for (seq, held) in held.iter().filter(|(_, held)| !held.was_answered) {
             self.put_ready(*seq, held.bytes.clone());
         }
@@ -377,7 +378,7 @@ impl Outbox {
         if self.trim_at.is_some_and(|at| at <= now) {
             self.trim_at = None;
             for lane in &mut self.lanes {
-                lane.trim_due |= std::mem::take(&mut lane.trim_failed);
+                lane.trim_due |= mem::take(&mut lane.trim_failed);
             }
         }
     }
@@ -544,7 +545,7 @@ impl Outbox {
         // The store can't give these a second time. Some may have arrived: better counted twice than not at all.
         let inflight = &lane.inflight;
         let (spared, gone): (BTreeSet<u64>, BTreeSet<u64>) =
-            std::mem::take(&mut lane.spared).into_iter().partition(|seq| inflight.contains(seq));
+            mem::take(&mut lane.spared).into_iter().partition(|seq| inflight.contains(seq));
         lane.spared = spared;
         lane.ahead.forget(|seq| gone.contains(&seq));
         let (Some(first), Some(last)) = (gone.first(), gone.last()) else { return };
@@ -642,7 +643,7 @@ impl Outbox {
             }
             return;
         }
-        if std::mem::take(&mut self.commit_failed) {
+        if mem::take(&mut self.commit_failed) {
             self.recovered(effects);
         }
         for (lane, upto) in self.lanes.iter_mut().zip(upto) {
@@ -757,7 +758,7 @@ impl Outbox {
         if self.last_fault.is_some() && !online {
             return BTreeMap::new();
         }
-        std::mem::take(&mut self.lost)
+        mem::take(&mut self.lost)
     }
 
     /// What it holds in memory: a name, how much, and the bound.
@@ -781,7 +782,7 @@ impl Outbox {
     /// The same, and how much of what the store evicted is in it, if something changed since it was last asked: to be saved
     /// together.
     pub fn dropped_to_save(&mut self) -> Option<(&BTreeMap<String, u64>, [u64; Class::COUNT])> {
-        (!std::mem::replace(&mut self.dropped_saved, true)).then_some((&self.dropped, self.accounted))
+        (!mem::replace(&mut self.dropped_saved, true)).then_some((&self.dropped, self.accounted))
     }
 
     /// They could not be saved.
@@ -875,9 +876,8 @@ impl Outbox {
     /// What the store refused and was never sent: to be given to it again.
     fn take_unsent(&mut self, class: Class) -> Vec<Bytes> {
         let lane = self.lane(class);
-        let (unsent, others): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut lane.volatile)
-            .into_iter()
-            .partition(|(_, held)| held.why == Why::Refused && !held.was_sent);
+        let (unsent, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            mem::take(&mut lane.volatile).into_iter().partition(|(_, held)| held.why == Why::Refused && !held.was_sent);
         lane.volatile = others;
         lane.ready.retain(|(seq, _)| !unsent.contains_key(seq));
         unsent.into_values().map(|held| held.bytes).collect()
@@ -927,7 +927,8 @@ impl Outbox {
 
     /// One line when the store begins to fail, and one when it is well again: not one a record.
     fn report(&mut self, fault: &StoreFault, effects: &mut Effects) {
-        if self.last_fault.as_ref() != Some(fault) {
+        // The text names the record.
+        if self.last_fault.as_ref().map(mem::discriminant) != Some(mem::discriminant(fault)) {
             effects.log(
                 LogLevel::Error,
                 format!("store: {fault}; what can't be stored is sent from memory, or counted as dropped"),
