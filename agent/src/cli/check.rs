@@ -58,8 +58,7 @@ pub(super) fn refuse(errors: &[Problem], what: &str, err: &mut impl Write) -> io
     for error in errors {
         writeln!(err, "{error}")?;
     }
-    let plural = if errors.len() == 1 { "" } else { "s" };
-    writeln!(err, "{} error{plural}: this {what} can't be used", errors.len())?;
+    writeln!(err, "{}: this {what} can't be used", config::counted(errors))?;
     Ok(BAD_CONFIG)
 }
 

@@ -24,7 +24,7 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
             for problem in &problems {
                 eprintln!("{problem}");
             }
-            eprintln!("fieldmedic: {} errors in the configuration: not started", problems.len());
+            eprintln!("fieldmedic: {} in the configuration: not started", config::counted(&problems));
             return BAD_USAGE;
         }
     };

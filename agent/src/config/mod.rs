@@ -58,6 +58,11 @@ impl Loaded {
     }
 }
 
+/// How many mistakes there are: `1 error`, `2 errors`.
+pub(crate) fn counted(problems: &[Problem]) -> String {
+    format!("{} error{}", problems.len(), if problems.len() == 1 { "" } else { "s" })
+}
+
 /// The first of [`DEFAULT_FILES`] that exists, or may exist; empty if none does, which [`load`] reports.
 #[must_use]
 pub fn default_files() -> Vec<PathBuf> {

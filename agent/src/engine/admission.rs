@@ -24,7 +24,7 @@ pub struct Power {
     pub present: bool,
     /// Its charge in percent, where it was read.
     pub charge_pct: Option<f64>,
-    /// External power, where it was read, or a battery that charges tells of it.
+    /// External power, where it was read.
     pub external: Option<bool>,
 }
 
@@ -62,13 +62,11 @@ impl Power {
             _ => None,
         };
         let charge_pct = find(Metric::BatteryChargePct).and_then(Value::number).filter(|pct| pct.is_finite());
-        // A battery on a solar charger has no supply beside it that could be online.
-        let charges = matches!(find(Metric::BatteryState), Some(Value::Text(state)) if &**state == "charging");
         Self {
             at: Some(now),
             present: flag(Metric::BatteryPresent) == Some(true) || charge_pct.is_some(),
             charge_pct,
-            external: flag(Metric::BatteryExternalPower).or(charges.then_some(true)),
+            external: flag(Metric::BatteryExternalPower),
         }
     }
 }

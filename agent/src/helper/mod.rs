@@ -25,7 +25,7 @@ use tokio::net::UnixListener;
 use crate::act::link as interfaces;
 use crate::cli::logging;
 use crate::collect::clock::{self, Clock};
-use crate::config::{ClockTrust, Problem};
+use crate::config::{self, ClockTrust, Problem};
 use crate::engine::time::BootId;
 use ledger::{Ledger, Moment};
 use policy::Policy;
@@ -129,8 +129,7 @@ fn check(file: &Path) -> u8 {
             for problem in &problems {
                 eprintln!("{problem}");
             }
-            let plural = if problems.len() == 1 { "" } else { "s" };
-            eprintln!("{} error{plural}: this policy can't be used", problems.len());
+            eprintln!("{}: this policy can't be used", config::counted(&problems));
             BAD_USAGE
         }
     }

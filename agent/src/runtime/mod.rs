@@ -245,7 +245,7 @@ fn reload(
             for problem in &problems {
                 tracing::error!("{problem}");
             }
-            tracing::error!("the configuration has {} errors: the running one stays in force", problems.len());
+            tracing::error!("the configuration has {}: the running one stays in force", config::counted(&problems));
             let first = problems.first().map(ToString::to_string).unwrap_or_default();
             engine.handle(clock.now(), Input::ConfigRefused { errors: problems.len() as u64, first });
         }
