@@ -25,7 +25,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Problem};
+use crate::config::{self, CheckedConfig, Problem};
 
 /// Done.
 const DONE: u8 = 0;
@@ -128,6 +128,15 @@ struct ConfigArgs {
 impl ConfigArgs {
     fn files(self) -> Vec<PathBuf> {
         if self.files.is_empty() { config::default_files() } else { self.files }
+    }
+
+    /// `None` where no file is named and none is to be found: the defaults hold.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    fn load(self) -> Result<Option<CheckedConfig>, Vec<Problem>> {
+        let files = self.files();
+        if files.is_empty() { Ok(None) } else { Ok(Some(config::load(&files)?.config)) }
     }
 }
 

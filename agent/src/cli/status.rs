@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{ConfigArgs, DONE, FAILED, NO_DAEMON, fail, runtime, unusable};
-use crate::config::{self, Problem};
+use crate::config::Problem;
 use crate::runtime::local::ask_status;
 
 /// The default of `local.socket`.
@@ -49,12 +49,7 @@ impl SocketArgs {
         if let Some(socket) = self.socket {
             return Ok(socket);
         }
-        let files = self.config.files();
-        if files.is_empty() {
-            // No configuration to be found: where the daemon listens unless one says otherwise.
-            return Ok(PathBuf::from(DEFAULT_SOCKET));
-        }
-        Ok(config::load(&files)?.config.local.socket)
+        Ok(self.config.load()?.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), |config| config.local.socket))
     }
 }
 

@@ -52,11 +52,8 @@ fn find(args: &StoreArgs) -> Result<PathBuf, Vec<Problem>> {
     if let Some(path) = &args.path {
         return Ok(path.clone());
     }
-    let files = ConfigArgs { files: args.files.clone() }.files();
-    if files.is_empty() {
-        return Ok(PathBuf::from(config::DEFAULT_STORE));
-    }
-    Ok(config::load(&files)?.config.store.path)
+    let config = ConfigArgs { files: args.files.clone() }.load()?;
+    Ok(config.map_or_else(|| PathBuf::from(config::DEFAULT_STORE), |config| config.store.path))
 }
 
 fn look(what: &What, path: &Path) -> anyhow::Result<()> {

@@ -423,7 +423,7 @@ impl Commands {
                 return self.refuse_verified(facts, command, reason, detail, pkid, keep);
             }
         };
-        self.issued_at = Some(Unix(command.issued_at.saturating_mul(1000)));
+        self.issued_at = Some(Unix::of_seconds(command.issued_at));
         if !self.make_room(facts) {
             let detail = format!("{LEDGER_MAX} unexpired commands are remembered already");
             return self.refuse_verified(facts, command, Reason::Busy, detail, pkid, false);
@@ -435,7 +435,7 @@ impl Commands {
     fn judge(&self, facts: Facts<'_>, command: &VerifiedCommand) -> Result<Command, (Reason, String)> {
         let fresh = command.nonce.as_deref() == Some(facts.nonce);
         judge_time(facts, command, fresh)?;
-        if self.careful_before.is_some_and(|before| command.issued_at.saturating_mul(1000) < before.0) {
+        if self.careful_before.is_some_and(|before| Unix::of_seconds(command.issued_at) < before) {
             return Err((Reason::Replayed, "issued before the journal was lost: whether it ran can't be known".into()));
         }
         let parsed = Command::parse(command)?;
@@ -855,15 +855,14 @@ impl Commands {
         if self.ledger.len() < LEDGER_MAX {
             return true;
         }
-        let bound = lower_bound(facts);
         let forgotten: Vec<CommandId> = self
             .ledger
             .iter()
-            .filter(|(_, entry)| entry.stored.reported && Unix(entry.stored.expires_at.saturating_mul(1000)) < bound)
+            .filter(|(_, entry)| entry.stored.reported && has_expired(facts, entry.stored.expires_at))
             .map(|(id, _)| id.clone())
             .collect();
         let gone = forgotten.iter().filter_map(|id| self.ledger.remove(id));
-        let passed = gone.map(|entry| Unix(entry.stored.expires_at.saturating_mul(1000))).max();
+        let passed = gone.map(|entry| Unix::of_seconds(entry.stored.expires_at)).max();
         if let Some(passed) = passed {
             let floor = facts.timeline.proven().max(passed);
             self.passed = self.passed.max(Some(floor));
@@ -969,14 +968,14 @@ fn lower_bound(facts: Facts<'_>) -> Unix {
 
 /// Whether it can't be valid any more, whatever the clock says.
 fn has_expired(facts: Facts<'_>, expires_at: i64) -> bool {
-    Unix(expires_at.saturating_mul(1000)) < lower_bound(facts)
+    Unix::of_seconds(expires_at) < lower_bound(facts)
 }
 
 /// How long one of a group waits for its turn; `None`: it doesn't. Each gateway has another turn, and another one for each
 /// command. Half of the time that the command is still valid is left for what it waits for then.
 fn spread(facts: Facts<'_>, command: &VerifiedCommand, parsed: &Command) -> Option<Duration> {
     command.group.as_ref().filter(|_| parsed.is_spread(&command.args))?;
-    let valid_ms = command.expires_at.saturating_mul(1000).saturating_sub(lower_bound(facts).0);
+    let valid_ms = Unix::of_seconds(command.expires_at).0.saturating_sub(lower_bound(facts).0);
     let valid_ms = u64::try_from(valid_ms).unwrap_or(0);
     let most_ms = u64::try_from(facts.config.remediation.group_spread.as_millis()).unwrap_or(u64::MAX);
     let drawn = hash([facts.config.device.id.as_str(), "\0", command.id.as_str()]);
@@ -986,17 +985,16 @@ fn spread(facts: Facts<'_>, command: &VerifiedCommand, parsed: &Command) -> Opti
 /// Expiry is judged by a trusted clock. Without one, a reading that isn't provably wrong still counts against a command
 /// (refusing is the safe side), unless the nonce proves that it was made after this agent started.
 fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Result<(), (Reason, String)> {
-    let ms = |seconds: i64| Unix(seconds.saturating_mul(1000));
     let wall = facts.now.wall;
     let plausible = wall.unix >= facts.timeline.floor();
     let skew = i64::try_from(facts.config.commands.max_clock_skew.as_millis()).unwrap_or(i64::MAX);
     let horizon = Unix(wall.unix.0.saturating_add(skew));
 
-    let expires = ms(command.expires_at);
+    let expires = Unix::of_seconds(command.expires_at);
     if expires < lower_bound(facts) || (!wall.trusted && plausible && !fresh && expires < wall.unix) {
         return Err((Reason::Expired, format!("exp {} has passed", command.expires_at)));
     }
-    let ahead = |at: i64| ms(at) > horizon;
+    let ahead = |at: i64| Unix::of_seconds(at) > horizon;
     let not_yet = match command.not_before {
         Some(nbf) if (wall.trusted || plausible) && ahead(nbf) => Some(("nbf", nbf)),
         _ if wall.trusted && ahead(command.issued_at) => Some(("iat", command.issued_at)),

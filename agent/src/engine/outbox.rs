@@ -705,15 +705,11 @@ impl Outbox {
     /// An eviction ended.
     pub fn evicted(&mut self, now: Mono, class: Class, result: Result<StoreReply, StoreFault>, effects: &mut Effects) {
         self.evicting = false;
-        let Ok(StoreReply::Evicted { records, first, last }) = result else {
+        // Where nothing went there is no more room than before.
+        let Ok(StoreReply::Evicted { records, first, last: last @ 1.. }) = result else {
             self.rest_until = Some(now.after(RETRY_AFTER));
             return;
         };
-        if last == 0 {
-            // Nothing went, so that there is no more room than before.
-            self.rest_until = Some(now.after(RETRY_AFTER));
-            return;
-        }
         // There is room now: what waits for it needn't wait longer.
         self.retry_at = self.retry_at.map(|at| at.min(now));
         let lane = self.lane(class);

@@ -37,6 +37,14 @@ impl Mono {
 #[cbor(transparent)]
 pub struct Unix(#[n(0)] pub i64);
 
+impl Unix {
+    /// So many seconds since 1970; stays at the end of time rather than wrapping.
+    #[must_use]
+    pub const fn of_seconds(seconds: i64) -> Self {
+        Self(seconds.saturating_mul(1000))
+    }
+}
+
 /// What the wall clock says, and whether the kernel calls it synchronised (`adjtimex(2)`, STA_UNSYNC clear).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wall {

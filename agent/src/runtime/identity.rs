@@ -54,7 +54,7 @@ pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity
 
 fn build_time() -> Unix {
     let seconds: i64 = env!("FIELDMEDIC_BUILD_EPOCH_S").parse().unwrap_or(0);
-    Unix(seconds.saturating_mul(1000))
+    Unix::of_seconds(seconds)
 }
 
 fn nonce() -> Result<String, RunError> {

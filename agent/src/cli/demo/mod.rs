@@ -47,8 +47,7 @@ pub(super) fn run(args: DemoArgs) -> u8 {
     let played = runtime().and_then(|rt| {
         rt.block_on(async {
             let stage = Stage::set(args.port, url).await?;
-            let leaves_early = args.duration.is_some_and(|duration| duration < SHORTEST);
-            scene::play(stage, args.duration, leaves_early).await
+            scene::play(stage, args.duration).await
         })
     });
     match played {

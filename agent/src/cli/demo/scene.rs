@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::super::{say, send};
+use super::SHORTEST;
 use super::stage::{self, Stage};
 use super::viewer::{Seen, Viewer};
 use crate::broker::serve::Control;
@@ -39,7 +40,7 @@ pub(super) enum Verdict {
 }
 
 /// Plays until the time is over or Ctrl-C is pressed. Who leaves early hasn't asked for a verdict on what was to come.
-pub(super) async fn play(stage: Stage, duration: Option<Duration>, leaves_early: bool) -> anyhow::Result<Verdict> {
+pub(super) async fn play(stage: Stage, duration: Option<Duration>) -> anyhow::Result<Verdict> {
     let (stop_agent, stop) = watch::channel(false);
     let options = Options {
         config: stage.config.clone(),
@@ -95,7 +96,7 @@ pub(super) async fn play(stage: Stage, duration: Option<Duration>, leaves_early:
 
     let mut missing = match missing {
         Some(missing) => missing,
-        None if leaves_early || duration.is_none() => return Ok(Verdict::LeftEarly),
+        None if duration.is_none_or(|duration| duration < SHORTEST) => return Ok(Verdict::LeftEarly),
         None => vec!["all of its scenes within the time that it had"],
     };
     if !said_goodbye {

@@ -34,7 +34,7 @@ fn resolve_in(named: &Path, dirs: &[&Path]) -> Result<PathBuf, String> {
 }
 
 fn unknown(name: &str, dirs: &[&Path]) -> String {
-    let mut text = format!("there is no scenario {name:?}, neither here nor in {}", places());
+    let mut text = format!("there is no scenario {name:?}, neither here nor in {}", named(dirs));
     let known: Vec<String> = files(dirs).iter().filter_map(|file| stem(file)).collect();
     let near = known.iter().max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
     if let Some(near) = near {
@@ -43,9 +43,13 @@ fn unknown(name: &str, dirs: &[&Path]) -> String {
     text
 }
 
-/// Where shipped scenarios were looked for, for messages.
+/// Where shipped scenarios are looked for, for messages.
 pub(super) fn places() -> String {
-    DIRS.join(" or ")
+    named(&DIRS.map(Path::new))
+}
+
+fn named(dirs: &[&Path]) -> String {
+    dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(" or ")
 }
 
 /// The shipped scenarios, each with what it shows, and what is wrong with those that can't be read.
