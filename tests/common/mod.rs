@@ -32,7 +32,7 @@ pub use software::Software;
 pub use tree::Tree;
 
 /// How long anything may take that should come soon. Long, so that a busy machine fails no test.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// The prefix of all topics, as by default.
 pub const PREFIX: &str = "fieldmedic";

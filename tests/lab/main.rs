@@ -236,7 +236,7 @@ trial = "1h"
     }
 
     /// Orders something and takes the power away so long after; how it ended for the fleet.
-    fn cut(&self, name: &str, args: Json, after: Duration) -> String {
+    fn cut(&self, name: &str, args: Json, after: Duration) -> (String, Json) {
         let seen = self.world.fleet.mark();
         let id = self.order(name, args);
         // This is the moment at which the power goes.
@@ -248,7 +248,7 @@ trial = "1h"
                 let open = ["QUEUED", "IN_PROGRESS"].iter().any(|open| message.body["status"] == *open);
                 message.leaf() == "results" && message.body["command_id"] == *id && !open
             });
-        end.body["status"].as_str().unwrap().to_owned()
+        (end.body["status"].as_str().unwrap().to_owned(), end.body)
     }
 
     /// Waits for a presence that says this level.
@@ -907,29 +907,26 @@ fn every_remedy_is_done_at_most_once_whenever_the_power_goes_and_its_status_is_t
         let mut ended = |name: &'static str, status: &str| *ends.entry((name, status.to_owned())).or_default() += 1;
 
         let before = restarts();
-        let status = site.cut("restart_unit", json!({"unit": "app.service"}), moment);
+        let (status, end) = site.cut("restart_unit", json!({"unit": "app.service"}), moment);
         let done = restarts() - before;
-        assert!(
-            done <= 1 && (status != "SUCCEEDED" || done == 1),
-            "restart_unit, {moment_ms} ms: {status}, {done} times"
-        );
+        assert!(done <= 1 && (status != "SUCCEEDED" || done == 1), "restart_unit, {moment_ms} ms: {end}, {done} times");
         ended("restart_unit", &status);
 
         machine.say(&["ln", "-sfn", "releases/2.0", "/opt/app/current"]);
         machine.say(&["ln", "-sfn", "releases/1.0", "/opt/app/previous"]);
         machine.say(&["rm", "-f", "/opt/app/.fieldmedic.json"]);
-        let status = site.cut("rollback", json!({"target": "app"}), moment);
+        let (status, end) = site.cut("rollback", json!({"target": "app"}), moment);
         let now = current();
         assert!(
             now == "releases/1.0" || (now == "releases/2.0" && status != "SUCCEEDED"),
-            "rollback, {moment_ms} ms: {status}, and it is {now}"
+            "rollback, {moment_ms} ms: {end}, and it is {now}"
         );
         ended("rollback", &status);
 
         for (name, args, succeeded) in
             [("quarantine", json!({"level": "restrict"}), "restrict"), ("release", json!({}), "none")]
         {
-            let status = site.cut(name, args, moment);
+            let (status, _) = site.cut(name, args, moment);
             // What was cut off leaves the gateway as it was, or shut; what is said of it is what is in force.
             machine.until("presence to say what is in force", || {
                 let messages = site.world.fleet.so_far();
@@ -946,8 +943,8 @@ fn every_remedy_is_done_at_most_once_whenever_the_power_goes_and_its_status_is_t
         }
 
         let (seen, boots) = (site.world.fleet.mark(), machine.boots());
-        let status = site.cut("reboot", json!({}), moment);
-        assert_eq!(status, "SUCCEEDED", "it was another boot, whoever brought it about");
+        let (status, end) = site.cut("reboot", json!({}), moment);
+        assert_eq!(status, "SUCCEEDED", "{moment_ms} ms: it was another boot, whoever brought it about: {end}");
         let done = machine.boots() - boots;
         assert!(done <= 2, "reboot, {moment_ms} ms: {done} boots");
         site.world.fleet.presence(seen, DEVICE, true);

@@ -155,8 +155,8 @@ async fn reboot_over(connection: &Connection) -> zbus::Result<Option<String>> {
             let systemd = SystemdProxy::new(connection).await?;
             systemd.start_unit("reboot.target", "replace-irreversibly").await?;
         }
-        // The bus goes down with the machine, and may do so before the answer is here. Whether it does, time tells.
-        Err(zbus::Error::InputOutput(_)) => {}
+        // Bus and logind go down with the machine, and may do so before the answer is here. Whether it does, time tells.
+        Err(error) if is_unanswered(&error) => {}
         other => other?,
     }
     Ok(None)
@@ -165,6 +165,15 @@ async fn reboot_over(connection: &Connection) -> zbus::Result<Option<String>> {
 /// Nobody owns the name, and nobody can be started for it.
 fn is_unknown_service(error: &zbus::Error) -> bool {
     matches!(error, zbus::Error::MethodError(name, _, _) if name.as_str() == "org.freedesktop.DBus.Error.ServiceUnknown")
+}
+
+/// Whoever was asked, or the bus itself, went away without an answer: what was asked for may have been done.
+fn is_unanswered(error: &zbus::Error) -> bool {
+    match error {
+        zbus::Error::InputOutput(_) => true,
+        zbus::Error::MethodError(name, _, _) => name.as_str() == "org.freedesktop.DBus.Error.NoReply",
+        _ => false,
+    }
 }
 
 /// Tries for a while, at growing intervals.

@@ -230,6 +230,19 @@ struct Login {
     what: &'static str,
     mode: &'static str,
     reboots: Arc<AtomicU32>,
+    answer: fn() -> zbus::fdo::Result<()>,
+}
+
+impl Login {
+    /// Asks it over a bus of its own for a reboot.
+    async fn reboot_by(self) -> zbus::Result<Option<String>> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let server = Builder::unix_stream(theirs).server(zbus::Guid::generate()).unwrap().p2p();
+        let server = server.serve_at("/org/freedesktop/login1", self).unwrap().build();
+        let client = Builder::unix_stream(ours).p2p().build();
+        let (_login, connection) = tokio::try_join!(server, client).unwrap();
+        reboot_over(&connection).await
+    }
 }
 
 #[zbus::interface(name = "org.freedesktop.login1.Manager")]
@@ -238,9 +251,10 @@ impl Login {
         vec![(self.what.into(), "updater".into(), "writing the flash".into(), self.mode.into(), 0, 1)]
     }
 
-    fn reboot(&self, interactive: bool) {
+    fn reboot(&self, interactive: bool) -> zbus::fdo::Result<()> {
         assert!(!interactive);
         self.reboots.fetch_add(1, Ordering::SeqCst);
+        (self.answer)()
     }
 }
 
@@ -251,13 +265,18 @@ async fn a_reboot_waits_for_nobody_but_who_blocks_it() {
         [("shutdown:sleep", "block", blocked, 0), ("shutdown", "delay", None, 1), ("sleep:idle", "block", None, 1)];
     for (what, mode, expected, reboots) in cases {
         let asked = Arc::new(AtomicU32::new(0));
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let login = Login { what, mode, reboots: Arc::clone(&asked) };
-        let server = Builder::unix_stream(theirs).server(zbus::Guid::generate()).unwrap().p2p();
-        let server = server.serve_at("/org/freedesktop/login1", login).unwrap().build();
-        let client = Builder::unix_stream(ours).p2p().build();
-        let (_login, connection) = tokio::try_join!(server, client).unwrap();
-        assert_eq!(reboot_over(&connection).await.unwrap(), expected);
+        let login = Login { what, mode, reboots: Arc::clone(&asked), answer: || Ok(()) };
+        assert_eq!(login.reboot_by().await.unwrap(), expected);
         assert_eq!(asked.load(Ordering::SeqCst), reboots, "{what} {mode}");
+    }
+}
+
+#[tokio::test]
+async fn a_reboot_that_logind_does_not_live_to_answer_may_come_all_the_same() {
+    let no_reply = || Err(zbus::fdo::Error::NoReply("recipient disconnected from message bus without replying".into()));
+    let refused = || Err(zbus::fdo::Error::AccessDenied("not you".into()));
+    for (answer, taken) in [(no_reply as fn() -> zbus::fdo::Result<()>, true), (refused, false)] {
+        let login = Login { what: "sleep", mode: "delay", reboots: Arc::default(), answer };
+        assert_eq!(login.reboot_by().await.is_ok(), taken);
     }
 }
