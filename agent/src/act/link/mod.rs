@@ -1,6 +1,7 @@
 //! Restarts a network interface: down, a moment of rest, and up again. Whoever orders it may only be in reach by it, so that
 //! nothing here leaves it down: once it is down no wish to cancel counts, bringing it up is tried again until it works, and
 //! what the kernel forgets with a link that goes down (its routes, and IPv6 addresses that somebody has set) is put back.
+//! An agent that does it itself and is told to stop meanwhile brings it up before it ends.
 //! Where NetworkManager has the interface it does all that itself.
 
 #![expect(clippy::disallowed_methods, reason = "a link needs time to come up")]
@@ -9,6 +10,7 @@ mod manager;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -108,7 +110,7 @@ impl Links {
         Ok(())
     }
 
-    /// Nothing in here returns between down and up.
+    /// Nothing in here returns between down and up; where it is dropped in between, it is brought up in the same breath.
     async fn bounce(&self, interface: &str) -> ActOutcome {
         let routes = self.routes(interface).await;
         let keep = self.root.join("proc/sys/net/ipv6/conf").join(interface).join("keep_addr_on_down");
@@ -117,12 +119,15 @@ impl Links {
             // Where it can't be written the addresses are the network's to give again.
             let _ = fs::write(&keep, "1");
         }
+        let mut fall = Fall { links: self, interface, routes: &routes, is_down: true };
         let down = self.ip(&["link", "set", "dev", interface, "down"]).await;
         if down.is_ok() {
             sleep(DOWN_FOR).await;
         }
         let up = self.raise(interface).await;
         let put_back = self.put_back(interface, &routes).await;
+        fall.is_down = false;
+        drop(fall);
         if let Some(kept) = kept {
             let _ = fs::write(&keep, kept.trim());
         }
@@ -183,10 +188,7 @@ impl Links {
     async fn put_back(&self, interface: &str, routes: &[(&'static str, Vec<String>)]) -> String {
         let mut wrong = Vec::new();
         for (family, words) in routes {
-            let mut args = vec![*family, "route", "replace"];
-            args.extend(words.iter().map(String::as_str));
-            args.extend(["dev", interface]);
-            if let Err(error) = self.ip(&args).await {
+            if let Err(error) = self.ip(&replace(family, words, interface)).await {
                 wrong.push(format!("{}: {error}", words.join(" ")));
             }
         }
@@ -207,6 +209,43 @@ impl Links {
         }
         Err(format!("{}: {}", outcome.detail.unwrap_or_default(), said.lines().next().unwrap_or_default()))
     }
+}
+
+/// An interface that may be down.
+struct Fall<'a> {
+    links: &'a Links,
+    interface: &'a str,
+    routes: &'a [(&'static str, Vec<String>)],
+    is_down: bool,
+}
+
+impl Drop for Fall<'_> {
+    /// Whoever brought it down ends before it is up again, as an agent that is told to stop: nothing waits here any more.
+    fn drop(&mut self) {
+        if !self.is_down {
+            return;
+        }
+        let ip = |args: &[&str]| {
+            let done = Command::new(&self.links.ip).args(args).stdin(Stdio::null()).stdout(Stdio::null()).status();
+            match done {
+                Ok(status) if status.success() => {}
+                Ok(status) => tracing::error!("ip {}: {status}", args.join(" ")),
+                Err(error) => tracing::error!("start {}: {error}", self.links.ip.display()),
+            }
+        };
+        ip(&["link", "set", "dev", self.interface, "up"]);
+        for (family, words) in self.routes {
+            ip(&replace(family, words, self.interface));
+        }
+    }
+}
+
+/// What puts a route back.
+fn replace<'a>(family: &'a str, words: &'a [String], interface: &'a str) -> Vec<&'a str> {
+    let mut args = vec![family, "route", "replace"];
+    args.extend(words.iter().map(String::as_str));
+    args.extend(["dev", interface]);
+    args
 }
 
 /// A route's words, without those of its state.

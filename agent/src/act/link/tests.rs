@@ -138,6 +138,27 @@ async fn an_interface_goes_down_and_comes_up_with_the_routes_that_it_had() {
 }
 
 #[tokio::test]
+async fn an_agent_that_stops_meanwhile_leaves_it_up_with_its_routes() {
+    let Some(gateway) = Gateway::new() else { return };
+    let links = gateway.links("");
+    let mut before = gateway.state();
+    let is_down = async {
+        while gateway.calls() != [DOWN] {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        outcome = links.restart("wwan0", never()) => panic!("{outcome:?}"),
+        () = is_down => {}
+    }
+    assert_eq!(gateway.calls(), [DOWN, UP]);
+    let mut after = gateway.state();
+    before[1].clear();
+    after[1].clear();
+    assert_eq!(before, after);
+}
+
+#[tokio::test]
 async fn what_can_not_be_brought_up_at_once_is_tried_until_it_can_be() {
     let Some(gateway) = Gateway::new() else { return };
     let links = gateway.links(UP);
