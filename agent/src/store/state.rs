@@ -215,7 +215,13 @@ impl State {
 
     fn try_commit(&mut self, entries: &[(String, Option<Bytes>)]) -> Result<(), Trouble> {
         if self.db.is_none() {
-            self.db = Some(self.open_db()?.db);
+            let mut opened = self.open_db()?;
+            if opened.trouble(self.generation.last).is_some() {
+                // What stood in it is still known to who puts. The next opening must notice all the same, and begin anew: from
+                // here on the tally is carried on wrong.
+                opened.db.tally.sum = opened.db.tally.sum.wrapping_add(1);
+            }
+            self.db = Some(opened.db);
         }
         let Some(db) = self.db.as_mut() else { return Ok(()) };
         let mut batch = sled::Batch::default();
@@ -277,6 +283,8 @@ impl State {
             .attempt(|| format!("set {} aside", dir.display()))?;
         let what = format!("{}, begun anew with {} entries", set_aside.what, entries.len());
         losses.push(StoreLoss { what, records: 0, state_lost: true });
+        // The new one has fallen back from nothing.
+        self.generation.last = Last::Known(0);
         let entries: Vec<_> = entries.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
         self.commit(&entries)
     }

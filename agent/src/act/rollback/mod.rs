@@ -92,7 +92,10 @@ impl Rollbacks {
         match (kind, verb) {
             (RollbackKind::Slots { dir }, Verb::Rollback { to }) => switch(dir, to, units, within).await,
             (RollbackKind::Slots { dir }, Verb::MarkGood) => match Slots::new(dir).mark_good() {
-                Ok(release) => ActOutcome::succeeded(format!("{release} is good")),
+                Ok((release, trouble)) => {
+                    let good = std::iter::once(format!("{release} is good")).chain(trouble);
+                    ActOutcome::succeeded(good.collect::<Vec<_>>().join("; "))
+                }
                 Err(error) => refused(error),
             },
             (RollbackKind::Rauc, Verb::Rollback { to }) => answered(within, rauc::rollback(to)).await,

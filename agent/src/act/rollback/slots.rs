@@ -67,11 +67,7 @@ impl<'a> Slots<'a> {
     /// present release bad; who names one may have other reasons.
     pub(super) fn rollback(&self, to: Option<&str>) -> Result<Option<Switched>, SlotError> {
         let from = self.current()?;
-        let mut trouble = Vec::new();
-        let marks = self.marks().unwrap_or_else(|wrong| {
-            trouble.push(format!("{wrong}: no release counted as good or bad"));
-            Marks::default()
-        });
+        let (marks, mut trouble) = self.marks_or_none();
         let is_bad = to.is_none();
         let to = match to {
             Some(name) => name.to_owned(),
@@ -95,14 +91,15 @@ impl<'a> Slots<'a> {
         Ok(Some(Switched { from, to, trouble }))
     }
 
-    /// Marks the release that runs as good.
-    pub(super) fn mark_good(&self) -> Result<String, SlotError> {
+    /// Marks the release that runs as good: its name, and what went wrong beside it.
+    pub(super) fn mark_good(&self) -> Result<(String, Vec<String>), SlotError> {
         let current = self.current()?;
-        self.mark(self.marks().unwrap_or_default(), |marks| {
+        let (marks, trouble) = self.marks_or_none();
+        self.mark(marks, |marks| {
             marks.bad.remove(&current);
             marks.good.insert(current.clone());
         })?;
-        Ok(current)
+        Ok((current, trouble))
     }
 
     /// The name of the release that runs.
@@ -180,6 +177,14 @@ impl<'a> Slots<'a> {
             return Err(wrong(&"is too large"));
         }
         serde_json::from_slice(&bytes).map_err(|error| wrong(&error))
+    }
+
+    /// The marks; none, and what is wrong, where they can't be read.
+    fn marks_or_none(&self) -> (Marks, Vec<String>) {
+        match self.marks() {
+            Ok(marks) => (marks, Vec::new()),
+            Err(wrong) => (Marks::default(), vec![format!("{wrong}: no release counted as good or bad")]),
+        }
     }
 
     fn mark(&self, mut marks: Marks, change: impl FnOnce(&mut Marks)) -> Result<(), SlotError> {
@@ -260,7 +265,7 @@ mod tests {
     fn a_named_release_is_gone_to_even_if_it_was_bad_and_good_again_when_marked() {
         let dir = usual();
         let slots = Slots::new(dir.path());
-        assert_eq!(slots.mark_good().unwrap(), "2.0");
+        assert_eq!(slots.mark_good().unwrap(), ("2.0".to_owned(), vec![]));
         slots.rollback(Some("1.5")).unwrap().unwrap();
         assert_eq!(links(&dir), ["1.5", "2.0"]);
         // That somebody wished for another one says nothing against it.
@@ -351,6 +356,10 @@ mod tests {
             &link,
         ];
         for cut in cuts {
+            let dir = usual();
+            cut(&dir.path().join(MARKS_FILE));
+            let (_, trouble) = Slots::new(dir.path()).mark_good().unwrap();
+            assert!(trouble[0].contains("no release counted as good or bad"), "{trouble:?}");
             let dir = usual();
             cut(&dir.path().join(MARKS_FILE));
             let switched = Slots::new(dir.path()).rollback(None).unwrap().unwrap();

@@ -130,6 +130,24 @@ fn a_state_that_fell_back_to_what_it_was_before_is_noticed() {
 }
 
 #[test]
+fn a_state_that_fell_back_while_it_was_in_use_is_noticed_by_the_next_opening() {
+    let root = root();
+    filled(&root, 20);
+    let before = fs::read(root.path().join(DIR).join("db")).expect("read");
+    let (mut state, _, _) = open(&root);
+    state.put(&[entry("journal/7", "executing")]).expect("put");
+    state.close();
+    damage(&root.path().join(DIR).join("db"), |bytes| *bytes = before);
+    state.put(&[entry("journal/8", "executing")]).expect("put into a database opened anew");
+    drop(state);
+    let (state, entries, losses) = open(&root);
+    assert!(!entries.contains_key("journal/7") && entries.contains_key("journal/8"));
+    assert!(losses[0].state_lost, "{losses:?}");
+    drop(state);
+    assert_eq!(open(&root).2, [], "told once");
+}
+
+#[test]
 fn a_state_set_aside_is_no_larger_than_the_reserve() {
     let root = root();
     let mut losses = Vec::new();
