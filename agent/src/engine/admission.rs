@@ -120,6 +120,17 @@ pub fn affordable(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Ref
     }
 }
 
+/// Whether it is done at all, or only said.
+///
+/// # Errors
+/// What would have been done.
+pub fn rehearsed(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
+    if circumstances.config.remediation.dry_run && act.needs_leave() {
+        return Err((Reason::DryRun, format!("would have done: {}", act.target())));
+    }
+    Ok(())
+}
+
 /// What holds for the gateway's own rules only: a gateway that fails at boot must stay reachable.
 ///
 /// # Errors

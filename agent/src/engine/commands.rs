@@ -142,6 +142,27 @@ struct Entry {
     progress_pct: u8,
     /// The seq under which its terminal status was put into the outbox.
     report_seq: Option<u64>,
+    /// How it ended is on its way to the disk: it is told from there.
+    ending: bool,
+}
+
+impl Entry {
+    fn new(stored: Stored) -> Self {
+        Self {
+            stored,
+            command: None,
+            token: None,
+            target: None,
+            begins_at: None,
+            pkids: Vec::new(),
+            durable: false,
+            timeout: None,
+            output: None,
+            progress_pct: 0,
+            report_seq: None,
+            ending: false,
+        }
+    }
 }
 
 /// A command as it stands in the journal.
@@ -233,6 +254,7 @@ impl Commands {
             Purpose::Outcome(id) if written => {
                 if let Some(entry) = self.ledger.get_mut(id) {
                     entry.durable = true;
+                    entry.ending = false;
                 }
                 self.acknowledge_all(id);
                 self.report(id);
@@ -361,19 +383,7 @@ impl Commands {
         let awaits_boot = &*stored.name == "reboot" || stored.reason.as_deref() == Some(Reason::NeedsReboot.word());
         let rebooted = awaits_boot.then(|| stored.boot.is_some_and(|began| began != boot));
         let (status, reported) = (stored.status, stored.reported);
-        let entry = Entry {
-            stored,
-            command: None,
-            token: None,
-            target: None,
-            begins_at: None,
-            pkids: Vec::new(),
-            durable: true,
-            timeout: None,
-            output: None,
-            progress_pct: 0,
-            report_seq: None,
-        };
+        let entry = Entry { durable: true, ..Entry::new(stored) };
         self.ledger.insert(id.clone(), entry);
         let reason = Some(Reason::Interrupted.word());
         match status {
@@ -451,9 +461,7 @@ impl Commands {
         }
         if let Some(act) = parsed.act() {
             admission::affordable(self.circumstances(facts), act)?;
-            if facts.config.remediation.dry_run && act.needs_leave() {
-                return Err((Reason::DryRun, format!("would have done: {}", act.target())));
-            }
+            admission::rehearsed(self.circumstances(facts), act)?;
             let waits = spread(facts, command, &parsed).is_some() || self.target_is_taken(facts, act);
             if waits && self.queue.len() >= QUEUE_MAX {
                 return Err((Reason::Busy, format!("{QUEUE_MAX} commands are queued already")));
@@ -480,10 +488,7 @@ impl Commands {
         }
         admission::settled(circumstances, act)?;
         admission::affordable(circumstances, act)?;
-        if facts.config.remediation.dry_run && act.needs_leave() {
-            return Err((Reason::DryRun, format!("would have done: {}", act.target())));
-        }
-        Ok(())
+        admission::rehearsed(circumstances, act)
     }
 
     fn accept(&mut self, facts: Facts<'_>, command: &VerifiedCommand, parsed: Command, pkid: Option<u16>) {
@@ -505,17 +510,13 @@ impl Commands {
         }
         let timeout = command.timeout_s.map(Duration::from_secs);
         let entry = Entry {
-            stored,
             command: Some(parsed),
             token: command.token.clone(),
             target,
             begins_at,
             pkids: pkid.into_iter().collect(),
-            durable: false,
             timeout,
-            output: None,
-            progress_pct: 0,
-            report_seq: None,
+            ..Entry::new(stored)
         };
         self.ledger.insert(command.id.clone(), entry);
         if waits {
@@ -528,9 +529,11 @@ impl Commands {
     fn accepted(&mut self, facts: Facts<'_>, id: &CommandId) {
         let Some(entry) = self.ledger.get_mut(id) else { return };
         entry.durable = true;
-        let status = entry.stored.status;
+        let (status, ending) = (entry.stored.status, entry.ending);
         self.acknowledge_all(id);
         match status {
+            // It was canceled while this was under way.
+            _ if ending => {}
             Status::Queued => {
                 self.report(id);
                 self.begin_queued(facts);
@@ -551,9 +554,11 @@ impl Commands {
     fn not_journaled(&mut self, id: &CommandId) {
         self.queue.retain(|queued| queued != id);
         let Some(entry) = self.ledger.get(id) else { return };
+        if entry.ending {
+            return;
+        }
         if entry.stored.status.is_terminal() {
-            let entries = vec![put(id, &entry.stored)];
-            return self.steps.push_back(Step::Journal(Purpose::Outcome(id.clone()), entries));
+            return self.journal_end(id);
         }
         let detail = "the journal could not be written; it was not begun".to_owned();
         self.finish(id, Status::Rejected, Some(Reason::StoreFailed.word()), Some(detail), None);
@@ -675,10 +680,7 @@ impl Commands {
         quarantine::forbids(facts.quarantine, Some(act))?;
         admission::permitted(circumstances, act)?;
         admission::affordable(circumstances, act)?;
-        if facts.config.remediation.dry_run && act.needs_leave() {
-            return Err((Reason::DryRun, format!("would have done: {}", act.target())));
-        }
-        Ok(())
+        admission::rehearsed(circumstances, act)
     }
 
     fn begin(&mut self, facts: Facts<'_>, id: &CommandId, act: &Act) {
@@ -761,6 +763,13 @@ impl Commands {
         entry.stored.detail = detail.as_deref().map(|text| tail(text).into());
         entry.stored.output = output.as_deref().map(|text| tail(text).into());
         entry.output = output.map(Into::into);
+        self.journal_end(id);
+    }
+
+    /// It is told once this is on the disk.
+    fn journal_end(&mut self, id: &CommandId) {
+        let Some(entry) = self.ledger.get_mut(id) else { return };
+        entry.ending = true;
         let entries = vec![put(id, &entry.stored)];
         self.steps.push_back(Step::Journal(Purpose::Outcome(id.clone()), entries));
     }
@@ -810,30 +819,22 @@ impl Commands {
         keep: bool,
     ) {
         *self.refused.entry(reason).or_default() += 1;
-        if self.refusals.take(facts.now.mono) {
+        let told = self.refusals.take(facts.now.mono);
+        if told {
             self.audit(Some(&command.id), Some(&command.name), reason, &detail);
         }
         let mut stored = Stored::new(command, Status::Rejected);
         stored.reason = Some(reason.word().into());
         stored.detail = Some(tail(&detail).into());
         if !keep {
-            self.steps.push_back(Step::Report(result_of(&command.id, &stored)));
+            // Nothing keeps it from coming over and over.
+            if told {
+                self.steps.push_back(Step::Report(result_of(&command.id, &stored)));
+            }
             return self.acknowledge(pkid);
         }
         let entries = vec![put(&command.id, &stored)];
-        let entry = Entry {
-            stored,
-            command: None,
-            token: None,
-            target: None,
-            begins_at: None,
-            pkids: pkid.into_iter().collect(),
-            durable: false,
-            timeout: None,
-            output: None,
-            progress_pct: 0,
-            report_seq: None,
-        };
+        let entry = Entry { pkids: pkid.into_iter().collect(), ..Entry::new(stored) };
         self.ledger.insert(command.id.clone(), entry);
         self.steps.push_back(Step::Journal(Purpose::Accepted(command.id.clone()), entries));
     }

@@ -67,6 +67,7 @@ use metric::{Metric, Point};
 use observation::{Audited, EndSigns, ErrorBatch, Observation, Severity};
 use outbox::Outbox;
 use pace::Pace;
+pub(crate) use quarantine::NOT_IN_FORCE;
 use quarantine::Quarantine;
 use recent::Recent;
 use record::{Body, Class, CommandResult, Event, EventKind, Record, Sample};
@@ -399,7 +400,8 @@ impl Engine {
 
     fn errors(&mut self, now: Now, batch: ErrorBatch) {
         if self.stopping.is_some() || !self.config.collect.errors.enabled {
-            // Its buckets would end after the agent. The cursor stays before it: the next run reads it.
+            // Its buckets would end after the agent. The cursor stays before it, and the next run reads it; what an application
+            // says while the agent stops is lost, as it is until that has started again.
             return;
         }
         if let Some(cursor) = &batch.cursor {
@@ -716,6 +718,12 @@ impl Engine {
         let upto = self.seqs.last + SEQ_BLOCK;
         let entry = (start::SEQ_KEY.to_owned(), Some(commands::encode(&upto)));
         self.effects.put(Purpose::Reserve { upto }, vec![entry]);
+    }
+
+    /// The end of the numbers that this run uses, if it stops now: an entry for the store.
+    fn last_seqs(&self) -> (String, Option<Bytes>) {
+        let upto = self.seqs.reserved.max(self.seqs.last + SEQ_LOW);
+        (start::SEQ_KEY.to_owned(), Some(commands::encode(&upto)))
     }
 
     fn save_timeline(&mut self, saved: &Saved) {

@@ -542,10 +542,11 @@ impl Outbox {
         lane.next_read = seq.min(lane.next_read);
         // An answer out of order may have come for a later one: that does not answer for those before it.
         lane.done = lane.done.min(seq.saturating_sub(1));
-        // The store can't give these a second time. Some may have arrived: better counted twice than not at all.
-        let inflight = &lane.inflight;
-        let (spared, gone): (BTreeSet<u64>, BTreeSet<u64>) =
-            mem::take(&mut lane.spared).into_iter().partition(|seq| inflight.contains(seq));
+        // The store can't give these a second time, unless they are still on their way. Some may have arrived: better counted
+        // twice than not at all.
+        let (inflight, ready) = (&lane.inflight, &lane.ready);
+        let is_here = |seq: &u64| inflight.contains(seq) || ready.iter().any(|(other, _)| other == seq);
+        let (spared, gone): (BTreeSet<u64>, BTreeSet<u64>) = mem::take(&mut lane.spared).into_iter().partition(is_here);
         lane.spared = spared;
         lane.ahead.forget(|seq| gone.contains(&seq));
         let (Some(first), Some(last)) = (gone.first(), gone.last()) else { return };

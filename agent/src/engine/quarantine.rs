@@ -28,7 +28,7 @@ const REFRESH_EVERY: Duration = Duration::from_secs(600);
 /// And while it is out of reach: it may have moved.
 const REFRESH_EVERY_OFFLINE: Duration = Duration::from_secs(60);
 /// The outcome's word for rules that somebody has taken away: root, on the console.
-const NOT_IN_FORCE: &str = "not_in_force";
+pub(crate) const NOT_IN_FORCE: &str = "not_in_force";
 
 /// The level as it stands in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -92,10 +92,21 @@ impl Stored {
 
 impl Quarantine {
     /// Begins with what the journal says; its rules are put in force again at once.
-    pub(super) fn restore(now: Now, state: &[(String, Bytes)]) -> Self {
-        let stored = state.iter().find(|(key, _)| key == QUARANTINE_KEY).map(|(_, value)| value);
-        let stored: Option<Stored> = stored.and_then(|value| minicbor::decode(value).ok());
-        let inside = stored.and_then(|stored| Some(Inside { level: QuarantineLevel::parse(&stored.level)?, stored }));
+    /// An entry that can't be read, as one of a newer version, says that there is one.
+    pub(super) fn restore(now: Now, at: Stamp, state: &[(String, Bytes)]) -> Self {
+        let entry = state.iter().find(|(key, _)| key == QUARANTINE_KEY);
+        let inside = entry.map(|(_, value)| {
+            let read = minicbor::decode::<Stored>(value).ok();
+            read.and_then(|stored| Some(Inside { level: QuarantineLevel::parse(&stored.level)?, stored }))
+                .unwrap_or_else(|| Inside {
+                    level: QuarantineLevel::Restrict,
+                    stored: Stored {
+                        level: QuarantineLevel::Restrict.word().into(),
+                        since: at,
+                        by: "a journal that can't be read".into(),
+                    },
+                })
+        });
         let refresh_at = inside.is_some().then_some(now.mono);
         Self { inside, refresh_at, alone_since: Some(now.mono), ..Self::default() }
     }

@@ -616,8 +616,8 @@ impl Engine {
         true
     }
 
-    /// As many of the next samples as a message takes, and at least one; compressed if the config says so. None if the
-    /// first can't be read.
+    /// As many of the next samples as a message takes, and at least one; compressed if the config says so. None of them if
+    /// the first can't be read.
     fn telemetry_message(&self, class: Class, upto: u64) -> (Vec<u8>, Vec<u64>) {
         match self.config.telemetry.encoding {
             Encoding::Json => {

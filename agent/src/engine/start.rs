@@ -130,11 +130,14 @@ impl Engine {
         let saved = timeline.observe(now);
         let careful = state.careful(&recovered, &timeline, now);
         let highest_stored = recovered.logs.iter().map(|log| log.last).max().unwrap_or(0);
-        let last = if recovered.absent {
-            last_by_clock(timeline.floor().max(now.wall.unix))
-        } else {
-            last_used(state.read(SEQ_KEY).unwrap_or(0), highest_stored)
+        let run: Option<Run> = state.read(RUN_KEY);
+        let used = Used {
+            reserved: state.read(SEQ_KEY).unwrap_or(0),
+            stored: highest_stored,
+            told: run.as_ref().is_some_and(|run| run.clean),
         };
+        let by_clock = last_by_clock(timeline.floor().max(now.wall.unix));
+        let last = if recovered.absent { by_clock } else { used.last(by_clock) };
         let dropped = state.read(DROPPED_KEY);
         let accounted: Vec<u64> = state.read(ACCOUNTED_KEY).unwrap_or_default();
         let events_last = recovered.logs.get(Class::Events as usize).map_or(0, |log| log.last);
@@ -173,7 +176,7 @@ impl Engine {
             commands: Commands::new(&recovered.state, careful, identity.boot),
             remedies,
             reboot: None,
-            quarantine: Quarantine::restore(now, &recovered.state),
+            quarantine: Quarantine::restore(now, stamp, &recovered.state),
             releases: Releases::restore(&recovered.state),
             snapshots: BTreeMap::new(),
             power: Power::default(),
@@ -213,7 +216,7 @@ impl Engine {
         let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
         let (crashed, entry) = engine.crashes_since(state.read(CRASHES_KEY));
         first.extend(entry);
-        let before = state.read(RUN_KEY).map(|run| Before { run, crashed });
+        let before = run.map(|run| Before { run, crashed });
         engine.begin(now, before, first, &recovered, &told, leftovers);
         engine
     }
@@ -332,10 +335,25 @@ impl Engine {
     }
 }
 
-/// The highest number that may have been used. Reserved ones are ahead of the stored ones, unless the state that tells
-/// them was lost or could not be written: then messages that are not stored went beyond both.
-fn last_used(reserved: u64, stored: u64) -> u64 {
-    if reserved > stored || stored == 0 { reserved } else { stored.saturating_add(SEQ_SKIP) }
+/// What is known of the numbers that were used.
+struct Used {
+    reserved: u64,
+    stored: u64,
+    /// The last run has said at its end which it had used.
+    told: bool,
+}
+
+impl Used {
+    /// The highest number that may have been used. One that was cut off may have gone beyond all that is known: on a disk that
+    /// takes nothing, messages go out all the same.
+    fn last(&self, by_clock: u64) -> u64 {
+        let known = self.reserved.max(self.stored);
+        match known {
+            0 => 0,
+            _ if self.told => known,
+            _ => known.saturating_add(SEQ_SKIP).max(by_clock),
+        }
+    }
 }
 
 /// Above all that were used before now, and still exact in a reader that keeps numbers as floats (2^53).

@@ -83,7 +83,7 @@ impl Engine {
         self.incidents.close_buckets(now.mono);
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));
         let run = Run { at: self.timeline.stamp(now.mono), clean: true, reboot: why.map(Into::into) };
-        let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))];
+        let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run))), self.last_seqs()];
         let saved = self.timeline.save();
         entries.extend(super::start::floors(&saved));
         self.effects.put(Purpose::Bookkeeping, entries);

@@ -2,7 +2,6 @@
 //! table says. Holds nothing but the open interval and, for counters, the last reading. Judges nothing.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::metric::{Metric, Point, Rollup, Value};
 use super::record::{Reading, Sample};
@@ -116,12 +115,6 @@ impl Vitals {
     /// Readings that were turned away at [`SERIES_MAX`] since it was last asked.
     pub fn take_refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
-    }
-
-    /// Length of the open interval so far.
-    #[must_use]
-    pub fn open_for(&self, now: Mono) -> Duration {
-        now.since(self.since)
     }
 
     /// Closes the interval. `None` if nothing was observed in it.

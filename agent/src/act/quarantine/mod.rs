@@ -25,6 +25,7 @@ use self::terms::{ADDRESSES_MAX, Terms};
 use super::jobs::{self, Job};
 use super::program::{self, Program};
 use crate::config::{QuarantineLevel, UnitName};
+use crate::engine::NOT_IN_FORCE;
 use crate::engine::io::{ActOutcome, ActStatus};
 use crate::store::disk;
 
@@ -42,8 +43,6 @@ const NFT: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/loca
 const NFT_MAX: Duration = Duration::from_secs(10);
 /// The outcome's word for a quarantine that stops units only.
 const DEGRADED: &str = "degraded";
-/// The outcome's word for rules that root took away on the console.
-pub const NOT_IN_FORCE: &str = "not_in_force";
 
 /// The level of a quarantine that root has ended on the console.
 const ENDED: &str = "none";
@@ -296,7 +295,10 @@ fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) ->
             ..ActOutcome::failed(DEGRADED, format!("the network is as it was: {why}{stopped}{trouble}"))
         },
         None if level == QuarantineLevel::Observe => ActOutcome::succeeded("nothing is cut off"),
-        None if now.wide => ActOutcome::succeeded(format!("any address at port {} is in reach", now.terms.port)),
+        None if now.wide => {
+            let reach = format!("any address at port {} is in reach", now.terms.port);
+            ActOutcome::succeeded(format!("{reach}{stopped}{trouble}"))
+        }
         None => {
             let broker: Vec<String> = now.terms.broker.iter().map(ToString::to_string).collect();
             let broker = if broker.is_empty() { "no known address".into() } else { broker.join(", ") };

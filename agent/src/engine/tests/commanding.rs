@@ -150,6 +150,21 @@ fn cancel_takes_back_what_is_queued_and_stops_what_runs() {
 }
 
 #[test]
+fn what_is_canceled_while_it_is_on_its_way_to_the_disk_ends_once() {
+    let mut world = online();
+    world.acts_succeed = false;
+    for pkid in 1..=5 {
+        world.command(&format!("d-{pkid}"), "collect_diagnostics", json!({}), 2 * pkid);
+        world.command(&format!("c-{pkid}"), "cancel_all", json!({}), 2 * pkid + 1);
+    }
+    world.settle();
+    for pkid in 1..=5 {
+        let ended = world.statuses(&format!("d-{pkid}")).into_iter().filter(|status| status == "CANCELED").count();
+        assert_eq!(ended, 1, "d-{pkid}: {:?}", world.statuses(&format!("d-{pkid}")));
+    }
+}
+
+#[test]
 fn what_was_under_way_at_a_crash_is_interrupted_and_what_waited_is_canceled() {
     let mut world = online();
     world.acts_succeed = false;
@@ -344,6 +359,20 @@ fn a_flood_of_garbage_is_told_in_part_and_counted_in_full() {
     assert!((1..=70).contains(&told), "{told} told");
     assert_eq!(counted, 1_000);
     assert_eq!(world.acked_commands.len(), 1_000);
+}
+
+#[test]
+fn a_genuine_command_under_a_known_id_that_comes_over_and_over_is_told_in_part() {
+    let mut world = online();
+    world.command("x", "ping", json!({}), 1);
+    world.settle();
+    for pkid in 2..=500 {
+        world.command("x", "cancel_all", json!({}), pkid);
+    }
+    world.settle();
+    let told = world.results("x").iter().filter(|result| result["reason"] == "replayed").count();
+    assert!((1..=70).contains(&told), "{told} told");
+    assert_eq!(world.acked_commands.len(), 500);
 }
 
 #[test]

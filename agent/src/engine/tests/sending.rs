@@ -628,6 +628,33 @@ fn no_seq_is_used_twice_when_numbers_could_not_be_reserved() {
 }
 
 #[test]
+fn no_seq_is_used_twice_when_nothing_could_be_stored() {
+    let mut world = World::new();
+    world.advance(10 * SECOND);
+    world.refuse(|op| !matches!(op, StoreOp::Probe), StoreFault::Io { what: "a disk that is gone".into() });
+    // More numbers than one block has.
+    world.advance(2_400 * SECOND);
+    world.refuse_nothing();
+    world.crash();
+    world.advance(10 * SECOND);
+    assert_no_seq_stands_for_two_messages(&world);
+}
+
+#[test]
+fn a_run_that_ended_well_leaves_no_numbers_out() {
+    let mut world = World::new();
+    world.advance(60 * SECOND);
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(10 * SECOND);
+    let last = world.got.iter().filter_map(|got| got.body["seq"].as_u64()).max().unwrap();
+    world.crash();
+    world.advance(10 * SECOND);
+    let next = world.got.iter().filter_map(|got| got.body["seq"].as_u64()).max().unwrap();
+    assert!((last + 1..last + 4_096).contains(&next), "{last}, {next}");
+    assert_no_seq_stands_for_two_messages(&world);
+}
+
+#[test]
 fn numbers_that_could_not_be_reserved_are_reserved_later() {
     let mut world = World::new();
     let reserved = |world: &World| world.store.state.get("seq").cloned();
