@@ -16,7 +16,7 @@ use crate::engine::record::{Class, EventKind, Status};
 use crate::wire::Reason;
 
 /// What says words to others: events, results, outcomes, findings.
-const SPEAKING: [&str; 5] = ["engine", "act", "helper", "wire", "audit"];
+const SPEAKING: [&str; 6] = ["engine", "act", "helper", "wire", "audit", "runtime/dispatch"];
 
 /// Words that stay inside: keys of files that are documented elsewhere, what is said to the kernel and to other programs, and
 /// what the agent and its helper say to each other.

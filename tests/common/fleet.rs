@@ -136,11 +136,6 @@ impl Fleet {
         })
     }
 
-    /// Watches for something that must not come to pass.
-    pub fn never_within(&self, watched: Duration, what: &str, bad: impl Fn(&[Message]) -> bool) {
-        self.messages.never_within(watched, what, bad);
-    }
-
     /// The first telemetry sample that fits, since the mark.
     pub fn sample_since(&self, mark: usize, device: &str, what: &str, fits: impl Fn(&Json) -> bool) -> Json {
         let topic = format!("{PREFIX}/{device}/telemetry");

@@ -84,11 +84,12 @@ impl<T: Clone + Debug + Send + 'static> Stream<T> {
         self.wait_within(bound, 0, find).unwrap_or_else(|| self.give_up(0, what, bound))
     }
 
-    /// Watches for something that must not come to pass.
+    /// Watches for something that must not come to pass, while it could.
     pub fn never_within(&self, watched: Duration, what: &str, bad: impl Fn(&[T]) -> bool) {
         if self.wait_within(watched, 0, |items| bad(items).then_some(())).is_some() {
             self.give_up(0, &format!("none of this: {what}"), watched)
         }
+        assert!(!self.shared.0.lock().unwrap().ended, "{}: ended before it was watched for long enough", self.name);
     }
 
     /// Waits until the stream is at its end; false if it isn't within the bound.

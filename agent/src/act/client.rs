@@ -85,10 +85,14 @@ impl Client {
             return ActOutcome::failed("too_large", detail);
         }
         let ask = async {
+            let mut was_canceled = false;
             loop {
-                let outcome = self.ask(&request, &mut canceled, &mut progress).await;
+                let outcome = self.ask(&request, &mut canceled, &mut was_canceled, &mut progress).await;
                 if outcome.reason.as_deref() != Some(ASKED_TOO_OFTEN) {
                     return outcome;
+                }
+                if was_canceled {
+                    return ActOutcome::canceled("canceled before the helper had taken it");
                 }
                 sleep(ASK_AGAIN_AFTER).await;
             }
@@ -106,6 +110,7 @@ impl Client {
         &self,
         request: &[u8],
         canceled: &mut oneshot::Receiver<()>,
+        was_canceled: &mut bool,
         progress: &mut impl FnMut(u8),
     ) -> ActOutcome {
         let no_helper = |error| ActOutcome::failed("no_helper", format!("{}: {error}", self.socket.display()));
@@ -127,6 +132,7 @@ impl Client {
                     // An error means that nobody can cancel any more.
                     cancelable = false;
                     if cancel.is_ok() {
+                        *was_canceled = true;
                         link.try_send(CANCEL);
                     }
                     continue;

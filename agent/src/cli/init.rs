@@ -242,7 +242,9 @@ fn summarize(
     let Some(kid) = answers.keys.last().map(|key| &key.kid) else { return Ok(()) };
     let mqtt = &loaded.config.mqtt;
     let ca = mqtt.tls.ca_file.as_ref().map(|ca| format!("--ca-file {} ", shown(ca))).unwrap_or_default();
-    let device = &loaded.config.device.id;
+    // One that is the gateway's hostname isn't that of the machine on which an image is made.
+    let here = answers.id.is_some() || args.bench || args.out == Path::new(SYSTEM_DIR);
+    let device = if here { loaded.config.device.id.as_str() } else { "DEVICE" };
     writeln!(out, "  fieldmedic send --url {} {ca}--key {kid}.key --to {device} ping", mqtt.url)
 }
 
