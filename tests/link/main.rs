@@ -63,6 +63,23 @@ fn a_wrong_password_is_said_once_and_tried_with_patience_until_its_file_has_the_
 }
 
 #[test]
+fn an_agent_whose_password_is_not_there_yet_works_and_logs_in_once_it_is() {
+    let broker = Broker::start(Access::Password);
+    let gateway = Gateway::new("gw-late", &broker.url()).with("[mqtt]\nusername = \"gateway\"");
+    let password = gateway.file("password");
+    let gateway = gateway.with(&format!("[mqtt]\npassword_file = \"{}\"", password.display()));
+    let agent = gateway.start();
+    agent.wait_for_log("the password");
+    agent.wait_for_log("can't be used: No such file");
+    agent.wait_for_log("retrying with backoff");
+    assert_eq!(accepted_in(&broker.log().so_far(), "gw-late"), 0, "nobody was asked");
+
+    std::fs::write(&password, "right\n").unwrap();
+    let fleet = Fleet::watch(&broker);
+    fleet.presence(0, "gw-late", true);
+}
+
+#[test]
 fn a_certificate_of_an_unknown_ca_is_said_once_and_nothing_is_told_to_that_broker() {
     let broker = Broker::start(Access::MutualTls);
     let gateway = Gateway::new("gw-ca", &broker.url());

@@ -319,7 +319,7 @@ pub enum LinkFaultKind {
     Tcp,
     /// The handshake, or an alert after it.
     Tls,
-    /// The broker said no to CONNECT.
+    /// The broker said no to CONNECT, or there is no password to log in with.
     Refused,
     /// Nothing came in for 1.5 keep-alives, or an answer was overdue.
     KeepAlive,

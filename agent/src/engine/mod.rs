@@ -65,7 +65,7 @@ use io::{Effect, EffectId, Input, LogLevel, StoreFault, StoreOp, StoreReply, Tri
 use link::{FaultLog, Link};
 use metric::{Metric, Point};
 use observation::{Audited, EndSigns, ErrorBatch, Observation, Severity};
-use outbox::Outbox;
+use outbox::{Lost, Outbox};
 use pace::Pace;
 pub(crate) use quarantine::NOT_IN_FORCE;
 use quarantine::Quarantine;
@@ -741,6 +741,17 @@ impl Engine {
         let online = self.link.is_online();
         let thinned = online.then(|| self.outbox.take_thinned()).flatten();
         let lost = self.outbox.take_lost(now.mono, online);
+        self.record_lost(now, lost, thinned);
+    }
+
+    /// The same before the end, if the store takes it.
+    fn tell_all_lost(&mut self, now: Now) {
+        let thinned = self.outbox.take_thinned();
+        let lost = self.outbox.take_all_lost(self.link.is_online());
+        self.record_lost(now, lost, thinned);
+    }
+
+    fn record_lost(&mut self, now: Now, lost: BTreeMap<(Class, &'static str), Lost>, thinned: Option<Lost>) {
         let thinned = thinned.map(|lost| ((Class::Telemetry, outbox::THINNED), lost));
         for ((class, reason), lost) in lost.into_iter().chain(thinned) {
             let event = Event::new(Severity::Warning, EventKind::Audit, "records_dropped")

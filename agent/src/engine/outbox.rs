@@ -29,6 +29,9 @@ const READ_AHEAD: usize = 3 * READ_LOW_WATER;
 /// What the outbox may hold even where the disk is short of free space: enough for live records to get through. Giving
 /// them up would free next to nothing, and make the agent mute.
 const LIVE_BYTES: u64 = 256 * 1024;
+/// What files take beside what is in them (their last blocks, the cursors), and no more than this part of a small store.
+const FILES_BYTES: u64 = 128 * 1024;
+const FILES_SHARE: u64 = 8;
 /// Acknowledged records that may wait before space is given back.
 const TRIM_BATCH: u64 = 64;
 /// Records that only memory holds, until they are sent or the store takes them.
@@ -752,6 +755,11 @@ impl Outbox {
             return BTreeMap::new();
         }
         self.lost_at = now.after(LOST_PAUSE);
+        self.take_all_lost(online)
+    }
+
+    /// The same, whenever that was.
+    pub fn take_all_lost(&mut self, online: bool) -> BTreeMap<(Class, &'static str), Lost> {
         if self.last_fault.is_some() && !online {
             return BTreeMap::new();
         }
@@ -893,7 +901,8 @@ impl Outbox {
 
     /// One segment at a time, until the numbers that come back with it are within the limits.
     fn make_room(&mut self, effects: &mut Effects) {
-        let used = self.stats.outbox_bytes.saturating_add(self.stats.state_bytes);
+        let beside = FILES_BYTES.min(self.limits.max_bytes / FILES_SHARE);
+        let used = self.stats.outbox_bytes.saturating_add(self.stats.state_bytes).saturating_add(beside);
         let worth_it = self.stats.outbox_bytes > LIVE_BYTES;
         if used > self.limits.max_bytes || (self.is_short_of_space() && worth_it) {
             self.evict(Class::Results, effects);

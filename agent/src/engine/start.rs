@@ -135,6 +135,7 @@ impl Engine {
             reserved: state.read(SEQ_KEY).unwrap_or(0),
             stored: highest_stored,
             told: run.as_ref().is_some_and(|run| run.clean),
+            is_first: recovered.state.is_empty() && recovered.losses.is_empty(),
         };
         let by_clock = last_by_clock(timeline.floor().max(now.wall.unix));
         let last = if recovered.absent { by_clock } else { used.last(by_clock) };
@@ -341,6 +342,8 @@ struct Used {
     stored: u64,
     /// The last run has said at its end which it had used.
     told: bool,
+    /// There was none.
+    is_first: bool,
 }
 
 impl Used {
@@ -349,7 +352,7 @@ impl Used {
     fn last(&self, by_clock: u64) -> u64 {
         let known = self.reserved.max(self.stored);
         match known {
-            0 => 0,
+            0 if self.is_first => 0,
             _ if self.told => known,
             _ => known.saturating_add(SEQ_SKIP).max(by_clock),
         }

@@ -81,6 +81,8 @@ impl Engine {
         self.save_data_use(now, true);
         // The lines in them were read, and will not be again.
         self.incidents.close_buckets(now.mono);
+        // The next run knows the totals alone.
+        self.tell_all_lost(now);
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));
         let run = Run { at: self.timeline.stamp(now.mono), clean: true, reboot: why.map(Into::into) };
         let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run))), self.last_seqs()];
@@ -104,7 +106,9 @@ impl Engine {
         if stopping.stage == Stage::Tell {
             let drained = [Class::Results, Class::Events].iter().all(|class| self.outbox.is_drained(*class));
             let counted = self.incidents.deadline().is_none();
-            if stopping.is_overdue(now.mono) || (counted && (drained || !online)) {
+            // A broker may hang up on what exceeds its window, and then say itself that we are lost.
+            let told = drained && self.link.has_room();
+            if stopping.is_overdue(now.mono) || (counted && (told || !online)) {
                 self.say_offline(now, stopping.reason);
                 enter(&mut stopping, Stage::Goodbye);
             }

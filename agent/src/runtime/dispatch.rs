@@ -61,7 +61,6 @@ impl Dispatcher {
     ) -> Result<Self, RunError> {
         let config = &options.config;
         let thread = |source| RunError::System { what: "start a thread", source };
-        let password = password(config)?;
         Ok(Self {
             store: StoreHandle::spawn(store, inputs.clone()).map_err(thread)?,
             stats,
@@ -72,7 +71,7 @@ impl Dispatcher {
             config_files: options.config_files.clone(),
             battery_root: options.battery_root.clone(),
             target: Arc::new(Target::new(config.mqtt.url.clone(), Some(config.mqtt.tls.clone()))),
-            password,
+            password: config.mqtt.password_file.clone().map(Password::of),
             link: None,
             link_in,
             backoff: FullJitter::new(&config.mqtt.reconnect),
@@ -133,7 +132,10 @@ impl Dispatcher {
         match event {
             LinkEvent::Up { id, lookup } => {
                 tracing::debug!("broker: the connection stands");
-                Input::LinkUp { id, lookup, password: self.password.as_mut().map(Password::read) }
+                match self.password.as_mut().map(Password::read).transpose() {
+                    Ok(password) => Input::LinkUp { id, lookup, password },
+                    Err(fault) => self.link_down(id, fault),
+                }
             }
             LinkEvent::Packet { id, packet } => {
                 tell("received", &packet);
@@ -243,6 +245,11 @@ impl Dispatcher {
     }
 
     fn connect(&mut self, id: EffectId, version: Version) {
+        // Where there is no password yet the broker isn't troubled.
+        if let Some(Err(fault)) = self.password.as_mut().map(Password::read) {
+            let down = self.link_down(id, fault);
+            return self.refused.push(down);
+        }
         tracing::debug!("broker: connecting to {} by MQTT {}", self.target.url(), version.word());
         let handle = link::spawn(id, version, Arc::clone(&self.target), self.link_in.clone());
         self.link = Some((id, handle));
@@ -281,11 +288,6 @@ async fn outcome_of(act: impl Future<Output = ActOutcome> + Send + 'static) -> A
     tokio::spawn(act)
         .await
         .unwrap_or_else(|error| ActOutcome::failed("internal_error", format!("the agent failed at it: {error}")))
-}
-
-fn password(config: &CheckedConfig) -> Result<Option<Password>, RunError> {
-    let Some(path) = &config.mqtt.password_file else { return Ok(None) };
-    Password::open(path).map(Some).map_err(|source| RunError::Password { path: path.clone(), source })
 }
 
 fn collectors(config: &CheckedConfig, battery_root: Option<&Path>) -> Collectors {

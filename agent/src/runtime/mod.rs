@@ -76,14 +76,6 @@ pub enum RunError {
         "an agent answers on {0}, and this one can't use the store: stop that one first (systemctl stop fieldmedic)"
     )]
     RunsAlready(PathBuf),
-    /// The password file can't be read.
-    #[error("read mqtt.password_file {path}")]
-    Password {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
     /// The system gives no threads, signals or random numbers.
     #[error("{what}")]
     System {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use super::world::{World, config_with};
-use crate::engine::io::{StoreFault, StoreOp};
+use crate::engine::io::{Input, StoreFault, StoreOp};
 use crate::engine::record::Class;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -85,6 +85,21 @@ fn what_was_thinned_out_is_told_once_when_the_outage_is_over() {
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0]["records"].as_u64(), Some(dropped(&world, "thinned")));
     assert!(told[0]["first_seq"].as_u64() < told[0]["last_seq"].as_u64(), "{told:?}");
+}
+
+#[test]
+fn an_agent_that_stops_in_the_middle_of_an_outage_leaves_word_of_what_was_thinned_out() {
+    let mut world = cut_off();
+    world.advance(12 * HOUR);
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(MINUTE);
+    world.crash();
+    back_online(&mut world);
+    let told: Vec<&Json> =
+        world.got.iter().map(|got| &got.body["audit"]).filter(|audit| audit["reason"] == "thinned").collect();
+    let records: u64 = told.iter().filter_map(|audit| audit["records"].as_u64()).sum();
+    assert!(records > 0);
+    assert_eq!(records, dropped(&world, "thinned"), "{told:?}");
 }
 
 #[test]

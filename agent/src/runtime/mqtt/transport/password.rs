@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use super::files::{self, PASSWORD_FILE};
+use crate::engine::io::{LinkFault, LinkFaultKind};
 
 /// The password that a file holds: its first line.
 ///
@@ -21,33 +22,40 @@ pub fn password_in(path: &Path) -> io::Result<String> {
 /// A password that may be replaced while the agent runs, as a token is that expires.
 pub struct Password {
     path: PathBuf,
-    good: String,
+    /// The last that it had.
+    good: Option<String>,
     /// What is wrong with the file, and was said.
     said: Option<String>,
 }
 
 impl Password {
-    /// Reads it for the first time.
-    ///
-    /// # Errors
-    /// As [`password_in`].
-    pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), good: password_in(path)?, said: None })
+    /// That of a file, which need not be there yet.
+    #[must_use]
+    pub const fn of(path: PathBuf) -> Self {
+        Self { path, good: None, said: None }
     }
 
     /// The password for the next connection: as the file has it now, or else the last that it had.
-    pub fn read(&mut self) -> String {
-        match password_in(&self.path) {
-            Ok(password) => (self.good, self.said) = (password, None),
-            Err(error) => {
-                let wrong = files::unfit(PASSWORD_FILE, "the password", &self.path, &error).detail;
-                if self.said.as_ref() != Some(&wrong) {
-                    tracing::warn!("broker: {wrong}; what was read before stays in use");
-                }
-                self.said = Some(wrong);
+    ///
+    /// # Errors
+    /// It has never had one. Nobody is asked to let us in then.
+    pub fn read(&mut self) -> Result<String, LinkFault> {
+        let error = match password_in(&self.path) {
+            Ok(password) => {
+                self.said = None;
+                return Ok(self.good.insert(password).clone());
             }
+            Err(error) => error,
+        };
+        let wrong = files::unfit(PASSWORD_FILE, "the password", &self.path, &error).detail;
+        let Some(good) = self.good.clone() else {
+            return Err(LinkFault { kind: LinkFaultKind::Refused, detail: wrong });
+        };
+        if self.said.as_ref() != Some(&wrong) {
+            tracing::warn!("broker: {wrong}; what was read before stays in use");
         }
-        self.good.clone()
+        self.said = Some(wrong);
+        Ok(good)
     }
 }
 
@@ -82,14 +90,14 @@ mod tests {
     fn one_that_was_replaced_is_used_and_the_last_good_one_while_there_is_none() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "first\n").unwrap();
-        let mut password = Password::open(file.path()).unwrap();
-        assert_eq!(password.read(), "first");
+        let mut password = Password::of(file.path().to_owned());
+        assert_eq!(password.read().unwrap(), "first");
         fs::write(file.path(), "second\n").unwrap();
-        assert_eq!(password.read(), "second");
+        assert_eq!(password.read().unwrap(), "second");
         fs::write(file.path(), "").unwrap();
-        assert_eq!((password.read(), password.said.is_some()), ("second".to_owned(), true));
+        assert_eq!((password.read().unwrap(), password.said.is_some()), ("second".to_owned(), true));
         fs::write(file.path(), "third\n").unwrap();
-        assert_eq!((password.read(), password.said.is_some()), ("third".to_owned(), false));
+        assert_eq!((password.read().unwrap(), password.said.is_some()), ("third".to_owned(), false));
         assert!(!format!("{password:?}").contains("third"));
     }
 }
