@@ -20,7 +20,7 @@ const SPEAKING: [&str; 6] = ["engine", "act", "helper", "wire", "audit", "runtim
 
 /// Words that stay inside: keys of files that are documented elsewhere, what is said to the kernel and to other programs, and
 /// what the agent and its helper say to each other.
-const INSIDE: [&str; 20] = [
+const INSIDE: [&str; 21] = [
     "access_key",
     "agent_uid",
     "allow_hosts",
@@ -37,6 +37,7 @@ const INSIDE: [&str; 20] = [
     "trusted_keys",
     "CARGO_PKG_VERSION",
     "CONNACK",
+    "CREDENTIALS_DIRECTORY",
     "FIELDMEDIC_BUILD_EPOCH_S",
     "PUBACK",
     "SUBACK",

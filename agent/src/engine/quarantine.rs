@@ -90,23 +90,25 @@ impl Stored {
     }
 }
 
+impl Inside {
+    fn read(value: &[u8]) -> Option<Self> {
+        let stored: Stored = minicbor::decode(value).ok()?;
+        Some(Self { level: QuarantineLevel::parse(&stored.level)?, stored })
+    }
+
+    fn unreadable(since: Stamp) -> Self {
+        let level = QuarantineLevel::Restrict;
+        let stored = Stored { level: level.word().into(), since, by: "a journal that can't be read".into() };
+        Self { level, stored }
+    }
+}
+
 impl Quarantine {
     /// Begins with what the journal says; its rules are put in force again at once.
     /// An entry that can't be read, as one of a newer version, says that there is one.
     pub(super) fn restore(now: Now, at: Stamp, state: &[(String, Bytes)]) -> Self {
         let entry = state.iter().find(|(key, _)| key == QUARANTINE_KEY);
-        let inside = entry.map(|(_, value)| {
-            let read = minicbor::decode::<Stored>(value).ok();
-            read.and_then(|stored| Some(Inside { level: QuarantineLevel::parse(&stored.level)?, stored }))
-                .unwrap_or_else(|| Inside {
-                    level: QuarantineLevel::Restrict,
-                    stored: Stored {
-                        level: QuarantineLevel::Restrict.word().into(),
-                        since: at,
-                        by: "a journal that can't be read".into(),
-                    },
-                })
-        });
+        let inside = entry.map(|(_, value)| Inside::read(value).unwrap_or_else(|| Inside::unreadable(at)));
         let refresh_at = inside.is_some().then_some(now.mono);
         Self { inside, refresh_at, alone_since: Some(now.mono), ..Self::default() }
     }

@@ -406,3 +406,27 @@ impl<'a> State<'a> {
         if self.is_lost(recovered) { Some(present) } else { self.read(CAREFUL_KEY) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_begin_above_all_that_may_have_been_used() {
+        const CLOCK: u64 = 1_795_000_000_000 * SEQS_PER_MS;
+        let cases = [
+            // A first start; one after a stop; one after a power cut, by a right clock and by one that begins in 1970.
+            ((0, 0, false, true), CLOCK, 0),
+            ((2_048, 2_040, true, false), CLOCK, 2_048),
+            ((2_048, 2_040, false, false), CLOCK, CLOCK),
+            ((2_048, 2_040, false, false), 0, 2_048 + SEQ_SKIP),
+            // The state is lost; and so is all else.
+            ((0, 2_040, false, false), 0, 2_040 + SEQ_SKIP),
+            ((0, 0, false, false), CLOCK, CLOCK),
+        ];
+        for ((reserved, stored, told, is_first), by_clock, last) in cases {
+            let used = Used { reserved, stored, told, is_first };
+            assert_eq!(used.last(by_clock), last, "{reserved} reserved, {stored} stored, told: {told}");
+        }
+    }
+}

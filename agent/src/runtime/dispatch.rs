@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::mqtt::link::{self, LinkEvent, LinkHandle};
 use super::mqtt::tell;
-use super::mqtt::transport::{Password, Target};
+use super::mqtt::transport::{Password, Target, password_in};
 use super::retry::FullJitter;
 use super::{Options, RunError};
 use crate::act::{Actor, Order, jobs};
@@ -26,6 +26,9 @@ use crate::engine::io::{
 use crate::engine::packet::Version;
 use crate::engine::time::Now;
 use crate::store::{Backing, StoreHandle};
+
+/// Where systemd puts what `LoadCredential=` names: systemd.exec(5).
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
 /// The hands of the engine.
 pub(super) struct Dispatcher {
@@ -61,6 +64,7 @@ impl Dispatcher {
     ) -> Result<Self, RunError> {
         let config = &options.config;
         let thread = |source| RunError::System { what: "start a thread", source };
+        let password = password(config)?;
         Ok(Self {
             store: StoreHandle::spawn(store, inputs.clone()).map_err(thread)?,
             stats,
@@ -71,7 +75,7 @@ impl Dispatcher {
             config_files: options.config_files.clone(),
             battery_root: options.battery_root.clone(),
             target: Arc::new(Target::new(config.mqtt.url.clone(), Some(config.mqtt.tls.clone()))),
-            password: config.mqtt.password_file.clone().map(Password::of),
+            password,
             link: None,
             link_in,
             backoff: FullJitter::new(&config.mqtt.reconnect),
@@ -288,6 +292,15 @@ async fn outcome_of(act: impl Future<Output = ActOutcome> + Send + 'static) -> A
     tokio::spawn(act)
         .await
         .unwrap_or_else(|error| ActOutcome::failed("internal_error", format!("the agent failed at it: {error}")))
+}
+
+/// The password: of a file that may come later, or of systemd's, which has to be there.
+fn password(config: &CheckedConfig) -> Result<Option<Password>, RunError> {
+    let Some(path) = config.mqtt.password_file.clone() else { return Ok(None) };
+    if std::env::var_os(CREDENTIALS_DIRECTORY).is_some_and(|handed_over| path.starts_with(handed_over)) {
+        password_in(&path).map_err(|source| RunError::Password { path: path.clone(), source })?;
+    }
+    Ok(Some(Password::of(path)))
 }
 
 fn collectors(config: &CheckedConfig, battery_root: Option<&Path>) -> Collectors {

@@ -73,6 +73,19 @@ fn quarantine_holds_over_a_crash_and_a_reboot_and_its_rules_are_put_in_force_aga
 }
 
 #[test]
+fn an_entry_of_the_journal_that_can_not_be_read_is_no_way_out() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    let key = super::super::quarantine::QUARANTINE_KEY;
+    assert!(world.store.state.insert(key.to_owned(), Bytes::from_static(b"of a newer version")).is_some());
+    world.crash();
+    world.advance(10 * SECOND);
+    assert_eq!(level(&world), both("restrict"));
+    order(&mut world, "r-1", "release", json!({}));
+    assert_eq!(level(&world), both("none"));
+}
+
+#[test]
 fn a_crash_while_it_is_entered_leaves_the_gateway_shut_and_one_while_it_is_left_too() {
     let mut world = online();
     world.acts_succeed = false;
