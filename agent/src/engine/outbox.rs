@@ -29,7 +29,8 @@ const READ_AHEAD: usize = 3 * READ_LOW_WATER;
 /// What the outbox may hold even where the disk is short of free space: enough for live records to get through. Giving
 /// them up would free next to nothing, and make the agent mute.
 const LIVE_BYTES: u64 = 256 * 1024;
-/// What files take beside what is in them (their last blocks, the cursors), and no more than this part of a small store.
+/// What files take beside what is in them (their last blocks, the cursors), and no more than this part of a small
+/// store.
 const FILES_BYTES: u64 = 128 * 1024;
 const FILES_SHARE: u64 = 8;
 /// Acknowledged records that may wait before space is given back.
@@ -545,8 +546,8 @@ impl Outbox {
         lane.next_read = seq.min(lane.next_read);
         // An answer out of order may have come for a later one: that does not answer for those before it.
         lane.done = lane.done.min(seq.saturating_sub(1));
-        // The store can't give these a second time, unless they are still on their way. Some may have arrived: better counted
-        // twice than not at all.
+        // The store can't give these a second time, unless they are still on their way. Some may have arrived: better
+        // counted twice than not at all.
         let (inflight, ready) = (&lane.inflight, &lane.ready);
         let is_here = |seq: &u64| inflight.contains(seq) || ready.iter().any(|(other, _)| other == seq);
         let (spared, gone): (BTreeSet<u64>, BTreeSet<u64>) = mem::take(&mut lane.spared).into_iter().partition(is_here);
@@ -899,12 +900,16 @@ impl Outbox {
         *lost = Lost { records: lost.records + records, first: lost.first.min(first), last: lost.last.max(last) };
     }
 
+    /// What the logs may take: the limit, without the keyed state and what files take beside what is in them.
+    fn room(&self) -> u64 {
+        let beside = FILES_BYTES.min(self.limits.max_bytes / FILES_SHARE);
+        self.limits.max_bytes.saturating_sub(self.stats.state_bytes).saturating_sub(beside)
+    }
+
     /// One segment at a time, until the numbers that come back with it are within the limits.
     fn make_room(&mut self, effects: &mut Effects) {
-        let beside = FILES_BYTES.min(self.limits.max_bytes / FILES_SHARE);
-        let used = self.stats.outbox_bytes.saturating_add(self.stats.state_bytes).saturating_add(beside);
         let worth_it = self.stats.outbox_bytes > LIVE_BYTES;
-        if used > self.limits.max_bytes || (self.is_short_of_space() && worth_it) {
+        if self.stats.outbox_bytes > self.room() || (self.is_short_of_space() && worth_it) {
             self.evict(Class::Results, effects);
         }
         self.thin(effects);

@@ -202,8 +202,7 @@ impl Outbox {
         if half.is_some() {
             return half;
         }
-        let room = self.limits.max_bytes.saturating_sub(self.stats.state_bytes);
-        let is_full = self.stats.outbox_bytes > room / 4 * FULL_QUARTERS;
+        let is_full = self.stats.outbox_bytes > self.room() / 4 * FULL_QUARTERS;
         if !is_full || self.online || self.last_fault.is_some() || self.is_short_of_space() {
             return None;
         }
