@@ -417,6 +417,9 @@ impl Commands {
                 entry.pkids.extend(pkid);
                 return;
             }
+            if entry.ending {
+                return self.acknowledge(pkid);
+            }
             let result = result_of(&command.id, &entry.stored);
             // Each answer is a write: one old token sent over and over must not wear the flash.
             if self.refusals.take(facts.now.mono) {

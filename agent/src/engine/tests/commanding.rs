@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::world::{NONCE, World, config_with, outcome, restart};
 use crate::config::DeviceId;
-use crate::engine::io::{ActOutcome, ActStatus, Input, LinkFaultKind, StoreFault};
+use crate::engine::io::{ActOutcome, ActStatus, Input, LinkFaultKind, StoreFault, StoreOp};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -162,6 +162,26 @@ fn what_is_canceled_while_it_is_on_its_way_to_the_disk_ends_once() {
         let ended = world.statuses(&format!("d-{pkid}")).into_iter().filter(|status| status == "CANCELED").count();
         assert_eq!(ended, 1, "d-{pkid}: {:?}", world.statuses(&format!("d-{pkid}")));
     }
+}
+
+#[test]
+fn a_command_that_comes_again_is_not_answered_with_an_end_that_is_not_on_the_disk() {
+    let mut world = online();
+    world.acts_succeed = false;
+    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.settle();
+    world
+        .stall_store_at(|op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/r-1")));
+    let (id, _) = world.acts[0].clone();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 2);
+    world.settle();
+    assert!(world.store_is_late());
+    assert_eq!(world.statuses("r-1"), ["IN_PROGRESS"]);
+    assert_eq!(world.acked_commands, [1, 2]);
+    world.store_answers();
+    world.settle();
+    assert_eq!(world.statuses("r-1"), ["IN_PROGRESS", "SUCCEEDED"]);
 }
 
 #[test]
