@@ -110,7 +110,7 @@ impl Links {
         Ok(())
     }
 
-    /// Nothing in here returns between down and up; where it is dropped in between, it is brought up in the same breath.
+    /// Nothing in here returns between down and up; where it is dropped in between, it is brought up at once.
     async fn bounce(&self, interface: &str) -> ActOutcome {
         let routes = self.routes(interface).await;
         let keep = self.root.join("proc/sys/net/ipv6/conf").join(interface).join("keep_addr_on_down");
@@ -119,7 +119,7 @@ impl Links {
             // Where it can't be written the addresses are the network's to give again.
             let _ = fs::write(&keep, "1");
         }
-        let mut fall = Fall { links: self, interface, routes: &routes, is_down: true };
+        let mut fall = Fall { links: self, interface, routes: &routes, keep, kept, is_down: true };
         let down = self.ip(&["link", "set", "dev", interface, "down"]).await;
         if down.is_ok() {
             sleep(DOWN_FOR).await;
@@ -128,9 +128,6 @@ impl Links {
         let put_back = self.put_back(interface, &routes).await;
         fall.is_down = false;
         drop(fall);
-        if let Some(kept) = kept {
-            let _ = fs::write(&keep, kept.trim());
-        }
         match (down, up) {
             (Err(error), _) => ActOutcome::failed("link_failed", format!("take {interface} down: {error}")),
             (_, Err(error)) => ActOutcome::failed("link_down", format!("bring {interface} up: {error}")),
@@ -211,20 +208,20 @@ impl Links {
     }
 }
 
-/// An interface that may be down.
+/// An interface that may be down, and what is to be as it was when that is over.
 struct Fall<'a> {
     links: &'a Links,
     interface: &'a str,
     routes: &'a [(&'static str, Vec<String>)],
+    /// Whether the kernel keeps its IPv6 addresses: where that stands, and what stood there.
+    keep: PathBuf,
+    kept: Option<String>,
     is_down: bool,
 }
 
-impl Drop for Fall<'_> {
-    /// Whoever brought it down ends before it is up again, as an agent that is told to stop: nothing waits here any more.
-    fn drop(&mut self) {
-        if !self.is_down {
-            return;
-        }
+impl Fall<'_> {
+    /// Brings it up at once: nothing waits here any more.
+    fn end(&self) {
         let ip = |args: &[&str]| {
             let done = Command::new(&self.links.ip).args(args).stdin(Stdio::null()).stdout(Stdio::null()).status();
             match done {
@@ -236,6 +233,18 @@ impl Drop for Fall<'_> {
         ip(&["link", "set", "dev", self.interface, "up"]);
         for (family, words) in self.routes {
             ip(&replace(family, words, self.interface));
+        }
+    }
+}
+
+impl Drop for Fall<'_> {
+    fn drop(&mut self) {
+        // Whoever brought it down ends before it is up again, as an agent does that is told to stop.
+        if self.is_down {
+            self.end();
+        }
+        if let Some(kept) = &self.kept {
+            let _ = fs::write(&self.keep, kept.trim());
         }
     }
 }
