@@ -85,14 +85,10 @@ impl Client {
             return ActOutcome::failed("too_large", detail);
         }
         let ask = async {
-            let mut was_canceled = false;
             loop {
-                let outcome = self.ask(&request, &mut canceled, &mut was_canceled, &mut progress).await;
+                let outcome = self.ask(&request, &mut canceled, &mut progress).await;
                 if outcome.reason.as_deref() != Some(ASKED_TOO_OFTEN) {
                     return outcome;
-                }
-                if was_canceled {
-                    return ActOutcome::canceled("canceled before the helper had taken it");
                 }
                 sleep(ASK_AGAIN_AFTER).await;
             }
@@ -110,7 +106,6 @@ impl Client {
         &self,
         request: &[u8],
         canceled: &mut oneshot::Receiver<()>,
-        was_canceled: &mut bool,
         progress: &mut impl FnMut(u8),
     ) -> ActOutcome {
         let no_helper = |error| ActOutcome::failed("no_helper", format!("{}: {error}", self.socket.display()));
@@ -125,6 +120,7 @@ impl Client {
             Err(error) => return no_helper(error),
         }
         let mut cancelable = !canceled.is_terminated();
+        let mut was_canceled = false;
         loop {
             let received = tokio::select! {
                 received = link.recv() => received,
@@ -132,7 +128,7 @@ impl Client {
                     // An error means that nobody can cancel any more.
                     cancelable = false;
                     if cancel.is_ok() {
-                        *was_canceled = true;
+                        was_canceled = true;
                         link.try_send(CANCEL);
                     }
                     continue;
@@ -146,6 +142,10 @@ impl Client {
             match answer {
                 Some(Answer::Progress(percent)) => progress(percent),
                 Some(Answer::Done(outcome)) => return outcome,
+                // It would be asked again, and nobody could cancel it any more.
+                Some(Answer::Refused { reason, .. }) if was_canceled && reason == ASKED_TOO_OFTEN => {
+                    return ActOutcome::canceled("canceled before the helper had taken it");
+                }
                 Some(Answer::Refused { reason, detail }) => return ActOutcome::failed(&reason, detail),
                 Some(Answer::Able(_)) | None => return lost("it ended without an outcome"),
             }
@@ -155,4 +155,51 @@ impl Client {
 
 fn lost(why: &str) -> ActOutcome {
     ActOutcome::interrupted(LOST, format!("what came of it can't be known: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
+
+    use super::*;
+    use crate::engine::io::{ActStatus, Trigger};
+
+    /// A helper that is asked too often: it says so once it was also told to cancel. How often it was asked.
+    fn busy(socket: &Path) -> thread::JoinHandle<usize> {
+        let listener = net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        net::bind(&listener, &SocketAddrUnix::new(socket).unwrap()).unwrap();
+        net::listen(&listener, 8).unwrap();
+        let refused = Answer::Refused { reason: ASKED_TOO_OFTEN.into(), detail: "later".into() }.to_datagram();
+        thread::spawn(move || {
+            let mut buffer = vec![0; DATAGRAM_MAX];
+            for asked in 1.. {
+                let link = net::accept(&listener).unwrap();
+                let (_, len) = net::recv(&link, &mut buffer[..], RecvFlags::empty()).unwrap();
+                if len == 0 {
+                    return asked - 1;
+                }
+                net::recv(&link, &mut buffer[..], RecvFlags::empty()).unwrap();
+                net::send(&link, &refused, SendFlags::empty()).unwrap();
+            }
+            unreachable!()
+        })
+    }
+
+    #[tokio::test]
+    async fn what_is_canceled_while_the_helper_is_asked_too_often_is_not_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("act.sock");
+        let helper = busy(&socket);
+        let client = Client::find(&socket).unwrap();
+        let (cancel, canceled) = oneshot::channel();
+        cancel.send(()).unwrap();
+        let order = Order::new(Act::Reboot, Trigger::Rule("hot".into()), None, Duration::from_secs(30));
+        let outcome = client.perform(order, canceled, |_| ()).await;
+        assert_eq!(outcome.status, ActStatus::Canceled, "{outcome:?}");
+        // One that says nothing ends the helper.
+        drop(link::connect_blocking(&socket, HELLO_MAX).unwrap());
+        assert_eq!(helper.join().unwrap(), 1);
+    }
 }

@@ -92,10 +92,7 @@ impl Rollbacks {
         match (kind, verb) {
             (RollbackKind::Slots { dir }, Verb::Rollback { to }) => switch(dir, to, units, within).await,
             (RollbackKind::Slots { dir }, Verb::MarkGood) => match Slots::new(dir).mark_good() {
-                Ok((release, trouble)) => {
-                    let good = std::iter::once(format!("{release} is good")).chain(trouble);
-                    ActOutcome::succeeded(good.collect::<Vec<_>>().join("; "))
-                }
+                Ok((release, trouble)) => ActOutcome::succeeded(with(format!("{release} is good"), trouble)),
                 Err(error) => refused(error),
             },
             (RollbackKind::Rauc, Verb::Rollback { to }) => answered(within, rauc::rollback(to)).await,
@@ -155,9 +152,7 @@ pub fn current_slot(dir: &Path) -> Option<String> {
 /// Switches releases, and restarts what runs from them: also where a rollback was cut off before it came to that.
 async fn switch(dir: &Path, to: Option<&str>, units: &[UnitName], within: Duration) -> ActOutcome {
     let mut detail = match Slots::new(dir).rollback(to) {
-        Ok(Some(Switched { from, to, trouble })) => {
-            [vec![format!("{to} takes the place of {from}")], trouble].concat().join("; ")
-        }
+        Ok(Some(Switched { from, to, trouble })) => with(format!("{to} takes the place of {from}"), trouble),
         Ok(None) => format!("{} runs already", to.unwrap_or_default()),
         Err(error) => return refused(error),
     };
@@ -175,6 +170,11 @@ async fn switch(dir: &Path, to: Option<&str>, units: &[UnitName], within: Durati
 async fn answered(within: Duration, act: impl Future<Output = ActOutcome>) -> ActOutcome {
     let late = |_| ActOutcome::timed_out(format!("not over after {}", humantime::format_duration(within)));
     timeout(within, act).await.unwrap_or_else(late)
+}
+
+/// What was done, and what went wrong beside it.
+fn with(done: String, trouble: Vec<String>) -> String {
+    [vec![done], trouble].concat().join("; ")
 }
 
 fn refused(error: SlotError) -> ActOutcome {
