@@ -136,10 +136,7 @@ impl Dispatcher {
         match event {
             LinkEvent::Up { id, lookup } => {
                 tracing::debug!("broker: the connection stands");
-                match self.password.as_mut().map(Password::read).transpose() {
-                    Ok(password) => Input::LinkUp { id, lookup, password },
-                    Err(fault) => self.link_down(id, fault),
-                }
+                Input::LinkUp { id, lookup, password: self.password.as_ref().and_then(Password::last) }
             }
             LinkEvent::Packet { id, packet } => {
                 tell("received", &packet);
@@ -249,7 +246,7 @@ impl Dispatcher {
     }
 
     fn connect(&mut self, id: EffectId, version: Version) {
-        // Where there is no password yet the broker isn't troubled.
+        // For this connection. Where there is none yet the broker isn't troubled.
         if let Some(Err(fault)) = self.password.as_mut().map(Password::read) {
             let down = self.link_down(id, fault);
             return self.refused.push(down);

@@ -76,7 +76,7 @@ pub enum RunError {
         "an agent answers on {0}, and this one can't use the store: stop that one first (systemctl stop fieldmedic)"
     )]
     RunsAlready(PathBuf),
-    /// systemd has handed over no password: what it hands over is a copy of the start, so that only another start can mend it.
+    /// systemd has handed over no password. What it hands over is a copy of the start: only another start can mend it.
     #[error("read mqtt.password_file {path}")]
     Password {
         /// The file.

@@ -35,27 +35,31 @@ impl Password {
         Self { path, good: None, said: None }
     }
 
-    /// The password for the next connection: as the file has it now, or else the last that it had.
+    /// Reads it for the next connection. Where that fails, the last that the file had stays in use.
     ///
     /// # Errors
     /// It has never had one. Nobody is asked to let us in then.
-    pub fn read(&mut self) -> Result<String, LinkFault> {
-        let error = match password_in(&self.path) {
-            Ok(password) => {
-                self.said = None;
-                return Ok(self.good.insert(password).clone());
+    pub fn read(&mut self) -> Result<(), LinkFault> {
+        match password_in(&self.path) {
+            Ok(password) => (self.good, self.said) = (Some(password), None),
+            Err(error) => {
+                let wrong = files::unfit(PASSWORD_FILE, "the password", &self.path, &error).detail;
+                if self.good.is_none() {
+                    return Err(LinkFault { kind: LinkFaultKind::Refused, detail: wrong });
+                }
+                if self.said.as_ref() != Some(&wrong) {
+                    tracing::warn!("broker: {wrong}; what was read before stays in use");
+                }
+                self.said = Some(wrong);
             }
-            Err(error) => error,
-        };
-        let wrong = files::unfit(PASSWORD_FILE, "the password", &self.path, &error).detail;
-        let Some(good) = self.good.clone() else {
-            return Err(LinkFault { kind: LinkFaultKind::Refused, detail: wrong });
-        };
-        if self.said.as_ref() != Some(&wrong) {
-            tracing::warn!("broker: {wrong}; what was read before stays in use");
         }
-        self.said = Some(wrong);
-        Ok(good)
+        Ok(())
+    }
+
+    /// The last that was read.
+    #[must_use]
+    pub fn last(&self) -> Option<String> {
+        self.good.clone()
     }
 }
 
@@ -91,13 +95,17 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "first\n").unwrap();
         let mut password = Password::of(file.path().to_owned());
-        assert_eq!(password.read().unwrap(), "first");
+        let mut read = || {
+            password.read().unwrap();
+            (password.last().unwrap(), password.said.is_some())
+        };
+        assert_eq!(read(), ("first".to_owned(), false));
         fs::write(file.path(), "second\n").unwrap();
-        assert_eq!(password.read().unwrap(), "second");
+        assert_eq!(read(), ("second".to_owned(), false));
         fs::write(file.path(), "").unwrap();
-        assert_eq!((password.read().unwrap(), password.said.is_some()), ("second".to_owned(), true));
+        assert_eq!(read(), ("second".to_owned(), true));
         fs::write(file.path(), "third\n").unwrap();
-        assert_eq!((password.read().unwrap(), password.said.is_some()), ("third".to_owned(), false));
+        assert_eq!(read(), ("third".to_owned(), false));
         assert!(!format!("{password:?}").contains("third"));
     }
 }
