@@ -400,8 +400,8 @@ impl Engine {
 
     fn errors(&mut self, now: Now, batch: ErrorBatch) {
         if self.stopping.is_some() || !self.config.collect.errors.enabled {
-            // Its buckets would end after the agent. The cursor stays before it, and the next run reads it; what an application
-            // says while the agent stops is lost, as it is until that has started again.
+            // Its buckets would end after the agent. The cursor stays before it, and the next run reads it; what an
+            // application says while the agent stops is lost, as it is until that has started again.
             return;
         }
         if let Some(cursor) = &batch.cursor {

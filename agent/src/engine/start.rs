@@ -347,8 +347,8 @@ struct Used {
 }
 
 impl Used {
-    /// The highest number that may have been used. One that was cut off may have gone beyond all that is known: on a disk that
-    /// takes nothing, messages go out all the same.
+    /// The highest number that may have been used. A run that was cut off may have gone beyond all that is known: on a
+    /// disk that takes nothing, messages go out all the same.
     fn last(&self, by_clock: u64) -> u64 {
         let known = self.reserved.max(self.stored);
         match known {

@@ -1,6 +1,6 @@
-//! The durable store: an outbox of append-only logs, one for each class, and a keyed state, below one directory that one process
-//! holds. It does what a [`StoreOp`] says and reports how it stands; quotas, eviction and what to keep are the engine's
-//! to decide. It must not lose what it called committed, and must not give a damaged byte for a good one.
+//! The durable store: an outbox of append-only logs, one for each class, and a keyed state, below one directory that
+//! one process holds. It does what a [`StoreOp`] says and reports how it stands; quotas, eviction and what to keep are
+//! the engine's to decide. It must not lose what it called committed, and must not give a damaged byte for a good one.
 
 #![expect(
     clippy::disallowed_methods,

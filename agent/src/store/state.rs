@@ -217,8 +217,8 @@ impl State {
         if self.db.is_none() {
             let mut opened = self.open_db()?;
             if opened.trouble(self.generation.last).is_some() {
-                // What stood in it is still known to who puts. The next opening must notice all the same, and begin anew: from
-                // here on the tally is carried on wrong.
+                // What stood in it is still known to who puts. The next opening must notice all the same, and begin
+                // anew: from here on the tally is carried on wrong.
                 opened.db.tally.sum = opened.db.tally.sum.wrapping_add(1);
             }
             self.db = Some(opened.db);
