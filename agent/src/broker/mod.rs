@@ -227,6 +227,7 @@ impl Broker {
         session.expiry_s = connect.session_expiry_s;
         session.will = connect.will;
         session.packet_max = usize::try_from(connect.packet_max).unwrap_or(usize::MAX);
+        session.receive_max = usize::from(connect.receive_max);
         let ack = greeting(&self.settings, session_present, ConnectCode::Success);
         self.outputs.push_back((conn, BrokerOutput::Packet(ack)));
         session.resume(&mut self.outputs, &mut self.counts);

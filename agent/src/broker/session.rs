@@ -28,6 +28,7 @@ pub(super) struct Session {
     pub(super) expires: Option<Mono>,
     pub(super) will: Option<Publish>,
     pub(super) packet_max: usize,
+    pub(super) receive_max: usize,
     /// QoS 2 publishes that were taken over and not yet released.
     pub(super) unreleased: BTreeSet<u16>,
     filters: BTreeMap<String, u8>,
@@ -101,7 +102,7 @@ impl Session {
 
     fn pump(&mut self, outputs: &mut Outputs) {
         let Some(conn) = self.connection else { return };
-        while self.inflight.len() < INFLIGHT_MAX {
+        while self.inflight.len() < INFLIGHT_MAX.min(self.receive_max) {
             let Some(mut publish) = self.queue.pop_front() else { return };
             self.queue_bytes -= len(&publish);
             publish.pkid = self.take_pkid();

@@ -82,6 +82,7 @@ fn client(id: &str) -> Connect {
         will: None,
         session_expiry_s: 0,
         packet_max: u32::MAX,
+        receive_max: u16::MAX,
     }
 }
 
@@ -263,6 +264,21 @@ fn a_message_larger_than_the_subscriber_takes_is_dropped_and_counted() {
     world.give(1, publish("c", "small", 2));
     assert_eq!(world.published(2), [got("c", "small", 1, false)]);
     assert_eq!(world.broker.counts().dropped_too_large, 1);
+}
+
+#[test]
+fn a_subscriber_gets_no_more_at_a_time_than_it_takes() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("cloud"));
+    world.connect(2, Connect { receive_max: 2, ..client("gw") });
+    world.subscribe(2, "c");
+    for pkid in 1..=3 {
+        world.give(1, publish("c", "x", pkid));
+    }
+    let first = world.published(2);
+    assert_eq!(first, [got("c", "x", 1, false), got("c", "x", 2, false)]);
+    world.give(2, Packet::PubAck { pkid: 1, reason: AckReason::Success });
+    assert_eq!(world.published(2), [got("c", "x", 3, false)]);
 }
 
 #[test]

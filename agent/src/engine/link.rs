@@ -18,6 +18,8 @@ use crate::config::MqttVersion;
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// A publish that is unacknowledged for longer, once it can have been written, means that the connection is dead.
 const UNACKED_MAX: Duration = Duration::from_secs(30);
+/// How long it may be late because of the commands that are before it in the connection: each is a write to the disk.
+const BEHIND_COMMANDS_MAX: Duration = Duration::from_secs(300);
 /// The slowest link that is worth waiting for, 10 kbit/s with its overhead: what is queued before a publish may take so
 /// long to be written. Without it such a link would be closed for ever over the same full window.
 const SLOWEST_BYTES_PER_S: usize = 1_024;
@@ -170,6 +172,8 @@ struct Online {
     stable: bool,
     last_in: Mono,
     last_out: Mono,
+    /// When a command came last.
+    commanded: Option<Mono>,
     ping: Option<Mono>,
     keep_alive: Duration,
     receive_max: usize,
@@ -523,6 +527,7 @@ impl Link {
             stable: false,
             last_in: now,
             last_out: now,
+            commanded: None,
             ping: None,
             keep_alive,
             receive_max: usize::from(ack.receive_max).max(1),
@@ -628,12 +633,14 @@ impl Online {
         Ok(match packet {
             Packet::PubAck { pkid, reason } => self.answered(now, pkid, reason),
             Packet::Publish(publish) => {
+                self.commanded = Some(now);
                 if publish.qos > 0 {
                     self.take_command(publish.pkid);
                 }
                 Some(Signal::Message(publish))
             }
             Packet::Oversize { pkid, topic, len } => {
+                self.commanded = Some(now);
                 if pkid != 0 {
                     self.take_command(pkid);
                 }
@@ -685,11 +692,11 @@ impl Online {
         if silence_max.is_some_and(|max| now.since(self.last_in) >= max) {
             return Some(format!("nothing came in for {} s (1.5 x keep-alive)", now.since(self.last_in).as_secs()));
         }
-        if let Some(late) = self.first_due().filter(|late| late.due <= now) {
-            return Some(overdue("PUBACK", now.since(late.since)));
+        if let Some((since, _)) = self.first_due().filter(|(_, due)| *due <= now) {
+            return Some(overdue("PUBACK", now.since(since)));
         }
-        if self.subscribing.is_some_and(|(_, since)| now.since(since) >= ANSWER_MAX) {
-            return Some(overdue("SUBACK", ANSWER_MAX));
+        if let Some((since, _)) = self.subscribing_due().filter(|(_, due)| *due <= now) {
+            return Some(overdue("SUBACK", now.since(since)));
         }
         None
     }
@@ -705,8 +712,8 @@ impl Online {
     fn deadline(&self) -> Option<Mono> {
         let ping = if self.ping.is_none() { self.ping_at() } else { None };
         let silence = self.silence_max().map(|max| self.last_in.after(max));
-        let unacked = self.first_due().map(|inflight| inflight.due);
-        let subscribing = self.subscribing.map(|(_, since)| since.after(ANSWER_MAX));
+        let unacked = self.first_due().map(|(_, due)| due);
+        let subscribing = self.subscribing_due().map(|(_, due)| due);
         [ping, silence, unacked, subscribing].into_iter().flatten().min()
     }
 
@@ -719,9 +726,24 @@ impl Online {
         (!self.keep_alive.is_zero()).then(|| self.keep_alive.mul_f32(1.5))
     }
 
-    /// Ids wrap, so it is found by time. The window keeps this short.
-    fn first_due(&self) -> Option<&Inflight> {
-        self.inflight.values().min_by_key(|inflight| inflight.due)
+    /// When the oldest publish was sent, and when its answer is overdue. Ids wrap, so it is found by time. The window keeps
+    /// this short.
+    fn first_due(&self) -> Option<(Mono, Mono)> {
+        let first = self.inflight.values().min_by_key(|inflight| inflight.due)?;
+        Some((first.since, self.due(first.since, first.due, UNACKED_MAX)))
+    }
+
+    /// The same for a subscription.
+    fn subscribing_due(&self) -> Option<(Mono, Mono)> {
+        let (_, since) = self.subscribing?;
+        Some((since, self.due(since, since.after(ANSWER_MAX), ANSWER_MAX)))
+    }
+
+    /// An answer waits behind the commands that the broker sent before it, and those are taken from the connection only as
+    /// fast as the disk is. A broker need not keep to [`RECEIVE_MAX`](super::packet::RECEIVE_MAX): mosquitto 2.0.11 doesn't.
+    fn due(&self, since: Mono, due: Mono, wait: Duration) -> Mono {
+        let behind = self.commanded.map(|at| at.after(wait).min(since.after(BEHIND_COMMANDS_MAX)));
+        behind.map_or(due, |behind| due.max(behind))
     }
 }
 

@@ -6,6 +6,10 @@ use bytes::Bytes;
 /// The largest packet that the agent takes, in bytes: announced on MQTT 5, and read past on both. A command is at most
 /// half of it, so that one that is too long can still be named.
 pub const PACKET_MAX: u32 = 64 * 1024;
+/// Commands that a broker hands us before we have acknowledged the first of them. Each is written to the disk first, and what
+/// the broker answers us waits behind them in the connection: with hundreds of them, on a slow disk, longer than an answer
+/// may take.
+pub const RECEIVE_MAX: u16 = 20;
 
 /// The protocol version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,6 +156,8 @@ pub struct Connect {
     pub session_expiry_s: u32,
     /// MQTT 5: the largest packet that we take.
     pub packet_max: u32,
+    /// MQTT 5: how many QoS 1 and 2 publishes we take before we have answered the first of them (3.1.2.11.3).
+    pub receive_max: u16,
 }
 
 /// CONNACK.

@@ -13,7 +13,7 @@ use super::link::{Cargo, Link, Signal, Unanswered};
 use super::metric::{Metric, Point};
 use super::observation::Severity;
 use super::outbox::{Outbox, READ_LOW_WATER};
-use super::packet::{AckReason, Connect, PACKET_MAX, Publish};
+use super::packet::{AckReason, Connect, PACKET_MAX, Publish, RECEIVE_MAX};
 use super::ration::{Allowance, Ration};
 use super::record::{Body, Class, Event, EventKind, Record};
 use super::suspect::Suspects;
@@ -256,6 +256,7 @@ impl Engine {
             }),
             session_expiry_s: SESSION_EXPIRY_S,
             packet_max: PACKET_MAX,
+            receive_max: RECEIVE_MAX,
         };
         self.link.up(now.mono, id, connect, &mut self.effects);
     }

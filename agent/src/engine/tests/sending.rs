@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::world::World;
 use crate::config::AttributeValue;
 use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
@@ -964,4 +966,24 @@ fn attributes_that_are_larger_than_the_broker_takes_are_left_out() {
     let leafs = leafs(&world);
     assert!(leafs.contains(&"presence") && leafs.contains(&"telemetry"), "{leafs:?}");
     assert!(!leafs.contains(&"attributes"), "{leafs:?}");
+}
+
+/// They wait behind the commands in the connection, and those are read as fast as the disk takes them.
+#[test]
+fn answers_that_are_late_behind_commands_cost_no_connection_unless_they_never_come() {
+    let greetings = |world: &World| world.got.iter().filter(|got| got.topic.ends_with("/presence")).count();
+    for (commands, lost) in [(20, false), (40, true)] {
+        let mut world = World::new();
+        world.advance(5 * SECOND);
+        world.withhold_acks = true;
+        let before = greetings(&world);
+        for n in 0..commands {
+            world.command(&format!("c-{n}"), "ping", json!({}), n + 1);
+            world.advance(10 * SECOND);
+        }
+        assert_eq!(greetings(&world) > before, lost, "after {commands} commands");
+        let before = greetings(&world);
+        world.advance(40 * SECOND);
+        assert!(greetings(&world) > before, "nothing comes any more: the broker is dead");
+    }
 }

@@ -363,6 +363,7 @@ fn connect(version: Version, client_id: &str, credentials: Option<&Credentials>,
         will: None,
         session_expiry_s: u32::try_from(keep.as_secs()).unwrap_or(u32::MAX),
         packet_max: PACKET_MAX,
+        receive_max: u16::MAX,
     }))
 }
 

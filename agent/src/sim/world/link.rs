@@ -320,6 +320,7 @@ impl World<'_> {
             will: None,
             session_expiry_s: u32::MAX,
             packet_max: u32::MAX,
+            receive_max: u16::MAX,
         };
         self.broker.receive(now, OPERATOR, Packet::Connect(Box::new(connect)));
         self.drain_broker();

@@ -45,8 +45,9 @@ fn any_publish() -> impl Strategy<Value = Publish> {
 fn any_connect(version: Version) -> impl Strategy<Value = Connect> {
     let login = (proptest::option::of("[a-z]{1,12}"), proptest::option::of("[a-zÄ!]{1,12}"));
     let will = proptest::option::of(any_publish());
-    ("[A-Za-z0-9:._-]{0,128}", any::<bool>(), any::<u16>(), login, will, any::<u32>(), 1_u32..).prop_map(
-        move |(client_id, clean_start, keep_alive_s, (username, password), will, expiry, packet_max)| Connect {
+    let maxima = (1_u32.., 1_u16..);
+    ("[A-Za-z0-9:._-]{0,128}", any::<bool>(), any::<u16>(), login, will, any::<u32>(), maxima).prop_map(
+        move |(client_id, clean_start, keep_alive_s, (username, password), will, expiry, maxima)| Connect {
             version,
             client_id,
             clean_start,
@@ -59,7 +60,8 @@ fn any_connect(version: Version) -> impl Strategy<Value = Connect> {
                 Version::V311 if clean_start => 0,
                 Version::V311 => u32::MAX,
             },
-            packet_max: if version == Version::V5 { packet_max } else { u32::MAX },
+            packet_max: if version == Version::V5 { maxima.0 } else { u32::MAX },
+            receive_max: if version == Version::V5 { maxima.1 } else { u16::MAX },
         },
     )
 }
@@ -296,6 +298,7 @@ fn a_connect_behind_other_bytes_is_not_torn() {
         will: None,
         session_expiry_s: 0,
         packet_max: u32::MAX,
+        receive_max: u16::MAX,
     };
     let mut output = encode(Version::V311, &Packet::PingReq);
     let connect = Packet::Connect(Box::new(connect));

@@ -104,6 +104,7 @@ fn from_connect(connect: v4::Connect) -> Connect {
         // 3.1.1 has one flag for both ends of a session's life.
         session_expiry_s: if connect.clean_session { 0 } else { u32::MAX },
         packet_max: u32::MAX,
+        receive_max: u16::MAX,
     }
 }
 

@@ -183,6 +183,7 @@ fn from_connect(connect: v5::Connect, will: Option<v5::LastWill>, login: Option<
         will: will.map(from_will).transpose()?,
         session_expiry_s: properties.session_expiry_interval.unwrap_or(0),
         packet_max: properties.max_packet_size.unwrap_or(u32::MAX),
+        receive_max: properties.receive_maximum.unwrap_or(u16::MAX).max(1),
     })
 }
 
@@ -190,6 +191,7 @@ fn to_connect(connect: &Connect) -> Result<(v5::Connect, Option<v5::LastWill>, O
     let mut properties = v5::ConnectProperties::new();
     properties.session_expiry_interval = (connect.session_expiry_s > 0).then_some(connect.session_expiry_s);
     properties.max_packet_size = (connect.packet_max < u32::MAX).then_some(connect.packet_max);
+    properties.receive_maximum = (connect.receive_max < u16::MAX).then_some(connect.receive_max);
     let will = match &connect.will {
         Some(will) => Some(v5::LastWill {
             topic: Bytes::copy_from_slice(will.topic.as_bytes()),
