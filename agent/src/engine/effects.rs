@@ -8,9 +8,14 @@ use super::io::{Effect, EffectId, LogLevel, StoreOp};
 use super::record::Class;
 use crate::wire::CommandId;
 
-/// Completions that can be outstanding: the runtime's queue to the store holds 256 operations and refuses the rest at once;
-/// beside them there are one round of collection, a few acts, and what one input gives rise to.
+/// Completions that can be outstanding: the runtime's queue to the store holds 256 operations and refuses the rest at once,
+/// and [`HELD_MAX`] wait here; beside them there are one round of collection, a few acts, and what one input gives rise to.
 pub const PENDING_MAX: usize = 1_024;
+/// Operations that are handed to the store before the first of them is answered. The next ones wait here for their turn: in
+/// the runtime's queue they would be refused once it is full, and the answers to a burst may give rise to hundreds at once.
+pub const STORE_AT_ONCE: usize = 128;
+/// Operations that may wait here. More than that are handed on, and may be refused.
+pub const HELD_MAX: usize = 384;
 
 /// What an effect was for: kept until its completion comes.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,12 +96,34 @@ pub struct Effects {
     queue: VecDeque<Effect>,
     last_id: u64,
     pending: BTreeMap<EffectId, Purpose>,
+    /// For the store, after those that it has: in their order.
+    held: VecDeque<Effect>,
+    /// Handed to the store, and not answered.
+    at_store: usize,
+    /// Nothing waits any more.
+    closing: bool,
 }
 
 impl Effects {
     /// The next effect to carry out.
     pub fn poll(&mut self) -> Option<Effect> {
-        self.queue.pop_front()
+        loop {
+            let may_go = self.at_store < STORE_AT_ONCE || self.held.len() > HELD_MAX || self.closing;
+            let next = if may_go { self.held.pop_front() } else { None };
+            if let Some(effect) = next {
+                self.at_store += 1;
+                return Some(effect);
+            }
+            match self.queue.pop_front()? {
+                effect @ Effect::Store { .. } => self.held.push_back(effect),
+                effect => return Some(effect),
+            }
+        }
+    }
+
+    /// The end is near: who hands on what is left to the store waits for no answer.
+    pub const fn close(&mut self) {
+        self.closing = true;
     }
 
     /// Queues an effect that has no completion.
@@ -139,8 +166,75 @@ impl Effects {
         EffectId(self.last_id)
     }
 
+    /// The store has answered: what the operation was for, as in [`Effects::complete`].
+    pub fn stored(&mut self, id: EffectId) -> Option<Purpose> {
+        let purpose = self.complete(id)?;
+        self.at_store = self.at_store.saturating_sub(1);
+        Some(purpose)
+    }
+
     /// What the completed effect was for. `None` for one that is not ours, or was completed before.
     pub fn complete(&mut self, id: EffectId) -> Option<Purpose> {
         self.pending.remove(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(effects: &mut Effects) -> Vec<Effect> {
+        std::iter::from_fn(|| effects.poll()).collect()
+    }
+
+    fn stores(effects: &[Effect]) -> Vec<EffectId> {
+        effects
+            .iter()
+            .filter_map(|effect| if let Effect::Store { id, .. } = effect { Some(*id) } else { None })
+            .collect()
+    }
+
+    fn ask(effects: &mut Effects, operations: usize) {
+        for _ in 0..operations {
+            effects.store(Purpose::Bookkeeping, StoreOp::Commit);
+        }
+    }
+
+    #[test]
+    fn the_store_is_given_a_burst_little_by_little_and_in_order_and_nothing_else_waits_for_it() {
+        let mut effects = Effects::default();
+        ask(&mut effects, 300);
+        effects.log(LogLevel::Info, "not held up");
+        let first = all(&mut effects);
+        let mut given = stores(&first);
+        assert_eq!((given.len(), first.len()), (STORE_AT_ONCE, STORE_AT_ONCE + 1));
+        while given.len() < 300 {
+            let answered = given[given.len() - STORE_AT_ONCE];
+            assert_eq!(effects.stored(answered), Some(Purpose::Bookkeeping));
+            assert_eq!(effects.stored(answered), None, "an answer counts once");
+            let next = stores(&all(&mut effects));
+            assert_eq!(next.len(), 1);
+            given.extend(next);
+        }
+        assert!(given.is_sorted());
+    }
+
+    #[test]
+    fn what_waits_for_the_store_has_a_bound() {
+        let mut effects = Effects::default();
+        ask(&mut effects, 2 * (STORE_AT_ONCE + HELD_MAX));
+        assert_eq!(stores(&all(&mut effects)).len(), 2 * STORE_AT_ONCE + HELD_MAX);
+    }
+
+    #[test]
+    fn at_the_end_the_store_is_given_all_of_it() {
+        let mut effects = Effects::default();
+        ask(&mut effects, 300);
+        assert_eq!(stores(&all(&mut effects)).len(), STORE_AT_ONCE);
+        effects.close();
+        effects.push(Effect::Exit);
+        let last = all(&mut effects);
+        assert_eq!(stores(&last).len(), 300 - STORE_AT_ONCE);
+        assert_eq!(last.last(), Some(&Effect::Exit));
     }
 }

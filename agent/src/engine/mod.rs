@@ -226,7 +226,7 @@ impl Engine {
             Input::Store { id, result, stats } => {
                 self.counters.store_written = stats.written_bytes;
                 self.counters.store_busy += u64::from(result == Err(StoreFault::Busy));
-                if let Some(purpose) = self.effects.complete(id) {
+                if let Some(purpose) = self.effects.stored(id) {
                     self.stored(now, purpose, result);
                 }
                 self.outbox.stats(stats, &mut self.effects);

@@ -124,6 +124,7 @@ impl Engine {
         }
         if stopping.stage == Stage::Close && (self.link.is_idle() || stopping.is_overdue(now.mono)) {
             // The runtime lets the store finish what is queued before it ends.
+            self.effects.close();
             self.effects.store(Purpose::Bookkeeping, StoreOp::Commit);
             if self.go_down() {
                 enter(&mut stopping, Stage::Reboot);
