@@ -323,7 +323,7 @@ impl Commands {
         self.steps.push_back(Step::Report(result));
     }
 
-    /// A report was given this seq: once that is durable, the report needn't be made again after a crash.
+    /// A report was given this seq: once that is safe, the report needn't be made again after a crash.
     pub fn reported_as(&mut self, id: &str, seq: u64) {
         let Some(id) = CommandId::parse(id) else { return };
         if let Some(entry) = self.ledger.get_mut(&id) {
@@ -333,11 +333,18 @@ impl Commands {
         }
     }
 
-    /// The outbox's results are durable up to this seq.
-    pub fn results_durable(&mut self, upto: u64) {
+    /// A report was stored under another seq after the store had refused it.
+    pub fn renumbered(&mut self, old: u64, new: u64) {
+        if let Some(entry) = self.ledger.values_mut().find(|entry| entry.report_seq == Some(old)) {
+            entry.report_seq = Some(new);
+        }
+    }
+
+    /// More of the outbox's results are where a crash can't take them.
+    pub fn results_safe(&mut self, is_safe: impl Fn(u64) -> bool) {
         let mut entries = Vec::new();
         for (id, entry) in &mut self.ledger {
-            if entry.report_seq.is_some_and(|seq| seq <= upto) {
+            if entry.report_seq.is_some_and(&is_safe) {
                 entry.report_seq = None;
                 if !entry.stored.reported {
                     entry.stored.reported = true;
@@ -596,8 +603,7 @@ impl Commands {
         self.queue.iter().filter_map(|id| self.ledger.get(id)?.begins_at)
     }
 
-    /// A result did not get into the outbox under this seq. It may come in later under another, or be given up: it is reported
-    /// again, once too often rather than never.
+    /// The outbox has given up the result with this seq: it is reported again.
     pub fn report_lost(&mut self, now: Mono, seq: u64) {
         for (id, entry) in self.ledger.iter_mut().filter(|(_, entry)| entry.report_seq == Some(seq)) {
             entry.report_seq = None;

@@ -336,8 +336,13 @@ impl Engine {
         self.tell_counts(now);
         self.poll_alarms(now);
         self.tell_lost(now);
-        let seqs = &mut self.seqs;
-        self.outbox.poll(now.mono, || seqs.next(), &mut self.effects);
+        let (seqs, commands) = (&mut self.seqs, &mut self.commands);
+        let renumber = |old| {
+            let new = seqs.next();
+            commands.renumbered(old, new);
+            new
+        };
+        self.outbox.poll(now.mono, renumber, &mut self.effects);
         self.looks_until.take_if(|until| *until <= now.mono);
         self.heals_from.take_if(|from| *from <= now.mono);
         if self.looks_until.is_none() && self.link.poll(now.mono, &mut self.effects) {
@@ -440,14 +445,14 @@ impl Engine {
         let fault = result.as_ref().err().cloned();
         match purpose {
             Purpose::Append { class, seq, bytes } => {
-                if fault.is_some() && class == Class::Results {
+                let is_kept = self.outbox.appended(now.mono, (class, seq, bytes), fault, &mut self.effects);
+                if !is_kept && class == Class::Results {
                     self.commands.report_lost(now.mono, seq);
                 }
-                self.outbox.appended(now.mono, (class, seq, bytes), fault, &mut self.effects);
             }
             Purpose::Commit { upto } => {
                 self.outbox.committed(now.mono, upto, fault.as_ref(), &mut self.effects);
-                self.commands.results_durable(self.outbox.durable(Class::Results));
+                self.commands.results_safe(|seq| self.outbox.is_safe(Class::Results, seq));
                 self.session.committed(&self.outbox);
             }
             Purpose::ThinRead => self.outbox.thin_page(now.mono, result, &mut self.effects),

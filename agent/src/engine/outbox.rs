@@ -358,8 +358,8 @@ impl Outbox {
         effects.store(Purpose::Commit { upto }, StoreOp::Commit);
     }
 
-    /// Does what is due. `seqs` gives the numbers for records that are tried again.
-    pub fn poll(&mut self, now: Mono, mut seqs: impl FnMut() -> u64, effects: &mut Effects) {
+    /// Does what is due. `renumber` gives a record that is tried again another number.
+    pub fn poll(&mut self, now: Mono, mut renumber: impl FnMut(u64) -> u64, effects: &mut Effects) {
         if self.rest_until.is_some_and(|until| until <= now) {
             self.rest_until = None;
             self.make_room(effects);
@@ -373,8 +373,8 @@ impl Outbox {
         if self.retry_at.is_some_and(|at| at <= now) && !self.evicting {
             self.retry_at = None;
             for class in Class::ALL {
-                for bytes in self.take_unsent(class) {
-                    self.append_bytes(now, seqs(), class, bytes, effects);
+                for (seq, bytes) in self.take_unsent(class) {
+                    self.append_bytes(now, renumber(seq), class, bytes, effects);
                 }
             }
             self.commit(effects);
@@ -583,31 +583,31 @@ impl Outbox {
         self.make_room(effects);
     }
 
-    /// An append ended.
+    /// An append ended. False: the record is given up.
     pub fn appended(
         &mut self,
         now: Mono,
         (class, seq, bytes): (Class, u64, Bytes),
         fault: Option<StoreFault>,
         effects: &mut Effects,
-    ) {
+    ) -> bool {
         let held = self.lane(class).volatile.remove(&seq);
         let Some(fault) = fault else {
             // It may have come no further than a buffer.
             if !self.commit_failed {
                 self.recovered(effects);
             }
-            return;
+            return true;
         };
         self.report(&fault, effects);
         self.lane(class).ahead.forget(|other| other == seq);
         if held.as_ref().is_some_and(|held| held.was_answered) {
-            return;
+            return true;
         }
         let was_sent = held.is_some_and(|held| held.was_sent);
         if self.volatile() >= VOLATILE_RECORDS_MAX {
             self.lose(class, "store_failed", 1, seq..=seq);
-            return;
+            return false;
         }
         let lane = self.lane(class);
         lane.volatile.insert(seq, Volatile::new(bytes, Why::Refused, was_sent));
@@ -621,6 +621,7 @@ impl Outbox {
         if matches!(fault, StoreFault::NoSpace { .. }) {
             self.evict(class, effects);
         }
+        true
     }
 
     /// A commit ended.
@@ -832,10 +833,11 @@ impl Outbox {
         self.lanes.get(class as usize).map_or(0, |lane| lane.open)
     }
 
-    /// The highest durable seq of a lane.
+    /// Whether a crash can't take a record any more: it is durable, or the broker has it.
     #[must_use]
-    pub fn durable(&self, class: Class) -> u64 {
-        self.lanes.get(class as usize).map_or(0, |lane| lane.committed)
+    pub fn is_safe(&self, class: Class, seq: u64) -> bool {
+        let lane = class.of(&self.lanes);
+        seq <= lane.committed && !lane.volatile.contains_key(&seq)
     }
 
     /// Whether something of a class is yet to be sent for the first time on this connection.
@@ -880,13 +882,13 @@ impl Outbox {
     }
 
     /// What the store refused and was never sent: to be given to it again.
-    fn take_unsent(&mut self, class: Class) -> Vec<Bytes> {
+    fn take_unsent(&mut self, class: Class) -> impl Iterator<Item = (u64, Bytes)> + use<> {
         let lane = self.lane(class);
         let (unsent, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
             mem::take(&mut lane.volatile).into_iter().partition(|(_, held)| held.why == Why::Refused && !held.was_sent);
         lane.volatile = others;
         lane.ready.retain(|(seq, _)| !unsent.contains_key(seq));
-        unsent.into_values().map(|held| held.bytes).collect()
+        unsent.into_iter().map(|(seq, held)| (seq, held.bytes))
     }
 
     /// Counts records that were given up, and remembers which to tell.

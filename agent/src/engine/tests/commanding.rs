@@ -1,5 +1,6 @@
 //! The life of a command: at most once through any crash, and one terminal status for each.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
@@ -7,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::world::{NONCE, World, config_with, outcome, restart};
 use crate::config::DeviceId;
 use crate::engine::io::{ActOutcome, ActStatus, Input, LinkFaultKind, StoreFault, StoreOp};
+use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -63,6 +65,58 @@ fn a_command_that_comes_twice_acts_once_and_is_answered_twice() {
     assert_eq!(world.acted.len(), 1);
     assert_eq!(world.statuses("r-1"), ["IN_PROGRESS", "SUCCEEDED", "SUCCEEDED"]);
     assert_eq!(world.acked_commands, [7, 8]);
+}
+
+/// Under two numbers it would look like two: nothing in a result but its seq tells a repetition from another end.
+#[test]
+fn a_result_that_the_store_was_too_busy_for_is_told_under_one_number_and_after_a_crash_no_more() {
+    let mut world = online();
+    world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Results, .. }), StoreFault::Busy);
+    world.command("x", "ping", json!({}), 7);
+    world.settle();
+    world.refuse_nothing();
+    world.advance(60 * SECOND);
+    let seqs = |world: &World| -> BTreeSet<u64> {
+        world.results("x").iter().map(|body| body["seq"].as_u64().unwrap()).collect()
+    };
+    let told = seqs(&world);
+    assert_eq!((told.len(), world.statuses("x").first().map(String::as_str)), (1, Some("SUCCEEDED")), "{told:?}");
+    world.crash();
+    world.advance(60 * SECOND);
+    assert_eq!(seqs(&world), told);
+}
+
+/// While the broker is away nothing has gone out under the first number, so that the store can take it under another.
+#[test]
+fn a_result_that_the_store_took_under_another_number_is_told_once_over_a_crash() {
+    let mut world = online();
+    world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Results, .. }), StoreFault::Busy);
+    world.command("x", "ping", json!({}), 7);
+    world.cut();
+    world.settle();
+    assert_eq!(world.statuses("x").len(), 0);
+    world.refuse_nothing();
+    world.advance(60 * SECOND);
+    for _ in 0..2 {
+        world.crash();
+        world.broker_up = true;
+        world.advance(60 * SECOND);
+    }
+    assert_eq!(world.statuses("x"), ["SUCCEEDED"]);
+}
+
+#[test]
+fn a_result_that_the_store_refuses_over_and_over_is_told_after_a_crash() {
+    let mut world = online();
+    world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Results, .. }), StoreFault::Busy);
+    world.command("x", "ping", json!({}), 7);
+    world.cut();
+    world.advance(60 * SECOND);
+    world.refuse_nothing();
+    world.crash();
+    world.broker_up = true;
+    world.advance(60 * SECOND);
+    assert_eq!(world.statuses("x"), ["SUCCEEDED"]);
 }
 
 #[test]
@@ -591,6 +645,6 @@ fn of_a_thousand_commands_at_once_each_has_exactly_one_end() {
     };
     let wrong: Vec<usize> = (0..COMMANDS).filter(|n| ends(*n) != 1).collect();
     assert!(wrong.is_empty(), "{} of {COMMANDS} have not exactly one end: {wrong:?}", wrong.len());
-    let acked: std::collections::BTreeSet<u16> = world.acked_commands.iter().copied().collect();
+    let acked: BTreeSet<u16> = world.acked_commands.iter().copied().collect();
     assert_eq!(acked.len(), COMMANDS, "each is acknowledged to the broker");
 }
