@@ -891,6 +891,18 @@ impl Outbox {
         unsent.into_iter().map(|(seq, held)| (seq, held.bytes))
     }
 
+    /// Counts what the store refused and nobody has: at the end it goes with the memory that holds it. A result among it
+    /// is told again out of the journal: better counted and told than neither.
+    pub fn give_up_refused(&mut self) {
+        for class in Class::ALL {
+            let volatile = &mut self.lane(class).volatile;
+            let before = volatile.len();
+            volatile.retain(|_, held| held.why != Why::Refused);
+            let gone = before - volatile.len();
+            self.count_dropped("store_failed", gone as u64);
+        }
+    }
+
     /// Counts records that were given up, and remembers which to tell.
     fn lose(&mut self, class: Class, reason: &'static str, records: u64, range: RangeInclusive<u64>) {
         if records == 0 {

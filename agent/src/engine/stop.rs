@@ -123,6 +123,8 @@ impl Engine {
             }
         }
         if stopping.stage == Stage::Close && (self.link.is_idle() || stopping.is_overdue(now.mono)) {
+            self.outbox.give_up_refused();
+            self.save_dropped();
             // The runtime lets the store finish what is queued before it ends.
             self.effects.close();
             self.effects.store(Purpose::Bookkeeping, StoreOp::Commit);

@@ -346,3 +346,23 @@ fn a_start_tells_what_ended_the_run_before() {
     let started = *told(&world, "started").last().unwrap();
     assert_eq!((&started["agent"]["after"], started["agent"]["service_result"].is_null()), (&"stop".into(), true));
 }
+
+#[test]
+fn what_only_memory_holds_at_the_end_is_counted_as_dropped() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.cut();
+    world.refuse(|op| matches!(op, StoreOp::Append { .. }), StoreFault::Busy);
+    world.advance(60 * SECOND);
+    let held = world.engine.outbox.volatile() as u64;
+    assert!(held > 5, "{held}");
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(10 * SECOND);
+    assert!(world.exited);
+    let dropped = |world: &World| world.engine.dropped().get("store_failed").copied();
+    let counted = dropped(&world);
+    assert!(counted >= Some(held), "{counted:?} of {held}");
+    world.refuse_nothing();
+    world.crash();
+    assert_eq!(dropped(&world), counted);
+}
