@@ -18,7 +18,8 @@ use super::surge::Baseline;
 use super::template::{TEXT_MAX, Template, cut, cut_at};
 use super::time::{BootId, Mono};
 
-/// New clusters that may be told at once within a minute; a storm of unlike lines becomes a count after that.
+/// New clusters that may be told at once within a minute; a storm of unlike lines becomes a count after that. The kernel has
+/// as many of its own: what any local program may say must not hide that memory ran out.
 const NEW_CLUSTERS_PER_MINUTE: u32 = 60;
 
 /// Clusters whose counts are saved: those with the highest.
@@ -70,7 +71,15 @@ pub struct Incidents {
     counts: Counts,
     /// There is a source of errors: something came from it, were it only that it is read.
     is_read: bool,
-    minute: (Mono, u32),
+    kernel_minute: Minute,
+    others_minute: Minute,
+}
+
+/// What was told at once since a minute began.
+#[derive(Debug, Default)]
+struct Minute {
+    since: Mono,
+    told: u32,
 }
 
 /// What the config says about errors.
@@ -120,7 +129,14 @@ impl Incidents {
     /// No clusters yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, clusters: BTreeMap::new(), counts: Counts::default(), is_read: false, minute: (Mono(0), 0) }
+        Self {
+            settings,
+            clusters: BTreeMap::new(),
+            counts: Counts::default(),
+            is_read: false,
+            kernel_minute: Minute::default(),
+            others_minute: Minute::default(),
+        }
     }
 
     /// The same, with what an agent that died had counted and not told; the bucket goes on.
@@ -302,7 +318,7 @@ impl Incidents {
             baseline = cluster.baseline;
             template = cluster.template.clone();
         }
-        if !self.make_room(now.mono, fingerprint) {
+        if !self.make_room(now.mono, line.source, fingerprint) {
             self.counts.suppressed += 1;
             return None;
         }
@@ -341,15 +357,13 @@ impl Incidents {
 
     /// Whether a cluster may be told at once and remembered. The one unseen for longest makes place, but never one with
     /// a count that is still to be told.
-    fn make_room(&mut self, now: Mono, fingerprint: u64) -> bool {
-        let (since, told) = self.minute;
-        let told = if now.since(since) >= Duration::from_secs(60) || told == 0 {
-            self.minute = (now, 0);
-            0
-        } else {
-            told
-        };
-        if told >= NEW_CLUSTERS_PER_MINUTE {
+    fn make_room(&mut self, now: Mono, source: ErrorSource, fingerprint: u64) -> bool {
+        let is_kernel = source == ErrorSource::Kernel;
+        let minute = if is_kernel { &mut self.kernel_minute } else { &mut self.others_minute };
+        if now.since(minute.since) >= Duration::from_secs(60) || minute.told == 0 {
+            *minute = Minute { since: now, told: 0 };
+        }
+        if minute.told >= NEW_CLUSTERS_PER_MINUTE {
             return false;
         }
         if !self.clusters.contains_key(&fingerprint) && self.clusters.len() >= self.settings.max_clusters {
@@ -357,7 +371,7 @@ impl Incidents {
             let Some(oldest) = idle.min_by_key(|(_, cluster)| cluster.seen).map(|(key, _)| *key) else { return false };
             self.clusters.remove(&oldest);
         }
-        self.minute.1 += 1;
+        minute.told += 1;
         true
     }
 }
@@ -566,7 +580,11 @@ mod tests {
         let points = incidents.report();
         assert!(points.contains(&Point::new(Metric::ErrorsCount, 100_u64)), "{points:?}");
         assert!(points.contains(&Point::new(Metric::ErrorsSuppressed, 40_u64)), "{points:?}");
+        let mut panic = batch(&["Out of memory: Killed process 100 (app)"]);
+        panic.lines[0].source = ErrorSource::Kernel;
+        assert_eq!(incidents.take(at(1), panic).len(), 1, "what applications say must not hide what the kernel does");
     }
+
     #[test]
     fn an_application_is_heard_from_the_severity_on_and_what_was_refused_is_counted() {
         let mut incidents = incidents(8);
