@@ -548,6 +548,10 @@ impl Link {
 
     /// A broker that closes young connections without a word has, more often than not, another client of that name.
     fn explain(&mut self, fault: LinkFault) -> LinkFault {
+        if matches!(self.state, State::Opening { .. }) {
+            // Not even a transport: the broker itself was away, and that is why it closed.
+            self.short_lives = 0;
+        }
         let young = matches!(&self.state, State::Online(online) if !online.stable);
         if fault.kind != LinkFaultKind::Server || !young {
             return fault;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::world::World;
+use super::world::{Got, World};
 use crate::config::AttributeValue;
 use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
@@ -216,6 +216,24 @@ fn a_connection_without_puback_is_given_up_and_its_records_are_sent_again() {
     world.withhold_acks = true;
     world.advance(40 * SECOND);
     assert!(world.connects >= 2, "{} connects", world.connects);
+}
+
+/// The one looks like the other, but for what comes in between.
+#[test]
+fn a_broker_that_is_restarted_twice_is_not_taken_for_one_whose_client_has_a_twin() {
+    for restarted in [false, true] {
+        let mut world = World::new();
+        for _ in 0..3 {
+            world.broker_up = !restarted;
+            world.advance(5 * SECOND);
+            world.broker_up = true;
+            world.advance(5 * SECOND);
+            world.drop_connection(LinkFaultKind::Server);
+        }
+        world.advance(5 * SECOND);
+        let said = |got: &Got| got.body["link"]["detail"].as_str().is_some_and(|detail| detail.contains("device.id"));
+        assert_eq!(world.got.iter().any(said), !restarted);
+    }
 }
 
 #[test]
