@@ -66,6 +66,14 @@ fn disks_flash_and_clock_are_told_at_their_limits() {
 }
 
 #[test]
+fn a_clock_that_is_trusted_whatever_the_kernel_says_is_nothing_to_tell() {
+    let dir = tempfile::tempdir().unwrap();
+    let points = vec![Point::new(Metric::HostClockSynced, false)];
+    let seen = Observation { points, ..Observation::default() };
+    assert_eq!(judge(&config(dir.path(), "[clock]\ntrust = \"always\""), &seen, &Ok(Vec::new())), []);
+}
+
+#[test]
 fn ports_are_named_and_telnet_is_an_error() {
     let found = of_listeners(&["tcp 0.0.0.0:22", "tcp [::]:23", "udp 0.0.0.0:23"]);
     assert_eq!(checks(&found), ["clear_text_service", "listens"], "the worst first");
