@@ -61,9 +61,10 @@ struct Route<'a> {
 pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) -> Option<String> {
     let routes = routes(round);
     let mut modem = None;
-    if let Some(name) = the_link(config, &routes, round) {
-        let leads_nowhere = !routes.incomplete && !routes.defaults.contains(&name);
-        modem = link(round, &name, leads_nowhere).then_some(name);
+    let the_link = the_link(config, &routes, round);
+    if let Some(name) = &the_link {
+        let leads_nowhere = !routes.incomplete && !routes.defaults.contains(name);
+        modem = link(round, name, leads_nowhere).then(|| name.clone());
     } else if !routes.incomplete {
         round.point(Metric::LinkType, "none");
         round.point(Metric::LinkUp, false);
@@ -73,7 +74,10 @@ pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) -> Option<Str
         if config.interfaces.is_empty() { routes.carriers } else { config.interfaces.iter().cloned().collect() };
     chosen.retain(|name| !config.monthly_budget.contains_key(name));
     // First, as they may not be among those that are left out: their data would be counted as nothing.
-    let chosen: Vec<String> = config.monthly_budget.keys().cloned().chain(chosen).collect();
+    let mut first: Vec<String> = config.monthly_budget.keys().cloned().collect();
+    // And the one that all the others depend on.
+    first.extend(the_link.and_then(|name| chosen.take(&name)));
+    let chosen: Vec<String> = first.into_iter().chain(chosen).collect();
     if chosen.len() > INTERFACES_MAX {
         round.fault("sys/class/net", format!("{} interfaces: only the first {INTERFACES_MAX} are told", chosen.len()));
     }

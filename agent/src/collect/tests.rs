@@ -454,6 +454,15 @@ fn of_many_interfaces_those_with_a_budget_are_told_before_others() {
     assert_eq!(faulty(&seen), ["/sys/class/net"], "the others are too many");
 }
 
+#[test]
+fn of_many_interfaces_the_one_with_the_default_route_is_told_before_others() {
+    let mut made = default_route_by("wwan9", &[("carrier", "1\n")]);
+    made.config.link.interfaces = (0..40).map(|n| format!("br{n}")).chain(["wwan9".to_owned()]).collect();
+    let seen = made.observe();
+    assert_eq!(labelled(&seen, Metric::InterfaceUp, Some("wwan9")), Some(true.into()));
+    assert_eq!(faulty(&seen), ["/sys/class/net"], "the others are too many");
+}
+
 /// An interface with the default route, and what it says of itself.
 fn default_route_by(name: &str, files: &[(&str, &str)]) -> Made {
     let made = Made::link();
