@@ -262,6 +262,12 @@ impl Engine {
         self.effects.poll()
     }
 
+    /// Hands every operation to the store at once, however many it has. A bug that the simulator plants.
+    #[cfg(feature = "simulate")]
+    pub(crate) const fn hold_nothing_back(&mut self) {
+        self.effects.close();
+    }
+
     /// When to call `handle` with [`Input::Wake`], if nothing else comes before.
     #[must_use]
     pub fn poll_deadline(&self) -> Option<Mono> {

@@ -117,7 +117,11 @@ impl World<'_> {
         let after = if self.life == 1 { "installation" } else { "an end" };
         self.diary.note(self.at, What::Started { after });
         self.times.runs_since = Some(self.at);
-        let engine = Engine::new(now, self.config.clone(), identity, recovered);
+        let mut engine = Engine::new(now, self.config.clone(), identity, recovered);
+        let boundless = self.planted == Some(Planted::NoQueueBound);
+        if boundless {
+            engine.hold_nothing_back();
+        }
         self.watch.retries.reset();
         self.gateway.read_errors_from(engine.error_cursor());
         self.agent = Some(Agent {
@@ -126,7 +130,7 @@ impl World<'_> {
             // The errors' source says that it is read.
             inbox: VecDeque::from([Input::Errors(ErrorBatch::default())]),
             unread: VecDeque::new(),
-            boundless: self.planted == Some(Planted::NoQueueBound),
+            boundless,
             store: VecDeque::new(),
             store_busy: false,
             link: None,
