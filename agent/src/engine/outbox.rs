@@ -891,16 +891,12 @@ impl Outbox {
         unsent.into_iter().map(|(seq, held)| (seq, held.bytes))
     }
 
-    /// Counts what the store refused and nobody has: at the end it goes with the memory that holds it. A result among it
-    /// is told again out of the journal: better counted and told than neither.
-    pub fn give_up_refused(&mut self) {
-        for class in Class::ALL {
-            let volatile = &mut self.lane(class).volatile;
-            let before = volatile.len();
-            volatile.retain(|_, held| held.why != Why::Refused);
-            let gone = before - volatile.len();
-            self.count_dropped("store_failed", gone as u64);
-        }
+    /// Counts what the store refused: at the end it goes with the memory that holds it. A result among it is told again out
+    /// of the journal, so it stays here and isn't taken for safe: better counted and told than neither.
+    pub fn count_refused(&mut self) {
+        let held = self.lanes.iter().flat_map(|lane| lane.volatile.values());
+        let refused = held.filter(|held| held.why == Why::Refused).count();
+        self.count_dropped("store_failed", refused as u64);
     }
 
     /// Counts records that were given up, and remembers which to tell.

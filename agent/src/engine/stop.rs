@@ -123,7 +123,7 @@ impl Engine {
             }
         }
         if stopping.stage == Stage::Close && (self.link.is_idle() || stopping.is_overdue(now.mono)) {
-            self.outbox.give_up_refused();
+            self.outbox.count_refused();
             self.save_dropped();
             // The runtime lets the store finish what is queued before it ends.
             self.effects.close();

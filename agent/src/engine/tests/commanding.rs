@@ -120,6 +120,25 @@ fn a_result_that_the_store_refuses_over_and_over_is_told_after_a_crash() {
 }
 
 #[test]
+fn a_result_that_the_store_refuses_until_the_agent_ends_is_told_by_the_next_start() {
+    for reason in ["stopped", "rebooting"] {
+        let mut world = online();
+        world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Results, .. }), StoreFault::Busy);
+        world.command("x", "ping", json!({}), 7);
+        world.cut();
+        world.advance(7 * SECOND);
+        world.input(Input::Stop { reason });
+        world.advance(10 * SECOND);
+        assert!(world.statuses("x").is_empty());
+        world.refuse_nothing();
+        world.crash();
+        world.broker_up = true;
+        world.advance(60 * SECOND);
+        assert_eq!(world.statuses("x"), ["SUCCEEDED"], "{reason}");
+    }
+}
+
+#[test]
 fn another_command_under_a_known_id_is_refused_as_replayed() {
     let mut world = online();
     world.command("x", "ping", json!({}), 1);
