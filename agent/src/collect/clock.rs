@@ -75,6 +75,15 @@ impl Clock {
     }
 }
 
+/// The boot's id as [`boot_id`] says it, or that of the kernel that runs: a tree that stands in for /sys and /proc need not
+/// have one.
+///
+/// # Errors
+/// Neither file can be read, or that of the kernel holds no boot id (`InvalidData`).
+pub fn this_boot(root: &Path) -> io::Result<BootId> {
+    boot_id(root).or_else(|_| boot_id(Path::new("/")))
+}
+
 /// The boot's id: the one that this process was told in its environment, or the kernel's below `root`.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! How much data each interface with a budget has used in this calendar month (UTC), over restarts and reboots; told once
 //! when most of the budget is gone, and once when all of it is. Only counts and tells: what is to be done about it is a
-//! rule's. Bounded by the configuration. A power cut costs what was counted since it was last written.
+//! rule's. Bounded by the configuration. A crash costs nothing, since the kernel's counters go on; a power cut costs what
+//! was counted since it was last written.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub(super) struct DataUse {
     boot: BootId,
     saved: Mono,
     changed: bool,
+    /// What must not wait for [`SAVED_EVERY`]: where counting began, and which marks were told.
+    urgent: bool,
 }
 
 #[derive(Debug, Default, Encode, Decode)]
@@ -62,7 +65,7 @@ pub(super) struct Counted {
 impl DataUse {
     /// Goes on with what was counted before.
     pub(super) fn new(now: Mono, boot: BootId, stored: Option<Stored>) -> Self {
-        Self { stored: stored.unwrap_or_default(), boot, saved: now, changed: false }
+        Self { stored: stored.unwrap_or_default(), boot, saved: now, changed: false, urgent: false }
     }
 
     /// Counts what grew since the last round, for the interfaces that have a budget.
@@ -80,6 +83,8 @@ impl DataUse {
             };
             let used = self.stored.interfaces.entry(interface.clone()).or_default();
             if let (Some(rx), Some(tx)) = (read(Metric::InterfaceRxBytes), read(Metric::InterfaceTxBytes)) {
+                // A crash before it is written would take the next reading for the first.
+                self.urgent |= used.counters.is_none();
                 let growth = used.growth(self.boot, rx, tx);
                 used.bytes = used.bytes.saturating_add(growth);
                 self.changed |= growth > 0;
@@ -89,15 +94,17 @@ impl DataUse {
             counted.points.push(Point::labelled(Metric::InterfaceBudgetUsed, interface, percent));
             counted.events.extend(used.mark(interface, *budget, percent));
         }
+        self.urgent |= !counted.events.is_empty();
         counted
     }
 
     /// What is to be written, if it is time to; at a stop it is.
     pub(super) fn save(&mut self, now: Mono, stopping: bool) -> Option<(String, Option<Bytes>)> {
-        if !self.changed || (!stopping && now.since(self.saved) < SAVED_EVERY) {
+        let is_due = self.changed && (stopping || now.since(self.saved) >= SAVED_EVERY);
+        if !is_due && !self.urgent {
             return None;
         }
-        (self.saved, self.changed) = (now, false);
+        (self.saved, self.changed, self.urgent) = (now, false, false);
         Some((DATA_KEY.to_owned(), Some(encode(&self.stored))))
     }
 
@@ -238,10 +245,16 @@ mod tests {
     fn it_is_written_hourly_at_most_and_only_what_is_new() {
         let mut data = DataUse::new(Mono(0), boot(1), None);
         data.look(at(NOVEMBER, true), &budgets(), &counters(1, 1));
-        assert_eq!(data.save(Mono(3_599_999), false), None);
-        assert!(data.save(Mono(3_600_000), false).is_some());
-        data.look(at(NOVEMBER, true), &budgets(), &counters(1, 1));
+        assert!(data.save(Mono(1), false).is_some(), "where counting began");
+        data.look(at(NOVEMBER, true), &budgets(), &counters(2, 1));
+        assert_eq!(data.save(Mono(3_600_000), false), None);
+        assert!(data.save(Mono(3_600_001), false).is_some());
+        data.look(at(NOVEMBER, true), &budgets(), &counters(2, 1));
         assert_eq!(data.save(Mono(9_000_000), true), None, "nothing was used");
+        data.look(at(NOVEMBER, true), &budgets(), &counters(900, 1));
+        assert!(data.save(Mono(3_600_002), false).is_some(), "what was told is not told again after a crash");
+        data.look(at(NOVEMBER, true), &budgets(), &counters(901, 1));
+        assert_eq!(data.save(Mono(3_600_003), false), None);
         let none = data.look(at(NOVEMBER, true), &BTreeMap::new(), &counters(9, 9));
         assert!(none.points.is_empty() && data.stored.interfaces.is_empty(), "no budget, nothing to count");
     }

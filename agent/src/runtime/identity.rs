@@ -39,8 +39,7 @@ pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity
     let root = &config.collect.root;
     let release = os_release(root);
     Ok(Identity {
-        // A tree that stands in for /sys and /proc need not have one: the kernel that runs has.
-        boot: clock::boot_id(root).or_else(|_| clock::boot_id(Path::new("/"))).map_err(RunError::BootId)?,
+        boot: clock::this_boot(root).map_err(RunError::BootId)?,
         version: VERSION.to_owned(),
         build_time: build_time(),
         end_signs: reboot::signs(root),

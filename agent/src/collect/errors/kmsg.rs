@@ -25,6 +25,8 @@ const RECORD_BYTES_MAX: usize = 16 * 1024;
 /// The most records that are passed over at a first start; a ring of 16 MiB holds fewer.
 const HISTORY_RECORDS_MAX: usize = 1 << 20;
 
+/// What each boot begins with.
+const FIRST_SEQ: u64 = 0;
 /// How often a file that stands in for the device is asked for more.
 const FILE_EVERY: Duration = Duration::from_millis(500);
 
@@ -47,13 +49,12 @@ impl Kmsg {
         let log = rustix::fs::open(&self.device, flags, Mode::empty()).map_err(|error| failed(&name, error))?;
         let mut buffer = vec![0; RECORD_BYTES_MAX];
         let mut first_run = None;
-        let mut last = match outlet.cursor.as_deref().map(|cursor| self.position(cursor)) {
-            Some(Position::After(seq)) => Some(seq),
-            Some(Position::Beginning) => None,
+        let mut next = match outlet.cursor.as_deref().map(|cursor| self.position(cursor)) {
+            Some(Position::At(seq)) => Some(seq),
             Some(Position::Unknown) | None => {
                 let newest = newest(&log, &mut buffer).map_err(|error| failed(&name, error))?;
                 first_run = newest.and_then(|seq| self.cursor(seq));
-                newest
+                newest.map(|seq| seq.saturating_add(1))
             }
         };
 
@@ -71,7 +72,7 @@ impl Kmsg {
                 }
                 Some(Ok(len)) => {
                     for record in records(buffer.get(..len).unwrap_or_default()) {
-                        self.add(record, &mut last, &mut batch);
+                        self.add(record, &mut next, &mut batch);
                     }
                 }
             }
@@ -81,18 +82,19 @@ impl Kmsg {
         }
     }
 
-    fn add(&self, bytes: &[u8], last: &mut Option<u64>, batch: &mut ErrorBatch) {
+    /// `next` is the sequence number that comes next, where that is known: what was passed over was lost.
+    fn add(&self, bytes: &[u8], next: &mut Option<u64>, batch: &mut ErrorBatch) {
         let Some(record) = Record::parse(bytes) else {
             batch.missed += 1;
             return;
         };
-        if let Some(last) = *last {
-            if record.seq <= last {
+        if let Some(next) = *next {
+            if record.seq < next {
                 return;
             }
-            batch.missed += record.seq - last - 1;
+            batch.missed += record.seq - next;
         }
-        *last = Some(record.seq);
+        *next = Some(record.seq.saturating_add(1));
         batch.cursor = self.cursor(record.seq);
         let is_wanted_anyway = || record.facility == 0 && is_wanted_anyway(&record.message);
         if record.severity <= self.filter.min_severity || is_wanted_anyway() {
@@ -107,21 +109,19 @@ impl Kmsg {
 
     fn position(&self, cursor: &str) -> Position {
         let parts = cursor.strip_prefix("kmsg:").and_then(|rest| rest.split_once(':'));
-        let Some((boot, Ok(seq))) = parts.map(|(boot, seq)| (boot, seq.parse())) else { return Position::Unknown };
+        let Some((boot, Ok(seq))) = parts.map(|(boot, seq)| (boot, seq.parse::<u64>())) else { return Position::Unknown };
         match self.filter.boot {
             None => Position::Unknown,
-            Some(this) if this.to_string() == boot => Position::After(seq),
-            Some(_) => Position::Beginning,
+            Some(this) if this.to_string() == boot => Position::At(seq.saturating_add(1)),
+            Some(_) => Position::At(FIRST_SEQ),
         }
     }
 }
 
 /// Where a cursor points to.
 enum Position {
-    /// After this record.
-    After(u64),
-    /// It is of an earlier boot: everything in the ring is new.
-    Beginning,
+    /// At the record with this sequence number, or where it is gone, the oldest after it.
+    At(u64),
     /// It is no cursor of this log.
     Unknown,
 }

@@ -100,7 +100,7 @@ pub fn spawn(
     let filter = Filter {
         min_severity: config.min_severity,
         units: config.units.clone(),
-        boot: super::clock::boot_id(root).ok(),
+        boot: super::clock::this_boot(root).ok(),
     };
     let source = if config.enabled { choose(filter, root) } else { None };
     let outlet = Outlet { batches, cursor };

@@ -57,6 +57,17 @@ fn filter() -> Filter {
     Filter { min_severity: Severity::Error, units: Vec::new(), boot: BootId::parse("0123456789abcdef0123456789abcdef") }
 }
 
+fn config() -> CollectErrors {
+    CollectErrors {
+        enabled: true,
+        min_severity: Severity::Error,
+        units: Vec::new(),
+        max_clusters: 1,
+        bucket: Duration::from_secs(60),
+        app_socket: None,
+    }
+}
+
 fn outlet(cursor: Option<&str>) -> (Outlet, mpsc::Receiver<ErrorBatch>) {
     let (batches, taken) = mpsc::channel(64);
     (Outlet { batches, cursor: cursor.map(str::to_owned) }, taken)
@@ -330,18 +341,10 @@ fn a_shutdown_ends_the_task_and_its_child() {
 #[test]
 fn without_journal_and_kernel_log_the_task_ends_at_once() {
     let root = tempfile::tempdir().unwrap();
-    let config = CollectErrors {
-        enabled: true,
-        min_severity: Severity::Error,
-        units: Vec::new(),
-        max_clusters: 1,
-        bucket: Duration::from_secs(60),
-        app_socket: None,
-    };
     block_on(async {
         let (batches, _taken) = mpsc::channel(1);
         let (_stop, stopped) = watch::channel(false);
-        spawn(&config, root.path(), None, batches, stopped).await.unwrap();
+        spawn(&config(), root.path(), None, batches, stopped).await.unwrap();
     });
 }
 
@@ -403,6 +406,38 @@ fn a_file_in_place_of_the_device_is_read_from_its_end_on_and_a_line_once_it_is_w
         assert_eq!(message(taken.recv().await.unwrap()), ["first"]);
         write.write_all(b"ond\n3,4,4,-;third\n").unwrap();
         assert_eq!(message(taken.recv().await.unwrap()), ["second", "third"]);
+        reading.abort();
+    });
+}
+
+#[test]
+fn of_a_new_boot_everything_is_read_and_what_the_ring_no_longer_holds_is_counted_as_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("kmsg");
+    fs::write(&device, "3,5,1,-;the oldest that is left\n3,6,2,-;and the next\n").unwrap();
+    block_on(async {
+        let (outlet, mut taken) = outlet(Some(&format!("kmsg:{}:900", BootId([7; 16]))));
+        let reading = tokio::spawn(keep_reading(Source::Kmsg(Kmsg::new(device, filter())), outlet));
+        assert_eq!(taken.recv().await.unwrap().lines, [], "it is read");
+        let batch = taken.recv().await.unwrap();
+        assert_eq!((batch.lines.len(), batch.missed), (2, 5), "{batch:?}");
+        reading.abort();
+    });
+}
+
+#[test]
+fn a_tree_without_a_boot_id_is_of_the_boot_that_runs_so_what_came_while_nobody_read_is_read() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("dev")).unwrap();
+    fs::write(root.path().join("dev/kmsg"), "3,1,1,-;seen before\n3,2,2,-;while away\n").unwrap();
+    block_on(async {
+        let cursor = format!("kmsg:{}:1", crate::collect::clock::boot_id(Path::new("/")).unwrap());
+        let (batches, mut taken) = mpsc::channel(4);
+        let (_keep, shutdown) = watch::channel(false);
+        let reading = spawn(&config(), root.path(), Some(cursor), batches, shutdown);
+        assert_eq!(taken.recv().await.unwrap().lines, [], "it is read");
+        let batch = taken.recv().await.unwrap();
+        assert_eq!(batch.lines.iter().map(|line| line.message.as_str()).collect::<Vec<_>>(), ["while away"]);
         reading.abort();
     });
 }
