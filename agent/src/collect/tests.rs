@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::{ClockTrust, Collect, CollectBattery, CollectErrors, CollectHost, CollectLink};
 use crate::engine::io::{EffectId, Input};
-use crate::engine::metric::Value;
+use crate::engine::metric::{Content, Point, Value};
 use crate::engine::observation::Severity;
 use crate::engine::time::{Mono, Now, Unix, Wall};
 
@@ -140,8 +140,23 @@ impl Made {
     }
 
     fn observe(&self) -> Observation {
-        Collectors::new(&self.config).observe(reading())
+        let seen = Collectors::new(&self.config).observe(reading());
+        seen.points.iter().for_each(as_the_table_says);
+        seen
     }
+}
+
+/// Rules are held against the table of metrics before a gateway ever reads one.
+fn as_the_table_says(Point { metric, value, .. }: &Point) {
+    let fits = match (metric.content(), value) {
+        (Content::Number, Value::Float(_) | Value::Count(_))
+        | (Content::Flag, Value::Flag(_))
+        | (Content::Text, Value::Text(_)) => true,
+        (Content::Words(words), Value::Text(word)) => words.contains(&&**word),
+        _ => false,
+    };
+    let lies_within = |(low, high)| value.number().is_some_and(|number| (low..=high).contains(&number));
+    assert!(fits && metric.range().is_none_or(lies_within), "{metric} is {value:?}");
 }
 
 fn reading() -> ClockReading {
@@ -339,7 +354,7 @@ fn a_gateway_without_a_battery_says_so_and_nothing_else() {
     made.remove("sys/class/power_supply");
     let seen = made.observe();
     let points: Vec<_> = seen.points.iter().filter(|point| !own(point.metric)).collect();
-    assert_eq!(points, [&crate::engine::metric::Point::new(Metric::BatteryPresent, false)]);
+    assert_eq!(points, [&Point::new(Metric::BatteryPresent, false)]);
     assert_eq!(seen.faults, []);
 }
 

@@ -2,6 +2,7 @@
 //! and line. Whatever holds a `CheckedConfig` need not ask again whether a value makes sense. Reading the environment
 //! or the network is not this module's business.
 
+mod doubts;
 mod effective;
 mod files;
 pub(crate) mod policy;

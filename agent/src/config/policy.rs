@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::doubts;
 use super::read::{attribute, hours, interface, ms, seconds, severity, threshold};
 use super::reader::{Section, absolute_path, duration, nearest, number, parsed, text, text_of, unfit, word};
 use super::tree::Node;
-use super::types::{Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
+use super::types::{Collect, Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
 use super::values::{Action, Anomaly, Budget, QuarantineLevel, Share, Unfit, UnitName, is_topic_word};
 use crate::engine::metric::{Metric, Rollup};
 use crate::engine::observation::Severity;
@@ -225,9 +226,13 @@ pub(crate) fn is_runbook(text: &str) -> bool {
 
 /// Reads all `[[rules]]`, and looks up the metrics and ladders that they name. The ladder `save-power` is there for whoever
 /// names it, unless one of that name is.
-pub(super) fn rules(s: &mut Section<'_>, ladders: &mut BTreeMap<String, Vec<Step>>) -> Vec<Rule> {
+pub(super) fn rules(s: &mut Section<'_>, ladders: &mut BTreeMap<String, Vec<Step>>, collected: &Collect) -> Vec<Rule> {
     let mut names = Names::default();
-    let rules = s.tables("rules", |s| rule(s, &mut names, ladders));
+    let rules = s.tables("rules", |s| {
+        let rule = rule(s, &mut names, ladders)?;
+        doubts::warn_if_never_raised(s, &rule, collected);
+        Some(rule)
+    });
     let rules: Vec<Rule> = rules.into_iter().flatten().collect();
     if rules.iter().any(|rule| rule.remedy.as_deref() == Some(SAVE_POWER)) {
         ladders

@@ -52,7 +52,7 @@ pub(super) fn config(s: &mut Section<'_>, hostname: &str) -> CheckedConfig {
     let remediation = s.table("remediation", policy::remediation);
     let rollback = s.named_tables("rollback", policy::rollback);
     let mut ladders = policy::ladders(s, &remediation, &rollback);
-    let rules = policy::rules(s, &mut ladders);
+    let rules = policy::rules(s, &mut ladders, &collect);
     CheckedConfig {
         device,
         mqtt,

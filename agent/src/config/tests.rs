@@ -7,13 +7,13 @@ use proptest::prelude::*;
 
 use super::*;
 
-const URL: &str = "[mqtt]\nurl = \"mqtt://127.0.0.1\"\n";
+pub(super) const URL: &str = "[mqtt]\nurl = \"mqtt://127.0.0.1\"\n";
 /// The key of RFC 8037, appendix A.2, raw and as `openssl pkey -pubout` writes it.
 const KEY: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
 const KEY_PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
 
 /// Loads texts as the files `0.toml`, `1.toml` and so on.
-fn load_texts(texts: &[&str]) -> Result<Loaded, Vec<Problem>> {
+pub(super) fn load_texts(texts: &[&str]) -> Result<Loaded, Vec<Problem>> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("ops-1.pub"), KEY_PEM).unwrap();
     std::fs::write(dir.path().join("other.pub"), "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")

@@ -355,10 +355,14 @@ impl Incidents {
         }
     }
 
-    /// Whether a cluster may be told at once and remembered. The one unseen for longest makes place, but never one with
-    /// a count that is still to be told.
+    /// Whether a cluster may be told at once and remembered.
     fn make_room(&mut self, now: Mono, source: ErrorSource, fingerprint: u64) -> bool {
         let is_kernel = source == ErrorSource::Kernel;
+        let crowded = !self.clusters.contains_key(&fingerprint) && self.clusters.len() >= self.settings.max_clusters;
+        let least = if crowded { self.least(is_kernel) } else { None };
+        if crowded && least.is_none() {
+            return false;
+        }
         let minute = if is_kernel { &mut self.kernel_minute } else { &mut self.others_minute };
         if now.since(minute.since) >= Duration::from_secs(60) || minute.told == 0 {
             *minute = Minute { since: now, told: 0 };
@@ -366,13 +370,21 @@ impl Incidents {
         if minute.told >= NEW_CLUSTERS_PER_MINUTE {
             return false;
         }
-        if !self.clusters.contains_key(&fingerprint) && self.clusters.len() >= self.settings.max_clusters {
-            let idle = self.clusters.iter().filter(|(_, cluster)| cluster.repeats == 0);
-            let Some(oldest) = idle.min_by_key(|(_, cluster)| cluster.seen).map(|(key, _)| *key) else { return false };
-            self.clusters.remove(&oldest);
-        }
         minute.told += 1;
+        let removed = least.and_then(|least| self.clusters.remove(&least));
+        self.counts.suppressed += removed.map_or(0, |cluster| cluster.repeats);
         true
+    }
+
+    /// The cluster that makes place: the one unseen for longest of those without a count that is still to be told. Where all
+    /// have one, the smallest that isn't the kernel's, but only for the kernel.
+    fn least(&self, for_kernel: bool) -> Option<u64> {
+        let idle = self.clusters.iter().filter(|(_, cluster)| cluster.repeats == 0);
+        let oldest = idle.min_by_key(|(_, cluster)| cluster.seen);
+        let others =
+            self.clusters.iter().filter(|(_, cluster)| for_kernel && cluster.line.source != ErrorSource::Kernel);
+        let smallest = || others.min_by_key(|(_, cluster)| cluster.repeats);
+        oldest.or_else(smallest).map(|(fingerprint, _)| *fingerprint)
     }
 }
 
@@ -583,6 +595,23 @@ mod tests {
         let mut panic = batch(&["Out of memory: Killed process 100 (app)"]);
         panic.lines[0].source = ErrorSource::Kernel;
         assert_eq!(incidents.take(at(1), panic).len(), 1, "what applications say must not hide what the kernel does");
+    }
+
+    #[test]
+    fn where_every_cluster_has_a_count_to_tell_only_the_kernel_takes_the_place_of_the_smallest() {
+        let mut incidents = incidents(2);
+        incidents.take(at(0), batch(&["alpha", "alpha", "alpha", "beta", "beta"]));
+        assert!(incidents.take(at(1), batch(&["gamma"])).is_empty());
+        let mut oom = batch(&["Out of memory: Killed process 100 (app)"; 2]);
+        oom.lines.iter_mut().for_each(|line| line.source = ErrorSource::Kernel);
+        assert_eq!(incidents.take(at(2), oom.clone()).len(), 1);
+        assert!(incidents.report().contains(&Point::new(Metric::ErrorsSuppressed, 2_u64)), "gamma, and beta's count");
+        oom.lines.iter_mut().for_each(|line| line.message = "EXT4-fs error (device mmcblk0p2)".into());
+        assert_eq!(incidents.take(at(3), oom).len(), 1);
+        let last = batch(&["delta"]);
+        assert!(incidents.take(at(4), last).is_empty(), "the kernel's counts stay");
+        let counts: Vec<_> = incidents.poll(Mono(120_000), 9).iter().filter_map(count).cloned().collect();
+        assert_eq!(counts, [1_u64, 1].map(Field::from), "of both that the kernel has now");
     }
 
     #[test]

@@ -20,6 +20,19 @@ pub enum Rollup {
     Sum,
 }
 
+/// What a metric's readings are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// A number.
+    Number,
+    /// True or false.
+    Flag,
+    /// A word, whose kind the gateway decides.
+    Text,
+    /// One of these words.
+    Words(&'static [&'static str]),
+}
+
 /// A measured value.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Value {
@@ -221,7 +234,7 @@ metrics! {
     124 AgentOutboxBytes "agent.outbox_bytes" Last "By" "their size on disk";
     125 AgentDropped "agent.dropped.*" Last "1" "records given up since the store was made, by reason";
     126 AgentStoreWritten "agent.store_written_bytes" Sum "By" "/proc/self/io write_bytes; where the kernel doesn't count, bytes that the store handed to the disk";
-    127 AgentCollectFaults "agent.collect_faults" Sum "1" "files that were missing or said nonsense";
+    127 AgentCollectFaults "agent.collect_faults" Sum "1" "files that were missing or said nonsense, interfaces beyond the 32nd";
     128 AgentRefused "agent.refused.*" Sum "1" "requests turned away because a bound was reached, by bound";
     129 AgentPublishes "agent.publishes" Sum "1" "PUBLISH packets sent";
     130 AgentDuplicates "agent.duplicates" Sum "1" "of those, sent again after a lost connection";
@@ -242,6 +255,47 @@ impl Metric {
         (Self::LinkTxDropped, Self::InterfaceTxDropped),
         (Self::LinkCarrierChanges, Self::InterfaceCarrierChanges),
     ];
+
+    /// What its readings are.
+    #[must_use]
+    pub const fn content(self) -> Content {
+        match self {
+            Self::BatteryState => Content::Words(&["charging", "discharging", "full", "not_charging", "unknown"]),
+            Self::LinkType | Self::InterfaceType => Content::Words(&["ethernet", "wifi", "cellular", "none"]),
+            Self::InterfaceKind => Content::Words(&["bridge", "bond", "vlan", "vpn"]),
+            Self::BatterySupply
+            | Self::LinkInterface
+            | Self::LinkRat
+            | Self::LinkOperator
+            | Self::LinkRegistration
+            | Self::AgentVersion => Content::Text,
+            Self::BatteryPresent
+            | Self::BatteryExternalPower
+            | Self::LinkUp
+            | Self::InterfaceUp
+            | Self::HostClockSynced
+            | Self::HostUndervoltage => Content::Flag,
+            _ => Content::Number,
+        }
+    }
+
+    /// The least and the most that it can be, where both are fixed: shares of a whole.
+    #[must_use]
+    pub const fn range(self) -> Option<(f64, f64)> {
+        match self {
+            Self::BatteryChargePct
+            | Self::LinkSignalQuality
+            | Self::HostCpu
+            | Self::HostMemUsed
+            | Self::HostSwapUsed
+            | Self::HostDiskUsed
+            | Self::HostDiskInodes
+            | Self::HostPsiCpu
+            | Self::HostPsiMemory
+            | Self::HostPsiIo => Some((0.0, 100.0)),
+            _ => None,
+        }
+    }
 
     /// Whether its path asks for a label.
     #[must_use]

@@ -515,10 +515,11 @@ impl Remedies {
 
     fn exhausted(&mut self, now: Now, timeline: &Timeline, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
-        if !run.dry {
-            let event = ladder_event(run, rule, Severity::Error, "ladder_exhausted", "EXHAUSTED");
-            self.steps.push_back(Step::Tell(event));
-        }
+        // A rehearsal wakes nobody, but shows that the ladder ends here.
+        let severity = if run.dry { Severity::Notice } else { Severity::Error };
+        let event = ladder_event(run, rule, severity, "ladder_exhausted", "EXHAUSTED");
+        let rehearsed = run.dry.then(|| Reason::DryRun.word());
+        self.steps.push_back(Step::Tell(event.with_some("reason", rehearsed)));
         self.end(now, timeline, rule);
     }
 

@@ -50,7 +50,7 @@ pub(super) struct Ledger {
 
 /// Why a ledger can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} {}: {source}", .path.display())]
+#[error("{what} {}", .path.display())]
 pub(super) struct LedgerError {
     what: &'static str,
     path: PathBuf,

@@ -105,12 +105,12 @@ pub(super) enum PolicyError {
         wrong: String,
     },
     /// It can't be looked at.
-    #[error("look at {path}: {source}")]
+    #[error("look at {path}: {why}")]
     Io {
         /// The file, or a directory above it.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        why: io::Error,
     },
     /// It has mistakes.
     #[error("{} mistakes, the first: {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
@@ -220,7 +220,7 @@ pub(super) fn trusted(file: &Path) -> Result<(), PolicyError> {
     match who_else_writes(file) {
         Ok(None) => Ok(()),
         Ok(Some((path, wrong))) => Err(PolicyError::Untrusted { path, wrong }),
-        Err(source) => Err(PolicyError::Io { path: file.to_owned(), source }),
+        Err(why) => Err(PolicyError::Io { path: file.to_owned(), why }),
     }
 }
 

@@ -50,7 +50,7 @@ pub struct Claims {
 
 /// RFC 7519, section 4.1.3: one, or several.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "aud: a device id or group:NAME, or a list of these, is expected")]
 enum Aud {
     One(String),
     Several(Vec<String>),
@@ -388,6 +388,7 @@ mod tests {
             ("exp beyond time", claim(json!({"exp": 1e300})), Reason::Malformed),
             ("no name", claim(json!({"cmd": {"name": ""}})), Reason::Malformed),
             ("a name that can't be shown", claim(json!({"cmd": {"name": "pi\ng"}})), Reason::Malformed),
+            ("an audience as a number", claim(json!({"aud": 5})), Reason::Malformed),
             ("args as a list", claim(json!({"cmd": {"name": "ping", "args": []}})), Reason::Malformed),
             ("no timeout at all", claim(json!({"cmd": {"name": "ping", "timeout_s": 0}})), Reason::Malformed),
             ("plain JSON where signatures are required", claims().to_string(), Reason::Malformed),

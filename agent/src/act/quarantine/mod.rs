@@ -13,6 +13,7 @@ pub mod terms;
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -261,7 +262,8 @@ impl Quarantine {
     }
 
     fn save(&self, saved: &Saved) -> io::Result<()> {
-        fs::create_dir_all(&self.dir)?;
+        // As systemd makes it: what is in there is nobody else's business.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let file = self.dir.join(STATE_FILE);
         let text = serde_json::to_vec(saved)?;
         disk::replace_file(&file, &text)

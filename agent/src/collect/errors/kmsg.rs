@@ -109,7 +109,9 @@ impl Kmsg {
 
     fn position(&self, cursor: &str) -> Position {
         let parts = cursor.strip_prefix("kmsg:").and_then(|rest| rest.split_once(':'));
-        let Some((boot, Ok(seq))) = parts.map(|(boot, seq)| (boot, seq.parse::<u64>())) else { return Position::Unknown };
+        let Some((boot, Ok(seq))) = parts.map(|(boot, seq)| (boot, seq.parse::<u64>())) else {
+            return Position::Unknown;
+        };
         match self.filter.boot {
             None => Position::Unknown,
             Some(this) if this.to_string() == boot => Position::At(seq.saturating_add(1)),

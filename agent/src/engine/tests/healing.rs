@@ -507,13 +507,16 @@ fn a_dry_run_tells_what_it_would_have_done_and_does_nothing() {
     memory(&mut world, 95.0);
     world.advance(HOUR);
     assert!(world.acted.is_empty());
-    // Each step in its turn; nothing of that has helped, nor failed to.
-    assert!(is(&told(&world), &[("restart_unit", "REJECTED"), ("reboot", "REJECTED")]), "{:?}", told(&world));
-    let events = world.got.iter().filter(|got| got.body["type"] == "remediation");
-    assert!(events.into_iter().all(|got| got.body["remediation"]["reason"] == "dry_run"));
+    // Each step in its turn, and that nothing comes after them: the rehearsal of a whole ladder, which wakes nobody.
+    let rehearsed = [("restart_unit", "REJECTED"), ("reboot", "REJECTED"), ("ladder_exhausted", "EXHAUSTED")];
+    assert!(is(&told(&world), &rehearsed), "{:?}", told(&world));
+    let events: Vec<_> = world.got.iter().filter(|got| got.body["type"] == "remediation").collect();
+    assert!(events.iter().all(|got| got.body["remediation"]["reason"] == "dry_run"));
+    assert_eq!(events.last().unwrap().body["severity"], "notice");
+    // Nothing of that has helped.
     memory(&mut world, 50.0);
     world.advance(MINUTE);
-    assert_eq!(told(&world).len(), 2, "{:?}", told(&world));
+    assert_eq!(told(&world).len(), 3, "{:?}", told(&world));
 }
 
 #[test]

@@ -1,0 +1,208 @@
+//! Says of a rule that it can't be raised as the configuration stands: it watches what nobody collects, or asks for what its
+//! metric never is. Only warns: what a gateway runs with today must not keep the next version from starting. Says nothing
+//! of what depends on the gateway, such as whether it has a battery.
+
+use std::path::Path;
+
+use super::reader::Section;
+use super::types::{Collect, Rule, RuleTest};
+use super::values::{Anomaly, AttributeValue};
+use crate::engine::kernel::KernelClass;
+use crate::engine::metric::{Content, Metric};
+use crate::engine::observation::Severity;
+
+/// Warns at the key of the rule that `s` reads.
+pub(super) fn warn_if_never_raised(s: &mut Section<'_>, rule: &Rule, collect: &Collect) {
+    let Some((metric, label)) = Metric::find(&rule.metric) else { return };
+    let is_about_absence = matches!(rule.test, RuleTest::MissingFor(_));
+    if let Some(why) = uncollected(metric, label, collect) {
+        let so = if is_about_absence { "always" } else { "never" };
+        s.warn("metric", format!("{why}: the rule is {so} raised"));
+    } else if let Some((key, why)) = impossible(metric, &rule.test) {
+        s.warn(key, format!("{why}: the rule is never raised"));
+    }
+}
+
+/// Why nobody reads it.
+fn uncollected(metric: Metric, label: Option<&str>, collect: &Collect) -> Option<String> {
+    let path = metric.path();
+    if path.starts_with("battery.") && !collect.battery.enabled {
+        return Some("collect.battery.enabled is false".to_owned());
+    }
+    let label = label?;
+    let unknown = |words: &[&str]| format!("there is no {label:?}, but {}", words.join(", "));
+    match path.split_once('*')?.0 {
+        "host.disk." if !collect.host.mounts.iter().any(|mount| mount == Path::new(label)) => {
+            Some(format!("{label:?} is not in collect.host.mounts"))
+        }
+        "link.interfaces." => {
+            let named = &collect.link.interfaces;
+            let is_told = named.is_empty() || named.iter().any(|interface| interface == label);
+            (!is_told).then(|| format!("{label:?} is not in collect.link.interfaces"))
+        }
+        "errors.by_severity." => {
+            let words = Severity::ALL.map(Severity::word);
+            (!words.contains(&label)).then(|| unknown(&words))
+        }
+        "errors.kernel_by_class." => {
+            let words: Vec<_> = KernelClass::ALL.iter().map(|class| class.word()).collect();
+            (!words.contains(&label)).then(|| unknown(&words))
+        }
+        _ => None,
+    }
+}
+
+/// The key that asks for what the metric never is, and why.
+fn impossible(metric: Metric, test: &RuleTest) -> Option<(&'static str, String)> {
+    if let RuleTest::Equals(wanted) = test {
+        return never_equal(metric, wanted).map(|why| ("equals", why));
+    }
+    let (key, limit) = match test {
+        RuleTest::Below(limit) => ("below", Some(*limit)),
+        RuleTest::Above(limit) => ("above", Some(*limit)),
+        RuleTest::RateBelow(_) => ("rate_below", None),
+        RuleTest::RateAbove(_) => ("rate_above", None),
+        RuleTest::Anomaly(Anomaly::NewListener | Anomaly::NewPeer) | RuleTest::MissingFor(_) | RuleTest::Equals(_) => {
+            return None;
+        }
+        RuleTest::Anomaly(_) => ("anomaly", None),
+    };
+    if let Content::Text | Content::Words(_) = metric.content() {
+        return Some((key, format!("{metric} is a word, not a number; use equals or missing_for")));
+    }
+    let (low, high) = metric.range()?;
+    let is_beyond = match test {
+        RuleTest::Below(limit) => *limit <= low,
+        RuleTest::Above(limit) => *limit >= high,
+        _ => false,
+    };
+    is_beyond.then(|| (key, format!("{metric} is from {low} to {high}, never {key} {}", limit.unwrap_or_default())))
+}
+
+fn never_equal(metric: Metric, wanted: &AttributeValue) -> Option<String> {
+    let number = match wanted {
+        AttributeValue::Text(text) => {
+            return match metric.content() {
+                Content::Text => None,
+                Content::Words(words) if words.contains(&text.as_str()) => None,
+                Content::Words(words) => Some(format!("{metric} is never {text:?}, but {}", words.join(", "))),
+                Content::Flag => Some(format!("{metric} is true or false, without quotes")),
+                Content::Number => Some(format!("{metric} is a number, without quotes")),
+            };
+        }
+        AttributeValue::Flag(flag) => f64::from(u8::from(*flag)),
+        // Words and ranges of whole numbers; what lies beyond 2^53 lies beyond them.
+        #[expect(clippy::cast_precision_loss, reason = "only compared with small numbers")]
+        AttributeValue::Integer(number) => *number as f64,
+        AttributeValue::Float(number) => *number,
+    };
+    let (low, high) = match metric.content() {
+        Content::Text | Content::Words(_) => return Some(format!("{metric} is a word, such as \"unknown\"")),
+        Content::Flag if number == 0.0 || number == 1.0 => return None,
+        Content::Flag => return Some(format!("{metric} is true or false")),
+        Content::Number => metric.range()?,
+    };
+    (number < low || number > high).then(|| format!("{metric} is from {low} to {high}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::{URL, load_texts};
+
+    /// The warnings of a rule, as `LINE: message`.
+    fn warned(before: &str, rule: &str) -> Vec<String> {
+        let text = format!("{URL}{before}[[rules]]\nname = \"a\"\n{rule}\n");
+        let warnings = load_texts(&[&text]).unwrap().warnings;
+        let of_rules = warnings.iter().filter(|warning| warning.key.starts_with("rules."));
+        of_rules.map(|warning| format!("{}: {}", warning.line, warning.message)).collect()
+    }
+
+    #[test]
+    fn a_rule_that_asks_for_what_its_metric_never_is_is_warned_of() {
+        let cases = [
+            (
+                "metric = \"battery.state\"\nequals = \"low\"",
+                "6: rules.a.equals: battery.state is never \"low\", but charging, discharging, full, not_charging, unknown",
+            ),
+            (
+                "metric = \"link.type\"\nbelow = 1",
+                "6: rules.a.below: link.type is a word, not a number; use equals or missing_for",
+            ),
+            (
+                "metric = \"link.type\"\nanomaly = \"spike\"",
+                "6: rules.a.anomaly: link.type is a word, not a number; use equals or missing_for",
+            ),
+            (
+                "metric = \"battery.charge_pct\"\nabove = 120",
+                "6: rules.a.above: battery.charge_pct is from 0 to 100, never above 120",
+            ),
+            (
+                "metric = \"battery.charge_pct\"\nbelow = -3",
+                "6: rules.a.below: battery.charge_pct is from 0 to 100, never below -3",
+            ),
+            ("metric = \"host.psi.io\"\nequals = 101", "6: rules.a.equals: host.psi.io is from 0 to 100"),
+            ("metric = \"link.up\"\nequals = \"false\"", "6: rules.a.equals: link.up is true or false, without quotes"),
+            ("metric = \"link.up\"\nequals = 2", "6: rules.a.equals: link.up is true or false"),
+            ("metric = \"host.load1\"\nequals = \"1\"", "6: rules.a.equals: host.load1 is a number, without quotes"),
+            ("metric = \"link.rat\"\nequals = 4", "6: rules.a.equals: link.rat is a word, such as \"unknown\""),
+            (
+                "metric = \"errors.by_severity.warn\"\nabove = 1",
+                "5: rules.a.metric: there is no \"warn\", but emergency, alert, critical, error, warning, notice, info, \
+                 debug",
+            ),
+        ];
+        for (rule, expected) in cases {
+            assert_eq!(warned("", rule), [format!("{expected}: the rule is never raised")]);
+        }
+    }
+
+    #[test]
+    fn a_rule_on_what_nobody_collects_is_warned_of() {
+        let off = "[collect.battery]\nenabled = false\n";
+        for (before, rule, expected) in [
+            (off, "metric = \"battery.charge_pct\"\nbelow = 10", "collect.battery.enabled is false: the rule is never"),
+            (
+                off,
+                "metric = \"battery.state\"\nmissing_for = \"1m\"",
+                "collect.battery.enabled is false: the rule is always",
+            ),
+            (
+                "",
+                "metric = \"host.disk./data.used_pct\"\nabove = 90",
+                "\"/data\" is not in collect.host.mounts: the rule is never",
+            ),
+            (
+                "[collect.link]\ninterfaces = [\"eth0\"]\n",
+                "metric = \"link.interfaces.wwan0.up\"\nequals = false",
+                "\"wwan0\" is not in collect.link.interfaces: the rule is never",
+            ),
+        ] {
+            let warned = warned(before, rule);
+            assert!(matches!(warned.as_slice(), [one] if one.contains(expected)), "{rule}: {warned:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_can_be_raised_is_not() {
+        for rule in [
+            "metric = \"battery.state\"\nequals = \"not_charging\"",
+            "metric = \"battery.charge_pct\"\nbelow = 10",
+            "metric = \"battery.charge_pct\"\nabove = -1",
+            "metric = \"battery.charge_pct\"\nrate_below = -3",
+            "metric = \"battery.external_power\"\nequals = false",
+            "metric = \"link.up\"\nequals = 0",
+            "metric = \"link.up\"\nbelow = 1",
+            "metric = \"link.operator\"\nequals = \"Vodafone\"",
+            "metric = \"link.type\"\nmissing_for = \"5m\"",
+            "metric = \"link.interfaces.wwan0.type\"\nequals = \"cellular\"",
+            "metric = \"host.disk./.used_pct\"\nabove = 90",
+            "metric = \"host.temperature_c\"\nabove = 120",
+            "metric = \"agent.cpu_pct\"\nabove = 150",
+            "metric = \"errors.by_severity.warning\"\nabove = 1",
+            "metric = \"errors.kernel_by_class.oom\"\nabove = 1",
+            "anomaly = \"new_listener\"",
+        ] {
+            assert_eq!(warned("", rule), [""; 0], "{rule}");
+        }
+    }
+}
