@@ -105,7 +105,8 @@ fn link(round: &mut Round<'_>, name: &str, leads_nowhere: bool) -> bool {
     round.point(Metric::LinkInterface, name);
     let kind = link_type(round, name, 0);
     round.reading(Metric::LinkType, kind);
-    let up = if leads_nowhere { Ok(Some(false)) } else { is_up(round, name) };
+    let is_gone = !round.exists(&format!("sys/class/net/{name}"));
+    let up = if leads_nowhere || is_gone { Ok(Some(false)) } else { is_up(round, name) };
     round.reading(Metric::LinkUp, up);
     let rssi = rssi_dbm(round, name);
     round.reading(Metric::LinkRssi, rssi);

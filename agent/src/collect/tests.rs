@@ -612,13 +612,13 @@ fn a_named_interface_that_is_gone_is_down_and_loopback_is_never_told() {
 }
 
 #[test]
-fn an_interface_that_vanishes_after_its_route_was_read_costs_its_fields_and_not_the_round() {
+fn an_interface_that_vanishes_after_its_route_was_read_is_down_and_costs_its_fields_and_not_the_round() {
     let made = Made::link();
     made.remove("sys/class/net/eth0");
     let seen = made.observe();
     assert_eq!(value(&seen, Metric::LinkInterface), Some("eth0".into()));
-    assert_eq!(value(&seen, Metric::LinkUp), None);
-    assert_eq!(faulty(&seen), ["/sys/class/net/eth0/type", "/sys/class/net/eth0/operstate"]);
+    assert_eq!(value(&seen, Metric::LinkUp), Some(false.into()));
+    assert_eq!(faulty(&seen), ["/sys/class/net/eth0/type"]);
     assert_eq!(labelled(&seen, Metric::InterfaceUp, Some("eth0")), Some(false.into()));
 }
 

@@ -24,6 +24,7 @@ use crate::collect::clock::Clock;
 use crate::collect::errors::app::{self, AppSocket};
 use crate::config::{self, CheckedConfig};
 use crate::engine::Engine;
+use crate::engine::effects::STORE_AT_ONCE;
 use crate::engine::io::{Input, Recovered, StoreOp};
 use crate::engine::observation::ErrorBatch;
 use crate::engine::time::Mono;
@@ -41,6 +42,8 @@ const REQUESTS_MAX: usize = 8;
 const APP_BATCHES_MAX: usize = 4;
 /// While more operations than this wait for the store, nothing is read from the broker: each command is a write.
 pub(crate) const STORE_BACKLOG_MAX: usize = store::STORE_QUEUE_MAX / 4;
+/// What the engine hands on at once must find room, beside a burst that its own hold lets through.
+const _: () = assert!(STORE_AT_ONCE < store::STORE_QUEUE_MAX);
 /// Inputs handled before the loop looks at its other sources again.
 const INPUTS_AT_ONCE: usize = 64;
 /// The same for the link's events, of which each may be a command, and with it a write.

@@ -144,7 +144,7 @@ fn gateway(root: &Path) -> Read {
     let text = |name: &std::ffi::CStr| name.to_string_lossy().into_owned();
     let or_why = |read: Read| read.unwrap_or_else(|why| format!("({why})")).trim_end().to_owned();
     let synced = Clock::new(ClockTrust::Kernel, root).read().synced;
-    let boot = clock::this_boot(root).map(|id| id.to_string()).map_err(|error| error.to_string());
+    let boot = clock::boot_id(root).map(|id| id.to_string()).map_err(|error| error.to_string());
     let lines = [
         format!("agent {}", env!("CARGO_PKG_VERSION")),
         format!("host {}", text(names.nodename())),
