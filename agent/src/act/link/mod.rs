@@ -125,7 +125,7 @@ impl Links {
             sleep(DOWN_FOR).await;
         }
         let up = self.raise(interface).await;
-        let put_back = self.put_back(interface, &routes).await;
+        let (put_back, is_cut_off) = self.put_back(interface, &routes).await;
         fall.is_down = false;
         drop(fall);
         match (down, up) {
@@ -135,7 +135,7 @@ impl Links {
                 let state = self.carrier(interface).await;
                 let detail = format!("{interface} was restarted, it is {state}; {put_back}");
                 // Drivers that know nothing of a carrier say `unknown` (Documentation/networking/operstates.rst).
-                if matches!(state.as_str(), "up" | "unknown") {
+                if matches!(state.as_str(), "up" | "unknown") && !is_cut_off {
                     ActOutcome::succeeded(detail)
                 } else {
                     ActOutcome::failed("link_down", detail)
@@ -173,26 +173,37 @@ impl Links {
     async fn routes(&self, interface: &str) -> Vec<(&'static str, Vec<String>)> {
         let mut routes = Vec::new();
         for family in ["-4", "-6"] {
-            // A kernel without IPv6 has none of it.
-            let text = self.ip(&[family, "route", "show", "dev", interface]).await.unwrap_or_default();
-            let made = text.lines().filter(|line| !line.contains("proto kernel"));
+            let text = match self.ip(&[family, "route", "show", "table", "all", "dev", interface]).await {
+                Ok(text) => text,
+                // BusyBox may know no other table than the main one, and a kernel without IPv6 has none of it.
+                Err(_) => self.ip(&[family, "route", "show", "dev", interface]).await.unwrap_or_default(),
+            };
+            let made = text.lines().filter(|line| !line.contains("proto kernel") && !line.contains("table local"));
             routes.extend(made.map(|line| (family, words(line))).filter(|(_, words)| !words.is_empty()));
         }
+        // A gateway has to be within reach before anything can go by way of it.
+        routes.sort_by_key(|(_, words)| words.iter().any(|word| word == "via"));
         routes.truncate(ROUTES_MAX);
         routes
     }
 
-    async fn put_back(&self, interface: &str, routes: &[(&'static str, Vec<String>)]) -> String {
+    /// What came of it, and whether there were default routes and none of them is left.
+    async fn put_back(&self, interface: &str, routes: &[(&'static str, Vec<String>)]) -> (String, bool) {
         let mut wrong = Vec::new();
+        let is_default = |words: &[String]| words.first().is_some_and(|word| word == "default");
+        let mut defaults = routes.iter().filter(|(_, words)| is_default(words)).count();
+        let had_some = defaults > 0;
         for (family, words) in routes {
             if let Err(error) = self.ip(&replace(family, words, interface)).await {
+                defaults -= usize::from(is_default(words));
                 wrong.push(format!("{}: {error}", words.join(" ")));
             }
         }
-        match wrong.as_slice() {
+        let told = match wrong.as_slice() {
             [] => format!("routes put back: {}", routes.len()),
             some => format!("{} of {} routes could not be put back: {}", some.len(), routes.len(), some.join("; ")),
-        }
+        };
+        (told, had_some && defaults == 0)
     }
 
     async fn ip(&self, args: &[&str]) -> Result<String, String> {

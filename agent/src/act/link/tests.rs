@@ -58,7 +58,7 @@ impl Gateway {
         let text = format!(
             r#"#!/bin/sh
 echo "$*" >> {log}
-if [ "$*" = "{fails_to}" ] && [ "$(grep -cx "{fails_to}" {log})" -lt 3 ]; then echo "no such luck" >&2; exit 2; fi
+if [ "$*" = "{fails_to}" ] && [ "$(grep -cxe "{fails_to}" {log})" -lt 3 ]; then echo "no such luck" >&2; exit 2; fi
 ip -n {namespace} "$@" || exit
 [ "$2" != set ] || ip netns exec {namespace} cat /sys/class/net/wwan0/operstate > {sys}/wwan0/operstate
 "#,
@@ -137,6 +137,36 @@ async fn an_interface_goes_down_and_comes_up_with_the_routes_that_it_had() {
     before[1].clear();
     after[1].clear();
     assert_eq!((before, gateway.keeps_addresses()), (after, "0".to_owned()));
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_a_route_itself_and_routes_of_other_tables_are_put_back() {
+    let Some(gateway) = Gateway::new() else { return };
+    let links = gateway.links("");
+    for line in [
+        "route flush dev wwan0",
+        "address flush dev wwan0",
+        "address add 10.80.0.1/32 dev wwan0",
+        "route add 10.80.0.254 dev wwan0 scope link",
+        "route add default via 10.80.0.254 dev wwan0",
+        "route add default via 10.80.0.254 dev wwan0 table 100",
+    ] {
+        gateway.ip(&line.split(' ').collect::<Vec<_>>());
+    }
+    let routes = || [gateway.ip(&["route", "show"]), gateway.ip(&["route", "show", "table", "100"])];
+    let before = routes();
+    let outcome = links.restart("wwan0", never()).await;
+    assert_eq!((outcome.status, routes()), (ActStatus::Succeeded, before), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn without_any_of_its_default_routes_it_is_no_success() {
+    let Some(gateway) = Gateway::new() else { return };
+    gateway.ip(&["-6", "route", "delete", "default"]);
+    let lost = "-4 route replace default via 10.79.0.254 src 10.79.0.1 metric 100 dev wwan0";
+    let outcome = gateway.links(lost).restart("wwan0", never()).await;
+    assert_eq!(outcome.reason.as_deref(), Some("link_down"), "{outcome:?}");
+    assert!(outcome.detail.unwrap().contains("could not be put back: default via 10.79.0.254"));
 }
 
 #[tokio::test]

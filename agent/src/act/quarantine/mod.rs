@@ -87,8 +87,11 @@ struct Saved {
     terms: Terms,
     /// Units that ran before: they are started again.
     stopped: Vec<UnitName>,
-    /// Why there are no rules.
+    /// Why there are no rules, or not those of now.
     degraded: Option<String>,
+    /// Rules were loaded since it was entered: they are in force, and can be loaded by a boot.
+    #[serde(default)]
+    loaded: bool,
 }
 
 impl Saved {
@@ -155,15 +158,25 @@ impl Quarantine {
 
     async fn apply(&self, level: QuarantineLevel, wide: bool, terms: Terms, before: Saved) -> ActOutcome {
         let was_free = before.level().is_none();
-        let was_loaded = !was_free && before.degraded.is_none() && before.level() != Some(QuarantineLevel::Observe);
+        // A file of an older version says nothing of it.
+        let seems_loaded = before.degraded.is_none() && before.level() != Some(QuarantineLevel::Observe);
+        let was_loaded = before.loaded || (!was_free && seems_loaded);
         let terms = with_older(terms, &before.terms);
         let rules = ruleset::render(level, wide, &terms, self.uid);
-        let mut now = Saved { level: level.word().into(), wide, terms, stopped: before.stopped, degraded: None };
+        let mut now = Saved {
+            level: level.word().into(),
+            wide,
+            terms,
+            stopped: before.stopped,
+            degraded: None,
+            loaded: was_loaded,
+        };
         if let Err(error) = self.save(&now) {
             return failed(&error);
         }
         if let Some(rules) = rules {
             now.degraded = self.load(&rules, was_loaded).await.err();
+            now.loaded |= now.degraded.is_none();
         }
         let stopping = if level == QuarantineLevel::Observe { Ok(()) } else { self.stop(&mut now).await };
         let outcome = match self.save(&now) {
