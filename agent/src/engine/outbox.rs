@@ -26,6 +26,8 @@ const READ_BYTES_MAX: usize = 128 * 1024;
 pub(super) const READ_LOW_WATER: usize = 60;
 /// A lane is read ahead again when it holds fewer records than this: the store reads the next while the link writes these.
 const READ_AHEAD: usize = 3 * READ_LOW_WATER;
+/// Records of a log that may lie in its buffer only: more have come through it.
+const BUFFERED_MAX: usize = 4_096;
 /// What the outbox may hold even where the disk is short of free space: enough for live records to get through. Giving
 /// them up would free next to nothing, and make the agent mute.
 const LIVE_BYTES: u64 = 256 * 1024;
@@ -133,6 +135,8 @@ struct Lane {
     appended: u64,
     /// Highest seq that is durable.
     committed: u64,
+    /// What the log took since then, perhaps no further than into its buffer.
+    buffered: VecDeque<u64>,
     /// Highest seq that may be sent: a durable one, unless the store fails. Then what it was given goes out before it is
     /// durable, because a full disk must not make the agent mute.
     open: u64,
@@ -398,7 +402,8 @@ impl Outbox {
     /// Keeps the read-ahead of a lane filled.
     pub fn fill(&mut self, class: Class, effects: &mut Effects) {
         let resting = self.rest_until.is_some();
-        let thinned = self.thinning.holds(class) || self.is_half_thinned(class);
+        // While nothing can be made durable what is there twice is sent twice, rather than not at all.
+        let thinned = self.thinning.holds(class) || (self.is_half_thinned(class) && !self.commit_failed);
         let lane = self.lane(class);
         if resting || thinned || lane.reading.is_some() || lane.is_filled() || !lane.has_unread() {
             return;
@@ -485,6 +490,12 @@ impl Outbox {
         lane.ahead.answered(seq, passed);
         if !passed {
             lane.done = lane.done.max(seq);
+        }
+        // With the last of what it went before, a record that went ahead is done with too.
+        let went_ahead = lane.ahead.last_passed(lane.oldest()).filter(|last| *last > lane.done);
+        if let Some(last) = went_ahead {
+            lane.done = last;
+            lane.done_since_trim += 1;
         }
         // What the store never had needs no trimming there.
         lane.done_since_trim += u64::from(!was_held);
@@ -593,6 +604,9 @@ impl Outbox {
     ) -> bool {
         let held = self.lane(class).volatile.remove(&seq);
         let Some(fault) = fault else {
+            let buffered = &mut self.lane(class).buffered;
+            buffered.push_back(seq);
+            buffered.drain(..buffered.len().saturating_sub(BUFFERED_MAX));
             // It may have come no further than a buffer.
             if !self.commit_failed {
                 self.recovered(effects);
@@ -636,6 +650,7 @@ impl Outbox {
             self.report(fault, effects);
             self.commit_at = Some(now.after(RETRY_AFTER));
             self.commit_failed = true;
+            self.thinning.commit_failed();
             if !matches!(fault, StoreFault::Busy) {
                 for (lane, upto) in self.lanes.iter_mut().zip(upto) {
                     lane.open = lane.open.max(upto);
@@ -655,6 +670,8 @@ impl Outbox {
         for (lane, upto) in self.lanes.iter_mut().zip(upto) {
             lane.committed = lane.committed.max(upto);
             lane.open = lane.open.max(upto);
+            let still = lane.buffered.partition_point(|seq| *seq <= upto);
+            lane.buffered.drain(..still);
         }
         self.thin_committed(effects);
     }
@@ -896,7 +913,11 @@ impl Outbox {
     pub fn count_refused(&mut self) {
         let held = self.lanes.iter().flat_map(|lane| lane.volatile.values());
         let refused = held.filter(|held| held.why == Why::Refused).count();
-        self.count_dropped("store_failed", refused as u64);
+        // Nor does what the log took reach a disk that takes no commit.
+        let lost_with_buffer =
+            |lane: &Lane| lane.buffered.iter().filter(|seq| **seq > lane.done && !lane.ahead.has_passed(**seq)).count();
+        let buffered = if self.commit_failed { self.lanes.iter().map(lost_with_buffer).sum() } else { 0 };
+        self.count_dropped("store_failed", (refused + buffered) as u64);
     }
 
     /// Counts records that were given up, and remembers which to tell.

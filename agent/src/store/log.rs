@@ -278,8 +278,9 @@ impl Log {
         self.damaged = 0;
         let lost = mark.map_or(gaps, |mark| self.missing_since(mark));
         if lost > 0 {
-            // In words that stay the same until the mark moves: a loss that is found again is told once.
-            let what = format!("{}: {lost} records lost to damage", self.dir.display());
+            // In words that stay the same until the mark moves, and no longer: a loss that is found again is told once.
+            let since = mark.map(|mark| format!(" since record {} of this log", mark.nth)).unwrap_or_default();
+            let what = format!("{}: {lost} records lost to damage{since}", self.dir.display());
             losses.push(StoreLoss { what, records: lost, state_lost: false });
         }
         Ok(())
@@ -542,11 +543,9 @@ impl Log {
                 break;
             }
         }
+        // Told with this page, and by the next opening once more if no trim or commit has moved the mark by then: were it moved
+        // here, a crash before the count is saved would leave them uncounted.
         let damaged = std::mem::take(&mut self.damaged);
-        if damaged > 0 {
-            // Told with this page, so not again by the next opening; if it can't be written, rather twice than never.
-            let _ = self.mark();
-        }
         Ok(Page { records: wanted.finish(), damaged })
     }
 

@@ -52,6 +52,11 @@ impl Ahead {
         }
     }
 
+    /// The last of those that were answered before something older, below `oldest` if there is anything older left.
+    pub(super) fn last_passed(&self, oldest: Option<u64>) -> Option<u64> {
+        self.passed.range(..oldest.unwrap_or(u64::MAX)).next_back().copied()
+    }
+
     /// Whether it was answered before something older.
     pub(super) fn has_passed(&self, seq: u64) -> bool {
         self.passed.contains(&seq)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Lost, Outbox, RETRY_AFTER};
+use super::{Lost, Outbox, RETRY_AFTER, Why};
 use crate::engine::effects::{Effects, Purpose};
 use crate::engine::io::{LogLevel, StoreFault, StoreOp, StoreReply};
 use crate::engine::record::{Body, Class, Merged, Record, Sample, Stamp};
@@ -72,6 +72,12 @@ impl Thinning {
     /// Whether records of this class are being replaced just now.
     pub(super) fn holds(&self, class: Class) -> bool {
         self.step.as_ref().is_some_and(|step| step.from == class)
+    }
+
+    /// What was made could not be made durable. The step ends, or nothing could be given up for the room that is missing; the
+    /// next one finds what it has stored.
+    pub(super) fn commit_failed(&mut self) {
+        self.step.take_if(|step| step.commits);
     }
 
     /// What was thinned since this was last asked.
@@ -164,7 +170,6 @@ impl Outbox {
             effects.store(Purpose::ThinAppend { seq }, StoreOp::Append { class, seq, bytes });
             return;
         }
-        // A commit that fails is repeated like any other.
         step.commits = true;
         let lane = class.of(&self.lanes);
         if lane.committed < lane.appended {
@@ -198,7 +203,9 @@ impl Outbox {
 
     /// Whose oldest records are to be thinned, if any.
     fn to_thin(&self) -> Option<Class> {
-        let half = THINNED.into_iter().find(|class| self.is_half_thinned(*class) && self.is_at_rest(*class));
+        // One that waits for a commit which fails would only be begun and given up in a circle.
+        let half = |class: &Class| !self.commit_failed && self.is_half_thinned(*class) && self.is_at_rest(*class);
+        let half = THINNED.into_iter().find(half);
         if half.is_some() {
             return half;
         }
@@ -227,7 +234,9 @@ impl Outbox {
     fn is_at_rest(&self, class: Class) -> bool {
         let lane = class.of(&self.lanes);
         let idle = lane.reading.is_none() && lane.ready.is_empty() && lane.inflight.is_empty();
-        idle && lane.volatile.is_empty() && lane.has_unread()
+        // What the store has refused has a number of its own, and waits for its answer however long that takes.
+        let elsewhere = lane.volatile.values().all(|held| held.why == Why::Refused && held.was_sent);
+        idle && elsewhere && lane.has_unread()
     }
 }
 

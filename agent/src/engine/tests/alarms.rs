@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use super::world::{World, config_with};
-use crate::engine::io::{Input, StoreFault};
+use crate::engine::io::{Input, LinkFaultKind, StoreFault};
 use crate::engine::metric::{Metric, Rollup};
 use crate::engine::record::Class;
 
@@ -129,6 +129,26 @@ fn after_an_outage_the_newest_alarm_comes_first_and_each_event_once() {
     assert!(others.iter().any(|(_, words)| words == "disconnected"), "{others:?}");
     assert!(others.is_sorted() && others.iter().all(|(_, words)| !words.contains("raised")), "{others:?}");
     assert_eq!(world.stored(Class::Events), [0; 0], "what went ahead is trimmed with the rest");
+}
+
+#[test]
+fn an_alarm_that_went_ahead_of_what_was_read_already_is_done_with_when_that_is() {
+    let mut world = world(LOW);
+    world.withhold_acks = true;
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(10 * SECOND);
+    world.set(Metric::BatteryChargePct, Some(5.0));
+    world.advance(5 * SECOND);
+    // The newest is answered first, then all before it.
+    while world.unanswered() > 0 {
+        world.answer_nth(world.unanswered() - 1);
+        world.settle();
+    }
+    world.withhold_acks = false;
+    world.answer_all();
+    world.advance(20 * SECOND);
+    assert!(told(&world).iter().any(|(_, words)| words == "low raised"), "{:?}", told(&world));
+    assert_eq!(world.stored(Class::Events), [0; 0]);
 }
 
 #[test]

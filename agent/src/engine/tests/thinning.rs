@@ -146,6 +146,39 @@ fn a_store_that_fails_while_it_is_thinned_loses_nothing_by_it() {
 }
 
 #[test]
+fn a_disk_that_others_fill_within_a_step_is_given_room_and_the_agent_is_not_mute() {
+    let mut world = cut_off();
+    let thins = world.advance_until(12 * HOUR, |world| !world.stored(Class::Thinned).is_empty());
+    assert!(thins, "nothing was thinned");
+    // What was made is in the log's buffer; the commit finds the disk full until something is given up.
+    let count = |world: &World| Class::ALL.iter().map(|class| world.stored(*class).len() as u64).sum::<u64>();
+    let records = count(&world);
+    world.commits_fit(records - 20);
+    world.advance(HOUR);
+    let left = count(&world);
+    assert!(left <= records, "{left} of {records}: nothing is given up");
+    assert!(dropped(&world, "quota") > 0);
+    let before = world.got.len();
+    back_online(&mut world);
+    assert!(world.got[before..].iter().filter(|got| got.topic.ends_with("/telemetry")).count() > 1);
+    assert_eq!(world.stored(Class::Telemetry), [0; 0]);
+}
+
+#[test]
+fn a_disk_that_takes_no_commit_at_all_leaves_what_is_half_thinned_to_be_sent() {
+    let mut world = cut_off();
+    let thins = world.advance_until(12 * HOUR, |world| !world.stored(Class::Thinned).is_empty());
+    assert!(thins, "nothing was thinned");
+    world.refuse(|op| *op == StoreOp::Commit, StoreFault::Io { what: "sync the log".into() });
+    world.advance(MINUTE);
+    let waiting = world.stored(Class::Telemetry).len();
+    assert!(waiting > 20, "{waiting}");
+    back_online(&mut world);
+    let came: usize = world.got.iter().filter_map(|got| got.body["samples"].as_array()).map(Vec::len).sum();
+    assert!(came >= waiting, "{came} of {waiting} samples came");
+}
+
+#[test]
 fn a_link_that_comes_and_goes_gets_everything() {
     let mut world = cut_off();
     for round in 0..40 {

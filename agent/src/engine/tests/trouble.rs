@@ -348,6 +348,21 @@ fn a_start_tells_what_ended_the_run_before() {
 }
 
 #[test]
+fn what_came_no_further_than_a_logs_buffer_at_the_end_is_counted_as_dropped() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.cut();
+    world.refuse(|op| *op == StoreOp::Commit, StoreFault::Io { what: "sync the log".into() });
+    world.advance(60 * SECOND);
+    let waiting = world.stored(Class::Telemetry).len() as u64;
+    assert!(waiting > 5, "{waiting}");
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(10 * SECOND);
+    let counted = world.engine.dropped().get("store_failed").copied();
+    assert!(world.exited && counted >= Some(waiting), "{counted:?} of {waiting}");
+}
+
+#[test]
 fn what_only_memory_holds_at_the_end_is_counted_as_dropped() {
     let mut world = World::new();
     world.advance(5 * SECOND);
