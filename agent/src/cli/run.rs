@@ -47,7 +47,13 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
     // Nobody but a signal ends the daemon; the sender is kept, so that its end isn't taken for a wish.
     let (_keep, stop) = watch::channel(false);
     let options = Options { config, config_files: files.to_vec(), actor, battery_root: None, stop, service: true };
-    match runtime().and_then(|rt| Ok(rt.block_on(agent::run(options))?)) {
+    let ended = runtime().and_then(|rt| {
+        let ended = rt.block_on(agent::run(options));
+        // The store is closed. A name that is still being looked up has no bound of its own, and must not hold up a stop.
+        rt.shutdown_background();
+        Ok(ended?)
+    });
+    match ended {
         Ok(()) => DONE,
         Err(error) => fail(&error),
     }

@@ -18,6 +18,7 @@ mod x509;
 pub(super) mod tests;
 
 use std::io;
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,8 +44,12 @@ pub const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long TLS gets once TCP stands. A modem at its slowest needs some seconds for a chain of certificates.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long all addresses of a name get together: TLS needs the rest.
+const ADDRESSES_TIMEOUT: Duration = Duration::from_secs(20);
 /// How many addresses of a name are tried.
 const ADDRESSES_MAX: usize = 8;
+/// What TLS may hold of what is written before the socket has taken it: one record.
+const TLS_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Where to connect to and how; kept over reconnects, so that TLS sessions resume.
 #[derive(Debug)]
@@ -146,7 +151,11 @@ async fn open_now(target: &Target) -> Result<Stream, LinkFault> {
     let tcp = connect(target).await?;
     let shaken = timeout(target.handshake_timeout, TlsConnector::from(Arc::clone(&settings.client)).connect(name, tcp));
     match shaken.await {
-        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+        Ok(Ok(mut stream)) => {
+            // What it takes counts as progress of a slow link: it must not take a whole window at once.
+            stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+            Ok(Stream::Tls(Box::new(stream)))
+        }
         Ok(Err(error)) => {
             let tls = target.tls.tls();
             let attempt = fault::Attempt { url, tls, roots: &settings.roots, own: settings.own() };
@@ -160,24 +169,40 @@ async fn connect(target: &Target) -> Result<TcpStream, LinkFault> {
     let url = &target.url;
     let asked = Instant::now();
     let addresses: Vec<SocketAddr> = match tokio::net::lookup_host((url.host.as_str(), url.port)).await {
-        Ok(found) => found.take(ADDRESSES_MAX).collect(),
+        Ok(found) => in_turn(found),
         Err(error) => return Err(fault::of_lookup(url, &error)),
     };
     let is_name = url.host.parse::<IpAddr>().is_err();
     *target.lookup.lock().unwrap_or_else(PoisonError::into_inner) = is_name.then(|| asked.elapsed());
     let mut last = fault::no_address(url);
-    for address in addresses {
-        match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
+    let began = Instant::now();
+    for (nth, address) in (0_u32..).zip(&addresses) {
+        let left = u32::try_from(addresses.len()).unwrap_or(u32::MAX).saturating_sub(nth).max(1);
+        let share = ADDRESS_TIMEOUT.min(ADDRESSES_TIMEOUT.saturating_sub(began.elapsed()) / left);
+        match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 // A PUBACK must not wait for more to send. Where this fails it costs latency, not the connection.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Ok(Err(error)) => last = fault::of_connect(url, address, &error),
-            Err(_) => last = fault::connect_timeout(url, address, ADDRESS_TIMEOUT),
+            Ok(Err(error)) => last = fault::of_connect(url, *address, &error),
+            Err(_) => last = fault::connect_timeout(url, *address, share),
         }
     }
     Err(last)
+}
+
+/// Those of the two families by turns (RFC 8305, section 4), so that a dead uplink of one of them does not hide the other.
+fn in_turn(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let found: Vec<SocketAddr> = found.collect();
+    let Some(preferred) = found.first().map(SocketAddr::is_ipv6) else { return found };
+    let (first, second): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| address.is_ipv6() == preferred);
+    let mut second = second.into_iter();
+    let mut addresses: Vec<SocketAddr> =
+        first.into_iter().flat_map(|address| iter::once(address).chain(second.next())).collect();
+    addresses.extend(second);
+    addresses.truncate(ADDRESSES_MAX);
+    addresses
 }
 
 impl AsyncRead for Stream {

@@ -131,7 +131,7 @@ pub(in crate::runtime::mqtt) fn acceptor(server: &Identity, clients: Option<&Ca>
 fn acceptor_of(server: &Identity, between: &[&Ca]) -> TlsAcceptor {
     let builder = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-    let own = std::iter::once(&server.certificate).chain(between.iter().map(|ca| &ca.certificate));
+    let own = iter::once(&server.certificate).chain(between.iter().map(|ca| &ca.certificate));
     let chain = own.map(|certificate| certificate.der().clone()).collect();
     let key = PrivateKeyDer::try_from(server.key.serialize_der()).unwrap();
     TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
@@ -467,4 +467,15 @@ async fn a_name_without_an_address_is_a_matter_of_dns() {
     assert_eq!(fault.kind, LinkFaultKind::Dns);
     assert!(fault.detail.starts_with(&format!("{host} was not found (")), "{}", fault.detail);
     assert!(fault.detail.ends_with("): check the name in mqtt.url and the gateway's DNS"), "{}", fault.detail);
+}
+
+#[test]
+fn addresses_of_both_families_are_tried_by_turns() {
+    let parse = |text: &str| -> SocketAddr { text.parse().unwrap() };
+    let six: Vec<SocketAddr> = (1..=9).map(|n| parse(&format!("[2001:db8::{n}]:1883"))).collect();
+    let four = [parse("192.0.2.1:1883"), parse("192.0.2.2:1883")];
+    let tried = in_turn(six.iter().chain(&four).copied());
+    assert_eq!(tried, [six[0], four[0], six[1], four[1], six[2], six[3], six[4], six[5]]);
+    assert_eq!(in_turn(four.iter().chain(&six[..1]).copied()), [four[0], six[0], four[1]]);
+    assert_eq!(in_turn(iter::empty()), []);
 }
