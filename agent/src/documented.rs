@@ -20,12 +20,13 @@ const SPEAKING: [&str; 6] = ["engine", "act", "helper", "wire", "audit", "runtim
 
 /// Words that stay inside: keys of files that are documented elsewhere, what is said to the kernel and to other programs, and
 /// what the agent and its helper say to each other.
-const INSIDE: [&str; 21] = [
+const INSIDE: [&str; 22] = [
     "access_key",
     "agent_uid",
     "allow_hosts",
     "api_key",
     "broker_ports",
+    "careful_since",
     "data_use",
     "is_zero",
     "keep_addr_on_down",

@@ -16,7 +16,7 @@ use super::incidents::hash;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
 use super::observation::Severity;
 use super::quarantine;
-use super::record::{CommandResult, Event, EventKind, Status};
+use super::record::{CommandResult, Event, EventKind, Stamp, Status};
 use super::start::{CLAIM_KEY, FLOOR_KEY};
 use super::time::{BootId, Mono, Now, Unix};
 use super::timeline::Timeline;
@@ -106,8 +106,7 @@ pub struct Commands {
     queue: VecDeque<CommandId>,
     running: BTreeMap<EffectId, CommandId>,
     budgets: Budgets,
-    /// The journal was lost: what was issued before can't be known, and is not obeyed.
-    careful_before: Option<Unix>,
+    careful: Careful,
     steps: VecDeque<Step>,
     refusals: Bucket,
     refused: BTreeMap<Reason, u64>,
@@ -119,6 +118,15 @@ pub struct Commands {
     issued_at: Option<Unix>,
     /// The newest `exp` that was forgotten as passed since it was last asked.
     passed: Option<Unix>,
+}
+
+/// The journal was lost: what was issued before that can't be known, and is not obeyed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Careful {
+    /// What was issued before it may have run.
+    pub before: Option<Unix>,
+    /// When it was lost, where no clock could be trusted: `before` is the least that it can have been.
+    pub since: Option<Stamp>,
 }
 
 /// A command in the ledger.
@@ -199,8 +207,8 @@ struct Bucket {
 impl Commands {
     /// Starts with what the journal holds. What was under way is interrupted; what wasn't reported is reported now.
     #[must_use]
-    pub fn new(state: &[(String, Bytes)], careful_before: Option<Unix>, boot: BootId) -> Self {
-        let mut commands = Self { careful_before, ..Self::default() };
+    pub fn new(state: &[(String, Bytes)], careful: Careful, boot: BootId) -> Self {
+        let mut commands = Self { careful, ..Self::default() };
         for (key, value) in state {
             if let Some(id) = key.strip_prefix(COMMAND_KEY).and_then(CommandId::parse) {
                 commands.restore(id, value, boot);
@@ -275,7 +283,10 @@ impl Commands {
 
     /// An act ended.
     pub fn acted(&mut self, facts: Facts<'_>, effect: EffectId, outcome: ActOutcome) {
-        let Some(id) = self.running.remove(&effect) else { return };
+        let Some(id) = self.running.remove(&effect) else {
+            // Nobody ordered it, but somebody may have waited for it.
+            return self.begin_queued(facts);
+        };
         let (status, fallback) = match outcome.status {
             ActStatus::Succeeded => (Status::Succeeded, None),
             ActStatus::Failed => (Status::Failed, None),
@@ -299,6 +310,22 @@ impl Commands {
         }
         self.running.insert(reboot, id);
         true
+    }
+
+    /// Gives the moment at which the journal was lost its date, once the clock can be trusted. Some: what is to be saved.
+    pub fn date_careful(&mut self, timeline: &Timeline) -> Option<Careful> {
+        let since = self.careful.since?;
+        // A boot that never knew the time was over before this one began.
+        let this_boot = Stamp { boot: timeline.boot(), mono: Mono(0) };
+        let date = timeline.date(since).or_else(|| timeline.date(this_boot))?;
+        self.careful = Careful { before: self.careful.before.max(Some(date)), since: None };
+        Some(self.careful)
+    }
+
+    /// Whether the journal names it as what the gateway is quarantined by, begun or not.
+    #[must_use]
+    pub fn enters_quarantine(&self, id: &CommandId) -> bool {
+        self.ledger.get(id).is_some_and(|entry| &*entry.stored.name == Action::Quarantine.word())
     }
 
     /// Which command wanted an act.
@@ -455,7 +482,7 @@ impl Commands {
     fn judge(&self, facts: Facts<'_>, command: &VerifiedCommand) -> Result<Command, (Reason, String)> {
         let fresh = command.nonce.as_deref() == Some(facts.nonce);
         judge_time(facts, command, fresh)?;
-        if self.careful_before.is_some_and(|before| Unix::of_seconds(command.issued_at) < before) {
+        if self.careful.before.is_some_and(|before| Unix::of_seconds(command.issued_at) < before) {
             return Err((Reason::Replayed, "issued before the journal was lost: whether it ran can't be known".into()));
         }
         let parsed = Command::parse(command)?;

@@ -126,6 +126,11 @@ impl Effects {
         self.closing = true;
     }
 
+    /// There is no end after all.
+    pub const fn reopen(&mut self) {
+        self.closing = false;
+    }
+
     /// Queues an effect that has no completion.
     pub fn push(&mut self, effect: Effect) {
         self.queue.push_back(effect);

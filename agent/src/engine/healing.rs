@@ -46,6 +46,7 @@ impl Engine {
     pub(super) fn with_commands<T>(&mut self, now: Now, call: impl FnOnce(&mut Commands, Facts<'_>) -> T) -> T {
         let mut busy = self.remedies.acts(&self.config);
         busy.extend(self.releases.acts());
+        busy.extend(self.quarantine.acts());
         // Also one that completes what is done already.
         busy.extend(self.reboot.as_ref().map(|_| Act::Reboot));
         let facts = Facts {
@@ -142,10 +143,21 @@ impl Engine {
     /// The red button, for what the gateway does by itself: what hasn't begun doesn't, and what can be stopped is.
     pub(super) fn stop_ladders(&mut self, now: Now) {
         let under_way = self.remedies.cancel(now, &self.timeline);
-        for id in under_way.into_iter().chain(self.releases.leaving()) {
-            self.effects.push(Effect::CancelAct { id });
+        let stopped: Vec<EffectId> = under_way.into_iter().chain(self.releases.leaving()).collect();
+        for id in stopped {
+            if !self.cancel_reboot(now, id) {
+                self.effects.push(Effect::CancelAct { id });
+            }
         }
         self.tell_remedies(now);
+    }
+
+    /// An act that the journal names is not begun after all: the journal says again what is.
+    pub(super) fn take_back(&mut self, act: &Act) {
+        let enters = matches!(act, Act::Quarantine { level: Some(_) });
+        if let Some(entry) = self.quarantine.as_it_is().filter(|_| enters) {
+            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        }
     }
 
     /// Hands an act to the runtime.
@@ -274,13 +286,12 @@ impl Engine {
         effect
     }
 
-    /// A command takes the restart back, if the goodbye has not begun.
+    /// A command takes the restart back, whoever wanted it, if the goodbye has not begun.
     pub(super) fn cancel_reboot(&mut self, now: Now, effect: EffectId) -> bool {
         let waits = self.reboot.as_ref().is_some_and(|reboot| reboot.effect == effect && reboot.waits_until.is_some());
         if waits {
             self.reboot = None;
-            let outcome = ActOutcome::canceled("canceled before the goodbye");
-            self.with_commands(now, |commands, facts| commands.acted(facts, effect, outcome));
+            self.acted(now, effect, ActOutcome::canceled("canceled before the goodbye"));
         }
         waits
     }
@@ -333,6 +344,7 @@ impl Engine {
             return;
         }
         self.effects.log(LogLevel::Error, "the machine did not reboot: going on");
+        self.effects.reopen();
         let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
         self.effects.put(Purpose::Bookkeeping, vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))]);
         self.pace.restart(now.mono, &self.config.telemetry);

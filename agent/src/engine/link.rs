@@ -37,6 +37,8 @@ pub const WINDOW_MAX: usize = 128;
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// A broker that closes without a word at the greeting twice running may not speak our version of MQTT.
 const MUTE_CLOSES_MAX: u8 = 2;
+/// One that spoke our version before may have been replaced by another: after so many closes the other version is tried.
+const MUTE_ROW_MAX: u8 = 6;
 
 /// After so many connections that did not live long, the device id is suspected.
 const SHORT_LIVES_MAX: u8 = 2;
@@ -132,6 +134,10 @@ pub struct Link {
     state: State,
     version: Version,
     mute_closes: u8,
+    /// Closes without a word at the greeting since the version last worked.
+    mute_row: u8,
+    /// The older version is spoken because of such closes, and not because the broker said so.
+    guessed: bool,
     /// Connections in a row that the broker accepted, and closed before they were stable.
     short_lives: u8,
     /// A broker has accepted us with this version in this run: a greeting that fails now has another cause.
@@ -211,6 +217,8 @@ impl Link {
             state: State::Held,
             version,
             mute_closes: 0,
+            mute_row: 0,
+            guessed: false,
             short_lives: 0,
             version_works: false,
             retry_at_once: false,
@@ -457,8 +465,12 @@ impl Link {
             self.note_unanswered();
         }
         let unanswered = self.unanswered.take();
-        if greeting && !self.version_works {
-            self.consider_other_version(fault.kind);
+        if greeting {
+            self.doubt_version(fault.kind);
+        } else if online_since.is_some() && std::mem::take(&mut self.guessed) {
+            // Whoever hung up on 5 may have been a balancer whose broker was away: it is asked again.
+            self.version = Version::V5;
+            self.version_works = false;
         }
         let fault = self.explain(fault);
         let wait = if std::mem::take(&mut self.retry_at_once) { Duration::ZERO } else { retry_in };
@@ -518,6 +530,7 @@ impl Link {
             return None;
         }
         self.mute_closes = 0;
+        self.mute_row = 0;
         self.version_works = true;
         self.retains = ack.retains && !self.retain_refused;
         let keep_alive = ack.keep_alive_s.map_or(self.settings.keep_alive, |s| Duration::from_secs(s.into()));
@@ -565,6 +578,17 @@ impl Link {
         LinkFault { detail: detail.into(), ..fault }
     }
 
+    /// A broker that was replaced by one of the other version hangs up as a broken one does, only each time.
+    fn doubt_version(&mut self, fault: LinkFaultKind) {
+        if self.version_works && fault == LinkFaultKind::Server {
+            self.mute_row = self.mute_row.saturating_add(1);
+            self.version_works = self.mute_row < MUTE_ROW_MAX;
+        }
+        if !self.version_works {
+            self.consider_other_version(fault);
+        }
+    }
+
     /// A broker that speaks only the other version may answer our greeting with a packet that isn't of ours, or hang up.
     fn consider_other_version(&mut self, fault: LinkFaultKind) {
         match fault {
@@ -574,6 +598,7 @@ impl Link {
         }
         if self.mute_closes >= MUTE_CLOSES_MAX {
             self.speak_other_version();
+            self.guessed = fault == LinkFaultKind::Server && self.version == Version::V311;
         }
     }
 

@@ -494,11 +494,17 @@ impl Engine {
             }
             Purpose::Remedy(rule) => {
                 self.log_fault("journal", fault.as_ref());
-                self.remedies.journaled(now, &self.config, &self.timeline, &rule, fault.is_none());
+                let given_up = self.remedies.journaled(now, &self.config, &self.timeline, &rule, fault.is_none());
+                if let Some(act) = given_up {
+                    self.take_back(&act);
+                    // Its target is free.
+                    self.with_commands(now, Commands::begin_queued);
+                }
             }
             Purpose::Trial(target) => {
                 self.log_fault("journal", fault.as_ref());
                 self.trial_journaled(now, &target, fault.is_none());
+                self.with_commands(now, Commands::begin_queued);
             }
             Purpose::Probe => {
                 self.proving_alive = false;
@@ -701,7 +707,13 @@ impl Engine {
                 Step::Report(result) => self.record_result(now, result),
                 Step::Tell(event) => self.record_event(now, event),
                 Step::Acknowledge(pkid) => self.link.acknowledge(now.mono, pkid, &mut self.effects),
-                Step::Journal(purpose, entries) => self.effects.put(purpose, entries),
+                Step::Journal(purpose, mut entries) => {
+                    if let Purpose::Outcome(id) = &purpose {
+                        let entered = Some(id).filter(|id| self.commands.enters_quarantine(id));
+                        entries.extend(entered.and_then(|_| self.quarantine.as_it_is()));
+                    }
+                    self.effects.put(purpose, entries);
+                }
                 Step::Act(id, act, token, timeout) => {
                     let effect = self.order(now, act, Trigger::Command(id.clone()), token, timeout);
                     self.commands.acting(effect, id);
@@ -744,6 +756,7 @@ impl Engine {
         }
         entries.extend(saved.forget.iter().map(|boot| (start::anchor_key(*boot), None)));
         self.effects.put(Purpose::Bookkeeping, entries);
+        self.date_careful();
     }
 
     /// One event for each class and reason of what was given up: the samples of these numbers will not come. What a long

@@ -64,7 +64,7 @@ struct Inside {
 enum Change {
     Enter { level: QuarantineLevel, stored: Stored },
     Leave { by: String },
-    Refresh { wide: bool },
+    Refresh { level: QuarantineLevel, wide: bool },
 }
 
 /// What follows from the end of an act.
@@ -113,6 +113,15 @@ impl Quarantine {
         Self { inside, refresh_at, alone_since: Some(now.mono), ..Self::default() }
     }
 
+    /// What is being done: nothing else is done to a quarantine meanwhile.
+    pub(super) fn acts(&self) -> impl Iterator<Item = Act> + '_ {
+        self.under_way.iter().map(|(_, change)| match change {
+            Change::Enter { level, .. } => Act::Quarantine { level: Some(*level) },
+            Change::Leave { .. } => Act::Quarantine { level: None },
+            Change::Refresh { level, wide } => Act::Refresh { level: *level, wide: *wide },
+        })
+    }
+
     /// The level in force.
     pub(super) fn level(&self) -> Option<QuarantineLevel> {
         self.inside.as_ref().map(|inside| inside.level)
@@ -130,7 +139,7 @@ impl Quarantine {
                 Change::Enter { level: *level, stored: Stored::new(*level, by, at) }
             }
             Act::Quarantine { level: None } => Change::Leave { by: by.to_string() },
-            Act::Refresh { wide, .. } => Change::Refresh { wide: *wide },
+            Act::Refresh { level, wide } => Change::Refresh { level: *level, wide: *wide },
             _ => return,
         };
         self.under_way = Some((id, change));
@@ -146,7 +155,7 @@ impl Quarantine {
                 self.inside = Some(Inside { level, stored });
                 self.refresh_at = Some(now.after(REFRESH_EVERY));
                 self.wide = false;
-                Aftermath { event: Some(event), entry: None, entered: true }
+                Aftermath { event: Some(event), entry: Some(self.entry()), entered: true }
             }
             // It may be in force, and counts as that until the next look at the rules says otherwise: one that nobody knows of
             // would be widened and left by nobody.
@@ -157,13 +166,13 @@ impl Quarantine {
                 self.inside = Some(Inside { level, stored });
                 self.refresh_at = Some(now);
                 self.wide = false;
-                Aftermath { event: Some(event), entry: None, entered: true }
+                Aftermath { event: Some(event), entry: Some(self.entry()), entered: true }
             }
             // What was meant to be is not: the journal says again what is.
             Change::Enter { .. } => Aftermath { entry: Some(self.entry()), ..Aftermath::default() },
             Change::Leave { by } if outcome.status == ActStatus::Succeeded => self.leave(&by, detail),
             Change::Refresh { .. } if outcome.reason.as_deref() == Some(NOT_IN_FORCE) => self.leave("console", detail),
-            Change::Refresh { wide } if outcome.status == ActStatus::Succeeded && wide != self.wide => {
+            Change::Refresh { wide, .. } if outcome.status == ActStatus::Succeeded && wide != self.wide => {
                 self.wide = wide;
                 let name = if wide { "quarantine_widened" } else { "quarantine_narrowed" };
                 Aftermath { event: Some(told(name, self.word(), UPKEEP, detail)), ..Aftermath::default() }
@@ -214,6 +223,11 @@ impl Quarantine {
         self.wide = false;
         let event = left.map(|left| told("quarantine_left", left.level.word(), by, detail));
         Aftermath { event, entry: Some(self.entry()), entered: false }
+    }
+
+    /// What the journal is to say where what it names was not begun. Of an act that is under way the end says it.
+    pub(super) fn as_it_is(&self) -> Option<(String, Option<Bytes>)> {
+        self.under_way.is_none().then(|| self.entry())
     }
 
     fn entry(&self) -> (String, Option<Bytes>) {

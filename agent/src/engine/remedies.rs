@@ -78,6 +78,10 @@ struct Stored {
     #[n(4)]
     #[cbor(default)]
     awaits_boot: bool,
+    /// A command has ended it: what is under way is its last step.
+    #[n(5)]
+    #[cbor(default)]
+    canceled: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -110,15 +114,15 @@ struct Run {
     again: Duration,
     told: Option<Reason>,
     effect: Option<EffectId>,
-    /// A command has ended it: what is under way is its last step.
-    canceled: bool,
+    /// What is on its way into the journal, as it was admitted.
+    admitted: Option<Act>,
     /// Nothing is done in a dry run, so nothing that it tells can have helped.
     dry: bool,
 }
 
 impl Run {
     const fn new(stored: Stored, ladder: String, due: Option<Mono>) -> Self {
-        Self { stored, ladder, due, again: AGAIN_FIRST, told: None, effect: None, canceled: false, dry: false }
+        Self { stored, ladder, due, again: AGAIN_FIRST, told: None, effect: None, admitted: None, dry: false }
     }
 }
 
@@ -188,7 +192,7 @@ impl Remedies {
             Some(_) => return,
             None => (1, 0),
         };
-        let stored = Stored { climb, step, state: State::Waiting, since, awaits_boot: false };
+        let stored = Stored { climb, step, state: State::Waiting, since, awaits_boot: false, canceled: false };
         let run = Run::new(stored, ladder.to_owned(), Some(now.mono));
         self.runs.insert(rule.to_owned(), run);
         self.note(rule);
@@ -245,22 +249,38 @@ impl Remedies {
         }
     }
 
-    /// The journal says that a step has begun, or could not be told.
-    pub fn journaled(&mut self, now: Now, config: &CheckedConfig, timeline: &Timeline, rule: &str, written: bool) {
-        let Some(run) = self.runs.get_mut(rule).filter(|run| run.stored.state == State::Acting) else { return };
-        if run.canceled {
-            return self.end(now, timeline, rule);
+    /// The journal says that a step has begun, or could not be told. An act that is not begun after all.
+    pub fn journaled(
+        &mut self,
+        now: Now,
+        config: &CheckedConfig,
+        timeline: &Timeline,
+        rule: &str,
+        written: bool,
+    ) -> Option<Act> {
+        let run = self.runs.get_mut(rule).filter(|run| run.stored.state == State::Acting)?;
+        let act = run.admitted.take()?;
+        if run.stored.canceled {
+            self.end(now, timeline, rule);
+            return Some(act);
         }
         if !written {
             // It was not begun. The entry may be on disk all the same: then a crash counts this step as done.
             run.stored.state = State::Waiting;
             run.due = Some(now.mono.after(AGAIN_FIRST));
-            return;
+            return Some(act);
         }
-        let Some(act) = act_of(run, config) else { return };
+        if act_of(run, config).as_ref() != Some(&act) {
+            // The configuration was changed meanwhile: what the step is now has to be admitted first.
+            run.stored.state = State::Waiting;
+            run.due = Some(now.mono);
+            self.note(rule);
+            return Some(act);
+        }
         let event = told(run, rule, &act, "IN_PROGRESS", None);
         self.steps.push_back(Step::Tell(event));
         self.steps.push_back(Step::Act { rule: rule.to_owned(), act });
+        None
     }
 
     /// The act of a rule's step was handed to the runtime under this id.
@@ -281,7 +301,9 @@ impl Remedies {
     ) -> bool {
         let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(effect)) else { return false };
         run.effect = None;
-        if let Some(reason) = refusal(outcome).filter(|_| !run.canceled) {
+        // A reboot that completes what is done is another matter: the step was begun, and is not begun again.
+        let is_first = !run.stored.canceled && !run.stored.awaits_boot;
+        if let Some(reason) = refusal(outcome).filter(|_| is_first) {
             // Nothing was done, by somebody's will: to take that for a step that didn't help would be worse than to wait.
             let rule = rule.clone();
             run.stored.state = State::Waiting;
@@ -303,7 +325,7 @@ impl Remedies {
         if let Some(act) = act_of(run, config) {
             self.steps.push_back(Step::Tell(told(run, rule, &act, status, outcome.reason.as_deref())));
         }
-        let (rule, canceled) = (rule.clone(), run.canceled);
+        let (rule, canceled) = (rule.clone(), run.stored.canceled);
         if canceled {
             self.end(now, timeline, &rule);
         } else {
@@ -320,12 +342,16 @@ impl Remedies {
         let mut under_way = Vec::new();
         for rule in rules {
             let Some(run) = self.runs.get_mut(&rule) else { continue };
-            run.canceled = true;
+            run.stored.canceled = true;
             let event = ladder_event(run, &rule, Severity::Notice, "ladder_canceled", "CANCELED");
             self.steps.push_back(Step::Tell(event.with("reason", Reason::Canceled.word())));
-            // One that is on its way into the journal ends when that is done.
+            // One that is on its way into the journal ends when that is done, and one under way goes no further, were it after a
+            // crash.
             match run.stored.state {
-                State::Acting => under_way.extend(run.effect),
+                State::Acting => {
+                    under_way.extend(run.effect);
+                    self.note(&rule);
+                }
                 _ => self.end(now, timeline, &rule),
             }
         }
@@ -345,9 +371,10 @@ impl Remedies {
     /// How slow the agent is to be: as the last step of any ladder says that was done to save power, as long as its alarm
     /// stands.
     pub fn slowness(&self, config: &CheckedConfig) -> Option<Slowness> {
-        let standing = self.runs.values().filter(|run| matches!(run.stored.state, State::Settling | State::Exhausted));
+        let standing = self.runs.values().filter(|run| run.stored.state != State::Healed);
         let wanted = standing.filter_map(|run| {
-            let done = config.ladders.get(&run.ladder)?.iter().take(run.stored.step as usize + 1);
+            let is_done = matches!(run.stored.state, State::Settling | State::Exhausted);
+            let done = config.ladders.get(&run.ladder)?.iter().take(run.stored.step as usize + usize::from(is_done));
             done.rev().find_map(|step| match step.remedy {
                 Remedy::SavePower(slowness) => Some(slowness),
                 _ => None,
@@ -404,7 +431,11 @@ impl Remedies {
             };
             self.steps.push_back(Step::Tell(told(run, rule, &act, status, reason.map(Reason::word))));
         }
-        self.settle(now, config, timeline, rule);
+        if run.stored.canceled {
+            self.end(now, timeline, rule);
+        } else {
+            self.settle(now, config, timeline, rule);
+        }
     }
 
     fn try_step(
@@ -416,7 +447,7 @@ impl Remedies {
         verdict: Result<(), Refusal>,
     ) {
         let looping = self.boot_loop(now, timeline);
-        let crowded = self.climbing() > RUNS_MAX;
+        let crowded = self.climbing() >= RUNS_MAX;
         let Some(run) = self.runs.get_mut(rule) else { return };
         let Some(act) = act_of(run, config) else { return self.exhausted(now, timeline, rule) };
         let admitted = match looping {
@@ -431,6 +462,7 @@ impl Remedies {
         run.stored.state = State::Acting;
         run.stored.awaits_boot = false;
         run.stored.since = timeline.stamp(now.mono);
+        run.admitted = Some(act.clone());
         let entry = (key(rule), Some(encode(&run.stored)));
         self.steps.push_back(Step::Journal { rule: rule.to_owned(), entry, act });
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use minicbor::{Decode, Encode};
 
 use super::attributes::Attributes;
 use super::effects::Purpose;
@@ -86,8 +87,9 @@ pub(super) struct Session {
     refused: BTreeMap<(Class, u64), u8>,
     suspects: Suspects,
     refusal_logged: bool,
-    /// The filters that the broker's session is known to have.
-    subscribed: Vec<String>,
+    /// The filters that were asked for last.
+    wanted: Vec<String>,
+    subscribed: Subscribed,
     connections: u64,
     offline_since: Option<Mono>,
     connected: Duration,
@@ -99,9 +101,20 @@ pub(super) struct Session {
     pub(super) last_fault: Option<LinkFault>,
 }
 
+/// What is known of the filters that the broker's session has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Subscribed {
+    /// No others than these.
+    #[n(0)]
+    filters: Vec<String>,
+    /// All of them. Not while an answer is awaited: a link that breaks meanwhile leaves a session that is kept, and deaf.
+    #[n(1)]
+    all: bool,
+}
+
 impl Session {
     /// Begins with the filters that the broker's session had when they were last saved.
-    pub(super) fn new(subscribed: Vec<String>) -> Self {
+    pub(super) fn new(subscribed: Subscribed) -> Self {
         Self { subscribed, ..Self::default() }
     }
 
@@ -346,17 +359,19 @@ impl Engine {
     /// A session that the broker kept already has our filters: subscribing again would only cost.
     pub(super) fn subscribe(&mut self, now: Now, session_present: bool) {
         let filters = self.filters();
-        if session_present && self.session.subscribed == filters {
+        let known = std::mem::take(&mut self.session.subscribed);
+        if session_present && known.all && known.filters == filters {
+            self.session.subscribed = known;
             return;
         }
-        if session_present {
-            let stale: Vec<String> =
-                self.session.subscribed.iter().filter(|old| !filters.contains(old)).cloned().collect();
-            if !stale.is_empty() {
-                self.link.unsubscribe(now.mono, stale, &mut self.effects);
-            }
+        let mut stale = if session_present { known.filters } else { Vec::new() };
+        stale.retain(|old| !filters.contains(old));
+        if !stale.is_empty() {
+            self.link.unsubscribe(now.mono, stale.clone(), &mut self.effects);
         }
-        self.session.unsubscribed = filters.into_iter().map(|filter| (filter, 1)).collect();
+        self.save_subscribed(Subscribed { filters: [filters.clone(), stale].concat(), all: false });
+        self.session.unsubscribed = filters.iter().map(|filter| (filter.clone(), 1)).collect();
+        self.session.wanted = filters;
         self.session.refused_filters = 0;
         self.subscribe_next(now);
     }
@@ -374,7 +389,11 @@ impl Engine {
             return self.subscribe_next(now);
         }
         match self.session.refused_filters {
-            0 => self.subscribed(),
+            0 => {
+                let filters = std::mem::take(&mut self.session.wanted);
+                self.save_subscribed(Subscribed { filters, all: true });
+            }
+            // They are asked for again at the next connection.
             refused => {
                 let text = format!("broker: it refuses {refused} of our command topics: check its ACL");
                 self.effects.log(LogLevel::Error, text);
@@ -382,9 +401,9 @@ impl Engine {
         }
     }
 
-    fn subscribed(&mut self) {
-        self.session.subscribed = self.filters();
-        let entry = (start::SUBSCRIBED_KEY.to_owned(), Some(commands::encode(&self.session.subscribed)));
+    fn save_subscribed(&mut self, subscribed: Subscribed) {
+        let entry = (start::SUBSCRIBED_KEY.to_owned(), Some(commands::encode(&subscribed)));
+        self.session.subscribed = subscribed;
         self.effects.put(Purpose::Bookkeeping, vec![entry]);
     }
 
@@ -549,7 +568,8 @@ impl Engine {
 
     /// Sends one message. False if there is none to send now.
     fn send_next(&mut self, now: Now) -> bool {
-        if std::mem::take(&mut self.session.presence_due) {
+        // A goodbye that was said is the last word.
+        if self.stopping.is_none() && std::mem::take(&mut self.session.presence_due) {
             let payload = self.presence(now, None);
             self.publish_retained(now, "presence", payload, Cargo::Presence);
             return true;

@@ -10,7 +10,7 @@ use super::admission::Power;
 use super::attributes::Attributes;
 use super::battery::Battery;
 use super::changes::Changes;
-use super::commands::{self, Commands};
+use super::commands::{self, Careful, Commands};
 use super::data_use::{DATA_KEY, DataUse};
 use super::effects::{Effects, Purpose};
 use super::incidents::{self, Incidents};
@@ -53,6 +53,7 @@ const SEQ_SKIP: u64 = 1 << 32;
 const SEQS_PER_MS: u64 = 1_024;
 const LOSSES_KEY: &str = "losses";
 const CAREFUL_KEY: &str = "careful";
+const CAREFUL_SINCE_KEY: &str = "careful_since";
 /// Losses that are remembered as told: their texts must fit into one value of the store.
 const LOSSES_MAX: usize = 8;
 const ANCHOR_KEY: &str = "anchor/";
@@ -120,7 +121,21 @@ pub(super) fn incident_settings(config: &config::CollectErrors) -> incidents::Se
     incidents::Settings { max_clusters: config.max_clusters, min_severity: config.min_severity, bucket: config.bucket }
 }
 
+/// What stands in the store of how careful the agent is.
+fn careful_entries(careful: Careful) -> [(String, Option<Bytes>); 2] {
+    let before = careful.before.map(|before| commands::encode(&before));
+    let since = careful.since.map(|since| commands::encode(&since));
+    [(CAREFUL_KEY.to_owned(), before), (CAREFUL_SINCE_KEY.to_owned(), since)]
+}
+
 impl Engine {
+    /// The clock can be trusted: the moment from which commands are obeyed has a date now.
+    pub(super) fn date_careful(&mut self) {
+        if let Some(careful) = self.commands.date_careful(&self.timeline) {
+            self.effects.put(Purpose::Bookkeeping, careful_entries(careful).into());
+        }
+    }
+
     /// Begins: with a config that was checked, and with what the store holds.
     #[must_use]
     pub fn new(now: Now, config: CheckedConfig, identity: Identity, recovered: Recovered) -> Self {
@@ -205,9 +220,7 @@ impl Engine {
             engine.save_timeline(&saved);
         }
         let mut first = Vec::new();
-        if let Some(careful) = careful {
-            first.push((CAREFUL_KEY.to_owned(), Some(commands::encode(&careful))));
-        }
+        first.extend(careful_entries(careful));
         if state.is_lost(&recovered) {
             // How much was spent can't be known, so all of it was.
             first.extend(engine.with_commands(now, Commands::exhaust_budgets));
@@ -275,7 +288,6 @@ impl Engine {
         if losses == told {
             return;
         }
-        self.effects.put(Purpose::Bookkeeping, vec![(LOSSES_KEY.to_owned(), Some(commands::encode(&losses)))]);
         for loss in recovered.losses.iter().filter(|loss| !told.contains(&loss.what)) {
             self.effects.log(LogLevel::Error, format!("store: {}", loss.what));
             self.outbox.count_dropped("corrupt", loss.records);
@@ -286,6 +298,9 @@ impl Engine {
                 .with("state_lost", loss.state_lost);
             self.record_event(now, event);
         }
+        // The count first: a crash between the two counts them twice, and the other way round never.
+        self.save_dropped();
+        self.effects.put(Purpose::Bookkeeping, vec![(LOSSES_KEY.to_owned(), Some(commands::encode(&losses)))]);
     }
 
     /// What keeps the numbers that were used without a store from being used again by the next start with one: an entry for
@@ -401,9 +416,12 @@ impl<'a> State<'a> {
     }
 
     /// Since when commands are obeyed again, if the journal was lost: what was issued before may have run already.
-    fn careful(&self, recovered: &Recovered, timeline: &Timeline, now: Now) -> Option<Unix> {
-        let present = if now.wall.trusted { now.wall.unix } else { timeline.floor().max(now.wall.unix) };
-        if self.is_lost(recovered) { Some(present) } else { self.read(CAREFUL_KEY) }
+    fn careful(&self, recovered: &Recovered, timeline: &Timeline, now: Now) -> Careful {
+        match self.is_lost(recovered) {
+            false => Careful { before: self.read(CAREFUL_KEY), since: self.read(CAREFUL_SINCE_KEY) },
+            true if now.wall.trusted => Careful { before: Some(now.wall.unix), since: None },
+            true => Careful { before: Some(timeline.floor()), since: Some(timeline.stamp(now.mono)) },
+        }
     }
 }
 

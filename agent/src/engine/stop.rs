@@ -73,6 +73,10 @@ impl Engine {
             return;
         }
         let why = self.reboot_reason().filter(|_| reason == REBOOTING);
+        if why.is_none() {
+            // Somebody else stops the agent: a restart whose time has not come is not ordered in passing.
+            self.leave_reboot();
+        }
         // Not judged: the counts of an interval that was cut short clear no alarm.
         let sample = self.close_interval(now);
         self.store_sample(now, sample);

@@ -144,7 +144,7 @@ fn the_shortest_history_keeps_only_what_is_needed() {
     scenario.faults = (1..=12).map(|nth| lasting(FaultKind::HalfOpen, nth * HOUR / 20, HOUR / 60)).collect();
     let mut plan = plan(scenario);
     plan.planted = Some(Planted::TrimBeforeAck);
-    let seed = caught(&plan, Planted::TrimBeforeAck, 1..=5).unwrap().0;
+    let seed = caught(&plan, Planted::TrimBeforeAck, 1..=30).unwrap().0;
     let began = |timeline: &[report::Moment]| {
         timeline.iter().filter(|moment| matches!(moment.what, What::FaultBegan { .. })).count()
     };

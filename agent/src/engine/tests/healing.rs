@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::world::{World, config_with, outcome, restart};
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreOp};
+use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StoreOp};
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -216,6 +216,15 @@ fn what_roots_helper_refuses_is_no_step_that_did_not_help() {
 
 /// A ladder of one rollback, whose act ends as one that a boot completes.
 fn rolled_back() -> World {
+    let (mut world, id) = rolling_back();
+    world.acts_succeed = true;
+    world.input(Input::ActDone { id, outcome: needs_reboot() });
+    world.advance(2 * SECOND);
+    world
+}
+
+/// A ladder's rollback has begun.
+fn rolling_back() -> (World, EffectId) {
     const ROLLBACK: &str = r#"
         [rollback.firmware]
         kind = "rauc"
@@ -234,10 +243,7 @@ fn rolled_back() -> World {
     world.acts_succeed = false;
     memory(&mut world, 95.0);
     let (id, _) = world.acts.pop().unwrap();
-    world.acts_succeed = true;
-    world.input(Input::ActDone { id, outcome: needs_reboot() });
-    world.advance(2 * SECOND);
-    world
+    (world, id)
 }
 
 fn needs_reboot() -> ActOutcome {
@@ -411,6 +417,19 @@ fn a_reboot_that_waits_can_be_canceled() {
     world.advance(5 * MINUTE);
     assert!(world.acted.is_empty());
     assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "CANCELED"]);
+}
+
+#[test]
+fn an_agent_that_is_stopped_while_a_reboot_waits_does_not_order_it() {
+    let mut world = world();
+    world.command("b-1", "reboot", json!({"delay_s": 3600}), 1);
+    world.settle();
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(10 * SECOND);
+    assert!(world.exited && world.acted.is_empty(), "{:?}", world.acted);
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(world.results("b-1").last().unwrap()["reason"], "same_boot");
 }
 
 #[test]
@@ -602,6 +621,57 @@ fn the_red_button_reaches_a_step_that_is_on_its_way_into_the_journal() {
     world.store_answers();
     world.advance(HOUR);
     assert_eq!(world.acted, []);
+}
+
+#[test]
+fn the_red_button_holds_over_a_crash_of_what_it_stopped() {
+    let mut world = world();
+    world.acts_succeed = false;
+    memory(&mut world, 95.0);
+    world.be_deaf_to_cancels();
+    world.command("stop", "cancel_all", json!({}), 1);
+    world.settle();
+    world.crash();
+    world.acts_succeed = true;
+    world.advance(2 * HOUR);
+    assert_eq!(world.acted, [restart("app.service")], "no step further");
+}
+
+#[test]
+fn a_step_that_a_new_configuration_has_changed_is_admitted_anew() {
+    // The ladder is one step shorter, or does something else, when the journal has its answer.
+    for steps in ["{ do = \"restart_unit\", unit = \"other.service\" }", "{ do = \"reboot\" }"] {
+        let mut world = world();
+        world.stall_store_at(
+            |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "remedy/full")),
+        );
+        memory(&mut world, 95.0);
+        assert!(world.store_is_late() && world.acted.is_empty());
+        let changed = format!("{}steps = [ {steps} ]", LADDER.split_once("steps").unwrap().0);
+        let mut config = config_with(&changed);
+        config.remediation.dry_run = true;
+        world.input(Input::Reconfigure(Box::new(config)));
+        world.store_answers();
+        world.advance(HOUR);
+        assert_eq!(world.acted, [], "{steps}: a dry run does nothing");
+        assert!(told(&world).contains(&("ladder_exhausted".into(), "EXHAUSTED".into())), "{:?}", told(&world));
+    }
+}
+
+#[test]
+fn a_rollback_whose_completing_reboot_is_refused_is_not_begun_again() {
+    let (mut world, id) = rolling_back();
+    world.input(Input::ActDone { id, outcome: needs_reboot() });
+    world.advance(10 * SECOND);
+    let (id, act) = world.acts.pop().unwrap();
+    assert_eq!(act, Act::Reboot);
+    world.input(Input::ActDone {
+        id,
+        outcome: ActOutcome { reason: Some("inhibited".into()), ..outcome(ActStatus::Failed) },
+    });
+    world.advance(2 * HOUR);
+    assert_eq!(world.acted, [Act::Rollback { target: "firmware".into(), to: None }, Act::Reboot]);
+    assert!(told(&world).contains(&("rollback".into(), "FAILED".into())), "{:?}", told(&world));
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value as Json, json};
 
-use super::world::{World, outcome};
+use super::world::{World, config_with, outcome};
 use crate::config::QuarantineLevel;
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreOp};
+use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -60,6 +61,54 @@ fn a_command_enters_quarantine_and_release_leaves_it_and_everybody_is_told() {
 }
 
 #[test]
+fn a_release_waits_for_the_refresh_that_is_under_way() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    world.acts_succeed = false;
+    world.crash();
+    world.advance(2 * SECOND);
+    let (refresh, act) = world.acts.pop().unwrap();
+    assert!(matches!(act, Act::Refresh { .. }), "{act:?}");
+    order(&mut world, "r-1", "release", json!({}));
+    assert!(world.acts.is_empty(), "it would be undone: {:?}", world.acts);
+    world.acts_succeed = true;
+    world.input(Input::ActDone { id: refresh, outcome: outcome(ActStatus::Succeeded) });
+    world.advance(2 * SECOND);
+    assert_eq!(world.statuses("r-1").last().unwrap(), "SUCCEEDED");
+    assert_eq!(level(&world), both("none"));
+}
+
+#[test]
+fn a_quarantine_that_was_canceled_before_it_began_is_not_in_the_journal() {
+    const CUT: &str = r#"
+        [[rules]]
+        name = "full"
+        metric = "host.mem_used_pct"
+        above = 90
+        remedy = "cut"
+        [[ladders]]
+        name = "cut"
+        steps = [ { do = "quarantine", level = "isolate" } ]
+    "#;
+    let mut world = World::with(config_with(CUT));
+    world.advance(11 * MINUTE);
+    // The store works in order: the button is on the disk before the step is.
+    world.stall_store_at(
+        |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/stop")),
+    );
+    world.command("stop", "cancel_all", json!({}), 1);
+    world.settle();
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(3 * SECOND);
+    assert!(world.store_is_late());
+    world.store_answers();
+    world.advance(2 * SECOND);
+    world.crash();
+    world.advance(15 * SECOND);
+    assert_eq!((level(&world), world.acted.len()), (both("none"), 0));
+}
+
+#[test]
 fn quarantine_holds_over_a_crash_and_a_reboot_and_its_rules_are_put_in_force_again() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "isolate"}));
@@ -90,8 +139,8 @@ fn a_crash_while_it_is_entered_leaves_the_gateway_shut_and_one_while_it_is_left_
     let mut world = online();
     world.acts_succeed = false;
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
-    world.crash();
     world.acts_succeed = true;
+    world.crash();
     world.advance(15 * SECOND);
     assert_eq!(level(&world), both("restrict"));
     world.acts_succeed = false;

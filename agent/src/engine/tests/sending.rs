@@ -261,6 +261,60 @@ fn a_session_that_the_broker_kept_is_not_subscribed_to_again() {
 }
 
 #[test]
+fn a_new_session_whose_subscription_was_lost_is_subscribed_to_when_it_was_kept() {
+    for restart in [false, true] {
+        let mut world = World::new();
+        world.advance(SECOND);
+        world.forget_session();
+        world.lose_subscribes(true);
+        world.drop_connection(LinkFaultKind::Server);
+        world.advance(5 * SECOND);
+        assert!(world.is_connected());
+        world.lose_subscribes(false);
+        if restart {
+            world.crash();
+        } else {
+            world.drop_connection(LinkFaultKind::Server);
+        }
+        world.advance(5 * SECOND);
+        assert_eq!(world.subscribes, 2, "deaf; restarted: {restart}");
+    }
+}
+
+#[test]
+fn topics_that_the_broker_refused_are_asked_for_again_at_the_next_connection() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.forget_session();
+    world.grant_nothing(true);
+    for asked in 2..4 {
+        world.drop_connection(LinkFaultKind::Server);
+        world.advance(5 * SECOND);
+        assert_eq!(world.subscribes, asked);
+    }
+    world.grant_nothing(false);
+    for _ in 0..2 {
+        world.drop_connection(LinkFaultKind::Server);
+        world.advance(5 * SECOND);
+    }
+    assert_eq!(world.subscribes, 4, "granted at last, and kept");
+}
+
+#[test]
+fn groups_that_come_and_go_before_the_broker_has_answered_are_asked_for_again() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.lose_subscribes(true);
+    let before = world.config.clone();
+    let mut other = before.clone();
+    other.device.groups = vec!["other".into()];
+    world.input(Input::Reconfigure(Box::new(other)));
+    world.lose_subscribes(false);
+    world.input(Input::Reconfigure(Box::new(before)));
+    assert_eq!(world.subscribes, 2);
+}
+
+#[test]
 fn what_the_broker_denies_is_set_aside_and_counted() {
     let mut world = World::new();
     world.ack_reason = AckReason::NotAuthorized;
@@ -929,6 +983,29 @@ fn a_broker_that_takes_only_version_3_1_1_is_found() {
     world.crash();
     world.advance(5 * SECOND);
     assert!(world.is_connected());
+}
+
+#[test]
+fn version_5_is_tried_again_after_a_connection_in_the_older_one_that_was_only_guessed_at() {
+    let mut world = World::new();
+    world.hang_up_on(&[Version::V5]);
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!((world.is_connected(), world.engine.link.version()), (true, Version::V311));
+    world.hang_up_on(&[]);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(5 * SECOND);
+    assert_eq!((world.is_connected(), world.engine.link.version()), (true, Version::V5));
+}
+
+#[test]
+fn a_broker_that_is_replaced_by_one_of_version_3_1_1_is_found_while_the_agent_runs() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.hang_up_on(&[Version::V5]);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(60 * SECOND);
+    assert_eq!((world.is_connected(), world.engine.link.version()), (true, Version::V311));
 }
 
 #[test]

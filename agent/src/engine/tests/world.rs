@@ -203,6 +203,12 @@ struct Trouble {
     queue_max: Option<usize>,
     /// The broker closes the connection over the message that holds this record.
     hangs_up_over: Option<u64>,
+    /// What asks for topics does not reach the broker.
+    loses_subscribes: bool,
+    /// The broker grants no topic.
+    grants_nothing: bool,
+    /// Acts go on although they are canceled.
+    deaf_to_cancels: bool,
     /// The broker has nothing to do with retained messages, and says so in CONNACK if this is true.
     retains_nothing: Option<bool>,
     /// While the logs hold more records than this, a commit finds the disk full.
@@ -523,6 +529,7 @@ impl World {
                     self.acts.push((id, act));
                 }
             }
+            Effect::CancelAct { .. } if self.trouble.deaf_to_cancels => {}
             Effect::CancelAct { id } => {
                 self.acts.retain(|(other, _)| *other != id);
                 self.queue.push_back(Input::ActDone { id, outcome: outcome(ActStatus::Canceled) });
@@ -578,8 +585,11 @@ impl World {
             }
             Packet::PubAck { pkid, .. } => self.acked_commands.push(pkid),
             Packet::Subscribe { pkid, filters } => {
+                if self.trouble.loses_subscribes {
+                    return;
+                }
                 self.subscribes += 1;
-                let granted = filters.iter().map(|_| Some(1)).collect();
+                let granted = filters.iter().map(|_| (!self.trouble.grants_nothing).then_some(1)).collect();
                 self.queue.push_back(Input::Packet { id, packet: Packet::SubAck { pkid, granted } });
             }
             Packet::PingReq => self.queue.push_back(Input::Packet { id, packet: Packet::PingResp }),
@@ -668,6 +678,23 @@ impl World {
 
     pub(super) fn hang_up_on(&mut self, versions: &[Version]) {
         self.trouble.hangs_up_on = versions.to_vec();
+    }
+
+    /// The broker forgets the session, and with it what was subscribed to.
+    pub(super) fn forget_session(&mut self) {
+        self.session = false;
+    }
+
+    pub(super) fn lose_subscribes(&mut self, lose: bool) {
+        self.trouble.loses_subscribes = lose;
+    }
+
+    pub(super) fn grant_nothing(&mut self, nothing: bool) {
+        self.trouble.grants_nothing = nothing;
+    }
+
+    pub(super) fn be_deaf_to_cancels(&mut self) {
+        self.trouble.deaf_to_cancels = true;
     }
 
     pub(super) fn hold_connack(&mut self) {
