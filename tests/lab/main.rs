@@ -953,6 +953,11 @@ fn every_remedy_is_done_at_most_once_whenever_the_power_goes_and_its_status_is_t
         ended("reboot", &status);
     }
     println!("how remedies ended that were cut off: {ends:?}");
-    let wrong = ends.keys().find(|(_, status)| !matches!(status.as_str(), "SUCCEEDED" | "INTERRUPTED" | "FAILED"));
+    let wrong = ends.keys().find(|(name, status)| match status.as_str() {
+        "SUCCEEDED" | "INTERRUPTED" | "FAILED" => false,
+        // It waited for the look at the rules that each start begins with, and was never begun.
+        "CANCELED" => *name != "release",
+        _ => true,
+    });
     assert_eq!(wrong, None, "{ends:?}");
 }
