@@ -208,7 +208,8 @@ async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<
     let job = systemd.restart_unit(unit.as_str(), "replace").await?;
     let result = loop {
         let Some(signal) = removed.next().await else {
-            return Ok(ActOutcome::failed("no_systemd", "the bus went away before the job was over"));
+            let why = "what came of it can't be known: the bus went away before the job was over";
+            return Ok(ActOutcome::interrupted("no_systemd", why));
         };
         let args = signal.args()?;
         if args.job == job {

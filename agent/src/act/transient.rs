@@ -86,9 +86,16 @@ async fn run_over(
     let end = {
         let mut ending = std::pin::pin!(ending(&systemd, &mut removed, &unit, &job, within, canceled));
         tokio::select! {
-            end = &mut ending => end?,
-            () = output.read(&mut said) => ending.await?,
+            end = &mut ending => end,
+            () = output.read(&mut said) => ending.await,
         }
+    };
+    let end = match end {
+        // It was begun, and goes on until its own deadline at the latest.
+        Err(error) if !matches!(error, zbus::Error::MethodError(..)) => {
+            return Ok(ActOutcome::interrupted("no_systemd", format!("what came of {unit} can't be known: {error}")));
+        }
+        end => end?,
     };
     // Who was started by it and left its unit may hold the pipe for ever.
     let _ = timeout(DRAIN_MAX, output.read(&mut said)).await;

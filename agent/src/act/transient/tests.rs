@@ -126,19 +126,7 @@ async fn run_program(
     cancel: bool,
     outlives: bool,
 ) -> (ActOutcome, Vec<String>, Vec<u8>) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let asked = Asked::default();
-    let systemd = Builder::unix_stream(theirs)
-        .server(zbus::Guid::generate())
-        .unwrap()
-        .p2p()
-        .serve_at("/org/freedesktop/systemd1", Manager { script, asked: Arc::clone(&asked) })
-        .unwrap()
-        .serve_at(UNIT_PATH, AService(script))
-        .unwrap()
-        .build();
-    let client = Builder::unix_stream(ours).p2p().build();
-    let (_systemd, connection) = tokio::try_join!(systemd, client).unwrap();
+    let (_systemd, connection, asked) = served(script).await;
     let (sender, canceled) = oneshot::channel();
     let (mut sender, mut told) = (Some(sender), Vec::new());
     let progress = |percent| {
@@ -153,6 +141,45 @@ async fn run_program(
     let outcome = run_over(&connection, program, within, canceled, progress).await.unwrap();
     let asked = asked.lock().unwrap().clone();
     (outcome, asked, told)
+}
+
+/// A bus with that PID 1 on it, and who asks it.
+async fn served(script: Script) -> (Connection, Connection, Asked) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let asked = Asked::default();
+    let systemd = Builder::unix_stream(theirs)
+        .server(zbus::Guid::generate())
+        .unwrap()
+        .p2p()
+        .serve_at("/org/freedesktop/systemd1", Manager { script, asked: Arc::clone(&asked) })
+        .unwrap()
+        .serve_at(UNIT_PATH, AService(script))
+        .unwrap()
+        .build();
+    let client = Builder::unix_stream(ours).p2p().build();
+    let (systemd, client) = tokio::try_join!(systemd, client).unwrap();
+    (systemd, client, asked)
+}
+
+#[tokio::test]
+async fn what_came_of_one_whose_bus_goes_away_can_not_be_known() {
+    let (systemd, connection, asked) = served(Script { job_result: None, ..GOOD }).await;
+    let book = PathBuf::from("/opt/books/fix");
+    let (_keep, canceled) = oneshot::channel();
+    let running = run_over(&connection, Program::new(&book, &[], &[]), LONG, canceled, |_| ());
+    let ends = async {
+        while !asked.lock().unwrap().iter().any(|line| line == "start fail") {
+            tokio::task::yield_now().await;
+        }
+        systemd.close().await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(running, ends);
+    let outcome = outcome.unwrap();
+    assert_eq!(
+        (outcome.status, outcome.reason.as_deref()),
+        (ActStatus::Interrupted, Some("no_systemd")),
+        "{outcome:?}"
+    );
 }
 
 #[tokio::test]
