@@ -532,7 +532,13 @@ impl Link {
         self.mute_closes = 0;
         self.mute_row = 0;
         self.version_works = true;
-        self.retains = ack.retains && !self.retain_refused;
+        let retained_before = std::mem::replace(&mut self.retains, ack.retains && !self.retain_refused);
+        if self.retains && !retained_before {
+            self.retry_at_once = true;
+            let why = "the broker keeps retained messages now, so the will has to be one";
+            self.close(now, LinkFaultKind::Local, why.into(), effects);
+            return None;
+        }
         let keep_alive = ack.keep_alive_s.map_or(self.settings.keep_alive, |s| Duration::from_secs(s.into()));
         self.state = State::Online(Box::new(Online {
             id,

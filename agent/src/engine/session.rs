@@ -36,6 +36,8 @@ const PUBLISH_OVERHEAD: usize = 16;
 const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
 /// How long to wait when the broker says that we are over its quota, or won't say what is wrong.
 const QUOTA_PAUSE: Duration = Duration::from_secs(10);
+/// The same for what the broker is to keep: nothing waits behind that, and it may be refused for ever.
+const RETAINED_PAUSE: Duration = Duration::from_secs(300);
 /// A record that the broker refused so often without saying why is set aside.
 const REFUSALS_MAX: u8 = 5;
 /// Refused messages whose refusals are counted: the newest of more begin anew, until the older are set aside.
@@ -62,6 +64,8 @@ pub(super) struct Drain {
 #[derive(Debug, Default)]
 pub(super) struct Session {
     presence_due: bool,
+    /// The broker refused it for now: not before that.
+    presence_at: Option<Mono>,
     attributes_at: Option<Mono>,
     /// Telemetry up to here may be sent: up to the last publish tick, or to what waited when the connection came up.
     telemetry_upto: u64,
@@ -150,6 +154,7 @@ impl Session {
         if self.throttled_until.is_some() {
             return self.throttled_until;
         }
+        let presence = self.presence_due.then_some(self.presence_at).flatten();
         let attributes = attributes.is_changed().then_some(self.attributes_at).flatten();
         let (class, upto) = self.samples_next(outbox);
         let first = outbox.ready(class, upto).next().map(|(seq, _)| seq);
@@ -157,7 +162,7 @@ impl Session {
         let waits = self.is_paused(class) || outbox.is_filling(class, upto);
         let rationed = !waits && first.is_some_and(|seq| seq <= self.backlog_upto);
         let ration = rationed.then(|| self.ration.next_at());
-        attributes.into_iter().chain(ration).chain(self.paused_until.into_iter().flatten()).min()
+        presence.into_iter().chain(attributes).chain(ration).chain(self.paused_until.into_iter().flatten()).min()
     }
 
     /// Whose samples come next, and up to which seq they may go out: the oldest first.
@@ -320,6 +325,7 @@ impl Engine {
         let session = &mut self.session;
         session.connections += 1;
         session.presence_due = true;
+        session.presence_at = None;
         session.paused_until = [None; Class::COUNT];
         session.refusal_logged = false;
         let kept_away = session.last_fault.take().map(|fault| fault.kind.word());
@@ -436,6 +442,9 @@ impl Engine {
             if !matches!(reason, AckReason::Success | AckReason::NoMatchingSubscribers) {
                 self.log_refusal(reason);
             }
+            if matches!(reason, AckReason::QuotaExceeded | AckReason::Unspecified) {
+                self.say_later(now, &cargo);
+            }
             return;
         };
         match reason {
@@ -461,6 +470,17 @@ impl Engine {
                     self.try_later(now, class, &seqs, reason);
                 }
             }
+        }
+    }
+
+    /// What the broker keeps of us is as old as the last that it took: it is said again, as a record would be sent again.
+    fn say_later(&mut self, now: Now, cargo: &Cargo) {
+        let at = Some(now.mono.after(RETAINED_PAUSE));
+        if matches!(cargo, Cargo::Presence) {
+            (self.session.presence_due, self.session.presence_at) = (true, at);
+        } else {
+            self.attributes.touch();
+            self.session.attributes_at = self.session.attributes_at.max(at);
         }
     }
 
@@ -569,7 +589,8 @@ impl Engine {
     /// Sends one message. False if there is none to send now.
     fn send_next(&mut self, now: Now) -> bool {
         // A goodbye that was said is the last word.
-        if self.stopping.is_none() && std::mem::take(&mut self.session.presence_due) {
+        let may_say = self.stopping.is_none() && self.session.presence_at.is_none_or(|at| at <= now.mono);
+        if may_say && std::mem::take(&mut self.session.presence_due) {
             let payload = self.presence(now, None);
             self.publish_retained(now, "presence", payload, Cargo::Presence);
             return true;

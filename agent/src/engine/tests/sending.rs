@@ -315,6 +315,21 @@ fn groups_that_come_and_go_before_the_broker_has_answered_are_asked_for_again() 
 }
 
 #[test]
+fn presence_and_attributes_that_the_broker_refused_for_now_are_said_again_but_not_often() {
+    let mut world = World::new();
+    world.ack_reason = AckReason::QuotaExceeded;
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(5 * SECOND);
+    world.ack_reason = AckReason::Success;
+    let said = |world: &World, leaf: &str| world.got.iter().filter(|got| got.topic.ends_with(leaf)).count();
+    let before = ["/presence", "/attributes"].map(|leaf| said(&world, leaf));
+    world.advance(60 * SECOND);
+    assert_eq!(["/presence", "/attributes"].map(|leaf| said(&world, leaf)), before, "not at once");
+    world.advance(600 * SECOND);
+    assert_eq!(["/presence", "/attributes"].map(|leaf| said(&world, leaf)), before.map(|count| count + 1));
+}
+
+#[test]
 fn what_the_broker_denies_is_set_aside_and_counted() {
     let mut world = World::new();
     world.ack_reason = AckReason::NotAuthorized;

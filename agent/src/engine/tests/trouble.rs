@@ -193,6 +193,23 @@ fn a_broker_without_retained_messages_gets_presence_and_attributes_all_the_same(
 }
 
 #[test]
+fn a_will_that_was_not_to_be_retained_does_not_stand_beside_presence_that_is() {
+    let mut world = World::new();
+    world.retain_nothing(true);
+    world.crash();
+    // Until it is stable: then the broker may be another one.
+    world.advance(90 * SECOND);
+    assert!(world.is_connected());
+    world.retain_everything();
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(10 * SECOND);
+    assert_eq!((world.is_connected(), world.wills_retained.last()), (true, Some(&true)));
+    let connects = world.connects;
+    world.advance(60 * SECOND);
+    assert_eq!(world.connects, connects);
+}
+
+#[test]
 fn the_status_says_how_far_the_backlog_is_until_it_is_sent() {
     let mut config = super::world::config();
     config.mqtt.drain.publishes_per_second = 1;

@@ -151,6 +151,8 @@ pub(super) struct World {
     /// Acts end at once, and well.
     pub(super) acts_succeed: bool,
     pub(super) connects: u32,
+    /// Whether the will of each connection was to be retained.
+    pub(super) wills_retained: Vec<bool>,
     pub(super) subscribes: u32,
     pub(super) exited: bool,
     pub(super) signs_of_life: u32,
@@ -272,6 +274,7 @@ impl World {
             acted: Vec::new(),
             acts_succeed: true,
             connects: 0,
+            wills_retained: Vec::new(),
             subscribes: 0,
             exited: false,
             signs_of_life: 0,
@@ -549,6 +552,7 @@ impl World {
                 self.queue.push_back(Input::LinkDown { id, fault, retry_in });
             }
             Packet::Connect(connect) => {
+                self.wills_retained.push(connect.will.as_ref().is_some_and(|will| will.retain));
                 let takes_will = self.trouble.retains_nothing.is_none() || connect.will.is_none_or(|will| !will.retain);
                 let ack = ConnAck {
                     session_present: self.session,
@@ -672,6 +676,10 @@ impl World {
     }
 
     /// A broker without retained messages, which says so when it takes a connection, or only when it refuses one.
+    pub(super) fn retain_everything(&mut self) {
+        self.trouble.retains_nothing = None;
+    }
+
     pub(super) fn retain_nothing(&mut self, says_so: bool) {
         self.trouble.retains_nothing = Some(says_so);
     }
