@@ -7,6 +7,7 @@ use serde_json::json;
 use super::world::{World, config_with, outcome, restart};
 use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StoreOp};
 use crate::engine::metric::Metric;
+use crate::engine::time::{Unix, Wall};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -672,6 +673,32 @@ fn a_rollback_whose_completing_reboot_is_refused_is_not_begun_again() {
     world.advance(2 * HOUR);
     assert_eq!(world.acted, [Act::Rollback { target: "firmware".into(), to: None }, Act::Reboot]);
     assert!(told(&world).contains(&("rollback".into(), "FAILED".into())), "{:?}", told(&world));
+}
+
+#[test]
+fn what_is_refused_after_a_lost_journal_is_told_by_the_date_of_the_loss_and_not_by_a_wrong_clock() {
+    for wrong in [0, 4_000_000_000_000] {
+        let mut world = world();
+        let right = world.now.wall;
+        world.command("p-1", "ping", json!({}), 1);
+        world.settle();
+        world.store.state.clear();
+        world.now.wall = Wall { unix: Unix(wrong), trusted: false };
+        world.crash();
+        world.advance(10 * SECOND);
+        let since = Unix(right.unix.0 + 60_000);
+        world.now.wall = Wall { unix: since, trusted: true };
+        world.advance(10 * SECOND);
+        // The broker brings the first again, and there is a new one.
+        let issued = right.unix.0 / 1_000;
+        world.claims(json!({"jti": "p-2", "iat": issued, "exp": issued + 600, "cmd": {"name": "ping", "args": {}}}), 2);
+        world.settle();
+        world.command("p-3", "ping", json!({}), 3);
+        world.settle();
+        world.advance(5 * SECOND);
+        assert_eq!(world.results("p-2").last().unwrap()["reason"], "replayed", "{wrong}");
+        assert_eq!(world.statuses("p-3").last().unwrap(), "SUCCEEDED", "{wrong}");
+    }
 }
 
 #[test]
