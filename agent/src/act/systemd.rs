@@ -206,15 +206,9 @@ async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<
     systemd.subscribe().await?;
     let mut removed = systemd.receive_job_removed().await?;
     let job = systemd.restart_unit(unit.as_str(), "replace").await?;
-    let result = loop {
-        let Some(signal) = removed.next().await else {
-            let why = "what came of it can't be known: the bus went away before the job was over";
-            return Ok(ActOutcome::interrupted("no_systemd", why));
-        };
-        let args = signal.args()?;
-        if args.job == job {
-            break args.result.to_owned();
-        }
+    let result = match result_of(&mut removed, &job).await {
+        Ok(result) => result,
+        Err(error) => return lost(unit.as_str(), error),
     };
     if !matches!(result.as_str(), "done" | "failed") {
         return Ok(ActOutcome::failed("job_failed", format!("systemd's job to restart {unit} ended as {result}")));
@@ -289,6 +283,25 @@ fn verdict(unit: &UnitName, active: &str, sub: &str, service: Option<&Service>) 
         "unit_failed",
         format!("{detail}, result {}, exit status {}", service.result, service.exit_status),
     )
+}
+
+/// How a job ended, in systemd's word.
+pub(super) async fn result_of(removed: &mut JobRemovedStream, job: &OwnedObjectPath) -> zbus::Result<String> {
+    while let Some(signal) = removed.next().await {
+        let args = signal.args()?;
+        if args.job == *job {
+            return Ok(args.result.to_owned());
+        }
+    }
+    Err(zbus::Error::Failure("the bus went away before the job was over".into()))
+}
+
+/// What was begun on a unit goes on, though the bus is gone that would have told its end. A refusal stays one.
+pub(super) fn lost(unit: &str, error: zbus::Error) -> zbus::Result<ActOutcome> {
+    match error {
+        zbus::Error::MethodError(..) => Err(error),
+        _ => Ok(ActOutcome::interrupted("no_systemd", format!("what came of {unit} can't be known: {error}"))),
+    }
 }
 
 pub(super) fn refused(what: &str, error: &zbus::Error) -> ActOutcome {

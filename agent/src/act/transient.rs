@@ -11,12 +11,11 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use zbus::Connection;
-use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::zvariant::{Fd, OwnedObjectPath, Value};
 
 use super::program::{DRAIN_MAX, ENVIRONMENT, Output, Program, TERM_GRACE};
 use super::runbook::resolve;
-use super::systemd::{JobRemovedStream, ServiceProxy, SystemdProxy, connect, refused};
+use super::systemd::{JobRemovedStream, ServiceProxy, SystemdProxy, connect, lost, refused, result_of};
 use crate::engine::io::ActOutcome;
 
 /// The unit that is to be stopped with the runbook's: the helper's own.
@@ -91,11 +90,9 @@ async fn run_over(
         }
     };
     let end = match end {
-        // It was begun, and goes on until its own deadline at the latest.
-        Err(error) if !matches!(error, zbus::Error::MethodError(..)) => {
-            return Ok(ActOutcome::interrupted("no_systemd", format!("what came of {unit} can't be known: {error}")));
-        }
-        end => end?,
+        Ok(end) => end,
+        // Its own deadline ends it at the latest.
+        Err(error) => return lost(&unit, error),
     };
     // Who was started by it and left its unit may hold the pipe for ever.
     let _ = timeout(DRAIN_MAX, output.read(&mut said)).await;
@@ -161,16 +158,6 @@ async fn ending(
     // Whether it is gone by then or not, what follows is the same.
     let _ = timeout(STOP_MAX, result_of(removed, &stop)).await;
     Ok(end)
-}
-
-async fn result_of(removed: &mut JobRemovedStream, job: &OwnedObjectPath) -> zbus::Result<String> {
-    while let Some(signal) = removed.next().await {
-        let args = signal.args()?;
-        if args.job == *job {
-            return Ok(args.result.to_owned());
-        }
-    }
-    Err(zbus::Error::Failure("the bus went away before the job was over".into()))
 }
 
 /// In the words of a runbook that was run as a child.

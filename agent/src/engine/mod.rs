@@ -708,9 +708,8 @@ impl Engine {
                 Step::Tell(event) => self.record_event(now, event),
                 Step::Acknowledge(pkid) => self.link.acknowledge(now.mono, pkid, &mut self.effects),
                 Step::Journal(purpose, mut entries) => {
-                    if let Purpose::Outcome(id) = &purpose {
-                        let entered = Some(id).filter(|id| self.commands.enters_quarantine(id));
-                        entries.extend(entered.and_then(|_| self.quarantine.as_it_is()));
+                    if matches!(&purpose, Purpose::Outcome(id) if self.commands.enters_quarantine(id)) {
+                        entries.extend(self.quarantine.as_it_is());
                     }
                     self.effects.put(purpose, entries);
                 }

@@ -325,12 +325,8 @@ impl Remedies {
         if let Some(act) = act_of(run, config) {
             self.steps.push_back(Step::Tell(told(run, rule, &act, status, outcome.reason.as_deref())));
         }
-        let (rule, canceled) = (rule.clone(), run.stored.canceled);
-        if canceled {
-            self.end(now, timeline, &rule);
-        } else {
-            self.settle(now, config, timeline, &rule);
-        }
+        let rule = rule.clone();
+        self.settle(now, config, timeline, &rule);
         true
     }
 
@@ -431,11 +427,7 @@ impl Remedies {
             };
             self.steps.push_back(Step::Tell(told(run, rule, &act, status, reason.map(Reason::word))));
         }
-        if run.stored.canceled {
-            self.end(now, timeline, rule);
-        } else {
-            self.settle(now, config, timeline, rule);
-        }
+        self.settle(now, config, timeline, rule);
     }
 
     fn try_step(
@@ -523,6 +515,9 @@ impl Remedies {
 
     fn settle(&mut self, now: Now, config: &CheckedConfig, timeline: &Timeline, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
+        if run.stored.canceled {
+            return self.end(now, timeline, rule);
+        }
         run.stored.state = State::Settling;
         run.stored.since = timeline.stamp(now.mono);
         run.told = None;

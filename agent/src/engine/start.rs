@@ -220,7 +220,9 @@ impl Engine {
             engine.save_timeline(&saved);
         }
         let mut first = Vec::new();
-        first.extend(careful_entries(careful));
+        if careful != Careful::default() {
+            first.extend(careful_entries(careful));
+        }
         if state.is_lost(&recovered) {
             // How much was spent can't be known, so all of it was.
             first.extend(engine.with_commands(now, Commands::exhaust_budgets));
