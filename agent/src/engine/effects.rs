@@ -54,6 +54,8 @@ pub enum Purpose {
     Trim {
         /// The log that is cut.
         class: Class,
+        /// The highest seq that goes.
+        upto: u64,
     },
     /// Makes room.
     Evict {

@@ -483,7 +483,9 @@ impl Engine {
                     self.link.release(now.mono);
                 }
             }
-            Purpose::Trim { class } => self.outbox.trimmed(now.mono, class, fault.as_ref(), &mut self.effects),
+            Purpose::Trim { class, upto } => {
+                self.outbox.trimmed(now.mono, (class, upto), fault.as_ref(), &mut self.effects);
+            }
             Purpose::Bookkeeping => {
                 self.log_fault("bookkeeping", fault.as_ref());
                 self.unsaved |= fault.is_some();

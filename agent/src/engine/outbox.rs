@@ -37,6 +37,8 @@ const FILES_BYTES: u64 = 128 * 1024;
 const FILES_SHARE: u64 = 8;
 /// Acknowledged records that may wait before space is given back.
 const TRIM_BATCH: u64 = 64;
+/// How many of them are remembered where the log fails to give it back: of more, an eviction counts the rest as dropped.
+const ANSWERED_MAX: usize = 4_096;
 /// Records that only memory holds, until they are sent or the store takes them.
 const VOLATILE_RECORDS_MAX: usize = 64;
 /// What was given up is told at most this often.
@@ -155,6 +157,8 @@ struct Lane {
     /// Highest seq acknowledged or given up.
     done: u64,
     done_since_trim: u64,
+    /// Which they are, until the log is known to have deleted them: an eviction that comes first counts them as well.
+    answered: Vec<u64>,
     /// What the store was asked to trim up to.
     trimmed: u64,
     /// It is time to give space back.
@@ -235,6 +239,13 @@ impl Lane {
         self.inflight.insert(seq);
         if let Some(volatile) = self.volatile.get_mut(&seq) {
             volatile.was_sent = true;
+        }
+    }
+
+    /// The log has a record that was answered, and will have it until it is trimmed.
+    fn remember_answered(&mut self, seq: u64) {
+        if self.answered.len() < ANSWERED_MAX {
+            self.answered.push(seq);
         }
     }
 
@@ -500,6 +511,9 @@ impl Outbox {
         // What the store never had needs no trimming there.
         lane.done_since_trim += u64::from(!was_held);
         let was_spared = lane.spared.remove(&seq);
+        if why.is_none() && !passed && !was_spared {
+            lane.remember_answered(seq);
+        }
         let none_left = lane.spared.is_empty();
         let all_answered = lane.inflight.is_empty() && lane.done_since_trim > 0;
         lane.trim_due |= lane.done_since_trim >= TRIM_BATCH || all_answered;
@@ -544,7 +558,7 @@ impl Outbox {
             lane.done_since_trim = 0;
             lane.trimmed = upto;
             lane.ahead.trimmed(upto);
-            effects.store(Purpose::Trim { class }, StoreOp::Trim { class, upto });
+            effects.store(Purpose::Trim { class, upto }, StoreOp::Trim { class, upto });
         }
     }
 
@@ -557,6 +571,7 @@ impl Outbox {
         lane.next_read = seq.min(lane.next_read);
         // An answer out of order may have come for a later one: that does not answer for those before it.
         lane.done = lane.done.min(seq.saturating_sub(1));
+        lane.answered.retain(|other| *other < seq);
         // The store can't give these a second time, unless they are still on their way. Some may have arrived: better
         // counted twice than not at all.
         let (inflight, ready) = (&lane.inflight, &lane.ready);
@@ -604,7 +619,11 @@ impl Outbox {
     ) -> bool {
         let held = self.lane(class).volatile.remove(&seq);
         let Some(fault) = fault else {
-            let buffered = &mut self.lane(class).buffered;
+            let lane = self.lane(class);
+            if held.is_some_and(|held| held.was_answered) {
+                lane.remember_answered(seq);
+            }
+            let buffered = &mut lane.buffered;
             buffered.push_back(seq);
             buffered.drain(..buffered.len().saturating_sub(BUFFERED_MAX));
             // It may have come no further than a buffer.
@@ -678,15 +697,23 @@ impl Outbox {
 
     /// A trim ended. One that failed is repeated even if no acknowledgement comes after it: the next start would send
     /// its records again.
-    pub fn trimmed(&mut self, now: Mono, class: Class, fault: Option<&StoreFault>, effects: &mut Effects) {
-        if let Some(fault) = fault {
-            self.report(fault, effects);
-            let lane = self.lane(class);
-            lane.trim_failed = true;
-            lane.trim_due = false;
-            lane.trimmed = 0;
-            self.trim_at = Some(now.after(RETRY_AFTER));
-        }
+    pub fn trimmed(
+        &mut self,
+        now: Mono,
+        (class, upto): (Class, u64),
+        fault: Option<&StoreFault>,
+        effects: &mut Effects,
+    ) {
+        let Some(fault) = fault else {
+            self.lane(class).answered.retain(|seq| *seq > upto);
+            return;
+        };
+        self.report(fault, effects);
+        let lane = self.lane(class);
+        lane.trim_failed = true;
+        lane.trim_due = false;
+        lane.trimmed = 0;
+        self.trim_at = Some(now.after(RETRY_AFTER));
     }
 
     /// A read ended. A page of an older reading that was rewound meanwhile is thrown away.
@@ -741,10 +768,13 @@ impl Outbox {
         lane.next_read = lane.next_read.max(last.saturating_add(1));
         let inflight = &lane.inflight;
         lane.ahead.forget(|seq| (first..=last).contains(&seq) && !inflight.contains(&seq));
-        let arrived = lane.ahead.trimmed(last) as u64;
+        let untrimmed = lane.answered.len();
+        lane.answered.retain(|seq| !(first..=last).contains(seq));
+        let arrived = (lane.ahead.trimmed(last) + untrimmed - lane.answered.len()) as u64;
         let gone = records.saturating_sub(spared.len() as u64 + arrived);
         lane.spared.extend(spared);
         self.account(class, gone + arrived);
+        self.dropped_saved &= arrived == 0;
         self.lose(class, "quota", gone, first..=last);
         if gone > 0 {
             let word = class.word();

@@ -7,8 +7,12 @@ use crate::engine::time::BootId;
 const CLASS: Class = Class::Telemetry;
 
 fn outbox(evicted: u64, accounted: u64) -> Outbox {
+    holding(400, evicted, accounted)
+}
+
+fn holding(records: u64, evicted: u64, accounted: u64) -> Outbox {
     let mut recovered = Recovered::default();
-    recovered.logs[CLASS as usize] = LogRange { first: 1, last: 400, records: 400, evicted };
+    recovered.logs[CLASS as usize] = LogRange { first: 1, last: records, records, evicted };
     let limits = Limits { max_bytes: 1 << 20, min_free_bytes: 0, commit_interval: Duration::from_secs(1) };
     Outbox::new(limits, &recovered, BTreeMap::new(), [0, 0, accounted, 0, 0])
 }
@@ -213,6 +217,59 @@ fn an_eviction_after_another_counts_what_it_took() {
     assert_eq!(quota(&outbox), 14, "20 was spared, and came");
     outbox.evicted(Mono(0), EVENTS, Ok(StoreReply::Evicted { records: 20, first: 21, last: 40 }), &mut effects);
     assert_eq!(quota(&outbox), 34);
+}
+
+/// Records 1 to 20 read ahead and sent, of which the first ten are answered.
+fn half_answered() -> (Outbox, Effects) {
+    let (mut outbox, mut effects) = (outbox(0, 0), Effects::default());
+    outbox.fill(CLASS, &mut effects);
+    outbox.page(Mono(0), CLASS, page(1..=20), &mut effects);
+    send(&mut outbox, 20);
+    for seq in 1..=10 {
+        outbox.acknowledged(CLASS, seq);
+    }
+    (outbox, effects)
+}
+
+#[test]
+fn an_eviction_counts_what_was_answered_and_is_not_yet_trimmed_as_arrived() {
+    let (mut outbox, mut effects) = half_answered();
+    outbox.evicted(Mono(0), CLASS, Ok(StoreReply::Evicted { records: 15, first: 1, last: 15 }), &mut effects);
+    assert_eq!(quota(&outbox), 0, "ten arrived, and five are on their way");
+    assert_eq!(outbox.dropped_to_save().map(|(_, accounted)| accounted), Some([0, 0, 10, 0, 0]));
+    outbox.evicted(Mono(0), CLASS, Ok(StoreReply::Evicted { records: 100, first: 21, last: 120 }), &mut effects);
+    assert_eq!(quota(&outbox), 100, "each of them once");
+}
+
+#[test]
+fn an_eviction_after_a_trim_counts_nothing_of_what_that_deleted() {
+    let (mut outbox, mut effects) = half_answered();
+    outbox.trimmed(Mono(0), (CLASS, 8), None, &mut effects);
+    outbox.evicted(Mono(0), CLASS, Ok(StoreReply::Evicted { records: 92, first: 9, last: 100 }), &mut effects);
+    assert_eq!(quota(&outbox), 80, "9 and 10 arrived, and ten are on their way");
+}
+
+#[test]
+fn what_is_sent_again_because_an_answer_for_an_earlier_one_never_came_is_not_taken_for_answered() {
+    let (mut outbox, mut effects) = half_answered();
+    outbox.acknowledged(CLASS, 15);
+    outbox.rewind_all();
+    outbox.evicted(Mono(0), CLASS, Ok(StoreReply::Evicted { records: 20, first: 1, last: 20 }), &mut effects);
+    assert_eq!(quota(&outbox), 10);
+}
+
+#[test]
+fn a_log_that_is_never_trimmed_makes_nobody_remember_it_all() {
+    let (mut outbox, mut effects) = (holding(10_000, 0, 0), Effects::default());
+    for first in (1..10_000).step_by(200) {
+        outbox.fill(CLASS, &mut effects);
+        outbox.page(Mono(0), CLASS, page(first..=first + 199), &mut effects);
+        send(&mut outbox, 200);
+        for seq in first..first + 200 {
+            outbox.acknowledged(CLASS, seq);
+        }
+    }
+    assert_eq!(outbox.lanes[CLASS as usize].answered.len(), ANSWERED_MAX);
 }
 
 #[test]
