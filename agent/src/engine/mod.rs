@@ -543,6 +543,8 @@ impl Engine {
         }
         if due.observe_overdue {
             self.counters.observe_busy += 1;
+            // Collectors that hang give no answer, and no readings.
+            self.judge(now, Round::Observed(&Observation::default()));
         }
         if due.publish {
             // What goes out now doesn't wait for its commit; offline each commit wears the flash for nobody.

@@ -43,13 +43,14 @@ const RATE_READINGS_MIN: usize = 15;
 /// The severity of a cleared alarm: normal, but what ends a raised one must not be filtered away with the chatter.
 const CLEARED: Severity = Severity::Notice;
 /// What the agent adds to a sample when its interval closes, beside counts: no round of collection holds these.
-pub(super) const OWN_GAUGES: [Metric; 6] = [
+pub(super) const OWN_GAUGES: [Metric; 7] = [
     Metric::AgentVersion,
     Metric::AgentOutboxRecords,
     Metric::AgentOutboxBytes,
     Metric::AgentDropped,
     Metric::AgentDrainRemaining,
     Metric::LinkBrokerRtt,
+    Metric::LinkDns,
 ];
 
 /// The rules, and how their alarms stand.
@@ -87,6 +88,17 @@ pub struct Alarm<'a> {
     pub metric: &'a str,
     /// When its test began to hold.
     pub since: Stamp,
+}
+
+/// How a rule's alarm looks to whoever is about to act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// It is not raised.
+    Well,
+    /// It is raised, and that was judged since.
+    Bad,
+    /// It is raised, but the next rounds may say otherwise: none was judged since, or its readings have begun to be well.
+    Unsure,
 }
 
 /// What there is to judge.
@@ -207,6 +219,18 @@ impl Rules {
         self.watches.get(rule).is_some_and(|watch| watch.raised)
     }
 
+    /// Whether a rule's alarm stands, by what was read later than `after`. Where there are no readings it stands as it did:
+    /// a few rounds of silence are waited for, and no more.
+    #[must_use]
+    pub fn look(&self, now: Mono, rule: &str, after: Option<Mono>) -> Look {
+        let Some(watch) = self.watches.get(rule).filter(|watch| watch.raised) else { return Look::Well };
+        let is_later = |at: Mono| after.is_none_or(|after| at > after);
+        let was_judged = watch.round.is_some_and(|(at, gap)| is_later(at) && now.since(at) <= gap);
+        let is_silent = watch.silent >= GAP_ROUNDS_MAX;
+        let is_known = is_later(watch.heard) && watch.holding.is_none();
+        if was_judged && (is_known || is_silent) { Look::Bad } else { Look::Unsure }
+    }
+
     /// The alarms that stand as far as the fleet was told, by name.
     pub fn raised(&self) -> impl Iterator<Item = Alarm<'_>> {
         self.watches.values().filter(|watch| watch.told).map(|watch| Alarm {
@@ -292,8 +316,10 @@ fn reported(sample: &Sample, metric: Metric, label: Option<&str>) -> Option<Valu
     }
     // The agent counts these itself, and leaves out what didn't happen: that none was counted is known, not missing.
     let is_known = match metric {
-        Metric::AgentDropped | Metric::AgentRefused | Metric::AgentCommandsRefused => true,
-        Metric::ErrorsBySeverity => find(Metric::ErrorsCount, None).is_some(),
+        Metric::AgentDropped | Metric::AgentRefused | Metric::AgentCommandsRefused | Metric::AgentImplausible => true,
+        Metric::ErrorsBySeverity | Metric::ErrorsKernelClass | Metric::ErrorsAppRefused => {
+            find(Metric::ErrorsCount, None).is_some()
+        }
         _ => false,
     };
     is_known.then_some(Value::Count(0))
@@ -320,6 +346,10 @@ struct Watch {
     holding: Option<Mono>,
     /// When there was last something to judge by.
     heard: Mono,
+    /// Rounds since then.
+    silent: u32,
+    /// The last round, and after how long without another one it says nothing of now.
+    round: Option<(Mono, Duration)>,
     /// When there was last a reading, for `missing_for`.
     read: Mono,
     /// The latest readings, for the rate of a gauge.
@@ -383,7 +413,11 @@ impl Watch {
             metric,
             label: label.map(Into::into),
             test: Test::of(rule),
-            detector: if let RuleTest::Anomaly(kind) = rule.test { Some(Detector::new(kind, metric)) } else { None },
+            detector: if let RuleTest::Anomaly(kind) = rule.test {
+                Some(Detector::new(kind, metric, &rule.metric))
+            } else {
+                None
+            },
             rule: rule.clone(),
             raised: false,
             told: false,
@@ -392,6 +426,8 @@ impl Watch {
             limit: None,
             holding: None,
             heard: now.mono,
+            silent: 0,
+            round: None,
             read: now.mono,
             window: VecDeque::new(),
             recent: VecDeque::new(),
@@ -416,6 +452,8 @@ impl Watch {
 
     /// Whether the alarm was raised or cleared by this round.
     fn judge(&mut self, moment: Moment, round: Round<'_>) -> bool {
+        self.round = Some((moment.now.mono, moment.gap));
+        self.silent = self.silent.saturating_add(1);
         let Some(verdict) = self.verdict(moment, round) else { return false };
         let now = moment.now;
         if let Some(share) = self.rule.share.filter(|_| !self.raised) {
@@ -517,7 +555,7 @@ impl Watch {
             self.window.clear();
             self.recent.clear();
         }
-        self.heard = now;
+        (self.heard, self.silent) = (now, 0);
         is_late
     }
 

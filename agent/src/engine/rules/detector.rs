@@ -1,7 +1,7 @@
 //! Detectors of anomalies: each learns what is usual of one metric, and says of a reading how odd it is. What is learned is
 //! bounded, a few KiB at most, and kept over restarts. Nothing is learned of what is odd, or while the alarm stands; an
-//! alarm that has stood for long enough is the new usual, and is learned from its beginning. Says nothing until it knows
-//! enough; decides nothing of alarms.
+//! alarm that has stood for long enough is the new usual, and is learned from its beginning: the alarm ends when enough of
+//! that is known, however long it takes. Says nothing until it knows enough; decides nothing of alarms.
 //!
 //! Warm-up → Usual → Odd → Usual, or → stood too long → Warm-up.
 
@@ -69,9 +69,22 @@ pub(super) struct Finding {
 #[derive(Debug)]
 pub(super) struct Detector {
     metric: Metric,
+    /// The metric as the config names it: what was learned of one says nothing of another.
+    path: String,
     learned: Learned,
     /// Since when the alarm has stood.
     stands_since: Option<Mono>,
+    /// It has stood for too long, and what is usual now is not yet known.
+    relearns: bool,
+}
+
+/// What is kept of a detector.
+#[derive(Debug, Encode, Decode)]
+struct Saved {
+    #[n(0)]
+    metric: String,
+    #[n(1)]
+    learned: Learned,
 }
 
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -89,14 +102,16 @@ enum Learned {
 }
 
 impl Detector {
-    pub(super) fn new(kind: Anomaly, metric: Metric) -> Self {
-        Self { metric, learned: Learned::nothing(kind), stands_since: None }
+    pub(super) fn new(kind: Anomaly, metric: Metric, path: &str) -> Self {
+        let learned = Learned::nothing(kind);
+        Self { metric, path: path.to_owned(), learned, stands_since: None, relearns: false }
     }
 
-    /// Goes on with what [`Detector::save`] gave; begins anew where that is of another kind, or is damaged.
+    /// Goes on with what [`Detector::save`] gave; begins anew where that is of another metric or kind, or is damaged.
     pub(super) fn restore(&mut self, saved: &[u8]) -> bool {
         let of_this_kind = |learned: &Learned| std::mem::discriminant(learned) == std::mem::discriminant(&self.learned);
-        match minicbor::decode::<Learned>(saved).ok().filter(of_this_kind).filter(Learned::is_sound) {
+        let learned = minicbor::decode::<Saved>(saved).ok().filter(|saved| saved.metric == self.path);
+        match learned.map(|saved| saved.learned).filter(of_this_kind).filter(Learned::is_sound) {
             Some(learned) => {
                 self.learned = learned;
                 true
@@ -106,18 +121,25 @@ impl Detector {
     }
 
     pub(super) fn save(&self) -> Bytes {
-        encode(&self.learned)
+        encode(&Saved { metric: self.path.clone(), learned: self.learned.clone() })
     }
 
     /// `None`: there is nothing to say yet.
     pub(super) fn judge(&mut self, kind: Anomaly, seen: Seen<'_>, at: Moment) -> Option<Finding> {
         let since = if at.stands { *self.stands_since.get_or_insert(at.mono) } else { at.mono };
         if !at.stands {
-            self.stands_since = None;
-        } else if at.mono.since(since) >= usual_after(kind) {
-            self.learned = Learned::nothing(kind);
-            self.stands_since = Some(at.mono);
+            (self.stands_since, self.relearns) = (None, false);
+        } else if !self.relearns && at.mono.since(since) >= usual_after(kind) {
+            (self.learned, self.relearns) = (Learned::nothing(kind), true);
         }
+        let finding = self.look(seen, at);
+        if self.relearns && finding.is_some() {
+            (self.stands_since, self.relearns) = (Some(at.mono), false);
+        }
+        finding
+    }
+
+    fn look(&mut self, seen: Seen<'_>, at: Moment) -> Option<Finding> {
         let resolution = resolution(self.metric);
         match (&mut self.learned, seen) {
             (Learned::Spike(spike), Seen::Number(x) | Seen::PerMinute(x)) => spike.judge(x, resolution, at),

@@ -246,11 +246,21 @@ fn counts_are_judged_by_the_interval_and_their_rates_by_the_second() {
 
 #[test]
 fn a_count_that_the_agent_leaves_out_is_none_and_one_that_it_does_not_keep_is_missing() {
-    let mut errors = rules(rule("errors.by_severity.critical", RuleTest::Above(0.0)));
-    let counted = sample(60, &[(Metric::ErrorsCount, None, 1), (Metric::ErrorsBySeverity, Some("critical"), 1)]);
-    assert_eq!(report(&mut errors, 60, &counted).len(), 1);
-    assert_eq!(report(&mut errors, 120, &sample(60, &[])), [], "errors aren't collected");
-    assert_eq!(report(&mut errors, 180, &sample(60, &[(Metric::ErrorsCount, None, 0)])).len(), 1);
+    let parts = [
+        ("errors.by_severity.critical", Metric::ErrorsBySeverity, "critical"),
+        ("errors.kernel_by_class.oom", Metric::ErrorsKernelClass, "oom"),
+        ("errors.app_refused.rate", Metric::ErrorsAppRefused, "rate"),
+    ];
+    for (path, metric, label) in parts {
+        let mut errors = rules(rule(path, RuleTest::Above(0.0)));
+        let counted = sample(60, &[(Metric::ErrorsCount, None, 1), (metric, Some(label), 1)]);
+        assert_eq!(report(&mut errors, 60, &counted).len(), 1, "{path}");
+        assert_eq!(report(&mut errors, 120, &sample(60, &[])), [], "{path}: errors aren't collected");
+        assert_eq!(report(&mut errors, 180, &sample(60, &[(Metric::ErrorsCount, None, 0)])).len(), 1, "{path}");
+    }
+    let mut implausible = rules(rule("agent.implausible_readings", RuleTest::Above(0.0)));
+    assert_eq!(report(&mut implausible, 60, &sample(60, &[(Metric::AgentImplausible, None, 1)])).len(), 1);
+    assert_eq!(report(&mut implausible, 120, &sample(60, &[])).len(), 1);
     let mut traffic = rules(rule("link.rx_bytes", RuleTest::Below(1.0)));
     assert_eq!(report(&mut traffic, 60, &sample(60, &[])), []);
 }

@@ -181,10 +181,16 @@ fn a_sensor_that_vanishes_leaves_its_alarm_standing_and_raises_only_missing_for(
 #[test]
 fn collectors_that_hang_are_readings_that_are_missing() {
     let gone = "[[rules]]\nname = \"gone\"\nmetric = \"battery.charge_pct\"\nmissing_for = \"10s\"\n";
-    let mut world = world(gone);
-    world.collectors_hang = true;
-    world.advance(15 * SECOND);
-    assert_eq!(states(&world), ["raised"]);
+    for answer in [false, true] {
+        let mut world = world(gone);
+        world.set(Metric::BatteryChargePct, Some(50.0));
+        world.advance(3 * SECOND);
+        // They say that they are busy, or nothing at all.
+        world.collectors_hang = answer;
+        world.collectors_hang(!answer);
+        world.advance(15 * SECOND);
+        assert_eq!(states(&world), ["raised"], "{answer}");
+    }
 }
 
 #[test]
@@ -214,6 +220,7 @@ fn the_agents_own_gauges_are_those_that_rules_expect_at_the_report() {
     world.store.fault = Some(StoreFault::Io { what: "append".into() });
     world.advance(200 * SECOND);
     let now = world.now;
+    world.engine.session.looked_up(Some(SECOND));
     world.engine.outbox.count_dropped("quota", 1);
     for point in world.engine.agent_points(now) {
         let counted = matches!(point.metric.rollup(), Rollup::Sum | Rollup::Counter);

@@ -19,7 +19,7 @@ struct Watched {
 
 impl Watched {
     fn new(kind: Anomaly, metric: Metric) -> Self {
-        let detector = Detector::new(kind, metric);
+        let detector = Detector::new(kind, metric, "m");
         Self { detector, kind, stands: false, raised_at: Vec::new(), cleared_at: Vec::new(), last: None }
     }
 
@@ -94,6 +94,31 @@ fn what_stays_odd_is_the_new_usual_after_its_time() {
     assert_eq!(spike.raised_at, [HOUR]);
     let [cleared] = spike.cleared_at[..] else { panic!("{:?}", spike.cleared_at) };
     assert!((2 * HOUR..2 * HOUR + HOUR / 2).contains(&cleared), "it stood an hour, and was learned: {cleared}");
+}
+
+/// For each kind, a level that shifts for good: the alarm ends when it has stood for as long as the first number says, and
+/// the new level was learned for as long as the second.
+#[test]
+fn what_takes_longer_to_learn_than_to_become_usual_is_learned_all_the_same() {
+    let mut dice = Dice::new(3, "level");
+    let mut noise = move || dice.normal() * 0.5;
+    for (kind, before, stands, learns) in
+        [(Anomaly::Drift, 2 * DAY, DAY, DAY), (Anomaly::Seasonal, 21 * DAY, 7 * DAY, 14 * DAY)]
+    {
+        let mut watched = Watched::new(kind, Metric::HostTemperature);
+        watched.watch(0, before, |_| 45.0 + noise());
+        watched.watch(before, before + 40 * DAY, |_| 70.0 + noise());
+        let ([raised], [cleared]) = (&watched.raised_at[..], &watched.cleared_at[..]) else {
+            panic!("{kind:?}: raised {:?}, cleared {:?}", watched.raised_at, watched.cleared_at)
+        };
+        let stood = cleared - raised;
+        assert!((stands + learns..stands + learns + 2 * DAY).contains(&(stood + HOUR)), "{kind:?}: {} h", stood / HOUR);
+    }
+    let mut rarely = Watched::new(Anomaly::Spike, Metric::HostTemperature);
+    for ms in (0..12 * HOUR).step_by(120_000) {
+        rarely.see(ms, Seen::Number(if ms < 4 * HOUR { 45.0 } else { 70.0 }));
+    }
+    assert_eq!((rarely.raised_at.len(), rarely.cleared_at.len()), (1, 1), "a reading every two minutes");
 }
 
 #[test]
@@ -176,7 +201,7 @@ fn what_is_usual_on_a_weekday_is_odd_at_night() {
 
 #[test]
 fn without_a_clock_no_hour_is_odd() {
-    let mut detector = Detector::new(Anomaly::Seasonal, Metric::HostCpu);
+    let mut detector = Detector::new(Anomaly::Seasonal, Metric::HostCpu, "m");
     for minute in 0..60 * 24 * 30 {
         let at = Moment { mono: Mono(minute * 60_000), wall: None, stands: false };
         assert_eq!(detector.judge(Anomaly::Seasonal, Seen::Number(minute as f64), at), None);
@@ -254,18 +279,20 @@ fn what_another_detector_learned_or_damage_has_touched_is_of_no_use() {
     let mut spike = Watched::new(Anomaly::Spike, Metric::HostCpu);
     spike.watch(0, HOUR, |_| 20.0);
     let saved = spike.detector.save();
-    assert!(!Detector::new(Anomaly::Drift, Metric::HostCpu).restore(&saved));
+    assert!(!Detector::new(Anomaly::Drift, Metric::HostCpu, "m").restore(&saved));
+    assert!(!Detector::new(Anomaly::Spike, Metric::HostMemUsed, "of another").restore(&saved));
     for at in 0..saved.len() {
         let mut damaged = saved.to_vec();
         damaged[at] ^= 0x80;
-        let mut detector = Detector::new(Anomaly::Spike, Metric::HostCpu);
+        let mut detector = Detector::new(Anomaly::Spike, Metric::HostCpu, "m");
         if detector.restore(&damaged) {
             let at = Moment { mono: Mono(0), wall: None, stands: false };
             let _ = detector.judge(Anomaly::Spike, Seen::Number(1.0), at);
         }
     }
-    let endless = encode(&Learned::Spike(Spike::default()));
-    assert!(Detector::new(Anomaly::Spike, Metric::HostCpu).restore(&endless));
+    let kept = |learned| encode(&Saved { metric: "m".to_owned(), learned });
+    let endless = kept(Learned::Spike(Spike::default()));
+    assert!(Detector::new(Anomaly::Spike, Metric::HostCpu, "m").restore(&endless));
     let nan = Learned::Surge(minicbor::decode(&encode(&(60.0, f64::NAN, 1.0))).unwrap());
-    assert!(!Detector::new(Anomaly::Surge, Metric::ErrorsCount).restore(&encode(&nan)));
+    assert!(!Detector::new(Anomaly::Surge, Metric::ErrorsCount, "m").restore(&kept(nan)));
 }
