@@ -16,7 +16,7 @@ use super::observation::Observation;
 use super::quarantine::{self, Aftermath};
 use super::record::{CommandResult, Part, Status};
 use super::remedies::Step;
-use super::rules::Change;
+use super::rules::{Change, Look};
 use super::start::{RUN_KEY, Run};
 use super::stop::REBOOTING;
 use super::time::{Mono, Now};
@@ -82,11 +82,12 @@ impl Engine {
         }
     }
 
-    /// An alarm that was stored before its ladder was: it is climbed now.
+    /// Alarms that stand and whose ladders aren't being climbed: one that was stored before its ladder was, or has another
+    /// ladder now.
     pub(super) fn resume_remedies(&mut self, now: Now) {
         for rule in &self.config.rules {
             if let Some(ladder) = rule.remedy.as_ref().filter(|_| self.rules.is_raised(&rule.name)) {
-                self.remedies.alarm_raised(now, &self.timeline, &rule.name, ladder);
+                self.remedies.alarm_stands(now, &self.timeline, &rule.name, ladder);
             }
         }
     }
@@ -95,7 +96,13 @@ impl Engine {
     pub(super) fn poll_remedies(&mut self, now: Now) {
         if self.stopping.is_none() {
             while let Some(rule) = self.remedies.next_due(now.mono) {
-                let raised = self.rules.is_raised(&rule);
+                let look = self.rules.look(now.mono, &rule, self.remedies.looks_after(&rule));
+                if look == Look::Unsure {
+                    let (sampled_every, _) = self.pace.spacing(&self.config.telemetry);
+                    self.remedies.put_off(&rule, now.mono.after(sampled_every));
+                    continue;
+                }
+                let raised = look == Look::Bad;
                 let act = self.remedies.wanted(&rule, &self.config);
                 let verdict = match (&act, &self.inhibited) {
                     (Some(_), Some(why)) => Err((Reason::Inhibited, why.clone())),
@@ -144,6 +151,7 @@ impl Engine {
     pub(super) fn stop_ladders(&mut self, now: Now) {
         let under_way = self.remedies.cancel(now, &self.timeline);
         let stopped: Vec<EffectId> = under_way.into_iter().chain(self.releases.leaving()).collect();
+        self.releases.stay();
         for id in stopped {
             if !self.cancel_reboot(now, id) {
                 self.effects.push(Effect::CancelAct { id });
@@ -255,6 +263,8 @@ impl Engine {
             self.with_commands(now, |commands, facts| commands.acted(facts, id, outcome));
             return;
         }
+        // The configuration may have wanted another ladder meanwhile.
+        self.resume_remedies(now);
         // Its target is free.
         self.with_commands(now, Commands::begin_queued);
     }

@@ -55,7 +55,8 @@ impl Engine {
         self.incidents.set_settings(start::incident_settings(&self.config.collect.errors));
         self.link.set_settings(start::link_settings(&self.config));
         self.reconfigure_rules(now);
-        self.remedies.reconfigure(&self.config);
+        self.remedies.reconfigure(now, &self.config, &self.timeline);
+        self.resume_remedies(now);
         self.session.set_ration(self.config.mqtt.drain.publishes_per_second);
         self.attributes.touch();
         if self.link.is_online() {

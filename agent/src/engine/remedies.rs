@@ -82,6 +82,22 @@ struct Stored {
     #[n(5)]
     #[cbor(default)]
     canceled: bool,
+    /// The ladder that is climbed: another one begins at its own first step.
+    #[n(6)]
+    ladder: String,
+    /// Nothing is done in a dry run, so nothing that it tells can have helped, or counts as tried.
+    #[n(7)]
+    dry: bool,
+    /// It was ended before the step was begun.
+    #[n(8)]
+    unbegun: bool,
+}
+
+impl Stored {
+    const fn new(climb: u64, step: u32, since: Stamp, ladder: String) -> Self {
+        let state = State::Waiting;
+        Self { climb, step, state, since, awaits_boot: false, canceled: false, ladder, dry: false, unbegun: false }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -108,21 +124,27 @@ enum State {
 #[derive(Debug)]
 struct Run {
     stored: Stored,
-    ladder: String,
     /// When something is due: a try, or the end of settling.
     due: Option<Mono>,
+    /// What comes then is decided by what was read later than this.
+    looks_after: Option<Mono>,
     again: Duration,
     told: Option<Reason>,
     effect: Option<EffectId>,
     /// What is on its way into the journal, as it was admitted.
     admitted: Option<Act>,
-    /// Nothing is done in a dry run, so nothing that it tells can have helped.
-    dry: bool,
 }
 
 impl Run {
-    const fn new(stored: Stored, ladder: String, due: Option<Mono>) -> Self {
-        Self { stored, ladder, due, again: AGAIN_FIRST, told: None, effect: None, admitted: None, dry: false }
+    const fn new(stored: Stored, due: Option<Mono>, looks_after: Option<Mono>) -> Self {
+        Self { stored, due, looks_after, again: AGAIN_FIRST, told: None, effect: None, admitted: None }
+    }
+
+    /// Whether this is what a rule of this name would climb now.
+    fn is_wanted(&self, rule: &str, config: &CheckedConfig) -> bool {
+        let known = config.rules.iter().find(|known| known.name == rule);
+        let ladder = known.and_then(|known| known.remedy.as_ref());
+        ladder == Some(&self.stored.ladder) && config.ladders.contains_key(&self.stored.ladder)
     }
 }
 
@@ -184,18 +206,30 @@ impl Remedies {
     pub fn alarm_raised(&mut self, now: Now, timeline: &Timeline, rule: &str, ladder: &str) {
         let since = timeline.stamp(now.mono);
         let (climb, step) = match self.runs.get(rule).map(|run| &run.stored) {
-            // It came back too soon: what was tried last didn't heal it.
-            Some(old) if old.state == State::Healed && timeline.age(old.since, now) < HEALTH => {
-                (old.climb, old.step + 1)
+            Some(old) if old.state == State::Healed => {
+                let was_tried = old.ladder == ladder && !old.dry;
+                // It came back too soon: what was tried last didn't heal it.
+                let too_soon = timeline.age(old.since, now) < HEALTH;
+                let next = old.step + u32::from(!old.unbegun);
+                if was_tried && too_soon { (old.climb, next) } else { (old.climb + 1, 0) }
             }
-            Some(old) if old.state == State::Healed => (old.climb + 1, 0),
             Some(_) => return,
             None => (1, 0),
         };
-        let stored = Stored { climb, step, state: State::Waiting, since, awaits_boot: false, canceled: false };
-        let run = Run::new(stored, ladder.to_owned(), Some(now.mono));
-        self.runs.insert(rule.to_owned(), run);
+        let stored = Stored::new(climb, step, since, ladder.to_owned());
+        self.runs.insert(rule.to_owned(), Run::new(stored, Some(now.mono), None));
         self.note(rule);
+    }
+
+    /// An alarm with a ladder stands that may not have been climbed yet: since before a start or another configuration.
+    pub fn alarm_stands(&mut self, now: Now, timeline: &Timeline, rule: &str, ladder: &str) {
+        if self.runs.get(rule).is_some_and(|run| run.stored.state != State::Healed) {
+            return;
+        }
+        self.alarm_raised(now, timeline, rule, ladder);
+        if let Some(run) = self.runs.get_mut(rule) {
+            run.looks_after = Some(now.mono);
+        }
     }
 
     /// An alarm was cleared.
@@ -222,6 +256,19 @@ impl Remedies {
         self.runs.iter().find(|(_, run)| run.due.is_some_and(|at| at <= now)).map(|(rule, _)| rule.clone())
     }
 
+    /// By readings later than this it is decided what comes in a rule's turn.
+    #[must_use]
+    pub fn looks_after(&self, rule: &str) -> Option<Mono> {
+        self.runs.get(rule)?.looks_after
+    }
+
+    /// It can't be decided yet: the rule's turn comes again then.
+    pub fn put_off(&mut self, rule: &str, until: Mono) {
+        if let Some(run) = self.runs.get_mut(rule) {
+            run.due = Some(until);
+        }
+    }
+
     /// What a rule would do in its turn, if its admission has to be asked for.
     #[must_use]
     pub fn wanted(&self, rule: &str, config: &CheckedConfig) -> Option<Act> {
@@ -240,7 +287,7 @@ impl Remedies {
         verdict: Result<(), Refusal>,
     ) {
         let Some(run) = self.runs.get_mut(rule) else { return };
-        run.due = None;
+        (run.due, run.looks_after) = (None, None);
         match run.stored.state {
             State::Waiting => self.try_step(now, config, timeline, rule, verdict),
             State::Settling if raised => self.next_step(now, timeline, rule),
@@ -261,6 +308,7 @@ impl Remedies {
         let run = self.runs.get_mut(rule).filter(|run| run.stored.state == State::Acting)?;
         let act = run.admitted.take()?;
         if run.stored.canceled {
+            run.stored.unbegun = true;
             self.end(now, timeline, rule);
             return Some(act);
         }
@@ -348,7 +396,10 @@ impl Remedies {
                     under_way.extend(run.effect);
                     self.note(&rule);
                 }
-                _ => self.end(now, timeline, &rule),
+                state => {
+                    run.stored.unbegun = state == State::Waiting;
+                    self.end(now, timeline, &rule);
+                }
             }
         }
         under_way
@@ -369,8 +420,9 @@ impl Remedies {
     pub fn slowness(&self, config: &CheckedConfig) -> Option<Slowness> {
         let standing = self.runs.values().filter(|run| run.stored.state != State::Healed);
         let wanted = standing.filter_map(|run| {
-            let is_done = matches!(run.stored.state, State::Settling | State::Exhausted);
-            let done = config.ladders.get(&run.ladder)?.iter().take(run.stored.step as usize + usize::from(is_done));
+            let is_done = matches!(run.stored.state, State::Settling | State::Exhausted) && !run.stored.unbegun;
+            let done =
+                config.ladders.get(&run.stored.ladder)?.iter().take(run.stored.step as usize + usize::from(is_done));
             done.rev().find_map(|step| match step.remedy {
                 Remedy::SavePower(slowness) => Some(slowness),
                 _ => None,
@@ -379,14 +431,31 @@ impl Remedies {
         wanted.max_by_key(|slowness| (slowness.publish, slowness.report, slowness.sample))
     }
 
-    /// Takes over a config: ladders that are gone end.
-    pub fn reconfigure(&mut self, config: &CheckedConfig) {
-        let gone = |run: &Run| !config.ladders.contains_key(&run.ladder) && run.stored.state != State::Acting;
-        let rules: Vec<String> = self.runs.iter().filter(|(_, run)| gone(run)).map(|(rule, _)| rule.clone()).collect();
-        for rule in rules {
-            self.runs.remove(&rule);
-            self.steps.push_back(Step::Note((key(&rule), None)));
+    /// Takes over a config: what its rules don't climb any more ends, and so does the rehearsal of what is to be real now.
+    /// What is under way is waited for.
+    pub fn reconfigure(&mut self, now: Now, config: &CheckedConfig, timeline: &Timeline) {
+        let is_over = |rule: &str, run: &Run| {
+            let was_rehearsed = run.stored.dry && !config.remediation.dry_run;
+            run.stored.state != State::Acting && (was_rehearsed || !run.is_wanted(rule, config))
+        };
+        let over = self.runs.iter().filter(|(rule, run)| is_over(rule, run)).map(|(rule, _)| rule.clone());
+        for rule in over.collect::<Vec<String>>() {
+            self.leave(now, timeline, &rule);
         }
+    }
+
+    /// The configuration no longer wants this climb. Its number stays known: the next one has another.
+    fn leave(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+        let Some(run) = self.runs.get_mut(rule) else { return };
+        if matches!(run.stored.state, State::Waiting | State::Acting | State::Settling) {
+            let event = ladder_event(run, rule, Severity::Notice, "ladder_canceled", "CANCELED");
+            self.steps.push_back(Step::Tell(event.with("reason", Reason::Canceled.word())));
+        }
+        run.stored.unbegun = run.stored.state == State::Waiting;
+        run.stored.state = State::Healed;
+        run.stored.since = timeline.stamp(now.mono);
+        (run.due, run.looks_after) = (None, None);
+        self.note(rule);
     }
 
     fn restore(
@@ -398,15 +467,15 @@ impl Remedies {
         timeline: &Timeline,
         raised: bool,
     ) {
-        let ladder = config.rules.iter().find(|known| known.name == rule).and_then(|known| known.remedy.clone());
-        let (Ok(stored), Some(ladder)) = (minicbor::decode::<Stored>(value), ladder) else {
+        let has_ladder = config.rules.iter().any(|known| known.name == rule && known.remedy.is_some());
+        let Some(stored) = minicbor::decode::<Stored>(value).ok().filter(|_| has_ladder) else {
             return self.steps.push_back(Step::Note((key(rule), None)));
         };
         let state = stored.state;
         let other_boot = stored.since.boot != timeline.boot();
-        self.runs.insert(rule.to_owned(), Run::new(stored, ladder, None));
+        self.runs.insert(rule.to_owned(), Run::new(stored, None, Some(now.mono)));
         match state {
-            State::Waiting if !raised => self.healed(now, timeline, rule),
+            State::Waiting if !raised => self.alarm_cleared(now, timeline, rule),
             State::Waiting => self.due_in(now, rule, Duration::ZERO),
             State::Acting => self.interrupted(now, config, timeline, rule, other_boot),
             State::Settling => self.settle(now, config, timeline, rule),
@@ -450,7 +519,7 @@ impl Remedies {
         if let Err(refusal) = admitted {
             return self.refused(now, config, timeline, rule, &act, refusal);
         }
-        run.dry = false;
+        run.stored.dry = false;
         run.stored.state = State::Acting;
         run.stored.awaits_boot = false;
         run.stored.since = timeline.stamp(now.mono);
@@ -493,7 +562,7 @@ impl Remedies {
                 run.again = run.again.saturating_mul(2).min(AGAIN_LAST);
             }
             Reason::DryRun => {
-                run.dry = true;
+                run.stored.dry = true;
                 let settle = step_of(run, config).map_or(Duration::ZERO, |step| step.settle);
                 self.next_step(now, timeline, rule);
                 self.due_in(now, rule, settle);
@@ -518,8 +587,12 @@ impl Remedies {
         if run.stored.canceled {
             return self.end(now, timeline, rule);
         }
+        if !run.is_wanted(rule, config) {
+            return self.leave(now, timeline, rule);
+        }
         run.stored.state = State::Settling;
         run.stored.since = timeline.stamp(now.mono);
+        run.looks_after = Some(now.mono);
         run.told = None;
         run.again = AGAIN_FIRST;
         let settle = step_of(run, config).map_or(Duration::ZERO, |step| step.settle);
@@ -529,7 +602,7 @@ impl Remedies {
 
     fn healed(&mut self, now: Now, timeline: &Timeline, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
-        let helped = run.stored.state != State::Exhausted && !run.dry;
+        let helped = run.stored.state != State::Exhausted && !run.stored.dry;
         run.stored.state = State::Healed;
         run.stored.since = timeline.stamp(now.mono);
         run.due = None;
@@ -543,9 +616,9 @@ impl Remedies {
     fn exhausted(&mut self, now: Now, timeline: &Timeline, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         // A rehearsal wakes nobody, but shows that the ladder ends here.
-        let severity = if run.dry { Severity::Notice } else { Severity::Error };
+        let severity = if run.stored.dry { Severity::Notice } else { Severity::Error };
         let event = ladder_event(run, rule, severity, "ladder_exhausted", "EXHAUSTED");
-        let rehearsed = run.dry.then(|| Reason::DryRun.word());
+        let rehearsed = run.stored.dry.then(|| Reason::DryRun.word());
         self.steps.push_back(Step::Tell(event.with_some("reason", rehearsed)));
         self.end(now, timeline, rule);
     }
@@ -603,7 +676,7 @@ fn key(rule: &str) -> String {
 }
 
 fn step_of<'c>(run: &Run, config: &'c CheckedConfig) -> Option<&'c config::Step> {
-    config.ladders.get(&run.ladder)?.get(usize::try_from(run.stored.step).ok()?)
+    config.ladders.get(&run.stored.ladder)?.get(usize::try_from(run.stored.step).ok()?)
 }
 
 /// What the present step does; `None` above the last one.
@@ -627,7 +700,7 @@ fn told(run: &Run, rule: &str, act: &Act, status: &str, reason: Option<&str>) ->
         .group("remediation")
         .with("id", format!("{rule}-{}", run.stored.climb).as_str())
         .with("trigger", format!("rule:{rule}").as_str())
-        .with("ladder", run.ladder.as_str())
+        .with("ladder", run.stored.ladder.as_str())
         .with("step", u64::from(run.stored.step) + 1)
         .with("action", act.action().word())
         .with("target", act.target().as_str())
@@ -641,6 +714,6 @@ fn ladder_event(run: &Run, rule: &str, severity: Severity, name: &str, status: &
         .group("remediation")
         .with("id", format!("{rule}-{}", run.stored.climb).as_str())
         .with("trigger", format!("rule:{rule}").as_str())
-        .with("ladder", run.ladder.as_str())
+        .with("ladder", run.stored.ladder.as_str())
         .with("status", status)
 }

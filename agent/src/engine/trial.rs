@@ -214,6 +214,11 @@ impl Releases {
         self.targets.values().filter_map(|target| target.act).filter(|(_, wish)| *wish == Wish::Leave).map(|(id, _)| id)
     }
 
+    /// What is on its way into the journal is not begun.
+    pub(super) fn stay(&mut self) {
+        self.targets.values_mut().for_each(|target| target.leaving = false);
+    }
+
     /// An act was handed to the runtime; what marks a release is followed, whoever wants it.
     pub(super) fn begun(&mut self, id: EffectId, act: &Act) {
         if let Act::MarkGood { target } = act {
@@ -292,8 +297,11 @@ impl Engine {
     /// That a release is to be left is in the journal, or could not be written.
     pub(super) fn trial_journaled(&mut self, now: Now, target: &str, written: bool) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
-        known.leaving = false;
+        let goes = std::mem::take(&mut known.leaving);
         let act = Act::Rollback { target: target.to_owned(), to: None };
+        if !goes {
+            return self.put_trial_off(now, target, &act, Reason::Canceled.word(), "a command took it back");
+        }
         if written {
             self.tell_release(now, "release_bad", target);
             let id = self.order_for_trial(now, act);

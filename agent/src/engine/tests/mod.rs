@@ -4,6 +4,7 @@ mod alarms;
 mod commanding;
 mod healing;
 mod invariants;
+mod looking;
 mod quarantine;
 mod sending;
 mod thinning;

@@ -103,6 +103,25 @@ fn a_release_with_a_critical_alarm_is_left_once_and_the_one_before_is_as_good_as
 }
 
 #[test]
+fn the_red_button_reaches_a_release_that_is_about_to_be_left() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(9 * MINUTE);
+    // The store works in order: the button is on the disk before the intent is.
+    world.stall_store_at(
+        |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/stop")),
+    );
+    world.command("stop", "cancel_all", serde_json::json!({}), 1);
+    world.settle();
+    world.advance(2 * MINUTE);
+    assert!(world.store_is_late() && world.acted.is_empty());
+    world.store_answers();
+    world.advance(60 * MINUTE);
+    assert_eq!(world.acted, []);
+}
+
+#[test]
 fn a_release_that_a_ladder_is_about_to_leave_is_not_good() {
     let ladder = r#"
         [[rules]]
