@@ -3,6 +3,7 @@
 //! what is over a bound is counted, never dropped in silence. What is counted and not told yet is saved with the journal's
 //! cursor: of the largest clusters under their names, of the others as suppressed. Doesn't judge what is to be done.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -109,6 +110,8 @@ struct Cluster {
     first: Stamp,
     last: Stamp,
     seen: Mono,
+    /// Its line is what an agent before this one kept of it, and may be cut: the next is taken in its place.
+    is_kept: bool,
 }
 
 #[derive(Debug, Default)]
@@ -173,6 +176,7 @@ impl Incidents {
                 first: it.first,
                 last: it.last,
                 seen: now,
+                is_kept: true,
             };
             incidents.clusters.insert(it.fingerprint, cluster);
         }
@@ -217,10 +221,17 @@ impl Incidents {
     /// Takes over new settings.
     pub fn set_settings(&mut self, settings: Settings) {
         if settings.bucket != self.settings.bucket {
-            // What is usual in an hour says nothing about a minute.
-            self.clusters.values_mut().for_each(|cluster| cluster.baseline = Baseline::default());
+            for cluster in self.clusters.values_mut() {
+                // What is usual in an hour says nothing about a minute.
+                cluster.baseline = Baseline::default();
+                cluster.bucket_ends = cluster.bucket_ends.min(cluster.bucket_began.after(settings.bucket));
+            }
         }
         self.settings = settings;
+        while self.clusters.len() > settings.max_clusters {
+            let Some(least) = self.least(true).or_else(|| self.clusters.keys().next().copied()) else { return };
+            self.remove(least);
+        }
     }
 
     /// Takes a batch; what is to be told at once comes back.
@@ -303,6 +314,9 @@ impl Incidents {
         let at = stamp(now, &line);
         if let Some(cluster) = self.clusters.get_mut(&fingerprint) {
             cluster.seen = now.mono;
+            if std::mem::take(&mut cluster.is_kept) {
+                (cluster.template, cluster.line) = (template.clone(), shortened(line.clone()));
+            }
             cluster.template.merge(&template);
             if cluster.repeats > 0 || now.mono < cluster.bucket_ends {
                 cluster.repeats += 1;
@@ -319,7 +333,14 @@ impl Incidents {
             template = cluster.template.clone();
         }
         if !self.make_room(now.mono, line.source, fingerprint) {
-            self.counts.suppressed += 1;
+            match self.clusters.get_mut(&fingerprint) {
+                // Too much was told within this minute: its first is told with the others of its bucket.
+                Some(cluster) => {
+                    cluster.begin_bucket(now.mono, bucket);
+                    (cluster.repeats, cluster.empty, cluster.first, cluster.last) = (1, empty, at, at);
+                }
+                None => self.counts.suppressed += 1,
+            }
             return None;
         }
         let cluster = Cluster {
@@ -334,6 +355,7 @@ impl Incidents {
             first: at,
             last: at,
             seen: now.mono,
+            is_kept: false,
         };
         let first = event(fingerprint, &cluster, 1, bucket);
         self.clusters.insert(fingerprint, cluster);
@@ -371,9 +393,15 @@ impl Incidents {
             return false;
         }
         minute.told += 1;
-        let removed = least.and_then(|least| self.clusters.remove(&least));
-        self.counts.suppressed += removed.map_or(0, |cluster| cluster.repeats);
+        if let Some(least) = least {
+            self.remove(least);
+        }
         true
+    }
+
+    fn remove(&mut self, fingerprint: u64) {
+        let removed = self.clusters.remove(&fingerprint);
+        self.counts.suppressed += removed.map_or(0, |cluster| cluster.repeats);
     }
 
     /// The cluster that makes place: the one unseen for longest of those without a count that is still to be told. Where all
@@ -456,8 +484,31 @@ fn event(fingerprint: u64, cluster: &Cluster, count: u64, bucket: Duration) -> E
 
 /// Over what makes a cluster: the same on every device and after every restart.
 fn fingerprint(line: &ErrorLine, stable_part: &str) -> u64 {
-    let origin = line.unit.as_deref().or(line.exe.as_deref()).unwrap_or_default();
-    hash([line.source.word(), "\0", origin, "\0", stable_part])
+    let origin =
+        line.unit.as_deref().map(without_instance).or(line.exe.as_deref().map(Cow::Borrowed)).unwrap_or_default();
+    hash([line.source.word(), "\0", &origin, "\0", stable_part])
+}
+
+/// A unit's name without what systemd or a container engine numbers: `sshd@12-10.0.0.1:22-10.0.0.9:5210.service`,
+/// `session-37.scope`, `run-u123.service`, `libpod-3f2a….scope`.
+fn without_instance(unit: &str) -> Cow<'_, str> {
+    let (name, instance) = match unit.split_once('@') {
+        Some(parts) => parts,
+        None if unit.ends_with(".scope") || unit.starts_with("run-") => ("", unit),
+        None => return Cow::Borrowed(unit),
+    };
+    let is_of_number = |c: char| c.is_ascii_hexdigit() || matches!(c, '-' | '.' | ':' | '[' | ']');
+    let mut masked = format!("{name}@");
+    let mut rest = instance;
+    while !rest.is_empty() {
+        let word = rest.find(is_of_number).unwrap_or(rest.len());
+        let (plain, tail) = rest.split_at(word);
+        let (number, tail) = tail.split_at(tail.find(|c| !is_of_number(c)).unwrap_or(tail.len()));
+        masked.push_str(plain);
+        masked.push_str(if number.contains(|c: char| c.is_ascii_digit()) { "#" } else { number });
+        rest = tail;
+    }
+    Cow::Owned(masked)
 }
 
 /// FNV-1a, 64 bit.
@@ -469,6 +520,8 @@ pub(super) fn hash<const N: usize>(parts: [&str; N]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::engine::metric::Value;
     use crate::engine::observation::Refusal;
@@ -545,6 +598,66 @@ mod tests {
         let suppressed = std::mem::take(&mut after.counts).suppressed;
         assert_eq!(told + suppressed, (1..=20).sum::<u64>());
         assert!(after.clusters.values().all(|cluster| cluster.repeats > 4), "the largest have their names");
+    }
+
+    #[test]
+    fn a_unit_that_has_a_number_in_its_name_is_the_same_unit_with_another_number() {
+        let same = [
+            ["sshd@12-10.0.0.1:22-10.0.0.9:52100.service", "sshd@7-10.1.0.1:22-192.168.7.9:40.service"],
+            ["session-37.scope", "session-4.scope"],
+            ["run-u123.service", "run-u4.service"],
+            ["libpod-conmon-3f2a99c0d1.scope", "libpod-conmon-ab12.scope"],
+            ["user@1000.service", "user@0.service"],
+        ];
+        for [one, other] in same {
+            assert_eq!(without_instance(one), without_instance(other));
+        }
+        let others = ["app.service", "app-2.service", "worker@eu.service", "worker@us.service", "session.scope"];
+        let names: BTreeSet<_> = others.into_iter().chain(same.map(|[one, _]| one)).map(without_instance).collect();
+        assert_eq!(names.len(), others.len() + same.len(), "{names:?}");
+    }
+
+    #[test]
+    fn settings_that_shrink_take_hold_at_once_and_lose_no_count() {
+        let mut incidents = incidents(8);
+        for word in ["apple", "banana", "cherry"] {
+            let message = format!("{word} has gone");
+            incidents.take(at(0), batch(&[&message, &message, &message]));
+        }
+        let bucket = Duration::from_secs(10);
+        incidents.set_settings(Settings { max_clusters: 1, min_severity: Severity::Error, bucket });
+        assert_eq!(incidents.clusters(), 1);
+        assert_eq!(incidents.deadline(), Some(Mono(10_000)));
+        let told = incidents.poll(Mono(10_000), 8);
+        assert_eq!(told.iter().filter_map(count).collect::<Vec<_>>(), [&Field::Value(Value::Count(2))]);
+        let suppressed = incidents.report().into_iter().find(|point| point.metric == Metric::ErrorsSuppressed);
+        assert_eq!(suppressed.map(|point| point.value), Some(Value::Count(4)));
+    }
+
+    #[test]
+    fn in_a_storm_a_known_error_is_counted_in_its_cluster() {
+        let mut incidents = incidents(512);
+        incidents.take(at(0), batch(&["the disk is on fire"]));
+        let storm: Vec<String> = (0..100).map(|n| format!("trouble {}", "x".repeat(n + 1))).collect();
+        let told = incidents.take(at(120_000), batch(&storm.iter().map(String::as_str).collect::<Vec<_>>()));
+        assert_eq!(told.len(), NEW_CLUSTERS_PER_MINUTE as usize);
+        assert!(incidents.take(at(121_000), batch(&["the disk is on fire", "the disk is on fire"])).is_empty());
+        let told = incidents.poll(Mono(121_000 + 60_000), 600);
+        let fire = told.iter().find(|event| &*event.name == "the disk is on fire").unwrap();
+        assert_eq!(count(fire), Some(&Field::Value(Value::Count(2))));
+    }
+
+    #[test]
+    fn after_a_crash_an_error_has_its_whole_text_again_with_its_next_line() {
+        let text = format!("{} has failed", "word ".repeat(60).trim_end());
+        let mut before = incidents(8);
+        before.take(at(0), batch(&[&text, &text]));
+        let unsaid = minicbor::decode(&before.unsaid().unwrap()).unwrap();
+        let mut after = Incidents::restore(before.settings, Mono(0), unsaid);
+        after.take(at(1_000), batch(&[&text]));
+        let told = after.poll(Mono(60_000), 8);
+        assert_eq!((told.len(), count(&told[0])), (1, Some(&Field::Value(Value::Count(2)))));
+        assert!(told[0].field("template").is_some_and(|template| format!("{template:?}").contains("has failed")));
     }
 
     #[test]
