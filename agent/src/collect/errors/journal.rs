@@ -1,6 +1,7 @@
 //! The systemd journal, read through `journalctl --follow --output=json`: its files' format is its own business, and a
-//! child that hangs or dies takes nothing with it. A run begins after the last cursor that was taken over, in whichever
-//! boot that was; a first run begins at the newest entry.
+//! child that hangs or dies takes nothing with it. A run begins after the last cursor that was taken over; a first run
+//! begins at the newest entry. Where the cursor is of an earlier boot, what came after it then is read first, and then this
+//! boot from its beginning: across boots journalctl goes by the date, and passes over what a clock in 1970 wrote.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "collectors read files and start journalctl")]
 
 use std::convert::Infallible;
@@ -11,7 +12,7 @@ use std::process::Stdio;
 
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::lines::{Line, Lines};
 use super::{
@@ -97,22 +98,38 @@ impl Journal {
         outlet.cursor.take_if(|cursor| !cursor.starts_with("s="));
         let newest = if outlet.cursor.is_none() { self.newest().await? } else { None };
         outlet.begin(newest).await?;
-        let child = self.command(self.follow_args(outlet.cursor.as_deref())).spawn();
-        let mut child = child.map_err(|error| failed(&self.name(), error))?;
-        let ended = self.drain(&mut child, outlet).await;
-        if matches!(&ended, Err(Ended::Failed(why)) if why.contains("seek to cursor")) {
+        let other_boot = outlet.cursor.as_deref().and_then(boot_of).filter(|boot| self.filter.boot != Some(*boot));
+        let this_boot = self.filter.boot.filter(|_| other_boot.is_some());
+        if this_boot.is_some() {
+            let earlier = self.args(outlet.cursor.as_deref(), None);
+            let status = self.run(earlier, this_boot, outlet).await?;
+            // A cursor that the journal doesn't take says nothing of this boot.
+            status.unwrap_or_else(|why| tracing::warn!("error lines of earlier boots: {why}: they are passed over"));
+        }
+        let cursor = outlet.cursor.clone().filter(|_| this_boot.is_none());
+        let follow = ["--follow", "--no-tail"].map(OsString::from).into_iter();
+        let ended = self.run(follow.chain(self.args(cursor.as_deref(), this_boot)), None, outlet).await?;
+        let why = ended.err().unwrap_or_else(|| "ended".to_owned());
+        if why.contains("seek to cursor") {
             tracing::warn!("the journal doesn't take the cursor {:?}: reading begins at the present", outlet.cursor);
             outlet.cursor = None;
         }
-        ended
+        Err(failed(&self.name(), why))
     }
 
-    async fn drain(&self, child: &mut Child, outlet: &mut Outlet) -> Result<Infallible, Ended> {
+    /// Runs journalctl until its end, and passes over lines of the boot `but`: whether it ended well, or how it did.
+    async fn run(
+        &self,
+        args: impl IntoIterator<Item = OsString>,
+        but: Option<BootId>,
+        outlet: &mut Outlet,
+    ) -> Result<Result<(), String>, Ended> {
+        let mut child = self.command(args).spawn().map_err(|error| failed(&self.name(), error))?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(failed(&self.name(), "started without pipes"));
         };
         let reading = async {
-            let ended = self.batches(stdout, outlet).await;
+            let ended = self.batches(stdout, but, outlet).await;
             // Whatever ended the reading, the child must not outlive it: its stderr is read to the end beside this.
             child.start_kill().ok();
             ended
@@ -120,18 +137,23 @@ impl Journal {
         let (ended, complaint) = tokio::join!(reading, last_line(stderr));
         let status = child.wait().await.map_err(|error| failed(&self.name(), error))?;
         ended?;
-        Err(failed(&self.name(), format_args!("ended with {status}; it said {complaint:?}")))
+        Ok(if status.success() { Ok(()) } else { Err(format!("ended with {status}; it said {complaint:?}")) })
     }
 
-    /// Sends batches of journalctl's output until its end.
-    async fn batches(&self, output: impl AsyncRead + Unpin, outlet: &mut Outlet) -> Result<(), Ended> {
+    /// Sends batches of journalctl's output until its end, without the lines of the boot `but`.
+    async fn batches(
+        &self,
+        output: impl AsyncRead + Unpin,
+        but: Option<BootId>,
+        outlet: &mut Outlet,
+    ) -> Result<(), Ended> {
         let begin = outlet.cursor.clone();
         let mut lines = Lines::new(BufReader::new(output), LINE_BYTES_MAX);
         let mut batch = ErrorBatch::default();
         loop {
             let next = next_or_quiet(&batch, lines.next()).await;
             match next.transpose().map_err(|error| failed(&self.name(), error))? {
-                Some(Some(Line::Whole(line))) => self.add(&line, begin.as_deref(), &mut batch),
+                Some(Some(Line::Whole(line))) => self.add(&line, begin.as_deref(), but, &mut batch),
                 Some(Some(Line::TooLong)) => batch.missed += 1,
                 Some(None) if is_empty(&batch) => return Ok(()),
                 Some(None) => return outlet.send(&mut batch).await,
@@ -143,21 +165,21 @@ impl Journal {
         }
     }
 
-    fn add(&self, line: &[u8], begin: Option<&str>, batch: &mut ErrorBatch) {
+    fn add(&self, line: &[u8], begin: Option<&str>, but: Option<BootId>, batch: &mut ErrorBatch) {
         let Some(entry) = Entry::parse(line) else {
             batch.missed += 1;
             return;
         };
         // `--cursor` begins with the entry that the cursor names; it was in the last batch of the run before.
-        if Some(entry.cursor.as_str()) == begin {
+        if Some(entry.cursor.as_str()) == begin || (but.is_some() && entry.boot() == but) {
             return;
         }
         if !entry.is_own() {
             let line = entry.line(&self.filter);
-            let is_chatter = line.source == ErrorSource::Kernel
-                && line.kind == ErrorKind::Plain
+            let is_kernels = line.source == ErrorSource::Kernel;
+            let is_chatter = line.kind == ErrorKind::Plain
                 && line.severity > self.filter.min_severity
-                && !is_wanted_anyway(&line.message);
+                && !(is_kernels && is_wanted_anyway(&line.message));
             if !is_chatter {
                 batch.lines.push(line);
             }
@@ -182,9 +204,10 @@ impl Journal {
     /// `--merge`, because `--follow` alone passes over what was written in earlier boots; `--no-tail`, because it shows
     /// ten lines otherwise; `--cursor`, because `--after-cursor` passes over one entry too many where the one that the
     /// cursor names no longer matches. All measured on systemd 252.
-    fn follow_args(&self, cursor: Option<&str>) -> Vec<OsString> {
-        let mut args = vec!["--follow".to_owned(), "--no-tail".to_owned()];
-        args.push(format!("--output-fields={}", FIELDS.join(",")));
+    fn args(&self, cursor: Option<&str>, boot: Option<BootId>) -> Vec<OsString> {
+        let boot = boot.map(|boot| format!("_BOOT_ID={}", boot.to_string().replace('-', "")));
+        let everywhere = || self.machine_match().into_iter().chain(boot.clone());
+        let mut args = vec![format!("--output-fields={}", FIELDS.join(","))];
         args.extend(cursor.map(|cursor| format!("--cursor={cursor}")));
         args.extend(self.filter.units.iter().map(|unit| format!("--unit={unit}")));
 
@@ -194,15 +217,15 @@ impl Journal {
             // The kernel's own lines belong to no unit and are not read then.
             counted.push(UNIT_OUT_OF_MEMORY);
         }
-        args.extend(self.machine_match());
+        args.extend(everywhere());
         args.extend((0..=self.filter.min_severity as u8).map(|level| format!("PRIORITY={level}")));
         args.push("+".to_owned());
-        args.extend(self.machine_match());
+        args.extend(everywhere());
         args.extend(counted.into_iter().map(|id| format!("MESSAGE_ID={id}")));
         if self.filter.units.is_empty() {
             // That a device has gone is only information to the kernel: what is wanted of it, its text says.
             args.push("+".to_owned());
-            args.extend(self.machine_match());
+            args.extend(everywhere());
             args.push("_TRANSPORT=kernel".to_owned());
             args.extend(
                 (self.filter.min_severity as u8 + 1..=Severity::Info as u8).map(|level| format!("PRIORITY={level}")),
@@ -274,6 +297,10 @@ impl Entry {
         self.field(name)?.parse().ok()
     }
 
+    fn boot(&self) -> Option<BootId> {
+        self.field("_BOOT_ID").and_then(|id| BootId::parse(&id))
+    }
+
     /// Written by this agent, in this run or another.
     fn is_own(&self) -> bool {
         self.number("_PID") == Some(std::process::id())
@@ -284,7 +311,7 @@ impl Entry {
         // journalctl gives null for a field of more than 4 KiB.
         let message = self.field("MESSAGE").unwrap_or_else(|| "(a message of more than 4 KiB)".to_owned());
         let kind = self.kind(&message, !filter.units.is_empty());
-        let boot = self.field("_BOOT_ID").and_then(|id| BootId::parse(&id)).filter(|boot| Some(*boot) != filter.boot);
+        let boot = self.boot().filter(|boot| Some(*boot) != filter.boot);
         let mono_us = self.number("__MONOTONIC_TIMESTAMP");
         let wall_us: Option<i64> = self.number("__REALTIME_TIMESTAMP");
         let level = self.number("PRIORITY").and_then(Severity::from_level);
@@ -304,12 +331,13 @@ impl Entry {
     }
 
     fn kind(&self, message: &str, units_only: bool) -> ErrorKind {
+        // Any process can set these ids: who may say so, journald knows.
         match self.field("MESSAGE_ID").as_deref() {
-            Some(UNIT_FAILURE_RESULT) => ErrorKind::UnitFailure,
+            Some(COREDUMP) if self.is_coredump_service() => ErrorKind::Coredump,
+            Some(UNIT_FAILURE_RESULT) if self.is_systemd() => ErrorKind::UnitFailure,
             Some(UNIT_RESTART) if self.is_systemd() => ErrorKind::UnitRestart,
-            Some(COREDUMP) => ErrorKind::Coredump,
-            Some(UNIT_OOMD_KILL) => ErrorKind::OomKill,
-            Some(UNIT_OUT_OF_MEMORY) if units_only => ErrorKind::OomKill,
+            Some(UNIT_OOMD_KILL) if self.is_systemd() => ErrorKind::OomKill,
+            Some(UNIT_OUT_OF_MEMORY) if units_only && self.is_systemd() => ErrorKind::OomKill,
             _ if self.is_kernel() => kernel_kind(message),
             _ => ErrorKind::Plain,
         }
@@ -325,6 +353,11 @@ impl Entry {
 
     fn is_systemd(&self) -> bool {
         self.field("_PID").as_deref() == Some("1")
+    }
+
+    /// systemd-coredump's own instance, which no user's manager can start.
+    fn is_coredump_service(&self) -> bool {
+        self.field("_SYSTEMD_UNIT").is_some_and(|unit| unit.starts_with("systemd-coredump@"))
     }
 
     fn is_kernel(&self) -> bool {
@@ -347,6 +380,11 @@ impl Entry {
         }
         self.field("_EXE").or_else(|| self.field("_COMM"))
     }
+}
+
+/// Of which boot a cursor is: `s=…;i=…;b=BOOT;m=…` (sd_journal_get_cursor(3)).
+fn boot_of(cursor: &str) -> Option<BootId> {
+    cursor.split(';').find_map(|part| part.strip_prefix("b=")).and_then(BootId::parse)
 }
 
 /// A field's text: a string; its bytes, where they are no UTF-8 or hold control characters; the first of several values.

@@ -23,6 +23,8 @@ const UNIT_FAILED: &str = r#"{"__CURSOR":"s=e3;i=6;b=01","PRIORITY":"4","MESSAGE
 const COREDUMP: &str = r#"{"__CURSOR":"s=e3;i=7;b=01","PRIORITY":"2","MESSAGE_ID":"fc2e22bc6ee647b6b90729ab34a250b1","COREDUMP_UNIT":"app.service","COREDUMP_EXE":"/usr/bin/app","COREDUMP_SIGNAL":"11","COREDUMP_SIGNAL_NAME":"SIGSEGV","_SYSTEMD_UNIT":"systemd-coredump@0-9-0.service","_EXE":"/usr/lib/systemd/systemd-coredump","_TRANSPORT":"journal","MESSAGE":"Process 77 (app) of user 0 dumped core."}"#;
 const OOM: &str = r#"{"__CURSOR":"s=e3;i=8;b=01","PRIORITY":"3","_TRANSPORT":"kernel","SYSLOG_IDENTIFIER":"kernel","MESSAGE":"Out of memory: Killed process 77 (app) total-vm:1kB"}"#;
 
+const THIS_BOOT: &str = "0123456789abcdef0123456789abcdef";
+
 /// A stand-in for journalctl: a shell script. Its runs are told apart by a file that counts them.
 struct Fake {
     dir: TempDir,
@@ -54,7 +56,7 @@ impl Fake {
 }
 
 fn filter() -> Filter {
-    Filter { min_severity: Severity::Error, units: Vec::new(), boot: BootId::parse("0123456789abcdef0123456789abcdef") }
+    Filter { min_severity: Severity::Error, units: Vec::new(), boot: BootId::parse(THIS_BOOT) }
 }
 
 fn config() -> CollectErrors {
@@ -126,7 +128,7 @@ fn an_entry_of_the_journal_is_read_with_all_that_is_known_of_it() {
 fn an_entry_of_another_boot_says_which() {
     let other = Filter { boot: BootId::parse("ffffffffffffffffffffffffffffffff"), ..filter() };
     let lines = lines_of(&[PLAIN], other);
-    assert_eq!(lines[0].boot, BootId::parse("0123456789abcdef0123456789abcdef"));
+    assert_eq!(lines[0].boot, BootId::parse(THIS_BOOT));
     assert_eq!(lines[0].mono, Some(Mono(1234)));
 }
 
@@ -162,8 +164,20 @@ fn a_restart_that_systemd_schedules_is_known_and_nobody_else_can_count_one() {
         .replace("Failed with result 'exit-code'.", "Scheduled restart job, restart counter is at 3.");
     let forged = restart.replace(r#""_PID":"1""#, r#""_PID":"77""#);
     let lines = lines_of(&[&restart, &forged], filter());
-    assert_eq!((lines[0].kind, lines[0].unit.as_deref()), (ErrorKind::UnitRestart, Some("app.service")));
-    assert_eq!(lines[1].kind, ErrorKind::Plain);
+    let found: Vec<_> = lines.iter().map(|line| (line.kind, line.unit.as_deref())).collect();
+    assert_eq!(found, [(ErrorKind::UnitRestart, Some("app.service"))], "and below what is collected it is no line");
+}
+
+#[test]
+fn nobody_but_systemd_can_count_a_failure_or_a_kill_nor_anybody_but_its_service_a_core_dump() {
+    let at_error = UNIT_FAILED.replace(r#""PRIORITY":"4""#, r#""PRIORITY":"3""#);
+    let by_a_process = at_error.replace(r#""_PID":"1""#, r#""_PID":"77""#).replace("init.scope", "web.service");
+    let kill = by_a_process.replace("d9b373ed55a64feb8242e02dbe79a49c", "d989611b15e44c9dbf31e3c81256e4ed");
+    let dump = COREDUMP.replace(r#""systemd-coredump@0-9-0.service""#, r#""web.service""#);
+    let lines = lines_of(&[&at_error, &by_a_process, &kill, &dump], filter());
+    let found: Vec<_> = lines.iter().map(|line| (line.kind, line.source, line.unit.as_deref())).collect();
+    let web = (ErrorKind::Plain, ErrorSource::Journal, Some("web.service"));
+    assert_eq!(found, [(ErrorKind::UnitFailure, ErrorSource::Journal, Some("app.service")), web, web, web]);
 }
 
 #[test]
@@ -186,7 +200,7 @@ fn a_kill_for_want_of_memory_is_counted_once() {
     let before = OOM.replace("Out of memory: Killed process 77", "oom-kill:constraint=CONSTRAINT_NONE,task=app");
     let after = r#"{"__CURSOR":"s=e3;i=9;b=01","PRIORITY":"5","MESSAGE_ID":"fe6faa94e7774663a0da52717891d8ef","UNIT":"app.service","_PID":"1","MESSAGE":"app.service: A process of this unit has been killed by the OOM killer."}"#;
     let kinds = |filter| lines_of(&[&before, OOM, after], filter).iter().map(|line| line.kind).collect::<Vec<_>>();
-    assert_eq!(kinds(filter()), [ErrorKind::Plain, ErrorKind::OomKill, ErrorKind::Plain]);
+    assert_eq!(kinds(filter()), [ErrorKind::Plain, ErrorKind::OomKill]);
     let lines = lines_of(&[after], Filter { units: vec!["app.service".to_owned()], ..filter() });
     assert_eq!(lines[0].kind, ErrorKind::OomKill, "with units named, the kernel's own line is not read");
 }
@@ -271,6 +285,41 @@ fn the_entry_that_the_cursor_names_is_not_told_again() {
     let (batches, ..) = run(&fake, filter(), Some("s=e3;i=5;b=01;m=1;t=6;x=7"));
     let messages: Vec<_> = batches.iter().flat_map(|batch| &batch.lines).map(|line| &line.message).collect();
     assert_eq!(messages, ["Out of memory: Killed process 77 (app) total-vm:1kB"]);
+}
+
+/// Of the boot before, whose cursor it was: one line. Of this boot, dated before it: one line, that only asking for this boot
+/// gives.
+#[test]
+fn after_a_reboot_what_is_left_of_the_boot_before_is_read_and_then_this_boot_from_its_beginning() {
+    let of = |boot: &str, n: u32| {
+        let cursor = format!("s=e3;i={n};b={boot};m=1;t=6;x=7");
+        PLAIN.replace("s=e3;i=5;b=01;m=1;t=6;x=7", &cursor).replace("on fire", &format!("{n}")).replace(THIS_BOOT, boot)
+    };
+    let before = "ffffffffffffffffffffffffffffffff";
+    let (old, new, twice) = (of(before, 2), of(THIS_BOOT, 3), of(THIS_BOOT, 4));
+    let first = format!("if [ $RUN = 1 ]; then cat <<'END'\n{old}\n{twice}\nEND\nexit 0; fi");
+    let fake = Fake::new("", &format!("{first}\ncat <<'END'\n{new}\n{twice}\nEND"));
+    let (batches, outlet, _) = run(&fake, filter(), Some(&format!("s=e3;i=1;b={before};m=1;t=6;x=7")));
+    let lines = || batches.iter().flat_map(|batch| &batch.lines);
+    let found: Vec<_> = lines().map(|line| (line.message.as_str(), line.boot.is_some())).collect();
+    assert_eq!(found, [("disk 2", true), ("disk 3", false), ("disk 4", false)]);
+    assert!(outlet.cursor.is_some_and(|cursor| cursor.contains(THIS_BOOT)));
+    let (earlier, this) = (fake.args(1), fake.args(2));
+    assert!(earlier.contains("--cursor=s=e3;i=1;") && !earlier.contains("--follow"), "{earlier}");
+    assert!(!this.contains("--cursor") && this.contains("--follow"), "{this}");
+    assert_eq!(this.matches(&format!("_BOOT_ID={THIS_BOOT}")).count(), 3, "with each of the alternatives: {this}");
+
+    // The next run of this boot goes on where this one was.
+    run(&fake, filter(), Some(&format!("s=e3;i=4;b={THIS_BOOT};m=1;t=6;x=7")));
+    assert!(fake.args(3).contains("--cursor=s=e3;i=4;") && !fake.args(3).contains("_BOOT_ID="), "{}", fake.args(3));
+}
+
+#[test]
+fn a_cursor_of_the_boot_before_that_the_journal_refuses_keeps_nothing_of_this_boot_back() {
+    let refuses = "if [ $RUN = 1 ]; then echo 'Failed to seek to cursor: Invalid argument' >&2; exit 1; fi";
+    let fake = Fake::new("", &format!("{refuses}\ncat <<'END'\n{PLAIN}\nEND"));
+    let (batches, ..) = run(&fake, filter(), Some("s=e3;i=1;b=ffffffffffffffffffffffffffffffff;m=1;t=6;x=7"));
+    assert_eq!(batches.iter().map(|batch| batch.lines.len()).sum::<usize>(), 1);
 }
 
 #[test]
