@@ -292,6 +292,10 @@ fn parse_v4(line: &str) -> Option<Option<Route<'_>>> {
     let [interface, destination, _gateway, flags, _refs, _use, metric, mask, ..] = fields.as_slice() else {
         return None;
     };
+    // A route that leads nowhere (blackhole, throw) has no interface.
+    if *interface == "*" {
+        return Some(None);
+    }
     if !is_interface_name(interface) {
         return None;
     }

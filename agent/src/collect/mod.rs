@@ -10,6 +10,7 @@ pub mod host;
 mod inhibit;
 pub mod link;
 mod modem;
+pub(crate) mod mounts;
 mod own;
 pub mod reboot;
 mod releases;

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
@@ -12,6 +13,9 @@ use crate::engine::metric::Metric;
 const STATUS: &str = "/proc/self/status";
 /// Only a kernel with CONFIG_TASK_IO_ACCOUNTING has it.
 const IO: &str = "/proc/self/io";
+
+/// What of this process's writes was told: a reload makes other collectors, and the process goes on.
+static TOLD_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// The agent's own process, as sysinfo keeps it between rounds.
 #[derive(Default)]
@@ -45,7 +49,9 @@ impl Own {
         // What reached the storage layer (write_bytes), not what was written into memory: the flash wears by this. The
         // agent writes nothing but its store.
         if Path::new(IO).exists() {
-            round.point(Metric::AgentStoreWritten, process.disk_usage().written_bytes);
+            let written = process.disk_usage().total_written_bytes;
+            let told = TOLD_BYTES.swap(written, Ordering::Relaxed);
+            round.point(Metric::AgentStoreWritten, written.saturating_sub(told));
         }
         if self.seen {
             round.point(Metric::AgentCpu, f64::from(process.cpu_usage()));

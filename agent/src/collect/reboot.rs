@@ -3,6 +3,7 @@
 //! (Documentation/watchdog/watchdog-api.rst). Read once, at the start; what it means is the engine's business.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "reads what the kernel kept")]
 
+use std::cmp::Reverse;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,10 @@ pub fn signs(root: &Path) -> EndSigns {
 
 fn find(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
+    let mut entries: Vec<_> = entries.flatten().collect();
+    // Their names are times: the newest are those that can be news.
+    entries.sort_by_key(|entry| Reverse(entry.file_name()));
+    for entry in entries {
         if files.len() >= RECORDS_MAX {
             return;
         }
@@ -122,6 +126,11 @@ mod tests {
         for n in 0..100 {
             write(root.path(), &format!("sys/fs/pstore/dmesg-efi-{n}"), &format!("Panic#1 Part{n}\n"));
         }
-        assert_eq!(signs(root.path()).panics.len(), RECORDS_MAX);
+        let before = signs(root.path());
+        assert_eq!(before.panics.len(), RECORDS_MAX);
+        write(root.path(), "sys/fs/pstore/dmesg-efi-99-9", "Panic#1 Part1\nthe newest\n");
+        let new: Vec<_> =
+            signs(root.path()).panics.into_iter().filter(|panic| !before.panics.contains(panic)).collect();
+        assert_eq!(new.len(), 1, "the newest are those that are looked at");
     }
 }

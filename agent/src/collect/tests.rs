@@ -547,6 +547,31 @@ fn without_a_default_route_the_link_is_none_and_down() {
 }
 
 #[test]
+fn a_route_that_leads_nowhere_is_no_link() {
+    let made = Made::link();
+    let nowhere = "*\t00000000\t00000000\t0001\t0\t0\t4000000\t00000000\t0\t0\t0\n\
+                   *\t0000000A\t00000000\t0001\t0\t0\t0\t000000FF\t0\t0\t0\n";
+    made.write("proc/net/route", &format!("Iface\tDestination\n{nowhere}"));
+    let seen = made.observe();
+    assert_eq!(value(&seen, Metric::LinkType), Some("none".into()));
+    assert_eq!(labelled(&seen, Metric::InterfaceUp, Some("*")), None);
+    assert_eq!(seen.faults, []);
+}
+
+#[test]
+fn a_reload_does_not_tell_again_what_the_process_wrote_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = || number(&Made::host().observe(), Metric::AgentStoreWritten).unwrap_or(0.0);
+    written();
+    let path = dir.path().join("much");
+    fs::write(&path, vec![7; 8 << 20]).unwrap();
+    rustix::fs::sync();
+    written();
+    // Other tests of this process write, too, but not so much.
+    assert!(written() < 8e6);
+}
+
+#[test]
 fn a_default_route_of_ipv6_counts_where_ipv4_has_none_and_link_local_routes_lead_nowhere() {
     let made = Made::link();
     made.remove("proc/net/route");

@@ -78,8 +78,9 @@ impl Battery {
     pub(super) fn look(&mut self, now: Mono, sampled_every: Duration, points: &mut Vec<Point>) -> Findings {
         let mut findings = Findings::default();
         let supply = text(points, Metric::BatterySupply).map(Box::from);
-        let other = supply != self.supply;
-        if other {
+        // One that was taken out may come back as another: a gauge goes on answering for the empty bay.
+        let is_out = find(points, Metric::BatteryPresent) == Some(&Value::Flag(false));
+        if supply != self.supply || is_out {
             *self = Self { supply, left_out: self.left_out, ..Self::default() };
             findings.swapped = true;
         }
@@ -250,6 +251,16 @@ mod tests {
         }
         assert!(rounds.is_believed(5, 79.0), "the sensor is well again");
         assert_eq!((rounds.0.take_left_out(), rounds.0.take_left_out()), (4, 0));
+    }
+
+    #[test]
+    fn a_battery_that_comes_back_may_be_another_one() {
+        let mut rounds = Rounds::new();
+        rounds.look(0, 90.0, "discharging");
+        let mut out = vec![Point::new(Metric::BatterySupply, "BAT0"), Point::new(Metric::BatteryPresent, false)];
+        assert!(rounds.0.look(Mono(10_000), SAMPLED_EVERY, &mut out).swapped);
+        let (points, findings) = rounds.look(20, 20.0, "discharging");
+        assert_eq!((number(&points, Metric::BatteryChargePct), findings.event), (Some(20.0), None), "at once");
     }
 
     #[test]

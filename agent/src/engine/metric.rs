@@ -156,7 +156,7 @@ metrics! {
     9 BatteryHealth "battery.health_pct" Last "%" "power_supply/*/charge_full / charge_full_design";
     10 BatteryCycles "battery.cycle_count" Last "1" "power_supply/*/cycle_count";
     11 BatteryExternalPower "battery.external_power" Last "1" "power_supply/*/online of Mains, USB and Wireless";
-    12 BatteryDischarged "battery.discharged_pct" Sum "%" "falls of charge_pct while discharging";
+    12 BatteryDischarged "battery.discharged_pct" Sum "%" "falls of charge_pct while discharging, a rise by less than 5 taken back first";
     14 BatterySupply "battery.supply" Last "1" "the directory's name below power_supply";
     15 BatteryDrain "battery.drain_pct_h" Gauge "%/h" "Theil-Sen slope of charge_pct over the last half hour of discharging";
     // Documentation/ABI/testing/sysfs-class-net and sysfs-class-net-statistics.
@@ -222,7 +222,7 @@ metrics! {
     101 HostPsiMemory "host.psi.memory" Gauge "%" "/proc/pressure/memory some avg60";
     102 HostPsiIo "host.psi.io" Gauge "%" "/proc/pressure/io some avg60";
     103 HostUptime "host.uptime_s" Last "s" "/proc/uptime";
-    104 HostClockSynced "host.clock_synced" Last "1" "adjtimex(2), STA_UNSYNC clear";
+    104 HostClockSynced "host.clock_synced" Last "1" "adjtimex(2), STA_UNSYNC clear, or systemd-timesyncd has set it in this boot";
     105 HostListeners "host.listeners" Gauge "1" "/proc/net/{tcp,udp}{,6}: sockets that are listened on; only where a rule watches it";
     106 HostPeers "host.peers" Gauge "1" "/proc/net/{tcp,udp}{,6}: remote addresses that are connected; only where a rule watches it";
     107 HostUndervoltage "host.undervoltage" Last "1" "any of hwmon/*/in*_lcrit_alarm: a brown-out is near";

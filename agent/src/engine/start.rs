@@ -317,9 +317,9 @@ impl Engine {
     fn end_of<'a>(&self, Before { run, crashed }: &'a Before) -> (&'a str, Option<&'static str>) {
         match &run.reboot {
             Some(reason) => (reason, None),
+            None if *crashed => ("kernel_panic", Some("pstore")),
             // A run that said goodbye was stopped by somebody.
             None if run.clean => ("user", None),
-            None if *crashed => ("kernel_panic", Some("pstore")),
             None if self.identity.end_signs.watchdog => ("watchdog", Some("bootstatus")),
             // A hard reset looks the same.
             None => ("power_loss", Some("cut_off")),

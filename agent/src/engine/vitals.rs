@@ -10,6 +10,9 @@ use super::time::Mono;
 /// How many metric-and-label pairs one interval holds: a machine with a thousand interfaces must not eat the memory.
 pub const SERIES_MAX: usize = 1024;
 
+/// A gauge that rises by less while the battery discharges has corrected itself, and was not charged.
+const FLUTTER_PCT: f64 = 5.0;
+
 /// After so many intervals without a reading a counter's last value is forgotten: its interface is gone.
 const COUNTER_IDLE_INTERVALS: u8 = 3;
 
@@ -153,14 +156,17 @@ impl Vitals {
         self.interface = Some(name.clone());
     }
 
-    /// What the battery lost since the last round, counted only while it says that it is discharging.
+    /// What the battery lost since the last round, counted only while it says that it is discharging, and only below where it
+    /// was: a gauge that flutters discharges nothing.
     fn discharged(&mut self, points: &[Point]) -> Option<f64> {
         let find = |metric| points.iter().find(|p| p.metric == metric).map(|p| &p.value);
         if let Some(Value::Text(state)) = find(Metric::BatteryState) {
             self.discharging = &**state == "discharging";
         }
         let charge = find(Metric::BatteryChargePct)?.number()?;
-        let before = self.charge.replace(charge)?;
+        let flutters = |lowest: f64| self.discharging && (0.0..FLUTTER_PCT).contains(&(charge - lowest));
+        let lowest = self.charge.filter(|lowest| flutters(*lowest)).unwrap_or(charge);
+        let before = self.charge.replace(lowest)?;
         Some(if self.discharging { (before - charge).max(0.0) } else { 0.0 })
     }
 }
@@ -264,6 +270,23 @@ mod tests {
         assert_eq!(find(&vitals.report(Mono(2)).unwrap(), Metric::LinkRxBytes).value, Value::Count(700));
         vitals.take(rx(40));
         assert_eq!(find(&vitals.report(Mono(3)).unwrap(), Metric::LinkRxBytes).value, Value::Count(40));
+    }
+
+    #[test]
+    fn a_gauge_that_flutters_discharges_nothing_and_one_that_was_charged_begins_anew() {
+        let discharged = |charges: &[(f64, &str)]| {
+            let mut vitals = Vitals::new(Mono(0));
+            charges.iter().for_each(|(pct, state)| vitals.observe(charge(*pct, state)));
+            find(&vitals.report(Mono(1)).unwrap(), Metric::BatteryDischarged).value.number().unwrap()
+        };
+        let [high, low] = [(57.0, "discharging"), (56.0, "discharging")];
+        assert_eq!(discharged(&[high, low, high, low, high, low, (55.0, "discharging")]), 2.0);
+        assert_eq!(discharged(&[high, low, (57.0, "charging"), high, low]), 2.0, "it was charged");
+        assert_eq!(
+            discharged(&[high, low, (70.0, "discharging"), (69.0, "discharging")]),
+            2.0,
+            "it was charged unseen"
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::act::jobs;
 use crate::act::program::{self, Program};
 use crate::collect::clock::{self, Clock};
 use crate::collect::errors::kmsg;
+use crate::collect::mounts::unescape;
 use crate::config::ClockTrust;
 use crate::engine::io::{ActOutcome, ActStatus};
 use crate::wire::date::rfc3339;
@@ -283,13 +284,6 @@ fn room(root: &Path, at: &str) -> String {
     let mib = |blocks: u64| blocks.saturating_mul(stat.f_frsize) >> 20;
     let (free, all) = (mib(stat.f_bavail), mib(stat.f_blocks));
     format!("{free} of {all} MiB free, {} of {} inodes", stat.f_favail, stat.f_files)
-}
-
-/// A path of a table of mounts, where blanks and the like are written in octal (getmntent(3)).
-fn unescape(path: &str) -> String {
-    const ESCAPES: [(&str, &str); 4] = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    // The backslash is the last: what it would make is no escape.
-    ESCAPES.iter().fold(path.to_owned(), |path, (escape, plain)| path.replace(escape, plain))
 }
 
 /// The journal's end, or what there is to tell of one that can't be read or has nothing.
