@@ -13,6 +13,9 @@ use std::time::Duration;
 use super::tree::{At, Node, Table, Value, name_of};
 use super::values::{self, Unfit};
 
+/// Characters of a message: names and paths may be as long as a file, and what is wrong is logged and told to the fleet.
+const MESSAGE_CHARS_MAX: usize = 1000;
+
 /// Something wrong, or doubtful, at a place in a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{line}: {message}", .file.display())]
@@ -76,7 +79,11 @@ impl Report {
         self.named_files.iter().map(|(key, at)| self.problem(*at, key, String::new())).collect()
     }
 
-    fn problem(&self, at: At, key: &str, message: String) -> Problem {
+    fn problem(&self, at: At, key: &str, mut message: String) -> Problem {
+        if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARS_MAX) {
+            message.truncate(end);
+            message.push('…');
+        }
         let file = self.files.get(at.file).cloned().unwrap_or_default();
         Problem { file, line: at.line, column: at.column, key: key.to_owned(), message }
     }
@@ -229,7 +236,9 @@ impl<'a> Section<'a> {
     ) -> Vec<T> {
         let Some(node) = self.node(key) else { return default };
         let Value::Array(items) = &node.value else {
-            self.error(key, format!("found {}, expected an array, such as {example}", node.found()));
+            // A text is not repeated: it may be a key without its brackets, and the private half of one.
+            let found = text_of(node).map_or_else(|| node.found(), |_| "a text".to_owned());
+            self.error(key, format!("found {found}, expected an array, such as {example}"));
             return default;
         };
         let path = join(&self.path, key);

@@ -595,6 +595,38 @@ fn a_key_that_is_missing_wrong_or_named_twice_is_refused() {
 }
 
 #[test]
+fn a_private_key_in_the_place_of_a_public_one_is_not_repeated() {
+    let private = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v_VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g";
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{private}\n-----END PRIVATE KEY-----\n");
+    let seed = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A";
+    let texts = [private.to_owned(), pem, format!("ops-1:{private}"), format!("{seed}:ops-1"), format!("ops 1:{seed}")];
+    for text in &texts {
+        for keys in [format!("[{text:?}]"), format!("{text:?}")] {
+            let error = error(&format!("{URL}[commands]\ntrusted_keys = {keys}\n"));
+            assert!(!error.contains("MC4CAQ") && !error.contains("nWGxne"), "{error}");
+        }
+    }
+    let error = error(&format!("{URL}[commands]\ntrusted_keys = [\"ops-1:{private}\"]\n"));
+    assert!(error.contains("found \"ops-1:\" and 64 characters that are no public key, expected KID:KEY"), "{error}");
+}
+
+#[test]
+fn what_is_wrong_is_told_in_a_bounded_message() {
+    const MESSAGE_BYTES_MAX: usize = 1100;
+    let long = "x".repeat(450_000);
+    let texts = [
+        format!("{URL}[device]\nid = \"{long}\"\n"),
+        format!("{URL}{long} = 1\n"),
+        format!("{URL}keep_alive = 1{}\n", "0".repeat(450_000)),
+        format!("{URL}[commands]\ntrusted_keys = [\"{long}.pub\"]\n"),
+    ];
+    for text in texts {
+        let error = error(&text);
+        assert!(error.len() < MESSAGE_BYTES_MAX, "{} B: {:.200}", error.len(), error);
+    }
+}
+
+#[test]
 fn a_password_in_the_url_is_refused_and_not_repeated() {
     let error = error("[mqtt]\nurl = \"mqtt://bob:hunter2@broker\"\n");
     assert!(error.starts_with("2: mqtt.url: found a URL with a user name or password in it"), "{error}");

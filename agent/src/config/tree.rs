@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::values::shown;
+
 /// A place in a file; line and column count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct At {
@@ -48,12 +50,8 @@ pub(crate) type Table = BTreeMap<String, Node>;
 impl Node {
     /// What stands here, for a message: short, on one line.
     pub(crate) fn found(&self) -> String {
-        const TEXT_CHARS_MAX: usize = 60;
         match &self.value {
-            Value::Text(text) if text.chars().count() > TEXT_CHARS_MAX => {
-                format!("{:?}…", text.chars().take(TEXT_CHARS_MAX).collect::<String>())
-            }
-            Value::Text(text) => format!("{text:?}"),
+            Value::Text(text) => shown(text),
             Value::Integer(number) => number.to_string(),
             Value::Float(number) => format!("{number:?}"),
             Value::Flag(flag) => flag.to_string(),

@@ -21,7 +21,16 @@ pub struct Unfit {
 
 impl Unfit {
     fn new(found: &str, expected: &str) -> Self {
-        Self { found: format!("{found:?}"), expected: expected.to_owned() }
+        Self { found: shown(found), expected: expected.to_owned() }
+    }
+}
+
+/// A text for a message: quoted, and cut where it is long.
+pub(super) fn shown(text: &str) -> String {
+    const TEXT_CHARS_MAX: usize = 60;
+    match text.char_indices().nth(TEXT_CHARS_MAX) {
+        Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),
+        None => format!("{text:?}"),
     }
 }
 
@@ -399,8 +408,19 @@ impl TrustedKey {
             // The private half of this one was thrown away, lest somebody copies it.
             let expected = "KID:KEY with the 32 bytes of an Ed25519 public key in base64url, or the path of a *.pub \
                             file, such as \"ops-1:70yOi4G9X52nLd1xevV0yo6GT8yjXJgXHPPGhVb6BUM\"";
-            Unfit::new(text, expected)
+            Unfit { found: Self::described(text), expected: expected.to_owned() }
         })
+    }
+
+    /// What stands in the place of a key, without repeating it: it may be the private half, and errors reach the fleet.
+    fn described(text: &str) -> String {
+        // 32 bytes take 43 characters of base64url: a kid as long may be the key, the two having been swapped.
+        const KID_SHOWN_MAX: usize = 32;
+        let kid = text.split_once(':').filter(|(kid, _)| kid.len() <= KID_SHOWN_MAX && Self::is_kid(kid));
+        match kid {
+            Some((kid, key)) => format!("\"{kid}:\" and {} characters that are no public key", key.chars().count()),
+            None => format!("{} characters that are no kid with a public key", text.chars().count()),
+        }
     }
 
     fn split(text: &str) -> Option<Self> {
