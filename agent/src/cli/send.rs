@@ -385,13 +385,13 @@ impl To {
     fn audience(&self) -> String {
         match self {
             Self::Device(device) => device.clone(),
-            Self::Group(group) => format!("group:{group}"),
+            Self::Group(group) => format!("{}{group}", DeviceId::GROUP),
         }
     }
 }
 
 fn parse_to(text: &str) -> Result<To, String> {
-    let (name, group) = text.strip_prefix("group:").map_or((text, false), |name| (name, true));
+    let (name, group) = text.strip_prefix(DeviceId::GROUP).map_or((text, false), |name| (name, true));
     // A group's name is one level of a topic, as a device id is.
     DeviceId::parse(name).map_err(|unfit| unfit.to_string())?;
     Ok(if group { To::Group(name.to_owned()) } else { To::Device(name.to_owned()) })

@@ -627,6 +627,14 @@ fn what_is_wrong_is_told_in_a_bounded_message() {
 }
 
 #[test]
+fn no_id_is_the_address_of_a_group() {
+    let error = error(&format!("{URL}[device]\nid = \"group:canary\"\n"));
+    assert!(error.contains("found \"group:canary\", expected an id that does not begin with \"group:\""), "{error}");
+    assert_eq!(DeviceId::parse("gw:group:1").unwrap().as_str(), "gw:group:1");
+    assert_eq!(DeviceId::from_hostname("group:canary"), None);
+}
+
+#[test]
 fn a_password_in_the_url_is_refused_and_not_repeated() {
     let error = error("[mqtt]\nurl = \"mqtt://bob:hunter2@broker\"\n");
     assert!(error.starts_with("2: mqtt.url: found a URL with a user name or password in it"), "{error}");

@@ -42,16 +42,22 @@ impl DeviceId {
     /// The most bytes in an id (AWS IoT's limit on client ids and thing names).
     pub const LEN_MAX: usize = 128;
 
+    /// How a group is addressed, where a device could be: no id begins so.
+    pub(crate) const GROUP: &str = "group:";
+
     /// Takes a text that has the form of an id.
     pub fn parse(text: &str) -> Result<Self, Unfit> {
-        if is_topic_word(text) {
-            return Ok(Self(text.to_owned()));
+        if !is_topic_word(text) {
+            return Err(Unfit::new(text, "1 to 128 letters, digits and . _ : -, such as \"gw-0001\""));
         }
-        Err(Unfit::new(text, "1 to 128 letters, digits and . _ : -, such as \"gw-0001\""))
+        if text.starts_with(Self::GROUP) {
+            return Err(Unfit::new(text, "an id that does not begin with \"group:\", as the address of a group does"));
+        }
+        Ok(Self(text.to_owned()))
     }
 
-    /// An id made of a host's name, with `-` for each character that an id can't have. `None` for a name that many
-    /// hosts bear, which would have them evict each other from the broker.
+    /// An id made of a host's name, with `-` for each character that an id can't have. `None` for a name that makes no
+    /// id, and for one that many hosts bear, which would have them evict each other from the broker.
     #[must_use]
     pub fn from_hostname(hostname: &str) -> Option<Self> {
         const NO_NAMES: [&str; 4] = ["", "(none)", "localhost", "localhost.localdomain"];
@@ -59,7 +65,7 @@ impl DeviceId {
             return None;
         }
         let id = hostname.chars().map(|c| if is_topic_char(c) { c } else { '-' });
-        Some(Self(id.take(Self::LEN_MAX).collect()))
+        Self::parse(&id.take(Self::LEN_MAX).collect::<String>()).ok()
     }
 
     /// The id of a host without a name.
