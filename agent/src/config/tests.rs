@@ -652,6 +652,9 @@ fn a_broker_url_has_a_host_and_a_port_and_nothing_else() {
     {
         assert!(shown(bad).is_err(), "{bad}");
     }
+    for bad in ["mqtt://a:+1883", "mqtts://[::1]:+8883", "mqtt://a:"] {
+        assert!(shown(bad).is_err(), "{bad}");
+    }
 }
 
 #[test]

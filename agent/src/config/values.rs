@@ -195,7 +195,9 @@ impl BrokerUrl {
                 (!host.is_empty() && host.chars().all(is_char)).then_some((host, port))?
             }
         };
-        let port = port.parse().ok().filter(|port| *port != 0)?;
+        // Rust's parser takes a sign too.
+        let digits = port.chars().all(|c| c.is_ascii_digit()).then_some(port)?;
+        let port = digits.parse().ok().filter(|port| *port != 0)?;
         Some(Self { tls, host: host.to_owned(), port })
     }
 }
