@@ -4,8 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "the socket's task is spawned here, and waits with bounds")]
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -14,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use crate::collect::errors::app::socket_file::SocketFile;
 use crate::engine::status::Status;
 
 /// Connections at a time; one more is closed at once.
@@ -49,23 +49,21 @@ impl StatusRequest {
 #[derive(Debug)]
 pub struct Socket {
     task: AbortHandle,
-    path: PathBuf,
+    _file: SocketFile,
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
         self.task.abort();
-        // A socket that stays behind is replaced by the next start.
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
 /// Listens. An agent whose socket can't be opened still does its work: it says so, and `status` won't find it.
 pub fn serve(path: &Path, requests: mpsc::Sender<Request>) -> Option<Socket> {
     match listen(path) {
-        Ok(listener) => {
+        Ok((listener, file)) => {
             let task = tokio::spawn(accept(listener, requests)).abort_handle();
-            Some(Socket { task, path: path.to_owned() })
+            Some(Socket { task, _file: file })
         }
         Err(error) => {
             tracing::warn!("local socket {}: {error}; `fieldmedic status` won't work", path.display());
@@ -82,24 +80,11 @@ pub(super) fn is_answered(path: &Path) -> bool {
     }
 }
 
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    if is_answered(path) {
-        return Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "another agent answers there: give each its own local.socket",
-        ));
-    }
-    // Nobody answers: it was left behind by an agent that was killed.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    /// Root and the agent's group.
+    const MODE: u32 = 0o660;
+    let connect = |path: &Path| std::os::unix::net::UnixStream::connect(path).map(drop);
+    SocketFile::make(path, MODE, connect, |path| UnixListener::bind(path))
 }
 
 async fn accept(listener: UnixListener, requests: mpsc::Sender<Request>) {
@@ -180,6 +165,28 @@ async fn ask(path: &Path, request: &str) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_file_in_the_sockets_place_is_left_alone_and_another_agents_socket_stays_when_this_one_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let (requests, _taken) = mpsc::channel(1);
+        std::fs::write(&path, "precious").unwrap();
+        assert!(serve(&path, requests.clone()).is_none());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+
+        std::fs::remove_file(&path).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let first = serve(&path, requests.clone()).expect("nobody answers there");
+        assert!(serve(&path, requests.clone()).is_none(), "the first answers there");
+        // Taken away under the first, as tmpfiles may.
+        std::fs::remove_file(&path).unwrap();
+        let second = serve(&path, requests).expect("nobody is there");
+        drop(first);
+        assert!(path.exists(), "it is the second's");
+        drop(second);
+        assert!(!path.exists(), "gone with its agent");
+    }
 
     #[tokio::test]
     async fn without_file_descriptors_accepting_pauses() {

@@ -6,12 +6,12 @@
 
 mod limits;
 pub(crate) mod line;
+pub(crate) mod socket_file;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind as IoErrorKind, IoSliceMut, Read};
+use std::fs::File;
+use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg, sockopt};
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::{cut, is_full, monotonic, next_or_quiet};
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Refusal, Severity};
 use limits::{Limits, Sender, Verdict};
+use socket_file::SocketFile;
 
 /// Bytes of a datagram, and so of a line; of a longer one the rest is cut off by the kernel.
 const DATAGRAM_BYTES_MAX: usize = 8 * 1024;
@@ -36,19 +37,12 @@ const CGROUP_BYTES_MAX: u64 = 4096;
 #[derive(Debug)]
 pub(crate) struct AppSocket {
     task: AbortHandle,
-    path: PathBuf,
-    /// Device and inode: another agent may have put its own in this place.
-    file: (u64, u64),
+    _file: SocketFile,
 }
 
 impl Drop for AppSocket {
     fn drop(&mut self) {
         self.task.abort();
-        let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file);
-        if is_ours {
-            // One that stays behind is replaced by the next start.
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 
@@ -65,7 +59,7 @@ pub(crate) fn serve(path: &Path, root: &Path, batches: mpsc::Sender<ErrorBatch>)
                 batches,
             };
             let task = tokio::spawn(reader.read(socket)).abort_handle();
-            Some(AppSocket { task, path: path.to_owned(), file })
+            Some(AppSocket { task, _file: file })
         }
         Err(error) => {
             tracing::warn!("collect.errors.app_socket {}: {error}; applications can't report errors", path.display());
@@ -74,34 +68,16 @@ pub(crate) fn serve(path: &Path, root: &Path, batches: mpsc::Sender<ErrorBatch>)
     }
 }
 
-fn bind(path: &Path) -> io::Result<(UnixDatagram, (u64, u64))> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(IoErrorKind::AlreadyExists, "there is a file that is no socket"));
-        }
-        Ok(_) => remove_stale(path)?,
-        Err(error) if error.kind() == IoErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let socket = UnixDatagram::bind(path)?;
-    sockopt::set_socket_passcred(&socket, true)?;
+fn bind(path: &Path) -> io::Result<(UnixDatagram, SocketFile)> {
     // Whoever has an error may say so; what that can cost is bounded here.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
-    let file = fs::symlink_metadata(path)?;
-    Ok((socket, (file.dev(), file.ino())))
-}
-
-/// Removes a socket that nobody reads any more: left behind by an agent that was killed.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match std::os::unix::net::UnixDatagram::unbound()?.connect(path) {
-        Err(error) if error.kind() == IoErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) if error.kind() == IoErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => Err(io::Error::new(IoErrorKind::AddrInUse, "another program reads there: give each its own socket")),
-    }
+    const MODE: u32 = 0o666;
+    let connect = |path: &Path| std::os::unix::net::UnixDatagram::unbound()?.connect(path);
+    let bind = |path: &Path| {
+        let socket = UnixDatagram::bind(path)?;
+        sockopt::set_socket_passcred(&socket, true)?;
+        Ok(socket)
+    };
+    SocketFile::make(path, MODE, connect, bind)
 }
 
 struct Reader {

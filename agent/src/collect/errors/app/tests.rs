@@ -1,5 +1,7 @@
 //! The socket itself, with senders of this process.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram as Sends;
 
 use tempfile::TempDir;
@@ -13,7 +15,7 @@ struct World {
     dir: TempDir,
     app: Sends,
     batches: mpsc::Receiver<ErrorBatch>,
-    socket: AppSocket,
+    _socket: AppSocket,
 }
 
 impl World {
@@ -26,7 +28,7 @@ impl World {
         app.connect(&path).unwrap();
         // Longer than any wait of the agent may be: a test that gets here has blocked an application.
         app.set_write_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
-        Self { dir, app, batches, socket }
+        Self { dir, app, batches, _socket: socket }
     }
 
     /// Sends while the reader reads, as another process would.
@@ -55,7 +57,7 @@ fn refused(batch: &ErrorBatch) -> Vec<(Refusal, u64)> {
 fn what_an_application_says_is_read_line_by_line_from_whoever_may_reach_the_socket() {
     block_on(async {
         let mut world = World::new(4);
-        let mode = fs::metadata(&world.socket.path).unwrap().permissions().mode();
+        let mode = fs::metadata(world.dir.path().join("run/errors.sock")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o666, "any user may write");
         world.send(b"{\"message\":\"pump stuck\",\"app\":\"pumpd\",\"unit\":\"pump.service\"}\n\n{\"message\":\"b\",\"severity\":\"crit\"}").await;
         let (lines, rest) = world.lines(2).await;
