@@ -82,7 +82,7 @@ pub(super) struct InitArgs {
     /// Doesn't try the broker: for an image that is made elsewhere.
     #[arg(long)]
     no_check: bool,
-    /// Replaces agent.toml and policy.toml if they say something else; a key is never replaced.
+    /// Replaces agent.toml, policy.toml and the password's file if they say something else; a key is never replaced.
     #[arg(long)]
     force: bool,
 }

@@ -56,9 +56,9 @@ impl Draft {
         if let Some(pair) = &answers.pair {
             let kid = &pair.trusted.kid;
             let private = args.out.join(private_name(kid));
-            plan.push(Planned::key(private, &pair.private_pem, "signs commands (mode 0600)"));
+            plan.push(Planned::private_key(private, &pair.private_pem, "signs commands (mode 0600)"));
             let public = args.out.join(public_name(kid));
-            plan.push(Planned::text(public, &pair.public_pem, "its public half"));
+            plan.push(Planned::public_key(public, &pair.public_pem, "its public half"));
         }
         if let Login::New(_, password) = &answers.login {
             if !password.is_empty() {

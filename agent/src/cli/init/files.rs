@@ -28,6 +28,8 @@ pub(super) struct Planned {
     /// For the summary.
     pub(super) what: &'static str,
     pub(super) is_private_key: bool,
+    /// Whoever has the other half, or obeys this one, has no other: nobody replaces it here.
+    is_key: bool,
     mode: u32,
 }
 
@@ -41,11 +43,15 @@ pub(super) enum Written {
 
 impl Planned {
     pub(super) fn text(path: PathBuf, text: &str, what: &'static str) -> Self {
-        Self { path, text: text.to_owned(), what, is_private_key: false, mode: PUBLIC }
+        Self { path, text: text.to_owned(), what, is_private_key: false, is_key: false, mode: PUBLIC }
     }
 
-    pub(super) fn key(path: PathBuf, text: &str, what: &'static str) -> Self {
-        Self { is_private_key: true, mode: PRIVATE, ..Self::text(path, text, what) }
+    pub(super) fn private_key(path: PathBuf, text: &str, what: &'static str) -> Self {
+        Self { is_private_key: true, is_key: true, mode: PRIVATE, ..Self::text(path, text, what) }
+    }
+
+    pub(super) fn public_key(path: PathBuf, text: &str, what: &'static str) -> Self {
+        Self { is_key: true, ..Self::text(path, text, what) }
     }
 
     /// What the agent has to read, and nobody else.
@@ -61,18 +67,24 @@ impl Planned {
 /// Looks before anything is written.
 ///
 /// # Errors
-/// Files that say something else are in the way, and `force` is not said.
+/// Files that say something else are in the way: keys, or others and `force` is not said.
 pub(super) fn refuse_to_overwrite(plan: &[Planned], force: bool) -> anyhow::Result<()> {
     let in_the_way = |planned: &&Planned| planned.path.symlink_metadata().is_ok() && !planned.is_there();
-    let names: Vec<String> = plan.iter().filter(in_the_way).map(|planned| planned.path.display().to_string()).collect();
-    if names.is_empty() || force {
-        return Ok(());
+    let (keys, others): (Vec<_>, Vec<_>) = plan.iter().filter(in_the_way).partition(|planned| planned.is_key);
+    if !keys.is_empty() {
+        bail!("{}; a key is never replaced: choose another name", refusal(&keys));
     }
-    let (are, say, them) = if names.len() == 1 { ("is", "says", "it") } else { ("are", "say", "them") };
-    bail!(
-        "{} {are} there already, and {say} something else: nothing was written; --force replaces {them}",
-        names.join(" and ")
-    )
+    if !others.is_empty() && !force {
+        let them = if others.len() == 1 { "it" } else { "them" };
+        bail!("{}; --force replaces {them}", refusal(&others));
+    }
+    Ok(())
+}
+
+fn refusal(in_the_way: &[&Planned]) -> String {
+    let (are, say) = if in_the_way.len() == 1 { ("is", "says") } else { ("are", "say") };
+    let names: Vec<String> = in_the_way.iter().map(|planned| planned.path.display().to_string()).collect();
+    format!("{} {are} there already, and {say} something else: nothing was written", names.join(" and "))
 }
 
 /// Puts all in place, in order.

@@ -8,6 +8,7 @@ use clap::Parser as _;
 use tempfile::TempDir;
 
 use super::*;
+use crate::cli::keygen;
 
 #[derive(clap::Parser)]
 struct Line {
@@ -139,6 +140,33 @@ fn told_the_same_again_it_changes_nothing_and_told_otherwise_it_refuses_until_it
     bench.runs(&[&other[..], &["--force"]].concat(), None);
     assert_eq!(bench.config().mqtt.url.host, "other");
     assert_eq!(bench.read("ops-1.key"), before[1], "a key is never replaced");
+}
+
+#[test]
+fn a_public_key_that_is_another_stays_even_if_it_is_forced() {
+    let bench = Bench::new();
+    let first = ["--url", URL, "--new-key", "ops-1", "--no-check"];
+    bench.runs(&first, None);
+    let other = keygen::make_pair("ops-1").unwrap().public_pem;
+    fs::write(bench.file("ops-1.pub"), &other).unwrap();
+    for flags in [&first[..], &["--force", "--url", "mqtt://other", "--new-key", "ops-1", "--no-check"]] {
+        let why = bench.fails(flags);
+        assert!(why.contains("ops-1.pub") && why.contains("never replaced") && !why.contains("--force"), "{why}");
+    }
+    assert_eq!((bench.read("ops-1.pub"), bench.config().mqtt.url.host.as_str()), (other, "127.0.0.1"));
+}
+
+#[test]
+fn a_password_that_is_another_is_replaced_only_if_it_is_forced() {
+    let bench = Bench::new();
+    let flags = ["--url", URL, "--id", "gw", "--username", "gw", "--group", "a", "--unit", "a.service", "--no-check"];
+    let flags = [&flags[..], &["--new-key", "ops-1"]].concat();
+    bench.runs(&flags, Some("one\n"));
+    let refused = bench.run(&flags, Some("two\n"));
+    let Err(Ended::Failed(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.to_string().contains("mqtt.password") && why.to_string().contains("--force"), "{why}");
+    bench.runs(&[&flags[..], &["--force"]].concat(), Some("two\n"));
+    assert_eq!(bench.read("secrets/mqtt.password"), "two\n");
 }
 
 #[test]
