@@ -27,7 +27,7 @@ pub(super) struct KeygenArgs {
     kid: String,
 }
 
-fn parse_kid(text: &str) -> Result<String, String> {
+pub(super) fn parse_kid(text: &str) -> Result<String, String> {
     if TrustedKey::is_kid(text) { Ok(text.to_owned()) } else { Err(TrustedKey::kid_expected()) }
 }
 
@@ -55,11 +55,15 @@ pub(super) fn write_pair(dir: &Path, kid: &str) -> anyhow::Result<Pair> {
     let NewPair { private_pem, public_pem, trusted } = make_pair(kid).context("--kid")?;
     std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     let (private, public) = (dir.join(format!("{kid}.key")), dir.join(format!("{kid}.pub")));
-    if public.exists() {
+    if public.symlink_metadata().is_ok() {
         bail!("{} is there already: choose another --kid or --out", public.display());
     }
     create(&private, &private_pem, 0o600)?;
-    create(&public, &public_pem, 0o644)?;
+    if let Err(error) = create(&public, &public_pem, 0o644) {
+        // Half a pair would only stand in the way of the next try. If it stays, that one says so.
+        let _ = std::fs::remove_file(&private);
+        return Err(error);
+    }
     Ok(Pair { private, public, trusted })
 }
 
@@ -98,5 +102,26 @@ fn create(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
         .mode(mode)
         .open(path)
         .with_context(|| format!("make {} (an existing key is never overwritten)", path.display()))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(|| format!("write {}", path.display()))
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    written.with_context(|| format!("write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_the_way_of_one_half_leaves_no_other_half() {
+        let dir = tempfile::tempdir().unwrap();
+        let public = dir.path().join("ops-1.pub");
+        std::os::unix::fs::symlink("/nonexistent/ops-1.pub", &public).unwrap();
+        let error = write_pair(dir.path(), "ops-1").map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("ops-1.pub is there already"), "{error}");
+        assert!(!dir.path().join("ops-1.key").exists());
+        std::fs::remove_file(&public).unwrap();
+        write_pair(dir.path(), "ops-1").unwrap();
+    }
 }
