@@ -262,6 +262,8 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
         (&["keygen", "--out", "/nonexistent", "--kid", "../evil"], 2),
         (&["send", "--url", "mqtt://b", "--key", "k", "--to", "gw", "--topic-prefix", "a/#", "ping"], 2),
         (&["send", "--url", "mqtt://b", "--key", "k", "--to", "gw", "--wait", "banana", "ping"], 2),
+        (&["send", "--url", "mqtt://b", "--key", "/nonexistent/ops-1.key", "--to", "gw", "ping"], 2),
+        (&["send", "--url", "mqtt://b", "--key", "k", "--kid", "x y", "--to", "gw", "ping"], 2),
         (&["store", "stat", "--config", "/nonexistent/agent.toml"], 2),
         (&["store", "stat", "--path", "/nonexistent/store"], 1),
     ] {

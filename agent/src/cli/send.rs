@@ -19,10 +19,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use serde_json::Value as Json;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{BAD_USAGE, DONE, FAILED, fail, keygen, parse_duration, runtime};
-use crate::config::{self, BrokerUrl, DeviceId, Tls};
+use crate::config::{self, BrokerUrl, DeviceId, Tls, TrustedKey};
 use crate::engine::io::LinkFault;
 use crate::engine::packet::AckReason;
 use crate::runtime::mqtt::client::{Client, Credentials};
@@ -34,6 +34,8 @@ use snapshot::{Piece, Snapshots};
 
 /// How long to wait for the retained presence message.
 const PRESENCE_MAX: Duration = Duration::from_secs(2);
+/// Between two tries to connect again.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -49,7 +51,7 @@ pub(super) struct SendArgs {
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
     /// The key's id on the gateways [default: the key file's name without its ending].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = keygen::parse_kid)]
     kid: Option<String>,
     /// Who shall obey: a device id, or group:NAME.
     #[arg(long, value_name = "DEVICE|group:NAME", value_parser = parse_to)]
@@ -66,7 +68,7 @@ pub(super) struct SendArgs {
     /// The command's id [default: a random one].
     #[arg(long, value_name = "ID", value_parser = parse_id)]
     id: Option<CommandId>,
-    /// One JSON object a line: the results as they come.
+    /// One JSON object a line: the results as they come. The command's id is told on stderr.
     #[arg(long)]
     json: bool,
     /// Prints the signed command instead of sending it.
@@ -110,8 +112,15 @@ pub(super) fn run(args: &SendArgs) -> u8 {
         eprintln!("fieldmedic: arguments are ARG=VALUE, such as unit=app.service");
         return BAD_USAGE;
     };
+    let signer = match Signer::of(args) {
+        Ok(signer) => signer,
+        Err(error) => {
+            eprintln!("fieldmedic: --key: {error:#}");
+            return BAD_USAGE;
+        }
+    };
     let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
-    let sent = runtime().and_then(|rt| rt.block_on(send(args, command_args, &mut out, &mut err)));
+    let sent = runtime().and_then(|rt| rt.block_on(send(args, &signer, command_args, &mut out, &mut err)));
     drop((out, err));
     sent.unwrap_or_else(|error| fail(&error))
 }
@@ -119,15 +128,11 @@ pub(super) fn run(args: &SendArgs) -> u8 {
 /// Gives the exit code.
 async fn send(
     args: &SendArgs,
+    signer: &Signer,
     command_args: BTreeMap<String, Json>,
     out: &mut impl Write,
     err: &mut impl Write,
 ) -> anyhow::Result<u8> {
-    let key = read_key(args)?;
-    let kid = match &args.kid {
-        Some(kid) => kid.clone(),
-        None => args.key.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
-    };
     let id = match &args.id {
         Some(id) => id.clone(),
         None => random_id()?,
@@ -137,7 +142,7 @@ async fn send(
         claims = claims.arg(&name, value);
     }
     if args.print {
-        writeln!(out, "{}", signed(&claims, &kid, &key)?)?;
+        writeln!(out, "{}", signer.sign(&claims)?)?;
         return Ok(DONE);
     }
     let mut client = connect(args).await?;
@@ -145,25 +150,48 @@ async fn send(
     if presence.is_worrying {
         writeln!(err, "fieldmedic: {}", presence.words)?;
     }
-    let token = signed(&claims.nonce(presence.nonce.clone()), &kid, &key)?;
+    let token = signer.sign(&claims.nonce(presence.nonce.clone()))?;
     client.subscribe(&[&args.results_topic()]).await.map_err(describe)?;
-    publish(args, &mut client, token, err).await?;
-    if !args.json {
-        writeln!(out, "sent {} as {id} to {}", args.command, args.command_topic())?;
+    publish(args, &mut client, token, err).await.with_context(|| format!("send {} as {id}", args.command))?;
+    let sent = format!("sent {} as {id} to {}", args.command, args.command_topic());
+    if args.json {
+        writeln!(err, "fieldmedic: {sent}")?;
+    } else {
+        writeln!(out, "{sent}")?;
     }
-    let answers = follow(args, &mut client, &id, out).await?;
-    // So that the broker needn't find out by itself. What was wanted is done, however this ends.
-    let _ = client.disconnect().await;
-    judge(args, &presence, &answers, err)
+    let followed = follow(args, client, &id, out, err).await?;
+    judge(args, &presence, &followed, err)
 }
 
-/// Signed, and no longer than a gateway takes.
-fn signed(claims: &Claims, kid: &str, key: &SigningKey) -> anyhow::Result<String> {
-    let token = token::sign(claims, kid, key)?;
-    if token.len() > COMMAND_LEN_MAX {
-        bail!("the command is {} B long with its signature; gateways take at most {COMMAND_LEN_MAX} B", token.len());
+/// Who commands.
+struct Signer {
+    key: SigningKey,
+    kid: String,
+}
+
+impl Signer {
+    /// Reads the key, and finds its id.
+    fn of(args: &SendArgs) -> anyhow::Result<Self> {
+        let file = args.key.display();
+        let text = std::fs::read_to_string(&args.key).with_context(|| format!("read {file}"))?;
+        let key = SigningKey::from_pem(&text).with_context(|| file.to_string())?;
+        let stem = || args.key.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let kid = args.kid.clone().unwrap_or_else(stem);
+        if !TrustedKey::is_kid(&kid) {
+            bail!("the name of {file} is no key's id: {}; say it with --kid", TrustedKey::kid_expected());
+        }
+        Ok(Self { key, kid })
     }
-    Ok(token)
+
+    /// Signed, and no longer than a gateway takes.
+    fn sign(&self, claims: &Claims) -> anyhow::Result<String> {
+        let token = token::sign(claims, &self.kid, &self.key)?;
+        let len = token.len();
+        if len > COMMAND_LEN_MAX {
+            bail!("the command is {len} B long with its signature; gateways take at most {COMMAND_LEN_MAX} B");
+        }
+        Ok(token)
+    }
 }
 
 async fn publish(args: &SendArgs, client: &mut Client, token: String, err: &mut impl Write) -> anyhow::Result<()> {
@@ -194,11 +222,6 @@ fn claims_for(audience: &str, id: &CommandId, command: &str, life: Duration) -> 
 fn random_id() -> anyhow::Result<CommandId> {
     let text = URL_SAFE_NO_PAD.encode(keygen::random::<16>()?);
     CommandId::parse(&text).context("make a command id")
-}
-
-fn read_key(args: &SendArgs) -> anyhow::Result<SigningKey> {
-    let text = std::fs::read_to_string(&args.key).with_context(|| format!("read {}", args.key.display()))?;
-    SigningKey::from_pem(&text).with_context(|| args.key.display().to_string())
 }
 
 async fn connect(args: &SendArgs) -> anyhow::Result<Client> {
@@ -274,19 +297,39 @@ impl Answer {
     }
 }
 
+/// What came of the waiting.
+struct Followed {
+    /// By device.
+    answers: BTreeMap<String, Answer>,
+    /// The connection broke meanwhile: an answer that came just then is missed.
+    has_gap: bool,
+}
+
 /// Shows the results of this command as they come, until its end; of a group, until nobody needs to be waited for any
-/// longer. The answers, by device.
+/// longer. A connection that breaks is made again: the broker has the command.
 async fn follow(
     args: &SendArgs,
-    client: &mut Client,
+    mut client: Client,
     id: &CommandId,
     out: &mut impl Write,
-) -> anyhow::Result<BTreeMap<String, Answer>> {
+    err: &mut impl Write,
+) -> anyhow::Result<Followed> {
     let until = Instant::now() + args.wait;
     let (mut answers, mut snapshots) = (BTreeMap::new(), Snapshots::default());
+    let mut has_gap = false;
     while !is_over(args, &answers) {
         let Ok(message) = timeout_at(until, client.next_message()).await else { break };
-        let message = message.map_err(describe)?;
+        let message = match message {
+            Ok(message) => message,
+            Err(fault) => {
+                let why = fault.detail;
+                writeln!(err, "fieldmedic: {why}; the broker has the command as {id}: connecting again")?;
+                has_gap = true;
+                let Some(again) = listen_again(args, until).await else { return Ok(Followed { answers, has_gap }) };
+                client = again;
+                continue;
+            }
+        };
         if !message.topic.ends_with("/results") {
             continue;
         }
@@ -296,7 +339,27 @@ async fn follow(
             writeln!(out, "{line}").and_then(|()| out.flush()).context("show a result")?;
         }
     }
-    Ok(answers)
+    // So that the broker needn't find out by itself. What was wanted is done, however this ends.
+    let _ = client.disconnect().await;
+    Ok(Followed { answers, has_gap })
+}
+
+/// Connects and subscribes again; `None` if that takes longer than there is time.
+async fn listen_again(args: &SendArgs, until: Instant) -> Option<Client> {
+    let listen = async || {
+        let mut client = connect(args).await?;
+        client.subscribe(&[&args.results_topic()]).await.map_err(describe)?;
+        anyhow::Ok(client)
+    };
+    let listening = async {
+        loop {
+            match listen().await {
+                Ok(client) => return client,
+                Err(_) => sleep(RECONNECT_PAUSE).await,
+            }
+        }
+    };
+    timeout_at(until, listening).await.ok()
 }
 
 /// How many of a group will answer is not known, so only the clock ends that.
@@ -346,13 +409,19 @@ fn printable(text: &str) -> String {
 fn judge(
     args: &SendArgs,
     presence: &Presence,
-    answers: &BTreeMap<String, Answer>,
+    Followed { answers, has_gap }: &Followed,
     err: &mut impl Write,
 ) -> anyhow::Result<u8> {
     if args.wait.is_zero() {
         return Ok(DONE);
     }
     let waited = humantime::format_duration(args.wait);
+    if *has_gap && !is_over(args, answers) {
+        writeln!(
+            err,
+            "fieldmedic: what came while there was no connection was missed: the results of the fleet have it"
+        )?;
+    }
     if answers.is_empty() {
         writeln!(err, "fieldmedic: no answer within {waited}: {}", presence.words)?;
         return Ok(FAILED);

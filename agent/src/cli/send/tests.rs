@@ -24,7 +24,7 @@ struct CommandLine {
 
 /// A broker, a key, and one gateway that answers as it is told.
 struct Fleet {
-    _control: mpsc::Sender<Control>,
+    control: mpsc::Sender<Control>,
     url: BrokerUrl,
     keys: tempfile::TempDir,
     trusted: TrustedKey,
@@ -41,7 +41,7 @@ impl Fleet {
         let trusted = keygen::write_pair(keys.path(), "ops-1").unwrap().trusted;
         let mut gateway = Client::connect(&Arc::new(Target::new(url.clone(), None)), "gw-1", None).await.unwrap();
         gateway.subscribe(&["fieldmedic/gw-1/commands", "fieldmedic/groups/canary/commands"]).await.unwrap();
-        Self { _control: control, url, keys, trusted, gateway }
+        Self { control, url, keys, trusted, gateway }
     }
 
     async fn presence(&mut self, message: Json) {
@@ -79,7 +79,8 @@ impl Fleet {
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let command_args = token::parse_args(&args.args).unwrap();
-        let sending = async { send(&args, command_args, &mut out, &mut err).await.unwrap() };
+        let signer = Signer::of(&args).unwrap();
+        let sending = async { send(&args, &signer, command_args, &mut out, &mut err).await.unwrap() };
         let (code, command) = timeout(PATIENCE, async { tokio::join!(sending, answering) }).await.unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (Sent { code, out: text(out), err: text(err) }, command)
@@ -162,6 +163,71 @@ async fn json_gives_one_object_a_line_and_nothing_else() {
     let (sent, _) = fleet.send(&["--to", "gw-1", "--json", "ping"], &answers).await;
     let shown: Vec<Json> = sent.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((sent.code, shown), (DONE, answers.to_vec()));
+    assert_eq!(sent.err, "fieldmedic: sent ping as c-1 to fieldmedic/gw-1/commands\n");
+}
+
+#[tokio::test]
+async fn an_answer_is_waited_for_also_over_a_broken_connection() {
+    let mut fleet = Fleet::new().await;
+    fleet.presence(online()).await;
+    let args = fleet.command_line(&["--to", "gw-1", "--wait", "20s", "ping"]);
+    let signer = Signer::of(&args).unwrap();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let sending = async { send(&args, &signer, BTreeMap::new(), &mut out, &mut err).await.unwrap() };
+    let answering = async {
+        fleet.gateway.next_message().await.unwrap();
+        fleet.control.send(Control::Cut(Duration::from_millis(100))).await.unwrap();
+        let target = Arc::new(Target::new(fleet.url.clone(), None));
+        // Until somebody is there to hear it.
+        loop {
+            sleep(Duration::from_millis(50)).await;
+            let Ok(mut gateway) = Client::connect(&target, "gw-1", None).await else { continue };
+            let answer = result("gw-1", 1, "SUCCEEDED").to_string();
+            let _ = gateway.publish("fieldmedic/gw-1/results", answer.into(), false).await;
+        }
+    };
+    let code = timeout(PATIENCE, async {
+        tokio::select! {
+            code = sending => code,
+            () = answering => unreachable!(),
+        }
+    });
+    assert_eq!(code.await.unwrap(), DONE);
+    let err = String::from_utf8(err).unwrap();
+    assert!(err.contains("the broker has the command as c-1: connecting again"), "{err}");
+}
+
+#[tokio::test]
+async fn a_broker_that_stays_away_leaves_who_waits_with_the_commands_id() {
+    let mut fleet = Fleet::new().await;
+    fleet.presence(online()).await;
+    let args = fleet.command_line(&["--to", "gw-1", "--wait", "2s", "ping"]);
+    let signer = Signer::of(&args).unwrap();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let sending = async { send(&args, &signer, BTreeMap::new(), &mut out, &mut err).await.unwrap() };
+    let ending = async {
+        fleet.gateway.next_message().await.unwrap();
+        fleet.control.send(Control::Stop).await.unwrap();
+    };
+    let (code, ()) = timeout(PATIENCE, async { tokio::join!(sending, ending) }).await.unwrap();
+    let err = String::from_utf8(err).unwrap();
+    assert_eq!(code, FAILED, "{err}");
+    for told in ["the broker has the command as c-1", "was missed", "no answer within 2s"] {
+        assert!(err.contains(told), "{told:?} is not in: {err}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_no_gateway_can_have_is_not_signed_with() {
+    let fleet = Fleet::new().await;
+    let mut args = fleet.command_line(&["--to", "gw-1", "ping"]);
+    let named = fleet.keys.path().join("ops 1.key");
+    std::fs::copy(&args.key, &named).unwrap();
+    args.key = named;
+    let error = Signer::of(&args).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("ops 1.key is no key's id: 1 to 64 letters") && error.contains("--kid"), "{error}");
+    args.kid = Some("ops-1".to_owned());
+    assert!(Signer::of(&args).is_ok());
 }
 
 #[tokio::test]
@@ -216,7 +282,7 @@ async fn print_needs_no_broker() {
     let mut args = fleet.command_line(&["--to", "gw-1", "--print", "ping"]);
     args.url.port = 1;
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = send(&args, BTreeMap::new(), &mut out, &mut err).await.unwrap();
+    let code = send(&args, &Signer::of(&args).unwrap(), BTreeMap::new(), &mut out, &mut err).await.unwrap();
     assert_eq!((code, out.iter().filter(|byte| **byte == b'.').count(), err.len()), (DONE, 2, 0));
 }
 
@@ -225,7 +291,8 @@ async fn a_command_that_no_gateway_would_take_is_not_sent() {
     let fleet = Fleet::new().await;
     let args = fleet.command_line(&["--to", "gw-1", "--print", "ping"]);
     let long = BTreeMap::from([("pad".to_owned(), Json::String("x".repeat(COMMAND_LEN_MAX)))]);
-    let error = send(&args, long, &mut Vec::new(), &mut Vec::new()).await.unwrap_err().to_string();
+    let signer = Signer::of(&args).unwrap();
+    let error = send(&args, &signer, long, &mut Vec::new(), &mut Vec::new()).await.unwrap_err().to_string();
     assert!(error.contains("gateways take at most 32768 B"), "{error}");
 }
 
@@ -241,6 +308,7 @@ fn mistakes_on_the_command_line_are_told_before_anything_is_done() {
         (["--to", "group:", "ping", "x=1"], "--to"),
         (["--to=gw-1", "--timeout", "0", "ping"], "1..=86400"),
         (["--to=gw-1", "--id", "a b", "ping"], "A-Z a-z 0-9"),
+        (["--to=gw-1", "--kid", "x y", "ping"], "letters, digits and . _ -"),
         (["--to=gw-1", "--wait", "soon", "ping"], "--wait"),
         (["--to=gw-1", "--cert-file", "c.pem", "ping"], "--key-file"),
     ] {
