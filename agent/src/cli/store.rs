@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
-use super::{ConfigArgs, exit_code, unusable};
+use super::{ConfigArgs, DONE, FAILED, fail, unusable};
 use crate::config::{self, Problem};
 use crate::engine::record::{Class, Record};
 use crate::engine::time::Unix;
@@ -32,7 +32,7 @@ pub(super) struct StoreArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// How many records wait in each log, and how much space they take: one JSON object a log.
+    /// How many records wait in each log, how many damage took, and how much space they take: one JSON object a log.
     #[command(after_help = "Example:\n  fieldmedic store stat --path /var/lib/fieldmedic/store")]
     Stat,
     /// All records that wait, as JSON lines: what was written but not yet committed is in it too.
@@ -45,7 +45,14 @@ pub(super) fn run(args: &StoreArgs) -> u8 {
         Ok(path) => path,
         Err(problems) => return unusable(&problems, "name the store with --path, or a configuration with --config"),
     };
-    exit_code(look(&args.what, &path))
+    let (mut out, mut err) = (BufWriter::new(std::io::stdout().lock()), std::io::stderr().lock());
+    let looked = match args.what {
+        What::Stat => stat(&path, &mut out, &mut err),
+        What::Export => export(&path, &mut out, &mut err),
+    };
+    let looked = looked.and_then(|code| out.flush().context("write to stdout").map(|()| code));
+    drop(err);
+    looked.unwrap_or_else(|error| fail(&error))
 }
 
 fn find(args: &StoreArgs) -> Result<PathBuf, Vec<Problem>> {
@@ -56,37 +63,53 @@ fn find(args: &StoreArgs) -> Result<PathBuf, Vec<Problem>> {
     Ok(config.map_or_else(|| PathBuf::from(config::DEFAULT_STORE), |config| config.store.path))
 }
 
-fn look(what: &What, path: &Path) -> anyhow::Result<()> {
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    match what {
-        What::Stat => stat(path, &mut out)?,
-        What::Export => export(path, &mut out)?,
-    }
-    out.flush().context("write to stdout")
-}
-
-fn stat(path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+/// Gives the exit code. A log that can't be read is told on `err`, and doesn't hide the others.
+fn stat(path: &Path, out: &mut impl Write, err: &mut impl Write) -> anyhow::Result<u8> {
+    let mut code = DONE;
     for (class, summary) in store::inspect(path)? {
+        let summary = match summary {
+            Ok(summary) => summary,
+            Err(fault) => {
+                writeln!(err, "fieldmedic: {fault}").context("write to stderr")?;
+                code = FAILED;
+                continue;
+            }
+        };
         let line = json!({
             "log": class.word(),
             "records": summary.range.records,
+            "damaged": summary.damaged,
             "bytes": summary.bytes,
             "first_seq": summary.range.first,
             "last_seq": summary.range.last,
         });
         writeln!(out, "{line}").context("write to stdout")?;
     }
-    Ok(())
+    Ok(code)
 }
 
-fn export(path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+/// The same; what damage took is told on `err`, as there is no record of it.
+fn export(path: &Path, out: &mut impl Write, err: &mut impl Write) -> anyhow::Result<u8> {
+    let mut code = DONE;
     let mut written = Ok(());
-    store::export(path, |class, seq, bytes| {
+    let logs = store::export(path, |class, seq, bytes| {
         if written.is_ok() {
             written = writeln!(out, "{}", line(class, seq, bytes));
         }
     })?;
-    written.context("write to stdout")
+    written.context("write to stdout")?;
+    for (class, damaged) in logs {
+        let told = match damaged {
+            Ok(0) => continue,
+            Ok(damaged) => format!("{}: {damaged} records are damaged, and left out", class.word()),
+            Err(fault) => {
+                code = FAILED;
+                fault.to_string()
+            }
+        };
+        writeln!(err, "fieldmedic: {told}").context("write to stderr")?;
+    }
+    Ok(code)
 }
 
 /// A record as its payload, but without a device, and without a date: those are made at sending.
@@ -105,4 +128,86 @@ fn line(class: Class, seq: u64, bytes: &[u8]) -> Json {
         fields.insert("log".into(), class.word().into());
     }
     line
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test damages the files of a store")]
+mod tests {
+    use std::fs;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::engine::io::StoreOp;
+    use crate::store::{Store, StoreSettings};
+
+    /// A store with ten records each in telemetry and in events.
+    fn filled(path: &Path) {
+        let settings = StoreSettings { path: path.to_owned(), max_bytes: 1 << 20 };
+        let (mut store, _) = Store::open(&settings).unwrap();
+        for seq in 1..=20 {
+            let class = if seq % 2 == 0 { Class::Telemetry } else { Class::Events };
+            store.apply(StoreOp::Append { class, seq, bytes: Bytes::from(vec![b'x'; 50]) }).unwrap();
+        }
+        store.close().unwrap();
+    }
+
+    type Looking = fn(&Path, &mut Vec<u8>, &mut Vec<u8>) -> anyhow::Result<u8>;
+
+    fn look(looking: Looking, path: &Path) -> (u8, Vec<Json>, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = looking(path, &mut out, &mut err).unwrap();
+        let lines = out.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        (code, lines.map(|line| serde_json::from_slice(line).unwrap()).collect(), String::from_utf8(err).unwrap())
+    }
+
+    fn of(lines: &[Json], log: &str) -> Vec<Json> {
+        lines.iter().filter(|line| line["log"] == log).cloned().collect()
+    }
+
+    #[test]
+    fn what_has_vanished_from_a_store_does_not_hide_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path());
+        fs::remove_dir_all(dir.path().join("outbox/thinned")).unwrap();
+        fs::remove_file(dir.path().join("outbox/events/cursor")).unwrap();
+        let (code, lines, err) = look(stat, dir.path());
+        assert_eq!((code, lines.len(), err.as_str()), (DONE, Class::COUNT, ""));
+        assert_eq!(of(&lines, "telemetry")[0]["records"], 10);
+        let (code, lines, err) = look(export, dir.path());
+        assert_eq!((code, of(&lines, "events").len(), of(&lines, "telemetry").len()), (DONE, 10, 10), "{err}");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_is_told_and_does_not_hide_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path());
+        let events = dir.path().join("outbox/events");
+        fs::remove_dir_all(&events).unwrap();
+        fs::write(&events, "no directory").unwrap();
+        for looking in [stat, export] as [Looking; 2] {
+            let (code, lines, err) = look(looking, dir.path());
+            assert_eq!((code, of(&lines, "telemetry").is_empty()), (FAILED, false), "{err}");
+            assert!(err.contains("outbox/events"), "{err}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_damage_took_is_counted_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path());
+        let log = dir.path().join("outbox/telemetry");
+        let mut segments = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path());
+        let segment = segments.find(|path| path.extension().is_some_and(|suffix| suffix == "seg")).unwrap();
+        let mut bytes = fs::read(&segment).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&segment, bytes).unwrap();
+        let (code, lines, _) = look(stat, dir.path());
+        let telemetry = &of(&lines, "telemetry")[0];
+        assert_eq!((code, &telemetry["records"], &telemetry["damaged"]), (DONE, &json!(9), &json!(1)));
+        let (code, lines, err) = look(export, dir.path());
+        assert_eq!((code, of(&lines, "telemetry").len()), (DONE, 9));
+        assert_eq!(err, "fieldmedic: telemetry: 1 records are damaged, and left out\n");
+    }
 }

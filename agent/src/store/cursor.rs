@@ -148,9 +148,12 @@ impl Cursor {
     }
 }
 
-/// Reads the position of a cursor file that another process may be writing.
+/// Reads the position of a cursor file that another process may be writing; `None` where there is none that checks.
 pub(super) fn peek(path: &Path) -> io::Result<Option<Position>> {
-    Ok(newest(&File::open(path)?)?.map(|newest| newest.position))
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => Ok(newest(&other?)?.map(|newest| newest.position)),
+    }
 }
 
 /// The newest slot that checks.

@@ -891,6 +891,14 @@ pub struct LogSummary {
     pub damaged: u64,
 }
 
+/// The segments of a log that may have vanished: one without its directory is empty.
+fn segments_in(dir: &Path) -> io::Result<Vec<u64>> {
+    match names_with(dir, SUFFIX) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
 /// Reads a log that another process may be writing; changes nothing.
 pub(super) fn inspect(dir: &Path) -> io::Result<LogSummary> {
     let position = cursor::peek(&dir.join(CURSOR_FILE))?.unwrap_or_default();
@@ -898,7 +906,7 @@ pub(super) fn inspect(dir: &Path) -> io::Result<LogSummary> {
     summary.range.last = position.highest;
     summary.range.evicted = position.evicted;
     let mut expected = None;
-    for first in names_with(dir, SUFFIX)? {
+    for first in segments_in(dir)? {
         let file = match File::open(segment_path(dir, first)) {
             // Trimmed since the directory was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -919,10 +927,10 @@ pub(super) fn inspect(dir: &Path) -> io::Result<LogSummary> {
     Ok(summary)
 }
 
-/// Shows the records of a log that are not yet trimmed; changes nothing.
-pub(super) fn export(dir: &Path, mut show: impl FnMut(u64, &[u8])) -> io::Result<()> {
+/// Shows the records of a log that are not yet trimmed, and says how many damage took; changes nothing.
+pub(super) fn export(dir: &Path, mut show: impl FnMut(u64, &[u8])) -> io::Result<u64> {
     let acked = cursor::peek(&dir.join(CURSOR_FILE))?.unwrap_or_default().acked;
-    for first in names_with(dir, SUFFIX)? {
+    for first in segments_in(dir)? {
         let file = match File::open(segment_path(dir, first)) {
             // Trimmed since the directory was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -935,5 +943,5 @@ pub(super) fn export(dir: &Path, mut show: impl FnMut(u64, &[u8])) -> io::Result
             }
         })?;
     }
-    Ok(())
+    Ok(inspect(dir)?.damaged)
 }

@@ -229,29 +229,34 @@ pub(crate) fn segment_bytes(max_bytes: u64) -> u64 {
     (max_bytes / SEGMENTS_PER_STORE).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
 }
 
-/// Reads what lies in the outbox of a store, also of one in use; takes no lock and changes nothing.
+/// What came of reading each log: one that can't be read doesn't hide the others.
+pub type OfEach<T> = [(Class, Result<T, StoreFault>); Class::COUNT];
+
+/// Reads what lies in the outbox of a store, also of one in use; takes no lock and changes nothing. A log that has
+/// vanished is an empty one.
 ///
 /// # Errors
-/// The directory or a file in it can't be read.
-pub fn inspect(path: &Path) -> Result<[(Class, LogSummary); Class::COUNT], StoreFault> {
-    let log = |class| {
-        let dir = log_dir(path, class);
-        log::inspect(&dir).attempt(|| format!("read {}", dir.display())).map(|summary| (class, summary))
-    };
-    Ok([log(Class::Results)?, log(Class::Events)?, log(Class::Telemetry)?, log(Class::Thinned)?, log(Class::Hourly)?])
+/// There is no outbox, or it can't be read.
+pub fn inspect(path: &Path) -> Result<OfEach<LogSummary>, StoreFault> {
+    of_each(path, |_, dir| log::inspect(dir))
 }
 
 /// Shows every record that waits in the outbox of a store, class by class and in order, also of a store in use; takes no
-/// lock and changes nothing. What was written but not committed is shown too.
+/// lock and changes nothing. What was written but not committed is shown too. Gives how many records damage took.
 ///
 /// # Errors
-/// The directory or a file in it can't be read.
-pub fn export(path: &Path, mut show: impl FnMut(Class, u64, &[u8])) -> Result<(), StoreFault> {
-    for class in Class::ALL {
+/// There is no outbox, or it can't be read.
+pub fn export(path: &Path, mut show: impl FnMut(Class, u64, &[u8])) -> Result<OfEach<u64>, StoreFault> {
+    of_each(path, |class, dir| log::export(dir, |seq, body| show(class, seq, body)))
+}
+
+fn of_each<T>(path: &Path, mut read: impl FnMut(Class, &Path) -> io::Result<T>) -> Result<OfEach<T>, StoreFault> {
+    let outbox = path.join(OUTBOX_DIR);
+    fs::read_dir(&outbox).attempt(|| format!("read {}", outbox.display()))?;
+    Ok(Class::ALL.map(|class| {
         let dir = log_dir(path, class);
-        log::export(&dir, |seq, body| show(class, seq, body)).attempt(|| format!("read {}", dir.display()))?;
-    }
-    Ok(())
+        (class, read(class, &dir).attempt(|| format!("read {}", dir.display())))
+    }))
 }
 
 fn log_dir(path: &Path, class: Class) -> PathBuf {

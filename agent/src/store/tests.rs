@@ -63,7 +63,7 @@ fn the_classes_have_logs_of_their_own_and_the_state_is_beside_them() {
     assert_eq!(read_all(&mut store, Class::Results), [(1, body(1, 10))]);
     assert!(read_all(&mut store, Class::Events).is_empty());
     let summary = inspect(&settings(dir.path()).path).expect("inspect");
-    assert_eq!(summary.map(|(_, summary)| summary.range.records), [1, 0, 1, 0, 0]);
+    assert_eq!(summary.map(|(_, summary)| summary.expect("a log").range.records), [1, 0, 1, 0, 0]);
 }
 
 /// The outbox of an agent that starts on this store, having saved that so many evicted telemetry records are accounted for.
