@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
 use tempfile::TempDir;
 
 use super::{fieldmedic, text};
@@ -210,13 +211,17 @@ impl Terminal {
 
     /// Waits until it shows this, and types the answer.
     fn answer(&mut self, question: &str, answer: &str) {
+        self.wait_for(question);
+        writeln!(self.keyboard, "{answer}").unwrap();
+    }
+
+    fn wait_for(&mut self, question: &str) {
         let from = self.seen.len();
         while !self.seen[from..].contains(question) {
             let shown = self.screen.recv_timeout(SOON);
             let shown = shown.unwrap_or_else(|error| panic!("{error}: waited for {question:?} after:\n{}", self.seen));
             self.seen.push_str(&String::from_utf8_lossy(&shown));
         }
-        writeln!(self.keyboard, "{answer}").unwrap();
     }
 
     /// Waits until the program has ended; everything that was shown.
@@ -225,6 +230,25 @@ impl Terminal {
             self.seen.push_str(&String::from_utf8_lossy(&shown));
         }
         (self.program.wait().unwrap(), self.seen)
+    }
+}
+
+#[test]
+fn ctrl_c_at_the_password_leaves_the_terminal_with_its_echo() {
+    for key in [b"\x03", b"\x1c"] {
+        let made = Made::new();
+        let mut command = Command::new(program());
+        command.args(["init", "--no-check", "--url", "mqtt://b", "--id", "gw", "--username", "gw", "--out"]);
+        let mut terminal = Terminal::run(command.arg(made.dir()));
+        terminal.wait_for("Its password (not shown)");
+        let keyboard = terminal.keyboard.try_clone().unwrap();
+        let echoes = || tcgetattr(&keyboard).unwrap().local_modes.contains(LocalModes::ECHO | LocalModes::ISIG);
+        assert!(!echoes());
+        (&keyboard).write_all(b"hush").and_then(|()| (&keyboard).write_all(key)).unwrap();
+        let (status, screen) = terminal.end();
+        assert_eq!(status.code(), Some(1), "{screen}");
+        assert!(echoes() && screen.contains("canceled") && !screen.contains("hush"), "{screen}");
+        assert!(!made.dir().exists());
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context as _, bail};
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 
 use super::{Ended, InitArgs, draft, parse_id, parse_unit, parse_url};
 use crate::cli::keygen::{self, NewPair};
@@ -14,6 +14,10 @@ use crate::config::{self, BrokerUrl, DeviceId, TrustedKey, UnitName};
 
 /// Answers to one question that can't be used: whoever gives so many has another program in mind.
 const TRIES_MAX: usize = 10;
+/// Ctrl-C, Ctrl-\ and Ctrl-Z: what a terminal makes a signal of, unless its echo is off.
+const INTERRUPT: u8 = 0x03;
+const QUIT: u8 = 0x1c;
+const SUSPEND: u8 = 0x1a;
 /// The pair that is made where no name is given.
 const KID: &str = "ops-1";
 
@@ -244,18 +248,32 @@ impl<'a, R: BufRead, W: Write> Asker<'a, R, W> {
 
     fn line(&mut self, prompt: &str) -> anyhow::Result<String> {
         write!(self.output, "{prompt}").and_then(|()| self.output.flush()).context("write to the terminal")?;
-        let mut line = String::new();
+        let mut line = Vec::new();
         // Of a terminal the kernel gives at most 4096 bytes a line (termios(3)).
-        let len = self.input.read_line(&mut line).context("read from the terminal")?;
-        if len == 0 {
+        while !line.ends_with(b"\n") {
+            let read = self.input.fill_buf().context("read from the terminal")?;
+            let end = read.iter().position(|byte| *byte == b'\n').map_or(read.len(), |newline| newline + 1);
+            let read = read.get(..end).unwrap_or_default();
+            if read.iter().any(|byte| [INTERRUPT, QUIT, SUSPEND].contains(byte)) {
+                bail!("canceled: nothing was written");
+            }
+            line.extend_from_slice(read);
+            self.input.consume(end);
+            if end == 0 {
+                break;
+            }
+        }
+        if line.is_empty() {
             bail!("the input ended before everything was asked: nothing was written");
         }
+        let line = String::from_utf8(line).context("read from the terminal")?;
         // A password may begin or end with a space.
         Ok(line.trim_end_matches(['\n', '\r']).to_owned())
     }
 }
 
-/// The terminal on stdin without its echo, until this is dropped.
+/// The terminal on stdin without its echo, until this is dropped. A signal would end the program before that: the keys
+/// that send one end the line instead.
 struct Hidden {
     before: Termios,
 }
@@ -269,7 +287,9 @@ impl Hidden {
         }
         let before = tcgetattr(stdin.as_fd()).ok()?;
         let mut silent = before.clone();
-        silent.local_modes.remove(LocalModes::ECHO);
+        silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+        silent.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
+        silent.special_codes[SpecialCodeIndex::VEOL2] = QUIT;
         tcsetattr(stdin.as_fd(), OptionalActions::Flush, &silent).ok()?;
         Some(Self { before })
     }
