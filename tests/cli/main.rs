@@ -14,13 +14,13 @@ mod common;
 mod init;
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 use common::agent::{export, program};
-use common::process::Process;
+use common::process::{Process, Stream};
 use common::{Gateway, World};
 
 fn fieldmedic(args: &[&str]) -> Output {
@@ -113,6 +113,24 @@ fn status_tells_how_the_running_daemon_is() {
 
     assert_eq!(agent.sigterm(), Some(0));
     assert_eq!(gateway.status().status.code(), Some(3), "the socket of a stopped daemon answers nobody");
+}
+
+#[test]
+fn a_status_that_is_watched_goes_on_over_a_restart_of_the_daemon() {
+    let gateway = Gateway::new("gw-watched", "mqtt://127.0.0.1:1883");
+    let agent = gateway.start();
+    gateway.wait_for_status("an answer", |_| true);
+    let mut watching = Process::start("status", gateway.command("status").arg("--watch").stdout(Stdio::piped()));
+    let screen = Stream::read("screen", watching.stdout(), str::to_owned);
+    let shows = |mark: usize, text: &str| {
+        screen.wait_since(mark, text, |lines| lines.iter().any(|line| line.contains(text)).then_some(()));
+    };
+    shows(0, "gw-watched");
+    assert_eq!(agent.sigterm(), Some(0));
+    shows(0, "no daemon answers");
+    let mark = screen.mark();
+    let _agent = gateway.start();
+    shows(mark, "gw-watched");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod screen;
 
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -27,7 +27,7 @@ pub(super) struct StatusArgs {
     /// One JSON object.
     #[arg(long)]
     json: bool,
-    /// Again every two seconds, until Ctrl-C.
+    /// Again every two seconds, until Ctrl-C, also while no daemon answers any more.
     #[arg(long)]
     watch: bool,
 }
@@ -63,18 +63,24 @@ pub(super) fn run(args: StatusArgs) -> u8 {
         Err(error) => return fail(&error),
     };
     let unicode = is_utf8();
+    let mut was_answered = false;
     loop {
-        let answer = match rt.block_on(ask_status(&socket)) {
-            Ok(answer) if !answer.is_empty() => answer,
-            Ok(_) => return no_daemon(&socket, "it closed the connection, as it is busy: try again"),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                let why = format!("{error}; ask as root, or as a member of the socket's group");
-                return no_daemon(&socket, &why);
+        let shown = match rt.block_on(ask(&socket)) {
+            Ok(answer) => {
+                was_answered = true;
+                let text = if args.json { answer } else { screen::render(&answer, unicode) };
+                show(&text, args.watch && !args.json)
             }
-            Err(error) => return no_daemon(&socket, &format!("{error}; is fieldmedic.service running?")),
+            Err(why) if was_answered && !args.json => show(&why, true),
+            Err(why) => {
+                eprintln!("fieldmedic: {why}");
+                Ok(())
+            }
         };
-        let text = if args.json { answer } else { screen::render(&answer, unicode) };
-        if show(&text, args.watch && !args.json).is_err() {
+        if !was_answered {
+            return NO_DAEMON;
+        }
+        if shown.is_err() {
             return FAILED;
         }
         if !args.watch {
@@ -84,14 +90,22 @@ pub(super) fn run(args: StatusArgs) -> u8 {
     }
 }
 
+/// The status, or why there is none.
+async fn ask(socket: &Path) -> Result<String, String> {
+    let why = match ask_status(socket).await {
+        Ok(answer) if !answer.is_empty() => return Ok(answer),
+        Ok(_) => "it closed the connection, as it is busy: try again".to_owned(),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            format!("{error}; ask as root, or as a member of the socket's group")
+        }
+        Err(error) => format!("{error}; is fieldmedic.service running?"),
+    };
+    Err(format!("no daemon answers on {}: {why}", socket.display()))
+}
+
 #[expect(clippy::disallowed_methods, reason = "a console that refreshes itself waits for its next turn")]
 async fn pause() {
     tokio::time::sleep(WATCH_EVERY).await;
-}
-
-fn no_daemon(socket: &std::path::Path, why: &str) -> u8 {
-    eprintln!("fieldmedic: no daemon answers on {}: {why}", socket.display());
-    NO_DAEMON
 }
 
 /// Whether the console shows more than ASCII (locale(7)).
