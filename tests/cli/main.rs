@@ -15,7 +15,9 @@ mod init;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
@@ -307,6 +309,38 @@ fn a_demo_that_is_too_short_for_all_of_it_ends_in_time_and_says_so() {
     let output = fieldmedic(&["demo", "--for", "3s"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(text(&output.stdout).contains("Not all of it has happened"), "{output:?}");
+}
+
+#[test]
+fn a_demo_that_is_ended_from_outside_leaves_nothing_behind() {
+    for (signal, code) in [(Signal::TERM, Some(0)), (Signal::HUP, Some(0)), (Signal::KILL, None)] {
+        let dir = TempDir::new().unwrap();
+        let mut command = Command::new(program());
+        command.arg("demo").env("TMPDIR", dir.path()).stdout(Stdio::piped());
+        let mut demo = Process::start("demo", &mut command);
+        let shown = Stream::read("shown", demo.stdout(), str::to_owned);
+        shown.wait_since(0, "its beginning", |lines| lines.iter().any(|line| line.contains("presence")).then_some(()));
+        assert!(works_below(&dir), "the workload runs");
+        demo.signal(signal);
+        assert_eq!(demo.wait().code(), code, "{signal:?}");
+        let deadline = Instant::now() + common::SOON;
+        while works_below(&dir) {
+            assert!(Instant::now() < deadline, "{signal:?}: the workload is still there");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let left = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, usize::from(signal == Signal::KILL), "{signal:?}");
+    }
+}
+
+/// Whether a demo's workload runs that has this directory for its temporary files.
+fn works_below(dir: &TempDir) -> bool {
+    let tmpdir = format!("TMPDIR={}", dir.path().display());
+    let is_it = |process: std::fs::DirEntry| {
+        let read = |file: &str| text(&std::fs::read(process.path().join(file)).unwrap_or_default());
+        read("cmdline").contains("demo-workload") && read("environ").split('\0').any(|variable| variable == tmpdir)
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().any(is_it)
 }
 
 #[test]

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use super::{BAD_USAGE, DONE, FAILED, fail, parse_duration, runtime, say};
 use crate::config::BrokerUrl;
 use scene::Verdict;
@@ -46,8 +49,10 @@ pub(super) fn run(args: DemoArgs) -> u8 {
     };
     let played = runtime().and_then(|rt| {
         rt.block_on(async {
+            // From before there is anything to take away.
+            let leave = Leave::listen()?;
             let stage = Stage::set(args.port, url).await?;
-            scene::play(stage, args.duration).await
+            scene::play(stage, args.duration, leave).await
         })
     });
     match played {
@@ -69,5 +74,25 @@ pub(super) fn run(args: DemoArgs) -> u8 {
             FAILED
         }
         Err(error) => fail(&error),
+    }
+}
+
+/// What ends the demo from outside: Ctrl-C, a service manager or container that is stopped, a terminal that is closed.
+struct Leave([Signal; 3]);
+
+impl Leave {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("listen to signals");
+        Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?]))
+    }
+
+    /// Waits until one comes.
+    async fn is_asked(&mut self) {
+        let Self([interrupt, terminate, hangup]) = self;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
     }
 }

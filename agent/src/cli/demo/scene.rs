@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::super::{say, send};
-use super::SHORTEST;
 use super::stage::{self, Stage};
 use super::viewer::{Seen, Viewer};
+use super::{Leave, SHORTEST};
 use crate::broker::serve::Control;
 use crate::runtime::local::ask_status;
 use crate::runtime::mqtt::client::Client;
@@ -39,8 +39,9 @@ pub(super) enum Verdict {
     Missing(Vec<&'static str>),
 }
 
-/// Plays until the time is over or Ctrl-C is pressed. Who leaves early hasn't asked for a verdict on what was to come.
-pub(super) async fn play(stage: Stage, duration: Option<Duration>) -> anyhow::Result<Verdict> {
+/// Plays until the time is over or it is asked to leave. Who leaves early hasn't asked for a verdict on what was to
+/// come.
+pub(super) async fn play(stage: Stage, duration: Option<Duration>, mut leave: Leave) -> anyhow::Result<Verdict> {
     let (stop_agent, stop) = watch::channel(false);
     let options = Options {
         config: stage.config.clone(),
@@ -70,10 +71,7 @@ pub(super) async fn play(stage: Stage, duration: Option<Duration>) -> anyhow::Re
             error = &mut battery => return Err(error),
             done = &mut scenes, if missing.is_none() => missing = Some(done?),
             () = async { match left { Some(left) => sleep(left).await, None => std::future::pending().await } } => break,
-            pressed = tokio::signal::ctrl_c() => {
-                pressed.context("listen to Ctrl-C")?;
-                break;
-            }
+            () = leave.is_asked() => break,
         }
     }
     heading("The agent is told to stop: it says goodbye.");

@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "the stage is set with files, keys and tasks")]
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub(super) const SIMULATED_SUPPLY: &str = "simulated-battery";
 pub(super) const KID: &str = "demo";
 /// Requests to the demo's broker that may wait.
 const CONTROLS_MAX: usize = 4;
+/// Names that are tried for the directory, beside the first.
+const NAMES_MAX: u32 = 8;
 
 /// Everything that the demo plays with.
 pub(super) struct Stage {
@@ -71,15 +74,21 @@ impl Stage {
             anyhow::anyhow!("the demo's own configuration: {}", problems.join("; "))
         })?;
         let unit = UnitName::parse(WORKLOAD).map_err(|error| anyhow::anyhow!("{WORKLOAD}: {error}"))?;
-        // As plain as a workload can be: it is there, and its pid tells one life from the next.
-        let argv = ["sleep".to_owned(), "86400".to_owned()];
-        let supervisor = Supervisor::start(unit, &argv).context("start the demo's workload")?;
+        let supervisor = Supervisor::start(unit, &workload()).context("start the demo's workload")?;
         let config = &loaded.config;
         let actor = Actor::new(Manager::Supervised(Box::new(supervisor)), config.runbooks.dir.clone())
             .with_diagnostics(Diagnostics::new(config.collect.root.clone(), config.to_toml()));
         let actor = Arc::new(actor);
         Ok(Self { _dir: dir, config: loaded.config, key, key_file, actor, broker, battery })
     }
+}
+
+/// As plain as a workload can be: it is there, and its pid tells one life from the next. Where the demo is killed,
+/// nobody kills it: it ends by itself.
+fn workload() -> [String; 5] {
+    // Its sleep outlives it for a moment, and must not hold whoever reads what the demo says.
+    const AS_LONG_AS_THE_DEMO: &str = "exec >/dev/null 2>&1; while kill -0 \"$1\"; do sleep 1; done";
+    ["sh", "-c", AS_LONG_AS_THE_DEMO, "demo-workload", &std::process::id().to_string()].map(str::to_owned)
 }
 
 /// In place of a battery, where there is none, a directory like the kernel's; returns its root and the supply's own.
@@ -189,10 +198,17 @@ pub(super) struct TempDir(pub(super) PathBuf);
 
 impl TempDir {
     fn new() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("fieldmedic-demo-{}", std::process::id()));
-        // `create_dir` fails if somebody was here first, so nobody can lay files or links in our way.
-        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
-        Ok(Self(path))
+        let mut tries = 0..NAMES_MAX;
+        loop {
+            // Not the pid: in a container it is the same at each start, and one that was killed has left its directory.
+            let name = format!("fieldmedic-demo-{:08x}", u32::from_ne_bytes(keygen::random()?));
+            let path = std::env::temp_dir().join(name);
+            // `create_dir` fails if somebody was here first, so nobody can lay files or links in our way.
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && tries.next().is_some() => {}
+                other => return other.map(|()| Self(path.clone())).with_context(|| format!("make {}", path.display())),
+            }
+        }
     }
 }
 
