@@ -114,15 +114,21 @@ fn finish(config: Option<CheckedConfig>, report: Report) -> Result<Loaded, Vec<P
     }
 }
 
-/// `None` where a file could not be told what it says; its errors were reported.
+/// `None` where no file could be told what it says; the errors of each that couldn't were reported.
 fn read_all(files: &[PathBuf], hostname: &str, report: &mut Report) -> Option<CheckedConfig> {
     let last = files.len().checked_sub(1)?;
     // All files are parsed, so that the mistakes of each are told at once.
     let tables: Vec<Option<Table>> =
         files.iter().enumerate().map(|(index, file)| parse_file(index, file, report)).collect();
+    if tables.iter().all(Option::is_none) {
+        return None;
+    }
+    if tables.iter().any(Option::is_none) {
+        report.set_partial();
+    }
     let mut root = Table::new();
-    for table in tables {
-        tree::merge(&mut root, table?, &MERGED_BY_NAME);
+    for table in tables.into_iter().flatten() {
+        tree::merge(&mut root, table, &MERGED_BY_NAME);
     }
     Some(Section::read_root(report, &root, At::start_of(last), |s| read::config(s, hostname)))
 }

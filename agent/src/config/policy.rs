@@ -77,7 +77,7 @@ pub(crate) fn rollback(s: &mut Section<'_>) -> Option<Rollback> {
     }
     let settle = s.duration("settle", seconds(600), ms(100)..=hours(24));
     let trial = s.duration("trial", seconds(1800), ms(100)..=hours(7 * 24));
-    if settle >= trial {
+    if settle >= trial && !s.is_wrong("settle") && !s.is_wrong("trial") {
         s.error("trial", "is over before settle: no release could ever be good");
     }
     let kind = match kind? {
@@ -89,7 +89,7 @@ pub(crate) fn rollback(s: &mut Section<'_>) -> Option<Rollback> {
             RollbackKind::Slots { dir: dir? }
         }
         _ => {
-            if !argv.first().is_some_and(|program| program.starts_with('/')) {
+            if !argv.first().is_some_and(|program| program.starts_with('/')) && !s.is_wrong("argv") {
                 s.error("argv", "needs the absolute path of a program first, for example argv = [\"/usr/bin/back\"]");
             }
             RollbackKind::Command { argv }
@@ -131,7 +131,7 @@ pub(super) fn ladders(
     let ladders = s.tables("ladders", |s| {
         let name = names.read(s)?;
         let steps = s.tables("steps", |s| step(s, remediation, rollback));
-        if steps.is_empty() || steps.len() > STEPS_MAX {
+        if (steps.is_empty() || steps.len() > STEPS_MAX) && !s.is_wrong("steps") {
             let count = steps.len();
             s.error(
                 "steps",
@@ -155,7 +155,7 @@ fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<Stri
     let action = action?;
     // These do nothing to the gateway.
     let needs_leave = !matches!(action, Action::CollectDiagnostics | Action::SavePower);
-    if needs_leave && !remediation.allow.contains(&action) {
+    if needs_leave && !remediation.allow.contains(&action) && !s.is_path_wrong("remediation.allow") {
         s.error("do", format!("\"{action}\" is not in remediation.allow"));
     }
     check_arguments(s, action);
@@ -171,7 +171,7 @@ fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<Stri
         Action::Run => Remedy::Run { runbook: runbook?, args },
     };
     match &remedy {
-        Remedy::RestartUnit { unit } if !remediation.units.contains(unit) => {
+        Remedy::RestartUnit { unit } if !remediation.units.contains(unit) && !s.is_path_wrong("remediation.units") => {
             s.error("unit", format!("\"{unit}\" is not in remediation.units"));
         }
         Remedy::Rollback { target } if !rollback.contains_key(target) => {
@@ -189,7 +189,7 @@ fn slowness(s: &mut Section<'_>) -> Slowness {
     let report = s.duration("report", report.max(sample), ms(100)..=hours(24));
     let publish = s.duration("publish", publish.max(report), ms(100)..=hours(7 * 24));
     for (longer, shorter, wrong) in [("report", "sample", report < sample), ("publish", "report", publish < report)] {
-        if wrong {
+        if wrong && !s.is_wrong(longer) && !s.is_wrong(shorter) {
             s.error(longer, format!("is shorter than {shorter}"));
         }
     }

@@ -127,7 +127,7 @@ fn mqtt(s: &mut Section<'_>, device: &Device) -> Mqtt {
     if mqtt.limits == BrokerLimits::AwsIot {
         aws_iot(s, device, &mqtt);
     }
-    if mqtt.password_file.is_some() && mqtt.username.is_empty() {
+    if mqtt.password_file.is_some() && mqtt.username.is_empty() && !s.is_wrong("username") {
         s.error("password_file", "is set, but mqtt.username is not: MQTT 3.1.1 knows no password without a user name");
     }
     mqtt
@@ -185,8 +185,12 @@ fn tls(s: &mut Section<'_>, url: Option<&BrokerUrl>) -> Tls {
         }),
     };
     match (&tls.cert_file, &tls.key_file) {
-        (Some(_), None) => s.error("cert_file", "is set, but key_file is not: a certificate needs its private key"),
-        (None, Some(_)) => s.error("key_file", "is set, but cert_file is not: a private key needs its certificate"),
+        (Some(_), None) if !s.is_wrong("key_file") => {
+            s.error("cert_file", "is set, but key_file is not: a certificate needs its private key");
+        }
+        (None, Some(_)) if !s.is_wrong("cert_file") => {
+            s.error("key_file", "is set, but cert_file is not: a private key needs its certificate");
+        }
         _ => {}
     }
     let used = [
@@ -243,7 +247,7 @@ fn encoding(s: &mut Section<'_>) -> Encoding {
 
 /// Reports a pair that is out of order, at the one that was set.
 fn in_order(s: &mut Section<'_>, [(low_key, low), (high_key, high)]: [(&str, Duration); 2]) {
-    if low <= high {
+    if low <= high || s.is_wrong(low_key) || s.is_wrong(high_key) {
         return;
     }
     let (low, high) = (humantime::format_duration(low), humantime::format_duration(high));

@@ -40,6 +40,10 @@ pub(crate) struct Report {
     warnings: Vec<(At, Problem)>,
     /// File and line of mistakes in the syntax: what is wrong with the values there is a consequence, and not told.
     broken: BTreeSet<(usize, usize)>,
+    /// Keys whose own value is wrong: what they would mean beside others can't be told.
+    wrong: BTreeSet<String>,
+    /// A file is missing from the tree, and nobody knows what it says.
+    is_partial: bool,
     /// Keys that were read, by section; `*` stands for a name that is free, as in `rollback.*`.
     known: BTreeMap<String, BTreeSet<String>>,
     /// Where keys stand that name a file which may be left out.
@@ -53,6 +57,8 @@ impl Report {
             errors: Vec::new(),
             warnings: Vec::new(),
             broken: BTreeSet::new(),
+            wrong: BTreeSet::new(),
+            is_partial: false,
             known: BTreeMap::new(),
             named_files: BTreeMap::new(),
         }
@@ -68,6 +74,17 @@ impl Report {
             return;
         }
         self.errors.push((at, self.problem(at, key, message)));
+    }
+
+    /// Reports a value that is wrong whatever stands beside it.
+    fn refuse(&mut self, at: At, key: &str, message: String) {
+        self.wrong.insert(key.to_owned());
+        self.error(at, key, message);
+    }
+
+    /// From here on only what each file says by itself is told, and not what is missing or contradicts another key.
+    pub(crate) fn set_partial(&mut self) {
+        self.is_partial = true;
     }
 
     fn warn(&mut self, at: At, key: &str, message: String) {
@@ -155,7 +172,7 @@ impl<'a> Section<'a> {
     pub(crate) fn tables<T>(&mut self, key: &str, mut read: impl FnMut(&mut Section<'_>) -> T) -> Vec<T> {
         let Some(node) = self.node(key) else { return Vec::new() };
         let Value::Array(items) = &node.value else {
-            self.error(key, format!("found {}, expected an array of tables, such as [[{key}]]", node.found()));
+            self.refuse(key, format!("found {}, expected an array of tables, such as [[{key}]]", node.found()));
             return Vec::new();
         };
         let mut all = Vec::new();
@@ -176,7 +193,7 @@ impl<'a> Section<'a> {
     ) -> Option<T> {
         let path = join(&join(&self.path, key), name);
         let Value::Table(table) = &node.value else {
-            self.report.error(node.at, &path, format!("{path}: found {}, expected a table", node.found()));
+            self.report.refuse(node.at, &path, format!("{path}: found {}, expected a table", node.found()));
             return None;
         };
         let schema = join(&join(&self.schema, key), "*");
@@ -194,7 +211,7 @@ impl<'a> Section<'a> {
                 }
                 Err(unfit) => {
                     let path = join(&join(&self.path, key), name);
-                    self.report.error(node.at, &path, format!("{path}: {unfit}"));
+                    self.report.refuse(node.at, &path, format!("{path}: {unfit}"));
                 }
             }
         }
@@ -207,7 +224,7 @@ impl<'a> Section<'a> {
         match parse(node) {
             Ok(value) => Some(value),
             Err(unfit) => {
-                self.error(key, unfit.to_string());
+                self.refuse(key, unfit);
                 None
             }
         }
@@ -238,7 +255,7 @@ impl<'a> Section<'a> {
         let Value::Array(items) = &node.value else {
             // A text is not repeated: it may be a key without its brackets, and the private half of one.
             let found = text_of(node).map_or_else(|| node.found(), |_| "a text".to_owned());
-            self.error(key, format!("found {found}, expected an array, such as {example}"));
+            self.refuse(key, format!("found {found}, expected an array, such as {example}"));
             return default;
         };
         let path = join(&self.path, key);
@@ -246,7 +263,7 @@ impl<'a> Section<'a> {
         for item in items {
             match parse(item) {
                 Ok(value) => all.push(value),
-                Err(unfit) => self.report.error(item.at, &path, format!("{path}: {unfit}")),
+                Err(unfit) => self.report.refuse(item.at, &path, format!("{path}: {unfit}")),
             }
         }
         all
@@ -341,16 +358,36 @@ impl<'a> Section<'a> {
         file.and_then(|file| file.parent()).unwrap_or_else(|| Path::new("")).to_owned()
     }
 
-    /// Reports a mistake at a key. The message says what is wrong with it, without naming it.
+    /// Whether a key was read whose own value is wrong, so that a default stands in its place.
+    pub(crate) fn is_wrong(&self, key: &str) -> bool {
+        self.is_path_wrong(&join(&self.path, key))
+    }
+
+    /// The same for a key of another section: `remediation.units`.
+    pub(crate) fn is_path_wrong(&self, path: &str) -> bool {
+        self.report.wrong.contains(path)
+    }
+
+    /// Reports a mistake at a key, of what must hold beside its own value. The message says what is wrong with it,
+    /// without naming it.
     pub(crate) fn error(&mut self, key: &str, message: impl fmt::Display) {
-        let path = join(&self.path, key);
-        self.report.error(self.at(key), &path, format!("{path}: {message}"));
+        if !self.report.is_partial {
+            let path = join(&self.path, key);
+            self.report.error(self.at(key), &path, format!("{path}: {message}"));
+        }
     }
 
     /// Reports a mistake of the section as a whole.
     pub(crate) fn error_here(&mut self, message: impl fmt::Display) {
-        let path = self.path.clone();
-        self.report.error(self.at, &path, format!("{path}: {message}"));
+        if !self.report.is_partial {
+            let path = self.path.clone();
+            self.report.error(self.at, &path, format!("{path}: {message}"));
+        }
+    }
+
+    fn refuse(&mut self, key: &str, message: impl fmt::Display) {
+        let path = join(&self.path, key);
+        self.report.refuse(self.at(key), &path, format!("{path}: {message}"));
     }
 
     /// Reports something doubtful at a key.
@@ -378,7 +415,7 @@ impl<'a> Section<'a> {
             return Some(table);
         }
         let path = join(&self.path, key);
-        self.error(key, format!("found {}, expected a table, such as [{path}]", node.found()));
+        self.refuse(key, format!("found {}, expected a table, such as [{path}]", node.found()));
         None
     }
 

@@ -288,6 +288,41 @@ fn the_mistakes_of_all_files_are_told_with_their_file() {
 }
 
 #[test]
+fn a_file_that_cannot_be_told_does_not_hide_the_mistakes_of_the_others() {
+    let texts = [
+        "[mqtt\nurl = \"mqtt://b\"\n[[ladders]]\nname = \"heal\"\n",
+        "[mqtt]\nkeep_alive = 5\ninflight = 3\n[[rules]]\nname = \"hot\"\nmetric = \"host.load1\"\nabove = \"x\"\n\
+         remedy = \"heal\"\n",
+    ];
+    let errors = load_texts(&texts).expect_err("both have mistakes");
+    let keys: Vec<&str> = errors.iter().map(|error| error.key.as_str()).collect();
+    // What the first file may say isn't called missing: mqtt.url, the ladder.
+    assert_eq!(keys, ["", "mqtt.keep_alive", "mqtt.inflight", "rules.hot.above"], "{}", listed(&errors));
+}
+
+#[test]
+fn a_value_that_is_wrong_is_one_error_and_no_contradiction() {
+    let ladder = "[[ladders]]\nname = \"heal\"\nsteps = [{ do = \"restart_unit\", unit = \"app.service\" }]\n";
+    let save = "[[ladders]]\nname = \"slow\"\nsteps = [{ do = \"save_power\", report = \"1s\", sample = 5 }]\n";
+    for (text, key) in [
+        ("[telemetry]\nreport_interval = \"5m\"\npublish_interval = \"5\"\n".to_owned(), "telemetry.publish_interval"),
+        ("[telemetry]\nsample_interval = \"5\"\nreport_interval = \"1s\"\n".to_owned(), "telemetry.sample_interval"),
+        (format!("[remediation]\nunits = \"app.service\"\n{ladder}"), "remediation.units"),
+        (format!("[remediation]\nunits = [\"app.service\"]\nallow = [\"restart\"]\n{ladder}"), "remediation.allow"),
+        (save.to_owned(), "ladders.slow.steps.1.sample"),
+        ("[[ladders]]\nname = \"heal\"\nsteps = \"reboot\"\n".to_owned(), "ladders.heal.steps"),
+        ("[rollback.a]\nkind = \"slots\"\ndir = \"/a\"\ntrial = 5\nsettle = \"2h\"\n".to_owned(), "rollback.a.trial"),
+        ("[rollback.a]\nkind = \"command\"\nargv = \"/bin/back\"\n".to_owned(), "rollback.a.argv"),
+        ("[mqtt]\nusername = 5\npassword_file = \"/p\"\n".to_owned(), "mqtt.username"),
+        ("[mqtt.tls]\ncert_file = \"/c\"\nkey_file = 5\n".to_owned(), "mqtt.tls.key_file"),
+    ] {
+        let errors = load_texts(&["[mqtt]\nurl = \"mqtts://b\"\n", &text]).expect_err("it has a mistake");
+        let keys: Vec<&str> = errors.iter().map(|error| error.key.as_str()).collect();
+        assert_eq!(keys, [key], "{text}{}", listed(&errors));
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_named() {
     let errors = load_on_host(&[PathBuf::from("/nonexistent/agent.toml")], "gw").expect_err("there is no such file");
     assert_eq!(
