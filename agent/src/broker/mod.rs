@@ -71,6 +71,8 @@ pub struct Counts {
     pub dropped_offline: u64,
     /// Retained messages not kept because of [`RETAINED_MAX`].
     pub dropped_retained: u64,
+    /// Sessions given up for new ones because of [`SESSIONS_MAX`], with all that waited in them.
+    pub evicted_sessions: u64,
     /// Connections turned away.
     pub refused: u64,
 }
@@ -119,6 +121,7 @@ impl Broker {
                 dropped_too_large: 0,
                 dropped_offline: 0,
                 dropped_retained: 0,
+                evicted_sessions: 0,
                 refused: 0,
             },
             anonymous: 0,
@@ -156,6 +159,7 @@ impl Broker {
         let Some(Connection { client: Some(client), .. }) = self.connections.remove(&conn) else { return };
         let Some(session) = self.sessions.get_mut(&client.id) else { return };
         session.connection = None;
+        session.away_since = now;
         let will = session.will.take().filter(|_| !graceful);
         match session.expiry_s {
             0 => drop(self.sessions.remove(&client.id)),
@@ -208,7 +212,7 @@ impl Broker {
             self.sessions.remove(&id);
         }
         let session_present = self.sessions.contains_key(&id);
-        if !session_present && self.sessions.len() >= SESSIONS_MAX {
+        if !session_present && self.sessions.len() >= SESSIONS_MAX && !self.evict_session() {
             return self.refuse(conn, ConnectCode::ServerUnavailable);
         }
         let keep_alive = u64::from(connect.keep_alive_s);
@@ -231,6 +235,16 @@ impl Broker {
         let ack = greeting(&self.settings, session_present, ConnectCode::Success);
         self.outputs.push_back((conn, BrokerOutput::Packet(ack)));
         session.resume(&mut self.outputs, &mut self.counts);
+    }
+
+    /// Gives up the session that was left alone for the longest time: those of 3.1.1 never expire. False if each is in
+    /// use.
+    fn evict_session(&mut self) -> bool {
+        let away = self.sessions.iter().filter(|(_, session)| session.connection.is_none());
+        let longest = away.min_by_key(|(_, session)| session.away_since).map(|(id, _)| id.clone());
+        let is_evicted = longest.is_some_and(|id| self.sessions.remove(&id).is_some());
+        self.counts.evicted_sessions += u64::from(is_evicted);
+        is_evicted
     }
 
     /// A client without an id gets one (3.1.3.1).

@@ -23,6 +23,8 @@ const PUBLISH_OVERHEAD: usize = 10;
 #[derive(Debug, Default)]
 pub(super) struct Session {
     pub(super) connection: Option<ConnId>,
+    /// When its last connection ended.
+    pub(super) away_since: Mono,
     pub(super) expiry_s: u32,
     /// When it ends, while nobody is connected.
     pub(super) expires: Option<Mono>,

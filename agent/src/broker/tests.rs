@@ -351,6 +351,25 @@ fn more_sessions_than_the_bound_are_refused() {
 }
 
 #[test]
+fn where_there_is_no_room_the_session_that_was_away_for_longest_goes() {
+    let mut world = World::new(Settings::default());
+    for conn in 0..SESSIONS_MAX as u64 {
+        world.connect(conn, keeping(&format!("c{conn}"), u32::MAX));
+    }
+    for conn in [7, 3, 5] {
+        world.lose(conn);
+        world.wait(Duration::from_secs(1));
+    }
+    assert_eq!(world.connect(1000, client("one more")).code, ConnectCode::Success);
+    assert_eq!((world.broker.counts().evicted_sessions, world.broker.counts().refused), (1, 0));
+    for conn in [3, 5] {
+        let again = world.connect(2000 + conn, keeping(&format!("c{conn}"), u32::MAX));
+        assert!(again.session_present, "c{conn}");
+    }
+    assert_eq!(world.connect(3000, client("c7")).code, ConnectCode::ServerUnavailable, "all are in use");
+}
+
+#[test]
 fn overlapping_subscriptions_deliver_once_and_an_unsubscribe_ends_it() {
     let mut world = World::new(Settings::default());
     world.connect(1, client("gw"));
