@@ -13,11 +13,13 @@ use crate::config::ClockTrust;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
 
 /// systemd-timesyncd makes this file when it has set the clock in this boot (systemd-timesyncd.service(8)); it counts even
-/// where the kernel has not been told.
+/// where the kernel has not been told, or has not heard of it for long, unless somebody else has set the clock meanwhile.
 const SYNCHRONIZED: &str = "run/systemd/timesync/synchronized";
 /// By whoever starts this process: in a container a sandbox may uncover the id of another kernel's boot.
 const BOOT_ID_TOLD: &str = "FIELDMEDIC_BOOT_ID";
 const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
+/// A clock that goes otherwise than time by more than this from one look to the next was set.
+const STEP_MS: u64 = 10_000;
 /// How long an answer about the synchronisation holds.
 const SYNC_CHECK_MS: u64 = 1_000;
 
@@ -36,13 +38,15 @@ pub struct Clock {
     trust: ClockTrust,
     marker: PathBuf,
     checked: Option<(Mono, bool)>,
+    /// A time at which it was set from outside: what it says now has to follow from that.
+    set: Option<(Mono, Unix)>,
 }
 
 impl Clock {
     /// A clock that trusts as `trust` says; `root` as in `collect.root`.
     #[must_use]
     pub fn new(trust: ClockTrust, root: &Path) -> Self {
-        Self { trust, marker: root.join(SYNCHRONIZED), checked: None }
+        Self { trust, marker: root.join(SYNCHRONIZED), checked: None, set: None }
     }
 
     /// Trusts otherwise from now on.
@@ -58,20 +62,33 @@ impl Clock {
     /// This instant, and what is known about the wall clock.
     pub fn read(&mut self) -> ClockReading {
         let mono = boottime();
-        let synced = self.synced(mono);
+        let unix = realtime();
+        let synced = self.synced(mono, unix);
         let trusted = synced || self.trust == ClockTrust::Always;
-        ClockReading { now: Now { mono, wall: Wall { unix: realtime(), trusted } }, synced }
+        ClockReading { now: Now { mono, wall: Wall { unix, trusted } }, synced }
     }
 
-    fn synced(&mut self, mono: Mono) -> bool {
+    fn synced(&mut self, mono: Mono, unix: Unix) -> bool {
         if let Some((at, synced)) = self.checked {
             if mono.since(at) < Duration::from_millis(SYNC_CHECK_MS) {
                 return synced;
             }
         }
-        let synced = kernel_says_synchronised() || self.marker.exists();
+        let synced = kernel_says_synchronised() || (self.marker.exists() && self.has_gone_on(mono, unix));
+        if synced {
+            self.set = Some((mono, unix));
+        }
         self.checked = Some((mono, synced));
         synced
+    }
+
+    /// Whether the wall clock has only gone on since it was last known to be set.
+    fn has_gone_on(&self, mono: Mono, unix: Unix) -> bool {
+        let drift = |(then, date): (Mono, Unix)| {
+            let passed = i64::try_from(mono.since(then).as_millis()).unwrap_or(i64::MAX);
+            unix.0.saturating_sub(date.0).abs_diff(passed)
+        };
+        self.set.map(drift).is_none_or(|drift| drift <= STEP_MS)
     }
 }
 
@@ -129,4 +146,23 @@ pub(crate) fn realtime() -> Unix {
 
 fn milliseconds(time: Timespec) -> i64 {
     time.tv_sec.saturating_mul(1_000).saturating_add(time.tv_nsec / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_timesyncd_once_set_is_believed_until_somebody_else_sets_it() {
+        let mut clock = Clock::new(ClockTrust::Kernel, Path::new("/nonexistent"));
+        assert!(clock.has_gone_on(Mono(1), Unix(1)), "nothing is known to compare with");
+        clock.set = Some((Mono(1_000), Unix(1_700_000_000_000)));
+        assert!(
+            clock.has_gone_on(Mono(86_401_000), Unix(1_700_086_401_500)),
+            "a day later, and a second and a half off"
+        );
+        for wrong in [2_080_000_000_000, 0, i64::MAX, i64::MIN] {
+            assert!(!clock.has_gone_on(Mono(2_000), Unix(wrong)), "{wrong}");
+        }
+    }
 }
