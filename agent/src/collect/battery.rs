@@ -60,7 +60,9 @@ impl State {
 
 /// Reads the battery and the external power into `round`.
 pub(super) fn collect(config: &CollectBattery, round: &mut Round<'_>) {
+    let faults = round.faults();
     let supplies = supplies(round);
+    let is_known = round.faults() == faults;
     let external_power = external_power(round, &supplies);
     round.reading(Metric::BatteryExternalPower, external_power);
 
@@ -68,7 +70,9 @@ pub(super) fn collect(config: &CollectBattery, round: &mut Round<'_>) {
         if !config.supply.is_empty() {
             round.fault(&format!("{SUPPLIES}/{}", config.supply), "missing: collect.battery.supply names it");
         }
-        round.point(Metric::BatteryPresent, false);
+        if is_known {
+            round.point(Metric::BatteryPresent, false);
+        }
         return;
     };
     round.point(Metric::BatterySupply, supply.name.as_str());

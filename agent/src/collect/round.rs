@@ -131,6 +131,11 @@ impl<'a> Round<'a> {
         self.fault(file, format!("says {quote:?}, which is not {wanted}"))
     }
 
+    /// How many faults were noted.
+    pub(super) fn faults(&self) -> usize {
+        self.observation.faults.len()
+    }
+
     /// Notes what is wrong with `file`; once a round, however many fields are read from it.
     pub(super) fn fault(&mut self, file: &str, what: impl Into<String>) -> Faulted {
         let fault = Fault { source: format!("/{}", file.trim_start_matches('/')), what: what.into() };

@@ -255,6 +255,15 @@ fn a_supply_that_vanishes_after_it_was_listed_is_a_fault_and_the_rest_is_told() 
 }
 
 #[test]
+fn a_battery_is_said_to_be_missing_only_where_all_supplies_could_be_read() {
+    let made = Made::battery();
+    made.remove("sys/class/power_supply/BAT0");
+    assert_eq!(value(&made.observe(), Metric::BatteryPresent), Some(false.into()));
+    fs::create_dir(made.dir.path().join("sys/class/power_supply/AAA")).unwrap();
+    assert_eq!(value(&made.observe(), Metric::BatteryPresent), None, "it may be this one");
+}
+
+#[test]
 fn the_signs_follow_the_status_whatever_the_driver_thinks() {
     for (status, driver, expected) in [
         ("Charging", "500000", 0.5),

@@ -64,7 +64,8 @@ impl Power {
         let charge_pct = find(Metric::BatteryChargePct).and_then(Value::number).filter(|pct| pct.is_finite());
         Self {
             at: Some(now),
-            present: flag(Metric::BatteryPresent) == Some(true) || charge_pct.is_some(),
+            // A gauge that can't be read is no empty bay.
+            present: flag(Metric::BatteryPresent) != Some(false) || charge_pct.is_some(),
             charge_pct,
             external: flag(Metric::BatteryExternalPower),
         }
@@ -173,5 +174,19 @@ fn powered(circumstances: Circumstances<'_>) -> Result<(), Refusal> {
         Some(charge) if charge >= least => Ok(()),
         Some(charge) => low(format!("{charge:.0} %, remediation.min_battery_pct is {least} %")),
         None => low("there is a battery, and its charge isn't known".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_that_can_not_be_read_is_no_empty_bay() {
+        let read = |points: &[Point]| Power::read(Mono(0), points).present;
+        assert!(read(&[Point::new(Metric::BatterySupply, "BAT0")]));
+        assert!(read(&[]), "nobody knows what there is");
+        assert!(read(&[Point::new(Metric::BatteryPresent, true)]));
+        assert!(!read(&[Point::new(Metric::BatteryPresent, false)]));
     }
 }

@@ -42,6 +42,8 @@ impl Attributes {
             let band = next_band(self.battery_band, charge);
             self.changed |= self.battery_band != Some(band);
             self.battery_band = Some(band);
+        } else if vitals.last(Metric::BatteryPresent) == Some(&Value::Flag(false)) {
+            self.changed |= self.battery_band.take().is_some();
         }
         if let Some(Value::Text(link)) = vitals.last(Metric::LinkType) {
             if self.link_type.as_deref() != Some(link) {
@@ -149,6 +151,21 @@ mod tests {
         assert_eq!(attributes.dynamic("none")["battery_band"], "25-50");
         assert!(!seen(&mut attributes, 51.9));
         assert!(seen(&mut attributes, 52.0));
+    }
+
+    #[test]
+    fn a_battery_that_was_taken_out_has_no_charge_and_a_silent_gauge_the_last_one() {
+        let mut attributes = Attributes::new("1.2.3".into(), None);
+        let mut seen = |points: Vec<Point>| {
+            let mut vitals = Vitals::new(Mono(0));
+            points.into_iter().for_each(|point| vitals.take(point));
+            attributes.observe(&vitals);
+            attributes.dynamic("none").get("battery_band").cloned()
+        };
+        let there = |is: bool| Point::new(Metric::BatteryPresent, is);
+        assert_eq!(seen(vec![there(true), Point::new(Metric::BatteryChargePct, 80.0)]), Some("75-100".into()));
+        assert_eq!(seen(vec![there(true)]), Some("75-100".into()));
+        assert_eq!(seen(vec![there(false)]), None);
     }
 
     #[test]
