@@ -312,6 +312,12 @@ impl Commands {
         true
     }
 
+    /// Since when commands are obeyed, if the journal was lost.
+    #[must_use]
+    pub const fn careful(&self) -> Careful {
+        self.careful
+    }
+
     /// Gives the moment at which the journal was lost its date, once the clock can be trusted. Some: what is to be saved.
     pub fn date_careful(&mut self, timeline: &Timeline) -> Option<Careful> {
         let since = self.careful.since?;
@@ -673,7 +679,8 @@ impl Commands {
                     self.ledger.iter().filter(|(_, entry)| acts(entry)).map(|(id, _)| id.clone()).collect();
                 let canceled = open.iter().filter(|other| self.cancel(other)).count();
                 self.steps.push_back(Step::StopLadders);
-                self.finish(id, Status::Succeeded, None, Some(format!("{canceled} commands canceled")), None);
+                let detail = format!("{canceled} commands canceled, and all that the gateway does by its own rules");
+                self.finish(id, Status::Succeeded, None, Some(detail), None);
             }
             Command::SetIntervals(intervals) => {
                 self.steps.push_back(Step::Intervals(intervals));
@@ -1032,8 +1039,10 @@ fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Resul
         return Err((Reason::Expired, format!("exp {} has passed", command.expires_at)));
     }
     let ahead = |at: i64| Unix::of_seconds(at) > horizon;
+    // It is genuine, so by the clock of whoever signed it the present is no earlier than its `iat`.
+    let is_issued_later = |nbf: i64| wall.trusted || nbf > command.issued_at;
     let not_yet = match command.not_before {
-        Some(nbf) if (wall.trusted || plausible) && ahead(nbf) => Some(("nbf", nbf)),
+        Some(nbf) if (wall.trusted || plausible) && is_issued_later(nbf) && ahead(nbf) => Some(("nbf", nbf)),
         _ if wall.trusted && ahead(command.issued_at) => Some(("iat", command.issued_at)),
         _ => None,
     };

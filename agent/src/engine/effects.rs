@@ -50,6 +50,8 @@ pub enum Purpose {
         /// Its number.
         seq: u64,
     },
+    /// This run has begun.
+    Began,
     /// Gives space back.
     Trim {
         /// The log that is cut.

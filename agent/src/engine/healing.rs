@@ -26,7 +26,7 @@ use crate::wire::Reason;
 pub(super) const GOES_DOWN_WITHIN: Duration = Duration::from_secs(120);
 
 /// Who wants the reboot that completes a rollback: nobody but the agent.
-const COMPLETION: &str = "rollback";
+pub(super) const COMPLETION: &str = "rollback";
 /// Bytes of an attachment in one result: 12 KiB of text. A multiple of three, so that the texts of all can be joined.
 const PART_BYTES: usize = 9 * 1024;
 
@@ -356,7 +356,9 @@ impl Engine {
         self.effects.log(LogLevel::Error, "the machine did not reboot: going on");
         self.effects.reopen();
         let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
-        self.effects.put(Purpose::Bookkeeping, vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))]);
+        self.put_beginning(vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))]);
+        let passed_over = std::mem::take(&mut self.passed_over);
+        self.incidents.miss(passed_over);
         self.pace.restart(now.mono, &self.config.telemetry);
         self.link.release(now.mono);
     }

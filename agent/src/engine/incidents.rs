@@ -234,6 +234,11 @@ impl Incidents {
         }
     }
 
+    /// Counts lines that nobody will read.
+    pub const fn miss(&mut self, lines: u64) {
+        self.counts.suppressed += lines;
+    }
+
     /// Takes a batch; what is to be told at once comes back.
     pub fn take(&mut self, now: Stamp, batch: ErrorBatch) -> Vec<Event> {
         self.is_read = true;

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::healing;
 use super::observation::{Audited, ErrorBatch, Observation};
 use super::packet::{Packet, Version};
+use super::quarantine;
 use super::record::Class;
 use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
 use crate::wire::CommandId;
@@ -415,6 +417,15 @@ pub enum Trigger {
     Rule(String),
 }
 
+impl Trigger {
+    /// Whether it is an automatic remedy, which whoever inhibits those holds off: not what goes on with something that is in
+    /// force or done already.
+    #[must_use]
+    pub fn is_remedy(&self) -> bool {
+        matches!(self, Self::Rule(name) if ![quarantine::UPKEEP, healing::COMPLETION].contains(&name.as_str()))
+    }
+}
+
 impl fmt::Display for Trigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -477,6 +488,10 @@ pub struct LogRange {
     /// How many were given up by [`StoreOp::Evict`] since the log was made: durable before they are gone.
     pub evicted: u64,
 }
+
+/// The store's word, as an entry of the keyed state, that this was begun anew after a loss. It stays until what follows from
+/// that is written with its deletion: whoever opened the store first may have died before, or have been somebody else.
+pub const STATE_LOST_KEY: &str = "state_lost";
 
 /// Something that was lost to damage.
 #[derive(Debug, Clone, PartialEq, Eq)]

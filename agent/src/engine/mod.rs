@@ -161,6 +161,10 @@ pub struct Engine {
     /// A sign of life is on its way through the store.
     proving_alive: bool,
     cursor: Cursor,
+    /// Lines of errors that came while the agent stopped: lost, if it goes on after all.
+    passed_over: u64,
+    /// What the start writes, until that is durable.
+    beginning: Option<Vec<(String, Option<Bytes>)>>,
     /// Bookkeeping failed: what is kept by it is saved again with the next sample.
     unsaved: bool,
     last_sample: Option<(u64, Record)>,
@@ -413,6 +417,7 @@ impl Engine {
         if self.stopping.is_some() || !self.config.collect.errors.enabled {
             // Its buckets would end after the agent. The cursor stays before it, and the next run reads it; what an
             // application says while the agent stops is lost, as it is until that has started again.
+            self.passed_over += batch.missed + batch.lines.len() as u64;
             return;
         }
         if let Some(cursor) = &batch.cursor {
@@ -485,6 +490,13 @@ impl Engine {
             }
             Purpose::Trim { class, upto } => {
                 self.outbox.trimmed(now.mono, (class, upto), fault.as_ref(), &mut self.effects);
+            }
+            Purpose::Began => {
+                self.log_fault("bookkeeping", fault.as_ref());
+                match fault {
+                    None => self.beginning = None,
+                    Some(_) => self.unsaved = true,
+                }
             }
             Purpose::Bookkeeping => {
                 self.log_fault("bookkeeping", fault.as_ref());
@@ -597,6 +609,9 @@ impl Engine {
             // Unlike anything that there is to save.
             self.cursor.open = Some(Bytes::new());
             self.outbox.save_dropped_again();
+            self.begin_again();
+            let saved = self.timeline.save();
+            self.save_timeline(&saved);
         }
         self.save_cursor();
         self.save_alarms();
@@ -753,13 +768,18 @@ impl Engine {
     }
 
     fn save_timeline(&mut self, saved: &Saved) {
+        let entries = self.timeline_entries(saved);
+        self.effects.put(Purpose::Bookkeeping, entries);
+        self.date_careful();
+    }
+
+    fn timeline_entries(&self, saved: &Saved) -> Vec<(String, Option<Bytes>)> {
         let mut entries = Vec::from(start::floors(saved));
         if let Some(anchor) = saved.anchor {
             entries.push((start::anchor_key(self.timeline.boot()), Some(commands::encode(&anchor))));
         }
         entries.extend(saved.forget.iter().map(|boot| (start::anchor_key(*boot), None)));
-        self.effects.put(Purpose::Bookkeeping, entries);
-        self.date_careful();
+        entries
     }
 
     /// One event for each class and reason of what was given up: the samples of these numbers will not come. What a long

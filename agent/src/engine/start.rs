@@ -14,7 +14,7 @@ use super::commands::{self, Careful, Commands};
 use super::data_use::{DATA_KEY, DataUse};
 use super::effects::{Effects, Purpose};
 use super::incidents::{self, Incidents};
-use super::io::{LogLevel, Recovered};
+use super::io::{LogLevel, Recovered, STATE_LOST_KEY};
 use super::link::{self, FaultLog, Link};
 use super::observation::Severity;
 use super::outbox::{Limits, Outbox};
@@ -51,6 +51,8 @@ const CRASHES_KEY: &str = "crashes";
 const SEQ_SKIP: u64 = 1 << 32;
 /// Where nothing tells which numbers were used they are taken from the clock: more than are used up in a millisecond.
 const SEQS_PER_MS: u64 = 1_024;
+/// Where there is no clock either they are drawn from as many as a fortnight has.
+const UNCLOCKED_MASK: u64 = (1 << 40) - 1;
 const LOSSES_KEY: &str = "losses";
 const CAREFUL_KEY: &str = "careful";
 const CAREFUL_SINCE_KEY: &str = "careful_since";
@@ -152,7 +154,11 @@ impl Engine {
             told: run.as_ref().is_some_and(|run| run.clean),
             is_first: recovered.state.is_empty() && recovered.losses.is_empty(),
         };
-        let by_clock = last_by_clock(timeline.floor().max(now.wall.unix));
+        let mut by_clock = last_by_clock(timeline.floor().max(now.wall.unix));
+        if recovered.absent && !now.wall.trusted {
+            // A clock that begins in 1970 at each boot gives each the same numbers, and nothing remembers them.
+            by_clock += drawn(&identity.nonce) & UNCLOCKED_MASK;
+        }
         let last = if recovered.absent { by_clock } else { used.last(by_clock) };
         let dropped = state.read(DROPPED_KEY);
         let accounted: Vec<u64> = state.read(ACCOUNTED_KEY).unwrap_or_default();
@@ -210,6 +216,8 @@ impl Engine {
                 open: state.entries.get(OPEN_KEY).copied().cloned(),
             },
             unsaved: false,
+            passed_over: 0,
+            beginning: None,
             last_sample: None,
             counters: Counters::default(),
             timeline,
@@ -226,6 +234,7 @@ impl Engine {
         if state.is_lost(&recovered) {
             // How much was spent can't be known, so all of it was.
             first.extend(engine.with_commands(now, Commands::exhaust_budgets));
+            first.push((STATE_LOST_KEY.to_owned(), None));
         }
         engine.keep_pace(now);
         engine.resume_remedies(now);
@@ -248,10 +257,10 @@ impl Engine {
         alarms: Leftovers,
     ) {
         let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
-        // All in one: if the agent dies before it is durable, the next start finds the state as empty as this one did.
+        // All in one: if the agent dies before it is durable, the next start finds the state as this one did.
         let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))];
         entries.extend(first);
-        self.effects.put(Purpose::Bookkeeping, entries);
+        self.put_beginning(entries);
 
         if !self.config.commands.require_signature {
             let text = "commands.require_signature is off: whoever may publish to the broker commands this gateway";
@@ -266,6 +275,30 @@ impl Engine {
         self.record_event(now, started);
         self.begin_alarms(now, alarms);
         self.advance(now);
+    }
+
+    /// Writes that this run has begun, and what follows from how the one before ended.
+    pub(super) fn put_beginning(&mut self, entries: Vec<(String, Option<Bytes>)>) {
+        self.effects.put(Purpose::Began, entries.clone());
+        self.beginning = Some(entries);
+    }
+
+    /// The same once more, where the store refused it: without it the next start would take the run before for this one.
+    pub(super) fn begin_again(&mut self) {
+        let Some(mut entries) = self.beginning.take() else { return };
+        // It may have a date by now.
+        let careful = careful_entries(self.commands.careful());
+        for (key, value) in &mut entries {
+            if let Some((_, now)) = careful.iter().find(|(known, _)| known == key) {
+                value.clone_from(now);
+            }
+        }
+        self.put_beginning(entries);
+    }
+
+    /// What of that is still to be written, but for the mark of the run.
+    pub(super) fn take_beginning(&mut self) -> impl Iterator<Item = (String, Option<Bytes>)> + use<> {
+        self.beginning.take().into_iter().flatten().filter(|(key, _)| key != RUN_KEY)
     }
 
     /// What ended the run before is told with the beginning of this one: it could not tell that itself.
@@ -381,6 +414,11 @@ fn last_by_clock(present: Unix) -> u64 {
     u64::try_from(present.0).unwrap_or(0).saturating_mul(SEQS_PER_MS)
 }
 
+/// 64 bits of the nonce.
+fn drawn(nonce: &str) -> u64 {
+    nonce.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
+}
+
 /// The keyed state, read by key. What can't be read counts as not there; its loss shows as the default.
 struct State<'a> {
     entries: BTreeMap<&'a str, &'a Bytes>,
@@ -409,12 +447,13 @@ impl<'a> State<'a> {
             .collect()
     }
 
-    /// Whether the journal was lost: just now, or by a start that died before it had written anything. Records without the
+    /// Whether the journal was lost: just now, or before a start that died before it had written anything. Records without the
     /// mark that each start makes were written by an agent whose state is gone.
     fn is_lost(&self, recovered: &Recovered) -> bool {
         let marked = self.entries.contains_key(RUN_KEY);
         let has_records = recovered.logs.iter().any(|log| log.last > 0);
-        recovered.losses.iter().any(|loss| loss.state_lost) || (!marked && has_records)
+        let is_told = recovered.losses.iter().any(|loss| loss.state_lost);
+        is_told || self.entries.contains_key(STATE_LOST_KEY) || (!marked && has_records)
     }
 
     /// Since when commands are obeyed again, if the journal was lost: what was issued before may have run already.

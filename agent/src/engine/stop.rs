@@ -90,8 +90,9 @@ impl Engine {
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));
         let run = Run { at: self.timeline.stamp(now.mono), clean: true, reboot: why.map(Into::into) };
         let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run))), self.last_seqs()];
+        entries.extend(self.take_beginning());
         let saved = self.timeline.save();
-        entries.extend(super::start::floors(&saved));
+        entries.extend(self.timeline_entries(&saved));
         self.effects.put(Purpose::Bookkeeping, entries);
         self.outbox.store_held(now.mono, &mut self.effects);
         self.outbox.commit(&mut self.effects);

@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 use super::disk::{self, Attempt};
 use super::segment::Fields;
-use crate::engine::io::{StoreFault, StoreLoss};
+use crate::engine::io::{STATE_LOST_KEY, StoreFault, StoreLoss};
 
 /// Longest value. From 5 KiB on, with the checksum, sled's recovery was seen to panic after power cuts.
 pub const STATE_VALUE_BYTES_MAX: usize = 5 * 1024 - CHECKSUM_BYTES - 1;
@@ -169,6 +169,10 @@ impl State {
             }
             Err(trouble) => return Err(state.fault("open", &trouble)),
         };
+        if let Some(what) = entries.get(STATE_LOST_KEY) {
+            let what = String::from_utf8_lossy(what).into_owned();
+            losses.push(StoreLoss { what, records: 0, state_lost: true });
+        }
         state.make_reserve();
         state.measure();
         Ok((state, entries))
@@ -282,11 +286,14 @@ impl State {
         let set_aside = disk::set_aside(&dir, self.reserve_bytes, &trouble.to_string())
             .attempt(|| format!("set {} aside", dir.display()))?;
         let what = format!("{}, begun anew with {} entries", set_aside.what, entries.len());
-        losses.push(StoreLoss { what, records: 0, state_lost: true });
         // The new one has fallen back from nothing.
         self.generation.last = Last::Known(0);
-        let entries: Vec<_> = entries.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
-        self.commit(&entries)
+        let mut entries: BTreeMap<_, _> =
+            entries.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
+        let mark = what.as_bytes().iter().take(STATE_VALUE_BYTES_MAX).copied().collect();
+        entries.insert(STATE_LOST_KEY.to_owned(), Some(mark));
+        losses.push(StoreLoss { what, records: 0, state_lost: true });
+        self.commit(&entries.into_iter().collect::<Vec<_>>())
     }
 
     /// sled panics as well when it has no room; a state that is fine must not be given up for that.

@@ -361,6 +361,18 @@ fn without_a_trusted_clock_only_the_nonce_lets_a_disruptive_command_in() {
 }
 
 #[test]
+fn without_a_trusted_clock_what_is_valid_from_its_issue_on_is_valid() {
+    let mut world = online();
+    world.now.wall.trusted = false;
+    let month = world.now.wall.unix.0 / 1000 + 30 * 86_400;
+    let ping = |id: &str, nbf: i64| json!({"jti": id, "iat": month, "nbf": nbf, "exp": month + 7_200, "cmd": {"name": "ping"}});
+    world.claims(ping("later", month + 3_600), 1);
+    world.claims(ping("now", month), 2);
+    world.settle();
+    assert_eq!((reason(&world, "later"), reason(&world, "now")), ("not_yet_valid".into(), String::new()));
+}
+
+#[test]
 fn without_a_clock_what_is_older_than_the_last_known_time_is_expired() {
     let mut world = online();
     let saved = world.now.wall.unix.0 / 1000;

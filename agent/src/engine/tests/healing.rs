@@ -1,12 +1,16 @@
 //! Ladders and reboots through the whole engine: what is tried, in which order, how often, and what a crash makes of it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::json;
 
-use super::world::{World, config_with, outcome, restart};
-use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StoreOp};
+use super::invariants::error_batch;
+use super::world::{Got, World, config_with, outcome, restart};
+use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, STATE_LOST_KEY, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
+use crate::engine::observation::ErrorBatch;
 use crate::engine::time::{Unix, Wall};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -713,6 +717,67 @@ fn a_lost_journal_leaves_no_budget_even_if_the_agent_dies_before_it_has_written_
     world.settle();
     assert!(world.acted.is_empty());
     assert_eq!(world.results("r-1").last().unwrap()["reason"], "budget_spent");
+}
+
+#[test]
+fn a_loss_that_another_opening_found_first_is_taken_note_of_once() {
+    let mut world = world();
+    world.store.state.insert(STATE_LOST_KEY.to_owned(), Bytes::from_static(b"begun anew"));
+    world.crash();
+    world.advance(2 * SECOND);
+    assert!(!world.store.state.contains_key(STATE_LOST_KEY));
+    for id in ["r-1", "r-2"] {
+        world.command(id, "restart_unit", json!({"unit": "app.service"}), 1);
+        world.settle();
+        assert_eq!(world.results(id).last().unwrap()["reason"], "budget_spent");
+        world.crash();
+        world.advance(2 * SECOND);
+    }
+}
+
+#[test]
+fn a_run_whose_beginning_the_disk_refused_is_no_continuation_of_the_one_before() {
+    let mut world = world();
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(20 * SECOND);
+    let is_mark = |op: &StoreOp| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "run"));
+    world.refuse(is_mark, StoreFault::NoSpace { what: "put".into() });
+    world.reboot();
+    world.advance(MINUTE);
+    world.refuse_nothing();
+    world.advance(MINUTE);
+    let reasons = |world: &World| {
+        let told = world.got.iter().filter(|got| got.body["name"] == "rebooted");
+        let told: BTreeMap<u64, String> = told
+            .map(|got| (got.body["seq"].as_u64().unwrap(), got.body["reboot"]["reason"].as_str().unwrap().to_owned()))
+            .collect();
+        told.into_values().collect::<Vec<_>>()
+    };
+    assert_eq!(reasons(&world), ["user"]);
+    let seqs = world.seqs();
+    world.reboot();
+    world.advance(MINUTE);
+    assert_eq!(reasons(&world), ["user", "power_loss"]);
+    let last = seqs.iter().max().unwrap();
+    let since = world.seqs().into_iter().filter(|seq| seq > last).count();
+    assert!(world.seqs().len() - seqs.len() <= since, "no number is used twice");
+}
+
+#[test]
+fn error_lines_of_a_goodbye_that_was_taken_back_are_counted() {
+    let mut world = world();
+    world.input(Input::Errors(ErrorBatch::default()));
+    world.command("b-1", "reboot", json!({}), 1);
+    world.advance(SECOND);
+    world.input(Input::Errors(error_batch("the disk is full")));
+    world.advance(5 * MINUTE);
+    assert_eq!(world.results("b-1").last().unwrap()["status"], "FAILED");
+    let suppressed = |got: &&Got| {
+        got.body["samples"]
+            .as_array()
+            .is_some_and(|samples| samples.iter().any(|sample| sample["errors"]["suppressed"] == 1))
+    };
+    assert!(world.got.iter().any(|got| suppressed(&got)));
 }
 
 /// Rounds of collection and telemetry messages of the next ten minutes.

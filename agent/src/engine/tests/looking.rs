@@ -100,7 +100,8 @@ fn an_alarm_that_is_about_to_be_cleared_is_waited_for() {
 #[test]
 fn a_sensor_that_has_gone_holds_no_ladder_back_for_long() {
     let mut world = world(config(&full("free")));
-    memory(&mut world, 95.0);
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance_until(MINUTE, |world| !world.acted.is_empty());
     world.set(Metric::HostMemUsed, None::<f64>);
     world.advance(2 * MINUTE);
     assert_eq!(world.acted, [restart("app.service"), Act::Reboot]);

@@ -1,13 +1,17 @@
 //! A store that takes nothing, and a broker that can't stand one record: what can go on goes on, and what is given up is
 //! told with its numbers. And the opposite of trouble: what the broker takes at once never wears the flash.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::world::World;
+use super::world::{World, config, identity};
 use crate::engine::io::{Input, LinkFaultKind, Recovered, StoreFault, StoreOp};
+use crate::engine::observation::EndSigns;
 use crate::engine::record::Class;
+use crate::engine::time::{Mono, Now, Unix, Wall};
+use crate::engine::{Engine, Identity};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -66,7 +70,7 @@ fn what_only_memory_holds_comes_again_after_a_cut_and_under_the_same_number() {
     for seq in sent.iter().rev().take(2) {
         assert_eq!(all.iter().filter(|other| *other == seq).count(), 2, "{seq} of {all:?}");
     }
-    let unique: std::collections::BTreeSet<u64> = all.iter().copied().collect();
+    let unique: BTreeSet<u64> = all.iter().copied().collect();
     let dropped = world.engine.dropped();
     assert!((28..=30).contains(&unique.len()), "{} samples of 29: none under two numbers; {dropped:?}", unique.len());
 }
@@ -119,6 +123,20 @@ fn numbers_used_without_a_store_are_never_below_those_that_the_store_knows() {
     assert!(used > decode(&(String::new(), found.state.iter().find(|(key, _)| key == "seq").map(|(_, n)| n.clone()))));
     let ahead = Recovered { state: vec![("seq".into(), crate::engine::commands::encode(&(used + 7)))], ..found };
     assert_eq!(decode(&engine.used_seqs(&ahead)), used + 7);
+}
+
+#[test]
+fn without_a_store_and_without_a_clock_each_start_draws_its_numbers() {
+    let now = Now { mono: Mono(500), wall: Wall { unix: Unix(0), trusted: false } };
+    let used: BTreeSet<u64> = ["0123", "89ab", "fedc"]
+        .map(|digits| {
+            let identity = Identity { nonce: digits.repeat(8), ..identity(1, EndSigns::default()) };
+            let absent = Recovered { absent: true, ..Recovered::default() };
+            decode(&Engine::new(now, config(), identity, absent).used_seqs(&Recovered::default()))
+        })
+        .into();
+    assert_eq!(used.len(), 3);
+    assert!(used.iter().all(|seq| *seq < 1 << 53), "exact as a float: {used:?}");
 }
 
 fn decode((_, value): &(String, Option<Bytes>)) -> u64 {
@@ -211,7 +229,7 @@ fn a_will_that_was_not_to_be_retained_does_not_stand_beside_presence_that_is() {
 
 #[test]
 fn the_status_says_how_far_the_backlog_is_until_it_is_sent() {
-    let mut config = super::world::config();
+    let mut config = config();
     config.mqtt.drain.publishes_per_second = 1;
     let mut world = World::with(config);
     world.advance(4 * SECOND);

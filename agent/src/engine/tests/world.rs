@@ -765,7 +765,7 @@ fn fault(kind: LinkFaultKind) -> LinkFault {
     LinkFault { kind, detail: kind.word().into() }
 }
 
-fn identity(boot: u8, end_signs: EndSigns) -> Identity {
+pub(super) fn identity(boot: u8, end_signs: EndSigns) -> Identity {
     Identity {
         end_signs,
         ended_as: None,

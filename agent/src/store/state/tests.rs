@@ -17,6 +17,16 @@ fn entry(key: &str, value: &str) -> (String, Option<Bytes>) {
     (key.to_owned(), Some(Bytes::copy_from_slice(value.as_bytes())))
 }
 
+/// How many losses the next opening tells of, and none after it is said that they were taken note of.
+fn told_until_noted(state: State, root: &TempDir) -> usize {
+    drop(state);
+    let (mut state, _, losses) = open(root);
+    state.put(&[(STATE_LOST_KEY.to_owned(), None)]).expect("put");
+    drop(state);
+    assert_eq!(open(root).2, []);
+    losses.len()
+}
+
 fn filled(root: &TempDir, count: usize) {
     let (mut state, _, _) = open(root);
     for index in 0..count {
@@ -73,6 +83,11 @@ fn a_state_that_does_not_open_is_set_aside_and_said_to_be_lost() {
         assert!(losses[0].what.contains("set aside as"), "{losses:?}");
         state.put(&[entry("after", "1")]).expect("the new state takes values");
         drop(state);
+        // Whoever opens it next may know nothing of it, until somebody says that it was taken note of.
+        let (mut state, entries, again) = open(&root);
+        assert_eq!((entries.len(), again), (2, losses), "round {round}");
+        state.put(&[(STATE_LOST_KEY.to_owned(), None)]).expect("put");
+        drop(state);
         let (mut state, entries, losses) = open(&root);
         assert_eq!((entries.len(), losses.len()), (1, 0), "round {round}");
         state.put(&[("after".to_owned(), None)]).expect("put");
@@ -99,8 +114,7 @@ fn an_entry_that_vanished_is_noticed() {
     let (state, entries, losses) = open(&root);
     assert_eq!(entries.len(), 2);
     assert!(losses[0].state_lost && losses[0].what.contains("2 entries, and 3 were written"), "{losses:?}");
-    drop(state);
-    assert_eq!(open(&root).2, [], "told once");
+    assert_eq!(told_until_noted(state, &root), 1);
 }
 
 #[test]
@@ -143,8 +157,7 @@ fn a_state_that_fell_back_while_it_was_in_use_is_noticed_by_the_next_opening() {
     let (state, entries, losses) = open(&root);
     assert!(!entries.contains_key("journal/7") && entries.contains_key("journal/8"));
     assert!(losses[0].state_lost, "{losses:?}");
-    drop(state);
-    assert_eq!(open(&root).2, [], "told once");
+    assert_eq!(told_until_noted(state, &root), 1);
 }
 
 #[test]
@@ -197,9 +210,8 @@ fn a_value_whose_checksum_fails_costs_itself_and_tells_that_the_state_is_incompl
     assert_eq!(entries.into_keys().collect::<Vec<_>>(), ["good"]);
     assert_eq!(losses.len(), 1);
     assert!(losses[0].state_lost, "which command it was can't be known");
-    drop(state);
-    let (_state, entries, losses) = open(&root);
-    assert_eq!((entries.len(), losses.len()), (1, 0), "told once, and the good value is kept");
+    assert_eq!(told_until_noted(state, &root), 1);
+    assert_eq!(open(&root).1.len(), 1, "the good value is kept");
 }
 
 #[test]
