@@ -21,8 +21,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::collect::inhibit::inhibited;
 use crate::config::Action;
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
+use crate::wire::Reason;
 use client::Client;
 use diagnostics::Diagnostics;
 use link::Interfaces;
@@ -71,6 +73,8 @@ pub struct Actor {
     source: Option<Source>,
     /// Where there is one, nothing is done here: everything goes by it.
     helper: Option<Client>,
+    /// Where the file is that inhibits automatic remedies, if that is asked here.
+    inhibited_below: Option<PathBuf>,
 }
 
 impl Actor {
@@ -87,6 +91,7 @@ impl Actor {
             quarantine: None,
             source: None,
             helper: None,
+            inhibited_below: None,
         }
     }
 
@@ -138,6 +143,13 @@ impl Actor {
         Self { helper: Client::find(socket), ..self }
     }
 
+    /// The same, and it does nothing by the gateway's own will while the file that inhibits that is there, below `root` or on
+    /// this machine.
+    #[must_use]
+    pub fn inhibited_below(self, root: PathBuf) -> Self {
+        Self { inhibited_below: Some(root), ..self }
+    }
+
     /// What can be done here at all: the engine refuses the rest before it is tried.
     #[must_use]
     pub fn able(&self) -> BTreeSet<Action> {
@@ -168,6 +180,10 @@ impl Actor {
         canceled: oneshot::Receiver<()>,
         progress: impl FnMut(u8),
     ) -> ActOutcome {
+        let root = self.inhibited_below.as_deref().filter(|_| order.trigger.is_remedy());
+        if let Some(why) = root.and_then(inhibited) {
+            return ActOutcome::failed(Reason::Inhibited.word(), why);
+        }
         if let (Act::Quarantine { level: Some(_) } | Act::Refresh { .. }, Some(source)) = (&order.act, &self.source) {
             order.terms = Some(source.terms().await);
         }
@@ -262,6 +278,33 @@ impl ActOutcome {
             detail: Some(detail.into()),
             output: None,
             attachment: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collect::tests::write_tree;
+    use crate::wire::CommandId;
+
+    #[tokio::test]
+    async fn while_remedies_are_inhibited_only_a_command_and_what_goes_on_are_done() {
+        let tree = tempfile::tempdir().unwrap();
+        write_tree(tree.path(), &[("run/fieldmedic/inhibit", "the fitter is here\n")]);
+        let actor = Actor::new(Manager::Systemd, tree.path().join("none")).inhibited_below(tree.path().to_owned());
+        let command = Trigger::Command(CommandId::parse("c-1").unwrap());
+        let rule = |name: &str| Trigger::Rule(name.to_owned());
+        for (trigger, inhibits) in
+            [(rule("full"), true), (rule("trial"), true), (rule("quarantine"), false), (command, false)]
+        {
+            let act = Act::Run { runbook: "tidy".to_owned(), args: Vec::new() };
+            let (_keep, canceled) = oneshot::channel();
+            let order = Order::new(act, trigger.clone(), None, Duration::from_secs(5));
+            let outcome = actor.perform(order, canceled, |_| {}).await;
+            let is_inhibited = outcome.reason.as_deref() == Some("inhibited");
+            assert_eq!(is_inhibited, inhibits, "{trigger}: {outcome:?}");
+            assert!(!inhibits || outcome.detail.is_some_and(|detail| detail.contains("the fitter")), "{trigger}");
         }
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
     }
     let config = loaded.config;
     let mut actor = Actor::new(Manager::Systemd, config.runbooks.dir.clone())
+        .inhibited_below(config.collect.root.clone())
         .on_terms_of(Source::of(&config))
         .with_diagnostics(Diagnostics::new(config.collect.root.clone(), config.to_toml()))
         .with_rollbacks(Rollbacks::new(config.rollback.clone(), false));

@@ -11,6 +11,11 @@ const FILE: &str = "run/fieldmedic/inhibit";
 /// How much of its text is told.
 const REASON_CHARS_MAX: usize = 256;
 
+/// The same, looked at just now: collectors that hang have nothing to say of it.
+pub(crate) fn inhibited(root: &Path) -> Option<String> {
+    collect(&mut Round::new(root))
+}
+
 /// The reason why automatic remedies are inhibited; `None` if they aren't.
 pub(super) fn collect(round: &mut Round<'_>) -> Option<String> {
     // Whoever holds off what is done here means this machine, whatever tree is measured.

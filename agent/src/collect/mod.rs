@@ -7,7 +7,7 @@ pub mod battery;
 pub mod clock;
 pub mod errors;
 pub mod host;
-mod inhibit;
+pub(crate) mod inhibit;
 pub mod link;
 mod modem;
 pub(crate) mod mounts;
