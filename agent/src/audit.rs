@@ -62,7 +62,8 @@ impl Audit {
     pub fn look(&self, clock: ClockReading, failed: &Result<Vec<String>, String>) -> Audited {
         let seen = Collectors::new(&self.config.collect).with_sockets().observe(clock);
         let mut found = judge(&self.config, &seen, failed);
-        files::look(&self.config, &self.files, clock.now.wall.unix, &mut found);
+        let wall = clock.now.wall;
+        files::look(&self.config, &self.files, wall.trusted.then_some(wall.unix), &mut found);
         gateway::look(&self.config.collect.root, &mut found);
         let is_unprivileged = self.running.as_ref().is_some_and(|running| !running.is_root);
         let helper = agent::Helper::find();
@@ -71,7 +72,8 @@ impl Audit {
             agent::look(&self.files, running, &mut found);
         }
         sort(&mut found);
-        Audited { findings: found, unseen: if failed.is_err() { &[FAILED_UNIT] } else { &[] } }
+        let unseen = [(failed.is_err(), FAILED_UNIT), (!wall.trusted, files::TLS_FILES)];
+        Audited { findings: found, unseen: unseen.iter().filter(|(is, _)| *is).map(|(_, check)| *check).collect() }
     }
 }
 

@@ -20,10 +20,13 @@ const RUNBOOKS_MAX: usize = 256;
 /// Directories that everybody writes to and in which only a file's owner may replace it, such as /tmp.
 const STICKY: u32 = 0o1000;
 
-pub(super) fn look(config: &CheckedConfig, files: &[PathBuf], now: Unix, found: &mut Vec<Finding>) {
+/// What is wrong with the broker's certificates, keys and password.
+pub(super) const TLS_FILES: &str = "tls_files";
+
+pub(super) fn look(config: &CheckedConfig, files: &[PathBuf], now: Option<Unix>, found: &mut Vec<Finding>) {
     for doubt in transport::examine(&config.mqtt, now) {
         let advice = "put it right in its place: a file that was replaced is taken up without a restart";
-        found.push(finding(doubt.severity, "tls_files", doubt.key, doubt.detail, advice));
+        found.push(finding(doubt.severity, TLS_FILES, doubt.key, doubt.detail, advice));
     }
     let runbooks = fs::read_dir(&config.runbooks.dir).into_iter().flatten().flatten();
     let runbooks = runbooks.take(RUNBOOKS_MAX).map(|entry| entry.path());

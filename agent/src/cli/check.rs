@@ -41,7 +41,7 @@ fn check(files: &[PathBuf], warns: bool, out: &mut impl Write, err: &mut impl Wr
 }
 
 fn doubtful_files(loaded: &Loaded) -> Vec<Problem> {
-    let doubts = transport::examine(&loaded.config.mqtt, clock::realtime());
+    let doubts = transport::examine(&loaded.config.mqtt, Some(clock::realtime()));
     doubts.iter().filter_map(|doubt| loaded.doubt(doubt.key, &doubt.detail)).collect()
 }
 

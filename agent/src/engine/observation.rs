@@ -53,8 +53,8 @@ pub struct Finding {
 pub struct Audited {
     /// The worst first.
     pub findings: Vec<Finding>,
-    /// Checks for which nobody could look this time: what they found before stands.
-    pub unseen: &'static [&'static str],
+    /// Checks for which nobody could look at all, or not at everything, this time: what they found before stands.
+    pub unseen: Vec<&'static str>,
 }
 
 /// What the kernel kept of how the boot before ended.

@@ -243,6 +243,16 @@ pub enum Field {
     /// Several words.
     #[n(2)]
     List(#[n(0)] Vec<Box<str>>),
+    /// Whole seconds from one instant to another: left out where one of them has no date.
+    #[n(3)]
+    Passed {
+        /// The first.
+        #[n(0)]
+        from: Stamp,
+        /// The second; one that lies before it makes no time.
+        #[n(1)]
+        to: Stamp,
+    },
 }
 
 impl From<Stamp> for Field {

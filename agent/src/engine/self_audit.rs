@@ -2,7 +2,7 @@
 //! told when it is new, when it has got worse and when it is gone, not every day; that the look was taken, and how much
 //! stands, is. It must not decide what is wrong: that is the auditor's (`crate::audit`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,8 @@ const FIRST_AFTER: Duration = Duration::from_secs(5 * 60);
 const EVERY: Duration = Duration::from_secs(24 * 3_600);
 /// Findings that are told; the rest is a number.
 const FINDINGS_MAX: usize = 64;
+/// What one value of the store takes, and a little less.
+const SAVED_BYTES_MAX: usize = 4_096;
 /// Of a finding's text, in bytes.
 const TEXT_MAX: usize = 512;
 const GROUP: &str = "audit";
@@ -77,8 +79,12 @@ impl SelfAudit {
             // The worst comes first.
             known.entry(name_of(finding)).or_insert(finding.severity);
         }
-        let standing = self.known.iter().filter(|((check, _), _)| unseen.contains(&check.as_str()));
-        known.extend(standing.map(|(name, severity)| (name.clone(), *severity)));
+        // What worse ones have pushed out of those that are told is there still.
+        let pushed_out: BTreeSet<_> = findings.iter().skip(FINDINGS_MAX).map(name_of).collect();
+        let stands = |name: &(String, String)| unseen.contains(&name.0.as_str()) || pushed_out.contains(name);
+        let standing = self.known.iter().filter(|(name, _)| !known.contains_key(*name) && stands(name));
+        let standing: Vec<_> = standing.map(|(name, severity)| (name.clone(), *severity)).collect();
+        known.extend(standing);
         let gone = self.known.keys().filter(|name| !known.contains_key(*name)).map(|(check, subject)| {
             let event = Event::new(Severity::Notice, EventKind::Audit, "audit_finding").group(GROUP);
             event.with("state", "gone").with("check", check.as_str()).with("subject", subject.as_str())
@@ -95,9 +101,22 @@ impl SelfAudit {
                 .with("advice", cut(&finding.advice))
         });
         let events = gone.chain(new).chain([summary(findings)]).collect();
-        let saved = (known != self.known).then(|| (!known.is_empty()).then(|| encode(&known)));
+        let saved = (known != self.known).then(|| (!known.is_empty()).then(|| saved(&known)));
         self.known = known;
         Told { events, saved }
+    }
+}
+
+/// As many as one value of the store takes, the worst first: of others the next agent tells again.
+fn saved(known: &Known) -> Bytes {
+    let mut known = known.clone();
+    loop {
+        let bytes = encode(&known);
+        if bytes.len() <= SAVED_BYTES_MAX {
+            return bytes;
+        }
+        let mildest = known.iter().max_by_key(|(_, severity)| **severity).map(|(name, _)| name.clone());
+        mildest.and_then(|name| known.remove(&name));
     }
 }
 
@@ -130,7 +149,7 @@ mod tests {
     }
 
     fn seen(findings: &[Finding]) -> Audited {
-        Audited { findings: findings.to_vec(), unseen: &[] }
+        Audited { findings: findings.to_vec(), unseen: Vec::new() }
     }
 
     fn names(told: &Told) -> Vec<(&str, Severity)> {
@@ -172,7 +191,7 @@ mod tests {
         let both =
             [finding("disk_full", "/var", Severity::Warning), finding("failed_unit", "app.service", Severity::Warning)];
         audit.audited(&seen(&both));
-        let blind = audit.audited(&Audited { unseen: &["failed_unit"], ..Audited::default() });
+        let blind = audit.audited(&Audited { unseen: vec!["failed_unit"], ..Audited::default() });
         let gone = blind.events.first().and_then(|event| event.field("check")).cloned();
         assert_eq!((blind.events.len(), gone), (2, Some("disk_full".into())));
         assert_eq!(names(&audit.audited(&seen(&both[1..]))), [("self_audit", Severity::Info)]);
@@ -211,5 +230,20 @@ mod tests {
         assert!(summary.fields.contains(&("not_told".into(), 36_u64.into())), "{summary:?}");
         assert_eq!(audit.known.len(), FINDINGS_MAX);
         assert!(audit.known.keys().all(|(_, subject)| subject.len() <= TEXT_MAX));
+    }
+
+    #[test]
+    fn what_worse_findings_push_out_is_not_gone_and_what_is_kept_fits_into_the_store() {
+        let mut audit = SelfAudit::new(Mono(0), None);
+        let many = |check, severity| (0..60).map(move |n| finding(check, &format!("/data/{n:0>80}"), severity));
+        let mild: Vec<Finding> = many("mild", Severity::Warning).collect();
+        let told = audit.audited(&seen(&mild));
+        assert!(told.saved.is_some_and(|saved| saved.is_some_and(|bytes| bytes.len() <= SAVED_BYTES_MAX)));
+        let both: Vec<Finding> = many("bad", Severity::Error).chain(mild).collect();
+        let told = audit.audited(&seen(&both));
+        let is_gone = |event: &&Event| event.field("state") == Some(&"gone".into());
+        assert_eq!(told.events.iter().filter(is_gone).count(), 0);
+        let told = audit.audited(&seen(&[]));
+        assert_eq!(told.events.iter().filter(is_gone).count(), 120);
     }
 }

@@ -22,7 +22,7 @@ use super::pace::Pace;
 use super::quarantine::Quarantine;
 use super::ration;
 use super::recent::Recent;
-use super::record::{Class, Event, EventKind, Stamp};
+use super::record::{Class, Event, EventKind, Field, Stamp};
 use super::remedies::Remedies;
 use super::rules::{Leftovers, Rules};
 use super::self_audit::{AUDIT_KEY, SelfAudit};
@@ -319,7 +319,10 @@ impl Engine {
 
     /// A damaged segment is found anew at each start until it is sent and deleted: told and counted once.
     fn tell_losses(&mut self, now: Now, recovered: &Recovered, told: &[String]) {
-        let losses: Vec<&str> = recovered.losses.iter().map(|loss| loss.what.as_str()).take(LOSSES_MAX).collect();
+        // Those that count records first: they would be counted again.
+        let mut losses: Vec<_> = recovered.losses.iter().collect();
+        losses.sort_by_key(|loss| loss.records == 0);
+        let losses: Vec<&str> = losses.into_iter().map(|loss| loss.what.as_str()).take(LOSSES_MAX).collect();
         if losses == told {
             return;
         }
@@ -372,17 +375,15 @@ impl Engine {
     fn rebooted(&self, before: &Before) -> Event {
         let (reason, evidence) = self.end_of(before);
         let before = &before.run;
-        let booted = self.timeline.date(self.timeline.stamp(super::time::Mono(0)));
-        let downtime_ms = match (before.clean, self.timeline.date(before.at), booted) {
-            (true, Some(stopped), Some(booted)) => u64::try_from(booted.0.saturating_sub(stopped.0)).ok(),
-            _ => None,
-        };
+        let booted = self.timeline.stamp(super::time::Mono(0));
+        // By what the clock says when this is sent: after a boot it is mostly not set yet.
+        let downtime = before.clean.then_some(Field::Passed { from: before.at, to: booted });
         Event::new(Severity::Notice, EventKind::Lifecycle, "rebooted")
             .group("reboot")
             .with("reason", reason)
             .with_some("evidence", evidence)
             .with("previous_boot", &*before.at.boot.to_string())
-            .with_some("downtime_s", downtime_ms.map(|ms| ms / 1000))
+            .with_some("downtime_s", downtime)
     }
 }
 

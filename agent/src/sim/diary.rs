@@ -158,7 +158,7 @@ fn text(field: &Field) -> Option<String> {
         Field::Value(Value::Count(value)) => value.to_string(),
         Field::Value(Value::Flag(value)) => value.to_string(),
         Field::Value(Value::Text(value)) => value.to_string(),
-        Field::Stamp(_) => return None,
+        Field::Stamp(_) | Field::Passed { .. } => return None,
         Field::List(words) => words.join(", "),
     })
 }

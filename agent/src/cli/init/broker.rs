@@ -25,7 +25,7 @@ const PASSWORD_FILE: &str = "mqtt.password_file";
 pub(super) fn warn_of_files(config: &CheckedConfig, login: &Login, err: &mut impl Write) -> io::Result<bool> {
     let is_new = |key: &str| key == PASSWORD_FILE && matches!(login, Login::New(..));
     let mut usable = true;
-    for doubt in transport::examine(&config.mqtt, clock::realtime()).iter().filter(|doubt| !is_new(doubt.key)) {
+    for doubt in transport::examine(&config.mqtt, Some(clock::realtime())).iter().filter(|doubt| !is_new(doubt.key)) {
         writeln!(err, "warning: {}: {}", doubt.key, doubt.detail)?;
         usable &= doubt.severity > Severity::Error;
     }

@@ -764,6 +764,23 @@ fn a_run_whose_beginning_the_disk_refused_is_no_continuation_of_the_one_before()
 }
 
 #[test]
+fn for_how_long_the_gateway_was_down_is_told_by_a_clock_that_was_set_after_its_start() {
+    let mut world = world();
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(20 * SECOND);
+    world.cut();
+    world.now.wall = Wall { unix: Unix(world.now.wall.unix.0 + 90_000), trusted: false };
+    world.reboot();
+    world.advance(10 * SECOND);
+    world.now.wall.trusted = true;
+    world.broker_up = true;
+    world.advance(5 * MINUTE);
+    let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted").unwrap();
+    let downtime = rebooted.body["reboot"]["downtime_s"].as_u64();
+    assert!(downtime.is_some_and(|s| (90..=111).contains(&s)), "{rebooted:?}");
+}
+
+#[test]
 fn error_lines_of_a_goodbye_that_was_taken_back_are_counted() {
     let mut world = world();
     world.input(Input::Errors(ErrorBatch::default()));

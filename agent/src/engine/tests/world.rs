@@ -496,7 +496,7 @@ impl World {
             Effect::Audit { id } => {
                 self.queue.push_back(Input::Audited {
                     id,
-                    result: Ok(Audited { findings: self.findings.clone(), unseen: &[] }),
+                    result: Ok(Audited { findings: self.findings.clone(), unseen: Vec::new() }),
                 });
             }
             Effect::Store { id, op } => {

@@ -119,7 +119,7 @@ impl World<'_> {
         self.gateway.advance(self.at);
         let Some(agent) = &mut self.agent else { return };
         let findings = self.gateway.audit(self.at, agent.engine.config());
-        agent.inbox.push_back(Input::Audited { id, result: Ok(Audited { findings, unseen: &[] }) });
+        agent.inbox.push_back(Input::Audited { id, result: Ok(Audited { findings, unseen: Vec::new() }) });
     }
 
     fn observe(&mut self, id: EffectId) {

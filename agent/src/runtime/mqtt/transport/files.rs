@@ -110,17 +110,18 @@ pub(super) fn load(tls: &Tls, provider: &CryptoProvider) -> Result<Material, Vec
 }
 
 /// What is wrong or doubtful about the files that a configuration names, for who checks it before it is used. The roots of
-/// the system are not looked at: they are the gateway's, not those of the machine that checks.
+/// the system are not looked at: they are the gateway's, not those of the machine that checks. Without a `now` to go by no
+/// date is judged.
 #[must_use]
-pub fn examine(mqtt: &Mqtt, now: Unix) -> Vec<Doubt> {
+pub fn examine(mqtt: &Mqtt, now: Option<Unix>) -> Vec<Doubt> {
     let tls = &mqtt.tls;
     let of_ca = |path: &PathBuf| match roots_of(path) {
-        Ok(roots) => out_of_date_ca(path, &roots, now),
+        Ok(roots) => now.and_then(|now| out_of_date_ca(path, &roots, now)),
         Err(wrong) => Some(wrong),
     };
     let mut doubts: Vec<Doubt> = tls.ca_file.iter().filter_map(of_ca).collect();
     match identity(tls, &super::tls::provider()) {
-        Ok(identity) => doubts.extend(identity.and_then(|identity| out_of_date(tls, &identity, now))),
+        Ok(identity) => doubts.extend(identity.zip(now).and_then(|(identity, now)| out_of_date(tls, &identity, now))),
         Err(wrong) => doubts.extend(wrong),
     }
     doubts.extend(open_to_others(KEY_FILE, tls.key_file.as_deref()));
@@ -326,7 +327,7 @@ mod tests {
         (mqtt.tls, mqtt.password_file) = (tls, password_file.map(Path::to_owned));
         let here = format!("{}/", files.path().display());
         // 2026-06-01.
-        examine(&mqtt, Unix(1_780_272_000_000))
+        examine(&mqtt, Some(Unix(1_780_272_000_000)))
             .into_iter()
             .map(|doubt| (doubt.key, doubt.detail.replace(&here, "")))
             .collect()
@@ -363,8 +364,9 @@ mod tests {
         let file = files.write("agent.toml", "[mqtt]\nurl = \"mqtts://broker\"\n");
         let mut mqtt = config::load(&[file]).unwrap().config.mqtt;
         mqtt.tls = tls;
-        let severity =
-            |now: Unix| examine(&mqtt, now).into_iter().map(|doubt| (doubt.key, doubt.severity)).collect::<Vec<_>>();
+        let severity = |now: Unix| {
+            examine(&mqtt, Some(now)).into_iter().map(|doubt| (doubt.key, doubt.severity)).collect::<Vec<_>>()
+        };
         let (last, ca_last) = {
             let ends = |path: &Path| Facts::of(&certificates(path).unwrap()[0]).unwrap().not_after;
             (ends(mqtt.tls.cert_file.as_deref().unwrap()), ends(mqtt.tls.ca_file.as_deref().unwrap()))
