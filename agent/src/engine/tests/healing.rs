@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::invariants::error_batch;
 use super::world::{Got, World, config_with, outcome, restart};
+use crate::config::CheckedConfig;
 use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, STATE_LOST_KEY, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 use crate::engine::observation::ErrorBatch;
@@ -30,15 +31,19 @@ const LADDER: &str = r#"
     steps = [ { do = "restart_unit", unit = "app.service", settle = "30s" }, { do = "reboot", settle = "60s" } ]
 "#;
 
-/// A gateway that has been up for long enough, on the ladder's configuration.
 fn world() -> World {
-    let mut world = World::with(config_with(LADDER));
+    up_for_long(config_with(LADDER))
+}
+
+/// A gateway that has been up for long enough.
+pub(super) fn up_for_long(config: CheckedConfig) -> World {
+    let mut world = World::with(config);
     world.set(Metric::BatteryExternalPower, Some(true));
     world.advance(11 * MINUTE);
     world
 }
 
-fn memory(world: &mut World, pct: f64) {
+pub(super) fn memory(world: &mut World, pct: f64) {
     world.set(Metric::HostMemUsed, Some(pct));
     world.advance(3 * SECOND);
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::healing::{memory, up_for_long as world};
 use super::invariants::error_batch;
 use super::world::{World, config_with, restart};
 use crate::config::CheckedConfig;
@@ -35,19 +36,6 @@ fn full(remedy: &str) -> String {
 
 fn config(rules: &str) -> CheckedConfig {
     config_with(&format!("{STEPS}{rules}"))
-}
-
-/// A gateway that has been up for long enough.
-fn world(config: CheckedConfig) -> World {
-    let mut world = World::with(config);
-    world.set(Metric::BatteryExternalPower, Some(true));
-    world.advance(11 * MINUTE);
-    world
-}
-
-fn memory(world: &mut World, pct: f64) {
-    world.set(Metric::HostMemUsed, Some(pct));
-    world.advance(3 * SECOND);
 }
 
 /// The ids of the remedies that the fleet was told of, each once.
