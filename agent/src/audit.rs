@@ -60,7 +60,7 @@ impl Audit {
     /// Blocks as long as the kernel does.
     #[must_use]
     pub fn look(&self, clock: ClockReading, failed: &Result<Vec<String>, String>) -> Audited {
-        let seen = Collectors::new(&self.config.collect).with_sockets().observe(clock);
+        let seen = Collectors::new(&self.config.collect).with_sockets().without_own().observe(clock);
         let mut found = judge(&self.config, &seen, failed);
         let wall = clock.now.wall;
         files::look(&self.config, &self.files, wall.trusted.then_some(wall.unix), &mut found);

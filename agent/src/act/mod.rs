@@ -143,8 +143,8 @@ impl Actor {
         Self { helper: Client::find(socket), ..self }
     }
 
-    /// The same, and it does nothing by the gateway's own will while the file that inhibits that is there, below `root` or on
-    /// this machine.
+    /// The same, and it does nothing by the gateway's own will while the file that inhibits that is there, below `root`
+    /// or on this machine.
     #[must_use]
     pub fn inhibited_below(self, root: PathBuf) -> Self {
         Self { inhibited_below: Some(root), ..self }
@@ -180,7 +180,9 @@ impl Actor {
         canceled: oneshot::Receiver<()>,
         progress: impl FnMut(u8),
     ) -> ActOutcome {
-        let root = self.inhibited_below.as_deref().filter(|_| order.trigger.is_remedy());
+        // To mark what runs as good changes nothing, and a boot loader that counts boots doesn't wait for a fitter.
+        let is_remedy = order.trigger.is_remedy() && !matches!(order.act, Act::MarkGood { .. });
+        let root = self.inhibited_below.as_deref().filter(|_| is_remedy);
         if let Some(why) = root.and_then(inhibited) {
             return ActOutcome::failed(Reason::Inhibited.word(), why);
         }
@@ -295,10 +297,15 @@ mod tests {
         let actor = Actor::new(Manager::Systemd, tree.path().join("none")).inhibited_below(tree.path().to_owned());
         let command = Trigger::Command(CommandId::parse("c-1").unwrap());
         let rule = |name: &str| Trigger::Rule(name.to_owned());
-        for (trigger, inhibits) in
-            [(rule("full"), true), (rule("trial"), true), (rule("quarantine"), false), (command, false)]
-        {
-            let act = Act::Run { runbook: "tidy".to_owned(), args: Vec::new() };
+        let run = Act::Run { runbook: "tidy".to_owned(), args: Vec::new() };
+        let target = || "app".to_owned();
+        for (trigger, act, inhibits) in [
+            (rule("full"), run.clone(), true),
+            (rule("trial"), Act::Rollback { target: target(), to: None }, true),
+            (rule("trial"), Act::MarkGood { target: target() }, false),
+            (rule("quarantine"), run.clone(), false),
+            (command, run, false),
+        ] {
             let (_keep, canceled) = oneshot::channel();
             let order = Order::new(act, trigger.clone(), None, Duration::from_secs(5));
             let outcome = actor.perform(order, canceled, |_| {}).await;

@@ -1,11 +1,11 @@
 //! The host: processors, memory, disks, flash wear, temperature, pressure and uptime, from `/proc` and `/sys` below the
-//! root and from statvfs(3). Keeps the processors' counters from one round to the next, and which disk has yet to answer.
+//! root and from statvfs(3). Keeps the processors' counters from one round to the next, and nothing else.
 //!
 //! Parses `/proc` itself: sysinfo can't be pointed at another root, and two ways to one number would be two truths.
 
 use std::path::Path;
 
-use super::mounts::Mounts;
+use super::mounts;
 use super::round::{Faulted, Reading, Round};
 use crate::config::CollectHost;
 use crate::engine::metric::Metric;
@@ -31,7 +31,6 @@ struct Jiffies {
 #[derive(Debug, Default)]
 pub(super) struct Host {
     jiffies: Option<Jiffies>,
-    mounts: Mounts,
 }
 
 impl Host {
@@ -45,7 +44,7 @@ impl Host {
         round.reading(Metric::HostUptime, uptime);
         let _: Result<(), Faulted> = memory(round);
         for mount in &config.mounts {
-            disk(round, &mut self.mounts, mount);
+            disk(round, mount);
         }
         let life = flash_life_used_pct(round);
         round.reading(Metric::HostFlashLife, life);
@@ -115,9 +114,9 @@ fn meminfo_bytes(round: &mut Round<'_>, text: &str, key: &str) -> Reading<u64> {
     Ok(Some(kib * 1024))
 }
 
-fn disk(round: &mut Round<'_>, mounts: &mut Mounts, mount: &Path) {
+fn disk(round: &mut Round<'_>, mount: &Path) {
     let label = mount.to_string_lossy();
-    let Some(stat) = mounts.stat(round, &label) else { return };
+    let Some(stat) = mounts::stat(round, &label) else { return };
     // Like df(1): what root keeps for itself (f_bfree over f_bavail) is neither used nor ours to use.
     let used = stat.f_blocks.saturating_sub(stat.f_bfree);
     let usable = used.saturating_add(stat.f_bavail);

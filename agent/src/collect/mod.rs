@@ -37,7 +37,8 @@ pub struct Collectors {
     config: config::Collect,
     battery_root: PathBuf,
     host: Host,
-    own: Own,
+    /// `None`: somebody else counts what the agent itself uses.
+    own: Option<Own>,
     modems: Modems,
     blockers: Blockers,
     targets: BTreeMap<String, config::Rollback>,
@@ -52,7 +53,7 @@ impl Collectors {
             config: config.clone(),
             battery_root: config.root.clone(),
             host: Host::default(),
-            own: Own::default(),
+            own: Some(Own::default()),
             modems: Modems::default(),
             blockers: Blockers::default(),
             targets: BTreeMap::new(),
@@ -71,6 +72,12 @@ impl Collectors {
     pub fn with_sockets_for(self, rules: &[config::Rule]) -> Self {
         let wanted = [Metric::HostListeners, Metric::HostPeers].map(Metric::path);
         Self { sockets: rules.iter().any(|rule| wanted.contains(&rule.metric.as_str())), ..self }
+    }
+
+    /// The same, but they count nothing of the agent itself: what is told of it is told once.
+    #[must_use]
+    pub fn without_own(self) -> Self {
+        Self { own: None, ..self }
     }
 
     /// The same, and they say so in any case.
@@ -102,7 +109,9 @@ impl Collectors {
             self.host.collect(&self.config.host, &mut round);
             round.point(Metric::HostClockSynced, clock.synced);
         }
-        self.own.collect(&mut round);
+        if let Some(own) = &mut self.own {
+            own.collect(&mut round);
+        }
         observation.inhibited = inhibit::collect(&mut round);
         observation.blocked = self.blockers.collect(clock.now.mono, &mut round);
         if self.sockets {

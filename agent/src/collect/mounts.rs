@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,45 +17,48 @@ const MOUNTINFO: &str = "proc/self/mountinfo";
 /// How long a file system may take to answer. A disk that has to spin up takes longer, and has answered by the next round.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// File systems that were asked and have not answered yet.
-#[derive(Debug, Default)]
-pub(super) struct Mounts {
-    asked: BTreeMap<String, Receiver<rustix::io::Result<StatVfs>>>,
+/// File systems that were asked and have not answered yet: once each, whoever asks.
+static ASKED: Mutex<BTreeMap<PathBuf, Receiver<rustix::io::Result<StatVfs>>>> = Mutex::new(BTreeMap::new());
+
+/// How the file system that is mounted at `label` stands; `None` with a fault where there is none, or no answer.
+pub(super) fn stat(round: &mut Round<'_>, label: &str) -> Option<StatVfs> {
+    let path = round.path(label);
+    let stat = if label == "/" {
+        statvfs(&path).map_err(|error| format!("statvfs: {error}"))
+    } else {
+        // A tree that stands for the gateway has files of the kernel, and mounts nothing.
+        let mounted = if path == Path::new(label) { is_mounted(round, label) } else { Ok(()) };
+        mounted.and_then(|()| ask(path))
+    };
+    stat.map_err(|why| round.fault(label, why)).ok()
 }
 
-impl Mounts {
-    /// How the file system that is mounted at `label` stands; `None` with a fault where there is none, or no answer.
-    pub(super) fn stat(&mut self, round: &mut Round<'_>, label: &str) -> Option<StatVfs> {
-        let path = round.path(label);
-        let stat = if label == "/" {
-            statvfs(&path).map_err(|error| format!("statvfs: {error}"))
-        } else {
-            // A tree that stands for the gateway has files of the kernel, and mounts nothing.
-            let mounted = if path == Path::new(label) { is_mounted(round, label) } else { Ok(()) };
-            mounted.and_then(|()| self.ask(label, path))
-        };
-        stat.map_err(|why| round.fault(label, why)).ok()
-    }
-
-    fn ask(&mut self, label: &str, path: PathBuf) -> Result<StatVfs, String> {
-        if !self.asked.contains_key(label) {
-            let (answer, asked) = sync_channel(1);
-            let ask = move || drop(answer.send(statvfs(&path)));
+fn ask(path: PathBuf) -> Result<StatVfs, String> {
+    let pending = asked().remove(&path);
+    let answer = match pending {
+        // Who didn't answer then costs no other round its time.
+        Some(answer) => answer.try_recv().map_err(|error| (answer, error == TryRecvError::Empty)),
+        None => {
+            let (sender, answer) = sync_channel(1);
+            let at = path.clone();
+            let ask = move || drop(sender.send(statvfs(&at)));
             let started = thread::Builder::new().name("statvfs".to_owned()).spawn(ask);
             started.map_err(|error| format!("start a thread: {error}"))?;
-            self.asked.insert(label.to_owned(), asked);
+            answer.recv_timeout(PATIENCE).map_err(|error| (answer, error == RecvTimeoutError::Timeout))
         }
-        let answer = self.asked.get(label).map(|asked| asked.recv_timeout(PATIENCE));
-        match answer {
-            Some(Err(RecvTimeoutError::Timeout)) => return Err("statvfs: no answer".to_owned()),
-            Some(_) => drop(self.asked.remove(label)),
-            None => {}
+    };
+    match answer {
+        Ok(stat) => stat.map_err(|error| format!("statvfs: {error}")),
+        Err((answer, true)) => {
+            asked().insert(path, answer);
+            Err("statvfs: no answer".to_owned())
         }
-        match answer {
-            Some(Ok(stat)) => stat.map_err(|error| format!("statvfs: {error}")),
-            _ => Err("statvfs: its thread ended".to_owned()),
-        }
+        Err((_, false)) => Err("statvfs: its thread ended".to_owned()),
     }
+}
+
+fn asked() -> MutexGuard<'static, BTreeMap<PathBuf, Receiver<rustix::io::Result<StatVfs>>>> {
+    ASKED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a file system that can be asked is mounted at `at`. Without the kernel's table it is believed.
@@ -131,13 +135,13 @@ mod tests {
 
     #[test]
     fn a_file_system_that_does_not_answer_is_asked_once_and_heard_when_it_does() {
-        let mut mounts = Mounts::default();
-        let (answer, asked) = sync_channel(1);
-        mounts.asked.insert("/data".to_owned(), asked);
-        let ask = |mounts: &mut Mounts| mounts.ask("/data", PathBuf::from("/")).map(|stat| stat.f_blocks);
-        assert_eq!(ask(&mut mounts), Err("statvfs: no answer".to_owned()));
+        let dir = tempfile::tempdir().unwrap();
+        let (answer, waits) = sync_channel(1);
+        asked().insert(dir.path().to_owned(), waits);
+        let ask = || ask(dir.path().to_owned()).map(|stat| stat.f_blocks);
+        assert_eq!(ask(), Err("statvfs: no answer".to_owned()));
         answer.send(Err(rustix::io::Errno::IO)).unwrap();
-        assert!(ask(&mut mounts).is_err_and(|why| why.contains("statvfs: Input/output error")));
-        assert!(ask(&mut mounts).is_ok_and(|blocks| blocks > 0), "asked anew");
+        assert!(ask().is_err_and(|why| why.contains("statvfs: Input/output error")));
+        assert!(ask().is_ok_and(|blocks| blocks > 0), "asked anew");
     }
 }

@@ -17,6 +17,8 @@ const PSTORES: [&str; 2] = ["sys/fs/pstore", "var/lib/systemd/pstore"];
 const DEPTH_MAX: usize = 3;
 /// The most that is looked at; a store of the kernel's has room for fewer.
 const RECORDS_MAX: usize = 64;
+/// Of one directory.
+const ENTRIES_MAX: usize = 4_096;
 const RECORD_BYTES_MAX: u64 = 64 << 10;
 /// Why the kernel wrote a record that tells of no crash (kmsg_dump_reason_str): with `printk.always_kmsg_dump`.
 const HARMLESS: [&str; 2] = ["Shutdown#", "Emergency#"];
@@ -39,8 +41,8 @@ pub fn signs(root: &Path) -> EndSigns {
 
 fn find(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
-    let mut entries: Vec<_> = entries.flatten().collect();
-    // Their names are times: the newest are those that can be news.
+    let mut entries: Vec<_> = entries.flatten().take(ENTRIES_MAX).collect();
+    // EFI's and systemd's names are times: the newest are those that can be news. Others have but a few places.
     entries.sort_by_key(|entry| Reverse(entry.file_name()));
     for entry in entries {
         if files.len() >= RECORDS_MAX {

@@ -417,7 +417,9 @@ impl Engine {
         if self.stopping.is_some() || !self.config.collect.errors.enabled {
             // Its buckets would end after the agent. The cursor stays before it, and the next run reads it; what an
             // application says while the agent stops is lost, as it is until that has started again.
-            self.passed_over += batch.missed + batch.lines.len() as u64;
+            if self.stopping.is_some() {
+                self.passed_over += batch.missed + batch.lines.len() as u64;
+            }
             return;
         }
         if let Some(cursor) = &batch.cursor {
@@ -511,6 +513,8 @@ impl Engine {
                 let given_up = self.remedies.journaled(now, &self.config, &self.timeline, &rule, fault.is_none());
                 if let Some(act) = given_up {
                     self.take_back(&act);
+                    // The configuration may have wanted another ladder meanwhile.
+                    self.resume_remedies(now);
                     // Its target is free.
                     self.with_commands(now, Commands::begin_queued);
                 }

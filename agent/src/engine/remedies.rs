@@ -84,12 +84,15 @@ struct Stored {
     canceled: bool,
     /// The ladder that is climbed: another one begins at its own first step.
     #[n(6)]
+    #[cbor(default)]
     ladder: String,
     /// Nothing is done in a dry run, so nothing that it tells can have helped, or counts as tried.
     #[n(7)]
+    #[cbor(default)]
     dry: bool,
     /// It was ended before the step was begun.
     #[n(8)]
+    #[cbor(default)]
     unbegun: bool,
 }
 
@@ -312,6 +315,11 @@ impl Remedies {
             self.end(now, timeline, rule);
             return Some(act);
         }
+        if !run.is_wanted(rule, config) {
+            run.stored.state = State::Waiting;
+            self.leave(now, timeline, rule);
+            return Some(act);
+        }
         if !written {
             // It was not begun. The entry may be on disk all the same: then a crash counts this step as done.
             run.stored.state = State::Waiting;
@@ -356,6 +364,10 @@ impl Remedies {
             let rule = rule.clone();
             run.stored.state = State::Waiting;
             run.told = None;
+            if !run.is_wanted(&rule, config) {
+                self.leave(now, timeline, &rule);
+                return true;
+            }
             if let Some(act) = act_of(run, config) {
                 let detail = outcome.detail.clone().unwrap_or_default();
                 self.refused(now, config, timeline, &rule, &act, (reason, detail));
@@ -436,7 +448,8 @@ impl Remedies {
     pub fn reconfigure(&mut self, now: Now, config: &CheckedConfig, timeline: &Timeline) {
         let is_over = |rule: &str, run: &Run| {
             let was_rehearsed = run.stored.dry && !config.remediation.dry_run;
-            run.stored.state != State::Acting && (was_rehearsed || !run.is_wanted(rule, config))
+            let is_open = !matches!(run.stored.state, State::Acting | State::Healed);
+            is_open && (was_rehearsed || !run.is_wanted(rule, config))
         };
         let over = self.runs.iter().filter(|(rule, run)| is_over(rule, run)).map(|(rule, _)| rule.clone());
         for rule in over.collect::<Vec<String>>() {
@@ -451,7 +464,7 @@ impl Remedies {
             let event = ladder_event(run, rule, Severity::Notice, "ladder_canceled", "CANCELED");
             self.steps.push_back(Step::Tell(event.with("reason", Reason::Canceled.word())));
         }
-        run.stored.unbegun = run.stored.state == State::Waiting;
+        run.stored.unbegun |= run.stored.state == State::Waiting;
         run.stored.state = State::Healed;
         run.stored.since = timeline.stamp(now.mono);
         (run.due, run.looks_after) = (None, None);
@@ -467,10 +480,13 @@ impl Remedies {
         timeline: &Timeline,
         raised: bool,
     ) {
-        let has_ladder = config.rules.iter().any(|known| known.name == rule && known.remedy.is_some());
-        let Some(stored) = minicbor::decode::<Stored>(value).ok().filter(|_| has_ladder) else {
+        let ladder = config.rules.iter().find(|known| known.name == rule).and_then(|known| known.remedy.clone());
+        let (Ok(mut stored), Some(ladder)) = (minicbor::decode::<Stored>(value), ladder) else {
             return self.steps.push_back(Step::Note((key(rule), None)));
         };
+        if stored.ladder.is_empty() {
+            stored.ladder = ladder;
+        }
         let state = stored.state;
         let other_boot = stored.since.boot != timeline.boot();
         self.runs.insert(rule.to_owned(), Run::new(stored, None, Some(now.mono)));
@@ -666,7 +682,7 @@ impl Remedies {
 }
 
 /// Why whoever was to do it would not: nothing was done.
-fn refusal(outcome: &ActOutcome) -> Option<Reason> {
+pub(super) fn refusal(outcome: &ActOutcome) -> Option<Reason> {
     let reason = Reason::from_word(outcome.reason.as_deref()?).filter(|_| outcome.status == ActStatus::Failed)?;
     matches!(reason, Reason::Inhibited | Reason::BudgetSpent | Reason::Busy | Reason::NotAllowed).then_some(reason)
 }

@@ -36,6 +36,8 @@ pub const EVENTS_PER_HOUR_MAX: usize = 12;
 const HOUR: Duration = Duration::from_secs(3600);
 /// Of what lies more than so many rounds back nothing is known to have held since: `for` and `clear_for` begin anew.
 const GAP_ROUNDS_MAX: u32 = 3;
+/// How long a verdict is waited for where there are readings: two means of a detector.
+const VERDICT_AWAITED: Duration = Duration::from_secs(600);
 /// Readings over which the rate of a gauge is taken: five minutes at the default interval.
 const RATE_READINGS_MAX: usize = 30;
 /// With fewer there is no rate: five in each third, so that two wrong ones decide nothing.
@@ -95,7 +97,7 @@ pub struct Alarm<'a> {
 pub enum Look {
     /// It is not raised.
     Well,
-    /// It is raised, and that was judged since.
+    /// It is raised, and that was judged since, or nothing says otherwise for long enough.
     Bad,
     /// It is raised, but the next rounds may say otherwise: none was judged since, or its readings have begun to be well.
     Unsure,
@@ -219,16 +221,24 @@ impl Rules {
         self.watches.get(rule).is_some_and(|watch| watch.raised)
     }
 
-    /// Whether a rule's alarm stands, by what was read later than `after`. Where there are no readings it stands as it did:
-    /// a few rounds of silence are waited for, and no more.
+    /// Whether a rule's alarm stands, by what was read later than `after`. Where there are no readings, or they say nothing,
+    /// it stands as it did: that is waited for for a while, and no longer.
     #[must_use]
     pub fn look(&self, now: Mono, rule: &str, after: Option<Mono>) -> Look {
         let Some(watch) = self.watches.get(rule).filter(|watch| watch.raised) else { return Look::Well };
         let is_later = |at: Mono| after.is_none_or(|after| at > after);
-        let was_judged = watch.round.is_some_and(|(at, gap)| is_later(at) && now.since(at) <= gap);
-        let is_silent = watch.silent >= GAP_ROUNDS_MAX;
-        let is_known = is_later(watch.heard) && watch.holding.is_none();
-        if was_judged && (is_known || is_silent) { Look::Bad } else { Look::Unsure }
+        let Some((_, gap)) = watch.round.filter(|(at, gap)| is_later(*at) && now.since(*at) <= *gap) else {
+            return Look::Unsure;
+        };
+        let says_nothing = after.is_some_and(|after| now.since(after) > gap.max(VERDICT_AWAITED));
+        let is_known = match watch.test {
+            // What was read before it makes a rate, too.
+            Test::Rate(_) if !is_counted(watch.metric) => {
+                watch.window.len() >= RATE_READINGS_MIN && watch.window.iter().all(|(at, _)| is_later(*at))
+            }
+            _ => watch.judged.is_some_and(is_later) || says_nothing,
+        };
+        if (is_known && watch.holding.is_none()) || watch.silent >= GAP_ROUNDS_MAX { Look::Bad } else { Look::Unsure }
     }
 
     /// The alarms that stand as far as the fleet was told, by name.
@@ -348,6 +358,8 @@ struct Watch {
     heard: Mono,
     /// Rounds since then.
     silent: u32,
+    /// When there was last a verdict: a detector has one only now and then.
+    judged: Option<Mono>,
     /// The last round, and after how long without another one it says nothing of now.
     round: Option<(Mono, Duration)>,
     /// When there was last a reading, for `missing_for`.
@@ -427,6 +439,7 @@ impl Watch {
             holding: None,
             heard: now.mono,
             silent: 0,
+            judged: None,
             round: None,
             read: now.mono,
             window: VecDeque::new(),
@@ -456,6 +469,7 @@ impl Watch {
         self.silent = self.silent.saturating_add(1);
         let Some(verdict) = self.verdict(moment, round) else { return false };
         let now = moment.now;
+        self.judged = Some(now.mono);
         if let Some(share) = self.rule.share.filter(|_| !self.raised) {
             return self.tally(now, share, verdict);
         }

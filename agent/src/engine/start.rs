@@ -237,6 +237,8 @@ impl Engine {
             first.push((STATE_LOST_KEY.to_owned(), None));
         }
         engine.keep_pace(now);
+        // The configuration may have changed since.
+        engine.remedies.reconfigure(now, &engine.config, &engine.timeline);
         engine.resume_remedies(now);
         let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
         let (crashed, entry) = engine.crashes_since(state.read(CRASHES_KEY));

@@ -1,8 +1,8 @@
 //! Releases on trial. One that is new here is good once the broker was reached, and for `settle` there stood no critical
-//! alarm, and none whose ladder would leave it; one that isn't when its trial is over is left again, once: Good → On trial → Good, or → Left → the one before, on trial with
-//! its last chance. That it is to be left is journaled before it is done. The first release that is ever seen counts as
-//! good: there is none to go back to. Knows no slots and no links; a trial's time counts within a boot, because what happens
-//! over boots is the bootloader's to count.
+//! alarm, and none whose ladder would leave it; one that isn't when its trial is over is left again, once: Good → On trial →
+//! Good, or → Left → the one before, on trial with its last chance. That it is to be left is journaled before it is done. The
+//! first release that is ever seen counts as good: there is none to go back to. Knows no slots and no links; a trial's time
+//! counts within a boot, because what happens over boots is the bootloader's to count.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, Trigger};
 use super::observation::{Release, Severity};
 use super::record::{Event, EventKind, Stamp};
+use super::remedies::refusal;
 use super::time::{Mono, Now};
 use crate::config::{CheckedConfig, Remedy, Rollback, Step};
 use crate::wire::Reason;
@@ -300,6 +301,7 @@ impl Engine {
         let goes = std::mem::take(&mut known.leaving);
         let act = Act::Rollback { target: target.to_owned(), to: None };
         if !goes {
+            // Its last chance is spent with that: whoever pressed the red button doesn't want it tried again.
             return self.put_trial_off(now, target, &act, Reason::Canceled.word(), "a command took it back");
         }
         if written {
@@ -330,6 +332,16 @@ impl Engine {
             self.note_release(&target, Purpose::Bookkeeping);
         }
         let is_own = self.commands.of_act(id).is_none();
+        if let Some(reason) = refusal(outcome).filter(|_| is_own && wish == Some(Wish::Leave)) {
+            // Nothing was done, by somebody's will: its chance is still to come.
+            if let Some(known) = self.releases.targets.get_mut(&target) {
+                known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
+            }
+            self.note_release(&target, Purpose::Bookkeeping);
+            let act = Act::Rollback { target: target.clone(), to: None };
+            self.put_trial_off(now, &target, &act, reason.word(), outcome.detail.as_deref().unwrap_or_default());
+            return is_own;
+        }
         if is_own && wish == Some(Wish::Leave) {
             let act = Act::Rollback { target: target.clone(), to: None };
             let status = if outcome.status == ActStatus::Succeeded { "SUCCEEDED" } else { "FAILED" };

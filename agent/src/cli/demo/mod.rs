@@ -8,9 +8,8 @@ mod viewer;
 
 use std::time::Duration;
 
-use clap::Args;
-
 use anyhow::Context as _;
+use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{BAD_USAGE, DONE, FAILED, fail, parse_duration, runtime, say};

@@ -96,10 +96,14 @@ impl Journal {
     pub(super) async fn read(&self, outlet: &mut Outlet) -> Result<Infallible, Ended> {
         // The cursor of another source says nothing here.
         outlet.cursor.take_if(|cursor| !cursor.starts_with("s="));
-        let newest = if outlet.cursor.is_none() { self.newest().await? } else { None };
+        let newest = if outlet.cursor.is_none() { self.newest(None).await? } else { None };
         outlet.begin(newest).await?;
         let other_boot = outlet.cursor.as_deref().and_then(boot_of).filter(|boot| self.filter.boot != Some(*boot));
-        let this_boot = self.filter.boot.filter(|_| other_boot.is_some());
+        // In a container the journal may be that of another kernel's boots.
+        let this_boot = match self.filter.boot.filter(|_| other_boot.is_some()) {
+            Some(boot) => self.newest(Some(boot)).await?.map(|_| boot),
+            None => None,
+        };
         if this_boot.is_some() {
             let earlier = self.args(outlet.cursor.as_deref(), None);
             let status = self.run(earlier, this_boot, outlet).await?;
@@ -187,11 +191,11 @@ impl Journal {
         batch.cursor = Some(entry.cursor);
     }
 
-    /// The cursor of the newest entry, whatever its priority.
-    async fn newest(&self) -> Result<Option<String>, Ended> {
+    /// The cursor of the newest entry, or of a boot's newest, whatever its priority.
+    async fn newest(&self, boot: Option<BootId>) -> Result<Option<String>, Ended> {
         let args = ["--lines=1", "--output-fields=__CURSOR"].into_iter().map(OsString::from);
-        let machine = self.machine_match().map(OsString::from);
-        let output = self.command(args.chain(machine)).output().await;
+        let matches = self.machine_match().into_iter().chain(boot.map(boot_match)).map(OsString::from);
+        let output = self.command(args.chain(matches)).output().await;
         let output = output.map_err(|error| failed(&self.name(), error))?;
         if !output.status.success() {
             let complaint = String::from_utf8_lossy(&output.stderr);
@@ -205,7 +209,7 @@ impl Journal {
     /// ten lines otherwise; `--cursor`, because `--after-cursor` passes over one entry too many where the one that the
     /// cursor names no longer matches. All measured on systemd 252.
     fn args(&self, cursor: Option<&str>, boot: Option<BootId>) -> Vec<OsString> {
-        let boot = boot.map(|boot| format!("_BOOT_ID={}", boot.to_string().replace('-', "")));
+        let boot = boot.map(boot_match);
         let everywhere = || self.machine_match().into_iter().chain(boot.clone());
         let mut args = vec![format!("--output-fields={}", FIELDS.join(","))];
         args.extend(cursor.map(|cursor| format!("--cursor={cursor}")));
@@ -380,6 +384,11 @@ impl Entry {
         }
         self.field("_EXE").or_else(|| self.field("_COMM"))
     }
+}
+
+/// The journal writes boot ids without hyphens.
+fn boot_match(boot: BootId) -> String {
+    format!("_BOOT_ID={}", boot.to_string().replace('-', ""))
 }
 
 /// Of which boot a cursor is: `s=…;i=…;b=BOOT;m=…` (sd_journal_get_cursor(3)).

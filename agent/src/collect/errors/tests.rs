@@ -287,6 +287,18 @@ fn the_entry_that_the_cursor_names_is_not_told_again() {
     assert_eq!(messages, ["Out of memory: Killed process 77 (app) total-vm:1kB"]);
 }
 
+/// There are entries of this boot.
+fn newest() -> String {
+    format!("cat <<'END'\n{PLAIN}\nEND")
+}
+
+#[test]
+fn a_journal_that_has_nothing_of_this_boot_is_read_on_as_it_is() {
+    let fake = Fake::new("", "");
+    run(&fake, filter(), Some("s=e3;i=1;b=ffffffffffffffffffffffffffffffff;m=1;t=6;x=7"));
+    assert!(fake.args(1).contains("--follow") && !fake.args(1).contains("_BOOT_ID="), "{}", fake.args(1));
+}
+
 /// Of the boot before, whose cursor it was: one line. Of this boot, dated before it: one line, that only asking for this boot
 /// gives.
 #[test]
@@ -298,7 +310,7 @@ fn after_a_reboot_what_is_left_of_the_boot_before_is_read_and_then_this_boot_fro
     let before = "ffffffffffffffffffffffffffffffff";
     let (old, new, twice) = (of(before, 2), of(THIS_BOOT, 3), of(THIS_BOOT, 4));
     let first = format!("if [ $RUN = 1 ]; then cat <<'END'\n{old}\n{twice}\nEND\nexit 0; fi");
-    let fake = Fake::new("", &format!("{first}\ncat <<'END'\n{new}\n{twice}\nEND"));
+    let fake = Fake::new(&newest(), &format!("{first}\ncat <<'END'\n{new}\n{twice}\nEND"));
     let (batches, outlet, _) = run(&fake, filter(), Some(&format!("s=e3;i=1;b={before};m=1;t=6;x=7")));
     let lines = || batches.iter().flat_map(|batch| &batch.lines);
     let found: Vec<_> = lines().map(|line| (line.message.as_str(), line.boot.is_some())).collect();
@@ -317,7 +329,7 @@ fn after_a_reboot_what_is_left_of_the_boot_before_is_read_and_then_this_boot_fro
 #[test]
 fn a_cursor_of_the_boot_before_that_the_journal_refuses_keeps_nothing_of_this_boot_back() {
     let refuses = "if [ $RUN = 1 ]; then echo 'Failed to seek to cursor: Invalid argument' >&2; exit 1; fi";
-    let fake = Fake::new("", &format!("{refuses}\ncat <<'END'\n{PLAIN}\nEND"));
+    let fake = Fake::new(&newest(), &format!("{refuses}\ncat <<'END'\n{PLAIN}\nEND"));
     let (batches, ..) = run(&fake, filter(), Some("s=e3;i=1;b=ffffffffffffffffffffffffffffffff;m=1;t=6;x=7"));
     assert_eq!(batches.iter().map(|batch| batch.lines.len()).sum::<usize>(), 1);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::world::{World, config_with, outcome};
-use crate::engine::io::{Act, ActStatus, Input, StoreFault, StoreOp};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 use crate::engine::observation::Release;
 
@@ -119,6 +119,24 @@ fn the_red_button_reaches_a_release_that_is_about_to_be_left() {
     world.store_answers();
     world.advance(60 * MINUTE);
     assert_eq!(world.acted, []);
+}
+
+#[test]
+fn a_rollback_that_somebody_held_off_at_the_last_moment_is_still_to_come() {
+    let mut world = world();
+    world.acts_succeed = false;
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(11 * MINUTE);
+    let (id, act) = world.acts.pop().unwrap();
+    assert_eq!(act, leave());
+    world.input(Input::ActDone {
+        id,
+        outcome: ActOutcome { reason: Some("inhibited".into()), ..outcome(ActStatus::Failed) },
+    });
+    world.acts_succeed = true;
+    world.advance(60 * MINUTE);
+    assert_eq!(world.acted, [leave(), leave()]);
 }
 
 #[test]
