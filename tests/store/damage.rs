@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use bytes::Bytes;
-use fieldmedic::engine::io::{Recovered, StoreOp};
+use fieldmedic::engine::io::{Recovered, STATE_LOST_KEY, StoreOp};
 use fieldmedic::engine::record::Class;
 use fieldmedic::store::Store;
 
@@ -292,7 +292,9 @@ fn check(dir: &Path) -> String {
         store.apply(op).expect("append goes on");
     }
     store.apply(StoreOp::Commit).expect("commit");
-    store.apply(StoreOp::Put { entries: vec![("after".to_owned(), Some(Bytes::new()))] }).expect("put goes on");
+    // With what the agent says when it has taken note of a loss.
+    let entries = vec![("after".to_owned(), Some(Bytes::new())), (STATE_LOST_KEY.to_owned(), None)];
+    store.apply(StoreOp::Put { entries }).expect("put goes on");
     store.close().expect("close");
 
     let (mut store, third) = open(dir);

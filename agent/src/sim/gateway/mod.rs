@@ -176,8 +176,9 @@ impl Gateway {
     /// A round of collection.
     pub(super) fn observe(&mut self, at: u64) -> Observation {
         let mut points = Vec::with_capacity(32);
-        if let Some(battery) = &mut self.battery {
-            battery.observe(&mut points);
+        match &mut self.battery {
+            Some(battery) => battery.observe(&mut points),
+            None => points.push(Point::new(Metric::BatteryPresent, false)),
         }
         self.observe_links(at, &mut points);
         self.observe_host(at, &mut points);
