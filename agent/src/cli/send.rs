@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
@@ -325,8 +325,13 @@ async fn follow(
                 let why = fault.detail;
                 writeln!(err, "fieldmedic: {why}; the broker has the command as {id}: connecting again")?;
                 has_gap = true;
-                let Some(again) = listen_again(args, until).await else { return Ok(Followed { answers, has_gap }) };
-                client = again;
+                match listen_again(args, until).await {
+                    Ok(again) => client = again,
+                    Err(why) => {
+                        writeln!(err, "fieldmedic: could not connect again: {why:#}")?;
+                        return Ok(Followed { answers, has_gap });
+                    }
+                }
                 continue;
             }
         };
@@ -344,22 +349,24 @@ async fn follow(
     Ok(Followed { answers, has_gap })
 }
 
-/// Connects and subscribes again; `None` if that takes longer than there is time.
-async fn listen_again(args: &SendArgs, until: Instant) -> Option<Client> {
+/// Connects and subscribes again; why not, if that takes longer than there is time.
+async fn listen_again(args: &SendArgs, until: Instant) -> anyhow::Result<Client> {
     let listen = async || {
         let mut client = connect(args).await?;
         client.subscribe(&[&args.results_topic()]).await.map_err(describe)?;
         anyhow::Ok(client)
     };
-    let listening = async {
-        loop {
-            match listen().await {
-                Ok(client) => return client,
-                Err(_) => sleep(RECONNECT_PAUSE).await,
-            }
+    let mut last = anyhow!("there was no time");
+    loop {
+        match timeout_at(until, listen()).await {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(why)) => last = why,
+            Err(_) => return Err(last),
         }
-    };
-    timeout_at(until, listening).await.ok()
+        if timeout_at(until, sleep(RECONNECT_PAUSE)).await.is_err() {
+            return Err(last);
+        }
+    }
 }
 
 /// How many of a group will answer is not known, so only the clock ends that.

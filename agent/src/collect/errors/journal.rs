@@ -101,7 +101,7 @@ impl Journal {
         let other_boot = outlet.cursor.as_deref().and_then(boot_of).filter(|boot| self.filter.boot != Some(*boot));
         // In a container the journal may be that of another kernel's boots.
         let this_boot = match self.filter.boot.filter(|_| other_boot.is_some()) {
-            Some(boot) => self.newest(Some(boot)).await?.map(|_| boot),
+            Some(boot) => self.newest(Some(boot)).await.ok().flatten().map(|_| boot),
             None => None,
         };
         if this_boot.is_some() {
@@ -158,7 +158,8 @@ impl Journal {
             let next = next_or_quiet(&batch, lines.next()).await;
             match next.transpose().map_err(|error| failed(&self.name(), error))? {
                 Some(Some(Line::Whole(line))) => self.add(&line, begin.as_deref(), but, &mut batch),
-                Some(Some(Line::TooLong)) => batch.missed += 1,
+                // Whose it is, nobody knows: the lines of this boot come once more.
+                Some(Some(Line::TooLong)) => batch.missed += u64::from(but.is_none()),
                 Some(None) if is_empty(&batch) => return Ok(()),
                 Some(None) => return outlet.send(&mut batch).await,
                 None => outlet.send(&mut batch).await?,
@@ -171,7 +172,7 @@ impl Journal {
 
     fn add(&self, line: &[u8], begin: Option<&str>, but: Option<BootId>, batch: &mut ErrorBatch) {
         let Some(entry) = Entry::parse(line) else {
-            batch.missed += 1;
+            batch.missed += u64::from(but.is_none());
             return;
         };
         // `--cursor` begins with the entry that the cursor names; it was in the last batch of the run before.
