@@ -247,7 +247,7 @@ impl Remedies {
                 self.steps.push_back(Step::Note((key(rule), None)));
                 return;
             }
-            State::Waiting => run.stored.step -= 1,
+            State::Waiting => run.stored.unbegun = true,
             State::Settling | State::Exhausted => {}
         }
         self.healed(now, timeline, rule);
@@ -265,7 +265,7 @@ impl Remedies {
         self.runs.get(rule)?.looks_after
     }
 
-    /// It can't be decided yet: the rule's turn comes again then.
+    /// A rule's turn comes then.
     pub fn put_off(&mut self, rule: &str, until: Mono) {
         if let Some(run) = self.runs.get_mut(rule) {
             run.due = Some(until);
@@ -399,8 +399,7 @@ impl Remedies {
         for rule in rules {
             let Some(run) = self.runs.get_mut(&rule) else { continue };
             run.stored.canceled = true;
-            let event = ladder_event(run, &rule, Severity::Notice, "ladder_canceled", "CANCELED");
-            self.steps.push_back(Step::Tell(event.with("reason", Reason::Canceled.word())));
+            self.steps.push_back(Step::Tell(canceled(run, &rule)));
             // One that is on its way into the journal ends when that is done, and one under way goes no further, were it after a
             // crash.
             match run.stored.state {
@@ -461,8 +460,7 @@ impl Remedies {
     fn leave(&mut self, now: Now, timeline: &Timeline, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if matches!(run.stored.state, State::Waiting | State::Acting | State::Settling) {
-            let event = ladder_event(run, rule, Severity::Notice, "ladder_canceled", "CANCELED");
-            self.steps.push_back(Step::Tell(event.with("reason", Reason::Canceled.word())));
+            self.steps.push_back(Step::Tell(canceled(run, rule)));
         }
         run.stored.unbegun |= run.stored.state == State::Waiting;
         run.stored.state = State::Healed;
@@ -492,7 +490,7 @@ impl Remedies {
         self.runs.insert(rule.to_owned(), Run::new(stored, None, Some(now.mono)));
         match state {
             State::Waiting if !raised => self.alarm_cleared(now, timeline, rule),
-            State::Waiting => self.due_in(now, rule, Duration::ZERO),
+            State::Waiting => self.put_off(rule, now.mono),
             State::Acting => self.interrupted(now, config, timeline, rule, other_boot),
             State::Settling => self.settle(now, config, timeline, rule),
             State::Exhausted if !raised => self.healed(now, timeline, rule),
@@ -581,7 +579,7 @@ impl Remedies {
                 run.stored.dry = true;
                 let settle = step_of(run, config).map_or(Duration::ZERO, |step| step.settle);
                 self.next_step(now, timeline, rule);
-                self.due_in(now, rule, settle);
+                self.put_off(rule, now.mono.after(settle));
             }
             _ => self.next_step(now, timeline, rule),
         }
@@ -653,12 +651,6 @@ impl Remedies {
         self.steps.push_back(Step::Note((key(rule), Some(encode(&run.stored)))));
     }
 
-    fn due_in(&mut self, now: Now, rule: &str, wait: Duration) {
-        if let Some(run) = self.runs.get_mut(rule) {
-            run.due = Some(now.mono.after(wait));
-        }
-    }
-
     fn climbing(&self) -> usize {
         self.runs.values().filter(|run| matches!(run.stored.state, State::Acting | State::Settling)).count()
     }
@@ -722,6 +714,12 @@ fn told(run: &Run, rule: &str, act: &Act, status: &str, reason: Option<&str>) ->
         .with("target", act.target().as_str())
         .with("status", status)
         .with_some("reason", reason)
+}
+
+/// That a ladder goes no further, by somebody's will.
+fn canceled(run: &Run, rule: &str) -> Event {
+    let event = ladder_event(run, rule, Severity::Notice, "ladder_canceled", "CANCELED");
+    event.with("reason", Reason::Canceled.word())
 }
 
 /// The contract's `remediation` event of a ladder as a whole.

@@ -110,6 +110,19 @@ fn what_somebody_refused_is_not_tried_for_a_rule_that_wants_another_ladder() {
 }
 
 #[test]
+fn a_step_that_never_began_is_the_next_when_the_alarm_comes_back() {
+    let mut world = world(config(&full("free")));
+    memory(&mut world, 95.0);
+    world.inhibited = Some("somebody works here".into());
+    world.advance(MINUTE);
+    memory(&mut world, 50.0);
+    world.inhibited = None;
+    world.advance(MINUTE);
+    memory(&mut world, 95.0);
+    assert_eq!(world.acted, [restart("app.service"), Act::Reboot]);
+}
+
+#[test]
 fn an_alarm_that_is_about_to_be_cleared_is_waited_for() {
     let mut world = world(config(&full("free").replace("clear_below = 80", "clear_below = 80\nclear_for = \"5m\"")));
     memory(&mut world, 95.0);
