@@ -16,5 +16,6 @@ pub mod helper;
 pub mod runtime;
 #[cfg(feature = "simulate")]
 pub mod sim;
+mod socket_file;
 pub mod store;
 pub mod wire;

@@ -235,7 +235,7 @@ fn summarize(
         writeln!(out, "  sudo systemctl enable --now fieldmedic.service")?;
         writeln!(out, "  sudo fieldmedic status")?;
     }
-    if let Some((Planned { path, .. }, _)) = written.iter().find(|(planned, _)| planned.is_private_key) {
+    if let Some((Planned { path, .. }, _)) = written.iter().find(|(planned, _)| planned.is_private_key()) {
         let path = path.display();
         writeln!(out, "  take {path} to where commands are signed, and leave no copy on the gateway")?;
     }

@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::collect::errors::app::socket_file::SocketFile;
 use crate::engine::status::Status;
+use crate::socket_file::SocketFile;
 
 /// Connections at a time; one more is closed at once.
 const CONNECTIONS_MAX: usize = 8;

@@ -27,7 +27,6 @@ pub(super) struct Planned {
     text: String,
     /// For the summary.
     pub(super) what: &'static str,
-    pub(super) is_private_key: bool,
     /// Whoever has the other half, or obeys this one, has no other: nobody replaces it here.
     is_key: bool,
     mode: u32,
@@ -43,11 +42,15 @@ pub(super) enum Written {
 
 impl Planned {
     pub(super) fn text(path: PathBuf, text: &str, what: &'static str) -> Self {
-        Self { path, text: text.to_owned(), what, is_private_key: false, is_key: false, mode: PUBLIC }
+        Self { path, text: text.to_owned(), what, is_key: false, mode: PUBLIC }
+    }
+
+    pub(super) const fn is_private_key(&self) -> bool {
+        self.is_key && self.mode == PRIVATE
     }
 
     pub(super) fn private_key(path: PathBuf, text: &str, what: &'static str) -> Self {
-        Self { is_private_key: true, is_key: true, mode: PRIVATE, ..Self::text(path, text, what) }
+        Self { is_key: true, mode: PRIVATE, ..Self::text(path, text, what) }
     }
 
     pub(super) fn public_key(path: PathBuf, text: &str, what: &'static str) -> Self {

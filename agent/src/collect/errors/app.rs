@@ -6,7 +6,6 @@
 
 mod limits;
 pub(crate) mod line;
-pub(crate) mod socket_file;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,8 +22,8 @@ use tokio::time::Instant;
 
 use super::{cut, is_full, monotonic, next_or_quiet};
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Refusal, Severity};
+use crate::socket_file::SocketFile;
 use limits::{Limits, Sender, Verdict};
-use socket_file::SocketFile;
 
 /// Bytes of a datagram, and so of a line; of a longer one the rest is cut off by the kernel.
 const DATAGRAM_BYTES_MAX: usize = 8 * 1024;
