@@ -218,7 +218,12 @@ impl Lane {
 
     /// Where a record is among what is ready, or else where it belongs.
     fn place(&self, seq: u64) -> Result<usize, usize> {
-        self.ready.binary_search_by_key(&seq, |(other, _)| *other)
+        match (self.ready.front(), self.ready.back()) {
+            // A backlog comes and goes in order: this is what each of its records is asked.
+            (Some((first, _)), _) if *first == seq => Ok(0),
+            (_, Some((last, _))) if *last < seq => Err(self.ready.len()),
+            _ => self.ready.binary_search_by_key(&seq, |(other, _)| *other),
+        }
     }
 
     /// In its place, once: the store may give again what memory gave before.

@@ -247,6 +247,10 @@ impl Engine {
         format!("{}/{}/{leaf}", self.config.mqtt.topic_prefix, self.config.device.id.as_str())
     }
 
+    fn topic_len(&self, leaf: &str) -> usize {
+        self.config.mqtt.topic_prefix.len() + 1 + self.config.device.id.as_str().len() + 1 + leaf.len()
+    }
+
     fn filters(&self) -> Vec<String> {
         let prefix = &self.config.mqtt.topic_prefix;
         let groups = self.config.device.groups.iter().map(|group| format!("{prefix}/groups/{group}/commands"));
@@ -711,12 +715,12 @@ impl Engine {
 
     /// The longest payload of more than one sample: what the link carries and the broker takes.
     fn message_bytes_max(&self) -> usize {
-        let overhead = self.topic("telemetry").len() + PUBLISH_OVERHEAD;
+        let overhead = self.topic_len("telemetry") + PUBLISH_OVERHEAD;
         self.link.packet_max().saturating_sub(overhead).min(MESSAGE_BYTES_MAX)
     }
 
     fn fits(&self, payload: &[u8], leaf: &str) -> bool {
-        payload.len() + self.topic(leaf).len() + PUBLISH_OVERHEAD <= self.link.packet_max()
+        payload.len() + self.topic_len(leaf) + PUBLISH_OVERHEAD <= self.link.packet_max()
     }
 
     /// Sends records that were taken from the outbox, or sets them aside where the broker would hang up on them.

@@ -4,6 +4,8 @@
 
 use std::io::{self, Write as _};
 
+use itoa::Integer;
+
 use super::date::shown;
 use super::payload::Speaker;
 use crate::engine::record::{RecordError, SampleView, Stamp};
@@ -77,24 +79,34 @@ impl<'a> TelemetryMessage<'a> {
 
     fn sample(&mut self, seq: u64, sample: &SampleView<'_>) -> io::Result<()> {
         let json = &mut self.json;
-        write!(json, "{{\"seq\":{seq},\"time\":")?;
+        json.extend_from_slice(b"{\"seq\":");
+        number(json, seq);
+        json.extend_from_slice(b",\"time\":");
         match self.speaker.timeline.date(sample.at).and_then(shown) {
             Some(time) => write!(json, "\"{time}\"")?,
-            None => write!(json, "null")?,
+            None => json.extend_from_slice(b"null"),
         }
+        json.extend_from_slice(b",\"mono_ms\":");
+        number(json, sample.at.mono.0);
         let (whole_s, ms) = (sample.interval_ms / 1_000, sample.interval_ms % 1_000);
-        write!(json, ",\"mono_ms\":{},\"interval_s\":{whole_s}.", sample.at.mono.0)?;
+        json.extend_from_slice(b",\"interval_s\":");
+        number(json, whole_s);
+        json.push(b'.');
         match ms {
             0 => json.push(b'0'),
             ms => write!(json, "{ms:03}")?,
         }
         if !sample.readings.is_empty() {
             json.push(b',');
-            json.extend_from_slice(sample.readings.as_bytes());
+            json.extend_from_slice(sample.readings);
         }
         json.extend_from_slice(b"},");
         Ok(())
     }
+}
+
+fn number(json: &mut Vec<u8>, number: impl Integer) {
+    json.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use minicbor::Decode;
 
 use super::{RecordError, Stamp, body_of};
+use crate::wire::readings;
 
 /// A sample, and the text of its readings.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,8 +13,8 @@ pub struct SampleView<'b> {
     pub at: Stamp,
     /// Length of the interval in milliseconds.
     pub interval_ms: u64,
-    /// As [`crate::wire::readings`] has them.
-    pub readings: &'b str,
+    /// As [`crate::wire::readings`] has them: JSON, and so UTF-8, which the store's checksum vouches for.
+    pub readings: &'b [u8],
 }
 
 /// As [`Record`](super::Record).
@@ -37,8 +38,8 @@ enum BodyView<'b> {
 struct Stored<'b> {
     #[n(0)]
     interval_ms: u64,
-    #[b(1)]
-    readings: &'b str,
+    #[cbor(b(1), decode_with = "readings::stored::text")]
+    readings: &'b [u8],
 }
 
 impl<'b> SampleView<'b> {
@@ -69,8 +70,50 @@ mod tests {
     fn a_view_shows_what_was_stored() {
         let readings = vec![Reading { metric: Metric::HostLoad1, label: None, value: 0.5.into(), range: None }];
         let stored = Record { at: AT, body: Body::Sample(Sample { interval_ms: 60_000, readings }) }.encode();
-        let readings = r#""host":{"load1":0.5}"#;
+        let readings = br#""host":{"load1":0.5}"#;
         assert_eq!(SampleView::of(&stored).unwrap(), SampleView { at: AT, interval_ms: 60_000, readings });
+    }
+
+    /// As samples were stored once.
+    mod before {
+        use minicbor::Encode;
+
+        use super::Stamp;
+
+        #[derive(Encode)]
+        pub(super) struct Record {
+            #[n(0)]
+            pub(super) at: Stamp,
+            #[n(1)]
+            pub(super) body: Body,
+        }
+
+        #[derive(Encode)]
+        pub(super) enum Body {
+            #[n(0)]
+            Sample(#[n(0)] Sample),
+        }
+
+        #[derive(Encode)]
+        pub(super) struct Sample {
+            #[n(0)]
+            pub(super) interval_ms: u64,
+            #[n(1)]
+            pub(super) readings: &'static str,
+        }
+    }
+
+    #[test]
+    fn readings_that_were_stored_as_a_text_are_read_too() {
+        let readings = r#""host":{"load1":0.5}"#;
+        let body = before::Body::Sample(before::Sample { interval_ms: 60_000, readings });
+        let mut stored = vec![RECORD_FORMAT];
+        minicbor::encode(before::Record { at: AT, body }, &mut stored).unwrap();
+        let sample = SampleView { at: AT, interval_ms: 60_000, readings: readings.as_bytes() };
+        assert_eq!(SampleView::of(&stored).unwrap(), sample);
+        let reading = Reading { metric: Metric::HostLoad1, label: None, value: 0.5.into(), range: None };
+        let body = Body::Sample(Sample { interval_ms: 60_000, readings: vec![reading] });
+        assert_eq!(Record::decode(&stored).unwrap(), Record { at: AT, body });
     }
 
     #[test]
