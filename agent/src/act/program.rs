@@ -315,7 +315,12 @@ impl<P: FnMut(u8)> Output<P> {
     }
 
     pub(super) fn into_text(self) -> Option<String> {
-        let bytes: Vec<u8> = self.tail.into();
+        let mut bytes: Vec<u8> = self.tail.into();
+        if self.passed > 0 {
+            // What is left of a character that was cut in two (RFC 3629: at most three bytes that continue one).
+            let cut = bytes.iter().take(3).take_while(|byte| *byte & 0xc0 == 0x80).count();
+            bytes.drain(..cut);
+        }
         let text = String::from_utf8_lossy(&bytes);
         match (text.is_empty(), self.passed) {
             (true, _) => None,

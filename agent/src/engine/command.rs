@@ -6,6 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use super::io::Act;
 use crate::config::{Action, QuarantineLevel, Telemetry, UnitName, parse_duration};
+use crate::wire::token::whole;
 use crate::wire::{CommandId, Reason, VerifiedCommand};
 
 /// How long a restart may take where the command doesn't say: systemd's own DefaultTimeoutStartSec.
@@ -106,9 +107,6 @@ impl Command {
     pub fn parse(command: &VerifiedCommand) -> Result<Self, (Reason, String)> {
         let args = &command.args;
         only_known(&command.name, args)?;
-        if let Some(now) = args.get("now").filter(|now| !now.is_boolean()) {
-            return Err(malformed(format!("args.now is {now}, true or false is expected")));
-        }
         match command.name.as_str() {
             "ping" => Ok(Self::Ping),
             "restart_unit" => {
@@ -315,8 +313,12 @@ fn only_known(name: &str, args: &Map<String, Json>) -> Result<(), (Reason, Strin
         _ => return Ok(()),
     };
     match args.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(other) if known.is_empty() => Err(malformed(format!("args.{other}: {name} takes no arguments"))),
-        Some(other) => Err(malformed(format!("args.{other} is unknown; {name} takes {}", known.join(", ")))),
+        Some(other) if known.is_empty() => return Err(malformed(format!("args.{other}: {name} takes no arguments"))),
+        Some(other) => return Err(malformed(format!("args.{other} is unknown; {name} takes {}", known.join(", ")))),
+        None => {}
+    }
+    match args.get("now").filter(|now| !now.is_boolean()) {
+        Some(now) => Err(malformed(format!("args.now is {now}, true or false is expected"))),
         None => Ok(()),
     }
 }
@@ -330,7 +332,7 @@ fn level(args: &Map<String, Json>) -> Result<QuarantineLevel, (Reason, String)> 
 /// `delay_s`: whole seconds.
 fn delay(args: &Map<String, Json>) -> Result<Duration, (Reason, String)> {
     let Some(value) = args.get("delay_s") else { return Ok(Duration::ZERO) };
-    let seconds = value.as_u64().filter(|seconds| *seconds <= DELAY_MAX.as_secs());
+    let seconds = value.as_number().and_then(whole).filter(|seconds| *seconds <= DELAY_MAX.as_secs());
     let expected = || malformed(format!("args.delay_s is {value}, 0 to {} seconds are expected", DELAY_MAX.as_secs()));
     seconds.map(Duration::from_secs).ok_or_else(expected)
 }
@@ -377,6 +379,9 @@ fn intervals(args: &Map<String, Json>) -> Result<Intervals, (Reason, String)> {
     if set.iter().all(Option::is_none) {
         return Err(malformed("none of args.sample, args.report and args.publish is there".into()));
     }
+    if intervals.hold < INTERVAL_MIN {
+        return Err(malformed("args.for is shorter than 1s: nothing would come of it".into()));
+    }
     if intervals.hold > OVERRIDE_MAX {
         return Err(malformed("args.for is longer than 24h: change the config for that".into()));
     }
@@ -387,12 +392,14 @@ fn intervals(args: &Map<String, Json>) -> Result<Intervals, (Reason, String)> {
 fn duration(args: &Map<String, Json>, key: &str) -> Result<Option<Duration>, (Reason, String)> {
     match args.get(key) {
         None => Ok(None),
-        Some(Json::Number(number)) if number.as_u64().is_some() => Ok(number.as_u64().map(Duration::from_secs)),
-        Some(Json::String(text)) => match parse_duration(text) {
-            Some(duration) => Ok(Some(duration)),
-            None => Err(malformed(format!("args.{key} is {text:?}, \"30s\" is expected"))),
-        },
-        Some(other) => Err(malformed(format!("args.{key} is {other}, \"30s\" is expected"))),
+        Some(value) => {
+            let read = match value {
+                Json::Number(seconds) => whole(seconds).map(Duration::from_secs),
+                Json::String(text) => parse_duration(text),
+                _ => None,
+            };
+            read.map(Some).ok_or_else(|| malformed(format!("args.{key} is {value}, \"30s\" is expected")))
+        }
     }
 }
 

@@ -804,7 +804,7 @@ impl Commands {
         entry.stored.status = status;
         entry.stored.reason = reason.map(Into::into);
         entry.stored.detail = detail.as_deref().map(|text| tail(text).into());
-        entry.stored.output = output.as_deref().map(|text| tail(text).into());
+        entry.stored.output = output.as_deref().map(|text| kept(text).into());
         entry.output = output.map(Into::into);
         self.journal_end(id);
     }
@@ -1096,6 +1096,15 @@ fn put(id: &CommandId, stored: &Stored) -> (String, Option<Bytes>) {
 /// CBOR into memory has no failure; should it ever, an empty value is reported as unreadable at the next start.
 pub(super) fn encode<T: Encode<()>>(value: &T) -> Bytes {
     minicbor::to_vec(value).unwrap_or_default().into()
+}
+
+/// What of an output is kept for whoever asks again, and that it is not all.
+fn kept(output: &str) -> String {
+    let end = tail(output);
+    match output.len() - end.len() {
+        0 => end.to_owned(),
+        left_out => format!("… {left_out} B before this were told once and are not kept\n{end}"),
+    }
 }
 
 /// The end of a text: what a program says last is what matters.

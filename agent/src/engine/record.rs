@@ -81,6 +81,7 @@ pub use view::SampleView;
 
 use super::metric::{Metric, Value};
 use super::observation::Severity;
+use super::template::cut_at;
 use super::time::{BootId, Mono};
 use crate::wire::readings;
 
@@ -298,6 +299,42 @@ pub struct CommandResult {
     /// The output is one part of something longer.
     #[n(7)]
     pub part: Option<Part>,
+}
+
+/// What the line that says how much was left out may take.
+const LEFT_OUT_BYTES: usize = 80;
+
+impl CommandResult {
+    /// Takes at least so many bytes of JSON off what it says beside its status, as long as there are any: of the output from
+    /// its beginning, because what a program says last is what matters; of the detail from its end.
+    pub(super) fn shorten(&mut self, surplus: usize) {
+        let Some(output) = self.output.take() else {
+            self.detail = self.detail.take().map(|detail| cut_at(&detail, detail.len().saturating_sub(surplus)).into());
+            return;
+        };
+        let mut freed = 0;
+        let kept = output.char_indices().find(|(_, character)| {
+            let is_enough = freed >= surplus + LEFT_OUT_BYTES;
+            freed += json_len(*character);
+            is_enough
+        });
+        match kept.and_then(|(at, _)| Some((at, output.get(at..)?))) {
+            Some((at, rest)) => {
+                self.output = Some(format!("… {at} B before this are more than the broker takes\n{rest}").into());
+            }
+            None if self.detail.is_none() => self.detail = Some("its output is more than the broker takes".into()),
+            None => {}
+        }
+    }
+}
+
+/// How many bytes JSON takes for a character in a string (RFC 8259, section 7), written as serde_json does.
+const fn json_len(character: char) -> usize {
+    match character {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..='\u{1f}' => 6,
+        other => other.len_utf8(),
+    }
 }
 
 /// Which part of something longer: the base64 texts of all of them, one after the other, are what was compressed.

@@ -16,7 +16,7 @@ use super::observation::Severity;
 use super::outbox::{Outbox, READ_LOW_WATER};
 use super::packet::{AckReason, Connect, PACKET_MAX, Publish, RECEIVE_MAX};
 use super::ration::{Allowance, Ration};
-use super::record::{Body, Class, Event, EventKind, Record};
+use super::record::{Body, Class, CommandResult, Event, EventKind, Record};
 use super::suspect::Suspects;
 use super::time::{Mono, Now};
 use super::{Engine, commands, start};
@@ -625,13 +625,23 @@ impl Engine {
             return false;
         }
         let Some((seq, bytes)) = self.outbox.send_next(class) else { return false };
-        let Some(record) = self.decode(class, seq, &bytes) else { return true };
+        let Some(mut record) = self.decode(class, seq, &bytes) else { return true };
         let leaf = match &record.body {
             Body::Result(_) => "results",
             Body::Event(_) => "events",
             Body::Sample(_) => "telemetry",
         };
-        let payload = self.speaker().record(seq, &record);
+        let mut payload = self.speaker().record(seq, &record);
+        // How a command ended has to be told, by less of what it printed if need be: first its output goes, then its detail.
+        for _ in 0..2 {
+            let Body::Result(result @ CommandResult { part: None, .. }) = &mut record.body else { break };
+            let surplus = self.surplus(&payload, leaf);
+            if surplus == 0 {
+                break;
+            }
+            result.shorten(surplus);
+            payload = self.speaker().record(seq, &record);
+        }
         self.send_records(now, leaf, payload, class, vec![seq]);
         true
     }
@@ -720,7 +730,12 @@ impl Engine {
     }
 
     fn fits(&self, payload: &[u8], leaf: &str) -> bool {
-        payload.len() + self.topic_len(leaf) + PUBLISH_OVERHEAD <= self.link.packet_max()
+        self.surplus(payload, leaf) == 0
+    }
+
+    /// How many bytes the message is too long for the broker.
+    fn surplus(&self, payload: &[u8], leaf: &str) -> usize {
+        (payload.len() + self.topic_len(leaf) + PUBLISH_OVERHEAD).saturating_sub(self.link.packet_max())
     }
 
     /// Sends records that were taken from the outbox, or sets them aside where the broker would hang up on them.

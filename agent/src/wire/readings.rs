@@ -125,14 +125,17 @@ fn members<M: SerializeMap>(map: &mut M, name: &str, reading: &Reading) -> Resul
         Value::Text(value) => map.serialize_entry(name, value)?,
     }
     let Some((low, high)) = reading.range else { return Ok(()) };
-    for (end, value) in [("_min", low), ("_max", high)] {
+    let is_count = matches!(reading.value, Value::Count(_));
+    let shown = |end| if is_count { f64::trunc(end) } else { rounded(metric, end) };
+    let ends = [("_min", shown(low)), ("_max", shown(high))];
+    // What moved by less than is written did not move for its reader.
+    if ends[0].1 == ends[1].1 {
+        return Ok(());
+    }
+    for (end, value) in ends.into_iter().filter(|(_, value)| value.is_finite()) {
         let name = format!("{name}{end}");
-        match reading.value {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was a count before")]
-            Value::Count(_) => map.serialize_entry(&name, &(value as u64))?,
-            _ if value.is_finite() => map.serialize_entry(&name, &rounded(metric, value))?,
-            _ => {}
-        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was a count before")]
+        if is_count { map.serialize_entry(&name, &(value as u64))? } else { map.serialize_entry(&name, &value)? }
     }
     Ok(())
 }
@@ -295,6 +298,17 @@ mod tests {
             r#""interfaces":{"eth0":{"up":true}}},"errors":{"by_severity":{"err":3}}"#,
         );
         assert_eq!(text(&readings), expected);
+    }
+
+    #[test]
+    fn a_range_is_written_where_it_differs_in_what_is_written() {
+        let readings = [
+            reading(Metric::HostMemUsed, None, 50.0, Some((49.999_8, 50.000_1))),
+            reading(Metric::BatteryVoltage, None, 12.0, Some((11.999_999_9, 12.0))),
+            reading(Metric::HostCpu, None, 50.0, Some((49.999, 50.0))),
+        ];
+        let group = json!({"mem_used_pct": 50.0, "cpu_pct": 50.0, "cpu_pct_min": 49.999, "cpu_pct_max": 50.0});
+        assert_eq!(said(&readings), json!({"battery": {"voltage_v": 12.0}, "host": group}));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Number, Value as Json};
 
 use super::keys::{KeyError, SigningKey};
@@ -21,6 +22,8 @@ const NONCE_LEN_MAX: usize = 64;
 const NAME_LEN_MAX: usize = 64;
 /// The longest that a command may ask to take, in seconds: a day.
 pub const TIMEOUT_MAX_S: u64 = 86_400;
+/// Up to here a double tells whole numbers from each other (2^53).
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 /// Arguments of commands that are text, whatever they look like (docs/contract.md).
 const TEXT_ARGS: [&str; 7] = ["command_id", "interface", "level", "runbook", "target", "to", "unit"];
 
@@ -59,10 +62,31 @@ enum Aud {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Cmd {
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "args")]
     args: Map<String, Json>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "duration")]
     timeout_s: Option<u64>,
+}
+
+/// Whoever leaves a member out may also write null.
+fn args<'de, D: Deserializer<'de>>(args: D) -> Result<Map<String, Json>, D::Error> {
+    Ok(Option::deserialize(args)?.unwrap_or_default())
+}
+
+fn duration<'de, D: Deserializer<'de>>(seconds: D) -> Result<Option<u64>, D::Error> {
+    let Some(seconds) = Option::<Number>::deserialize(seconds)? else { return Ok(None) };
+    whole(&seconds).map(Some).ok_or_else(|| D::Error::custom(format!("{seconds} is no number of whole seconds")))
+}
+
+/// A whole number that isn't negative, also as 30.0: some senders know no other numbers (RFC 8259, section 6).
+pub(crate) fn whole(number: &Number) -> Option<u64> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is whole, and within what is exact"
+    )]
+    let from_float = |value: f64| ((0.0..=EXACT_MAX).contains(&value) && value.fract() == 0.0).then_some(value as u64);
+    number.as_u64().or_else(|| number.as_f64().and_then(from_float))
 }
 
 /// The token's header. Unknown members are ignored, but for `crit`, which says that they must not be.

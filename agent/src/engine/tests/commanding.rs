@@ -515,6 +515,43 @@ fn what_a_runbook_printed_is_reported_whole_and_remembered_in_part() {
     assert_eq!(ends.len(), 2);
     assert_eq!(ends[0].len(), 8_007);
     assert!(ends[1].len() < 4_096 && ends[1].ends_with("the end"), "{} B", ends[1].len());
+    assert!(ends[1].starts_with("… 5959 B before this"), "{}", ends[1]);
+}
+
+#[test]
+fn how_a_command_ended_is_told_by_less_of_its_output_where_the_broker_takes_no_more() {
+    const PACKET_MAX: u32 = 1_500;
+    for (id, output, detail, told) in [
+        ("plain", "x".repeat(8_000), None, "the end"),
+        ("escaped", "\u{1}\"".repeat(4_000), None, "the end"),
+        ("wide", "\u{fc}\u{20ac}".repeat(4_000), None, "the end"),
+        ("both", "x".repeat(800), Some("y".repeat(1_300)), ""),
+        ("detail", String::new(), Some("\u{20ac}".repeat(4_000)), ""),
+    ] {
+        let mut world = online();
+        world.drop_connection(LinkFaultKind::Server);
+        world.packet_max = Some(PACKET_MAX);
+        world.advance(10 * SECOND);
+        world.acts_succeed = false;
+        world.claims(
+            json!({"jti": id, "iat": 1_795_000_000, "exp": 1_795_000_900,
+                "cmd": {"name": "run", "args": {"runbook": "fix"}}}),
+            1,
+        );
+        world.settle();
+        let (act, _) = world.acts[0].clone();
+        let output = Some(output).filter(|output| !output.is_empty()).map(|output| output + "the end");
+        let ended = ActOutcome { output, detail, ..outcome(ActStatus::Failed) };
+        world.input(Input::ActDone { id: act, outcome: ended });
+        world.settle();
+        let results = world.results(id);
+        let end = results.last().unwrap();
+        assert_eq!(end["status"], "FAILED", "{id}: {results:?}");
+        assert!(end.to_string().len() < PACKET_MAX as usize && end.to_string().len() > 1_000, "{id}: {end}");
+        assert!(end["output"].as_str().unwrap_or_default().ends_with(told), "{id}: {end}");
+        let says_so = end["output"].as_str().is_some_and(|output| output.contains("more than the broker takes"));
+        assert_eq!(says_so, !told.is_empty(), "{id}: {end}");
+    }
 }
 
 #[test]
