@@ -125,6 +125,9 @@ fn line(class: Class, seq: u64, bytes: &[u8]) -> Json {
     if let Some(fields) = line.as_object_mut() {
         fields.remove("device");
         fields.remove("time");
+        // Null would say that the clock was never trusted: here nobody asked.
+        let samples = fields.get_mut("samples").and_then(Json::as_array_mut).into_iter().flatten();
+        samples.filter_map(Json::as_object_mut).for_each(|sample| drop(sample.remove("time")));
         fields.insert("log".into(), class.word().into());
     }
     line
@@ -139,6 +142,8 @@ mod tests {
 
     use super::*;
     use crate::engine::io::StoreOp;
+    use crate::engine::record::{Body, Sample, Stamp};
+    use crate::engine::time::{BootId, Mono};
     use crate::store::{Store, StoreSettings};
 
     /// A store with ten records each in telemetry and in events.
@@ -163,6 +168,15 @@ mod tests {
 
     fn of(lines: &[Json], log: &str) -> Vec<Json> {
         lines.iter().filter(|line| line["log"] == log).cloned().collect()
+    }
+
+    #[test]
+    fn an_exported_sample_says_nothing_of_its_date_and_keeps_its_stamp() {
+        let sample = Sample { interval_ms: 60_000, readings: Vec::new() };
+        let at = Stamp { boot: BootId([3; 16]), mono: Mono(70) };
+        let line = line(Class::Telemetry, 7, &Record { at, body: Body::Sample(sample) }.encode());
+        assert_eq!(line["samples"], json!([{"seq": 7, "mono_ms": 70, "interval_s": 60.0}]));
+        assert_eq!((line.get("time"), &line["log"]), (None, &json!("telemetry")));
     }
 
     #[test]

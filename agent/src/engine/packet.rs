@@ -3,9 +3,12 @@
 
 use bytes::Bytes;
 
-/// The largest packet that the agent takes, in bytes: announced on MQTT 5, and read past on both. A command is at most
-/// half of it, so that one that is too long can still be named.
+/// The largest packet that the agent takes, in bytes; what is longer is read past, and refused. A command is at most half of
+/// it, so that one that is too long can still be named.
 pub const PACKET_MAX: u32 = 64 * 1024;
+/// The largest that it announces on MQTT 5: what is longer still, the broker keeps back, and it has no answer. Up to here it
+/// costs what it weighs, and whoever sent it learns why nothing happens.
+pub const PACKET_MAX_ANNOUNCED: u32 = 256 * 1024;
 /// Commands that a broker hands us before we have acknowledged the first of them. Each is written to the disk first, and what
 /// the broker answers us waits behind them in the connection: with hundreds of them, on a slow disk, longer than an answer
 /// may take.

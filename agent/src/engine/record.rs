@@ -250,9 +250,12 @@ pub enum Field {
         /// The first.
         #[n(0)]
         from: Stamp,
-        /// The second; one that lies before it makes no time.
+        /// The second.
         #[n(1)]
         to: Stamp,
+        /// What counts as the second where that lies before the first; without it there is no time then.
+        #[n(2)]
+        or: Option<Stamp>,
     },
 }
 

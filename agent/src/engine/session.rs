@@ -14,7 +14,7 @@ use super::link::{Cargo, Link, Signal, Unanswered};
 use super::metric::{Metric, Point};
 use super::observation::Severity;
 use super::outbox::{Outbox, READ_LOW_WATER};
-use super::packet::{AckReason, Connect, PACKET_MAX, Publish, RECEIVE_MAX};
+use super::packet::{AckReason, Connect, PACKET_MAX_ANNOUNCED, Publish, RECEIVE_MAX};
 use super::ration::{Allowance, Ration};
 use super::record::{Body, Class, CommandResult, Event, EventKind, Record};
 use super::suspect::Suspects;
@@ -66,6 +66,8 @@ pub(super) struct Session {
     presence_due: bool,
     /// The broker refused it for now: not before that.
     presence_at: Option<Mono>,
+    /// The number of this connection's first presence.
+    presence_seq: Option<u64>,
     attributes_at: Option<Mono>,
     /// Telemetry up to here may be sent: up to the last publish tick, or to what waited when the connection came up.
     telemetry_upto: u64,
@@ -259,6 +261,8 @@ impl Engine {
 
     /// The transport is up: say who we are, and leave the will.
     pub(super) fn greet(&mut self, now: Now, id: EffectId, password: Option<String>) {
+        // First a number for what this connection says of itself, so that to a reader of presence the will comes after it.
+        self.session.presence_seq = Some(self.seqs.next());
         let payload = self.presence(now, Some("lost"));
         let mqtt = &self.config.mqtt;
         let connect = Connect {
@@ -277,14 +281,14 @@ impl Engine {
                 pkid: 0,
             }),
             session_expiry_s: SESSION_EXPIRY_S,
-            packet_max: PACKET_MAX,
+            packet_max: PACKET_MAX_ANNOUNCED,
             receive_max: RECEIVE_MAX,
         };
         self.link.up(now.mono, id, connect, &mut self.effects);
     }
 
     pub(super) fn presence(&mut self, now: Now, offline: Option<&str>) -> Vec<u8> {
-        let seq = self.seqs.next();
+        let seq = self.session.presence_seq.take_if(|_| offline.is_none()).unwrap_or_else(|| self.seqs.next());
         let state = Presence {
             offline,
             agent: &self.identity.version,

@@ -195,7 +195,7 @@ impl Engine {
             faults: FaultLog::default(),
             store_faults: BTreeMap::new(),
             session,
-            commands: Commands::new(&recovered.state, careful, identity.boot),
+            commands: Commands::new(&recovered.state, careful, identity.boot).without_store(recovered.absent),
             remedies,
             reboot: None,
             quarantine: Quarantine::restore(now, stamp, &recovered.state),
@@ -270,7 +270,7 @@ impl Engine {
         }
         self.tell_losses(now, recovered, told);
         if let Some(before) = before.as_ref().filter(|before| before.run.at.boot != self.timeline.boot()) {
-            let event = self.rebooted(before);
+            let event = self.rebooted(now, before);
             self.record_event(now, event);
         }
         let started = self.started(before.as_ref().map(|before| &before.run));
@@ -374,12 +374,14 @@ impl Engine {
     }
 
     /// Another boot id means another boot, whatever the clock says.
-    fn rebooted(&self, before: &Before) -> Event {
+    fn rebooted(&self, now: Now, before: &Before) -> Event {
         let (reason, evidence) = self.end_of(before);
         let before = &before.run;
         let booted = self.timeline.stamp(super::time::Mono(0));
-        // By what the clock says when this is sent: after a boot it is mostly not set yet.
-        let downtime = before.clean.then_some(Field::Passed { from: before.at, to: booted });
+        // By what the clock says when this is sent: after a boot it is mostly not set yet. In a container the clock since
+        // boot is its host's, and goes on over a reboot: there it is until this start.
+        let downtime = Field::Passed { from: before.at, to: booted, or: Some(self.timeline.stamp(now.mono)) };
+        let downtime = before.clean.then_some(downtime);
         Event::new(Severity::Notice, EventKind::Lifecycle, "rebooted")
             .group("reboot")
             .with("reason", reason)

@@ -191,10 +191,10 @@ impl Serialize for Fields<'_> {
                 Field::Value(value) => entry(&mut map, key, value)?,
                 Field::Stamp(stamp) => map.serialize_entry(key, &speaker.date(*stamp))?,
                 Field::List(words) => map.serialize_entry(key, words)?,
-                Field::Passed { from, to } => {
-                    let passed = speaker.timeline.date(*from).zip(speaker.timeline.date(*to));
-                    let passed = passed.and_then(|(from, to)| u64::try_from(to.0.saturating_sub(from.0)).ok());
-                    if let Some(ms) = passed {
+                Field::Passed { from, to, or } => {
+                    let date = |stamp: &Stamp| speaker.timeline.date(*stamp);
+                    let since = |to: &Stamp| u64::try_from(date(to)?.0.saturating_sub(date(from)?.0)).ok();
+                    if let Some(ms) = since(to).or_else(|| since(or.as_ref()?)) {
                         map.serialize_entry(key, &(ms / 1_000))?;
                     }
                 }

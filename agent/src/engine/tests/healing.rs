@@ -785,6 +785,23 @@ fn for_how_long_the_gateway_was_down_is_told_by_a_clock_that_was_set_after_its_s
     assert!(downtime.is_some_and(|s| (90..=111).contains(&s)), "{rebooted:?}");
 }
 
+/// A container has a boot id of its own, and its host's clock since boot.
+#[test]
+fn for_how_long_a_container_was_down_is_told_although_its_clock_since_boot_went_on() {
+    let mut world = world();
+    world.input(Input::Stop { reason: "stopped" });
+    world.advance(20 * SECOND);
+    world.cut();
+    let host = world.now.mono;
+    world.now.wall.unix = Unix(world.now.wall.unix.0 + 90_000);
+    world.reboot_at(host.after(90 * SECOND));
+    world.broker_up = true;
+    world.advance(5 * MINUTE);
+    let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted").unwrap();
+    let downtime = rebooted.body["reboot"]["downtime_s"].as_u64();
+    assert!(downtime.is_some_and(|s| (90..=111).contains(&s)), "{rebooted:?}");
+}
+
 #[test]
 fn error_lines_of_a_goodbye_that_was_taken_back_are_counted() {
     let mut world = world();
