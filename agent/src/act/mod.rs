@@ -206,6 +206,7 @@ impl Actor {
         let whose = match &trigger {
             Trigger::Command(id) => ("FIELDMEDIC_COMMAND_ID", id.as_str()),
             Trigger::Rule(rule) => ("FIELDMEDIC_RULE", rule.as_str()),
+            Trigger::Own(own) => ("FIELDMEDIC_RULE", own.word()),
         };
         let terms = terms.unwrap_or_default();
         if let (Act::CollectDiagnostics, Some(diagnostics)) = (&act, &self.diagnostics) {
@@ -288,6 +289,7 @@ impl ActOutcome {
 mod tests {
     use super::*;
     use crate::collect::tests::write_tree;
+    use crate::engine::io::Own;
     use crate::wire::CommandId;
 
     #[tokio::test]
@@ -297,13 +299,18 @@ mod tests {
         let actor = Actor::new(Manager::Systemd, tree.path().join("none")).inhibited_below(tree.path().to_owned());
         let command = Trigger::Command(CommandId::parse("c-1").unwrap());
         let rule = |name: &str| Trigger::Rule(name.to_owned());
+        let own = Trigger::Own;
         let run = Act::Run { runbook: "tidy".to_owned(), args: Vec::new() };
         let target = || "app".to_owned();
         for (trigger, act, inhibits) in [
             (rule("full"), run.clone(), true),
-            (rule("trial"), Act::Rollback { target: target(), to: None }, true),
-            (rule("trial"), Act::MarkGood { target: target() }, false),
-            (rule("quarantine"), run.clone(), false),
+            // Rules may have the names that the agent's own doings are told by.
+            (rule("rollback"), run.clone(), true),
+            (rule("quarantine"), run.clone(), true),
+            (own(Own::Trial), Act::Rollback { target: target(), to: None }, true),
+            (own(Own::Trial), Act::MarkGood { target: target() }, false),
+            (own(Own::Quarantine), run.clone(), false),
+            (own(Own::Rollback), run.clone(), false),
             (command, run, false),
         ] {
             let (_keep, canceled) = oneshot::channel();

@@ -11,7 +11,7 @@ use super::Engine;
 use super::admission::Power;
 use super::commands::{self, Commands, Facts};
 use super::effects::Purpose;
-use super::io::{Act, ActOutcome, ActStatus, Effect, EffectId, LogLevel, Trigger};
+use super::io::{Act, ActOutcome, ActStatus, Effect, EffectId, LogLevel, Own, Trigger};
 use super::observation::Observation;
 use super::quarantine::{self, Aftermath};
 use super::record::{CommandResult, Part, Status};
@@ -25,8 +25,6 @@ use crate::wire::Reason;
 /// How long the machine may take to go down once it was told to.
 pub(super) const GOES_DOWN_WITHIN: Duration = Duration::from_secs(120);
 
-/// Who wants the reboot that completes a rollback: nobody but the agent.
-pub(super) const COMPLETION: &str = "rollback";
 /// Bytes of an attachment in one result: 12 KiB of text. A multiple of three, so that the texts of all can be joined.
 const PART_BYTES: usize = 9 * 1024;
 
@@ -192,7 +190,7 @@ impl Engine {
         }
         if let Some(act) = self.quarantine.upkeep(now.mono, self.config.quarantine.lockout_after) {
             let timeout = act.default_timeout();
-            self.order(now, act, Trigger::Rule(quarantine::UPKEEP.into()), None, timeout);
+            self.order(now, act, Trigger::Own(Own::Quarantine), None, timeout);
         }
     }
 
@@ -209,10 +207,7 @@ impl Engine {
         self.attributes.touch();
         self.keep_pace(now);
         if entered {
-            let by = self
-                .commands
-                .of_act(id)
-                .map_or_else(|| Trigger::Rule(quarantine::UPKEEP.into()), |id| Trigger::Command(id.clone()));
+            let by = self.commands.of_act(id).map_or(Trigger::Own(Own::Quarantine), |id| Trigger::Command(id.clone()));
             let timeout = Act::CollectDiagnostics.default_timeout();
             let effect = self.order(now, Act::CollectDiagnostics, by.clone(), None, timeout);
             self.snapshots.insert(effect, by);
@@ -273,7 +268,7 @@ impl Engine {
     fn boot_into(&mut self, now: Now, act: EffectId) {
         self.effects.log(LogLevel::Warn, "the machine reboots: that completes what was done");
         let commanded = self.commands.of_act(act).is_some();
-        let reboot = self.order_reboot(now, Trigger::Rule(COMPLETION.into()), None, Duration::ZERO);
+        let reboot = self.order_reboot(now, Trigger::Own(Own::Rollback), None, Duration::ZERO);
         if let Some(reboot) = &mut self.reboot {
             reboot.commanded = commanded;
         }
@@ -291,7 +286,7 @@ impl Engine {
         delay: Duration,
     ) -> EffectId {
         let effect = self.effects.fresh_id();
-        let commanded = matches!(trigger, Trigger::Command(_));
+        let commanded = !trigger.is_automatic();
         self.reboot = Some(Reboot { effect, trigger, token, waits_until: Some(now.mono.after(delay)), commanded });
         effect
     }

@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::healing;
 use super::observation::{Audited, ErrorBatch, Observation};
 use super::packet::{Packet, Version};
-use super::quarantine;
 use super::record::Class;
 use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
 use crate::wire::CommandId;
@@ -415,14 +413,45 @@ pub enum Trigger {
     Command(CommandId),
     /// A rule of the gateway's own, by its name.
     Rule(String),
+    /// Nobody but the agent. It is told as a rule is, and still is none: one that a user gives the same name is a rule.
+    Own(Own),
+}
+
+/// What the agent does of its own accord.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Own {
+    /// Keeps the rules of a quarantine in force, and takes the snapshot that follows its beginning.
+    Quarantine,
+    /// Reboots, because that completes what was done.
+    Rollback,
+    /// Marks a release that works as the good one, and leaves one that doesn't.
+    Trial,
+}
+
+impl Own {
+    /// Its name, where a rule's would stand.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Quarantine => "quarantine",
+            Self::Rollback => "rollback",
+            Self::Trial => "trial",
+        }
+    }
 }
 
 impl Trigger {
+    /// Whether nobody has commanded it.
+    #[must_use]
+    pub const fn is_automatic(&self) -> bool {
+        !matches!(self, Self::Command(_))
+    }
+
     /// Whether it is an automatic remedy, which whoever inhibits those holds off: not what goes on with something that is in
     /// force or done already.
     #[must_use]
-    pub fn is_remedy(&self) -> bool {
-        matches!(self, Self::Rule(name) if ![quarantine::UPKEEP, healing::COMPLETION].contains(&name.as_str()))
+    pub const fn is_remedy(&self) -> bool {
+        matches!(self, Self::Rule(_) | Self::Own(Own::Trial))
     }
 }
 
@@ -431,6 +460,7 @@ impl fmt::Display for Trigger {
         match self {
             Self::Command(id) => write!(f, "command:{id}"),
             Self::Rule(name) => write!(f, "rule:{name}"),
+            Self::Own(own) => write!(f, "rule:{}", own.word()),
         }
     }
 }

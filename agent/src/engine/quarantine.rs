@@ -10,7 +10,7 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 use super::commands::encode;
-use super::io::{Act, ActOutcome, ActStatus, EffectId, Trigger};
+use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
 use super::observation::Severity;
 use super::record::{Event, EventKind, Stamp};
 use super::time::{Mono, Now};
@@ -19,8 +19,6 @@ use crate::wire::Reason;
 
 /// The key of the level in the store.
 pub(super) const QUARANTINE_KEY: &str = "quarantine";
-/// Who wants the rules to be loaded again: nobody but the agent.
-pub(super) const UPKEEP: &str = "quarantine";
 /// What presence, attributes and status say outside of it.
 const NONE: &str = "none";
 /// How often the rules are loaded again while the broker is there.
@@ -175,7 +173,10 @@ impl Quarantine {
             Change::Refresh { wide, .. } if outcome.status == ActStatus::Succeeded && wide != self.wide => {
                 self.wide = wide;
                 let name = if wide { "quarantine_widened" } else { "quarantine_narrowed" };
-                Aftermath { event: Some(told(name, self.word(), UPKEEP, detail)), ..Aftermath::default() }
+                Aftermath {
+                    event: Some(told(name, self.word(), Own::Quarantine.word(), detail)),
+                    ..Aftermath::default()
+                }
             }
             Change::Leave { .. } | Change::Refresh { .. } => Aftermath::default(),
         }

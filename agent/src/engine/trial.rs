@@ -13,7 +13,7 @@ use minicbor::{Decode, Encode};
 use super::Engine;
 use super::commands::encode;
 use super::effects::Purpose;
-use super::io::{Act, ActOutcome, ActStatus, EffectId, Trigger};
+use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
 use super::observation::{Release, Severity};
 use super::record::{Event, EventKind, Stamp};
 use super::remedies::refusal;
@@ -23,8 +23,6 @@ use crate::wire::Reason;
 
 /// The key of a target's releases in the store.
 const RELEASE_KEY: &str = "release/";
-/// Who wants it: nobody but the agent.
-const TRIAL: &str = "trial";
 /// When to try again what was refused, or has failed.
 const AGAIN: Duration = Duration::from_secs(600);
 /// And when there is another act to wait for.
@@ -355,7 +353,7 @@ impl Engine {
 
     fn order_for_trial(&mut self, now: Now, act: Act) -> EffectId {
         let timeout = act.default_timeout();
-        self.order(now, act, Trigger::Rule(TRIAL.into()), None, timeout)
+        self.order(now, act, Trigger::Own(Own::Trial), None, timeout)
     }
 
     fn put_trial_aside(&mut self, now: Now, target: &str) {
@@ -390,8 +388,8 @@ impl Engine {
 fn tried(act: &Act, target: &str, status: &'static str) -> Event {
     Event::new(Severity::Warning, EventKind::Remediation, act.word())
         .group("remediation")
-        .with("id", format!("{TRIAL}-{target}").as_str())
-        .with("trigger", format!("rule:{TRIAL}").as_str())
+        .with("id", format!("{}-{target}", Own::Trial.word()).as_str())
+        .with("trigger", Trigger::Own(Own::Trial).to_string().as_str())
         .with("action", act.word())
         .with("target", target)
         .with("status", status)

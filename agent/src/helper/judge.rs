@@ -25,7 +25,7 @@ pub(super) fn judge(order: &Order, policy: &Policy, ledger: &mut Ledger, moment:
     }
     let command = match &order.trigger {
         Trigger::Command(id) => Some(commanded(order, id, policy)?),
-        Trigger::Rule(_) => {
+        Trigger::Rule(_) | Trigger::Own(_) => {
             policy.permits_rules(&order.act)?;
             None
         }

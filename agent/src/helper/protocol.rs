@@ -178,6 +178,7 @@ pub(crate) fn status_word(status: ActStatus) -> &'static str {
     STATUS_WORDS.into_iter().find(|(known, _)| *known == status).map_or("FAILED", |(_, word)| word)
 }
 
+/// What the agent does of its own accord reads as a rule's: root has the same answer to both.
 fn trigger_of(text: &str) -> Option<Trigger> {
     let plain = |name: &str| (1..=RULE_LEN_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
     match text.split_once(':')? {

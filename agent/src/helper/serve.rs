@@ -27,7 +27,7 @@ use crate::act::units::Manager;
 use crate::act::{Actor, Order};
 use crate::collect::clock::Clock;
 use crate::engine::NOT_IN_FORCE;
-use crate::engine::io::{Act, ActOutcome, Trigger};
+use crate::engine::io::{Act, ActOutcome};
 use crate::engine::time::BootId;
 use crate::wire::Reason;
 
@@ -165,7 +165,7 @@ impl Helper {
                 order.terms = order.terms.map(|terms| policy.quarantine.cut(terms));
                 state.clock.set_trust(policy.clock);
                 let moment = Moment { boot: self.boot, now: state.clock.now() };
-                let by_rule = order.act == Act::Reboot && matches!(order.trigger, Trigger::Rule(_));
+                let by_rule = order.act == Act::Reboot && order.trigger.is_automatic();
                 if by_rule && std::mem::take(&mut state.completes) {
                     policy.permits(&order.act)?;
                 } else {

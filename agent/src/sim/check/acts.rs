@@ -100,7 +100,7 @@ impl Acts {
     fn forbidden(&self, moment: Moment, act: &Act, trigger: &Trigger) -> Option<String> {
         let remediation = &self.config.remediation;
         let action = act.action();
-        let automatic = matches!(trigger, Trigger::Rule(_));
+        let automatic = trigger.is_automatic();
         let grave = matches!(act, Act::Reboot | Act::Rollback { .. });
         if remediation.dry_run && act.needs_leave() {
             return Some("remediation.dry_run is set".into());
