@@ -374,7 +374,7 @@ impl Outbox {
     /// Makes everything appended so far durable.
     pub fn commit(&mut self, effects: &mut Effects) {
         self.commit_at = None;
-        let upto = std::array::from_fn(|n| self.lanes.get(n).map_or(0, |lane| lane.appended));
+        let upto = Class::ALL.map(|class| class.of(&self.lanes).appended);
         effects.store(Purpose::Commit { upto }, StoreOp::Commit);
     }
 
@@ -432,21 +432,15 @@ impl Outbox {
 
     /// The records of a lane that were read already, in order, up to a seq.
     pub fn ready(&self, class: Class, upto: u64) -> impl Iterator<Item = (u64, &Bytes)> {
-        let lane = self.lanes.get(class as usize);
-        lane.into_iter()
-            .flat_map(|lane| &lane.ready)
-            .map(|(seq, bytes)| (*seq, bytes))
-            .take_while(move |(seq, _)| *seq <= upto)
+        let ready = class.of(&self.lanes).ready.iter();
+        ready.map(|(seq, bytes)| (*seq, bytes)).take_while(move |(seq, _)| *seq <= upto)
     }
 
     /// Whether more that may be sent with what is ready is still being read.
     #[must_use]
     pub fn is_filling(&self, class: Class, upto: u64) -> bool {
-        self.rest_until.is_none()
-            && self
-                .lanes
-                .get(class as usize)
-                .is_some_and(|lane| lane.ready.len() < READ_LOW_WATER && lane.next_read <= lane.open.min(upto))
+        let lane = class.of(&self.lanes);
+        self.rest_until.is_none() && lane.ready.len() < READ_LOW_WATER && lane.next_read <= lane.open.min(upto)
     }
 
     /// Whether the disk has less free space than is to be kept free.
@@ -480,7 +474,7 @@ impl Outbox {
     /// Whether a record was sent and is not yet answered, nor to be sent again.
     #[must_use]
     pub fn is_in_flight(&self, class: Class, seq: u64) -> bool {
-        self.lanes.get(class as usize).is_some_and(|lane| lane.inflight.contains(&seq))
+        class.of(&self.lanes).inflight.contains(&seq)
     }
 
     /// The broker took a record over.
@@ -852,7 +846,7 @@ impl Outbox {
     /// Whether records up to this seq still wait for their acknowledgement.
     #[must_use]
     pub fn is_behind(&self, class: Class, upto: u64) -> bool {
-        self.lanes.get(class as usize).is_some_and(|lane| lane.oldest().is_some_and(|oldest| oldest <= upto))
+        class.of(&self.lanes).oldest().is_some_and(|oldest| oldest <= upto)
     }
 
     /// Records not yet acknowledged.
@@ -875,14 +869,14 @@ impl Outbox {
 
     /// The highest seq of a lane that was made.
     #[must_use]
-    pub fn made_upto(&self, class: Class) -> u64 {
-        self.lanes.get(class as usize).map_or(0, |lane| lane.made)
+    pub const fn made_upto(&self, class: Class) -> u64 {
+        class.of(&self.lanes).made
     }
 
     /// The highest seq of a lane that may be sent.
     #[must_use]
-    pub fn sendable(&self, class: Class) -> u64 {
-        self.lanes.get(class as usize).map_or(0, |lane| lane.open)
+    pub const fn sendable(&self, class: Class) -> u64 {
+        class.of(&self.lanes).open
     }
 
     /// Whether a crash can't take a record any more: it is durable, or the broker has it.
@@ -902,9 +896,8 @@ impl Outbox {
     /// Whether everything of a class was sent and acknowledged.
     #[must_use]
     pub fn is_drained(&self, class: Class) -> bool {
-        self.lanes.get(class as usize).is_none_or(|lane| {
-            lane.open == lane.made && !lane.has_unread() && lane.ready.is_empty() && lane.inflight.is_empty()
-        })
+        let lane = class.of(&self.lanes);
+        lane.open == lane.made && !lane.has_unread() && lane.ready.is_empty() && lane.inflight.is_empty()
     }
 
     /// Why the store doesn't work, if it doesn't.
@@ -999,7 +992,7 @@ impl Outbox {
         let mut classes = Class::ALL.into_iter().rev().take_while(|class| *class >= for_class);
         let records = self.stats.records;
         let is_on_disk = |lane: &Lane| lane.oldest().is_some_and(|oldest| oldest <= lane.committed);
-        classes.find(|class| records.get(*class as usize).is_some_and(|n| *n > 0) && is_on_disk(class.of(&self.lanes)))
+        classes.find(|class| *class.of(&records) > 0 && is_on_disk(class.of(&self.lanes)))
     }
 
     /// One line when the store begins to fail, and one when it is well again: not one a record.
@@ -1020,14 +1013,12 @@ impl Outbox {
         }
     }
 
-    #[expect(clippy::indexing_slicing, reason = "a class is an index below Class::COUNT by its definition")]
     fn account(&mut self, class: Class, records: u64) {
-        self.accounted[class as usize] += records;
+        *class.of_mut(&mut self.accounted) += records;
     }
 
-    #[expect(clippy::indexing_slicing, reason = "a class is an index below Class::COUNT by its definition")]
-    fn lane(&mut self, class: Class) -> &mut Lane {
-        &mut self.lanes[class as usize]
+    const fn lane(&mut self, class: Class) -> &mut Lane {
+        class.of_mut(&mut self.lanes)
     }
 }
 

@@ -180,14 +180,12 @@ impl Session {
         self.throttled_until.is_none()
     }
 
-    fn is_paused(&self, class: Class) -> bool {
-        self.paused_until.get(class as usize).is_some_and(Option::is_some)
+    const fn is_paused(&self, class: Class) -> bool {
+        class.of(&self.paused_until).is_some()
     }
 
-    fn pause(&mut self, class: Class, until: Mono) {
-        if let Some(paused) = self.paused_until.get_mut(class as usize) {
-            *paused = Some(until);
-        }
+    const fn pause(&mut self, class: Class, until: Mono) {
+        *class.of_mut(&mut self.paused_until) = Some(until);
     }
 
     /// How often the message that begins with this record has been refused, with this time.

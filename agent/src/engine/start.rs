@@ -162,7 +162,7 @@ impl Engine {
         let last = if recovered.absent { by_clock } else { used.last(by_clock) };
         let dropped = state.read(DROPPED_KEY);
         let accounted: Vec<u64> = state.read(ACCOUNTED_KEY).unwrap_or_default();
-        let events_last = recovered.logs.get(Class::Events as usize).map_or(0, |log| log.last);
+        let events_last = Class::Events.of(&recovered.logs).last;
         let stamp = timeline.stamp(now.mono);
         let (rules, leftovers) = Rules::new(&config.rules, stamp, &recovered.state, events_last);
         let remedies = Remedies::new(now, &recovered.state, &config, &timeline, |rule| rules.is_raised(rule));
