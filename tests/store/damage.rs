@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use bytes::Bytes;
-use fieldmedic::engine::io::{Recovered, STATE_LOST_KEY, StoreOp};
+use fieldmedic::engine::io::{Recovered, StoreOp};
+use fieldmedic::engine::keyed::STATE_LOST_KEY;
 use fieldmedic::engine::record::Class;
 use fieldmedic::store::Store;
 

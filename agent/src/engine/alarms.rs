@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::Engine;
 use super::effects::Purpose;
+use super::keyed::Write;
 use super::record::{Body, Event, Record};
 use super::rules::{self, Change, Leftovers, Round};
 use super::time::Now;
@@ -100,7 +101,7 @@ impl Engine {
     }
 
     /// What detectors have learned outlives the agent.
-    pub(super) fn save_learned(&mut self, learned: Vec<(String, Option<Bytes>)>) {
+    pub(super) fn save_learned(&mut self, learned: Vec<Write>) {
         if !learned.is_empty() {
             self.effects.put(Purpose::Bookkeeping, learned);
         }

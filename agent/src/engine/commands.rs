@@ -12,12 +12,12 @@ use super::admission::{self, Circumstances, Power};
 use super::budget::{Ledger as Budgets, Spent};
 use super::command::{Command, Intervals};
 use super::effects::Purpose;
-use super::incidents::hash;
+use super::hash::hash;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
+use super::keyed::{BUDGET_KEY, CLAIM_KEY, COMMAND_KEY, FLOOR_KEY, Write, write};
 use super::observation::Severity;
 use super::quarantine;
 use super::record::{CommandResult, Event, EventKind, Stamp, Status};
-use super::start::{CLAIM_KEY, FLOOR_KEY};
 use super::time::{BootId, Mono, Now, Unix};
 use super::timeline::Timeline;
 use crate::config::{Action, CheckedConfig, QuarantineLevel};
@@ -42,11 +42,6 @@ const PROGRESS_STEP_PCT: u8 = 5;
 const ACTING: [&str; 8] =
     ["restart_unit", "restart_link", "reboot", "rollback", "mark_good", "quarantine", "release", "run"];
 
-/// The prefix of the ledger's keys in the store.
-pub const COMMAND_KEY: &str = "cmd/";
-/// The prefix of the budgets' keys in the store.
-pub const BUDGET_KEY: &str = "budget/";
-
 /// Something that the engine is to do for a command.
 #[derive(Debug, PartialEq)]
 pub enum Step {
@@ -57,7 +52,7 @@ pub enum Step {
     /// The message was dealt with: acknowledge it.
     Acknowledge(u16),
     /// Write to the journal, and come back when it is durable.
-    Journal(Purpose, Vec<(String, Option<Bytes>)>),
+    Journal(Purpose, Vec<Write>),
     /// Act on the gateway, as the token orders.
     Act(CommandId, Act, Option<Box<str>>, Duration),
     /// Restart the machine after a while.
@@ -555,7 +550,7 @@ impl Commands {
         let mut entries = vec![put(&command.id, &stored)];
         // With the command: an agent that is killed must not take one that had expired for a fresh one.
         let claimed = self.issued_at.filter(|issued_at| *issued_at > facts.timeline.floor());
-        entries.extend(claimed.map(|claimed| (CLAIM_KEY.to_owned(), Some(encode(&claimed)))));
+        entries.extend(claimed.map(|claimed| write(CLAIM_KEY, &claimed)));
         if let (false, Some(act)) = (waits, parsed.act()) {
             entries.extend(self.spend(facts, act));
             entries.extend(intent(facts, &command.id, act));
@@ -748,21 +743,21 @@ impl Commands {
     }
 
     /// Spends the budget of an act; what is returned is to be journaled with it.
-    pub fn spend(&mut self, facts: Facts<'_>, act: &Act) -> Option<(String, Option<Bytes>)> {
+    pub fn spend(&mut self, facts: Facts<'_>, act: &Act) -> Option<Write> {
         if !act.spends() {
             return None;
         }
         let action = act.action();
         let budget = facts.config.remediation.budget.get(&action);
         let spent = self.budgets.spend(action, budget, facts.timeline, facts.now)?;
-        Some((format!("{BUDGET_KEY}{}", action.word()), Some(encode(&spent))))
+        Some(write(format!("{BUDGET_KEY}{}", action.word()), &spent))
     }
 
     /// Counts every budget as spent; what is returned is to be stored.
-    pub fn exhaust_budgets(&mut self, facts: Facts<'_>) -> Vec<(String, Option<Bytes>)> {
+    pub fn exhaust_budgets(&mut self, facts: Facts<'_>) -> Vec<Write> {
         let spend = |(action, budget): (&Action, &crate::config::Budget)| {
             let spent = self.budgets.exhaust(*action, budget, facts.timeline, facts.now);
-            (format!("{BUDGET_KEY}{}", action.word()), Some(encode(&spent)))
+            write(format!("{BUDGET_KEY}{}", action.word()), &spent)
         };
         facts.config.remediation.budget.iter().map(spend).collect()
     }
@@ -920,7 +915,7 @@ impl Commands {
             let floor = facts.timeline.proven().max(passed);
             self.passed = self.passed.max(Some(floor));
             let mut entries: Vec<_> = forgotten.iter().map(|id| (key(id), None)).collect();
-            entries.push((FLOOR_KEY.to_owned(), Some(encode(&floor))));
+            entries.push(write(FLOOR_KEY, &floor));
             self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
         }
         self.ledger.len() < LEDGER_MAX
@@ -1009,7 +1004,7 @@ impl Bucket {
 }
 
 /// What is journaled with the beginning of an act beside the command.
-fn intent(facts: Facts<'_>, id: &CommandId, act: &Act) -> Option<(String, Option<Bytes>)> {
+fn intent(facts: Facts<'_>, id: &CommandId, act: &Act) -> Option<Write> {
     quarantine::intent(act, &Trigger::Command(id.clone()), facts.timeline.stamp(facts.now.mono))
 }
 
@@ -1098,13 +1093,8 @@ fn key(id: &CommandId) -> String {
     format!("{COMMAND_KEY}{id}")
 }
 
-fn put(id: &CommandId, stored: &Stored) -> (String, Option<Bytes>) {
-    (key(id), Some(encode(stored)))
-}
-
-/// CBOR into memory has no failure; should it ever, an empty value is reported as unreadable at the next start.
-pub(super) fn encode<T: Encode<()>>(value: &T) -> Bytes {
-    minicbor::to_vec(value).unwrap_or_default().into()
+fn put(id: &CommandId, stored: &Stored) -> Write {
+    write(key(id), stored)
 }
 
 /// What of an output is kept for whoever asks again, and that it is not all.

@@ -6,18 +6,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
-use super::commands::encode;
+use super::keyed::{DATA_KEY, Write, write};
 use super::metric::{Metric, Point, Value};
 use super::observation::Severity;
 use super::record::{Event, EventKind};
 use super::time::{BootId, Mono, Now};
 use crate::wire::date::rfc3339;
 
-/// The key of what was counted.
-pub(super) const DATA_KEY: &str = "data_use";
 /// How often it is written: what a power cut costs of it, against the wear of the flash.
 const SAVED_EVERY: Duration = Duration::from_secs(3_600);
 /// Of the budget, in percent; each is told once a month.
@@ -99,13 +96,13 @@ impl DataUse {
     }
 
     /// What is to be written, if it is time to; at a stop it is.
-    pub(super) fn save(&mut self, now: Mono, stopping: bool) -> Option<(String, Option<Bytes>)> {
+    pub(super) fn save(&mut self, now: Mono, stopping: bool) -> Option<Write> {
         let is_due = self.changed && (stopping || now.since(self.saved) >= SAVED_EVERY);
         if !is_due && !self.urgent {
             return None;
         }
         (self.saved, self.changed, self.urgent) = (now, false, false);
-        Some((DATA_KEY.to_owned(), Some(encode(&self.stored))))
+        Some(write(DATA_KEY, &self.stored))
     }
 
     /// Another month begins anew; without a clock this one goes on.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::io::{Effect, EffectId, LogLevel, StoreOp};
+use super::keyed::Write;
 use super::record::Class;
 use crate::wire::CommandId;
 
@@ -154,7 +155,7 @@ impl Effects {
     }
 
     /// Queues writes of keyed state.
-    pub fn put(&mut self, purpose: Purpose, entries: Vec<(String, Option<Bytes>)>) {
+    pub fn put(&mut self, purpose: Purpose, entries: Vec<Write>) {
         self.store(purpose, StoreOp::Put { entries });
     }
 

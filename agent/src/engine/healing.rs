@@ -9,15 +9,16 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Engine;
 use super::admission::Power;
-use super::commands::{self, Commands, Facts};
+use super::commands::{Commands, Facts};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, Effect, EffectId, LogLevel, Own, Trigger};
+use super::keyed::{RUN_KEY, write};
 use super::observation::Observation;
 use super::quarantine::{self, Aftermath};
 use super::record::{CommandResult, Part, Status};
 use super::remedies::Step;
 use super::rules::{Change, Look};
-use super::start::{RUN_KEY, Run};
+use super::start::Run;
 use super::stop::REBOOTING;
 use super::time::{Mono, Now};
 use crate::wire::Reason;
@@ -351,7 +352,7 @@ impl Engine {
         self.effects.log(LogLevel::Error, "the machine did not reboot: going on");
         self.effects.reopen();
         let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
-        self.put_beginning(vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))]);
+        self.put_beginning(vec![write(RUN_KEY, &run)]);
         let passed_over = std::mem::take(&mut self.passed_over);
         self.incidents.miss(passed_over);
         self.pace.restart(now.mono, &self.config.telemetry);

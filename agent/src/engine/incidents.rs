@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
+use super::hash::hash;
 use super::kernel::KernelClass;
+use super::keyed::encode;
 use super::metric::{Metric, Point};
 use super::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Refused, Severity};
 use super::record::{Event, EventKind, Stamp};
@@ -204,7 +206,7 @@ impl Incidents {
         let others = counting.iter().skip(OPEN_MAX).map(|(_, cluster)| cluster.repeats).sum();
         let mut unsaid = Unsaid { open: open.collect(), others };
         loop {
-            let bytes = super::commands::encode(&unsaid);
+            let bytes = encode(&unsaid);
             if bytes.len() <= OPEN_BYTES_MAX {
                 return (!unsaid.open.is_empty()).then_some(bytes);
             }
@@ -514,13 +516,6 @@ fn without_instance(unit: &str) -> Cow<'_, str> {
         rest = tail;
     }
     Cow::Owned(masked)
-}
-
-/// FNV-1a, 64 bit.
-pub(super) fn hash<const N: usize>(parts: [&str; N]) -> u64 {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    parts.iter().flat_map(|part| part.bytes()).fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
 #[cfg(test)]

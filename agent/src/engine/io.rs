@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::keyed::Write;
 use super::observation::{Audited, ErrorBatch, Observation};
 use super::packet::{Packet, Version};
 use super::record::Class;
@@ -227,7 +228,7 @@ pub enum StoreOp {
     /// Writes keyed state, all or nothing; durable when it is completed.
     Put {
         /// `None` deletes.
-        entries: Vec<(String, Option<Bytes>)>,
+        entries: Vec<Write>,
     },
     /// Changes nothing: its answer shows that the store comes to the end of what is asked of it.
     Probe,
@@ -518,10 +519,6 @@ pub struct LogRange {
     /// How many were given up by [`StoreOp::Evict`] since the log was made: durable before they are gone.
     pub evicted: u64,
 }
-
-/// The store's word, as an entry of the keyed state, that this was begun anew after a loss. It stays until what follows from
-/// that is written with its deletion: whoever opened the store first may have died before, or have been somebody else.
-pub const STATE_LOST_KEY: &str = "state_lost";
 
 /// Something that was lost to damage.
 #[derive(Debug, Clone, PartialEq, Eq)]

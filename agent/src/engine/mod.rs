@@ -1,7 +1,9 @@
 //! The pure engine: every decision of the agent, and nothing else. No async, no I/O, no clock, no dice of its own:
-//! `handle(now, input)`, then `poll_effect()` until it is empty, and `poll_deadline()` says when to wake it. Its parts
-//! (vitals, incidents, rules, outbox, link, commands, attributes) know nothing of each other; what passes between them passes
-//! here.
+//! `handle(now, input)`, then `poll_effect()` until it is empty, and `poll_deadline()` says when to wake it. Each of its parts
+//! (vitals, incidents, rules, outbox, link, commands, remedies, quarantine) has its own state and changes nobody else's: one
+//! may be shown another, to read it. What passes between them passes here and in the files that go on with [`Engine`]:
+//! alarms, healing, reconfigure, session, start, status, stop, trial. Below them is what they have in common: time, records,
+//! metrics, the keyed state.
 
 pub mod admission;
 pub mod attributes;
@@ -12,6 +14,7 @@ pub mod effects;
 pub mod incidents;
 pub mod io;
 pub mod kernel;
+pub mod keyed;
 pub mod link;
 pub mod metric;
 pub mod observation;
@@ -29,6 +32,7 @@ mod alarms;
 mod battery;
 mod changes;
 mod data_use;
+mod hash;
 mod healing;
 mod pace;
 mod quarantine;
@@ -62,6 +66,7 @@ use effects::{Effects, Purpose};
 use healing::Reboot;
 use incidents::Incidents;
 use io::{Effect, EffectId, Input, LogLevel, StoreFault, StoreOp, StoreReply, Trigger};
+use keyed::{ACCOUNTED_KEY, AUDIT_KEY, CURSOR_KEY, DROPPED_KEY, OPEN_KEY, SEQ_KEY, Write, write};
 use link::{FaultLog, Link};
 use metric::{Metric, Point};
 use observation::{Audited, EndSigns, ErrorBatch, Observation, Severity};
@@ -73,7 +78,7 @@ use recent::Recent;
 use record::{Body, Class, CommandResult, Event, EventKind, Record, Sample};
 use remedies::Remedies;
 use rules::{Round, Rules};
-use self_audit::{AUDIT_KEY, SelfAudit};
+use self_audit::SelfAudit;
 use session::Session;
 use stop::Stopping;
 use time::{BootId, Mono, Now, Unix};
@@ -164,7 +169,7 @@ pub struct Engine {
     /// Lines of errors that came while the agent stopped: lost, if it goes on after all.
     passed_over: u64,
     /// What the start writes, until that is durable.
-    beginning: Option<Vec<(String, Option<Bytes>)>>,
+    beginning: Option<Vec<Write>>,
     /// Bookkeeping failed: what is kept by it is saved again with the next sample.
     unsaved: bool,
     last_sample: Option<(u64, Record)>,
@@ -761,14 +766,14 @@ impl Engine {
         self.seqs.retry_at = None;
         self.seqs.reserving = true;
         let upto = self.seqs.last + SEQ_BLOCK;
-        let entry = (start::SEQ_KEY.to_owned(), Some(commands::encode(&upto)));
+        let entry = write(SEQ_KEY, &upto);
         self.effects.put(Purpose::Reserve { upto }, vec![entry]);
     }
 
     /// The end of the numbers that this run uses, if it stops now: an entry for the store.
-    fn last_seqs(&self) -> (String, Option<Bytes>) {
+    fn last_seqs(&self) -> Write {
         let upto = self.seqs.reserved.max(self.seqs.last + SEQ_LOW);
-        (start::SEQ_KEY.to_owned(), Some(commands::encode(&upto)))
+        write(SEQ_KEY, &upto)
     }
 
     fn save_timeline(&mut self, saved: &Saved) {
@@ -777,10 +782,10 @@ impl Engine {
         self.date_careful();
     }
 
-    fn timeline_entries(&self, saved: &Saved) -> Vec<(String, Option<Bytes>)> {
+    fn timeline_entries(&self, saved: &Saved) -> Vec<Write> {
         let mut entries = Vec::from(start::floors(saved));
         if let Some(anchor) = saved.anchor {
-            entries.push((start::anchor_key(self.timeline.boot()), Some(commands::encode(&anchor))));
+            entries.push(write(start::anchor_key(self.timeline.boot()), &anchor));
         }
         entries.extend(saved.forget.iter().map(|boot| (start::anchor_key(*boot), None)));
         entries
@@ -818,10 +823,7 @@ impl Engine {
 
     fn save_dropped(&mut self) {
         if let Some((dropped, accounted)) = self.outbox.dropped_to_save() {
-            let entries = vec![
-                (start::DROPPED_KEY.to_owned(), Some(commands::encode(dropped))),
-                (start::ACCOUNTED_KEY.to_owned(), Some(commands::encode(&accounted))),
-            ];
+            let entries = vec![write(DROPPED_KEY, dropped), write(ACCOUNTED_KEY, &accounted)];
             self.effects.put(Purpose::Bookkeeping, entries);
         }
     }
@@ -832,11 +834,10 @@ impl Engine {
         }
         self.cursor.saved = true;
         let bytes = |text: &String| Bytes::copy_from_slice(text.as_bytes());
-        let mut entries: Vec<_> =
-            self.cursor.at.iter().map(|at| (start::CURSOR_KEY.to_owned(), Some(bytes(at)))).collect();
+        let mut entries: Vec<_> = self.cursor.at.iter().map(|at| (CURSOR_KEY.to_owned(), Some(bytes(at)))).collect();
         let open = self.incidents.unsaid();
         if open != self.cursor.open {
-            entries.push((start::OPEN_KEY.to_owned(), open.clone()));
+            entries.push((OPEN_KEY.to_owned(), open.clone()));
             self.cursor.open = open;
         }
         if !entries.is_empty() {

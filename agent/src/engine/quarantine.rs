@@ -9,16 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
-use super::commands::encode;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
+use super::keyed::{QUARANTINE_KEY, Write, encode, write};
 use super::observation::Severity;
 use super::record::{Event, EventKind, Stamp};
 use super::time::{Mono, Now};
 use crate::config::QuarantineLevel;
 use crate::wire::Reason;
 
-/// The key of the level in the store.
-pub(super) const QUARANTINE_KEY: &str = "quarantine";
 /// What presence, attributes and status say outside of it.
 const NONE: &str = "none";
 /// How often the rules are loaded again while the broker is there.
@@ -71,15 +69,15 @@ pub(super) struct Aftermath {
     /// To be told.
     pub(super) event: Option<Event>,
     /// What stands in the journal from now on, if that changes.
-    pub(super) entry: Option<(String, Option<Bytes>)>,
+    pub(super) entry: Option<Write>,
     /// A level was entered: a snapshot is due.
     pub(super) entered: bool,
 }
 
 /// What is journaled before an act, where it enters quarantine.
-pub(super) fn intent(act: &Act, by: &Trigger, at: Stamp) -> Option<(String, Option<Bytes>)> {
+pub(super) fn intent(act: &Act, by: &Trigger, at: Stamp) -> Option<Write> {
     let Act::Quarantine { level: Some(level) } = act else { return None };
-    Some((QUARANTINE_KEY.to_owned(), Some(encode(&Stored::new(*level, by, at)))))
+    Some(write(QUARANTINE_KEY, &Stored::new(*level, by, at)))
 }
 
 impl Stored {
@@ -227,11 +225,11 @@ impl Quarantine {
     }
 
     /// What the journal is to say where what it names was not begun. Of an act that is under way the end says it.
-    pub(super) fn as_it_is(&self) -> Option<(String, Option<Bytes>)> {
+    pub(super) fn as_it_is(&self) -> Option<Write> {
         self.under_way.is_none().then(|| self.entry())
     }
 
-    fn entry(&self) -> (String, Option<Bytes>) {
+    fn entry(&self) -> Write {
         (QUARANTINE_KEY.to_owned(), self.inside.as_ref().map(|inside| encode(&inside.stored)))
     }
 }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 use super::admission::Refusal;
-use super::commands::encode;
 use super::io::{Act, ActOutcome, ActStatus, EffectId};
+use super::keyed::{BOOTS_KEY, REMEDY_KEY, Write, write};
 use super::observation::Severity;
 use super::record::{Event, EventKind, Stamp};
 use super::time::{Mono, Now};
@@ -30,11 +30,6 @@ const AGAIN_LAST: Duration = Duration::from_secs(1_800);
 const LOOP_BOOTS: usize = 4;
 const LOOP_WINDOW: Duration = Duration::from_secs(1_800);
 
-/// The prefix of the ladders' keys in the store.
-pub const REMEDY_KEY: &str = "remedy/";
-/// The boots of late.
-pub const BOOTS_KEY: &str = "boots";
-
 /// Something that the engine is to do for a ladder.
 #[derive(Debug, PartialEq)]
 pub enum Step {
@@ -45,12 +40,12 @@ pub enum Step {
         /// The rule.
         rule: String,
         /// Its key, and what stands there.
-        entry: (String, Option<Bytes>),
+        entry: Write,
         /// The act whose budget is spent.
         act: Act,
     },
     /// Write to the journal; nothing waits for it.
-    Note((String, Option<Bytes>)),
+    Note(Write),
     /// Act on the gateway.
     Act {
         /// The rule.
@@ -422,7 +417,7 @@ impl Remedies {
         let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(act)) else { return false };
         run.effect = Some(reboot);
         run.stored.awaits_boot = true;
-        self.steps.push_back(Step::Note((key(rule), Some(encode(&run.stored)))));
+        self.steps.push_back(Step::Note(write(key(rule), &run.stored)));
         true
     }
 
@@ -538,7 +533,7 @@ impl Remedies {
         run.stored.awaits_boot = false;
         run.stored.since = timeline.stamp(now.mono);
         run.admitted = Some(act.clone());
-        let entry = (key(rule), Some(encode(&run.stored)));
+        let entry = write(key(rule), &run.stored);
         self.steps.push_back(Step::Journal { rule: rule.to_owned(), entry, act });
     }
 
@@ -648,7 +643,7 @@ impl Remedies {
 
     fn note(&mut self, rule: &str) {
         let Some(run) = self.runs.get(rule) else { return };
-        self.steps.push_back(Step::Note((key(rule), Some(encode(&run.stored)))));
+        self.steps.push_back(Step::Note(write(key(rule), &run.stored)));
     }
 
     fn climbing(&self) -> usize {
@@ -663,7 +658,7 @@ impl Remedies {
         self.boots.push(timeline.stamp(now.mono));
         let surplus = self.boots.len().saturating_sub(LOOP_BOOTS);
         self.boots.drain(..surplus);
-        self.steps.push_back(Step::Note((BOOTS_KEY.to_owned(), Some(encode(&self.boots)))));
+        self.steps.push_back(Step::Note(write(BOOTS_KEY, &self.boots)));
     }
 
     /// So many boots of late that doing something is more likely to be the cause than the cure.

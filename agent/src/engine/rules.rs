@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
-use super::commands;
+use super::keyed::{ALARM_KEY, LEARNED_KEY, Write, encode};
 use super::metric::{Metric, Rollup, Value};
 use super::observation::{Observation, Severity};
 use super::record::{Body, Event, EventKind, Field, Record, Sample, Stamp};
@@ -25,10 +25,6 @@ use super::time::{Mono, Unix};
 use crate::config::{Anomaly, AttributeValue, Rule, RuleTest, Share};
 use detector::{Detector, Seen};
 
-/// The prefix of the alarms' keys in the store.
-pub const ALARM_KEY: &str = "alarm/";
-/// The prefix of the keys of what detectors have learned.
-pub const LEARNED_KEY: &str = "learned/";
 /// How often what was learned is written: what a power cut costs of it, against the wear of the flash.
 const SAVED_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Events that one rule may make within an hour: after that an alarm that flaps is told as raised until it is quiet.
@@ -185,12 +181,12 @@ impl Rules {
     }
 
     /// What detectors have learned, if it is time to write it.
-    pub fn learned_due(&mut self, now: Mono) -> Vec<(String, Option<Bytes>)> {
+    pub fn learned_due(&mut self, now: Mono) -> Vec<Write> {
         if now.since(self.saved) < SAVED_EVERY { Vec::new() } else { self.learned(now) }
     }
 
     /// What detectors have learned.
-    pub fn learned(&mut self, now: Mono) -> Vec<(String, Option<Bytes>)> {
+    pub fn learned(&mut self, now: Mono) -> Vec<Write> {
         self.saved = now;
         let learned = |watch: &Watch| {
             let learned = watch.detector.as_ref()?.save();
@@ -261,7 +257,7 @@ impl Rules {
 #[must_use]
 pub fn entry(rule: &str, seq: u64, record: &Record) -> (String, Bytes) {
     let told = Told { seq, record: record.clone() };
-    (format!("{ALARM_KEY}{rule}"), commands::encode(&told))
+    (format!("{ALARM_KEY}{rule}"), encode(&told))
 }
 
 fn watches(rules: &[Rule], now: Stamp) -> BTreeMap<String, Watch> {

@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::commands::encode;
+use super::keyed::encode;
 use super::observation::{Audited, Finding, Severity};
 use super::record::{Event, EventKind};
 use super::template::cut_at;
 use super::time::Mono;
 
-/// The key of the findings that were told.
-pub(super) const AUDIT_KEY: &str = "audit";
 /// A gateway that has just booted has other things to do.
 const FIRST_AFTER: Duration = Duration::from_secs(5 * 60);
 const EVERY: Duration = Duration::from_secs(24 * 3_600);

@@ -7,9 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
+use super::Engine;
 use super::attributes::Attributes;
 use super::effects::Purpose;
 use super::io::{EffectId, LinkFault, LinkFaultKind, LogLevel};
+use super::keyed::{SUBSCRIBED_KEY, write};
 use super::link::{Cargo, Link, Signal, Unanswered};
 use super::metric::{Metric, Point};
 use super::observation::Severity;
@@ -19,7 +21,6 @@ use super::ration::{Allowance, Ration};
 use super::record::{Body, Class, CommandResult, Event, EventKind, Record};
 use super::suspect::Suspects;
 use super::time::{Mono, Now};
-use super::{Engine, commands, start};
 use crate::config::Encoding;
 use crate::wire::payload::{Presence, Speaker};
 use crate::wire::telemetry::TelemetryMessage;
@@ -414,7 +415,7 @@ impl Engine {
     }
 
     fn save_subscribed(&mut self, subscribed: Subscribed) {
-        let entry = (start::SUBSCRIBED_KEY.to_owned(), Some(commands::encode(&subscribed)));
+        let entry = write(SUBSCRIBED_KEY, &subscribed);
         self.session.subscribed = subscribed;
         self.effects.put(Purpose::Bookkeeping, vec![entry]);
     }

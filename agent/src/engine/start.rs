@@ -10,11 +10,16 @@ use super::admission::Power;
 use super::attributes::Attributes;
 use super::battery::Battery;
 use super::changes::Changes;
-use super::commands::{self, Careful, Commands};
-use super::data_use::{DATA_KEY, DataUse};
+use super::commands::{Careful, Commands};
+use super::data_use::DataUse;
 use super::effects::{Effects, Purpose};
 use super::incidents::{self, Incidents};
-use super::io::{LogLevel, Recovered, STATE_LOST_KEY};
+use super::io::{LogLevel, Recovered};
+use super::keyed::{
+    ACCOUNTED_KEY, ANCHOR_KEY, AUDIT_KEY, CAREFUL_KEY, CAREFUL_SINCE_KEY, CLAIM_KEY, CRASHES_KEY, CURSOR_KEY, DATA_KEY,
+    DROPPED_KEY, FLOOR_KEY, LOSSES_KEY, OPEN_KEY, RUN_KEY, SEQ_KEY, STATE_LOST_KEY, SUBSCRIBED_KEY, Write, encode,
+    write,
+};
 use super::link::{self, FaultLog, Link};
 use super::observation::Severity;
 use super::outbox::{Limits, Outbox};
@@ -25,7 +30,7 @@ use super::recent::Recent;
 use super::record::{Class, Event, EventKind, Field, Stamp};
 use super::remedies::Remedies;
 use super::rules::{Leftovers, Rules};
-use super::self_audit::{AUDIT_KEY, SelfAudit};
+use super::self_audit::SelfAudit;
 use super::session::Session;
 use super::time::{Anchor, BootId, Now, Unix};
 use super::timeline::{Saved, Timeline};
@@ -34,31 +39,14 @@ use super::vitals::Vitals;
 use super::{Counters, Cursor, Engine, Identity, Seqs};
 use crate::config::{self, CheckedConfig};
 
-pub(super) const SEQ_KEY: &str = "seq";
-pub(super) const FLOOR_KEY: &str = "floor";
-pub(super) const CLAIM_KEY: &str = "claim";
-pub(super) const CURSOR_KEY: &str = "cursor";
-/// What was counted of error lines before the cursor, and not told.
-pub(super) const OPEN_KEY: &str = "open";
-pub(super) const SUBSCRIBED_KEY: &str = "subscribed";
-pub(super) const DROPPED_KEY: &str = "dropped";
-/// How much of what the store evicted is among the dropped; saved with them.
-pub(super) const ACCOUNTED_KEY: &str = "accounted";
-pub(super) const RUN_KEY: &str = "run";
-/// Crashes of the kernel's that were told.
-const CRASHES_KEY: &str = "crashes";
 /// Numbers left out where it isn't known how many were used: more than a run uses up.
 const SEQ_SKIP: u64 = 1 << 32;
 /// Where nothing tells which numbers were used they are taken from the clock: more than are used up in a millisecond.
 const SEQS_PER_MS: u64 = 1_024;
 /// Where there is no clock either they are drawn from as many as a fortnight has.
 const UNCLOCKED_MASK: u64 = (1 << 40) - 1;
-const LOSSES_KEY: &str = "losses";
-const CAREFUL_KEY: &str = "careful";
-const CAREFUL_SINCE_KEY: &str = "careful_since";
 /// Losses that are remembered as told: their texts must fit into one value of the store.
 const LOSSES_MAX: usize = 8;
-const ANCHOR_KEY: &str = "anchor/";
 /// How long the first round of collection is waited for: a collector that hangs must not keep the gateway off the air.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// And how long until ladders go on without: one that waited for ever would be no help where a collector hangs.
@@ -92,11 +80,8 @@ pub(super) fn anchor_key(boot: BootId) -> String {
 }
 
 /// What is kept of how late it is at least.
-pub(super) fn floors(saved: &Saved) -> [(String, Option<Bytes>); 2] {
-    [
-        (FLOOR_KEY.to_owned(), Some(commands::encode(&saved.floor))),
-        (CLAIM_KEY.to_owned(), saved.claimed.map(|claimed| commands::encode(&claimed))),
-    ]
+pub(super) fn floors(saved: &Saved) -> [Write; 2] {
+    [write(FLOOR_KEY, &saved.floor), (CLAIM_KEY.to_owned(), saved.claimed.map(|claimed| encode(&claimed)))]
 }
 
 /// The store's limits in the outbox's terms.
@@ -124,9 +109,9 @@ pub(super) fn incident_settings(config: &config::CollectErrors) -> incidents::Se
 }
 
 /// What stands in the store of how careful the agent is.
-fn careful_entries(careful: Careful) -> [(String, Option<Bytes>); 2] {
-    let before = careful.before.map(|before| commands::encode(&before));
-    let since = careful.since.map(|since| commands::encode(&since));
+fn careful_entries(careful: Careful) -> [Write; 2] {
+    let before = careful.before.map(|before| encode(&before));
+    let since = careful.since.map(|since| encode(&since));
     [(CAREFUL_KEY.to_owned(), before), (CAREFUL_SINCE_KEY.to_owned(), since)]
 }
 
@@ -253,14 +238,14 @@ impl Engine {
         &mut self,
         now: Now,
         before: Option<Before>,
-        first: Vec<(String, Option<Bytes>)>,
+        first: Vec<Write>,
         recovered: &Recovered,
         told: &[String],
         alarms: Leftovers,
     ) {
         let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
         // All in one: if the agent dies before it is durable, the next start finds the state as this one did.
-        let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run)))];
+        let mut entries = vec![write(RUN_KEY, &run)];
         entries.extend(first);
         self.put_beginning(entries);
 
@@ -280,7 +265,7 @@ impl Engine {
     }
 
     /// Writes that this run has begun, and what follows from how the one before ended.
-    pub(super) fn put_beginning(&mut self, entries: Vec<(String, Option<Bytes>)>) {
+    pub(super) fn put_beginning(&mut self, entries: Vec<Write>) {
         self.effects.put(Purpose::Began, entries.clone());
         self.beginning = Some(entries);
     }
@@ -299,7 +284,7 @@ impl Engine {
     }
 
     /// What of that is still to be written, but for the mark of the run.
-    pub(super) fn take_beginning(&mut self) -> impl Iterator<Item = (String, Option<Bytes>)> + use<> {
+    pub(super) fn take_beginning(&mut self) -> impl Iterator<Item = Write> + use<> {
         self.beginning.take().into_iter().flatten().filter(|(key, _)| key != RUN_KEY)
     }
 
@@ -340,15 +325,15 @@ impl Engine {
         }
         // The count first: a crash between the two counts them twice, and the other way round never.
         self.save_dropped();
-        self.effects.put(Purpose::Bookkeeping, vec![(LOSSES_KEY.to_owned(), Some(commands::encode(&losses)))]);
+        self.effects.put(Purpose::Bookkeeping, vec![write(LOSSES_KEY, &losses)]);
     }
 
     /// What keeps the numbers that were used without a store from being used again by the next start with one: an entry for
     /// the store in which this was `found`. It knows of more where the clock was behind this time.
     #[must_use]
-    pub fn used_seqs(&self, found: &Recovered) -> (String, Option<Bytes>) {
+    pub fn used_seqs(&self, found: &Recovered) -> Write {
         let known = State::of(found).read(SEQ_KEY).unwrap_or(0);
-        (SEQ_KEY.to_owned(), Some(commands::encode(&self.seqs.last.max(known))))
+        write(SEQ_KEY, &self.seqs.last.max(known))
     }
 
     /// Why the machine went down, in the contract's words, and what says so where nobody announced it.
@@ -366,10 +351,10 @@ impl Engine {
 
     /// Whether the kernel has kept a crash that it had not when the agent was started before, and what of it is to be
     /// remembered.
-    fn crashes_since(&self, known: Option<Vec<String>>) -> (bool, Option<(String, Option<Bytes>)>) {
+    fn crashes_since(&self, known: Option<Vec<String>>) -> (bool, Option<Write>) {
         let (kept, known) = (&self.identity.end_signs.panics, known.unwrap_or_default());
         let crashed = kept.iter().any(|record| !known.contains(record));
-        let value = (!kept.is_empty()).then(|| commands::encode(kept));
+        let value = (!kept.is_empty()).then(|| encode(kept));
         (crashed, (*kept != known).then(|| (CRASHES_KEY.to_owned(), value)))
     }
 

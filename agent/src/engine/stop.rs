@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::Engine;
 use super::effects::Purpose;
 use super::healing::GOES_DOWN_WITHIN;
-use super::io::Effect;
+use super::io::{Effect, StoreOp};
+use super::keyed::{RUN_KEY, write};
 use super::observation::Severity;
 use super::record::{Class, Event, EventKind};
-use super::start::{RUN_KEY, Run};
+use super::start::Run;
 use super::time::{Mono, Now};
-use super::{commands, io::StoreOp};
 
 /// What presence says before the machine goes down.
 pub(super) const REBOOTING: &str = "rebooting";
@@ -89,7 +89,7 @@ impl Engine {
         self.tell_all_lost(now);
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));
         let run = Run { at: self.timeline.stamp(now.mono), clean: true, reboot: why.map(Into::into) };
-        let mut entries = vec![(RUN_KEY.to_owned(), Some(commands::encode(&run))), self.last_seqs()];
+        let mut entries = vec![write(RUN_KEY, &run), self.last_seqs()];
         entries.extend(self.take_beginning());
         let saved = self.timeline.save();
         entries.extend(self.timeline_entries(&saved));

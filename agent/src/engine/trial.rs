@@ -11,9 +11,9 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 use super::Engine;
-use super::commands::encode;
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
+use super::keyed::{RELEASE_KEY, Write, write};
 use super::observation::{Release, Severity};
 use super::record::{Event, EventKind, Stamp};
 use super::remedies::refusal;
@@ -21,8 +21,6 @@ use super::time::{Mono, Now};
 use crate::config::{CheckedConfig, Remedy, Rollback, Step};
 use crate::wire::Reason;
 
-/// The key of a target's releases in the store.
-const RELEASE_KEY: &str = "release/";
 /// When to try again what was refused, or has failed.
 const AGAIN: Duration = Duration::from_secs(600);
 /// And when there is another act to wait for.
@@ -150,9 +148,8 @@ impl Releases {
         self.reached = true;
     }
 
-    fn entry(&self, target: &str) -> Option<(String, Option<Bytes>)> {
-        let stored = self.targets.get(target).map(|target| encode(&target.stored))?;
-        Some((format!("{RELEASE_KEY}{target}"), Some(stored)))
+    fn entry(&self, target: &str) -> Option<Write> {
+        Some(write(format!("{RELEASE_KEY}{target}"), &self.targets.get(target)?.stored))
     }
 
     /// A release was seen. True if what is remembered has changed; the event, if there is something to tell.

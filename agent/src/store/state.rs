@@ -23,7 +23,8 @@ use bytes::Bytes;
 
 use super::disk::{self, Attempt};
 use super::segment::Fields;
-use crate::engine::io::{STATE_LOST_KEY, StoreFault, StoreLoss};
+use crate::engine::io::{StoreFault, StoreLoss};
+use crate::engine::keyed::STATE_LOST_KEY;
 
 /// Longest value. From 5 KiB on, with the checksum, sled's recovery was seen to panic after power cuts.
 pub const STATE_VALUE_BYTES_MAX: usize = 5 * 1024 - CHECKSUM_BYTES - 1;

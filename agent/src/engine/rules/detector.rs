@@ -18,7 +18,7 @@ use minicbor::{Decode, Encode};
 
 use super::Verdict;
 use crate::config::Anomaly;
-use crate::engine::commands::encode;
+use crate::engine::keyed::encode;
 use crate::engine::metric::{Metric, Value};
 use crate::engine::time::{Mono, Unix};
 

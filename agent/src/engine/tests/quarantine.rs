@@ -125,7 +125,7 @@ fn quarantine_holds_over_a_crash_and_a_reboot_and_its_rules_are_put_in_force_aga
 fn an_entry_of_the_journal_that_can_not_be_read_is_no_way_out() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
-    let key = super::super::quarantine::QUARANTINE_KEY;
+    let key = super::super::keyed::QUARANTINE_KEY;
     assert!(world.store.state.insert(key.to_owned(), Bytes::from_static(b"of a newer version")).is_some());
     world.crash();
     world.advance(10 * SECOND);

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::json;
 
 use super::world::{World, config, identity};
 use crate::engine::io::{Input, LinkFaultKind, Recovered, StoreFault, StoreOp};
+use crate::engine::keyed::{Write, encode};
 use crate::engine::observation::EndSigns;
 use crate::engine::record::Class;
 use crate::engine::time::{Mono, Now, Unix, Wall};
@@ -122,7 +122,7 @@ fn numbers_used_without_a_store_are_never_below_those_that_the_store_knows() {
     let engine = world.engine_from(absent);
     let used = decode(&engine.used_seqs(&Recovered::default()));
     assert!(used > decode(&(String::new(), found.state.iter().find(|(key, _)| key == "seq").map(|(_, n)| n.clone()))));
-    let ahead = Recovered { state: vec![("seq".into(), crate::engine::commands::encode(&(used + 7)))], ..found };
+    let ahead = Recovered { state: vec![("seq".into(), encode(&(used + 7)))], ..found };
     assert_eq!(decode(&engine.used_seqs(&ahead)), used + 7);
 }
 
@@ -159,7 +159,7 @@ fn without_a_store_and_without_a_clock_each_start_draws_its_numbers() {
     assert!(used.iter().all(|seq| *seq < 1 << 53), "exact as a float: {used:?}");
 }
 
-fn decode((_, value): &(String, Option<Bytes>)) -> u64 {
+fn decode((_, value): &Write) -> u64 {
     minicbor::decode(value.as_ref().unwrap()).unwrap()
 }
 
