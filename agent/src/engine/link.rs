@@ -33,7 +33,7 @@ const QUICK: Duration = Duration::from_millis(100);
 /// Publishes under way, whatever config and broker allow: half of what the runtime queues for a connection, so that a
 /// window sent at once is never taken for a stalled link.
 pub const WINDOW_MAX: usize = 128;
-/// How long to wait for the transport to close before giving it up.
+/// How long to wait for the transport to close before asking for it again.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// A broker that closes without a word at the greeting twice running may not speak our version of MQTT.
 const MUTE_CLOSES_MAX: u8 = 2;
@@ -787,14 +787,12 @@ impl Online {
 #[derive(Debug, Default)]
 pub struct FaultLog {
     last: Option<LinkFault>,
-    repeats: u64,
 }
 
 impl FaultLog {
     /// A connection failed or ended.
     pub fn down(&mut self, fault: &LinkFault, retry_in: Duration, effects: &mut Effects) {
         if self.last.as_ref() == Some(fault) {
-            self.repeats += 1;
             effects.log(LogLevel::Debug, format!("broker: {} again; next try in {retry_in:.1?}", fault.kind.word()));
             return;
         }
@@ -805,7 +803,6 @@ impl FaultLog {
         effects
             .log(LogLevel::Warn, format!("broker: {} (retrying with backoff; repeats are not logged)", fault.detail));
         self.last = Some(fault.clone());
-        self.repeats = 0;
     }
 
     /// A connection proved stable: the next failure is news again.

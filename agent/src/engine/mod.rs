@@ -155,10 +155,11 @@ pub struct Engine {
     inhibited: Option<String>,
     /// Who keeps the machine up.
     blocked: Option<String>,
-    /// Until the first round of collection is in, or for so long, there is no connection, over which commands come: what an
-    /// act is judged by isn't known yet.
+    /// Until then, or until the first round of collection has ended, the agent doesn't connect: commands would come, and what
+    /// they are judged by isn't known yet.
     looks_until: Option<Mono>,
-    /// And no ladder is climbed and no release left until a round has brought readings, or for so much longer.
+    /// Until then, or until a round has brought readings, no ladder is climbed and no release left. It lies later: a round may
+    /// end without any.
     heals_from: Option<Mono>,
     attributes: Attributes,
     pace: Pace,

@@ -974,8 +974,8 @@ impl Outbox {
         self.thin(effects);
     }
 
-    /// Oldest telemetry first, and that is what was thinned; events and results only when there is no telemetry, and never for something less urgent
-    /// than they are: on a disk that others have filled they would all be given up for nothing.
+    /// The oldest samples go first, the coarsest class before the finer. Events and results go only where no samples are left,
+    /// and only for something at least as urgent: on a disk that others have filled they would all be given up for nothing.
     fn evict(&mut self, for_class: Class, effects: &mut Effects) {
         if self.evicting || self.rest_until.is_some() || self.thinning.is_busy() {
             return;

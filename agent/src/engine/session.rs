@@ -629,11 +629,8 @@ impl Engine {
         }
         let Some((seq, bytes)) = self.outbox.send_next(class) else { return false };
         let Some(mut record) = self.decode(class, seq, &bytes) else { return true };
-        let leaf = match &record.body {
-            Body::Result(_) => "results",
-            Body::Event(_) => "events",
-            Body::Sample(_) => "telemetry",
-        };
+        // Among the results lie events too: those of the audit.
+        let leaf = if matches!(record.body, Body::Result(_)) { "results" } else { "events" };
         let mut payload = self.speaker().record(seq, &record);
         // How a command ended has to be told, by less of what it printed if need be: first its output goes, then its detail.
         for _ in 0..2 {
