@@ -11,7 +11,7 @@ use super::Engine;
 use super::admission::Power;
 use super::commands::{Commands, Facts};
 use super::effects::Purpose;
-use super::io::{Act, ActOutcome, ActStatus, Effect, EffectId, LogLevel, Own, Trigger};
+use super::io::{Act, ActOutcome, ActStatus, Effect, EffectId, LogLevel, Own, StopReason, Trigger};
 use super::keyed::{RUN_KEY, write};
 use super::observation::Observation;
 use super::quarantine::{self, Aftermath};
@@ -19,7 +19,6 @@ use super::record::{CommandResult, Part, Status};
 use super::remedies::Step;
 use super::rules::{Change, Look};
 use super::start::Run;
-use super::stop::REBOOTING;
 use super::time::{Mono, Now};
 use crate::wire::Reason;
 
@@ -315,7 +314,7 @@ impl Engine {
         if let Some(reboot) = &mut self.reboot {
             reboot.waits_until = None;
         }
-        self.stop(now, REBOOTING);
+        self.stop(now, StopReason::Rebooting);
     }
 
     /// Why the machine goes down, in the contract's word, if it is told to from here.

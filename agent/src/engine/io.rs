@@ -101,9 +101,29 @@ pub enum Input {
     ProveAlive,
     /// Stop: SIGTERM or Ctrl-C. The engine says goodbye and then emits [`Effect::Exit`].
     Stop {
-        /// Goes into the presence message: "stopped" or "rebooting".
-        reason: &'static str,
+        /// Goes into the presence message.
+        reason: StopReason,
     },
+}
+
+/// Why the agent stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// Somebody has stopped it.
+    Stopped,
+    /// The machine goes down.
+    Rebooting,
+}
+
+impl StopReason {
+    /// The word of the contract's presence message.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Rebooting => "rebooting",
+        }
+    }
 }
 
 /// Something to be done outside.

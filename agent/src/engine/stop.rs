@@ -6,15 +6,13 @@ use std::time::Duration;
 use super::Engine;
 use super::effects::Purpose;
 use super::healing::GOES_DOWN_WITHIN;
-use super::io::{Effect, StoreOp};
+use super::io::{Effect, StopReason, StoreOp};
 use super::keyed::{RUN_KEY, write};
 use super::observation::Severity;
 use super::record::{Class, Event, EventKind};
 use super::start::Run;
 use super::time::{Mono, Now};
 
-/// What presence says before the machine goes down.
-pub(super) const REBOOTING: &str = "rebooting";
 /// How long the last events may take to reach the broker.
 const TELL_MAX: Duration = Duration::from_secs(2);
 /// How long the broker may take to answer the goodbye.
@@ -25,7 +23,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// A stop under way.
 #[derive(Debug)]
 pub(super) struct Stopping {
-    reason: &'static str,
+    reason: StopReason,
     stage: Stage,
     since: Mono,
 }
@@ -62,7 +60,7 @@ impl Stopping {
 
 impl Engine {
     /// Begins to stop; a second request changes nothing.
-    pub(super) fn stop(&mut self, now: Now, reason: &'static str) {
+    pub(super) fn stop(&mut self, now: Now, reason: StopReason) {
         if let Some(stopping) = &mut self.stopping {
             // Told to stop while it waits for the machine to go down: that is it.
             if stopping.stage == Stage::Reboot {
@@ -72,7 +70,7 @@ impl Engine {
             self.leave_reboot();
             return;
         }
-        let why = self.reboot_reason().filter(|_| reason == REBOOTING);
+        let why = self.reboot_reason().filter(|_| reason == StopReason::Rebooting);
         if why.is_none() {
             // Somebody else stops the agent: a restart whose time has not come is not ordered in passing.
             self.leave_reboot();
@@ -114,7 +112,7 @@ impl Engine {
             // A broker may hang up on what exceeds its window, and then say itself that we are lost.
             let told = drained && self.link.has_room();
             if stopping.is_overdue(now.mono) || (counted && (told || !online)) {
-                self.say_offline(now, stopping.reason);
+                self.say_offline(now, stopping.reason.word());
                 enter(&mut stopping, Stage::Goodbye);
             }
         }

@@ -25,7 +25,7 @@ use crate::collect::errors::app::{self, AppSocket};
 use crate::config::{self, CheckedConfig};
 use crate::engine::Engine;
 use crate::engine::effects::STORE_AT_ONCE;
-use crate::engine::io::{Input, Recovered, StoreOp};
+use crate::engine::io::{Input, Recovered, StopReason, StoreOp};
 use crate::engine::observation::ErrorBatch;
 use crate::engine::time::Mono;
 use crate::store::{self, Absent, Backing, Store, StoreSettings};
@@ -158,7 +158,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
             wish = signals.next() => match wish {
                 Wish::Stop => {
                     service.stopping();
-                    engine.handle(clock.now(), Input::Stop { reason: "stopped" });
+                    engine.handle(clock.now(), Input::Stop { reason: StopReason::Stopped });
                 }
                 Wish::Reload => {
                     let files = &options.config_files;
@@ -171,7 +171,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
             },
             Ok(()) = options.stop.changed() => {
                 if *options.stop.borrow() {
-                    engine.handle(clock.now(), Input::Stop { reason: "stopped" });
+                    engine.handle(clock.now(), Input::Stop { reason: StopReason::Stopped });
                 }
             }
         }

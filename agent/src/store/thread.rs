@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Absent, Store};
-use crate::engine::io::{EffectId, Input, StoreFault, StoreOp, StoreReply, StoreStats};
+use crate::engine::io::{EffectId, Input, StopReason, StoreFault, StoreOp, StoreReply, StoreStats};
 
 /// Operations that may wait for the store; one more is refused as [`StoreFault::Busy`].
 pub const STORE_QUEUE_MAX: usize = 256;
@@ -144,7 +144,7 @@ fn next_job(store: &mut Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, 
             Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) if absent.is_back() => {
                 back.store(true, Ordering::Relaxed);
-                let _ = replies.blocking_send(Input::Stop { reason: "stopped" });
+                let _ = replies.blocking_send(Input::Stop { reason: StopReason::Stopped });
             }
             Err(RecvTimeoutError::Timeout) => {}
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use super::world::{World, config_with};
-use crate::engine::io::{Input, LinkFaultKind, StoreFault};
+use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreFault};
 use crate::engine::metric::{Metric, Rollup};
 use crate::engine::record::Class;
 
@@ -326,7 +326,7 @@ fn a_stop_does_not_clear_what_its_short_interval_did_not_count() {
     world.input(Input::Errors(super::invariants::error_batch("boom")));
     world.advance(Duration::from_millis(1_200));
     assert_eq!(states(&world), ["raised"]);
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(5 * SECOND);
     assert!(world.exited);
     assert_eq!(states(&world), ["raised"]);

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::world::{NONCE, World, config_with, outcome, restart};
 use crate::config::DeviceId;
-use crate::engine::io::{ActOutcome, ActStatus, Input, LinkFaultKind, StoreFault, StoreOp};
+use crate::engine::io::{ActOutcome, ActStatus, Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
 use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -121,7 +121,7 @@ fn a_result_that_the_store_refuses_over_and_over_is_told_after_a_crash() {
 
 #[test]
 fn a_result_that_the_store_refuses_until_the_agent_ends_is_told_by_the_next_start() {
-    for reason in ["stopped", "rebooting"] {
+    for reason in [StopReason::Stopped, StopReason::Rebooting] {
         let mut world = online();
         world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Results, .. }), StoreFault::Busy);
         world.command("x", "ping", json!({}), 7);
@@ -134,7 +134,7 @@ fn a_result_that_the_store_refuses_until_the_agent_ends_is_told_by_the_next_star
         world.crash();
         world.broker_up = true;
         world.advance(60 * SECOND);
-        assert_eq!(world.statuses("x"), ["SUCCEEDED"], "{reason}");
+        assert_eq!(world.statuses("x"), ["SUCCEEDED"], "{reason:?}");
     }
 }
 
@@ -376,7 +376,7 @@ fn without_a_trusted_clock_what_is_valid_from_its_issue_on_is_valid() {
 fn without_a_clock_what_is_older_than_the_last_known_time_is_expired() {
     let mut world = online();
     let saved = world.now.wall.unix.0 / 1000;
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.now.wall = crate::engine::time::Wall { unix: crate::engine::time::Unix(0), trusted: false };
     world.reboot();
     world.advance(2 * SECOND);

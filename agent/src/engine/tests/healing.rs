@@ -9,7 +9,7 @@ use serde_json::json;
 use super::invariants::error_batch;
 use super::world::{Got, World, config_with, outcome, restart};
 use crate::config::CheckedConfig;
-use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StoreFault, StoreOp};
+use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StopReason, StoreFault, StoreOp};
 use crate::engine::keyed::STATE_LOST_KEY;
 use crate::engine::metric::Metric;
 use crate::engine::observation::ErrorBatch;
@@ -384,7 +384,7 @@ fn a_reboot_says_goodbye_first_and_is_told_by_the_next_boot() {
     let presence = world.got.iter().rfind(|got| got.topic.ends_with("/presence")).unwrap();
     assert_eq!((&presence.body["online"], &presence.body["reason"]), (&false.into(), &"rebooting".into()));
     assert!(!world.exited, "it waits to be stopped");
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     assert!(world.exited);
     world.reboot();
     world.advance(5 * SECOND);
@@ -435,7 +435,7 @@ fn an_agent_that_is_stopped_while_a_reboot_waits_does_not_order_it() {
     let mut world = world();
     world.command("b-1", "reboot", json!({"delay_s": 3600}), 1);
     world.settle();
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(10 * SECOND);
     assert!(world.exited && world.acted.is_empty(), "{:?}", world.acted);
     world.crash();
@@ -462,7 +462,7 @@ fn what_comes_while_the_agent_ends_is_left_to_the_broker_for_the_next_start() {
     let claims = json!({"jti": "r-1", "iat": now_s, "exp": now_s + 600,
         "cmd": {"name": "restart_unit", "args": {"unit": "app.service"}}});
     world.withhold_acks = true;
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.claims(claims.clone(), 7);
     world.settle();
     assert!(world.acted.is_empty() && world.acked_commands.is_empty(), "{:?}", world.acted);
@@ -483,7 +483,7 @@ fn nothing_that_waited_begins_while_the_agent_ends() {
     }
     world.settle();
     world.withhold_acks = true;
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     let (id, _) = world.acts.pop().unwrap();
     world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
     assert_eq!(world.acted.len(), 1);
@@ -744,7 +744,7 @@ fn a_loss_that_another_opening_found_first_is_taken_note_of_once() {
 #[test]
 fn a_run_whose_beginning_the_disk_refused_is_no_continuation_of_the_one_before() {
     let mut world = world();
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(20 * SECOND);
     let is_mark = |op: &StoreOp| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "run"));
     world.refuse(is_mark, StoreFault::NoSpace { what: "put".into() });
@@ -772,7 +772,7 @@ fn a_run_whose_beginning_the_disk_refused_is_no_continuation_of_the_one_before()
 #[test]
 fn for_how_long_the_gateway_was_down_is_told_by_a_clock_that_was_set_after_its_start() {
     let mut world = world();
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(20 * SECOND);
     world.cut();
     world.now.wall = Wall { unix: Unix(world.now.wall.unix.0 + 90_000), trusted: false };
@@ -790,7 +790,7 @@ fn for_how_long_the_gateway_was_down_is_told_by_a_clock_that_was_set_after_its_s
 #[test]
 fn for_how_long_a_container_was_down_is_told_although_its_clock_since_boot_went_on() {
     let mut world = world();
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(20 * SECOND);
     world.cut();
     let host = world.now.mono;

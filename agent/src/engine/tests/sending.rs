@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::world::{Got, World};
 use crate::config::AttributeValue;
-use crate::engine::io::{Input, LinkFaultKind, StoreFault, StoreOp};
+use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 use crate::engine::observation::{EndSigns, ErrorBatch, Finding, Severity};
 use crate::engine::packet::{AckReason, Version};
@@ -432,7 +432,7 @@ fn a_store_that_fails_for_a_while_loses_nothing_that_fits_in_memory() {
 fn a_stop_tells_goodbye_and_exits_even_without_a_broker() {
     let mut world = World::new();
     world.advance(3 * SECOND);
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(SECOND);
     assert!(world.exited);
     let last = world.got.last().unwrap();
@@ -440,7 +440,7 @@ fn a_stop_tells_goodbye_and_exits_even_without_a_broker() {
 
     let mut alone = World::new();
     alone.cut();
-    alone.input(Input::Stop { reason: "stopped" });
+    alone.input(Input::Stop { reason: StopReason::Stopped });
     alone.advance(10 * SECOND);
     assert!(alone.exited);
 }
@@ -733,7 +733,7 @@ fn no_seq_is_used_twice_when_nothing_could_be_stored() {
 fn a_run_that_ended_well_leaves_no_numbers_out() {
     let mut world = World::new();
     world.advance(60 * SECOND);
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(10 * SECOND);
     let last = world.got.iter().filter_map(|got| got.body["seq"].as_u64()).max().unwrap();
     world.crash();
@@ -763,7 +763,7 @@ fn an_agent_that_has_said_goodbye_does_not_connect_again() {
     while !world.store_is_late() {
         world.advance(10 * SECOND);
     }
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(10 * SECOND);
     let connects = world.connects;
     world.store_answers();
@@ -777,7 +777,7 @@ fn a_goodbye_is_the_last_word_also_where_the_dice_say_to_connect_at_once() {
     world.retry_in = Duration::ZERO;
     world.advance(3 * SECOND);
     let connects = world.connects;
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(SECOND);
     assert_eq!((world.exited, world.connects), (true, connects));
 }
@@ -787,7 +787,7 @@ fn a_stop_that_waits_for_the_broker_sleeps_meanwhile() {
     let mut world = World::new();
     world.advance(SECOND);
     world.withhold_acks = true;
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(1_500 * MILLISECOND);
     assert!(!world.exited, "it still waits");
     assert!(world.engine.poll_deadline() > Some(world.now.mono), "{:?}", world.engine.poll_deadline());
@@ -865,7 +865,7 @@ fn a_stop_tells_what_the_open_buckets_counted() {
         if !online {
             world.cut();
         }
-        world.input(Input::Stop { reason: "stopped" });
+        world.input(Input::Stop { reason: StopReason::Stopped });
         world.advance(SECOND);
         assert!(world.exited);
         world.broker_up = true;
@@ -885,7 +885,7 @@ fn a_stop_while_the_broker_greets_leaves_no_presence_that_says_online() {
     world.broker_up = true;
     world.advance(1_500 * MILLISECOND);
     world.stall_store_at(|_| true);
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.give_connack();
     world.store_answers();
     world.advance(10 * SECOND);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use super::world::{World, config_with};
-use crate::engine::io::{Input, StoreFault, StoreOp};
+use crate::engine::io::{Input, StopReason, StoreFault, StoreOp};
 use crate::engine::record::Class;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -91,7 +91,7 @@ fn what_was_thinned_out_is_told_once_when_the_outage_is_over() {
 fn an_agent_that_stops_in_the_middle_of_an_outage_leaves_word_of_what_was_thinned_out() {
     let mut world = cut_off();
     world.advance(12 * HOUR);
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(MINUTE);
     world.crash();
     back_online(&mut world);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::world::{World, config, identity};
-use crate::engine::io::{Input, LinkFaultKind, Recovered, StoreFault, StoreOp};
+use crate::engine::io::{Input, LinkFaultKind, Recovered, StopReason, StoreFault, StoreOp};
 use crate::engine::keyed::{Write, encode};
 use crate::engine::observation::EndSigns;
 use crate::engine::record::Class;
@@ -315,7 +315,7 @@ fn what_is_held_when_the_link_breaks_or_the_agent_stops_is_stored() {
         let last = *world.samples().last().unwrap();
         assert!(!world.stored(Class::Telemetry).contains(&last), "held");
         if stop {
-            world.input(Input::Stop { reason: "stopped" });
+            world.input(Input::Stop { reason: StopReason::Stopped });
         } else {
             world.drop_connection(LinkFaultKind::Tcp);
         }
@@ -394,7 +394,7 @@ fn a_start_tells_what_ended_the_run_before() {
     }
     let mut world = World::new();
     world.advance(SECOND);
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.ended_as = Some("success".into());
     world.crash();
     world.advance(2 * SECOND);
@@ -411,7 +411,7 @@ fn what_came_no_further_than_a_logs_buffer_at_the_end_is_counted_as_dropped() {
     world.advance(60 * SECOND);
     let waiting = world.stored(Class::Telemetry).len() as u64;
     assert!(waiting > 5, "{waiting}");
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(10 * SECOND);
     let counted = world.engine.dropped().get("store_failed").copied();
     assert!(world.exited && counted >= Some(waiting), "{counted:?} of {waiting}");
@@ -426,7 +426,7 @@ fn what_only_memory_holds_at_the_end_is_counted_as_dropped() {
     world.advance(60 * SECOND);
     let held = world.engine.outbox.volatile() as u64;
     assert!(held > 5, "{held}");
-    world.input(Input::Stop { reason: "stopped" });
+    world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(10 * SECOND);
     assert!(world.exited);
     let dropped = |world: &World| world.engine.dropped().get("store_failed").copied();

@@ -7,7 +7,7 @@ use super::super::network::millis;
 use super::super::report::What;
 use super::super::scenario::{Fault, FaultKind, When};
 use super::{Active, Death, Event, World};
-use crate::engine::io::Input;
+use crate::engine::io::{Input, StopReason};
 
 impl World<'_> {
     /// Enters the first of each fault and each order.
@@ -124,7 +124,7 @@ impl World<'_> {
             FaultKind::Crash => self.strike_soon(Death::Killed),
             FaultKind::Restart => {
                 if let Some(agent) = &mut self.agent {
-                    agent.inbox.push_back(Input::Stop { reason: "stopped" });
+                    agent.inbox.push_back(Input::Stop { reason: StopReason::Stopped });
                 }
             }
             FaultKind::PowerCut => {

@@ -11,7 +11,7 @@ use super::super::report::{Promise, What};
 use super::{Death, Event, TURNS_MAX, World, look_at_memory};
 use crate::broker::ConnId;
 use crate::config::Action;
-use crate::engine::io::{EffectId, Input, StoreOp};
+use crate::engine::io::{EffectId, Input, StopReason, StoreOp};
 use crate::engine::observation::{EndSigns, ErrorBatch};
 use crate::engine::time::{Mono, Now, Unix};
 use crate::engine::{Engine, Identity};
@@ -293,7 +293,7 @@ impl World<'_> {
     pub(super) fn reboot_machine(&mut self) {
         self.reboots = true;
         match &mut self.agent {
-            Some(agent) => agent.inbox.push_back(Input::Stop { reason: "stopped" }),
+            Some(agent) => agent.inbox.push_back(Input::Stop { reason: StopReason::Stopped }),
             None => self.machine_down(),
         }
     }
