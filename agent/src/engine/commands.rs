@@ -291,15 +291,14 @@ impl Commands {
             // Nobody ordered it, but somebody may have waited for it.
             return self.begin_queued(facts);
         };
-        let (status, fallback) = match outcome.status {
-            ActStatus::Succeeded => (Status::Succeeded, None),
-            ActStatus::Failed => (Status::Failed, None),
-            ActStatus::TimedOut => (Status::TimedOut, Some(Reason::Timeout.word())),
-            ActStatus::Canceled => (Status::Canceled, Some(Reason::Canceled.word())),
-            ActStatus::Interrupted => (Status::Interrupted, Some(Reason::Interrupted.word())),
+        let fallback = match outcome.status {
+            ActStatus::Succeeded | ActStatus::Failed => None,
+            ActStatus::TimedOut => Some(Reason::Timeout.word()),
+            ActStatus::Canceled => Some(Reason::Canceled.word()),
+            ActStatus::Interrupted => Some(Reason::Interrupted.word()),
         };
-        let reason = outcome.reason.as_deref().or(fallback).map(str::to_owned);
-        self.finish(&id, status, reason.as_deref(), outcome.detail, outcome.output);
+        let reason = outcome.reason.as_deref().or(fallback);
+        self.finish(&id, outcome.status.status(), reason, outcome.detail, outcome.output);
         self.begin_queued(facts);
     }
 
@@ -1064,8 +1063,8 @@ fn remediation(id: &CommandId, entry: &Entry) -> Option<Event> {
     if !ACTING.contains(&&**name) || *status == Status::Queued || (boot.is_none() && !is_dry) {
         return None;
     }
-    let well = matches!(status, Status::InProgress | Status::Succeeded);
-    let event = Event::new(if well { Severity::Notice } else { Severity::Warning }, EventKind::Remediation, name)
+    let severity = if status.is_well() { Severity::Notice } else { Severity::Warning };
+    let event = Event::new(severity, EventKind::Remediation, name)
         .group("remediation")
         .with("id", id.as_str())
         .with("trigger", Trigger::Command(id.clone()).to_string().as_str())

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::keyed::Write;
 use super::observation::{Audited, ErrorBatch, Observation};
 use super::packet::{Packet, Version};
-use super::record::Class;
+use super::record::{Class, Status};
 use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
 use crate::wire::CommandId;
 
@@ -510,6 +510,20 @@ pub enum ActStatus {
     TimedOut,
     Canceled,
     Interrupted,
+}
+
+impl ActStatus {
+    /// The status of the command or the remedy whose act ended so.
+    #[must_use]
+    pub const fn status(self) -> Status {
+        match self {
+            Self::Succeeded => Status::Succeeded,
+            Self::Failed => Status::Failed,
+            Self::TimedOut => Status::TimedOut,
+            Self::Canceled => Status::Canceled,
+            Self::Interrupted => Status::Interrupted,
+        }
+    }
 }
 
 /// What the store found when it was opened: the engine starts from this.

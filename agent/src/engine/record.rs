@@ -395,6 +395,12 @@ impl Status {
     pub const fn is_terminal(self) -> bool {
         !matches!(self, Self::Queued | Self::InProgress)
     }
+
+    /// Whether an act of which it is told goes on or went as it was to go.
+    #[must_use]
+    pub const fn is_well(self) -> bool {
+        matches!(self, Self::InProgress | Self::Succeeded)
+    }
 }
 
 /// Room for an ordinary sample.

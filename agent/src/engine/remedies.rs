@@ -13,7 +13,7 @@ use super::admission::Refusal;
 use super::io::{Act, ActOutcome, ActStatus, EffectId};
 use super::keyed::{BOOTS_KEY, REMEDY_KEY, Write, write};
 use super::observation::Severity;
-use super::record::{Event, EventKind, Stamp};
+use super::record::{Event, EventKind, Stamp, Status};
 use super::time::{Mono, Now};
 use super::timeline::Timeline;
 use crate::config::{self, CheckedConfig, Remedy, Slowness};
@@ -328,7 +328,7 @@ impl Remedies {
             self.note(rule);
             return Some(act);
         }
-        let event = told(run, rule, &act, "IN_PROGRESS", None);
+        let event = told(run, rule, &act, Status::InProgress, None);
         self.steps.push_back(Step::Tell(event));
         self.steps.push_back(Step::Act { rule: rule.to_owned(), act });
         None
@@ -370,15 +370,8 @@ impl Remedies {
             self.note(&rule);
             return true;
         }
-        let status = match outcome.status {
-            ActStatus::Succeeded => "SUCCEEDED",
-            ActStatus::Failed => "FAILED",
-            ActStatus::TimedOut => "TIMED_OUT",
-            ActStatus::Canceled => "CANCELED",
-            ActStatus::Interrupted => "INTERRUPTED",
-        };
         if let Some(act) = act_of(run, config) {
-            self.steps.push_back(Step::Tell(told(run, rule, &act, status, outcome.reason.as_deref())));
+            self.steps.push_back(Step::Tell(told(run, rule, &act, outcome.status.status(), outcome.reason.as_deref())));
         }
         let rule = rule.clone();
         self.settle(now, config, timeline, &rule);
@@ -499,9 +492,9 @@ impl Remedies {
         if let Some(act) = act_of(run, config) {
             let awaits_boot = act == Act::Reboot || run.stored.awaits_boot;
             let (status, reason) = match (awaits_boot, other_boot) {
-                (true, true) => ("SUCCEEDED", None),
-                (true, false) => ("FAILED", Some(Reason::SameBoot)),
-                (false, _) => ("INTERRUPTED", Some(Reason::Interrupted)),
+                (true, true) => (Status::Succeeded, None),
+                (true, false) => (Status::Failed, Some(Reason::SameBoot)),
+                (false, _) => (Status::Interrupted, Some(Reason::Interrupted)),
             };
             self.steps.push_back(Step::Tell(told(run, rule, &act, status, reason.map(Reason::word))));
         }
@@ -549,7 +542,7 @@ impl Remedies {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if run.told != Some(reason) {
             run.told = Some(reason);
-            let event = told(run, rule, act, "REJECTED", Some(reason.word())).with("detail", detail.as_str());
+            let event = told(run, rule, act, Status::Rejected, Some(reason.word())).with("detail", detail.as_str());
             self.steps.push_back(Step::Tell(event));
             if matches!(reason, Reason::BudgetSpent | Reason::BootLoop) {
                 let audit = Event::new(Severity::Warning, EventKind::Audit, reason.word())
@@ -697,8 +690,8 @@ fn act_of(run: &Run, config: &CheckedConfig) -> Option<Act> {
 }
 
 /// The contract's `remediation` event of a step.
-fn told(run: &Run, rule: &str, act: &Act, status: &str, reason: Option<&str>) -> Event {
-    let severity = if matches!(status, "IN_PROGRESS" | "SUCCEEDED") { Severity::Notice } else { Severity::Warning };
+fn told(run: &Run, rule: &str, act: &Act, status: Status, reason: Option<&str>) -> Event {
+    let severity = if status.is_well() { Severity::Notice } else { Severity::Warning };
     Event::new(severity, EventKind::Remediation, act.action().word())
         .group("remediation")
         .with("id", format!("{rule}-{}", run.stored.climb).as_str())
@@ -707,7 +700,7 @@ fn told(run: &Run, rule: &str, act: &Act, status: &str, reason: Option<&str>) ->
         .with("step", u64::from(run.stored.step) + 1)
         .with("action", act.action().word())
         .with("target", act.target().as_str())
-        .with("status", status)
+        .with("status", status.word())
         .with_some("reason", reason)
 }
 

@@ -15,7 +15,7 @@ use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
 use super::keyed::{RELEASE_KEY, Write, write};
 use super::observation::{Release, Severity};
-use super::record::{Event, EventKind, Stamp};
+use super::record::{Event, EventKind, Stamp, Status};
 use super::remedies::refusal;
 use super::time::{Mono, Now};
 use crate::config::{CheckedConfig, Remedy, Rollback, Step};
@@ -339,7 +339,7 @@ impl Engine {
         }
         if is_own && wish == Some(Wish::Leave) {
             let act = Act::Rollback { target: target.clone(), to: None };
-            let status = if outcome.status == ActStatus::Succeeded { "SUCCEEDED" } else { "FAILED" };
+            let status = if outcome.status == ActStatus::Succeeded { Status::Succeeded } else { Status::Failed };
             let event = tried(&act, &target, status)
                 .with_some("reason", outcome.reason.as_deref())
                 .with_some("detail", outcome.detail.as_deref());
@@ -363,7 +363,7 @@ impl Engine {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
         known.again = now.mono.after(AGAIN);
         if known.told_once(reason) {
-            self.record_event(now, tried(act, target, "REJECTED").with("reason", reason).with("detail", detail));
+            self.record_event(now, tried(act, target, Status::Rejected).with("reason", reason).with("detail", detail));
         }
     }
 
@@ -382,14 +382,14 @@ impl Engine {
 }
 
 /// The contract's `remediation` event.
-fn tried(act: &Act, target: &str, status: &'static str) -> Event {
+fn tried(act: &Act, target: &str, status: Status) -> Event {
     Event::new(Severity::Warning, EventKind::Remediation, act.word())
         .group("remediation")
         .with("id", format!("{}-{target}", Own::Trial.word()).as_str())
         .with("trigger", Trigger::Own(Own::Trial).to_string().as_str())
         .with("action", act.word())
         .with("target", target)
-        .with("status", status)
+        .with("status", status.word())
 }
 
 fn told(name: &'static str, target: &str, release: &str) -> Event {

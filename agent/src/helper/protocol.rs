@@ -141,7 +141,7 @@ impl Answer {
                 Self::Refused { reason: reason.unwrap_or_default(), detail: detail.unwrap_or_default() }
             }
             AnswerWords::End { status, reason, detail, output } => {
-                let (status, _) = STATUS_WORDS.into_iter().find(|(_, word)| *word == status)?;
+                let status = STATUSES.into_iter().find(|known| known.status().word() == status)?;
                 Self::Done(ActOutcome { status, reason, detail, output, attachment: None })
             }
         })
@@ -164,19 +164,9 @@ impl Answer {
     }
 }
 
-const STATUS_WORDS: [(ActStatus, &str); 5] = [
-    (ActStatus::Succeeded, "SUCCEEDED"),
-    (ActStatus::Failed, "FAILED"),
-    (ActStatus::TimedOut, "TIMED_OUT"),
-    (ActStatus::Canceled, "CANCELED"),
-    (ActStatus::Interrupted, "INTERRUPTED"),
-];
-
-/// The contract's word for a status.
-#[must_use]
-pub(crate) fn status_word(status: ActStatus) -> &'static str {
-    STATUS_WORDS.into_iter().find(|(known, _)| *known == status).map_or("FAILED", |(_, word)| word)
-}
+/// How an act can end: those that an answer may name.
+const STATUSES: [ActStatus; 5] =
+    [ActStatus::Succeeded, ActStatus::Failed, ActStatus::TimedOut, ActStatus::Canceled, ActStatus::Interrupted];
 
 /// What the agent does of its own accord reads as a rule's: root has the same answer to both.
 fn trigger_of(text: &str) -> Option<Trigger> {
@@ -305,7 +295,7 @@ impl AnswerWords {
             Answer::Able(able) => Self::Able { able: able.iter().map(|action| action.word().to_owned()).collect() },
             Answer::Progress(progress) => Self::Progress { progress },
             Answer::Done(ActOutcome { status, reason, detail, output, .. }) => {
-                Self::End { status: status_word(status).to_owned(), reason, detail, output }
+                Self::End { status: status.status().word().to_owned(), reason, detail, output }
             }
             Answer::Refused { reason, detail } => {
                 Self::End { status: REJECTED.to_owned(), reason: Some(reason), detail: Some(detail), output: None }

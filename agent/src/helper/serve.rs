@@ -19,7 +19,7 @@ use super::ledger::{Ledger, Moment};
 use super::link::{Link, Received};
 use super::pace::{Bucket, Lines, Told};
 use super::policy::Policy;
-use super::protocol::{Answer, Refusal, Request, status_word};
+use super::protocol::{Answer, Refusal, Request};
 use crate::act::link::Interfaces;
 use crate::act::quarantine::{Loader, Quarantine};
 use crate::act::rollback::Rollbacks;
@@ -211,7 +211,7 @@ async fn perform(link: &Link, order: Order, actor: &Actor) -> ActOutcome {
         }
     };
     let reason = outcome.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    tracing::info!("{what} for {trigger} ended: {}{reason}", status_word(outcome.status));
+    tracing::info!("{what} for {trigger} ended: {}{reason}", outcome.status.status().word());
     outcome
 }
 
