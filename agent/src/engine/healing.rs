@@ -16,7 +16,7 @@ use super::keyed::{RUN_KEY, write};
 use super::observation::Observation;
 use super::quarantine::{self, Aftermath};
 use super::record::{CommandResult, Part, Status};
-use super::remedies::Step;
+use super::remedies::{self, Remedies, Step};
 use super::rules::{Change, Look};
 use super::start::Run;
 use super::time::{Mono, Now};
@@ -63,29 +63,39 @@ impl Engine {
         call(&mut self.commands, facts)
     }
 
+    pub(super) fn with_remedies<T>(
+        &mut self,
+        now: Now,
+        call: impl FnOnce(&mut Remedies, remedies::Facts<'_>) -> T,
+    ) -> T {
+        let facts = remedies::Facts { now, config: &self.config, timeline: &self.timeline };
+        call(&mut self.remedies, facts)
+    }
+
     pub(super) fn note_power(&mut self, now: Now, observation: &Observation) {
         self.power = Power::read(now.mono, &observation.points);
     }
 
     /// Alarms that have a ladder begin to climb it, or come down.
     pub(super) fn take_remedies(&mut self, now: Now, changes: &[Change]) {
-        for change in changes {
-            match &change.remedy {
-                Some(ladder) if change.raised => {
-                    self.remedies.alarm_raised(now, &self.timeline, &change.rule, ladder);
+        self.with_remedies(now, |remedies, facts| {
+            for change in changes {
+                match &change.remedy {
+                    Some(ladder) if change.raised => remedies.alarm_raised(facts, &change.rule, ladder),
+                    _ if !change.raised => remedies.alarm_cleared(facts, &change.rule),
+                    _ => {}
                 }
-                _ if !change.raised => self.remedies.alarm_cleared(now, &self.timeline, &change.rule),
-                _ => {}
             }
-        }
+        });
     }
 
     /// Alarms that stand and whose ladders aren't being climbed: one that was stored before its ladder was, or has another
     /// ladder now.
     pub(super) fn resume_remedies(&mut self, now: Now) {
+        let facts = remedies::Facts { now, config: &self.config, timeline: &self.timeline };
         for rule in &self.config.rules {
             if let Some(ladder) = rule.remedy.as_ref().filter(|_| self.rules.is_raised(&rule.name)) {
-                self.remedies.alarm_stands(now, &self.timeline, &rule.name, ladder);
+                self.remedies.alarm_stands(facts, &rule.name, ladder);
             }
         }
     }
@@ -107,7 +117,7 @@ impl Engine {
                     (Some(act), None) => self.with_commands(now, |commands, facts| commands.admit(facts, act)),
                     (None, _) => Ok(()),
                 };
-                self.remedies.take_turn(now, &self.config, &self.timeline, &rule, raised, verdict);
+                self.with_remedies(now, |remedies, facts| remedies.take_turn(facts, &rule, raised, verdict));
             }
         }
         self.tell_remedies(now);
@@ -130,7 +140,7 @@ impl Engine {
                     let effect = self.effects.fresh_id();
                     self.remedies.acting(&rule, effect);
                     let outcome = ActOutcome::succeeded("the agent samples and sends less");
-                    self.remedies.acted(now, &self.config, &self.timeline, effect, &outcome);
+                    self.with_remedies(now, |remedies, facts| remedies.acted(facts, effect, &outcome));
                 }
                 Step::Act { rule, act: Act::Reboot } => {
                     let effect = self.order_reboot(now, Trigger::Rule(rule.clone()), None, Duration::ZERO);
@@ -147,7 +157,7 @@ impl Engine {
 
     /// The red button, for what the gateway does by itself: what hasn't begun doesn't, and what can be stopped is.
     pub(super) fn stop_ladders(&mut self, now: Now) {
-        let under_way = self.remedies.cancel(now, &self.timeline);
+        let under_way = self.with_remedies(now, Remedies::cancel);
         let stopped: Vec<EffectId> = under_way.into_iter().chain(self.releases.leaving()).collect();
         self.releases.stay();
         for id in stopped {
@@ -254,7 +264,7 @@ impl Engine {
             }
             self.resume(now);
         }
-        if !self.remedies.acted(now, &self.config, &self.timeline, id, &outcome) {
+        if !self.with_remedies(now, |remedies, facts| remedies.acted(facts, id, &outcome)) {
             self.with_commands(now, |commands, facts| commands.acted(facts, id, outcome));
             return;
         }

@@ -516,7 +516,8 @@ impl Engine {
             }
             Purpose::Remedy(rule) => {
                 self.log_fault("journal", fault.as_ref());
-                let given_up = self.remedies.journaled(now, &self.config, &self.timeline, &rule, fault.is_none());
+                let written = fault.is_none();
+                let given_up = self.with_remedies(now, |remedies, facts| remedies.journaled(facts, &rule, written));
                 if let Some(act) = given_up {
                     self.take_back(&act);
                     // The configuration may have wanted another ladder meanwhile.

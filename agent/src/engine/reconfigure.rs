@@ -4,6 +4,7 @@
 use super::io::LogLevel;
 use super::observation::Severity;
 use super::record::{Event, EventKind};
+use super::remedies::Remedies;
 use super::time::Now;
 use super::{Engine, start};
 use crate::config::{self, CheckedConfig, Collect, CollectErrors, Device, Mqtt, Quarantine};
@@ -55,7 +56,7 @@ impl Engine {
         self.incidents.set_settings(start::incident_settings(&self.config.collect.errors));
         self.link.set_settings(start::link_settings(&self.config));
         self.reconfigure_rules(now);
-        self.remedies.reconfigure(now, &self.config, &self.timeline);
+        self.with_remedies(now, Remedies::reconfigure);
         self.resume_remedies(now);
         self.session.set_ration(self.config.mqtt.drain.publishes_per_second);
         self.attributes.touch();

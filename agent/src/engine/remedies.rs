@@ -146,6 +146,27 @@ impl Run {
     }
 }
 
+/// What decisions are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The present.
+    pub now: Now,
+    /// Which ladders there are, and what climbs them.
+    pub config: &'a CheckedConfig,
+    /// Dates what is stored, and says how long ago it was.
+    pub timeline: &'a Timeline,
+}
+
+impl Facts<'_> {
+    fn stamp(self) -> Stamp {
+        self.timeline.stamp(self.now.mono)
+    }
+
+    fn age(self, since: Stamp) -> Duration {
+        self.timeline.age(since, self.now)
+    }
+}
+
 /// All ladders.
 #[derive(Debug, Default)]
 pub struct Remedies {
@@ -157,22 +178,16 @@ pub struct Remedies {
 impl Remedies {
     /// Starts with what the journal holds. A step that was under way is not known to have worked, and counts as done.
     #[must_use]
-    pub fn new(
-        now: Now,
-        state: &[(String, Bytes)],
-        config: &CheckedConfig,
-        timeline: &Timeline,
-        is_raised: impl Fn(&str) -> bool,
-    ) -> Self {
+    pub fn new(facts: Facts<'_>, state: &[(String, Bytes)], is_raised: impl Fn(&str) -> bool) -> Self {
         let mut remedies = Self::default();
         for (key, value) in state {
             if key == BOOTS_KEY {
                 remedies.boots = minicbor::decode(value).unwrap_or_default();
             } else if let Some(rule) = key.strip_prefix(REMEDY_KEY) {
-                remedies.restore(now, rule, value, config, timeline, is_raised(rule));
+                remedies.restore(facts, rule, value, is_raised(rule));
             }
         }
-        remedies.count_boot(timeline, now);
+        remedies.count_boot(facts);
         remedies
     }
 
@@ -201,13 +216,13 @@ impl Remedies {
     }
 
     /// An alarm with a ladder was raised.
-    pub fn alarm_raised(&mut self, now: Now, timeline: &Timeline, rule: &str, ladder: &str) {
-        let since = timeline.stamp(now.mono);
+    pub fn alarm_raised(&mut self, facts: Facts<'_>, rule: &str, ladder: &str) {
+        let since = facts.stamp();
         let (climb, step) = match self.runs.get(rule).map(|run| &run.stored) {
             Some(old) if old.state == State::Healed => {
                 let was_tried = old.ladder == ladder && !old.dry;
                 // It came back too soon: what was tried last didn't heal it.
-                let too_soon = timeline.age(old.since, now) < HEALTH;
+                let too_soon = facts.age(old.since) < HEALTH;
                 let next = old.step + u32::from(!old.unbegun);
                 if was_tried && too_soon { (old.climb, next) } else { (old.climb + 1, 0) }
             }
@@ -215,23 +230,23 @@ impl Remedies {
             None => (1, 0),
         };
         let stored = Stored::new(climb, step, since, ladder.to_owned());
-        self.runs.insert(rule.to_owned(), Run::new(stored, Some(now.mono), None));
+        self.runs.insert(rule.to_owned(), Run::new(stored, Some(facts.now.mono), None));
         self.note(rule);
     }
 
     /// An alarm with a ladder stands that may not have been climbed yet: since before a start or another configuration.
-    pub fn alarm_stands(&mut self, now: Now, timeline: &Timeline, rule: &str, ladder: &str) {
+    pub fn alarm_stands(&mut self, facts: Facts<'_>, rule: &str, ladder: &str) {
         if self.runs.get(rule).is_some_and(|run| run.stored.state != State::Healed) {
             return;
         }
-        self.alarm_raised(now, timeline, rule, ladder);
+        self.alarm_raised(facts, rule, ladder);
         if let Some(run) = self.runs.get_mut(rule) {
-            run.looks_after = Some(now.mono);
+            run.looks_after = Some(facts.now.mono);
         }
     }
 
     /// An alarm was cleared.
-    pub fn alarm_cleared(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+    pub fn alarm_cleared(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         let untouched = run.stored.state == State::Waiting && run.stored.step == 0;
         match run.stored.state {
@@ -245,7 +260,7 @@ impl Remedies {
             State::Waiting => run.stored.unbegun = true,
             State::Settling | State::Exhausted => {}
         }
-        self.healed(now, timeline, rule);
+        self.healed(facts, rule);
     }
 
     /// A rule whose turn it is. Its turn is over once it was taken.
@@ -275,56 +290,41 @@ impl Remedies {
     }
 
     /// It is a rule's turn. `verdict`: whether what it wants may be done now.
-    pub fn take_turn(
-        &mut self,
-        now: Now,
-        config: &CheckedConfig,
-        timeline: &Timeline,
-        rule: &str,
-        raised: bool,
-        verdict: Result<(), Refusal>,
-    ) {
+    pub fn take_turn(&mut self, facts: Facts<'_>, rule: &str, raised: bool, verdict: Result<(), Refusal>) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         (run.due, run.looks_after) = (None, None);
         match run.stored.state {
-            State::Waiting => self.try_step(now, config, timeline, rule, verdict),
-            State::Settling if raised => self.next_step(now, timeline, rule),
-            State::Settling => self.healed(now, timeline, rule),
+            State::Waiting => self.try_step(facts, rule, verdict),
+            State::Settling if raised => self.next_step(facts, rule),
+            State::Settling => self.healed(facts, rule),
             State::Acting | State::Healed | State::Exhausted => {}
         }
     }
 
     /// The journal says that a step has begun, or could not be told. An act that is not begun after all.
-    pub fn journaled(
-        &mut self,
-        now: Now,
-        config: &CheckedConfig,
-        timeline: &Timeline,
-        rule: &str,
-        written: bool,
-    ) -> Option<Act> {
+    pub fn journaled(&mut self, facts: Facts<'_>, rule: &str, written: bool) -> Option<Act> {
         let run = self.runs.get_mut(rule).filter(|run| run.stored.state == State::Acting)?;
         let act = run.admitted.take()?;
         if run.stored.canceled {
             run.stored.unbegun = true;
-            self.end(now, timeline, rule);
+            self.end(facts, rule);
             return Some(act);
         }
-        if !run.is_wanted(rule, config) {
+        if !run.is_wanted(rule, facts.config) {
             run.stored.state = State::Waiting;
-            self.leave(now, timeline, rule);
+            self.leave(facts, rule);
             return Some(act);
         }
         if !written {
             // It was not begun. The entry may be on disk all the same: then a crash counts this step as done.
             run.stored.state = State::Waiting;
-            run.due = Some(now.mono.after(AGAIN_FIRST));
+            run.due = Some(facts.now.mono.after(AGAIN_FIRST));
             return Some(act);
         }
-        if act_of(run, config).as_ref() != Some(&act) {
+        if act_of(run, facts.config).as_ref() != Some(&act) {
             // The configuration was changed meanwhile: what the step is now has to be admitted first.
             run.stored.state = State::Waiting;
-            run.due = Some(now.mono);
+            run.due = Some(facts.now.mono);
             self.note(rule);
             return Some(act);
         }
@@ -342,14 +342,7 @@ impl Remedies {
     }
 
     /// An act ended. False: it is not one of a ladder's.
-    pub fn acted(
-        &mut self,
-        now: Now,
-        config: &CheckedConfig,
-        timeline: &Timeline,
-        effect: EffectId,
-        outcome: &ActOutcome,
-    ) -> bool {
+    pub fn acted(&mut self, facts: Facts<'_>, effect: EffectId, outcome: &ActOutcome) -> bool {
         let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(effect)) else { return false };
         run.effect = None;
         // A reboot that completes what is done is another matter: the step was begun, and is not begun again.
@@ -359,27 +352,27 @@ impl Remedies {
             let rule = rule.clone();
             run.stored.state = State::Waiting;
             run.told = None;
-            if !run.is_wanted(&rule, config) {
-                self.leave(now, timeline, &rule);
+            if !run.is_wanted(&rule, facts.config) {
+                self.leave(facts, &rule);
                 return true;
             }
-            if let Some(act) = act_of(run, config) {
+            if let Some(act) = act_of(run, facts.config) {
                 let detail = outcome.detail.clone().unwrap_or_default();
-                self.refused(now, config, timeline, &rule, &act, (reason, detail));
+                self.refused(facts, &rule, &act, (reason, detail));
             }
             self.note(&rule);
             return true;
         }
-        if let Some(act) = act_of(run, config) {
+        if let Some(act) = act_of(run, facts.config) {
             self.steps.push_back(Step::Tell(told(run, rule, &act, outcome.status.status(), outcome.reason.as_deref())));
         }
         let rule = rule.clone();
-        self.settle(now, config, timeline, &rule);
+        self.settle(facts, &rule);
         true
     }
 
     /// A command ends all that goes on: none goes a step further before its alarm has been cleared. Acts that are under way.
-    pub fn cancel(&mut self, now: Now, timeline: &Timeline) -> Vec<EffectId> {
+    pub fn cancel(&mut self, facts: Facts<'_>) -> Vec<EffectId> {
         let goes_on = |run: &Run| matches!(run.stored.state, State::Waiting | State::Acting | State::Settling);
         let rules: Vec<String> =
             self.runs.iter().filter(|(_, run)| goes_on(run)).map(|(rule, _)| rule.clone()).collect();
@@ -397,7 +390,7 @@ impl Remedies {
                 }
                 state => {
                     run.stored.unbegun = state == State::Waiting;
-                    self.end(now, timeline, &rule);
+                    self.end(facts, &rule);
                 }
             }
         }
@@ -432,41 +425,33 @@ impl Remedies {
 
     /// Takes over a config: what its rules don't climb any more ends, and so does the rehearsal of what is to be real now.
     /// What is under way is waited for.
-    pub fn reconfigure(&mut self, now: Now, config: &CheckedConfig, timeline: &Timeline) {
+    pub fn reconfigure(&mut self, facts: Facts<'_>) {
         let is_over = |rule: &str, run: &Run| {
-            let was_rehearsed = run.stored.dry && !config.remediation.dry_run;
+            let was_rehearsed = run.stored.dry && !facts.config.remediation.dry_run;
             let is_open = !matches!(run.stored.state, State::Acting | State::Healed);
-            is_open && (was_rehearsed || !run.is_wanted(rule, config))
+            is_open && (was_rehearsed || !run.is_wanted(rule, facts.config))
         };
         let over = self.runs.iter().filter(|(rule, run)| is_over(rule, run)).map(|(rule, _)| rule.clone());
         for rule in over.collect::<Vec<String>>() {
-            self.leave(now, timeline, &rule);
+            self.leave(facts, &rule);
         }
     }
 
     /// The configuration no longer wants this climb. Its number stays known: the next one has another.
-    fn leave(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+    fn leave(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if matches!(run.stored.state, State::Waiting | State::Acting | State::Settling) {
             self.steps.push_back(Step::Tell(canceled(run, rule)));
         }
         run.stored.unbegun |= run.stored.state == State::Waiting;
         run.stored.state = State::Healed;
-        run.stored.since = timeline.stamp(now.mono);
+        run.stored.since = facts.stamp();
         (run.due, run.looks_after) = (None, None);
         self.note(rule);
     }
 
-    fn restore(
-        &mut self,
-        now: Now,
-        rule: &str,
-        value: &Bytes,
-        config: &CheckedConfig,
-        timeline: &Timeline,
-        raised: bool,
-    ) {
-        let ladder = config.rules.iter().find(|known| known.name == rule).and_then(|known| known.remedy.clone());
+    fn restore(&mut self, facts: Facts<'_>, rule: &str, value: &Bytes, raised: bool) {
+        let ladder = facts.config.rules.iter().find(|known| known.name == rule).and_then(|known| known.remedy.clone());
         let (Ok(mut stored), Some(ladder)) = (minicbor::decode::<Stored>(value), ladder) else {
             return self.steps.push_back(Step::Note((key(rule), None)));
         };
@@ -474,22 +459,22 @@ impl Remedies {
             stored.ladder = ladder;
         }
         let state = stored.state;
-        let other_boot = stored.since.boot != timeline.boot();
-        self.runs.insert(rule.to_owned(), Run::new(stored, None, Some(now.mono)));
+        let other_boot = stored.since.boot != facts.timeline.boot();
+        self.runs.insert(rule.to_owned(), Run::new(stored, None, Some(facts.now.mono)));
         match state {
-            State::Waiting if !raised => self.alarm_cleared(now, timeline, rule),
-            State::Waiting => self.put_off(rule, now.mono),
-            State::Acting => self.interrupted(now, config, timeline, rule, other_boot),
-            State::Settling => self.settle(now, config, timeline, rule),
-            State::Exhausted if !raised => self.healed(now, timeline, rule),
+            State::Waiting if !raised => self.alarm_cleared(facts, rule),
+            State::Waiting => self.put_off(rule, facts.now.mono),
+            State::Acting => self.interrupted(facts, rule, other_boot),
+            State::Settling => self.settle(facts, rule),
+            State::Exhausted if !raised => self.healed(facts, rule),
             State::Healed | State::Exhausted => {}
         }
     }
 
     /// The agent ended while a step was under way. A reboot is judged by the boot id; the rest can't be known.
-    fn interrupted(&mut self, now: Now, config: &CheckedConfig, timeline: &Timeline, rule: &str, other_boot: bool) {
+    fn interrupted(&mut self, facts: Facts<'_>, rule: &str, other_boot: bool) {
         let Some(run) = self.runs.get(rule) else { return };
-        if let Some(act) = act_of(run, config) {
+        if let Some(act) = act_of(run, facts.config) {
             let awaits_boot = act == Act::Reboot || run.stored.awaits_boot;
             let (status, reason) = match (awaits_boot, other_boot) {
                 (true, true) => (Status::Succeeded, None),
@@ -498,47 +483,32 @@ impl Remedies {
             };
             self.steps.push_back(Step::Tell(told(run, rule, &act, status, reason.map(Reason::word))));
         }
-        self.settle(now, config, timeline, rule);
+        self.settle(facts, rule);
     }
 
-    fn try_step(
-        &mut self,
-        now: Now,
-        config: &CheckedConfig,
-        timeline: &Timeline,
-        rule: &str,
-        verdict: Result<(), Refusal>,
-    ) {
-        let looping = self.boot_loop(now, timeline);
+    fn try_step(&mut self, facts: Facts<'_>, rule: &str, verdict: Result<(), Refusal>) {
+        let looping = self.boot_loop(facts);
         let crowded = self.climbing() >= RUNS_MAX;
         let Some(run) = self.runs.get_mut(rule) else { return };
-        let Some(act) = act_of(run, config) else { return self.exhausted(now, timeline, rule) };
+        let Some(act) = act_of(run, facts.config) else { return self.exhausted(facts, rule) };
         let admitted = match looping {
             Some(detail) => Err((Reason::BootLoop, detail)),
             None if crowded => Err((Reason::Busy, format!("{RUNS_MAX} ladders are being climbed"))),
             None => verdict,
         };
         if let Err(refusal) = admitted {
-            return self.refused(now, config, timeline, rule, &act, refusal);
+            return self.refused(facts, rule, &act, refusal);
         }
         run.stored.dry = false;
         run.stored.state = State::Acting;
         run.stored.awaits_boot = false;
-        run.stored.since = timeline.stamp(now.mono);
+        run.stored.since = facts.stamp();
         run.admitted = Some(act.clone());
         let entry = write(key(rule), &run.stored);
         self.steps.push_back(Step::Journal { rule: rule.to_owned(), entry, act });
     }
 
-    fn refused(
-        &mut self,
-        now: Now,
-        config: &CheckedConfig,
-        timeline: &Timeline,
-        rule: &str,
-        act: &Act,
-        (reason, detail): Refusal,
-    ) {
+    fn refused(&mut self, facts: Facts<'_>, rule: &str, act: &Act, (reason, detail): Refusal) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if run.told != Some(reason) {
             run.told = Some(reason);
@@ -560,53 +530,53 @@ impl Remedies {
             | Reason::Busy
             | Reason::BudgetSpent
             | Reason::BootLoop => {
-                run.due = Some(now.mono.after(run.again));
+                run.due = Some(facts.now.mono.after(run.again));
                 run.again = run.again.saturating_mul(2).min(AGAIN_LAST);
             }
             Reason::DryRun => {
                 run.stored.dry = true;
-                let settle = step_of(run, config).map_or(Duration::ZERO, |step| step.settle);
-                self.next_step(now, timeline, rule);
-                self.put_off(rule, now.mono.after(settle));
+                let settle = step_of(run, facts.config).map_or(Duration::ZERO, |step| step.settle);
+                self.next_step(facts, rule);
+                self.put_off(rule, facts.now.mono.after(settle));
             }
-            _ => self.next_step(now, timeline, rule),
+            _ => self.next_step(facts, rule),
         }
     }
 
-    fn next_step(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+    fn next_step(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         run.stored.step += 1;
         run.stored.state = State::Waiting;
-        run.stored.since = timeline.stamp(now.mono);
+        run.stored.since = facts.stamp();
         run.told = None;
         run.again = AGAIN_FIRST;
-        run.due = Some(now.mono);
+        run.due = Some(facts.now.mono);
         self.note(rule);
     }
 
-    fn settle(&mut self, now: Now, config: &CheckedConfig, timeline: &Timeline, rule: &str) {
+    fn settle(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if run.stored.canceled {
-            return self.end(now, timeline, rule);
+            return self.end(facts, rule);
         }
-        if !run.is_wanted(rule, config) {
-            return self.leave(now, timeline, rule);
+        if !run.is_wanted(rule, facts.config) {
+            return self.leave(facts, rule);
         }
         run.stored.state = State::Settling;
-        run.stored.since = timeline.stamp(now.mono);
-        run.looks_after = Some(now.mono);
+        run.stored.since = facts.stamp();
+        run.looks_after = Some(facts.now.mono);
         run.told = None;
         run.again = AGAIN_FIRST;
-        let settle = step_of(run, config).map_or(Duration::ZERO, |step| step.settle);
-        run.due = Some(now.mono.after(settle));
+        let settle = step_of(run, facts.config).map_or(Duration::ZERO, |step| step.settle);
+        run.due = Some(facts.now.mono.after(settle));
         self.note(rule);
     }
 
-    fn healed(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+    fn healed(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         let helped = run.stored.state != State::Exhausted && !run.stored.dry;
         run.stored.state = State::Healed;
-        run.stored.since = timeline.stamp(now.mono);
+        run.stored.since = facts.stamp();
         run.due = None;
         if helped {
             let event = ladder_event(run, rule, Severity::Notice, "healed", "HEALED");
@@ -615,21 +585,21 @@ impl Remedies {
         self.note(rule);
     }
 
-    fn exhausted(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+    fn exhausted(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         // A rehearsal wakes nobody, but shows that the ladder ends here.
         let severity = if run.stored.dry { Severity::Notice } else { Severity::Error };
         let event = ladder_event(run, rule, severity, "ladder_exhausted", "EXHAUSTED");
         let rehearsed = run.stored.dry.then(|| Reason::DryRun.word());
         self.steps.push_back(Step::Tell(event.with_some("reason", rehearsed)));
-        self.end(now, timeline, rule);
+        self.end(facts, rule);
     }
 
     /// It goes no further before its alarm has been cleared.
-    fn end(&mut self, now: Now, timeline: &Timeline, rule: &str) {
+    fn end(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         run.stored.state = State::Exhausted;
-        run.stored.since = timeline.stamp(now.mono);
+        run.stored.since = facts.stamp();
         run.due = None;
         self.note(rule);
     }
@@ -644,19 +614,19 @@ impl Remedies {
     }
 
     /// Remembers this boot, if it is another one.
-    fn count_boot(&mut self, timeline: &Timeline, now: Now) {
-        if self.boots.last().is_some_and(|last| last.boot == timeline.boot()) {
+    fn count_boot(&mut self, facts: Facts<'_>) {
+        if self.boots.last().is_some_and(|last| last.boot == facts.timeline.boot()) {
             return;
         }
-        self.boots.push(timeline.stamp(now.mono));
+        self.boots.push(facts.stamp());
         let surplus = self.boots.len().saturating_sub(LOOP_BOOTS);
         self.boots.drain(..surplus);
         self.steps.push_back(Step::Note(write(BOOTS_KEY, &self.boots)));
     }
 
     /// So many boots of late that doing something is more likely to be the cause than the cure.
-    fn boot_loop(&self, now: Now, timeline: &Timeline) -> Option<String> {
-        let late = self.boots.iter().filter(|boot| timeline.age(**boot, now) < LOOP_WINDOW).count();
+    fn boot_loop(&self, facts: Facts<'_>) -> Option<String> {
+        let late = self.boots.iter().filter(|boot| facts.age(**boot) < LOOP_WINDOW).count();
         (late >= LOOP_BOOTS).then(|| format!("{late} boots within {} min", LOOP_WINDOW.as_secs() / 60))
     }
 }

@@ -28,7 +28,7 @@ use super::quarantine::Quarantine;
 use super::ration;
 use super::recent::Recent;
 use super::record::{Class, Event, EventKind, Field, Stamp};
-use super::remedies::Remedies;
+use super::remedies::{self, Remedies};
 use super::rules::{Leftovers, Rules};
 use super::self_audit::SelfAudit;
 use super::session::Session;
@@ -150,7 +150,8 @@ impl Engine {
         let events_last = Class::Events.of(&recovered.logs).last;
         let stamp = timeline.stamp(now.mono);
         let (rules, leftovers) = Rules::new(&config.rules, stamp, &recovered.state, events_last);
-        let remedies = Remedies::new(now, &recovered.state, &config, &timeline, |rule| rules.is_raised(rule));
+        let facts = remedies::Facts { now, config: &config, timeline: &timeline };
+        let remedies = Remedies::new(facts, &recovered.state, |rule| rules.is_raised(rule));
         let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default());
 
         let mut engine = Self {
@@ -223,7 +224,7 @@ impl Engine {
         }
         engine.keep_pace(now);
         // The configuration may have changed since.
-        engine.remedies.reconfigure(now, &engine.config, &engine.timeline);
+        engine.with_remedies(now, Remedies::reconfigure);
         engine.resume_remedies(now);
         let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
         let (crashed, entry) = engine.crashes_since(state.read(CRASHES_KEY));
