@@ -331,6 +331,14 @@ pub struct LinkFault {
     pub detail: String,
 }
 
+impl LinkFault {
+    /// A fault of this kind, in these words.
+    #[must_use]
+    pub fn new(kind: LinkFaultKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
 /// At which layer a connection failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LinkFaultKind {

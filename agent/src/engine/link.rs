@@ -628,7 +628,7 @@ impl Link {
         if kind == LinkFaultKind::Server {
             self.note_unanswered();
         }
-        self.closing = Some(LinkFault { kind, detail });
+        self.closing = Some(LinkFault::new(kind, detail));
         self.state = State::Closing { id, since: now, was_online_since };
         effects.push(Effect::Close { id });
     }

@@ -564,7 +564,7 @@ impl Engine {
         if !is_silence || !self.changes.is_link_lost() {
             return fault;
         }
-        LinkFault { kind: LinkFaultKind::LinkDown, detail: format!("the gateway's link is down ({})", fault.detail) }
+        LinkFault::new(LinkFaultKind::LinkDown, format!("the gateway's link is down ({})", fault.detail))
     }
 
     /// Sends what may be sent, in the order of the contract, while the window has room; then reads ahead.

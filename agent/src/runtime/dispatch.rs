@@ -187,7 +187,7 @@ impl Dispatcher {
                 tell("sent", &packet);
                 let sent = if *ours == id { handle.send(packet) } else { Ok(()) };
                 if let Err(stalled) = sent {
-                    let fault = LinkFault { kind: LinkFaultKind::Stalled, detail: stalled.to_string() };
+                    let fault = LinkFault::new(LinkFaultKind::Stalled, stalled.to_string());
                     self.link = None;
                     let down = self.link_down(id, fault);
                     self.refused.push(down);

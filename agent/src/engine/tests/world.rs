@@ -774,7 +774,7 @@ pub(super) fn outcome(status: ActStatus) -> ActOutcome {
 }
 
 fn fault(kind: LinkFaultKind) -> LinkFault {
-    LinkFault { kind, detail: kind.word().into() }
+    LinkFault::new(kind, kind.word())
 }
 
 pub(super) fn identity(boot: u8, end_signs: EndSigns) -> Identity {

@@ -294,7 +294,7 @@ impl Client {
             Packet::Publish(publish) => {
                 if self.backlog.len() >= BACKLOG_MAX {
                     let detail = format!("{BACKLOG_MAX} messages came in that nobody read");
-                    return Err(LinkFault { kind: LinkFaultKind::Stalled, detail });
+                    return Err(LinkFault::new(LinkFaultKind::Stalled, detail));
                 }
                 self.acknowledge(publish.pkid)?;
                 self.backlog.push_back(publish);
@@ -311,7 +311,7 @@ impl Client {
             }
             Packet::Disconnect { reason } => {
                 let detail = format!("the broker closed the connection: {reason}");
-                Err(LinkFault { kind: LinkFaultKind::Server, detail })
+                Err(LinkFault::new(LinkFaultKind::Server, detail))
             }
             // An answer that came after its deadline.
             _ => Ok(()),
@@ -369,13 +369,13 @@ fn connect(version: Version, client_id: &str, credentials: Option<&Credentials>,
 
 fn unanswered(what: &str) -> LinkFault {
     let detail = format!("the broker did not answer this {what} within {ANSWER_TIMEOUT:?}");
-    LinkFault { kind: LinkFaultKind::KeepAlive, detail }
+    LinkFault::new(LinkFaultKind::KeepAlive, detail)
 }
 
 fn refused(detail: String) -> LinkFault {
-    LinkFault { kind: LinkFaultKind::Refused, detail }
+    LinkFault::new(LinkFaultKind::Refused, detail)
 }
 
 fn protocol(detail: String) -> LinkFault {
-    LinkFault { kind: LinkFaultKind::Protocol, detail }
+    LinkFault::new(LinkFaultKind::Protocol, detail)
 }

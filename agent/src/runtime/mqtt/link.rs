@@ -287,16 +287,15 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 }
 
 fn stalled(limit: Duration) -> LinkFault {
-    LinkFault {
-        kind: LinkFaultKind::Stalled,
-        detail: format!("the broker took nothing of what is sent to it for {limit:?}: the way there is dead or jammed"),
-    }
+    let detail =
+        format!("the broker took nothing of what is sent to it for {limit:?}: the way there is dead or jammed");
+    LinkFault::new(LinkFaultKind::Stalled, detail)
 }
 
 fn protocol(error: &CodecError) -> LinkFault {
-    LinkFault { kind: LinkFaultKind::Protocol, detail: error.to_string() }
+    LinkFault::new(LinkFaultKind::Protocol, error.to_string())
 }
 
 fn local() -> LinkFault {
-    LinkFault { kind: LinkFaultKind::Local, detail: "closed by this side".to_owned() }
+    LinkFault::new(LinkFaultKind::Local, "closed by this side")
 }

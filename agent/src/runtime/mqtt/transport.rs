@@ -144,9 +144,9 @@ async fn open_now(target: &Target) -> Result<Stream, LinkFault> {
     }
     // Before the socket: a file that can't be read is not worth a connection.
     let settings = target.tls.settings(clock::realtime())?;
-    let name = ServerName::try_from(url.host.clone()).map_err(|_| LinkFault {
-        kind: LinkFaultKind::Tls,
-        detail: format!("{} is not a name that a certificate can carry: correct mqtt.url", url.host),
+    let name = ServerName::try_from(url.host.clone()).map_err(|_| {
+        let detail = format!("{} is not a name that a certificate can carry: correct mqtt.url", url.host);
+        LinkFault::new(LinkFaultKind::Tls, detail)
     })?;
     let tcp = connect(target).await?;
     let shaken = timeout(target.handshake_timeout, TlsConnector::from(Arc::clone(&settings.client)).connect(name, tcp));

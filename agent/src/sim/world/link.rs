@@ -40,7 +40,7 @@ impl World<'_> {
         if swallows || refused {
             let takes = if swallows { millis(OPEN_TIMEOUT) } else { 2 * latency };
             let detail = if swallows { "connect: timed out" } else { "connect: refused" };
-            let fault = LinkFault { kind: LinkFaultKind::Tcp, detail: detail.into() };
+            let fault = LinkFault::new(LinkFaultKind::Tcp, detail);
             self.agenda.enter(self.at + takes, Event::Unreachable(self.life, id, fault));
             return;
         }
@@ -52,7 +52,7 @@ impl World<'_> {
         if life != self.life || !self.network.is_open(conn) {
             self.network.close(conn);
             if life == self.life {
-                let fault = LinkFault { kind: LinkFaultKind::Tcp, detail: "connect: reset".into() };
+                let fault = LinkFault::new(LinkFaultKind::Tcp, "connect: reset");
                 self.link_down(id, fault);
             }
             return;
@@ -103,7 +103,7 @@ impl World<'_> {
         if let Some((_, conn)) = self.agent.as_ref().and_then(|agent| agent.link).filter(|(link, _)| *link == id) {
             self.leave(conn);
         }
-        self.link_down(id, LinkFault { kind: LinkFaultKind::Local, detail: "closed".into() });
+        self.link_down(id, LinkFault::new(LinkFaultKind::Local, "closed"));
     }
 
     /// The agent's end is gone; the broker learns of it once all that was sent has arrived.
@@ -135,7 +135,7 @@ impl World<'_> {
         }
         self.network.close(conn);
         self.broker.disconnected(Mono(self.at), conn, false);
-        let fault = LinkFault { kind: LinkFaultKind::Server, detail: "connection reset".into() };
+        let fault = LinkFault::new(LinkFaultKind::Server, "connection reset");
         self.agent_loses(conn, fault);
         self.plan_broker();
         self.drain_broker();
@@ -196,7 +196,7 @@ impl World<'_> {
             match output {
                 BrokerOutput::Packet(packet) => self.send_down(conn, packet),
                 BrokerOutput::Close => {
-                    let fault = LinkFault { kind: LinkFaultKind::Server, detail: "closed by the broker".into() };
+                    let fault = LinkFault::new(LinkFaultKind::Server, "closed by the broker");
                     if let Fate::Arrives(at, _) = self.network.send(self.at, conn, Way::Down, Packet::PingResp) {
                         self.agenda.enter(at, Event::AgentLoses(conn, fault));
                     }
@@ -217,7 +217,7 @@ impl World<'_> {
             Packet::PubAck { .. } if strikes => {
                 let (low, high) = BREAKS_WITHIN;
                 let at = self.at + millis(self.dice.between(low, high));
-                let fault = LinkFault { kind: LinkFaultKind::Server, detail: "connection reset".into() };
+                let fault = LinkFault::new(LinkFaultKind::Server, "connection reset");
                 self.agenda.enter(at, Event::AgentLoses(conn, fault));
                 self.agenda.enter(at, Event::BrokerLoses(conn));
             }
@@ -255,7 +255,7 @@ impl World<'_> {
         };
         self.deliver(conn, Packet::ConnAck(busy));
         self.broker.disconnected(Mono(self.at), conn, true);
-        let fault = LinkFault { kind: LinkFaultKind::Server, detail: "closed by the broker".into() };
+        let fault = LinkFault::new(LinkFaultKind::Server, "closed by the broker");
         if let Fate::Arrives(at, _) = self.network.send(self.at, conn, Way::Down, Packet::PingResp) {
             self.agenda.enter(at, Event::AgentLoses(conn, fault));
         }

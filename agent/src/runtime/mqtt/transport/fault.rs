@@ -26,12 +26,12 @@ pub(super) struct Attempt<'a> {
 
 pub(super) fn of_lookup(url: &BrokerUrl, error: &io::Error) -> LinkFault {
     let detail = format!("{} was not found ({error}): check the name in mqtt.url and the gateway's DNS", url.host);
-    LinkFault { kind: LinkFaultKind::Dns, detail }
+    LinkFault::new(LinkFaultKind::Dns, detail)
 }
 
 pub(super) fn no_address(url: &BrokerUrl) -> LinkFault {
     let detail = format!("{} has no address: check the name in mqtt.url and the gateway's DNS", url.host);
-    LinkFault { kind: LinkFaultKind::Dns, detail }
+    LinkFault::new(LinkFaultKind::Dns, detail)
 }
 
 pub(super) fn of_connect(url: &BrokerUrl, address: SocketAddr, error: &io::Error) -> LinkFault {
@@ -91,16 +91,13 @@ pub(super) fn of_stream(url: &BrokerUrl, tls: &Tls, own: Option<&Facts>, error: 
     match tls_error(error) {
         Some(TlsError::AlertReceived(alert)) => self::tls(alerted(tls, own, *alert)),
         Some(other) => self::tls(format!("TLS with {host}:{port} broke: {other}")),
-        None => LinkFault {
-            kind: LinkFaultKind::Server,
-            detail: format!("the connection to {host}:{port} was lost: {error}"),
-        },
+        None => LinkFault::new(LinkFaultKind::Server, format!("the connection to {host}:{port} was lost: {error}")),
     }
 }
 
 pub(super) fn closed(url: &BrokerUrl) -> LinkFault {
     let detail = format!("{}:{} closed the connection without a reason", url.host, url.port);
-    LinkFault { kind: LinkFaultKind::Server, detail }
+    LinkFault::new(LinkFaultKind::Server, detail)
 }
 
 /// A broker that hangs up before its first word wanted something else than what it was told.
@@ -112,7 +109,7 @@ pub(super) fn closed_unheard(url: &BrokerUrl, tls: &Tls) -> LinkFault {
         None => "does it ask for a client certificate (mqtt.tls.cert_file)?".to_owned(),
     };
     let detail = format!("{host}:{port} closed the connection without a word: {hint}");
-    LinkFault { kind: LinkFaultKind::Server, detail }
+    LinkFault::new(LinkFaultKind::Server, detail)
 }
 
 /// The first bytes of a TLS record, alert or handshake (RFC 8446, section 5.1), are no packet that a broker may send.
@@ -125,11 +122,11 @@ pub(super) fn of_first_bytes(url: &BrokerUrl, bytes: &[u8]) -> Option<LinkFault>
 }
 
 pub(super) fn tls(detail: String) -> LinkFault {
-    LinkFault { kind: LinkFaultKind::Tls, detail }
+    LinkFault::new(LinkFaultKind::Tls, detail)
 }
 
 fn tcp(detail: String) -> LinkFault {
-    LinkFault { kind: LinkFaultKind::Tcp, detail }
+    LinkFault::new(LinkFaultKind::Tcp, detail)
 }
 
 fn tls_error(error: &io::Error) -> Option<&TlsError> {

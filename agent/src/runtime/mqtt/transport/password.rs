@@ -45,7 +45,7 @@ impl Password {
             Err(error) => {
                 let wrong = files::unfit(PASSWORD_FILE, "the password", &self.path, &error).detail;
                 if self.good.is_none() {
-                    return Err(LinkFault { kind: LinkFaultKind::Refused, detail: wrong });
+                    return Err(LinkFault::new(LinkFaultKind::Refused, wrong));
                 }
                 if self.said.as_ref() != Some(&wrong) {
                     tracing::warn!("broker: {wrong}; what was read before stays in use");
