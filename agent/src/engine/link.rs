@@ -815,22 +815,17 @@ fn overdue(what: &str, after: Duration) -> String {
     format!("no {what} within {} s", after.as_secs())
 }
 
+/// Why the broker said no, and what of the configuration to look at.
 fn refusal(code: &ConnectCode) -> String {
-    match code {
-        ConnectCode::Success => "accepted".into(),
-        ConnectCode::UnsupportedVersion => "the broker doesn't speak this version of MQTT: set mqtt.version".into(),
-        ConnectCode::BadClientId => "the broker refuses the client id: check device.id".into(),
-        ConnectCode::BadCredentials => {
-            "the broker refuses user name or password: check mqtt.username and mqtt.password_file".into()
-        }
-        ConnectCode::NotAuthorized => {
-            "the broker says not authorized: check its ACL, mqtt.username, mqtt.password_file or the client certificate"
-                .into()
-        }
-        ConnectCode::ServerUnavailable => "the broker says that it is unavailable".into(),
-        ConnectCode::RetainNotSupported => "the broker takes no retained will: trying without".into(),
-        ConnectCode::Other(words) => format!("the broker refuses the connection: {words}"),
-    }
+    let advice = match code {
+        ConnectCode::UnsupportedVersion => "set mqtt.version",
+        ConnectCode::BadClientId => "check device.id",
+        ConnectCode::BadCredentials => "check mqtt.username and mqtt.password_file",
+        ConnectCode::NotAuthorized => "check its ACL, mqtt.username, mqtt.password_file or the client certificate",
+        ConnectCode::RetainNotSupported => "trying without",
+        ConnectCode::Success | ConnectCode::ServerUnavailable | ConnectCode::Other(_) => return code.to_string(),
+    };
+    format!("{code}: {advice}")
 }
 
 fn server_disconnect(reason: &str) -> String {

@@ -1,6 +1,8 @@
 //! MQTT control packets as the session sees them: one shape for 3.1.1 and 5, so that the session and the broker model
 //! decide once. Turning them into bytes is the codec's job (`runtime::mqtt::codec`, on rumqttc); nothing here does I/O.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 /// The largest packet that the agent takes, in bytes; what is longer is read past, and refused. A command is at most half of
@@ -201,6 +203,22 @@ pub enum ConnectCode {
     RetainNotSupported,
     /// Anything else, in the broker's words.
     Other(String),
+}
+
+/// What the broker says, for a human. What to do about it depends on who connects.
+impl fmt::Display for ConnectCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Success => "the broker accepts the connection",
+            Self::UnsupportedVersion => "the broker doesn't speak this version of MQTT",
+            Self::BadClientId => "the broker refuses the client id",
+            Self::BadCredentials => "the broker refuses the user name or password",
+            Self::NotAuthorized => "the broker says not authorized",
+            Self::ServerUnavailable => "the broker says that it is unavailable",
+            Self::RetainNotSupported => "the broker takes no retained will",
+            Self::Other(words) => return write!(f, "the broker refuses the connection: {words}"),
+        })
+    }
 }
 
 /// PUBLISH.

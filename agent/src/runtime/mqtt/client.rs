@@ -232,18 +232,9 @@ impl Client {
                 let detail = "the broker speaks neither MQTT 5 nor 3.1.1".to_owned();
                 Ok(Greeting::OtherVersion(refused(detail)))
             }
-            ConnectCode::BadClientId => Err(refused("the broker refuses the client id".to_owned())),
-            ConnectCode::BadCredentials => {
-                Err(refused("the broker refuses the user name or password: correct them".to_owned()))
-            }
-            ConnectCode::NotAuthorized => {
-                Err(refused("the broker does not let this user in: check its name, password and rights".to_owned()))
-            }
-            ConnectCode::ServerUnavailable => Err(refused("the broker is not available now".to_owned())),
-            ConnectCode::RetainNotSupported => {
-                Err(refused("the broker keeps no retained messages, and refuses for that".to_owned()))
-            }
-            ConnectCode::Other(words) => Err(refused(format!("the broker refuses the connection: {words}"))),
+            code @ ConnectCode::BadCredentials => Err(refused(format!("{code}: correct them"))),
+            code @ ConnectCode::NotAuthorized => Err(refused(format!("{code}: check name, password and rights"))),
+            code => Err(refused(code.to_string())),
         }
     }
 
