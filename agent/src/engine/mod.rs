@@ -175,6 +175,7 @@ pub struct Engine {
     unsaved: bool,
     last_sample: Option<(u64, Record)>,
     counters: Counters,
+    written: Written,
 }
 
 /// Numbers for messages.
@@ -203,8 +204,23 @@ struct Counters {
     publishes: u64,
     duplicates: u64,
     reconnects: u64,
-    store_written: u64,
     store_busy: u64,
+}
+
+/// Bytes that the store has handed to the disk.
+#[derive(Debug, Default)]
+struct Written {
+    /// Since it was opened.
+    total: u64,
+    told: u64,
+}
+
+impl Written {
+    /// What is not told yet: it is now.
+    const fn tell(&mut self) -> u64 {
+        let before = std::mem::replace(&mut self.told, self.total);
+        self.total.saturating_sub(before)
+    }
 }
 
 impl Seqs {
@@ -234,7 +250,7 @@ impl Engine {
             }
             Input::Errors(batch) => self.errors(now, batch),
             Input::Store { id, result, stats } => {
-                self.counters.store_written = stats.written_bytes;
+                self.written.total = stats.written_bytes;
                 self.counters.store_busy += u64::from(result == Err(StoreFault::Busy));
                 if let Some(purpose) = self.effects.stored(id) {
                     self.stored(now, purpose, result);
@@ -654,8 +670,7 @@ impl Engine {
             Point::new(Metric::AgentDuplicates, counters.duplicates),
             Point::new(Metric::AgentDrainRemaining, self.session.drain_remaining(&self.outbox)),
         ];
-        self.counters.store_written = counters.store_written;
-        let written = self.session.store_written_since(counters.store_written);
+        let written = self.written.tell();
         // The kernel counts what reached the disk, overhead of file system pages included: it knows better.
         if self.vitals.last(Metric::AgentStoreWritten).is_none() {
             points.push(Point::new(Metric::AgentStoreWritten, written));

@@ -101,7 +101,6 @@ pub(super) struct Session {
     offline_since: Option<Mono>,
     connected: Duration,
     connected_from: Option<Mono>,
-    store_written: u64,
     rtt: Option<Duration>,
     /// How long the broker's name took to resolve.
     lookup: Option<Duration>,
@@ -210,11 +209,6 @@ impl Session {
             return 0;
         }
         Class::SAMPLES.iter().map(|class| class.of(&outbox.store_stats().records)).sum()
-    }
-
-    pub(super) fn store_written_since(&mut self, written: u64) -> u64 {
-        let before = std::mem::replace(&mut self.store_written, written);
-        written.saturating_sub(before)
     }
 
     /// The link's own metrics of the interval.

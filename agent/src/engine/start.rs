@@ -36,7 +36,7 @@ use super::time::{Anchor, BootId, Now, Unix};
 use super::timeline::{Saved, Timeline};
 use super::trial::Releases;
 use super::vitals::Vitals;
-use super::{Counters, Cursor, Engine, Identity, Seqs};
+use super::{Counters, Cursor, Engine, Identity, Seqs, Written};
 use crate::config::{self, CheckedConfig};
 
 /// Numbers left out where it isn't known how many were used: more than a run uses up.
@@ -206,6 +206,7 @@ impl Engine {
             beginning: None,
             last_sample: None,
             counters: Counters::default(),
+            written: Written::default(),
             timeline,
             identity,
             config,
