@@ -194,7 +194,7 @@ impl Series {
         } else {
             let points = vec![Point::new(self.metric, reading)];
             let observation = Observation { points, ..Observation::default() };
-            rules.judge(stamp(ms), wall, interval, Round::Observed(&observation))
+            rules.judge(stamp(ms), wall, interval, Round::Observed(Some(&observation)))
         };
         changes.iter().any(|change| change.raised)
     }

@@ -423,14 +423,14 @@ impl Engine {
                 self.inhibited.clone_from(&observation.inhibited);
                 self.blocked.clone_from(&observation.blocked);
                 self.see_releases(now, &observation.releases);
-                self.judge(now, Round::Observed(&observation));
+                self.judge(now, Round::Observed(Some(&observation)));
                 self.vitals.observe(observation.points);
                 self.attributes.observe(&self.vitals);
             }
             Err(why) => {
                 self.counters.observe_busy += 1;
                 self.effects.log(LogLevel::Warn, format!("collect: no readings this time: {why}"));
-                self.judge(now, Round::Observed(&Observation::default()));
+                self.judge(now, Round::Observed(None));
             }
         }
     }
@@ -583,7 +583,7 @@ impl Engine {
         if due.observe_overdue {
             self.counters.observe_busy += 1;
             // Collectors that hang give no answer, and no readings.
-            self.judge(now, Round::Observed(&Observation::default()));
+            self.judge(now, Round::Observed(None));
         }
         if due.publish {
             // What goes out now doesn't wait for its commit; offline each commit wears the flash for nobody.

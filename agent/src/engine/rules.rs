@@ -102,8 +102,8 @@ pub enum Look {
 /// What there is to judge.
 #[derive(Debug, Clone, Copy)]
 pub enum Round<'a> {
-    /// A round of collection; empty if there were no readings.
-    Observed(&'a Observation),
+    /// A round of collection; `None` if it brought no readings.
+    Observed(Option<&'a Observation>),
     /// A report interval that ran its whole length; `None` if nothing was observed in it.
     Reported(Option<&'a Sample>),
 }
@@ -274,7 +274,7 @@ impl Round<'_> {
     /// The reading; `None` if there is none, or it is no number where it should be one.
     fn find(&self, metric: Metric, label: Option<&str>) -> Option<Value> {
         let value = match self {
-            Self::Observed(observation) => observation
+            Self::Observed(observation) => (*observation)?
                 .points
                 .iter()
                 .rfind(|point| point.metric == metric && point.label.as_deref() == label)
@@ -287,8 +287,8 @@ impl Round<'_> {
     /// What a detector judges. What is counted, is counted a minute, so that an interval that was cut short is no lull.
     fn seen(&self, kind: Anomaly, metric: Metric, label: Option<&str>) -> Option<Seen<'_>> {
         match (kind, self) {
-            (Anomaly::NewListener, Self::Observed(seen)) => seen.sockets.as_ref().map(|it| Seen::Names(&it.listeners)),
-            (Anomaly::NewPeer, Self::Observed(seen)) => seen.sockets.as_ref().map(|it| Seen::Names(&it.peers)),
+            (Anomaly::NewListener, Self::Observed(seen)) => Some(Seen::Names(&(*seen)?.sockets.as_ref()?.listeners)),
+            (Anomaly::NewPeer, Self::Observed(seen)) => Some(Seen::Names(&(*seen)?.sockets.as_ref()?.peers)),
             (Anomaly::NewListener | Anomaly::NewPeer, Self::Reported(_)) => None,
             _ => {
                 let number = self.find(metric, label)?.number()?;

@@ -32,7 +32,7 @@ fn rules(rule: Rule) -> Rules {
 /// One round of collection at `s` seconds.
 fn observe(rules: &mut Rules, s: u64, points: &[Point]) -> Vec<Change> {
     let observation = Observation { points: points.to_vec(), ..Observation::default() };
-    rules.judge(at(s), None, INTERVAL, Round::Observed(&observation))
+    rules.judge(at(s), None, INTERVAL, Round::Observed(Some(&observation)))
 }
 
 /// What each round said: + raised, - cleared, . nothing.
