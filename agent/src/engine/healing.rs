@@ -161,9 +161,7 @@ impl Engine {
         let stopped: Vec<EffectId> = under_way.into_iter().chain(self.releases.leaving()).collect();
         self.releases.stay();
         for id in stopped {
-            if !self.cancel_reboot(now, id) {
-                self.effects.push(Effect::CancelAct { id });
-            }
+            self.stop_act(now, id);
         }
         self.tell_remedies(now);
     }
@@ -301,8 +299,15 @@ impl Engine {
         effect
     }
 
+    /// A command stops what is being done: a restart is taken back here, and anything else by the runtime.
+    pub(super) fn stop_act(&mut self, now: Now, id: EffectId) {
+        if !self.cancel_reboot(now, id) {
+            self.effects.push(Effect::CancelAct { id });
+        }
+    }
+
     /// A command takes the restart back, whoever wanted it, if the goodbye has not begun.
-    pub(super) fn cancel_reboot(&mut self, now: Now, effect: EffectId) -> bool {
+    fn cancel_reboot(&mut self, now: Now, effect: EffectId) -> bool {
         let waits = self.reboot.as_ref().is_some_and(|reboot| reboot.effect == effect && reboot.waits_until.is_some());
         if waits {
             self.reboot = None;

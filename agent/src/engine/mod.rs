@@ -766,8 +766,7 @@ impl Engine {
                     let effect = self.order_reboot(now, Trigger::Command(id.clone()), token, delay);
                     self.commands.acting(effect, id);
                 }
-                Step::Stop(id) if self.cancel_reboot(now, id) => {}
-                Step::Stop(id) => self.effects.push(Effect::CancelAct { id }),
+                Step::Stop(id) => self.stop_act(now, id),
                 Step::StopLadders => self.stop_ladders(now),
                 Step::Intervals(intervals) => self.pace.override_until(now.mono, intervals, &self.config.telemetry),
                 Step::Log(level, text) => self.effects.log(level, text),
