@@ -13,7 +13,7 @@ use super::budget::{Ledger as Budgets, Spent};
 use super::command::{Command, Intervals};
 use super::effects::Purpose;
 use super::hash::hash;
-use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
+use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, StoreFault, Trigger};
 use super::keyed::{BUDGET_KEY, CLAIM_KEY, COMMAND_KEY, FLOOR_KEY, Write, write};
 use super::observation::Severity;
 use super::quarantine;
@@ -33,8 +33,6 @@ pub const ACTS_MAX: usize = 8;
 const REFUSALS_BURST: u32 = 60;
 /// Keeps an entry of the ledger well under the keyed store's limit on a value.
 const KEPT_TEXT_MAX: usize = 2_048;
-/// How long to wait before asking a journal that failed again.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Progress is told in steps of at least this.
 const PROGRESS_STEP_PCT: u8 = 5;
 
@@ -274,7 +272,7 @@ impl Commands {
             // Told now, it might be told otherwise after a crash: what stands on the disk may be that it runs.
             Purpose::Outcome(id) => {
                 self.unwritten.insert(id.clone());
-                self.retry_at.get_or_insert(facts.now.mono.after(RETRY_AFTER));
+                self.retry_at.get_or_insert(facts.now.mono.after(StoreFault::RETRY_AFTER));
             }
             _ => {}
         }
@@ -644,7 +642,7 @@ impl Commands {
         for (id, entry) in self.ledger.iter_mut().filter(|(_, entry)| entry.report_seq == Some(seq)) {
             entry.report_seq = None;
             self.unwritten.insert(id.clone());
-            self.retry_at.get_or_insert(now.after(RETRY_AFTER));
+            self.retry_at.get_or_insert(now.after(StoreFault::RETRY_AFTER));
         }
     }
 

@@ -305,6 +305,11 @@ pub enum StoreFault {
     },
 }
 
+impl StoreFault {
+    /// How long to wait before asking a store that failed again.
+    pub const RETRY_AFTER: Duration = Duration::from_secs(5);
+}
+
 /// How the store stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreStats {

@@ -93,8 +93,6 @@ const SEQ_LOW: u64 = 256;
 /// Counts of error clusters told at a time, and completions that may be outstanding when the next are: the queue to the
 /// store holds some four times as many, and hundreds of buckets can end at once.
 const COUNTS_AT_ONCE: usize = 64;
-/// How long to wait when a block could not be taken.
-const SEQ_RETRY: Duration = Duration::from_secs(5);
 
 /// Who this agent is: what the runtime knows when it starts.
 #[derive(Debug, Clone)]
@@ -505,7 +503,7 @@ impl Engine {
                 self.seqs.reserving = false;
                 match fault {
                     None => self.seqs.reserved = self.seqs.reserved.max(upto),
-                    Some(_) => self.seqs.retry_at = Some(now.mono.after(SEQ_RETRY)),
+                    Some(_) => self.seqs.retry_at = Some(now.mono.after(StoreFault::RETRY_AFTER)),
                 }
                 // A stop has put the link to rest, and it must stay there.
                 if self.stopping.is_none() {

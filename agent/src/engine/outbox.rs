@@ -43,8 +43,6 @@ const ANSWERED_MAX: usize = 4_096;
 const VOLATILE_RECORDS_MAX: usize = 64;
 /// What was given up is told at most this often.
 const LOST_PAUSE: Duration = Duration::from_secs(60);
-/// How long to wait before asking a store that failed again.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The limits that the config sets.
 #[derive(Debug, Clone, Copy)]
@@ -649,7 +647,7 @@ impl Outbox {
         if all_read {
             lane.feed();
         }
-        self.retry_at = Some(now.after(RETRY_AFTER));
+        self.retry_at = Some(now.after(StoreFault::RETRY_AFTER));
         if matches!(fault, StoreFault::NoSpace { .. }) {
             self.evict(class, effects);
         }
@@ -666,7 +664,7 @@ impl Outbox {
     ) {
         if let Some(fault) = fault {
             self.report(fault, effects);
-            self.commit_at = Some(now.after(RETRY_AFTER));
+            self.commit_at = Some(now.after(StoreFault::RETRY_AFTER));
             self.commit_failed = true;
             self.thinning.commit_failed();
             if !matches!(fault, StoreFault::Busy) {
@@ -712,7 +710,7 @@ impl Outbox {
         lane.trim_failed = true;
         lane.trim_due = false;
         lane.trimmed = 0;
-        self.trim_at = Some(now.after(RETRY_AFTER));
+        self.trim_at = Some(now.after(StoreFault::RETRY_AFTER));
     }
 
     /// A read ended. A page of an older reading that was rewound meanwhile is thrown away.
@@ -746,7 +744,7 @@ impl Outbox {
             Err(fault) => {
                 lane.feed();
                 self.report(&fault, effects);
-                self.rest_until = Some(now.after(RETRY_AFTER));
+                self.rest_until = Some(now.after(StoreFault::RETRY_AFTER));
             }
         }
     }
@@ -756,7 +754,7 @@ impl Outbox {
         self.evicting = false;
         // Where nothing went there is no more room than before.
         let Ok(StoreReply::Evicted { records, first, last: last @ 1.. }) = result else {
-            self.rest_until = Some(now.after(RETRY_AFTER));
+            self.rest_until = Some(now.after(StoreFault::RETRY_AFTER));
             return;
         };
         // There is room now: what waits for it needn't wait longer.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Lost, Outbox, RETRY_AFTER, Why};
+use super::{Lost, Outbox, Why};
 use crate::engine::effects::{Effects, Purpose};
 use crate::engine::io::{LogLevel, StoreFault, StoreOp, StoreReply};
 use crate::engine::record::{Body, Class, Merged, Record, Sample, Stamp};
@@ -198,7 +198,7 @@ impl Outbox {
     fn thinning_failed(&mut self, now: Mono, fault: &StoreFault, effects: &mut Effects) {
         self.thinning.step = None;
         self.report(fault, effects);
-        self.rest_until = Some(now.after(RETRY_AFTER));
+        self.rest_until = Some(now.after(StoreFault::RETRY_AFTER));
     }
 
     /// Whose oldest records are to be thinned, if any.
