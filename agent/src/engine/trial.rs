@@ -327,6 +327,17 @@ impl Engine {
             self.note_release(&target, Purpose::Bookkeeping);
         }
         let is_own = self.commands.of_act(id).is_none();
+        if is_own && wish == Some(Wish::MarkGood) && !marked {
+            // It is tried again for as long as it takes; that it doesn't work, such as for root's policy, is told once.
+            let act = Act::MarkGood { target: target.clone() };
+            if self.releases.targets.get_mut(&target).is_some_and(|known| known.told_once(act.word())) {
+                let status = if refusal(outcome).is_some() { Status::Rejected } else { Status::Failed };
+                let event = tried(&act, &target, status)
+                    .with_some("reason", outcome.reason.as_deref())
+                    .with_some("detail", outcome.detail.as_deref());
+                self.record_event(now, event);
+            }
+        }
         if let Some(reason) = refusal(outcome).filter(|_| is_own && wish == Some(Wish::Leave)) {
             // Nothing was done, by somebody's will: its chance is still to come.
             if let Some(known) = self.releases.targets.get_mut(&target) {

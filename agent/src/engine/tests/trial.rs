@@ -72,6 +72,26 @@ fn a_new_release_is_good_once_nothing_spoke_against_it_for_settle() {
 }
 
 #[test]
+fn a_release_that_root_does_not_let_be_marked_is_told_once_and_tried_again() {
+    let mut world = world();
+    world.acts_succeed = false;
+    runs(&mut world, "2.0");
+    for _ in 0..3 {
+        world.advance(15 * MINUTE);
+        for (id, act) in std::mem::take(&mut world.acts) {
+            assert_eq!(act, mark());
+            let refused = ActOutcome { reason: Some("not_allowed".into()), ..outcome(ActStatus::Failed) };
+            world.input(Input::ActDone { id, outcome: refused });
+        }
+    }
+    world.advance(MINUTE);
+    assert!(world.acted.len() >= 3, "{:?}", world.acted);
+    let remedies = world.got.iter().map(|got| &got.body["remediation"]).filter(|remedy| remedy.is_object());
+    let told: Vec<_> = remedies.map(|remedy| (&remedy["action"], &remedy["status"], &remedy["reason"])).collect();
+    assert_eq!(told, [(&"mark_good".into(), &"REJECTED".into(), &"not_allowed".into())]);
+}
+
+#[test]
 fn a_trial_that_follows_another_one_at_once_is_no_longer() {
     let mut world = world();
     runs(&mut world, "2.0");
