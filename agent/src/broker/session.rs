@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
+
 use super::topic;
 use super::{BrokerOutput, ConnId, Counts};
-use crate::engine::packet::{Packet, Publish};
+use crate::engine::packet::{Packet, Properties, Publish};
 use crate::engine::time::Mono;
 
 /// Unacknowledged publishes towards one client: mosquitto's default.
@@ -16,8 +18,8 @@ pub const QUEUE_MAX: usize = 10_000;
 pub const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// Subscriptions of one client: AWS IoT Core's limit.
 pub const FILTERS_MAX: usize = 50;
-/// What a PUBLISH has beside topic and payload at most: fixed header, lengths, packet id.
-const PUBLISH_OVERHEAD: usize = 10;
+/// What a PUBLISH has beside topic, payload and properties at most: fixed header, lengths, packet id.
+const PUBLISH_OVERHEAD: usize = 13;
 
 /// A client's session.
 #[derive(Debug, Default)]
@@ -125,5 +127,16 @@ impl Session {
 }
 
 fn len(publish: &Publish) -> usize {
-    publish.topic.len() + publish.payload.len() + PUBLISH_OVERHEAD
+    let properties = publish.properties.as_deref().map_or(0, properties_len);
+    publish.topic.len() + publish.payload.len() + properties + PUBLISH_OVERHEAD
+}
+
+/// On the wire: an identifier each, and a length in front of each text.
+fn properties_len(properties: &Properties) -> usize {
+    let text = |len: Option<usize>| len.map_or(0, |len| 3 + len);
+    properties.payload_format.map_or(0, |_| 2)
+        + text(properties.response_topic.as_ref().map(String::len))
+        + text(properties.correlation_data.as_ref().map(Bytes::len))
+        + text(properties.content_type.as_ref().map(String::len))
+        + properties.user.iter().map(|(key, value)| 5 + key.len() + value.len()).sum::<usize>()
 }

@@ -1,6 +1,9 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::*;
+use crate::engine::packet::Properties;
 
 /// A broker and the packets that it sent, per connection.
 struct World {
@@ -98,6 +101,7 @@ fn message(topic: &str, payload: &str, qos: u8, pkid: u16) -> Publish {
         retain: false,
         dup: false,
         pkid,
+        properties: None,
     }
 }
 
@@ -405,5 +409,30 @@ fn filters_match_as_section_4_7_says() {
     }
     for filter in ["", "a#", "#/a", "a/b+", "a/#/b", "$share/g/a"] {
         assert!(!topic::is_filter(filter), "{filter:?} should be refused");
+    }
+}
+
+#[test]
+fn what_a_message_says_beside_its_body_is_handed_on_unaltered_live_kept_and_as_a_will() {
+    let properties = Some(Arc::new(Properties {
+        payload_format: Some(1),
+        response_topic: Some("answers/1".to_owned()),
+        correlation_data: Some(Bytes::from_static(b"\x00\x01")),
+        content_type: Some("text/plain".to_owned()),
+        user: vec![("k".to_owned(), "1".to_owned()), ("k".to_owned(), "2".to_owned())],
+    }));
+    let with = |topic: &str, pkid| Publish { properties: properties.clone(), ..message(topic, "x", 1, pkid) };
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("watcher"));
+    world.subscribe(1, "#");
+    world.connect(2, Connect { will: Some(with("will", 0)), ..client("gw") });
+    world.give(2, Packet::Publish(Publish { retain: true, ..with("kept", 1) }));
+    world.lose(2);
+    world.connect(3, client("late"));
+    world.subscribe(3, "kept");
+    for conn in [1, 1, 3] {
+        let sent = world.sent.entry(ConnId(conn)).or_default();
+        let Packet::Publish(publish) = sent.remove(0) else { panic!("{sent:?}") };
+        assert_eq!(publish.properties, properties, "{}", publish.topic);
     }
 }

@@ -342,7 +342,7 @@ impl Link {
         online.inflight.insert(pkid, Inflight { cargo, since: now, due, bytes, bytes_then });
         online.last_out = now;
         let retain = retain && self.retains;
-        let publish = Publish { topic, payload: payload.into(), qos: 1, retain, dup: false, pkid };
+        let publish = Publish { topic, payload: payload.into(), qos: 1, retain, dup: false, pkid, properties: None };
         effects.push(Effect::Send { id: online.id, packet: Packet::Publish(publish) });
     }
 

@@ -2,6 +2,7 @@
 //! decide once. Turning them into bytes is the codec's job (`runtime::mqtt::codec`, on rumqttc); nothing here does I/O.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -236,6 +237,24 @@ pub struct Publish {
     pub dup: bool,
     /// Packet identifier; 0 for QoS 0.
     pub pkid: u16,
+    /// MQTT 5: what it says beside its body; `None` in all that the agent sends. Shared, because a broker hands one
+    /// message to many.
+    pub properties: Option<Arc<Properties>>,
+}
+
+/// Properties of a PUBLISH or a will (MQTT 5, 3.3.2.3), which a broker hands on as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// Payload Format Indicator: 1 for UTF-8.
+    pub payload_format: Option<u8>,
+    /// Response Topic.
+    pub response_topic: Option<String>,
+    /// Correlation Data.
+    pub correlation_data: Option<Bytes>,
+    /// Content Type.
+    pub content_type: Option<String>,
+    /// User Properties, in their order.
+    pub user: Vec<(String, String)>,
 }
 
 /// What a PUBACK says. On 3.1.1 it is always `Success`, even for what the broker's ACL denied.

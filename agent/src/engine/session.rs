@@ -272,6 +272,7 @@ impl Engine {
                 retain: self.link.retains(),
                 dup: false,
                 pkid: 0,
+                properties: None,
             }),
             session_expiry_s: SESSION_EXPIRY_S,
             packet_max: PACKET_MAX_ANNOUNCED,

@@ -452,6 +452,7 @@ impl World {
             retain: false,
             dup: false,
             pkid,
+            properties: None,
         };
         self.enqueue(Input::Packet { id, packet: Packet::Publish(publish) });
     }

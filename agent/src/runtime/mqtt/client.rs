@@ -147,7 +147,7 @@ impl Client {
     /// The connection is gone, or the broker doesn't answer.
     pub async fn publish(&mut self, topic: &str, payload: Bytes, retain: bool) -> Result<AckReason, LinkFault> {
         let pkid = self.take_pkid();
-        let publish = Publish { topic: topic.to_owned(), payload, qos: 1, retain, dup: false, pkid };
+        let publish = Publish { topic: topic.to_owned(), payload, qos: 1, retain, dup: false, pkid, properties: None };
         self.queue(&Packet::Publish(publish))?;
         self.answer("message", |packet| match packet {
             Packet::PubAck { pkid: found, reason } if *found == pkid => Some(*reason),

@@ -392,6 +392,7 @@ impl World<'_> {
             retain: false,
             dup: false,
             pkid: 1,
+            properties: None,
         };
         self.cloud.remember(&message);
         self.broker.receive(Mono(self.at), OPERATOR, Packet::Publish(publish));

@@ -204,7 +204,15 @@ async fn messages_are_acknowledged_and_it_asks_whether_the_broker_is_there_and_g
     let (mut client, mut peer) = connected(&script).await;
     let message = |pkid| {
         let topic = "t".to_owned();
-        Packet::Publish(Publish { topic, payload: Bytes::new(), qos: 1, retain: false, dup: false, pkid })
+        Packet::Publish(Publish {
+            topic,
+            payload: Bytes::new(),
+            qos: 1,
+            retain: false,
+            dup: false,
+            pkid,
+            properties: None,
+        })
     };
     client.ping_at = Instant::now();
     let broker = async {

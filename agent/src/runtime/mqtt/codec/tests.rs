@@ -1,9 +1,11 @@
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::packet::AckReason;
+use crate::engine::packet::{AckReason, Properties};
 
 const LIMIT: usize = 64 * 1024;
 
@@ -25,26 +27,41 @@ fn publish(topic: &str, qos: u8, pkid: u16, payload: Vec<u8>) -> Packet {
         retain: false,
         dup: false,
         pkid,
+        properties: None,
     })
 }
 
-fn any_publish() -> impl Strategy<Value = Publish> {
+fn any_properties(version: Version) -> impl Strategy<Value = Option<Arc<Properties>>> {
+    let words = || proptest::option::of("[a-zö]{0,12}");
+    let user = vec(("[a-z]{0,8}", "[a-zß]{0,8}"), 0..4);
+    let data = proptest::option::of(vec(any::<u8>(), 0..20));
+    (proptest::option::of(0_u8..2), words(), data, words(), user).prop_map(
+        move |(payload_format, response_topic, data, content_type, user)| {
+            let correlation_data = data.map(Bytes::from);
+            let properties = Properties { payload_format, response_topic, correlation_data, content_type, user };
+            (version == Version::V5 && properties != Properties::default()).then(|| Arc::new(properties))
+        },
+    )
+}
+
+fn any_publish(version: Version) -> impl Strategy<Value = Publish> {
     let body = vec(any::<u8>(), 0..600);
-    ("[a-zäß/]{1,40}", body, 0_u8..3, any::<bool>(), any::<bool>(), 1_u16..).prop_map(
-        |(topic, payload, qos, retain, dup, pkid)| Publish {
+    ("[a-zäß/]{1,40}", body, 0_u8..3, any::<bool>(), any::<bool>(), 1_u16.., any_properties(version)).prop_map(
+        |(topic, payload, qos, retain, dup, pkid, properties)| Publish {
             topic,
             payload: Bytes::from(payload),
             qos,
             retain,
             dup,
             pkid: if qos == 0 { 0 } else { pkid },
+            properties,
         },
     )
 }
 
 fn any_connect(version: Version) -> impl Strategy<Value = Connect> {
     let login = (proptest::option::of("[a-z]{1,12}"), proptest::option::of("[a-zÄ!]{1,12}"));
-    let will = proptest::option::of(any_publish());
+    let will = proptest::option::of(any_publish(version));
     let maxima = (1_u32.., 1_u16..);
     ("[A-Za-z0-9:._-]{0,128}", any::<bool>(), any::<u16>(), login, will, any::<u32>(), maxima).prop_map(
         move |(client_id, clean_start, keep_alive_s, (username, password), will, expiry, maxima)| Connect {
@@ -113,7 +130,7 @@ fn any_packet(version: Version) -> impl Strategy<Value = Packet> {
     prop_oneof![
         any_connect(version).prop_map(|connect| Packet::Connect(Box::new(connect))),
         any_connack(version).prop_map(Packet::ConnAck),
-        any_publish().prop_map(Packet::Publish),
+        any_publish(version).prop_map(Packet::Publish),
         (pkid.clone(), any_reason(version)).prop_map(|(pkid, reason)| Packet::PubAck { pkid, reason }),
         pkid.clone().prop_map(|pkid| Packet::PubRec { pkid }),
         pkid.clone().prop_map(|pkid| Packet::PubRel { pkid }),

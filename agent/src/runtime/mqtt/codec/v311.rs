@@ -100,6 +100,7 @@ fn from_connect(connect: v4::Connect) -> Connect {
             retain: will.retain,
             dup: false,
             pkid: 0,
+            properties: None,
         }),
         // 3.1.1 has one flag for both ends of a session's life.
         session_expiry_s: if connect.clean_session { 0 } else { u32::MAX },
@@ -144,6 +145,7 @@ fn from_publish(publish: v4::Publish) -> Publish {
         retain: publish.retain,
         dup: publish.dup,
         pkid: publish.pkid,
+        properties: None,
     }
 }
 

@@ -1,13 +1,15 @@
 //! Bodies of MQTT 5: between the neutral packet and rumqttc's. Pure translation. Properties that neither the agent nor
 //! the broker model has a use for are read and dropped; topic aliases are never offered, so none may come.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode as Bye;
 
 use super::{Header, Kind, read_short_connack};
-use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
+use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Properties, Publish, Version};
 
 /// Reasons of DISCONNECT (3.14.2.1) in words. What has none here is sent as "unspecified error".
 const REASONS: [(&str, Bye); 29] = [
@@ -198,7 +200,7 @@ fn to_connect(connect: &Connect) -> Result<(v5::Connect, Option<v5::LastWill>, O
             message: will.payload.clone(),
             qos: to_qos(will.qos)?,
             retain: will.retain,
-            properties: None,
+            properties: will.properties.as_deref().map(to_will_properties),
         }),
         None => None,
     };
@@ -216,6 +218,13 @@ fn to_connect(connect: &Connect) -> Result<(v5::Connect, Option<v5::LastWill>, O
 }
 
 fn from_will(will: v5::LastWill) -> Result<Publish, String> {
+    let properties = will.properties.map(|found| Properties {
+        payload_format: found.payload_format_indicator,
+        response_topic: found.response_topic,
+        correlation_data: found.correlation_data,
+        content_type: found.content_type,
+        user: found.user_properties,
+    });
     Ok(Publish {
         topic: text(&will.topic)?,
         payload: will.message,
@@ -223,7 +232,20 @@ fn from_will(will: v5::LastWill) -> Result<Publish, String> {
         retain: will.retain,
         dup: false,
         pkid: 0,
+        properties: properties.and_then(unless_empty),
     })
+}
+
+fn to_will_properties(properties: &Properties) -> v5::LastWillProperties {
+    v5::LastWillProperties {
+        delay_interval: None,
+        payload_format_indicator: properties.payload_format,
+        message_expiry_interval: None,
+        content_type: properties.content_type.clone(),
+        response_topic: properties.response_topic.clone(),
+        correlation_data: properties.correlation_data.clone(),
+        user_properties: properties.user.clone(),
+    }
 }
 
 fn from_connack(ack: &v5::ConnAck) -> ConnAck {
@@ -313,6 +335,7 @@ fn from_publish(publish: v5::Publish) -> Result<Publish, String> {
         retain: publish.retain,
         dup: publish.dup,
         pkid: publish.pkid,
+        properties: publish.properties.and_then(from_properties),
     })
 }
 
@@ -324,8 +347,34 @@ fn to_publish(publish: &Publish) -> Result<v5::Publish, String> {
         topic: Bytes::copy_from_slice(publish.topic.as_bytes()),
         pkid: publish.pkid,
         payload: publish.payload.clone(),
-        properties: None,
+        properties: publish.properties.as_deref().map(to_properties),
     })
+}
+
+fn from_properties(found: v5::PublishProperties) -> Option<Arc<Properties>> {
+    unless_empty(Properties {
+        payload_format: found.payload_format_indicator,
+        response_topic: found.response_topic,
+        correlation_data: found.correlation_data,
+        content_type: found.content_type,
+        user: found.user_properties,
+    })
+}
+
+fn to_properties(properties: &Properties) -> v5::PublishProperties {
+    v5::PublishProperties {
+        payload_format_indicator: properties.payload_format,
+        response_topic: properties.response_topic.clone(),
+        correlation_data: properties.correlation_data.clone(),
+        content_type: properties.content_type.clone(),
+        user_properties: properties.user.clone(),
+        ..v5::PublishProperties::default()
+    }
+}
+
+/// Those that say nothing are none at all: they are left out on the wire too.
+fn unless_empty(properties: Properties) -> Option<Arc<Properties>> {
+    (properties != Properties::default()).then(|| Arc::new(properties))
 }
 
 const fn from_reason(reason: v5::PubAckReason) -> AckReason {

@@ -61,7 +61,15 @@ fn encoded(packets: &[Packet]) -> BytesMut {
 
 fn publish(pkid: u16, len: usize) -> Packet {
     let payload = Bytes::from(vec![b'x'; len]);
-    Packet::Publish(Publish { topic: "t".to_owned(), payload, qos: 1, retain: false, dup: false, pkid })
+    Packet::Publish(Publish {
+        topic: "t".to_owned(),
+        payload,
+        qos: 1,
+        retain: false,
+        dup: false,
+        pkid,
+        properties: None,
+    })
 }
 
 #[tokio::test]
