@@ -17,7 +17,7 @@ pub use session::{FILTERS_MAX, INFLIGHT_MAX, QUEUE_BYTES_MAX, QUEUE_MAX};
 
 use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
 use crate::engine::time::Mono;
-use session::Session;
+use session::{Granted, Session};
 
 /// Sessions, of connected clients and kept ones together.
 pub const SESSIONS_MAX: usize = 128;
@@ -83,10 +83,18 @@ pub struct Broker {
     settings: Settings,
     connections: BTreeMap<ConnId, Connection>,
     sessions: BTreeMap<String, Session>,
-    retained: BTreeMap<String, Publish>,
+    retained: BTreeMap<String, Retained>,
     outputs: VecDeque<(ConnId, BrokerOutput)>,
     counts: Counts,
     anonymous: u64,
+}
+
+/// A retained message.
+#[derive(Debug)]
+struct Retained {
+    publish: Publish,
+    /// The client id that published it.
+    from: String,
 }
 
 #[derive(Debug)]
@@ -167,7 +175,7 @@ impl Broker {
             expiry_s => session.expires = Some(now.after(Duration::from_secs(u64::from(expiry_s)))),
         }
         if let Some(will) = will {
-            self.route(&will);
+            self.route(&client.id, &will);
         }
     }
 
@@ -318,10 +326,10 @@ impl Broker {
         let &Publish { qos, pkid, .. } = publish;
         match qos {
             0 => {
-                self.route(publish);
+                self.route(&client.id, publish);
             }
             1 => {
-                let reached = self.route(publish);
+                let reached = self.route(&client.id, publish);
                 let reason = if reached == 0 { AckReason::NoMatchingSubscribers } else { AckReason::Success };
                 self.send(conn, Packet::PubAck { pkid, reason });
             }
@@ -339,32 +347,33 @@ impl Broker {
         }
         session.unreleased.insert(pkid);
         if !known {
-            self.route(publish);
+            self.route(&client.id, publish);
         }
         self.send(conn, Packet::PubRec { pkid });
     }
 
     /// Hands a message to all who want it; how many these are.
-    fn route(&mut self, publish: &Publish) -> usize {
+    fn route(&mut self, from: &str, publish: &Publish) -> usize {
         self.counts.published += 1;
         if publish.retain {
-            self.retain(publish);
+            self.retain(from, publish);
         }
         let mut reached = 0;
-        for session in self.sessions.values_mut() {
-            let Some(qos) = session.wants(&publish.topic) else { continue };
+        for (id, session) in &mut self.sessions {
+            let Some(wanted) = session.wants(&publish.topic, id == from) else { continue };
             reached += 1;
-            let copy = Publish { qos: qos.min(publish.qos), retain: false, dup: false, pkid: 0, ..publish.clone() };
+            let copy = copy(publish, wanted.qos, publish.retain && wanted.as_published);
             session.deliver(copy, &mut self.outputs, &mut self.counts);
         }
         reached
     }
 
-    fn retain(&mut self, publish: &Publish) {
+    fn retain(&mut self, from: &str, publish: &Publish) {
         if publish.payload.is_empty() {
             self.retained.remove(&publish.topic);
         } else if self.retained.len() < RETAINED_MAX || self.retained.contains_key(&publish.topic) {
-            self.retained.insert(publish.topic.clone(), publish.clone());
+            let kept = Retained { publish: publish.clone(), from: from.to_owned() };
+            self.retained.insert(publish.topic.clone(), kept);
         } else {
             self.counts.dropped_retained += 1;
         }
@@ -372,14 +381,14 @@ impl Broker {
 
     fn subscribe(&mut self, conn: ConnId, client: &Client, pkid: u16, filters: &[(String, u8)]) {
         let Some(session) = self.sessions.get_mut(&client.id) else { return };
-        let granted: Vec<Option<u8>> = filters.iter().map(|(filter, qos)| session.subscribe(filter, *qos)).collect();
-        let ack = Packet::SubAck { pkid, granted: granted.clone() };
-        self.outputs.push_back((conn, BrokerOutput::Packet(ack)));
-        for ((filter, _), granted) in filters.iter().zip(granted) {
-            let Some(qos) = granted else { continue };
-            for publish in self.retained.values().filter(|publish| topic::matches(filter, &publish.topic)) {
-                let copy = Publish { qos: qos.min(publish.qos), retain: true, dup: false, pkid: 0, ..publish.clone() };
-                session.deliver(copy, &mut self.outputs, &mut self.counts);
+        let taken: Vec<_> = filters.iter().map(|(filter, options)| session.subscribe(filter, *options)).collect();
+        let granted = taken.iter().map(|taken| taken.as_ref().map(|taken| taken.options.qos)).collect();
+        self.outputs.push_back((conn, BrokerOutput::Packet(Packet::SubAck { pkid, granted })));
+        for ((filter, _), taken) in filters.iter().zip(taken) {
+            let Some(Granted { options, wants_retained: true }) = taken else { continue };
+            let matching = self.retained.values().filter(|kept| topic::matches(filter, &kept.publish.topic));
+            for kept in matching.filter(|kept| options.hears(kept.from == client.id)) {
+                session.deliver(copy(&kept.publish, options.qos, true), &mut self.outputs, &mut self.counts);
             }
         }
     }
@@ -387,6 +396,11 @@ impl Broker {
     fn send(&mut self, conn: ConnId, packet: Packet) {
         self.outputs.push_back((conn, BrokerOutput::Packet(packet)));
     }
+}
+
+/// A message as one subscriber gets it.
+fn copy(publish: &Publish, qos_max: u8, retain: bool) -> Publish {
+    Publish { qos: publish.qos.min(qos_max), retain, dup: false, pkid: 0, ..publish.clone() }
 }
 
 fn greeting(settings: &Settings, session_present: bool, code: ConnectCode) -> Packet {

@@ -21,6 +21,53 @@ pub const FILTERS_MAX: usize = 50;
 /// What a PUBLISH has beside topic, payload and properties at most: fixed header, lengths, packet id.
 const PUBLISH_OVERHEAD: usize = 13;
 
+/// What a subscription asks for (MQTT 5, 3.8.3.1).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Options {
+    pub(super) qos: u8,
+    /// Not what this client published itself.
+    no_local: bool,
+    /// Messages keep the retain flag with which they were published.
+    pub(super) as_published: bool,
+    retained: Retained,
+}
+
+/// When the retained messages are sent.
+#[derive(Debug, Clone, Copy)]
+enum Retained {
+    Always,
+    IfNew,
+    Never,
+}
+
+impl Options {
+    /// At most QoS 1 is granted.
+    fn of(byte: u8) -> Self {
+        let retained = match byte >> 4 & 3 {
+            0 => Retained::Always,
+            1 => Retained::IfNew,
+            _ => Retained::Never,
+        };
+        Self { qos: (byte & 3).min(1), no_local: byte & 4 != 0, as_published: byte & 8 != 0, retained }
+    }
+
+    pub(super) const fn hears(self, own: bool) -> bool {
+        !(own && self.no_local)
+    }
+
+    /// Where two subscriptions overlap, the one copy is as good as the better of them would have it.
+    fn or(self, other: Self) -> Self {
+        Self { qos: self.qos.max(other.qos), as_published: self.as_published || other.as_published, ..self }
+    }
+}
+
+/// A subscription that was taken.
+pub(super) struct Granted {
+    pub(super) options: Options,
+    /// The retained messages are to be sent now.
+    pub(super) wants_retained: bool,
+}
+
 /// A client's session.
 #[derive(Debug, Default)]
 pub(super) struct Session {
@@ -35,7 +82,7 @@ pub(super) struct Session {
     pub(super) receive_max: usize,
     /// QoS 2 publishes that were taken over and not yet released.
     pub(super) unreleased: BTreeSet<u16>,
-    filters: BTreeMap<String, u8>,
+    filters: BTreeMap<String, Options>,
     queue: VecDeque<Publish>,
     queue_bytes: usize,
     inflight: VecDeque<Publish>,
@@ -45,24 +92,31 @@ pub(super) struct Session {
 type Outputs = VecDeque<(ConnId, BrokerOutput)>;
 
 impl Session {
-    /// Subscribes; the QoS granted.
-    pub(super) fn subscribe(&mut self, filter: &str, qos: u8) -> Option<u8> {
+    /// Subscribes; what was granted.
+    pub(super) fn subscribe(&mut self, filter: &str, options: u8) -> Option<Granted> {
         let room = self.filters.len() < FILTERS_MAX || self.filters.contains_key(filter);
         if !room || !topic::is_filter(filter) {
             return None;
         }
-        let granted = qos.min(1);
-        self.filters.insert(filter.to_owned(), granted);
-        Some(granted)
+        let options = Options::of(options);
+        let is_new = self.filters.insert(filter.to_owned(), options).is_none();
+        let wants_retained = match options.retained {
+            Retained::Always => true,
+            Retained::IfNew => is_new,
+            Retained::Never => false,
+        };
+        Some(Granted { options, wants_retained })
     }
 
     pub(super) fn unsubscribe(&mut self, filter: &str) {
         self.filters.remove(filter);
     }
 
-    /// The best QoS with which this session is subscribed to `name`.
-    pub(super) fn wants(&self, name: &str) -> Option<u8> {
-        self.filters.iter().filter(|(filter, _)| topic::matches(filter, name)).map(|(_, qos)| *qos).max()
+    /// How this session is subscribed to `name`; `own`: it published the message itself.
+    pub(super) fn wants(&self, name: &str, own: bool) -> Option<Options> {
+        let matching =
+            self.filters.iter().filter(|(filter, options)| options.hears(own) && topic::matches(filter, name));
+        matching.map(|(_, options)| *options).reduce(Options::or)
     }
 
     /// Sends or queues a message, or counts why not.

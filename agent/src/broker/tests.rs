@@ -41,7 +41,11 @@ impl World {
     }
 
     fn subscribe(&mut self, conn: u64, filter: &str) {
-        self.give(conn, Packet::Subscribe { pkid: 1, filters: vec![(filter.to_owned(), 1)] });
+        self.subscribe_with(conn, filter, 0);
+    }
+
+    fn subscribe_with(&mut self, conn: u64, filter: &str, options: u8) {
+        self.give(conn, Packet::Subscribe { pkid: 1, filters: vec![(filter.to_owned(), 1 | options)] });
         let sent = self.sent.entry(ConnId(conn)).or_default();
         let Packet::SubAck { granted, .. } = sent.remove(0) else { panic!("{sent:?}") };
         assert_eq!(granted, [Some(1)], "{filter}");
@@ -434,5 +438,54 @@ fn what_a_message_says_beside_its_body_is_handed_on_unaltered_live_kept_and_as_a
         let sent = world.sent.entry(ConnId(conn)).or_default();
         let Packet::Publish(publish) = sent.remove(0) else { panic!("{sent:?}") };
         assert_eq!(publish.properties, properties, "{}", publish.topic);
+    }
+}
+
+const NO_LOCAL: u8 = 4;
+const AS_PUBLISHED: u8 = 8;
+const RETAINED_IF_NEW: u8 = 0x10;
+const RETAINED_NEVER: u8 = 0x20;
+
+#[test]
+fn a_subscriber_that_wants_nothing_of_its_own_gets_what_others_publish_only() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("gw"));
+    world.connect(2, client("other"));
+    world.give(1, Packet::Publish(Publish { retain: true, ..message("t", "kept", 0, 0) }));
+    world.subscribe_with(1, "t", NO_LOCAL);
+    world.give(1, publish("t", "mine", 2));
+    world.give(2, publish("t", "theirs", 3));
+    assert_eq!(world.published(1), [got("t", "theirs", 1, false)]);
+
+    world.subscribe(1, "#");
+    world.take(1);
+    world.give(1, publish("t", "mine", 2));
+    assert_eq!(world.published(1).len(), 1, "the other subscription has no such wish");
+}
+
+#[test]
+fn the_retain_flag_goes_on_as_published_where_that_is_asked_for() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("gw"));
+    world.connect(2, client("bridge"));
+    world.subscribe_with(2, "t", AS_PUBLISHED);
+    for retain in [true, false] {
+        world.give(1, Packet::Publish(Publish { retain, ..message("t", "x", 1, 1) }));
+        let sent = world.take(2);
+        assert!(matches!(&sent[..], [Packet::Publish(p)] if p.retain == retain), "{retain}: {sent:?}");
+    }
+}
+
+#[test]
+fn retained_messages_are_sent_at_each_subscription_or_at_a_new_one_or_never_as_asked() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("gw"));
+    world.give(1, Packet::Publish(Publish { retain: true, ..message("t", "x", 0, 0) }));
+    for (conn, options, first, again) in [(2, 0, 1, 1), (3, RETAINED_IF_NEW, 1, 0), (4, RETAINED_NEVER, 0, 0)] {
+        world.connect(conn, client(&format!("c{conn}")));
+        for expected in [first, again] {
+            world.subscribe_with(conn, "t", options);
+            assert_eq!(world.published(conn).len(), expected, "options {options:#x}");
+        }
     }
 }

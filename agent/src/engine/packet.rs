@@ -68,11 +68,12 @@ pub enum Packet {
         /// Packet identifier.
         pkid: u16,
     },
-    /// Client to broker: topic filters with the QoS wanted.
+    /// Client to broker: topic filters with what is wanted of each.
     Subscribe {
         /// Packet identifier.
         pkid: u16,
-        /// Filter and QoS.
+        /// Filter and options byte (MQTT 5, 3.8.3.1): the QoS, which is all that 3.1.1 has, and above it No Local (4),
+        /// Retain As Published (8) and Retain Handling (16, 32).
         filters: Vec<(String, u8)>,
     },
     /// Broker to client: the QoS granted per filter, `None` where it was refused.

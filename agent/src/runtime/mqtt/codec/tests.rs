@@ -125,6 +125,13 @@ fn any_farewell(version: Version) -> impl Strategy<Value = String> {
     proptest::sample::select(words[..known].to_vec()).prop_map(str::to_owned)
 }
 
+fn any_options(version: Version) -> impl Strategy<Value = u8> {
+    (0_u8..3, 0_u8..4, 0_u8..3).prop_map(move |(qos, flags, handling)| match version {
+        Version::V5 => qos | flags << 2 | handling << 4,
+        Version::V311 => qos,
+    })
+}
+
 fn any_packet(version: Version) -> impl Strategy<Value = Packet> {
     let pkid = 1_u16..;
     prop_oneof![
@@ -135,7 +142,7 @@ fn any_packet(version: Version) -> impl Strategy<Value = Packet> {
         pkid.clone().prop_map(|pkid| Packet::PubRec { pkid }),
         pkid.clone().prop_map(|pkid| Packet::PubRel { pkid }),
         pkid.clone().prop_map(|pkid| Packet::PubComp { pkid }),
-        (pkid.clone(), vec(("[a-z/+#]{1,20}", 0_u8..3), 1..8))
+        (pkid.clone(), vec(("[a-z/+#]{1,20}", any_options(version)), 1..8))
             .prop_map(|(pkid, filters)| Packet::Subscribe { pkid, filters }),
         (pkid.clone(), vec(proptest::option::of(0_u8..3), 1..8))
             .prop_map(|(pkid, granted)| Packet::SubAck { pkid, granted }),

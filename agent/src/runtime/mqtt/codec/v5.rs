@@ -62,7 +62,7 @@ pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, Strin
         v5::Packet::PubComp(comp) => Packet::PubComp { pkid: comp.pkid },
         v5::Packet::Subscribe(subscribe) => Packet::Subscribe {
             pkid: subscribe.pkid,
-            filters: subscribe.filters.into_iter().map(|filter| (filter.path, filter.qos as u8)).collect(),
+            filters: subscribe.filters.into_iter().map(from_filter).collect(),
         },
         v5::Packet::SubAck(ack) => {
             Packet::SubAck { pkid: ack.pkid, granted: ack.return_codes.into_iter().map(granted).collect() }
@@ -96,10 +96,8 @@ pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String
         Packet::PubRel { pkid } => v5::Packet::PubRel(v5::PubRel::new(*pkid, None)),
         Packet::PubComp { pkid } => v5::Packet::PubComp(v5::PubComp::new(*pkid, None)),
         Packet::Subscribe { pkid, filters } => {
-            let filters = filters
-                .iter()
-                .map(|(path, qos)| Ok(v5::Filter::new(path.clone(), to_qos(*qos)?)))
-                .collect::<Result<_, String>>()?;
+            let filters =
+                filters.iter().map(|(path, options)| to_filter(path, *options)).collect::<Result<_, String>>()?;
             v5::Packet::Subscribe(v5::Subscribe { pkid: *pkid, filters, properties: None })
         }
         Packet::SubAck { pkid, granted } => {
@@ -401,6 +399,31 @@ const fn to_reason(reason: AckReason) -> v5::PubAckReason {
         AckReason::QuotaExceeded => v5::PubAckReason::QuotaExceeded,
         AckReason::Unspecified => v5::PubAckReason::UnspecifiedError,
     }
+}
+
+fn from_filter(filter: v5::Filter) -> (String, u8) {
+    let handling = match filter.retain_forward_rule {
+        v5::RetainForwardRule::OnEverySubscribe => 0,
+        v5::RetainForwardRule::OnNewSubscribe => 0x10,
+        v5::RetainForwardRule::Never => 0x20,
+    };
+    let options = u8::from(filter.nolocal) << 2 | u8::from(filter.preserve_retain) << 3 | handling;
+    (filter.path, filter.qos as u8 | options)
+}
+
+fn to_filter(path: &str, options: u8) -> Result<v5::Filter, String> {
+    Ok(v5::Filter {
+        path: path.to_owned(),
+        qos: to_qos(options & 3)?,
+        nolocal: options & 4 != 0,
+        preserve_retain: options & 8 != 0,
+        retain_forward_rule: match options >> 4 {
+            0 => v5::RetainForwardRule::OnEverySubscribe,
+            1 => v5::RetainForwardRule::OnNewSubscribe,
+            2 => v5::RetainForwardRule::Never,
+            _ => return Err(format!("there are no subscription options {options:#x}")),
+        },
+    })
 }
 
 fn granted(code: v5::SubscribeReasonCode) -> Option<u8> {
