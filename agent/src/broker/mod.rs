@@ -212,6 +212,13 @@ impl Broker {
         if connect.client_id.is_empty() && connect.version == Version::V311 && !connect.clean_start {
             return self.refuse(conn, ConnectCode::BadClientId);
         }
+        if connect.will.as_ref().is_some_and(|will| !names_topics(will)) {
+            // 3.1.1 has no code for it.
+            return match connect.version {
+                Version::V5 => self.refuse(conn, ConnectCode::WillTopicInvalid),
+                Version::V311 => self.turn_away(conn),
+            };
+        }
         let id = self.name(connect.client_id);
         if let Some(old) = self.sessions.get(&id).and_then(|session| session.connection) {
             self.kick(now, old, "session taken over");
@@ -265,9 +272,13 @@ impl Broker {
     }
 
     fn refuse(&mut self, conn: ConnId, code: ConnectCode) {
+        self.send(conn, greeting(&self.settings, false, code));
+        self.turn_away(conn);
+    }
+
+    fn turn_away(&mut self, conn: ConnId) {
         self.counts.refused += 1;
         self.connections.remove(&conn);
-        self.send(conn, greeting(&self.settings, false, code));
         self.outputs.push_back((conn, BrokerOutput::Close));
     }
 
@@ -320,7 +331,7 @@ impl Broker {
     }
 
     fn publish(&mut self, now: Mono, conn: ConnId, client: &Client, publish: &Publish) {
-        if !topic::is_name(&publish.topic) {
+        if !names_topics(publish) {
             return self.kick(now, conn, "topic name invalid");
         }
         let &Publish { qos, pkid, .. } = publish;
@@ -396,6 +407,12 @@ impl Broker {
     fn send(&mut self, conn: ConnId, packet: Packet) {
         self.outputs.push_back((conn, BrokerOutput::Packet(packet)));
     }
+}
+
+/// Whether a message can be published where it is to go, and answered where it says.
+fn names_topics(publish: &Publish) -> bool {
+    let answers = publish.properties.as_ref().and_then(|properties| properties.response_topic.as_deref());
+    topic::is_name(&publish.topic) && answers.is_none_or(topic::is_name)
 }
 
 /// A message as one subscriber gets it.

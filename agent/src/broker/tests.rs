@@ -489,3 +489,19 @@ fn retained_messages_are_sent_at_each_subscription_or_at_a_new_one_or_never_as_a
         }
     }
 }
+
+#[test]
+fn a_will_that_could_not_be_published_is_refused_when_it_is_left() {
+    let mut world = World::new(Settings::default());
+    for (conn, topic) in (1..).zip(["", "a/#", "+", "a\0b"]) {
+        let will = Some(Publish { retain: true, ..message(topic, "x", 1, 0) });
+        let ack = world.connect(conn, Connect { will: will.clone(), ..client("gw") });
+        assert_eq!(ack.code, ConnectCode::WillTopicInvalid, "{topic:?}");
+        let (old, connect) = (conn + 100, Connect { version: Version::V311, will, ..client("gw") });
+        world.broker.connected(world.now, ConnId(old));
+        world.give(old, Packet::Connect(Box::new(connect)));
+        assert_eq!(world.take(old), [], "{topic:?}");
+        assert_eq!(world.closed.split_off(0), [ConnId(conn), ConnId(old)], "{topic:?}");
+    }
+    assert_eq!((world.broker.retained.len(), world.broker.counts().refused), (0, 8));
+}

@@ -823,6 +823,7 @@ fn refusal(code: &ConnectCode) -> String {
         ConnectCode::BadCredentials => "check mqtt.username and mqtt.password_file",
         ConnectCode::NotAuthorized => "check its ACL, mqtt.username, mqtt.password_file or the client certificate",
         ConnectCode::RetainNotSupported => "trying without",
+        ConnectCode::WillTopicInvalid => "check mqtt.topic_prefix",
         ConnectCode::Success | ConnectCode::ServerUnavailable | ConnectCode::Other(_) => return code.to_string(),
     };
     format!("{code}: {advice}")

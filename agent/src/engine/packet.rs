@@ -203,6 +203,8 @@ pub enum ConnectCode {
     ServerUnavailable,
     /// The will is to be retained, and the broker keeps no retained messages.
     RetainNotSupported,
+    /// The will is to go where nothing can be published.
+    WillTopicInvalid,
     /// Anything else, in the broker's words.
     Other(String),
 }
@@ -218,6 +220,7 @@ impl fmt::Display for ConnectCode {
             Self::NotAuthorized => "the broker says not authorized",
             Self::ServerUnavailable => "the broker says that it is unavailable",
             Self::RetainNotSupported => "the broker takes no retained will",
+            Self::WillTopicInvalid => "the broker refuses the topic of the will",
             Self::Other(words) => return write!(f, "the broker refuses the connection: {words}"),
         })
     }

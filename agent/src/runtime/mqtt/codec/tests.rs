@@ -93,6 +93,7 @@ fn any_connack(version: Version) -> impl Strategy<Value = ConnAck> {
         Just(ConnectCode::ServerUnavailable),
         // 3.1.1 has no code for it.
         Just(if version == Version::V5 { ConnectCode::RetainNotSupported } else { ConnectCode::ServerUnavailable }),
+        Just(if version == Version::V5 { ConnectCode::WillTopicInvalid } else { ConnectCode::ServerUnavailable }),
     ];
     let limits =
         (1_u16.., proptest::option::of(any::<u32>()), proptest::option::of(any::<u16>()), 0_u8..3, any::<bool>());

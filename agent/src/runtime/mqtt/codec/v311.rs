@@ -130,9 +130,10 @@ const fn to_connack(ack: &ConnAck) -> v4::ConnAck {
         ConnectCode::BadClientId => v4::ConnectReturnCode::BadClientId,
         ConnectCode::BadCredentials => v4::ConnectReturnCode::BadUserNamePassword,
         ConnectCode::NotAuthorized => v4::ConnectReturnCode::NotAuthorized,
-        ConnectCode::ServerUnavailable | ConnectCode::RetainNotSupported | ConnectCode::Other(_) => {
-            v4::ConnectReturnCode::ServiceUnavailable
-        }
+        ConnectCode::ServerUnavailable
+        | ConnectCode::RetainNotSupported
+        | ConnectCode::WillTopicInvalid
+        | ConnectCode::Other(_) => v4::ConnectReturnCode::ServiceUnavailable,
     };
     v4::ConnAck { session_present: ack.session_present, code }
 }

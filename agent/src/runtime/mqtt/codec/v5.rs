@@ -269,6 +269,7 @@ fn to_connack(ack: &ConnAck) -> v5::ConnAck {
         ConnectCode::NotAuthorized => v5::ConnectReturnCode::NotAuthorized,
         ConnectCode::ServerUnavailable => v5::ConnectReturnCode::ServerUnavailable,
         ConnectCode::RetainNotSupported => v5::ConnectReturnCode::RetainNotSupported,
+        ConnectCode::WillTopicInvalid => v5::ConnectReturnCode::TopicNameInvalid,
         ConnectCode::Other(_) => v5::ConnectReturnCode::UnspecifiedError,
     };
     let properties = v5::ConnAckProperties {
@@ -309,7 +310,7 @@ fn from_code(code: v5::ConnectReturnCode) -> ConnectCode {
         Code::ImplementationSpecificError => other("implementation specific error"),
         Code::Banned => other("banned"),
         Code::BadAuthenticationMethod => other("bad authentication method"),
-        Code::TopicNameInvalid => other("topic name of the will invalid"),
+        Code::TopicNameInvalid => ConnectCode::WillTopicInvalid,
         Code::PacketTooLarge => other("packet too large"),
         Code::QuotaExceeded => other("quota exceeded"),
         Code::PayloadFormatInvalid => other("payload format of the will invalid"),
