@@ -287,7 +287,7 @@ impl Broker {
         let client = self.connections.get(&conn).and_then(|connection| connection.client.as_ref());
         // 3.1.1 has no DISCONNECT from a broker.
         if client.is_some_and(|client| client.version == Version::V5) {
-            self.send(conn, Packet::Disconnect { reason: reason.to_owned() });
+            self.send(conn, Packet::Disconnect { reason: reason.to_owned(), session_expiry_s: None });
         }
         self.outputs.push_back((conn, BrokerOutput::Close));
         self.disconnected(now, conn, false);
@@ -315,9 +315,8 @@ impl Broker {
                 self.send(conn, Packet::UnsubAck { pkid, count: filters.len() });
             }
             Packet::PingReq => self.send(conn, Packet::PingResp),
-            Packet::Disconnect { reason } => {
-                self.outputs.push_back((conn, BrokerOutput::Close));
-                self.disconnected(now, conn, reason == "normal");
+            Packet::Disconnect { reason, session_expiry_s } => {
+                self.goodbye(now, conn, client, &reason, session_expiry_s);
             }
             Packet::Oversize { .. } => self.kick(now, conn, "packet too large"),
             Packet::Connect(_)
@@ -328,6 +327,18 @@ impl Broker {
             | Packet::UnsubAck { .. }
             | Packet::PingResp => self.kick(now, conn, "protocol error"),
         }
+    }
+
+    fn goodbye(&mut self, now: Mono, conn: ConnId, client: &Client, reason: &str, expiry_s: Option<u32>) {
+        if let (Some(expiry_s), Some(session)) = (expiry_s, self.sessions.get_mut(&client.id)) {
+            // A session that was to end with its connection can't be asked to stay (3.14.2.2.2).
+            if session.expiry_s == 0 && expiry_s > 0 {
+                return self.kick(now, conn, "protocol error");
+            }
+            session.expiry_s = expiry_s;
+        }
+        self.outputs.push_back((conn, BrokerOutput::Close));
+        self.disconnected(now, conn, reason == "normal" || reason.starts_with("normal: "));
     }
 
     fn publish(&mut self, now: Mono, conn: ConnId, client: &Client, publish: &Publish) {

@@ -129,7 +129,7 @@ fn a_second_connection_with_the_same_id_takes_over_and_the_first_one_s_will_is_p
     world.connect(2, Connect { will: Some(message("will/gw", "lost", 1, 0)), ..client("gw") });
     world.connect(3, client("gw"));
 
-    assert_eq!(world.take(2), [Packet::Disconnect { reason: "session taken over".to_owned() }]);
+    assert_eq!(world.take(2), [Packet::Disconnect { reason: "session taken over".to_owned(), session_expiry_s: None }]);
     assert_eq!(world.closed, [ConnId(2)]);
     assert_eq!(world.published(1), [got("will/gw", "lost", 1, false)]);
     world.give(3, Packet::PingReq);
@@ -144,7 +144,7 @@ fn the_will_is_published_on_loss_and_on_silence_but_not_on_goodbye() {
     let with_will = || Connect { will: Some(message("will", "x", 1, 0)), ..client("gw") };
 
     world.connect(2, with_will());
-    world.give(2, Packet::Disconnect { reason: "normal".to_owned() });
+    world.give(2, Packet::Disconnect { reason: "normal".to_owned(), session_expiry_s: None });
     assert_eq!(world.published(1), []);
 
     world.connect(3, with_will());
@@ -157,7 +157,7 @@ fn the_will_is_published_on_loss_and_on_silence_but_not_on_goodbye() {
     assert_eq!(world.broker.poll_deadline(), Some(Mono(45_000)));
     world.wait(Duration::from_millis(1));
     assert_eq!(world.published(1), [got("will", "x", 2, false)]);
-    assert_eq!(world.take(4), [Packet::Disconnect { reason: "keep alive timeout".to_owned() }]);
+    assert_eq!(world.take(4), [Packet::Disconnect { reason: "keep alive timeout".to_owned(), session_expiry_s: None }]);
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn nonsense_closes_only_the_connection_that_talks_it() {
     for (conn, (packet, reason)) in (1..).zip(cases) {
         world.connect(conn, client(&format!("guest-{conn}")));
         world.give(conn, packet);
-        assert_eq!(world.take(conn), [Packet::Disconnect { reason: reason.to_owned() }]);
+        assert_eq!(world.take(conn), [Packet::Disconnect { reason: reason.to_owned(), session_expiry_s: None }]);
         assert_eq!(world.closed.pop(), Some(ConnId(conn)));
     }
     world.give(100, Packet::PingReq);
@@ -504,4 +504,35 @@ fn a_will_that_could_not_be_published_is_refused_when_it_is_left() {
         assert_eq!(world.closed.split_off(0), [ConnId(conn), ConnId(old)], "{topic:?}");
     }
     assert_eq!((world.broker.retained.len(), world.broker.counts().refused), (0, 8));
+}
+
+fn goodbye(reason: &str, session_expiry_s: Option<u32>) -> Packet {
+    Packet::Disconnect { reason: reason.to_owned(), session_expiry_s }
+}
+
+#[test]
+fn a_goodbye_says_how_long_the_session_is_kept_from_then_on() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, keeping("gw", 3600));
+    world.give(1, goodbye("normal", Some(0)));
+    assert!(!world.connect(2, keeping("gw", 60)).session_present, "it was to be forgotten");
+    world.give(2, goodbye("normal", Some(3600)));
+    world.wait(Duration::from_secs(61));
+    assert!(world.connect(3, keeping("gw", 60)).session_present, "it was to be kept for longer");
+
+    world.connect(4, client("guest"));
+    world.give(4, goodbye("normal", Some(1)));
+    assert_eq!(world.take(4), [goodbye("protocol error", None)]);
+}
+
+#[test]
+fn a_goodbye_with_a_word_to_it_discards_the_will_too() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("watcher"));
+    world.subscribe(1, "will");
+    for (conn, reason, wills) in [(2, "normal: going home", 0), (3, "with will: going home", 1)] {
+        world.connect(conn, Connect { will: Some(message("will", "x", 1, 0)), ..client("gw") });
+        world.give(conn, goodbye(reason, None));
+        assert_eq!(world.published(1).len(), wills, "{reason}");
+    }
 }

@@ -380,7 +380,7 @@ impl Link {
     /// Says goodbye (the broker then discards the will) and closes.
     pub fn disconnect(&mut self, now: Mono, effects: &mut Effects) {
         if let State::Online(online) = &self.state {
-            let packet = Packet::Disconnect { reason: "normal".into() };
+            let packet = Packet::Disconnect { reason: "normal".into(), session_expiry_s: None };
             effects.push(Effect::Send { id: online.id, packet });
         }
         self.close(now, LinkFaultKind::Local, "closed by the agent".into(), effects);
@@ -692,7 +692,7 @@ impl Online {
                 self.rtt = self.ping.take().map(|sent| now.since(sent));
                 None
             }
-            Packet::Disconnect { reason } => return Err((LinkFaultKind::Server, server_disconnect(&reason))),
+            Packet::Disconnect { reason, .. } => return Err((LinkFaultKind::Server, server_disconnect(&reason))),
             Packet::UnsubAck { .. } => None,
             other => {
                 return Err((

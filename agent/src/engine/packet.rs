@@ -103,8 +103,10 @@ pub enum Packet {
     PingResp,
     /// Either way. From a client without error it discards the will.
     Disconnect {
-        /// In words; "normal" where the peer gave none.
+        /// In words; "normal" where the peer gave none. What it says beside its code follows after ": ".
         reason: String,
+        /// MQTT 5, from a client: how long the session is kept from now on, where it changes its mind.
+        session_expiry_s: Option<u32>,
     },
     /// Inbound only: a publish whose body was over the limit. It was read past and thrown away, so that one oversize
     /// message costs neither the connection nor the memory.

@@ -180,7 +180,7 @@ impl Client {
     /// # Errors
     /// The connection was gone before that.
     pub async fn disconnect(mut self) -> Result<(), LinkFault> {
-        self.queue(&Packet::Disconnect { reason: "normal".to_owned() })?;
+        self.queue(&Packet::Disconnect { reason: "normal".to_owned(), session_expiry_s: None })?;
         match timeout(ANSWER_TIMEOUT, self.flush()).await {
             Ok(flushed) => flushed?,
             Err(_) => return Err(unanswered("goodbye")),
@@ -300,7 +300,7 @@ impl Client {
                 self.ping_at = Instant::now() + KEEP_ALIVE;
                 Ok(())
             }
-            Packet::Disconnect { reason } => {
+            Packet::Disconnect { reason, .. } => {
                 let detail = format!("the broker closed the connection: {reason}");
                 Err(LinkFault::new(LinkFaultKind::Server, detail))
             }

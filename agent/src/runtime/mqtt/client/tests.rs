@@ -269,7 +269,7 @@ async fn waiting_for_a_message_may_be_given_up_at_any_point_and_none_is_lost() {
 async fn a_disconnect_of_the_broker_is_told_with_its_reason() {
     let script = Script::new().await;
     let (mut client, mut peer) = connected(&script).await;
-    peer.say(&Packet::Disconnect { reason: "session taken over".to_owned() }).await;
+    peer.say(&Packet::Disconnect { reason: "session taken over".to_owned(), session_expiry_s: None }).await;
     let fault = client.next_message().await.unwrap_err();
     assert_eq!(fault.kind, LinkFaultKind::Server);
     assert_eq!(fault.detail, "the broker closed the connection: session taken over");

@@ -154,7 +154,9 @@ fn any_packet(version: Version) -> impl Strategy<Value = Packet> {
         }),
         Just(Packet::PingReq),
         Just(Packet::PingResp),
-        any_farewell(version).prop_map(|reason| Packet::Disconnect { reason }),
+        (any_farewell(version), proptest::option::of(any::<u32>())).prop_map(move |(reason, expiry)| {
+            Packet::Disconnect { reason, session_expiry_s: expiry.filter(|_| version == Version::V5) }
+        }),
     ]
 }
 
@@ -265,7 +267,7 @@ fn a_disconnect_that_can_not_be_read_is_a_disconnect() {
     ];
     for (bytes, expected) in cases {
         let decoded = Codec::new(Version::V5, LIMIT).decode(&mut BytesMut::from(bytes));
-        let Ok(Some(Packet::Disconnect { reason })) = decoded else { panic!("{bytes:x?}: {decoded:?}") };
+        let Ok(Some(Packet::Disconnect { reason, .. })) = decoded else { panic!("{bytes:x?}: {decoded:?}") };
         assert!(reason.starts_with(expected), "{bytes:x?}: {reason}");
     }
 }

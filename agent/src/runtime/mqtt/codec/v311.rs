@@ -9,7 +9,7 @@ use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Pu
 
 pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, String> {
     if header.kind == Kind::Disconnect {
-        return Ok(Packet::Disconnect { reason: "normal".to_owned() });
+        return Ok(Packet::Disconnect { reason: "normal".to_owned(), session_expiry_s: None });
     }
     if let (Kind::ConnAck, &[_, 2, flags, code]) = (header.kind, frame.as_ref()) {
         return Ok(Packet::ConnAck(read_short_connack(flags, code)));
@@ -36,7 +36,7 @@ pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, Strin
         v4::Packet::UnsubAck(ack) => Packet::UnsubAck { pkid: ack.pkid, count: 0 },
         v4::Packet::PingReq => Packet::PingReq,
         v4::Packet::PingResp => Packet::PingResp,
-        v4::Packet::Disconnect => Packet::Disconnect { reason: "normal".to_owned() },
+        v4::Packet::Disconnect => Packet::Disconnect { reason: "normal".to_owned(), session_expiry_s: None },
     })
 }
 

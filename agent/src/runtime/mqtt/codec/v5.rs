@@ -46,7 +46,8 @@ const REASONS: [(&str, Bye); 29] = [
 
 pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, String> {
     if header.kind == Kind::Disconnect {
-        return Ok(Packet::Disconnect { reason: read_disconnect(header, frame) });
+        let (reason, session_expiry_s) = read_disconnect(header, frame);
+        return Ok(Packet::Disconnect { reason, session_expiry_s });
     }
     if let (Kind::ConnAck, &[_, 2, flags, code @ 0..=5]) = (header.kind, frame.as_ref()) {
         return Ok(Packet::ConnAck(read_short_connack(flags, code)));
@@ -120,8 +121,8 @@ pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String
         }),
         Packet::PingReq => v5::Packet::PingReq(v5::PingReq),
         Packet::PingResp => v5::Packet::PingResp(v5::PingResp),
-        Packet::Disconnect { reason } => {
-            write_disconnect(reason, output);
+        Packet::Disconnect { reason, session_expiry_s } => {
+            write_disconnect(reason, *session_expiry_s, output);
             return Ok(());
         }
         Packet::Oversize { .. } => return Err("it exists inbound only".to_owned()),
@@ -131,30 +132,37 @@ pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String
 
 /// A DISCONNECT that can't be read is still a disconnect: the peer is gone, whatever it tried to say. rumqttc can read
 /// neither the empty form nor the one of a reason alone (3.14.2.2.1).
-fn read_disconnect(header: &Header, mut frame: BytesMut) -> String {
+fn read_disconnect(header: &Header, mut frame: BytesMut) -> (String, Option<u32>) {
     match *frame.get(header.len..).unwrap_or_default() {
-        [] => return "normal".to_owned(),
-        [code] => return reason_of_code(code),
+        [] => return ("normal".to_owned(), None),
+        [code] => return (reason_of_code(code), None),
         _ => {}
     }
     match v5::Packet::read(&mut frame, None) {
         Ok(v5::Packet::Disconnect(disconnect)) => {
             let word = word_of(disconnect.reason_code);
-            match disconnect.properties.and_then(|properties| properties.reason_string) {
+            let properties = disconnect.properties;
+            let session_expiry_s = properties.as_ref().and_then(|found| found.session_expiry_interval);
+            let reason = match properties.and_then(|found| found.reason_string) {
                 Some(text) => format!("{word}: {text}"),
                 None => word.to_owned(),
-            }
+            };
+            (reason, session_expiry_s)
         }
-        Ok(_) => "unreadable".to_owned(),
-        Err(error) => format!("unreadable: {error}"),
+        Ok(_) => ("unreadable".to_owned(), None),
+        Err(error) => (format!("unreadable: {error}"), None),
     }
 }
 
 /// By hand: rumqttc writes one byte more than the length that it announces.
-fn write_disconnect(reason: &str, output: &mut BytesMut) {
-    match to_bye(reason) {
-        Bye::NormalDisconnection => output.extend_from_slice(&[0xe0, 0]),
-        code => output.extend_from_slice(&[0xe0, 1, code as u8]),
+fn write_disconnect(reason: &str, session_expiry_s: Option<u32>, output: &mut BytesMut) {
+    match (to_bye(reason), session_expiry_s) {
+        (Bye::NormalDisconnection, None) => output.extend_from_slice(&[0xe0, 0]),
+        (code, None) => output.extend_from_slice(&[0xe0, 1, code as u8]),
+        (code, Some(expiry_s)) => {
+            output.extend_from_slice(&[0xe0, 7, code as u8, 5, 0x11]);
+            output.extend_from_slice(&expiry_s.to_be_bytes());
+        }
     }
 }
 

@@ -133,7 +133,11 @@ async fn an_engine_that_takes_no_packets_does_not_stop_writes() {
 async fn closing_writes_what_was_queued_and_says_so() {
     let mut fixture = Fixture::new(Limits::default()).await;
     let mut peer = fixture.up().await;
-    let goodbye = [publish(1, 60_000), publish(2, 60_000), Packet::Disconnect { reason: "normal".to_owned() }];
+    let goodbye = [
+        publish(1, 60_000),
+        publish(2, 60_000),
+        Packet::Disconnect { reason: "normal".to_owned(), session_expiry_s: None },
+    ];
     for packet in &goodbye {
         fixture.link.send(packet.clone()).unwrap();
     }
