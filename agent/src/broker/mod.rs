@@ -168,14 +168,33 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(&client.id) else { return };
         session.connection = None;
         session.away_since = now;
-        let will = session.will.take().filter(|_| !graceful);
+        session.will.take_if(|_| graceful);
+        // A will is published when the session ends, at the latest (3.1.3.2.2).
+        session.will_due = Some(now.after(seconds(session.will_delay_s.min(session.expiry_s))));
         match session.expiry_s {
-            0 => drop(self.sessions.remove(&client.id)),
+            0 => self.end_session(&client.id),
             u32::MAX => session.expires = None,
-            expiry_s => session.expires = Some(now.after(Duration::from_secs(u64::from(expiry_s)))),
+            expiry_s => session.expires = Some(now.after(seconds(expiry_s))),
         }
-        if let Some(will) = will {
-            self.route(&client.id, &will);
+        self.publish_wills(now);
+    }
+
+    /// Forgets a session. Its will, where it still waits, is published.
+    fn end_session(&mut self, id: &str) {
+        if let Some(will) = self.sessions.remove(id).and_then(|session| session.will) {
+            self.route(id, &will);
+        }
+    }
+
+    /// Publishes the wills of those who have been away for long enough.
+    fn publish_wills(&mut self, now: Mono) {
+        let due = |session: &Session| session.next_will().is_some_and(|at| at <= now);
+        let ids: Vec<String> =
+            self.sessions.iter().filter(|(_, session)| due(session)).map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            if let Some(will) = self.sessions.get_mut(&id).and_then(|session| session.will.take()) {
+                self.route(&id, &will);
+            }
         }
     }
 
@@ -187,6 +206,7 @@ impl Broker {
         for conn in silent {
             self.kick(now, conn, "keep alive timeout");
         }
+        self.publish_wills(now);
         self.sessions.retain(|_, session| session.connection.is_some() || !due(session.expires));
     }
 
@@ -195,7 +215,7 @@ impl Broker {
     pub fn poll_deadline(&self) -> Option<Mono> {
         let silent = self.connections.values().filter_map(|connection| connection.deadline);
         let kept = self.sessions.values().filter(|session| session.connection.is_none());
-        silent.chain(kept.filter_map(|session| session.expires)).min()
+        silent.chain(kept.flat_map(|session| [session.expires, session.next_will()]).flatten()).min()
     }
 
     /// What is to be done on a connection next. To be drained after each call: what one call leaves here is bounded by
@@ -224,7 +244,7 @@ impl Broker {
             self.kick(now, old, "session taken over");
         }
         if connect.clean_start {
-            self.sessions.remove(&id);
+            self.end_session(&id);
         }
         let session_present = self.sessions.contains_key(&id);
         if !session_present && self.sessions.len() >= SESSIONS_MAX && !self.evict_session() {
@@ -245,6 +265,7 @@ impl Broker {
         session.expires = None;
         session.expiry_s = connect.session_expiry_s;
         session.will = connect.will;
+        session.will_delay_s = connect.will_delay_s;
         session.packet_max = usize::try_from(connect.packet_max).unwrap_or(usize::MAX);
         session.receive_max = usize::from(connect.receive_max);
         let ack = greeting(&self.settings, session_present, ConnectCode::Success);
@@ -257,9 +278,10 @@ impl Broker {
     fn evict_session(&mut self) -> bool {
         let away = self.sessions.iter().filter(|(_, session)| session.connection.is_none());
         let longest = away.min_by_key(|(_, session)| session.away_since).map(|(id, _)| id.clone());
-        let is_evicted = longest.is_some_and(|id| self.sessions.remove(&id).is_some());
-        self.counts.evicted_sessions += u64::from(is_evicted);
-        is_evicted
+        let Some(id) = longest else { return false };
+        self.end_session(&id);
+        self.counts.evicted_sessions += 1;
+        true
     }
 
     /// A client without an id gets one (3.1.3.1).
@@ -418,6 +440,10 @@ impl Broker {
     fn send(&mut self, conn: ConnId, packet: Packet) {
         self.outputs.push_back((conn, BrokerOutput::Packet(packet)));
     }
+}
+
+fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into())
 }
 
 /// Whether a message can be published where it is to go, and answered where it says.

@@ -78,6 +78,9 @@ pub(super) struct Session {
     /// When it ends, while nobody is connected.
     pub(super) expires: Option<Mono>,
     pub(super) will: Option<Publish>,
+    pub(super) will_delay_s: u32,
+    /// When the will is published, while nobody is connected.
+    pub(super) will_due: Option<Mono>,
     pub(super) packet_max: usize,
     pub(super) receive_max: usize,
     /// QoS 2 publishes that were taken over and not yet released.
@@ -92,6 +95,11 @@ pub(super) struct Session {
 type Outputs = VecDeque<(ConnId, BrokerOutput)>;
 
 impl Session {
+    /// When its will is published if nobody comes back.
+    pub(super) fn next_will(&self) -> Option<Mono> {
+        self.will_due.filter(|_| self.connection.is_none() && self.will.is_some())
+    }
+
     /// Subscribes; what was granted.
     pub(super) fn subscribe(&mut self, filter: &str, options: u8) -> Option<Granted> {
         let room = self.filters.len() < FILTERS_MAX || self.filters.contains_key(filter);

@@ -87,6 +87,7 @@ fn client(id: &str) -> Connect {
         username: None,
         password: None,
         will: None,
+        will_delay_s: 0,
         session_expiry_s: 0,
         packet_max: u32::MAX,
         receive_max: u16::MAX,
@@ -535,4 +536,40 @@ fn a_goodbye_with_a_word_to_it_discards_the_will_too() {
         world.give(conn, goodbye(reason, None));
         assert_eq!(world.published(1).len(), wills, "{reason}");
     }
+}
+
+#[test]
+fn a_will_with_a_delay_waits_for_its_client_and_no_longer_than_its_session() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, Connect { keep_alive_s: 0, ..client("watcher") });
+    world.subscribe(1, "will");
+    let delayed = |expiry_s, delay_s| Connect {
+        will: Some(message("will", "x", 1, 0)),
+        will_delay_s: delay_s,
+        ..keeping("gw", expiry_s)
+    };
+    for (conn, expiry_s, delay_s, after_s) in [(2, 3600, 10, 10), (3, 5, 10, 5), (4, 0, 10, 0), (5, u32::MAX, 7, 7)] {
+        world.connect(conn, delayed(expiry_s, delay_s));
+        world.lose(conn);
+        if after_s > 0 {
+            assert_eq!(world.published(1), [], "{delay_s} s, session {expiry_s} s");
+            let left = Duration::from_secs(after_s).checked_sub(Duration::from_millis(1)).unwrap();
+            world.wait(left);
+            assert_eq!(world.published(1), [], "{delay_s} s, session {expiry_s} s");
+            assert_eq!(world.broker.poll_deadline(), Some(world.now.after(Duration::from_millis(1))));
+            world.wait(Duration::from_millis(1));
+        }
+        assert_eq!(world.published(1).len(), 1, "{delay_s} s, session {expiry_s} s");
+    }
+
+    world.connect(10, delayed(3600, 10));
+    world.lose(10);
+    world.connect(11, keeping("gw", 3600));
+    world.wait(Duration::from_secs(10));
+    assert_eq!(world.published(1), [], "it came back in time");
+
+    world.connect(12, delayed(3600, 10));
+    world.lose(12);
+    world.connect(13, client("gw"));
+    assert_eq!(world.published(1).len(), 1, "the session has ended");
 }

@@ -161,6 +161,8 @@ pub struct Connect {
     pub password: Option<String>,
     /// Published by the broker when the connection is lost.
     pub will: Option<Publish>,
+    /// MQTT 5: how long the broker waits with it for us to come back, in seconds.
+    pub will_delay_s: u32,
     /// MQTT 5: how long the broker keeps the session, in seconds (3.1.1 keeps it as long as it likes).
     pub session_expiry_s: u32,
     /// MQTT 5: the largest packet that we take.

@@ -274,6 +274,7 @@ impl Engine {
                 pkid: 0,
                 properties: None,
             }),
+            will_delay_s: 0,
             session_expiry_s: SESSION_EXPIRY_S,
             packet_max: PACKET_MAX_ANNOUNCED,
             receive_max: RECEIVE_MAX,

@@ -318,6 +318,7 @@ impl World<'_> {
             username: None,
             password: None,
             will: None,
+            will_delay_s: 0,
             session_expiry_s: u32::MAX,
             packet_max: u32::MAX,
             receive_max: u16::MAX,

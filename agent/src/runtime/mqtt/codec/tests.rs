@@ -61,7 +61,7 @@ fn any_publish(version: Version) -> impl Strategy<Value = Publish> {
 
 fn any_connect(version: Version) -> impl Strategy<Value = Connect> {
     let login = (proptest::option::of("[a-z]{1,12}"), proptest::option::of("[a-zÄ!]{1,12}"));
-    let will = proptest::option::of(any_publish(version));
+    let will = proptest::option::of((any_publish(version), any::<u32>()));
     let maxima = (1_u32.., 1_u16..);
     ("[A-Za-z0-9:._-]{0,128}", any::<bool>(), any::<u16>(), login, will, any::<u32>(), maxima).prop_map(
         move |(client_id, clean_start, keep_alive_s, (username, password), will, expiry, maxima)| Connect {
@@ -71,7 +71,8 @@ fn any_connect(version: Version) -> impl Strategy<Value = Connect> {
             keep_alive_s,
             username,
             password,
-            will: will.map(|will| Publish { dup: false, pkid: 0, ..will }),
+            will_delay_s: will.as_ref().filter(|_| version == Version::V5).map_or(0, |(_, delay_s)| *delay_s),
+            will: will.map(|(will, _)| Publish { dup: false, pkid: 0, ..will }),
             session_expiry_s: match version {
                 Version::V5 => expiry,
                 Version::V311 if clean_start => 0,
@@ -323,6 +324,7 @@ fn a_connect_behind_other_bytes_is_not_torn() {
         username: Some("u".to_owned()),
         password: None,
         will: None,
+        will_delay_s: 0,
         session_expiry_s: 0,
         packet_max: u32::MAX,
         receive_max: u16::MAX,

@@ -102,6 +102,7 @@ fn from_connect(connect: v4::Connect) -> Connect {
             pkid: 0,
             properties: None,
         }),
+        will_delay_s: 0,
         // 3.1.1 has one flag for both ends of a session's life.
         session_expiry_s: if connect.clean_session { 0 } else { u32::MAX },
         packet_max: u32::MAX,

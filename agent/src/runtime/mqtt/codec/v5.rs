@@ -181,7 +181,9 @@ fn to_bye(reason: &str) -> Bye {
 fn from_connect(connect: v5::Connect, will: Option<v5::LastWill>, login: Option<v5::Login>) -> Result<Connect, String> {
     let (username, password) = login.map_or((None, None), |login| (some(login.username), some(login.password)));
     let properties = connect.properties.unwrap_or_default();
+    let of_will = will.as_ref().and_then(|will| will.properties.as_ref());
     Ok(Connect {
+        will_delay_s: of_will.and_then(|found| found.delay_interval).unwrap_or(0),
         version: Version::V5,
         client_id: connect.client_id,
         clean_start: connect.clean_start,
@@ -206,7 +208,7 @@ fn to_connect(connect: &Connect) -> Result<(v5::Connect, Option<v5::LastWill>, O
             message: will.payload.clone(),
             qos: to_qos(will.qos)?,
             retain: will.retain,
-            properties: will.properties.as_deref().map(to_will_properties),
+            properties: to_will_properties(will, connect.will_delay_s),
         }),
         None => None,
     };
@@ -242,16 +244,20 @@ fn from_will(will: v5::LastWill) -> Result<Publish, String> {
     })
 }
 
-fn to_will_properties(properties: &Properties) -> v5::LastWillProperties {
-    v5::LastWillProperties {
-        delay_interval: None,
-        payload_format_indicator: properties.payload_format,
-        message_expiry_interval: None,
-        content_type: properties.content_type.clone(),
-        response_topic: properties.response_topic.clone(),
-        correlation_data: properties.correlation_data.clone(),
-        user_properties: properties.user.clone(),
+fn to_will_properties(will: &Publish, delay_s: u32) -> Option<v5::LastWillProperties> {
+    if delay_s == 0 && will.properties.is_none() {
+        return None;
     }
+    let found = will.properties.as_deref().cloned().unwrap_or_default();
+    Some(v5::LastWillProperties {
+        delay_interval: (delay_s > 0).then_some(delay_s),
+        payload_format_indicator: found.payload_format,
+        message_expiry_interval: None,
+        content_type: found.content_type,
+        response_topic: found.response_topic,
+        correlation_data: found.correlation_data,
+        user_properties: found.user,
+    })
 }
 
 fn from_connack(ack: &v5::ConnAck) -> ConnAck {
