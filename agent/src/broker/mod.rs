@@ -17,7 +17,7 @@ pub use session::{FILTERS_MAX, INFLIGHT_MAX, QUEUE_BYTES_MAX, QUEUE_MAX};
 
 use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
 use crate::engine::time::Mono;
-use session::{Granted, Session};
+use session::{Granted, Message, Session, Sink};
 
 /// Sessions, of connected clients and kept ones together.
 pub const SESSIONS_MAX: usize = 128;
@@ -69,6 +69,8 @@ pub struct Counts {
     pub dropped_too_large: u64,
     /// QoS 0 messages for a session without a connection.
     pub dropped_offline: u64,
+    /// Messages whose time was over before they could be sent.
+    pub dropped_expired: u64,
     /// Retained messages not kept because of [`RETAINED_MAX`].
     pub dropped_retained: u64,
     /// Sessions given up for new ones because of [`SESSIONS_MAX`], with all that waited in them.
@@ -92,7 +94,7 @@ pub struct Broker {
 /// A retained message.
 #[derive(Debug)]
 struct Retained {
-    publish: Publish,
+    message: Message,
     /// The client id that published it.
     from: String,
 }
@@ -128,6 +130,7 @@ impl Broker {
                 dropped_queue_full: 0,
                 dropped_too_large: 0,
                 dropped_offline: 0,
+                dropped_expired: 0,
                 dropped_retained: 0,
                 evicted_sessions: 0,
                 refused: 0,
@@ -172,7 +175,7 @@ impl Broker {
         // A will is published when the session ends, at the latest (3.1.3.2.2).
         session.will_due = Some(now.after(seconds(session.will_delay_s.min(session.expiry_s))));
         match session.expiry_s {
-            0 => self.end_session(&client.id),
+            0 => self.end_session(now, &client.id),
             u32::MAX => session.expires = None,
             expiry_s => session.expires = Some(now.after(seconds(expiry_s))),
         }
@@ -180,9 +183,9 @@ impl Broker {
     }
 
     /// Forgets a session. Its will, where it still waits, is published.
-    fn end_session(&mut self, id: &str) {
+    fn end_session(&mut self, now: Mono, id: &str) {
         if let Some(will) = self.sessions.remove(id).and_then(|session| session.will) {
-            self.route(id, &will);
+            self.route(now, id, &will);
         }
     }
 
@@ -193,7 +196,7 @@ impl Broker {
             self.sessions.iter().filter(|(_, session)| due(session)).map(|(id, _)| id.clone()).collect();
         for id in ids {
             if let Some(will) = self.sessions.get_mut(&id).and_then(|session| session.will.take()) {
-                self.route(&id, &will);
+                self.route(now, &id, &will);
             }
         }
     }
@@ -244,10 +247,10 @@ impl Broker {
             self.kick(now, old, "session taken over");
         }
         if connect.clean_start {
-            self.end_session(&id);
+            self.end_session(now, &id);
         }
         let session_present = self.sessions.contains_key(&id);
-        if !session_present && self.sessions.len() >= SESSIONS_MAX && !self.evict_session() {
+        if !session_present && self.sessions.len() >= SESSIONS_MAX && !self.evict_session(now) {
             return self.refuse(conn, ConnectCode::ServerUnavailable);
         }
         let keep_alive = u64::from(connect.keep_alive_s);
@@ -270,16 +273,16 @@ impl Broker {
         session.receive_max = usize::from(connect.receive_max);
         let ack = greeting(&self.settings, session_present, ConnectCode::Success);
         self.outputs.push_back((conn, BrokerOutput::Packet(ack)));
-        session.resume(&mut self.outputs, &mut self.counts);
+        session.resume(&mut Sink { now, outputs: &mut self.outputs, counts: &mut self.counts });
     }
 
     /// Gives up the session that was left alone for the longest time: those of 3.1.1 never expire. False if each is in
     /// use.
-    fn evict_session(&mut self) -> bool {
+    fn evict_session(&mut self, now: Mono) -> bool {
         let away = self.sessions.iter().filter(|(_, session)| session.connection.is_none());
         let longest = away.min_by_key(|(_, session)| session.away_since).map(|(id, _)| id.clone());
         let Some(id) = longest else { return false };
-        self.end_session(&id);
+        self.end_session(now, &id);
         self.counts.evicted_sessions += 1;
         true
     }
@@ -320,7 +323,8 @@ impl Broker {
             Packet::Publish(publish) => self.publish(now, conn, client, &publish),
             Packet::PubAck { pkid, .. } => {
                 if let Some(session) = self.sessions.get_mut(&client.id) {
-                    session.acknowledged(pkid, &mut self.outputs);
+                    let mut sink = Sink { now, outputs: &mut self.outputs, counts: &mut self.counts };
+                    session.acknowledged(pkid, &mut sink);
                 }
             }
             Packet::PubRel { pkid } => {
@@ -329,7 +333,7 @@ impl Broker {
                 }
                 self.send(conn, Packet::PubComp { pkid });
             }
-            Packet::Subscribe { pkid, filters } => self.subscribe(conn, client, pkid, &filters),
+            Packet::Subscribe { pkid, filters } => self.subscribe(now, conn, client, pkid, &filters),
             Packet::Unsubscribe { pkid, filters } => {
                 if let Some(session) = self.sessions.get_mut(&client.id) {
                     filters.iter().for_each(|filter| session.unsubscribe(filter));
@@ -370,10 +374,10 @@ impl Broker {
         let &Publish { qos, pkid, .. } = publish;
         match qos {
             0 => {
-                self.route(&client.id, publish);
+                self.route(now, &client.id, publish);
             }
             1 => {
-                let reached = self.route(&client.id, publish);
+                let reached = self.route(now, &client.id, publish);
                 let reason = if reached == 0 { AckReason::NoMatchingSubscribers } else { AckReason::Success };
                 self.send(conn, Packet::PubAck { pkid, reason });
             }
@@ -391,48 +395,56 @@ impl Broker {
         }
         session.unreleased.insert(pkid);
         if !known {
-            self.route(&client.id, publish);
+            self.route(now, &client.id, publish);
         }
         self.send(conn, Packet::PubRec { pkid });
     }
 
     /// Hands a message to all who want it; how many these are.
-    fn route(&mut self, from: &str, publish: &Publish) -> usize {
+    fn route(&mut self, now: Mono, from: &str, publish: &Publish) -> usize {
         self.counts.published += 1;
-        if publish.retain {
-            self.retain(from, publish);
-        }
+        let message = Message::new(now, publish.clone());
         let mut reached = 0;
+        let mut sink = Sink { now, outputs: &mut self.outputs, counts: &mut self.counts };
         for (id, session) in &mut self.sessions {
             let Some(wanted) = session.wants(&publish.topic, id == from) else { continue };
             reached += 1;
-            let copy = copy(publish, wanted.qos, publish.retain && wanted.as_published);
-            session.deliver(copy, &mut self.outputs, &mut self.counts);
+            session.deliver(message.copy(wanted.qos, publish.retain && wanted.as_published), &mut sink);
+        }
+        if publish.retain {
+            self.retain(now, from, message);
         }
         reached
     }
 
-    fn retain(&mut self, from: &str, publish: &Publish) {
-        if publish.payload.is_empty() {
-            self.retained.remove(&publish.topic);
-        } else if self.retained.len() < RETAINED_MAX || self.retained.contains_key(&publish.topic) {
-            let kept = Retained { publish: publish.clone(), from: from.to_owned() };
-            self.retained.insert(publish.topic.clone(), kept);
+    fn retain(&mut self, now: Mono, from: &str, message: Message) {
+        let topic = message.publish.topic.clone();
+        if message.publish.payload.is_empty() {
+            self.retained.remove(&topic);
+            return;
+        }
+        if self.retained.len() >= RETAINED_MAX {
+            self.retained.retain(|_, kept| !kept.message.is_expired(now));
+        }
+        if self.retained.len() < RETAINED_MAX || self.retained.contains_key(&topic) {
+            self.retained.insert(topic, Retained { message, from: from.to_owned() });
         } else {
             self.counts.dropped_retained += 1;
         }
     }
 
-    fn subscribe(&mut self, conn: ConnId, client: &Client, pkid: u16, filters: &[(String, u8)]) {
+    fn subscribe(&mut self, now: Mono, conn: ConnId, client: &Client, pkid: u16, filters: &[(String, u8)]) {
         let Some(session) = self.sessions.get_mut(&client.id) else { return };
         let taken: Vec<_> = filters.iter().map(|(filter, options)| session.subscribe(filter, *options)).collect();
         let granted = taken.iter().map(|taken| taken.as_ref().map(|taken| taken.options.qos)).collect();
         self.outputs.push_back((conn, BrokerOutput::Packet(Packet::SubAck { pkid, granted })));
+        self.retained.retain(|_, kept| !kept.message.is_expired(now));
+        let mut sink = Sink { now, outputs: &mut self.outputs, counts: &mut self.counts };
         for ((filter, _), taken) in filters.iter().zip(taken) {
             let Some(Granted { options, wants_retained: true }) = taken else { continue };
-            let matching = self.retained.values().filter(|kept| topic::matches(filter, &kept.publish.topic));
+            let matching = self.retained.values().filter(|kept| topic::matches(filter, &kept.message.publish.topic));
             for kept in matching.filter(|kept| options.hears(kept.from == client.id)) {
-                session.deliver(copy(&kept.publish, options.qos, true), &mut self.outputs, &mut self.counts);
+                session.deliver(kept.message.copy(options.qos, true), &mut sink);
             }
         }
     }
@@ -450,11 +462,6 @@ fn seconds(seconds: u32) -> Duration {
 fn names_topics(publish: &Publish) -> bool {
     let answers = publish.properties.as_ref().and_then(|properties| properties.response_topic.as_deref());
     topic::is_name(&publish.topic) && answers.is_none_or(topic::is_name)
-}
-
-/// A message as one subscriber gets it.
-fn copy(publish: &Publish, qos_max: u8, retain: bool) -> Publish {
-    Publish { qos: publish.qos.min(qos_max), retain, dup: false, pkid: 0, ..publish.clone() }
 }
 
 fn greeting(settings: &Settings, session_present: bool, code: ConnectCode) -> Packet {

@@ -2,6 +2,8 @@
 //! decides nothing about connections.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -19,7 +21,7 @@ pub const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// Subscriptions of one client: AWS IoT Core's limit.
 pub const FILTERS_MAX: usize = 50;
 /// What a PUBLISH has beside topic, payload and properties at most: fixed header, lengths, packet id.
-const PUBLISH_OVERHEAD: usize = 13;
+const PUBLISH_OVERHEAD: usize = 10;
 
 /// What a subscription asks for (MQTT 5, 3.8.3.1).
 #[derive(Debug, Clone, Copy)]
@@ -86,13 +88,54 @@ pub(super) struct Session {
     /// QoS 2 publishes that were taken over and not yet released.
     pub(super) unreleased: BTreeSet<u16>,
     filters: BTreeMap<String, Options>,
-    queue: VecDeque<Publish>,
+    queue: VecDeque<Message>,
     queue_bytes: usize,
-    inflight: VecDeque<Publish>,
+    inflight: VecDeque<Message>,
     last_pkid: u16,
 }
 
-type Outputs = VecDeque<(ConnId, BrokerOutput)>;
+/// A message that waits for its subscriber.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) publish: Publish,
+    /// When it is of no use any more.
+    expires: Option<Mono>,
+}
+
+impl Message {
+    pub(super) fn new(now: Mono, publish: Publish) -> Self {
+        let expiry_s = publish.properties.as_ref().and_then(|properties| properties.expiry_s);
+        Self { publish, expires: expiry_s.map(|expiry_s| now.after(Duration::from_secs(expiry_s.into()))) }
+    }
+
+    pub(super) fn is_expired(&self, now: Mono) -> bool {
+        self.expires.is_some_and(|expires| expires < now)
+    }
+
+    /// As one subscriber gets it.
+    pub(super) fn copy(&self, qos_max: u8, retain: bool) -> Self {
+        let publish =
+            Publish { qos: self.publish.qos.min(qos_max), retain, dup: false, pkid: 0, ..self.publish.clone() };
+        Self { publish, expires: self.expires }
+    }
+
+    /// As it is sent: it says for how long it is of use from now on (3.3.2.3.3).
+    fn packet(&self, now: Mono) -> BrokerOutput {
+        let mut publish = self.publish.clone();
+        if let (Some(expires), Some(properties)) = (self.expires, &mut publish.properties) {
+            let left_s = expires.since(now).as_millis().div_ceil(1000);
+            Arc::make_mut(properties).expiry_s = Some(u32::try_from(left_s).unwrap_or(u32::MAX));
+        }
+        BrokerOutput::Packet(Packet::Publish(publish))
+    }
+}
+
+/// Where what a session does ends.
+pub(super) struct Sink<'a> {
+    pub(super) now: Mono,
+    pub(super) outputs: &'a mut VecDeque<(ConnId, BrokerOutput)>,
+    pub(super) counts: &'a mut Counts,
+}
 
 impl Session {
     /// When its will is published if nobody comes back.
@@ -128,60 +171,75 @@ impl Session {
     }
 
     /// Sends or queues a message, or counts why not.
-    pub(super) fn deliver(&mut self, publish: Publish, outputs: &mut Outputs, counts: &mut Counts) {
-        if len(&publish) > self.packet_max {
-            counts.dropped_too_large += 1;
+    pub(super) fn deliver(&mut self, message: Message, sink: &mut Sink<'_>) {
+        let len = len(&message.publish);
+        if len > self.packet_max {
+            sink.counts.dropped_too_large += 1;
             return;
         }
-        if publish.qos == 0 {
+        if message.publish.qos == 0 {
             match self.connection {
-                Some(conn) => outputs.push_back((conn, BrokerOutput::Packet(Packet::Publish(publish)))),
-                None => counts.dropped_offline += 1,
+                Some(conn) => sink.outputs.push_back((conn, message.packet(sink.now))),
+                None => sink.counts.dropped_offline += 1,
             }
             return;
         }
-        if self.queue.len() >= QUEUE_MAX || self.queue_bytes + len(&publish) > QUEUE_BYTES_MAX {
-            counts.dropped_queue_full += 1;
+        // What is of no use any more must not take the place of what is.
+        while self.queue.front().is_some_and(|oldest| oldest.is_expired(sink.now)) {
+            self.next(sink);
+        }
+        if self.queue.len() >= QUEUE_MAX || self.queue_bytes + len > QUEUE_BYTES_MAX {
+            sink.counts.dropped_queue_full += 1;
             return;
         }
-        self.queue_bytes += len(&publish);
-        self.queue.push_back(publish);
-        self.pump(outputs);
+        self.queue_bytes += len;
+        self.queue.push_back(message);
+        self.pump(sink);
     }
 
     /// A PUBACK came; one that nobody waits for is ignored.
-    pub(super) fn acknowledged(&mut self, pkid: u16, outputs: &mut Outputs) {
-        self.inflight.retain(|publish| publish.pkid != pkid);
-        self.pump(outputs);
+    pub(super) fn acknowledged(&mut self, pkid: u16, sink: &mut Sink<'_>) {
+        self.inflight.retain(|message| message.publish.pkid != pkid);
+        self.pump(sink);
     }
 
     /// After a reconnect: what was in flight again, in order and marked, then what waited.
-    pub(super) fn resume(&mut self, outputs: &mut Outputs, counts: &mut Counts) {
+    pub(super) fn resume(&mut self, sink: &mut Sink<'_>) {
         let Some(conn) = self.connection else { return };
-        for publish in &mut self.inflight {
-            publish.dup = true;
-            counts.redelivered += 1;
-            outputs.push_back((conn, BrokerOutput::Packet(Packet::Publish(publish.clone()))));
+        for message in &mut self.inflight {
+            message.publish.dup = true;
+            sink.counts.redelivered += 1;
+            sink.outputs.push_back((conn, message.packet(sink.now)));
         }
-        self.pump(outputs);
+        self.pump(sink);
     }
 
-    fn pump(&mut self, outputs: &mut Outputs) {
+    fn pump(&mut self, sink: &mut Sink<'_>) {
         let Some(conn) = self.connection else { return };
-        while self.inflight.len() < INFLIGHT_MAX.min(self.receive_max) {
-            let Some(mut publish) = self.queue.pop_front() else { return };
-            self.queue_bytes -= len(&publish);
-            publish.pkid = self.take_pkid();
-            outputs.push_back((conn, BrokerOutput::Packet(Packet::Publish(publish.clone()))));
-            self.inflight.push_back(publish);
+        while self.inflight.len() < INFLIGHT_MAX.min(self.receive_max) && !self.queue.is_empty() {
+            let Some(mut message) = self.next(sink) else { continue };
+            message.publish.pkid = self.take_pkid();
+            sink.outputs.push_back((conn, message.packet(sink.now)));
+            self.inflight.push_back(message);
         }
+    }
+
+    /// Takes the oldest message off the queue; `None` where there is none, or it is of no use any more.
+    fn next(&mut self, sink: &mut Sink<'_>) -> Option<Message> {
+        let message = self.queue.pop_front()?;
+        self.queue_bytes -= len(&message.publish);
+        if message.is_expired(sink.now) {
+            sink.counts.dropped_expired += 1;
+            return None;
+        }
+        Some(message)
     }
 
     /// The next packet id that is not in flight; ends because at most [`INFLIGHT_MAX`] are.
     fn take_pkid(&mut self) -> u16 {
         loop {
             self.last_pkid = self.last_pkid.checked_add(1).unwrap_or(1);
-            if self.inflight.iter().all(|publish| publish.pkid != self.last_pkid) {
+            if self.inflight.iter().all(|message| message.publish.pkid != self.last_pkid) {
                 return self.last_pkid;
             }
         }
@@ -193,10 +251,11 @@ fn len(publish: &Publish) -> usize {
     publish.topic.len() + publish.payload.len() + properties + PUBLISH_OVERHEAD
 }
 
-/// On the wire: an identifier each, and a length in front of each text.
+/// On the wire: an identifier each, a length in front of each text, and what their whole length takes beyond a byte.
 fn properties_len(properties: &Properties) -> usize {
     let text = |len: Option<usize>| len.map_or(0, |len| 3 + len);
-    properties.payload_format.map_or(0, |_| 2)
+    3 + properties.expiry_s.map_or(0, |_| 5)
+        + properties.payload_format.map_or(0, |_| 2)
         + text(properties.response_topic.as_ref().map(String::len))
         + text(properties.correlation_data.as_ref().map(Bytes::len))
         + text(properties.content_type.as_ref().map(String::len))

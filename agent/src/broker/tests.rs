@@ -420,6 +420,7 @@ fn filters_match_as_section_4_7_says() {
 #[test]
 fn what_a_message_says_beside_its_body_is_handed_on_unaltered_live_kept_and_as_a_will() {
     let properties = Some(Arc::new(Properties {
+        expiry_s: None,
         payload_format: Some(1),
         response_topic: Some("answers/1".to_owned()),
         correlation_data: Some(Bytes::from_static(b"\x00\x01")),
@@ -572,4 +573,34 @@ fn a_will_with_a_delay_waits_for_its_client_and_no_longer_than_its_session() {
     world.lose(12);
     world.connect(13, client("gw"));
     assert_eq!(world.published(1).len(), 1, "the session has ended");
+}
+
+/// A message that is of use for `expiry_s`.
+fn passing(payload: &str, pkid: u16, expiry_s: u32) -> Publish {
+    let properties = Some(Arc::new(Properties { expiry_s: Some(expiry_s), ..Properties::default() }));
+    Publish { properties, ..message("t", payload, 1, pkid) }
+}
+
+#[test]
+fn a_message_whose_time_is_over_is_not_sent_and_one_that_waited_says_what_is_left() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, Connect { keep_alive_s: 0, ..client("cloud") });
+    world.connect(2, keeping("gw", 3600));
+    world.subscribe(2, "t");
+    world.lose(2);
+    world.give(1, Packet::Publish(passing("old", 1, 10)));
+    world.give(1, Packet::Publish(Publish { retain: true, ..passing("new", 2, 30) }));
+    world.wait(Duration::from_secs(20));
+    world.connect(3, keeping("gw", 3600));
+    let expected = Publish { pkid: 1, ..passing("new", 1, 10) };
+    assert_eq!(world.take(3), [Packet::Publish(expected)]);
+    assert_eq!(world.broker.counts().dropped_expired, 1);
+
+    for (conn, waited_s, kept) in [(4, 10, 1), (5, 1, 0)] {
+        world.wait(Duration::from_secs(waited_s));
+        world.connect(conn, client("late"));
+        world.subscribe(conn, "t");
+        assert_eq!(world.published(conn).len(), kept, "the retained one");
+    }
+    assert_eq!(world.broker.retained.len(), 0);
 }

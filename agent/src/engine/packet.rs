@@ -253,6 +253,8 @@ pub struct Publish {
 /// Properties of a PUBLISH or a will (MQTT 5, 3.3.2.3), which a broker hands on as they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Properties {
+    /// Message Expiry Interval: for how long it is of use, in seconds; a broker takes off how long it waited there.
+    pub expiry_s: Option<u32>,
     /// Payload Format Indicator: 1 for UTF-8.
     pub payload_format: Option<u8>,
     /// Response Topic.

@@ -35,10 +35,12 @@ fn any_properties(version: Version) -> impl Strategy<Value = Option<Arc<Properti
     let words = || proptest::option::of("[a-zö]{0,12}");
     let user = vec(("[a-z]{0,8}", "[a-zß]{0,8}"), 0..4);
     let data = proptest::option::of(vec(any::<u8>(), 0..20));
-    (proptest::option::of(0_u8..2), words(), data, words(), user).prop_map(
-        move |(payload_format, response_topic, data, content_type, user)| {
+    let (expiry, format) = (proptest::option::of(any::<u32>()), proptest::option::of(0_u8..2));
+    (expiry, format, words(), data, words(), user).prop_map(
+        move |(expiry_s, payload_format, response_topic, data, content_type, user)| {
             let correlation_data = data.map(Bytes::from);
-            let properties = Properties { payload_format, response_topic, correlation_data, content_type, user };
+            let properties =
+                Properties { expiry_s, payload_format, response_topic, correlation_data, content_type, user };
             (version == Version::V5 && properties != Properties::default()).then(|| Arc::new(properties))
         },
     )

@@ -227,6 +227,7 @@ fn to_connect(connect: &Connect) -> Result<(v5::Connect, Option<v5::LastWill>, O
 
 fn from_will(will: v5::LastWill) -> Result<Publish, String> {
     let properties = will.properties.map(|found| Properties {
+        expiry_s: found.message_expiry_interval,
         payload_format: found.payload_format_indicator,
         response_topic: found.response_topic,
         correlation_data: found.correlation_data,
@@ -252,7 +253,7 @@ fn to_will_properties(will: &Publish, delay_s: u32) -> Option<v5::LastWillProper
     Some(v5::LastWillProperties {
         delay_interval: (delay_s > 0).then_some(delay_s),
         payload_format_indicator: found.payload_format,
-        message_expiry_interval: None,
+        message_expiry_interval: found.expiry_s,
         content_type: found.content_type,
         response_topic: found.response_topic,
         correlation_data: found.correlation_data,
@@ -366,6 +367,7 @@ fn to_publish(publish: &Publish) -> Result<v5::Publish, String> {
 
 fn from_properties(found: v5::PublishProperties) -> Option<Arc<Properties>> {
     unless_empty(Properties {
+        expiry_s: found.message_expiry_interval,
         payload_format: found.payload_format_indicator,
         response_topic: found.response_topic,
         correlation_data: found.correlation_data,
@@ -377,6 +379,7 @@ fn from_properties(found: v5::PublishProperties) -> Option<Arc<Properties>> {
 fn to_properties(properties: &Properties) -> v5::PublishProperties {
     v5::PublishProperties {
         payload_format_indicator: properties.payload_format,
+        message_expiry_interval: properties.expiry_s,
         response_topic: properties.response_topic.clone(),
         correlation_data: properties.correlation_data.clone(),
         content_type: properties.content_type.clone(),
