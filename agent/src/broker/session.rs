@@ -90,7 +90,7 @@ pub(super) struct Session {
     filters: BTreeMap<String, Options>,
     queue: VecDeque<Message>,
     queue_bytes: usize,
-    inflight: VecDeque<Message>,
+    inflight: VecDeque<InFlight>,
     last_pkid: u16,
 }
 
@@ -128,6 +128,14 @@ impl Message {
         }
         BrokerOutput::Packet(Packet::Publish(publish))
     }
+}
+
+/// A message that was sent and not yet acknowledged.
+#[derive(Debug)]
+struct InFlight {
+    message: Message,
+    /// Sent on this connection; otherwise on an earlier one only.
+    is_out: bool,
 }
 
 /// Where what a session does ends.
@@ -199,37 +207,52 @@ impl Session {
 
     /// A PUBACK came; one that nobody waits for is ignored.
     pub(super) fn acknowledged(&mut self, pkid: u16, sink: &mut Sink<'_>) {
-        self.inflight.retain(|message| message.publish.pkid != pkid);
+        self.inflight.retain(|sent| sent.message.publish.pkid != pkid);
         self.pump(sink);
     }
 
-    /// After a reconnect: what was in flight again, in order and marked, then what waited.
+    /// After a reconnect: what was in flight again, in order and marked, then what waited. This connection may take less
+    /// than the one before it: what is too large for it is dropped as it would have been then.
     pub(super) fn resume(&mut self, sink: &mut Sink<'_>) {
-        let Some(conn) = self.connection else { return };
-        for message in &mut self.inflight {
-            message.publish.dup = true;
-            sink.counts.redelivered += 1;
-            sink.outputs.push_back((conn, message.packet(sink.now)));
-        }
+        let before = self.inflight.len();
+        self.inflight.retain(|sent| len(&sent.message.publish) <= self.packet_max);
+        sink.counts.dropped_too_large += (before - self.inflight.len()) as u64;
+        self.inflight.iter_mut().for_each(|sent| sent.is_out = false);
         self.pump(sink);
     }
 
+    /// Sends as much as this connection takes at a time.
     fn pump(&mut self, sink: &mut Sink<'_>) {
         let Some(conn) = self.connection else { return };
-        while self.inflight.len() < INFLIGHT_MAX.min(self.receive_max) && !self.queue.is_empty() {
+        let window = INFLIGHT_MAX.min(self.receive_max);
+        let mut out = self.inflight.iter().filter(|sent| sent.is_out).count();
+        for again in self.inflight.iter_mut().filter(|sent| !sent.is_out).take(window.saturating_sub(out)) {
+            again.is_out = true;
+            again.message.publish.dup = true;
+            sink.counts.redelivered += 1;
+            sink.outputs.push_back((conn, again.message.packet(sink.now)));
+            out += 1;
+        }
+        while out < window && self.inflight.len() < INFLIGHT_MAX && !self.queue.is_empty() {
             let Some(mut message) = self.next(sink) else { continue };
             message.publish.pkid = self.take_pkid();
             sink.outputs.push_back((conn, message.packet(sink.now)));
-            self.inflight.push_back(message);
+            self.inflight.push_back(InFlight { message, is_out: true });
+            out += 1;
         }
     }
 
-    /// Takes the oldest message off the queue; `None` where there is none, or it is of no use any more.
+    /// Takes the oldest message off the queue; `None` where there is none, or it can't be sent any more.
     fn next(&mut self, sink: &mut Sink<'_>) -> Option<Message> {
         let message = self.queue.pop_front()?;
-        self.queue_bytes -= len(&message.publish);
+        let len = len(&message.publish);
+        self.queue_bytes -= len;
         if message.is_expired(sink.now) {
             sink.counts.dropped_expired += 1;
+            return None;
+        }
+        if len > self.packet_max {
+            sink.counts.dropped_too_large += 1;
             return None;
         }
         Some(message)
@@ -239,7 +262,7 @@ impl Session {
     fn take_pkid(&mut self) -> u16 {
         loop {
             self.last_pkid = self.last_pkid.checked_add(1).unwrap_or(1);
-            if self.inflight.iter().all(|message| message.publish.pkid != self.last_pkid) {
+            if self.inflight.iter().all(|sent| sent.message.publish.pkid != self.last_pkid) {
                 return self.last_pkid;
             }
         }

@@ -604,3 +604,26 @@ fn a_message_whose_time_is_over_is_not_sent_and_one_that_waited_says_what_is_lef
     }
     assert_eq!(world.broker.retained.len(), 0);
 }
+
+#[test]
+fn a_connection_that_takes_less_than_the_one_before_it_gets_no_more_than_it_takes() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("cloud"));
+    world.connect(2, Connect { receive_max: 4, ..keeping("gw", 3600) });
+    world.subscribe(2, "c");
+    let large = "x".repeat(100);
+    for (pkid, payload) in (1..).zip(["one", &large, "three", "four", &large, "six"]) {
+        world.give(1, publish("c", payload, pkid));
+    }
+    assert_eq!(world.published(2).len(), 4);
+    world.lose(2);
+
+    world.connect(3, Connect { receive_max: 2, packet_max: 100, ..keeping("gw", 3600) });
+    assert_eq!(world.published(3), [got("c", "one", 1, true), got("c", "three", 3, true)]);
+    world.give(3, ack(1));
+    assert_eq!(world.published(3), [got("c", "four", 4, true)]);
+    world.give(3, ack(3));
+    assert_eq!(world.published(3), [got("c", "six", 5, false)]);
+    let counts = world.broker.counts();
+    assert_eq!((counts.dropped_too_large, counts.redelivered), (2, 3));
+}
