@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use session::{FILTERS_MAX, INFLIGHT_MAX, QUEUE_BYTES_MAX, QUEUE_MAX};
 
-use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
+use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, SubscribeRefusal, Version};
 use crate::engine::time::Mono;
 use session::{Granted, Message, Session, Sink};
 
@@ -333,7 +333,11 @@ impl Broker {
                 }
                 self.send(conn, Packet::PubComp { pkid });
             }
-            Packet::Subscribe { pkid, filters } => self.subscribe(now, conn, client, pkid, &filters),
+            Packet::Subscribe { pkid, filters, identifier: None } => self.subscribe(now, conn, client, pkid, &filters),
+            Packet::Subscribe { pkid, filters, identifier: Some(_) } => {
+                let granted = vec![Err(SubscribeRefusal::IdentifierNotSupported); filters.len()];
+                self.send(conn, Packet::SubAck { pkid, granted });
+            }
             Packet::Unsubscribe { pkid, filters } => {
                 if let Some(session) = self.sessions.get_mut(&client.id) {
                     filters.iter().for_each(|filter| session.unsubscribe(filter));
@@ -436,12 +440,15 @@ impl Broker {
     fn subscribe(&mut self, now: Mono, conn: ConnId, client: &Client, pkid: u16, filters: &[(String, u8)]) {
         let Some(session) = self.sessions.get_mut(&client.id) else { return };
         let taken: Vec<_> = filters.iter().map(|(filter, options)| session.subscribe(filter, *options)).collect();
-        let granted = taken.iter().map(|taken| taken.as_ref().map(|taken| taken.options.qos)).collect();
+        let granted = taken
+            .iter()
+            .map(|taken| taken.as_ref().map(|taken| taken.options.qos).map_err(|refusal| *refusal))
+            .collect();
         self.outputs.push_back((conn, BrokerOutput::Packet(Packet::SubAck { pkid, granted })));
         self.retained.retain(|_, kept| !kept.message.is_expired(now));
         let mut sink = Sink { now, outputs: &mut self.outputs, counts: &mut self.counts };
         for ((filter, _), taken) in filters.iter().zip(taken) {
-            let Some(Granted { options, wants_retained: true }) = taken else { continue };
+            let Ok(Granted { options, wants_retained: true }) = taken else { continue };
             let matching = self.retained.values().filter(|kept| topic::matches(filter, &kept.message.publish.topic));
             for kept in matching.filter(|kept| options.hears(kept.from == client.id)) {
                 session.deliver(kept.message.copy(options.qos, true), &mut sink);

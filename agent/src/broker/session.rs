@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::topic;
 use super::{BrokerOutput, ConnId, Counts};
-use crate::engine::packet::{Packet, Properties, Publish};
+use crate::engine::packet::{Packet, Properties, Publish, SubscribeRefusal};
 use crate::engine::time::Mono;
 
 /// Unacknowledged publishes towards one client: mosquitto's default.
@@ -152,10 +152,15 @@ impl Session {
     }
 
     /// Subscribes; what was granted.
-    pub(super) fn subscribe(&mut self, filter: &str, options: u8) -> Option<Granted> {
-        let room = self.filters.len() < FILTERS_MAX || self.filters.contains_key(filter);
-        if !room || !topic::is_filter(filter) {
-            return None;
+    pub(super) fn subscribe(&mut self, filter: &str, options: u8) -> Result<Granted, SubscribeRefusal> {
+        if topic::is_shared(filter) {
+            return Err(SubscribeRefusal::SharedNotSupported);
+        }
+        if !topic::is_filter(filter) {
+            return Err(SubscribeRefusal::FilterInvalid);
+        }
+        if self.filters.len() >= FILTERS_MAX && !self.filters.contains_key(filter) {
+            return Err(SubscribeRefusal::QuotaExceeded);
         }
         let options = Options::of(options);
         let is_new = self.filters.insert(filter.to_owned(), options).is_none();
@@ -164,7 +169,7 @@ impl Session {
             Retained::IfNew => is_new,
             Retained::Never => false,
         };
-        Some(Granted { options, wants_retained })
+        Ok(Granted { options, wants_retained })
     }
 
     pub(super) fn unsubscribe(&mut self, filter: &str) {

@@ -45,10 +45,13 @@ impl World {
     }
 
     fn subscribe_with(&mut self, conn: u64, filter: &str, options: u8) {
-        self.give(conn, Packet::Subscribe { pkid: 1, filters: vec![(filter.to_owned(), 1 | options)] });
+        self.give(
+            conn,
+            Packet::Subscribe { pkid: 1, filters: vec![(filter.to_owned(), 1 | options)], identifier: None },
+        );
         let sent = self.sent.entry(ConnId(conn)).or_default();
         let Packet::SubAck { granted, .. } = sent.remove(0) else { panic!("{sent:?}") };
-        assert_eq!(granted, [Some(1)], "{filter}");
+        assert_eq!(granted, [Ok(1)], "{filter}");
     }
 
     fn lose(&mut self, conn: u64) {
@@ -626,4 +629,25 @@ fn a_connection_that_takes_less_than_the_one_before_it_gets_no_more_than_it_take
     assert_eq!(world.published(3), [got("c", "six", 5, false)]);
     let counts = world.broker.counts();
     assert_eq!((counts.dropped_too_large, counts.redelivered), (2, 3));
+}
+
+#[test]
+fn a_subscription_that_is_refused_says_why_and_the_others_beside_it_are_granted() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("gw"));
+    let filters = ["a", "$share/group/a", "a/#/b"].map(|filter| (filter.to_owned(), 1)).to_vec();
+    world.give(1, Packet::Subscribe { pkid: 1, filters: filters.clone(), identifier: None });
+    let granted = vec![Ok(1), Err(SubscribeRefusal::SharedNotSupported), Err(SubscribeRefusal::FilterInvalid)];
+    assert_eq!(world.take(1), [Packet::SubAck { pkid: 1, granted }]);
+
+    world.give(1, Packet::Subscribe { pkid: 2, filters, identifier: Some(7) });
+    let granted = vec![Err(SubscribeRefusal::IdentifierNotSupported); 3];
+    assert_eq!(world.take(1), [Packet::SubAck { pkid: 2, granted }]);
+
+    for number in 1..FILTERS_MAX {
+        world.subscribe(1, &number.to_string());
+    }
+    world.give(1, Packet::Subscribe { pkid: 3, filters: vec![("more".to_owned(), 1)], identifier: None });
+    let granted = vec![Err(SubscribeRefusal::QuotaExceeded)];
+    assert_eq!(world.take(1), [Packet::SubAck { pkid: 3, granted }]);
 }

@@ -17,7 +17,12 @@ pub(super) fn is_filter(filter: &str) -> bool {
         "+" => true,
         _ => !level.contains(['+', '#', '\0']),
     });
-    sound && !filter.is_empty() && levels <= LEVELS_MAX && !filter.starts_with("$share/")
+    sound && !filter.is_empty() && levels <= LEVELS_MAX && !is_shared(filter)
+}
+
+/// Whether it is a shared subscription (MQTT 5, 4.8.2).
+pub(super) fn is_shared(filter: &str) -> bool {
+    filter.starts_with("$share/")
 }
 
 /// Whether a message to `topic` goes to a subscriber of `filter`. A wildcard in the first level does not reach topics

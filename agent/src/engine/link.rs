@@ -352,7 +352,7 @@ impl Link {
         let State::Online(online) = &mut self.state else { return };
         online.subscribing = Some((pkid, now));
         online.last_out = now;
-        effects.push(Effect::Send { id: online.id, packet: Packet::Subscribe { pkid, filters } });
+        effects.push(Effect::Send { id: online.id, packet: Packet::Subscribe { pkid, filters, identifier: None } });
     }
 
     /// Takes topics back that an older session was subscribed to.
@@ -686,7 +686,7 @@ impl Online {
                     return Ok(None);
                 }
                 self.subscribing = None;
-                Some(Signal::Subscribed { refused: granted.iter().filter(|qos| qos.is_none()).count() })
+                Some(Signal::Subscribed { refused: granted.iter().filter(|qos| qos.is_err()).count() })
             }
             Packet::PingResp => {
                 self.rtt = self.ping.take().map(|sent| now.since(sent));

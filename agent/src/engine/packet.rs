@@ -75,13 +75,15 @@ pub enum Packet {
         /// Filter and options byte (MQTT 5, 3.8.3.1): the QoS, which is all that 3.1.1 has, and above it No Local (4),
         /// Retain As Published (8) and Retain Handling (16, 32).
         filters: Vec<(String, u8)>,
+        /// MQTT 5: by what number its messages are to be known.
+        identifier: Option<u32>,
     },
-    /// Broker to client: the QoS granted per filter, `None` where it was refused.
+    /// Broker to client: the QoS granted per filter, or why it was refused.
     SubAck {
         /// Packet identifier.
         pkid: u16,
         /// In the order of the filters.
-        granted: Vec<Option<u8>>,
+        granted: Vec<Result<u8, SubscribeRefusal>>,
     },
     /// Client to broker.
     Unsubscribe {
@@ -228,6 +230,21 @@ impl fmt::Display for ConnectCode {
             Self::Other(words) => return write!(f, "the broker refuses the connection: {words}"),
         })
     }
+}
+
+/// Why a subscription is refused, in MQTT 5's words; 3.1.1 says no more than that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscribeRefusal {
+    /// It is no topic filter.
+    FilterInvalid,
+    /// There are too many.
+    QuotaExceeded,
+    /// `$share/…`, which the broker doesn't do.
+    SharedNotSupported,
+    /// It has an identifier, which the broker doesn't do.
+    IdentifierNotSupported,
+    /// Not said, or something else.
+    Unspecified,
 }
 
 /// PUBLISH.

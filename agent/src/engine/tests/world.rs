@@ -13,7 +13,7 @@ use crate::engine::io::{
 };
 use crate::engine::metric::{Metric, Point, Value};
 use crate::engine::observation::{Audited, EndSigns, Finding, Observation, Release};
-use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish, Version};
+use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish, SubscribeRefusal, Version};
 use crate::engine::record::Class;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
 use crate::engine::{Engine, Identity};
@@ -601,12 +601,13 @@ impl World {
                 }
             }
             Packet::PubAck { pkid, .. } => self.acked_commands.push(pkid),
-            Packet::Subscribe { pkid, filters } => {
+            Packet::Subscribe { pkid, filters, .. } => {
                 if self.trouble.loses_subscribes {
                     return;
                 }
                 self.subscribes += 1;
-                let granted = filters.iter().map(|_| (!self.trouble.grants_nothing).then_some(1)).collect();
+                let answer = if self.trouble.grants_nothing { Err(SubscribeRefusal::Unspecified) } else { Ok(1) };
+                let granted = vec![answer; filters.len()];
                 self.queue.push_back(Input::Packet { id, packet: Packet::SubAck { pkid, granted } });
             }
             Packet::PingReq => self.queue.push_back(Input::Packet { id, packet: Packet::PingResp }),

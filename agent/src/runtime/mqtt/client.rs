@@ -128,14 +128,14 @@ impl Client {
     pub async fn subscribe(&mut self, filters: &[&str]) -> Result<(), LinkFault> {
         let pkid = self.take_pkid();
         let wanted = filters.iter().map(|filter| ((*filter).to_owned(), 1)).collect();
-        self.queue(&Packet::Subscribe { pkid, filters: wanted })?;
+        self.queue(&Packet::Subscribe { pkid, filters: wanted, identifier: None })?;
         let granted = self
             .answer("subscription", |packet| match packet {
                 Packet::SubAck { pkid: found, granted } if *found == pkid => Some(granted.clone()),
                 _ => None,
             })
             .await?;
-        match filters.iter().zip(granted).find(|(_, granted)| granted.is_none()) {
+        match filters.iter().zip(granted).find(|(_, granted)| granted.is_err()) {
             Some((filter, _)) => Err(refused(format!("the broker refuses the subscription to {filter}"))),
             None => Ok(()),
         }

@@ -9,6 +9,7 @@ use tokio::process::{Child, Command};
 
 use super::super::transport::tests::url;
 use super::*;
+use crate::engine::packet::SubscribeRefusal;
 
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -281,7 +282,7 @@ async fn a_refused_subscription_names_the_filter() {
     let (mut client, mut peer) = connected(&script).await;
     let broker = async {
         let Packet::Subscribe { pkid, .. } = peer.next().await else { panic!("no SUBSCRIBE") };
-        peer.say(&Packet::SubAck { pkid, granted: vec![Some(1), None] }).await;
+        peer.say(&Packet::SubAck { pkid, granted: vec![Ok(1), Err(SubscribeRefusal::Unspecified)] }).await;
     };
     let (refusal, ()) = tokio::join!(client.subscribe(&["yes", "no"]), broker);
     assert_eq!(refusal.unwrap_err().detail, "the broker refuses the subscription to no");

@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::packet::{AckReason, Properties};
+use crate::engine::packet::{AckReason, Properties, SubscribeRefusal};
 
 const LIMIT: usize = 64 * 1024;
 
@@ -136,6 +136,18 @@ fn any_options(version: Version) -> impl Strategy<Value = u8> {
     })
 }
 
+fn any_granted(version: Version) -> impl Strategy<Value = Result<u8, SubscribeRefusal>> {
+    let all = [
+        SubscribeRefusal::Unspecified,
+        SubscribeRefusal::FilterInvalid,
+        SubscribeRefusal::QuotaExceeded,
+        SubscribeRefusal::SharedNotSupported,
+        SubscribeRefusal::IdentifierNotSupported,
+    ];
+    let known = if version == Version::V5 { all.len() } else { 1 };
+    prop_oneof![(0_u8..3).prop_map(Ok), proptest::sample::select(all[..known].to_vec()).prop_map(Err)]
+}
+
 fn any_packet(version: Version) -> impl Strategy<Value = Packet> {
     let pkid = 1_u16..;
     prop_oneof![
@@ -147,9 +159,8 @@ fn any_packet(version: Version) -> impl Strategy<Value = Packet> {
         pkid.clone().prop_map(|pkid| Packet::PubRel { pkid }),
         pkid.clone().prop_map(|pkid| Packet::PubComp { pkid }),
         (pkid.clone(), vec(("[a-z/+#]{1,20}", any_options(version)), 1..8))
-            .prop_map(|(pkid, filters)| Packet::Subscribe { pkid, filters }),
-        (pkid.clone(), vec(proptest::option::of(0_u8..3), 1..8))
-            .prop_map(|(pkid, granted)| Packet::SubAck { pkid, granted }),
+            .prop_map(|(pkid, filters)| Packet::Subscribe { pkid, filters, identifier: None }),
+        (pkid.clone(), vec(any_granted(version), 1..8)).prop_map(|(pkid, granted)| Packet::SubAck { pkid, granted }),
         (pkid.clone(), vec("[a-z/+#]{1,20}", 1..8)).prop_map(|(pkid, filters)| Packet::Unsubscribe { pkid, filters }),
         (pkid, 1_usize..8).prop_map(move |(pkid, count)| Packet::UnsubAck {
             pkid,
@@ -336,4 +347,21 @@ fn a_connect_behind_other_bytes_is_not_torn() {
     Codec::new(Version::V311, LIMIT).encode(&connect, &mut output).unwrap();
     let decoded = decode_all(&mut Codec::new(Version::V311, LIMIT), &mut output);
     assert_eq!(decoded, [Packet::PingReq, connect]);
+}
+
+#[test]
+fn a_subscription_s_identifier_is_seen() {
+    let filters = vec![("a/#".to_owned(), 1)];
+    let packet = Packet::Subscribe { pkid: 1, filters, identifier: Some(268_435_455) };
+    let decoded = Codec::new(Version::V5, LIMIT).decode(&mut encode(Version::V5, &packet));
+    assert_eq!(decoded, Ok(Some(packet)));
+}
+
+#[test]
+fn what_the_broker_does_not_do_is_said_when_it_accepts_a_connection() {
+    let ack = read_short_connack(0, 0);
+    let wire = encode(Version::V5, &Packet::ConnAck(ack));
+    for property in [[41, 0], [42, 0]] {
+        assert!(wire.windows(2).any(|window| window == property), "{property:?}: {wire:x?}");
+    }
 }

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use rumqttc::mqttbytes::{QoS, v4};
 
 use super::{Header, Kind, read_short_connack};
-use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
+use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, SubscribeRefusal, Version};
 
 pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, String> {
     if header.kind == Kind::Disconnect {
@@ -26,6 +26,7 @@ pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, Strin
         v4::Packet::Subscribe(subscribe) => Packet::Subscribe {
             pkid: subscribe.pkid,
             filters: subscribe.filters.into_iter().map(|filter| (filter.path, filter.qos as u8)).collect(),
+            identifier: None,
         },
         v4::Packet::SubAck(ack) => {
             Packet::SubAck { pkid: ack.pkid, granted: ack.return_codes.into_iter().map(granted).collect() }
@@ -55,7 +56,7 @@ pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String
         Packet::PubRec { pkid } => v4::Packet::PubRec(v4::PubRec { pkid: *pkid }),
         Packet::PubRel { pkid } => v4::Packet::PubRel(v4::PubRel { pkid: *pkid }),
         Packet::PubComp { pkid } => v4::Packet::PubComp(v4::PubComp { pkid: *pkid }),
-        Packet::Subscribe { pkid, filters } => {
+        Packet::Subscribe { pkid, filters, .. } => {
             let filters = filters
                 .iter()
                 .map(|(path, qos)| Ok(v4::SubscribeFilter { path: path.clone(), qos: to_qos(*qos)? }))
@@ -66,8 +67,8 @@ pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String
             let return_codes = granted
                 .iter()
                 .map(|qos| match qos {
-                    Some(qos) => to_qos(*qos).map(v4::SubscribeReasonCode::Success),
-                    None => Ok(v4::SubscribeReasonCode::Failure),
+                    Ok(qos) => to_qos(*qos).map(v4::SubscribeReasonCode::Success),
+                    Err(_) => Ok(v4::SubscribeReasonCode::Failure),
                 })
                 .collect::<Result<_, String>>()?;
             v4::Packet::SubAck(v4::SubAck { pkid: *pkid, return_codes })
@@ -162,10 +163,10 @@ fn to_publish(publish: &Publish) -> Result<v4::Publish, String> {
     })
 }
 
-fn granted(code: v4::SubscribeReasonCode) -> Option<u8> {
+fn granted(code: v4::SubscribeReasonCode) -> Result<u8, SubscribeRefusal> {
     match code {
-        v4::SubscribeReasonCode::Success(qos) => Some(qos as u8),
-        v4::SubscribeReasonCode::Failure => None,
+        v4::SubscribeReasonCode::Success(qos) => Ok(qos as u8),
+        v4::SubscribeReasonCode::Failure => Err(SubscribeRefusal::Unspecified),
     }
 }
 

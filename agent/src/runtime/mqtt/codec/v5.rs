@@ -9,7 +9,9 @@ use rumqttc::v5::mqttbytes::v5;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode as Bye;
 
 use super::{Header, Kind, read_short_connack};
-use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Properties, Publish, Version};
+use crate::engine::packet::{
+    AckReason, ConnAck, Connect, ConnectCode, Packet, Properties, Publish, SubscribeRefusal, Version,
+};
 
 /// Reasons of DISCONNECT (3.14.2.1) in words. What has none here is sent as "unspecified error".
 const REASONS: [(&str, Bye); 29] = [
@@ -64,6 +66,7 @@ pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, Strin
         v5::Packet::Subscribe(subscribe) => Packet::Subscribe {
             pkid: subscribe.pkid,
             filters: subscribe.filters.into_iter().map(from_filter).collect(),
+            identifier: subscribe.properties.and_then(|found| found.id).and_then(|id| u32::try_from(id).ok()),
         },
         v5::Packet::SubAck(ack) => {
             Packet::SubAck { pkid: ack.pkid, granted: ack.return_codes.into_iter().map(granted).collect() }
@@ -96,17 +99,21 @@ pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String
         Packet::PubRec { pkid } => v5::Packet::PubRec(v5::PubRec::new(*pkid, None)),
         Packet::PubRel { pkid } => v5::Packet::PubRel(v5::PubRel::new(*pkid, None)),
         Packet::PubComp { pkid } => v5::Packet::PubComp(v5::PubComp::new(*pkid, None)),
-        Packet::Subscribe { pkid, filters } => {
+        Packet::Subscribe { pkid, filters, identifier } => {
             let filters =
                 filters.iter().map(|(path, options)| to_filter(path, *options)).collect::<Result<_, String>>()?;
-            v5::Packet::Subscribe(v5::Subscribe { pkid: *pkid, filters, properties: None })
+            v5::Packet::Subscribe(v5::Subscribe {
+                pkid: *pkid,
+                filters,
+                properties: identifier.map(to_subscribe_properties),
+            })
         }
         Packet::SubAck { pkid, granted } => {
             let return_codes = granted
                 .iter()
                 .map(|qos| match qos {
-                    Some(qos) => to_qos(*qos).map(v5::SubscribeReasonCode::Success),
-                    None => Ok(v5::SubscribeReasonCode::Unspecified),
+                    Ok(qos) => to_qos(*qos).map(v5::SubscribeReasonCode::Success),
+                    Err(refusal) => Ok(to_refusal(*refusal)),
                 })
                 .collect::<Result<_, String>>()?;
             v5::Packet::SubAck(v5::SubAck { pkid: *pkid, return_codes, properties: None })
@@ -298,8 +305,9 @@ fn to_connack(ack: &ConnAck) -> v5::ConnAck {
         reason_string: None,
         user_properties: Vec::new(),
         wildcard_subscription_available: None,
-        subscription_identifiers_available: None,
-        shared_subscription_available: None,
+        // What is not said is promised (3.2.2.3.12, 3.2.2.3.13), and the one broker that is spoken for here has neither.
+        subscription_identifiers_available: Some(0),
+        shared_subscription_available: Some(0),
         server_keep_alive: ack.keep_alive_s,
         response_information: None,
         server_reference: None,
@@ -444,10 +452,29 @@ fn to_filter(path: &str, options: u8) -> Result<v5::Filter, String> {
     })
 }
 
-fn granted(code: v5::SubscribeReasonCode) -> Option<u8> {
+fn to_subscribe_properties(identifier: u32) -> v5::SubscribeProperties {
+    v5::SubscribeProperties { id: usize::try_from(identifier).ok(), user_properties: Vec::new() }
+}
+
+fn granted(code: v5::SubscribeReasonCode) -> Result<u8, SubscribeRefusal> {
+    use v5::SubscribeReasonCode as Code;
     match code {
-        v5::SubscribeReasonCode::Success(qos) => Some(qos as u8),
-        _ => None,
+        Code::Success(qos) => Ok(qos as u8),
+        Code::TopicFilterInvalid => Err(SubscribeRefusal::FilterInvalid),
+        Code::QuotaExceeded => Err(SubscribeRefusal::QuotaExceeded),
+        Code::SharedSubscriptionsNotSupported => Err(SubscribeRefusal::SharedNotSupported),
+        Code::SubscriptionIdNotSupported => Err(SubscribeRefusal::IdentifierNotSupported),
+        _ => Err(SubscribeRefusal::Unspecified),
+    }
+}
+
+const fn to_refusal(refusal: SubscribeRefusal) -> v5::SubscribeReasonCode {
+    match refusal {
+        SubscribeRefusal::FilterInvalid => v5::SubscribeReasonCode::TopicFilterInvalid,
+        SubscribeRefusal::QuotaExceeded => v5::SubscribeReasonCode::QuotaExceeded,
+        SubscribeRefusal::SharedNotSupported => v5::SubscribeReasonCode::SharedSubscriptionsNotSupported,
+        SubscribeRefusal::IdentifierNotSupported => v5::SubscribeReasonCode::SubscriptionIdNotSupported,
+        SubscribeRefusal::Unspecified => v5::SubscribeReasonCode::Unspecified,
     }
 }
 
