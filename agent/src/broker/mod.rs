@@ -242,7 +242,8 @@ impl Broker {
                 Version::V311 => self.turn_away(conn),
             };
         }
-        let id = self.name(connect.client_id);
+        let assigned = connect.client_id.is_empty().then(|| self.free_id());
+        let id = assigned.clone().unwrap_or(connect.client_id);
         if let Some(old) = self.sessions.get(&id).and_then(|session| session.connection) {
             self.kick(now, old, "session taken over");
         }
@@ -271,8 +272,9 @@ impl Broker {
         session.will_delay_s = connect.will_delay_s;
         session.packet_max = usize::try_from(connect.packet_max).unwrap_or(usize::MAX);
         session.receive_max = usize::from(connect.receive_max);
-        let ack = greeting(&self.settings, session_present, ConnectCode::Success);
-        self.outputs.push_back((conn, BrokerOutput::Packet(ack)));
+        let mut ack = greeting(&self.settings, session_present, ConnectCode::Success);
+        ack.assigned_id = assigned;
+        self.outputs.push_back((conn, BrokerOutput::Packet(Packet::ConnAck(ack))));
         session.resume(&mut Sink { now, outputs: &mut self.outputs, counts: &mut self.counts });
     }
 
@@ -287,17 +289,21 @@ impl Broker {
         true
     }
 
-    /// A client without an id gets one (3.1.3.1).
-    fn name(&mut self, client_id: String) -> String {
-        if !client_id.is_empty() {
-            return client_id;
+    /// An id for a client without one (3.1.3.1), which must not get it into the session of another. Ends because at most
+    /// [`SESSIONS_MAX`] are in use.
+    fn free_id(&mut self) -> String {
+        loop {
+            self.anonymous += 1;
+            let id = format!("anonymous-{}", self.anonymous);
+            if !self.sessions.contains_key(&id) {
+                return id;
+            }
         }
-        self.anonymous += 1;
-        format!("anonymous-{}", self.anonymous)
     }
 
     fn refuse(&mut self, conn: ConnId, code: ConnectCode) {
-        self.send(conn, greeting(&self.settings, false, code));
+        let ack = greeting(&self.settings, false, code);
+        self.send(conn, Packet::ConnAck(ack));
         self.turn_away(conn);
     }
 
@@ -471,8 +477,8 @@ fn names_topics(publish: &Publish) -> bool {
     topic::is_name(&publish.topic) && answers.is_none_or(topic::is_name)
 }
 
-fn greeting(settings: &Settings, session_present: bool, code: ConnectCode) -> Packet {
-    Packet::ConnAck(ConnAck {
+fn greeting(settings: &Settings, session_present: bool, code: ConnectCode) -> ConnAck {
+    ConnAck {
         session_present,
         code,
         receive_max: settings.receive_max,
@@ -480,5 +486,6 @@ fn greeting(settings: &Settings, session_present: bool, code: ConnectCode) -> Pa
         keep_alive_s: None,
         qos_max: 2,
         retains: true,
-    })
+        assigned_id: None,
+    }
 }

@@ -651,3 +651,14 @@ fn a_subscription_that_is_refused_says_why_and_the_others_beside_it_are_granted(
     let granted = vec![Err(SubscribeRefusal::QuotaExceeded)];
     assert_eq!(world.take(1), [Packet::SubAck { pkid: 3, granted }]);
 }
+
+#[test]
+fn a_client_without_an_id_is_told_the_one_it_got_which_is_nobody_else_s() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("anonymous-1"));
+    let assigned = world.connect(2, client("")).assigned_id;
+    assert_eq!(assigned.as_deref(), Some("anonymous-2"));
+    assert_eq!(world.connect(3, client("named")).assigned_id, None);
+    world.give(1, Packet::PingReq);
+    assert_eq!((world.take(1), world.closed), (vec![Packet::PingResp], vec![]), "nobody was thrown out");
+}

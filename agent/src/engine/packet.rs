@@ -190,6 +190,8 @@ pub struct ConnAck {
     pub qos_max: u8,
     /// It keeps retained messages (it does where it says nothing).
     pub retains: bool,
+    /// MQTT 5: the client id that it gave to a client which had none.
+    pub assigned_id: Option<String>,
 }
 
 /// The outcome of CONNECT, in MQTT 5's words.

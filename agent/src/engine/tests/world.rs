@@ -575,6 +575,7 @@ impl World {
                     keep_alive_s: None,
                     qos_max: self.qos_max,
                     retains: self.trouble.retains_nothing != Some(true),
+                    assigned_id: None,
                 };
                 self.session = true;
                 self.answer_connect(Input::Packet { id, packet: Packet::ConnAck(ack) });

@@ -303,6 +303,7 @@ fn read_short_connack(flags: u8, code: u8) -> ConnAck {
         keep_alive_s: None,
         qos_max: 2,
         retains: true,
+        assigned_id: None,
     }
 }
 

@@ -252,6 +252,7 @@ impl World<'_> {
             keep_alive_s: None,
             qos_max: 1,
             retains: true,
+            assigned_id: None,
         };
         self.deliver(conn, Packet::ConnAck(busy));
         self.broker.disconnected(Mono(self.at), conn, true);

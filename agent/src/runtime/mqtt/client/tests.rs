@@ -123,6 +123,7 @@ fn accepted() -> ConnAck {
         keep_alive_s: None,
         qos_max: 2,
         retains: true,
+        assigned_id: None,
     }
 }
 

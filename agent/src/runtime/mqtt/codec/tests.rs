@@ -100,12 +100,14 @@ fn any_connack(version: Version) -> impl Strategy<Value = ConnAck> {
     ];
     let limits =
         (1_u16.., proptest::option::of(any::<u32>()), proptest::option::of(any::<u16>()), 0_u8..3, any::<bool>());
-    (any::<bool>(), code, limits).prop_map(move |(session_present, code, limits)| {
+    let id = proptest::option::of("[a-z0-9-]{1,30}");
+    (any::<bool>(), code, limits, id).prop_map(move |(session_present, code, limits, id)| {
+        let assigned_id = id.filter(|_| version == Version::V5);
         let (receive_max, packet_max, keep_alive_s, qos_max, retains) = match version {
             Version::V5 => limits,
             Version::V311 => (u16::MAX, None, None, 2, true),
         };
-        ConnAck { session_present, code, receive_max, packet_max, keep_alive_s, qos_max, retains }
+        ConnAck { session_present, code, receive_max, packet_max, keep_alive_s, qos_max, retains, assigned_id }
     })
 }
 

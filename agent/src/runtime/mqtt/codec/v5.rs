@@ -279,6 +279,7 @@ fn from_connack(ack: &v5::ConnAck) -> ConnAck {
         keep_alive_s: properties.and_then(|found| found.server_keep_alive),
         qos_max: properties.and_then(|found| found.max_qos).unwrap_or(2),
         retains: properties.and_then(|found| found.retain_available) != Some(0),
+        assigned_id: properties.and_then(|found| found.assigned_client_identifier.clone()),
     }
 }
 
@@ -300,7 +301,7 @@ fn to_connack(ack: &ConnAck) -> v5::ConnAck {
         max_qos: (ack.qos_max < 2).then_some(ack.qos_max),
         retain_available: (!ack.retains).then_some(0),
         max_packet_size: ack.packet_max,
-        assigned_client_identifier: None,
+        assigned_client_identifier: ack.assigned_id.clone(),
         topic_alias_max: None,
         reason_string: None,
         user_properties: Vec::new(),
