@@ -23,6 +23,8 @@ use session::{Granted, Message, Session, Sink};
 pub const SESSIONS_MAX: usize = 128;
 /// Retained messages.
 pub const RETAINED_MAX: usize = 1024;
+/// Bytes of retained messages.
+pub const RETAINED_BYTES_MAX: usize = 8 << 20;
 /// How long a connection may take to say CONNECT.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -71,7 +73,7 @@ pub struct Counts {
     pub dropped_offline: u64,
     /// Messages whose time was over before they could be sent.
     pub dropped_expired: u64,
-    /// Retained messages not kept because of [`RETAINED_MAX`].
+    /// Retained messages not kept because of [`RETAINED_MAX`] or [`RETAINED_BYTES_MAX`].
     pub dropped_retained: u64,
     /// Sessions given up for new ones because of [`SESSIONS_MAX`], with all that waited in them.
     pub evicted_sessions: u64,
@@ -86,6 +88,7 @@ pub struct Broker {
     connections: BTreeMap<ConnId, Connection>,
     sessions: BTreeMap<String, Session>,
     retained: BTreeMap<String, Retained>,
+    retained_bytes: usize,
     outputs: VecDeque<(ConnId, BrokerOutput)>,
     counts: Counts,
     anonymous: u64,
@@ -123,6 +126,7 @@ impl Broker {
             connections: BTreeMap::new(),
             sessions: BTreeMap::new(),
             retained: BTreeMap::new(),
+            retained_bytes: 0,
             outputs: VecDeque::new(),
             counts: Counts {
                 published: 0,
@@ -427,23 +431,38 @@ impl Broker {
         reached
     }
 
+    /// What is replaced goes in any case: an older message than the last one misleads more than none.
     fn retain(&mut self, now: Mono, from: &str, message: Message) {
         let topic = message.publish.topic.clone();
+        if let Some(old) = self.retained.remove(&topic) {
+            self.retained_bytes -= old.message.len();
+        }
         if message.publish.payload.is_empty() {
-            self.retained.remove(&topic);
             return;
         }
-        if self.retained.len() >= RETAINED_MAX {
-            self.retained.retain(|_, kept| !kept.message.is_expired(now));
+        let len = message.len();
+        if !self.can_retain(len) {
+            self.drop_expired(now);
         }
-        if self.retained.len() < RETAINED_MAX || self.retained.contains_key(&topic) {
-            self.retained.insert(topic, Retained { message, from: from.to_owned() });
-        } else {
+        if !self.can_retain(len) {
             self.counts.dropped_retained += 1;
+            return;
         }
+        self.retained_bytes += len;
+        self.retained.insert(topic, Retained { message, from: from.to_owned() });
+    }
+
+    fn can_retain(&self, len: usize) -> bool {
+        self.retained.len() < RETAINED_MAX && self.retained_bytes + len <= RETAINED_BYTES_MAX
+    }
+
+    fn drop_expired(&mut self, now: Mono) {
+        self.retained.retain(|_, kept| !kept.message.is_expired(now));
+        self.retained_bytes = self.retained.values().map(|kept| kept.message.len()).sum();
     }
 
     fn subscribe(&mut self, now: Mono, conn: ConnId, client: &Client, pkid: u16, filters: &[(String, u8)]) {
+        self.drop_expired(now);
         let Some(session) = self.sessions.get_mut(&client.id) else { return };
         let taken: Vec<_> = filters.iter().map(|(filter, options)| session.subscribe(filter, *options)).collect();
         let granted = taken
@@ -451,7 +470,6 @@ impl Broker {
             .map(|taken| taken.as_ref().map(|taken| taken.options.qos).map_err(|refusal| *refusal))
             .collect();
         self.outputs.push_back((conn, BrokerOutput::Packet(Packet::SubAck { pkid, granted })));
-        self.retained.retain(|_, kept| !kept.message.is_expired(now));
         let mut sink = Sink { now, outputs: &mut self.outputs, counts: &mut self.counts };
         for ((filter, _), taken) in filters.iter().zip(taken) {
             let Ok(Granted { options, wants_retained: true }) = taken else { continue };

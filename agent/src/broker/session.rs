@@ -108,6 +108,10 @@ impl Message {
         Self { publish, expires: expiry_s.map(|expiry_s| now.after(Duration::from_secs(expiry_s.into()))) }
     }
 
+    pub(super) fn len(&self) -> usize {
+        len(&self.publish)
+    }
+
     pub(super) fn is_expired(&self, now: Mono) -> bool {
         self.expires.is_some_and(|expires| expires < now)
     }

@@ -662,3 +662,27 @@ fn a_client_without_an_id_is_told_the_one_it_got_which_is_nobody_else_s() {
     world.give(1, Packet::PingReq);
     assert_eq!((world.take(1), world.closed), (vec![Packet::PingResp], vec![]), "nobody was thrown out");
 }
+
+#[test]
+fn no_more_retained_messages_are_kept_than_fit() {
+    let mut world = World::new(Settings::default());
+    world.connect(1, client("gw"));
+    let half = "x".repeat(RETAINED_BYTES_MAX / 2 - 100);
+    let mut retain = |topic: &str, payload: &str| {
+        world.give(1, Packet::Publish(Publish { retain: true, ..message(topic, payload, 0, 0) }));
+    };
+    retain("a", &half);
+    retain("b", &half);
+    retain("c", &half);
+    retain("b", "");
+    retain("c", &half);
+    retain("a", &half.repeat(2));
+    for number in 0..RETAINED_MAX {
+        retain(&number.to_string(), "x");
+    }
+    let kept: Vec<_> = world.broker.retained.keys().filter(|topic| topic.starts_with(char::is_alphabetic)).collect();
+    assert_eq!(kept, ["c"], "half of the room was left, and what replaced a did not fit");
+    assert_eq!((world.broker.retained.len(), world.broker.counts().dropped_retained), (RETAINED_MAX, 3));
+    let bytes: usize = world.broker.retained.values().map(|kept| kept.message.len()).sum();
+    assert_eq!(world.broker.retained_bytes, bytes);
+}
