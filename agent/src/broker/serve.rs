@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,6 +43,8 @@ const INBOUND_MAX: usize = 256;
 const WRITE_BATCH: usize = 64;
 /// How long one write may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait before accepting again when it failed.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Room for one read, in bytes.
 const READ_BYTES: usize = 16 * 1024;
 /// The longest wait where the broker has no deadline.
@@ -59,7 +62,7 @@ pub enum Control {
 /// Serves until told to stop; what happened in that time.
 ///
 /// # Errors
-/// The listener fails.
+/// The listener can't accept at all. What only keeps it from it now, such as too many open files, is waited for.
 pub async fn serve(
     listener: TcpListener,
     settings: Settings,
@@ -67,14 +70,13 @@ pub async fn serve(
 ) -> io::Result<Counts> {
     let (inbound, mut arrivals) = mpsc::channel(INBOUND_MAX);
     let mut server = Server::new(settings, inbound);
+    let mut accepts_from = server.started;
     loop {
         let wake = server.next_wake();
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => server.welcome(stream),
-                // The guest was gone before it was let in.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => return Err(error),
+            accepted = accept(&listener, accepts_from) => match accepted {
+                Ok(stream) => server.welcome(stream),
+                Err(error) => accepts_from = Instant::now() + pause_after(error)?,
             },
             Some((conn, arrival)) = arrivals.recv() => server.arrived(conn, arrival),
             order = control.recv() => match order {
@@ -84,6 +86,25 @@ pub async fn serve(
             () = sleep_until(wake) => {}
         }
         server.settle();
+    }
+}
+
+async fn accept(listener: &TcpListener, from: Instant) -> io::Result<TcpStream> {
+    sleep_until(from).await;
+    listener.accept().await.map(|(stream, _)| stream)
+}
+
+/// How long to wait after a failed accept. Out of file descriptors, the next would fail in the same instant; the guests
+/// that are there are served meanwhile.
+fn pause_after(error: io::Error) -> io::Result<Duration> {
+    match Errno::from_io_error(&error) {
+        // The guest was gone before it was let in.
+        Some(Errno::CONNABORTED) => Ok(Duration::ZERO),
+        Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP) => Err(error),
+        _ => {
+            tracing::warn!("broker: accept: {error}; the next try is in {ACCEPT_PAUSE:?}");
+            Ok(ACCEPT_PAUSE)
+        }
     }
 }
 

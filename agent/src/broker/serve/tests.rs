@@ -235,3 +235,13 @@ async fn garbage_from_a_guest_harms_nobody_else() {
     assert_eq!(client.publish("t", Bytes::new(), false).await.unwrap(), AckReason::NoMatchingSubscribers);
     running.stop().await;
 }
+
+#[test]
+fn a_failed_accept_is_tried_again_after_a_pause_unless_there_is_nothing_to_accept_on() {
+    let after = |errno: Errno| pause_after(io::Error::from(errno)).ok();
+    for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::HOSTUNREACH] {
+        assert_eq!(after(errno), Some(ACCEPT_PAUSE), "{errno}");
+    }
+    assert_eq!(after(Errno::CONNABORTED), Some(Duration::ZERO));
+    assert_eq!(after(Errno::NOTSOCK), None);
+}
