@@ -387,7 +387,7 @@ fn of_a_burst_of_a_thousand_commands_each_has_exactly_one_end_and_what_ran_ran_o
     let world = World::new();
     let gateway = world.gateway("gw-burst").with("[remediation.budget]\nrun = \"100/1h\"");
     leaves_a_trace(&gateway, "touch", "");
-    let _agent = online(&world, &gateway);
+    let agent = online(&world, &gateway);
     // Signed by the agent's own code: OpenSSL would take longer for it than the agent does.
     let key = SigningKey::from_pem(&std::fs::read_to_string(world.operator.private_key()).unwrap()).unwrap();
     let id = |n: usize| format!("burst-{n}");
@@ -410,11 +410,15 @@ fn of_a_burst_of_a_thousand_commands_each_has_exactly_one_end_and_what_ran_ran_o
         }
         ends
     };
-    let ends = world.fleet.wait_all(common::SOON * 4, "an end of each", |messages| {
+    world.fleet.wait_all(common::SOON * 4, "an end of each", |messages| {
         let ends = ends(messages);
-        (0..COMMANDS).all(|n| ends.contains_key(&id(n))).then_some(ends)
+        (0..COMMANDS).all(|n| ends.contains_key(&id(n))).then_some(())
     });
     println!("{COMMANDS} commands have ended in {:.1} s", began.elapsed().as_secs_f64());
+    // Whatever it has still to say, it has said.
+    assert_eq!(agent.sigterm(), Some(0));
+    world.fence();
+    let ends = ends(&world.fleet.so_far());
     let twice: Vec<_> = ends.iter().filter(|(_, ends)| ends.len() != 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
     let ran = (0..COMMANDS).filter(|n| n % 4 == 1 && ends[&id(*n)].iter().any(|(_, status)| status == "SUCCEEDED"));

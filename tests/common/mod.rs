@@ -17,6 +17,7 @@ pub mod process;
 pub mod software;
 pub mod tree;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub use agent::{Agent, Gateway};
@@ -62,6 +63,14 @@ impl World {
     /// Publishes a token on the device's command topic.
     pub fn deliver(&self, device: &str, token: &str) {
         self.broker.publish(&format!("{PREFIX}/{device}/commands"), token.as_bytes());
+    }
+
+    /// Waits until the fleet has what the broker was given before this: what hasn't come by then was not sent.
+    pub fn fence(&self) {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let fence = serde_json::json!({"fence": NEXT.fetch_add(1, Ordering::Relaxed)});
+        self.broker.publish(&format!("{PREFIX}/fence"), fence.to_string().as_bytes());
+        self.fleet.wait_for("the fence", |message| message.body == fence);
     }
 
     /// Signs a command for the device and publishes it; its id.

@@ -56,8 +56,10 @@ fn an_agent_that_is_stopped_says_goodbye_and_exits_with_zero() {
     let stopped = world.fleet.presence(mark, "gw-bye", false);
     assert_eq!(stopped.body["reason"], "stopped", "{stopped:?}");
     world.fleet.wait_for("the stopping event", |message| message.body["name"] == "stopping");
-    let offline = |message: &&common::Message| message.leaf() == "presence" && message.body["online"] == false;
-    let said: Vec<common::Message> = world.fleet.so_far().into_iter().filter(|message| offline(&message)).collect();
+    // A will would come when the broker sees the connection end, which it has by now.
+    world.fence();
+    let offline = |message: &common::Message| message.leaf() == "presence" && message.body["online"] == false;
+    let said: Vec<common::Message> = world.fleet.so_far().into_iter().filter(offline).collect();
     assert_eq!(said.len(), 1, "a goodbye discards the will: {said:#?}");
 }
 
