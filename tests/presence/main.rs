@@ -137,6 +137,8 @@ fn the_events_tell_the_agents_life() {
     gateway.wait_for_status("the loss of the broker", |status| status["broker"]["online"] == false);
     world.broker.resume();
     let disconnected = world.fleet.wait_for("disconnected", lifecycle("disconnected"));
-    assert!(disconnected.body.to_string().contains("reason"), "{disconnected:?}");
+    let link = &disconnected.body["link"];
+    assert!(link["reason"].is_string(), "{disconnected:?}");
+    assert!(link["duration_s"].as_f64().is_some_and(|seconds| seconds > 0.0), "{disconnected:?}");
     assert_eq!(agent.sigterm(), Some(0));
 }
