@@ -19,7 +19,7 @@ use fieldmedic::wire::keys::SigningKey;
 use fieldmedic::wire::token::{Claims, sign};
 use serde_json::{Value as Json, json};
 
-use common::operator::claims;
+use common::operator::{Wrong, claims, wrong_tokens};
 use common::{Agent, Gateway, Operator, PREFIX, Tree, World, unix_now};
 
 /// A unit that no machine has.
@@ -98,39 +98,14 @@ fn what_is_wrong_with_a_token_is_told_in_the_contracts_word() {
     let world = World::new();
     let gateway = world.gateway("gw-token");
     let _agent = online(&world, &gateway);
-    let now = unix_now();
     let ping = || claims("gw-token", "ping", json!({}));
-    let changed = |key: &str, value: Json| {
-        let mut claims = ping();
-        claims[key] = value;
-        (claims["jti"].clone(), world.operator.sign(&claims))
-    };
+    let mut cases = wrong_tokens(&world.operator, ping);
+    let mut unheard_of = ping();
+    unheard_of["cmd"] = json!({"name": "make_coffee"});
+    let token = world.operator.sign(&unheard_of);
+    cases.push(Wrong { reason: "unknown_command", id: unheard_of["jti"].clone(), token });
 
-    let impostor = Operator::new("ops-1");
-    let forged = ping();
-    let forged = (forged["jti"].clone(), impostor.sign(&forged));
-    let stranger = ping();
-    let stranger = (stranger["jti"].clone(), world.operator.sign_as("stranger", &stranger));
-    let mut late = ping();
-    late["iat"] = json!(now - 7_200);
-    late["exp"] = json!(now - 3_600);
-    let late = (late["jti"].clone(), world.operator.sign(&late));
-    let mut early = ping();
-    early["nbf"] = json!(now + 3_600);
-    early["exp"] = json!(now + 7_200);
-    let early = (early["jti"].clone(), world.operator.sign(&early));
-    let padding = "x".repeat(33 * 1024);
-
-    for (reason, (id, token)) in [
-        ("bad_signature", forged),
-        ("unknown_key", stranger),
-        ("expired", late),
-        ("not_yet_valid", early),
-        ("wrong_audience", changed("aud", json!("another-gateway"))),
-        ("malformed", changed("cmd", json!("ping"))),
-        ("too_large", changed("padding", json!(padding))),
-        ("unknown_command", changed("cmd", json!({"name": "make_coffee"}))),
-    ] {
+    for Wrong { reason, id, token } in cases {
         let mark = world.fleet.mark();
         world.deliver("gw-token", &token);
         refusal(&world, mark, &id, reason);

@@ -73,3 +73,58 @@ pub fn claims(audience: &str, name: &str, args: Json) -> Json {
 pub fn unix_now() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
+
+/// A token that is refused, and the contract's word for why.
+pub struct Wrong {
+    pub reason: &'static str,
+    /// The id of the command that it is about, where it can be read.
+    pub id: Json,
+    pub token: String,
+}
+
+/// What is wrong with a token whatever the command in it, made of the claims of one that `operator` may send.
+pub fn wrong_tokens(operator: &Operator, claims: impl Fn() -> Json) -> Vec<Wrong> {
+    let now = unix_now();
+    let encode = |json: &Json| URL_SAFE_NO_PAD.encode(json.to_string());
+    let unsigned =
+        |alg: &str, claims: &Json| format!("{}.{}", encode(&json!({"alg": alg, "kid": operator.kid})), encode(claims));
+    // The public key, which everybody has, as the secret of an HMAC.
+    let by_public_key = |claims: &Json| {
+        let input = unsigned("HS256", claims);
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &std::fs::read(operator.public_key()).unwrap());
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, input.as_bytes())))
+    };
+    let without_signature = |claims: &Json| {
+        let token = operator.sign(claims);
+        token[..=token.rfind('.').unwrap()].to_owned()
+    };
+    let stranger = Operator::new("stranger");
+    let changes = [
+        ("expired", json!({"iat": now - 7_200, "exp": now - 3_600})),
+        ("not_yet_valid", json!({"nbf": now + 3_600, "exp": now + 7_200})),
+        ("not_yet_valid", json!({"iat": now + 3_600, "exp": now + 7_200})),
+        ("wrong_audience", json!({"aud": "another-gateway"})),
+        ("wrong_audience", json!({"aud": "group:other"})),
+        ("malformed", json!({"exp": "soon"})),
+        ("malformed", json!({"cmd": "ping"})),
+        ("too_large", json!({"padding": "x".repeat(33 * 1024)})),
+    ];
+    let wrong = |reason, claims: Json, sign: &dyn Fn(&Json) -> String| {
+        let token = sign(&claims);
+        Wrong { reason, id: claims["jti"].clone(), token }
+    };
+    let mut all = vec![
+        wrong("bad_signature", claims(), &|claims| stranger.sign_as(&operator.kid, claims)),
+        wrong("bad_signature", claims(), &|claims| unsigned("none", claims) + "."),
+        wrong("bad_signature", claims(), &by_public_key),
+        wrong("bad_signature", claims(), &without_signature),
+        wrong("unknown_key", claims(), &|claims| stranger.sign(claims)),
+        wrong("malformed", claims(), &Json::to_string),
+    ];
+    for (reason, changes) in changes {
+        let mut claims = claims();
+        claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        all.push(wrong(reason, claims, &|claims| operator.sign(claims)));
+    }
+    all
+}

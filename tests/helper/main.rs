@@ -20,8 +20,6 @@ use std::os::unix::process::CommandExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fieldmedic::act::units::Manager;
 use fieldmedic::act::{Actor, Order};
 use fieldmedic::config::Action;
@@ -30,9 +28,9 @@ use fieldmedic::wire::CommandId;
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
-use common::operator::claims;
+use common::operator::{Wrong, claims, wrong_tokens};
 use common::process::output_of;
-use common::{Operator, unix_now};
+use common::unix_now;
 use pid1::Pid1;
 use world::{DEVICE, World, commanded, ordered_by_rule};
 
@@ -61,32 +59,19 @@ fn what_was_signed_is_done_once_and_never_again_also_after_a_kill() {
     assert_eq!(world.traces(), 1);
 }
 
-/// The claims of [`touch_claims`], but for these.
-fn touch_claims_with(changes: &Json) -> Json {
-    let mut claims = touch_claims();
-    claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-    claims
-}
-
 #[test]
 fn a_command_that_was_not_signed_for_this_is_refused() {
     let world = World::new();
     let helper = world.start();
-    let now = unix_now();
-    let cmd = |name: &str, args: Json| json!({"cmd": {"name": name, "args": args}});
     let cases = [
-        ("wrong_audience", json!({"aud": "gw-other"})),
-        ("wrong_audience", json!({"aud": "group:other"})),
-        ("expired", json!({"iat": now - 7_200, "exp": now - 3_600})),
-        ("not_yet_valid", json!({"iat": now + 3_600, "exp": now + 7_200})),
-        ("malformed", json!({"exp": "soon"})),
-        ("wrong_act", cmd("run", json!({"runbook": "progress"}))),
-        ("wrong_act", cmd("run", json!({"runbook": "touch", "args": ["more"]}))),
-        ("wrong_act", cmd("ping", json!({}))),
+        ("run", json!({"runbook": "progress"})),
+        ("run", json!({"runbook": "touch", "args": ["more"]})),
+        ("ping", json!({})),
     ];
-    for (reason, changes) in cases {
-        let order = touch_claims_with(&changes);
-        world.refused(&helper, &touch(&order, &world.operator.sign(&order)), reason);
+    for (name, args) in cases {
+        let mut order = touch_claims();
+        order["cmd"] = json!({"name": name, "args": args});
+        world.refused(&helper, &touch(&order, &world.operator.sign(&order)), "wrong_act");
     }
     // Signed, but under another id than the one that is asked for.
     let (order, other) = (touch_claims(), touch_claims());
@@ -99,24 +84,14 @@ fn a_command_that_was_not_signed_for_this_is_refused() {
 }
 
 #[test]
-fn a_forged_command_is_refused() {
+fn a_wrong_token_is_refused_in_the_contracts_word() {
     let world = World::new();
     let helper = world.start();
-    let stranger = Operator::new("stranger");
+    for Wrong { reason, id, token } in wrong_tokens(&world.operator, touch_claims) {
+        world.refused(&helper, &touch(&json!({"jti": id}), &token), reason);
+    }
     let order = touch_claims();
-    let encode = |json: &Json| URL_SAFE_NO_PAD.encode(json.to_string());
-    let good = world.operator.sign(&order);
-    let cut = &good[..good.rfind('.').unwrap() + 1];
-    let cases = [
-        ("bad_signature", stranger.sign_as("ops-1", &order)),
-        ("bad_signature", cut.to_owned()),
-        ("bad_signature", format!("{}.{}.", encode(&json!({"alg": "none", "kid": "ops-1"})), encode(&order))),
-        ("unknown_key", stranger.sign(&order)),
-        ("malformed", order.to_string()),
-        ("malformed", "hello".to_owned()),
-        ("too_large", "x".repeat(40_000)),
-    ];
-    for (reason, token) in cases {
+    for (reason, token) in [("malformed", "hello".to_owned()), ("too_large", "x".repeat(40_000))] {
         world.refused(&helper, &touch(&order, &token), reason);
     }
     let mut tokenless = touch(&order, "");

@@ -21,11 +21,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value as Json, json};
 
-use common::operator::claims;
+use common::operator::{claims, wrong_tokens};
 use common::process::Process;
 use common::{Message, Operator, PREFIX, World, tool};
 use machine::{HERE, Machine, Network};
@@ -513,45 +511,12 @@ fn a_hostile_operator_is_refused_with_the_reason_and_costs_little() {
     let (machine, operator, before) =
         (&site.machine, &site.world.operator, site.machine.show("app.service", "MainPID"));
     let restart = || claims(DEVICE, "restart_unit", json!({"unit": "app.service"}));
-    let changed = |key: &str, value: Json| {
-        let mut claims = restart();
-        claims[key] = value;
-        claims
-    };
-    let now = common::unix_now();
-    let with_header = |header: Json, claims: &Json, signature: &[u8]| {
-        let encode = |json: &Json| URL_SAFE_NO_PAD.encode(json.to_string());
-        format!("{}.{}.{}", encode(&header), encode(claims), URL_SAFE_NO_PAD.encode(signature))
-    };
-    let mac = |claims: &Json| {
-        // The public key, which everybody has, as the secret of an HMAC: of its PEM and of its raw bytes.
-        let encode = |json: &Json| URL_SAFE_NO_PAD.encode(json.to_string());
-        let header = json!({"alg": "HS256", "kid": "ops-1"});
-        let input = format!("{}.{}", encode(&header), encode(claims));
-        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &fs::read(operator.public_key()).unwrap());
-        format!("{input}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, input.as_bytes())))
-    };
-    let (none, hs256) = (restart(), restart());
-    let tokens = [
-        ("bad_signature", Operator::new("ops-1").sign(&restart())),
-        ("bad_signature", with_header(json!({"alg": "none", "kid": "ops-1"}), &none, b"")),
-        ("bad_signature", mac(&hs256)),
-        ("unknown_key", operator.sign_as("stranger", &restart())),
-        (
-            "expired",
-            operator.sign(&{
-                let mut late = restart();
-                (late["iat"], late["exp"]) = (json!(now - 7_200), json!(now - 3_600));
-                late
-            }),
-        ),
-        ("not_yet_valid", operator.sign(&changed("nbf", json!(now + 3_600)))),
-        ("wrong_audience", operator.sign(&changed("aud", json!("gw-other")))),
-        ("malformed", operator.sign(&changed("cmd", json!(["restart_unit"])))),
-        ("malformed", "{}".repeat(1_000)),
-        ("too_large", operator.sign(&changed("padding", json!("x".repeat(40_000))))),
-        ("unknown_command", operator.sign(&changed("cmd", json!({"name": "drop-tables", "args": {"all": true}})))),
-    ];
+    let mut tokens: Vec<(&str, String)> =
+        wrong_tokens(operator, restart).into_iter().map(|wrong| (wrong.reason, wrong.token)).collect();
+    tokens.push(("malformed", "{}".repeat(1_000)));
+    let mut unheard_of = restart();
+    unheard_of["cmd"] = json!({"name": "drop-tables", "args": {"all": true}});
+    tokens.push(("unknown_command", operator.sign(&unheard_of)));
     for (reason, token) in &tokens {
         let mark = site.world.fleet.mark();
         site.world.deliver(DEVICE, token);
