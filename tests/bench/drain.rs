@@ -14,8 +14,7 @@ use tempfile::TempDir;
 
 use crate::common::broker::free_port;
 use crate::common::process::{Process, output_of};
-use crate::common::{Gateway, tool};
-use crate::cost;
+use crate::common::{Gateway, cost, tool};
 use crate::report::{Goal, Report};
 use crate::sample;
 

@@ -17,7 +17,6 @@
 mod common;
 
 mod append;
-mod cost;
 mod drain;
 mod odd;
 mod report;

@@ -6,8 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::common::process::Process;
-use crate::common::{Access, Broker, Fleet, Gateway};
-use crate::cost;
+use crate::common::{Access, Broker, Fleet, Gateway, cost};
 use crate::report::{Goal, Report};
 
 /// Looked at after the start is over, for as long as a sample a second takes to be many.

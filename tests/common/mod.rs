@@ -9,6 +9,7 @@ pub mod backlog;
 pub mod broker;
 pub mod bus;
 pub mod chance;
+pub mod cost;
 pub mod fleet;
 pub mod front;
 pub mod operator;
