@@ -160,15 +160,3 @@ fn an_agent_whose_store_cannot_be_opened_is_seen_and_takes_it_up_when_it_can_be(
         world.fleet.result(&id, "SUCCEEDED");
     }
 }
-
-#[test]
-fn a_second_agent_on_one_store_says_so_and_ends_with_1() {
-    let world = World::new();
-    let gateway = world.gateway("gw-twice");
-    let first = gateway.start();
-    world.fleet.presence(0, "gw-twice", true);
-    let (code, log) = gateway.start().wait();
-    assert_eq!(code, Some(1), "{log:#?}");
-    let pid = format!("another fieldmedic (pid {})", first.pid());
-    assert!(log.iter().any(|line| line.contains(&pid)), "{log:#?}");
-}
