@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -14,6 +13,7 @@ use tempfile::TempDir;
 
 use super::{fieldmedic, text};
 use crate::common::agent::{helper, program};
+use crate::common::broker::free_port;
 use crate::common::process::Process;
 use crate::common::{Access, Authority, Broker, Fleet, SOON, World};
 
@@ -138,7 +138,7 @@ fn tls_and_a_password_are_tried_as_the_agent_would_and_each_mistake_is_told_with
 
 #[test]
 fn a_broker_that_is_not_there_is_told_apart_from_a_name_that_is_not_there() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let told = Made::new().keeps_out(&["--url", &format!("mqtt://127.0.0.1:{port}")]);
     assert_says(&told, &["out of reach (tcp)", "is the broker running"]);
     let told = Made::new().keeps_out(&["--url", "mqtt://no-such-host.invalid"]);

@@ -22,6 +22,7 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 use common::agent::{export, program};
+use common::broker::free_port;
 use common::process::{Process, Stream};
 use common::{Gateway, World};
 
@@ -119,7 +120,8 @@ fn status_tells_how_the_running_daemon_is() {
 
 #[test]
 fn a_status_that_is_watched_goes_on_over_a_restart_of_the_daemon() {
-    let gateway = Gateway::new("gw-watched", "mqtt://127.0.0.1:1883");
+    // Nobody listens there, whatever this machine has on the usual port.
+    let gateway = Gateway::new("gw-watched", &format!("mqtt://127.0.0.1:{}", free_port()));
     let agent = gateway.start();
     gateway.wait_for_status("an answer", |_| true);
     let mut watching = Process::start("status", gateway.command("status").arg("--watch").stdout(Stdio::piped()));
