@@ -267,31 +267,48 @@ fn an_export_is_one_json_object_a_record() {
 
 #[test]
 fn usage_mistakes_exit_with_two_and_help_with_zero() {
-    for (args, code) in [
-        (&["--version"][..], 0),
-        (&["--help"], 0),
-        (&["run", "--help"], 0),
-        (&["make-coffee"], 2),
-        (&["run", "--config"], 2),
-        (&["check", "--config", "/nonexistent/agent.toml"], 2),
-        (&["simulate"], 2),
-        (&["simulate", "no-such-scenario"], 2),
-        (&["simulate", "/nonexistent/winter.toml"], 2),
-        (&["simulate", "winter.toml", "--seeds", "0"], 2),
-        (&["simulate", "winter.toml", "--fleet", "10", "--seeds", "10"], 2),
-        (&["simulate", "winter.toml", "--json", "--trace", "-"], 2),
-        (&["simulate", "winter.toml", "--seed", "18446744073709551615", "--seeds", "2"], 2),
-        (&["keygen", "--out", "/nonexistent", "--kid", "../evil"], 2),
-        (&["send", "--url", "mqtt://b", "--key", "k", "--to", "gw", "--topic-prefix", "a/#", "ping"], 2),
-        (&["send", "--url", "mqtt://b", "--key", "k", "--to", "gw", "--wait", "banana", "ping"], 2),
-        (&["send", "--url", "mqtt://b", "--key", "/nonexistent/ops-1.key", "--to", "gw", "ping"], 2),
-        (&["send", "--url", "mqtt://b", "--key", "k", "--kid", "x y", "--to", "gw", "ping"], 2),
-        (&["store", "stat", "--config", "/nonexistent/agent.toml"], 2),
-        (&["store", "stat", "--path", "/nonexistent/store"], 1),
+    // But for the one mistake, each of these would run: the scenario, its configuration and the key are there.
+    let dir = TempDir::new().unwrap();
+    let winter = scenario(&dir, QUIET, GATEWAY);
+    let out = dir.path().display().to_string();
+    assert_eq!(fieldmedic(&["keygen", "--out", &out, "--kid", "k"]).status.code(), Some(0));
+    let key = dir.path().join("k.key").display().to_string();
+    let send = |key: &str, wrong: [&str; 2]| {
+        ["send", "--url", "mqtt://127.0.0.1:1", "--key", key, "--to", "gw", wrong[0], wrong[1], "ping"]
+            .map(str::to_owned)
+    };
+    let words = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
+    for (args, code, said) in [
+        (words(&["--version"]), 0, ""),
+        (words(&["--help"]), 0, ""),
+        (words(&["run", "--help"]), 0, ""),
+        (words(&["make-coffee"]), 2, "'make-coffee'"),
+        (words(&["run", "--config"]), 2, "a value is required for '--config"),
+        (words(&["check", "--config", "/nonexistent/agent.toml"]), 2, "/nonexistent/agent.toml:1: "),
+        (words(&["simulate"]), 2, "<SCENARIO>"),
+        (words(&["simulate", "no-such-scenario"]), 2, "no scenario \"no-such-scenario\""),
+        (words(&["simulate", "/nonexistent/winter.toml"]), 2, "/nonexistent/winter.toml:1: "),
+        (words(&["simulate", &winter, "--seeds", "0"]), 2, "'--seeds <N>': 0 is not in"),
+        (words(&["simulate", &winter, "--fleet", "10", "--seeds", "10"]), 2, "cannot be used with '--seeds"),
+        (words(&["simulate", &winter, "--json", "--trace", "-"]), 2, "both want stdout"),
+        (
+            words(&["simulate", &winter, "--seed", &u64::MAX.to_string(), "--seeds", "2"]),
+            2,
+            "leaves no room for 2 seeds",
+        ),
+        (words(&["keygen", "--out", &out, "--kid", "../evil"]), 2, "'--kid <NAME>': 1 to 64 letters"),
+        (send(&key, ["--topic-prefix", "a/#"]).into(), 2, "'--topic-prefix <PREFIX>': a topic without wildcards"),
+        (send(&key, ["--wait", "banana"]).into(), 2, "'--wait <DURATION>': a duration is expected"),
+        (send(&key, ["--kid", "x y"]).into(), 2, "'--kid <NAME>': 1 to 64 letters"),
+        (send("/nonexistent/ops-1.key", ["--wait", "1s"]).into(), 2, "--key: read /nonexistent/ops-1.key"),
+        (words(&["store", "stat", "--config", "/nonexistent/agent.toml"]), 2, "/nonexistent/agent.toml:1: "),
+        (words(&["store", "stat", "--path", "/nonexistent/store"]), 1, "/nonexistent/store"),
     ] {
-        let output = fieldmedic(args);
+        let output = Command::new(program()).args(&args).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+        assert!(text(&output.stderr).contains(said), "{said:?} is not said: {args:?}: {output:?}");
     }
+    assert!(!dir.path().join("../evil.key").exists());
     assert!(text(&fieldmedic(&["--version"]).stdout).contains(env!("CARGO_PKG_VERSION")));
 }
 
