@@ -13,10 +13,12 @@
 mod common;
 mod init;
 
+use std::fs::OpenOptions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
@@ -312,14 +314,36 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
     assert!(text(&fieldmedic(&["--version"]).stdout).contains(env!("CARGO_PKG_VERSION")));
 }
 
+/// What says something on stdout that must not get lost.
+fn speakers(dir: &TempDir) -> [Vec<String>; 2] {
+    [&["completions", "bash"][..], &["keygen", "--out", &dir.path().display().to_string()]]
+        .map(|args| args.iter().map(|arg| (*arg).to_owned()).collect())
+}
+
+#[test]
+fn a_full_stdout_is_an_error_and_no_panic() {
+    let dir = TempDir::new().unwrap();
+    for args in speakers(&dir) {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let output = Command::new(program()).args(&args).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        assert!(text(&output.stderr).contains("write to stdout: No space left"), "{args:?}: {output:?}");
+    }
+}
+
 #[test]
 fn a_reader_who_has_gone_is_an_error_and_no_panic() {
     let dir = TempDir::new().unwrap();
-    for args in [&["completions", "bash"][..], &["keygen", "--out", &dir.path().display().to_string()]] {
-        let full = std::fs::File::create("/dev/full").unwrap();
-        let output = Command::new(program()).args(args).stdout(full).output().unwrap();
+    let pipe = dir.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    for args in speakers(&dir) {
+        // Both ends: neither can be opened without the other.
+        let reader = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+        let writer = OpenOptions::new().write(true).open(&pipe).unwrap();
+        drop(reader);
+        let output = Command::new(program()).args(&args).stdout(writer).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
-        assert!(text(&output.stderr).contains("write to stdout"), "{args:?}: {output:?}");
+        assert!(text(&output.stderr).contains("write to stdout: Broken pipe"), "{args:?}: {output:?}");
     }
 }
 
