@@ -481,6 +481,7 @@ fn a_trace_is_json_lines_and_leaves_stdout_to_them() {
     let output = fieldmedic(&["simulate", &file, "--trace", &trace.display().to_string()]);
     assert!(text(&output.stdout).contains("winter: nothing happens"), "{output:?}");
     let lines = std::fs::read_to_string(&trace).unwrap();
+    assert!(!lines.is_empty(), "nothing is in the trace");
     assert!(lines.lines().all(|line| serde_json::from_str::<Json>(line).unwrap()["at_ms"].is_u64()), "{lines}");
 
     let output = fieldmedic(&["simulate", &file, "--trace", "-"]);
@@ -492,15 +493,20 @@ fn a_trace_is_json_lines_and_leaves_stdout_to_them() {
 }
 
 #[test]
-fn many_seeds_give_percentiles_and_say_nothing_on_a_stderr_that_is_no_terminal() {
+fn many_seeds_give_percentiles_and_show_no_progress_on_a_stderr_that_is_no_terminal() {
     let dir = TempDir::new().unwrap();
     let file = scenario(&dir, QUIET, GATEWAY);
     let args = ["simulate", &file, "--seeds", "8", "--jobs", "3"];
     let output = fieldmedic(&args);
     let table = text(&output.stdout);
     assert!(table.starts_with("winter: 8 seeds (1 to 8)") && table.contains("median"), "{output:?}");
-    assert!(!text(&output.stderr).contains("left"), "no progress bar: {output:?}");
-    let json: Json = serde_json::from_slice(&fieldmedic(&[&args[..], &["--json"]].concat()).stdout).unwrap();
+    let json = fieldmedic(&[&args[..], &["--json"]].concat());
+    for output in [&output, &json] {
+        // What it warns of, the configuration has deserved.
+        assert!(text(&output.stderr).lines().all(|line| line.contains(": warning: ")), "{output:?}");
+    }
+    let output = json;
+    let json: Json = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["seeds"], 8, "{json:#}");
     assert!(json["figures"]["messages"]["p95"].is_number(), "{json:#}");
 }
