@@ -755,27 +755,40 @@ fn an_uplink_that_is_down_comes_up_again_whatever_becomes_of_who_wanted_it() {
     let Some(site) = Site::new("", "") else { return };
     let machine = &site.machine;
     let is_down = || !machine.say(&["ip", "link", "show", "host0"]).contains(",UP");
-    // Its time is over while the link is down; it is canceled then; the helper dies then.
-    for what in ["runs out", "is canceled", "loses its helper"] {
+    // A wish to cancel comes by way of the link itself: it has to be there before that goes down, and after it was begun.
+    machine.say(&["rm", "/usr/sbin/ip"]);
+    let script = "#!/bin/sh\ncase \"$*\" in *' down') if mv /var/slow /var/begun; then sleep 5; fi ;; esac\nexec /bin/ip \"$@\"\n";
+    machine.write("/usr/sbin/ip", script);
+    fs::set_permissions(machine.file("/usr/sbin/ip"), fs::Permissions::from_mode(0o755)).unwrap();
+    // Its time is over while the link is down; it is canceled before that; the helper dies then.
+    // None of this ends what PID 1 does, and but for the last it is told as it ended.
+    for (what, status) in [("runs out", "SUCCEEDED"), ("is canceled", "SUCCEEDED"), ("loses its helper", "INTERRUPTED")]
+    {
         let mut order = claims(DEVICE, "restart_link", json!({"interface": "host0"}));
         if what == "runs out" {
             order["cmd"]["timeout_s"] = json!(1);
         }
-        site.world.deliver(DEVICE, &site.world.operator.sign(&order));
-        machine.until("host0 to be down", is_down);
         if what == "is canceled" {
-            site.order("cancel", json!({"command_id": order["jti"]}));
+            machine.write("/var/slow", "");
         }
+        let id = order["jti"].as_str().unwrap();
+        site.world.deliver(DEVICE, &site.world.operator.sign(&order));
+        if what == "is canceled" {
+            site.world.fleet.result(id, "IN_PROGRESS");
+            machine.until("host0 to be about to go down", || machine.file("/var/begun").exists());
+            site.command("cancel", json!({"command_id": id}), "SUCCEEDED");
+            assert!(!is_down(), "the cancel came too late");
+        }
+        machine.until("host0 to be down", is_down);
         if what == "loses its helper" {
             machine.say(&["kill", "-KILL", &machine.show("fieldmedic-act.service", "MainPID")]);
         }
         machine.until("host0 to be up again", || !is_down());
         site.command("ping", json!({}), "SUCCEEDED");
-        site.world.fleet.wait_for(&format!("the end of one that {what}"), |message| {
-            message.leaf() == "results"
-                && message.body["command_id"] == order["jti"]
-                && message.body["status"] != "IN_PROGRESS"
+        let end = site.world.fleet.wait_for(&format!("the end of one that {what}"), |message| {
+            message.leaf() == "results" && message.body["command_id"] == id && message.body["status"] != "IN_PROGRESS"
         });
+        assert_eq!(end.body["status"], status, "one that {what}: {end:?}");
     }
 }
 
