@@ -842,6 +842,10 @@ fn a_runbook_runs_at_most_once_whenever_the_power_goes_and_its_status_is_told() 
     }) else {
         return;
     };
+    let runs = |mark: &str| {
+        let runs = site.machine.run(&["grep", "-cxF", mark, "/var/marks"]);
+        String::from_utf8_lossy(&runs.stdout).trim().parse::<u32>().unwrap_or(0)
+    };
     for moment_ms in [0, 20, 50, 100, 200, 400] {
         let mark = format!("after-{moment_ms}-$HOME-$$-ms");
         let seen = site.world.fleet.mark();
@@ -853,11 +857,13 @@ fn a_runbook_runs_at_most_once_whenever_the_power_goes_and_its_status_is_told() 
         let end = site.world.fleet.wait_for(&format!("the end of {id}"), |message| {
             message.body["command_id"] == *id && message.body["status"] != "IN_PROGRESS" && message.leaf() == "results"
         });
-        let runs = site.machine.run(&["grep", "-cxF", &mark, "/var/marks"]);
-        let runs = String::from_utf8_lossy(&runs.stdout).trim().parse::<u32>().unwrap_or(0);
+        let runs = runs(&mark);
         assert!(runs <= 1, "{mark}: {runs} runs");
         assert!(end.body["status"] != "SUCCEEDED" || runs == 1, "{mark}: {end:?}, {runs} runs");
     }
+    // And where nothing comes in between it does run.
+    site.command("run", json!({"runbook": "mark", "args": ["uncut"]}), "SUCCEEDED");
+    assert_eq!(runs("uncut"), 1);
 }
 
 #[test]
@@ -879,6 +885,11 @@ fn every_remedy_is_done_at_most_once_whenever_the_power_goes_and_its_status_is_t
         starts - usize::try_from(machine.boots() - before_all + 1).unwrap()
     };
     let current = || machine.say(&["readlink", "/opt/app/current"]);
+    let release_2_0 = || {
+        machine.say(&["ln", "-sfn", "releases/2.0", "/opt/app/current"]);
+        machine.say(&["ln", "-sfn", "releases/1.0", "/opt/app/previous"]);
+        machine.say(&["rm", "-f", "/opt/app/.fieldmedic.json"]);
+    };
     let mut ends: BTreeMap<(&str, String), usize> = BTreeMap::new();
     for moment_ms in MOMENTS_MS {
         let moment = Duration::from_millis(moment_ms);
@@ -890,9 +901,7 @@ fn every_remedy_is_done_at_most_once_whenever_the_power_goes_and_its_status_is_t
         assert!(done <= 1 && (status != "SUCCEEDED" || done == 1), "restart_unit, {moment_ms} ms: {end}, {done} times");
         ended("restart_unit", &status);
 
-        machine.say(&["ln", "-sfn", "releases/2.0", "/opt/app/current"]);
-        machine.say(&["ln", "-sfn", "releases/1.0", "/opt/app/previous"]);
-        machine.say(&["rm", "-f", "/opt/app/.fieldmedic.json"]);
+        release_2_0();
         let (status, end) = site.cut("rollback", json!({"target": "app"}), moment);
         let now = current();
         assert!(
@@ -938,4 +947,22 @@ fn every_remedy_is_done_at_most_once_whenever_the_power_goes_and_its_status_is_t
         _ => true,
     });
     assert_eq!(wrong, None, "{ends:?}");
+
+    // Never to act at all would be at most once, too: each is done once where nothing comes in between.
+    let before = restarts();
+    site.command("restart_unit", json!({"unit": "app.service"}), "SUCCEEDED");
+    assert_eq!(restarts() - before, 1);
+    release_2_0();
+    site.command("rollback", json!({"target": "app"}), "SUCCEEDED");
+    assert_eq!(current(), "releases/1.0");
+    site.command("quarantine", json!({"level": "restrict"}), "SUCCEEDED");
+    assert!(site.rules().contains("fieldmedic_quarantine"));
+    site.command("release", json!({}), "SUCCEEDED");
+    assert!(!site.rules().contains("fieldmedic_quarantine"));
+    let before = machine.boots();
+    let id = site.order("reboot", json!({}));
+    machine.wait_for_boot(before);
+    site.world.fleet.result(&id, "SUCCEEDED");
+    site.let_pass(3);
+    assert_eq!(machine.boots() - before, 1);
 }
