@@ -32,6 +32,10 @@ pub(super) struct MemStore {
     last: [u64; Class::COUNT],
     pub(super) evicted: [u64; Class::COUNT],
     durable_last: [u64; Class::COUNT],
+    /// Every record that was ever on the disk, whatever became of it.
+    pub(super) durable: BTreeSet<u64>,
+    /// Those that were evicted.
+    pub(super) given_up: BTreeSet<u64>,
     pub(super) commits: u64,
     /// Records that were ever appended.
     pub(super) appended: [u64; Class::COUNT],
@@ -57,7 +61,9 @@ impl MemStore {
             }
             StoreOp::Commit => {
                 self.commits += 1;
-                self.volatile = Default::default();
+                for volatile in &mut self.volatile {
+                    self.durable.append(volatile);
+                }
                 self.durable_last = self.last;
                 StoreReply::Committed
             }
@@ -73,6 +79,7 @@ impl MemStore {
                 let gone: Vec<u64> = self.logs[class as usize].keys().take(SEGMENT_RECORDS).copied().collect();
                 self.logs[class as usize].retain(|seq, _| !gone.contains(seq));
                 self.evicted[class as usize] += gone.len() as u64;
+                self.given_up.extend(&gone);
                 let (first, last) = (gone.first().copied().unwrap_or(0), gone.last().copied().unwrap_or(0));
                 StoreReply::Evicted { records: gone.len() as u64, first, last }
             }
@@ -126,6 +133,18 @@ impl MemStore {
 pub(super) struct Got {
     pub(super) topic: String,
     pub(super) body: Json,
+    pkid: u16,
+    /// Of one that wasn't, the agent can't know that it has come.
+    answered: bool,
+}
+
+impl Got {
+    fn seqs(&self) -> Vec<u64> {
+        match self.body["samples"].as_array() {
+            Some(samples) => samples.iter().map(|sample| sample["seq"].as_u64().unwrap()).collect(),
+            None => vec![self.body["seq"].as_u64().unwrap()],
+        }
+    }
 }
 
 pub(super) struct World {
@@ -485,14 +504,12 @@ impl World {
 
     /// Every seq that the fleet got, samples each with their own.
     pub(super) fn seqs(&self) -> Vec<u64> {
-        let mut seqs = Vec::new();
-        for got in &self.got {
-            match got.body["samples"].as_array() {
-                Some(samples) => seqs.extend(samples.iter().map(|sample| sample["seq"].as_u64().unwrap())),
-                None => seqs.push(got.body["seq"].as_u64().unwrap()),
-            }
-        }
-        seqs
+        self.got.iter().flat_map(Got::seqs).collect()
+    }
+
+    /// Those of which the agent was told that they have come.
+    pub(super) fn answered_seqs(&self) -> BTreeSet<u64> {
+        self.got.iter().filter(|got| got.answered).flat_map(Got::seqs).collect()
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -594,7 +611,7 @@ impl World {
                     self.queue.push_back(Input::LinkDown { id, fault, retry_in });
                     return;
                 }
-                self.got.push(Got { topic: publish.topic, body });
+                self.got.push(Got { topic: publish.topic, body, pkid: publish.pkid, answered: false });
                 if self.withhold_acks {
                     self.unanswered.push(publish.pkid);
                 } else {
@@ -618,6 +635,9 @@ impl World {
 
     fn answer(&mut self, pkid: u16) {
         let Some(id) = self.connection else { return };
+        if let Some(got) = self.got.iter_mut().rfind(|got| got.pkid == pkid) {
+            got.answered = true;
+        }
         let packet = Packet::PubAck { pkid, reason: self.ack_reason };
         self.queue.push_back(Input::Packet { id, packet });
     }
