@@ -761,7 +761,9 @@ impl Outbox {
         self.retry_at = self.retry_at.map(|at| at.min(now));
         let lane = self.lane(class);
         let on_the_way = lane.inflight.iter().chain(lane.ready.iter().map(|(seq, _)| seq));
-        let spared: Vec<u64> = on_the_way.filter(|seq| (first..=last).contains(seq)).copied().collect();
+        // What only memory holds lay between them, and not in the log: the store answers in order.
+        let was_stored = |seq: &&u64| (first..=last).contains(*seq) && !lane.volatile.contains_key(seq);
+        let spared: Vec<u64> = on_the_way.filter(was_stored).copied().collect();
         lane.next_read = lane.next_read.max(last.saturating_add(1));
         let inflight = &lane.inflight;
         lane.ahead.forget(|seq| (first..=last).contains(&seq) && !inflight.contains(&seq));

@@ -2,11 +2,14 @@
 //! doesn't change with time: form, signature, audience. Whether the time is right is judged by the engine.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
-use serde::de::Error as _;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Number, Value as Json};
 
@@ -48,7 +51,35 @@ pub struct Claims {
     nbf: Option<Number>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nonce: Option<String>,
+    #[serde(deserialize_with = "object")]
     cmd: Cmd,
+}
+
+/// A JSON object: serde would also take a list for a struct, by the order of its fields.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members))
+            }
+        }
+
+        json.deserialize_map(Members(PhantomData)).map(Self)
+    }
+}
+
+fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(json: D) -> Result<T, D::Error> {
+    Object::deserialize(json).map(|Object(value)| value)
 }
 
 /// RFC 7519, section 4.1.3: one, or several.
@@ -176,7 +207,8 @@ fn checked(
     };
     let digest = ring::digest::digest(&ring::digest::SHA256, &claims);
     let digest = digest.as_ref().try_into().map_err(|_| malformed("no digest"))?;
-    let claims: Claims = serde_json::from_slice(&claims).map_err(|error| malformed(&format!("claims: {error}")))?;
+    let Object(claims): Object<Claims> =
+        serde_json::from_slice(&claims).map_err(|error| malformed(&format!("claims: {error}")))?;
     addressed(&claims.aud, audience, topic_group)?;
     let command = command(claims, kid, topic_group, digest)?;
     Ok(VerifiedCommand { token: token.map(Into::into), ..command })
@@ -191,7 +223,7 @@ fn signed(text: &str, keys: &[config::TrustedKey]) -> Result<(String, Vec<u8>), 
     let decode = |part: &str, what: &str| {
         URL_SAFE_NO_PAD.decode(part).map_err(|_| malformed(&format!("{what}: not base64url without padding")))
     };
-    let header: Header =
+    let Object(header): Object<Header> =
         serde_json::from_slice(&decode(header, "header")?).map_err(|error| malformed(&format!("header: {error}")))?;
     let claims = decode(claims, "claims")?;
     // Before the key is looked at: a public key must never be taken for an HMAC's secret, nor "none" for a signature.
@@ -414,6 +446,7 @@ mod tests {
             ("a name that can't be shown", claim(json!({"cmd": {"name": "pi\ng"}})), Reason::Malformed),
             ("an audience as a number", claim(json!({"aud": 5})), Reason::Malformed),
             ("args as a list", claim(json!({"cmd": {"name": "ping", "args": []}})), Reason::Malformed),
+            ("a command as a list", claim(json!({"cmd": ["ping"]})), Reason::Malformed),
             ("no timeout at all", claim(json!({"cmd": {"name": "ping", "timeout_s": 0}})), Reason::Malformed),
             ("plain JSON where signatures are required", claims().to_string(), Reason::Malformed),
             ("too long", claim(json!({"pad": "x".repeat(COMMAND_LEN_MAX)})), Reason::TooLarge),
@@ -427,6 +460,22 @@ mod tests {
         ];
         for (what, token, reason) in cases {
             assert_eq!(check(token.as_bytes(), None).err(), Some(reason), "{what}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_and_what_is_left_out_may_be_written_as_lua_does() {
+        let cmd = |cmd: Json| token(&good_header(), &with(json!({"cmd": cmd, "nbf": null})).to_string(), &key(1));
+        let timeout_s = |written: &str| {
+            let written: Json = serde_json::from_str(written).unwrap();
+            let token = cmd(json!({"name": "ping", "args": null, "timeout_s": written}));
+            check(token.as_bytes(), None).map(|command| (command.args.len(), command.timeout_s))
+        };
+        assert_eq!(timeout_s("30.0"), Ok((0, Some(30))));
+        assert_eq!(timeout_s("3e1"), Ok((0, Some(30))));
+        assert_eq!(timeout_s("null"), Ok((0, None)));
+        for odd in ["30.5", "-30.0", "1e300", "\"30\"", "true"] {
+            assert_eq!(timeout_s(odd), Err(Reason::Malformed), "{odd}");
         }
     }
 
