@@ -15,7 +15,7 @@ use crate::config;
 use crate::engine::observation::Severity;
 use crate::engine::time::Unix;
 
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 /// A seed that isn't run a second time to see whether it comes to the same: for what takes long.
 const ONCE: u64 = 2;
 
@@ -48,7 +48,7 @@ pub(super) fn plan(scenario: Scenario) -> Plan {
 }
 
 /// A plan with lines of its own in the configuration.
-fn configured(scenario: Scenario, more: &str) -> Plan {
+pub(super) fn configured(scenario: Scenario, more: &str) -> Plan {
     let text = format!(
         r#"
         [device]
@@ -88,7 +88,7 @@ fn pings(burst: u32) -> scenario::Order {
     }
 }
 
-fn lasting(kind: FaultKind, at: Duration, lasts: Duration) -> Fault {
+pub(super) fn lasting(kind: FaultKind, at: Duration, lasts: Duration) -> Fault {
     Fault { name: kind.word().into(), kind, when: When::At(vec![at]), lasts: (lasts, lasts) }
 }
 

@@ -157,13 +157,19 @@ impl Gateway {
         self.lines.advance(at);
     }
 
+    /// Somebody looks at what has changed.
+    pub(super) fn look(&mut self, at: u64) {
+        self.advance(at);
+        self.battery.iter_mut().for_each(|battery| battery.looked(at));
+    }
+
     /// When something changes by itself that somebody could see.
     pub(super) fn next_change(&self) -> Option<u64> {
         let gap = match self.gap {
             Gap::Never => None,
             Gap::Next(at) | Gap::Until(at) => Some(at),
         };
-        let power = self.battery.as_ref().and_then(Battery::next_look);
+        let power = self.battery.as_ref().map(Battery::next_look);
         let running = [
             self.units.next_change(),
             self.lines.next_due(),
@@ -345,9 +351,10 @@ impl Gateway {
         }
     }
 
-    /// From here on nothing goes wrong by chance.
+    /// From here on nothing goes wrong by chance, and there is power: a machine that stays off can't show that it comes back.
     pub(super) fn calm(&mut self, at: u64) {
         self.calm = true;
+        self.battery.iter_mut().for_each(Battery::nurse);
         self.units.calm();
         if matches!(self.gap, Gap::Until(_)) {
             self.gap = Gap::Until(at);

@@ -25,11 +25,15 @@ pub(super) struct Battery {
     dice: Dice,
     stored_wh: f64,
     at: u64,
+    /// When it is to be looked at, though nobody asks: observing it doesn't put that off.
+    next_look: u64,
     /// What flows in (or out, below zero) now.
     flow_w: f64,
     /// How much of the sun gets through today: the day, and the share.
     sky: (u64, f64),
     cut_off: bool,
+    /// Somebody stands by with a charger: the charge doesn't stay below `on_pct`.
+    nursed: bool,
     /// It fell below `off_pct`, and is not yet above `on_pct` again.
     exhausted: bool,
 }
@@ -37,7 +41,18 @@ pub(super) struct Battery {
 impl Battery {
     pub(super) fn new(world: BatteryWorld, dice: Dice) -> Self {
         let stored_wh = world.capacity_wh * world.charge_pct / 100.0;
-        Self { world, dice, stored_wh, at: 0, flow_w: 0.0, sky: (u64::MAX, 0.0), cut_off: false, exhausted: false }
+        Self {
+            world,
+            dice,
+            stored_wh,
+            at: 0,
+            next_look: STEP_MS,
+            flow_w: 0.0,
+            sky: (u64::MAX, 0.0),
+            cut_off: false,
+            nursed: false,
+            exhausted: false,
+        }
     }
 
     /// Lives up to a time. `day_offset_ms`: the time of day at the begin.
@@ -52,6 +67,11 @@ impl Battery {
             self.stored_wh = (self.stored_wh + self.flow_w * hours).clamp(0.0, self.world.capacity_wh);
             self.at += step;
         }
+        if self.nursed {
+            self.stored_wh = self.stored_wh.max(self.world.capacity_wh * self.world.on_pct / 100.0);
+            self.exhausted = false;
+            return;
+        }
         let charge = self.charge_pct();
         if charge <= self.world.off_pct {
             self.exhausted = true;
@@ -61,8 +81,18 @@ impl Battery {
     }
 
     /// When it should be looked at again, though nobody asks.
-    pub(super) const fn next_look(&self) -> Option<u64> {
-        Some(self.at + STEP_MS)
+    pub(super) const fn next_look(&self) -> u64 {
+        self.next_look
+    }
+
+    /// It was looked at.
+    pub(super) const fn looked(&mut self, at: u64) {
+        self.next_look = (at / STEP_MS + 1) * STEP_MS;
+    }
+
+    /// From here on it always carries the machine.
+    pub(super) const fn nurse(&mut self) {
+        self.nursed = true;
     }
 
     /// Whether the machine can run from it.

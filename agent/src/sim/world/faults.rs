@@ -57,6 +57,7 @@ impl World<'_> {
             self.agenda.enter(self.at + lasts, Event::FaultEnds(occurrence));
         }
         self.apply_faults();
+        self.follow_power();
     }
 
     pub(super) fn fault_ends(&mut self, occurrence: u64) {
@@ -65,7 +66,6 @@ impl World<'_> {
         self.diary.note(self.at, What::FaultEnded { name: name.unwrap_or_default() });
         self.gateway.end_fault(self.at, &kind);
         match kind {
-            FaultKind::PowerCut => self.power_on(),
             FaultKind::BrokerDown | FaultKind::BrokerForgets => self.broker_is_back(),
             FaultKind::ClockUnsynced => self.clock.set_unsynced(false),
             _ => {}
@@ -86,13 +86,11 @@ impl World<'_> {
 
     /// Something on the gateway has changed by itself: power, coverage, error lines.
     pub(super) fn gateway_changed(&mut self) {
-        self.gateway.advance(self.at);
-        let powered = self.gateway.powered() && !self.is_active(|fault| matches!(fault, FaultKind::PowerCut));
-        if self.machine_up && !powered {
+        self.gateway.look(self.at);
+        if !self.gateway.powered() && self.times.powered_since.is_some() {
             self.lose_power("battery empty");
-        } else if powered && !self.machine_up && self.times.powered_since.is_none() {
-            self.power_on();
         }
+        self.follow_power();
         let covered = self.gateway.link_up();
         if covered != self.network.is_covered() {
             for (conn, way, fate) in self.network.set_covered(self.at, covered) {
@@ -154,18 +152,6 @@ impl World<'_> {
             FaultKind::ClockUnsynced => self.clock.set_unsynced(true),
             other => self.gateway.begin_fault(self.at, other),
         }
-    }
-
-    /// The power is gone now.
-    pub(super) fn lose_power(&mut self, why: &'static str) {
-        if self.agent.is_some() {
-            self.die(Death::Power(why));
-        } else if self.machine_up {
-            self.recovered = None;
-            self.machine_down();
-        }
-        let since = self.times.powered_since.take();
-        self.times.powered_ms += since.map_or(0, |since| self.at.saturating_sub(since));
     }
 
     /// What lasts, as it stands now.

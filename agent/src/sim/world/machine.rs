@@ -8,7 +8,7 @@ use super::super::disk::Crash;
 use super::super::network::millis;
 use super::super::planted::Planted;
 use super::super::report::{Promise, What};
-use super::{Death, Event, TURNS_MAX, World, look_at_memory};
+use super::{Death, Event, FaultKind, TURNS_MAX, World, look_at_memory};
 use crate::broker::ConnId;
 use crate::config::Action;
 use crate::engine::io::{EffectId, Input, StopReason, StoreOp};
@@ -65,14 +65,38 @@ impl Agent {
 }
 
 impl World<'_> {
-    /// Power comes, for the first time or again.
-    pub(super) fn power_on(&mut self) {
-        self.times.powered_since.get_or_insert(self.at);
-        self.agenda.enter(self.at + millis(self.scenario.host.boot), Event::Booted);
+    /// Power comes, for the first time or again, if the battery allows it and no cut lasts. The ways in which it goes have a
+    /// time of their own each.
+    pub(super) fn follow_power(&mut self) {
+        let cut = self.is_active(|fault| matches!(fault, FaultKind::PowerCut));
+        if cut || !self.gateway.powered() || self.times.powered_since.is_some() {
+            return;
+        }
+        self.times.powered_since = Some(self.at);
+        self.power += 1;
+        self.agenda.enter(self.at + millis(self.scenario.host.boot), Event::Booted(self.power));
     }
 
-    pub(super) fn booted(&mut self) {
-        if self.machine_up || !self.gateway.powered() {
+    /// The power is gone now. It is back at once where what took it is over: a cut strikes some steps after its begin.
+    pub(super) fn lose_power(&mut self, why: &'static str) {
+        if self.agent.is_some() {
+            return self.die(Death::Power(why));
+        }
+        self.power_gone();
+    }
+
+    fn power_gone(&mut self) {
+        self.power += 1;
+        let since = self.times.powered_since.take();
+        self.times.powered_ms += since.map_or(0, |since| self.at.saturating_sub(since));
+        // It boots when power is back, not by itself.
+        self.reboots = false;
+        self.machine_down();
+        self.follow_power();
+    }
+
+    pub(super) fn booted(&mut self, power: u64) {
+        if self.machine_up || power != self.power {
             return;
         }
         self.machine_up = true;
@@ -211,7 +235,12 @@ impl World<'_> {
     pub(super) fn strike_soon(&mut self, death: Death) {
         let steps = self.dice.below(STEPS);
         let latest = self.at + millis(self.dice.between(Duration::ZERO, STRIKES_WITHIN));
-        self.agenda.enter(latest, Event::AgentDies(self.life, death));
+        let event = match death {
+            Death::Killed => Event::AgentDies(self.life, death),
+            // It fails also where the agent has ended before.
+            Death::Power(why) => Event::PowerFails(self.power, why),
+        };
+        self.agenda.enter(latest, event);
         if let Some(agent) = &mut self.agent {
             agent.dies_in = Some((steps, death));
         }
@@ -251,7 +280,7 @@ impl World<'_> {
                 let again = self.at + millis(self.dice.between(low, high));
                 self.agenda.enter(again, Event::AgentStarts);
             }
-            Death::Power(_) => self.machine_down(),
+            Death::Power(_) => self.power_gone(),
         }
     }
 
@@ -285,7 +314,8 @@ impl World<'_> {
             self.gateway.abandon(token);
         }
         if std::mem::take(&mut self.reboots) {
-            self.agenda.enter(self.at + millis(GOES_DOWN_IN) + millis(self.scenario.host.boot), Event::Booted);
+            let at = self.at + millis(GOES_DOWN_IN) + millis(self.scenario.host.boot);
+            self.agenda.enter(at, Event::Booted(self.power));
         }
     }
 

@@ -6,6 +6,8 @@ mod effects;
 mod faults;
 mod link;
 mod machine;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use std::collections::BTreeMap;
@@ -65,12 +67,14 @@ enum Event {
     Order(usize),
     /// It sends a message once more.
     Replay(Box<cloud::Message>),
-    /// The machine is up.
-    Booted,
+    /// The machine is up, if power has not failed since it began to boot.
+    Booted(u64),
     /// systemd starts the agent.
     AgentStarts,
     /// The agent dies now, if it lives this life and has not died at a step before.
     AgentDies(u64, Death),
+    /// The power that came on as this one fails now, if it has not failed before.
+    PowerFails(u64, &'static str),
     /// From here on nothing befalls the gateway any more.
     Calm,
 }
@@ -139,6 +143,8 @@ pub(super) struct World<'a> {
     life: u64,
     recovered: Option<Recovered>,
     machine_up: bool,
+    /// How often power came on or failed: what was begun on other power is void. It is on in [`Times::powered_since`].
+    power: u64,
     /// The machine comes up again once the agent has said goodbye.
     reboots: bool,
     doing: BTreeMap<u64, Doing>,
@@ -219,6 +225,7 @@ impl<'a> World<'a> {
             life: 0,
             recovered: None,
             machine_up: false,
+            power: 0,
             reboots: false,
             doing: BTreeMap::new(),
             last_token: 0,
@@ -259,7 +266,7 @@ impl<'a> World<'a> {
         self.connect_operator();
         self.plan_faults();
         self.agenda.enter(self.calm_at, Event::Calm);
-        self.power_on();
+        self.follow_power();
         while self.at < self.end {
             self.settle();
             self.at = self.next_at().clamp(self.at, self.end);
@@ -301,11 +308,12 @@ impl<'a> World<'a> {
             Event::FaultEnds(occurrence) => self.fault_ends(occurrence),
             Event::Order(index) => self.order(index),
             Event::Replay(message) => self.publish_order(*message),
-            Event::Booted => self.booted(),
+            Event::Booted(power) => self.booted(power),
             Event::AgentStarts => self.start_agent(),
+            Event::PowerFails(power, why) if power == self.power => self.lose_power(why),
             Event::AgentDies(life, death) if life == self.life => self.die(death),
             Event::Calm => self.calm(),
-            Event::StoreDone(_) | Event::Unreachable(..) | Event::AgentDies(..) => {}
+            Event::StoreDone(_) | Event::Unreachable(..) | Event::AgentDies(..) | Event::PowerFails(..) => {}
         }
     }
 

@@ -1,0 +1,110 @@
+//! What happens to the machine and its agent, seen in the timelines of whole runs.
+
+use std::time::Duration;
+
+use super::super::plan::run;
+use super::super::report::{Moment, Run, What};
+use super::super::scenario::{BatteryWorld, Fault, FaultKind, Scenario};
+use super::super::tests::{HOUR, lasting, plan, quiet};
+
+/// A seed that isn't run a second time.
+const ONCE: u64 = 2;
+
+/// Two watt-hours at a load of two watts: an hour without power.
+fn small_battery() -> BatteryWorld {
+    BatteryWorld {
+        capacity_wh: 2.0,
+        charge_pct: 100.0,
+        load_w: 2.0,
+        sun_w: 0.0,
+        daylight: 12 * HOUR,
+        sky: (1.0, 1.0),
+        mains_w: 5.0,
+        off_pct: 5.0,
+        on_pct: 20.0,
+    }
+}
+
+fn named(name: &str, fault: Fault) -> Fault {
+    Fault { name: name.into(), ..fault }
+}
+
+fn run_with(change: impl FnOnce(&mut Scenario)) -> Run {
+    let mut scenario = quiet();
+    change(&mut scenario);
+    run(&plan(scenario), ONCE)
+}
+
+/// When what is looked for happened, in minutes.
+fn minutes(run: &Run, is: impl Fn(&What) -> bool) -> Vec<u64> {
+    let found = |moment: &Moment| is(&moment.what).then_some(moment.at_ms / 60_000);
+    run.timeline.iter().filter_map(found).collect()
+}
+
+fn boots(run: &Run) -> Vec<u64> {
+    minutes(run, |what| matches!(what, What::Booted { .. }))
+}
+
+#[test]
+fn an_empty_battery_switches_the_machine_off_however_often_it_is_observed() {
+    let run = run_with(|scenario| {
+        scenario.battery = Some(small_battery());
+        scenario.faults = vec![lasting(FaultKind::NoPower, HOUR, 3 * HOUR)];
+    });
+    let ended = minutes(&run, |what| matches!(what, What::Ended { how: "battery empty" }));
+    assert!(matches!(ended[..], [115..=125]), "{ended:?}");
+    assert!(matches!(boots(&run)[..], [0, 240..=260]), "{:?}", boots(&run));
+}
+
+#[test]
+fn a_cut_that_ends_while_the_battery_is_empty_leaves_the_machine_off_until_it_is_charged() {
+    let run = run_with(|scenario| {
+        scenario.battery = Some(small_battery());
+        scenario.faults =
+            vec![lasting(FaultKind::NoPower, HOUR, 3 * HOUR), lasting(FaultKind::PowerCut, HOUR * 3 / 2, 2 * HOUR)];
+        // It draws next to nothing while it is cut off: it has to be empty before.
+        scenario.battery.as_mut().unwrap().charge_pct = 6.0;
+        scenario.battery.as_mut().unwrap().mains_w = 2.0;
+    });
+    assert!(matches!(boots(&run)[..], [0, 240..=400]), "{:?}", boots(&run));
+    assert_eq!(run.broken, []);
+}
+
+#[test]
+fn no_boot_ends_in_the_middle_of_a_second_cut() {
+    let run = run_with(|scenario| {
+        let cut = |name: &str, at, lasts| named(name, lasting(FaultKind::PowerCut, at, lasts));
+        let second = Duration::from_secs(1);
+        scenario.faults = vec![
+            // They overlap.
+            cut("first", HOUR, HOUR),
+            cut("second", HOUR * 3 / 2, HOUR),
+            // One begins in the boot after the other, and lasts longer than that.
+            cut("third", 5 * HOUR, HOUR / 60),
+            cut("fourth", 5 * HOUR + HOUR / 60 + 10 * second, 15 * second),
+        ];
+    });
+    assert!(matches!(boots(&run)[..], [0, 150, 301..=302]), "{:?}", boots(&run));
+    // An hour and a half, and a minute and a quarter, of twelve hours.
+    let off = 100.0 - run.summary.powered_pct;
+    assert!((12.5..12.8).contains(&off), "{off} %");
+}
+
+#[test]
+fn a_cut_counts_as_time_without_power_though_it_strikes_at_a_step_of_the_agent() {
+    let run = run_with(|scenario| {
+        scenario.faults = (1..=9).map(|hour| lasting(FaultKind::PowerCut, hour * HOUR, HOUR / 2)).collect();
+    });
+    let summary = &run.summary;
+    assert!((62.0..63.0).contains(&summary.powered_pct), "{}", summary.powered_pct);
+    assert!((98.0..100.0).contains(&summary.uptime_pct), "{}", summary.uptime_pct);
+}
+
+#[test]
+fn the_calm_charges_an_empty_battery() {
+    let run = run_with(|scenario| {
+        scenario.battery = Some(BatteryWorld { mains_w: 0.0, ..small_battery() });
+    });
+    assert!(matches!(boots(&run)[..], [0, 600]), "{:?}", boots(&run));
+    assert_eq!(run.broken, []);
+}
