@@ -30,7 +30,8 @@ pub(super) struct Lines {
     next: u64,
     /// The next ordinary line comes then.
     due: Option<u64>,
-    storm: Option<Storm>,
+    /// Floods: each has its own lines.
+    storms: Vec<Storm>,
     booted_at: u64,
 }
 
@@ -40,6 +41,12 @@ struct Storm {
     kinds: u32,
     severity: Severity,
     next_second: u64,
+}
+
+impl Storm {
+    fn next(storm: &&mut Self) -> u64 {
+        storm.next_second
+    }
 }
 
 impl Lines {
@@ -52,7 +59,7 @@ impl Lines {
             first: 0,
             next: 0,
             due: None,
-            storm: None,
+            storms: Vec::new(),
             booted_at: 0,
         };
         lines.due = lines.next_ordinary(0);
@@ -71,7 +78,7 @@ impl Lines {
             self.write(due, Severity::Error, ErrorKind::Plain, text, Some(format!("sensor-{kind}.service")));
             self.due = self.next_ordinary(due);
         }
-        while let Some(storm) = self.storm.as_mut().filter(|storm| storm.next_second <= at) {
+        while let Some(storm) = self.storms.iter_mut().filter(|storm| storm.next_second <= at).min_by_key(Storm::next) {
             let (second, count, kinds, severity) = (storm.next_second, storm.per_second, storm.kinds, storm.severity);
             storm.next_second += 1_000;
             for n in 0..count {
@@ -82,11 +89,18 @@ impl Lines {
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {
-        [self.due, self.storm.as_ref().map(|storm| storm.next_second)].into_iter().flatten().min()
+        self.storms.iter().map(|storm| storm.next_second).chain(self.due).min()
     }
 
-    pub(super) fn storm(&mut self, at: u64, storm: Option<(u32, u32, Severity)>) {
-        self.storm = storm.map(|(per_second, kinds, severity)| Storm { per_second, kinds, severity, next_second: at });
+    pub(super) fn storm_begins(&mut self, at: u64, per_second: u32, kinds: u32, severity: Severity) {
+        self.storms.push(Storm { per_second, kinds, severity, next_second: at });
+    }
+
+    pub(super) fn storm_ends(&mut self, per_second: u32, kinds: u32, severity: Severity) {
+        let is = |storm: &Storm| (storm.per_second, storm.kinds, storm.severity) == (per_second, kinds, severity);
+        if let Some(index) = self.storms.iter().position(is) {
+            self.storms.remove(index);
+        }
     }
 
     pub(super) fn unit_failed(&mut self, at: u64, unit: &UnitName) {

@@ -325,30 +325,41 @@ impl Gateway {
     }
 
     pub(super) fn begin_fault(&mut self, at: u64, kind: &FaultKind) {
+        self.advance(at);
         match kind {
             FaultKind::UnitFails { unit } => self.units.fail(at, unit),
             FaultKind::ErrorStorm { per_second, kinds, severity } => {
-                self.lines.storm(at, Some((*per_second, *kinds, *severity)));
+                self.lines.storm_begins(at, *per_second, *kinds, *severity);
             }
-            FaultKind::NoPower => self.battery.iter_mut().for_each(|battery| battery.cut_off(true)),
-            FaultKind::SensorLies { .. }
+            FaultKind::NoPower
+            | FaultKind::SensorLies { .. }
             | FaultKind::SensorGone { .. }
             | FaultKind::MemoryPressure { .. }
             | FaultKind::Heat { .. } => self.faults.push(kind.clone()),
             _ => {}
         }
+        self.follow_mains();
     }
 
     pub(super) fn end_fault(&mut self, at: u64, kind: &FaultKind) {
+        self.advance(at);
         match kind {
-            FaultKind::ErrorStorm { .. } => self.lines.storm(at, None),
-            FaultKind::NoPower => self.battery.iter_mut().for_each(|battery| battery.cut_off(false)),
+            FaultKind::ErrorStorm { per_second, kinds, severity } => {
+                self.lines.storm_ends(*per_second, *kinds, *severity);
+            }
             _ => {
                 if let Some(index) = self.faults.iter().position(|fault| fault == kind) {
                     self.faults.remove(index);
                 }
             }
         }
+        self.follow_mains();
+    }
+
+    /// Mains and sun are gone for as long as one fault says so.
+    fn follow_mains(&mut self) {
+        let cut_off = self.faults.contains(&FaultKind::NoPower);
+        self.battery.iter_mut().for_each(|battery| battery.cut_off(cut_off));
     }
 
     /// From here on nothing goes wrong by chance, and there is power: a machine that stays off can't show that it comes back.

@@ -205,3 +205,25 @@ fn the_releases_that_run_are_observed() {
     assert_eq!(running(HOUR - 1), [("firmware".to_owned(), "2.0.10".to_owned())]);
     assert_eq!(running(HOUR), [("firmware".to_owned(), "2.0.11".to_owned())]);
 }
+
+#[test]
+fn of_two_faults_of_a_kind_the_first_to_end_leaves_the_other() {
+    let storm = |per_second| FaultKind::ErrorStorm { per_second, kinds: 1, severity: observation::Severity::Error };
+    let mut gateway = gateway(|scenario| scenario.battery = Some(battery()));
+    for fault in [FaultKind::NoPower, FaultKind::NoPower, storm(1), storm(2)] {
+        gateway.begin_fault(0, &fault);
+    }
+    gateway.end_fault(1_000, &storm(2));
+    gateway.end_fault(1_000, &FaultKind::NoPower);
+    gateway.take_errors(1_000);
+    assert_eq!(gateway.take_errors(11_000).unwrap().lines.len(), 10, "a line a second");
+    // 75 Wh at 2 W last 37.5 h; the sun of two days would have given another 50 Wh.
+    gateway.advance(38 * HOUR);
+    assert!(!gateway.powered());
+    gateway.end_fault(38 * HOUR, &FaultKind::NoPower);
+    gateway.end_fault(38 * HOUR, &storm(1));
+    while gateway.take_errors(38 * HOUR).is_some() {}
+    gateway.went_down();
+    gateway.advance(7 * 24 * HOUR);
+    assert!(gateway.powered() && gateway.take_errors(7 * 24 * HOUR).is_none());
+}

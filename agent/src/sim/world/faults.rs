@@ -67,7 +67,6 @@ impl World<'_> {
         self.gateway.end_fault(self.at, &kind);
         match kind {
             FaultKind::BrokerDown | FaultKind::BrokerForgets => self.broker_is_back(),
-            FaultKind::ClockUnsynced => self.clock.set_unsynced(false),
             _ => {}
         }
         self.apply_faults();
@@ -149,12 +148,11 @@ impl World<'_> {
             }
             FaultKind::DiskDamage { state } => self.disk.damage(*state),
             FaultKind::ClockJump { by_s } => self.clock.jump(self.at, *by_s),
-            FaultKind::ClockUnsynced => self.clock.set_unsynced(true),
             other => self.gateway.begin_fault(self.at, other),
         }
     }
 
-    /// What lasts, as it stands now.
+    /// What lasts, as it stands now: of two faults of a kind the one that is left goes on.
     fn apply_faults(&mut self) {
         let most = |pick: fn(&FaultKind) -> Option<f64>, none: f64| {
             self.active.values().filter_map(|active| pick(&active.kind)).fold(none, f64::max)
@@ -170,6 +168,7 @@ impl World<'_> {
         self.disk.set_errors(errors);
         self.disk.set_slow(slow_disk);
         self.disk.set_full(full);
+        self.clock.set_unsynced(self.is_active(|fault| matches!(fault, FaultKind::ClockUnsynced)));
     }
 }
 
