@@ -21,6 +21,8 @@ pub struct Run {
     pub summary: Summary,
     /// Promises that were broken: a bug of the agent's.
     pub broken: Vec<Broken>,
+    /// Promises of which this run can't show whether they were held.
+    pub not_judged: Vec<NotJudged>,
     /// Expectations that were not met: what the scenario's author wants of the config.
     pub unmet: Vec<Unmet>,
 }
@@ -271,6 +273,15 @@ pub struct Broken {
     pub what: String,
 }
 
+/// A promise that was not judged, or not as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotJudged {
+    /// Which.
+    pub promise: Promise,
+    /// What kept it from being judged.
+    pub why: String,
+}
+
 /// An expectation that was not met.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unmet {
@@ -290,6 +301,7 @@ impl Run {
             timeline: Vec::new(),
             summary: Summary::default(),
             broken: vec![broken],
+            not_judged: Vec::new(),
             unmet: Vec::new(),
         }
     }

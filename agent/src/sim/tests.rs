@@ -75,7 +75,7 @@ fn shipped(name: &str) -> Plan {
 }
 
 /// So many at once, three times a minute.
-fn pings(burst: u32) -> scenario::Order {
+pub(super) fn pings(burst: u32) -> scenario::Order {
     scenario::Order {
         name: "ping".into(),
         args: serde_json::Map::new(),

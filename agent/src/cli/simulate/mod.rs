@@ -272,8 +272,9 @@ impl Show<'_> {
         text += &summary::figures(&run.summary, self.look);
         text.push('\n');
         if run.broken.is_empty() {
-            text += &promises::held(self.look);
+            text += &promises::held(run.not_judged.len(), self.look);
         }
+        text += &promises::not_judged(&run.not_judged, self.look);
         text
     }
 
@@ -285,6 +286,7 @@ impl Show<'_> {
             "trace_hash": format!("{:016x}", run.trace_hash),
             "summary": run.summary,
             "broken": run.broken,
+            "not_judged": run.not_judged,
             "unmet": run.unmet,
             "replay": self.replay.command(run.seed),
         })

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::look::{Look, Tone, plural, printable};
 use super::timeline::{self, Extent};
 use crate::sim::Shrunk;
-use crate::sim::report::{Broken, Promise};
+use crate::sim::report::{Broken, NotJudged, Promise};
 
 /// Findings of one promise that are shown of one run: the first ones tell the story.
 const FINDINGS_SHOWN: usize = 3;
@@ -43,9 +43,22 @@ pub(super) const fn words(promise: Promise) -> &'static str {
     }
 }
 
-/// That all were held, in a line.
-pub(super) fn held(look: Look) -> String {
-    format!("{}\n", look.paint(Tone::Good, &format!("{} promises held", PROMISES.len())))
+/// How many were held, in a line: all but those that could not be judged.
+pub(super) fn held(not_judged: usize, look: Look) -> String {
+    format!("{}\n", look.paint(Tone::Good, &format!("{} promises held", PROMISES.len().saturating_sub(not_judged))))
+}
+
+/// Those of which a run can't show whether they were held, and why; empty without any.
+pub(super) fn not_judged(open: &[NotJudged], look: Look) -> String {
+    let mut text = String::new();
+    if !open.is_empty() {
+        let title = format!("{} not judged:", plural(open.len() as u64, "promise"));
+        let _ = writeln!(text, "{}", look.paint(Tone::Doubtful, &title));
+    }
+    for NotJudged { promise, why } in open {
+        let _ = writeln!(text, "  {}: {}", words(*promise), printable(why));
+    }
+    text
 }
 
 /// The promises that a run broke, each once, in the order in which they are listed.

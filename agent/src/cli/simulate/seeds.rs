@@ -54,6 +54,8 @@ pub(super) struct Totals {
     named: BTreeMap<(String, String), Vec<f64>>,
     /// By the expectation's text.
     unmet: BTreeMap<String, Missed>,
+    /// By the promise that some seeds could not show to be held.
+    not_judged: BTreeMap<Promise, Missed>,
     /// In how many seeds each promise was broken.
     promises: BTreeMap<Promise, u64>,
     /// The first [`BAD_SEEDS_KEPT`] seeds that broke a promise.
@@ -61,8 +63,8 @@ pub(super) struct Totals {
     bad_count: u64,
 }
 
-/// An expectation that some seeds did not meet.
-#[derive(Debug)]
+/// An expectation that some seeds did not meet, or a promise that they could not show.
+#[derive(Debug, Default)]
 struct Missed {
     seeds: u64,
     first: u64,
@@ -148,12 +150,10 @@ impl Totals {
         let unmet: BTreeMap<String, String> =
             run.unmet.into_iter().map(|unmet| (unmet.expectation, unmet.found)).collect();
         for (expectation, found) in unmet {
-            let missed =
-                self.unmet.entry(expectation).or_insert(Missed { seeds: 0, first: u64::MAX, found: String::new() });
-            missed.seeds += 1;
-            if seed <= missed.first {
-                (missed.first, missed.found) = (seed, found);
-            }
+            self.unmet.entry(expectation).or_default().add(seed, found);
+        }
+        for open in run.not_judged {
+            self.not_judged.entry(open.promise).or_default().add(seed, open.why);
         }
         for promise in promises::promises_of(&run.broken) {
             *self.promises.entry(promise).or_default() += 1;
@@ -211,9 +211,15 @@ impl Totals {
         text += &self.table();
         text.push('\n');
         if self.bad_count == 0 {
-            text += &promises::held(look);
+            let never = self.not_judged.values().filter(|open| open.seeds == self.runs).count();
+            text += &promises::held(never, look);
         } else {
             text += &self.broken(replay, look);
+        }
+        for (promise, open) in &self.not_judged {
+            let times = format!("not judged in {} of {}", count(open.seeds), plural(self.runs, "seed"));
+            let (times, words) = (look.paint(Tone::Doubtful, &times), promises::words(*promise));
+            let _ = writeln!(text, "{times}: {words}\n  seed {}: {}", open.first, printable(&open.found));
         }
         text.push('\n');
         text += &self.expectations(plan, replay, look);
@@ -294,6 +300,8 @@ impl Totals {
         let figures: serde_json::Map<String, Json> =
             self.rows().into_iter().map(|(key, _, _, values)| (key, spread(values))).collect();
         let bad: Vec<Json> = self.bad.iter().map(|(seed, bad)| bad.json(*seed, replay)).collect();
+        let open = |(promise, open): (&Promise, &Missed)| json!({ "promise": promise, "seeds": open.seeds, "first": { "seed": open.first, "why": open.found } });
+        let not_judged: Vec<Json> = self.not_judged.iter().map(open).collect();
         let expectations: Vec<Json> = plan
             .scenario
             .expect
@@ -317,8 +325,18 @@ impl Totals {
             "figures": figures,
             "broken_seeds": self.bad_count,
             "broken": bad,
+            "not_judged": not_judged,
             "expectations": expectations,
         })
+    }
+}
+
+impl Missed {
+    fn add(&mut self, seed: u64, found: String) {
+        if self.seeds == 0 || seed < self.first {
+            (self.first, self.found) = (seed, found);
+        }
+        self.seeds += 1;
     }
 }
 

@@ -9,7 +9,7 @@ use super::replay::Replay;
 use super::seeds::{Bad, Seeds, Totals};
 use super::timeline::{self, Extent};
 use super::*;
-use crate::sim::report::{Broken, Promise, Summary, Unmet, What};
+use crate::sim::report::{Broken, NotJudged, Promise, Summary, Unmet, What};
 use crate::sim::scenario::{Bounds, Expectation, Subject};
 use crate::sim::{Return, Shrunk};
 
@@ -59,7 +59,8 @@ fn plan() -> Plan {
 
 fn run_of(seed: u64, reboots: u64) -> Run {
     let summary = Summary { lasted_s: 86_400, reboots, sent_bytes: reboots * 1024, ..Summary::default() };
-    Run { seed, trace_hash: seed, timeline: Vec::new(), summary, broken: Vec::new(), unmet: Vec::new() }
+    let timeline = Vec::new();
+    Run { seed, trace_hash: seed, timeline, summary, broken: Vec::new(), not_judged: Vec::new(), unmet: Vec::new() }
 }
 
 fn broken(promise: Promise, what: &str) -> Broken {
@@ -419,4 +420,24 @@ fn a_fleet_that_never_tries_is_said_to_and_divides_nothing_by_zero() {
     let came = Return { back_at_s: 0, tries: Vec::new(), sessions: Vec::new() };
     assert!(fleet::render(&came, 10, 1, PLAIN).ends_with("no gateway tried to connect after the broker was back\n"));
     assert_eq!(fleet::json(&came, 10, 1)["all_back_after_s"], Json::Null);
+}
+
+#[test]
+fn what_was_not_judged_is_told_and_not_counted_as_held() {
+    let open = NotJudged { promise: Promise::Liveness, why: "the machine has no power".into() };
+    assert_eq!(promises::held(1, PLAIN), "9 promises held\n");
+    let text = promises::not_judged(std::slice::from_ref(&open), PLAIN);
+    assert!(text.starts_with("1 promise not judged:\n  once faults end"), "{text}");
+    assert!(text.ends_with("for a reason: the machine has no power\n"), "{text}");
+
+    let totals = totals_of((1..=4).map(|seed| {
+        let not_judged = if seed > 2 { vec![open.clone()] } else { Vec::new() };
+        Run { not_judged, ..run_of(seed, 0) }
+    }));
+    let (plan, seeds, took) = (plan(), Seeds { first: 1, count: 4, jobs: 1 }, Duration::from_secs(1));
+    let text = totals.render(&plan, seeds, took, &replay(), PLAIN);
+    assert!(text.contains("\n10 promises held\nnot judged in 2 of 4 seeds: once faults end"), "{text}");
+    assert!(text.contains("\n  seed 3: the machine has no power\n"), "{text}");
+    assert_eq!(totals.json(&plan, seeds, took, &replay())["not_judged"][0]["first"]["seed"], 3);
+    assert!(totals.all_well(), "it is no failure");
 }

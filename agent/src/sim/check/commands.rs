@@ -44,23 +44,28 @@ impl Commands {
         self.journal_lost = true;
     }
 
-    /// At the end.
-    pub(in crate::sim) fn judge(&self, at: u64, before: u64, findings: &mut Findings) {
+    /// At the end: none ended twice.
+    pub(in crate::sim) fn judge(&self, at: u64, findings: &mut Findings) {
+        // What was replayed after the journal was lost is refused under an id that had ended.
+        if self.journal_lost {
+            return;
+        }
+        for (id, statuses) in self.ended.iter().filter(|(id, _)| self.accepted.contains_key(*id)) {
+            if statuses.len() > 1 {
+                findings.note(Promise::TerminalStatus, at, format!("command {id} ended as {statuses:?}"));
+            }
+        }
+    }
+
+    /// At the end of the calm: each that was accepted so long ago has ended.
+    pub(in crate::sim) fn judge_ended(&self, at: u64, before: u64, findings: &mut Findings) {
+        if self.results_evicted || self.journal_lost {
+            return;
+        }
         for (id, since) in self.accepted.iter().filter(|(_, since)| **since < before) {
-            match self.ended.get(id).map(BTreeSet::len) {
-                Some(1) => {}
-                None if self.results_evicted || self.journal_lost => {}
-                None => {
-                    let what =
-                        format!("command {id} was accepted at {} s and never ended for the fleet", since / 1_000);
-                    findings.note(Promise::TerminalStatus, at, what);
-                }
-                // What was replayed after the journal was lost is refused under an id that had ended.
-                Some(_) if self.journal_lost => {}
-                Some(_) => {
-                    let what = format!("command {id} ended as {:?}", self.ended.get(id));
-                    findings.note(Promise::TerminalStatus, at, what);
-                }
+            if !self.ended.contains_key(id) {
+                let what = format!("command {id} was accepted at {} s and never ended for the fleet", since / 1_000);
+                findings.note(Promise::TerminalStatus, at, what);
             }
         }
     }

@@ -18,7 +18,7 @@ pub(super) use message::{Message, json};
 pub(super) use records::Records;
 pub(super) use retries::Retries;
 
-use super::report::{Broken, Promise};
+use super::report::{Broken, NotJudged, Promise};
 
 /// Of one promise so many breaches are told: the first is what matters.
 const BROKEN_MAX: usize = 3;
@@ -27,6 +27,7 @@ const BROKEN_MAX: usize = 3;
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     broken: Vec<Broken>,
+    not_judged: Vec<NotJudged>,
 }
 
 impl Findings {
@@ -38,7 +39,14 @@ impl Findings {
         }
     }
 
-    pub(super) fn into_broken(self) -> Vec<Broken> {
-        self.broken
+    /// Notes that a promise can't be judged.
+    pub(super) fn leave_open(&mut self, promise: Promise, why: String) {
+        if self.not_judged.iter().all(|open| open.promise != promise) {
+            self.not_judged.push(NotJudged { promise, why });
+        }
+    }
+
+    pub(super) fn into_parts(self) -> (Vec<Broken>, Vec<NotJudged>) {
+        (self.broken, self.not_judged)
     }
 }

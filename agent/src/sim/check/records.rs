@@ -38,18 +38,21 @@ impl Records {
         self.duplicates
     }
 
-    /// At the end: what is neither stored nor with the broker must have been counted.
+    /// At the end: what is neither stored nor with the broker must have been counted. `found`: lost records that the next
+    /// agent will be told of when it opens the store, and count.
     pub(in crate::sim) fn judge(
         &self,
         at: u64,
         is_stored: impl Fn(Class, u64) -> bool,
         dropped: &BTreeMap<String, u64>,
+        found: u64,
         findings: &mut Findings,
     ) {
         let lost: Vec<u64> =
             self.open.iter().filter(|(seq, (class, _))| !is_stored(*class, **seq)).map(|(seq, _)| *seq).collect();
         let counted: u64 =
             dropped.iter().filter(|(reason, _)| !NEVER_STORED.contains(&reason.as_str())).map(|(_, n)| n).sum();
+        let counted = counted + found;
         if lost.len() as u64 > counted {
             let first: Vec<u64> = lost.iter().take(5).copied().collect();
             let what = format!(

@@ -104,6 +104,9 @@ impl World<'_> {
         let (action, target) = (doing.act.word(), doing.act.target());
         self.diary.acted(self.at, action, &target, &doing.trigger.to_string(), outcome.status);
         if reboots {
+            if matches!(doing.trigger, Trigger::Command(_)) {
+                self.left_alone_since = None;
+            }
             return self.reboot_machine();
         }
         if self.planted == Some(Planted::OutcomeLost) && self.dice.happens(0.3) {

@@ -121,6 +121,7 @@ impl World<'_> {
             FaultKind::Crash => self.strike_soon(Death::Killed),
             FaultKind::Restart => {
                 if let Some(agent) = &mut self.agent {
+                    self.left_alone_since = None;
                     agent.inbox.push_back(Input::Stop { reason: StopReason::Stopped });
                 }
             }
@@ -131,7 +132,10 @@ impl World<'_> {
                     self.lose_power("power cut");
                 }
             }
-            FaultKind::Reboot if self.machine_up => self.reboot_machine(),
+            FaultKind::Reboot if self.machine_up => {
+                self.left_alone_since = None;
+                self.reboot_machine();
+            }
             FaultKind::Cut => {
                 if let Some(conn) = self.connection() {
                     self.cut(conn);

@@ -45,7 +45,6 @@ pub(super) struct Agent {
     /// The first of them is at work.
     pub(super) store_busy: bool,
     pub(super) link: Option<(EffectId, ConnId)>,
-    pub(super) began: u64,
     pub(super) acts: BTreeMap<EffectId, u64>,
     /// It dies after so many more steps.
     dies_in: Option<(u64, Death)>,
@@ -86,6 +85,7 @@ impl World<'_> {
     }
 
     fn power_gone(&mut self) {
+        self.left_alone_since = None;
         self.power += 1;
         let since = self.times.powered_since.take();
         self.times.powered_ms += since.map_or(0, |since| self.at.saturating_sub(since));
@@ -136,6 +136,7 @@ impl World<'_> {
             firmware: self.gateway.firmware(),
             able: Action::ALL.iter().copied().collect(),
         };
+        self.left_alone_since.get_or_insert(self.at);
         self.life += 1;
         let now = self.now();
         let after = if self.life == 1 { "installation" } else { "an end" };
@@ -158,7 +159,6 @@ impl World<'_> {
             store: VecDeque::new(),
             store_busy: false,
             link: None,
-            began: self.at,
             acts: BTreeMap::new(),
             dies_in: None,
             exited: false,
@@ -249,6 +249,7 @@ impl World<'_> {
     /// The agent ends without a goodbye.
     pub(super) fn die(&mut self, death: Death) {
         let Some(mut agent) = self.agent.take() else { return };
+        self.left_alone_since = None;
         self.life += 1;
         let crash = match death {
             Death::Killed => Crash::Process,
@@ -331,6 +332,9 @@ impl World<'_> {
     fn went(&mut self, how: &'static str) {
         self.diary.note(self.at, What::Ended { how });
         let at = self.at;
+        if self.times.online_since.is_some() {
+            self.times.online_until = at;
+        }
         for (since, total) in [
             (&mut self.times.runs_since, &mut self.times.runs_ms),
             (&mut self.times.online_since, &mut self.times.online_ms),
@@ -370,6 +374,7 @@ impl World<'_> {
             }
             (false, Some(since)) => {
                 self.times.online_since = None;
+                self.times.online_until = self.at;
                 self.times.online_ms += self.at.saturating_sub(since);
                 self.times.offline_since = Some(self.at);
                 let sent = self.diary.summary.sent_bytes.saturating_sub(self.times.sent_before);

@@ -142,6 +142,9 @@ pub(super) struct World<'a> {
     /// How many agents there were: what belongs to an older one is ignored.
     life: u64,
     recovered: Option<Recovered>,
+    /// The agent that began then was not ended from outside since: what it owes by now is its own. `None`: it is off, or on
+    /// its way up again, for reasons that are not its own.
+    left_alone_since: Option<u64>,
     machine_up: bool,
     /// How often power came on or failed: what was begun on other power is void. It is on in [`Times::powered_since`].
     power: u64,
@@ -190,6 +193,8 @@ struct Times {
     online_since: Option<u64>,
     online_ms: u64,
     offline_since: Option<u64>,
+    /// There was a session until then.
+    online_until: u64,
     sent_before: u64,
 }
 
@@ -224,6 +229,7 @@ impl<'a> World<'a> {
             agent: None,
             life: 0,
             recovered: None,
+            left_alone_since: None,
             machine_up: false,
             power: 0,
             reboots: false,
@@ -346,23 +352,46 @@ impl<'a> World<'a> {
     fn judge(&mut self) {
         let (at, disk) = (self.at, &self.disk);
         let is_stored = |class, seq| disk.holds(class, seq);
+        let unsettled = self.unsettled();
+        let quiet_since = self.times.online_until.max(self.calm_at).max(self.left_alone_since.unwrap_or(0));
+        let found = self.recovered.iter().flat_map(|recovered| &recovered.losses).map(|loss| loss.records).sum();
         let Watch { findings, records, commands, .. } = &mut self.watch;
-        let Some(agent) = &self.agent else { return };
-        let ran_for = at.saturating_sub(agent.began);
-        let settled = at.saturating_sub(SETTLES_WITHIN_MS);
-        records.judge(at, is_stored, &self.diary.summary.dropped, findings);
-        if ran_for < SETTLES_WITHIN_MS || self.calm_at > settled || !self.network.is_covered() {
+        records.judge(at, is_stored, &self.diary.summary.dropped, found, findings);
+        commands.judge(at, findings);
+        if let Some(why) = unsettled {
+            findings.leave_open(Promise::TerminalStatus, why.clone());
+            findings.leave_open(Promise::Liveness, why);
             return;
         }
+        let settled = at.saturating_sub(SETTLES_WITHIN_MS);
         records.judge_drained(at, settled, is_stored, findings);
-        commands.judge(at, settled, findings);
-        if !agent.engine.is_online() {
-            findings.note(
-                Promise::Liveness,
-                at,
-                "there is no session with the broker, and nothing is in its way".into(),
-            );
+        commands.judge_ended(at, settled, findings);
+        if self.times.online_since.is_none() && quiet_since <= settled {
+            let quiet_s = at.saturating_sub(quiet_since) / 1_000;
+            let what = format!("there is no session with the broker for {quiet_s} s, and nothing is in its way");
+            findings.note(Promise::Liveness, at, what);
         }
+    }
+
+    /// Why it can't be asked of the agent that all is worked off; `None`: it can. That the agent, or a ladder of its own,
+    /// restarts over and over is no reason.
+    fn unsettled(&self) -> Option<String> {
+        let since = |at: u64| self.at.saturating_sub(at);
+        let short = |of: &str, ms: u64| {
+            format!("{of} {} s before the end, and {} s may be needed", ms / 1_000, SETTLES_WITHIN_MS / 1_000)
+        };
+        if since(self.calm_at) < SETTLES_WITHIN_MS {
+            return Some(short("the calm began", since(self.calm_at)));
+        }
+        if self.times.powered_since.is_none() {
+            return Some("the machine has no power".to_owned());
+        }
+        match self.left_alone_since.map(since) {
+            None => return Some("the machine or the agent is on its way up".to_owned()),
+            Some(ms) if ms < SETTLES_WITHIN_MS => return Some(short("the agent was started again from outside", ms)),
+            Some(_) => {}
+        }
+        (!self.network.is_covered()).then(|| "the link has no coverage".to_owned())
     }
 
     /// Closes the figures.
@@ -388,8 +417,9 @@ impl<'a> World<'a> {
         summary.store_max_bytes = self.watch.limits.most_bytes();
         let (timeline, summary) = self.diary.into_parts();
         let unmet = expect::judge(self.scenario, &timeline, &summary);
-        let broken = self.watch.findings.into_broken();
-        (Run { seed, trace_hash: self.trace.hash(), timeline, summary, broken, unmet }, self.history)
+        let (broken, not_judged) = self.watch.findings.into_parts();
+        let run = Run { seed, trace_hash: self.trace.hash(), timeline, summary, broken, not_judged, unmet };
+        (run, self.history)
     }
 }
 

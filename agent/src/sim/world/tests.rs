@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::super::plan::run;
-use super::super::report::{Moment, Run, What};
+use super::super::planted::Planted;
+use super::super::report::{Moment, NotJudged, Promise, Run, What};
 use super::super::scenario::{BatteryWorld, Fault, FaultKind, Scenario};
-use super::super::tests::{HOUR, lasting, plan, quiet};
+use super::super::tests::{HOUR, lasting, pings, plan, quiet};
 
 /// A seed that isn't run a second time.
 const ONCE: u64 = 2;
@@ -107,4 +108,33 @@ fn the_calm_charges_an_empty_battery() {
     });
     assert!(matches!(boots(&run)[..], [0, 600]), "{:?}", boots(&run));
     assert_eq!(run.broken, []);
+}
+
+fn open(run: &Run) -> Vec<Promise> {
+    run.not_judged.iter().map(|NotJudged { promise, .. }| *promise).collect()
+}
+
+#[test]
+fn what_a_machine_without_power_owes_is_not_called_held() {
+    let run = run_with(|scenario| {
+        scenario.battery = Some(BatteryWorld { mains_w: 0.0, ..small_battery() });
+        scenario.calm = Duration::ZERO;
+    });
+    assert_eq!(open(&run), [Promise::TerminalStatus, Promise::Liveness]);
+    assert_eq!(open(&run_with(|_| ())), []);
+}
+
+#[test]
+fn what_is_lost_before_the_power_goes_for_good_is_found() {
+    let mut scenario = quiet();
+    (scenario.lasts, scenario.calm) = (HOUR, Duration::ZERO);
+    // Results that are sent while packets vanish count as acknowledged: the bug.
+    scenario.commands = vec![pings(1)];
+    scenario.faults = (1..=12).map(|nth| lasting(FaultKind::HalfOpen, nth * HOUR / 20, HOUR / 60)).collect();
+    scenario.faults.push(lasting(FaultKind::PowerCut, HOUR * 5 / 6, HOUR / 6));
+    let well = plan(scenario);
+    assert_eq!(run(&well, ONCE).broken, []);
+    let buggy = super::super::Plan { planted: Some(Planted::TrimBeforeAck), ..well };
+    let lost = |run: Run| run.broken.iter().any(|broken| broken.promise == Promise::NothingLost);
+    assert!((ONCE..=16).any(|seed| lost(run(&buggy, seed))));
 }
