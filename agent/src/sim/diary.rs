@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::report::{Moment, Summary, What};
+use super::expect::Tallies;
+use super::report::{Moment, Summary, Unmet, What};
+use super::scenario::Scenario;
 use crate::engine::io::ActStatus;
 use crate::engine::metric::Value;
 use crate::engine::record::{Body, Event, EventKind, Field, Record};
 
-/// Moments kept of one run: a storm must not fill the memory. What comes after is only counted in the figures.
+/// Moments kept of one run: a storm must not fill the memory. What comes after is only counted, in the figures and for the
+/// expectations.
 const MOMENTS_MAX: usize = 200_000;
 /// How long a text of the timeline may be.
 const TEXT_MAX: usize = 200;
@@ -16,6 +19,7 @@ const TEXT_MAX: usize = 200;
 #[derive(Debug, Default)]
 pub(super) struct Diary {
     moments: Vec<Moment>,
+    tallies: Tallies,
     pub(super) summary: Summary,
     boot: u32,
     /// Remedies that were begun, by their id: which action.
@@ -27,14 +31,22 @@ pub(super) struct Diary {
 }
 
 impl Diary {
+    /// An empty one, that counts what this scenario expects.
+    pub(super) fn new(scenario: &Scenario) -> Self {
+        Self { tallies: Tallies::new(scenario), ..Self::default() }
+    }
+
     /// Another boot begins: 1 is the first.
     pub(super) const fn boot(&mut self, boot: u32) {
         self.boot = boot;
     }
 
     pub(super) fn note(&mut self, at_ms: u64, what: What) {
+        self.tallies.saw(at_ms, &what);
         if self.moments.len() < MOMENTS_MAX {
             self.moments.push(Moment { at_ms, boot: self.boot, what });
+        } else {
+            self.summary.moments_not_kept += 1;
         }
     }
 
@@ -109,9 +121,11 @@ impl Diary {
         self.totals.clone_from(totals);
     }
 
-    pub(super) fn into_parts(mut self) -> (Vec<Moment>, Summary) {
+    /// Timeline, figures, and the expectations that were not met.
+    pub(super) fn into_parts(mut self) -> (Vec<Moment>, Summary, Vec<Unmet>) {
         self.summary.standing = self.standing.into_iter().filter(|(_, stands)| *stands).map(|(rule, _)| rule).collect();
-        (self.moments, self.summary)
+        let unmet = self.tallies.judge(&self.summary);
+        (self.moments, self.summary, unmet)
     }
 
     fn event(&mut self, at_ms: u64, event: &Event) {
@@ -177,4 +191,27 @@ fn detail(event: &Event) -> String {
         line.push('…');
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenario::{Bounds, Expectation, Subject};
+    use super::super::tests::quiet;
+    use super::*;
+
+    #[test]
+    fn what_the_timeline_has_no_room_for_counts_all_the_same() {
+        let mut scenario = quiet();
+        let bounds = Bounds { at_most: Some(0.0), ..Bounds::default() };
+        scenario.expect = vec![Expectation { of: Subject::Alarm("hot".into()), bounds, text: "no heat".into() }];
+        let mut diary = Diary::new(&scenario);
+        for n in 0..MOMENTS_MAX as u64 {
+            diary.note(n, What::FaultEnded { name: "storm".into() });
+        }
+        let (rule, severity) = ("hot".into(), "warning");
+        diary.note(1_000_000, What::Alarm { rule, raised: true, severity, value: None, threshold: None });
+        let (moments, summary, unmet) = diary.into_parts();
+        assert_eq!((moments.len(), summary.moments_not_kept), (MOMENTS_MAX, 1));
+        assert_eq!(unmet[0].found, "raised once, the first after 16m 40s; at most 0 expected");
+    }
 }

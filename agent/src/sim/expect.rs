@@ -1,4 +1,5 @@
-//! Whether what a scenario's author expects came true: judged on the timeline and the figures, as a reader of them could.
+//! Whether what a scenario's author expects came true: counted as moments happen, since a timeline keeps only so many of
+//! them, and judged on the counts and the figures.
 //! It knows nothing of the world, and a run that could not show what was asked (a fault that never came) is no failure.
 
 use std::collections::BTreeSet;
@@ -6,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::network::millis;
-use super::report::{Measure, Moment, Summary, Unmet, What};
+use super::report::{Measure, Summary, Unmet, What};
 use super::scenario::{After, Bounds, Expectation, Scenario, Subject};
 use crate::engine::record::Status;
 
@@ -16,22 +17,99 @@ const HEALED: &str = "HEALED";
 const EXHAUSTED: &str = "EXHAUSTED";
 const LADDER_EXHAUSTED: &str = "ladder_exhausted";
 
-/// The expectations that were not met.
-pub(super) fn judge(scenario: &Scenario, timeline: &[Moment], summary: &Summary) -> Vec<Unmet> {
-    let unmet = |expectation: &Expectation| {
-        let found = found(expectation, timeline, summary)?;
-        Some(Unmet { expectation: expectation.text.clone(), found })
-    };
-    scenario.expect.iter().filter_map(unmet).collect()
+/// What has come of each expectation so far.
+#[derive(Debug, Default)]
+pub(super) struct Tallies(Vec<Tally>);
+
+#[derive(Debug)]
+struct Tally {
+    expectation: Expectation,
+    /// From when on something counts; `None`: after a fault that has not come yet.
+    from: Option<u64>,
+    /// Commands that were answered: one that comes twice is answered twice, with one result.
+    answered: BTreeSet<String>,
+    times: u64,
+    in_time: u64,
+    first: Option<u64>,
 }
 
-/// What was found instead; `None`: it was met.
-fn found(expectation: &Expectation, timeline: &[Moment], summary: &Summary) -> Option<String> {
-    let bounds = &expectation.bounds;
-    match &expectation.of {
-        Subject::Measure(measure) => figure(*measure, bounds, summary),
-        Subject::AlarmStands(rule) => stands(rule, bounds, summary),
-        happening => times(happening, bounds, timeline),
+impl Tallies {
+    pub(super) fn new(scenario: &Scenario) -> Self {
+        Self(scenario.expect.iter().cloned().map(Tally::new).collect())
+    }
+
+    /// Something happened.
+    pub(super) fn saw(&mut self, at_ms: u64, what: &What) {
+        self.0.iter_mut().for_each(|tally| tally.saw(at_ms, what));
+    }
+
+    /// The expectations that were not met.
+    pub(super) fn judge(self, summary: &Summary) -> Vec<Unmet> {
+        let unmet = |tally: Tally| {
+            let found = tally.found(summary)?;
+            Some(Unmet { expectation: tally.expectation.text, found })
+        };
+        self.0.into_iter().filter_map(unmet).collect()
+    }
+}
+
+impl Tally {
+    fn new(expectation: Expectation) -> Self {
+        let from = match &expectation.bounds.after {
+            None => Some(0),
+            Some(After::Time(time)) => Some(millis(*time)),
+            Some(After::Fault(_)) => None,
+        };
+        Self { expectation, from, answered: BTreeSet::new(), times: 0, in_time: 0, first: None }
+    }
+
+    fn saw(&mut self, at: u64, what: &What) {
+        let bounds = &self.expectation.bounds;
+        if let (None, Some(After::Fault(fault)), What::FaultBegan { name, .. }) = (self.from, &bounds.after, what) {
+            self.from = (name == fault).then_some(at);
+        }
+        if !is(&self.expectation.of, what) {
+            return;
+        }
+        if let What::Result { id: Some(id), .. } = what {
+            if !self.answered.insert(id.clone()) {
+                return;
+            }
+        }
+        let Some(from) = self.from.filter(|from| at >= *from) else { return };
+        self.times += 1;
+        self.first.get_or_insert(at);
+        self.in_time += u64::from(bounds.within.is_none_or(|within| at <= from.saturating_add(millis(within))));
+    }
+
+    /// What was found instead; `None`: it was met.
+    fn found(&self, summary: &Summary) -> Option<String> {
+        let bounds = &self.expectation.bounds;
+        match &self.expectation.of {
+            Subject::Measure(measure) => figure(*measure, bounds, summary),
+            Subject::AlarmStands(rule) => stands(rule, bounds, summary),
+            happening => self.counted(happening, bounds),
+        }
+    }
+
+    /// How often something happened in the time that counts.
+    fn counted(&self, happening: &Subject, bounds: &Bounds) -> Option<String> {
+        // Nothing is said of what comes after a fault that never came.
+        let from = self.from?;
+        #[expect(clippy::cast_precision_loss, reason = "moments of a run")]
+        if holds(self.in_time as f64, bounds) {
+            return None;
+        }
+        let expected = format!("{} expected{}", wanted(bounds), window(bounds));
+        let verb = verb(happening);
+        let Some(first) = self.first else { return Some(format!("never {verb}; {expected}")) };
+        let since = match bounds.after {
+            None => format!("after {}", human(first)),
+            Some(_) => format!("{} later", human(first.saturating_sub(from))),
+        };
+        let in_time =
+            if self.in_time == self.times { String::new() } else { format!(", {} of them in time", self.in_time) };
+        Some(format!("{verb} {}, the first {since}{in_time}; {expected}", often(self.times)))
     }
 }
 
@@ -54,51 +132,6 @@ fn stands(rule: &str, bounds: &Bounds, summary: &Summary) -> Option<String> {
     let raised = summary.alarms.get(rule).copied().unwrap_or_default();
     let word = if stands { "stands" } else { "doesn't stand" };
     Some(format!("{word} at the end, raised {} in all", often(raised)))
-}
-
-/// How often something happened in the time that counts.
-fn times(happening: &Subject, bounds: &Bounds, timeline: &[Moment]) -> Option<String> {
-    // Nothing is said of what comes after a fault that never came.
-    let from = begin(bounds.after.as_ref(), timeline)?;
-    let until = bounds.within.map_or(u64::MAX, |within| from.saturating_add(millis(within)));
-    // A command that comes twice is answered twice, with one result.
-    let mut answered = BTreeSet::new();
-    let mut is_first = |what: &What| match what {
-        What::Result { id: Some(id), .. } => answered.insert(id.clone()),
-        _ => true,
-    };
-    let all: Vec<u64> = timeline
-        .iter()
-        .filter(|moment| is(happening, &moment.what) && is_first(&moment.what))
-        .map(|moment| moment.at_ms)
-        .filter(|at| *at >= from)
-        .collect();
-    let counted = all.iter().filter(|at| **at <= until).count();
-    #[expect(clippy::cast_precision_loss, reason = "moments of a run")]
-    if holds(counted as f64, bounds) {
-        return None;
-    }
-    let expected = format!("{} expected{}", wanted(bounds), window(bounds));
-    let verb = verb(happening);
-    let Some(first) = all.first() else { return Some(format!("never {verb}; {expected}")) };
-    let since = match bounds.after {
-        None => format!("after {}", human(*first)),
-        Some(_) => format!("{} later", human(first.saturating_sub(from))),
-    };
-    let in_time = if counted == all.len() { String::new() } else { format!(", {counted} of them in time") };
-    Some(format!("{verb} {}, the first {since}{in_time}; {expected}", often(all.len() as u64)))
-}
-
-/// From when on something counts; `None`: from a fault that never came.
-fn begin(after: Option<&After>, timeline: &[Moment]) -> Option<u64> {
-    match after {
-        None => Some(0),
-        Some(After::Time(time)) => Some(millis(*time)),
-        Some(After::Fault(fault)) => timeline.iter().find_map(|moment| match &moment.what {
-            What::FaultBegan { name, .. } if name == fault => Some(moment.at_ms),
-            _ => None,
-        }),
-    }
 }
 
 /// Whether this is what an expectation counts.
@@ -164,6 +197,7 @@ fn human(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Moment;
     use super::*;
 
     fn at(at_s: u64, what: What) -> Moment {
@@ -208,7 +242,9 @@ mod tests {
             alarms: [("hot".to_owned(), 3)].into(),
             ..Summary::default()
         };
-        found(&Expectation { of, bounds, text: String::new() }, &timeline(), &summary)
+        let mut tally = Tally::new(Expectation { of, bounds, text: String::new() });
+        timeline().iter().for_each(|moment| tally.saw(moment.at_ms, &moment.what));
+        tally.found(&summary)
     }
 
     fn bounds(at_least: Option<f64>, at_most: Option<f64>) -> Bounds {

@@ -123,6 +123,8 @@ pub struct Summary {
     pub flash_bytes: u64,
     /// The most that the store took on disk.
     pub store_max_bytes: u64,
+    /// Moments that came after as many as a timeline keeps: they are counted, and not in it.
+    pub moments_not_kept: u64,
 }
 
 /// A figure that an expectation can be about.

@@ -268,6 +268,7 @@ impl Show<'_> {
         let (name, about) = (look::printable(&scenario.name), look::printable(&scenario.about));
         let mut text = format!("{name}: {about}\nseed {}, trace {:016x}\n\n", run.seed, run.trace_hash);
         text += &timeline::render(&run.timeline, self.args.extent(), "", self.look);
+        text += &summary::not_kept(&run.summary, self.look);
         text.push('\n');
         text += &summary::figures(&run.summary, self.look);
         text.push('\n');

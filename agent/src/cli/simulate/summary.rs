@@ -8,6 +8,14 @@ use super::look::{Look, Tone, bytes, count, labelled, plural, printable, span};
 use crate::sim::report::{Summary, Unmet};
 use crate::sim::scenario::Expectation;
 
+/// That the timeline has less than happened; empty where it hasn't.
+pub(super) fn not_kept(summary: &Summary, look: Look) -> String {
+    match summary.moments_not_kept {
+        0 => String::new(),
+        more => format!("{} {} not in the timeline, but counted\n", look.ellipsis(), plural(more, "later moment")),
+    }
+}
+
 /// The figures of a run, in a few lines.
 pub(super) fn figures(summary: &Summary, look: Look) -> String {
     let s = summary;

@@ -210,7 +210,11 @@ fn a_summary_says_what_was_done_and_what_was_given_up() {
         waiting: 3,
         flash_bytes: 14 * 1024,
         store_max_bytes: 2048,
+        moments_not_kept: 0,
     };
+    assert_eq!(summary::not_kept(&summary, PLAIN), "");
+    let cut_off = Summary { moments_not_kept: 1_200, ..Summary::default() };
+    assert_eq!(summary::not_kept(&cut_off, PLAIN), "… 1,200 later moments not in the timeline, but counted\n");
     assert_eq!(
         summary::figures(&summary, PLAIN),
         "\

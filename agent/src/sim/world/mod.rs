@@ -24,7 +24,7 @@ use super::network::{Network, millis};
 use super::planted::Planted;
 use super::report::{Promise, Run};
 use super::scenario::{FaultKind, Scenario};
-use super::{Plan, expect};
+use super::Plan;
 use crate::broker::{Broker, ConnId, Settings};
 use crate::config::CheckedConfig;
 use crate::engine::io::{Act, EffectId, LinkFault, Recovered, Trigger};
@@ -254,7 +254,7 @@ impl<'a> World<'a> {
                 limits: Limits::new(config.store.max_bytes, config.store.min_free_bytes),
                 retries: Retries::new(&config.mqtt.reconnect),
             },
-            diary: Diary::default(),
+            diary: Diary::new(scenario),
             trace: Trace::default(),
             times: Times::default(),
             history: History::default(),
@@ -415,8 +415,7 @@ impl<'a> World<'a> {
         summary.waiting = self.disk.records();
         summary.flash_bytes = self.disk.written_bytes();
         summary.store_max_bytes = self.watch.limits.most_bytes();
-        let (timeline, summary) = self.diary.into_parts();
-        let unmet = expect::judge(self.scenario, &timeline, &summary);
+        let (timeline, summary, unmet) = self.diary.into_parts();
         let (broken, not_judged) = self.watch.findings.into_parts();
         let run = Run { seed, trace_hash: self.trace.hash(), timeline, summary, broken, not_judged, unmet };
         (run, self.history)
