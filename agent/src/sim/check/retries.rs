@@ -12,9 +12,11 @@ use crate::config::Reconnect;
 const DRAWS: usize = 100;
 /// Around the middle of the range, as a fraction of the ceiling.
 const MEAN: std::ops::Range<f64> = 0.3..0.7;
-/// In any ten minutes there are not more tries than this: the ceiling grows from a second to minutes in a few of them.
-const TRIES_MAX: usize = 60;
+/// In any ten minutes there may be so many tries: the ceiling grows from a second to minutes in a few of them.
+const TRIES_MAX: f64 = 60.0;
 const WINDOW: Duration = Duration::from_secs(600);
+/// Where a config wants more: times the tries that draws of half the ceiling on average come to.
+const MARGIN: f64 = 1.5;
 
 /// Watches the tries to connect.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(in crate::sim) struct Retries {
     min_ms: f64,
     max_ms: f64,
     ceiling_ms: f64,
+    /// Tries that the config allows in [`WINDOW`].
+    tries_max: usize,
     draws: Vec<f64>,
     tries: VecDeque<u64>,
 }
@@ -30,7 +34,8 @@ impl Retries {
     pub(in crate::sim) fn new(reconnect: &Reconnect) -> Self {
         let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
         let (min_ms, max_ms) = (ms(reconnect.min), ms(reconnect.max));
-        Self { min_ms, max_ms, ceiling_ms: min_ms, draws: Vec::new(), tries: VecDeque::new() }
+        let tries_max = tries_max(reconnect);
+        Self { min_ms, max_ms, ceiling_ms: min_ms, tries_max, draws: Vec::new(), tries: VecDeque::new() }
     }
 
     /// The backoff began anew.
@@ -61,9 +66,49 @@ impl Retries {
             self.tries.pop_front();
         }
         self.tries.push_back(at);
-        if self.tries.len() > TRIES_MAX {
-            let what = format!("{} tries to connect within {} s", self.tries.len(), WINDOW.as_secs());
+        if self.tries.len() > self.tries_max {
+            let (tries, most) = (self.tries.len(), self.tries_max);
+            let what = format!("{tries} tries to connect within {} s, at most {most} fit", WINDOW.as_secs());
             findings.note(Promise::SpreadRetries, at, what);
         }
+    }
+}
+
+/// What draws between nothing and the ceiling come to at the very most: while it grows, once it has grown, and each time that
+/// a session was stable and it begins anew.
+fn tries_max(reconnect: &Reconnect) -> usize {
+    let seconds = |duration: Duration| duration.as_secs_f64().max(0.001);
+    let (min, max, window) = (seconds(reconnect.min), seconds(reconnect.max), WINDOW.as_secs_f64());
+    let grows = (max / min).log2().max(0.0);
+    let steady = window / (max / 2.0);
+    let anew = window / (reconnect.stable_after.as_secs_f64() + min / 2.0);
+    let most = (MARGIN * steady + anew + grows).max(TRIES_MAX).ceil();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count; the cast saturates")]
+    let most = most as usize;
+    most
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reconnect(min_s: u64, max_s: u64, stable_after_s: u64) -> Reconnect {
+        let [min, max, stable_after] = [min_s, max_s, stable_after_s].map(Duration::from_secs);
+        Reconnect { min, max, stable_after }
+    }
+
+    #[test]
+    fn as_many_tries_are_taken_for_hammering_as_the_config_does_not_explain() {
+        assert_eq!(tries_max(&reconnect(1, 300, 60)), 60, "the defaults");
+        // Two and a half seconds on average: 240 in ten minutes.
+        let often = tries_max(&reconnect(1, 5, 60));
+        assert!((300..400).contains(&often), "{often}");
+        let mut findings = Findings::default();
+        let mut retries = Retries::new(&reconnect(1, 5, 60));
+        (0..1_000).for_each(|n| retries.tried(n * 2_500, &mut findings));
+        assert_eq!(findings.into_parts().0, []);
+        let mut findings = Findings::default();
+        (0..1_000).for_each(|n| retries.tried(3_000_000 + n * 1_000, &mut findings));
+        assert!(!findings.into_parts().0.is_empty(), "a try a second is too much for it all the same");
     }
 }
