@@ -11,7 +11,9 @@ mod tests;
 mod trace;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use super::Plan;
 use super::agenda::Agenda;
 use super::check::{Acts, Commands, Dates, Findings, Limits, Records, Retries};
 use super::clock::Clock;
@@ -24,7 +26,6 @@ use super::network::{Network, millis};
 use super::planted::Planted;
 use super::report::{Promise, Run};
 use super::scenario::{FaultKind, Scenario};
-use super::Plan;
 use crate::broker::{Broker, ConnId, Settings};
 use crate::config::CheckedConfig;
 use crate::engine::io::{Act, EffectId, LinkFault, Recovered, Trigger};
@@ -34,9 +35,10 @@ use crate::wire::keys::KeyError;
 use machine::Agent;
 use trace::Trace;
 
-/// Records and commands younger than this at the end of the calm may still be under way: the longest that a try to
-/// connect waits, twice, and what a drain takes.
+/// Records and commands younger than this at the end of the calm may still be under way, with the defaults of the config.
 const SETTLES_WITHIN_MS: u64 = 30 * 60 * 1_000;
+/// Of that, what a command or a drain takes by itself, however soon there is a session.
+const DRAINS_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// Turns at one instant, after which the engine is found to spin.
 const TURNS_MAX: u32 = 20_000;
 
@@ -128,6 +130,8 @@ pub(super) struct World<'a> {
     at: u64,
     calm_at: u64,
     end: u64,
+    /// See [`settles_within`].
+    settles_ms: u64,
     agenda: Agenda<Event>,
     clock: Clock,
     disk: Disk,
@@ -217,6 +221,7 @@ impl<'a> World<'a> {
             at: 0,
             calm_at: end.saturating_sub(millis(scenario.calm)),
             end,
+            settles_ms: settles_within(&config),
             agenda: Agenda::new(),
             clock: Clock::new(scenario.clock.clone(), scenario.starts, part("clock")),
             disk: Disk::new(&scenario.disk, config.store.max_bytes, part("disk")),
@@ -363,7 +368,7 @@ impl<'a> World<'a> {
             findings.leave_open(Promise::Liveness, why);
             return;
         }
-        let settled = at.saturating_sub(SETTLES_WITHIN_MS);
+        let settled = at.saturating_sub(self.settles_ms);
         records.judge_drained(at, settled, is_stored, findings);
         commands.judge_ended(at, settled, findings);
         if self.times.online_since.is_none() && quiet_since <= settled {
@@ -378,9 +383,9 @@ impl<'a> World<'a> {
     fn unsettled(&self) -> Option<String> {
         let since = |at: u64| self.at.saturating_sub(at);
         let short = |of: &str, ms: u64| {
-            format!("{of} {} s before the end, and {} s may be needed", ms / 1_000, SETTLES_WITHIN_MS / 1_000)
+            format!("{of} {} s before the end, and {} s may be needed", ms / 1_000, self.settles_ms / 1_000)
         };
-        if since(self.calm_at) < SETTLES_WITHIN_MS {
+        if since(self.calm_at) < self.settles_ms {
             return Some(short("the calm began", since(self.calm_at)));
         }
         if self.times.powered_since.is_none() {
@@ -388,7 +393,7 @@ impl<'a> World<'a> {
         }
         match self.left_alone_since.map(since) {
             None => return Some("the machine or the agent is on its way up".to_owned()),
-            Some(ms) if ms < SETTLES_WITHIN_MS => return Some(short("the agent was started again from outside", ms)),
+            Some(ms) if ms < self.settles_ms => return Some(short("the agent was started again from outside", ms)),
             Some(_) => {}
         }
         (!self.network.is_covered()).then(|| "the link has no coverage".to_owned())
@@ -434,12 +439,21 @@ impl Times {
     }
 }
 
+/// How long it may take until all is worked off once nothing is in the way: the longest that a try to connect waits, twice,
+/// a connection that has to be found dead before, the next publish, and a drain.
+fn settles_within(config: &CheckedConfig) -> u64 {
+    let mqtt = &config.mqtt;
+    let telemetry = config.telemetry.report_interval + config.telemetry.publish_interval;
+    let needed = 2 * mqtt.reconnect.max + 2 * mqtt.keep_alive + telemetry + DRAINS_WITHIN;
+    millis(needed).max(SETTLES_WITHIN_MS)
+}
+
 /// A config that forbids nothing: what the planted bug tells the agent.
 fn allow_all(config: &CheckedConfig) -> CheckedConfig {
     let mut config = config.clone();
     config.remediation.allow = crate::config::Action::ALL.to_vec();
     config.remediation.budget.clear();
-    config.remediation.min_uptime = std::time::Duration::ZERO;
+    config.remediation.min_uptime = Duration::ZERO;
     config.remediation.min_battery_pct = 0.0;
     config
 }

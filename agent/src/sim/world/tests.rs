@@ -6,7 +6,7 @@ use super::super::plan::run;
 use super::super::planted::Planted;
 use super::super::report::{Moment, NotJudged, Promise, Run, What};
 use super::super::scenario::{BatteryWorld, Fault, FaultKind, Scenario};
-use super::super::tests::{HOUR, lasting, pings, plan, quiet};
+use super::super::tests::{HOUR, configured, lasting, pings, plan, quiet};
 
 /// A seed that isn't run a second time.
 const ONCE: u64 = 2;
@@ -137,4 +137,20 @@ fn what_is_lost_before_the_power_goes_for_good_is_found() {
     let buggy = super::super::Plan { planted: Some(Planted::TrimBeforeAck), ..well };
     let lost = |run: Run| run.broken.iter().any(|broken| broken.promise == Promise::NothingLost);
     assert!((ONCE..=16).any(|seed| lost(run(&buggy, seed))));
+}
+
+#[test]
+fn nothing_is_held_against_a_config_that_sends_seldom_and_a_calm_too_short_for_it_is_told() {
+    let seldom = "[telemetry]\npublish_interval = \"1h\"\n";
+    let patient = "[mqtt.reconnect]\nmax = \"2h\"\n";
+    let run_of = |config: &str, calm| {
+        let mut scenario = quiet();
+        scenario.calm = calm;
+        scenario.faults = vec![lasting(FaultKind::BrokerDown, HOUR, 9 * HOUR)];
+        let run = run(&configured(scenario, config), ONCE);
+        assert_eq!(run.broken, []);
+        open(&run)
+    };
+    assert_eq!(run_of(seldom, 2 * HOUR), []);
+    assert_eq!(run_of(patient, 2 * HOUR), [Promise::TerminalStatus, Promise::Liveness]);
 }
