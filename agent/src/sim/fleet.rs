@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::network::millis;
+use super::report::Broken;
 use super::scenario::{Fault, FaultKind, Scenario, When};
 use super::{Plan, run_in_full};
 
@@ -12,11 +13,11 @@ use super::{Plan, run_in_full};
 const GOES_AT: Duration = Duration::from_secs(600);
 /// How long it stays away: until waiting times have grown to their ceiling.
 const OUTAGE: Duration = Duration::from_secs(3_600);
-/// How long the return is looked at.
-const LOOK: Duration = Duration::from_secs(900);
+/// How long the return is looked at, beside the longest wait that the config allows.
+const LOOK: Duration = Duration::from_secs(600);
 
 /// A fleet's return after an outage of its broker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Return {
     /// When the broker came back, in seconds since the begin of the outage.
     pub back_at_s: u64,
@@ -24,25 +25,45 @@ pub struct Return {
     pub tries: Vec<u32>,
     /// Sessions that came about in each second.
     pub sessions: Vec<u32>,
+    /// Seeds of the gateways that had no session after the broker came back.
+    pub missing: Vec<u64>,
+    /// Promises that were broken, with the seeds of those that broke them.
+    pub broken: Vec<(u64, Broken)>,
+}
+
+impl Return {
+    /// Whether all came back, and kept every promise.
+    #[must_use]
+    pub fn all_well(&self) -> bool {
+        self.missing.is_empty() && self.broken.is_empty()
+    }
 }
 
 /// Runs a fleet of gateways through an outage of their broker. Of the plan's scenario the network, the clock and the machine
 /// are taken, not its faults.
 #[must_use]
 pub fn fleet(plan: &Plan, gateways: u32, seed: u64) -> Return {
-    let plan = Plan { scenario: outage(&plan.scenario), ..plan.clone() };
-    let seconds = (OUTAGE + LOOK).as_secs();
+    let look = LOOK + plan.config.mqtt.reconnect.max;
+    let plan = Plan { scenario: outage(&plan.scenario, look), ..plan.clone() };
+    let seconds = (OUTAGE + look).as_secs();
     let empty = vec![0; usize::try_from(seconds).unwrap_or(0)];
-    let mut seen = Return { back_at_s: OUTAGE.as_secs(), tries: empty.clone(), sessions: empty };
+    let mut seen = Return { back_at_s: OUTAGE.as_secs(), tries: empty.clone(), sessions: empty, ..Return::default() };
+    let back_at = millis(GOES_AT + OUTAGE);
     for gateway in 0..gateways {
-        let (_, history) = run_in_full(&plan, seed.wrapping_add(u64::from(gateway)));
+        let seed = seed.wrapping_add(u64::from(gateway));
+        let (run, history) = run_in_full(&plan, seed);
+        seen.broken.extend(run.broken.into_iter().map(|broken| (seed, broken)));
+        // Nobody has a session through the outage: one that is had begins after it.
+        if history.sessions.last().is_none_or(|at| *at < back_at) {
+            seen.missing.push(seed);
+        }
         count(&history.tries, &mut seen.tries);
         count(&history.sessions, &mut seen.sessions);
     }
     seen
 }
 
-fn outage(scenario: &Scenario) -> Scenario {
+fn outage(scenario: &Scenario, look: Duration) -> Scenario {
     let down = Fault {
         name: "outage".into(),
         kind: FaultKind::BrokerDown,
@@ -50,7 +71,7 @@ fn outage(scenario: &Scenario) -> Scenario {
         lasts: (OUTAGE, OUTAGE),
     };
     Scenario {
-        lasts: GOES_AT + OUTAGE + LOOK,
+        lasts: GOES_AT + OUTAGE + look,
         calm: Duration::ZERO,
         faults: vec![down],
         commands: Vec::new(),

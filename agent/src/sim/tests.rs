@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::planted::Planted;
 use super::report::{Promise, What};
 use super::scenario::{
-    ClockWorld, DiskWorld, ErrorsWorld, Fault, FaultKind, HostWorld, LinkWorld, NetworkWorld, Scenario, When,
+    BatteryWorld, ClockWorld, DiskWorld, ErrorsWorld, Fault, FaultKind, HostWorld, LinkWorld, NetworkWorld, Scenario,
+    When,
 };
 use super::*;
 use crate::config;
@@ -162,4 +163,29 @@ fn a_fleet_comes_back_spread_over_the_ceiling() {
     assert_eq!(sessions, 60, "all come back within the time that is looked at");
     let peak = came.tries[back_at..].iter().max().copied().unwrap();
     assert!(peak <= 6, "{peak} of 60 tried within one second");
+    assert!(came.all_well(), "{came:?}");
+}
+
+#[test]
+fn a_gateway_that_never_comes_back_and_a_broken_promise_are_told() {
+    let mut scenario = quiet();
+    // It lasts half an hour.
+    scenario.battery = Some(BatteryWorld {
+        capacity_wh: 1.0,
+        charge_pct: 100.0,
+        load_w: 2.0,
+        sun_w: 0.0,
+        daylight: HOUR,
+        sky: (1.0, 1.0),
+        mains_w: 0.0,
+        off_pct: 2.0,
+        on_pct: 10.0,
+    });
+    assert_eq!(fleet(&plan(scenario), 2, 7).missing, [7, 8]);
+    let patient = fleet(&configured(quiet(), "[mqtt.reconnect]\nmax = \"1h\""), 8, 1);
+    assert_eq!(patient.missing, Vec::<u64>::new(), "what the config makes them wait is looked at");
+    let mut buggy = Plan { planted: Some(Planted::WallClockAge), ..plan(quiet()) };
+    buggy.scenario.clock.boots_at = Some(Unix(0));
+    let wrong = fleet(&buggy, 1, 3);
+    assert!(wrong.broken.iter().any(|(seed, broken)| (*seed, broken.promise) == (3, Promise::TimeOrder)), "{wrong:?}");
 }

@@ -5,8 +5,11 @@ use std::fmt::Write as _;
 use serde_json::{Value as Json, json};
 
 use super::figures::real;
-use super::look::{Look, count, plural, span};
+use super::look::{Look, Tone, count, plural, printable, span};
+use super::promises;
+use super::replay::Replay;
 use crate::sim::Return;
+use crate::sim::report::Broken;
 
 /// How high a plot is, in lines.
 const HEIGHT: usize = 8;
@@ -32,8 +35,25 @@ pub(super) fn render(came: &Return, gateways: u32, seed: u64, look: Look) -> Str
     text
 }
 
+/// Gateways that did not come back, and promises that were broken on the way; empty where all is well.
+pub(super) fn wrong(came: &Return, replay: &Replay, look: Look) -> String {
+    let mut text = String::new();
+    if let Some(first) = came.missing.first() {
+        let missing = plural(came.missing.len() as u64, "gateway");
+        let title = format!("{missing} did not come back, the first of seed {first}");
+        let _ = writeln!(text, "{}\n  replay  {}", look.paint(Tone::Bad, &title), replay.fleet_of_one(*first));
+    }
+    if let Some((seed, first)) = came.broken.first() {
+        let title = format!("BROKEN PROMISES, {} in all; the first:", came.broken.len());
+        let _ = writeln!(text, "{}\n  {}", look.paint(Tone::Bad, &title), promises::words(first.promise));
+        let _ = writeln!(text, "  found   {}\n  replay  {}", printable(&first.what), replay.fleet_of_one(*seed));
+    }
+    text
+}
+
 /// The same for a program.
-pub(super) fn json(came: &Return, gateways: u32, seed: u64) -> Json {
+pub(super) fn json(came: &Return, gateways: u32, seed: u64, replay: &Replay) -> Json {
+    let broken = |(seed, broken): &(u64, Broken)| json!({ "seed": seed, "broken": broken, "replay": replay.fleet_of_one(*seed) });
     json!({
         "gateways": gateways,
         "seed": seed,
@@ -44,6 +64,8 @@ pub(super) fn json(came: &Return, gateways: u32, seed: u64) -> Json {
         "peak_sessions_per_s": peak(&came.sessions),
         "tries_per_s": came.tries,
         "sessions_per_s": came.sessions,
+        "missing": came.missing,
+        "broken": came.broken.iter().map(broken).collect::<Vec<_>>(),
     })
 }
 

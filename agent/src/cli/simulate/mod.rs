@@ -256,11 +256,12 @@ impl Show<'_> {
     fn fleet(&self, gateways: u32) -> anyhow::Result<u8> {
         let came = sim::fleet(&self.plan, gateways, self.args.seed);
         if self.args.json {
-            write_json(&fleet::json(&came, gateways, self.args.seed))?;
+            write_json(&fleet::json(&came, gateways, self.args.seed, &self.replay))?;
         } else {
             self.say(&fleet::render(&came, gateways, self.args.seed, self.look))?;
+            self.say(&fleet::wrong(&came, &self.replay, self.look))?;
         }
-        Ok(DONE)
+        Ok(if came.all_well() { DONE } else { FAILED })
     }
 
     fn run_as_text(&self, run: &Run) -> String {

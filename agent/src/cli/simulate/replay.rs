@@ -30,6 +30,11 @@ impl Replay {
         }
         words.join(" ")
     }
+
+    /// The same for one gateway of a fleet.
+    pub(super) fn fleet_of_one(&self, seed: u64) -> String {
+        self.command(seed) + " --fleet 1"
+    }
 }
 
 fn quoted_path(path: &Path) -> String {

@@ -360,7 +360,12 @@ fn every_seed_runs_once_on_however_many_threads() {
 
 #[test]
 fn a_fleets_return_is_plotted_with_its_axes_its_peak_and_its_mean() {
-    let came = Return { back_at_s: 4, tries: vec![0, 2, 2, 2, 16, 8, 4, 2], sessions: vec![0, 0, 0, 0, 4, 8, 4, 0] };
+    let came = Return {
+        back_at_s: 4,
+        tries: vec![0, 2, 2, 2, 16, 8, 4, 2],
+        sessions: vec![0, 0, 0, 0, 4, 8, 4, 0],
+        ..Return::default()
+    };
     let narrow = Look { width: 40, ..PLAIN };
     let text = fleet::render(&came, 20, 1, narrow);
     assert_eq!(
@@ -402,7 +407,7 @@ full jitter: at most 16 tries per second once the broker was back; all at once i
 
 #[test]
 fn without_utf_8_a_plot_is_ascii() {
-    let came = Return { back_at_s: 10, tries: (0..100).collect(), sessions: vec![1; 100] };
+    let came = Return { back_at_s: 10, tries: (0..100).collect(), sessions: vec![1; 100], ..Return::default() };
     assert!(fleet::render(&came, 100, 1, ASCII).is_ascii());
     assert!(!fleet::render(&came, 100, 1, PLAIN).is_ascii());
 }
@@ -411,7 +416,7 @@ fn without_utf_8_a_plot_is_ascii() {
 fn a_plot_fits_its_width_and_shows_the_busiest_second_of_each_column() {
     let mut tries = vec![1; 10_000];
     tries[7_777] = 900;
-    let came = Return { back_at_s: 5_000, tries, sessions: Vec::new() };
+    let came = Return { back_at_s: 5_000, tries, sessions: Vec::new(), ..Return::default() };
     let text = fleet::render(&came, 1_000, 1, PLAIN);
     assert!(text.lines().take(14).all(|line| line.chars().count() <= 80), "{text}");
     assert!(text.contains("peak 900"), "{text}");
@@ -421,9 +426,9 @@ fn a_plot_fits_its_width_and_shows_the_busiest_second_of_each_column() {
 
 #[test]
 fn a_fleet_that_never_tries_is_said_to_and_divides_nothing_by_zero() {
-    let came = Return { back_at_s: 0, tries: Vec::new(), sessions: Vec::new() };
+    let came = Return { back_at_s: 0, tries: Vec::new(), sessions: Vec::new(), ..Return::default() };
     assert!(fleet::render(&came, 10, 1, PLAIN).ends_with("no gateway tried to connect after the broker was back\n"));
-    assert_eq!(fleet::json(&came, 10, 1)["all_back_after_s"], Json::Null);
+    assert_eq!(fleet::json(&came, 10, 1, &replay())["all_back_after_s"], Json::Null);
 }
 
 #[test]
@@ -444,4 +449,28 @@ fn what_was_not_judged_is_told_and_not_counted_as_held() {
     assert!(text.contains("\n  seed 3: the machine has no power\n"), "{text}");
     assert_eq!(totals.json(&plan, seeds, took, &replay())["not_judged"][0]["first"]["seed"], 3);
     assert!(totals.all_well(), "it is no failure");
+}
+
+#[test]
+fn what_went_wrong_with_a_fleet_is_told_with_its_seed_and_how_to_see_it_again() {
+    let well = Return::default();
+    assert_eq!(fleet::wrong(&well, &replay(), PLAIN), "");
+    let came = Return {
+        missing: vec![7, 9],
+        broken: vec![(8, broken(Promise::AtMostOnce, "c1 ran twice"))],
+        ..Return::default()
+    };
+    assert!(well.all_well() && !came.all_well());
+    assert_eq!(
+        fleet::wrong(&came, &replay(), PLAIN),
+        "\
+2 gateways did not come back, the first of seed 7
+  replay  fieldmedic simulate winter.toml --seed 7 --fleet 1
+BROKEN PROMISES, 1 in all; the first:
+  a command takes effect at most once
+  found   c1 ran twice
+  replay  fieldmedic simulate winter.toml --seed 8 --fleet 1
+"
+    );
+    assert_eq!(fleet::json(&came, 10, 1, &replay())["broken"][0]["seed"], 8);
 }
