@@ -146,9 +146,14 @@ impl World<'_> {
         self.agent.as_ref().and_then(|agent| agent.link).map(|(_, conn)| conn)
     }
 
-    pub(super) fn arrives_at_broker(&mut self, conn: ConnId, packet: Packet) {
+    pub(super) fn arrives_at_broker(&mut self, conn: ConnId, mut packet: Packet) {
         if !self.network.is_open(conn) {
             return;
+        }
+        if let Packet::Connect(connect) = &mut packet {
+            // A broker keeps no session for longer than it is set up to, whatever a client asks for.
+            let kept_s = u32::try_from(self.scenario.network.session_expiry.as_secs()).unwrap_or(u32::MAX);
+            connect.session_expiry_s = connect.session_expiry_s.min(kept_s);
         }
         match &packet {
             Packet::Connect(_) if self.is_active(|fault| matches!(fault, FaultKind::BrokerRefuses)) => {

@@ -154,3 +154,21 @@ fn nothing_is_held_against_a_config_that_sends_seldom_and_a_calm_too_short_for_i
     assert_eq!(run_of(seldom, 2 * HOUR), []);
     assert_eq!(run_of(patient, 2 * HOUR), [Promise::TerminalStatus, Promise::Liveness]);
 }
+
+#[test]
+fn the_broker_forgets_a_session_after_its_expiry() {
+    let sessions = |session_expiry| {
+        let run = run_with(|scenario| {
+            scenario.network.session_expiry = session_expiry;
+            scenario.faults = vec![lasting(FaultKind::Cut, HOUR, HOUR)];
+        });
+        assert_eq!(run.broken, []);
+        let kept = |what: &What| match what {
+            What::Connected { session_present, .. } => Some(*session_present),
+            _ => None,
+        };
+        run.timeline.iter().filter_map(|moment| kept(&moment.what)).collect::<Vec<_>>()
+    };
+    assert_eq!(sessions(2 * HOUR), [false, true]);
+    assert_eq!(sessions(HOUR / 2), [false, false]);
+}
