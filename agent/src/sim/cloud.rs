@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::dice::Dice;
+use super::planted::Planted;
 use super::scenario::{Flaw, Order};
 use crate::config::{CheckedConfig, TrustedKey};
 use crate::engine::time::Unix;
@@ -30,6 +31,9 @@ pub(super) struct Cloud {
     sent: u64,
     /// Commands that the agent has to answer for once it has acknowledged them: by payload.
     answerable: BTreeMap<Vec<u8>, String>,
+    /// What is wrong with commands that name one, by id.
+    flaws: BTreeMap<String, Flaw>,
+    planted: Option<Planted>,
 }
 
 /// Messages remembered; more than a broker's queue holds.
@@ -46,7 +50,7 @@ pub(super) struct Message {
 }
 
 impl Cloud {
-    pub(super) fn new(config: &CheckedConfig, mut dice: Dice) -> Result<Self, KeyError> {
+    pub(super) fn new(config: &CheckedConfig, planted: Option<Planted>, mut dice: Dice) -> Result<Self, KeyError> {
         let mut key = || SigningKey::from_seed(std::array::from_fn(|_| u8::try_from(dice.below(256)).unwrap_or(0)));
         Ok(Self {
             trusted: key()?,
@@ -57,6 +61,8 @@ impl Cloud {
             nonce: None,
             sent: 0,
             answerable: BTreeMap::new(),
+            flaws: BTreeMap::new(),
+            planted,
         })
     }
 
@@ -88,6 +94,9 @@ impl Cloud {
 
     /// A message was published. One that is genuine has to be answered for.
     pub(super) fn remember(&mut self, message: &Message) {
+        if let Some(flaw) = message.flaw {
+            self.flaws.insert(message.id.clone(), flaw);
+        }
         let genuine = matches!(message.flaw, None | Some(Flaw::Replayed | Flaw::Expired));
         if genuine && self.answerable.len() < REMEMBERED_MAX {
             self.answerable.insert(message.payload.clone(), message.id.clone());
@@ -99,11 +108,18 @@ impl Cloud {
         self.answerable.get(payload).cloned()
     }
 
+    /// What is wrong with a command.
+    pub(super) fn flaw_of(&self, id: &str) -> Option<Flaw> {
+        self.flaws.get(id).copied()
+    }
+
     fn token(&self, order: &Order, id: &CommandId, date: Unix) -> Option<String> {
         let now_s = date.0.div_euclid(1_000);
         let expires_s = i64::try_from(order.expires.as_secs()).unwrap_or(i64::MAX);
         let (iat, exp) = match order.flaw {
-            Some(Flaw::Expired) => (now_s - EXPIRED_FOR_S - expires_s, now_s - EXPIRED_FOR_S),
+            Some(Flaw::Expired) if self.planted != Some(Planted::ExpiryIgnored) => {
+                (now_s - EXPIRED_FOR_S - expires_s, now_s - EXPIRED_FOR_S)
+            }
             _ => (now_s, now_s.saturating_add(expires_s)),
         };
         let audience = match (&order.flaw, &order.group) {
@@ -116,7 +132,10 @@ impl Cloud {
             claims = claims.arg(key, Json::clone(value));
         }
         let claims = claims.nonce(self.nonce.clone().filter(|_| order.nonce));
-        let key = if order.flaw == Some(Flaw::Forged) { &self.untrusted } else { &self.trusted };
+        // To an agent that asks for no signature any is as good as the operator's, and to one that reads no date any is as
+        // good as a fresh one.
+        let forged = order.flaw == Some(Flaw::Forged) && self.planted != Some(Planted::SignatureIgnored);
+        let key = if forged { &self.untrusted } else { &self.trusted };
         sign(&claims, KID, key).ok()
     }
 

@@ -24,6 +24,10 @@ pub enum Planted {
     OutcomeLost,
     /// What the config allows is not asked.
     AllowsAll,
+    /// Whoever signs a command, it is obeyed.
+    SignatureIgnored,
+    /// A command is obeyed when it has expired.
+    ExpiryIgnored,
     /// Chance that no seed governs.
     WildDice,
     /// The queue to the store takes whatever comes.
@@ -42,6 +46,8 @@ impl Planted {
         Self::NeverEvicts,
         Self::OutcomeLost,
         Self::AllowsAll,
+        Self::SignatureIgnored,
+        Self::ExpiryIgnored,
         Self::WildDice,
         Self::NoQueueBound,
     ];
@@ -59,6 +65,8 @@ impl Planted {
             Self::NeverEvicts => "never-evicts",
             Self::OutcomeLost => "outcome-lost",
             Self::AllowsAll => "allows-all",
+            Self::SignatureIgnored => "signature-ignored",
+            Self::ExpiryIgnored => "expiry-ignored",
             Self::WildDice => "wild-dice",
             Self::NoQueueBound => "no-queue-bound",
         }
@@ -76,7 +84,9 @@ impl Planted {
         match self {
             Self::AckBeforeCommit => &[Promise::NothingLost, Promise::TerminalStatus],
             Self::DedupeForgotten => &[Promise::AtMostOnce],
-            Self::BudgetInMemory | Self::AllowsAll => &[Promise::NothingForbidden],
+            Self::BudgetInMemory | Self::AllowsAll | Self::SignatureIgnored | Self::ExpiryIgnored => {
+                &[Promise::NothingForbidden]
+            }
             Self::TrimBeforeAck => &[Promise::NothingLost],
             Self::WallClockAge => &[Promise::TimeOrder],
             Self::NoJitter => &[Promise::SpreadRetries],

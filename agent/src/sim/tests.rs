@@ -189,3 +189,22 @@ fn a_gateway_that_never_comes_back_and_a_broken_promise_are_told() {
     let wrong = fleet(&buggy, 1, 3);
     assert!(wrong.broken.iter().any(|(seed, broken)| (*seed, broken.promise) == (3, Promise::TimeOrder)), "{wrong:?}");
 }
+
+#[test]
+fn a_command_that_is_forged_expired_or_not_for_this_gateway_and_acts_is_caught() {
+    let mut scenario = quiet();
+    (scenario.lasts, scenario.calm) = (2 * HOUR, HOUR / 4);
+    let restart = |flaw| scenario::Order {
+        name: "restart_unit".into(),
+        args: [("unit".to_owned(), "app.service".into())].into_iter().collect(),
+        when: When::At(vec![HOUR]),
+        flaw: Some(flaw),
+        ..pings(1)
+    };
+    scenario.commands = scenario::Flaw::ALL.map(restart).into();
+    let plan = plan(scenario);
+    assert_eq!(run(&plan, ONCE).broken, []);
+    for bug in [Planted::SignatureIgnored, Planted::ExpiryIgnored] {
+        assert!(caught(&plan, bug, ONCE..=ONCE).is_some(), "{bug:?}");
+    }
+}

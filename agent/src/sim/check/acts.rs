@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::super::report::Promise;
+use super::super::scenario::Flaw;
 use super::Findings;
 use crate::config::{Action, CheckedConfig, QuarantineLevel};
 use crate::engine::io::{Act, Trigger};
@@ -77,8 +78,15 @@ impl Acts {
         }
     }
 
-    /// The agent lets something be done to the gateway.
-    pub(in crate::sim) fn begun(&mut self, moment: Moment, act: &Act, trigger: &Trigger, findings: &mut Findings) {
+    /// The agent lets something be done to the gateway. `flaw`: what is wrong with the command that wants it.
+    pub(in crate::sim) fn begun(
+        &mut self,
+        moment: Moment,
+        act: &Act,
+        trigger: &Trigger,
+        flaw: Option<Flaw>,
+        findings: &mut Findings,
+    ) {
         let action = act.action();
         let name = act_name(act);
         if let Trigger::Command(id) = trigger {
@@ -88,6 +96,10 @@ impl Acts {
                 let what = format!("command {id} did {name} {times} times");
                 findings.note(Promise::AtMostOnce, moment.at, what);
             }
+        }
+        if let Some(flaw @ (Flaw::Forged | Flaw::Expired | Flaw::Misaddressed)) = flaw {
+            let what = format!("{name} for {trigger}: the command is {}", flaw.word());
+            findings.note(Promise::NothingForbidden, moment.at, what);
         }
         if let Some(why) = self.forbidden(moment, act, trigger) {
             findings.note(Promise::NothingForbidden, moment.at, format!("{name} for {trigger}: {why}"));

@@ -222,7 +222,11 @@ impl World<'_> {
     fn act(&mut self, id: EffectId, act: Act, trigger: Trigger, timeout: Duration) {
         let uptime_ms = self.at.saturating_sub(self.clock.booted_at());
         let moment = check::ActMoment { at: self.at, uptime_ms };
-        self.watch.acts.begun(moment, &act, &trigger, &mut self.watch.findings);
+        let flaw = match &trigger {
+            Trigger::Command(id) => self.cloud.flaw_of(id.as_str()),
+            Trigger::Rule(_) | Trigger::Own(_) => None,
+        };
+        self.watch.acts.begun(moment, &act, &trigger, flaw, &mut self.watch.findings);
         self.last_token += 1;
         let token = self.last_token;
         let performed = self.gateway.act(token, &act);

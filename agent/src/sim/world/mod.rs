@@ -211,7 +211,7 @@ impl<'a> World<'a> {
         let planted = plan.planted;
         let scenario = &plan.scenario;
         let part = |name: &str| Dice::new(seed, name);
-        let cloud = Cloud::new(&plan.config, part("cloud"))?;
+        let cloud = Cloud::new(&plan.config, planted, part("cloud"))?;
         let mut config = plan.config.clone();
         config.commands.trusted_keys.push(cloud.key());
         let told = if planted == Some(Planted::AllowsAll) { allow_all(&config) } else { config.clone() };
