@@ -33,6 +33,8 @@ pub(super) struct Cloud {
     answerable: BTreeMap<Vec<u8>, String>,
     /// What is wrong with commands that name one, by id.
     flaws: BTreeMap<String, Flaw>,
+    /// Genuine ones beyond [`REMEMBERED_MAX`].
+    not_followed: u64,
     planted: Option<Planted>,
 }
 
@@ -47,6 +49,8 @@ pub(super) struct Message {
     pub(super) topic: String,
     pub(super) payload: Vec<u8>,
     pub(super) flaw: Option<Flaw>,
+    /// When it stops being valid, by the true date.
+    pub(super) expires: Unix,
 }
 
 impl Cloud {
@@ -62,6 +66,7 @@ impl Cloud {
             sent: 0,
             answerable: BTreeMap::new(),
             flaws: BTreeMap::new(),
+            not_followed: 0,
             planted,
         })
     }
@@ -89,7 +94,9 @@ impl Cloud {
             Some(Flaw::Garbage) => self.garbage(),
             _ => self.token(order, &id, date)?.into_bytes(),
         };
-        Some(Message { id: id.as_str().to_owned(), command: order.name.clone(), topic, payload, flaw: order.flaw })
+        let expires_ms = i64::try_from(order.expires.as_millis()).unwrap_or(i64::MAX);
+        let (id, command, flaw) = (id.as_str().to_owned(), order.name.clone(), order.flaw);
+        Some(Message { id, command, topic, payload, flaw, expires: Unix(date.0.saturating_add(expires_ms)) })
     }
 
     /// A message was published. One that is genuine has to be answered for.
@@ -100,12 +107,19 @@ impl Cloud {
         let genuine = matches!(message.flaw, None | Some(Flaw::Replayed | Flaw::Expired));
         if genuine && self.answerable.len() < REMEMBERED_MAX {
             self.answerable.insert(message.payload.clone(), message.id.clone());
+        } else if genuine {
+            self.not_followed += 1;
         }
     }
 
     /// The command in a payload, if it has to be answered for.
     pub(super) fn id_of(&self, payload: &[u8]) -> Option<String> {
         self.answerable.get(payload).cloned()
+    }
+
+    /// How many genuine commands nobody follows, since there were too many.
+    pub(super) const fn not_followed(&self) -> u64 {
+        self.not_followed
     }
 
     /// What is wrong with a command.

@@ -60,6 +60,7 @@ impl World<'_> {
             StoreOp::Evict { class } => Some(*class),
             _ => None,
         };
+        let results = *Class::Results.of(&self.disk.stats().records);
         let (result, stats) = if evicts.is_some() && self.planted == Some(Planted::NeverEvicts) {
             (Ok(StoreReply::Evicted { records: 0, first: 0, last: 0 }), self.disk.stats())
         } else {
@@ -68,7 +69,8 @@ impl World<'_> {
         if result.is_err() {
             self.watch.dates.retried();
         }
-        if evicts == Some(Class::Results) {
+        // Also one that fails may have given something up.
+        if evicts == Some(Class::Results) && *Class::Results.of(&stats.records) < results {
             self.watch.commands.results_evicted();
         }
         self.note_durable();

@@ -165,6 +165,8 @@ impl World<'_> {
                 }
                 self.fleet_gets(publish);
             }
+            // It subscribes where the broker had no session: nothing from before is for it.
+            Packet::Subscribe { .. } => self.watch.commands.not_kept(),
             Packet::PubAck { pkid, .. } => {
                 if let Some(id) = self.delivered.remove(&(conn, *pkid)) {
                     self.accepted(&id);
@@ -196,6 +198,9 @@ impl World<'_> {
     pub(super) fn drain_broker(&mut self) {
         while let Some((conn, output)) = self.broker.poll_output() {
             if conn == OPERATOR {
+                if let BrokerOutput::Packet(Packet::PubAck { reason, .. }) = output {
+                    self.order_reached = reason == AckReason::Success;
+                }
                 continue;
             }
             match output {
@@ -337,6 +342,7 @@ impl World<'_> {
     pub(super) fn forget_sessions(&mut self) {
         self.broker = Broker::new(Settings::default());
         self.delivered.clear();
+        self.watch.commands.not_kept();
         self.connect_operator();
     }
 
@@ -402,7 +408,15 @@ impl World<'_> {
             properties: None,
         };
         self.cloud.remember(&message);
+        self.order_reached = false;
         self.broker.receive(Mono(self.at), OPERATOR, Packet::Publish(publish));
         self.drain_broker();
+        // What no session has subscribed to is gone at once.
+        let kept = self.order_reached && self.cloud.id_of(&message.payload).is_some();
+        if kept && message.flaw != Some(Flaw::Expired) {
+            let left_ms = message.expires.0.saturating_sub(self.clock.true_date(self.at).0);
+            let expires_at = self.at.saturating_add(u64::try_from(left_ms).unwrap_or(0));
+            self.watch.commands.published(self.at, &message.id, expires_at);
+        }
     }
 }

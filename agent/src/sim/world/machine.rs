@@ -115,7 +115,7 @@ impl World<'_> {
         }
         let mut recovered = self.recovered.take().unwrap_or_else(|| self.disk.crash(Crash::Clean));
         if recovered.losses.iter().any(|loss| loss.state_lost) {
-            self.watch.commands.journal_lost();
+            self.watch.commands.journal_lost(self.at);
             self.watch.acts.journal_lost(self.at);
         }
         let forgets = |prefix: &'static str| move |(key, _): &(String, bytes::Bytes)| !key.starts_with(prefix);

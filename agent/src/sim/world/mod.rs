@@ -160,6 +160,8 @@ pub(super) struct World<'a> {
     active: BTreeMap<u64, Active>,
     last_occurrence: u64,
     throttle: (u64, u32),
+    /// The operator's last message went into a session.
+    order_reached: bool,
     fault_dice: Vec<Dice>,
     order_dice: Vec<Dice>,
     dice: Dice,
@@ -243,6 +245,7 @@ impl<'a> World<'a> {
             active: BTreeMap::new(),
             last_occurrence: 0,
             throttle: (0, 0),
+            order_reached: false,
             fault_dice: scenario
                 .faults
                 .iter()
@@ -363,6 +366,14 @@ impl<'a> World<'a> {
         let Watch { findings, records, commands, .. } = &mut self.watch;
         records.judge(at, is_stored, &self.diary.summary.dropped, found, findings);
         commands.judge(at, findings);
+        let not_followed = self.cloud.not_followed();
+        if not_followed > 0 {
+            let why = format!("{not_followed} commands were more than are followed");
+            findings.leave_open(Promise::TerminalStatus, why);
+        }
+        if self.broker.counts().dropped_queue_full > 0 {
+            commands.not_kept();
+        }
         if let Some(why) = unsettled {
             findings.leave_open(Promise::TerminalStatus, why.clone());
             findings.leave_open(Promise::Liveness, why);
