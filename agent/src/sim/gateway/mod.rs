@@ -38,14 +38,12 @@ const TRAFFIC: u64 = 200;
 #[derive(Debug)]
 pub(super) struct Gateway {
     host: HostWorld,
-    links: Vec<LinkWorld>,
+    links: Vec<Link>,
     dice: Dice,
     battery: Option<Battery>,
     units: Units,
     releases: Vec<Release>,
     lines: Lines,
-    /// What the first link waits for: the end of a gap, or the next.
-    gap: Gap,
     booted_at: u64,
     up: bool,
     calm: bool,
@@ -57,6 +55,14 @@ pub(super) struct Gateway {
     /// What a quarantine stops.
     stop_units: Vec<UnitName>,
     disk: Option<Space>,
+}
+
+/// A way out: the first that has coverage carries the route.
+#[derive(Debug)]
+struct Link {
+    world: LinkWorld,
+    /// What it waits for: the end of a gap, or the next.
+    gap: Gap,
 }
 
 /// A file system.
@@ -104,12 +110,11 @@ impl Gateway {
         let day_ms = 86_400_000;
         let mut gateway = Self {
             host: scenario.host.clone(),
-            links: scenario.links.clone(),
+            links: scenario.links.iter().map(|world| Link { world: world.clone(), gap: Gap::Never }).collect(),
             battery: scenario.battery.clone().map(|world| Battery::new(world, dice.fork())),
             units: Units::new(&scenario.units, dice.fork()),
             releases: releases.collect(),
             lines: Lines::new(&scenario.errors, config.collect.errors.min_severity, dice.fork()),
-            gap: Gap::Never,
             booted_at: 0,
             up: false,
             calm: false,
@@ -120,7 +125,8 @@ impl Gateway {
             disk: None,
             dice,
         };
-        gateway.gap = gateway.next_gap(0);
+        let Self { links, dice, .. } = &mut gateway;
+        links.iter_mut().for_each(|link| link.wait(0, false, dice));
         gateway
     }
 
@@ -129,7 +135,8 @@ impl Gateway {
         if let Some(battery) = &mut self.battery {
             battery.advance(at, self.day_offset_ms, self.up);
         }
-        self.change_gap(at);
+        let (dice, calm) = (&mut self.dice, self.calm);
+        self.links.iter_mut().for_each(|link| link.advance(at, calm, dice));
         if !self.up {
             return;
         }
@@ -165,10 +172,11 @@ impl Gateway {
 
     /// When something changes by itself that somebody could see.
     pub(super) fn next_change(&self) -> Option<u64> {
-        let gap = match self.gap {
+        let gap = self.links.iter().filter_map(|link| match link.gap {
             Gap::Never => None,
             Gap::Next(at) | Gap::Until(at) => Some(at),
-        };
+        });
+        let gap = gap.min();
         let power = self.battery.as_ref().map(Battery::next_look);
         let running = [
             self.units.next_change(),
@@ -246,7 +254,13 @@ impl Gateway {
                 Performed { takes: OTHER_TAKES, outcome: ActOutcome::failed("no_such_target", detail) }
             }
             Act::Rollback { .. } => done(ROLLBACK_TAKES, "back to the release before"),
-            Act::RestartLink { .. } => done(LINK_TAKES, "down and up"),
+            Act::RestartLink { interface } => {
+                if self.links.iter().any(|link| link.world.interface == *interface) {
+                    return done(LINK_TAKES, "down and up");
+                }
+                let detail = format!("there is no interface {interface}");
+                Performed { takes: OTHER_TAKES, outcome: ActOutcome::failed("no_such_interface", detail) }
+            }
             Act::Run { .. } => done(RUNBOOK_TAKES, "exit code 0"),
             Act::Reboot
             | Act::MarkGood { .. }
@@ -261,9 +275,11 @@ impl Gateway {
     pub(super) fn finish(&mut self, at: u64, token: u64) {
         match self.begun.remove(&token) {
             Some(Act::RestartUnit { unit }) => self.units.restart(at, &unit),
-            Some(Act::RestartLink { .. }) => {
-                if matches!(self.gap, Gap::Until(_)) && self.dice.happens(LINK_HEALS) {
-                    self.gap = Gap::Until(at);
+            Some(Act::RestartLink { interface }) => {
+                let dice = &mut self.dice;
+                let link = self.links.iter_mut().find(|link| link.world.interface == interface);
+                if let Some(link) = link.filter(|link| !link.is_covered() && dice.happens(LINK_HEALS)) {
+                    link.gap = Gap::Until(at);
                 }
             }
             Some(Act::Rollback { target, to }) => self.roll_back(at, &target, to),
@@ -304,9 +320,9 @@ impl Gateway {
         self.battery.as_ref().is_none_or(Battery::carries)
     }
 
-    /// Whether the link that carries the route has coverage.
-    pub(super) const fn link_up(&self) -> bool {
-        !matches!(self.gap, Gap::Until(_))
+    /// The link that carries the route, by its place: the first that has coverage.
+    pub(super) fn route(&self) -> Option<usize> {
+        self.links.iter().position(Link::is_covered)
     }
 
     /// The release that runs.
@@ -367,17 +383,17 @@ impl Gateway {
         self.calm = true;
         self.battery.iter_mut().for_each(Battery::nurse);
         self.units.calm();
-        if matches!(self.gap, Gap::Until(_)) {
-            self.gap = Gap::Until(at);
-        } else {
-            self.gap = Gap::Never;
+        for link in &mut self.links {
+            link.gap = if link.is_covered() { Gap::Never } else { Gap::Until(at) };
         }
     }
 
     fn observe_links(&mut self, at: u64, points: &mut Vec<Point>) {
-        let up = self.link_up();
+        self.observe_interfaces(points);
+        let route = self.route();
+        let up = route.is_some();
         let seconds = at.saturating_sub(self.booted_at) / 1_000;
-        let Some(link) = self.links.first() else { return };
+        let Some(Link { world: link, .. }) = self.links.get(route.unwrap_or(0)) else { return };
         points.push(Point::new(Metric::LinkType, if up { link.kind.as_str() } else { "none" }));
         points.push(Point::new(Metric::LinkUp, up));
         if !up {
@@ -391,6 +407,18 @@ impl Gateway {
         }
         points.push(Point::new(Metric::LinkRxBytes, seconds * TRAFFIC));
         points.push(Point::new(Metric::LinkTxBytes, seconds * TRAFFIC / 4));
+    }
+
+    /// Each by its name, where there are more than one: else it would say the same twice.
+    fn observe_interfaces(&mut self, points: &mut Vec<Point>) {
+        for link in self.links.iter().filter(|_| self.links.len() > 1) {
+            let (name, up) = (link.world.interface.as_str(), link.is_covered());
+            points.push(Point::labelled(Metric::InterfaceType, name, link.world.kind.as_str()));
+            points.push(Point::labelled(Metric::InterfaceUp, name, up));
+            if let Some(best) = link.world.rssi_dbm.filter(|_| up && link.world.kind == "wifi") {
+                points.push(Point::labelled(Metric::InterfaceRssi, name, best.round()));
+            }
+        }
     }
 
     fn observe_host(&mut self, at: u64, points: &mut Vec<Point>) {
@@ -441,24 +469,28 @@ impl Gateway {
             if stops { self.units.stop(unit) } else { self.units.let_go(at, unit) }
         }
     }
+}
 
-    fn next_gap(&mut self, at: u64) -> Gap {
-        match self.links.first().and_then(|link| link.gaps).filter(|_| !self.calm) {
-            Some(gaps) => Gap::Next(at + millis(self.dice.until_next(gaps.every)).max(1_000)),
-            None => Gap::Never,
-        }
+impl Link {
+    const fn is_covered(&self) -> bool {
+        !matches!(self.gap, Gap::Until(_))
     }
 
-    fn change_gap(&mut self, at: u64) {
+    /// For the next gap.
+    fn wait(&mut self, at: u64, calm: bool, dice: &mut Dice) {
+        self.gap = match self.world.gaps.filter(|_| !calm) {
+            Some(gaps) => Gap::Next(at + millis(dice.until_next(gaps.every)).max(1_000)),
+            None => Gap::Never,
+        };
+    }
+
+    fn advance(&mut self, at: u64, calm: bool, dice: &mut Dice) {
         match self.gap {
             Gap::Next(due) if due <= at => {
-                let lasts = self.links.first().and_then(|link| link.gaps).map_or(Duration::ZERO, |gaps| {
-                    let (low, high) = gaps.lasts;
-                    self.dice.between(low, high)
-                });
-                self.gap = Gap::Until(at + millis(lasts).max(1_000));
+                let (low, high) = self.world.gaps.map_or((Duration::ZERO, Duration::ZERO), |gaps| gaps.lasts);
+                self.gap = Gap::Until(at + millis(dice.between(low, high)).max(1_000));
             }
-            Gap::Until(due) if due <= at => self.gap = self.next_gap(at),
+            Gap::Until(due) if due <= at => self.wait(at, calm, dice),
             _ => {}
         }
     }

@@ -138,7 +138,7 @@ fn coverage_comes_and_goes_and_the_calm_ends_it() {
     assert!((20..80).contains(&changes), "{changes} changes in a day");
     gateway.calm(at);
     gateway.advance(at + 1);
-    assert!(gateway.link_up() && gateway.next_change().is_none());
+    assert!(gateway.route().is_some() && gateway.next_change().is_none());
 }
 
 #[test]
@@ -226,4 +226,41 @@ fn of_two_faults_of_a_kind_the_first_to_end_leaves_the_other() {
     gateway.went_down();
     gateway.advance(7 * 24 * HOUR);
     assert!(gateway.powered() && gateway.take_errors(7 * 24 * HOUR).is_none());
+}
+
+#[test]
+fn during_a_gap_the_next_link_carries_the_route_and_each_is_told_by_name() {
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    let mut gateway = gateway(|scenario| {
+        scenario.links[0].gaps = Some(Recurring { every: minutes(60), lasts: (minutes(5), minutes(10)) });
+        scenario.links.push(LinkWorld {
+            interface: "wwan0".into(),
+            kind: "cellular".into(),
+            rssi_dbm: None,
+            gaps: None,
+        });
+    });
+    let text =
+        |gateway: &mut Gateway, at, metric| value(gateway, at, metric).map(|value| format!("{value:?}")).unwrap();
+    assert!(text(&mut gateway, 0, Metric::LinkInterface).contains("eth0"));
+    while gateway.route() == Some(0) {
+        let at = gateway.next_change().unwrap();
+        gateway.advance(at);
+    }
+    let at = gateway.next_change().unwrap() - 1;
+    assert!(text(&mut gateway, at, Metric::LinkInterface).contains("wwan0"));
+    let up: Vec<_> =
+        gateway.observe(at).points.into_iter().filter(|point| point.metric == Metric::InterfaceUp).collect();
+    assert_eq!(up, [("eth0", false), ("wwan0", true)].map(|(name, up)| Point::labelled(Metric::InterfaceUp, name, up)));
+    gateway.advance(at + 1);
+    assert_eq!(gateway.route(), Some(0), "back on the first");
+}
+
+#[test]
+fn what_does_not_exist_is_not_restarted() {
+    let mut gateway = gateway(|_| ());
+    let failed = gateway.act(1, &Act::RestartLink { interface: "wlan7".into() }).outcome;
+    assert_eq!(failed.reason.as_deref(), Some("no_such_interface"));
+    let performed = gateway.act(2, &Act::RestartLink { interface: "eth0".into() });
+    assert_eq!(performed.takes, LINK_TAKES);
 }

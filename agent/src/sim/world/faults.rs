@@ -90,7 +90,12 @@ impl World<'_> {
             self.lose_power("battery empty");
         }
         self.follow_power();
-        let covered = self.gateway.link_up();
+        let route = self.gateway.route();
+        if route.is_some_and(|route| self.route.replace(route).is_some_and(|before| before != route)) {
+            // Connections belong to the address of the link on which they began: what is sent on them vanishes.
+            self.network.forget();
+        }
+        let covered = route.is_some();
         if covered != self.network.is_covered() {
             for (conn, way, fate) in self.network.set_covered(self.at, covered) {
                 let super::super::network::Fate::Arrives(at, packet) = fate else { continue };

@@ -137,6 +137,8 @@ pub(super) struct World<'a> {
     disk: Disk,
     gateway: Gateway,
     network: Network,
+    /// The link that carried the route last.
+    route: Option<usize>,
     broker: Broker,
     cloud: Cloud,
     unsent: Vec<cloud::Message>,
@@ -229,6 +231,7 @@ impl<'a> World<'a> {
             disk: Disk::new(&scenario.disk, config.store.max_bytes, part("disk")),
             gateway: Gateway::new(scenario, &config, part("gateway")),
             network: Network::new(scenario.network.clone(), part("network")),
+            route: None,
             broker: Broker::new(Settings::default()),
             cloud,
             unsent: Vec::new(),

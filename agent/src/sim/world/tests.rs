@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::plan::run;
 use super::super::planted::Planted;
 use super::super::report::{Moment, NotJudged, Promise, Run, What};
-use super::super::scenario::{BatteryWorld, Fault, FaultKind, Scenario};
+use super::super::scenario::{BatteryWorld, Fault, FaultKind, LinkWorld, Recurring, Scenario};
 use super::super::tests::{HOUR, configured, lasting, pings, plan, quiet};
 
 /// A seed that isn't run a second time.
@@ -171,4 +171,18 @@ fn the_broker_forgets_a_session_after_its_expiry() {
     };
     assert_eq!(sessions(2 * HOUR), [false, true]);
     assert_eq!(sessions(HOUR / 2), [false, false]);
+}
+
+#[test]
+fn a_second_link_keeps_the_agent_connected_through_the_gaps_of_the_first() {
+    let connected = |links: &[LinkWorld]| {
+        let run = run_with(|scenario| scenario.links.splice(.., links.iter().cloned()).for_each(drop));
+        assert_eq!(run.broken, []);
+        run.summary.connected_pct
+    };
+    let hour = Recurring { every: HOUR, lasts: (HOUR / 2, HOUR) };
+    let first = LinkWorld { interface: "wwan0".into(), kind: "cellular".into(), rssi_dbm: None, gaps: Some(hour) };
+    let second = LinkWorld { interface: "wwan1".into(), gaps: None, ..first.clone() };
+    let [one, two] = [connected(std::slice::from_ref(&first)), connected(&[first, second])];
+    assert!(one < 75.0 && two > 90.0, "{one} % with one, {two} % with two");
 }
