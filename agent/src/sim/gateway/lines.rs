@@ -9,7 +9,7 @@ use super::super::network::millis;
 use super::super::scenario::ErrorsWorld;
 use crate::config::UnitName;
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
-use crate::engine::time::Mono;
+use crate::engine::time::{BootId, Mono};
 
 /// Lines that the journal keeps.
 const KEPT_MAX: usize = 4_096;
@@ -32,6 +32,7 @@ pub(super) struct Lines {
     due: Option<u64>,
     /// Floods: each has its own lines.
     storms: Vec<Storm>,
+    boot: Option<BootId>,
     booted_at: u64,
 }
 
@@ -60,14 +61,22 @@ impl Lines {
             next: 0,
             due: None,
             storms: Vec::new(),
+            boot: None,
             booted_at: 0,
         };
         lines.due = lines.next_ordinary(0);
         lines
     }
 
-    pub(super) const fn booted(&mut self, at: u64) {
-        self.booted_at = at;
+    /// The machine came up: while it was off nothing was written.
+    pub(super) fn booted(&mut self, at: u64, boot: BootId) {
+        (self.booted_at, self.boot) = (at, Some(boot));
+        if self.due.is_some_and(|due| due < at) {
+            self.due = self.next_ordinary(at);
+        }
+        for storm in &mut self.storms {
+            storm.next_second = storm.next_second.max(at);
+        }
     }
 
     /// Writes what is due.
@@ -146,7 +155,7 @@ impl Lines {
             unit,
             exe: None,
             signal: None,
-            boot: None,
+            boot: self.boot,
             mono,
             wall: None,
         });

@@ -16,6 +16,7 @@ use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
 use crate::engine::io::{Act, ActOutcome};
 use crate::engine::metric::{Metric, Point};
 use crate::engine::observation::{self, ErrorBatch, Finding, Observation};
+use crate::engine::time::BootId;
 use lines::Lines;
 use power::Battery;
 use units::Units;
@@ -228,7 +229,9 @@ impl Gateway {
 
     /// Lines that are due and were not read yet.
     pub(super) fn take_errors(&mut self, at: u64) -> Option<ErrorBatch> {
-        self.lines.advance(at);
+        if self.up {
+            self.lines.advance(at);
+        }
         self.lines.take()
     }
 
@@ -302,11 +305,11 @@ impl Gateway {
     }
 
     /// The machine comes up.
-    pub(super) fn booted(&mut self, at: u64) {
+    pub(super) fn booted(&mut self, at: u64, boot: BootId) {
         self.up = true;
         self.booted_at = at;
         self.units.start_all(at);
-        self.lines.booted(at);
+        self.lines.booted(at, boot);
     }
 
     /// The machine goes down.

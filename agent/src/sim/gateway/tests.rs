@@ -4,6 +4,7 @@ use super::*;
 use crate::engine::metric::Value;
 
 const HOUR: u64 = 3_600_000;
+const BOOT: BootId = BootId([1; 16]);
 
 fn battery() -> BatteryWorld {
     BatteryWorld {
@@ -36,7 +37,7 @@ fn gateway(change: impl FnOnce(&mut Scenario)) -> Gateway {
     change(&mut scenario);
     let plan = plan(scenario);
     let mut gateway = Gateway::new(&plan.scenario, &plan.config, Dice::new(1, "gateway"));
-    gateway.booted(0);
+    gateway.booted(0, BOOT);
     gateway
 }
 
@@ -179,7 +180,7 @@ fn a_quarantine_keeps_what_it_stops_down_over_boots_and_until_it_is_left() {
     let used = |gateway: &mut Gateway, at| value(gateway, at, Metric::HostMemUsed).unwrap().number().unwrap();
     let before = used(&mut gateway, HOUR);
     gateway.went_down();
-    gateway.booted(2 * HOUR);
+    gateway.booted(2 * HOUR, BOOT);
     assert!((used(&mut gateway, 9 * HOUR) - before).abs() < 0.1, "what is stopped leaks nothing");
     gateway.act(2, &level(None));
     gateway.finish(9 * HOUR, 2);
@@ -263,4 +264,19 @@ fn what_does_not_exist_is_not_restarted() {
     assert_eq!(failed.reason.as_deref(), Some("no_such_interface"));
     let performed = gateway.act(2, &Act::RestartLink { interface: "eth0".into() });
     assert_eq!(performed.takes, LINK_TAKES);
+}
+
+#[test]
+fn a_machine_that_is_off_writes_no_lines_and_each_line_names_its_boot() {
+    let mut gateway = gateway(|scenario| scenario.errors = ErrorsWorld { per_hour: 60.0, kinds: 3 });
+    let first = gateway.take_errors(HOUR).unwrap();
+    gateway.went_down();
+    assert_eq!(gateway.take_errors(3 * HOUR), None);
+    let next = BootId([2; 16]);
+    gateway.booted(3 * HOUR, next);
+    assert_eq!(gateway.take_errors(3 * HOUR), None);
+    let second = gateway.take_errors(4 * HOUR).unwrap();
+    assert!(first.lines.iter().all(|line| line.boot == Some(BOOT)));
+    assert!(second.lines.iter().all(|line| line.boot == Some(next) && line.mono.unwrap().0 > 0));
+    assert!((30..90).contains(&second.lines.len()), "{} lines of an hour", second.lines.len());
 }

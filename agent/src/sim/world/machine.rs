@@ -101,7 +101,7 @@ impl World<'_> {
         }
         self.machine_up = true;
         let boot = self.clock.boot(self.at);
-        self.gateway.booted(self.at);
+        self.gateway.booted(self.at, boot);
         let count = self.clock.boots();
         self.diary.boot(count);
         self.diary.summary.reboots = u64::from(count.saturating_sub(1));
