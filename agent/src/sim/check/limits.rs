@@ -32,11 +32,12 @@ impl Limits {
         self.most_bytes
     }
 
-    /// How the store stands; `works`: nobody keeps it from making room.
+    /// How the store stands; `works`: nobody keeps it from making room on the disk. How much it takes itself is its own doing,
+    /// whatever the disk does.
     pub(in crate::sim) fn store(&mut self, at: u64, stats: &StoreStats, works: bool, findings: &mut Findings) {
         let used = stats.outbox_bytes + stats.state_bytes;
         self.most_bytes = self.most_bytes.max(used);
-        if used > self.max_bytes + SLACK_BYTES && works {
+        if used > self.max_bytes + SLACK_BYTES {
             let what = format!("the store takes {used} B, its limit is {} B", self.max_bytes);
             findings.note(Promise::BoundedDisk, at, what);
         }
@@ -63,5 +64,21 @@ impl Limits {
         if holds > bound {
             findings.note(Promise::BoundedMemory, at, format!("{name} holds {holds}, its bound is {bound}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_takes_more_than_it_may_is_told_though_the_disk_fails() {
+        let mut limits = Limits::new(1_000_000, 0);
+        let mut findings = Findings::default();
+        let stats = |outbox_bytes| StoreStats { outbox_bytes, ..StoreStats::default() };
+        limits.store(0, &stats(1_000_000 + SLACK_BYTES), false, &mut findings);
+        limits.store(1, &stats(1_000_001 + SLACK_BYTES), false, &mut findings);
+        let (broken, _) = findings.into_parts();
+        assert_eq!(broken.iter().map(|broken| broken.at_ms).collect::<Vec<_>>(), [1]);
     }
 }
