@@ -45,6 +45,8 @@ pub(in crate::sim) struct Dated<'a> {
     pub(in crate::sim) mono_ms: u64,
     /// An alarm's event: it may be told again by the start after the one that stored the alarm.
     pub(in crate::sim) is_alarm: bool,
+    /// What it is besides: type, command and status.
+    pub(in crate::sim) kind: [Option<&'a str>; 3],
 }
 
 /// The magic number of a zstd frame (RFC 8878, section 3.1.1).
@@ -74,6 +76,7 @@ impl<'a> Message<'a> {
             time: self.time.as_deref(),
             mono_ms: self.mono_ms,
             is_alarm: self.kind.as_deref() == Some("alarm"),
+            kind: [self.kind.as_deref(), self.command_id.as_deref(), self.status.as_deref()],
         });
         let samples = self.samples.iter().map(|head| Dated {
             boot: head.boot.as_deref().unwrap_or(&self.boot),
@@ -81,6 +84,7 @@ impl<'a> Message<'a> {
             time: head.time.as_deref(),
             mono_ms: head.mono_ms,
             is_alarm: false,
+            kind: [Some("sample"), None, None],
         });
         own.into_iter().chain(samples)
     }

@@ -67,7 +67,7 @@ impl World<'_> {
             self.disk.apply(op)
         };
         if result.is_err() {
-            self.watch.dates.retried();
+            self.watch.dates.refused(self.at);
         }
         // Also one that fails may have given something up.
         if evicts == Some(Class::Results) && *Class::Results.of(&stats.records) < results {
@@ -166,7 +166,7 @@ impl World<'_> {
         let Some(agent) = &mut self.agent else { return };
         if agent.store.len() >= STORE_QUEUE_MAX && !boundless {
             let stats = self.disk.stats();
-            self.watch.dates.retried();
+            self.watch.dates.refused(self.at);
             agent.inbox.push_back(Input::Store { id, result: Err(StoreFault::Busy), stats });
             return;
         }

@@ -22,6 +22,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const BREAKS_WITHIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
 /// A replayed message comes again after this.
 const REPLAYED_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(6 * 3_600));
+/// Records begun within this after the clock was set need no date yet.
+const CLOCK_SETTLES_MS: u64 = 60_000;
 /// Messages of the operator that wait for a broker that is down.
 const UNSENT_MAX: usize = 10_000;
 /// Where the will and other messages without a record of their own go.
@@ -303,6 +305,9 @@ impl World<'_> {
                 boot: truth.map(|(boot, _)| boot),
                 unix_ms: unix_ms(truth.map_or(0, |(_, at)| at)),
                 now_ms: unix_ms(self.at),
+                made_at: truth.map_or(0, |(_, at)| at),
+                // A record that is begun as the clock is set may not know it yet.
+                clock_known_since: self.times.clock_known_since.map(|since| since + CLOCK_SETTLES_MS),
             };
             self.watch.dates.got(self.at, record, truth, &mut self.watch.findings);
             if recorded {

@@ -137,6 +137,7 @@ impl World<'_> {
             able: Action::ALL.iter().copied().collect(),
         };
         self.left_alone_since.get_or_insert(self.at);
+        self.times.clock_known_since = None;
         self.life += 1;
         let now = self.now();
         let after = if self.life == 1 { "installation" } else { "an end" };

@@ -201,6 +201,8 @@ struct Times {
     online_since: Option<u64>,
     online_ms: u64,
     offline_since: Option<u64>,
+    /// Since when the agent that runs knows the date.
+    clock_known_since: Option<u64>,
     /// There was a session until then.
     online_until: u64,
     sent_before: u64,
@@ -349,6 +351,9 @@ impl<'a> World<'a> {
     /// The time as the agent is told it.
     fn now(&mut self) -> Now {
         let mut now = self.clock.now(self.at, self.network.is_covered());
+        if now.wall.trusted && self.agent.is_some() {
+            self.times.clock_known_since.get_or_insert(self.at);
+        }
         if self.planted == Some(Planted::WallClockAge) {
             now.mono = self.clock.wall_since_boot(now);
         }
