@@ -277,7 +277,7 @@ impl Gateway {
     /// An act takes effect.
     pub(super) fn finish(&mut self, at: u64, token: u64) {
         match self.begun.remove(&token) {
-            Some(Act::RestartUnit { unit }) => self.units.restart(at, &unit),
+            Some(Act::RestartUnit { unit }) => self.units.restart_by_order(at, &unit),
             Some(Act::RestartLink { interface }) => {
                 let dice = &mut self.dice;
                 let link = self.links.iter_mut().find(|link| link.world.interface == interface);

@@ -280,3 +280,15 @@ fn a_machine_that_is_off_writes_no_lines_and_each_line_names_its_boot() {
     assert!(second.lines.iter().all(|line| line.boot == Some(next) && line.mono.unwrap().0 > 0));
     assert!((30..90).contains(&second.lines.len()), "{} lines of an hour", second.lines.len());
 }
+
+#[test]
+fn a_unit_that_a_quarantine_stopped_runs_once_it_is_restarted() {
+    let mut gateway = gateway(|scenario| scenario.units = vec![UnitWorld { leaks_pct_per_hour: 10.0, ..app() }]);
+    gateway.stop_units = vec![app().unit];
+    gateway.act(1, &Act::Quarantine { level: Some(QuarantineLevel::Restrict) });
+    gateway.finish(0, 1);
+    assert_eq!(gateway.act(2, &Act::RestartUnit { unit: app().unit }).outcome.detail.as_deref(), Some("active"));
+    gateway.finish(HOUR, 2);
+    let used = value(&mut gateway, 2 * HOUR, Metric::HostMemUsed).unwrap().number().unwrap();
+    assert!((used - 50.0).abs() < 0.1, "it leaks again: {used} %");
+}

@@ -86,6 +86,12 @@ impl Units {
         }
     }
 
+    /// Somebody has systemd restart it, which also starts what a quarantine has stopped.
+    pub(super) fn restart_by_order(&mut self, at: u64, name: &UnitName) {
+        self.units.iter_mut().filter(|unit| unit.world.unit == *name).for_each(|unit| unit.stopped = false);
+        self.restart(at, name);
+    }
+
     /// It fails now.
     pub(super) fn fail(&mut self, at: u64, name: &UnitName) {
         if let Some(unit) = self.units.iter_mut().find(|unit| unit.world.unit == *name && !unit.stopped) {
