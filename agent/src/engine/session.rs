@@ -119,8 +119,11 @@ pub(super) struct Subscribed {
 }
 
 impl Session {
-    /// Begins with the filters that the broker's session had when they were last saved.
-    pub(super) fn new(subscribed: Subscribed) -> Self {
+    /// Begins with the filters that the broker's session had when they were last saved. A run that was cut off may have found
+    /// that the broker has forgotten it, and died before that was saved: the session that it left then is kept, and deaf. So
+    /// only after a goodbye (`exact`) is it known to have them all.
+    pub(super) fn new(mut subscribed: Subscribed, exact: bool) -> Self {
+        subscribed.all &= exact;
         Self { subscribed, ..Self::default() }
     }
 

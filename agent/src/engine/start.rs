@@ -152,7 +152,7 @@ impl Engine {
         let (rules, leftovers) = Rules::new(&config.rules, stamp, &recovered.state, events_last);
         let facts = remedies::Facts { now, config: &config, timeline: &timeline };
         let remedies = Remedies::new(facts, &recovered.state, |rule| rules.is_raised(rule));
-        let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default());
+        let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default(), used.told);
 
         let mut engine = Self {
             effects: Effects::default(),

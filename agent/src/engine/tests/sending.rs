@@ -254,10 +254,29 @@ fn a_session_that_the_broker_kept_is_not_subscribed_to_again() {
     world.advance(SECOND);
     world.drop_connection(LinkFaultKind::Server);
     world.advance(5 * SECOND);
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(20 * SECOND);
     world.crash();
     world.advance(5 * SECOND);
     assert_eq!(world.subscribes, 1);
     assert_eq!(world.connects, 3);
+}
+
+#[test]
+fn an_agent_that_was_cut_off_as_the_broker_had_forgotten_it_is_not_deaf_in_the_session_that_it_left() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.forget_session();
+    world.lose_subscribes(true);
+    world.refuse(|op| matches!(op, StoreOp::Put { .. }), StoreFault::Busy);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(5 * SECOND);
+    assert!(world.is_connected());
+    world.refuse_nothing();
+    world.lose_subscribes(false);
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(world.subscribes, 2);
 }
 
 #[test]
