@@ -18,7 +18,7 @@ use super::observation::Severity;
 use super::outbox::{Outbox, READ_LOW_WATER};
 use super::packet::{AckReason, Connect, PACKET_MAX_ANNOUNCED, Publish, RECEIVE_MAX};
 use super::ration::{Allowance, Ration};
-use super::record::{Body, Class, CommandResult, Event, EventKind, Record};
+use super::record::{Body, Class, CommandResult, Event, EventKind, Record, Stamp};
 use super::suspect::Suspects;
 use super::time::{Mono, Now};
 use crate::config::Encoding;
@@ -67,8 +67,8 @@ pub(super) struct Session {
     presence_due: bool,
     /// The broker refused it for now: not before that.
     presence_at: Option<Mono>,
-    /// The number of this connection's first presence.
-    presence_seq: Option<u64>,
+    /// Number and time of this connection's first presence.
+    presence_first: Option<(u64, Stamp)>,
     attributes_at: Option<Mono>,
     /// Telemetry up to here may be sent: up to the last publish tick, or to what waited when the connection came up.
     telemetry_upto: u64,
@@ -257,8 +257,9 @@ impl Engine {
 
     /// The transport is up: say who we are, and leave the will.
     pub(super) fn greet(&mut self, now: Now, id: EffectId, password: Option<String>) {
-        // First a number for what this connection says of itself, so that to a reader of presence the will comes after it.
-        self.session.presence_seq = Some(self.seqs.next());
+        // What this connection says of itself is numbered first, so that to a reader of presence the will comes after it; and
+        // dated so, because numbers and times go together.
+        self.session.presence_first = Some((self.seqs.next(), self.timeline.stamp(now.mono)));
         let payload = self.presence(now, Some("lost"));
         let mqtt = &self.config.mqtt;
         let connect = Connect {
@@ -286,14 +287,15 @@ impl Engine {
     }
 
     pub(super) fn presence(&mut self, now: Now, offline: Option<&str>) -> Vec<u8> {
-        let seq = self.session.presence_seq.take_if(|_| offline.is_none()).unwrap_or_else(|| self.seqs.next());
+        let first = self.session.presence_first.take_if(|_| offline.is_none());
+        let (seq, at) = first.unwrap_or_else(|| (self.seqs.next(), self.timeline.stamp(now.mono)));
         let state = Presence {
             offline,
             agent: &self.identity.version,
             nonce: &self.identity.nonce,
             quarantine: self.quarantine.word(),
         };
-        self.speaker().presence(seq, self.timeline.stamp(now.mono), state)
+        self.speaker().presence(seq, at, state)
     }
 
     fn speaker(&self) -> Speaker<'_> {
