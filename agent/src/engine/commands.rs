@@ -105,8 +105,6 @@ pub struct Commands {
     refused: BTreeMap<Reason, u64>,
     /// Outcomes that the journal could not take: nothing is told of them before it has.
     unwritten: BTreeSet<CommandId>,
-    /// There is no store: nothing of a command can stand on a disk.
-    storeless: bool,
     retry_at: Option<Mono>,
     /// `iat` of the last command whose time was found right: it can't be earlier than that. Of others it proves nothing but
     /// that a signer's clock is wrong.
@@ -217,13 +215,6 @@ impl Commands {
         commands
     }
 
-    /// The same where no store could be opened: no command begins, and each is told so at once.
-    #[must_use]
-    pub const fn without_store(mut self, storeless: bool) -> Self {
-        self.storeless = storeless;
-        self
-    }
-
     /// What is to be done next.
     pub fn poll_step(&mut self) -> Option<Step> {
         self.steps.pop_front()
@@ -261,7 +252,7 @@ impl Commands {
                 self.finish(id, Status::Failed, Some(Reason::StoreFailed.word()), None, None);
                 self.begin_queued(facts);
             }
-            Purpose::Outcome(id) if written || self.storeless => {
+            Purpose::Outcome(id) if written => {
                 if let Some(entry) = self.ledger.get_mut(id) {
                     entry.durable = true;
                     entry.ending = false;

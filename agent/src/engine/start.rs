@@ -181,7 +181,7 @@ impl Engine {
             faults: FaultLog::default(),
             store_faults: BTreeMap::new(),
             session,
-            commands: Commands::new(&recovered.state, careful, identity.boot).without_store(recovered.absent),
+            commands: Commands::new(&recovered.state, careful, identity.boot),
             remedies,
             reboot: None,
             quarantine: Quarantine::restore(now, stamp, &recovered.state),

@@ -4,8 +4,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::world::{World, config, identity};
 use crate::engine::io::{Input, LinkFaultKind, Recovered, StopReason, StoreFault, StoreOp};
 use crate::engine::keyed::{Write, encode};
@@ -124,25 +122,6 @@ fn numbers_used_without_a_store_are_never_below_those_that_the_store_knows() {
     assert!(used > decode(&(String::new(), found.state.iter().find(|(key, _)| key == "seq").map(|(_, n)| n.clone()))));
     let ahead = Recovered { state: vec![("seq".into(), encode(&(used + 7)))], ..found };
     assert_eq!(decode(&engine.used_seqs(&ahead)), used + 7);
-}
-
-#[test]
-fn without_a_store_no_command_begins_and_each_is_told_so() {
-    let mut world = World::new();
-    world.start_without_store();
-    world.broker_up = true;
-    world.advance(30 * SECOND);
-    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 3);
-    world.claims(json!({"jti": "late", "iat": 1_600_000_000, "exp": 1_600_000_900, "cmd": {"name": "ping"}}), 4);
-    world.advance(10 * SECOND);
-    let ends = |id: &str| {
-        let results = world.results(id).into_iter();
-        results.map(|body| (body["status"].clone(), body["reason"].clone())).collect::<Vec<_>>()
-    };
-    assert_eq!(ends("r-1"), [("REJECTED".into(), "store_failed".into())]);
-    assert_eq!(ends("late"), [("REJECTED".into(), "expired".into())]);
-    assert!(world.acted.is_empty(), "{:?}", world.acted);
-    assert!(world.acked_commands.contains(&3) && world.acked_commands.contains(&4), "{:?}", world.acked_commands);
 }
 
 #[test]

@@ -345,13 +345,6 @@ impl World {
             Engine::new(self.now, self.config.clone(), identity(self.boot, self.end_signs.clone()), recovered);
     }
 
-    /// The agent starts without any store: each write of it fails.
-    pub(super) fn start_without_store(&mut self) {
-        self.start_unwritten();
-        self.engine = self.engine_from(Recovered { absent: true, ..Recovered::default() });
-        self.refuse(|_| true, StoreFault::Io { what: "there is no store".into() });
-    }
-
     pub(super) fn reboot(&mut self) {
         self.reboot_at(Mono(500));
     }
