@@ -233,7 +233,9 @@ impl Client {
                 Ok(Greeting::OtherVersion(refused(detail)))
             }
             code @ ConnectCode::BadCredentials => Err(refused(format!("{code}: correct them"))),
-            code @ ConnectCode::NotAuthorized => Err(refused(format!("{code}: check name, password and rights"))),
+            code @ ConnectCode::NotAuthorized => {
+                Err(refused(format!("{code}: check the user's name, password and rights")))
+            }
             code => Err(refused(code.to_string())),
         }
     }
