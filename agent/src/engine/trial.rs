@@ -61,6 +61,8 @@ struct Target {
     again: Mono,
     /// What was told of it, not to be told again.
     told: Option<&'static str>,
+    /// That it can't be marked good was told.
+    mark_refused: bool,
 }
 
 /// What is to be done about a release.
@@ -82,7 +84,7 @@ pub(super) struct Releases {
 
 impl Target {
     const fn new(stored: Stored) -> Self {
-        Self { stored, healthy_since: None, act: None, leaving: false, again: Mono(0), told: None }
+        Self { stored, healthy_since: None, act: None, leaving: false, again: Mono(0), told: None, mark_refused: false }
     }
 
     /// What is due.
@@ -178,6 +180,7 @@ impl Releases {
                 known.healthy_since = None;
                 known.again = Mono(0);
                 known.told = None;
+                known.mark_refused = false;
                 (true, Some(told("release_on_trial", target, name)))
             }
         }
@@ -330,7 +333,8 @@ impl Engine {
         if is_own && wish == Some(Wish::MarkGood) && !marked {
             // It is tried again for as long as it takes; that it doesn't work, such as for root's policy, is told once.
             let act = Act::MarkGood { target: target.clone() };
-            if self.releases.targets.get_mut(&target).is_some_and(|known| known.told_once(act.word())) {
+            let known = self.releases.targets.get_mut(&target);
+            if known.is_some_and(|known| !std::mem::replace(&mut known.mark_refused, true)) {
                 let status = if refusal(outcome).is_some() { Status::Rejected } else { Status::Failed };
                 let event = tried(&act, &target, status)
                     .with_some("reason", outcome.reason.as_deref())
