@@ -188,10 +188,17 @@ fn in_a_session_that_was_kept_nothing_is_subscribed_again_and_what_was_stored_is
     // The same after a restart of the agent: its session is its client id's.
     agent.sigterm();
     conn.until_closed(SOON);
-    let agent = gateway.start();
-    let mut conn = broker.welcome(true);
-    stored(&mut conn);
-    // One that was cut off can't know whether its last connection had found the session forgotten.
+    let _agent = gateway.start();
+    stored(&mut broker.welcome(true));
+}
+
+/// It can't know whether its last connection had found the session forgotten.
+#[test]
+fn an_agent_that_was_cut_off_subscribes_again_in_a_session_that_was_kept() {
+    let case = Case::new("MQTT persistent session: after a kill");
+    let broker = case.broker();
+    let gateway = Gateway::new("gw-cut-off", &broker.url());
+    let (agent, mut conn) = subscribed(&broker, &gateway);
     agent.kill9();
     conn.until_closed(SOON);
     let _agent = gateway.start();

@@ -62,7 +62,7 @@ pub enum Control {
 /// Serves until told to stop; what happened in that time.
 ///
 /// # Errors
-/// The listener can't accept at all. What only keeps it from it now, such as too many open files, is waited for.
+/// The listener can never accept again. A failure that passes, such as too many open files, is waited out.
 pub async fn serve(
     listener: TcpListener,
     settings: Settings,

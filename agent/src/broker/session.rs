@@ -31,12 +31,12 @@ pub(super) struct Options {
     no_local: bool,
     /// Messages keep the retain flag with which they were published.
     pub(super) as_published: bool,
-    retained: Retained,
+    retained: RetainHandling,
 }
 
 /// When the retained messages are sent.
 #[derive(Debug, Clone, Copy)]
-enum Retained {
+enum RetainHandling {
     Always,
     IfNew,
     Never,
@@ -46,9 +46,9 @@ impl Options {
     /// At most QoS 1 is granted.
     fn of(byte: u8) -> Self {
         let retained = match byte >> 4 & 3 {
-            0 => Retained::Always,
-            1 => Retained::IfNew,
-            _ => Retained::Never,
+            0 => RetainHandling::Always,
+            1 => RetainHandling::IfNew,
+            _ => RetainHandling::Never,
         };
         Self { qos: (byte & 3).min(1), no_local: byte & 4 != 0, as_published: byte & 8 != 0, retained }
     }
@@ -169,9 +169,9 @@ impl Session {
         let options = Options::of(options);
         let is_new = self.filters.insert(filter.to_owned(), options).is_none();
         let wants_retained = match options.retained {
-            Retained::Always => true,
-            Retained::IfNew => is_new,
-            Retained::Never => false,
+            RetainHandling::Always => true,
+            RetainHandling::IfNew => is_new,
+            RetainHandling::Never => false,
         };
         Ok(Granted { options, wants_retained })
     }

@@ -64,7 +64,7 @@ enum Command {
     /// Checks a configuration: prints the effective one, or every error with its file and line (exit code 2).
     #[command(after_help = "Example:\n  fieldmedic check --config configs/agent.toml")]
     Check(ConfigArgs),
-    /// Says what is wrong with this gateway and its configuration, and what to do about it; exit code 1 for a warning or worse.
+    /// Says what is wrong with this gateway and its configuration, and what to do about it (exit code 1: a warning or worse).
     Audit(audit::AuditArgs),
     /// Asks the running daemon how it is; exit code 3 if none answers.
     Status(status::StatusArgs),

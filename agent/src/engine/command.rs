@@ -106,7 +106,7 @@ impl Command {
     /// `unknown_command`, or `malformed` with what is wrong with which argument.
     pub fn parse(command: &VerifiedCommand) -> Result<Self, (Reason, String)> {
         let args = &command.args;
-        only_known(&command.name, args)?;
+        check_args(&command.name, args)?;
         match command.name.as_str() {
             "ping" => Ok(Self::Ping),
             "restart_unit" => {
@@ -297,7 +297,7 @@ fn is_interface(name: &str) -> bool {
 }
 
 /// A misspelt argument must not be taken for its default.
-fn only_known(name: &str, args: &Map<String, Json>) -> Result<(), (Reason, String)> {
+fn check_args(name: &str, args: &Map<String, Json>) -> Result<(), (Reason, String)> {
     let known: &[&str] = match name {
         "restart_unit" => &["unit"],
         "run" => &["runbook", "args"],

@@ -299,14 +299,14 @@ impl Engine {
         effect
     }
 
-    /// A command stops what is being done: a restart is taken back here, and anything else by the runtime.
+    /// A command stops what is being done: a reboot that still waits is taken back here, anything else by the runtime.
     pub(super) fn stop_act(&mut self, now: Now, id: EffectId) {
         if !self.cancel_reboot(now, id) {
             self.effects.push(Effect::CancelAct { id });
         }
     }
 
-    /// A command takes the restart back, whoever wanted it, if the goodbye has not begun.
+    /// Takes a reboot back, whoever wanted it, if the goodbye has not begun.
     fn cancel_reboot(&mut self, now: Now, effect: EffectId) -> bool {
         let waits = self.reboot.as_ref().is_some_and(|reboot| reboot.effect == effect && reboot.waits_until.is_some());
         if waits {

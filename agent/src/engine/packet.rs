@@ -9,8 +9,9 @@ use bytes::Bytes;
 /// The largest packet that the agent takes, in bytes; what is longer is read past, and refused. A command is at most half of
 /// it, so that one that is too long can still be named.
 pub const PACKET_MAX: u32 = 64 * 1024;
-/// The largest that it announces on MQTT 5: what is longer still, the broker keeps back, and it has no answer. Up to here it
-/// costs what it weighs, and whoever sent it learns why nothing happens.
+/// The largest packet that it announces on MQTT 5, in bytes. It is more than it takes ([`PACKET_MAX`]), so that what lies
+/// between reaches it and is refused with a reason; what is longer still the broker keeps back, and nobody answers it. The
+/// price is the traffic of reading past it.
 pub const PACKET_MAX_ANNOUNCED: u32 = 256 * 1024;
 /// Commands that a broker hands us before we have acknowledged the first of them. Each is written to the disk first, and what
 /// the broker answers us waits behind them in the connection: with hundreds of them, on a slow disk, longer than an answer

@@ -370,7 +370,7 @@ impl Engine {
         self.record_event(now, event);
     }
 
-    /// A session that the broker kept already has our filters: subscribing again would only cost.
+    /// Subscribes, unless the broker kept a session that is known to have all our filters: there it would only cost.
     pub(super) fn subscribe(&mut self, now: Now, session_present: bool) {
         let filters = self.filters();
         let known = std::mem::take(&mut self.session.subscribed);

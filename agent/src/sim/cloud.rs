@@ -31,7 +31,7 @@ pub(super) struct Cloud {
     sent: u64,
     /// Commands that the agent has to answer for once it has acknowledged them: by payload.
     answerable: BTreeMap<Vec<u8>, String>,
-    /// What is wrong with commands that name one, by id.
+    /// What is wrong with each flawed command that was published, by its id.
     flaws: BTreeMap<String, Flaw>,
     /// Genuine ones beyond [`REMEMBERED_MAX`].
     not_followed: u64,
@@ -105,7 +105,8 @@ impl Cloud {
             self.flaws.insert(message.id.clone(), flaw);
         }
         let genuine = matches!(message.flaw, None | Some(Flaw::Replayed | Flaw::Expired));
-        if genuine && self.answerable.len() < REMEMBERED_MAX {
+        let is_followed = self.answerable.len() < REMEMBERED_MAX || self.answerable.contains_key(&message.payload);
+        if genuine && is_followed {
             self.answerable.insert(message.payload.clone(), message.id.clone());
         } else if genuine {
             self.not_followed += 1;
@@ -146,8 +147,8 @@ impl Cloud {
             claims = claims.arg(key, Json::clone(value));
         }
         let claims = claims.nonce(self.nonce.clone().filter(|_| order.nonce));
-        // To an agent that asks for no signature any is as good as the operator's, and to one that reads no date any is as
-        // good as a fresh one.
+        // The planted bug is played from here: to an agent that checks no signature a forged command is as good as a genuine
+        // one, so it is signed with the trusted key; an expired one is dated afresh likewise.
         let forged = order.flaw == Some(Flaw::Forged) && self.planted != Some(Planted::SignatureIgnored);
         let key = if forged { &self.untrusted } else { &self.trusted };
         sign(&claims, KID, key).ok()

@@ -53,7 +53,10 @@ pub(super) fn wrong(came: &Return, replay: &Replay, look: Look) -> String {
 
 /// The same for a program.
 pub(super) fn json(came: &Return, gateways: u32, seed: u64, replay: &Replay) -> Json {
-    let broken = |(seed, broken): &(u64, Broken)| json!({ "seed": seed, "broken": broken, "replay": replay.fleet_of_one(*seed) });
+    let broken = |(seed, broken): &(u64, Broken)| {
+        let replay = replay.fleet_of_one(*seed);
+        json!({ "seed": seed, "broken": broken, "replay": replay })
+    };
     json!({
         "gateways": gateways,
         "seed": seed,

@@ -300,7 +300,10 @@ impl Totals {
         let figures: serde_json::Map<String, Json> =
             self.rows().into_iter().map(|(key, _, _, values)| (key, spread(values))).collect();
         let bad: Vec<Json> = self.bad.iter().map(|(seed, bad)| bad.json(*seed, replay)).collect();
-        let open = |(promise, open): (&Promise, &Missed)| json!({ "promise": promise, "seeds": open.seeds, "first": { "seed": open.first, "why": open.found } });
+        let open = |(promise, open): (&Promise, &Missed)| {
+            let first = json!({ "seed": open.first, "why": open.found });
+            json!({ "promise": promise, "seeds": open.seeds, "first": first })
+        };
         let not_judged: Vec<Json> = self.not_judged.iter().map(open).collect();
         let expectations: Vec<Json> = plan
             .scenario

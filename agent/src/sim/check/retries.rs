@@ -15,7 +15,7 @@ const MEAN: std::ops::Range<f64> = 0.3..0.7;
 /// In any ten minutes there may be so many tries: the ceiling grows from a second to minutes in a few of them.
 const TRIES_MAX: f64 = 60.0;
 const WINDOW: Duration = Duration::from_secs(600);
-/// Where a config wants more: times the tries that draws of half the ceiling on average come to.
+/// Room above the tries to be expected where draws average half the ceiling: chance alone must not break the promise.
 const MARGIN: f64 = 1.5;
 
 /// Watches the tries to connect.

@@ -167,7 +167,8 @@ impl World<'_> {
                 }
                 self.fleet_gets(publish);
             }
-            // It subscribes where the broker had no session: nothing from before is for it.
+            // It subscribes where the broker had no session, and nothing from before is for it; and after a run that was cut off,
+            // where a session that was kept may still hold commands: those are not followed.
             Packet::Subscribe { .. } => self.watch.commands.not_kept(),
             Packet::PubAck { pkid, .. } => {
                 if let Some(id) = self.delivered.remove(&(conn, *pkid)) {

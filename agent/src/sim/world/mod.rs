@@ -148,8 +148,8 @@ pub(super) struct World<'a> {
     /// How many agents there were: what belongs to an older one is ignored.
     life: u64,
     recovered: Option<Recovered>,
-    /// The agent that began then was not ended from outside since: what it owes by now is its own. `None`: it is off, or on
-    /// its way up again, for reasons that are not its own.
+    /// Since when nothing from outside (a fault, a command that reboots) has ended the agent or its machine; ends of its own
+    /// don't count. `None`: something has, and no agent was started since.
     left_alone_since: Option<u64>,
     machine_up: bool,
     /// How often power came on or failed: what was begun on other power is void. It is on in [`Times::powered_since`].
