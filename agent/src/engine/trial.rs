@@ -329,38 +329,45 @@ impl Engine {
             self.tell_release(now, "release_good", &target);
             self.note_release(&target, Purpose::Bookkeeping);
         }
-        let is_own = self.commands.of_act(id).is_none();
-        if is_own && wish == Some(Wish::MarkGood) && !marked {
-            // It is tried again for as long as it takes; that it doesn't work, such as for root's policy, is told once.
-            let act = Act::MarkGood { target: target.clone() };
-            let known = self.releases.targets.get_mut(&target);
-            if known.is_some_and(|known| !std::mem::replace(&mut known.mark_refused, true)) {
-                let status = if refusal(outcome).is_some() { Status::Rejected } else { Status::Failed };
-                let event = tried(&act, &target, status)
-                    .with_some("reason", outcome.reason.as_deref())
-                    .with_some("detail", outcome.detail.as_deref());
-                self.record_event(now, event);
-            }
+        if self.commands.of_act(id).is_some() {
+            return false;
         }
-        if let Some(reason) = refusal(outcome).filter(|_| is_own && wish == Some(Wish::Leave)) {
-            // Nothing was done, by somebody's will: its chance is still to come.
-            if let Some(known) = self.releases.targets.get_mut(&target) {
-                known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
-            }
-            self.note_release(&target, Purpose::Bookkeeping);
-            let act = Act::Rollback { target: target.clone(), to: None };
-            self.put_trial_off(now, &target, &act, reason.word(), outcome.detail.as_deref().unwrap_or_default());
-            return is_own;
+        match wish {
+            Some(Wish::MarkGood) if !marked => self.mark_failed(now, &target, outcome),
+            Some(Wish::Leave) => self.leave_ended(now, &target, outcome),
+            _ => {}
         }
-        if is_own && wish == Some(Wish::Leave) {
-            let act = Act::Rollback { target: target.clone(), to: None };
+        true
+    }
+
+    /// It is tried again for as long as it takes; that it doesn't work, such as for root's policy, is told once.
+    fn mark_failed(&mut self, now: Now, target: &str, outcome: &ActOutcome) {
+        let Some(known) = self.releases.targets.get_mut(target) else { return };
+        if !std::mem::replace(&mut known.mark_refused, true) {
+            let status = if refusal(outcome).is_some() { Status::Rejected } else { Status::Failed };
+            self.tell_tried(now, &Act::MarkGood { target: target.to_owned() }, target, status, outcome);
+        }
+    }
+
+    fn leave_ended(&mut self, now: Now, target: &str, outcome: &ActOutcome) {
+        let act = Act::Rollback { target: target.to_owned(), to: None };
+        let Some(reason) = refusal(outcome) else {
             let status = if outcome.status == ActStatus::Succeeded { Status::Succeeded } else { Status::Failed };
-            let event = tried(&act, &target, status)
-                .with_some("reason", outcome.reason.as_deref())
-                .with_some("detail", outcome.detail.as_deref());
-            self.record_event(now, event);
+            return self.tell_tried(now, &act, target, status, outcome);
+        };
+        // Nothing was done, by somebody's will: its chance is still to come.
+        if let Some(known) = self.releases.targets.get_mut(target) {
+            known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
         }
-        is_own
+        self.note_release(target, Purpose::Bookkeeping);
+        self.put_trial_off(now, target, &act, reason.word(), outcome.detail.as_deref().unwrap_or_default());
+    }
+
+    fn tell_tried(&mut self, now: Now, act: &Act, target: &str, status: Status, outcome: &ActOutcome) {
+        let event = tried(act, target, status)
+            .with_some("reason", outcome.reason.as_deref())
+            .with_some("detail", outcome.detail.as_deref());
+        self.record_event(now, event);
     }
 
     fn order_for_trial(&mut self, now: Now, act: Act) -> EffectId {
