@@ -60,7 +60,8 @@ impl World<'_> {
             StoreOp::Evict { class } => Some(*class),
             _ => None,
         };
-        let results = *Class::Results.of(&self.disk.stats().records);
+        let results = |stats: &StoreStats| *Class::Results.of(&stats.records);
+        let before = (evicts == Some(Class::Results)).then(|| results(&self.disk.stats()));
         let (result, stats) = if evicts.is_some() && self.planted == Some(Planted::NeverEvicts) {
             (Ok(StoreReply::Evicted { records: 0, first: 0, last: 0 }), self.disk.stats())
         } else {
@@ -70,7 +71,7 @@ impl World<'_> {
             self.watch.dates.refused(self.at);
         }
         // Also one that fails may have given something up.
-        if evicts == Some(Class::Results) && *Class::Results.of(&stats.records) < results {
+        if before.is_some_and(|before| results(&stats) < before) {
             self.watch.commands.results_evicted();
         }
         self.note_durable();
