@@ -109,7 +109,8 @@ impl Message {
     }
 
     pub(super) fn len(&self) -> usize {
-        len(&self.publish)
+        let Publish { topic, payload, properties, .. } = &self.publish;
+        topic.len() + payload.len() + properties.as_deref().map_or(0, properties_len) + PUBLISH_OVERHEAD
     }
 
     pub(super) fn is_expired(&self, now: Mono) -> bool {
@@ -189,7 +190,7 @@ impl Session {
 
     /// Sends or queues a message, or counts why not.
     pub(super) fn deliver(&mut self, message: Message, sink: &mut Sink<'_>) {
-        let len = len(&message.publish);
+        let len = message.len();
         if len > self.packet_max {
             sink.counts.dropped_too_large += 1;
             return;
@@ -224,7 +225,7 @@ impl Session {
     /// than the one before it: what is too large for it is dropped as it would have been then.
     pub(super) fn resume(&mut self, sink: &mut Sink<'_>) {
         let before = self.inflight.len();
-        self.inflight.retain(|sent| len(&sent.message.publish) <= self.packet_max);
+        self.inflight.retain(|sent| sent.message.len() <= self.packet_max);
         sink.counts.dropped_too_large += (before - self.inflight.len()) as u64;
         self.inflight.iter_mut().for_each(|sent| sent.is_out = false);
         self.pump(sink);
@@ -254,7 +255,7 @@ impl Session {
     /// Takes the oldest message off the queue; `None` where there is none, or it can't be sent any more.
     fn next(&mut self, sink: &mut Sink<'_>) -> Option<Message> {
         let message = self.queue.pop_front()?;
-        let len = len(&message.publish);
+        let len = message.len();
         self.queue_bytes -= len;
         if message.is_expired(sink.now) {
             sink.counts.dropped_expired += 1;
@@ -276,11 +277,6 @@ impl Session {
             }
         }
     }
-}
-
-fn len(publish: &Publish) -> usize {
-    let properties = publish.properties.as_deref().map_or(0, properties_len);
-    publish.topic.len() + publish.payload.len() + properties + PUBLISH_OVERHEAD
 }
 
 /// On the wire: an identifier each, a length in front of each text, and what their whole length takes beyond a byte.
