@@ -1,6 +1,7 @@
 //! Ladders and reboots through the whole engine: what is tried, in which order, how often, and what a crash makes of it.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -769,6 +770,13 @@ fn a_run_whose_beginning_the_disk_refused_is_no_continuation_of_the_one_before()
     assert!(world.seqs().len() - seqs.len() <= since, "no number is used twice");
 }
 
+/// Seconds, as the fleet was told them.
+fn assert_down_for(world: &World, seconds: RangeInclusive<u64>) {
+    let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted").unwrap();
+    let downtime = rebooted.body["reboot"]["downtime_s"].as_u64();
+    assert!(downtime.is_some_and(|s| seconds.contains(&s)), "{rebooted:?}");
+}
+
 #[test]
 fn for_how_long_the_gateway_was_down_is_told_by_a_clock_that_was_set_after_its_start() {
     let mut world = world();
@@ -781,9 +789,7 @@ fn for_how_long_the_gateway_was_down_is_told_by_a_clock_that_was_set_after_its_s
     world.now.wall.trusted = true;
     world.broker_up = true;
     world.advance(5 * MINUTE);
-    let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted").unwrap();
-    let downtime = rebooted.body["reboot"]["downtime_s"].as_u64();
-    assert!(downtime.is_some_and(|s| (90..=111).contains(&s)), "{rebooted:?}");
+    assert_down_for(&world, 90..=111);
 }
 
 /// A container has a boot id of its own, and its host's clock since boot.
@@ -798,9 +804,7 @@ fn for_how_long_a_container_was_down_is_told_although_its_clock_since_boot_went_
     world.reboot_at(host.after(90 * SECOND));
     world.broker_up = true;
     world.advance(5 * MINUTE);
-    let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted").unwrap();
-    let downtime = rebooted.body["reboot"]["downtime_s"].as_u64();
-    assert!(downtime.is_some_and(|s| (90..=111).contains(&s)), "{rebooted:?}");
+    assert_down_for(&world, 90..=111);
 }
 
 #[test]
