@@ -107,6 +107,8 @@ pub fn wrong_tokens(operator: &Operator, claims: impl Fn() -> Json) -> Vec<Wrong
         ("wrong_audience", json!({"aud": "group:other"})),
         ("malformed", json!({"exp": "soon"})),
         ("malformed", json!({"cmd": "ping"})),
+        // serde would take it for the command's fields, in their order.
+        ("malformed", json!({"cmd": ["ping"]})),
         ("too_large", json!({"padding": "x".repeat(33 * 1024)})),
     ];
     let wrong = |reason, claims: Json, sign: &dyn Fn(&Json) -> String| {
