@@ -1,0 +1,195 @@
+//! A command as it is remembered: what stands of it in the journal, what is known besides as long as this run lasts,
+//! and what is told of both. Decides nothing: where a command stands is set by whoever brought it there.
+
+use std::time::Duration;
+
+use minicbor::{Decode, Encode};
+
+use crate::engine::command::Command;
+use crate::engine::io::{Act, Trigger};
+use crate::engine::keyed::{COMMAND_KEY, Write, write};
+use crate::engine::observation::Severity;
+use crate::engine::record::{CommandResult, Event, EventKind, Status};
+use crate::engine::time::{BootId, Mono};
+use crate::wire::{CommandId, Reason, VerifiedCommand};
+
+/// Keeps an entry of the ledger well under the keyed store's limit on a value.
+const KEPT_TEXT_MAX: usize = 2_048;
+
+/// Commands that act on the gateway: they are told as remedies, too.
+const ACTING: [&str; 8] =
+    ["restart_unit", "restart_link", "reboot", "rollback", "mark_good", "quarantine", "release", "run"];
+
+/// A command in the ledger.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) stored: Stored,
+    /// What it asks; `None` for one that came from the disk and won't run again.
+    pub(super) command: Option<Command>,
+    /// How it was signed, until it has begun.
+    pub(super) token: Option<Box<str>>,
+    /// What it works on.
+    pub(super) target: Option<Box<str>>,
+    /// One of a group's waits for its own turn until then.
+    pub(super) begins_at: Option<Mono>,
+    /// The messages to acknowledge once this is durable: it may have come more than once until then.
+    pub(super) pkids: Vec<u16>,
+    pub(super) durable: bool,
+    pub(super) timeout: Option<Duration>,
+    /// All that is kept of what it printed, until that was reported; the journal keeps the end of it.
+    pub(super) output: Option<Box<str>>,
+    pub(super) progress_pct: u8,
+    /// The seq under which its terminal status was put into the outbox.
+    pub(super) report_seq: Option<u64>,
+    /// How it ended is on its way to the disk: it is told from there.
+    pub(super) ending: bool,
+}
+
+/// A command as it stands in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Stored {
+    #[n(0)]
+    pub(super) name: Box<str>,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub(super) digest: [u8; 32],
+    #[n(2)]
+    pub(super) expires_at: i64,
+    #[n(3)]
+    pub(super) status: Status,
+    #[n(4)]
+    pub(super) reason: Option<Box<str>>,
+    #[n(5)]
+    pub(super) detail: Option<Box<str>>,
+    #[n(6)]
+    pub(super) output: Option<Box<str>>,
+    /// The terminal status reached the outbox.
+    #[n(7)]
+    pub(super) reported: bool,
+    /// The boot in which it began: a reboot is judged by it.
+    #[n(8)]
+    pub(super) boot: Option<BootId>,
+}
+
+impl Entry {
+    pub(super) fn new(stored: Stored) -> Self {
+        Self {
+            stored,
+            command: None,
+            token: None,
+            target: None,
+            begins_at: None,
+            pkids: Vec::new(),
+            durable: false,
+            timeout: None,
+            output: None,
+            progress_pct: 0,
+            report_seq: None,
+            ending: false,
+        }
+    }
+
+    /// What it would do to the gateway, until it has ended.
+    pub(super) fn act(&self) -> Option<&Act> {
+        self.command.as_ref().and_then(Command::act)
+    }
+
+    /// How it ended: it does nothing any more.
+    pub(super) fn end(&mut self, status: Status, reason: Option<&str>, detail: Option<String>, output: Option<String>) {
+        self.command = None;
+        self.token = None;
+        self.stored.status = status;
+        self.stored.reason = reason.map(Into::into);
+        self.stored.detail = detail.as_deref().map(|text| tail(text).into());
+        self.stored.output = output.as_deref().map(|text| kept(text).into());
+        self.output = output.map(Into::into);
+    }
+
+    /// The contract's `remediation` event of a command that acts on the gateway: as of a ladder's step. One that was refused
+    /// is told of as such, but for what a dry run would have done.
+    pub(super) fn remediation(&self, id: &CommandId) -> Option<Event> {
+        let Stored { name, status, reason, boot, .. } = &self.stored;
+        let is_dry = reason.as_deref() == Some(Reason::DryRun.word());
+        if !ACTING.contains(&&**name) || *status == Status::Queued || (boot.is_none() && !is_dry) {
+            return None;
+        }
+        let severity = if status.is_well() { Severity::Notice } else { Severity::Warning };
+        let event = Event::new(severity, EventKind::Remediation, name)
+            .group("remediation")
+            .with("id", id.as_str())
+            .with("trigger", Trigger::Command(id.clone()).to_string().as_str())
+            .with("action", &**name)
+            .with_some("target", self.target.as_deref())
+            .with("status", status.word())
+            .with_some("reason", reason.as_deref());
+        Some(event.with_some("detail", self.stored.detail.as_deref().filter(|_| is_dry)))
+    }
+}
+
+impl Stored {
+    /// In the place of an entry that can't be read.
+    pub(super) fn unreadable() -> Self {
+        Self {
+            name: "?".into(),
+            digest: [0; 32],
+            expires_at: i64::MAX,
+            status: Status::Interrupted,
+            reason: None,
+            detail: None,
+            output: None,
+            reported: true,
+            boot: None,
+        }
+    }
+
+    pub(super) fn new(command: &VerifiedCommand, status: Status) -> Self {
+        Self {
+            name: command.name.as_str().into(),
+            digest: command.digest,
+            expires_at: command.expires_at,
+            status,
+            reason: None,
+            detail: None,
+            output: None,
+            reported: false,
+            boot: None,
+        }
+    }
+
+    /// What is told of it.
+    pub(super) fn result(&self, id: &CommandId) -> CommandResult {
+        CommandResult {
+            command_id: Some(id.as_str().into()),
+            command: Some(self.name.clone()),
+            status: self.status,
+            reason: self.reason.clone(),
+            detail: self.detail.clone(),
+            output: self.output.clone(),
+            progress_pct: None,
+            part: None,
+        }
+    }
+}
+
+pub(super) fn key(id: &CommandId) -> String {
+    format!("{COMMAND_KEY}{id}")
+}
+
+pub(super) fn put(id: &CommandId, stored: &Stored) -> Write {
+    write(key(id), stored)
+}
+
+/// The end of a text: what a program says last is what matters.
+pub(super) fn tail(text: &str) -> &str {
+    let from = text.len().saturating_sub(KEPT_TEXT_MAX);
+    let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    text.get(from..).unwrap_or_default()
+}
+
+/// What of an output is kept for whoever asks again, and that it is not all.
+fn kept(output: &str) -> String {
+    let end = tail(output);
+    match output.len() - end.len() {
+        0 => end.to_owned(),
+        left_out => format!("… {left_out} B before this were told once and are not kept\n{end}"),
+    }
+}

@@ -1,0 +1,138 @@
+//! Whether a command is to be obeyed: when it was issued and expires, what it asks, what it is allowed to, whether
+//! something works on the same target, and when the turn of one of a group comes. Judges a ladder's act by the same
+//! policy. Changes nothing: what it costs is spent when it begins.
+
+use std::time::Duration;
+
+use super::entry::Entry;
+use super::{ACTS_MAX, Commands, Facts, QUEUE_MAX};
+use crate::engine::admission::{self, Circumstances};
+use crate::engine::command::Command;
+use crate::engine::hash::hash;
+use crate::engine::io::Act;
+use crate::engine::quarantine;
+use crate::engine::record::Status;
+use crate::engine::time::Unix;
+use crate::wire::{Reason, VerifiedCommand};
+
+impl Commands {
+    /// Whether a ladder may do this now, by the same policy; and what holds for what is automatic only.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
+        let circumstances = self.circumstances(facts);
+        quarantine::forbids(facts.quarantine, Some(act))?;
+        admission::permitted(circumstances, act)?;
+        if self.target_is_taken(facts, act) {
+            return Err((Reason::Busy, format!("something works on {} already", act.target())));
+        }
+        admission::settled(circumstances, act)?;
+        admission::affordable(circumstances, act)?;
+        admission::rehearsed(circumstances, act)
+    }
+
+    /// Whether a command that proved genuine is to be obeyed now. What never changes is asked first.
+    pub(super) fn judge(&self, facts: Facts<'_>, command: &VerifiedCommand) -> Result<Command, (Reason, String)> {
+        let fresh = command.nonce.as_deref() == Some(facts.nonce);
+        judge_time(facts, command, fresh)?;
+        if self.careful.before.is_some_and(|before| Unix::of_seconds(command.issued_at) < before) {
+            return Err((Reason::Replayed, "issued before the journal was lost: whether it ran can't be known".into()));
+        }
+        let parsed = Command::parse(command)?;
+        if !matches!(parsed, Command::Ping) {
+            quarantine::forbids(facts.quarantine, parsed.act())?;
+        }
+        if let Some(act) = parsed.act() {
+            admission::permitted(self.circumstances(facts), act)?;
+        }
+        if parsed.is_disruptive() && !facts.now.wall.trusted && !fresh {
+            let detail = "the clock isn't synchronised: put the nonce of the presence message into the command";
+            return Err((Reason::ClockUntrusted, detail.into()));
+        }
+        if let Some(act) = parsed.act() {
+            admission::affordable(self.circumstances(facts), act)?;
+            admission::rehearsed(self.circumstances(facts), act)?;
+            let waits = spread(facts, command, &parsed).is_some() || self.target_is_taken(facts, act);
+            if waits && self.queue.len() >= QUEUE_MAX {
+                return Err((Reason::Busy, format!("{QUEUE_MAX} commands are queued already")));
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// What was allowed when it came may not be any more: the config has changed, the battery has run down.
+    pub(super) fn admit_queued(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
+        let circumstances = self.circumstances(facts);
+        quarantine::forbids(facts.quarantine, Some(act))?;
+        admission::permitted(circumstances, act)?;
+        admission::affordable(circumstances, act)?;
+        admission::rehearsed(circumstances, act)
+    }
+
+    /// Whether something works on the same target, or all hands are full.
+    pub(super) fn target_is_taken(&self, facts: Facts<'_>, act: &Act) -> bool {
+        let under_way: Vec<&Act> = self
+            .ledger
+            .values()
+            .filter(|entry| entry.stored.status == Status::InProgress)
+            .filter_map(Entry::act)
+            .collect();
+        let target = act.target();
+        let clashes = |other: &Act| other.target() == target || (act.is_grave() && other.is_grave());
+        under_way.len() >= ACTS_MAX || under_way.into_iter().any(clashes) || facts.busy.iter().any(clashes)
+    }
+
+    fn circumstances<'f>(&'f self, facts: Facts<'f>) -> Circumstances<'f> {
+        let Facts { now, config, timeline, able, power, sampled_every, blocked, .. } = facts;
+        Circumstances { now, config, timeline, budgets: &self.budgets, able, power, sampled_every, blocked }
+    }
+}
+
+/// Whether it can't be valid any more, whatever the clock says.
+pub(super) fn has_expired(facts: Facts<'_>, expires_at: i64) -> bool {
+    Unix::of_seconds(expires_at) < lower_bound(facts)
+}
+
+/// How long one of a group waits for its turn; `None`: it doesn't. Each gateway has another turn, and another one for each
+/// command. Half of the time that the command is still valid is left for what it waits for then.
+pub(super) fn spread(facts: Facts<'_>, command: &VerifiedCommand, parsed: &Command) -> Option<Duration> {
+    command.group.as_ref().filter(|_| parsed.is_spread(&command.args))?;
+    let valid_ms = Unix::of_seconds(command.expires_at).0.saturating_sub(lower_bound(facts).0);
+    let valid_ms = u64::try_from(valid_ms).unwrap_or(0);
+    let most_ms = u64::try_from(facts.config.remediation.group_spread.as_millis()).unwrap_or(u64::MAX);
+    let drawn = hash([facts.config.device.id.as_str(), "\0", command.id.as_str()]);
+    drawn.checked_rem(most_ms.min(valid_ms / 2)).map(Duration::from_millis)
+}
+
+/// Expiry is judged by a trusted clock. Without one, a reading that isn't provably wrong still counts against a command
+/// (refusing is the safe side), unless the nonce proves that it was made after this agent started.
+fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Result<(), (Reason, String)> {
+    let wall = facts.now.wall;
+    let plausible = wall.unix >= facts.timeline.floor();
+    let skew = i64::try_from(facts.config.commands.max_clock_skew.as_millis()).unwrap_or(i64::MAX);
+    let horizon = Unix(wall.unix.0.saturating_add(skew));
+
+    let expires = Unix::of_seconds(command.expires_at);
+    if expires < lower_bound(facts) || (!wall.trusted && plausible && !fresh && expires < wall.unix) {
+        return Err((Reason::Expired, format!("exp {} has passed", command.expires_at)));
+    }
+    let ahead = |at: i64| Unix::of_seconds(at) > horizon;
+    // It is genuine, so by the clock of whoever signed it the present is no earlier than its `iat`.
+    let is_issued_later = |nbf: i64| wall.trusted || nbf > command.issued_at;
+    let not_yet = match command.not_before {
+        Some(nbf) if (wall.trusted || plausible) && is_issued_later(nbf) && ahead(nbf) => Some(("nbf", nbf)),
+        _ if wall.trusted && ahead(command.issued_at) => Some(("iat", command.issued_at)),
+        _ => None,
+    };
+    match not_yet {
+        Some((claim, at)) => Err((Reason::NotYetValid, format!("{claim} {at} lies ahead of the clock"))),
+        None => Ok(()),
+    }
+}
+
+/// The lowest that the present can be: the trusted clock, or what is known without one.
+fn lower_bound(facts: Facts<'_>) -> Unix {
+    let floor = facts.timeline.floor();
+    if facts.now.wall.trusted { floor.max(facts.now.wall.unix) } else { floor }
+}

@@ -1,0 +1,89 @@
+//! Commands that wait: for whatever works on their target, or as one of a group for their turn. Each is judged once
+//! more before it begins, in the order in which they came; each may be canceled, and so may one that has begun. Accepts
+//! no new ones.
+
+use super::entry::{Entry, put};
+use super::judge::has_expired;
+use super::{Commands, Facts, Step, intent};
+use crate::engine::effects::Purpose;
+use crate::engine::io::Act;
+use crate::engine::record::Status;
+use crate::engine::time::Mono;
+use crate::wire::{CommandId, Reason};
+
+impl Commands {
+    /// What waits, and whose target is free now, begins. What has expired meanwhile, or can't be afforded, ends.
+    pub fn begin_queued(&mut self, facts: Facts<'_>) {
+        if facts.stopping {
+            return;
+        }
+        for id in std::mem::take(&mut self.queue) {
+            let Some(entry) = self.ledger.get_mut(&id) else { continue };
+            let Some(act) = entry.act().cloned() else { continue };
+            entry.begins_at.take_if(|at| *at <= facts.now.mono);
+            let Some(entry) = self.ledger.get(&id) else { continue };
+            if !entry.durable || entry.begins_at.is_some() || self.target_is_taken(facts, &act) {
+                self.queue.push_back(id);
+            } else if has_expired(facts, entry.stored.expires_at) {
+                self.finish(
+                    &id,
+                    Status::TimedOut,
+                    Some(Reason::Expired.word()),
+                    Some("expired while it was queued".into()),
+                    None,
+                );
+            } else if let Err((reason, detail)) = self.admit_queued(facts, &act) {
+                self.finish(&id, Status::Rejected, Some(reason.word()), Some(detail), None);
+            } else {
+                self.begin(facts, &id, &act);
+            }
+        }
+    }
+
+    /// When those that wait for their own turn begin.
+    pub(super) fn turns(&self) -> impl Iterator<Item = Mono> + '_ {
+        self.queue.iter().filter_map(|id| self.ledger.get(id)?.begins_at)
+    }
+
+    /// True if it was queued or under way.
+    pub(super) fn cancel(&mut self, id: &CommandId) -> bool {
+        if let Some(place) = self.queue.iter().position(|queued| queued == id) {
+            self.queue.remove(place);
+            self.finish(
+                id,
+                Status::Canceled,
+                Some(Reason::Canceled.word()),
+                Some("canceled before it began".into()),
+                None,
+            );
+            return true;
+        }
+        let Some(effect) = self.running.iter().find(|(_, running)| *running == id).map(|(effect, _)| *effect) else {
+            return self.cancel_unbegun(id);
+        };
+        self.steps.push_back(Step::Stop(effect));
+        true
+    }
+
+    fn begin(&mut self, facts: Facts<'_>, id: &CommandId, act: &Act) {
+        let spent = self.spend(facts, act);
+        let Some(entry) = self.ledger.get_mut(id) else { return };
+        entry.stored.status = Status::InProgress;
+        entry.stored.detail = None;
+        entry.stored.boot = Some(facts.timeline.boot());
+        let mut entries = vec![put(id, &entry.stored)];
+        entries.extend(spent);
+        entries.extend(intent(facts, id, act));
+        self.steps.push_back(Step::Journal(Purpose::Begun(id.clone()), entries));
+    }
+
+    /// It is on its way into the journal: it is not begun once that is done.
+    fn cancel_unbegun(&mut self, id: &CommandId) -> bool {
+        if self.ledger.get(id).and_then(Entry::act).is_none() {
+            return false;
+        }
+        let detail = "canceled before it began".to_owned();
+        self.finish(id, Status::Canceled, Some(Reason::Canceled.word()), Some(detail), None);
+        true
+    }
+}

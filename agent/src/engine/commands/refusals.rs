@@ -1,0 +1,116 @@
+//! What is not obeyed: counted always, told and audited one by one only as fast as anybody may make this gateway write.
+//! A genuine command is remembered as refused where it must stay so; what nobody vouches for never changes what is
+//! known of another. Why something is refused is decided elsewhere.
+
+use std::collections::BTreeMap;
+
+use super::entry::{Entry, Stored, put, tail};
+use super::{Commands, Facts, Step};
+use crate::engine::effects::Purpose;
+use crate::engine::io::LogLevel;
+use crate::engine::observation::Severity;
+use crate::engine::record::{CommandResult, Event, EventKind, Status};
+use crate::engine::time::Mono;
+use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
+
+/// Refusals that are told one by one: so many at once, then one a second. The rest is counted.
+const REFUSALS_BURST: u32 = 60;
+
+/// How many were refused, and how many more may be told at once: repeated answers are told out of the same.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    used: u32,
+    since: Mono,
+    counts: BTreeMap<Reason, u64>,
+}
+
+impl Refusals {
+    /// One more. Whether it is told by itself.
+    pub(super) fn count(&mut self, now: Mono, reason: Reason) -> bool {
+        *self.counts.entry(reason).or_default() += 1;
+        self.take(now)
+    }
+
+    /// What was counted since it was last asked, by reason.
+    pub(super) fn take_counts(&mut self) -> BTreeMap<Reason, u64> {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// Takes one if there is one left.
+    pub(super) fn take(&mut self, now: Mono) -> bool {
+        let refill = u32::try_from(now.since(self.since).as_secs()).unwrap_or(u32::MAX);
+        if refill > 0 {
+            self.used = self.used.saturating_sub(refill);
+            self.since = now;
+        }
+        let left = self.used < REFUSALS_BURST;
+        self.used += u32::from(left);
+        left
+    }
+}
+
+impl Commands {
+    /// A message that is no command to obey, from nobody knows whom.
+    pub(super) fn refuse(&mut self, now: Mono, refusal: &Refusal) {
+        if !self.refusals.count(now, refusal.reason) {
+            return;
+        }
+        // A forged message must not speak for a command that is known.
+        let known = refusal.claimed_id.as_ref().is_some_and(|id| self.ledger.contains_key(id));
+        if !known {
+            self.steps.push_back(Step::Report(CommandResult {
+                command_id: refusal.claimed_id.as_ref().map(|id| id.as_str().into()),
+                command: refusal.claimed_name.as_deref().map(|name| tail(name).into()),
+                status: Status::Rejected,
+                reason: Some(refusal.reason.word().into()),
+                detail: Some(tail(&refusal.detail).into()),
+                output: None,
+                progress_pct: None,
+                part: None,
+            }));
+        }
+        self.audit(refusal.claimed_id.as_ref(), refusal.claimed_name.as_deref(), refusal.reason, &refusal.detail);
+    }
+
+    /// A genuine command that is not obeyed. `keep`: remember that it was refused, so that it stays refused.
+    pub(super) fn refuse_verified(
+        &mut self,
+        facts: Facts<'_>,
+        command: &VerifiedCommand,
+        reason: Reason,
+        detail: String,
+        pkid: Option<u16>,
+        keep: bool,
+    ) {
+        let told = self.refusals.count(facts.now.mono, reason);
+        if told {
+            self.audit(Some(&command.id), Some(&command.name), reason, &detail);
+        }
+        let mut stored = Stored::new(command, Status::Rejected);
+        stored.reason = Some(reason.word().into());
+        stored.detail = Some(tail(&detail).into());
+        if !keep {
+            // Nothing keeps it from coming over and over.
+            if told {
+                self.steps.push_back(Step::Report(stored.result(&command.id)));
+            }
+            return self.acknowledge(pkid);
+        }
+        let entries = vec![put(&command.id, &stored)];
+        let entry = Entry { pkids: pkid.into_iter().collect(), ..Entry::new(stored) };
+        self.ledger.insert(command.id.clone(), entry);
+        self.steps.push_back(Step::Journal(Purpose::Accepted(command.id.clone()), entries));
+    }
+
+    fn audit(&mut self, id: Option<&CommandId>, name: Option<&str>, reason: Reason, detail: &str) {
+        let event = Event::new(Severity::Warning, EventKind::Audit, "command_refused")
+            .group("audit")
+            .with("reason", reason.word())
+            .with("detail", tail(detail))
+            .with_some("command_id", id.map(CommandId::as_str))
+            .with_some("command", name.map(tail));
+        self.steps.push_back(Step::Tell(event));
+        let id = id.map_or("?", CommandId::as_str);
+        self.log(LogLevel::Warn, format!("command {id} refused: {}: {detail}", reason.word()));
+    }
+}

@@ -1,0 +1,147 @@
+//! What is told of a command: how far it is, and how it ended. The end is journaled first and told from there, and it
+//! counts as told only when the outbox has the report where a crash can't take it; what either of them lost is tried
+//! again. An end that is not on the disk must not be told: after a crash it might be told otherwise.
+
+use std::collections::BTreeSet;
+
+use super::entry::put;
+use super::{Commands, Step};
+use crate::engine::effects::Purpose;
+use crate::engine::io::{EffectId, StoreFault};
+use crate::engine::record::Status;
+use crate::engine::time::Mono;
+use crate::wire::CommandId;
+
+/// Progress is told in steps of at least this.
+const PROGRESS_STEP_PCT: u8 = 5;
+
+/// Commands whose end the journal has to be given again, all at the same time.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten {
+    ids: BTreeSet<CommandId>,
+    /// Set as long as there are any.
+    retry_at: Option<Mono>,
+}
+
+impl Unwritten {
+    /// One more.
+    pub(super) fn insert(&mut self, now: Mono, id: CommandId) {
+        self.ids.insert(id);
+        self.retry_at.get_or_insert(now.after(StoreFault::RETRY_AFTER));
+    }
+
+    /// When they are due.
+    pub(super) const fn retry_at(&self) -> Option<Mono> {
+        self.retry_at
+    }
+
+    /// All of them, once they are due.
+    pub(super) fn take_due(&mut self, now: Mono) -> BTreeSet<CommandId> {
+        match self.retry_at.take_if(|at| *at <= now) {
+            Some(_) => std::mem::take(&mut self.ids),
+            None => BTreeSet::new(),
+        }
+    }
+}
+
+impl Commands {
+    /// An act says how far it is.
+    pub fn progressed(&mut self, effect: EffectId, percent: u8) {
+        let Some(id) = self.running.get(&effect).cloned() else { return };
+        let Some(entry) = self.ledger.get_mut(&id) else { return };
+        let percent = percent.min(100);
+        if percent < entry.progress_pct.saturating_add(PROGRESS_STEP_PCT)
+            && (percent != 100 || entry.progress_pct == 100)
+        {
+            return;
+        }
+        entry.progress_pct = percent;
+        let mut result = entry.stored.result(&id);
+        result.progress_pct = Some(percent);
+        self.steps.push_back(Step::Report(result));
+    }
+
+    /// A report was given this seq: once that is safe, the report needn't be made again after a crash.
+    pub fn reported_as(&mut self, id: &str, seq: u64) {
+        let Some(id) = CommandId::parse(id) else { return };
+        if let Some(entry) = self.ledger.get_mut(&id) {
+            if entry.stored.status.is_terminal() {
+                entry.report_seq = Some(seq);
+            }
+        }
+    }
+
+    /// A report was stored under another seq after the store had refused it.
+    pub fn renumbered(&mut self, old: u64, new: u64) {
+        if let Some(entry) = self.ledger.values_mut().find(|entry| entry.report_seq == Some(old)) {
+            entry.report_seq = Some(new);
+        }
+    }
+
+    /// More of the outbox's results are where a crash can't take them.
+    pub fn results_safe(&mut self, is_safe: impl Fn(u64) -> bool) {
+        let mut entries = Vec::new();
+        for (id, entry) in &mut self.ledger {
+            if entry.report_seq.is_some_and(&is_safe) {
+                entry.report_seq = None;
+                if !entry.stored.reported {
+                    entry.stored.reported = true;
+                    entries.push(put(id, &entry.stored));
+                }
+            }
+        }
+        if !entries.is_empty() {
+            self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
+        }
+    }
+
+    /// The outbox has given up the result with this seq: it is reported again.
+    pub fn report_lost(&mut self, now: Mono, seq: u64) {
+        for (id, entry) in self.ledger.iter_mut().filter(|(_, entry)| entry.report_seq == Some(seq)) {
+            entry.report_seq = None;
+            self.unwritten.insert(now, id.clone());
+        }
+    }
+
+    /// The outcome is known: journal it, then report it.
+    pub(super) fn finish(
+        &mut self,
+        id: &CommandId,
+        status: Status,
+        reason: Option<&str>,
+        detail: Option<String>,
+        output: Option<String>,
+    ) {
+        let Some(entry) = self.ledger.get_mut(id) else { return };
+        entry.end(status, reason, detail, output);
+        self.journal_end(id);
+    }
+
+    /// It is told once this is on the disk.
+    pub(super) fn journal_end(&mut self, id: &CommandId) {
+        let Some(entry) = self.ledger.get_mut(id) else { return };
+        entry.ending = true;
+        let entries = vec![put(id, &entry.stored)];
+        self.steps.push_back(Step::Journal(Purpose::Outcome(id.clone()), entries));
+    }
+
+    pub(super) fn report(&mut self, id: &CommandId) {
+        let Some(entry) = self.ledger.get_mut(id) else { return };
+        let mut result = entry.stored.result(id);
+        if let Some(output) = entry.output.take() {
+            result.output = Some(output);
+        }
+        let remedy = entry.remediation(id);
+        self.steps.push_back(Step::Report(result));
+        self.steps.extend(remedy.map(Step::Tell));
+    }
+
+    /// Gives the journal again what it could not take.
+    pub(super) fn journal_again(&mut self, now: Mono) {
+        for id in self.unwritten.take_due(now) {
+            let Some(entry) = self.ledger.get(&id) else { continue };
+            let entries = vec![put(&id, &entry.stored)];
+            self.steps.push_back(Step::Journal(Purpose::Outcome(id), entries));
+        }
+    }
+}
