@@ -486,7 +486,7 @@ impl Engine {
             Purpose::Commit { upto } => {
                 self.outbox.committed(now.mono, upto, fault.as_ref(), &mut self.effects);
                 self.commands.results_safe(|seq| self.outbox.is_safe(Class::Results, seq));
-                self.session.committed(&self.outbox);
+                self.session.flow.committed(&self.outbox);
             }
             Purpose::ThinRead => self.outbox.thin_page(now.mono, result, &mut self.effects),
             Purpose::ThinAppend { seq } => {
@@ -588,8 +588,8 @@ impl Engine {
             if self.link.is_online() {
                 self.outbox.commit(&mut self.effects);
             }
-            self.session.publish_due(&self.outbox);
-            self.session.committed(&self.outbox);
+            self.session.flow.publish_due(&self.outbox);
+            self.session.flow.committed(&self.outbox);
         }
     }
 
@@ -666,7 +666,7 @@ impl Engine {
             Point::new(Metric::AgentCollectFaults, counters.collect_faults),
             Point::new(Metric::AgentPublishes, counters.publishes),
             Point::new(Metric::AgentDuplicates, counters.duplicates),
-            Point::new(Metric::AgentDrainRemaining, self.session.drain_remaining(&self.outbox)),
+            Point::new(Metric::AgentDrainRemaining, self.session.flow.drain_remaining(&self.outbox)),
         ];
         let written = self.written.tell();
         // The kernel counts what reached the disk, overhead of file system pages included: it knows better.

@@ -58,7 +58,7 @@ impl Engine {
         self.reconfigure_rules(now);
         self.with_remedies(now, Remedies::reconfigure);
         self.resume_remedies(now);
-        self.session.set_ration(self.config.mqtt.drain.publishes_per_second);
+        self.session.flow.set_ration(self.config.mqtt.drain.publishes_per_second);
         self.attributes.touch();
         if self.link.is_online() {
             self.subscribe(now, true);

@@ -200,8 +200,9 @@ impl Engine {
                 inflight: self.link.inflight(),
                 drain: self
                     .session
+                    .flow
                     .drain()
-                    .map(|drain| DrainStatus::new(drain, self.session.drain_remaining(&self.outbox), now)),
+                    .map(|drain| DrainStatus::new(drain, self.session.flow.drain_remaining(&self.outbox), now)),
                 volatile_records: self.outbox.volatile(),
                 fault: self.outbox.fault().map(ToString::to_string),
             },

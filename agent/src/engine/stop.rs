@@ -94,7 +94,7 @@ impl Engine {
         self.effects.put(Purpose::Bookkeeping, entries);
         self.outbox.store_held(now.mono, &mut self.effects);
         self.outbox.commit(&mut self.effects);
-        self.session.publish_due(&self.outbox);
+        self.session.flow.publish_due(&self.outbox);
         self.stopping = Some(Stopping { reason, stage: Stage::Tell, since: now.mono });
     }
 

@@ -1,0 +1,150 @@
+//! What may go out now, and when more may: samples up to the last publish tick, a backlog by its ration, all of it as
+//! fast as the broker allows, and nothing of a class that it refused for now. Knows how a backlog goes. Sends nothing.
+
+use crate::config::Mqtt;
+use crate::engine::outbox::Outbox;
+use crate::engine::ration::{Allowance, Ration};
+use crate::engine::record::Class;
+use crate::engine::time::Mono;
+
+/// A backlog that is being sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) struct Drain {
+    /// Samples that waited when the connection came up.
+    pub(in crate::engine) of: u64,
+    /// When it did.
+    pub(in crate::engine) since: Mono,
+}
+
+/// How fast, and how far.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Flow {
+    /// Telemetry up to here may be sent: up to the last publish tick, or to what waited when the connection came up.
+    telemetry_upto: u64,
+    /// Telemetry up to here is a backlog, and is rationed.
+    backlog_upto: u64,
+    /// How the backlog of this connection goes; `None` once it is sent.
+    drain: Option<Drain>,
+    /// A publish tick has come: telemetry up to here goes out once it may be sent.
+    publish_due: Option<u64>,
+    ration: Ration,
+    /// What the broker allows this connection, where it is known to allow only so much.
+    allowance: Option<Allowance>,
+    /// It allows nothing before that.
+    throttled_until: Option<Mono>,
+    /// Classes that wait, because the broker refused one of theirs for now.
+    paused_until: [Option<Mono>; Class::COUNT],
+}
+
+impl Flow {
+    /// A publish tick has come: what was made before it may go out when the outbox opens it. A tick before that is over
+    /// changes nothing: with a store slower than the ticks, none would ever be over.
+    pub(in crate::engine) fn publish_due(&mut self, outbox: &Outbox) {
+        self.publish_due.get_or_insert(outbox.made_upto(Class::Telemetry));
+    }
+
+    /// A commit has ended, or what is due needs none. It may have been an earlier one: what is due waits for its own.
+    pub(in crate::engine) fn committed(&mut self, outbox: &Outbox) {
+        let sendable = outbox.sendable(Class::Telemetry);
+        if self.publish_due.take_if(|upto| *upto <= sendable).is_some() {
+            self.telemetry_upto = sendable;
+        }
+    }
+
+    /// What a backlog may use, from now on.
+    pub(in crate::engine) fn set_ration(&mut self, per_second: u32) {
+        self.ration.set_rate(per_second);
+    }
+
+    pub(in crate::engine) const fn drain(&self) -> Option<Drain> {
+        self.drain
+    }
+
+    pub(in crate::engine) fn drain_remaining(&self, outbox: &Outbox) -> u64 {
+        let is_behind = |class: Class| outbox.is_behind(class, outbox.made_upto(class).min(self.backlog_upto));
+        if !Class::SAMPLES.into_iter().any(is_behind) {
+            return 0;
+        }
+        Class::SAMPLES.iter().map(|class| class.of(&outbox.store_stats().records)).sum()
+    }
+
+    /// The connection is up: what waits now is a backlog.
+    pub(super) fn connected(&mut self, now: Mono, mqtt: &Mqtt, outbox: &Outbox) {
+        self.paused_until = [None; Class::COUNT];
+        self.telemetry_upto = outbox.sendable(Class::Telemetry);
+        self.backlog_upto = self.telemetry_upto;
+        let waiting = self.drain_remaining(outbox);
+        self.drain = (waiting > 0).then_some(Drain { of: waiting, since: now });
+        self.ration = Ration::new(now, mqtt.drain.publishes_per_second);
+        self.allowance = Allowance::new(mqtt.limits, now);
+    }
+
+    /// The connection is gone, and with it the course of its backlog.
+    pub(super) const fn disconnected(&mut self) {
+        self.drain = None;
+    }
+
+    /// The backlog, if it is sent: said once.
+    pub(super) fn take_drained(&mut self, outbox: &Outbox) -> Option<Drain> {
+        if self.drain.is_none() || self.drain_remaining(outbox) > 0 {
+            return None;
+        }
+        self.drain.take()
+    }
+
+    /// Until when nothing at all may be sent.
+    pub(super) const fn throttled_until(&self) -> Option<Mono> {
+        self.throttled_until
+    }
+
+    /// When a record may go out that waits for nothing but time.
+    pub(super) fn next_at(&self, outbox: &Outbox) -> Option<Mono> {
+        let (class, upto) = self.samples_next(outbox);
+        let first = outbox.ready(class, upto).next().map(|(seq, _)| seq);
+        // What waits for a page is tried again when the page comes.
+        let waits = self.is_paused(class) || outbox.is_filling(class, upto);
+        let rationed = !waits && first.is_some_and(|seq| seq <= self.backlog_upto);
+        let ration = rationed.then(|| self.ration.next_at());
+        ration.into_iter().chain(self.paused_until.into_iter().flatten()).min()
+    }
+
+    /// Whose samples come next, and up to which seq they may go out: the oldest first.
+    pub(super) fn samples_next(&self, outbox: &Outbox) -> (Class, u64) {
+        let class = Class::SAMPLES.into_iter().find(|class| outbox.has_unsent(*class)).unwrap_or(Class::Telemetry);
+        (class, if class == Class::Telemetry { self.telemetry_upto } else { outbox.sendable(class) })
+    }
+
+    /// Whether the broker allows another publish now.
+    pub(super) fn is_allowed(&mut self, now: Mono) -> bool {
+        self.throttled_until =
+            self.allowance.as_mut().and_then(|allowance| (!allowance.is_open(now)).then(|| allowance.next_at()));
+        self.throttled_until.is_none()
+    }
+
+    /// Whether the message that begins with this sample may go out: then it has taken its part of the ration.
+    pub(super) fn take_ration(&mut self, now: Mono, first: u64) -> bool {
+        first > self.backlog_upto || self.ration.take(now)
+    }
+
+    /// So many bytes are published.
+    pub(super) fn spend(&mut self, bytes: usize) {
+        if let Some(allowance) = &mut self.allowance {
+            allowance.spend(bytes);
+        }
+    }
+
+    pub(super) const fn is_paused(&self, class: Class) -> bool {
+        class.of(&self.paused_until).is_some()
+    }
+
+    pub(super) const fn pause(&mut self, class: Class, until: Mono) {
+        *class.of_mut(&mut self.paused_until) = Some(until);
+    }
+
+    /// Ends the pauses that are over.
+    pub(super) fn unpause(&mut self, now: Mono) {
+        for paused in &mut self.paused_until {
+            paused.take_if(|until| *until <= now);
+        }
+    }
+}

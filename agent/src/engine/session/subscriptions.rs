@@ -1,0 +1,122 @@
+//! Which command topics the broker's session has, and which it is asked for. What it is known to have is saved, so that
+//! after another start nothing is asked for twice; it counts as complete only when the broker has said so. What comes
+//! on the topics is read elsewhere.
+
+use minicbor::{Decode, Encode};
+
+use crate::engine::Engine;
+use crate::engine::effects::Purpose;
+use crate::engine::io::LogLevel;
+use crate::engine::keyed::{SUBSCRIBED_KEY, write};
+use crate::engine::time::Now;
+
+/// Command topics asked for in one packet: AWS IoT Core takes no more.
+const FILTERS_PER_SUBSCRIBE_MAX: usize = 8;
+
+/// What is known of the filters that the broker's session has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub(in crate::engine) struct Subscribed {
+    /// No others than these.
+    #[n(0)]
+    filters: Vec<String>,
+    /// All of them. Not while an answer is awaited: a link that breaks meanwhile leaves a session that is kept, and deaf.
+    #[n(1)]
+    all: bool,
+}
+
+/// What is asked of the broker, and what it has.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    /// Filters that are yet to be subscribed to, and how many of those before were refused.
+    unsubscribed: Vec<(String, u8)>,
+    refused_filters: usize,
+    /// The filters that were asked for last.
+    wanted: Vec<String>,
+    subscribed: Subscribed,
+}
+
+impl Subscriptions {
+    /// Begins with the filters that the broker's session had when they were last saved. A run that was cut off may have found
+    /// that the broker has forgotten it, and died before that was saved: the session that it left then is kept, and deaf. So
+    /// only after a goodbye (`exact`) is it known to have them all.
+    pub(super) fn new(mut subscribed: Subscribed, exact: bool) -> Self {
+        subscribed.all &= exact;
+        Self { subscribed, ..Self::default() }
+    }
+
+    /// These are to be asked for, from the first on.
+    fn want(&mut self, filters: Vec<String>) {
+        self.unsubscribed = filters.iter().map(|filter| (filter.clone(), 1)).collect();
+        self.wanted = filters;
+        self.refused_filters = 0;
+    }
+
+    /// What the next packet asks for.
+    fn next(&mut self) -> Vec<(String, u8)> {
+        let rest = self.unsubscribed.len().min(FILTERS_PER_SUBSCRIBE_MAX);
+        self.unsubscribed.drain(..rest).collect()
+    }
+}
+
+impl Engine {
+    /// Subscribes, unless the broker kept a session that is known to have all our filters: there it would only cost.
+    pub(in crate::engine) fn subscribe(&mut self, now: Now, session_present: bool) {
+        let filters = self.filters();
+        let subscriptions = &mut self.session.subscriptions;
+        let known = std::mem::take(&mut subscriptions.subscribed);
+        if session_present && known.all && known.filters == filters {
+            subscriptions.subscribed = known;
+            return;
+        }
+        let mut stale = if session_present { known.filters } else { Vec::new() };
+        stale.retain(|old| !filters.contains(old));
+        if !stale.is_empty() {
+            self.link.unsubscribe(now.mono, stale.clone(), &mut self.effects);
+        }
+        self.save_subscribed(Subscribed { filters: [filters.clone(), stale].concat(), all: false });
+        self.session.subscriptions.want(filters);
+        self.subscribe_next(now);
+    }
+
+    /// The broker answered for some of our filters.
+    pub(super) fn granted(&mut self, now: Now, refused: usize) {
+        let subscriptions = &mut self.session.subscriptions;
+        subscriptions.refused_filters += refused;
+        if !subscriptions.unsubscribed.is_empty() {
+            return self.subscribe_next(now);
+        }
+        match subscriptions.refused_filters {
+            0 => {
+                let filters = std::mem::take(&mut subscriptions.wanted);
+                self.save_subscribed(Subscribed { filters, all: true });
+            }
+            // They are asked for again at the next connection.
+            refused => {
+                let text = format!("broker: it refuses {refused} of our command topics: check its ACL");
+                self.effects.log(LogLevel::Error, text);
+            }
+        }
+    }
+
+    /// The group that a command topic belongs to; `None` for the device's own.
+    pub(super) fn group_of<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        topic.strip_prefix(&*self.config.mqtt.topic_prefix)?.strip_prefix("/groups/")?.strip_suffix("/commands")
+    }
+
+    fn filters(&self) -> Vec<String> {
+        let prefix = &self.config.mqtt.topic_prefix;
+        let groups = self.config.device.groups.iter().map(|group| format!("{prefix}/groups/{group}/commands"));
+        std::iter::once(self.topic("commands")).chain(groups).collect()
+    }
+
+    fn subscribe_next(&mut self, now: Now) {
+        let filters = self.session.subscriptions.next();
+        self.link.subscribe(now.mono, filters, &mut self.effects);
+    }
+
+    fn save_subscribed(&mut self, subscribed: Subscribed) {
+        let entry = write(SUBSCRIBED_KEY, &subscribed);
+        self.session.subscriptions.subscribed = subscribed;
+        self.effects.put(Purpose::Bookkeeping, vec![entry]);
+    }
+}
