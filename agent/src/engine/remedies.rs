@@ -3,11 +3,13 @@
 //! ends, and begins anew only after a time of health. Waiting → Journaling → Acting → Settling → (next step | Over). Whether
 //! the alarm stands is the rules' business, what the act does the runtime's.
 
+mod boots;
+mod run;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use minicbor::{Decode, Encode};
 
 use super::admission::Refusal;
 use super::io::{Act, ActOutcome, ActStatus, EffectId};
@@ -16,19 +18,15 @@ use super::observation::Severity;
 use super::record::{Event, EventKind, Stamp, Status};
 use super::time::{Mono, Now};
 use super::timeline::Timeline;
-use crate::config::{self, CheckedConfig, Remedy, Slowness};
+use crate::config::{CheckedConfig, Remedy, Slowness};
 use crate::wire::Reason;
+use boots::Boots;
+use run::{AGAIN_FIRST, Run, State, Stored, key};
 
 /// Alarms whose ladders are climbed at the same time; the others wait.
 pub const RUNS_MAX: usize = 16;
 /// After so long without the alarm a ladder begins at its first step again; before, it goes on above the one that helped.
 const HEALTH: Duration = Duration::from_secs(3_600);
-/// What time can mend is asked again after this, and then at growing intervals up to the other.
-const AGAIN_FIRST: Duration = Duration::from_secs(60);
-const AGAIN_LAST: Duration = Duration::from_secs(1_800);
-/// So many boots within this: the gateway only observes and reports.
-const LOOP_BOOTS: usize = 4;
-const LOOP_WINDOW: Duration = Duration::from_secs(1_800);
 
 /// Something that the engine is to do for a ladder.
 #[derive(Debug, PartialEq)]
@@ -53,97 +51,6 @@ pub enum Step {
         /// What.
         act: Act,
     },
-}
-
-/// What is remembered of a rule's ladder.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-struct Stored {
-    /// Counts the times that this ladder was begun: the remedy's id is the rule's name and this.
-    #[n(0)]
-    climb: u64,
-    /// The step that is tried or was tried last, from 0.
-    #[n(1)]
-    step: u32,
-    #[n(2)]
-    state: State,
-    /// When that began.
-    #[n(3)]
-    since: Stamp,
-    /// The step is done, and the next boot completes it.
-    #[n(4)]
-    #[cbor(default)]
-    awaits_boot: bool,
-    /// A command has ended it: what is under way is its last step.
-    #[n(5)]
-    #[cbor(default)]
-    canceled: bool,
-    /// The ladder that is climbed: another one begins at its own first step.
-    #[n(6)]
-    #[cbor(default)]
-    ladder: String,
-    /// Nothing is done in a dry run, so nothing that it tells can have helped, or counts as tried.
-    #[n(7)]
-    #[cbor(default)]
-    dry: bool,
-    /// It was ended before the step was begun.
-    #[n(8)]
-    #[cbor(default)]
-    unbegun: bool,
-}
-
-impl Stored {
-    const fn new(climb: u64, step: u32, since: Stamp, ladder: String) -> Self {
-        let state = State::Waiting;
-        Self { climb, step, state, since, awaits_boot: false, canceled: false, ladder, dry: false, unbegun: false }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(index_only)]
-enum State {
-    /// The step is to be begun.
-    #[n(0)]
-    Waiting,
-    /// It was begun: it is not begun again, whatever happens.
-    #[n(1)]
-    Acting,
-    /// It was done, and is given time.
-    #[n(2)]
-    Settling,
-    /// The alarm was cleared.
-    #[n(3)]
-    Healed,
-    /// All steps were tried, and the alarm stands.
-    #[n(4)]
-    Exhausted,
-}
-
-/// A rule's ladder in this run.
-#[derive(Debug)]
-struct Run {
-    stored: Stored,
-    /// When something is due: a try, or the end of settling.
-    due: Option<Mono>,
-    /// What comes then is decided by what was read later than this.
-    looks_after: Option<Mono>,
-    again: Duration,
-    told: Option<Reason>,
-    effect: Option<EffectId>,
-    /// What is on its way into the journal, as it was admitted.
-    admitted: Option<Act>,
-}
-
-impl Run {
-    const fn new(stored: Stored, due: Option<Mono>, looks_after: Option<Mono>) -> Self {
-        Self { stored, due, looks_after, again: AGAIN_FIRST, told: None, effect: None, admitted: None }
-    }
-
-    /// Whether this is what a rule of this name would climb now.
-    fn is_wanted(&self, rule: &str, config: &CheckedConfig) -> bool {
-        let known = config.rules.iter().find(|known| known.name == rule);
-        let ladder = known.and_then(|known| known.remedy.as_ref());
-        ladder == Some(&self.stored.ladder) && config.ladders.contains_key(&self.stored.ladder)
-    }
 }
 
 /// What decisions are made from.
@@ -172,7 +79,7 @@ impl Facts<'_> {
 pub struct Remedies {
     runs: BTreeMap<String, Run>,
     steps: VecDeque<Step>,
-    boots: Vec<Stamp>,
+    boots: Boots,
 }
 
 impl Remedies {
@@ -182,12 +89,12 @@ impl Remedies {
         let mut remedies = Self::default();
         for (key, value) in state {
             if key == BOOTS_KEY {
-                remedies.boots = minicbor::decode(value).unwrap_or_default();
+                remedies.boots = Boots::restore(value);
             } else if let Some(rule) = key.strip_prefix(REMEDY_KEY) {
                 remedies.restore(facts, rule, value, is_raised(rule));
             }
         }
-        remedies.count_boot(facts);
+        remedies.steps.extend(remedies.boots.count(facts).map(Step::Note));
         remedies
     }
 
@@ -212,7 +119,7 @@ impl Remedies {
     #[must_use]
     pub fn acts(&self, config: &CheckedConfig) -> Vec<Act> {
         let acting = self.runs.values().filter(|run| run.stored.state == State::Acting);
-        acting.filter_map(|run| act_of(run, config)).collect()
+        acting.filter_map(|run| run.act(config)).collect()
     }
 
     /// An alarm with a ladder was raised.
@@ -286,7 +193,7 @@ impl Remedies {
     #[must_use]
     pub fn wanted(&self, rule: &str, config: &CheckedConfig) -> Option<Act> {
         let run = self.runs.get(rule).filter(|run| run.stored.state == State::Waiting)?;
-        act_of(run, config)
+        run.act(config)
     }
 
     /// It is a rule's turn. `verdict`: whether what it wants may be done now.
@@ -321,14 +228,14 @@ impl Remedies {
             run.due = Some(facts.now.mono.after(AGAIN_FIRST));
             return Some(act);
         }
-        if act_of(run, facts.config).as_ref() != Some(&act) {
+        if run.act(facts.config).as_ref() != Some(&act) {
             // The configuration was changed meanwhile: what the step is now has to be admitted first.
             run.stored.state = State::Waiting;
             run.due = Some(facts.now.mono);
             self.note(rule);
             return Some(act);
         }
-        let event = told(run, rule, &act, Status::InProgress, None);
+        let event = run.event(rule, &act, Status::InProgress, None);
         self.steps.push_back(Step::Tell(event));
         self.steps.push_back(Step::Act { rule: rule.to_owned(), act });
         None
@@ -356,15 +263,15 @@ impl Remedies {
                 self.leave(facts, &rule);
                 return true;
             }
-            if let Some(act) = act_of(run, facts.config) {
+            if let Some(act) = run.act(facts.config) {
                 let detail = outcome.detail.clone().unwrap_or_default();
                 self.refused(facts, &rule, &act, (reason, detail));
             }
             self.note(&rule);
             return true;
         }
-        if let Some(act) = act_of(run, facts.config) {
-            self.steps.push_back(Step::Tell(told(run, rule, &act, outcome.status.status(), outcome.reason.as_deref())));
+        if let Some(act) = run.act(facts.config) {
+            self.steps.push_back(Step::Tell(run.event(rule, &act, outcome.status.status(), outcome.reason.as_deref())));
         }
         let rule = rule.clone();
         self.settle(facts, &rule);
@@ -380,7 +287,7 @@ impl Remedies {
         for rule in rules {
             let Some(run) = self.runs.get_mut(&rule) else { continue };
             run.stored.canceled = true;
-            self.steps.push_back(Step::Tell(canceled(run, &rule)));
+            self.steps.push_back(Step::Tell(run.canceled(&rule)));
             // One that is on its way into the journal ends when that is done, and one under way goes no further, were it after a
             // crash.
             match run.stored.state {
@@ -441,7 +348,7 @@ impl Remedies {
     fn leave(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if matches!(run.stored.state, State::Waiting | State::Acting | State::Settling) {
-            self.steps.push_back(Step::Tell(canceled(run, rule)));
+            self.steps.push_back(Step::Tell(run.canceled(rule)));
         }
         run.stored.unbegun |= run.stored.state == State::Waiting;
         run.stored.state = State::Healed;
@@ -474,23 +381,23 @@ impl Remedies {
     /// The agent ended while a step was under way. A reboot is judged by the boot id; the rest can't be known.
     fn interrupted(&mut self, facts: Facts<'_>, rule: &str, other_boot: bool) {
         let Some(run) = self.runs.get(rule) else { return };
-        if let Some(act) = act_of(run, facts.config) {
+        if let Some(act) = run.act(facts.config) {
             let awaits_boot = act == Act::Reboot || run.stored.awaits_boot;
             let (status, reason) = match (awaits_boot, other_boot) {
                 (true, true) => (Status::Succeeded, None),
                 (true, false) => (Status::Failed, Some(Reason::SameBoot)),
                 (false, _) => (Status::Interrupted, Some(Reason::Interrupted)),
             };
-            self.steps.push_back(Step::Tell(told(run, rule, &act, status, reason.map(Reason::word))));
+            self.steps.push_back(Step::Tell(run.event(rule, &act, status, reason.map(Reason::word))));
         }
         self.settle(facts, rule);
     }
 
     fn try_step(&mut self, facts: Facts<'_>, rule: &str, verdict: Result<(), Refusal>) {
-        let looping = self.boot_loop(facts);
+        let looping = self.boots.looping(facts);
         let crowded = self.climbing() >= RUNS_MAX;
         let Some(run) = self.runs.get_mut(rule) else { return };
-        let Some(act) = act_of(run, facts.config) else { return self.exhausted(facts, rule) };
+        let Some(act) = run.act(facts.config) else { return self.exhausted(facts, rule) };
         let admitted = match looping {
             Some(detail) => Err((Reason::BootLoop, detail)),
             None if crowded => Err((Reason::Busy, format!("{RUNS_MAX} ladders are being climbed"))),
@@ -512,7 +419,7 @@ impl Remedies {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if run.told != Some(reason) {
             run.told = Some(reason);
-            let event = told(run, rule, act, Status::Rejected, Some(reason.word())).with("detail", detail.as_str());
+            let event = run.event(rule, act, Status::Rejected, Some(reason.word())).with("detail", detail.as_str());
             self.steps.push_back(Step::Tell(event));
             if matches!(reason, Reason::BudgetSpent | Reason::BootLoop) {
                 let audit = Event::new(Severity::Warning, EventKind::Audit, reason.word())
@@ -530,12 +437,11 @@ impl Remedies {
             | Reason::Busy
             | Reason::BudgetSpent
             | Reason::BootLoop => {
-                run.due = Some(facts.now.mono.after(run.again));
-                run.again = run.again.saturating_mul(2).min(AGAIN_LAST);
+                run.ask_later(facts.now.mono);
             }
             Reason::DryRun => {
                 run.stored.dry = true;
-                let settle = step_of(run, facts.config).map_or(Duration::ZERO, |step| step.settle);
+                let settle = run.step(facts.config).map_or(Duration::ZERO, |step| step.settle);
                 self.next_step(facts, rule);
                 self.put_off(rule, facts.now.mono.after(settle));
             }
@@ -567,7 +473,7 @@ impl Remedies {
         run.looks_after = Some(facts.now.mono);
         run.told = None;
         run.again = AGAIN_FIRST;
-        let settle = step_of(run, facts.config).map_or(Duration::ZERO, |step| step.settle);
+        let settle = run.step(facts.config).map_or(Duration::ZERO, |step| step.settle);
         run.due = Some(facts.now.mono.after(settle));
         self.note(rule);
     }
@@ -579,7 +485,7 @@ impl Remedies {
         run.stored.since = facts.stamp();
         run.due = None;
         if helped {
-            let event = ladder_event(run, rule, Severity::Notice, "healed", "HEALED");
+            let event = run.ladder_event(rule, Severity::Notice, "healed", "HEALED");
             self.steps.push_back(Step::Tell(event));
         }
         self.note(rule);
@@ -589,7 +495,7 @@ impl Remedies {
         let Some(run) = self.runs.get_mut(rule) else { return };
         // A rehearsal wakes nobody, but shows that the ladder ends here.
         let severity = if run.stored.dry { Severity::Notice } else { Severity::Error };
-        let event = ladder_event(run, rule, severity, "ladder_exhausted", "EXHAUSTED");
+        let event = run.ladder_event(rule, severity, "ladder_exhausted", "EXHAUSTED");
         let rehearsed = run.stored.dry.then(|| Reason::DryRun.word());
         self.steps.push_back(Step::Tell(event.with_some("reason", rehearsed)));
         self.end(facts, rule);
@@ -612,80 +518,10 @@ impl Remedies {
     fn climbing(&self) -> usize {
         self.runs.values().filter(|run| matches!(run.stored.state, State::Acting | State::Settling)).count()
     }
-
-    /// Remembers this boot, if it is another one.
-    fn count_boot(&mut self, facts: Facts<'_>) {
-        if self.boots.last().is_some_and(|last| last.boot == facts.timeline.boot()) {
-            return;
-        }
-        self.boots.push(facts.stamp());
-        let surplus = self.boots.len().saturating_sub(LOOP_BOOTS);
-        self.boots.drain(..surplus);
-        self.steps.push_back(Step::Note(write(BOOTS_KEY, &self.boots)));
-    }
-
-    /// So many boots of late that doing something is more likely to be the cause than the cure.
-    fn boot_loop(&self, facts: Facts<'_>) -> Option<String> {
-        let late = self.boots.iter().filter(|boot| facts.age(**boot) < LOOP_WINDOW).count();
-        (late >= LOOP_BOOTS).then(|| format!("{late} boots within {} min", LOOP_WINDOW.as_secs() / 60))
-    }
 }
 
 /// Why whoever was to do it would not: nothing was done.
 pub(super) fn refusal(outcome: &ActOutcome) -> Option<Reason> {
     let reason = Reason::from_word(outcome.reason.as_deref()?).filter(|_| outcome.status == ActStatus::Failed)?;
     matches!(reason, Reason::Inhibited | Reason::BudgetSpent | Reason::Busy | Reason::NotAllowed).then_some(reason)
-}
-
-fn key(rule: &str) -> String {
-    format!("{REMEDY_KEY}{rule}")
-}
-
-fn step_of<'c>(run: &Run, config: &'c CheckedConfig) -> Option<&'c config::Step> {
-    config.ladders.get(&run.stored.ladder)?.get(usize::try_from(run.stored.step).ok()?)
-}
-
-/// What the present step does; `None` above the last one.
-fn act_of(run: &Run, config: &CheckedConfig) -> Option<Act> {
-    Some(match step_of(run, config)?.remedy.clone() {
-        Remedy::RestartUnit { unit } => Act::RestartUnit { unit },
-        Remedy::RestartLink { interface } => Act::RestartLink { interface },
-        Remedy::Reboot => Act::Reboot,
-        Remedy::Rollback { target } => Act::Rollback { target, to: None },
-        Remedy::Quarantine { level } => Act::Quarantine { level: Some(level) },
-        Remedy::Run { runbook, args } => Act::Run { runbook, args },
-        Remedy::CollectDiagnostics => Act::CollectDiagnostics,
-        Remedy::SavePower(_) => Act::SavePower,
-    })
-}
-
-/// The contract's `remediation` event of a step.
-fn told(run: &Run, rule: &str, act: &Act, status: Status, reason: Option<&str>) -> Event {
-    let severity = if status.is_well() { Severity::Notice } else { Severity::Warning };
-    Event::new(severity, EventKind::Remediation, act.action().word())
-        .group("remediation")
-        .with("id", format!("{rule}-{}", run.stored.climb).as_str())
-        .with("trigger", format!("rule:{rule}").as_str())
-        .with("ladder", run.stored.ladder.as_str())
-        .with("step", u64::from(run.stored.step) + 1)
-        .with("action", act.action().word())
-        .with("target", act.target().as_str())
-        .with("status", status.word())
-        .with_some("reason", reason)
-}
-
-/// That a ladder goes no further, by somebody's will.
-fn canceled(run: &Run, rule: &str) -> Event {
-    let event = ladder_event(run, rule, Severity::Notice, "ladder_canceled", "CANCELED");
-    event.with("reason", Reason::Canceled.word())
-}
-
-/// The contract's `remediation` event of a ladder as a whole.
-fn ladder_event(run: &Run, rule: &str, severity: Severity, name: &str, status: &str) -> Event {
-    Event::new(severity, EventKind::Remediation, name)
-        .group("remediation")
-        .with("id", format!("{rule}-{}", run.stored.climb).as_str())
-        .with("trigger", format!("rule:{rule}").as_str())
-        .with("ladder", run.stored.ladder.as_str())
-        .with("status", status)
 }

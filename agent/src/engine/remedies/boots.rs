@@ -1,0 +1,39 @@
+//! The latest boots, by which a boot loop is known. What is not done in one is decided elsewhere.
+
+use std::time::Duration;
+
+use super::Facts;
+use crate::engine::keyed::{BOOTS_KEY, Write, write};
+use crate::engine::record::Stamp;
+
+/// So many boots within this: the gateway only observes and reports.
+const LOOP_BOOTS: usize = 4;
+const LOOP_WINDOW: Duration = Duration::from_secs(1_800);
+
+/// Oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Boots(Vec<Stamp>);
+
+impl Boots {
+    /// Those that were saved; none if that can't be read.
+    pub(super) fn restore(saved: &[u8]) -> Self {
+        Self(minicbor::decode(saved).unwrap_or_default())
+    }
+
+    /// Remembers this boot, if it is another one: what is to be saved then.
+    pub(super) fn count(&mut self, facts: Facts<'_>) -> Option<Write> {
+        if self.0.last().is_some_and(|last| last.boot == facts.timeline.boot()) {
+            return None;
+        }
+        self.0.push(facts.stamp());
+        let surplus = self.0.len().saturating_sub(LOOP_BOOTS);
+        self.0.drain(..surplus);
+        Some(write(BOOTS_KEY, &self.0))
+    }
+
+    /// So many boots of late that doing something is more likely to be the cause than the cure.
+    pub(super) fn looping(&self, facts: Facts<'_>) -> Option<String> {
+        let late = self.0.iter().filter(|boot| facts.age(**boot) < LOOP_WINDOW).count();
+        (late >= LOOP_BOOTS).then(|| format!("{late} boots within {} min", LOOP_WINDOW.as_secs() / 60))
+    }
+}
