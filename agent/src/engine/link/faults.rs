@@ -1,0 +1,62 @@
+//! What is said of a connection that failed or ended: to the log, once for each fault, and in the words of the fault
+//! itself. Decides nothing of the connection.
+
+use std::time::Duration;
+
+use crate::engine::effects::Effects;
+use crate::engine::io::{LinkFault, LinkFaultKind, LogLevel};
+use crate::engine::packet::ConnectCode;
+
+/// Says once what goes wrong with the connection, and again only when something else does: an outage of a month is one
+/// line, not a million.
+#[derive(Debug, Default)]
+pub struct FaultLog {
+    last: Option<LinkFault>,
+}
+
+impl FaultLog {
+    /// A connection failed or ended.
+    pub fn down(&mut self, fault: &LinkFault, retry_in: Duration, effects: &mut Effects) {
+        if self.last.as_ref() == Some(fault) {
+            effects.log(LogLevel::Debug, format!("broker: {} again; next try in {retry_in:.1?}", fault.kind.word()));
+            return;
+        }
+        if fault.kind == LinkFaultKind::Local {
+            effects.log(LogLevel::Info, format!("broker: {}", fault.detail));
+            return;
+        }
+        effects
+            .log(LogLevel::Warn, format!("broker: {} (retrying with backoff; repeats are not logged)", fault.detail));
+        self.last = Some(fault.clone());
+    }
+
+    /// A connection proved stable: the next failure is news again.
+    pub fn stable(&mut self) {
+        self.last = None;
+    }
+}
+
+pub(super) fn overdue(what: &str, after: Duration) -> String {
+    format!("no {what} within {} s", after.as_secs())
+}
+
+/// Why the broker said no, and what of the configuration to look at.
+pub(super) fn refusal(code: &ConnectCode) -> String {
+    let advice = match code {
+        ConnectCode::UnsupportedVersion => "set mqtt.version",
+        ConnectCode::BadClientId => "check device.id",
+        ConnectCode::BadCredentials => "check mqtt.username and mqtt.password_file",
+        ConnectCode::NotAuthorized => "check its ACL, mqtt.username, mqtt.password_file or the client certificate",
+        ConnectCode::RetainNotSupported => "trying without",
+        ConnectCode::WillTopicInvalid => "check mqtt.topic_prefix",
+        ConnectCode::Success | ConnectCode::ServerUnavailable | ConnectCode::Other(_) => return code.to_string(),
+    };
+    format!("{code}: {advice}")
+}
+
+pub(super) fn server_disconnect(reason: &str) -> String {
+    if reason.to_ascii_lowercase().contains("taken over") || reason.to_ascii_lowercase().contains("takenover") {
+        return "another client connected with this device.id: ids must be unique in the fleet".into();
+    }
+    format!("the broker closed the connection: {reason}")
+}
