@@ -2,8 +2,8 @@
 //! `handle(now, input)`, then `poll_effect()` until it is empty, and `poll_deadline()` says when to wake it. Each of its parts
 //! (vitals, incidents, rules, outbox, link, commands, remedies, quarantine) has its own state and changes nobody else's: one
 //! may be shown another, to read it. What passes between them passes here and in the files that go on with [`Engine`]:
-//! alarms, healing, reconfigure, session, start, status, stop, trial. Below them is what they have in common: time, records,
-//! metrics, the keyed state.
+//! alarms, errors, healing, numbers, reconfigure, recording, report, saving, session, start, status, stop, trial. Below them
+//! is what they have in common: time, records, metrics, the keyed state.
 
 pub mod admission;
 pub mod attributes;
@@ -32,13 +32,18 @@ mod alarms;
 mod battery;
 mod changes;
 mod data_use;
+mod errors;
 mod hash;
 mod healing;
+mod numbers;
 mod pace;
 mod quarantine;
 mod ration;
 mod recent;
 mod reconfigure;
+mod recording;
+mod report;
+mod saving;
 mod self_audit;
 mod session;
 mod start;
@@ -63,36 +68,30 @@ use changes::Changes;
 use commands::{Commands, Step};
 use data_use::DataUse;
 use effects::{Effects, Purpose};
+use errors::Cursor;
 use healing::Reboot;
 use incidents::Incidents;
 use io::{Effect, EffectId, Input, LogLevel, StoreFault, StoreOp, StoreReply, Trigger};
-use keyed::{ACCOUNTED_KEY, AUDIT_KEY, CURSOR_KEY, DROPPED_KEY, OPEN_KEY, SEQ_KEY, Write, write};
+use keyed::{AUDIT_KEY, Write};
 use link::{FaultLog, Link};
-use metric::{Metric, Point};
-use observation::{Audited, EndSigns, ErrorBatch, Observation, Severity};
-use outbox::{Lost, Outbox};
+use numbers::Seqs;
+use observation::{Audited, EndSigns, Observation};
+use outbox::Outbox;
 use pace::Pace;
 pub(crate) use quarantine::NOT_IN_FORCE;
 use quarantine::Quarantine;
 use recent::Recent;
-use record::{Body, Class, CommandResult, Event, EventKind, Record, Sample};
+use record::{Class, Record};
 use remedies::Remedies;
+use report::{Counters, Written};
 use rules::{Round, Rules};
 use self_audit::SelfAudit;
 use session::Session;
 use stop::Stopping;
 use time::{BootId, Mono, Now, Unix};
-use timeline::{Saved, Timeline};
+use timeline::Timeline;
 use trial::Releases;
 use vitals::Vitals;
-
-/// Numbers taken in advance for messages that are not stored, so that a crash can't use one twice.
-const SEQ_BLOCK: u64 = 1_024;
-/// How many may be left when the next block is taken.
-const SEQ_LOW: u64 = 256;
-/// Counts of error clusters told at a time, and completions that may be outstanding when the next are: the queue to the
-/// store holds some four times as many, and hundreds of buckets can end at once.
-const COUNTS_AT_ONCE: usize = 64;
 
 /// Who this agent is: what the runtime knows when it starts.
 #[derive(Debug, Clone)]
@@ -174,58 +173,6 @@ pub struct Engine {
     last_sample: Option<(u64, Record)>,
     counters: Counters,
     written: Written,
-}
-
-/// Numbers for messages.
-#[derive(Debug)]
-struct Seqs {
-    last: u64,
-    reserved: u64,
-    reserving: bool,
-    retry_at: Option<Mono>,
-}
-
-/// How far the journal was read.
-#[derive(Debug, Default)]
-struct Cursor {
-    at: Option<String>,
-    saved: bool,
-    /// What was saved with it as counted and not told.
-    open: Option<Bytes>,
-}
-
-/// What is told in the next sample.
-#[derive(Debug, Default)]
-struct Counters {
-    collect_faults: u64,
-    observe_busy: u64,
-    publishes: u64,
-    duplicates: u64,
-    reconnects: u64,
-    store_busy: u64,
-}
-
-/// Bytes that the store has handed to the disk.
-#[derive(Debug, Default)]
-struct Written {
-    /// Since it was opened.
-    total: u64,
-    told: u64,
-}
-
-impl Written {
-    /// What is not told yet: it is now.
-    const fn tell(&mut self) -> u64 {
-        let before = std::mem::replace(&mut self.told, self.total);
-        self.total.saturating_sub(before)
-    }
-}
-
-impl Seqs {
-    fn next(&mut self) -> u64 {
-        self.last += 1;
-        self.last
-    }
 }
 
 impl Engine {
@@ -315,12 +262,6 @@ impl Engine {
             self.stopping.as_ref().and_then(Stopping::deadline),
         ];
         parts.into_iter().flatten().min()
-    }
-
-    /// How far the journal was read when its events were last made durable: where reading it should begin.
-    #[must_use]
-    pub fn error_cursor(&self) -> Option<&str> {
-        self.cursor.at.as_deref()
     }
 
     /// Whether there is a session with the broker.
@@ -433,46 +374,6 @@ impl Engine {
         }
     }
 
-    fn errors(&mut self, now: Now, batch: ErrorBatch) {
-        if self.stopping.is_some() || !self.config.collect.errors.enabled {
-            // Its buckets would end after the agent. The cursor stays before it, and the next run reads it; what an
-            // application says while the agent stops is lost, as it is until that has started again.
-            if self.stopping.is_some() {
-                self.passed_over += batch.missed + batch.lines.len() as u64;
-            }
-            return;
-        }
-        if let Some(cursor) = &batch.cursor {
-            self.cursor.at = Some(cursor.clone());
-        }
-        // Also where there is none: what an application has said can't be read again.
-        self.cursor.saved = false;
-        let stamp = self.timeline.stamp(now.mono);
-        let events = self.incidents.take(stamp, batch);
-        if !events.is_empty() {
-            self.record_events(now, events);
-            // After the events in the store's queue: a crash between them repeats a line, and never loses one.
-            self.save_cursor();
-        }
-    }
-
-    /// Tells what error clusters counted. What the store has no room for waits for its completions.
-    fn tell_counts(&mut self, now: Now) {
-        if !self.has_room_for_counts() {
-            return;
-        }
-        let events = self.incidents.poll(now.mono, COUNTS_AT_ONCE);
-        if !events.is_empty() {
-            self.record_events(now, events);
-            self.cursor.saved = false;
-            self.save_cursor();
-        }
-    }
-
-    fn has_room_for_counts(&self) -> bool {
-        self.effects.pending() <= COUNTS_AT_ONCE
-    }
-
     /// The store completed something.
     fn stored(&mut self, now: Now, purpose: Purpose, result: Result<StoreReply, StoreFault>) {
         let fault = result.as_ref().err().cloned();
@@ -500,11 +401,7 @@ impl Engine {
             }
             Purpose::Reserve { upto } => {
                 self.log_fault("reserve message numbers", fault.as_ref());
-                self.seqs.reserving = false;
-                match fault {
-                    None => self.seqs.reserved = self.seqs.reserved.max(upto),
-                    Some(_) => self.seqs.retry_at = Some(now.mono.after(StoreFault::RETRY_AFTER)),
-                }
+                self.seqs.reserved(now.mono, upto, fault.as_ref());
                 // A stop has put the link to rest, and it must stay there.
                 if self.stopping.is_none() {
                     self.link.release(now.mono);
@@ -608,141 +505,6 @@ impl Engine {
         }
     }
 
-    /// Closes the interval, judges its counts, and stores its sample.
-    fn report(&mut self, now: Now) {
-        let sample = self.close_interval(now);
-        self.judge(now, Round::Reported(sample.as_ref()));
-        let learned = self.rules.learned_due(now.mono);
-        self.save_learned(learned);
-        self.save_data_use(now, false);
-        self.store_sample(now, sample);
-    }
-
-    /// What was counted of data outlives the agent.
-    fn save_data_use(&mut self, now: Now, stopping: bool) {
-        if let Some(entry) = self.data_use.save(now.mono, stopping) {
-            self.effects.put(Purpose::Bookkeeping, vec![entry]);
-        }
-    }
-
-    fn close_interval(&mut self, now: Now) -> Option<Sample> {
-        for point in self.agent_points(now) {
-            self.vitals.take(point);
-        }
-        if std::mem::take(&mut self.unsaved) {
-            self.cursor.saved = false;
-            // Unlike anything that there is to save.
-            self.cursor.open = Some(Bytes::new());
-            self.outbox.save_dropped_again();
-            self.begin_again();
-            let saved = self.timeline.save();
-            self.save_timeline(&saved);
-        }
-        self.save_cursor();
-        self.save_alarms();
-        self.vitals.report(now.mono)
-    }
-
-    fn store_sample(&mut self, now: Now, sample: Option<Sample>) {
-        let Some(sample) = sample else { return };
-        let record = Record { at: self.timeline.stamp(now.mono), body: Body::Sample(sample) };
-        let seq = self.seqs.next();
-        if self.link.is_online() {
-            self.outbox.append_live(now.mono, seq, &record, &mut self.effects);
-        } else {
-            self.outbox.append(now.mono, seq, &record, &mut self.effects);
-        }
-        self.last_sample = Some((seq, record));
-    }
-
-    /// What the agent knows of itself.
-    fn agent_points(&mut self, now: Now) -> Vec<Point> {
-        let counters = std::mem::take(&mut self.counters);
-        let stats = self.outbox.store_stats();
-        let mut points = vec![
-            Point::new(Metric::AgentVersion, self.identity.version.as_str()),
-            Point::new(Metric::AgentOutboxRecords, self.outbox.records()),
-            Point::new(Metric::AgentOutboxBytes, stats.outbox_bytes),
-            Point::new(Metric::AgentCollectFaults, counters.collect_faults),
-            Point::new(Metric::AgentPublishes, counters.publishes),
-            Point::new(Metric::AgentDuplicates, counters.duplicates),
-            Point::new(Metric::AgentDrainRemaining, self.session.flow.drain_remaining(&self.outbox)),
-        ];
-        let written = self.written.tell();
-        // The kernel counts what reached the disk, overhead of file system pages included: it knows better.
-        if self.vitals.last(Metric::AgentStoreWritten).is_none() {
-            points.push(Point::new(Metric::AgentStoreWritten, written));
-        }
-        let left_out = self.battery.take_left_out();
-        if left_out > 0 {
-            points.push(Point::new(Metric::AgentImplausible, left_out));
-        }
-        if self.config.collect.errors.enabled {
-            points.extend(self.incidents.report());
-        }
-        if self.config.collect.link.enabled {
-            points.extend(self.session.link_points(now.mono, &mut self.link, counters.reconnects));
-        }
-        for (reason, records) in self.outbox.dropped() {
-            points.push(Point::labelled(Metric::AgentDropped, reason, *records));
-        }
-        for (reason, commands) in self.commands.take_refused() {
-            points.push(Point::labelled(Metric::AgentCommandsRefused, reason.word(), commands));
-        }
-        let refused = [
-            ("series_max", self.vitals.take_refused()),
-            ("observe_one_at_a_time", counters.observe_busy),
-            ("store_queue_max", counters.store_busy),
-            ("alarm_events_max", self.rules.take_untold()),
-            ("change_events_max", self.changes.take_untold()),
-        ];
-        for (bound, times) in refused {
-            if times > 0 {
-                points.push(Point::labelled(Metric::AgentRefused, bound, times));
-            }
-        }
-        points
-    }
-
-    /// Puts an event into the outbox.
-    fn record_event(&mut self, now: Now, event: Event) {
-        self.record(now, Body::Event(event));
-    }
-
-    fn record(&mut self, now: Now, body: Body) -> u64 {
-        let seq = self.append(now, body);
-        self.outbox.commit(&mut self.effects);
-        seq
-    }
-
-    /// Puts events into the outbox, with one commit for all.
-    fn record_events(&mut self, now: Now, events: Vec<Event>) {
-        if events.is_empty() {
-            return;
-        }
-        for event in events {
-            self.append(now, Body::Event(event));
-        }
-        self.outbox.commit(&mut self.effects);
-    }
-
-    fn append(&mut self, now: Now, body: Body) -> u64 {
-        let record = Record { at: self.timeline.stamp(now.mono), body };
-        self.recent.note(record.at, &record.body);
-        let seq = self.seqs.next();
-        self.outbox.append(now.mono, seq, &record, &mut self.effects);
-        seq
-    }
-
-    fn record_result(&mut self, now: Now, result: CommandResult) {
-        let id = result.command_id.clone();
-        let terminal = result.status.is_terminal();
-        let seq = self.record(now, Body::Result(result));
-        if let (true, Some(id)) = (terminal, id) {
-            self.commands.reported_as(&id, seq);
-        }
-    }
-
     /// Carries out what the commands decided.
     fn run_steps(&mut self, now: Now) {
         while let Some(step) = self.commands.poll_step() {
@@ -768,105 +530,6 @@ impl Engine {
                 Step::StopLadders => self.stop_ladders(now),
                 Step::Intervals(intervals) => self.pace.override_until(now.mono, intervals, &self.config.telemetry),
                 Step::Log(level, text) => self.effects.log(level, text),
-            }
-        }
-    }
-
-    fn reserve_seqs(&mut self, now: Now) {
-        let waits = self.seqs.retry_at.is_some_and(|at| at > now.mono);
-        if waits || self.seqs.reserving || self.seqs.last + SEQ_LOW < self.seqs.reserved {
-            return;
-        }
-        self.seqs.retry_at = None;
-        self.seqs.reserving = true;
-        let upto = self.seqs.last + SEQ_BLOCK;
-        let entry = write(SEQ_KEY, &upto);
-        self.effects.put(Purpose::Reserve { upto }, vec![entry]);
-    }
-
-    /// The end of the numbers that this run uses, if it stops now: an entry for the store.
-    fn last_seqs(&self) -> Write {
-        let upto = self.seqs.reserved.max(self.seqs.last + SEQ_LOW);
-        write(SEQ_KEY, &upto)
-    }
-
-    fn save_timeline(&mut self, saved: &Saved) {
-        let entries = self.timeline_entries(saved);
-        self.effects.put(Purpose::Bookkeeping, entries);
-        self.date_careful();
-    }
-
-    fn timeline_entries(&self, saved: &Saved) -> Vec<Write> {
-        let mut entries = Vec::from(start::floors(saved));
-        if let Some(anchor) = saved.anchor {
-            entries.push(write(start::anchor_key(self.timeline.boot()), &anchor));
-        }
-        entries.extend(saved.forget.iter().map(|boot| (start::anchor_key(*boot), None)));
-        entries
-    }
-
-    /// One event for each class and reason of what was given up: the samples of these numbers will not come. What a long
-    /// outage thinned out is told when it is over.
-    fn tell_lost(&mut self, now: Now) {
-        let online = self.link.is_online();
-        let thinned = online.then(|| self.outbox.take_thinned()).flatten();
-        let lost = self.outbox.take_lost(now.mono, online);
-        self.record_lost(now, lost, thinned);
-    }
-
-    /// The same before the end, if the store takes it.
-    fn tell_all_lost(&mut self, now: Now) {
-        let thinned = self.outbox.take_thinned();
-        let lost = self.outbox.take_all_lost(self.link.is_online());
-        self.record_lost(now, lost, thinned);
-    }
-
-    fn record_lost(&mut self, now: Now, lost: BTreeMap<(Class, &'static str), Lost>, thinned: Option<Lost>) {
-        let thinned = thinned.map(|lost| ((Class::Telemetry, outbox::THINNED), lost));
-        for ((class, reason), lost) in lost.into_iter().chain(thinned) {
-            let event = Event::new(Severity::Warning, EventKind::Audit, "records_dropped")
-                .group("audit")
-                .with("reason", reason)
-                .with("class", class.word())
-                .with("records", lost.records)
-                .with("first_seq", lost.first)
-                .with("last_seq", lost.last);
-            self.record_event(now, event);
-        }
-    }
-
-    fn save_dropped(&mut self) {
-        if let Some((dropped, accounted)) = self.outbox.dropped_to_save() {
-            let entries = vec![write(DROPPED_KEY, dropped), write(ACCOUNTED_KEY, &accounted)];
-            self.effects.put(Purpose::Bookkeeping, entries);
-        }
-    }
-
-    fn save_cursor(&mut self) {
-        if self.cursor.saved {
-            return;
-        }
-        self.cursor.saved = true;
-        let bytes = |text: &String| Bytes::copy_from_slice(text.as_bytes());
-        let mut entries: Vec<_> = self.cursor.at.iter().map(|at| (CURSOR_KEY.to_owned(), Some(bytes(at)))).collect();
-        let open = self.incidents.unsaid();
-        if open != self.cursor.open {
-            entries.push((OPEN_KEY.to_owned(), open.clone()));
-            self.cursor.open = open;
-        }
-        if !entries.is_empty() {
-            self.effects.put(Purpose::Bookkeeping, entries);
-        }
-    }
-
-    /// One line when this begins to fail, and when it fails otherwise: a store that stays broken is tried for ever.
-    fn log_fault(&mut self, what: &'static str, fault: Option<&StoreFault>) {
-        match fault {
-            None => drop(self.store_faults.remove(what)),
-            Some(fault) if self.store_faults.get(what) == Some(fault) => {}
-            Some(fault) => {
-                self.effects.log(LogLevel::Error, format!("store: {what}: {fault}"));
-                self.store_faults.insert(what, fault.clone());
             }
         }
     }

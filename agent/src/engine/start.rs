@@ -13,6 +13,7 @@ use super::changes::Changes;
 use super::commands::{Careful, Commands};
 use super::data_use::DataUse;
 use super::effects::{Effects, Purpose};
+use super::errors::Cursor;
 use super::incidents::{self, Incidents};
 use super::io::{LogLevel, Recovered};
 use super::keyed::{
@@ -21,6 +22,7 @@ use super::keyed::{
     write,
 };
 use super::link::{self, FaultLog, Link};
+use super::numbers::Seqs;
 use super::observation::Severity;
 use super::outbox::{Limits, Outbox};
 use super::pace::Pace;
@@ -29,6 +31,7 @@ use super::ration;
 use super::recent::Recent;
 use super::record::{Class, Event, EventKind, Field, Stamp};
 use super::remedies::{self, Remedies};
+use super::report::{Counters, Written};
 use super::rules::{Leftovers, Rules};
 use super::self_audit::SelfAudit;
 use super::session::Session;
@@ -36,7 +39,7 @@ use super::time::{Anchor, BootId, Now, Unix};
 use super::timeline::{Saved, Timeline};
 use super::trial::Releases;
 use super::vitals::Vitals;
-use super::{Counters, Cursor, Engine, Identity, Seqs, Written};
+use super::{Engine, Identity};
 use crate::config::{self, CheckedConfig};
 
 /// Numbers left out where it isn't known how many were used: more than a run uses up.
@@ -156,7 +159,7 @@ impl Engine {
 
         let mut engine = Self {
             effects: Effects::default(),
-            seqs: Seqs { last, reserved: last, reserving: false, retry_at: None },
+            seqs: Seqs::after(last),
             vitals: Vitals::new(now.mono),
             battery: Battery::default(),
             changes: Changes::default(),
@@ -196,11 +199,7 @@ impl Engine {
             pace: Pace::new(now.mono, &config.telemetry),
             stopping: None,
             proving_alive: false,
-            cursor: Cursor {
-                at: state.text(CURSOR_KEY),
-                saved: true,
-                open: state.entries.get(OPEN_KEY).copied().cloned(),
-            },
+            cursor: Cursor::kept(state.text(CURSOR_KEY), state.entries.get(OPEN_KEY).copied().cloned()),
             unsaved: false,
             passed_over: 0,
             beginning: None,
@@ -335,7 +334,7 @@ impl Engine {
     #[must_use]
     pub fn used_seqs(&self, found: &Recovered) -> Write {
         let known = State::of(found).read(SEQ_KEY).unwrap_or(0);
-        write(SEQ_KEY, &self.seqs.last.max(known))
+        write(SEQ_KEY, &self.seqs.last().max(known))
     }
 
     /// Why the machine went down, in the contract's words, and what says so where nobody announced it.

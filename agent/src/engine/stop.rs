@@ -87,7 +87,7 @@ impl Engine {
         self.tell_all_lost(now);
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));
         let run = Run { at: self.timeline.stamp(now.mono), clean: true, reboot: why.map(Into::into) };
-        let mut entries = vec![write(RUN_KEY, &run), self.last_seqs()];
+        let mut entries = vec![write(RUN_KEY, &run), self.seqs.end()];
         entries.extend(self.take_beginning());
         let saved = self.timeline.save();
         entries.extend(self.timeline_entries(&saved));

@@ -1,0 +1,103 @@
+//! Lines of errors on their way: read from the journal or said by applications, gathered by `incidents`, told as events;
+//! and with them how far the journal was read. The events go to the store before the cursor: a crash between them repeats
+//! a line, and never loses one. Doesn't judge what a line says.
+
+use bytes::Bytes;
+
+use super::Engine;
+use super::effects::Purpose;
+use super::keyed::{CURSOR_KEY, OPEN_KEY};
+use super::observation::ErrorBatch;
+use super::time::Now;
+
+/// Counts of error clusters told at a time, and completions that may be outstanding when the next are: the queue to the
+/// store holds some four times as many, and hundreds of buckets can end at once.
+const COUNTS_AT_ONCE: usize = 64;
+
+/// How far the journal was read.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    at: Option<String>,
+    saved: bool,
+    /// What was saved with it as counted and not told.
+    open: Option<Bytes>,
+}
+
+impl Cursor {
+    /// What the store holds of it.
+    pub(super) const fn kept(at: Option<String>, open: Option<Bytes>) -> Self {
+        Self { at, saved: true, open }
+    }
+
+    /// The store may not have it as it is.
+    pub(super) fn save_again(&mut self) {
+        self.saved = false;
+        // Unlike anything that there is to save.
+        self.open = Some(Bytes::new());
+    }
+}
+
+impl Engine {
+    /// How far the journal was read when its events were last made durable: where reading it should begin.
+    #[must_use]
+    pub fn error_cursor(&self) -> Option<&str> {
+        self.cursor.at.as_deref()
+    }
+
+    pub(super) fn errors(&mut self, now: Now, batch: ErrorBatch) {
+        if self.stopping.is_some() || !self.config.collect.errors.enabled {
+            // Its buckets would end after the agent. The cursor stays before it, and the next run reads it; what an
+            // application says while the agent stops is lost, as it is until that has started again.
+            if self.stopping.is_some() {
+                self.passed_over += batch.missed + batch.lines.len() as u64;
+            }
+            return;
+        }
+        if let Some(cursor) = &batch.cursor {
+            self.cursor.at = Some(cursor.clone());
+        }
+        // Also where there is none: what an application has said can't be read again.
+        self.cursor.saved = false;
+        let stamp = self.timeline.stamp(now.mono);
+        let events = self.incidents.take(stamp, batch);
+        if !events.is_empty() {
+            self.record_events(now, events);
+            // After the events in the store's queue: a crash between them repeats a line, and never loses one.
+            self.save_cursor();
+        }
+    }
+
+    /// Tells what error clusters counted. What the store has no room for waits for its completions.
+    pub(super) fn tell_counts(&mut self, now: Now) {
+        if !self.has_room_for_counts() {
+            return;
+        }
+        let events = self.incidents.poll(now.mono, COUNTS_AT_ONCE);
+        if !events.is_empty() {
+            self.record_events(now, events);
+            self.cursor.saved = false;
+            self.save_cursor();
+        }
+    }
+
+    pub(super) fn has_room_for_counts(&self) -> bool {
+        self.effects.pending() <= COUNTS_AT_ONCE
+    }
+
+    pub(super) fn save_cursor(&mut self) {
+        if self.cursor.saved {
+            return;
+        }
+        self.cursor.saved = true;
+        let bytes = |text: &String| Bytes::copy_from_slice(text.as_bytes());
+        let mut entries: Vec<_> = self.cursor.at.iter().map(|at| (CURSOR_KEY.to_owned(), Some(bytes(at)))).collect();
+        let open = self.incidents.unsaid();
+        if open != self.cursor.open {
+            entries.push((OPEN_KEY.to_owned(), open.clone()));
+            self.cursor.open = open;
+        }
+        if !entries.is_empty() {
+            self.effects.put(Purpose::Bookkeeping, entries);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What the engine keeps of its parts in the store, beside the journal and the alarms: the timeline, the totals of data and
+//! of what was given up. What the store refuses is said once, and saved again with the next report.
+
+use super::effects::Purpose;
+use super::io::{LogLevel, StoreFault};
+use super::keyed::{ACCOUNTED_KEY, DROPPED_KEY, Write, write};
+use super::time::Now;
+use super::timeline::Saved;
+use super::{Engine, start};
+
+impl Engine {
+    pub(super) fn save_timeline(&mut self, saved: &Saved) {
+        let entries = self.timeline_entries(saved);
+        self.effects.put(Purpose::Bookkeeping, entries);
+        self.date_careful();
+    }
+
+    pub(super) fn timeline_entries(&self, saved: &Saved) -> Vec<Write> {
+        let mut entries = Vec::from(start::floors(saved));
+        if let Some(anchor) = saved.anchor {
+            entries.push(write(start::anchor_key(self.timeline.boot()), &anchor));
+        }
+        entries.extend(saved.forget.iter().map(|boot| (start::anchor_key(*boot), None)));
+        entries
+    }
+
+    /// What was counted of data outlives the agent.
+    pub(super) fn save_data_use(&mut self, now: Now, stopping: bool) {
+        if let Some(entry) = self.data_use.save(now.mono, stopping) {
+            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        }
+    }
+
+    pub(super) fn save_dropped(&mut self) {
+        if let Some((dropped, accounted)) = self.outbox.dropped_to_save() {
+            let entries = vec![write(DROPPED_KEY, dropped), write(ACCOUNTED_KEY, &accounted)];
+            self.effects.put(Purpose::Bookkeeping, entries);
+        }
+    }
+
+    /// One line when this begins to fail, and when it fails otherwise: a store that stays broken is tried for ever.
+    pub(super) fn log_fault(&mut self, what: &'static str, fault: Option<&StoreFault>) {
+        match fault {
+            None => drop(self.store_faults.remove(what)),
+            Some(fault) if self.store_faults.get(what) == Some(fault) => {}
+            Some(fault) => {
+                self.effects.log(LogLevel::Error, format!("store: {what}: {fault}"));
+                self.store_faults.insert(what, fault.clone());
+            }
+        }
+    }
+}
