@@ -21,6 +21,8 @@ pub(in crate::sim) struct Commands {
     /// Genuine ones that the broker has for the agent, and the agent has not acknowledged, by id: when they were published,
     /// and when they expire.
     owed: BTreeMap<String, (u64, u64)>,
+    /// The agent has subscribed in the session that the broker has for it: what is published is kept from then on.
+    subscribed: bool,
     /// Results were given up for room: a status may be among them.
     results_evicted: bool,
     /// The journal was lost then: what was under way in it can't be known.
@@ -31,6 +33,19 @@ impl Commands {
     /// A genuine command is at the broker.
     pub(in crate::sim) fn published(&mut self, at: u64, id: &str, expires_at: u64) {
         self.owed.entry(id.to_owned()).or_insert((at, expires_at));
+    }
+
+    /// The broker made a session anew, which nothing is kept in until the agent subscribes.
+    pub(in crate::sim) const fn session_made(&mut self) {
+        self.subscribed = false;
+    }
+
+    /// The agent subscribes: to what is published from now on, unless its session had kept what was before.
+    pub(in crate::sim) fn subscribed(&mut self) {
+        if !self.subscribed {
+            self.not_kept();
+        }
+        self.subscribed = true;
     }
 
     /// The broker keeps nothing that was published before: it has no session for it.
@@ -121,6 +136,21 @@ mod tests {
         commands.published(1_000, "stuck", 2_000_000);
         assert_eq!(judged(&commands), (1, 0));
         commands.not_kept();
+        assert_eq!(judged(&commands), (0, 0));
+    }
+
+    #[test]
+    fn what_a_session_kept_is_owed_also_to_an_agent_that_subscribes_once_more() {
+        let mut commands = Commands::default();
+        commands.published(1_000, "before any session", 2_000_000);
+        commands.subscribed();
+        assert_eq!(judged(&commands), (0, 0));
+        commands.published(2_000, "kept", 2_000_000);
+        commands.subscribed();
+        assert_eq!(judged(&commands), (1, 0));
+        commands.session_made();
+        commands.published(3_000, "before its subscription", 2_000_000);
+        commands.subscribed();
         assert_eq!(judged(&commands), (0, 0));
     }
 

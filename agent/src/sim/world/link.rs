@@ -167,9 +167,7 @@ impl World<'_> {
                 }
                 self.fleet_gets(publish);
             }
-            // It subscribes where the broker had no session, and nothing from before is for it; and after a run that was cut off,
-            // where a session that was kept may still hold commands: those are not followed.
-            Packet::Subscribe { .. } => self.watch.commands.not_kept(),
+            Packet::Subscribe { .. } => self.watch.commands.subscribed(),
             Packet::PubAck { pkid, .. } => {
                 if let Some(id) = self.delivered.remove(&(conn, *pkid)) {
                     self.accepted(&id);
@@ -244,7 +242,12 @@ impl World<'_> {
                 }
                 self.deliver(conn, Packet::Publish(publish));
             }
-            other => self.deliver(conn, other),
+            other => {
+                if matches!(&other, Packet::ConnAck(ack) if ack.code == ConnectCode::Success && !ack.session_present) {
+                    self.watch.commands.session_made();
+                }
+                self.deliver(conn, other);
+            }
         }
     }
 
