@@ -1,5 +1,10 @@
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use super::ahead::Ahead;
+use super::lane::ANSWERED_MAX;
 use super::*;
-use crate::engine::io::Effect;
+use crate::engine::io::{Effect, LogRange};
 use crate::engine::observation::Severity;
 use crate::engine::record::{Body, Event, EventKind, Stamp};
 use crate::engine::time::BootId;

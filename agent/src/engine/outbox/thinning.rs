@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Lost, Outbox, Why};
+use super::{Lost, Outbox};
 use crate::engine::effects::{Effects, Purpose};
 use crate::engine::io::{LogLevel, StoreFault, StoreOp, StoreReply};
 use crate::engine::record::{Body, Class, Merged, Record, Sample, Stamp};
@@ -117,7 +117,7 @@ impl Outbox {
         };
         let first = from.of(&self.lanes).next_read;
         let (committed, stored_upto) = (from.of(&self.lanes).committed, into.of(&self.lanes).made);
-        self.lose(from, "corrupt", damaged, first..=records.last().map_or(first, |(seq, _)| *seq));
+        self.losses.lose(from, "corrupt", damaged, first..=records.last().map_or(first, |(seq, _)| *seq));
         let half_thinned = self.is_half_thinned(from);
         let plan = if half_thinned {
             known(&records, stored_upto)
@@ -182,11 +182,8 @@ impl Outbox {
         let Some(step) = self.thinning.step.take() else { return };
         let lane = self.lane(step.from);
         let first = lane.next_read;
-        lane.next_read = lane.next_read.max(upto + 1);
-        lane.done = lane.done.max(upto);
-        lane.done_since_trim += 1;
-        lane.trim_due = true;
-        self.count_dropped(REASON, step.fewer);
+        lane.replaced(upto);
+        self.losses.count(REASON, step.fewer);
         let told = self.thinning.thinned.get_or_insert(Lost { records: 0, first, last: upto });
         *told = Lost { records: told.records + step.fewer, first: told.first.min(first), last: told.last.max(upto) };
         let text =
@@ -204,7 +201,8 @@ impl Outbox {
     /// Whose oldest records are to be thinned, if any.
     fn to_thin(&self) -> Option<Class> {
         // One that waits for a commit which fails would only be begun and given up in a circle.
-        let half = |class: &Class| !self.commit_failed && self.is_half_thinned(*class) && self.is_at_rest(*class);
+        let half =
+            |class: &Class| !self.commit_failed && self.is_half_thinned(*class) && class.of(&self.lanes).is_at_rest();
         let half = THINNED.into_iter().find(half);
         if half.is_some() {
             return half;
@@ -226,17 +224,8 @@ impl Outbox {
             let lane = class.of(&self.lanes);
             let useless = self.thinning.useless.get(class) == Some(&(lane.next_read, lane.committed));
             // Of a single segment nothing is given back.
-            segments(*class) > 1 && self.is_at_rest(*class) && !useless
+            segments(*class) > 1 && class.of(&self.lanes).is_at_rest() && !useless
         })
-    }
-
-    /// Whether nothing of it is on its way, and all that is to be read of it lies in the store.
-    fn is_at_rest(&self, class: Class) -> bool {
-        let lane = class.of(&self.lanes);
-        let idle = lane.reading.is_none() && lane.ready.is_empty() && lane.inflight.is_empty();
-        // What the store has refused has a number of its own, and waits for its answer however long that takes.
-        let elsewhere = lane.volatile.values().all(|held| held.why == Why::Refused && held.was_sent);
-        idle && elsewhere && lane.has_unread()
     }
 }
 

@@ -1,0 +1,121 @@
+//! The account of what was given up: how many records since the store was made, by reason, and of those that the store
+//! evicted how many are in it; and, by class, what of it is yet to be told. A total is never taken back, and what of it
+//! is not saved is known. Gives nothing up itself, and tells nobody.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::engine::record::Class;
+use crate::engine::time::Mono;
+
+/// What was given up is told at most this often.
+const LOST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Records of one class that were given up for one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// How many.
+    pub records: u64,
+    /// The lowest seq among them.
+    pub first: u64,
+    /// The highest; not all between them need be lost.
+    pub last: u64,
+}
+
+/// What was given up.
+#[derive(Debug)]
+pub(super) struct Losses {
+    /// By reason, since the store was made: a total, because the sample that carries it may be given up too.
+    dropped: BTreeMap<String, u64>,
+    /// Of the records that the store ever evicted, per class: how many are counted as dropped, or were acknowledged
+    /// after all. The rest are still on their way, from memory alone.
+    accounted: [u64; Class::COUNT],
+    dropped_saved: bool,
+    /// What was given up since it was last told, by class and reason.
+    lost: BTreeMap<(Class, &'static str), Lost>,
+    /// When it may be told again.
+    lost_at: Mono,
+}
+
+impl Losses {
+    /// Goes on from what was saved, with what the store evicted in all. What it evicted beyond that, a crash kept from
+    /// being counted: it is counted now.
+    pub(super) fn new(
+        evicted: [u64; Class::COUNT],
+        dropped: BTreeMap<String, u64>,
+        accounted: [u64; Class::COUNT],
+    ) -> Self {
+        let uncounted = evicted.iter().zip(accounted).map(|(evicted, counted)| evicted.saturating_sub(counted)).sum();
+        let mut losses = Self {
+            dropped,
+            // Also where it is less: the cursor of a log was lost, and it counts from zero again.
+            accounted: evicted,
+            dropped_saved: evicted == accounted,
+            lost: BTreeMap::new(),
+            lost_at: Mono(0),
+        };
+        losses.count("quota", uncounted);
+        losses
+    }
+
+    /// Counts records that were given up.
+    pub(super) fn count(&mut self, reason: &'static str, records: u64) {
+        if records > 0 {
+            *self.dropped.entry(reason.to_owned()).or_default() += records;
+            self.dropped_saved = false;
+        }
+    }
+
+    /// Counts records that were given up, and remembers which to tell.
+    pub(super) fn lose(&mut self, class: Class, reason: &'static str, records: u64, range: RangeInclusive<u64>) {
+        if records == 0 {
+            return;
+        }
+        self.count(reason, records);
+        let (first, last) = range.into_inner();
+        let lost = self.lost.entry((class, reason)).or_insert(Lost { records: 0, first, last });
+        *lost = Lost { records: lost.records + records, first: lost.first.min(first), last: lost.last.max(last) };
+    }
+
+    /// Of what the store evicted, so many are counted now, or have arrived.
+    pub(super) fn account(&mut self, class: Class, records: u64) {
+        *class.of_mut(&mut self.accounted) += records;
+    }
+
+    /// The totals, by reason.
+    pub(super) const fn dropped(&self) -> &BTreeMap<String, u64> {
+        &self.dropped
+    }
+
+    /// The same, and how much of what the store evicted is in it, if something changed since it was last asked: to be
+    /// saved together.
+    pub(super) fn dropped_to_save(&mut self) -> Option<(&BTreeMap<String, u64>, [u64; Class::COUNT])> {
+        (!mem::replace(&mut self.dropped_saved, true)).then_some((&self.dropped, self.accounted))
+    }
+
+    /// They are not saved as they are now.
+    pub(super) const fn save_again(&mut self) {
+        self.dropped_saved = false;
+    }
+
+    /// Whether it is time to tell what was given up; if so, the next time is after a pause.
+    pub(super) fn begin_telling(&mut self, now: Mono) -> bool {
+        let due = !self.lost.is_empty() && now >= self.lost_at;
+        if due {
+            self.lost_at = now.after(LOST_PAUSE);
+        }
+        due
+    }
+
+    /// What was given up since this was last asked, by class and reason.
+    pub(super) fn take_lost(&mut self) -> BTreeMap<(Class, &'static str), Lost> {
+        mem::take(&mut self.lost)
+    }
+
+    /// When there is something to tell.
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        (!self.lost.is_empty()).then_some(self.lost_at)
+    }
+}
