@@ -1,10 +1,14 @@
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::open::SUFFIX_NEWER;
 use super::*;
+use crate::store::segment::{self, HEADER_LEN};
 use crate::store::tests::damage;
 
 const SEGMENT: u64 = 64 * 1024;

@@ -1,0 +1,193 @@
+//! Opens a log as a crash, or a damaged disk, has left it: takes in each segment as far as it can be read, goes on with
+//! the newest one where that is whole, and takes what is of no use out of the way, where it can be looked into. What is
+//! not there any more is counted by what the cursor says there should be. It must not delete a record that can be read
+//! and was not trimmed, nor give the same nth to two records.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::writer::Writer;
+use super::{Log, SUFFIX, Segment, names_with};
+use crate::engine::io::StoreLoss;
+use crate::store::cursor::{Cursor, Found, Mark, Position};
+use crate::store::disk;
+use crate::store::segment::{self, Header, Source, Survey};
+
+/// Segments that are kept beside the log, of each kind; older ones go.
+const SET_ASIDE_MAX: usize = 2;
+/// Written by a newer agent.
+pub(super) const SUFFIX_NEWER: &str = "newer";
+const SUFFIX_DAMAGED: &str = "damaged";
+
+impl Log {
+    pub(super) fn recover(&mut self, losses: &mut Vec<StoreLoss>) -> io::Result<()> {
+        let mut expected = None;
+        let mut gaps = 0;
+        let names = names_with(&self.dir, SUFFIX)?;
+        for (index, first) in names.iter().copied().enumerate() {
+            let newest = index + 1 == names.len();
+            let Some(found) = self.take_in(first, expected, newest, losses)? else { continue };
+            expected = found.next_nth;
+            gaps += found.lost;
+        }
+        self.bound_set_aside()?;
+        let mark = self.cursor.position().mark;
+        self.next_nth = expected.or(mark.map(|mark| mark.nth)).unwrap_or(0);
+        if let Some(mark) = mark {
+            // What was durable had its nth, and nothing else may ever have the same.
+            self.next_nth = self.next_nth.wrapping_add(segment::nth_after(mark.nth, self.next_nth));
+        }
+        self.durable_nth = self.next_nth;
+        self.delete_done()?;
+        self.count_again(0)?;
+        // What was found damaged here is in `losses`; what the count found short was acknowledged before.
+        self.damaged = 0;
+        let lost = mark.map_or(gaps, |mark| self.missing_since(mark));
+        if lost > 0 {
+            // In words that stay the same until the mark moves, and no longer: a loss that is found again is told once.
+            let since = mark.map(|mark| format!(" since record {} of this log", mark.nth)).unwrap_or_default();
+            let what = format!("{}: {lost} records lost to damage{since}", self.dir.display());
+            losses.push(StoreLoss { what, records: lost, state_lost: false });
+        }
+        Ok(())
+    }
+
+    /// How many of the durable records are not there: those above the cursor when it was marked, and those that
+    /// followed.
+    fn missing_since(&self, mark: Mark) -> u64 {
+        let followed = segment::nth_after(self.next_nth, mark.nth);
+        (mark.live + u64::from(followed)).saturating_sub(self.records())
+    }
+
+    /// Takes in a segment, as far as it can be read; `None` if nothing of it can.
+    fn take_in(
+        &mut self,
+        first: u64,
+        expected: Option<u32>,
+        newest: bool,
+        losses: &mut Vec<StoreLoss>,
+    ) -> io::Result<Option<Survey>> {
+        let path = self.path(first);
+        let read = open_segment(&path).and_then(|(file, writable)| {
+            let len = file.metadata()?.len();
+            let source = Source { file: &file, written: len, tail: &[] };
+            let found = segment::survey(source, first, self.acked(), expected)?;
+            Ok((file, writable, len, found))
+        });
+        let (file, writable, len, found) = match read {
+            Ok(read) => read,
+            Err(error) if disk::is_passing(&error) => return Err(error),
+            Err(error) => {
+                losses.push(self.set_aside(first, SUFFIX_DAMAGED, &format!("can't be read ({error})"))?);
+                return Ok(None);
+            }
+        };
+        if let Header::Newer { version } = found.header {
+            let why = format!("written by a newer agent (format {version})");
+            losses.push(self.set_aside(first, SUFFIX_NEWER, &why)?);
+            return Ok(None);
+        }
+        let damaged = found.damaged_bytes > 0 || (found.torn && !newest);
+        if found.records == 0 {
+            if damaged {
+                losses.push(self.set_aside(first, SUFFIX_DAMAGED, "damaged, no record in it can be read")?);
+            } else {
+                disk::remove(&path)?;
+            }
+            return Ok(Some(found));
+        }
+        if damaged {
+            losses.extend(self.keep_evidence(first, found.damaged_bytes.max(len - found.good_end)));
+        }
+        let resumed = newest && writable && !damaged;
+        self.adopt(first, &found, if resumed { found.good_end } else { len });
+        if newest {
+            // What was read may be in the page cache only; from here on it counts as stored.
+            file.sync_data()?;
+            disk::sync_dir(&self.dir)?;
+        }
+        if resumed {
+            self.writer = Some(Writer::resume(file, len, found.good_end)?);
+        }
+        Ok(Some(found))
+    }
+
+    fn adopt(&mut self, first: u64, found: &Survey, bytes: u64) {
+        let last = found.last.unwrap_or(first);
+        self.segments.push_back(Segment { first, last, records: found.records, bytes });
+        self.last = self.last.max(last);
+    }
+
+    /// Takes a segment that is of no use out of the way.
+    fn set_aside(&self, first: u64, suffix: &str, why: &str) -> io::Result<StoreLoss> {
+        let (from, to) = (self.path(first), self.aside(first, suffix));
+        disk::remove_all(&to)?;
+        fs::rename(&from, &to)?;
+        let what = format!("{}: {why}, set aside", to.display());
+        Ok(StoreLoss { what, records: 0, state_lost: false })
+    }
+
+    /// Sees to it that a damaged segment can be looked into after the good records in it were sent. It is told of when
+    /// that is done first, or each time where the file system knows no second name for a file.
+    fn keep_evidence(&self, first: u64, damaged_bytes: u64) -> Option<StoreLoss> {
+        let (from, to) = (self.path(first), self.aside(first, SUFFIX_DAMAGED));
+        if fs::hard_link(&from, &to).is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+            return None;
+        }
+        let what = format!("{}: {damaged_bytes} B damaged and passed over", from.display());
+        Some(StoreLoss { what, records: 0, state_lost: false })
+    }
+
+    /// Deletes the oldest of what is set aside, beyond [`SET_ASIDE_MAX`] of a kind.
+    fn bound_set_aside(&mut self) -> io::Result<()> {
+        for suffix in [SUFFIX_NEWER, SUFFIX_DAMAGED] {
+            let names = names_with(&self.dir, suffix)?;
+            let surplus = names.len().saturating_sub(SET_ASIDE_MAX);
+            for (index, first) in names.into_iter().enumerate() {
+                let path = self.aside(first, suffix);
+                // What belongs to another user may not let itself be deleted: it does no harm but for its size.
+                if index < surplus && disk::remove_all(&path).is_ok() {
+                    continue;
+                }
+                self.set_aside_bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            }
+        }
+        Ok(())
+    }
+
+    fn aside(&self, first: u64, suffix: &str) -> PathBuf {
+        self.dir.join(format!("{first:020}.{suffix}"))
+    }
+}
+
+/// Opens the cursor; what can't be one is taken out of the way.
+pub(super) fn open_cursor(
+    path: &Path,
+    existed: bool,
+    aside_bytes_max: u64,
+    losses: &mut Vec<StoreLoss>,
+) -> io::Result<(Cursor, Found)> {
+    // Only of a log that is made now is it certain that there is nothing.
+    let is_new = !existed && names_with(disk::parent(path), SUFFIX)?.is_empty();
+    let begin = Position { mark: is_new.then(Mark::default), ..Position::default() };
+    match Cursor::open(path, begin) {
+        Err(error) if !disk::is_passing(&error) => {
+            losses.push(disk::set_aside(path, aside_bytes_max, &error.to_string())?);
+            Cursor::open(path, begin)
+        }
+        other => other,
+    }
+}
+
+/// Opens a segment to append to it, or else to read it at least; the flag tells which.
+fn open_segment(path: &Path) -> io::Result<(File, bool)> {
+    let (file, writable) = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => (file, true),
+        Err(_) => (File::open(path)?, false),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    Ok((file, writable))
+}
