@@ -1,0 +1,273 @@
+use std::collections::BTreeSet;
+
+use super::unsaid::{OPEN_BYTES_MAX, OPEN_MAX};
+use super::*;
+use crate::engine::metric::Value;
+use crate::engine::observation::Refusal;
+use crate::engine::record::Field;
+
+const BUCKET: Duration = Duration::from_secs(60);
+
+fn incidents(max_clusters: usize) -> Incidents {
+    Incidents::new(Settings { max_clusters, min_severity: Severity::Error, bucket: BUCKET })
+}
+
+fn at(ms: u64) -> Stamp {
+    Stamp { boot: BootId([1; 16]), mono: Mono(ms) }
+}
+
+fn batch(messages: &[&str]) -> ErrorBatch {
+    let lines = messages.iter().map(|message| ErrorLine {
+        severity: Severity::Error,
+        source: ErrorSource::Journal,
+        kind: ErrorKind::Plain,
+        message: (*message).to_owned(),
+        unit: Some("app.service".into()),
+        exe: None,
+        signal: None,
+        boot: None,
+        mono: None,
+        wall: None,
+    });
+    ErrorBatch { lines: lines.collect(), ..ErrorBatch::default() }
+}
+
+fn count(event: &Event) -> Option<&Field> {
+    event.field("count")
+}
+
+#[test]
+fn the_first_goes_out_at_once_and_repeats_as_one_count_at_the_end_of_the_bucket() {
+    let mut incidents = incidents(8);
+    assert_eq!(incidents.take(at(0), batch(&["timeout after 30 ms to 10.0.0.7:80"])).len(), 1);
+    let repeats = batch(&["timeout after 31 ms to 10.0.0.9:80", "timeout after 7 ms to 10.1.0.1:81"]);
+    assert!(incidents.take(at(1_000), repeats).is_empty());
+    assert_eq!(incidents.deadline(), Some(Mono(60_000)));
+    assert!(incidents.poll(Mono(59_999), 8).is_empty());
+    let told = incidents.poll(Mono(60_000), 8);
+    assert_eq!(told.len(), 1);
+    assert_eq!(count(&told[0]), Some(&Field::Value(Value::Count(2))));
+    assert_eq!(&*told[0].name, "timeout after <n> ms to <ip>");
+    assert!(incidents.poll(Mono(200_000), 8).is_empty(), "nothing more to tell");
+}
+
+#[test]
+fn after_a_quiet_bucket_the_next_one_goes_out_at_once_again() {
+    let mut incidents = incidents(8);
+    assert_eq!(incidents.take(at(0), batch(&["boom"])).len(), 1);
+    assert_eq!(incidents.take(at(60_000), batch(&["boom"])).len(), 1);
+}
+
+#[test]
+fn of_more_clusters_than_can_be_saved_the_smallest_are_a_number_after_a_crash() {
+    let mut before = incidents(64);
+    let name = |n: u8| format!("{} {}", "x".repeat(400), "abcdefghijklmnopqrstuvwxyz".split_at(usize::from(n)).1);
+    for n in 0..20 {
+        let name = name(n);
+        before.take(at(0), batch(&[name.as_str()]));
+        for _ in 0..=n {
+            before.take(at(1), batch(&[name.as_str()]));
+        }
+    }
+    let unsaid = before.unsaid().unwrap();
+    assert!(unsaid.len() <= OPEN_BYTES_MAX, "{} B", unsaid.len());
+    let mut after = Incidents::restore(before.settings, Mono(2), minicbor::decode(&unsaid).unwrap());
+    assert!(after.clusters() <= OPEN_MAX && after.clusters() >= 8, "{}", after.clusters());
+    let told: u64 = after.clusters.values().map(|cluster| cluster.repeats).sum();
+    let suppressed = std::mem::take(&mut after.counts).suppressed;
+    assert_eq!(told + suppressed, (1..=20).sum::<u64>());
+    assert!(after.clusters.values().all(|cluster| cluster.repeats > 4), "the largest have their names");
+}
+
+#[test]
+fn a_unit_that_has_a_number_in_its_name_is_the_same_unit_with_another_number() {
+    let same = [
+        ["sshd@12-10.0.0.1:22-10.0.0.9:52100.service", "sshd@7-10.1.0.1:22-192.168.7.9:40.service"],
+        ["session-37.scope", "session-4.scope"],
+        ["run-u123.service", "run-u4.service"],
+        ["libpod-conmon-3f2a99c0d1.scope", "libpod-conmon-ab12.scope"],
+        ["user@1000.service", "user@0.service"],
+    ];
+    for [one, other] in same {
+        assert_eq!(without_instance(one), without_instance(other));
+    }
+    let others = ["app.service", "app-2.service", "worker@eu.service", "worker@us.service", "session.scope"];
+    let names: BTreeSet<_> = others.into_iter().chain(same.map(|[one, _]| one)).map(without_instance).collect();
+    assert_eq!(names.len(), others.len() + same.len(), "{names:?}");
+}
+
+#[test]
+fn settings_that_shrink_take_hold_at_once_and_lose_no_count() {
+    let mut incidents = incidents(8);
+    for word in ["apple", "banana", "cherry"] {
+        let message = format!("{word} has gone");
+        incidents.take(at(0), batch(&[&message, &message, &message]));
+    }
+    let bucket = Duration::from_secs(10);
+    incidents.set_settings(Settings { max_clusters: 1, min_severity: Severity::Error, bucket });
+    assert_eq!(incidents.clusters(), 1);
+    assert_eq!(incidents.deadline(), Some(Mono(10_000)));
+    let told = incidents.poll(Mono(10_000), 8);
+    assert_eq!(told.iter().filter_map(count).collect::<Vec<_>>(), [&Field::Value(Value::Count(2))]);
+    let suppressed = incidents.report().into_iter().find(|point| point.metric == Metric::ErrorsSuppressed);
+    assert_eq!(suppressed.map(|point| point.value), Some(Value::Count(4)));
+}
+
+#[test]
+fn in_a_storm_a_known_error_is_counted_in_its_cluster() {
+    let mut incidents = incidents(512);
+    incidents.take(at(0), batch(&["the disk is on fire"]));
+    let storm: Vec<String> = (0..100).map(|n| format!("trouble {}", "x".repeat(n + 1))).collect();
+    let told = incidents.take(at(120_000), batch(&storm.iter().map(String::as_str).collect::<Vec<_>>()));
+    assert_eq!(told.len(), NEW_CLUSTERS_PER_MINUTE as usize);
+    assert!(incidents.take(at(121_000), batch(&["the disk is on fire", "the disk is on fire"])).is_empty());
+    let told = incidents.poll(Mono(121_000 + 60_000), 600);
+    let fire = told.iter().find(|event| &*event.name == "the disk is on fire").unwrap();
+    assert_eq!(count(fire), Some(&Field::Value(Value::Count(2))));
+}
+
+#[test]
+fn after_a_crash_an_error_has_its_whole_text_again_with_its_next_line() {
+    let text = format!("{} has failed", "word ".repeat(60).trim_end());
+    let mut before = incidents(8);
+    before.take(at(0), batch(&[&text, &text]));
+    let unsaid = minicbor::decode(&before.unsaid().unwrap()).unwrap();
+    let mut after = Incidents::restore(before.settings, Mono(0), unsaid);
+    after.take(at(1_000), batch(&[&text]));
+    let told = after.poll(Mono(60_000), 8);
+    assert_eq!((told.len(), count(&told[0])), (1, Some(&Field::Value(Value::Count(2)))));
+    assert!(told[0].field("template").is_some_and(|template| format!("{template:?}").contains("has failed")));
+}
+
+#[test]
+fn a_fingerprint_is_the_same_on_every_device() {
+    let line = &batch(&["disk /dev/sda1 failed with 5"]).lines[0];
+    let stable_part = Template::of(&line.message).stable_part();
+    assert_eq!(stable_part, "disk <path> failed with <n>");
+    assert_eq!(format!("{:016x}", fingerprint(line, &stable_part)), "0363b58ad074be45");
+}
+
+#[test]
+fn lines_that_differ_in_a_name_are_one_cluster_with_one_fingerprint_in_any_order() {
+    let told = |lines: [&str; 2]| {
+        let mut incidents = incidents(8);
+        let first = incidents.take(at(0), batch(&lines));
+        let counts = incidents.poll(Mono(60_000), 8);
+        assert_eq!((first.len(), counts.len()), (1, 1), "{lines:?}");
+        assert_eq!(first[0].field("fingerprint"), counts[0].field("fingerprint"));
+        assert_eq!(&*first[0].name, lines[0], "what is known of one line is that line");
+        assert_eq!(&*counts[0].name, "connection to <*> refused by peer");
+        counts[0].field("fingerprint").cloned()
+    };
+    let lines = ["connection to alpha refused by peer", "connection to beta refused by peer"];
+    assert_eq!(told(lines), told([lines[1], lines[0]]));
+}
+
+#[test]
+fn clusters_are_bounded_the_oldest_idle_one_goes_first() {
+    let mut incidents = incidents(2);
+    for (ms, word) in [(0, "alpha"), (1, "beta"), (2, "gamma")] {
+        assert_eq!(incidents.take(at(ms), batch(&[word])).len(), 1, "{word}");
+    }
+    assert_eq!(incidents.clusters.len(), 2);
+    assert_eq!(incidents.take(at(3), batch(&["alpha"])).len(), 1, "alpha was forgotten, so it is new");
+}
+
+#[test]
+fn a_storm_of_unlike_lines_becomes_a_count() {
+    let mut incidents = incidents(512);
+    let words: Vec<String> =
+        (0..100_u8).map(|n| format!("w{}{}", char::from(b'a' + n / 10), char::from(b'a' + n % 10))).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let told = incidents.take(at(0), batch(&words)).len();
+    assert_eq!(told, NEW_CLUSTERS_PER_MINUTE as usize);
+    let points = incidents.report();
+    assert!(points.contains(&Point::new(Metric::ErrorsCount, 100_u64)), "{points:?}");
+    assert!(points.contains(&Point::new(Metric::ErrorsSuppressed, 40_u64)), "{points:?}");
+    let mut panic = batch(&["Out of memory: Killed process 100 (app)"]);
+    panic.lines[0].source = ErrorSource::Kernel;
+    assert_eq!(incidents.take(at(1), panic).len(), 1, "what applications say must not hide what the kernel does");
+}
+
+#[test]
+fn where_every_cluster_has_a_count_to_tell_only_the_kernel_takes_the_place_of_the_smallest() {
+    let mut incidents = incidents(2);
+    incidents.take(at(0), batch(&["alpha", "alpha", "alpha", "beta", "beta"]));
+    assert!(incidents.take(at(1), batch(&["gamma"])).is_empty());
+    let mut oom = batch(&["Out of memory: Killed process 100 (app)"; 2]);
+    oom.lines.iter_mut().for_each(|line| line.source = ErrorSource::Kernel);
+    assert_eq!(incidents.take(at(2), oom.clone()).len(), 1);
+    assert!(incidents.report().contains(&Point::new(Metric::ErrorsSuppressed, 2_u64)), "gamma, and beta's count");
+    oom.lines.iter_mut().for_each(|line| line.message = "EXT4-fs error (device mmcblk0p2)".into());
+    assert_eq!(incidents.take(at(3), oom).len(), 1);
+    let last = batch(&["delta"]);
+    assert!(incidents.take(at(4), last).is_empty(), "the kernel's counts stay");
+    let counts: Vec<_> = incidents.poll(Mono(120_000), 9).iter().filter_map(count).cloned().collect();
+    assert_eq!(counts, [1_u64, 1].map(Field::from), "of both that the kernel has now");
+}
+
+#[test]
+fn an_application_is_heard_from_the_severity_on_and_what_was_refused_is_counted() {
+    let mut incidents = incidents(8);
+    let mut batch = batch(&["pump stuck", "pump slow"]);
+    batch.lines.iter_mut().for_each(|line| line.source = ErrorSource::App);
+    batch.lines[1].severity = Severity::Warning;
+    batch.refused.count(Refusal::Rate, 7);
+    let told = incidents.take(at(0), batch);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(&*told[0].name, "pump stuck");
+    let points = incidents.report();
+    assert!(points.contains(&Point::new(Metric::ErrorsCount, 1_u64)), "{points:?}");
+    assert!(points.contains(&Point::labelled(Metric::ErrorsAppRefused, "rate", 7_u64)), "{points:?}");
+    assert!(!incidents.report().iter().any(|point| point.metric == Metric::ErrorsAppRefused), "counted once");
+}
+
+#[test]
+fn what_the_kernel_speaks_of_is_told_and_counted_and_of_a_restart_only_the_count() {
+    let mut incidents = incidents(8);
+    let mut batch =
+        batch(&["usb 1-1: USB disconnect, device number 7", "usb 1-1: USB disconnect", "app: Scheduled restart"]);
+    batch.lines[0].source = ErrorSource::Kernel;
+    batch.lines[2].kind = ErrorKind::UnitRestart;
+    let told = incidents.take(at(0), batch);
+    let classes: Vec<_> = told.iter().map(|event| event.fields.iter().find(|(key, _)| &**key == "class")).collect();
+    let class = (Box::from("class"), Field::Value(Value::from("usb_disconnect")));
+    assert_eq!(classes, [Some(&class), None], "an application's words are not the kernel's, and a restart is no event");
+    let points = incidents.report();
+    for point in [
+        Point::new(Metric::ErrorsUnitRestarts, 1_u64),
+        Point::new(Metric::ErrorsCount, 2_u64),
+        Point::labelled(Metric::ErrorsKernelClass, "usb_disconnect", 1_u64),
+    ] {
+        assert!(points.contains(&point), "{point:?} is not in {points:?}");
+    }
+}
+
+/// Minutes with so many lines each; in which of them a surge was told.
+fn surges(incidents: &mut Incidents, from: usize, minutes: &[usize]) -> Vec<usize> {
+    let mut surges = Vec::new();
+    for (minute, lines) in (from..).zip(minutes) {
+        let begin = minute as u64 * 60_000;
+        let mut told = Vec::new();
+        for line in 0..*lines {
+            let now = begin + line as u64;
+            told.extend(incidents.poll(Mono(now), 8));
+            told.extend(incidents.take(at(now), batch(&["request failed"])));
+        }
+        told.extend(incidents.poll(Mono(begin + 59_999), 8));
+        let surge = (Box::from("surge"), Field::Value(Value::Flag(true)));
+        surges.extend(told.iter().filter(|event| event.fields.contains(&surge)).map(|_| minute));
+    }
+    surges
+}
+
+#[test]
+fn a_surge_is_flagged_once_in_its_count_and_steady_noise_never() {
+    let mut incidents = incidents(8);
+    let noise: Vec<usize> = (0..240).map(|minute| [3, 0, 5, 1, 2, 0, 4][minute % 7]).collect();
+    assert_eq!(surges(&mut incidents, 0, &noise), [0_usize; 0]);
+    let told = surges(&mut incidents, 240, &[200, 220, 180, 3, 0, 2]);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!((240..=242).contains(&told[0]), "{told:?}");
+    assert_eq!(surges(&mut incidents, 246, &noise), [0_usize; 0]);
+}
