@@ -1,6 +1,9 @@
+use super::watch::{RATE_READINGS_MAX, RATE_READINGS_MIN};
 use super::*;
-use crate::engine::metric::Point;
-use crate::engine::record::Reading;
+use crate::config::{AttributeValue, RuleTest, Share};
+use crate::engine::metric::{Metric, Point, Value};
+use crate::engine::observation::Observation;
+use crate::engine::record::{Body, EventKind, Field, Reading, Sample};
 use crate::engine::time::BootId;
 
 const INTERVAL: Duration = Duration::from_secs(10);

@@ -1,0 +1,75 @@
+//! What the store holds of alarms, and what a restart makes of it: an alarm stands again, is told again, or is cleared,
+//! because its rule is gone. Writes nothing.
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::Leftovers;
+use super::watch::{Watch, removed};
+use crate::engine::keyed::{ALARM_KEY, encode};
+use crate::engine::metric::Value;
+use crate::engine::record::{Body, Field, Record, Stamp};
+
+/// What is to be stored when an alarm's event goes out under this number.
+#[must_use]
+pub fn entry(rule: &str, seq: u64, record: &Record) -> (String, Bytes) {
+    let told = Told { seq, record: record.clone() };
+    (format!("{ALARM_KEY}{rule}"), encode(&told))
+}
+
+/// What the store holds of an alarm: the event that the fleet was told last, and its number in the log. It is written
+/// before the event is: a number that the log never came to says that the event was lost, and has to be told again.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+struct Told {
+    #[n(0)]
+    seq: u64,
+    #[n(1)]
+    record: Record,
+}
+
+/// A stored alarm, read.
+pub(super) struct Saved {
+    seq: u64,
+    record: Record,
+    raised: bool,
+    metric: Box<str>,
+    since: Stamp,
+    /// Its event came into the log.
+    arrived: bool,
+}
+
+impl Saved {
+    /// `None` for what is damaged. `events_last` is the highest number that the log of events ever held.
+    pub(super) fn read(value: &[u8], events_last: u64) -> Option<Self> {
+        let told: Told = minicbor::decode(value).ok()?;
+        let Body::Event(event) = &told.record.body else { return None };
+        let (Field::Value(Value::Text(state)), Field::Value(Value::Text(metric)), Field::Stamp(since)) =
+            (event.field("state")?, event.field("metric")?, event.field("since")?)
+        else {
+            return None;
+        };
+        let (raised, metric, since) = (&**state == "raised", metric.clone(), *since);
+        Some(Self { seq: told.seq, raised, metric, since, arrived: told.seq <= events_last, record: told.record })
+    }
+
+    pub(super) fn restore(self, key: &str, name: &str, watch: Option<&mut Watch>, leftovers: &mut Leftovers) {
+        let stands = match watch.filter(|watch| self.raised && watch.rule().metric == *self.metric) {
+            Some(watch) => {
+                watch.stands(self.since);
+                true
+            }
+            None => false,
+        };
+        if self.arrived {
+            leftovers.told.push((self.seq, self.record.clone()));
+        }
+        match (self.raised, self.arrived) {
+            (true, true) if stands => {}
+            (true, true) => leftovers.cleared.push(removed(name, &self.metric, self.since)),
+            (true, false) if stands => leftovers.again.push(self.record),
+            (false, false) => leftovers.again.push(self.record),
+            // Cleared and told, or raised and never heard of.
+            (false, true) | (true, false) => leftovers.forget.push(key.to_owned()),
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! One rule and how its alarm stands: what its readings have said so far, for how long, and what the fleet was told of it.
+//! It turns from cleared to raised and back; a round that says nothing leaves it as it is. Knows no other rule.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::detector::{self, Detector};
+use super::round::is_counted;
+use super::verdict::{Test, Verdict, is_same};
+use super::{Alarm, Change, GAP_ROUNDS_MAX, Look, Round};
+use crate::config::{Rule, RuleTest, Share};
+use crate::engine::metric::{Metric, Value};
+use crate::engine::observation::Severity;
+use crate::engine::record::{Event, EventKind, Stamp};
+use crate::engine::time::{Mono, Unix};
+
+/// Events that one rule may make within an hour: after that an alarm that flaps is told as raised until it is quiet.
+pub const EVENTS_PER_HOUR_MAX: usize = 12;
+const HOUR: Duration = Duration::from_secs(3600);
+/// How long a verdict is waited for where there are readings: two means of a detector.
+const VERDICT_AWAITED: Duration = Duration::from_secs(600);
+/// Readings over which the rate of a gauge is taken: five minutes at the default interval.
+pub(super) const RATE_READINGS_MAX: usize = 30;
+/// With fewer there is no rate: five in each third, so that two wrong ones decide nothing.
+pub(super) const RATE_READINGS_MIN: usize = 15;
+/// The severity of a cleared alarm: normal, but what ends a raised one must not be filtered away with the chatter.
+const CLEARED: Severity = Severity::Notice;
+
+/// One rule and how it stands.
+#[derive(Debug)]
+pub(super) struct Watch {
+    rule: Rule,
+    metric: Metric,
+    label: Option<Box<str>>,
+    test: Test,
+    /// What finds anomalies, for a rule that asks for that.
+    detector: Option<Detector>,
+    raised: bool,
+    told: bool,
+    /// When the test began to hold, for the alarm that is raised or was the last to be.
+    since: Stamp,
+    /// What was judged last.
+    value: Option<Value>,
+    /// Where a detector has put the limit for it.
+    limit: Option<Value>,
+    /// Since when what would raise the alarm, or clear a raised one, has held.
+    holding: Option<Mono>,
+    /// When there was last something to judge by.
+    heard: Mono,
+    /// Rounds since then.
+    silent: u32,
+    /// When there was last a verdict: a detector has one only now and then.
+    judged: Option<Mono>,
+    /// The last round, and after how long without another one it says nothing of now.
+    round: Option<(Mono, Duration)>,
+    /// When there was last a reading, for `missing_for`.
+    read: Mono,
+    /// The latest readings, for the rate of a gauge.
+    window: VecDeque<(Mono, f64)>,
+    /// The latest readings, and which of them were bad, for a rule that looks back at so many.
+    recent: VecDeque<(Mono, bool)>,
+    /// When events were made, within the last hour.
+    events: VecDeque<Mono>,
+}
+
+/// When a round is judged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) now: Stamp,
+    /// `None` while the clock isn't to be trusted.
+    pub(super) wall: Option<Unix>,
+    /// After so long a time without anything to judge by, what held before counts no more.
+    pub(super) gap: Duration,
+}
+
+impl Watch {
+    /// `None` for a metric that there isn't.
+    pub(super) fn new(rule: &Rule, now: Stamp) -> Option<Self> {
+        let (metric, label) = Metric::find(&rule.metric)?;
+        Some(Self {
+            metric,
+            label: label.map(Into::into),
+            test: Test::of(rule),
+            detector: if let RuleTest::Anomaly(kind) = rule.test {
+                Some(Detector::new(kind, metric, &rule.metric))
+            } else {
+                None
+            },
+            rule: rule.clone(),
+            raised: false,
+            told: false,
+            since: now,
+            value: None,
+            limit: None,
+            holding: None,
+            heard: now.mono,
+            silent: 0,
+            judged: None,
+            round: None,
+            read: now.mono,
+            window: VecDeque::new(),
+            recent: VecDeque::new(),
+            events: VecDeque::new(),
+        })
+    }
+
+    /// Takes over how an earlier rule of this name stood; its clocks only where they measured the same.
+    pub(super) fn inherit(&mut self, before: Self) {
+        if before.test == self.test {
+            *self = Self { rule: self.rule.clone(), ..before };
+        } else {
+            (self.raised, self.told, self.since) = (before.raised, before.told, before.since);
+            self.events = before.events;
+        }
+    }
+
+    /// Goes on with what its detector learned before a restart. False if that is of no use to it.
+    pub(super) fn recall(&mut self, learned: &[u8]) -> bool {
+        self.detector.as_mut().is_some_and(|detector| detector.restore(learned))
+    }
+
+    pub(super) const fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
+    /// Whether a round of this kind is where it is judged.
+    pub(super) fn is_judged_in(&self, round: Round<'_>) -> bool {
+        round.holds(self.metric)
+    }
+
+    /// The alarm stood when the agent ended, and the fleet knows it.
+    pub(super) const fn stands(&mut self, since: Stamp) {
+        (self.raised, self.told, self.since) = (true, true, since);
+    }
+
+    /// What its detector has learned.
+    pub(super) fn learned(&self) -> Option<Bytes> {
+        Some(self.detector.as_ref()?.save())
+    }
+
+    /// Whether the readings say that the alarm is raised.
+    pub(super) const fn is_raised(&self) -> bool {
+        self.raised
+    }
+
+    /// Whether the fleet is still to be told how the alarm stands.
+    pub(super) const fn is_untold(&self) -> bool {
+        self.told != self.raised
+    }
+
+    /// The alarm, if it stands as far as the fleet was told.
+    pub(super) fn alarm(&self) -> Option<Alarm<'_>> {
+        self.told.then_some(Alarm {
+            rule: &self.rule.name,
+            severity: self.rule.severity,
+            metric: &self.rule.metric,
+            since: self.since,
+        })
+    }
+
+    /// As [`Rules::look`](super::Rules::look).
+    pub(super) fn look(&self, now: Mono, after: Option<Mono>) -> Look {
+        if !self.raised {
+            return Look::Well;
+        }
+        let is_later = |at: Mono| after.is_none_or(|after| at > after);
+        let Some((_, gap)) = self.round.filter(|(at, gap)| is_later(*at) && now.since(*at) <= *gap) else {
+            return Look::Unsure;
+        };
+        let says_nothing = after.is_some_and(|after| now.since(after) > gap.max(VERDICT_AWAITED));
+        let is_known = match self.test {
+            // What was read before it makes a rate, too.
+            Test::Rate(_) if !is_counted(self.metric) => {
+                self.window.len() >= RATE_READINGS_MIN && self.window.iter().all(|(at, _)| is_later(*at))
+            }
+            _ => self.judged.is_some_and(is_later) || says_nothing,
+        };
+        if (is_known && self.holding.is_none()) || self.silent >= GAP_ROUNDS_MAX { Look::Bad } else { Look::Unsure }
+    }
+
+    /// Whether the alarm was raised or cleared by this round.
+    pub(super) fn judge(&mut self, moment: Moment, round: Round<'_>) -> bool {
+        self.round = Some((moment.now.mono, moment.gap));
+        self.silent = self.silent.saturating_add(1);
+        let Some(verdict) = self.verdict(moment, round) else { return false };
+        let now = moment.now;
+        self.judged = Some(now.mono);
+        if let Some(share) = self.rule.share.filter(|_| !self.raised) {
+            return self.tally(now, share, verdict);
+        }
+        let (turns, patience) = if self.raised {
+            (Verdict::Good, self.rule.clear_for.unwrap_or_default())
+        } else {
+            (Verdict::Bad, self.rule.hold)
+        };
+        if verdict != turns {
+            self.holding = None;
+            return false;
+        }
+        let since = *self.holding.get_or_insert(now.mono);
+        if now.mono.since(since) < patience {
+            return false;
+        }
+        self.holding = None;
+        self.raised = !self.raised;
+        if self.raised {
+            self.since = Stamp { boot: now.boot, mono: since };
+        }
+        true
+    }
+
+    /// Makes the event that brings the fleet up to date, if there is one to be made and the bound allows it.
+    pub(super) fn tell(&mut self, now: Mono) -> Option<Event> {
+        if self.told == self.raised || self.may_tell_at().is_some_and(|at| at > now) {
+            return None;
+        }
+        self.told = self.raised;
+        self.events.push_back(now);
+        if self.events.len() > EVENTS_PER_HOUR_MAX {
+            self.events.pop_front();
+        }
+        Some(self.event())
+    }
+
+    /// When the bound allows the next event; `None`: at once. An alarm is told as cleared only if there is room to tell
+    /// that it was raised again: while it flaps the fleet knows it as raised, and a raise never waits.
+    pub(super) fn may_tell_at(&self) -> Option<Mono> {
+        let room = if self.raised { 1 } else { 2 };
+        let surplus = (self.events.len() + room).checked_sub(EVENTS_PER_HOUR_MAX + 1)?;
+        self.events.get(surplus).map(|at| at.after(HOUR))
+    }
+
+    pub(super) fn change(&self, event: Option<Event>) -> Change {
+        Change {
+            rule: self.rule.name.clone(),
+            severity: self.rule.severity,
+            remedy: self.rule.remedy.clone(),
+            raised: self.raised,
+            event,
+        }
+    }
+
+    /// The rule is gone, and with it the alarm.
+    pub(super) fn removed(mut self) -> Option<Change> {
+        if !self.raised && !self.told {
+            return None;
+        }
+        self.raised = false;
+        let event = self.told.then(|| removed(&self.rule.name, &self.rule.metric, self.since));
+        Some(self.change(event))
+    }
+
+    /// Whether enough of the latest readings were bad to raise the alarm.
+    fn tally(&mut self, now: Stamp, share: Share, verdict: Verdict) -> bool {
+        self.recent.push_back((now.mono, verdict == Verdict::Bad));
+        while self.recent.len() > share.readings {
+            self.recent.pop_front();
+        }
+        let mut bad = self.recent.iter().filter(|(_, bad)| *bad);
+        let Some((first, _)) = bad.next().copied() else { return false };
+        if bad.count() + 1 < share.of {
+            return false;
+        }
+        self.raised = true;
+        self.since = Stamp { boot: now.boot, mono: first };
+        self.recent.clear();
+        true
+    }
+
+    /// `None` if the round says nothing: then everything stays as it is.
+    fn verdict(&mut self, moment: Moment, round: Round<'_>) -> Option<Verdict> {
+        let Moment { now: Stamp { mono: now, .. }, wall, gap } = moment;
+        let value = round.find(self.metric, self.label.as_deref());
+        match self.test {
+            Test::Anomaly(kind) => {
+                let seen = round.seen(kind, self.metric, self.label.as_deref())?;
+                self.hear(now, gap);
+                let at = detector::Moment { mono: now, wall, stands: self.raised };
+                let finding = self.detector.as_mut()?.judge(kind, seen, at)?;
+                (self.value, self.limit) = (Some(finding.value), Some(finding.threshold));
+                Some(finding.verdict)
+            }
+            Test::Missing(limit) => self.absence(now, gap, limit, value),
+            Test::Equals(ref wanted) => {
+                let is_equal = is_same(value.as_ref()?, wanted);
+                self.hear(now, gap);
+                self.value = value;
+                Some(if is_equal { Verdict::Bad } else { Verdict::Good })
+            }
+            Test::Limit(limit) => {
+                let number = value.as_ref()?.number()?;
+                self.hear(now, gap);
+                self.value = value;
+                Some(limit.verdict(number))
+            }
+            Test::Rate(limit) => {
+                let number = value?.number()?;
+                self.hear(now, gap);
+                let rate =
+                    if is_counted(self.metric) { number / round.interval_s()? } else { self.slope(now, number)? };
+                self.value = Some(Value::Float(rate));
+                Some(limit.verdict(rate))
+            }
+        }
+    }
+
+    fn absence(&mut self, now: Mono, gap: Duration, limit: Duration, value: Option<Value>) -> Option<Verdict> {
+        // That there was no reading while nobody looked says nothing of the sensor.
+        if self.hear(now, gap) || value.is_some() {
+            self.read = now;
+        }
+        self.value = value;
+        if self.value.is_some() {
+            return Some(Verdict::Good);
+        }
+        // Not for long enough is no reading either: it leaves an alarm that was raised before a restart as it stands.
+        (now.since(self.read) >= limit).then_some(Verdict::Bad)
+    }
+
+    /// There is something to judge by. True after a gap: what held before it may not have held throughout.
+    fn hear(&mut self, now: Mono, gap: Duration) -> bool {
+        let is_late = now.since(self.heard) > gap;
+        if is_late {
+            self.holding = None;
+            self.window.clear();
+            self.recent.clear();
+        }
+        (self.heard, self.silent) = (now, 0);
+        is_late
+    }
+
+    /// The rise a second over the latest readings: from the median of the oldest third to the median of the newest
+    /// (Tukey's resistant line), so that neither noise between neighbours nor a wrong reading makes a rate.
+    fn slope(&mut self, now: Mono, number: f64) -> Option<f64> {
+        if self.window.len() >= RATE_READINGS_MAX {
+            self.window.pop_front();
+        }
+        self.window.push_back((now, number));
+        if self.window.len() < RATE_READINGS_MIN {
+            return None;
+        }
+        let third = self.window.len() / 3;
+        let (from, old) = middle(self.window.iter().take(third))?;
+        let (to, new) = middle(self.window.iter().rev().take(third))?;
+        let apart = to.since(from).as_secs_f64();
+        (apart > 0.0).then(|| (new - old) / apart)
+    }
+
+    fn event(&self) -> Event {
+        let severity = if self.raised { self.rule.severity } else { CLEARED };
+        alarm(severity, &self.rule.name, self.raised, &self.rule.metric)
+            .with_some("value", self.value.clone())
+            .with_some("threshold", self.test.threshold(self.raised).or_else(|| self.limit.clone()))
+            .with("since", self.since)
+            .with("detector", self.test.detector())
+    }
+}
+
+/// The end of an alarm whose rule is no longer in the config, or watches something else.
+pub(super) fn removed(rule: &str, metric: &str, since: Stamp) -> Event {
+    alarm(CLEARED, rule, false, metric).with("since", since).with("reason", "rule_removed")
+}
+
+fn alarm(severity: Severity, rule: &str, raised: bool, metric: &str) -> Event {
+    Event::new(severity, EventKind::Alarm, rule)
+        .group("alarm")
+        .with("rule", rule)
+        .with("state", if raised { "raised" } else { "cleared" })
+        .with("metric", metric)
+}
+
+/// The median of the times and of the readings.
+fn middle<'a>(readings: impl Iterator<Item = &'a (Mono, f64)>) -> Option<(Mono, f64)> {
+    let (mut times, mut numbers): (Vec<Mono>, Vec<f64>) = readings.copied().unzip();
+    times.sort_unstable();
+    numbers.sort_by(f64::total_cmp);
+    Some((*times.get(times.len() / 2)?, *numbers.get(numbers.len() / 2)?))
+}
