@@ -20,8 +20,6 @@ pub const QUEUE_MAX: usize = 10_000;
 pub const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// Subscriptions of one client: AWS IoT Core's limit.
 pub const FILTERS_MAX: usize = 50;
-/// What a PUBLISH has beside topic, payload and properties at most: fixed header, lengths, packet id.
-const PUBLISH_OVERHEAD: usize = 10;
 
 /// What a subscription asks for (MQTT 5, 3.8.3.1).
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +108,7 @@ impl Message {
 
     pub(super) fn len(&self) -> usize {
         let Publish { topic, payload, properties, .. } = &self.publish;
-        topic.len() + payload.len() + properties.as_deref().map_or(0, properties_len) + PUBLISH_OVERHEAD
+        topic.len() + payload.len() + properties.as_deref().map_or(0, properties_len) + Publish::OVERHEAD_MAX
     }
 
     pub(super) fn is_expired(&self, now: Mono) -> bool {

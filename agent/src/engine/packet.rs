@@ -270,6 +270,12 @@ pub struct Publish {
     pub properties: Option<Arc<Properties>>,
 }
 
+impl Publish {
+    /// Bytes of a packet beside its topic, payload and properties, at most: the fixed header with five, the topic's length and
+    /// the packet identifier with two each, and the length of the properties (MQTT 5, 3.3).
+    pub const OVERHEAD_MAX: usize = 10;
+}
+
 /// Properties of a PUBLISH or a will (MQTT 5, 3.3.2.3), which a broker hands on as they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Properties {

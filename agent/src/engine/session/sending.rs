@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::engine::io::LogLevel;
 use crate::engine::link::Cargo;
 use crate::engine::outbox::READ_LOW_WATER;
+use crate::engine::packet::Publish;
 use crate::engine::record::{Body, Class, CommandResult, Record};
 use crate::engine::time::Now;
 use crate::wire::telemetry::TelemetryMessage;
@@ -21,8 +22,6 @@ const SAMPLES_PER_MESSAGE_MAX: usize = READ_LOW_WATER;
 /// Bytes of samples that travel in one message, if it has more than one: what a link of 10 kbit/s carries in the time
 /// between two pings. Some brokers take no larger ones, and say so only in MQTT 5.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
-/// Bytes of a message's topic and header beside its payload.
-const PUBLISH_OVERHEAD: usize = 16;
 /// A backlog smaller than that is gone before anybody could look.
 const DRAIN_WORTH_TELLING: u64 = 60;
 /// Attributes are sent at most this often …
@@ -193,7 +192,7 @@ impl Engine {
 
     /// The longest payload of more than one sample: what the link carries and the broker takes.
     fn message_bytes_max(&self) -> usize {
-        let overhead = self.topic_len("telemetry") + PUBLISH_OVERHEAD;
+        let overhead = self.topic_len("telemetry") + Publish::OVERHEAD_MAX;
         self.link.packet_max().saturating_sub(overhead).min(MESSAGE_BYTES_MAX)
     }
 
@@ -223,7 +222,7 @@ impl Engine {
     fn publish(&mut self, now: Now, leaf: &str, payload: Vec<u8>, retain: bool, cargo: Cargo) {
         self.counters.publishes += 1;
         let topic = self.topic(leaf);
-        self.session.flow.spend(topic.len() + payload.len() + PUBLISH_OVERHEAD);
+        self.session.flow.spend(topic.len() + payload.len() + Publish::OVERHEAD_MAX);
         self.link.publish(now.mono, topic, payload, retain, cargo, &mut self.effects);
     }
 
@@ -233,7 +232,7 @@ impl Engine {
 
     /// How many bytes the message is too long for the broker.
     fn surplus(&self, payload: &[u8], leaf: &str) -> usize {
-        (payload.len() + self.topic_len(leaf) + PUBLISH_OVERHEAD).saturating_sub(self.link.packet_max())
+        (payload.len() + self.topic_len(leaf) + Publish::OVERHEAD_MAX).saturating_sub(self.link.packet_max())
     }
 
     fn topic_len(&self, leaf: &str) -> usize {
