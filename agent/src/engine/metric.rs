@@ -237,7 +237,7 @@ metrics! {
     127 AgentCollectFaults "agent.collect_faults" Sum "1" "files that were missing or said nonsense, interfaces beyond the 32nd";
     128 AgentRefused "agent.refused.*" Sum "1" "requests turned away because a bound was reached, by bound";
     129 AgentPublishes "agent.publishes" Sum "1" "PUBLISH packets sent";
-    130 AgentDuplicates "agent.duplicates" Sum "1" "of those, sent again after a lost connection";
+    130 AgentDuplicates "agent.duplicates" Sum "1" "of those, sent again: the connection was lost, or the broker refused them for then";
     131 AgentCommandsRefused "agent.commands_refused.*" Sum "1" "commands refused, by reason";
     132 AgentThreads "agent.threads" Last "1" "/proc/self/status Threads";
     133 AgentDrainRemaining "agent.drain_remaining_records" Last "1" "telemetry older than this connection that is still to be sent";

@@ -213,6 +213,12 @@ impl Outbox {
         }
     }
 
+    /// Whether a record was sent before on a connection that broke, or was refused for then, and is yet to be answered.
+    #[must_use]
+    pub fn was_sent(&self, class: Class, seq: u64) -> bool {
+        class.of(&self.lanes).again.contains(&seq)
+    }
+
     /// The record of a class that goes next: from now on it is on its way.
     pub fn send_next(&mut self, class: Class) -> Option<(u64, Bytes)> {
         let lane = self.lane(class);
@@ -285,17 +291,13 @@ impl Outbox {
     }
 
     /// The connection is gone: everything in flight has to be sent again.
-    pub fn rewind_all(&mut self) -> u64 {
+    pub fn rewind_all(&mut self) {
         self.online = false;
-        let mut again = 0;
         for class in Class::ALL {
-            let lane = self.lane(class);
-            again += lane.inflight.len() as u64;
-            if let Some(oldest) = lane.oldest_taken() {
+            if let Some(oldest) = self.lane(class).oldest_taken() {
                 self.rewind(class, oldest);
             }
         }
-        again
     }
 
     /// An append ended. False: the record is given up.

@@ -242,10 +242,9 @@ impl Engine {
 
     fn down(&mut self, now: Now, fault: LinkFault, online_for: Option<Duration>, retry_in: Duration) {
         let fault = if online_for.is_some() { self.blame_the_link(fault) } else { fault };
-        let again = self.outbox.rewind_all();
+        self.outbox.rewind_all();
         self.outbox.store_held(now.mono, &mut self.effects);
         self.quarantine.connected(now.mono, false);
-        self.counters.duplicates += again;
         self.commands.forget_packets();
         self.faults.down(&fault, retry_in, &mut self.effects);
         if let Some(online_for) = online_for {

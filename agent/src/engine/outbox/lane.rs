@@ -46,6 +46,8 @@ pub(super) struct Lane {
     /// What goes before all that.
     pub(super) ahead: Ahead,
     pub(super) inflight: BTreeSet<u64>,
+    /// Were in flight, and have to be sent again: a window's worth at most.
+    pub(super) again: BTreeSet<u64>,
     /// Evicted from the store while they were ready or in flight: what memory holds of them is all there is.
     spared: BTreeSet<u64>,
     /// Highest seq acknowledged or given up.
@@ -339,6 +341,7 @@ impl Lane {
         if !self.inflight.remove(&seq) {
             return None;
         }
+        self.again.remove(&seq);
         let held = self.volatile.get_mut(&seq);
         let why = held.map(|held| {
             held.was_answered = true;
@@ -377,7 +380,9 @@ impl Lane {
     /// A record in flight has to be sent again, and with it, in order, all that came after it. Gives those that can't
     /// be.
     pub(super) fn rewind(&mut self, seq: u64) -> BTreeSet<u64> {
-        self.inflight.retain(|other| *other < seq);
+        // What was done with otherwise meanwhile will not be.
+        self.again.retain(|other| *other > self.done);
+        self.again.extend(self.inflight.split_off(&seq));
         // If it went ahead, older ones are still waiting.
         self.ready.retain(|(other, _)| *other < seq);
         self.next_read = seq.min(self.next_read);

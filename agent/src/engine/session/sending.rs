@@ -199,6 +199,7 @@ impl Engine {
     /// Sends records that were taken from the outbox, or sets them aside where the broker would hang up on them.
     fn send_records(&mut self, now: Now, leaf: &str, payload: Vec<u8>, class: Class, seqs: Vec<u64>) {
         if self.fits(&payload, leaf) {
+            self.counters.duplicates += u64::from(seqs.iter().any(|seq| self.outbox.was_sent(class, *seq)));
             self.publish(now, leaf, payload, false, Cargo::Records { class, seqs });
             return;
         }

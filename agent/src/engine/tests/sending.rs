@@ -494,6 +494,32 @@ fn a_disk_that_is_short_of_space_does_not_make_the_agent_mute() {
     assert_eq!(attributes.body["dynamic"]["health"], "degraded");
 }
 
+/// Messages that carry what an earlier one has carried.
+fn sent_again(world: &World) -> u64 {
+    let mut seen = BTreeSet::new();
+    let mut again = 0;
+    for got in world.got.iter().filter(|got| !got.topic.ends_with("presence") && !got.topic.ends_with("attributes")) {
+        let samples = got.body["samples"].as_array().into_iter().flatten();
+        let seqs: Vec<u64> = samples.chain([&got.body]).filter_map(|record| record["seq"].as_u64()).collect();
+        again += u64::from(seqs.iter().any(|seq| seen.contains(seq)));
+        seen.extend(seqs);
+    }
+    again
+}
+
+#[test]
+fn duplicates_are_messages_that_were_sent_again_and_not_the_records_in_them() {
+    let mut world = after_an_outage(1_200 * SECOND, |world| world.withhold_acks = true);
+    world.advance(10 * SECOND);
+    world.drop_connection(LinkFaultKind::Server);
+    world.withhold_acks = false;
+    world.advance(120 * SECOND);
+    let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten();
+    let told: u64 = samples.filter_map(|sample| sample["agent"]["duplicates"].as_u64()).sum();
+    assert_eq!(told, sent_again(&world));
+    assert!(told > 0);
+}
+
 #[test]
 fn the_samples_of_one_publish_interval_travel_in_one_message() {
     let mut config = super::world::config();
