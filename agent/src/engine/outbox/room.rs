@@ -9,13 +9,17 @@ use crate::engine::io::{LogLevel, StoreFault, StoreOp, StoreReply, StoreStats};
 use crate::engine::record::Class;
 use crate::engine::time::Mono;
 
-/// What the outbox may hold even where the disk is short of free space: enough for live records to get through. Giving
-/// them up would free next to nothing, and make the agent mute.
+/// What the outbox may hold even where the disk is short of free space, or the keyed state takes all that it may: enough
+/// for live records to get through. Giving them up would free next to nothing, and make the agent mute.
 const LIVE_BYTES: u64 = 256 * 1024;
+/// By how much the keyed state's files grow at a time: a segment of sled.
+const STATE_STEP_BYTES: u64 = 512 * 1024;
 /// What files take beside what is in them (their last blocks, the cursors), and no more than this part of a small
 /// store.
 const FILES_BYTES: u64 = 128 * 1024;
 const FILES_SHARE: u64 = 8;
+/// And live records no more than this.
+const LIVE_SHARE: u64 = 4;
 
 impl Outbox {
     /// Takes note of how the store stands, and makes room where a limit is crossed.
@@ -58,13 +62,21 @@ impl Outbox {
     /// What the logs may take: the limit, without the keyed state and what files take beside what is in them.
     pub(super) fn room(&self) -> u64 {
         let beside = FILES_BYTES.min(self.limits.max_bytes / FILES_SHARE);
-        self.limits.max_bytes.saturating_sub(self.stats.state_bytes).saturating_sub(beside)
+        let room = self.limits.max_bytes.saturating_sub(self.stats.state_bytes).saturating_sub(beside);
+        room.max(LIVE_BYTES.min(self.limits.max_bytes / LIVE_SHARE))
+    }
+
+    /// Whether it is time to make room, so that the store itself doesn't take what is to be kept free.
+    const fn nears_shortage(&self) -> bool {
+        let yet_to_take = LIVE_BYTES.saturating_sub(self.stats.outbox_bytes);
+        let min = self.limits.min_free_bytes;
+        min > 0 && self.stats.free_bytes < min.saturating_add(yet_to_take).saturating_add(STATE_STEP_BYTES)
     }
 
     /// One segment at a time, until the numbers that come back with it are within the limits.
     pub(super) fn make_room(&mut self, effects: &mut Effects) {
         let worth_it = self.stats.outbox_bytes > LIVE_BYTES;
-        if self.stats.outbox_bytes > self.room() || (self.is_short_of_space() && worth_it) {
+        if self.stats.outbox_bytes > self.room() || (self.nears_shortage() && worth_it) {
             self.evict(Class::Results, effects);
         }
         self.thin(effects);

@@ -494,6 +494,33 @@ fn a_disk_that_is_short_of_space_does_not_make_the_agent_mute() {
     assert_eq!(attributes.body["dynamic"]["health"], "degraded");
 }
 
+#[test]
+fn a_keyed_state_that_takes_all_room_costs_no_result() {
+    let mut world = World::new();
+    world.store.state_bytes = 2 * world.config.store.max_bytes;
+    world.advance(20 * SECOND);
+    world.command("p-1", "ping", json!({}), 7);
+    world.advance(10 * SECOND);
+    assert_eq!(world.statuses("p-1"), ["SUCCEEDED"]);
+    assert_eq!(world.store.given_up, BTreeSet::new(), "none of it would have made the state smaller");
+}
+
+#[test]
+fn the_store_does_not_take_what_is_to_be_kept_free() {
+    const DISK: u64 = 33 << 20;
+    let mut world = World::new();
+    let min_free = world.config.store.min_free_bytes;
+    world.cut();
+    let mut lowest = DISK;
+    while world.store.given_up.is_empty() {
+        // Nobody else writes: what the log has is what the disk has less.
+        world.store.free_bytes = DISK - world.store.bytes();
+        lowest = lowest.min(world.store.free_bytes);
+        assert!(lowest >= min_free, "{lowest} B are free of {min_free}");
+        world.advance(60 * SECOND);
+    }
+}
+
 /// Messages that carry what an earlier one has carried.
 fn sent_again(world: &World) -> u64 {
     let mut seen = BTreeSet::new();

@@ -42,6 +42,7 @@ pub(super) struct MemStore {
     pub(super) state: BTreeMap<String, Bytes>,
     pub(super) fault: Option<StoreFault>,
     pub(super) free_bytes: u64,
+    pub(super) state_bytes: u64,
 }
 
 impl MemStore {
@@ -96,11 +97,16 @@ impl MemStore {
         })
     }
 
+    /// What the logs take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.logs.iter().flat_map(BTreeMap::values).map(|bytes| bytes.len() as u64 + 20).sum()
+    }
+
     fn stats(&self) -> StoreStats {
-        let bytes = self.logs.iter().flat_map(BTreeMap::values).map(|bytes| bytes.len() as u64 + 20).sum();
         StoreStats {
-            outbox_bytes: bytes,
+            outbox_bytes: self.bytes(),
             free_bytes: self.free_bytes,
+            state_bytes: self.state_bytes,
             records: std::array::from_fn(|n| self.logs[n].len() as u64),
             segments: std::array::from_fn(|n| u32::try_from(self.logs[n].len().div_ceil(SEGMENT_RECORDS)).unwrap()),
             ..StoreStats::default()
