@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::Engine;
 use super::effects::Purpose;
 use super::keyed::Write;
+use super::outbox::Haste;
 use super::record::{Body, Event, Record};
 use super::rules::{self, Change, Leftovers, Round};
 use super::time::Now;
@@ -79,7 +80,7 @@ impl Engine {
             let seq = self.seqs.next();
             let (key, value) = rules::entry(&event.name, seq, &record);
             self.put_alarm(key, value);
-            self.outbox.append_ahead(now.mono, seq, &record, &mut self.effects);
+            self.outbox.append_ahead(now.mono, seq, Haste::Alarm, &record, &mut self.effects);
         }
         self.outbox.commit(&mut self.effects);
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::ahead::Haste;
 use self::lane::Lane;
 use self::losses::Losses;
 pub use self::losses::Lost;
@@ -101,9 +102,9 @@ impl Outbox {
     }
 
     /// The same for a record that is sent before older ones of its class as soon as it is durable.
-    pub fn append_ahead(&mut self, now: Mono, seq: u64, record: &Record, effects: &mut Effects) {
+    pub fn append_ahead(&mut self, now: Mono, seq: u64, haste: Haste, record: &Record, effects: &mut Effects) {
         let (class, bytes) = (record.class(), record.encode());
-        self.lane(class).put_ahead(seq, bytes.clone());
+        self.lane(class).put_ahead(seq, haste, bytes.clone());
         self.append_bytes(now, seq, class, bytes, effects);
     }
 
@@ -111,7 +112,7 @@ impl Outbox {
     pub fn hurry(&mut self, seq: u64, record: &Record) {
         let lane = self.lane(record.class());
         if (lane.next_read..=lane.open).contains(&seq) {
-            lane.put_ahead(seq, record.encode());
+            lane.put_ahead(seq, Haste::Alarm, record.encode());
         }
     }
 
@@ -211,6 +212,12 @@ impl Outbox {
         if let Some((seq, _)) = lane.ready.front() {
             lane.sent(*seq);
         }
+    }
+
+    /// Which record of a class goes next.
+    #[must_use]
+    pub fn peek(&self, class: Class) -> Option<u64> {
+        class.of(&self.lanes).next().map(|(seq, _)| seq)
     }
 
     /// Whether a record was sent before on a connection that broke, or was refused for then, and is yet to be answered.

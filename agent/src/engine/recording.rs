@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Engine;
 use super::observation::Severity;
-use super::outbox::{self, Lost};
+use super::outbox::{self, Haste, Lost};
 use super::record::{Body, Class, CommandResult, Event, EventKind, Record, Sample};
 use super::time::Now;
 
@@ -36,7 +36,11 @@ impl Engine {
         let record = Record { at: self.timeline.stamp(now.mono), body };
         self.recent.note(record.at, &record.body);
         let seq = self.seqs.next();
-        self.outbox.append(now.mono, seq, &record, &mut self.effects);
+        if self.link.is_online() && self.session.flow.overtakes(record.class(), &self.outbox) {
+            self.outbox.append_ahead(now.mono, seq, Haste::Live, &record, &mut self.effects);
+        } else {
+            self.outbox.append(now.mono, seq, &record, &mut self.effects);
+        }
         seq
     }
 

@@ -1,4 +1,4 @@
-//! The records of a lane that go before older ones: the newest alarms. The store has them in their order like all others, and
+//! The records of a lane that go before older ones: the newest alarms, and what is new beside a backlog. The store has them in their order like all others, and
 //! gives them once more when it comes to them: what was taken over by then is not sent again. Until they are answered a
 //! copy is held here, as many as [`AHEAD_MAX`]; older ones have to wait for their turn.
 
@@ -9,34 +9,46 @@ use bytes::Bytes;
 /// Records of a lane that may go before older ones, and those that were answered before older ones were.
 const AHEAD_MAX: usize = 32;
 
+/// Why a record goes before older ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// It is of an alarm: the newest goes first.
+    Alarm,
+    /// It was made while a backlog is being sent: the oldest goes first, after all alarms.
+    Live,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     /// Not yet answered.
-    waiting: BTreeMap<u64, Bytes>,
+    waiting: BTreeMap<u64, (Haste, Bytes)>,
     /// Answered, while something older is not.
     passed: BTreeSet<u64>,
 }
 
 impl Ahead {
     /// A record that is to go before older ones.
-    pub(super) fn insert(&mut self, seq: u64, bytes: Bytes, inflight: &BTreeSet<u64>) {
-        self.waiting.insert(seq, bytes);
+    pub(super) fn insert(&mut self, seq: u64, haste: Haste, bytes: Bytes, inflight: &BTreeSet<u64>) {
+        self.waiting.insert(seq, (haste, bytes));
         if self.waiting.len() > AHEAD_MAX {
             // Of what is on its way the answer is waited for.
-            let oldest = self.waiting.keys().find(|seq| !inflight.contains(seq)).copied();
+            let mut waiting = self.waiting.iter().filter(|(seq, _)| !inflight.contains(seq));
+            let oldest = waiting.clone().find(|(_, (haste, _))| *haste == Haste::Live).or_else(|| waiting.next());
+            let oldest = oldest.map(|(seq, _)| *seq);
             oldest.and_then(|oldest| self.waiting.remove(&oldest));
         }
     }
 
-    /// The newest that is not on its way and `may_go`.
-    pub(super) fn newest(&self, inflight: &BTreeSet<u64>, may_go: impl Fn(u64) -> bool) -> Option<(u64, Bytes)> {
+    /// What goes next of those that are not on their way and `may_go`.
+    pub(super) fn next(&self, inflight: &BTreeSet<u64>, may_go: impl Fn(u64) -> bool) -> Option<(u64, Bytes)> {
         let on_the_way = self.waiting.keys().filter(|seq| inflight.contains(seq)).count();
         // Each may have to be remembered, and that has a bound.
         if self.passed.len() + on_the_way >= AHEAD_MAX {
             return None;
         }
-        let newest = self.waiting.iter().rev().find(|(seq, _)| !inflight.contains(seq) && may_go(**seq));
-        newest.map(|(seq, bytes)| (*seq, bytes.clone()))
+        let mut waiting = self.waiting.iter().filter(|(seq, _)| !inflight.contains(seq) && may_go(**seq));
+        let alarm = waiting.clone().rfind(|(_, (haste, _))| *haste == Haste::Alarm);
+        alarm.or_else(|| waiting.next()).map(|(seq, (_, bytes))| (*seq, bytes.clone()))
     }
 
     /// Whether it is yet to be answered.

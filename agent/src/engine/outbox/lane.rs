@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Haste};
 use super::{READ_AHEAD, READ_BYTES_MAX, READ_LOW_WATER};
 use crate::engine::io::LogRange;
 
@@ -316,13 +316,13 @@ impl Lane {
     // Sending.
 
     /// A record is to be sent before older ones.
-    pub(super) fn put_ahead(&mut self, seq: u64, bytes: Bytes) {
-        self.ahead.insert(seq, bytes, &self.inflight);
+    pub(super) fn put_ahead(&mut self, seq: u64, haste: Haste, bytes: Bytes) {
+        self.ahead.insert(seq, haste, bytes, &self.inflight);
     }
 
-    /// What goes next: the newest of what goes ahead and is durable, else the oldest that was read.
+    /// What goes next: of what goes ahead and is durable, else the oldest that was read.
     pub(super) fn next(&self) -> Option<(u64, Bytes)> {
-        self.ahead.newest(&self.inflight, |seq| seq <= self.committed).or_else(|| self.ready.front().cloned())
+        self.ahead.next(&self.inflight, |seq| seq <= self.committed).or_else(|| self.ready.front().cloned())
     }
 
     /// A record is on its way, whether or not it was ready.

@@ -281,8 +281,8 @@ fn a_log_that_is_never_trimmed_makes_nobody_remember_it_all() {
 fn as_many_go_ahead_as_can_be_remembered_and_each_answer_is_waited_for() {
     let (mut ahead, mut inflight) = (Ahead::default(), BTreeSet::new());
     for seq in 1..=1_000 {
-        ahead.insert(seq, Bytes::new(), &inflight);
-        while let Some((seq, _)) = ahead.newest(&inflight, |_| true) {
+        ahead.insert(seq, Haste::Alarm, Bytes::new(), &inflight);
+        while let Some((seq, _)) = ahead.next(&inflight, |_| true) {
             inflight.insert(seq);
         }
         let answer = (seq % 10 == 0).then(|| inflight.pop_first()).flatten();

@@ -1,5 +1,5 @@
-//! What may go out now, and when more may: samples up to the last publish tick, a backlog by its ration, all of it as
-//! fast as the broker allows, and nothing of a class that it refused for now. Knows how a backlog goes. Sends nothing.
+//! What may go out now, and when more may: samples up to the last publish tick, a backlog of events and samples by its
+//! ration, all of it as fast as the broker allows, and nothing of a class that it refused for now. Knows how a backlog goes. Sends nothing.
 
 use crate::config::Mqtt;
 use crate::engine::outbox::Outbox;
@@ -23,6 +23,8 @@ pub(in crate::engine) struct Flow {
     telemetry_upto: u64,
     /// Telemetry up to here is a backlog, and is rationed.
     backlog_upto: u64,
+    /// The same of events.
+    events_backlog_upto: u64,
     /// How the backlog of this connection goes; `None` once it is sent.
     drain: Option<Drain>,
     /// A publish tick has come: telemetry up to here goes out once it may be sent.
@@ -73,6 +75,7 @@ impl Flow {
         self.paused_until = [None; Class::COUNT];
         self.telemetry_upto = outbox.sendable(Class::Telemetry);
         self.backlog_upto = self.telemetry_upto;
+        self.events_backlog_upto = outbox.sendable(Class::Events);
         let waiting = self.drain_remaining(outbox);
         self.drain = (waiting > 0).then_some(Drain { of: waiting, since: now });
         self.ration = Ration::new(now, mqtt.drain.publishes_per_second);
@@ -103,7 +106,9 @@ impl Flow {
         let first = outbox.ready(class, upto).next().map(|(seq, _)| seq);
         // What waits for a page is tried again when the page comes.
         let waits = self.is_paused(class) || outbox.is_filling(class, upto);
-        let rationed = !waits && first.is_some_and(|seq| seq <= self.backlog_upto);
+        let samples = !waits && first.is_some_and(|seq| self.is_backlog(class, seq));
+        let event = outbox.peek(Class::Events).filter(|_| !self.is_paused(Class::Events));
+        let rationed = samples || event.is_some_and(|seq| self.is_backlog(Class::Events, seq));
         let ration = rationed.then(|| self.ration.next_at());
         ration.into_iter().chain(self.paused_until.into_iter().flatten()).min()
     }
@@ -121,9 +126,23 @@ impl Flow {
         self.throttled_until.is_none()
     }
 
-    /// Whether the message that begins with this sample may go out: then it has taken its part of the ration.
-    pub(super) fn take_ration(&mut self, now: Mono, first: u64) -> bool {
-        first > self.backlog_upto || self.ration.take(now)
+    /// Whether the message that begins with this record may go out: then it has taken its part of the ration.
+    pub(super) fn take_ration(&mut self, now: Mono, class: Class, first: u64) -> bool {
+        !self.is_backlog(class, first) || self.ration.take(now)
+    }
+
+    /// Whether a record waited when the connection came up. Results are never held up: whoever gave the command waits.
+    const fn is_backlog(&self, class: Class, seq: u64) -> bool {
+        match class {
+            Class::Results => false,
+            Class::Events => seq <= self.events_backlog_upto,
+            Class::Telemetry | Class::Thinned | Class::Hourly => seq <= self.backlog_upto,
+        }
+    }
+
+    /// Whether a record that is made while the connection stands goes before a backlog of its class.
+    pub(in crate::engine) fn overtakes(&self, class: Class, outbox: &Outbox) -> bool {
+        matches!(class, Class::Events) && outbox.is_behind(class, self.events_backlog_upto)
     }
 
     /// So many bytes are published.

@@ -94,6 +94,9 @@ impl Engine {
         if self.session.flow.is_paused(class) {
             return false;
         }
+        if self.outbox.peek(class).is_none_or(|seq| !self.session.flow.take_ration(now.mono, class, seq)) {
+            return false;
+        }
         let Some((seq, bytes)) = self.outbox.send_next(class) else { return false };
         let Some(mut record) = self.decode(class, seq, &bytes) else { return true };
         // Among the results lie events too: those of the audit.
@@ -122,7 +125,7 @@ impl Engine {
         }
         let Some((first, stored)) = self.outbox.ready(class, upto).next() else { return false };
         let stored = stored.clone();
-        if !self.session.flow.take_ration(now.mono, first) {
+        if !self.session.flow.take_ration(now.mono, class, first) {
             return false;
         }
         let (payload, seqs) = self.telemetry_message(class, upto);

@@ -548,6 +548,42 @@ fn duplicates_are_messages_that_were_sent_again_and_not_the_records_in_them() {
 }
 
 #[test]
+fn a_backlog_of_events_goes_by_its_ration_and_what_is_new_goes_before_it() {
+    const EVENTS: usize = 60;
+    let mut config = super::world::config();
+    config.mqtt.drain.publishes_per_second = 2;
+    let mut world = World::with(config);
+    world.cut();
+    let words = |n: usize| ["pump", "valve", "fan", "door"][n % 4].to_owned() + &"x".repeat(n / 4);
+    for n in 0..EVENTS {
+        world.input(Input::Errors(super::invariants::error_batch(&format!("no answer of {}", words(n)))));
+        world.advance(10 * SECOND);
+    }
+    world.got.clear();
+    world.broker_up = true;
+    assert!(world.advance_until(10 * SECOND, World::is_connected));
+    world.advance(SECOND);
+    world.input(Input::Errors(super::invariants::error_batch("the newest")));
+    world.advance(5 * SECOND);
+    let names = |world: &World| -> Vec<String> {
+        let events = world.got.iter().filter(|got| got.topic.ends_with("/events"));
+        events.map(|got| got.body["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let at_first = names(&world);
+    assert!((4..20).contains(&at_first.len()), "{at_first:?}");
+    for new in ["connected", "the newest"] {
+        assert!(at_first.iter().position(|name| name == new).is_some_and(|at| at < 8), "{new}: {at_first:?}");
+    }
+    world.advance(120 * SECOND);
+    let told = names(&world);
+    for n in 0..EVENTS {
+        let name = format!("no answer of {}", words(n));
+        assert_eq!(told.iter().filter(|told| **told == name).count(), 1, "{name}: {told:?}");
+    }
+    assert_eq!(told.iter().filter(|told| *told == "the newest").count(), 1, "{told:?}");
+}
+
+#[test]
 fn the_samples_of_one_publish_interval_travel_in_one_message() {
     let mut config = super::world::config();
     config.telemetry.publish_interval = 6 * SECOND;
@@ -608,8 +644,8 @@ fn an_answer_out_of_order_does_not_delete_what_was_sent_before_it() {
     assert_eq!(sent.len(), 4);
     world.answer_nth(3);
     world.drop_connection(LinkFaultKind::Tcp);
-    // One message fits into the window now; it is answered, and then the power goes.
-    world.receive_max = 3;
+    // One message fits into the window now, behind what is new; it is answered, and then the power goes.
+    world.receive_max = 4;
     world.advance(1_100 * MILLISECOND);
     let first = world.got.iter().rposition(|got| got.body["seq"] == sent[0]).expect("the oldest is sent again");
     world.answer_nth(first - (world.got.len() - world.unanswered()));
