@@ -10,6 +10,7 @@ use super::keyed::Write;
 use super::observation::{Audited, ErrorBatch, Observation};
 use super::packet::{Packet, Version};
 use super::record::{Class, Status};
+use super::time::Unix;
 use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
 use crate::wire::CommandId;
 
@@ -550,6 +551,8 @@ pub struct Recovered {
     pub losses: Vec<StoreLoss>,
     /// How the store stands.
     pub stats: StoreStats,
+    /// When something was last written to it before this, by the clock of then.
+    pub written_at: Option<Unix>,
     /// There is no store: it could not be opened.
     pub absent: bool,
 }

@@ -74,6 +74,8 @@ pub(super) struct Run {
 /// How the run before ended.
 struct Before {
     run: Run,
+    /// When it last wrote to the store.
+    written_at: Option<Unix>,
     /// The kernel has kept a crash since it began.
     crashed: bool,
 }
@@ -229,7 +231,7 @@ impl Engine {
         let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
         let (crashed, entry) = engine.crashes_since(state.read(CRASHES_KEY));
         first.extend(entry);
-        let before = run.map(|run| Before { run, crashed });
+        let before = run.map(|run| Before { run, written_at: recovered.written_at, crashed });
         engine.begin(now, before, first, &recovered, &told, leftovers);
         engine
     }
@@ -338,7 +340,7 @@ impl Engine {
     }
 
     /// Why the machine went down, in the contract's words, and what says so where nobody announced it.
-    fn end_of<'a>(&self, Before { run, crashed }: &'a Before) -> (&'a str, Option<&'static str>) {
+    fn end_of<'a>(&self, Before { run, crashed, .. }: &'a Before) -> (&'a str, Option<&'static str>) {
         match &run.reboot {
             Some(reason) => (reason, None),
             None if *crashed => ("kernel_panic", Some("pstore")),
@@ -359,15 +361,23 @@ impl Engine {
         (crashed, (*kept != known).then(|| (CRASHES_KEY.to_owned(), value)))
     }
 
+    /// When a run that was cut off last wrote something: nobody knows any better. `None` if its clock was never set.
+    fn last_sign_of(&self, Before { run, written_at, .. }: &Before) -> Option<Stamp> {
+        let began = self.timeline.date(run.at)?;
+        let ran_ms = u64::try_from((*written_at)?.0.checked_sub(began.0)?).ok()?;
+        Some(Stamp { mono: run.at.mono.after(Duration::from_millis(ran_ms)), ..run.at })
+    }
+
     /// Another boot id means another boot, whatever the clock says.
     fn rebooted(&self, now: Now, before: &Before) -> Event {
         let (reason, evidence) = self.end_of(before);
+        let went_down = if before.run.clean { Some(before.run.at) } else { self.last_sign_of(before) };
         let before = &before.run;
         let booted = self.timeline.stamp(super::time::Mono(0));
         // By what the clock says when this is sent: after a boot it is mostly not set yet. In a container the clock since
         // boot is its host's, and goes on over a reboot: there it is until this start.
-        let downtime = Field::Passed { from: before.at, to: booted, or: Some(self.timeline.stamp(now.mono)) };
-        let downtime = before.clean.then_some(downtime);
+        let started = self.timeline.stamp(now.mono);
+        let downtime = went_down.map(|from| Field::Passed { from, to: booted, or: Some(started) });
         Event::new(Severity::Notice, EventKind::Lifecycle, "rebooted")
             .group("reboot")
             .with("reason", reason)

@@ -327,6 +327,7 @@ impl Disk {
             state: self.state.entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             losses,
             stats: self.stats(),
+            written_at: None,
             absent: false,
         }
     }

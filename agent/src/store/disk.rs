@@ -12,6 +12,7 @@ use rustix::fs::Access;
 use rustix::io::Errno;
 
 use crate::engine::io::{StoreFault, StoreLoss};
+use crate::engine::time::Unix;
 
 /// Names that are tried for what is set aside: what belongs to another user can keep one occupied for good.
 const ASIDE_NAMES_MAX: u32 = 3;
@@ -125,7 +126,7 @@ fn shorten(path: &Path, bytes_max: u64) {
 }
 
 /// The files of a tree and their sizes, or the one file that `path` is.
-fn files_below(path: &Path, depth: u32) -> Vec<(PathBuf, u64)> {
+pub(super) fn files_below(path: &Path, depth: u32) -> Vec<(PathBuf, u64)> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => vec![(path.to_owned(), metadata.len())],
         Ok(metadata) if metadata.is_dir() && depth > 0 => {
@@ -135,6 +136,15 @@ fn files_below(path: &Path, depth: u32) -> Vec<(PathBuf, u64)> {
         }
         _ => Vec::new(),
     }
+}
+
+/// When any of a tree's files was last written, by the clock of then.
+pub(super) fn last_written(path: &Path) -> Option<Unix> {
+    let modified = |path: &Path| {
+        let metadata = fs::symlink_metadata(path).ok()?;
+        Some(Unix(metadata.mtime() * 1_000 + metadata.mtime_nsec() / 1_000_000))
+    };
+    files_below(path, DEPTH_MAX).iter().filter_map(|(file, _)| modified(file)).max()
 }
 
 /// Gives the owner back the rights that the store's files are made with, where we are the owner.

@@ -121,6 +121,7 @@ impl Store {
         let mut losses = Vec::new();
         let segment_bytes = segment_bytes(settings.max_bytes);
         disk::mend_rights(&path);
+        let written_at = disk::last_written(&path);
         let lock = lock(&path, segment_bytes, &mut losses)?;
         let outbox = path.join(OUTBOX_DIR);
         disk::claim_dir(&outbox, segment_bytes, &mut losses)
@@ -149,6 +150,7 @@ impl Store {
             state: entries.into_iter().collect(),
             losses,
             stats: store.stats(),
+            written_at,
             absent: false,
         };
         Ok((store, recovered))

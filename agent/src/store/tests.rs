@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::engine::io::{EffectId, Input, LogRange};
 use crate::engine::outbox::{Limits, Outbox};
+use crate::engine::time::Unix;
 
 const ALL: usize = usize::MAX;
 
@@ -44,6 +45,23 @@ fn read_all(store: &mut Store, class: Class) -> Vec<(u64, Bytes)> {
     let StoreReply::Page { records, damaged } = store.apply(op).expect("read") else { panic!("a page") };
     assert_eq!(damaged, 0);
     records
+}
+
+#[test]
+fn when_it_was_last_written_is_told_as_of_before_it_was_opened() {
+    let dir = temp();
+    let (mut store, recovered) = open(dir.path());
+    assert_eq!(recovered.written_at, None);
+    store.apply(append(Class::Events, 1, 10)).expect("append");
+    store.apply(StoreOp::Commit).expect("commit");
+    drop(store);
+    let files = disk::files_below(&dir.path().join("store"), 8);
+    for (n, (file, _)) in files.iter().enumerate() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(n as u64 + 1);
+        File::open(file).and_then(|file| file.set_modified(at)).expect("date a file");
+    }
+    let last_ms = i64::try_from(files.len() * 1_000).expect("few files");
+    assert_eq!(open(dir.path()).1.written_at, Some(Unix(last_ms)));
 }
 
 #[test]

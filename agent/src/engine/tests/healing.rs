@@ -792,6 +792,37 @@ fn for_how_long_the_gateway_was_down_is_told_by_a_clock_that_was_set_after_its_s
     assert_down_for(&world, 90..=111);
 }
 
+/// The last sign of life is a sample's trim.
+#[test]
+fn for_how_long_a_gateway_was_without_power_is_told_to_about_a_sample() {
+    let mut world = world();
+    world.advance(5 * MINUTE);
+    world.cut();
+    world.now.wall.unix = Unix(world.now.wall.unix.0 + 90_000);
+    world.reboot();
+    world.broker_up = true;
+    world.advance(MINUTE);
+    // The boot itself took half a second of it.
+    assert_down_for(&world, 89..=150);
+}
+
+#[test]
+fn for_how_long_a_gateway_was_without_power_is_not_told_where_its_clock_was_never_set() {
+    let mut world = world();
+    world.now.wall = Wall { unix: Unix(1_000), trusted: false };
+    world.boot = 9;
+    world.reboot();
+    world.advance(5 * MINUTE);
+    world.cut();
+    world.reboot();
+    world.now.wall = Wall { unix: super::world::START, trusted: true };
+    world.got.clear();
+    world.broker_up = true;
+    world.advance(MINUTE);
+    let rebooted = world.got.iter().rfind(|got| got.body["name"] == "rebooted").unwrap();
+    assert_eq!(rebooted.body["reboot"].get("downtime_s"), None, "{rebooted:?}");
+}
+
 /// A container has a boot id of its own, and its host's clock since boot.
 #[test]
 fn for_how_long_a_container_was_down_is_told_although_its_clock_since_boot_went_on() {

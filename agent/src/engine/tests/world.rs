@@ -43,6 +43,7 @@ pub(super) struct MemStore {
     pub(super) fault: Option<StoreFault>,
     pub(super) free_bytes: u64,
     pub(super) state_bytes: u64,
+    written_at: Option<Unix>,
 }
 
 impl MemStore {
@@ -129,6 +130,7 @@ impl MemStore {
             state: self.state.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             losses: Vec::new(),
             stats: self.stats(),
+            written_at: self.written_at,
             absent: false,
         }
     }
@@ -759,6 +761,9 @@ impl World {
 
     fn ask_store(&mut self, id: EffectId, op: StoreOp) {
         let late = !self.trouble.late.is_empty() || self.trouble.stalls_at.is_some_and(|which| which(&op));
+        if !matches!(op, StoreOp::Read { .. } | StoreOp::Probe) {
+            self.store.written_at = Some(self.now.wall.unix);
+        }
         let result = self.trouble_with(&op).map_or_else(|| self.store.apply(op), Err);
         let answer = Input::Store { id, result, stats: self.store.stats() };
         if late {
