@@ -82,9 +82,10 @@ pub(super) fn make_pair(kid: &str) -> anyhow::Result<NewPair> {
 /// The pair that a private key is one half of.
 pub(super) fn pair_of(kid: &str, private_pem: String) -> anyhow::Result<NewPair> {
     let public_pem = public_pem(SigningKey::from_pem(&private_pem)?.public());
-    let Some(trusted) = TrustedKey::from_pem(kid, &public_pem) else {
+    if !TrustedKey::is_kid(kid) {
         bail!("found {kid:?}: {}", TrustedKey::kid_expected());
-    };
+    }
+    let trusted = TrustedKey::from_pem(kid, &public_pem)?;
     Ok(NewPair { private_pem, public_pem, trusted })
 }
 

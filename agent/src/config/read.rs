@@ -361,11 +361,13 @@ pub(crate) fn trusted_key(node: &Node, directory: &Path) -> Result<TrustedKey, U
         return parsed(TrustedKey::parse)(node);
     };
     let path = directory.join(name);
-    let expected = "the PEM of an Ed25519 public key, as `fieldmedic keygen` writes it, its kid being the file's name";
-    let unfit = |found: String| Unfit { found, expected: expected.to_owned() };
-    let text = files::read(&path).map_err(|error| unfit(format!("nothing usable ({error})")))?;
+    let text = files::read(&path).map_err(|error| Unfit {
+        found: format!("nothing usable ({error})"),
+        expected: "a file that can be read, with the public key that `fieldmedic keygen` writes".to_owned(),
+    })?;
     let kid = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    TrustedKey::from_pem(kid, &text).ok_or_else(|| unfit(format!("something else in {}", path.display())))
+    TrustedKey::from_pem(kid, &text)
+        .map_err(|Unfit { found, expected }| Unfit { found: format!("{found} in {}", path.display()), expected })
 }
 
 pub(crate) fn refuse_equal_kids(s: &mut Section<'_>, keys: &[TrustedKey]) {

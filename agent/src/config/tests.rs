@@ -18,6 +18,7 @@ pub(super) fn load_texts(texts: &[&str]) -> Result<Loaded, Vec<Problem>> {
     std::fs::write(dir.path().join("ops-1.pub"), KEY_PEM).unwrap();
     std::fs::write(dir.path().join("other.pub"), "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
         .unwrap();
+    std::fs::write(dir.path().join("two.pub"), KEY_PEM.repeat(2)).unwrap();
     let files: Vec<PathBuf> = (0..texts.len()).map(|index| dir.path().join(format!("{index}.toml"))).collect();
     for (file, text) in files.iter().zip(texts) {
         std::fs::write(file, text).unwrap();
@@ -622,11 +623,52 @@ fn a_key_that_is_missing_wrong_or_named_twice_is_refused() {
     assert!(missing.contains("gone.pub: No such file or directory"), "{missing}");
     let wrong = with("\"other.pub\"");
     assert!(wrong.starts_with("4: commands.trusted_keys: found something else in "), "{wrong}");
-    assert!(wrong.contains("expected the PEM of an Ed25519 public key"), "{wrong}");
+    assert!(wrong.contains("expected the PEM of one Ed25519 public key"), "{wrong}");
+    let two = with("\"two.pub\"");
+    assert!(two.starts_with("4: commands.trusted_keys: found more than one key in "), "{two}");
     let short = with("\"ops-1:AAAA\"");
     assert!(short.contains("expected KID:KEY with the 32 bytes of an Ed25519 public key"), "{short}");
     let twice = with(&format!("\"ops-1.pub\", \"ops-1:{KEY}\""));
     assert!(twice.contains("names the kid \"ops-1\" twice"), "{twice}");
+}
+
+#[test]
+fn a_key_that_anybody_could_sign_with_is_refused() {
+    use crate::wire::keys::{SigningKey, public_pem};
+
+    let ends = |first: u8, between: u8, last: u8| {
+        let mut key = [between; 32];
+        (key[0], key[31]) = (first, last);
+        key
+    };
+    let hex = |text: &str| -> [u8; 32] {
+        let digits = |at: usize| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap();
+        std::array::from_fn(digits)
+    };
+    // Of small order, with either sign of x; and what is no coordinate of the field, p and more.
+    for key in [
+        [0; 32],
+        ends(0, 0, 0x80),
+        ends(1, 0, 0),
+        ends(1, 0, 0x80),
+        hex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+        hex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85"),
+        hex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+        hex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa"),
+        ends(0xec, 0xff, 0x7f),
+        ends(0xed, 0xff, 0x7f),
+        ends(0xee, 0xff, 0x7f),
+        [0xff; 32],
+    ] {
+        let text = TrustedKey { kid: "ops-1".into(), public_key: key }.to_string();
+        let told = error(&format!("{URL}[commands]\ntrusted_keys = [{text:?}]\n"));
+        assert!(told.contains("\"ops-1:\" and a placeholder for a key: anybody could sign with it"), "{told}");
+        assert!(told.contains("`fieldmedic keygen`"), "{told}");
+        assert!(TrustedKey::from_pem("ops-1", &public_pem(key)).is_err(), "{key:02x?}");
+    }
+    for key in [ends(0xeb, 0xff, 0x7f), ends(0xed, 0xff, 0x7e), SigningKey::from_seed([7; 32]).unwrap().public()] {
+        assert!(TrustedKey::from_pem("ops-1", &public_pem(key)).is_ok(), "{key:02x?}");
+    }
 }
 
 #[test]

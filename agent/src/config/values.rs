@@ -412,12 +412,13 @@ impl TrustedKey {
 
     /// Takes `KID:KEY`, with the raw key in base64url (RFC 4648, section 5), padded or not.
     pub fn parse(text: &str) -> Result<Self, Unfit> {
-        Self::split(text).ok_or_else(|| {
+        let (kid, key) = Self::split(text).ok_or_else(|| {
             // The private half of this one was thrown away, lest somebody copies it.
             let expected = "KID:KEY with the 32 bytes of an Ed25519 public key in base64url, or the path of a *.pub \
                             file, such as \"ops-1:70yOi4G9X52nLd1xevV0yo6GT8yjXJgXHPPGhVb6BUM\"";
             Unfit { found: Self::described(text), expected: expected.to_owned() }
-        })
+        })?;
+        Self::of(kid, key)
     }
 
     /// What stands in the place of a key, without repeating it: it may be the private half, and errors reach the fleet.
@@ -431,22 +432,41 @@ impl TrustedKey {
         }
     }
 
-    fn split(text: &str) -> Option<Self> {
-        let (kid, key) = text.split_once(':')?;
+    fn split(text: &str) -> Option<(&str, [u8; 32])> {
+        let (kid, key) = text.split_once(':').filter(|(kid, _)| Self::is_kid(kid))?;
         let key = URL_SAFE_NO_PAD.decode(key).or_else(|_| URL_SAFE.decode(key)).ok()?;
-        Self::of(kid, &key)
+        Some((kid, key.try_into().ok()?))
     }
 
-    /// Takes the PEM of an Ed25519 SubjectPublicKeyInfo, as `fieldmedic keygen` and `openssl pkey -pubout` write it.
-    /// `None` if it is anything else, or if `kid` can't be a key id.
-    #[must_use]
-    pub fn from_pem(kid: &str, text: &str) -> Option<Self> {
-        let pem = pem::parse(text).ok().filter(|pem| pem.tag() == "PUBLIC KEY")?;
-        Self::of(kid, pem.contents().strip_prefix(&SPKI_HEAD)?)
+    /// Takes the PEM of an Ed25519 SubjectPublicKeyInfo, as `fieldmedic keygen` and `openssl pkey -pubout` write it. `kid`
+    /// is the name of its file.
+    pub fn from_pem(kid: &str, text: &str) -> Result<Self, Unfit> {
+        let unfit = |found: &str| {
+            let expected =
+                "the PEM of one Ed25519 public key, as `fieldmedic keygen` writes it, its kid being the file's name";
+            Unfit { found: found.to_owned(), expected: expected.to_owned() }
+        };
+        let key = match pem::parse_many(text).unwrap_or_default().as_slice() {
+            [pem] if pem.tag() == "PUBLIC KEY" => pem.contents().strip_prefix(&SPKI_HEAD).map(<[u8; 32]>::try_from),
+            // Which of them was meant can't be told.
+            [_, _, ..] => return Err(unfit("more than one key")),
+            _ => None,
+        };
+        match key {
+            Some(Ok(key)) if Self::is_kid(kid) => Self::of(kid, key),
+            _ => Err(unfit("something else")),
+        }
     }
 
-    fn of(kid: &str, key: &[u8]) -> Option<Self> {
-        Self::is_kid(kid).then_some(Self { kid: kid.to_owned(), public_key: key.try_into().ok()? })
+    fn of(kid: &str, public_key: [u8; 32]) -> Result<Self, Unfit> {
+        if is_forgeable(public_key) {
+            let found = format!("\"{kid}:\" and a placeholder for a key: anybody could sign with it");
+            return Err(Unfit {
+                found,
+                expected: "the public half of a key that `fieldmedic keygen` makes".to_owned(),
+            });
+        }
+        Ok(Self { kid: kid.to_owned(), public_key })
     }
 
     /// Whether a key may be called so.
@@ -467,6 +487,37 @@ impl fmt::Display for TrustedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.kid, URL_SAFE_NO_PAD.encode(self.public_key))
     }
+}
+
+/// Whether these bytes are no key that somebody made: no canonical encoding of a point (RFC 8032, section 5.1.3), or one of
+/// the few points of small order, such as zeros, for which a signature holds that needs no private key. ring takes both.
+fn is_forgeable(mut key: [u8; 32]) -> bool {
+    // As libsodium's `ge25519_has_small_order` lists them: of order 4, 1, 8, 8 and 2.
+    const SMALL_ORDER: [[u8; 32]; 5] = [
+        [0; 32],
+        with_ends(0x01, 0x00, 0x00),
+        [
+            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+            0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        ],
+        [
+            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+            0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        ],
+        with_ends(0xec, 0xff, 0x7f),
+    ];
+    // The order of the field, 2^255 - 19: a coordinate is less.
+    const ORDER: [u8; 32] = with_ends(0xed, 0xff, 0x7f);
+    // The sign of x.
+    key[31] &= 0x7f;
+    SMALL_ORDER.contains(&key) || key.iter().rev().ge(ORDER.iter().rev())
+}
+
+const fn with_ends(first: u8, between: u8, last: u8) -> [u8; 32] {
+    let mut bytes = [between; 32];
+    bytes[0] = first;
+    bytes[31] = last;
+    bytes
 }
 
 /// A duration as humans write it: `30s`, `1h 30m`, `250ms`.

@@ -168,13 +168,8 @@ fn whole(file: &Path) -> anyhow::Result<PathBuf> {
 fn trusted_key(file: &Path) -> Result<TrustedKey, Ended> {
     let text = config::read_text(file).map_err(|error| Ended::Wrong(format!("fieldmedic: --trusted-key: {error}")))?;
     let kid = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    TrustedKey::from_pem(kid, &text).ok_or_else(|| {
-        let file = file.display();
-        Ended::Wrong(format!(
-            "fieldmedic: --trusted-key: {file} is not the PEM of an Ed25519 public key, as `fieldmedic keygen` makes it, \
-             with a name that can be a key's id"
-        ))
-    })
+    TrustedKey::from_pem(kid, &text)
+        .map_err(|unfit| Ended::Wrong(format!("fieldmedic: --trusted-key: {}: {unfit}", file.display())))
 }
 
 /// The pair of this name that is there already is kept: the old key may be the last that a fleet obeys.
