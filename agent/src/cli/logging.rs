@@ -2,7 +2,9 @@
 //! reads never comes this way.
 
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 
+use rustix::fs::fstat;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -55,8 +57,9 @@ pub(super) fn init_terse(loudness: Loudness) {
 
 fn start(identifier: &str, level: LevelFilter) {
     let registry = tracing_subscriber::registry().with(level);
-    // systemd sets this where stderr is the journal (systemd.exec(5)): then the fields go along.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
+    // Then the fields go along.
+    let stream = std::env::var_os("JOURNAL_STREAM");
+    if stream.is_some_and(|stream| is_journal(&stream.to_string_lossy(), std::io::stderr())) {
         if let Ok(journald) = tracing_journald::layer() {
             registry.with(journald.with_syslog_identifier(identifier.to_owned())).init();
             return;
@@ -65,4 +68,25 @@ fn start(identifier: &str, level: LevelFilter) {
     let colours = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours);
     registry.with(lines).init();
+}
+
+/// Whether this is the stream to the journal whose device and inode systemd has named (systemd.exec(5)). What a service
+/// starts inherits the variable, and may have a stderr of its own.
+fn is_journal(stream: &str, stderr: impl AsFd) -> bool {
+    fstat(stderr).is_ok_and(|found| stream == format!("{}:{}", found.st_dev, found.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_is_known_by_device_and_inode_and_not_by_an_inherited_variable() {
+        let (stderr, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let named = |file| fstat(file).map(|found| format!("{}:{}", found.st_dev, found.st_ino)).unwrap();
+        assert!(is_journal(&named(&stderr), &stderr));
+        for inherited in [named(&other), "8:12345".into(), String::new()] {
+            assert!(!is_journal(&inherited, &stderr), "{inherited}");
+        }
+    }
 }
