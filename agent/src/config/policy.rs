@@ -129,7 +129,7 @@ pub(super) fn ladders(
 ) -> BTreeMap<String, Vec<Step>> {
     let mut names = Names::default();
     let ladders = s.tables("ladders", |s| {
-        let name = names.read(s)?;
+        let name = names.read(s);
         let steps = s.tables("steps", |s| step(s, remediation, rollback));
         if (steps.is_empty() || steps.len() > STEPS_MAX) && !s.is_wrong("steps") {
             let count = steps.len();
@@ -138,7 +138,7 @@ pub(super) fn ladders(
                 format!("found {count} steps, expected 1 to {STEPS_MAX}, such as [ {{ do = \"reboot\" }} ]"),
             );
         }
-        Some((name, steps.into_iter().flatten().collect()))
+        Some((name?, steps.into_iter().flatten().collect()))
     });
     ladders.into_iter().flatten().collect()
 }
@@ -152,6 +152,7 @@ fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<Stri
     let level = s.optional("level", word(QuarantineLevel::ALL));
     let runbook = s.optional("runbook", text(is_runbook, "the name of a file in runbooks.dir, such as \"free-space\""));
     let args = s.list("args", vec![], "[\"--all\"]", argument);
+    let slowness = slowness(s);
     let action = action?;
     // These do nothing to the gateway.
     let needs_leave = !matches!(action, Action::CollectDiagnostics | Action::SavePower);
@@ -159,7 +160,6 @@ fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<Stri
         s.error("do", format!("\"{action}\" is not in remediation.allow"));
     }
     check_arguments(s, action);
-    let slowness = slowness(s);
     let remedy = match action {
         Action::RestartUnit => Remedy::RestartUnit { unit: unit? },
         Action::RestartLink => Remedy::RestartLink { interface: interface? },
@@ -263,7 +263,9 @@ fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<S
     if let Some(remedy) = remedy.as_deref().filter(|remedy| *remedy != SAVE_POWER && !ladders.contains_key(*remedy)) {
         let nearest = nearest(remedy, ladders.keys().map(String::as_str));
         let hint = nearest.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
-        s.error("remedy", format!("there is no ladder named {remedy:?}{hint}"));
+        if !s.is_path_wrong(&format!("ladders.{remedy}.name")) {
+            s.error("remedy", format!("there is no ladder named {remedy:?}{hint}"));
+        }
     }
     let test = test?;
     check_hysteresis(s, &test, clear_above, clear_below);
@@ -288,7 +290,13 @@ fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<S
 
 /// Reads what a rule watches; two of the detectors watch something of their own. `None` is an error that was reported.
 fn watched(s: &mut Section<'_>, test: Option<&RuleTest>) -> Option<String> {
-    let Some(RuleTest::Anomaly(kind)) = test else { return s.required("metric", "\"battery.charge_pct\"", metric) };
+    let Some(RuleTest::Anomaly(kind)) = test else {
+        if s.is_wrong("anomaly") {
+            // Some watch something of their own.
+            return s.optional("metric", metric);
+        }
+        return s.required("metric", "\"battery.charge_pct\"", metric);
+    };
     let own = match kind {
         Anomaly::NewListener => Metric::HostListeners,
         Anomaly::NewPeer => Metric::HostPeers,

@@ -324,6 +324,36 @@ fn a_value_that_is_wrong_is_one_error_and_no_contradiction() {
 }
 
 #[test]
+fn what_has_no_good_name_or_action_hides_no_other_mistake_and_makes_none_up() {
+    let cases: [(&str, &[&str]); 5] = [
+        (
+            "[[ladders]]\nsteps = [{ do = \"dance\" }, { do = \"reboot\", settle = 5 }]\n",
+            &["ladders.1.name", "ladders.1.steps.1.do", "ladders.1.steps.2.settle"],
+        ),
+        (
+            "[[ladders]]\nname = \"heal app\"\nsteps = []\n\
+             [[rules]]\nname = \"a\"\nmetric = \"host.load1\"\nabove = 1\nremedy = \"heal app\"\n",
+            &["ladders.heal app.name", "ladders.heal app.steps"],
+        ),
+        (
+            "[[ladders]]\nname = \"a\"\nsteps = [{ do = \"save\", sample = \"5s\", report = 1, publish = \"1h\" }]\n",
+            &["ladders.a.steps.1.do", "ladders.a.steps.1.report"],
+        ),
+        (
+            "[[rules]]\nname = \"a b\"\nmetric = \"x\"\nabove = \"1\"\n",
+            &["rules.a b.name", "rules.a b.metric", "rules.a b.above"],
+        ),
+        ("[[rules]]\nname = \"a\"\nanomaly = \"new_peers\"\n", &["rules.a.anomaly"]),
+    ];
+    for (text, expected) in cases {
+        let mut errors = load_texts(&[&format!("{URL}{text}")]).expect_err(text);
+        errors.sort_by_key(|error| (error.line, error.column));
+        let keys: Vec<&str> = errors.iter().map(|error| error.key.as_str()).collect();
+        assert_eq!(keys, expected, "{}", listed(&errors));
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_named() {
     let errors = load_on_host(&[PathBuf::from("/nonexistent/agent.toml")], "gw").expect_err("there is no such file");
     assert_eq!(
