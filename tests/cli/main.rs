@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use common::agent::{export, program};
 use common::broker::free_port;
 use common::process::{Process, Stream};
-use common::{Gateway, World};
+use common::{Gateway, SOON, World};
 
 fn fieldmedic(args: &[&str]) -> Output {
     Command::new(program()).args(args).output().unwrap()
@@ -177,6 +177,30 @@ fn a_reload_takes_over_what_it_can_and_keeps_the_running_config_if_the_new_one_i
     agent.wait_for_log("02.toml:2");
     let id = world.order("gw-reload", "ping", json!({}));
     world.fleet.result(&id, "SUCCEEDED");
+}
+
+#[test]
+fn a_reload_that_is_asked_for_while_it_starts_is_done_when_it_runs() {
+    let gateway = Gateway::new("gw-early", &format!("mqtt://127.0.0.1:{}", free_port()));
+    let agent = gateway.start();
+    let deadline = Instant::now() + SOON;
+    // Signals that are caught, as a bit mask (proc_pid_status(5)).
+    let catches_hangup = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
+        u64::from_str_radix(&caught, 16).unwrap() & 1 == 1
+    };
+    loop {
+        let is_opened = gateway.store().exists();
+        if catches_hangup() {
+            break;
+        }
+        assert!(!is_opened, "it opens its store, and a SIGHUP would end it");
+        assert!(Instant::now() < deadline, "it never catches SIGHUP: {:#?}", agent.log().so_far());
+    }
+    agent.hangup();
+    agent.wait_for_log("configuration read again");
+    assert_eq!(agent.sigterm(), Some(0));
 }
 
 #[test]
@@ -366,7 +390,7 @@ fn a_demo_that_is_ended_from_outside_leaves_nothing_behind() {
         assert!(works_below(&dir), "the workload runs");
         demo.signal(signal);
         assert_eq!(demo.wait().code(), code, "{signal:?}");
-        let deadline = Instant::now() + common::SOON;
+        let deadline = Instant::now() + SOON;
         while works_below(&dir) {
             assert!(Instant::now() < deadline, "{signal:?}: the workload is still there");
             std::thread::sleep(Duration::from_millis(50));

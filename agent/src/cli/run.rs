@@ -14,10 +14,19 @@ use crate::act::rollback::Rollbacks;
 use crate::act::units::Manager;
 use crate::act::{Actor, client};
 use crate::config;
-use crate::runtime::{self as agent, Options};
+use crate::runtime::{self as agent, Options, Signals};
 
 /// Runs until it is told to stop. A configuration with mistakes is not run at all.
 pub(super) fn run(files: &[PathBuf]) -> u8 {
+    // First of all: a reload that is asked for while it starts must wait, and not end it.
+    let begun = runtime().and_then(|rt| {
+        let signals = rt.block_on(async { Signals::listen() })?;
+        Ok((rt, signals))
+    });
+    let (rt, signals) = match begun {
+        Ok(begun) => begun,
+        Err(error) => return fail(&error),
+    };
     let loaded = match config::load(files) {
         Ok(loaded) => loaded,
         Err(problems) => {
@@ -47,15 +56,13 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
     let actor = Arc::new(actor);
     // Nobody but a signal ends the daemon; the sender is kept, so that its end isn't taken for a wish.
     let (_keep, stop) = watch::channel(false);
-    let options = Options { config, config_files: files.to_vec(), actor, battery_root: None, stop, service: true };
-    let ended = runtime().and_then(|rt| {
-        let ended = rt.block_on(agent::run(options));
-        // The store is closed. A name that is still being looked up has no bound of its own, and must not hold up a stop.
-        rt.shutdown_background();
-        Ok(ended?)
-    });
+    let options =
+        Options { config, config_files: files.to_vec(), actor, battery_root: None, stop, service: Some(signals) };
+    let ended = rt.block_on(agent::run(options));
+    // The store is closed. A name that is still being looked up has no bound of its own, and must not hold up a stop.
+    rt.shutdown_background();
     match ended {
         Ok(()) => DONE,
-        Err(error) => fail(&error),
+        Err(error) => fail(&error.into()),
     }
 }

@@ -61,8 +61,8 @@ pub struct Options {
     pub battery_root: Option<PathBuf>,
     /// Ends the run when it becomes true, as SIGTERM does.
     pub stop: watch::Receiver<bool>,
-    /// Tells systemd how it goes, and listens to SIGTERM, SIGINT and SIGHUP.
-    pub service: bool,
+    /// Tells systemd how it goes, and obeys these. `None`, where another program owns the process.
+    pub service: Option<Signals>,
 }
 
 /// Why an agent could not run.
@@ -119,8 +119,8 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     let (inputs_in, mut inputs) = mpsc::channel(INPUTS_MAX);
     let (link_in, mut link_events) = mpsc::channel(LINK_EVENTS_MAX);
     let (requests_in, mut requests) = mpsc::channel(REQUESTS_MAX);
-    let mut signals = Signals::new(options.service)?;
-    let mut service = service::Service::new(options.service);
+    let mut signals = options.service.take();
+    let mut service = service::Service::new(signals.is_some());
     let _socket = local::serve(&options.config.local.socket, requests_in);
 
     let (app_errors_in, mut app_errors) = mpsc::channel(APP_BATCHES_MAX);
@@ -155,7 +155,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
             },
             () = tokio::time::sleep(wait) => engine.handle(clock.now(), Input::Wake),
             () = service.watchdog_is_due() => engine.handle(clock.now(), Input::ProveAlive),
-            wish = signals.next() => match wish {
+            wish = wish(&mut signals) => match wish {
                 Wish::Stop => {
                     service.stopping();
                     engine.handle(clock.now(), Input::Stop { reason: StopReason::Stopped });
@@ -268,25 +268,25 @@ enum Wish {
     Reload,
 }
 
-/// SIGTERM, SIGINT and SIGHUP; or nothing, where another program owns the process.
-struct Signals(Option<[Signal; 3]>);
+/// SIGTERM, SIGINT and SIGHUP. One that comes before the agent runs is kept until it does.
+pub struct Signals([Signal; 3]);
 
 impl Signals {
-    fn new(listen: bool) -> Result<Self, RunError> {
-        if !listen {
-            return Ok(Self(None));
-        }
+    /// From here on none of them ends the process by itself. Within tokio's runtime only.
+    ///
+    /// # Errors
+    /// The system gives none.
+    pub fn listen() -> Result<Self, RunError> {
         let open = |kind| signal(kind).map_err(|source| RunError::System { what: "listen to signals", source });
-        let signals = [open(SignalKind::terminate())?, open(SignalKind::interrupt())?, open(SignalKind::hangup())?];
-        Ok(Self(Some(signals)))
+        Ok(Self([open(SignalKind::terminate())?, open(SignalKind::interrupt())?, open(SignalKind::hangup())?]))
     }
+}
 
-    async fn next(&mut self) -> Wish {
-        let Some([terminate, interrupt, hangup]) = &mut self.0 else { return std::future::pending().await };
-        tokio::select! {
-            _ = terminate.recv() => Wish::Stop,
-            _ = interrupt.recv() => Wish::Stop,
-            _ = hangup.recv() => Wish::Reload,
-        }
+async fn wish(signals: &mut Option<Signals>) -> Wish {
+    let Some(Signals([terminate, interrupt, hangup])) = signals else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => Wish::Stop,
+        _ = interrupt.recv() => Wish::Stop,
+        _ = hangup.recv() => Wish::Reload,
     }
 }

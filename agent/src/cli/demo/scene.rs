@@ -49,7 +49,7 @@ pub(super) async fn play(stage: Stage, duration: Option<Duration>, mut leave: Le
         actor: Arc::clone(&stage.actor),
         battery_root: stage.battery.as_ref().map(|battery| battery.root.clone()),
         stop,
-        service: false,
+        service: None,
     };
     introduce(&stage);
     let target = Arc::new(Target::new(stage.config.mqtt.url.clone(), Some(stage.config.mqtt.tls.clone())));
