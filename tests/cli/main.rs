@@ -180,6 +180,22 @@ fn a_reload_takes_over_what_it_can_and_keeps_the_running_config_if_the_new_one_i
 }
 
 #[test]
+fn a_reload_says_what_is_doubtful_as_a_start_does() {
+    let world = World::new();
+    let gateway = world.gateway("gw-doubtful").with("");
+    let agent = gateway.start();
+    world.fleet.presence(0, "gw-doubtful", true);
+    let off = "is false: whoever may publish on a command topic commands this gateway";
+    assert!(!agent.log().so_far().iter().any(|line| line.contains(off)));
+
+    std::fs::write(gateway.file("02.toml"), "[commands]\nrequire_signature = false\n").unwrap();
+    agent.hangup();
+    let told = agent.wait_for_log(off);
+    assert!(told.contains("WARN") && told.contains("02.toml:2"), "{told}");
+    agent.wait_for_log("require_signature is off: whoever may publish to the broker commands this gateway");
+}
+
+#[test]
 fn a_reload_that_is_asked_for_while_it_starts_is_done_when_it_runs() {
     let gateway = Gateway::new("gw-early", &format!("mqtt://127.0.0.1:{}", free_port()));
     let agent = gateway.start();

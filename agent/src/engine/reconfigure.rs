@@ -37,7 +37,11 @@ impl Engine {
             .with("taken_over", keys(true))
             .with("needs_restart", waiting);
         self.record_event(now, event);
+        let required = self.config.commands.require_signature;
         self.config = live_part(&self.config, wanted);
+        if required {
+            self.warn_of_unsigned();
+        }
         self.apply(now);
     }
 

@@ -252,10 +252,7 @@ impl Engine {
         entries.extend(first);
         self.put_beginning(entries);
 
-        if !self.config.commands.require_signature {
-            let text = "commands.require_signature is off: whoever may publish to the broker commands this gateway";
-            self.effects.log(LogLevel::Warn, text);
-        }
+        self.warn_of_unsigned();
         self.tell_losses(now, recovered, told);
         if let Some(before) = before.as_ref().filter(|before| before.run.at.boot != self.timeline.boot()) {
             let event = self.rebooted(now, before);
@@ -265,6 +262,14 @@ impl Engine {
         self.record_event(now, started);
         self.begin_alarms(now, alarms);
         self.advance(now);
+    }
+
+    /// Where whoever may publish commands this gateway, its log says so.
+    pub(super) fn warn_of_unsigned(&mut self) {
+        if !self.config.commands.require_signature {
+            let text = "commands.require_signature is off: whoever may publish to the broker commands this gateway";
+            self.effects.log(LogLevel::Warn, text);
+        }
     }
 
     /// Writes that this run has begun, and what follows from how the one before ended.

@@ -238,6 +238,9 @@ fn reload(
     service.reloading(clock.now().mono);
     match config::load(files) {
         Ok(loaded) => {
+            for warning in &loaded.warnings {
+                tracing::warn!("{warning}");
+            }
             clock.set_trust(loaded.config.clock.trust);
             engine.handle(clock.now(), Input::Reconfigure(Box::new(loaded.config)));
             shell.reconfigure(engine.config());

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::world::{NONCE, World, config_with, outcome, restart};
+use super::world::{NONCE, World, config, config_with, outcome, restart};
 use crate::config::DeviceId;
-use crate::engine::io::{ActOutcome, ActStatus, Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
+use crate::engine::io::{ActOutcome, ActStatus, Input, LinkFaultKind, LogLevel, StopReason, StoreFault, StoreOp};
 use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -20,6 +20,21 @@ fn online() -> World {
 
 fn reason(world: &World, id: &str) -> String {
     world.results(id).last().unwrap_or_else(|| panic!("no result for {id}"))["reason"].as_str().unwrap_or("").to_owned()
+}
+
+#[test]
+fn a_configuration_that_gives_up_signatures_is_warned_of_when_it_is_taken_over() {
+    let mut signed = config();
+    signed.commands.require_signature = true;
+    let mut world = World::with(signed);
+    let warned = |world: &World| {
+        world.log.iter().filter(|(level, text)| *level == LogLevel::Warn && text.contains("require_signature")).count()
+    };
+    assert_eq!(warned(&world), 0);
+    world.input(Input::Reconfigure(Box::new(config())));
+    assert_eq!(warned(&world), 1, "{:?}", world.log);
+    world.input(Input::Reconfigure(Box::new(config_with("[clock]\ntrust = \"always\"\n"))));
+    assert_eq!(warned(&world), 1, "{:?}", world.log);
 }
 
 #[test]
