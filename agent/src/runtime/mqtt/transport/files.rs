@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ring::digest::{self, SHA256, SHA256_OUTPUT_LEN};
+use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
-use tokio_rustls::rustls::{Error as TlsError, RootCertStore};
 
 use super::fault::day;
-use super::x509::Facts;
+use super::x509::{self, Facts};
 use crate::config::{Mqtt, Tls};
 use crate::engine::observation::Severity;
 use crate::engine::time::Unix;
@@ -232,24 +232,30 @@ fn identity(tls: &Tls, provider: &CryptoProvider) -> Result<Option<Identity>, Ve
         (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
     };
     let facts = chain.first().and_then(|own| Facts::of(own));
-    let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| {
-        vec![match error {
-            TlsError::InconsistentKeys(_) => Doubt::error(
-                KEY_FILE,
-                format!(
-                    "the key {} does not match the certificate {}: take both from the same pair",
-                    key_file.display(),
-                    cert_file.display()
-                ),
-            ),
-            TlsError::InvalidCertificate(_) => unfit(CERT_FILE, "the certificate", cert_file, &error),
-            _ => {
-                let kinds = "it is none of RSA from 2048 bits, ECDSA P-256 or P-384, and Ed25519";
-                unfit(KEY_FILE, "the key", key_file, &kinds)
-            }
-        }]
+    let key = provider.key_provider.load_private_key(key).map_err(|_| {
+        let kinds = "it is none of RSA from 2048 bits, ECDSA P-256 or P-384, and Ed25519";
+        vec![unfit(KEY_FILE, "the key", key_file, &kinds)]
     })?;
+    let certified = CertifiedKey::new(chain, key);
+    if !is_pair(&certified) {
+        let detail = format!(
+            "the key {} does not match the certificate {}: take both from the same pair",
+            key_file.display(),
+            cert_file.display()
+        );
+        return Err(vec![Doubt::error(KEY_FILE, detail)]);
+    }
     Ok(Some(Identity { certified: Arc::new(certified), facts }))
+}
+
+/// Whether the key is the one that the certificate speaks of, as far as can be told. rustls's own check refuses certificates
+/// of X.509 version 1, which brokers take, and whether one is taken is the broker's to say.
+fn is_pair(certified: &CertifiedKey) -> bool {
+    let of_certificate = certified.cert.first().and_then(|own| x509::public_key(own));
+    match (of_certificate, certified.key.public_key()) {
+        (Some(of_certificate), Some(own)) => of_certificate == own.as_ref(),
+        _ => true,
+    }
 }
 
 /// At least one.
@@ -447,6 +453,33 @@ mod tests {
         for (tls, expected) in cases {
             assert_eq!(told(&files, tls), expected);
         }
+    }
+
+    /// As `openssl x509 -req` makes them without an extension: X.509 version 1.
+    const V1_CERT: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBGzCBwwIUEGOJAGQEPOD9qy+2gAq18FJAoYswCgYIKoZIzj0EAwIwEDEOMAwG\n\
+        A1UEAwwFZ3ctdjEwIBcNMjYxMTI5MTg0OTUzWhgPMjEyNjExMDUxODQ5NTNaMBAx\n\
+        DjAMBgNVBAMMBWd3LXYxMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAELXxEU+1i\n\
+        2cIUkM22rXQJHddNAFo1/hmfbbQrrLWHayXn9iRlwCSTMBO3favNZaOLlQhHswvz\n\
+        HJ78Sk8L08M9sDAKBggqhkjOPQQDAgNHADBEAiBV0HIum6E8dY8dFCCvMEV/w9fd\n\
+        SIYODvwW3KFj+Xc/pgIgJbO14f5oItjyMchzfByThcc3Kfg9xQNR0WUvG4QNTI4=\n\
+        -----END CERTIFICATE-----\n";
+    const V1_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgYk+D1xoXjC6zZIcc\n\
+        ePTL9rj18bQ5YTGKjlpDb95WbrehRANCAAQtfERT7WLZwhSQzbatdAkd100AWjX+\n\
+        GZ9ttCustYdrJef2JGXAJJMwE7d9q81lo4uVCEezC/McnvxKTwvTwz2w\n\
+        -----END PRIVATE KEY-----\n";
+
+    #[test]
+    fn a_certificate_of_version_1_is_used_if_the_key_is_its_own() {
+        let (files, ca) = (Files::new(), Ca::new("ours"));
+        let other = pair(&files, &ca, 2090);
+        let (cert_file, key_file) = (files.write("v1.crt", V1_CERT), files.write("v1.key", V1_KEY));
+        let tls = Tls { cert_file: Some(cert_file), key_file: Some(key_file), ..other.clone() };
+        let own = identity(&tls, &super::super::tls::provider()).unwrap().unwrap();
+        assert_eq!(own.facts.map(|facts| facts.subject).as_deref(), Some("CN=gw-v1"));
+        let detail = "the key gw.key does not match the certificate v1.crt: take both from the same pair".to_owned();
+        assert_eq!(told(&files, Tls { key_file: other.key_file, ..tls }), [(KEY_FILE, detail)]);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! What a certificate says of itself: whose it is, who signed it and how long it is valid (RFC 5280). For messages only:
-//! nothing here decides whether a certificate is to be trusted, and what a stranger wrote into one is bounded and made
+//! What a certificate says of itself: whose it is, who signed it, how long it is valid and which key is its own (RFC 5280).
+//! Nothing here decides whether a certificate is to be trusted, and what a stranger wrote into one is bounded and made
 //! printable before anybody reads it.
 
 use std::time::Duration;
 
 use x509_cert::Certificate;
-use x509_cert::der::Decode as _;
+use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::name::Name;
 
 use crate::engine::time::Unix;
@@ -39,6 +39,11 @@ impl Facts {
             not_after: instant(validity.not_after.to_unix_duration())?,
         })
     }
+}
+
+/// The public key that it speaks of, as the DER of a SubjectPublicKeyInfo.
+pub(super) fn public_key(der: &[u8]) -> Option<Vec<u8>> {
+    Certificate::from_der(der).ok()?.tbs_certificate().subject_public_key_info().to_der().ok()
 }
 
 fn instant(since_1970: Duration) -> Option<Unix> {
