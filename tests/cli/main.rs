@@ -103,6 +103,22 @@ fn status_without_a_daemon_exits_with_three() {
 }
 
 #[test]
+fn a_default_config_that_is_broken_keeps_nobody_from_asking_and_one_that_was_named_does() {
+    let dir = TempDir::new().unwrap();
+    std::fs::create_dir(dir.path().join("configs")).unwrap();
+    std::fs::write(dir.path().join("configs/agent.toml"), "[mqtt\n").unwrap();
+    let ask = |args: &[&str]| Command::new(program()).args(args).current_dir(dir.path()).output().unwrap();
+    for (args, code) in [(&["status"][..], 3), (&["status", "--config", "configs/agent.toml"][..], 2)] {
+        let asked = ask(args);
+        assert_eq!(asked.status.code(), Some(code), "{args:?}: {asked:?}");
+        let told = text(&asked.stderr);
+        assert!(told.contains("configs/agent.toml:1: not TOML"), "{args:?}: {told}");
+    }
+    let told = text(&ask(&["store", "stat"]).stderr);
+    assert!(told.contains("going on with the default, /var/lib/fieldmedic/store; --path names another"), "{told}");
+}
+
+#[test]
 fn status_tells_how_the_running_daemon_is() {
     let world = World::new();
     let gateway = world.gateway("gw-status");

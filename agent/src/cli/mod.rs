@@ -130,13 +130,30 @@ impl ConfigArgs {
         if self.files.is_empty() { config::default_files() } else { self.files }
     }
 
-    /// `None` where no file is named and none is to be found: the defaults hold.
+    /// A path that the configuration names, or its default where there is no configuration. One that nobody named must
+    /// not keep anybody from looking: what is wrong with it is told, and the default holds.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
-    fn load(self) -> Result<Option<CheckedConfig>, Vec<Problem>> {
+    /// Everything that is wrong with the one that was named.
+    fn path_of(
+        self,
+        of: impl FnOnce(CheckedConfig) -> PathBuf,
+        default: &str,
+        flag: &str,
+    ) -> Result<PathBuf, Vec<Problem>> {
+        let is_named = !self.files.is_empty();
         let files = self.files();
-        if files.is_empty() { Ok(None) } else { Ok(Some(config::load(&files)?.config)) }
+        if files.is_empty() {
+            return Ok(default.into());
+        }
+        match config::load(&files) {
+            Ok(loaded) => Ok(of(loaded.config)),
+            Err(problems) if is_named => Err(problems),
+            Err(problems) => {
+                unusable(&problems, &format!("going on with the default, {default}; {flag} names another"));
+                Ok(default.into())
+            }
+        }
     }
 }
 

@@ -44,12 +44,12 @@ pub(super) struct SocketArgs {
 
 impl SocketArgs {
     /// # Errors
-    /// Everything that is wrong with the configuration.
+    /// Everything that is wrong with the configuration that was named.
     pub(super) fn find(self) -> Result<PathBuf, Vec<Problem>> {
         if let Some(socket) = self.socket {
             return Ok(socket);
         }
-        Ok(self.config.load()?.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), |config| config.local.socket))
+        self.config.path_of(|config| config.local.socket, DEFAULT_SOCKET, "--socket")
     }
 }
 

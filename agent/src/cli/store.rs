@@ -59,8 +59,7 @@ fn find(args: &StoreArgs) -> Result<PathBuf, Vec<Problem>> {
     if let Some(path) = &args.path {
         return Ok(path.clone());
     }
-    let config = ConfigArgs { files: args.files.clone() }.load()?;
-    Ok(config.map_or_else(|| PathBuf::from(config::DEFAULT_STORE), |config| config.store.path))
+    ConfigArgs { files: args.files.clone() }.path_of(|config| config.store.path, config::DEFAULT_STORE, "--path")
 }
 
 /// Gives the exit code. A log that can't be read is told on `err`, and doesn't hide the others.
