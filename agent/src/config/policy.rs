@@ -9,7 +9,8 @@ use super::read::{attribute, hours, interface, ms, seconds, severity, threshold}
 use super::reader::{Section, absolute_path, duration, nearest, number, parsed, text, text_of, unfit, word};
 use super::tree::Node;
 use super::types::{Collect, Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
-use super::values::{Action, Anomaly, Budget, QuarantineLevel, Share, Unfit, UnitName, is_topic_word};
+use super::values::{Action, Anomaly, Budget, QuarantineLevel, Share, Unfit, UnitName, is_host_name, is_topic_word};
+use crate::act::quarantine::terms::Network;
 use crate::engine::metric::{Metric, Rollup};
 use crate::engine::observation::Severity;
 
@@ -115,9 +116,7 @@ pub(super) fn quarantine(s: &mut Section<'_>) -> Quarantine {
 
 /// A name, an address or a network. It goes into a set of nftables, so nothing else may be in it.
 fn host(node: &Node) -> Result<String, Unfit> {
-    let is_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '/');
-    let fits =
-        |text: &str| text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == ':') && text.chars().all(is_char);
+    let fits = |text: &str| text.parse::<Network>().is_ok() || is_host_name(text);
     text(fits, "a host's name, an address or a network, such as \"192.0.2.0/24\"")(node)
 }
 

@@ -420,6 +420,40 @@ above = 1000
 }
 
 #[test]
+fn a_host_that_stays_in_reach_can_be_one() {
+    let with = |host: &str| format!("{URL}[quarantine]\nallow_hosts = [{host:?}]\n");
+    let label = "a".repeat(63);
+    for good in ["10.0.0.0/8", "10.0.0.1", "2001:db8::/32", "::1", "broker", "a.b-c.example.", "3com.com", &label] {
+        assert_eq!(config(&with(good)).quarantine.allow_hosts, [good]);
+    }
+    let (long, longest) = (format!("{label}a"), format!("{label}.{label}.{label}.{label}"));
+    for bad in [
+        "10.0.0.0/33",
+        "2001:db8::/129",
+        "a/b",
+        ":",
+        "",
+        ".",
+        "10.0.0.1-10.0.0.9",
+        "10.0.0",
+        "10.0.0.256",
+        "1234",
+        "a..b",
+        "-a",
+        "a-",
+        "a_b",
+        "[::1]",
+        "broker:8883",
+        &long,
+        &longest,
+    ] {
+        let told = error(&with(bad));
+        assert!(told.starts_with("4: quarantine.allow_hosts: found "), "{bad:?}: {told}");
+        assert!(told.ends_with("expected a host's name, an address or a network, such as \"192.0.2.0/24\""), "{told}");
+    }
+}
+
+#[test]
 fn an_unknown_key_is_refused_in_every_table() {
     let [text, allowed] = everything();
     let tree = tree::parse(0, &text).root.unwrap();

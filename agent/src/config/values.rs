@@ -548,7 +548,25 @@ pub(crate) fn is_interface_name(name: &str) -> bool {
         && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
 }
 
-/// A size as humans write it: `64MiB`, `1GB`, `512`.
+/// The largest size that can be meant, 1 PiB: what doesn't fit into a number is read as the largest that does.
+pub(super) const SIZE_MAX: u64 = 1 << 50;
+
+/// A host's name (RFC 1123, section 2.1). Its last label is no number: else it is an address, or meant to be one.
+pub(super) fn is_host_name(text: &str) -> bool {
+    const NAME_LEN_MAX: usize = 253;
+    const LABEL_LEN_MAX: usize = 63;
+    let is_label = |label: &str| {
+        (1..=LABEL_LEN_MAX).contains(&label.len())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let is_numbered = name.rsplit('.').next().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit()));
+    name.len() <= NAME_LEN_MAX && name.split('.').all(is_label) && !is_numbered
+}
+
+/// A size as humans write it: `64MiB`, `1GB`, `512`; at most [`SIZE_MAX`].
 pub(super) fn size(text: &str) -> Option<u64> {
     text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64())
 }
