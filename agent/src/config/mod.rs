@@ -17,7 +17,7 @@ mod values;
 use std::path::{Path, PathBuf};
 
 use reader::{Report, Section};
-use tree::{At, Table};
+use tree::{At, Merging, Table};
 
 pub use effective::{Change, changes};
 pub(crate) use effective::{array, quoted};
@@ -36,8 +36,8 @@ pub const DEFAULT_FILES: [&str; 2] = ["/etc/fieldmedic/agent.toml", "./configs/a
 /// Where the store is unless a configuration says otherwise.
 pub const DEFAULT_STORE: &str = "/var/lib/fieldmedic/store";
 
-/// Arrays of tables whose elements merge by their name when there are several files.
-const MERGED_BY_NAME: [&str; 2] = ["rules", "ladders"];
+/// How several files are laid over each other.
+const MERGING: Merging = Merging { by_name: &["rules", "ladders"], choices: &policy::CHOICES };
 
 /// A configuration that may be used, and what is doubtful about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +73,7 @@ pub fn default_files() -> Vec<PathBuf> {
 }
 
 /// Loads a configuration. Later files override earlier ones key by key: tables merge, rules and ladders merge by name,
-/// arrays are replaced. A path of a `*.pub` file is looked up beside the file that names it.
+/// arrays are replaced, and what belongs to another test, or another kind of rollback, than the later file chooses goes. A path of a `*.pub` file is looked up beside the file that names it.
 ///
 /// # Errors
 /// Every mistake, in the order of files and lines.
@@ -128,7 +128,7 @@ fn read_all(files: &[PathBuf], hostname: &str, report: &mut Report) -> Option<Ch
     }
     let mut root = Table::new();
     for table in tables.into_iter().flatten() {
-        tree::merge(&mut root, table, &MERGED_BY_NAME);
+        tree::merge(&mut root, table, &MERGING);
     }
     Some(Section::read_root(report, &root, At::start_of(last), |s| read::config(s, hostname)))
 }

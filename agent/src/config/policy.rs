@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::doubts;
 use super::read::{attribute, hours, interface, ms, seconds, severity, threshold};
 use super::reader::{Section, absolute_path, duration, nearest, number, parsed, text, text_of, unfit, word};
-use super::tree::Node;
+use super::tree::{Choice, Node};
 use super::types::{Collect, Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
 use super::values::{Action, Anomaly, Budget, QuarantineLevel, Share, Unfit, UnitName, is_host_name, is_topic_word};
 use crate::act::quarantine::terms::Network;
@@ -24,6 +24,14 @@ const SAVE_POWER: &str = "save-power";
 /// What `save_power` does unless its step says otherwise.
 const SLOWNESS: Slowness =
     Slowness { sample: Duration::from_secs(60), report: Duration::from_secs(300), publish: Duration::from_secs(900) };
+/// The tests of a rule, of which it has one.
+const TESTS: [&str; 7] = ["below", "above", "equals", "missing_for", "rate_above", "rate_below", "anomaly"];
+/// What a later file that chooses otherwise takes away of what an earlier one says.
+pub(super) const CHOICES: [Choice; 3] = [
+    Choice { within: "rules", of: &TESTS, with_it: &["clear_above", "clear_below", "clear_for", "of_last"] },
+    Choice { within: "rules", of: &["for", "of_last"], with_it: &[] },
+    Choice { within: "rollback", of: &["kind"], with_it: &["dir", "argv", "units"] },
+];
 const ISOLATE: Remedy = Remedy::Quarantine { level: QuarantineLevel::Isolate };
 
 pub(super) fn remediation(s: &mut Section<'_>) -> Remediation {
@@ -257,8 +265,8 @@ fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<S
     }
     let clear_for = s.optional("clear_for", duration(seconds(60), ms(0)..=hours(7 * 24)));
     let severity = severity(s, "severity", Severity::Warning);
-    let remedy =
-        s.optional("remedy", text(|text| !text.is_empty(), "the name of a ladder; leave it out to alarm only"));
+    let remedy = s.optional("remedy", text(|_| true, "the name of a ladder; leave it out, or empty, to alarm only"));
+    let remedy = remedy.filter(|remedy| !remedy.is_empty());
     if let Some(remedy) = remedy.as_deref().filter(|remedy| *remedy != SAVE_POWER && !ladders.contains_key(*remedy)) {
         let nearest = nearest(remedy, ladders.keys().map(String::as_str));
         let hint = nearest.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
@@ -329,7 +337,6 @@ fn metric(node: &Node) -> Result<String, Unfit> {
 
 /// Reads the one test of a rule. `None` is an error that was reported.
 fn rule_test(s: &mut Section<'_>) -> Option<RuleTest> {
-    const KEYS: [&str; 7] = ["below", "above", "equals", "missing_for", "rate_above", "rate_below", "anomaly"];
     let missing = duration(seconds(300), seconds(1)..=hours(7 * 24));
     let tests = [
         s.optional("below", threshold).map(RuleTest::Below),
@@ -340,12 +347,14 @@ fn rule_test(s: &mut Section<'_>) -> Option<RuleTest> {
         s.optional("rate_below", threshold).map(RuleTest::RateBelow),
         s.optional("anomaly", word(Anomaly::ALL)).map(RuleTest::Anomaly),
     ];
-    let set: Vec<&str> = KEYS.into_iter().filter(|key| s.has(key)).collect();
+    let set: Vec<&str> = TESTS.into_iter().filter(|key| s.has(key)).collect();
     match set.as_slice() {
-        [] => s.error_here(format!("has no test, expected exactly one of {}", KEYS.join(", "))),
+        [] => s.error_here(format!("has no test, expected exactly one of {}", TESTS.join(", "))),
         [_] => {}
         [_, second, ..] => {
             s.error(second, format!("is one test too many: found {}, expected exactly one", set.join(" and ")));
+            // Which of them the rest goes with can't be told.
+            return None;
         }
     }
     tests.into_iter().flatten().next()

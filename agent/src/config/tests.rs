@@ -420,6 +420,48 @@ above = 1000
 }
 
 #[test]
+fn a_later_file_that_chooses_another_test_or_kind_takes_away_what_belonged_to_the_earlier_one() {
+    let base = r#"
+[mqtt]
+url = "mqtt://base"
+[[rules]]
+name = "full"
+metric = "host.disk./.used_pct"
+above = 90
+for = "2m"
+clear_below = 80
+clear_for = "5m"
+remedy = "save-power"
+[rollback.fw]
+kind = "slots"
+dir = "/opt/fw"
+units = ["fw.service"]
+settle = "2m"
+"#;
+    let laid = |over: &str| load_texts(&[base, over]).unwrap_or_else(|errors| panic!("{}", listed(&errors))).config;
+    let rule = |over: &str| laid(&format!("[[rules]]\nname = \"full\"\n{over}\n")).rules.remove(0);
+
+    let missing = rule("missing_for = \"10m\"");
+    assert_eq!((missing.test, missing.clear_below), (RuleTest::MissingFor(Duration::from_secs(600)), None));
+    assert_eq!((missing.clear_for, missing.hold), (None, Duration::from_secs(120)));
+    let higher = rule("above = 95");
+    assert_eq!((higher.test, higher.clear_below), (RuleTest::Above(95.0), Some(80.0)), "what is the same stays");
+    let share = rule("of_last = \"3/5\"");
+    assert_eq!((share.hold, share.share.map(|share| share.of)), (Duration::ZERO, Some(3)));
+    assert_eq!((rule("remedy = \"\"").remedy, rule("for = \"1m\"").remedy.as_deref()), (None, Some("save-power")));
+
+    let target = |over: &str| laid(&format!("[rollback.fw]\n{over}\n")).rollback.remove("fw").unwrap();
+    let rauc = target("kind = \"rauc\"");
+    assert_eq!((rauc.kind, rauc.units.len(), rauc.settle), (RollbackKind::Rauc, 0, Duration::from_secs(120)));
+    let slots = target("kind = \"slots\"\nsettle = \"3m\"");
+    assert_eq!((slots.kind, slots.units.len()), (RollbackKind::Slots { dir: "/opt/fw".into() }, 1));
+
+    let twice = load_texts(&[base, "[[rules]]\nname = \"full\"\nabove = 1\nbelow = 2\n"]).expect_err("two tests");
+    let told = listed(&twice);
+    assert!(twice.len() == 1 && told.contains("/1.toml:3: rules.full.above: is one test too many"), "{told}");
+}
+
+#[test]
 fn a_host_that_stays_in_reach_can_be_one() {
     let with = |host: &str| format!("{URL}[quarantine]\nallow_hosts = [{host:?}]\n");
     let label = "a".repeat(63);
@@ -853,7 +895,7 @@ fn agent_toml_names_every_key_that_is_read() {
 
     let mut report = Report::new(&[]);
     let mut root = tree::parse(0, &text).root.unwrap();
-    tree::merge(&mut root, tree::parse(1, &allowed).root.unwrap(), &MERGED_BY_NAME);
+    tree::merge(&mut root, tree::parse(1, &allowed).root.unwrap(), &MERGING);
     Section::read_root(&mut report, &root, At::start_of(0), |s| read::config(s, "gw"));
 
     let known =

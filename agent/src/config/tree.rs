@@ -152,15 +152,54 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Lays a later file over an earlier one: tables merge, and so do the elements of `by_name` arrays at the root, by their
-/// `name`; anything else is replaced.
-pub(super) fn merge(base: &mut Table, over: Table, by_name: &[&str]) {
+/// How files are laid over each other.
+pub(super) struct Merging {
+    /// Arrays of tables at the root whose elements merge by their `name`.
+    pub(super) by_name: &'static [&'static str],
+    pub(super) choices: &'static [Choice],
+}
+
+/// Keys of which one stands for all: where a later file chooses another one, what the earlier file chose must go, as it has
+/// no way to unset a key.
+pub(super) struct Choice {
+    /// The array by name, or the table of tables, at the root in whose elements they stand.
+    pub(super) within: &'static str,
+    /// The keys of which one is chosen; of a single key its value is what is chosen.
+    pub(super) of: &'static [&'static str],
+    /// Keys that mean something beside what was chosen only.
+    pub(super) with_it: &'static [&'static str],
+}
+
+impl Choice {
+    /// What a table chooses.
+    fn made<'t>(&self, table: &'t Table) -> Option<(&'t str, Option<String>)> {
+        let (key, node) = table.iter().find(|(key, _)| self.of.contains(&key.as_str()))?;
+        Some((key, (self.of.len() == 1).then(|| node.found())))
+    }
+
+    fn settle(&self, below: &mut Table, above: &Table) {
+        let (old, new) = (self.made(below), self.made(above));
+        if old.is_some() && new.is_some() && old != new {
+            below.retain(|key, _| !self.of.contains(&key.as_str()) && !self.with_it.contains(&key.as_str()));
+        }
+    }
+}
+
+/// Lays a later file over an earlier one: tables merge, and so do the elements of arrays by name; anything else is replaced.
+pub(super) fn merge(base: &mut Table, over: Table, merging: &Merging) {
     for (key, node) in over {
+        let choices: Vec<&Choice> = merging.choices.iter().filter(|choice| choice.within == key).collect();
         match (base.get_mut(&key), node.value) {
-            (Some(Node { value: Value::Array(below), .. }), Value::Array(above)) if by_name.contains(&key.as_str()) => {
-                merge_by_name(below, above);
+            (Some(Node { value: Value::Array(below), .. }), Value::Array(above))
+                if merging.by_name.contains(&key.as_str()) =>
+            {
+                merge_by_name(below, above, &choices);
             }
-            (Some(below), value) => merge_node(below, Node { at: node.at, value }),
+            (Some(Node { value: Value::Table(below), at }), Value::Table(above)) => {
+                *at = node.at;
+                merge_tables(below, above, &choices);
+            }
+            (Some(below), value) => *below = Node { at: node.at, value },
             (None, value) => {
                 base.insert(key, Node { at: node.at, value });
             }
@@ -168,15 +207,30 @@ pub(super) fn merge(base: &mut Table, over: Table, by_name: &[&str]) {
     }
 }
 
-fn merge_node(below: &mut Node, above: Node) {
+/// `choices` are those within the tables of these tables.
+fn merge_tables(below: &mut Table, above: Table, choices: &[&Choice]) {
+    for (key, node) in above {
+        match below.get_mut(&key) {
+            Some(below) => merge_node(below, node, choices),
+            None => {
+                below.insert(key, node);
+            }
+        }
+    }
+}
+
+fn merge_node(below: &mut Node, above: Node, choices: &[&Choice]) {
     below.at = above.at;
     match (&mut below.value, above.value) {
-        (Value::Table(below), Value::Table(above)) => merge(below, above, &[]),
+        (Value::Table(below), Value::Table(above)) => {
+            choices.iter().for_each(|choice| choice.settle(below, &above));
+            merge_tables(below, above, &[]);
+        }
         (below, above) => *below = above,
     }
 }
 
-fn merge_by_name(below: &mut Vec<Node>, above: Vec<Node>) {
+fn merge_by_name(below: &mut Vec<Node>, above: Vec<Node>, choices: &[&Choice]) {
     // Only what the earlier files said is a target: a name that stands twice in one file is a mistake to be seen.
     let known = below.len();
     let mut merged = vec![false; known];
@@ -186,7 +240,7 @@ fn merge_by_name(below: &mut Vec<Node>, above: Vec<Node>) {
         match target {
             Some((old, done)) => {
                 *done = true;
-                merge_node(old, node);
+                merge_node(old, node, choices);
             }
             None => below.push(node),
         }
