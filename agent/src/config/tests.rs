@@ -270,6 +270,14 @@ fn a_mistake_in_the_syntax_of_a_value_does_not_hide_the_others() {
 }
 
 #[test]
+fn every_line_that_is_no_toml_is_told_once_and_in_order() {
+    let text = "[mqtt]\nurl = \"mqtt://a\"\nkeep_alive = 30s\n[store]\npath /var\n[device\nid = \"a\"\nx = = 1\n";
+    let lines: Vec<String> =
+        errors(text).iter().filter_map(|error| Some(error.split(':').next()?.to_owned())).collect();
+    assert_eq!(lines, ["3", "5", "6", "8"], "{:#?}", errors(text));
+}
+
+#[test]
 fn a_file_whose_tables_cannot_be_told_is_one_error_and_no_consequences() {
     assert!(error("[device]\nid = \"a\"\n[mqtt\nurl = \"mqtt://a\"\n").starts_with("3: not TOML: unclosed table"));
     assert!(error("[mqtt]\nurl = \"mqtt://a\"\n[device]\ngroups = [\"a\",\nid = \"b\"\n").starts_with("5: not TOML:"));

@@ -84,16 +84,14 @@ pub(super) fn parse(file: usize, text: &str) -> Parsed {
     let mut parsed = Parsed { root: Some(source.table(root.get_ref())), errors: Vec::new() };
     for error in &found {
         let offset = error.span().map_or(text.len(), |span| span.start);
-        let at = source.at(offset);
-        // Further errors on a line are consequences of its first.
-        if parsed.errors.iter().all(|known| known.at.line != at.line) {
-            parsed.errors.push(SyntaxError { at, message: error.message().to_owned() });
-        }
+        parsed.errors.push(SyntaxError { at: source.at(offset), message: error.message().to_owned() });
         if !source.is_within_value(offset) && error.message() != "duplicate key" {
             parsed.root = None;
-            break;
         }
     }
+    parsed.errors.sort_by_key(|error| error.at);
+    // Further errors on a line are consequences of its first.
+    parsed.errors.dedup_by_key(|error| error.at.line);
     parsed
 }
 
