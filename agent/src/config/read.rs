@@ -276,7 +276,7 @@ fn collect(s: &mut Section<'_>, local: &Local) -> Collect {
             interfaces: s.list("interfaces", vec![], "[\"wwan0\"]", interface),
             monthly_budget: s.free("monthly_budget", |node| {
                 let size = text_of(node).and_then(values::size).filter(|size| *size > 0);
-                size.ok_or_else(|| unfit(node, "a size, such as \"500MiB\""))
+                size.ok_or_else(|| unfit(node, "a size from 1B to 1PiB, such as \"500MiB\""))
             }),
         }),
         errors: s.table("errors", |s| CollectErrors {

@@ -299,8 +299,8 @@ impl<'a> Section<'a> {
     /// Reads a size in bytes.
     pub(crate) fn size(&mut self, key: &str, default: u64, min: u64) -> u64 {
         let parse = |node: &Node| text_of(node).and_then(values::size).filter(|size| *size >= min);
-        let at_least = if min == 0 { String::new() } else { format!(" of at least {}", values::format_size(min)) };
-        let expected = || format!("a size{at_least}, such as {:?}", values::format_size(default));
+        let bounds = [min, values::SIZE_MAX].map(values::format_size).join(" to ");
+        let expected = || format!("a size from {bounds}, such as {:?}", values::format_size(default));
         self.optional(key, |node| parse(node).ok_or_else(|| unfit(node, expected()))).unwrap_or(default)
     }
 

@@ -241,7 +241,7 @@ require_signature = "yes"
     );
     assert_eq!(
         errors[5],
-        r#"10: store.max_bytes: found "64 kilos", expected a size of at least 1MiB, such as "64MiB""#
+        r#"10: store.max_bytes: found "64 kilos", expected a size from 1MiB to 1PiB, such as "64MiB""#
     );
     assert_eq!(
         errors[6],
@@ -882,6 +882,14 @@ fn unsigned_commands_are_warned_of_at_their_line() {
 fn a_size_or_duration_too_big_to_be_meant_is_refused_and_does_not_panic() {
     let duration = format!("{URL}[telemetry]\nsample_interval = \"18446744073709551615s 1000ms\"\n");
     assert!(error(&duration).starts_with("4: telemetry.sample_interval: found"));
+    for size in ["99999999999TiB", "1025TiB", "18446744073709551615"] {
+        let told = error(&format!("{URL}[store]\nmax_bytes = {size:?}\n"));
+        let expected = "expected a size from 1MiB to 1PiB, such as \"64MiB\"";
+        assert_eq!(told, format!("4: store.max_bytes: found {size:?}, {expected}"));
+        let told = error(&format!("{URL}[collect.link.monthly_budget]\nwwan0 = {size:?}\n"));
+        assert!(told.contains("expected a size from 1B to 1PiB"), "{told}");
+    }
+    assert_eq!(config(&format!("{URL}[store]\nmax_bytes = \"1PiB\"\n")).store.max_bytes, 1 << 50);
     let number = "[mqtt]\nurl = \"mqtt://a\"\ninflight_max = 99999999999999999999\n";
     assert!(error(number).starts_with("3: mqtt.inflight_max: found 99999999999999999999"));
 }
@@ -967,7 +975,7 @@ proptest! {
         text in any::<String>(),
         float in proptest::num::f64::NORMAL | proptest::num::f64::ZERO,
         integer in any::<i64>(),
-        bytes in (1_u64 << 20)..=u64::MAX,
+        bytes in (1_u64 << 20)..=(1 << 50),
         nanos in 100_000_000..=3_600_000_000_000_u64,
     ) {
         let mut first = config(URL);

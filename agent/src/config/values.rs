@@ -568,12 +568,13 @@ pub(super) fn is_host_name(text: &str) -> bool {
 
 /// A size as humans write it: `64MiB`, `1GB`, `512`; at most [`SIZE_MAX`].
 pub(super) fn size(text: &str) -> Option<u64> {
-    text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64())
+    text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()).filter(|size| *size <= SIZE_MAX)
 }
 
 /// A size so that [`size`] reads back the same number, in the largest binary unit that divides it.
 pub(super) fn format_size(bytes: u64) -> String {
-    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    const UNITS: [(u64, &str); 5] =
+        [(SIZE_MAX, "PiB"), (1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let unit = UNITS.iter().find(|(factor, _)| bytes != 0 && bytes % factor == 0);
     unit.map_or_else(|| format!("{bytes}B"), |(factor, name)| format!("{}{name}", bytes / factor))
 }
