@@ -204,5 +204,14 @@ mod tests {
         ] {
             assert_eq!(warned("", rule), [""; 0], "{rule}");
         }
+        let before = "[collect.host]\nenabled = false\nmounts = [\"//\", \"/mnt/\"]\n";
+        assert_eq!(warned(before, "anomaly = \"new_peer\""), [""; 0]);
+        let before = before.replace("false", "true");
+        for mount in ["/", "/mnt"] {
+            let rule = format!("metric = \"host.disk.{mount}.used_pct\"\nabove = 90");
+            assert_eq!(warned(&before, &rule), [""; 0], "{rule}");
+        }
+        let before = "[collect.link.monthly_budget]\nwwan0 = \"1GiB\"\n";
+        assert_eq!(warned(before, "metric = \"link.interfaces.wwan0.budget_used_pct\"\nabove = 90"), [""; 0]);
     }
 }

@@ -291,10 +291,14 @@ fn collect(s: &mut Section<'_>, local: &Local) -> Collect {
         }),
         host: s.table("host", |s| CollectHost {
             enabled: s.flag("enabled", true),
-            mounts: s
-                .list("mounts", vec![PathBuf::from("/")], "[\"/\", \"/data\"]", |node| absolute_path(node, "/data")),
+            mounts: s.list("mounts", vec![PathBuf::from("/")], "[\"/\", \"/data\"]", mount),
         }),
     }
+}
+
+/// As the kernel writes it, and rules name it: `/mnt` for `/mnt/`.
+fn mount(node: &Node) -> Result<PathBuf, Unfit> {
+    Ok(absolute_path(node, "/data")?.components().collect())
 }
 
 /// By default beside the agent's own socket, so that two agents on one machine need two directories and nothing else.
