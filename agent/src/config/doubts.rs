@@ -26,10 +26,22 @@ pub(super) fn warn_if_never_raised(s: &mut Section<'_>, rule: &Rule, collect: &C
 /// Why nobody reads it.
 fn uncollected(metric: Metric, label: Option<&str>, collect: &Collect) -> Option<String> {
     let path = metric.path();
-    if path.starts_with("battery.") && !collect.battery.enabled {
-        return Some("collect.battery.enabled is false".to_owned());
+    let collectors = [
+        ("battery", collect.battery.enabled),
+        ("link", collect.link.enabled),
+        ("errors", collect.errors.enabled),
+        // Sockets are looked at for the rules that ask for them alone.
+        ("host", collect.host.enabled || matches!(metric, Metric::HostListeners | Metric::HostPeers)),
+    ];
+    let group = path.split('.').next()?;
+    if let Some((off, _)) = collectors.iter().find(|(name, enabled)| *name == group && !enabled) {
+        return Some(format!("collect.{off}.enabled is false"));
     }
     let label = label?;
+    let needs_budget = matches!(metric, Metric::InterfaceMonthBytes | Metric::InterfaceBudgetUsed);
+    if needs_budget && !collect.link.monthly_budget.contains_key(label) {
+        return Some(format!("{label:?} is not in collect.link.monthly_budget"));
+    }
     let unknown = |words: &[&str]| format!("there is no {label:?}, but {}", words.join(", "));
     match path.split_once('*')?.0 {
         "host.disk." if !collect.host.mounts.iter().any(|mount| mount == Path::new(label)) => {
@@ -160,6 +172,26 @@ mod tests {
     fn a_rule_on_what_nobody_collects_is_warned_of() {
         let off = "[collect.battery]\nenabled = false\n";
         for (before, rule, expected) in [
+            (
+                "[collect.link]\nenabled = false\n",
+                "metric = \"link.broker_rtt_ms\"\nabove = 500",
+                "collect.link.enabled is false: the rule is never",
+            ),
+            (
+                "[collect.errors]\nenabled = false\n",
+                "metric = \"errors.unit_failures\"\nabove = 2",
+                "collect.errors.enabled is false: the rule is never",
+            ),
+            (
+                "[collect.host]\nenabled = false\n",
+                "metric = \"host.disk./.used_pct\"\nabove = 90",
+                "collect.host.enabled is false: the rule is never",
+            ),
+            (
+                "[collect.link.monthly_budget]\neth0 = \"1GiB\"\n",
+                "metric = \"link.interfaces.wwan0.budget_used_pct\"\nabove = 90",
+                "\"wwan0\" is not in collect.link.monthly_budget: the rule is never",
+            ),
             (off, "metric = \"battery.charge_pct\"\nbelow = 10", "collect.battery.enabled is false: the rule is never"),
             (
                 off,
