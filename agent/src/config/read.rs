@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::reader::{Section, absolute_path, number, parsed, text, text_of, unfit};
+use super::reader::{Section, absolute_path, number, parsed, path_of, text, text_of, unfit};
 use super::tree::{Node, Value};
 use super::types::{
     CheckedConfig, Clock, Collect, CollectBattery, CollectErrors, CollectHost, CollectLink, Commands, Device, Drain,
@@ -20,7 +20,9 @@ use crate::engine::observation::Severity;
 /// MQTT brokers of the cloud refuse longer topics (AWS IoT Core: 256 bytes, 7 slashes; the contract: 7 levels).
 const TOPIC_LEN_MAX: usize = 256;
 /// What [`is_topic_prefix`] asks for.
-pub(crate) const TOPIC_PREFIX: &str = "a topic without wildcards, empty levels or a leading $, such as \"fieldmedic\"";
+pub(crate) const TOPIC_PREFIX: &str =
+    "a topic without wildcards, control characters, empty levels or a leading $, such as \"fieldmedic\"";
+const USERNAME: &str = "a text of at most 65535 bytes, without NUL; empty for none";
 const TOPIC_LEVELS_MAX: usize = 7;
 /// What AWS IoT Core allows a connection.
 const AWS_SUBSCRIPTIONS_MAX: usize = 50;
@@ -72,11 +74,19 @@ pub(super) fn config(s: &mut Section<'_>, hostname: &str) -> CheckedConfig {
 }
 
 fn device(s: &mut Section<'_>, hostname: &str) -> Device {
-    Device {
-        id: device_id(s, hostname),
-        groups: s.list("groups", vec![], "[\"canary\"]", group),
-        attributes: s.free("attributes", attribute),
+    Device { id: device_id(s, hostname), groups: groups(s), attributes: s.free("attributes", attribute) }
+}
+
+fn groups(s: &mut Section<'_>) -> Vec<String> {
+    let mut groups: Vec<String> = Vec::new();
+    for group in s.list("groups", vec![], "[\"canary\"]", group) {
+        if groups.contains(&group) {
+            s.warn("groups", format!("names {group:?} twice: once is enough"));
+        } else {
+            groups.push(group);
+        }
     }
+    groups
 }
 
 pub(crate) fn device_id(s: &mut Section<'_>, hostname: &str) -> DeviceId {
@@ -117,7 +127,7 @@ fn mqtt(s: &mut Section<'_>, device: &Device) -> Mqtt {
         // In CONNECT it is a 16-bit number of seconds; below some seconds it costs more than it tells.
         keep_alive: s.duration("keep_alive", seconds(30), seconds(5)..=hours(18)),
         inflight_max: s.integer("inflight_max", 64, 1..=u16::MAX),
-        username: s.optional("username", text(|_| true, "a text; empty for none")).unwrap_or_default(),
+        username: s.optional("username", text(is_username, USERNAME)).unwrap_or_default(),
         password_file: s.optional_path("password_file", "/etc/fieldmedic/mqtt.password"),
         tls: s.table("tls", |s| tls(s, url.as_ref())),
         reconnect: s.table("reconnect", reconnect),
@@ -170,8 +180,21 @@ fn topic_prefix(s: &mut Section<'_>, device: &Device) -> String {
 }
 
 pub(crate) fn is_topic_prefix(text: &str) -> bool {
-    let is_level = |level: &str| !level.is_empty() && !level.contains(|c: char| c.is_control() || c == '+' || c == '#');
+    // Brokers may close the connection over what MQTT advises against (5.0, section 1.5.4).
+    let is_refused = |c: char| c.is_control() || is_noncharacter(c) || c == '+' || c == '#';
+    let is_level = |level: &str| !level.is_empty() && !level.contains(is_refused);
     !text.starts_with('$') && text.split('/').all(is_level)
+}
+
+/// U+FFFE, U+FFFF and their like, which Unicode gives to nobody (section 23.7).
+fn is_noncharacter(c: char) -> bool {
+    let code = u32::from(c);
+    (0xfdd0..=0xfdef).contains(&code) || code & 0xfffe == 0xfffe
+}
+
+/// A UTF-8 string of MQTT has no NUL and a length of two bytes (5.0, section 1.5.4).
+fn is_username(text: &str) -> bool {
+    !text.contains('\0') && u16::try_from(text.len()).is_ok()
 }
 
 fn tls(s: &mut Section<'_>, url: Option<&BrokerUrl>) -> Tls {
@@ -306,7 +329,7 @@ fn app_socket(s: &mut Section<'_>, own: &Path) -> Option<PathBuf> {
     let default = own.with_file_name("errors.sock");
     let parse = |node: &Node| {
         let expected = "a path, such as \"/run/fieldmedic/errors.sock\"; empty for none";
-        text_of(node).map(PathBuf::from).ok_or_else(|| unfit(node, expected))
+        path_of(node).ok_or_else(|| unfit(node, expected))
     };
     let socket = s.optional("app_socket", parse).unwrap_or(default);
     if socket.as_os_str().is_empty() {

@@ -311,8 +311,8 @@ impl<'a> Section<'a> {
 
     /// Reads a path; an empty text is `None`.
     pub(crate) fn optional_path(&mut self, key: &str, example: &str) -> Option<PathBuf> {
-        let parse = |node: &Node| match text_of(node) {
-            Some(text) => Ok((!text.is_empty()).then(|| PathBuf::from(text))),
+        let parse = |node: &Node| match path_of(node) {
+            Some(path) => Ok((!path.as_os_str().is_empty()).then_some(path)),
             None => Err(unfit(node, format!("a path, such as {example:?}; empty for none"))),
         };
         let path = self.optional(key, parse).flatten();
@@ -324,8 +324,8 @@ impl<'a> Section<'a> {
 
     /// Reads a path that can't be empty.
     pub(crate) fn path(&mut self, key: &str, default: &str) -> PathBuf {
-        let parse = |node: &Node| match text_of(node) {
-            Some(text) if !text.is_empty() => Ok(PathBuf::from(text)),
+        let parse = |node: &Node| match path_of(node) {
+            Some(path) if !path.as_os_str().is_empty() => Ok(path),
             _ => Err(unfit(node, format!("a path, such as {default:?}"))),
         };
         self.optional(key, parse).unwrap_or_else(|| PathBuf::from(default))
@@ -516,8 +516,13 @@ pub(crate) fn number(example: &'static str) -> impl Fn(&Node) -> Result<f64, Unf
     }
 }
 
+/// A text that can be a path: the kernel takes none with a NUL in it.
+pub(crate) fn path_of(node: &Node) -> Option<PathBuf> {
+    text_of(node).filter(|text| !text.contains('\0')).map(PathBuf::from)
+}
+
 /// Takes an absolute path.
 pub(crate) fn absolute_path(node: &Node, example: &str) -> Result<PathBuf, Unfit> {
-    let path = text_of(node).map(PathBuf::from).filter(|path| path.is_absolute());
+    let path = path_of(node).filter(|path| path.is_absolute());
     path.ok_or_else(|| unfit(node, format!("an absolute path, such as {example:?}")))
 }

@@ -470,6 +470,35 @@ settle = "2m"
 }
 
 #[test]
+fn what_mqtt_or_the_kernel_would_never_take_is_refused() {
+    let long = "u".repeat(65_536);
+    for (text, key) in [
+        ("[mqtt]\nurl = \"mqtt://a\"\nusername = \"a\\u0000b\"\n".to_owned(), "mqtt.username"),
+        (format!("[mqtt]\nurl = \"mqtt://a\"\nusername = \"{long}\"\n"), "mqtt.username"),
+        (format!("{URL}username = \"u\"\npassword_file = \"/a\\u0000\"\n"), "mqtt.password_file"),
+        (format!("{URL}[store]\npath = \"/a\\u0000\"\n"), "store.path"),
+        (format!("{URL}[local]\nsocket = \"/a\\u0000\"\n"), "local.socket"),
+        (format!("{URL}[collect.errors]\napp_socket = \"/a\\u0000\"\n"), "collect.errors.app_socket"),
+        (format!("{URL}[collect.host]\nmounts = [\"/a\\u0000\"]\n"), "collect.host.mounts"),
+        (format!("{URL}[runbooks]\ndir = \"/a\\u0000\"\n"), "runbooks.dir"),
+        (format!("{URL}[rollback.a]\nkind = \"slots\"\ndir = \"/a\\u0000\"\n"), "rollback.a.dir"),
+    ] {
+        let errors = load_texts(&[&text]).expect_err(key);
+        let keys: Vec<&str> = errors.iter().map(|error| error.key.as_str()).collect();
+        assert_eq!(keys, [key], "{}", listed(&errors));
+    }
+}
+
+#[test]
+fn a_group_that_is_named_twice_is_taken_once_and_warned_of() {
+    let text = "[mqtt]\nurl = \"mqtt://a\"\n[device]\ngroups = [\"a\", \"b\", \"a\"]\n";
+    let loaded = load_texts(&[text]).unwrap();
+    assert_eq!(loaded.config.device.groups, ["a", "b"]);
+    let told = listed(&loaded.warnings);
+    assert!(told.contains("0.toml:4: device.groups: names \"a\" twice"), "{told}");
+}
+
+#[test]
 fn a_host_that_stays_in_reach_can_be_one() {
     let with = |host: &str| format!("{URL}[quarantine]\nallow_hosts = [{host:?}]\n");
     let label = "a".repeat(63);
@@ -580,8 +609,10 @@ fn topics_are_held_to_seven_levels_and_256_bytes() {
     assert_eq!(config(&with(&longest, &group)).mqtt.topic_prefix, longest);
     let over = error(&with(&format!("{longest}p"), &group));
     assert_eq!(over, "5: mqtt.topic_prefix: makes topics of 257 bytes, at most 256 are allowed");
-    for bad in ["", "/a", "a/", "a//b", "a/+/b", "#", "$SYS/a"] {
-        assert!(error(&with(bad, "g")).starts_with("5: mqtt.topic_prefix: found "), "{bad}");
+    for bad in ["", "/a", "a/", "a//b", "a/+/b", "#", "$SYS/a", "a\u{85}", "a\u{fffe}", "\u{1ffff}"] {
+        let quoted = quoted(bad);
+        let text = format!("[mqtt]\nurl = \"mqtt://a\"\ntopic_prefix = {quoted}\n");
+        assert!(error(&text).starts_with("3: mqtt.topic_prefix: found "), "{bad:?}");
     }
 }
 
@@ -982,7 +1013,7 @@ proptest! {
         first.device.attributes.insert(key.clone(), AttributeValue::Text(text.clone()));
         first.device.attributes.insert(format!("{key}f"), AttributeValue::Float(float));
         first.device.attributes.insert(format!("{key}i"), AttributeValue::Integer(integer));
-        first.mqtt.username = text;
+        first.mqtt.username = text.replace('\0', "");
         first.store.max_bytes = bytes;
         first.telemetry.sample_interval = Duration::from_nanos(nanos);
         first.telemetry.report_interval = Duration::from_nanos(nanos * 2);
