@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Number, Value as Json};
 
@@ -125,7 +125,13 @@ pub(crate) fn whole(number: &Number) -> Option<u64> {
 struct Header {
     alg: String,
     kid: Option<String>,
-    crit: Option<Json>,
+    /// Whether it is there, whatever it says.
+    #[serde(default, deserialize_with = "present")]
+    crit: bool,
+}
+
+fn present<'de, D: Deserializer<'de>>(json: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(json).map(|_| true)
 }
 
 impl Claims {
@@ -230,7 +236,7 @@ fn signed(text: &str, keys: &[config::TrustedKey]) -> Result<(String, Vec<u8>), 
     if header.alg != "EdDSA" {
         return Err((Reason::BadSignature, format!("alg is {:?}, EdDSA is the only one taken", header.alg)));
     }
-    if header.crit.is_some() {
+    if header.crit {
         return Err(malformed("header: crit names extensions that are not known here"));
     }
     let kid = header.kid.ok_or_else(|| (Reason::UnknownKey, "the header has no kid".to_owned()))?;
@@ -434,6 +440,7 @@ mod tests {
                 header(json!({"alg": "EdDSA", "kid": "ops-1", "crit": ["b64"]})),
                 Reason::Malformed,
             ),
+            ("a crit of null", header(json!({"alg": "EdDSA", "kid": "ops-1", "crit": null})), Reason::Malformed),
             ("another device", claim(json!({"aud": "gw-2"})), Reason::WrongAudience),
             ("a group on the device's topic", claim(json!({"aud": "group:canary"})), Reason::WrongAudience),
             ("no jti", claim(json!({"jti": null})), Reason::Malformed),
