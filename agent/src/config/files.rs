@@ -1,7 +1,7 @@
 //! Reads the files of a configuration, whole and bounded. It doesn't know what is in them.
 #![expect(clippy::disallowed_types, reason = "a configuration is files")]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,8 @@ pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(super) enum ReadError {
     #[error("reading {}: {error}", .path.display())]
     Io { path: PathBuf, error: io::Error },
+    #[error("reading {}: it is not a regular file", .path.display())]
+    NotAFile { path: PathBuf },
     #[error("reading {}: it is longer than {FILE_BYTES_MAX} B", .path.display())]
     TooLong { path: PathBuf },
     #[error("reading {}: line {line} is not UTF-8", .path.display())]
@@ -23,7 +25,7 @@ impl ReadError {
     pub(super) fn line(&self) -> usize {
         match self {
             Self::NotUtf8 { line, .. } => *line,
-            Self::Io { .. } | Self::TooLong { .. } => 1,
+            Self::Io { .. } | Self::NotAFile { .. } | Self::TooLong { .. } => 1,
         }
     }
 }
@@ -32,6 +34,13 @@ impl ReadError {
 pub(super) fn read(path: &Path) -> Result<String, ReadError> {
     let path = path.to_owned();
     let mut bytes = Vec::new();
+    // To open a pipe waits for somebody to write, perhaps for ever; what the caller has opened itself (/dev/stdin, a shell's
+    // `<(…)`) has somebody.
+    match fs::metadata(&path) {
+        Ok(found) if !found.is_file() && !path.starts_with("/dev") => return Err(ReadError::NotAFile { path }),
+        Ok(_) => {}
+        Err(error) => return Err(ReadError::Io { path, error }),
+    }
     let file = File::open(&path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     match file {
         Err(error) => return Err(ReadError::Io { path, error }),

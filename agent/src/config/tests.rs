@@ -372,6 +372,13 @@ fn a_file_that_cannot_be_read_is_named() {
     let endless = load_on_host(&[PathBuf::from("/dev/zero")], "gw").expect_err("it never ends");
     assert_eq!(endless[0].message, "reading /dev/zero: it is longer than 1048576 B");
 
+    // Nobody writes to it: to open it would never end.
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("agent.toml");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let told = load_on_host(&[pipe], "gw").expect_err("it is a pipe");
+    assert!(told[0].message.ends_with("agent.toml: it is not a regular file"), "{}", told[0]);
+
     let none = load_on_host(&[], "gw").expect_err("no file was named");
     assert!(none[0].to_string().contains("neither this file nor ./configs/agent.toml"), "{}", none[0]);
 }
