@@ -359,6 +359,17 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
         (send(&key, ["--wait", "banana"]).into(), 2, "'--wait <DURATION>': a duration is expected"),
         (send(&key, ["--kid", "x y"]).into(), 2, "'--kid <NAME>': 1 to 64 letters"),
         (send("/nonexistent/ops-1.key", ["--wait", "1s"]).into(), 2, "--key: read /nonexistent/ops-1.key"),
+        (
+            send(&key, ["--ca-file", "/nonexistent/ca"]).into(),
+            2,
+            "--ca-file: the CA file /nonexistent/ca can't be used",
+        ),
+        (
+            send(&key, ["--username=u", "--password-file=/nonexistent/pw"]).into(),
+            2,
+            "--password-file: the password /nonexistent/pw can't be used",
+        ),
+        ([&send(&key, ["--wait", "1s"])[..], &words(&["unit=a", "unit=b"])].concat(), 2, "\"unit\" stands twice"),
         (words(&["store", "stat", "--config", "/nonexistent/agent.toml"]), 2, "/nonexistent/agent.toml:1: "),
         (words(&["store", "stat", "--path", "/nonexistent/store"]), 1, "/nonexistent/store"),
     ] {

@@ -57,7 +57,7 @@ pub(super) struct SendArgs {
     #[arg(long, value_name = "DEVICE|group:NAME", value_parser = parse_to)]
     to: To,
     /// For how long the command is valid.
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_life)]
     expires: Duration,
     /// For how long to wait for its end; for a group, for all answers. 0s: not at all.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
@@ -108,9 +108,12 @@ enum To {
 }
 
 pub(super) fn run(args: &SendArgs) -> u8 {
-    let Some(command_args) = token::parse_args(&args.args) else {
-        eprintln!("fieldmedic: arguments are ARG=VALUE, such as unit=app.service");
-        return BAD_USAGE;
+    let command_args = match token::parse_args(&args.args) {
+        Ok(command_args) => command_args,
+        Err(error) => {
+            eprintln!("fieldmedic: {error}");
+            return BAD_USAGE;
+        }
     };
     let signer = match Signer::of(args) {
         Ok(signer) => signer,
@@ -482,6 +485,15 @@ fn parse_topic_prefix(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!("{} is expected", config::TOPIC_PREFIX))
+    }
+}
+
+fn parse_life(text: &str) -> Result<Duration, String> {
+    let life = parse_duration(text)?;
+    if life.is_zero() {
+        Err("a command that is never valid would not be obeyed: more than 0s is expected".into())
+    } else {
+        Ok(life)
     }
 }
 

@@ -340,22 +340,44 @@ fn claimed(payload: &[u8]) -> (Option<CommandId>, Option<String>) {
 }
 
 /// Arguments as a human types them: `KEY=VALUE`. What the contract has as text stays as it was typed, release `1.10` too;
-/// another value is JSON if it reads as a number, a flag, a list or an object, and else text. `None` without a `=`.
-#[must_use]
-pub fn parse_args(words: &[String]) -> Option<BTreeMap<String, Json>> {
-    words
-        .iter()
-        .map(|word| {
-            let (key, value) = word.split_once('=').filter(|(key, _)| !key.is_empty())?;
-            let is_json = |json: &Json| match key {
-                // A runbook's arguments: a list of words, or one.
-                "args" => json.is_array(),
-                _ => !TEXT_ARGS.contains(&key) && !json.is_string() && !json.is_null(),
-            };
-            let json = serde_json::from_str::<Json>(value).ok().filter(is_json);
-            Some((key.to_owned(), json.unwrap_or_else(|| Json::String(value.to_owned()))))
-        })
-        .collect()
+/// another value is JSON if it reads as a number, a flag, a list or an object, and else text.
+///
+/// # Errors
+/// One is no `KEY=VALUE`, or a key stands twice.
+pub fn parse_args(words: &[String]) -> Result<BTreeMap<String, Json>, ArgError> {
+    let mut args = BTreeMap::new();
+    for word in words {
+        let split = word.split_once('=').filter(|(key, _)| !key.is_empty());
+        let (key, value) = split.ok_or_else(|| ArgError::NoPair { word: word.clone() })?;
+        let is_json = |json: &Json| match key {
+            // A runbook's arguments: a list of words, or one.
+            "args" => json.is_array(),
+            _ => !TEXT_ARGS.contains(&key) && !json.is_string() && !json.is_null(),
+        };
+        let json = serde_json::from_str::<Json>(value).ok().filter(is_json);
+        let value = json.unwrap_or_else(|| Json::String(value.to_owned()));
+        if args.insert(key.to_owned(), value).is_some() {
+            return Err(ArgError::Twice { key: key.to_owned() });
+        }
+    }
+    Ok(args)
+}
+
+/// Why typed arguments are none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ArgError {
+    /// It has no name, or no `=`.
+    #[error("found {word:?}: arguments are ARG=VALUE, such as unit=app.service")]
+    NoPair {
+        /// As it was typed.
+        word: String,
+    },
+    /// Which of the two was meant can't be told.
+    #[error("the argument {key:?} stands twice: give it once")]
+    Twice {
+        /// Its name.
+        key: String,
+    },
 }
 
 #[cfg(test)]
@@ -538,7 +560,12 @@ mod tests {
             parsed(&["to=1.10", "target=2", "unit=app.service", "runbook=true", "command_id=123", "args=1.10"]),
             json!({"to": "1.10", "target": "2", "unit": "app.service", "runbook": "true", "command_id": "123", "args": "1.10"})
         );
-        assert!(parse_args(&["unit".to_owned()]).is_none());
+        let refused = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            parse_args(&words).unwrap_err().to_string()
+        };
+        assert_eq!(refused(&["unit"]), "found \"unit\": arguments are ARG=VALUE, such as unit=app.service");
+        assert_eq!(refused(&["unit=a", "unit=b"]), "the argument \"unit\" stands twice: give it once");
     }
 
     proptest! {

@@ -311,6 +311,7 @@ fn mistakes_on_the_command_line_are_told_before_anything_is_done() {
         (["--to=gw-1", "--kid", "x y", "ping"], "letters, digits and . _ -"),
         (["--to=gw-1", "--wait", "soon", "ping"], "--wait"),
         (["--to=gw-1", "--cert-file", "c.pem", "ping"], "--key-file"),
+        (["--to=gw-1", "--expires", "0s", "ping"], "more than 0s is expected"),
     ] {
         let error = parse(&words).unwrap_or_default();
         assert!(error.contains(message), "{words:?}: {error}");
