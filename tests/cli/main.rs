@@ -13,8 +13,9 @@
 mod common;
 mod init;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -127,6 +128,11 @@ fn status_tells_how_the_running_daemon_is() {
     assert_eq!(status["device"], "gw-status", "{status:#}");
     assert_eq!(status["agent"], env!("CARGO_PKG_VERSION"), "{status:#}");
     assert!(status["outbox"]["records"]["telemetry"].is_u64(), "{status:#}");
+
+    let full = File::create("/dev/full").unwrap();
+    let unsaid = gateway.command("status").stdout(full).output().unwrap();
+    assert_eq!(unsaid.status.code(), Some(1), "{unsaid:?}");
+    assert!(text(&unsaid.stderr).contains("write to stdout: No space left"), "{unsaid:?}");
 
     let readable = gateway.command("status").output().unwrap();
     assert_eq!(readable.status.code(), Some(0), "{readable:?}");
@@ -319,6 +325,11 @@ fn an_export_is_one_json_object_a_record() {
 
     let records = export(&gateway.store());
     assert!(records.iter().any(|record| record["samples"].is_array()), "{records:#?}");
+    // What `head` leaves unread is no failure.
+    let mut unread = Command::new(program());
+    unread.args(["store", "export", "--path"]).arg(gateway.store()).stdout(unread_pipe(&gateway.file("pipe")));
+    let unread = unread.output().unwrap();
+    assert_eq!((unread.status.code(), text(&unread.stderr).as_str()), (Some(0), ""));
     let stat = Command::new(program()).args(["store", "stat", "--path"]).arg(gateway.store()).output().unwrap();
     assert_eq!(stat.status.code(), Some(0), "{stat:?}");
 }
@@ -391,24 +402,29 @@ fn speakers(dir: &TempDir) -> [Vec<String>; 2] {
 fn a_full_stdout_is_an_error_and_no_panic() {
     let dir = TempDir::new().unwrap();
     for args in speakers(&dir) {
-        let full = std::fs::File::create("/dev/full").unwrap();
+        let full = File::create("/dev/full").unwrap();
         let output = Command::new(program()).args(&args).stdout(full).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
         assert!(text(&output.stderr).contains("write to stdout: No space left"), "{args:?}: {output:?}");
     }
 }
 
+/// The end to write to of a pipe whose reader has gone.
+fn unread_pipe(path: &Path) -> File {
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    // Both ends: neither can be opened without the other.
+    let reader = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let writer = OpenOptions::new().write(true).open(path).unwrap();
+    drop(reader);
+    writer
+}
+
 #[test]
 fn a_reader_who_has_gone_is_an_error_and_no_panic() {
     let dir = TempDir::new().unwrap();
-    let pipe = dir.path().join("pipe");
-    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-    for args in speakers(&dir) {
-        // Both ends: neither can be opened without the other.
-        let reader = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
-        let writer = OpenOptions::new().write(true).open(&pipe).unwrap();
-        drop(reader);
-        let output = Command::new(program()).args(&args).stdout(writer).output().unwrap();
+    for (number, args) in speakers(&dir).iter().enumerate() {
+        let writer = unread_pipe(&dir.path().join(format!("pipe-{number}")));
+        let output = Command::new(program()).args(args).stdout(writer).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
         assert!(text(&output.stderr).contains("write to stdout: Broken pipe"), "{args:?}: {output:?}");
     }

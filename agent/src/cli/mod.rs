@@ -234,6 +234,25 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     config::parse_duration(text).ok_or_else(|| "a duration is expected, such as 30s or 10m".to_owned())
 }
 
+/// Stdout, for as long as somebody reads there. A reader who has seen enough (`| head`) changes nothing about what is done.
+struct WhileRead<W>(W);
+
+impl<W: io::Write> io::Write for WhileRead<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+            other => other,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.0.flush() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
+    }
+}
+
 /// Says it on stdout, to whoever still reads there.
 fn say(text: impl fmt::Display) {
     let _ = writeln!(io::stdout().lock(), "{text}");

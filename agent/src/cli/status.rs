@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ConfigArgs, DONE, FAILED, NO_DAEMON, fail, runtime, unusable};
+use super::{ConfigArgs, DONE, NO_DAEMON, fail, runtime, unusable};
 use crate::config::Problem;
 use crate::runtime::local::ask_status;
 
@@ -80,8 +80,11 @@ pub(super) fn run(args: StatusArgs) -> u8 {
         if !was_answered {
             return NO_DAEMON;
         }
-        if shown.is_err() {
-            return FAILED;
+        match shown {
+            // Who watched has seen enough.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return DONE,
+            Err(error) => return fail(&anyhow::Error::from(error).context("write to stdout")),
+            Ok(()) => {}
         }
         if !args.watch {
             return DONE;

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
-use super::{ConfigArgs, DONE, FAILED, fail, unusable};
+use super::{ConfigArgs, DONE, FAILED, WhileRead, fail, unusable};
 use crate::config::{self, Problem};
 use crate::engine::record::{Class, Record};
 use crate::engine::time::Unix;
@@ -45,7 +45,7 @@ pub(super) fn run(args: &StoreArgs) -> u8 {
         Ok(path) => path,
         Err(problems) => return unusable(&problems, "name the store with --path, or a configuration with --config"),
     };
-    let (mut out, mut err) = (BufWriter::new(std::io::stdout().lock()), std::io::stderr().lock());
+    let (mut out, mut err) = (BufWriter::new(WhileRead(std::io::stdout().lock())), std::io::stderr().lock());
     let looked = match args.what {
         What::Stat => stat(&path, &mut out, &mut err),
         What::Export => export(&path, &mut out, &mut err),
