@@ -21,9 +21,10 @@ use clap::Args;
 use serde_json::Value as Json;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{BAD_USAGE, DONE, FAILED, fail, keygen, parse_duration, runtime};
+use super::{BAD_USAGE, DONE, FAILED, WhileRead, fail, keygen, parse_duration, runtime};
 use crate::config::{self, BrokerUrl, DeviceId, Tls, TrustedKey};
 use crate::engine::io::LinkFault;
+use crate::engine::observation::Severity;
 use crate::engine::packet::AckReason;
 use crate::runtime::mqtt::client::{Client, Credentials};
 use crate::runtime::mqtt::transport::{self, Target};
@@ -122,7 +123,12 @@ pub(super) fn run(args: &SendArgs) -> u8 {
             return BAD_USAGE;
         }
     };
-    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    let unfit = args.unfit_files();
+    if !unfit.is_empty() {
+        unfit.iter().for_each(|wrong| eprintln!("fieldmedic: {wrong}"));
+        return BAD_USAGE;
+    }
+    let (mut out, mut err) = (WhileRead(io::stdout().lock()), io::stderr().lock());
     let sent = runtime().and_then(|rt| rt.block_on(send(args, &signer, command_args, &mut out, &mut err)));
     drop((out, err));
     sent.unwrap_or_else(|error| fail(&error))
@@ -228,13 +234,7 @@ fn random_id() -> anyhow::Result<CommandId> {
 }
 
 async fn connect(args: &SendArgs) -> anyhow::Result<Client> {
-    let tls = Tls {
-        ca_file: args.ca_file.clone(),
-        cert_file: args.cert_file.clone(),
-        key_file: args.key_file.clone(),
-        alpn: Vec::new(),
-    };
-    let target = Arc::new(Target::new(args.url.clone(), Some(tls)));
+    let target = Arc::new(Target::new(args.url.clone(), Some(args.tls())));
     let password = match &args.password_file {
         Some(file) => transport::password_in(file).with_context(|| format!("the password in {}", file.display()))?,
         None => String::new(),
@@ -445,6 +445,22 @@ fn judge(
 }
 
 impl SendArgs {
+    fn tls(&self) -> Tls {
+        Tls {
+            ca_file: self.ca_file.clone(),
+            cert_file: self.cert_file.clone(),
+            key_file: self.key_file.clone(),
+            alpn: Vec::new(),
+        }
+    }
+
+    /// What is wrong with the files that it names, each with its flag.
+    fn unfit_files(&self) -> Vec<String> {
+        let doubts = transport::examine_files(&self.tls(), self.password_file.as_deref(), None);
+        let unfit = doubts.iter().filter(|doubt| doubt.severity <= Severity::Error);
+        unfit.map(|doubt| in_flags(&format!("{}: {}", doubt.key, doubt.detail))).collect()
+    }
+
     fn command_topic(&self) -> String {
         match &self.to {
             To::Device(device) => format!("{}/{device}/commands", self.topic_prefix),
@@ -502,5 +518,18 @@ fn parse_id(text: &str) -> Result<CommandId, String> {
 }
 
 fn describe(fault: LinkFault) -> anyhow::Error {
-    anyhow::anyhow!("{}", fault.detail)
+    anyhow::anyhow!("{}", in_flags(&fault.detail))
+}
+
+/// With the flags of this command in the place of the keys of a configuration, which it has none of.
+fn in_flags(text: &str) -> String {
+    const FLAGS: [(&str, &str); 6] = [
+        ("mqtt.tls.cert_file and key_file", "--cert-file and --key-file"),
+        ("mqtt.tls.ca_file", "--ca-file"),
+        ("mqtt.tls.cert_file", "--cert-file"),
+        ("mqtt.tls.key_file", "--key-file"),
+        ("mqtt.password_file", "--password-file"),
+        ("mqtt.url", "--url"),
+    ];
+    FLAGS.iter().fold(text.to_owned(), |text, (key, flag)| text.replace(key, flag))
 }

@@ -317,3 +317,15 @@ fn mistakes_on_the_command_line_are_told_before_anything_is_done() {
         assert!(error.contains(message), "{words:?}: {error}");
     }
 }
+
+#[test]
+fn what_is_wrong_with_a_connection_is_told_in_flags() {
+    let url = BrokerUrl::parse("mqtts://b").unwrap();
+    let none = Tls { ca_file: None, cert_file: None, key_file: None, alpn: Vec::new() };
+    let told = |tls: &Tls| {
+        let fault = Target::new(url.clone(), Some(tls.clone())).closed(false);
+        describe(fault).to_string()
+    };
+    assert!(told(&none).ends_with("does it ask for a client certificate (--cert-file)?"), "{}", told(&none));
+    assert_eq!(in_flags("set mqtt.tls.cert_file and key_file"), "set --cert-file and --key-file");
+}

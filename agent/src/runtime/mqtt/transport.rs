@@ -35,7 +35,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use crate::collect::clock;
 use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
-pub use files::{Doubt, examine};
+pub use files::{Doubt, examine, examine_files};
 pub use password::{Password, password_in};
 
 /// How long one address gets to answer.

@@ -114,7 +114,12 @@ pub(super) fn load(tls: &Tls, provider: &CryptoProvider) -> Result<Material, Vec
 /// date is judged.
 #[must_use]
 pub fn examine(mqtt: &Mqtt, now: Option<Unix>) -> Vec<Doubt> {
-    let tls = &mqtt.tls;
+    examine_files(&mqtt.tls, mqtt.password_file.as_deref(), now)
+}
+
+/// The same, for who has no configuration.
+#[must_use]
+pub fn examine_files(tls: &Tls, password_file: Option<&Path>, now: Option<Unix>) -> Vec<Doubt> {
     let of_ca = |path: &PathBuf| match roots_of(path) {
         Ok(roots) => now.and_then(|now| out_of_date_ca(path, &roots, now)),
         Err(wrong) => Some(wrong),
@@ -125,8 +130,8 @@ pub fn examine(mqtt: &Mqtt, now: Option<Unix>) -> Vec<Doubt> {
         Err(wrong) => doubts.extend(wrong),
     }
     doubts.extend(open_to_others(KEY_FILE, tls.key_file.as_deref()));
-    doubts.extend(mqtt.password_file.as_deref().and_then(password));
-    doubts.extend(open_to_others(PASSWORD_FILE, mqtt.password_file.as_deref()));
+    doubts.extend(password_file.and_then(password));
+    doubts.extend(open_to_others(PASSWORD_FILE, password_file));
     doubts
 }
 
