@@ -36,7 +36,9 @@ enum What {
     #[command(after_help = "Example:\n  fieldmedic store stat --path /var/lib/fieldmedic/store")]
     Stat,
     /// All records that wait, as JSON lines: what was written but not yet committed is in it too.
-    #[command(after_help = "Example:\n  fieldmedic store export | jq -c 'select(.log == \"events\")'")]
+    #[command(
+        after_help = "Example:\n  fieldmedic store export | jq -c 'select(.type)'   # events, audit events among them"
+    )]
     Export,
 }
 
