@@ -39,18 +39,20 @@ pub(super) fn run(args: ReleaseArgs) -> u8 {
         Err(error) => return fail(&error),
     };
     rt.block_on(async {
+        let was_in_force = quarantine.is_in_force();
         let ActOutcome { status, reason, detail, .. } = quarantine.leave_by_hand().await;
         let detail = detail.unwrap_or_default();
         if status != ActStatus::Succeeded {
             eprintln!("fieldmedic: {}: {detail}", reason.unwrap_or_default());
             return FAILED;
         }
-        say(format_args!("released: {detail}"));
+        let what = if was_in_force { "released" } else { "there was no quarantine" };
+        say(format_args!("{what}: {detail}"));
         // The rules are gone by now: this is for its state alone, and there may be no systemd.
         let _ = jobs::run(Job::Stop, [BOOT_UNIT]).await;
         if let Err(error) = tell_released(&socket).await {
             let socket = socket.display();
-            say(format_args!("the agent was not told ({socket}: {error}): it finds out when it looks"));
+            eprintln!("fieldmedic: the agent was not told ({socket}: {error}): it finds out when it looks");
         }
         DONE
     })
