@@ -242,17 +242,25 @@ fn summarize(
     let Some(kid) = answers.keys.last().map(|key| &key.kid) else { return Ok(()) };
     let mqtt = &loaded.config.mqtt;
     let ca = mqtt.tls.ca_file.as_ref().map(|ca| format!("--ca-file {} ", shown(ca))).unwrap_or_default();
+    let login = match (&mqtt.username, &mqtt.password_file) {
+        (name, _) if name.is_empty() => String::new(),
+        (name, None) => format!("--username {} ", quoted(name)),
+        (name, Some(file)) => format!("--username {} --password-file {} ", quoted(name), shown(file)),
+    };
     // One that is the gateway's hostname isn't that of the machine on which an image is made.
     let here = answers.id.is_some() || args.bench || args.out == Path::new(SYSTEM_DIR);
     let device = if here { loaded.config.device.id.as_str() } else { "DEVICE" };
-    writeln!(out, "  fieldmedic send --url {} {ca}--key {kid}.key --to {device} ping", mqtt.url)
+    writeln!(out, "  fieldmedic send --url {} {ca}{login}--key {kid}.key --to {device} ping", mqtt.url)
 }
 
 /// As a shell takes it.
 fn shown(path: &Path) -> String {
-    let text = path.display().to_string();
+    quoted(&path.display().to_string())
+}
+
+fn quoted(text: &str) -> String {
     let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c));
-    if plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// Root can read everything; the agent doesn't run as root.
