@@ -12,7 +12,7 @@ use crate::config::{self, Problem};
 use crate::engine::record::{Class, Record};
 use crate::engine::time::Unix;
 use crate::engine::timeline::Timeline;
-use crate::store;
+use crate::store::{self, LogSummary};
 use crate::wire::payload::Speaker;
 
 #[derive(Debug, Args)]
@@ -76,6 +76,7 @@ fn stat(path: &Path, out: &mut impl Write, err: &mut impl Write) -> anyhow::Resu
                 continue;
             }
         };
+        tell_illegible(class, &summary, err)?;
         let line = json!({
             "log": class.word(),
             "records": summary.range.records,
@@ -99,10 +100,15 @@ fn export(path: &Path, out: &mut impl Write, err: &mut impl Write) -> anyhow::Re
         }
     })?;
     written.context("write to stdout")?;
-    for (class, damaged) in logs {
-        let told = match damaged {
-            Ok(0) => continue,
-            Ok(damaged) => format!("{}: {damaged} records are damaged, and left out", class.word()),
+    for (class, summary) in logs {
+        let told = match summary {
+            Ok(summary) => {
+                tell_illegible(class, &summary, err)?;
+                if summary.damaged == 0 {
+                    continue;
+                }
+                format!("{}: {} records are damaged, and left out", class.word(), summary.damaged)
+            }
             Err(fault) => {
                 code = FAILED;
                 fault.to_string()
@@ -111,6 +117,25 @@ fn export(path: &Path, out: &mut impl Write, err: &mut impl Write) -> anyhow::Re
         writeln!(err, "fieldmedic: {told}").context("write to stderr")?;
     }
     Ok(code)
+}
+
+/// What of a log can't be read at all.
+fn tell_illegible(class: Class, summary: &LogSummary, err: &mut impl Write) -> anyhow::Result<()> {
+    let log = class.word();
+    if summary.illegible > 0 {
+        let (illegible, segments) = (summary.illegible, summary.segments);
+        writeln!(
+            err,
+            "fieldmedic: {log}: {illegible} of {segments} segments can't be read at all, and each is counted as one damaged \
+             record at least"
+        )
+        .context("write to stderr")?;
+    }
+    if summary.cursor_lost {
+        let what = "the cursor can't be read: what was acknowledged already is shown as waiting";
+        writeln!(err, "fieldmedic: {log}: {what}").context("write to stderr")?;
+    }
+    Ok(())
 }
 
 /// A record as its payload, but without a device, and without a date: those are made at sending.
@@ -207,13 +232,47 @@ mod tests {
         }
     }
 
+    fn segment_of(store: &Path, log: &str) -> PathBuf {
+        let mut files = fs::read_dir(store.join("outbox").join(log)).unwrap().map(|entry| entry.unwrap().path());
+        files.find(|path| path.extension().is_some_and(|suffix| suffix == "seg")).unwrap()
+    }
+
+    #[test]
+    fn a_log_of_which_nothing_is_legible_is_told_and_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path());
+        let noise: Vec<u8> = (0..4096_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect();
+        fs::write(segment_of(dir.path(), "telemetry"), &noise).unwrap();
+        fs::write(dir.path().join("outbox/events/cursor"), &noise).unwrap();
+        let segment = "fieldmedic: telemetry: 1 of 1 segments can't be read at all";
+        let cursor = "fieldmedic: events: the cursor can't be read";
+        let (code, lines, err) = look(stat, dir.path());
+        assert_eq!((code, &of(&lines, "telemetry")[0]["damaged"]), (DONE, &json!(1)), "{err}");
+        assert!(err.contains(segment) && err.contains(cursor), "{err}");
+        let (code, lines, err) = look(export, dir.path());
+        assert_eq!((code, of(&lines, "telemetry").len(), of(&lines, "events").len()), (DONE, 0, 10), "{err}");
+        assert!(err.contains(segment) && err.contains(cursor) && err.contains("telemetry: 1 records are"), "{err}");
+    }
+
+    #[test]
+    fn records_behind_a_damaged_header_are_exported() {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path());
+        let segment = segment_of(dir.path(), "telemetry");
+        let mut bytes = fs::read(&segment).unwrap();
+        bytes[0] ^= 1;
+        fs::write(&segment, bytes).unwrap();
+        let (_, stat, _) = look(stat, dir.path());
+        let (_, lines, err) = look(export, dir.path());
+        let telemetry = of(&lines, "telemetry").len();
+        assert_eq!((&of(&stat, "telemetry")[0]["records"], telemetry), (&json!(10), 10), "{err}");
+    }
+
     #[test]
     fn a_record_that_damage_took_is_counted_and_told() {
         let dir = tempfile::tempdir().unwrap();
         filled(dir.path());
-        let log = dir.path().join("outbox/telemetry");
-        let mut segments = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path());
-        let segment = segments.find(|path| path.extension().is_some_and(|suffix| suffix == "seg")).unwrap();
+        let segment = segment_of(dir.path(), "telemetry");
         let mut bytes = fs::read(&segment).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;

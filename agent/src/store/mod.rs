@@ -244,11 +244,11 @@ pub fn inspect(path: &Path) -> Result<OfEach<LogSummary>, StoreFault> {
 }
 
 /// Shows every record that waits in the outbox of a store, class by class and in order, also of a store in use; takes no
-/// lock and changes nothing. What was written but not committed is shown too. Gives how many records damage took.
+/// lock and changes nothing. What was written but not committed is shown too. Gives what damage took.
 ///
 /// # Errors
 /// There is no outbox, or it can't be read.
-pub fn export(path: &Path, mut show: impl FnMut(Class, u64, &[u8])) -> Result<OfEach<u64>, StoreFault> {
+pub fn export(path: &Path, mut show: impl FnMut(Class, u64, &[u8])) -> Result<OfEach<LogSummary>, StoreFault> {
     of_each(path, |class, dir| log::export(dir, |seq, body| show(class, seq, body)))
 }
 

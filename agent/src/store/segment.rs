@@ -408,7 +408,8 @@ pub(super) fn nth_after(nth: u32, other: u32) -> u32 {
 
 /// Shows the records of a segment, as far as they check.
 pub(super) fn visit(source: Source<'_>, segment: u64, mut show: impl FnMut(u64, &[u8])) -> io::Result<()> {
-    if !matches!(source.header()?, Header::Known { .. }) {
+    // Behind a damaged one the records are what they were.
+    if let Header::Newer { .. } = source.header()? {
         return Ok(());
     }
     let mut frames = Frames::new(source, segment, HEADER_BYTES, segment.saturating_sub(1));

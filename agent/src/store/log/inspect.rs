@@ -1,7 +1,7 @@
 //! Reads a log from the outside, for a human: takes no lock, and changes nothing. The log may be in use meanwhile: what
 //! vanishes while it is being read was trimmed.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
@@ -19,14 +19,21 @@ pub struct LogSummary {
     pub bytes: u64,
     /// How many segments.
     pub segments: u32,
-    /// Records that damage took.
+    /// Records that damage took, as far as can be told: of a segment without a legible one, one at least.
     pub damaged: u64,
+    /// Segments without a legible record.
+    pub illegible: u32,
+    /// What was acknowledged already can't be told from what waits: the cursor is there, and doesn't check.
+    pub cursor_lost: bool,
 }
 
 /// Reads a log that another process may be writing; changes nothing.
 pub(in crate::store) fn inspect(dir: &Path) -> io::Result<LogSummary> {
-    let position = cursor::peek(&dir.join(CURSOR_FILE))?.unwrap_or_default();
-    let mut summary = LogSummary::default();
+    let cursor = dir.join(CURSOR_FILE);
+    let position = cursor::peek(&cursor)?;
+    let cursor_lost = position.is_none() && fs::metadata(&cursor).is_ok_and(|found| found.len() > 0);
+    let position = position.unwrap_or_default();
+    let mut summary = LogSummary { cursor_lost, ..LogSummary::default() };
     summary.range.last = position.highest;
     summary.range.evicted = position.evicted;
     let mut expected = None;
@@ -41,7 +48,9 @@ pub(in crate::store) fn inspect(dir: &Path) -> io::Result<LogSummary> {
         expected = found.next_nth;
         summary.bytes += written;
         summary.segments += 1;
-        summary.damaged += found.lost;
+        let is_illegible = found.records == 0 && found.damaged_bytes > 0;
+        summary.illegible += u32::from(is_illegible);
+        summary.damaged += found.lost.max(is_illegible.into());
         summary.range.records += found.records - found.trimmed;
         summary.range.last = summary.range.last.max(found.last.unwrap_or(0));
         if let (0, Some((seq, _))) = (summary.range.first, found.first_live) {
@@ -51,8 +60,8 @@ pub(in crate::store) fn inspect(dir: &Path) -> io::Result<LogSummary> {
     Ok(summary)
 }
 
-/// Shows the records of a log that are not yet trimmed, and says how many damage took; changes nothing.
-pub(in crate::store) fn export(dir: &Path, mut show: impl FnMut(u64, &[u8])) -> io::Result<u64> {
+/// Shows the records of a log that are not yet trimmed, and says what damage took; changes nothing.
+pub(in crate::store) fn export(dir: &Path, mut show: impl FnMut(u64, &[u8])) -> io::Result<LogSummary> {
     let acked = cursor::peek(&dir.join(CURSOR_FILE))?.unwrap_or_default().acked;
     for first in segments_in(dir)? {
         let file = match File::open(segment_path(dir, first)) {
@@ -67,7 +76,7 @@ pub(in crate::store) fn export(dir: &Path, mut show: impl FnMut(u64, &[u8])) -> 
             }
         })?;
     }
-    Ok(inspect(dir)?.damaged)
+    inspect(dir)
 }
 
 /// The segments of a log that may have vanished: one without its directory is empty.
