@@ -1,7 +1,8 @@
 //! Turns error lines into events that a responder can read at night: lines of the same shape are one cluster; its first
-//! goes out at once, what follows within the bucket goes out as one count. Bounded in clusters and in events a minute;
-//! what is over a bound is counted, never dropped in silence. What is counted and not told yet is saved with the journal's
-//! cursor: of the largest clusters under their names, of the others as suppressed. Doesn't judge what is to be done.
+//! goes out at once, and so does one that is worse than what was told of it last; what else follows within the bucket goes
+//! out as one count, as bad as the worst of it. Bounded in clusters and in events a minute; what is over a bound is counted,
+//! never dropped in silence. What is counted and not told yet is saved with the journal's cursor: of the largest clusters
+//! under their names, of the others as suppressed. Doesn't judge what is to be done.
 
 #[cfg(test)]
 mod tests;
@@ -21,9 +22,9 @@ use super::surge::Baseline;
 use super::template::{TEXT_MAX, Template, cut};
 use super::time::{BootId, Mono};
 
-/// New clusters that may be told at once within a minute; a storm of unlike lines becomes a count after that. The kernel has
-/// as many of its own: what any local program may say must not hide that memory ran out.
-const NEW_CLUSTERS_PER_MINUTE: u32 = 60;
+/// Lines that may be told at once within a minute; a storm of unlike lines becomes a count after that. The kernel has as many
+/// of its own: what any local program may say must not hide that memory ran out.
+const TOLD_AT_ONCE_PER_MINUTE: u32 = 60;
 
 /// The clusters of errors.
 #[derive(Debug)]
@@ -63,8 +64,12 @@ struct Cluster {
     bucket_ends: Mono,
     /// Lines of the bucket that are still to be told.
     repeats: u64,
-    /// Its first line was told already.
+    /// The worst of them.
+    worst: Severity,
+    /// Lines of the bucket that were told at once.
     told: u64,
+    /// The severity of the event that was the last to tell of it.
+    told_as: Severity,
     /// Buckets without a line before this one.
     empty: u64,
     baseline: Baseline,
@@ -73,6 +78,14 @@ struct Cluster {
     seen: Mono,
     /// Its line is what an agent before this one kept of it, and may be cut: the next is taken in its place.
     is_kept: bool,
+}
+
+/// The lines that an event tells of.
+struct Lines {
+    count: u64,
+    worst: Severity,
+    first: Stamp,
+    last: Stamp,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +161,8 @@ impl Incidents {
         let tell = |(fingerprint, cluster): (&u64, &mut Cluster)| {
             let usual = cluster.baseline.per_bucket();
             let surge = cluster.end_bucket(now, bucket);
-            let told = event(*fingerprint, cluster, cluster.repeats, bucket);
+            let told = event(*fingerprint, cluster, &cluster.counted(), bucket);
+            cluster.told_as = cluster.worst;
             cluster.begin_bucket(now, bucket);
             if surge { told.with("surge", true).with("usual_count", usual) } else { told }
         };
@@ -215,11 +229,13 @@ impl Incidents {
             }
             cluster.template.merge(&template);
             if cluster.repeats > 0 || now.mono < cluster.bucket_ends {
-                cluster.repeats += 1;
-                if cluster.repeats == 1 {
-                    cluster.first = at;
+                let minute = minute_of(line.source, &mut self.kernel_minute, &mut self.others_minute);
+                if line.severity < cluster.told_as && minute.take(now.mono) {
+                    (cluster.told, cluster.told_as) = (cluster.told + 1, line.severity);
+                    cluster.line = shortened(line);
+                    return Some(event(fingerprint, cluster, &Lines::one(cluster.told_as, at), bucket));
                 }
-                cluster.last = at;
+                cluster.count(line.severity, at);
                 return None;
             }
             // A bucket that ended without anything to tell, and perhaps more after it.
@@ -233,19 +249,23 @@ impl Incidents {
                 // Too much was told within this minute: its first is told with the others of its bucket.
                 Some(cluster) => {
                     cluster.begin_bucket(now.mono, bucket);
-                    (cluster.repeats, cluster.empty, cluster.first, cluster.last) = (1, empty, at, at);
+                    cluster.empty = empty;
+                    cluster.count(line.severity, at);
                 }
                 None => self.counts.suppressed += 1,
             }
             return None;
         }
+        let severity = line.severity;
         let cluster = Cluster {
             line: shortened(line),
             template,
             bucket_began: now.mono,
             bucket_ends: now.mono.after(bucket),
             repeats: 0,
+            worst: severity,
             told: 1,
+            told_as: severity,
             empty,
             baseline,
             first: at,
@@ -253,7 +273,7 @@ impl Incidents {
             seen: now.mono,
             is_kept: false,
         };
-        let first = event(fingerprint, &cluster, 1, bucket);
+        let first = event(fingerprint, &cluster, &Lines::one(severity, at), bucket);
         self.clusters.insert(fingerprint, cluster);
         Some(first)
     }
@@ -281,18 +301,11 @@ impl Incidents {
         if crowded && least.is_none() {
             return false;
         }
-        let minute = if is_kernel { &mut self.kernel_minute } else { &mut self.others_minute };
-        if now.since(minute.since) >= Duration::from_secs(60) || minute.told == 0 {
-            *minute = Minute { since: now, told: 0 };
-        }
-        if minute.told >= NEW_CLUSTERS_PER_MINUTE {
-            return false;
-        }
-        minute.told += 1;
-        if let Some(least) = least {
+        let is_room = minute_of(source, &mut self.kernel_minute, &mut self.others_minute).take(now);
+        if let Some(least) = least.filter(|_| is_room) {
             self.remove(least);
         }
-        true
+        is_room
     }
 
     fn remove(&mut self, fingerprint: u64) {
@@ -312,7 +325,40 @@ impl Incidents {
     }
 }
 
+impl Minute {
+    /// Whether one more line may be told at once.
+    fn take(&mut self, now: Mono) -> bool {
+        if now.since(self.since) >= Duration::from_secs(60) || self.told == 0 {
+            *self = Self { since: now, told: 0 };
+        }
+        let is_room = self.told < TOLD_AT_ONCE_PER_MINUTE;
+        self.told += u32::from(is_room);
+        is_room
+    }
+}
+
+impl Lines {
+    const fn one(worst: Severity, at: Stamp) -> Self {
+        Self { count: 1, worst, first: at, last: at }
+    }
+}
+
 impl Cluster {
+    /// One more line that is still to be told.
+    fn count(&mut self, severity: Severity, at: Stamp) {
+        if self.repeats == 0 {
+            (self.first, self.worst) = (at, severity);
+        }
+        self.repeats += 1;
+        self.worst = self.worst.min(severity);
+        self.last = at;
+    }
+
+    /// What is still to be told.
+    const fn counted(&self) -> Lines {
+        Lines { count: self.repeats, worst: self.worst, first: self.first, last: self.last }
+    }
+
     /// Holds the bucket against what is usual; whether a surge begins with it.
     fn end_bucket(&mut self, now: Mono, bucket: Duration) -> bool {
         // One that could not be told in time was a longer one.
@@ -327,6 +373,11 @@ impl Cluster {
         self.told = 0;
         self.empty = 0;
     }
+}
+
+/// Where is counted what is told at once of this source.
+const fn minute_of<'a>(source: ErrorSource, kernel: &'a mut Minute, others: &'a mut Minute) -> &'a mut Minute {
+    if matches!(source, ErrorSource::Kernel) { kernel } else { others }
 }
 
 /// How many whole buckets a time holds.
@@ -359,17 +410,17 @@ fn stamp(now: Stamp, line: &ErrorLine) -> Stamp {
     }
 }
 
-fn event(fingerprint: u64, cluster: &Cluster, count: u64, bucket: Duration) -> Event {
+fn event(fingerprint: u64, cluster: &Cluster, told: &Lines, bucket: Duration) -> Event {
     let line = &cluster.line;
     let template = cluster.template.text();
-    Event::new(line.severity, EventKind::Error, &template)
+    Event::new(told.worst, EventKind::Error, &template)
         .group("error")
         .with("fingerprint", &*format!("{fingerprint:016x}"))
         .with("template", &*template)
         .with("exemplar", &*line.message)
-        .with("count", count)
-        .with("first", cluster.first)
-        .with("last", cluster.last)
+        .with("count", told.count)
+        .with("first", told.first)
+        .with("last", told.last)
         .with("bucket_s", bucket.as_secs())
         .with("source", line.source.word())
         .with_some("class", class(line).map(KernelClass::word))

@@ -51,6 +51,47 @@ fn the_first_goes_out_at_once_and_repeats_as_one_count_at_the_end_of_the_bucket(
     assert!(incidents.poll(Mono(200_000), 8).is_empty(), "nothing more to tell");
 }
 
+/// The same text as often as there are severities.
+fn severities(message: &str, severities: &[Severity]) -> ErrorBatch {
+    let mut batch = batch(&vec![message; severities.len()]);
+    batch.lines.iter_mut().zip(severities).for_each(|(line, severity)| line.severity = *severity);
+    batch
+}
+
+/// Severities and counts, in the order of telling.
+fn as_told(events: &[Event]) -> Vec<(Severity, Option<&Field>)> {
+    events.iter().map(|event| (event.severity, count(event))).collect()
+}
+
+#[test]
+fn a_line_worse_than_what_was_told_goes_out_at_once_and_a_count_is_as_bad_as_its_worst() {
+    use Severity::{Critical, Emergency, Error, Warning};
+    let [one, two] = [1_u64, 2].map(Field::from);
+    let mut incidents = incidents(8);
+    let told = incidents.take(at(0), severities("motor hot", &[Error, Error, Emergency, Critical]));
+    assert_eq!(as_told(&told), [(Error, Some(&one)), (Emergency, Some(&one))]);
+    assert_eq!((told[1].field("first"), told[1].field("last")), (Some(&at(0).into()), Some(&at(0).into())));
+    let counts = incidents.poll(Mono(60_000), 8);
+    assert_eq!(as_told(&counts), [(Critical, Some(&two))], "an error and a critical one");
+    let told = incidents.take(at(70_000), severities("motor hot", &[Warning, Critical, Emergency]));
+    assert_eq!(as_told(&told), [(Emergency, Some(&one))], "it was last told as critical");
+    let unsaid = minicbor::decode(&incidents.unsaid().unwrap()).unwrap();
+    let mut after_a_crash = Incidents::restore(incidents.settings, Mono(70_000), unsaid);
+    for incidents in [&mut incidents, &mut after_a_crash] {
+        assert_eq!(as_told(&incidents.poll(Mono(130_000), 8)), [(Critical, Some(&two))]);
+    }
+}
+
+#[test]
+fn in_a_storm_a_worse_line_is_counted_and_its_count_says_how_bad_it_was() {
+    let mut incidents = incidents(512);
+    let storm: Vec<String> = (1..=100).map(|n| format!("trouble {}", "x".repeat(n))).collect();
+    incidents.take(at(0), batch(&storm.iter().map(String::as_str).collect::<Vec<_>>()));
+    let worse = incidents.take(at(1_000), severities(&storm[0], &[Severity::Alert, Severity::Error]));
+    assert!(worse.is_empty(), "{worse:?}");
+    assert_eq!(as_told(&incidents.poll(Mono(60_000), 8)), [(Severity::Alert, Some(&2_u64.into()))]);
+}
+
 #[test]
 fn after_a_quiet_bucket_the_next_one_goes_out_at_once_again() {
     let mut incidents = incidents(8);
@@ -119,7 +160,7 @@ fn in_a_storm_a_known_error_is_counted_in_its_cluster() {
     incidents.take(at(0), batch(&["the disk is on fire"]));
     let storm: Vec<String> = (0..100).map(|n| format!("trouble {}", "x".repeat(n + 1))).collect();
     let told = incidents.take(at(120_000), batch(&storm.iter().map(String::as_str).collect::<Vec<_>>()));
-    assert_eq!(told.len(), NEW_CLUSTERS_PER_MINUTE as usize);
+    assert_eq!(told.len(), TOLD_AT_ONCE_PER_MINUTE as usize);
     assert!(incidents.take(at(121_000), batch(&["the disk is on fire", "the disk is on fire"])).is_empty());
     let told = incidents.poll(Mono(121_000 + 60_000), 600);
     let fire = told.iter().find(|event| &*event.name == "the disk is on fire").unwrap();
@@ -180,7 +221,7 @@ fn a_storm_of_unlike_lines_becomes_a_count() {
         (0..100_u8).map(|n| format!("w{}{}", char::from(b'a' + n / 10), char::from(b'a' + n % 10))).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let told = incidents.take(at(0), batch(&words)).len();
-    assert_eq!(told, NEW_CLUSTERS_PER_MINUTE as usize);
+    assert_eq!(told, TOLD_AT_ONCE_PER_MINUTE as usize);
     let points = incidents.report();
     assert!(points.contains(&Point::new(Metric::ErrorsCount, 100_u64)), "{points:?}");
     assert!(points.contains(&Point::new(Metric::ErrorsSuppressed, 40_u64)), "{points:?}");

@@ -95,7 +95,7 @@ impl Open {
         let cut = |text: &String| cut_at(text, OPEN_TEXT_MAX).to_owned();
         Self {
             fingerprint,
-            severity: cluster.line.severity,
+            severity: cluster.worst,
             source: cluster.line.source,
             message: cut(&cluster.line.message),
             unit: cluster.line.unit.as_ref().map(cut),
@@ -127,7 +127,9 @@ impl Open {
             bucket_began: now,
             bucket_ends: now.after(bucket),
             repeats: self.repeats,
+            worst: self.severity,
             told: 1,
+            told_as: self.severity,
             empty: 0,
             baseline: Baseline::default(),
             first: self.first,
