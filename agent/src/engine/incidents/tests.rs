@@ -93,6 +93,13 @@ fn in_a_storm_a_worse_line_is_counted_and_its_count_says_how_bad_it_was() {
 }
 
 #[test]
+fn a_line_without_a_word_is_no_error() {
+    let mut incidents = incidents(8);
+    assert!(incidents.take(at(0), batch(&["", " \t ", "\0\u{1b}"])).is_empty());
+    assert!(incidents.report().contains(&Point::new(Metric::ErrorsCount, 0_u64)));
+}
+
+#[test]
 fn after_a_quiet_bucket_the_next_one_goes_out_at_once_again() {
     let mut incidents = incidents(8);
     assert_eq!(incidents.take(at(0), batch(&["boom"])).len(), 1);
