@@ -238,7 +238,7 @@ pub enum Field {
     /// A value.
     #[n(0)]
     Value(#[n(0)] Value),
-    /// An instant: becomes a date at sending, or null where that boot's clock was never trusted.
+    /// An instant: becomes a date at sending, and is left out where that boot's clock was never trusted.
     #[n(1)]
     Stamp(#[n(0)] Stamp),
     /// Several words.

@@ -189,7 +189,11 @@ impl Serialize for Fields<'_> {
         for (key, field) in *fields {
             match field {
                 Field::Value(value) => entry(&mut map, key, value)?,
-                Field::Stamp(stamp) => map.serialize_entry(key, &speaker.date(*stamp))?,
+                Field::Stamp(stamp) => {
+                    if let Some(date) = speaker.date(*stamp) {
+                        map.serialize_entry(key, &date)?;
+                    }
+                }
                 Field::List(words) => map.serialize_entry(key, words)?,
                 Field::Passed { from, to, or } => {
                     let date = |stamp: &Stamp| speaker.timeline.date(*stamp);
@@ -246,6 +250,14 @@ mod tests {
             (&message["severity"], &message["type"], &message["name"]),
             (&json!("info"), &json!("lifecycle"), &json!("started"))
         );
+    }
+
+    #[test]
+    fn an_instant_of_an_event_without_a_date_is_left_out() {
+        let timeline = timeline(false);
+        let event = Event::new(Severity::Error, EventKind::Alarm, "hot").group("alarm").with("rule", "hot");
+        let message = said(&timeline, Body::Event(event.with("since", timeline.stamp(Mono(0)))));
+        assert_eq!(message["alarm"], json!({"rule": "hot"}));
     }
 
     #[test]
