@@ -8,6 +8,7 @@ use serde_json::ser::{CompactFormatter, Compound};
 use serde_json::{Map, Value as Json};
 
 use super::date::rfc3339;
+use super::readings::to_parts;
 use super::telemetry::TelemetryMessage;
 use crate::config::AttributeValue;
 use crate::engine::metric::Value;
@@ -211,12 +212,18 @@ impl Serialize for Fields<'_> {
 /// Writes a value under its key; what JSON has no number for is left out.
 fn entry<M: SerializeMap>(map: &mut M, key: &str, value: &Value) -> Result<(), M::Error> {
     match value {
-        Value::Float(value) if value.is_finite() => map.serialize_entry(key, value),
+        Value::Float(value) if value.is_finite() => map.serialize_entry(key, &rounded(*value)),
         Value::Float(_) => Ok(()),
         Value::Count(value) => map.serialize_entry(key, value),
         Value::Flag(value) => map.serialize_entry(key, value),
         Value::Text(value) => map.serialize_entry(key, value),
     }
+}
+
+/// To a millionth, as in a sample; what is less than one, such as a rate per second, to six digits.
+fn rounded(value: f64) -> f64 {
+    let zeros = (-value.abs().log10()).floor().max(0.0);
+    to_parts(value, 10_f64.powf(6.0 + zeros))
 }
 
 #[cfg(test)]
@@ -270,6 +277,16 @@ mod tests {
             .with_some("signal", None::<&str>);
         let message = said(&timeline, Body::Event(event));
         assert_eq!(message["error"], json!({"count":4,"first":"2026-11-18T11:06:40.000Z"}));
+    }
+
+    #[test]
+    fn an_events_numbers_have_the_digits_that_are_worth_writing() {
+        let long = [9.475_999_999_999_999, -0.060_012_002_400_480_07, 0.000_011_574_074_074, 0.0, 1.5e300];
+        let short = [9.476, -0.060_012, 0.000_011_574_1, 0.0, 1.5e300];
+        for (long, short) in long.into_iter().zip(short) {
+            let event = Event::new(Severity::Info, EventKind::Lifecycle, "e").group("g").with("n", long);
+            assert_eq!(said(&timeline(true), Body::Event(event))["g"]["n"].to_string(), json!(short).to_string());
+        }
     }
 
     #[test]

@@ -142,10 +142,14 @@ fn members<M: SerializeMap>(map: &mut M, name: &str, reading: &Reading) -> Resul
 
 /// To the decimals worth writing: a thousandth of a percent, a millionth of anything else (the kernel's own µV, µA and µW).
 fn rounded(metric: Metric, value: f64) -> f64 {
-    let scale = if metric.unit() == "%" { 1e3 } else { 1e6 };
-    let scaled = value * scale;
+    to_parts(value, if metric.unit() == "%" { 1e3 } else { 1e6 })
+}
+
+/// To one of so many parts of a whole.
+pub(super) fn to_parts(value: f64, parts: f64) -> f64 {
+    let scaled = value * parts;
     // Not -0.0.
-    if scaled.abs() < DECIMALS_MAX { scaled.round() / scale + 0.0 } else { value }
+    if scaled.abs() < DECIMALS_MAX { scaled.round() / parts + 0.0 } else { value }
 }
 
 /// Finds the readings of an object; `above` is the path to it, with a dot at its end.
