@@ -28,9 +28,9 @@ use crate::engine::observation::Severity;
 use crate::engine::packet::AckReason;
 use crate::runtime::mqtt::client::{Client, Credentials};
 use crate::runtime::mqtt::transport::{self, Target};
-use crate::wire::CommandId;
 use crate::wire::keys::SigningKey;
 use crate::wire::token::{self, COMMAND_LEN_MAX, Claims};
+use crate::wire::{CommandId, printable};
 use snapshot::{Piece, Snapshots};
 
 /// How long to wait for the retained presence message.
@@ -407,12 +407,8 @@ fn in_words(mut result: Json, snapshots: &mut Snapshots) -> String {
     if let Some(output) = result["output"].as_str() {
         text = format!("{text}\n{}", output.trim_end());
     }
-    printable(&text)
-}
-
-/// Without what a terminal would obey: it comes from a gateway, and perhaps from one that was broken into.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
+    // Without what a terminal would obey: it comes from a gateway, and perhaps from one that was broken into.
+    printable(&text).into_owned()
 }
 
 /// The exit code, with the reason on stderr where the results don't tell it.

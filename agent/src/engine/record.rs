@@ -331,11 +331,12 @@ impl CommandResult {
     }
 }
 
-/// How many bytes JSON takes for a character in a string (RFC 8259, section 7), written as serde_json does.
+/// How many bytes JSON takes for a character in a string (RFC 8259, section 7), written as serde_json does. Of a control
+/// character it holds U+FFFD.
 const fn json_len(character: char) -> usize {
     match character {
-        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
-        '\0'..='\u{1f}' => 6,
+        '"' | '\\' | '\n' | '\t' => 2,
+        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' => '\u{fffd}'.len_utf8(),
         other => other.len_utf8(),
     }
 }

@@ -1,5 +1,6 @@
 //! The contract's outgoing payloads: records become JSON here, at sending, so that a date that was learned late is in
-//! it. What a gateway doesn't have is left out, never zero; `time` alone is null where no date is known.
+//! it. What a gateway doesn't have is left out, never zero; `time` alone is null where no date is known. What others have said
+//! is told without the control characters that a database refuses (NUL) and a terminal obeys (ESC).
 
 use std::collections::BTreeMap;
 
@@ -8,6 +9,7 @@ use serde_json::ser::{CompactFormatter, Compound};
 use serde_json::{Map, Value as Json};
 
 use super::date::rfc3339;
+use super::printable;
 use super::readings::to_parts;
 use super::telemetry::TelemetryMessage;
 use crate::config::AttributeValue;
@@ -148,7 +150,7 @@ impl Speaker<'_> {
     fn event(&self, event: &Event, message: &mut MapWriter<'_>) -> Written {
         message.serialize_entry("severity", event.severity.word())?;
         message.serialize_entry("type", event.kind.word())?;
-        message.serialize_entry("name", &event.name)?;
+        message.serialize_entry("name", &printable(&event.name))?;
         if event.fields.is_empty() {
             return Ok(());
         }
@@ -168,7 +170,7 @@ fn command_result(result: &CommandResult, message: &mut MapWriter<'_>) -> Writte
     message.serialize_entry("status", result.status.word())?;
     for (key, text) in [("reason", &result.reason), ("detail", &result.detail), ("output", &result.output)] {
         if let Some(text) = text {
-            message.serialize_entry(key, text)?;
+            message.serialize_entry(key, &printable(text))?;
         }
     }
     if let Some(percent) = result.progress_pct {
@@ -195,7 +197,9 @@ impl Serialize for Fields<'_> {
                         map.serialize_entry(key, &date)?;
                     }
                 }
-                Field::List(words) => map.serialize_entry(key, words)?,
+                Field::List(words) => {
+                    map.serialize_entry(key, &words.iter().map(|word| printable(word)).collect::<Vec<_>>())?;
+                }
                 Field::Passed { from, to, or } => {
                     let date = |stamp: &Stamp| speaker.timeline.date(*stamp);
                     let since = |to: &Stamp| u64::try_from(date(to)?.0.saturating_sub(date(from)?.0)).ok();
@@ -216,7 +220,7 @@ fn entry<M: SerializeMap>(map: &mut M, key: &str, value: &Value) -> Result<(), M
         Value::Float(_) => Ok(()),
         Value::Count(value) => map.serialize_entry(key, value),
         Value::Flag(value) => map.serialize_entry(key, value),
-        Value::Text(value) => map.serialize_entry(key, value),
+        Value::Text(value) => map.serialize_entry(key, &printable(value)),
     }
 }
 
@@ -304,6 +308,28 @@ mod tests {
         let message = said(&timeline(true), Body::Result(result));
         let keys: Vec<&String> = message.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["boot", "command", "command_id", "device", "mono_ms", "seq", "status", "time", "v"]);
+    }
+
+    #[test]
+    fn what_a_database_refuses_and_a_terminal_obeys_is_told_by_neither_events_nor_results() {
+        let odd = "b\0\u{1b}[31mx\u{9b}\r\n\t\u{e4}";
+        let shown = json!("b\u{fffd}\u{fffd}[31mx\u{fffd}\u{fffd}\n\t\u{e4}");
+        let event = Event::new(Severity::Error, EventKind::Error, odd).group("error").with("exemplar", odd);
+        let message = said(&timeline(true), Body::Event(event.with("words", vec![Box::<str>::from(odd)])));
+        assert_eq!(message["error"], json!({"exemplar": shown, "words": [shown]}));
+        assert_eq!(message["name"], shown);
+        let result = CommandResult {
+            command_id: None,
+            command: None,
+            status: Status::Failed,
+            reason: None,
+            detail: Some(odd.into()),
+            output: Some(odd.into()),
+            progress_pct: None,
+            part: None,
+        };
+        let message = said(&timeline(true), Body::Result(result));
+        assert_eq!((&message["detail"], &message["output"]), (&shown, &shown));
     }
 
     #[test]
