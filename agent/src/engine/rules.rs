@@ -115,7 +115,7 @@ impl Rules {
             }
             let Some(name) = key.strip_prefix(ALARM_KEY) else { continue };
             match Saved::read(value, events_last) {
-                Some(saved) => saved.restore(key, name, watches.get_mut(name), &mut leftovers),
+                Some(saved) => saved.restore(key, watches.get_mut(name), &mut leftovers),
                 None => leftovers.forget.push(key.clone()),
             }
         }

@@ -8,7 +8,7 @@ use super::Leftovers;
 use super::watch::{Watch, removed};
 use crate::engine::keyed::{ALARM_KEY, encode};
 use crate::engine::metric::Value;
-use crate::engine::record::{Body, Field, Record, Stamp};
+use crate::engine::record::{Body, Event, Field, Record, Stamp};
 
 /// What is to be stored when an alarm's event goes out under this number.
 #[must_use]
@@ -34,6 +34,8 @@ pub(super) struct Saved {
     raised: bool,
     metric: Box<str>,
     since: Stamp,
+    /// What is told of it if its rule is gone.
+    removed: Event,
     /// Its event came into the log.
     arrived: bool,
 }
@@ -49,10 +51,19 @@ impl Saved {
             return None;
         };
         let (raised, metric, since) = (&**state == "raised", metric.clone(), *since);
-        Some(Self { seq: told.seq, raised, metric, since, arrived: told.seq <= events_last, record: told.record })
+        let removed = removed(event, &metric, since);
+        Some(Self {
+            seq: told.seq,
+            raised,
+            metric,
+            since,
+            removed,
+            arrived: told.seq <= events_last,
+            record: told.record,
+        })
     }
 
-    pub(super) fn restore(self, key: &str, name: &str, watch: Option<&mut Watch>, leftovers: &mut Leftovers) {
+    pub(super) fn restore(self, key: &str, watch: Option<&mut Watch>, leftovers: &mut Leftovers) {
         let stands = match watch.filter(|watch| self.raised && watch.rule().metric == *self.metric) {
             Some(watch) => {
                 watch.stands(self.since);
@@ -65,7 +76,7 @@ impl Saved {
         }
         match (self.raised, self.arrived) {
             (true, true) if stands => {}
-            (true, true) => leftovers.cleared.push(removed(name, &self.metric, self.since)),
+            (true, true) => leftovers.cleared.push(self.removed),
             (true, false) if stands => leftovers.again.push(self.record),
             (false, false) => leftovers.again.push(self.record),
             // Cleared and told, or raised and never heard of.

@@ -162,14 +162,14 @@ fn an_alarm_clears_beyond_its_clear_level_only_and_after_its_time() {
 }
 
 #[test]
-fn a_cleared_alarm_names_the_level_that_cleared_it() {
+fn a_cleared_alarm_names_the_limit_that_raised_it() {
     let mut rules = rules(Rule { clear_below: Some(75.0), ..rule("host.temperature_c", RuleTest::Above(85.0)) });
     let round = |rules: &mut Rules, s, celsius: f64| observe(rules, s, &[Point::new(Metric::HostTemperature, celsius)]);
     assert_eq!(round(&mut rules, 0, 90.0).len(), 1);
     assert_eq!(round(&mut rules, 10, 80.0), []);
     let event = round(&mut rules, 20, 74.0).remove(0).event.unwrap();
     assert_eq!(event.field("state"), Some(&"cleared".into()));
-    assert_eq!(event.field("threshold"), Some(&75.0.into()));
+    assert_eq!(event.field("threshold"), Some(&85.0.into()));
     assert_eq!(event.field("since"), Some(&at(0).into()), "how long it stood can be told from the one event");
     assert_eq!(event.severity, Severity::Notice);
 }
@@ -344,6 +344,10 @@ fn what_a_restart_leaves_behind_is_told_once_or_forgotten() {
         let (rules, left) = Rules::new(std::slice::from_ref(rule), at(0), &[stored("r", seq, event)], last);
         let found = (left.again.len(), left.cleared.len(), left.forget.len(), rules.is_raised("r"));
         assert_eq!(found, expected, "{} {seq} of {last}: {:?}", rule.metric, event.field("state"));
+        for ended in left.cleared {
+            let said = ["reason", "threshold", "detector"].map(|key| ended.field(key).cloned().unwrap());
+            assert_eq!(said, ["rule_removed".into(), 10.0.into(), "threshold".into()]);
+        }
     }
 }
 
@@ -367,7 +371,9 @@ fn rules_that_stay_keep_their_state_and_the_alarms_of_others_end() {
     let changes = rules.reconfigure(&[louder], at(15));
     let [change] = changes.as_slice() else { panic!("{changes:?}") };
     assert_eq!((change.rule.as_str(), change.raised), ("load", false));
-    assert_eq!(change.event.as_ref().unwrap().field("reason"), Some(&"rule_removed".into()));
+    let ended = change.event.as_ref().unwrap();
+    let said = ["reason", "value", "threshold", "detector"].map(|key| ended.field(key).cloned().unwrap());
+    assert_eq!(said, ["rule_removed".into(), 2.0.into(), 1.0.into(), "threshold".into()]);
     let changes = observe(&mut rules, 20, &low);
     assert_eq!(changes.iter().map(|c| (c.raised, c.severity)).collect::<Vec<_>>(), [(true, Severity::Emergency)]);
 

@@ -55,12 +55,10 @@ impl Test {
         }
     }
 
-    /// What was crossed; `None` where the detector says.
-    pub(super) fn threshold(&self, raised: bool) -> Option<Value> {
+    /// What raises the alarm, and names its limit when it is cleared as well; `None` where the detector says.
+    pub(super) fn threshold(&self) -> Option<Value> {
         Some(match self {
-            Self::Limit(limit) | Self::Rate(limit) => {
-                Value::Float(limit.clear.filter(|_| !raised).unwrap_or(limit.raise))
-            }
+            Self::Limit(limit) | Self::Rate(limit) => Value::Float(limit.raise),
             Self::Equals(value) => value.clone(),
             Self::Missing(limit) => Value::Float(limit.as_secs_f64()),
             Self::Anomaly(_) => return None,

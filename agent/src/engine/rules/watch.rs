@@ -28,6 +28,9 @@ pub(super) const RATE_READINGS_MIN: usize = 15;
 /// The severity of a cleared alarm: normal, but what ends a raised one must not be filtered away with the chatter.
 const CLEARED: Severity = Severity::Notice;
 
+/// Why an alarm ends whose rule is no longer in the config, or watches something else.
+const RULE_REMOVED: &str = "rule_removed";
+
 /// One rule and how it stands.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -248,7 +251,7 @@ impl Watch {
             return None;
         }
         self.raised = false;
-        let event = self.told.then(|| removed(&self.rule.name, &self.rule.metric, self.since));
+        let event = self.told.then(|| self.event().with("reason", RULE_REMOVED));
         Some(self.change(event))
     }
 
@@ -352,15 +355,19 @@ impl Watch {
         let severity = if self.raised { self.rule.severity } else { CLEARED };
         alarm(severity, &self.rule.name, self.raised, &self.rule.metric)
             .with_some("value", self.value.clone())
-            .with_some("threshold", self.test.threshold(self.raised).or_else(|| self.limit.clone()))
+            .with_some("threshold", self.test.threshold().or_else(|| self.limit.clone()))
             .with("since", self.since)
             .with("detector", self.test.detector())
     }
 }
 
-/// The end of an alarm whose rule is no longer in the config, or watches something else.
-pub(super) fn removed(rule: &str, metric: &str, since: Stamp) -> Event {
-    alarm(CLEARED, rule, false, metric).with("since", since).with("reason", "rule_removed")
+/// The end of an alarm whose rule, as it was when the alarm was told as `raised`, is no longer in the config.
+pub(super) fn removed(raised: &Event, metric: &str, since: Stamp) -> Event {
+    alarm(CLEARED, &raised.name, false, metric)
+        .with_some("threshold", raised.field("threshold").cloned())
+        .with("since", since)
+        .with_some("detector", raised.field("detector").cloned())
+        .with("reason", RULE_REMOVED)
 }
 
 fn alarm(severity: Severity, rule: &str, raised: bool, metric: &str) -> Event {
