@@ -209,8 +209,10 @@ fn hardware(round: &mut Round<'_>, name: &str) -> Result<&'static str, Faulted> 
     let text = round.required(&file)?;
     let hardware = round.parse(&file, &text, 0..=u32::from(u16::MAX))?;
     let uevent = round.text(&format!("{dir}/uevent"))?.unwrap_or_default();
-    let is_modem = uevent.lines().any(|line| line == "DEVTYPE=wwan") || name.starts_with("wwan");
+    let is_of = |devtype: &str| uevent.lines().any(|line| line.strip_prefix("DEVTYPE=") == Some(devtype));
+    let is_modem = is_of("wwan") || name.starts_with("wwan");
     Ok(match hardware {
+        _ if is_of("wlan") => "wifi",
         _ if round.exists(&format!("{dir}/wireless")) || round.exists(&format!("{dir}/phy80211")) => "wifi",
         _ if is_modem => CELLULAR,
         ARPHRD_PPP if name.starts_with("ppp") => CELLULAR,

@@ -622,6 +622,14 @@ fn a_route_by_an_interface_that_no_kernel_would_name_so_is_nonsense() {
 }
 
 #[test]
+fn a_wireless_interface_is_known_by_any_of_its_signs() {
+    for (file, text) in [("uevent", "DEVTYPE=wlan\nINTERFACE=wlp1s0\n"), ("phy80211/name", "phy0"), ("wireless/x", "")] {
+        let made = default_route_by("wlp1s0", &[(file, text)]);
+        assert_eq!(value(&made.observe(), Metric::LinkType), Some("wifi".into()), "{file}");
+    }
+}
+
+#[test]
 fn a_wireless_interface_has_a_level_in_dbm_unless_its_driver_only_knows_a_quality() {
     let header = "Inter-| sta-|   Quality        |   Discarded packets\n face | tus | link level noise |\n";
     let made = Made::link();
