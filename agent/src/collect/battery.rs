@@ -195,9 +195,11 @@ impl Battery<'_, '_> {
         Ok(pct.map(|pct| pct.min(100.0)))
     }
 
+    /// In percent. A gauge that has not learned yet what is full says 0.
     fn health(&mut self) -> Reading<f64> {
-        match self.ratio("charge_full", "charge_full_design", HEALTH_MAX_PCT)? {
-            None => self.ratio("energy_full", "energy_full_design", HEALTH_MAX_PCT),
+        let is_known = |pct: &f64| *pct > 0.0;
+        match self.ratio("charge_full", "charge_full_design", HEALTH_MAX_PCT)?.filter(is_known) {
+            None => Ok(self.ratio("energy_full", "energy_full_design", HEALTH_MAX_PCT)?.filter(is_known)),
             some => Ok(some),
         }
     }

@@ -315,6 +315,17 @@ fn a_full_charge_of_zero_is_a_fault_and_not_a_division() {
 }
 
 #[test]
+fn a_full_charge_of_zero_is_no_health_and_leaves_it_to_the_energy() {
+    let made = Made::battery();
+    made.supply("charge_full", "0");
+    let seen = made.observe();
+    assert_eq!((number(&seen, Metric::BatteryHealth), seen.faults.as_slice()), (None, &[][..]));
+    made.supply("energy_full", "30000000");
+    made.supply("energy_full_design", "40000000");
+    near(&made.observe(), Metric::BatteryHealth, 75.0);
+}
+
+#[test]
 fn time_to_empty_is_the_drivers_own_before_an_estimate_and_nothing_while_charging() {
     let made = Made::battery();
     made.supply("time_to_empty_now", "7260");
