@@ -15,6 +15,8 @@ const LIFE_TIME_MAX: u8 = 0x0B;
 /// Thousandths of a degree Celsius.
 const TEMPERATURE_MC: std::ops::RangeInclusive<f64> = -100_000.0..=200_000.0;
 const LOAD_MAX: f64 = 1e6;
+/// Documentation/hwmon/sysfs-interface.rst.
+const CHIPS: &str = "sys/class/hwmon";
 /// A thousand years.
 const UPTIME_MAX_S: f64 = 1e3 * 365.0 * 86_400.0;
 /// Columns of /proc/stat that add up to all time: user to steal. Guest time is in user time already.
@@ -157,21 +159,25 @@ fn life_time_pct(round: &mut Round<'_>, file: &str) -> Reading<u8> {
     Ok((worst > 0).then(|| worst * 10))
 }
 
+/// The hottest thermal zone; on a board without any, the hottest sensor of its hwmon chips.
 fn temperature_c(round: &mut Round<'_>) -> Reading<f64> {
     const ZONES: &str = "sys/class/thermal";
-    let mut hottest: Option<f64> = None;
-    for zone in round.names(ZONES).iter().filter(|name| name.starts_with("thermal_zone")) {
-        if let Ok(Some(mc)) = round.number(&format!("{ZONES}/{zone}/temp"), TEMPERATURE_MC) {
-            hottest = Some(hottest.map_or(mc, |hottest| hottest.max(mc)));
+    let zones = round.names(ZONES).into_iter().filter(|name| name.starts_with("thermal_zone"));
+    let mut sensors: Vec<String> = zones.map(|zone| format!("{ZONES}/{zone}/temp")).collect();
+    if sensors.is_empty() {
+        for chip in round.names(CHIPS) {
+            let files = round.names(&format!("{CHIPS}/{chip}")).into_iter();
+            let inputs = files.filter(|name| name.starts_with("temp") && name.ends_with("_input"));
+            sensors.extend(inputs.map(|file| format!("{CHIPS}/{chip}/{file}")));
         }
     }
-    Ok(hottest.map(|mc| mc / 1000.0))
+    let readings = sensors.iter().filter_map(|sensor| round.number(sensor, TEMPERATURE_MC).ok().flatten());
+    Ok(readings.max_by(f64::total_cmp).map(|mc| mc / 1000.0))
 }
 
 /// Whether a supply voltage is critically low (Documentation/hwmon/sysfs-interface; a Raspberry Pi's firmware tells it so,
 /// as `rpi_volt`): the hint of a brown-out. Nothing where no chip watches for it.
 fn undervoltage(round: &mut Round<'_>) -> Reading<bool> {
-    const CHIPS: &str = "sys/class/hwmon";
     let mut answer = Ok(None);
     for chip in round.names(CHIPS) {
         let dir = format!("{CHIPS}/{chip}");

@@ -634,7 +634,8 @@ fn a_route_by_an_interface_that_no_kernel_would_name_so_is_nonsense() {
 
 #[test]
 fn a_wireless_interface_is_known_by_any_of_its_signs() {
-    for (file, text) in [("uevent", "DEVTYPE=wlan\nINTERFACE=wlp1s0\n"), ("phy80211/name", "phy0"), ("wireless/x", "")] {
+    for (file, text) in [("uevent", "DEVTYPE=wlan\nINTERFACE=wlp1s0\n"), ("phy80211/name", "phy0"), ("wireless/x", "")]
+    {
         let made = default_route_by("wlp1s0", &[(file, text)]);
         assert_eq!(value(&made.observe(), Metric::LinkType), Some("wifi".into()), "{file}");
     }
@@ -786,6 +787,18 @@ fn a_voltage_that_is_critically_low_is_told_and_nothing_where_no_chip_watches_fo
     assert_eq!(value(&made.observe(), Metric::HostUndervoltage), None, "it may be the one that is low");
     made.write("sys/class/hwmon/hwmon2/in0_lcrit_alarm", "1\n");
     assert_eq!(value(&made.observe(), Metric::HostUndervoltage), Some(true.into()));
+}
+
+#[test]
+fn without_a_thermal_zone_the_hottest_is_that_of_the_hwmon_chips() {
+    let made = Made::host();
+    for (file, mc) in [("hwmon0/temp1_input", "51000"), ("hwmon1/temp2_input", "63500"), ("hwmon1/temp2_max", "99000")]
+    {
+        made.write(&format!("sys/class/hwmon/{file}"), mc);
+    }
+    near(&made.observe(), Metric::HostTemperature, 48.25);
+    made.remove("sys/class/thermal");
+    near(&made.observe(), Metric::HostTemperature, 63.5);
 }
 
 #[test]
