@@ -38,6 +38,9 @@ use crate::config::Rule;
 const SAVED_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Of what lies more than so many rounds back nothing is known to have held since: `for` and `clear_for` begin anew.
 const GAP_ROUNDS_MAX: u32 = 3;
+/// Rounds are not apart to the millisecond: one that comes early by less than this part of their interval has waited for the
+/// whole of `for`, `clear_for` and `missing_for`. It would be late by an interval otherwise.
+const EARLY_PART: u32 = 4;
 
 /// The rules, and how their alarms stand.
 #[derive(Debug, Default)]
@@ -137,7 +140,7 @@ impl Rules {
 
     /// Judges a round. `interval` is how far apart the rounds of this kind are; `wall` is there if the clock is trusted.
     pub fn judge(&mut self, now: Stamp, wall: Option<Unix>, interval: Duration, round: Round<'_>) -> Vec<Change> {
-        let moment = Moment { now, wall, gap: interval.saturating_mul(GAP_ROUNDS_MAX) };
+        let moment = Moment { now, wall, gap: interval.saturating_mul(GAP_ROUNDS_MAX), early: interval / EARLY_PART };
         let mut changes = Vec::new();
         for watch in self.watches.values_mut().filter(|watch| watch.is_judged_in(round)) {
             if watch.judge(moment, round) {

@@ -132,6 +132,30 @@ fn an_alarm_is_raised_only_when_its_test_held_throughout() {
 }
 
 #[test]
+fn a_round_that_comes_early_by_less_than_half_an_interval_costs_no_whole_one() {
+    let hold = Duration::from_secs(30);
+    let raised_at = |rule: Rule, readings: &[(u64, Option<f64>)]| {
+        let mut rules = rules(rule);
+        let raised = readings.iter().find(|(ms, reading)| {
+            let points = reading.iter().map(|pct| Point::new(Metric::BatteryChargePct, *pct)).collect();
+            let observation = Observation { points, ..Observation::default() };
+            let now = Stamp { mono: Mono(*ms), ..at(0) };
+            !rules.judge(now, None, INTERVAL, Round::Observed(Some(&observation))).is_empty()
+        });
+        raised.map(|(ms, _)| *ms)
+    };
+    let low = |hold| Rule { hold, ..rule("battery.charge_pct", RuleTest::Below(10.0)) };
+    let early = [10_003, 20_002, 30_001, 40_002, 50_000].map(|ms| (ms, LOW));
+    assert_eq!(raised_at(low(hold), &early), Some(40_002));
+    let half = [10_000, 20_000, 30_000, 35_000, 40_000].map(|ms| (ms, LOW));
+    assert_eq!(raised_at(low(hold), &half), Some(40_000));
+    assert_eq!(raised_at(low(Duration::from_secs(1)), &early), Some(20_002), "one round is no second");
+    let missing = rule("battery.charge_pct", RuleTest::MissingFor(hold));
+    let gone = early.map(|(ms, _)| (ms, (ms < 20_000).then_some(80.0)));
+    assert_eq!(raised_at(missing, &gone), Some(40_002));
+}
+
+#[test]
 fn what_is_missing_neither_raises_nor_clears() {
     let mut below = rules(rule("battery.charge_pct", RuleTest::Below(10.0)));
     assert_eq!(charge(&mut below, 0, &[None, None, LOW, None, None, None, None, None, FINE]), "..+.....-");
@@ -180,6 +204,13 @@ fn missing_for_is_raised_by_rounds_without_a_reading_and_cleared_by_one() {
     assert_eq!(charge(&mut rules, 10, &[FINE, None, None, None, None, FINE]), "...+.-");
     let changes = charge(&mut rules, 70, &[Some(f64::NAN), None, None]);
     assert_eq!(changes, "..+", "nonsense is no reading");
+}
+
+#[test]
+fn what_is_missing_is_so_since_its_last_reading() {
+    let mut rules = rules(rule("battery.charge_pct", RuleTest::MissingFor(Duration::from_secs(30))));
+    assert_eq!(charge(&mut rules, 10, &[FINE, FINE, None, None, None]), "....+");
+    assert_eq!(rules.raised().map(|alarm| alarm.since).collect::<Vec<_>>(), [at(20)]);
 }
 
 #[test]

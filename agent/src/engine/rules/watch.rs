@@ -42,7 +42,8 @@ pub(super) struct Watch {
     detector: Option<Detector>,
     raised: bool,
     told: bool,
-    /// When the test began to hold, for the alarm that is raised or was the last to be.
+    /// When the test began to hold, or of what is missing the last reading was, for the alarm that is raised or was the last to
+    /// be.
     since: Stamp,
     /// What was judged last.
     value: Option<Value>,
@@ -76,6 +77,15 @@ pub(super) struct Moment {
     pub(super) wall: Option<Unix>,
     /// After so long a time without anything to judge by, what held before counts no more.
     pub(super) gap: Duration,
+    /// By how much a round may come too early.
+    pub(super) early: Duration,
+}
+
+impl Moment {
+    /// Whether so long a time has passed. None has at the first round of it.
+    fn is_after(&self, since: Mono, time: Duration) -> bool {
+        self.now.mono.since(since) + self.early.min(time / 2) >= time
+    }
 }
 
 impl Watch {
@@ -203,12 +213,13 @@ impl Watch {
             return false;
         }
         let since = *self.holding.get_or_insert(now.mono);
-        if now.mono.since(since) < patience {
+        if !moment.is_after(since, patience) {
             return false;
         }
         self.holding = None;
         self.raised = !self.raised;
         if self.raised {
+            let since = if matches!(self.test, Test::Missing(_)) { self.read } else { since };
             self.since = Stamp { boot: now.boot, mono: since };
         }
         true
@@ -274,7 +285,7 @@ impl Watch {
 
     /// `None` if the round says nothing: then everything stays as it is.
     fn verdict(&mut self, moment: Moment, round: Round<'_>) -> Option<Verdict> {
-        let Moment { now: Stamp { mono: now, .. }, wall, gap } = moment;
+        let Moment { now: Stamp { mono: now, .. }, wall, gap, .. } = moment;
         let value = round.find(self.metric, self.label.as_deref());
         match self.test {
             Test::Anomaly(kind) => {
@@ -285,7 +296,7 @@ impl Watch {
                 (self.value, self.limit) = (Some(finding.value), Some(finding.threshold));
                 Some(finding.verdict)
             }
-            Test::Missing(limit) => self.absence(now, gap, limit, value),
+            Test::Missing(limit) => self.absence(moment, limit, value),
             Test::Equals(ref wanted) => {
                 let is_equal = is_same(value.as_ref()?, wanted);
                 self.hear(now, gap);
@@ -309,9 +320,10 @@ impl Watch {
         }
     }
 
-    fn absence(&mut self, now: Mono, gap: Duration, limit: Duration, value: Option<Value>) -> Option<Verdict> {
+    fn absence(&mut self, moment: Moment, limit: Duration, value: Option<Value>) -> Option<Verdict> {
+        let now = moment.now.mono;
         // That there was no reading while nobody looked says nothing of the sensor.
-        if self.hear(now, gap) || value.is_some() {
+        if self.hear(now, moment.gap) || value.is_some() {
             self.read = now;
         }
         self.value = value;
@@ -319,7 +331,7 @@ impl Watch {
             return Some(Verdict::Good);
         }
         // Not for long enough is no reading either: it leaves an alarm that was raised before a restart as it stands.
-        (now.since(self.read) >= limit).then_some(Verdict::Bad)
+        moment.is_after(self.read, limit).then_some(Verdict::Bad)
     }
 
     /// There is something to judge by. True after a gap: what held before it may not have held throughout.
