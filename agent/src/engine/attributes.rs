@@ -36,20 +36,24 @@ impl Attributes {
         Self { agent, firmware, changed: true, ..Self::default() }
     }
 
-    /// Looks at the readings of the open interval.
-    pub fn observe(&mut self, vitals: &Vitals) {
-        if let Some(charge) = vitals.last(Metric::BatteryChargePct).and_then(Value::number) {
+    /// Looks at the readings of the open interval, of the battery and of the link; `None`: its collector is off, so that what
+    /// it said before is no longer known.
+    pub fn observe(&mut self, battery: Option<&Vitals>, link: Option<&Vitals>) {
+        let charge = battery.and_then(|vitals| vitals.last(Metric::BatteryChargePct)).and_then(Value::number);
+        if let Some(charge) = charge {
             let band = next_band(self.battery_band, charge);
             self.changed |= self.battery_band != Some(band);
             self.battery_band = Some(band);
-        } else if vitals.last(Metric::BatteryPresent) == Some(&Value::Flag(false)) {
+        } else if battery.is_none_or(|vitals| vitals.last(Metric::BatteryPresent) == Some(&Value::Flag(false))) {
             self.changed |= self.battery_band.take().is_some();
         }
-        if let Some(Value::Text(link)) = vitals.last(Metric::LinkType) {
-            if self.link_type.as_deref() != Some(link) {
-                self.link_type = Some(link.to_string());
+        match link.map(|vitals| vitals.last(Metric::LinkType)) {
+            Some(Some(Value::Text(kind))) if self.link_type.as_deref() != Some(kind) => {
+                self.link_type = Some(kind.to_string());
                 self.changed = true;
             }
+            Some(_) => {}
+            None => self.changed |= self.link_type.take().is_some(),
         }
     }
 
@@ -134,7 +138,7 @@ mod tests {
     fn seen(attributes: &mut Attributes, charge: f64) -> bool {
         let mut vitals = Vitals::new(Mono(0));
         vitals.take(Point::new(Metric::BatteryChargePct, charge));
-        attributes.observe(&vitals);
+        attributes.observe(Some(&vitals), None);
         let changed = attributes.is_changed();
         attributes.sent();
         changed
@@ -159,7 +163,7 @@ mod tests {
         let mut seen = |points: Vec<Point>| {
             let mut vitals = Vitals::new(Mono(0));
             points.into_iter().for_each(|point| vitals.take(point));
-            attributes.observe(&vitals);
+            attributes.observe(Some(&vitals), None);
             attributes.dynamic("none").get("battery_band").cloned()
         };
         let there = |is: bool| Point::new(Metric::BatteryPresent, is);

@@ -60,7 +60,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{Action, AttributeValue, CheckedConfig};
+use crate::config::{Action, AttributeValue, CheckedConfig, Collect};
 use admission::Power;
 use attributes::Attributes;
 use battery::Battery;
@@ -364,7 +364,9 @@ impl Engine {
                 self.see_releases(now, &observation.releases);
                 self.judge(now, Round::Observed(Some(&observation)));
                 self.vitals.observe(observation.points);
-                self.attributes.observe(&self.vitals);
+                let read = |is_on: bool| is_on.then_some(&self.vitals);
+                let Collect { battery, link, .. } = &self.config.collect;
+                self.attributes.observe(read(battery.enabled), read(link.enabled));
             }
             Err(why) => {
                 self.counters.observe_busy += 1;

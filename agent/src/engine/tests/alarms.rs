@@ -322,6 +322,21 @@ fn an_alarm_whose_rule_is_gone_is_cleared_at_the_next_start_and_at_a_reload() {
 }
 
 #[test]
+fn what_a_collector_told_is_no_attribute_once_it_is_switched_off() {
+    let mut world = world("");
+    world.set(Metric::BatteryChargePct, Some(50.0));
+    world.set(Metric::LinkType, Some("wifi"));
+    world.advance(2 * SECOND);
+    let shown = |world: &World| ["battery_band", "link_type"].map(|key| dynamic(world).get(key).cloned());
+    assert_eq!(shown(&world), [Some("50-75".into()), Some("wifi".into())]);
+    world.config.collect.battery.enabled = false;
+    world.config.collect.link.enabled = false;
+    world.input(Input::Reconfigure(Box::new(world.config.clone())));
+    world.advance(2 * SECOND);
+    assert_eq!(shown(&world), [None, None]);
+}
+
+#[test]
 fn a_stop_does_not_clear_what_its_short_interval_did_not_count() {
     let busy = "[[rules]]\nname = \"errors\"\nmetric = \"errors.count\"\nabove = 0\n";
     let mut world = world(busy);
