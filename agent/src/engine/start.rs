@@ -383,7 +383,12 @@ impl Engine {
         // boot is its host's, and goes on over a reboot: there it is until this start.
         let started = self.timeline.stamp(now.mono);
         let downtime = went_down.map(|from| Field::Passed { from, to: booted, or: Some(started) });
-        Event::new(Severity::Notice, EventKind::Lifecycle, "rebooted")
+        let severity = match reason {
+            "kernel_panic" | "watchdog" => Severity::Error,
+            "power_loss" => Severity::Warning,
+            _ => Severity::Notice,
+        };
+        Event::new(severity, EventKind::Lifecycle, "rebooted")
             .group("reboot")
             .with("reason", reason)
             .with_some("evidence", evidence)

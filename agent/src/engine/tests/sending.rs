@@ -28,15 +28,15 @@ fn a_reboot_that_nobody_announced_is_told_by_what_the_kernel_kept() {
         world.reboot();
         world.advance(Duration::from_secs(5));
         let last = world.got.iter().rev().find(|got| got.body["name"] == "rebooted").unwrap();
-        last.body["reboot"]["reason"].as_str().unwrap().to_owned()
+        format!("{}: {}", last.body["severity"].as_str().unwrap(), last.body["reboot"]["reason"].as_str().unwrap())
     };
-    assert_eq!(reboot(&[], false), "power_loss");
-    assert_eq!(reboot(&["aa"], true), "kernel_panic", "what panicked is reset by the watchdog");
-    assert_eq!(reboot(&["aa"], false), "power_loss", "a panic of long ago that nobody cleared away");
-    assert_eq!(reboot(&["aa"], true), "watchdog");
-    assert_eq!(reboot(&["aa", "bb"], false), "kernel_panic");
-    assert_eq!(reboot(&[], false), "power_loss");
-    assert_eq!(reboot(&["aa"], false), "kernel_panic", "forgotten with the record");
+    assert_eq!(reboot(&[], false), "warning: power_loss");
+    assert_eq!(reboot(&["aa"], true), "error: kernel_panic", "what panicked is reset by the watchdog");
+    assert_eq!(reboot(&["aa"], false), "warning: power_loss", "a panic of long ago that nobody cleared away");
+    assert_eq!(reboot(&["aa"], true), "error: watchdog");
+    assert_eq!(reboot(&["aa", "bb"], false), "error: kernel_panic");
+    assert_eq!(reboot(&[], false), "warning: power_loss");
+    assert_eq!(reboot(&["aa"], false), "error: kernel_panic", "forgotten with the record");
 }
 
 #[test]
