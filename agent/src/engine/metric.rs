@@ -165,8 +165,8 @@ metrics! {
     32 LinkUp "link.up" Last "1" "net/*/operstate and carrier";
     33 LinkRssi "link.rssi_dbm" Gauge "dBm" "/proc/net/wireless; of a modem: ModemManager Signal";
     34 LinkRsrp "link.rsrp_dbm" Gauge "dBm" "ModemManager Signal: Nr5g, else Lte";
-    35 LinkRsrq "link.rsrq_db" Gauge "dB" "ModemManager Signal.Lte";
-    36 LinkSinr "link.sinr_db" Gauge "dB" "ModemManager Signal.Lte";
+    35 LinkRsrq "link.rsrq_db" Gauge "dB" "ModemManager Signal: Nr5g, else Lte";
+    36 LinkSinr "link.sinr_db" Gauge "dB" "ModemManager Signal: Nr5g, else Lte";
     37 LinkRat "link.rat" Last "1" "ModemManager AccessTechnologies";
     38 LinkOperator "link.operator" Last "1" "ModemManager OperatorName";
     39 LinkRxBytes "link.rx_bytes" Counter "By" "net/*/statistics/rx_bytes of the interface with the route";
@@ -197,8 +197,8 @@ metrics! {
     64 InterfaceBudgetUsed "link.interfaces.*.budget_used_pct" Last "%" "month_bytes of collect.link.monthly_budget";
     65 InterfaceRssi "link.interfaces.*.rssi_dbm" Gauge "dBm" "/proc/net/wireless";
     // Severity as in RFC 5424; the journal's PRIORITY.
-    70 ErrorsCount "errors.count" Sum "1" "journal or /dev/kmsg at and above collect.errors.min_severity";
-    71 ErrorsBySeverity "errors.by_severity.*" Sum "1" "the journal's PRIORITY";
+    70 ErrorsCount "errors.count" Sum "1" "lines of journal or /dev/kmsg and of applications that are collected";
+    71 ErrorsBySeverity "errors.by_severity.*" Sum "1" "the severity of each of them: the journal's PRIORITY, the kernel's level, the application's word";
     72 ErrorsUnitFailures "errors.unit_failures" Sum "1" "systemd's messages of a unit that failed";
     73 ErrorsOomKills "errors.oom_kills" Sum "1" "the kernel's and systemd-oomd's messages";
     74 ErrorsCoredumps "errors.coredumps" Sum "1" "systemd-coredump's messages";
@@ -216,7 +216,7 @@ metrics! {
     95 HostDiskUsed "host.disk.*.used_pct" Last "%" "statvfs: (f_blocks - f_bfree) / (f_blocks - f_bfree + f_bavail)";
     96 HostDiskFree "host.disk.*.free_bytes" Last "By" "statvfs: f_bavail x f_frsize";
     97 HostDiskInodes "host.disk.*.inodes_used_pct" Last "%" "statvfs: (f_files - f_ffree) / f_files";
-    98 HostFlashLife "host.flash_life_used_pct" Last "%" "mmc life_time: the worse of type A and B, in steps of 10 %";
+    98 HostFlashLife "host.flash_life_used_pct" Last "%" "mmc life_time: the worse of type A and B, in steps of 10 %; 110 past its end";
     99 HostTemperature "host.temperature_c" Gauge "Cel" "hottest of thermal/thermal_zone*/temp, without any of hwmon/*/temp*_input";
     100 HostPsiCpu "host.psi.cpu" Gauge "%" "/proc/pressure/cpu some avg60";
     101 HostPsiMemory "host.psi.memory" Gauge "%" "/proc/pressure/memory some avg60";
