@@ -89,14 +89,20 @@ struct Saved {
     stopped: Vec<UnitName>,
     /// Why there are no rules, or not those of now.
     degraded: Option<String>,
-    /// Rules were loaded since it was entered: they are in force, and can be loaded by a boot.
+    /// Rules were loaded since it was entered: they are in force, and can be loaded by a boot. A file of an older version
+    /// says nothing of it.
     #[serde(default)]
-    loaded: bool,
+    loaded: Option<bool>,
 }
 
 impl Saved {
     fn level(&self) -> Option<QuarantineLevel> {
         QuarantineLevel::parse(&self.level)
+    }
+
+    fn has_rules(&self) -> bool {
+        let seems_so = self.degraded.is_none() && self.level().is_some_and(|level| level != QuarantineLevel::Observe);
+        self.loaded.unwrap_or(seems_so)
     }
 }
 
@@ -158,9 +164,7 @@ impl Quarantine {
 
     async fn apply(&self, level: QuarantineLevel, wide: bool, terms: Terms, before: Saved) -> ActOutcome {
         let was_free = before.level().is_none();
-        // A file of an older version says nothing of it.
-        let seems_loaded = before.degraded.is_none() && before.level() != Some(QuarantineLevel::Observe);
-        let was_loaded = before.loaded || (!was_free && seems_loaded);
+        let was_loaded = before.has_rules();
         let terms = with_older(terms, &before.terms);
         let rules = ruleset::render(level, wide, &terms, self.uid);
         let mut now = Saved {
@@ -169,14 +173,14 @@ impl Quarantine {
             terms,
             stopped: before.stopped,
             degraded: None,
-            loaded: was_loaded,
+            loaded: Some(was_loaded),
         };
         if let Err(error) = self.save(&now) {
             return failed(&error);
         }
         if let Some(rules) = rules {
             now.degraded = self.load(&rules, was_loaded).await.err();
-            now.loaded |= now.degraded.is_none();
+            now.loaded = Some(was_loaded || now.degraded.is_none());
         }
         let stopping = if level == QuarantineLevel::Observe { Ok(()) } else { self.stop(&mut now).await };
         let outcome = match self.save(&now) {
@@ -218,8 +222,11 @@ impl Quarantine {
     }
 
     async fn end(&self, mark: Option<Saved>) -> ActOutcome {
+        let saved = self.saved();
+        // What can't be read may have rules.
+        let has_rules = saved.as_ref().map_or_else(|| self.dir.join(STATE_FILE).exists(), Saved::has_rules);
         // If what was stopped can't be known, the rules can still go.
-        let before = self.saved().unwrap_or_default();
+        let before = saved.unwrap_or_default();
         let gone = disk::remove(&self.dir.join(RULES_FILE)).and_then(|()| match disk::sync_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
@@ -227,9 +234,12 @@ impl Quarantine {
         if let Err(error) = gone {
             return ActOutcome::failed("store_failed", format!("delete the saved rules: {error}"));
         }
-        if let Err(detail) = self.unload().await {
-            return ActOutcome::failed("nft_failed", detail);
-        }
+        let rules = match self.unload().await {
+            Ok(()) => "no rules are in force".to_owned(),
+            Err(detail) if has_rules => return ActOutcome::failed("nft_failed", detail),
+            // Whatever keeps rules from being taken away here has kept them from being loaded, too: it is no reason to stay.
+            Err(detail) => format!("no rules were loaded ({detail})"),
+        };
         let started = match before.stopped.as_slice() {
             [] => Ok(()),
             stopped => jobs::run(Job::Start, stopped.iter().map(UnitName::as_str)).await,
@@ -243,11 +253,9 @@ impl Quarantine {
         }
         let names = names(&before.stopped);
         match started {
-            Ok(()) if names.is_empty() => ActOutcome::succeeded("no rules are in force"),
-            Ok(()) => ActOutcome::succeeded(format!("no rules are in force; started {names}")),
-            Err(error) => {
-                ActOutcome::succeeded(format!("no rules are in force; {names} could not be started: {error}"))
-            }
+            Ok(()) if names.is_empty() => ActOutcome::succeeded(rules),
+            Ok(()) => ActOutcome::succeeded(format!("{rules}; started {names}")),
+            Err(error) => ActOutcome::succeeded(format!("{rules}; {names} could not be started: {error}")),
         }
     }
 

@@ -283,6 +283,51 @@ async fn without_a_firewall_a_quarantine_is_degraded_and_says_so() {
     is_done(&quarantine.leave().await);
 }
 
+/// A quarantine whose nft says no to everything, as where a container has no right to the firewall, while `refuses` is there.
+fn with_a_refusing_nft(dir: &Path) -> Quarantine {
+    let nft = dir.join("nft");
+    let script =
+        format!("#!/bin/sh\n[ ! -e {} ] || {{ echo 'Operation not permitted'; exit 1; }}\n", refuses(dir).display());
+    fs::write(&nft, script).unwrap();
+    fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(refuses(dir), "").unwrap();
+    Quarantine::new(dir.join("state"), Loader::Nft(nft), AGENT)
+}
+
+fn refuses(dir: &Path) -> PathBuf {
+    dir.join("refuses")
+}
+
+#[tokio::test]
+async fn what_was_never_loaded_need_not_be_taken_away_to_be_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let quarantine = with_a_refusing_nft(dir.path());
+    let left_free = quarantine.leave().await;
+    is_done(&left_free);
+    assert!(left_free.detail.unwrap().contains("Operation not permitted"));
+    for level in QuarantineLevel::ALL.iter().copied() {
+        is_done(&quarantine.enter(level, terms(&[BROKER], &[])).await);
+        // As each start of the agent does it.
+        is_done(&quarantine.refresh(level, false, terms(&[BROKER], &[])).await);
+        is_done(&quarantine.leave().await);
+        assert!(!quarantine.is_in_force(), "{level}");
+    }
+    is_done(&quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
+    is_done(&quarantine.leave_by_hand().await);
+    assert!(!quarantine.is_in_force());
+}
+
+#[tokio::test]
+async fn rules_that_can_not_be_taken_away_are_still_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let quarantine = with_a_refusing_nft(dir.path());
+    fs::remove_file(refuses(dir.path())).unwrap();
+    is_done(&quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
+    fs::write(refuses(dir.path()), "").unwrap();
+    let outcome = quarantine.leave().await;
+    assert_eq!((outcome.reason.as_deref(), quarantine.is_in_force()), (Some("nft_failed"), true), "{outcome:?}");
+}
+
 #[test]
 fn every_level_is_a_ruleset_that_nft_takes_whatever_the_terms() {
     let Loader::Nft(nft) = Loader::find() else {
