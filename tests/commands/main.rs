@@ -10,6 +10,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

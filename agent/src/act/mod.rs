@@ -220,7 +220,7 @@ impl Actor {
             (Act::Run { runbook, args }, _) => {
                 runbook::run(&self.runbooks, &runbook, &args, &[whose], timeout, canceled, progress).await
             }
-            (Act::RestartLink { interface }, _) => self.interfaces.restart(&interface, canceled).await,
+            (Act::RestartLink { interface }, _) => self.interfaces.restart(&interface, timeout, canceled).await,
             (Act::Rollback { target, to }, _) => {
                 self.rollbacks.rollback(&target, to.as_deref(), timeout, canceled).await
             }

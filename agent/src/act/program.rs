@@ -66,8 +66,8 @@ impl<'a> Program<'a> {
         Self { path, args, env, tail_max: OUTPUT_MAX, outlives: false }
     }
 
-    /// The same, where ending it in the middle would be worse than letting it go on: run by PID 1 it doesn't end with the
-    /// helper.
+    /// The same, where ending it in the middle would be worse than letting it go on: it ends neither with whoever wants it nor
+    /// when its time is over, after which it is only not waited for any longer.
     #[must_use]
     pub const fn outliving(self) -> Self {
         Self { outlives: true, ..self }
@@ -85,7 +85,7 @@ pub async fn run(
     progress: impl FnMut(u8),
 ) -> io::Result<Finished> {
     let (mut child, mut said) = spawn(program)?;
-    let group = Group::of(&child);
+    let group = Group::of(&child, program.outlives);
     let mut output = Output::new(program.tail_max, progress);
     let end = {
         let mut ending = std::pin::pin!(ending(&mut child, &group, within, canceled));
@@ -209,9 +209,9 @@ async fn ending(child: &mut Child, group: &Group, within: Duration, canceled: on
 struct Group(Option<Pid>);
 
 impl Group {
-    /// The child leads its group, so the group's id is its own.
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)))
+    /// The child leads its group, so the group's id is its own. One that outlives whoever wants it is left alone.
+    fn of(child: &Child, outlives: bool) -> Self {
+        Self(child.id().filter(|_| !outlives).and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)))
     }
 
     fn signal(&self, signal: Signal) {
@@ -250,7 +250,8 @@ fn spawn(program: Program<'_>) -> io::Result<(Child, pipe::Receiver)> {
     let (into, said) = pipe::pipe()?;
     let stdout = into.into_blocking_fd()?;
     let stderr = stdout.try_clone()?;
-    let child = Command::new(program.path)
+    let mut command = Command::new(program.path);
+    command
         .args(program.args)
         .env_clear()
         .envs(ENVIRONMENT)
@@ -258,11 +259,11 @@ fn spawn(program: Program<'_>) -> io::Result<(Child, pipe::Receiver)> {
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(stdout)
-        .stderr(stderr)
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()?;
-    Ok((child, said))
+        .stderr(stderr);
+    if !program.outlives {
+        command.process_group(0).kill_on_drop(true);
+    }
+    Ok((command.spawn()?, said))
 }
 
 /// The end of what a program says, and the progress that it tells on the way.

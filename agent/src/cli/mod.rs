@@ -25,6 +25,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::act::link::{self, RESTART_FLAG};
 use crate::config::{self, CheckedConfig, Problem};
 
 /// Done.
@@ -174,6 +175,13 @@ struct LeftOut {
 /// Runs the program that the command line asks for.
 #[must_use]
 pub fn main() -> ExitCode {
+    // What the agent runs itself as: nobody types it, and nothing else of the command line goes with it.
+    let mut args = std::env::args_os().skip(1);
+    if let (Some(flag), Some(interface)) = (args.next(), args.next()) {
+        if flag == RESTART_FLAG {
+            return ExitCode::from(restart_link(&interface.to_string_lossy()));
+        }
+    }
     let cli = Cli::parse();
     let loudness = logging::Loudness::from_flags(cli.verbose, cli.quiet);
     let code = match cli.command {
@@ -210,6 +218,14 @@ pub fn main() -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+fn restart_link(interface: &str) -> u8 {
+    match link::restart_as_this_process(interface) {
+        Ok(true) => DONE,
+        Ok(false) => FAILED,
+        Err(error) => fail(&error.into()),
+    }
 }
 
 /// Prints an error with its causes.

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{BAD_USAGE, DONE, fail, runtime};
 use crate::act::diagnostics::Diagnostics;
-use crate::act::link::{Interfaces, Links};
+use crate::act::link::Interfaces;
 use crate::act::quarantine::terms::Source;
 use crate::act::quarantine::{self, Loader, Quarantine};
 use crate::act::rollback::Rollbacks;
@@ -49,8 +49,8 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
     let uid = rustix::process::geteuid();
     if uid.is_root() {
         let dir = PathBuf::from(quarantine::DEFAULT_DIR);
-        let interfaces = Links::find().map_or(Interfaces::None, Interfaces::Here);
-        actor = actor.with_interfaces(interfaces).with_quarantine(Quarantine::new(dir, Loader::find(), uid.as_raw()));
+        let quarantine = Quarantine::new(dir, Loader::find(), uid.as_raw());
+        actor = actor.with_interfaces(Interfaces::find()).with_quarantine(quarantine);
     }
     let actor = actor.behind(Path::new(client::DEFAULT_SOCKET));
     let actor = Arc::new(actor);

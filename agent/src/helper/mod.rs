@@ -97,7 +97,7 @@ fn task(mut args: impl Iterator<Item = OsString>) -> Option<Task> {
                 let file = args.next().map_or(policy, PathBuf::from);
                 return args.next().is_none().then_some(Task::Check(file));
             }
-            "--restart-link" => {
+            interfaces::RESTART_FLAG => {
                 let interface = args.next()?.into_string().ok()?;
                 return args.next().is_none().then_some(Task::RestartLink(interface));
             }
@@ -144,13 +144,14 @@ pub(crate) fn check_policy(file: &Path, text: &str) -> Result<(), Vec<Problem>> 
 }
 
 fn restart_link(interface: &str) -> u8 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let (done, told) = match runtime {
-        Ok(runtime) => runtime.block_on(interfaces::restart_told(interface)),
-        Err(error) => (false, format!("start the runtime: {error}")),
-    };
-    println!("{told}");
-    if done { 0 } else { FAILED }
+    match interfaces::restart_as_this_process(interface) {
+        Ok(true) => 0,
+        Ok(false) => FAILED,
+        Err(error) => {
+            eprintln!("{} {interface}: {error}", interfaces::RESTART_FLAG);
+            FAILED
+        }
+    }
 }
 
 fn serve(policy: &Path, state: &Path, boot: Option<BootId>) -> anyhow::Result<()> {

@@ -59,21 +59,22 @@ trait Active {
     fn connection(&self) -> zbus::Result<OwnedObjectPath>;
 }
 
-/// Restarts an interface that NetworkManager manages; `None`: it doesn't. What goes wrong is `link_down`.
-pub(super) async fn restart(interface: &str) -> Option<ActOutcome> {
+/// Restarts an interface that NetworkManager manages, and tells when that is under way, which nobody need wait for; `None`:
+/// it doesn't manage it. What goes wrong is `link_down`.
+pub(super) async fn restart(interface: &str, under_way: impl FnOnce()) -> Option<ActOutcome> {
     // Where there is no bus there is no NetworkManager.
     let connection = Connection::system().await.ok()?;
-    restart_over(&connection, interface).await
+    restart_over(&connection, interface, under_way).await
 }
 
-pub(super) async fn restart_over(connection: &Connection, interface: &str) -> Option<ActOutcome> {
+async fn restart_over(connection: &Connection, interface: &str, under_way: impl FnOnce()) -> Option<ActOutcome> {
     let manager = NetworkManagerProxy::new(connection).await.ok()?;
     let path = manager.get_device_by_ip_iface(interface).await.ok()?;
     let device = DeviceProxy::builder(connection).path(path.clone()).ok()?.build().await.ok()?;
     if device.state().await.ok()? < STATE_UNAVAILABLE {
         return None;
     }
-    Some(match activate(connection, &manager, &device, &path).await {
+    Some(match activate(connection, &manager, &device, &path, under_way).await {
         Ok(STATE_ACTIVATED) => ActOutcome::succeeded(format!("NetworkManager has activated {interface} anew")),
         Ok(state) => ActOutcome::failed("link_down", format!("NetworkManager: {interface} is in state {state}")),
         Err(error) => ActOutcome::failed("link_down", format!("NetworkManager: activate {interface}: {error}")),
@@ -86,6 +87,7 @@ async fn activate(
     manager: &NetworkManagerProxy<'_>,
     device: &DeviceProxy<'_>,
     path: &OwnedObjectPath,
+    under_way: impl FnOnce(),
 ) -> zbus::Result<u32> {
     let any = ObjectPath::from_static_str("/")?;
     let active = device.active_connection().await?;
@@ -94,6 +96,7 @@ async fn activate(
         _ => ActiveProxy::builder(connection).path(active)?.build().await?.connection().await?,
     };
     manager.activate_connection(&profile, path, &any).await?;
+    under_way();
     let settled = async {
         loop {
             let state = device.state().await?;
@@ -197,7 +200,7 @@ mod tests {
             .build();
         let client = Builder::unix_stream(ours).p2p().build();
         let (_server, client) = tokio::try_join!(server, client).unwrap();
-        let outcome = restart_over(&client, interface).await;
+        let outcome = restart_over(&client, interface, || ()).await;
         let activated = played.activated.lock().unwrap().clone();
         (outcome, activated)
     }

@@ -1,25 +1,30 @@
 //! Restarts a network interface: down, a moment of rest, and up again. Whoever orders it may only be in reach by it, so that
-//! nothing here leaves it down: once it is down no wish to cancel counts, bringing it up is tried again until it works, and
-//! what the kernel forgets with a link that goes down (its routes, and IPv6 addresses that somebody has set) is put back.
-//! An agent that does it itself and is told to stop meanwhile brings it up before it ends.
-//! Where NetworkManager has the interface it does all that itself.
+//! nothing here leaves it down: once it is down neither a wish to cancel nor a deadline counts, bringing it up is tried again
+//! until it works, and what the kernel forgets with a link that goes down (its routes, and IPv6 addresses that somebody has
+//! set) is put back. It is done by this program as a process of its own, which goes on whatever becomes of the one that wants
+//! it: killed, out of memory, or told to stop. Where NetworkManager has the interface it does all that itself.
 
 #![expect(clippy::disallowed_methods, reason = "a link needs time to come up")]
 
 mod manager;
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::program::{self, Program};
 use super::transient;
 use crate::engine::io::{ActOutcome, ActStatus};
 
+/// The argument that has this program, or the helper's, be the process that restarts the interface named behind it.
+pub const RESTART_FLAG: &str = "--restart-link";
+/// What that process says once the link is up and its routes are back: from then on nobody need wait for it.
+const IS_UP: &str = "progress 90";
 /// Where ip(8) is: iproute2's, or busybox's.
 const IP: [&str; 4] = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"];
 /// How long one call of ip may take.
@@ -31,6 +36,8 @@ const UP_TRIES: u32 = 30;
 const UP_PAUSE: Duration = Duration::from_secs(1);
 /// How long it may take to have a carrier: a modem registers anew.
 const CARRIER_MAX: Duration = Duration::from_secs(60);
+/// How long a carrier is waited for however little time there is: mostly it is there at once.
+const CARRIER_MIN: Duration = Duration::from_secs(2);
 /// All of that together takes no longer, unless it hangs.
 const RESTART_MAX: Duration = Duration::from_secs(900);
 /// How often it is looked at meanwhile.
@@ -43,24 +50,101 @@ const IFF_LOOPBACK: u32 = 0x8;
 const STATE_WORDS: [&str; 7] = ["linkdown", "dead", "pervasive", "offload", "trap", "notify", "unresolved"];
 
 /// Where interfaces are restarted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interfaces {
     /// Nowhere.
     None,
-    /// By this process.
-    Here(Links),
-    /// By a unit of its own.
+    /// By a process of this program's own.
+    Here,
+    /// By a unit of its own: for who has neither network nor rights.
     Apart,
 }
 
 impl Interfaces {
-    /// Restarts one of them. Once it is taken down nothing ends that before it is up again.
-    pub async fn restart(&self, interface: &str, canceled: oneshot::Receiver<()>) -> ActOutcome {
-        match self {
-            Self::None => ActOutcome::failed("not_supported", "this gateway has no means to restart an interface"),
-            Self::Here(links) => links.restart(interface, canceled).await,
-            Self::Apart => restart_apart(interface, canceled).await,
+    /// By a process of this program's own, where there is ip(8).
+    #[must_use]
+    pub fn find() -> Self {
+        if Links::find().is_some() { Self::Here } else { Self::None }
+    }
+
+    /// Restarts one of them. Once it is taken down nothing ends that before it is up again; what then remains is to wait for a
+    /// carrier, which both the deadline and a wish to cancel end.
+    pub async fn restart(self, interface: &str, within: Duration, mut canceled: oneshot::Receiver<()>) -> ActOutcome {
+        if self == Self::None {
+            return ActOutcome::failed("not_supported", "this gateway has no means to restart an interface");
         }
+        // Whoever has it done elsewhere may not even see the network.
+        let links = Links::find().filter(|_| self == Self::Here);
+        if let Some(Err(refusal)) = links.map(|links| links.check(interface)) {
+            return refusal;
+        }
+        if canceled.try_recv().is_ok() {
+            return ActOutcome::canceled(format!("{interface} was left as it was"));
+        }
+        let is_up = Notify::new();
+        let restart = async {
+            match manager::restart(interface, || is_up.notify_one()).await {
+                Some(outcome) => outcome,
+                None => self.restart_as_a_process(interface, || is_up.notify_one()).await,
+            }
+        };
+        wait_for(restart, interface, &is_up, within, canceled).await
+    }
+
+    async fn restart_as_a_process(self, interface: &str, mut is_up: impl FnMut()) -> ActOutcome {
+        let program = match self {
+            // Also where the file has been replaced meanwhile, as by an upgrade.
+            Self::Here | Self::None => Ok(PathBuf::from("/proc/self/exe")),
+            Self::Apart => std::env::current_exe(),
+        };
+        let program = match program {
+            Ok(program) => program,
+            Err(error) => return ActOutcome::failed("link_failed", format!("find this program: {error}")),
+        };
+        let args = [RESTART_FLAG.to_owned(), interface.to_owned()];
+        let program = Program::new(&program, &args, &[]).outliving();
+        let (_keep, never) = oneshot::channel();
+        let told = |_| is_up();
+        let outcome = if self == Self::Apart {
+            transient::run_file(program, RESTART_MAX, never, told).await
+        } else {
+            match program::run(program, RESTART_MAX, never, told).await {
+                Ok(finished) => finished.outcome(RESTART_FLAG),
+                Err(error) => ActOutcome::failed("link_failed", format!("start this program: {error}")),
+            }
+        };
+        let said = outcome.output.clone().unwrap_or_default();
+        match said.lines().last().map(serde_json::from_str::<Told>) {
+            Some(Ok(told)) => told.outcome(),
+            _ => outcome,
+        }
+    }
+}
+
+/// Waits for a restart to end; once the link is up, only as long as somebody wants to.
+async fn wait_for(
+    restart: impl Future<Output = ActOutcome>,
+    interface: &str,
+    is_up: &Notify,
+    within: Duration,
+    canceled: oneshot::Receiver<()>,
+) -> ActOutcome {
+    let unwanted = async {
+        tokio::select! {
+            () = sleep(within) => {
+                let within = humantime::format_duration(within);
+                ActOutcome::timed_out(format!("{interface} was restarted; it has no carrier, and {within} are over"))
+            }
+            Ok(()) = canceled => ActOutcome::canceled(format!("{interface} was restarted; its carrier isn't waited for")),
+        }
+    };
+    let is_up = async {
+        is_up.notified().await;
+        sleep(CARRIER_MIN).await;
+    };
+    tokio::select! {
+        outcome = restart => outcome,
+        (outcome, ()) = async { tokio::join!(unwanted, is_up) } => outcome,
     }
 }
 
@@ -83,19 +167,27 @@ impl Links {
         Some(Self { ip: ip.to_owned(), root: "/".into(), carrier_max: CARRIER_MAX })
     }
 
-    /// Restarts an interface. What goes wrong is `no_such_interface`, `not_supported` (loopback), `link_failed` (it could
-    /// not be taken down; nothing has changed) or `link_down` (it does not come up again by itself).
-    pub async fn restart(&self, interface: &str, mut canceled: oneshot::Receiver<()>) -> ActOutcome {
-        if let Err(refusal) = self.check(interface) {
-            return refusal;
+    /// Restarts an interface, tells when it is up, and then waits for its carrier until that is `enough`. What goes wrong is
+    /// `no_such_interface`, `not_supported` (loopback), `link_failed` (it could not be taken down; nothing has changed) or
+    /// `link_down` (it does not come up again by itself).
+    async fn restart(&self, interface: &str, is_up: impl FnOnce(), enough: impl Future<Output = ()>) -> ActOutcome {
+        let bounced = match self.check(interface) {
+            Ok(()) => self.bounce(interface).await,
+            Err(refusal) => Err(refusal),
+        };
+        let (put_back, is_cut_off) = match bounced {
+            Ok(put_back) => put_back,
+            Err(outcome) => return outcome,
+        };
+        is_up();
+        let state = self.carrier(interface, enough).await;
+        let detail = format!("{interface} was restarted, it is {state}; {put_back}");
+        // Drivers that know nothing of a carrier say `unknown` (Documentation/networking/operstates.rst).
+        if matches!(state.as_str(), "up" | "unknown") && !is_cut_off {
+            ActOutcome::succeeded(detail)
+        } else {
+            ActOutcome::failed("link_down", detail)
         }
-        if let Some(outcome) = manager::restart(interface).await {
-            return outcome;
-        }
-        if canceled.try_recv().is_ok() {
-            return ActOutcome::canceled(format!("{interface} was left as it was"));
-        }
-        self.bounce(interface).await
     }
 
     fn check(&self, interface: &str) -> Result<(), ActOutcome> {
@@ -110,8 +202,8 @@ impl Links {
         Ok(())
     }
 
-    /// Nothing in here returns between down and up; where it is dropped in between, it is brought up at once.
-    async fn bounce(&self, interface: &str) -> ActOutcome {
+    /// Nothing in here returns between down and up. What came of the routes is as [`Links::put_back`] has it.
+    async fn bounce(&self, interface: &str) -> Result<(String, bool), ActOutcome> {
         let routes = self.routes(interface).await;
         let keep = self.root.join("proc/sys/net/ipv6/conf").join(interface).join("keep_addr_on_down");
         let kept = fs::read_to_string(&keep).ok();
@@ -119,28 +211,19 @@ impl Links {
             // Where it can't be written the addresses are the network's to give again.
             let _ = fs::write(&keep, "1");
         }
-        let mut fall = Fall { links: self, interface, routes: &routes, keep, kept, is_down: true };
         let down = self.ip(&["link", "set", "dev", interface, "down"]).await;
         if down.is_ok() {
             sleep(DOWN_FOR).await;
         }
         let up = self.raise(interface).await;
-        let (put_back, is_cut_off) = self.put_back(interface, &routes).await;
-        fall.is_down = false;
-        drop(fall);
+        let put_back = self.put_back(interface, &routes).await;
+        if let Some(kept) = kept {
+            let _ = fs::write(&keep, kept.trim());
+        }
         match (down, up) {
-            (Err(error), _) => ActOutcome::failed("link_failed", format!("take {interface} down: {error}")),
-            (_, Err(error)) => ActOutcome::failed("link_down", format!("bring {interface} up: {error}")),
-            (Ok(_), Ok(())) => {
-                let state = self.carrier(interface).await;
-                let detail = format!("{interface} was restarted, it is {state}; {put_back}");
-                // Drivers that know nothing of a carrier say `unknown` (Documentation/networking/operstates.rst).
-                if matches!(state.as_str(), "up" | "unknown") && !is_cut_off {
-                    ActOutcome::succeeded(detail)
-                } else {
-                    ActOutcome::failed("link_down", detail)
-                }
-            }
+            (Err(error), _) => Err(ActOutcome::failed("link_failed", format!("take {interface} down: {error}"))),
+            (_, Err(error)) => Err(ActOutcome::failed("link_down", format!("bring {interface} up: {error}"))),
+            (Ok(_), Ok(())) => Ok(put_back),
         }
     }
 
@@ -156,7 +239,7 @@ impl Links {
         result
     }
 
-    async fn carrier(&self, interface: &str) -> String {
+    async fn carrier(&self, interface: &str, enough: impl Future<Output = ()>) -> String {
         let file = self.root.join("sys/class/net").join(interface).join("operstate");
         let look = || fs::read_to_string(&file).map(|text| text.trim().to_owned()).unwrap_or_else(|_| "gone".into());
         let wait = async {
@@ -165,7 +248,10 @@ impl Links {
             }
         };
         // Whether or not it has come, what it is now is told.
-        let _ = timeout(self.carrier_max, wait).await;
+        tokio::select! {
+            _ = timeout(self.carrier_max, wait) => {}
+            () = enough => {}
+        }
         look()
     }
 
@@ -219,47 +305,6 @@ impl Links {
     }
 }
 
-/// An interface that may be down, and what is to be as it was when that is over.
-struct Fall<'a> {
-    links: &'a Links,
-    interface: &'a str,
-    routes: &'a [(&'static str, Vec<String>)],
-    /// Whether the kernel keeps its IPv6 addresses: where that stands, and what stood there.
-    keep: PathBuf,
-    kept: Option<String>,
-    is_down: bool,
-}
-
-impl Fall<'_> {
-    /// Brings it up at once: nothing waits here any more.
-    fn end(&self) {
-        let ip = |args: &[&str]| {
-            let done = Command::new(&self.links.ip).args(args).stdin(Stdio::null()).stdout(Stdio::null()).status();
-            match done {
-                Ok(status) if status.success() => {}
-                Ok(status) => tracing::error!("ip {}: {status}", args.join(" ")),
-                Err(error) => tracing::error!("start {}: {error}", self.links.ip.display()),
-            }
-        };
-        ip(&["link", "set", "dev", self.interface, "up"]);
-        for (family, words) in self.routes {
-            ip(&replace(family, words, self.interface));
-        }
-    }
-}
-
-impl Drop for Fall<'_> {
-    fn drop(&mut self) {
-        // Whoever brought it down ends before it is up again, as an agent does that is told to stop.
-        if self.is_down {
-            self.end();
-        }
-        if let Some(kept) = &self.kept {
-            let _ = fs::write(&self.keep, kept.trim());
-        }
-    }
-}
-
 /// What puts a route back.
 fn replace<'a>(family: &'a str, words: &'a [String], interface: &'a str) -> Vec<&'a str> {
     let mut args = vec![family, "route", "replace"];
@@ -273,39 +318,41 @@ fn words(line: &str) -> Vec<String> {
     line.split_whitespace().filter(|word| !STATE_WORDS.contains(word)).map(str::to_owned).collect()
 }
 
-/// Has PID 1 run this program with `--restart-link`, as a unit of its own: whoever has neither network nor rights asks so.
-/// Neither a wish to cancel, nor a deadline, nor the helper's own end stops that unit: it would stay down.
-async fn restart_apart(interface: &str, mut canceled: oneshot::Receiver<()>) -> ActOutcome {
-    if let Some(outcome) = manager::restart(interface).await {
-        return outcome;
-    }
-    if canceled.try_recv().is_ok() {
-        return ActOutcome::canceled(format!("{interface} was left as it was"));
-    }
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(error) => return ActOutcome::failed("link_failed", format!("find this program: {error}")),
-    };
-    let args = ["--restart-link".to_owned(), interface.to_owned()];
-    let program = Program::new(&program, &args, &[]).outliving();
-    let (_keep, never) = oneshot::channel();
-    let outcome = transient::run_file(program, RESTART_MAX, never, |_| ()).await;
-    let said = outcome.output.clone().unwrap_or_default();
-    match said.lines().last().map(serde_json::from_str::<Told>) {
-        Some(Ok(told)) => told.outcome(),
-        _ => outcome,
-    }
+/// Is the process that restarts an interface, and tells on lines of their own when it is up and how it ended.
+///
+/// # Errors
+/// There is no runtime, or there are no signals: the interface was left as it was.
+pub fn restart_as_this_process(interface: &str) -> io::Result<bool> {
+    // The interface comes up whoever else ends. Refused to who leads a group of its own, as a unit does: that is as good.
+    let _ = rustix::process::setsid();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let mut ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        let [Ok(terminate), Ok(interrupt), Ok(hangup)] = &mut ends else {
+            let error = ends.into_iter().find_map(Result::err);
+            return Err(error.unwrap_or_else(|| io::ErrorKind::Other.into()));
+        };
+        let Some(links) = Links::find() else {
+            return Ok(ActOutcome::failed("link_failed", "there is no ip(8) here: install iproute2"));
+        };
+        // A stop that comes while it is down counts once it is up.
+        let told_to_end = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        };
+        Ok(links.restart(interface, || say(IS_UP), told_to_end).await)
+    })?;
+    let told = Told { reason: outcome.reason, detail: outcome.detail.unwrap_or_default() };
+    say(&serde_json::to_string(&told).unwrap_or_default());
+    Ok(outcome.status == ActStatus::Succeeded)
 }
 
-/// Does it, as that unit, and tells how it ended on a line of its own.
-pub async fn restart_told(interface: &str) -> (bool, String) {
-    let (_keep, canceled) = oneshot::channel();
-    let outcome = match Links::find() {
-        Some(links) => links.restart(interface, canceled).await,
-        None => ActOutcome::failed("link_failed", "there is no ip(8) here: install iproute2"),
-    };
-    let told = Told { reason: outcome.reason, detail: outcome.detail.unwrap_or_default() };
-    (outcome.status == ActStatus::Succeeded, serde_json::to_string(&told).unwrap_or_default())
+/// To whoever still listens.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
 /// How a restart ended, from one program to the other.

@@ -1,5 +1,6 @@
 #![expect(clippy::disallowed_methods, reason = "gateways are network namespaces here")]
 
+use std::future::pending;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -117,8 +118,8 @@ fn run(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn never() -> oneshot::Receiver<()> {
-    oneshot::channel().1
+async fn restarted(links: &Links, interface: &str) -> ActOutcome {
+    links.restart(interface, || (), pending()).await
 }
 
 const DOWN: &str = "link set dev wwan0 down";
@@ -129,7 +130,7 @@ async fn an_interface_goes_down_and_comes_up_with_the_routes_that_it_had() {
     let Some(gateway) = Gateway::new() else { return };
     let links = gateway.links("");
     let mut before = gateway.state();
-    let outcome = links.restart("wwan0", never()).await;
+    let outcome = restarted(&links, "wwan0").await;
     assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
     assert_eq!(gateway.calls(), [DOWN, UP]);
     let mut after = gateway.state();
@@ -155,7 +156,7 @@ async fn a_gateway_that_is_a_route_itself_and_routes_of_other_tables_are_put_bac
     }
     let routes = || [gateway.ip(&["route", "show"]), gateway.ip(&["route", "show", "table", "100"])];
     let before = routes();
-    let outcome = links.restart("wwan0", never()).await;
+    let outcome = restarted(&links, "wwan0").await;
     assert_eq!((outcome.status, routes()), (ActStatus::Succeeded, before), "{outcome:?}");
 }
 
@@ -164,37 +165,16 @@ async fn without_any_of_its_default_routes_it_is_no_success() {
     let Some(gateway) = Gateway::new() else { return };
     gateway.ip(&["-6", "route", "delete", "default"]);
     let lost = "-4 route replace default via 10.79.0.254 src 10.79.0.1 metric 100 dev wwan0";
-    let outcome = gateway.links(lost).restart("wwan0", never()).await;
+    let outcome = restarted(&gateway.links(lost), "wwan0").await;
     assert_eq!(outcome.reason.as_deref(), Some("link_down"), "{outcome:?}");
     assert!(outcome.detail.unwrap().contains("could not be put back: default via 10.79.0.254"));
-}
-
-#[tokio::test]
-async fn an_agent_that_stops_meanwhile_leaves_it_up_with_its_routes() {
-    let Some(gateway) = Gateway::new() else { return };
-    let links = gateway.links("");
-    let mut before = gateway.state();
-    let is_down = async {
-        while gateway.calls() != [DOWN] {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::select! {
-        outcome = links.restart("wwan0", never()) => panic!("{outcome:?}"),
-        () = is_down => {}
-    }
-    assert_eq!(gateway.calls(), [DOWN, UP]);
-    let mut after = gateway.state();
-    before[1].clear();
-    after[1].clear();
-    assert_eq!((before, gateway.keeps_addresses()), (after, "0".to_owned()));
 }
 
 #[tokio::test]
 async fn what_can_not_be_brought_up_at_once_is_tried_until_it_can_be() {
     let Some(gateway) = Gateway::new() else { return };
     let links = gateway.links(UP);
-    let outcome = links.restart("wwan0", never()).await;
+    let outcome = restarted(&links, "wwan0").await;
     assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
     assert_eq!(gateway.calls(), [DOWN, UP, UP, UP]);
 }
@@ -203,7 +183,7 @@ async fn what_can_not_be_brought_up_at_once_is_tried_until_it_can_be() {
 async fn what_can_not_be_taken_down_is_up_all_the_same() {
     let Some(gateway) = Gateway::new() else { return };
     let before = gateway.state();
-    let outcome = gateway.links(DOWN).restart("wwan0", never()).await;
+    let outcome = restarted(&gateway.links(DOWN), "wwan0").await;
     assert_eq!(outcome.reason.as_deref(), Some("link_failed"), "{outcome:?}");
     assert!(outcome.detail.unwrap().contains("no such luck"));
     assert_eq!((gateway.calls(), gateway.state()), (vec![DOWN.to_owned(), UP.to_owned()], before));
@@ -214,8 +194,28 @@ async fn a_link_without_a_carrier_is_no_success() {
     let Some(gateway) = Gateway::new() else { return };
     let links = gateway.links("");
     gateway.ip(&["link", "set", "dev", "mast", "down"]);
-    let outcome = links.restart("wwan0", never()).await;
+    let outcome = restarted(&links, "wwan0").await;
     assert_eq!(outcome.reason.as_deref(), Some("link_down"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_carrier_that_stays_away_is_waited_for_as_long_as_somebody_wants_to_and_the_link_is_up_by_then() {
+    let Some(gateway) = Gateway::new() else { return };
+    let links = Links { carrier_max: Duration::from_secs(600), ..gateway.links("") };
+    gateway.ip(&["link", "set", "dev", "mast", "down"]);
+    let moment = Duration::from_millis(1);
+    for (within, is_canceled, status) in
+        [(moment, false, ActStatus::TimedOut), (Duration::from_secs(600), true, ActStatus::Canceled)]
+    {
+        fs::remove_file(gateway.dir.path().join("log")).ok();
+        let (is_up, (cancel, canceled)) = (Notify::new(), oneshot::channel());
+        let _keep = if is_canceled { cancel.send(()).map(|()| None).unwrap() } else { Some(cancel) };
+        let restart = links.restart("wwan0", || is_up.notify_one(), pending());
+        let outcome = timeout(Duration::from_secs(60), wait_for(restart, "wwan0", &is_up, within, canceled)).await;
+        assert_eq!(outcome.map(|outcome| outcome.status), Ok(status));
+        assert_eq!(gateway.calls(), [DOWN, UP]);
+        assert!(gateway.ip(&["route", "show", "default"]).contains("10.79.0.254"));
+    }
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ async fn loopback_and_what_is_not_there_are_left_alone() {
     let Some(gateway) = Gateway::new() else { return };
     let links = gateway.links("");
     for (interface, reason) in [("lo", "not_supported"), ("wwan9", "no_such_interface")] {
-        assert_eq!(links.restart(interface, never()).await.reason.as_deref(), Some(reason));
+        assert_eq!(restarted(&links, interface).await.reason.as_deref(), Some(reason));
     }
     assert_eq!(gateway.calls(), Vec::<String>::new());
 }
