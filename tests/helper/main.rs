@@ -318,7 +318,7 @@ async fn the_agent_acts_by_the_helper_where_there_is_one() {
     let world = World::new();
     let _helper = world.start();
     let actor = Actor::new(Manager::Systemd, "/nonexistent".into()).behind(&world.socket());
-    assert_eq!(actor.able(), [Action::RestartUnit, Action::Run].into());
+    assert_eq!(actor.able().actions, [Action::RestartUnit, Action::Run].into());
 
     let signed = claims(DEVICE, "run", json!({"runbook": "progress"}));
     let id = CommandId::parse(signed["jti"].as_str().unwrap()).unwrap();

@@ -4,7 +4,6 @@
 
 #![expect(clippy::disallowed_methods, reason = "an act has a deadline of its own, and a busy helper is asked again")]
 
-use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,8 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::Order;
-use crate::config::Action;
+use super::{Able, Order};
 use crate::engine::io::{Act, ActOutcome};
 use crate::helper::link::{self, Link, Received};
 use crate::helper::protocol::{Answer, DATAGRAM_MAX, Request};
@@ -45,9 +43,9 @@ impl Client {
         socket.exists().then(|| Self { socket: socket.to_owned() })
     }
 
-    /// What the helper may do for this user; `None` if it doesn't say. Blocks, for 5 s at most.
+    /// What the helper may do for this user, and what is in force; `None` if it doesn't say. Blocks, for 5 s at most.
     #[must_use]
-    pub fn able(&self) -> Option<BTreeSet<Action>> {
+    pub fn able(&self) -> Option<Able> {
         match self.ask_able() {
             Ok(Answer::Able(able)) => Some(able),
             Ok(other) => {

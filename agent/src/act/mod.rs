@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::collect::inhibit::inhibited;
-use crate::config::Action;
+use crate::config::{Action, QuarantineLevel};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
 use crate::wire::Reason;
 use client::Client;
@@ -54,6 +54,15 @@ impl Order {
     pub const fn new(act: Act, trigger: Trigger, token: Option<String>, timeout: Duration) -> Self {
         Self { act, trigger, token, timeout, terms: None }
     }
+}
+
+/// What whoever acts on a gateway says of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Able {
+    /// What there are means for.
+    pub actions: BTreeSet<Action>,
+    /// The quarantine that is in force, whatever the agent's own journal says.
+    pub quarantine: Option<QuarantineLevel>,
 }
 
 /// What acts on this gateway.
@@ -150,9 +159,13 @@ impl Actor {
         Self { inhibited_below: Some(root), ..self }
     }
 
-    /// What can be done here at all: the engine refuses the rest before it is tried.
+    /// What can be done here at all, of which the engine refuses the rest before it is tried, and what is in force.
     #[must_use]
-    pub fn able(&self) -> BTreeSet<Action> {
+    pub fn able(&self) -> Able {
+        if let Some(mut able) = self.helper.as_ref().and_then(Client::able) {
+            able.actions.extend(self.diagnostics.as_ref().map(|_| Action::CollectDiagnostics));
+            return able;
+        }
         let mut able = self.units.able();
         able.insert(Action::Run);
         if self.interfaces != Interfaces::None {
@@ -164,13 +177,10 @@ impl Actor {
         if self.quarantine.is_some() {
             able.insert(Action::Quarantine);
         }
-        if let Some(by_helper) = self.helper.as_ref().and_then(Client::able) {
-            able = by_helper;
-        }
         if self.diagnostics.is_some() {
             able.insert(Action::CollectDiagnostics);
         }
-        able
+        Able { actions: able, quarantine: self.quarantine.as_ref().and_then(Quarantine::in_force) }
     }
 
     /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.

@@ -60,7 +60,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{Action, AttributeValue, CheckedConfig, Collect};
+use crate::config::{Action, AttributeValue, CheckedConfig, Collect, QuarantineLevel};
 use admission::Power;
 use attributes::Attributes;
 use battery::Battery;
@@ -114,6 +114,8 @@ pub struct Identity {
     pub firmware: Option<String>,
     /// What can be done here at all: an action for which this gateway has no means is refused before it is tried.
     pub able: BTreeSet<Action>,
+    /// The quarantine in force, as far as whoever put it in force says: the journal may have lost it.
+    pub quarantine: Option<QuarantineLevel>,
 }
 
 /// The engine.

@@ -100,13 +100,25 @@ impl Inside {
 }
 
 impl Quarantine {
-    /// Begins with what the journal says; its rules are put in force again at once.
-    /// An entry that can't be read, as one of a newer version, says that there is one.
-    pub(super) fn restore(now: Now, at: Stamp, state: &[(String, Bytes)]) -> Self {
+    /// Begins with what the journal says, or what is in force where that is more, as where the journal was lost; its rules are
+    /// put in force again at once. An entry that can't be read, as one of a newer version, says that there is one.
+    pub(super) fn restore(
+        now: Now,
+        at: Stamp,
+        state: &[(String, Bytes)],
+        in_force: Option<QuarantineLevel>,
+    ) -> (Self, Aftermath) {
         let entry = state.iter().find(|(key, _)| key == QUARANTINE_KEY);
-        let inside = entry.map(|(_, value)| Inside::read(value).unwrap_or_else(|| Inside::unreadable(at)));
+        let journaled = entry.map(|(_, value)| Inside::read(value).unwrap_or_else(|| Inside::unreadable(at)));
+        let found = in_force.filter(|level| journaled.as_ref().is_none_or(|inside| inside.level < *level));
+        let by = Trigger::Own(Own::Quarantine);
+        let inside = found.map(|level| Inside { level, stored: Stored::new(level, &by, at) }).or(journaled);
         let refresh_at = inside.is_some().then_some(now.mono);
-        Self { inside, refresh_at, alone_since: Some(now.mono), ..Self::default() }
+        let quarantine = Self { inside, refresh_at, alone_since: Some(now.mono), ..Self::default() };
+        let detail = Some("it was in force when the agent started, and the journal knew of less");
+        let event = found.map(|level| told("quarantine_entered", level.word(), &by.to_string(), detail));
+        let entry = found.map(|_| quarantine.entry());
+        (quarantine, Aftermath { event, entry, entered: false })
     }
 
     /// What is being done: nothing else is done to a quarantine meanwhile.

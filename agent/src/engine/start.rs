@@ -158,6 +158,7 @@ impl Engine {
         let facts = remedies::Facts { now, config: &config, timeline: &timeline };
         let remedies = Remedies::new(facts, &recovered.state, |rule| rules.is_raised(rule));
         let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default(), used.told);
+        let (quarantine, found) = Quarantine::restore(now, stamp, &recovered.state, identity.quarantine);
 
         let mut engine = Self {
             effects: Effects::default(),
@@ -189,7 +190,7 @@ impl Engine {
             commands: Commands::new(&recovered.state, careful, identity.boot),
             remedies,
             reboot: None,
-            quarantine: Quarantine::restore(now, stamp, &recovered.state),
+            quarantine,
             releases: Releases::restore(&recovered.state),
             snapshots: BTreeMap::new(),
             power: Power::default(),
@@ -215,7 +216,7 @@ impl Engine {
         if let Some(saved) = saved {
             engine.save_timeline(&saved);
         }
-        let mut first = Vec::new();
+        let mut first = Vec::from_iter(found.entry);
         if careful != Careful::default() {
             first.extend(careful_entries(careful));
         }
@@ -233,6 +234,10 @@ impl Engine {
         first.extend(entry);
         let before = run.map(|run| Before { run, written_at: recovered.written_at, crashed });
         engine.begin(now, before, first, &recovered, &told, leftovers);
+        if let Some(event) = found.event {
+            engine.record_event(now, event);
+            engine.advance(now);
+        }
         engine
     }
 

@@ -10,13 +10,12 @@
 //!
 //! Closing the connection, or anything more that is sent on it, such as `{"cancel":true}`, cancels the act.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::act::Order;
 use crate::act::quarantine::terms::Terms;
+use crate::act::{Able, Order};
 use crate::config::{Action, QuarantineLevel, UnitName};
 use crate::engine::command::{are_arguments, is_release};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
@@ -67,8 +66,8 @@ pub(crate) enum Request {
 /// What a helper answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// What it may do for the agent, to [`Request::Hello`].
-    Able(BTreeSet<Action>),
+    /// What it may do for the agent, and what is in force, to [`Request::Hello`].
+    Able(Able),
     /// How far it is, in percent.
     Progress(u8),
     /// The end of it.
@@ -135,7 +134,10 @@ impl Answer {
     #[must_use]
     pub(crate) fn parse(datagram: &[u8]) -> Option<Self> {
         Some(match serde_json::from_slice(datagram).ok()? {
-            AnswerWords::Able { able } => Self::Able(able.iter().filter_map(|word| Action::parse(word)).collect()),
+            AnswerWords::Able { able, quarantine } => Self::Able(Able {
+                actions: able.iter().filter_map(|word| Action::parse(word)).collect(),
+                quarantine: quarantine.as_deref().and_then(QuarantineLevel::parse),
+            }),
             AnswerWords::Progress { progress } => Self::Progress(progress.min(100)),
             AnswerWords::End { status, reason, detail, .. } if status == REJECTED => {
                 Self::Refused { reason: reason.unwrap_or_default(), detail: detail.unwrap_or_default() }
@@ -284,15 +286,29 @@ fn level_of(word: &str) -> Result<QuarantineLevel, String> {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum AnswerWords {
-    Able { able: Vec<String> },
-    Progress { progress: u8 },
-    End { status: String, reason: Option<String>, detail: Option<String>, output: Option<String> },
+    Able {
+        able: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quarantine: Option<String>,
+    },
+    Progress {
+        progress: u8,
+    },
+    End {
+        status: String,
+        reason: Option<String>,
+        detail: Option<String>,
+        output: Option<String>,
+    },
 }
 
 impl AnswerWords {
     fn of(answer: &Answer) -> Self {
         match answer.clone() {
-            Answer::Able(able) => Self::Able { able: able.iter().map(|action| action.word().to_owned()).collect() },
+            Answer::Able(Able { actions, quarantine }) => Self::Able {
+                able: actions.iter().map(|action| action.word().to_owned()).collect(),
+                quarantine: quarantine.map(|level| level.word().to_owned()),
+            },
             Answer::Progress(progress) => Self::Progress { progress },
             Answer::Done(ActOutcome { status, reason, detail, output, .. }) => {
                 Self::End { status: status.status().word().to_owned(), reason, detail, output }
@@ -389,7 +405,8 @@ mod tests {
     #[test]
     fn answers_are_read_back_as_they_were_written() {
         let answers = [
-            Answer::Able([Action::Run, Action::Reboot].into()),
+            Answer::Able(Able { actions: [Action::Run, Action::Reboot].into(), quarantine: None }),
+            Answer::Able(Able { actions: [].into(), quarantine: Some(QuarantineLevel::Isolate) }),
             Answer::Progress(40),
             Answer::Done(ActOutcome::timed_out("late")),
             Answer::Refused { reason: "replayed".into(), detail: "again".into() },

@@ -147,7 +147,7 @@ impl Helper {
         policy.admits(uid)?;
         let uid = policy.agent_uid.unwrap_or_default();
         let quarantine = Quarantine::new(self.dir.clone(), Loader::BootUnit, uid).in_turn(Arc::clone(&self.turn));
-        let is_quarantined = quarantine.is_in_force();
+        let in_force = quarantine.in_force();
         let actor = Actor::new(Manager::Systemd, policy.runbook_dir.clone())
             .running_apart(!policy.runbooks_confined)
             .with_rollbacks(Rollbacks::new(policy.rollback.clone(), true))
@@ -155,11 +155,12 @@ impl Helper {
             .with_quarantine(quarantine);
         match Request::parse(datagram)? {
             Request::Hello => {
-                let able = actor.able().into_iter().filter(|action| policy.actions.contains(action)).collect();
+                let mut able = actor.able();
+                able.actions.retain(|action| policy.actions.contains(action));
                 Ok(Decision::Tell(Answer::Able(able)))
             }
             Request::Act(mut order) => {
-                if matches!(order.act, Act::Refresh { .. }) && !is_quarantined {
+                if matches!(order.act, Act::Refresh { .. }) && in_force.is_none() {
                     return Err(Refusal::new(NOT_IN_FORCE, "there is no quarantine to be put in force again"));
                 }
                 order.terms = order.terms.map(|terms| policy.quarantine.cut(terms));

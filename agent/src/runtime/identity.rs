@@ -10,7 +10,7 @@ use std::{fs, io};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{RunError, service};
-use crate::act::Actor;
+use crate::act::{Able, Actor};
 use crate::collect::{clock, printable, reboot};
 use crate::config::{AttributeValue, CheckedConfig};
 use crate::engine::Identity;
@@ -38,6 +38,7 @@ const PLACEHOLDERS: [&str; 9] = [
 pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity, RunError> {
     let root = &config.collect.root;
     let release = os_release(root);
+    let Able { actions, quarantine } = actor.able();
     Ok(Identity {
         boot: clock::this_boot(root).map_err(RunError::BootId)?,
         version: VERSION.to_owned(),
@@ -46,7 +47,8 @@ pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity
         ended_as: service::ended_as(),
         nonce: nonce()?,
         facts: facts(root, &release),
-        able: actor.able(),
+        able: actions,
+        quarantine,
         firmware: ["IMAGE_VERSION", "VERSION_ID"].iter().find_map(|key| release.get(*key).cloned()),
     })
 }

@@ -122,16 +122,26 @@ impl Quarantine {
         Self { turn, ..self }
     }
 
-    /// Whether anything is in force; if what is can't be read, something is.
+    /// The level in force; one that can't be read counts as `restrict`.
     #[must_use]
-    pub fn is_in_force(&self) -> bool {
-        self.saved().is_none_or(|saved| saved.level().is_some()) && self.dir.join(STATE_FILE).exists()
+    pub fn in_force(&self) -> Option<QuarantineLevel> {
+        match self.saved() {
+            Some(saved) => saved.level(),
+            None => self.dir.join(STATE_FILE).exists().then_some(QuarantineLevel::Restrict),
+        }
     }
 
-    /// Enters a level, or tightens the one in force. What goes wrong is `store_failed`.
-    pub async fn enter(&self, level: QuarantineLevel, terms: Terms) -> ActOutcome {
+    /// Enters a level, or tightens the one in force: less than that is not entered, whoever asks, as only leaving loosens.
+    /// What goes wrong is `store_failed`.
+    pub async fn enter(&self, wanted: QuarantineLevel, terms: Terms) -> ActOutcome {
         let _turn = self.turn.lock().await;
-        self.apply(level, false, terms, self.saved().unwrap_or_default()).await
+        let level = self.in_force().map_or(wanted, |now| now.max(wanted));
+        let mut outcome = self.apply(level, false, terms, self.saved().unwrap_or_default()).await;
+        if level != wanted {
+            let detail = outcome.detail.unwrap_or_default();
+            outcome.detail = Some(format!("{level} is in force, which is more than {wanted}, and stays: {detail}"));
+        }
+        outcome
     }
 
     /// Puts what is in force in force again, with the broker's addresses of now. Rules that root took away on the console

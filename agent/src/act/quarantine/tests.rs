@@ -172,10 +172,10 @@ async fn restricted_only_the_agent_reaches_the_broker_and_released_all_is_as_bef
     assert_eq!(seen(), ([true; 4], true));
     is_done(&quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
     assert_eq!(seen(), ([true, false, false, false], false));
-    assert!(quarantine.is_in_force());
+    assert!(quarantine.in_force().is_some());
     is_done(&quarantine.leave().await);
     assert_eq!((seen(), world.rules()), (([true; 4], true), before));
-    assert!(!quarantine.is_in_force());
+    assert!(quarantine.in_force().is_none());
     drop((broker, other, service));
 }
 
@@ -247,6 +247,24 @@ async fn what_is_saved_can_be_loaded_without_an_agent_and_is_never_loosened_by_a
 }
 
 #[tokio::test]
+async fn a_level_that_is_less_than_the_one_in_force_loosens_nothing_whoever_asks() {
+    let Some(world) = World::new() else { return };
+    // Two that know nothing of each other, as an agent that has lost its state doesn't know of the one before.
+    is_done(&world.quarantine().enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
+    let before = world.rules();
+    for level in [QuarantineLevel::Observe, QuarantineLevel::Restrict] {
+        let quarantine = world.quarantine();
+        let outcome = quarantine.enter(level, terms(&[BROKER], &[])).await;
+        is_done(&outcome);
+        let detail = outcome.detail.unwrap();
+        assert!(detail.contains("isolate is in force") && detail.contains(BROKER), "{level}: {detail}");
+        assert_eq!((world.rules(), quarantine.in_force()), (before.clone(), Some(QuarantineLevel::Isolate)), "{level}");
+    }
+    is_done(&world.quarantine().leave().await);
+    assert_eq!(world.quarantine().in_force(), None);
+}
+
+#[tokio::test]
 async fn root_on_the_console_ends_it_and_no_refresh_brings_it_back() {
     let Some(world) = World::new() else { return };
     let (agents, roots) = (world.quarantine(), world.quarantine());
@@ -254,7 +272,7 @@ async fn root_on_the_console_ends_it_and_no_refresh_brings_it_back() {
     is_done(&roots.leave_by_hand().await);
     let outcome = agents.refresh(QuarantineLevel::Isolate, false, terms(&[BROKER], &[])).await;
     assert_eq!(outcome.reason.as_deref(), Some(NOT_IN_FORCE), "{outcome:?}");
-    assert!(!world.rules().contains("fieldmedic") && !agents.is_in_force());
+    assert!(!world.rules().contains("fieldmedic") && agents.in_force().is_none());
     is_done(&agents.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
     assert!(world.rules().contains("fieldmedic"));
 }
@@ -266,7 +284,7 @@ async fn a_state_that_can_not_be_read_counts_as_in_force_and_is_written_anew() {
     is_done(&quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
     let state = world.dir.path().join("state").join(STATE_FILE);
     fs::write(&state, "{\"level\":").unwrap();
-    assert!(quarantine.is_in_force());
+    assert_eq!(quarantine.in_force(), Some(QuarantineLevel::Restrict));
     is_done(&quarantine.refresh(QuarantineLevel::Restrict, false, terms(&[BROKER], &[])).await);
     assert!(quarantine.saved().unwrap().level().is_some());
 }
@@ -279,7 +297,7 @@ async fn without_a_firewall_a_quarantine_is_degraded_and_says_so() {
     assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Succeeded, Some("degraded")), "{outcome:?}");
     let detail = outcome.detail.unwrap();
     assert!(detail.contains("install nftables") && detail.contains("no unit was stopped"), "{detail}");
-    assert!(quarantine.is_in_force() && !dir.path().join("state").join(RULES_FILE).exists());
+    assert!(quarantine.in_force().is_some() && !dir.path().join("state").join(RULES_FILE).exists());
     is_done(&quarantine.leave().await);
 }
 
@@ -310,11 +328,11 @@ async fn what_was_never_loaded_need_not_be_taken_away_to_be_left() {
         // As each start of the agent does it.
         is_done(&quarantine.refresh(level, false, terms(&[BROKER], &[])).await);
         is_done(&quarantine.leave().await);
-        assert!(!quarantine.is_in_force(), "{level}");
+        assert!(quarantine.in_force().is_none(), "{level}");
     }
     is_done(&quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
     is_done(&quarantine.leave_by_hand().await);
-    assert!(!quarantine.is_in_force());
+    assert!(quarantine.in_force().is_none());
 }
 
 #[tokio::test]
@@ -325,7 +343,7 @@ async fn rules_that_can_not_be_taken_away_are_still_in_force() {
     is_done(&quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
     fs::write(refuses(dir.path()), "").unwrap();
     let outcome = quarantine.leave().await;
-    assert_eq!((outcome.reason.as_deref(), quarantine.is_in_force()), (Some("nft_failed"), true), "{outcome:?}");
+    assert_eq!((outcome.reason.as_deref(), quarantine.in_force().is_some()), (Some("nft_failed"), true), "{outcome:?}");
 }
 
 #[test]

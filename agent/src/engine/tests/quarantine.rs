@@ -61,6 +61,39 @@ fn a_command_enters_quarantine_and_release_leaves_it_and_everybody_is_told() {
 }
 
 #[test]
+fn a_quarantine_that_the_journal_has_lost_is_found_in_force_and_told() {
+    for (known, entered) in [(None, 1), (Some("observe"), 2), (Some("isolate"), 1)] {
+        let mut world = online();
+        if let Some(known) = known {
+            order(&mut world, "q-1", "quarantine", json!({"level": known}));
+        }
+        world.in_force = Some(QuarantineLevel::Isolate);
+        world.acted.clear();
+        world.crash();
+        world.advance(11 * SECOND);
+        assert_eq!((level(&world), audits(&world, "quarantine_entered")), (both("isolate"), entered), "{known:?}");
+        assert!(matches!(refreshes(&world)[0], Act::Refresh { level: QuarantineLevel::Isolate, .. }), "{known:?}");
+        order(&mut world, "run-1", "run", json!({"runbook": "fix"}));
+        assert_eq!(reason(&world, "run-1"), "quarantined", "{known:?}");
+        // It is in the journal again: another start tells nothing new.
+        world.crash();
+        world.advance(11 * SECOND);
+        assert_eq!(audits(&world, "quarantine_entered"), entered, "{known:?}");
+    }
+}
+
+#[test]
+fn what_was_left_is_not_entered_again_where_nothing_is_in_force() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "isolate"}));
+    order(&mut world, "r-1", "release", json!({}));
+    world.store.state.clear();
+    world.crash();
+    world.advance(11 * SECOND);
+    assert_eq!(level(&world), both("none"));
+}
+
+#[test]
 fn a_release_waits_for_the_refresh_that_is_under_way() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));

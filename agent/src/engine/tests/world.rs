@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value as Json;
 
-use crate::config::{CheckedConfig, UnitName};
+use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
 use crate::engine::io::{
     Act, ActOutcome, ActStatus, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogLevel, LogRange, Recovered,
     StoreFault, StoreOp, StoreReply, StoreStats,
@@ -196,6 +196,8 @@ pub(super) struct World {
     pub(super) end_signs: EndSigns,
     /// What systemd says of the next start's run before.
     pub(super) ended_as: Option<String>,
+    /// The quarantine in force, as who put it in force says when the agent starts.
+    pub(super) in_force: Option<QuarantineLevel>,
     /// What every look from now on finds.
     pub(super) findings: Vec<Finding>,
     /// The releases that run.
@@ -312,6 +314,7 @@ impl World {
             retry_in: Duration::from_secs(1),
             end_signs: EndSigns::default(),
             ended_as: None,
+            in_force: None,
             findings: Vec::new(),
             releases: Vec::new(),
             inhibited: None,
@@ -334,7 +337,9 @@ impl World {
         self.acts.clear();
         self.unanswered.clear();
         self.trouble.late.clear();
-        let identity = Identity { ended_as: self.ended_as.take(), ..identity(self.boot, self.end_signs.clone()) };
+        let ended_as = self.ended_as.take();
+        let found = identity(self.boot, self.end_signs.clone());
+        let identity = Identity { ended_as, quarantine: self.in_force, ..found };
         self.engine = Engine::new(self.now, self.config.clone(), identity, recovered);
         self.settle();
     }
@@ -815,5 +820,6 @@ pub(super) fn identity(boot: u8, end_signs: EndSigns) -> Identity {
         facts: BTreeMap::new(),
         firmware: None,
         able: crate::config::Action::ALL.iter().copied().collect(),
+        quarantine: None,
     }
 }
