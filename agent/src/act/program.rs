@@ -1,6 +1,7 @@
 //! Runs a program that is nobody else's to write, to its end: a clean environment, no shell, a deadline and a bounded memory
-//! of what it says. What it leaves behind in its process group is killed with it, also when the agent stops meanwhile. Which
-//! program, and what its end means, is for the caller to say.
+//! of what it says. What it leaves behind is killed with it, also when the agent stops meanwhile: its process group, and of a
+//! run that somebody wanted also who has left that group, known by the environment. Which program, and what its end means, is
+//! for the caller to say.
 
 #![expect(
     clippy::disallowed_methods,
@@ -17,11 +18,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::engine::io::ActOutcome;
@@ -36,6 +38,13 @@ pub(super) const TERM_GRACE: Duration = Duration::from_secs(5);
 const KILL_GRACE: Duration = Duration::from_secs(1);
 /// How long to wait for the rest of the output after the end: a process that was left behind may hold the pipe for ever.
 pub(super) const DRAIN_MAX: Duration = Duration::from_millis(500);
+
+/// The variable by which all that a run has started is known, wherever it has gone.
+const RUN_MARK: &str = "FIELDMEDIC_RUN";
+/// How often is looked for what is left: it may start more while it is looked for.
+const SWEEPS_MAX: usize = 8;
+/// How long that may take: to read of a process that hangs in the kernel may hang.
+const SWEEP_MAX: Duration = Duration::from_secs(2);
 
 /// As many links as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -84,8 +93,10 @@ pub async fn run(
     canceled: oneshot::Receiver<()>,
     progress: impl FnMut(u8),
 ) -> io::Result<Finished> {
-    let (mut child, mut said) = spawn(program)?;
-    let group = Group::of(&child, program.outlives);
+    // What has no environment of its own is a tool that starts nothing.
+    let mark = (!program.env.is_empty() && !program.outlives).then(|| format!("{:016x}", fastrand::u64(..)));
+    let (mut child, mut said) = spawn(program, mark.as_deref())?;
+    let mut group = Group::of(&child, program.outlives, mark);
     let mut output = Output::new(program.tail_max, progress);
     let end = {
         let mut ending = std::pin::pin!(ending(&mut child, &group, within, canceled));
@@ -94,7 +105,12 @@ pub async fn run(
             () = output.read(&mut said) => ending.await,
         }
     };
+    let mark = group.mark.take();
     drop(group);
+    if let Some(mark) = mark {
+        // Whoever hangs is left to the kernel.
+        let _ = timeout(SWEEP_MAX, spawn_blocking(move || sweep(&mark))).await;
+    }
     // What is left in the pipe. Who escaped from the group may hold it open for ever.
     let _ = timeout(DRAIN_MAX, output.read(&mut said)).await;
     Ok(Finished { end, within, output: output.into_text() })
@@ -205,17 +221,22 @@ async fn ending(child: &mut Child, group: &Group, within: Duration, canceled: on
     end
 }
 
-/// The process group of a program. Killed when it is dropped: nothing outlives the run that it belongs to.
-struct Group(Option<Pid>);
+/// The process group of a program, and the mark of who has left it. Killed when it is dropped: nothing outlives the run that
+/// it belongs to, but for what takes the mark out of its environment.
+struct Group {
+    leader: Option<Pid>,
+    mark: Option<String>,
+}
 
 impl Group {
     /// The child leads its group, so the group's id is its own. One that outlives whoever wants it is left alone.
-    fn of(child: &Child, outlives: bool) -> Self {
-        Self(child.id().filter(|_| !outlives).and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)))
+    fn of(child: &Child, outlives: bool, mark: Option<String>) -> Self {
+        let leader = child.id().filter(|_| !outlives).and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        Self { leader, mark }
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(group) = self.0 {
+        if let Some(group) = self.leader {
             // An error means that nobody is left in it.
             let _ = kill_process_group(group, signal);
         }
@@ -225,7 +246,33 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
+        if let Some(mark) = &self.mark {
+            sweep(mark);
+        }
     }
+}
+
+/// Kills all that a run has started and that lives on outside of its group.
+fn sweep(mark: &str) {
+    let mark = format!("{RUN_MARK}={mark}");
+    for _ in 0..SWEEPS_MAX {
+        let Ok(entries) = fs::read_dir("/proc") else { return };
+        let pids = entries.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?));
+        if pids.filter(|pid| kill_marked(*pid, mark.as_bytes())).count() == 0 {
+            return;
+        }
+    }
+}
+
+fn kill_marked(pid: Pid, mark: &[u8]) -> bool {
+    let environ = PathBuf::from(format!("/proc/{}/environ", pid.as_raw_nonzero()));
+    let is_marked = || fs::read(&environ).is_ok_and(|bytes| bytes.split(|byte| *byte == 0).any(|entry| entry == mark));
+    if !is_marked() {
+        return false;
+    }
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    // Looked at once more: a number that is another's by now is no business of ours.
+    is_marked() && pidfd_send_signal(&process, Signal::KILL).is_ok()
 }
 
 fn outcome(name: &str, end: End, within: Duration) -> ActOutcome {
@@ -246,7 +293,7 @@ fn outcome(name: &str, end: End, within: Duration) -> ActOutcome {
 }
 
 /// Starts it, with one pipe for all that it says, so that output and errors stay in order.
-fn spawn(program: Program<'_>) -> io::Result<(Child, pipe::Receiver)> {
+fn spawn(program: Program<'_>, mark: Option<&str>) -> io::Result<(Child, pipe::Receiver)> {
     let (into, said) = pipe::pipe()?;
     let stdout = into.into_blocking_fd()?;
     let stderr = stdout.try_clone()?;
@@ -256,6 +303,7 @@ fn spawn(program: Program<'_>) -> io::Result<(Child, pipe::Receiver)> {
         .env_clear()
         .envs(ENVIRONMENT)
         .envs(program.env.iter().copied())
+        .envs(mark.map(|mark| (RUN_MARK, mark)))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(stdout)

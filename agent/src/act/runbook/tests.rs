@@ -124,7 +124,7 @@ async fn the_environment_is_clean_but_for_who_wants_it() {
     dir.script("env", "env; pwd; cat; exec 2>/dev/null; ls -l /proc/$$/fd | grep -c socket:");
     let output = dir.run("env", &[], LONG).await.0.output.unwrap();
     assert!(!output.contains("CARGO") && !output.contains("HOME="), "{output}");
-    assert!(output.contains("FIELDMEDIC_COMMAND_ID=c-1\n"), "{output}");
+    assert!(output.contains("FIELDMEDIC_COMMAND_ID=c-1\n") && output.contains("FIELDMEDIC_RUN="), "{output}");
     assert!(output.ends_with("/\n0\n"), "{output}");
 }
 
@@ -197,10 +197,27 @@ async fn a_run_that_is_given_up_leaves_nobody_behind() {
 }
 
 #[tokio::test]
+async fn what_has_left_its_group_ends_with_it_however_it_ends() {
+    let dir = Dir::new();
+    let leaves = "setsid sh -c 'echo $$ > \"$0.group\"; exec sleep 3600' \"$0\" & \
+        until [ -s \"$0.group\" ]; do sleep 0.01; done; echo progress 1";
+    dir.script("ends", leaves);
+    dir.script("hangs", &format!("{leaves}; sleep 3600"));
+    dir.script("late", &format!("{leaves}; sleep 3600"));
+    assert_eq!(dir.run("ends", &[], LONG).await.0.status, ActStatus::Succeeded);
+    assert_eq!(dir.cancel_at_progress("hangs").await.status, ActStatus::Canceled);
+    let (outcome, told) = dir.run("late", &[], Duration::from_secs(3)).await;
+    assert_eq!((outcome.status, told), (ActStatus::TimedOut, vec![1]));
+    for name in ["ends", "hangs", "late"] {
+        until_gone(dir.group(name)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_daemon_that_holds_the_pipe_does_not_hold_up_the_outcome() {
     let dir = Dir::new();
-    // Out of the group, and gone when the test is: it looks for its runbook.
-    dir.script("starter", "setsid sh -c 'while [ -e \"$0\" ]; do sleep 0.1; done' \"$0\" & echo started");
+    // Out of the group, without the environment, and gone when the test is: it looks for its runbook.
+    dir.script("starter", "env -i setsid sh -c 'while [ -e \"$0\" ]; do sleep 0.1; done' \"$0\" & echo started");
     let (outcome, _) = timeout(LONG, dir.run("starter", &[], LONG)).await.unwrap();
     assert_eq!((outcome.status, outcome.output.as_deref()), (ActStatus::Succeeded, Some("started\n")));
 }
