@@ -196,14 +196,22 @@ impl Actor {
         if let Some(why) = root.and_then(inhibited) {
             return ActOutcome::failed(Reason::Inhibited.word(), why);
         }
+        let mut missing = Vec::new();
         if let (Act::Quarantine { level: Some(_) } | Act::Refresh { .. }, Some(source)) = (&order.act, &self.source) {
-            order.terms = Some(source.terms().await);
+            let (terms, not_found) = source.terms().await;
+            order.terms = Some(terms);
+            missing = not_found;
         }
-        match &self.helper {
+        let mut outcome = match &self.helper {
             // What the agent may see, and no more: a snapshot is no reason to ask root.
             Some(helper) if order.act != Act::CollectDiagnostics => helper.perform(order, canceled, progress).await,
             _ => self.perform_here(order, canceled, progress).await,
+        };
+        if outcome.status == ActStatus::Succeeded && !missing.is_empty() {
+            let detail = outcome.detail.unwrap_or_default();
+            outcome.detail = Some(format!("{detail}; no address was found for: {}", missing.join(", ")));
         }
+        outcome
     }
 
     async fn perform_here(

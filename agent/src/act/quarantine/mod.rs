@@ -42,7 +42,7 @@ pub const BOOT_UNIT: &str = "fieldmedic-quarantine.service";
 const NFT: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
 /// How long nft may take: a transaction of a few dozen rules.
 const NFT_MAX: Duration = Duration::from_secs(10);
-/// The outcome's word for a quarantine that stops units only.
+/// The outcome's word for a quarantine that succeeded in part: the network is as it was, or units go on.
 const DEGRADED: &str = "degraded";
 
 /// The level of a quarantine that root has ended on the console.
@@ -328,16 +328,21 @@ fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) ->
             ..ActOutcome::failed(DEGRADED, format!("the network is as it was: {why}{stopped}{trouble}"))
         },
         None if level == QuarantineLevel::Observe => ActOutcome::succeeded("nothing is cut off"),
-        None if now.wide => {
-            let reach = format!("any address at port {} is in reach", now.terms.port);
-            ActOutcome::succeeded(format!("{reach}{stopped}{trouble}"))
-        }
         None => {
-            let broker: Vec<String> = now.terms.broker.iter().map(ToString::to_string).collect();
-            let broker = if broker.is_empty() { "no known address".into() } else { broker.join(", ") };
-            ActOutcome::succeeded(format!("the broker is in reach at {broker}{stopped}{trouble}"))
+            let detail = format!("{}{stopped}{trouble}", in_reach(now));
+            let reason = (!trouble.is_empty()).then(|| DEGRADED.to_owned());
+            ActOutcome { reason, ..ActOutcome::succeeded(detail) }
         }
     }
+}
+
+fn in_reach(now: &Saved) -> String {
+    if now.wide {
+        return format!("any address at port {} is in reach", now.terms.port);
+    }
+    let broker: Vec<String> = now.terms.broker.iter().map(ToString::to_string).collect();
+    let broker = if broker.is_empty() { "no known address".into() } else { broker.join(", ") };
+    format!("the broker is in reach at {broker}")
 }
 
 fn names(units: &[UnitName]) -> String {

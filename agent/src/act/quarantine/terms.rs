@@ -143,18 +143,23 @@ impl Source {
         Self { host: url.host.clone(), port: url.port, allow_hosts: allow_hosts.clone(), stop: stop.cloned().collect() }
     }
 
-    /// Asks for all names, now: what is not found, or not in time, is left out, and is logged.
-    pub async fn terms(&self) -> Terms {
+    /// Asks for all names, now: what is not found, or not in time, is left out, and is logged; and which of `allow_hosts` that
+    /// are.
+    pub async fn terms(&self) -> (Terms, Vec<String>) {
         let broker = addresses(&self.host).await;
-        let mut hosts = Vec::new();
+        let (mut hosts, mut missing) = (Vec::new(), Vec::new());
         for host in &self.allow_hosts {
             match host.parse() {
                 Ok(network) => hosts.push(network),
-                Err(NoNetwork(name)) => hosts.extend(addresses(&name).await.into_iter().map(Network::from)),
+                Err(NoNetwork(name)) => {
+                    let found = addresses(&name).await;
+                    missing.extend(found.is_empty().then_some(name));
+                    hosts.extend(found.into_iter().map(Network::from));
+                }
             }
         }
         let broker = broker.into_iter().map(|address| SocketAddr::new(address, self.port)).collect();
-        Terms { broker, port: self.port, hosts, stop: self.stop.clone() }
+        (Terms { broker, port: self.port, hosts, stop: self.stop.clone() }, missing)
     }
 }
 
@@ -219,8 +224,8 @@ mod tests {
             allow_hosts: vec!["no-such-name.invalid".into(), "192.0.2.0/24".into()],
             stop: vec![],
         };
-        let terms = source.terms().await;
+        let (terms, missing) = source.terms().await;
         assert!(terms.broker.contains(&"127.0.0.1:1883".parse().unwrap()), "{terms:?}");
-        assert_eq!(terms.hosts, [network("192.0.2.0/24")]);
+        assert_eq!((terms.hosts, missing), (vec![network("192.0.2.0/24")], vec!["no-such-name.invalid".to_owned()]));
     }
 }
