@@ -99,7 +99,14 @@ fn is_capital(word: &str) -> bool {
 /// Whether what stands before a word makes it an event's name, a reason of an outcome, a check of the audit, or a reason why
 /// a record was dropped.
 fn is_said_after(before: &str) -> bool {
-    const CALLS: [&str; 5] = ["ActOutcome::failed(", "Refusal::new(", "count_dropped(", ".with(\"state\", ", "told("];
+    const CALLS: [&str; 6] = [
+        "ActOutcome::failed(",
+        "ActOutcome::rejected(",
+        "Refusal::new(",
+        "count_dropped(",
+        ".with(\"state\", ",
+        "told(",
+    ];
     const AFTER_A_CLASS: [&str; 2] = ["lose(class, ", "set_aside(class, "];
     let follows_a = |name: &str| {
         let rest = before.rsplit_once(name).and_then(|(_, rest)| rest.strip_suffix(", "));

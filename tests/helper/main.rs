@@ -330,7 +330,7 @@ async fn the_agent_acts_by_the_helper_where_there_is_one() {
 
     let (_keep, never) = oneshot::channel();
     let outcome = actor.perform(order_it(), never, |_| ()).await;
-    assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("replayed")), "{outcome:?}");
+    assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Rejected, Some("replayed")), "{outcome:?}");
 }
 
 #[tokio::test]

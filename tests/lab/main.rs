@@ -276,7 +276,7 @@ fn the_daemon_has_no_rights_and_the_helper_restarts_what_roots_policy_names() {
     assert_ne!(before, after);
     assert!(result["detail"].as_str().unwrap().contains(&after), "{result}");
     // The agent's configuration allows it, root doesn't.
-    let result = site.command("restart_unit", json!({"unit": "ssh.service"}), "FAILED");
+    let result = site.command("restart_unit", json!({"unit": "ssh.service"}), "REJECTED");
     assert_eq!(result["reason"], "not_allowed", "{result}");
     assert!(machine.journal("fieldmedic-act.service").contains("refused: not_allowed"));
 }
@@ -747,7 +747,7 @@ fn the_uplink_is_restarted_by_a_unit_of_its_own_and_the_agent_is_back_over_it() 
     assert!(result["detail"].as_str().unwrap().contains("routes put back: 1"), "{result}");
     assert!(machine.say(&["ip", "route", "show", "default"]).contains(HERE));
     // Root's policy names no other.
-    assert_eq!(site.command("restart_link", json!({"interface": "lo"}), "FAILED")["reason"], "not_allowed");
+    assert_eq!(site.command("restart_link", json!({"interface": "lo"}), "REJECTED")["reason"], "not_allowed");
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Client {
     }
 
     /// Has it done, within the order's timeout, unless it is canceled. What goes wrong on the way to the helper is
-    /// `no_helper` (nothing was done) or `helper_lost`; what it refuses has its reason.
+    /// `no_helper` (nothing was done) or `helper_lost`; what it refuses is rejected for its reason.
     pub async fn perform(
         &self,
         order: Order,
@@ -80,7 +80,7 @@ impl Client {
         let request = Request::Act(Box::new(order)).to_datagram();
         if request.len() > DATAGRAM_MAX {
             let detail = format!("{} B to ask for, the helper takes {DATAGRAM_MAX}", request.len());
-            return ActOutcome::failed("too_large", detail);
+            return ActOutcome::rejected("too_large", detail);
         }
         let ask = async {
             loop {
@@ -144,7 +144,7 @@ impl Client {
                 Some(Answer::Refused { reason, .. }) if was_canceled && reason == ASKED_TOO_OFTEN => {
                     return ActOutcome::canceled("canceled before the helper had taken it");
                 }
-                Some(Answer::Refused { reason, detail }) => return ActOutcome::failed(&reason, detail),
+                Some(Answer::Refused { reason, detail }) => return ActOutcome::rejected(&reason, detail),
                 Some(Answer::Able(_)) | None => return lost("it ended without an outcome"),
             }
         }

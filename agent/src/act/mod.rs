@@ -194,7 +194,7 @@ impl Actor {
         let is_remedy = order.trigger.is_remedy() && !matches!(order.act, Act::MarkGood { .. });
         let root = self.inhibited_below.as_deref().filter(|_| is_remedy);
         if let Some(why) = root.and_then(inhibited) {
-            return ActOutcome::failed(Reason::Inhibited.word(), why);
+            return ActOutcome::rejected(Reason::Inhibited.word(), why);
         }
         let mut missing = Vec::new();
         if let (Act::Quarantine { level: Some(_) } | Act::Refresh { .. }, Some(source)) = (&order.act, &self.source) {
@@ -272,6 +272,12 @@ impl ActOutcome {
         }
     }
 
+    /// It was not begun, for a reason in a fixed word: nothing was done.
+    #[must_use]
+    pub fn rejected(reason: &str, detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::Rejected, ..Self::failed(reason, detail) }
+    }
+
     /// It took too long.
     #[must_use]
     pub fn timed_out(detail: impl Into<String>) -> Self {
@@ -334,7 +340,7 @@ mod tests {
             let (_keep, canceled) = oneshot::channel();
             let order = Order::new(act, trigger.clone(), None, Duration::from_secs(5));
             let outcome = actor.perform(order, canceled, |_| {}).await;
-            let is_inhibited = outcome.reason.as_deref() == Some("inhibited");
+            let is_inhibited = outcome.status == ActStatus::Rejected && outcome.reason.as_deref() == Some("inhibited");
             assert_eq!(is_inhibited, inhibits, "{trigger}: {outcome:?}");
             assert!(!inhibits || outcome.detail.is_some_and(|detail| detail.contains("the fitter")), "{trigger}");
         }

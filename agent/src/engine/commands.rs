@@ -200,7 +200,7 @@ impl Commands {
             return self.begin_queued(facts);
         };
         let fallback = match outcome.status {
-            ActStatus::Succeeded | ActStatus::Failed => None,
+            ActStatus::Succeeded | ActStatus::Failed | ActStatus::Rejected => None,
             ActStatus::TimedOut => Some(Reason::Timeout.word()),
             ActStatus::Canceled => Some(Reason::Canceled.word()),
             ActStatus::Interrupted => Some(Reason::Interrupted.word()),

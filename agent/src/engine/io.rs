@@ -521,6 +521,8 @@ pub struct ActOutcome {
 pub enum ActStatus {
     Succeeded,
     Failed,
+    /// Whoever was to do it would not: nothing was done.
+    Rejected,
     TimedOut,
     Canceled,
     Interrupted,
@@ -533,6 +535,7 @@ impl ActStatus {
         match self {
             Self::Succeeded => Status::Succeeded,
             Self::Failed => Status::Failed,
+            Self::Rejected => Status::Rejected,
             Self::TimedOut => Status::TimedOut,
             Self::Canceled => Status::Canceled,
             Self::Interrupted => Status::Interrupted,

@@ -522,6 +522,7 @@ impl Remedies {
 
 /// Why whoever was to do it would not: nothing was done.
 pub(super) fn refusal(outcome: &ActOutcome) -> Option<Reason> {
-    let reason = Reason::from_word(outcome.reason.as_deref()?).filter(|_| outcome.status == ActStatus::Failed)?;
+    let is_refused = matches!(outcome.status, ActStatus::Rejected | ActStatus::Failed);
+    let reason = Reason::from_word(outcome.reason.as_deref()?).filter(|_| is_refused)?;
     matches!(reason, Reason::Inhibited | Reason::BudgetSpent | Reason::Busy | Reason::NotAllowed).then_some(reason)
 }

@@ -95,6 +95,7 @@ impl Diary {
         let status = match status {
             ActStatus::Succeeded => "succeeded",
             ActStatus::Failed => "failed",
+            ActStatus::Rejected => "rejected",
             ActStatus::TimedOut => "timed out",
             ActStatus::Canceled => "canceled",
             ActStatus::Interrupted => "interrupted",
