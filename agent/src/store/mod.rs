@@ -23,6 +23,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -55,6 +56,9 @@ const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
 const SEGMENTS_PER_STORE: u64 = 16;
 const OUTBOX_DIR: &str = "outbox";
 const LOCK_FILE: &str = "lock";
+/// How long a lock that somebody holds is tried, and how far apart.
+const LOCK_MAX: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the store lies and how large it is meant to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,7 +303,7 @@ fn lock(path: &Path, aside_bytes_max: u64, losses: &mut Vec<StoreLoss>) -> Resul
         }
         other => other.attempt(locking)?,
     };
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match try_to_lock(&file) {
         Err(Errno::WOULDBLOCK) => {
             let mut pid = String::new();
             let read = file.read_to_string(&mut pid).is_ok() && !pid.is_empty();
@@ -311,6 +315,17 @@ fn lock(path: &Path, aside_bytes_max: u64, losses: &mut Vec<StoreLoss>) -> Resul
     // Only for the message above; on a full disk the lock holds without it.
     let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
     Ok(Lock(file))
+}
+
+/// Of an agent that was killed a child may hold the lock for a moment: forked, and not yet another program.
+fn try_to_lock(file: &File) -> Result<(), Errno> {
+    let give_up_at = Instant::now() + LOCK_MAX;
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < give_up_at => std::thread::sleep(LOCK_PAUSE),
+            other => return other,
+        }
+    }
 }
 
 #[derive(Debug)]

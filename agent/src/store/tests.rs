@@ -135,6 +135,18 @@ fn a_store_in_use_is_refused_with_the_pid_of_its_holder() {
 }
 
 #[test]
+fn a_lock_that_is_left_with_a_child_of_a_killed_agent_is_waited_for() {
+    let dir = temp();
+    drop(open(dir.path()));
+    let lock = OpenOptions::new().write(true).open(dir.path().join("store/lock")).unwrap();
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+    // flock(2): it is held by whoever has the open file, which is the child alone once this line is over.
+    let mut child = Command::new("sleep").arg("0.3").stdin(lock).spawn().unwrap();
+    open(dir.path());
+    child.wait().unwrap();
+}
+
+#[test]
 fn a_path_that_is_a_file_or_belongs_to_another_is_refused_plainly() {
     let dir = temp();
     let path = settings(dir.path()).path;
