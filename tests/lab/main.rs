@@ -297,6 +297,31 @@ fn a_commanded_reboot_is_announced_done_and_told_by_the_next_boot() {
 }
 
 #[test]
+fn a_reboot_that_root_orders_is_announced_too_and_a_stop_is_none() {
+    let Some(site) = Site::new("", "") else { return };
+    let goodbye = |mark: usize| {
+        let message = site
+            .world
+            .fleet
+            .wait_since(mark, "the goodbye", |message| message.leaf() == "presence" && message.body["online"] == false);
+        message.body["reason"].clone()
+    };
+    let mark = site.world.fleet.mark();
+    site.machine.say(&["systemctl", "stop", "fieldmedic.service"]);
+    assert_eq!(goodbye(mark), "stopped");
+    site.machine.say(&["systemctl", "start", "fieldmedic.service"]);
+    site.world.fleet.presence(mark, DEVICE, true);
+    let (mark, boots) = (site.world.fleet.mark(), site.machine.boots());
+    site.machine.run(&["systemctl", "reboot"]);
+    assert_eq!(goodbye(mark), "rebooting");
+    site.machine.wait_for_boot(boots);
+    let event = site.world.fleet.wait_since(mark, "what the next boot says of it", |message| {
+        message.leaf() == "events" && message.body["name"] == "rebooted"
+    });
+    assert_eq!(event.body["reboot"]["reason"], "user", "{event:?}");
+}
+
+#[test]
 fn a_quarantine_cuts_the_gateway_off_from_all_but_the_broker_over_reboots_and_crashes_until_it_is_released() {
     let Some(site) = Site::new("[quarantine]\nstop_units = [\"app.service\"]", "") else { return };
     let (machine, network) = (&site.machine, &site.network);

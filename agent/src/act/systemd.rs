@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use zbus::Connection;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::zvariant::{OwnedObjectPath, Value};
@@ -22,6 +22,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// For how long the bus is tried before it counts as not there: dbus may be starting, too.
 const BUS_RETRY_FOR: Duration = Duration::from_secs(5);
 
+/// How long systemd may take to say whether the machine reboots: who asks is being stopped.
+const JOBS_MAX: Duration = Duration::from_millis(500);
+/// The units whose start is a reboot (systemd.special(7)).
+const REBOOTS: [&str; 2] = ["reboot.target", "kexec.target"];
+
+/// A job's id, its unit, type and state, and both their paths.
+type ListedJob = (u32, String, String, String, OwnedObjectPath, OwnedObjectPath);
 /// Name, description, load, active and sub state, following, path, job's id, type and path.
 pub(super) type ListedUnit =
     (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
@@ -35,6 +42,7 @@ pub(super) type ListedUnit =
 pub(super) trait Systemd {
     fn subscribe(&self) -> zbus::Result<()>;
     fn list_units_filtered(&self, states: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
+    fn list_jobs(&self) -> zbus::Result<Vec<ListedJob>>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
@@ -125,6 +133,17 @@ pub async fn reboot() -> ActOutcome {
         Ok(Some(who)) => ActOutcome::failed(Reason::Inhibited.word(), who),
         Err(error) => refused("reboot the machine", &error),
     }
+}
+
+/// Whether the machine is about to reboot, whoever has ordered that. Where systemd doesn't say so at once it isn't.
+pub(crate) async fn is_rebooting() -> bool {
+    let ask = async { is_rebooting_over(&Connection::system().await?).await };
+    timeout(JOBS_MAX, ask).await.is_ok_and(|answer| answer.unwrap_or(false))
+}
+
+async fn is_rebooting_over(connection: &Connection) -> zbus::Result<bool> {
+    let jobs = SystemdProxy::new(connection).await?.list_jobs().await?;
+    Ok(jobs.iter().any(|(_, unit, kind, ..)| kind == "start" && REBOOTS.contains(&unit.as_str())))
 }
 
 /// Who keeps the machine from being shut down, and why; `None`: nobody.

@@ -112,8 +112,10 @@ pub enum Input {
 pub enum StopReason {
     /// Somebody has stopped it.
     Stopped,
-    /// The machine goes down.
+    /// The agent has the machine rebooted.
     Rebooting,
+    /// Somebody else has the machine rebooted.
+    RebootedByOthers,
 }
 
 impl StopReason {
@@ -122,7 +124,7 @@ impl StopReason {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
-            Self::Rebooting => "rebooting",
+            Self::Rebooting | Self::RebootedByOthers => "rebooting",
         }
     }
 }

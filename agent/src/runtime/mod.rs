@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::act::Actor;
+use crate::act::{Actor, systemd};
 use crate::collect::clock::Clock;
 use crate::collect::errors::app::{self, AppSocket};
 use crate::config::{self, CheckedConfig};
@@ -158,7 +158,9 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
             wish = wish(&mut signals) => match wish {
                 Wish::Stop => {
                     service.stopping();
-                    engine.handle(clock.now(), Input::Stop { reason: StopReason::Stopped });
+                    let is_rebooting = systemd::is_rebooting().await;
+                    let reason = if is_rebooting { StopReason::RebootedByOthers } else { StopReason::Stopped };
+                    engine.handle(clock.now(), Input::Stop { reason });
                 }
                 Wish::Reload => {
                     let files = &options.config_files;

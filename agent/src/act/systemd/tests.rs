@@ -225,6 +225,35 @@ fn a_unit_that_is_no_service_is_judged_by_its_state_alone() {
     assert_eq!(verdict(&timer, "failed", "failed", None).reason.as_deref(), Some("unit_failed"));
 }
 
+/// systemd, with a job.
+struct Busy(&'static str, &'static str);
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
+impl Busy {
+    fn list_jobs(&self) -> Vec<ListedJob> {
+        let job =
+            |unit: &str, kind: &str| (7, unit.into(), kind.into(), "waiting".into(), path("/job"), path(UNIT_PATH));
+        vec![job("app.service", "stop"), job(self.0, self.1)]
+    }
+}
+
+#[tokio::test]
+async fn a_machine_that_reboots_is_known_by_its_job_for_that() {
+    for (unit, kind, reboots) in [
+        ("reboot.target", "start", true),
+        ("kexec.target", "start", true),
+        ("reboot.target", "stop", false),
+        ("poweroff.target", "start", false),
+    ] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let server = Builder::unix_stream(theirs).server(zbus::Guid::generate()).unwrap().p2p();
+        let server = server.serve_at("/org/freedesktop/systemd1", Busy(unit, kind)).unwrap().build();
+        let client = Builder::unix_stream(ours).p2p().build();
+        let (_systemd, connection) = tokio::try_join!(server, client).unwrap();
+        assert_eq!(is_rebooting_over(&connection).await.unwrap(), reboots, "{kind} of {unit}");
+    }
+}
+
 /// logind, with one inhibitor.
 struct Login {
     what: &'static str,
