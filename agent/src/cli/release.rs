@@ -39,7 +39,7 @@ pub(super) fn run(args: ReleaseArgs) -> u8 {
         Err(error) => return fail(&error),
     };
     rt.block_on(async {
-        let was_in_force = quarantine.is_in_force();
+        let was_in_force = quarantine.in_force().is_some();
         let ActOutcome { status, reason, detail, .. } = quarantine.leave_by_hand().await;
         let detail = detail.unwrap_or_default();
         if status != ActStatus::Succeeded {
