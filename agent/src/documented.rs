@@ -6,13 +6,18 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value as Json;
 
 use crate::config::{Action, Anomaly, QuarantineLevel};
+use crate::engine::incidents::{Incidents, Settings};
 use crate::engine::io::LinkFaultKind;
 use crate::engine::kernel::KernelClass;
-use crate::engine::metric::{Metric, Rollup};
-use crate::engine::observation::{ErrorSource, Refusal, Severity};
-use crate::engine::record::{Class, EventKind, Status};
+use crate::engine::metric::{Metric, Rollup, Value};
+use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Refusal, Severity};
+use crate::engine::record::{Class, EventKind, Field, Stamp, Status};
+use crate::engine::time::{BootId, Mono};
 use crate::wire::Reason;
 
 /// What says words to others: events, results, outcomes, findings.
@@ -202,6 +207,36 @@ fn the_table_of_metrics_is_the_codes() {
         assert!(row.starts_with(&expected), "expected {expected}\nfound    {row}");
     }
     assert_eq!(rows.len(), Metric::ALL.len());
+}
+
+#[test]
+fn the_cluster_that_is_read_at_night_is_one_that_the_engine_makes_of_its_line() {
+    let document = document("operations.md");
+    let (_, section) = document.split_once("\n## Reading an error cluster\n").unwrap();
+    let example = section.lines().skip_while(|line| !line.starts_with("    {")).take_while(|line| !line.is_empty());
+    let event: Json = serde_json::from_str(&example.collect::<String>()).unwrap();
+    let text = |key: &str| event["error"][key].as_str().unwrap().to_owned();
+    let line = ErrorLine {
+        severity: Severity::Error,
+        source: ErrorSource::Journal,
+        kind: ErrorKind::Plain,
+        message: text("exemplar"),
+        unit: Some(text("unit")),
+        exe: None,
+        signal: None,
+        boot: None,
+        mono: None,
+        wall: None,
+    };
+    let bucket = Duration::from_secs(event["error"]["bucket_s"].as_u64().unwrap());
+    let mut incidents = Incidents::new(Settings { max_clusters: 8, min_severity: Severity::Error, bucket });
+    let now = Stamp { boot: BootId([1; 16]), mono: Mono(0) };
+    let told = incidents.take(now, ErrorBatch { lines: vec![line], ..ErrorBatch::default() });
+    for key in ["fingerprint", "template", "exemplar", "source", "unit"] {
+        let expected = Field::Value(Value::Text(text(key).into()));
+        assert_eq!(told[0].field(key), Some(&expected), "{key}");
+    }
+    assert_eq!(event["name"], *told[0].name);
 }
 
 #[test]
