@@ -83,12 +83,17 @@ impl Fleet {
     /// A second watcher needs an id of its own.
     pub fn watch_as(broker: &Broker, id: &str) -> Self {
         let port = broker.fleet_port().to_string();
+        Self::subscribe(&["-h", "127.0.0.1", "-p", &port, "-i", id])
+    }
+
+    /// The same where `mosquitto_sub` is told so: which broker, and as whom.
+    pub fn subscribe(whom: &[&str]) -> Self {
         let topics = format!("{PREFIX}/#");
-        let arguments = ["-h", "127.0.0.1", "-p", &port, "-i", id, "-c", "-q", "1", "-t", &topics];
+        let session = ["-c", "-q", "1", "-t", &topics];
         // Ends when the broker has acknowledged the subscription: from here on the session collects.
-        output_of(tool("mosquitto_sub").args(arguments).arg("-E"));
+        output_of(tool("mosquitto_sub").args(whom).args(session).arg("-E"));
         let mut command = tool("mosquitto_sub");
-        command.args(arguments).args(["-F", "%r %t %x"]);
+        command.args(whom).args(session).args(["-F", "%r %t %x"]);
         let mut subscriber = Process::start("mosquitto_sub", command.stdout(Stdio::piped()));
         let messages = Stream::read("the fleet", subscriber.stdout(), Message::parse);
         Self { _subscriber: subscriber, messages }

@@ -267,6 +267,9 @@ fn a_package_brings_pages_and_completions_and_no_file_that_an_upgrade_would_ask_
         "usr/share/fish/vendor_completions.d/fieldmedic.fish",
         "usr/lib/systemd/system/fieldmedic-rescue.timer",
         "usr/share/fieldmedic/agent.toml",
+        "usr/share/fieldmedic/fleet/consumer.py",
+        "usr/share/fieldmedic/fleet/gateways.acl",
+        "usr/share/fieldmedic/fleet/mosquitto.conf",
     ] {
         assert!(files.lines().any(|line| line.ends_with(&format!(" ./{path}"))), "no {path} in {files}");
     }
