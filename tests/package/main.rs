@@ -270,6 +270,7 @@ fn a_package_brings_pages_and_completions_and_no_file_that_an_upgrade_would_ask_
         "usr/share/fieldmedic/fleet/consumer.py",
         "usr/share/fieldmedic/fleet/gateways.acl",
         "usr/share/fieldmedic/fleet/mosquitto.conf",
+        "usr/share/fieldmedic/runbooks/free-space",
     ] {
         assert!(files.lines().any(|line| line.ends_with(&format!(" ./{path}"))), "no {path} in {files}");
     }
