@@ -5,11 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{OpenError, Store, StoreSettings};
+use super::{OpenError, Store, StoreSettings, unreadable};
 use crate::engine::io::{Recovered, StoreFault, StoreLoss, StoreReply};
 
 /// How often to look.
 const TRY_EVERY: Duration = Duration::from_secs(10);
+/// After each so many looks what the disk still refuses to read is taken for dead, and the rest of the store taken up.
+const TRIES_MAX: u32 = 30;
 
 /// No store, and why.
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub struct Absent {
     settings: StoreSettings,
     fault: StoreFault,
     tried: Instant,
+    tries: u32,
 }
 
 impl Absent {
@@ -29,7 +32,7 @@ impl Absent {
         };
         let loss = StoreLoss { what: what.clone(), records: 0, state_lost: true };
         let recovered = Recovered { losses: vec![loss], absent: true, ..Recovered::default() };
-        (Self { settings, fault: StoreFault::Io { what }, tried: Instant::now() }, recovered)
+        (Self { settings, fault: StoreFault::Io { what }, tried: Instant::now(), tries: 0 }, recovered)
     }
 
     pub(super) fn refuse(&self) -> Result<StoreReply, StoreFault> {
@@ -41,9 +44,10 @@ impl Absent {
         TRY_EVERY.saturating_sub(self.tried.elapsed())
     }
 
-    /// Whether the store can be opened now.
+    /// Whether the store can be opened now, or is to be without what the disk has refused to read for too long.
     pub(super) fn is_back(&mut self) -> bool {
         self.tried = Instant::now();
-        Store::open(&self.settings).is_ok()
+        self.tries = self.tries.saturating_add(1);
+        Store::open(&self.settings).is_ok() || (self.tries % TRIES_MAX == 0 && unreadable::give_up(&self.settings.path))
     }
 }

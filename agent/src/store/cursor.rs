@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::disk;
 use super::segment::Fields;
+use super::unreadable;
 
 const MAGIC: [u8; 8] = *b"fmedcur3";
 /// The forms before: without a mark, and without `evicted` too. They are read, never written.
@@ -74,18 +75,19 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// Opens the file or makes it, with the position to `begin` with.
-    pub(super) fn open(path: &Path, begin: Position) -> io::Result<(Self, Found)> {
+    /// Opens the file or makes it, with the position to `begin` with. `dead` is for [`newest`].
+    pub(super) fn open(path: &Path, begin: Position, dead: bool) -> io::Result<(Self, Found)> {
         let file = match OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok((Self::make(path, begin)?, Found::Nothing));
             }
             other => other?,
         };
-        let Some(newest) = newest(&file)? else { return Ok((Self::make(path, begin)?, Found::Nothing)) };
+        let Some(newest) = newest(&file, dead)? else { return Ok((Self::make(path, begin)?, Found::Nothing)) };
         let Newest { generation, slot, position, alone } = newest;
-        // What was read may never have been synced: keep off it until it is.
-        file.sync_data()?;
+        // What was read may never have been synced: keep off it until it is. Where even that fails it is no cursor to go on
+        // with, whatever the disk says of the reason.
+        file.sync_data().map_err(io::Error::other)?;
         let mut cursor = Self { file, position, generation, slot: 1 - slot, dirty: false, written_bytes: 0 };
         if alone {
             // The slot that is lost may have been the newer one, and what was acknowledged since would pass for missing.
@@ -152,7 +154,7 @@ impl Cursor {
 pub(super) fn peek(path: &Path) -> io::Result<Option<Position>> {
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        other => Ok(newest(&other?)?.map(|newest| newest.position)),
+        other => Ok(newest(&other?, true)?.map(|newest| newest.position)),
     }
 }
 
@@ -166,17 +168,19 @@ struct Newest {
     alone: bool,
 }
 
-fn newest(file: &File) -> io::Result<Option<Newest>> {
+/// What the disk refuses to read fails, or is damage if it is known to be `dead`.
+fn newest(file: &File, dead: bool) -> io::Result<Option<Newest>> {
     let mut newest = None;
     let mut damaged = false;
     let mut blank = false;
     for slot in 0..SLOTS {
         let mut bytes = [0; CURSOR_BYTES];
-        match file.read_exact_at(&mut bytes, slot * SLOT_BYTES as u64) {
+        match unreadable::read_at(file, bytes.as_mut_slice(), slot * SLOT_BYTES as u64) {
+            Ok(CURSOR_BYTES) => {}
             // The file was cut, or its block is dead: the other slot may still tell.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => damaged = true,
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => damaged = true,
-            other => other?,
+            Ok(_) => damaged = true,
+            Err(Errno::IO) if dead => damaged = true,
+            Err(error) => return Err(error.into()),
         }
         match decode(&bytes) {
             Some((generation, position)) => {

@@ -11,13 +11,16 @@ use std::thread;
 use rustix::fs::Access;
 use rustix::io::Errno;
 
+use super::unreadable::Opening;
 use crate::engine::io::{StoreFault, StoreLoss};
 use crate::engine::time::Unix;
 
 /// Names that are tried for what is set aside: what belongs to another user can keep one occupied for good.
 const ASIDE_NAMES_MAX: u32 = 3;
+/// What the names of what is set aside have in them.
+const ASIDE_SUFFIXES: [&str; 2] = [".damaged", ".newer"];
 /// How deep the store's directories lie in one another.
-const DEPTH_MAX: u32 = 4;
+pub(super) const DEPTH_MAX: u32 = 4;
 const RIGHTS_FILE: u32 = 0o600;
 const RIGHTS_DIR: u32 = 0o700;
 
@@ -67,15 +70,17 @@ pub(super) fn is_passing(error: &io::Error) -> bool {
         || matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR))
 }
 
-/// Makes a directory of the store's; what is there and can't be used as one is set aside, which is added to `losses`.
-pub(super) fn claim_dir(path: &Path, aside_bytes_max: u64, losses: &mut Vec<StoreLoss>) -> io::Result<()> {
+/// Makes a directory of the store's; what is there and can't be used as one is set aside, which is told.
+pub(super) fn claim_dir(path: &Path, aside_bytes_max: u64, opening: &mut Opening) -> io::Result<()> {
     let usable = || -> io::Result<()> {
         fs::read_dir(path)?;
         Ok(rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?)
     };
     match usable() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) if !is_passing(&error) => losses.push(set_aside(path, aside_bytes_max, &error.to_string())?),
+        Err(error) if !opening.is_passing(path, &error) => {
+            opening.losses.push(set_aside(path, aside_bytes_max, &error.to_string())?);
+        }
         other => return other,
     }
     make_dir(path)
@@ -101,6 +106,12 @@ pub(super) fn set_aside(path: &Path, bytes_max: u64, why: &str) -> io::Result<St
 /// Bytes of what was set aside in place of `path`.
 pub(super) fn aside_bytes(path: &Path) -> u64 {
     (1..=ASIDE_NAMES_MAX).map(|nth| tree_bytes(&aside_name(path, nth))).sum()
+}
+
+/// Whether it is what was set aside, or lies beside a log for a newer agent.
+pub(super) fn is_aside(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    ASIDE_SUFFIXES.iter().any(|suffix| name.contains(suffix))
 }
 
 fn aside_name(path: &Path, nth: u32) -> PathBuf {

@@ -12,7 +12,7 @@ mod tests;
 mod trail;
 mod writer;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ use self::writer::Writer;
 use super::cursor::{Cursor, Found, Mark, Position};
 use super::disk::{self, Attempt};
 use super::segment::{FRAME_BYTES, HEADER_BYTES, RECORD_BYTES_MAX};
+use super::unreadable::Opening;
 use crate::engine::io::{LogRange, StoreFault, StoreLoss};
 
 /// What is held back before it is written to the file; a commit writes it in any case.
@@ -35,6 +36,11 @@ pub(crate) const DRAINED_BYTES_MIN: u64 = 64 * 1024;
 /// After so many commits that no move of the cursor followed, it is written for its mark: as seldom as the wear asks
 /// for, as often as the end of the log is worth.
 pub(crate) const MARK_COMMITS: u32 = 16;
+/// After so many looks into a segment that the disk refused, each of them seconds after the one before, what is refused
+/// is gone for good.
+const REFUSALS_MAX: u32 = 8;
+/// And after so many where nothing of the segment can be read.
+const WAITS_MAX: u32 = 60;
 const SUFFIX: &str = "seg";
 const CURSOR_FILE: &str = "cursor";
 
@@ -111,18 +117,22 @@ pub(super) struct Log {
     damaged: u64,
     /// Given up and counted, by an eviction that then failed to delete them.
     untold: Evicted,
+    /// Segments in which what the disk refuses to read is gone for good.
+    dead: BTreeSet<u64>,
+    /// Looks that the disk refused since a page could be read.
+    refusals: u32,
     set_aside_bytes: u64,
     written_bytes: u64,
 }
 
 impl Log {
-    /// Opens the log in `dir`, made if there is none. What was damaged is added to `losses`.
-    pub(super) fn open(dir: &Path, segment_bytes: u64, losses: &mut Vec<StoreLoss>) -> Result<Self, StoreFault> {
-        disk::claim_dir(dir, segment_bytes, losses).attempt(|| format!("make directory {}", dir.display()))?;
+    /// Opens the log in `dir`, made if there is none. What was damaged is told.
+    pub(super) fn open(dir: &Path, segment_bytes: u64, opening: &mut Opening) -> Result<Self, StoreFault> {
+        disk::claim_dir(dir, segment_bytes, opening).attempt(|| format!("make directory {}", dir.display()))?;
         let path = dir.join(CURSOR_FILE);
         let existed = path.exists();
         let (cursor, found) =
-            open::open_cursor(&path, existed, segment_bytes, losses).attempt(|| format!("open {}", path.display()))?;
+            open::open_cursor(&path, existed, segment_bytes, opening).attempt(|| format!("open {}", path.display()))?;
         let mut log = Self {
             dir: dir.to_owned(),
             segment_bytes,
@@ -138,10 +148,12 @@ impl Log {
             unmarked: 0,
             damaged: 0,
             untold: Evicted::default(),
+            dead: BTreeSet::new(),
+            refusals: 0,
             set_aside_bytes: 0,
             written_bytes: 0,
         };
-        log.recover(losses).attempt(|| format!("read the segments in {}", dir.display()))?;
+        log.recover(opening).attempt(|| format!("read the segments in {}", dir.display()))?;
         let trouble = match found {
             Found::Whole => None,
             Found::Half => {
@@ -152,7 +164,7 @@ impl Log {
             }
             Found::Nothing => None,
         };
-        losses.extend(trouble.map(|trouble| {
+        opening.losses.extend(trouble.map(|trouble| {
             let what = format!("{}: {trouble}", path.display());
             StoreLoss { what, records: 0, state_lost: false }
         }));

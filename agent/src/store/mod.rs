@@ -15,6 +15,7 @@ mod log;
 mod segment;
 mod state;
 mod thread;
+mod unreadable;
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ pub(crate) use self::{
 use self::disk::Attempt;
 use self::log::Log;
 use self::state::State;
+use self::unreadable::Opening;
 use crate::engine::io::{Recovered, StoreFault, StoreLoss, StoreOp, StoreReply, StoreStats};
 use crate::engine::record::Class;
 
@@ -118,41 +120,29 @@ impl Store {
     /// [`Recovered::losses`] tells the rest.
     ///
     /// # Errors
-    /// [`OpenError`]: the directory is in use, not ours, not a directory, or can't be read or written.
+    /// [`OpenError`]: the directory is in use, not ours, not a directory, or can't be read or written; also just now.
     pub fn open(settings: &StoreSettings) -> Result<(Self, Recovered), OpenError> {
-        let path = settings.path.clone();
-        claim(&path)?;
-        let mut losses = Vec::new();
-        let segment_bytes = segment_bytes(settings.max_bytes);
-        disk::mend_rights(&path);
-        let written_at = disk::last_written(&path);
-        let lock = lock(&path, segment_bytes, &mut losses)?;
-        let outbox = path.join(OUTBOX_DIR);
-        disk::claim_dir(&outbox, segment_bytes, &mut losses)
-            .attempt(|| format!("make directory {}", outbox.display()))?;
-        let used = state::was_used(&path);
-        let mut log = |class| {
-            let dir = log_dir(&path, class);
-            if used && !dir.exists() {
-                let what = format!("{}: vanished with all that was in it, begun anew", dir.display());
-                losses.push(StoreLoss { what, records: 0, state_lost: false });
+        let path = &settings.path;
+        claim(path)?;
+        disk::mend_rights(path);
+        let written_at = disk::last_written(path);
+        let mut opening = Opening::of(path);
+        let lock = lock(path, segment_bytes(settings.max_bytes), &mut opening)?;
+        let (logs, state, entries) = match open_parts(settings, &mut opening) {
+            Err(_) if opening.look_again(path) => {
+                let opened = open_parts(settings, &mut opening)?;
+                opening.tell_once();
+                opened
             }
-            Log::open(&dir, segment_bytes, &mut losses)
+            other => other?,
         };
-        let logs = [
-            log(Class::Results)?,
-            log(Class::Events)?,
-            log(Class::Telemetry)?,
-            log(Class::Thinned)?,
-            log(Class::Hourly)?,
-        ];
-        let (state, entries) = State::open(&path, reserve_bytes(settings.max_bytes), &mut losses)?;
-        let mut store = Self { path, logs, state, free_bytes: 0, _lock: lock };
+        opening.tidy(path);
+        let mut store = Self { path: path.clone(), logs, state, free_bytes: 0, _lock: lock };
         store.look_for_space();
         let recovered = Recovered {
             logs: Class::ALL.map(|class| class.of(&store.logs).range()),
             state: entries.into_iter().collect(),
-            losses,
+            losses: opening.losses,
             stats: store.stats(),
             written_at,
             absent: false,
@@ -230,6 +220,34 @@ impl Store {
     }
 }
 
+fn open_parts(
+    settings: &StoreSettings,
+    opening: &mut Opening,
+) -> Result<([Log; Class::COUNT], State, state::Entries), StoreFault> {
+    let path = &settings.path;
+    let segment_bytes = segment_bytes(settings.max_bytes);
+    let outbox = path.join(OUTBOX_DIR);
+    disk::claim_dir(&outbox, segment_bytes, opening).attempt(|| format!("make directory {}", outbox.display()))?;
+    let used = state::was_used(path);
+    let mut open_log = |class| {
+        let dir = log_dir(path, class);
+        if used && !dir.exists() {
+            let what = format!("{}: vanished with all that was in it, begun anew", dir.display());
+            opening.losses.push(StoreLoss { what, records: 0, state_lost: false });
+        }
+        Log::open(&dir, segment_bytes, opening)
+    };
+    let logs = [
+        open_log(Class::Results)?,
+        open_log(Class::Events)?,
+        open_log(Class::Telemetry)?,
+        open_log(Class::Thinned)?,
+        open_log(Class::Hourly)?,
+    ];
+    let (state, entries) = State::open(path, settings.max_bytes, opening)?;
+    Ok((logs, state, entries))
+}
+
 /// The size at which a segment is full, in a store that may grow to `max_bytes`.
 pub(crate) fn segment_bytes(max_bytes: u64) -> u64 {
     (max_bytes / SEGMENTS_PER_STORE).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
@@ -288,7 +306,7 @@ fn claim(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Takes the store for this process, for as long as the file is open (flock(2)).
-fn lock(path: &Path, aside_bytes_max: u64, losses: &mut Vec<StoreLoss>) -> Result<Lock, OpenError> {
+fn lock(path: &Path, aside_bytes_max: u64, opening: &mut Opening) -> Result<Lock, OpenError> {
     let file_path = path.join(LOCK_FILE);
     let locking = || format!("lock {}", file_path.display());
     let open = || {
@@ -297,8 +315,8 @@ fn lock(path: &Path, aside_bytes_max: u64, losses: &mut Vec<StoreLoss>) -> Resul
     };
     let mut file = match open() {
         // No agent made this: who may run on this store is its owner, and so are the files of whoever holds it.
-        Err(error) if !disk::is_passing(&error) => {
-            losses.push(disk::set_aside(&file_path, aside_bytes_max, &error.to_string()).attempt(locking)?);
+        Err(error) if !opening.is_passing(&file_path, &error) => {
+            opening.losses.push(disk::set_aside(&file_path, aside_bytes_max, &error.to_string()).attempt(locking)?);
             open().attempt(locking)?
         }
         other => other.attempt(locking)?,

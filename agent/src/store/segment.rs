@@ -1,5 +1,6 @@
 //! The format of a segment file, and how one is read. A segment is a header and then frames, one a record; it is only
-//! ever appended to. Reading never fails for damage: a frame that doesn't check is passed over up to the next one that
+//! ever appended to. Reading never fails for damage (but for what the
+//! disk refuses to read, until that is known to be gone for good): a frame that doesn't check is passed over up to the next one that
 //! does, and what was passed over is said. This module must not write, delete or decide anything.
 //!
 //! ```text
@@ -18,6 +19,8 @@ use std::io;
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
+
+use super::unreadable;
 
 /// Longest body of a record.
 pub const RECORD_BYTES_MAX: usize = 256 * 1024;
@@ -93,6 +96,9 @@ pub(super) struct Source<'a> {
     pub(super) written: u64,
     /// What comes after it.
     pub(super) tail: &'a [u8],
+    /// Whether what the disk refuses to read is gone for good: it reads as zeros, which never make a frame, and costs its
+    /// records, not the log. Else it fails.
+    pub(super) dead: bool,
 }
 
 impl Source<'_> {
@@ -124,12 +130,11 @@ impl Source<'_> {
         let start = out.len();
         out.reserve_exact(max);
         // Into room that nobody has filled with zeros before: to do so takes longer than to read.
-        let count = match rustix::io::pread(self.file, spare_capacity(out), at) {
+        let count = match unreadable::read_at(self.file, spare_capacity(out), at) {
             // Shorter than it was when it was opened: the rest is damage like any other.
             Ok(0) => max,
             Ok(count) => count.min(max),
-            Err(Errno::IO) => {
-                // A dead block costs its records, not the log: zeros never make a frame.
+            Err(Errno::IO) if self.dead => {
                 let page_end = usize::try_from(UNREADABLE_BYTES - at % UNREADABLE_BYTES).unwrap_or(usize::MAX);
                 page_end.min(max)
             }

@@ -1,10 +1,9 @@
 //! The keyed state: the journal, budgets, alarms, cursors and anchors, in sled. sled 0.34 by itself neither syncs nor
 //! survives every crash, so this module wraps it in guards, each of which stands for a failure that was reproduced:
 //! a commit is flush and fdatasync, a value carries its own checksum, every call may panic, and after any error the
-//! database is dropped and opened anew before the next try. With each write goes a tally of all entries, and the number of
-//! the last write stands in a file outside of sled: so an entry that vanished and a state that fell back to what it was
-//! before are noticed. It must not hold large values, and it never lets what can't be read pass as empty: a state that is
-//! lost is set aside and said to be lost.
+//! database is dropped and opened anew before the next try. With each write goes a tally of all entries, and the number of the last write stands in a file outside of sled:
+//! so an entry that vanished and a state that fell back to what it was before are noticed. It must not hold large values,
+//! and it never lets what can't be read pass as empty: a state that is lost is set aside and said to be lost.
 
 mod load;
 mod pool;
@@ -23,6 +22,7 @@ use bytes::Bytes;
 
 use super::disk::{self, Attempt};
 use super::segment::Fields;
+use super::unreadable::{self, Opening};
 use crate::engine::io::{StoreFault, StoreLoss};
 use crate::engine::keyed::STATE_LOST_KEY;
 
@@ -47,19 +47,23 @@ pub(crate) const COMMIT_OVERHEAD_BYTES: u64 = 950;
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-const DIR: &str = "state";
+pub(super) const DIR: &str = "state";
+/// sled's, below [`DIR`].
+const DB_FILE: &str = "db";
 const RESERVE_FILE: &str = "reserve";
-const GENERATION_FILE: &str = "state.generation";
+pub(super) const GENERATION_FILE: &str = "state.generation";
 /// Not a key that the engine would use.
 const TALLY_KEY: &str = "\0tally";
 
-type Entries = BTreeMap<String, Bytes>;
+pub(super) type Entries = BTreeMap<String, Bytes>;
 
 /// The open state.
 #[derive(Debug)]
 pub(super) struct State {
     root: PathBuf,
     reserve_bytes: u64,
+    /// Whether what the disk refuses to read is gone for good.
+    dead: bool,
     /// `None` after an error, until the next call opens it anew.
     db: Option<Db>,
     generation: Generation,
@@ -139,16 +143,15 @@ pub(crate) const fn reserve_bytes(max_bytes: u64) -> u64 {
 
 impl State {
     /// Opens the state below `root` and reads all of it. A damaged one is set aside as `state.damaged` (replacing an
-    /// earlier one), and begun anew with what of it could be read; `losses` tells so.
-    pub(super) fn open(
-        root: &Path,
-        reserve_bytes: u64,
-        losses: &mut Vec<StoreLoss>,
-    ) -> Result<(Self, Entries), StoreFault> {
-        let generation = Generation::open(&root.join(GENERATION_FILE));
+    /// earlier one), and begun anew with what of it could be read, which is told.
+    pub(super) fn open(root: &Path, max_bytes: u64, opening: &mut Opening) -> Result<(Self, Entries), StoreFault> {
+        let path = root.join(GENERATION_FILE);
+        let generation =
+            Generation::open(&path, opening.is_dead(&path)).attempt(|| format!("read {}", path.display()))?;
         let mut state = Self {
             root: root.to_owned(),
-            reserve_bytes,
+            reserve_bytes: reserve_bytes(max_bytes),
+            dead: opening.is_dead_below(&root.join(DIR)),
             db: None,
             generation,
             bytes: 0,
@@ -160,19 +163,19 @@ impl State {
                 let trouble = opened.trouble(state.generation.last);
                 state.db = Some(opened.db);
                 if let Some(trouble) = trouble {
-                    state.begin_anew(&opened.entries, &trouble, losses)?;
+                    state.begin_anew(&opened.entries, &trouble, opening)?;
                 }
                 opened.entries
             }
-            Err(trouble) if is_damage(&trouble) && !state.is_out_of_room(&trouble) => {
-                state.begin_anew(&Entries::new(), &trouble, losses)?;
+            Err(trouble) if state.is_damage(&trouble) && !state.is_out_of_room(&trouble) => {
+                state.begin_anew(&Entries::new(), &trouble, opening)?;
                 Entries::new()
             }
             Err(trouble) => return Err(state.fault("open", &trouble)),
         };
         if let Some(what) = entries.get(STATE_LOST_KEY) {
             let what = String::from_utf8_lossy(what).into_owned();
-            losses.push(StoreLoss { what, records: 0, state_lost: true });
+            opening.losses.push(StoreLoss { what, records: 0, state_lost: true });
         }
         state.make_reserve();
         state.measure();
@@ -254,7 +257,7 @@ impl State {
     /// in the log, and its configuration, which is the default one.
     fn open_salvaging(&self) -> Result<Opened, Trouble> {
         match self.open_db() {
-            Err(trouble) if is_salvageable(&trouble) && !self.is_out_of_room(&trouble) => {
+            Err(trouble) if self.is_salvageable(&trouble) && !self.is_out_of_room(&trouble) => {
                 remove_expendable(&self.dir())?;
                 // What went wrong first is the better thing to tell.
                 self.open_db().map_err(|_| trouble)
@@ -266,22 +269,17 @@ impl State {
     /// Opens sled and reads everything, with the reserve given up if the disk is too full for it.
     fn open_db(&self) -> Result<Opened, Trouble> {
         let dir = self.dir();
-        match open_db(&dir) {
+        match open_db(&dir, self.dead) {
             Err(_) if self.free_bytes() < self.reserve_bytes && self.reserve().exists() => {
                 disk::remove_all(&self.reserve())?;
-                open_db(&dir)
+                open_db(&dir, self.dead)
             }
             other => other,
         }
     }
 
     /// Sets the directory aside and begins a new one with the entries that are left.
-    fn begin_anew(
-        &mut self,
-        entries: &Entries,
-        trouble: &Trouble,
-        losses: &mut Vec<StoreLoss>,
-    ) -> Result<(), StoreFault> {
+    fn begin_anew(&mut self, entries: &Entries, trouble: &Trouble, opening: &mut Opening) -> Result<(), StoreFault> {
         self.close();
         let dir = self.dir();
         let set_aside = disk::set_aside(&dir, self.reserve_bytes, &trouble.to_string())
@@ -293,8 +291,23 @@ impl State {
             entries.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
         let mark = what.as_bytes().iter().take(STATE_VALUE_BYTES_MAX).copied().collect();
         entries.insert(STATE_LOST_KEY.to_owned(), Some(mark));
-        losses.push(StoreLoss { what, records: 0, state_lost: true });
+        opening.losses.push(StoreLoss { what, records: 0, state_lost: true });
         self.commit(&entries.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Whether to give the state up. What a full disk, one that is to be waited for or another holder causes is none of its
+    /// fault.
+    fn is_damage(&self, trouble: &Trouble) -> bool {
+        match trouble {
+            Trouble::Sled(sled::Error::Io(error)) | Trouble::Io(error) if disk::is_passing(error) => false,
+            Trouble::Io(error) if unreadable::is_refusal(error) => self.dead,
+            other => !is_lock(other),
+        }
+    }
+
+    /// Whether less of sled's files may be opened. Those of another version of sled may not.
+    fn is_salvageable(&self, trouble: &Trouble) -> bool {
+        self.is_damage(trouble) && !matches!(trouble, Trouble::Sled(sled::Error::Unsupported(_)))
     }
 
     /// sled panics as well when it has no room; a state that is fine must not be given up for that.
@@ -429,23 +442,24 @@ impl Opened {
 
 impl Generation {
     /// Reads the file or makes it. It is a guard and no more: where it can't be had, the state does without.
-    fn open(path: &Path) -> Self {
+    fn open(path: &Path, dead: bool) -> io::Result<Self> {
         let make = || disk::make_file(path, &Self::encode(0)).ok();
-        match Self::read(path) {
+        Ok(match Self::read(path) {
             Ok((file, Some(last))) => Self { file: Some(file), last: Last::Known(last) },
+            Err(error) if unreadable::is_refusal(&error) && !dead => return Err(error),
             Err(error) if disk::is_passing(&error) => Self { file: None, last: Last::Known(0) },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self { file: make(), last: Last::Missing },
             Ok((_, None)) | Err(_) => Self { file: make(), last: Last::Damaged },
-        }
+        })
     }
 
     fn read(path: &Path) -> io::Result<(File, Option<u64>)> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let mut bytes = [0; GENERATION_BYTES];
-        let read = file.read_exact_at(&mut bytes, 0);
+        let read = unreadable::read_at(&file, bytes.as_mut_slice(), 0)?;
         let mut fields = Fields(&bytes);
         let last = match (read, fields.u64(), fields.u32()) {
-            (Ok(()), Some(last), Some(crc)) if crc == crc32c::crc32c(&last.to_le_bytes()) => Some(last),
+            (GENERATION_BYTES, Some(last), Some(crc)) if crc == crc32c::crc32c(&last.to_le_bytes()) => Some(last),
             _ => None,
         };
         Ok((file, last))
@@ -474,19 +488,6 @@ pub(super) fn was_used(root: &Path) -> bool {
     }
 }
 
-/// Whether to give the state up. What a full disk or another holder causes is none of its fault.
-fn is_damage(trouble: &Trouble) -> bool {
-    match trouble {
-        Trouble::Sled(sled::Error::Io(error)) | Trouble::Io(error) if disk::is_passing(error) => false,
-        other => !is_lock(other),
-    }
-}
-
-/// Whether less of sled's files may be opened. Those of another version of sled may not.
-fn is_salvageable(trouble: &Trouble) -> bool {
-    is_damage(trouble) && !matches!(trouble, Trouble::Sled(sled::Error::Unsupported(_)))
-}
-
 fn remove_expendable(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -498,21 +499,34 @@ fn remove_expendable(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn open_db(dir: &Path) -> Result<Opened, Trouble> {
+fn open_db(dir: &Path, dead: bool) -> Result<Opened, Trouble> {
     disk::make_dir(dir)?;
     remove_torn_snapshots(dir)?;
+    if !dead {
+        // Here, because sled takes what it can't read for lost.
+        unreadable::check_all_in(dir)?;
+    }
     let db = open_sled(dir)?;
-    // sled syncs neither its own directory nor its configuration: after a power cut both could be missing.
-    File::open(dir.join("conf"))?.sync_all()?;
-    disk::sync_dir(&dir.join("blobs"))?;
-    disk::sync_dir(dir)?;
-    disk::sync_dir(disk::parent(dir))?;
-    let file = OpenOptions::new().read(true).write(true).open(dir.join("db"))?;
+    sync_names(dir)?;
+    let file = open_file(dir)?;
     let (mut entries, unreadable) = guarded(|| Ok(load::all(&db)))?;
     let tally = entries.remove(TALLY_KEY).and_then(|bytes| Tally::decode(&bytes));
     let checksums = entries.iter().map(|(key, value)| (key.clone(), checksum(key.as_bytes(), value))).collect();
     let db = Db { db, file, tally: tally.unwrap_or_default(), checksums };
     Ok(Opened { db, entries, unreadable })
+}
+
+/// sled syncs neither its own directory nor its configuration: after a power cut both could be missing.
+fn sync_names(dir: &Path) -> io::Result<()> {
+    File::open(dir.join("conf"))?.sync_all()?;
+    disk::sync_dir(&dir.join("blobs"))?;
+    disk::sync_dir(dir)?;
+    disk::sync_dir(disk::parent(dir))
+}
+
+/// Our own descriptor of sled's file.
+fn open_file(dir: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(dir.join(DB_FILE))
 }
 
 /// A database that was just dropped may be locked a moment longer: by a thread of sled's own that hasn't ended, or by a

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use super::unreadable::testing::{heal, refuse_where};
 use super::*;
 use crate::engine::io::{EffectId, Input, LogRange};
 use crate::engine::outbox::{Limits, Outbox};
@@ -162,6 +163,68 @@ fn a_path_that_is_a_file_or_belongs_to_another_is_refused_plainly() {
     std::os::unix::fs::chown(&path, Some(12345), None).expect("chown");
     let error = Store::open(&settings(dir.path())).expect_err("not ours");
     assert!(error.to_string().contains("belongs to uid 12345, and this process runs as uid 0"), "{error}");
+}
+
+/// Events in many segments, and a state.
+fn stored(dir: &Path) {
+    let (mut store, _) = open(dir);
+    for seq in 1..=500 {
+        store.apply(append(Class::Events, seq, 1000)).expect("append");
+    }
+    store.apply(StoreOp::Put { entries: vec![("k".into(), Some(Bytes::from("v")))] }).expect("put");
+    store.close().expect("close");
+}
+
+fn is_segment(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "seg")
+}
+
+#[test]
+fn a_disk_that_refuses_all_reads_for_a_while_costs_nothing() {
+    let dir = temp();
+    stored(dir.path());
+    let refusals: [fn(&Path, u64) -> bool; 3] =
+        [|_, _| true, |path, _| is_segment(path), |path, at| is_segment(path) && at >= 65_536];
+    for refusal in refusals {
+        refuse_where(refusal);
+        let refused = Store::open(&settings(dir.path()));
+        heal();
+        assert!(matches!(refused, Err(OpenError::Fault(_))), "{refused:?}");
+        let (mut store, recovered) = open(dir.path());
+        assert_eq!(recovered.losses, []);
+        assert_eq!((read_all(&mut store, Class::Events).len(), recovered.state.len()), (500, 1));
+    }
+}
+
+#[test]
+fn a_single_hole_is_a_dead_block_and_costs_its_records() {
+    let dir = temp();
+    stored(dir.path());
+    refuse_where(|path, at| path.ends_with("00000000000000000001.seg") && (16_384..20_480).contains(&at));
+    let (_store, recovered) = open(dir.path());
+    heal();
+    let lost: u64 = recovered.losses.iter().map(|loss| loss.records).sum();
+    assert!((4..=6).contains(&lost), "{:?}", recovered.losses);
+}
+
+#[test]
+fn what_the_disk_refuses_for_too_long_is_taken_for_dead_and_the_rest_is_taken_up() {
+    let dir = temp();
+    stored(dir.path());
+    let path = settings(dir.path()).path;
+    refuse_where(|path, _| path.ends_with("00000000000000000001.seg"));
+    let error = Store::open(&settings(dir.path())).expect_err("it may pass");
+    let (mut absent, _) = Absent::new(settings(dir.path()), &error);
+    let tries = (1..).find(|_| absent.is_back()).expect("it isn't waited for for ever");
+    assert_eq!(tries, 30);
+    let (mut store, recovered) = open(dir.path());
+    let lost: u64 = recovered.losses.iter().map(|loss| loss.records).sum();
+    assert!(lost > 50, "{:?}", recovered.losses);
+    assert_eq!(read_all(&mut store, Class::Events).len() as u64 + lost, 500);
+    heal();
+    drop(store);
+    open(dir.path());
+    assert!(!path.join("unreadable").exists(), "what isn't there any more is forgotten");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::{DRAINED_BYTES_MIN, Evicted, HEAD_UNKNOWN, Head, Log, Segment};
 use crate::store::cursor::Position;
 use crate::store::disk;
 use crate::store::segment::{self, Frames, Step, Survey};
+use crate::store::unreadable;
 
 impl Log {
     pub(super) fn trim_to(&mut self, upto: u64) -> io::Result<()> {
@@ -66,7 +67,11 @@ impl Log {
         }
         // It is given up for its room, of which there may be enough then.
         self.delete_oldest(disk::remove)?;
-        self.advance_head()?;
+        match self.advance_head() {
+            // Done it is, and to be asked again would give up one more. Where the next one begins is found when it is read.
+            Err(error) if unreadable::is_refusal(&error) => {}
+            other => other?,
+        }
         Ok(std::mem::take(&mut self.untold))
     }
 
@@ -101,6 +106,7 @@ impl Log {
         self.cursor.sync()?;
         remove(&self.path(oldest.first))?;
         self.segments.pop_front();
+        self.dead.remove(&oldest.first);
         if self.segments.is_empty() {
             self.writer = None;
         }

@@ -44,7 +44,8 @@ pub(in crate::store) fn inspect(dir: &Path) -> io::Result<LogSummary> {
             other => other?,
         };
         let written = file.metadata()?.len();
-        let found = segment::survey(Source { file: &file, written, tail: &[] }, first, position.acked, expected)?;
+        let found =
+            segment::survey(Source { file: &file, written, tail: &[], dead: true }, first, position.acked, expected)?;
         expected = found.next_nth;
         summary.bytes += written;
         summary.segments += 1;
@@ -70,7 +71,7 @@ pub(in crate::store) fn export(dir: &Path, mut show: impl FnMut(u64, &[u8])) -> 
             other => other?,
         };
         let written = file.metadata()?.len();
-        segment::visit(Source { file: &file, written, tail: &[] }, first, |seq, body| {
+        segment::visit(Source { file: &file, written, tail: &[], dead: true }, first, |seq, body| {
             if seq > acked {
                 show(seq, body);
             }

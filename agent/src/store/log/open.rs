@@ -13,6 +13,7 @@ use crate::engine::io::StoreLoss;
 use crate::store::cursor::{Cursor, Found, Mark, Position};
 use crate::store::disk;
 use crate::store::segment::{self, Header, Source, Survey};
+use crate::store::unreadable::Opening;
 
 /// Segments that are kept beside the log, of each kind; older ones go.
 const SET_ASIDE_MAX: usize = 2;
@@ -21,13 +22,20 @@ pub(super) const SUFFIX_NEWER: &str = "newer";
 const SUFFIX_DAMAGED: &str = "damaged";
 
 impl Log {
-    pub(super) fn recover(&mut self, losses: &mut Vec<StoreLoss>) -> io::Result<()> {
+    pub(super) fn recover(&mut self, opening: &mut Opening) -> io::Result<()> {
         let mut expected = None;
-        let mut gaps = 0;
+        let (mut gaps, mut unseen) = (0, 0);
         let names = names_with(&self.dir, SUFFIX)?;
         for (index, first) in names.iter().copied().enumerate() {
             let newest = index + 1 == names.len();
-            let Some(found) = self.take_in(first, expected, newest, losses)? else { continue };
+            let Some(found) = self.take_in(first, expected, newest, opening)? else {
+                unseen += 1;
+                continue;
+            };
+            if expected.is_some() {
+                // How many those before it held is known by the nth of its first record.
+                unseen = 0;
+            }
             expected = found.next_nth;
             gaps += found.lost;
         }
@@ -48,7 +56,11 @@ impl Log {
             // In words that stay the same until the mark moves, and no longer: a loss that is found again is told once.
             let since = mark.map(|mark| format!(" since record {} of this log", mark.nth)).unwrap_or_default();
             let what = format!("{}: {lost} records lost to damage{since}", self.dir.display());
-            losses.push(StoreLoss { what, records: lost, state_lost: false });
+            opening.losses.push(StoreLoss { what, records: lost, state_lost: false });
+        }
+        if unseen > 0 && mark.is_none() {
+            let what = format!("{}: how many records the segments set aside held is not known", self.dir.display());
+            opening.losses.push(StoreLoss { what, records: unseen, state_lost: false });
         }
         Ok(())
     }
@@ -66,39 +78,43 @@ impl Log {
         first: u64,
         expected: Option<u32>,
         newest: bool,
-        losses: &mut Vec<StoreLoss>,
+        opening: &mut Opening,
     ) -> io::Result<Option<Survey>> {
         let path = self.path(first);
+        if opening.is_dead(&path) {
+            self.dead.insert(first);
+        }
+        let dead = self.dead.contains(&first);
         let read = open_segment(&path).and_then(|(file, writable)| {
             let len = file.metadata()?.len();
-            let source = Source { file: &file, written: len, tail: &[] };
+            let source = Source { file: &file, written: len, tail: &[], dead };
             let found = segment::survey(source, first, self.acked(), expected)?;
             Ok((file, writable, len, found))
         });
         let (file, writable, len, found) = match read {
             Ok(read) => read,
-            Err(error) if disk::is_passing(&error) => return Err(error),
+            Err(error) if opening.is_passing(&path, &error) => return Err(error),
             Err(error) => {
-                losses.push(self.set_aside(first, SUFFIX_DAMAGED, &format!("can't be read ({error})"))?);
+                opening.losses.push(self.set_aside(first, SUFFIX_DAMAGED, &format!("can't be read ({error})"))?);
                 return Ok(None);
             }
         };
         if let Header::Newer { version } = found.header {
             let why = format!("written by a newer agent (format {version})");
-            losses.push(self.set_aside(first, SUFFIX_NEWER, &why)?);
+            opening.losses.push(self.set_aside(first, SUFFIX_NEWER, &why)?);
             return Ok(None);
         }
         let damaged = found.damaged_bytes > 0 || (found.torn && !newest);
         if found.records == 0 {
             if damaged {
-                losses.push(self.set_aside(first, SUFFIX_DAMAGED, "damaged, no record in it can be read")?);
+                opening.losses.push(self.set_aside(first, SUFFIX_DAMAGED, "damaged, no record in it can be read")?);
             } else {
                 disk::remove(&path)?;
             }
-            return Ok(Some(found));
+            return Ok((found.next_nth.is_some() || !damaged).then_some(found));
         }
         if damaged {
-            losses.extend(self.keep_evidence(first, found.damaged_bytes.max(len - found.good_end)));
+            opening.losses.extend(self.keep_evidence(first, found.damaged_bytes.max(len - found.good_end)));
         }
         let resumed = newest && writable && !damaged;
         self.adopt(first, &found, if resumed { found.good_end } else { len });
@@ -166,15 +182,16 @@ pub(super) fn open_cursor(
     path: &Path,
     existed: bool,
     aside_bytes_max: u64,
-    losses: &mut Vec<StoreLoss>,
+    opening: &mut Opening,
 ) -> io::Result<(Cursor, Found)> {
     // Only of a log that is made now is it certain that there is nothing.
     let is_new = !existed && names_with(disk::parent(path), SUFFIX)?.is_empty();
     let begin = Position { mark: is_new.then(Mark::default), ..Position::default() };
-    match Cursor::open(path, begin) {
-        Err(error) if !disk::is_passing(&error) => {
-            losses.push(disk::set_aside(path, aside_bytes_max, &error.to_string())?);
-            Cursor::open(path, begin)
+    let dead = opening.is_dead(path);
+    match Cursor::open(path, begin, dead) {
+        Err(error) if !opening.is_passing(path, &error) => {
+            opening.losses.push(disk::set_aside(path, aside_bytes_max, &error.to_string())?);
+            Cursor::open(path, begin, dead)
         }
         other => other,
     }

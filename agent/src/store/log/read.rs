@@ -9,8 +9,9 @@ use bytes::Bytes;
 
 use super::delete::head_of;
 use super::trail::Read;
-use super::{Log, Page, ReadHint, Segment};
+use super::{Log, Page, REFUSALS_MAX, ReadHint, Segment, WAITS_MAX};
 use crate::store::segment::{self, Frames, HEADER_BYTES, Source, Step};
+use crate::store::unreadable;
 
 impl Log {
     pub(super) fn read_page(&mut self, from: u64, records_max: usize, bytes_max: usize) -> io::Result<Page> {
@@ -27,6 +28,7 @@ impl Log {
             let end = self
                 .look(segment, |source| wanted.collect(Frames::new(source, segment.first, offset, above)))?
                 .unwrap_or(Walked { offset, damaged: true, skipped: false, full: false });
+            self.refusals = 0;
             if end.damaged {
                 self.count_again(index)?;
             }
@@ -64,20 +66,36 @@ impl Log {
         self.trail.extend(found.iter().map(|found| Read { segment, offset: found.offset, seq: found.seq }));
     }
 
-    /// Lets `look` see the bytes of a segment; `None` if its file is gone.
+    /// Lets `look` see the bytes of a segment; `None` if its file is gone. What the disk refuses to read fails, for whoever
+    /// asks to ask again; until it was refused so often that it is taken for dead.
     pub(super) fn look<T>(
-        &self,
+        &mut self,
         segment: Segment,
         look: impl FnOnce(Source<'_>) -> io::Result<T>,
     ) -> io::Result<Option<T>> {
+        let seen = self.look_once(segment, look);
+        if seen.as_ref().is_err_and(unreadable::is_refusal) {
+            self.refusals += 1;
+            // Where not a byte of it can be read it is more likely the disk than the file.
+            let patience = if unreadable::is_whole(&self.path(segment.first)) { WAITS_MAX } else { REFUSALS_MAX };
+            if self.refusals >= patience {
+                self.refusals = 0;
+                self.dead.insert(segment.first);
+            }
+        }
+        seen
+    }
+
+    fn look_once<T>(&self, segment: Segment, look: impl FnOnce(Source<'_>) -> io::Result<T>) -> io::Result<Option<T>> {
+        let dead = self.dead.contains(&segment.first);
         let newest = self.segments.back().is_some_and(|newest| newest.first == segment.first);
         if let (true, Some(writer)) = (newest, &self.writer) {
-            return look(writer.source()).map(Some);
+            return look(writer.source(dead)).map(Some);
         }
         match File::open(self.path(segment.first)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
-            Ok(file) => look(Source { file: &file, written: segment.bytes, tail: &[] }).map(Some),
+            Ok(file) => look(Source { file: &file, written: segment.bytes, tail: &[], dead }).map(Some),
         }
     }
 

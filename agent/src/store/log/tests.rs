@@ -10,6 +10,7 @@ use super::open::SUFFIX_NEWER;
 use super::*;
 use crate::store::segment::{self, HEADER_LEN};
 use crate::store::tests::damage;
+use crate::store::unreadable::testing::{heal, refuse_where};
 
 const SEGMENT: u64 = 64 * 1024;
 const ALL: usize = usize::MAX;
@@ -19,9 +20,9 @@ fn dir() -> TempDir {
 }
 
 fn open(dir: &TempDir) -> (Log, Vec<StoreLoss>) {
-    let mut losses = Vec::new();
-    let log = Log::open(dir.path(), SEGMENT, &mut losses).expect("the log opens");
-    (log, losses)
+    let mut opening = Opening::default();
+    let log = Log::open(dir.path(), SEGMENT, &mut opening).expect("the log opens");
+    (log, opening.losses)
 }
 
 fn body(seq: u64) -> Vec<u8> {
@@ -222,6 +223,55 @@ fn damage_that_comes_while_the_log_is_open_is_told_once_by_the_read_that_meets_i
     log.trim(4).expect("trim over the damage");
     assert_eq!(log.records(), 5);
     assert_eq!(log.range().first, 5);
+}
+
+#[test]
+fn what_the_disk_refuses_to_read_for_a_while_is_asked_for_again_and_nothing_is_lost() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=900);
+    refuse_where(|path, _| path.extension().is_some_and(|extension| extension == SUFFIX));
+    for _ in 1..WAITS_MAX {
+        let fault = log.read(0, ALL, ALL).expect_err("the disk refuses").to_string();
+        assert!(fault.contains("Input/output error"), "{fault}");
+    }
+    heal();
+    let page = log.read(0, ALL, ALL).expect("it reads again");
+    assert_eq!((page.records.len(), page.damaged), (900, 0));
+}
+
+#[test]
+fn what_the_disk_refuses_to_read_too_often_costs_its_records_and_no_other() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=900);
+    refuse_where(|path, at| path.to_string_lossy().contains("0001.seg") && (16_384..20_480).contains(&at));
+    let tries = (1..).find(|_| log.read(0, ALL, ALL).is_ok_and(|page| page.records.len() > 800)).expect("it goes on");
+    heal();
+    assert_eq!(tries, REFUSALS_MAX + 1);
+}
+
+#[test]
+fn a_log_that_the_disk_refuses_to_read_does_not_open_and_is_whole_when_it_can_be_read() {
+    let dir = dir();
+    drop(filled(&dir, 1..=900));
+    for name in ["0001.seg", "cursor"] {
+        refuse_where(move |path, _| path.to_string_lossy().ends_with(name));
+        Log::open(dir.path(), SEGMENT, &mut Opening::default()).expect_err(name);
+        heal();
+        let (mut log, losses) = open(&dir);
+        assert_eq!((seqs(&mut log).len(), losses), (900, vec![]), "{name}");
+    }
+}
+
+#[test]
+fn a_segment_set_aside_counts_also_where_nothing_tells_how_many_records_it_held() {
+    let dir = dir();
+    drop(filled(&dir, 1..=3));
+    damage(&only_segment(&dir), |bytes| bytes.fill(b'?'));
+    damage(&dir.path().join(CURSOR_FILE), |bytes| bytes.fill(b'?'));
+    let (_, losses) = open(&dir);
+    assert_eq!(losses.iter().map(|loss| loss.records).sum::<u64>(), 1, "{losses:?}");
+    assert!(losses.iter().any(|loss| loss.what.contains("how many records")), "{losses:?}");
+    assert_eq!(open(&dir).1, [], "and once");
 }
 
 #[test]
@@ -584,7 +634,7 @@ fn a_record_larger_than_a_segment_gets_one_of_its_own() {
 #[test]
 fn a_million_records_take_no_memory_each() {
     let dir = dir();
-    let mut log = Log::open(dir.path(), 1024 * 1024, &mut Vec::new()).expect("open");
+    let mut log = Log::open(dir.path(), 1024 * 1024, &mut Opening::default()).expect("open");
     for seq in 1..=1_000_000 {
         log.append(seq, b"").expect("append");
     }

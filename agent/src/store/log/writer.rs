@@ -104,8 +104,8 @@ impl Writer {
     }
 
     /// All that was appended, wherever it is.
-    pub(super) fn source(&self) -> Source<'_> {
-        Source { file: &self.file, written: self.written, tail: &self.buffer }
+    pub(super) fn source(&self, dead: bool) -> Source<'_> {
+        Source { file: &self.file, written: self.written, tail: &self.buffer, dead }
     }
 }
 

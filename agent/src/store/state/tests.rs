@@ -2,15 +2,18 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::store::tests::damage;
+use crate::store::unreadable::testing::{heal, refuse_where};
+
+const MAX_BYTES: u64 = 2 * RESERVE_BYTES_MAX;
 
 fn root() -> TempDir {
     TempDir::new().expect("a temporary directory")
 }
 
 fn open(root: &TempDir) -> (State, Entries, Vec<StoreLoss>) {
-    let mut losses = Vec::new();
-    let (state, entries) = State::open(root.path(), RESERVE_BYTES_MAX, &mut losses).expect("the state opens");
-    (state, entries, losses)
+    let mut opening = Opening::default();
+    let (state, entries) = State::open(root.path(), MAX_BYTES, &mut opening).expect("the state opens");
+    (state, entries, opening.losses)
 }
 
 fn entry(key: &str, value: &str) -> (String, Option<Bytes>) {
@@ -163,9 +166,8 @@ fn a_state_that_fell_back_while_it_was_in_use_is_noticed_by_the_next_opening() {
 #[test]
 fn a_state_set_aside_is_no_larger_than_the_reserve() {
     let root = root();
-    let mut losses = Vec::new();
     fs::write(root.path().join(DIR), vec![7; 100_000]).expect("write");
-    State::open(root.path(), 4096, &mut losses).expect("the state opens");
+    State::open(root.path(), 4096 * SMALL_RESERVE_SHARE, &mut Opening::default()).expect("the state opens");
     assert_eq!(fs::metadata(root.path().join("state.damaged")).expect("kept").len(), 4096);
 }
 
@@ -227,6 +229,20 @@ fn after_an_error_the_database_is_opened_anew_and_the_put_is_made_again() {
 }
 
 #[test]
+fn a_state_that_the_disk_refuses_to_read_is_not_given_up() {
+    let root = root();
+    filled(&root, 20);
+    for name in [DB_FILE, GENERATION_FILE] {
+        refuse_where(move |path, _| path.ends_with(name));
+        let fault = State::open(root.path(), MAX_BYTES, &mut Opening::default()).expect_err(name);
+        heal();
+        assert!(fault.to_string().contains("Input/output error"), "{fault}");
+        let (_, entries, losses) = open(&root);
+        assert_eq!((entries.len(), losses), (20, vec![]), "{name}");
+    }
+}
+
+#[test]
 fn a_panic_inside_sled_is_an_error_with_its_words() {
     let trouble = guarded::<()>(|| panic!("index out of bounds")).expect_err("an error");
     assert_eq!(trouble.to_string(), "sled panicked: index out of bounds");
@@ -248,8 +264,8 @@ fn a_state_that_another_holds_is_left_alone() {
     filled(&root, 3);
     let other = File::open(root.path().join(DIR).join("db")).expect("open");
     rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).expect("lock");
-    let mut losses = Vec::new();
-    let fault = State::open(root.path(), RESERVE_BYTES_MAX, &mut losses).expect_err("it is held");
+    let mut opening = Opening::default();
+    let fault = State::open(root.path(), MAX_BYTES, &mut opening).expect_err("it is held");
     assert!(fault.to_string().contains("could not acquire lock"), "{fault}");
     drop(other);
     let (_state, entries, losses) = open(&root);
