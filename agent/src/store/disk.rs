@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -21,6 +21,8 @@ const ASIDE_NAMES_MAX: u32 = 3;
 const ASIDE_SUFFIXES: [&str; 2] = [".damaged", ".newer"];
 /// How deep the store's directories lie in one another.
 pub(super) const DEPTH_MAX: u32 = 4;
+/// How much is read back at once to be written again.
+const REWRITE_BYTES: usize = 64 * 1024;
 const RIGHTS_FILE: u32 = 0o600;
 const RIGHTS_DIR: u32 = 0o700;
 
@@ -195,6 +197,20 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
     fs::rename(&new, path)?;
     sync_dir(parent(path))?;
     Ok(file)
+}
+
+/// Reads bytes back and writes them where they are, so that the next sync takes them up again.
+pub(super) fn rewrite(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let mut chunk = vec![0; REWRITE_BYTES];
+    let mut at = from;
+    while at < to {
+        let len = usize::try_from(to - at).map_or(chunk.len(), |left| left.min(chunk.len()));
+        let bytes = chunk.get_mut(..len).unwrap_or_default();
+        file.read_exact_at(bytes, at)?;
+        file.write_all_at(bytes, at)?;
+        at += len as u64;
+    }
+    Ok(())
 }
 
 /// The directory that holds `path`; "." for a bare name.

@@ -1,7 +1,8 @@
 //! The keyed state: the journal, budgets, alarms, cursors and anchors, in sled. sled 0.34 by itself neither syncs nor
 //! survives every crash, so this module wraps it in guards, each of which stands for a failure that was reproduced:
 //! a commit is flush and fdatasync, a value carries its own checksum, every call may panic, and after any error the
-//! database is dropped and opened anew before the next try. With each write goes a tally of all entries, and the number of the last write stands in a file outside of sled:
+//! database is dropped and opened anew before the next try; where only our sync failed it is kept, and its file written
+//! again. With each write goes a tally of all entries, and the number of the last write stands in a file outside of sled:
 //! so an entry that vanished and a state that fell back to what it was before are noticed. It must not hold large values,
 //! and it never lets what can't be read pass as empty: a state that is lost is set aside and said to be lost.
 
@@ -77,6 +78,8 @@ struct Db {
     db: sled::Db,
     /// Our own descriptor of sled's file: sled calls sync_file_range, which is no promise.
     file: File,
+    /// A sync failed: the kernel may take pages for clean that never reached the disk.
+    suspect: bool,
     tally: Tally,
     /// Of each entry that is there: what it adds to the tally.
     checksums: BTreeMap<String, u32>,
@@ -212,8 +215,10 @@ impl State {
         let mut attempt = 1;
         loop {
             let Err(trouble) = self.try_commit(entries) else { return Ok(()) };
-            // After an error nothing that this handle says can be relied on, not even what it reads.
-            self.close();
+            if !self.db.as_ref().is_some_and(|db| db.suspect) {
+                // After an error of sled's nothing that this handle says can be relied on, not even what it reads.
+                self.close();
+            }
             if attempt == ATTEMPTS {
                 return Err(self.fault("put into", &trouble));
             }
@@ -231,7 +236,9 @@ impl State {
             }
             self.db = Some(opened.db);
         }
+        let dir = self.dir();
         let Some(db) = self.db.as_mut() else { return Ok(()) };
+        db.mend(&dir)?;
         let mut batch = sled::Batch::default();
         for (key, value) in entries {
             db.count(key, value.as_deref());
@@ -246,9 +253,11 @@ impl State {
         batch.insert(TALLY_KEY, encode(TALLY_KEY, &db.tally.encode()));
         guarded(|| {
             db.db.apply_batch(batch)?;
-            db.db.flush()?;
-            Ok(db.file.sync_data()?)
+            Ok(db.db.flush()?)
         })?;
+        db.suspect = true;
+        db.file.sync_data()?;
+        db.suspect = false;
         self.generation.put(generation);
         Ok(())
     }
@@ -388,6 +397,22 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
 }
 
 impl Db {
+    /// Sees to it, after a sync that failed, that all of the file is on disk. The database stays open meanwhile: when sled
+    /// closes on such a disk it panics, and what it held in memory then is never freed.
+    fn mend(&mut self, dir: &Path) -> io::Result<()> {
+        if !self.suspect {
+            return Ok(());
+        }
+        let file = open_file(dir)?;
+        // Nothing is written to a disk that still fails.
+        file.sync_data()?;
+        disk::rewrite(&file, 0, file.metadata()?.len())?;
+        file.sync_data()?;
+        self.file = file;
+        self.suspect = false;
+        Ok(())
+    }
+
     /// Carries the tally on over one entry that is put, or deleted.
     fn count(&mut self, key: &str, value: Option<&[u8]>) {
         if let Some(old) = self.checksums.remove(key) {
@@ -506,13 +531,14 @@ fn open_db(dir: &Path, dead: bool) -> Result<Opened, Trouble> {
         // Here, because sled takes what it can't read for lost.
         unreadable::check_all_in(dir)?;
     }
+    check_sync(&dir.join(DB_FILE))?;
     let db = open_sled(dir)?;
     sync_names(dir)?;
     let file = open_file(dir)?;
     let (mut entries, unreadable) = guarded(|| Ok(load::all(&db)))?;
     let tally = entries.remove(TALLY_KEY).and_then(|bytes| Tally::decode(&bytes));
     let checksums = entries.iter().map(|(key, value)| (key.clone(), checksum(key.as_bytes(), value))).collect();
-    let db = Db { db, file, tally: tally.unwrap_or_default(), checksums };
+    let db = Db { db, file, suspect: false, tally: tally.unwrap_or_default(), checksums };
     Ok(Opened { db, entries, unreadable })
 }
 
@@ -527,6 +553,13 @@ fn sync_names(dir: &Path) -> io::Result<()> {
 /// Our own descriptor of sled's file.
 fn open_file(dir: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(dir.join(DB_FILE))
+}
+
+/// Tries whether a file can be synced before sled is opened on it: when it closes it panics where it can't, and what it
+/// held in memory then is never freed.
+fn check_sync(path: &Path) -> io::Result<()> {
+    // One that is not there yet, or is no file, sled tells of itself.
+    File::open(path).map_or(Ok(()), |file| file.sync_data())
 }
 
 /// A database that was just dropped may be locked a moment longer: by a thread of sled's own that hasn't ended, or by a

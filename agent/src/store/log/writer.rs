@@ -80,7 +80,7 @@ impl Writer {
             return Ok(false);
         }
         if self.suspect {
-            rewrite(&self.file, self.synced, self.written)?;
+            disk::rewrite(&self.file, self.synced, self.written)?;
         }
         self.suspect = true;
         self.file.sync_data()?;
@@ -107,18 +107,4 @@ impl Writer {
     pub(super) fn source(&self, dead: bool) -> Source<'_> {
         Source { file: &self.file, written: self.written, tail: &self.buffer, dead }
     }
-}
-
-/// Reads bytes back and writes them where they are, so that the next sync takes them up again.
-fn rewrite(file: &File, from: u64, to: u64) -> io::Result<()> {
-    let mut chunk = vec![0; WRITE_BUFFER_BYTES];
-    let mut at = from;
-    while at < to {
-        let len = usize::try_from(to - at).map_or(chunk.len(), |left| left.min(chunk.len()));
-        let bytes = chunk.get_mut(..len).unwrap_or_default();
-        file.read_exact_at(bytes, at)?;
-        file.write_all_at(bytes, at)?;
-        at += len as u64;
-    }
-    Ok(())
 }

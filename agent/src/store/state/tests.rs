@@ -217,15 +217,34 @@ fn a_value_whose_checksum_fails_costs_itself_and_tells_that_the_state_is_incompl
 }
 
 #[test]
-fn after_an_error_the_database_is_opened_anew_and_the_put_is_made_again() {
+fn after_a_sync_that_failed_the_file_is_written_again_and_the_put_is_made_again() {
     let root = root();
     let (mut state, _, _) = open(&root);
     state.put(&[entry("a", "1")]).expect("put");
     // A descriptor that can't be synced makes the commit fail as a dying disk would.
     state.db.as_mut().expect("open").file = File::open("/dev/null").expect("open");
-    state.put(&[entry("b", "2")]).expect("the second attempt goes to a fresh handle");
+    state.put(&[entry("b", "2")]).expect("the second attempt goes to a fresh descriptor");
     drop(state);
     assert_eq!(open(&root).1.into_keys().collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn while_a_sync_fails_the_database_is_not_closed() {
+    let root = root();
+    let (mut state, _, _) = open(&root);
+    state.put(&[entry("a", "1")]).expect("put");
+    state.db.as_mut().expect("open").file = File::open("/dev/null").expect("open");
+    let (db, away) = (root.path().join(DIR).join(DB_FILE), root.path().join("away"));
+    fs::rename(&db, &away).expect("rename");
+    for _ in 0..3 {
+        state.put(&[entry("b", "2")]).expect_err("it can't be synced");
+        assert!(state.db.as_ref().is_some_and(|db| db.suspect), "sled panics as it closes where a sync fails");
+    }
+    fs::rename(&away, &db).expect("rename");
+    state.put(&[entry("b", "2")]).expect("the disk is back");
+    drop(state);
+    let (_, entries, losses) = open(&root);
+    assert_eq!((entries.into_keys().collect::<Vec<_>>(), losses), (vec!["a".to_owned(), "b".to_owned()], vec![]));
 }
 
 #[test]
