@@ -6,6 +6,7 @@
 //! so an entry that vanished and a state that fell back to what it was before are noticed. It must not hold large values,
 //! and it never lets what can't be read pass as empty: a state that is lost is set aside and said to be lost.
 
+mod compact;
 mod load;
 mod pool;
 #[cfg(test)]
@@ -63,6 +64,9 @@ pub(super) type Entries = BTreeMap<String, Bytes>;
 pub(super) struct State {
     root: PathBuf,
     reserve_bytes: u64,
+    max_bytes: u64,
+    /// From this size of sled's file on it is looked whether the state is to be written anew.
+    look_at_bytes: u64,
     /// Whether what the disk refuses to read is gone for good.
     dead: bool,
     /// `None` after an error, until the next call opens it anew.
@@ -154,6 +158,8 @@ impl State {
         let mut state = Self {
             root: root.to_owned(),
             reserve_bytes: reserve_bytes(max_bytes),
+            max_bytes,
+            look_at_bytes: compact::worth_a_look_bytes(max_bytes),
             dead: opening.is_dead_below(&root.join(DIR)),
             db: None,
             generation,
@@ -180,6 +186,7 @@ impl State {
             let what = String::from_utf8_lossy(what).into_owned();
             opening.losses.push(StoreLoss { what, records: 0, state_lost: true });
         }
+        state.compact_if_overgrown();
         state.make_reserve();
         state.measure();
         Ok((state, entries))
@@ -197,6 +204,7 @@ impl State {
         self.written_bytes += COMMIT_OVERHEAD_BYTES;
         self.written_bytes +=
             entries.iter().map(|(key, value)| (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64).sum::<u64>();
+        self.compact_if_overgrown();
         self.make_reserve();
         self.measure();
         Ok(())
@@ -278,6 +286,7 @@ impl State {
     /// Opens sled and reads everything, with the reserve given up if the disk is too full for it.
     fn open_db(&self) -> Result<Opened, Trouble> {
         let dir = self.dir();
+        compact::settle(&self.root)?;
         match open_db(&dir, self.dead) {
             Err(_) if self.free_bytes() < self.reserve_bytes && self.reserve().exists() => {
                 disk::remove_all(&self.reserve())?;
@@ -358,11 +367,22 @@ impl State {
     /// is full; so a failure is no more than that.
     fn make_reserve(&self) {
         let reserve = self.reserve();
+        self.shrink_reserve(&reserve);
         if reserve.exists() || self.free_bytes() < self.reserve_bytes * RESERVE_FREE_FACTOR {
             return;
         }
         if write_reserve(&reserve, self.reserve_bytes).is_err() {
             let _ = disk::remove_all(&reserve);
+        }
+    }
+
+    /// Gives up to half of the reserve back where it and sled's file would fill the store together.
+    fn shrink_reserve(&self, reserve: &Path) {
+        let Ok(held) = fs::metadata(reserve).map(|metadata| metadata.len()) else { return };
+        let allowed = (self.max_bytes / 4 * 3).saturating_sub(disk::tree_bytes(&self.dir()));
+        if held > allowed && held > self.reserve_bytes / 2 {
+            // A failure costs room, and the next put tries again.
+            let _ = OpenOptions::new().write(true).open(reserve).and_then(|file| file.set_len(self.reserve_bytes / 2));
         }
     }
 

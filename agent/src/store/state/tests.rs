@@ -267,6 +267,92 @@ fn a_panic_inside_sled_is_an_error_with_its_words() {
     assert_eq!(trouble.to_string(), "sled panicked: index out of bounds");
 }
 
+/// A journal that was once long.
+fn overgrown(root: &TempDir) -> u64 {
+    let (mut state, _, _) = open(root);
+    state.look_at_bytes = u64::MAX;
+    let value = "x".repeat(4_000);
+    for round in 0..40 {
+        let entries: Vec<_> = (0..20).map(|index| entry(&format!("cmd/{round}/{index}"), &value)).collect();
+        state.put(&entries).expect("put");
+    }
+    for round in 1..40 {
+        let gone: Vec<_> = (0..20).map(|index| (format!("cmd/{round}/{index}"), None)).collect();
+        state.put(&gone).expect("put");
+    }
+    drop(state);
+    db_bytes(root)
+}
+
+fn db_bytes(root: &TempDir) -> u64 {
+    fs::metadata(root.path().join(DIR).join(DB_FILE)).expect("it is there").len()
+}
+
+#[test]
+fn a_file_that_has_outgrown_what_is_in_it_is_written_anew_when_it_is_opened() {
+    let root = root();
+    let before = overgrown(&root);
+    let (state, entries, losses) = open(&root);
+    let after = db_bytes(&root);
+    assert!(before > MAX_BYTES / 4 && after < before / 3, "{before} B, then {after} B");
+    assert_eq!((entries.len(), losses), (20, vec![]));
+    assert!(state.bytes() < RESERVE_BYTES_MAX + after + 100_000, "{} B", state.bytes());
+    drop(state);
+    let (mut state, entries, losses) = open(&root);
+    assert_eq!((entries.len(), losses), (20, vec![]));
+    state.put(&[entry("after", "1")]).expect("put");
+}
+
+#[test]
+fn a_file_that_outgrows_what_is_in_it_while_it_is_in_use_is_written_anew() {
+    let root = root();
+    overgrown(&root);
+    let (mut state, _, _) = open(&root);
+    let mut most = 0;
+    for round in 0..200 {
+        let value = "x".repeat(4_000 + round);
+        let entries: Vec<_> = (0..20).map(|index| entry(&format!("cmd/0/{index}"), &value)).collect();
+        state.put(&entries).expect("put");
+        state.put(&[entry(&format!("other/{round}"), &value)]).expect("put");
+        state.put(&[(format!("other/{round}"), None)]).expect("put");
+        most = most.max(db_bytes(&root));
+    }
+    drop(state);
+    let (_, entries, losses) = open(&root);
+    assert_eq!((entries.len(), losses), (20, vec![]));
+    assert!(most <= MAX_BYTES / 2, "{most} B");
+}
+
+#[test]
+fn wherever_a_crash_breaks_the_writing_anew_off_the_state_is_whole() {
+    for (name, broken_off) in [
+        ("while the new one is written", vec![("state", "state.new")]),
+        ("before the new one takes its place", vec![("state", "state.new"), ("state", "state.old"), ("", "state")]),
+        ("before the old one goes", vec![("state", "state.old")]),
+    ] {
+        let root = root();
+        filled(&root, 20);
+        let path = |name: &str| root.path().join(name);
+        for (from, to) in broken_off {
+            match from {
+                "" => fs::remove_dir_all(path(to)).expect("remove"),
+                from => {
+                    fs::create_dir(path(to)).expect("make");
+                    fs::copy(path(from).join(DB_FILE), path(to).join(DB_FILE)).expect("copy");
+                }
+            }
+        }
+        damage(&path(if path("state.new").exists() { "state.new/db" } else { "state.old/db" }), |bytes| {
+            if name.starts_with("while") {
+                bytes.truncate(1000);
+            }
+        });
+        let (_, entries, losses) = open(&root);
+        assert_eq!((entries.len(), losses), (20, vec![]), "{name}");
+        assert!(!path("state.new").exists() && !path("state.old").exists(), "{name}");
+    }
+}
+
 #[test]
 fn the_reserve_is_real_bytes_and_counted() {
     let root = root();
