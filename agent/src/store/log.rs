@@ -28,14 +28,21 @@ use super::disk::{self, Attempt};
 use super::segment::{FRAME_BYTES, HEADER_BYTES, RECORD_BYTES_MAX};
 use super::unreadable::Opening;
 use crate::engine::io::{LogRange, StoreFault, StoreLoss};
+use crate::engine::record::Class;
 
 /// What is held back before it is written to the file; a commit writes it in any case.
 pub(crate) const WRITE_BUFFER_BYTES: usize = 64 * 1024;
 /// A newest segment that is done with is deleted from this size on; below it the deleting costs more than it gives.
 pub(crate) const DRAINED_BYTES_MIN: u64 = 64 * 1024;
 /// After so many commits that no move of the cursor followed, it is written for its mark: as seldom as the wear asks
-/// for, as often as the end of the log is worth.
-pub(crate) const MARK_COMMITS: u32 = 16;
+/// for, as often as the end of the log is worth. A result or an event is seldom and worth a page of its own; while the
+/// broker acknowledges, the cursor is written for that in any case.
+pub(crate) const fn mark_commits(class: Class) -> u32 {
+    match class {
+        Class::Results | Class::Events => 1,
+        Class::Telemetry | Class::Thinned | Class::Hourly => 16,
+    }
+}
 /// After so many looks into a segment that the disk refused, each of them seconds after the one before, what is refused
 /// is gone for good.
 const REFUSALS_MAX: u32 = 8;
@@ -97,6 +104,8 @@ struct ReadHint {
 pub(super) struct Log {
     dir: PathBuf,
     segment_bytes: u64,
+    /// See [`mark_commits`].
+    mark_commits: u32,
     /// Oldest first. The last one is being appended to if there is a writer.
     segments: VecDeque<Segment>,
     writer: Option<Writer>,
@@ -127,7 +136,12 @@ pub(super) struct Log {
 
 impl Log {
     /// Opens the log in `dir`, made if there is none. What was damaged is told.
-    pub(super) fn open(dir: &Path, segment_bytes: u64, opening: &mut Opening) -> Result<Self, StoreFault> {
+    pub(super) fn open(
+        dir: &Path,
+        segment_bytes: u64,
+        mark_commits: u32,
+        opening: &mut Opening,
+    ) -> Result<Self, StoreFault> {
         disk::claim_dir(dir, segment_bytes, opening).attempt(|| format!("make directory {}", dir.display()))?;
         let path = dir.join(CURSOR_FILE);
         let existed = path.exists();
@@ -136,6 +150,7 @@ impl Log {
         let mut log = Self {
             dir: dir.to_owned(),
             segment_bytes,
+            mark_commits,
             segments: VecDeque::new(),
             writer: None,
             last: cursor.position().highest,
@@ -298,7 +313,7 @@ impl Log {
         }
         writer.list_in(&self.dir)?;
         self.durable_nth = self.next_nth;
-        if self.unmarked >= MARK_COMMITS {
+        if self.unmarked >= self.mark_commits {
             self.mark()?;
         }
         Ok(())

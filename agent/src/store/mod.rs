@@ -36,11 +36,12 @@ pub use self::state::STATE_VALUE_BYTES_MAX;
 pub use self::thread::{Backing, STORE_QUEUE_MAX, StoreHandle};
 
 // What the simulated disk counts with too, so that the two can't drift apart.
+pub(crate) use self::log::mark_commits;
 pub(crate) use self::state::reserve_bytes;
 #[cfg(feature = "simulate")]
 pub(crate) use self::{
     cursor::CURSOR_BYTES,
-    log::{DRAINED_BYTES_MIN, MARK_COMMITS, WRITE_BUFFER_BYTES},
+    log::{DRAINED_BYTES_MIN, WRITE_BUFFER_BYTES},
     segment::{FRAME_BYTES, HEADER_BYTES},
     state::{COMMIT_OVERHEAD_BYTES, RESERVE_FREE_FACTOR},
 };
@@ -232,10 +233,11 @@ fn open_parts(
     let mut open_log = |class| {
         let dir = log_dir(path, class);
         if used && !dir.exists() {
-            let what = format!("{}: vanished with all that was in it, begun anew", dir.display());
+            let what =
+                format!("{}: vanished with all that was in it, however much that was; begun anew", dir.display());
             opening.losses.push(StoreLoss { what, records: 0, state_lost: false });
         }
-        Log::open(&dir, segment_bytes, opening)
+        Log::open(&dir, segment_bytes, mark_commits(class), opening)
     };
     let logs = [
         open_log(Class::Results)?,

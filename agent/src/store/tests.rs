@@ -228,6 +228,30 @@ fn what_the_disk_refuses_for_too_long_is_taken_for_dead_and_the_rest_is_taken_up
 }
 
 #[test]
+fn after_a_kill_a_log_that_lost_its_end_counts_every_result_and_event_in_it() {
+    for class in [Class::Results, Class::Events] {
+        for cut in [true, false] {
+            let dir = temp();
+            let (mut store, _) = open(dir.path());
+            for seq in 1..=31 {
+                store.apply(append(class, seq, 300)).expect("append");
+                store.apply(StoreOp::Commit).expect("commit");
+            }
+            // Not closed, as after a kill.
+            drop(store);
+            let path = log_dir(&settings(dir.path()).path, class).join("00000000000000000001.seg");
+            damage(&path, |bytes| {
+                let half = bytes.len() / 2;
+                if cut { bytes.truncate(half) } else { bytes[half..].fill(0) }
+            });
+            let (mut store, recovered) = open(dir.path());
+            let lost: u64 = recovered.losses.iter().map(|loss| loss.records).sum();
+            assert_eq!(read_all(&mut store, class).len() as u64 + lost, 31, "cut: {cut}: {:?}", recovered.losses);
+        }
+    }
+}
+
+#[test]
 fn every_operation_is_answered_once_in_order_and_closing_does_the_rest() {
     let dir = temp();
     let (store, _) = open(dir.path());

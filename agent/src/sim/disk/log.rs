@@ -10,7 +10,7 @@ use super::super::dice::Dice;
 use crate::engine::io::{LogRange, StoreFault, StoreLoss};
 use crate::engine::record::Class;
 use crate::store::{
-    CURSOR_BYTES, DRAINED_BYTES_MIN, FRAME_BYTES, HEADER_BYTES, MARK_COMMITS, RECORD_BYTES_MAX, WRITE_BUFFER_BYTES,
+    CURSOR_BYTES, DRAINED_BYTES_MIN, FRAME_BYTES, HEADER_BYTES, RECORD_BYTES_MAX, WRITE_BUFFER_BYTES, mark_commits,
 };
 
 /// Records that lie on one bad patch of flash, at most.
@@ -177,8 +177,13 @@ impl Log {
             self.unmarked += 1;
         }
         self.all_durable();
-        if self.unmarked >= MARK_COMMITS {
-            self.move_to(Position { highest: self.last, ..self.cursor });
+        if self.unmarked >= mark_commits(self.class) {
+            let position = Position { highest: self.last, ..self.cursor };
+            // Of a log with nothing in it the mark said the same before, and is not written again.
+            if position != self.cursor || position.acked < self.last {
+                self.move_to(position);
+            }
+            self.unmarked = 0;
         }
         Ok(())
     }

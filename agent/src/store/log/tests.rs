@@ -14,6 +14,8 @@ use crate::store::unreadable::testing::{heal, refuse_where};
 
 const SEGMENT: u64 = 64 * 1024;
 const ALL: usize = usize::MAX;
+/// Commits for a mark.
+const SELDOM: u32 = 16;
 
 fn dir() -> TempDir {
     TempDir::new().expect("a temporary directory")
@@ -21,7 +23,7 @@ fn dir() -> TempDir {
 
 fn open(dir: &TempDir) -> (Log, Vec<StoreLoss>) {
     let mut opening = Opening::default();
-    let log = Log::open(dir.path(), SEGMENT, &mut opening).expect("the log opens");
+    let log = Log::open(dir.path(), SEGMENT, SELDOM, &mut opening).expect("the log opens");
     (log, opening.losses)
 }
 
@@ -255,7 +257,7 @@ fn a_log_that_the_disk_refuses_to_read_does_not_open_and_is_whole_when_it_can_be
     drop(filled(&dir, 1..=900));
     for name in ["0001.seg", "cursor"] {
         refuse_where(move |path, _| path.to_string_lossy().ends_with(name));
-        Log::open(dir.path(), SEGMENT, &mut Opening::default()).expect_err(name);
+        Log::open(dir.path(), SEGMENT, SELDOM, &mut Opening::default()).expect_err(name);
         heal();
         let (mut log, losses) = open(&dir);
         assert_eq!((seqs(&mut log).len(), losses), (900, vec![]), "{name}");
@@ -634,7 +636,7 @@ fn a_record_larger_than_a_segment_gets_one_of_its_own() {
 #[test]
 fn a_million_records_take_no_memory_each() {
     let dir = dir();
-    let mut log = Log::open(dir.path(), 1024 * 1024, &mut Opening::default()).expect("open");
+    let mut log = Log::open(dir.path(), 1024 * 1024, SELDOM, &mut Opening::default()).expect("open");
     for seq in 1..=1_000_000 {
         log.append(seq, b"").expect("append");
     }
