@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::SystemTime;
 
 use rustix::fs::Access;
 use rustix::io::Errno;
@@ -108,6 +109,38 @@ pub(super) fn set_aside(path: &Path, bytes_max: u64, why: &str) -> io::Result<St
 /// Bytes of what was set aside in place of `path`.
 pub(super) fn aside_bytes(path: &Path) -> u64 {
     (1..=ASIDE_NAMES_MAX).map(|nth| tree_bytes(&aside_name(path, nth))).sum()
+}
+
+/// Deletes what was set aside below a directory, the oldest first and what a newer agent wrote last, until the rest takes no
+/// more than `bytes_max`.
+pub(super) fn bound_aside(root: &Path, bytes_max: u64) {
+    let mut aside = Vec::new();
+    find_aside(root, DEPTH_MAX, &mut aside);
+    let mut taken: u64 = aside.iter().map(|(_, _, bytes)| bytes).sum();
+    aside.sort_by_key(|(path, changed, _)| (is_newer(path), *changed));
+    for (path, _, bytes) in aside {
+        // What belongs to another user may not let itself be deleted.
+        if taken > bytes_max && remove_all(&path).is_ok() {
+            taken = taken.saturating_sub(bytes);
+        }
+    }
+}
+
+/// What was set aside, when it was last changed, and its bytes.
+fn find_aside(dir: &Path, depth: u32, found: &mut Vec<(PathBuf, SystemTime, u64)>) {
+    for path in files_in(dir).map(|entry| entry.path()) {
+        if is_aside(&path) {
+            let changed = fs::symlink_metadata(&path).and_then(|metadata| metadata.modified());
+            let bytes = tree_bytes(&path);
+            found.push((path, changed.unwrap_or(SystemTime::UNIX_EPOCH), bytes));
+        } else if depth > 0 && path.is_dir() {
+            find_aside(&path, depth - 1, found);
+        }
+    }
+}
+
+fn is_newer(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "newer")
 }
 
 /// Whether it is what was set aside, or lies beside a log for a newer agent.

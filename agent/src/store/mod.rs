@@ -57,6 +57,8 @@ const SEGMENT_BYTES_MAX: u64 = 1024 * 1024;
 const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
 /// Eviction gives up a segment at a time: of a small store one must not be a large part.
 const SEGMENTS_PER_STORE: u64 = 16;
+/// And what is set aside, in all, takes no more than this part.
+const ASIDE_SHARE: u64 = 8;
 const OUTBOX_DIR: &str = "outbox";
 const LOCK_FILE: &str = "lock";
 /// How long a lock that somebody holds is tried, and how far apart.
@@ -129,7 +131,7 @@ impl Store {
         let written_at = disk::last_written(path);
         let mut opening = Opening::of(path);
         let lock = lock(path, segment_bytes(settings.max_bytes), &mut opening)?;
-        let (logs, state, entries) = match open_parts(settings, &mut opening) {
+        let (mut logs, mut state, entries) = match open_parts(settings, &mut opening) {
             Err(_) if opening.look_again(path) => {
                 let opened = open_parts(settings, &mut opening)?;
                 opening.tell_once();
@@ -138,6 +140,12 @@ impl Store {
             other => other?,
         };
         opening.tidy(path);
+        // Before the engine gives up a record for the room that this takes.
+        disk::bound_aside(path, aside_bytes_max(settings.max_bytes));
+        for log in &mut logs {
+            log.count_set_aside().attempt(|| format!("read what lies aside in {}", path.display()))?;
+        }
+        state.measure();
         let mut store = Self { path: path.clone(), logs, state, free_bytes: 0, _lock: lock };
         store.look_for_space();
         let recovered = Recovered {
@@ -248,6 +256,11 @@ fn open_parts(
     ];
     let (state, entries) = State::open(path, settings.max_bytes, opening)?;
     Ok((logs, state, entries))
+}
+
+/// What may be set aside, in a store that may grow to `max_bytes`.
+pub(crate) const fn aside_bytes_max(max_bytes: u64) -> u64 {
+    max_bytes / ASIDE_SHARE
 }
 
 /// The size at which a segment is full, in a store that may grow to `max_bytes`.

@@ -300,7 +300,8 @@ impl State {
     fn begin_anew(&mut self, entries: &Entries, trouble: &Trouble, opening: &mut Opening) -> Result<(), StoreFault> {
         self.close();
         let dir = self.dir();
-        let set_aside = disk::set_aside(&dir, self.reserve_bytes, &trouble.to_string())
+        let aside_bytes_max = super::aside_bytes_max(self.max_bytes) / 2;
+        let set_aside = disk::set_aside(&dir, aside_bytes_max, &trouble.to_string())
             .attempt(|| format!("set {} aside", dir.display()))?;
         let what = format!("{}, begun anew with {} entries", set_aside.what, entries.len());
         // The new one has fallen back from nothing.
@@ -386,7 +387,7 @@ impl State {
         }
     }
 
-    fn measure(&mut self) {
+    pub(super) fn measure(&mut self) {
         let reserve = fs::metadata(self.reserve()).map_or(0, |metadata| metadata.len());
         self.bytes = reserve + disk::tree_bytes(&self.dir());
         self.damaged_bytes = disk::aside_bytes(&self.dir());

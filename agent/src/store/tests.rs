@@ -252,6 +252,30 @@ fn after_a_kill_a_log_that_lost_its_end_counts_every_result_and_event_in_it() {
 }
 
 #[test]
+fn damage_time_and_again_does_not_take_the_room_of_the_records() {
+    let dir = temp();
+    let settings = StoreSettings { path: dir.path().join("store"), max_bytes: 1024 * 1024 };
+    let mut seq = 0;
+    for round in 0..8 {
+        let (mut store, _) = Store::open(&settings).expect("open");
+        for _ in 0..300 {
+            seq += 1;
+            store.apply(append(Class::Events, seq, 1000)).expect("append");
+        }
+        store.apply(StoreOp::Commit).expect("commit");
+        store.apply(StoreOp::Put { entries: vec![("k".into(), Some(body(seq, 2000)))] }).expect("put");
+        drop(store);
+        let files = fs::read_dir(settings.path.join("outbox/events")).expect("list").flatten().map(|file| file.path());
+        files.filter(|path| is_segment(path)).for_each(|path| damage(&path, |bytes| bytes.fill(b'?')));
+        damage(&settings.path.join("state/db"), |bytes| bytes.fill(b'?'));
+        let (store, _) = Store::open(&settings).expect("open");
+        let (stats, bytes) = (store.stats(), disk::tree_bytes(&settings.path));
+        assert!(bytes <= settings.max_bytes, "round {round}: {bytes} B");
+        assert!(stats.outbox_bytes + stats.state_bytes <= bytes, "round {round}: {stats:?}, and {bytes} B");
+    }
+}
+
+#[test]
 fn every_operation_is_answered_once_in_order_and_closing_does_the_rest() {
     let dir = temp();
     let (store, _) = open(dir.path());

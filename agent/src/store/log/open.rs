@@ -40,6 +40,7 @@ impl Log {
             gaps += found.lost;
         }
         self.bound_set_aside()?;
+        self.count_set_aside()?;
         let mark = self.cursor.position().mark;
         self.next_nth = expected.or(mark.map(|mark| mark.nth)).unwrap_or(0);
         if let Some(mark) = mark {
@@ -156,17 +157,27 @@ impl Log {
     }
 
     /// Deletes the oldest of what is set aside, beyond [`SET_ASIDE_MAX`] of a kind.
-    fn bound_set_aside(&mut self) -> io::Result<()> {
+    fn bound_set_aside(&self) -> io::Result<()> {
         for suffix in [SUFFIX_NEWER, SUFFIX_DAMAGED] {
             let names = names_with(&self.dir, suffix)?;
             let surplus = names.len().saturating_sub(SET_ASIDE_MAX);
             for (index, first) in names.into_iter().enumerate() {
                 let path = self.aside(first, suffix);
                 // What belongs to another user may not let itself be deleted: it does no harm but for its size.
-                if index < surplus && disk::remove_all(&path).is_ok() {
-                    continue;
+                if index < surplus {
+                    let _ = disk::remove_all(&path);
                 }
-                self.set_aside_bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what lies beside the log.
+    pub(in crate::store) fn count_set_aside(&mut self) -> io::Result<()> {
+        self.set_aside_bytes = 0;
+        for suffix in [SUFFIX_NEWER, SUFFIX_DAMAGED] {
+            for first in names_with(&self.dir, suffix)? {
+                self.set_aside_bytes += disk::tree_bytes(&self.aside(first, suffix));
             }
         }
         Ok(())

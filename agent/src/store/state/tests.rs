@@ -164,10 +164,10 @@ fn a_state_that_fell_back_while_it_was_in_use_is_noticed_by_the_next_opening() {
 }
 
 #[test]
-fn a_state_set_aside_is_no_larger_than_the_reserve() {
+fn a_state_set_aside_takes_a_small_part_of_the_store() {
     let root = root();
     fs::write(root.path().join(DIR), vec![7; 100_000]).expect("write");
-    State::open(root.path(), 4096 * SMALL_RESERVE_SHARE, &mut Opening::default()).expect("the state opens");
+    State::open(root.path(), 16 * 4096, &mut Opening::default()).expect("the state opens");
     assert_eq!(fs::metadata(root.path().join("state.damaged")).expect("kept").len(), 4096);
 }
 
