@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::admission::Refusal;
 use super::io::{Act, ActOutcome, ActStatus, EffectId};
-use super::keyed::{BOOTS_KEY, REMEDY_KEY, Write, write};
+use super::keyed::{BOOTS_KEY, REMEDY_KEY, Write};
 use super::observation::Severity;
 use super::record::{Event, EventKind, Stamp, Status};
 use super::time::{Mono, Now};
@@ -124,21 +124,20 @@ impl Remedies {
 
     /// An alarm with a ladder was raised.
     pub fn alarm_raised(&mut self, facts: Facts<'_>, rule: &str, ladder: &str) {
-        let since = facts.stamp();
-        let (climb, step) = match self.runs.get(rule).map(|run| &run.stored) {
-            Some(old) if old.state == State::Healed => {
-                let was_tried = old.ladder == ladder && !old.dry;
-                // It came back too soon: what was tried last didn't heal it.
-                let too_soon = facts.age(old.since) < HEALTH;
-                let next = old.step + u32::from(!old.unbegun);
-                if was_tried && too_soon { (old.climb, next) } else { (old.climb + 1, 0) }
+        let climb = match self.runs.get_mut(rule) {
+            Some(run) if run.stored.state != State::Healed => return,
+            Some(run) if came_back_soon(facts, &run.stored, ladder) => {
+                if run.go_on(facts) {
+                    self.note(facts, rule);
+                }
+                return;
             }
-            Some(_) => return,
-            None => (1, 0),
+            Some(run) => run.stored.climb + 1,
+            None => 1,
         };
-        let stored = Stored::new(climb, step, since, ladder.to_owned());
+        let stored = Stored::new(climb, facts.stamp(), ladder.to_owned());
         self.runs.insert(rule.to_owned(), Run::new(stored, Some(facts.now.mono), None));
-        self.note(rule);
+        self.note(facts, rule);
     }
 
     /// An alarm with a ladder stands that may not have been climbed yet: since before a start or another configuration.
@@ -155,15 +154,9 @@ impl Remedies {
     /// An alarm was cleared.
     pub fn alarm_cleared(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
-        let untouched = run.stored.state == State::Waiting && run.stored.step == 0;
         match run.stored.state {
             // Its outcome is still to come; then it is looked at.
             State::Acting | State::Healed => return,
-            State::Waiting if untouched => {
-                self.runs.remove(rule);
-                self.steps.push_back(Step::Note((key(rule), None)));
-                return;
-            }
             State::Waiting => run.stored.unbegun = true,
             State::Settling | State::Exhausted => {}
         }
@@ -204,7 +197,8 @@ impl Remedies {
             State::Waiting => self.try_step(facts, rule, verdict),
             State::Settling if raised => self.next_step(facts, rule),
             State::Settling => self.healed(facts, rule),
-            State::Acting | State::Healed | State::Exhausted => {}
+            State::Exhausted => self.note(facts, rule),
+            State::Acting | State::Healed => {}
         }
     }
 
@@ -232,7 +226,7 @@ impl Remedies {
             // The configuration was changed meanwhile: what the step is now has to be admitted first.
             run.stored.state = State::Waiting;
             run.due = Some(facts.now.mono);
-            self.note(rule);
+            self.note(facts, rule);
             return Some(act);
         }
         let event = run.event(rule, &act, Status::InProgress, None);
@@ -267,7 +261,7 @@ impl Remedies {
                 let detail = outcome.detail.clone().unwrap_or_default();
                 self.refused(facts, &rule, &act, (reason, detail));
             }
-            self.note(&rule);
+            self.note(facts, &rule);
             return true;
         }
         if let Some(act) = run.act(facts.config) {
@@ -293,7 +287,7 @@ impl Remedies {
             match run.stored.state {
                 State::Acting => {
                     under_way.extend(run.effect);
-                    self.note(&rule);
+                    self.note(facts, &rule);
                 }
                 state => {
                     run.stored.unbegun = state == State::Waiting;
@@ -310,7 +304,8 @@ impl Remedies {
         let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(act)) else { return false };
         run.effect = Some(reboot);
         run.stored.awaits_boot = true;
-        self.steps.push_back(Step::Note(write(key(rule), &run.stored)));
+        let entry = run.entry(rule);
+        self.steps.push_back(Step::Note(entry));
         true
     }
 
@@ -354,7 +349,7 @@ impl Remedies {
         run.stored.state = State::Healed;
         run.stored.since = facts.stamp();
         (run.due, run.looks_after) = (None, None);
-        self.note(rule);
+        self.note(facts, rule);
     }
 
     fn restore(&mut self, facts: Facts<'_>, rule: &str, value: &Bytes, raised: bool) {
@@ -411,7 +406,7 @@ impl Remedies {
         run.stored.awaits_boot = false;
         run.stored.since = facts.stamp();
         run.admitted = Some(act.clone());
-        let entry = write(key(rule), &run.stored);
+        let entry = run.entry(rule);
         self.steps.push_back(Step::Journal { rule: rule.to_owned(), entry, act });
     }
 
@@ -424,7 +419,7 @@ impl Remedies {
             if matches!(reason, Reason::BudgetSpent | Reason::BootLoop) {
                 let audit = Event::new(Severity::Warning, EventKind::Audit, reason.word())
                     .group("audit")
-                    .with("trigger", format!("rule:{rule}").as_str())
+                    .with("trigger", run::trigger(rule).as_str())
                     .with("action", act.action().word())
                     .with("detail", detail.as_str());
                 self.steps.push_back(Step::Tell(audit));
@@ -438,6 +433,7 @@ impl Remedies {
             | Reason::BudgetSpent
             | Reason::BootLoop => {
                 run.ask_later(facts.now.mono);
+                self.note(facts, rule);
             }
             Reason::DryRun => {
                 run.stored.dry = true;
@@ -454,10 +450,9 @@ impl Remedies {
         run.stored.step += 1;
         run.stored.state = State::Waiting;
         run.stored.since = facts.stamp();
-        run.told = None;
-        run.again = AGAIN_FIRST;
+        run.forget_refusals();
         run.due = Some(facts.now.mono);
-        self.note(rule);
+        self.note(facts, rule);
     }
 
     fn settle(&mut self, facts: Facts<'_>, rule: &str) {
@@ -469,18 +464,18 @@ impl Remedies {
             return self.leave(facts, rule);
         }
         run.stored.state = State::Settling;
+        run.stored.idle = false;
         run.stored.since = facts.stamp();
         run.looks_after = Some(facts.now.mono);
-        run.told = None;
-        run.again = AGAIN_FIRST;
+        run.forget_refusals();
         let settle = run.step(facts.config).map_or(Duration::ZERO, |step| step.settle);
         run.due = Some(facts.now.mono.after(settle));
-        self.note(rule);
+        self.note(facts, rule);
     }
 
     fn healed(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
-        let helped = run.stored.state != State::Exhausted && !run.stored.dry;
+        let helped = run.stored.state != State::Exhausted && !run.stored.dry && !run.stored.idle;
         run.stored.state = State::Healed;
         run.stored.since = facts.stamp();
         run.due = None;
@@ -488,7 +483,7 @@ impl Remedies {
             let event = run.ladder_event(rule, Severity::Notice, "healed", "HEALED");
             self.steps.push_back(Step::Tell(event));
         }
-        self.note(rule);
+        self.note(facts, rule);
     }
 
     fn exhausted(&mut self, facts: Facts<'_>, rule: &str) {
@@ -498,6 +493,7 @@ impl Remedies {
         let event = run.ladder_event(rule, severity, "ladder_exhausted", "EXHAUSTED");
         let rehearsed = run.stored.dry.then(|| Reason::DryRun.word());
         self.steps.push_back(Step::Tell(event.with_some("reason", rehearsed)));
+        (run.stored.exhausted, run.stored.unbegun) = (true, true);
         self.end(facts, rule);
     }
 
@@ -507,17 +503,26 @@ impl Remedies {
         run.stored.state = State::Exhausted;
         run.stored.since = facts.stamp();
         run.due = None;
-        self.note(rule);
+        self.note(facts, rule);
     }
 
-    fn note(&mut self, rule: &str) {
-        let Some(run) = self.runs.get(rule) else { return };
-        self.steps.push_back(Step::Note(write(key(rule), &run.stored)));
+    fn note(&mut self, facts: Facts<'_>, rule: &str) {
+        let Some(run) = self.runs.get_mut(rule).filter(|run| !run.is_noted(facts)) else { return };
+        let entry = run.entry(rule);
+        self.steps.push_back(Step::Note(entry));
     }
 
     fn climbing(&self) -> usize {
         self.runs.values().filter(|run| matches!(run.stored.state, State::Acting | State::Settling)).count()
     }
+}
+
+/// Whether an alarm that is raised again goes on with the climb before: it came back too soon, so what was tried last didn't
+/// heal it.
+fn came_back_soon(facts: Facts<'_>, before: &Stored, ladder: &str) -> bool {
+    // What was only rehearsed counts as tried in a rehearsal alone.
+    let counts = !before.dry || facts.config.remediation.dry_run;
+    before.ladder == ladder && counts && facts.age(before.since) < HEALTH
 }
 
 /// Why whoever was to do it would not: nothing was done.

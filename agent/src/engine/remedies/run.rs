@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 
+use super::Facts;
 use crate::config::{self, CheckedConfig, Remedy};
-use crate::engine::io::{Act, EffectId};
-use crate::engine::keyed::REMEDY_KEY;
+use crate::engine::io::{Act, EffectId, Trigger};
+use crate::engine::keyed::{REMEDY_KEY, Write, write};
 use crate::engine::observation::Severity;
 use crate::engine::record::{Event, EventKind, Stamp, Status};
 use crate::engine::time::Mono;
@@ -16,6 +17,9 @@ use crate::wire::Reason;
 /// What time can mend is asked again after this, and then at growing intervals up to the other.
 pub(super) const AGAIN_FIRST: Duration = Duration::from_secs(60);
 const AGAIN_LAST: Duration = Duration::from_secs(1_800);
+/// What stands in the journal may be older than what is known by this, where nothing else has changed: an alarm that flaps
+/// must not wear the flash, and after a start its ladder begins anew that much sooner.
+const NOTED_FOR: Duration = Duration::from_secs(600);
 
 /// What is remembered of a rule's ladder.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -51,12 +55,32 @@ pub(super) struct Stored {
     #[n(8)]
     #[cbor(default)]
     pub(super) unbegun: bool,
+    /// No act has ended since the alarm was raised: there is nothing that can have helped.
+    #[n(9)]
+    #[cbor(default)]
+    pub(super) idle: bool,
+    /// That it ran out was told, which it is once a climb.
+    #[n(10)]
+    #[cbor(default)]
+    pub(super) exhausted: bool,
 }
 
 impl Stored {
-    pub(super) const fn new(climb: u64, step: u32, since: Stamp, ladder: String) -> Self {
-        let state = State::Waiting;
-        Self { climb, step, state, since, awaits_boot: false, canceled: false, ladder, dry: false, unbegun: false }
+    /// A climb that begins at the first step.
+    pub(super) const fn new(climb: u64, since: Stamp, ladder: String) -> Self {
+        Self {
+            climb,
+            step: 0,
+            state: State::Waiting,
+            since,
+            awaits_boot: false,
+            canceled: false,
+            ladder,
+            dry: false,
+            unbegun: false,
+            idle: true,
+            exhausted: false,
+        }
     }
 }
 
@@ -88,16 +112,69 @@ pub(super) struct Run {
     pub(super) due: Option<Mono>,
     /// What comes then is decided by what was read later than this.
     pub(super) looks_after: Option<Mono>,
-    pub(super) again: Duration,
+    again: Duration,
+    /// What was refused isn't asked for before this, were the alarm cleared and raised again meanwhile.
+    again_at: Option<Mono>,
+    /// Why the step was refused, as it was told last.
     pub(super) told: Option<Reason>,
     pub(super) effect: Option<EffectId>,
     /// What is on its way into the journal, as it was admitted.
     pub(super) admitted: Option<Act>,
+    /// What was written of it last.
+    noted: Option<Stored>,
 }
 
 impl Run {
     pub(super) const fn new(stored: Stored, due: Option<Mono>, looks_after: Option<Mono>) -> Self {
-        Self { stored, due, looks_after, again: AGAIN_FIRST, told: None, effect: None, admitted: None }
+        Self {
+            stored,
+            due,
+            looks_after,
+            again: AGAIN_FIRST,
+            again_at: None,
+            told: None,
+            effect: None,
+            admitted: None,
+            noted: None,
+        }
+    }
+
+    /// What is to be written of it.
+    pub(super) fn entry(&mut self, rule: &str) -> Write {
+        self.noted = Some(self.stored.clone());
+        write(key(rule), &self.stored)
+    }
+
+    /// Whether all of it but the last few minutes was written already.
+    pub(super) fn is_noted(&self, facts: Facts<'_>) -> bool {
+        let Some(noted) = &self.noted else { return false };
+        let is_same = Stored { since: self.stored.since, ..noted.clone() } == self.stored;
+        is_same && facts.age(noted.since).saturating_sub(facts.age(self.stored.since)) < NOTED_FOR
+    }
+
+    /// The alarm came back: next is what comes after the step that seemed to help, or what waits for its turn. True if that is
+    /// to be noted at once: what nothing comes of soon is noted when its turn has come.
+    pub(super) fn go_on(&mut self, facts: Facts<'_>) -> bool {
+        self.looks_after = None;
+        if self.stored.exhausted && self.step(facts.config).is_none() {
+            self.stored.state = State::Exhausted;
+            self.due = Some(facts.now.mono.after(NOTED_FOR));
+            return false;
+        }
+        if !self.stored.unbegun {
+            self.stored.step += 1;
+            self.forget_refusals();
+        }
+        let Stored { climb, step, ladder, dry, .. } = self.stored.clone();
+        self.stored = Stored { step, dry, ..Stored::new(climb, facts.stamp(), ladder) };
+        let waits_until = self.again_at.filter(|at| *at > facts.now.mono);
+        self.due = Some(waits_until.unwrap_or(facts.now.mono));
+        waits_until.is_none()
+    }
+
+    /// Another step: what was refused before says nothing of it.
+    pub(super) fn forget_refusals(&mut self) {
+        (self.told, self.again, self.again_at) = (None, AGAIN_FIRST, None);
     }
 
     /// Whether this is what a rule of this name would climb now.
@@ -109,7 +186,8 @@ impl Run {
 
     /// It is asked for again later, each time after longer.
     pub(super) fn ask_later(&mut self, now: Mono) {
-        self.due = Some(now.after(self.again));
+        self.again_at = Some(now.after(self.again));
+        self.due = self.again_at;
         self.again = self.again.saturating_mul(2).min(AGAIN_LAST);
     }
 
@@ -132,13 +210,18 @@ impl Run {
         })
     }
 
+    /// The remedy's id.
+    pub(super) fn id(&self, rule: &str) -> String {
+        format!("{rule}-{}", self.stored.climb)
+    }
+
     /// The contract's `remediation` event of a step.
     pub(super) fn event(&self, rule: &str, act: &Act, status: Status, reason: Option<&str>) -> Event {
         let severity = if status.is_well() { Severity::Notice } else { Severity::Warning };
         Event::new(severity, EventKind::Remediation, act.action().word())
             .group("remediation")
-            .with("id", format!("{rule}-{}", self.stored.climb).as_str())
-            .with("trigger", format!("rule:{rule}").as_str())
+            .with("id", self.id(rule).as_str())
+            .with("trigger", trigger(rule).as_str())
             .with("ladder", self.stored.ladder.as_str())
             .with("step", u64::from(self.stored.step) + 1)
             .with("action", act.action().word())
@@ -157,11 +240,16 @@ impl Run {
     pub(super) fn ladder_event(&self, rule: &str, severity: Severity, name: &str, status: &str) -> Event {
         Event::new(severity, EventKind::Remediation, name)
             .group("remediation")
-            .with("id", format!("{rule}-{}", self.stored.climb).as_str())
-            .with("trigger", format!("rule:{rule}").as_str())
+            .with("id", self.id(rule).as_str())
+            .with("trigger", trigger(rule).as_str())
             .with("ladder", self.stored.ladder.as_str())
             .with("status", status)
     }
+}
+
+/// The contract's word for whoever climbs this rule's ladder.
+pub(super) fn trigger(rule: &str) -> String {
+    Trigger::Rule(rule.to_owned()).to_string()
 }
 
 pub(super) fn key(rule: &str) -> String {

@@ -116,6 +116,103 @@ fn after_an_hour_of_health_a_ladder_begins_at_its_first_step() {
     assert_eq!(world.acted, [restart("app.service"), restart("app.service")]);
 }
 
+/// Raises the alarm and clears it so many times, within six seconds each.
+fn flap(world: &mut World, times: u32) {
+    for _ in 0..times {
+        memory(world, 95.0);
+        memory(world, 50.0);
+    }
+}
+
+fn notes(world: &World) -> u64 {
+    world.store.written.get("remedy/full").copied().unwrap_or_default()
+}
+
+const ONE_STEP: &str = r#"
+    [[rules]]
+    name = "full"
+    metric = "host.mem_used_pct"
+    above = 90
+    clear_below = 80
+    remedy = "free"
+    [[ladders]]
+    name = "free"
+    steps = [ { do = "restart_unit", unit = "app.service", settle = "30s" } ]
+"#;
+
+#[test]
+fn an_alarm_that_flaps_has_its_ladder_climbed_and_told_once() {
+    let mut world = up_for_long(config_with(ONE_STEP));
+    let once = [
+        ("restart_unit", "IN_PROGRESS"),
+        ("restart_unit", "SUCCEEDED"),
+        ("healed", "HEALED"),
+        ("ladder_exhausted", "EXHAUSTED"),
+    ];
+    flap(&mut world, 200);
+    assert!(is(&told(&world), &once), "{:?}", told(&world));
+    assert!(notes(&world) < 12, "{} notes of one climb within 20 minutes", notes(&world));
+    // Raised and cleared, before a crash and after it.
+    for (pct, holds) in [(95.0, 2 * HOUR), (50.0, HOUR / 2)] {
+        memory(&mut world, pct);
+        world.advance(holds);
+        world.crash();
+        world.advance(MINUTE);
+        flap(&mut world, 10);
+        assert!(is(&told(&world), &once), "{pct} %: {:?}", told(&world));
+        memory(&mut world, pct);
+    }
+    world.advance(2 * HOUR);
+    memory(&mut world, 95.0);
+    assert_eq!(world.acted.len(), 2, "after an hour of health it is climbed again");
+    let last = world.got.iter().rfind(|got| got.body["type"] == "remediation").unwrap();
+    assert_eq!(last.body["remediation"]["id"], "full-2");
+}
+
+#[test]
+fn a_rehearsal_is_told_once_however_often_the_alarm_flaps() {
+    let mut config = config_with(LADDER);
+    config.remediation.dry_run = true;
+    let mut world = up_for_long(config);
+    flap(&mut world, 100);
+    let rehearsed = [("restart_unit", "REJECTED"), ("reboot", "REJECTED"), ("ladder_exhausted", "EXHAUSTED")];
+    assert!(is(&told(&world), &rehearsed), "{:?}", told(&world));
+    assert!(notes(&world) < 12, "{} notes within 10 minutes", notes(&world));
+    // And it counts as nothing once it is meant.
+    world.input(Input::Reconfigure(Box::new(config_with(LADDER))));
+    memory(&mut world, 95.0);
+    assert_eq!(world.acted, [restart("app.service")]);
+}
+
+#[test]
+fn what_time_can_mend_is_told_once_and_not_tried_more_often_where_the_alarm_flaps() {
+    const BOOT: &str = r#"
+        [[rules]]
+        name = "full"
+        metric = "host.mem_used_pct"
+        above = 90
+        remedy = "boot"
+        [[ladders]]
+        name = "boot"
+        steps = [ { do = "collect_diagnostics", settle = "1s" }, { do = "reboot", settle = "60s" } ]
+    "#;
+    let mut config = config_with(BOOT);
+    config.remediation.min_uptime = 2 * HOUR;
+    let mut world = up_for_long(config);
+    flap(&mut world, 400);
+    let once = [
+        ("collect_diagnostics", "IN_PROGRESS"),
+        ("collect_diagnostics", "SUCCEEDED"),
+        ("reboot", "REJECTED"),
+        ("healed", "HEALED"),
+    ];
+    assert!(is(&told(&world), &once), "{:?}", told(&world));
+    assert!(notes(&world) < 30, "{} notes within 40 minutes", notes(&world));
+    memory(&mut world, 95.0);
+    world.advance(2 * HOUR);
+    assert_eq!(world.acted.last(), Some(&Act::Reboot));
+}
+
 #[test]
 fn while_somebody_inhibits_it_nothing_is_done_by_itself_and_then_it_is() {
     let mut world = world();

@@ -40,6 +40,8 @@ pub(super) struct MemStore {
     /// Records that were ever appended.
     pub(super) appended: [u64; Class::COUNT],
     pub(super) state: BTreeMap<String, Bytes>,
+    /// How often each key was written.
+    pub(super) written: BTreeMap<String, u64>,
     pub(super) fault: Option<StoreFault>,
     pub(super) free_bytes: u64,
     pub(super) state_bytes: u64,
@@ -87,6 +89,7 @@ impl MemStore {
             }
             StoreOp::Put { entries } => {
                 for (key, value) in entries {
+                    *self.written.entry(key.clone()).or_default() += 1;
                     match value {
                         Some(value) => self.state.insert(key, value),
                         None => self.state.remove(&key),
