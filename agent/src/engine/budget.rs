@@ -2,6 +2,7 @@
 //! spends it, so that neither a crash nor a reboot refills it. Age is judged by boot id and monotonic time.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 
@@ -41,12 +42,21 @@ impl Ledger {
     /// Whether there is something left.
     #[must_use]
     pub fn has_left(&self, action: Action, budget: Option<&Budget>, timeline: &Timeline, now: Now) -> bool {
-        let Some(budget) = budget else { return true };
-        let spent = self
-            .spent
-            .get(&action)
-            .map_or(0, |spent| spent.0.iter().filter(|stamp| timeline.age(**stamp, now) < budget.window).count());
-        spent < usize::try_from(budget.count).unwrap_or(usize::MAX)
+        budget.is_none_or(|budget| self.room_in(action, budget, timeline, now) == Some(Duration::ZERO))
+    }
+
+    /// After how long there is something left; `None`: never.
+    #[must_use]
+    pub fn room_in(&self, action: Action, budget: &Budget, timeline: &Timeline, now: Now) -> Option<Duration> {
+        let spent = self.spent.get(&action).map(|spent| spent.0.as_slice()).unwrap_or_default();
+        let ages = spent.iter().map(|stamp| timeline.age(*stamp, now));
+        let left = ages.filter_map(|age| budget.window.checked_sub(age).filter(|left| !left.is_zero()));
+        let left: Vec<Duration> = left.collect();
+        match left.len().checked_sub(usize::try_from(budget.count).unwrap_or(usize::MAX)) {
+            None => Some(Duration::ZERO),
+            // Oldest first: with this one there are fewer than the limit.
+            Some(surplus) => left.get(surplus).copied(),
+        }
     }
 
     /// Spends one; what is returned is to be stored. Actions without a budget aren't kept.
@@ -63,8 +73,6 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::engine::time::{BootId, Mono, Unix, Wall};
 
@@ -86,6 +94,8 @@ mod tests {
             ledger.spend(Action::RestartUnit, Some(&BUDGET), &timeline, now(s));
         }
         assert!(!ledger.has_left(Action::RestartUnit, Some(&BUDGET), &timeline, now(3_599)));
+        let room_in = |s| ledger.room_in(Action::RestartUnit, &BUDGET, &timeline, now(s)).map(|left| left.as_secs());
+        assert_eq!([room_in(10), room_in(3_599), room_in(3_600)], [Some(3_590), Some(1), Some(0)]);
         assert!(ledger.has_left(Action::RestartUnit, Some(&BUDGET), &timeline, now(3_600)));
         assert!(ledger.has_left(Action::Reboot, Some(&BUDGET), &timeline, now(0)), "each action has its own");
     }

@@ -246,6 +246,13 @@ impl Commands {
         Some(write(format!("{BUDGET_KEY}{}", action.word()), &spent))
     }
 
+    /// When the budget of an act has room again; `None` where that isn't known.
+    #[must_use]
+    pub fn room_at(&self, facts: Facts<'_>, act: &Act) -> Option<Mono> {
+        let budget = facts.config.remediation.budget.get(&act.action())?;
+        Some(facts.now.mono.after(self.budgets.room_in(act.action(), budget, facts.timeline, facts.now)?))
+    }
+
     /// Counts every budget as spent; what is returned is to be stored.
     pub fn exhaust_budgets(&mut self, facts: Facts<'_>) -> Vec<Write> {
         let spend = |(action, budget): (&Action, &crate::config::Budget)| {

@@ -89,6 +89,18 @@ impl Engine {
         });
     }
 
+    /// What a round of collection says of those who keep remedies from being done. Once they are gone there is no reason to
+    /// wait.
+    pub(super) fn note_inhibitors(&mut self, now: Now, observation: &Observation) {
+        let is_gone = |before: &Option<String>, present: &Option<String>| before.is_some() && present.is_none();
+        let is_over = is_gone(&self.inhibited, &observation.inhibited) || is_gone(&self.blocked, &observation.blocked);
+        self.inhibited.clone_from(&observation.inhibited);
+        self.blocked.clone_from(&observation.blocked);
+        if is_over {
+            self.remedies.is_over(now.mono, Reason::Inhibited);
+        }
+    }
+
     /// Alarms that stand and whose ladders aren't being climbed: one that was stored before its ladder was, or has another
     /// ladder now.
     pub(super) fn resume_remedies(&mut self, now: Now) {
@@ -117,7 +129,13 @@ impl Engine {
                     (Some(act), None) => self.with_commands(now, |commands, facts| commands.admit(facts, act)),
                     (None, _) => Ok(()),
                 };
+                let spent = act.filter(|_| matches!(verdict, Err((Reason::BudgetSpent, _))));
+                let room_at =
+                    spent.and_then(|act| self.with_commands(now, |commands, facts| commands.room_at(facts, &act)));
                 self.with_remedies(now, |remedies, facts| remedies.take_turn(facts, &rule, raised, verdict));
+                if let Some(at) = room_at {
+                    self.remedies.possible_at(&rule, at);
+                }
             }
         }
         self.tell_remedies(now);

@@ -361,8 +361,7 @@ impl Engine {
                 events.extend(counted.events);
                 self.record_events(now, events);
                 self.note_power(now, &observation);
-                self.inhibited.clone_from(&observation.inhibited);
-                self.blocked.clone_from(&observation.blocked);
+                self.note_inhibitors(now, &observation);
                 self.see_releases(now, &observation.releases);
                 self.judge(now, Round::Observed(Some(&observation)));
                 self.vitals.observe(observation.points);

@@ -182,6 +182,20 @@ impl Remedies {
         }
     }
 
+    /// What was refused for this reason is not any more: those that wait because of it have their turn now.
+    pub fn is_over(&mut self, now: Mono, reason: Reason) {
+        for run in self.runs.values_mut().filter(|run| run.told == Some(reason)) {
+            run.ask_by(now);
+        }
+    }
+
+    /// What a rule was refused is possible from then on: its turn comes no later.
+    pub fn possible_at(&mut self, rule: &str, at: Mono) {
+        if let Some(run) = self.runs.get_mut(rule) {
+            run.ask_by(at);
+        }
+    }
+
     /// What a rule would do in its turn, if its admission has to be asked for.
     #[must_use]
     pub fn wanted(&self, rule: &str, config: &CheckedConfig) -> Option<Act> {

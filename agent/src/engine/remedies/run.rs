@@ -191,6 +191,14 @@ impl Run {
         self.again = self.again.saturating_mul(2).min(AGAIN_LAST);
     }
 
+    /// What was refused is asked for no later than then.
+    pub(super) fn ask_by(&mut self, at: Mono) {
+        self.again_at = self.again_at.map(|again_at| again_at.min(at));
+        if self.stored.state == State::Waiting {
+            self.due = self.due.map(|due| due.min(at));
+        }
+    }
+
     /// The present step; `None` above the last one.
     pub(super) fn step<'c>(&self, config: &'c CheckedConfig) -> Option<&'c config::Step> {
         config.ladders.get(&self.stored.ladder)?.get(usize::try_from(self.stored.step).ok()?)

@@ -223,8 +223,8 @@ fn while_somebody_inhibits_it_nothing_is_done_by_itself_and_then_it_is() {
     let refusal = world.got.iter().find(|got| got.body["remediation"]["reason"] == "inhibited").unwrap();
     assert!(refusal.body.to_string().contains("the fitter is at the pump"), "{refusal:?}");
     world.inhibited = None;
-    world.advance(HOUR);
-    assert_eq!(world.acted.first(), Some(&restart("app.service")));
+    world.advance(2 * SECOND);
+    assert_eq!(world.acted.first(), Some(&restart("app.service")), "once the fitter is gone nothing is waited for");
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn while_somebody_keeps_the_machine_up_no_ladder_reboots_it_nor_goes_past_that_a
     assert_eq!((&refused["status"], &refused["reason"]), (&json!("REJECTED"), &json!("inhibited")));
     assert!(refused["detail"].as_str().unwrap().contains("writing the other slot"), "{refused}");
     world.blocked = None;
-    world.advance(HOUR);
+    world.advance(10 * SECOND);
     assert_eq!(world.acted.first(), Some(&Act::Reboot));
 }
 
@@ -468,6 +468,20 @@ fn a_ladder_and_a_command_share_the_budget() {
     assert_eq!(world.acted.len(), 5);
     let audits = world.got.iter().filter(|got| got.body["name"] == "budget_spent").count();
     assert_eq!(audits, 1);
+}
+
+#[test]
+fn a_budget_that_has_room_again_is_not_left_waiting() {
+    let mut world = world();
+    for n in 0..5_u16 {
+        world.command(&format!("r-{n}"), "restart_unit", json!({"unit": "app.service"}), n + 1);
+        world.settle();
+    }
+    memory(&mut world, 95.0);
+    world.advance(HOUR - 10 * SECOND);
+    assert_eq!(world.acted.len(), 5);
+    world.advance(10 * SECOND);
+    assert_eq!(world.acted.len(), 6);
 }
 
 #[test]
