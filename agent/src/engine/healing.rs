@@ -234,9 +234,10 @@ impl Engine {
         self.keep_pace(now);
         if entered {
             let by = self.commands.of_act(id).map_or(Trigger::Own(Own::Quarantine), |id| Trigger::Command(id.clone()));
+            let because = self.remedies.account(id).unwrap_or_else(|| by.to_string());
             let timeout = Act::CollectDiagnostics.default_timeout();
-            let effect = self.order(now, Act::CollectDiagnostics, by.clone(), None, timeout);
-            self.snapshots.insert(effect, by);
+            let effect = self.order(now, Act::CollectDiagnostics, by, None, timeout);
+            self.snapshots.insert(effect, because);
         }
     }
 
@@ -252,7 +253,8 @@ impl Engine {
         let Some(attachment) = outcome.attachment.take() else { return };
         let command_id = self.commands.of_act(id).map(|id| id.as_str().into());
         // One that nobody ordered is not told as anybody's: the command that it follows from has ended by now.
-        let detail = self.snapshots.get(&id).map(|by| format!("taken because of {by}").into());
+        let because = self.snapshots.get(&id).cloned().or_else(|| self.remedies.account(id));
+        let detail = because.map(|because| format!("taken because of {because}").into());
         for part in parts(&attachment, command_id, detail) {
             self.record_result(now, part);
         }

@@ -148,7 +148,7 @@ pub struct Engine {
     quarantine: Quarantine,
     releases: Releases,
     /// Snapshots that nobody ordered, under way, and on whose account.
-    snapshots: BTreeMap<EffectId, Trigger>,
+    snapshots: BTreeMap<EffectId, String>,
     power: Power,
     /// Why nothing may be done automatically.
     inhibited: Option<String>,

@@ -256,6 +256,13 @@ impl Remedies {
         }
     }
 
+    /// On whose account an act goes on: its trigger, the remedy's id and the step. `None`: it is not one of a ladder's.
+    #[must_use]
+    pub fn account(&self, act: EffectId) -> Option<String> {
+        let (rule, run) = self.runs.iter().find(|(_, run)| run.effect == Some(act))?;
+        Some(format!("{} ({}, step {})", run::trigger(rule), run.id(rule), run.stored.step + 1))
+    }
+
     /// An act ended. False: it is not one of a ladder's.
     pub fn acted(&mut self, facts: Facts<'_>, effect: EffectId, outcome: &ActOutcome) -> bool {
         let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(effect)) else { return false };

@@ -320,6 +320,38 @@ fn the_snapshot_that_a_quarantine_takes_is_no_later_status_of_the_command_that_e
 }
 
 #[test]
+fn snapshots_that_a_ladder_takes_say_whose_they_are_and_are_told_apart() {
+    const LOOK: &str = r#"
+        [[rules]]
+        name = "full"
+        metric = "host.mem_used_pct"
+        above = 90
+        remedy = "look"
+        [[ladders]]
+        name = "look"
+        steps = [
+            { do = "collect_diagnostics", settle = "1s" },
+            { do = "quarantine", level = "observe", settle = "1s" },
+            { do = "collect_diagnostics", settle = "1s" },
+        ]
+    "#;
+    let mut world = World::with(config_with(LOOK));
+    world.acts_succeed = false;
+    world.set(Metric::HostMemUsed, Some(95.0));
+    for _ in 0..6 {
+        world.advance(5 * SECOND);
+        for (id, act) in std::mem::take(&mut world.acts) {
+            let attachment = (act == Act::CollectDiagnostics).then(|| Bytes::from_static(b"a snapshot"));
+            world.input(Input::ActDone { id, outcome: ActOutcome { attachment, ..outcome(ActStatus::Succeeded) } });
+        }
+    }
+    let parts = world.got.iter().filter(|got| got.body["part"] == 1);
+    let details: Vec<&str> = parts.map(|got| got.body["detail"].as_str().unwrap()).collect();
+    let expected = [1, 2, 3].map(|step| format!("taken because of rule:full (full-1, step {step})"));
+    assert_eq!(details, expected);
+}
+
+#[test]
 fn what_disrupts_the_gateway_as_a_whole_is_done_one_at_a_time() {
     let mut world = online();
     world.acts_succeed = false;
