@@ -424,8 +424,8 @@ impl Commands {
         let status = if waits { Status::Queued } else { Status::InProgress };
         let detail =
             spread.map(|wait| format!("one of a group: begins in {} s, args.now says at once", wait.as_secs()).into());
-        let stored = Stored { boot: Some(facts.timeline.boot()), detail, ..Stored::new(command, status) };
         let target = parsed.act().map(|act| act.target().into());
+        let stored = Stored { boot: Some(facts.timeline.boot()), target, detail, ..Stored::new(command, status) };
         let mut entries = vec![put(&command.id, &stored)];
         // With the command: an agent that is killed must not take one that had expired for a fresh one.
         let claimed = self.issued_at.filter(|issued_at| *issued_at > facts.timeline.floor());
@@ -438,7 +438,6 @@ impl Commands {
         let entry = Entry {
             command: Some(parsed),
             token: command.token.clone(),
-            target,
             begins_at,
             pkids: pkid.into_iter().collect(),
             timeout,

@@ -28,8 +28,6 @@ pub(super) struct Entry {
     pub(super) command: Option<Command>,
     /// How it was signed, until it has begun.
     pub(super) token: Option<Box<str>>,
-    /// What it works on.
-    pub(super) target: Option<Box<str>>,
     /// One of a group's waits for its own turn until then.
     pub(super) begins_at: Option<Mono>,
     /// The messages to acknowledge once this is durable: it may have come more than once until then.
@@ -68,6 +66,9 @@ pub(super) struct Stored {
     /// The boot in which it began: a reboot is judged by it.
     #[n(8)]
     pub(super) boot: Option<BootId>,
+    /// What it works on.
+    #[n(9)]
+    pub(super) target: Option<Box<str>>,
 }
 
 impl Entry {
@@ -76,7 +77,6 @@ impl Entry {
             stored,
             command: None,
             token: None,
-            target: None,
             begins_at: None,
             pkids: Vec::new(),
             durable: false,
@@ -107,7 +107,7 @@ impl Entry {
     /// The contract's `remediation` event of a command that acts on the gateway: as of a ladder's step. One that was refused
     /// is told of as such, but for what a dry run would have done.
     pub(super) fn remediation(&self, id: &CommandId) -> Option<Event> {
-        let Stored { name, status, reason, boot, .. } = &self.stored;
+        let Stored { name, status, reason, boot, target, .. } = &self.stored;
         let is_dry = reason.as_deref() == Some(Reason::DryRun.word());
         if !ACTING.contains(&&**name) || *status == Status::Queued || (boot.is_none() && !is_dry) {
             return None;
@@ -118,7 +118,7 @@ impl Entry {
             .with("id", id.as_str())
             .with("trigger", Trigger::Command(id.clone()).to_string().as_str())
             .with("action", &**name)
-            .with_some("target", self.target.as_deref())
+            .with_some("target", target.as_deref())
             .with("status", status.word())
             .with_some("reason", reason.as_deref());
         Some(event.with_some("detail", self.stored.detail.as_deref().filter(|_| is_dry)))
@@ -138,6 +138,7 @@ impl Stored {
             output: None,
             reported: true,
             boot: None,
+            target: None,
         }
     }
 
@@ -152,6 +153,7 @@ impl Stored {
             output: None,
             reported: false,
             boot: None,
+            target: None,
         }
     }
 

@@ -503,6 +503,9 @@ fn a_reboot_says_goodbye_first_and_is_told_by_the_next_boot() {
     assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "SUCCEEDED"]);
     let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted").unwrap();
     assert_eq!(rebooted.body["reboot"]["reason"], "commanded");
+    let remedies: Vec<_> = world.got.iter().filter(|got| got.body["type"] == "remediation").collect();
+    assert_eq!(told(&world).len(), 2);
+    assert!(remedies.iter().all(|got| got.body["remediation"]["target"] == "gateway"), "{remedies:?}");
 }
 
 #[test]
