@@ -372,7 +372,7 @@ impl Commands {
             }
             let result = entry.stored.result(&command.id);
             // Each answer is a write: one old token sent over and over must not wear the flash.
-            if self.refusals.take(facts.now.mono) {
+            if self.refusals.verified.take(facts.now.mono) {
                 self.steps.push_back(Step::Report(result));
             }
             return self.acknowledge(pkid);

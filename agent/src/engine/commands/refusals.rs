@@ -13,29 +13,38 @@ use crate::engine::record::{CommandResult, Event, EventKind, Status};
 use crate::engine::time::Mono;
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 
-/// Refusals that are told one by one: so many at once, then one a second. The rest is counted.
-const REFUSALS_BURST: u32 = 60;
+/// What is told one by one: so much at once, then one a second. The rest is counted.
+const TOLD_BURST: u32 = 60;
 
-/// How many were refused, and how many more may be told at once: repeated answers are told out of the same.
+/// How many were refused, and how many more may be told at once. What anybody can send leaves what is told of genuine
+/// commands alone.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    used: u32,
-    since: Mono,
+    unverified: Bucket,
+    /// Also the answers to commands that came before.
+    pub(super) verified: Bucket,
     counts: BTreeMap<Reason, u64>,
 }
 
-impl Refusals {
-    /// One more. Whether it is told by itself.
-    pub(super) fn count(&mut self, now: Mono, reason: Reason) -> bool {
-        *self.counts.entry(reason).or_default() += 1;
-        self.take(now)
-    }
+/// What may be told, and when it was last filled up.
+#[derive(Debug, Default)]
+pub(super) struct Bucket {
+    used: u32,
+    since: Mono,
+}
 
+impl Refusals {
     /// What was counted since it was last asked, by reason.
     pub(super) fn take_counts(&mut self) -> BTreeMap<Reason, u64> {
         std::mem::take(&mut self.counts)
     }
 
+    fn count(&mut self, reason: Reason) {
+        *self.counts.entry(reason).or_default() += 1;
+    }
+}
+
+impl Bucket {
     /// Takes one if there is one left.
     pub(super) fn take(&mut self, now: Mono) -> bool {
         let refill = u32::try_from(now.since(self.since).as_secs()).unwrap_or(u32::MAX);
@@ -43,7 +52,7 @@ impl Refusals {
             self.used = self.used.saturating_sub(refill);
             self.since = now;
         }
-        let left = self.used < REFUSALS_BURST;
+        let left = self.used < TOLD_BURST;
         self.used += u32::from(left);
         left
     }
@@ -52,7 +61,8 @@ impl Refusals {
 impl Commands {
     /// A message that is no command to obey, from nobody knows whom.
     pub(super) fn refuse(&mut self, now: Mono, refusal: &Refusal) {
-        if !self.refusals.count(now, refusal.reason) {
+        self.refusals.count(refusal.reason);
+        if !self.refusals.unverified.take(now) {
             return;
         }
         // A forged message must not speak for a command that is known.
@@ -82,7 +92,8 @@ impl Commands {
         pkid: Option<u16>,
         keep: bool,
     ) {
-        let told = self.refusals.count(facts.now.mono, reason);
+        self.refusals.count(reason);
+        let told = self.refusals.verified.take(facts.now.mono);
         if told {
             self.audit(Some(&command.id), Some(&command.name), reason, &detail);
         }

@@ -496,6 +496,20 @@ fn a_genuine_command_under_a_known_id_that_comes_over_and_over_is_told_in_part()
 }
 
 #[test]
+fn what_anybody_can_send_keeps_no_genuine_command_from_being_answered_again() {
+    let mut world = online();
+    for pkid in 1..=200 {
+        world.claims(json!({"jti": "not a valid id"}), pkid);
+    }
+    let ping = json!({"jti": "x", "iat": 1_795_000_000, "exp": 1_795_000_900, "cmd": {"name": "ping"}});
+    for pkid in 201..=210 {
+        world.claims(ping.clone(), pkid);
+        world.settle();
+    }
+    assert_eq!(world.statuses("x").len(), 10);
+}
+
+#[test]
 fn a_command_in_flight_when_the_link_breaks_is_answered_on_the_next_connection() {
     let mut world = online();
     world.acts_succeed = false;
