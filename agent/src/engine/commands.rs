@@ -18,7 +18,7 @@ use super::budget::{Ledger as Budgets, Spent};
 use super::command::{Command, Intervals};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
-use super::keyed::{BUDGET_KEY, CLAIM_KEY, COMMAND_KEY, FLOOR_KEY, Write, write};
+use super::keyed::{BUDGET_KEY, CAREFUL_KEY, CLAIM_KEY, COMMAND_KEY, FLOOR_KEY, Write, write};
 use super::quarantine;
 use super::record::{CommandResult, Event, Stamp, Status};
 use super::time::{BootId, Mono, Now, Unix};
@@ -26,11 +26,12 @@ use super::timeline::Timeline;
 use crate::config::{Action, CheckedConfig, QuarantineLevel};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 use entry::{Entry, Stored, key, put};
-use judge::{has_expired, spread};
+use judge::{has_expired, lower_bound, spread};
 use refusals::Refusals;
 use reports::Unwritten;
 
-/// Commands remembered. One falls out only when its `exp` has passed for certain; until then new ones are `busy`.
+/// Commands remembered. One falls out when its `exp` has passed for certain; if none has, that of the lowest `iat` does,
+/// and what was issued no later is refused from then on.
 pub const LEDGER_MAX: usize = 2_048;
 /// Commands that wait for their target.
 pub const QUEUE_MAX: usize = 64;
@@ -108,7 +109,7 @@ pub struct Commands {
     passed: Option<Unix>,
 }
 
-/// The journal was lost: what was issued before that can't be known, and is not obeyed.
+/// The journal was lost, or was full: what was issued before what it holds can't be known, and is not obeyed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Careful {
     /// What was issued before it may have run.
@@ -284,7 +285,7 @@ impl Commands {
         (self.issued_at.take(), self.passed.take())
     }
 
-    /// Since when commands are obeyed, if the journal was lost.
+    /// Since when commands are obeyed, if what was issued before isn't known.
     #[must_use]
     pub const fn careful(&self) -> Careful {
         self.careful
@@ -382,23 +383,31 @@ impl Commands {
             Err((reason, detail)) => {
                 // Remembered before it is acknowledged, or nobody would hear of it after a crash; and so that it stays refused
                 // when the clock is put right and the same message comes again.
-                let keep = self.make_room(facts);
+                let keep = self.make_room(facts, command);
                 return self.refuse_verified(facts, command, reason, detail, pkid, keep);
             }
         };
         self.issued_at = Some(Unix::of_seconds(command.issued_at));
-        if !self.make_room(facts) {
-            let detail = format!("{LEDGER_MAX} unexpired commands are remembered already");
+        if !self.make_room(facts, command) {
+            let detail = format!("{LEDGER_MAX} commands are remembered, and none of them can be forgotten yet");
             return self.refuse_verified(facts, command, Reason::Busy, detail, pkid, false);
         }
         self.accept(facts, command, parsed, pkid);
     }
 
-    /// Forgets what can't be valid any more. False if the ledger is full all the same.
-    fn make_room(&mut self, facts: Facts<'_>) -> bool {
-        if self.ledger.len() < LEDGER_MAX {
-            return true;
+    /// Forgets what can't be valid any more, and if that isn't enough what was issued before all else. False if the ledger is
+    /// full all the same.
+    fn make_room(&mut self, facts: Facts<'_>, newcomer: &VerifiedCommand) -> bool {
+        if self.ledger.len() >= LEDGER_MAX {
+            self.forget_expired(facts);
         }
+        if self.ledger.len() >= LEDGER_MAX {
+            self.forget_oldest(facts, newcomer);
+        }
+        self.ledger.len() < LEDGER_MAX
+    }
+
+    fn forget_expired(&mut self, facts: Facts<'_>) {
         let forgotten: Vec<CommandId> = self
             .ledger
             .iter()
@@ -414,7 +423,28 @@ impl Commands {
             entries.push(write(FLOOR_KEY, &floor));
             self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
         }
-        self.ledger.len() < LEDGER_MAX
+    }
+
+    /// What is forgotten before it has expired must not run again: in the same write, whatever was issued no later is refused
+    /// from now on unless it is remembered. So the newcomer has to be younger, or its like would be refused as it is taken.
+    fn forget_oldest(&mut self, facts: Facts<'_>, newcomer: &VerifiedCommand) {
+        let issued_at = Unix::of_seconds(newcomer.issued_at);
+        let is_old = |at: Unix| at < issued_at && at <= lower_bound(facts);
+        let over = self.ledger.iter().filter(|(_, entry)| entry.is_over());
+        let dated = over.filter_map(|(id, entry)| Some((entry.stored.issued_at?, id.clone())));
+        let mut oldest: Vec<(i64, CommandId)> = dated.filter(|(at, _)| is_old(Unix::of_seconds(*at))).collect();
+        oldest.sort_unstable();
+        oldest.truncate((self.ledger.len() + 1).saturating_sub(LEDGER_MAX));
+        let Some((last, _)) = oldest.last() else { return };
+        let before = Unix::of_seconds(last.saturating_add(1));
+        let before = self.careful.before.map_or(before, |known| known.max(before));
+        self.careful.before = Some(before);
+        let mut entries = vec![write(CAREFUL_KEY, &before)];
+        for (_, id) in oldest {
+            self.ledger.remove(&id);
+            entries.push((key(&id), None));
+        }
+        self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
     }
 
     fn accept(&mut self, facts: Facts<'_>, command: &VerifiedCommand, parsed: Command, pkid: Option<u16>) {

@@ -69,6 +69,9 @@ pub(super) struct Stored {
     /// What it works on.
     #[n(9)]
     pub(super) target: Option<Box<str>>,
+    /// Its `iat`, where it can be read.
+    #[n(10)]
+    pub(super) issued_at: Option<i64>,
 }
 
 impl Entry {
@@ -91,6 +94,11 @@ impl Entry {
     /// What it would do to the gateway, until it has ended.
     pub(super) fn act(&self) -> Option<&Act> {
         self.command.as_ref().and_then(Command::act)
+    }
+
+    /// It has ended, and the fleet will hear of it, were it after a crash.
+    pub(super) fn is_over(&self) -> bool {
+        self.stored.status.is_terminal() && self.stored.reported
     }
 
     /// How it ended: it does nothing any more.
@@ -139,6 +147,7 @@ impl Stored {
             reported: true,
             boot: None,
             target: None,
+            issued_at: None,
         }
     }
 
@@ -154,6 +163,7 @@ impl Stored {
             reported: false,
             boot: None,
             target: None,
+            issued_at: Some(command.issued_at),
         }
     }
 

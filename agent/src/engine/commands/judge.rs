@@ -37,7 +37,8 @@ impl Commands {
         let fresh = command.nonce.as_deref() == Some(facts.nonce);
         judge_time(facts, command, fresh)?;
         if self.careful.before.is_some_and(|before| Unix::of_seconds(command.issued_at) < before) {
-            return Err((Reason::Replayed, "issued before the journal was lost: whether it ran can't be known".into()));
+            let detail = "issued before all that is remembered, so that it may have run: send it anew, with a new id";
+            return Err((Reason::Replayed, detail.into()));
         }
         let parsed = Command::parse(command)?;
         if !matches!(parsed, Command::Ping) {
@@ -132,7 +133,7 @@ fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Resul
 }
 
 /// The lowest that the present can be: the trusted clock, or what is known without one.
-fn lower_bound(facts: Facts<'_>) -> Unix {
+pub(super) fn lower_bound(facts: Facts<'_>) -> Unix {
     let floor = facts.timeline.floor();
     if facts.now.wall.trusted { floor.max(facts.now.wall.unix) } else { floor }
 }

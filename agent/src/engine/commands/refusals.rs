@@ -101,8 +101,8 @@ impl Commands {
         stored.reason = Some(reason.word().into());
         stored.detail = Some(tail(&detail).into());
         if !keep {
-            // Nothing keeps it from coming over and over.
-            if told {
+            // Nothing keeps it from coming over and over. But whoever finds all hands full has to know that he is to try again.
+            if told || reason == Reason::Busy {
                 self.steps.push_back(Step::Report(stored.result(&command.id)));
             }
             return self.acknowledge(pkid);

@@ -509,6 +509,112 @@ fn what_anybody_can_send_keeps_no_genuine_command_from_being_answered_again() {
     assert_eq!(world.statuses("x").len(), 10);
 }
 
+const LEDGER_FULL: u16 = 2_048;
+
+/// Valid for as long as anybody can say.
+fn for_ever(id: &str, issued_at: i64, name: &str, args: &Json) -> Json {
+    json!({"jti": id, "iat": issued_at, "exp": 253_402_300_799_i64, "cmd": {"name": name, "args": args}})
+}
+
+/// An agent that remembers as many commands as it can, none of which ever expires, each a second older than the next. The
+/// oldest has restarted the app.
+fn full() -> (World, Json) {
+    let mut world = online();
+    let begin = world.now.wall.unix.0 / 1000 - 3_000;
+    let oldest = for_ever("c-0", begin, "restart_unit", &json!({"unit": "app.service"}));
+    world.claims(oldest.clone(), 1);
+    for n in 1..LEDGER_FULL {
+        world.claims(for_ever(&format!("c-{n}"), begin + i64::from(n), "ping", &json!({})), n + 1);
+        world.settle();
+    }
+    world.advance(5 * SECOND);
+    (world, oldest)
+}
+
+#[test]
+fn a_full_ledger_takes_new_commands_and_what_it_forgets_for_them_is_not_run_again() {
+    let (mut world, oldest) = full();
+    let now = world.now.wall.unix.0 / 1000;
+    for (pkid, name) in (1..).zip(["ping", "quarantine", "release", "cancel_all"]) {
+        let args = if name == "quarantine" { json!({"level": "observe"}) } else { json!({}) };
+        world.claims(for_ever(name, now, name, &args), pkid);
+        world.settle();
+        assert_eq!(world.statuses(name).last().unwrap(), "SUCCEEDED", "{name}");
+    }
+    world.advance(5 * SECOND);
+    // What stood beside the oldest, issued in the same second, can't be told from what was forgotten.
+    let same_second = for_ever("twin", oldest["iat"].as_i64().unwrap(), "ping", &json!({}));
+    for _ in 0..2 {
+        world.claims(oldest.clone(), 7);
+        world.claims(same_second.clone(), 8);
+        world.settle();
+        assert_eq!((reason(&world, "c-0"), reason(&world, "twin")), ("replayed".into(), "replayed".into()));
+        world.crash();
+        world.advance(2 * SECOND);
+    }
+    assert_eq!(world.acted.iter().filter(|act| **act == restart("app.service")).count(), 1);
+    // What is still known is answered by what is known.
+    world.claims(for_ever("c-9", oldest["iat"].as_i64().unwrap() + 9, "ping", &json!({})), 9);
+    world.settle();
+    assert_eq!(world.statuses("c-9").last().unwrap(), "SUCCEEDED");
+}
+
+/// Crashes between each pair of steps of what makes room for a command.
+#[test]
+fn what_a_full_ledger_forgets_is_not_run_twice_wherever_the_agent_dies() {
+    let (mut before, oldest) = full();
+    before.crash();
+    let state = before.store.state.clone();
+    for crash_after in 0..12 {
+        let mut world = online();
+        world.store.state = state.clone();
+        world.crash();
+        world.advance(2 * SECOND);
+        let newcomer =
+            for_ever("new", oldest["iat"].as_i64().unwrap() + 4_000, "restart_unit", &json!({"unit": "other.service"}));
+        world.now.wall.unix.0 += 2_000_000;
+        world.claims(newcomer.clone(), 7);
+        for _ in 0..crash_after {
+            // Effect by effect: what is forgotten and what it is forgotten for are two writes.
+            if !world.step_effect() && !world.step() {
+                break;
+            }
+        }
+        world.crash();
+        world.advance(2 * SECOND);
+        for again in [&oldest, &newcomer] {
+            world.claims(again.clone(), 9);
+            world.settle();
+        }
+        world.advance(2 * SECOND);
+        assert!(!world.acted.contains(&restart("app.service")), "crash after {crash_after}");
+        assert!(world.acted.len() <= 1, "crash after {crash_after}: {:?}", world.acted);
+        let ends = world.statuses("new").into_iter().filter(|status| status != "IN_PROGRESS").collect::<BTreeSet<_>>();
+        assert_eq!(ends.len(), 1, "crash after {crash_after}: {ends:?}");
+    }
+}
+
+#[test]
+fn whoever_finds_the_ledger_full_is_always_told_so() {
+    const MORE: u16 = 200;
+    let mut world = online();
+    let now = world.now.wall.unix.0 / 1000;
+    for n in 0..LEDGER_FULL + MORE {
+        // All of one second: none of them is older than another.
+        world.claims(for_ever(&format!("c-{n}"), now, "ping", &json!({})), n + 1);
+        world.settle();
+    }
+    world.advance(10 * SECOND);
+    let told = (0..MORE).filter(|n| {
+        let results = world.results(&format!("c-{}", LEDGER_FULL + n));
+        results.iter().any(|result| result["reason"] == "busy")
+    });
+    assert_eq!(told.count(), usize::from(MORE));
+    world.claims(for_ever("later", now + 1, "cancel_all", &json!({})), 1);
+    world.settle();
+    assert_eq!(world.statuses("later"), ["SUCCEEDED"]);
+}
+
 #[test]
 fn a_command_in_flight_when_the_link_breaks_is_answered_on_the_next_connection() {
     let mut world = online();
