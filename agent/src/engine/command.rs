@@ -241,6 +241,18 @@ impl Act {
         )
     }
 
+    /// Whether it shuts the gateway off, or lets it back.
+    #[must_use]
+    pub const fn shuts(&self) -> bool {
+        matches!(self, Self::Quarantine { .. })
+    }
+
+    /// Whether it counts among the acts that run side by side.
+    #[must_use]
+    pub const fn takes_a_hand(&self) -> bool {
+        !matches!(self, Self::Quarantine { .. } | Self::CollectDiagnostics)
+    }
+
     /// What it works on: acts on one target run one after the other, others side by side.
     #[must_use]
     pub fn target(&self) -> String {

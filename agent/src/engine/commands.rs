@@ -37,6 +37,10 @@ pub const LEDGER_MAX: usize = 2_048;
 pub const QUEUE_MAX: usize = 64;
 /// Acts that run side by side.
 pub const ACTS_MAX: usize = 8;
+/// So many of them are runbooks, which may be slow: there is always a hand for what heals.
+pub const RUNBOOKS_MAX: usize = ACTS_MAX - 2;
+/// Beside all of them, one change of the quarantine and one snapshot: they are what helps where all hands are full.
+pub const UNCOUNTED_MAX: usize = 2;
 
 /// Something that the engine is to do for a command.
 #[derive(Debug, PartialEq)]
@@ -86,6 +90,8 @@ pub struct Facts<'a> {
     pub quarantine: Option<QuarantineLevel>,
     /// What is being done to the gateway that no command wants.
     pub busy: &'a [Act],
+    /// A reboot was ordered, and its time has not come.
+    pub reboot_waits: bool,
     /// The agent is about to end: nothing begins.
     pub stopping: bool,
 }
@@ -224,6 +230,11 @@ impl Commands {
         true
     }
 
+    /// What commands are doing.
+    pub fn acts(&self) -> impl Iterator<Item = &Act> {
+        self.ledger.values().filter(|entry| entry.stored.status == Status::InProgress).filter_map(Entry::act)
+    }
+
     /// Which command wanted an act.
     #[must_use]
     pub fn of_act(&self, effect: EffectId) -> Option<&CommandId> {
@@ -307,7 +318,7 @@ impl Commands {
         [
             ("commands remembered", self.ledger.len(), LEDGER_MAX),
             ("commands queued", self.queue.len(), QUEUE_MAX),
-            ("acts under way", self.running.len(), ACTS_MAX),
+            ("acts under way", self.running.len(), ACTS_MAX + UNCOUNTED_MAX),
         ]
     }
 

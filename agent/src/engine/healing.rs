@@ -58,6 +58,7 @@ impl Engine {
             blocked: self.blocked.as_deref(),
             quarantine: self.quarantine.level(),
             busy: &busy,
+            reboot_waits: self.reboot_due_at().is_some_and(|at| at > now.mono),
             stopping: self.stopping.is_some(),
         };
         call(&mut self.commands, facts)
@@ -336,12 +337,22 @@ impl Engine {
         waits
     }
 
-    /// When the goodbye is to begin.
+    /// When the goodbye is to begin; `None` also while that waits for an end that is told.
     pub(super) fn reboot_deadline(&self) -> Option<Mono> {
+        self.reboot_due_at().filter(|_| !self.quarantine_changes())
+    }
+
+    fn reboot_due_at(&self) -> Option<Mono> {
         self.reboot.as_ref().and_then(|reboot| reboot.waits_until)
     }
 
-    /// Begins the goodbye when its time has come.
+    /// Whether the gateway is being shut off, or let back, whoever wants that.
+    fn quarantine_changes(&self) -> bool {
+        let by_ladders = self.remedies.acts(&self.config).iter().any(Act::shuts);
+        by_ladders || self.commands.acts().any(Act::shuts) || self.quarantine.acts().any(|act| act.shuts())
+    }
+
+    /// Begins the goodbye when its time has come, and no change of the quarantine that was begun before is under way.
     pub(super) fn poll_reboot(&mut self, now: Now) {
         if self.reboot_deadline().is_none_or(|at| at > now.mono) {
             return;

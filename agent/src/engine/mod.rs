@@ -528,6 +528,8 @@ impl Engine {
                 Step::Reboot(id, token, delay) => {
                     let effect = self.order_reboot(now, Trigger::Command(id.clone()), token, delay);
                     self.commands.acting(effect, id);
+                    // What came meanwhile need not wait for one that waits itself.
+                    self.with_commands(now, Commands::begin_queued);
                 }
                 Step::Stop(id) => self.stop_act(now, id),
                 Step::StopLadders => self.stop_ladders(now),

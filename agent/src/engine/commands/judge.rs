@@ -4,14 +4,12 @@
 
 use std::time::Duration;
 
-use super::entry::Entry;
-use super::{ACTS_MAX, Commands, Facts, QUEUE_MAX};
+use super::{ACTS_MAX, Commands, Facts, QUEUE_MAX, RUNBOOKS_MAX};
 use crate::engine::admission::{self, Circumstances};
 use crate::engine::command::Command;
 use crate::engine::hash::hash;
 use crate::engine::io::Act;
 use crate::engine::quarantine;
-use crate::engine::record::Status;
 use crate::engine::time::Unix;
 use crate::wire::{Reason, VerifiedCommand};
 
@@ -73,15 +71,19 @@ impl Commands {
 
     /// Whether something works on the same target, or all hands are full.
     pub(super) fn target_is_taken(&self, facts: Facts<'_>, act: &Act) -> bool {
-        let under_way: Vec<&Act> = self
-            .ledger
-            .values()
-            .filter(|entry| entry.stored.status == Status::InProgress)
-            .filter_map(Entry::act)
-            .collect();
         let target = act.target();
-        let clashes = |other: &Act| other.target() == target || (act.is_grave() && other.is_grave());
-        under_way.len() >= ACTS_MAX || under_way.into_iter().any(clashes) || facts.busy.iter().any(clashes)
+        // A reboot that waits for its time begins only when what shuts the gateway, or opens it, is done.
+        let may_precede = |other: &Act| facts.reboot_waits && *other == Act::Reboot && act.shuts();
+        let clashes =
+            |other: &Act| other.target() == target || (act.is_grave() && other.is_grave() && !may_precede(other));
+        self.hands_are_full(act) || self.acts().any(clashes) || facts.busy.iter().any(clashes)
+    }
+
+    fn hands_are_full(&self, act: &Act) -> bool {
+        let is_runbook = |act: &Act| matches!(act, Act::Run { .. });
+        let runbooks = self.acts().filter(|other| is_runbook(other)).count();
+        let counted = self.acts().filter(|other| other.takes_a_hand()).count();
+        act.takes_a_hand() && (counted >= ACTS_MAX || (is_runbook(act) && runbooks >= RUNBOOKS_MAX))
     }
 
     fn circumstances<'f>(&'f self, facts: Facts<'f>) -> Circumstances<'f> {

@@ -616,6 +616,33 @@ fn whoever_finds_the_ledger_full_is_always_told_so() {
 }
 
 #[test]
+fn slow_runbooks_leave_hands_for_what_helps() {
+    let mut world = online();
+    world.acts_succeed = false;
+    for n in 1..=8_u16 {
+        world.command(&format!("r-{n}"), "run", json!({"runbook": format!("slow-{n}")}), n);
+    }
+    world.settle();
+    assert_eq!(world.acted.len(), 6);
+    let others = [
+        ("restart_unit", json!({"unit": "app.service"})),
+        ("reboot", json!({"delay_s": 60})),
+        ("quarantine", json!({"level": "observe"})),
+        ("collect_diagnostics", json!({})),
+    ];
+    for (name, args) in others {
+        world.command(name, name, args, 9);
+        world.settle();
+        assert_eq!(world.statuses(name), ["IN_PROGRESS"], "{name}");
+    }
+    world.command("u-2", "restart_unit", json!({"unit": "other.service"}), 9);
+    world.settle();
+    assert_eq!(world.statuses("u-2"), ["QUEUED"], "all hands are full");
+    let bounds = world.engine.bounds();
+    assert!(bounds.iter().all(|(_, holds, bound)| holds <= bound), "{bounds:?}");
+}
+
+#[test]
 fn a_command_in_flight_when_the_link_breaks_is_answered_on_the_next_connection() {
     let mut world = online();
     world.acts_succeed = false;

@@ -509,6 +509,27 @@ fn a_reboot_says_goodbye_first_and_is_told_by_the_next_boot() {
 }
 
 #[test]
+fn a_reboot_that_waits_for_its_time_holds_up_no_quarantine_and_then_waits_for_its_end() {
+    let mut world = world();
+    world.acts_succeed = false;
+    world.command("b-1", "reboot", json!({"delay_s": 30}), 1);
+    world.command("q-1", "quarantine", json!({"level": "restrict"}), 2);
+    world.command("u-1", "restart_unit", json!({"unit": "app.service"}), 3);
+    world.command("b-2", "reboot", json!({}), 4);
+    world.command("l-1", "restart_link", json!({"interface": "eth0"}), 5);
+    world.settle();
+    assert!(world.acted.contains(&restart("app.service")), "{:?}", world.acted);
+    let quarantine = world.acts.iter().find(|(_, act)| act.shuts());
+    let (shut, _) = quarantine.cloned().expect("a quarantine under way");
+    assert_eq!((world.statuses("b-2"), world.statuses("l-1")), (vec!["QUEUED".into()], vec!["QUEUED".into()]));
+    world.advance(MINUTE);
+    assert!(world.is_connected() && world.acted.len() == 2, "one at a time: {:?}", world.acted);
+    world.input(Input::ActDone { id: shut, outcome: outcome(ActStatus::Succeeded) });
+    world.advance(10 * SECOND);
+    assert_eq!(world.acted.last(), Some(&Act::Reboot));
+}
+
+#[test]
 fn a_machine_that_does_not_go_down_gets_its_agent_back() {
     let mut world = world();
     world.command("b-1", "reboot", json!({}), 1);
