@@ -349,10 +349,11 @@ impl Broker {
                 self.send(conn, Packet::SubAck { pkid, granted });
             }
             Packet::Unsubscribe { pkid, filters } => {
-                if let Some(session) = self.sessions.get_mut(&client.id) {
-                    filters.iter().for_each(|filter| session.unsubscribe(filter));
-                }
-                self.send(conn, Packet::UnsubAck { pkid, count: filters.len() });
+                let mut session = self.sessions.get_mut(&client.id);
+                let mut unsubscribe =
+                    |filter: &String| session.as_mut().is_some_and(|session| session.unsubscribe(filter));
+                let existed = filters.iter().map(&mut unsubscribe).collect();
+                self.send(conn, Packet::UnsubAck { pkid, existed });
             }
             Packet::PingReq => self.send(conn, Packet::PingResp),
             Packet::Disconnect { reason, session_expiry_s } => {

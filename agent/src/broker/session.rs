@@ -175,8 +175,8 @@ impl Session {
         Ok(Granted { options, wants_retained })
     }
 
-    pub(super) fn unsubscribe(&mut self, filter: &str) {
-        self.filters.remove(filter);
+    pub(super) fn unsubscribe(&mut self, filter: &str) -> bool {
+        self.filters.remove(filter).is_some()
     }
 
     /// How this session is subscribed to `name`; `own`: it published the message itself.

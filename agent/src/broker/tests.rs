@@ -389,8 +389,9 @@ fn overlapping_subscriptions_deliver_once_and_an_unsubscribe_ends_it() {
     world.subscribe(1, "a/+");
     world.give(1, publish("a/b", "x", 1));
     assert_eq!(world.published(1).len(), 1);
-    world.give(1, Packet::Unsubscribe { pkid: 2, filters: vec!["a/#".to_owned(), "a/+".to_owned()] });
-    assert_eq!(world.take(1), [Packet::UnsubAck { pkid: 2, count: 2 }]);
+    let filters = ["a/#", "a/+", "b"].map(str::to_owned).to_vec();
+    world.give(1, Packet::Unsubscribe { pkid: 2, filters });
+    assert_eq!(world.take(1), [Packet::UnsubAck { pkid: 2, existed: vec![true, true, false] }]);
     world.give(1, publish("a/b", "x", 3));
     assert_eq!(world.published(1), []);
 }

@@ -97,8 +97,8 @@ pub enum Packet {
     UnsubAck {
         /// Packet identifier.
         pkid: u16,
-        /// How many filters it answers for (MQTT 5 carries a code for each).
-        count: usize,
+        /// Of each filter, whether there was such a subscription; empty in MQTT 3.1.1, which doesn't say.
+        existed: Vec<bool>,
     },
     /// Client to broker: are you there.
     PingReq,

@@ -164,9 +164,9 @@ fn any_packet(version: Version) -> impl Strategy<Value = Packet> {
             .prop_map(|(pkid, filters)| Packet::Subscribe { pkid, filters, identifier: None }),
         (pkid.clone(), vec(any_granted(version), 1..8)).prop_map(|(pkid, granted)| Packet::SubAck { pkid, granted }),
         (pkid.clone(), vec("[a-z/+#]{1,20}", 1..8)).prop_map(|(pkid, filters)| Packet::Unsubscribe { pkid, filters }),
-        (pkid, 1_usize..8).prop_map(move |(pkid, count)| Packet::UnsubAck {
+        (pkid, vec(any::<bool>(), 1..8)).prop_map(move |(pkid, existed)| Packet::UnsubAck {
             pkid,
-            count: if version == Version::V5 { count } else { 0 },
+            existed: if version == Version::V5 { existed } else { Vec::new() },
         }),
         Just(Packet::PingReq),
         Just(Packet::PingResp),

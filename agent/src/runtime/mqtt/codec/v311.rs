@@ -34,7 +34,7 @@ pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, Strin
         v4::Packet::Unsubscribe(unsubscribe) => {
             Packet::Unsubscribe { pkid: unsubscribe.pkid, filters: unsubscribe.topics }
         }
-        v4::Packet::UnsubAck(ack) => Packet::UnsubAck { pkid: ack.pkid, count: 0 },
+        v4::Packet::UnsubAck(ack) => Packet::UnsubAck { pkid: ack.pkid, existed: Vec::new() },
         v4::Packet::PingReq => Packet::PingReq,
         v4::Packet::PingResp => Packet::PingResp,
         v4::Packet::Disconnect => Packet::Disconnect { reason: "normal".to_owned(), session_expiry_s: None },

@@ -74,7 +74,10 @@ pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, Strin
         v5::Packet::Unsubscribe(unsubscribe) => {
             Packet::Unsubscribe { pkid: unsubscribe.pkid, filters: unsubscribe.filters }
         }
-        v5::Packet::UnsubAck(ack) => Packet::UnsubAck { pkid: ack.pkid, count: ack.reasons.len() },
+        v5::Packet::UnsubAck(ack) => {
+            let existed = |reason: &v5::UnsubAckReason| *reason == v5::UnsubAckReason::Success;
+            Packet::UnsubAck { pkid: ack.pkid, existed: ack.reasons.iter().map(existed).collect() }
+        }
         v5::Packet::PingReq(_) => Packet::PingReq,
         v5::Packet::PingResp(_) => Packet::PingResp,
         v5::Packet::Auth(_) | v5::Packet::Disconnect(_) => return Err("it is not expected".to_owned()),
@@ -121,11 +124,14 @@ pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String
         Packet::Unsubscribe { pkid, filters } => {
             v5::Packet::Unsubscribe(v5::Unsubscribe { pkid: *pkid, filters: filters.clone(), properties: None })
         }
-        Packet::UnsubAck { pkid, count } => v5::Packet::UnsubAck(v5::UnsubAck {
-            pkid: *pkid,
-            reasons: vec![v5::UnsubAckReason::Success; *count],
-            properties: None,
-        }),
+        Packet::UnsubAck { pkid, existed } => {
+            let reason = |existed: &bool| match existed {
+                true => v5::UnsubAckReason::Success,
+                false => v5::UnsubAckReason::NoSubscriptionExisted,
+            };
+            let reasons = existed.iter().map(reason).collect();
+            v5::Packet::UnsubAck(v5::UnsubAck { pkid: *pkid, reasons, properties: None })
+        }
         Packet::PingReq => v5::Packet::PingReq(v5::PingReq),
         Packet::PingResp => v5::Packet::PingResp(v5::PingResp),
         Packet::Disconnect { reason, session_expiry_s } => {
