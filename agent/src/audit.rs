@@ -5,14 +5,16 @@
 mod agent;
 mod files;
 mod gateway;
+mod policy;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::collect::Collectors;
 use crate::collect::clock::ClockReading;
 use crate::config::CheckedConfig;
 use crate::engine::observation::{Audited, Finding, Observation, Severity};
+use crate::helper::POLICY_FILE;
 
 /// The check that asks systemd.
 const FAILED_UNIT: &str = "failed_unit";
@@ -68,6 +70,9 @@ impl Audit {
         let is_unprivileged = self.running.as_ref().is_some_and(|running| !running.is_root);
         let helper = agent::Helper::find();
         agent::look_for_helper(&self.config, helper, is_unprivileged, &mut found);
+        if helper.is_installed || helper.listens {
+            policy::look(&self.config, Path::new(POLICY_FILE), &mut found);
+        }
         if let Some(running) = &self.running {
             agent::look(&self.files, running, &mut found);
         }

@@ -238,3 +238,32 @@ fn a_runbook_that_a_ladder_names_and_that_can_not_be_run_is_told_before_it_is_ne
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(told(), []);
 }
+
+#[test]
+fn a_ladder_that_roots_policy_refuses_is_told_before_it_is_climbed() {
+    let dir = tempfile::tempdir().unwrap();
+    let steps = "steps = [{ do = \"restart_unit\", unit = \"app.service\" }, { do = \"reboot\" }, { do = \"collect_diagnostics\" }]";
+    let rule = "[[rules]]\nname = \"hot\"\nmetric = \"host.temperature_c\"\nabove = 90\nremedy = \"heal\"\n";
+    let ladder = format!("[[ladders]]\nname = \"heal\"\n{steps}\n[remediation]\nunits = [\"app.service\"]\n");
+    let config = config(dir.path(), &format!("{rule}{ladder}"));
+    let file = dir.path().join("policy.toml");
+    let told = || {
+        let mut found = Vec::new();
+        policy::look(&config, &file, &mut found);
+        found.into_iter().map(|finding| (finding.check, finding.what)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(), [], "without a policy there is nobody who refuses");
+    let allow = "[allow]\nactions = [\"restart_unit\", \"reboot\"]\nunits = [\"app.service\"]\n";
+    for (local, refused) in [
+        ("", Some("at 2 of 3 steps: step 1: root's policy: restart_unit is not in local.actions")),
+        ("\"restart_unit\"", Some("at 1 of 3 steps: step 2: root's policy: reboot is not in local.actions")),
+        ("\"restart_unit\", \"reboot\"", None),
+    ] {
+        fs::write(&file, format!("{allow}[local]\nactions = [{local}]\n")).unwrap();
+        let told = told();
+        assert_eq!(told.len(), usize::from(refused.is_some()), "{told:?}");
+        for (check, what) in &told {
+            assert!(*check == "policy_refuses" && what.contains(refused.unwrap()), "{what}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use super::io::Act;
-use crate::config::{Action, QuarantineLevel, Telemetry, UnitName, parse_duration};
+use crate::config::{Action, QuarantineLevel, Remedy, Telemetry, UnitName, parse_duration};
 use crate::wire::token::whole;
 use crate::wire::{CommandId, Reason, VerifiedCommand};
 
@@ -182,6 +182,21 @@ impl Command {
 }
 
 impl Act {
+    /// What a step of a ladder does.
+    #[must_use]
+    pub fn of(remedy: &Remedy) -> Self {
+        match remedy.clone() {
+            Remedy::RestartUnit { unit } => Self::RestartUnit { unit },
+            Remedy::RestartLink { interface } => Self::RestartLink { interface },
+            Remedy::Reboot => Self::Reboot,
+            Remedy::Rollback { target } => Self::Rollback { target, to: None },
+            Remedy::Quarantine { level } => Self::Quarantine { level: Some(level) },
+            Remedy::Run { runbook, args } => Self::Run { runbook, args },
+            Remedy::CollectDiagnostics => Self::CollectDiagnostics,
+            Remedy::SavePower(_) => Self::SavePower,
+        }
+    }
+
     /// What the config allows or forbids it as.
     #[must_use]
     pub const fn action(&self) -> Action {

@@ -18,17 +18,13 @@ use crate::wire::{CommandId, Reason, VerifiedCommand};
 /// # Errors
 /// Why not.
 pub(super) fn judge(order: &Order, policy: &Policy, ledger: &mut Ledger, moment: &Moment) -> Result<(), Refusal> {
-    policy.permits(&order.act)?;
+    policy.lets(&order.act, &order.trigger)?;
     if matches!(order.act, Act::Refresh { .. }) {
-        // Nothing new: what is in force was judged when it was entered, and no refresh loosens it.
         return Ok(());
     }
     let command = match &order.trigger {
         Trigger::Command(id) => Some(commanded(order, id, policy)?),
-        Trigger::Rule(_) | Trigger::Own(_) => {
-            policy.permits_rules(&order.act)?;
-            None
-        }
+        Trigger::Rule(_) | Trigger::Own(_) => None,
     };
     let command = command.as_ref().map(|command| (command, policy.commands.max_clock_skew));
     let action = order.act.action();

@@ -28,8 +28,8 @@ use crate::collect::clock::{self, Clock};
 use crate::config::{self, ClockTrust, Problem};
 use crate::engine::time::BootId;
 use ledger::{Ledger, Moment};
-use policy::Policy;
-pub(crate) use policy::{AGENT_USER, User, agent_user};
+pub use policy::Policy;
+pub(crate) use policy::{AGENT_USER, DEFAULT_FILE as POLICY_FILE, User, agent_user};
 use serve::Helper;
 
 /// Where the ledger lies (StateDirectory= of the unit).

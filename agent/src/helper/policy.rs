@@ -13,11 +13,11 @@ use crate::act::quarantine::terms::{ADDRESSES_MAX, Network, Terms};
 use crate::config::reader::{Section, parsed, text, text_of, unfit, word};
 use crate::config::tree::{Node, Value};
 use crate::config::{self, Action, Budget, ClockTrust, DeviceId, Problem, Rollback, Unfit, UnitName, policy, read};
-use crate::engine::io::Act;
+use crate::engine::io::{Act, Trigger};
 use crate::wire::Reason;
 
 /// Where it is looked for.
-pub(super) const DEFAULT_FILE: &str = "/etc/fieldmedic/policy.toml";
+pub(crate) const DEFAULT_FILE: &str = "/etc/fieldmedic/policy.toml";
 /// The user that the agent runs as (sysusers.d/fieldmedic.conf).
 pub(crate) const AGENT_USER: &str = "fieldmedic";
 const PASSWD: &str = "/etc/passwd";
@@ -26,7 +26,7 @@ const CLOCK_SKEW_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// What may be done. configs/policy.toml says what each key means, and a test holds it against this.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Policy {
+pub struct Policy {
     /// Who may ask, beside root; `None`: nobody.
     pub(super) agent_uid: Option<u32>,
     /// Whom commands have to be addressed to.
@@ -143,7 +143,7 @@ impl Policy {
     ///
     /// # Errors
     /// Every mistake, in the order of lines.
-    pub(super) fn read(file: &Path) -> Result<Self, Vec<Problem>> {
+    pub(crate) fn read(file: &Path) -> Result<Self, Vec<Problem>> {
         config::read_file(file, policy_of)
     }
 
@@ -197,6 +197,19 @@ impl Policy {
             // Who has taken over the agent must not get out of the quarantine that this has earned it.
             Act::Quarantine { level: None } => refuse("no rule leaves quarantine"),
             _ => Ok(()),
+        }
+    }
+
+    /// Whether it may be done on this word, as far as that can be told without its signature, and what was done before.
+    ///
+    /// # Errors
+    /// `not_allowed`.
+    pub(crate) fn lets(&self, act: &Act, trigger: &Trigger) -> Result<(), Refusal> {
+        self.permits(act)?;
+        match (act, trigger) {
+            // Nothing new: what is in force was judged when it was entered, and no refresh loosens it.
+            (Act::Refresh { .. }, _) | (_, Trigger::Command(_)) => Ok(()),
+            (_, Trigger::Rule(_) | Trigger::Own(_)) => self.permits_rules(act),
         }
     }
 

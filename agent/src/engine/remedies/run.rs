@@ -6,7 +6,7 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 
 use super::Facts;
-use crate::config::{self, CheckedConfig, Remedy};
+use crate::config::{self, CheckedConfig};
 use crate::engine::io::{Act, EffectId, Trigger};
 use crate::engine::keyed::{REMEDY_KEY, Write, write};
 use crate::engine::observation::Severity;
@@ -206,16 +206,7 @@ impl Run {
 
     /// What the present step does; `None` above the last one.
     pub(super) fn act(&self, config: &CheckedConfig) -> Option<Act> {
-        Some(match self.step(config)?.remedy.clone() {
-            Remedy::RestartUnit { unit } => Act::RestartUnit { unit },
-            Remedy::RestartLink { interface } => Act::RestartLink { interface },
-            Remedy::Reboot => Act::Reboot,
-            Remedy::Rollback { target } => Act::Rollback { target, to: None },
-            Remedy::Quarantine { level } => Act::Quarantine { level: Some(level) },
-            Remedy::Run { runbook, args } => Act::Run { runbook, args },
-            Remedy::CollectDiagnostics => Act::CollectDiagnostics,
-            Remedy::SavePower(_) => Act::SavePower,
-        })
+        Some(Act::of(&self.step(config)?.remedy))
     }
 
     /// The remedy's id.
