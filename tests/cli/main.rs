@@ -433,8 +433,8 @@ fn a_reader_who_has_gone_is_an_error_and_no_panic() {
 #[test]
 fn a_demo_that_is_too_short_for_all_of_it_ends_in_time_and_says_so() {
     let output = fieldmedic(&["demo", "--for", "3s"]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(text(&output.stdout).contains("Not all of it has happened"), "{output:?}");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("all of its scenes in the time that it had; it takes 15 s"), "{output:?}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use super::super::{say, send};
 use super::stage::{self, Stage};
 use super::viewer::{Seen, Viewer};
-use super::{Leave, SHORTEST};
+use super::{Leave, TOO_SHORT};
 use crate::broker::serve::Control;
 use crate::runtime::local::ask_status;
 use crate::runtime::mqtt::client::Client;
@@ -33,14 +33,14 @@ const PATIENCE: Duration = Duration::from_secs(6);
 pub(super) enum Verdict {
     /// All of it happened.
     All,
-    /// The visitor left, or had said so, before all of it could.
+    /// The visitor left before all of it could, and had asked for no verdict.
     LeftEarly,
     /// These didn't.
     Missing(Vec<&'static str>),
 }
 
-/// Plays until the time is over or it is asked to leave. Who leaves early hasn't asked for a verdict on what was to
-/// come.
+/// Plays until the time is over or it is asked to leave. Who has said how long it may take asks for a verdict; who only
+/// leaves doesn't, on what was to come.
 pub(super) async fn play(stage: Stage, duration: Option<Duration>, mut leave: Leave) -> anyhow::Result<Verdict> {
     let (stop_agent, stop) = watch::channel(false);
     let options = Options {
@@ -94,8 +94,8 @@ pub(super) async fn play(stage: Stage, duration: Option<Duration>, mut leave: Le
 
     let mut missing = match missing {
         Some(missing) => missing,
-        None if duration.is_none_or(|duration| duration < SHORTEST) => return Ok(Verdict::LeftEarly),
-        None => vec!["all of its scenes within the time that it had"],
+        None if duration.is_none() => return Ok(Verdict::LeftEarly),
+        None => vec![TOO_SHORT],
     };
     if !said_goodbye {
         missing.push("the presence message that says goodbye");

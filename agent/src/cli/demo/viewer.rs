@@ -120,15 +120,18 @@ impl Viewer {
         let number = |pointer: &str, unit: &str| {
             sample.pointer(pointer).and_then(Json::as_f64).map(|value| format!("{value:.1}{unit}"))
         };
+        let count = |pointer: &str, unit: &str| {
+            sample.pointer(pointer).and_then(Json::as_u64).map(|count| format!("{count}{unit}"))
+        };
         let simulated = if self.simulated { " (simulated)" } else { "" };
         let parts = [
             Some(if samples == 1 { "1 sample:".to_owned() } else { format!("{samples} samples, the last:") }),
             number("/battery/charge_pct", "%").map(|charge| format!("battery {charge}{simulated}")),
             sample.pointer("/link/interface").and_then(Json::as_str).map(|name| format!("via {name}")),
-            number("/link/tx_bytes", " B").map(|bytes| format!("sent {bytes}")),
+            count("/link/tx_bytes", " B").map(|bytes| format!("sent {bytes}")),
             number("/host/cpu_pct", "%").map(|cpu| format!("cpu {cpu}")),
             number("/host/mem_used_pct", "%").map(|memory| format!("memory {memory}")),
-            number("/errors/count", "").map(|errors| format!("errors {errors}")),
+            count("/errors/count", "").map(|errors| format!("errors {errors}")),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
     }
