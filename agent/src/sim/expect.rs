@@ -15,7 +15,7 @@ use crate::engine::record::Status;
 const HEALED: &str = "HEALED";
 /// What a ladder says when it has run out, and the name of that event.
 const EXHAUSTED: &str = "EXHAUSTED";
-const LADDER_EXHAUSTED: &str = "ladder_exhausted";
+pub(super) const LADDER_EXHAUSTED: &str = "ladder_exhausted";
 
 /// What has come of each expectation so far.
 #[derive(Debug, Default)]

@@ -10,11 +10,43 @@ use crate::config::reader::{Section, duration, nearest, number, unfit, word};
 use crate::config::tree::Node;
 use crate::config::{Action, Unfit, parse_duration};
 use crate::engine::record::Status;
+use crate::sim::expect::LADDER_EXHAUSTED;
 use crate::sim::report::Measure;
 
 /// What an expectation can be about: exactly one of them.
 const SUBJECTS: [&str; 7] = ["alarm", "alarm_stands", "remedy", "healed", "command", "event", "measure"];
 const BOUNDS: [&str; 4] = ["at_least", "at_most", "within", "after"];
+/// Events of a lifecycle and of an audit, as docs/contract.md names them, and of a ladder that has run out: what `event` can
+/// count. Left out is what no simulated gateway comes to: its configuration is never read anew, and its battery goes by no
+/// name, without which any charge of it is believed.
+pub(super) const EVENTS: [&str; 26] = [
+    "audit_finding",
+    "boot_loop",
+    "budget_spent",
+    "command_refused",
+    "connected",
+    "data_budget",
+    "disconnected",
+    "external_power_back",
+    "external_power_lost",
+    LADDER_EXHAUSTED,
+    "quarantine_entered",
+    "quarantine_left",
+    "quarantine_narrowed",
+    "quarantine_widened",
+    "rebooted",
+    "records_dropped",
+    "release_back",
+    "release_bad",
+    "release_good",
+    "release_kept",
+    "release_on_trial",
+    "route_changed",
+    "self_audit",
+    "started",
+    "stopping",
+    "store_damaged",
+];
 /// In which a command ends.
 const STATUSES: [Status; 6] =
     [Status::Succeeded, Status::Failed, Status::Rejected, Status::TimedOut, Status::Canceled, Status::Interrupted];
@@ -51,7 +83,7 @@ fn subject(s: &mut Section<'_>, commands: &BTreeSet<String>) -> Option<Subject> 
         s.optional("healed", action()).map(|action| Subject::Healed(action.word().to_owned())),
         s.optional("command", |node| command(node, commands))
             .map(|name| Subject::Command { name, status: status.map(str::to_owned) }),
-        s.optional("event", nonempty("an event's name, such as \"rebooted\"")).map(Subject::Event),
+        s.optional("event", event).map(Subject::Event),
         s.optional("measure", word(&measures)).and_then(Measure::parse).map(Subject::Measure),
     ];
     if s.has("status") && !s.has("command") {
@@ -66,6 +98,24 @@ fn subject(s: &mut Section<'_>, commands: &BTreeSet<String>) -> Option<Subject> 
         }
     }
     subjects.into_iter().flatten().next()
+}
+
+/// What is said where it isn't one names the key that counts it, where there is one.
+fn event(node: &Node) -> Result<String, Unfit> {
+    let name = nonempty("an event's name, such as \"rebooted\"")(node)?;
+    if EVENTS.contains(&name.as_str()) {
+        return Ok(name);
+    }
+    let is_action = Action::ALL.iter().any(|action| action.word() == name);
+    let expected = match nearest(&name, EVENTS.into_iter()) {
+        _ if name == "healed" => {
+            "a lifecycle or audit event: that a step helped is counted by healed = ACTION".to_owned()
+        }
+        _ if is_action => format!("a lifecycle or audit event: what was tried is counted by remedy = {name:?}"),
+        Some(known) => format!("a lifecycle or audit event; did you mean {known:?}?"),
+        None => "a lifecycle or audit event, such as \"rebooted\"; an alarm is counted by alarm = RULE".to_owned(),
+    };
+    Err(unfit(node, expected))
 }
 
 fn command(node: &Node, commands: &BTreeSet<String>) -> Result<String, Unfit> {

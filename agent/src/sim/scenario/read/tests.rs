@@ -237,6 +237,27 @@ fn an_expectation_that_would_hold_whatever_happens_is_refused() {
         ),
         ("{ alarm = \"a\", status = \"FAILED\" }", "expect.1.status: goes with command only"),
         (
+            "{ event = \"reboted\", at_most = 0 }",
+            "expect.1.event: found \"reboted\", expected a lifecycle or audit event; did you mean \"rebooted\"?",
+        ),
+        (
+            "{ event = \"battery-low\", at_most = 0 }",
+            "expect.1.event: found \"battery-low\", expected a lifecycle or audit event, such as \"rebooted\"; an alarm is \
+             counted by alarm = RULE",
+        ),
+        (
+            "{ event = \"reboot\", at_most = 0 }",
+            "expect.1.event: found \"reboot\", expected a lifecycle or audit event: what was tried is counted by remedy",
+        ),
+        (
+            "{ event = \"healed\", at_most = 0 }",
+            "expect.1.event: found \"healed\", expected a lifecycle or audit event: that",
+        ),
+        (
+            "{ event = \"config_changed\", at_most = 0 }",
+            "expect.1.event: found \"config_changed\", expected a lifecycle",
+        ),
+        (
             "{ measure = \"uptime\", at_least = 1 }",
             "expect.1.measure: found \"uptime\", expected one of \"powered_pct\"",
         ),
@@ -253,6 +274,29 @@ fn an_expectation_that_would_hold_whatever_happens_is_refused() {
         let error = error(&format!("expect = [\n  {expectation},\n]\n{rest}"));
         assert!(error.starts_with(&format!("3: {begins}")), "{expectation}\n{error}");
     }
+}
+
+#[test]
+fn the_events_that_can_be_expected_are_the_contracts_but_for_those_that_never_come() {
+    let contract = std::fs::read_to_string(directory().join("../../docs/contract.md")).unwrap();
+    let names_of = |heading: &str| -> BTreeSet<String> {
+        let (_, section) = contract.split_once(heading).unwrap();
+        let (section, _) = section.split_once("\n#").unwrap();
+        let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('|').next());
+        cells
+            .flat_map(|cell| cell.split('`').step_by(2))
+            .map(str::to_owned)
+            .filter(|name| !name.trim().is_empty())
+            .collect()
+    };
+    let mut names = names_of("### type `lifecycle`");
+    names.extend(names_of("### type `audit`"));
+    for never in ["config_changed", "config_refused", "battery_implausible"] {
+        assert!(names.remove(never), "{never}");
+    }
+    names.insert("ladder_exhausted".to_owned());
+    let known: BTreeSet<String> = expectation::EVENTS.into_iter().map(str::to_owned).collect();
+    assert_eq!(known, names);
 }
 
 /// The TOML of the README.
