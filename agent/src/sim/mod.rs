@@ -23,6 +23,7 @@ mod tests;
 mod world;
 
 pub use fleet::{Return, fleet};
+pub use gateway::Unmoved;
 use plan::run_in_full;
-pub use plan::{Plan, run};
+pub use plan::{Plan, run, unmoved};
 pub use shrink::{Shrunk, shrink};

@@ -1,5 +1,6 @@
 //! One gateway through one scenario: a run, and whether it comes to the same twice.
 
+use super::gateway::{self, Unmoved};
 use super::planted::Planted;
 use super::report::{Broken, Promise, Run};
 use super::scenario::Scenario;
@@ -32,6 +33,12 @@ pub fn run(plan: &Plan, seed: u64) -> Run {
         }
     }
     run
+}
+
+/// The rules that nothing in this world can raise: that they weren't raised says nothing.
+#[must_use]
+pub fn unmoved(plan: &Plan) -> Vec<Unmoved> {
+    gateway::unmoved(&plan.scenario, &plan.config)
 }
 
 /// A run, with what happened when.

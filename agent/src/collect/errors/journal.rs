@@ -15,9 +15,7 @@ use tokio::io::{AsyncRead, BufReader};
 use tokio::process::Command;
 
 use super::lines::{Line, Lines};
-use super::{
-    Ended, Filter, Outlet, cut, failed, is_empty, is_full, is_wanted_anyway, kernel_kind, next_or_quiet, since_boot,
-};
+use super::{Ended, Filter, Outlet, cut, failed, is_empty, is_full, is_wanted, kernel_kind, next_or_quiet, since_boot};
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::time::{BootId, Unix};
 
@@ -181,11 +179,7 @@ impl Journal {
         }
         if !entry.is_own() {
             let line = entry.line(&self.filter);
-            let is_kernels = line.source == ErrorSource::Kernel;
-            let is_chatter = line.kind == ErrorKind::Plain
-                && line.severity > self.filter.min_severity
-                && !(is_kernels && is_wanted_anyway(&line.message));
-            if !is_chatter {
+            if is_wanted(&line, self.filter.min_severity) {
                 batch.lines.push(line);
             }
         }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::config::CollectErrors;
 use crate::engine::kernel::KernelClass;
-use crate::engine::observation::{ErrorBatch, ErrorKind, Severity};
+use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::time::{BootId, Mono};
 
 /// The most lines of one batch.
@@ -183,6 +183,12 @@ fn is_full(batch: &ErrorBatch) -> bool {
 /// A batch that only moves the cursor can wait for lines: what it would save is passed over again in no time.
 fn is_empty(batch: &ErrorBatch) -> bool {
     batch.lines.is_empty() && batch.missed == 0 && batch.refused.is_empty()
+}
+
+/// Whether a line of the journal is collected: below the severity it is chatter, unless it is counted apart.
+pub(crate) fn is_wanted(line: &ErrorLine, min_severity: Severity) -> bool {
+    let is_kernels = line.source == ErrorSource::Kernel;
+    line.kind != ErrorKind::Plain || line.severity <= min_severity || (is_kernels && is_wanted_anyway(&line.message))
 }
 
 /// Whether a line that the kernel wrote is wanted although it lies below the severity that is collected.

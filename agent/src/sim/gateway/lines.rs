@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::super::dice::Dice;
 use super::super::network::millis;
 use super::super::scenario::ErrorsWorld;
-use crate::config::UnitName;
+use crate::collect::errors::is_wanted;
+use crate::config::{CollectErrors, UnitName};
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::time::{BootId, Mono};
 
@@ -21,7 +22,7 @@ const CURSOR: &str = "sim=";
 #[derive(Debug)]
 pub(super) struct Lines {
     world: ErrorsWorld,
-    min_severity: Severity,
+    config: CollectErrors,
     dice: Dice,
     kept: VecDeque<ErrorLine>,
     /// Number of the first that is kept.
@@ -51,10 +52,10 @@ impl Storm {
 }
 
 impl Lines {
-    pub(super) fn new(world: &ErrorsWorld, min_severity: Severity, dice: Dice) -> Self {
+    pub(super) fn new(world: &ErrorsWorld, config: &CollectErrors, dice: Dice) -> Self {
         let mut lines = Self {
             world: world.clone(),
-            min_severity,
+            config: config.clone(),
             dice,
             kept: VecDeque::new(),
             first: 0,
@@ -117,9 +118,20 @@ impl Lines {
         self.write(at, Severity::Error, ErrorKind::UnitFailure, text, Some(unit.to_string()));
     }
 
+    pub(super) fn unit_restarted(&mut self, at: u64, unit: &UnitName) {
+        let text = format!("{unit}: Scheduled restart job, restart counter is at 1.");
+        self.write(at, Severity::Info, ErrorKind::UnitRestart, text, Some(unit.to_string()));
+    }
+
+    /// The kernel says it of a process, systemd of a unit, which is read where units are named.
     pub(super) fn oom_kill(&mut self, at: u64, unit: &UnitName) {
-        let text = format!("Out of memory: Killed process 4242 ({unit})");
-        self.write(at, Severity::Error, ErrorKind::OomKill, text, None);
+        if self.config.units.is_empty() {
+            let text = format!("Out of memory: Killed process 4242 ({unit})");
+            self.write(at, Severity::Error, ErrorKind::OomKill, text, None);
+        } else {
+            let text = format!("{unit}: A process of this unit has been killed by the OOM killer.");
+            self.write(at, Severity::Notice, ErrorKind::OomKill, text, Some(unit.to_string()));
+        }
     }
 
     /// What was not read yet.
@@ -142,23 +154,16 @@ impl Lines {
     }
 
     fn write(&mut self, at: u64, severity: Severity, kind: ErrorKind, message: String, unit: Option<String>) {
-        if severity > self.min_severity {
-            return;
-        }
         let source = if unit.is_some() { ErrorSource::Journal } else { ErrorSource::Kernel };
         let mono = Some(Mono(at.saturating_sub(self.booted_at)));
-        self.kept.push_back(ErrorLine {
-            severity,
-            source,
-            kind,
-            message,
-            unit,
-            exe: None,
-            signal: None,
-            boot: self.boot,
-            mono,
-            wall: None,
-        });
+        let (boot, wall) = (self.boot, None);
+        let line = ErrorLine { severity, source, kind, message, unit, exe: None, signal: None, boot, mono, wall };
+        let CollectErrors { enabled, min_severity, units, .. } = &self.config;
+        let is_chosen = units.is_empty() || line.unit.as_ref().is_some_and(|unit| units.contains(unit));
+        if !enabled || !is_chosen || !is_wanted(&line, *min_severity) {
+            return;
+        }
+        self.kept.push_back(line);
         if self.kept.len() > KEPT_MAX {
             self.kept.pop_front();
             self.first += 1;

@@ -1,7 +1,10 @@
 //! The machine around the agent: battery, links, units, releases, memory, error lines. It answers a round of collection as
 //! the real collectors would, carries out acts, and changes by itself as time goes by. It knows nothing of the agent.
 
+mod host;
 mod lines;
+mod links;
+mod moved;
 mod power;
 mod units;
 
@@ -10,16 +13,19 @@ use std::time::Duration;
 
 use super::dice::Dice;
 use super::network::millis;
-use super::scenario::{FaultKind, HostWorld, LinkWorld, ReleaseWorld, Scenario};
+use super::scenario::{FaultKind, HostWorld, ReleaseWorld, Scenario};
 use crate::audit;
-use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
+use crate::config::{CheckedConfig, Collect, QuarantineLevel, RollbackKind, UnitName};
 use crate::engine::io::{Act, ActOutcome};
 use crate::engine::metric::{Metric, Point};
 use crate::engine::observation::{self, ErrorBatch, Finding, Observation};
 use crate::engine::time::BootId;
 use lines::Lines;
+use links::Link;
+pub use moved::Unmoved;
+pub(super) use moved::unmoved;
 use power::Battery;
-use units::Units;
+use units::{Units, What};
 
 /// How long acts take that no scenario says more of.
 const LINK_TAKES: Duration = Duration::from_secs(4);
@@ -30,15 +36,13 @@ const OTHER_TAKES: Duration = Duration::from_secs(1);
 const LINK_HEALS: f64 = 0.3;
 /// Memory beyond which the kernel kills the process that has most.
 const OOM_PCT: f64 = 98.0;
-/// Nights are colder by this.
-const NIGHT_COLDER_C: f64 = 15.0;
-/// Bytes a second that pass over the link besides the agent's.
-const TRAFFIC: u64 = 200;
 
 /// The machine.
 #[derive(Debug)]
 pub(super) struct Gateway {
     host: HostWorld,
+    /// What its collectors are told to read.
+    collect: Collect,
     links: Vec<Link>,
     dice: Dice,
     battery: Option<Battery>,
@@ -46,6 +50,8 @@ pub(super) struct Gateway {
     releases: Vec<Release>,
     lines: Lines,
     booted_at: u64,
+    /// It has lived up to then.
+    at: u64,
     up: bool,
     calm: bool,
     day_offset_ms: u64,
@@ -56,14 +62,6 @@ pub(super) struct Gateway {
     /// What a quarantine stops.
     stop_units: Vec<UnitName>,
     disk: Option<Space>,
-}
-
-/// A way out: the first that has coverage carries the route.
-#[derive(Debug)]
-struct Link {
-    world: LinkWorld,
-    /// What it waits for: the end of a gap, or the next.
-    gap: Gap,
 }
 
 /// A file system.
@@ -79,16 +77,8 @@ struct Release {
     running: String,
     previous: String,
     update_at: Option<u64>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gap {
-    /// Always covered.
-    Never,
-    /// The next begins then.
-    Next(u64),
-    /// This one ends then.
-    Until(u64),
+    /// The agent can tell which one runs: what a program of the integrator's does, it doesn't say.
+    is_told: bool,
 }
 
 /// An act that has begun.
@@ -102,21 +92,27 @@ pub(super) struct Performed {
 
 impl Gateway {
     pub(super) fn new(scenario: &Scenario, config: &CheckedConfig, mut dice: Dice) -> Self {
+        let is_told = |target: &String| {
+            let kind = config.rollback.get(target).map(|rollback| &rollback.kind);
+            kind.is_some_and(|kind| matches!(kind, RollbackKind::Slots { .. } | RollbackKind::Rauc))
+        };
         let releases = scenario.releases.iter().map(|world| Release {
             running: world.running.clone(),
             previous: world.previous.clone(),
             update_at: world.update.as_ref().map(|(_, at)| millis(*at)),
+            is_told: is_told(&world.target),
             world: world.clone(),
         });
         let day_ms = 86_400_000;
-        let mut gateway = Self {
+        Self {
             host: scenario.host.clone(),
-            links: scenario.links.iter().map(|world| Link { world: world.clone(), gap: Gap::Never }).collect(),
+            collect: config.collect.clone(),
             battery: scenario.battery.clone().map(|world| Battery::new(world, dice.fork())),
             units: Units::new(&scenario.units, dice.fork()),
             releases: releases.collect(),
-            lines: Lines::new(&scenario.errors, config.collect.errors.min_severity, dice.fork()),
+            lines: Lines::new(&scenario.errors, &config.collect.errors, dice.fork()),
             booted_at: 0,
+            at: 0,
             up: false,
             calm: false,
             day_offset_ms: u64::try_from(scenario.starts.0.rem_euclid(day_ms)).unwrap_or(0),
@@ -124,17 +120,20 @@ impl Gateway {
             begun: BTreeMap::new(),
             stop_units: config.quarantine.stop_units.clone(),
             disk: None,
+            links: scenario.links.iter().map(|world| Link::new(world, &mut dice)).collect(),
             dice,
-        };
-        let Self { links, dice, .. } = &mut gateway;
-        links.iter_mut().for_each(|link| link.wait(0, false, dice));
-        gateway
+        }
     }
 
     /// Lives up to a time.
     pub(super) fn advance(&mut self, at: u64) {
         if let Some(battery) = &mut self.battery {
             battery.advance(at, self.day_offset_ms, self.up);
+        }
+        let passed = at.saturating_sub(self.at);
+        self.at = self.at.max(at);
+        if let Some(link) = self.links.iter_mut().filter(|_| self.up).find(|link| link.is_covered()) {
+            link.carried(passed);
         }
         let (dice, calm) = (&mut self.dice, self.calm);
         self.links.iter_mut().for_each(|link| link.advance(at, calm, dice));
@@ -151,9 +150,11 @@ impl Gateway {
             }
             self.units.set_bad(&release.world.unit, release.world.bad.contains(&release.running), at);
         }
-        let failed = self.units.advance(at);
-        for unit in failed {
-            self.lines.unit_failed(at, &unit);
+        for (unit, what) in self.units.advance(at) {
+            match what {
+                What::Failed => self.lines.unit_failed(at, &unit),
+                What::Restarted => self.lines.unit_restarted(at, &unit),
+            }
         }
         if self.mem_used_pct(at) > OOM_PCT {
             if let Some(unit) = self.units.biggest(at) {
@@ -173,11 +174,7 @@ impl Gateway {
 
     /// When something changes by itself that somebody could see.
     pub(super) fn next_change(&self) -> Option<u64> {
-        let gap = self.links.iter().filter_map(|link| match link.gap {
-            Gap::Never => None,
-            Gap::Next(at) | Gap::Until(at) => Some(at),
-        });
-        let gap = gap.min();
+        let gap = self.links.iter().filter_map(Link::next_change).min();
         let power = self.battery.as_ref().map(Battery::next_look);
         let running = [
             self.units.next_change(),
@@ -188,15 +185,22 @@ impl Gateway {
         [gap, power, running].into_iter().flatten().min()
     }
 
-    /// A round of collection.
-    pub(super) fn observe(&mut self, at: u64) -> Observation {
-        let mut points = Vec::with_capacity(32);
+    /// A round of the collectors that the configuration has. `synced`: what the kernel says of its clock.
+    pub(super) fn observe(&mut self, at: u64, synced: bool) -> Observation {
+        let mut points = Vec::with_capacity(64);
+        let temperature_c = self.temperature_c(at);
         match &mut self.battery {
-            Some(battery) => battery.observe(&mut points),
+            _ if !self.collect.battery.enabled => {}
+            Some(battery) => battery.observe(temperature_c, &mut points),
             None => points.push(Point::new(Metric::BatteryPresent, false)),
         }
-        self.observe_links(at, &mut points);
-        self.observe_host(at, &mut points);
+        if self.collect.link.enabled {
+            links::observe(&self.links, &self.collect.link, &mut self.dice, &mut points);
+        }
+        if self.collect.host.enabled {
+            self.observe_host(at, synced, &mut points);
+        }
+        host::observe_agent(&mut points);
         for fault in &self.faults {
             match fault {
                 FaultKind::SensorGone { metric } => {
@@ -217,12 +221,13 @@ impl Gateway {
             target: world.target.clone(),
             name: running.clone(),
         };
-        Observation { points, releases: self.releases.iter().map(release).collect(), ..Observation::default() }
+        let releases = self.releases.iter().filter(|release| release.is_told).map(release).collect();
+        Observation { points, releases, ..Observation::default() }
     }
 
     /// What an auditor would say of it, with this configuration.
-    pub(super) fn audit(&mut self, at: u64, config: &CheckedConfig) -> Vec<Finding> {
-        let seen = self.observe(at);
+    pub(super) fn audit(&mut self, at: u64, synced: bool, config: &CheckedConfig) -> Vec<Finding> {
+        let seen = self.observe(at, synced);
         let failed = self.units.failed().map(ToString::to_string).collect();
         audit::judge(config, &seen, &Ok(failed))
     }
@@ -282,7 +287,7 @@ impl Gateway {
                 let dice = &mut self.dice;
                 let link = self.links.iter_mut().find(|link| link.world.interface == interface);
                 if let Some(link) = link.filter(|link| !link.is_covered() && dice.happens(LINK_HEALS)) {
-                    link.gap = Gap::Until(at);
+                    link.heal(at);
                 }
             }
             Some(Act::Rollback { target, to }) => self.roll_back(at, &target, to),
@@ -308,6 +313,8 @@ impl Gateway {
     pub(super) fn booted(&mut self, at: u64, boot: BootId) {
         self.up = true;
         self.booted_at = at;
+        self.at = at;
+        self.links.iter_mut().for_each(Link::booted);
         self.units.start_all(at);
         self.lines.booted(at, boot);
     }
@@ -386,70 +393,7 @@ impl Gateway {
         self.calm = true;
         self.battery.iter_mut().for_each(Battery::nurse);
         self.units.calm();
-        for link in &mut self.links {
-            link.gap = if link.is_covered() { Gap::Never } else { Gap::Until(at) };
-        }
-    }
-
-    fn observe_links(&mut self, at: u64, points: &mut Vec<Point>) {
-        self.observe_interfaces(points);
-        let route = self.route();
-        let up = route.is_some();
-        let seconds = at.saturating_sub(self.booted_at) / 1_000;
-        let Some(Link { world: link, .. }) = self.links.get(route.unwrap_or(0)) else { return };
-        points.push(Point::new(Metric::LinkType, if up { link.kind.as_str() } else { "none" }));
-        points.push(Point::new(Metric::LinkUp, up));
-        if !up {
-            return;
-        }
-        points.push(Point::new(Metric::LinkInterface, link.interface.as_str()));
-        if let Some(best) = link.rssi_dbm {
-            let rssi = (best - 4.0 + self.dice.normal() * 2.0).round();
-            let metric = if link.kind == "cellular" { Metric::LinkRsrp } else { Metric::LinkRssi };
-            points.push(Point::new(metric, rssi));
-        }
-        points.push(Point::new(Metric::LinkRxBytes, seconds * TRAFFIC));
-        points.push(Point::new(Metric::LinkTxBytes, seconds * TRAFFIC / 4));
-    }
-
-    /// Each by its name, where there are more than one: else it would say the same twice.
-    fn observe_interfaces(&mut self, points: &mut Vec<Point>) {
-        for link in self.links.iter().filter(|_| self.links.len() > 1) {
-            let (name, up) = (link.world.interface.as_str(), link.is_covered());
-            points.push(Point::labelled(Metric::InterfaceType, name, link.world.kind.as_str()));
-            points.push(Point::labelled(Metric::InterfaceUp, name, up));
-            if let Some(best) = link.world.rssi_dbm.filter(|_| up && link.world.kind == "wifi") {
-                points.push(Point::labelled(Metric::InterfaceRssi, name, best.round()));
-            }
-        }
-    }
-
-    fn observe_host(&mut self, at: u64, points: &mut Vec<Point>) {
-        let cpu = (self.host.cpu_pct + self.dice.normal() * 2.0).clamp(0.0, 100.0);
-        let mem = self.mem_used_pct(at);
-        let heat: f64 =
-            self.faults.iter().map(|fault| if let FaultKind::Heat { by_c } = fault { *by_c } else { 0.0 }).sum();
-        let noon = power::daylight(at + self.day_offset_ms, Duration::from_secs(12 * 3_600));
-        let temperature = self.host.temperature_c - NIGHT_COLDER_C * (1.0 - noon) + heat;
-        points.push(Point::new(Metric::HostCpu, tenths(cpu)));
-        points.push(Point::new(Metric::HostLoad1, tenths(cpu / 50.0)));
-        points.push(Point::new(Metric::HostMemUsed, tenths(mem)));
-        points.push(Point::new(Metric::HostTemperature, temperature.round()));
-        if let Some(Space { bytes, free }) = self.disk {
-            #[expect(clippy::cast_precision_loss, reason = "a share")]
-            let used = (bytes.saturating_sub(free)) as f64 * 100.0 / bytes.max(1) as f64;
-            points.push(Point::labelled(Metric::HostDiskUsed, "/", tenths(used)));
-            points.push(Point::labelled(Metric::HostDiskFree, "/", free));
-        }
-    }
-
-    fn mem_used_pct(&self, at: u64) -> f64 {
-        let pressure: f64 = self
-            .faults
-            .iter()
-            .map(|fault| if let FaultKind::MemoryPressure { pct } = fault { *pct } else { 0.0 })
-            .sum();
-        (self.host.mem_used_pct + pressure + self.units.leaked_pct(at)).clamp(0.0, 100.0)
+        self.links.iter_mut().for_each(|link| link.calm(at));
     }
 
     fn release(&self, target: &str) -> Option<&Release> {
@@ -472,36 +416,6 @@ impl Gateway {
             if stops { self.units.stop(unit) } else { self.units.let_go(at, unit) }
         }
     }
-}
-
-impl Link {
-    const fn is_covered(&self) -> bool {
-        !matches!(self.gap, Gap::Until(_))
-    }
-
-    /// For the next gap.
-    fn wait(&mut self, at: u64, calm: bool, dice: &mut Dice) {
-        self.gap = match self.world.gaps.filter(|_| !calm) {
-            Some(gaps) => Gap::Next(at + millis(dice.until_next(gaps.every)).max(1_000)),
-            None => Gap::Never,
-        };
-    }
-
-    fn advance(&mut self, at: u64, calm: bool, dice: &mut Dice) {
-        match self.gap {
-            Gap::Next(due) if due <= at => {
-                let (low, high) = self.world.gaps.map_or((Duration::ZERO, Duration::ZERO), |gaps| gaps.lasts);
-                self.gap = Gap::Until(at + millis(dice.between(low, high)).max(1_000));
-            }
-            Gap::Until(due) if due <= at => self.wait(at, calm, dice),
-            _ => {}
-        }
-    }
-}
-
-/// What sensors resolve.
-fn tenths(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
 }
 
 #[cfg(test)]

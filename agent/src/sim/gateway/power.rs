@@ -120,8 +120,9 @@ impl Battery {
         }
     }
 
-    /// What the kernel's power_supply class would say: whole percents, tenths of a volt.
-    pub(super) fn observe(&mut self, points: &mut Vec<Point>) {
+    /// What the kernel's power_supply class would say: whole percents, hundredths of a volt. All but its name: a reading of
+    /// a battery that goes by one is believed only if a battery can come to it, and here sensors lie.
+    pub(super) fn observe(&mut self, temperature_c: f64, points: &mut Vec<Point>) {
         let share = self.charge_pct() / 100.0;
         let volts = EMPTY_V + (FULL_V - EMPTY_V) * share + SAG_V_PER_W * self.flow_w + self.dice.normal() * 0.01;
         points.push(Point::new(Metric::BatteryPresent, true));
@@ -129,6 +130,10 @@ impl Battery {
         points.push(Point::new(Metric::BatteryState, self.state()));
         points.push(Point::new(Metric::BatteryVoltage, (volts * 100.0).round() / 100.0));
         points.push(Point::new(Metric::BatteryPower, (self.flow_w * 100.0).round() / 100.0));
+        points.push(Point::new(Metric::BatteryCurrent, (self.flow_w / volts * 100.0).round() / 100.0));
+        points.push(Point::new(Metric::BatteryTemperature, temperature_c.round()));
+        points.push(Point::new(Metric::BatteryHealth, 97.0));
+        points.push(Point::new(Metric::BatteryCycles, 40_u64));
         if self.world.mains_w > 0.0 {
             points.push(Point::new(Metric::BatteryExternalPower, !self.cut_off));
         }

@@ -1,5 +1,5 @@
-use super::super::scenario::{BatteryWorld, ErrorsWorld, Recurring, UnitWorld};
-use super::super::tests::{plan, quiet};
+use super::super::scenario::{BatteryWorld, ErrorsWorld, LinkWorld, Recurring, UnitWorld};
+use super::super::tests::{configured, quiet};
 use super::*;
 use crate::engine::metric::Value;
 
@@ -33,9 +33,14 @@ fn app() -> UnitWorld {
 }
 
 fn gateway(change: impl FnOnce(&mut Scenario)) -> Gateway {
+    told("", change)
+}
+
+/// A gateway with lines of its own in the configuration.
+fn told(config: &str, change: impl FnOnce(&mut Scenario)) -> Gateway {
     let mut scenario = quiet();
     change(&mut scenario);
-    let plan = plan(scenario);
+    let plan = configured(scenario, config);
     let mut gateway = Gateway::new(&plan.scenario, &plan.config, Dice::new(1, "gateway"));
     gateway.booted(0, BOOT);
     gateway
@@ -43,7 +48,7 @@ fn gateway(change: impl FnOnce(&mut Scenario)) -> Gateway {
 
 fn value(gateway: &mut Gateway, at: u64, metric: Metric) -> Option<Value> {
     gateway.advance(at);
-    gateway.observe(at).points.into_iter().find(|point| point.metric == metric).map(|point| point.value)
+    gateway.observe(at, true).points.into_iter().find(|point| point.metric == metric).map(|point| point.value)
 }
 
 #[test]
@@ -102,7 +107,7 @@ fn a_bad_release_fails_over_and_over_until_it_is_rolled_back() {
     for minute in 0..10 {
         gateway.advance(HOUR + minute * 60_000);
     }
-    assert!(gateway.take_errors(HOUR + 600_000).unwrap().lines.len() >= 5);
+    assert!(gateway.take_errors(HOUR + 600_000).unwrap().lines.len() >= 10);
     gateway.act(1, &Act::Rollback { target: "firmware".into(), to: None });
     gateway.finish(2 * HOUR, 1);
     gateway.take_errors(2 * HOUR);
@@ -189,22 +194,176 @@ fn a_quarantine_keeps_what_it_stops_down_over_boots_and_until_it_is_left() {
 
 #[test]
 fn the_releases_that_run_are_observed() {
-    let mut gateway = gateway(|scenario| {
-        scenario.releases = vec![ReleaseWorld {
-            target: "firmware".into(),
-            running: "2.0.10".into(),
-            previous: "2.0.9".into(),
-            unit: app().unit,
-            bad: vec![],
-            update: Some(("2.0.11".into(), Duration::from_secs(3_600))),
-        }];
-    });
-    let mut running = |at| {
+    let running = |config: &str, at| {
+        let mut gateway = told(config, |scenario| {
+            scenario.releases = vec![ReleaseWorld {
+                target: "firmware".into(),
+                running: "2.0.10".into(),
+                previous: "2.0.9".into(),
+                unit: app().unit,
+                bad: vec![],
+                update: Some(("2.0.11".into(), Duration::from_secs(3_600))),
+            }];
+        });
         gateway.advance(at);
-        gateway.observe(at).releases.into_iter().map(|release| (release.target, release.name)).collect::<Vec<_>>()
+        gateway.observe(at, true).releases.into_iter().map(|release| (release.target, release.name)).collect::<Vec<_>>()
     };
-    assert_eq!(running(HOUR - 1), [("firmware".to_owned(), "2.0.10".to_owned())]);
-    assert_eq!(running(HOUR), [("firmware".to_owned(), "2.0.11".to_owned())]);
+    let slots = "[rollback.firmware]\nkind = \"slots\"\ndir = \"/opt/app\"";
+    assert_eq!(running(slots, HOUR - 1), [("firmware".to_owned(), "2.0.10".to_owned())]);
+    assert_eq!(running(slots, HOUR), [("firmware".to_owned(), "2.0.11".to_owned())]);
+    let command = "[rollback.firmware]\nkind = \"command\"\nargv = [\"/usr/bin/back\"]";
+    for untold in [command, ""] {
+        assert_eq!(running(untold, HOUR), [], "{untold}: no collector could tell");
+    }
+}
+
+#[test]
+fn what_the_configuration_does_not_have_collected_is_not_read() {
+    let groups = |config: &str| {
+        let mut gateway = told(config, |scenario| {
+            scenario.battery = Some(battery());
+            scenario.errors = ErrorsWorld { per_hour: 60.0, kinds: 3 };
+        });
+        gateway.disk_is(1 << 30, 1 << 29);
+        let lines = gateway.take_errors(HOUR).is_some();
+        let points = gateway.observe(HOUR, true).points;
+        let reads = |group: &str| points.iter().any(|point| point.metric.path().starts_with(group));
+        let read = ["battery.", "link.", "host."].map(|group| (group, reads(group)));
+        [read.as_slice(), &[("errors.", lines)]]
+            .concat()
+            .into_iter()
+            .filter(|(_, read)| *read)
+            .map(|(group, _)| group)
+            .collect()
+    };
+    let all: Vec<&str> = groups("");
+    assert_eq!(all, ["battery.", "link.", "host.", "errors."]);
+    for group in all {
+        let name = group.trim_end_matches('.');
+        let left = groups(&format!("[collect.{name}]\nenabled = false\n"));
+        assert!(left.len() == 3 && !left.contains(&group), "{left:?} without {name}");
+    }
+}
+
+#[test]
+fn of_the_interfaces_those_are_told_that_the_configuration_names() {
+    let links = |config: &str| {
+        let mut gateway = told(config, |scenario| {
+            let wwan = LinkWorld { interface: "wwan0".into(), kind: "cellular".into(), rssi_dbm: None, gaps: None };
+            scenario.links.push(wwan);
+        });
+        gateway.advance(1_000_000);
+        let points = gateway.observe(1_000_000, true).points;
+        let find = |metric: Metric, label: Option<&str>| {
+            let point = points.iter().find(|point| point.metric == metric && point.label.as_deref() == label);
+            point.map(|point| point.value.clone())
+        };
+        let bytes = |name: &str| find(Metric::InterfaceRxBytes, Some(name));
+        (find(Metric::LinkInterface, None), bytes("eth0"), bytes("wwan0"), find(Metric::InterfaceUp, Some("wlan0")))
+    };
+    let (eth0, wwan0) = (Some("eth0".into()), Some("wwan0".into()));
+    let (all, none): (Option<Value>, Option<Value>) = (Some(200_000_u64.into()), Some(0_u64.into()));
+    assert_eq!(links(""), (eth0, all.clone(), none.clone(), None), "what passes passes over the one with the route");
+    let named = "[collect.link]\ninterfaces = [\"wwan0\", \"wlan0\"]\n";
+    assert_eq!(links(named), (wwan0.clone(), None, none.clone(), Some(false.into())), "one that isn't there is down");
+    let budget = format!("{named}[collect.link.monthly_budget]\neth0 = \"1GiB\"\n");
+    assert_eq!(links(&budget), (wwan0, all, none, Some(false.into())), "data is counted of what has a budget");
+}
+
+#[test]
+fn lines_are_read_of_the_severity_and_the_units_that_the_configuration_names() {
+    let kinds = |config: &str| {
+        let mut gateway = told(config, |scenario| {
+            scenario.errors = ErrorsWorld { per_hour: 60.0, kinds: 1 };
+            let restarts = Some(Duration::from_secs(5));
+            scenario.units = vec![UnitWorld { restarts_itself: restarts, leaks_pct_per_hour: 30.0, ..app() }];
+        });
+        gateway.begin_fault(HOUR, &FaultKind::UnitFails { unit: app().unit });
+        gateway.advance(4 * HOUR);
+        let lines = gateway.take_errors(4 * HOUR).map(|batch| batch.lines).unwrap_or_default();
+        let has = |kind| lines.iter().any(|line| line.kind == kind);
+        use observation::ErrorKind::{OomKill, Plain, UnitFailure, UnitRestart};
+        [Plain, UnitFailure, UnitRestart, OomKill].map(has)
+    };
+    assert_eq!(kinds(""), [true; 4]);
+    let severest = "[collect.errors]\nmin_severity = \"emerg\"\n";
+    assert_eq!(kinds(severest), [false, true, true, true], "what is counted apart is taken at any severity");
+    let units = |unit: &str| format!("[collect.errors]\nunits = [\"{unit}\"]\n");
+    assert_eq!(kinds(&units("app.service")), [false, true, true, true]);
+    assert_eq!(kinds(&units("sensor-0.service")), [true, false, false, false]);
+}
+
+#[test]
+fn a_metric_that_is_said_to_move_moves_and_another_one_stands_still() {
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    let mut scenario = quiet();
+    scenario.battery = Some(BatteryWorld { mains_w: 1.0, ..battery() });
+    scenario.units = vec![UnitWorld { leaks_pct_per_hour: 20.0, ..app() }];
+    scenario.links[0].gaps = Some(Recurring { every: minutes(20), lasts: (minutes(5), minutes(10)) });
+    for (interface, kind) in [("wlan0", "wifi"), ("wwan0", "cellular")] {
+        let gaps = scenario.links[0].gaps;
+        scenario.links.push(LinkWorld { interface: interface.into(), kind: kind.into(), rssi_dbm: Some(-80.0), gaps });
+    }
+    let plan = configured(scenario, "[collect.host]\nmounts = [\"/\", \"/data\"]\n");
+    let mut gateway = Gateway::new(&plan.scenario, &plan.config, Dice::new(1, "gateway"));
+    gateway.booted(0, BOOT);
+    let mut seen: BTreeMap<(Metric, Option<String>), Vec<Value>> = BTreeMap::new();
+    for at in (0..48 * HOUR).step_by(60_000) {
+        if at == 24 * HOUR {
+            gateway.begin_fault(at, &FaultKind::NoPower);
+        }
+        gateway.advance(at);
+        gateway.disk_is(1 << 30, (1 << 29) - at);
+        for point in gateway.observe(at, at > HOUR).points {
+            let values = seen.entry((point.metric, point.label.map(String::from))).or_default();
+            if !values.contains(&point.value) && values.len() < 3 {
+                values.push(point.value);
+            }
+        }
+    }
+    for ((metric, label), values) in &seen {
+        let (said, name) = (moved::moved(&plan.scenario, &plan.config, *metric, label.as_deref()), metric.path());
+        // Of what goes by a label no sensor lies.
+        let still = if label.is_some() { moved::Moved::Never } else { moved::Moved::ByALie };
+        let expected = if values.len() > 1 { moved::Moved::Yes } else { still };
+        assert_eq!(said, expected, "{name} {label:?} {values:?}");
+    }
+    // What the engine makes of readings and of its own doings, and a collector has no point of.
+    let made = |metric: &Metric| {
+        let (path, of_the_link) = (metric.path(), ["broker_rtt_ms", "connected_s", "expected_s", "reconnects"]);
+        path.starts_with("errors.")
+            || path.starts_with("agent.")
+            || of_the_link.iter().any(|field| path == format!("link.{field}"))
+            || ["time_to_empty_s", "discharged_pct", "drain_pct_h"]
+                .iter()
+                .any(|field| path == format!("battery.{field}"))
+    };
+    for metric in Metric::ALL.iter().filter(|metric| !metric.has_label() && !made(metric)) {
+        let is_read = seen.contains_key(&(*metric, None));
+        let said = moved::moved(&plan.scenario, &plan.config, *metric, None);
+        assert_eq!(said != moved::Moved::Never, is_read, "{metric}");
+    }
+}
+
+#[test]
+fn a_rule_that_nothing_here_can_raise_is_named_unless_a_sensor_lies_about_its_metric() {
+    let rule =
+        |name: &str, metric: &str, test: &str| format!("[[rules]]\nname = \"{name}\"\nmetric = \"{metric}\"\n{test}\n");
+    let rules = [
+        rule("flaky", "link.rx_errors", "above = 3"),
+        rule("worn", "host.flash_life_used_pct", "above = 80"),
+        rule("port", "host.listeners", "anomaly = \"new_listener\""),
+        rule("empty", "battery.charge_pct", "below = 10"),
+        rule("gone", "battery.charge_pct", "missing_for = \"1h\""),
+        rule("hot", "host.temperature_c", "above = 80"),
+    ];
+    let mut scenario = quiet();
+    let lie = FaultKind::SensorLies { metric: "host.flash_life_used_pct".into(), value: 90.0 };
+    scenario.faults = vec![super::super::tests::lasting(lie, Duration::from_secs(60), Duration::from_secs(60))];
+    let plan = configured(scenario, &rules.concat());
+    let named: Vec<String> =
+        unmoved(&plan.scenario, &plan.config).into_iter().map(|it| format!("{} {}", it.rule, it.metric)).collect();
+    assert_eq!(named, ["flaky link.rx_errors", "port host.listeners", "empty battery.charge_pct"]);
 }
 
 #[test]
@@ -251,7 +410,7 @@ fn during_a_gap_the_next_link_carries_the_route_and_each_is_told_by_name() {
     let at = gateway.next_change().unwrap() - 1;
     assert!(text(&mut gateway, at, Metric::LinkInterface).contains("wwan0"));
     let up: Vec<_> =
-        gateway.observe(at).points.into_iter().filter(|point| point.metric == Metric::InterfaceUp).collect();
+        gateway.observe(at, true).points.into_iter().filter(|point| point.metric == Metric::InterfaceUp).collect();
     assert_eq!(up, [("eth0", false), ("wwan0", true)].map(|(name, up)| Point::labelled(Metric::InterfaceUp, name, up)));
     gateway.advance(at + 1);
     assert_eq!(gateway.route(), Some(0), "back on the first");

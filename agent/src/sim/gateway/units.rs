@@ -18,6 +18,15 @@ pub(super) struct Units {
     calm: bool,
 }
 
+/// What a unit does by itself, and systemd writes into the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// It failed.
+    Failed,
+    /// systemd starts it again.
+    Restarted,
+}
+
 #[derive(Debug)]
 struct Unit {
     world: UnitWorld,
@@ -51,22 +60,22 @@ impl Units {
         }
     }
 
-    /// Lives up to a time; units that failed on the way, as often as they did.
-    pub(super) fn advance(&mut self, at: u64) -> Vec<UnitName> {
-        let mut failed = Vec::new();
+    /// Lives up to a time; what units did on the way, as often as they did. Of one that hangs nobody learns that.
+    pub(super) fn advance(&mut self, at: u64) -> Vec<(UnitName, What)> {
+        let mut done = Vec::new();
         for unit in &mut self.units {
             while let Some(due) = unit.changes_at.filter(|due| *due <= at) {
-                if unit.up {
-                    unit.fail(due);
-                    if !unit.world.hangs {
-                        failed.push(unit.world.unit.clone());
-                    }
-                } else {
-                    unit.start(due, &mut self.dice, self.calm, false);
+                let what = if unit.up { What::Failed } else { What::Restarted };
+                match what {
+                    What::Failed => unit.fail(due),
+                    What::Restarted => unit.start(due, &mut self.dice, self.calm, false),
+                }
+                if what == What::Restarted || !unit.world.hangs {
+                    done.push((unit.world.unit.clone(), what));
                 }
             }
         }
-        failed
+        done
     }
 
     /// Those that are down and that nobody stopped.

@@ -123,15 +123,17 @@ impl World<'_> {
 
     fn audit(&mut self, id: EffectId) {
         self.gateway.advance(self.at);
+        let synced = self.is_synced();
         let Some(agent) = &mut self.agent else { return };
-        let findings = self.gateway.audit(self.at, agent.engine.config());
+        let findings = self.gateway.audit(self.at, synced, agent.engine.config());
         agent.inbox.push_back(Input::Audited { id, result: Ok(Audited { findings, unseen: Vec::new() }) });
     }
 
     fn observe(&mut self, id: EffectId) {
         self.gateway.advance(self.at);
         self.fill_disk();
-        let observation = self.gateway.observe(self.at);
+        let synced = self.is_synced();
+        let observation = self.gateway.observe(self.at, synced);
         self.watch.acts.observed(&observation.points);
         if let Some((charge_pct, state)) = self.gateway.battery() {
             self.diary.battery(self.at, charge_pct, state);
@@ -142,6 +144,11 @@ impl World<'_> {
         if let Some(batch) = errors {
             agent.inbox.push_back(Input::Errors(batch));
         }
+    }
+
+    /// What the kernel says of its clock.
+    fn is_synced(&mut self) -> bool {
+        self.clock.now(self.at, self.network.is_covered()).wall.trusted
     }
 
     /// Others use the disk too, and the gateway measures what is left.
