@@ -1,6 +1,6 @@
 //! What a run has to tell: the timeline, and the figures. Written by the world as things happen; decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::expect::Tallies;
 use super::report::{Moment, Summary, Unmet, What};
@@ -22,6 +22,8 @@ pub(super) struct Diary {
     tallies: Tallies,
     pub(super) summary: Summary,
     boot: u32,
+    /// Commands that have ended, by their id.
+    ended: BTreeSet<String>,
     /// Remedies that were begun, by their id: which action.
     remedies: BTreeMap<String, String>,
     standing: BTreeMap<String, bool>,
@@ -72,7 +74,10 @@ impl Diary {
             Body::Event(event) => self.event(at_ms, event),
             Body::Result(result) => {
                 let (id, command) = (result.command_id.as_deref(), result.command.as_deref());
-                if result.status.is_terminal() {
+                // One that comes again is answered again, with the same result.
+                let is_new = id.is_none_or(|id| !self.ended.contains(id));
+                if result.status.is_terminal() && is_new {
+                    self.ended.extend(id.map(str::to_owned));
                     let name = command.unwrap_or("?").to_owned();
                     let ended = self.summary.commands.entry(name).or_default();
                     *ended.entry(result.status.word().to_owned()).or_default() += 1;
@@ -199,6 +204,8 @@ mod tests {
     use super::super::scenario::{Bounds, Expectation, Subject};
     use super::super::tests::quiet;
     use super::*;
+    use crate::engine::record::{CommandResult, Stamp, Status};
+    use crate::engine::time::{BootId, Mono};
 
     #[test]
     fn what_the_timeline_has_no_room_for_counts_all_the_same() {
@@ -214,5 +221,23 @@ mod tests {
         let (moments, summary, unmet) = diary.into_parts();
         assert_eq!((moments.len(), summary.moments_not_kept), (MOMENTS_MAX, 1));
         assert_eq!(unmet[0].found, "raised once, the first after 16m 40s; at most 0 expected");
+    }
+
+    #[test]
+    fn a_command_that_is_answered_again_has_ended_once() {
+        let mut diary = Diary::new(&quiet());
+        let at = Stamp { boot: BootId([1; 16]), mono: Mono(0) };
+        for (id, status) in [
+            ("c1", Status::InProgress),
+            ("c1", Status::Succeeded),
+            ("c1", Status::Succeeded),
+            ("c2", Status::Succeeded),
+        ] {
+            let (command_id, command) = (Some(id.into()), Some("ping".into()));
+            let (reason, detail, output, progress_pct, part) = (None, None, None, None, None);
+            let result = CommandResult { command_id, command, status, reason, detail, output, progress_pct, part };
+            diary.record(1_000, &Record { at, body: Body::Result(result) });
+        }
+        assert_eq!(diary.into_parts().1.commands["ping"], [("SUCCEEDED".to_owned(), 2)].into());
     }
 }

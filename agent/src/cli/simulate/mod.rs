@@ -193,6 +193,8 @@ fn load(file: &Path, configs: &[PathBuf]) -> io::Result<Result<Plan, u8>> {
     let (Ok(scenario), Some(Ok(Loaded { config, warnings, .. }))) = (scenario, config) else {
         return Ok(Err(BAD_USAGE));
     };
+    // The operator's is added to those that are trusted: commands are accepted here.
+    let (_, warnings): (Vec<_>, Vec<_>) = warnings.into_iter().partition(|it| it.key == "commands.trusted_keys");
     check::warn(&warnings, err)?;
     Ok(Ok(Plan { scenario, config, planted: None }))
 }
@@ -222,7 +224,8 @@ impl Show<'_> {
             for promise in promises::promises_of(&run.broken) {
                 self.say_broken(seed, promise, &run.broken)?;
             }
-            self.say(&summary::expectations(&self.plan.scenario.expect, &run.unmet, self.look))?;
+            let replay = self.replay.command(seed);
+            self.say(&summary::expectations(&self.plan.scenario.expect, &run.unmet, &replay, self.look))?;
         }
         Ok(if run.broken.is_empty() && run.unmet.is_empty() { DONE } else { FAILED })
     }

@@ -84,7 +84,7 @@ fn or_none(items: Vec<String>) -> Vec<String> {
 }
 
 /// Each expectation, whether it was met, and what was found where it was not. Empty without any.
-pub(super) fn expectations(expect: &[Expectation], unmet: &[Unmet], look: Look) -> String {
+pub(super) fn expectations(expect: &[Expectation], unmet: &[Unmet], replay: &str, look: Look) -> String {
     if expect.is_empty() {
         return String::new();
     }
@@ -98,6 +98,9 @@ pub(super) fn expectations(expect: &[Expectation], unmet: &[Unmet], look: Look) 
         };
         let _ = writeln!(lines, "  {} {words}", look.paint(Tone::Bad, "NOT MET"));
         let _ = writeln!(lines, "          found: {}", printable(&unmet.found));
+    }
+    if !unmet.is_empty() {
+        let _ = writeln!(lines, "  replay  {replay}");
     }
     format!("{} of {} met:\n{lines}", count(met), plural(expect.len() as u64, "expectation"))
 }

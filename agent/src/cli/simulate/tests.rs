@@ -239,12 +239,13 @@ flash        14.0 KiB written, 2.0 KiB a day, store at most 2.0 KiB
 fn each_expectation_is_told_with_what_was_found_instead() {
     let unmet = [Unmet { expectation: "alarm = \"dark\"".into(), found: "never raised".into() }];
     assert_eq!(
-        summary::expectations(&plan().scenario.expect, &unmet, PLAIN),
+        summary::expectations(&plan().scenario.expect, &unmet, &replay().command(7), PLAIN),
         "\
 1 of 2 expectations met:
   NOT MET alarm = \"dark\"
           found: never raised
   met     remedy = \"reboot\", at_most = 0
+  replay  fieldmedic simulate winter.toml --seed 7
 "
     );
 }

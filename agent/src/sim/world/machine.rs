@@ -141,7 +141,7 @@ impl World<'_> {
         self.times.clock_known_since = None;
         self.life += 1;
         let now = self.now();
-        let after = if self.life == 1 { "installation" } else { "an end" };
+        let after = self.last_end.unwrap_or("installation");
         self.diary.note(self.at, What::Started { after });
         self.times.runs_since = Some(self.at);
         let mut engine = Engine::new(now, self.config.clone(), identity, recovered);
@@ -332,6 +332,7 @@ impl World<'_> {
     }
 
     fn went(&mut self, how: &'static str) {
+        self.last_end = Some(how);
         self.diary.note(self.at, What::Ended { how });
         let at = self.at;
         if self.times.online_since.is_some() {

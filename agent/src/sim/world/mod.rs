@@ -147,6 +147,8 @@ pub(super) struct World<'a> {
     agent: Option<Agent>,
     /// How many agents there were: what belongs to an older one is ignored.
     life: u64,
+    /// How the last of them ended.
+    last_end: Option<&'static str>,
     recovered: Option<Recovered>,
     /// Since when nothing from outside (a fault, a command that reboots) has ended the agent or its machine; ends of its own
     /// don't count. `None`: something has, and no agent was started since.
@@ -240,6 +242,7 @@ impl<'a> World<'a> {
             delivered: BTreeMap::new(),
             agent: None,
             life: 0,
+            last_end: None,
             recovered: None,
             left_alone_since: None,
             machine_up: false,
