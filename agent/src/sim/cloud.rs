@@ -33,7 +33,8 @@ pub(super) struct Cloud {
     answerable: BTreeMap<Vec<u8>, String>,
     /// What is wrong with each flawed command that was published, by its id.
     flaws: BTreeMap<String, Flaw>,
-    /// Genuine ones beyond [`REMEMBERED_MAX`].
+    /// Flawed ones, and genuine ones, beyond [`REMEMBERED_MAX`].
+    flaws_not_followed: u64,
     not_followed: u64,
     planted: Option<Planted>,
 }
@@ -66,6 +67,7 @@ impl Cloud {
             sent: 0,
             answerable: BTreeMap::new(),
             flaws: BTreeMap::new(),
+            flaws_not_followed: 0,
             not_followed: 0,
             planted,
         })
@@ -102,7 +104,11 @@ impl Cloud {
     /// A message was published. One that is genuine has to be answered for.
     pub(super) fn remember(&mut self, message: &Message) {
         if let Some(flaw) = message.flaw {
-            self.flaws.insert(message.id.clone(), flaw);
+            if self.flaws.len() < REMEMBERED_MAX || self.flaws.contains_key(&message.id) {
+                self.flaws.insert(message.id.clone(), flaw);
+            } else {
+                self.flaws_not_followed += 1;
+            }
         }
         let genuine = matches!(message.flaw, None | Some(Flaw::Replayed | Flaw::Expired));
         let is_followed = self.answerable.len() < REMEMBERED_MAX || self.answerable.contains_key(&message.payload);
@@ -121,6 +127,11 @@ impl Cloud {
     /// How many genuine commands nobody follows, since there were too many.
     pub(super) const fn not_followed(&self) -> u64 {
         self.not_followed
+    }
+
+    /// How many flawed commands nobody follows.
+    pub(super) const fn flaws_not_followed(&self) -> u64 {
+        self.flaws_not_followed
     }
 
     /// What is wrong with a command.

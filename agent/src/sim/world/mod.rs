@@ -375,12 +375,24 @@ impl<'a> World<'a> {
         let quiet_since = self.times.online_until.max(self.calm_at).max(self.left_alone_since.unwrap_or(0));
         let found = self.recovered.iter().flat_map(|recovered| &recovered.losses).map(|loss| loss.records).sum();
         let Watch { findings, records, commands, .. } = &mut self.watch;
-        records.judge(at, is_stored, &self.diary.summary.dropped, found, findings);
+        let summary = &self.diary.summary;
+        records.judge(at, is_stored, &summary.dropped, found, findings);
+        // One that dies may have counted what the next counts again.
+        if summary.crashes == 0 && found == 0 {
+            let in_flight = u64::from(self.config.mqtt.inflight_max);
+            let unanswered = in_flight.saturating_mul(summary.connects + 1);
+            records.judge_counts(at, is_stored, &summary.dropped, unanswered, findings);
+        }
         commands.judge(at, findings);
         let not_followed = self.cloud.not_followed();
         if not_followed > 0 {
             let why = format!("{not_followed} commands were more than are followed");
             findings.leave_open(Promise::TerminalStatus, why);
+        }
+        let flaws_not_followed = self.cloud.flaws_not_followed();
+        if flaws_not_followed > 0 {
+            let why = format!("{flaws_not_followed} flawed commands were more than are followed");
+            findings.leave_open(Promise::NothingForbidden, why);
         }
         if self.broker.counts().dropped_queue_full > 0 {
             commands.not_kept();
