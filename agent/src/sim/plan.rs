@@ -6,6 +6,7 @@ use super::report::{Broken, Promise, Run};
 use super::scenario::Scenario;
 use super::world::{History, World};
 use crate::config::CheckedConfig;
+use crate::helper::Policy;
 
 /// What is simulated: a gateway with this configuration, in this world.
 #[derive(Debug, Clone)]
@@ -14,6 +15,9 @@ pub struct Plan {
     pub scenario: Scenario,
     /// The agent's configuration.
     pub config: CheckedConfig,
+    /// Root's policy, by which its helper refuses what the agent wants; `None`: there is no helper, and nothing is refused.
+    /// Its budgets and signatures are not asked for.
+    pub policy: Option<Policy>,
     /// A bug that the agent is given, to see that the checkers find it.
     pub planted: Option<Planted>,
 }

@@ -64,7 +64,7 @@ pub(super) fn configured(scenario: Scenario, more: &str) -> Plan {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
     let config = config::load(&[PathBuf::from(file.path())]).unwrap().config;
-    Plan { scenario, config, planted: None }
+    Plan { scenario, config, policy: None, planted: None }
 }
 
 /// A scenario of the repository, with the configuration beside it.
@@ -72,7 +72,7 @@ fn shipped(name: &str) -> Plan {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/scenarios");
     let scenario = scenario::load(&dir.join(format!("{name}.toml"))).unwrap();
     let config = config::load(&[dir.join("gateway.toml")]).unwrap().config;
-    Plan { scenario, config, planted: None }
+    Plan { scenario, config, policy: None, planted: None }
 }
 
 /// So many at once, three times a minute.

@@ -26,6 +26,7 @@ use serde_json::{Value as Json, json};
 
 use super::{BAD_USAGE, DONE, FAILED, check, fail};
 use crate::config::{self, Loaded, Problem};
+use crate::helper::Policy;
 use crate::sim::planted::Planted;
 use crate::sim::report::{Broken, Moment, Promise, Run};
 use crate::sim::scenario::{self, Scenario};
@@ -51,6 +52,7 @@ const DEVICE: &str = "simulated";
     fieldmedic simulate winter.toml --config agent.toml --seed 7   your world, your configuration\n  \
     fieldmedic simulate mixed-faults --seeds 1000                  many runs: percentiles\n  \
     fieldmedic simulate quiet --fleet 1000                         a fleet's return after an outage\n  \
+    fieldmedic simulate winter.toml --config agent.toml --policy policy.toml   what root lets rules do\n  \
     fieldmedic simulate winter.toml --seeds 200 --json --trace failed.jsonl\n\n\
     Exit codes: 0 every promise held and every expectation met, 1 not so, 2 bad usage, config or scenario.")]
 pub(super) struct SimulateArgs {
@@ -63,6 +65,10 @@ pub(super) struct SimulateArgs {
     /// A configuration file; may be repeated, later files override [default: the one that the scenario names].
     #[arg(long = "config", value_name = "FILE")]
     configs: Vec<PathBuf>,
+    /// Root's policy (policy.toml): what it doesn't let the gateway's rules or an operator do is refused, as its helper
+    /// would. Its budgets are not counted [default: nothing is refused].
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// All chance of a run comes from it: the same seed, the same run.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -127,11 +133,22 @@ fn simulate(args: &SimulateArgs) -> anyhow::Result<u8> {
         }
     };
     let plan = match load(&file, &args.configs)? {
-        Ok(plan) => Plan { planted: args.plant, ..plan },
+        Ok(plan) => plan,
         Err(code) => return Ok(code),
     };
+    let policy = match args.policy.as_deref().map(Policy::read).transpose() {
+        Ok(policy) => policy,
+        Err(problems) => return Ok(check::refuse(&problems, "policy", &mut io::stderr().lock())?),
+    };
+    let plan = Plan { policy, planted: args.plant, ..plan };
     let program = std::env::args().next().unwrap_or_else(|| "fieldmedic".to_owned());
-    let replay = Replay { program, scenario: named.clone(), configs: args.configs.clone(), planted: args.plant };
+    let replay = Replay {
+        program,
+        scenario: named.clone(),
+        configs: args.configs.clone(),
+        policy: args.policy.clone(),
+        planted: args.plant,
+    };
     let look = if args.traces_to_stdout() { Look::at(&io::stderr()) } else { Look::at(&io::stdout()) };
     let show = Show { args, plan, replay, look };
     match args.fleet {
@@ -196,7 +213,7 @@ fn load(file: &Path, configs: &[PathBuf]) -> io::Result<Result<Plan, u8>> {
     // The operator's is added to those that are trusted: commands are accepted here.
     let (_, warnings): (Vec<_>, Vec<_>) = warnings.into_iter().partition(|it| it.key == "commands.trusted_keys");
     check::warn(&warnings, err)?;
-    Ok(Ok(Plan { scenario, config, planted: None }))
+    Ok(Ok(Plan { scenario, config, policy: None, planted: None }))
 }
 
 /// The configuration that the scenario is made for lies beside it.
@@ -275,6 +292,7 @@ impl Show<'_> {
         text += &summary::not_kept(&run.summary, self.look);
         text.push('\n');
         text += &summary::figures(&run.summary, self.look);
+        text += &summary::not_shown(&self.plan, self.look);
         text.push('\n');
         if run.broken.is_empty() {
             text += &promises::held(run.not_judged.len(), self.look);
@@ -293,6 +311,7 @@ impl Show<'_> {
             "broken": run.broken,
             "not_judged": run.not_judged,
             "unmet": run.unmet,
+            "unmoved": sim::unmoved(&self.plan),
             "replay": self.replay.command(run.seed),
         })
     }

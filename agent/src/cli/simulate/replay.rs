@@ -13,6 +13,8 @@ pub(super) struct Replay {
     pub(super) scenario: PathBuf,
     /// The configurations, as they were named.
     pub(super) configs: Vec<PathBuf>,
+    /// Root's policy, where one was named.
+    pub(super) policy: Option<PathBuf>,
     /// The bug that was planted.
     pub(super) planted: Option<Planted>,
 }
@@ -23,6 +25,9 @@ impl Replay {
         let mut words = vec![quoted(&self.program), "simulate".to_owned(), quoted_path(&self.scenario)];
         for config in &self.configs {
             words.extend(["--config".to_owned(), quoted_path(config)]);
+        }
+        if let Some(policy) = &self.policy {
+            words.extend(["--policy".to_owned(), quoted_path(policy)]);
         }
         words.extend(["--seed".to_owned(), seed.to_string()]);
         if let Some(bug) = self.planted {
@@ -60,11 +65,12 @@ mod tests {
             program: "fieldmedic".into(),
             scenario: "my scenarios/it's cold.toml".into(),
             configs: vec!["base.toml".into(), "$SITE.toml".into()],
+            policy: Some("policy.toml".into()),
             planted: Some(Planted::NoJitter),
         };
         assert_eq!(
             replay.command(17),
-            r"fieldmedic simulate 'my scenarios/it'\''s cold.toml' --config base.toml --config '$SITE.toml' --seed 17 --plant no-jitter"
+            r"fieldmedic simulate 'my scenarios/it'\''s cold.toml' --config base.toml --config '$SITE.toml' --policy policy.toml --seed 17 --plant no-jitter"
         );
     }
 

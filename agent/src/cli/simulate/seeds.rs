@@ -18,6 +18,7 @@ use super::figures::{self, FIXED, Unit, real};
 use super::look::{Look, Tone, count, plural, printable, span};
 use super::promises;
 use super::replay::Replay;
+use super::summary;
 use crate::sim::report::{Broken, Promise, Run};
 use crate::sim::{self, Plan};
 
@@ -209,6 +210,7 @@ impl Totals {
     pub(super) fn render(&self, plan: &Plan, seeds: Seeds, took: Duration, replay: &Replay, look: Look) -> String {
         let mut text = self.head(plan, seeds, took);
         text += &self.table();
+        text += &summary::not_shown(plan, look);
         text.push('\n');
         if self.bad_count == 0 {
             let never = self.not_judged.values().filter(|open| open.seeds == self.runs).count();
@@ -329,6 +331,7 @@ impl Totals {
             "broken_seeds": self.bad_count,
             "broken": bad,
             "not_judged": not_judged,
+            "unmoved": sim::unmoved(plan),
             "expectations": expectations,
         })
     }

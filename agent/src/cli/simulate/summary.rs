@@ -5,8 +5,11 @@ use std::fmt::Write as _;
 
 use super::figures::{a_day, whole};
 use super::look::{Look, Tone, bytes, count, labelled, plural, printable, span};
+use crate::engine::io::Act;
+use crate::helper::POLICY_FILE;
 use crate::sim::report::{Summary, Unmet};
 use crate::sim::scenario::Expectation;
+use crate::sim::{self, Plan};
 
 /// That the timeline has less than happened; empty where it hasn't.
 pub(super) fn not_kept(summary: &Summary, look: Look) -> String {
@@ -44,6 +47,29 @@ pub(super) fn figures(summary: &Summary, look: Look) -> String {
     let most = format!("store at most {}", bytes(s.store_max_bytes));
     text += &line("flash", &[format!("{} written", bytes(s.flash_bytes)), per_day, most]);
     text
+}
+
+/// What this simulation can't show of its configuration: rules that nothing in the world can raise, and root's policy.
+pub(super) fn not_shown(plan: &Plan, look: Look) -> String {
+    let mut text = String::new();
+    let unmoved: Vec<String> =
+        sim::unmoved(plan).iter().map(|it| printable(&format!("{} ({})", it.rule, it.metric))).collect();
+    if !unmoved.is_empty() {
+        text +=
+            &look.paint(Tone::Doubtful, "Not raised by anything in this world, which doesn't move what they watch:");
+        text.push('\n');
+        text += &labelled("", &unmoved, look.width);
+    }
+    let asks_root = plan.config.ladders.values().flatten().any(|step| Act::of(&step.remedy).changes());
+    if plan.policy.is_none() && asks_root {
+        let words = format!(
+            "Root's policy ({POLICY_FILE}) is no part of this: what it doesn't let rules do is refused on a gateway;\n\
+             --policy FILE takes one in."
+        );
+        text += &look.paint(Tone::Doubtful, &words);
+        text.push('\n');
+    }
+    if text.is_empty() { text } else { format!("\n{text}") }
 }
 
 fn crashes(number: u64) -> String {

@@ -38,7 +38,13 @@ fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
 }
 
 fn replay() -> Replay {
-    Replay { program: "fieldmedic".into(), scenario: "winter.toml".into(), configs: Vec::new(), planted: None }
+    Replay {
+        program: "fieldmedic".into(),
+        scenario: "winter.toml".into(),
+        configs: Vec::new(),
+        policy: None,
+        planted: None,
+    }
 }
 
 fn expectation(text: &str) -> Expectation {
@@ -54,7 +60,7 @@ fn plan() -> Plan {
     let mut scenario = scenario::load(&scenario).unwrap();
     scenario.lasts = Duration::from_secs(86_400);
     scenario.expect = vec![expectation("alarm = \"dark\""), expectation("remedy = \"reboot\", at_most = 0")];
-    Plan { scenario, config: config::load_on_host(&[config], DEVICE).unwrap().config, planted: None }
+    Plan { scenario, config: config::load_on_host(&[config], DEVICE).unwrap().config, policy: None, planted: None }
 }
 
 fn run_of(seed: u64, reboots: u64) -> Run {
@@ -248,6 +254,28 @@ fn each_expectation_is_told_with_what_was_found_instead() {
   replay  fieldmedic simulate winter.toml --seed 7
 "
     );
+}
+
+#[test]
+fn what_a_simulation_can_not_show_of_its_configuration_is_told() {
+    let with = |config: &str, policy: Option<&str>| {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, root) = (dir.path().join("agent.toml"), dir.path().join("policy.toml"));
+        std::fs::write(&file, format!("[mqtt]\nurl = \"mqtt://broker\"\n{config}")).unwrap();
+        let policy = policy.map(|policy| {
+            std::fs::write(&root, policy).unwrap();
+            Policy::read(&root).unwrap()
+        });
+        Plan { config: config::load_on_host(&[file], DEVICE).unwrap().config, policy, ..plan() }
+    };
+    assert_eq!(summary::not_shown(&with("", None), PLAIN), "");
+    let rule = "[[rules]]\nname = \"flaky\"\nmetric = \"link.rx_errors\"\nabove = 3\nremedy = \"heal\"\n";
+    let ladder = "[[ladders]]\nname = \"heal\"\nsteps = [{ do = \"reboot\" }]\n";
+    let text = summary::not_shown(&with(&format!("{rule}{ladder}"), None), PLAIN);
+    assert!(text.contains("doesn't move what they watch:\n             flaky (link.rx_errors)\n"), "{text}");
+    assert!(text.contains("Root's policy (/etc/fieldmedic/policy.toml) is no part of this"), "{text}");
+    let text = summary::not_shown(&with(ladder, Some("[allow]\nactions = [\"reboot\"]\n")), PLAIN);
+    assert_eq!(text, "", "it is part of this");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::super::check;
+use super::super::gateway::Performed;
 use super::super::network::millis;
 use super::super::planted::Planted;
 use super::super::report::Promise;
@@ -95,7 +96,7 @@ impl World<'_> {
         let Some(doing) = self.doing.remove(&token) else { return };
         let Some(outcome) = doing.outcome else { return };
         let canceled = outcome.status == ActStatus::Canceled;
-        let reboots = doing.act == Act::Reboot && !canceled;
+        let reboots = doing.act == Act::Reboot && !canceled && outcome.status != ActStatus::Failed;
         if canceled {
             self.gateway.abandon(token);
         } else {
@@ -239,7 +240,10 @@ impl World<'_> {
         self.watch.acts.begun(moment, &act, &trigger, flaw, &mut self.watch.findings);
         self.last_token += 1;
         let token = self.last_token;
-        let performed = self.gateway.act(token, &act);
+        let performed = match self.refused(&act, &trigger) {
+            Some(outcome) => Performed { takes: Duration::ZERO, outcome },
+            None => self.gateway.act(token, &act),
+        };
         let outcome = if performed.takes > timeout {
             ActOutcome::timed_out(format!("not done after {timeout:?}"))
         } else {
@@ -250,6 +254,13 @@ impl World<'_> {
         if let Some(agent) = &mut self.agent {
             agent.acts.insert(id, token);
         }
+    }
+
+    /// What root's helper says where its policy doesn't let it pass. A snapshot is taken without asking root.
+    fn refused(&self, act: &Act, trigger: &Trigger) -> Option<ActOutcome> {
+        let policy = self.policy.filter(|_| *act != Act::CollectDiagnostics)?;
+        let refusal = policy.lets(act, trigger).err()?;
+        Some(ActOutcome::failed(refusal.reason, refusal.detail))
     }
 
     fn cancel_act(&mut self, id: EffectId) {

@@ -31,6 +31,7 @@ use crate::config::CheckedConfig;
 use crate::engine::io::{Act, EffectId, LinkFault, Recovered, Trigger};
 use crate::engine::packet::Packet;
 use crate::engine::time::{Mono, Now};
+use crate::helper::Policy;
 use crate::wire::keys::KeyError;
 use machine::Agent;
 use trace::Trace;
@@ -125,6 +126,7 @@ struct Watch {
 pub(super) struct World<'a> {
     scenario: &'a Scenario,
     config: CheckedConfig,
+    policy: Option<&'a Policy>,
     planted: Option<Planted>,
     /// True time, in milliseconds since the begin.
     at: u64,
@@ -279,6 +281,7 @@ impl<'a> World<'a> {
             session_present: false,
             scenario,
             config: told,
+            policy: plan.policy.as_ref(),
             planted,
         })
     }

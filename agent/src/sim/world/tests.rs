@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::super::plan::run;
+use super::super::plan::{Plan, run};
 use super::super::planted::Planted;
 use super::super::report::{Moment, NotJudged, Promise, Run, What};
 use super::super::scenario::{BatteryWorld, Fault, FaultKind, LinkWorld, Recurring, Scenario};
 use super::super::tests::{HOUR, configured, lasting, pings, plan, quiet};
+use crate::helper::Policy;
 
 /// A seed that isn't run a second time.
 const ONCE: u64 = 2;
@@ -44,6 +45,50 @@ fn minutes(run: &Run, is: impl Fn(&What) -> bool) -> Vec<u64> {
 
 fn boots(run: &Run) -> Vec<u64> {
     minutes(run, |what| matches!(what, What::Booted { .. }))
+}
+
+#[test]
+fn what_roots_policy_does_not_let_rules_do_is_refused_and_the_ladder_goes_on() {
+    let mut scenario = quiet();
+    scenario.faults = vec![lasting(FaultKind::Heat { by_c: 60.0 }, HOUR, 4 * HOUR)];
+    let rule = "[[rules]]\nname = \"hot\"\nmetric = \"host.temperature_c\"\nabove = 80\nremedy = \"cool\"\n";
+    let steps = "[{ do = \"collect_diagnostics\", settle = \"1m\" }, { do = \"reboot\", settle = \"5m\" }]";
+    let config = format!("{rule}[[ladders]]\nname = \"cool\"\nsteps = {steps}\n");
+    let came_of = |policy: Option<&str>| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let policy = policy.map(|text| {
+            std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
+            Policy::read(file.path()).unwrap()
+        });
+        let run = run(&Plan { policy, ..configured(scenario.clone(), &config) }, ONCE);
+        assert_eq!(run.broken, []);
+        let ended = |action: &str| {
+            let ended = run.summary.remedies.get(action).into_iter().flatten();
+            ended.map(|(how, times)| format!("{how} {times}")).collect::<Vec<_>>().join(" ")
+        };
+        (boots(&run).len(), ended("collect_diagnostics"), ended("reboot"))
+    };
+    let came = |boots, reboot: &str| (boots, "succeeded 1".to_owned(), reboot.to_owned());
+    assert_eq!(came_of(None), came(2, "succeeded 1"));
+    let allow = "[allow]\nactions = [\"reboot\"]\n";
+    assert_eq!(came_of(Some(allow)), came(1, "failed 1"), "only a signed command may");
+    let local = format!("{allow}[local]\nactions = [\"reboot\"]\n");
+    assert_eq!(came_of(Some(&local)), came(2, "succeeded 1"));
+}
+
+#[test]
+fn an_agent_starts_after_what_ended_the_one_before() {
+    let run = run_with(|scenario| {
+        scenario.faults = vec![
+            Fault { lasts: (Duration::ZERO, Duration::ZERO), ..lasting(FaultKind::Crash, HOUR, HOUR) },
+            lasting(FaultKind::PowerCut, 2 * HOUR, HOUR / 6),
+        ];
+    });
+    let started = run.timeline.iter().filter_map(|moment| match &moment.what {
+        What::Started { after } => Some(*after),
+        _ => None,
+    });
+    assert_eq!(started.collect::<Vec<_>>(), ["installation", "killed", "power cut"]);
 }
 
 #[test]
@@ -134,7 +179,7 @@ fn what_is_lost_before_the_power_goes_for_good_is_found() {
     scenario.faults.push(lasting(FaultKind::PowerCut, HOUR * 5 / 6, HOUR / 6));
     let well = plan(scenario);
     assert_eq!(run(&well, ONCE).broken, []);
-    let buggy = super::super::Plan { planted: Some(Planted::TrimBeforeAck), ..well };
+    let buggy = Plan { planted: Some(Planted::TrimBeforeAck), ..well };
     let lost = |run: Run| run.broken.iter().any(|broken| broken.promise == Promise::NothingLost);
     assert!((ONCE..=16).any(|seed| lost(run(&buggy, seed))));
 }
