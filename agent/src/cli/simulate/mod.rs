@@ -95,7 +95,8 @@ pub(super) struct SimulateArgs {
     /// Doesn't look for the shortest history that still breaks a promise.
     #[arg(long)]
     no_shrink: bool,
-    /// Gives the agent a bug, to see that the checks find it.
+    /// Gives the agent a bug, to see that the checks find it: mixed-faults does with --seeds 40, and of never-evicts
+    /// disk-filled, of no-queue-bound slow-disk.
     #[arg(long, value_name = "BUG", value_parser = bug())]
     plant: Option<Planted>,
 }
