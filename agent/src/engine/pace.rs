@@ -1,5 +1,6 @@
 //! When to sample, report and publish. Ticks stay on their grid, so that intervals don't creep; after a long sleep one
-//! tick makes up for all that were missed.
+//! tick makes up for all that were missed. Where a round of collection begins as an interval ends, its readings are the
+//! interval's last: the report waits for them, for a time.
 
 use std::time::Duration;
 
@@ -7,13 +8,18 @@ use super::command::Intervals;
 use super::time::Mono;
 use crate::config::{Slowness, Telemetry};
 
+/// How long a report waits for a round of collection that is under way, and what is published at its time with it. One that
+/// takes longer, because a modem or a disk hangs, is part of the next interval.
+const ROUND_AWAITED: Duration = Duration::from_secs(1);
+
 /// A round of collection that takes longer than this many sample intervals is worth a counter each time.
 #[derive(Debug)]
 pub(super) struct Pace {
     observe_at: Mono,
     report_at: Mono,
     publish_at: Mono,
-    observing: bool,
+    /// When the round of collection began that is under way.
+    observing: Option<Mono>,
     replaced: Option<(Mono, Intervals)>,
     /// Sampled at least so often.
     hasty: Option<Duration>,
@@ -37,7 +43,7 @@ impl Pace {
             observe_at: now,
             report_at: now.after(telemetry.report_interval),
             publish_at: now.after(telemetry.publish_interval),
-            observing: false,
+            observing: None,
             replaced: None,
             hasty: None,
             slow: None,
@@ -53,24 +59,34 @@ impl Pace {
         let mut due = Due::default();
         if self.observe_at <= now {
             self.observe_at = next(self.observe_at, now, sample);
-            due.observe = !self.observing;
-            due.observe_overdue = self.observing;
-            self.observing = true;
+            due.observe = self.observing.is_none();
+            due.observe_overdue = self.observing.is_some();
+            self.observing.get_or_insert(now);
         }
-        if self.report_at <= now {
+        let (report_from, publish_from) = self.not_before();
+        if report_from <= now {
             self.report_at = next(self.report_at, now, report);
             due.report = true;
         }
-        if self.publish_at <= now {
+        if publish_from <= now {
             self.publish_at = next(self.publish_at, now, publish);
             due.publish = true;
         }
         due
     }
 
+    /// When to report and to publish, as long as the round that is under way goes on.
+    fn not_before(&self) -> (Mono, Mono) {
+        let Some(since) = self.observing else { return (self.report_at, self.publish_at) };
+        let report = self.report_at.max(since.min(self.report_at).after(ROUND_AWAITED));
+        // What is published at the time of a report has that report in it.
+        let publish = if self.report_at <= self.publish_at { self.publish_at.max(report) } else { self.publish_at };
+        (report, publish)
+    }
+
     /// The round of collection is over.
     pub(super) fn observed(&mut self) {
-        self.observing = false;
+        self.observing = None;
     }
 
     /// Other intervals for a while.
@@ -113,7 +129,8 @@ impl Pace {
 
     pub(super) fn deadline(&self) -> Option<Mono> {
         let until = self.replaced.map(|(until, _)| until);
-        [Some(self.observe_at), Some(self.report_at), Some(self.publish_at), until].into_iter().flatten().min()
+        let (report, publish) = self.not_before();
+        [Some(self.observe_at), Some(report), Some(publish), until].into_iter().flatten().min()
     }
 
     fn intervals(&self, telemetry: &Telemetry) -> (Duration, Duration, Duration) {
@@ -169,6 +186,34 @@ mod tests {
     }
 
     #[test]
+    fn a_report_waits_for_the_round_at_its_end_and_a_publish_for_the_report() {
+        let mut pace = Pace::new(Mono(0), &telemetry());
+        for tick in 0..12 {
+            assert!(pace.poll(Mono(tick * 10_000), &telemetry()).observe);
+            pace.observed();
+            pace.poll(Mono(tick * 10_000), &telemetry());
+        }
+        let round = Due { observe: true, ..Due::default() };
+        assert_eq!((pace.poll(Mono(120_000), &telemetry()), pace.deadline()), (round, Some(Mono(121_000))));
+        assert_eq!(pace.poll(Mono(120_040), &telemetry()), Due::default());
+        pace.observed();
+        let both = Due { report: true, publish: true, ..Due::default() };
+        assert_eq!((pace.deadline(), pace.poll(Mono(120_040), &telemetry())), (Some(Mono(120_000)), both));
+        assert_eq!(pace.deadline(), Some(Mono(130_000)), "the grid stays");
+    }
+
+    #[test]
+    fn a_report_does_not_wait_for_a_round_that_hangs() {
+        let mut pace = Pace::new(Mono(0), &telemetry());
+        pace.poll(Mono(0), &telemetry());
+        let report = Due { observe_overdue: true, report: true, ..Due::default() };
+        assert_eq!(pace.poll(Mono(60_000), &telemetry()), report, "it began a minute ago");
+        pace.observed();
+        pace.poll(Mono(120_000), &telemetry());
+        assert_eq!(pace.poll(Mono(121_000), &telemetry()), Due { report: true, publish: true, ..Due::default() });
+    }
+
+    #[test]
     fn other_intervals_end_by_themselves() {
         let mut pace = Pace::new(Mono(0), &telemetry());
         pace.poll(Mono(0), &telemetry());
@@ -176,8 +221,9 @@ mod tests {
         let fast = Intervals { sample: second, report: second, publish: second, hold: Duration::from_secs(5) };
         pace.override_until(Mono(0), fast, &telemetry());
         pace.observed();
-        assert!(pace.poll(Mono(1_000), &telemetry()).report);
+        pace.poll(Mono(1_000), &telemetry());
         pace.observed();
+        assert!(pace.poll(Mono(1_000), &telemetry()).report);
         pace.poll(Mono(5_000), &telemetry());
         pace.observed();
         assert_eq!(pace.deadline(), Some(Mono(15_000)), "back on the config's grid");

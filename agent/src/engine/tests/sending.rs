@@ -40,6 +40,20 @@ fn a_reboot_that_nobody_announced_is_told_by_what_the_kernel_kept() {
 }
 
 #[test]
+fn a_samples_readings_are_of_its_end() {
+    let mut world = World::new();
+    for _ in 0..8 {
+        let next = world.now.mono.after(SECOND);
+        world.set(Metric::HostUptime, Some(next.0 as f64 / 1_000.0));
+        world.advance(SECOND);
+    }
+    let telemetry = world.got.iter().filter(|got| got.topic.ends_with("/telemetry"));
+    let samples: Vec<_> = telemetry.flat_map(|got| got.body["samples"].as_array().unwrap()).collect();
+    let ages = samples.iter().map(|s| s["mono_ms"].as_f64().unwrap() / 1e3 - s["host"]["uptime_s"].as_f64().unwrap());
+    assert_eq!(ages.collect::<Vec<_>>(), [0.0; 4], "{samples:?}");
+}
+
+#[test]
 fn a_connection_that_falls_silent_as_its_link_goes_down_is_told_so() {
     let mut world = World::new();
     let mut reason = |before: Option<bool>, after: Option<bool>, kind: LinkFaultKind| {
