@@ -237,21 +237,26 @@ fn the_agent_tells_what_it_uses_itself() {
 #[test]
 fn a_gauge_that_moved_within_its_interval_is_told_with_its_range() {
     let (world, tree) = (World::new(), Tree::new());
-    let gateway = world.gateway("gw-range").measuring(&tree).with("[telemetry]\nsample_interval = \"100ms\"");
-    let _agent = gateway.start();
+    tree.write(&format!("{BATTERY}/voltage_now"), "11900000");
+    let high = "[[rules]]\nname = \"high\"\nmetric = \"battery.voltage_v\"\nabove = 12.0\n";
+    let often = "[telemetry]\nsample_interval = \"100ms\"\n";
+    let _agent = world.gateway("gw-range").measuring(&tree).with(&format!("{often}{high}")).start();
     any_sample(&world.fleet, "gw-range", "a first sample", |sample| sample["battery"].is_object());
 
-    // One that moves just between two intervals has no range in either.
-    let mut moves = [("11900000", 11.9), ("12100000", 12.1)].into_iter().cycle().take(10);
-    let range = moves.find_map(|(microvolts, volts)| {
+    // One that moves just between two intervals has no range in either. The rule says when a round has read it.
+    let range = (0..5).find_map(|_| {
         let mark = world.fleet.mark();
-        tree.write(&format!("{BATTERY}/voltage_now"), microvolts);
-        let battery = |sample: &Json| sample["battery"].clone();
-        let sample =
-            world.fleet.sample_since(mark, "gw-range", "the move", |sample| battery(sample)["voltage_v"] == volts);
-        Some(battery(&sample)).filter(|battery| !battery["voltage_v_min"].is_null())
+        let move_to = |microvolts, state| {
+            tree.write(&format!("{BATTERY}/voltage_now"), microvolts);
+            world.fleet.wait_since(mark, state, |message| message.body["alarm"]["state"] == state)
+        };
+        move_to("12100000", "raised");
+        let back = move_to("11900000", "cleared").body["mono_ms"].as_u64();
+        let is_after = |sample: &Json| sample["mono_ms"].as_u64() >= back;
+        let battery = world.fleet.sample_since(mark, "gw-range", "the move", is_after)["battery"].clone();
+        Some(battery).filter(|battery| !battery["voltage_v_min"].is_null())
     });
-    let battery = range.expect("a range in one of ten moves");
+    let battery = range.expect("a range in one of five moves");
     assert_eq!((&battery["voltage_v_min"], &battery["voltage_v_max"]), (&json!(11.9), &json!(12.1)));
 }
 
