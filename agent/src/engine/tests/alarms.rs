@@ -326,13 +326,13 @@ fn what_a_collector_told_is_no_attribute_once_it_is_switched_off() {
     let mut world = world("");
     world.set(Metric::BatteryChargePct, Some(50.0));
     world.set(Metric::LinkType, Some("wifi"));
-    world.advance(2 * SECOND);
+    world.advance(15 * SECOND);
     let shown = |world: &World| ["battery_band", "link_type"].map(|key| dynamic(world).get(key).cloned());
     assert_eq!(shown(&world), [Some("50-75".into()), Some("wifi".into())]);
     world.config.collect.battery.enabled = false;
     world.config.collect.link.enabled = false;
     world.input(Input::Reconfigure(Box::new(world.config.clone())));
-    world.advance(2 * SECOND);
+    world.advance(15 * SECOND);
     assert_eq!(shown(&world), [None, None]);
 }
 
