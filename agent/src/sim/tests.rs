@@ -13,7 +13,6 @@ use super::scenario::{
 };
 use super::*;
 use crate::config;
-use crate::engine::observation::Severity;
 use crate::engine::time::Unix;
 
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
@@ -125,13 +124,7 @@ fn a_store_that_is_never_evicted_is_caught() {
 
 #[test]
 fn a_queue_to_the_store_without_a_bound_is_caught() {
-    let mut scenario = quiet();
-    (scenario.lasts, scenario.calm) = (HOUR, HOUR / 4);
-    scenario.faults.push(lasting(FaultKind::DiskSlow { times: 50_000.0 }, HOUR / 6, HOUR / 6));
-    let storm = FaultKind::ErrorStorm { per_second: 100, kinds: 500, severity: Severity::Error };
-    scenario.faults.push(lasting(storm, HOUR / 6, HOUR / 20));
-    scenario.commands.push(pings(20));
-    let plan = plan(scenario);
+    let plan = shipped("slow-disk");
     assert_eq!(run(&plan, ONCE).broken, []);
     assert!(caught(&plan, Planted::NoQueueBound, ONCE..=5).is_some());
 }
