@@ -1,0 +1,336 @@
+//! The conversation with the broker: how it begins, in which version, what is subscribed to, and how it ends.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::world::{Got, World};
+use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
+use crate::engine::metric::Metric;
+use crate::engine::packet::Version;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+#[test]
+fn a_connection_that_falls_silent_as_its_link_goes_down_is_told_so() {
+    let mut world = World::new();
+    let mut reason = |before: Option<bool>, after: Option<bool>, kind: LinkFaultKind| {
+        for up in [before, after] {
+            world.set(Metric::LinkUp, up);
+            let rounds = world.rounds;
+            assert!(world.advance_until(60 * SECOND, |world| world.rounds > rounds));
+        }
+        world.drop_connection(kind);
+        world.advance(5 * SECOND);
+        let last = world.got.iter().rev().find(|got| got.body["name"] == "disconnected").unwrap();
+        last.body["link"]["reason"].as_str().unwrap().to_owned()
+    };
+    let (up, down) = (Some(true), Some(false));
+    assert_eq!(reason(up, down, LinkFaultKind::KeepAlive), "link_down");
+    assert_eq!(reason(up, up, LinkFaultKind::KeepAlive), "keep_alive");
+    assert_eq!(reason(up, down, LinkFaultKind::Server), "server", "what spoke was there");
+    assert_eq!(reason(down, down, LinkFaultKind::Stalled), "stalled", "it never went over that link");
+    assert_eq!(reason(None, None, LinkFaultKind::KeepAlive), "keep_alive");
+}
+
+#[test]
+fn a_connection_after_an_outage_tells_what_had_kept_it_away() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.broker_up = false;
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(10 * SECOND);
+    world.broker_up = true;
+    world.advance(10 * SECOND);
+    let told: Vec<&serde_json::Value> =
+        world.got.iter().filter(|got| got.body["name"] == "connected").map(|got| &got.body["link"]).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0]["offline_reason"], serde_json::Value::Null, "nothing had");
+    assert_eq!(told[1]["offline_reason"], "tcp", "the connection was lost otherwise: {told:?}");
+}
+
+#[test]
+fn how_long_the_brokers_name_took_is_told_once_for_each_connection() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.lookup = Some(Duration::from_millis(250));
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(Duration::from_secs(130));
+    let told: Vec<&serde_json::Value> = world
+        .got
+        .iter()
+        .filter_map(|got| got.body["samples"].as_array())
+        .flatten()
+        .map(|sample| &sample["link"]["dns_ms"])
+        .filter(|told| !told.is_null())
+        .collect();
+    assert_eq!(told, [&serde_json::json!(250.0)]);
+}
+
+#[test]
+fn a_connection_without_puback_is_given_up_and_its_records_are_sent_again() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.withhold_acks = true;
+    world.advance(40 * SECOND);
+    assert!(world.connects >= 2, "{} connects", world.connects);
+}
+
+/// The one looks like the other, but for what comes in between.
+#[test]
+fn a_broker_that_is_restarted_twice_is_not_taken_for_one_whose_client_has_a_twin() {
+    for restarted in [false, true] {
+        let mut world = World::new();
+        for _ in 0..3 {
+            world.broker_up = !restarted;
+            world.advance(5 * SECOND);
+            world.broker_up = true;
+            world.advance(5 * SECOND);
+            world.drop_connection(LinkFaultKind::Server);
+        }
+        world.advance(5 * SECOND);
+        let said = |got: &Got| got.body["link"]["detail"].as_str().is_some_and(|detail| detail.contains("device.id"));
+        assert_eq!(world.got.iter().any(said), !restarted);
+    }
+}
+
+#[test]
+fn backoff_is_reset_by_a_stable_connection_only() {
+    let mut world = World::new();
+    world.advance(50 * SECOND);
+    assert_eq!(world.backoff_resets, 0);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(50 * SECOND);
+    assert_eq!(world.backoff_resets, 0, "50 s twice is not 60 s once");
+    world.advance(20 * SECOND);
+    assert_eq!(world.backoff_resets, 1);
+}
+
+#[test]
+fn a_session_that_the_broker_kept_is_not_subscribed_to_again() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(5 * SECOND);
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(20 * SECOND);
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(world.subscribes, 1);
+    assert_eq!(world.connects, 3);
+}
+
+#[test]
+fn an_agent_that_was_cut_off_as_the_broker_had_forgotten_it_is_not_deaf_in_the_session_that_it_left() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.forget_session();
+    world.lose_subscribes(true);
+    world.refuse(|op| matches!(op, StoreOp::Put { .. }), StoreFault::Busy);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(5 * SECOND);
+    assert!(world.is_connected());
+    world.refuse_nothing();
+    world.lose_subscribes(false);
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(world.subscribes, 2);
+}
+
+#[test]
+fn a_new_session_whose_subscription_was_lost_is_subscribed_to_when_it_was_kept() {
+    for restart in [false, true] {
+        let mut world = World::new();
+        world.advance(SECOND);
+        world.forget_session();
+        world.lose_subscribes(true);
+        world.drop_connection(LinkFaultKind::Server);
+        world.advance(5 * SECOND);
+        assert!(world.is_connected());
+        world.lose_subscribes(false);
+        if restart {
+            world.crash();
+        } else {
+            world.drop_connection(LinkFaultKind::Server);
+        }
+        world.advance(5 * SECOND);
+        assert_eq!(world.subscribes, 2, "deaf; restarted: {restart}");
+    }
+}
+
+#[test]
+fn topics_that_the_broker_refused_are_asked_for_again_at_the_next_connection() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.forget_session();
+    world.grant_nothing(true);
+    for asked in 2..4 {
+        world.drop_connection(LinkFaultKind::Server);
+        world.advance(5 * SECOND);
+        assert_eq!(world.subscribes, asked);
+    }
+    world.grant_nothing(false);
+    for _ in 0..2 {
+        world.drop_connection(LinkFaultKind::Server);
+        world.advance(5 * SECOND);
+    }
+    assert_eq!(world.subscribes, 4, "granted at last, and kept");
+}
+
+#[test]
+fn groups_that_come_and_go_before_the_broker_has_answered_are_asked_for_again() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.lose_subscribes(true);
+    let before = world.config.clone();
+    let mut other = before.clone();
+    other.device.groups = vec!["other".into()];
+    world.input(Input::Reconfigure(Box::new(other)));
+    world.lose_subscribes(false);
+    world.input(Input::Reconfigure(Box::new(before)));
+    assert_eq!(world.subscribes, 2);
+}
+
+#[test]
+fn a_stop_tells_goodbye_and_exits_even_without_a_broker() {
+    let mut world = World::new();
+    world.advance(3 * SECOND);
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(SECOND);
+    assert!(world.exited);
+    let last = world.got.last().unwrap();
+    assert_eq!((&last.body["online"], &last.body["reason"]), (&false.into(), &"stopped".into()));
+
+    let mut alone = World::new();
+    alone.cut();
+    alone.input(Input::Stop { reason: StopReason::Stopped });
+    alone.advance(10 * SECOND);
+    assert!(alone.exited);
+}
+
+#[test]
+fn an_agent_that_has_said_goodbye_does_not_connect_again() {
+    let mut world = World::new();
+    // Until a new block of numbers is wanted, which the store answers late.
+    world.stall_store_at(|op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "seq")));
+    while !world.store_is_late() {
+        world.advance(10 * SECOND);
+    }
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(10 * SECOND);
+    let connects = world.connects;
+    world.store_answers();
+    world.advance(10 * SECOND);
+    assert_eq!(world.connects, connects);
+}
+
+#[test]
+fn a_goodbye_is_the_last_word_also_where_the_dice_say_to_connect_at_once() {
+    let mut world = World::new();
+    world.retry_in = Duration::ZERO;
+    world.advance(3 * SECOND);
+    let connects = world.connects;
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(SECOND);
+    assert_eq!((world.exited, world.connects), (true, connects));
+}
+
+#[test]
+fn a_stop_that_waits_for_the_broker_sleeps_meanwhile() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.withhold_acks = true;
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(1_500 * MILLISECOND);
+    assert!(!world.exited, "it still waits");
+    assert!(world.engine.poll_deadline() > Some(world.now.mono), "{:?}", world.engine.poll_deadline());
+}
+
+#[test]
+fn a_stop_while_the_broker_greets_leaves_no_presence_that_says_online() {
+    let mut world = World::new();
+    world.cut();
+    world.got.clear();
+    world.hold_connack();
+    world.broker_up = true;
+    world.advance(1_500 * MILLISECOND);
+    world.stall_store_at(|_| true);
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.give_connack();
+    world.store_answers();
+    world.advance(10 * SECOND);
+    assert!(world.exited);
+    let last = world.got.iter().rfind(|got| got.topic.ends_with("presence"));
+    assert!(last.is_none_or(|got| got.body["online"] == false), "{last:?}");
+}
+
+#[test]
+fn a_broker_that_takes_only_version_5_is_found_again_after_its_balancer_hung_up() {
+    let mut world = World::new();
+    world.hang_up_on(&[Version::V5, Version::V311]);
+    world.crash();
+    world.advance(20 * SECOND);
+    assert!(!world.is_connected());
+    world.hang_up_on(&[Version::V311]);
+    world.advance(20 * SECOND);
+    assert!(world.is_connected(), "{} connects", world.connects);
+
+    let before = world.connects;
+    world.hang_up_on(&[Version::V5, Version::V311]);
+    world.crash();
+    world.advance(60 * SECOND);
+    assert!(world.connects - before < 100, "{} connects in a minute with a pause of 1 s", world.connects - before);
+}
+
+#[test]
+fn a_broker_that_takes_only_version_3_1_1_is_found() {
+    let mut world = World::new();
+    world.hang_up_on(&[Version::V5]);
+    world.crash();
+    world.advance(5 * SECOND);
+    assert!(world.is_connected());
+}
+
+#[test]
+fn version_5_is_tried_again_after_a_connection_in_the_older_one_that_was_only_guessed_at() {
+    let mut world = World::new();
+    world.hang_up_on(&[Version::V5]);
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!((world.is_connected(), world.engine.link.version()), (true, Version::V311));
+    world.hang_up_on(&[]);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(5 * SECOND);
+    assert_eq!((world.is_connected(), world.engine.link.version()), (true, Version::V5));
+}
+
+#[test]
+fn a_broker_that_is_replaced_by_one_of_version_3_1_1_is_found_while_the_agent_runs() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.hang_up_on(&[Version::V5]);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(60 * SECOND);
+    assert_eq!((world.is_connected(), world.engine.link.version()), (true, Version::V311));
+}
+
+/// They wait behind the commands in the connection, and those are read as fast as the disk takes them.
+#[test]
+fn answers_that_are_late_behind_commands_cost_no_connection_unless_they_never_come() {
+    let greetings = |world: &World| world.got.iter().filter(|got| got.topic.ends_with("/presence")).count();
+    for (commands, lost) in [(20, false), (40, true)] {
+        let mut world = World::new();
+        world.advance(5 * SECOND);
+        world.withhold_acks = true;
+        let before = greetings(&world);
+        for n in 0..commands {
+            world.command(&format!("c-{n}"), "ping", json!({}), n + 1);
+            world.advance(10 * SECOND);
+        }
+        assert_eq!(greetings(&world) > before, lost, "after {commands} commands");
+        let before = greetings(&world);
+        world.advance(40 * SECOND);
+        assert!(greetings(&world) > before, "nothing comes any more: the broker is dead");
+    }
+}
