@@ -9,7 +9,7 @@ use super::writer::Writer;
 use super::{DRAINED_BYTES_MIN, Evicted, HEAD_UNKNOWN, Head, Log, Segment};
 use crate::store::cursor::Position;
 use crate::store::disk;
-use crate::store::segment::{self, Frames, Step, Survey};
+use crate::store::segment::{self, Frames, HEADER_BYTES, Step, Survey};
 use crate::store::unreadable;
 
 impl Log {
@@ -68,8 +68,12 @@ impl Log {
         // It is given up for its room, of which there may be enough then.
         self.delete_oldest(disk::remove)?;
         match self.advance_head() {
-            // Done it is, and to be asked again would give up one more. Where the next one begins is found when it is read.
-            Err(error) if unreadable::is_refusal(&error) => {}
+            // Done it is, and to be asked again would give up one more. Nothing of the next one is acknowledged: it is named for
+            // its first record.
+            Err(error) if unreadable::is_refusal(&error) => {
+                let first_live = self.segments.front().map(|next| next.first);
+                self.head = Head { offset: HEADER_BYTES, trimmed: 0, first_live };
+            }
             other => other?,
         }
         Ok(std::mem::take(&mut self.untold))

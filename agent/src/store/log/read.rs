@@ -17,6 +17,7 @@ impl Log {
     pub(super) fn read_page(&mut self, from: u64, records_max: usize, bytes_max: usize) -> io::Result<Page> {
         let from = from.max(self.acked().saturating_add(1));
         let mut wanted = Wanted { from, records_max, bytes_max, ..Wanted::default() };
+        let mut refused = false;
         let start = self.segments.partition_point(|segment| segment.last < from);
         for index in start..self.segments.len() {
             let Some(segment) = self.segments.get(index).copied() else { break };
@@ -25,10 +26,16 @@ impl Log {
                 self.trail.clear();
             }
             let before = wanted.records.len();
-            let end = self
-                .look(segment, |source| wanted.collect(Frames::new(source, segment.first, offset, above)))?
-                .unwrap_or(Walked { offset, damaged: true, skipped: false, full: false });
-            self.refusals = 0;
+            let walked = self.look(segment, |source| wanted.collect(Frames::new(source, segment.first, offset, above)));
+            let end = match walked {
+                // What was read before it is given: else it would be read again with each look, and no look be the last.
+                Err(error) if unreadable::is_refusal(&error) && before > 0 => {
+                    wanted.records.truncate(before);
+                    refused = true;
+                    break;
+                }
+                other => other?.unwrap_or(Walked { offset, damaged: true, skipped: false, full: false }),
+            };
             if end.damaged {
                 self.count_again(index)?;
             }
@@ -43,6 +50,9 @@ impl Log {
         // Told with this page, and by the next opening once more if no trim or commit has moved the mark by then: were
         // it moved here, a crash before the count is saved would leave them uncounted.
         let damaged = std::mem::take(&mut self.damaged);
+        if !refused {
+            self.refusals = 0;
+        }
         Ok(Page { records: wanted.finish(), damaged })
     }
 

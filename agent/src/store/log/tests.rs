@@ -251,6 +251,44 @@ fn what_the_disk_refuses_to_read_too_often_costs_its_records_and_no_other() {
     assert_eq!(tries, REFUSALS_MAX + 1);
 }
 
+/// Two segments, and the name of the second one's file.
+fn filled_over_two_segments(dir: &TempDir) -> (Log, String, u64) {
+    let log = filled(dir, 1..=1_200);
+    let names = names_with(dir.path(), SUFFIX).expect("list");
+    assert_eq!(names.len(), 2, "{names:?}");
+    (log, format!("{:04}.{SUFFIX}", names[1]), names[1])
+}
+
+#[test]
+fn what_lies_before_a_dead_block_is_given_and_the_block_is_given_up_in_the_end() {
+    let dir = dir();
+    let (mut log, second, _) = filled_over_two_segments(&dir);
+    refuse_where(move |path, at| path.to_string_lossy().ends_with(&second) && (16_384..20_480).contains(&at));
+    let (mut found, mut last, mut tries) = (0, 0, 0);
+    while last < 1_200 && tries < 100 {
+        tries += 1;
+        let Ok(page) = log.read(last + 1, ALL, ALL) else { continue };
+        found += page.records.len();
+        last = page.records.last().map_or(last, |(seq, _)| *seq);
+    }
+    heal();
+    assert!((1_100..1_200).contains(&found) && last == 1_200, "{found} records up to {last} with {tries} looks");
+    assert!(tries <= REFUSALS_MAX + 2, "{tries} looks");
+}
+
+#[test]
+fn an_eviction_beside_a_segment_that_the_disk_refuses_passes_over_nothing() {
+    let dir = dir();
+    let (mut log, second, first_of_second) = filled_over_two_segments(&dir);
+    refuse_where(move |path, _| path.to_string_lossy().ends_with(&second));
+    let evicted = log.evict().expect("there is room then");
+    assert_eq!((evicted.first, evicted.last), (1, first_of_second - 1));
+    log.append(1_201, &body(1_201)).expect("append");
+    log.commit().expect("commit");
+    heal();
+    assert_eq!(seqs(&mut log), (first_of_second..=1_201).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_log_that_the_disk_refuses_to_read_does_not_open_and_is_whole_when_it_can_be_read() {
     let dir = dir();
