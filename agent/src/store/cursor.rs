@@ -85,9 +85,10 @@ impl Cursor {
         };
         let Some(newest) = newest(&file, dead)? else { return Ok((Self::make(path, begin)?, Found::Nothing)) };
         let Newest { generation, slot, position, alone } = newest;
-        // What was read may never have been synced: keep off it until it is. Where even that fails it is no cursor to go on
-        // with, whatever the disk says of the reason.
-        file.sync_data().map_err(io::Error::other)?;
+        // What was read may never have been synced: keep off it until it is. A disk that refuses even that, where it is to be
+        // waited for no more, leaves no cursor to go on with.
+        let synced = file.sync_data();
+        if dead { synced.map_err(io::Error::other) } else { synced }?;
         let mut cursor = Self { file, position, generation, slot: 1 - slot, dirty: false, written_bytes: 0 };
         if alone {
             // The slot that is lost may have been the newer one, and what was acknowledged since would pass for missing.

@@ -57,7 +57,8 @@ impl Opening {
     /// True: it is worth another try, in which a single hole counts as dead.
     pub(super) fn look_again(&mut self, root: &Path) -> bool {
         let refused: Vec<_> = scan(root).into_iter().filter(|(path, _)| !self.is_dead(path)).collect();
-        if refused.len() > 1 || refused.iter().any(|(_, extent)| *extent == Extent::Whole) {
+        // Where all can be read it was something else.
+        if refused.len() != 1 || refused.iter().any(|(_, extent)| *extent == Extent::Whole) {
             return false;
         }
         self.dead.extend(refused.into_iter().map(|(path, _)| path));
@@ -169,6 +170,8 @@ fn read_all(path: &Path) -> io::Result<Option<Extent>> {
         return Ok(None);
     }
     let (file, len) = (File::open(path)?, metadata.len());
+    // What the page cache has says nothing of the disk. Not to be had where it isn't clean: then it was just written.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
     let mut room = vec![0; CHUNK_BYTES];
     let mut at = 0;
     while at < len {
