@@ -368,22 +368,17 @@ impl State {
     /// is full; so a failure is no more than that.
     fn make_reserve(&self) {
         let reserve = self.reserve();
-        self.shrink_reserve(&reserve);
-        if reserve.exists() || self.free_bytes() < self.reserve_bytes * RESERVE_FREE_FACTOR {
-            return;
-        }
-        if write_reserve(&reserve, self.reserve_bytes).is_err() {
-            let _ = disk::remove_all(&reserve);
-        }
-    }
-
-    /// Gives up to half of the reserve back where it and sled's file would fill the store together.
-    fn shrink_reserve(&self, reserve: &Path) {
-        let Ok(held) = fs::metadata(reserve).map(|metadata| metadata.len()) else { return };
+        let held = fs::metadata(&reserve).map_or(0, |metadata| metadata.len());
+        // Half of it where it and sled's file would fill the store together.
         let allowed = (self.max_bytes / 4 * 3).saturating_sub(disk::tree_bytes(&self.dir()));
-        if held > allowed && held > self.reserve_bytes / 2 {
+        let wanted = if allowed < self.reserve_bytes { self.reserve_bytes / 2 } else { self.reserve_bytes };
+        if held > wanted {
             // A failure costs room, and the next put tries again.
-            let _ = OpenOptions::new().write(true).open(reserve).and_then(|file| file.set_len(self.reserve_bytes / 2));
+            let _ = OpenOptions::new().write(true).open(&reserve).and_then(|file| file.set_len(wanted));
+        } else if held < wanted && self.free_bytes() >= self.reserve_bytes * RESERVE_FREE_FACTOR {
+            if write_reserve(&reserve, wanted).is_err() {
+                let _ = disk::remove_all(&reserve);
+            }
         }
     }
 

@@ -29,8 +29,11 @@ pub(super) const fn worth_a_look_bytes(max_bytes: u64) -> u64 {
 /// Puts the names right after a crash between any two steps.
 pub(super) fn settle(root: &Path) -> io::Result<()> {
     let (dir, old, new) = (root.join(DIR), root.join(OLD_DIR), root.join(NEW_DIR));
-    if old.exists() && !dir.exists() {
-        fs::rename(&old, &dir)?;
+    if old.exists() {
+        if !dir.exists() {
+            fs::rename(&old, &dir)?;
+        }
+        // Before what may be the only one that the disk has by this name is deleted.
         disk::sync_dir(root)?;
     }
     // What doesn't go takes room, and the next opening tries again.
@@ -48,7 +51,9 @@ impl State {
         }
         let Ok((entries, 0)) = guarded(|| Ok(load::all(&db.db))) else { return };
         let live: usize = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if file_bytes > GROWTH * live as u64 + SLED_SEGMENT_BYTES {
+        let grown = GROWTH * live as u64 + SLED_SEGMENT_BYTES;
+        // For a moment there are both.
+        if file_bytes > grown && self.free_bytes() > self.reserve_bytes + grown {
             self.close();
             // The database is opened anew, whichever it is, by the next call.
             if self.swap_for(&entries).is_err() {
