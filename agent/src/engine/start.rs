@@ -477,7 +477,11 @@ impl<'a> State<'a> {
         match self.is_lost(recovered) {
             false => Careful { before: self.read(CAREFUL_KEY), since: self.read(CAREFUL_SINCE_KEY) },
             true if now.wall.trusted => Careful { before: Some(now.wall.unix), since: None },
-            true => Careful { before: Some(timeline.floor()), since: Some(timeline.stamp(now.mono)) },
+            true => {
+                // What was salvaged may say more than a clock that isn't set.
+                let before = self.read(CAREFUL_KEY).max(Some(timeline.floor()));
+                Careful { before, since: Some(timeline.stamp(now.mono)) }
+            }
         }
     }
 }

@@ -186,11 +186,11 @@ pub(super) fn files_below(path: &Path, depth: u32) -> Vec<(PathBuf, u64)> {
 
 /// When any of a tree's files was last written, by the clock of then.
 pub(super) fn last_written(path: &Path) -> Option<Unix> {
-    let modified = |path: &Path| {
-        let metadata = fs::symlink_metadata(path).ok()?;
+    let modified = |(file, _): (PathBuf, u64)| {
+        let metadata = fs::symlink_metadata(file).ok()?;
         Some(Unix(metadata.mtime() * 1_000 + metadata.mtime_nsec() / 1_000_000))
     };
-    files_below(path, DEPTH_MAX).iter().filter_map(|(file, _)| modified(file)).max()
+    files_below(path, DEPTH_MAX).into_iter().filter_map(modified).max()
 }
 
 /// Gives the owner back the rights that the store's files are made with, where we are the owner.

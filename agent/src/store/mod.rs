@@ -128,7 +128,9 @@ impl Store {
         let path = &settings.path;
         claim(path)?;
         disk::mend_rights(path);
-        let written_at = disk::last_written(path);
+        // Not the lock: a start that came no further has written that, too.
+        let written_at =
+            [OUTBOX_DIR, state::DIR].into_iter().filter_map(|dir| disk::last_written(&path.join(dir))).max();
         let mut opening = Opening::of(path);
         let lock = lock(path, segment_bytes(settings.max_bytes), &mut opening)?;
         let (mut logs, mut state, entries) = match open_parts(settings, &mut opening) {

@@ -56,7 +56,8 @@ fn when_it_was_last_written_is_told_as_of_before_it_was_opened() {
     store.apply(append(Class::Events, 1, 10)).expect("append");
     store.apply(StoreOp::Commit).expect("commit");
     drop(store);
-    let files = disk::files_below(&dir.path().join("store"), 8);
+    let path = settings(dir.path()).path;
+    let files = [OUTBOX_DIR, state::DIR].map(|dir| disk::files_below(&path.join(dir), 8)).concat();
     for (n, (file, _)) in files.iter().enumerate() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(n as u64 + 1);
         File::open(file).and_then(|file| file.set_modified(at)).expect("date a file");
