@@ -42,13 +42,15 @@ impl Ahead {
     /// What goes next of those that are not on their way and `may_go`.
     pub(super) fn next(&self, inflight: &BTreeSet<u64>, may_go: impl Fn(u64) -> bool) -> Option<(u64, Bytes)> {
         let on_the_way = self.waiting.keys().filter(|seq| inflight.contains(seq)).count();
-        // Each may have to be remembered, and that has a bound.
-        if self.passed.len() + on_the_way >= AHEAD_MAX {
+        // Each may have to be remembered, and that has a bound; what is merely new leaves half of it to the alarms.
+        let taken = self.passed.len() + on_the_way;
+        if taken >= AHEAD_MAX {
             return None;
         }
         let mut waiting = self.waiting.iter().filter(|(seq, _)| !inflight.contains(seq) && may_go(**seq));
         let alarm = waiting.clone().rfind(|(_, (haste, _))| *haste == Haste::Alarm);
-        alarm.or_else(|| waiting.next()).map(|(seq, (_, bytes))| (*seq, bytes.clone()))
+        let next = alarm.or_else(|| waiting.next().filter(|_| taken < AHEAD_MAX / 2));
+        next.map(|(seq, (_, bytes))| (*seq, bytes.clone()))
     }
 
     /// Whether it is yet to be answered.

@@ -278,6 +278,20 @@ fn a_log_that_is_never_trimmed_makes_nobody_remember_it_all() {
 }
 
 #[test]
+fn what_is_merely_new_leaves_an_alarm_the_way_past_a_backlog() {
+    let (mut ahead, inflight) = (Ahead::default(), BTreeSet::new());
+    for seq in 1..=100 {
+        ahead.insert(seq, Haste::Live, Bytes::new(), &inflight);
+        if let Some((seq, _)) = ahead.next(&inflight, |_| true) {
+            ahead.answered(seq, true);
+        }
+    }
+    assert_eq!(ahead.next(&inflight, |_| true), None, "the backlog first");
+    ahead.insert(101, Haste::Alarm, Bytes::new(), &inflight);
+    assert_eq!(ahead.next(&inflight, |_| true).map(|(seq, _)| seq), Some(101));
+}
+
+#[test]
 fn as_many_go_ahead_as_can_be_remembered_and_each_answer_is_waited_for() {
     let (mut ahead, mut inflight) = (Ahead::default(), BTreeSet::new());
     for seq in 1..=1_000 {
