@@ -15,6 +15,8 @@ use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 
 /// What is told one by one: so much at once, then one a second. The rest is counted.
 const TOLD_BURST: u32 = 60;
+/// Of those for which there is no room: as many as a ledger holds.
+const BUSY_BURST: u32 = 2_048;
 
 /// How many were refused, and how many more may be told at once. What anybody can send leaves what is told of genuine
 /// commands alone.
@@ -23,6 +25,7 @@ pub(super) struct Refusals {
     unverified: Bucket,
     /// Also the answers to commands that came before.
     pub(super) verified: Bucket,
+    busy: Bucket,
     counts: BTreeMap<Reason, u64>,
 }
 
@@ -47,12 +50,17 @@ impl Refusals {
 impl Bucket {
     /// Takes one if there is one left.
     pub(super) fn take(&mut self, now: Mono) -> bool {
+        self.take_of(now, TOLD_BURST)
+    }
+
+    /// The same where there are so many at once.
+    fn take_of(&mut self, now: Mono, burst: u32) -> bool {
         let refill = u32::try_from(now.since(self.since).as_secs()).unwrap_or(u32::MAX);
         if refill > 0 {
             self.used = self.used.saturating_sub(refill);
             self.since = now;
         }
-        let left = self.used < TOLD_BURST;
+        let left = self.used < burst;
         self.used += u32::from(left);
         left
     }
@@ -93,7 +101,8 @@ impl Commands {
         keep: bool,
     ) {
         self.refusals.count(reason);
-        let told = self.refusals.verified.take(facts.now.mono);
+        let now = facts.now.mono;
+        let told = self.refusals.verified.take(now);
         if told {
             self.audit(Some(&command.id), Some(&command.name), reason, &detail);
         }
@@ -102,7 +111,8 @@ impl Commands {
         stored.detail = Some(tail(&detail).into());
         if !keep {
             // Nothing keeps it from coming over and over. But whoever finds all hands full has to know that he is to try again.
-            if told || reason == Reason::Busy {
+            let is_told = if reason == Reason::Busy { self.refusals.busy.take_of(now, BUSY_BURST) } else { told };
+            if is_told {
                 self.steps.push_back(Step::Report(stored.result(&command.id)));
             }
             return self.acknowledge(pkid);
