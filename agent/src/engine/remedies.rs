@@ -548,7 +548,13 @@ fn came_back_soon(facts: Facts<'_>, before: &Stored, ladder: &str) -> bool {
 
 /// Why whoever was to do it would not: nothing was done.
 pub(super) fn refusal(outcome: &ActOutcome) -> Option<Reason> {
-    let is_refused = matches!(outcome.status, ActStatus::Rejected | ActStatus::Failed);
-    let reason = Reason::from_word(outcome.reason.as_deref()?).filter(|_| is_refused)?;
-    matches!(reason, Reason::Inhibited | Reason::BudgetSpent | Reason::Busy | Reason::NotAllowed).then_some(reason)
+    let reason = outcome.reason.as_deref().and_then(Reason::from_word);
+    match outcome.status {
+        // Root's own words for it are in the detail.
+        ActStatus::Rejected => Some(reason.unwrap_or(Reason::NotAllowed)),
+        ActStatus::Failed => reason.filter(|reason| {
+            matches!(reason, Reason::Inhibited | Reason::BudgetSpent | Reason::Busy | Reason::NotAllowed)
+        }),
+        _ => None,
+    }
 }
