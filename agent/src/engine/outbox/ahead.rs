@@ -1,6 +1,7 @@
-//! The records of a lane that go before older ones: the newest alarms, and what is new beside a backlog. The store has them in their order like all others, and
-//! gives them once more when it comes to them: what was taken over by then is not sent again. Until they are answered a
-//! copy is held here, as many as [`AHEAD_MAX`]; older ones have to wait for their turn.
+//! The records of a lane that go before older ones: the newest alarms, and what is new beside a backlog. The store has
+//! them in their order like all others, and gives them once more when it comes to them: what was taken over by then is
+//! not sent again. Until they are answered a copy is held here, as many as [`AHEAD_MAX`]; older ones have to wait for
+//! their turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 

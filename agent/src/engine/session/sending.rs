@@ -89,7 +89,7 @@ impl Engine {
         self.publish_retained(now, "attributes", payload, Cargo::Attributes);
     }
 
-    /// Sends the next result or event: of alarms the newest first.
+    /// Sends the next result or event: first what goes before older ones.
     fn send_record(&mut self, now: Now, class: Class) -> bool {
         if self.session.flow.is_paused(class) {
             return false;
