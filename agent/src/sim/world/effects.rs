@@ -96,7 +96,7 @@ impl World<'_> {
         let Some(doing) = self.doing.remove(&token) else { return };
         let Some(outcome) = doing.outcome else { return };
         let canceled = outcome.status == ActStatus::Canceled;
-        let reboots = doing.act == Act::Reboot && !canceled && outcome.status != ActStatus::Failed;
+        let reboots = doing.act == Act::Reboot && outcome.status == ActStatus::Succeeded;
         if canceled {
             self.gateway.abandon(token);
         } else {
@@ -260,7 +260,7 @@ impl World<'_> {
     fn refused(&self, act: &Act, trigger: &Trigger) -> Option<ActOutcome> {
         let policy = self.policy.filter(|_| *act != Act::CollectDiagnostics)?;
         let refusal = policy.lets(act, trigger).err()?;
-        Some(ActOutcome::failed(refusal.reason, refusal.detail))
+        Some(ActOutcome::rejected(refusal.reason, refusal.detail))
     }
 
     fn cancel_act(&mut self, id: EffectId) {

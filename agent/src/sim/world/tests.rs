@@ -71,7 +71,7 @@ fn what_roots_policy_does_not_let_rules_do_is_refused_and_the_ladder_goes_on() {
     let came = |boots, reboot: &str| (boots, "succeeded 1".to_owned(), reboot.to_owned());
     assert_eq!(came_of(None), came(2, "succeeded 1"));
     let allow = "[allow]\nactions = [\"reboot\"]\n";
-    assert_eq!(came_of(Some(allow)), came(1, "failed 1"), "only a signed command may");
+    assert_eq!(came_of(Some(allow)), came(1, "rejected 1"), "only a signed command may");
     let local = format!("{allow}[local]\nactions = [\"reboot\"]\n");
     assert_eq!(came_of(Some(&local)), came(2, "succeeded 1"));
 }
