@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+/// What the caller has opened itself has a name in there, such as a shell's `<(…)`: in the first with bash, in the
+/// other with zsh.
+const OPEN_ALREADY: [&str; 2] = ["/dev", "/proc/self/fd"];
 /// The longest file that is read: a path that names a device must not fill the memory.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -34,10 +37,10 @@ impl ReadError {
 pub(super) fn read(path: &Path) -> Result<String, ReadError> {
     let path = path.to_owned();
     let mut bytes = Vec::new();
-    // To open a pipe waits for somebody to write, perhaps for ever; what the caller has opened itself (/dev/stdin, a shell's
-    // `<(…)`) has somebody.
+    // To open a pipe waits for somebody to write, perhaps for ever; one that is open has somebody.
+    let is_open = OPEN_ALREADY.iter().any(|dir| path.starts_with(dir));
     match fs::metadata(&path) {
-        Ok(found) if !found.is_file() && !path.starts_with("/dev") => return Err(ReadError::NotAFile { path }),
+        Ok(found) if !found.is_file() && !is_open => return Err(ReadError::NotAFile { path }),
         Ok(_) => {}
         Err(error) => return Err(ReadError::Io { path, error }),
     }

@@ -1,6 +1,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests lay out the files that are loaded")]
 
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -381,6 +383,20 @@ fn a_file_that_cannot_be_read_is_named() {
 
     let none = load_on_host(&[], "gw").expect_err("no file was named");
     assert!(none[0].to_string().contains("neither this file nor ./configs/agent.toml"), "{}", none[0]);
+}
+
+#[test]
+fn a_pipe_that_a_shell_has_opened_is_read_by_either_of_its_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    std::fs::write(&file, URL).unwrap();
+    for names in ["/dev/fd", "/proc/self/fd"] {
+        let mut cat = Command::new("cat").arg(&file).stdout(Stdio::piped()).spawn().unwrap();
+        let name = Path::new(names).join(cat.stdout.as_ref().unwrap().as_raw_fd().to_string());
+        let loaded = load_on_host(&[name], "gw").unwrap_or_else(|errors| panic!("{}", listed(&errors)));
+        assert_eq!(loaded.config.mqtt.url.host, "127.0.0.1", "{names}");
+        assert!(cat.wait().unwrap().success());
+    }
 }
 
 #[test]
