@@ -316,9 +316,11 @@ impl CommandResult {
             return;
         };
         let mut freed = 0;
-        let kept = output.char_indices().find(|(_, character)| {
+        let kept = output.char_indices().find(|(at, character)| {
             let is_enough = freed >= surplus + LEFT_OUT_BYTES;
-            freed += json_len(*character);
+            // Of such a line end the first half isn't told, so nothing is freed with it.
+            let is_told = output.get(*at..).is_none_or(|rest| !rest.starts_with("\r\n"));
+            freed += if is_told { json_len(*character) } else { 0 };
             is_enough
         });
         match kept.and_then(|(at, _)| Some((at, output.get(at..)?))) {

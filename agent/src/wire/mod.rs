@@ -11,11 +11,15 @@ pub mod token;
 use std::borrow::Cow;
 use std::fmt;
 
-/// Text from outside as others may be shown it: each control character but line ends and tabs becomes U+FFFD.
+/// Text from outside as others may be shown it: a line ends with `\n`, also where it was `\r\n`, as a modem's do, and
+/// each other control character but tabs becomes U+FFFD.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     let is_obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    if text.contains(is_obeyed) { text.replace(is_obeyed, "\u{fffd}").into() } else { text.into() }
+    if !text.contains(is_obeyed) {
+        return text.into();
+    }
+    text.replace("\r\n", "\n").replace(is_obeyed, "\u{fffd}").into()
 }
 
 /// A command's id (`jti`): 1 to 64 of `A-Z a-z 0-9 _ -`.

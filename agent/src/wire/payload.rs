@@ -311,9 +311,19 @@ mod tests {
     }
 
     #[test]
+    fn a_line_ends_with_one_character_whatever_it_ended_with() {
+        for (end, shown) in [("\n", "\n"), ("\r\n", "\n"), ("\r", "\u{fffd}"), ("\r\r\n", "\u{fffd}\n")] {
+            let lines = format!("+CSQ: 17,99{end}OK{end}");
+            let event = Event::new(Severity::Error, EventKind::Error, "at").group("error");
+            let message = said(&timeline(true), Body::Event(event.with("exemplar", lines.as_str())));
+            assert_eq!(message["error"]["exemplar"], format!("+CSQ: 17,99{shown}OK{shown}"), "{end:?}");
+        }
+    }
+
+    #[test]
     fn what_a_database_refuses_and_a_terminal_obeys_is_told_by_neither_events_nor_results() {
-        let odd = "b\0\u{1b}[31mx\u{9b}\r\n\t\u{e4}";
-        let shown = json!("b\u{fffd}\u{fffd}[31mx\u{fffd}\u{fffd}\n\t\u{e4}");
+        let odd = "b\0\u{1b}[31mx\u{9b}\r\t\n\u{e4}";
+        let shown = json!("b\u{fffd}\u{fffd}[31mx\u{fffd}\u{fffd}\t\n\u{e4}");
         let event = Event::new(Severity::Error, EventKind::Error, odd).group("error").with("exemplar", odd);
         let message = said(&timeline(true), Body::Event(event.with("words", vec![Box::<str>::from(odd)])));
         assert_eq!(message["error"], json!({"exemplar": shown, "words": [shown]}));

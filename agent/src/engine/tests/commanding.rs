@@ -686,6 +686,7 @@ fn how_a_command_ended_is_told_by_less_of_its_output_where_the_broker_takes_no_m
     for (id, output, detail, told) in [
         ("plain", "x".repeat(8_000), None, "the end"),
         ("escaped", "\u{1}\"".repeat(4_000), None, "the end"),
+        ("lines", "\r\n".repeat(4_000), None, "the end"),
         ("wide", "\u{fc}\u{20ac}".repeat(4_000), None, "the end"),
         ("both", "x".repeat(800), Some("y".repeat(1_300)), ""),
         ("detail", String::new(), Some("\u{20ac}".repeat(4_000)), ""),
