@@ -113,7 +113,9 @@ fn event(node: &Node) -> Result<String, Unfit> {
         }
         _ if is_action => format!("a lifecycle or audit event: what was tried is counted by remedy = {name:?}"),
         Some(known) => format!("a lifecycle or audit event; did you mean {known:?}?"),
-        None => "a lifecycle or audit event, such as \"rebooted\"; an alarm is counted by alarm = RULE".to_owned(),
+        None => "a lifecycle or audit event, such as \"rebooted\"; an alarm is counted by alarm = RULE, and errors \
+                 by that of a rule on errors.count or another of errors.*"
+            .to_owned(),
     };
     Err(unfit(node, expected))
 }

@@ -243,7 +243,7 @@ fn an_expectation_that_would_hold_whatever_happens_is_refused() {
         (
             "{ event = \"battery-low\", at_most = 0 }",
             "expect.1.event: found \"battery-low\", expected a lifecycle or audit event, such as \"rebooted\"; an alarm is \
-             counted by alarm = RULE",
+             counted by alarm = RULE, and errors by that of a rule on errors.count or another of errors.*",
         ),
         (
             "{ event = \"reboot\", at_most = 0 }",
