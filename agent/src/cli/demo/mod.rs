@@ -17,8 +17,8 @@ use crate::config::BrokerUrl;
 use scene::Verdict;
 use stage::Stage;
 
-/// What is missing where there was no time for it.
-const TOO_SHORT: &str = "all of its scenes in the time that it had; it takes 15 s: fieldmedic demo --for 20s";
+/// How long all of its scenes take.
+const TAKES: &str = "15 s";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -27,8 +27,7 @@ const TOO_SHORT: &str = "all of its scenes in the time that it had; it takes 15 
     fieldmedic demo --port 1883                  watch it with: mosquitto_sub -t '#' -v\n  \
     fieldmedic demo --url mqtt://broker.lan      with a broker of your own (which is then not cut off)")]
 pub(super) struct DemoArgs {
-    /// Ends by itself after this time; in less than 15s not all of it happens, which is exit code 1 [default: at Ctrl-C].
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration, help = ends_by_itself())]
     duration: Option<Duration>,
     /// The demo broker's port on 127.0.0.1 [default: any that is free].
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, conflicts_with = "url")]
@@ -36,6 +35,13 @@ pub(super) struct DemoArgs {
     /// A broker of your own instead of the demo's.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
+}
+
+fn ends_by_itself() -> String {
+    format!(
+        "Ends by itself after this time; in less than {TAKES} not all of it happens, which is exit code 1 [default: at \
+         Ctrl-C]"
+    )
 }
 
 pub(super) fn run(args: DemoArgs) -> u8 {
@@ -60,8 +66,12 @@ pub(super) fn run(args: DemoArgs) -> u8 {
             DONE
         }
         Ok(Verdict::LeftEarly) => {
-            say("\nNot all of it has happened yet; it takes 15 s: fieldmedic demo --for 20s");
+            say(format_args!("\nNot all of it has happened yet; {}", in_time()));
             DONE
+        }
+        Ok(Verdict::TooShort) => {
+            eprintln!("fieldmedic: the demo did not show: all of its scenes in the time that it had; {}", in_time());
+            FAILED
         }
         Ok(Verdict::Missing(missing)) => {
             for what in missing {
@@ -71,6 +81,11 @@ pub(super) fn run(args: DemoArgs) -> u8 {
         }
         Err(error) => fail(&error),
     }
+}
+
+/// How to see all of it.
+fn in_time() -> String {
+    format!("it takes {TAKES}: fieldmedic demo --for 20s")
 }
 
 /// What ends the demo from outside: Ctrl-C, a service manager or container that is stopped, a terminal that is closed.

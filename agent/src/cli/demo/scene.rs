@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::super::{say, send};
+use super::Leave;
 use super::stage::{self, Stage};
 use super::viewer::{Seen, Viewer};
-use super::{Leave, TOO_SHORT};
 use crate::broker::serve::Control;
 use crate::runtime::local::ask_status;
 use crate::runtime::mqtt::client::Client;
@@ -35,6 +35,8 @@ pub(super) enum Verdict {
     All,
     /// The visitor left before all of it could, and had asked for no verdict.
     LeftEarly,
+    /// There was no time for all of it, and who asked for a verdict gets it.
+    TooShort,
     /// These didn't.
     Missing(Vec<&'static str>),
 }
@@ -95,7 +97,7 @@ pub(super) async fn play(stage: Stage, duration: Option<Duration>, mut leave: Le
     let mut missing = match missing {
         Some(missing) => missing,
         None if duration.is_none() => return Ok(Verdict::LeftEarly),
-        None => vec![TOO_SHORT],
+        None => return Ok(Verdict::TooShort),
     };
     if !said_goodbye {
         missing.push("the presence message that says goodbye");
