@@ -107,7 +107,8 @@ fn export(path: &Path, out: &mut impl Write, err: &mut impl Write) -> anyhow::Re
                 if summary.damaged == 0 {
                     continue;
                 }
-                format!("{}: {} records are damaged, and left out", class.word(), summary.damaged)
+                let are = if summary.damaged == 1 { "record is" } else { "records are" };
+                format!("{}: {} {are} damaged, and left out", class.word(), summary.damaged)
             }
             Err(fault) => {
                 code = FAILED;
@@ -282,6 +283,6 @@ mod tests {
         assert_eq!((code, &telemetry["records"], &telemetry["damaged"]), (DONE, &json!(9), &json!(1)));
         let (code, lines, err) = look(export, dir.path());
         assert_eq!((code, of(&lines, "telemetry").len()), (DONE, 9));
-        assert_eq!(err, "fieldmedic: telemetry: 1 records are damaged, and left out\n");
+        assert_eq!(err, "fieldmedic: telemetry: 1 record is damaged, and left out\n");
     }
 }
