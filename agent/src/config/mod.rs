@@ -5,6 +5,7 @@
 mod doubts;
 mod effective;
 mod files;
+mod network;
 pub(crate) mod policy;
 pub(crate) mod read;
 pub(crate) mod reader;
@@ -21,6 +22,7 @@ use tree::{At, Merging, Table};
 
 pub use effective::{Change, changes};
 pub(crate) use effective::{array, quoted};
+pub use network::{Network, NoNetwork};
 pub(crate) use read::{TOPIC_PREFIX, is_topic_prefix};
 pub use reader::Problem;
 pub use types::*;

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::doubts;
+use super::network::Network;
 use super::read::{attribute, hours, interface, ms, seconds, severity, threshold};
 use super::reader::{Section, absolute_path, duration, nearest, number, parsed, text, text_of, unfit, word};
 use super::tree::{Choice, Node};
 use super::types::{Collect, Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
 use super::values::{Action, Anomaly, Budget, QuarantineLevel, Share, Unfit, UnitName, is_host_name, is_topic_word};
-use crate::act::quarantine::terms::Network;
 use crate::engine::metric::{Metric, Rollup};
 use crate::engine::observation::Severity;
 

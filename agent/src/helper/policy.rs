@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use super::protocol::Refusal;
 use crate::act::program::who_else_writes;
-use crate::act::quarantine::terms::{ADDRESSES_MAX, Network, Terms};
+use crate::act::quarantine::terms::{ADDRESSES_MAX, Terms};
 use crate::config::reader::{Section, parsed, text, text_of, unfit, word};
 use crate::config::tree::{Node, Value};
-use crate::config::{self, Action, Budget, ClockTrust, DeviceId, Problem, Rollback, Unfit, UnitName, policy, read};
+use crate::config::{
+    self, Action, Budget, ClockTrust, DeviceId, Network, Problem, Rollback, Unfit, UnitName, policy, read,
+};
 use crate::engine::io::{Act, Trigger};
 use crate::wire::Reason;
 

@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use super::terms::{Network, Terms};
-use crate::config::QuarantineLevel;
+use super::terms::Terms;
+use crate::config::{Network, QuarantineLevel};
 
 /// The table's family and name.
 pub const TABLE: &str = "inet fieldmedic_quarantine";
