@@ -75,7 +75,8 @@ pub fn default_files() -> Vec<PathBuf> {
 }
 
 /// Loads a configuration. Later files override earlier ones key by key: tables merge, rules and ladders merge by name,
-/// arrays are replaced, and what belongs to another test, or another kind of rollback, than the later file chooses goes. A path of a `*.pub` file is looked up beside the file that names it.
+/// arrays are replaced, and what belongs to another test, or another kind of rollback, than the later file chooses
+/// goes. A path of a `*.pub` file is looked up beside the file that names it.
 ///
 /// # Errors
 /// Every mistake, in the order of files and lines.

@@ -1,4 +1,5 @@
-//! What the demo needs before it begins, in a directory that is gone afterwards: a battery where the machine has none, keys, a configuration, a broker and a workload.
+//! What the demo needs before it begins, in a directory that is gone afterwards: a battery where the machine has none,
+//! keys, a configuration, a broker and a workload.
 
 #![expect(clippy::disallowed_methods, reason = "the stage is set with files, keys and tasks")]
 
