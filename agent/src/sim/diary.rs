@@ -1,8 +1,8 @@
 //! What a run has to tell: the timeline, and the figures. Written by the world as things happen; decides nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::expect::Tallies;
+use super::expect::{Ended, Tallies};
 use super::report::{Moment, Summary, Unmet, What};
 use super::scenario::Scenario;
 use crate::engine::io::ActStatus;
@@ -22,8 +22,7 @@ pub(super) struct Diary {
     tallies: Tallies,
     pub(super) summary: Summary,
     boot: u32,
-    /// Commands that have ended, by their id.
-    ended: BTreeSet<String>,
+    ended: Ended,
     /// Remedies that were begun, by their id: which action.
     remedies: BTreeMap<String, String>,
     standing: BTreeMap<String, bool>,
@@ -74,10 +73,7 @@ impl Diary {
             Body::Event(event) => self.event(at_ms, event),
             Body::Result(result) => {
                 let (id, command) = (result.command_id.as_deref(), result.command.as_deref());
-                // One that comes again is answered again, with the same result.
-                let is_new = id.is_none_or(|id| !self.ended.contains(id));
-                if result.status.is_terminal() && is_new {
-                    self.ended.extend(id.map(str::to_owned));
+                if result.status.is_terminal() && self.ended.is_new(id) {
                     let name = command.unwrap_or("?").to_owned();
                     let ended = self.summary.commands.entry(name).or_default();
                     *ended.entry(result.status.word().to_owned()).or_default() += 1;

@@ -17,6 +17,29 @@ const HEALED: &str = "HEALED";
 const EXHAUSTED: &str = "EXHAUSTED";
 pub(super) const LADDER_EXHAUSTED: &str = "ladder_exhausted";
 
+/// Commands that are known to have ended: a long run must not fill the memory. One more than that counts each time that
+/// it is answered.
+const ENDED_MAX: usize = 100_000;
+
+/// Commands that have ended, by their id.
+#[derive(Debug, Default)]
+pub(super) struct Ended(BTreeSet<String>);
+
+impl Ended {
+    /// A command has ended. Whether that is new: one that comes twice is answered twice, with one result. What has no
+    /// id is always another.
+    pub(super) fn is_new(&mut self, id: Option<&str>) -> bool {
+        let Some(id) = id else { return true };
+        if self.0.contains(id) {
+            return false;
+        }
+        if self.0.len() < ENDED_MAX {
+            self.0.insert(id.to_owned());
+        }
+        true
+    }
+}
+
 /// What has come of each expectation so far.
 #[derive(Debug, Default)]
 pub(super) struct Tallies(Vec<Tally>);
@@ -26,8 +49,7 @@ struct Tally {
     expectation: Expectation,
     /// From when on something counts; `None`: after a fault that has not come yet.
     from: Option<u64>,
-    /// Commands that were answered: one that comes twice is answered twice, with one result.
-    answered: BTreeSet<String>,
+    ended: Ended,
     times: u64,
     in_time: u64,
     first: Option<u64>,
@@ -60,7 +82,7 @@ impl Tally {
             Some(After::Time(time)) => Some(millis(*time)),
             Some(After::Fault(_)) => None,
         };
-        Self { expectation, from, answered: BTreeSet::new(), times: 0, in_time: 0, first: None }
+        Self { expectation, from, ended: Ended::default(), times: 0, in_time: 0, first: None }
     }
 
     fn saw(&mut self, at: u64, what: &What) {
@@ -71,8 +93,8 @@ impl Tally {
         if !is(&self.expectation.of, what) {
             return;
         }
-        if let What::Result { id: Some(id), .. } = what {
-            if !self.answered.insert(id.clone()) {
+        if let What::Result { id, .. } = what {
+            if !self.ended.is_new(id.as_deref()) {
                 return;
             }
         }
@@ -302,6 +324,15 @@ mod tests {
         assert_eq!(judged(ping(None), late), None, "the answer that is repeated is no other command");
         assert_eq!(judged(Subject::Healed("restart_unit".into()), bounds(Some(1.0), Some(1.0))), None);
         assert_eq!(judged(Subject::Event(LADDER_EXHAUSTED.into()), bounds(Some(1.0), Some(1.0))), None);
+    }
+
+    #[test]
+    fn a_run_of_very_many_commands_forgets_none_that_it_knows_and_remembers_no_more() {
+        let mut ended = Ended::default();
+        assert!((0..=ENDED_MAX).all(|n| ended.is_new(Some(&n.to_string()))));
+        assert!(!ended.is_new(Some("0")));
+        assert!(ended.is_new(Some(&ENDED_MAX.to_string())), "there was no room for it");
+        assert_eq!(ended.0.len(), ENDED_MAX);
     }
 
     #[test]
