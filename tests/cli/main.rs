@@ -105,6 +105,12 @@ fn status_without_a_daemon_exits_with_three() {
 
 #[test]
 fn a_default_config_that_is_broken_keeps_nobody_from_asking_and_one_that_was_named_does() {
+    for installed in ["/etc/fieldmedic/agent.toml", "/run/fieldmedic/agent.sock"] {
+        if Path::new(installed).exists() {
+            eprintln!("SKIPPED: {installed} is there, and comes before what the test has made");
+            return;
+        }
+    }
     let dir = TempDir::new().unwrap();
     std::fs::create_dir(dir.path().join("configs")).unwrap();
     std::fs::write(dir.path().join("configs/agent.toml"), "[mqtt\n").unwrap();
