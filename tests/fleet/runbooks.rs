@@ -120,7 +120,7 @@ fn free_space_does_each_step_and_tells_what_it_freed_and_which_failed() {
     {
         assert!(output.contains(said), "{said} is not in {output}");
     }
-    assert_eq!(bench.noted("journalctl"), ["--vacuum-size=32M"]);
+    assert_eq!(bench.noted("journalctl"), ["--rotate", "--vacuum-size=32M"]);
     assert_eq!(bench.noted("apt-get"), ["clean"]);
     assert_eq!(bench.noted("systemd-tmpfiles"), ["--clean"]);
 
