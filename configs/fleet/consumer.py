@@ -59,6 +59,8 @@ REFUSED_BYTES_MAX = 4_096
 RANGES_MAX = 10_000
 # What has come of age goes with what comes, so many records at most with each message.
 EXPIRED_AT_ONCE = 100
+# Devices of which this run has said that they begin their numbers anew; after so many it says so again.
+REUSING_MAX = 10_000
 # SQLite's integers have a sign.
 SEQ_MAX = 2**63 - 2
 
@@ -75,6 +77,7 @@ CREATE TABLE IF NOT EXISTS record (
 );
 CREATE INDEX IF NOT EXISTS record_of_kind ON record (kind, at);
 CREATE INDEX IF NOT EXISTS record_of_device ON record (device, at);
+CREATE INDEX IF NOT EXISTS record_of_seq ON record (device, seq);
 CREATE TABLE IF NOT EXISTS seen (
     device TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (device, first)
 ) WITHOUT ROWID;
@@ -95,6 +98,10 @@ class Refused(Exception):
     """A payload that the contract doesn't have, and why."""
 
 
+class Reused(Refused):
+    """One with a number that another boot of its device has used: that device's records are being lost here."""
+
+
 @dataclass(frozen=True)
 class Record:
     """What a gateway stored under one number."""
@@ -102,6 +109,7 @@ class Record:
     device: str
     kind: str
     seq: int
+    boot: str | None
     at: float | None
     body: str
 
@@ -134,7 +142,12 @@ def record_of(device: str, kind: str, body: dict[str, Any]) -> Record:
         text = json.dumps(body, separators=(",", ":"), allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise Refused(f"no JSON: {error}") from error
-    return Record(device, kind, seq, seconds_of(body.get("time")), text)
+    return Record(device, kind, seq, boot_of(body), seconds_of(body.get("time")), text)
+
+
+def boot_of(body: dict[str, Any]) -> str | None:
+    boot = body.get("boot")
+    return boot if isinstance(boot, str) else None
 
 
 def unpacked(payload: bytes) -> bytes:
@@ -176,12 +189,17 @@ class Store:
             self.db.execute("DELETE FROM device WHERE device = ?", (device,))
             return
         records = records_of(device, kind, payload)
+        reused = None
         with self.transaction():
             for record in records:
                 if self.is_new(device, record.seq):
                     self.add(record, now)
                     tell(record)
+                elif self.is_of_another_boot(record):
+                    reused = record.seq
             self.expire(now)
+        if reused is not None:
+            raise Reused(f"seq {reused} used before, by another boot: was the store replaced? forget {device}")
 
     def refuse(self, topic: str, payload: bytes, why: str) -> None:
         """Keeps what can't be read for whoever looks into it. It is acknowledged: else it would come for ever."""
@@ -217,6 +235,12 @@ class Store:
             self.bound_ranges(device)
         return True
 
+    def is_of_another_boot(self, record: Record) -> bool:
+        """Whether a known number isn't this record come again. No, where what had it has come of age."""
+        query = "SELECT body FROM record WHERE device = ? AND seq = ?"
+        boots = {boot_of(json.loads(body)) for (body,) in self.db.execute(query, (record.device, record.seq))} - {None}
+        return bool(boots) and record.boot not in boots
+
     def bound_ranges(self, device: str) -> None:
         """Forgets the lowest: should one of its numbers come again, it is stored twice. Joining two could lose one."""
         (ranges,) = self.db.execute("SELECT count(*) FROM seen WHERE device = ?", (device,)).fetchone()
@@ -248,6 +272,7 @@ class Collector:
 
     def __init__(self, store: Store, topic_prefix: str, tell: Callable[[Record], None]) -> None:
         self.store, self.topic_prefix, self.tell = store, topic_prefix, tell
+        self.reusing: set[str] = set()
 
     def on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any = None) -> None:
         if reason.value >= 128:
@@ -271,8 +296,18 @@ class Collector:
         try:
             self.store.take(device, kind, message.payload, self.tell)
         except Refused as refused:
-            say(f"refused: {ascii(message.topic)}: {ascii(str(refused))}")
+            if not isinstance(refused, Reused) or self.is_news(device):
+                say(f"refused: {ascii(message.topic)}: {ascii(str(refused))}")
             self.store.refuse(message.topic, message.payload, str(refused))
+
+    def is_news(self, device: str) -> bool:
+        """Of one that begins its numbers anew: every message of it will be refused, and once is enough to say so."""
+        if device in self.reusing:
+            return False
+        if len(self.reusing) >= REUSING_MAX:
+            self.reusing.clear()
+        self.reusing.add(device)
+        return True
 
 
 def collect(args: argparse.Namespace) -> int:

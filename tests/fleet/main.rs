@@ -141,6 +141,29 @@ fn numbers_in_any_order_are_stored_once_each_and_anew_for_a_device_that_is_forgo
 }
 
 #[test]
+fn a_number_that_comes_again_from_another_boot_is_kept_aside_and_told_once() {
+    let Some(site) = Site::new() else { return };
+    let consumer = site.consumer();
+    let tell = |seq: u64, boot: &str| {
+        let event = json!({"v": 1, "device": "gw-1", "boot": boot, "seq": seq, "time": null, "type": "lifecycle"});
+        site.says("gw-1", &format!("{PREFIX}/gw-1/events"), event.to_string().as_bytes());
+    };
+    for (seq, boot) in [(1, "old"), (2, "old"), (1, "old"), (1, "new"), (2, "new"), (3, "new")] {
+        tell(seq, boot);
+    }
+    has(&site, &consumer, "gw-1", 3);
+    assert_eq!(site.stored().len(), 3);
+    let refused = site.query("SELECT why FROM refused ORDER BY id");
+    let why = |seq: u64| format!("seq {seq} used before, by another boot: was the store replaced? forget gw-1");
+    assert_eq!(refused, [why(1), why(2)]);
+    let told = consumer.log.wait_since(0, "a word about it", |lines| {
+        let told = lines.iter().filter(|line| line.contains("by another boot")).count();
+        (told > 0).then_some(told)
+    });
+    assert_eq!(told, 1, "{:?}", consumer.log.so_far());
+}
+
+#[test]
 fn what_is_no_message_is_kept_aside_and_holds_up_nothing() {
     let Some(site) = Site::new() else { return };
     let consumer = site.consumer();
