@@ -186,8 +186,7 @@ class Store:
         now = time.time()
         # Nothing retained: the gateway was taken out of the fleet.
         if not payload and kind in ("presence", "attributes"):
-            self.db.execute("DELETE FROM device WHERE device = ?", (device,))
-            return
+            raise Refused(f"nothing is retained any more: if the gateway was taken out of the fleet, forget {device}")
         records = records_of(device, kind, payload)
         reused = None
         with self.transaction():
@@ -460,7 +459,7 @@ def silent(args: argparse.Namespace) -> int:
 
 
 def forget(args: argparse.Namespace) -> int:
-    """Where a gateway's store was replaced, so that its numbers begin anew."""
+    """Where a gateway's store was replaced, so that its numbers begin anew, or it was taken out of the fleet."""
     Store(args.db, float("inf")).forget(args.device)
     return 0
 
@@ -561,7 +560,7 @@ def arguments() -> argparse.Namespace:
         "--after", type=duration, default="3m", help="three times telemetry.publish_interval (default: %(default)s)"
     )
 
-    forgetting = command("forget", forget, "a gateway whose store was replaced: its numbers begin anew")
+    forgetting = command("forget", forget, "a gateway whose store was replaced, or that is no more of the fleet's")
     forgetting.add_argument("device")
     return parser.parse_args()
 
