@@ -287,6 +287,10 @@ class Collector:
             raise SystemExit(f"consumer.py: the broker refuses the subscription: {', '.join(map(str, reasons))}")
         say("subscribed")
 
+    def on_connect_fail(self, *_: Any) -> None:
+        # paho calls this while it handles the exception, and tells nobody else of it.
+        say(f"no connection, and it is tried again: {sys.exc_info()[1]}")
+
     def on_disconnect(self, *_: Any) -> None:
         say("disconnected")
 
@@ -340,12 +344,12 @@ def client_of(args: argparse.Namespace, collector: Collector) -> mqtt.Client:
         make = partial(make, mqtt.CallbackAPIVersion.VERSION2)
     client: mqtt.Client = make(client_id=args.client_id, protocol=mqtt.MQTTv5)
     client.on_connect, client.on_disconnect = collector.on_connect, collector.on_disconnect
+    client.on_connect_fail = collector.on_connect_fail
     client.on_subscribe, client.on_message = collector.on_subscribe, collector.on_message
     client.reconnect_delay_set(min_delay=RECONNECT_S, max_delay=RECONNECT_MAX_S)
     url = urlsplit(args.url)
     if args.username:
-        password = args.password_file.read_text().splitlines()[0] if args.password_file else None
-        client.username_pw_set(args.username, password)
+        client.username_pw_set(args.username, args.password)
     if url.scheme == "mqtts":
         client.tls_set(ca_certs=args.ca_file, certfile=args.cert_file, keyfile=args.key_file)
     properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -508,10 +512,24 @@ def condition(text: str) -> tuple[str, str]:
 
 
 def broker_url(text: str) -> str:
-    url = urlsplit(text)
-    if url.scheme not in ("mqtt", "mqtts") or not url.hostname:
+    try:
+        url = urlsplit(text)
+        is_one = url.scheme in ("mqtt", "mqtts") and url.hostname and url.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
         raise argparse.ArgumentTypeError(f"{text!r} is not mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
     return text
+
+
+def password_in(path: str) -> str:
+    try:
+        password = Path(path).read_text().partition("\n")[0].rstrip("\r")
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{path!r} can't be read: {error}") from error
+    if not password:
+        raise argparse.ArgumentTypeError(f"{path!r} has no password in its first line")
+    return password
 
 
 def arguments() -> argparse.Namespace:
@@ -539,7 +557,8 @@ def arguments() -> argparse.Namespace:
     taking.add_argument("--cert-file", help="our certificate")
     taking.add_argument("--key-file", help="its key")
     taking.add_argument("--username")
-    taking.add_argument("--password-file", type=Path, help="its first line is the password")
+    secret: Any = {"type": password_in, "metavar": "FILE", "dest": "password"}
+    taking.add_argument("--password-file", help="its first line is the password", **secret)
     taking.add_argument("--keep", type=duration, default="30d", help="records are kept so long (default: %(default)s)")
     taking.add_argument("--print", action="store_true", help="each new record as a line of JSON, too")
 
