@@ -6,7 +6,8 @@ when it is on disk and not before, and what comes again is known by its number (
 crash of this program or of its machine costs no record and makes none twice. The other commands only read, also while
 `collect` runs. Debian and Ubuntu have what it needs: python3-paho-mqtt and python3-zstandard.
 
-Its memory is bounded by one message. It syncs once a message, which is some hundreds a second on an SSD.
+`collect` has one message in memory; `errors` has at most twice CLUSTERS_MAX clusters, each with the devices that have
+it. `collect` syncs once a message, which is some hundreds a second on an SSD.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
+from heapq import nsmallest
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,6 +65,9 @@ RANGES_MAX = 10_000
 EXPIRED_AT_ONCE = 100
 # Devices of which this run has said that they begin their numbers anew; after so many it says so again.
 REUSING_MAX = 10_000
+# Clusters that `errors` shows, and so much of each text in them: a gateway's are no longer than half of it.
+CLUSTERS_MAX = 1_000
+TEXT_MAX = 1_024
 # SQLite's integers have a sign.
 SEQ_MAX = 2**63 - 2
 
@@ -184,7 +191,7 @@ class Store:
     def take(self, device: str, kind: str, payload: bytes, tell: Callable[[Record], None]) -> None:
         """Stores what is new in a message. `tell` gets it before it is final: after a crash again, rather than not."""
         now = time.time()
-        # Nothing retained: the gateway was taken out of the fleet.
+        # The gateway itself may send that, too: by it nobody disappears from `silent`.
         if not payload and kind in ("presence", "attributes"):
             raise Refused(f"nothing is retained any more: if the gateway was taken out of the fleet, forget {device}")
         records = records_of(device, kind, payload)
@@ -403,9 +410,9 @@ class Cluster:
     """The lines of one fingerprint, over the fleet."""
 
     fingerprint: str
-    template: object = None
-    exemplar: object = None
-    severity: object = None
+    template: str | None = None
+    exemplar: str | None = None
+    severity: str | None = None
     count: int = 0
     surges: int = 0
     first: float = float("inf")
@@ -414,28 +421,39 @@ class Cluster:
 
     def add(self, device: str, at: float, event: dict[str, Any], error: dict[str, Any]) -> None:
         count = error.get("count")
-        lines = count if type(count) is int and count > 0 else 1
+        lines = min(count, SEQ_MAX) if type(count) is int and count > 0 else 1
         self.count += lines
         self.devices[device] = self.devices.get(device, 0) + lines
         self.surges += error.get("surge") is True
         self.first = min(self.first, at)
         if at >= self.last:
             # The newest template knows best where the lines differ.
-            self.last, self.severity = at, event.get("severity")
-            self.template, self.exemplar = error.get("template"), error.get("exemplar")
+            self.last, self.severity = at, short(event.get("severity"))
+            self.template, self.exemplar = short(error.get("template")), short(error.get("exemplar"))
+
+    def rank(self) -> tuple[int, int]:
+        """Those of most devices first, and of most lines."""
+        return -len(self.devices), -self.count
 
 
 def errors(args: argparse.Namespace) -> int:
     """Errors by fingerprint, those of most devices first: one's is its own trouble, everybody's is the release's."""
-    clusters: dict[str, Cluster] = {}
-    query = "SELECT device, at, body FROM record WHERE kind = 'events' AND at >= ? ORDER BY at"
-    for device, at, body in rows(args.db, query, time.time() - args.since):
-        event = json.loads(body)
-        error = event.get("error")
-        if event.get("type") == "error" and isinstance(error, dict):
-            fingerprint = str(error.get("fingerprint"))
-            clusters.setdefault(fingerprint, Cluster(fingerprint)).add(device, at, event, error)
-    for cluster in sorted(clusters.values(), key=lambda cluster: (-len(cluster.devices), -cluster.count)):
+    query = """SELECT fingerprint_of(body) AS fingerprint, device, at, body FROM record
+        WHERE kind = 'events' AND at >= ? AND fingerprint IS NOT NULL ORDER BY fingerprint, at"""
+    most: list[Cluster] = []
+    found = 0
+    # SQLite sorts, so one cluster is complete before the next begins.
+    for fingerprint, told in groupby(rows(args.db, query, time.time() - args.since), key=itemgetter(0)):
+        cluster = Cluster(fingerprint)
+        for _, device, at, body in told:
+            event = json.loads(body)
+            cluster.add(device, at, event, event["error"])
+        most.append(cluster)
+        found += 1
+        if len(most) >= 2 * CLUSTERS_MAX:
+            most = nsmallest(CLUSTERS_MAX, most, key=Cluster.rank)
+    most = nsmallest(CLUSTERS_MAX, most, key=Cluster.rank)
+    for cluster in most:
         if args.json:
             print(json.dumps(vars(cluster) | {"first": time_of(cluster.first), "last": time_of(cluster.last)}))
             continue
@@ -443,10 +461,24 @@ def errors(args: argparse.Namespace) -> int:
         print(f"{plain(cluster.fingerprint)}  {plain(cluster.severity)}  {plain(cluster.template)}")
         print(f"    {cluster.count} lines on {len(cluster.devices)} devices{surge}, last {time_of(cluster.last)}")
         print(f"    such as: {plain(cluster.exemplar)}")
-        most = sorted(cluster.devices.items(), key=lambda item: -item[1])
-        named = ", ".join(f"{plain(device)} ({count})" for device, count in most[: args.devices])
-        print(f"    {named}" + (f" and {len(most) - args.devices} more" if len(most) > args.devices else ""))
+        having = sorted(cluster.devices.items(), key=lambda item: -item[1])
+        named = ", ".join(f"{plain(device)} ({count})" for device, count in having[: args.devices])
+        print(f"    {named}" + (f" and {len(having) - args.devices} more" if len(having) > args.devices else ""))
+    if found > len(most):
+        say(f"and {found - len(most)} more clusters, of fewer devices or lines: a shorter --since has fewer")
     return 0
+
+
+def fingerprint_of(body: str) -> str | None:
+    """Of an error's event; None for others. Without halves of surrogates: JSON may have them, SQLite takes none."""
+    event = json.loads(body)
+    error = event.get("error")
+    is_error = event.get("type") == "error" and isinstance(error, dict)
+    return str(error.get("fingerprint"))[:TEXT_MAX].encode(errors="replace").decode() if is_error else None
+
+
+def short(text: object) -> str | None:
+    return text[:TEXT_MAX] if isinstance(text, str) else None
 
 
 def silent(args: argparse.Namespace) -> int:
@@ -472,6 +504,7 @@ def rows(path: Path, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
     """Of a query that changes nothing."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
+            db.create_function("fingerprint_of", 1, fingerprint_of, deterministic=True)
             yield from db.execute(query, values)
     except sqlite3.OperationalError as error:
         raise SystemExit(f"consumer.py: {path}: {error}; `consumer.py collect` makes it") from error
