@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 EXAMPLES = """examples:
   sign.py ops-1.key --aud gw-0001 ping
@@ -43,6 +46,14 @@ def claims_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.nonce:
         claims["nonce"] = args.nonce
     return claims
+
+
+def key_in(path: Path) -> Ed25519PrivateKey:
+    """Read here: of a public key, or one with a passphrase, PyJWT doesn't say what it is."""
+    key = load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError(f"it is an {type(key).__name__}")
+    return key
 
 
 def topic_of(prefix: str, audience: str) -> str:
@@ -85,9 +96,9 @@ def main() -> int:
     claims = claims_of(args)
     kid = args.kid or args.key.stem
     try:
-        token = jwt.encode(claims, args.key.read_bytes(), algorithm="EdDSA", headers={"kid": kid})
-    except (OSError, ValueError, jwt.InvalidKeyError) as error:
-        print(f"sign.py: {args.key} is no Ed25519 key in PEM that can be read: {error}", file=sys.stderr)
+        token = jwt.encode(claims, key_in(args.key), algorithm="EdDSA", headers={"kid": kid})
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        print(f"sign.py: {args.key} is no private Ed25519 key in PEM without a passphrase: {error}", file=sys.stderr)
         return 2
     if len(token) > TOKEN_MAX:
         print(f"sign.py: the token has {len(token)} B; gateways take at most {TOKEN_MAX} B", file=sys.stderr)
