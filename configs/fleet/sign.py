@@ -70,6 +70,11 @@ def argument(text: str) -> tuple[str, Any]:
         read = value if key in TEXT_ARGS else json.loads(value)
     except ValueError:
         read = value
+    try:
+        # Python reads NaN, Infinity and 1e999, and would write what no gateway reads.
+        json.dumps(read, allow_nan=False)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"found {text!r}: JSON has finite numbers only") from error
     return key, value if read is None or (key == "args" and not isinstance(read, list)) else read
 
 
@@ -88,7 +93,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=int, metavar="SECONDS", help="how long it may take on the gateway")
     parser.add_argument("--nonce", help="of the retained presence: needed where the gateway's clock isn't trusted")
     parser.add_argument("--topic-prefix", default="fieldmedic", help="of the fleet (default: %(default)s)")
-    return parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args()
+    keys = [key for key, _ in args.args]
+    for key in keys:
+        # Which of the two was meant can't be told.
+        if keys.count(key) > 1:
+            parser.error(f"the argument {key!r} stands twice: give it once")
+    return args
 
 
 def main() -> int:

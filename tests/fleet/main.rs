@@ -280,6 +280,17 @@ fn a_command_that_sign_py_signed_succeeds_on_a_device_and_in_a_group() {
 }
 
 #[test]
+fn what_sign_py_would_sign_otherwise_than_it_was_meant_is_refused() {
+    let Some(site) = Site::new() else { return };
+    for words in [["unit=a.service", "unit=b.service"], ["delay=NaN", "by=1"], ["delay=1e999", "by=1"]] {
+        let mut sign = Command::new(site::shipped("fleet/sign.py"));
+        sign.arg(site.operator.private_key()).args(["--aud", "gw-1", "ping"]).args(words);
+        let output = sign.output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
 fn who_forges_anothers_message_or_name_is_heard_by_nobody() {
     const OWN: [&str; 3] = ["gw-a/telemetry", "gw-a/events", "gw-a/results"];
     const RETAINED: [&str; 2] = ["gw-a/presence", "gw-a/attributes"];
