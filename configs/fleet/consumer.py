@@ -522,7 +522,8 @@ def time_of(seconds: float) -> str:
 
 
 def plain(text: object) -> str:
-    """What applications and modems say comes to the fleet as it was said: nothing of it may act on a terminal."""
+    """Texts come without control characters in events and results, else as they were said, and whoever is a gateway at
+    the broker may send others: nothing of it may act on a terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
 
 
