@@ -193,6 +193,37 @@ fn what_is_no_message_is_kept_aside_and_holds_up_nothing() {
 }
 
 #[test]
+fn errors_that_are_made_up_end_no_question_about_errors() {
+    let Some(site) = Site::new() else { return };
+    let consumer = site.consumer();
+    let count = "9".repeat(400);
+    for (seq, fingerprint) in [(1, r#""\ud800""#), (2, "[7]"), (3, r#""a""#)] {
+        let error = format!(r#"{{"fingerprint":{fingerprint},"template":{{}},"count":{count}}}"#);
+        let event = format!(r#"{{"v":1,"device":"gw-1","seq":{seq},"time":null,"type":"error","error":{error}}}"#);
+        site.says("gw-1", &format!("{PREFIX}/gw-1/events"), event.as_bytes());
+    }
+    has(&site, &consumer, "gw-1", 3);
+    let (clusters, code) = site.ask(&["errors"]);
+    assert_eq!((clusters.len(), code), (3, Some(0)), "{clusters:?}");
+}
+
+#[test]
+fn options_with_which_nothing_can_be_collected_are_refused() {
+    let Some(site) = Site::new() else { return };
+    std::fs::write(site.file("empty"), "").unwrap();
+    let url = "mqtt://127.0.0.1:1";
+    for (url, password) in
+        [("mqtt://127.0.0.1:99999", "reader.password"), ("mqtt://[h", "reader.password"), (url, "empty"), (url, "none")]
+    {
+        let mut collect = Command::new(site::shipped("fleet/consumer.py"));
+        collect.arg("collect").arg("--db").arg(site.db()).args(["--url", url, "--username", "reader"]);
+        let output = collect.arg("--password-file").arg(site.file(password)).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{url} {password}: {said}");
+    }
+}
+
+#[test]
 fn the_fleet_is_cut_by_attributes_errors_are_grouped_and_who_is_lost_is_told() {
     let Some(site) = Site::new() else { return };
     let watcher = site.watch();
