@@ -149,8 +149,8 @@ pub(crate) const fn reserve_bytes(max_bytes: u64) -> u64 {
 }
 
 impl State {
-    /// Opens the state below `root` and reads all of it. A damaged one is set aside as `state.damaged` (replacing an
-    /// earlier one), and begun anew with what of it could be read, which is told.
+    /// Opens the state below `root` and reads all of it. A damaged one is set aside as `state.damaged` (within the
+    /// bound of all that is), and begun anew with what of it could be read, which is told.
     pub(super) fn open(root: &Path, max_bytes: u64, opening: &mut Opening) -> Result<(Self, Entries), StoreFault> {
         let path = root.join(GENERATION_FILE);
         let generation =
@@ -375,10 +375,11 @@ impl State {
         if held > wanted {
             // A failure costs room, and the next put tries again.
             let _ = OpenOptions::new().write(true).open(&reserve).and_then(|file| file.set_len(wanted));
-        } else if held < wanted && self.free_bytes() >= self.reserve_bytes * RESERVE_FREE_FACTOR {
-            if write_reserve(&reserve, wanted).is_err() {
-                let _ = disk::remove_all(&reserve);
-            }
+            return;
+        }
+        let has_room = || self.free_bytes() >= self.reserve_bytes * RESERVE_FREE_FACTOR;
+        if held < wanted && has_room() && write_reserve(&reserve, wanted).is_err() {
+            let _ = disk::remove_all(&reserve);
         }
     }
 
