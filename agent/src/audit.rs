@@ -1,6 +1,6 @@
-//! The gateway and its agent as an auditor sees them: what lies open, runs out, or was forgotten. Each finding says what is
-//! wrong and what to do about it. Reads only what the agent's own user may read, and changes nothing; whom it is told, and how
-//! often, is the engine's business.
+//! The gateway and its agent as an auditor sees them: what lies open, runs out, or was forgotten. Each finding says
+//! what is wrong and what to do about it. Reads only what the agent's own user may read, and changes nothing; whom it
+//! is told, and how often, is the engine's business.
 
 mod agent;
 mod files;
@@ -30,8 +30,8 @@ pub struct Audit {
 /// What is known of the agent that runs, by itself.
 #[derive(Debug, Clone)]
 struct Running {
-    /// When each of its files had been written as it read them. Not when it read them: a gateway without a battery for its
-    /// clock boots years before its files were written.
+    /// When each of its files had been written as it read them. Not when it read them: a gateway without a battery for
+    /// its clock boots years before its files were written.
     written: Vec<Option<SystemTime>>,
     /// systemd waits for its sign of life.
     is_watched: bool,
@@ -58,8 +58,8 @@ impl Audit {
         Self { running: Some(running), ..self }
     }
 
-    /// All findings. `failed` are the units that have failed, each with what it is for; an error where nobody could say.
-    /// Blocks as long as the kernel does.
+    /// All findings. `failed` are the units that have failed, each with what it is for; an error where nobody could
+    /// say. Blocks as long as the kernel does.
     #[must_use]
     pub fn look(&self, clock: ClockReading, failed: &Result<Vec<String>, String>) -> Audited {
         let seen = Collectors::new(&self.config.collect).with_sockets().without_own().observe(clock);

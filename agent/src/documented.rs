@@ -1,6 +1,6 @@
-//! Holds docs/ against the code: a word that goes over the wire and that the contract doesn't name is one that nobody can
-//! rely on. What is an enum is asked for its words; of what is a literal in the sources every word is looked at that has two
-//! parts, or stands where an event's name, a reason or a status does.
+//! Holds docs/ against the code: a word that goes over the wire and that the contract doesn't name is one that nobody
+//! can rely on. What is an enum is asked for its words; of what is a literal in the sources every word is looked at
+//! that has two parts, or stands where an event's name, a reason or a status does.
 #![expect(clippy::disallowed_methods, reason = "a test reads the sources and the documents")]
 
 use std::collections::BTreeSet;
@@ -23,8 +23,8 @@ use crate::wire::Reason;
 /// What says words to others: events, results, outcomes, findings.
 const SPEAKING: [&str; 6] = ["engine", "act", "helper", "wire", "audit", "runtime/dispatch"];
 
-/// Words that stay inside: keys of files that are documented elsewhere, what is said to the kernel and to other programs, and
-/// what the agent and its helper say to each other.
+/// Words that stay inside: keys of files that are documented elsewhere, what is said to the kernel and to other
+/// programs, and what the agent and its helper say to each other.
 const INSIDE: [&str; 22] = [
     "access_key",
     "agent_uid",
@@ -77,8 +77,8 @@ fn sources() -> Vec<String> {
     sources
 }
 
-/// The plain words between quotes, each with what stands before it on its line. What has a space, an escape or a brace in
-/// it is a sentence.
+/// The plain words between quotes, each with what stands before it on its line. What has a space, an escape or a brace
+/// in it is a sentence.
 fn literals(source: &str) -> Vec<(String, String)> {
     let lines = source.lines().filter(|line| !line.trim_start().starts_with("//"));
     let words = |line: &str| {
@@ -101,8 +101,8 @@ fn is_capital(word: &str) -> bool {
     word.len() > 4 && word.chars().all(|c| c.is_ascii_uppercase() || c == '_')
 }
 
-/// Whether what stands before a word makes it an event's name, a reason of an outcome, a check of the audit, or a reason why
-/// a record was dropped.
+/// Whether what stands before a word makes it an event's name, a reason of an outcome, a check of the audit, or a
+/// reason why a record was dropped.
 fn is_said_after(before: &str) -> bool {
     const CALLS: [&str; 6] = [
         "ActOutcome::failed(",

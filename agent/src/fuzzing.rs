@@ -1,6 +1,6 @@
-//! What the fuzz targets call (`fuzz/`), and a test that calls it for some thousand seeded inputs wherever the tests run:
-//! bytes from outside go through the agent's own parsers, and on into the engine as on a gateway. Each function panics if
-//! a promise is broken. No part of the agent.
+//! What the fuzz targets call (`fuzz/`), and a test that calls it for some thousand seeded inputs wherever the tests
+//! run: bytes from outside go through the agent's own parsers, and on into the engine as on a gateway. Each function
+//! panics if a promise is broken. No part of the agent.
 #![expect(clippy::disallowed_methods, reason = "the files of a made gateway are written here")]
 
 use std::fs;

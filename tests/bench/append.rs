@@ -1,5 +1,5 @@
-//! How fast records become durable, through the engine's own way of storing them (encoded, framed, checked, committed by
-//! the store's thread in batches); beside it a bare log in this file: the same bytes in frames with a CRC32C, and
+//! How fast records become durable, through the engine's own way of storing them (encoded, framed, checked, committed
+//! by the store's thread in batches); beside it a bare log in this file: the same bytes in frames with a CRC32C, and
 //! fdatasync. Both on the same disk, in turns.
 
 use std::fs::{File, OpenOptions};

@@ -66,8 +66,8 @@ struct Drained {
     peak_bytes: u64,
 }
 
-/// Starts an agent on a filled store and times it from its connection on: what it costs to open the store is not what it
-/// costs to drain it.
+/// Starts an agent on a filled store and times it from its connection on: what it costs to open the store is not what
+/// it costs to drain it.
 fn drain(records: u64, encoding: &str) -> Drained {
     let broker = Broker::start();
     let gateway = Gateway::new("gw-bench", &broker.url()).with(&format!(

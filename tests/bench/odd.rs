@@ -1,7 +1,7 @@
-//! How soon detectors of anomalies find what is odd, and how often they find what isn't: on made months with a day, a week
-//! and noise in them, in which anomalies with a label stand. Beside each the limit that somebody would have set who had
-//! seen the first week: a tenth of its range above or below it. A month has thirty days; what the first three weeks say is not
-//! counted, because a detector learns in them.
+//! How soon detectors of anomalies find what is odd, and how often they find what isn't: on made months with a day, a
+//! week and noise in them, in which anomalies with a label stand. Beside each the limit that somebody would have set
+//! who had seen the first week: a tenth of its range above or below it. A month has thirty days; what the first three
+//! weeks say is not counted, because a detector learns in them.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! What the flash is written with, by the kernel's own books (`write_bytes` of /proc/PID/io), beside the bytes of the data.
-//! The agent runs with rates sixty times those of the defaults, and everything else in proportion: a sample is committed
-//! alone, as it is when one is made a minute.
+//! What the flash is written with, by the kernel's own books (`write_bytes` of /proc/PID/io), beside the bytes of the
+//! data. The agent runs with rates sixty times those of the defaults, and everything else in proportion: a sample is
+//! committed alone, as it is when one is made a minute.
 
 use std::process::Stdio;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Other brokers, and brokers that forget: whatever the broker keeps over a restart, the agent loses nothing that it had
-//! stored, and is commanded again as soon as it is back.
+//! Other brokers, and brokers that forget: whatever the broker keeps over a restart, the agent loses nothing that it
+//! had stored, and is commanded again as soon as it is back.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,8 +27,8 @@ use common::{Agent, Broker, Gateway, Message, Software, World, tool};
 const BACKLOG: u64 = 50;
 /// Samples of an earlier boot, whose drain takes seconds.
 const OLD_SAMPLES: u64 = 6_000;
-/// After how many of them the broker goes: some acknowledgements have arrived by then whatever the broker delays them for,
-/// since no more than a window's worth of samples is ever under way.
+/// After how many of them the broker goes: some acknowledgements have arrived by then whatever the broker delays them
+/// for, since no more than a window's worth of samples is ever under way.
 const OLD_SAMPLES_FIRST: usize = 1_500;
 /// How long a backlog may take to arrive.
 const DRAIN_BOUND: Duration = Duration::from_secs(60);
@@ -157,7 +157,8 @@ fn a_session_that_the_broker_dropped_while_it_ran_is_made_anew() {
     let _agent = obedient(&world, &gateway);
 
     connected(&world, 0);
-    // A clean session under its id: the broker closes the agent's connection and forgets its session, subscription and all.
+    // A clean session under its id: the broker closes the agent's connection and forgets its session, subscription and
+    // all.
     let mark = world.fleet.mark();
     let port = world.broker.fleet_port().to_string();
     let mut usurper = tool("mosquitto_pub");

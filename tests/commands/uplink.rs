@@ -1,5 +1,5 @@
-//! An uplink that an agent restarts without root's helper, in a network namespace of its own: nobody may be in reach but by
-//! it, so it comes up again whatever becomes of the agent.
+//! An uplink that an agent restarts without root's helper, in a network namespace of its own: nobody may be in reach
+//! but by it, so it comes up again whatever becomes of the agent.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

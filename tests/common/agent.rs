@@ -18,7 +18,8 @@ use super::operator::Operator;
 use super::process::{Process, Stream};
 use super::tree::Tree;
 
-/// The program under test: the one that was built with this test, unless FIELDMEDIC_PROGRAM names another (`tests/arm`).
+/// The program under test: the one that was built with this test, unless FIELDMEDIC_PROGRAM names another
+/// (`tests/arm`).
 pub fn program() -> OsString {
     std::env::var_os("FIELDMEDIC_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_fieldmedic").into())
 }

@@ -1,6 +1,6 @@
 //! A real broker on ports of its own, with a listener for gateways, whose access the test chooses, and an open one for
-//! the fleet. Unless a test wants another it is a mosquitto that keeps its sessions and queues over a restart, so that what
-//! it took over is its own to deliver.
+//! the fleet. Unless a test wants another it is a mosquitto that keeps its sessions and queues over a restart, so that
+//! what it took over is its own to deliver.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -170,8 +170,8 @@ pub fn accepted_in(log: &[String], client: &str) -> usize {
     log.iter().filter(|line| line.contains("New client connected") && line.contains(&needle)).count()
 }
 
-/// Below the range from which the kernel takes ports for outgoing connections: a client that keeps trying a port of that
-/// range, while nobody listens, ends up connected to itself.
+/// Below the range from which the kernel takes ports for outgoing connections: a client that keeps trying a port of
+/// that range, while nobody listens, ends up connected to itself.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const PORTS: u16 = 10_000;

@@ -1,5 +1,5 @@
-//! The fleet's side: a stock `mosquitto_sub` with a session of its own, whose messages are kept in the order in which they
-//! came. It loses nothing while the broker is away.
+//! The fleet's side: a stock `mosquitto_sub` with a session of its own, whose messages are kept in the order in which
+//! they came. It loses nothing while the broker is away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,5 +1,5 @@
-//! TLS in front of a real broker's plain listener: terminates connections under settings that mosquitto doesn't offer, and
-//! says how each handshake went. It looks at no MQTT.
+//! TLS in front of a real broker's plain listener: terminates connections under settings that mosquitto doesn't offer,
+//! and says how each handshake went. It looks at no MQTT.
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;

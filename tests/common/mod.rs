@@ -1,6 +1,6 @@
-//! What all end-to-end tests share: a real broker, a made gateway, the built agent, an operator with a key, and the fleet
-//! that watches. Everything is on 127.0.0.1 and in directories of its own. Nothing here judges the agent, and nothing
-//! sleeps: each wait is for a condition, with a bound, and says what it saw when the bound is reached.
+//! What all end-to-end tests share: a real broker, a made gateway, the built agent, an operator with a key, and the
+//! fleet that watches. Everything is on 127.0.0.1 and in directories of its own. Nothing here judges the agent, and
+//! nothing sleeps: each wait is for a condition, with a bound, and says what it saw when the bound is reached.
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(clippy::disallowed_types, reason = "the bans keep the agent pure; tests are outside of it")]
 

@@ -1,4 +1,5 @@
-//! A made gateway: the files of /sys, /proc and /dev that the collectors read, with known values, below a root of its own.
+//! A made gateway: the files of /sys, /proc and /dev that the collectors read, with known values, below a root of its
+//! own.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;

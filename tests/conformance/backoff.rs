@@ -1,4 +1,5 @@
-//! Tries to connect come with full jitter and exponential growth, whatever is wrong, and the agent is back when it isn't.
+//! Tries to connect come with full jitter and exponential growth, whatever is wrong, and the agent is back when it
+//! isn't.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! The broker's side of one connection at a time, packet by packet: a test says what is answered and what is withheld. All
-//! that goes over the wire is written down, and shown by the case that fails.
+//! The broker's side of one connection at a time, packet by packet: a test says what is answered and what is withheld.
+//! All that goes over the wire is written down, and shown by the case that fails.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};

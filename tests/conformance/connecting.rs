@@ -8,8 +8,8 @@ use super::broker::{Case, Heard};
 use super::common::{Gateway, PREFIX, SOON};
 use super::packet::{self, Packet, V5, V311};
 
-/// Server Keep Alive, in seconds: less than what may be configured, so that a case is short, and more than a busy machine
-/// dawdles.
+/// Server Keep Alive, in seconds: less than what may be configured, so that a case is short, and more than a busy
+/// machine dawdles.
 const KEEP_ALIVE_S: u16 = 4;
 /// Reports so far apart that nothing but pings is left to send.
 const QUIET: &str = "[telemetry]\nreport_interval = \"1h\"\npublish_interval = \"1h\"";
@@ -120,7 +120,8 @@ fn what_is_no_mqtt_ends_the_connection_and_not_the_agent() {
     let case = Case::new("MQTT protocol errors of the server");
     let broker = case.broker();
     let _agent = Gateway::new("gw-nonsense", &broker.url()).start();
-    // A length without an end; CONNECT, which no client gets; SUBACK without a body; a topic that is longer than its packet.
+    // A length without an end; CONNECT, which no client gets; SUBACK without a body; a topic that is longer than its
+    // packet.
     let nonsense: [&[u8]; 4] =
         [&[0x30, 0xff, 0xff, 0xff, 0xff, 0xff], &[0x10, 0], &[0x90, 0], &[0x32, 4, 0xff, 0xff, b'a', b'b']];
     for bytes in nonsense {
@@ -175,8 +176,8 @@ fn an_outage_of_two_hours_loses_nothing_and_makes_no_storm() {
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::write(dir.path().join("agent.toml"), "[mqtt]\nurl = \"mqtt://broker\"\n").unwrap();
     let scenario = dir.path().join("away.toml");
-    // Each record comes and none is dropped: that is the simulator's own promise. Half of five minutes on average is some
-    // 50 tries; one a minute would be the storm of a fleet.
+    // Each record comes and none is dropped: that is the simulator's own promise. Half of five minutes on average is
+    // some 50 tries; one a minute would be the storm of a fleet.
     std::fs::write(
         &scenario,
         r#"

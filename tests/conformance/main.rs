@@ -1,6 +1,7 @@
-//! The agent against the MQTT standards, packet by packet, in cases like those of AWS IoT Device Advisor: the test is the
-//! broker, does what brokers and networks do, and looks at what comes over the wire. Each case prints PASS or FAIL with
-//! its name. No byte that is not MQTT may ever come: each is read by the standard's letter. Cases of TLS stand elsewhere.
+//! The agent against the MQTT standards, packet by packet, in cases like those of AWS IoT Device Advisor: the test is
+//! the broker, does what brokers and networks do, and looks at what comes over the wire. Each case prints PASS or FAIL
+//! with its name. No byte that is not MQTT may ever come: each is read by the standard's letter. Cases of TLS stand
+//! elsewhere.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,6 +1,7 @@
-//! MQTT 3.1.1 and 5 as the standards write it, from the broker's side: a strict reader of what a client may send, and the
-//! few packets that a broker sends. Nothing of it is the agent's own codec or the library below it, so that an error which
-//! both directions of those share is still found. The reader takes nothing that a broker may close a connection for.
+//! MQTT 3.1.1 and 5 as the standards write it, from the broker's side: a strict reader of what a client may send, and
+//! the few packets that a broker sends. Nothing of it is the agent's own codec or the library below it, so that an
+//! error which both directions of those share is still found. The reader takes nothing that a broker may close a
+//! connection for.
 
 use std::collections::BTreeMap;
 

@@ -7,7 +7,8 @@ use super::broker::{Case, Heard};
 use super::common::{Gateway, PREFIX};
 use super::packet::{self, Packet, Publish};
 
-/// A publish is given up on after 30 s without a PUBACK, and the slowest link that is waited for may write as long again.
+/// A publish is given up on after 30 s without a PUBACK, and the slowest link that is waited for may write as long
+/// again.
 const UNACKED_BOUND: Duration = Duration::from_secs(120);
 /// How long is looked for what must not come.
 const WATCHED: Duration = Duration::from_secs(4);

@@ -1,6 +1,6 @@
 //! Ten thousand stored samples on their way through a link that breaks again and again, to a real broker: none is
-//! missing, and what comes again is no more than what was under way when the link broke. Commands go the other way: each
-//! takes effect once, and is answered.
+//! missing, and what comes again is no more than what was under way when the link broke. Commands go the other way:
+//! each takes effect once, and is answered.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use crate::common::Chance;
 use crate::common::broker::free_port;
 
-/// How a connection fares. Each but `Refuse` and `HalfOpen` is closed on both sides when its bytes are used up, wherever in
-/// a packet that is.
+/// How a connection fares. Each but `Refuse` and `HalfOpen` is closed on both sides when its bytes are used up,
+/// wherever in a packet that is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// Closed in the middle of what the gateway says.

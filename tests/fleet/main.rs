@@ -1,5 +1,5 @@
-//! What is shipped for the fleet's side, as it is shipped: the broker's configuration and ACLs, the consumer and the signer,
-//! with the real agent; and the runbooks, run by it with programs in the place of those that they would call.
+//! What is shipped for the fleet's side, as it is shipped: the broker's configuration and ACLs, the consumer and the
+//! signer, with the real agent; and the runbooks, run by it with programs in the place of those that they would call.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,6 @@
 //! A site as configs/fleet has it: mosquitto with that configuration and those ACLs, of which only ports and paths are
-//! changed and a door for a watcher is added, gateways with certificates, and the consumer and the signer that are shipped.
+//! changed and a door for a watcher is added, gateways with certificates, and the consumer and the signer that are
+//! shipped.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -175,8 +176,8 @@ impl Site {
         self.says(device, &format!("{PREFIX}/{device}/events"), event.to_string().as_bytes());
     }
 
-    /// A watcher that is none of what is tested, by a door of its own: with TLS a stock mosquitto_sub may give up for good
-    /// where the broker goes away.
+    /// A watcher that is none of what is tested, by a door of its own: with TLS a stock mosquitto_sub may give up for
+    /// good where the broker goes away.
     pub fn watch(&self) -> Fleet {
         Fleet::subscribe(&["-h", "127.0.0.1", "-p", &self.watchers, "-i", "watcher"])
     }

@@ -1,5 +1,6 @@
-//! A compromised agent against the real root helper, which the test starts as systemd does: with a socket in hand. Whatever
-//! such an agent sends is refused, with the reason in the answer and in the helper's log, and what root allows is done.
+//! A compromised agent against the real root helper, which the test starts as systemd does: with a socket in hand.
+//! Whatever such an agent sends is refused, with the reason in the answer and in the helper's log, and what root allows
+//! is done.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,5 @@
-//! A system bus of the test's own with systemd's interface (org.freedesktop.systemd1(5)) on it, as far as restarting a unit
-//! and the machine takes it, and RAUC's, as far as going back does.
+//! A system bus of the test's own with systemd's interface (org.freedesktop.systemd1(5)) on it, as far as restarting a
+//! unit and the machine takes it, and RAUC's, as far as going back does.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

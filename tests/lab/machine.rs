@@ -1,5 +1,5 @@
-//! A machine with a real systemd: Debian's, booted by systemd-nspawn in a network namespace of the test's own, in about a
-//! second. A reboot is a boot with another boot id; a crash is PID 1 killed. What it can't show is what a container's
+//! A machine with a real systemd: Debian's, booted by systemd-nspawn in a network namespace of the test's own, in about
+//! a second. A reboot is a boot with another boot id; a crash is PID 1 killed. What it can't show is what a container's
 //! kernel doesn't do: enforce memory limits, lose the page cache.
 
 use std::fs::{self, File, OpenOptions};
@@ -114,8 +114,9 @@ struct Shared {
 }
 
 impl Machine {
-    /// Makes the disk that all machines begin with. Before this thread enters a [`Network`]: what is on it is downloaded, and
-    /// from in there nothing can be. `None`, loudly, where there can be no machine: this isn't root's, or tools are missing.
+    /// Makes the disk that all machines begin with. Before this thread enters a [`Network`]: what is on it is
+    /// downloaded, and from in there nothing can be. `None`, loudly, where there can be no machine: this isn't root's,
+    /// or tools are missing.
     pub(crate) fn prepare() -> Option<()> {
         let missing = ["systemd-nspawn", "mmdebstrap", "ip", "tar"].into_iter().find(|tool| !is_there(tool));
         if let Some(reason) = missing.or((!rustix::process::geteuid().is_root()).then_some("root")) {
@@ -129,8 +130,8 @@ impl Machine {
         Some(())
     }
 
-    /// A machine that is not booted yet; its disk is there to be written to. `None`, loudly, where a machine with nothing of
-    /// ours in it doesn't boot either.
+    /// A machine that is not booted yet; its disk is there to be written to. `None`, loudly, where a machine with
+    /// nothing of ours in it doesn't boot either.
     pub(crate) fn new() -> Option<Self> {
         static TRIED: OnceLock<Result<(), String>> = OnceLock::new();
         let tried = TRIED.get_or_init(|| {

@@ -1,5 +1,5 @@
-//! A gateway as it is shipped: the units of systemd/, the daemon without rights, root's helper behind its socket, and the
-//! quarantine's boot unit, on a real systemd that is rebooted, crashed and cut off.
+//! A gateway as it is shipped: the units of systemd/, the daemon without rights, root's helper behind its socket, and
+//! the quarantine's boot unit, on a real systemd that is rebooted, crashed and cut off.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -41,8 +41,8 @@ struct Site {
 }
 
 impl Site {
-    /// Booted and online, with this configuration and this policy over what all tests have. `None` where there can be no
-    /// machine.
+    /// Booted and online, with this configuration and this policy over what all tests have. `None` where there can be
+    /// no machine.
     fn new(config: &str, policy: &str) -> Option<Self> {
         Self::with(config, policy, |_| ())
     }
@@ -780,7 +780,8 @@ fn an_uplink_that_is_down_comes_up_again_whatever_becomes_of_who_wanted_it() {
     let Some(site) = Site::new("", "") else { return };
     let machine = &site.machine;
     let is_down = || !machine.say(&["ip", "link", "show", "host0"]).contains(",UP");
-    // A wish to cancel comes by way of the link itself: it has to be there before that goes down, and after it was begun.
+    // A wish to cancel comes by way of the link itself: it has to be there before that goes down, and after it was
+    // begun.
     machine.say(&["rm", "/usr/sbin/ip"]);
     let script = "#!/bin/sh\ncase \"$*\" in *' down') if mv /var/slow /var/begun; then sleep 5; fi ;; esac\nexec /bin/ip \"$@\"\n";
     machine.write("/usr/sbin/ip", script);

@@ -1,5 +1,5 @@
-//! The Debian package on a booted Debian: installed, configured, upgraded with a store that is full of records, removed,
-//! installed again and purged, beside a real broker that it reaches with a key that its user can't read.
+//! The Debian package on a booted Debian: installed, configured, upgraded with a store that is full of records,
+//! removed, installed again and purged, beside a real broker that it reaches with a key that its user can't read.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

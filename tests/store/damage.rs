@@ -1,5 +1,5 @@
-//! Damage of every kind to every file of the store. The store is damaged as root where the test runs as root, and opened by
-//! an ordinary user, as on a gateway.
+//! Damage of every kind to every file of the store. The store is damaged as root where the test runs as root, and
+//! opened by an ordinary user, as on a gateway.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -271,8 +271,8 @@ fn open(dir: &Path) -> (Store, Recovered) {
     Store::open(&settings(dir)).unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)))
 }
 
-/// Opens a damaged store, uses it and opens it again; gives how many records are missing, how many of them were told of, and
-/// whether the state was lost.
+/// Opens a damaged store, uses it and opens it again; gives how many records are missing, how many of them were told
+/// of, and whether the state was lost.
 fn check(dir: &Path) -> String {
     let (mut store, first) = open(dir);
     let missing = check_records(&mut store, &first);

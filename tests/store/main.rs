@@ -1,6 +1,6 @@
-//! The store under every fault: kills at any instant, power cuts at every write, damage of every kind, a million records.
-//! Each test does a number of cases that takes about a minute at most; the variables named in it ask for more, and
-//! `tests/nightly` does.
+//! The store under every fault: kills at any instant, power cuts at every write, damage of every kind, a million
+//! records. Each test does a number of cases that takes about a minute at most; the variables named in it ask for more,
+//! and `tests/nightly` does.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

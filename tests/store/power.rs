@@ -1,9 +1,9 @@
-//! Power cuts: the store's real writes, recorded by strace, are replayed up to every point of them onto a disk that keeps
-//! only what was synced, or all, or a random part of the rest torn into sectors. What is left is then opened.
+//! Power cuts: the store's real writes, recorded by strace, are replayed up to every point of them onto a disk that
+//! keeps only what was synced, or all, or a random part of the rest torn into sectors. What is left is then opened.
 //!
 //! The disk promises what POSIX does and no more: a file's bytes are safe after fsync or fdatasync of it, a name after
-//! fsync of its directory. sync_file_range(2), which sled uses, promises nothing. Names of one directory are lost from the
-//! last one back, as a journaling file system loses them.
+//! fsync of its directory. sync_file_range(2), which sled uses, promises nothing. Names of one directory are lost from
+//! the last one back, as a journaling file system loses them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -56,8 +56,8 @@ fn a_power_cut_at_any_write_loses_nothing_that_was_confirmed() {
     });
 }
 
-/// The child: a store from its making to its end, opened a second time on the way; the state is then so large for what is
-/// in it that it is written anew.
+/// The child: a store from its making to its end, opened a second time on the way; the state is then so large for what
+/// is in it that it is written anew.
 fn work(dir: &Path) {
     for seed in 0..2 {
         let (store, recovered) = Store::open(&settings(dir)).expect("open");
@@ -448,7 +448,8 @@ impl<'a> Replay<'a> {
 /// What a worker appends before it commits.
 const UNCONFIRMED_MAX: u64 = 12;
 
-/// When a commit is confirmed no segment has a byte that isn't synced, nor a name; nor has the state's file after a put.
+/// When a commit is confirmed no segment has a byte that isn't synced, nor a name; nor has the state's file after a
+/// put.
 fn commits_come_after_their_syncs(acts: &[Act]) {
     let mut replay = Replay::new(Path::new("/"));
     let mut commits = 0;

@@ -1,6 +1,6 @@
-//! TLS between the real agent and a real mosquitto: every kind of key, files that are replaced while it runs, what Device
-//! Advisor asks of a device (each case prints `PASS` and its name), and a log line for each fault that says what to do.
-//! Where mosquitto can't do it, a TLS front of our own stands before its plain listener.
+//! TLS between the real agent and a real mosquitto: every kind of key, files that are replaced while it runs, what
+//! Device Advisor asks of a device (each case prints `PASS` and its name), and a log line for each fault that says what
+//! to do. Where mosquitto can't do it, a TLS front of our own stands before its plain listener.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,6 +1,6 @@
-//! Has root's helper act: one connection an act. It hands over what was ordered and by whose word, and hands back how it
-//! ended; it decides nothing. An act whose helper goes away in the middle is interrupted (`helper_lost`): it may have
-//! been done, so it is not asked for again.
+//! Has root's helper act: one connection an act. It hands over what was ordered and by whose word, and hands back how
+//! it ended; it decides nothing. An act whose helper goes away in the middle is interrupted (`helper_lost`): it may
+//! have been done, so it is not asked for again.
 
 #![expect(clippy::disallowed_methods, reason = "an act has a deadline of its own, and a busy helper is asked again")]
 

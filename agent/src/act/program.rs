@@ -1,7 +1,7 @@
-//! Runs a program that is nobody else's to write, to its end: a clean environment, no shell, a deadline and a bounded memory
-//! of what it says. What it leaves behind is killed with it, also when the agent stops meanwhile: its process group, and of a
-//! run that somebody wanted also who has left that group, known by the environment. Which program, and what its end means, is
-//! for the caller to say.
+//! Runs a program that is nobody else's to write, to its end: a clean environment, no shell, a deadline and a bounded
+//! memory of what it says. What it leaves behind is killed with it, also when the agent stops meanwhile: its process
+//! group, and of a run that somebody wanted also who has left that group, known by the environment. Which program, and
+//! what its end means, is for the caller to say.
 
 #![expect(
     clippy::disallowed_methods,
@@ -36,7 +36,8 @@ const PROGRESS_LINE_MAX: usize = 64;
 pub(super) const TERM_GRACE: Duration = Duration::from_secs(5);
 /// How long SIGKILL may take: a process that hangs in the kernel is not waited for any longer.
 const KILL_GRACE: Duration = Duration::from_secs(1);
-/// How long to wait for the rest of the output after the end: a process that was left behind may hold the pipe for ever.
+/// How long to wait for the rest of the output after the end: a process that was left behind may hold the pipe for
+/// ever.
 pub(super) const DRAIN_MAX: Duration = Duration::from_millis(500);
 
 /// The variable by which all that a run has started is known, wherever it has gone.
@@ -75,8 +76,8 @@ impl<'a> Program<'a> {
         Self { path, args, env, tail_max: OUTPUT_MAX, outlives: false }
     }
 
-    /// The same, where ending it in the middle would be worse than letting it go on: it ends neither with whoever wants it nor
-    /// when its time is over, after which it is only not waited for any longer.
+    /// The same, where ending it in the middle would be worse than letting it go on: it ends neither with whoever wants
+    /// it nor when its time is over, after which it is only not waited for any longer.
     #[must_use]
     pub const fn outliving(self) -> Self {
         Self { outlives: true, ..self }
@@ -132,8 +133,9 @@ pub fn unfit(path: &Path) -> io::Result<Option<String>> {
     Ok((file.mode() & 0o111 == 0).then(|| format!("{} is not executable", path.display())))
 }
 
-/// Of a file and all directories above it, the one that others than root, or who runs this, could put something else in the
-/// place of; and what is wrong with it. By whatever links the file is found: whoever can change one of them chooses the file.
+/// Of a file and all directories above it, the one that others than root, or who runs this, could put something else in
+/// the place of; and what is wrong with it. By whatever links the file is found: whoever can change one of them chooses
+/// the file.
 ///
 /// # Errors
 /// It could not be looked at.
@@ -158,8 +160,8 @@ pub(crate) fn who_else_writes(file: &Path) -> io::Result<Option<(PathBuf, String
     Ok(None)
 }
 
-/// What makes a file or directory one that others could have written. In a sticky directory, as /tmp, nobody can replace what
-/// is another's.
+/// What makes a file or directory one that others could have written. In a sticky directory, as /tmp, nobody can
+/// replace what is another's.
 fn distrust(owner: u32, mode: u32, is_dir: bool, ours: u32) -> Option<String> {
     if owner != 0 && owner != ours {
         return Some(format!("belongs to uid {owner}; root is expected: chown root"));
@@ -221,8 +223,8 @@ async fn ending(child: &mut Child, group: &Group, within: Duration, canceled: on
     end
 }
 
-/// The process group of a program, and the mark of who has left it. Killed when it is dropped: nothing outlives the run that
-/// it belongs to, but for what takes the mark out of its environment.
+/// The process group of a program, and the mark of who has left it. Killed when it is dropped: nothing outlives the run
+/// that it belongs to, but for what takes the mark out of its environment.
 struct Group {
     leader: Option<Pid>,
     mark: Option<String>,

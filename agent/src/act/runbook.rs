@@ -1,5 +1,5 @@
-//! Runs a runbook: a file of one directory that nobody but root, or the agent's own user, could have written. Never a shell,
-//! never a path from outside. How it is run is the business of [`super::program`].
+//! Runs a runbook: a file of one directory that nobody but root, or the agent's own user, could have written. Never a
+//! shell, never a path from outside. How it is run is the business of [`super::program`].
 
 use std::ffi::OsStr;
 use std::io;

@@ -1,6 +1,6 @@
-//! Restarts units through systemd's D-Bus interface (org.freedesktop.systemd1(5)): queues the job, waits for its result,
-//! and then for the unit to be active or failed. One connection an act: restarts are rare, and a bus that was restarted
-//! meanwhile is no special case.
+//! Restarts units through systemd's D-Bus interface (org.freedesktop.systemd1(5)): queues the job, waits for its
+//! result, and then for the unit to be active or failed. One connection an act: restarts are rare, and a bus that was
+//! restarted meanwhile is no special case.
 
 #![expect(clippy::disallowed_methods, reason = "between two looks at a unit time passes")]
 
@@ -104,8 +104,8 @@ pub(super) trait Service {
 }
 
 /// Restarts a unit. Takes as long as systemd does: the caller has the clock. What goes wrong is `no_systemd`,
-/// `permission_denied`, `systemd_refused`, `no_such_unit`, `unit_not_loaded` (masked, or its file is wrong), `job_failed`
-/// (another job took its place, or a dependency failed) or `unit_failed`.
+/// `permission_denied`, `systemd_refused`, `no_such_unit`, `unit_not_loaded` (masked, or its file is wrong),
+/// `job_failed` (another job took its place, or a dependency failed) or `unit_failed`.
 pub async fn restart(unit: &UnitName) -> ActOutcome {
     let connection = match connect().await {
         Ok(connection) => connection,
@@ -118,8 +118,8 @@ pub async fn restart(unit: &UnitName) -> ActOutcome {
 }
 
 /// Tells the machine to reboot: logind, and where there is none systemd itself. It goes down some time after this has
-/// succeeded. What goes wrong is `inhibited` (systemd-inhibit(1): logind itself lets root pass over that), `no_systemd`,
-/// `permission_denied` or `systemd_refused`.
+/// succeeded. What goes wrong is `inhibited` (systemd-inhibit(1): logind itself lets root pass over that),
+/// `no_systemd`, `permission_denied` or `systemd_refused`.
 pub async fn reboot() -> ActOutcome {
     let connection = match connect().await {
         Ok(connection) => connection,
@@ -174,7 +174,8 @@ async fn reboot_over(connection: &Connection) -> zbus::Result<Option<String>> {
             let systemd = SystemdProxy::new(connection).await?;
             systemd.start_unit("reboot.target", "replace-irreversibly").await?;
         }
-        // Bus and logind go down with the machine, and may do so before the answer is here. Whether it does, time tells.
+        // Bus and logind go down with the machine, and may do so before the answer is here. Whether it does, time
+        // tells.
         Err(error) if is_unanswered(&error) => {}
         other => other?,
     }

@@ -1,6 +1,6 @@
-//! Runs a runbook as a unit of its own, by PID 1 (StartTransientUnit, org.freedesktop.systemd1(5)): the helper's sandbox
-//! keeps out of the way what a runbook is for. Same checks, same clean environment, same deadline and same output as a
-//! runbook that is run as a child; the unit ends with the helper, and is forgotten once its end is known.
+//! Runs a runbook as a unit of its own, by PID 1 (StartTransientUnit, org.freedesktop.systemd1(5)): the helper's
+//! sandbox keeps out of the way what a runbook is for. Same checks, same clean environment, same deadline and same
+//! output as a runbook that is run as a child; the unit ends with the helper, and is forgotten once its end is known.
 
 #![expect(clippy::disallowed_methods, reason = "a runbook has a deadline")]
 
@@ -25,7 +25,8 @@ const DEADLINE_GRACE: Duration = Duration::from_secs(30);
 /// How long stopping it may take, with SIGTERM, TERM_GRACE and SIGKILL.
 const STOP_MAX: Duration = Duration::from_secs(8);
 
-/// Runs a runbook to its end. What goes wrong has the words of [`super::runbook::run`] and of [`super::systemd::restart`].
+/// Runs a runbook to its end. What goes wrong has the words of [`super::runbook::run`] and of
+/// [`super::systemd::restart`].
 pub async fn run(
     dir: &Path,
     name: &str,

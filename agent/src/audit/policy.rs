@@ -1,5 +1,5 @@
-//! Root's policy, which anybody may read: what of the gateway's own ladders it refuses. That would else be seen on the day on
-//! which a ladder is climbed.
+//! Root's policy, which anybody may read: what of the gateway's own ladders it refuses. That would else be seen on the
+//! day on which a ladder is climbed.
 
 use std::path::Path;
 

@@ -293,7 +293,8 @@ impl Broker {
         true
     }
 
-    /// An id for a client without one (3.1.3.1), which must not get it into the session of another. Ends because at most
+    /// An id for a client without one (3.1.3.1), which must not get it into the session of another. Ends because at
+    /// most
     /// [`SESSIONS_MAX`] are in use.
     fn free_id(&mut self) -> String {
         loop {

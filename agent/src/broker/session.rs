@@ -219,8 +219,8 @@ impl Session {
         self.pump(sink);
     }
 
-    /// After a reconnect: what was in flight again, in order and marked, then what waited. This connection may take less
-    /// than the one before it: what is too large for it is dropped as it would have been then.
+    /// After a reconnect: what was in flight again, in order and marked, then what waited. This connection may take
+    /// less than the one before it: what is too large for it is dropped as it would have been then.
     pub(super) fn resume(&mut self, sink: &mut Sink<'_>) {
         let before = self.inflight.len();
         self.inflight.retain(|sent| sent.message.len() <= self.packet_max);

@@ -1,5 +1,5 @@
-//! `fieldmedic audit`: what is wrong with this gateway and its configuration, and what to do about it, whether or not the
-//! daemon runs. Changes nothing. What only root may read is only looked at for root.
+//! `fieldmedic audit`: what is wrong with this gateway and its configuration, and what to do about it, whether or not
+//! the daemon runs. Changes nothing. What only root may read is only looked at for root.
 
 use std::io::{self, Write};
 

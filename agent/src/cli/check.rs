@@ -1,6 +1,6 @@
 //! `fieldmedic check`: says what is wrong with a configuration, or which one is in force. It starts nothing and opens
-//! nothing but the files it is given and the certificates, keys and password that they name. What is wrong with those is
-//! only a warning: the machine that checks need not be the gateway.
+//! nothing but the files it is given and the certificates, keys and password that they name. What is wrong with those
+//! is only a warning: the machine that checks need not be the gateway.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

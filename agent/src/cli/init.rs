@@ -1,7 +1,7 @@
-//! `fieldmedic init`: a gateway's first configuration, root's policy beside it, and a key pair if one is wanted, from flags
-//! and, on a terminal, from questions. What was entered is judged as a configuration, and the broker is tried, before
-//! anything is written. It overwrites nothing unless it is told to, and never a key; told the same again it changes
-//! nothing, and tries the broker again.
+//! `fieldmedic init`: a gateway's first configuration, root's policy beside it, and a key pair if one is wanted, from
+//! flags and, on a terminal, from questions. What was entered is judged as a configuration, and the broker is tried,
+//! before anything is written. It overwrites nothing unless it is told to, and never a key; told the same again it
+//! changes nothing, and tries the broker again.
 
 mod ask;
 mod broker;

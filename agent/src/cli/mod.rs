@@ -65,7 +65,8 @@ enum Command {
     /// Checks a configuration: prints the effective one, or every error with its file and line (exit code 2).
     #[command(after_help = "Example:\n  fieldmedic check --config configs/agent.toml")]
     Check(ConfigArgs),
-    /// Says what is wrong with this gateway and its configuration, and what to do about it (exit code 1: a warning or worse).
+    /// Says what is wrong with this gateway and its configuration, and what to do about it (exit code 1: a warning or
+    /// worse).
     Audit(audit::AuditArgs),
     /// Asks the running daemon how it is; exit code 3 if none answers.
     Status(status::StatusArgs),
@@ -82,7 +83,8 @@ enum Command {
     Keygen(keygen::KeygenArgs),
     /// Sends a signed command to a gateway, or to a group, and waits for its status.
     Send(Box<send::SendArgs>),
-    /// Simulates a gateway with a configuration in a scenario's world: what would have happened, and whether that was right.
+    /// Simulates a gateway with a configuration in a scenario's world: what would have happened, and whether that was
+    /// right.
     #[cfg(feature = "simulate")]
     Simulate(Box<simulate::SimulateArgs>),
     /// Not in this build.
@@ -250,7 +252,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     config::parse_duration(text).ok_or_else(|| "a duration is expected, such as 30s or 10m".to_owned())
 }
 
-/// Stdout, for as long as somebody reads there. A reader who has seen enough (`| head`) changes nothing about what is done.
+/// Stdout, for as long as somebody reads there. A reader who has seen enough (`| head`) changes nothing about what is
+/// done.
 struct WhileRead<W>(W);
 
 impl<W: io::Write> io::Write for WhileRead<W> {

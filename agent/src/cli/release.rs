@@ -1,5 +1,5 @@
-//! `fieldmedic release --local`: root ends a quarantine on the console, whatever the agent or the cloud says, and also where
-//! the agent doesn't run: it is told afterwards.
+//! `fieldmedic release --local`: root ends a quarantine on the console, whatever the agent or the cloud says, and also
+//! where the agent doesn't run: it is told afterwards.
 
 use std::path::PathBuf;
 

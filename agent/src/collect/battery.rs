@@ -1,6 +1,7 @@
 //! The battery, from `/sys/class/power_supply` as Documentation/ABI/testing/sysfs-class-power describes it: the first
-//! Battery or UPS that is there (or the one named in the configuration), and whether power comes from outside. Units become V, A, W, °C
-//! and seconds; drivers disagree on signs, so those follow the status. Estimates nothing that the driver gives itself.
+//! Battery or UPS that is there (or the one named in the configuration), and whether power comes from outside. Units
+//! become V, A, W, °C and seconds; drivers disagree on signs, so those follow the status. Estimates nothing that the
+//! driver gives itself.
 
 use super::round::{Faulted, Reading, Round};
 use crate::config::CollectBattery;

@@ -1,5 +1,5 @@
-//! The clocks, read here and nowhere else: CLOCK_BOOTTIME for order and age, CLOCK_REALTIME for dates, whether the latter
-//! was set from outside, and the boot id. Never corrects a clock, and never waits for one.
+//! The clocks, read here and nowhere else: CLOCK_BOOTTIME for order and age, CLOCK_REALTIME for dates, whether the
+//! latter was set from outside, and the boot id. Never corrects a clock, and never waits for one.
 #![expect(clippy::disallowed_methods, reason = "this is where time is read")]
 
 use std::fs;
@@ -12,8 +12,9 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use crate::config::ClockTrust;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
 
-/// systemd-timesyncd makes this file when it has set the clock in this boot (systemd-timesyncd.service(8)); it counts even
-/// where the kernel has not been told, or has not heard of it for long, unless somebody else has set the clock meanwhile.
+/// systemd-timesyncd makes this file when it has set the clock in this boot (systemd-timesyncd.service(8)); it counts
+/// even where the kernel has not been told, or has not heard of it for long, unless somebody else has set the clock
+/// meanwhile.
 const SYNCHRONIZED: &str = "run/systemd/timesync/synchronized";
 /// By whoever starts this process: in a container a sandbox may uncover the id of another kernel's boot.
 const BOOT_ID_TOLD: &str = "FIELDMEDIC_BOOT_ID";
@@ -92,8 +93,8 @@ impl Clock {
     }
 }
 
-/// The boot's id as [`boot_id`] says it, or that of the kernel that runs: a tree that stands in for /sys and /proc need not
-/// have one.
+/// The boot's id as [`boot_id`] says it, or that of the kernel that runs: a tree that stands in for /sys and /proc need
+/// not have one.
 ///
 /// # Errors
 /// Neither file can be read, or that of the kernel holds no boot id (`InvalidData`).

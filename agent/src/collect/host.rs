@@ -175,8 +175,8 @@ fn temperature_c(round: &mut Round<'_>) -> Reading<f64> {
     Ok(readings.max_by(f64::total_cmp).map(|mc| mc / 1000.0))
 }
 
-/// Whether a supply voltage is critically low (Documentation/hwmon/sysfs-interface; a Raspberry Pi's firmware tells it so,
-/// as `rpi_volt`): the hint of a brown-out. Nothing where no chip watches for it.
+/// Whether a supply voltage is critically low (Documentation/hwmon/sysfs-interface; a Raspberry Pi's firmware tells it
+/// so, as `rpi_volt`): the hint of a brown-out. Nothing where no chip watches for it.
 fn undervoltage(round: &mut Round<'_>) -> Reading<bool> {
     let mut answer = Ok(None);
     for chip in round.names(CHIPS) {

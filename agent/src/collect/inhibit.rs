@@ -1,5 +1,5 @@
-//! The file by which whoever works on the gateway keeps the agent's own remedies away: as long as it exists nothing is done
-//! automatically. Its text is the reason. Says only whether it is there.
+//! The file by which whoever works on the gateway keeps the agent's own remedies away: as long as it exists nothing is
+//! done automatically. Its text is the reason. Says only whether it is there.
 
 use std::path::Path;
 

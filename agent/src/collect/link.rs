@@ -1,6 +1,7 @@
 //! Links, from `/sys/class/net` (Documentation/ABI/testing/sysfs-class-net), the kernel's routing tables and
-//! `/proc/net/wireless`. Among the chosen interfaces the one that carries the default route is *the* link; each is also told
-//! by name. Counters are handed over as the kernel counts them: growth is the engine's to work out. Loopback never counts.
+//! `/proc/net/wireless`. Among the chosen interfaces the one that carries the default route is *the* link; each is also
+//! told by name. Counters are handed over as the kernel counts them: growth is the engine's to work out. Loopback never
+//! counts.
 
 use std::collections::BTreeSet;
 
@@ -57,7 +58,8 @@ struct Route<'a> {
     metric: u32,
 }
 
-/// Reads every chosen interface, and the one with the default route, into `round`; the latter's name where it is a modem's.
+/// Reads every chosen interface, and the one with the default route, into `round`; the latter's name where it is a
+/// modem's.
 pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) -> Option<String> {
     let routes = routes(round);
     let mut modem = None;
@@ -87,8 +89,8 @@ pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) -> Option<Str
     modem
 }
 
-/// The interface with the default route. Where interfaces are named, one of them: without a route the first that is up, or
-/// else the first that is there.
+/// The interface with the default route. Where interfaces are named, one of them: without a route the first that is up,
+/// or else the first that is there.
 fn the_link(config: &CollectLink, routes: &Routes, round: &mut Round<'_>) -> Option<String> {
     let named = &config.interfaces;
     let by_route = routes.defaults.iter().find(|name| named.is_empty() || named.contains(name));
@@ -176,8 +178,8 @@ impl Virtual {
     }
 }
 
-/// By what the drivers say of themselves (SET_NETDEV_DEVTYPE), and by the files that only they have: a TAP has the type of
-/// an ethernet card.
+/// By what the drivers say of themselves (SET_NETDEV_DEVTYPE), and by the files that only they have: a TAP has the type
+/// of an ethernet card.
 fn virtual_kind(round: &mut Round<'_>, name: &str) -> Reading<Virtual> {
     let dir = format!("sys/class/net/{name}");
     let uevent = round.text(&format!("{dir}/uevent"))?.unwrap_or_default();
@@ -309,8 +311,8 @@ fn parse_v4(line: &str) -> Option<Option<Route<'_>>> {
     Some(in_use.then_some(Route { interface, is_default: destination == 0 && mask == 0, metric }))
 }
 
-/// `dest plen src splen nexthop metric refs use flags iface` (net/ipv6/route.c). Link-local and multicast routes stand on
-/// every interface that is up, and lead nowhere.
+/// `dest plen src splen nexthop metric refs use flags iface` (net/ipv6/route.c). Link-local and multicast routes stand
+/// on every interface that is up, and lead nowhere.
 fn parse_v6(line: &str) -> Option<Option<Route<'_>>> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let [destination, prefix, _source, _splen, _next, metric, _refs, _use, flags, interface] = fields.as_slice() else {

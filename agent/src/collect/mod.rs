@@ -1,7 +1,7 @@
 //! The collectors: one round reads the battery, the links, the host and the agent itself, and hands over what was read,
-//! with nothing decided. A file that is missing or says nonsense costs its own field and is reported as a fault; the rest
-//! of the round goes on. Everything here blocks, so it runs on a thread of its own ([`worker`]); error lines come from
-//! tasks of their own ([`errors`]). What a value means is the engine's business, never this module's.
+//! with nothing decided. A file that is missing or says nonsense costs its own field and is reported as a fault; the
+//! rest of the round goes on. Everything here blocks, so it runs on a thread of its own ([`worker`]); error lines come
+//! from tasks of their own ([`errors`]). What a value means is the engine's business, never this module's.
 
 pub mod battery;
 pub mod clock;

@@ -1,6 +1,7 @@
-//! What ModemManager says of the modem that carries the default route (D-Bus API 1.0, org.freedesktop.ModemManager1): one
-//! question a round, on a connection that stays, and no signal that would wake the agent between rounds. Only asked where the
-//! route goes over a modem. Where there is no bus or no ModemManager, the gateway just doesn't have these readings.
+//! What ModemManager says of the modem that carries the default route (D-Bus API 1.0, org.freedesktop.ModemManager1):
+//! one question a round, on a connection that stays, and no signal that would wake the agent between rounds. Only asked
+//! where the route goes over a modem. Where there is no bus or no ModemManager, the gateway just doesn't have these
+//! readings.
 #![expect(clippy::disallowed_methods, reason = "another daemon's answer has a deadline")]
 #![expect(clippy::disallowed_types, reason = "zbus hands properties over in them; their order is of no matter here")]
 
@@ -83,7 +84,8 @@ const REGISTRATIONS: [&str; 12] = [
     "attached-rlos",
 ];
 
-/// What a signal can be: 3GPP TS 36.133 and 38.133, sections 9.1 and 10.1; below it the modem says that it doesn't know.
+/// What a signal can be: 3GPP TS 36.133 and 38.133, sections 9.1 and 10.1; below it the modem says that it doesn't
+/// know.
 const RSRP_DBM: (f64, f64) = (-156.0, -31.0);
 const RSRQ_DB: (f64, f64) = (-43.0, 20.0);
 const SINR_DB: (f64, f64) = (-23.0, 40.0);

@@ -1,6 +1,6 @@
-//! What is mounted where, and how full it is: /proc/self/mountinfo (proc_pid_mountinfo(5)) and statvfs(3). A path on which
-//! nothing is mounted has no numbers: they would be another file system's. A file system whose server or card is gone
-//! answers never, so each but the root's is asked on a thread that may hang without anybody else.
+//! What is mounted where, and how full it is: /proc/self/mountinfo (proc_pid_mountinfo(5)) and statvfs(3). A path on
+//! which nothing is mounted has no numbers: they would be another file system's. A file system whose server or card is
+//! gone answers never, so each but the root's is asked on a thread that may hang without anybody else.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use rustix::fs::{StatVfs, statvfs};
 use super::round::Round;
 
 const MOUNTINFO: &str = "proc/self/mountinfo";
-/// How long a file system may take to answer. A disk that has to spin up takes longer, and has answered by the next round.
+/// How long a file system may take to answer. A disk that has to spin up takes longer, and has answered by the next
+/// round.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// File systems that were asked and have not answered yet: once each, whoever asks.

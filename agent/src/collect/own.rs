@@ -1,4 +1,5 @@
-//! What the agent itself uses, from the real `/proc` whatever the collectors' root is: a made tree has no process of ours.
+//! What the agent itself uses, from the real `/proc` whatever the collectors' root is: a made tree has no process of
+//! ours.
 #![expect(clippy::disallowed_methods, reason = "collectors read files")]
 
 use std::fs;

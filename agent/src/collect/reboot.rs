@@ -1,6 +1,7 @@
-//! What the kernel kept of how the boot before ended: records of a panic in pstore (Documentation/admin-guide/ramoops.rst;
-//! systemd-pstore(8) moves them to the disk), and the watchdog's word that it reset the machine
-//! (Documentation/watchdog/watchdog-api.rst). Read once, at the start; what it means is the engine's business.
+//! What the kernel kept of how the boot before ended: records of a panic in pstore
+//! (Documentation/admin-guide/ramoops.rst; systemd-pstore(8) moves them to the disk), and the watchdog's word that it
+//! reset the machine (Documentation/watchdog/watchdog-api.rst). Read once, at the start; what it means is the engine's
+//! business.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "reads what the kernel kept")]
 
 use std::cmp::Reverse;

@@ -1,5 +1,6 @@
-//! Which release runs, of what can be rolled back: the name of the directory that `current` leads to, or RAUC's booted slot
-//! (`rauc.slot=` of the kernel's command line, as its boot integration sets it). A program of the integrator's doesn't say.
+//! Which release runs, of what can be rolled back: the name of the directory that `current` leads to, or RAUC's booted
+//! slot (`rauc.slot=` of the kernel's command line, as its boot integration sets it). A program of the integrator's
+//! doesn't say.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! Who keeps the machine from being shut down: logind's block inhibitors (systemd-inhibit(1)). logind is asked only when its
-//! directory of inhibitors has changed, so that a gateway on which nobody wishes anything costs one look at a directory a
-//! round. What it means for a remedy is the engine's business.
+//! Who keeps the machine from being shut down: logind's block inhibitors (systemd-inhibit(1)). logind is asked only
+//! when its directory of inhibitors has changed, so that a gateway on which nobody wishes anything costs one look at a
+//! directory a round. What it means for a remedy is the engine's business.
 #![expect(clippy::disallowed_methods, reason = "another daemon's answer has a deadline")]
 
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! Who listens and who is connected, from the kernel's tables of TCP and UDP sockets (proc_pid_net(5), `/proc/net/tcp` and
-//! its like). The agent's own sockets don't count: that it talks to its broker is no news. Loopback is a listener's address
-//! like any other, and nobody's peer.
+//! Who listens and who is connected, from the kernel's tables of TCP and UDP sockets (proc_pid_net(5), `/proc/net/tcp`
+//! and its like). The agent's own sockets don't count: that it talks to its broker is no news. Loopback is a listener's
+//! address like any other, and nobody's peer.
 #![expect(clippy::disallowed_methods, reason = "collectors read files")]
 
 use std::collections::BTreeSet;

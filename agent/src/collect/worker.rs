@@ -1,5 +1,6 @@
-//! The thread that runs the collectors. A read of sysfs can hang for as long as its driver does; then this thread hangs,
-//! further requests are refused, and nobody else waits. Ends when the worker is dropped or nobody takes its answers.
+//! The thread that runs the collectors. A read of sysfs can hang for as long as its driver does; then this thread
+//! hangs, further requests are refused, and nobody else waits. Ends when the worker is dropped or nobody takes its
+//! answers.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,6 +1,6 @@
-//! Says of a rule that it can't be raised as the configuration stands: it watches what nobody collects, or asks for what its
-//! metric never is. Only warns: what a gateway runs with today must not keep the next version from starting. Says nothing
-//! of what depends on the gateway, such as whether it has a battery.
+//! Says of a rule that it can't be raised as the configuration stands: it watches what nobody collects, or asks for
+//! what its metric never is. Only warns: what a gateway runs with today must not keep the next version from starting.
+//! Says nothing of what depends on the gateway, such as whether it has a battery.
 
 use std::path::Path;
 

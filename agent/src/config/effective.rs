@@ -1,6 +1,6 @@
-//! The configuration in force, as text: every key with its value, in the order of the contract, so that loading the text
-//! gives the same configuration again. Two configurations are compared by the same list. There are no secrets in it: a
-//! password stands in a file of its own, and trusted keys are public.
+//! The configuration in force, as text: every key with its value, in the order of the contract, so that loading the
+//! text gives the same configuration again. Two configurations are compared by the same list. There are no secrets in
+//! it: a password stands in a file of its own, and trusted keys are public.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};

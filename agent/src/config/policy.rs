@@ -1,5 +1,6 @@
-//! Reads what may be done to the gateway: rules, ladders, what they are allowed, and where a rollback finds its way back.
-//! Everything that a rule or a ladder names is looked up here, so that a remedy is not found to be impossible at night.
+//! Reads what may be done to the gateway: rules, ladders, what they are allowed, and where a rollback finds its way
+//! back. Everything that a rule or a ladder names is looked up here, so that a remedy is not found to be impossible at
+//! night.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -231,8 +232,8 @@ pub(crate) fn is_runbook(text: &str) -> bool {
     !text.is_empty() && !text.starts_with(['.', '-']) && !text.contains(['/', '\0'])
 }
 
-/// Reads all `[[rules]]`, and looks up the metrics and ladders that they name. The ladder `save-power` is there for whoever
-/// names it, unless one of that name is.
+/// Reads all `[[rules]]`, and looks up the metrics and ladders that they name. The ladder `save-power` is there for
+/// whoever names it, unless one of that name is.
 pub(super) fn rules(s: &mut Section<'_>, ladders: &mut BTreeMap<String, Vec<Step>>, collected: &Collect) -> Vec<Rule> {
     let mut names = Names::default();
     let rules = s.tables("rules", |s| {

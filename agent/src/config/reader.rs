@@ -1,7 +1,7 @@
 //! Reads sections of a merged tree, key by key, and collects every mistake with its place instead of stopping at the
 //! first. Each read names its key, and so the keys that were read are the table of known keys: what else stands in a
-//! section is refused. A read that fails gives its default, so that the reading goes on; a configuration that was read with
-//! errors must not be used.
+//! section is refused. A read that fails gives its default, so that the reading goes on; a configuration that was read
+//! with errors must not be used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +13,8 @@ use std::time::Duration;
 use super::tree::{At, Node, Table, Value, name_of};
 use super::values::{self, Unfit};
 
-/// Characters of a message: names and paths may be as long as a file, and what is wrong is logged and told to the fleet.
+/// Characters of a message: names and paths may be as long as a file, and what is wrong is logged and told to the
+/// fleet.
 const MESSAGE_CHARS_MAX: usize = 1000;
 
 /// Something wrong, or doubtful, at a place in a file.

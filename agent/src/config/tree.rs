@@ -1,6 +1,6 @@
 //! TOML text as a tree in which every value knows its file and line, and the merging of several such trees. It knows
-//! TOML, not our keys. A mistake in the syntax is reported beside the tree: where it stands within one value, the rest of
-//! the file can still be judged.
+//! TOML, not our keys. A mistake in the syntax is reported beside the tree: where it stands within one value, the rest
+//! of the file can still be judged.
 
 use std::collections::BTreeMap;
 
@@ -157,8 +157,8 @@ pub(super) struct Merging {
     pub(super) choices: &'static [Choice],
 }
 
-/// Keys of which one stands for all: where a later file chooses another one, what the earlier file chose must go, as it has
-/// no way to unset a key.
+/// Keys of which one stands for all: where a later file chooses another one, what the earlier file chose must go, as it
+/// has no way to unset a key.
 pub(super) struct Choice {
     /// The array by name, or the table of tables, at the root in whose elements they stand.
     pub(super) within: &'static str,
@@ -183,7 +183,8 @@ impl Choice {
     }
 }
 
-/// Lays a later file over an earlier one: tables merge, and so do the elements of arrays by name; anything else is replaced.
+/// Lays a later file over an earlier one: tables merge, and so do the elements of arrays by name; anything else is
+/// replaced.
 pub(super) fn merge(base: &mut Table, over: Table, merging: &Merging) {
     for (key, node) in over {
         let choices: Vec<&Choice> = merging.choices.iter().filter(|choice| choice.within == key).collect();

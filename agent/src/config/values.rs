@@ -316,7 +316,8 @@ words! {
 }
 
 words! {
-    /// An action that can be allowed and budgeted: the command of the same name, but for `save_power`, a ladder's alone.
+    /// An action that can be allowed and budgeted: the command of the same name, but for `save_power`, a ladder's
+    /// alone.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     #[expect(missing_docs, reason = "the commands of the same names")]
     Action {
@@ -438,8 +439,8 @@ impl TrustedKey {
         Some((kid, key.try_into().ok()?))
     }
 
-    /// Takes the PEM of an Ed25519 SubjectPublicKeyInfo, as `fieldmedic keygen` and `openssl pkey -pubout` write it. `kid`
-    /// is the name of its file.
+    /// Takes the PEM of an Ed25519 SubjectPublicKeyInfo, as `fieldmedic keygen` and `openssl pkey -pubout` write it.
+    /// `kid` is the name of its file.
     pub fn from_pem(kid: &str, text: &str) -> Result<Self, Unfit> {
         let unfit = |found: &str| {
             let expected =
@@ -489,8 +490,9 @@ impl fmt::Display for TrustedKey {
     }
 }
 
-/// Whether these bytes are no key that somebody made: no canonical encoding of a point (RFC 8032, section 5.1.3), or one of
-/// the few points of small order, such as zeros, for which a signature holds that needs no private key. ring takes both.
+/// Whether these bytes are no key that somebody made: no canonical encoding of a point (RFC 8032, section 5.1.3), or
+/// one of the few points of small order, such as zeros, for which a signature holds that needs no private key. ring
+/// takes both.
 fn is_forgeable(mut key: [u8; 32]) -> bool {
     // As libsodium's `ge25519_has_small_order` lists them: of order 4, 1, 8, 8 and 2.
     const SMALL_ORDER: [[u8; 32]; 5] = [
@@ -530,7 +532,8 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     short.then(|| humantime::parse_duration(text).ok()).flatten()
 }
 
-/// A duration in the way that configurations are written: `90s`, `10m`, `24h`; what is no whole number of one of these as
+/// A duration in the way that configurations are written: `90s`, `10m`, `24h`; what is no whole number of one of these
+/// as
 /// [`duration`] takes it, too.
 pub(crate) fn human(duration: Duration) -> String {
     match (duration.as_secs(), duration.subsec_nanos()) {

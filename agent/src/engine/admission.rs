@@ -1,5 +1,6 @@
-//! May it be done? One policy for what the fleet commands and what the gateway's own rules want: what the config allows, what
-//! the gateway has means for, its battery, its uptime, the budget. Pure: says yes, or why not; changes nothing.
+//! May it be done? One policy for what the fleet commands and what the gateway's own rules want: what the config
+//! allows, what the gateway has means for, its battery, its uptime, the budget. Pure: says yes, or why not; changes
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -68,9 +68,9 @@ impl Engine {
     /// to, by which the next start knows that the event has to be told again. The other way round a crash would leave
     /// an event without state, and the alarm would be raised twice.
     ///
-    /// An alarm that can't be stored is told all the same, and written again with the next report. Where the log refuses
-    /// the event, and a later one passes it, and a crash comes before it is tried again, it is lost all the same: the
-    /// attributes still name the alarm.
+    /// An alarm that can't be stored is told all the same, and written again with the next report. Where the log
+    /// refuses the event, and a later one passes it, and a crash comes before it is tried again, it is lost all the
+    /// same: the attributes still name the alarm.
     fn tell_alarm_records(&mut self, now: Now, records: Vec<Record>) {
         if records.is_empty() {
             return;

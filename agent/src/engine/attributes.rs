@@ -36,8 +36,8 @@ impl Attributes {
         Self { agent, firmware, changed: true, ..Self::default() }
     }
 
-    /// Looks at the readings of the open interval, of the battery and of the link; `None`: its collector is off, so that what
-    /// it said before is no longer known.
+    /// Looks at the readings of the open interval, of the battery and of the link; `None`: its collector is off, so
+    /// that what it said before is no longer known.
     pub fn observe(&mut self, battery: Option<&Vitals>, link: Option<&Vitals>) {
         let charge = battery.and_then(|vitals| vitals.last(Metric::BatteryChargePct)).and_then(Value::number);
         if let Some(charge) = charge {

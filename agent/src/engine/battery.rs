@@ -1,5 +1,5 @@
-//! Holds what is said of the battery against what a battery can do. A charge that jumps further than any battery can in the
-//! time is a sensor's fault: it is left out, counted, and told once, until another reading agrees with it (somebody
+//! Holds what is said of the battery against what a battery can do. A charge that jumps further than any battery can in
+//! the time is a sensor's fault: it is left out, counted, and told once, until another reading agrees with it (somebody
 //! swapped the battery). From the charges that are believed it estimates the drain. Bounded: one charge in doubt, and
 //! [`WINDOW_MAX`] of the past. It must not touch anything but the charge and what follows from it.
 
@@ -17,11 +17,12 @@ const RATE_MAX_PCT_S: f64 = 0.5;
 const JUMP_MAX_PCT: f64 = 25.0;
 /// Readings agree with each other within this: gauges round to whole percents.
 const AGREEMENT_PCT: f64 = 5.0;
-/// A jump in which so many readings agree is real: the battery was swapped, or is dying. No more than it takes against a
-/// single wrong reading, because an alarm for a low charge waits for it; a rule's own `for` is for more.
+/// A jump in which so many readings agree is real: the battery was swapped, or is dying. No more than it takes against
+/// a single wrong reading, because an alarm for a low charge waits for it; a rule's own `for` is for more.
 const BELIEVED_READINGS: u32 = 2;
 
-/// Charges that the drain is estimated from, one in [`WINDOW_STEP`]: half an hour, in which whole percents make a slope.
+/// Charges that the drain is estimated from, one in [`WINDOW_STEP`]: half an hour, in which whole percents make a
+/// slope.
 const WINDOW_MAX: usize = 30;
 const WINDOW_STEP: Duration = Duration::from_secs(60);
 /// Fewer say too little.

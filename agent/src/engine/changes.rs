@@ -1,6 +1,6 @@
-//! Notices what changes between two rounds and is news in itself: external power that goes and comes back, and the default
-//! route that moves to another interface. What is missing from a round is no change. Bounded: so many events of a kind an
-//! hour, the rest is counted.
+//! Notices what changes between two rounds and is news in itself: external power that goes and comes back, and the
+//! default route that moves to another interface. What is missing from a round is no change. Bounded: so many events of
+//! a kind an hour, the rest is counted.
 
 use std::time::Duration;
 
@@ -72,8 +72,8 @@ impl Changes {
         self.was_up = self.is_up == Some(true);
     }
 
-    /// Whether the link was up since the connection began, and is down now: without a default route from the beginning it
-    /// goes another way.
+    /// Whether the link was up since the connection began, and is down now: without a default route from the beginning
+    /// it goes another way.
     pub(super) fn is_link_lost(&self) -> bool {
         self.was_up && self.is_up == Some(false)
     }

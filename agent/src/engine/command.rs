@@ -1,4 +1,5 @@
-//! What a verified command asks for, parsed once: past this point a unit is a [`UnitName`] and an argument has its type.
+//! What a verified command asks for, parsed once: past this point a unit is a [`UnitName`] and an argument has its
+//! type.
 
 use std::time::Duration;
 
@@ -62,8 +63,8 @@ pub struct Intervals {
 }
 
 impl Intervals {
-    /// What is in force: an interval that the command doesn't name follows those that it does, so that none is longer than
-    /// the next.
+    /// What is in force: an interval that the command doesn't name follows those that it does, so that none is longer
+    /// than the next.
     #[must_use]
     pub fn beside(&self, telemetry: &Telemetry) -> (Duration, Duration, Duration) {
         let least = self.sample.unwrap_or(Duration::ZERO);
@@ -155,8 +156,8 @@ impl Command {
         }
     }
 
-    /// Whether it takes a gateway off the air for a while, so that not all of a group are to do it at once. Who says when, or
-    /// now, has thought of that.
+    /// Whether it takes a gateway off the air for a while, so that not all of a group are to do it at once. Who says
+    /// when, or now, has thought of that.
     #[must_use]
     pub fn is_spread(&self, args: &Map<String, Json>) -> bool {
         let takes_it_off_the_air =
@@ -212,8 +213,8 @@ impl Act {
         }
     }
 
-    /// What it is called where it is told. What keeps a release isn't what leaves it, and what looks up the broker's addresses
-    /// again is no quarantine, though the same leave is asked for.
+    /// What it is called where it is told. What keeps a release isn't what leaves it, and what looks up the broker's
+    /// addresses again is no quarantine, though the same leave is asked for.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {

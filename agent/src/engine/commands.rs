@@ -30,8 +30,8 @@ use judge::{has_expired, lower_bound, spread};
 use refusals::Refusals;
 use reports::Unwritten;
 
-/// Commands remembered. One falls out when its `exp` has passed for certain; if none has, that of the lowest `iat` does,
-/// and what was issued no later is refused from then on.
+/// Commands remembered. One falls out when its `exp` has passed for certain; if none has, that of the lowest `iat`
+/// does, and what was issued no later is refused from then on.
 pub const LEDGER_MAX: usize = 2_048;
 /// Commands that wait for their target.
 pub const QUEUE_MAX: usize = 64;
@@ -108,8 +108,8 @@ pub struct Commands {
     refusals: Refusals,
     /// Outcomes that the journal could not take: nothing is told of them before it has.
     unwritten: Unwritten,
-    /// `iat` of the last command whose time was found right: it can't be earlier than that. Of others it proves nothing but
-    /// that a signer's clock is wrong.
+    /// `iat` of the last command whose time was found right: it can't be earlier than that. Of others it proves nothing
+    /// but that a signer's clock is wrong.
     issued_at: Option<Unix>,
     /// The newest `exp` that was forgotten as passed since it was last asked.
     passed: Option<Unix>,
@@ -290,8 +290,8 @@ impl Commands {
         self.unwritten.retry_at().into_iter().chain(turn).min()
     }
 
-    /// Since it was last asked: the `iat` of a command whose time was found right, and the newest `exp` of those that were
-    /// forgotten.
+    /// Since it was last asked: the `iat` of a command whose time was found right, and the newest `exp` of those that
+    /// were forgotten.
     pub const fn take_times(&mut self) -> (Option<Unix>, Option<Unix>) {
         (self.issued_at.take(), self.passed.take())
     }
@@ -302,7 +302,8 @@ impl Commands {
         self.careful
     }
 
-    /// Gives the moment at which the journal was lost its date, once the clock can be trusted. Some: what is to be saved.
+    /// Gives the moment at which the journal was lost its date, once the clock can be trusted. Some: what is to be
+    /// saved.
     pub fn date_careful(&mut self, timeline: &Timeline) -> Option<Careful> {
         let since = self.careful.since?;
         // A boot that never knew the time was over before this one began.
@@ -392,8 +393,8 @@ impl Commands {
         let parsed = match self.judge(facts, command) {
             Ok(parsed) => parsed,
             Err((reason, detail)) => {
-                // Remembered before it is acknowledged, or nobody would hear of it after a crash; and so that it stays refused
-                // when the clock is put right and the same message comes again.
+                // Remembered before it is acknowledged, or nobody would hear of it after a crash; and so that it stays
+                // refused when the clock is put right and the same message comes again.
                 let keep = self.make_room(facts, command);
                 return self.refuse_verified(facts, command, reason, detail, pkid, keep);
             }
@@ -406,8 +407,8 @@ impl Commands {
         self.accept(facts, command, parsed, pkid);
     }
 
-    /// Forgets what can't be valid any more, and if that isn't enough what was issued before all else. False if the ledger is
-    /// full all the same.
+    /// Forgets what can't be valid any more, and if that isn't enough what was issued before all else. False if the
+    /// ledger is full all the same.
     fn make_room(&mut self, facts: Facts<'_>, newcomer: &VerifiedCommand) -> bool {
         if self.ledger.len() >= LEDGER_MAX {
             self.forget_expired(facts);
@@ -436,8 +437,9 @@ impl Commands {
         }
     }
 
-    /// What is forgotten before it has expired must not run again: in the same write, whatever was issued no later is refused
-    /// from now on unless it is remembered. So the newcomer has to be younger, or its like would be refused as it is taken.
+    /// What is forgotten before it has expired must not run again: in the same write, whatever was issued no later is
+    /// refused from now on unless it is remembered. So the newcomer has to be younger, or its like would be refused as
+    /// it is taken.
     fn forget_oldest(&mut self, facts: Facts<'_>, newcomer: &VerifiedCommand) {
         let issued_at = Unix::of_seconds(newcomer.issued_at);
         let is_old = |at: Unix| at < issued_at && at <= lower_bound(facts);
@@ -509,8 +511,8 @@ impl Commands {
         }
     }
 
-    /// Nothing was begun. What was to be journaled may stand on the disk all the same, so the refusal is journaled over it
-    /// before anybody is told.
+    /// Nothing was begun. What was to be journaled may stand on the disk all the same, so the refusal is journaled over
+    /// it before anybody is told.
     fn not_journaled(&mut self, id: &CommandId) {
         self.queue.retain(|queued| queued != id);
         let Some(entry) = self.ledger.get(id) else { return };

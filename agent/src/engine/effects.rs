@@ -9,11 +9,13 @@ use super::keyed::Write;
 use super::record::Class;
 use crate::wire::CommandId;
 
-/// Completions that can be outstanding: the runtime's queue to the store holds 256 operations and refuses the rest at once,
-/// and [`HELD_MAX`] wait here; beside them there are one round of collection, a few acts, and what one input gives rise to.
+/// Completions that can be outstanding: the runtime's queue to the store holds 256 operations and refuses the rest at
+/// once, and [`HELD_MAX`] wait here; beside them there are one round of collection, a few acts, and what one input
+/// gives rise to.
 pub const PENDING_MAX: usize = 1_024;
-/// Operations that are handed to the store before the first of them is answered. The next ones wait here for their turn: in
-/// the runtime's queue they would be refused once it is full, and the answers to a burst may give rise to hundreds at once.
+/// Operations that are handed to the store before the first of them is answered. The next ones wait here for their
+/// turn: in the runtime's queue they would be refused once it is full, and the answers to a burst may give rise to
+/// hundreds at once.
 pub const STORE_AT_ONCE: usize = 128;
 /// Operations that may wait here. More than that are handed on, and may be refused.
 pub const HELD_MAX: usize = 384;

@@ -1,6 +1,6 @@
-//! Lines of errors on their way: read from the journal or said by applications, gathered by `incidents`, told as events;
-//! and with them how far the journal was read. The events go to the store before the cursor: a crash between them repeats
-//! a line, and never loses one. Doesn't judge what a line says.
+//! Lines of errors on their way: read from the journal or said by applications, gathered by `incidents`, told as
+//! events; and with them how far the journal was read. The events go to the store before the cursor: a crash between
+//! them repeats a line, and never loses one. Doesn't judge what a line says.
 
 use bytes::Bytes;
 

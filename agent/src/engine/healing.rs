@@ -1,6 +1,6 @@
-//! Carries out what the ladders decided, and restarts the machine for whoever wants it: the intent is journaled, the fleet is
-//! told, the agent says goodbye, and only then the order is given. What came of it is known by the next boot's id. Decides
-//! nothing about remedies.
+//! Carries out what the ladders decided, and restarts the machine for whoever wants it: the intent is journaled, the
+//! fleet is told, the agent says goodbye, and only then the order is given. What came of it is known by the next boot's
+//! id. Decides nothing about remedies.
 
 use std::time::Duration;
 
@@ -90,8 +90,8 @@ impl Engine {
         });
     }
 
-    /// What a round of collection says of those who keep remedies from being done. Once they are gone there is no reason to
-    /// wait.
+    /// What a round of collection says of those who keep remedies from being done. Once they are gone there is no
+    /// reason to wait.
     pub(super) fn note_inhibitors(&mut self, now: Now, observation: &Observation) {
         let is_gone = |before: &Option<String>, present: &Option<String>| before.is_some() && present.is_none();
         let is_over = is_gone(&self.inhibited, &observation.inhibited) || is_gone(&self.blocked, &observation.blocked);
@@ -102,8 +102,8 @@ impl Engine {
         }
     }
 
-    /// Alarms that stand and whose ladders aren't being climbed: one that was stored before its ladder was, or has another
-    /// ladder now.
+    /// Alarms that stand and whose ladders aren't being climbed: one that was stored before its ladder was, or has
+    /// another ladder now.
     pub(super) fn resume_remedies(&mut self, now: Now) {
         let facts = remedies::Facts { now, config: &self.config, timeline: &self.timeline };
         for rule in &self.config.rules {

@@ -1,8 +1,8 @@
 //! Turns error lines into events that a responder can read at night: lines of the same shape are one cluster; its first
-//! goes out at once, and so does one that is worse than what was told of it last; what else follows within the bucket goes
-//! out as one count, as bad as the worst of it. Bounded in clusters and in events a minute; what is over a bound is counted,
-//! never dropped in silence. What is counted and not told yet is saved with the journal's cursor: of the largest clusters
-//! under their names, of the others as suppressed. Doesn't judge what is to be done.
+//! goes out at once, and so does one that is worse than what was told of it last; what else follows within the bucket
+//! goes out as one count, as bad as the worst of it. Bounded in clusters and in events a minute; what is over a bound
+//! is counted, never dropped in silence. What is counted and not told yet is saved with the journal's cursor: of the
+//! largest clusters under their names, of the others as suppressed. Doesn't judge what is to be done.
 
 #[cfg(test)]
 mod tests;
@@ -22,8 +22,8 @@ use super::surge::Baseline;
 use super::template::{TEXT_MAX, Template, cut};
 use super::time::{BootId, Mono};
 
-/// Lines that may be told at once within a minute; a storm of unlike lines becomes a count after that. The kernel has as many
-/// of its own: what any local program may say must not hide that memory ran out.
+/// Lines that may be told at once within a minute; a storm of unlike lines becomes a count after that. The kernel has
+/// as many of its own: what any local program may say must not hide that memory ran out.
 const TOLD_AT_ONCE_PER_MINUTE: u32 = 60;
 
 /// The clusters of errors.
@@ -148,8 +148,8 @@ impl Incidents {
         self.is_read = true;
         self.counts.suppressed += batch.missed;
         self.counts.refused.add(&batch.refused);
-        // Of the journal what is asked for comes; an application says what it likes. A line without a word is no error: what
-        // prints a trace has empty ones in it.
+        // Of the journal what is asked for comes; an application says what it likes. A line without a word is no error:
+        // what prints a trace has empty ones in it.
         let min_severity = self.settings.min_severity;
         let wanted = |line: &ErrorLine| {
             (line.source != ErrorSource::App || line.severity <= min_severity)
@@ -317,8 +317,8 @@ impl Incidents {
         self.counts.suppressed += removed.map_or(0, |cluster| cluster.repeats);
     }
 
-    /// The cluster that makes place: the one unseen for longest of those without a count that is still to be told. Where all
-    /// have one, the smallest that isn't the kernel's, but only for the kernel.
+    /// The cluster that makes place: the one unseen for longest of those without a count that is still to be told.
+    /// Where all have one, the smallest that isn't the kernel's, but only for the kernel.
     fn least(&self, for_kernel: bool) -> Option<u64> {
         let idle = self.clusters.iter().filter(|(_, cluster)| cluster.repeats == 0);
         let oldest = idle.min_by_key(|(_, cluster)| cluster.seen);

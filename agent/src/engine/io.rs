@@ -1,5 +1,5 @@
-//! What goes into the engine and what comes out of it. Every [`Effect`] that carries an [`EffectId`] ends in exactly one
-//! completion input with that id, also when the runtime refused it because a queue was full.
+//! What goes into the engine and what comes out of it. Every [`Effect`] that carries an [`EffectId`] ends in exactly
+//! one completion input with that id, also when the runtime refused it because a queue was full.
 
 use std::fmt;
 use std::time::Duration;
@@ -156,7 +156,8 @@ pub enum Effect {
         /// The protocol that will be spoken: the codec needs to know.
         version: Version,
     },
-    /// Write a packet to the connection. No completion: the acknowledgement is a packet, its absence a [`Input::LinkDown`].
+    /// Write a packet to the connection. No completion: the acknowledgement is a packet, its absence a
+    /// [`Input::LinkDown`].
     Send {
         /// The connection.
         id: EffectId,
@@ -484,8 +485,8 @@ impl Trigger {
         !matches!(self, Self::Command(_))
     }
 
-    /// Whether it is an automatic remedy, which whoever inhibits those holds off: not what goes on with something that is in
-    /// force or done already.
+    /// Whether it is an automatic remedy, which whoever inhibits those holds off: not what goes on with something that
+    /// is in force or done already.
     #[must_use]
     pub const fn is_remedy(&self) -> bool {
         matches!(self, Self::Rule(_) | Self::Own(Own::Trial))

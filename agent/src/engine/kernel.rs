@@ -1,6 +1,6 @@
-//! What a line of the kernel is about, told by the words that its sources use: a responder acts differently on a failing
-//! card, a weak supply and a loose plug. A line that fits nothing has no class; none is made up. Judges by the text alone,
-//! so only lines that the kernel itself wrote may be asked about.
+//! What a line of the kernel is about, told by the words that its sources use: a responder acts differently on a
+//! failing card, a weak supply and a loose plug. A line that fits nothing has no class; none is made up. Judges by the
+//! text alone, so only lines that the kernel itself wrote may be asked about.
 
 /// Bytes of a line that are looked at.
 const TEXT_MAX: usize = 512;
@@ -36,8 +36,8 @@ classes! {
     Hardware "hardware" "Errors that the hardware itself reports: memory, buses.";
 }
 
-/// Texts, in lower case, and their class: the first whose texts all stand in a line. A text that begins with `^` stands at
-/// the beginning.
+/// Texts, in lower case, and their class: the first whose texts all stand in a line. A text that begins with `^` stands
+/// at the beginning.
 const PATTERNS: &[(&[&str], KernelClass)] = &[
     (&["^out of memory: kill"], KernelClass::Oom),
     (&["^memory cgroup out of memory: kill"], KernelClass::Oom),

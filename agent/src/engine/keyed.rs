@@ -1,5 +1,5 @@
-//! What stands in the store's keyed state: every key, the form of a value, and a change of one. What a value says is the
-//! business of the part that it belongs to.
+//! What stands in the store's keyed state: every key, the form of a value, and a change of one. What a value says is
+//! the business of the part that it belongs to.
 
 use bytes::Bytes;
 use minicbor::Encode;
@@ -7,8 +7,9 @@ use minicbor::Encode;
 /// A change of the keyed state: what stands under this key from then on; `None`: nothing.
 pub type Write = (String, Option<Bytes>);
 
-/// The store's word, as an entry of the keyed state, that this was begun anew after a loss. It stays until what follows from
-/// that is written with its deletion: whoever opened the store first may have died before, or have been somebody else.
+/// The store's word, as an entry of the keyed state, that this was begun anew after a loss. It stays until what follows
+/// from that is written with its deletion: whoever opened the store first may have died before, or have been somebody
+/// else.
 pub const STATE_LOST_KEY: &str = "state_lost";
 
 /// The end of the numbers that were taken in advance.

@@ -1,7 +1,7 @@
 //! The MQTT session as pure state: opening, greeting, packet ids, the window, acknowledgements in order, keep-alive and
-//! the wait before the next try. Works for 3.1.1 and 5 alike. It doesn't know what is sent, only how much of it is under
-//! way, and it never opens a socket. Here is what becomes of a connection; what goes on in one that stands is in `online`,
-//! what was found out of the broker's version in `dialect`.
+//! the wait before the next try. Works for 3.1.1 and 5 alike. It doesn't know what is sent, only how much of it is
+//! under way, and it never opens a socket. Here is what becomes of a connection; what goes on in one that stands is in
+//! `online`, what was found out of the broker's version in `dialect`.
 //!
 //! States: `Waiting` → `Opening` (transport) → `Greeting` (CONNECT sent) → `Online` → `Closing` → `Waiting`.
 
@@ -311,7 +311,8 @@ impl Link {
                 self.close(now, LinkFaultKind::KeepAlive, overdue("CONNACK", ANSWER_MAX), effects);
             }
             State::Closing { id, since, .. } if now.since(*since) >= CLOSE_MAX => {
-                // The runtime completes every connect; this repeats the request should it have been lost in a full queue.
+                // The runtime completes every connect; this repeats the request should it have been lost in a full
+                // queue.
                 let id = *id;
                 *since = now;
                 effects.push(Effect::Close { id });

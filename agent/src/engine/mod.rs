@@ -1,9 +1,9 @@
 //! The pure engine: every decision of the agent, and nothing else. No async, no I/O, no clock, no dice of its own:
-//! `handle(now, input)`, then `poll_effect()` until it is empty, and `poll_deadline()` says when to wake it. Each of its parts
-//! (vitals, incidents, rules, outbox, link, commands, remedies, quarantine) has its own state and changes nobody else's: one
-//! may be shown another, to read it. What passes between them passes here and in the files that go on with [`Engine`]:
-//! alarms, errors, healing, numbers, reconfigure, recording, report, saving, session, start, status, stop, trial. Below them
-//! is what they have in common: time, records, metrics, the keyed state.
+//! `handle(now, input)`, then `poll_effect()` until it is empty, and `poll_deadline()` says when to wake it. Each of
+//! its parts (vitals, incidents, rules, outbox, link, commands, remedies, quarantine) has its own state and changes
+//! nobody else's: one may be shown another, to read it. What passes between them passes here and in the files that go
+//! on with [`Engine`]: alarms, errors, healing, numbers, reconfigure, recording, report, saving, session, start,
+//! status, stop, trial. Below them is what they have in common: time, records, metrics, the keyed state.
 
 pub mod admission;
 pub mod attributes;
@@ -154,11 +154,11 @@ pub struct Engine {
     inhibited: Option<String>,
     /// Who keeps the machine up.
     blocked: Option<String>,
-    /// Until then, or until the first round of collection has ended, the agent doesn't connect: commands would come, and what
-    /// they are judged by isn't known yet.
+    /// Until then, or until the first round of collection has ended, the agent doesn't connect: commands would come,
+    /// and what they are judged by isn't known yet.
     looks_until: Option<Mono>,
-    /// Until then, or until a round has brought readings, no ladder is climbed and no release left. It lies later: a round may
-    /// end without any.
+    /// Until then, or until a round has brought readings, no ladder is climbed and no release left. It lies later: a
+    /// round may end without any.
     heals_from: Option<Mono>,
     attributes: Attributes,
     pace: Pace,

@@ -8,8 +8,8 @@ use super::command::Intervals;
 use super::time::Mono;
 use crate::config::{Slowness, Telemetry};
 
-/// How long a report waits for a round of collection that is under way, and what is published at its time with it. One that
-/// takes longer, because a modem or a disk hangs, is part of the next interval.
+/// How long a report waits for a round of collection that is under way, and what is published at its time with it. One
+/// that takes longer, because a modem or a disk hangs, is part of the next interval.
 const ROUND_AWAITED: Duration = Duration::from_secs(1);
 
 /// A round of collection that takes longer than this many sample intervals is worth a counter each time.

@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// The largest packet that the agent takes, in bytes; what is longer is read past, and refused. A command is at most half of
-/// it, so that one that is too long can still be named.
+/// The largest packet that the agent takes, in bytes; what is longer is read past, and refused. A command is at most
+/// half of it, so that one that is too long can still be named.
 pub const PACKET_MAX: u32 = 64 * 1024;
-/// The largest packet that it announces on MQTT 5, in bytes. It is more than it takes ([`PACKET_MAX`]), so that what lies
-/// between reaches it and is refused with a reason; what is longer still the broker keeps back, and nobody answers it. The
-/// price is the traffic of reading past it.
+/// The largest packet that it announces on MQTT 5, in bytes. It is more than it takes ([`PACKET_MAX`]), so that what
+/// lies between reaches it and is refused with a reason; what is longer still the broker keeps back, and nobody answers
+/// it. The price is the traffic of reading past it.
 pub const PACKET_MAX_ANNOUNCED: u32 = 256 * 1024;
-/// Commands that a broker hands us before we have acknowledged the first of them. Each is written to the disk first, and what
-/// the broker answers us waits behind them in the connection: with hundreds of them, on a slow disk, longer than an answer
-/// may take.
+/// Commands that a broker hands us before we have acknowledged the first of them. Each is written to the disk first,
+/// and what the broker answers us waits behind them in the connection: with hundreds of them, on a slow disk, longer
+/// than an answer may take.
 pub const RECEIVE_MAX: u16 = 20;
 
 /// The protocol version of a connection.
@@ -271,8 +271,8 @@ pub struct Publish {
 }
 
 impl Publish {
-    /// Bytes of a packet beside its topic, payload and properties, at most: the fixed header with five, the topic's length and
-    /// the packet identifier with two each, and the length of the properties (MQTT 5, 3.3).
+    /// Bytes of a packet beside its topic, payload and properties, at most: the fixed header with five, the topic's
+    /// length and the packet identifier with two each, and the length of the properties (MQTT 5, 3.3).
     pub const OVERHEAD_MAX: usize = 10;
 }
 

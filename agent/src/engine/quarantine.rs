@@ -1,8 +1,8 @@
-//! Quarantine: the level in force, who wanted it, and that it stays so over crashes and reboots. Free → Entering → Inside →
-//! Leaving → Free. That it is to be entered is journaled before anything is done, that it was left only when it is done:
-//! a crash in between leaves the gateway shut rather than open, and the next start puts the rules in force again. Knows
-//! nothing of firewalls; decides when their rules are to be loaded again, because the broker's addresses change, and when
-//! they are to be widened, because they may be what keeps the broker out of reach.
+//! Quarantine: the level in force, who wanted it, and that it stays so over crashes and reboots. Free → Entering →
+//! Inside → Leaving → Free. That it is to be entered is journaled before anything is done, that it was left only when
+//! it is done: a crash in between leaves the gateway shut rather than open, and the next start puts the rules in force
+//! again. Knows nothing of firewalls; decides when their rules are to be loaded again, because the broker's addresses
+//! change, and when they are to be widened, because they may be what keeps the broker out of reach.
 
 use std::time::Duration;
 
@@ -100,8 +100,9 @@ impl Inside {
 }
 
 impl Quarantine {
-    /// Begins with what the journal says, or what is in force where that is more, as where the journal was lost; its rules are
-    /// put in force again at once. An entry that can't be read, as one of a newer version, says that there is one.
+    /// Begins with what the journal says, or what is in force where that is more, as where the journal was lost; its
+    /// rules are put in force again at once. An entry that can't be read, as one of a newer version, says that there is
+    /// one.
     pub(super) fn restore(
         now: Now,
         at: Stamp,
@@ -165,8 +166,8 @@ impl Quarantine {
                 self.wide = false;
                 Aftermath { event: Some(event), entry: Some(self.entry()), entered: true }
             }
-            // It may be in force, and counts as that until the next look at the rules says otherwise: one that nobody knows of
-            // would be widened and left by nobody.
+            // It may be in force, and counts as that until the next look at the rules says otherwise: one that nobody
+            // knows of would be widened and left by nobody.
             Change::Enter { level, stored }
                 if matches!(outcome.status, ActStatus::TimedOut | ActStatus::Interrupted) =>
             {

@@ -1,5 +1,6 @@
-//! What was done and what went wrong of late, for whoever stands at the console. It is fed with all that is recorded, so it
-//! says what the fleet is told; only in memory, so a restart begins anew. Bounded: [`DONE_MAX`], [`CLUSTERS_MAX`].
+//! What was done and what went wrong of late, for whoever stands at the console. It is fed with all that is recorded,
+//! so it says what the fleet is told; only in memory, so a restart begins anew. Bounded: [`DONE_MAX`],
+//! [`CLUSTERS_MAX`].
 
 use std::collections::VecDeque;
 use std::time::Duration;

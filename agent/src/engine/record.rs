@@ -1,7 +1,7 @@
-//! What is stored: records in classes, each encoded as CBOR with numbered fields, so that an older or newer agent
-//! reads what it knows and skips the rest. The readings of a sample are the one thing that is stored as it is sent, as JSON:
-//! of samples there are many, and what they say doesn't depend on when it is said. Wall-clock time is not stored but worked
-//! out at sending ([`super::time`]).
+//! What is stored: records in classes, each encoded as CBOR with numbered fields, so that an older or newer agent reads
+//! what it knows and skips the rest. The readings of a sample are the one thing that is stored as it is sent, as JSON:
+//! of samples there are many, and what they say doesn't depend on when it is said. Wall-clock time is not stored but
+//! worked out at sending ([`super::time`]).
 
 /// The outbox's logs. Their numbers are stored: a new one goes to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -308,8 +308,8 @@ pub struct CommandResult {
 const LEFT_OUT_BYTES: usize = 80;
 
 impl CommandResult {
-    /// Takes at least so many bytes of JSON off what it says beside its status, as long as there are any: of the output from
-    /// its beginning, because what a program says last is what matters; of the detail from its end.
+    /// Takes at least so many bytes of JSON off what it says beside its status, as long as there are any: of the output
+    /// from its beginning, because what a program says last is what matters; of the detail from its end.
     pub(super) fn shorten(&mut self, surplus: usize) {
         let Some(output) = self.output.take() else {
             self.detail = self.detail.take().map(|detail| cut_at(&detail, detail.len().saturating_sub(surplus)).into());
@@ -333,8 +333,8 @@ impl CommandResult {
     }
 }
 
-/// How many bytes JSON takes for a character in a string (RFC 8259, section 7), written as serde_json does. Of a control
-/// character it holds U+FFFD.
+/// How many bytes JSON takes for a character in a string (RFC 8259, section 7), written as serde_json does. Of a
+/// control character it holds U+FFFD.
 const fn json_len(character: char) -> usize {
     match character {
         '"' | '\\' | '\n' | '\t' => 2,

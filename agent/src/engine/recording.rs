@@ -1,5 +1,5 @@
-//! What goes into the outbox, with its time and its number: events, results, samples, and what the outbox itself gave up.
-//! Only alarms have another way, in `alarms`: their state goes before them. Sends nothing.
+//! What goes into the outbox, with its time and its number: events, results, samples, and what the outbox itself gave
+//! up. Only alarms have another way, in `alarms`: their state goes before them. Sends nothing.
 
 use std::collections::BTreeMap;
 
@@ -53,8 +53,8 @@ impl Engine {
         }
     }
 
-    /// One event for each class and reason of what was given up: the samples of these numbers will not come. What a long
-    /// outage thinned out is told when it is over.
+    /// One event for each class and reason of what was given up: the samples of these numbers will not come. What a
+    /// long outage thinned out is told when it is over.
     pub(super) fn tell_lost(&mut self, now: Now) {
         let online = self.link.is_online();
         let thinned = online.then(|| self.outbox.take_thinned()).flatten();

@@ -1,7 +1,7 @@
-//! Ladders: what the gateway tries by itself when an alarm is raised. One run for each rule: a step is admitted, journaled,
-//! acted, given time to settle, and looked at; if the alarm still stands, the next step's turn comes. A ladder that ran out
-//! ends, and begins anew only after a time of health. Waiting → Journaling → Acting → Settling → (next step | Over). Whether
-//! the alarm stands is the rules' business, what the act does the runtime's.
+//! Ladders: what the gateway tries by itself when an alarm is raised. One run for each rule: a step is admitted,
+//! journaled, acted, given time to settle, and looked at; if the alarm still stands, the next step's turn comes. A
+//! ladder that ran out ends, and begins anew only after a time of health. Waiting → Journaling → Acting → Settling →
+//! (next step | Over). Whether the alarm stands is the rules' business, what the act does the runtime's.
 
 mod boots;
 mod run;
@@ -25,7 +25,8 @@ use run::{AGAIN_FIRST, Run, State, Stored, key};
 
 /// Alarms whose ladders are climbed at the same time; the others wait.
 pub const RUNS_MAX: usize = 16;
-/// After so long without the alarm a ladder begins at its first step again; before, it goes on above the one that helped.
+/// After so long without the alarm a ladder begins at its first step again; before, it goes on above the one that
+/// helped.
 const HEALTH: Duration = Duration::from_secs(3_600);
 
 /// Something that the engine is to do for a ladder.
@@ -270,7 +271,8 @@ impl Remedies {
         // A reboot that completes what is done is another matter: the step was begun, and is not begun again.
         let is_first = !run.stored.canceled && !run.stored.awaits_boot;
         if let Some(reason) = refusal(outcome).filter(|_| is_first) {
-            // Nothing was done, by somebody's will: to take that for a step that didn't help would be worse than to wait.
+            // Nothing was done, by somebody's will: to take that for a step that didn't help would be worse than to
+            // wait.
             let rule = rule.clone();
             run.stored.state = State::Waiting;
             run.told = None;
@@ -293,7 +295,8 @@ impl Remedies {
         true
     }
 
-    /// A command ends all that goes on: none goes a step further before its alarm has been cleared. Acts that are under way.
+    /// A command ends all that goes on: none goes a step further before its alarm has been cleared. Acts that are under
+    /// way.
     pub fn cancel(&mut self, facts: Facts<'_>) -> Vec<EffectId> {
         let goes_on = |run: &Run| matches!(run.stored.state, State::Waiting | State::Acting | State::Settling);
         let rules: Vec<String> =
@@ -303,8 +306,8 @@ impl Remedies {
             let Some(run) = self.runs.get_mut(&rule) else { continue };
             run.stored.canceled = true;
             self.steps.push_back(Step::Tell(run.canceled(&rule)));
-            // One that is on its way into the journal ends when that is done, and one under way goes no further, were it after a
-            // crash.
+            // One that is on its way into the journal ends when that is done, and one under way goes no further, were
+            // it after a crash.
             match run.stored.state {
                 State::Acting => {
                     under_way.extend(run.effect);
@@ -319,8 +322,8 @@ impl Remedies {
         under_way
     }
 
-    /// What an act of a ladder's did is completed by a boot, which is the end of this other act. False: it is not one of a
-    /// ladder's.
+    /// What an act of a ladder's did is completed by a boot, which is the end of this other act. False: it is not one
+    /// of a ladder's.
     pub fn awaits_boot(&mut self, act: EffectId, reboot: EffectId) -> bool {
         let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(act)) else { return false };
         run.effect = Some(reboot);
@@ -330,8 +333,8 @@ impl Remedies {
         true
     }
 
-    /// How slow the agent is to be: as the last step of any ladder says that was done to save power, as long as its alarm
-    /// stands.
+    /// How slow the agent is to be: as the last step of any ladder says that was done to save power, as long as its
+    /// alarm stands.
     pub fn slowness(&self, config: &CheckedConfig) -> Option<Slowness> {
         let standing = self.runs.values().filter(|run| run.stored.state != State::Healed);
         let wanted = standing.filter_map(|run| {
@@ -346,8 +349,8 @@ impl Remedies {
         wanted.max_by_key(|slowness| (slowness.publish, slowness.report, slowness.sample))
     }
 
-    /// Takes over a config: what its rules don't climb any more ends, and so does the rehearsal of what is to be real now.
-    /// What is under way is waited for.
+    /// Takes over a config: what its rules don't climb any more ends, and so does the rehearsal of what is to be real
+    /// now. What is under way is waited for.
     pub fn reconfigure(&mut self, facts: Facts<'_>) {
         let is_over = |rule: &str, run: &Run| {
             let was_rehearsed = run.stored.dry && !facts.config.remediation.dry_run;
@@ -538,8 +541,8 @@ impl Remedies {
     }
 }
 
-/// Whether an alarm that is raised again goes on with the climb before: it came back too soon, so what was tried last didn't
-/// heal it.
+/// Whether an alarm that is raised again goes on with the climb before: it came back too soon, so what was tried last
+/// didn't heal it.
 fn came_back_soon(facts: Facts<'_>, before: &Stored, ladder: &str) -> bool {
     // What was only rehearsed counts as tried in a rehearsal alone.
     let counts = !before.dry || facts.config.remediation.dry_run;

@@ -1,5 +1,6 @@
-//! The end of a report interval: what the agent knows of itself joins the readings, the counts are judged, and the sample
-//! is stored; what could not be saved before is saved again. Collects nothing, and doesn't decide when an interval ends.
+//! The end of a report interval: what the agent knows of itself joins the readings, the counts are judged, and the
+//! sample is stored; what could not be saved before is saved again. Collects nothing, and doesn't decide when an
+//! interval ends.
 
 use super::Engine;
 use super::metric::{Metric, Point};

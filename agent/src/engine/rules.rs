@@ -1,11 +1,12 @@
-//! Judges the gateway by the rules of its config: a reading beyond its limit for long enough raises an alarm, one that is
-//! well again for long enough clears it. What is missing is never read as zero: it raises only `missing_for`, and leaves
-//! every other alarm as it stands. Readings are judged as they come; what is counted over a report interval, and what the
-//! agent knows of itself, when the interval closes. Decides nothing of remedies, and writes nothing: it says what changed
-//! and what the fleet is to be told.
+//! Judges the gateway by the rules of its config: a reading beyond its limit for long enough raises an alarm, one that
+//! is well again for long enough clears it. What is missing is never read as zero: it raises only `missing_for`, and
+//! leaves every other alarm as it stands. Readings are judged as they come; what is counted over a report interval, and
+//! what the agent knows of itself, when the interval closes. Decides nothing of remedies, and writes nothing: it says
+//! what changed and what the fleet is to be told.
 //!
-//! An alarm has two faces. `raised` is what the readings say, for those who act on it. `told` is what the fleet was last
-//! told and what is stored: it follows `raised` within the bound on events, and stays at raised while an alarm flaps.
+//! An alarm has two faces. `raised` is what the readings say, for those who act on it. `told` is what the fleet was
+//! last told and what is stored: it follows `raised` within the bound on events, and stays at raised while an alarm
+//! flaps.
 
 mod detector;
 mod round;
@@ -38,8 +39,8 @@ use crate::config::Rule;
 const SAVED_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Of what lies more than so many rounds back nothing is known to have held since: `for` and `clear_for` begin anew.
 const GAP_ROUNDS_MAX: u32 = 3;
-/// Rounds are not apart to the millisecond: one that comes early by less than this part of their interval has waited for the
-/// whole of `for`, `clear_for` and `missing_for`. It would be late by an interval otherwise.
+/// Rounds are not apart to the millisecond: one that comes early by less than this part of their interval has waited
+/// for the whole of `for`, `clear_for` and `missing_for`. It would be late by an interval otherwise.
 const EARLY_PART: u32 = 4;
 
 /// The rules, and how their alarms stand.
@@ -86,7 +87,8 @@ pub enum Look {
     Well,
     /// It is raised, and that was judged since, or nothing says otherwise for long enough.
     Bad,
-    /// It is raised, but the next rounds may say otherwise: none was judged since, or its readings have begun to be well.
+    /// It is raised, but the next rounds may say otherwise: none was judged since, or its readings have begun to be
+    /// well.
     Unsure,
 }
 
@@ -125,7 +127,8 @@ impl Rules {
         (Self { watches, untold: 0, saved: now.mono }, leftovers)
     }
 
-    /// Takes over other rules. Those that still watch the same metric keep how they stand; the alarms of the others end.
+    /// Takes over other rules. Those that still watch the same metric keep how they stand; the alarms of the others
+    /// end.
     pub fn reconfigure(&mut self, rules: &[Rule], now: Stamp) -> Vec<Change> {
         let before = std::mem::replace(&mut self.watches, watches(rules, now));
         let mut changes = Vec::new();
@@ -138,7 +141,8 @@ impl Rules {
         changes
     }
 
-    /// Judges a round. `interval` is how far apart the rounds of this kind are; `wall` is there if the clock is trusted.
+    /// Judges a round. `interval` is how far apart the rounds of this kind are; `wall` is there if the clock is
+    /// trusted.
     pub fn judge(&mut self, now: Stamp, wall: Option<Unix>, interval: Duration, round: Round<'_>) -> Vec<Change> {
         let moment = Moment { now, wall, gap: interval.saturating_mul(GAP_ROUNDS_MAX), early: interval / EARLY_PART };
         let mut changes = Vec::new();
@@ -185,8 +189,8 @@ impl Rules {
         self.watches.get(rule).is_some_and(Watch::is_raised)
     }
 
-    /// Whether a rule's alarm stands, by what was read later than `after`. Where there are no readings, or they say nothing,
-    /// it stands as it did: that is waited for for a while, and no longer.
+    /// Whether a rule's alarm stands, by what was read later than `after`. Where there are no readings, or they say
+    /// nothing, it stands as it did: that is waited for for a while, and no longer.
     #[must_use]
     pub fn look(&self, now: Mono, rule: &str, after: Option<Mono>) -> Look {
         self.watches.get(rule).map_or(Look::Well, |watch| watch.look(now, after))

@@ -1,5 +1,5 @@
-//! What the engine keeps of its parts in the store, beside the journal and the alarms: the timeline, the totals of data and
-//! of what was given up. What the store refuses is said once, and saved again with the next report.
+//! What the engine keeps of its parts in the store, beside the journal and the alarms: the timeline, the totals of data
+//! and of what was given up. What the store refuses is said once, and saved again with the next report.
 
 use super::effects::Purpose;
 use super::io::{LogLevel, StoreFault};

@@ -1,6 +1,6 @@
-//! The daily look at the gateway and the agent themselves: when it is due, and what is told of what was found. A finding is
-//! told when it is new, when it has got worse and when it is gone, not every day; that the look was taken, and how much
-//! stands, is. It must not decide what is wrong: that is the auditor's (`crate::audit`).
+//! The daily look at the gateway and the agent themselves: when it is due, and what is told of what was found. A
+//! finding is told when it is new, when it has got worse and when it is gone, not every day; that the look was taken,
+//! and how much stands, is. It must not decide what is wrong: that is the auditor's (`crate::audit`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -57,8 +57,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Begins with the filters that the broker's session had when they were last saved, and whether these are known to be
-    /// all (`exact`).
+    /// Begins with the filters that the broker's session had when they were last saved, and whether these are known to
+    /// be all (`exact`).
     pub(super) fn new(subscribed: Subscribed, exact: bool) -> Self {
         Self { subscriptions: Subscriptions::new(subscribed, exact), ..Self::default() }
     }
@@ -114,8 +114,8 @@ impl Engine {
 
     /// The transport is up: say who we are, and leave the will.
     pub(super) fn greet(&mut self, now: Now, id: EffectId, password: Option<String>) {
-        // What this connection says of itself is numbered first, so that to a reader of presence the will comes after it; and
-        // dated so, because numbers and times go together.
+        // What this connection says of itself is numbered first, so that to a reader of presence the will comes after
+        // it; and dated so, because numbers and times go together.
         self.session.presence_first = Some((self.seqs.next(), self.timeline.stamp(now.mono)));
         let payload = self.presence(now, Some("lost"));
         let mqtt = &self.config.mqtt;

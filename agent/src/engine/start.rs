@@ -283,7 +283,8 @@ impl Engine {
         self.beginning = Some(entries);
     }
 
-    /// The same once more, where the store refused it: without it the next start would take the run before for this one.
+    /// The same once more, where the store refused it: without it the next start would take the run before for this
+    /// one.
     pub(super) fn begin_again(&mut self) {
         let Some(mut entries) = self.beginning.take() else { return };
         // It may have a date by now.
@@ -341,8 +342,8 @@ impl Engine {
         self.effects.put(Purpose::Bookkeeping, vec![write(LOSSES_KEY, &losses)]);
     }
 
-    /// What keeps the numbers that were used without a store from being used again by the next start with one: an entry for
-    /// the store in which this was `found`. It knows of more where the clock was behind this time.
+    /// What keeps the numbers that were used without a store from being used again by the next start with one: an entry
+    /// for the store in which this was `found`. It knows of more where the clock was behind this time.
     #[must_use]
     pub fn used_seqs(&self, found: &Recovered) -> Write {
         let known = State::of(found).read(SEQ_KEY).unwrap_or(0);
@@ -384,8 +385,8 @@ impl Engine {
         let went_down = if before.run.clean { Some(before.run.at) } else { self.last_sign_of(before) };
         let before = &before.run;
         let booted = self.timeline.stamp(super::time::Mono(0));
-        // By what the clock says when this is sent: after a boot it is mostly not set yet. In a container the clock since
-        // boot is its host's, and goes on over a reboot: there it is until this start.
+        // By what the clock says when this is sent: after a boot it is mostly not set yet. In a container the clock
+        // since boot is its host's, and goes on over a reboot: there it is until this start.
         let started = self.timeline.stamp(now.mono);
         let downtime = went_down.map(|from| Field::Passed { from, to: booted, or: Some(started) });
         let severity = match reason {
@@ -463,8 +464,8 @@ impl<'a> State<'a> {
             .collect()
     }
 
-    /// Whether the journal was lost: just now, or before a start that died before it had written anything. Records without the
-    /// mark that each start makes were written by an agent whose state is gone.
+    /// Whether the journal was lost: just now, or before a start that died before it had written anything. Records
+    /// without the mark that each start makes were written by an agent whose state is gone.
     fn is_lost(&self, recovered: &Recovered) -> bool {
         let marked = self.entries.contains_key(RUN_KEY);
         let has_records = recovered.logs.iter().any(|log| log.last > 0);

@@ -130,7 +130,8 @@ pub struct OutboxStatus {
     /// How the backlog of an outage goes, until it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainStatus>,
-    /// Records that only memory holds: the store takes none, or the broker may have them before it is time to store them.
+    /// Records that only memory holds: the store takes none, or the broker may have them before it is time to store
+    /// them.
     #[serde(skip_serializing_if = "is_zero")]
     pub volatile_records: usize,
     /// Why the store doesn't work, if it doesn't.

@@ -1,8 +1,8 @@
-//! Whether a cluster of errors comes far more often than it used to. Its rate is held against a baseline of its own that
-//! ages, bucket by bucket, those without a line included. A surge is told once: the baseline hardly moves while it lasts,
-//! and it is over when the rate has come down, or when it has become the rule. A cluster that is new has no baseline; that
-//! it is new was told already. A rule's `surge` (`rules/detector`) looks at a metric over a week; this one is small enough
-//! for each cluster to have one.
+//! Whether a cluster of errors comes far more often than it used to. Its rate is held against a baseline of its own
+//! that ages, bucket by bucket, those without a line included. A surge is told once: the baseline hardly moves while it
+//! lasts, and it is over when the rate has come down, or when it has become the rule. A cluster that is new has no
+//! baseline; that it is new was told already. A rule's `surge` (`rules/detector`) looks at a metric over a week; this
+//! one is small enough for each cluster to have one.
 
 /// Weight of the newest bucket in the baseline: it has forgotten half after some six buckets.
 const AGING: f64 = 0.11;
@@ -12,7 +12,8 @@ const AGING_IN_SURGE: f64 = 0.011;
 const WARM_UP_BUCKETS: u32 = 5;
 /// A surge is at least so many times the baseline,
 const FACTOR: f64 = 4.0;
-/// and by so many standard deviations above it, were the lines independent of each other (Poisson: the root of the mean),
+/// and by so many standard deviations above it, were the lines independent of each other (Poisson: the root of the
+/// mean),
 const DEVIATIONS: f64 = 6.0;
 /// and no fewer lines than this: three where there was one a day are no surge.
 const LINES_MIN: f64 = 10.0;

@@ -1,7 +1,7 @@
-//! The record that a broker hangs up on. A broker that dislikes a publish may just close the connection, and would do so
-//! for ever: then nothing behind that record would ever arrive. So when it closes twice over the same record, what was
-//! under way with it is sent one record after the other; the one over which it closes again and again, alone, while it
-//! answers for others, is set aside. A broker that dies or is cut off proves nothing: it answers for nobody.
+//! The record that a broker hangs up on. A broker that dislikes a publish may just close the connection, and would do
+//! so for ever: then nothing behind that record would ever arrive. So when it closes twice over the same record, what
+//! was under way with it is sent one record after the other; the one over which it closes again and again, alone, while
+//! it answers for others, is set aside. A broker that dies or is cut off proves nothing: it answers for nobody.
 
 use super::link::{Cargo, Unanswered};
 use super::record::Class;

@@ -4,10 +4,10 @@
 //! Which line belongs to which cluster is a function of that line alone, its skeleton, and so is the fingerprint: it is
 //! the same in whichever order lines come, after every restart, on every device and whatever was forgotten meanwhile. A
 //! miner that learns where lines differ (Drain, Spell) can't promise that: what the first line is told under depends on
-//! lines that are still to come. And nothing that joins any two lines with one word of difference could tell lines of one
-//! length apart at all, since a chain of such steps leads from each to every other. So a word may differ only at a place
-//! that the words around it mark: behind one that introduces a name ("user", "host", "to"), or within quotes. What is
-//! learned is only how the slot is shown. Doesn't judge, and keeps no lines.
+//! lines that are still to come. And nothing that joins any two lines with one word of difference could tell lines of
+//! one length apart at all, since a chain of such steps leads from each to every other. So a word may differ only at a
+//! place that the words around it mark: behind one that introduces a name ("user", "host", "to"), or within quotes.
+//! What is learned is only how the slot is shown. Doesn't judge, and keeps no lines.
 
 mod mask;
 
@@ -126,7 +126,8 @@ impl<'a> Word<'a> {
     }
 }
 
-/// Decides which words are slots. At least one word more than there are slots must be left, or unlike lines would be one.
+/// Decides which words are slots. At least one word more than there are slots must be left, or unlike lines would be
+/// one.
 fn mark_names(words: &mut [Word<'_>]) {
     let mut introduced = false;
     let mut infinitive = false;
@@ -166,7 +167,8 @@ fn is_name(word: &str) -> bool {
     has_form && !known(&INTRODUCES) && !known(&NO_NAMES) && !known(&TAKES_INFINITIVE)
 }
 
-/// Words that a name follows. A word that is often followed by what tells errors apart ("of memory", "by signal") is none.
+/// Words that a name follows. A word that is often followed by what tells errors apart ("of memory", "by signal") is
+/// none.
 #[rustfmt::skip]
 const INTRODUCES: [&str; 56] = [
     "to", "from", "for", "on", "in", "via", "named", "called", "user", "username", "account", "group", "host",

@@ -107,8 +107,8 @@ impl fmt::Debug for BootId {
     }
 }
 
-/// Where the wall clock stood at the start of a boot: what turns a record's monotonic time into a date, however late the
-/// clock was set.
+/// Where the wall clock stood at the start of a boot: what turns a record's monotonic time into a date, however late
+/// the clock was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Anchor(#[n(0)] pub Unix);

@@ -16,8 +16,8 @@ const ANCHOR_STEP: Duration = Duration::from_secs(1);
 /// The saved floor may lag behind by this much: what a reboot without a clock may forget.
 const FLOOR_LAG: Duration = Duration::from_secs(3600);
 
-/// A claim that lies further ahead of a trusted clock was wrong: whoever signed had a wrong clock. As `max_clock_skew` is by
-/// default: an hour would be the commonest mistake.
+/// A claim that lies further ahead of a trusted clock was wrong: whoever signed had a wrong clock. As `max_clock_skew`
+/// is by default: an hour would be the commonest mistake.
 pub const CLAIM_AHEAD_S: i64 = 300;
 
 /// Dates for stamps, and the floor under the present.

@@ -156,8 +156,8 @@ impl Vitals {
         self.interface = Some(name.clone());
     }
 
-    /// What the battery lost since the last round, counted only while it says that it is discharging, and only below where it
-    /// was: a gauge that flutters discharges nothing.
+    /// What the battery lost since the last round, counted only while it says that it is discharging, and only below
+    /// where it was: a gauge that flutters discharges nothing.
     fn discharged(&mut self, points: &[Point]) -> Option<f64> {
         let find = |metric| points.iter().find(|p| p.metric == metric).map(|p| &p.value);
         if let Some(Value::Text(state)) = find(Metric::BatteryState) {

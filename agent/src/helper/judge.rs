@@ -1,6 +1,6 @@
-//! May it be done? Root's answer, which trusts nothing that the agent says: what it asks for must be in root's policy, and
-//! either be what somebody with a trusted key has signed for this device, once, or be left to the gateway's own rules.
-//! Counts what it lets pass, before it is done; does nothing itself.
+//! May it be done? Root's answer, which trusts nothing that the agent says: what it asks for must be in root's policy,
+//! and either be what somebody with a trusted key has signed for this device, once, or be left to the gateway's own
+//! rules. Counts what it lets pass, before it is done; does nothing itself.
 
 use std::iter;
 
@@ -50,7 +50,8 @@ fn commanded(order: &Order, id: &CommandId, policy: &Policy) -> Result<VerifiedC
     Err(Refusal::new("wrong_act", format!("{} was signed, {target} or how to do it is something else", command.name)))
 }
 
-/// Until when it may be carried out, in seconds since 1970: who signs a reboot to come after a while signs that it comes then.
+/// Until when it may be carried out, in seconds since 1970: who signs a reboot to come after a while signs that it
+/// comes then.
 fn lasts_until(command: &VerifiedCommand, ordered: &Command) -> i64 {
     let delay = match ordered {
         Command::Reboot { delay } => i64::try_from(delay.as_secs()).unwrap_or(0),

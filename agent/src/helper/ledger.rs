@@ -1,7 +1,7 @@
 //! What was done already, on disk: the ids of commands, so that none is carried out twice, and what was spent of each
 //! budget. It is written and synced before anything is done, so neither a kill nor a power cut refills a budget or
-//! forgets a command; the file is replaced as a whole, never changed in place. A damaged one is set aside and the new one
-//! is careful: what was issued before that moment is refused, and every budget counts as spent for one window.
+//! forgets a command; the file is replaced as a whole, never changed in place. A damaged one is set aside and the new
+//! one is careful: what was issued before that moment is refused, and every budget counts as spent for one window.
 
 #![expect(clippy::disallowed_types, reason = "this is the helper's own file")]
 
@@ -61,8 +61,8 @@ pub(super) struct LedgerError {
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
-    /// The present can't be earlier (seconds since 1970): the build, the newest `iat` by a trusted clock, and the newest
-    /// `exp` that was forgotten.
+    /// The present can't be earlier (seconds since 1970): the build, the newest `iat` by a trusted clock, and the
+    /// newest `exp` that was forgotten.
     floor_s: i64,
     /// The newest `iat` that no clock could judge: it says so, too, until a trusted clock disproves it.
     #[serde(default)]
@@ -168,8 +168,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Replaces the file: whole and on disk before it has the name, and the name is on disk before this returns. The one
-    /// that was replaced is written over the next time: on a full disk, too, the runbook that makes room is counted.
+    /// Replaces the file: whole and on disk before it has the name, and the name is on disk before this returns. The
+    /// one that was replaced is written over the next time: on a full disk, too, the runbook that makes room is
+    /// counted.
     fn write(&self, state: &State) -> io::Result<()> {
         let json = serde_json::to_vec(state)?;
         let text = [format!("{:08x}\n", crc32c::crc32c(&json)).as_bytes(), &json].concat();
@@ -192,7 +193,8 @@ impl State {
             return Err(Refusal::because(Reason::Replayed, format!("{id} was carried out already")));
         }
         self.judge_care(command, moment)?;
-        // Where only an `iat` says how late it is, no earlier than it has to be: the floor rises with what is forgotten.
+        // Where only an `iat` says how late it is, no earlier than it has to be: the floor rises with what is
+        // forgotten.
         if moment.trusted_ms().is_some() || self.commands.len() >= COMMANDS_MAX {
             self.forget(skew, moment);
         }

@@ -1,5 +1,5 @@
-//! A SOCK_SEQPACKET connection: datagrams in order, and an end. Used by both sides. It carries bytes and knows nothing of
-//! what they mean.
+//! A SOCK_SEQPACKET connection: datagrams in order, and an end. Used by both sides. It carries bytes and knows nothing
+//! of what they mean.
 
 #![expect(clippy::disallowed_methods, reason = "a datagram is waited for, with a bound")]
 

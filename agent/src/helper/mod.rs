@@ -1,8 +1,8 @@
-//! `fieldmedic-act`: the only code that runs as root. systemd starts it by its socket, with an empty set of capabilities
-//! and no network; it judges what the agent asks for by root's own policy, checks the signature of what the cloud
-//! ordered again, counts it on disk, and does it with the agent's own means (`act`), most of which ask PID 1. It must
-//! not take the agent's word for anything: a compromised agent can't forge or repeat a command, exceed a budget, or
-//! reach what the policy doesn't name.
+//! `fieldmedic-act`: the only code that runs as root. systemd starts it by its socket, with an empty set of
+//! capabilities and no network; it judges what the agent asks for by root's own policy, checks the signature of what
+//! the cloud ordered again, counts it on disk, and does it with the agent's own means (`act`), most of which ask PID 1.
+//! It must not take the agent's word for anything: a compromised agent can't forge or repeat a command, exceed a
+//! budget, or reach what the policy doesn't name.
 
 mod judge;
 mod ledger;
@@ -187,8 +187,8 @@ fn listener() -> io::Result<StdListener> {
         return Err(io::Error::other("it is started by its socket, fieldmedic-act.socket, and takes exactly one"));
     };
     #[expect(unsafe_code, reason = "a descriptor that was inherited is known by its number alone")]
-    // SAFETY: LISTEN_PID says that systemd opened it for this process, and nobody else has taken it: this is called once,
-    // before anything else is opened by number.
+    // SAFETY: LISTEN_PID says that systemd opened it for this process, and nobody else has taken it: this is called
+    // once, before anything else is opened by number.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let listener = StdListener::from(socket);
     listener.set_nonblocking(true)?;

@@ -1,6 +1,6 @@
-//! Root's own policy: what the agent may have done, by whom, and how often. Read in the way of the agent's configuration,
-//! every mistake at once with its line; what it doesn't name is not allowed. It must never be taken from a file that
-//! others than root could have written.
+//! Root's own policy: what the agent may have done, by whom, and how often. Read in the way of the agent's
+//! configuration, every mistake at once with its line; what it doesn't name is not allowed. It must never be taken from
+//! a file that others than root could have written.
 
 use std::collections::BTreeMap;
 use std::io;

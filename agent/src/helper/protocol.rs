@@ -252,8 +252,8 @@ impl ActWords {
         }
     }
 
-    /// Names are held against root's lists later, which no path and no option is on; what stands on no list has to be fit to
-    /// be handed to a program.
+    /// Names are held against root's lists later, which no path and no option is on; what stands on no list has to be
+    /// fit to be handed to a program.
     fn parse(self) -> Result<Act, String> {
         match &self {
             Self::Run { args, .. } if !are_arguments(args) => return Err("too many arguments, or a NUL in one".into()),

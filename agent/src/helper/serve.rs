@@ -1,6 +1,6 @@
-//! Serves the socket: one request a connection, so many connections, so many requests a second. Each request is judged by
-//! the policy as it stands in the file now, and what is refused is told to the agent and to the log. What runs ends with
-//! the connection that asked for it.
+//! Serves the socket: one request a connection, so many connections, so many requests a second. Each request is judged
+//! by the policy as it stands in the file now, and what is refused is told to the agent and to the log. What runs ends
+//! with the connection that asked for it.
 
 #![expect(clippy::disallowed_methods, reason = "the helper's tasks and their bounds are here")]
 

@@ -1,5 +1,6 @@
 //! The local socket: one request a line, one JSON object a line in answer: `status`, and `released` by root, who has
-//! ended a quarantine on the console. It listens on a path, never on a port, and only root and the agent's group may open it.
+//! ended a quarantine on the console. It listens on a path, never on a port, and only root and the agent's group may
+//! open it.
 
 #![expect(clippy::disallowed_methods, reason = "the socket's task is spawned here, and waits with bounds")]
 

@@ -1,6 +1,6 @@
 //! The tokio shell around the engine: it owns the clock, the store's thread, the collectors' thread, the socket to the
-//! broker and the actions, and has no opinions. It reads an input, hands it to the engine with the time, and carries out
-//! the effects that come back; each that has an id ends in exactly one completion input.
+//! broker and the actions, and has no opinions. It reads an input, hands it to the engine with the time, and carries
+//! out the effects that come back; each that has an id ends in exactly one completion input.
 
 #![expect(clippy::disallowed_methods, reason = "the shell is where time and tasks come from")]
 

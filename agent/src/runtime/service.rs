@@ -1,6 +1,6 @@
-//! What systemd is told (sd_notify(3)): ready, reloading, stopping, and that the agent is alive. When the watchdog is due
-//! the engine is asked for a sign of life, which goes through the store and back: an agent that can't write is an agent
-//! that hangs. And what systemd tells: how the run before ended.
+//! What systemd is told (sd_notify(3)): ready, reloading, stopping, and that the agent is alive. When the watchdog is
+//! due the engine is asked for a sign of life, which goes through the store and back: an agent that can't write is an
+//! agent that hangs. And what systemd tells: how the run before ended.
 
 #![expect(clippy::disallowed_methods, reason = "the unit leaves how a run ended in a file")]
 
@@ -15,8 +15,8 @@ use crate::collect::printable;
 use crate::config::CheckedConfig;
 use crate::engine::time::Mono;
 
-/// Where the unit's ExecStopPost= leaves `$SERVICE_RESULT` (systemd/fieldmedic.service): below its runtime directory, which
-/// a reboot empties.
+/// Where the unit's ExecStopPost= leaves `$SERVICE_RESULT` (systemd/fieldmedic.service): below its runtime directory,
+/// which a reboot empties.
 const ENDED_FILE: &str = "ended";
 /// The longest of systemd's words has some fifteen.
 const WORD_CHARS_MAX: usize = 32;

@@ -1,5 +1,5 @@
-//! The gateway's clocks: monotonic time that begins anew at each boot, and a wall clock that may start in 1970, be set late,
-//! drift and jump. The world knows the true time besides, and so can say of any date whether it is right.
+//! The gateway's clocks: monotonic time that begins anew at each boot, and a wall clock that may start in 1970, be set
+//! late, drift and jump. The world knows the true time besides, and so can say of any date whether it is right.
 
 use super::dice::Dice;
 use super::network::millis;
@@ -79,8 +79,8 @@ impl Clock {
         Now { mono, wall: Wall { unix, trusted: self.synced && !self.unsynced } }
     }
 
-    /// The wall clock is set by hand: the kernel no longer calls it synchronised, until NTP has put it right (settimeofday(2)
-    /// sets STA_UNSYNC).
+    /// The wall clock is set by hand: the kernel no longer calls it synchronised, until NTP has put it right
+    /// (settimeofday(2) sets STA_UNSYNC).
     pub(super) fn jump(&mut self, at: u64, by_s: i64) {
         self.off_ms = self.off_now(at).saturating_add(by_s.saturating_mul(1_000));
         self.off_since = at;

@@ -158,8 +158,8 @@ impl Cloud {
             claims = claims.arg(key, Json::clone(value));
         }
         let claims = claims.nonce(self.nonce.clone().filter(|_| order.nonce));
-        // The planted bug is played from here: to an agent that checks no signature a forged command is as good as a genuine
-        // one, so it is signed with the trusted key; an expired one is dated afresh likewise.
+        // The planted bug is played from here: to an agent that checks no signature a forged command is as good as a
+        // genuine one, so it is signed with the trusted key; an expired one is dated afresh likewise.
         let forged = order.flaw == Some(Flaw::Forged) && self.planted != Some(Planted::SignatureIgnored);
         let key = if forged { &self.untrusted } else { &self.trusted };
         sign(&claims, KID, key).ok()

@@ -9,8 +9,8 @@ use crate::engine::io::ActStatus;
 use crate::engine::metric::Value;
 use crate::engine::record::{Body, Event, EventKind, Field, Record};
 
-/// Moments kept of one run: a storm must not fill the memory. What comes after is only counted, in the figures and for the
-/// expectations.
+/// Moments kept of one run: a storm must not fill the memory. What comes after is only counted, in the figures and for
+/// the expectations.
 const MOMENTS_MAX: usize = 200_000;
 /// How long a text of the timeline may be.
 const TEXT_MAX: usize = 200;
@@ -107,8 +107,8 @@ impl Diary {
         self.note(at_ms, What::Acted { action, target, trigger, status });
     }
 
-    /// Records were given up: the agent's totals by reason. They begin anew where its state was lost: what it told before
-    /// that stays told.
+    /// Records were given up: the agent's totals by reason. They begin anew where its state was lost: what it told
+    /// before that stays told.
     pub(super) fn dropped(&mut self, at_ms: u64, totals: &BTreeMap<String, u64>) {
         if *totals == self.totals {
             return;

@@ -1,5 +1,5 @@
-//! All chance of a simulated world, from one seed: the same seed gives the same draws. Each part of the world has its own
-//! dice, so that one more draw in one part doesn't change the luck of the others.
+//! All chance of a simulated world, from one seed: the same seed gives the same draws. Each part of the world has its
+//! own dice, so that one more draw in one part doesn't change the luck of the others.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! The simulated disk: the store's operations, answered as the real store answers them, in memory and without cost. What
-//! was appended is in the process, then in the page cache, then on the flash; a crash takes what it takes, and the dice say
-//! how much of the rest. It fails when it is told to. It must not promise more than the real store does: a model test runs
-//! both through the same operations.
+//! The simulated disk: the store's operations, answered as the real store answers them, in memory and without cost.
+//! What was appended is in the process, then in the page cache, then on the flash; a crash takes what it takes, and the
+//! dice say how much of the rest. It fails when it is told to. It must not promise more than the real store does: a
+//! model test runs both through the same operations.
 
 mod log;
 #[cfg(test)]
@@ -140,8 +140,8 @@ impl Disk {
         self.slow = times;
     }
 
-    /// Flash cells go bad: some records of one segment are lost, which is noticed when they are read or when the store is
-    /// opened the next time. With `state` the keyed state will be found to be lost as well.
+    /// Flash cells go bad: some records of one segment are lost, which is noticed when they are read or when the store
+    /// is opened the next time. With `state` the keyed state will be found to be lost as well.
     pub fn damage(&mut self, state: bool) {
         self.state.damaged |= state;
         let first = usize::try_from(self.dice.below(Class::COUNT as u64)).unwrap_or(0);
@@ -194,8 +194,8 @@ impl Disk {
         self.written_before + self.written_since_open()
     }
 
-    /// Records that became durable since this was last asked. To be asked after every operation and crash: they are kept
-    /// until then.
+    /// Records that became durable since this was last asked. To be asked after every operation and crash: they are
+    /// kept until then.
     pub fn take_newly_durable(&mut self) -> Vec<(Class, u64)> {
         self.logs.iter_mut().flat_map(Log::take_newly_durable).collect()
     }

@@ -1,6 +1,6 @@
-//! Whether what a scenario's author expects came true: counted as moments happen, since a timeline keeps only so many of
-//! them, and judged on the counts and the figures.
-//! It knows nothing of the world, and a run that could not show what was asked (a fault that never came) is no failure.
+//! Whether what a scenario's author expects came true: counted as moments happen, since a timeline keeps only so many
+//! of them, and judged on the counts and the figures. It knows nothing of the world, and a run that could not show what
+//! was asked (a fault that never came) is no failure.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

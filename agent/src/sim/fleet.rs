@@ -1,6 +1,6 @@
-//! The return of a fleet: what a broker sees when it comes back after an outage. Each gateway lives in a world of its own
-//! with the same outage in it; what is looked at is when they try, which doesn't depend on one another while the broker
-//! takes all who come.
+//! The return of a fleet: what a broker sees when it comes back after an outage. Each gateway lives in a world of its
+//! own with the same outage in it; what is looked at is when they try, which doesn't depend on one another while the
+//! broker takes all who come.
 
 use std::time::Duration;
 
@@ -39,8 +39,8 @@ impl Return {
     }
 }
 
-/// Runs a fleet of gateways through an outage of their broker. Of the plan's scenario the network, the clock and the machine
-/// are taken, not its faults.
+/// Runs a fleet of gateways through an outage of their broker. Of the plan's scenario the network, the clock and the
+/// machine are taken, not its faults.
 #[must_use]
 pub fn fleet(plan: &Plan, gateways: u32, seed: u64) -> Return {
     let look = LOOK + plan.config.mqtt.reconnect.max;

@@ -1,6 +1,6 @@
-//! The simulated world: the same engine that runs on a gateway, with a clock, a disk, a network, a broker, a battery and a
-//! gateway around it that are all simulated and seeded, so that a run is a scenario, a configuration and a seed. What is
-//! promised is checked from outside while it runs. Nothing here reads a clock, rolls its own dice or does I/O.
+//! The simulated world: the same engine that runs on a gateway, with a clock, a disk, a network, a broker, a battery
+//! and a gateway around it that are all simulated and seeded, so that a run is a scenario, a configuration and a seed.
+//! What is promised is checked from outside while it runs. Nothing here reads a clock, rolls its own dice or does I/O.
 
 mod agenda;
 mod check;

@@ -1,6 +1,7 @@
-//! The way between the agent and the broker: TCP connections as their ends see them. What is sent arrives in order, after
-//! a latency and no faster than the bandwidth; where there is no coverage it waits, as TCP's retransmissions do; where the
-//! path has forgotten the connection (half-open) it is gone for good. Says when a packet arrives; delivers nothing itself.
+//! The way between the agent and the broker: TCP connections as their ends see them. What is sent arrives in order,
+//! after a latency and no faster than the bandwidth; where there is no coverage it waits, as TCP's retransmissions do;
+//! where the path has forgotten the connection (half-open) it is gone for good. Says when a packet arrives; delivers
+//! nothing itself.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

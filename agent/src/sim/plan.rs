@@ -15,8 +15,8 @@ pub struct Plan {
     pub scenario: Scenario,
     /// The agent's configuration.
     pub config: CheckedConfig,
-    /// Root's policy, by which its helper refuses what the agent wants; `None`: there is no helper, and nothing is refused.
-    /// Its budgets and signatures are not asked for.
+    /// Root's policy, by which its helper refuses what the agent wants; `None`: there is no helper, and nothing is
+    /// refused. Its budgets and signatures are not asked for.
     pub policy: Option<Policy>,
     /// A bug that the agent is given, to see that the checkers find it.
     pub planted: Option<Planted>,

@@ -1,5 +1,5 @@
-//! Whole runs in worlds of a few hours. Whole days of `mixed-faults`, with each bug that they can show planted, are run by the
-//! program as it is built for release (tests/simulated).
+//! Whole runs in worlds of a few hours. Whole days of `mixed-faults`, with each bug that they can show planted, are run
+//! by the program as it is built for release (tests/simulated).
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
 //! The cursor of one log: up to which seq it is done with, the highest seq it ever held, how many records it gave up to
 //! make room (counted here because the segment is unlinked only after this is on disk), and how many it should hold. It
-//! must work on a full disk, or nothing could be deleted there: the file is written in full when it is made and only ever
-//! overwritten in place. Two slots take turns, and the one that was synced last is never touched, so that a torn write leaves it.
-//! Moving is not durable until [`Cursor::sync`]: a power cut before it costs duplicates, never a record.
+//! must work on a full disk, or nothing could be deleted there: the file is written in full when it is made and only
+//! ever overwritten in place. Two slots take turns, and the one that was synced last is never touched, so that a torn
+//! write leaves it. Moving is not durable until [`Cursor::sync`]: a power cut before it costs duplicates, never a
+//! record.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -43,8 +44,8 @@ pub(super) struct Position {
     pub(super) mark: Option<Mark>,
 }
 
-/// A count of what was durable. Records that are missing later are known by it, wherever they lay and whatever took them:
-/// the end of the newest segment leaves no other trace.
+/// A count of what was durable. Records that are missing later are known by it, wherever they lay and whatever took
+/// them: the end of the newest segment leaves no other trace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Mark {
     /// Durable records above `acked`.
@@ -85,13 +86,14 @@ impl Cursor {
         };
         let Some(newest) = newest(&file, dead)? else { return Ok((Self::make(path, begin)?, Found::Nothing)) };
         let Newest { generation, slot, position, alone } = newest;
-        // What was read may never have been synced: keep off it until it is. A disk that refuses even that, where it is to be
-        // waited for no more, leaves no cursor to go on with.
+        // What was read may never have been synced: keep off it until it is. A disk that refuses even that, where it is
+        // to be waited for no more, leaves no cursor to go on with.
         let synced = file.sync_data();
         if dead { synced.map_err(io::Error::other) } else { synced }?;
         let mut cursor = Self { file, position, generation, slot: 1 - slot, dirty: false, written_bytes: 0 };
         if alone {
-            // The slot that is lost may have been the newer one, and what was acknowledged since would pass for missing.
+            // The slot that is lost may have been the newer one, and what was acknowledged since would pass for
+            // missing.
             cursor.position.mark = None;
             cursor.dirty = true;
             cursor.generation += 1;

@@ -66,7 +66,8 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     sync_dir(parent)
 }
 
-/// Whether an error tells of the system's state and not of the file's: it may pass, and nothing is to be given up for it.
+/// Whether an error tells of the system's state and not of the file's: it may pass, and nothing is to be given up for
+/// it.
 pub(super) fn is_passing(error: &io::Error) -> bool {
     is_no_space(error)
         || matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::OutOfMemory)
@@ -111,8 +112,8 @@ pub(super) fn aside_bytes(path: &Path) -> u64 {
     (1..=ASIDE_NAMES_MAX).map(|nth| tree_bytes(&aside_name(path, nth))).sum()
 }
 
-/// Deletes what was set aside below a directory, the oldest first and what a newer agent wrote last, until the rest takes no
-/// more than `bytes_max`.
+/// Deletes what was set aside below a directory, the oldest first and what a newer agent wrote last, until the rest
+/// takes no more than `bytes_max`.
 pub(super) fn bound_aside(root: &Path, bytes_max: u64) {
     let mut aside = Vec::new();
     find_aside(root, DEPTH_MAX, &mut aside);
@@ -158,8 +159,8 @@ fn aside_name(path: &Path, nth: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Cuts a file, or the files in a directory in the order of their names, so that all take no more than `bytes_max`. What
-/// can't be cut is left: it belongs to another user.
+/// Cuts a file, or the files in a directory in the order of their names, so that all take no more than `bytes_max`.
+/// What can't be cut is left: it belongs to another user.
 fn shorten(path: &Path, bytes_max: u64) {
     let mut left = bytes_max;
     for (file, len) in files_below(path, DEPTH_MAX) {
@@ -213,8 +214,8 @@ fn mend_below(path: &Path, uid: u32, depth: u32) {
     }
 }
 
-/// Makes a file with these bytes, for the owner alone; a power cut leaves all of it or none, so that a file which is there
-/// and can't be read was damaged. What is in its place, whatever it is, goes first.
+/// Makes a file with these bytes, for the owner alone; a power cut leaves all of it or none, so that a file which is
+/// there and can't be read was damaged. What is in its place, whatever it is, goes first.
 pub(super) fn make_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
     remove_all(path)?;
     replace_file(path, bytes)
@@ -268,8 +269,8 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Deletes a file as [`remove`] does, but leaves it to a thread of its own to free its blocks: that takes longer than to
-/// read as many, and nothing waits for them.
+/// Deletes a file as [`remove`] does, but leaves it to a thread of its own to free its blocks: that takes longer than
+/// to read as many, and nothing waits for them.
 pub(super) fn remove_unhurried(path: &Path) -> io::Result<()> {
     // What is open is freed by whoever closes it last.
     let open = File::open(path);

@@ -70,8 +70,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 pub struct StoreSettings {
     /// Its directory; made, for the owner alone, if it isn't there.
     pub path: PathBuf,
-    /// What the engine lets it grow to, in bytes: here it sets the size of a segment and of the reserve, when the state is
-    /// written anew, and how much of what was damaged is kept.
+    /// What the engine lets it grow to, in bytes: here it sets the size of a segment and of the reserve, when the state
+    /// is written anew, and how much of what was damaged is kept.
     pub max_bytes: u64,
 }
 
@@ -283,8 +283,8 @@ pub fn inspect(path: &Path) -> Result<OfEach<LogSummary>, StoreFault> {
     of_each(path, |_, dir| log::inspect(dir))
 }
 
-/// Shows every record that waits in the outbox of a store, class by class and in order, also of a store in use; takes no
-/// lock and changes nothing. What was written but not committed is shown too. Gives what damage took.
+/// Shows every record that waits in the outbox of a store, class by class and in order, also of a store in use; takes
+/// no lock and changes nothing. What was written but not committed is shown too. Gives what damage took.
 ///
 /// # Errors
 /// There is no outbox, or it can't be read.

@@ -1,7 +1,7 @@
 //! The format of a segment file, and how one is read. A segment is a header and then frames, one a record; it is only
-//! ever appended to. Reading never fails for damage (but for what the
-//! disk refuses to read, until that is known to be gone for good): a frame that doesn't check is passed over up to the next one that
-//! does, and what was passed over is said. This module must not write, delete or decide anything.
+//! ever appended to. Reading never fails for damage (but for what the disk refuses to read, until that is known to be
+//! gone for good): a frame that doesn't check is passed over up to the next one that does, and what was passed over is
+//! said. This module must not write, delete or decide anything.
 //!
 //! ```text
 //! header  magic 8 | version u32 | nth of the first record u32 | crc32c u32 of what stands before it
@@ -96,8 +96,8 @@ pub(super) struct Source<'a> {
     pub(super) written: u64,
     /// What comes after it.
     pub(super) tail: &'a [u8],
-    /// Whether what the disk refuses to read is gone for good: it reads as zeros, which never make a frame, and costs its
-    /// records, not the log. Else it fails.
+    /// Whether what the disk refuses to read is gone for good: it reads as zeros, which never make a frame, and costs
+    /// its records, not the log. Else it fails.
     pub(super) dead: bool,
 }
 
@@ -441,8 +441,8 @@ impl Survey {
         }
     }
 
-    /// Counts the records behind the last good one, by the frames whose beginning can still be made out: no record follows
-    /// whose nth would tell. Bytes that hold none are one record at least.
+    /// Counts the records behind the last good one, by the frames whose beginning can still be made out: no record
+    /// follows whose nth would tell. Bytes that hold none are one record at least.
     fn count_ruins(&mut self, source: Source<'_>) -> io::Result<()> {
         let Some(next) = self.next_nth else { return Ok(()) };
         let mut bytes = Vec::new();

@@ -1,10 +1,10 @@
 //! The keyed state: the journal, budgets, alarms, cursors and anchors, in sled. sled 0.34 by itself neither syncs nor
-//! survives every crash, so this module wraps it in guards, each of which stands for a failure that was reproduced:
-//! a commit is flush and fdatasync, a value carries its own checksum, every call may panic, and after any error the
+//! survives every crash, so this module wraps it in guards, each of which stands for a failure that was reproduced: a
+//! commit is flush and fdatasync, a value carries its own checksum, every call may panic, and after any error the
 //! database is dropped and opened anew before the next try; where only our sync failed it is kept, and its file written
-//! again. With each write goes a tally of all entries, and the number of the last write stands in a file outside of sled:
-//! so an entry that vanished and a state that fell back to what it was before are noticed. It must not hold large values,
-//! and it never lets what can't be read pass as empty: a state that is lost is set aside and said to be lost.
+//! again. With each write goes a tally of all entries, and the number of the last write stands in a file outside of
+//! sled: so an entry that vanished and a state that fell back to what it was before are noticed. It must not hold large
+//! values, and it never lets what can't be read pass as empty: a state that is lost is set aside and said to be lost.
 
 mod compact;
 mod load;
@@ -100,8 +100,8 @@ struct Tally {
     sum: u64,
 }
 
-/// The number of the last write that was durable, in a file beside sled's. It is written after the write and synced never:
-/// it may lag behind, and what it does say is certain.
+/// The number of the last write that was durable, in a file beside sled's. It is written after the write and synced
+/// never: it may lag behind, and what it does say is certain.
 #[derive(Debug)]
 struct Generation {
     file: Option<File>,
@@ -270,8 +270,8 @@ impl State {
         Ok(())
     }
 
-    /// Opens the state. Where that fails, once more without what sled can do without: its snapshots, which repeat what stands
-    /// in the log, and its configuration, which is the default one.
+    /// Opens the state. Where that fails, once more without what sled can do without: its snapshots, which repeat what
+    /// stands in the log, and its configuration, which is the default one.
     fn open_salvaging(&self) -> Result<Opened, Trouble> {
         match self.open_db() {
             Err(trouble) if self.is_salvageable(&trouble) && !self.is_out_of_room(&trouble) => {
@@ -314,8 +314,8 @@ impl State {
         self.commit(&entries.into_iter().collect::<Vec<_>>())
     }
 
-    /// Whether to give the state up. What a full disk, one that is to be waited for or another holder causes is none of its
-    /// fault.
+    /// Whether to give the state up. What a full disk, one that is to be waited for or another holder causes is none of
+    /// its fault.
     fn is_damage(&self, trouble: &Trouble) -> bool {
         match trouble {
             Trouble::Sled(sled::Error::Io(error)) | Trouble::Io(error) if disk::is_passing(error) => false,
@@ -364,8 +364,8 @@ impl State {
         free_bytes(&self.root).unwrap_or(0)
     }
 
-    /// Makes the reserve if there is none and there is plenty of room. Without it the agent works as well, until the disk
-    /// is full; so a failure is no more than that.
+    /// Makes the reserve if there is none and there is plenty of room. Without it the agent works as well, until the
+    /// disk is full; so a failure is no more than that.
     fn make_reserve(&self) {
         let reserve = self.reserve();
         let held = fs::metadata(&reserve).map_or(0, |metadata| metadata.len());
@@ -414,8 +414,8 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
 }
 
 impl Db {
-    /// Sees to it, after a sync that failed, that all of the file is on disk. The database stays open meanwhile: when sled
-    /// closes on such a disk it panics, and what it held in memory then is never freed.
+    /// Sees to it, after a sync that failed, that all of the file is on disk. The database stays open meanwhile: when
+    /// sled closes on such a disk it panics, and what it held in memory then is never freed.
     fn mend(&mut self, dir: &Path) -> io::Result<()> {
         if !self.suspect {
             return Ok(());

@@ -86,7 +86,8 @@ fn the_classes_have_logs_of_their_own_and_the_state_is_beside_them() {
     assert_eq!(summary.map(|(_, summary)| summary.expect("a log").range.records), [1, 0, 1, 0, 0]);
 }
 
-/// The outbox of an agent that starts on this store, having saved that so many evicted telemetry records are accounted for.
+/// The outbox of an agent that starts on this store, having saved that so many evicted telemetry records are accounted
+/// for.
 fn outbox(recovered: &Recovered, accounted: u64) -> Outbox {
     let limits = Limits { max_bytes: 1024 * 1024, min_free_bytes: 0, commit_interval: Duration::from_secs(1) };
     Outbox::new(limits, recovered, BTreeMap::new(), [0, 0, accounted, 0, 0])

@@ -1,6 +1,6 @@
-//! The thread that owns the store, so that a slow disk holds up nothing else. Operations come through a bounded queue and
-//! are answered in order, each exactly once. It decides nothing but one thing: appends and commits that wait in the queue
-//! behind one another are done together, and share one fdatasync.
+//! The thread that owns the store, so that a slow disk holds up nothing else. Operations come through a bounded queue
+//! and are answered in order, each exactly once. It decides nothing but one thing: appends and commits that wait in the
+//! queue behind one another are done together, and share one fdatasync.
 
 use std::io;
 use std::sync::Arc;
@@ -75,8 +75,8 @@ pub struct StoreHandle {
 }
 
 impl StoreHandle {
-    /// Hands the store to a thread that answers each operation with an [`Input::Store`]. If what stood in for a store finds
-    /// that there is one again, it asks for a stop: the next start takes it up.
+    /// Hands the store to a thread that answers each operation with an [`Input::Store`]. If what stood in for a store
+    /// finds that there is one again, it asks for a stop: the next start takes it up.
     ///
     /// # Errors
     /// The system can't start a thread.
@@ -152,9 +152,9 @@ fn next_job(store: &mut Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, 
     jobs.recv().ok()
 }
 
-/// Does a job, and if that is an append or a commit the appends and commits that wait behind it, with one commit for all: a
-/// burst of events that each want to be durable costs one fdatasync, and a burst of samples wakes the engine once. Gives
-/// the answers in order, and the job that ended the run.
+/// Does a job, and if that is an append or a commit the appends and commits that wait behind it, with one commit for
+/// all: a burst of events that each want to be durable costs one fdatasync, and a burst of samples wakes the engine
+/// once. Gives the answers in order, and the job that ended the run.
 pub(super) fn work_together(store: &mut Backing, first: Job, jobs: &Receiver<Job>) -> (Vec<Answer>, Option<Job>) {
     let mut answers = Vec::new();
     let mut next = Some(first);
@@ -187,8 +187,8 @@ pub(super) fn work_together(store: &mut Backing, first: Job, jobs: &Receiver<Job
 
 fn reply(answers: Vec<Answer>, stats: StoreStats, replies: &Sender<Input>) {
     for (id, result) in answers {
-        // Whoever dropped the receiver wants no answers; the work is done all the same. To ask for room first is cheaper than
-        // to be ready to wait for it.
+        // Whoever dropped the receiver wants no answers; the work is done all the same. To ask for room first is
+        // cheaper than to be ready to wait for it.
         if let Err(TrySendError::Full(answer)) = replies.try_send(Input::Store { id, result, stats }) {
             let _ = replies.blocking_send(answer);
         }

@@ -1,8 +1,8 @@
 //! What the disk refuses to read (EIO). A bus that hiccups, a card that resets, an array that is being rebuilt refuse
-//! everything for a while, and all of it is there again afterwards; a dead flash block refuses its own bytes for good. So
-//! one file with a hole in it is damage, and a file of which not a byte can be read, or several with holes, are a disk
-//! that is to be waited for; what is still refused after a long wait is written down, and is damage from then on. This
-//! module must not change a file of the store.
+//! everything for a while, and all of it is there again afterwards; a dead flash block refuses its own bytes for good.
+//! So one file with a hole in it is damage, and a file of which not a byte can be read, or several with holes, are a
+//! disk that is to be waited for; what is still refused after a long wait is written down, and is damage from then on.
+//! This module must not change a file of the store.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -53,8 +53,8 @@ impl Opening {
         disk::is_passing(error) || (is_refusal(error) && !self.is_dead(path))
     }
 
-    /// Looks at the whole store after it didn't open. False: so much of it is refused that the disk is to be waited for.
-    /// True: it is worth another try, in which a single hole counts as dead.
+    /// Looks at the whole store after it didn't open. False: so much of it is refused that the disk is to be waited
+    /// for. True: it is worth another try, in which a single hole counts as dead.
     pub(super) fn look_again(&mut self, root: &Path) -> bool {
         let refused: Vec<_> = scan(root).into_iter().filter(|(path, _)| !self.is_dead(path)).collect();
         // Where all can be read it was something else.
@@ -107,8 +107,8 @@ pub(super) fn read_at<B: Buffer<u8>>(file: &File, room: B, at: u64) -> rustix::i
     rustix::io::pread(file, room, at)
 }
 
-/// Reads the files of a directory, and fails where a byte of them is refused: who reads them next finds them in the page
-/// cache.
+/// Reads the files of a directory, and fails where a byte of them is refused: who reads them next finds them in the
+/// page cache.
 pub(super) fn check_all_in(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();

@@ -1,6 +1,6 @@
 //! The contract's outgoing payloads: records become JSON here, at sending, so that a date that was learned late is in
-//! it. What a gateway doesn't have is left out, never zero; `time` alone is null where no date is known. What others have said
-//! is told without the control characters that a database refuses (NUL) and a terminal obeys (ESC).
+//! it. What a gateway doesn't have is left out, never zero; `time` alone is null where no date is known. What others
+//! have said is told without the control characters that a database refuses (NUL) and a terminal obeys (ESC).
 
 use std::collections::BTreeMap;
 
@@ -50,8 +50,8 @@ pub struct Presence<'a> {
 #[must_use]
 pub fn compress(json: Vec<u8>) -> Vec<u8> {
     const LEVEL: i32 = 1;
-    // Fails only without memory for its window, which is no larger than the text; the reader tells the two apart by zstd's
-    // magic number.
+    // Fails only without memory for its window, which is no larger than the text; the reader tells the two apart by
+    // zstd's magic number.
     zstd::bulk::compress(&json, LEVEL).unwrap_or(json)
 }
 
@@ -158,7 +158,8 @@ impl Speaker<'_> {
     }
 }
 
-/// How the parts of an attachment are written: zstd (RFC 8878) where this build has it, then base64 (RFC 4648, section 4).
+/// How the parts of an attachment are written: zstd (RFC 8878) where this build has it, then base64 (RFC 4648, section
+/// 4).
 const PART_ENCODING: &str = if cfg!(feature = "zstd") { "zstd+base64" } else { "base64" };
 
 type MapWriter<'a> = Compound<'a, &'a mut Vec<u8>, CompactFormatter>;

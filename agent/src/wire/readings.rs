@@ -1,5 +1,5 @@
-//! A sample's readings as the JSON that telemetry carries: written once, when the sample is stored, and sent as they are
-//! from then on, however long the backlog is. They are read back only where several samples become one.
+//! A sample's readings as the JSON that telemetry carries: written once, when the sample is stored, and sent as they
+//! are from then on, however long the backlog is. They are read back only where several samples become one.
 //!
 //! Each reading stands where its metric's path says. What a gateway doesn't have is left out, never zero.
 
@@ -140,7 +140,8 @@ fn members<M: SerializeMap>(map: &mut M, name: &str, reading: &Reading) -> Resul
     Ok(())
 }
 
-/// To the decimals worth writing: a thousandth of a percent, a millionth of anything else (the kernel's own µV, µA and µW).
+/// To the decimals worth writing: a thousandth of a percent, a millionth of anything else (the kernel's own µV, µA and
+/// µW).
 fn rounded(metric: Metric, value: f64) -> f64 {
     to_parts(value, if metric.unit() == "%" { 1e3 } else { 1e6 })
 }
@@ -195,8 +196,8 @@ pub(crate) mod stored {
         cbor.bytes(super::text(readings).as_bytes())?.ok()
     }
 
-    /// The text as it lies in the store. As bytes, because a text's UTF-8 is checked whenever it is decoded: of a backlog
-    /// that was a twentieth of what sending it costs. What was stored as a text before is read too.
+    /// The text as it lies in the store. As bytes, because a text's UTF-8 is checked whenever it is decoded: of a
+    /// backlog that was a twentieth of what sending it costs. What was stored as a text before is read too.
     pub(crate) fn text<'b, C>(cbor: &mut Decoder<'b>, _: &mut C) -> Result<&'b [u8], DecodeError> {
         if cbor.datatype()? == Type::String { Ok(cbor.str()?.as_bytes()) } else { cbor.bytes() }
     }

@@ -1,6 +1,6 @@
-//! The contract's `telemetry` message, put together from stored samples: the one payload of which there are many. Of a sample
-//! it writes only what isn't known until it is sent, its date; the readings are stored as they are sent. Knows nothing of
-//! limits: who builds a message looks at its length and takes the last sample back.
+//! The contract's `telemetry` message, put together from stored samples: the one payload of which there are many. Of a
+//! sample it writes only what isn't known until it is sent, its date; the readings are stored as they are sent. Knows
+//! nothing of limits: who builds a message looks at its length and takes the last sample back.
 
 use std::io::{self, Write as _};
 

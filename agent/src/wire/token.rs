@@ -177,7 +177,8 @@ pub fn sign(claims: &Claims, kid: &str, key: &SigningKey) -> Result<String, KeyE
     Ok(format!("{message}.{signature}"))
 }
 
-/// Checks a message from a command topic. `topic_group`: the group that the topic belongs to, if it isn't the device's own.
+/// Checks a message from a command topic. `topic_group`: the group that the topic belongs to, if it isn't the device's
+/// own.
 ///
 /// # Errors
 /// [`Refusal`], with the id and the name that it claims, as far as they can be read.
@@ -339,8 +340,8 @@ fn claimed(payload: &[u8]) -> (Option<CommandId>, Option<String>) {
     (id, name.filter(|name| name.len() <= NAME_LEN_MAX).map(str::to_owned))
 }
 
-/// Arguments as a human types them: `KEY=VALUE`. What the contract has as text stays as it was typed, release `1.10` too;
-/// another value is JSON if it reads as a number, a flag, a list or an object, and else text.
+/// Arguments as a human types them: `KEY=VALUE`. What the contract has as text stays as it was typed, release `1.10`
+/// too; another value is JSON if it reads as a number, a flag, a list or an object, and else text.
 ///
 /// # Errors
 /// One is no `KEY=VALUE`, or a key stands twice.

@@ -1,4 +1,5 @@
-//! Reads files of a gateway that may be ill: so much of each and no more, in whole lines, and never what isn't a plain file.
+//! Reads files of a gateway that may be ill: so much of each and no more, in whole lines, and never what isn't a plain
+//! file.
 
 #![expect(clippy::disallowed_types, reason = "this is where a snapshot's files are read")]
 

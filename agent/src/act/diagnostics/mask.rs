@@ -1,5 +1,6 @@
-//! Takes secrets out of text that leaves the gateway: what stands behind a telling word, a URL's user and password, private
-//! keys, tokens that can be told by their form. Masks rather too much than too little, and never looks at what it keeps.
+//! Takes secrets out of text that leaves the gateway: what stands behind a telling word, a URL's user and password,
+//! private keys, tokens that can be told by their form. Masks rather too much than too little, and never looks at what
+//! it keeps.
 
 /// What stands in a secret's place.
 const MASK: &str = "***";
@@ -44,7 +45,8 @@ const AWS_KEY_LEN: usize = 20;
 /// How every JWT begins: `{"` in base64url.
 const JWT: &str = "eyJ";
 
-/// The lines of a text without their secrets. The time it takes grows with the text and no faster, whatever stands in it.
+/// The lines of a text without their secrets. The time it takes grows with the text and no faster, whatever stands in
+/// it.
 pub(super) fn masked(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut in_key = false;

@@ -1,6 +1,6 @@
 //! A snapshot for whoever has to find out from afar what a gateway is up to: plain text in sections, what matters most
-//! first, without secrets, compressed, and never larger than a bound. What can't be read says so in its place. It reads;
-//! it changes nothing.
+//! first, without secrets, compressed, and never larger than a bound. What can't be read says so in its place. It
+//! reads; it changes nothing.
 
 mod files;
 mod mask;

@@ -52,7 +52,8 @@ fn interface(root: &Path, name: &str) -> String {
     )
 }
 
-/// Of this machine: /proc/net/fib_trie, where a local address stands above its `/32 host LOCAL`, and /proc/net/if_inet6.
+/// Of this machine: /proc/net/fib_trie, where a local address stands above its `/32 host LOCAL`, and
+/// /proc/net/if_inet6.
 fn addresses(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut last = "";

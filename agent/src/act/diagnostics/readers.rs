@@ -1,5 +1,6 @@
-//! Runs what blocks on a thread of its own, and waits no longer than it may: a file system that hangs in the kernel costs
-//! a thread, and not the agent. At most one thread for each section is left behind: what still hangs isn't tried again.
+//! Runs what blocks on a thread of its own, and waits no longer than it may: a file system that hangs in the kernel
+//! costs a thread, and not the agent. At most one thread for each section is left behind: what still hangs isn't tried
+//! again.
 
 #![expect(clippy::disallowed_methods, reason = "a reader has a thread and a deadline")]
 

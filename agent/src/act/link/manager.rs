@@ -1,6 +1,6 @@
 //! NetworkManager's way of restarting an interface (D-Bus API 1.0, org.freedesktop.NetworkManager): its connection is
-//! activated anew, in one step, so that there is nothing that could leave it down. What NetworkManager isn't there for, or
-//! doesn't manage, is left to others.
+//! activated anew, in one step, so that there is nothing that could leave it down. What NetworkManager isn't there for,
+//! or doesn't manage, is left to others.
 
 #![expect(clippy::disallowed_methods, reason = "a device needs time to be active")]
 
@@ -59,8 +59,8 @@ trait Active {
     fn connection(&self) -> zbus::Result<OwnedObjectPath>;
 }
 
-/// Restarts an interface that NetworkManager manages, and tells when that is under way, which nobody need wait for; `None`:
-/// it doesn't manage it. What goes wrong is `link_down`.
+/// Restarts an interface that NetworkManager manages, and tells when that is under way, which nobody need wait for;
+/// `None`: it doesn't manage it. What goes wrong is `link_down`.
 pub(super) async fn restart(interface: &str, under_way: impl FnOnce()) -> Option<ActOutcome> {
     // Where there is no bus there is no NetworkManager.
     let connection = Connection::system().await.ok()?;

@@ -1,8 +1,9 @@
-//! Restarts a network interface: down, a moment of rest, and up again. Whoever orders it may only be in reach by it, so that
-//! nothing here leaves it down: once it is down neither a wish to cancel nor a deadline counts, bringing it up is tried again
-//! until it works, and what the kernel forgets with a link that goes down (its routes, and IPv6 addresses that somebody has
-//! set) is put back. It is done by this program as a process of its own, which goes on whatever becomes of the one that wants
-//! it: killed, out of memory, or told to stop. Where NetworkManager has the interface it does all that itself.
+//! Restarts a network interface: down, a moment of rest, and up again. Whoever orders it may only be in reach by it, so
+//! that nothing here leaves it down: once it is down neither a wish to cancel nor a deadline counts, bringing it up is
+//! tried again until it works, and what the kernel forgets with a link that goes down (its routes, and IPv6 addresses
+//! that somebody has set) is put back. It is done by this program as a process of its own, which goes on whatever
+//! becomes of the one that wants it: killed, out of memory, or told to stop. Where NetworkManager has the interface it
+//! does all that itself.
 
 #![expect(clippy::disallowed_methods, reason = "a link needs time to come up")]
 
@@ -67,8 +68,8 @@ impl Interfaces {
         if Links::find().is_some() { Self::Here } else { Self::None }
     }
 
-    /// Restarts one of them. Once it is taken down nothing ends that before it is up again; what then remains is to wait for a
-    /// carrier, which both the deadline and a wish to cancel end.
+    /// Restarts one of them. Once it is taken down nothing ends that before it is up again; what then remains is to
+    /// wait for a carrier, which both the deadline and a wish to cancel end.
     pub async fn restart(self, interface: &str, within: Duration, mut canceled: oneshot::Receiver<()>) -> ActOutcome {
         if self == Self::None {
             return ActOutcome::failed("not_supported", "this gateway has no means to restart an interface");
@@ -167,9 +168,9 @@ impl Links {
         Some(Self { ip: ip.to_owned(), root: "/".into(), carrier_max: CARRIER_MAX })
     }
 
-    /// Restarts an interface, tells when it is up, and then waits for its carrier until that is `enough`. What goes wrong is
-    /// `no_such_interface`, `not_supported` (loopback), `link_failed` (it could not be taken down; nothing has changed) or
-    /// `link_down` (it does not come up again by itself).
+    /// Restarts an interface, tells when it is up, and then waits for its carrier until that is `enough`. What goes
+    /// wrong is `no_such_interface`, `not_supported` (loopback), `link_failed` (it could not be taken down; nothing has
+    /// changed) or `link_down` (it does not come up again by itself).
     async fn restart(&self, interface: &str, is_up: impl FnOnce(), enough: impl Future<Output = ()>) -> ActOutcome {
         let bounced = match self.check(interface) {
             Ok(()) => self.bounce(interface).await,
@@ -323,7 +324,8 @@ fn words(line: &str) -> Vec<String> {
 /// # Errors
 /// There is no runtime, or there are no signals: the interface was left as it was.
 pub fn restart_as_this_process(interface: &str) -> io::Result<bool> {
-    // The interface comes up whoever else ends. Refused to who leads a group of its own, as a unit does: that is as good.
+    // The interface comes up whoever else ends. Refused to who leads a group of its own, as a unit does: that is as
+    // good.
     let _ = rustix::process::setsid();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {

@@ -52,7 +52,8 @@ impl Gateway {
         Some(gateway)
     }
 
-    /// `/sys` of the namespace is what `ip netns exec` mounts: here, the one file that is looked at is copied out of it.
+    /// `/sys` of the namespace is what `ip netns exec` mounts: here, the one file that is looked at is copied out of
+    /// it.
     fn links(&self, fails_to: &str) -> Links {
         let ip = self.dir.path().join("ip");
         let sys = self.dir.path().join("sys/class/net");

@@ -1,10 +1,11 @@
-//! Puts a quarantine in force: the firewall's rules, and the units that are stopped. Free → Saved → In force → Free. What is
-//! to hold is saved before it is loaded, so that the boot unit loads it again before there is a network, agent or no agent;
-//! on the way out the saved rules go first, so that no boot shuts a gateway that was let out. Decides nothing, and what it
-//! was told to keep it keeps until it is told otherwise: a crash in between leaves the gateway shut.
+//! Puts a quarantine in force: the firewall's rules, and the units that are stopped. Free → Saved → In force → Free.
+//! What is to hold is saved before it is loaded, so that the boot unit loads it again before there is a network, agent
+//! or no agent; on the way out the saved rules go first, so that no boot shuts a gateway that was let out. Decides
+//! nothing, and what it was told to keep it keeps until it is told otherwise: a crash in between leaves the gateway
+//! shut.
 //!
-//! Where the rules can't be loaded (no nft, no nf_tables in the kernel) only the units are stopped, and the outcome says
-//! `degraded`: what the level forbids the agent holds all the same.
+//! Where the rules can't be loaded (no nft, no nf_tables in the kernel) only the units are stopped, and the outcome
+//! says `degraded`: what the level forbids the agent holds all the same.
 
 #![expect(clippy::disallowed_methods, reason = "the saved state is a file")]
 
@@ -89,8 +90,8 @@ struct Saved {
     stopped: Vec<UnitName>,
     /// Why there are no rules, or not those of now.
     degraded: Option<String>,
-    /// Rules were loaded since it was entered: they are in force, and can be loaded by a boot. A file of an older version
-    /// says nothing of it.
+    /// Rules were loaded since it was entered: they are in force, and can be loaded by a boot. A file of an older
+    /// version says nothing of it.
     #[serde(default)]
     loaded: Option<bool>,
 }
@@ -131,8 +132,8 @@ impl Quarantine {
         }
     }
 
-    /// Enters a level, or tightens the one in force: less than that is not entered, whoever asks, as only leaving loosens.
-    /// What goes wrong is `store_failed`.
+    /// Enters a level, or tightens the one in force: less than that is not entered, whoever asks, as only leaving
+    /// loosens. What goes wrong is `store_failed`.
     pub async fn enter(&self, wanted: QuarantineLevel, terms: Terms) -> ActOutcome {
         let _turn = self.turn.lock().await;
         let level = self.in_force().map_or(wanted, |now| now.max(wanted));
@@ -144,8 +145,8 @@ impl Quarantine {
         outcome
     }
 
-    /// Puts what is in force in force again, with the broker's addresses of now. Rules that root took away on the console
-    /// stay away: `not_in_force`.
+    /// Puts what is in force in force again, with the broker's addresses of now. Rules that root took away on the
+    /// console stay away: `not_in_force`.
     pub async fn refresh(&self, level: QuarantineLevel, wide: bool, terms: Terms) -> ActOutcome {
         let _turn = self.turn.lock().await;
         let before = self.saved();
@@ -204,7 +205,8 @@ impl Quarantine {
         outcome
     }
 
-    /// Writes the rules where the boot unit finds them, and loads them. What was loaded before stays in force if that fails.
+    /// Writes the rules where the boot unit finds them, and loads them. What was loaded before stays in force if that
+    /// fails.
     async fn load(&self, rules: &str, was_loaded: bool) -> Result<(), Failed> {
         let file = self.dir.join(RULES_FILE);
         disk::replace_file(&file, rules.as_bytes()).map_err(|error| format!("write {}: {error}", file.display()))?;
@@ -247,7 +249,8 @@ impl Quarantine {
         let rules = match self.unload().await {
             Ok(()) => "no rules are in force".to_owned(),
             Err(detail) if has_rules => return ActOutcome::failed("nft_failed", detail),
-            // Whatever keeps rules from being taken away here has kept them from being loaded, too: it is no reason to stay.
+            // Whatever keeps rules from being taken away here has kept them from being loaded, too: it is no reason to
+            // stay.
             Err(detail) => format!("no rules were loaded ({detail})"),
         };
         let started = match before.stopped.as_slice() {
@@ -303,8 +306,8 @@ impl Quarantine {
     }
 }
 
-/// The addresses that were found now, and behind them those that were known: a name that stands for many gives others each
-/// time, and one that isn't answered gives none.
+/// The addresses that were found now, and behind them those that were known: a name that stands for many gives others
+/// each time, and one that isn't answered gives none.
 fn with_older(mut terms: Terms, before: &Terms) -> Terms {
     let older: Vec<_> = before.broker.iter().filter(|old| !terms.broker.contains(old)).copied().collect();
     terms.broker.extend(older.into_iter().filter(|old| old.port() == terms.port));

@@ -1,5 +1,6 @@
 //! The text of the firewall's rules (nft(8)): one table of our own, replaced in one transaction, which drops both ways
-//! whatever the level doesn't leave in reach. Nothing but parsed addresses, ports and numbers goes into it. Loads nothing.
+//! whatever the level doesn't leave in reach. Nothing but parsed addresses, ports and numbers goes into it. Loads
+//! nothing.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -16,8 +17,8 @@ const PRIORITY: i16 = -150;
 /// The rules for a level; none for one that leaves the network alone.
 ///
 /// `uid` is the only one that reaches the broker, so that what was taken over beside the agent can't talk to it. `wide`
-/// lets it reach any address at the broker's port. Under `isolate` nothing is forwarded, and nobody may begin to talk to the
-/// gateway; under `restrict` the hosts of the terms may.
+/// lets it reach any address at the broker's port. Under `isolate` nothing is forwarded, and nobody may begin to talk
+/// to the gateway; under `restrict` the hosts of the terms may.
 #[must_use]
 pub fn render(level: QuarantineLevel, wide: bool, terms: &Terms, uid: u32) -> Option<String> {
     if level == QuarantineLevel::Observe {

@@ -1,6 +1,6 @@
-//! The terms of a quarantine: who stays in reach, and what is stopped. Made by the agent, which has a network and can ask
-//! for names; handed to whoever acts, who may cut them down, and never adds to them. Addresses, networks and ports are
-//! parsed, so that nothing that goes into a firewall's rules is text.
+//! The terms of a quarantine: who stays in reach, and what is stopped. Made by the agent, which has a network and can
+//! ask for names; handed to whoever acts, who may cut them down, and never adds to them. Addresses, networks and ports
+//! are parsed, so that nothing that goes into a firewall's rules is text.
 
 #![expect(clippy::disallowed_methods, reason = "a name server has a deadline")]
 
@@ -59,8 +59,8 @@ impl Source {
         Self { host: url.host.clone(), port: url.port, allow_hosts: allow_hosts.clone(), stop: stop.cloned().collect() }
     }
 
-    /// Asks for all names, now: what is not found, or not in time, is left out, and is logged; and which of `allow_hosts` that
-    /// are.
+    /// Asks for all names, now: what is not found, or not in time, is left out, and is logged; and which of
+    /// `allow_hosts` that are.
     pub async fn terms(&self) -> (Terms, Vec<String>) {
         let broker = addresses(&self.host).await;
         let (mut hosts, mut missing) = (Vec::new(), Vec::new());

@@ -301,7 +301,8 @@ async fn without_a_firewall_a_quarantine_is_degraded_and_says_so() {
     is_done(&quarantine.leave().await);
 }
 
-/// A quarantine whose nft says no to everything, as where a container has no right to the firewall, while `refuses` is there.
+/// A quarantine whose nft says no to everything, as where a container has no right to the firewall, while `refuses` is
+/// there.
 fn with_a_refusing_nft(dir: &Path) -> Quarantine {
     let nft = dir.join("nft");
     let script =

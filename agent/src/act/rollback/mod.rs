@@ -1,11 +1,12 @@
-//! Goes back to an earlier release, and marks the one that runs as good: by release directories, by RAUC, or by a program of
-//! the integrator's. Does what it is told, once; whether a release is good is decided elsewhere. Where the release is only
-//! in force after a boot, the outcome says `needs_reboot`, and reboots nothing.
+//! Goes back to an earlier release, and marks the one that runs as good: by release directories, by RAUC, or by a
+//! program of the integrator's. Does what it is told, once; whether a release is good is decided elsewhere. Where the
+//! release is only in force after a boot, the outcome says `needs_reboot`, and reboots nothing.
 //!
-//! It goes together with boot counting: the bootloader (U-Boot's `bootcount`, systemd-boot's counters, RAUC's own attempts)
-//! catches a release that doesn't come up far enough to run an agent, and this one that comes up and is no good. For that,
-//! `mark_good` has to be the only one that says so: a `rauc-mark-good.service` that does it at boot, unasked, is disabled,
-//! and a program of kind "command" resets the bootloader's counter when it is called for `mark_good`.
+//! It goes together with boot counting: the bootloader (U-Boot's `bootcount`, systemd-boot's counters, RAUC's own
+//! attempts) catches a release that doesn't come up far enough to run an agent, and this one that comes up and is no
+//! good. For that, `mark_good` has to be the only one that says so: a `rauc-mark-good.service` that does it at boot,
+//! unasked, is disabled, and a program of kind "command" resets the bootloader's counter when it is called for
+//! `mark_good`.
 
 #![expect(clippy::disallowed_methods, reason = "a rollback has a deadline")]
 
@@ -61,8 +62,8 @@ impl Rollbacks {
     }
 
     /// Goes back to the previous release, or to a named one. What goes wrong is `no_such_target`, `no_current_release`,
-    /// `no_other_release`, `no_such_release`, `rollback_failed`, `unit_failed` (it has gone back, and a unit doesn't start),
-    /// or as a program's end.
+    /// `no_other_release`, `no_such_release`, `rollback_failed`, `unit_failed` (it has gone back, and a unit doesn't
+    /// start), or as a program's end.
     pub async fn rollback(
         &self,
         target: &str,

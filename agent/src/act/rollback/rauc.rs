@@ -1,6 +1,6 @@
-//! RAUC's slots, over its D-Bus interface (de.pengutronix.rauc.Installer, docs "D-Bus API"). Going back is to mark the other
-//! slot active and the booted one bad, and only where the other one is good: the next boot is the other one's. Reboots
-//! nothing itself.
+//! RAUC's slots, over its D-Bus interface (de.pengutronix.rauc.Installer, docs "D-Bus API"). Going back is to mark the
+//! other slot active and the booted one bad, and only where the other one is good: the next boot is the other one's.
+//! Reboots nothing itself.
 
 use std::collections::BTreeMap;
 

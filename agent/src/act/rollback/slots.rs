@@ -1,7 +1,7 @@
-//! Release directories: `releases/NAME` below one directory, with the links `current` and `previous` to two of them. Going
-//! back is one rename of a link, so that there is a `current` at any instant; `previous` follows, so that going back can be
-//! undone. Which releases are good or bad is kept beside them, for whoever comes after: a release that was left for being
-//! bad isn't gone back to unless somebody names it.
+//! Release directories: `releases/NAME` below one directory, with the links `current` and `previous` to two of them.
+//! Going back is one rename of a link, so that there is a `current` at any instant; `previous` follows, so that going
+//! back can be undone. Which releases are good or bad is kept beside them, for whoever comes after: a release that was
+//! left for being bad isn't gone back to unless somebody names it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -63,8 +63,8 @@ impl<'a> Slots<'a> {
         Self { dir }
     }
 
-    /// Goes back to the previous release, or to a named one. `None`: it runs already. Who goes back without a name finds the
-    /// present release bad; who names one may have other reasons.
+    /// Goes back to the previous release, or to a named one. `None`: it runs already. Who goes back without a name
+    /// finds the present release bad; who names one may have other reasons.
     pub(super) fn rollback(&self, to: Option<&str>) -> Result<Option<Switched>, SlotError> {
         let from = self.current()?;
         let (marks, mut trouble) = self.marks_or_none();
@@ -77,8 +77,8 @@ impl<'a> Slots<'a> {
         if to == from {
             return Ok(None);
         }
-        // Marked before it is left: whatever a crash leaves behind, it isn't gone back to unasked. A disk that takes no mark
-        // takes a link all the same.
+        // Marked before it is left: whatever a crash leaves behind, it isn't gone back to unasked. A disk that takes no
+        // mark takes a link all the same.
         if is_bad {
             let marked = self.mark(marks, |marks| {
                 marks.good.remove(&from);
@@ -160,8 +160,8 @@ impl<'a> Slots<'a> {
     fn marks(&self) -> Result<Marks, String> {
         let path = self.dir.join(MARKS_FILE);
         let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-        // Looked at once it is open: whoever may write here could put something else in its place in between. Opening a pipe
-        // would wait for ever.
+        // Looked at once it is open: whoever may write here could put something else in its place in between. Opening a
+        // pipe would wait for ever.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
             Ok(file) => file,

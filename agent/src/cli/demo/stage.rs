@@ -108,8 +108,8 @@ fn imitate_battery(dir: &Path) -> std::io::Result<Option<Battery>> {
     Ok(Some(Battery { root, supply }))
 }
 
-/// Writes the battery's files as they are after so many seconds of a load that would empty it in half an hour, and that a
-/// charger takes off when it is half done; in the units of Documentation/ABI/testing/sysfs-class-power.
+/// Writes the battery's files as they are after so many seconds of a load that would empty it in half an hour, and that
+/// a charger takes off when it is half done; in the units of Documentation/ABI/testing/sysfs-class-power.
 pub(super) fn drain_battery(supply: &Path, seconds: u64) -> std::io::Result<()> {
     const FULL_UAH: u64 = 5_000_000;
     const LIFE_S: u64 = 1_800;

@@ -267,8 +267,8 @@ impl<'a, R: BufRead, W: Write> Asker<'a, R, W> {
     }
 }
 
-/// The terminal on stdin without its echo, until this is dropped. A signal would end the program before that: of the keys
-/// that send one Ctrl-C and Ctrl-\ end the line instead, and what Ctrl-Z was pressed in is no answer.
+/// The terminal on stdin without its echo, until this is dropped. A signal would end the program before that: of the
+/// keys that send one Ctrl-C and Ctrl-\ end the line instead, and what Ctrl-Z was pressed in is no answer.
 struct Hidden {
     before: Termios,
 }

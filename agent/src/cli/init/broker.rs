@@ -1,6 +1,6 @@
-//! Tries the broker as the agent would: its name, TCP, TLS and a CONNECT, with the agent's own transport, so that what is
-//! wrong is told in the agent's own words. The session is clean, and has a name of its own: an agent that runs under this
-//! gateway's id is not thrown out. Nothing is published and nothing is subscribed to.
+//! Tries the broker as the agent would: its name, TCP, TLS and a CONNECT, with the agent's own transport, so that what
+//! is wrong is told in the agent's own words. The session is clean, and has a name of its own: an agent that runs under
+//! this gateway's id is not thrown out. Nothing is published and nothing is subscribed to.
 
 use std::io::{self, Write};
 use std::sync::Arc;

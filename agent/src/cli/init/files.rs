@@ -146,8 +146,8 @@ fn make_dir(dir: &Path, mode: u32, reader: Option<User>) -> io::Result<()> {
     Ok(())
 }
 
-/// What keeps a user from reading a file: the file itself or a directory above it. `None` if nothing does, or if it can't
-/// be told.
+/// What keeps a user from reading a file: the file itself or a directory above it. `None` if nothing does, or if it
+/// can't be told.
 pub(super) fn bars(file: &Path, user: User) -> Option<PathBuf> {
     let real = fs::canonicalize(file).ok()?;
     real.ancestors().find(|path| !fs::metadata(path).is_ok_and(|found| lets_in(&found, user))).map(Path::to_owned)

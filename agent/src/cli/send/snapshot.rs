@@ -1,5 +1,5 @@
-//! Puts a snapshot (`collect_diagnostics`) together from the results that its parts come in. They come from a gateway that may
-//! have been broken into: what is kept of them is bounded.
+//! Puts a snapshot (`collect_diagnostics`) together from the results that its parts come in. They come from a gateway
+//! that may have been broken into: what is kept of them is bounded.
 
 use std::collections::BTreeMap;
 #[cfg(feature = "zstd")]

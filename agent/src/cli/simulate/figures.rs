@@ -1,4 +1,5 @@
-//! The figures of a run one by one, each with its name and its unit, so that those of many runs can be put side by side.
+//! The figures of a run one by one, each with its name and its unit, so that those of many runs can be put side by
+//! side.
 
 use std::collections::BTreeMap;
 

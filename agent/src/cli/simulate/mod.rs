@@ -1,5 +1,6 @@
 //! `fieldmedic simulate`: what this configuration would have done in a scenario's world, and whether the agent kept its
-//! promises in it. This module finds and loads what is simulated and says what came of it; the world is in [`crate::sim`].
+//! promises in it. This module finds and loads what is simulated and says what came of it; the world is in
+//! [`crate::sim`].
 #![expect(clippy::disallowed_types, reason = "a trace is written to a file")]
 
 mod figures;
@@ -79,8 +80,8 @@ pub(super) struct SimulateArgs {
     /// Threads for --seeds [default: one a core].
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..=JOBS_MAX))]
     jobs: Option<u64>,
-    /// Writes the timeline as JSON lines, `-` for stdout; of many seeds that of the first that went wrong, or else of the
-    /// first.
+    /// Writes the timeline as JSON lines, `-` for stdout; of many seeds that of the first that went wrong, or else of
+    /// the first.
     #[arg(long, value_name = "FILE", conflicts_with = "fleet")]
     trace: Option<PathBuf>,
     /// One JSON object with what came of it.

@@ -1,5 +1,5 @@
-//! Many seeds of one scenario: run side by side, and summed up. What is summed up doesn't depend on how many threads there
-//! were, nor on which of them was faster; only the speed does.
+//! Many seeds of one scenario: run side by side, and summed up. What is summed up doesn't depend on how many threads
+//! there were, nor on which of them was faster; only the speed does.
 #![expect(clippy::disallowed_methods, reason = "how fast it was is told, so a clock is read")]
 
 use std::collections::BTreeMap;

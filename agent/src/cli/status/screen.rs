@@ -1,5 +1,5 @@
-//! The status for a human: what is well in a line each, and what isn't with its reason. Pure. What came from a log or the
-//! network is stripped of what a terminal would obey.
+//! The status for a human: what is well in a line each, and what isn't with its reason. Pure. What came from a log or
+//! the network is stripped of what a terminal would obey.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! What applications say of their own errors: lines of JSON in datagrams on a Unix socket that any of them may write to.
-//! It never holds one up: it is always read, and what is over a bound (a line's size, a sender's rate, the batches that
-//! wait) is dropped and counted, by why. The kernel says who a sender is; who sends too much, or what nobody can read, is
-//! told as an error of its own. A datagram has no connection: nothing to keep open, nothing to leave hanging.
+//! What applications say of their own errors: lines of JSON in datagrams on a Unix socket that any of them may write
+//! to. It never holds one up: it is always read, and what is over a bound (a line's size, a sender's rate, the batches
+//! that wait) is dropped and counted, by why. The kernel says who a sender is; who sends too much, or what nobody can
+//! read, is told as an error of its own. A datagram has no connection: nothing to keep open, nothing to leave hanging.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "collectors read sockets and files")]
 
 mod limits;
@@ -214,8 +214,8 @@ pub(super) fn lines_of(datagram: &[u8]) -> Vec<ErrorLine> {
     lines.map(|said| error_line(said.severity, said.message, said.unit, said.app)).collect()
 }
 
-/// The unit in the text of /proc/PID/cgroup (cgroups(7)): `0::/system.slice/app.service`, or systemd's own hierarchy. The
-/// outermost, as the journal has it: below it a user's own units may have any name.
+/// The unit in the text of /proc/PID/cgroup (cgroups(7)): `0::/system.slice/app.service`, or systemd's own hierarchy.
+/// The outermost, as the journal has it: below it a user's own units may have any name.
 fn unit_in(text: &str) -> Option<String> {
     let by_hierarchy: BTreeMap<&str, &str> =
         text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')).collect();

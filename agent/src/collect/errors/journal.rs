@@ -1,7 +1,7 @@
 //! The systemd journal, read through `journalctl --follow --output=json`: its files' format is its own business, and a
 //! child that hangs or dies takes nothing with it. A run begins after the last cursor that was taken over; a first run
-//! begins at the newest entry. Where the cursor is of an earlier boot, what came after it then is read first, and then this
-//! boot from its beginning: across boots journalctl goes by the date, and passes over what a clock in 1970 wrote.
+//! begins at the newest entry. Where the cursor is of an earlier boot, what came after it then is read first, and then
+//! this boot from its beginning: across boots journalctl goes by the date, and passes over what a clock in 1970 wrote.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "collectors read files and start journalctl")]
 
 use std::convert::Infallible;
@@ -363,7 +363,8 @@ impl Entry {
         self.field("_TRANSPORT").as_deref() == Some("kernel")
     }
 
-    /// Whom the line is about. Only systemd itself may speak about another unit: `UNIT` is a field that any process can set.
+    /// Whom the line is about. Only systemd itself may speak about another unit: `UNIT` is a field that any process can
+    /// set.
     fn unit(&self, kind: ErrorKind) -> Option<String> {
         let about = match kind {
             ErrorKind::Coredump => self.field("COREDUMP_UNIT"),
@@ -391,7 +392,8 @@ fn boot_of(cursor: &str) -> Option<BootId> {
     cursor.split(';').find_map(|part| part.strip_prefix("b=")).and_then(BootId::parse)
 }
 
-/// A field's text: a string; its bytes, where they are no UTF-8 or hold control characters; the first of several values.
+/// A field's text: a string; its bytes, where they are no UTF-8 or hold control characters; the first of several
+/// values.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

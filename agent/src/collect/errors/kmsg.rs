@@ -1,7 +1,7 @@
-//! The kernel's log, `/dev/kmsg` (Documentation/ABI/testing/dev-kmsg), for gateways without a journal: one record a read. A
-//! tree that stands in for the kernel's may have a pipe or a file there, of which a read may give several.
-//! What other programs write there comes along. A reader that is too slow is overrun: the gap in the sequence numbers
-//! says by how much. Units are unknown here, so `collect.errors.units` selects nothing.
+//! The kernel's log, `/dev/kmsg` (Documentation/ABI/testing/dev-kmsg), for gateways without a journal: one record a
+//! read. A tree that stands in for the kernel's may have a pipe or a file there, of which a read may give several. What
+//! other programs write there comes along. A reader that is too slow is overrun: the gap in the sequence numbers says
+//! by how much. Units are unknown here, so `collect.errors.units` selects nothing.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -1,7 +1,8 @@
-//! Error lines, from the journal or, where there is none, from the kernel's log: read as they come, in batches, each with
-//! the cursor up to which the source was read. Back-pressure is right here: the source is the buffer, so a batch waits
-//! for its receiver. A source that ends is begun again with a growing delay, after the last batch that was taken over.
-//! Decides nothing about what an error means, and never reads the agent's own lines: one error would feed the next.
+//! Error lines, from the journal or, where there is none, from the kernel's log: read as they come, in batches, each
+//! with the cursor up to which the source was read. Back-pressure is right here: the source is the buffer, so a batch
+//! waits for its receiver. A source that ends is begun again with a growing delay, after the last batch that was taken
+//! over. Decides nothing about what an error means, and never reads the agent's own lines: one error would feed the
+//! next.
 
 pub(crate) mod app;
 mod journal;
@@ -68,8 +69,8 @@ impl Outlet {
         Ok(())
     }
 
-    /// Without lines: the source is read. Where a first run began is kept, so that a restart before the first line misses
-    /// nothing.
+    /// Without lines: the source is read. Where a first run began is kept, so that a restart before the first line
+    /// misses nothing.
     async fn begin(&mut self, cursor: Option<String>) -> Result<(), Ended> {
         self.send(&mut ErrorBatch { cursor, ..ErrorBatch::default() }).await
     }
@@ -84,8 +85,8 @@ struct Filter {
     boot: Option<BootId>,
 }
 
-/// Reads error lines into `batches` until `shutdown` turns true or is dropped, or `batches` is closed. `cursor` is that of
-/// the last batch that was stored; without one, reading begins at the present: history is not news.
+/// Reads error lines into `batches` until `shutdown` turns true or is dropped, or `batches` is closed. `cursor` is that
+/// of the last batch that was stored; without one, reading begins at the present: history is not news.
 ///
 /// The journal is read if `journalctl` exists and there are journal files below `root`; else `/dev/kmsg` below `root`,
 /// if it exists; else this is logged, once, and the task ends. Must be called within a tokio runtime.
@@ -196,8 +197,8 @@ fn is_wanted_anyway(message: &str) -> bool {
     KernelClass::of(message).is_some_and(KernelClass::is_wanted_at_any_severity)
 }
 
-/// The kind of a line that the kernel wrote. The line `oom-kill:constraint=…` comes before each of these: to count it too
-/// would count a kill twice.
+/// The kind of a line that the kernel wrote. The line `oom-kill:constraint=…` comes before each of these: to count it
+/// too would count a kill twice.
 fn kernel_kind(message: &str) -> ErrorKind {
     // "Kill process" before Linux 5.1, "Killed process" since.
     let kills = ["Out of memory: Kill", "Memory cgroup out of memory: Kill"];
@@ -213,7 +214,8 @@ fn cut(mut message: String) -> String {
     message
 }
 
-/// A stamp of CLOCK_MONOTONIC in microseconds, as time since boot. Only of this boot is known how long it was suspended.
+/// A stamp of CLOCK_MONOTONIC in microseconds, as time since boot. Only of this boot is known how long it was
+/// suspended.
 fn since_boot(microseconds: u64, this_boot: bool) -> Mono {
     let stamp = Mono(microseconds / 1_000);
     if this_boot { stamp.after(super::clock::suspended()) } else { stamp }

@@ -299,8 +299,8 @@ fn a_journal_that_has_nothing_of_this_boot_is_read_on_as_it_is() {
     assert!(fake.args(1).contains("--follow") && !fake.args(1).contains("_BOOT_ID="), "{}", fake.args(1));
 }
 
-/// Of the boot before, whose cursor it was: one line. Of this boot, dated before it: one line, that only asking for this boot
-/// gives.
+/// Of the boot before, whose cursor it was: one line. Of this boot, dated before it: one line, that only asking for
+/// this boot gives.
 #[test]
 fn after_a_reboot_what_is_left_of_the_boot_before_is_read_and_then_this_boot_from_its_beginning() {
     let of = |boot: &str, n: u32| {

@@ -112,8 +112,8 @@ impl Entry {
         self.output = output.map(Into::into);
     }
 
-    /// The contract's `remediation` event of a command that acts on the gateway: as of a ladder's step. One that was refused
-    /// is told of as such, but for what a dry run would have done.
+    /// The contract's `remediation` event of a command that acts on the gateway: as of a ladder's step. One that was
+    /// refused is told of as such, but for what a dry run would have done.
     pub(super) fn remediation(&self, id: &CommandId) -> Option<Event> {
         let Stored { name, status, reason, boot, target, .. } = &self.stored;
         let is_dry = reason.as_deref() == Some(Reason::DryRun.word());

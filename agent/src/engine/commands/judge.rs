@@ -97,8 +97,8 @@ pub(super) fn has_expired(facts: Facts<'_>, expires_at: i64) -> bool {
     Unix::of_seconds(expires_at) < lower_bound(facts)
 }
 
-/// How long one of a group waits for its turn; `None`: it doesn't. Each gateway has another turn, and another one for each
-/// command. Half of the time that the command is still valid is left for what it waits for then.
+/// How long one of a group waits for its turn; `None`: it doesn't. Each gateway has another turn, and another one for
+/// each command. Half of the time that the command is still valid is left for what it waits for then.
 pub(super) fn spread(facts: Facts<'_>, command: &VerifiedCommand, parsed: &Command) -> Option<Duration> {
     command.group.as_ref().filter(|_| parsed.is_spread(&command.args))?;
     let valid_ms = Unix::of_seconds(command.expires_at).0.saturating_sub(lower_bound(facts).0);

@@ -110,7 +110,8 @@ impl Commands {
         stored.reason = Some(reason.word().into());
         stored.detail = Some(tail(&detail).into());
         if !keep {
-            // Nothing keeps it from coming over and over. But whoever finds all hands full has to know that he is to try again.
+            // Nothing keeps it from coming over and over. But whoever finds all hands full has to know that he is to
+            // try again.
             let is_told = if reason == Reason::Busy { self.refusals.busy.take_of(now, BUSY_BURST) } else { told };
             if is_told {
                 self.steps.push_back(Step::Report(stored.result(&command.id)));

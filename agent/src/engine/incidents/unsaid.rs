@@ -1,5 +1,5 @@
-//! What is counted and not told yet, as it is saved: of the largest clusters under their names, of the others as a number.
-//! It has to fit into one value of the store. Doesn't say when it is to be saved.
+//! What is counted and not told yet, as it is saved: of the largest clusters under their names, of the others as a
+//! number. It has to fit into one value of the store. Doesn't say when it is to be saved.
 
 use std::cmp::Reverse;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! What the broker speaks, as far as is known: the version of MQTT, and whether it keeps retained messages. Both are found
-//! out by asking: what a broker refuses, or hangs up on, is tried otherwise, at once where that can't go in a circle. Knows
-//! no connection: it is told how each greeting went.
+//! What the broker speaks, as far as is known: the version of MQTT, and whether it keeps retained messages. Both are
+//! found out by asking: what a broker refuses, or hangs up on, is tried otherwise, at once where that can't go in a
+//! circle. Knows no connection: it is told how each greeting went.
 
 use crate::config::MqttVersion;
 use crate::engine::io::LinkFaultKind;
@@ -8,7 +8,8 @@ use crate::engine::packet::{ConnectCode, Version};
 
 /// A broker that closes without a word at the greeting twice running may not speak our version of MQTT.
 const MUTE_CLOSES_MAX: u8 = 2;
-/// One that spoke our version before may have been replaced by another: after so many closes the other version is tried.
+/// One that spoke our version before may have been replaced by another: after so many closes the other version is
+/// tried.
 const MUTE_ROW_MAX: u8 = 6;
 
 /// What we speak next, and why.
@@ -120,7 +121,8 @@ impl Dialect {
         self.retain_refused = false;
     }
 
-    /// A broker that speaks only the other version may answer our greeting with a packet that isn't of ours, or hang up.
+    /// A broker that speaks only the other version may answer our greeting with a packet that isn't of ours, or hang
+    /// up.
     fn consider_other_version(&mut self, fault: LinkFaultKind, wanted: MqttVersion) {
         match fault {
             LinkFaultKind::Protocol => self.mute_closes = MUTE_CLOSES_MAX,

@@ -1,5 +1,5 @@
-//! A connection that stands: what is under way in it and how much more may be, the broker's packets, acknowledgements of
-//! commands in order, keep-alive, and when an answer is overdue. Opens and closes nothing: it says that it is dead.
+//! A connection that stands: what is under way in it and how much more may be, the broker's packets, acknowledgements
+//! of commands in order, keep-alive, and when an answer is overdue. Opens and closes nothing: it says that it is dead.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -22,8 +22,8 @@ const SLOWEST_BYTES_PER_S: usize = 1_024;
 const INFLIGHT_BYTES_MAX: usize = 64 * 1024;
 /// The same while the broker answers quickly: it is kept busy while answers are on their way.
 const INFLIGHT_BYTES_MAX_QUICK: usize = 256 * 1024;
-/// An answer within that time is a quick one, if half of the lower bound was under way before it: all that is then under way
-/// is so for less than a second.
+/// An answer within that time is a quick one, if half of the lower bound was under way before it: all that is then
+/// under way is so for less than a second.
 const QUICK: Duration = Duration::from_millis(100);
 
 /// A connection that the broker accepted.
@@ -277,8 +277,8 @@ impl Online {
         (!self.keep_alive.is_zero()).then(|| self.keep_alive.mul_f32(1.5))
     }
 
-    /// When the oldest publish was sent, and when its answer is overdue. Ids wrap, so it is found by time. The window keeps
-    /// this short.
+    /// When the oldest publish was sent, and when its answer is overdue. Ids wrap, so it is found by time. The window
+    /// keeps this short.
     fn first_due(&self) -> Option<(Mono, Mono)> {
         let first = self.inflight.values().min_by_key(|inflight| inflight.due)?;
         Some((first.since, self.due(first.since, first.due, UNACKED_MAX)))
@@ -290,9 +290,9 @@ impl Online {
         Some((since, self.due(since, since.after(ANSWER_MAX), ANSWER_MAX)))
     }
 
-    /// An answer waits behind the commands that the broker sent before it, and those are taken from the connection only as
-    /// fast as the disk is. A broker need not keep to [`RECEIVE_MAX`](crate::engine::packet::RECEIVE_MAX): mosquitto 2.0.11
-    /// doesn't.
+    /// An answer waits behind the commands that the broker sent before it, and those are taken from the connection only
+    /// as fast as the disk is. A broker need not keep to [`RECEIVE_MAX`](crate::engine::packet::RECEIVE_MAX): mosquitto
+    /// 2.0.11 doesn't.
     fn due(&self, since: Mono, due: Mono, wait: Duration) -> Mono {
         let behind = self.commanded.map(|at| at.after(wait).min(since.after(BEHIND_COMMANDS_MAX)));
         behind.map_or(due, |behind| due.max(behind))

@@ -9,8 +9,8 @@ use crate::engine::io::{LogLevel, StoreFault, StoreOp, StoreReply, StoreStats};
 use crate::engine::record::Class;
 use crate::engine::time::Mono;
 
-/// What the outbox may hold even where the disk is short of free space, or the keyed state takes all that it may: enough
-/// for live records to get through. Giving them up would free next to nothing, and make the agent mute.
+/// What the outbox may hold even where the disk is short of free space, or the keyed state takes all that it may:
+/// enough for live records to get through. Giving them up would free next to nothing, and make the agent mute.
 const LIVE_BYTES: u64 = 256 * 1024;
 /// By how much the keyed state's files grow at a time: a segment of sled.
 const STATE_STEP_BYTES: u64 = 512 * 1024;

@@ -1,10 +1,11 @@
-//! Thins out what a long outage has piled up, before anything of it has to be given up: of the oldest samples ten are made
-//! one, and of the oldest of those one for each hour, so that a month offline leaves a month's picture. One step at a time:
-//! Reading a page → Storing what was made of it → Committing it → the samples that it stands for are done with. What was
-//! made takes the seq of the last sample in it: a reader that has seen that one has seen, in their order, all of them.
+//! Thins out what a long outage has piled up, before anything of it has to be given up: of the oldest samples ten are
+//! made one, and of the oldest of those one for each hour, so that a month offline leaves a month's picture. One step
+//! at a time: Reading a page → Storing what was made of it → Committing it → the samples that it stands for are done
+//! with. What was made takes the seq of the last sample in it: a reader that has seen that one has seen, in their
+//! order, all of them.
 //!
-//! A crash within a step leaves both, and the next step begins by recognising what is there already. While the link stands
-//! nothing is begun: what is on its way can't be thinned.
+//! A crash within a step leaves both, and the next step begins by recognising what is there already. While the link
+//! stands nothing is begun: what is on its way can't be thinned.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -74,8 +75,8 @@ impl Thinning {
         self.step.as_ref().is_some_and(|step| step.from == class)
     }
 
-    /// What was made could not be made durable. The step ends, or nothing could be given up for the room that is missing; the
-    /// next one finds what it has stored.
+    /// What was made could not be made durable. The step ends, or nothing could be given up for the room that is
+    /// missing; the next one finds what it has stored.
     pub(super) fn commit_failed(&mut self) {
         self.step.take_if(|step| step.commits);
     }
@@ -238,8 +239,8 @@ const fn thinned_into(class: Class) -> Option<Class> {
     }
 }
 
-/// What a crash left beside its replacement: it goes, and nothing takes its place. How many of them the replacement stands
-/// for isn't known, so that all are counted: better twice than not at all.
+/// What a crash left beside its replacement: it goes, and nothing takes its place. How many of them the replacement
+/// stands for isn't known, so that all are counted: better twice than not at all.
 fn known(records: &[(u64, Bytes)], stored_upto: u64) -> Plan {
     let known = records.iter().take_while(|(seq, _)| *seq <= stored_upto);
     Plan { records: known.count() as u64, upto: stored_upto, merged: VecDeque::new() }

@@ -1,5 +1,6 @@
-//! Makes one sample of several that follow each other, by the same table that made each of them of its readings: amounts
-//! are added up, gauges keep their last value and the range of all. Which samples belong together is not decided here.
+//! Makes one sample of several that follow each other, by the same table that made each of them of its readings:
+//! amounts are added up, gauges keep their last value and the range of all. Which samples belong together is not
+//! decided here.
 
 use std::collections::BTreeMap;
 

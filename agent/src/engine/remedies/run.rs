@@ -17,8 +17,8 @@ use crate::wire::Reason;
 /// What time can mend is asked again after this, and then at growing intervals up to the other.
 pub(super) const AGAIN_FIRST: Duration = Duration::from_secs(60);
 const AGAIN_LAST: Duration = Duration::from_secs(1_800);
-/// What stands in the journal may be older than what is known by this, where nothing else has changed: an alarm that flaps
-/// must not wear the flash, and after a start its ladder begins anew that much sooner.
+/// What stands in the journal may be older than what is known by this, where nothing else has changed: an alarm that
+/// flaps must not wear the flash, and after a start its ladder begins anew that much sooner.
 const NOTED_FOR: Duration = Duration::from_secs(600);
 
 /// What is remembered of a rule's ladder.
@@ -152,8 +152,8 @@ impl Run {
         is_same && facts.age(noted.since).saturating_sub(facts.age(self.stored.since)) < NOTED_FOR
     }
 
-    /// The alarm came back: next is what comes after the step that seemed to help, or what waits for its turn. True if that is
-    /// to be noted at once: what nothing comes of soon is noted when its turn has come.
+    /// The alarm came back: next is what comes after the step that seemed to help, or what waits for its turn. True if
+    /// that is to be noted at once: what nothing comes of soon is noted when its turn has come.
     pub(super) fn go_on(&mut self, facts: Facts<'_>) -> bool {
         self.looks_after = None;
         if self.stored.exhausted && self.step(facts.config).is_none() {

@@ -1,7 +1,7 @@
-//! Detectors of anomalies: each learns what is usual of one metric, and says of a reading how odd it is. What is learned is
-//! bounded, a few KiB at most, and kept over restarts. Nothing is learned of what is odd, or while the alarm stands; an
-//! alarm that has stood for long enough is the new usual, and is learned from its beginning: the alarm ends when enough of
-//! that is known, however long it takes. Says nothing until it knows enough; decides nothing of alarms.
+//! Detectors of anomalies: each learns what is usual of one metric, and says of a reading how odd it is. What is
+//! learned is bounded, a few KiB at most, and kept over restarts. Nothing is learned of what is odd, or while the alarm
+//! stands; an alarm that has stood for long enough is the new usual, and is learned from its beginning: the alarm ends
+//! when enough of that is known, however long it takes. Says nothing until it knows enough; decides nothing of alarms.
 //!
 //! Warm-up → Usual → Odd → Usual, or → stood too long → Warm-up.
 
@@ -185,8 +185,8 @@ const fn usual_after(kind: Anomaly) -> Duration {
     })
 }
 
-/// What two readings of a quiet sensor may well differ by: without it a change by one step of a value that never changed
-/// would be infinitely odd.
+/// What two readings of a quiet sensor may well differ by: without it a change by one step of a value that never
+/// changed would be infinitely odd.
 fn resolution(metric: Metric) -> f64 {
     match metric.unit() {
         "%" | "dBm" | "dB" => 1.0,

@@ -1,5 +1,5 @@
-//! One rule and how its alarm stands: what its readings have said so far, for how long, and what the fleet was told of it.
-//! It turns from cleared to raised and back; a round that says nothing leaves it as it is. Knows no other rule.
+//! One rule and how its alarm stands: what its readings have said so far, for how long, and what the fleet was told of
+//! it. It turns from cleared to raised and back; a round that says nothing leaves it as it is. Knows no other rule.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -42,8 +42,8 @@ pub(super) struct Watch {
     detector: Option<Detector>,
     raised: bool,
     told: bool,
-    /// When the test began to hold, or of what is missing the last reading was, for the alarm that is raised or was the last to
-    /// be.
+    /// When the test began to hold, or of what is missing the last reading was, for the alarm that is raised or was the
+    /// last to be.
     since: Stamp,
     /// What was judged last.
     value: Option<Value>,

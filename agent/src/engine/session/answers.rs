@@ -94,7 +94,8 @@ impl Engine {
         }
     }
 
-    /// What the broker keeps of us is as old as the last that it took: it is said again, as a record would be sent again.
+    /// What the broker keeps of us is as old as the last that it took: it is said again, as a record would be sent
+    /// again.
     fn say_later(&mut self, now: Now, cargo: &Cargo) {
         let at = Some(now.mono.after(RETAINED_PAUSE));
         if matches!(cargo, Cargo::Presence) {

@@ -1,6 +1,6 @@
 //! What may go out now, and when more may: samples up to the last publish tick, a backlog of events and samples by its
-//! ration, all of it as fast as the broker allows, and nothing of a class that it refused for now. Knows how a backlog of
-//! samples goes. Sends nothing.
+//! ration, all of it as fast as the broker allows, and nothing of a class that it refused for now. Knows how a backlog
+//! of samples goes. Sends nothing.
 
 use crate::config::Mqtt;
 use crate::engine::outbox::Outbox;

@@ -102,7 +102,8 @@ impl Engine {
         // Among the results lie events too: those of the audit.
         let leaf = if matches!(record.body, Body::Result(_)) { "results" } else { "events" };
         let mut payload = self.speaker().record(seq, &record);
-        // How a command ended has to be told, by less of what it printed if need be: first its output goes, then its detail.
+        // How a command ended has to be told, by less of what it printed if need be: first its output goes, then its
+        // detail.
         for _ in 0..2 {
             let Body::Result(result @ CommandResult { part: None, .. }) = &mut record.body else { break };
             let surplus = self.surplus(&payload, leaf);
@@ -142,8 +143,8 @@ impl Engine {
         true
     }
 
-    /// As many of the next samples as a message takes, and at least one; compressed if the config says so. None of them if
-    /// the first can't be read.
+    /// As many of the next samples as a message takes, and at least one; compressed if the config says so. None of them
+    /// if the first can't be read.
     fn telemetry_message(&self, class: Class, upto: u64) -> (Vec<u8>, Vec<u64>) {
         match self.config.telemetry.encoding {
             Encoding::Json => {

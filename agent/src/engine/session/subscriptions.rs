@@ -19,7 +19,8 @@ pub(in crate::engine) struct Subscribed {
     /// No others than these.
     #[n(0)]
     filters: Vec<String>,
-    /// All of them. Not while an answer is awaited: a link that breaks meanwhile leaves a session that is kept, and deaf.
+    /// All of them. Not while an answer is awaited: a link that breaks meanwhile leaves a session that is kept, and
+    /// deaf.
     #[n(1)]
     all: bool,
 }
@@ -36,9 +37,9 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Begins with the filters that the broker's session had when they were last saved. A run that was cut off may have found
-    /// that the broker has forgotten it, and died before that was saved: the session that it left then is kept, and deaf. So
-    /// only after a goodbye (`exact`) is it known to have them all.
+    /// Begins with the filters that the broker's session had when they were last saved. A run that was cut off may have
+    /// found that the broker has forgotten it, and died before that was saved: the session that it left then is kept,
+    /// and deaf. So only after a goodbye (`exact`) is it known to have them all.
     pub(super) fn new(mut subscribed: Subscribed, exact: bool) -> Self {
         subscribed.all &= exact;
         Self { subscribed, ..Self::default() }

@@ -1,5 +1,5 @@
-//! Masks within one word: addresses, ids, times and numbers, alone or as a part of it. What it makes of a word depends on
-//! that word alone.
+//! Masks within one word: addresses, ids, times and numbers, alone or as a part of it. What it makes of a word depends
+//! on that word alone.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -193,7 +193,8 @@ fn is_hex_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// A name with numbers in it keeps its letters: eth0, libfoo.so.6, mmcblk0p1. Where digits and letters alternate, it is an id.
+/// A name with numbers in it keeps its letters: eth0, libfoo.so.6, mmcblk0p1. Where digits and letters alternate, it is
+/// an id.
 fn atom(word: &str, masked: &mut String) {
     let is_digit = |c: char| c.is_ascii_digit();
     let groups = word.split(|c| !is_digit(c)).filter(|group| !group.is_empty()).count();

@@ -516,8 +516,8 @@ fn for_ever(id: &str, issued_at: i64, name: &str, args: &Json) -> Json {
     json!({"jti": id, "iat": issued_at, "exp": 253_402_300_799_i64, "cmd": {"name": name, "args": args}})
 }
 
-/// An agent that remembers as many commands as it can, none of which ever expires, each a second older than the next. The
-/// oldest has restarted the app.
+/// An agent that remembers as many commands as it can, none of which ever expires, each a second older than the next.
+/// The oldest has restarted the app.
 fn full() -> (World, Json) {
     let mut world = online();
     let begin = world.now.wall.unix.0 / 1000 - 3_000;

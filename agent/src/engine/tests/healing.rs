@@ -1,4 +1,5 @@
-//! Ladders and reboots through the whole engine: what is tried, in which order, how often, and what a crash makes of it.
+//! Ladders and reboots through the whole engine: what is tried, in which order, how often, and what a crash makes of
+//! it.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

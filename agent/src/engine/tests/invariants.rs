@@ -1,5 +1,5 @@
-//! Properties that hold whatever happens: for any order of inputs the engine comes to rest, never asks to be woken in the
-//! past, and says the same when the same is done to it again.
+//! Properties that hold whatever happens: for any order of inputs the engine comes to rest, never asks to be woken in
+//! the past, and says the same when the same is done to it again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -201,8 +201,8 @@ fn all_holds(blows: &[Blow]) -> Result<(), TestCaseError> {
         let is_told = ends.len() == 1 || *Class::Results.of(&world.store.evicted) > 0;
         prop_assert!(!is_acknowledged || is_told, "{} is acknowledged: {statuses:?}", command_id(id));
     }
-    // A disk that refuses an event at first lets a later one pass it: then a crash can hide that it is gone. And one that
-    // takes an alarm's event, but not its state until the agent dies, leaves nobody to tell that it was cleared.
+    // A disk that refuses an event at first lets a later one pass it: then a crash can hide that it is gone. And one
+    // that takes an alarm's event, but not its state until the agent dies, leaves nobody to tell that it was cleared.
     if !forgot && !blows.iter().any(|blow| matches!(blow, Blow::DiskFull)) {
         let heard = alarms(&world).last().is_some_and(|event| event["alarm"]["state"] == "raised");
         let stands = !world.engine.status(world.now).alarms.is_empty();

@@ -1,5 +1,5 @@
-//! A store that takes nothing, and a broker that can't stand one record: what can go on goes on, and what is given up is
-//! told with its numbers. And the opposite of trouble: what the broker takes at once never wears the flash.
+//! A store that takes nothing, and a broker that can't stand one record: what can go on goes on, and what is given up
+//! is told with its numbers. And the opposite of trouble: what the broker takes at once never wears the flash.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -82,8 +82,8 @@ impl Target {
         self.lookup.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Looks at the TLS files now, as each connection does, and at the roots of the system, which are otherwise read once.
-    /// What can be used is used from the next connection on; what can't is logged, and the old stays in use.
+    /// Looks at the TLS files now, as each connection does, and at the roots of the system, which are otherwise read
+    /// once. What can be used is used from the next connection on; what can't is logged, and the old stays in use.
     pub fn reload(&self) {
         if self.url.tls {
             self.tls.look(clock::realtime());
@@ -95,8 +95,8 @@ impl Target {
     #[must_use]
     pub fn fault_of(&self, error: &io::Error, heard: bool) -> LinkFault {
         match error.kind() {
-            // The manner of going doesn't matter: a TLS peer that vanishes without close_notify is one that vanished, and
-            // one that closes with our bytes unread resets.
+            // The manner of going doesn't matter: a TLS peer that vanishes without close_notify is one that vanished,
+            // and one that closes with our bytes unread resets.
             io::ErrorKind::UnexpectedEof => self.closed(heard),
             io::ErrorKind::ConnectionReset if !heard => self.closed(heard),
             _ => fault::of_stream(&self.url, self.tls.tls(), self.tls.own().as_ref(), error),
@@ -192,7 +192,8 @@ async fn connect(target: &Target) -> Result<TcpStream, LinkFault> {
     Err(last)
 }
 
-/// Those of the two families by turns (RFC 8305, section 4), so that a dead uplink of one of them does not hide the other.
+/// Those of the two families by turns (RFC 8305, section 4), so that a dead uplink of one of them does not hide the
+/// other.
 fn in_turn(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let found: Vec<SocketAddr> = found.collect();
     let Some(preferred) = found.first().map(SocketAddr::is_ipv6) else { return found };

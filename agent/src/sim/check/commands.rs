@@ -18,8 +18,8 @@ pub(in crate::sim) struct Commands {
     accepted: BTreeMap<String, u64>,
     /// By id: the terminal statuses that the fleet saw.
     ended: BTreeMap<String, BTreeSet<String>>,
-    /// Genuine ones that the broker has for the agent, and the agent has not acknowledged, by id: when they were published,
-    /// and when they expire.
+    /// Genuine ones that the broker has for the agent, and the agent has not acknowledged, by id: when they were
+    /// published, and when they expire.
     owed: BTreeMap<String, (u64, u64)>,
     /// The agent has subscribed in the session that the broker has for it: what is published is kept from then on.
     subscribed: bool,
@@ -76,7 +76,8 @@ impl Commands {
         self.journal_lost_at = Some(at);
     }
 
-    /// Whether the journal has known it from then on. What was replayed after a loss is refused under an id that had ended.
+    /// Whether the journal has known it from then on. What was replayed after a loss is refused under an id that had
+    /// ended.
     fn is_known_since(&self, accepted_at: u64) -> bool {
         self.journal_lost_at.is_none_or(|lost_at| accepted_at > lost_at + ACKNOWLEDGED_WITHIN_MS)
     }
@@ -90,8 +91,8 @@ impl Commands {
         }
     }
 
-    /// At the end of the calm: each that was accepted so long ago has ended, and none that was valid all the time still waits
-    /// at the broker.
+    /// At the end of the calm: each that was accepted so long ago has ended, and none that was valid all the time still
+    /// waits at the broker.
     pub(in crate::sim) fn judge_ended(&self, at: u64, before: u64, findings: &mut Findings) {
         let mut excused = 0;
         for (id, since) in self.accepted.iter().filter(|(id, since)| **since < before && !self.ended.contains_key(*id))

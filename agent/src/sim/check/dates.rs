@@ -7,7 +7,8 @@ use super::super::report::Promise;
 use super::Findings;
 use super::message::Dated;
 
-/// How far a date may be off: a clock that NTP keeps drifts less, and one that is off by more is not called synchronised.
+/// How far a date may be off: a clock that NTP keeps drifts less, and one that is off by more is not called
+/// synchronised.
 const TOLERANCE_MS: u64 = 5_000;
 
 /// An alarm that a crash took on its way is told again by the next start, with its own time and a later number.

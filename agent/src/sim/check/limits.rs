@@ -6,7 +6,8 @@ use super::super::report::Promise;
 use super::Findings;
 use crate::engine::io::StoreStats;
 
-/// The limit is looked at when a commit is done: what was appended in between, and the segment that has begun, may be over.
+/// The limit is looked at when a commit is done: what was appended in between, and the segment that has begun, may be
+/// over.
 const SLACK_BYTES: u64 = 64 * 1024;
 /// What a store may keep however short the disk is.
 const LIVE_BYTES: u64 = 512 * 1024;
@@ -32,8 +33,8 @@ impl Limits {
         self.most_bytes
     }
 
-    /// How the store stands; `works`: nobody keeps it from making room on the disk. How much it takes itself is its own doing,
-    /// whatever the disk does.
+    /// How the store stands; `works`: nobody keeps it from making room on the disk. How much it takes itself is its own
+    /// doing, whatever the disk does.
     pub(in crate::sim) fn store(&mut self, at: u64, stats: &StoreStats, works: bool, findings: &mut Findings) {
         let used = stats.outbox_bytes + stats.state_bytes;
         self.most_bytes = self.most_bytes.max(used);

@@ -1,6 +1,6 @@
 //! The promises, checked from outside while a world runs: each checker sees what passes the engine's boundary, what the
-//! disk holds and what the broker got, and knows the truth that the agent can't know. None of them looks into the engine,
-//! but for the sizes of its queues. A checker only notes what is broken; it changes nothing.
+//! disk holds and what the broker got, and knows the truth that the agent can't know. None of them looks into the
+//! engine, but for the sizes of its queues. A checker only notes what is broken; it changes nothing.
 
 mod acts;
 mod commands;

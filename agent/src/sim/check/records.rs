@@ -42,8 +42,8 @@ impl Records {
         self.duplicates
     }
 
-    /// At the end: what is neither stored nor with the broker must have been counted. `found`: lost records that the next
-    /// agent will be told of when it opens the store, and count.
+    /// At the end: what is neither stored nor with the broker must have been counted. `found`: lost records that the
+    /// next agent will be told of when it opens the store, and count.
     pub(in crate::sim) fn judge(
         &self,
         at: u64,
@@ -68,8 +68,8 @@ impl Records {
         }
     }
 
-    /// At the end of a run in which no agent died: no more are counted as given up than there are that the broker hasn't got.
-    /// `sent_unanswered`: so many may have reached the broker besides, and nobody was told.
+    /// At the end of a run in which no agent died: no more are counted as given up than there are that the broker
+    /// hasn't got. `sent_unanswered`: so many may have reached the broker besides, and nobody was told.
     pub(in crate::sim) fn judge_counts(
         &self,
         at: u64,

@@ -74,8 +74,8 @@ impl Retries {
     }
 }
 
-/// What draws between nothing and the ceiling come to at the very most: while it grows, once it has grown, and each time that
-/// a session was stable and it begins anew.
+/// What draws between nothing and the ceiling come to at the very most: while it grows, once it has grown, and each
+/// time that a session was stable and it begins anew.
 fn tries_max(reconnect: &Reconnect) -> usize {
     let seconds = |duration: Duration| duration.as_secs_f64().max(0.001);
     let (min, max, window) = (seconds(reconnect.min), seconds(reconnect.max), WINDOW.as_secs_f64());

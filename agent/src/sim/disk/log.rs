@@ -1,6 +1,6 @@
-//! One log of the simulated disk: segments, a write buffer and a cursor, with the rules of the real one about what is in the
-//! process, in the page cache or on the flash, and so about what a kill or a power cut leaves. It must not be cleverer than
-//! the real one: where that writes, syncs or deletes, this does, and nowhere else.
+//! One log of the simulated disk: segments, a write buffer and a cursor, with the rules of the real one about what is
+//! in the process, in the page cache or on the flash, and so about what a kill or a power cut leaves. It must not be
+//! cleverer than the real one: where that writes, syncs or deletes, this does, and nowhere else.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! What `/proc`, `/sys` and statvfs(3) would say of the machine. What this world knows nothing of (worn flash, a low supply)
-//! reads as on a machine that is well, so that a sensor can lie about it.
+//! What `/proc`, `/sys` and statvfs(3) would say of the machine. What this world knows nothing of (worn flash, a low
+//! supply) reads as on a machine that is well, so that a sensor can lie about it.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! The ways out: coverage that comes and goes, and what a kernel and a modem would say of each interface, of those that the
-//! configuration chooses. Which of them the agent's packets go over is the world's business, whatever is told of them here.
+//! The ways out: coverage that comes and goes, and what a kernel and a modem would say of each interface, of those that
+//! the configuration chooses. Which of them the agent's packets go over is the world's business, whatever is told of
+//! them here.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -102,7 +103,8 @@ impl Link {
         self.world.kind == "cellular"
     }
 
-    /// As the kernel counts them: the readings of [`Metric::LINK_COUNTERS`]. Nothing in this world goes wrong on a wire.
+    /// As the kernel counts them: the readings of [`Metric::LINK_COUNTERS`]. Nothing in this world goes wrong on a
+    /// wire.
     const fn counters(&self) -> [u64; 7] {
         let rx_bytes = self.carried_ms * TRAFFIC / 1_000;
         [rx_bytes, rx_bytes / 4, 0, 0, 0, 0, self.carrier_changes]

@@ -1,5 +1,6 @@
-//! The machine around the agent: battery, links, units, releases, memory, error lines. It answers a round of collection as
-//! the real collectors would, carries out acts, and changes by itself as time goes by. It knows nothing of the agent.
+//! The machine around the agent: battery, links, units, releases, memory, error lines. It answers a round of collection
+//! as the real collectors would, carries out acts, and changes by itself as time goes by. It knows nothing of the
+//! agent.
 
 mod host;
 mod lines;
@@ -388,7 +389,8 @@ impl Gateway {
         self.battery.iter_mut().for_each(|battery| battery.cut_off(cut_off));
     }
 
-    /// From here on nothing goes wrong by chance, and there is power: a machine that stays off can't show that it comes back.
+    /// From here on nothing goes wrong by chance, and there is power: a machine that stays off can't show that it comes
+    /// back.
     pub(super) fn calm(&mut self, at: u64) {
         self.calm = true;
         self.battery.iter_mut().for_each(Battery::nurse);

@@ -1,5 +1,5 @@
-//! Which metrics something in this world moves. A rule on another one has nothing to judge here, and that it was never raised
-//! says nothing of a gateway.
+//! Which metrics something in this world moves. A rule on another one has nothing to judge here, and that it was never
+//! raised says nothing of a gateway.
 
 use serde::Serialize;
 

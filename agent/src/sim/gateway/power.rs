@@ -1,4 +1,5 @@
-//! A battery, and what charges it: sun by day, mains where there are any. Energy in, energy out, in steps of some minutes.
+//! A battery, and what charges it: sun by day, mains where there are any. Energy in, energy out, in steps of some
+//! minutes.
 
 use std::time::Duration;
 
@@ -120,8 +121,8 @@ impl Battery {
         }
     }
 
-    /// What the kernel's power_supply class would say: whole percents, hundredths of a volt. All but its name: a reading of
-    /// a battery that goes by one is believed only if a battery can come to it, and here sensors lie.
+    /// What the kernel's power_supply class would say: whole percents, hundredths of a volt. All but its name: a
+    /// reading of a battery that goes by one is believed only if a battery can come to it, and here sensors lie.
     pub(super) fn observe(&mut self, temperature_c: f64, points: &mut Vec<Point>) {
         let share = self.charge_pct() / 100.0;
         let volts = EMPTY_V + (FULL_V - EMPTY_V) * share + SAG_V_PER_W * self.flow_w + self.dice.normal() * 0.01;

@@ -1,6 +1,6 @@
-//! Scenarios: what world a gateway lives in, what befalls it, what it is told to do, and what is expected of it. Written in
-//! TOML by fleet engineers (`configs/scenarios/`), read with every mistake at once, each with its file and line. Plain
-//! data; the world makes it happen.
+//! Scenarios: what world a gateway lives in, what befalls it, what it is told to do, and what is expected of it.
+//! Written in TOML by fleet engineers (`configs/scenarios/`), read with every mistake at once, each with its file and
+//! line. Plain data; the world makes it happen.
 
 mod read;
 
@@ -495,7 +495,8 @@ pub struct Bounds {
     pub at_most: Option<f64>,
     /// What comes later than this after `after` doesn't count.
     pub within: Option<Duration>,
-    /// The begin of the first fault of this name, or a time; `None`: the begin of the run. What comes before doesn't count.
+    /// The begin of the first fault of this name, or a time; `None`: the begin of the run. What comes before doesn't
+    /// count.
     pub after: Option<After>,
 }
 

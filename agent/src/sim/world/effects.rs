@@ -1,5 +1,5 @@
-//! What the engine wants, carried out as the runtime would: one completion for each effect that has an id, in the order in
-//! which a store's thread and a gateway would answer.
+//! What the engine wants, carried out as the runtime would: one completion for each effect that has an id, in the order
+//! in which a store's thread and a gateway would answer.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What befalls the gateway: when it begins, what it does to the world, and when it ends. In the calm nothing begins, and
-//! what lasted has ended.
+//! What befalls the gateway: when it begins, what it does to the world, and when it ends. In the calm nothing begins,
+//! and what lasted has ended.
 
 use std::time::Duration;
 

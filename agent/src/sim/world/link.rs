@@ -1,5 +1,5 @@
-//! Between the agent and the broker: connections as they come and go, packets as they arrive, and what the fleet sees of
-//! them.
+//! Between the agent and the broker: connections as they come and go, packets as they arrive, and what the fleet sees
+//! of them.
 
 use std::time::Duration;
 

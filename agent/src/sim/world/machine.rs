@@ -1,5 +1,5 @@
-//! The machine and the agent's process on it: power, boots, starts, and every way in which an agent can end. What is lost
-//! then is what a real disk and a real kernel would lose.
+//! The machine and the agent's process on it: power, boots, starts, and every way in which an agent can end. What is
+//! lost then is what a real disk and a real kernel would lose.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -64,8 +64,8 @@ impl Agent {
 }
 
 impl World<'_> {
-    /// Power comes, for the first time or again, if the battery allows it and no cut lasts. The ways in which it goes have a
-    /// time of their own each.
+    /// Power comes, for the first time or again, if the battery allows it and no cut lasts. The ways in which it goes
+    /// have a time of their own each.
     pub(super) fn follow_power(&mut self) {
         let cut = self.is_active(|fault| matches!(fault, FaultKind::PowerCut));
         if cut || !self.gateway.powered() || self.times.powered_since.is_some() {

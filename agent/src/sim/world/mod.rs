@@ -1,6 +1,6 @@
-//! The event loop of a simulated world: one gateway with its agent, its network, its broker and its operator, in virtual
-//! time. It carries out what the engine wants as the runtime would, makes happen what the scenario says, and shows both to
-//! the checkers. Time goes from one event to the next: nothing is polled.
+//! The event loop of a simulated world: one gateway with its agent, its network, its broker and its operator, in
+//! virtual time. It carries out what the engine wants as the runtime would, makes happen what the scenario says, and
+//! shows both to the checkers. Time goes from one event to the next: nothing is polled.
 
 mod effects;
 mod faults;
@@ -36,7 +36,8 @@ use crate::wire::keys::KeyError;
 use machine::Agent;
 use trace::Trace;
 
-/// Records and commands younger than this at the end of the calm may still be under way, with the defaults of the config.
+/// Records and commands younger than this at the end of the calm may still be under way, with the defaults of the
+/// config.
 const SETTLES_WITHIN_MS: u64 = 30 * 60 * 1_000;
 /// Of that, what a command or a drain takes by itself, however soon there is a session.
 const DRAINS_WITHIN: Duration = Duration::from_secs(15 * 60);
@@ -152,8 +153,8 @@ pub(super) struct World<'a> {
     /// How the last of them ended.
     last_end: Option<&'static str>,
     recovered: Option<Recovered>,
-    /// Since when nothing from outside (a fault, a command that reboots) has ended the agent or its machine; ends of its own
-    /// don't count. `None`: something has, and no agent was started since.
+    /// Since when nothing from outside (a fault, a command that reboots) has ended the agent or its machine; ends of
+    /// its own don't count. `None`: something has, and no agent was started since.
     left_alone_since: Option<u64>,
     machine_up: bool,
     /// How often power came on or failed: what was begun on other power is void. It is on in [`Times::powered_since`].
@@ -415,8 +416,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Why it can't be asked of the agent that all is worked off; `None`: it can. That the agent, or a ladder of its own,
-    /// restarts over and over is no reason.
+    /// Why it can't be asked of the agent that all is worked off; `None`: it can. That the agent, or a ladder of its
+    /// own, restarts over and over is no reason.
     fn unsettled(&self) -> Option<String> {
         let since = |at: u64| self.at.saturating_sub(at);
         let short = |of: &str, ms: u64| {
@@ -476,8 +477,8 @@ impl Times {
     }
 }
 
-/// How long it may take until all is worked off once nothing is in the way: the longest that a try to connect waits, twice,
-/// a connection that has to be found dead before, the next publish, and a drain.
+/// How long it may take until all is worked off once nothing is in the way: the longest that a try to connect waits,
+/// twice, a connection that has to be found dead before, the next publish, and a drain.
 fn settles_within(config: &CheckedConfig) -> u64 {
     let mqtt = &config.mqtt;
     let telemetry = config.telemetry.report_interval + config.telemetry.publish_interval;

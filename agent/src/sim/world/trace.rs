@@ -1,5 +1,5 @@
-//! A hash over all that passes the engine's boundary: two runs that have the same did the same. The standard library's own
-//! hasher differs between machines of 32 and of 64 bits, and may between versions of Rust.
+//! A hash over all that passes the engine's boundary: two runs that have the same did the same. The standard library's
+//! own hasher differs between machines of 32 and of 64 bits, and may between versions of Rust.
 
 use crate::engine::io::{Effect, Input, StoreOp};
 use crate::engine::packet::Packet;

@@ -68,8 +68,8 @@ impl Log {
         // It is given up for its room, of which there may be enough then.
         self.delete_oldest(disk::remove)?;
         match self.advance_head() {
-            // Done it is, and to be asked again would give up one more. Nothing of the next one is acknowledged: it is named for
-            // its first record.
+            // Done it is, and to be asked again would give up one more. Nothing of the next one is acknowledged: it is
+            // named for its first record.
             Err(error) if unreadable::is_refusal(&error) => {
                 let first_live = self.segments.front().map(|next| next.first);
                 self.head = Head { offset: HEADER_BYTES, trimmed: 0, first_live };

@@ -28,7 +28,8 @@ impl Log {
             let before = wanted.records.len();
             let walked = self.look(segment, |source| wanted.collect(Frames::new(source, segment.first, offset, above)));
             let end = match walked {
-                // What was read before it is given: else it would be read again with each look, and no look be the last.
+                // What was read before it is given: else it would be read again with each look, and no look be the
+                // last.
                 Err(error) if unreadable::is_refusal(&error) && before > 0 => {
                     wanted.records.truncate(before);
                     refused = true;
@@ -76,8 +77,8 @@ impl Log {
         self.trail.extend(found.iter().map(|found| Read { segment, offset: found.offset, seq: found.seq }));
     }
 
-    /// Lets `look` see the bytes of a segment; `None` if its file is gone. What the disk refuses to read fails, for whoever
-    /// asks to ask again; until it was refused so often that it is taken for dead.
+    /// Lets `look` see the bytes of a segment; `None` if its file is gone. What the disk refuses to read fails, for
+    /// whoever asks to ask again; until it was refused so often that it is taken for dead.
     pub(super) fn look<T>(
         &mut self,
         segment: Segment,

@@ -1,7 +1,7 @@
 //! Writes the state anew where sled's file has grown far beyond what is in it: sled gives no room back. The new one is
-//! written beside the old one, checked, and on disk before it takes its place by name; the old one goes last. So at every
-//! step one of the two is whole, and both hold the same: [`settle`] goes on from wherever a crash has left it. It must not
-//! give up what it can't write anew: a state that is too large is better than none.
+//! written beside the old one, checked, and on disk before it takes its place by name; the old one goes last. So at
+//! every step one of the two is whole, and both hold the same: [`settle`] goes on from wherever a crash has left it. It
+//! must not give up what it can't write anew: a state that is too large is better than none.
 
 use std::fs;
 use std::io;

@@ -1,6 +1,7 @@
-//! Reads everything that the state holds, over pages that can't be read. Over a bad page sled's iterator gives the same error
-//! for ever, so what lies behind it is sought: the first key from which sled reads again. From the other end would be simpler;
-//! but sled seeks its end by a key of a MiB that stands in the program, and this would be the only caller.
+//! Reads everything that the state holds, over pages that can't be read. Over a bad page sled's iterator gives the same
+//! error for ever, so what lies behind it is sought: the first key from which sled reads again. From the other end
+//! would be simpler; but sled seeks its end by a key of a MiB that stands in the program, and this would be the only
+//! caller.
 
 use super::{Entries, decode};
 
@@ -52,8 +53,8 @@ fn take(
     None
 }
 
-/// The first key from which it reads, byte by byte; `None` where it doesn't read at all. Of several stretches that can be
-/// read it may be a later one's.
+/// The first key from which it reads, byte by byte; `None` where it doesn't read at all. Of several stretches that can
+/// be read it may be a later one's.
 fn first(reads: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     let mut found = reads(END).then(|| END.to_vec())?;
     let mut before = Vec::new();

@@ -1,6 +1,7 @@
-//! sled's pool: seven threads, each of which wakes once a second to see that there is nothing to do. None of that can be set.
-//! But a thread inherits from the one that starts it by how much the kernel may let its timers be late (`prctl(2)`,
-//! PR_SET_TIMERSLACK), and there the kernel wakes those together that are due. Work wakes them at once, as ever.
+//! sled's pool: seven threads, each of which wakes once a second to see that there is nothing to do. None of that can
+//! be set. But a thread inherits from the one that starts it by how much the kernel may let its timers be late
+//! (`prctl(2)`, PR_SET_TIMERSLACK), and there the kernel wakes those together that are due. Work wakes them at once, as
+//! ever.
 
 use std::num::NonZeroU64;
 

@@ -1,5 +1,5 @@
-//! One line of an application: `{"message":"…","severity":"error","unit":"…","app":"…"}`. Only the message is needed; what
-//! else stands there is ignored, as a reader of the agent's own messages does.
+//! One line of an application: `{"message":"…","severity":"error","unit":"…","app":"…"}`. Only the message is needed;
+//! what else stands there is ignored, as a reader of the agent's own messages does.
 
 use serde::Deserialize;
 

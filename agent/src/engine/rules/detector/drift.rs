@@ -1,7 +1,7 @@
 //! A level that creeps away from where it was for a day: two-sided CUSUM (Page, "Continuous inspection schemes", 1954)
-//! over means of five minutes, against the day's median and scatter. What swings with the day stays within the allowance.
-//! The day is a ring of its minutes, in which what was usual stays until it is usual again: without the hours in which an
-//! alarm stood, the others would be taken for the day.
+//! over means of five minutes, against the day's median and scatter. What swings with the day stays within the
+//! allowance. The day is a ring of its minutes, in which what was usual stays until it is usual again: without the
+//! hours in which an alarm stood, the others would be taken for the day.
 
 use minicbor::{Decode, Encode};
 
@@ -10,7 +10,8 @@ use crate::engine::time::Mono;
 
 /// Means that are compared with: a day. With less nothing is said: half of one has no night.
 const MEANS: usize = 288;
-/// What is taken for usual, in standard deviations. The crest of a sine lies at one of its own, with noise on it a little higher.
+/// What is taken for usual, in standard deviations. The crest of a sine lies at one of its own, with noise on it a
+/// little higher.
 const ALLOWANCE: f64 = 1.5;
 /// A single mean adds no more than this: one outlier is no drift.
 const SCORE_MAX: f64 = 4.0;
@@ -66,8 +67,8 @@ impl Drift {
     }
 }
 
-/// Where in the ring a mean of this time belongs. A boot begins a day of its own: what it finds in its places is of other
-/// hours, and goes with them within a day.
+/// Where in the ring a mean of this time belongs. A boot begins a day of its own: what it finds in its places is of
+/// other hours, and goes with them within a day.
 fn place(mono: Mono) -> usize {
     let buckets = mono.0 / u64::try_from(BUCKET.as_millis()).unwrap_or(u64::MAX);
     usize::try_from(buckets % MEANS as u64).unwrap_or(0)

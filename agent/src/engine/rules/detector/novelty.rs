@@ -1,5 +1,5 @@
-//! A name that was never there before: a port that is listened on, a remote address. A set of what is known, by hash, that
-//! forgets what was not seen for longest.
+//! A name that was never there before: a port that is listened on, a remote address. A set of what is known, by hash,
+//! that forgets what was not seen for longest.
 
 use minicbor::{Decode, Encode};
 

@@ -1,6 +1,6 @@
 //! A level that is odd for the hour of the week: each of the 168 hours (UTC) has a mean and a scatter of its own, over
-//! means of five minutes. What is usual on Monday at nine is odd on Sunday at three. Says nothing of an hour that was not
-//! seen in two weeks, nor without a clock that is to be trusted.
+//! means of five minutes. What is usual on Monday at nine is odd on Sunday at three. Says nothing of an hour that was
+//! not seen in two weeks, nor without a clock that is to be trusted.
 
 use minicbor::{Decode, Encode};
 

@@ -1,5 +1,5 @@
-//! A count far above its own rate: of an exponentially aging mean and variance, so that what happens often may happen more
-//! often, and what never happens is odd from five on. Only for what is counted, a minute.
+//! A count far above its own rate: of an exponentially aging mean and variance, so that what happens often may happen
+//! more often, and what never happens is odd from five on. Only for what is counted, a minute.
 
 use minicbor::{Decode, Encode};
 

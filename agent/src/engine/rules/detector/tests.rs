@@ -96,8 +96,8 @@ fn what_stays_odd_is_the_new_usual_after_its_time() {
     assert!((2 * HOUR..2 * HOUR + HOUR / 2).contains(&cleared), "it stood an hour, and was learned: {cleared}");
 }
 
-/// For each kind, a level that shifts for good: the alarm ends when it has stood for as long as the first number says, and
-/// the new level was learned for as long as the second.
+/// For each kind, a level that shifts for good: the alarm ends when it has stood for as long as the first number says,
+/// and the new level was learned for as long as the second.
 #[test]
 fn what_takes_longer_to_learn_than_to_become_usual_is_learned_all_the_same() {
     let mut dice = Dice::new(3, "level");

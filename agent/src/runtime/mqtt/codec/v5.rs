@@ -312,8 +312,8 @@ fn to_connack(ack: &ConnAck) -> v5::ConnAck {
         reason_string: None,
         user_properties: Vec::new(),
         wildcard_subscription_available: None,
-        // Left out they would count as supported (3.2.2.3.12, 3.2.2.3.13). Only our own broker's model is written here, and it
-        // supports neither.
+        // Left out they would count as supported (3.2.2.3.12, 3.2.2.3.13). Only our own broker's model is written here,
+        // and it supports neither.
         subscription_identifiers_available: Some(0),
         shared_subscription_available: Some(0),
         server_keep_alive: ack.keep_alive_s,

@@ -169,7 +169,8 @@ fn bad_certificate(at: &Attempt<'_>, refused: Option<&Facts>, reason: &Certifica
     }
 }
 
-/// What brokers that were set up by hand get wrong. rustls passes these on from its verifier without a variant of its own.
+/// What brokers that were set up by hand get wrong. rustls passes these on from its verifier without a variant of its
+/// own.
 fn peculiar(debug: &str, other: &OtherError) -> String {
     let known = [
         ("CaUsedAsEndEntity", "it is that of a CA: give the broker one of its own, signed by that CA"),

@@ -1,5 +1,6 @@
-//! The TLS files: reads them, makes of them what rustls takes, and says of each what is wrong with it, under the key that
-//! names it. It must not decide what to do about a bad one: the link keeps what it had, `fieldmedic check` only warns.
+//! The TLS files: reads them, makes of them what rustls takes, and says of each what is wrong with it, under the key
+//! that names it. It must not decide what to do about a bad one: the link keeps what it had, `fieldmedic check` only
+//! warns.
 #![expect(clippy::disallowed_types, reason = "a shell: it reads the TLS files")]
 
 use std::fs::File;
@@ -82,8 +83,8 @@ pub(super) struct Material {
     pub(super) identity: Option<Identity>,
 }
 
-/// A digest over the content of all files, which tells whether one was replaced. Times and sizes don't: a deployment tool
-/// may keep both. `None` where a file can't be read.
+/// A digest over the content of all files, which tells whether one was replaced. Times and sizes don't: a deployment
+/// tool may keep both. `None` where a file can't be read.
 pub(super) fn fingerprint(tls: &Tls) -> Option<[u8; SHA256_OUTPUT_LEN]> {
     let mut all = digest::Context::new(&SHA256);
     for path in [&tls.ca_file, &tls.cert_file, &tls.key_file].into_iter().flatten() {
@@ -109,9 +110,9 @@ pub(super) fn load(tls: &Tls, provider: &CryptoProvider) -> Result<Material, Vec
     }
 }
 
-/// What is wrong or doubtful about the files that a configuration names, for who checks it before it is used. The roots of
-/// the system are not looked at: they are the gateway's, not those of the machine that checks. Without a `now` to go by no
-/// date is judged.
+/// What is wrong or doubtful about the files that a configuration names, for who checks it before it is used. The roots
+/// of the system are not looked at: they are the gateway's, not those of the machine that checks. Without a `now` to go
+/// by no date is judged.
 #[must_use]
 pub fn examine(mqtt: &Mqtt, now: Option<Unix>) -> Vec<Doubt> {
     examine_files(&mqtt.tls, mqtt.password_file.as_deref(), now)
@@ -253,8 +254,8 @@ fn identity(tls: &Tls, provider: &CryptoProvider) -> Result<Option<Identity>, Ve
     Ok(Some(Identity { certified: Arc::new(certified), facts }))
 }
 
-/// Whether the key is the one that the certificate speaks of, as far as can be told. rustls's own check refuses certificates
-/// of X.509 version 1, which brokers take, and whether one is taken is the broker's to say.
+/// Whether the key is the one that the certificate speaks of, as far as can be told. rustls's own check refuses
+/// certificates of X.509 version 1, which brokers take, and whether one is taken is the broker's to say.
 fn is_pair(certified: &CertifiedKey) -> bool {
     let of_certificate = certified.cert.first().and_then(|own| x509::public_key(own));
     match (of_certificate, certified.key.public_key()) {

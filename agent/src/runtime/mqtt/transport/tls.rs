@@ -1,7 +1,8 @@
-//! The TLS settings in force. They are made of files, shared across reconnects so that sessions resume, and made anew when
-//! a file's content changed, because a resumed session would keep the old identity. Files that can't be used, such as a
-//! certificate that was replaced before its key, leave the last good settings in force, and are told once; a failure is
-//! never kept, so that a mended file is taken up with the next connection. A connection that stands is not touched.
+//! The TLS settings in force. They are made of files, shared across reconnects so that sessions resume, and made anew
+//! when a file's content changed, because a resumed session would keep the old identity. Files that can't be used, such
+//! as a certificate that was replaced before its key, leave the last good settings in force, and are told once; a
+//! failure is never kept, so that a mended file is taken up with the next connection. A connection that stands is not
+//! touched.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,6 +1,6 @@
-//! What a certificate says of itself: whose it is, who signed it, how long it is valid and which key is its own (RFC 5280).
-//! Nothing here decides whether a certificate is to be trusted, and what a stranger wrote into one is bounded and made
-//! printable before anybody reads it.
+//! What a certificate says of itself: whose it is, who signed it, how long it is valid and which key is its own (RFC
+//! 5280). Nothing here decides whether a certificate is to be trusted, and what a stranger wrote into one is bounded
+//! and made printable before anybody reads it.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Reads `expect`: what the user expects of a run. Names are looked up where the scenario has them, because an expectation
-//! about a misspelt name would hold for ever.
+//! Reads `expect`: what the user expects of a run. Names are looked up where the scenario has them, because an
+//! expectation about a misspelt name would hold for ever.
 
 use std::collections::BTreeSet;
 
@@ -16,9 +16,9 @@ use crate::sim::report::Measure;
 /// What an expectation can be about: exactly one of them.
 const SUBJECTS: [&str; 7] = ["alarm", "alarm_stands", "remedy", "healed", "command", "event", "measure"];
 const BOUNDS: [&str; 4] = ["at_least", "at_most", "within", "after"];
-/// Events of a lifecycle and of an audit, as docs/contract.md names them, and of a ladder that has run out: what `event` can
-/// count. Left out is what no simulated gateway comes to: its configuration is never read anew, and its battery goes by no
-/// name, without which any charge of it is believed.
+/// Events of a lifecycle and of an audit, as docs/contract.md names them, and of a ladder that has run out: what
+/// `event` can count. Left out is what no simulated gateway comes to: its configuration is never read anew, and its
+/// battery goes by no name, without which any charge of it is believed.
 pub(super) const EVENTS: [&str; 26] = [
     "audit_finding",
     "boot_loop",
