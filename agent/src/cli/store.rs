@@ -252,7 +252,7 @@ mod tests {
         assert!(err.contains(segment) && err.contains(cursor), "{err}");
         let (code, lines, err) = look(export, dir.path());
         assert_eq!((code, of(&lines, "telemetry").len(), of(&lines, "events").len()), (DONE, 0, 10), "{err}");
-        assert!(err.contains(segment) && err.contains(cursor) && err.contains("telemetry: 1 records are"), "{err}");
+        assert!(err.contains(segment) && err.contains(cursor) && err.contains("telemetry: 1 record is"), "{err}");
     }
 
     #[test]
