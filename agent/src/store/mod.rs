@@ -37,13 +37,12 @@ pub use self::thread::{Backing, STORE_QUEUE_MAX, StoreHandle};
 
 // What the simulated disk counts with too, so that the two can't drift apart.
 pub(crate) use self::log::mark_commits;
-pub(crate) use self::state::reserve_bytes;
 #[cfg(feature = "simulate")]
 pub(crate) use self::{
     cursor::CURSOR_BYTES,
     log::{DRAINED_BYTES_MIN, WRITE_BUFFER_BYTES},
     segment::{FRAME_BYTES, HEADER_BYTES},
-    state::{COMMIT_OVERHEAD_BYTES, RESERVE_FREE_FACTOR},
+    state::{COMMIT_OVERHEAD_BYTES, RESERVE_FREE_FACTOR, reserve_bytes},
 };
 
 use self::disk::Attempt;
@@ -70,8 +69,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 pub struct StoreSettings {
     /// Its directory; made, for the owner alone, if it isn't there.
     pub path: PathBuf,
-    /// What the engine lets it grow to, in bytes: here it sets the size of a segment and of the reserve, when the state
-    /// is written anew, and how much of what was damaged is kept.
+    /// What the engine lets it grow to, in bytes: here it sets the size of a segment and of the reserve, and how much of
+    /// what was damaged is kept.
     pub max_bytes: u64,
 }
 

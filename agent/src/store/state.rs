@@ -6,7 +6,6 @@
 //! sled: so an entry that vanished and a state that fell back to what it was before are noticed. It must not hold large
 //! values, and it never lets what can't be read pass as empty: a state that is lost is set aside and said to be lost.
 
-mod compact;
 mod load;
 mod pool;
 #[cfg(test)]
@@ -63,10 +62,9 @@ pub(super) type Entries = BTreeMap<String, Bytes>;
 #[derive(Debug)]
 pub(super) struct State {
     root: PathBuf,
-    reserve_bytes: u64,
+    /// What the whole store may take.
     max_bytes: u64,
-    /// From this size of sled's file on it is looked whether the state is to be written anew.
-    look_at_bytes: u64,
+    reserve_bytes: u64,
     /// Whether what the disk refuses to read is gone for good.
     dead: bool,
     /// `None` after an error, until the next call opens it anew.
@@ -149,17 +147,16 @@ pub(crate) const fn reserve_bytes(max_bytes: u64) -> u64 {
 }
 
 impl State {
-    /// Opens the state below `root` and reads all of it. A damaged one is set aside as `state.damaged` (within the
-    /// bound of all that is), and begun anew with what of it could be read, which is told.
+    /// Opens the state below `root` and reads all of it. A damaged one is set aside as `state.damaged` (replacing an
+    /// earlier one), and begun anew with what of it could be read, which is told.
     pub(super) fn open(root: &Path, max_bytes: u64, opening: &mut Opening) -> Result<(Self, Entries), StoreFault> {
         let path = root.join(GENERATION_FILE);
         let generation =
             Generation::open(&path, opening.is_dead(&path)).attempt(|| format!("read {}", path.display()))?;
         let mut state = Self {
             root: root.to_owned(),
-            reserve_bytes: reserve_bytes(max_bytes),
             max_bytes,
-            look_at_bytes: compact::worth_a_look_bytes(max_bytes),
+            reserve_bytes: reserve_bytes(max_bytes),
             dead: opening.is_dead_below(&root.join(DIR)),
             db: None,
             generation,
@@ -186,7 +183,6 @@ impl State {
             let what = String::from_utf8_lossy(what).into_owned();
             opening.losses.push(StoreLoss { what, records: 0, state_lost: true });
         }
-        state.compact_if_overgrown();
         state.make_reserve();
         state.measure();
         Ok((state, entries))
@@ -204,7 +200,6 @@ impl State {
         self.written_bytes += COMMIT_OVERHEAD_BYTES;
         self.written_bytes +=
             entries.iter().map(|(key, value)| (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64).sum::<u64>();
-        self.compact_if_overgrown();
         self.make_reserve();
         self.measure();
         Ok(())
@@ -286,7 +281,6 @@ impl State {
     /// Opens sled and reads everything, with the reserve given up if the disk is too full for it.
     fn open_db(&self) -> Result<Opened, Trouble> {
         let dir = self.dir();
-        compact::settle(&self.root)?;
         match open_db(&dir, self.dead) {
             Err(_) if self.free_bytes() < self.reserve_bytes && self.reserve().exists() => {
                 disk::remove_all(&self.reserve())?;
@@ -368,17 +362,10 @@ impl State {
     /// disk is full; so a failure is no more than that.
     fn make_reserve(&self) {
         let reserve = self.reserve();
-        let held = fs::metadata(&reserve).map_or(0, |metadata| metadata.len());
-        // Half of it where it and sled's file would fill the store together.
-        let allowed = (self.max_bytes / 4 * 3).saturating_sub(disk::tree_bytes(&self.dir()));
-        let wanted = if allowed < self.reserve_bytes { self.reserve_bytes / 2 } else { self.reserve_bytes };
-        if held > wanted {
-            // A failure costs room, and the next put tries again.
-            let _ = OpenOptions::new().write(true).open(&reserve).and_then(|file| file.set_len(wanted));
+        if reserve.exists() || self.free_bytes() < self.reserve_bytes * RESERVE_FREE_FACTOR {
             return;
         }
-        let has_room = || self.free_bytes() >= self.reserve_bytes * RESERVE_FREE_FACTOR;
-        if held < wanted && has_room() && write_reserve(&reserve, wanted).is_err() {
+        if write_reserve(&reserve, self.reserve_bytes).is_err() {
             let _ = disk::remove_all(&reserve);
         }
     }

@@ -57,8 +57,7 @@ impl Opening {
     /// for. True: it is worth another try, in which a single hole counts as dead.
     pub(super) fn look_again(&mut self, root: &Path) -> bool {
         let refused: Vec<_> = scan(root).into_iter().filter(|(path, _)| !self.is_dead(path)).collect();
-        // Where all can be read it was something else.
-        if refused.len() != 1 || refused.iter().any(|(_, extent)| *extent == Extent::Whole) {
+        if refused.len() > 1 || refused.iter().any(|(_, extent)| *extent == Extent::Whole) {
             return false;
         }
         self.dead.extend(refused.into_iter().map(|(path, _)| path));
