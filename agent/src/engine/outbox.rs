@@ -214,24 +214,21 @@ impl Outbox {
         }
     }
 
-    /// Which record of a class goes next.
+    /// The record of a class that goes next.
     #[must_use]
-    pub fn peek(&self, class: Class) -> Option<u64> {
-        class.of(&self.lanes).next().map(|(seq, _)| seq)
+    pub fn next(&self, class: Class) -> Option<(u64, Bytes)> {
+        class.of(&self.lanes).next()
+    }
+
+    /// That record is on its way.
+    pub fn sent_next(&mut self, class: Class, seq: u64) {
+        self.lane(class).sent(seq);
     }
 
     /// Whether a record was sent before on a connection that broke, or was refused for then, and is yet to be answered.
     #[must_use]
     pub fn was_sent(&self, class: Class, seq: u64) -> bool {
         class.of(&self.lanes).again.contains(&seq)
-    }
-
-    /// The record of a class that goes next: from now on it is on its way.
-    pub fn send_next(&mut self, class: Class) -> Option<(u64, Bytes)> {
-        let lane = self.lane(class);
-        let (seq, bytes) = lane.next()?;
-        lane.sent(seq);
-        Some((seq, bytes))
     }
 
     /// Whether a record was answered while older ones of its class are not.

@@ -137,9 +137,15 @@ fn one_in_a_hurry() -> (Outbox, Effects) {
     (outbox, Effects::default())
 }
 
+fn send_next(outbox: &mut Outbox) -> Option<u64> {
+    let (seq, _) = outbox.next(EVENTS)?;
+    outbox.sent_next(EVENTS, seq);
+    Some(seq)
+}
+
 /// Sends all that there is, and gives the numbers in the order of sending.
 fn send_events(outbox: &mut Outbox) -> Vec<u64> {
-    std::iter::from_fn(|| outbox.send_next(EVENTS)).map(|(seq, _)| seq).collect()
+    std::iter::from_fn(|| send_next(outbox)).collect()
 }
 
 fn read(outbox: &mut Outbox, effects: &mut Effects) {
@@ -160,7 +166,7 @@ fn what_was_answered_ahead_is_not_sent_again_and_keeps_nothing_older_from_it() {
     let (mut outbox, mut effects) = one_in_a_hurry();
     assert_eq!(send_events(&mut outbox), [20], "nothing else was read yet");
     read(&mut outbox, &mut effects);
-    assert_eq!(outbox.send_next(EVENTS).map(|(seq, _)| seq), Some(1));
+    assert_eq!(send_next(&mut outbox), Some(1));
     outbox.acknowledged(EVENTS, 20);
     assert!(outbox.has_passed(EVENTS, 20) && outbox.is_behind(EVENTS, 1));
     assert_eq!(trims(&mut outbox, &mut effects), None, "1 to 19 are still to come");
@@ -180,7 +186,7 @@ fn what_was_answered_ahead_is_not_sent_again_and_keeps_nothing_older_from_it() {
 fn what_went_ahead_and_was_not_answered_goes_ahead_again_and_takes_nothing_with_it() {
     let (mut outbox, mut effects) = one_in_a_hurry();
     read(&mut outbox, &mut effects);
-    assert_eq!(outbox.send_next(EVENTS).map(|(seq, _)| seq), Some(20));
+    assert_eq!(send_next(&mut outbox), Some(20));
     outbox.rewind_all();
     read(&mut outbox, &mut effects);
     assert_eq!(send_events(&mut outbox), Vec::from_iter([20].into_iter().chain(1..=19)));
@@ -189,7 +195,7 @@ fn what_went_ahead_and_was_not_answered_goes_ahead_again_and_takes_nothing_with_
 #[test]
 fn an_eviction_counts_what_was_answered_ahead_as_arrived() {
     let (mut outbox, mut effects) = one_in_a_hurry();
-    outbox.send_next(EVENTS);
+    send_next(&mut outbox);
     outbox.acknowledged(EVENTS, 20);
     outbox.evicted(Mono(0), EVENTS, Ok(StoreReply::Evicted { records: 20, first: 1, last: 20 }), &mut effects);
     assert_eq!(quota(&outbox), 19);
@@ -216,7 +222,7 @@ fn what_went_ahead_as_the_next_that_is_read_is_not_sent_twice() {
 #[test]
 fn an_eviction_after_another_counts_what_it_took() {
     let (mut outbox, mut effects) = one_in_a_hurry();
-    outbox.send_next(EVENTS);
+    send_next(&mut outbox);
     outbox.evicted(Mono(0), EVENTS, Ok(StoreReply::Evicted { records: 15, first: 6, last: 20 }), &mut effects);
     outbox.acknowledged(EVENTS, 20);
     assert_eq!(quota(&outbox), 14, "20 was spared, and came");

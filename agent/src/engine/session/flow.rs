@@ -108,8 +108,8 @@ impl Flow {
         // What waits for a page is tried again when the page comes.
         let waits = self.is_paused(class) || outbox.is_filling(class, upto);
         let samples = !waits && first.is_some_and(|seq| self.is_backlog(class, seq));
-        let event = outbox.peek(Class::Events).filter(|_| !self.is_paused(Class::Events));
-        let rationed = samples || event.is_some_and(|seq| self.is_backlog(Class::Events, seq));
+        let event = outbox.next(Class::Events).filter(|_| !self.is_paused(Class::Events));
+        let rationed = samples || event.is_some_and(|(seq, _)| self.is_backlog(Class::Events, seq));
         let ration = rationed.then(|| self.ration.next_at());
         ration.into_iter().chain(self.paused_until.into_iter().flatten()).min()
     }

@@ -94,10 +94,11 @@ impl Engine {
         if self.session.flow.is_paused(class) {
             return false;
         }
-        if self.outbox.peek(class).is_none_or(|seq| !self.session.flow.take_ration(now.mono, class, seq)) {
+        let Some((seq, bytes)) = self.outbox.next(class) else { return false };
+        if !self.session.flow.take_ration(now.mono, class, seq) {
             return false;
         }
-        let Some((seq, bytes)) = self.outbox.send_next(class) else { return false };
+        self.outbox.sent_next(class, seq);
         let Some(mut record) = self.decode(class, seq, &bytes) else { return true };
         // Among the results lie events too: those of the audit.
         let leaf = if matches!(record.body, Body::Result(_)) { "results" } else { "events" };
