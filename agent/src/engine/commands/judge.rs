@@ -76,14 +76,9 @@ impl Commands {
         let may_precede = |other: &Act| facts.reboot_waits && *other == Act::Reboot && act.shuts();
         let clashes =
             |other: &Act| other.target() == target || (act.is_grave() && other.is_grave() && !may_precede(other));
-        self.hands_are_full(act) || self.acts().any(clashes) || facts.busy.iter().any(clashes)
-    }
-
-    fn hands_are_full(&self, act: &Act) -> bool {
-        let is_runbook = |act: &Act| matches!(act, Act::Run { .. });
-        let runbooks = self.acts().filter(|other| is_runbook(other)).count();
-        let counted = self.acts().filter(|other| other.takes_a_hand()).count();
-        act.takes_a_hand() && (counted >= ACTS_MAX || (is_runbook(act) && runbooks >= RUNBOOKS_MAX))
+        let under_way: Vec<&Act> = self.acts().collect();
+        let are_full = hands_are_full(&under_way, act);
+        are_full || under_way.into_iter().any(clashes) || facts.busy.iter().any(clashes)
     }
 
     fn circumstances<'f>(&'f self, facts: Facts<'f>) -> Circumstances<'f> {
@@ -132,6 +127,13 @@ fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Resul
         Some((claim, at)) => Err((Reason::NotYetValid, format!("{claim} {at} lies ahead of the clock"))),
         None => Ok(()),
     }
+}
+
+fn hands_are_full(under_way: &[&Act], act: &Act) -> bool {
+    let is_runbook = |act: &Act| matches!(act, Act::Run { .. });
+    let runbooks = under_way.iter().filter(|other| is_runbook(other)).count();
+    let counted = under_way.iter().filter(|other| other.takes_a_hand()).count();
+    act.takes_a_hand() && (counted >= ACTS_MAX || (is_runbook(act) && runbooks >= RUNBOOKS_MAX))
 }
 
 /// The lowest that the present can be: the trusted clock, or what is known without one.
