@@ -64,7 +64,6 @@ pub(super) struct State {
     root: PathBuf,
     /// What the whole store may take.
     max_bytes: u64,
-    reserve_bytes: u64,
     /// Whether what the disk refuses to read is gone for good.
     dead: bool,
     /// `None` after an error, until the next call opens it anew.
@@ -156,7 +155,6 @@ impl State {
         let mut state = Self {
             root: root.to_owned(),
             max_bytes,
-            reserve_bytes: reserve_bytes(max_bytes),
             dead: opening.is_dead_below(&root.join(DIR)),
             db: None,
             generation,
@@ -282,7 +280,7 @@ impl State {
     fn open_db(&self) -> Result<Opened, Trouble> {
         let dir = self.dir();
         match open_db(&dir, self.dead) {
-            Err(_) if self.free_bytes() < self.reserve_bytes && self.reserve().exists() => {
+            Err(_) if self.free_bytes() < self.reserve_bytes() && self.reserve().exists() => {
                 disk::remove_all(&self.reserve())?;
                 open_db(&dir, self.dead)
             }
@@ -325,7 +323,7 @@ impl State {
 
     /// sled panics as well when it has no room; a state that is fine must not be given up for that.
     fn is_out_of_room(&self, trouble: &Trouble) -> bool {
-        matches!(trouble, Trouble::Panicked(_)) && self.free_bytes() < self.reserve_bytes
+        matches!(trouble, Trouble::Panicked(_)) && self.free_bytes() < self.reserve_bytes()
     }
 
     fn close(&mut self) {
@@ -358,14 +356,18 @@ impl State {
         free_bytes(&self.root).unwrap_or(0)
     }
 
+    const fn reserve_bytes(&self) -> u64 {
+        reserve_bytes(self.max_bytes)
+    }
+
     /// Makes the reserve if there is none and there is plenty of room. Without it the agent works as well, until the
     /// disk is full; so a failure is no more than that.
     fn make_reserve(&self) {
         let reserve = self.reserve();
-        if reserve.exists() || self.free_bytes() < self.reserve_bytes * RESERVE_FREE_FACTOR {
+        if reserve.exists() || self.free_bytes() < self.reserve_bytes() * RESERVE_FREE_FACTOR {
             return;
         }
-        if write_reserve(&reserve, self.reserve_bytes).is_err() {
+        if write_reserve(&reserve, self.reserve_bytes()).is_err() {
             let _ = disk::remove_all(&reserve);
         }
     }
