@@ -18,6 +18,7 @@ use self::mask::masked;
 use self::readers::Readers;
 use crate::engine::io::ActOutcome;
 use crate::wire::payload::compress;
+use crate::wire::printable;
 
 /// Bytes of a compressed snapshot.
 const SNAPSHOT_MAX: usize = 256 * 1024;
@@ -131,11 +132,6 @@ fn fit(mut sections: Vec<Section>) -> (Bytes, usize) {
 fn cut(line: &str, most: usize) -> &str {
     let end = (0..=most.min(line.len())).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
     line.get(..end).unwrap_or_default()
-}
-
-/// Without what would move the cursor of whoever reads it, or do worse.
-fn printable(line: &str) -> String {
-    line.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}")
 }
 
 #[cfg(test)]
