@@ -129,21 +129,21 @@ fn notes(world: &World) -> u64 {
     world.store.written.get("remedy/full").copied().unwrap_or_default()
 }
 
-const ONE_STEP: &str = r#"
-    [[rules]]
-    name = "full"
-    metric = "host.mem_used_pct"
-    above = 90
-    clear_below = 80
-    remedy = "free"
-    [[ladders]]
-    name = "free"
-    steps = [ { do = "restart_unit", unit = "app.service", settle = "30s" } ]
-"#;
+/// A rule for full memory, and the ladder that it climbs.
+fn ladder(clears: &str, steps: &str) -> String {
+    format!(
+        "[[rules]]\nname = \"full\"\nmetric = \"host.mem_used_pct\"\nabove = 90\n{clears}\nremedy = \"heal\"\n\
+         [[ladders]]\nname = \"heal\"\nsteps = [ {steps} ]\n"
+    )
+}
+
+fn one_step() -> String {
+    ladder("clear_below = 80", "{ do = \"restart_unit\", unit = \"app.service\", settle = \"30s\" }")
+}
 
 #[test]
 fn an_alarm_that_flaps_has_its_ladder_climbed_and_told_once() {
-    let mut world = up_for_long(config_with(ONE_STEP));
+    let mut world = up_for_long(config_with(&one_step()));
     let once = [
         ("restart_unit", "IN_PROGRESS"),
         ("restart_unit", "SUCCEEDED"),
@@ -187,17 +187,8 @@ fn a_rehearsal_is_told_once_however_often_the_alarm_flaps() {
 
 #[test]
 fn what_time_can_mend_is_told_once_and_not_tried_more_often_where_the_alarm_flaps() {
-    const BOOT: &str = r#"
-        [[rules]]
-        name = "full"
-        metric = "host.mem_used_pct"
-        above = 90
-        remedy = "boot"
-        [[ladders]]
-        name = "boot"
-        steps = [ { do = "collect_diagnostics", settle = "1s" }, { do = "reboot", settle = "60s" } ]
-    "#;
-    let mut config = config_with(BOOT);
+    let steps = "{ do = \"collect_diagnostics\", settle = \"1s\" }, { do = \"reboot\", settle = \"60s\" }";
+    let mut config = config_with(&ladder("", steps));
     config.remediation.min_uptime = 2 * HOUR;
     let mut world = up_for_long(config);
     flap(&mut world, 400);
@@ -256,17 +247,8 @@ fn a_command_is_done_whatever_inhibits_the_agents_own_remedies() {
 
 #[test]
 fn while_somebody_keeps_the_machine_up_no_ladder_reboots_it_nor_goes_past_that_and_a_command_is_refused() {
-    const THEN: &str = r#"
-        [[rules]]
-        name = "full"
-        metric = "host.mem_used_pct"
-        above = 90
-        remedy = "boot"
-        [[ladders]]
-        name = "boot"
-        steps = [ { do = "reboot", settle = "60s" }, { do = "quarantine", level = "restrict" } ]
-    "#;
-    let mut world = World::with(config_with(THEN));
+    let steps = "{ do = \"reboot\", settle = \"60s\" }, { do = \"quarantine\", level = \"restrict\" }";
+    let mut world = World::with(config_with(&ladder("", steps)));
     world.set(Metric::BatteryExternalPower, Some(true));
     world.blocked = Some("updater inhibits it: writing the other slot".into());
     world.advance(11 * MINUTE);
@@ -335,19 +317,9 @@ fn rolled_back() -> World {
 
 /// A ladder's rollback has begun.
 fn rolling_back() -> (World, EffectId) {
-    const ROLLBACK: &str = r#"
-        [rollback.firmware]
-        kind = "rauc"
-        [[rules]]
-        name = "full"
-        metric = "host.mem_used_pct"
-        above = 90
-        remedy = "back"
-        [[ladders]]
-        name = "back"
-        steps = [ { do = "rollback", target = "firmware", settle = "30s" } ]
-    "#;
-    let mut world = World::with(config_with(ROLLBACK));
+    let ladder = ladder("", "{ do = \"rollback\", target = \"firmware\", settle = \"30s\" }");
+    let config = config_with(&format!("[rollback.firmware]\nkind = \"rauc\"\n{ladder}"));
+    let mut world = World::with(config);
     world.set(Metric::BatteryExternalPower, Some(true));
     world.advance(11 * MINUTE);
     world.acts_succeed = false;
