@@ -9,6 +9,10 @@ use fieldmedic::store::Store;
 
 /// Journal entries that are kept: older ones are written over.
 const JOURNAL: u64 = 40;
+/// Entries that make the state grow, and how large they are.
+const SWOLLEN: u64 = 240;
+const SWOLLEN_AT_ONCE: usize = 24;
+const SWOLLEN_BYTES: usize = 5_000;
 /// Records of one class that are kept when it is trimmed.
 const KEPT: u64 = 40;
 
@@ -59,6 +63,17 @@ impl Worker {
         if self.rng.u8(..16) == 0 {
             self.evict();
         }
+    }
+
+    /// Fills the state, and empties it again.
+    pub(crate) fn swell(&mut self) {
+        let key = |number: u64| format!("swollen/{number}");
+        for numbers in (0..SWOLLEN).step_by(SWOLLEN_AT_ONCE).map(|from| from..from + SWOLLEN_AT_ONCE as u64) {
+            let entries = numbers.map(|number| (key(number), Some(Bytes::from(vec![7; SWOLLEN_BYTES])))).collect();
+            self.store.apply(StoreOp::Put { entries }).expect("put");
+        }
+        let entries = (0..SWOLLEN).map(|number| (key(number), None)).collect();
+        self.store.apply(StoreOp::Put { entries }).expect("put");
     }
 
     /// Ends as an agent does that is told to.

@@ -307,7 +307,13 @@ fn parse(bytes: &[u8], segment: u64) -> Parsed {
 /// Reads fixed-size fields from the front of a slice.
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
+    pub(super) fn bytes(&mut self, len: u32) -> Option<&'a [u8]> {
+        let (first, rest) = self.0.split_at_checked(usize::try_from(len).ok()?)?;
+        self.0 = rest;
+        Some(first)
+    }
+
     pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;

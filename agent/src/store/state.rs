@@ -8,6 +8,7 @@
 
 mod load;
 mod pool;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +49,8 @@ pub(crate) const COMMIT_OVERHEAD_BYTES: u64 = 950;
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
+pub(super) use self::rewrite::IMAGE_FILE;
+
 pub(super) const DIR: &str = "state";
 /// sled's, below [`DIR`].
 const DB_FILE: &str = "db";
@@ -64,6 +67,8 @@ pub(super) struct State {
     root: PathBuf,
     /// What the whole store may take.
     max_bytes: u64,
+    /// From this size of sled's file on it is looked whether the state is to be written anew.
+    look_at_bytes: u64,
     /// Whether what the disk refuses to read is gone for good.
     dead: bool,
     /// `None` after an error, until the next call opens it anew.
@@ -155,7 +160,8 @@ impl State {
         let mut state = Self {
             root: root.to_owned(),
             max_bytes,
-            dead: opening.is_dead_below(&root.join(DIR)),
+            look_at_bytes: rewrite::worth_a_look_bytes(max_bytes),
+            dead: opening.is_dead_below(&root.join(DIR)) || opening.is_dead(&root.join(IMAGE_FILE)),
             db: None,
             generation,
             bytes: 0,
@@ -181,6 +187,7 @@ impl State {
             let what = String::from_utf8_lossy(what).into_owned();
             opening.losses.push(StoreLoss { what, records: 0, state_lost: true });
         }
+        state.rewrite_if_overgrown();
         state.make_reserve();
         state.measure();
         Ok((state, entries))
@@ -198,6 +205,7 @@ impl State {
         self.written_bytes += COMMIT_OVERHEAD_BYTES;
         self.written_bytes +=
             entries.iter().map(|(key, value)| (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64).sum::<u64>();
+        self.rewrite_if_overgrown();
         self.make_reserve();
         self.measure();
         Ok(())
@@ -278,11 +286,14 @@ impl State {
 
     /// Opens sled and reads everything, with the reserve given up if the disk is too full for it.
     fn open_db(&self) -> Result<Opened, Trouble> {
-        let dir = self.dir();
-        match open_db(&dir, self.dead) {
+        let open = || match rewrite::finish(&self.root, self.dead)? {
+            Some(db) => Opened::of(db, &self.dir()),
+            None => open_db(&self.dir(), self.dead),
+        };
+        match open() {
             Err(_) if self.free_bytes() < self.reserve_bytes() && self.reserve().exists() => {
                 disk::remove_all(&self.reserve())?;
-                open_db(&dir, self.dead)
+                open()
             }
             other => other,
         }
@@ -307,9 +318,10 @@ impl State {
     }
 
     /// Whether to give the state up. What a full disk, one that is to be waited for or another holder causes is none of
-    /// its fault.
+    /// its fault; nor is anything while all of it is in the image.
     fn is_damage(&self, trouble: &Trouble) -> bool {
         match trouble {
+            _ if rewrite::is_unfinished(&self.root) => false,
             Trouble::Sled(sled::Error::Io(error)) | Trouble::Io(error) if disk::is_passing(error) => false,
             Trouble::Io(error) if unreadable::is_refusal(error) => self.dead,
             other => !is_lock(other),
@@ -450,6 +462,17 @@ impl Tally {
 }
 
 impl Opened {
+    /// Reads all of a database that was just opened.
+    fn of(db: sled::Db, dir: &Path) -> Result<Self, Trouble> {
+        sync_names(dir)?;
+        let file = open_file(dir)?;
+        let (mut entries, unreadable) = guarded(|| Ok(load::all(&db)))?;
+        let tally = entries.remove(TALLY_KEY).and_then(|bytes| Tally::decode(&bytes));
+        let checksums = entries.iter().map(|(key, value)| (key.clone(), checksum(key.as_bytes(), value))).collect();
+        let db = Db { db, file, suspect: false, tally: tally.unwrap_or_default(), checksums };
+        Ok(Self { db, entries, unreadable })
+    }
+
     /// What is wrong with it, where the last write known of is the `last`.
     fn trouble(&self, last: Last) -> Option<Trouble> {
         if self.unreadable > 0 {
@@ -538,14 +561,7 @@ fn open_db(dir: &Path, dead: bool) -> Result<Opened, Trouble> {
         unreadable::check_all_in(dir)?;
     }
     check_sync(&dir.join(DB_FILE))?;
-    let db = open_sled(dir)?;
-    sync_names(dir)?;
-    let file = open_file(dir)?;
-    let (mut entries, unreadable) = guarded(|| Ok(load::all(&db)))?;
-    let tally = entries.remove(TALLY_KEY).and_then(|bytes| Tally::decode(&bytes));
-    let checksums = entries.iter().map(|(key, value)| (key.clone(), checksum(key.as_bytes(), value))).collect();
-    let db = Db { db, file, suspect: false, tally: tally.unwrap_or_default(), checksums };
-    Ok(Opened { db, entries, unreadable })
+    Opened::of(open_sled(dir)?, dir)
 }
 
 /// sled syncs neither its own directory nor its configuration: after a power cut both could be missing.

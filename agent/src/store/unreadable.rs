@@ -134,7 +134,7 @@ pub(super) fn is_whole(path: &Path) -> bool {
 /// What of the store's files is refused. What was set aside and what is never read is left out.
 fn scan(root: &Path) -> Vec<(PathBuf, Extent)> {
     let mut found = Vec::new();
-    for name in [OUTBOX_DIR, state::DIR, state::GENERATION_FILE] {
+    for name in [OUTBOX_DIR, state::DIR, state::IMAGE_FILE, state::GENERATION_FILE] {
         walk(&root.join(name), disk::DEPTH_MAX, &mut found);
     }
     found

@@ -296,3 +296,116 @@ fn the_reserve_of_a_small_store_leaves_room_for_records() {
     assert_eq!(reserve_bytes(64 << 20), RESERVE_BYTES_MAX);
     assert_eq!(reserve_bytes(1 << 20), 256 << 10);
 }
+
+/// A journal that was once long.
+fn overgrown(root: &TempDir) -> u64 {
+    let (mut state, _, _) = open(root);
+    state.look_at_bytes = u64::MAX;
+    let value = "x".repeat(4_000);
+    for round in 0..40 {
+        let entries: Vec<_> = (0..20).map(|index| entry(&format!("cmd/{round}/{index}"), &value)).collect();
+        state.put(&entries).expect("put");
+    }
+    for round in 1..40 {
+        let gone: Vec<_> = (0..20).map(|index| (format!("cmd/{round}/{index}"), None)).collect();
+        state.put(&gone).expect("put");
+    }
+    drop(state);
+    db_bytes(root)
+}
+
+fn db_bytes(root: &TempDir) -> u64 {
+    fs::metadata(root.path().join(DIR).join(DB_FILE)).expect("it is there").len()
+}
+
+#[test]
+fn a_file_that_has_outgrown_what_is_in_it_is_written_anew_when_it_is_opened() {
+    let root = root();
+    let before = overgrown(&root);
+    let (state, entries, losses) = open(&root);
+    let after = db_bytes(&root);
+    assert!(before > MAX_BYTES / 4 && after < before / 3, "{before} B, then {after} B");
+    assert_eq!((entries.len(), losses), (20, vec![]));
+    assert!(state.bytes() < RESERVE_BYTES_MAX + after + 100_000, "{} B", state.bytes());
+    drop(state);
+    let (mut state, entries, losses) = open(&root);
+    assert_eq!((entries.len(), losses), (20, vec![]));
+    state.put(&[entry("after", "1")]).expect("put");
+}
+
+#[test]
+fn a_file_that_outgrows_what_is_in_it_while_it_is_in_use_is_written_anew() {
+    let root = root();
+    overgrown(&root);
+    let (mut state, _, _) = open(&root);
+    let mut most = 0;
+    for round in 0..200 {
+        let value = "x".repeat(4_000 + round);
+        let entries: Vec<_> = (0..20).map(|index| entry(&format!("cmd/0/{index}"), &value)).collect();
+        state.put(&entries).expect("put");
+        state.put(&[entry(&format!("other/{round}"), &value)]).expect("put");
+        state.put(&[(format!("other/{round}"), None)]).expect("put");
+        most = most.max(db_bytes(&root));
+    }
+    drop(state);
+    let (_, entries, losses) = open(&root);
+    assert_eq!((entries.len(), losses), (20, vec![]));
+    assert!(most <= MAX_BYTES / 2, "{most} B");
+}
+
+/// The image of a state of 20 entries, lying beside it as a crash leaves it.
+fn unfinished(root: &TempDir) -> PathBuf {
+    filled(root, 20);
+    let (state, _, _) = open(root);
+    let image = rewrite::image_of(state.db.as_ref().expect("it is open")).expect("its image");
+    let path = root.path().join(IMAGE_FILE);
+    fs::write(&path, image).expect("write");
+    path
+}
+
+/// What a crash leaves of the database.
+type Crash = fn(&Path);
+
+#[test]
+fn wherever_a_crash_breaks_the_writing_anew_off_the_state_is_whole() {
+    let gone = |dir: &Path| fs::remove_dir_all(dir).expect("remove");
+    let half_gone = |dir: &Path| fs::remove_file(dir.join(DB_FILE)).expect("remove");
+    let half_made = |dir: &Path| damage(&dir.join(DB_FILE), |bytes| bytes.truncate(1000));
+    let untouched = |_: &Path| {};
+    let steps: [(&str, Crash); 4] =
+        [("untouched", untouched), ("half gone", half_gone), ("gone", gone), ("half made", half_made)];
+    for (step, crash) in steps {
+        let root = root();
+        let image = unfinished(&root);
+        crash(&root.path().join(DIR));
+        let (mut state, entries, losses) = open(&root);
+        assert_eq!((entries.len(), losses), (20, vec![]), "{step}");
+        assert!(!image.exists(), "{step}");
+        state.put(&[entry("after", "1")]).expect("put");
+        drop(state);
+        let (_, entries, losses) = open(&root);
+        assert_eq!((entries.len(), losses), (21, vec![]), "{step}");
+    }
+}
+
+#[test]
+fn an_image_that_is_damaged_leaves_the_database_as_it_is() {
+    let root = root();
+    let image = unfinished(&root);
+    damage(&image, |bytes| bytes[500] ^= 1);
+    let (_, entries, losses) = open(&root);
+    assert_eq!((entries.len(), losses), (20, vec![]));
+    assert!(!image.exists());
+}
+
+#[test]
+fn what_lies_where_the_image_would_and_is_none_is_removed() {
+    let root = root();
+    filled(&root, 20);
+    let image = root.path().join(IMAGE_FILE);
+    fs::create_dir(&image).expect("make");
+    fs::write(image.join("something"), "else").expect("write");
+    let (_, entries, losses) = open(&root);
+    assert_eq!((entries.len(), losses), (20, vec![]));
+    assert!(!image.exists());
+}
