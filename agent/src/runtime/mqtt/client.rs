@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::codec::Codec;
+use super::incoming::Incoming;
 use super::tell;
 use super::transport::{self, Stream, Target};
 use crate::engine::io::{LinkFault, LinkFaultKind};
@@ -29,8 +30,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(KEEP_ALIVE_S as u64);
 const BACKLOG_MAX: usize = 4096;
 /// The largest packet that is taken; a larger publish is acknowledged and skipped.
 const PACKET_MAX: u32 = 1024 * 1024;
-/// Room for one read, in bytes.
-const READ_BYTES: usize = 16 * 1024;
 
 /// User name and password.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,13 +49,10 @@ impl fmt::Debug for Credentials {
 /// A connected client.
 #[derive(Debug)]
 pub struct Client {
-    target: Arc<Target>,
     version: Version,
     stream: Stream,
+    incoming: Incoming,
     codec: Codec,
-    input: BytesMut,
-    /// Something came in on this connection.
-    heard: bool,
     output: BytesMut,
     backlog: VecDeque<Publish>,
     skipped: u64,
@@ -185,7 +181,7 @@ impl Client {
             Ok(flushed) => flushed?,
             Err(_) => return Err(unanswered("goodbye")),
         }
-        self.stream.shutdown().await.map_err(|error| self.target.fault_of(&error, self.heard))
+        self.stream.shutdown().await.map_err(|error| self.incoming.fault_of(&error))
     }
 
     async fn connect_as(
@@ -198,12 +194,10 @@ impl Client {
         tracing::info!("broker: connecting to {} by MQTT {}", target.url(), version.word());
         let stream = transport::open(target).await?;
         let mut client = Self {
-            target: Arc::clone(target),
             version,
             stream,
+            incoming: Incoming::new(target, version, PACKET_MAX as usize),
             codec: Codec::new(version, PACKET_MAX as usize),
-            input: BytesMut::new(),
-            heard: false,
             output: BytesMut::new(),
             backlog: VecDeque::new(),
             skipped: 0,
@@ -218,7 +212,10 @@ impl Client {
         };
         match answer {
             Ok(Packet::ConnAck(ack)) => client.greeted(ack),
-            Ok(_) => Err(protocol("the broker's first packet is not a CONNACK".to_owned())),
+            Ok(_) => {
+                let detail = "the broker's first packet is not a CONNACK".to_owned();
+                Err(LinkFault::new(LinkFaultKind::Protocol, detail))
+            }
             // A broker of 3.1.1 may close on a version that it doesn't know, without a word.
             Err(fault) if fault.kind == LinkFaultKind::Server => Ok(Greeting::OtherVersion(fault)),
             Err(fault) => Err(fault),
@@ -255,31 +252,16 @@ impl Client {
 
     /// Cancel-safe: all progress is in `self`.
     async fn next_packet(&mut self) -> Result<Packet, LinkFault> {
-        loop {
-            self.flush().await?;
-            if let Some(packet) = self.codec.decode(&mut self.input).map_err(|error| protocol(error.to_string()))? {
-                tell("received", &packet);
-                return Ok(packet);
-            }
-            self.input.reserve(READ_BYTES);
-            match self.stream.read_buf(&mut self.input).await {
-                Ok(0) => return Err(self.target.closed(self.heard)),
-                Ok(_) => {}
-                Err(error) => return Err(self.target.fault_of(&error, self.heard)),
-            }
-            if let Some(fault) = self.target.misdirected(&self.input).filter(|_| !self.heard) {
-                return Err(fault);
-            }
-            self.heard = true;
-        }
+        self.flush().await?;
+        let packet = self.incoming.next(&mut self.stream).await?;
+        tell("received", &packet);
+        Ok(packet)
     }
 
     async fn flush(&mut self) -> Result<(), LinkFault> {
-        while !self.output.is_empty() {
-            let written = self.stream.write_buf(&mut self.output).await;
-            written.map_err(|error| self.target.fault_of(&error, self.heard))?;
-        }
-        self.stream.flush().await.map_err(|error| self.target.fault_of(&error, self.heard))
+        let written = self.stream.write_all_buf(&mut self.output).await;
+        written.map_err(|error| self.incoming.fault_of(&error))?;
+        self.stream.flush().await.map_err(|error| self.incoming.fault_of(&error))
     }
 
     fn take(&mut self, packet: Packet) -> Result<(), LinkFault> {
@@ -329,7 +311,7 @@ impl Client {
 
     fn queue(&mut self, packet: &Packet) -> Result<(), LinkFault> {
         tell("sent", packet);
-        self.codec.encode(packet, &mut self.output).map_err(|error| protocol(error.to_string()))
+        Ok(self.codec.encode(packet, &mut self.output)?)
     }
 
     fn take_pkid(&mut self) -> u16 {
@@ -368,8 +350,4 @@ fn unanswered(what: &str) -> LinkFault {
 
 fn refused(detail: String) -> LinkFault {
     LinkFault::new(LinkFaultKind::Refused, detail)
-}
-
-fn protocol(detail: String) -> LinkFault {
-    LinkFault::new(LinkFaultKind::Protocol, detail)
 }

@@ -11,6 +11,7 @@ mod tests;
 
 use bytes::{Buf, BytesMut};
 
+use crate::engine::io::{LinkFault, LinkFaultKind};
 use crate::engine::packet::{ConnAck, Connect, ConnectCode, Packet, Publish, Version};
 
 /// The longest string or binary field of MQTT (1.5.3, 1.5.6): its length is a u16. rumqttc cuts it off silently.
@@ -87,6 +88,12 @@ pub enum CodecError {
         /// What is wrong.
         detail: String,
     },
+}
+
+impl From<CodecError> for LinkFault {
+    fn from(error: CodecError) -> Self {
+        Self::new(LinkFaultKind::Protocol, error.to_string())
+    }
 }
 
 impl Codec {

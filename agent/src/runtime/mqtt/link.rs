@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::codec::{Codec, CodecError};
+use super::incoming::Incoming;
 use super::transport::{self, Target};
 use crate::engine::io::{EffectId, LinkFault, LinkFaultKind};
 use crate::engine::packet::{PACKET_MAX, Packet, Version};
@@ -27,8 +28,6 @@ use crate::engine::packet::{PACKET_MAX, Packet, Version};
 pub const LINK_QUEUE_MAX: usize = 256;
 /// Encoded bytes that go into one write.
 const WRITE_BATCH_BYTES: usize = 64 * 1024;
-/// Room for one read, in bytes.
-const READ_BYTES: usize = 16 * 1024;
 
 /// How long the parts of a connection's end may take.
 #[derive(Debug, Clone, Copy)]
@@ -184,7 +183,7 @@ impl Link {
         match ended {
             End::Closed => local(),
             End::Stalled => stalled(self.limits.stall),
-            End::Codec(error) => protocol(&error),
+            End::Codec(error) => error.into(),
             // A broker that rejects us says why and closes; our write may fail before that was read.
             End::Io(error) => match timeout(self.limits.last_words, reading).await {
                 Ok(fault) => fault,
@@ -194,29 +193,14 @@ impl Link {
     }
 
     async fn read(&self, mut input: impl AsyncRead + Unpin) -> LinkFault {
-        let mut codec = Codec::new(self.version, PACKET_MAX as usize);
-        let mut bytes = BytesMut::new();
-        let mut heard = false;
+        let mut incoming = Incoming::new(&self.target, self.version, PACKET_MAX as usize);
         loop {
-            bytes.reserve(READ_BYTES);
-            match input.read_buf(&mut bytes).await {
-                Ok(0) => return self.target.closed(heard),
-                Ok(_) => {}
-                Err(error) => return self.target.fault_of(&error, heard),
-            }
-            if let Some(fault) = self.target.misdirected(&bytes).filter(|_| !heard) {
-                return fault;
-            }
-            heard = true;
-            loop {
-                let packet = match codec.decode(&mut bytes) {
-                    Ok(Some(packet)) => packet,
-                    Ok(None) => break,
-                    Err(error) => return protocol(&error),
-                };
-                if self.events.send(LinkEvent::Packet { id: self.id, packet }).await.is_err() {
-                    return local();
-                }
+            let packet = match incoming.next(&mut input).await {
+                Ok(packet) => packet,
+                Err(fault) => return fault,
+            };
+            if self.events.send(LinkEvent::Packet { id: self.id, packet }).await.is_err() {
+                return local();
             }
         }
     }
@@ -290,10 +274,6 @@ fn stalled(limit: Duration) -> LinkFault {
     let detail =
         format!("the broker took nothing of what is sent to it for {limit:?}: the way there is dead or jammed");
     LinkFault::new(LinkFaultKind::Stalled, detail)
-}
-
-fn protocol(error: &CodecError) -> LinkFault {
-    LinkFault::new(LinkFaultKind::Protocol, error.to_string())
 }
 
 fn local() -> LinkFault {

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod codec;
+mod incoming;
 pub mod link;
 pub mod transport;
 
