@@ -10,6 +10,7 @@ mod quarantine;
 mod room;
 mod sending;
 mod session;
+mod store;
 mod thinning;
 mod trial;
 mod trouble;

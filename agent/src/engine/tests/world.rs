@@ -1,143 +1,28 @@
 //! The smallest world that an engine can live in. It crashes, reboots and loses its broker when it is told to.
 
+mod trouble;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::Value as Json;
 
+use self::trouble::Trouble;
+pub(super) use self::trouble::Which;
+use super::store::MemStore;
 use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
 use crate::engine::io::{
-    Act, ActOutcome, ActStatus, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogLevel, LogRange, Recovered,
-    StoreFault, StoreOp, StoreReply, StoreStats,
+    Act, ActOutcome, ActStatus, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogLevel, Recovered,
 };
 use crate::engine::metric::{Metric, Point, Value};
 use crate::engine::observation::{Audited, EndSigns, Finding, Observation, Release};
-use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish, SubscribeRefusal, Version};
+use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish, SubscribeRefusal};
 use crate::engine::record::Class;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
 use crate::engine::{Engine, Identity};
 
 pub(super) const START: Unix = Unix(1_795_000_000_000);
 pub(super) const NONCE: &str = "00112233445566778899aabbccddeeff";
-
-/// What a segment of the store holds.
-const SEGMENT_RECORDS: usize = 10;
-
-/// A store in memory: what was not committed is gone after a crash.
-#[derive(Debug, Default)]
-pub(super) struct MemStore {
-    logs: [BTreeMap<u64, Bytes>; Class::COUNT],
-    volatile: [BTreeSet<u64>; Class::COUNT],
-    last: [u64; Class::COUNT],
-    pub(super) evicted: [u64; Class::COUNT],
-    durable_last: [u64; Class::COUNT],
-    /// Every record that was ever on the disk, whatever became of it.
-    pub(super) durable: BTreeSet<u64>,
-    /// Those that were evicted.
-    pub(super) given_up: BTreeSet<u64>,
-    pub(super) commits: u64,
-    /// Records that were ever appended.
-    pub(super) appended: [u64; Class::COUNT],
-    pub(super) state: BTreeMap<String, Bytes>,
-    /// How often each key was written.
-    pub(super) written: BTreeMap<String, u64>,
-    pub(super) fault: Option<StoreFault>,
-    pub(super) free_bytes: u64,
-    pub(super) state_bytes: u64,
-    written_at: Option<Unix>,
-}
-
-impl MemStore {
-    fn apply(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
-        if let Some(fault) = self.fault.as_ref().filter(|_| op != StoreOp::Probe) {
-            return Err(fault.clone());
-        }
-        Ok(match op {
-            StoreOp::Append { class, seq, bytes } => {
-                let class = class as usize;
-                assert!(seq > self.last[class], "seq {seq} after {} in class {class}", self.last[class]);
-                self.last[class] = seq;
-                self.appended[class] += 1;
-                self.logs[class].insert(seq, bytes);
-                self.volatile[class].insert(seq);
-                StoreReply::Appended
-            }
-            StoreOp::Commit => {
-                self.commits += 1;
-                for volatile in &mut self.volatile {
-                    self.durable.append(volatile);
-                }
-                self.durable_last = self.last;
-                StoreReply::Committed
-            }
-            StoreOp::Read { class, from, records_max, .. } => {
-                let records = self.logs[class as usize].range(from..).take(records_max);
-                StoreReply::Page { records: records.map(|(seq, bytes)| (*seq, bytes.clone())).collect(), damaged: 0 }
-            }
-            StoreOp::Trim { class, upto } => {
-                self.logs[class as usize].retain(|seq, _| *seq > upto);
-                StoreReply::Trimmed
-            }
-            StoreOp::Evict { class } => {
-                let gone: Vec<u64> = self.logs[class as usize].keys().take(SEGMENT_RECORDS).copied().collect();
-                self.logs[class as usize].retain(|seq, _| !gone.contains(seq));
-                self.evicted[class as usize] += gone.len() as u64;
-                self.given_up.extend(&gone);
-                let (first, last) = (gone.first().copied().unwrap_or(0), gone.last().copied().unwrap_or(0));
-                StoreReply::Evicted { records: gone.len() as u64, first, last }
-            }
-            StoreOp::Put { entries } => {
-                for (key, value) in entries {
-                    *self.written.entry(key.clone()).or_default() += 1;
-                    match value {
-                        Some(value) => self.state.insert(key, value),
-                        None => self.state.remove(&key),
-                    };
-                }
-                StoreReply::Put
-            }
-            StoreOp::Probe => StoreReply::Probed,
-        })
-    }
-
-    /// What the logs take.
-    pub(super) fn bytes(&self) -> u64 {
-        self.logs.iter().flat_map(BTreeMap::values).map(|bytes| bytes.len() as u64 + 20).sum()
-    }
-
-    fn stats(&self) -> StoreStats {
-        StoreStats {
-            outbox_bytes: self.bytes(),
-            free_bytes: self.free_bytes,
-            state_bytes: self.state_bytes,
-            records: std::array::from_fn(|n| self.logs[n].len() as u64),
-            segments: std::array::from_fn(|n| u32::try_from(self.logs[n].len().div_ceil(SEGMENT_RECORDS)).unwrap()),
-            ..StoreStats::default()
-        }
-    }
-
-    pub(super) fn crash(&mut self) -> Recovered {
-        for (log, volatile) in self.logs.iter_mut().zip(&mut self.volatile) {
-            log.retain(|seq, _| !volatile.contains(seq));
-            volatile.clear();
-        }
-        self.last = self.durable_last;
-        Recovered {
-            logs: std::array::from_fn(|n| LogRange {
-                first: self.logs[n].keys().next().copied().unwrap_or(0),
-                last: self.last[n],
-                records: self.logs[n].len() as u64,
-                evicted: self.evicted[n],
-            }),
-            state: self.state.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-            losses: Vec::new(),
-            stats: self.stats(),
-            written_at: self.written_at,
-            absent: false,
-        }
-    }
-}
 
 /// A message as the fleet got it.
 #[derive(Debug, Clone)]
@@ -217,38 +102,6 @@ pub(super) struct World {
     trouble: Trouble,
 }
 
-/// Picks operations of the store.
-pub(super) type Which = fn(&StoreOp) -> bool;
-
-/// How the store is slow, or fails at some operations and not at others.
-#[derive(Debug, Default)]
-struct Trouble {
-    stalls_at: Option<Which>,
-    /// Answers of an operation that stalled, and of all that came behind it.
-    late: Vec<Input>,
-    refuses: Option<(Which, StoreFault)>,
-    collectors_hang: bool,
-    /// Whoever takes the connection closes it without a word, when it is greeted in these versions.
-    hangs_up_on: Vec<Version>,
-    /// The broker leaves CONNECT unanswered, until it is told to answer.
-    holds_connack: bool,
-    connack: Option<Input>,
-    /// Operations that the store's queue holds; one more is refused.
-    queue_max: Option<usize>,
-    /// The broker closes the connection over the message that holds this record.
-    hangs_up_over: Option<u64>,
-    /// What asks for topics does not reach the broker.
-    loses_subscribes: bool,
-    /// The broker grants no topic.
-    grants_nothing: bool,
-    /// Acts go on although they are canceled.
-    deaf_to_cancels: bool,
-    /// The broker has nothing to do with retained messages, and says so in CONNACK if this is true.
-    retains_nothing: Option<bool>,
-    /// While the logs hold more records than this, a commit finds the disk full.
-    commits_fit: Option<u64>,
-}
-
 /// The defaults of the contract, with shorter intervals and one unit that may be restarted.
 pub(super) fn config() -> CheckedConfig {
     config_with("")
@@ -283,7 +136,7 @@ impl World {
 
     pub(super) fn with(config: CheckedConfig) -> Self {
         let now = Now { mono: Mono(1_000), wall: Wall { unix: START, trusted: true } };
-        let mut store = MemStore { free_bytes: u64::MAX, ..MemStore::default() };
+        let mut store = MemStore::roomy();
         let recovered = store.crash();
         let engine = Engine::new(now, config.clone(), identity(1, EndSigns::default()), recovered);
         let mut world = Self {
@@ -521,6 +374,17 @@ impl World {
         self.got.iter().filter(|got| got.answered).flat_map(Got::seqs).collect()
     }
 
+    /// Every sample that the fleet got, by its seq, with repetitions.
+    pub(super) fn samples(&self) -> Vec<u64> {
+        let samples = self.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten();
+        samples.map(|sample| sample["seq"].as_u64().unwrap()).collect()
+    }
+
+    /// The seqs of the records that the store holds.
+    pub(super) fn stored(&self, class: Class) -> Vec<u64> {
+        self.store.logs[class as usize].keys().copied().collect()
+    }
+
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Observe { .. } if self.trouble.collectors_hang => {}
@@ -649,148 +513,6 @@ impl World {
         }
         let packet = Packet::PubAck { pkid, reason: self.ack_reason };
         self.queue.push_back(Input::Packet { id, packet });
-    }
-}
-
-/// A store in trouble, and answers that come one at a time.
-impl World {
-    /// From the next operation of this kind on, the store answers only when it is told to.
-    pub(super) fn stall_store_at(&mut self, which: Which) {
-        self.trouble.stalls_at = Some(which);
-    }
-
-    /// Whether an answer of the store waits to be given.
-    pub(super) fn store_is_late(&self) -> bool {
-        !self.trouble.late.is_empty()
-    }
-
-    /// The store answers what waits, in order, and is fast again.
-    pub(super) fn store_answers(&mut self) {
-        self.trouble.stalls_at = None;
-        self.queue.extend(std::mem::take(&mut self.trouble.late));
-        self.settle();
-    }
-
-    /// Operations of this kind fail, and change nothing.
-    pub(super) fn refuse(&mut self, which: Which, fault: StoreFault) {
-        self.trouble.refuses = Some((which, fault));
-    }
-
-    /// The store's queue holds so many operations, and the engine's effects come faster than it works.
-    pub(super) fn bound_store_queue(&mut self, operations: usize) {
-        self.trouble.queue_max = Some(operations);
-    }
-
-    /// With more records than this in its logs, a commit finds the disk full.
-    pub(super) fn commits_fit(&mut self, records: u64) {
-        self.trouble.commits_fit = Some(records);
-    }
-
-    /// The broker closes the connection over each message that holds this record.
-    pub(super) fn hang_up_over(&mut self, seq: u64) {
-        self.trouble.hangs_up_over = Some(seq);
-    }
-
-    pub(super) fn refuse_nothing(&mut self) {
-        self.trouble.refuses = None;
-    }
-
-    /// Answers one of the publishes that were withheld: the nth in the order of sending.
-    pub(super) fn answer_nth(&mut self, nth: usize) {
-        let pkid = self.unanswered.remove(nth);
-        self.answer(pkid);
-        self.settle();
-    }
-
-    /// Every sample that the fleet got, by its seq, with repetitions.
-    pub(super) fn samples(&self) -> Vec<u64> {
-        let samples = self.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten();
-        samples.map(|sample| sample["seq"].as_u64().unwrap()).collect()
-    }
-
-    /// The seqs of the records that the store holds.
-    pub(super) fn stored(&self, class: Class) -> Vec<u64> {
-        self.store.logs[class as usize].keys().copied().collect()
-    }
-
-    /// The store works in order: what comes behind an operation that stalls is late too.
-    /// Rounds of collection that are begun now have no end.
-    pub(super) fn collectors_hang(&mut self, hang: bool) {
-        self.trouble.collectors_hang = hang;
-    }
-
-    /// A broker without retained messages, which says so when it takes a connection, or only when it refuses one.
-    pub(super) fn retain_everything(&mut self) {
-        self.trouble.retains_nothing = None;
-    }
-
-    pub(super) fn retain_nothing(&mut self, says_so: bool) {
-        self.trouble.retains_nothing = Some(says_so);
-    }
-
-    pub(super) fn hang_up_on(&mut self, versions: &[Version]) {
-        self.trouble.hangs_up_on = versions.to_vec();
-    }
-
-    /// The broker forgets the session, and with it what was subscribed to.
-    pub(super) fn forget_session(&mut self) {
-        self.session = false;
-    }
-
-    pub(super) fn lose_subscribes(&mut self, lose: bool) {
-        self.trouble.loses_subscribes = lose;
-    }
-
-    pub(super) fn grant_nothing(&mut self, nothing: bool) {
-        self.trouble.grants_nothing = nothing;
-    }
-
-    pub(super) fn be_deaf_to_cancels(&mut self) {
-        self.trouble.deaf_to_cancels = true;
-    }
-
-    pub(super) fn hold_connack(&mut self) {
-        self.trouble.holds_connack = true;
-    }
-
-    /// The broker answers the CONNECT that it has left unanswered.
-    pub(super) fn give_connack(&mut self) {
-        let connack = self.trouble.connack.take().expect("a CONNECT to answer");
-        self.input(connack);
-    }
-
-    fn answer_connect(&mut self, connack: Input) {
-        if self.trouble.holds_connack {
-            self.trouble.connack = Some(connack);
-        } else {
-            self.queue.push_back(connack);
-        }
-    }
-
-    fn ask_store(&mut self, id: EffectId, op: StoreOp) {
-        let late = !self.trouble.late.is_empty() || self.trouble.stalls_at.is_some_and(|which| which(&op));
-        if !matches!(op, StoreOp::Read { .. } | StoreOp::Probe) {
-            self.store.written_at = Some(self.now.wall.unix);
-        }
-        let result = self.trouble_with(&op).map_or_else(|| self.store.apply(op), Err);
-        let answer = Input::Store { id, result, stats: self.store.stats() };
-        if late {
-            self.trouble.late.push(answer);
-        } else {
-            self.queue.push_back(answer);
-        }
-    }
-
-    fn trouble_with(&self, op: &StoreOp) -> Option<StoreFault> {
-        let queued = self.queue.iter().filter(|input| matches!(input, Input::Store { .. })).count();
-        if self.trouble.queue_max.is_some_and(|max| queued >= max) {
-            return Some(StoreFault::Busy);
-        }
-        let records = self.store.stats().records.iter().sum::<u64>();
-        if *op == StoreOp::Commit && self.trouble.commits_fit.is_some_and(|fit| records > fit) {
-            return Some(StoreFault::NoSpace { what: "sync the log".into() });
-        }
-        self.trouble.refuses.as_ref().filter(|(which, _)| which(op)).map(|(_, fault)| fault.clone())
     }
 }
 

@@ -1,0 +1,168 @@
+//! What goes wrong in the engine's world when it is told to: a store that is slow, busy or full, a broker that hangs up,
+//! forgets or keeps silent, acts and collectors that don't end.
+
+use super::World;
+use crate::engine::io::{EffectId, Input, StoreFault, StoreOp};
+use crate::engine::packet::Version;
+
+/// Picks operations of the store.
+pub(in crate::engine::tests) type Which = fn(&StoreOp) -> bool;
+
+/// How the store is slow, or fails at some operations and not at others.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    stalls_at: Option<Which>,
+    /// Answers of an operation that stalled, and of all that came behind it.
+    pub(super) late: Vec<Input>,
+    refuses: Option<(Which, StoreFault)>,
+    pub(super) collectors_hang: bool,
+    /// Whoever takes the connection closes it without a word, when it is greeted in these versions.
+    pub(super) hangs_up_on: Vec<Version>,
+    /// The broker leaves CONNECT unanswered, until it is told to answer.
+    holds_connack: bool,
+    connack: Option<Input>,
+    /// Operations that the store's queue holds; one more is refused.
+    queue_max: Option<usize>,
+    /// The broker closes the connection over the message that holds this record.
+    pub(super) hangs_up_over: Option<u64>,
+    /// What asks for topics does not reach the broker.
+    pub(super) loses_subscribes: bool,
+    /// The broker grants no topic.
+    pub(super) grants_nothing: bool,
+    /// Acts go on although they are canceled.
+    pub(super) deaf_to_cancels: bool,
+    /// The broker has nothing to do with retained messages, and says so in CONNACK if this is true.
+    pub(super) retains_nothing: Option<bool>,
+    /// While the logs hold more records than this, a commit finds the disk full.
+    commits_fit: Option<u64>,
+}
+
+impl World {
+    /// From the next operation of this kind on, the store answers only when it is told to.
+    pub(in crate::engine::tests) fn stall_store_at(&mut self, which: Which) {
+        self.trouble.stalls_at = Some(which);
+    }
+
+    /// Whether an answer of the store waits to be given.
+    pub(in crate::engine::tests) fn store_is_late(&self) -> bool {
+        !self.trouble.late.is_empty()
+    }
+
+    /// The store answers what waits, in order, and is fast again.
+    pub(in crate::engine::tests) fn store_answers(&mut self) {
+        self.trouble.stalls_at = None;
+        self.queue.extend(std::mem::take(&mut self.trouble.late));
+        self.settle();
+    }
+
+    /// Operations of this kind fail, and change nothing.
+    pub(in crate::engine::tests) fn refuse(&mut self, which: Which, fault: StoreFault) {
+        self.trouble.refuses = Some((which, fault));
+    }
+
+    pub(in crate::engine::tests) fn refuse_nothing(&mut self) {
+        self.trouble.refuses = None;
+    }
+
+    /// The store's queue holds so many operations, and the engine's effects come faster than it works.
+    pub(in crate::engine::tests) fn bound_store_queue(&mut self, operations: usize) {
+        self.trouble.queue_max = Some(operations);
+    }
+
+    /// With more records than this in its logs, a commit finds the disk full.
+    pub(in crate::engine::tests) fn commits_fit(&mut self, records: u64) {
+        self.trouble.commits_fit = Some(records);
+    }
+
+    /// The broker closes the connection over each message that holds this record.
+    pub(in crate::engine::tests) fn hang_up_over(&mut self, seq: u64) {
+        self.trouble.hangs_up_over = Some(seq);
+    }
+
+    /// Answers one of the publishes that were withheld: the nth in the order of sending.
+    pub(in crate::engine::tests) fn answer_nth(&mut self, nth: usize) {
+        let pkid = self.unanswered.remove(nth);
+        self.answer(pkid);
+        self.settle();
+    }
+
+    /// Rounds of collection that are begun now have no end.
+    pub(in crate::engine::tests) fn collectors_hang(&mut self, hang: bool) {
+        self.trouble.collectors_hang = hang;
+    }
+
+    /// A broker without retained messages, which says so when it takes a connection, or only when it refuses one.
+    pub(in crate::engine::tests) fn retain_nothing(&mut self, says_so: bool) {
+        self.trouble.retains_nothing = Some(says_so);
+    }
+
+    pub(in crate::engine::tests) fn retain_everything(&mut self) {
+        self.trouble.retains_nothing = None;
+    }
+
+    pub(in crate::engine::tests) fn hang_up_on(&mut self, versions: &[Version]) {
+        self.trouble.hangs_up_on = versions.to_vec();
+    }
+
+    /// The broker forgets the session, and with it what was subscribed to.
+    pub(in crate::engine::tests) fn forget_session(&mut self) {
+        self.session = false;
+    }
+
+    pub(in crate::engine::tests) fn lose_subscribes(&mut self, lose: bool) {
+        self.trouble.loses_subscribes = lose;
+    }
+
+    pub(in crate::engine::tests) fn grant_nothing(&mut self, nothing: bool) {
+        self.trouble.grants_nothing = nothing;
+    }
+
+    pub(in crate::engine::tests) fn be_deaf_to_cancels(&mut self) {
+        self.trouble.deaf_to_cancels = true;
+    }
+
+    pub(in crate::engine::tests) fn hold_connack(&mut self) {
+        self.trouble.holds_connack = true;
+    }
+
+    /// The broker answers the CONNECT that it has left unanswered.
+    pub(in crate::engine::tests) fn give_connack(&mut self) {
+        let connack = self.trouble.connack.take().expect("a CONNECT to answer");
+        self.input(connack);
+    }
+
+    pub(super) fn answer_connect(&mut self, connack: Input) {
+        if self.trouble.holds_connack {
+            self.trouble.connack = Some(connack);
+        } else {
+            self.queue.push_back(connack);
+        }
+    }
+
+    /// The store works in order: what comes behind an operation that stalls is late too.
+    pub(super) fn ask_store(&mut self, id: EffectId, op: StoreOp) {
+        let late = !self.trouble.late.is_empty() || self.trouble.stalls_at.is_some_and(|which| which(&op));
+        if !matches!(op, StoreOp::Read { .. } | StoreOp::Probe) {
+            self.store.written_at = Some(self.now.wall.unix);
+        }
+        let result = self.trouble_with(&op).map_or_else(|| self.store.apply(op), Err);
+        let answer = Input::Store { id, result, stats: self.store.stats() };
+        if late {
+            self.trouble.late.push(answer);
+        } else {
+            self.queue.push_back(answer);
+        }
+    }
+
+    fn trouble_with(&self, op: &StoreOp) -> Option<StoreFault> {
+        let queued = self.queue.iter().filter(|input| matches!(input, Input::Store { .. })).count();
+        if self.trouble.queue_max.is_some_and(|max| queued >= max) {
+            return Some(StoreFault::Busy);
+        }
+        let records = self.store.stats().records.iter().sum::<u64>();
+        if *op == StoreOp::Commit && self.trouble.commits_fit.is_some_and(|fit| records > fit) {
+            return Some(StoreFault::NoSpace { what: "sync the log".into() });
+        }
+        self.trouble.refuses.as_ref().filter(|(which, _)| which(op)).map(|(_, fault)| fault.clone())
+    }
+}
