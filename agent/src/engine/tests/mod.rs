@@ -2,6 +2,7 @@
 
 mod alarms;
 mod commanding;
+mod flood;
 mod healing;
 mod invariants;
 mod looking;
@@ -12,6 +13,7 @@ mod sending;
 mod session;
 mod store;
 mod thinning;
+mod times;
 mod trial;
 mod trouble;
 mod world;

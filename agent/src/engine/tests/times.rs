@@ -1,0 +1,107 @@
+//! When a command is valid: by which clock that is judged, and what is taken where there is none to trust.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::commanding::{online, reason};
+use super::world::NONCE;
+use crate::engine::io::{Input, StopReason};
+use crate::engine::time::{Unix, Wall};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn time_is_judged_by_a_trusted_clock() {
+    let mut world = online();
+    let now = world.now.wall.unix.0 / 1000;
+    let ping = json!({"name": "ping"});
+    world.claims(json!({"jti": "old", "iat": now - 900, "exp": now - 1, "cmd": ping}), 1);
+    world.claims(json!({"jti": "nbf", "nbf": now + 3_600, "exp": now + 7_200, "cmd": ping}), 2);
+    world.claims(json!({"jti": "iat", "iat": now + 3_600, "exp": now + 7_200, "cmd": ping}), 3);
+    world.claims(json!({"jti": "skew", "iat": now + 200, "exp": now + 7_200, "cmd": ping}), 4);
+    world.settle();
+    let reasons: Vec<String> = ["old", "nbf", "iat", "skew"].iter().map(|id| reason(&world, id)).collect();
+    assert_eq!(reasons, ["expired", "not_yet_valid", "not_yet_valid", ""]);
+}
+
+#[test]
+fn without_a_trusted_clock_only_the_nonce_lets_a_disruptive_command_in() {
+    let mut world = online();
+    world.now.wall.trusted = false;
+    let restart = json!({"name": "restart_unit", "args": {"unit": "app.service"}});
+    world.claims(json!({"jti": "bare", "cmd": restart}), 1);
+    world.claims(json!({"jti": "stale", "nonce": "feedfeed", "cmd": restart}), 2);
+    world.claims(json!({"jti": "fresh", "nonce": NONCE, "cmd": restart}), 3);
+    world.claims(json!({"jti": "ping", "cmd": {"name": "ping"}}), 4);
+    world.settle();
+    let reasons: Vec<String> = ["bare", "stale", "fresh", "ping"].iter().map(|id| reason(&world, id)).collect();
+    assert_eq!(reasons, ["clock_untrusted", "clock_untrusted", "", ""]);
+    assert_eq!(world.acted.len(), 1);
+}
+
+#[test]
+fn without_a_trusted_clock_what_is_valid_from_its_issue_on_is_valid() {
+    let mut world = online();
+    world.now.wall.trusted = false;
+    let month = world.now.wall.unix.0 / 1000 + 30 * 86_400;
+    let ping = |id: &str, nbf: i64| json!({"jti": id, "iat": month, "nbf": nbf, "exp": month + 7_200, "cmd": {"name": "ping"}});
+    world.claims(ping("later", month + 3_600), 1);
+    world.claims(ping("now", month), 2);
+    world.settle();
+    assert_eq!((reason(&world, "later"), reason(&world, "now")), ("not_yet_valid".into(), String::new()));
+}
+
+#[test]
+fn without_a_clock_what_is_older_than_the_last_known_time_is_expired() {
+    let mut world = online();
+    let saved = world.now.wall.unix.0 / 1000;
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.now.wall = Wall { unix: Unix(0), trusted: false };
+    world.reboot();
+    world.advance(2 * SECOND);
+    world.claims(
+        json!({"jti": "old", "nonce": NONCE, "iat": saved - 900, "exp": saved - 60, "cmd": {"name": "ping"}}),
+        1,
+    );
+    world.claims(json!({"jti": "new", "iat": saved, "exp": saved + 600, "cmd": {"name": "ping"}}), 2);
+    world.settle();
+    assert_eq!((reason(&world, "old"), world.statuses("new")), ("expired".into(), vec!["SUCCEEDED".to_owned()]));
+}
+
+#[test]
+fn what_a_genuine_command_says_of_the_time_outlives_a_kill_and_not_a_clock_that_knows_better() {
+    let mut world = online();
+    let now = world.now.wall.unix.0 / 1000;
+    let ping = |id: &str, from: i64| json!({"jti": id, "iat": from, "exp": from + 600, "cmd": {"name": "ping"}});
+    world.now.wall.trusted = false;
+    world.claims(ping("tomorrow", now + 86_400), 1);
+    world.settle();
+    world.crash();
+    world.advance(2 * SECOND);
+    world.claims(ping("today", now), 2);
+    world.settle();
+    assert_eq!((world.statuses("tomorrow"), reason(&world, "today")), (vec!["SUCCEEDED".to_owned()], "expired".into()));
+    world.now.wall.trusted = true;
+    world.claims(ping("now", now), 3);
+    world.settle();
+    assert_eq!(world.statuses("now"), ["SUCCEEDED"]);
+}
+
+#[test]
+fn a_command_refused_by_a_clock_that_is_put_right_later_stays_refused() {
+    let mut world = online();
+    let now_s = world.now.wall.unix.0 / 1000;
+    let claims = json!({"jti": "r-1", "iat": now_s, "exp": now_s + 600,
+        "cmd": {"name": "restart_unit", "args": {"unit": "app.service"}}});
+    world.now.wall.trusted = false;
+    world.now.wall.unix.0 += 3 * 3_600_000;
+    world.claims(claims.clone(), 1);
+    world.settle();
+    world.now.wall.unix.0 -= 3 * 3_600_000;
+    world.now.wall.trusted = true;
+    world.claims(claims, 2);
+    world.settle();
+    assert!(world.acted.is_empty());
+    assert_eq!(world.statuses("r-1"), ["REJECTED", "REJECTED"]);
+}
