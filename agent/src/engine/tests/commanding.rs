@@ -559,3 +559,24 @@ fn arguments_that_a_command_does_not_take_or_that_contradict_each_other_are_refu
         assert!(result["detail"].as_str().unwrap().contains(expected), "{result}");
     }
 }
+
+#[test]
+fn what_the_gateway_has_no_means_for_is_refused() {
+    let mut world = online();
+    world.command("m-1", "rollback", json!({"target": "firmware"}), 1);
+    world.settle();
+    assert_eq!(world.results("m-1")[0]["reason"], "not_allowed", "there is no [rollback.firmware]");
+}
+
+#[test]
+fn a_command_that_came_twice_before_it_was_durable_is_acknowledged_twice() {
+    let mut world = online();
+    let claims = json!({"jti": "r-1", "iat": 1_795_000_000, "exp": 1_795_009_000,
+        "cmd": {"name": "restart_unit", "args": {"unit": "app.service"}}});
+    world.claims(claims.clone(), 7);
+    world.claims(claims, 8);
+    world.command("p-1", "ping", json!({}), 9);
+    world.settle();
+    assert_eq!(world.acked_commands, [7, 8, 9], "or no acknowledgement would ever go out again");
+    assert_eq!(world.acted.len(), 1);
+}

@@ -1,21 +1,13 @@
-//! Ladders and reboots through the whole engine: what is tried, in which order, how often, and what a crash makes of
-//! it.
+//! Ladders through the whole engine: what is tried, in which order, how often, and what a crash makes of it.
 
-use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::json;
 
-use super::invariants::error_batch;
-use super::world::{Got, World, config_with, outcome, restart};
+use super::world::{World, config_with, outcome, restart};
 use crate::config::CheckedConfig;
-use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StopReason, StoreFault, StoreOp};
-use crate::engine::keyed::STATE_LOST_KEY;
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreOp};
 use crate::engine::metric::Metric;
-use crate::engine::observation::ErrorBatch;
-use crate::engine::time::{Unix, Wall};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -34,7 +26,8 @@ const LADDER: &str = r#"
     steps = [ { do = "restart_unit", unit = "app.service", settle = "30s" }, { do = "reboot", settle = "60s" } ]
 "#;
 
-fn world() -> World {
+/// With a ladder for full memory, and up for long enough.
+pub(super) fn world() -> World {
     up_for_long(config_with(LADDER))
 }
 
@@ -52,7 +45,7 @@ pub(super) fn memory(world: &mut World, pct: f64) {
 }
 
 /// Action (or name) and status of each remediation event that the fleet got, each once.
-fn told(world: &World) -> Vec<(String, String)> {
+pub(super) fn told(world: &World) -> Vec<(String, String)> {
     let mut told: Vec<(u64, String, String)> = world
         .got
         .iter()
@@ -67,7 +60,7 @@ fn told(world: &World) -> Vec<(String, String)> {
     told.into_iter().map(|(_, name, status)| (name, status)).collect()
 }
 
-fn is(told: &[(String, String)], expected: &[(&str, &str)]) -> bool {
+pub(super) fn is(told: &[(String, String)], expected: &[(&str, &str)]) -> bool {
     told.iter().map(|(name, status)| (name.as_str(), status.as_str())).eq(expected.iter().copied())
 }
 
@@ -130,7 +123,7 @@ fn notes(world: &World) -> u64 {
 }
 
 /// A rule for full memory, and the ladder that it climbs.
-fn ladder(clears: &str, steps: &str) -> String {
+pub(super) fn ladder(clears: &str, steps: &str) -> String {
     format!(
         "[[rules]]\nname = \"full\"\nmetric = \"host.mem_used_pct\"\nabove = 90\n{clears}\nremedy = \"heal\"\n\
          [[ladders]]\nname = \"heal\"\nsteps = [ {steps} ]\n"
@@ -306,76 +299,6 @@ fn what_roots_helper_refuses_is_no_step_that_did_not_help() {
     assert_eq!(told(&world)[1], ("restart_unit".into(), "REJECTED".into()));
 }
 
-/// A ladder of one rollback, whose act ends as one that a boot completes.
-fn rolled_back() -> World {
-    let (mut world, id) = rolling_back();
-    world.acts_succeed = true;
-    world.input(Input::ActDone { id, outcome: needs_reboot() });
-    world.advance(2 * SECOND);
-    world
-}
-
-/// A ladder's rollback has begun.
-fn rolling_back() -> (World, EffectId) {
-    let ladder = ladder("", "{ do = \"rollback\", target = \"firmware\", settle = \"30s\" }");
-    let config = config_with(&format!("[rollback.firmware]\nkind = \"rauc\"\n{ladder}"));
-    let mut world = World::with(config);
-    world.set(Metric::BatteryExternalPower, Some(true));
-    world.advance(11 * MINUTE);
-    world.acts_succeed = false;
-    memory(&mut world, 95.0);
-    let (id, _) = world.acts.pop().unwrap();
-    (world, id)
-}
-
-fn needs_reboot() -> ActOutcome {
-    ActOutcome { reason: Some("needs_reboot".into()), ..outcome(ActStatus::Succeeded) }
-}
-
-#[test]
-fn a_rollback_that_takes_a_boot_reboots_and_succeeds_with_the_next() {
-    let mut world = rolled_back();
-    assert_eq!(world.acted, [Act::Rollback { target: "firmware".into(), to: None }, Act::Reboot]);
-    world.reboot();
-    world.advance(10 * SECOND);
-    let steps = [("rollback", "IN_PROGRESS"), ("rollback", "SUCCEEDED")];
-    assert!(is(&told(&world), &steps), "{:?}", told(&world));
-}
-
-#[test]
-fn a_rollback_whose_boot_never_came_has_failed() {
-    let mut world = rolled_back();
-    world.crash();
-    world.advance(10 * SECOND);
-    let told = told(&world);
-    assert!(told.contains(&("rollback".into(), "FAILED".into())), "{told:?}");
-}
-
-#[test]
-fn a_command_to_roll_back_is_judged_by_the_next_boot_too() {
-    for (boots, status) in [(true, "SUCCEEDED"), (false, "FAILED")] {
-        let mut world = World::with(config_with("[rollback.firmware]\nkind = \"rauc\""));
-        world.advance(SECOND);
-        world.acts_succeed = false;
-        world.command("r", "rollback", json!({"target": "firmware"}), 1);
-        world.settle();
-        let (id, _) = world.acts.pop().unwrap();
-        world.input(Input::ActDone { id, outcome: needs_reboot() });
-        world.advance(2 * SECOND);
-        assert_eq!(world.statuses("r"), ["IN_PROGRESS"]);
-        if boots {
-            world.reboot();
-        } else {
-            world.crash();
-        }
-        world.advance(10 * SECOND);
-        assert_eq!(world.statuses("r").last().unwrap(), status);
-        let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted");
-        let reason = rebooted.map(|got| got.body["reboot"]["reason"].clone());
-        assert_eq!(reason, boots.then(|| "commanded".into()));
-    }
-}
-
 /// Crashes after each effect of a ladder's first step.
 #[test]
 fn a_step_is_not_run_twice_wherever_the_agent_dies() {
@@ -455,186 +378,6 @@ fn a_budget_that_has_room_again_is_not_left_waiting() {
     assert_eq!(world.acted.len(), 5);
     world.advance(10 * SECOND);
     assert_eq!(world.acted.len(), 6);
-}
-
-#[test]
-fn a_reboot_says_goodbye_first_and_is_told_by_the_next_boot() {
-    let mut world = world();
-    world.command("b-1", "reboot", json!({"delay_s": 30}), 1);
-    world.settle();
-    world.advance(20 * SECOND);
-    assert!(world.acted.is_empty(), "it waits for its delay");
-    world.advance(30 * SECOND);
-    assert_eq!(world.acted, [Act::Reboot]);
-    let presence = world.got.iter().rfind(|got| got.topic.ends_with("/presence")).unwrap();
-    assert_eq!((&presence.body["online"], &presence.body["reason"]), (&false.into(), &"rebooting".into()));
-    assert!(!world.exited, "it waits to be stopped");
-    world.input(Input::Stop { reason: StopReason::Stopped });
-    assert!(world.exited);
-    world.reboot();
-    world.advance(5 * SECOND);
-    assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "SUCCEEDED"]);
-    let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted").unwrap();
-    assert_eq!(rebooted.body["reboot"]["reason"], "commanded");
-    let remedies: Vec<_> = world.got.iter().filter(|got| got.body["type"] == "remediation").collect();
-    assert_eq!(told(&world).len(), 2);
-    assert!(remedies.iter().all(|got| got.body["remediation"]["target"] == "gateway"), "{remedies:?}");
-}
-
-#[test]
-fn a_reboot_that_waits_for_its_time_holds_up_no_quarantine_and_then_waits_for_its_end() {
-    let mut world = world();
-    world.acts_succeed = false;
-    world.command("b-1", "reboot", json!({"delay_s": 30}), 1);
-    world.command("q-1", "quarantine", json!({"level": "restrict"}), 2);
-    world.command("u-1", "restart_unit", json!({"unit": "app.service"}), 3);
-    world.command("b-2", "reboot", json!({}), 4);
-    world.command("l-1", "restart_link", json!({"interface": "eth0"}), 5);
-    world.settle();
-    assert!(world.acted.contains(&restart("app.service")), "{:?}", world.acted);
-    let quarantine = world.acts.iter().find(|(_, act)| act.shuts());
-    let (shut, _) = quarantine.cloned().expect("a quarantine under way");
-    assert_eq!((world.statuses("b-2"), world.statuses("l-1")), (vec!["QUEUED".into()], vec!["QUEUED".into()]));
-    world.advance(MINUTE);
-    assert!(world.is_connected() && world.acted.len() == 2, "one at a time: {:?}", world.acted);
-    world.input(Input::ActDone { id: shut, outcome: outcome(ActStatus::Succeeded) });
-    world.advance(10 * SECOND);
-    assert_eq!(world.acted.last(), Some(&Act::Reboot));
-}
-
-#[test]
-fn a_machine_that_does_not_go_down_gets_its_agent_back() {
-    let mut world = world();
-    world.command("b-1", "reboot", json!({}), 1);
-    world.settle();
-    world.advance(5 * SECOND);
-    assert_eq!(world.acted, [Act::Reboot]);
-    world.advance(5 * MINUTE);
-    assert!(world.is_connected());
-    assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "FAILED"]);
-    let presence = world.got.iter().rfind(|got| got.topic.ends_with("/presence")).unwrap();
-    assert_eq!(presence.body["online"], true);
-}
-
-#[test]
-fn the_same_boot_after_a_reboot_was_ordered_is_a_failure() {
-    let mut world = world();
-    world.command("b-1", "reboot", json!({}), 1);
-    world.settle();
-    world.crash();
-    world.advance(5 * SECOND);
-    let last = world.results("b-1").last().map(|body| body["reason"].clone());
-    assert_eq!(last, Some("same_boot".into()));
-}
-
-#[test]
-fn a_reboot_that_waits_can_be_canceled() {
-    let mut world = world();
-    world.command("b-1", "reboot", json!({"delay_s": 60}), 1);
-    world.settle();
-    world.command("c-1", "cancel", json!({"command_id": "b-1"}), 2);
-    world.settle();
-    world.advance(5 * MINUTE);
-    assert!(world.acted.is_empty());
-    assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "CANCELED"]);
-}
-
-#[test]
-fn an_agent_that_is_stopped_while_a_reboot_waits_does_not_order_it() {
-    let mut world = world();
-    world.command("b-1", "reboot", json!({"delay_s": 3600}), 1);
-    world.settle();
-    world.input(Input::Stop { reason: StopReason::Stopped });
-    world.advance(10 * SECOND);
-    assert!(world.exited && world.acted.is_empty(), "{:?}", world.acted);
-    world.crash();
-    world.advance(5 * SECOND);
-    assert_eq!(world.results("b-1").last().unwrap()["reason"], "same_boot");
-}
-
-#[test]
-fn a_gateway_that_is_looked_at_less_often_can_still_be_rebooted() {
-    let mut world = world();
-    world.command("i-1", "set_intervals", json!({"sample": "10m", "for": "1h"}), 1);
-    world.settle();
-    world.advance(9 * MINUTE);
-    world.command("b-1", "reboot", json!({}), 2);
-    world.settle();
-    world.advance(5 * SECOND);
-    assert_eq!((world.acted.clone(), world.statuses("b-1")), (vec![Act::Reboot], vec!["IN_PROGRESS".into()]));
-}
-
-#[test]
-fn what_comes_while_the_agent_ends_is_left_to_the_broker_for_the_next_start() {
-    let mut world = world();
-    let now_s = world.now.wall.unix.0 / 1_000;
-    let claims = json!({"jti": "r-1", "iat": now_s, "exp": now_s + 600,
-        "cmd": {"name": "restart_unit", "args": {"unit": "app.service"}}});
-    world.withhold_acks = true;
-    world.input(Input::Stop { reason: StopReason::Stopped });
-    world.claims(claims.clone(), 7);
-    world.settle();
-    assert!(world.acted.is_empty() && world.acked_commands.is_empty(), "{:?}", world.acted);
-    world.withhold_acks = false;
-    world.crash();
-    world.advance(2 * SECOND);
-    world.claims(claims, 8);
-    world.settle();
-    assert_eq!((world.acted.len(), world.statuses("r-1")), (1, vec!["IN_PROGRESS".into(), "SUCCEEDED".into()]));
-}
-
-#[test]
-fn nothing_that_waited_begins_while_the_agent_ends() {
-    let mut world = world();
-    world.acts_succeed = false;
-    for (id, pkid) in [("runs", 1), ("waits", 2)] {
-        world.command(id, "restart_unit", json!({"unit": "app.service"}), pkid);
-    }
-    world.settle();
-    world.withhold_acks = true;
-    world.input(Input::Stop { reason: StopReason::Stopped });
-    let (id, _) = world.acts.pop().unwrap();
-    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
-    assert_eq!(world.acted.len(), 1);
-    world.withhold_acks = false;
-    world.crash();
-    world.advance(5 * SECOND);
-    assert_eq!(world.statuses("waits").last().unwrap(), "CANCELED");
-    assert_eq!(world.statuses("runs").last().unwrap(), "SUCCEEDED");
-}
-
-#[test]
-fn what_the_gateway_has_no_means_for_is_refused() {
-    let mut world = world();
-    world.command("m-1", "rollback", json!({"target": "firmware"}), 1);
-    world.settle();
-    assert_eq!(world.results("m-1")[0]["reason"], "not_allowed", "there is no [rollback.firmware]");
-}
-
-#[test]
-fn a_command_that_came_twice_before_it_was_durable_is_acknowledged_twice() {
-    let mut world = world();
-    let claims = json!({"jti": "r-1", "iat": 1_795_000_000, "exp": 1_795_009_000,
-        "cmd": {"name": "restart_unit", "args": {"unit": "app.service"}}});
-    world.claims(claims.clone(), 7);
-    world.claims(claims, 8);
-    world.command("p-1", "ping", json!({}), 9);
-    world.settle();
-    assert_eq!(world.acked_commands, [7, 8, 9], "or no acknowledgement would ever go out again");
-    assert_eq!(world.acted.len(), 1);
-}
-
-#[test]
-fn one_command_from_the_future_does_not_make_all_others_expired() {
-    let mut world = world();
-    let now_s = world.now.wall.unix.0 / 1_000;
-    let year = 365 * 86_400;
-    world.claims(json!({"jti": "f-1", "iat": now_s + year, "exp": now_s + 2 * year, "cmd": {"name": "ping"}}), 1);
-    world.settle();
-    world.command("p-1", "ping", json!({}), 2);
-    world.settle();
-    assert_eq!(world.statuses("f-1"), ["REJECTED"]);
-    assert_eq!(world.statuses("p-1"), ["SUCCEEDED"]);
 }
 
 #[test]
@@ -776,191 +519,6 @@ fn a_step_that_a_new_configuration_has_changed_is_admitted_anew() {
         assert_eq!(world.acted, [], "{steps}: a dry run does nothing");
         assert!(told(&world).contains(&("ladder_exhausted".into(), "EXHAUSTED".into())), "{:?}", told(&world));
     }
-}
-
-#[test]
-fn a_rollback_whose_completing_reboot_is_refused_is_not_begun_again() {
-    let (mut world, id) = rolling_back();
-    world.input(Input::ActDone { id, outcome: needs_reboot() });
-    world.advance(10 * SECOND);
-    let (id, act) = world.acts.pop().unwrap();
-    assert_eq!(act, Act::Reboot);
-    world.input(Input::ActDone {
-        id,
-        outcome: ActOutcome { reason: Some("inhibited".into()), ..outcome(ActStatus::Failed) },
-    });
-    world.advance(2 * HOUR);
-    assert_eq!(world.acted, [Act::Rollback { target: "firmware".into(), to: None }, Act::Reboot]);
-    assert!(told(&world).contains(&("rollback".into(), "FAILED".into())), "{:?}", told(&world));
-}
-
-#[test]
-fn what_is_refused_after_a_lost_journal_is_told_by_the_date_of_the_loss_and_not_by_a_wrong_clock() {
-    for wrong in [0, 4_000_000_000_000] {
-        let mut world = world();
-        let right = world.now.wall;
-        world.command("p-1", "ping", json!({}), 1);
-        world.settle();
-        world.store.state.clear();
-        world.now.wall = Wall { unix: Unix(wrong), trusted: false };
-        world.crash();
-        world.advance(10 * SECOND);
-        let since = Unix(right.unix.0 + 60_000);
-        world.now.wall = Wall { unix: since, trusted: true };
-        world.advance(10 * SECOND);
-        // The broker brings the first again, and there is a new one.
-        let issued = right.unix.0 / 1_000;
-        world.claims(json!({"jti": "p-2", "iat": issued, "exp": issued + 600, "cmd": {"name": "ping", "args": {}}}), 2);
-        world.settle();
-        world.command("p-3", "ping", json!({}), 3);
-        world.settle();
-        world.advance(5 * SECOND);
-        assert_eq!(world.results("p-2").last().unwrap()["reason"], "replayed", "{wrong}");
-        assert_eq!(world.statuses("p-3").last().unwrap(), "SUCCEEDED", "{wrong}");
-    }
-}
-
-#[test]
-fn a_lost_journal_leaves_no_budget_even_if_the_agent_dies_before_it_has_written_that() {
-    let mut world = world();
-    world.store.state.clear();
-    world.now.mono.0 += 1_000;
-    world.start_unwritten();
-    world.crash();
-    world.advance(2 * SECOND);
-    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 1);
-    world.settle();
-    assert!(world.acted.is_empty());
-    assert_eq!(world.results("r-1").last().unwrap()["reason"], "budget_spent");
-}
-
-#[test]
-fn a_loss_that_another_opening_found_first_is_taken_note_of_once() {
-    let mut world = world();
-    world.store.state.insert(STATE_LOST_KEY.to_owned(), Bytes::from_static(b"begun anew"));
-    world.crash();
-    world.advance(2 * SECOND);
-    assert!(!world.store.state.contains_key(STATE_LOST_KEY));
-    for id in ["r-1", "r-2"] {
-        world.command(id, "restart_unit", json!({"unit": "app.service"}), 1);
-        world.settle();
-        assert_eq!(world.results(id).last().unwrap()["reason"], "budget_spent");
-        world.crash();
-        world.advance(2 * SECOND);
-    }
-}
-
-#[test]
-fn a_run_whose_beginning_the_disk_refused_is_no_continuation_of_the_one_before() {
-    let mut world = world();
-    world.input(Input::Stop { reason: StopReason::Stopped });
-    world.advance(20 * SECOND);
-    let is_mark = |op: &StoreOp| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "run"));
-    world.refuse(is_mark, StoreFault::NoSpace { what: "put".into() });
-    world.reboot();
-    world.advance(MINUTE);
-    world.refuse_nothing();
-    world.advance(MINUTE);
-    let reasons = |world: &World| {
-        let told = world.got.iter().filter(|got| got.body["name"] == "rebooted");
-        let told: BTreeMap<u64, String> = told
-            .map(|got| (got.body["seq"].as_u64().unwrap(), got.body["reboot"]["reason"].as_str().unwrap().to_owned()))
-            .collect();
-        told.into_values().collect::<Vec<_>>()
-    };
-    assert_eq!(reasons(&world), ["user"]);
-    let seqs = world.seqs();
-    world.reboot();
-    world.advance(MINUTE);
-    assert_eq!(reasons(&world), ["user", "power_loss"]);
-    let last = seqs.iter().max().unwrap();
-    let since = world.seqs().into_iter().filter(|seq| seq > last).count();
-    assert!(world.seqs().len() - seqs.len() <= since, "no number is used twice");
-}
-
-/// Seconds, as the fleet was told them.
-fn assert_down_for(world: &World, seconds: RangeInclusive<u64>) {
-    let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted").unwrap();
-    let downtime = rebooted.body["reboot"]["downtime_s"].as_u64();
-    assert!(downtime.is_some_and(|s| seconds.contains(&s)), "{rebooted:?}");
-}
-
-#[test]
-fn for_how_long_the_gateway_was_down_is_told_by_a_clock_that_was_set_after_its_start() {
-    let mut world = world();
-    world.input(Input::Stop { reason: StopReason::Stopped });
-    world.advance(20 * SECOND);
-    world.cut();
-    world.now.wall = Wall { unix: Unix(world.now.wall.unix.0 + 90_000), trusted: false };
-    world.reboot();
-    world.advance(10 * SECOND);
-    world.now.wall.trusted = true;
-    world.broker_up = true;
-    world.advance(5 * MINUTE);
-    assert_down_for(&world, 90..=111);
-}
-
-/// The last sign of life is a sample's trim.
-#[test]
-fn for_how_long_a_gateway_was_without_power_is_told_to_about_a_sample() {
-    let mut world = world();
-    world.advance(5 * MINUTE);
-    world.cut();
-    world.now.wall.unix = Unix(world.now.wall.unix.0 + 90_000);
-    world.reboot();
-    world.broker_up = true;
-    world.advance(MINUTE);
-    // The boot itself took half a second of it.
-    assert_down_for(&world, 89..=150);
-}
-
-#[test]
-fn for_how_long_a_gateway_was_without_power_is_not_told_where_its_clock_was_never_set() {
-    let mut world = world();
-    world.now.wall = Wall { unix: Unix(1_000), trusted: false };
-    world.boot = 9;
-    world.reboot();
-    world.advance(5 * MINUTE);
-    world.cut();
-    world.reboot();
-    world.now.wall = Wall { unix: super::world::START, trusted: true };
-    world.got.clear();
-    world.broker_up = true;
-    world.advance(MINUTE);
-    let rebooted = world.got.iter().rfind(|got| got.body["name"] == "rebooted").unwrap();
-    assert_eq!(rebooted.body["reboot"].get("downtime_s"), None, "{rebooted:?}");
-}
-
-/// A container has a boot id of its own, and its host's clock since boot.
-#[test]
-fn for_how_long_a_container_was_down_is_told_although_its_clock_since_boot_went_on() {
-    let mut world = world();
-    world.input(Input::Stop { reason: StopReason::Stopped });
-    world.advance(20 * SECOND);
-    world.cut();
-    let host = world.now.mono;
-    world.now.wall.unix = Unix(world.now.wall.unix.0 + 90_000);
-    world.reboot_at(host.after(90 * SECOND));
-    world.broker_up = true;
-    world.advance(5 * MINUTE);
-    assert_down_for(&world, 90..=111);
-}
-
-#[test]
-fn error_lines_of_a_goodbye_that_was_taken_back_are_counted() {
-    let mut world = world();
-    world.input(Input::Errors(ErrorBatch::default()));
-    world.command("b-1", "reboot", json!({}), 1);
-    world.advance(SECOND);
-    world.input(Input::Errors(error_batch("the disk is full")));
-    world.advance(5 * MINUTE);
-    assert_eq!(world.results("b-1").last().unwrap()["status"], "FAILED");
-    let suppressed = |got: &&Got| {
-        got.body["samples"]
-            .as_array()
-            .is_some_and(|samples| samples.iter().any(|sample| sample["errors"]["suppressed"] == 1))
-    };
-    assert!(world.got.iter().any(|got| suppressed(&got)));
 }
 
 /// Rounds of collection and telemetry messages of the next ten minutes.

@@ -105,3 +105,16 @@ fn a_command_refused_by_a_clock_that_is_put_right_later_stays_refused() {
     assert!(world.acted.is_empty());
     assert_eq!(world.statuses("r-1"), ["REJECTED", "REJECTED"]);
 }
+
+#[test]
+fn one_command_from_the_future_does_not_make_all_others_expired() {
+    let mut world = online();
+    let now_s = world.now.wall.unix.0 / 1_000;
+    let year = 365 * 86_400;
+    world.claims(json!({"jti": "f-1", "iat": now_s + year, "exp": now_s + 2 * year, "cmd": {"name": "ping"}}), 1);
+    world.settle();
+    world.command("p-1", "ping", json!({}), 2);
+    world.settle();
+    assert_eq!(world.statuses("f-1"), ["REJECTED"]);
+    assert_eq!(world.statuses("p-1"), ["SUCCEEDED"]);
+}

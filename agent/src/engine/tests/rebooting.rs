@@ -1,0 +1,266 @@
+//! A reboot from its order to the word of the next boot, what a boot completes (a rollback), and what becomes of
+//! everything else while the agent ends.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::healing::{is, ladder, memory, told, world};
+use super::invariants::error_batch;
+use super::world::{Got, World, config_with, outcome, restart};
+use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StopReason};
+use crate::engine::metric::Metric;
+use crate::engine::observation::ErrorBatch;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+#[test]
+fn a_reboot_says_goodbye_first_and_is_told_by_the_next_boot() {
+    let mut world = world();
+    world.command("b-1", "reboot", json!({"delay_s": 30}), 1);
+    world.settle();
+    world.advance(20 * SECOND);
+    assert!(world.acted.is_empty(), "it waits for its delay");
+    world.advance(30 * SECOND);
+    assert_eq!(world.acted, [Act::Reboot]);
+    let presence = world.got.iter().rfind(|got| got.topic.ends_with("/presence")).unwrap();
+    assert_eq!((&presence.body["online"], &presence.body["reason"]), (&false.into(), &"rebooting".into()));
+    assert!(!world.exited, "it waits to be stopped");
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    assert!(world.exited);
+    world.reboot();
+    world.advance(5 * SECOND);
+    assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "SUCCEEDED"]);
+    let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted").unwrap();
+    assert_eq!(rebooted.body["reboot"]["reason"], "commanded");
+    let remedies: Vec<_> = world.got.iter().filter(|got| got.body["type"] == "remediation").collect();
+    assert_eq!(told(&world).len(), 2);
+    assert!(remedies.iter().all(|got| got.body["remediation"]["target"] == "gateway"), "{remedies:?}");
+}
+
+#[test]
+fn a_reboot_that_waits_for_its_time_holds_up_no_quarantine_and_then_waits_for_its_end() {
+    let mut world = world();
+    world.acts_succeed = false;
+    world.command("b-1", "reboot", json!({"delay_s": 30}), 1);
+    world.command("q-1", "quarantine", json!({"level": "restrict"}), 2);
+    world.command("u-1", "restart_unit", json!({"unit": "app.service"}), 3);
+    world.command("b-2", "reboot", json!({}), 4);
+    world.command("l-1", "restart_link", json!({"interface": "eth0"}), 5);
+    world.settle();
+    assert!(world.acted.contains(&restart("app.service")), "{:?}", world.acted);
+    let quarantine = world.acts.iter().find(|(_, act)| act.shuts());
+    let (shut, _) = quarantine.cloned().expect("a quarantine under way");
+    assert_eq!((world.statuses("b-2"), world.statuses("l-1")), (vec!["QUEUED".into()], vec!["QUEUED".into()]));
+    world.advance(MINUTE);
+    assert!(world.is_connected() && world.acted.len() == 2, "one at a time: {:?}", world.acted);
+    world.input(Input::ActDone { id: shut, outcome: outcome(ActStatus::Succeeded) });
+    world.advance(10 * SECOND);
+    assert_eq!(world.acted.last(), Some(&Act::Reboot));
+}
+
+#[test]
+fn a_machine_that_does_not_go_down_gets_its_agent_back() {
+    let mut world = world();
+    world.command("b-1", "reboot", json!({}), 1);
+    world.settle();
+    world.advance(5 * SECOND);
+    assert_eq!(world.acted, [Act::Reboot]);
+    world.advance(5 * MINUTE);
+    assert!(world.is_connected());
+    assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "FAILED"]);
+    let presence = world.got.iter().rfind(|got| got.topic.ends_with("/presence")).unwrap();
+    assert_eq!(presence.body["online"], true);
+}
+
+#[test]
+fn the_same_boot_after_a_reboot_was_ordered_is_a_failure() {
+    let mut world = world();
+    world.command("b-1", "reboot", json!({}), 1);
+    world.settle();
+    world.crash();
+    world.advance(5 * SECOND);
+    let last = world.results("b-1").last().map(|body| body["reason"].clone());
+    assert_eq!(last, Some("same_boot".into()));
+}
+
+#[test]
+fn a_reboot_that_waits_can_be_canceled() {
+    let mut world = world();
+    world.command("b-1", "reboot", json!({"delay_s": 60}), 1);
+    world.settle();
+    world.command("c-1", "cancel", json!({"command_id": "b-1"}), 2);
+    world.settle();
+    world.advance(5 * MINUTE);
+    assert!(world.acted.is_empty());
+    assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "CANCELED"]);
+}
+
+#[test]
+fn an_agent_that_is_stopped_while_a_reboot_waits_does_not_order_it() {
+    let mut world = world();
+    world.command("b-1", "reboot", json!({"delay_s": 3600}), 1);
+    world.settle();
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(10 * SECOND);
+    assert!(world.exited && world.acted.is_empty(), "{:?}", world.acted);
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(world.results("b-1").last().unwrap()["reason"], "same_boot");
+}
+
+#[test]
+fn a_gateway_that_is_looked_at_less_often_can_still_be_rebooted() {
+    let mut world = world();
+    world.command("i-1", "set_intervals", json!({"sample": "10m", "for": "1h"}), 1);
+    world.settle();
+    world.advance(9 * MINUTE);
+    world.command("b-1", "reboot", json!({}), 2);
+    world.settle();
+    world.advance(5 * SECOND);
+    assert_eq!((world.acted.clone(), world.statuses("b-1")), (vec![Act::Reboot], vec!["IN_PROGRESS".into()]));
+}
+
+/// A ladder of one rollback, whose act ends as one that a boot completes.
+fn rolled_back() -> World {
+    let (mut world, id) = rolling_back();
+    world.acts_succeed = true;
+    world.input(Input::ActDone { id, outcome: needs_reboot() });
+    world.advance(2 * SECOND);
+    world
+}
+
+/// A ladder's rollback has begun.
+fn rolling_back() -> (World, EffectId) {
+    let ladder = ladder("", "{ do = \"rollback\", target = \"firmware\", settle = \"30s\" }");
+    let config = config_with(&format!("[rollback.firmware]\nkind = \"rauc\"\n{ladder}"));
+    let mut world = World::with(config);
+    world.set(Metric::BatteryExternalPower, Some(true));
+    world.advance(11 * MINUTE);
+    world.acts_succeed = false;
+    memory(&mut world, 95.0);
+    let (id, _) = world.acts.pop().unwrap();
+    (world, id)
+}
+
+fn needs_reboot() -> ActOutcome {
+    ActOutcome { reason: Some("needs_reboot".into()), ..outcome(ActStatus::Succeeded) }
+}
+
+#[test]
+fn a_rollback_that_takes_a_boot_reboots_and_succeeds_with_the_next() {
+    let mut world = rolled_back();
+    assert_eq!(world.acted, [Act::Rollback { target: "firmware".into(), to: None }, Act::Reboot]);
+    world.reboot();
+    world.advance(10 * SECOND);
+    let steps = [("rollback", "IN_PROGRESS"), ("rollback", "SUCCEEDED")];
+    assert!(is(&told(&world), &steps), "{:?}", told(&world));
+}
+
+#[test]
+fn a_rollback_whose_boot_never_came_has_failed() {
+    let mut world = rolled_back();
+    world.crash();
+    world.advance(10 * SECOND);
+    let told = told(&world);
+    assert!(told.contains(&("rollback".into(), "FAILED".into())), "{told:?}");
+}
+
+#[test]
+fn a_command_to_roll_back_is_judged_by_the_next_boot_too() {
+    for (boots, status) in [(true, "SUCCEEDED"), (false, "FAILED")] {
+        let mut world = World::with(config_with("[rollback.firmware]\nkind = \"rauc\""));
+        world.advance(SECOND);
+        world.acts_succeed = false;
+        world.command("r", "rollback", json!({"target": "firmware"}), 1);
+        world.settle();
+        let (id, _) = world.acts.pop().unwrap();
+        world.input(Input::ActDone { id, outcome: needs_reboot() });
+        world.advance(2 * SECOND);
+        assert_eq!(world.statuses("r"), ["IN_PROGRESS"]);
+        if boots {
+            world.reboot();
+        } else {
+            world.crash();
+        }
+        world.advance(10 * SECOND);
+        assert_eq!(world.statuses("r").last().unwrap(), status);
+        let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted");
+        let reason = rebooted.map(|got| got.body["reboot"]["reason"].clone());
+        assert_eq!(reason, boots.then(|| "commanded".into()));
+    }
+}
+
+#[test]
+fn a_rollback_whose_completing_reboot_is_refused_is_not_begun_again() {
+    let (mut world, id) = rolling_back();
+    world.input(Input::ActDone { id, outcome: needs_reboot() });
+    world.advance(10 * SECOND);
+    let (id, act) = world.acts.pop().unwrap();
+    assert_eq!(act, Act::Reboot);
+    world.input(Input::ActDone {
+        id,
+        outcome: ActOutcome { reason: Some("inhibited".into()), ..outcome(ActStatus::Failed) },
+    });
+    world.advance(2 * HOUR);
+    assert_eq!(world.acted, [Act::Rollback { target: "firmware".into(), to: None }, Act::Reboot]);
+    assert!(told(&world).contains(&("rollback".into(), "FAILED".into())), "{:?}", told(&world));
+}
+
+#[test]
+fn what_comes_while_the_agent_ends_is_left_to_the_broker_for_the_next_start() {
+    let mut world = world();
+    let now_s = world.now.wall.unix.0 / 1_000;
+    let claims = json!({"jti": "r-1", "iat": now_s, "exp": now_s + 600,
+        "cmd": {"name": "restart_unit", "args": {"unit": "app.service"}}});
+    world.withhold_acks = true;
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.claims(claims.clone(), 7);
+    world.settle();
+    assert!(world.acted.is_empty() && world.acked_commands.is_empty(), "{:?}", world.acted);
+    world.withhold_acks = false;
+    world.crash();
+    world.advance(2 * SECOND);
+    world.claims(claims, 8);
+    world.settle();
+    assert_eq!((world.acted.len(), world.statuses("r-1")), (1, vec!["IN_PROGRESS".into(), "SUCCEEDED".into()]));
+}
+
+#[test]
+fn nothing_that_waited_begins_while_the_agent_ends() {
+    let mut world = world();
+    world.acts_succeed = false;
+    for (id, pkid) in [("runs", 1), ("waits", 2)] {
+        world.command(id, "restart_unit", json!({"unit": "app.service"}), pkid);
+    }
+    world.settle();
+    world.withhold_acks = true;
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    assert_eq!(world.acted.len(), 1);
+    world.withhold_acks = false;
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(world.statuses("waits").last().unwrap(), "CANCELED");
+    assert_eq!(world.statuses("runs").last().unwrap(), "SUCCEEDED");
+}
+
+#[test]
+fn error_lines_of_a_goodbye_that_was_taken_back_are_counted() {
+    let mut world = world();
+    world.input(Input::Errors(ErrorBatch::default()));
+    world.command("b-1", "reboot", json!({}), 1);
+    world.advance(SECOND);
+    world.input(Input::Errors(error_batch("the disk is full")));
+    world.advance(5 * MINUTE);
+    assert_eq!(world.results("b-1").last().unwrap()["status"], "FAILED");
+    let suppressed = |got: &&Got| {
+        got.body["samples"]
+            .as_array()
+            .is_some_and(|samples| samples.iter().any(|sample| sample["errors"]["suppressed"] == 1))
+    };
+    assert!(world.got.iter().any(|got| suppressed(&got)));
+}
