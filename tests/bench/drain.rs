@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::common::broker::free_port;
 use crate::common::process::{Process, output_of};
+use crate::common::software::mosquitto;
 use crate::common::{Gateway, cost, tool};
 use crate::report::{Goal, Report};
 use crate::sample;
@@ -135,10 +136,7 @@ impl Broker {
         let (dir, port) = (TempDir::new().unwrap(), free_port());
         let config = dir.path().join("mosquitto.conf");
         std::fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\nsys_interval 1\n")).unwrap();
-        let process = Process::start("mosquitto", tool("mosquitto").arg("-c").arg(&config));
-        process.log.wait_since(0, "mosquitto to run", |lines: &[String]| {
-            lines.iter().any(|line| line.ends_with(" running")).then_some(())
-        });
+        let process = mosquitto(&config);
         Self { dir, port, process }
     }
 

@@ -111,10 +111,7 @@ impl Broker {
 
     /// Brings it back on the same ports.
     pub fn resume(&mut self) {
-        let process = Process::start(self.software.name(), &mut self.software.command(self.dir.path(), &self.ports));
-        let ready = |lines: &[String]| lines.iter().any(|line| self.software.is_ready(line)).then_some(());
-        process.log.wait_since(0, "the broker to be ready", ready);
-        self.process = Some(process);
+        self.process = Some(self.software.start(self.dir.path(), &self.ports));
     }
 
     /// Publishes at QoS 1, and returns when the broker has it.

@@ -107,14 +107,22 @@ impl Software {
         })
     }
 
+    /// Starts it, and waits until it takes connections.
+    pub(super) fn start(self, dir: &Path, ports: &Ports) -> Process {
+        self.run(&mut self.command(dir, ports))
+    }
+
+    fn run(self, command: &mut Command) -> Process {
+        let process = Process::start(self.name(), command);
+        let ready = |lines: &[String]| lines.iter().any(|line| self.is_ready(line)).then_some(());
+        process.log.wait_since(0, "the broker to be ready", ready);
+        process
+    }
+
     /// The command that runs it in the foreground, with its log on standard error.
-    pub(super) fn command(self, dir: &Path, ports: &Ports) -> Command {
+    fn command(self, dir: &Path, ports: &Ports) -> Command {
         match self {
-            Self::Mosquitto | Self::ForgetfulMosquitto => {
-                let mut command = tool("mosquitto");
-                command.arg("-c").arg(dir.join("mosquitto.conf"));
-                command
-            }
+            Self::Mosquitto | Self::ForgetfulMosquitto => mosquitto_command(&dir.join("mosquitto.conf")),
             Self::RabbitMq => rabbitmq_command(dir, ports),
             Self::Nats => {
                 let mut command = tool("nats-server");
@@ -134,13 +142,24 @@ impl Software {
     }
 
     /// Whether this line of its log says that it takes connections.
-    pub(super) fn is_ready(self, line: &str) -> bool {
+    fn is_ready(self, line: &str) -> bool {
         match self {
             Self::Mosquitto | Self::ForgetfulMosquitto => line.ends_with(" running"),
             Self::RabbitMq => line.contains("Server startup complete"),
             Self::Nats => line.ends_with("Server is ready"),
         }
     }
+}
+
+/// A mosquitto with a configuration of the test's own, once it takes connections.
+pub fn mosquitto(config: &Path) -> Process {
+    Software::Mosquitto.run(&mut mosquitto_command(config))
+}
+
+fn mosquitto_command(config: &Path) -> Command {
+    let mut command = tool("mosquitto");
+    command.arg("-c").arg(config);
+    command
 }
 
 fn mosquitto_config(keeps: bool, dir: &Path, ports: &Ports, access: &str) -> String {

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::common::broker::free_port;
 use crate::common::process::{Process, output_of};
+use crate::common::software::mosquitto;
 use crate::common::{Authority, Fleet, Gateway, Key, Operator, PREFIX, tool};
 
 /// Debian's, which its packages of modules are for.
@@ -101,10 +102,7 @@ impl Site {
     }
 
     fn start_broker(&mut self) {
-        let broker = Process::start("mosquitto", tool("mosquitto").arg("-c").arg(self.file("mosquitto.conf")));
-        let ready = |lines: &[String]| lines.iter().any(|line| line.ends_with(" running")).then_some(());
-        broker.log.wait_since(0, "the broker to be ready", ready);
-        self.broker = Some(broker);
+        self.broker = Some(mosquitto(&self.file("mosquitto.conf")));
     }
 
     pub fn restart_broker(&mut self) {
