@@ -1,8 +1,8 @@
 //! What a sample costs on the wire, TLS and MQTT included: a proxy in front of a real mosquitto counts the bytes of the
 //! connection both ways. The baseline is the same samples as JSON, one a message, from mosquitto_pub over the same TLS.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use fieldmedic::wire::payload::Speaker;
 
 use crate::common::broker::Access;
 use crate::common::process::{Process, output_of};
+use crate::common::relay::relay;
 use crate::common::{Broker, Gateway, tool};
 use crate::drain;
 use crate::report::{Goal, Report};
@@ -112,17 +113,7 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let bytes = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&bytes);
-        // Ends with the program: a listener has no other end.
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
-                for (from, to) in [(&client, &server), (&server, &client)] {
-                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let counter = Arc::clone(&counter);
-                    std::thread::spawn(move || pass(from, to, &counter));
-                }
-            }
-        });
+        relay(listener, to, move |_, from, to| pass(from, to, &counter));
         Self { port, bytes }
     }
 
@@ -131,13 +122,14 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, counter: &AtomicU64) {
+fn pass(mut from: &TcpStream, mut to: &TcpStream, counter: &AtomicU64) -> io::Result<()> {
     let mut chunk = [0; 16 * 1024];
-    while let Ok(len @ 1..) = from.read(&mut chunk) {
-        counter.fetch_add(len as u64, Ordering::Relaxed);
-        if to.write_all(&chunk[..len]).is_err() {
-            break;
+    loop {
+        let len = from.read(&mut chunk)?;
+        if len == 0 {
+            return Ok(());
         }
+        counter.fetch_add(len as u64, Ordering::Relaxed);
+        to.write_all(&chunk[..len])?;
     }
-    let _ = to.shutdown(Shutdown::Write);
 }

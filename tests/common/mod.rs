@@ -15,6 +15,7 @@ pub mod front;
 pub mod operator;
 pub mod pki;
 pub mod process;
+pub mod relay;
 pub mod software;
 pub mod tree;
 

@@ -3,7 +3,6 @@
 //! kernel doesn't do: enforce memory limits, lose the page cache.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::symlink;
@@ -17,6 +16,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
+
+use crate::common::relay::{plainly, relay};
 
 /// How long a boot may take; it takes one second.
 const BOOT_MAX: Duration = Duration::from_secs(60);
@@ -57,15 +58,7 @@ impl Network {
 
     /// Lets the machine reach what listens on loopback here.
     pub(crate) fn forward(&self, port: u16) {
-        let listener = TcpListener::bind((HERE, port)).unwrap();
-        thread::spawn(move || {
-            for inward in listener.incoming().flatten() {
-                let Ok(outward) = TcpStream::connect(("127.0.0.1", port)) else { continue };
-                let (inward2, outward2) = (inward.try_clone().unwrap(), outward.try_clone().unwrap());
-                thread::spawn(move || pour(&inward, &outward));
-                thread::spawn(move || pour(&outward2, &inward2));
-            }
-        });
+        relay(TcpListener::bind((HERE, port)).unwrap(), port, plainly);
     }
 
     /// Whether the machine takes a connection at that port.
@@ -79,13 +72,6 @@ impl Drop for Network {
     fn drop(&mut self) {
         ip(&["netns", "delete", &self.name]);
     }
-}
-
-fn pour(mut from: &TcpStream, mut to: &TcpStream) {
-    // However it ends, the other direction must end with it.
-    let _ = io::copy(&mut from, &mut to);
-    let _ = to.shutdown(std::net::Shutdown::Both);
-    let _ = from.shutdown(std::net::Shutdown::Both);
 }
 
 fn ip(args: &[&str]) {

@@ -1,9 +1,11 @@
 //! Passes bytes between a client and a port on 127.0.0.1, and reads the headers of the TLS records that the port sends.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::common::relay::{Way, plainly, relay};
 
 /// Content type, version and length of a record (RFC 8446, section 5.1).
 const HEADER_BYTES: usize = 5;
@@ -18,21 +20,11 @@ impl Tap {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (port, largest) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
         let seen = Arc::clone(&largest);
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", upstream)) else { continue };
-                let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-                std::thread::spawn(move || {
-                    // Either side may go at any time; the other is told by the end of its stream.
-                    let _ = std::io::copy(&mut &client, &mut &to_server);
-                    let _ = to_server.shutdown(Shutdown::Write);
-                });
-                let seen = Arc::clone(&seen);
-                std::thread::spawn(move || {
-                    while pass_record(&server, &to_client, &seen).is_ok() {}
-                    let _ = to_client.shutdown(Shutdown::Write);
-                });
-            }
+        relay(listener, upstream, move |way, from, to| match way {
+            Way::There => plainly(way, from, to),
+            Way::Back => loop {
+                pass_record(from, to, &seen)?;
+            },
         });
         Self { port, largest }
     }
