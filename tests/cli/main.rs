@@ -17,7 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use common::agent::{export, program};
 use common::broker::free_port;
 use common::process::{Process, Stream};
-use common::{Gateway, SOON, World};
+use common::{Gateway, SOON, World, until};
 
 fn fieldmedic(args: &[&str]) -> Output {
     Command::new(program()).args(args).output().unwrap()
@@ -455,11 +455,7 @@ fn a_demo_that_is_ended_from_outside_leaves_nothing_behind() {
         assert!(works_below(&dir), "the workload runs");
         demo.signal(signal);
         assert_eq!(demo.wait().code(), code, "{signal:?}");
-        let deadline = Instant::now() + SOON;
-        while works_below(&dir) {
-            assert!(Instant::now() < deadline, "{signal:?}: the workload is still there");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        until(&format!("the workload to end after {signal:?}"), || !works_below(&dir));
         let left = std::fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(left, usize::from(signal == Signal::KILL), "{signal:?}");
     }

@@ -2,10 +2,9 @@
 //! but by it, so it comes up again whatever becomes of the agent.
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::common::process::Process;
-use crate::common::{Gateway, SOON};
+use crate::common::{Gateway, until};
 
 const ROUTE: &str = "default via 10.77.0.254 dev wwan0";
 
@@ -57,15 +56,6 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "delete", &self.0]).output();
-    }
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    const LOOK_EVERY: Duration = Duration::from_millis(20);
-    let deadline = Instant::now() + SOON;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited {SOON:?} for {what}");
-        std::thread::sleep(LOOK_EVERY);
     }
 }
 

@@ -20,7 +20,7 @@ pub mod software;
 pub mod tree;
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use agent::{Agent, Gateway};
 pub use broker::{Access, Broker};
@@ -36,6 +36,16 @@ pub use tree::Tree;
 
 /// How long anything may take that should come soon. Long, so that a busy machine fails no test.
 pub const SOON: Duration = Duration::from_secs(60);
+
+/// Waits until something holds that doesn't announce itself.
+pub fn until(what: &str, holds: impl Fn() -> bool) {
+    const LOOK_EVERY: Duration = Duration::from_millis(50);
+    let deadline = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited {SOON:?} for {what}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
 
 /// The prefix of all topics, as by default.
 pub const PREFIX: &str = "fieldmedic";

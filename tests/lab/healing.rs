@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::json;
 
 use crate::common::operator::claims;
+use crate::common::until;
 use crate::machine::HERE;
 use crate::site::{APP_PORT, DEVICE, Site};
 
@@ -235,15 +236,15 @@ fn an_uplink_that_is_down_comes_up_again_whatever_becomes_of_who_wanted_it() {
         site.world.deliver(DEVICE, &site.world.operator.sign(&order));
         if what == "is canceled" {
             site.world.fleet.result(id, "IN_PROGRESS");
-            machine.until("host0 to be about to go down", || machine.file("/var/begun").exists());
+            until("host0 to be about to go down", || machine.file("/var/begun").exists());
             site.command("cancel", json!({"command_id": id}), "SUCCEEDED");
             assert!(!is_down(), "the cancel came too late");
         }
-        machine.until("host0 to be down", is_down);
+        until("host0 to be down", is_down);
         if what == "loses its helper" {
             machine.say(&["kill", "-KILL", &machine.show("fieldmedic-act.service", "MainPID")]);
         }
-        machine.until("host0 to be up again", || !is_down());
+        until("host0 to be up again", || !is_down());
         site.command("ping", json!({}), "SUCCEEDED");
         let end = site.world.fleet.wait_for(&format!("the end of one that {what}"), |message| {
             message.leaf() == "results" && message.body["command_id"] == id && message.body["status"] != "IN_PROGRESS"
@@ -257,7 +258,7 @@ fn a_unit_that_crashed_or_hangs_is_restarted_and_one_that_is_not_there_is_told()
     let Some(site) = Site::new("", "") else { return };
     let machine = &site.machine;
     machine.say(&["systemctl", "kill", "--signal=SEGV", "app.service"]);
-    machine.until("app.service to have crashed", || machine.show("app.service", "ActiveState") == "failed");
+    until("app.service to have crashed", || machine.show("app.service", "ActiveState") == "failed");
     site.command("restart_unit", json!({"unit": "app.service"}), "SUCCEEDED");
     assert_eq!(machine.show("app.service", "ActiveState"), "active");
 

@@ -278,15 +278,6 @@ impl Machine {
         self.say(&["systemctl", "show", "--value", "--property", property, unit])
     }
 
-    /// Waits until something holds, as long as a boot may take.
-    pub(crate) fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        let until = Instant::now() + BOOT_MAX;
-        while !holds() {
-            assert!(Instant::now() < until, "waited for {what}");
-            thread::sleep(LOOK_EVERY);
-        }
-    }
-
     /// What a unit has logged.
     pub(crate) fn journal(&self, unit: &str) -> String {
         self.say(&["journalctl", "--no-pager", "--output=cat", "--unit", unit])

@@ -24,7 +24,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use common::operator::{claims, wrong_tokens};
-use common::{Message, Operator, PREFIX};
+use common::{Message, Operator, PREFIX, until};
 use machine::HERE;
 use site::{APP_PORT, DEVICE, Site};
 
@@ -74,7 +74,7 @@ fn a_quarantine_cuts_the_gateway_off_from_all_but_the_broker_over_reboots_and_cr
         let since = |unit: &str| machine.show(unit, "ActiveEnterTimestampMonotonic").parse::<u64>().unwrap();
         assert!(since("fieldmedic-quarantine.service") <= since("uplink.service"), "after a {end}");
         // It was started at boot, and stopped again.
-        machine.until("app.service to be stopped", || machine.show("app.service", "ActiveState") == "inactive");
+        until("app.service to be stopped", || machine.show("app.service", "ActiveState") == "inactive");
     }
     assert_eq!(site.command("reboot", json!({}), "REJECTED")["reason"], "quarantined");
     let snapshot = site.command("collect_diagnostics", json!({}), "SUCCEEDED");

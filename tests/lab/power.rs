@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
+use crate::common::until;
 use crate::site::{DEVICE, Site};
 
 #[test]
@@ -181,7 +182,7 @@ impl Remedies {
         {
             let (status, _) = self.cut(name, args, moment);
             // What was cut off leaves the gateway as it was, or shut; what is said of it is what is in force.
-            self.site.machine.until("presence to say what is in force", || {
+            until("presence to say what is in force", || {
                 let messages = self.site.world.fleet.so_far();
                 let says =
                     messages.iter().rfind(|message| message.leaf() == "presence" && message.body["online"] == true);

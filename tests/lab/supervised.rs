@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::json;
 
 use crate::common::process::Process;
-use crate::common::tool;
+use crate::common::{tool, until};
 use crate::machine::Machine;
 use crate::site::{DEVICE, Site};
 
@@ -55,7 +55,7 @@ fn an_agent_whose_disk_hangs_is_killed_by_the_watchdog() {
         .wait_since(0, "the thread to be held", |lines| lines.iter().find(|line| line.contains("attached")).cloned());
     // What it never comes to the end of: the command is to be journaled.
     site.order("ping", json!({}));
-    machine.until("the watchdog", || machine.journal("fieldmedic.service").contains("Watchdog timeout"));
+    until("the watchdog", || machine.journal("fieldmedic.service").contains("Watchdog timeout"));
     // A thread that is held doesn't die either.
     drop(hang);
     site.world.fleet.wait_since(mark, "the agent to come back", |message| {
@@ -89,7 +89,7 @@ fn an_agent_that_can_not_start_is_left_alone_and_tried_again_until_it_can() {
     fs::remove_file(machine.file(SECRET)).unwrap();
     let timer_is = |state: &str| {
         let what = format!("the rescue's timer to be {state}");
-        machine.until(&what, || machine.show("fieldmedic-rescue.timer", "ActiveState") == state);
+        until(&what, || machine.show("fieldmedic-rescue.timer", "ActiveState") == state);
     };
     machine.run(&["systemctl", "restart", "fieldmedic.service"]);
     timer_is("active");
@@ -105,7 +105,7 @@ fn an_agent_that_can_not_start_is_left_alone_and_tried_again_until_it_can() {
     let mark = site.world.fleet.mark();
     machine.run(&["systemctl", "start", "fieldmedic.service"]);
     let rescues = || machine.journal("fieldmedic-rescue.service").matches("it is tried again").count();
-    machine.until("a second rescue", || rescues() >= 2);
+    until("a second rescue", || rescues() >= 2);
     machine.write(SECRET, "right\n");
     site.world.fleet.presence(mark, DEVICE, true);
     site.world.fleet.wait_since(mark, "the fleet to be told", |message| {
@@ -120,7 +120,7 @@ fn a_wrong_configuration_is_not_tried_again_every_two_seconds() {
     machine.write("/etc/fieldmedic/agent.toml", "mqtt = 1\n");
     machine.run(&["systemctl", "restart", "fieldmedic.service"]);
     let timer = |property: &str| machine.show("fieldmedic-rescue.timer", property);
-    machine.until("the rescue's timer to begin", || timer("ActiveState") == "active");
+    until("the rescue's timer to begin", || timer("ActiveState") == "active");
     assert_eq!(machine.show("fieldmedic.service", "NRestarts"), "0");
     assert_eq!(machine.show("fieldmedic.service", "Result"), "exit-code");
 }

@@ -28,7 +28,7 @@ use serde_json::{Value as Json, json};
 use common::backlog::fill;
 use common::pki::Key;
 use common::process::output_of;
-use common::{Access, Broker, World};
+use common::{Access, Broker, World, until};
 use machine::{HERE, Machine, Network};
 
 const DEVICE: &str = "gw-package";
@@ -154,7 +154,7 @@ impl Site {
 
     /// Waits until the agent says that it holds as many records.
     fn holds(&self, records: u64) {
-        self.machine.until(&format!("the store to hold {records} records"), || {
+        until(&format!("the store to hold {records} records"), || {
             let status = self.machine.run(&["fieldmedic", "status", "--json"]);
             let status: Json = serde_json::from_slice(&status.stdout).unwrap_or_default();
             status["outbox"]["records"]["telemetry"].as_u64().is_some_and(|held| held >= records)
