@@ -2,9 +2,8 @@
 //! a second. A reboot is a boot with another boot id; a crash is PID 1 killed. What it can't show is what a container's
 //! kernel doesn't do: enforce memory limits, lose the page cache.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -14,9 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
+use crate::common::Namespace;
 use crate::common::relay::{plainly, relay};
 
 /// How long a boot may take; it takes one second.
@@ -32,28 +31,25 @@ const MASKED: [&str; 5] =
 pub(crate) const HERE: &str = "10.77.0.1";
 pub(crate) const THERE: &str = "10.77.0.2";
 
-/// A network namespace that this thread, and all that it starts, is in; gone when this is dropped.
+/// A network of its own that this thread, and all that it starts, is in.
 pub(crate) struct Network {
-    name: String,
+    _namespace: Namespace,
 }
 
 impl Network {
     /// `None`, loudly, where there can be none.
     pub(crate) fn enter() -> Option<Self> {
-        static NETWORKS: AtomicU32 = AtomicU32::new(0);
-        let name = format!("fmlab-{}-{}", std::process::id(), NETWORKS.fetch_add(1, Ordering::Relaxed));
-        let added = Command::new("ip").args(["netns", "add", &name]).output().unwrap();
-        if !added.status.success() {
-            eprintln!("SKIPPED: no network namespace: {}", String::from_utf8_lossy(&added.stderr));
-            return None;
+        let namespace = Namespace::new("a machine with systemd")?;
+        for line in [
+            "link set dev lo up",
+            "link add lab0 type bridge",
+            &format!("address add {HERE}/24 dev lab0"),
+            "link set dev lab0 up",
+        ] {
+            namespace.ip(line);
         }
-        let namespace = File::open(Path::new("/run/netns").join(&name)).unwrap();
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        ip(&["link", "set", "dev", "lo", "up"]);
-        ip(&["link", "add", "lab0", "type", "bridge"]);
-        ip(&["address", "add", &format!("{HERE}/24"), "dev", "lab0"]);
-        ip(&["link", "set", "dev", "lab0", "up"]);
-        Some(Self { name })
+        namespace.enter();
+        Some(Self { _namespace: namespace })
     }
 
     /// Lets the machine reach what listens on loopback here.
@@ -66,17 +62,6 @@ impl Network {
         let address: SocketAddr = format!("{THERE}:{port}").parse().unwrap();
         TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok()
     }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        ip(&["netns", "delete", &self.name]);
-    }
-}
-
-fn ip(args: &[&str]) {
-    let output = Command::new("ip").args(args).output().unwrap();
-    assert!(output.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
 }
 
 /// A machine; ended when it is dropped.
