@@ -136,20 +136,14 @@ impl Engine {
             .with_claim(state.read(CLAIM_KEY));
         let saved = timeline.observe(now);
         let careful = state.careful(&recovered, &timeline, now);
-        let highest_stored = recovered.logs.iter().map(|log| log.last).max().unwrap_or(0);
         let run: Option<Run> = state.read(RUN_KEY);
-        let used = Used {
-            reserved: state.read(SEQ_KEY).unwrap_or(0),
-            stored: highest_stored,
-            told: run.as_ref().is_some_and(|run| run.clean),
-            is_first: recovered.state.is_empty() && recovered.losses.is_empty(),
+        let was_clean = run.as_ref().is_some_and(|run| run.clean);
+        let by_clock = last_by_clock(timeline.floor().max(now.wall.unix));
+        let last = if recovered.absent {
+            last_unstored(now, by_clock, &identity.nonce)
+        } else {
+            Used::of(&state, &recovered, was_clean).last(by_clock)
         };
-        let mut by_clock = last_by_clock(timeline.floor().max(now.wall.unix));
-        if recovered.absent && !now.wall.trusted {
-            // A clock that begins in 1970 at each boot gives each the same numbers, and nothing remembers them.
-            by_clock += drawn(&identity.nonce) & UNCLOCKED_MASK;
-        }
-        let last = if recovered.absent { by_clock } else { used.last(by_clock) };
         let dropped = state.read(DROPPED_KEY);
         let accounted: Vec<u64> = state.read(ACCOUNTED_KEY).unwrap_or_default();
         let events_last = Class::Events.of(&recovered.logs).last;
@@ -157,7 +151,7 @@ impl Engine {
         let (rules, leftovers) = Rules::new(&config.rules, stamp, &recovered.state, events_last);
         let facts = remedies::Facts { now, config: &config, timeline: &timeline };
         let remedies = Remedies::new(facts, &recovered.state, |rule| rules.is_raised(rule));
-        let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default(), used.told);
+        let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default(), was_clean);
         let (quarantine, found) = Quarantine::restore(now, stamp, &recovered.state, identity.quarantine);
 
         let mut engine = Self {
@@ -414,6 +408,15 @@ struct Used {
 }
 
 impl Used {
+    fn of(state: &State<'_>, recovered: &Recovered, told: bool) -> Self {
+        Self {
+            reserved: state.read(SEQ_KEY).unwrap_or(0),
+            stored: recovered.logs.iter().map(|log| log.last).max().unwrap_or(0),
+            told,
+            is_first: recovered.state.is_empty() && recovered.losses.is_empty(),
+        }
+    }
+
     /// The highest number that may have been used. A run that was cut off may have gone beyond all that is known: on a
     /// disk that takes nothing, messages go out all the same.
     fn last(&self, by_clock: u64) -> u64 {
@@ -429,6 +432,15 @@ impl Used {
 /// Above all that were used before now, and still exact in a reader that keeps numbers as floats (2^53).
 fn last_by_clock(present: Unix) -> u64 {
     u64::try_from(present.0).unwrap_or(0).saturating_mul(SEQS_PER_MS)
+}
+
+/// The same where no store remembers what was used.
+fn last_unstored(now: Now, by_clock: u64, nonce: &str) -> u64 {
+    if now.wall.trusted {
+        return by_clock;
+    }
+    // A clock that begins in 1970 at each boot gives each the same numbers, and nothing remembers them.
+    by_clock + (drawn(nonce) & UNCLOCKED_MASK)
 }
 
 /// 64 bits of the nonce.
