@@ -186,13 +186,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     drop(inputs);
     let is_back = shell.store_is_back();
     shell.close();
-    if is_back {
-        let (mut store, found) = Store::open(&settings)?;
-        let used = StoreOp::Put { entries: vec![engine.used_seqs(&found)] };
-        store.apply(used).map_err(store::OpenError::Fault)?;
-        return Err(RunError::StoreIsBack(settings.path));
-    }
-    Ok(())
+    if is_back { Err(hand_over(&engine, settings)) } else { Ok(()) }
 }
 
 /// What was received, and what waits behind it.
@@ -214,6 +208,18 @@ fn open_store(settings: &StoreSettings) -> Result<(Backing, Recovered), RunError
             );
             Ok((absent.into(), recovered))
         }
+    }
+}
+
+/// Tells a store that was absent, and can be opened now, which numbers were used without it; why the run has ended.
+fn hand_over(engine: &Engine, settings: StoreSettings) -> RunError {
+    let told = Store::open(&settings).and_then(|(mut store, found)| {
+        let used = StoreOp::Put { entries: vec![engine.used_seqs(&found)] };
+        store.apply(used).map_err(store::OpenError::Fault)
+    });
+    match told {
+        Ok(_) => RunError::StoreIsBack(settings.path),
+        Err(error) => error.into(),
     }
 }
 
