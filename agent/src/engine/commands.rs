@@ -4,6 +4,7 @@
 
 mod entry;
 mod judge;
+mod oldest;
 mod queue;
 mod refusals;
 mod reports;
@@ -27,6 +28,7 @@ use crate::config::{Action, CheckedConfig, QuarantineLevel};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 use entry::{Entry, Stored, key, put};
 use judge::{has_expired, lower_bound, spread};
+pub(crate) use oldest::{MAY_HAVE_RUN, Oldest, oldest};
 use refusals::Refusals;
 use reports::Unwritten;
 
@@ -437,23 +439,19 @@ impl Commands {
         }
     }
 
-    /// What is forgotten before it has expired must not run again: in the same write, whatever was issued no later is
-    /// refused from now on unless it is remembered. So the newcomer has to be younger, or its like would be refused as
-    /// it is taken.
+    /// What is forgotten before it has expired must not run again: what is refused from now on stands in the same
+    /// write.
     fn forget_oldest(&mut self, facts: Facts<'_>, newcomer: &VerifiedCommand) {
-        let issued_at = Unix::of_seconds(newcomer.issued_at);
-        let is_old = |at: Unix| at < issued_at && at <= lower_bound(facts);
         let over = self.ledger.iter().filter(|(_, entry)| entry.is_over());
         let dated = over.filter_map(|(id, entry)| Some((entry.stored.issued_at?, id.clone())));
-        let mut oldest: Vec<(i64, CommandId)> = dated.filter(|(at, _)| is_old(Unix::of_seconds(*at))).collect();
-        oldest.sort_unstable();
-        oldest.truncate((self.ledger.len() + 1).saturating_sub(LEDGER_MAX));
-        let Some((last, _)) = oldest.last() else { return };
-        let before = Unix::of_seconds(last.saturating_add(1));
+        let surplus = (self.ledger.len() + 1).saturating_sub(LEDGER_MAX);
+        let present_s = lower_bound(facts).0.div_euclid(1000);
+        let Some(Oldest { ids, before_s }) = oldest(dated, surplus, newcomer.issued_at, present_s) else { return };
+        let before = Unix::of_seconds(before_s);
         let before = self.careful.before.map_or(before, |known| known.max(before));
         self.careful.before = Some(before);
         let mut entries = vec![write(CAREFUL_KEY, &before)];
-        for (_, id) in oldest {
+        for id in ids {
             self.ledger.remove(&id);
             entries.push((key(&id), None));
         }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::Refusal;
 use crate::config::{Action, Budget};
+use crate::engine::commands::{MAY_HAVE_RUN, Oldest, oldest};
 use crate::engine::time::{BootId, Mono, Now};
 use crate::engine::timeline::CLAIM_AHEAD_S;
 use crate::wire::{Reason, VerifiedCommand};
@@ -29,7 +30,8 @@ const NEW_FILE: &str = "ledger.new";
 const DAMAGED_FILE: &str = "ledger.damaged";
 /// A ledger that is longer than this is none of ours.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Commands that are remembered at a time; each until its `exp`. One more is refused as `busy`.
+/// Commands that are remembered at a time; each until its `exp`. Where none of them has passed, that of the lowest
+/// `iat` makes room, and what was issued no later is refused from then on.
 const COMMANDS_MAX: usize = 1024;
 
 /// One instant.
@@ -67,12 +69,22 @@ struct State {
     /// The newest `iat` that no clock could judge: it says so, too, until a trusted clock disproves it.
     #[serde(default)]
     claimed_s: i64,
-    /// `exp` by command id.
-    commands: BTreeMap<String, i64>,
+    /// What was issued before (seconds since 1970) is refused unless it is remembered: it may have been forgotten.
+    #[serde(default)]
+    before_s: i64,
+    /// By id.
+    commands: BTreeMap<String, Validity>,
     /// By the word of the action, oldest first.
     spent: BTreeMap<String, Vec<Stamp>>,
     /// When it was found that the ledger before this one is damaged.
     careful_since: Option<Stamp>,
+}
+
+/// From when until when a command is valid, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Validity {
+    iat: i64,
+    exp: i64,
 }
 
 /// When something was.
@@ -193,16 +205,11 @@ impl State {
             return Err(Refusal::because(Reason::Replayed, format!("{id} was carried out already")));
         }
         self.judge_care(command, moment)?;
-        // Where only an `iat` says how late it is, no earlier than it has to be: the floor rises with what is
-        // forgotten.
-        if moment.trusted_ms().is_some() || self.commands.len() >= COMMANDS_MAX {
-            self.forget(skew, moment);
-        }
-        if self.commands.len() >= COMMANDS_MAX {
-            let detail = format!("{COMMANDS_MAX} unexpired commands are remembered already");
+        if !self.make_room(command, skew, moment) {
+            let detail = format!("{COMMANDS_MAX} commands are remembered, and none of them can be forgotten yet");
             return Err(Refusal::because(Reason::Busy, detail));
         }
-        self.commands.insert(id.to_owned(), command.expires_at);
+        self.commands.insert(id.to_owned(), Validity { iat: command.issued_at, exp: command.expires_at });
         // A clock that is trusted has agreed to it.
         let newest = if moment.trusted_ms().is_some() { &mut self.floor_s } else { &mut self.claimed_s };
         *newest = command.issued_at.max(*newest);
@@ -239,8 +246,11 @@ impl State {
         Ok(())
     }
 
-    /// What was issued before a ledger was lost may have been carried out then.
+    /// What was issued before a ledger was lost, or was full, may have been carried out then.
     fn judge_care(&mut self, command: &VerifiedCommand, moment: &Moment) -> Result<(), Refusal> {
+        if command.issued_at < self.before_s {
+            return Err(Refusal::because(Reason::Replayed, MAY_HAVE_RUN));
+        }
         let Some(since) = &mut self.careful_since else { return Ok(()) };
         let Some(ms) = since.unix_ms.or(moment.trusted_ms()) else {
             let detail = "the ledger was lost, and without a clock it can't be told what was issued after that";
@@ -254,12 +264,28 @@ impl State {
         Err(Refusal::because(Reason::Replayed, detail))
     }
 
-    /// Forgets the commands whose `exp` has passed. The floor rises with them: they stay expired, whatever the clock
-    /// says later.
-    fn forget(&mut self, skew: Duration, moment: &Moment) {
+    /// Forgets what can't be valid any more, and if that isn't enough what was issued before all else. False if the
+    /// ledger is full all the same.
+    fn make_room(&mut self, newcomer: &VerifiedCommand, skew: Duration, moment: &Moment) -> bool {
         let present_s = self.present_s(skew, moment);
-        let passed = self.commands.values().copied().filter(|exp| *exp <= present_s).max();
-        self.commands.retain(|_, exp| *exp > present_s);
+        // Where only an `iat` says how late it is, no earlier than it has to be: the floor rises with what is
+        // forgotten.
+        if moment.trusted_ms().is_some() || self.commands.len() >= COMMANDS_MAX {
+            self.forget_expired(present_s);
+        }
+        let surplus = (self.commands.len() + 1).saturating_sub(COMMANDS_MAX);
+        let remembered = self.commands.iter().map(|(id, validity)| (validity.iat, id.clone()));
+        if let Some(Oldest { ids, before_s }) = oldest(remembered, surplus, newcomer.issued_at, present_s) {
+            self.commands.retain(|id, _| !ids.contains(id));
+            self.before_s = self.before_s.max(before_s);
+        }
+        self.commands.len() < COMMANDS_MAX
+    }
+
+    /// The floor rises with them: they stay expired, whatever the clock says later.
+    fn forget_expired(&mut self, present_s: i64) {
+        let passed = self.commands.values().map(|validity| validity.exp).filter(|exp| *exp <= present_s).max();
+        self.commands.retain(|_, validity| validity.exp > present_s);
         self.floor_s = self.floor_s.max(passed.unwrap_or(self.floor_s));
     }
 
@@ -414,14 +440,56 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_full_ledger_forgets_nothing_that_could_come_again() {
+    const FOR_EVER: i64 = 253_402_300_799;
+
+    /// As many commands as are remembered, each issued a second after the other, and all valid until then.
+    fn full(exp: i64) -> World {
         let mut world = World::new();
-        world.1.state.commands = (0..COMMANDS_MAX).map(|n| (format!("c-{n}"), 1_009_000)).collect();
-        let one_more = command("one-more", 1_000_000, 1_009_000, None);
-        assert_eq!(world.order(&one_more, &at(1, 1, true)), Err("busy"));
+        let commands = (0..COMMANDS_MAX).zip(990_000..);
+        world.1.state.commands = commands.map(|(n, iat)| (format!("c-{n}"), Validity { iat, exp })).collect();
+        world
+    }
+
+    #[test]
+    fn a_full_ledger_takes_new_commands_and_what_it_forgets_for_them_is_not_carried_out_again() {
+        let mut world = full(FOR_EVER);
+        for n in 0..10 {
+            let newcomer = command(&format!("new-{n}"), 1_000_000, FOR_EVER, Some("n"));
+            assert_eq!(world.order(&newcomer, &at(1, 1, n % 2 == 0)), Ok(()), "{n}");
+        }
+        // What was issued in the same second as one that was forgotten can't be told from it; of the eleventh it is
+        // still known that it ran.
+        let [first, tenth, eleventh] = [0, 9, 10].map(|n| command(&format!("c-{n}"), 990_000 + n, FOR_EVER, Some("n")));
+        let twin = command("twin", 990_009, FOR_EVER, Some("n"));
+        for trusted in [true, false] {
+            for again in [&first, &tenth, &twin, &eleventh] {
+                assert_eq!(world.order(again, &at(2, 5, trusted)), Err("replayed"), "{}", again.id);
+            }
+            world.reopen(&at(2, 5, trusted));
+        }
+        let no_younger = command("no-younger", 990_010, FOR_EVER, None);
+        assert_eq!(world.order(&no_younger, &at(2, 6, true)), Err("busy"));
+        assert_eq!(world.1.state.commands.len(), COMMANDS_MAX);
+    }
+
+    #[test]
+    fn a_full_ledger_forgets_first_what_has_expired() {
+        let mut world = full(1_009_000);
         let later = command("later", 1_009_200, 1_010_000, None);
         assert_eq!(world.order(&later, &at(1, 9_400, true)), Ok(()));
+        assert_eq!((world.1.state.commands.len(), world.1.state.before_s), (1, 0));
+    }
+
+    #[test]
+    fn what_a_wrong_clock_dated_ahead_does_not_keep_a_full_ledger_from_being_used() {
+        let mut world = full(FOR_EVER);
+        let ahead = Validity { iat: 9_000_000, exp: FOR_EVER };
+        world.1.state.commands.insert("ahead".into(), ahead);
+        world.1.state.commands.remove("c-0");
+        for n in 0..3 {
+            assert_eq!(world.order(&command(&format!("new-{n}"), 1_000_000, FOR_EVER, None), &at(1, 1, true)), Ok(()));
+        }
+        assert!(world.1.state.commands.contains_key("ahead"));
     }
 
     #[test]

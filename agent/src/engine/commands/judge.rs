@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{ACTS_MAX, Commands, Facts, QUEUE_MAX, RUNBOOKS_MAX};
+use super::{ACTS_MAX, Commands, Facts, MAY_HAVE_RUN, QUEUE_MAX, RUNBOOKS_MAX};
 use crate::engine::admission::{self, Circumstances};
 use crate::engine::command::Command;
 use crate::engine::hash::hash;
@@ -35,8 +35,7 @@ impl Commands {
         let fresh = command.nonce.as_deref() == Some(facts.nonce);
         judge_time(facts, command, fresh)?;
         if self.careful.before.is_some_and(|before| Unix::of_seconds(command.issued_at) < before) {
-            let detail = "issued before all that is remembered, so that it may have run: send it anew, with a new id";
-            return Err((Reason::Replayed, detail.into()));
+            return Err((Reason::Replayed, MAY_HAVE_RUN.into()));
         }
         let parsed = Command::parse(command)?;
         if !matches!(parsed, Command::Ping) {
