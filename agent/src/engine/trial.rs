@@ -5,7 +5,7 @@
 //! no slots and no links; a trial's time counts within a boot, because what happens over boots is the bootloader's to
 //! count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,14 +60,14 @@ struct Target {
     leaving: bool,
     /// When something may be tried again.
     again: Mono,
-    /// What was told of it, not to be told again.
-    told: Option<&'static str>,
+    /// What was told of it, and of which wish, not to be told again.
+    told: BTreeSet<(Wish, &'static str)>,
     /// That it can't be marked good was told.
     mark_refused: bool,
 }
 
 /// What is to be done about a release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Wish {
     MarkGood,
     Leave,
@@ -85,7 +85,15 @@ pub(super) struct Releases {
 
 impl Target {
     const fn new(stored: Stored) -> Self {
-        Self { stored, healthy_since: None, act: None, leaving: false, again: Mono(0), told: None, mark_refused: false }
+        Self {
+            stored,
+            healthy_since: None,
+            act: None,
+            leaving: false,
+            again: Mono(0),
+            told: BTreeSet::new(),
+            mark_refused: false,
+        }
     }
 
     /// What is due.
@@ -111,13 +119,9 @@ impl Target {
     fn deadline(&self, rollback: &Rollback) -> Option<Mono> {
         let trial = self.stored.trial.as_ref().filter(|_| self.act.is_none() && !self.leaving)?;
         let good = self.healthy_since.map(|since| since.after(rollback.settle));
-        let over = Some(trial.begun.mono.after(rollback.trial)).filter(|_| self.told != Some(KEPT));
+        let over = Some(trial.begun.mono.after(rollback.trial)).filter(|_| !self.told.contains(&MOURNED));
         let at = [good, over].into_iter().flatten().min()?;
         Some(at.max(self.again))
-    }
-
-    fn told_once(&mut self, word: &'static str) -> bool {
-        self.told.replace(word) != Some(word)
     }
 }
 
@@ -137,6 +141,8 @@ impl Speaks {
 
 /// The event of a release that is bad and stays.
 const KEPT: &str = "release_kept";
+/// That it was told.
+const MOURNED: (Wish, &str) = (Wish::Mourn, KEPT);
 
 impl Releases {
     pub(super) fn restore(state: &[(String, Bytes)]) -> Self {
@@ -180,7 +186,7 @@ impl Releases {
                 *other = Some(Trial { release: name.as_str().into(), begun: at, last_chance });
                 known.healthy_since = None;
                 known.again = Mono(0);
-                known.told = None;
+                known.told.clear();
                 known.mark_refused = false;
                 (true, Some(told("release_on_trial", target, name)))
             }
@@ -191,7 +197,7 @@ impl Releases {
         let reached = self.reached;
         self.targets.iter_mut().find_map(|(name, target)| {
             let wish = target.wish(now, config.rollback.get(name)?, reached && !speaks.against(name))?;
-            (wish != Wish::Mourn || target.told_once(KEPT)).then(|| (name.clone(), wish))
+            (wish != Wish::Mourn || target.told.insert(MOURNED)).then(|| (name.clone(), wish))
         })
     }
 
@@ -385,7 +391,8 @@ impl Engine {
     fn put_trial_off(&mut self, now: Now, target: &str, act: &Act, reason: &'static str, detail: &str) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
         known.again = now.mono.after(AGAIN);
-        if known.told_once(reason) {
+        let wish = if matches!(act, Act::MarkGood { .. }) { Wish::MarkGood } else { Wish::Leave };
+        if known.told.insert((wish, reason)) {
             self.record_event(now, tried(act, target, Status::Rejected).with("reason", reason).with("detail", detail));
         }
     }

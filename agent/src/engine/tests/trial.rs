@@ -307,3 +307,54 @@ fn a_command_ends_the_trial_by_marking_the_release() {
     assert_eq!((world.acted.clone(), world.statuses("m").last().unwrap().as_str()), (vec![mark()], "SUCCEEDED"));
     assert_eq!(told(&world), ["release_on_trial 2.0", "release_good 2.0"]);
 }
+
+/// Reason of each refusal of a release's act that the fleet was told of, each once.
+fn refusals(world: &World) -> Vec<(String, String)> {
+    let mut told = std::collections::BTreeMap::new();
+    for got in world.got.iter().filter(|got| got.body["remediation"]["status"] == "REJECTED") {
+        let text = |key: &str| got.body["remediation"][key].as_str().unwrap().to_owned();
+        told.insert(got.body["seq"].as_u64(), (text("action"), text("reason")));
+    }
+    told.into_values().collect()
+}
+
+#[test]
+fn what_keeps_a_release_from_being_left_by_turns_is_told_once_each() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    let file = Some("an update is under way".to_owned());
+    for turn in 0..6 {
+        world.inhibited = file.clone().filter(|_| turn % 2 == 0);
+        world.set(Metric::BatteryExternalPower, Some(false));
+        world.set(Metric::BatteryPresent, Some(true));
+        world.set(Metric::BatteryChargePct, Some(5.0));
+        world.advance(11 * MINUTE);
+    }
+    let told = refusals(&world);
+    assert_eq!(told, [("rollback".into(), "inhibited".into()), ("rollback".into(), "low_battery".into())]);
+}
+
+#[test]
+fn that_a_release_stays_is_told_once_also_where_it_can_not_be_marked_between() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(11 * MINUTE);
+    runs(&mut world, "0.9");
+    world.advance(11 * MINUTE);
+    let mut config = config_with(CONFIG);
+    config.remediation.dry_run = true;
+    config.remediation.allow.clear();
+    world.input(Input::Reconfigure(Box::new(config)));
+    for _ in 0..3 {
+        world.set(Metric::HostMemUsed, Some(50.0));
+        world.advance(15 * MINUTE);
+        world.set(Metric::HostMemUsed, Some(95.0));
+        world.advance(15 * MINUTE);
+    }
+    let kept = world.got.iter().filter(|got| got.body["name"] == "release_kept");
+    let seqs: std::collections::BTreeSet<_> = kept.map(|got| got.body["seq"].as_u64()).collect();
+    assert_eq!(seqs.len(), 1);
+    assert!(!refusals(&world).is_empty(), "it could not be marked");
+}
