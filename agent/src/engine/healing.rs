@@ -397,7 +397,8 @@ impl Engine {
         self.effects.log(LogLevel::Error, "the machine did not reboot: going on");
         self.effects.reopen();
         let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
-        self.put_beginning(vec![write(RUN_KEY, &run)]);
+        let left = self.left_of_beginning();
+        self.put_beginning([vec![write(RUN_KEY, &run)], left].concat());
         let passed_over = std::mem::take(&mut self.passed_over);
         self.incidents.miss(passed_over);
         self.pace.restart(now.mono, &self.config.telemetry);

@@ -280,7 +280,18 @@ impl Engine {
     /// The same once more, where the store refused it: without it the next start would take the run before for this
     /// one.
     pub(super) fn begin_again(&mut self) {
-        let Some(mut entries) = self.beginning.take() else { return };
+        if let Some(entries) = self.take_beginning() {
+            self.put_beginning(entries);
+        }
+    }
+
+    /// What of that is still to be written, but for the mark of the run.
+    pub(super) fn left_of_beginning(&mut self) -> Vec<Write> {
+        self.take_beginning().into_iter().flatten().filter(|(key, _)| key != RUN_KEY).collect()
+    }
+
+    fn take_beginning(&mut self) -> Option<Vec<Write>> {
+        let mut entries = self.beginning.take()?;
         // It may have a date by now.
         let careful = careful_entries(self.commands.careful());
         for (key, value) in &mut entries {
@@ -288,12 +299,7 @@ impl Engine {
                 value.clone_from(now);
             }
         }
-        self.put_beginning(entries);
-    }
-
-    /// What of that is still to be written, but for the mark of the run.
-    pub(super) fn take_beginning(&mut self) -> impl Iterator<Item = Write> + use<> {
-        self.beginning.take().into_iter().flatten().filter(|(key, _)| key != RUN_KEY)
+        Some(entries)
     }
 
     /// What ended the run before is told with the beginning of this one: it could not tell that itself.

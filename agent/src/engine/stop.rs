@@ -88,10 +88,13 @@ impl Engine {
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));
         let run = Run { at: self.timeline.stamp(now.mono), clean: true, reboot: why.map(Into::into) };
         let mut entries = vec![write(RUN_KEY, &run), self.seqs.end()];
-        entries.extend(self.take_beginning());
+        let left = self.left_of_beginning();
+        entries.extend(left.iter().cloned());
         let saved = self.timeline.save();
         entries.extend(self.timeline_entries(&saved));
-        self.effects.put(Purpose::Bookkeeping, entries);
+        self.effects.put(Purpose::Began, entries);
+        // The store may refuse it again, and then the machine stay up.
+        self.beginning = Some(left).filter(|left| !left.is_empty());
         self.outbox.store_held(now.mono, &mut self.effects);
         self.outbox.commit(&mut self.effects);
         self.session.flow.publish_due(&self.outbox);

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::world::{World, config_with, outcome, restart};
-use crate::config::CheckedConfig;
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreOp};
+use super::world::{Got, World, config_with, outcome, restart};
+use crate::config::{Action, CheckedConfig};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -580,4 +580,34 @@ fn the_ladder_that_saves_power_need_not_be_written_down() {
     world.advance(2 * MINUTE);
     assert!(pace(&mut world).0 <= 11);
     assert!(is(&told(&world), &[("save_power", "IN_PROGRESS"), ("save_power", "SUCCEEDED")]), "{:?}", told(&world));
+}
+
+#[test]
+fn a_stop_that_is_taken_back_where_the_store_refused_twice_leaves_the_agent_careful() {
+    let mut config = config_with("");
+    config.remediation.budget.remove(&Action::Reboot);
+    let mut world = up_for_long(config);
+    let issued = world.now.wall.unix.0 / 1_000;
+    // The journal is lost without a word of it: the records say so.
+    world.store.state.clear();
+    let is_mark = |op: &StoreOp| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "run"));
+    world.refuse(is_mark, StoreFault::NoSpace { what: "put".into() });
+    world.advance(MINUTE);
+    world.crash();
+    world.advance(10 * SECOND);
+    world.command("b-1", "reboot", json!({}), 1);
+    world.settle();
+    world.advance(10 * SECOND);
+    assert_eq!(world.acted, [Act::Reboot]);
+    world.refuse_nothing();
+    world.advance(3 * MINUTE);
+    assert_eq!(world.results("b-1").last().unwrap()["reason"], "same_boot", "the machine stayed up");
+    world.crash();
+    world.advance(10 * SECOND);
+    let args = json!({"unit": "app.service"});
+    let claims =
+        json!({"jti": "old", "iat": issued, "exp": issued + 6_000, "cmd": {"name": "restart_unit", "args": args}});
+    world.claims(claims, 2);
+    world.settle();
+    assert_eq!(world.results("old").last().unwrap()["reason"], "replayed");
 }
