@@ -1,5 +1,6 @@
 //! How often a disruptive action may run: at most so many within a window. Spending is journaled with the command that
-//! spends it, so that neither a crash nor a reboot refills it. Age is judged by boot id and monotonic time.
+//! spends it, so that neither a crash nor a reboot refills it; what turns out not to have been done is given back after
+//! that, so that a crash in between costs a try. Age is judged by boot id and monotonic time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,6 +25,13 @@ pub struct Ledger {
 #[derive(Debug, Default, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Spent(#[n(0)] Vec<Stamp>);
+
+/// What an act has spent, for as long as it may turn out not to have been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spending {
+    action: Action,
+    at: Stamp,
+}
 
 impl Ledger {
     /// Takes over what was stored for an action.
@@ -60,14 +68,29 @@ impl Ledger {
     }
 
     /// Spends one; what is returned is to be stored. Actions without a budget aren't kept.
-    pub fn spend(&mut self, action: Action, budget: Option<&Budget>, timeline: &Timeline, now: Now) -> Option<Spent> {
+    pub fn spend(
+        &mut self,
+        action: Action,
+        budget: Option<&Budget>,
+        timeline: &Timeline,
+        now: Now,
+    ) -> Option<(Spent, Spending)> {
         let budget = budget?;
+        let at = timeline.stamp(now.mono);
         let spent = self.spent.entry(action).or_default();
         spent.0.retain(|stamp| timeline.age(*stamp, now) < budget.window);
-        spent.0.push(timeline.stamp(now.mono));
+        spent.0.push(at);
         let surplus = spent.0.len().saturating_sub(SPENT_MAX.min(usize::try_from(budget.count).unwrap_or(SPENT_MAX)));
         spent.0.drain(..surplus);
-        Some(spent.clone())
+        Some((spent.clone(), Spending { action, at }))
+    }
+
+    /// Takes a spending back: nothing was done for it. What is returned is to be stored.
+    pub fn give_back(&mut self, spending: Spending) -> Option<(Action, Spent)> {
+        let spent = self.spent.get_mut(&spending.action)?;
+        let place = spent.0.iter().rposition(|stamp| *stamp == spending.at)?;
+        spent.0.remove(place);
+        Some((spending.action, spent.clone()))
     }
 }
 
@@ -101,10 +124,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_back_is_what_was_spent_then_and_once() {
+        let (mut ledger, timeline) = (Ledger::default(), timeline(1));
+        let spend = |ledger: &mut Ledger, s| ledger.spend(Action::Reboot, Some(&BUDGET), &timeline, now(s)).unwrap().1;
+        let [first, _] = [0, 10].map(|s| spend(&mut ledger, s));
+        let left = ledger.give_back(first).unwrap();
+        assert_eq!(left, (Action::Reboot, Spent(vec![timeline.stamp(now(10).mono)])));
+        assert_eq!(ledger.give_back(first), None);
+        spend(&mut ledger, 20);
+        assert!(!ledger.has_left(Action::Reboot, Some(&BUDGET), &timeline, now(3_605)), "the second still counts");
+    }
+
+    #[test]
     fn a_reboot_does_not_refill_a_budget_when_no_clock_says_how_long_it_took() {
         let (mut before, mut after) = (Ledger::default(), Ledger::default());
         let spent = [1, 2].map(|s| before.spend(Action::Reboot, Some(&BUDGET), &timeline(1), now(s)));
-        let stored = minicbor::to_vec(spent[1].clone().unwrap()).unwrap();
+        let stored = minicbor::to_vec(spent[1].clone().unwrap().0).unwrap();
         after.restore(Action::Reboot, minicbor::decode(&stored).unwrap());
         assert!(!after.has_left(Action::Reboot, Some(&BUDGET), &timeline(2), now(60)));
         assert!(after.has_left(Action::Reboot, Some(&BUDGET), &timeline(2), now(3_600)));

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::admission::Power;
-use super::budget::{Ledger as Budgets, Spent};
+use super::budget::{Ledger as Budgets, Spending, Spent};
 use super::command::{Command, Intervals};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
@@ -178,6 +178,7 @@ impl Commands {
             }
             Purpose::Begun(id) if written => self.act(facts, id),
             Purpose::Begun(id) => {
+                self.unspend(id);
                 self.finish(id, Status::Failed, Some(Reason::StoreFailed.word()), None, None);
                 self.begin_queued(facts);
             }
@@ -225,6 +226,7 @@ impl Commands {
         let Some(id) = self.running.remove(&act) else { return false };
         if let Some(entry) = self.ledger.get_mut(&id) {
             entry.stored.reason = Some(Reason::NeedsReboot.word().into());
+            entry.spending = None;
             let entries = vec![put(&id, &entry.stored)];
             self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
         }
@@ -249,15 +251,26 @@ impl Commands {
         self.ledger.get(id).is_some_and(|entry| &*entry.stored.name == Action::Quarantine.word())
     }
 
-    /// Spends the budget of an act; what is returned is to be journaled with it.
-    pub fn spend(&mut self, facts: Facts<'_>, act: &Act) -> Option<Write> {
+    /// Spends the budget of an act: what is to be journaled with it, and what can be given back.
+    pub fn spend(&mut self, facts: Facts<'_>, act: &Act) -> Option<(Write, Spending)> {
         if !act.spends() {
             return None;
         }
         let action = act.action();
         let budget = facts.config.remediation.budget.get(&action);
-        let spent = self.budgets.spend(action, budget, facts.timeline, facts.now)?;
-        Some(write(format!("{BUDGET_KEY}{}", action.word()), &spent))
+        let (spent, spending) = self.budgets.spend(action, budget, facts.timeline, facts.now)?;
+        Some((budget_entry(action, &spent), spending))
+    }
+
+    /// Gives back what an act has spent that was not done after all; what is returned is to be stored.
+    pub fn give_back(&mut self, spending: Spending) -> Option<Write> {
+        let (action, spent) = self.budgets.give_back(spending)?;
+        Some(budget_entry(action, &spent))
+    }
+
+    /// What the act of a command has spent, which was not done.
+    pub fn take_spending(&mut self, effect: EffectId) -> Option<Spending> {
+        self.ledger.get_mut(self.running.get(&effect)?)?.spending.take()
     }
 
     /// When the budget of an act has room again; `None` where that isn't known.
@@ -270,8 +283,7 @@ impl Commands {
     /// Counts every budget as spent; what is returned is to be stored.
     pub fn exhaust_budgets(&mut self, facts: Facts<'_>) -> Vec<Write> {
         let spend = |(action, budget): (&Action, &crate::config::Budget)| {
-            let spent = self.budgets.exhaust(*action, budget, facts.timeline, facts.now);
-            write(format!("{BUDGET_KEY}{}", action.word()), &spent)
+            budget_entry(*action, &self.budgets.exhaust(*action, budget, facts.timeline, facts.now))
         };
         facts.config.remediation.budget.iter().map(spend).collect()
     }
@@ -471,8 +483,11 @@ impl Commands {
         // With the command: an agent that is killed must not take one that had expired for a fresh one.
         let claimed = self.issued_at.filter(|issued_at| *issued_at > facts.timeline.floor());
         entries.extend(claimed.map(|claimed| write(CLAIM_KEY, &claimed)));
+        let mut spending = None;
         if let (false, Some(act)) = (waits, parsed.act()) {
-            entries.extend(self.spend(facts, act));
+            let (spent, spends) = self.spend(facts, act).unzip();
+            spending = spends;
+            entries.extend(spent);
             entries.extend(intent(facts, &command.id, act));
         }
         let timeout = command.timeout_s.map(Duration::from_secs);
@@ -482,6 +497,7 @@ impl Commands {
             begins_at,
             pkids: pkid.into_iter().collect(),
             timeout,
+            spending,
             ..Entry::new(stored)
         };
         self.ledger.insert(command.id.clone(), entry);
@@ -512,6 +528,7 @@ impl Commands {
     /// Nothing was begun. What was to be journaled may stand on the disk all the same, so the refusal is journaled over
     /// it before anybody is told.
     fn not_journaled(&mut self, id: &CommandId) {
+        self.unspend(id);
         self.queue.retain(|queued| queued != id);
         let Some(entry) = self.ledger.get(id) else { return };
         if entry.ending {
@@ -567,6 +584,14 @@ impl Commands {
         }
     }
 
+    /// It was not begun: what it has spent is given back.
+    fn unspend(&mut self, id: &CommandId) {
+        let spending = self.ledger.get_mut(id).and_then(|entry| entry.spending.take());
+        if let Some(entry) = spending.and_then(|spending| self.give_back(spending)) {
+            self.steps.push_back(Step::Journal(Purpose::Bookkeeping, vec![entry]));
+        }
+    }
+
     fn take_token(&mut self, id: &CommandId) -> Option<Box<str>> {
         self.ledger.get_mut(id)?.token.take()
     }
@@ -589,6 +614,10 @@ impl Commands {
     fn log(&mut self, level: LogLevel, text: String) {
         self.steps.push_back(Step::Log(level, text));
     }
+}
+
+fn budget_entry(action: Action, spent: &Spent) -> Write {
+    write(format!("{BUDGET_KEY}{}", action.word()), spent)
 }
 
 /// What is journaled with the beginning of an act beside the command.

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Engine;
 use super::admission::Power;
+use super::budget::Spending;
 use super::commands::{Commands, Facts};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, Effect, EffectId, LogLevel, Own, StopReason, Trigger};
@@ -149,7 +150,9 @@ impl Engine {
                 Step::Tell(event) => self.record_event(now, event),
                 Step::Note(entry) => self.effects.put(Purpose::Bookkeeping, vec![entry]),
                 Step::Journal { rule, entry, act } => {
-                    let spent = self.with_commands(now, |commands, facts| commands.spend(facts, &act));
+                    let (spent, spending) =
+                        self.with_commands(now, |commands, facts| commands.spend(facts, &act)).unzip();
+                    self.remedies.spent(&rule, spending);
                     let by = Trigger::Rule(rule.clone());
                     let intent = quarantine::intent(&act, &by, self.timeline.stamp(now.mono));
                     let entries = [Some(entry), spent, intent].into_iter().flatten().collect();
@@ -191,6 +194,21 @@ impl Engine {
         if let Some(entry) = self.quarantine.as_it_is().filter(|_| enters) {
             self.effects.put(Purpose::Bookkeeping, vec![entry]);
         }
+    }
+
+    /// What was not done after all spends nothing.
+    pub(super) fn give_back(&mut self, spending: Option<Spending>) {
+        if let Some(entry) = spending.and_then(|spending| self.commands.give_back(spending)) {
+            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        }
+    }
+
+    /// The same of an act that was handed over, whoever wanted it.
+    fn give_back_of(&mut self, act: EffectId) {
+        let of_ladder = self.remedies.take_spending_of(act);
+        let spending = of_ladder.or_else(|| self.commands.take_spending(act));
+        let spending = spending.or_else(|| self.releases.take_spending_of(act));
+        self.give_back(spending);
     }
 
     /// Hands an act to the runtime.
@@ -265,6 +283,9 @@ impl Engine {
     pub(super) fn acted(&mut self, now: Now, id: EffectId, mut outcome: ActOutcome) {
         self.effects.complete(id);
         self.quarantine_changed(now, id, &outcome);
+        if remedies::refusal(&outcome).is_some() {
+            self.give_back_of(id);
+        }
         self.tell_attachment(now, id, &mut outcome);
         if self.snapshots.remove(&id).is_some() {
             return;
@@ -333,6 +354,7 @@ impl Engine {
         if waits {
             self.reboot = None;
             self.acted(now, effect, ActOutcome::canceled("canceled before the goodbye"));
+            self.give_back_of(effect);
         }
         waits
     }

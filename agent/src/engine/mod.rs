@@ -433,6 +433,8 @@ impl Engine {
                 let written = fault.is_none();
                 let given_up = self.with_remedies(now, |remedies, facts| remedies.journaled(facts, &rule, written));
                 if let Some(act) = given_up {
+                    let spending = self.remedies.take_spending(&rule);
+                    self.give_back(spending);
                     self.take_back(&act);
                     // The configuration may have wanted another ladder meanwhile.
                     self.resume_remedies(now);

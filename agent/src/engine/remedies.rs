@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::admission::Refusal;
+use super::budget::Spending;
 use super::io::{Act, ActOutcome, ActStatus, EffectId};
 use super::keyed::{BOOTS_KEY, REMEDY_KEY, Write};
 use super::observation::Severity;
@@ -250,6 +251,23 @@ impl Remedies {
         None
     }
 
+    /// What the step that is on its way into the journal has spent.
+    pub fn spent(&mut self, rule: &str, spending: Option<Spending>) {
+        if let Some(run) = self.runs.get_mut(rule) {
+            run.spending = spending;
+        }
+    }
+
+    /// What a rule's step has spent that was not begun.
+    pub fn take_spending(&mut self, rule: &str) -> Option<Spending> {
+        self.runs.get_mut(rule)?.spending.take()
+    }
+
+    /// The same of an act.
+    pub fn take_spending_of(&mut self, effect: EffectId) -> Option<Spending> {
+        self.runs.values_mut().find(|run| run.effect == Some(effect))?.spending.take()
+    }
+
     /// The act of a rule's step was handed to the runtime under this id.
     pub fn acting(&mut self, rule: &str, effect: EffectId) {
         if let Some(run) = self.runs.get_mut(rule) {
@@ -328,6 +346,7 @@ impl Remedies {
         let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(act)) else { return false };
         run.effect = Some(reboot);
         run.stored.awaits_boot = true;
+        run.spending = None;
         let entry = run.entry(rule);
         self.steps.push_back(Step::Note(entry));
         true

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 use super::Engine;
+use super::budget::Spending;
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
 use super::keyed::{RELEASE_KEY, Write, write};
@@ -58,6 +59,8 @@ struct Target {
     act: Option<(EffectId, Wish)>,
     /// It is to be left, which is on its way into the journal.
     leaving: bool,
+    /// What leaving it has spent.
+    spending: Option<Spending>,
     /// When something may be tried again.
     again: Mono,
     /// What was told of it, and of which wish, not to be told again.
@@ -90,6 +93,7 @@ impl Target {
             healthy_since: None,
             act: None,
             leaving: false,
+            spending: None,
             again: Mono(0),
             told: BTreeSet::new(),
             mark_refused: false,
@@ -220,6 +224,11 @@ impl Releases {
         self.targets.values().filter_map(|target| target.act).filter(|(_, wish)| *wish == Wish::Leave).map(|(id, _)| id)
     }
 
+    /// What an act has spent that was not done.
+    pub(super) fn take_spending_of(&mut self, act: EffectId) -> Option<Spending> {
+        self.targets.values_mut().find(|target| target.act.is_some_and(|(id, _)| id == act))?.spending.take()
+    }
+
     /// What is on its way into the journal is not begun.
     pub(super) fn stay(&mut self) {
         self.targets.values_mut().for_each(|target| target.leaving = false);
@@ -279,7 +288,11 @@ impl Engine {
                         known.leaving = true;
                         known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = true);
                     }
-                    let spent = self.with_commands(now, |commands, facts| commands.spend(facts, &act));
+                    let (spent, spending) =
+                        self.with_commands(now, |commands, facts| commands.spend(facts, &act)).unzip();
+                    if let Some(known) = self.releases.targets.get_mut(&target) {
+                        known.spending = spending;
+                    }
                     let entries = self.releases.entry(&target).into_iter().chain(spent).collect();
                     self.effects.put(Purpose::Trial(target), entries);
                 }
@@ -304,6 +317,10 @@ impl Engine {
     pub(super) fn trial_journaled(&mut self, now: Now, target: &str, written: bool) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
         let goes = std::mem::take(&mut known.leaving);
+        if !goes || !written {
+            let spending = known.spending.take();
+            self.give_back(spending);
+        }
         let act = Act::Rollback { target: target.to_owned(), to: None };
         if !goes {
             // Its last chance is spent with that: whoever pressed the red button doesn't want it tried again.
@@ -317,7 +334,9 @@ impl Engine {
             }
             return;
         }
-        known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
+        if let Some(known) = self.releases.targets.get_mut(target) {
+            known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
+        }
         self.put_trial_off(now, target, &act, Reason::StoreFailed.word(), "the journal could not be written");
     }
 
@@ -329,6 +348,7 @@ impl Engine {
         };
         let target = target.clone();
         let wish = known.act.take().map(|(_, wish)| wish);
+        known.spending = None;
         known.again = now.mono.after(AGAIN);
         let marked = wish == Some(Wish::MarkGood) && outcome.status == ActStatus::Succeeded;
         if let Some(Trial { release, .. }) = known.stored.trial.take_if(|_| marked) {

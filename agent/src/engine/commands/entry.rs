@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 
+use crate::engine::budget::Spending;
 use crate::engine::command::Command;
 use crate::engine::io::{Act, Trigger};
 use crate::engine::keyed::{COMMAND_KEY, Write, write};
@@ -34,6 +35,8 @@ pub(super) struct Entry {
     pub(super) pkids: Vec<u16>,
     pub(super) durable: bool,
     pub(super) timeout: Option<Duration>,
+    /// What its act has spent.
+    pub(super) spending: Option<Spending>,
     /// All that is kept of what it printed, until that was reported; the journal keeps the end of it.
     pub(super) output: Option<Box<str>>,
     pub(super) progress_pct: u8,
@@ -84,6 +87,7 @@ impl Entry {
             pkids: Vec::new(),
             durable: false,
             timeout: None,
+            spending: None,
             output: None,
             progress_pct: 0,
             report_seq: None,

@@ -66,8 +66,9 @@ impl Commands {
     }
 
     fn begin(&mut self, facts: Facts<'_>, id: &CommandId, act: &Act) {
-        let spent = self.spend(facts, act);
+        let (spent, spending) = self.spend(facts, act).unzip();
         let Some(entry) = self.ledger.get_mut(id) else { return };
+        entry.spending = spending;
         entry.stored.status = Status::InProgress;
         entry.stored.detail = None;
         entry.stored.boot = Some(facts.timeline.boot());
@@ -82,6 +83,7 @@ impl Commands {
         if self.ledger.get(id).and_then(Entry::act).is_none() {
             return false;
         }
+        self.unspend(id);
         let detail = "canceled before it began".to_owned();
         self.finish(id, Status::Canceled, Some(Reason::Canceled.word()), Some(detail), None);
         true

@@ -7,6 +7,7 @@ use minicbor::{Decode, Encode};
 
 use super::Facts;
 use crate::config::{self, CheckedConfig};
+use crate::engine::budget::Spending;
 use crate::engine::io::{Act, EffectId, Trigger};
 use crate::engine::keyed::{REMEDY_KEY, Write, write};
 use crate::engine::observation::Severity;
@@ -120,6 +121,8 @@ pub(super) struct Run {
     pub(super) effect: Option<EffectId>,
     /// What is on its way into the journal, as it was admitted.
     pub(super) admitted: Option<Act>,
+    /// What that has spent.
+    pub(super) spending: Option<Spending>,
     /// What was written of it last.
     noted: Option<Stored>,
 }
@@ -135,6 +138,7 @@ impl Run {
             told: None,
             effect: None,
             admitted: None,
+            spending: None,
             noted: None,
         }
     }

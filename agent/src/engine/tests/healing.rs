@@ -582,6 +582,117 @@ fn the_ladder_that_saves_power_need_not_be_written_down() {
     assert!(is(&told(&world), &[("save_power", "IN_PROGRESS"), ("save_power", "SUCCEEDED")]), "{:?}", told(&world));
 }
 
+/// Each action once.
+const ONCE: &str = r#"
+    [remediation.budget]
+    restart_unit = "1/1h"
+    reboot = "1/24h"
+"#;
+
+fn refused(reason: &str) -> ActOutcome {
+    ActOutcome { reason: Some(reason.into()), ..outcome(ActStatus::Rejected) }
+}
+
+#[test]
+fn a_step_that_was_inhibited_as_it_began_spends_nothing() {
+    let mut world = up_for_long(config_with(&format!("{LADDER}{ONCE}")));
+    world.acts_succeed = false;
+    memory(&mut world, 95.0);
+    for tries in 1..=3 {
+        let (id, act) = world.acts.pop().expect("it is tried again within the hour");
+        assert_eq!((act, world.acted.len()), (restart("app.service"), tries));
+        world.input(Input::ActDone { id, outcome: refused("inhibited") });
+        world.advance(5 * MINUTE);
+    }
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    memory(&mut world, 50.0);
+    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.settle();
+    assert_eq!(world.results("r-1").last().unwrap()["reason"], "budget_spent", "it was done then");
+}
+
+#[test]
+fn a_command_that_was_refused_as_it_began_or_taken_back_before_spends_nothing() {
+    let mut world = up_for_long(config_with(ONCE));
+    world.acts_succeed = false;
+    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.settle();
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: refused("not_allowed") });
+    world.command("b-1", "reboot", json!({"delay_s": 60}), 2);
+    world.settle();
+    world.command("c-1", "cancel", json!({"command_id": "b-1"}), 3);
+    world.settle();
+    world.refuse(
+        |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/r-2")),
+        StoreFault::Busy,
+    );
+    world.command("r-2", "restart_unit", json!({"unit": "app.service"}), 4);
+    world.settle();
+    world.refuse_nothing();
+    world.acts_succeed = true;
+    world.crash();
+    world.advance(2 * SECOND);
+    world.command("r-3", "restart_unit", json!({"unit": "app.service"}), 5);
+    world.settle();
+    world.command("b-3", "reboot", json!({}), 6);
+    world.settle();
+    world.advance(10 * SECOND);
+    assert_eq!(world.acted, [restart("app.service"), restart("app.service"), Act::Reboot]);
+    world.reboot();
+    world.advance(11 * MINUTE);
+    for (id, name, args) in [("r-4", "restart_unit", json!({"unit": "app.service"})), ("b-4", "reboot", json!({}))] {
+        world.command(id, name, args, 7);
+        world.settle();
+        assert_eq!(world.results(id).last().unwrap()["reason"], "budget_spent", "{id}");
+    }
+}
+
+#[test]
+fn what_is_canceled_while_it_runs_has_spent() {
+    let mut world = up_for_long(config_with(ONCE));
+    world.acts_succeed = false;
+    world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.settle();
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Canceled) });
+    world.command("r-2", "restart_unit", json!({"unit": "app.service"}), 2);
+    world.settle();
+    assert_eq!(world.results("r-2").last().unwrap()["reason"], "budget_spent");
+}
+
+/// Crashes between each pair of steps of an act that is refused as it begins, and what is given back of it.
+#[test]
+fn no_crash_makes_more_of_a_budget_than_it_has() {
+    for crash_after in 0..24 {
+        let mut world = World::with(config_with(ONCE));
+        world.advance(SECOND);
+        world.acts_succeed = false;
+        world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 1);
+        let mut refusals = 1;
+        for _ in 0..crash_after {
+            if !world.step_effect() && !world.step() {
+                if let Some((id, _)) = world.acts.pop() {
+                    world.enqueue(Input::ActDone { id, outcome: refused("inhibited") });
+                    refusals = 0;
+                }
+            }
+        }
+        let begun = world.acted.len();
+        world.crash();
+        world.acts_succeed = true;
+        world.advance(2 * SECOND);
+        for id in ["r-2", "r-3"] {
+            world.command(id, "restart_unit", json!({"unit": "app.service"}), 2);
+            world.settle();
+            world.advance(2 * SECOND);
+        }
+        let done = world.acted.len() - begun + begun * refusals;
+        assert!(done <= 1, "{done} times, crash after {crash_after}: {:?}", world.acted);
+    }
+}
+
 #[test]
 fn a_stop_that_is_taken_back_where_the_store_refused_twice_leaves_the_agent_careful() {
     let mut config = config_with("");

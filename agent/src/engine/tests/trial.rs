@@ -308,6 +308,57 @@ fn a_command_ends_the_trial_by_marking_the_release() {
     assert_eq!(told(&world), ["release_on_trial 2.0", "release_good 2.0"]);
 }
 
+#[test]
+fn a_rollback_that_the_red_button_took_back_or_somebody_held_off_spends_nothing() {
+    let mut world = World::with(config_with(&CONFIG.replace("3/24h", "1/24h")));
+    world.set(Metric::BatteryExternalPower, Some(true));
+    runs(&mut world, "1.0");
+    world.advance(30 * MINUTE);
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(9 * MINUTE);
+    world.stall_store_at(
+        |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/stop")),
+    );
+    world.command("stop", "cancel_all", serde_json::json!({}), 1);
+    world.settle();
+    world.advance(2 * MINUTE);
+    world.store_answers();
+    world.advance(MINUTE);
+    assert_eq!(world.acted, []);
+    world.acts_succeed = false;
+    world.command("one", "rollback", serde_json::json!({"target": "app"}), 2);
+    world.settle();
+    let (id, _) = world.acts.pop().expect("nothing was spent");
+    let inhibited = ActOutcome { reason: Some("inhibited".into()), ..outcome(ActStatus::Rejected) };
+    world.input(Input::ActDone { id, outcome: inhibited });
+    world.command("other", "rollback", serde_json::json!({"target": "app"}), 3);
+    world.settle();
+    assert_eq!(world.acted, [leave(), leave()]);
+}
+
+#[test]
+fn a_rollback_that_was_done_stays_spent_whatever_becomes_of_the_next_mark() {
+    let mut world = World::with(config_with(&CONFIG.replace("3/24h", "1/24h")));
+    world.set(Metric::BatteryExternalPower, Some(true));
+    runs(&mut world, "1.0");
+    world.advance(30 * MINUTE);
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(11 * MINUTE);
+    runs(&mut world, "0.9");
+    world.set(Metric::HostMemUsed, Some(50.0));
+    world.acts_succeed = false;
+    world.advance(11 * MINUTE);
+    assert_eq!(world.acted, [leave(), mark()]);
+    let (id, _) = world.acts.pop().unwrap();
+    let refused = ActOutcome { reason: Some("not_allowed".into()), ..outcome(ActStatus::Rejected) };
+    world.input(Input::ActDone { id, outcome: refused });
+    world.command("one", "rollback", serde_json::json!({"target": "app"}), 1);
+    world.settle();
+    assert_eq!(world.results("one").last().unwrap()["reason"], "budget_spent");
+}
+
 /// Reason of each refusal of a release's act that the fleet was told of, each once.
 fn refusals(world: &World) -> Vec<(String, String)> {
     let mut told = std::collections::BTreeMap::new();
