@@ -569,7 +569,8 @@ fn came_back_soon(facts: Facts<'_>, before: &Stored, ladder: &str) -> bool {
 }
 
 /// Why whoever was to do it would not: nothing was done.
-pub(super) fn refusal(outcome: &ActOutcome) -> Option<Reason> {
+#[must_use]
+pub fn refusal(outcome: &ActOutcome) -> Option<Reason> {
     let reason = outcome.reason.as_deref().and_then(Reason::from_word);
     match outcome.status {
         // Root's own words for it are in the detail.

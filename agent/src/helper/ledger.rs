@@ -180,6 +180,19 @@ impl Ledger {
         Ok(())
     }
 
+    /// Gives back what was spent at that moment, by an act that was not done: somebody inhibits it. Where that can't be
+    /// written it stays spent.
+    pub(super) fn give_back(&mut self, action: Action, spent_at: &Moment) {
+        let mut next = self.state.clone();
+        let (spent, stamp) = (next.spent.entry(action.word().to_owned()).or_default(), spent_at.stamp());
+        let Some(place) = spent.iter().rposition(|known| *known == stamp) else { return };
+        spent.remove(place);
+        match self.write(&next) {
+            Ok(()) => self.state = next,
+            Err(error) => tracing::warn!("write {}: {error}", self.dir.join(FILE).display()),
+        }
+    }
+
     /// Replaces the file: whole and on disk before it has the name, and the name is on disk before this returns. The
     /// one that was replaced is written over the next time: on a full disk, too, the runbook that makes room is
     /// counted.
@@ -515,6 +528,19 @@ mod tests {
         assert_eq!(world.spend(&at(1, 2, false)), Ok(()));
         assert_eq!(world.spend(&at(2, HOUR_S - 1, false)), Err("budget_spent"));
         assert_eq!(world.spend(&at(2, HOUR_S, false)), Ok(()));
+    }
+
+    #[test]
+    fn what_an_act_that_was_not_done_has_spent_is_given_back_once() {
+        let mut world = World::new();
+        assert_eq!(world.spend(&at(1, 1, true)), Ok(()));
+        assert_eq!(world.spend(&at(1, 2, true)), Ok(()));
+        for _ in 0..2 {
+            world.1.give_back(Action::Reboot, &at(1, 1, true));
+            world.reopen(&at(1, 3, true));
+        }
+        assert_eq!(world.spend(&at(1, 4, true)), Ok(()));
+        assert_eq!(world.spend(&at(1, 5, true)), Err("budget_spent"));
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::act::{Actor, Order};
 use crate::collect::clock::Clock;
 use crate::engine::NOT_IN_FORCE;
 use crate::engine::io::{Act, ActOutcome};
+use crate::engine::remedies::refusal;
 use crate::engine::time::BootId;
 use crate::wire::Reason;
 
@@ -63,7 +64,12 @@ struct State {
 /// What to do for a request.
 enum Decision {
     Tell(Answer),
-    Act { order: Box<Order>, actor: Box<Actor> },
+    /// `counted`: in the ledger, then.
+    Act {
+        order: Box<Order>,
+        actor: Box<Actor>,
+        counted: Option<Moment>,
+    },
 }
 
 impl Helper {
@@ -121,17 +127,26 @@ impl Helper {
         };
         let answer = match decision {
             Ok(Decision::Tell(answer)) => answer,
-            Ok(Decision::Act { order, actor }) => {
-                let goes_back = matches!(order.act, Act::Rollback { .. });
+            Ok(Decision::Act { order, actor, counted }) => {
+                let act = order.act.clone();
                 let outcome = perform(link, *order, &actor).await;
-                if goes_back && outcome.reason.as_deref() == Some(Reason::NeedsReboot.word()) {
-                    self.state.lock().unwrap_or_else(PoisonError::into_inner).completes = true;
-                }
+                self.ended(&act, counted, &outcome);
                 Answer::Done(outcome)
             }
             Err(refusal) => self.refuse(refusal),
         };
         link.send(&answer.to_datagram()).await
+    }
+
+    /// What follows from the end of an act for those after it.
+    fn ended(&self, act: &Act, counted: Option<Moment>, outcome: &ActOutcome) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(act, Act::Rollback { .. }) && outcome.reason.as_deref() == Some(Reason::NeedsReboot.word()) {
+            state.completes = true;
+        }
+        if let Some(moment) = counted.filter(|_| act.spends() && refusal(outcome).is_some()) {
+            state.ledger.give_back(act.action(), &moment);
+        }
     }
 
     fn decide(&self, uid: u32, datagram: &[u8]) -> Result<Decision, Refusal> {
@@ -167,12 +182,13 @@ impl Helper {
                 state.clock.set_trust(policy.clock);
                 let moment = Moment { boot: self.boot, now: state.clock.now() };
                 let by_rule = order.act == Act::Reboot && order.trigger.is_automatic();
-                if by_rule && std::mem::take(&mut state.completes) {
+                let completes = by_rule && std::mem::take(&mut state.completes);
+                if completes {
                     policy.permits(&order.act)?;
                 } else {
                     judge(&order, &policy, &mut state.ledger, &moment)?;
                 }
-                Ok(Decision::Act { order, actor: Box::new(actor) })
+                Ok(Decision::Act { order, actor: Box::new(actor), counted: (!completes).then_some(moment) })
             }
         }
     }
