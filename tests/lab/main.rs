@@ -76,6 +76,10 @@ fn a_quarantine_cuts_the_gateway_off_from_all_but_the_broker_over_reboots_and_cr
         // It was started at boot, and stopped again.
         until("app.service to be stopped", || machine.show("app.service", "ActiveState") == "inactive");
     }
+    site.world.fleet.wait_for("what was stopped again to be told", |message| {
+        message.body["name"] == "quarantine_units_stopped"
+            && message.body["audit"]["detail"].as_str().unwrap().contains("stopped again: app.service")
+    });
     assert_eq!(site.command("reboot", json!({}), "REJECTED")["reason"], "quarantined");
     let snapshot = site.command("collect_diagnostics", json!({}), "SUCCEEDED");
     assert!(snapshot["detail"].as_str().unwrap().contains("compressed"), "{snapshot}");

@@ -233,7 +233,8 @@ impl Engine {
         if self.stopping.is_some() {
             return;
         }
-        if let Some(act) = self.quarantine.upkeep(now.mono, self.config.quarantine.lockout_after) {
+        let config = &self.config.quarantine;
+        if let Some(act) = self.quarantine.upkeep(now.mono, config.lockout_after, !config.stop_units.is_empty()) {
             let timeout = act.default_timeout();
             self.order(now, act, Trigger::Own(Own::Quarantine), None, timeout);
         }
@@ -282,10 +283,10 @@ impl Engine {
     /// An act ended, whoever wanted it.
     pub(super) fn acted(&mut self, now: Now, id: EffectId, mut outcome: ActOutcome) {
         self.effects.complete(id);
-        self.quarantine_changed(now, id, &outcome);
         if remedies::refusal(&outcome).is_some() {
             self.give_back_of(id);
         }
+        self.quarantine_changed(now, id, &outcome);
         self.tell_attachment(now, id, &mut outcome);
         if self.snapshots.remove(&id).is_some() {
             return;
@@ -353,8 +354,8 @@ impl Engine {
         let waits = self.reboot.as_ref().is_some_and(|reboot| reboot.effect == effect && reboot.waits_until.is_some());
         if waits {
             self.reboot = None;
-            self.acted(now, effect, ActOutcome::canceled("canceled before the goodbye"));
             self.give_back_of(effect);
+            self.acted(now, effect, ActOutcome::canceled("canceled before the goodbye"));
         }
         waits
     }

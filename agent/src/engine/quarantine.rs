@@ -2,7 +2,8 @@
 //! Inside → Leaving → Free. That it is to be entered is journaled before anything is done, that it was left only when
 //! it is done: a crash in between leaves the gateway shut rather than open, and the next start puts the rules in force
 //! again. Knows nothing of firewalls; decides when their rules are to be loaded again, because the broker's addresses
-//! change, and when they are to be widened, because they may be what keeps the broker out of reach.
+//! change or something may have started what is to be stopped, and when they are to be widened, because they may be
+//! what keeps the broker out of reach.
 
 use std::time::Duration;
 
@@ -21,10 +22,15 @@ use crate::wire::Reason;
 const NONE: &str = "none";
 /// How often the rules are loaded again while the broker is there.
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
-/// And while it is out of reach: it may have moved.
-const REFRESH_EVERY_OFFLINE: Duration = Duration::from_secs(60);
+/// And while it is out of reach: it may have moved. Or where units are to stay stopped: a timer or a dependency starts
+/// them.
+const REFRESH_SOON: Duration = Duration::from_secs(60);
+/// That units were stopped again is told so often at most, with how many times.
+const STOPPED_TOLD_EVERY: Duration = Duration::from_secs(3_600);
 /// The outcome's word for rules that somebody has taken away: root, on the console.
 pub(crate) const NOT_IN_FORCE: &str = "not_in_force";
+/// And for units that had been started since they were stopped for it.
+pub(crate) const STOPPED_AGAIN: &str = "stopped_again";
 
 /// The level as it stands in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -48,6 +54,9 @@ pub(super) struct Quarantine {
     alone_since: Option<Mono>,
     /// The rules let the agent reach any address on the broker's port.
     wide: bool,
+    /// How often units were stopped again, which is to be told, and when that was told last.
+    stopped_again: u64,
+    stopped_told: Option<Mono>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,7 +171,7 @@ impl Quarantine {
             Change::Enter { level, stored } if outcome.status == ActStatus::Succeeded => {
                 let event = told("quarantine_entered", level.word(), &stored.by, detail);
                 self.inside = Some(Inside { level, stored });
-                self.refresh_at = Some(now.after(REFRESH_EVERY));
+                self.refresh_at = Some(now.after(REFRESH_SOON));
                 self.wide = false;
                 Aftermath { event: Some(event), entry: Some(self.entry()), entered: true }
             }
@@ -181,16 +190,29 @@ impl Quarantine {
             Change::Enter { .. } => Aftermath { entry: Some(self.entry()), ..Aftermath::default() },
             Change::Leave { by } if outcome.status == ActStatus::Succeeded => self.leave(&by, detail),
             Change::Refresh { .. } if outcome.reason.as_deref() == Some(NOT_IN_FORCE) => self.leave("console", detail),
-            Change::Refresh { wide, .. } if outcome.status == ActStatus::Succeeded && wide != self.wide => {
-                self.wide = wide;
-                let name = if wide { "quarantine_widened" } else { "quarantine_narrowed" };
-                Aftermath {
-                    event: Some(told(name, self.word(), Own::Quarantine.word(), detail)),
-                    ..Aftermath::default()
-                }
+            Change::Refresh { wide, .. } if outcome.status == ActStatus::Succeeded => {
+                self.stopped_again += u64::from(outcome.reason.as_deref() == Some(STOPPED_AGAIN));
+                let name = match (wide, std::mem::replace(&mut self.wide, wide)) {
+                    (true, false) => Some("quarantine_widened"),
+                    (false, true) => Some("quarantine_narrowed"),
+                    _ => None,
+                };
+                let event = name.map(|name| told(name, self.word(), Own::Quarantine.word(), detail));
+                Aftermath { event: event.or_else(|| self.tell_stopped(now, detail)), ..Aftermath::default() }
             }
             Change::Leave { .. } | Change::Refresh { .. } => Aftermath::default(),
         }
+    }
+
+    fn tell_stopped(&mut self, now: Mono, detail: Option<&str>) -> Option<Event> {
+        let is_due = self.stopped_told.is_none_or(|at| now.since(at) >= STOPPED_TOLD_EVERY);
+        if self.stopped_again == 0 || !is_due {
+            return None;
+        }
+        self.stopped_told = Some(now);
+        let count = std::mem::take(&mut self.stopped_again);
+        let event = told("quarantine_units_stopped", self.word(), Own::Quarantine.word(), detail);
+        Some(event.with("count", count))
     }
 
     /// The broker is there, or is not any more.
@@ -199,7 +221,7 @@ impl Quarantine {
             self.alone_since = None;
         } else if self.alone_since.is_none() {
             self.alone_since = Some(now);
-            self.bring_forward(now.after(REFRESH_EVERY_OFFLINE));
+            self.bring_forward(now.after(REFRESH_SOON));
         }
     }
 
@@ -208,13 +230,14 @@ impl Quarantine {
         self.bring_forward(now);
     }
 
-    /// What is to be done about the rules, if it is time.
-    pub(super) fn upkeep(&mut self, now: Mono, lockout_after: Duration) -> Option<Act> {
+    /// What is to be done about the rules, if it is time. `stops`: there are units that are to stay stopped.
+    pub(super) fn upkeep(&mut self, now: Mono, lockout_after: Duration, stops: bool) -> Option<Act> {
         let level = self.level()?;
         if self.under_way.is_some() || self.refresh_at.is_none_or(|at| at > now) {
             return None;
         }
-        let every = if self.alone_since.is_some() { REFRESH_EVERY_OFFLINE } else { REFRESH_EVERY };
+        let is_soon = self.alone_since.is_some() || (stops && level > QuarantineLevel::Observe);
+        let every = if is_soon { REFRESH_SOON } else { REFRESH_EVERY };
         self.refresh_at = Some(now.after(every));
         let wide = self.alone_since.is_some_and(|since| now.since(since) >= lockout_after);
         Some(Act::Refresh { level, wide })
@@ -233,6 +256,7 @@ impl Quarantine {
         let left = self.inside.take();
         self.refresh_at = None;
         self.wide = false;
+        (self.stopped_again, self.stopped_told) = (0, None);
         let event = left.map(|left| told("quarantine_left", left.level.word(), by, detail));
         Aftermath { event, entry: Some(self.entry()), entered: false }
     }

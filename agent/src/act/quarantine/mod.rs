@@ -27,8 +27,8 @@ use self::terms::{ADDRESSES_MAX, Terms};
 use super::jobs::{self, Job};
 use super::program::{self, Program};
 use crate::config::{QuarantineLevel, UnitName};
-use crate::engine::NOT_IN_FORCE;
 use crate::engine::io::{ActOutcome, ActStatus};
+use crate::engine::{NOT_IN_FORCE, STOPPED_AGAIN};
 use crate::store::disk;
 
 /// Where the state lies: the boot unit looks there (systemd/fieldmedic-quarantine.service).
@@ -137,7 +137,7 @@ impl Quarantine {
     pub async fn enter(&self, wanted: QuarantineLevel, terms: Terms) -> ActOutcome {
         let _turn = self.turn.lock().await;
         let level = self.in_force().map_or(wanted, |now| now.max(wanted));
-        let mut outcome = self.apply(level, false, terms, self.saved().unwrap_or_default()).await;
+        let (mut outcome, _) = self.apply(level, false, terms, self.saved().unwrap_or_default()).await;
         if level != wanted {
             let detail = outcome.detail.unwrap_or_default();
             outcome.detail = Some(format!("{level} is in force, which is more than {wanted}, and stays: {detail}"));
@@ -145,8 +145,8 @@ impl Quarantine {
         outcome
     }
 
-    /// Puts what is in force in force again, with the broker's addresses of now. Rules that root took away on the
-    /// console stay away: `not_in_force`.
+    /// Puts what is in force in force again, with the broker's addresses of now, and stops what was started since:
+    /// `stopped_again`. Rules that root took away on the console stay away: `not_in_force`.
     pub async fn refresh(&self, level: QuarantineLevel, wide: bool, terms: Terms) -> ActOutcome {
         let _turn = self.turn.lock().await;
         let before = self.saved();
@@ -156,8 +156,14 @@ impl Quarantine {
         // There is none where a crash came between the order and the act.
         let before = before.unwrap_or_default();
         // Never less than what is in force: only leaving loosens.
-        let level = before.level().map_or(level, |now| now.max(level));
-        self.apply(level, wide, terms, before).await
+        let in_force = before.level();
+        let level = in_force.map_or(level, |now| now.max(level));
+        let (outcome, stopped) = self.apply(level, wide, terms, before).await;
+        if in_force.is_none() || stopped.is_empty() || outcome.status != ActStatus::Succeeded {
+            return outcome;
+        }
+        let detail = format!("started meanwhile and stopped again: {}", names(&stopped));
+        ActOutcome { reason: outcome.reason.or_else(|| Some(STOPPED_AGAIN.into())), detail: Some(detail), ..outcome }
     }
 
     /// Ends it, and starts what was stopped for it. Ending what isn't in force succeeds.
@@ -173,7 +179,14 @@ impl Quarantine {
         self.end(Some(left)).await
     }
 
-    async fn apply(&self, level: QuarantineLevel, wide: bool, terms: Terms, before: Saved) -> ActOutcome {
+    /// How it ended, and which units it has stopped.
+    async fn apply(
+        &self,
+        level: QuarantineLevel,
+        wide: bool,
+        terms: Terms,
+        before: Saved,
+    ) -> (ActOutcome, Vec<UnitName>) {
         let was_free = before.level().is_none();
         let was_loaded = before.has_rules();
         let terms = with_older(terms, &before.terms);
@@ -187,13 +200,14 @@ impl Quarantine {
             loaded: Some(was_loaded),
         };
         if let Err(error) = self.save(&now) {
-            return failed(&error);
+            return (failed(&error), Vec::new());
         }
         if let Some(rules) = rules {
             now.degraded = self.load(&rules, was_loaded).await.err();
             now.loaded = Some(was_loaded || now.degraded.is_none());
         }
-        let stopping = if level == QuarantineLevel::Observe { Ok(()) } else { self.stop(&mut now).await };
+        let stopping = if level == QuarantineLevel::Observe { Ok(Vec::new()) } else { self.stop(&mut now).await };
+        let (stopping, stopped) = stopping.map_or_else(|error| (Err(error), Vec::new()), |stopped| (Ok(()), stopped));
         let outcome = match self.save(&now) {
             Ok(()) => outcome(level, &now, stopping),
             Err(error) => failed(&error),
@@ -202,14 +216,14 @@ impl Quarantine {
             // Half a quarantine is none: what is told as failed must not hold.
             self.end(None).await;
         }
-        outcome
+        (outcome, stopped)
     }
 
     /// Writes the rules where the boot unit finds them, and loads them. What was loaded before stays in force if that
     /// fails.
     async fn load(&self, rules: &str, was_loaded: bool) -> Result<(), Failed> {
         let file = self.dir.join(RULES_FILE);
-        disk::replace_file(&file, rules.as_bytes()).map_err(|error| format!("write {}: {error}", file.display()))?;
+        replace(&file, rules.as_bytes()).map_err(|error| format!("write {}: {error}", file.display()))?;
         let loaded = match &self.loader {
             Loader::Nft(nft) => run(nft, &["-f".into(), file.to_string_lossy().into_owned()]).await,
             Loader::BootUnit => jobs::run(Job::ReloadOrRestart, [BOOT_UNIT]).await,
@@ -223,14 +237,14 @@ impl Quarantine {
     }
 
     /// Stops what is to be stopped and runs, and remembers it before it is done.
-    async fn stop(&self, now: &mut Saved) -> Result<(), Failed> {
+    async fn stop(&self, now: &mut Saved) -> Result<Vec<UnitName>, Failed> {
         if now.terms.stop.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let running = jobs::running(&now.terms.stop).await?;
         now.stopped.extend(running.iter().filter(|unit| !now.stopped.contains(unit)).cloned().collect::<Vec<_>>());
         self.save(now).map_err(|error| error.to_string())?;
-        jobs::run(Job::Stop, running.iter().map(UnitName::as_str)).await
+        jobs::run(Job::Stop, running.iter().map(UnitName::as_str)).await.map(|()| running)
     }
 
     async fn end(&self, mark: Option<Saved>) -> ActOutcome {
@@ -300,10 +314,17 @@ impl Quarantine {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let file = self.dir.join(STATE_FILE);
         let text = serde_json::to_vec(saved)?;
-        disk::replace_file(&file, &text)
-            .map(drop)
+        replace(&file, &text)
             .map_err(|error| io::Error::new(error.kind(), format!("write {}: {error}", file.display())))
     }
+}
+
+/// What is looked at every minute is not written every minute.
+fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    if fs::read(file).is_ok_and(|known| known == bytes) {
+        return Ok(());
+    }
+    disk::replace_file(file, bytes).map(drop)
 }
 
 /// The addresses that were found now, and behind them those that were known: a name that stands for many gives others

@@ -44,6 +44,10 @@ fn refreshes(world: &World) -> Vec<&Act> {
     world.acted.iter().filter(|act| matches!(act, Act::Refresh { .. })).collect()
 }
 
+fn not_in_force() -> ActOutcome {
+    ActOutcome { reason: Some("not_in_force".into()), ..outcome(ActStatus::Failed) }
+}
+
 fn both(word: &str) -> (String, String) {
     (word.into(), word.into())
 }
@@ -208,8 +212,7 @@ fn what_may_be_in_force_counts_as_that_until_a_look_says_otherwise() {
         world.advance(11 * SECOND);
         assert_eq!(level(&world), both("restrict"), "{status:?}");
         let (id, _) = world.acts.iter().find(|(_, act)| matches!(act, Act::Refresh { .. })).cloned().unwrap();
-        let gone = ActOutcome { reason: Some("not_in_force".into()), ..outcome(ActStatus::Failed) };
-        world.input(Input::ActDone { id, outcome: gone });
+        world.input(Input::ActDone { id, outcome: not_in_force() });
         world.advance(11 * SECOND);
         assert_eq!(level(&world), both("none"), "{status:?}");
     }
@@ -273,8 +276,7 @@ fn rules_that_root_took_away_on_the_console_end_the_quarantine() {
     world.advance(SECOND);
     let (id, act) = world.acts.last().unwrap().clone();
     assert!(matches!(act, Act::Refresh { .. }));
-    let gone = ActOutcome { reason: Some("not_in_force".into()), ..outcome(ActStatus::Failed) };
-    world.input(Input::ActDone { id, outcome: gone });
+    world.input(Input::ActDone { id, outcome: not_in_force() });
     world.advance(11 * SECOND);
     assert_eq!((level(&world), audits(&world, "quarantine_left")), (both("none"), 1));
 }
@@ -363,4 +365,29 @@ fn what_disrupts_the_gateway_as_a_whole_is_done_one_at_a_time() {
     let (id, _) = world.acts[0].clone();
     world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
     assert_eq!(world.statuses("q-1"), ["QUEUED", "IN_PROGRESS"]);
+}
+
+fn stopped_again() -> ActOutcome {
+    let detail = Some("started meanwhile and stopped again: app.service".to_owned());
+    ActOutcome { reason: Some("stopped_again".into()), detail, ..outcome(ActStatus::Succeeded) }
+}
+
+#[test]
+fn units_that_are_to_stay_stopped_are_looked_at_every_minute_and_told_once_an_hour_with_how_often() {
+    let mut world = World::with(config_with("[quarantine]\nstop_units = [\"app.service\"]"));
+    world.advance(SECOND);
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    world.acts_succeed = false;
+    for _ in 0..70 {
+        world.advance(MINUTE);
+        let looks = world.acts.iter().filter(|(_, act)| matches!(act, Act::Refresh { .. }));
+        let looks: Vec<_> = looks.map(|(id, _)| *id).collect();
+        assert_eq!(looks.len(), 1);
+        world.acts.clear();
+        world.input(Input::ActDone { id: looks[0], outcome: stopped_again() });
+    }
+    world.advance(11 * SECOND);
+    let told = world.got.iter().filter(|got| got.body["name"] == "quarantine_units_stopped");
+    let counts: Vec<_> = told.map(|got| got.body["audit"]["count"].as_u64().unwrap()).collect();
+    assert_eq!(counts, [1, 60]);
 }
