@@ -23,7 +23,7 @@ const NONE: &str = "none";
 /// How often the rules are loaded again while the broker is there.
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
 /// And while it is out of reach: it may have moved. Or where units are to stay stopped: a timer or a dependency starts
-/// them.
+/// them. Or where less may be in force than the journal says.
 const REFRESH_SOON: Duration = Duration::from_secs(60);
 /// That units were stopped again is told so often at most, with how many times.
 const STOPPED_TOLD_EVERY: Duration = Duration::from_secs(3_600);
@@ -200,7 +200,15 @@ impl Quarantine {
                 let event = name.map(|name| told(name, self.word(), Own::Quarantine.word(), detail));
                 Aftermath { event: event.or_else(|| self.tell_stopped(now, detail)), ..Aftermath::default() }
             }
-            Change::Leave { .. } | Change::Refresh { .. } => Aftermath::default(),
+            // The rules may be gone, or go with the next boot: they are as the journal says again, or it as they are.
+            Change::Leave { .. } => {
+                self.bring_forward(now);
+                Aftermath::default()
+            }
+            Change::Refresh { .. } => {
+                self.bring_forward(now.after(REFRESH_SOON));
+                Aftermath::default()
+            }
         }
     }
 

@@ -253,11 +253,7 @@ impl Quarantine {
         let has_rules = saved.as_ref().map_or_else(|| self.dir.join(STATE_FILE).exists(), Saved::has_rules);
         // If what was stopped can't be known, the rules can still go.
         let before = saved.unwrap_or_default();
-        let gone = disk::remove(&self.dir.join(RULES_FILE)).and_then(|()| match disk::sync_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        });
-        if let Err(error) = gone {
+        if let Err(error) = self.remove(RULES_FILE) {
             return ActOutcome::failed("store_failed", format!("delete the saved rules: {error}"));
         }
         let rules = match self.unload().await {
@@ -273,7 +269,8 @@ impl Quarantine {
         };
         let forgotten = match mark {
             Some(mark) => self.save(&mark),
-            None => disk::remove(&self.dir.join(STATE_FILE)),
+            // Back after a power cut, it would shut a gateway whose journal says that it was let out.
+            None => self.remove(STATE_FILE),
         };
         if let Err(error) = forgotten {
             return failed(&error);
@@ -307,6 +304,14 @@ impl Quarantine {
                 None
             }
         }
+    }
+
+    /// Deletes a file of ours, for good.
+    fn remove(&self, name: &str) -> io::Result<()> {
+        disk::remove(&self.dir.join(name)).and_then(|()| match disk::sync_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        })
     }
 
     fn save(&self, saved: &Saved) -> io::Result<()> {

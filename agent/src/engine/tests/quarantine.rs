@@ -391,3 +391,38 @@ fn units_that_are_to_stay_stopped_are_looked_at_every_minute_and_told_once_an_ho
     let counts: Vec<_> = told.map(|got| got.body["audit"]["count"].as_u64().unwrap()).collect();
     assert_eq!(counts, [1, 60]);
 }
+
+#[test]
+fn a_release_that_was_interrupted_is_looked_after_at_once_so_that_journal_and_rules_agree() {
+    for (found, agreed) in [(outcome(ActStatus::Succeeded), "restrict"), (not_in_force(), "none")] {
+        let mut world = online();
+        order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+        world.acts_succeed = false;
+        order(&mut world, "r-1", "release", json!({}));
+        let (id, _) = world.acts.pop().unwrap();
+        world.input(Input::ActDone { id, outcome: outcome(ActStatus::Interrupted) });
+        world.advance(SECOND);
+        let (id, act) = world.acts.pop().unwrap();
+        assert_eq!(act, Act::Refresh { level: QuarantineLevel::Restrict, wide: false });
+        world.input(Input::ActDone { id, outcome: found });
+        world.advance(11 * SECOND);
+        assert_eq!(level(&world), both(agreed));
+        world.acts_succeed = true;
+        world.crash();
+        world.advance(11 * SECOND);
+        assert_eq!(level(&world), both(agreed));
+    }
+}
+
+#[test]
+fn rules_that_could_not_be_put_in_force_again_are_tried_within_a_minute() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    world.acts_succeed = false;
+    world.input(Input::LookAtQuarantine);
+    world.advance(SECOND);
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+    world.advance(61 * SECOND);
+    assert!(matches!(world.acts.pop(), Some((_, Act::Refresh { .. }))));
+}
