@@ -1,6 +1,7 @@
 //! Runs a runbook as a unit of its own, by PID 1 (StartTransientUnit, org.freedesktop.systemd1(5)): the helper's
 //! sandbox keeps out of the way what a runbook is for. Same checks, same clean environment, same deadline and same
 //! output as a runbook that is run as a child; the unit ends with the helper, and is forgotten once its end is known.
+//! Where the bus is lost it goes on: that it has ended is told when it has, and how it ended can't be known.
 
 #![expect(clippy::disallowed_methods, reason = "a runbook has a deadline")]
 
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use zbus::Connection;
 use zbus::zvariant::{Fd, OwnedObjectPath, Value};
 
@@ -68,9 +69,10 @@ async fn run_over(
     connection: &Connection,
     program: Program<'_>,
     within: Duration,
-    canceled: oneshot::Receiver<()>,
+    mut canceled: oneshot::Receiver<()>,
     progress: impl FnMut(u8),
 ) -> zbus::Result<ActOutcome> {
+    let began = Instant::now();
     let systemd = SystemdProxy::new(connection).await?;
     // Before the job is queued: it may be over before the answer is here.
     systemd.subscribe().await?;
@@ -84,7 +86,7 @@ async fn run_over(
     };
     let mut output = Output::new(program.tail_max, progress);
     let end = {
-        let mut ending = std::pin::pin!(ending(&systemd, &mut removed, &unit, &job, within, canceled));
+        let mut ending = std::pin::pin!(ending(&systemd, &mut removed, &unit, &job, within, &mut canceled));
         tokio::select! {
             end = &mut ending => end,
             () = output.read(&mut said) => ending.await,
@@ -92,8 +94,21 @@ async fn run_over(
     };
     let end = match end {
         Ok(end) => end,
-        // Its own deadline ends it at the latest.
-        Err(error) => return lost(&unit, error),
+        Err(error) => {
+            let outcome = lost(&unit, error)?;
+            // A pipe that nobody reads would end it in the middle, and it works on its target for as long as it runs.
+            let left = within.saturating_sub(began.elapsed());
+            let cut_short = tokio::select! {
+                () = output.read(&mut said) => false,
+                () = sleep(left) => true,
+                Ok(()) = &mut canceled => true,
+            };
+            if cut_short {
+                // Where there is no bus again, its own deadline ends it.
+                let _ = timeout(STOP_MAX, stop_anew(&unit)).await;
+            }
+            return Ok(ActOutcome { output: output.into_text(), ..outcome });
+        }
     };
     // Who was started by it and left its unit may hold the pipe for ever.
     let _ = timeout(DRAIN_MAX, output.read(&mut said)).await;
@@ -147,7 +162,7 @@ async fn ending(
     unit: &str,
     job: &OwnedObjectPath,
     within: Duration,
-    canceled: oneshot::Receiver<()>,
+    canceled: &mut oneshot::Receiver<()>,
 ) -> zbus::Result<End> {
     let end = tokio::select! {
         result = result_of(removed, job) => return result.map(End::Over),
@@ -159,6 +174,11 @@ async fn ending(
     // Whether it is gone by then or not, what follows is the same.
     let _ = timeout(STOP_MAX, result_of(removed, &stop)).await;
     Ok(end)
+}
+
+/// Has it stopped over a connection of its own.
+async fn stop_anew(unit: &str) -> zbus::Result<()> {
+    SystemdProxy::new(&connect().await?).await?.stop_unit(unit, "replace").await.map(drop)
 }
 
 /// In the words of a runbook that was run as a child.

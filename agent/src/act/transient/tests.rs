@@ -32,10 +32,13 @@ const GOOD: Script = Script { job_result: Some("done"), result: "success", exit_
 
 /// What it was asked for: calls, with the properties of the unit.
 type Asked = Arc<Mutex<Vec<String>>>;
+/// Where the runbook's output goes, as long as it runs.
+type Said = Arc<Mutex<Option<File>>>;
 
 struct Manager {
     script: Script,
     asked: Asked,
+    said: Said,
 }
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
@@ -58,7 +61,9 @@ impl Manager {
         for (key, value) in properties {
             if let Value::Fd(fd) = &*value {
                 if key == "StandardOutputFileDescriptor" {
-                    File::from(fd.as_fd().try_clone_to_owned().unwrap()).write_all(b"progress 40\nsaid\n").unwrap();
+                    let mut said = File::from(fd.as_fd().try_clone_to_owned().unwrap());
+                    said.write_all(b"progress 40\nsaid\n").unwrap();
+                    *self.said.lock().unwrap() = self.script.job_result.is_none().then_some(said);
                 }
             } else {
                 self.asked.lock().unwrap().push(format!("{key}={}", *value));
@@ -79,6 +84,7 @@ impl Manager {
         mode: String,
     ) -> zbus::fdo::Result<OwnedObjectPath> {
         self.asked.lock().unwrap().push(format!("stop {mode}"));
+        *self.said.lock().unwrap() = None;
         let (start, stop) = (path("/org/freedesktop/systemd1/job/1"), path("/org/freedesktop/systemd1/job/2"));
         Self::job_removed(&emitter, 1, start, &name, "canceled").await?;
         Self::job_removed(&emitter, 2, stop.clone(), &name, "done").await?;
@@ -126,7 +132,7 @@ async fn run_program(
     cancel: bool,
     outlives: bool,
 ) -> (ActOutcome, Vec<String>, Vec<u8>) {
-    let (_systemd, connection, asked) = served(script).await;
+    let (_systemd, connection, asked, _) = served(script).await;
     let (sender, canceled) = oneshot::channel();
     let (mut sender, mut told) = (Some(sender), Vec::new());
     let progress = |percent| {
@@ -144,26 +150,27 @@ async fn run_program(
 }
 
 /// A bus with that PID 1 on it, and who asks it.
-async fn served(script: Script) -> (Connection, Connection, Asked) {
+async fn served(script: Script) -> (Connection, Connection, Asked, Said) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let asked = Asked::default();
+    let (asked, said) = (Asked::default(), Said::default());
+    let manager = Manager { script, asked: Arc::clone(&asked), said: Arc::clone(&said) };
     let systemd = Builder::unix_stream(theirs)
         .server(zbus::Guid::generate())
         .unwrap()
         .p2p()
-        .serve_at("/org/freedesktop/systemd1", Manager { script, asked: Arc::clone(&asked) })
+        .serve_at("/org/freedesktop/systemd1", manager)
         .unwrap()
         .serve_at(UNIT_PATH, AService(script))
         .unwrap()
         .build();
     let client = Builder::unix_stream(ours).p2p().build();
     let (systemd, client) = tokio::try_join!(systemd, client).unwrap();
-    (systemd, client, asked)
+    (systemd, client, asked, said)
 }
 
 #[tokio::test]
-async fn what_came_of_one_whose_bus_goes_away_can_not_be_known() {
-    let (systemd, connection, asked) = served(Script { job_result: None, ..GOOD }).await;
+async fn of_one_whose_bus_goes_away_the_end_is_told_when_it_has_come_and_what_came_of_it_can_not_be_known() {
+    let (systemd, connection, asked, said) = served(Script { job_result: None, ..GOOD }).await;
     let book = PathBuf::from("/opt/books/fix");
     let (_keep, canceled) = oneshot::channel();
     let running = run_over(&connection, Program::new(&book, &[], &[]), LONG, canceled, |_| ());
@@ -172,12 +179,14 @@ async fn what_came_of_one_whose_bus_goes_away_can_not_be_known() {
             tokio::task::yield_now().await;
         }
         systemd.close().await.unwrap();
+        let mut runbook = said.lock().unwrap().take().unwrap();
+        runbook.write_all(b"and went on\n").unwrap();
     };
     let (outcome, ()) = tokio::join!(running, ends);
     let outcome = outcome.unwrap();
     assert_eq!(
-        (outcome.status, outcome.reason.as_deref()),
-        (ActStatus::Interrupted, Some("no_systemd")),
+        (outcome.status, outcome.reason.as_deref(), outcome.output.as_deref()),
+        (ActStatus::Interrupted, Some("no_systemd"), Some("progress 40\nsaid\nand went on\n")),
         "{outcome:?}"
     );
 }
