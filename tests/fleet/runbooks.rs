@@ -57,23 +57,41 @@ impl Bench {
     }
 }
 
-/// A modem that is gone for one look after its reset, and back as number 1.
+/// Prints as mmcli 1.20 does: keys are filled up to the longest one, or cut off there, an empty list is its name alone,
+/// and what is unknown is `--`. The modem is gone for one look after its reset, and back as number 1000.
 const MODEM: &str = r#"
 cd "$(dirname "$0")" || exit 1
 case "$*" in
-*--reset) echo 1 >was_reset; echo "successfully reset the modem"; exit ;;
+*--reset) echo 1 >was_reset; echo "successfully reseted the modem"; exit ;;
 "-K -L")
-    if [ ! -e was_reset ]; then number=0; elif [ ! -e looked ]; then touch looked; exit; else number=1; fi
+    if [ ! -e was_reset ]; then number=0; elif [ ! -e looked ]; then number=; touch looked; else number=1000; fi
+    if [ -z "$number" ]; then echo "modem-list : 0"; exit; fi
     echo "modem-list.length   : 1"
     echo "modem-list.value[1] : /org/freedesktop/ModemManager1/Modem/$number"
     exit ;;
 esac
 state=connected
-[ ! -e was_reset ] || state=registered
-echo "modem.generic.device-identifier : 4e7c01"
-echo "modem.generic.device            : /sys/devices/usb1/1-1"
-echo "modem.generic.state             : $state"
-echo "modem.generic.state-failed-reason : --"
+device=/sys/devices/usb1/1-1
+if [ -e was_reset ] && [ ! -e seen ]; then touch seen; state=--
+elif [ -e was_reset ]; then state=registered; fi
+printf '%-47.47s : %s\n' \
+    modem.dbus-path "/org/freedesktop/ModemManager1/Modem/$3" \
+    modem.generic.device-identifier 4e7c01f0a1 \
+    modem.generic.manufacturer "QUALCOMM INCORPORATED" \
+    modem.generic.supported-capabilities.length 1 \
+    'modem.generic.supported-capabilities.value[1]' 'gsm-umts, lte' \
+    modem.3gpp.eps.initial-bearer.settings.apn -- \
+    modem.generic.device "$device" \
+    modem.generic.drivers.length 1 \
+    'modem.generic.drivers.value[1]' qmi_wwan \
+    'modem.generic.ports.value[1]' 'cdc-wdm0 (qmi)' \
+    modem.generic.unlock-retries.length 1 \
+    'modem.generic.unlock-retries.value[1]' 'sim-pin (3)' \
+    modem.generic.state "$state" \
+    modem.generic.state-failed-reason -- \
+    modem.generic.power-state on \
+    modem.generic.signal-quality.value 73 \
+    modem.generic.signal-quality.recent yes
 "#;
 
 #[test]
@@ -86,17 +104,22 @@ fn modem_reset_waits_until_the_modem_is_back_under_another_number() {
     let result = bench.run("modem-reset", &json!([]), "SUCCEEDED");
     let output = result["output"].as_str().unwrap();
     assert!(output.contains("before: modem 0 at /sys/devices/usb1/1-1 is connected"), "{output}");
-    assert!(output.contains("after: modem 1 at /sys/devices/usb1/1-1 is registered"), "{output}");
+    assert!(output.contains("after: modem 1000 at /sys/devices/usb1/1-1 is registered"), "{output}");
     bench.world.fleet.wait_for("its progress", |message| message.body["progress_pct"] == 50);
 }
 
 #[test]
 fn modem_reset_says_so_where_the_modem_stays_away_or_there_is_none() {
     let bench = Bench::new("gw-no-modem");
-    bench.fake("mmcli", "");
+    bench.fake("mmcli", "echo 'modem-list : 0'");
     assert!(bench.run("modem-reset", &json!([]), "FAILED")["output"].as_str().unwrap().contains("there is no modem"));
 
-    bench.fake("mmcli", &MODEM.replace("else number=1", "else exit"));
+    bench.fake("mmcli", &MODEM.replace("device=/sys/devices/usb1/1-1", "device=--"));
+    let result = bench.run("modem-reset", &json!([1234]), "FAILED");
+    assert!(result["output"].as_str().unwrap().contains("doesn't say where it is plugged in"), "{result}");
+    assert!(!bench.noted("mmcli").contains(&"--reset".to_owned()));
+
+    bench.fake("mmcli", &MODEM.replace("number=1000", "number="));
     bench.fake("sleep", "");
     // Each look at the clock is a minute later.
     bench.fake("cut", "cd \"$(dirname \"$0\")\" && echo >>minutes && echo $(($(wc -l <minutes) * 60))");
