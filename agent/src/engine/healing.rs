@@ -230,7 +230,7 @@ impl Engine {
 
     /// Keeps the rules of a quarantine in force, and the broker within reach.
     pub(super) fn poll_quarantine(&mut self, now: Now) {
-        if self.stopping.is_some() {
+        if self.quarantine_deadline().is_none_or(|at| at > now.mono) {
             return;
         }
         let config = &self.config.quarantine;
@@ -238,6 +238,11 @@ impl Engine {
             let timeout = act.default_timeout();
             self.order(now, act, Trigger::Own(Own::Quarantine), None, timeout);
         }
+    }
+
+    /// When that is due; `None` also while it changes: it would be put in force again behind the back of who leaves it.
+    pub(super) fn quarantine_deadline(&self) -> Option<Mono> {
+        self.quarantine.deadline().filter(|_| self.stopping.is_none() && !self.quarantine_changes())
     }
 
     /// What follows for the quarantine from the end of an act.

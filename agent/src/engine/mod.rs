@@ -256,7 +256,7 @@ impl Engine {
             self.commands.deadline(self.stopping.is_some()),
             (heals && self.stopping.is_none()).then(|| self.remedies.deadline()).flatten(),
             self.reboot_deadline(),
-            self.stopping.is_none().then(|| self.quarantine.deadline()).flatten(),
+            self.quarantine_deadline(),
             (heals && self.stopping.is_none()).then(|| self.releases.deadline(&self.config)).flatten(),
             self.outbox.deadline(),
             looked.then(|| self.link.deadline()).flatten(),

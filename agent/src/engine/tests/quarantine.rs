@@ -426,3 +426,20 @@ fn rules_that_could_not_be_put_in_force_again_are_tried_within_a_minute() {
     world.advance(61 * SECOND);
     assert!(matches!(world.acts.pop(), Some((_, Act::Refresh { .. }))));
 }
+
+#[test]
+fn rules_are_not_put_in_force_again_behind_the_back_of_a_release_that_is_on_its_way() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    world.acted.clear();
+    world
+        .stall_store_at(|op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/r-1")));
+    world.command("r-1", "release", json!({}), 1);
+    world.settle();
+    world.input(Input::LookAtQuarantine);
+    world.advance(MINUTE);
+    world.store_answers();
+    world.advance(11 * SECOND);
+    assert_eq!(world.acted, [Act::Quarantine { level: None }]);
+    assert_eq!((level(&world), audits(&world, "quarantine_left")), (both("none"), 1));
+}
