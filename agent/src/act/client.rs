@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Able, Order};
 use crate::engine::io::{Act, ActOutcome};
+use crate::engine::remedies::NO_HELPER;
 use crate::helper::link::{self, Link, Received};
 use crate::helper::protocol::{Answer, DATAGRAM_MAX, Request};
 
@@ -106,7 +107,7 @@ impl Client {
         canceled: &mut oneshot::Receiver<()>,
         progress: &mut impl FnMut(u8),
     ) -> ActOutcome {
-        let no_helper = |error| ActOutcome::failed("no_helper", format!("{}: {error}", self.socket.display()));
+        let no_helper = |error| ActOutcome::failed(NO_HELPER, format!("{}: {error}", self.socket.display()));
         let link = match Link::connect(&self.socket) {
             Ok(link) => link,
             Err(error) => return no_helper(error),

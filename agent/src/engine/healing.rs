@@ -257,6 +257,9 @@ impl Engine {
         self.session.say_again();
         self.attributes.touch();
         self.keep_pace(now);
+        if self.quarantine.level().is_none() {
+            self.remedies.is_over(now.mono, Reason::Quarantined);
+        }
         if entered {
             let by = self.commands.of_act(id).map_or(Trigger::Own(Own::Quarantine), |id| Trigger::Command(id.clone()));
             let because = self.remedies.account(id).unwrap_or_else(|| by.to_string());

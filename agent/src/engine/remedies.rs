@@ -29,6 +29,8 @@ pub const RUNS_MAX: usize = 16;
 /// After so long without the alarm a ladder begins at its first step again; before, it goes on above the one that
 /// helped.
 const HEALTH: Duration = Duration::from_secs(3_600);
+/// The outcome's word for root's helper out of reach: nothing was done.
+pub(crate) const NO_HELPER: &str = "no_helper";
 
 /// Something that the engine is to do for a ladder.
 #[derive(Debug, PartialEq)]
@@ -469,12 +471,16 @@ impl Remedies {
             }
         }
         match reason {
+            // As much is in force already, or more.
+            Reason::Quarantined if matches!(act, Act::Quarantine { .. }) => self.next_step(facts, rule),
             Reason::MinUptime
             | Reason::LowBattery
             | Reason::Inhibited
             | Reason::Busy
             | Reason::BudgetSpent
-            | Reason::BootLoop => {
+            | Reason::BootLoop
+            | Reason::StoreFailed
+            | Reason::Quarantined => {
                 run.ask_later(facts.now.mono);
                 self.note(facts, rule);
             }
@@ -575,6 +581,8 @@ pub fn refusal(outcome: &ActOutcome) -> Option<Reason> {
     match outcome.status {
         // Root's own words for it are in the detail.
         ActStatus::Rejected => Some(reason.unwrap_or(Reason::NotAllowed)),
+        // It may just be replaced by a newer one.
+        ActStatus::Failed if outcome.reason.as_deref() == Some(NO_HELPER) => Some(Reason::Busy),
         ActStatus::Failed => reason.filter(|reason| {
             matches!(reason, Reason::Inhibited | Reason::BudgetSpent | Reason::Busy | Reason::NotAllowed)
         }),

@@ -4,6 +4,7 @@ mod alarms;
 mod commanding;
 mod flood;
 mod healing;
+mod held_back;
 mod invariants;
 mod looking;
 mod numbers;

@@ -1,0 +1,71 @@
+//! What is held back: by others at work, by a quarantine, by an agent that ends; and what a store that refuses makes of
+//! it.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::healing::{memory, up_for_long};
+use super::world::{World, config_with, outcome, restart};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StopReason, StoreFault, StoreOp};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn world(steps: &str) -> World {
+    up_for_long(config_with(&format!(
+        "[[rules]]\nname = \"full\"\nmetric = \"host.mem_used_pct\"\nabove = 90\nclear_below = 80\nremedy = \"free\"\n\
+         [[ladders]]\nname = \"free\"\nsteps = [ {steps} ]\n"
+    )))
+}
+
+const RESTART: &str = "{ do = \"restart_unit\", unit = \"app.service\", settle = \"30s\" }";
+const REBOOT: &str = "{ do = \"reboot\", settle = \"60s\" }";
+
+fn was_told(world: &World, name: &str) -> bool {
+    world.got.iter().any(|got| got.body["name"] == name)
+}
+
+fn order(world: &mut World, id: &str, name: &str, args: serde_json::Value) {
+    world.command(id, name, args, 1);
+    world.settle();
+    world.advance(2 * SECOND);
+}
+
+#[test]
+fn what_a_quarantine_forbids_is_waited_for_until_it_is_left() {
+    let mut world = world(&format!("{RESTART}, {REBOOT}"));
+    order(&mut world, "q-1", "quarantine", json!({"level": "isolate"}));
+    memory(&mut world, 95.0);
+    world.advance(6 * HOUR);
+    assert!(!world.acted.contains(&restart("app.service")), "{:?}", world.acted);
+    order(&mut world, "r-1", "release", json!({}));
+    assert_eq!(world.acted.last(), Some(&restart("app.service")), "nothing is in its way any more");
+    assert!(!was_told(&world, "ladder_exhausted"));
+}
+
+#[test]
+fn a_ladder_does_not_wait_to_shut_what_is_shut_more_than_it_would() {
+    let mut world = world("{ do = \"quarantine\", level = \"observe\", settle = \"30s\" }");
+    order(&mut world, "q-1", "quarantine", json!({"level": "isolate"}));
+    memory(&mut world, 95.0);
+    world.advance(MINUTE);
+    assert!(was_told(&world, "ladder_exhausted"));
+}
+
+#[test]
+fn a_helper_out_of_reach_or_with_a_disk_that_fails_is_no_step_that_did_not_help() {
+    for (status, reason) in [(ActStatus::Failed, "no_helper"), (ActStatus::Rejected, "store_failed")] {
+        let mut world = world(RESTART);
+        world.acts_succeed = false;
+        memory(&mut world, 95.0);
+        for times in 1..=3_usize {
+            assert_eq!(world.acted, vec![restart("app.service"); times], "{reason}");
+            let (id, _) = world.acts.pop().unwrap();
+            world.input(Input::ActDone { id, outcome: ActOutcome { reason: Some(reason.into()), ..outcome(status) } });
+            world.advance(5 * MINUTE);
+        }
+        assert!(!was_told(&world, "ladder_exhausted"), "{reason}");
+    }
+}
