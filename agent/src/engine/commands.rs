@@ -245,10 +245,11 @@ impl Commands {
         self.running.get(&effect)
     }
 
-    /// Whether the journal names it as what the gateway is quarantined by, begun or not.
+    /// Whether with its end the journal has to say what the gateway is quarantined by: it was named there, begun or not,
+    /// or it has ended that.
     #[must_use]
-    pub fn enters_quarantine(&self, id: &CommandId) -> bool {
-        self.ledger.get(id).is_some_and(|entry| &*entry.stored.name == Action::Quarantine.word())
+    pub fn changes_quarantine(&self, id: &CommandId) -> bool {
+        self.ledger.get(id).is_some_and(|entry| matches!(&*entry.stored.name, "quarantine" | "release"))
     }
 
     /// Spends the budget of an act: what is to be journaled with it, and what can be given back.

@@ -13,7 +13,7 @@ use super::budget::Spending;
 use super::commands::{Commands, Facts};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, Effect, EffectId, LogLevel, Own, StopReason, Trigger};
-use super::keyed::{RUN_KEY, write};
+use super::keyed::{RUN_KEY, Write, write};
 use super::observation::Observation;
 use super::quarantine::{self, Aftermath};
 use super::record::{CommandResult, Part, Status};
@@ -191,7 +191,7 @@ impl Engine {
     /// An act that the journal names is not begun after all: the journal says again what is.
     pub(super) fn take_back(&mut self, act: &Act) {
         let enters = matches!(act, Act::Quarantine { level: Some(_) });
-        if let Some(entry) = self.quarantine.as_it_is().filter(|_| enters) {
+        if let Some(entry) = self.quarantine_as_it_is().filter(|_| enters) {
             self.effects.put(Purpose::Bookkeeping, vec![entry]);
         }
     }
@@ -209,6 +209,21 @@ impl Engine {
         let spending = of_ladder.or_else(|| self.commands.take_spending(act));
         let spending = spending.or_else(|| self.releases.take_spending_of(act));
         self.give_back(spending);
+    }
+
+    /// What the journal is to say of the quarantine. While that changes it is said by whoever changes it, before and
+    /// after.
+    pub(super) fn quarantine_as_it_is(&self) -> Option<Write> {
+        (!self.quarantine_changes()).then(|| self.quarantine.entry())
+    }
+
+    /// The store may not have what was noted of the ladders and of the quarantine.
+    pub(super) fn note_healing_again(&mut self) {
+        self.remedies.note_again();
+        match self.quarantine_as_it_is() {
+            Some(entry) => self.effects.put(Purpose::Bookkeeping, vec![entry]),
+            None => self.unsaved = true,
+        }
     }
 
     /// Hands an act to the runtime.

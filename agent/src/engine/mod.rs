@@ -518,8 +518,8 @@ impl Engine {
                 Step::Tell(event) => self.record_event(now, event),
                 Step::Acknowledge(pkid) => self.link.acknowledge(now.mono, pkid, &mut self.effects),
                 Step::Journal(purpose, mut entries) => {
-                    if matches!(&purpose, Purpose::Outcome(id) if self.commands.enters_quarantine(id)) {
-                        entries.extend(self.quarantine.as_it_is());
+                    if matches!(&purpose, Purpose::Outcome(id) if self.commands.changes_quarantine(id)) {
+                        entries.extend(self.quarantine_as_it_is());
                     }
                     self.effects.put(purpose, entries);
                 }

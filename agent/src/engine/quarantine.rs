@@ -269,12 +269,8 @@ impl Quarantine {
         Aftermath { event, entry: Some(self.entry()), entered: false }
     }
 
-    /// What the journal is to say where what it names was not begun. Of an act that is under way the end says it.
-    pub(super) fn as_it_is(&self) -> Option<Write> {
-        self.under_way.is_none().then(|| self.entry())
-    }
-
-    fn entry(&self) -> Write {
+    /// What stands in the journal of it.
+    pub(super) fn entry(&self) -> Write {
         (QUARANTINE_KEY.to_owned(), self.inside.as_ref().map(|inside| encode(&inside.stored)))
     }
 }

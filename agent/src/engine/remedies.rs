@@ -370,6 +370,14 @@ impl Remedies {
         wanted.max_by_key(|slowness| (slowness.publish, slowness.report, slowness.sample))
     }
 
+    /// The store may not have what was noted: all of it is noted again. What is on its way into the journal is known
+    /// when it is there.
+    pub fn note_again(&mut self) {
+        for (rule, run) in self.runs.iter_mut().filter(|(_, run)| run.admitted.is_none()) {
+            self.steps.push_back(Step::Note(run.entry(rule)));
+        }
+    }
+
     /// Takes over a config: what its rules don't climb any more ends, and so does the rehearsal of what is to be real
     /// now. What is under way is waited for.
     pub fn reconfigure(&mut self, facts: Facts<'_>) {

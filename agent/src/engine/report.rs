@@ -48,6 +48,7 @@ impl Engine {
             self.begin_again();
             let saved = self.timeline.save();
             self.save_timeline(&saved);
+            self.note_healing_again();
         }
         self.save_cursor();
         self.save_alarms();

@@ -33,6 +33,10 @@ fn order(world: &mut World, id: &str, name: &str, args: serde_json::Value) {
     world.advance(2 * SECOND);
 }
 
+fn writes_note(op: &StoreOp) -> bool {
+    matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "remedy/full"))
+}
+
 #[test]
 fn what_a_quarantine_forbids_is_waited_for_until_it_is_left() {
     let mut world = world(&format!("{RESTART}, {REBOOT}"));
@@ -68,4 +72,17 @@ fn a_helper_out_of_reach_or_with_a_disk_that_fails_is_no_step_that_did_not_help(
         }
         assert!(!was_told(&world, "ladder_exhausted"), "{reason}");
     }
+}
+
+#[test]
+fn a_ladder_that_was_canceled_while_the_store_refused_stays_so_over_a_crash() {
+    let mut world = world(&format!("{RESTART}, {REBOOT}"));
+    memory(&mut world, 95.0);
+    world.refuse(writes_note, StoreFault::NoSpace { what: "put".into() });
+    order(&mut world, "stop", "cancel_all", json!({}));
+    world.refuse_nothing();
+    world.advance(5 * SECOND);
+    world.crash();
+    world.advance(HOUR);
+    assert_eq!(world.acted, [restart("app.service")]);
 }

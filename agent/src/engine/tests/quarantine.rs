@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::world::{World, config_with, outcome};
 use crate::config::QuarantineLevel;
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreOp};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -442,4 +442,45 @@ fn rules_are_not_put_in_force_again_behind_the_back_of_a_release_that_is_on_its_
     world.advance(11 * SECOND);
     assert_eq!(world.acted, [Act::Quarantine { level: None }]);
     assert_eq!((level(&world), audits(&world, "quarantine_left")), (both("none"), 1));
+}
+
+fn writes_quarantine(op: &StoreOp) -> bool {
+    let key = super::super::keyed::QUARANTINE_KEY;
+    matches!(op, StoreOp::Put { entries } if entries.iter().any(|(written, _)| written == key))
+}
+
+#[test]
+fn that_a_gateway_was_let_out_is_told_once_the_journal_says_it() {
+    for (recovers, status, found) in [(true, "SUCCEEDED", "none"), (false, "INTERRUPTED", "restrict")] {
+        let mut world = online();
+        order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+        world.refuse(writes_quarantine, StoreFault::NoSpace { what: "put".into() });
+        order(&mut world, "r-1", "release", json!({}));
+        assert_eq!(world.statuses("r-1").last().unwrap(), "IN_PROGRESS");
+        if recovers {
+            world.refuse_nothing();
+            world.advance(MINUTE);
+        }
+        world.crash();
+        world.refuse_nothing();
+        world.advance(11 * SECOND);
+        assert_eq!((world.statuses("r-1").last().unwrap().as_str(), level(&world)), (status, both(found)));
+    }
+}
+
+#[test]
+fn that_root_has_let_a_gateway_out_is_noted_again_where_the_store_refused_it() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    world.acts_succeed = false;
+    world.refuse(writes_quarantine, StoreFault::NoSpace { what: "put".into() });
+    world.input(Input::LookAtQuarantine);
+    world.advance(SECOND);
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: not_in_force() });
+    world.refuse_nothing();
+    world.advance(11 * SECOND);
+    world.crash();
+    world.advance(11 * SECOND);
+    assert_eq!((level(&world), world.acts.len()), (both("none"), 0));
 }
