@@ -29,7 +29,8 @@ impl Engine {
         let (observed, reported) = self.pace.spacing(&self.config.telemetry);
         let interval = if matches!(round, Round::Observed(_)) { observed } else { reported };
         let stamp = self.timeline.stamp(now.mono);
-        let changes = self.rules.judge(stamp, self.timeline.date(stamp), interval, round);
+        let counted_over = self.config.telemetry.report_interval;
+        let changes = self.rules.judge(stamp, self.timeline.date(stamp), interval, counted_over, round);
         self.take_changes(now, changes);
     }
 

@@ -141,10 +141,18 @@ impl Rules {
         changes
     }
 
-    /// Judges a round. `interval` is how far apart the rounds of this kind are; `wall` is there if the clock is
-    /// trusted.
-    pub fn judge(&mut self, now: Stamp, wall: Option<Unix>, interval: Duration, round: Round<'_>) -> Vec<Change> {
-        let moment = Moment { now, wall, gap: interval.saturating_mul(GAP_ROUNDS_MAX), early: interval / EARLY_PART };
+    /// Judges a round. `wall` is there if the clock is trusted; `interval` is how far apart the rounds of this kind
+    /// are; limits of what is counted are for `counted_over`, however long an interval of reports is for a while.
+    pub fn judge(
+        &mut self,
+        now: Stamp,
+        wall: Option<Unix>,
+        interval: Duration,
+        counted_over: Duration,
+        round: Round<'_>,
+    ) -> Vec<Change> {
+        let (gap, early) = (interval.saturating_mul(GAP_ROUNDS_MAX), interval / EARLY_PART);
+        let moment = Moment { now, wall, gap, early, counted_over };
         let mut changes = Vec::new();
         for watch in self.watches.values_mut().filter(|watch| watch.is_judged_in(round)) {
             if watch.judge(moment, round) {

@@ -35,7 +35,7 @@ fn rules(rule: Rule) -> Rules {
 /// One round of collection at `s` seconds.
 fn observe(rules: &mut Rules, s: u64, points: &[Point]) -> Vec<Change> {
     let observation = Observation { points: points.to_vec(), ..Observation::default() };
-    rules.judge(at(s), None, INTERVAL, Round::Observed(Some(&observation)))
+    rules.judge(at(s), None, INTERVAL, REPORT, Round::Observed(Some(&observation)))
 }
 
 /// What each round said: + raised, - cleared, . nothing.
@@ -65,7 +65,7 @@ fn sample(interval_s: u64, readings: &[(Metric, Option<&str>, u64)]) -> Sample {
 }
 
 fn report(rules: &mut Rules, s: u64, sample: &Sample) -> Vec<Change> {
-    rules.judge(at(s), None, REPORT, Round::Reported(Some(sample)))
+    rules.judge(at(s), None, REPORT, REPORT, Round::Reported(Some(sample)))
 }
 
 const LOW: Option<f64> = Some(5.0);
@@ -140,7 +140,7 @@ fn a_round_that_comes_early_by_less_than_half_an_interval_costs_no_whole_one() {
             let points = reading.iter().map(|pct| Point::new(Metric::BatteryChargePct, *pct)).collect();
             let observation = Observation { points, ..Observation::default() };
             let now = Stamp { mono: Mono(*ms), ..at(0) };
-            !rules.judge(now, None, INTERVAL, Round::Observed(Some(&observation))).is_empty()
+            !rules.judge(now, None, INTERVAL, REPORT, Round::Observed(Some(&observation))).is_empty()
         });
         raised.map(|(ms, _)| *ms)
     };
@@ -432,4 +432,49 @@ fn readings_of_before_a_gap_do_not_count() {
     let mut rules = rules(Rule { share, ..rule("battery.charge_pct", RuleTest::Below(10.0)) });
     assert_eq!(charge(&mut rules, 10, &[Some(5.0)]), ".");
     assert_eq!(charge(&mut rules, 600, &[Some(5.0), Some(20.0), Some(5.0)]), "..+");
+}
+
+#[test]
+fn what_is_counted_in_shorter_intervals_is_added_up_for_its_limit() {
+    let failures = |counts: &[u64]| {
+        let mut rules = rules(rule("errors.unit_failures", RuleTest::Above(2.0)));
+        let mut raised = Vec::new();
+        for (n, count) in (1..).zip(counts) {
+            report(&mut rules, n * 20, &sample(20, &[(Metric::ErrorsUnitFailures, None, *count)]));
+            raised.push(rules.is_raised("r"));
+        }
+        raised
+    };
+    assert_eq!(failures(&[1, 0, 1, 2, 0, 0]), [false; 6], "none of these minutes has more than two");
+    assert_eq!(failures(&[1, 1, 1]), [false, false, true]);
+    assert_eq!(failures(&[3, 0, 0, 0, 0, 0]), [false, false, true, true, true, false]);
+}
+
+#[test]
+fn an_alarm_that_a_whole_minute_clears_is_cleared_by_three_parts_of_it() {
+    let offline = Rule { clear_above: Some(30.0), ..rule("link.connected_s", RuleTest::Below(10.0)) };
+    let mut rules = rules(offline);
+    let connected = |rules: &mut Rules, s: u64, of: u64, connected: u64| {
+        report(rules, s, &sample(of, &[(Metric::LinkConnected, None, connected)]));
+        rules.is_raised("r")
+    };
+    assert!(connected(&mut rules, 60, 60, 0));
+    assert_eq!([80, 100, 120].map(|s| connected(&mut rules, s, 20, 20)), [true, true, false]);
+}
+
+#[test]
+fn what_is_counted_in_a_longer_interval_is_brought_down_to_its_limit() {
+    let mut rules = rules(rule("errors.unit_failures", RuleTest::Above(2.0)));
+    let hour = |rules: &mut Rules, n: u64, count: u64| {
+        report(rules, n * 3_600, &sample(3_600, &[(Metric::ErrorsUnitFailures, None, count)]))
+    };
+    assert_eq!(hour(&mut rules, 1, 8), []);
+    let [change] = &hour(&mut rules, 2, 180)[..] else { panic!() };
+    let value = change.event.as_ref().and_then(|event| event.field("value"));
+    assert_eq!(value, Some(&Field::Value(Value::Float(3.0))));
+    for (interval_s, count, raised) in [(55, 2, false), (62, 3, true)] {
+        let mut rules = self::rules(rule("errors.unit_failures", RuleTest::Above(2.0)));
+        report(&mut rules, 60, &sample(interval_s, &[(Metric::ErrorsUnitFailures, None, count)]));
+        assert_eq!(rules.is_raised("r"), raised, "a report that is a little early or late is as good");
+    }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::detector::{self, Detector};
 use super::round::is_counted;
 use super::verdict::{Test, Verdict, is_same};
-use super::{Alarm, Change, GAP_ROUNDS_MAX, Look, Round};
+use super::{Alarm, Change, EARLY_PART, GAP_ROUNDS_MAX, Look, Round};
 use crate::config::{Rule, RuleTest, Share};
 use crate::engine::metric::{Metric, Value};
 use crate::engine::observation::Severity;
@@ -59,6 +59,8 @@ pub(super) struct Watch {
     judged: Option<Mono>,
     /// The last round, and after how long without another one it says nothing of now.
     round: Option<(Mono, Duration)>,
+    /// What was counted since it was last judged.
+    counted: Counted,
     /// When there was last a reading, for `missing_for`.
     read: Mono,
     /// The latest readings, for the rate of a gauge.
@@ -79,6 +81,15 @@ pub(super) struct Moment {
     pub(super) gap: Duration,
     /// By how much a round may come too early.
     pub(super) early: Duration,
+    /// The time for which limits of what is counted are meant.
+    pub(super) counted_over: Duration,
+}
+
+/// What was counted over intervals of reports that are shorter than limits are meant for.
+#[derive(Debug, Default)]
+struct Counted {
+    number: f64,
+    over_s: f64,
 }
 
 impl Moment {
@@ -112,6 +123,7 @@ impl Watch {
             silent: 0,
             judged: None,
             round: None,
+            counted: Counted::default(),
             read: now.mono,
             window: VecDeque::new(),
             recent: VecDeque::new(),
@@ -304,10 +316,15 @@ impl Watch {
                 Some(if is_equal { Verdict::Bad } else { Verdict::Good })
             }
             Test::Limit(limit) => {
-                let number = value.as_ref()?.number()?;
+                let mut value = value?;
+                let number = value.number()?;
                 self.hear(now, gap);
-                self.value = value;
-                Some(limit.verdict(number))
+                if is_counted(self.metric) {
+                    value = self.counted.add(value, number, round.interval_s()?, moment.counted_over)?;
+                }
+                let verdict = limit.verdict(value.number()?);
+                self.value = Some(value);
+                Some(verdict)
             }
             Test::Rate(limit) => {
                 let number = value?.number()?;
@@ -339,6 +356,7 @@ impl Watch {
         let is_late = now.since(self.heard) > gap;
         if is_late {
             self.holding = None;
+            self.counted = Counted::default();
             self.window.clear();
             self.recent.clear();
         }
@@ -370,6 +388,25 @@ impl Watch {
             .with_some("threshold", self.test.threshold().or_else(|| self.limit.clone()))
             .with("since", self.since)
             .with("detector", self.test.detector())
+    }
+}
+
+impl Counted {
+    /// Takes what was counted in an interval of reports. `None` as long as that is not yet enough to be held against a
+    /// limit that is meant for `meant_for`: two in twenty seconds are not six a minute. What was counted for longer is
+    /// brought down to it.
+    fn add(&mut self, value: Value, number: f64, interval_s: f64, meant_for: Duration) -> Option<Value> {
+        let (meant_s, early_s) = (meant_for.as_secs_f64(), (meant_for / EARLY_PART).as_secs_f64());
+        self.number += number;
+        self.over_s += interval_s;
+        if self.over_s + early_s < meant_s {
+            return None;
+        }
+        let Self { number: counted, over_s } = std::mem::take(self);
+        if over_s > meant_s + early_s {
+            return Some(Value::Float(counted * meant_s / over_s));
+        }
+        Some(if counted > number { Value::Float(counted) } else { value })
     }
 }
 
