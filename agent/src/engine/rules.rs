@@ -37,6 +37,8 @@ use crate::config::Rule;
 
 /// How often what was learned is written: what a power cut costs of it, against the wear of the flash.
 const SAVED_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// The same while the alarm stands: how long it has stood is to come to an end also where power fails every few hours.
+const SAVED_EVERY_STANDING: Duration = Duration::from_secs(3600);
 /// Of what lies more than so many rounds back nothing is known to have held since: `for` and `clear_for` begin anew.
 const GAP_ROUNDS_MAX: u32 = 3;
 /// Rounds are not apart to the millisecond: one that comes early by less than this part of their interval has waited
@@ -48,8 +50,9 @@ const EARLY_PART: u32 = 4;
 pub struct Rules {
     watches: BTreeMap<String, Watch>,
     untold: u64,
-    /// When what was learned was last written.
+    /// When what was learned was last written, all of it and that of alarms that stand.
     saved: Mono,
+    saved_standing: Mono,
 }
 
 /// An alarm was raised or cleared.
@@ -124,7 +127,7 @@ impl Rules {
                 None => leftovers.forget.push(key.clone()),
             }
         }
-        (Self { watches, untold: 0, saved: now.mono }, leftovers)
+        (Self { watches, untold: 0, saved: now.mono, saved_standing: now.mono }, leftovers)
     }
 
     /// Takes over other rules. Those that still watch the same metric keep how they stand; the alarms of the others
@@ -166,17 +169,28 @@ impl Rules {
 
     /// What detectors have learned, if it is time to write it.
     pub fn learned_due(&mut self, now: Mono) -> Vec<Write> {
-        if now.since(self.saved) < SAVED_EVERY { Vec::new() } else { self.learned(now) }
+        if now.since(self.saved) >= SAVED_EVERY {
+            return self.learned(now);
+        }
+        if now.since(self.saved_standing) < SAVED_EVERY_STANDING {
+            return Vec::new();
+        }
+        self.saved_standing = now;
+        self.learned_of(now, Watch::is_raised)
     }
 
     /// What detectors have learned.
     pub fn learned(&mut self, now: Mono) -> Vec<Write> {
-        self.saved = now;
+        (self.saved, self.saved_standing) = (now, now);
+        self.learned_of(now, |_| true)
+    }
+
+    fn learned_of(&self, now: Mono, which: impl Fn(&Watch) -> bool) -> Vec<Write> {
         let learned = |watch: &Watch| {
-            let learned = watch.learned()?;
+            let learned = watch.learned(now)?;
             Some((format!("{LEARNED_KEY}{}", watch.rule().name), Some(learned)))
         };
-        self.watches.values().filter_map(learned).collect()
+        self.watches.values().filter(|watch| which(watch)).filter_map(learned).collect()
     }
 
     /// What could not be told when it changed, and can be now.

@@ -72,8 +72,10 @@ pub(super) struct Detector {
     /// The metric as the config names it: what was learned of one says nothing of another.
     path: String,
     learned: Learned,
-    /// Since when the alarm has stood.
+    /// Since when the alarm has stood in this run.
     stands_since: Option<Mono>,
+    /// How long it had stood before.
+    stood: Duration,
     /// It has stood for too long, and what is usual now is not yet known.
     relearns: bool,
 }
@@ -85,6 +87,13 @@ struct Saved {
     metric: String,
     #[n(1)]
     learned: Learned,
+    /// How long the alarm has stood: a gateway that restarts every night has it usual all the same some day.
+    #[n(2)]
+    #[cbor(default)]
+    stood_ms: u64,
+    #[n(3)]
+    #[cbor(default)]
+    relearns: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -104,37 +113,46 @@ enum Learned {
 impl Detector {
     pub(super) fn new(kind: Anomaly, metric: Metric, path: &str) -> Self {
         let learned = Learned::nothing(kind);
-        Self { metric, path: path.to_owned(), learned, stands_since: None, relearns: false }
+        Self { metric, path: path.to_owned(), learned, stands_since: None, stood: Duration::ZERO, relearns: false }
     }
 
     /// Goes on with what [`Detector::save`] gave; begins anew where that is of another metric or kind, or is damaged.
     pub(super) fn restore(&mut self, saved: &[u8]) -> bool {
         let of_this_kind = |learned: &Learned| std::mem::discriminant(learned) == std::mem::discriminant(&self.learned);
-        let learned = minicbor::decode::<Saved>(saved).ok().filter(|saved| saved.metric == self.path);
-        match learned.map(|saved| saved.learned).filter(of_this_kind).filter(Learned::is_sound) {
-            Some(learned) => {
+        let saved = minicbor::decode::<Saved>(saved).ok().filter(|saved| saved.metric == self.path);
+        match saved.filter(|saved| of_this_kind(&saved.learned) && saved.learned.is_sound()) {
+            Some(Saved { learned, stood_ms, relearns, .. }) => {
                 self.learned = learned;
+                (self.stood, self.relearns) = (Duration::from_millis(stood_ms), relearns);
                 true
             }
             None => false,
         }
     }
 
-    pub(super) fn save(&self) -> Bytes {
-        encode(&Saved { metric: self.path.clone(), learned: self.learned.clone() })
+    pub(super) fn save(&self, now: Mono) -> Bytes {
+        let stood_ms = u64::try_from(self.stands_for(now).as_millis()).unwrap_or(u64::MAX);
+        let (metric, learned) = (self.path.clone(), self.learned.clone());
+        encode(&Saved { metric, learned, stood_ms, relearns: self.relearns })
+    }
+
+    fn stands_for(&self, now: Mono) -> Duration {
+        self.stood.saturating_add(self.stands_since.map_or(Duration::ZERO, |since| now.since(since)))
     }
 
     /// `None`: there is nothing to say yet.
     pub(super) fn judge(&mut self, kind: Anomaly, seen: Seen<'_>, at: Moment) -> Option<Finding> {
-        let since = if at.stands { *self.stands_since.get_or_insert(at.mono) } else { at.mono };
-        if !at.stands {
-            (self.stands_since, self.relearns) = (None, false);
-        } else if !self.relearns && at.mono.since(since) >= usual_after(kind) {
-            (self.learned, self.relearns) = (Learned::nothing(kind), true);
+        if at.stands {
+            self.stands_since.get_or_insert(at.mono);
+            if !self.relearns && self.stands_for(at.mono) >= usual_after(kind) {
+                (self.learned, self.relearns) = (Learned::nothing(kind), true);
+            }
+        } else {
+            (self.stands_since, self.stood, self.relearns) = (None, Duration::ZERO, false);
         }
         let finding = self.look(seen, at);
         if self.relearns && finding.is_some() {
-            (self.stands_since, self.relearns) = (Some(at.mono), false);
+            (self.stands_since, self.stood, self.relearns) = (Some(at.mono), Duration::ZERO, false);
         }
         finding
     }

@@ -1,6 +1,6 @@
 use super::watch::{RATE_READINGS_MAX, RATE_READINGS_MIN};
 use super::*;
-use crate::config::{AttributeValue, RuleTest, Share};
+use crate::config::{Anomaly, AttributeValue, RuleTest, Share};
 use crate::engine::metric::{Metric, Point, Value};
 use crate::engine::observation::Observation;
 use crate::engine::record::{Body, EventKind, Field, Reading, Sample};
@@ -477,4 +477,19 @@ fn what_is_counted_in_a_longer_interval_is_brought_down_to_its_limit() {
         report(&mut rules, 60, &sample(interval_s, &[(Metric::ErrorsUnitFailures, None, count)]));
         assert_eq!(rules.is_raised("r"), raised, "a report that is a little early or late is as good");
     }
+}
+
+#[test]
+fn what_is_learned_is_written_more_often_while_the_alarm_stands() {
+    let hot = Rule { name: "hot".into(), ..rule("host.temperature_c", RuleTest::Anomaly(Anomaly::Spike)) };
+    let calm = Rule { name: "calm".into(), ..rule("host.load1", RuleTest::Anomaly(Anomaly::Spike)) };
+    let (mut rules, _) = Rules::new(&[hot, calm], at(0), &[], 0);
+    let mut round = |s: u64, temperature: f64| {
+        observe(&mut rules, s, &[Point::new(Metric::HostTemperature, temperature), Point::new(Metric::HostLoad1, 0.1)]);
+        rules.learned_due(at(s).mono).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    let quiet: Vec<_> = (1..=540).flat_map(|n| round(n * 10, 45.0)).collect();
+    assert_eq!(quiet, [""; 0], "for an hour and a half");
+    let standing: Vec<_> = (541..=730).flat_map(|n| round(n * 10, 90.0)).collect();
+    assert_eq!(standing, [format!("{LEARNED_KEY}hot")]);
 }

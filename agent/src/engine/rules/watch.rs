@@ -161,8 +161,8 @@ impl Watch {
     }
 
     /// What its detector has learned.
-    pub(super) fn learned(&self) -> Option<Bytes> {
-        Some(self.detector.as_ref()?.save())
+    pub(super) fn learned(&self, now: Mono) -> Option<Bytes> {
+        Some(self.detector.as_ref()?.save(now))
     }
 
     /// Whether the readings say that the alarm is raised.

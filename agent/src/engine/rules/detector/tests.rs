@@ -122,6 +122,23 @@ fn what_takes_longer_to_learn_than_to_become_usual_is_learned_all_the_same() {
 }
 
 #[test]
+fn what_stays_odd_becomes_usual_also_where_the_agent_restarts_sooner_than_that() {
+    let mut spike = Watched::new(Anomaly::Spike, Metric::HostTemperature);
+    spike.watch(0, HOUR, |_| 45.0);
+    for part in 3..12 {
+        let ms = part * HOUR / 3;
+        let saved = spike.detector.save(Mono(ms));
+        spike.detector = Detector::new(Anomaly::Spike, Metric::HostTemperature, "m");
+        assert!(spike.detector.restore(&saved));
+        spike.watch(ms, ms + HOUR / 3, |_| 70.0);
+    }
+    let ([raised], [cleared]) = (&spike.raised_at[..], &spike.cleared_at[..]) else {
+        panic!("raised {:?}, cleared {:?}", spike.raised_at, spike.cleared_at)
+    };
+    assert!((HOUR..HOUR + HOUR / 2).contains(&(cleared - raised)), "{}", cleared - raised);
+}
+
+#[test]
 fn a_drift_is_found_that_no_reading_shows_and_a_day_is_none() {
     let mut dice = Dice::new(1, "drift");
     let mut drift = Watched::new(Anomaly::Drift, Metric::HostTemperature);
@@ -247,7 +264,7 @@ fn names_are_bounded_and_so_is_what_is_told_of_them() {
     peers.see(2 * HOUR, Seen::Names(&names(1_000, 1_100)));
     let Some(Finding { value: Value::Text(told), .. }) = &peers.last else { panic!() };
     assert!(told.ends_with("and 95 more") && told.len() < 120, "{told}");
-    assert!(peers.detector.save().len() < 5_000, "the store takes values below 5 KiB");
+    assert!(peers.detector.save(Mono(0)).len() < 5_000, "the store takes values below 5 KiB");
 }
 
 #[test]
@@ -258,7 +275,7 @@ fn what_was_learned_goes_on_after_a_restart_and_fits_the_store() {
         let mut dice = Dice::new(1, kind.word());
         let mut before = Watched::new(kind, metric);
         before.watch(0, 15 * DAY, |_| 20.0 + dice.normal());
-        let saved = before.detector.save();
+        let saved = before.detector.save(Mono(0));
         assert!(saved.len() < 5_000, "{kind}: {} bytes", saved.len());
         let mut after = Watched::new(kind, metric);
         assert!(after.detector.restore(&saved), "{kind}");
@@ -269,7 +286,7 @@ fn what_was_learned_goes_on_after_a_restart_and_fits_the_store() {
     let mut surge = Watched::new(Anomaly::Surge, Metric::ErrorsCount);
     surge.count(0, DAY, |_| 1);
     let mut after = Watched::new(Anomaly::Surge, Metric::ErrorsCount);
-    assert!(after.detector.restore(&surge.detector.save()));
+    assert!(after.detector.restore(&surge.detector.save(Mono(0))));
     after.count(DAY, DAY + 60_000, |_| 60);
     assert_eq!(after.raised_at.len(), 1);
 }
@@ -278,7 +295,7 @@ fn what_was_learned_goes_on_after_a_restart_and_fits_the_store() {
 fn what_another_detector_learned_or_damage_has_touched_is_of_no_use() {
     let mut spike = Watched::new(Anomaly::Spike, Metric::HostCpu);
     spike.watch(0, HOUR, |_| 20.0);
-    let saved = spike.detector.save();
+    let saved = spike.detector.save(Mono(0));
     assert!(!Detector::new(Anomaly::Drift, Metric::HostCpu, "m").restore(&saved));
     assert!(!Detector::new(Anomaly::Spike, Metric::HostMemUsed, "of another").restore(&saved));
     for at in 0..saved.len() {
@@ -290,7 +307,7 @@ fn what_another_detector_learned_or_damage_has_touched_is_of_no_use() {
             let _ = detector.judge(Anomaly::Spike, Seen::Number(1.0), at);
         }
     }
-    let kept = |learned| encode(&Saved { metric: "m".to_owned(), learned });
+    let kept = |learned| encode(&Saved { metric: "m".to_owned(), learned, stood_ms: u64::MAX, relearns: false });
     let endless = kept(Learned::Spike(Spike::default()));
     assert!(Detector::new(Anomaly::Spike, Metric::HostCpu, "m").restore(&endless));
     let nan = Learned::Surge(minicbor::decode(&encode(&(60.0, f64::NAN, 1.0))).unwrap());
