@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::Engine;
 use super::attributes::Attributes;
 use super::io::{EffectId, LinkFault, LinkFaultKind, LogLevel};
-use super::link::{Link, Signal};
+use super::link::{Cargo, Link, Signal};
 use super::metric::{Metric, Point};
 use super::observation::Severity;
 use super::outbox::Outbox;
@@ -176,7 +176,7 @@ impl Engine {
             }
             Signal::Answered { cargo, reason } => self.answered(now, cargo, reason),
             Signal::Down { fault, online_for, unanswered } => {
-                self.suspect(unanswered);
+                self.suspect(now, unanswered);
                 self.down(now, fault, online_for, retry_in);
             }
         }
@@ -190,7 +190,12 @@ impl Engine {
         let session = &mut self.session;
         session.connections += 1;
         session.presence_due = true;
-        session.presence_at = None;
+        if !session.suspects.is_left_out(&Cargo::Presence) {
+            session.presence_at = None;
+        }
+        if !session.suspects.is_left_out(&Cargo::Attributes) {
+            session.attributes_at = None;
+        }
         session.refusal_logged = false;
         let kept_away = session.last_fault.take().map(|fault| fault.kind.word());
         self.outbox.connected();
@@ -202,7 +207,6 @@ impl Engine {
         let offline = session.offline_since.take().map(|since| now.mono.since(since).as_secs_f64());
         self.counters.reconnects += u64::from(session.connections > 1);
         self.attributes.touch();
-        self.session.attributes_at = None;
         self.subscribe(now, session_present);
 
         let version = self.link.version().word();

@@ -2,6 +2,9 @@
 //! so for ever: then nothing behind that record would ever arrive. So when it closes twice over the same record, what
 //! was under way with it is sent one record after the other; the one over which it closes again and again, alone, while
 //! it answers for others, is set aside. A broker that dies or is cut off proves nothing: it answers for nobody.
+//!
+//! Presence and attributes come first on every connection, so what is proof there is less: they are left out for a
+//! while, and tried again.
 
 use super::link::{Cargo, Unanswered};
 use super::record::Class;
@@ -24,12 +27,55 @@ struct Suspicion {
 
 /// Looks for the record that the broker can't stand.
 #[derive(Debug, Default)]
-pub(super) struct Suspects(Option<Suspicion>);
+pub(super) struct Suspects {
+    record: Option<Suspicion>,
+    /// How often the broker has closed over presence alone; `None`: it took it last time, as far as is known.
+    presence: Option<u8>,
+    /// The same of attributes.
+    attributes: Option<u8>,
+}
 
 impl Suspects {
-    /// Whether records are to be sent one by one.
+    /// Whether messages are to be sent one by one.
     pub(super) fn is_careful(&self) -> bool {
-        self.0.is_some_and(|suspicion| suspicion.confirmed)
+        let retained = [self.presence, self.attributes].into_iter().flatten().any(|strikes| strikes < STRIKES_MAX);
+        retained || self.record.is_some_and(|suspicion| suspicion.confirmed)
+    }
+
+    /// Whether the broker hangs up over this message, which it is to keep, each time.
+    pub(super) fn is_left_out(&self, retained: &Cargo) -> bool {
+        self.strikes(retained).is_some_and(|strikes| strikes >= STRIKES_MAX)
+    }
+
+    /// The broker closed the connection over a message that it is to keep, if it is one. True if that is left out now.
+    pub(super) fn closed_over_retained(&mut self, unanswered: &Unanswered) -> bool {
+        let Some(strikes) = self.strikes_mut(&unanswered.cargo) else { return false };
+        let before = strikes.unwrap_or(0);
+        *strikes = Some(before.saturating_add(u8::from(unanswered.alone)).min(STRIKES_MAX));
+        self.is_left_out(&unanswered.cargo)
+    }
+
+    /// The broker answered a message that it is to keep.
+    pub(super) fn answered_retained(&mut self, retained: &Cargo) {
+        if let Some(strikes) = self.strikes_mut(retained) {
+            *strikes = None;
+        }
+    }
+
+    const fn strikes(&self, retained: &Cargo) -> Option<u8> {
+        match retained {
+            Cargo::Presence => self.presence,
+            Cargo::Attributes => self.attributes,
+            Cargo::Records { .. } => None,
+        }
+    }
+
+    const fn strikes_mut(&mut self, retained: &Cargo) -> Option<&mut Option<u8>> {
+        match retained {
+            Cargo::Presence => Some(&mut self.presence),
+            Cargo::Attributes => Some(&mut self.attributes),
+            Cargo::Records { .. } => None,
+        }
     }
 
     /// The broker closed the connection over this. A record to be set aside, if it is certain now.
@@ -37,23 +83,23 @@ impl Suspects {
         let Cargo::Records { class, seqs } = &unanswered.cargo else { return None };
         let (class, record, last) = (*class, *seqs.first()?, *seqs.last()?);
         let proof = unanswered.alone && unanswered.others_answered && seqs.len() == 1;
-        let before = self.0.filter(|before| before.class == class);
+        let before = self.record.filter(|before| before.class == class);
         let again = before.filter(|before| before.record == record);
         let strikes = again.map_or(0, |before| before.strikes) + u8::from(proof);
         let confirmed = again.is_some() || before.is_some_and(|before| before.confirmed && record <= before.upto);
         let upto = before.filter(|_| confirmed).map_or(last, |before| before.upto.max(last));
         if strikes < STRIKES_MAX {
-            self.0 = Some(Suspicion { class, record, upto, confirmed, strikes });
+            self.record = Some(Suspicion { class, record, upto, confirmed, strikes });
             return None;
         }
         // The others of its message are still sent alone: the next may be like it.
-        self.0 = (record < upto).then_some(Suspicion { class, record: record + 1, upto, confirmed, strikes: 0 });
+        self.record = (record < upto).then_some(Suspicion { class, record: record + 1, upto, confirmed, strikes: 0 });
         Some((class, record))
     }
 
     /// The broker took over a record, which may have `passed` older ones: of those that says nothing.
     pub(super) fn answered(&mut self, class: Class, seq: u64, passed: bool) {
-        self.0.take_if(|suspicion| {
+        self.record.take_if(|suspicion| {
             suspicion.class == class && seq >= suspicion.upto && (!passed || seq == suspicion.record)
         });
     }

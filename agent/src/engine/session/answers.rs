@@ -46,6 +46,8 @@ impl Refused {
 impl Engine {
     pub(super) fn answered(&mut self, now: Now, cargo: Cargo, reason: AckReason) {
         let Cargo::Records { class, seqs } = cargo else {
+            self.session.suspects.answered_retained(&cargo);
+            self.link.set_careful(self.session.suspects.is_careful());
             if !matches!(reason, AckReason::Success | AckReason::NoMatchingSubscribers) {
                 self.log_refusal(reason);
             }
@@ -81,8 +83,19 @@ impl Engine {
     }
 
     /// The broker closed the connection: perhaps it dislikes what it had not answered yet.
-    pub(super) fn suspect(&mut self, unanswered: Option<Unanswered>) {
-        let found = unanswered.and_then(|unanswered| self.session.suspects.closed_over(&unanswered));
+    pub(super) fn suspect(&mut self, now: Now, unanswered: Option<Unanswered>) {
+        let Some(unanswered) = unanswered else { return };
+        if self.session.suspects.closed_over_retained(&unanswered) {
+            let what = if unanswered.cargo == Cargo::Presence { "presence" } else { "attributes" };
+            let pause_s = RETAINED_PAUSE.as_secs();
+            let text = format!(
+                "broker: closes the connection each time over {what}: it is left out for {pause_s} s (check its ACL, and \
+                 that it takes retained messages)"
+            );
+            self.effects.log(LogLevel::Error, text);
+            self.say_later(now, &unanswered.cargo);
+        }
+        let found = self.session.suspects.closed_over(&unanswered);
         self.link.set_careful(self.session.suspects.is_careful());
         if let Some((class, seq)) = found {
             let text = format!(

@@ -13,6 +13,7 @@ use crate::engine::time::{Mono, Now, Unix, Wall};
 use crate::engine::{Engine, Identity};
 
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn full() -> StoreFault {
@@ -414,4 +415,25 @@ fn what_only_memory_holds_at_the_end_is_counted_as_dropped() {
     world.refuse_nothing();
     world.crash();
     assert_eq!(dropped(&world), counted);
+}
+
+#[test]
+fn a_broker_that_hangs_up_over_presence_and_attributes_gets_all_else_and_these_again_after_a_while() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.hang_up_over_topics(&["/presence", "/attributes"]);
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(30 * SECOND);
+    let (connects, samples) = (world.connects, world.samples().len());
+    world.advance(4 * MINUTE);
+    assert_eq!(world.connects, connects, "it has its peace for a time");
+    assert!(world.samples().len() > samples + 50, "{samples}");
+    let told = world.log.iter().filter(|(_, text)| text.contains("it is left out")).count();
+    assert_eq!(told, 2, "{:?}", world.log);
+    world.got.clear();
+    world.hang_up_over_topics(&[]);
+    world.advance(2 * MINUTE);
+    for leaf in ["/presence", "/attributes"] {
+        assert!(world.got.iter().any(|got| got.topic.ends_with(leaf)), "{leaf}");
+    }
 }

@@ -477,7 +477,8 @@ impl World {
                     publish.topic
                 );
                 let body: Json = serde_json::from_slice(&publish.payload).unwrap();
-                if self.trouble.hangs_up_over.is_some_and(|seq| holds(&body, seq)) {
+                let is_disliked = self.trouble.hangs_up_over_topics.iter().any(|leaf| publish.topic.ends_with(leaf));
+                if is_disliked || self.trouble.hangs_up_over.is_some_and(|seq| holds(&body, seq)) {
                     self.connection = None;
                     self.unanswered.clear();
                     let (fault, retry_in) = (fault(LinkFaultKind::Server), Duration::from_secs(1));

@@ -25,6 +25,8 @@ pub(super) struct Trouble {
     queue_max: Option<usize>,
     /// The broker closes the connection over the message that holds this record.
     pub(super) hangs_up_over: Option<u64>,
+    /// And over each message of these topics.
+    pub(super) hangs_up_over_topics: Vec<&'static str>,
     /// What asks for topics does not reach the broker.
     pub(super) loses_subscribes: bool,
     /// The broker grants no topic.
@@ -77,6 +79,11 @@ impl World {
     /// The broker closes the connection over each message that holds this record.
     pub(in crate::engine::tests) fn hang_up_over(&mut self, seq: u64) {
         self.trouble.hangs_up_over = Some(seq);
+    }
+
+    /// The broker closes the connection over each message of these topics.
+    pub(in crate::engine::tests) fn hang_up_over_topics(&mut self, leaves: &[&'static str]) {
+        self.trouble.hangs_up_over_topics = leaves.to_vec();
     }
 
     /// Answers one of the publishes that were withheld: the nth in the order of sending.
