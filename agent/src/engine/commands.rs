@@ -547,6 +547,11 @@ impl Commands {
         let Some(command) = entry.command.clone() else { return };
         match command {
             Command::Ping => self.finish(id, Status::Succeeded, None, Some("pong".into()), None),
+            Command::Act(_) | Command::Reboot { .. } if facts.stopping => {
+                self.unspend(id);
+                let detail = "the agent stopped before it began".to_owned();
+                self.finish(id, Status::Canceled, Some(Reason::Interrupted.word()), Some(detail), None);
+            }
             Command::Act(act) => {
                 self.report(id);
                 let timeout = self.timeout(id, &act);

@@ -70,7 +70,8 @@ impl Engine {
         now: Now,
         call: impl FnOnce(&mut Remedies, remedies::Facts<'_>) -> T,
     ) -> T {
-        let facts = remedies::Facts { now, config: &self.config, timeline: &self.timeline };
+        let stopping = self.stopping.is_some();
+        let facts = remedies::Facts { now, config: &self.config, timeline: &self.timeline, stopping };
         call(&mut self.remedies, facts)
     }
 
@@ -106,7 +107,8 @@ impl Engine {
     /// Alarms that stand and whose ladders aren't being climbed: one that was stored before its ladder was, or has
     /// another ladder now.
     pub(super) fn resume_remedies(&mut self, now: Now) {
-        let facts = remedies::Facts { now, config: &self.config, timeline: &self.timeline };
+        let stopping = self.stopping.is_some();
+        let facts = remedies::Facts { now, config: &self.config, timeline: &self.timeline, stopping };
         for rule in &self.config.rules {
             if let Some(ladder) = rule.remedy.as_ref().filter(|_| self.rules.is_raised(&rule.name)) {
                 self.remedies.alarm_stands(facts, &rule.name, ladder);

@@ -66,6 +66,8 @@ pub struct Facts<'a> {
     pub config: &'a CheckedConfig,
     /// Dates what is stored, and says how long ago it was.
     pub timeline: &'a Timeline,
+    /// The agent is about to end: nothing begins.
+    pub stopping: bool,
 }
 
 impl Facts<'_> {
@@ -238,6 +240,13 @@ impl Remedies {
             // It was not begun. The entry may be on disk all the same: then a crash counts this step as done.
             run.stored.state = State::Waiting;
             run.due = Some(facts.now.mono.after(AGAIN_FIRST));
+            return Some(act);
+        }
+        if facts.stopping {
+            // The next start begins it, if the alarm still stands.
+            run.stored.state = State::Waiting;
+            run.due = Some(facts.now.mono.after(AGAIN_FIRST));
+            self.note(facts, rule);
             return Some(act);
         }
         if run.act(facts.config).as_ref() != Some(&act) {

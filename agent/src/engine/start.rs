@@ -149,7 +149,7 @@ impl Engine {
         let events_last = Class::Events.of(&recovered.logs).last;
         let stamp = timeline.stamp(now.mono);
         let (rules, leftovers) = Rules::new(&config.rules, stamp, &recovered.state, events_last);
-        let facts = remedies::Facts { now, config: &config, timeline: &timeline };
+        let facts = remedies::Facts { now, config: &config, timeline: &timeline, stopping: false };
         let remedies = Remedies::new(facts, &recovered.state, |rule| rules.is_raised(rule));
         let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default(), was_clean);
         let (quarantine, found) = Quarantine::restore(now, stamp, &recovered.state, identity.quarantine);

@@ -317,7 +317,8 @@ impl Engine {
     pub(super) fn trial_journaled(&mut self, now: Now, target: &str, written: bool) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
         let goes = std::mem::take(&mut known.leaving);
-        if !goes || !written {
+        let ends = self.stopping.is_some();
+        if !goes || !written || ends {
             let spending = known.spending.take();
             self.give_back(spending);
         }
@@ -326,7 +327,7 @@ impl Engine {
             // Its last chance is spent with that: whoever pressed the red button doesn't want it tried again.
             return self.put_trial_off(now, target, &act, Reason::Canceled.word(), "a command took it back");
         }
-        if written {
+        if written && !ends {
             self.tell_release(now, "release_bad", target);
             let id = self.order_for_trial(now, act);
             if let Some(known) = self.releases.targets.get_mut(target) {
@@ -336,6 +337,10 @@ impl Engine {
         }
         if let Some(known) = self.releases.targets.get_mut(target) {
             known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
+        }
+        if ends {
+            // The next start leaves it.
+            return self.note_release(target, Purpose::Bookkeeping);
         }
         self.put_trial_off(now, target, &act, Reason::StoreFailed.word(), "the journal could not be written");
     }

@@ -75,6 +75,42 @@ fn a_helper_out_of_reach_or_with_a_disk_that_fails_is_no_step_that_did_not_help(
 }
 
 #[test]
+fn a_command_that_comes_into_the_journal_as_the_agent_ends_is_canceled_and_spends_nothing() {
+    let mut world = up_for_long(config_with("[remediation.budget]\nrestart_unit = \"1/1h\""));
+    world
+        .stall_store_at(|op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/u-1")));
+    world.command("u-1", "restart_unit", json!({"unit": "app.service"}), 1);
+    world.settle();
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.store_answers();
+    world.advance(10 * SECOND);
+    assert!(world.exited);
+    assert_eq!(world.acted, []);
+    world.crash();
+    world.advance(10 * SECOND);
+    assert_eq!(world.statuses("u-1").last().unwrap(), "CANCELED");
+    order(&mut world, "u-2", "restart_unit", json!({"unit": "app.service"}));
+    assert_eq!(world.acted, [restart("app.service")]);
+}
+
+#[test]
+fn a_step_that_comes_into_the_journal_as_the_agent_ends_is_begun_by_the_next() {
+    let mut world = world(&format!("{RESTART}, {REBOOT}"));
+    world.stall_store_at(writes_note);
+    memory(&mut world, 95.0);
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.store_answers();
+    world.advance(10 * SECOND);
+    assert!(world.exited);
+    assert_eq!(world.acted, []);
+    world.crash();
+    world.advance(10 * SECOND);
+    assert_eq!(world.acted, [restart("app.service")]);
+    let statuses: Vec<_> = world.got.iter().map(|got| &got.body["remediation"]["status"]).collect();
+    assert!(!statuses.contains(&&json!("INTERRUPTED")), "{statuses:?}");
+}
+
+#[test]
 fn a_ladder_that_was_canceled_while_the_store_refused_stays_so_over_a_crash() {
     let mut world = world(&format!("{RESTART}, {REBOOT}"));
     memory(&mut world, 95.0);
