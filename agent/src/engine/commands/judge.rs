@@ -25,6 +25,11 @@ impl Commands {
         if self.target_is_taken(facts, act) {
             return Err((Reason::Busy, format!("something works on {} already", act.target())));
         }
+        // It would be ended in the middle, and what a rule wants can wait.
+        let takes_down = matches!(act, Act::Reboot | Act::Rollback { .. });
+        if let Some(other) = self.acts().chain(facts.busy).find(|other| takes_down && other.changes()) {
+            return Err((Reason::Busy, format!("{} is under way", other.target())));
+        }
         admission::settled(circumstances, act)?;
         admission::affordable(circumstances, act)?;
         admission::rehearsed(circumstances, act)

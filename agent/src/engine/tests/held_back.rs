@@ -75,6 +75,27 @@ fn a_helper_out_of_reach_or_with_a_disk_that_fails_is_no_step_that_did_not_help(
 }
 
 #[test]
+fn a_ladder_reboots_over_nothing_that_changes_the_gateway_and_a_command_does() {
+    let mut world = world(REBOOT);
+    world.acts_succeed = false;
+    order(&mut world, "u-1", "restart_unit", json!({"unit": "other.service"}));
+    let (id, _) = world.acts.pop().unwrap();
+    memory(&mut world, 95.0);
+    world.advance(10 * MINUTE);
+    assert_eq!(world.acts, []);
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    world.advance(30 * MINUTE);
+    assert_eq!(world.acts.first().map(|(_, act)| act), Some(&Act::Reboot));
+
+    let mut world = self::world(REBOOT);
+    world.acts_succeed = false;
+    order(&mut world, "u-1", "restart_unit", json!({"unit": "other.service"}));
+    order(&mut world, "b-1", "reboot", json!({}));
+    world.advance(10 * SECOND);
+    assert_eq!(world.acts.last().map(|(_, act)| act), Some(&Act::Reboot));
+}
+
+#[test]
 fn a_command_that_comes_into_the_journal_as_the_agent_ends_is_canceled_and_spends_nothing() {
     let mut world = up_for_long(config_with("[remediation.budget]\nrestart_unit = \"1/1h\""));
     world
