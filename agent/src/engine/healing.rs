@@ -318,9 +318,9 @@ impl Engine {
         }
         let was_trials = self.trial_ended(now, id, &outcome);
         if outcome.status == ActStatus::Succeeded && outcome.reason.as_deref() == Some(Reason::NeedsReboot.word()) {
-            return self.boot_into(now, id);
+            return self.boot_into(now, id, was_trials.as_deref());
         }
-        if was_trials {
+        if was_trials.is_some() {
             return self.with_commands(now, Commands::begin_queued);
         }
         if self.reboot.as_ref().is_some_and(|reboot| reboot.effect == id) {
@@ -329,6 +329,7 @@ impl Engine {
                 return;
             }
             self.resume(now);
+            self.trial_not_booted(now, id, &outcome);
         }
         if !self.with_remedies(now, |remedies, facts| remedies.acted(facts, id, &outcome)) {
             self.with_commands(now, |commands, facts| commands.acted(facts, id, outcome));
@@ -341,16 +342,28 @@ impl Engine {
     }
 
     /// What was done takes a boot: the next one tells that it succeeded.
-    fn boot_into(&mut self, now: Now, act: EffectId) {
+    fn boot_into(&mut self, now: Now, act: EffectId, trial: Option<&str>) {
         self.effects.log(LogLevel::Warn, "the machine reboots: that completes what was done");
         let commanded = self.commands.of_act(act).is_some();
-        let reboot = self.order_reboot(now, Trigger::Own(Own::Rollback), None, Duration::ZERO);
+        let reboot = self.order_completion(now);
         if let Some(reboot) = &mut self.reboot {
             reboot.commanded = commanded;
         }
-        if !self.remedies.awaits_boot(act, reboot) {
+        if let Some(target) = trial {
+            self.releases.awaits_boot(target, reboot);
+        } else if !self.remedies.awaits_boot(act, reboot) {
             self.with_commands(now, |commands, _| commands.awaits_boot(act, reboot));
         }
+    }
+
+    /// The machine is to be restarted because of what was done.
+    pub(super) fn order_completion(&mut self, now: Now) -> EffectId {
+        self.order_reboot(now, Trigger::Own(Own::Rollback), None, Duration::ZERO)
+    }
+
+    /// Whether the machine is to be restarted, now or after a while.
+    pub(super) const fn is_rebooting(&self) -> bool {
+        self.reboot.is_some()
     }
 
     /// The machine is to be restarted after a while.

@@ -57,6 +57,8 @@ struct Target {
     healthy_since: Option<Mono>,
     /// What is being done about it.
     act: Option<(EffectId, Wish)>,
+    /// It was left, and a boot is to complete that.
+    boot: Option<Boot>,
     /// It is to be left, which is on its way into the journal.
     leaving: bool,
     /// What leaving it has spent.
@@ -69,11 +71,22 @@ struct Target {
     mark_refused: bool,
 }
 
+/// The boot that completes it that a release was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Boot {
+    /// It was ordered.
+    Ordered(EffectId),
+    /// It didn't come: it is to be ordered again.
+    Due,
+}
+
 /// What is to be done about a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Wish {
     MarkGood,
     Leave,
+    /// It was left, and the machine has to be restarted for that.
+    Boot,
     /// Nothing can be done: it is told.
     Mourn,
 }
@@ -92,6 +105,7 @@ impl Target {
             stored,
             healthy_since: None,
             act: None,
+            boot: None,
             leaving: false,
             spending: None,
             again: Mono(0),
@@ -102,6 +116,9 @@ impl Target {
 
     /// What is due.
     fn wish(&mut self, now: Mono, rollback: &Rollback, is_healthy: bool) -> Option<Wish> {
+        if let Some(boot) = self.boot {
+            return (boot == Boot::Due && self.again <= now).then_some(Wish::Boot);
+        }
         let trial = self.stored.trial.as_ref()?;
         if !is_healthy {
             self.healthy_since = None;
@@ -121,6 +138,9 @@ impl Target {
     }
 
     fn deadline(&self, rollback: &Rollback) -> Option<Mono> {
+        if let Some(boot) = self.boot {
+            return (boot == Boot::Due).then_some(self.again);
+        }
         let trial = self.stored.trial.as_ref().filter(|_| self.act.is_none() && !self.leaving)?;
         let good = self.healthy_since.map(|since| since.after(rollback.settle));
         let over = Some(trial.begun.mono.after(rollback.trial)).filter(|_| !self.told.contains(&MOURNED));
@@ -191,6 +211,7 @@ impl Releases {
                 known.healthy_since = None;
                 known.again = Mono(0);
                 known.told.clear();
+                known.boot = None;
                 known.mark_refused = false;
                 (true, Some(told("release_on_trial", target, name)))
             }
@@ -219,9 +240,19 @@ impl Releases {
         })
     }
 
-    /// Acts under way that leave a release by the agent's own will.
+    /// Acts under way that leave a release by the agent's own will, and boots that complete that.
     pub(super) fn leaving(&self) -> impl Iterator<Item = EffectId> + '_ {
-        self.targets.values().filter_map(|target| target.act).filter(|(_, wish)| *wish == Wish::Leave).map(|(id, _)| id)
+        self.targets.values().filter_map(|target| match (target.act, target.boot) {
+            (Some((id, Wish::Leave)), _) | (None, Some(Boot::Ordered(id))) => Some(id),
+            _ => None,
+        })
+    }
+
+    /// That a release was left is completed by this reboot.
+    pub(super) fn awaits_boot(&mut self, target: &str, reboot: EffectId) {
+        if let Some(known) = self.targets.get_mut(target) {
+            known.boot = Some(Boot::Ordered(reboot));
+        }
     }
 
     /// What an act has spent that was not done.
@@ -229,9 +260,9 @@ impl Releases {
         self.targets.values_mut().find(|target| target.act.is_some_and(|(id, _)| id == act))?.spending.take()
     }
 
-    /// What is on its way into the journal is not begun.
+    /// What is on its way into the journal is not begun, and no boot is tried again.
     pub(super) fn stay(&mut self) {
-        self.targets.values_mut().for_each(|target| target.leaving = false);
+        self.targets.values_mut().for_each(|target| (target.leaving, target.boot) = (false, None));
     }
 
     /// An act was handed to the runtime; what marks a release is followed, whoever wants it.
@@ -269,6 +300,10 @@ impl Engine {
             let act = match wish {
                 Wish::MarkGood => Act::MarkGood { target: target.clone() },
                 Wish::Leave => Act::Rollback { target: target.clone(), to: None },
+                Wish::Boot => {
+                    self.boot_again(now, &target);
+                    continue;
+                }
                 Wish::Mourn => {
                     self.tell_release(now, KEPT, &target);
                     continue;
@@ -299,6 +334,39 @@ impl Engine {
                 // What comes of it is noted where all marks are, whoever wants them.
                 (Ok(()), _) => drop(self.order_for_trial(now, act)),
             }
+        }
+    }
+
+    /// What left a release was let pass when it began: of its completion is only asked whether somebody is in its way.
+    fn boot_again(&mut self, now: Now, target: &str) {
+        let held = self.inhibited.as_ref().or(self.blocked.as_ref()).cloned();
+        if let Some(why) = held {
+            self.put_trial_off(now, target, &Act::Reboot, Reason::Inhibited.word(), &why);
+        } else if self.is_rebooting() {
+            self.put_trial_aside(now, target);
+        } else {
+            let reboot = self.order_completion(now);
+            self.releases.awaits_boot(target, reboot);
+        }
+    }
+
+    /// The machine stays up, if this was to complete that a release was left: it is told, and tried again.
+    pub(super) fn trial_not_booted(&mut self, now: Now, reboot: EffectId, outcome: &ActOutcome) {
+        let mut targets = self.releases.targets.iter_mut();
+        let Some((target, known)) = targets.find(|(_, known)| known.boot == Some(Boot::Ordered(reboot))) else {
+            return;
+        };
+        let target = target.clone();
+        known.boot = Some(Boot::Due);
+        known.again = now.mono.after(AGAIN);
+        let is_new = known.told.insert((Wish::Boot, ""));
+        match refusal(outcome) {
+            Some(reason) => {
+                let detail = outcome.detail.as_deref().unwrap_or_default();
+                self.put_trial_off(now, &target, &Act::Reboot, reason.word(), detail);
+            }
+            None if is_new => self.tell_tried(now, &Act::Reboot, &target, Status::Failed, outcome),
+            None => {}
         }
     }
 
@@ -345,12 +413,10 @@ impl Engine {
         self.put_trial_off(now, target, &act, Reason::StoreFailed.word(), "the journal could not be written");
     }
 
-    /// An act ended. True if it was the trial's own.
-    pub(super) fn trial_ended(&mut self, now: Now, id: EffectId, outcome: &ActOutcome) -> bool {
+    /// An act ended. If it was the trial's own: of which target.
+    pub(super) fn trial_ended(&mut self, now: Now, id: EffectId, outcome: &ActOutcome) -> Option<String> {
         let mut targets = self.releases.targets.iter_mut();
-        let Some((target, known)) = targets.find(|(_, target)| target.act.is_some_and(|(act, _)| act == id)) else {
-            return false;
-        };
+        let (target, known) = targets.find(|(_, target)| target.act.is_some_and(|(act, _)| act == id))?;
         let target = target.clone();
         let wish = known.act.take().map(|(_, wish)| wish);
         known.spending = None;
@@ -362,14 +428,14 @@ impl Engine {
             self.note_release(&target, Purpose::Bookkeeping);
         }
         if self.commands.of_act(id).is_some() {
-            return false;
+            return None;
         }
         match wish {
             Some(Wish::MarkGood) if !marked => self.mark_failed(now, &target, outcome),
             Some(Wish::Leave) => self.leave_ended(now, &target, outcome),
             _ => {}
         }
-        true
+        Some(target)
     }
 
     /// It is tried again for as long as it takes; that it doesn't work, such as for root's policy, is told once.
@@ -416,7 +482,11 @@ impl Engine {
     fn put_trial_off(&mut self, now: Now, target: &str, act: &Act, reason: &'static str, detail: &str) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
         known.again = now.mono.after(AGAIN);
-        let wish = if matches!(act, Act::MarkGood { .. }) { Wish::MarkGood } else { Wish::Leave };
+        let wish = match act {
+            Act::MarkGood { .. } => Wish::MarkGood,
+            Act::Reboot => Wish::Boot,
+            _ => Wish::Leave,
+        };
         if known.told.insert((wish, reason)) {
             self.record_event(now, tried(act, target, Status::Rejected).with("reason", reason).with("detail", detail));
         }

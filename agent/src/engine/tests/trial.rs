@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::world::{World, config_with, outcome};
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreFault, StoreOp};
+use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 use crate::engine::observation::Release;
 
@@ -408,4 +408,50 @@ fn that_a_release_stays_is_told_once_also_where_it_can_not_be_marked_between() {
     let seqs: std::collections::BTreeSet<_> = kept.map(|got| got.body["seq"].as_u64()).collect();
     assert_eq!(seqs.len(), 1);
     assert!(!refusals(&world).is_empty(), "it could not be marked");
+}
+
+/// A release was left, and the machine is about to be restarted for that: the reboot under way.
+fn boots_back() -> (World, EffectId) {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.acts_succeed = false;
+    world.advance(11 * MINUTE);
+    let (id, act) = world.acts.pop().unwrap();
+    assert_eq!(act, leave());
+    let needs_reboot = ActOutcome { reason: Some("needs_reboot".into()), ..outcome(ActStatus::Succeeded) };
+    world.input(Input::ActDone { id, outcome: needs_reboot });
+    world.advance(10 * SECOND);
+    let (id, act) = world.acts.pop().unwrap();
+    assert_eq!(act, Act::Reboot);
+    (world, id)
+}
+
+#[test]
+fn a_boot_that_is_to_complete_leaving_a_release_and_does_not_come_is_told_and_tried_again() {
+    let (mut world, mut id) = boots_back();
+    for _ in 0..3 {
+        world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+        world.advance(9 * MINUTE);
+        assert_eq!(world.acts, []);
+        world.advance(2 * MINUTE);
+        let (again, act) = world.acts.pop().unwrap();
+        assert_eq!(act, Act::Reboot);
+        id = again;
+    }
+    let told: Vec<_> = world.got.iter().filter(|got| got.body["remediation"]["status"] == "FAILED").collect();
+    let [failed] = told[..] else { panic!("{told:?}") };
+    assert_eq!((&failed.body["name"], &failed.body["remediation"]["id"]), (&"reboot".into(), &"trial-app".into()));
+    assert!(!world.got.iter().any(|got| got.body["name"] == "release_kept"), "it was left");
+}
+
+#[test]
+fn the_red_button_ends_the_tries_to_boot_out_of_a_release() {
+    let (mut world, id) = boots_back();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+    world.advance(MINUTE);
+    world.command("stop", "cancel_all", serde_json::json!({}), 1);
+    world.settle();
+    world.advance(60 * MINUTE);
+    assert_eq!(world.acts, []);
 }
