@@ -1,9 +1,10 @@
 //! Quarantine: the level in force, who wanted it, and that it stays so over crashes and reboots. Free → Entering →
 //! Inside → Leaving → Free. That it is to be entered is journaled before anything is done, that it was left only when
-//! it is done: a crash in between leaves the gateway shut rather than open, and the next start puts the rules in force
-//! again. Knows nothing of firewalls; decides when their rules are to be loaded again, because the broker's addresses
-//! change or something may have started what is to be stopped, and when they are to be widened, because they may be
-//! what keeps the broker out of reach.
+//! it is done: after a crash in between the next start puts the rules in force again. Root's helper refuses that where
+//! none were in force, because nobody's order stands behind it: then the gateway is told not to have been shut. Knows
+//! nothing of firewalls; decides when their rules are to be loaded again, because the broker's addresses change or
+//! something may have started what is to be stopped, and when they are to be widened, because they may be what keeps the
+//! broker out of reach.
 
 use std::time::Duration;
 
@@ -41,6 +42,10 @@ struct Stored {
     since: Stamp,
     #[n(2)]
     by: Box<str>,
+    /// It is not known to have been in force since it was ordered.
+    #[n(3)]
+    #[cbor(default)]
+    unseen: bool,
 }
 
 /// Quarantine.
@@ -90,8 +95,14 @@ pub(super) fn intent(act: &Act, by: &Trigger, at: Stamp) -> Option<Write> {
 }
 
 impl Stored {
+    /// As it is ordered.
     fn new(level: QuarantineLevel, by: &Trigger, since: Stamp) -> Self {
-        Self { level: level.word().into(), since, by: by.to_string().into() }
+        Self { level: level.word().into(), since, by: by.to_string().into(), unseen: true }
+    }
+
+    /// It is in force.
+    fn seen(self) -> Self {
+        Self { unseen: false, ..self }
     }
 }
 
@@ -103,7 +114,8 @@ impl Inside {
 
     fn unreadable(since: Stamp) -> Self {
         let level = QuarantineLevel::Restrict;
-        let stored = Stored { level: level.word().into(), since, by: "a journal that can't be read".into() };
+        let stored =
+            Stored { level: level.word().into(), since, by: "a journal that can't be read".into(), unseen: false };
         Self { level, stored }
     }
 }
@@ -122,7 +134,7 @@ impl Quarantine {
         let journaled = entry.map(|(_, value)| Inside::read(value).unwrap_or_else(|| Inside::unreadable(at)));
         let found = in_force.filter(|level| journaled.as_ref().is_none_or(|inside| inside.level < *level));
         let by = Trigger::Own(Own::Quarantine);
-        let inside = found.map(|level| Inside { level, stored: Stored::new(level, &by, at) }).or(journaled);
+        let inside = found.map(|level| Inside { level, stored: Stored::new(level, &by, at).seen() }).or(journaled);
         let refresh_at = inside.is_some().then_some(now.mono);
         let quarantine = Self { inside, refresh_at, alone_since: Some(now.mono), ..Self::default() };
         let detail = Some("it was in force when the agent started, and the journal knew of less");
@@ -170,7 +182,7 @@ impl Quarantine {
         match change {
             Change::Enter { level, stored } if outcome.status == ActStatus::Succeeded => {
                 let event = told("quarantine_entered", level.word(), &stored.by, detail);
-                self.inside = Some(Inside { level, stored });
+                self.inside = Some(Inside { level, stored: stored.seen() });
                 self.refresh_at = Some(now.after(REFRESH_SOON));
                 self.wide = false;
                 Aftermath { event: Some(event), entry: Some(self.entry()), entered: true }
@@ -188,8 +200,16 @@ impl Quarantine {
             }
             // What was meant to be is not: the journal says again what is.
             Change::Enter { .. } => Aftermath { entry: Some(self.entry()), ..Aftermath::default() },
-            Change::Leave { by } if outcome.status == ActStatus::Succeeded => self.leave(&by, detail),
-            Change::Refresh { .. } if outcome.reason.as_deref() == Some(NOT_IN_FORCE) => self.leave("console", detail),
+            Change::Leave { by } if outcome.status == ActStatus::Succeeded => {
+                self.leave("quarantine_left", &by, detail)
+            }
+            Change::Refresh { .. } if outcome.reason.as_deref() == Some(NOT_IN_FORCE) => {
+                let unseen = self.inside.as_ref().filter(|inside| inside.stored.unseen);
+                match unseen.map(|inside| inside.stored.by.clone()) {
+                    Some(by) => self.leave("quarantine_not_entered", &by, detail),
+                    None => self.leave("quarantine_left", "console", detail),
+                }
+            }
             Change::Refresh { wide, .. } if outcome.status == ActStatus::Succeeded => {
                 self.stopped_again += u64::from(outcome.reason.as_deref() == Some(STOPPED_AGAIN));
                 let name = match (wide, std::mem::replace(&mut self.wide, wide)) {
@@ -198,7 +218,9 @@ impl Quarantine {
                     _ => None,
                 };
                 let event = name.map(|name| told(name, self.word(), Own::Quarantine.word(), detail));
-                Aftermath { event: event.or_else(|| self.tell_stopped(now, detail)), ..Aftermath::default() }
+                let was_unseen = self.inside.as_mut().is_some_and(|inside| std::mem::take(&mut inside.stored.unseen));
+                let entry = was_unseen.then(|| self.entry());
+                Aftermath { event: event.or_else(|| self.tell_stopped(now, detail)), entry, entered: false }
             }
             // The rules may be gone, or go with the next boot: they are as the journal says again, or it as they are.
             Change::Leave { .. } => {
@@ -260,12 +282,12 @@ impl Quarantine {
         self.refresh_at = self.refresh_at.map(|before| before.min(at));
     }
 
-    fn leave(&mut self, by: &str, detail: Option<&str>) -> Aftermath {
+    fn leave(&mut self, name: &str, by: &str, detail: Option<&str>) -> Aftermath {
         let left = self.inside.take();
         self.refresh_at = None;
         self.wide = false;
         (self.stopped_again, self.stopped_told) = (0, None);
-        let event = left.map(|left| told("quarantine_left", left.level.word(), by, detail));
+        let event = left.map(|left| told(name, left.level.word(), by, detail));
         Aftermath { event, entry: Some(self.entry()), entered: false }
     }
 

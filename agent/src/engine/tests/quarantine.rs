@@ -484,3 +484,25 @@ fn that_root_has_let_a_gateway_out_is_noted_again_where_the_store_refused_it() {
     world.advance(11 * SECOND);
     assert_eq!((level(&world), world.acts.len()), (both("none"), 0));
 }
+
+#[test]
+fn a_quarantine_that_a_crash_kept_from_its_beginning_is_told_as_not_entered_and_not_as_left() {
+    for (was_in_force, name) in [(false, "quarantine_not_entered"), (true, "quarantine_left")] {
+        let mut world = online();
+        world.acts_succeed = was_in_force;
+        order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+        world.acts_succeed = false;
+        world.crash();
+        world.advance(SECOND);
+        let (id, act) = world.acts.pop().unwrap();
+        assert!(matches!(act, Act::Refresh { .. }), "{act:?}");
+        world.input(Input::ActDone { id, outcome: not_in_force() });
+        world.advance(11 * SECOND);
+        assert_eq!(level(&world), both("none"));
+        let told = ["quarantine_not_entered", "quarantine_left"].map(|name| audits(&world, name));
+        assert_eq!(told, [usize::from(!was_in_force), usize::from(was_in_force)], "{name}");
+        let event = world.got.iter().find(|got| got.body["name"] == name).unwrap();
+        let trigger = if was_in_force { "console" } else { "command:q-1" };
+        assert_eq!(event.body["audit"]["trigger"], trigger);
+    }
+}
