@@ -1,11 +1,14 @@
 //! The dynamic attributes by which a fleet is cut: coarse words with a deadband, so that a value at the edge of a band
 //! doesn't make a message a minute. Says when they changed; sending them is the engine's business.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::metric::{Metric, Value};
 use super::observation::Severity;
 use super::rules::Alarm;
+use super::time::Mono;
 use super::vitals::Vitals;
 
 /// Upper ends of the battery's bands in percent.
@@ -13,6 +16,8 @@ const BAND_ENDS: [f64; 4] = [10.0, 25.0, 50.0, 75.0];
 const BANDS: [&str; 5] = ["0-10", "10-25", "25-50", "50-75", "75-100"];
 /// How far, in percent, the charge must leave its band before the band changes.
 const BAND_DEADBAND_PCT: f64 = 2.0;
+/// The agent's own trouble is over once there was none for so long.
+const WELL_AFTER: Duration = Duration::from_secs(60);
 
 /// The dynamic attributes.
 #[derive(Debug, Default)]
@@ -20,6 +25,8 @@ pub struct Attributes {
     battery_band: Option<usize>,
     link_type: Option<String>,
     degraded: bool,
+    /// Since when nothing speaks for that any more.
+    well_since: Option<Mono>,
     /// Alarms that stand, by name.
     alarms: Vec<String>,
     /// One of them is critical or worse.
@@ -57,8 +64,13 @@ impl Attributes {
         }
     }
 
-    /// Whether the agent itself can't do all of its work.
-    pub fn set_degraded(&mut self, degraded: bool) {
+    /// Whether the agent itself can't do all of its work: said at once, and taken back when that has lasted.
+    pub fn set_degraded(&mut self, now: Mono, degraded: bool) {
+        if degraded {
+            self.well_since = None;
+        } else if now.since(*self.well_since.get_or_insert(now)) < WELL_AFTER {
+            return;
+        }
         self.changed |= self.degraded != degraded;
         self.degraded = degraded;
     }
@@ -133,7 +145,6 @@ fn next_band(before: Option<usize>, charge: f64) -> usize {
 mod tests {
     use super::*;
     use crate::engine::metric::Point;
-    use crate::engine::time::Mono;
 
     fn seen(attributes: &mut Attributes, charge: f64) -> bool {
         let mut vitals = Vitals::new(Mono(0));
@@ -155,6 +166,23 @@ mod tests {
         assert_eq!(attributes.dynamic("none")["battery_band"], "25-50");
         assert!(!seen(&mut attributes, 51.9));
         assert!(seen(&mut attributes, 52.0));
+    }
+
+    #[test]
+    fn trouble_that_comes_and_goes_is_said_once_and_taken_back_after_a_minute_without() {
+        let mut attributes = Attributes::new("0".into(), None);
+        let mut said = |s: u64, degraded: bool| {
+            attributes.sent();
+            attributes.set_degraded(Mono(s * 1_000), degraded);
+            (attributes.is_changed(), attributes.health())
+        };
+        assert_eq!(said(0, false), (false, "ok"));
+        assert_eq!(said(1, true), (true, "degraded"));
+        for s in 2..60 {
+            assert_eq!(said(s, s % 20 == 0), (false, "degraded"), "at {s} s");
+        }
+        assert_eq!(said(100, false), (false, "degraded"), "of 40 to 41 s");
+        assert_eq!(said(101, false), (true, "ok"));
     }
 
     #[test]

@@ -203,7 +203,8 @@ impl Engine {
                     self.stored(now, purpose, result);
                 }
                 self.outbox.stats(stats, &mut self.effects);
-                self.attributes.set_degraded(self.outbox.fault().is_some() || self.outbox.is_short_of_space());
+                let degraded = self.outbox.fault().is_some() || self.outbox.is_short_of_space();
+                self.attributes.set_degraded(now.mono, degraded);
             }
             Input::LinkUp { id, lookup, password } => {
                 self.session.looked_up(lookup);
