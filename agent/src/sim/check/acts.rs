@@ -1,14 +1,16 @@
 //! Promises 2 and 3, the part that the gateway feels: a command acts at most once, and nothing is done that config,
 //! budget, uptime, battery or quarantine forbid. Budgets are counted here by true time, which the agent can't know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::report::Promise;
 use super::super::scenario::Flaw;
 use super::Findings;
 use crate::config::{Action, CheckedConfig, QuarantineLevel};
-use crate::engine::io::{Act, Trigger};
+use crate::engine::io::{Act, ActStatus, Trigger};
 use crate::engine::metric::{Metric, Point, Value};
+use crate::engine::record::{Body, CommandResult, Record, Status};
+use crate::engine::time::Mono;
 
 /// Two readings in a row must say the same before an act is held against them: one may be on its way to the engine.
 const READINGS: usize = 2;
@@ -28,6 +30,16 @@ pub(in crate::sim) struct Acts {
     low: [bool; READINGS],
     /// The level that is in force, as the gateway has it.
     level: Option<QuarantineLevel>,
+    /// The releases that the fleet was told of as done.
+    releases: BTreeSet<String>,
+    /// The fleet was told that the gateway is let out, and nobody has ordered it to be shut since.
+    let_out: bool,
+    /// When it was last ordered to be shut, or let out.
+    shut: Mono,
+    /// The agent has said that it stops.
+    stopping: bool,
+    /// The machine stayed up then, and the agent went on.
+    resumed: Mono,
     /// The journal was lost then: what ran before can't be known.
     journal_lost_at: Option<u64>,
 }
@@ -49,6 +61,11 @@ impl Acts {
             times: BTreeMap::new(),
             low: [false; READINGS],
             level: None,
+            releases: BTreeSet::new(),
+            let_out: false,
+            shut: Mono(0),
+            stopping: false,
+            resumed: Mono(0),
             journal_lost_at: None,
         }
     }
@@ -65,12 +82,43 @@ impl Acts {
         }
     }
 
-    pub(in crate::sim) const fn quarantined(&mut self, level: Option<QuarantineLevel>) {
-        self.level = level;
+    /// An agent starts.
+    pub(in crate::sim) const fn started(&mut self) {
+        (self.stopping, self.resumed, self.shut) = (false, Mono(0), Mono(0));
+    }
+
+    /// The agent makes a record.
+    pub(in crate::sim) fn recorded(&mut self, record: &Record) {
+        match &record.body {
+            // One that the store had refused may come late.
+            Body::Event(event) if &*event.name == "stopping" => self.stopping = record.at.mono > self.resumed,
+            Body::Result(CommandResult {
+                command: Some(command),
+                command_id: Some(id),
+                status: Status::Succeeded,
+                ..
+            }) if **command == *"release" => {
+                // It may be told again after a crash, and late where the store had refused it.
+                self.let_out |= self.releases.insert(id.to_string()) && record.at.mono > self.shut;
+            }
+            _ => {}
+        }
+    }
+
+    /// An act has ended on the gateway.
+    pub(in crate::sim) fn ended(&mut self, uptime_ms: u64, act: &Act, status: ActStatus) {
+        match act {
+            Act::Quarantine { level } if status == ActStatus::Succeeded => self.level = *level,
+            Act::Reboot if status != ActStatus::Succeeded => {
+                (self.stopping, self.resumed) = (false, Mono(uptime_ms));
+            }
+            _ => {}
+        }
     }
 
     pub(in crate::sim) fn journal_lost(&mut self, at: u64) {
         self.journal_lost_at = Some(at);
+        self.let_out = false;
         // How much was spent can't be known, so all of it was.
         for (action, budget) in &self.config.remediation.budget {
             let count = usize::try_from(budget.count).unwrap_or(0);
@@ -78,13 +126,15 @@ impl Acts {
         }
     }
 
-    /// The agent lets something be done to the gateway. `flaw`: what is wrong with the command that wants it.
+    /// The agent lets something be done to the gateway while others are `under_way`. `flaw`: what is wrong with the
+    /// command that wants it.
     pub(in crate::sim) fn begun(
         &mut self,
         moment: Moment,
         act: &Act,
         trigger: &Trigger,
         flaw: Option<Flaw>,
+        under_way: &[Act],
         findings: &mut Findings,
     ) {
         let action = act.action();
@@ -101,8 +151,12 @@ impl Acts {
             let what = format!("{name} for {trigger}: the command is {}", flaw.word());
             findings.note(Promise::NothingForbidden, moment.at, what);
         }
-        if let Some(why) = self.forbidden(moment, act, trigger) {
+        let why = self.forbidden(moment, act, trigger).or_else(|| self.untimely(act, under_way));
+        if let Some(why) = why {
             findings.note(Promise::NothingForbidden, moment.at, format!("{name} for {trigger}: {why}"));
+        }
+        if act.shuts() {
+            (self.let_out, self.shut) = (false, Mono(moment.uptime_ms));
         }
         if act.spends() {
             self.times.entry(action).or_default().push(moment.at);
@@ -140,6 +194,17 @@ impl Acts {
             return Some("the gateway is isolated".into());
         }
         self.over_budget(moment.at, act)
+    }
+
+    fn untimely(&self, act: &Act, under_way: &[Act]) -> Option<String> {
+        if act.changes() && *act != Act::Reboot && self.stopping {
+            return Some("the agent has said that it stops".into());
+        }
+        if matches!(act, Act::Refresh { .. }) && self.let_out {
+            return Some("the fleet was told that the gateway is let out".into());
+        }
+        let other = under_way.iter().find(|other| other.changes() && other.target() == act.target())?;
+        Some(format!("{} is under way", act_name(other)))
     }
 
     fn over_budget(&self, at: u64, act: &Act) -> Option<String> {

@@ -102,9 +102,7 @@ impl World<'_> {
         } else {
             self.gateway.finish(self.at, token);
         }
-        if let (Act::Quarantine { level }, ActStatus::Succeeded) = (&doing.act, outcome.status) {
-            self.watch.acts.quarantined(*level);
-        }
+        self.watch.acts.ended(self.at.saturating_sub(self.clock.booted_at()), &doing.act, outcome.status);
         let (action, target) = (doing.act.word(), doing.act.target());
         self.diary.acted(self.at, action, &target, &doing.trigger.to_string(), outcome.status);
         if reboots {
@@ -167,6 +165,7 @@ impl World<'_> {
             if !class.has_samples() {
                 if let Ok(record) = Record::decode(bytes) {
                     self.diary.record(self.at, &record);
+                    self.watch.acts.recorded(&record);
                 }
             }
         }
@@ -237,7 +236,9 @@ impl World<'_> {
             Trigger::Command(id) => self.cloud.flaw_of(id.as_str()),
             Trigger::Rule(_) | Trigger::Own(_) => None,
         };
-        self.watch.acts.begun(moment, &act, &trigger, flaw, &mut self.watch.findings);
+        let under_way = self.doing.values().filter(|doing| doing.life == self.life);
+        let under_way: Vec<Act> = under_way.map(|doing| doing.act.clone()).collect();
+        self.watch.acts.begun(moment, &act, &trigger, flaw, &under_way, &mut self.watch.findings);
         self.last_token += 1;
         let token = self.last_token;
         let performed = match self.refused(&act, &trigger) {

@@ -118,6 +118,7 @@ impl World<'_> {
             self.watch.commands.journal_lost(self.at);
             self.watch.acts.journal_lost(self.at);
         }
+        self.watch.acts.started();
         let forgets = |prefix: &'static str| move |(key, _): &(String, bytes::Bytes)| !key.starts_with(prefix);
         match self.planted {
             Some(Planted::DedupeForgotten) => recovered.state.retain(forgets("cmd/")),
