@@ -58,7 +58,7 @@ fn an_uplink_that_is_down_when_the_agent_is_killed_comes_up_again_with_its_route
         until("the uplink to be taken down", || !is_up());
         drop(agent);
         let is_down = !is_up();
-        until("the uplink to be up again", || is_up());
+        until("the uplink to be up again", is_up);
         until("its route to be back", || network.ip("route show default").contains(ROUTE));
         is_down
     });

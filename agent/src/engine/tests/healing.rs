@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::world::{Got, World, config_with, outcome, restart};
+use super::world::{World, config_with, outcome, restart};
 use crate::config::{Action, CheckedConfig};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
