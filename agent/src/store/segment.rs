@@ -34,8 +34,9 @@ const MAGIC: [u8; 8] = *b"fmedseg\n";
 const VERSION: u32 = 1;
 /// Not UTF-8 (0xFE and 0xFF never are): text in a damaged body is not taken for the start of a frame.
 const MARKER: [u8; 4] = [0xF1, 0xFF, 0xE0, 0xFE];
-/// Where the nth stands in a frame.
+/// Where the nth stands in a frame, and its checksum.
 const NTH_AT: usize = 16;
+const CRC_AT: usize = 20;
 /// How much of a damaged end is searched for the heads of frames: a segment.
 const RUINS_BYTES_MAX: usize = 1024 * 1024;
 /// How much is read from the file at once.
@@ -76,16 +77,26 @@ fn decode_header(bytes: &[u8]) -> Header {
 
 /// Appends a frame to `out`. The caller has checked the length of `body` against [`RECORD_BYTES_MAX`].
 pub(super) fn encode_frame(out: &mut Vec<u8>, segment: u64, seq: u64, nth: u32, body: &[u8]) {
-    let len = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let (seq, nth) = (seq.to_le_bytes(), nth.to_le_bytes());
-    let crc = checksum(segment, &[&len, &seq, &nth, body]);
-    for part in [&MARKER[..], &len, &seq, &nth, &crc.to_le_bytes(), body] {
-        out.extend_from_slice(part);
+    let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let start = out.len();
+    for field in [&MARKER[..], &len.to_le_bytes(), &seq.to_le_bytes(), &nth.to_le_bytes()] {
+        out.extend_from_slice(field);
     }
+    let crc = checksum(seed(segment), out.get(start..).unwrap_or_default(), body);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(body);
 }
 
-fn checksum(segment: u64, parts: &[&[u8]]) -> u32 {
-    parts.iter().fold(crc32c::crc32c(&segment.to_le_bytes()), |crc, part| crc32c::crc32c_append(crc, part))
+/// What each checksum of a segment begins with.
+fn seed(segment: u64) -> u32 {
+    crc32c::crc32c(&segment.to_le_bytes())
+}
+
+/// Of a frame, from what stands before its checksum and its body. In as few pieces as can be: each costs as much as
+/// hundreds of bytes.
+fn checksum(seed: u32, head: &[u8], body: &[u8]) -> u32 {
+    let fields = head.get(MARKER.len()..CRC_AT).unwrap_or_default();
+    crc32c::crc32c_append(crc32c::crc32c_append(seed, fields), body)
 }
 
 /// The bytes of one segment: those in the file, then those not yet written to it.
@@ -173,7 +184,8 @@ enum Parsed {
 #[derive(Debug)]
 pub(super) struct Frames<'a> {
     source: Source<'a>,
-    segment: u64,
+    /// See [`seed`].
+    seed: u32,
     /// seqs must rise: what does not is a leftover, not a record.
     above: u64,
     window: Bytes,
@@ -185,7 +197,7 @@ pub(super) struct Frames<'a> {
 impl<'a> Frames<'a> {
     /// From offset `at`, which is the start of a frame; only seqs greater than `above` count.
     pub(super) fn new(source: Source<'a>, segment: u64, at: u64, above: u64) -> Self {
-        Self { source, segment, above, window: Bytes::new(), at: at.max(HEADER_BYTES), used: 0 }
+        Self { source, seed: seed(segment), above, window: Bytes::new(), at: at.max(HEADER_BYTES), used: 0 }
     }
 
     /// Where the next frame begins.
@@ -202,7 +214,7 @@ impl<'a> Frames<'a> {
             return Ok(self.take(seq, nth, len));
         }
         // A damaged length can point beyond the end too: only where nothing good follows is a frame a torn one.
-        let cut = matches!(parse(self.rest(), self.segment), Parsed::Short(_));
+        let cut = matches!(parse(self.rest(), self.seed), Parsed::Short(_));
         self.seek()?;
         let bytes = self.at - start;
         if cut && self.at >= self.source.len() {
@@ -224,7 +236,7 @@ impl<'a> Frames<'a> {
         let mut want = FRAME_BYTES;
         loop {
             self.fill(want)?;
-            match parse(self.rest(), self.segment) {
+            match parse(self.rest(), self.seed) {
                 Parsed::Frame { seq, nth, len } => return Ok((seq > self.above).then_some((seq, nth, len))),
                 Parsed::Short(need) if need > want && self.rest().len() >= want => want = need,
                 Parsed::Short(_) | Parsed::No => return Ok(None),
@@ -281,7 +293,7 @@ impl<'a> Frames<'a> {
     }
 }
 
-fn parse(bytes: &[u8], segment: u64) -> Parsed {
+fn parse(bytes: &[u8], seed: u32) -> Parsed {
     let common = bytes.len().min(MARKER.len());
     if bytes.get(..common) != MARKER.get(..common) {
         return Parsed::No;
@@ -298,7 +310,7 @@ fn parse(bytes: &[u8], segment: u64) -> Parsed {
         return Parsed::No;
     }
     let Some(body) = rest.get(..body_len) else { return Parsed::Short(FRAME_BYTES + body_len) };
-    if checksum(segment, &[&len.to_le_bytes(), &seq.to_le_bytes(), &nth.to_le_bytes(), body]) != crc {
+    if checksum(seed, head, body) != crc {
         return Parsed::No;
     }
     Parsed::Frame { seq, nth, len: body_len }
