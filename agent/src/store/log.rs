@@ -13,7 +13,7 @@ mod trail;
 mod writer;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -112,6 +112,9 @@ pub(super) struct Log {
     cursor: Cursor,
     head: Head,
     hint: Option<ReadHint>,
+    /// The segment that was looked into last, by its first seq: a backlog is read page by page. Never one that is
+    /// deleted, whose room it would keep.
+    looked_into: Option<(u64, File)>,
     /// The records read last, each followed by the next one of the log: what is read is soon to be trimmed, and need
     /// not be read again for that.
     trail: Trail,
@@ -157,6 +160,7 @@ impl Log {
             cursor,
             head: HEAD_UNKNOWN,
             hint: None,
+            looked_into: None,
             trail: Trail::default(),
             next_nth: 0,
             durable_nth: 0,

@@ -108,6 +108,7 @@ impl Log {
         let Some(oldest) = self.segments.front().copied() else { return Ok(()) };
         // The cursor first: it alone keeps the highest seq once the segment is gone.
         self.cursor.sync()?;
+        self.looked_into.take_if(|(first, _)| *first == oldest.first);
         remove(&self.path(oldest.first))?;
         self.segments.pop_front();
         self.dead.remove(&oldest.first);

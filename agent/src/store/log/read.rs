@@ -97,17 +97,27 @@ impl Log {
         seen
     }
 
-    fn look_once<T>(&self, segment: Segment, look: impl FnOnce(Source<'_>) -> io::Result<T>) -> io::Result<Option<T>> {
+    fn look_once<T>(
+        &mut self,
+        segment: Segment,
+        look: impl FnOnce(Source<'_>) -> io::Result<T>,
+    ) -> io::Result<Option<T>> {
         let dead = self.dead.contains(&segment.first);
         let newest = self.segments.back().is_some_and(|newest| newest.first == segment.first);
         if let (true, Some(writer)) = (newest, &self.writer) {
             return look(writer.source(dead)).map(Some);
         }
-        match File::open(self.path(segment.first)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-            Ok(file) => look(Source { file: &file, written: segment.bytes, tail: &[], dead }).map(Some),
-        }
+        let file = match self.looked_into.take().filter(|(first, _)| *first == segment.first) {
+            Some((_, file)) => file,
+            None => match File::open(self.path(segment.first)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                other => other?,
+            },
+        };
+        // Opened anew where it fails: what has come back may be another disk.
+        let seen = look(Source { file: &file, written: segment.bytes, tail: &[], dead })?;
+        self.looked_into = Some((segment.first, file));
+        Ok(Some(seen))
     }
 
     /// After damage was met: counts what is left of a segment, and what was lost since it was last counted.

@@ -176,6 +176,22 @@ fn eviction_gives_up_the_oldest_segment_and_says_which_records_that_were() {
 }
 
 #[test]
+fn a_segment_that_is_being_read_gives_its_room_back_when_it_is_deleted() {
+    let dir = dir();
+    let mut log = filled(&dir, 1..=2000);
+    let oldest = segment_path(dir.path(), log.segments[0].first).display().to_string();
+    let is_held = || {
+        let mut open = fs::read_dir("/proc/self/fd").expect("list").map(|entry| entry.expect("an entry").path());
+        // A file that is deleted is called so behind its path.
+        open.any(|entry| fs::read_link(entry).is_ok_and(|file| file.to_string_lossy().starts_with(&oldest)))
+    };
+    log.read(0, 10, ALL).expect("read");
+    assert!(is_held(), "it is opened again for each page");
+    log.evict().expect("evict");
+    assert!(!is_held(), "its blocks are not free");
+}
+
+#[test]
 fn eviction_of_the_only_segment_takes_what_is_not_even_written_yet() {
     let dir = dir();
     let mut log = filled(&dir, 1..=3);
