@@ -240,7 +240,7 @@ impl Outbox {
     /// Whether a record was sent and is not yet answered, nor to be sent again.
     #[must_use]
     pub fn is_in_flight(&self, class: Class, seq: u64) -> bool {
-        class.of(&self.lanes).inflight.contains(&seq)
+        class.of(&self.lanes).inflight.contains(seq)
     }
 
     /// The broker took a record over.
@@ -593,6 +593,7 @@ impl Outbox {
 mod ahead;
 mod lane;
 mod losses;
+mod order;
 mod room;
 mod thinning;
 

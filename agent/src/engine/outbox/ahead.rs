@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::order::Inflight;
+
 /// Records of a lane that may go before older ones, and those that were answered before older ones were.
 const AHEAD_MAX: usize = 32;
 
@@ -29,11 +31,11 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// A record that is to go before older ones.
-    pub(super) fn insert(&mut self, seq: u64, haste: Haste, bytes: Bytes, inflight: &BTreeSet<u64>) {
+    pub(super) fn insert(&mut self, seq: u64, haste: Haste, bytes: Bytes, inflight: &Inflight) {
         self.waiting.insert(seq, (haste, bytes));
         if self.waiting.len() > AHEAD_MAX {
             // Of what is on its way the answer is waited for.
-            let mut waiting = self.waiting.iter().filter(|(seq, _)| !inflight.contains(seq));
+            let mut waiting = self.waiting.iter().filter(|(seq, _)| !inflight.contains(**seq));
             let oldest = waiting.clone().find(|(_, (haste, _))| *haste == Haste::Live).or_else(|| waiting.next());
             let oldest = oldest.map(|(seq, _)| *seq);
             oldest.and_then(|oldest| self.waiting.remove(&oldest));
@@ -41,14 +43,14 @@ impl Ahead {
     }
 
     /// What goes next of those that are not on their way and `may_go`.
-    pub(super) fn next(&self, inflight: &BTreeSet<u64>, may_go: impl Fn(u64) -> bool) -> Option<(u64, Bytes)> {
-        let on_the_way = self.waiting.keys().filter(|seq| inflight.contains(seq)).count();
+    pub(super) fn next(&self, inflight: &Inflight, may_go: impl Fn(u64) -> bool) -> Option<(u64, Bytes)> {
+        let on_the_way = self.waiting.keys().filter(|seq| inflight.contains(**seq)).count();
         // Each may have to be remembered, and that has a bound; what is merely new leaves half of it to the alarms.
         let taken = self.passed.len() + on_the_way;
         if taken >= AHEAD_MAX {
             return None;
         }
-        let mut waiting = self.waiting.iter().filter(|(seq, _)| !inflight.contains(seq) && may_go(**seq));
+        let mut waiting = self.waiting.iter().filter(|(seq, _)| !inflight.contains(**seq) && may_go(**seq));
         let alarm = waiting.clone().rfind(|(_, (haste, _))| *haste == Haste::Alarm);
         let next = alarm.or_else(|| waiting.next().filter(|_| taken < AHEAD_MAX / 2));
         next.map(|(seq, (_, bytes))| (*seq, bytes.clone()))
@@ -68,8 +70,12 @@ impl Ahead {
     }
 
     /// The last of those that were answered before something older, below `oldest` if there is anything older left.
-    pub(super) fn last_passed(&self, oldest: Option<u64>) -> Option<u64> {
-        self.passed.range(..oldest.unwrap_or(u64::MAX)).next_back().copied()
+    pub(super) fn last_passed(&self, oldest: impl Fn() -> Option<u64>) -> Option<u64> {
+        // Asked of each record of a backlog, before which hardly any ever went.
+        if self.passed.is_empty() {
+            return None;
+        }
+        self.passed.range(..oldest().unwrap_or(u64::MAX)).next_back().copied()
     }
 
     /// Whether it was answered before something older.

@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 
 use super::ahead::{Ahead, Haste};
+use super::order::{self, Inflight};
 use super::{READ_AHEAD, READ_BYTES_MAX, READ_LOW_WATER};
 use crate::engine::io::LogRange;
 
@@ -45,7 +46,7 @@ pub(super) struct Lane {
     pub(super) ready: VecDeque<(u64, Bytes)>,
     /// What goes before all that.
     pub(super) ahead: Ahead,
-    pub(super) inflight: BTreeSet<u64>,
+    pub(super) inflight: Inflight,
     /// Were in flight, and have to be sent again: a window's worth at most.
     pub(super) again: BTreeSet<u64>,
     /// Evicted from the store while they were ready or in flight: what memory holds of them is all there is.
@@ -298,19 +299,14 @@ impl Lane {
         if self.ahead.has_passed(seq) {
             self.done = self.done.max(seq);
             self.trim_due |= self.inflight.is_empty();
-        } else if let (Err(at), false) = (self.place(seq), self.inflight.contains(&seq)) {
+        } else if let (Err(at), false) = (self.place(seq), self.inflight.contains(seq)) {
             self.ready.insert(at, (seq, bytes));
         }
     }
 
     /// Where a record is among what is ready, or else where it belongs.
     fn place(&self, seq: u64) -> Result<usize, usize> {
-        match (self.ready.front(), self.ready.back()) {
-            // A backlog comes and goes in order: this is what each of its records is asked.
-            (Some((first, _)), _) if *first == seq => Ok(0),
-            (_, Some((last, _))) if *last < seq => Err(self.ready.len()),
-            _ => self.ready.binary_search_by_key(&seq, |(other, _)| *other),
-        }
+        order::place(&self.ready, seq, |(other, _)| *other)
     }
 
     // Sending.
@@ -338,7 +334,7 @@ impl Lane {
 
     /// The broker took a record over; `None` if it was not on its way.
     pub(super) fn acknowledged(&mut self, seq: u64) -> Option<Answered> {
-        if !self.inflight.remove(&seq) {
+        if !self.inflight.remove(seq) {
             return None;
         }
         self.again.remove(&seq);
@@ -360,7 +356,7 @@ impl Lane {
             self.done = self.done.max(seq);
         }
         // With the last of what it went before, a record that went ahead is done with too.
-        let went_ahead = self.ahead.last_passed(self.oldest()).filter(|last| *last > self.done);
+        let went_ahead = self.ahead.last_passed(|| self.oldest()).filter(|last| *last > self.done);
         if let Some(last) = went_ahead {
             self.done = last;
             self.done_since_trim += 1;
@@ -382,7 +378,7 @@ impl Lane {
     pub(super) fn rewind(&mut self, seq: u64) -> BTreeSet<u64> {
         // What was done with otherwise meanwhile will not be.
         self.again.retain(|other| *other > self.done);
-        self.again.extend(self.inflight.split_off(&seq));
+        self.again.extend(self.inflight.split_off(seq));
         // If it went ahead, older ones are still waiting.
         self.ready.retain(|(other, _)| *other < seq);
         self.next_read = seq.min(self.next_read);
@@ -392,7 +388,7 @@ impl Lane {
         // The store can't give these a second time, unless they are still on their way. Some may have arrived: better
         // counted twice than not at all.
         let (inflight, ready) = (&self.inflight, &self.ready);
-        let is_here = |seq: &u64| inflight.contains(seq) || ready.iter().any(|(other, _)| other == seq);
+        let is_here = |seq: &u64| inflight.contains(*seq) || ready.iter().any(|(other, _)| other == seq);
         let (spared, gone): (BTreeSet<u64>, BTreeSet<u64>) = mem::take(&mut self.spared).into_iter().partition(is_here);
         self.spared = spared;
         self.ahead.forget(|seq| gone.contains(&seq));
@@ -407,7 +403,7 @@ impl Lane {
 
     /// The same of those that were read already.
     pub(super) fn oldest_taken(&self) -> Option<u64> {
-        self.inflight.first().into_iter().chain(self.ready.front().map(|(seq, _)| seq)).min().copied()
+        self.inflight.first().into_iter().chain(self.ready.front().map(|(seq, _)| *seq)).min()
     }
 
     /// The log has a record that was answered, and will have it until it is trimmed.
@@ -469,7 +465,7 @@ impl Lane {
         let spared: Vec<u64> = on_the_way.filter(was_stored).copied().collect();
         self.next_read = self.next_read.max(range.end().saturating_add(1));
         let inflight = &self.inflight;
-        self.ahead.forget(|seq| range.contains(&seq) && !inflight.contains(&seq));
+        self.ahead.forget(|seq| range.contains(&seq) && !inflight.contains(seq));
         let untrimmed = self.answered.len();
         self.answered.retain(|seq| !range.contains(seq));
         let arrived = (self.ahead.trimmed(*range.end()) + untrimmed - self.answered.len()) as u64;

@@ -1,8 +1,8 @@
-use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use super::ahead::Ahead;
 use super::lane::ANSWERED_MAX;
+use super::order::Inflight;
 use super::*;
 use crate::engine::io::{Effect, LogRange};
 use crate::engine::observation::Severity;
@@ -285,7 +285,7 @@ fn a_log_that_is_never_trimmed_makes_nobody_remember_it_all() {
 
 #[test]
 fn what_is_merely_new_leaves_an_alarm_the_way_past_a_backlog() {
-    let (mut ahead, inflight) = (Ahead::default(), BTreeSet::new());
+    let (mut ahead, inflight) = (Ahead::default(), Inflight::default());
     for seq in 1..=100 {
         ahead.insert(seq, Haste::Live, Bytes::new(), &inflight);
         if let Some((seq, _)) = ahead.next(&inflight, |_| true) {
@@ -299,13 +299,13 @@ fn what_is_merely_new_leaves_an_alarm_the_way_past_a_backlog() {
 
 #[test]
 fn as_many_go_ahead_as_can_be_remembered_and_each_answer_is_waited_for() {
-    let (mut ahead, mut inflight) = (Ahead::default(), BTreeSet::new());
+    let (mut ahead, mut inflight) = (Ahead::default(), Inflight::default());
     for seq in 1..=1_000 {
         ahead.insert(seq, Haste::Alarm, Bytes::new(), &inflight);
         while let Some((seq, _)) = ahead.next(&inflight, |_| true) {
             inflight.insert(seq);
         }
-        let answer = (seq % 10 == 0).then(|| inflight.pop_first()).flatten();
+        let answer = inflight.first().filter(|first| seq % 10 == 0 && inflight.remove(*first));
         if let Some(answered) = answer {
             assert!(ahead.holds(answered));
             ahead.answered(answered, true);
