@@ -17,8 +17,9 @@ use crate::engine::io::LogRange;
 
 /// Records of a log that may lie in its buffer only: more have come through it.
 const BUFFERED_MAX: usize = 4_096;
-/// Acknowledged records that may wait before space is given back.
-const TRIM_BATCH: u64 = 64;
+/// Acknowledged records that may wait before space is given back. A crash sends them once more, as it does what is
+/// under way, which can be as many; and each time wakes the store's thread, and the engine for its answer.
+const TRIM_BATCH: u64 = 256;
 /// How many of them are remembered where the log fails to give it back: of more, an eviction counts the rest as
 /// dropped.
 pub(super) const ANSWERED_MAX: usize = 4_096;
