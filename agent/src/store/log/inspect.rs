@@ -37,17 +37,10 @@ pub(in crate::store) fn inspect(dir: &Path) -> io::Result<LogSummary> {
     summary.range.last = position.highest;
     summary.range.evicted = position.evicted;
     let mut expected = None;
-    for first in segments_in(dir)? {
-        let file = match File::open(segment_path(dir, first)) {
-            // Trimmed since the directory was read.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        let written = file.metadata()?.len();
-        let found =
-            segment::survey(Source { file: &file, written, tail: &[], dead: true }, first, position.acked, expected)?;
+    each_segment(dir, |first, source| {
+        let found = segment::survey(source, first, position.acked, expected)?;
         expected = found.next_nth;
-        summary.bytes += written;
+        summary.bytes += source.len();
         summary.segments += 1;
         let is_illegible = found.records == 0 && found.damaged_bytes > 0;
         summary.illegible += u32::from(is_illegible);
@@ -57,27 +50,34 @@ pub(in crate::store) fn inspect(dir: &Path) -> io::Result<LogSummary> {
         if let (0, Some((seq, _))) = (summary.range.first, found.first_live) {
             summary.range.first = seq;
         }
-    }
+        Ok(())
+    })?;
     Ok(summary)
 }
 
 /// Shows the records of a log that are not yet trimmed, and says what damage took; changes nothing.
 pub(in crate::store) fn export(dir: &Path, mut show: impl FnMut(u64, &[u8])) -> io::Result<LogSummary> {
     let acked = cursor::peek(&dir.join(CURSOR_FILE))?.unwrap_or_default().acked;
-    for first in segments_in(dir)? {
-        let file = match File::open(segment_path(dir, first)) {
-            // Trimmed since the directory was read.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        let written = file.metadata()?.len();
-        segment::visit(Source { file: &file, written, tail: &[], dead: true }, first, |seq, body| {
+    each_segment(dir, |first, source| {
+        segment::visit(source, first, |seq, body| {
             if seq > acked {
                 show(seq, body);
             }
-        })?;
-    }
+        })
+    })?;
     inspect(dir)
+}
+
+/// Lets `look` see the segments of a log, oldest first. What vanishes meanwhile was trimmed.
+fn each_segment(dir: &Path, mut look: impl FnMut(u64, Source<'_>) -> io::Result<()>) -> io::Result<()> {
+    for first in segments_in(dir)? {
+        let file = match File::open(segment_path(dir, first)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        look(first, Source { file: &file, written: file.metadata()?.len(), tail: &[], dead: true })?;
+    }
+    Ok(())
 }
 
 /// The segments of a log that may have vanished: one without its directory is empty.
