@@ -113,7 +113,8 @@ pub(super) fn aside_bytes(path: &Path) -> u64 {
 }
 
 /// Deletes what was set aside below a directory, the oldest first and what a newer agent wrote last, until the rest
-/// takes no more than `bytes_max`.
+/// takes no more than `bytes_max`. Evidence that is a second name of a segment counts in full: it takes no room yet, and
+/// does so as soon as the segment is sent, long before the next start looks.
 pub(super) fn bound_aside(root: &Path, bytes_max: u64) {
     let mut aside = Vec::new();
     find_aside(root, DEPTH_MAX, &mut aside);
@@ -291,6 +292,11 @@ pub(super) fn remove_all(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Whether a file has a second name (link(2)): to delete one frees nothing.
+pub(super) fn has_other_names(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.nlink() > 1)
 }
 
 /// Bytes of the files below `path`. What vanishes meanwhile counts as nothing.

@@ -277,6 +277,38 @@ fn damage_time_and_again_does_not_take_the_room_of_the_records() {
     }
 }
 
+/// Bytes of the segments of all logs and of what lies beside them: a file with two names takes its room once.
+fn bytes_taken(settings: &StoreSettings) -> u64 {
+    let files = disk::files_below(&settings.path.join(OUTBOX_DIR), 8).into_iter();
+    let files = files.filter(|(path, _)| !path.ends_with("cursor"));
+    let by_inode: BTreeMap<u64, u64> =
+        files.map(|(path, bytes)| (fs::metadata(path).expect("it is there").ino(), bytes)).collect();
+    by_inode.into_values().sum()
+}
+
+#[test]
+fn evidence_takes_no_room_until_its_segment_is_deleted() {
+    let dir = temp();
+    let settings = settings(dir.path());
+    let (mut store, _) = open(dir.path());
+    for seq in 1..=900 {
+        store.apply(append(Class::Events, seq, 1000)).expect("append");
+    }
+    store.close().expect("close");
+    let events = settings.path.join("outbox/events");
+    let first = fs::read_dir(&events).expect("list").flatten().map(|file| file.path()).filter(|path| is_segment(path));
+    damage(&first.min().expect("a segment"), |bytes| bytes[5_000] ^= 1);
+    let (mut store, recovered) = open(dir.path());
+    assert_eq!(recovered.losses.iter().map(|loss| loss.records).sum::<u64>(), 1, "{:?}", recovered.losses);
+    assert_eq!(disk::files_below(&events, 1).iter().filter(|(path, _)| disk::is_aside(path)).count(), 1);
+    assert_eq!(store.stats().outbox_bytes, bytes_taken(&settings), "while the segment is there");
+    store.apply(StoreOp::Trim { class: Class::Events, upto: 800 }).expect("trim");
+    assert!(bytes_taken(&settings) > SEGMENT_BYTES_MIN, "the evidence is kept");
+    assert_eq!(store.stats().outbox_bytes, bytes_taken(&settings), "when the segment is gone");
+    drop(store);
+    assert_eq!(open(dir.path()).1.stats.outbox_bytes, bytes_taken(&settings), "and in the next run");
+}
+
 #[test]
 fn every_operation_is_answered_once_in_order_and_closing_does_the_rest() {
     let dir = temp();

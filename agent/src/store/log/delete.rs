@@ -5,6 +5,7 @@
 use std::io;
 use std::path::Path;
 
+use super::open::SUFFIX_DAMAGED;
 use super::writer::Writer;
 use super::{DRAINED_BYTES_MIN, Evicted, HEAD_UNKNOWN, Head, Log, Segment};
 use crate::store::cursor::Position;
@@ -109,8 +110,13 @@ impl Log {
         // The cursor first: it alone keeps the highest seq once the segment is gone.
         self.cursor.sync()?;
         self.looked_into.take_if(|(first, _)| *first == oldest.first);
+        let evidence = self.aside(oldest.first, SUFFIX_DAMAGED);
+        let is_kept = disk::has_other_names(&evidence);
         remove(&self.path(oldest.first))?;
         self.segments.pop_front();
+        if is_kept {
+            self.set_aside_bytes += disk::tree_bytes(&evidence);
+        }
         self.dead.remove(&oldest.first);
         if self.segments.is_empty() {
             self.writer = None;

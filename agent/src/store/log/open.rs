@@ -19,7 +19,7 @@ use crate::store::unreadable::Opening;
 const SET_ASIDE_MAX: usize = 2;
 /// Written by a newer agent.
 pub(super) const SUFFIX_NEWER: &str = "newer";
-const SUFFIX_DAMAGED: &str = "damaged";
+pub(super) const SUFFIX_DAMAGED: &str = "damaged";
 
 impl Log {
     pub(super) fn recover(&mut self, opening: &mut Opening) -> io::Result<()> {
@@ -172,18 +172,22 @@ impl Log {
         Ok(())
     }
 
-    /// Counts what lies beside the log.
+    /// Counts what lies beside the log. Evidence that is a second name of a segment takes no room of its own, until the
+    /// segment is deleted.
     pub(in crate::store) fn count_set_aside(&mut self) -> io::Result<()> {
         self.set_aside_bytes = 0;
         for suffix in [SUFFIX_NEWER, SUFFIX_DAMAGED] {
             for first in names_with(&self.dir, suffix)? {
-                self.set_aside_bytes += disk::tree_bytes(&self.aside(first, suffix));
+                let path = self.aside(first, suffix);
+                if !disk::has_other_names(&path) {
+                    self.set_aside_bytes += disk::tree_bytes(&path);
+                }
             }
         }
         Ok(())
     }
 
-    fn aside(&self, first: u64, suffix: &str) -> PathBuf {
+    pub(super) fn aside(&self, first: u64, suffix: &str) -> PathBuf {
         self.dir.join(format!("{first:020}.{suffix}"))
     }
 }
