@@ -17,7 +17,9 @@ use super::dice::Dice;
 use super::scenario::DiskWorld;
 use crate::engine::io::{Recovered, StoreFault, StoreLoss, StoreOp, StoreReply, StoreStats};
 use crate::engine::record::Class;
-use crate::store::{COMMIT_OVERHEAD_BYTES, RESERVE_FREE_FACTOR, STATE_VALUE_BYTES_MAX, reserve_bytes, segment_bytes};
+use crate::store::{
+    COMMIT_OVERHEAD_BYTES, ENTRY_BYTES, RESERVE_FREE_FACTOR, STATE_VALUE_BYTES_MAX, reserve_bytes, segment_bytes,
+};
 
 /// How much the state's file grows by a write, beside what is written: measured with sled 0.34.
 const STATE_GROWTH_BYTES: u64 = 150;
@@ -289,7 +291,8 @@ impl Disk {
             let what = format!("put {key} into the state: value is {len} B, the limit is {STATE_VALUE_BYTES_MAX} B");
             return Err(StoreFault::Io { what });
         }
-        let len = entries.iter().map(|(key, value)| (key.len() + value_len(value)) as u64).sum::<u64>();
+        let len = entries.iter().map(|(key, value)| key.len() + value_len(value)).sum::<usize>() + ENTRY_BYTES;
+        let len = len as u64;
         let grows = (len + STATE_GROWTH_BYTES).min(STATE_FILE_BYTES.saturating_sub(self.state.file_bytes));
         if grows > self.free_bytes() {
             // The reserve is for this.

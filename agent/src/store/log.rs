@@ -27,6 +27,7 @@ use super::cursor::{Cursor, Found, Mark, Position};
 use super::disk::{self, Attempt};
 use super::segment::{FRAME_BYTES, HEADER_BYTES, RECORD_BYTES_MAX};
 use super::unreadable::Opening;
+use super::waiting::Waiting;
 use crate::engine::io::{LogRange, StoreFault, StoreLoss};
 use crate::engine::record::Class;
 
@@ -121,7 +122,8 @@ pub(super) struct Log {
     /// Highest seq ever.
     last: u64,
     next_nth: u32,
-    /// The nth that follows the last durable record.
+    /// The last durable record, and the nth that follows it.
+    durable_last: u64,
     durable_nth: u32,
     /// Commits since the cursor was last written.
     unmarked: u32,
@@ -163,6 +165,7 @@ impl Log {
             looked_into: None,
             trail: Trail::default(),
             next_nth: 0,
+            durable_last: 0,
             durable_nth: 0,
             unmarked: 0,
             damaged: 0,
@@ -235,6 +238,11 @@ impl Log {
             records: self.records(),
             evicted: self.cursor.position().evicted,
         }
+    }
+
+    /// What of it a power cut can't take.
+    pub(super) fn waiting(&self) -> Waiting {
+        Waiting { records: self.mark_of(self.records()).live, last: self.durable_last }
     }
 
     /// Records not yet trimmed.
@@ -316,11 +324,16 @@ impl Log {
             self.unmarked += 1;
         }
         writer.list_in(&self.dir)?;
-        self.durable_nth = self.next_nth;
+        self.all_durable();
         if self.unmarked >= self.mark_commits {
             self.mark()?;
         }
         Ok(())
+    }
+
+    fn all_durable(&mut self) {
+        self.durable_last = self.last;
+        self.durable_nth = self.next_nth;
     }
 
     /// Writes down how many records there should be. It waits for no sync: until one comes the mark before it counts.

@@ -16,6 +16,7 @@ mod segment;
 mod state;
 mod thread;
 mod unreadable;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -43,12 +44,14 @@ pub(crate) use self::{
     log::{DRAINED_BYTES_MIN, WRITE_BUFFER_BYTES},
     segment::{FRAME_BYTES, HEADER_BYTES},
     state::{COMMIT_OVERHEAD_BYTES, RESERVE_FREE_FACTOR, reserve_bytes},
+    waiting::ENTRY_BYTES,
 };
 
 use self::disk::Attempt;
 use self::log::Log;
 use self::state::State;
 use self::unreadable::Opening;
+use self::waiting::Waiting;
 use crate::engine::io::{Recovered, StoreFault, StoreLoss, StoreOp, StoreReply, StoreStats};
 use crate::engine::record::Class;
 
@@ -189,7 +192,10 @@ impl Store {
                 let evicted = class.of_mut(&mut self.logs).evict()?;
                 Ok(StoreReply::Evicted { records: evicted.records, first: evicted.first, last: evicted.last })
             }
-            StoreOp::Put { entries } => self.state.put(&entries).map(|()| StoreReply::Put),
+            StoreOp::Put { mut entries } => {
+                entries.push(waiting::entry(&self.logs));
+                self.state.put(&entries).map(|()| StoreReply::Put)
+            }
             StoreOp::Probe => Ok(StoreReply::Probed),
         }
     }
@@ -240,15 +246,8 @@ fn open_parts(
     let outbox = path.join(OUTBOX_DIR);
     disk::claim_dir(&outbox, segment_bytes, opening).attempt(|| format!("make directory {}", outbox.display()))?;
     let used = state::was_used(path);
-    let mut open_log = |class| {
-        let dir = log_dir(path, class);
-        if used && !dir.exists() {
-            let what =
-                format!("{}: vanished with all that was in it, however much that was; begun anew", dir.display());
-            opening.losses.push(StoreLoss { what, records: 0, state_lost: false });
-        }
-        Log::open(&dir, segment_bytes, mark_commits(class), opening)
-    };
+    let vanished = Class::ALL.map(|class| used && !log_dir(path, class).exists());
+    let mut open_log = |class| Log::open(&log_dir(path, class), segment_bytes, mark_commits(class), opening);
     let logs = [
         open_log(Class::Results)?,
         open_log(Class::Events)?,
@@ -256,8 +255,34 @@ fn open_parts(
         open_log(Class::Thinned)?,
         open_log(Class::Hourly)?,
     ];
-    let (state, entries) = State::open(path, settings.max_bytes, opening)?;
+    let (state, mut entries) = State::open(path, settings.max_bytes, opening)?;
+    let known = waiting::take(&mut entries);
+    for class in Class::ALL {
+        let dir = log_dir(path, class);
+        let known = known.map(|known| *class.of(&known));
+        opening.losses.extend(vanished_log(&dir, *class.of(&vanished), class.of(&logs), known));
+    }
     Ok((logs, state, entries))
+}
+
+/// What is told of a log that is gone as a whole: that its directory has `vanished`, and what is `known` of it.
+fn vanished_log(dir: &Path, vanished: bool, begun_anew: &Log, known: Option<Waiting>) -> Option<StoreLoss> {
+    // The directory may have been made by a start that ended before it was told.
+    let is_known = begun_anew.range().last == 0 && known.is_some_and(|known| known.last > 0);
+    if !vanished && !is_known {
+        return None;
+    }
+    let (records, what) = match known {
+        Some(Waiting { records, last }) => (
+            records,
+            format!(
+                "{records} records waited in it when the state was last written, and it had held some up to seq {last}"
+            ),
+        ),
+        None => (0, "how many records were in it is not known".to_owned()),
+    };
+    let what = format!("{}: vanished; {what}; begun anew", dir.display());
+    Some(StoreLoss { what, records, state_lost: false })
 }
 
 /// What may be set aside, in a store that may grow to `max_bytes`.

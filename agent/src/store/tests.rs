@@ -310,6 +310,45 @@ fn evidence_takes_no_room_until_its_segment_is_deleted() {
 }
 
 #[test]
+fn a_log_that_vanished_is_counted_by_what_the_state_knows_of_it_until_the_count_is_saved() {
+    let dir = temp();
+    let (mut store, _) = open(dir.path());
+    let put = || StoreOp::Put { entries: vec![("k".into(), Some(Bytes::from("v")))] };
+    for seq in 1..=7 {
+        store.apply(append(Class::Telemetry, seq, 10)).expect("append");
+        store.apply(StoreOp::Commit).expect("commit");
+    }
+    store.apply(StoreOp::Trim { class: Class::Telemetry, upto: 2 }).expect("trim");
+    store.apply(append(Class::Telemetry, 8, 10)).expect("append, and not commit");
+    store.apply(put()).expect("put");
+    drop(store);
+    fs::remove_dir_all(settings(dir.path()).path.join("outbox/telemetry")).expect("take it away");
+    let (store, first) = open(dir.path());
+    assert_eq!(first.losses.iter().map(|loss| loss.records).collect::<Vec<_>>(), [5]);
+    assert!(first.losses[0].what.contains("up to seq 7"), "{:?}", first.losses);
+    assert_eq!(first.state, [("k".to_owned(), Bytes::from("v"))], "it is no entry of the engine's");
+    drop(store);
+    let (mut store, again) = open(dir.path());
+    assert_eq!(again.losses, first.losses, "the start that found it may have been killed");
+    store.apply(put()).expect("put");
+    drop(store);
+    assert_eq!(open(dir.path()).1.losses, []);
+}
+
+#[test]
+fn a_log_that_vanished_of_which_nothing_is_known_is_told() {
+    let dir = temp();
+    let (mut store, _) = open(dir.path());
+    store.apply(StoreOp::Put { entries: vec![("k".into(), None)] }).expect("put");
+    drop(store);
+    let path = settings(dir.path()).path;
+    fs::remove_dir_all(path.join("outbox/events")).expect("take it away");
+    fs::remove_dir_all(path.join(state::DIR)).expect("take it away");
+    let losses = open(dir.path()).1.losses;
+    assert!(losses.iter().any(|loss| loss.what.contains("events: vanished; how many")), "{losses:?}");
+}
+
+#[test]
 fn every_operation_is_answered_once_in_order_and_closing_does_the_rest() {
     let dir = temp();
     let (store, _) = open(dir.path());

@@ -151,7 +151,11 @@ fn a_full_disk_refuses_until_the_store_gives_something_up() {
     assert!(matches!(refused, StoreFault::NoSpace { .. }), "{refused}");
     assert!(disk.apply(StoreOp::Commit).0.is_err());
     done(&mut disk, put("journal", 300));
-    assert_eq!(disk.stats().state_bytes, 300 + 7 + STATE_GROWTH_BYTES, "the reserve was given up for it");
+    assert_eq!(
+        disk.stats().state_bytes,
+        300 + 7 + ENTRY_BYTES as u64 + STATE_GROWTH_BYTES,
+        "the reserve was given up for it"
+    );
     done(&mut disk, StoreOp::Evict { class: Class::Telemetry });
     done(&mut disk, append(Class::Telemetry, seq, 300));
     done(&mut disk, StoreOp::Commit);

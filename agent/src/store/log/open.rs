@@ -47,7 +47,7 @@ impl Log {
             // What was durable had its nth, and nothing else may ever have the same.
             self.next_nth = self.next_nth.wrapping_add(segment::nth_after(mark.nth, self.next_nth));
         }
-        self.durable_nth = self.next_nth;
+        self.all_durable();
         self.delete_done()?;
         self.count_again(0)?;
         // What was found damaged here is in `losses`; what the count found short was acknowledged before.
