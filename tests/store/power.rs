@@ -406,16 +406,20 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// `torn`: what was appended and not confirmed may be counted as lost, because nothing tells it from damage.
+    /// `torn`: what was appended and not confirmed may be counted as lost, because nothing tells it from damage; where
+    /// the head of a record didn't arrive a long one as several.
     fn cut(&self, when: &str, luck: Luck<'_>, torn: bool) {
         let dir = temp();
         self.disk.lay_out(self.root, dir.path(), luck);
+        // After it comes another boot.
+        let _ = fs::remove_file(settings(dir.path()).path.join("boot"));
         let (mut store, recovered) =
             Store::open(&settings(dir.path())).unwrap_or_else(|error| panic!("{when}: {error:?}"));
         self.confirmed.clone().check(&mut store, &recovered, when);
         assert!(!recovered.losses.iter().any(|loss| loss.state_lost), "{when}: {:?}", recovered.losses);
         assert!(torn || recovered.losses.is_empty(), "{when}: {:?}", recovered.losses);
-        assert!(told(&recovered.losses) <= UNCONFIRMED_MAX, "{when}: {:?}", recovered.losses);
+        let guessed = recovered.losses.iter().any(|loss| loss.what.contains("known by the room alone"));
+        assert!(guessed || told(&recovered.losses) <= UNCONFIRMED_MAX, "{when}: {:?}", recovered.losses);
     }
 }
 

@@ -5,6 +5,7 @@
 //! write leaves it. Moving is not durable until [`Cursor::sync`]: a power cut before it costs duplicates, never a
 //! record.
 
+use std::cmp::Ordering;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -16,12 +17,14 @@ use super::disk;
 use super::segment::Fields;
 use super::unreadable;
 
-const MAGIC: [u8; 8] = *b"fmedcur3";
-/// The forms before: without a mark, and without `evicted` too. They are read, never written.
+const MAGIC: [u8; 8] = *b"fmedcur4";
+/// The forms before: without the mark's place, without a mark, and without `evicted` too. They are read, never written.
+const MAGIC_WITHOUT_PLACE: [u8; 8] = *b"fmedcur3";
 const MAGIC_WITHOUT_MARK: [u8; 8] = *b"fmedcur2";
 const MAGIC_WITHOUT_EVICTED: [u8; 8] = *b"fmedcur\n";
-/// What a slot's checksum covers: magic, generation, acked, highest, evicted, the mark's live and nth.
-const COVERED_BYTES: usize = 52;
+/// What a slot's checksum covers: magic, generation, acked, highest, evicted, the mark's live, nth, segment and end.
+const COVERED_BYTES: usize = 68;
+const COVERED_BYTES_WITHOUT_PLACE: usize = 52;
 const COVERED_BYTES_WITHOUT_MARK: usize = 40;
 const COVERED_BYTES_WITHOUT_EVICTED: usize = 32;
 const CHECKSUM_BYTES: usize = 4;
@@ -44,6 +47,12 @@ pub(super) struct Position {
     pub(super) mark: Option<Mark>,
 }
 
+impl Position {
+    fn marked(self, mark: Mark) -> Self {
+        Self { mark: (mark != NO_MARK).then_some(mark), ..self }
+    }
+}
+
 /// A count of what was durable. Records that are missing later are known by it, wherever they lay and whatever took
 /// them: the end of the newest segment leaves no other trace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +61,21 @@ pub(super) struct Mark {
     pub(super) live: u64,
     /// The nth that follows the last of them.
     pub(super) nth: u32,
+    /// The first seq of the segment in which that would lie, and how much of it was durable: what lies behind this is
+    /// not in the count.
+    pub(super) segment: u64,
+    pub(super) end: u64,
+}
+
+impl Mark {
+    /// How much of a segment it counts.
+    pub(super) fn end_in(&self, segment: u64) -> u64 {
+        match self.segment.cmp(&segment) {
+            Ordering::Less => 0,
+            Ordering::Equal => self.end,
+            Ordering::Greater => u64::MAX,
+        }
+    }
 }
 
 /// What of a cursor there was.
@@ -204,18 +228,27 @@ fn encode(generation: u64, position: Position) -> Vec<u8> {
         bytes.extend_from_slice(&field.to_le_bytes());
     }
     bytes.extend_from_slice(&mark.nth.to_le_bytes());
+    for field in [mark.segment, mark.end] {
+        bytes.extend_from_slice(&field.to_le_bytes());
+    }
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
     bytes
 }
 
 /// Written where there is no mark.
-const NO_MARK: Mark = Mark { live: u64::MAX, nth: 0 };
+const NO_MARK: Mark = Mark { live: u64::MAX, nth: 0, segment: u64::MAX, end: 0 };
 
 fn decode(bytes: &[u8]) -> Option<(u64, Position)> {
     if let Some(mut fields) = checked(bytes, COVERED_BYTES, MAGIC) {
         let (generation, position) = without_mark(&mut fields)?;
-        let mark = Mark { live: fields.u64()?, nth: fields.u32()? };
-        return Some((generation, Position { mark: (mark != NO_MARK).then_some(mark), ..position }));
+        let (live, nth, segment, end) = (fields.u64()?, fields.u32()?, fields.u64()?, fields.u64()?);
+        return Some((generation, position.marked(Mark { live, nth, segment, end })));
+    }
+    if let Some(mut fields) = checked(bytes, COVERED_BYTES_WITHOUT_PLACE, MAGIC_WITHOUT_PLACE) {
+        let (generation, position) = without_mark(&mut fields)?;
+        // Behind all segments: what followed it is not known.
+        let mark = Mark { live: fields.u64()?, nth: fields.u32()?, ..NO_MARK };
+        return Some((generation, position.marked(mark)));
     }
     if let Some(mut fields) = checked(bytes, COVERED_BYTES_WITHOUT_MARK, MAGIC_WITHOUT_MARK) {
         return without_mark(&mut fields);

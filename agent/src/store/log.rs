@@ -122,9 +122,10 @@ pub(super) struct Log {
     /// Highest seq ever.
     last: u64,
     next_nth: u32,
-    /// The last durable record, and the nth that follows it.
+    /// The last durable record, the nth that follows it, the segment in which it lies, and how much of that is durable.
     durable_last: u64,
     durable_nth: u32,
+    durable_in: (u64, u64),
     /// Commits since the cursor was last written.
     unmarked: u32,
     /// Records found to be lost that no read has told of yet.
@@ -167,6 +168,7 @@ impl Log {
             next_nth: 0,
             durable_last: 0,
             durable_nth: 0,
+            durable_in: (0, 0),
             unmarked: 0,
             damaged: 0,
             untold: Evicted::default(),
@@ -334,6 +336,12 @@ impl Log {
     fn all_durable(&mut self) {
         self.durable_last = self.last;
         self.durable_nth = self.next_nth;
+        self.durable_in = self.end();
+    }
+
+    /// Where the log ends: in which segment, and how far into it.
+    fn end(&self) -> (u64, u64) {
+        self.segments.back().map_or(self.durable_in, |newest| (newest.first, newest.bytes))
     }
 
     /// Writes down how many records there should be. It waits for no sync: until one comes the mark before it counts.
@@ -350,10 +358,13 @@ impl Log {
     /// What of `live` records, the last ones of the log, a power cut can't take.
     fn mark_of(&self, live: u64) -> Mark {
         let volatile = u64::from(self.next_nth.wrapping_sub(self.durable_nth));
-        match (live.checked_sub(volatile), u32::try_from(live)) {
-            (None, Ok(live)) => Mark { live: 0, nth: self.next_nth.wrapping_sub(live) },
-            (durable, _) => Mark { live: durable.unwrap_or(0), nth: self.durable_nth },
-        }
+        // Where none is live, what isn't durable was acknowledged.
+        let (segment, end) = if live == 0 { self.end() } else { self.durable_in };
+        let (live, nth) = match (live.checked_sub(volatile), u32::try_from(live)) {
+            (None, Ok(live)) => (0, self.next_nth.wrapping_sub(live)),
+            (durable, _) => (durable.unwrap_or(0), self.durable_nth),
+        };
+        Mark { live, nth, segment, end }
     }
 
     fn acked(&self) -> u64 {

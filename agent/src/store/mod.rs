@@ -145,6 +145,7 @@ impl Store {
             other => other?,
         };
         opening.tidy(path);
+        opening.note_boot(path);
         // Before the engine gives up a record for the room that this takes.
         disk::bound_aside(path, aside_bytes_max(settings.max_bytes));
         for log in &mut logs {

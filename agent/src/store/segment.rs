@@ -34,8 +34,7 @@ const MAGIC: [u8; 8] = *b"fmedseg\n";
 const VERSION: u32 = 1;
 /// Not UTF-8 (0xFE and 0xFF never are): text in a damaged body is not taken for the start of a frame.
 const MARKER: [u8; 4] = [0xF1, 0xFF, 0xE0, 0xFE];
-/// Where the nth stands in a frame, and its checksum.
-const NTH_AT: usize = 16;
+/// Where the checksum stands in a frame.
 const CRC_AT: usize = 20;
 /// How much of a damaged end is searched for the heads of frames: a segment.
 const RUINS_BYTES_MAX: usize = 1024 * 1024;
@@ -353,7 +352,9 @@ pub(super) struct Survey {
     pub(super) first_live: Option<(u64, u64)>,
     /// seq of the last record that checks.
     pub(super) last: Option<u64>,
-    /// Where the last record that checks ends.
+    /// Bytes of the frames of records that check.
+    pub(super) good_bytes: u64,
+    /// Where the last of them ends.
     pub(super) good_end: u64,
     /// The nth that the next record would have; `None` if nothing tells.
     pub(super) next_nth: Option<u32>,
@@ -363,6 +364,17 @@ pub(super) struct Survey {
     pub(super) damaged_bytes: u64,
     /// The last frame was never finished.
     pub(super) torn: bool,
+    /// What lies behind the last record that checks.
+    pub(super) ruins: Ruins,
+}
+
+/// Records that don't check, and that no good one follows whose nth would tell how many they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Ruins {
+    /// As many as can be known by the heads of their frames that are still legible; bytes without one are one record.
+    pub(super) records: u32,
+    /// Where the last frame ends whose head is legible. What lies behind it held records too, and nothing says how many.
+    pub(super) end: u64,
 }
 
 /// Reads a whole segment. `expected` is the nth that its first record should have, where the segment before it tells.
@@ -374,11 +386,13 @@ pub(super) fn survey(source: Source<'_>, segment: u64, acked: u64, expected: Opt
         trimmed: 0,
         first_live: None,
         last: None,
+        good_bytes: 0,
         good_end: HEADER_BYTES.min(source.len()),
         next_nth: expected,
         lost: 0,
         damaged_bytes: 0,
         torn: false,
+        ruins: Ruins::default(),
     };
     match header {
         Header::Known { nth } => found.expect(nth, segment > acked),
@@ -397,30 +411,36 @@ pub(super) fn survey(source: Source<'_>, segment: u64, acked: u64, expected: Opt
             Step::Record { seq, nth, .. } => {
                 found.count(seq, nth, at, acked);
                 found.good_end = frames.offset();
+                found.good_bytes += found.good_end - at;
             }
             Step::Damaged { bytes, .. } => found.damaged_bytes += bytes,
             Step::Torn { .. } => found.torn = true,
             Step::End => break,
         }
     }
-    if found.good_end < source.len() && !found.torn {
-        found.count_ruins(source)?;
-    }
+    found.look_at_ruins(source)?;
     Ok(found)
 }
 
-/// How many records went on from the `next` one, as far as the heads of their frames are legible in `bytes`.
-fn ruins(bytes: &[u8], next: u32) -> u32 {
+/// How many records went on from the `next` one, as far as the heads of their frames are legible in `bytes`, and where
+/// the last of these ends, if it ends in them.
+fn ruins(bytes: &[u8], next: u32) -> (u32, usize) {
     let most = u32::try_from(bytes.len() / FRAME_BYTES).unwrap_or(u32::MAX).max(1);
-    let mut count = 0;
-    for head in bytes.windows(FRAME_BYTES).filter(|head| head.starts_with(&MARKER)) {
-        let nth = head.get(NTH_AT..).and_then(|rest| Fields(rest).u32());
-        let ahead = nth.map_or(u32::MAX, |nth| nth.wrapping_sub(next));
+    let (mut count, mut end) = (0, 0);
+    for (at, head) in bytes.windows(FRAME_BYTES).enumerate().filter(|(_, head)| head.starts_with(&MARKER)) {
+        let mut fields = Fields(head);
+        let (Some(_marker), Some(len), Some(_seq), Some(nth)) =
+            (fields.u32(), fields.u32(), fields.u64(), fields.u32())
+        else {
+            continue;
+        };
+        let ahead = nth.wrapping_sub(next);
         if ahead >= count && ahead < most {
             count = ahead + 1;
+            end = (at + FRAME_BYTES).saturating_add(usize::try_from(len).unwrap_or(usize::MAX)).min(bytes.len());
         }
     }
-    count
+    (count, end)
 }
 
 /// How far `nth` lies ahead of `other`, which wraps; 0 if it doesn't.
@@ -459,19 +479,40 @@ impl Survey {
         }
     }
 
-    /// Counts the records behind the last good one, by the frames whose beginning can still be made out: no record
-    /// follows whose nth would tell. Bytes that hold none are one record at least.
-    fn count_ruins(&mut self, source: Source<'_>) -> io::Result<()> {
-        let Some(next) = self.next_nth else { return Ok(()) };
+    /// Counts the records behind the last good one by the frames whose beginning can still be made out. An append that
+    /// never finished is none of them, until it is known to be damage.
+    fn look_at_ruins(&mut self, source: Source<'_>) -> io::Result<()> {
+        self.ruins.end = self.good_end;
+        let Some(next) = self.next_nth.filter(|_| self.good_end < source.len()) else { return Ok(()) };
         let mut bytes = Vec::new();
         while bytes.len() < RUINS_BYTES_MAX
             && source.read(self.good_end + bytes.len() as u64, &mut bytes, READ_CHUNK_BYTES)? > 0
         {}
-        let ruins = ruins(&bytes, next);
-        let lost = if ruins == 0 && bytes.iter().any(|byte| *byte != 0) { 1 } else { ruins };
-        self.lost += u64::from(lost);
-        self.next_nth = Some(next.wrapping_add(lost));
+        let (records, end) = ruins(&bytes, next);
+        self.ruins = Ruins { records: records.max(1), end: self.good_end + end as u64 };
+        if !self.torn {
+            self.count_ruins();
+        }
         Ok(())
+    }
+
+    fn count_ruins(&mut self) {
+        self.lost += u64::from(self.ruins.records);
+        self.next_nth = self.next_nth.map(|next| next.wrapping_add(self.ruins.records));
+    }
+
+    /// The last frame is damaged and not unfinished.
+    pub(super) fn take_torn_for_damaged(&mut self) {
+        if std::mem::take(&mut self.torn) {
+            self.count_ruins();
+        }
+    }
+
+    /// The same of so many more, behind which the nth is at least `floor`.
+    pub(super) fn count_behind(&mut self, floor: u32, records: u32) {
+        let next = self.next_nth.map_or(floor, |next| next.wrapping_add(nth_after(floor, next)));
+        self.lost += u64::from(records);
+        self.next_nth = Some(next.wrapping_add(records));
     }
 
     /// Counts what is missing before the `nth` record. What lies before a record that was acknowledged was so too.

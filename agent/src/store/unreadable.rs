@@ -13,10 +13,13 @@ use rustix::buffer::Buffer;
 use rustix::io::Errno;
 
 use super::{OUTBOX_DIR, disk, state};
+use crate::collect::clock;
 use crate::engine::io::StoreLoss;
 
 /// Where it is written down, a path a line, below the store's directory.
 const NOTE_FILE: &str = "unreadable";
+/// In which boot the store was open last, below the store's directory.
+const BOOT_FILE: &str = "boot";
 /// More aren't written down: a disk with so many is one to replace.
 const NOTED_MAX: usize = 1_000;
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -29,13 +32,32 @@ const PAGES_TRIED: u64 = 8;
 pub(super) struct Opening {
     pub(super) losses: Vec<StoreLoss>,
     dead: BTreeSet<PathBuf>,
+    /// The store was open before in this boot of the system: no power cut has struck it since.
+    pub(super) same_boot: bool,
 }
 
 impl Opening {
     /// One that knows what was written down about the store below `root`.
     pub(super) fn of(root: &Path) -> Self {
         let noted = fs::read_to_string(root.join(NOTE_FILE)).unwrap_or_default();
-        Self { losses: Vec::new(), dead: noted.lines().take(NOTED_MAX).map(|line| root.join(line)).collect() }
+        let dead = noted.lines().take(NOTED_MAX).map(|line| root.join(line)).collect();
+        let before = fs::read_to_string(root.join(BOOT_FILE)).ok();
+        Self { losses: Vec::new(), dead, same_boot: before.is_some() && before == this_boot() }
+    }
+
+    /// Writes down in which boot the store was open.
+    pub(super) fn note_boot(&self, root: &Path) {
+        if let (false, Some(boot)) = (self.same_boot, this_boot()) {
+            // Without it damage passes for what a power cut left, as it would after one.
+            let _ = disk::replace_file(&root.join(BOOT_FILE), boot.as_bytes());
+        }
+    }
+
+    /// Whether a segment of this length, whose last frame is cut, may end so without damage. A power cut leaves any
+    /// part of what was written and never committed; a kill interrupts a write(2) at the end of a page, and else all
+    /// that was written is in the page cache.
+    pub(super) fn may_be_unfinished(&self, len: u64) -> bool {
+        !self.same_boot || len % PAGE_BYTES as u64 == 0
     }
 
     /// Whether what can't be read of it is gone for good.
@@ -92,6 +114,10 @@ fn write_note<'a>(root: &Path, paths: impl Iterator<Item = &'a PathBuf>) -> io::
     let names = paths.filter_map(|path| path.strip_prefix(root).ok()?.to_str());
     let text: String = names.take(NOTED_MAX).map(|name| format!("{name}\n")).collect();
     disk::replace_file(&root.join(NOTE_FILE), text.as_bytes()).map(drop)
+}
+
+fn this_boot() -> Option<String> {
+    clock::boot_id(Path::new("/")).ok().map(|id| id.to_string())
 }
 
 /// Whether an error says that the disk couldn't read, or write.

@@ -366,6 +366,8 @@ impl Pair {
                 fs::write(&cursor, &self.cursors[&cursor]).expect("the cursor as it was synced");
             }
         }
+        // After it comes another boot.
+        let _ = fs::remove_file(self.dir.path().join("store/boot"));
         let model = self.model.reopen(left);
         self.reopened(&model)
     }

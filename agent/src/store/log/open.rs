@@ -12,7 +12,7 @@ use super::{Log, SUFFIX, Segment, names_with};
 use crate::engine::io::StoreLoss;
 use crate::store::cursor::{Cursor, Found, Mark, Position};
 use crate::store::disk;
-use crate::store::segment::{self, Header, Source, Survey};
+use crate::store::segment::{self, Header, Ruins, Source, Survey};
 use crate::store::unreadable::Opening;
 
 /// Segments that are kept beside the log, of each kind; older ones go.
@@ -24,11 +24,12 @@ pub(super) const SUFFIX_DAMAGED: &str = "damaged";
 impl Log {
     pub(super) fn recover(&mut self, opening: &mut Opening) -> io::Result<()> {
         let mut expected = None;
-        let (mut gaps, mut unseen) = (0, 0);
+        let (mut gaps, mut unseen, mut guessed) = (0, 0, 0);
+        let mark = self.cursor.position().mark;
         let names = names_with(&self.dir, SUFFIX)?;
         for (index, first) in names.iter().copied().enumerate() {
             let newest = index + 1 == names.len();
-            let Some(found) = self.take_in(first, expected, newest, opening)? else {
+            let Some((mut found, len)) = self.take_in(first, expected, newest, opening)? else {
                 unseen += 1;
                 continue;
             };
@@ -36,12 +37,17 @@ impl Log {
                 // How many those before it held is known by the nth of its first record.
                 unseen = 0;
             }
+            if newest {
+                guessed = self.guess_end(first, &mut found, len, mark);
+            }
+            if found.next_nth.is_none() && found.damaged_bytes > 0 {
+                unseen += 1;
+            }
             expected = found.next_nth;
             gaps += found.lost;
         }
         self.bound_set_aside()?;
         self.count_set_aside()?;
-        let mark = self.cursor.position().mark;
         self.next_nth = expected.or(mark.map(|mark| mark.nth)).unwrap_or(0);
         if let Some(mark) = mark {
             // What was durable had its nth, and nothing else may ever have the same.
@@ -59,6 +65,10 @@ impl Log {
             let what = format!("{}: {lost} records lost to damage{since}", self.dir.display());
             opening.losses.push(StoreLoss { what, records: lost, state_lost: false });
         }
+        if lost > 0 && guessed > 0 {
+            let what = format!("{}: of these {guessed} are known by the room alone that they took", self.dir.display());
+            opening.losses.push(StoreLoss { what, records: 0, state_lost: false });
+        }
         if unseen > 0 && mark.is_none() {
             let what = format!("{}: how many records the segments set aside held is not known", self.dir.display());
             opening.losses.push(StoreLoss { what, records: unseen, state_lost: false });
@@ -73,6 +83,39 @@ impl Log {
         (mark.live + u64::from(followed)).saturating_sub(self.records())
     }
 
+    /// Counts what the damaged end of the newest segment held, where neither a frame's head nor the mark tells: all that
+    /// is in the file was appended, and is taken for records as large as the others. Gives how many are guessed so.
+    ///
+    /// What remains untold, of a log that isn't marked with every commit: records that were cut off with the length of
+    /// the file, at the end of a frame or where a power cut or a kill may have cut. Not a byte is left of them, and to
+    /// write down elsewhere that they were there would wear one more page with each commit. It is what the last
+    /// [`mark_commits`](super::mark_commits) commits held, and only what followed the broker's last acknowledgment.
+    fn guess_end(&self, first: u64, found: &mut Survey, len: u64, mark: Option<Mark>) -> u64 {
+        if found.torn || found.good_end >= len {
+            return 0;
+        }
+        let Ruins { records, end } = found.ruins;
+        let marked = mark.map_or(0, |mark| mark.end_in(first));
+        let unclear = len.saturating_sub(marked.max(end));
+        // That there is one at least is counted already.
+        let counted = if end > found.good_end || marked > end { 0 } else { records };
+        let likely = u32::try_from(unclear.div_ceil(self.frame_bytes(found))).unwrap_or(u32::MAX);
+        let guessed = likely.saturating_sub(counted);
+        if let Some(floor) = mark.map(|mark| mark.nth).or(found.next_nth) {
+            found.count_behind(floor, guessed);
+        }
+        guessed.into()
+    }
+
+    /// What a record takes, on the average of the segment, or else of the log.
+    fn frame_bytes(&self, found: &Survey) -> u64 {
+        let (bytes, records) = match found.records {
+            0 => self.segments.iter().fold((0, 0), |(bytes, records), one| (bytes + one.bytes, records + one.records)),
+            records => (found.good_bytes, records),
+        };
+        bytes.checked_div(records).unwrap_or(u64::MAX)
+    }
+
     /// Takes in a segment, as far as it can be read; `None` if nothing of it can.
     fn take_in(
         &mut self,
@@ -80,7 +123,7 @@ impl Log {
         expected: Option<u32>,
         newest: bool,
         opening: &mut Opening,
-    ) -> io::Result<Option<Survey>> {
+    ) -> io::Result<Option<(Survey, u64)>> {
         let path = self.path(first);
         if opening.is_dead(&path) {
             self.dead.insert(first);
@@ -92,7 +135,7 @@ impl Log {
             let found = segment::survey(source, first, self.acked(), expected)?;
             Ok((file, writable, len, found))
         });
-        let (file, writable, len, found) = match read {
+        let (file, writable, len, mut found) = match read {
             Ok(read) => read,
             Err(error) if opening.is_passing(&path, &error) => return Err(error),
             Err(error) => {
@@ -105,14 +148,18 @@ impl Log {
             opening.losses.push(self.set_aside(first, SUFFIX_NEWER, &why)?);
             return Ok(None);
         }
-        let damaged = found.damaged_bytes > 0 || (found.torn && !newest);
+        let cut = found.torn && newest && (found.damaged_bytes > 0 || !opening.may_be_unfinished(len));
+        if cut {
+            found.take_torn_for_damaged();
+        }
+        let damaged = found.damaged_bytes > 0 || cut || (found.torn && !newest);
         if found.records == 0 {
             if damaged {
                 opening.losses.push(self.set_aside(first, SUFFIX_DAMAGED, "damaged, no record in it can be read")?);
             } else {
                 disk::remove(&path)?;
             }
-            return Ok((found.next_nth.is_some() || !damaged).then_some(found));
+            return Ok(Some((found, len)));
         }
         if damaged {
             opening.losses.extend(self.keep_evidence(first, found.damaged_bytes.max(len - found.good_end)));
@@ -127,7 +174,7 @@ impl Log {
         if resumed {
             self.writer = Some(Writer::resume(file, len, found.good_end)?);
         }
-        Ok(Some(found))
+        Ok(Some((found, len)))
     }
 
     fn adopt(&mut self, first: u64, found: &Survey, bytes: u64) {

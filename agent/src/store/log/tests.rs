@@ -1,4 +1,5 @@
 mod damage;
+mod ending;
 mod model;
 
 use std::collections::BTreeMap;
