@@ -17,7 +17,8 @@ const RECORDS: u64 = 1_000_000;
 const RECORD_BYTES: usize = 60;
 /// By how much opening may raise the peak of the process, in KiB.
 const GROWTH_MAX_KIB: u64 = 4 * 1024;
-/// Times as long as reading the same bytes and summing them up.
+/// Times as long as reading the same bytes and summing them up. Unoptimised it takes about 20 times as long; a release
+/// looks through a million records in an eighth of a second, twice what reading them takes.
 const RATIO_MAX: f64 = 60.0;
 const TEST: &str = "million::a_million_records_are_opened_in_a_few_readings_time_and_take_no_memory";
 
