@@ -84,6 +84,26 @@ fn a_runbook_runs_at_most_once_whenever_the_power_goes_and_its_status_is_told() 
 }
 
 #[test]
+fn a_runbook_that_restarts_the_helper_runs_once_and_ends_with_it() {
+    let Some(site) = Site::with("", "", |machine| {
+        let book = "#!/bin/sh\necho ran >> /var/marks\nsystemctl restart fieldmedic-act.service\n";
+        machine.write("/etc/fieldmedic/runbooks/mark", book);
+        fs::set_permissions(machine.file("/etc/fieldmedic/runbooks/mark"), fs::Permissions::from_mode(0o755)).unwrap();
+    }) else {
+        return;
+    };
+    site.command("run", json!({"runbook": "mark", "args": []}), "INTERRUPTED");
+    // What orders restarts again would do so before this: PID 1 has one job after the other.
+    site.machine.until("the runbook's unit to be gone", || {
+        let units =
+            site.machine.say(&["systemctl", "list-units", "--all", "--plain", "--no-legend", "fieldmedic-runbook-*"]);
+        units.is_empty() && site.machine.show("fieldmedic-act.service", "ActiveState") == "active"
+    });
+    assert_eq!(site.machine.say(&["cat", "/var/marks"]), "ran");
+    site.command("restart_unit", json!({"unit": "app.service"}), "SUCCEEDED");
+}
+
+#[test]
 fn every_remedy_is_done_at_most_once_whenever_the_power_goes_and_its_status_is_true() {
     const MOMENTS_MS: [u64; 6] = [0, 15, 40, 80, 160, 320];
     let Some(mut remedies) = Remedies::new() else { return };

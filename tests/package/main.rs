@@ -213,7 +213,26 @@ fn a_package_is_installed_upgraded_with_a_full_store_removed_and_purged_and_noth
     site.world.fleet.presence(mark, DEVICE, true);
     site.world.fleet.wait_for_records(BOUND, &stored);
     site.answers();
+    upgrade_under_a_runbook(&site);
     remove_and_purge(&site);
+}
+
+/// What a runbook is in the middle of goes on, also where that is the upgrade.
+fn upgrade_under_a_runbook(site: &Site) {
+    let machine = &site.machine;
+    let runs = || ["fieldmedic-act.service", "fieldmedic.service"].map(|unit| machine.show(unit, "MainPID"));
+    let book = ["systemd-run", "--no-block", "--unit=fieldmedic-runbook-0", "--property=Type=oneshot"];
+    let until_told = ["sh", "-c", "until [ -e /run/over ]; do sleep 0.1; done"];
+    machine.say(&[&book[..], &until_told[..]].concat());
+    let before = runs();
+    let said = machine.say(&["dpkg", "--install", "/root/new.deb"]);
+    assert!(said.contains("restarted when the runbook that runs is over"), "{said}");
+    assert_eq!(runs(), before);
+    let mark = site.world.fleet.mark();
+    machine.say(&["touch", "/run/over"]);
+    site.world.fleet.presence(mark, DEVICE, true);
+    let after = runs();
+    assert!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?}, {after:?}");
 }
 
 fn remove_and_purge(site: &Site) {

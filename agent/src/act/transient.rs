@@ -23,6 +23,9 @@ use crate::engine::io::ActOutcome;
 const HELPER_UNIT: &str = "fieldmedic-act.service";
 /// How much longer than its time PID 1 gives it: only who lost sight of it leaves it to that.
 const DEADLINE_GRACE: Duration = Duration::from_secs(30);
+/// PID 1 hands a restart of the helper on to what is bound to it: a runbook that this ends is not begun again by that.
+/// Longer than any of them may take.
+const ONCE_WITHIN: Duration = Duration::from_secs(365 * 86_400);
 /// How long stopping it may take, with SIGTERM, TERM_GRACE and SIGKILL.
 const STOP_MAX: Duration = Duration::from_secs(8);
 
@@ -151,6 +154,8 @@ fn properties<'a>(
     ];
     if !program.outlives {
         properties.push(("BindsTo", Value::from(vec![HELPER_UNIT])));
+        properties.push(("StartLimitBurst", Value::from(1_u32)));
+        properties.push(("StartLimitIntervalUSec", Value::from(us(ONCE_WITHIN))));
     }
     properties
 }

@@ -200,6 +200,8 @@ async fn a_runbook_is_a_unit_with_its_argv_its_environment_and_its_deadline_that
         "Type=\"oneshot\"",
         "ExecStart=[(\"/opt/books/fix\", [\"/opt/books/fix\", \"-x $$y\"], false)]",
         "BindsTo=[\"fieldmedic-act.service\"]",
+        "StartLimitBurst=uint32 1",
+        "StartLimitIntervalUSec=uint64 31536000000000",
         "start fail",
     ];
     for line in expected {
