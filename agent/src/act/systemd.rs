@@ -10,6 +10,7 @@ use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
 use tokio::time::{sleep, timeout};
 use zbus::Connection;
+use zbus::connection::Builder;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::zvariant::{OwnedObjectPath, Value};
 
@@ -19,6 +20,10 @@ use crate::wire::Reason;
 
 /// How often a unit is looked at that is neither active nor failed yet.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long whoever is asked over the bus may take to answer, as with libdbus: a zbus that isn't told waits for ever.
+const ANSWER_MAX: Duration = Duration::from_secs(25);
+/// How long the bus itself may take to let somebody in.
+const HELLO_MAX: Duration = Duration::from_secs(5);
 /// For how long the bus is tried before it counts as not there: dbus may be starting, too.
 const BUS_RETRY_FOR: Duration = Duration::from_secs(5);
 
@@ -196,11 +201,11 @@ fn is_unanswered(error: &zbus::Error) -> bool {
     }
 }
 
-/// Tries for a while, at growing intervals.
+/// The system bus, on which nobody is waited for without end. Tries for a while, at growing intervals.
 pub(super) async fn connect() -> zbus::Result<Connection> {
     let mut intervals = ExponentialBackoff { max_elapsed_time: Some(BUS_RETRY_FOR), ..ExponentialBackoff::default() };
     loop {
-        let error = match Connection::system().await {
+        let error = match open(Builder::system()?, HELLO_MAX).await {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
@@ -211,6 +216,11 @@ pub(super) async fn connect() -> zbus::Result<Connection> {
             _ => return Err(error),
         }
     }
+}
+
+async fn open(bus: Builder<'_>, within: Duration) -> zbus::Result<Connection> {
+    let late = |_| Err(zbus::Error::Failure(format!("the bus has not let us in after {within:?}")));
+    timeout(within, bus.method_timeout(ANSWER_MAX).build()).await.unwrap_or_else(late)
 }
 
 async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<ActOutcome> {
@@ -225,8 +235,11 @@ async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<
     // Before the job is queued: it may be over before the answer is here.
     systemd.subscribe().await?;
     let mut removed = systemd.receive_job_removed().await?;
-    let job = systemd.restart_unit(unit.as_str(), "replace").await?;
-    let result = match result_of(&mut removed, &job).await {
+    let restart = async {
+        let job = systemd.restart_unit(unit.as_str(), "replace").await?;
+        result_of(&mut removed, &job).await
+    };
+    let result = match restart.await {
         Ok(result) => result,
         Err(error) => return lost(unit.as_str(), error),
     };

@@ -85,7 +85,11 @@ async fn run_over(
     let job = {
         let stdout = into.into_blocking_fd()?;
         let properties = properties(program, within, &stdout);
-        systemd.start_transient_unit(&unit, "fail", &properties, &[]).await?
+        match systemd.start_transient_unit(&unit, "fail", &properties, &[]).await {
+            Ok(job) => job,
+            // Unanswered, it may be begun all the same.
+            Err(error) => return lost(&unit, error),
+        }
     };
     let mut output = Output::new(program.tail_max, progress);
     let end = {

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use zbus::Connection;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath};
 
+use crate::act::systemd::connect;
 use crate::engine::io::ActOutcome;
 
 /// `NMDeviceState`: it is managed from here on.
@@ -59,37 +60,40 @@ trait Active {
     fn connection(&self) -> zbus::Result<OwnedObjectPath>;
 }
 
-/// Restarts an interface that NetworkManager manages, and tells when that is under way, which nobody need wait for;
-/// `None`: it doesn't manage it. What goes wrong is `link_down`.
-pub(super) async fn restart(interface: &str, under_way: impl FnOnce()) -> Option<ActOutcome> {
-    // Where there is no bus there is no NetworkManager.
-    let connection = Connection::system().await.ok()?;
-    restart_over(&connection, interface, under_way).await
+/// A device that NetworkManager manages.
+pub(super) struct Managed {
+    connection: Connection,
+    device: OwnedObjectPath,
 }
 
-async fn restart_over(connection: &Connection, interface: &str, under_way: impl FnOnce()) -> Option<ActOutcome> {
-    let manager = NetworkManagerProxy::new(connection).await.ok()?;
-    let path = manager.get_device_by_ip_iface(interface).await.ok()?;
-    let device = DeviceProxy::builder(connection).path(path.clone()).ok()?.build().await.ok()?;
-    if device.state().await.ok()? < STATE_UNAVAILABLE {
-        return None;
+/// The device of an interface; `None` where NetworkManager doesn't manage it.
+pub(super) async fn find(interface: &str) -> Option<Managed> {
+    // Where there is no bus there is no NetworkManager.
+    find_over(connect().await.ok()?, interface).await
+}
+
+async fn find_over(connection: Connection, interface: &str) -> Option<Managed> {
+    let device = NetworkManagerProxy::new(&connection).await.ok()?.get_device_by_ip_iface(interface).await.ok()?;
+    let state = DeviceProxy::builder(&connection).path(&device).ok()?.build().await.ok()?.state().await.ok()?;
+    (state >= STATE_UNAVAILABLE).then_some(Managed { connection, device })
+}
+
+impl Managed {
+    /// Restarts it, and tells when that is under way, which nobody need wait for. What goes wrong is `link_down`.
+    pub(super) async fn activate(&self, interface: &str, under_way: impl FnOnce()) -> ActOutcome {
+        match activate(&self.connection, &self.device, under_way).await {
+            Ok(STATE_ACTIVATED) => ActOutcome::succeeded(format!("NetworkManager has activated {interface} anew")),
+            Ok(state) => ActOutcome::failed("link_down", format!("NetworkManager: {interface} is in state {state}")),
+            Err(error) => ActOutcome::failed("link_down", format!("NetworkManager: activate {interface}: {error}")),
+        }
     }
-    Some(match activate(connection, &manager, &device, &path, under_way).await {
-        Ok(STATE_ACTIVATED) => ActOutcome::succeeded(format!("NetworkManager has activated {interface} anew")),
-        Ok(state) => ActOutcome::failed("link_down", format!("NetworkManager: {interface} is in state {state}")),
-        Err(error) => ActOutcome::failed("link_down", format!("NetworkManager: activate {interface}: {error}")),
-    })
 }
 
 /// Activates what is active on the device, or whatever fits it; the state that it is in then.
-async fn activate(
-    connection: &Connection,
-    manager: &NetworkManagerProxy<'_>,
-    device: &DeviceProxy<'_>,
-    path: &OwnedObjectPath,
-    under_way: impl FnOnce(),
-) -> zbus::Result<u32> {
+async fn activate(connection: &Connection, path: &OwnedObjectPath, under_way: impl FnOnce()) -> zbus::Result<u32> {
     let any = ObjectPath::from_static_str("/")?;
+    let manager = NetworkManagerProxy::new(connection).await?;
+    let device = DeviceProxy::builder(connection).path(path)?.build().await?;
     let active = device.active_connection().await?;
     let profile = match active.as_str() {
         "/" => any.clone().into(),
@@ -200,7 +204,10 @@ mod tests {
             .build();
         let client = Builder::unix_stream(ours).p2p().build();
         let (_server, client) = tokio::try_join!(server, client).unwrap();
-        let outcome = restart_over(&client, interface, || ()).await;
+        let outcome = match find_over(client, interface).await {
+            Some(managed) => Some(managed.activate(interface, || ()).await),
+            None => None,
+        };
         let activated = played.activated.lock().unwrap().clone();
         (outcome, activated)
     }

@@ -82,10 +82,14 @@ impl Interfaces {
         if canceled.try_recv().is_ok() {
             return ActOutcome::canceled(format!("{interface} was left as it was"));
         }
+        let managed = match before(manager::find(interface), interface, within, &mut canceled).await {
+            Ok(managed) => managed,
+            Err(unwanted) => return unwanted,
+        };
         let is_up = Notify::new();
         let restart = async {
-            match manager::restart(interface, || is_up.notify_one()).await {
-                Some(outcome) => outcome,
+            match managed {
+                Some(managed) => managed.activate(interface, || is_up.notify_one()).await,
                 None => self.restart_as_a_process(interface, || is_up.notify_one()).await,
             }
         };
@@ -119,6 +123,23 @@ impl Interfaces {
             Some(Ok(told)) => told.outcome(),
             _ => outcome,
         }
+    }
+}
+
+/// Waits for what changes nothing yet, as long as somebody wants to.
+async fn before<T>(
+    asking: impl Future<Output = T>,
+    interface: &str,
+    within: Duration,
+    canceled: &mut oneshot::Receiver<()>,
+) -> Result<T, ActOutcome> {
+    tokio::select! {
+        answer = asking => Ok(answer),
+        () = sleep(within) => {
+            let within = humantime::format_duration(within);
+            Err(ActOutcome::timed_out(format!("{interface} was left as it was: who manages it isn't known after {within}")))
+        }
+        Ok(()) = canceled => Err(ActOutcome::canceled(format!("{interface} was left as it was"))),
     }
 }
 

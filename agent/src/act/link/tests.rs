@@ -229,6 +229,18 @@ async fn loopback_and_what_is_not_there_are_left_alone() {
     assert_eq!(gateway.calls(), Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn nobody_waits_longer_than_wanted_for_who_manages_an_interface() {
+    for (within, is_canceled, status) in
+        [(Duration::from_millis(1), false, ActStatus::TimedOut), (Duration::from_secs(600), true, ActStatus::Canceled)]
+    {
+        let (cancel, mut canceled) = oneshot::channel();
+        let _keep = if is_canceled { cancel.send(()).map(|()| None).unwrap() } else { Some(cancel) };
+        let outcome = before(pending::<()>(), "wwan0", within, &mut canceled).await.unwrap_err();
+        assert_eq!(outcome.status, status);
+    }
+}
+
 #[test]
 fn a_routes_state_is_no_part_of_what_is_put_back() {
     let line = "default via 10.0.2.2 proto dhcp src 10.0.2.15 metric 100 linkdown onlink ";

@@ -161,6 +161,22 @@ async fn outcome(script: Script) -> ActOutcome {
 }
 
 #[tokio::test]
+async fn nobody_on_the_bus_is_waited_for_without_end_nor_the_bus_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let mute = dir.path().join("bus");
+    let _listens = tokio::net::UnixListener::bind(&mute).unwrap();
+    let bus = Builder::address(format!("unix:path={}", mute.display()).as_str()).unwrap();
+    let refused = open(bus, Duration::from_millis(1)).await.unwrap_err();
+    assert!(refused.to_string().contains("has not let us in"), "{refused}");
+
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let server = Builder::unix_stream(theirs).server(zbus::Guid::generate()).unwrap().p2p().build();
+    let client = open(Builder::unix_stream(ours).p2p(), Duration::from_secs(60));
+    let (_server, client) = tokio::try_join!(server, client).unwrap();
+    assert_eq!(client.method_timeout(), Some(ANSWER_MAX));
+}
+
+#[tokio::test]
 async fn a_unit_that_comes_up_is_told_with_its_pid() {
     let outcome = outcome(Script { states: &[("activating", "start"), ("active", "running")], ..GOOD }).await;
     assert_eq!(outcome.status, ActStatus::Succeeded);
