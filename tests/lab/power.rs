@@ -93,7 +93,6 @@ fn a_runbook_that_restarts_the_helper_runs_once_and_ends_with_it() {
         return;
     };
     site.command("run", json!({"runbook": "mark", "args": []}), "INTERRUPTED");
-    // What orders restarts again would do so before this: PID 1 has one job after the other.
     site.machine.until("the runbook's unit to be gone", || {
         let units =
             site.machine.say(&["systemctl", "list-units", "--all", "--plain", "--no-legend", "fieldmedic-runbook-*"]);

@@ -43,6 +43,8 @@ const CARRIER_MIN: Duration = Duration::from_secs(2);
 const RESTART_MAX: Duration = Duration::from_secs(900);
 /// How often it is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How many interfaces may lie on one that is restarted, VLANs mostly, which go down with it.
+const UPPERS_MAX: usize = 32;
 /// Routes that are put back; a gateway with more of them has a routing daemon.
 const ROUTES_MAX: usize = 64;
 /// `IFF_LOOPBACK` of linux/if.h.
@@ -226,20 +228,22 @@ impl Links {
 
     /// Nothing in here returns between down and up. What came of the routes is as [`Links::put_back`] has it.
     async fn bounce(&self, interface: &str) -> Result<(String, bool), ActOutcome> {
-        let routes = self.routes(interface).await;
-        let keep = self.root.join("proc/sys/net/ipv6/conf").join(interface).join("keep_addr_on_down");
-        let kept = fs::read_to_string(&keep).ok();
-        if kept.is_some() {
+        let stack = self.stack(interface);
+        let routes = self.routes(&stack).await;
+        let kept = stack.iter().filter_map(|interface| {
+            let keep = self.root.join("proc/sys/net/ipv6/conf").join(interface).join("keep_addr_on_down");
+            let kept = fs::read_to_string(&keep).ok()?;
             // Where it can't be written the addresses are the network's to give again.
-            let _ = fs::write(&keep, "1");
-        }
+            fs::write(&keep, "1").ok().map(|()| (keep, kept))
+        });
+        let kept: Vec<(PathBuf, String)> = kept.collect();
         let down = self.ip(&["link", "set", "dev", interface, "down"]).await;
         if down.is_ok() {
             sleep(DOWN_FOR).await;
         }
         let up = self.raise(interface).await;
-        let put_back = self.put_back(interface, &routes).await;
-        if let Some(kept) = kept {
+        let put_back = self.put_back(&routes).await;
+        for (keep, kept) in kept {
             let _ = fs::write(&keep, kept.trim());
         }
         match (down, up) {
@@ -277,17 +281,37 @@ impl Links {
         look()
     }
 
-    /// The routes by an interface that the kernel doesn't make itself, in the words of ip(8), with their family.
-    async fn routes(&self, interface: &str) -> Vec<(&'static str, Vec<String>)> {
+    /// The interface, and those that lie on it: the kernel links each of these as `upper_NAME`.
+    fn stack(&self, interface: &str) -> Vec<String> {
+        let mut stack = vec![interface.to_owned()];
+        let mut next = 0;
+        while let Some(lower) = stack.get(next).cloned() {
+            next += 1;
+            let entries = fs::read_dir(self.root.join("sys/class/net").join(lower)).into_iter().flatten().flatten();
+            for entry in entries {
+                let name = entry.file_name();
+                let upper = name.to_str().and_then(|name| name.strip_prefix("upper_"));
+                let known = |upper: &&str| stack.iter().any(|known| known == upper);
+                if let Some(upper) = upper.filter(|upper| stack.len() <= UPPERS_MAX && !known(upper)) {
+                    stack.push(upper.to_owned());
+                }
+            }
+        }
+        stack
+    }
+
+    /// The routes by these interfaces that neither the kernel nor a router's advertisements make again, in the words of
+    /// ip(8), with their family.
+    async fn routes(&self, interfaces: &[String]) -> Vec<(&'static str, Vec<String>)> {
         let mut routes = Vec::new();
-        for family in ["-4", "-6"] {
+        for (interface, family) in interfaces.iter().flat_map(|interface| [(interface, "-4"), (interface, "-6")]) {
             let text = match self.ip(&[family, "route", "show", "table", "all", "dev", interface]).await {
                 Ok(text) => text,
                 // BusyBox may know no other table than the main one, and a kernel without IPv6 has none of it.
                 Err(_) => self.ip(&[family, "route", "show", "dev", interface]).await.unwrap_or_default(),
             };
-            let made = text.lines().filter(|line| !line.contains("proto kernel") && !line.contains("table local"));
-            routes.extend(made.map(|line| (family, words(line))).filter(|(_, words)| !words.is_empty()));
+            let lines = text.lines().filter(|line| !line.trim().is_empty() && !is_made_again(line));
+            routes.extend(lines.map(|line| (family, words(line, interface))));
         }
         // A gateway has to be within reach before anything can go by way of it.
         routes.sort_by_key(|(_, words)| words.iter().any(|word| word == "via"));
@@ -296,13 +320,13 @@ impl Links {
     }
 
     /// What came of it, and whether there were default routes and none of them is left.
-    async fn put_back(&self, interface: &str, routes: &[(&'static str, Vec<String>)]) -> (String, bool) {
+    async fn put_back(&self, routes: &[(&'static str, Vec<String>)]) -> (String, bool) {
         let mut wrong = Vec::new();
         let is_default = |words: &[String]| words.first().is_some_and(|word| word == "default");
         let mut defaults = routes.iter().filter(|(_, words)| is_default(words)).count();
         let had_some = defaults > 0;
         for (family, words) in routes {
-            if let Err(error) = self.ip(&replace(family, words, interface)).await {
+            if let Err(error) = self.ip(&replace(family, words)).await {
                 defaults -= usize::from(is_default(words));
                 wrong.push(format!("{}: {error}", words.join(" ")));
             }
@@ -328,16 +352,20 @@ impl Links {
 }
 
 /// What puts a route back.
-fn replace<'a>(family: &'a str, words: &'a [String], interface: &'a str) -> Vec<&'a str> {
-    let mut args = vec![family, "route", "replace"];
-    args.extend(words.iter().map(String::as_str));
-    args.extend(["dev", interface]);
-    args
+fn replace<'a>(family: &'a str, words: &'a [String]) -> Vec<&'a str> {
+    [family, "route", "replace"].into_iter().chain(words.iter().map(String::as_str)).collect()
 }
 
-/// A route's words, without those of its state.
-fn words(line: &str) -> Vec<String> {
-    line.split_whitespace().filter(|word| !STATE_WORDS.contains(word)).map(str::to_owned).collect()
+/// Whether a route comes back without anybody's doing. One by a router's advertisement has a lifetime, which ip(8) shows
+/// and doesn't take; it comes with the next advertisement, which a link that comes up asks for.
+fn is_made_again(line: &str) -> bool {
+    ["proto kernel", "table local", "proto ra", "expires "].iter().any(|mark| line.contains(mark))
+}
+
+/// The words of an interface's route, without those of its state.
+fn words(line: &str, interface: &str) -> Vec<String> {
+    let words = line.split_whitespace().filter(|word| !STATE_WORDS.contains(word));
+    words.chain(["dev", interface]).map(str::to_owned).collect()
 }
 
 /// Is the process that restarts an interface, and tells on lines of their own when it is up and how it ended.

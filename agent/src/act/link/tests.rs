@@ -62,6 +62,7 @@ impl Gateway {
 echo "$*" >> {log}
 if [ "$*" = "{fails_to}" ] && [ "$(grep -cxe "{fails_to}" {log})" -lt 3 ]; then echo "no such luck" >&2; exit 2; fi
 ip -n {namespace} "$@" || exit
+[ "$2 $4" != "set wwan0" ] || ip -n {namespace} link set dev wwan0.7 "$5" 2> /dev/null
 [ "$2" != set ] || ip netns exec {namespace} cat /sys/class/net/wwan0/operstate > {sys}/wwan0/operstate
 "#,
             log = self.dir.path().join("log").display(),
@@ -162,6 +163,49 @@ async fn a_gateway_that_is_a_route_itself_and_routes_of_other_tables_are_put_bac
 }
 
 #[tokio::test]
+async fn routes_by_the_vlans_on_it_which_go_down_with_it_are_put_back_too() {
+    let Some(gateway) = Gateway::new() else { return };
+    let links = gateway.links("");
+    for line in [
+        "route delete default",
+        "-6 route delete default",
+        // Not each kernel makes a VLAN: this one is taken down and up with the link below as the kernel does it.
+        "link add wwan0.7 type veth peer name switch",
+        "link set dev switch up",
+        "address add 10.81.0.1/24 dev wwan0.7",
+        "link set dev wwan0.7 up",
+        "route add default via 10.81.0.254 dev wwan0.7",
+    ] {
+        gateway.ip(&line.split(' ').collect::<Vec<_>>());
+    }
+    // As the kernel links them; the one that lies on itself it wouldn't.
+    for (lower, upper) in [("wwan0", "wwan0.7"), ("wwan0.7", "wwan0")] {
+        fs::create_dir_all(gateway.dir.path().join("sys/class/net").join(lower).join(format!("upper_{upper}")))
+            .unwrap();
+    }
+    let before = gateway.ip(&["route", "show"]);
+    let outcome = restarted(&links, "wwan0").await;
+    assert_eq!((outcome.status, gateway.ip(&["route", "show"])), (ActStatus::Succeeded, before), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn what_a_router_advertises_is_left_to_it_and_no_loss() {
+    let Some(gateway) = Gateway::new() else { return };
+    let links = gateway.links("");
+    gateway.ip(&["route", "flush", "dev", "wwan0"]);
+    for line in [
+        "-6 route delete default",
+        "-6 route add default via fe80::1 dev wwan0 proto ra metric 1024 expires 1800",
+        "-6 route add 2001:db8:1::/64 dev wwan0 metric 256 expires 1800",
+    ] {
+        gateway.ip(&line.split(' ').collect::<Vec<_>>());
+    }
+    let outcome = restarted(&links, "wwan0").await;
+    assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
+    assert!(outcome.detail.unwrap().ends_with("routes put back: 0"));
+}
+
+#[tokio::test]
 async fn without_any_of_its_default_routes_it_is_no_success() {
     let Some(gateway) = Gateway::new() else { return };
     gateway.ip(&["-6", "route", "delete", "default"]);
@@ -244,5 +288,6 @@ async fn nobody_waits_longer_than_wanted_for_who_manages_an_interface() {
 #[test]
 fn a_routes_state_is_no_part_of_what_is_put_back() {
     let line = "default via 10.0.2.2 proto dhcp src 10.0.2.15 metric 100 linkdown onlink ";
-    assert_eq!(words(line).join(" "), "default via 10.0.2.2 proto dhcp src 10.0.2.15 metric 100 onlink");
+    let expected = "default via 10.0.2.2 proto dhcp src 10.0.2.15 metric 100 onlink dev wwan0";
+    assert_eq!(words(line, "wwan0").join(" "), expected);
 }
