@@ -25,6 +25,7 @@ const RTF_LOCAL: u32 = 0x8000_0000;
 // include/uapi/linux/if_arp.h.
 const ARPHRD_ETHER: u32 = 1;
 const ARPHRD_PPP: u32 = 512;
+const ARPHRD_RAWIP: u32 = 519;
 
 /// dBm. Drivers that only know a relative quality give numbers from 0 up.
 const RSSI_DBM: std::ops::RangeInclusive<f64> = -150.0..=255.0;
@@ -148,7 +149,7 @@ fn interface(round: &mut Round<'_>, name: &str) {
 /// what carries a tunnel is the routes' to say, packet by packet.
 fn link_type(round: &mut Round<'_>, name: &str, depth: usize) -> Reading<&'static str> {
     match virtual_kind(round, name)? {
-        None => Ok(Some(hardware(round, name)?)),
+        None => hardware(round, name, depth),
         Some(Virtual::Vpn) => Ok(None),
         Some(_) if depth >= LAYERS_MAX => Err(round.fault(&format!("sys/class/net/{name}"), "stacked too high")),
         Some(_) => match carrier(round, name) {
@@ -204,8 +205,19 @@ fn carrier(round: &mut Round<'_>, name: &str) -> Option<String> {
     up.or(lowers.first()).map(|lower| (*lower).to_owned())
 }
 
-/// What an interface of hardware is.
-fn hardware(round: &mut Round<'_>, name: &str) -> Result<&'static str, Faulted> {
+/// The interface that PPPoE goes over, where as many sessions are open as there are PPP interfaces: which session is
+/// whose the kernel doesn't say.
+fn pppoe_carrier(round: &mut Round<'_>) -> Reading<String> {
+    let Some(table) = round.text("proc/net/pppoe")? else { return Ok(None) };
+    let interfaces = round.names("sys/class/net").iter().filter(|name| name.starts_with("ppp")).count();
+    // `Id Address Device`, below a heading (drivers/net/ppp/pppoe.c).
+    let devices: Vec<&str> = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(2)).collect();
+    let device = devices.first().filter(|name| devices.len() >= interfaces && is_interface_name(name));
+    Ok(device.map(|name| (*name).to_owned()))
+}
+
+/// What an interface of hardware is; of one that is none which anybody knows, what carries it.
+fn hardware(round: &mut Round<'_>, name: &str, depth: usize) -> Reading<&'static str> {
     let dir = format!("sys/class/net/{name}");
     let file = format!("{dir}/type");
     let text = round.required(&file)?;
@@ -213,14 +225,20 @@ fn hardware(round: &mut Round<'_>, name: &str) -> Result<&'static str, Faulted> 
     let uevent = round.text(&format!("{dir}/uevent"))?.unwrap_or_default();
     let is_of = |devtype: &str| uevent.lines().any(|line| line.strip_prefix("DEVTYPE=") == Some(devtype));
     let is_modem = is_of("wwan") || name.starts_with("wwan");
-    Ok(match hardware {
-        _ if is_of("wlan") => "wifi",
-        _ if round.exists(&format!("{dir}/wireless")) || round.exists(&format!("{dir}/phy80211")) => "wifi",
-        _ if is_modem => CELLULAR,
-        ARPHRD_PPP if name.starts_with("ppp") => CELLULAR,
-        ARPHRD_ETHER => "ethernet",
-        _ => "none",
-    })
+    let (or_else, lower) = match hardware {
+        _ if is_of("wlan") => ("wifi", None),
+        _ if round.exists(&format!("{dir}/wireless")) || round.exists(&format!("{dir}/phy80211")) => ("wifi", None),
+        _ if is_modem => (CELLULAR, None),
+        ARPHRD_RAWIP => (CELLULAR, None),
+        ARPHRD_ETHER => ("ethernet", None),
+        ARPHRD_PPP if name.starts_with("ppp") => (CELLULAR, pppoe_carrier(round)?),
+        // A channel of a modem's, say.
+        _ => ("none", carrier(round, name)),
+    };
+    match lower {
+        Some(lower) if depth < LAYERS_MAX => link_type(round, &lower, depth + 1),
+        _ => Ok(Some(or_else)),
+    }
 }
 
 /// RFC 2863's operational state. PPP and raw-IP modems never learn theirs: there the carrier tells.

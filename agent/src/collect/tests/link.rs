@@ -95,6 +95,41 @@ fn what_is_made_of_other_interfaces_has_the_type_of_what_carries_it_and_tells_it
 }
 
 #[test]
+fn a_modem_is_cellular_whatever_its_interface_is_called() {
+    for (name, hardware) in [("rmnet_data0", "519\n"), ("mhi_hwip0", "519\n"), ("qmimux0", "65534\n")] {
+        let made = default_route_by(name, &[("lower_wwan0/operstate", "")]);
+        made.write(&format!("sys/class/net/{name}/type"), hardware);
+        let seen = made.observe();
+        assert_eq!(value(&seen, Metric::LinkType), Some("cellular".into()), "{name}");
+        assert_eq!(seen.faults, [], "{name}");
+    }
+}
+
+#[test]
+fn ppp_over_ethernet_is_no_modem_and_where_it_can_not_be_told_ppp_is_one() {
+    const SESSION: &str = "Id       Address              Device\n01000000 02:00:00:00:00:01     eth0\n";
+    for (table, others, kind) in [
+        (Some(SESSION), &[][..], "ethernet"),
+        (Some(SESSION), &["ppp1"], "cellular"),
+        (Some("Id       Address              Device\n"), &[], "cellular"),
+        (None, &[], "cellular"),
+    ] {
+        let made = default_route_by("ppp0", &[]);
+        made.write("sys/class/net/ppp0/type", "512\n");
+        if let Some(table) = table {
+            made.write("proc/net/pppoe", table);
+        }
+        for other in others {
+            made.write(&format!("sys/class/net/{other}/type"), "512\n");
+        }
+        let seen = made.observe();
+        assert_eq!(value(&seen, Metric::LinkType), Some(kind.into()), "{table:?}, beside {others:?}");
+        assert_eq!(seen.faults, []);
+    }
+}
+
+
+#[test]
 fn a_vpn_is_told_as_one_and_never_taken_for_ethernet() {
     for (file, text, hardware) in
         [("uevent", "DEVTYPE=wireguard\n", "65534"), ("tun_flags", "0x1001", "65534"), ("tun_flags", "0x1002", "1")]
