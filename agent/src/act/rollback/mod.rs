@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use self::slots::{SlotError, Slots, Switched};
 use super::program::{self, Program};
@@ -152,20 +152,34 @@ pub fn current_slot(dir: &Path) -> Option<String> {
 
 /// Switches releases, and restarts what runs from them: also where a rollback was cut off before it came to that.
 async fn switch(dir: &Path, to: Option<&str>, units: &[UnitName], within: Duration) -> ActOutcome {
-    let mut detail = match Slots::new(dir).rollback(to) {
+    let detail = match Slots::new(dir).rollback(to) {
         Ok(Some(Switched { from, to, trouble })) => with(format!("{to} takes the place of {from}"), trouble),
         Ok(None) => format!("{} runs already", to.unwrap_or_default()),
         Err(error) => return refused(error),
     };
+    let (said, all_run) = restart_all(units, within, async |unit| systemd::restart(unit).await).await;
+    let detail = with(detail, said);
+    if all_run { ActOutcome::succeeded(detail) } else { ActOutcome::failed("unit_failed", detail) }
+}
+
+/// What is said of each, up to the first that doesn't run. The time is for all of them: whoever waits for it waits no
+/// longer.
+async fn restart_all(
+    units: &[UnitName],
+    within: Duration,
+    restart: impl AsyncFn(&UnitName) -> ActOutcome,
+) -> (Vec<String>, bool) {
+    let until = Instant::now() + within;
+    let mut said = Vec::new();
     for unit in units {
-        let restarted = answered(within, systemd::restart(unit)).await;
-        let said = restarted.detail.unwrap_or_default();
-        detail += &format!("; {said}");
+        let left = until.saturating_duration_since(Instant::now());
+        let restarted = answered(left, restart(unit)).await;
+        said.extend(restarted.detail);
         if restarted.status != ActStatus::Succeeded {
-            return ActOutcome::failed("unit_failed", detail);
+            return (said, false);
         }
     }
-    ActOutcome::succeeded(detail)
+    (said, true)
 }
 
 async fn answered(within: Duration, act: impl Future<Output = ActOutcome>) -> ActOutcome {
@@ -215,6 +229,22 @@ mod tests {
         assert_eq!(rollback(&rollbacks, "app", Some("1.0")).await, ActOutcome::succeeded("1.0 runs already"));
         assert_eq!(rollback(&rollbacks, "app", None).await.reason.as_deref(), Some("no_other_release"));
         assert_eq!(rollback(&rollbacks, "modem", None).await.reason.as_deref(), Some("no_such_target"));
+    }
+
+    #[tokio::test]
+    async fn the_time_of_a_rollback_is_for_all_its_units_together() {
+        let units: Vec<UnitName> =
+            ["a.service", "b.service", "c.service"].map(|unit| UnitName::try_from(unit.to_owned()).unwrap()).into();
+        let begun = std::sync::Mutex::new(Vec::new());
+        let slow = async |unit: &UnitName| {
+            begun.lock().unwrap().push(unit.to_string());
+            // Each by itself would be in time.
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            ActOutcome::succeeded(unit.to_string())
+        };
+        let (said, all_run) = restart_all(&units, Duration::from_millis(200), slow).await;
+        assert_eq!((begun.into_inner().unwrap(), all_run), (vec!["a.service".into(), "b.service".to_owned()], false));
+        assert_eq!(said[0], "a.service");
     }
 
     fn program(text: &str) -> (tempfile::TempDir, Rollbacks) {
