@@ -17,6 +17,10 @@ use crate::engine::io::ActOutcome;
 const STATE_UNAVAILABLE: u32 = 20;
 const STATE_ACTIVATED: u32 = 100;
 const STATE_FAILED: u32 = 120;
+/// `NMDeviceType`.
+const TYPE_MODEM: u32 = 8;
+/// As many devices are looked at to find a modem among them.
+const DEVICES_MAX: usize = 64;
 /// How long it may take to be active: DHCP, or a modem's registration.
 const ACTIVE_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked at meanwhile.
@@ -30,6 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 )]
 trait NetworkManager {
     fn get_device_by_ip_iface(&self, iface: &str) -> zbus::Result<OwnedObjectPath>;
+    fn get_devices(&self) -> zbus::Result<Vec<OwnedObjectPath>>;
     fn activate_connection(
         &self,
         connection: &ObjectPath<'_>,
@@ -46,6 +51,10 @@ trait NetworkManager {
 trait Device {
     #[zbus(property(emits_changed_signal = "false"))]
     fn state(&self) -> zbus::Result<u32>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn device_type(&self) -> zbus::Result<u32>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn interface(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn active_connection(&self) -> zbus::Result<OwnedObjectPath>;
 }
@@ -66,16 +75,41 @@ pub(super) struct Managed {
     device: OwnedObjectPath,
 }
 
-/// The device of an interface; `None` where NetworkManager doesn't manage it.
-pub(super) async fn find(interface: &str) -> Option<Managed> {
+/// The device of an interface, which is a modem's or not; `None` where NetworkManager doesn't manage it.
+pub(super) async fn find(interface: &str, is_modems: bool) -> Option<Managed> {
     // Where there is no bus there is no NetworkManager.
-    find_over(connect().await.ok()?, interface).await
+    find_over(connect().await.ok()?, interface, is_modems).await
 }
 
-async fn find_over(connection: Connection, interface: &str) -> Option<Managed> {
-    let device = NetworkManagerProxy::new(&connection).await.ok()?.get_device_by_ip_iface(interface).await.ok()?;
+async fn find_over(connection: Connection, interface: &str, is_modems: bool) -> Option<Managed> {
+    let manager = NetworkManagerProxy::new(&connection).await.ok()?;
+    let device = match manager.get_device_by_ip_iface(interface).await {
+        Ok(device) => device,
+        // A modem has its interface only while it is connected: the one that is to be restarted may be one that is not.
+        Err(zbus::Error::MethodError(..)) if is_modems => modem(&connection, &manager, interface).await.ok()??,
+        Err(_) => return None,
+    };
     let state = DeviceProxy::builder(&connection).path(&device).ok()?.build().await.ok()?.state().await.ok()?;
     (state >= STATE_UNAVAILABLE).then_some(Managed { connection, device })
+}
+
+/// The only modem that NetworkManager has, or the one whose control port is called after the interface.
+async fn modem(
+    connection: &Connection,
+    manager: &NetworkManagerProxy<'_>,
+    interface: &str,
+) -> zbus::Result<Option<OwnedObjectPath>> {
+    let mut modems = Vec::new();
+    for path in manager.get_devices().await?.into_iter().take(DEVICES_MAX) {
+        let device = DeviceProxy::builder(connection).path(path.clone())?.build().await?;
+        if device.device_type().await? == TYPE_MODEM {
+            modems.push((path, device.interface().await?));
+        }
+    }
+    // wwan0qmi0 is wwan0's, and wwan10qmi0 not wwan1's.
+    let is_its = |port: &str| port.strip_prefix(interface).is_some_and(|rest| !rest.starts_with(char::is_numeric));
+    let its = modems.iter().position(|(_, port)| is_its(port)).or((modems.len() == 1).then_some(0));
+    Ok(its.map(|index| modems.swap_remove(index).0))
 }
 
 impl Managed {
@@ -129,6 +163,7 @@ mod tests {
     use crate::engine::io::ActStatus;
 
     const DEVICE: &str = "/org/freedesktop/NetworkManager/Devices/2";
+    const MODEMS: &str = "/org/freedesktop/NetworkManager/Modems";
     const ACTIVE: &str = "/org/freedesktop/NetworkManager/ActiveConnection/1";
     const PROFILE: &str = "/org/freedesktop/NetworkManager/Settings/7";
 
@@ -137,11 +172,21 @@ mod tests {
     struct Played {
         states: Arc<Mutex<Vec<u32>>>,
         active: &'static str,
+        /// The control ports of modems that have lost their connection, and with it their interface.
+        ports: Vec<&'static str>,
         activated: Arc<Mutex<Vec<[String; 3]>>>,
+    }
+
+    impl Played {
+        fn next_state(&self) -> u32 {
+            let mut states = self.states.lock().unwrap();
+            if states.len() > 1 { states.remove(0) } else { states[0] }
+        }
     }
 
     struct Manager(Played);
     struct Device(Played);
+    struct Modem(Played, &'static str);
     struct Active;
 
     fn path(text: &str) -> OwnedObjectPath {
@@ -151,7 +196,13 @@ mod tests {
     #[zbus::interface(name = "org.freedesktop.NetworkManager")]
     impl Manager {
         fn get_device_by_ip_iface(&self, iface: &str) -> zbus::fdo::Result<OwnedObjectPath> {
-            if iface == "wwan0" { Ok(path(DEVICE)) } else { Err(zbus::fdo::Error::Failed("no device".into())) }
+            let is_known = iface == "wwan0" && self.0.ports.is_empty();
+            if is_known { Ok(path(DEVICE)) } else { Err(zbus::fdo::Error::Failed("no device".into())) }
+        }
+
+        fn get_devices(&self) -> Vec<OwnedObjectPath> {
+            let modems = self.0.ports.iter().map(|port| path(&format!("{MODEMS}/{port}")));
+            std::iter::once(path(DEVICE)).chain(modems).collect()
         }
 
         fn activate_connection(
@@ -170,13 +221,41 @@ mod tests {
     impl Device {
         #[zbus(property)]
         fn state(&self) -> u32 {
-            let mut states = self.0.states.lock().unwrap();
-            if states.len() > 1 { states.remove(0) } else { states[0] }
+            self.0.next_state()
         }
 
         #[zbus(property)]
         fn active_connection(&self) -> OwnedObjectPath {
             path(self.0.active)
+        }
+
+        /// `NM_DEVICE_TYPE_ETHERNET`.
+        #[zbus(property)]
+        fn device_type(&self) -> u32 {
+            1
+        }
+    }
+
+    #[zbus::interface(name = "org.freedesktop.NetworkManager.Device")]
+    impl Modem {
+        #[zbus(property)]
+        fn state(&self) -> u32 {
+            self.0.next_state()
+        }
+
+        #[zbus(property)]
+        fn active_connection(&self) -> OwnedObjectPath {
+            path(self.0.active)
+        }
+
+        #[zbus(property)]
+        fn device_type(&self) -> u32 {
+            TYPE_MODEM
+        }
+
+        #[zbus(property)]
+        fn interface(&self) -> &str {
+            self.1
         }
     }
 
@@ -189,7 +268,17 @@ mod tests {
     }
 
     async fn play(interface: &str, states: &[u32], active: &'static str) -> (Option<ActOutcome>, Vec<[String; 3]>) {
-        let played = Played { states: Arc::new(Mutex::new(states.to_vec())), active, activated: Arc::default() };
+        play_modems(&[], interface, states, active).await
+    }
+
+    async fn play_modems(
+        ports: &[&'static str],
+        interface: &str,
+        states: &[u32],
+        active: &'static str,
+    ) -> (Option<ActOutcome>, Vec<[String; 3]>) {
+        let states = Arc::new(Mutex::new(states.to_vec()));
+        let played = Played { states, active, ports: ports.to_vec(), activated: Arc::default() };
         let (ours, theirs) = UnixStream::pair().unwrap();
         let server = Builder::unix_stream(theirs)
             .server(zbus::Guid::generate())
@@ -203,8 +292,12 @@ mod tests {
             .unwrap()
             .build();
         let client = Builder::unix_stream(ours).p2p().build();
-        let (_server, client) = tokio::try_join!(server, client).unwrap();
-        let outcome = match find_over(client, interface).await {
+        let (server, client) = tokio::try_join!(server, client).unwrap();
+        for port in ports {
+            let modem = Modem(played.clone(), port);
+            server.object_server().at(format!("{MODEMS}/{port}"), modem).await.unwrap();
+        }
+        let outcome = match find_over(client, interface, interface.starts_with("wwan")).await {
             Some(managed) => Some(managed.activate(interface, || ()).await),
             None => None,
         };
@@ -224,6 +317,21 @@ mod tests {
         let (outcome, activated) = play("wwan0", &[30, 40, 120], "/").await;
         assert_eq!(outcome.unwrap().reason.as_deref(), Some("link_down"));
         assert_eq!(activated, [["/", DEVICE, "/"].map(str::to_owned)]);
+    }
+
+    #[tokio::test]
+    async fn a_modem_that_has_lost_its_connection_is_found_without_its_interface() {
+        for (ports, found) in [
+            (&["cdc_wdm0"][..], Some("cdc_wdm0")),
+            (&["wwan10qmi0", "wwan1qmi0"], Some("wwan1qmi0")),
+            (&["cdc_wdm0", "cdc_wdm1"], None),
+        ] {
+            let (outcome, activated) = play_modems(ports, "wwan1", &[30, 40, 100], "/").await;
+            assert_eq!(outcome.map(|outcome| outcome.status), found.map(|_| ActStatus::Succeeded), "{ports:?}");
+            let expected = found.map(|port| ["/", &format!("{MODEMS}/{port}"), "/"].map(str::to_owned));
+            assert_eq!(activated, expected.into_iter().collect::<Vec<_>>(), "{ports:?}");
+        }
+        assert_eq!(play_modems(&["cdc_wdm0"], "eth9", &[100], "/").await, (None, vec![]));
     }
 
     #[tokio::test]

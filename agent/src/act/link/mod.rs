@@ -84,10 +84,11 @@ impl Interfaces {
         if canceled.try_recv().is_ok() {
             return ActOutcome::canceled(format!("{interface} was left as it was"));
         }
-        let managed = match before(manager::find(interface), interface, within, &mut canceled).await {
-            Ok(managed) => managed,
-            Err(unwanted) => return unwanted,
-        };
+        let managed =
+            match before(manager::find(interface, is_modems(interface)), interface, within, &mut canceled).await {
+                Ok(managed) => managed,
+                Err(unwanted) => return unwanted,
+            };
         let is_up = Notify::new();
         let restart = async {
             match managed {
@@ -126,6 +127,12 @@ impl Interfaces {
             _ => outcome,
         }
     }
+}
+
+/// Whether it is a modem's: by what its driver says, or by its name, where nothing of the network is to be seen.
+fn is_modems(interface: &str) -> bool {
+    let uevent = fs::read_to_string(Path::new("/sys/class/net").join(interface).join("uevent")).unwrap_or_default();
+    interface.starts_with("wwan") || uevent.lines().any(|line| line == "DEVTYPE=wwan")
 }
 
 /// Waits for what changes nothing yet, as long as somebody wants to.
