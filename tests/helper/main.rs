@@ -102,6 +102,20 @@ fn a_wrong_token_is_refused_in_the_contracts_word() {
 }
 
 #[test]
+fn no_refresh_takes_a_quarantine_to_another_level_than_was_ordered() {
+    let world = World::new();
+    world.allow("[allow]\nactions = [\"quarantine\"]\n");
+    let terms = json!({"broker": [], "port": 1883, "hosts": [], "stop": []});
+    let saved = json!({"level": "observe", "wide": false, "terms": terms, "stopped": [], "degraded": null});
+    std::fs::write(world.state("quarantine.json"), saved.to_string()).unwrap();
+    let _helper = world.start();
+    let end = world.ask(&ordered_by_rule("refresh", &json!({"level": "isolate", "wide": true})));
+    assert_eq!((&end["status"], &end["detail"]), (&json!("SUCCEEDED"), &json!("nothing is cut off")), "{end}");
+    let now: Json = serde_json::from_slice(&std::fs::read(world.state("quarantine.json")).unwrap()).unwrap();
+    assert_eq!((&now["level"], world.state("quarantine.nft").exists()), (&json!("observe"), false));
+}
+
+#[test]
 fn what_is_not_in_roots_policy_is_refused_whoever_wants_it() {
     let world = World::new();
     let helper = world.start();

@@ -79,6 +79,11 @@ impl World {
         self.dir.path().join(name)
     }
 
+    /// A file of the helper's own.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.file("state").join(name)
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.file("act.sock")
     }

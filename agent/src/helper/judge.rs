@@ -19,6 +19,7 @@ use crate::wire::{CommandId, Reason, VerifiedCommand};
 /// Why not.
 pub(super) fn judge(order: &Order, policy: &Policy, ledger: &mut Ledger, moment: &Moment) -> Result<(), Refusal> {
     policy.lets(&order.act, &order.trigger)?;
+    // It is of the level in force, which was counted.
     if matches!(order.act, Act::Refresh { .. }) {
         return Ok(());
     }

@@ -175,8 +175,10 @@ impl Helper {
                 Ok(Decision::Tell(Answer::Able(able)))
             }
             Request::Act(mut order) => {
-                if matches!(order.act, Act::Refresh { .. }) && in_force.is_none() {
-                    return Err(Refusal::new(NOT_IN_FORCE, "there is no quarantine to be put in force again"));
+                if let Act::Refresh { level, .. } = &mut order.act {
+                    let none = || Refusal::new(NOT_IN_FORCE, "there is no quarantine to be put in force again");
+                    // Nobody judges it: what is more than that has to be ordered.
+                    *level = (*level).min(in_force.ok_or_else(none)?);
                 }
                 order.terms = order.terms.map(|terms| policy.quarantine.cut(terms));
                 state.clock.set_trust(policy.clock);
