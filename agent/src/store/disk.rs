@@ -224,7 +224,10 @@ pub(super) fn make_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
 
 /// The same over a file that is there: a power cut leaves the old one or the new one.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
-    let new = path.with_extension("new");
+    // Behind the whole name: two files that differ only in what comes last are written apart.
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
     remove_all(&new)?;
     let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(RIGHTS_FILE).open(&new)?;
     file.write_all(bytes)?;

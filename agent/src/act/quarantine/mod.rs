@@ -11,6 +11,7 @@
 
 pub mod ruleset;
 pub mod terms;
+mod turn;
 
 use std::fs;
 use std::io;
@@ -135,7 +136,10 @@ impl Quarantine {
     /// Enters a level, or tightens the one in force: less than that is not entered, whoever asks, as only leaving
     /// loosens. What goes wrong is `store_failed`.
     pub async fn enter(&self, wanted: QuarantineLevel, terms: Terms) -> ActOutcome {
-        let _turn = self.turn.lock().await;
+        if let Err(error) = self.make_dir() {
+            return failed(&error);
+        }
+        let _turn = turn::take(&self.turn, &self.dir).await;
         let level = self.in_force().map_or(wanted, |now| now.max(wanted));
         let (mut outcome, _) = self.apply(level, false, terms, self.saved().unwrap_or_default()).await;
         if level != wanted {
@@ -148,7 +152,7 @@ impl Quarantine {
     /// Puts what is in force in force again, with the broker's addresses of now, and stops what was started since:
     /// `stopped_again`. Rules that root took away on the console stay away: `not_in_force`.
     pub async fn refresh(&self, level: QuarantineLevel, wide: bool, terms: Terms) -> ActOutcome {
-        let _turn = self.turn.lock().await;
+        let _turn = turn::take(&self.turn, &self.dir).await;
         let before = self.saved();
         if before.as_ref().is_some_and(|saved| saved.level().is_none()) {
             return ActOutcome::failed(NOT_IN_FORCE, "it was ended on the console: fieldmedic release --local");
@@ -168,13 +172,13 @@ impl Quarantine {
 
     /// Ends it, and starts what was stopped for it. Ending what isn't in force succeeds.
     pub async fn leave(&self) -> ActOutcome {
-        let _turn = self.turn.lock().await;
+        let _turn = turn::take(&self.turn, &self.dir).await;
         self.end(None).await
     }
 
     /// The same for root on the console: whoever asks later is told so, once.
     pub async fn leave_by_hand(&self) -> ActOutcome {
-        let _turn = self.turn.lock().await;
+        let _turn = turn::take(&self.turn, &self.dir).await;
         let left = Saved { level: ENDED.into(), ..Saved::default() };
         self.end(Some(left)).await
     }
@@ -314,9 +318,13 @@ impl Quarantine {
         })
     }
 
+    /// As systemd makes it: what is in there is nobody else's business.
+    fn make_dir(&self) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
+    }
+
     fn save(&self, saved: &Saved) -> io::Result<()> {
-        // As systemd makes it: what is in there is nobody else's business.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        self.make_dir()?;
         let file = self.dir.join(STATE_FILE);
         let text = serde_json::to_vec(saved)?;
         replace(&file, &text)

@@ -278,6 +278,28 @@ async fn root_on_the_console_ends_it_and_no_refresh_brings_it_back() {
 }
 
 #[tokio::test]
+async fn a_change_waits_until_another_process_has_done_its_own_and_leaves_its_files_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let quarantine = Quarantine::new(state.clone(), Loader::None, AGENT);
+    is_done(&quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
+    let theirs = File::options().write(true).open(state.join("quarantine.lock")).unwrap();
+    rustix::fs::flock(&theirs, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut leaving = std::pin::pin!(quarantine.leave_by_hand());
+    tokio::select! {
+        biased;
+        outcome = &mut leaving => panic!("it did not wait: {outcome:?}"),
+        () = std::future::ready(()) => {}
+    }
+    assert_eq!(quarantine.in_force(), Some(QuarantineLevel::Restrict));
+    // What they are in the middle of writing.
+    fs::write(state.join("quarantine.nft.new"), "").unwrap();
+    drop(theirs);
+    is_done(&leaving.await);
+    assert!(quarantine.in_force().is_none() && state.join("quarantine.nft.new").exists());
+}
+
+#[tokio::test]
 async fn a_state_that_can_not_be_read_counts_as_in_force_and_is_written_anew() {
     let Some(world) = World::new() else { return };
     let quarantine = world.quarantine();
