@@ -60,7 +60,7 @@ table {TABLE} {{
     udp sport 68 udp dport 67 accept
     udp sport 546 udp dport 547 accept
     icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report }} accept
-    counter reject with icmpx admin-prohibited
+    counter reject with icmpx type admin-prohibited
   }}
   chain input {{
     type filter hook input priority {PRIORITY}; policy drop;
