@@ -53,9 +53,11 @@ fn a_quarantine_cuts_the_gateway_off_from_all_but_the_broker_over_reboots_and_cr
     let Some(site) = Site::new("[quarantine]\nstop_units = [\"app.service\"]", "") else { return };
     let (machine, network) = (&site.machine, &site.network);
     assert!(network.reaches(APP_PORT));
+    machine.say(&["ip", "link", "add", "br0", "type", "bridge"]);
     let mark = site.world.fleet.mark();
     let result = site.command("quarantine", json!({"level": "isolate"}), "SUCCEEDED");
     assert!(result["detail"].as_str().unwrap().contains("stopped: app.service"), "{result}");
+    assert!(result["reason"].is_null() && site.rules().contains("table bridge fieldmedic_quarantine"), "{result}");
     site.says(mark, "isolate");
     assert!(!network.reaches(APP_PORT));
     assert_eq!(machine.show("app.service", "ActiveState"), "inactive");
@@ -70,6 +72,7 @@ fn a_quarantine_cuts_the_gateway_off_from_all_but_the_broker_over_reboots_and_cr
         }
         site.says(mark, "isolate");
         assert!(!network.reaches(APP_PORT), "after a {end}");
+        assert!(site.rules().contains("table bridge fieldmedic_quarantine"), "after a {end}");
         // The rules were there before the network was.
         let since = |unit: &str| machine.show(unit, "ActiveEnterTimestampMonotonic").parse::<u64>().unwrap();
         assert!(since("fieldmedic-quarantine.service") <= since("uplink.service"), "after a {end}");

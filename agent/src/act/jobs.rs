@@ -11,7 +11,7 @@ use zbus::Connection;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::zvariant::OwnedObjectPath;
 
-use super::systemd::{ListedUnit, SystemdProxy, UnitProxy, connect};
+use super::systemd::{ListedUnit, ServiceProxy, SystemdProxy, UnitProxy, connect};
 use crate::config::UnitName;
 
 /// How long all jobs together may take: as long as systemd gives one unit by default.
@@ -69,6 +69,28 @@ pub async fn run<'a>(job: Job, units: impl IntoIterator<Item = &'a str>) -> Resu
     let units: Vec<&str> = units.into_iter().collect();
     let wrong = within(run_over(job, &units)).await?;
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+}
+
+/// Why the last of a service's commands with this word in an argument ended badly, in words; `None`: it did well. Of one
+/// whose failure the unit passes over.
+pub async fn said_no(service: &str, word: &str) -> Option<String> {
+    let ask = async {
+        let connection = connect().await?;
+        let path = SystemdProxy::new(&connection).await?.load_unit(service).await?;
+        let proxy = ServiceProxy::builder(&connection).path(path)?.build().await?;
+        zbus::Result::Ok([proxy.exec_start().await?, proxy.exec_reload().await?].concat())
+    };
+    let commands = match within(ask).await {
+        Ok(commands) => commands,
+        Err(error) => return Some(error),
+    };
+    let with_word = commands.iter().filter(|(_, argv, ..)| argv.iter().any(|arg| arg.contains(word)));
+    // By when they ended, since boot.
+    match with_word.max_by_key(|(_, _, _, _, _, _, ended, ..)| *ended) {
+        Some((.., 0)) => None,
+        Some((.., status)) => Some(format!("exit code {status}: journalctl -u {service}")),
+        None => Some(format!("{service} here has no command for {word}")),
+    }
 }
 
 async fn within<T>(work: impl Future<Output = zbus::Result<T>>) -> Result<T, String> {

@@ -38,6 +38,10 @@ type ListedJob = (u32, String, String, String, OwnedObjectPath, OwnedObjectPath)
 pub(super) type ListedUnit =
     (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
+/// Path, argv, whether its failure is passed over, when it began and ended (by the wall clock and since boot, each), pid,
+/// code and status.
+pub(super) type Executed = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",
@@ -104,6 +108,10 @@ pub(super) trait Service {
     fn main_pid(&self) -> zbus::Result<u32>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn result(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn exec_start(&self) -> zbus::Result<Vec<Executed>>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn exec_reload(&self) -> zbus::Result<Vec<Executed>>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn exec_main_status(&self) -> zbus::Result<i32>;
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, oneshot};
 
-use self::ruleset::TABLE;
+use self::ruleset::{BRIDGE_TABLE, TABLE};
 use self::terms::{ADDRESSES_MAX, Terms};
 use super::jobs::{self, Job};
 use super::program::{self, Program};
@@ -36,12 +36,18 @@ use crate::store::disk;
 pub const DEFAULT_DIR: &str = "/var/lib/fieldmedic-act";
 /// What the boot unit loads.
 const RULES_FILE: &str = "quarantine.nft";
+/// What it loads after that, where the kernel can.
+const BRIDGE_FILE: &str = "quarantine-bridge.nft";
+/// Where the kernel's interfaces are.
+const INTERFACES: &str = "/sys/class/net";
 /// What is in force, and what was done for it.
 const STATE_FILE: &str = "quarantine.json";
 /// The unit that loads the rules, at boot and for a helper without rights of its own.
 pub const BOOT_UNIT: &str = "fieldmedic-quarantine.service";
 /// Where nft(8) is.
 const NFT: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
+/// A gateway with more interfaces has containers, which hang on one of the first.
+const INTERFACES_MAX: usize = 1_024;
 /// How long nft may take: a transaction of a few dozen rules.
 const NFT_MAX: Duration = Duration::from_secs(10);
 /// The outcome's word for a quarantine that succeeded in part: the network is as it was, or units go on.
@@ -76,6 +82,8 @@ pub struct Quarantine {
     loader: Loader,
     /// Who reaches the broker.
     uid: u32,
+    /// Where the kernel shows bridges.
+    interfaces: PathBuf,
     /// One at a time.
     turn: Arc<Mutex<()>>,
 }
@@ -91,6 +99,9 @@ struct Saved {
     stopped: Vec<UnitName>,
     /// Why there are no rules, or not those of now.
     degraded: Option<String>,
+    /// Why bridges go on forwarding what the level forbids.
+    #[serde(default)]
+    bridging: Option<String>,
     /// Rules were loaded since it was entered: they are in force, and can be loaded by a boot. A file of an older
     /// version says nothing of it.
     #[serde(default)]
@@ -115,7 +126,7 @@ impl Quarantine {
     /// Keeps its state in `dir`; `uid` is who talks to the broker.
     #[must_use]
     pub fn new(dir: PathBuf, loader: Loader, uid: u32) -> Self {
-        Self { dir, loader, uid, turn: Arc::default() }
+        Self { dir, loader, uid, interfaces: INTERFACES.into(), turn: Arc::default() }
     }
 
     /// The same, one at a time with all that have the same turn.
@@ -201,13 +212,17 @@ impl Quarantine {
             terms,
             stopped: before.stopped,
             degraded: None,
+            bridging: None,
             loaded: Some(was_loaded),
         };
         if let Err(error) = self.save(&now) {
             return (failed(&error), Vec::new());
         }
         if let Some(rules) = rules {
-            now.degraded = self.load(&rules, was_loaded).await.err();
+            match self.load(&rules, &ruleset::render_bridge(level), was_loaded).await {
+                Ok(bridging) => now.bridging = bridging.filter(|_| level == QuarantineLevel::Isolate),
+                Err(error) => now.degraded = Some(error),
+            }
             now.loaded = Some(was_loaded || now.degraded.is_none());
         }
         let stopping = if level == QuarantineLevel::Observe { Ok(Vec::new()) } else { self.stop(&mut now).await };
@@ -223,13 +238,15 @@ impl Quarantine {
         (outcome, stopped)
     }
 
-    /// Writes the rules where the boot unit finds them, and loads them. What was loaded before stays in force if that
-    /// fails.
-    async fn load(&self, rules: &str, was_loaded: bool) -> Result<(), Failed> {
-        let file = self.dir.join(RULES_FILE);
-        replace(&file, rules.as_bytes()).map_err(|error| format!("write {}: {error}", file.display()))?;
+    /// Writes the rules where the boot unit finds them, and loads them; why those for bridges are not in force, if there
+    /// are bridges. What was loaded before stays in force if that fails.
+    async fn load(&self, rules: &str, bridge: &str, was_loaded: bool) -> Result<Option<Failed>, Failed> {
+        let (file, bridge_file) = (self.dir.join(RULES_FILE), self.dir.join(BRIDGE_FILE));
+        for (file, text) in [(&file, rules), (&bridge_file, bridge)] {
+            replace(file, text.as_bytes()).map_err(|error| format!("write {}: {error}", file.display()))?;
+        }
         let loaded = match &self.loader {
-            Loader::Nft(nft) => run(nft, &["-f".into(), file.to_string_lossy().into_owned()]).await,
+            Loader::Nft(nft) => run(nft, &loading(&file)).await,
             Loader::BootUnit => jobs::run(Job::ReloadOrRestart, [BOOT_UNIT]).await,
             Loader::None => Err("there is no nft here: install nftables".into()),
         };
@@ -237,7 +254,20 @@ impl Quarantine {
             // A boot must not fail over rules that can't be loaded.
             let _ = disk::remove(&file);
         }
-        loaded
+        loaded?;
+        // A transaction of its own: a kernel may know no rules for bridges.
+        let bridge = match &self.loader {
+            Loader::Nft(nft) => run(nft, &loading(&bridge_file)).await.err().filter(|_| self.has_bridge()),
+            // It has seen whether there are bridges.
+            Loader::BootUnit => jobs::said_no(BOOT_UNIT, BRIDGE_FILE).await,
+            Loader::None => None,
+        };
+        Ok(bridge)
+    }
+
+    fn has_bridge(&self) -> bool {
+        let interfaces = fs::read_dir(&self.interfaces).into_iter().flatten().flatten();
+        interfaces.take(INTERFACES_MAX).any(|interface| interface.path().join("bridge").exists())
     }
 
     /// Stops what is to be stopped and runs, and remembers it before it is done.
@@ -257,7 +287,7 @@ impl Quarantine {
         let has_rules = saved.as_ref().map_or_else(|| self.dir.join(STATE_FILE).exists(), Saved::has_rules);
         // If what was stopped can't be known, the rules can still go.
         let before = saved.unwrap_or_default();
-        if let Err(error) = self.remove(RULES_FILE) {
+        if let Err(error) = self.remove(RULES_FILE).and_then(|()| self.remove(BRIDGE_FILE)) {
             return ActOutcome::failed("store_failed", format!("delete the saved rules: {error}"));
         }
         let rules = match self.unload().await {
@@ -290,7 +320,11 @@ impl Quarantine {
     async fn unload(&self) -> Result<(), Failed> {
         match &self.loader {
             // Adding it first makes deleting it right where it isn't.
-            Loader::Nft(nft) => run(nft, &[format!("add table {TABLE}; delete table {TABLE}")]).await,
+            Loader::Nft(nft) => {
+                // What a kernel doesn't know isn't there.
+                let _ = run(nft, &[format!("add table {BRIDGE_TABLE}; delete table {BRIDGE_TABLE}")]).await;
+                run(nft, &[format!("add table {TABLE}; delete table {TABLE}")]).await
+            }
             Loader::BootUnit => jobs::run(Job::Stop, [BOOT_UNIT]).await,
             Loader::None => Ok(()),
         }
@@ -366,6 +400,8 @@ fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) ->
         },
         None if level == QuarantineLevel::Observe => ActOutcome::succeeded("nothing is cut off"),
         None => {
+            let bridging = now.bridging.as_ref().map(|why| format!("; what bridges forward goes on: {why}"));
+            let trouble = bridging.unwrap_or_default() + &trouble;
             let detail = format!("{}{stopped}{trouble}", in_reach(now));
             let reason = (!trouble.is_empty()).then(|| DEGRADED.to_owned());
             ActOutcome { reason, ..ActOutcome::succeeded(detail) }
@@ -388,6 +424,10 @@ fn names(units: &[UnitName]) -> String {
 
 fn failed(error: &io::Error) -> ActOutcome {
     ActOutcome::failed("store_failed", format!("quarantine: {error}"))
+}
+
+fn loading(file: &Path) -> [String; 2] {
+    ["-f".into(), file.to_string_lossy().into_owned()]
 }
 
 async fn run(nft: &Path, args: &[String]) -> Result<(), Failed> {

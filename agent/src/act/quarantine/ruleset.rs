@@ -11,8 +11,27 @@ use crate::config::{Network, QuarantineLevel};
 /// The table's family and name.
 pub const TABLE: &str = "inet fieldmedic_quarantine";
 
+/// The same for what bridges forward, which never comes by the other one: a family that not each kernel has.
+pub const BRIDGE_TABLE: &str = "bridge fieldmedic_quarantine";
+
 /// Before other firewalls' filters (priority 0): whatever they accept is dropped here.
 const PRIORITY: i16 = -150;
+
+/// What bridges may still forward at a level: under `isolate` nothing.
+#[must_use]
+pub fn render_bridge(level: QuarantineLevel) -> String {
+    let table = if level == QuarantineLevel::Isolate {
+        format!(
+            "table {BRIDGE_TABLE} {{\n  chain forward {{\n    type filter hook forward priority -200; policy drop;\n    \
+             counter\n  }}\n}}\n"
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "# fieldmedic: {level}. See quarantine.nft.\nadd table {BRIDGE_TABLE}\ndelete table {BRIDGE_TABLE}\n{table}"
+    )
+}
 
 /// The rules for a level; none for one that leaves the network alone.
 ///

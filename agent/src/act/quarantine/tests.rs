@@ -195,6 +195,34 @@ async fn hosts_that_are_allowed_come_in_when_it_is_restricted_and_not_when_it_is
 }
 
 #[tokio::test]
+async fn isolated_a_bridge_forwards_nothing_and_where_no_rule_can_stop_it_that_is_told() {
+    let Some(world) = World::new() else { return };
+    let (quarantine, before) = (world.quarantine(), world.rules());
+    is_done(&quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
+    assert!(!world.rules().contains(BRIDGE_TABLE), "{}", world.rules());
+    is_done(&quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
+    assert!(world.rules().contains(&format!("table {BRIDGE_TABLE}")), "{}", world.rules());
+    is_done(&quarantine.leave().await);
+    assert_eq!(world.rules(), before);
+
+    // As of a kernel that has no such rules.
+    let nft = fs::read_to_string(world.dir.path().join("nft")).unwrap();
+    let nft = nft.replacen('\n', "\ncase \"$*\" in *bridge*) echo 'not supported' && exit 1 ;; esac\n", 1);
+    fs::write(world.dir.path().join("nft"), nft).unwrap();
+    let Quarantine { dir, loader, uid, .. } = quarantine;
+    let quarantine = Quarantine { interfaces: world.dir.path().join("net"), ..Quarantine::new(dir, loader, uid) };
+    for (interface, reason) in [("eth0/queues", None), ("br0/bridge", Some("degraded"))] {
+        fs::create_dir_all(quarantine.interfaces.join(interface)).unwrap();
+        let outcome = quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await;
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Succeeded, reason), "{outcome:?}");
+        let told = outcome.detail.unwrap().contains("what bridges forward goes on: nft: exit code 1: not supported");
+        assert_eq!(told, reason.is_some());
+    }
+    is_done(&quarantine.leave().await);
+    assert_eq!(world.rules(), before);
+}
+
+#[tokio::test]
 async fn a_broker_that_moves_is_reached_and_what_is_open_to_the_old_one_stays_open() {
     let Some(world) = World::new() else { return };
     let quarantine = world.quarantine();
@@ -240,8 +268,10 @@ async fn what_is_saved_can_be_loaded_without_an_agent_and_is_never_loosened_by_a
     assert_eq!(world.rules(), before);
     // As the boot unit does it, on an empty ruleset.
     ip(&["netns", "exec", &world.gateway, "nft", "flush", "ruleset"]);
-    let saved = world.dir.path().join("state").join(RULES_FILE);
-    ip(&["netns", "exec", &world.gateway, "nft", "-f", saved.to_str().unwrap()]);
+    for file in [RULES_FILE, BRIDGE_FILE] {
+        let saved = world.dir.path().join("state").join(file);
+        ip(&["netns", "exec", &world.gateway, "nft", "-f", saved.to_str().unwrap()]);
+    }
     assert_eq!(world.rules(), before);
     drop(broker);
 }
@@ -381,7 +411,7 @@ fn every_level_is_a_ruleset_that_nft_takes_whatever_the_terms() {
     let much = terms(&[BROKER, ELSEWHERE, "2001:db8::1"], &["10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32", "::1"]);
     for (terms, wide) in [(&empty, false), (&much, false), (&much, true)] {
         for level in [QuarantineLevel::Restrict, QuarantineLevel::Isolate] {
-            let rules = ruleset::render(level, wide, terms, AGENT).unwrap();
+            let rules = ruleset::render(level, wide, terms, AGENT).unwrap() + &ruleset::render_bridge(level);
             fs::write(&file, &rules).unwrap();
             let output = Command::new(&nft).args(["--check", "-f"]).arg(&file).output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr);
