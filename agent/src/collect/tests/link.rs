@@ -128,7 +128,6 @@ fn ppp_over_ethernet_is_no_modem_and_where_it_can_not_be_told_ppp_is_one() {
     }
 }
 
-
 #[test]
 fn a_vpn_is_told_as_one_and_never_taken_for_ethernet() {
     for (file, text, hardware) in
