@@ -27,7 +27,7 @@ use super::timeline::Timeline;
 use crate::config::{Action, CheckedConfig, QuarantineLevel};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 use entry::{Entry, Stored, key, put};
-use judge::{has_expired, lower_bound, spread};
+use judge::{has_expired, is_fresh, lower_bound, spread};
 pub(crate) use oldest::{MAY_HAVE_RUN, Oldest, oldest};
 use refusals::Refusals;
 use reports::Unwritten;
@@ -438,7 +438,7 @@ impl Commands {
         let forgotten: Vec<CommandId> = self
             .ledger
             .iter()
-            .filter(|(_, entry)| entry.stored.reported && has_expired(facts, entry.stored.expires_at))
+            .filter(|(_, entry)| entry.stored.reported && has_expired(facts, entry.stored.expires_at, false))
             .map(|(id, _)| id.clone())
             .collect();
         let gone = forgotten.iter().filter_map(|id| self.ledger.remove(id));
@@ -458,7 +458,7 @@ impl Commands {
         let over = self.ledger.iter().filter(|(_, entry)| entry.is_over());
         let dated = over.filter_map(|(id, entry)| Some((entry.stored.issued_at?, id.clone())));
         let surplus = (self.ledger.len() + 1).saturating_sub(LEDGER_MAX);
-        let present_s = lower_bound(facts).0.div_euclid(1000);
+        let present_s = lower_bound(facts, false).0.div_euclid(1000);
         let Some(Oldest { ids, before_s }) = oldest(dated, surplus, newcomer.issued_at, present_s) else { return };
         let before = Unix::of_seconds(before_s);
         let before = self.careful.before.map_or(before, |known| known.max(before));
@@ -495,6 +495,7 @@ impl Commands {
         let entry = Entry {
             command: Some(parsed),
             token: command.token.clone(),
+            fresh: is_fresh(facts, command),
             begins_at,
             pkids: pkid.into_iter().collect(),
             timeout,

@@ -231,9 +231,14 @@ impl State {
 
     /// The time, at least, for one whose clock may differ by `skew`: in seconds since 1970.
     fn present_s(&self, skew: Duration, moment: &Moment) -> i64 {
+        self.proven_s(skew, moment).max(self.claimed_s(moment))
+    }
+
+    /// The same, without what was only claimed.
+    fn proven_s(&self, skew: Duration, moment: &Moment) -> i64 {
         let skew = i64::try_from(skew.as_secs()).unwrap_or(i64::MAX);
         let by_clock = moment.trusted_ms().map_or(i64::MIN, |ms| (ms / 1000).saturating_sub(skew));
-        self.floor_s.max(by_clock).max(self.claimed_s(moment))
+        self.floor_s.max(by_clock)
     }
 
     fn claimed_s(&self, moment: &Moment) -> i64 {
@@ -242,7 +247,11 @@ impl State {
     }
 
     fn judge_time(&self, command: &VerifiedCommand, skew: Duration, moment: &Moment) -> Result<(), Refusal> {
-        if command.expires_at <= self.present_s(skew, moment) {
+        // What others' commands say of the time doesn't count against one with a nonce, and without a clock there is no
+        // other: one signer's wrong clock would lock out all.
+        let is_by_clock = moment.trusted_ms().is_some();
+        let present_s = if is_by_clock { self.present_s(skew, moment) } else { self.proven_s(skew, moment) };
+        if command.expires_at <= present_s {
             return Err(Refusal::because(Reason::Expired, format!("exp {} has passed", command.expires_at)));
         }
         let Some(now_ms) = moment.trusted_ms() else {
@@ -421,10 +430,13 @@ mod tests {
         let wrong = command("wrong", 9_000_000, 9_000_600, Some("n"));
         assert_eq!(world.order(&wrong, &at(1, 2, false)), Ok(()));
         let right = command("right", 1_000_010, 1_001_000, Some("n"));
-        assert_eq!(world.order(&right, &at(1, 10, false)), Err("expired"), "there is no better knowledge");
-        assert_eq!(world.order(&right, &at(1, 10, true)), Ok(()));
+        assert_eq!(world.order(&right, &at(1, 10, false)), Ok(()), "one wrong clock locks nobody out");
+        assert_eq!(world.1.state.claimed_s, 9_000_000);
+        let bare = command("bare", 1_000_010, 1_001_000, None);
+        assert_eq!(world.order(&bare, &at(1, 10, false)), Err("clock_untrusted"));
+        assert_eq!(world.order(&bare, &at(1, 10, true)), Ok(()));
         assert_eq!(world.order(&command("next", 1_000_011, 1_001_000, Some("n")), &at(2, 11, false)), Ok(()));
-        for order in [&done, &wrong] {
+        for order in [&done, &wrong, &right] {
             assert!(world.order(order, &at(2, 12, true)).is_err(), "{}", order.id);
         }
         // More of them raise no floor.
@@ -445,8 +457,11 @@ mod tests {
             (command("b", 1_000_400, 1_009_000, None), true, Err("not_yet_valid")),
             (command("c", 1_000_000, 1_009_000, None), false, Err("clock_untrusted")),
             (command("d", 1_000_000, 1_009_000, Some("n")), false, Ok(())),
-            // Issued before d was, and over before that.
-            (command("e", 998_000, 999_900, Some("n")), false, Err("expired")),
+            // Issued before d was, and over before that: by d's signer alone.
+            (command("e", 998_000, 999_900, Some("n")), false, Ok(())),
+            (command("f", 999_999, 1_000_100, Some("n")), true, Ok(())),
+            // By a clock that was trusted, too.
+            (command("g", 998_000, 999_999, Some("n")), false, Err("expired")),
         ];
         for (order, trusted, expected) in cases {
             assert_eq!(world.order(&order, &at(1, 1, trusted)), expected, "{}", order.id);

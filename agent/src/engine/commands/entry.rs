@@ -29,6 +29,8 @@ pub(super) struct Entry {
     pub(super) command: Option<Command>,
     /// How it was signed, until it has begun.
     pub(super) token: Option<Box<str>>,
+    /// It carries this run's nonce.
+    pub(super) fresh: bool,
     /// One of a group's waits for its own turn until then.
     pub(super) begins_at: Option<Mono>,
     /// The messages to acknowledge once this is durable: it may have come more than once until then.
@@ -83,6 +85,7 @@ impl Entry {
             stored,
             command: None,
             token: None,
+            fresh: false,
             begins_at: None,
             pkids: Vec::new(),
             durable: false,

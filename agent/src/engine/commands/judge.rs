@@ -37,7 +37,7 @@ impl Commands {
 
     /// Whether a command that proved genuine is to be obeyed now. What never changes is asked first.
     pub(super) fn judge(&self, facts: Facts<'_>, command: &VerifiedCommand) -> Result<Command, (Reason, String)> {
-        let fresh = command.nonce.as_deref() == Some(facts.nonce);
+        let fresh = is_fresh(facts, command);
         judge_time(facts, command, fresh)?;
         if self.careful.before.is_some_and(|before| Unix::of_seconds(command.issued_at) < before) {
             return Err((Reason::Replayed, MAY_HAVE_RUN.into()));
@@ -91,16 +91,22 @@ impl Commands {
     }
 }
 
+/// Whether it was made after this agent started: it carries the nonce of the present presence message.
+pub(super) fn is_fresh(facts: Facts<'_>, command: &VerifiedCommand) -> bool {
+    command.nonce.as_deref() == Some(facts.nonce)
+}
+
 /// Whether it can't be valid any more, whatever the clock says.
-pub(super) fn has_expired(facts: Facts<'_>, expires_at: i64) -> bool {
-    Unix::of_seconds(expires_at) < lower_bound(facts)
+pub(super) fn has_expired(facts: Facts<'_>, expires_at: i64, fresh: bool) -> bool {
+    Unix::of_seconds(expires_at) < lower_bound(facts, fresh)
 }
 
 /// How long one of a group waits for its turn; `None`: it doesn't. Each gateway has another turn, and another one for
 /// each command. Half of the time that the command is still valid is left for what it waits for then.
 pub(super) fn spread(facts: Facts<'_>, command: &VerifiedCommand, parsed: &Command) -> Option<Duration> {
     command.group.as_ref().filter(|_| parsed.is_spread(&command.args))?;
-    let valid_ms = Unix::of_seconds(command.expires_at).0.saturating_sub(lower_bound(facts).0);
+    let from = lower_bound(facts, is_fresh(facts, command));
+    let valid_ms = Unix::of_seconds(command.expires_at).0.saturating_sub(from.0);
     let valid_ms = u64::try_from(valid_ms).unwrap_or(0);
     let most_ms = u64::try_from(facts.config.remediation.group_spread.as_millis()).unwrap_or(u64::MAX);
     let drawn = hash([facts.config.device.id.as_str(), "\0", command.id.as_str()]);
@@ -116,8 +122,13 @@ fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Resul
     let horizon = Unix(wall.unix.0.saturating_add(skew));
 
     let expires = Unix::of_seconds(command.expires_at);
-    if expires < lower_bound(facts) || (!wall.trusted && plausible && !fresh && expires < wall.unix) {
-        return Err((Reason::Expired, format!("exp {} has passed", command.expires_at)));
+    let expired = |detail: String| Err((Reason::Expired, detail));
+    if expires < lower_bound(facts, true) || (!wall.trusted && plausible && !fresh && expires < wall.unix) {
+        return expired(format!("exp {} has passed", command.expires_at));
+    }
+    if expires < lower_bound(facts, fresh) {
+        let claimed = facts.timeline.floor().0.div_euclid(1000);
+        return expired(predates(command.expires_at, claimed));
     }
     let ahead = |at: i64| Unix::of_seconds(at) > horizon;
     // It is genuine, so by the clock of whoever signed it the present is no earlier than its `iat`.
@@ -140,8 +151,21 @@ fn hands_are_full(under_way: &[&Act], act: &Act) -> bool {
     act.takes_a_hand() && (counted >= ACTS_MAX || (is_runbook(act) && runbooks >= RUNBOOKS_MAX))
 }
 
-/// The lowest that the present can be: the trusted clock, or what is known without one.
-pub(super) fn lower_bound(facts: Facts<'_>) -> Unix {
-    let floor = facts.timeline.floor();
-    if facts.now.wall.trusted { floor.max(facts.now.wall.unix) } else { floor }
+/// Why a command has expired that only another one's `iat` (both in seconds since 1970) speaks against.
+fn predates(expires_at: i64, claimed: i64) -> String {
+    format!(
+        "exp {expires_at} lies before iat {claimed}, the newest that was verified here, and the clock isn't \
+         synchronised: send it with the nonce of the presence message, and check the clocks of those who sign"
+    )
+}
+
+/// The lowest that the present can be: the trusted clock, or what is known without one. What others' commands say of
+/// it doesn't count against one that is fresh: one signer's wrong clock would lock out all.
+pub(super) fn lower_bound(facts: Facts<'_>, fresh: bool) -> Unix {
+    let Facts { now, timeline, .. } = facts;
+    match (now.wall.trusted, fresh) {
+        (true, _) => timeline.floor().max(now.wall.unix),
+        (false, true) => timeline.proven(),
+        (false, false) => timeline.floor(),
+    }
 }

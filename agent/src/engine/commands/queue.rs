@@ -24,7 +24,7 @@ impl Commands {
             let Some(entry) = self.ledger.get(&id) else { continue };
             if !entry.durable || entry.begins_at.is_some() || self.target_is_taken(facts, &act) {
                 self.queue.push_back(id);
-            } else if has_expired(facts, entry.stored.expires_at) {
+            } else if has_expired(facts, entry.stored.expires_at, entry.fresh) {
                 self.finish(
                     &id,
                     Status::TimedOut,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::commanding::{online, reason};
-use super::world::NONCE;
-use crate::engine::io::{Input, StopReason};
+use super::world::{NONCE, outcome};
+use crate::engine::io::{ActStatus, Input, StopReason};
 use crate::engine::time::{Unix, Wall};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -86,6 +86,39 @@ fn what_a_genuine_command_says_of_the_time_outlives_a_kill_and_not_a_clock_that_
     world.claims(ping("now", now), 3);
     world.settle();
     assert_eq!(world.statuses("now"), ["SUCCEEDED"]);
+}
+
+#[test]
+fn a_signer_whose_clock_is_ahead_locks_out_nobody_who_knows_the_nonce() {
+    let mut world = online();
+    let now = world.now.wall.unix.0 / 1000;
+    let years = 10 * 366 * 86_400;
+    let restart = json!({"name": "restart_unit", "args": {"unit": "app.service"}});
+    let order =
+        |id: &str, nonce: &str| json!({"jti": id, "iat": now, "exp": now + 600, "nonce": nonce, "cmd": restart});
+    world.now.wall.trusted = false;
+    world.acts_succeed = false;
+    world.claims(json!({"jti": "ahead", "iat": now + years, "exp": now + years + 600, "cmd": {"name": "ping"}}), 1);
+    world.settle();
+    world.crash();
+    world.advance(2 * SECOND);
+    world.claims(order("stale", "feedfeed"), 2);
+    world.claims(order("fresh", NONCE), 3);
+    world.claims(order("queued", NONCE), 4);
+    world.settle();
+    assert_eq!((world.statuses("ahead"), reason(&world, "stale")), (vec!["SUCCEEDED".to_owned()], "expired".into()));
+    let detail = world.results("stale").last().unwrap()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains(&format!("iat {}", now + years)) && detail.contains("nonce"), "{detail}");
+    while let Some((id, _)) = world.acts.pop() {
+        world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    }
+    world.settle();
+    assert_eq!(world.statuses("fresh").last().unwrap(), "SUCCEEDED");
+    assert_eq!(world.statuses("queued").last().unwrap(), "SUCCEEDED");
+    // What ran stays known.
+    world.claims(order("fresh", NONCE), 5);
+    world.settle();
+    assert_eq!(world.acted.len(), 2);
 }
 
 #[test]
