@@ -101,6 +101,7 @@ impl Engine {
         self.blocked.clone_from(&observation.blocked);
         if is_over {
             self.remedies.is_over(now.mono, Reason::Inhibited);
+            self.releases.is_over(now.mono, Reason::Inhibited);
         }
     }
 

@@ -3,6 +3,7 @@
 //! ladder that ran out ends, and begins anew only after a time of health. Waiting → Journaling → Acting → Settling →
 //! (next step | Over). Whether the alarm stands is the rules' business, what the act does the runtime's.
 
+mod again;
 mod boots;
 mod run;
 
@@ -21,8 +22,10 @@ use super::time::{Mono, Now};
 use super::timeline::Timeline;
 use crate::config::{CheckedConfig, Remedy, Slowness};
 use crate::wire::Reason;
+use again::AGAIN_FIRST;
+pub(crate) use again::Again;
 use boots::Boots;
-use run::{AGAIN_FIRST, Run, State, Stored, key};
+use run::{Run, State, Stored, key};
 
 /// Alarms whose ladders are climbed at the same time; the others wait.
 pub const RUNS_MAX: usize = 16;

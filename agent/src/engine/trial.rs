@@ -18,12 +18,12 @@ use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
 use super::keyed::{RELEASE_KEY, Write, write};
 use super::observation::{Release, Severity};
 use super::record::{Event, EventKind, Stamp, Status};
-use super::remedies::refusal;
+use super::remedies::{Again, refusal};
 use super::time::{Mono, Now};
 use crate::config::{CheckedConfig, Remedy, Rollback, Step};
 use crate::wire::Reason;
 
-/// When to try again what was refused, or has failed.
+/// When to try again what has failed.
 const AGAIN: Duration = Duration::from_secs(600);
 /// And when there is another act to wait for.
 const BUSY_FOR: Duration = Duration::from_secs(10);
@@ -65,6 +65,10 @@ struct Target {
     spending: Option<Spending>,
     /// When something may be tried again.
     again: Mono,
+    /// How much later that is each time that it is refused.
+    patience: Again,
+    /// Why it was refused last: when that is over it is tried at once.
+    refused: Option<&'static str>,
     /// What was told of it, and of which wish, not to be told again.
     told: BTreeSet<(Wish, &'static str)>,
     /// That it can't be marked good was told.
@@ -109,6 +113,8 @@ impl Target {
             leaving: false,
             spending: None,
             again: Mono(0),
+            patience: Again::new(),
+            refused: None,
             told: BTreeSet::new(),
             mark_refused: false,
         }
@@ -135,6 +141,10 @@ impl Target {
             return None;
         }
         Some(if trial.last_chance { Wish::Mourn } else { Wish::Leave })
+    }
+
+    const fn forget_refusals(&mut self) {
+        (self.patience, self.refused) = (Again::new(), None);
     }
 
     fn deadline(&self, rollback: &Rollback) -> Option<Mono> {
@@ -210,6 +220,7 @@ impl Releases {
                 *other = Some(Trial { release: name.as_str().into(), begun: at, last_chance });
                 known.healthy_since = None;
                 known.again = Mono(0);
+                known.forget_refusals();
                 known.told.clear();
                 known.boot = None;
                 known.mark_refused = false;
@@ -258,6 +269,13 @@ impl Releases {
     /// What an act has spent that was not done.
     pub(super) fn take_spending_of(&mut self, act: EffectId) -> Option<Spending> {
         self.targets.values_mut().find(|target| target.act.is_some_and(|(id, _)| id == act))?.spending.take()
+    }
+
+    /// What was refused for this reason is not any more: it is tried now.
+    pub(super) fn is_over(&mut self, now: Mono, reason: Reason) {
+        for target in self.targets.values_mut().filter(|target| target.refused == Some(reason.word())) {
+            target.again = target.again.min(now);
+        }
     }
 
     /// What is on its way into the journal is not begun, and no boot is tried again.
@@ -317,7 +335,10 @@ impl Engine {
             match (verdict, wish) {
                 // Another act is under way, as that of another target: a moment later there is room.
                 (Err((Reason::Busy, _)), _) => self.put_trial_aside(now, &target),
-                (Err((reason, detail)), _) => self.put_trial_off(now, &target, &act, reason.word(), &detail),
+                (Err((reason, detail)), _) => {
+                    self.put_trial_off(now, &target, &act, reason.word(), &detail);
+                    self.try_once_affordable(now, &target, &act, reason);
+                }
                 (Ok(()), Wish::Leave) => {
                     if let Some(known) = self.releases.targets.get_mut(&target) {
                         known.leaving = true;
@@ -370,6 +391,17 @@ impl Engine {
         }
     }
 
+    /// What has spent its budget is tried again when that has room, if that is sooner.
+    fn try_once_affordable(&mut self, now: Now, target: &str, act: &Act, reason: Reason) {
+        if reason != Reason::BudgetSpent {
+            return;
+        }
+        let room_at = self.with_commands(now, |commands, facts| commands.room_at(facts, act));
+        if let (Some(known), Some(at)) = (self.releases.targets.get_mut(target), room_at) {
+            known.again = known.again.min(at);
+        }
+    }
+
     fn what_speaks_against_releases(&self) -> Speaks {
         let critical = self.rules.raised().any(|alarm| alarm.severity <= Severity::Critical);
         let standing = self.config.rules.iter().filter(|rule| self.rules.is_raised(&rule.name));
@@ -397,6 +429,7 @@ impl Engine {
         }
         if written && !ends {
             self.tell_release(now, "release_bad", target);
+            self.record_event(now, tried(&act, target, Status::InProgress));
             let id = self.order_for_trial(now, act);
             if let Some(known) = self.releases.targets.get_mut(target) {
                 known.act = Some((id, Wish::Leave));
@@ -421,6 +454,9 @@ impl Engine {
         let wish = known.act.take().map(|(_, wish)| wish);
         known.spending = None;
         known.again = now.mono.after(AGAIN);
+        if refusal(outcome).is_none() {
+            known.forget_refusals();
+        }
         let marked = wish == Some(Wish::MarkGood) && outcome.status == ActStatus::Succeeded;
         if let Some(Trial { release, .. }) = known.stored.trial.take_if(|_| marked) {
             known.stored.good = release;
@@ -481,7 +517,8 @@ impl Engine {
 
     fn put_trial_off(&mut self, now: Now, target: &str, act: &Act, reason: &'static str, detail: &str) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
-        known.again = now.mono.after(AGAIN);
+        known.again = known.patience.next(now.mono);
+        known.refused = Some(reason);
         let wish = match act {
             Act::MarkGood { .. } => Wish::MarkGood,
             Act::Reboot => Wish::Boot,
@@ -508,12 +545,13 @@ impl Engine {
 
 /// The contract's `remediation` event.
 fn tried(act: &Act, target: &str, status: Status) -> Event {
-    Event::new(Severity::Warning, EventKind::Remediation, act.word())
+    let severity = if status.is_well() { Severity::Notice } else { Severity::Warning };
+    Event::new(severity, EventKind::Remediation, act.word())
         .group("remediation")
         .with("id", format!("{}-{target}", Own::Trial.word()).as_str())
         .with("trigger", Trigger::Own(Own::Trial).to_string().as_str())
         .with("action", act.word())
-        .with("target", target)
+        .with("target", act.target().as_str())
         .with("status", status.word())
 }
 

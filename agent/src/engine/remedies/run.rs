@@ -6,6 +6,7 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 
 use super::Facts;
+use super::again::Again;
 use crate::config::{self, CheckedConfig};
 use crate::engine::budget::Spending;
 use crate::engine::io::{Act, EffectId, Trigger};
@@ -15,9 +16,6 @@ use crate::engine::record::{Event, EventKind, Stamp, Status};
 use crate::engine::time::Mono;
 use crate::wire::Reason;
 
-/// What time can mend is asked again after this, and then at growing intervals up to the other.
-pub(super) const AGAIN_FIRST: Duration = Duration::from_secs(60);
-const AGAIN_LAST: Duration = Duration::from_secs(1_800);
 /// What stands in the journal may be older than what is known by this, where nothing else has changed: an alarm that
 /// flaps must not wear the flash, and after a start its ladder begins anew that much sooner.
 const NOTED_FOR: Duration = Duration::from_secs(600);
@@ -113,7 +111,7 @@ pub(super) struct Run {
     pub(super) due: Option<Mono>,
     /// What comes then is decided by what was read later than this.
     pub(super) looks_after: Option<Mono>,
-    again: Duration,
+    again: Again,
     /// What was refused isn't asked for before this, were the alarm cleared and raised again meanwhile.
     again_at: Option<Mono>,
     /// Why the step was refused, as it was told last.
@@ -133,7 +131,7 @@ impl Run {
             stored,
             due,
             looks_after,
-            again: AGAIN_FIRST,
+            again: Again::new(),
             again_at: None,
             told: None,
             effect: None,
@@ -178,7 +176,7 @@ impl Run {
 
     /// Another step: what was refused before says nothing of it.
     pub(super) fn forget_refusals(&mut self) {
-        (self.told, self.again, self.again_at) = (None, AGAIN_FIRST, None);
+        (self.told, self.again, self.again_at) = (None, Again::new(), None);
     }
 
     /// Whether this is what a rule of this name would climb now.
@@ -190,9 +188,8 @@ impl Run {
 
     /// It is asked for again later, each time after longer.
     pub(super) fn ask_later(&mut self, now: Mono) {
-        self.again_at = Some(now.after(self.again));
+        self.again_at = Some(self.again.next(now));
         self.due = self.again_at;
-        self.again = self.again.saturating_mul(2).min(AGAIN_LAST);
     }
 
     /// What was refused is asked for no later than then.

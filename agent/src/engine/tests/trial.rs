@@ -112,14 +112,41 @@ fn a_release_with_a_critical_alarm_is_left_once_and_the_one_before_is_as_good_as
     assert_eq!(world.acted, []);
     world.advance(2 * MINUTE);
     assert_eq!(world.acted, [leave()]);
-    let tried = world.got.iter().find(|got| got.body["type"] == "remediation").unwrap();
-    let expected = serde_json::json!({"id": "trial-app", "trigger": "rule:trial", "action": "rollback", "target": "app",
-        "status": "SUCCEEDED"});
-    assert_eq!(tried.body["remediation"], expected);
+    let tried: Vec<_> = world.got.iter().filter(|got| got.body["type"] == "remediation").collect();
+    let expected = ["IN_PROGRESS", "SUCCEEDED"].map(|status| {
+        serde_json::json!({"id": "trial-app", "trigger": "rule:trial", "action": "rollback", "target": "release:app",
+            "status": status})
+    });
+    assert_eq!(tried.iter().map(|got| got.body["remediation"].clone()).collect::<Vec<_>>(), expected);
     runs(&mut world, "1.0");
     world.advance(60 * MINUTE);
     assert_eq!(told(&world), ["release_on_trial 2.0", "release_bad 2.0", "release_back 1.0"]);
     assert_eq!(world.acted.len(), 1);
+}
+
+#[test]
+fn what_keeps_a_bad_release_is_waited_for_at_growing_intervals_and_no_longer_than_it_lasts() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.set(Metric::BatteryExternalPower, Some(false));
+    world.set(Metric::BatteryChargePct, Some(5.0));
+    world.advance(10 * MINUTE + 30 * SECOND);
+    assert_eq!(world.acted, []);
+    // Asked after 10, 11 and 13 minutes.
+    world.set(Metric::BatteryChargePct, Some(80.0));
+    world.advance(MINUTE);
+    assert_eq!(world.acted, [leave()]);
+
+    let mut world = self::world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.inhibited = Some("somebody works here".into());
+    world.advance(60 * MINUTE);
+    assert_eq!(world.acted, []);
+    world.inhibited = None;
+    world.advance(2 * SECOND);
+    assert_eq!(world.acted, [leave()]);
 }
 
 #[test]
