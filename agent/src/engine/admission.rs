@@ -127,7 +127,9 @@ pub fn affordable(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Ref
 /// # Errors
 /// What would have been done.
 pub fn rehearsed(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
-    if circumstances.config.remediation.dry_run && act.needs_leave() {
+    // That one needs no leave, and is seen all the same.
+    let is_said_only = act.needs_leave() || *act == Act::SavePower;
+    if circumstances.config.remediation.dry_run && is_said_only {
         return Err((Reason::DryRun, format!("would have done: {}", act.target())));
     }
     Ok(())

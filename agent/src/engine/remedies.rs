@@ -371,13 +371,11 @@ impl Remedies {
     pub fn slowness(&self, config: &CheckedConfig) -> Option<Slowness> {
         let standing = self.runs.values().filter(|run| run.stored.state != State::Healed);
         let wanted = standing.filter_map(|run| {
-            let is_done = matches!(run.stored.state, State::Settling | State::Exhausted) && !run.stored.unbegun;
-            let done =
-                config.ladders.get(&run.stored.ladder)?.iter().take(run.stored.step as usize + usize::from(is_done));
-            done.rev().find_map(|step| match step.remedy {
+            let step = usize::try_from(run.stored.saves?).ok()?;
+            match config.ladders.get(&run.stored.ladder)?.get(step)?.remedy {
                 Remedy::SavePower(slowness) => Some(slowness),
                 _ => None,
-            })
+            }
         });
         wanted.max_by_key(|slowness| (slowness.publish, slowness.report, slowness.sample))
     }
@@ -526,6 +524,9 @@ impl Remedies {
 
     fn settle(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
+        if run.act(facts.config) == Some(Act::SavePower) {
+            run.stored.saves = Some(run.stored.step);
+        }
         if run.stored.canceled {
             return self.end(facts, rule);
         }

@@ -62,6 +62,10 @@ pub(super) struct Stored {
     #[n(10)]
     #[cbor(default)]
     pub(super) exhausted: bool,
+    /// The step, from 0, that saved power last.
+    #[n(11)]
+    #[cbor(default)]
+    pub(super) saves: Option<u32>,
 }
 
 impl Stored {
@@ -79,6 +83,7 @@ impl Stored {
             unbegun: false,
             idle: true,
             exhausted: false,
+            saves: None,
         }
     }
 }
@@ -167,8 +172,8 @@ impl Run {
             self.stored.step += 1;
             self.forget_refusals();
         }
-        let Stored { climb, step, ladder, dry, .. } = self.stored.clone();
-        self.stored = Stored { step, dry, ..Stored::new(climb, facts.stamp(), ladder) };
+        let Stored { climb, step, ladder, dry, saves, .. } = self.stored.clone();
+        self.stored = Stored { step, dry, saves, ..Stored::new(climb, facts.stamp(), ladder) };
         let waits_until = self.again_at.filter(|at| *at > facts.now.mono);
         self.due = Some(waits_until.unwrap_or(facts.now.mono));
         waits_until.is_none()

@@ -572,6 +572,33 @@ fn where_power_is_short_the_agent_does_less_by_levels_and_comes_back() {
 }
 
 #[test]
+fn a_rehearsal_says_that_power_would_be_saved_and_saves_none() {
+    const LOOKS: &str = r#"
+        [[rules]]
+        name = "low"
+        metric = "battery.charge_pct"
+        below = 20
+        remedy = "save"
+        [[ladders]]
+        name = "save"
+        steps = [ { do = "save_power", sample = "60s", settle = "10s" }, { do = "collect_diagnostics", settle = "10m" } ]
+    "#;
+    let mut config = config_with(LOOKS);
+    config.remediation.dry_run = true;
+    let mut world = World::with(config);
+    world.set(Metric::BatteryChargePct, Some(15.0));
+    world.advance(2 * MINUTE);
+    let usual = pace(&mut world);
+    assert!(usual.0 >= 599 && usual.1 >= 299, "{usual:?}");
+    let first = world.got.iter().find(|got| got.body["type"] == "remediation").unwrap();
+    let said = &first.body["remediation"];
+    assert_eq!(
+        (&said["action"], &said["status"], &said["reason"]),
+        (&json!("save_power"), &json!("REJECTED"), &json!("dry_run"))
+    );
+}
+
+#[test]
 fn the_ladder_that_saves_power_need_not_be_written_down() {
     const RULE: &str =
         "[[rules]]\nname = \"low\"\nmetric = \"battery.charge_pct\"\nbelow = 20\nremedy = \"save-power\"";
