@@ -184,16 +184,17 @@ impl Battery<'_, '_> {
         }))
     }
 
-    /// In percent. A `capacity` that says nonsense is not papered over by the next source.
+    /// In percent. A `capacity` that can't be used is told as a fault, whatever the next source says.
     fn charge(&mut self) -> Reading<f64> {
-        if let Some(pct) = self.number("capacity", 0.0..=100.0)? {
-            return Ok(Some(pct));
+        let capacity = self.number("capacity", 0.0..=100.0);
+        if matches!(capacity, Ok(Some(_))) {
+            return capacity;
         }
-        let pct = match self.ratio("charge_now", "charge_full", OVERCHARGE_MAX_PCT)? {
+        let counted = match self.ratio("charge_now", "charge_full", OVERCHARGE_MAX_PCT)? {
             None => self.ratio("energy_now", "energy_full", OVERCHARGE_MAX_PCT)?,
             some => some,
         };
-        Ok(pct.map(|pct| pct.min(100.0)))
+        counted.map_or(capacity, |pct| Ok(Some(pct.min(100.0))))
     }
 
     /// In percent. A gauge that has not learned yet what is full says 0.
