@@ -94,6 +94,7 @@ impl<'a> Slots<'a> {
     /// Marks the release that runs as good: its name, and what went wrong beside it.
     pub(super) fn mark_good(&self) -> Result<(String, Vec<String>), SlotError> {
         let current = self.current()?;
+        self.check(&current)?;
         let (marks, trouble) = self.marks_or_none();
         self.mark(marks, |marks| {
             marks.bad.remove(&current);
@@ -277,6 +278,15 @@ mod tests {
             (marks.good.into_iter().collect(), marks.bad.into_iter().collect()),
             (vec!["2.0".to_owned()], vec!["1.5".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_release_that_is_not_there_is_not_marked_good() {
+        let dir = usual();
+        point(&dir, CURRENT, "releases/9.9");
+        let slots = Slots::new(dir.path());
+        assert_eq!(slots.mark_good().unwrap_err().reason, "no_such_release");
+        assert_eq!(slots.marks(), Ok(Marks::default()));
     }
 
     #[test]
