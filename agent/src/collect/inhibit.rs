@@ -28,6 +28,22 @@ fn reason(round: &mut Round<'_>) -> Option<String> {
     }
     // One that can't be read is there all the same.
     let text = round.text(FILE).ok().flatten().unwrap_or_default();
-    let reason = printable(&text, REASON_CHARS_MAX);
+    let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let reason = printable(&one_line, REASON_CHARS_MAX);
     Some(if reason.is_empty() { format!("/{FILE} is there") } else { reason })
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the inhibitor is a file")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_a_reason_are_told_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "Kim works\r\nhere\n\n\tuntil noon\u{1b}\n").unwrap();
+        assert_eq!(inhibited(dir.path()).as_deref(), Some("Kim works here until noon"));
+    }
 }
