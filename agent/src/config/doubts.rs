@@ -38,6 +38,9 @@ fn uncollected(metric: Metric, label: Option<&str>, collect: &Collect) -> Option
         return Some(format!("collect.{off}.enabled is false"));
     }
     let label = label?;
+    if label == "*" {
+        return Some(format!("the * of {path} stands for one name: write a rule for each"));
+    }
     let needs_budget = matches!(metric, Metric::InterfaceMonthBytes | Metric::InterfaceBudgetUsed);
     if needs_budget && !collect.link.monthly_budget.contains_key(label) {
         return Some(format!("{label:?} is not in collect.link.monthly_budget"));
@@ -202,6 +205,11 @@ mod tests {
                 "",
                 "metric = \"host.disk./data.used_pct\"\nabove = 90",
                 "\"/data\" is not in collect.host.mounts: the rule is never",
+            ),
+            (
+                "",
+                "metric = \"link.interfaces.*.up\"\nequals = false",
+                "stands for one name: write a rule for each: the rule is never",
             ),
             (
                 "[collect.link]\ninterfaces = [\"eth0\"]\n",
