@@ -324,6 +324,9 @@ impl Engine {
         if was_trials.is_some() {
             return self.with_commands(now, Commands::begin_queued);
         }
+        } else {
+            // What waited for it needn't any longer; for what was refused nobody can have waited for long.
+            self.remedies.is_over(now.mono, Reason::Busy);
         if self.reboot.as_ref().is_some_and(|reboot| reboot.effect == id) {
             if outcome.status == ActStatus::Succeeded {
                 // The machine goes down; the service manager will say when.

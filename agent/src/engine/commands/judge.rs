@@ -22,8 +22,8 @@ impl Commands {
         let circumstances = self.circumstances(facts);
         quarantine::forbids(facts.quarantine, Some(act))?;
         admission::permitted(circumstances, act)?;
-        if self.target_is_taken(facts, act) {
-            return Err((Reason::Busy, format!("something works on {} already", act.target())));
+        if let Some(why) = self.taken_by(facts, act) {
+            return Err((Reason::Busy, why));
         }
         // It would be ended in the middle, and what a rule wants can wait.
         let takes_down = matches!(act, Act::Reboot | Act::Rollback { .. });
@@ -75,14 +75,26 @@ impl Commands {
 
     /// Whether something works on the same target, or all hands are full.
     pub(super) fn target_is_taken(&self, facts: Facts<'_>, act: &Act) -> bool {
+        self.taken_by(facts, act).is_some()
+    }
+
+    /// What is in its way.
+    fn taken_by(&self, facts: Facts<'_>, act: &Act) -> Option<String> {
         let target = act.target();
         // A reboot that waits for its time begins only when what shuts the gateway, or opens it, is done.
         let may_precede = |other: &Act| facts.reboot_waits && *other == Act::Reboot && act.shuts();
         let clashes =
             |other: &Act| other.target() == target || (act.is_grave() && other.is_grave() && !may_precede(other));
         let under_way: Vec<&Act> = self.acts().collect();
-        let are_full = hands_are_full(&under_way, act);
-        are_full || under_way.into_iter().any(clashes) || facts.busy.iter().any(clashes)
+        if hands_are_full(&under_way, act) {
+            return Some(format!("{} acts are under way, no more like it go side by side", under_way.len()));
+        }
+        let other = under_way.into_iter().chain(facts.busy).find(|other| clashes(other))?;
+        Some(if other.target() == target {
+            format!("something works on {target} already")
+        } else {
+            format!("{} of {} is under way, which {} can't go beside", other.word(), other.target(), act.word())
+        })
     }
 
     fn circumstances<'f>(&'f self, facts: Facts<'f>) -> Circumstances<'f> {

@@ -749,3 +749,26 @@ fn a_stop_that_is_taken_back_where_the_store_refused_twice_leaves_the_agent_care
     world.settle();
     assert_eq!(world.results("old").last().unwrap()["reason"], "replayed");
 }
+
+#[test]
+fn a_step_that_another_act_is_in_the_way_of_names_that_and_begins_when_it_has_ended() {
+    let ladder = ladder("", "{ do = \"rollback\", target = \"firmware\", settle = \"30s\" }");
+    let targets =
+        "[rollback.firmware]\nkind = \"rauc\"\n[rollback.modem]\nkind = \"command\"\nargv = [\"/usr/bin/back\"]\n";
+    let mut world = World::with(config_with(&format!("{targets}{ladder}")));
+    world.set(Metric::BatteryExternalPower, Some(true));
+    world.advance(11 * MINUTE);
+    world.acts_succeed = false;
+    world.command("m", "mark_good", json!({"target": "modem"}), 1);
+    world.settle();
+    memory(&mut world, 95.0);
+    let mark = Act::MarkGood { target: "modem".into() };
+    assert_eq!(world.acted, [mark.clone()]);
+    let refused = world.got.iter().find(|got| got.body["remediation"]["reason"] == "busy").unwrap();
+    let detail = refused.body["remediation"]["detail"].as_str().unwrap();
+    assert!(detail.contains("mark_good of release:modem"), "{detail}");
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    world.advance(2 * SECOND);
+    assert_eq!(world.acted, [mark, Act::Rollback { target: "firmware".into(), to: None }]);
+}
