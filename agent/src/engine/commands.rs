@@ -18,6 +18,7 @@ use super::admission::Power;
 use super::budget::{Ledger as Budgets, Spending, Spent};
 use super::command::{Command, Intervals};
 use super::effects::Purpose;
+use super::healing::waits_for_boot;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
 use super::keyed::{BUDGET_KEY, CAREFUL_KEY, CLAIM_KEY, COMMAND_KEY, FLOOR_KEY, Write, write};
 use super::quarantine;
@@ -358,7 +359,8 @@ impl Commands {
                 Stored::unreadable()
             }
         };
-        let awaits_boot = &*stored.name == "reboot" || stored.reason.as_deref() == Some(Reason::NeedsReboot.word());
+        let is_done = stored.reason.as_deref() == Some(Reason::NeedsReboot.word());
+        let awaits_boot = &*stored.name == "reboot" || is_done;
         let rebooted = awaits_boot.then(|| stored.boot.is_some_and(|began| began != boot));
         let (status, reported) = (stored.status, stored.reported);
         let entry = Entry { durable: true, ..Entry::new(stored) };
@@ -373,7 +375,8 @@ impl Commands {
                 self.finish(&id, Status::Succeeded, None, Some("this is another boot".into()), None);
             }
             Status::InProgress if rebooted == Some(false) => {
-                let detail = "the agent was started again in the same boot".to_owned();
+                let detail = "the agent was started again in the same boot";
+                let detail = if is_done { waits_for_boot(Some(detail)) } else { detail.to_owned() };
                 self.finish(&id, Status::Failed, Some(Reason::SameBoot.word()), Some(detail), None);
             }
             Status::InProgress => {

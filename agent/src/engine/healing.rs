@@ -41,6 +41,19 @@ pub(super) struct Reboot {
     commanded: bool,
 }
 
+/// What is to be told of what is done where the boot that completes it didn't come.
+pub(super) fn waits_for_boot(why: Option<&str>) -> String {
+    const DONE: &str = "it is done, and waits for a boot";
+    why.map_or_else(|| DONE.to_owned(), |why| format!("{DONE}: {why}"))
+}
+
+impl Reboot {
+    /// What is to be told of one that didn't come: what it was to complete is done all the same.
+    fn undone(&self, detail: Option<String>) -> Option<String> {
+        if self.trigger == Trigger::Own(Own::Rollback) { Some(waits_for_boot(detail.as_deref())) } else { detail }
+    }
+}
+
 impl Engine {
     pub(super) fn with_commands<T>(&mut self, now: Now, call: impl FnOnce(&mut Commands, Facts<'_>) -> T) -> T {
         let mut busy = self.remedies.acts(&self.config);
@@ -311,6 +324,9 @@ impl Engine {
         self.effects.complete(id);
         if remedies::refusal(&outcome).is_some() {
             self.give_back_of(id);
+        } else {
+            // What waited for it needn't any longer; for what was refused nobody can have waited for long.
+            self.remedies.is_over(now.mono, Reason::Busy);
         }
         self.quarantine_changed(now, id, &outcome);
         self.tell_attachment(now, id, &mut outcome);
@@ -324,14 +340,12 @@ impl Engine {
         if was_trials.is_some() {
             return self.with_commands(now, Commands::begin_queued);
         }
-        } else {
-            // What waited for it needn't any longer; for what was refused nobody can have waited for long.
-            self.remedies.is_over(now.mono, Reason::Busy);
-        if self.reboot.as_ref().is_some_and(|reboot| reboot.effect == id) {
+        if let Some(reboot) = self.reboot.as_ref().filter(|reboot| reboot.effect == id) {
             if outcome.status == ActStatus::Succeeded {
                 // The machine goes down; the service manager will say when.
                 return;
             }
+            outcome.detail = reboot.undone(outcome.detail);
             self.resume(now);
             self.trial_not_booted(now, id, &outcome);
         }
@@ -393,13 +407,13 @@ impl Engine {
 
     /// Takes a reboot back, whoever wanted it, if the goodbye has not begun.
     fn cancel_reboot(&mut self, now: Now, effect: EffectId) -> bool {
-        let waits = self.reboot.as_ref().is_some_and(|reboot| reboot.effect == effect && reboot.waits_until.is_some());
-        if waits {
-            self.reboot = None;
-            self.give_back_of(effect);
-            self.acted(now, effect, ActOutcome::canceled("canceled before the goodbye"));
-        }
-        waits
+        let Some(reboot) = self.reboot.take_if(|it| it.effect == effect && it.waits_until.is_some()) else {
+            return false;
+        };
+        self.give_back_of(effect);
+        let outcome = ActOutcome::canceled("canceled before the goodbye");
+        self.acted(now, effect, ActOutcome { detail: reboot.undone(outcome.detail), ..outcome });
+        true
     }
 
     /// When the goodbye is to begin; `None` also while that waits for an end that is told.

@@ -320,7 +320,9 @@ impl Remedies {
             return true;
         }
         if let Some(act) = run.act(facts.config) {
-            self.steps.push_back(Step::Tell(run.event(rule, &act, outcome.status.status(), outcome.reason.as_deref())));
+            let event = run.event(rule, &act, outcome.status.status(), outcome.reason.as_deref());
+            let detail = outcome.detail.as_deref().filter(|_| run.stored.awaits_boot);
+            self.steps.push_back(Step::Tell(event.with_some("detail", detail)));
         }
         let rule = rule.clone();
         self.settle(facts, &rule);

@@ -187,6 +187,8 @@ fn a_command_to_roll_back_is_judged_by_the_next_boot_too() {
         }
         world.advance(10 * SECOND);
         assert_eq!(world.statuses("r").last().unwrap(), status);
+        let waits = "it is done, and waits for a boot: the agent was started again in the same boot";
+        assert_eq!(world.results("r").last().unwrap()["detail"] == waits, !boots);
         let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted");
         let reason = rebooted.map(|got| got.body["reboot"]["reason"].clone());
         assert_eq!(reason, boots.then(|| "commanded".into()));
@@ -207,6 +209,8 @@ fn a_rollback_whose_completing_reboot_is_refused_is_not_begun_again() {
     world.advance(2 * HOUR);
     assert_eq!(world.acted, [Act::Rollback { target: "firmware".into(), to: None }, Act::Reboot]);
     assert!(told(&world).contains(&("rollback".into(), "FAILED".into())), "{:?}", told(&world));
+    let failed = world.got.iter().find(|got| got.body["remediation"]["status"] == "FAILED").unwrap();
+    assert_eq!(failed.body["remediation"]["detail"], "it is done, and waits for a boot");
 }
 
 #[test]
