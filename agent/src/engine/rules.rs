@@ -137,7 +137,13 @@ impl Rules {
         let mut changes = Vec::new();
         for (name, watch) in before {
             match self.watches.get_mut(&name).filter(|heir| heir.rule().metric == watch.rule().metric) {
-                Some(heir) => heir.inherit(watch),
+                Some(heir) => {
+                    let severity = watch.rule().severity;
+                    heir.inherit(watch);
+                    if let Some(event) = heir.tell_severity(now.mono, severity) {
+                        changes.push(heir.change(Some(event)));
+                    }
+                }
                 None => changes.extend(watch.removed()),
             }
         }

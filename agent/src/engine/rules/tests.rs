@@ -409,7 +409,14 @@ fn rules_that_stay_keep_their_state_and_the_alarms_of_others_end() {
     assert_eq!(changes.iter().map(|c| (c.raised, c.severity)).collect::<Vec<_>>(), [(true, Severity::Emergency)]);
 
     let other_limit = rule("battery.charge_pct", RuleTest::Below(3.0));
-    assert_eq!(rules.reconfigure(&[other_limit], at(25)), [], "an alarm stands until a reading says otherwise");
+    let other_limit = Rule { severity: Severity::Emergency, ..other_limit };
+    assert_eq!(rules.reconfigure(&[other_limit.clone()], at(25)), [], "an alarm stands until a reading says otherwise");
+    let milder = Rule { severity: Severity::Notice, ..other_limit };
+    let changes = rules.reconfigure(&[milder.clone()], at(26));
+    let [change] = changes.as_slice() else { panic!("{changes:?}") };
+    let told = change.event.as_ref().unwrap();
+    assert_eq!((change.raised, told.severity, told.field("state")), (true, Severity::Notice, Some(&"raised".into())));
+    assert_eq!(rules.reconfigure(&[milder], at(27)), []);
     assert_eq!(observe(&mut rules, 30, &low).iter().map(|c| c.raised).collect::<Vec<_>>(), [false]);
 }
 

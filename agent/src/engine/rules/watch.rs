@@ -141,6 +141,18 @@ impl Watch {
         }
     }
 
+    /// Tells an alarm that stands anew where its rule has another severity than the one `before`, if the bound allows
+    /// it.
+    pub(super) fn tell_severity(&mut self, now: Mono, before: Severity) -> Option<Event> {
+        if !self.told || !self.raised || self.rule.severity == before {
+            return None;
+        }
+        self.told = false;
+        let event = self.tell(now);
+        self.told = true;
+        event
+    }
+
     /// Goes on with what its detector learned before a restart. False if that is of no use to it.
     pub(super) fn recall(&mut self, learned: &[u8]) -> bool {
         self.detector.as_mut().is_some_and(|detector| detector.restore(learned))
