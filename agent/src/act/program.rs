@@ -123,7 +123,19 @@ pub async fn run(
 /// # Errors
 /// It could not be looked at.
 pub fn unfit(path: &Path) -> io::Result<Option<String>> {
-    let file = fs::symlink_metadata(path)?;
+    if fs::symlink_metadata(path)?.is_symlink() {
+        return Ok(Some(format!("{} is no plain file", path.display())));
+    }
+    unfit_by_links(path)
+}
+
+/// The same of a program that a configuration names by its path, which may be a link, as those of busybox are. Nobody
+/// else may change where it leads to.
+///
+/// # Errors
+/// It could not be looked at.
+pub fn unfit_by_links(path: &Path) -> io::Result<Option<String>> {
+    let file = fs::metadata(path)?;
     if !file.is_file() {
         return Ok(Some(format!("{} is no plain file", path.display())));
     }

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::finding;
 use crate::act::program;
-use crate::config::{CheckedConfig, Remedy};
+use crate::config::{CheckedConfig, Remedy, RollbackKind};
 use crate::engine::observation::{Finding, Severity};
 use crate::engine::time::Unix;
 use crate::runtime::mqtt::transport;
@@ -39,6 +40,23 @@ pub(super) fn look(config: &CheckedConfig, files: &[PathBuf], now: Option<Unix>,
         }
     }
     wanted_runbooks(config, found);
+    rollback_programs(config, found);
+}
+
+/// What a rollback will want to run.
+fn rollback_programs(config: &CheckedConfig, found: &mut Vec<Finding>) {
+    for (target, rollback) in &config.rollback {
+        let RollbackKind::Command { argv } = &rollback.kind else { continue };
+        let Some(program) = argv.first().map(Path::new) else { continue };
+        let Some(wrong) = unfit(program, program::unfit_by_links(program)) else { continue };
+        let what = format!("[rollback.{target}] runs it, and it can't be run: {wrong}");
+        let advice = "put it there as root, executable, and writable by nobody else";
+        found.push(finding(Severity::Error, "rollback_unfit", program.display().to_string(), what, advice));
+    }
+}
+
+fn unfit(path: &Path, looked: io::Result<Option<String>>) -> Option<String> {
+    looked.unwrap_or_else(|error| Some(format!("{}: {error}", path.display())))
 }
 
 /// What a ladder will want to run: found out now, and not at night.
@@ -48,11 +66,7 @@ fn wanted_runbooks(config: &CheckedConfig, found: &mut Vec<Finding>) {
         _ => None,
     });
     for path in named.collect::<BTreeSet<_>>() {
-        let wrong = match program::unfit(&path) {
-            Ok(None) => continue,
-            Ok(Some(wrong)) => wrong,
-            Err(error) => format!("{}: {error}", path.display()),
-        };
+        let Some(wrong) = unfit(&path, program::unfit(&path)) else { continue };
         let what = format!("a ladder runs it, and it can't be run: {wrong}");
         let advice = "put it there as root, executable, and writable by nobody else; or take it out of the ladder";
         found.push(finding(Severity::Error, "runbook_unfit", path.display().to_string(), what, advice));

@@ -267,3 +267,25 @@ fn a_ladder_that_roots_policy_refuses_is_told_before_it_is_climbed() {
         }
     }
 }
+
+#[test]
+fn a_program_of_a_rollback_that_can_not_be_run_is_told_before_it_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("back");
+    let config = config(dir.path(), &format!("[rollback.modem]\nkind = \"command\"\nargv = [{program:?}]\n"));
+    let told = || {
+        let mut found = Vec::new();
+        files::look(&config, &[], Some(Unix(0)), &mut found);
+        found.retain(|finding| finding.check == "rollback_unfit");
+        found
+    };
+    assert!(told()[0].what.starts_with("[rollback.modem]") && told()[0].what.contains("No such file"), "{:?}", told());
+    let file = dir.path().join("box");
+    fs::write(&file, "#!/bin/sh\n").unwrap();
+    std::os::unix::fs::symlink("box", &program).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(told()[0].what.contains("others may write to it"), "{:?}", told());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(told(), []);
+}

@@ -114,7 +114,7 @@ impl Rollbacks {
             return ActOutcome::failed("rollback_failed", "argv is empty");
         };
         let path = Path::new(path);
-        match program::unfit(path) {
+        match program::unfit_by_links(path) {
             Ok(None) => {}
             Ok(Some(wrong)) => return ActOutcome::failed("rollback_failed", wrong),
             Err(error) => return ActOutcome::failed("rollback_failed", format!("look at {}: {error}", path.display())),
@@ -271,6 +271,11 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_fails_or_that_others_could_have_written_is_no_rollback() {
         let (dir, rollbacks) = program("exit 3");
+        let outcome = rollback(&rollbacks, "app", None).await;
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("exit_code")));
+        // As busybox is found.
+        fs::rename(dir.path().join("back"), dir.path().join("box")).unwrap();
+        symlink("box", dir.path().join("back")).unwrap();
         let outcome = rollback(&rollbacks, "app", None).await;
         assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("exit_code")));
         fs::set_permissions(dir.path().join("back"), fs::Permissions::from_mode(0o777)).unwrap();
