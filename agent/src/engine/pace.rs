@@ -20,12 +20,16 @@ pub(super) struct Pace {
     publish_at: Mono,
     /// When the round of collection began that is under way.
     observing: Option<Mono>,
-    replaced: Option<(Mono, Intervals)>,
+    /// What commands have set instead of sample, report and publish, and until when.
+    held: [Option<Held>; 3],
     /// Sampled at least so often.
     hasty: Option<Duration>,
     /// Power is short.
     slow: Option<Slowness>,
 }
+
+/// An interval that holds instead of the configuration's, and until when.
+pub(super) type Held = (Duration, Mono);
 
 /// What is due.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -44,15 +48,16 @@ impl Pace {
             report_at: now.after(telemetry.report_interval),
             publish_at: now.after(telemetry.publish_interval),
             observing: None,
-            replaced: None,
+            held: [None; 3],
             hasty: None,
             slow: None,
         }
     }
 
     pub(super) fn poll(&mut self, now: Mono, telemetry: &Telemetry) -> Due {
-        if self.replaced.is_some_and(|(until, _)| until <= now) {
-            self.replaced = None;
+        let is_over = |held: &Option<Held>| held.is_some_and(|(_, until)| until <= now);
+        if self.held.iter().any(is_over) {
+            self.held.iter_mut().filter(|held| is_over(held)).for_each(|held| *held = None);
             self.restart(now, telemetry);
         }
         let (sample, report, publish) = self.intervals(telemetry);
@@ -89,10 +94,24 @@ impl Pace {
         self.observing = None;
     }
 
-    /// Other intervals for a while.
+    /// Other intervals for a while. One that this command doesn't name, and another one did, keeps its own end, unless
+    /// it is out of order beside those of this one.
     pub(super) fn override_until(&mut self, now: Mono, intervals: Intervals, telemetry: &Telemetry) {
-        self.replaced = Some((now.after(intervals.hold), intervals));
+        let until = now.after(intervals.hold);
+        let named = [intervals.sample, intervals.report, intervals.publish];
+        for (place, (held, wanted)) in self.held.iter_mut().zip(named).enumerate() {
+            let fits = |(interval, _): &Held| {
+                let (shorter, longer) = named.split_at(place);
+                shorter.iter().flatten().all(|it| it <= interval) && longer.iter().flatten().all(|it| it >= interval)
+            };
+            *held = wanted.map(|interval| (interval, until)).or(held.filter(fits));
+        }
         self.restart(now, telemetry);
+    }
+
+    /// The intervals of sample, report and publish that hold instead of the configuration's, each with its end.
+    pub(super) const fn held(&self) -> [Option<Held>; 3] {
+        self.held
     }
 
     /// Samples at least so often from now on; `None`: as the config says.
@@ -128,19 +147,22 @@ impl Pace {
     }
 
     pub(super) fn deadline(&self) -> Option<Mono> {
-        let until = self.replaced.map(|(until, _)| until);
+        let untils = self.held.iter().flatten().map(|(_, until)| *until);
         let (report, publish) = self.not_before();
-        [Some(self.observe_at), Some(report), Some(publish), until].into_iter().flatten().min()
+        [self.observe_at, report, publish].into_iter().chain(untils).min()
     }
 
     fn intervals(&self, telemetry: &Telemetry) -> (Duration, Duration, Duration) {
         let Telemetry { sample_interval, report_interval, publish_interval, .. } = *telemetry;
-        let (sample, report, publish) = match (self.replaced, self.slow) {
-            (Some((_, others)), _) => others.beside(telemetry),
-            (None, Some(slow)) => {
+        let [sample, report, publish] = self.held.map(|held| held.map(|(interval, _)| interval));
+        let others = Intervals { sample, report, publish, hold: Duration::ZERO };
+        let is_held = self.held.iter().any(Option::is_some);
+        let (sample, report, publish) = match self.slow {
+            _ if is_held => others.beside(telemetry),
+            Some(slow) => {
                 (sample_interval.max(slow.sample), report_interval.max(slow.report), publish_interval.max(slow.publish))
             }
-            (None, None) => (sample_interval, report_interval, publish_interval),
+            None => (sample_interval, report_interval, publish_interval),
         };
         (self.hasty.map_or(sample, |hasty| hasty.min(sample)), report, publish)
     }
@@ -227,5 +249,29 @@ mod tests {
         pace.poll(Mono(5_000), &telemetry());
         pace.observed();
         assert_eq!(pace.deadline(), Some(Mono(15_000)), "back on the config's grid");
+    }
+
+    #[test]
+    fn what_a_second_command_does_not_name_keeps_its_own_end_unless_it_is_out_of_order_beside_it() {
+        let mut pace = Pace::new(Mono(0), &telemetry());
+        let secs = |secs| Some(Duration::from_secs(secs));
+        let none = Intervals { sample: None, report: None, publish: None, hold: Duration::from_secs(100) };
+        pace.override_until(Mono(0), Intervals { publish: secs(600), ..none }, &telemetry());
+        pace.override_until(Mono(50_000), Intervals { sample: secs(2), ..none }, &telemetry());
+        let spans = |pace: &Pace| pace.intervals(&telemetry());
+        let in_secs = |sample, report, publish| {
+            let [sample, report, publish] = [sample, report, publish].map(Duration::from_secs);
+            (sample, report, publish)
+        };
+        assert_eq!(spans(&pace), in_secs(2, 60, 600));
+        pace.poll(Mono(100_000), &telemetry());
+        assert_eq!(spans(&pace), in_secs(2, 60, 120), "the first has ended");
+        pace.poll(Mono(150_000), &telemetry());
+        assert_eq!(spans(&pace), in_secs(10, 60, 120));
+
+        pace.override_until(Mono(150_000), Intervals { publish: secs(5), ..none }, &telemetry());
+        pace.override_until(Mono(150_000), Intervals { report: secs(30), ..none }, &telemetry());
+        assert_eq!(pace.held(), [None, Some((Duration::from_secs(30), Mono(250_000))), None]);
+        assert_eq!(spans(&pace), in_secs(10, 30, 120));
     }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::Engine;
+use super::pace::Held;
 use super::recent::{Cluster, Done, Recent};
 use super::record::Class;
 use super::rules::Alarm;
@@ -29,6 +30,9 @@ pub struct Status {
     pub outbox: OutboxStatus,
     /// Commands that are queued or under way.
     pub commands_open: usize,
+    /// Intervals that a command has set, for as long as they hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub intervals: Vec<IntervalStatus>,
     /// Alarms that stand, by name.
     pub alarms: Vec<AlarmStatus>,
     /// Remedies and commands of late, the newest first; those of this run of the agent.
@@ -37,6 +41,17 @@ pub struct Status {
     pub error_clusters: Vec<ClusterStatus>,
     /// The last sample, as the fleet gets it.
     pub sample: Json,
+}
+
+/// An interval that holds instead of the configuration's.
+#[derive(Debug, Serialize)]
+pub struct IntervalStatus {
+    /// `sample`, `report` or `publish`.
+    pub name: &'static str,
+    /// How long it is, in seconds.
+    pub every_s: f64,
+    /// For how long it still holds, in seconds.
+    pub holds_s: u64,
 }
 
 /// A remedy, or a command.
@@ -208,6 +223,7 @@ impl Engine {
                 fault: self.outbox.fault().map(ToString::to_string),
             },
             commands_open: self.commands.open(),
+            intervals: self.intervals_status(now),
             alarms: self.alarms_status(),
             remedies: self.recent.done().map(|done| self.remedy_status(done)).collect(),
             error_clusters: self
@@ -218,6 +234,15 @@ impl Engine {
                 .collect(),
             sample: self.sample_json(),
         }
+    }
+
+    fn intervals_status(&self, now: Now) -> Vec<IntervalStatus> {
+        let named = ["sample", "report", "publish"].into_iter().zip(self.pace.held());
+        let status = |(name, held): (&'static str, Option<Held>)| {
+            let (interval, until) = held?;
+            Some(IntervalStatus { name, every_s: interval.as_secs_f64(), holds_s: until.since(now.mono).as_secs() })
+        };
+        named.filter_map(status).collect()
     }
 
     fn remedy_status(&self, done: &Done) -> RemedyStatus {

@@ -75,6 +75,7 @@ pub(super) fn render(answer: &str, unicode: bool) -> String {
         format!("commands    {} queued or under way", text("/commands_open")),
         format!("quarantine  {}", text("/quarantine")),
     ];
+    lines.extend(intervals(&status));
     lines.extend(drain(&status));
     lines.extend(alarms(&status));
     for (group, shown) in [("battery", BATTERY), ("link", LINK), ("host", HOST), ("errors", ERRORS)] {
@@ -99,6 +100,16 @@ fn store(status: &Json) -> String {
     let fault = status.pointer("/outbox/fault");
     let state = fault.map_or_else(|| "ok".to_owned(), |fault| format!("FAILS: {}", plain(fault)));
     format!("store       {state}; {} free on its disk", bytes(status.pointer("/outbox/free_bytes")))
+}
+
+/// What a command has set instead of the configuration's intervals, while it holds.
+fn intervals(status: &Json) -> Option<String> {
+    let line = |held: &Json| {
+        let text = |key: &str| held.get(key).map(plain).unwrap_or_default();
+        format!("{} every {} s for {}", text("name"), text("every_s"), duration(held.get("holds_s")))
+    };
+    let lines: Vec<String> = list(status, "/intervals").iter().map(line).collect();
+    (!lines.is_empty()).then(|| format!("intervals   {}", lines.join(", ")))
 }
 
 /// How the backlog of an outage goes, while there is one.
@@ -251,6 +262,16 @@ commands    0 queued or under way
 quarantine  none
 alarms      none";
         assert_eq!(shown(&status(), true), expected);
+    }
+
+    #[test]
+    fn intervals_that_a_command_has_set_are_shown_as_long_as_they_hold() {
+        let held =
+            |name: &str, every_s: f64, holds_s: u64| json!({"name": name, "every_s": every_s, "holds_s": holds_s});
+        let mut status = status();
+        status["intervals"] = json!([held("sample", 2.5, 50), held("publish", 600.0, 3_600)]);
+        let shown = shown(&status, true);
+        assert!(shown.contains("\nintervals   sample every 2.5 s for 50s, publish every 600.0 s for 1h\n"), "{shown}");
     }
 
     #[test]
