@@ -444,6 +444,29 @@ fn a_demo_that_is_too_short_for_all_of_it_ends_in_time_and_says_so() {
 }
 
 #[test]
+fn a_demo_whose_broker_is_not_there_blames_the_broker_and_not_the_time() {
+    let url = format!("mqtt://127.0.0.1:{}", free_port());
+    let output = fieldmedic(&["demo", "--for", "2s", "--url", &url]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("the broker could not be reached") && said.contains("Connection refused"), "{said}");
+}
+
+#[test]
+fn a_demo_leaves_nothing_retained_on_a_broker_of_somebodys() {
+    let world = World::new();
+    let output = fieldmedic(&["demo", "--for", "5s", "--url", &world.broker.url()]);
+    assert!(!text(&output.stderr).contains("broker"), "{output:?}");
+    world.fence();
+    for leaf in ["presence", "attributes"] {
+        let messages = world.fleet.so_far();
+        let of_demo = messages.iter().filter(|message| message.topic == format!("fieldmedic/demo-gateway/{leaf}"));
+        let bodies: Vec<&Json> = of_demo.map(|message| &message.body).collect();
+        assert!(bodies.len() > 1 && bodies.last().is_some_and(|last| last.is_null()), "{leaf}: {bodies:?}");
+    }
+}
+
+#[test]
 fn a_demo_that_is_ended_from_outside_leaves_nothing_behind() {
     for (signal, code) in [(Signal::TERM, Some(0)), (Signal::HUP, Some(0)), (Signal::KILL, None)] {
         let dir = TempDir::new().unwrap();

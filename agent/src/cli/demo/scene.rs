@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
 
@@ -87,15 +88,20 @@ pub(super) async fn play(stage: Stage, duration: Option<Duration>, mut leave: Le
     timeout(PATIENCE, goodbye).await.context("the agent did not stop in time")??;
     let farewell = timeout(PATIENCE, async {
         tokio::select! {
-            ok = wait_for(seen, |seen| seen.offline) => ok,
+            ok = wait_for(seen.clone(), |seen| seen.offline) => ok,
             _ = &mut show => false,
         }
     });
     let said_goodbye = farewell.await.unwrap_or(false);
+    let was_there = seen.borrow().online;
+    if stage.broker.is_none() && was_there {
+        clear(&stage, &target).await.context("take back what the broker retains of the demo")?;
+    }
     end_broker(&stage).await;
 
     let mut missing = match missing {
         Some(missing) => missing,
+        None if !was_there => return Err(unreached(&target).await),
         None if duration.is_none() => return Ok(Verdict::LeftEarly),
         None => return Ok(Verdict::TooShort),
     };
@@ -235,6 +241,25 @@ async fn drain(supply: Option<&Path>) -> anyhow::Error {
         }
     }
     anyhow::anyhow!("the simulated battery outlived the program")
+}
+
+/// Why nothing came of the agent.
+async fn unreached(target: &Arc<Target>) -> anyhow::Error {
+    match timeout(PATIENCE, Client::connect(target, "fieldmedic-demo-operator", None)).await {
+        Ok(Err(fault)) => describe(fault).context("the broker could not be reached"),
+        Err(_) => anyhow::anyhow!("the broker could not be reached: no answer within {} s", PATIENCE.as_secs()),
+        Ok(Ok(_)) => anyhow::anyhow!("nothing came of the agent in the time that it had; {}", super::in_time()),
+    }
+}
+
+/// Leaves nothing retained on a broker of somebody's: an empty message takes a retained one away (MQTT 5, 3.3.1.3).
+async fn clear(stage: &Stage, target: &Arc<Target>) -> anyhow::Result<()> {
+    let mut client = Client::connect(target, "fieldmedic-demo-operator", None).await.map_err(describe)?;
+    for leaf in ["presence", "attributes"] {
+        let topic = format!("{}/{}/{leaf}", stage.config.mqtt.topic_prefix, stage.config.device.id);
+        client.publish(&topic, Bytes::new(), true).await.map_err(describe)?;
+    }
+    client.disconnect().await.map_err(describe)
 }
 
 async fn end_broker(stage: &Stage) {
