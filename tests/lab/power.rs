@@ -93,7 +93,7 @@ fn a_runbook_that_restarts_the_helper_runs_once_and_ends_with_it() {
         return;
     };
     site.command("run", json!({"runbook": "mark", "args": []}), "INTERRUPTED");
-    site.machine.until("the runbook's unit to be gone", || {
+    until("the runbook's unit to be gone", || {
         let units =
             site.machine.say(&["systemctl", "list-units", "--all", "--plain", "--no-legend", "fieldmedic-runbook-*"]);
         units.is_empty() && site.machine.show("fieldmedic-act.service", "ActiveState") == "active"

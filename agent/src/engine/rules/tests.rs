@@ -410,9 +410,13 @@ fn rules_that_stay_keep_their_state_and_the_alarms_of_others_end() {
 
     let other_limit = rule("battery.charge_pct", RuleTest::Below(3.0));
     let other_limit = Rule { severity: Severity::Emergency, ..other_limit };
-    assert_eq!(rules.reconfigure(&[other_limit.clone()], at(25)), [], "an alarm stands until a reading says otherwise");
+    assert_eq!(
+        rules.reconfigure(std::slice::from_ref(&other_limit), at(25)),
+        [],
+        "an alarm stands until a reading says otherwise"
+    );
     let milder = Rule { severity: Severity::Notice, ..other_limit };
-    let changes = rules.reconfigure(&[milder.clone()], at(26));
+    let changes = rules.reconfigure(std::slice::from_ref(&milder), at(26));
     let [change] = changes.as_slice() else { panic!("{changes:?}") };
     let told = change.event.as_ref().unwrap();
     assert_eq!((change.raised, told.severity, told.field("state")), (true, Severity::Notice, Some(&"raised".into())));

@@ -763,7 +763,7 @@ fn a_step_that_another_act_is_in_the_way_of_names_that_and_begins_when_it_has_en
     world.settle();
     memory(&mut world, 95.0);
     let mark = Act::MarkGood { target: "modem".into() };
-    assert_eq!(world.acted, [mark.clone()]);
+    assert_eq!(world.acted, std::slice::from_ref(&mark));
     let refused = world.got.iter().find(|got| got.body["remediation"]["reason"] == "busy").unwrap();
     let detail = refused.body["remediation"]["detail"].as_str().unwrap();
     assert!(detail.contains("mark_good of release:modem"), "{detail}");
