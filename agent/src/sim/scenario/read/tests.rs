@@ -291,7 +291,13 @@ fn the_events_that_can_be_expected_are_the_contracts_but_for_those_that_never_co
     };
     let mut names = names_of("### type `lifecycle`");
     names.extend(names_of("### type `audit`"));
-    for never in ["config_changed", "config_refused", "battery_implausible", "quarantine_units_stopped"] {
+    for never in [
+        "config_changed",
+        "config_refused",
+        "battery_implausible",
+        "quarantine_not_entered",
+        "quarantine_units_stopped",
+    ] {
         assert!(names.remove(never), "{never}");
     }
     names.insert("ladder_exhausted".to_owned());
