@@ -184,17 +184,16 @@ impl Battery<'_, '_> {
         }))
     }
 
-    /// In percent. A `capacity` that can't be used is told as a fault, whatever the next source says.
+    /// In percent. A `capacity` that says nonsense is not papered over by the next source.
     fn charge(&mut self) -> Reading<f64> {
-        let capacity = self.number("capacity", 0.0..=100.0);
-        if matches!(capacity, Ok(Some(_))) {
-            return capacity;
+        if let Some(pct) = self.number("capacity", 0.0..=100.0)? {
+            return Ok(Some(pct));
         }
-        let counted = match self.ratio("charge_now", "charge_full", OVERCHARGE_MAX_PCT)? {
+        let pct = match self.ratio("charge_now", "charge_full", OVERCHARGE_MAX_PCT)? {
             None => self.ratio("energy_now", "energy_full", OVERCHARGE_MAX_PCT)?,
             some => some,
         };
-        counted.map_or(capacity, |pct| Ok(Some(pct.min(100.0))))
+        Ok(pct.map(|pct| pct.min(100.0)))
     }
 
     /// In percent. A gauge that has not learned yet what is full says 0.
