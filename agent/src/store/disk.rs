@@ -229,11 +229,19 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
     new.push(".new");
     let new = PathBuf::from(new);
     remove_all(&new)?;
-    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(RIGHTS_FILE).open(&new)?;
+    let file = write_new(&new, bytes).and_then(|file| fs::rename(&new, path).map(|()| file));
+    if file.is_err() {
+        // On a full disk half of it would only take room.
+        let _ = remove(&new);
+    }
+    sync_dir(parent(path))?;
+    file
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(RIGHTS_FILE).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&new, path)?;
-    sync_dir(parent(path))?;
     Ok(file)
 }
 

@@ -114,6 +114,8 @@ pub enum OpenError {
 pub struct Store {
     path: PathBuf,
     logs: [Log; Class::COUNT],
+    /// What the state said of them when it was opened.
+    known: [Waiting; Class::COUNT],
     state: State,
     /// As of the last operation that was more than an append: those are many, and asking takes as long as they do.
     free_bytes: u64,
@@ -136,7 +138,7 @@ impl Store {
             [OUTBOX_DIR, state::DIR].into_iter().filter_map(|dir| disk::last_written(&path.join(dir))).max();
         let mut opening = Opening::of(path);
         let lock = lock(path, segment_bytes(settings.max_bytes), &mut opening)?;
-        let (mut logs, mut state, entries) = match open_parts(settings, &mut opening) {
+        let (mut logs, known, mut state, entries) = match open_parts(settings, &mut opening) {
             Err(_) if opening.look_again(path) => {
                 let opened = open_parts(settings, &mut opening)?;
                 opening.tell_once();
@@ -152,7 +154,7 @@ impl Store {
             log.count_set_aside().attempt(|| format!("read what lies aside in {}", path.display()))?;
         }
         state.measure();
-        let mut store = Self { path: path.clone(), logs, state, free_bytes: 0, _lock: lock };
+        let mut store = Self { path: path.clone(), logs, known, state, free_bytes: 0, _lock: lock };
         store.look_for_space();
         let recovered = Recovered {
             logs: Class::ALL.map(|class| class.of(&store.logs).range()),
@@ -194,7 +196,7 @@ impl Store {
                 Ok(StoreReply::Evicted { records: evicted.records, first: evicted.first, last: evicted.last })
             }
             StoreOp::Put { mut entries } => {
-                entries.push(waiting::entry(&self.logs));
+                entries.push(waiting::entry(&self.logs, &self.known));
                 self.state.put(&entries).map(|()| StoreReply::Put)
             }
             StoreOp::Probe => Ok(StoreReply::Probed),
@@ -241,7 +243,7 @@ impl Store {
 fn open_parts(
     settings: &StoreSettings,
     opening: &mut Opening,
-) -> Result<([Log; Class::COUNT], State, state::Entries), StoreFault> {
+) -> Result<([Log; Class::COUNT], [Waiting; Class::COUNT], State, state::Entries), StoreFault> {
     let path = &settings.path;
     let segment_bytes = segment_bytes(settings.max_bytes);
     let outbox = path.join(OUTBOX_DIR);
@@ -263,7 +265,7 @@ fn open_parts(
         let known = known.map(|known| *class.of(&known));
         opening.losses.extend(vanished_log(&dir, *class.of(&vanished), class.of(&logs), known));
     }
-    Ok((logs, state, entries))
+    Ok((logs, known.unwrap_or_default(), state, entries))
 }
 
 /// What is told of a log that is gone as a whole: that its directory has `vanished`, and what is `known` of it.

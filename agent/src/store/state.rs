@@ -339,13 +339,7 @@ impl State {
     }
 
     fn close(&mut self) {
-        if let Some(db) = self.db.take() {
-            // sled flushes when it is dropped, and may panic there as anywhere.
-            let _ = guarded(move || {
-                drop(db);
-                Ok(())
-            });
-        }
+        self.db.take().into_iter().for_each(let_go);
     }
 
     fn fault(&self, verb: &str, trouble: &Trouble) -> StoreFault {
@@ -386,7 +380,7 @@ impl State {
 
     pub(super) fn measure(&mut self) {
         let reserve = fs::metadata(self.reserve()).map_or(0, |metadata| metadata.len());
-        self.bytes = reserve + disk::tree_bytes(&self.dir());
+        self.bytes = reserve + disk::tree_bytes(&self.dir()) + disk::tree_bytes(&self.root.join(IMAGE_FILE));
         self.damaged_bytes = disk::aside_bytes(&self.dir());
     }
 }
@@ -401,6 +395,14 @@ impl Drop for State {
 pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Drops what holds a database: sled flushes and syncs then, and may panic there as anywhere.
+fn let_go<T>(db: T) {
+    let _ = guarded(move || {
+        drop(db);
+        Ok(())
+    });
 }
 
 /// Runs a call of sled's; its panic is an error like any other.
@@ -464,9 +466,17 @@ impl Tally {
 impl Opened {
     /// Reads all of a database that was just opened.
     fn of(db: sled::Db, dir: &Path) -> Result<Self, Trouble> {
-        sync_names(dir)?;
-        let file = open_file(dir)?;
-        let (mut entries, unreadable) = guarded(|| Ok(load::all(&db)))?;
+        let read = || -> Result<_, Trouble> {
+            sync_names(dir)?;
+            Ok((open_file(dir)?, guarded(|| Ok(load::all(&db)))?))
+        };
+        let (file, (mut entries, unreadable)) = match read() {
+            Ok(read) => read,
+            Err(trouble) => {
+                let_go(db);
+                return Err(trouble);
+            }
+        };
         let tally = entries.remove(TALLY_KEY).and_then(|bytes| Tally::decode(&bytes));
         let checksums = entries.iter().map(|(key, value)| (key.clone(), checksum(key.as_bytes(), value))).collect();
         let db = Db { db, file, suspect: false, tally: tally.unwrap_or_default(), checksums };

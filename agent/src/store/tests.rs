@@ -310,7 +310,7 @@ fn evidence_takes_no_room_until_its_segment_is_deleted() {
 }
 
 #[test]
-fn a_log_that_vanished_is_counted_by_what_the_state_knows_of_it_until_the_count_is_saved() {
+fn a_log_that_vanished_is_counted_by_what_the_state_knows_of_it_until_it_holds_records_again() {
     let dir = temp();
     let (mut store, _) = open(dir.path());
     let put = || StoreOp::Put { entries: vec![("k".into(), Some(Bytes::from("v")))] };
@@ -330,6 +330,12 @@ fn a_log_that_vanished_is_counted_by_what_the_state_knows_of_it_until_the_count_
     drop(store);
     let (mut store, again) = open(dir.path());
     assert_eq!(again.losses, first.losses, "the start that found it may have been killed");
+    store.apply(put()).expect("put");
+    drop(store);
+    let (mut store, again) = open(dir.path());
+    assert_eq!(again.losses, first.losses, "also after it has put something else");
+    store.apply(append(Class::Telemetry, 9, 10)).expect("append");
+    store.apply(StoreOp::Commit).expect("commit");
     store.apply(put()).expect("put");
     drop(store);
     assert_eq!(open(dir.path()).1.losses, []);

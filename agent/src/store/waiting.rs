@@ -1,6 +1,6 @@
 //! What the state knows of the logs: with each put goes, in the same write, how many records wait in each of them. So
-//! that a log that vanished with its cursor can be counted, and is told in the same words until the count is saved: the
-//! put that saves it takes this along. Of a log that knows of itself, nothing is asked here.
+//! that a log that vanished with its cursor can be counted, and is told in the same words until it holds records again:
+//! whoever counts it may be gone before that is saved. Of a log that knows of itself, nothing is asked here.
 
 use bytes::Bytes;
 
@@ -24,9 +24,10 @@ pub(super) struct Waiting {
     pub(super) last: u64,
 }
 
-/// The entry for the state.
-pub(super) fn entry(logs: &[Log; Class::COUNT]) -> (String, Option<Bytes>) {
-    let fields = logs.iter().map(Log::waiting).flat_map(|waiting| [waiting.records, waiting.last]);
+/// The entry for the state. Of a log that holds nothing, and never did, it says again what was `known` at the start.
+pub(super) fn entry(logs: &[Log; Class::COUNT], known: &[Waiting; Class::COUNT]) -> (String, Option<Bytes>) {
+    let of_log = |(log, known): (&Log, &Waiting)| Some(log.waiting()).filter(|now| now.last > 0).unwrap_or(*known);
+    let fields = logs.iter().zip(known).map(of_log).flat_map(|waiting| [waiting.records, waiting.last]);
     (KEY.to_owned(), Some(fields.flat_map(u64::to_le_bytes).collect()))
 }
 

@@ -1,8 +1,8 @@
-//! Writes the state anew where sled's file has grown far beyond what is in it: sled gives hardly any room back. First all
-//! of it goes into one plain file, the image; then the database is deleted and made from it; then the image goes. While
-//! the image is there and whole it is the state, and what lies in the database counts for nothing: so wherever a crash
-//! breaks this off, [`finish`] goes on. It must not take what can't be read for what was deleted: a state that is too
-//! large is better than one that lacks something.
+//! Writes the state anew where sled's file has grown far beyond what is in it: sled gives hardly any room back. First
+//! all of it goes into one plain file, the image; then the database is deleted and made from it; then the image goes.
+//! While the image is there and whole it is the state, and what lies in the database counts for nothing: so wherever a
+//! crash breaks this off, [`finish`] goes on. It must not take what can't be read for what was deleted: a state that is
+//! too large is better than one that lacks something.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,8 @@ use std::io;
 use std::path::Path;
 
 use super::{
-    DB_FILE, DIR, Db, State, TALLY_KEY, Tally, Trouble, checksum, decode, guarded, open_file, open_sled, sync_names,
+    DB_FILE, DIR, Db, State, TALLY_KEY, Tally, Trouble, checksum, decode, guarded, let_go, open_file, open_sled,
+    sync_names,
 };
 use crate::store::disk;
 use crate::store::segment::Fields;
@@ -48,23 +49,27 @@ pub(super) fn finish(root: &Path, dead: bool) -> Result<Option<sled::Db>, Troubl
         other => other.unwrap_or_default(),
     };
     let db = if is_whole(&image) { Some(make_anew(&root.join(DIR), &image)?) } else { None };
-    disk::remove_all(&path)?;
-    // Before anything else is put: an image that a power cut brings back would take its place.
-    disk::sync_dir(root)?;
+    // On disk before anything else is put: an image that a power cut brings back would take its place.
+    if let Err(error) = disk::remove_all(&path).and_then(|()| disk::sync_dir(root)) {
+        db.into_iter().for_each(let_go);
+        return Err(error.into());
+    }
     Ok(db)
 }
 
 impl State {
-    /// Writes the state anew if its file has grown too large. What fails is left to the next opening of the database.
+    /// Writes the state anew if its file has grown too large. What fails is tried again when it has grown further, or
+    /// goes on when the database is opened the next time.
     pub(super) fn rewrite_if_overgrown(&mut self) {
         let Some(db) = &self.db else { return };
         let Ok(file_bytes) = db.file.metadata().map(|metadata| metadata.len()) else { return };
         if file_bytes < self.look_at_bytes || db.suspect {
             return;
         }
-        let anew_bytes = self.try_rewrite(file_bytes);
-        // Where it was of no use it isn't tried again before the file has grown by as much.
-        self.look_at_bytes = worth_a_look_bytes(self.max_bytes).max(GROWTH * anew_bytes.unwrap_or(file_bytes));
+        self.look_at_bytes = match self.try_rewrite(file_bytes) {
+            Some(anew_bytes) => worth_a_look_bytes(self.max_bytes).max(GROWTH * anew_bytes),
+            None => file_bytes + SLED_SEGMENT_BYTES,
+        };
     }
 
     /// Gives the size that the file has then; `None` where it was left as it is.
@@ -75,13 +80,15 @@ impl State {
         if file_bytes <= grown || self.free_bytes() <= self.reserve_bytes() + grown {
             return None;
         }
+        let image_bytes = image.len() as u64;
         let written = disk::replace_file(&self.root.join(IMAGE_FILE), &image);
+        drop(image);
         // Also where that failed: the image may be there, and what is put beside it would be lost to it.
         self.close();
         written.ok()?;
         self.db = Some(self.open_db().ok()?.db);
         let anew_bytes = fs::metadata(self.dir().join(DB_FILE)).ok()?.len();
-        self.written_bytes += image.len() as u64 + anew_bytes;
+        self.written_bytes += image_bytes + anew_bytes;
         Some(anew_bytes)
     }
 }
@@ -136,7 +143,7 @@ fn make_anew(dir: &Path, image: &[u8]) -> Result<sled::Db, Trouble> {
     disk::remove_all(dir)?;
     disk::make_dir(dir)?;
     let db = open_sled(dir)?;
-    let db = guarded(move || {
+    let filled = guarded(|| {
         let mut entries = Image(Fields(image)).peekable();
         while entries.peek().is_some() {
             let mut batch = sled::Batch::default();
@@ -144,9 +151,18 @@ fn make_anew(dir: &Path, image: &[u8]) -> Result<sled::Db, Trouble> {
             db.apply_batch(batch)?;
         }
         db.flush()?;
-        Ok(db)
-    })?;
+        Ok(())
+    });
+    match filled.and_then(|()| sync(dir)) {
+        Ok(()) => Ok(db),
+        Err(trouble) => {
+            let_go(db);
+            Err(trouble)
+        }
+    }
+}
+
+fn sync(dir: &Path) -> Result<(), Trouble> {
     open_file(dir)?.sync_data()?;
-    sync_names(dir)?;
-    Ok(db)
+    Ok(sync_names(dir)?)
 }
