@@ -28,7 +28,7 @@ use super::timeline::Timeline;
 use crate::config::{Action, CheckedConfig, QuarantineLevel};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 use entry::{Entry, Stored, key, put};
-use judge::{has_expired, is_fresh, lower_bound, spread};
+use judge::{has_expired, is_fresh, lifetime, lower_bound, spread};
 pub(crate) use oldest::{MAY_HAVE_RUN, Oldest, oldest};
 use refusals::Refusals;
 use reports::Unwritten;
@@ -437,15 +437,17 @@ impl Commands {
         self.ledger.len() < LEDGER_MAX
     }
 
+    /// Only what has expired for certain: the floor rises with it, and one signer's wrong clock would lock out all.
     fn forget_expired(&mut self, facts: Facts<'_>) {
         let forgotten: Vec<CommandId> = self
             .ledger
             .iter()
-            .filter(|(_, entry)| entry.stored.reported && has_expired(facts, entry.stored.expires_at, false))
+            .filter(|(_, entry)| entry.stored.reported && has_expired(facts, entry.stored.expires_at, true))
             .map(|(id, _)| id.clone())
             .collect();
         let gone = forgotten.iter().filter_map(|id| self.ledger.remove(id));
-        let passed = gone.map(|entry| Unix::of_seconds(entry.stored.expires_at)).max();
+        // Past its last moment: at that it would be taken for valid.
+        let passed = gone.map(|entry| Unix(Unix::of_seconds(entry.stored.expires_at).0.saturating_add(1))).max();
         if let Some(passed) = passed {
             let floor = facts.timeline.proven().max(passed);
             self.passed = self.passed.max(Some(floor));
@@ -498,7 +500,7 @@ impl Commands {
         let entry = Entry {
             command: Some(parsed),
             token: command.token.clone(),
-            fresh: is_fresh(facts, command),
+            fresh_until: is_fresh(facts, command).then(|| facts.now.mono.after(lifetime(command))),
             begins_at,
             pkids: pkid.into_iter().collect(),
             timeout,

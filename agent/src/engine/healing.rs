@@ -113,9 +113,14 @@ impl Engine {
         self.inhibited.clone_from(&observation.inhibited);
         self.blocked.clone_from(&observation.blocked);
         if is_over {
-            self.remedies.is_over(now.mono, Reason::Inhibited);
-            self.releases.is_over(now.mono, Reason::Inhibited);
+            self.is_over(now, Reason::Inhibited);
         }
+    }
+
+    /// What was refused for this reason is not any more.
+    fn is_over(&mut self, now: Now, reason: Reason) {
+        self.remedies.is_over(now.mono, reason);
+        self.releases.is_over(now.mono, reason);
     }
 
     /// Alarms that stand and whose ladders aren't being climbed: one that was stored before its ladder was, or has
@@ -154,6 +159,8 @@ impl Engine {
                 if let Some(at) = room_at {
                     self.remedies.possible_at(&rule, at);
                 }
+                // Before the next one is admitted: what this one spends isn't there for it.
+                self.tell_remedies(now);
             }
         }
         self.tell_remedies(now);
@@ -233,9 +240,13 @@ impl Engine {
         (!self.quarantine_changes()).then(|| self.quarantine.entry())
     }
 
-    /// The store may not have what was noted of the ladders and of the quarantine.
+    /// The store may not have what was noted of the ladders, of releases and of the quarantine.
     pub(super) fn note_healing_again(&mut self) {
         self.remedies.note_again();
+        let releases = self.releases.entries();
+        if !releases.is_empty() {
+            self.effects.put(Purpose::Bookkeeping, releases);
+        }
         match self.quarantine_as_it_is() {
             Some(entry) => self.effects.put(Purpose::Bookkeeping, vec![entry]),
             None => self.unsaved = true,
@@ -261,7 +272,8 @@ impl Engine {
 
     /// Keeps the rules of a quarantine in force, and the broker within reach.
     pub(super) fn poll_quarantine(&mut self, now: Now) {
-        if self.quarantine_deadline().is_none_or(|at| at > now.mono) {
+        // First what costs nothing to ask: this is asked with each input.
+        if self.quarantine.deadline().is_none_or(|at| at > now.mono) || self.quarantine_deadline().is_none() {
             return;
         }
         let config = &self.config.quarantine;
@@ -289,7 +301,7 @@ impl Engine {
         self.attributes.touch();
         self.keep_pace(now);
         if self.quarantine.level().is_none() {
-            self.remedies.is_over(now.mono, Reason::Quarantined);
+            self.is_over(now, Reason::Quarantined);
         }
         if entered {
             let by = self.commands.of_act(id).map_or(Trigger::Own(Own::Quarantine), |id| Trigger::Command(id.clone()));

@@ -146,7 +146,7 @@ macro_rules! metrics {
 metrics! {
     // Documentation/ABI/testing/sysfs-class-power; µV, µA, µW, µWh and µAh there, tenths of a degree.
     1 BatteryPresent "battery.present" Last "1" "power_supply/*/present";
-    2 BatteryChargePct "battery.charge_pct" Gauge "%" "power_supply/*/capacity, else charge_now/charge_full, else energy_now/energy_full";
+    2 BatteryChargePct "battery.charge_pct" Gauge "%" "power_supply/*/capacity; where there is none charge_now/charge_full, else energy_now/energy_full";
     3 BatteryState "battery.state" Last "1" "power_supply/*/status";
     4 BatteryVoltage "battery.voltage_v" Gauge "V" "power_supply/*/voltage_now";
     5 BatteryCurrent "battery.current_a" Gauge "A" "power_supply/*/current_now, positive while charging";

@@ -123,7 +123,7 @@ impl Target {
     /// What is due.
     fn wish(&mut self, now: Mono, rollback: &Rollback, is_healthy: bool) -> Option<Wish> {
         if let Some(boot) = self.boot {
-            return (boot == Boot::Due && self.again <= now).then_some(Wish::Boot);
+            return (boot == Boot::Due && self.act.is_none() && self.again <= now).then_some(Wish::Boot);
         }
         let trial = self.stored.trial.as_ref()?;
         if !is_healthy {
@@ -149,7 +149,7 @@ impl Target {
 
     fn deadline(&self, rollback: &Rollback) -> Option<Mono> {
         if let Some(boot) = self.boot {
-            return (boot == Boot::Due).then_some(self.again);
+            return (boot == Boot::Due && self.act.is_none()).then_some(self.again);
         }
         let trial = self.stored.trial.as_ref().filter(|_| self.act.is_none() && !self.leaving)?;
         let good = self.healthy_since.map(|since| since.after(rollback.settle));
@@ -195,6 +195,11 @@ impl Releases {
         Some(write(format!("{RELEASE_KEY}{target}"), &self.targets.get(target)?.stored))
     }
 
+    /// What the journal is to say of all of them.
+    pub(super) fn entries(&self) -> Vec<Write> {
+        self.targets.keys().filter_map(|target| self.entry(target)).collect()
+    }
+
     /// A release was seen. True if what is remembered has changed; the event, if there is something to tell.
     fn observe(&mut self, at: Stamp, Release { target, name }: &Release) -> (bool, Option<Event>) {
         let Some(known) = self.targets.get_mut(target) else {
@@ -206,6 +211,7 @@ impl Releases {
         };
         let Stored { good, trial } = &mut known.stored;
         if **good == **name {
+            known.boot = None;
             let was_on_trial = trial.take().is_some();
             return (was_on_trial, was_on_trial.then(|| told("release_back", target, name)));
         }
@@ -358,16 +364,24 @@ impl Engine {
         }
     }
 
-    /// What left a release was let pass when it began: of its completion is only asked whether somebody is in its way.
+    /// What left a release was let pass when it began, and has paid for its boot: of that is only asked whether
+    /// somebody is in its way, or the power too low by now.
     fn boot_again(&mut self, now: Now, target: &str) {
         let held = self.inhibited.as_ref().or(self.blocked.as_ref()).cloned();
-        if let Some(why) = held {
-            self.put_trial_off(now, target, &Act::Reboot, Reason::Inhibited.word(), &why);
-        } else if self.is_rebooting() {
-            self.put_trial_aside(now, target);
-        } else {
-            let reboot = self.order_completion(now);
-            self.releases.awaits_boot(target, reboot);
+        let verdict = match held {
+            Some(why) => Err((Reason::Inhibited, why)),
+            None if self.is_rebooting() => Err((Reason::Busy, String::new())),
+            None => self.with_commands(now, |commands, facts| commands.admit(facts, &Act::Reboot)),
+        };
+        match verdict {
+            Err((Reason::Busy, _)) => self.put_trial_aside(now, target),
+            Err((reason @ (Reason::Inhibited | Reason::LowBattery), detail)) => {
+                self.put_trial_off(now, target, &Act::Reboot, reason.word(), &detail);
+            }
+            _ => {
+                let reboot = self.order_completion(now);
+                self.releases.awaits_boot(target, reboot);
+            }
         }
     }
 
@@ -380,13 +394,14 @@ impl Engine {
         let target = target.clone();
         known.boot = Some(Boot::Due);
         known.again = now.mono.after(AGAIN);
-        let is_new = known.told.insert((Wish::Boot, ""));
         match refusal(outcome) {
             Some(reason) => {
                 let detail = outcome.detail.as_deref().unwrap_or_default();
                 self.put_trial_off(now, &target, &Act::Reboot, reason.word(), detail);
             }
-            None if is_new => self.tell_tried(now, &Act::Reboot, &target, Status::Failed, outcome),
+            None if known.told.insert((Wish::Boot, "")) => {
+                self.tell_tried(now, &Act::Reboot, &target, Status::Failed, outcome);
+            }
             None => {}
         }
     }
@@ -460,6 +475,8 @@ impl Engine {
         let marked = wish == Some(Wish::MarkGood) && outcome.status == ActStatus::Succeeded;
         if let Some(Trial { release, .. }) = known.stored.trial.take_if(|_| marked) {
             known.stored.good = release;
+            // Whoever says so doesn't want it left any more.
+            known.boot = None;
             self.tell_release(now, "release_good", &target);
             self.note_release(&target, Purpose::Bookkeeping);
         }

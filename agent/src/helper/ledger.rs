@@ -289,12 +289,9 @@ impl State {
     /// Forgets what can't be valid any more, and if that isn't enough what was issued before all else. False if the
     /// ledger is full all the same.
     fn make_room(&mut self, newcomer: &VerifiedCommand, skew: Duration, moment: &Moment) -> bool {
+        // Only what has expired for certain: the floor rises with it, and one signer's wrong clock would lock out all.
+        self.forget_expired(self.proven_s(skew, moment));
         let present_s = self.present_s(skew, moment);
-        // Where only an `iat` says how late it is, no earlier than it has to be: the floor rises with what is
-        // forgotten.
-        if moment.trusted_ms().is_some() || self.commands.len() >= COMMANDS_MAX {
-            self.forget_expired(present_s);
-        }
         let surplus = (self.commands.len() + 1).saturating_sub(COMMANDS_MAX);
         let remembered = self.commands.iter().map(|(id, validity)| (validity.iat, id.clone()));
         if let Some(Oldest { ids, before_s }) = oldest(remembered, surplus, newcomer.issued_at, present_s) {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 
+use super::Facts;
+use super::judge::has_expired;
 use crate::engine::budget::Spending;
 use crate::engine::command::Command;
 use crate::engine::io::{Act, Trigger};
@@ -29,8 +31,8 @@ pub(super) struct Entry {
     pub(super) command: Option<Command>,
     /// How it was signed, until it has begun.
     pub(super) token: Option<Box<str>>,
-    /// It carries this run's nonce.
-    pub(super) fresh: bool,
+    /// It carries this run's nonce: by no clock but that since boot it is valid until then.
+    pub(super) fresh_until: Option<Mono>,
     /// One of a group's waits for its own turn until then.
     pub(super) begins_at: Option<Mono>,
     /// The messages to acknowledge once this is durable: it may have come more than once until then.
@@ -80,12 +82,18 @@ pub(super) struct Stored {
 }
 
 impl Entry {
+    /// Whether it can't be valid any more, after it has waited.
+    pub(super) fn has_expired(&self, facts: Facts<'_>) -> bool {
+        self.fresh_until.is_some_and(|until| until < facts.now.mono)
+            || has_expired(facts, self.stored.expires_at, self.fresh_until.is_some())
+    }
+
     pub(super) fn new(stored: Stored) -> Self {
         Self {
             stored,
             command: None,
             token: None,
-            fresh: false,
+            fresh_until: None,
             begins_at: None,
             pkids: Vec::new(),
             durable: false,

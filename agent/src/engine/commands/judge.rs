@@ -108,6 +108,12 @@ pub(super) fn is_fresh(facts: Facts<'_>, command: &VerifiedCommand) -> bool {
     command.nonce.as_deref() == Some(facts.nonce)
 }
 
+/// For how long it is valid, as whoever signed it meant it.
+pub(super) fn lifetime(command: &VerifiedCommand) -> Duration {
+    let lifetime_s = command.expires_at.saturating_sub(command.issued_at);
+    Duration::from_secs(u64::try_from(lifetime_s).unwrap_or(0))
+}
+
 /// Whether it can't be valid any more, whatever the clock says.
 pub(super) fn has_expired(facts: Facts<'_>, expires_at: i64, fresh: bool) -> bool {
     Unix::of_seconds(expires_at) < lower_bound(facts, fresh)

@@ -3,7 +3,6 @@
 //! no new ones.
 
 use super::entry::{Entry, put};
-use super::judge::has_expired;
 use super::{Commands, Facts, Step, intent};
 use crate::engine::effects::Purpose;
 use crate::engine::io::Act;
@@ -24,7 +23,7 @@ impl Commands {
             let Some(entry) = self.ledger.get(&id) else { continue };
             if !entry.durable || entry.begins_at.is_some() || self.target_is_taken(facts, &act) {
                 self.queue.push_back(id);
-            } else if has_expired(facts, entry.stored.expires_at, entry.fresh) {
+            } else if entry.has_expired(facts) {
                 self.finish(
                     &id,
                     Status::TimedOut,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::commanding::{online, reason};
-use super::world::{World, outcome, restart};
+use super::world::{NONCE, World, outcome, restart};
 use crate::engine::io::{ActStatus, Input};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -236,4 +236,24 @@ fn whoever_finds_the_ledger_full_is_always_told_so() {
     world.claims(for_ever("later", now + 1, "cancel_all", &json!({})), 1);
     world.settle();
     assert_eq!(world.statuses("later"), ["SUCCEEDED"]);
+}
+
+#[test]
+fn without_a_clock_one_signers_wrong_clock_makes_a_full_ledger_expire_nothing() {
+    let mut world = online();
+    let now = world.now.wall.unix.0 / 1000;
+    world.now.wall.trusted = false;
+    let ping = |id: String, iat: i64, exp: i64| json!({"jti": id, "iat": iat, "exp": exp, "nonce": NONCE, "cmd": {"name": "ping"}});
+    for n in 0..LEDGER_FULL {
+        world.claims(ping(format!("c-{n}"), now - 3_000 + i64::from(n), now + 3_600), n + 1);
+        world.settle();
+    }
+    world.advance(5 * SECOND);
+    world.claims(ping("ahead".into(), now + 172_800, now + 173_400), 1);
+    world.settle();
+    for id in ["first", "second"] {
+        world.claims(ping(id.into(), now, now + 600), 2);
+        world.settle();
+        assert_eq!(world.statuses(id).last().unwrap(), "SUCCEEDED", "{:?}", world.results(id));
+    }
 }

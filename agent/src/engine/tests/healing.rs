@@ -772,3 +772,21 @@ fn a_step_that_another_act_is_in_the_way_of_names_that_and_begins_when_it_has_en
     world.advance(2 * SECOND);
     assert_eq!(world.acted, [mark, Act::Rollback { target: "firmware".into(), to: None }]);
 }
+
+#[test]
+fn two_ladders_that_are_due_at_once_do_not_share_the_last_try() {
+    let rule = |name: &str| {
+        format!("[[rules]]\nname = \"{name}\"\nmetric = \"host.mem_used_pct\"\nabove = 90\nremedy = \"{name}\"\n")
+    };
+    let ladder = |name: &str| {
+        format!("[[ladders]]\nname = \"{name}\"\nsteps = [{{ do = \"restart_unit\", unit = \"{name}.service\" }}]\n")
+    };
+    let budget = "[remediation.budget]\nrestart_unit = \"1/1h\"\n";
+    let names = ["app", "other"];
+    let config = names.iter().map(|name| rule(name) + &ladder(name)).collect::<String>() + budget;
+    let mut world = World::with(config_with(&config));
+    world.advance(MINUTE);
+    memory(&mut world, 95.0);
+    world.advance(10 * MINUTE);
+    assert_eq!(world.acted.len(), 1, "{:?}", world.acted);
+}

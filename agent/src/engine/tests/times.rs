@@ -151,3 +151,22 @@ fn one_command_from_the_future_does_not_make_all_others_expired() {
     assert_eq!(world.statuses("f-1"), ["REJECTED"]);
     assert_eq!(world.statuses("p-1"), ["SUCCEEDED"]);
 }
+
+#[test]
+fn without_a_clock_a_command_with_the_nonce_waits_no_longer_than_it_was_made_for() {
+    let mut world = online();
+    let now = world.now.wall.unix.0 / 1000;
+    world.now.wall.trusted = false;
+    world.acts_succeed = false;
+    let restart = json!({"name": "restart_unit", "args": {"unit": "app.service"}});
+    for (pkid, (id, valid_s)) in (1..).zip([("first", 60), ("short", 60), ("long", 6_000)]) {
+        world.claims(json!({"jti": id, "iat": now, "exp": now + valid_s, "nonce": NONCE, "cmd": restart}), pkid);
+    }
+    world.settle();
+    world.advance(120 * SECOND);
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    world.settle();
+    assert_eq!(world.statuses("short").last().unwrap(), "TIMED_OUT");
+    assert_eq!(world.statuses("long").last().unwrap(), "IN_PROGRESS");
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{World, config_with, outcome};
+use super::world::{World, config_with, outcome, restart};
 use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 use crate::engine::observation::Release;
@@ -481,4 +481,34 @@ fn the_red_button_ends_the_tries_to_boot_out_of_a_release() {
     world.settle();
     world.advance(60 * MINUTE);
     assert_eq!(world.acts, []);
+}
+
+#[test]
+fn a_release_that_is_marked_good_while_a_boot_out_of_it_is_due_is_not_booted_out_of() {
+    let (mut world, id) = boots_back();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+    world.advance(MINUTE);
+    world.acts_succeed = true;
+    world.command("m", "mark_good", serde_json::json!({"target": "app"}), 1);
+    world.settle();
+    assert_eq!(world.statuses("m").last().unwrap(), "SUCCEEDED");
+    let before = world.acted.len();
+    world.advance(60 * MINUTE);
+    assert_eq!(world.acted.len(), before, "{:?}", world.acted);
+}
+
+#[test]
+fn a_boot_that_is_tried_again_waits_for_what_is_under_way() {
+    let (mut world, id) = boots_back();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+    world.advance(9 * MINUTE);
+    world.command("r", "restart_unit", serde_json::json!({"unit": "app.service"}), 1);
+    world.settle();
+    let (first, act) = world.acts.pop().unwrap();
+    assert_eq!(act, restart("app.service"));
+    world.advance(MINUTE + 20 * SECOND);
+    assert_eq!(world.acts, [], "the restart goes on");
+    world.input(Input::ActDone { id: first, outcome: outcome(ActStatus::Succeeded) });
+    world.advance(MINUTE);
+    assert_eq!(world.acts.pop().map(|(_, act)| act), Some(Act::Reboot));
 }
