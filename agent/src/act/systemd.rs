@@ -32,6 +32,8 @@ const JOBS_MAX: Duration = Duration::from_millis(500);
 /// The units whose start is a reboot (systemd.special(7)).
 const REBOOTS: [&str; 2] = ["reboot.target", "kexec.target"];
 
+/// What, who, why, mode, uid and pid.
+type Inhibitor = (String, String, String, String, u32, u32);
 /// A job's id, its unit, type and state, and both their paths.
 type ListedJob = (u32, String, String, String, OwnedObjectPath, OwnedObjectPath);
 /// Name, description, load, active and sub state, following, path, job's id, type and path.
@@ -76,8 +78,7 @@ pub(super) trait Systemd {
 )]
 trait Login {
     fn reboot(&self, interactive: bool) -> zbus::Result<()>;
-    /// what, who, why, mode, uid, pid.
-    fn list_inhibitors(&self) -> zbus::Result<Vec<(String, String, String, String, u32, u32)>>;
+    fn list_inhibitors(&self) -> zbus::Result<Vec<Inhibitor>>;
 }
 
 #[zbus::proxy(
@@ -132,7 +133,7 @@ pub async fn restart(unit: &UnitName) -> ActOutcome {
 
 /// Tells the machine to reboot: logind, and where there is none systemd itself. It goes down some time after this has
 /// succeeded. What goes wrong is `inhibited` (systemd-inhibit(1): logind itself lets root pass over that),
-/// `no_systemd`, `permission_denied` or `systemd_refused`.
+/// `no_systemd`, `permission_denied` or `systemd_refused`: also where logind doesn't say who inhibits it.
 pub async fn reboot() -> ActOutcome {
     let connection = match connect().await {
         Ok(connection) => connection,
@@ -177,9 +178,12 @@ async fn who_blocks(login: &LoginProxy<'_>) -> zbus::Result<Option<String>> {
 /// Has the machine rebooted; or who inhibits that, and why.
 async fn reboot_over(connection: &Connection) -> zbus::Result<Option<String>> {
     let login = LoginProxy::new(connection).await?;
-    // Where nobody knows of inhibitors there are none.
-    if let Some(who) = who_blocks(&login).await.unwrap_or_default() {
-        return Ok(Some(who));
+    match who_blocks(&login).await {
+        Ok(None) => {}
+        Ok(Some(who)) => return Ok(Some(who)),
+        // Where there is no logind there are no inhibitors. One that doesn't answer may have some.
+        Err(error) if is_unknown_service(&error) => {}
+        Err(error) => return Err(error),
     }
     match login.reboot(false).await {
         Err(error) if is_unknown_service(&error) => {

@@ -274,6 +274,8 @@ async fn a_machine_that_reboots_is_known_by_its_job_for_that() {
 struct Login {
     what: &'static str,
     mode: &'static str,
+    /// Instead of saying who inhibits what.
+    silence: Option<fn(String) -> zbus::fdo::Error>,
     reboots: Arc<AtomicU32>,
     answer: fn() -> zbus::fdo::Result<()>,
 }
@@ -292,8 +294,9 @@ impl Login {
 
 #[zbus::interface(name = "org.freedesktop.login1.Manager")]
 impl Login {
-    fn list_inhibitors(&self) -> Vec<(String, String, String, String, u32, u32)> {
-        vec![(self.what.into(), "updater".into(), "writing the flash".into(), self.mode.into(), 0, 1)]
+    fn list_inhibitors(&self) -> zbus::fdo::Result<Vec<Inhibitor>> {
+        let inhibitor = (self.what.into(), "updater".into(), "writing the flash".into(), self.mode.into(), 0, 1);
+        self.silence.map_or_else(|| Ok(vec![inhibitor]), |error| Err(error("no".into())))
     }
 
     fn reboot(&self, interactive: bool) -> zbus::fdo::Result<()> {
@@ -310,9 +313,23 @@ async fn a_reboot_waits_for_nobody_but_who_blocks_it() {
         [("shutdown:sleep", "block", blocked, 0), ("shutdown", "delay", None, 1), ("sleep:idle", "block", None, 1)];
     for (what, mode, expected, reboots) in cases {
         let asked = Arc::new(AtomicU32::new(0));
-        let login = Login { what, mode, reboots: Arc::clone(&asked), answer: || Ok(()) };
+        let login = Login { what, mode, silence: None, reboots: Arc::clone(&asked), answer: || Ok(()) };
         assert_eq!(login.reboot_by().await.unwrap(), expected);
         assert_eq!(asked.load(Ordering::SeqCst), reboots, "{what} {mode}");
+    }
+}
+
+#[tokio::test]
+async fn a_machine_is_not_rebooted_while_it_is_not_known_who_inhibits_that() {
+    for (silence, reboots) in [
+        (zbus::fdo::Error::NoReply as fn(String) -> zbus::fdo::Error, 0),
+        (zbus::fdo::Error::TimedOut, 0),
+        (zbus::fdo::Error::ServiceUnknown, 1),
+    ] {
+        let (asked, silence) = (Arc::new(AtomicU32::new(0)), Some(silence));
+        let login = Login { what: "", mode: "", silence, reboots: Arc::clone(&asked), answer: || Ok(()) };
+        let outcome = login.reboot_by().await;
+        assert_eq!((outcome.is_ok(), asked.load(Ordering::SeqCst)), (reboots == 1, reboots), "{outcome:?}");
     }
 }
 
@@ -321,7 +338,7 @@ async fn a_reboot_that_logind_does_not_live_to_answer_may_come_all_the_same() {
     let no_reply = || Err(zbus::fdo::Error::NoReply("recipient disconnected from message bus without replying".into()));
     let refused = || Err(zbus::fdo::Error::AccessDenied("not you".into()));
     for (answer, taken) in [(no_reply as fn() -> zbus::fdo::Result<()>, true), (refused, false)] {
-        let login = Login { what: "sleep", mode: "delay", reboots: Arc::default(), answer };
+        let login = Login { what: "sleep", mode: "delay", silence: None, reboots: Arc::default(), answer };
         assert_eq!(login.reboot_by().await.is_ok(), taken);
     }
 }
