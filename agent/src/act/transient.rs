@@ -85,19 +85,19 @@ async fn run_over(
     let job = {
         let stdout = into.into_blocking_fd()?;
         let properties = properties(program, within, &stdout);
-        match systemd.start_transient_unit(&unit, "fail", &properties, &[]).await {
-            Ok(job) => job,
-            // Unanswered, it may be begun all the same.
-            Err(error) => return lost(&unit, error),
-        }
+        systemd.start_transient_unit(&unit, "fail", &properties, &[]).await
     };
     let mut output = Output::new(program.tail_max, progress);
-    let end = {
-        let mut ending = std::pin::pin!(ending(&systemd, &mut removed, &unit, &job, within, &mut canceled));
-        tokio::select! {
-            end = &mut ending => end,
-            () = output.read(&mut said) => ending.await,
+    let end = match job {
+        Ok(job) => {
+            let mut ending = std::pin::pin!(ending(&systemd, &mut removed, &unit, &job, within, &mut canceled));
+            tokio::select! {
+                end = &mut ending => end,
+                () = output.read(&mut said) => ending.await,
+            }
         }
+        // Unanswered, it may be begun all the same.
+        Err(error) => Err(error),
     };
     let end = match end {
         Ok(end) => end,

@@ -26,9 +26,11 @@ struct Script {
     job_result: Option<&'static str>,
     result: &'static str,
     exit_status: i32,
+    /// The bus is gone before anybody gets to know that it was begun.
+    is_mute: bool,
 }
 
-const GOOD: Script = Script { job_result: Some("done"), result: "success", exit_status: 0 };
+const GOOD: Script = Script { job_result: Some("done"), result: "success", exit_status: 0, is_mute: false };
 
 /// What it was asked for: calls, with the properties of the unit.
 type Asked = Arc<Mutex<Vec<String>>>;
@@ -68,6 +70,9 @@ impl Manager {
             } else {
                 self.asked.lock().unwrap().push(format!("{key}={}", *value));
             }
+        }
+        if self.script.is_mute {
+            emitter.connection().clone().close().await?;
         }
         self.asked.lock().unwrap().push(format!("start {mode}"));
         let job = path("/org/freedesktop/systemd1/job/1");
@@ -170,25 +175,27 @@ async fn served(script: Script) -> (Connection, Connection, Asked, Said) {
 
 #[tokio::test]
 async fn of_one_whose_bus_goes_away_the_end_is_told_when_it_has_come_and_what_came_of_it_can_not_be_known() {
-    let (systemd, connection, asked, said) = served(Script { job_result: None, ..GOOD }).await;
-    let book = PathBuf::from("/opt/books/fix");
-    let (_keep, canceled) = oneshot::channel();
-    let running = run_over(&connection, Program::new(&book, &[], &[]), LONG, canceled, |_| ());
-    let ends = async {
-        while !asked.lock().unwrap().iter().any(|line| line == "start fail") {
-            tokio::task::yield_now().await;
-        }
-        systemd.close().await.unwrap();
-        let mut runbook = said.lock().unwrap().take().unwrap();
-        runbook.write_all(b"and went on\n").unwrap();
-    };
-    let (outcome, ()) = tokio::join!(running, ends);
-    let outcome = outcome.unwrap();
-    assert_eq!(
-        (outcome.status, outcome.reason.as_deref(), outcome.output.as_deref()),
-        (ActStatus::Interrupted, Some("no_systemd"), Some("progress 40\nsaid\nand went on\n")),
-        "{outcome:?}"
-    );
+    for is_mute in [false, true] {
+        let (systemd, connection, asked, said) = served(Script { job_result: None, is_mute, ..GOOD }).await;
+        let book = PathBuf::from("/opt/books/fix");
+        let (_keep, canceled) = oneshot::channel();
+        let running = run_over(&connection, Program::new(&book, &[], &[]), LONG, canceled, |_| ());
+        let ends = async {
+            while !asked.lock().unwrap().iter().any(|line| line == "start fail") {
+                tokio::task::yield_now().await;
+            }
+            systemd.close().await.unwrap();
+            let mut runbook = said.lock().unwrap().take().unwrap();
+            runbook.write_all(b"and went on\n").unwrap();
+        };
+        let (outcome, ()) = tokio::join!(running, ends);
+        let outcome = outcome.unwrap();
+        assert_eq!(
+            (outcome.status, outcome.reason.as_deref(), outcome.output.as_deref()),
+            (ActStatus::Interrupted, Some("no_systemd"), Some("progress 40\nsaid\nand went on\n")),
+            "{is_mute} {outcome:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -221,7 +228,7 @@ async fn what_must_not_be_ended_in_the_middle_does_not_end_with_the_helper() {
 
 #[tokio::test]
 async fn each_end_has_its_reason() {
-    let failed = |result, exit_status| Script { job_result: Some("failed"), result, exit_status };
+    let failed = |result, exit_status| Script { job_result: Some("failed"), result, exit_status, ..GOOD };
     let cases = [
         (failed("exit-code", 3), "exit_code", "exit code 3"),
         (failed("signal", 9), "signal", "ended by signal 9"),
