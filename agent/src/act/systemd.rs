@@ -205,10 +205,12 @@ fn is_unknown_service(error: &zbus::Error) -> bool {
 }
 
 /// Whoever was asked, or the bus itself, went away without an answer: what was asked for may have been done.
-fn is_unanswered(error: &zbus::Error) -> bool {
+pub(super) fn is_unanswered(error: &zbus::Error) -> bool {
     match error {
         zbus::Error::InputOutput(_) => true,
         zbus::Error::MethodError(name, _, _) => name.as_str() == "org.freedesktop.DBus.Error.NoReply",
+        // Of a property.
+        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::NoReply(_)),
         _ => false,
     }
 }

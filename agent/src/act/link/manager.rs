@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use zbus::Connection;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath};
 
-use crate::act::systemd::connect;
+use crate::act::systemd::{connect, is_unanswered};
 use crate::engine::io::ActOutcome;
 
 /// `NMDeviceState`: it is managed from here on.
@@ -76,21 +76,29 @@ pub(super) struct Managed {
 }
 
 /// The device of an interface, which is a modem's or not; `None` where NetworkManager doesn't manage it.
-pub(super) async fn find(interface: &str, is_modems: bool) -> Option<Managed> {
-    // Where there is no bus there is no NetworkManager.
-    find_over(connect().await.ok()?, interface, is_modems).await
+///
+/// # Errors
+/// There may be a NetworkManager that has it, and it doesn't answer.
+pub(super) async fn find(interface: &str, is_modems: bool) -> zbus::Result<Option<Managed>> {
+    match connect().await {
+        Ok(connection) => find_over(connection, interface, is_modems).await,
+        // Where there is no bus there is no NetworkManager.
+        Err(zbus::Error::InputOutput(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
-async fn find_over(connection: Connection, interface: &str, is_modems: bool) -> Option<Managed> {
-    let manager = NetworkManagerProxy::new(&connection).await.ok()?;
-    let device = match manager.get_device_by_ip_iface(interface).await {
-        Ok(device) => device,
-        // A modem has its interface only while it is connected: the one that is to be restarted may be one that is not.
-        Err(zbus::Error::MethodError(..)) if is_modems => modem(&connection, &manager, interface).await.ok()??,
-        Err(_) => return None,
-    };
-    let state = DeviceProxy::builder(&connection).path(&device).ok()?.build().await.ok()?.state().await.ok()?;
-    (state >= STATE_UNAVAILABLE).then_some(Managed { connection, device })
+async fn find_over(connection: Connection, interface: &str, is_modems: bool) -> zbus::Result<Option<Managed>> {
+    let manager = NetworkManagerProxy::new(&connection).await?;
+    let mut found = unless_refused(manager.get_device_by_ip_iface(interface).await)?;
+    // A modem has its interface only while it is connected: the one that is to be restarted may be one that is not.
+    if found.is_none() && is_modems {
+        found = modem(&connection, &manager, interface).await?;
+    }
+    let Some(device) = found else { return Ok(None) };
+    let proxy = DeviceProxy::builder(&connection).path(device.clone())?.build().await?;
+    let is_managed = unless_refused(proxy.state().await)?.is_some_and(|state| state >= STATE_UNAVAILABLE);
+    Ok(is_managed.then_some(Managed { connection, device }))
 }
 
 /// The only modem that NetworkManager has, or the one whose control port is called after the interface.
@@ -100,16 +108,29 @@ async fn modem(
     interface: &str,
 ) -> zbus::Result<Option<OwnedObjectPath>> {
     let mut modems = Vec::new();
-    for path in manager.get_devices().await?.into_iter().take(DEVICES_MAX) {
+    for path in unless_refused(manager.get_devices().await)?.into_iter().flatten().take(DEVICES_MAX) {
         let device = DeviceProxy::builder(connection).path(path.clone())?.build().await?;
-        if device.device_type().await? == TYPE_MODEM {
-            modems.push((path, device.interface().await?));
+        // One that has gone meanwhile is none.
+        if unless_refused(device.device_type().await)? == Some(TYPE_MODEM) {
+            modems.extend(unless_refused(device.interface().await)?.map(|port| (path, port)));
         }
     }
     // wwan0qmi0 is wwan0's, and wwan10qmi0 not wwan1's.
     let is_its = |port: &str| port.strip_prefix(interface).is_some_and(|rest| !rest.starts_with(char::is_numeric));
     let its = modems.iter().position(|(_, port)| is_its(port)).or((modems.len() == 1).then_some(0));
     Ok(its.map(|index| modems.swap_remove(index).0))
+}
+
+/// `None` where there is nobody to ask, or nothing that was asked for. No answer at all is an error.
+fn unless_refused<T>(answer: zbus::Result<T>) -> zbus::Result<Option<T>> {
+    let is_refusal = |error: &zbus::Error| {
+        matches!(error, zbus::Error::MethodError(..) | zbus::Error::FDO(_)) && !is_unanswered(error)
+    };
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if is_refusal(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Managed {
@@ -163,6 +184,8 @@ mod tests {
     use crate::engine::io::ActStatus;
 
     const DEVICE: &str = "/org/freedesktop/NetworkManager/Devices/2";
+    /// One that nobody knows of any more when it is asked for.
+    const GONE: &str = "/org/freedesktop/NetworkManager/Devices/3";
     const MODEMS: &str = "/org/freedesktop/NetworkManager/Modems";
     const ACTIVE: &str = "/org/freedesktop/NetworkManager/ActiveConnection/1";
     const PROFILE: &str = "/org/freedesktop/NetworkManager/Settings/7";
@@ -174,6 +197,8 @@ mod tests {
         active: &'static str,
         /// The control ports of modems that have lost their connection, and with it their interface.
         ports: Vec<&'static str>,
+        /// Instead of its devices.
+        refusal: fn(String) -> zbus::fdo::Error,
         activated: Arc<Mutex<Vec<[String; 3]>>>,
     }
 
@@ -197,12 +222,12 @@ mod tests {
     impl Manager {
         fn get_device_by_ip_iface(&self, iface: &str) -> zbus::fdo::Result<OwnedObjectPath> {
             let is_known = iface == "wwan0" && self.0.ports.is_empty();
-            if is_known { Ok(path(DEVICE)) } else { Err(zbus::fdo::Error::Failed("no device".into())) }
+            if is_known { Ok(path(DEVICE)) } else { Err((self.0.refusal)("no device".into())) }
         }
 
         fn get_devices(&self) -> Vec<OwnedObjectPath> {
             let modems = self.0.ports.iter().map(|port| path(&format!("{MODEMS}/{port}")));
-            std::iter::once(path(DEVICE)).chain(modems).collect()
+            [path(DEVICE), path(GONE)].into_iter().chain(modems).collect()
         }
 
         fn activate_connection(
@@ -277,8 +302,24 @@ mod tests {
         states: &[u32],
         active: &'static str,
     ) -> (Option<ActOutcome>, Vec<[String; 3]>) {
-        let states = Arc::new(Mutex::new(states.to_vec()));
-        let played = Played { states, active, ports: ports.to_vec(), activated: Arc::default() };
+        let played = Played {
+            states: Arc::new(Mutex::new(states.to_vec())),
+            active,
+            ports: ports.to_vec(),
+            refusal: zbus::fdo::Error::Failed,
+            activated: Arc::default(),
+        };
+        let (_server, found) = find_with(&played, interface).await;
+        let outcome = match found.unwrap() {
+            Some(managed) => Some(managed.activate(interface, || ()).await),
+            None => None,
+        };
+        let activated = played.activated.lock().unwrap().clone();
+        (outcome, activated)
+    }
+
+    /// Who plays it, and what is found.
+    async fn find_with(played: &Played, interface: &str) -> (Connection, zbus::Result<Option<Managed>>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let server = Builder::unix_stream(theirs)
             .server(zbus::Guid::generate())
@@ -293,16 +334,12 @@ mod tests {
             .build();
         let client = Builder::unix_stream(ours).p2p().build();
         let (server, client) = tokio::try_join!(server, client).unwrap();
-        for port in ports {
+        for port in &played.ports {
             let modem = Modem(played.clone(), port);
             server.object_server().at(format!("{MODEMS}/{port}"), modem).await.unwrap();
         }
-        let outcome = match find_over(client, interface, interface.starts_with("wwan")).await {
-            Some(managed) => Some(managed.activate(interface, || ()).await),
-            None => None,
-        };
-        let activated = played.activated.lock().unwrap().clone();
-        (outcome, activated)
+        let found = find_over(client, interface, interface.starts_with("wwan")).await;
+        (server, found)
     }
 
     #[tokio::test]
@@ -338,5 +375,18 @@ mod tests {
     async fn what_it_does_not_manage_is_left_to_others() {
         assert_eq!(play("wwan0", &[10], ACTIVE).await, (None, vec![]));
         assert_eq!(play("eth9", &[100], ACTIVE).await, (None, vec![]));
+    }
+
+    #[tokio::test]
+    async fn whether_it_manages_an_interface_is_not_known_where_it_does_not_answer() {
+        for (refusal, is_known) in [
+            (zbus::fdo::Error::ServiceUnknown as fn(String) -> zbus::fdo::Error, true),
+            (zbus::fdo::Error::NoReply, false),
+        ] {
+            let states = Arc::new(Mutex::new(vec![STATE_ACTIVATED]));
+            let played = Played { states, active: ACTIVE, ports: vec![], refusal, activated: Arc::default() };
+            let (_server, found) = find_with(&played, "eth9").await;
+            assert_eq!(found.is_ok_and(|found| found.is_none()), is_known);
+        }
     }
 }

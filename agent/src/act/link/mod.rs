@@ -86,7 +86,11 @@ impl Interfaces {
         }
         let managed =
             match before(manager::find(interface, is_modems(interface)), interface, within, &mut canceled).await {
-                Ok(managed) => managed,
+                Ok(Ok(managed)) => managed,
+                Ok(Err(error)) => {
+                    let detail = format!("{interface} was left as it was: ask NetworkManager for it: {error}");
+                    return ActOutcome::failed("link_failed", detail);
+                }
                 Err(unwanted) => return unwanted,
             };
         let is_up = Notify::new();
