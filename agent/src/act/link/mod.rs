@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::program::{self, Program};
 use super::transient;
@@ -76,6 +76,7 @@ impl Interfaces {
         if self == Self::None {
             return ActOutcome::failed("not_supported", "this gateway has no means to restart an interface");
         }
+        let began = Instant::now();
         // Whoever has it done elsewhere may not even see the network.
         let links = Links::find().filter(|_| self == Self::Here);
         if let Some(Err(refusal)) = links.map(|links| links.check(interface)) {
@@ -100,7 +101,7 @@ impl Interfaces {
                 None => self.restart_as_a_process(interface, || is_up.notify_one()).await,
             }
         };
-        wait_for(restart, interface, &is_up, within, canceled).await
+        wait_for(restart, interface, &is_up, (began, within), canceled).await
     }
 
     async fn restart_as_a_process(self, interface: &str, mut is_up: impl FnMut()) -> ActOutcome {
@@ -156,17 +157,17 @@ async fn before<T>(
     }
 }
 
-/// Waits for a restart to end; once the link is up, only as long as somebody wants to.
+/// Waits for a restart to end; once the link is up, only as long as somebody wants to, which is `within` since it began.
 async fn wait_for(
     restart: impl Future<Output = ActOutcome>,
     interface: &str,
     is_up: &Notify,
-    within: Duration,
+    (began, within): (Instant, Duration),
     canceled: oneshot::Receiver<()>,
 ) -> ActOutcome {
     let unwanted = async {
         tokio::select! {
-            () = sleep(within) => {
+            () = sleep(within.saturating_sub(began.elapsed())) => {
                 let within = humantime::format_duration(within);
                 ActOutcome::timed_out(format!("{interface} was restarted; it has no carrier, and {within} are over"))
             }

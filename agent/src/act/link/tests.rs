@@ -256,7 +256,9 @@ async fn a_carrier_that_stays_away_is_waited_for_as_long_as_somebody_wants_to_an
         let (is_up, (cancel, canceled)) = (Notify::new(), oneshot::channel());
         let _keep = if is_canceled { cancel.send(()).map(|()| None).unwrap() } else { Some(cancel) };
         let restart = links.restart("wwan0", || is_up.notify_one(), pending());
-        let outcome = timeout(Duration::from_secs(60), wait_for(restart, "wwan0", &is_up, within, canceled)).await;
+        let outcome =
+            timeout(Duration::from_secs(60), wait_for(restart, "wwan0", &is_up, (Instant::now(), within), canceled))
+                .await;
         assert_eq!(outcome.map(|outcome| outcome.status), Ok(status));
         assert_eq!(gateway.calls(), [DOWN, UP]);
         assert!(gateway.ip(&["route", "show", "default"]).contains("10.79.0.254"));
@@ -283,6 +285,16 @@ async fn nobody_waits_longer_than_wanted_for_who_manages_an_interface() {
         let outcome = before(pending::<()>(), "wwan0", within, &mut canceled).await.unwrap_err();
         assert_eq!(outcome.status, status);
     }
+}
+
+#[tokio::test]
+async fn what_finding_out_who_manages_an_interface_took_is_not_waited_for_again() {
+    let within = Duration::from_secs(600);
+    let (is_up, (_keep, canceled)) = (Notify::new(), oneshot::channel());
+    is_up.notify_one();
+    let waiting = wait_for(pending(), "wwan0", &is_up, (Instant::now() - within, within), canceled);
+    let outcome = timeout(Duration::from_secs(60), waiting).await;
+    assert_eq!(outcome.map(|outcome| outcome.status), Ok(ActStatus::TimedOut));
 }
 
 #[test]
