@@ -346,7 +346,7 @@ pub(super) async fn result_of(removed: &mut JobRemovedStream, job: &OwnedObjectP
 /// What was begun on a unit goes on, though the bus is gone that would have told its end. A refusal stays one.
 pub(super) fn lost(unit: &str, error: zbus::Error) -> zbus::Result<ActOutcome> {
     match error {
-        zbus::Error::MethodError(..) => Err(error),
+        zbus::Error::MethodError(..) if !is_unanswered(&error) => Err(error),
         _ => Ok(ActOutcome::interrupted("no_systemd", format!("what came of {unit} can't be known: {error}"))),
     }
 }

@@ -232,6 +232,16 @@ async fn each_refusal_has_its_reason() {
     }
 }
 
+#[tokio::test]
+async fn what_systemd_did_not_live_to_answer_may_have_been_begun() {
+    let outcome = outcome(Script { refusal: Some(zbus::fdo::Error::NoReply), ..GOOD }).await;
+    assert_eq!(
+        (outcome.status, outcome.reason.as_deref()),
+        (ActStatus::Interrupted, Some("no_systemd")),
+        "{outcome:?}"
+    );
+}
+
 #[test]
 fn a_unit_that_is_no_service_is_judged_by_its_state_alone() {
     let timer = UnitName::parse("backup.timer").unwrap();
