@@ -75,9 +75,7 @@ pub async fn run<'a>(job: Job, units: impl IntoIterator<Item = &'a str>) -> Resu
 /// whose failure the unit passes over.
 pub async fn said_no(service: &str, word: &str) -> Option<String> {
     let ask = async {
-        let connection = connect().await?;
-        let path = SystemdProxy::new(&connection).await?.load_unit(service).await?;
-        let proxy = ServiceProxy::builder(&connection).path(path)?.build().await?;
+        let proxy = proxy_of(service).await?;
         zbus::Result::Ok([proxy.exec_start().await?, proxy.exec_reload().await?].concat())
     };
     let commands = match within(ask).await {
@@ -88,9 +86,31 @@ pub async fn said_no(service: &str, word: &str) -> Option<String> {
     // By when they ended, since boot.
     match with_word.max_by_key(|(_, _, _, _, _, _, ended, ..)| *ended) {
         Some((.., 0)) => None,
-        Some((.., status)) => Some(format!("exit code {status}: journalctl -u {service}")),
+        Some((.., status)) => Some(ended_badly(service, *status)),
         None => Some(format!("{service} here has no command for {word}")),
     }
+}
+
+/// Why a command that stops a service ended badly, in words; `None`: they did well. To systemd it is stopped all the
+/// same.
+pub async fn failed_to_stop(service: &str) -> Option<String> {
+    let ask = async { proxy_of(service).await?.exec_stop().await };
+    match within(ask).await {
+        Ok(commands) => commands.into_iter().find_map(|(_, _, is_passed_over, .., status)| {
+            (!is_passed_over && status != 0).then(|| ended_badly(service, status))
+        }),
+        Err(error) => Some(error),
+    }
+}
+
+fn ended_badly(service: &str, status: i32) -> String {
+    format!("exit code {status}: journalctl -u {service}")
+}
+
+async fn proxy_of(service: &str) -> zbus::Result<ServiceProxy<'static>> {
+    let connection = connect().await?;
+    let path = SystemdProxy::new(&connection).await?.load_unit(service).await?;
+    ServiceProxy::builder(&connection).path(path)?.build().await
 }
 
 async fn within<T>(work: impl Future<Output = zbus::Result<T>>) -> Result<T, String> {

@@ -114,6 +114,8 @@ pub(super) trait Service {
     #[zbus(property(emits_changed_signal = "false"))]
     fn exec_reload(&self) -> zbus::Result<Vec<Executed>>;
     #[zbus(property(emits_changed_signal = "false"))]
+    fn exec_stop(&self) -> zbus::Result<Vec<Executed>>;
+    #[zbus(property(emits_changed_signal = "false"))]
     fn exec_main_status(&self) -> zbus::Result<i32>;
 }
 

@@ -321,11 +321,17 @@ impl Quarantine {
         match &self.loader {
             // Adding it first makes deleting it right where it isn't.
             Loader::Nft(nft) => {
+                let bridge = run(nft, &[format!("add table {BRIDGE_TABLE}; delete table {BRIDGE_TABLE}")]).await;
                 // What a kernel doesn't know isn't there.
-                let _ = run(nft, &[format!("add table {BRIDGE_TABLE}; delete table {BRIDGE_TABLE}")]).await;
+                if bridge.is_err() && run(nft, &[format!("list table {BRIDGE_TABLE}")]).await.is_ok() {
+                    return bridge;
+                }
                 run(nft, &[format!("add table {TABLE}; delete table {TABLE}")]).await
             }
-            Loader::BootUnit => jobs::run(Job::Stop, [BOOT_UNIT]).await,
+            Loader::BootUnit => {
+                jobs::run(Job::Stop, [BOOT_UNIT]).await?;
+                jobs::failed_to_stop(BOOT_UNIT).await.map_or(Ok(()), Err)
+            }
             Loader::None => Ok(()),
         }
     }

@@ -399,6 +399,22 @@ async fn rules_that_can_not_be_taken_away_are_still_in_force() {
     assert_eq!((outcome.reason.as_deref(), quarantine.in_force().is_some()), (Some("nft_failed"), true), "{outcome:?}");
 }
 
+#[tokio::test]
+async fn a_table_for_bridges_that_stays_is_still_in_force_and_one_that_is_not_there_is_no_reason_to_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let quarantine = with_a_refusing_nft(dir.path());
+    let nft = dir.path().join("nft");
+    for (still_there, reason) in [("", Some("nft_failed")), ("exit 1", None)] {
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in *'delete table bridge'*) exit 1 ;; 'list table bridge'*) {still_there} ;; esac\n"
+        );
+        fs::write(&nft, script).unwrap();
+        is_done(&quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
+        let outcome = quarantine.leave().await;
+        assert_eq!((outcome.reason.as_deref(), quarantine.in_force().is_some()), (reason, reason.is_some()));
+    }
+}
+
 #[test]
 fn every_level_is_a_ruleset_that_nft_takes_whatever_the_terms() {
     let Loader::Nft(nft) = Loader::find() else {
