@@ -166,7 +166,7 @@ impl Quarantine {
         let _turn = turn::take(&self.turn, &self.dir).await;
         let before = self.saved();
         if before.as_ref().is_some_and(|saved| saved.level().is_none()) {
-            return ActOutcome::failed(NOT_IN_FORCE, "it was ended on the console: fieldmedic release --local");
+            return ended_on_the_console();
         }
         // There is none where a crash came between the order and the act.
         let before = before.unwrap_or_default();
@@ -190,8 +190,7 @@ impl Quarantine {
     /// The same for root on the console: whoever asks later is told so, once.
     pub async fn leave_by_hand(&self) -> ActOutcome {
         let _turn = turn::take(&self.turn, &self.dir).await;
-        let left = Saved { level: ENDED.into(), ..Saved::default() };
-        self.end(Some(left)).await
+        self.end(Some(ended())).await
     }
 
     /// How it ended, and which units it has stopped.
@@ -227,6 +226,11 @@ impl Quarantine {
         }
         let stopping = if level == QuarantineLevel::Observe { Ok(Vec::new()) } else { self.stop(&mut now).await };
         let (stopping, stopped) = stopping.map_or_else(|error| (Err(error), Vec::new()), |stopped| (Ok(()), stopped));
+        if self.has_ended() {
+            let ended = self.end_of(Some(now), Some(ended())).await;
+            let is_over = ended.status == ActStatus::Succeeded;
+            return (if is_over { ended_on_the_console() } else { ended }, Vec::new());
+        }
         let outcome = match self.save(&now) {
             Ok(()) => outcome(level, &now, stopping),
             Err(error) => failed(&error),
@@ -276,13 +280,25 @@ impl Quarantine {
             return Ok(Vec::new());
         }
         let running = jobs::running(&now.terms.stop).await?;
+        if self.has_ended() {
+            return Ok(Vec::new());
+        }
         now.stopped.extend(running.iter().filter(|unit| !now.stopped.contains(unit)).cloned().collect::<Vec<_>>());
         self.save(now).map_err(|error| error.to_string())?;
         jobs::run(Job::Stop, running.iter().map(UnitName::as_str)).await.map(|()| running)
     }
 
+    /// Root, who waits for nobody's turn without end, has ended on the console what is being put in force here.
+    fn has_ended(&self) -> bool {
+        self.saved().is_some_and(|saved| saved.level().is_none())
+    }
+
     async fn end(&self, mark: Option<Saved>) -> ActOutcome {
-        let saved = self.saved();
+        self.end_of(self.saved(), mark).await
+    }
+
+    /// Ends what was saved so, and leaves this mark of it.
+    async fn end_of(&self, saved: Option<Saved>, mark: Option<Saved>) -> ActOutcome {
         // What can't be read may have rules.
         let has_rules = saved.as_ref().map_or_else(|| self.dir.join(STATE_FILE).exists(), Saved::has_rules);
         // If what was stopped can't be known, the rules can still go.
@@ -413,6 +429,14 @@ fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) ->
             ActOutcome { reason, ..ActOutcome::succeeded(detail) }
         }
     }
+}
+
+fn ended() -> Saved {
+    Saved { level: ENDED.into(), ..Saved::default() }
+}
+
+fn ended_on_the_console() -> ActOutcome {
+    ActOutcome::failed(NOT_IN_FORCE, "it was ended on the console: fieldmedic release --local")
 }
 
 fn in_reach(now: &Saved) -> String {

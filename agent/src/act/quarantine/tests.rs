@@ -330,6 +330,37 @@ async fn a_change_waits_until_another_process_has_done_its_own_and_leaves_its_fi
 }
 
 #[tokio::test]
+async fn what_root_ends_while_it_is_put_in_force_is_over_and_no_rule_of_it_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let (nft, log, roots) = (dir.path().join("nft"), dir.path().join("log"), dir.path().join("ended"));
+    // Root doesn't wait for it any more, and is done before the rules are loaded.
+    let script = format!(
+        "#!/bin/sh\necho \"$*\" >> {}\n[ \"$1\" != -f ] || [ ! -e {roots} ] || cp {roots} {}\n",
+        log.display(),
+        state.join(STATE_FILE).display(),
+        roots = roots.display(),
+    );
+    fs::write(&nft, script).unwrap();
+    fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
+    let quarantine = Quarantine::new(state.clone(), Loader::Nft(nft), AGENT);
+    is_done(&quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
+    fs::write(&roots, serde_json::to_vec(&ended()).unwrap()).unwrap();
+    for is_entered in [false, true] {
+        let terms = terms(&[BROKER, ELSEWHERE], &[]);
+        let outcome = if is_entered {
+            quarantine.enter(QuarantineLevel::Isolate, terms).await
+        } else {
+            quarantine.refresh(QuarantineLevel::Isolate, false, terms).await
+        };
+        assert_eq!(outcome.reason.as_deref(), Some(NOT_IN_FORCE), "{outcome:?}");
+        let called = fs::read_to_string(&log).unwrap();
+        assert!(called.lines().last().unwrap().ends_with(&format!("delete table {TABLE}")), "{called}");
+        assert!(quarantine.in_force().is_none() && !state.join(RULES_FILE).exists());
+    }
+}
+
+#[tokio::test]
 async fn a_state_that_can_not_be_read_counts_as_in_force_and_is_written_anew() {
     let Some(world) = World::new() else { return };
     let quarantine = world.quarantine();

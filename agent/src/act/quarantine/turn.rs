@@ -12,7 +12,8 @@ use tokio::time::sleep;
 
 /// What is locked (flock(2)), beside the state. It is never deleted: then two could hold it.
 const LOCK_FILE: &str = "quarantine.lock";
-/// How often it is tried, and how far apart: longer than a change takes. One that hangs must not keep root from ending it.
+/// How often it is tried, and how far apart: longer than most changes take. One that takes longer, by PID 1, must not
+/// keep root from ending it; it sees that it was ended before it saves again.
 const TRIES_MAX: u32 = 1_500;
 const PAUSE: Duration = Duration::from_millis(100);
 
