@@ -177,8 +177,7 @@ impl Quarantine {
         if in_force.is_none() || stopped.is_empty() || outcome.status != ActStatus::Succeeded {
             return outcome;
         }
-        let detail = format!("started meanwhile and stopped again: {}", names(&stopped));
-        ActOutcome { reason: outcome.reason.or_else(|| Some(STOPPED_AGAIN.into())), detail: Some(detail), ..outcome }
+        stopped_again(outcome, &stopped)
     }
 
     /// Ends it, and starts what was stopped for it. Ending what isn't in force succeeds.
@@ -437,6 +436,14 @@ fn ended() -> Saved {
 
 fn ended_on_the_console() -> ActOutcome {
     ActOutcome::failed(NOT_IN_FORCE, "it was ended on the console: fieldmedic release --local")
+}
+
+/// What a refresh is that has stopped units. Where there is no firewall that is all that a quarantine does: it is told in
+/// place of `degraded`, which was told when it was entered.
+fn stopped_again(outcome: ActOutcome, stopped: &[UnitName]) -> ActOutcome {
+    let detail = outcome.detail.unwrap_or_default();
+    let detail = format!("{detail}; started meanwhile and stopped again: {}", names(stopped));
+    ActOutcome { reason: Some(STOPPED_AGAIN.into()), detail: Some(detail), ..outcome }
 }
 
 fn in_reach(now: &Saved) -> String {

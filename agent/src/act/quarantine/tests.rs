@@ -384,6 +384,17 @@ async fn without_a_firewall_a_quarantine_is_degraded_and_says_so() {
     is_done(&quarantine.leave().await);
 }
 
+#[test]
+fn units_that_are_stopped_again_are_told_where_there_is_no_firewall_too() {
+    let stopped = vec![UnitName::parse("app.service").unwrap()];
+    let degraded = Some("install nftables".to_owned());
+    let saved = Saved { stopped: stopped.clone(), degraded, ..Saved::default() };
+    let again = stopped_again(outcome(QuarantineLevel::Restrict, &saved, Ok(())), &stopped);
+    assert_eq!((again.status, again.reason.as_deref()), (ActStatus::Succeeded, Some(STOPPED_AGAIN)), "{again:?}");
+    let detail = again.detail.unwrap();
+    assert!(detail.contains("install nftables") && detail.ends_with("stopped again: app.service"), "{detail}");
+}
+
 /// A quarantine whose nft says no to everything, as where a container has no right to the firewall, while `refuses` is
 /// there.
 fn with_a_refusing_nft(dir: &Path) -> Quarantine {
