@@ -82,9 +82,28 @@ struct State {
 
 /// From when until when a command is valid, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written")]
 struct Validity {
     iat: i64,
     exp: i64,
+}
+
+/// A ledger of an older version says of a command only until when it is valid.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Both { iat: i64, exp: i64 },
+    Exp(i64),
+}
+
+impl From<Written> for Validity {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Both { iat, exp } => Self { iat, exp },
+            // Issued no later than that.
+            Written::Exp(exp) => Self { iat: exp, exp },
+        }
+    }
 }
 
 /// When something was.
@@ -583,6 +602,18 @@ mod tests {
         let after = command("after", 1_000_011, 1_009_000, None);
         assert_eq!(world.order(&after, &at(1, 13, true)), Ok(()));
         assert_eq!(world.spend(&at(1, 10 + HOUR_S, true)), Ok(()));
+    }
+
+    #[test]
+    fn a_ledger_of_an_older_version_is_not_damaged() {
+        let mut world = World::new();
+        let json = r#"{"floor_s":0,"commands":{"c-1":1009000},"spent":{},"careful_since":null}"#;
+        let text = format!("{:08x}\n{json}", crc32c::crc32c(json.as_bytes()));
+        fs::write(world.0.path().join(FILE), text).unwrap();
+        world.reopen(&at(1, 1, true));
+        assert_eq!(world.order(&command("c-1", 1_000_000, 1_009_000, None), &at(1, 2, true)), Err("replayed"));
+        assert_eq!(world.order(&command("c-2", 1_000_000, 1_009_000, None), &at(1, 2, true)), Ok(()));
+        assert_eq!(world.spend(&at(1, 3, true)), Ok(()));
     }
 
     #[test]
