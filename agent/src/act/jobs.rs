@@ -71,8 +71,8 @@ pub async fn run<'a>(job: Job, units: impl IntoIterator<Item = &'a str>) -> Resu
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
 }
 
-/// Why the last of a service's commands with this word in an argument ended badly, in words; `None`: it did well. Of one
-/// whose failure the unit passes over.
+/// Why the last of a service's commands with this word in an argument ended badly, in words; `None`: it did well. Of
+/// one whose failure the unit passes over.
 pub async fn said_no(service: &str, word: &str) -> Option<String> {
     let ask = async {
         let proxy = proxy_of(service).await?;

@@ -40,8 +40,8 @@ type ListedJob = (u32, String, String, String, OwnedObjectPath, OwnedObjectPath)
 pub(super) type ListedUnit =
     (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
-/// Path, argv, whether its failure is passed over, when it began and ended (by the wall clock and since boot, each), pid,
-/// code and status.
+/// Path, argv, whether its failure is passed over, when it began and ended (by the wall clock and since boot, each),
+/// pid, code and status.
 pub(super) type Executed = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
 #[zbus::proxy(
@@ -203,7 +203,8 @@ async fn reboot_over(connection: &Connection) -> zbus::Result<Option<String>> {
 
 /// Nobody owns the name, and nobody can be started for it.
 fn is_unknown_service(error: &zbus::Error) -> bool {
-    matches!(error, zbus::Error::MethodError(name, _, _) if name.as_str() == "org.freedesktop.DBus.Error.ServiceUnknown")
+    let unknown = "org.freedesktop.DBus.Error.ServiceUnknown";
+    matches!(error, zbus::Error::MethodError(name, _, _) if name.as_str() == unknown)
 }
 
 /// Whoever was asked, or the bus itself, went away without an answer: what was asked for may have been done.

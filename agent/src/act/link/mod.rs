@@ -151,13 +151,15 @@ async fn before<T>(
         answer = asking => Ok(answer),
         () = sleep(within) => {
             let within = humantime::format_duration(within);
-            Err(ActOutcome::timed_out(format!("{interface} was left as it was: who manages it isn't known after {within}")))
+            let detail = format!("{interface} was left as it was: who manages it isn't known after {within}");
+            Err(ActOutcome::timed_out(detail))
         }
         Ok(()) = canceled => Err(ActOutcome::canceled(format!("{interface} was left as it was"))),
     }
 }
 
-/// Waits for a restart to end; once the link is up, only as long as somebody wants to, which is `within` since it began.
+/// Waits for a restart to end; once the link is up, only as long as somebody wants to, which is `within` since it
+/// began.
 async fn wait_for(
     restart: impl Future<Output = ActOutcome>,
     interface: &str,
@@ -171,7 +173,9 @@ async fn wait_for(
                 let within = humantime::format_duration(within);
                 ActOutcome::timed_out(format!("{interface} was restarted; it has no carrier, and {within} are over"))
             }
-            Ok(()) = canceled => ActOutcome::canceled(format!("{interface} was restarted; its carrier isn't waited for")),
+            Ok(()) = canceled => {
+                ActOutcome::canceled(format!("{interface} was restarted; its carrier isn't waited for"))
+            }
         }
     };
     let is_up = async {
@@ -368,8 +372,8 @@ fn replace<'a>(family: &'a str, words: &'a [String]) -> Vec<&'a str> {
     [family, "route", "replace"].into_iter().chain(words.iter().map(String::as_str)).collect()
 }
 
-/// Whether a route comes back without anybody's doing. One by a router's advertisement has a lifetime, which ip(8) shows
-/// and doesn't take; it comes with the next advertisement, which a link that comes up asks for.
+/// Whether a route comes back without anybody's doing. One by a router's advertisement has a lifetime, which ip(8)
+/// shows and doesn't take; it comes with the next advertisement, which a link that comes up asks for.
 fn is_made_again(line: &str) -> bool {
     ["proto kernel", "table local", "proto ra", "expires "].iter().any(|mark| line.contains(mark))
 }

@@ -241,8 +241,8 @@ impl Quarantine {
         (outcome, stopped)
     }
 
-    /// Writes the rules where the boot unit finds them, and loads them; why those for bridges are not in force, if there
-    /// are bridges. What was loaded before stays in force if that fails.
+    /// Writes the rules where the boot unit finds them, and loads them; why those for bridges are not in force, if
+    /// there are bridges. What was loaded before stays in force if that fails.
     async fn load(&self, rules: &str, bridge: &str, was_loaded: bool) -> Result<Option<Failed>, Failed> {
         let (file, bridge_file) = (self.dir.join(RULES_FILE), self.dir.join(BRIDGE_FILE));
         for (file, text) in [(&file, rules), (&bridge_file, bridge)] {
@@ -438,8 +438,8 @@ fn ended_on_the_console() -> ActOutcome {
     ActOutcome::failed(NOT_IN_FORCE, "it was ended on the console: fieldmedic release --local")
 }
 
-/// What a refresh is that has stopped units. Where there is no firewall that is all that a quarantine does: it is told in
-/// place of `degraded`, which was told when it was entered.
+/// What a refresh is that has stopped units. Where there is no firewall that is all that a quarantine does: it is told
+/// in place of `degraded`, which was told when it was entered.
 fn stopped_again(outcome: ActOutcome, stopped: &[UnitName]) -> ActOutcome {
     let detail = outcome.detail.unwrap_or_default();
     let detail = format!("{detail}; started meanwhile and stopped again: {}", names(stopped));

@@ -23,8 +23,8 @@ pub(super) struct Turn<'a> {
     beside: Option<OwnedFd>,
 }
 
-/// Waits for it. Where there is no directory, or none that can be written to, there is nobody to wait for, or nothing to
-/// be done.
+/// Waits for it. Where there is no directory, or none that can be written to, there is nobody to wait for, or nothing
+/// to be done.
 pub(super) async fn take<'a>(here: &'a Mutex<()>, dir: &Path) -> Turn<'a> {
     let here = here.lock().await;
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
