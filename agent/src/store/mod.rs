@@ -72,8 +72,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 pub struct StoreSettings {
     /// Its directory; made, for the owner alone, if it isn't there.
     pub path: PathBuf,
-    /// What the engine lets it grow to, in bytes: here it sets the size of a segment and of the reserve, and how much of
-    /// what was damaged is kept.
+    /// What the engine lets it grow to, in bytes: here it sets the size of a segment and of the reserve, when the state
+    /// is written anew, and how much of what was damaged is kept.
     pub max_bytes: u64,
 }
 

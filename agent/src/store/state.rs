@@ -405,6 +405,17 @@ fn let_go<T>(db: T) {
     });
 }
 
+/// Does something with a database, and lets go of it where that fails.
+fn held_through<T>(db: sled::Db, step: impl FnOnce(&sled::Db) -> Result<T, Trouble>) -> Result<(sled::Db, T), Trouble> {
+    match step(&db) {
+        Ok(done) => Ok((db, done)),
+        Err(trouble) => {
+            let_go(db);
+            Err(trouble)
+        }
+    }
+}
+
 /// Runs a call of sled's; its panic is an error like any other.
 fn guarded<T>(call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
     // Any call may be the one that starts its threads.
@@ -466,17 +477,10 @@ impl Tally {
 impl Opened {
     /// Reads all of a database that was just opened.
     fn of(db: sled::Db, dir: &Path) -> Result<Self, Trouble> {
-        let read = || -> Result<_, Trouble> {
+        let (db, (file, (mut entries, unreadable))) = held_through(db, |db| {
             sync_names(dir)?;
-            Ok((open_file(dir)?, guarded(|| Ok(load::all(&db)))?))
-        };
-        let (file, (mut entries, unreadable)) = match read() {
-            Ok(read) => read,
-            Err(trouble) => {
-                let_go(db);
-                return Err(trouble);
-            }
-        };
+            Ok((open_file(dir)?, guarded(|| Ok(load::all(db)))?))
+        })?;
         let tally = entries.remove(TALLY_KEY).and_then(|bytes| Tally::decode(&bytes));
         let checksums = entries.iter().map(|(key, value)| (key.clone(), checksum(key.as_bytes(), value))).collect();
         let db = Db { db, file, suspect: false, tally: tally.unwrap_or_default(), checksums };

@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 
 use super::{
-    DB_FILE, DIR, Db, State, TALLY_KEY, Tally, Trouble, checksum, decode, guarded, let_go, open_file, open_sled,
+    DB_FILE, DIR, Db, State, TALLY_KEY, Tally, Trouble, checksum, decode, guarded, held_through, open_file, open_sled,
     sync_names,
 };
 use crate::store::disk;
@@ -48,13 +48,13 @@ pub(super) fn finish(root: &Path, dead: bool) -> Result<Option<sled::Db>, Troubl
         Err(error) if disk::is_passing(&error) || (is_refusal(&error) && !dead) => return Err(error.into()),
         other => other.unwrap_or_default(),
     };
-    let db = if is_whole(&image) { Some(make_anew(&root.join(DIR), &image)?) } else { None };
     // On disk before anything else is put: an image that a power cut brings back would take its place.
-    if let Err(error) = disk::remove_all(&path).and_then(|()| disk::sync_dir(root)) {
-        db.into_iter().for_each(let_go);
-        return Err(error.into());
+    let remove = || Ok(disk::remove_all(&path).and_then(|()| disk::sync_dir(root))?);
+    if !is_whole(&image) {
+        return remove().map(|()| None);
     }
-    Ok(db)
+    let db = make_anew(&root.join(DIR), &image)?;
+    held_through(db, |_| remove()).map(|(db, ())| Some(db))
 }
 
 impl State {
@@ -142,8 +142,7 @@ fn is_whole(image: &[u8]) -> bool {
 fn make_anew(dir: &Path, image: &[u8]) -> Result<sled::Db, Trouble> {
     disk::remove_all(dir)?;
     disk::make_dir(dir)?;
-    let db = open_sled(dir)?;
-    let filled = guarded(|| {
+    let fill = |db: &sled::Db| {
         let mut entries = Image(Fields(image)).peekable();
         while entries.peek().is_some() {
             let mut batch = sled::Batch::default();
@@ -152,17 +151,11 @@ fn make_anew(dir: &Path, image: &[u8]) -> Result<sled::Db, Trouble> {
         }
         db.flush()?;
         Ok(())
-    });
-    match filled.and_then(|()| sync(dir)) {
-        Ok(()) => Ok(db),
-        Err(trouble) => {
-            let_go(db);
-            Err(trouble)
-        }
-    }
-}
-
-fn sync(dir: &Path) -> Result<(), Trouble> {
-    open_file(dir)?.sync_data()?;
-    Ok(sync_names(dir)?)
+    };
+    let (db, ()) = held_through(open_sled(dir)?, |db| {
+        guarded(|| fill(db))?;
+        open_file(dir)?.sync_data()?;
+        Ok(sync_names(dir)?)
+    })?;
+    Ok(db)
 }
