@@ -27,7 +27,11 @@ const CONFIG: &str = r#"
 
 /// Release 1.0 has run for long.
 fn world() -> World {
-    let mut world = World::with(config_with(CONFIG));
+    world_of(CONFIG)
+}
+
+fn world_of(config: &str) -> World {
+    let mut world = World::with(config_with(config));
     world.set(Metric::BatteryExternalPower, Some(true));
     runs(&mut world, "1.0");
     world.advance(30 * MINUTE);
@@ -337,10 +341,7 @@ fn a_command_ends_the_trial_by_marking_the_release() {
 
 #[test]
 fn a_rollback_that_the_red_button_took_back_or_somebody_held_off_spends_nothing() {
-    let mut world = World::with(config_with(&CONFIG.replace("3/24h", "1/24h")));
-    world.set(Metric::BatteryExternalPower, Some(true));
-    runs(&mut world, "1.0");
-    world.advance(30 * MINUTE);
+    let mut world = world_of(&CONFIG.replace("3/24h", "1/24h"));
     runs(&mut world, "2.0");
     world.set(Metric::HostMemUsed, Some(95.0));
     world.advance(9 * MINUTE);
@@ -366,10 +367,7 @@ fn a_rollback_that_the_red_button_took_back_or_somebody_held_off_spends_nothing(
 
 #[test]
 fn a_rollback_that_was_done_stays_spent_whatever_becomes_of_the_next_mark() {
-    let mut world = World::with(config_with(&CONFIG.replace("3/24h", "1/24h")));
-    world.set(Metric::BatteryExternalPower, Some(true));
-    runs(&mut world, "1.0");
-    world.advance(30 * MINUTE);
+    let mut world = world_of(&CONFIG.replace("3/24h", "1/24h"));
     runs(&mut world, "2.0");
     world.set(Metric::HostMemUsed, Some(95.0));
     world.advance(11 * MINUTE);
