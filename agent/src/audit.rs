@@ -93,7 +93,9 @@ pub fn judge(config: &CheckedConfig, seen: &Observation, failed: &Result<Vec<Str
 }
 
 fn sort(found: &mut [Finding]) {
-    found.sort_by(|a, b| (a.severity, a.check, &a.subject).cmp(&(b.severity, b.check, &b.subject)));
+    found.sort_unstable_by(|a, b| {
+        (a.severity, a.check, &a.subject, &a.what).cmp(&(b.severity, b.check, &b.subject, &b.what))
+    });
 }
 
 fn finding(severity: Severity, check: &'static str, subject: impl Into<String>, what: String, advice: &str) -> Finding {

@@ -12,6 +12,7 @@ mod documented;
 pub mod engine;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gather;
 pub mod helper;
 pub mod runtime;
 #[cfg(feature = "simulate")]

@@ -12,6 +12,7 @@ use super::supervisor::Supervisor;
 use super::systemd;
 use crate::config::{Action, UnitName};
 use crate::engine::io::ActOutcome;
+use crate::gather::gather;
 
 /// A manager of units.
 #[derive(Debug)]
@@ -27,8 +28,8 @@ impl Manager {
     #[must_use]
     pub fn able(&self) -> BTreeSet<Action> {
         match self {
-            Self::Systemd => BTreeSet::from([Action::RestartUnit, Action::Reboot]),
-            Self::Supervised(_) => BTreeSet::from([Action::RestartUnit]),
+            Self::Systemd => gather([Action::RestartUnit, Action::Reboot]),
+            Self::Supervised(_) => gather([Action::RestartUnit]),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::act::program;
 use crate::config::{CheckedConfig, Remedy, RollbackKind};
 use crate::engine::observation::{Finding, Severity};
 use crate::engine::time::Unix;
+use crate::gather::gather;
 use crate::runtime::mqtt::transport;
 
 /// Write access of anybody but the owner and the group, stat(2).
@@ -65,7 +66,7 @@ fn wanted_runbooks(config: &CheckedConfig, found: &mut Vec<Finding>) {
         Remedy::Run { runbook, .. } => Some(config.runbooks.dir.join(runbook)),
         _ => None,
     });
-    for path in named.collect::<BTreeSet<_>>() {
+    for path in gather::<BTreeSet<_>, _>(named) {
         let Some(wrong) = unfit(&path, program::unfit(&path)) else { continue };
         let what = format!("a ladder runs it, and it can't be run: {wrong}");
         let advice = "put it there as root, executable, and writable by nobody else; or take it out of the ladder";

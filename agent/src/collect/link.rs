@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use super::round::{Faulted, Reading, Round};
 use crate::config::{CollectLink, is_interface_name};
 use crate::engine::metric::Metric;
+use crate::gather::gather;
 
 const LOOPBACK: &str = "lo";
 const CELLULAR: &str = "cellular";
@@ -74,7 +75,7 @@ pub(super) fn collect(config: &CollectLink, round: &mut Round<'_>) -> Option<Str
     }
 
     let mut chosen: BTreeSet<String> =
-        if config.interfaces.is_empty() { routes.carriers } else { config.interfaces.iter().cloned().collect() };
+        if config.interfaces.is_empty() { routes.carriers } else { gather(config.interfaces.iter().cloned()) };
     chosen.retain(|name| !config.monthly_budget.contains_key(name));
     // First, as they may not be among those that are left out: their data would be counted as nothing.
     let mut first: Vec<String> = config.monthly_budget.keys().cloned().collect();
@@ -300,10 +301,11 @@ fn table(
         let Some(route) = parsed.filter(|route| route.interface != LOOPBACK) else { continue };
         routes.carriers.insert(route.interface.to_owned());
         if route.is_default {
-            defaults.push(route);
+            // In the order of the file where they cost the same.
+            let place = defaults.partition_point(|known| known.metric <= route.metric);
+            defaults.insert(place, route);
         }
     }
-    defaults.sort_by_key(|route| route.metric);
     routes.defaults.extend(defaults.iter().map(|route| route.interface.to_owned()));
     Ok(Some(()))
 }

@@ -212,7 +212,7 @@ struct Found {
 
 fn find(objects: ManagedObjects, interface: &str) -> Option<Found> {
     let mut objects: Vec<_> = objects.into_iter().collect();
-    objects.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+    objects.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
     objects.truncate(MODEMS_MAX);
     let modems: Vec<_> =
         objects.iter().filter_map(|(path, interfaces)| Some((path, of(interfaces, MODEM)?, interfaces))).collect();

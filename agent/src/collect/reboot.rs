@@ -35,7 +35,7 @@ pub fn signs(root: &Path) -> EndSigns {
         find(&root.join(dir), DEPTH_MAX, &mut files);
     }
     let mut panics: Vec<String> = files.iter().filter_map(|file| panic(file)).collect();
-    panics.sort();
+    panics.sort_unstable();
     panics.dedup();
     EndSigns { panics, watchdog: watchdog_reset(&root.join(WATCHDOGS)) }
 }
@@ -44,7 +44,7 @@ fn find(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     let mut entries: Vec<_> = entries.flatten().take(ENTRIES_MAX).collect();
     // EFI's and systemd's names are times: the newest are those that can be news. Others have but a few places.
-    entries.sort_by_key(|entry| Reverse(entry.file_name()));
+    entries.sort_unstable_by_key(|entry| Reverse(entry.file_name()));
     for entry in entries {
         if files.len() >= RECORDS_MAX {
             return;

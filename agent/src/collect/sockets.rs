@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::round::Round;
 use crate::engine::metric::Metric;
 use crate::engine::observation::Sockets;
+use crate::gather::gather;
 
 const TABLES: [(&str, Protocol); 4] = [
     ("proc/net/tcp", Protocol::Tcp),
@@ -119,8 +120,9 @@ fn ephemeral_from(round: &mut Round<'_>) -> u16 {
 /// The agent's own, whatever the collectors' root is.
 fn own_inodes() -> BTreeSet<u64> {
     let Ok(entries) = fs::read_dir(OWN_FDS) else { return BTreeSet::new() };
-    let inode = |target: std::path::PathBuf| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
-    entries.flatten().filter_map(|entry| inode(fs::read_link(entry.path()).ok()?)).collect()
+    let inode =
+        |target: std::path::PathBuf| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok();
+    gather(entries.flatten().filter_map(|entry| inode(fs::read_link(entry.path()).ok()?)))
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub struct Change {
 pub fn changes(old: &CheckedConfig, new: &CheckedConfig) -> Vec<Change> {
     let (old, new) = (flat(old), flat(new));
     let mut keys: Vec<&String> = old.keys().chain(new.keys()).filter(|key| old.get(*key) != new.get(*key)).collect();
-    keys.sort();
+    keys.sort_unstable();
     keys.dedup();
     keys.into_iter().map(|key| Change { key: key.clone(), live: is_live(key) }).collect()
 }

@@ -14,6 +14,7 @@ use super::types::{Collect, Quarantine, Remediation, Remedy, Rollback, RollbackK
 use super::values::{Action, Anomaly, Budget, QuarantineLevel, Share, Unfit, UnitName, is_host_name, is_topic_word};
 use crate::engine::metric::{Metric, Rollup};
 use crate::engine::observation::Severity;
+use crate::gather::gather;
 
 /// The longest ladder: each step costs a settling time, and the last ends in an alarm anyway.
 const STEPS_MAX: usize = 16;
@@ -65,7 +66,7 @@ pub(crate) fn budget(s: &mut Section<'_>) -> BTreeMap<Action, Budget> {
         Some((*action, budget?))
     };
     // Saving power costs nothing.
-    Action::ALL.iter().filter(|action| **action != Action::SavePower).filter_map(read).collect()
+    gather(Action::ALL.iter().filter(|action| **action != Action::SavePower).filter_map(read))
 }
 
 /// Reads one `[rollback.NAME]`. `None` is an error that was reported.
@@ -148,7 +149,7 @@ pub(super) fn ladders(
         }
         Some((name?, steps.into_iter().flatten().collect()))
     });
-    ladders.into_iter().flatten().collect()
+    gather(ladders.into_iter().flatten())
 }
 
 fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<String, Option<Rollback>>) -> Option<Step> {

@@ -16,6 +16,7 @@ use super::values::{
 };
 use super::{DEFAULT_STORE, files, policy};
 use crate::engine::observation::Severity;
+use crate::gather::gather;
 
 /// MQTT brokers of the cloud refuse longer topics (AWS IoT Core: 256 bytes, 7 slashes; the contract: 7 levels).
 const TOPIC_LEN_MAX: usize = 256;
@@ -65,7 +66,7 @@ pub(super) fn config(s: &mut Section<'_>, hostname: &str) -> CheckedConfig {
         rules,
         ladders,
         remediation,
-        rollback: rollback.into_iter().filter_map(|(name, target)| Some((name, target?))).collect(),
+        rollback: gather(rollback.into_iter().filter_map(|(name, target)| Some((name, target?)))),
         quarantine: s.table("quarantine", policy::quarantine),
         runbooks: s.table("runbooks", |s| Runbooks { dir: s.absolute_path("dir", "/etc/fieldmedic/runbooks") }),
         commands: s.table("commands", commands),

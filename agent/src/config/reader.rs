@@ -112,11 +112,13 @@ impl Report {
     }
 
     /// Errors and warnings, in the order of files and lines.
-    pub(crate) fn into_problems(mut self) -> (Vec<Problem>, Vec<Problem>) {
-        self.errors.sort_by_key(|(at, _)| *at);
-        self.warnings.sort_by_key(|(at, _)| *at);
-        let plain = |list: Vec<(At, Problem)>| list.into_iter().map(|(_, problem)| problem).collect();
-        (plain(self.errors), plain(self.warnings))
+    pub(crate) fn into_problems(self) -> (Vec<Problem>, Vec<Problem>) {
+        let in_order = |found: Vec<(At, Problem)>| {
+            let mut found: Vec<_> = found.into_iter().enumerate().collect();
+            found.sort_unstable_by_key(|(nth, (at, _))| (*at, *nth));
+            found.into_iter().map(|(_, (_, problem))| problem).collect()
+        };
+        (in_order(self.errors), in_order(self.warnings))
     }
 }
 

@@ -9,6 +9,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::values::shown;
 
+use crate::gather::gather;
+
 /// A place in a file; line and column count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct At {
@@ -126,7 +128,7 @@ impl<'a> Source<'a> {
             let key: &Spanned<std::borrow::Cow<'_, str>> = key;
             (key.get_ref().to_string(), Node { at: self.at(key.span().start), value: self.value(value.get_ref()) })
         };
-        table.iter().map(entry).collect()
+        gather(table.iter().map(entry))
     }
 
     fn value(&self, value: &DeValue<'_>) -> Value {

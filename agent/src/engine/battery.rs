@@ -189,7 +189,7 @@ fn slope(window: &VecDeque<(Mono, f64)>) -> Option<f64> {
         .map(|(from, to)| (to.1 - from.1) / to.0.since(from.0).as_secs_f64())
         .filter(|slope| slope.is_finite())
         .collect();
-    slopes.sort_by(f64::total_cmp);
+    slopes.sort_unstable_by(f64::total_cmp);
     slopes.get(slopes.len() / 2).copied()
 }
 

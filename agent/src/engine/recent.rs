@@ -2,6 +2,7 @@
 //! so it says what the fleet is told; only in memory, so a restart begins anew. Bounded: [`DONE_MAX`],
 //! [`CLUSTERS_MAX`].
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -73,7 +74,10 @@ impl Recent {
         let mut clusters: Vec<(&Cluster, Vec<u64>)> =
             self.clusters.iter().map(|cluster| (cluster, cluster.counts_until(slot(now)))).collect();
         clusters.retain(|(_, counts)| counts.iter().any(|count| *count > 0));
-        clusters.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.iter().sum::<u64>()));
+        let times = |counts: &[u64]| Reverse(counts.iter().sum::<u64>());
+        clusters.sort_unstable_by(|(a, a_counts), (b, b_counts)| {
+            (times(a_counts), &a.fingerprint).cmp(&(times(b_counts), &b.fingerprint))
+        });
         clusters
     }
 

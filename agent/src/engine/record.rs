@@ -73,6 +73,8 @@ impl Class {
 mod merge;
 mod view;
 
+use std::cmp::Ordering;
+
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
@@ -143,6 +145,13 @@ pub struct Reading {
     pub value: Value,
     /// Lowest and highest of a gauge, where they differ.
     pub range: Option<(f64, f64)>,
+}
+
+impl Reading {
+    /// The order in which a sample has them: that of the table, and of the labels.
+    pub fn in_order(a: &Self, b: &Self) -> Ordering {
+        (a.metric, &a.label).cmp(&(b.metric, &b.label))
+    }
 }
 
 /// Something that happened.

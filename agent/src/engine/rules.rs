@@ -34,6 +34,7 @@ use super::observation::Severity;
 use super::record::{Event, Record, Stamp};
 use super::time::{Mono, Unix};
 use crate::config::Rule;
+use crate::gather::gather;
 
 /// How often what was learned is written: what a power cut costs of it, against the wear of the flash.
 const SAVED_EVERY: Duration = Duration::from_secs(6 * 3600);
@@ -236,5 +237,5 @@ impl Rules {
 }
 
 fn watches(rules: &[Rule], now: Stamp) -> BTreeMap<String, Watch> {
-    rules.iter().filter_map(|rule| Some((rule.name.clone(), Watch::new(rule, now)?))).collect()
+    gather(rules.iter().filter_map(|rule| Some((rule.name.clone(), Watch::new(rule, now)?))))
 }

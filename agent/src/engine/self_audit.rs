@@ -13,6 +13,8 @@ use super::record::{Event, EventKind};
 use super::template::cut_at;
 use super::time::Mono;
 
+use crate::gather::gather;
+
 /// A gateway that has just booted has other things to do.
 const FIRST_AFTER: Duration = Duration::from_secs(5 * 60);
 const EVERY: Duration = Duration::from_secs(24 * 3_600);
@@ -78,7 +80,7 @@ impl SelfAudit {
             known.entry(name_of(finding)).or_insert(finding.severity);
         }
         // What worse ones have pushed out of those that are told is there still.
-        let pushed_out: BTreeSet<_> = findings.iter().skip(FINDINGS_MAX).map(name_of).collect();
+        let pushed_out: BTreeSet<_> = gather(findings.iter().skip(FINDINGS_MAX).map(name_of));
         let stands = |name: &(String, String)| unseen.contains(&name.0.as_str()) || pushed_out.contains(name);
         let standing = self.known.iter().filter(|(name, _)| !known.contains_key(*name) && stands(name));
         let standing: Vec<_> = standing.map(|(name, severity)| (name.clone(), *severity)).collect();

@@ -41,6 +41,7 @@ use super::trial::Releases;
 use super::vitals::Vitals;
 use super::{Engine, Identity};
 use crate::config::{self, CheckedConfig};
+use crate::gather::gather;
 
 /// Numbers left out where it isn't known how many were used: more than a run uses up.
 const SEQ_SKIP: u64 = 1 << 32;
@@ -321,9 +322,9 @@ impl Engine {
     /// A damaged segment is found anew at each start until it is sent and deleted: told and counted once.
     fn tell_losses(&mut self, now: Now, recovered: &Recovered, told: &[String]) {
         // Those that count records first: they would be counted again.
-        let mut losses: Vec<_> = recovered.losses.iter().collect();
-        losses.sort_by_key(|loss| loss.records == 0);
-        let losses: Vec<&str> = losses.into_iter().map(|loss| loss.what.as_str()).take(LOSSES_MAX).collect();
+        let (counting, others): (Vec<_>, Vec<_>) = recovered.losses.iter().partition(|loss| loss.records > 0);
+        let losses = counting.iter().chain(&others).map(|loss| loss.what.as_str());
+        let losses: Vec<&str> = losses.take(LOSSES_MAX).collect();
         if losses == told {
             return;
         }
@@ -461,7 +462,7 @@ struct State<'a> {
 
 impl<'a> State<'a> {
     fn of(recovered: &'a Recovered) -> Self {
-        Self { entries: recovered.state.iter().map(|(key, value)| (key.as_str(), value)).collect() }
+        Self { entries: gather(recovered.state.iter().map(|(key, value)| (key.as_str(), value))) }
     }
 
     fn read<T: for<'b> Decode<'b, ()>>(&self, key: &str) -> Option<T> {
@@ -473,13 +474,10 @@ impl<'a> State<'a> {
     }
 
     fn anchors(&self) -> BTreeMap<BootId, Anchor> {
-        self.entries
-            .iter()
-            .filter_map(|(key, value)| {
-                let boot = BootId::parse(key.strip_prefix(ANCHOR_KEY)?)?;
-                Some((boot, minicbor::decode(value).ok()?))
-            })
-            .collect()
+        gather(self.entries.iter().filter_map(|(key, value)| {
+            let boot = BootId::parse(key.strip_prefix(ANCHOR_KEY)?)?;
+            Some((boot, minicbor::decode(value).ok()?))
+        }))
     }
 
     /// Whether the journal was lost: just now, or before a start that died before it had written anything. Records

@@ -10,6 +10,7 @@ use super::record::Class;
 use super::rules::Alarm;
 use super::session::Drain;
 use super::time::Now;
+use crate::gather::gather;
 use crate::wire::date::rfc3339;
 use crate::wire::payload::Speaker;
 
@@ -194,7 +195,7 @@ impl Engine {
     pub fn status(&self, now: Now) -> Status {
         let stats = self.outbox.store_stats();
         let records =
-            Class::ALL.iter().zip(stats.records).map(|(class, n)| (class.word().to_owned(), Json::from(n))).collect();
+            gather(Class::ALL.iter().zip(stats.records).map(|(class, n)| (class.word().to_owned(), Json::from(n))));
         let seconds = |since| now.mono.since(since).as_secs();
         Status {
             device: self.config.device.id.to_string(),

@@ -143,7 +143,7 @@ impl Timeline {
             .filter(|(boot, _)| **boot != self.boot)
             .map(|(boot, anchor)| (*anchor, *boot))
             .collect();
-        oldest.sort_by_key(|(anchor, _)| anchor.0);
+        oldest.sort_unstable_by_key(|(anchor, boot)| (anchor.0, *boot));
         let surplus = self.anchors.len().saturating_sub(ANCHORS_MAX);
         let forgotten: Vec<BootId> = oldest.into_iter().take(surplus).map(|(_, boot)| boot).collect();
         for boot in &forgotten {

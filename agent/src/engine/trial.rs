@@ -21,6 +21,7 @@ use super::record::{Event, EventKind, Stamp, Status};
 use super::remedies::{Again, refusal};
 use super::time::{Mono, Now};
 use crate::config::{CheckedConfig, Remedy, Rollback, Step};
+use crate::gather::gather;
 use crate::wire::Reason;
 
 /// When to try again what has failed.
@@ -183,7 +184,7 @@ impl Releases {
         let stored = |(key, value): &(String, Bytes)| {
             Some((key.strip_prefix(RELEASE_KEY)?.to_owned(), Target::new(minicbor::decode(value).ok()?)))
         };
-        Self { targets: state.iter().filter_map(stored).take(TARGETS_MAX).collect(), reached: false }
+        Self { targets: gather(state.iter().filter_map(stored).take(TARGETS_MAX)), reached: false }
     }
 
     /// The broker is there.

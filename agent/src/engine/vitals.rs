@@ -132,7 +132,7 @@ impl Vitals {
         for ((metric, label), cell) in &mut self.labelled {
             readings.extend(cell.close(*metric, Some(label)));
         }
-        readings.sort_by_key(|reading| reading.metric);
+        readings.sort_unstable_by(Reading::in_order);
         self.open = 0;
         self.plain.iter_mut().for_each(|cell| drop(cell.take_if(|cell| cell.is_idle())));
         self.labelled.retain(|_, cell| !cell.is_idle());

@@ -16,6 +16,7 @@ use crate::config::{
     self, Action, Budget, ClockTrust, DeviceId, Network, Problem, Rollback, Unfit, UnitName, policy, read,
 };
 use crate::engine::io::{Act, Trigger};
+use crate::gather::gather;
 use crate::wire::Reason;
 
 /// Where it is looked for.
@@ -277,7 +278,7 @@ pub(super) fn policy_of(s: &mut Section<'_>) -> Policy {
         stop_units: s.list("stop_units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
     });
     let rollback = s.named_tables("rollback", policy::rollback);
-    let rollback = rollback.into_iter().filter_map(|(name, target)| Some((name, target?))).collect();
+    let rollback = gather(rollback.into_iter().filter_map(|(name, target)| Some((name, target?))));
     let Allow { actions, units, runbooks, interfaces } = allow;
     Policy {
         agent_uid,

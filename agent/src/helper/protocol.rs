@@ -19,6 +19,7 @@ use crate::act::{Able, Order};
 use crate::config::{Action, QuarantineLevel, UnitName};
 use crate::engine::command::{are_arguments, is_release};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
+use crate::gather::gather;
 use crate::wire::token::TIMEOUT_MAX_S;
 use crate::wire::{CommandId, Reason};
 
@@ -135,7 +136,7 @@ impl Answer {
     pub(crate) fn parse(datagram: &[u8]) -> Option<Self> {
         Some(match serde_json::from_slice(datagram).ok()? {
             AnswerWords::Able { able, quarantine } => Self::Able(Able {
-                actions: able.iter().filter_map(|word| Action::parse(word)).collect(),
+                actions: gather(able.iter().filter_map(|word| Action::parse(word))),
                 quarantine: quarantine.as_deref().and_then(QuarantineLevel::parse),
             }),
             AnswerWords::Progress { progress } => Self::Progress(progress.min(100)),

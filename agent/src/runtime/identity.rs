@@ -15,6 +15,7 @@ use crate::collect::{clock, printable, reboot};
 use crate::config::{AttributeValue, CheckedConfig};
 use crate::engine::Identity;
 use crate::engine::time::Unix;
+use crate::gather::gather;
 
 /// The agent's version, as it is said in payloads.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -85,7 +86,7 @@ fn facts(root: &Path, release: &BTreeMap<String, String>) -> BTreeMap<String, At
         ("serial", serial),
         ("firmware_slot", slot),
     ];
-    known.into_iter().filter_map(|(key, value)| Some((key.to_owned(), AttributeValue::Text(value?)))).collect()
+    gather(known.into_iter().filter_map(|(key, value)| Some((key.to_owned(), AttributeValue::Text(value?)))))
 }
 
 /// A fact as a file tells it: bounded, printable, and not what a maker leaves in who has nothing to say.
@@ -100,13 +101,11 @@ fn fact(text: &str) -> Option<String> {
 fn os_release(root: &Path) -> BTreeMap<String, String> {
     let text =
         ["etc/os-release", "usr/lib/os-release"].iter().find_map(|path| fs::read_to_string(root.join(path)).ok());
-    text.unwrap_or_default()
-        .lines()
-        .filter_map(|line| {
-            let (key, value) = line.split_once('=')?;
-            Some((key.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
-        })
-        .collect()
+    let entry = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        Some((key.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
+    };
+    gather(text.unwrap_or_default().lines().filter_map(entry))
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ pub(super) fn bound_aside(root: &Path, bytes_max: u64) {
     let mut aside = Vec::new();
     find_aside(root, DEPTH_MAX, &mut aside);
     let mut taken: u64 = aside.iter().map(|(_, _, bytes)| bytes).sum();
-    aside.sort_by_key(|(path, changed, _)| (is_newer(path), *changed));
+    aside.sort_unstable_by_key(|(path, changed, _)| (is_newer(path), *changed));
     for (path, _, bytes) in aside {
         // What belongs to another user may not let itself be deleted.
         if taken > bytes_max && remove_all(&path).is_ok() {

@@ -27,6 +27,7 @@ use super::segment::Fields;
 use super::unreadable::{self, Opening};
 use crate::engine::io::{StoreFault, StoreLoss};
 use crate::engine::keyed::STATE_LOST_KEY;
+use crate::gather::gather;
 
 /// Longest value. From 5 KiB on, with the checksum, sled's recovery was seen to panic after power cuts.
 pub const STATE_VALUE_BYTES_MAX: usize = 5 * 1024 - CHECKSUM_BYTES - 1;
@@ -309,12 +310,12 @@ impl State {
         let what = format!("{}, begun anew with {} entries", set_aside.what, entries.len());
         // The new one has fallen back from nothing.
         self.generation.last = Last::Known(0);
-        let mut entries: BTreeMap<_, _> =
-            entries.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
-        let mark = what.as_bytes().iter().take(STATE_VALUE_BYTES_MAX).copied().collect();
-        entries.insert(STATE_LOST_KEY.to_owned(), Some(mark));
+        let mark: Bytes = what.as_bytes().iter().take(STATE_VALUE_BYTES_MAX).copied().collect();
+        let left = entries.iter().filter(|(key, _)| *key != STATE_LOST_KEY);
+        let left = left.map(|(key, value)| (key.clone(), Some(value.clone())));
+        let entries: Vec<_> = left.chain([(STATE_LOST_KEY.to_owned(), Some(mark))]).collect();
         opening.losses.push(StoreLoss { what, records: 0, state_lost: true });
-        self.commit(&entries.into_iter().collect::<Vec<_>>())
+        self.commit(&entries)
     }
 
     /// Whether to give the state up. What a full disk, one that is to be waited for or another holder causes is none of
@@ -482,7 +483,7 @@ impl Opened {
             Ok((open_file(dir)?, guarded(|| Ok(load::all(db)))?))
         })?;
         let tally = entries.remove(TALLY_KEY).and_then(|bytes| Tally::decode(&bytes));
-        let checksums = entries.iter().map(|(key, value)| (key.clone(), checksum(key.as_bytes(), value))).collect();
+        let checksums = gather(entries.iter().map(|(key, value)| (key.clone(), checksum(key.as_bytes(), value))));
         let db = Db { db, file, suspect: false, tally: tally.unwrap_or_default(), checksums };
         Ok(Self { db, entries, unreadable })
     }

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::{OUTBOX_DIR, disk, state};
 use crate::collect::clock;
 use crate::engine::io::StoreLoss;
+use crate::gather::gather;
 
 /// Where it is written down, a path a line, below the store's directory.
 const NOTE_FILE: &str = "unreadable";
@@ -40,7 +41,7 @@ impl Opening {
     /// One that knows what was written down about the store below `root`.
     pub(super) fn of(root: &Path) -> Self {
         let noted = fs::read_to_string(root.join(NOTE_FILE)).unwrap_or_default();
-        let dead = noted.lines().take(NOTED_MAX).map(|line| root.join(line)).collect();
+        let dead = gather(noted.lines().take(NOTED_MAX).map(|line| root.join(line)));
         let before = fs::read_to_string(root.join(BOOT_FILE)).ok();
         Self { losses: Vec::new(), dead, same_boot: before.is_some() && before == this_boot() }
     }

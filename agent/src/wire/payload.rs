@@ -16,6 +16,7 @@ use crate::config::AttributeValue;
 use crate::engine::metric::Value;
 use crate::engine::record::{Body, CommandResult, Event, Field, Record, Stamp};
 use crate::engine::timeline::Timeline;
+use crate::gather::gather;
 
 /// Room for a message of one sample.
 const MESSAGE_BYTES: usize = 1_024;
@@ -107,7 +108,7 @@ impl Speaker<'_> {
         dynamic: Map<String, Json>,
         groups: &[String],
     ) -> Vec<u8> {
-        let fixed: BTreeMap<&String, &AttributeValue> = fixed.collect();
+        let fixed: BTreeMap<&String, &AttributeValue> = gather(fixed);
         self.message(seq, at, |message| {
             message.serialize_entry("static", &fixed)?;
             message.serialize_entry("dynamic", &dynamic)?;

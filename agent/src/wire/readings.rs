@@ -24,7 +24,7 @@ pub fn text(readings: &[Reading]) -> String {
     let mut entries: Vec<Entry<'_>> = readings.iter().map(Entry::of).collect();
     entries.retain(|entry| is_json(&entry.reading.value));
     // What shares a group stands side by side, in the order of the table otherwise.
-    entries.sort_by(|a, b| a.place().cmp(&b.place()));
+    entries.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
     // A number, a word or a flag under a name has no form that JSON lacks.
     let object = serde_json::to_string(&Group { entries: &entries, depth: 0 }).unwrap_or_default();
     object.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default().to_owned()
@@ -38,7 +38,7 @@ pub fn parse(text: &str) -> Result<Vec<Reading>, serde_json::Error> {
     let object: Map<String, Json> = serde_json::from_str(&format!("{{{text}}}"))?;
     let mut readings = Vec::new();
     collect(&object, "", &mut readings);
-    readings.sort_by_key(|reading| reading.metric);
+    readings.sort_unstable_by(Reading::in_order);
     Ok(readings)
 }
 

@@ -20,7 +20,7 @@ pub(super) fn network(root: &Path) -> Read {
     let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let mut names: Vec<String> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
+    names.sort_unstable();
     let mut lines: Vec<String> = names.iter().take(NAMED_MAX).map(|name| interface(root, name)).collect();
     lines.extend(more(names.len()));
     lines.push(format!("addresses: {}", named(addresses(root)).join(", ")));
@@ -66,7 +66,7 @@ fn addresses(root: &Path) -> Vec<String> {
         }
     }
     // The trie is there once for each of the tables.
-    found.sort();
+    found.sort_unstable();
     found.dedup();
     let inet6 = table(root, "proc/net/if_inet6").map(|table| table.text).unwrap_or_default();
     let of_line = |line: &str| {

@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "sections have deadlines, and read directories")]
 
+use std::cmp::Reverse;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -203,7 +204,7 @@ fn services(root: &Path) -> Read {
             Some((bytes, cpu_s, name))
         })
         .collect();
-    services.sort_by(|a, b| b.cmp(a));
+    services.sort_unstable_by(|a, b| b.cmp(a));
     let line = |(bytes, cpu_s, name): &(u64, u64, String)| format!("{:>10} KiB {cpu_s:>8} s {name}", bytes / 1024);
     Ok(services.iter().take(NAMED_MAX).map(line).collect::<Vec<_>>().join("\n"))
 }
@@ -245,10 +246,12 @@ fn processes() -> String {
         });
         lines.collect::<Vec<_>>().join("\n")
     };
-    processes.sort_by_key(|process| std::cmp::Reverse(process.memory()));
-    let by_memory = list(&processes);
-    processes.sort_by_key(|process| std::cmp::Reverse(process.accumulated_cpu_time()));
-    format!("{} in all\n-- by memory\n{by_memory}\n-- by CPU time\n{}", processes.len(), list(&processes))
+    let mut by = |measure: fn(&sysinfo::Process) -> u64| {
+        processes.sort_unstable_by_key(|process| (Reverse(measure(process)), process.pid()));
+        list(&processes)
+    };
+    let (by_memory, by_time) = (by(sysinfo::Process::memory), by(sysinfo::Process::accumulated_cpu_time));
+    format!("{} in all\n-- by memory\n{by_memory}\n-- by CPU time\n{by_time}", processes.len())
 }
 
 /// /proc/self/mounts (proc_pid_mounts(5)) and statvfs(3).

@@ -319,7 +319,7 @@ impl Links {
     /// The routes by these interfaces that neither the kernel nor a router's advertisements make again, in the words of
     /// ip(8), with their family.
     async fn routes(&self, interfaces: &[String]) -> Vec<(&'static str, Vec<String>)> {
-        let mut routes = Vec::new();
+        let (mut direct, mut indirect) = (Vec::new(), Vec::new());
         for (interface, family) in interfaces.iter().flat_map(|interface| [(interface, "-4"), (interface, "-6")]) {
             let text = match self.ip(&[family, "route", "show", "table", "all", "dev", interface]).await {
                 Ok(text) => text,
@@ -327,12 +327,13 @@ impl Links {
                 Err(_) => self.ip(&[family, "route", "show", "dev", interface]).await.unwrap_or_default(),
             };
             let lines = text.lines().filter(|line| !line.trim().is_empty() && !is_made_again(line));
-            routes.extend(lines.map(|line| (family, words(line, interface))));
+            for words in lines.map(|line| words(line, interface)) {
+                let place = if words.iter().any(|word| word == "via") { &mut indirect } else { &mut direct };
+                place.push((family, words));
+            }
         }
         // A gateway has to be within reach before anything can go by way of it.
-        routes.sort_by_key(|(_, words)| words.iter().any(|word| word == "via"));
-        routes.truncate(ROUTES_MAX);
-        routes
+        direct.into_iter().chain(indirect).take(ROUTES_MAX).collect()
     }
 
     /// What came of it, and whether there were default routes and none of them is left.

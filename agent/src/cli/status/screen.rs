@@ -129,14 +129,13 @@ fn drain(status: &Json) -> Option<String> {
 
 /// A line for each alarm that stands, the worst first, as many as leave room for the rest.
 fn alarms(status: &Json) -> Vec<String> {
-    let mut alarms: Vec<&Json> = list(status, "/alarms").iter().collect();
-    alarms.sort_by_key(|alarm| {
-        alarm.get("severity").and_then(Json::as_str).and_then(Severity::parse).unwrap_or(Severity::Debug)
-    });
+    let severity = |alarm: &Json| alarm.get("severity").and_then(Json::as_str).and_then(Severity::parse);
+    let mut alarms: Vec<_> = list(status, "/alarms").iter().enumerate().collect();
+    alarms.sort_unstable_by_key(|(place, alarm)| (severity(alarm).unwrap_or(Severity::Debug), *place));
     if alarms.is_empty() {
         return vec!["alarms      none".to_owned()];
     }
-    let line = |alarm: &&Json| {
+    let line = |(_, alarm): &(usize, &Json)| {
         let text = |key: &str| alarm.get(key).map(plain).unwrap_or_default();
         let since = alarm.get("since").map_or(String::new(), |since| format!(" since {}", plain(since)));
         format!("ALARM       {} ({}): {}{since}", text("rule"), text("severity"), text("metric"))

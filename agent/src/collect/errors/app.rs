@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::{cut, is_full, monotonic, next_or_quiet};
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Refusal, Severity};
+use crate::gather::gather;
 use crate::socket_file::SocketFile;
 use limits::{Limits, Sender, Verdict};
 
@@ -218,7 +219,7 @@ pub(super) fn lines_of(datagram: &[u8]) -> Vec<ErrorLine> {
 /// The outermost, as the journal has it: below it a user's own units may have any name.
 fn unit_in(text: &str) -> Option<String> {
     let by_hierarchy: BTreeMap<&str, &str> =
-        text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')).collect();
+        gather(text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')));
     let path = by_hierarchy.get("name=systemd").or_else(|| by_hierarchy.get(""))?;
     path.split('/').find(|part| part.ends_with(".service")).map(str::to_owned)
 }

@@ -443,6 +443,6 @@ fn alarm(severity: Severity, rule: &str, raised: bool, metric: &str) -> Event {
 fn middle<'a>(readings: impl Iterator<Item = &'a (Mono, f64)>) -> Option<(Mono, f64)> {
     let (mut times, mut numbers): (Vec<Mono>, Vec<f64>) = readings.copied().unzip();
     times.sort_unstable();
-    numbers.sort_by(f64::total_cmp);
+    numbers.sort_unstable_by(f64::total_cmp);
     Some((*times.get(times.len() / 2)?, *numbers.get(numbers.len() / 2)?))
 }
