@@ -28,6 +28,7 @@ pub mod time;
 pub mod timeline;
 pub mod vitals;
 
+mod again;
 mod alarms;
 mod battery;
 mod changes;

@@ -3,7 +3,6 @@
 //! ladder that ran out ends, and begins anew only after a time of health. Waiting → Journaling → Acting → Settling →
 //! (next step | Over). Whether the alarm stands is the rules' business, what the act does the runtime's.
 
-mod again;
 mod boots;
 mod run;
 
@@ -13,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::admission::Refusal;
+use super::again::AGAIN_FIRST;
 use super::budget::Spending;
 use super::io::{Act, ActOutcome, ActStatus, EffectId};
 use super::keyed::{BOOTS_KEY, REMEDY_KEY, Write};
@@ -22,8 +22,6 @@ use super::time::{Mono, Now};
 use super::timeline::Timeline;
 use crate::config::{CheckedConfig, Remedy, Slowness};
 use crate::wire::Reason;
-use again::AGAIN_FIRST;
-pub(crate) use again::Again;
 use boots::Boots;
 use run::{Run, State, Stored, key};
 
@@ -193,7 +191,7 @@ impl Remedies {
 
     /// What was refused for this reason is not any more: those that wait because of it have their turn now.
     pub fn is_over(&mut self, now: Mono, reason: Reason) {
-        for run in self.runs.values_mut().filter(|run| run.told == Some(reason)) {
+        for run in self.runs.values_mut().filter(|run| run.again.why() == Some(reason)) {
             run.ask_by(now);
         }
     }
@@ -307,7 +305,7 @@ impl Remedies {
             // wait.
             let rule = rule.clone();
             run.stored.state = State::Waiting;
-            run.told = None;
+            run.again.let_pass();
             if !run.is_wanted(&rule, facts.config) {
                 self.leave(facts, &rule);
                 return true;
@@ -477,8 +475,7 @@ impl Remedies {
 
     fn refused(&mut self, facts: Facts<'_>, rule: &str, act: &Act, (reason, detail): Refusal) {
         let Some(run) = self.runs.get_mut(rule) else { return };
-        if run.told != Some(reason) {
-            run.told = Some(reason);
+        if run.again.why() != Some(reason) {
             let event = run.event(rule, act, Status::Rejected, Some(reason.word())).with("detail", detail.as_str());
             self.steps.push_back(Step::Tell(event));
             if matches!(reason, Reason::BudgetSpent | Reason::BootLoop) {
@@ -501,7 +498,7 @@ impl Remedies {
             | Reason::BootLoop
             | Reason::StoreFailed
             | Reason::Quarantined => {
-                run.ask_later(facts.now.mono);
+                run.due = Some(run.again.refused(facts.now.mono, reason));
                 self.note(facts, rule);
             }
             Reason::DryRun => {

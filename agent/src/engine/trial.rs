@@ -12,13 +12,14 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 use super::Engine;
+use super::again::Again;
 use super::budget::Spending;
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
 use super::keyed::{RELEASE_KEY, Write, write};
 use super::observation::{Release, Severity};
 use super::record::{Event, EventKind, Stamp, Status};
-use super::remedies::{Again, refusal};
+use super::remedies::refusal;
 use super::time::{Mono, Now};
 use crate::config::{CheckedConfig, Remedy, Rollback, Step};
 use crate::gather::gather;
@@ -65,13 +66,9 @@ struct Target {
     /// What leaving it has spent.
     spending: Option<Spending>,
     /// When something may be tried again.
-    again: Mono,
-    /// How much later that is each time that it is refused.
-    patience: Again,
-    /// Why it was refused last: when that is over it is tried at once.
-    refused: Option<&'static str>,
-    /// What was told of it, and of which wish, not to be told again.
-    told: BTreeSet<(Wish, &'static str)>,
+    again: Again,
+    /// Why which wish was refused, as it was told, not to be told again; `None`: that it failed, or can't be fulfilled.
+    told: BTreeSet<(Wish, Option<Reason>)>,
     /// That it can't be marked good was told.
     mark_refused: bool,
 }
@@ -113,9 +110,7 @@ impl Target {
             boot: None,
             leaving: false,
             spending: None,
-            again: Mono(0),
-            patience: Again::new(),
-            refused: None,
+            again: Again::new(),
             told: BTreeSet::new(),
             mark_refused: false,
         }
@@ -124,7 +119,7 @@ impl Target {
     /// What is due.
     fn wish(&mut self, now: Mono, rollback: &Rollback, is_healthy: bool) -> Option<Wish> {
         if let Some(boot) = self.boot {
-            return (boot == Boot::Due && self.act.is_none() && self.again <= now).then_some(Wish::Boot);
+            return (boot == Boot::Due && self.act.is_none() && self.again.is_due(now)).then_some(Wish::Boot);
         }
         let trial = self.stored.trial.as_ref()?;
         if !is_healthy {
@@ -132,7 +127,7 @@ impl Target {
         } else if self.healthy_since.is_none() {
             self.healthy_since = Some(now);
         }
-        if self.act.is_some() || self.leaving || self.again > now {
+        if self.act.is_some() || self.leaving || !self.again.is_due(now) {
             return None;
         }
         if self.healthy_since.is_some_and(|since| now.since(since) >= rollback.settle) {
@@ -144,19 +139,15 @@ impl Target {
         Some(if trial.last_chance { Wish::Mourn } else { Wish::Leave })
     }
 
-    const fn forget_refusals(&mut self) {
-        (self.patience, self.refused) = (Again::new(), None);
-    }
-
     fn deadline(&self, rollback: &Rollback) -> Option<Mono> {
         if let Some(boot) = self.boot {
-            return (boot == Boot::Due && self.act.is_none()).then_some(self.again);
+            return (boot == Boot::Due && self.act.is_none()).then(|| self.again.earliest(Mono(0)));
         }
         let trial = self.stored.trial.as_ref().filter(|_| self.act.is_none() && !self.leaving)?;
         let good = self.healthy_since.map(|since| since.after(rollback.settle));
         let over = Some(trial.begun.mono.after(rollback.trial)).filter(|_| !self.told.contains(&MOURNED));
         let at = [good, over].into_iter().flatten().min()?;
-        Some(at.max(self.again))
+        Some(self.again.earliest(at))
     }
 }
 
@@ -177,7 +168,7 @@ impl Speaks {
 /// The event of a release that is bad and stays.
 const KEPT: &str = "release_kept";
 /// That it was told.
-const MOURNED: (Wish, &str) = (Wish::Mourn, KEPT);
+const MOURNED: (Wish, Option<Reason>) = (Wish::Mourn, None);
 
 impl Releases {
     pub(super) fn restore(state: &[(String, Bytes)]) -> Self {
@@ -226,8 +217,7 @@ impl Releases {
                 let last_chance = other.as_ref().is_some_and(|before| before.last_chance);
                 *other = Some(Trial { release: name.as_str().into(), begun: at, last_chance });
                 known.healthy_since = None;
-                known.again = Mono(0);
-                known.forget_refusals();
+                known.again = Again::new();
                 known.told.clear();
                 known.boot = None;
                 known.mark_refused = false;
@@ -280,8 +270,8 @@ impl Releases {
 
     /// What was refused for this reason is not any more: it is tried now.
     pub(super) fn is_over(&mut self, now: Mono, reason: Reason) {
-        for target in self.targets.values_mut().filter(|target| target.refused == Some(reason.word())) {
-            target.again = target.again.min(now);
+        for target in self.targets.values_mut().filter(|target| target.again.why() == Some(reason)) {
+            target.again.possible_at(now);
         }
     }
 
@@ -343,7 +333,7 @@ impl Engine {
                 // Another act is under way, as that of another target: a moment later there is room.
                 (Err((Reason::Busy, _)), _) => self.put_trial_aside(now, &target),
                 (Err((reason, detail)), _) => {
-                    self.put_trial_off(now, &target, &act, reason.word(), &detail);
+                    self.put_trial_off(now, &target, &act, reason, &detail);
                     self.try_once_affordable(now, &target, &act, reason);
                 }
                 (Ok(()), Wish::Leave) => {
@@ -377,7 +367,7 @@ impl Engine {
         match verdict {
             Err((Reason::Busy, _)) => self.put_trial_aside(now, target),
             Err((reason @ (Reason::Inhibited | Reason::LowBattery), detail)) => {
-                self.put_trial_off(now, target, &Act::Reboot, reason.word(), &detail);
+                self.put_trial_off(now, target, &Act::Reboot, reason, &detail);
             }
             _ => {
                 let reboot = self.order_completion(now);
@@ -394,13 +384,13 @@ impl Engine {
         };
         let target = target.clone();
         known.boot = Some(Boot::Due);
-        known.again = now.mono.after(AGAIN);
+        known.again.put_off(now.mono.after(AGAIN));
         match refusal(outcome) {
             Some(reason) => {
                 let detail = outcome.detail.as_deref().unwrap_or_default();
-                self.put_trial_off(now, &target, &Act::Reboot, reason.word(), detail);
+                self.put_trial_off(now, &target, &Act::Reboot, reason, detail);
             }
-            None if known.told.insert((Wish::Boot, "")) => {
+            None if known.told.insert((Wish::Boot, None)) => {
                 self.tell_tried(now, &Act::Reboot, &target, Status::Failed, outcome);
             }
             None => {}
@@ -414,7 +404,7 @@ impl Engine {
         }
         let room_at = self.with_commands(now, |commands, facts| commands.room_at(facts, act));
         if let (Some(known), Some(at)) = (self.releases.targets.get_mut(target), room_at) {
-            known.again = known.again.min(at);
+            known.again.possible_at(at);
         }
     }
 
@@ -441,7 +431,7 @@ impl Engine {
         let act = Act::Rollback { target: target.to_owned(), to: None };
         if !goes {
             // Its last chance is spent with that: whoever pressed the red button doesn't want it tried again.
-            return self.put_trial_off(now, target, &act, Reason::Canceled.word(), "a command took it back");
+            return self.put_trial_off(now, target, &act, Reason::Canceled, "a command took it back");
         }
         if written && !ends {
             self.tell_release(now, "release_bad", target);
@@ -459,7 +449,7 @@ impl Engine {
             // The next start leaves it.
             return self.note_release(target, Purpose::Bookkeeping);
         }
-        self.put_trial_off(now, target, &act, Reason::StoreFailed.word(), "the journal could not be written");
+        self.put_trial_off(now, target, &act, Reason::StoreFailed, "the journal could not be written");
     }
 
     /// An act ended. If it was the trial's own: of which target.
@@ -469,10 +459,10 @@ impl Engine {
         let target = target.clone();
         let wish = known.act.take().map(|(_, wish)| wish);
         known.spending = None;
-        known.again = now.mono.after(AGAIN);
         if refusal(outcome).is_none() {
-            known.forget_refusals();
+            known.again = Again::new();
         }
+        known.again.put_off(now.mono.after(AGAIN));
         let marked = wish == Some(Wish::MarkGood) && outcome.status == ActStatus::Succeeded;
         if let Some(Trial { release, .. }) = known.stored.trial.take_if(|_| marked) {
             known.stored.good = release;
@@ -512,7 +502,7 @@ impl Engine {
             known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
         }
         self.note_release(target, Purpose::Bookkeeping);
-        self.put_trial_off(now, target, &act, reason.word(), outcome.detail.as_deref().unwrap_or_default());
+        self.put_trial_off(now, target, &act, reason, outcome.detail.as_deref().unwrap_or_default());
     }
 
     fn tell_tried(&mut self, now: Now, act: &Act, target: &str, status: Status, outcome: &ActOutcome) {
@@ -529,21 +519,21 @@ impl Engine {
 
     fn put_trial_aside(&mut self, now: Now, target: &str) {
         if let Some(known) = self.releases.targets.get_mut(target) {
-            known.again = now.mono.after(BUSY_FOR);
+            known.again.put_off(now.mono.after(BUSY_FOR));
         }
     }
 
-    fn put_trial_off(&mut self, now: Now, target: &str, act: &Act, reason: &'static str, detail: &str) {
+    fn put_trial_off(&mut self, now: Now, target: &str, act: &Act, reason: Reason, detail: &str) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
-        known.again = known.patience.next(now.mono);
-        known.refused = Some(reason);
+        known.again.refused(now.mono, reason);
         let wish = match act {
             Act::MarkGood { .. } => Wish::MarkGood,
             Act::Reboot => Wish::Boot,
             _ => Wish::Leave,
         };
-        if known.told.insert((wish, reason)) {
-            self.record_event(now, tried(act, target, Status::Rejected).with("reason", reason).with("detail", detail));
+        if known.told.insert((wish, Some(reason))) {
+            let event = tried(act, target, Status::Rejected).with("reason", reason.word()).with("detail", detail);
+            self.record_event(now, event);
         }
     }
 

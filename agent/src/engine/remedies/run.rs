@@ -6,8 +6,8 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 
 use super::Facts;
-use super::again::Again;
 use crate::config::{self, CheckedConfig};
+use crate::engine::again::Again;
 use crate::engine::budget::Spending;
 use crate::engine::io::{Act, EffectId, Trigger};
 use crate::engine::keyed::{REMEDY_KEY, Write, write};
@@ -116,11 +116,8 @@ pub(super) struct Run {
     pub(super) due: Option<Mono>,
     /// What comes then is decided by what was read later than this.
     pub(super) looks_after: Option<Mono>,
-    again: Again,
-    /// What was refused isn't asked for before this, were the alarm cleared and raised again meanwhile.
-    again_at: Option<Mono>,
-    /// Why the step was refused, as it was told last.
-    pub(super) told: Option<Reason>,
+    /// What was refused waits for this, were the alarm cleared and raised again meanwhile.
+    pub(super) again: Again,
     pub(super) effect: Option<EffectId>,
     /// What is on its way into the journal, as it was admitted.
     pub(super) admitted: Option<Act>,
@@ -137,8 +134,6 @@ impl Run {
             due,
             looks_after,
             again: Again::new(),
-            again_at: None,
-            told: None,
             effect: None,
             admitted: None,
             spending: None,
@@ -174,14 +169,13 @@ impl Run {
         }
         let Stored { climb, step, ladder, dry, saves, .. } = self.stored.clone();
         self.stored = Stored { step, dry, saves, ..Stored::new(climb, facts.stamp(), ladder) };
-        let waits_until = self.again_at.filter(|at| *at > facts.now.mono);
-        self.due = Some(waits_until.unwrap_or(facts.now.mono));
-        waits_until.is_none()
+        self.due = Some(self.again.earliest(facts.now.mono));
+        self.again.is_due(facts.now.mono)
     }
 
     /// Another step: what was refused before says nothing of it.
-    pub(super) fn forget_refusals(&mut self) {
-        (self.told, self.again, self.again_at) = (None, Again::new(), None);
+    pub(super) const fn forget_refusals(&mut self) {
+        self.again = Again::new();
     }
 
     /// Whether this is what a rule of this name would climb now.
@@ -191,15 +185,9 @@ impl Run {
         ladder == Some(&self.stored.ladder) && config.ladders.contains_key(&self.stored.ladder)
     }
 
-    /// It is asked for again later, each time after longer.
-    pub(super) fn ask_later(&mut self, now: Mono) {
-        self.again_at = Some(self.again.next(now));
-        self.due = self.again_at;
-    }
-
     /// What was refused is asked for no later than then.
     pub(super) fn ask_by(&mut self, at: Mono) {
-        self.again_at = self.again_at.map(|again_at| again_at.min(at));
+        self.again.possible_at(at);
         if self.stored.state == State::Waiting {
             self.due = self.due.map(|due| due.min(at));
         }

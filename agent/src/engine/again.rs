@@ -1,0 +1,67 @@
+//! When what time can mend is asked for again: at growing intervals, or as soon as what it was refused for is over. What
+//! is asked for, and what ends what it was refused for, is known elsewhere.
+
+use std::time::Duration;
+
+use super::time::Mono;
+use crate::wire::Reason;
+
+/// After the first refusal.
+pub(super) const AGAIN_FIRST: Duration = Duration::from_secs(60);
+const AGAIN_LAST: Duration = Duration::from_secs(1_800);
+
+/// One thing that is wanted, and may be refused time after time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Again {
+    /// How long is waited after the next refusal.
+    wait: Duration,
+    /// It isn't asked for before this.
+    at: Option<Mono>,
+    /// Why it was refused last.
+    why: Option<Reason>,
+}
+
+impl Again {
+    /// Nothing was refused yet.
+    pub(super) const fn new() -> Self {
+        Self { wait: AGAIN_FIRST, at: None, why: None }
+    }
+
+    /// It was refused for this: when to ask again; the time after that after longer.
+    pub(super) fn refused(&mut self, now: Mono, why: Reason) -> Mono {
+        let at = now.after(self.wait);
+        self.wait = self.wait.saturating_mul(2).min(AGAIN_LAST);
+        (self.at, self.why) = (Some(at), Some(why));
+        at
+    }
+
+    /// It is not asked for before then, though nobody has refused it.
+    pub(super) const fn put_off(&mut self, until: Mono) {
+        self.at = Some(until);
+    }
+
+    /// It is possible from then on.
+    pub(super) fn possible_at(&mut self, at: Mono) {
+        self.at = self.at.map(|before| before.min(at));
+    }
+
+    /// Why it was refused last.
+    pub(super) const fn why(&self) -> Option<Reason> {
+        self.why
+    }
+
+    /// It was let pass meanwhile: the next refusal is news, whatever it is for.
+    pub(super) const fn let_pass(&mut self) {
+        self.why = None;
+    }
+
+    /// Whether it may be asked for.
+    pub(super) fn is_due(&self, now: Mono) -> bool {
+        self.at.is_none_or(|at| at <= now)
+    }
+
+    /// When that is asked for which is wanted at this time.
+    pub(super) fn earliest(&self, wanted: Mono) -> Mono {
+        self.at.map_or(wanted, |at| at.max(wanted))
+    }
+}
