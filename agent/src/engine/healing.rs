@@ -204,7 +204,7 @@ impl Engine {
     pub(super) fn stop_ladders(&mut self, now: Now) {
         let under_way = self.with_remedies(now, Remedies::cancel);
         let stopped: Vec<EffectId> = under_way.into_iter().chain(self.releases.leaving()).collect();
-        self.releases.stay();
+        self.stay_on_trial(now);
         for id in stopped {
             self.stop_act(now, id);
         }

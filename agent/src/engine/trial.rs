@@ -57,14 +57,7 @@ struct Target {
     stored: Stored,
     /// Since when nothing speaks against the release.
     healthy_since: Option<Mono>,
-    /// What is being done about it.
-    act: Option<(EffectId, Wish)>,
-    /// It was left, and a boot is to complete that.
-    boot: Option<Boot>,
-    /// It is to be left, which is on its way into the journal.
-    leaving: bool,
-    /// What leaving it has spent.
-    spending: Option<Spending>,
+    course: Course,
     /// When something may be tried again.
     again: Again,
     /// Why which wish was refused, as it was told, not to be told again; `None`: that it failed, or can't be fulfilled.
@@ -73,13 +66,26 @@ struct Target {
     mark_refused: bool,
 }
 
-/// The boot that completes it that a release was left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Boot {
-    /// It was ordered.
-    Ordered(EffectId),
-    /// It didn't come: it is to be ordered again.
-    Due,
+/// What is being done about a release.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Course {
+    /// Nothing: it is watched.
+    #[default]
+    Watched,
+    /// It is being marked as good, whoever wants that.
+    Marking {
+        act: EffectId,
+        /// It was left before, and the boot that is to complete that did not come.
+        unbooted: bool,
+    },
+    /// That it is to be left is on its way into the journal, and what that spends.
+    Journaling { spending: Option<Spending> },
+    /// It is being left, for what was spent.
+    Leaving { act: EffectId, spending: Option<Spending> },
+    /// It was left, and this reboot is to complete that.
+    Booting { reboot: EffectId },
+    /// It was left, and the boot that is to complete that did not come.
+    Unbooted,
 }
 
 /// What is to be done about a release.
@@ -106,10 +112,7 @@ impl Target {
         Self {
             stored,
             healthy_since: None,
-            act: None,
-            boot: None,
-            leaving: false,
-            spending: None,
+            course: Course::Watched,
             again: Again::new(),
             told: BTreeSet::new(),
             mark_refused: false,
@@ -118,8 +121,10 @@ impl Target {
 
     /// What is due.
     fn wish(&mut self, now: Mono, rollback: &Rollback, is_healthy: bool) -> Option<Wish> {
-        if let Some(boot) = self.boot {
-            return (boot == Boot::Due && self.act.is_none() && self.again.is_due(now)).then_some(Wish::Boot);
+        match self.course {
+            Course::Unbooted => return self.again.is_due(now).then_some(Wish::Boot),
+            Course::Booting { .. } | Course::Marking { unbooted: true, .. } => return None,
+            Course::Watched | Course::Marking { .. } | Course::Journaling { .. } | Course::Leaving { .. } => {}
         }
         let trial = self.stored.trial.as_ref()?;
         if !is_healthy {
@@ -127,7 +132,7 @@ impl Target {
         } else if self.healthy_since.is_none() {
             self.healthy_since = Some(now);
         }
-        if self.act.is_some() || self.leaving || !self.again.is_due(now) {
+        if self.course != Course::Watched || !self.again.is_due(now) {
             return None;
         }
         if self.healthy_since.is_some_and(|since| now.since(since) >= rollback.settle) {
@@ -140,14 +145,37 @@ impl Target {
     }
 
     fn deadline(&self, rollback: &Rollback) -> Option<Mono> {
-        if let Some(boot) = self.boot {
-            return (boot == Boot::Due && self.act.is_none()).then(|| self.again.earliest(Mono(0)));
+        match self.course {
+            Course::Watched => {}
+            Course::Unbooted => return Some(self.again.earliest(Mono(0))),
+            _ => return None,
         }
-        let trial = self.stored.trial.as_ref().filter(|_| self.act.is_none() && !self.leaving)?;
+        let trial = self.stored.trial.as_ref()?;
         let good = self.healthy_since.map(|since| since.after(rollback.settle));
         let over = Some(trial.begun.mono.after(rollback.trial)).filter(|_| !self.told.contains(&MOURNED));
         let at = [good, over].into_iter().flatten().min()?;
         Some(self.again.earliest(at))
+    }
+
+    /// It is not to be left any more: what isn't begun isn't, and no boot out of it is tried again. The course before.
+    const fn stay(&mut self) -> Course {
+        let before = self.course;
+        match &mut self.course {
+            Course::Watched | Course::Leaving { .. } => {}
+            Course::Marking { unbooted, .. } => *unbooted = false,
+            course => *course = Course::Watched,
+        }
+        before
+    }
+}
+
+impl Course {
+    /// The act under way, of what isn't a boot.
+    const fn act(&self) -> Option<EffectId> {
+        match self {
+            Self::Marking { act, .. } | Self::Leaving { act, .. } => Some(*act),
+            _ => None,
+        }
     }
 }
 
@@ -163,6 +191,17 @@ impl Speaks {
     fn against(&self, target: &str) -> bool {
         self.critical || self.targets.iter().any(|it| it == target)
     }
+}
+
+/// What follows from a look at the release that runs.
+#[derive(Debug, Default)]
+struct Seen {
+    /// What is remembered is another.
+    changed: bool,
+    /// What was being done about the one before.
+    before: Course,
+    /// To be told.
+    event: Option<Event>,
 }
 
 /// The event of a release that is bad and stays.
@@ -192,26 +231,28 @@ impl Releases {
         self.targets.keys().filter_map(|target| self.entry(target)).collect()
     }
 
-    /// A release was seen. True if what is remembered has changed; the event, if there is something to tell.
-    fn observe(&mut self, at: Stamp, Release { target, name }: &Release) -> (bool, Option<Event>) {
+    /// A release was seen.
+    fn observe(&mut self, at: Stamp, Release { target, name }: &Release) -> Seen {
         let Some(known) = self.targets.get_mut(target) else {
             if self.targets.len() < TARGETS_MAX {
                 let stored = Stored { good: name.as_str().into(), trial: None };
                 self.targets.insert(target.clone(), Target::new(stored));
             }
-            return (true, None);
+            return Seen { changed: true, ..Seen::default() };
         };
         let Stored { good, trial } = &mut known.stored;
         if **good == **name {
-            known.boot = None;
-            let was_on_trial = trial.take().is_some();
-            return (was_on_trial, was_on_trial.then(|| told("release_back", target, name)));
+            let changed = trial.take().is_some();
+            let event = changed.then(|| told("release_back", target, name));
+            return Seen { changed, before: known.stay(), event };
         }
         match trial {
-            Some(trial) if *trial.release == **name && trial.begun.boot == at.boot => (false, None),
             Some(trial) if *trial.release == **name => {
-                trial.begun = at;
-                (true, None)
+                let changed = trial.begun.boot != at.boot;
+                if changed {
+                    trial.begun = at;
+                }
+                Seen { changed, ..Seen::default() }
             }
             other => {
                 let last_chance = other.as_ref().is_some_and(|before| before.last_chance);
@@ -219,9 +260,8 @@ impl Releases {
                 known.healthy_since = None;
                 known.again = Again::new();
                 known.told.clear();
-                known.boot = None;
                 known.mark_refused = false;
-                (true, Some(told("release_on_trial", target, name)))
+                Seen { changed: true, before: known.stay(), event: Some(told("release_on_trial", target, name)) }
             }
         }
     }
@@ -240,18 +280,17 @@ impl Releases {
 
     /// What is being done, or is about to be.
     pub(super) fn acts(&self) -> impl Iterator<Item = Act> + '_ {
-        self.targets.iter().filter_map(|(name, target)| match target.act {
-            Some((_, Wish::MarkGood)) => Some(Act::MarkGood { target: name.clone() }),
-            Some((_, Wish::Leave)) => Some(Act::Rollback { target: name.clone(), to: None }),
-            _ if target.leaving => Some(Act::Rollback { target: name.clone(), to: None }),
-            _ => None,
+        self.targets.iter().filter_map(|(name, target)| match target.course {
+            Course::Marking { .. } => Some(Act::MarkGood { target: name.clone() }),
+            Course::Journaling { .. } | Course::Leaving { .. } => Some(leave(name)),
+            Course::Watched | Course::Booting { .. } | Course::Unbooted => None,
         })
     }
 
     /// Acts under way that leave a release by the agent's own will, and boots that complete that.
     pub(super) fn leaving(&self) -> impl Iterator<Item = EffectId> + '_ {
-        self.targets.values().filter_map(|target| match (target.act, target.boot) {
-            (Some((id, Wish::Leave)), _) | (None, Some(Boot::Ordered(id))) => Some(id),
+        self.targets.values().filter_map(|target| match target.course {
+            Course::Leaving { act: id, .. } | Course::Booting { reboot: id, .. } => Some(id),
             _ => None,
         })
     }
@@ -259,13 +298,16 @@ impl Releases {
     /// That a release was left is completed by this reboot.
     pub(super) fn awaits_boot(&mut self, target: &str, reboot: EffectId) {
         if let Some(known) = self.targets.get_mut(target) {
-            known.boot = Some(Boot::Ordered(reboot));
+            known.course = Course::Booting { reboot };
         }
     }
 
     /// What an act has spent that was not done.
     pub(super) fn take_spending_of(&mut self, act: EffectId) -> Option<Spending> {
-        self.targets.values_mut().find(|target| target.act.is_some_and(|(id, _)| id == act))?.spending.take()
+        self.targets.values_mut().find_map(|target| match &mut target.course {
+            Course::Leaving { act: id, spending } if *id == act => spending.take(),
+            _ => None,
+        })
     }
 
     /// What was refused for this reason is not any more: it is tried now.
@@ -275,16 +317,12 @@ impl Releases {
         }
     }
 
-    /// What is on its way into the journal is not begun, and no boot is tried again.
-    pub(super) fn stay(&mut self) {
-        self.targets.values_mut().for_each(|target| (target.leaving, target.boot) = (false, None));
-    }
-
     /// An act was handed to the runtime; what marks a release is followed, whoever wants it.
     pub(super) fn begun(&mut self, id: EffectId, act: &Act) {
         if let Act::MarkGood { target } = act {
             if let Some(target) = self.targets.get_mut(target) {
-                target.act = Some((id, Wish::MarkGood));
+                let unbooted = target.course == Course::Unbooted;
+                target.course = Course::Marking { act: id, unbooted };
             }
         }
     }
@@ -295,9 +333,12 @@ impl Engine {
     pub(super) fn see_releases(&mut self, now: Now, releases: &[Release]) {
         let at = self.timeline.stamp(now.mono);
         for release in releases.iter().take(TARGETS_MAX) {
-            let (changed, event) = self.releases.observe(at, release);
+            let Seen { changed, before, event } = self.releases.observe(at, release);
             if changed {
-                self.note_release(&release.target, Purpose::Bookkeeping);
+                self.note_release(&release.target);
+            }
+            if let Course::Journaling { spending } = before {
+                self.give_back(spending);
             }
             if let Some(event) = event {
                 self.record_event(now, event);
@@ -314,7 +355,7 @@ impl Engine {
         while let Some((target, wish)) = self.releases.wish(now.mono, &self.config, &speaks) {
             let act = match wish {
                 Wish::MarkGood => Act::MarkGood { target: target.clone() },
-                Wish::Leave => Act::Rollback { target: target.clone(), to: None },
+                Wish::Leave => leave(&target),
                 Wish::Boot => {
                     self.boot_again(now, &target);
                     continue;
@@ -336,21 +377,33 @@ impl Engine {
                     self.put_trial_off(now, &target, &act, reason, &detail);
                     self.try_once_affordable(now, &target, &act, reason);
                 }
-                (Ok(()), Wish::Leave) => {
-                    if let Some(known) = self.releases.targets.get_mut(&target) {
-                        known.leaving = true;
-                        known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = true);
-                    }
-                    let (spent, spending) =
-                        self.with_commands(now, |commands, facts| commands.spend(facts, &act)).unzip();
-                    if let Some(known) = self.releases.targets.get_mut(&target) {
-                        known.spending = spending;
-                    }
-                    let entries = self.releases.entry(&target).into_iter().chain(spent).collect();
-                    self.effects.put(Purpose::Trial(target), entries);
-                }
+                (Ok(()), Wish::Leave) => self.journal_leaving(now, target, &act),
                 // What comes of it is noted where all marks are, whoever wants them.
                 (Ok(()), _) => drop(self.order_for_trial(now, act)),
+            }
+        }
+    }
+
+    /// That a release is to be left is on the disk before it is done.
+    fn journal_leaving(&mut self, now: Now, target: String, act: &Act) {
+        let (spent, spending) = self.with_commands(now, |commands, facts| commands.spend(facts, act)).unzip();
+        if let Some(known) = self.releases.targets.get_mut(&target) {
+            known.course = Course::Journaling { spending };
+            known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = true);
+        }
+        let entries = self.releases.entry(&target).into_iter().chain(spent).collect();
+        self.effects.put(Purpose::Trial(target), entries);
+    }
+
+    /// The red button: what is on its way into the journal is not begun, and no boot is tried again.
+    pub(super) fn stay_on_trial(&mut self, now: Now) {
+        let stays = self.releases.targets.iter_mut().map(|(target, known)| (target.clone(), known.stay()));
+        for (target, before) in stays.collect::<Vec<_>>() {
+            if let Course::Journaling { spending } = before {
+                self.give_back(spending);
+                // Its last chance is spent with that: whoever pressed the button doesn't want it tried again.
+                let why = "a command took it back";
+                self.put_trial_off(now, &target, &leave(&target), Reason::Canceled, why);
             }
         }
     }
@@ -379,11 +432,11 @@ impl Engine {
     /// The machine stays up, if this was to complete that a release was left: it is told, and tried again.
     pub(super) fn trial_not_booted(&mut self, now: Now, reboot: EffectId, outcome: &ActOutcome) {
         let mut targets = self.releases.targets.iter_mut();
-        let Some((target, known)) = targets.find(|(_, known)| known.boot == Some(Boot::Ordered(reboot))) else {
+        let Some((target, known)) = targets.find(|(_, known)| known.course == Course::Booting { reboot }) else {
             return;
         };
         let target = target.clone();
-        known.boot = Some(Boot::Due);
+        known.course = Course::Unbooted;
         known.again.put_off(now.mono.after(AGAIN));
         match refusal(outcome) {
             Some(reason) => {
@@ -422,32 +475,25 @@ impl Engine {
     /// That a release is to be left is in the journal, or could not be written.
     pub(super) fn trial_journaled(&mut self, now: Now, target: &str, written: bool) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
-        let goes = std::mem::take(&mut known.leaving);
+        // It may have been called off meanwhile.
+        let Course::Journaling { spending } = known.course else { return };
+        known.course = Course::Watched;
+        let act = leave(target);
         let ends = self.stopping.is_some();
-        if !goes || !written || ends {
-            let spending = known.spending.take();
-            self.give_back(spending);
-        }
-        let act = Act::Rollback { target: target.to_owned(), to: None };
-        if !goes {
-            // Its last chance is spent with that: whoever pressed the red button doesn't want it tried again.
-            return self.put_trial_off(now, target, &act, Reason::Canceled, "a command took it back");
-        }
         if written && !ends {
             self.tell_release(now, "release_bad", target);
             self.record_event(now, tried(&act, target, Status::InProgress));
             let id = self.order_for_trial(now, act);
             if let Some(known) = self.releases.targets.get_mut(target) {
-                known.act = Some((id, Wish::Leave));
+                known.course = Course::Leaving { act: id, spending };
             }
             return;
         }
-        if let Some(known) = self.releases.targets.get_mut(target) {
-            known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
-        }
+        known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
+        self.give_back(spending);
         if ends {
             // The next start leaves it.
-            return self.note_release(target, Purpose::Bookkeeping);
+            return self.note_release(target);
         }
         self.put_trial_off(now, target, &act, Reason::StoreFailed, "the journal could not be written");
     }
@@ -455,31 +501,39 @@ impl Engine {
     /// An act ended. If it was the trial's own: of which target.
     pub(super) fn trial_ended(&mut self, now: Now, id: EffectId, outcome: &ActOutcome) -> Option<String> {
         let mut targets = self.releases.targets.iter_mut();
-        let (target, known) = targets.find(|(_, target)| target.act.is_some_and(|(act, _)| act == id))?;
+        let (target, known) = targets.find(|(_, target)| target.course.act() == Some(id))?;
         let target = target.clone();
-        let wish = known.act.take().map(|(_, wish)| wish);
-        known.spending = None;
+        let course = std::mem::take(&mut known.course);
         if refusal(outcome).is_none() {
             known.again = Again::new();
         }
         known.again.put_off(now.mono.after(AGAIN));
-        let marked = wish == Some(Wish::MarkGood) && outcome.status == ActStatus::Succeeded;
-        if let Some(Trial { release, .. }) = known.stored.trial.take_if(|_| marked) {
-            known.stored.good = release;
+        let is_marked = matches!(course, Course::Marking { .. }) && outcome.status == ActStatus::Succeeded;
+        match course {
             // Whoever says so doesn't want it left any more.
-            known.boot = None;
-            self.tell_release(now, "release_good", &target);
-            self.note_release(&target, Purpose::Bookkeeping);
+            Course::Marking { .. } if is_marked => self.marked(now, &target),
+            Course::Marking { unbooted: true, .. } => known.course = Course::Unbooted,
+            _ => {}
         }
         if self.commands.of_act(id).is_some() {
             return None;
         }
-        match wish {
-            Some(Wish::MarkGood) if !marked => self.mark_failed(now, &target, outcome),
-            Some(Wish::Leave) => self.leave_ended(now, &target, outcome),
+        match course {
+            Course::Leaving { .. } => self.leave_ended(now, &target, outcome),
+            _ if !is_marked => self.mark_failed(now, &target, outcome),
             _ => {}
         }
         Some(target)
+    }
+
+    /// What was on trial is good.
+    fn marked(&mut self, now: Now, target: &str) {
+        let Some(known) = self.releases.targets.get_mut(target) else { return };
+        if let Some(Trial { release, .. }) = known.stored.trial.take() {
+            known.stored.good = release;
+            self.tell_release(now, "release_good", target);
+            self.note_release(target);
+        }
     }
 
     /// It is tried again for as long as it takes; that it doesn't work, such as for root's policy, is told once.
@@ -492,7 +546,7 @@ impl Engine {
     }
 
     fn leave_ended(&mut self, now: Now, target: &str, outcome: &ActOutcome) {
-        let act = Act::Rollback { target: target.to_owned(), to: None };
+        let act = leave(target);
         let Some(reason) = refusal(outcome) else {
             let status = if outcome.status == ActStatus::Succeeded { Status::Succeeded } else { Status::Failed };
             return self.tell_tried(now, &act, target, status, outcome);
@@ -501,7 +555,7 @@ impl Engine {
         if let Some(known) = self.releases.targets.get_mut(target) {
             known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
         }
-        self.note_release(target, Purpose::Bookkeeping);
+        self.note_release(target);
         self.put_trial_off(now, target, &act, reason, outcome.detail.as_deref().unwrap_or_default());
     }
 
@@ -544,11 +598,15 @@ impl Engine {
         self.record_event(now, event);
     }
 
-    fn note_release(&mut self, target: &str, purpose: Purpose) {
+    fn note_release(&mut self, target: &str) {
         if let Some(entry) = self.releases.entry(target) {
-            self.effects.put(purpose, vec![entry]);
+            self.effects.put(Purpose::Bookkeeping, vec![entry]);
         }
     }
+}
+
+fn leave(target: &str) -> Act {
+    Act::Rollback { target: target.to_owned(), to: None }
 }
 
 /// The contract's `remediation` event.

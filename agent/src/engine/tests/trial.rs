@@ -173,6 +173,31 @@ fn the_red_button_reaches_a_release_that_is_about_to_be_left() {
 }
 
 #[test]
+fn a_release_that_is_gone_before_the_journal_knows_that_it_is_to_be_left_is_not_left() {
+    for (next, events) in [("1.0", "release_back 1.0"), ("3.0", "release_on_trial 3.0")] {
+        let mut world = world_of(&CONFIG.replace("3/24h", "1/24h"));
+        runs(&mut world, "2.0");
+        world.set(Metric::HostMemUsed, Some(95.0));
+        world.advance(9 * MINUTE);
+        let leaves = |op: &StoreOp| match op {
+            StoreOp::Put { entries } => entries.iter().any(|(key, _)| key == "release/app"),
+            _ => false,
+        };
+        world.stall_store_at(leaves);
+        world.advance(90 * SECOND);
+        assert!(world.store_is_late());
+        runs(&mut world, next);
+        world.advance(20 * SECOND);
+        world.store_answers();
+        world.advance(MINUTE);
+        assert_eq!((told(&world), world.acted.len()), (vec!["release_on_trial 2.0".to_owned(), events.into()], 0));
+        world.command("one", "rollback", serde_json::json!({"target": "app"}), 1);
+        world.settle();
+        assert_eq!(world.acted, [leave()], "nothing was spent");
+    }
+}
+
+#[test]
 fn a_rollback_that_somebody_held_off_at_the_last_moment_is_still_to_come() {
     let mut world = world();
     world.acts_succeed = false;
