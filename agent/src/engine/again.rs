@@ -10,6 +10,21 @@ use crate::wire::Reason;
 pub(super) const AGAIN_FIRST: Duration = Duration::from_secs(60);
 const AGAIN_LAST: Duration = Duration::from_secs(1_800);
 
+/// Whether it is worth asking again for what was refused for this.
+pub(super) const fn time_mends(why: Reason) -> bool {
+    matches!(
+        why,
+        Reason::MinUptime
+            | Reason::LowBattery
+            | Reason::Inhibited
+            | Reason::Busy
+            | Reason::BudgetSpent
+            | Reason::BootLoop
+            | Reason::StoreFailed
+            | Reason::Quarantined
+    )
+}
+
 /// One thing that is wanted, and may be refused time after time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Again {

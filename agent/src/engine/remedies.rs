@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::admission::Refusal;
-use super::again::AGAIN_FIRST;
+use super::again::{AGAIN_FIRST, time_mends};
 use super::budget::Spending;
 use super::io::{Act, ActOutcome, ActStatus, EffectId};
 use super::keyed::{BOOTS_KEY, REMEDY_KEY, Write};
@@ -490,14 +490,7 @@ impl Remedies {
         match reason {
             // As much is in force already, or more.
             Reason::Quarantined if matches!(act, Act::Quarantine { .. }) => self.next_step(facts, rule),
-            Reason::MinUptime
-            | Reason::LowBattery
-            | Reason::Inhibited
-            | Reason::Busy
-            | Reason::BudgetSpent
-            | Reason::BootLoop
-            | Reason::StoreFailed
-            | Reason::Quarantined => {
+            reason if time_mends(reason) => {
                 run.due = Some(run.again.refused(facts.now.mono, reason));
                 self.note(facts, rule);
             }

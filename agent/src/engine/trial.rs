@@ -12,9 +12,10 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 use super::Engine;
-use super::again::Again;
+use super::again::{Again, time_mends};
 use super::budget::Spending;
 use super::effects::Purpose;
+use super::healing::waits_for_boot;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
 use super::keyed::{RELEASE_KEY, Write, write};
 use super::observation::{Release, Severity};
@@ -29,6 +30,9 @@ use crate::wire::Reason;
 const AGAIN: Duration = Duration::from_secs(600);
 /// And when there is another act to wait for.
 const BUSY_FOR: Duration = Duration::from_secs(10);
+/// So often a boot that doesn't come is tried: each time takes the agent off the air. The next boot completes what was
+/// done, whoever orders it.
+const BOOTS_MAX: u32 = 5;
 /// Targets that are followed; a configuration with more has its first ones followed.
 const TARGETS_MAX: usize = 16;
 
@@ -75,17 +79,17 @@ enum Course {
     /// It is being marked as good, whoever wants that.
     Marking {
         act: EffectId,
-        /// It was left before, and the boot that is to complete that did not come.
-        unbooted: bool,
+        /// It was left before, and so many boots out of it did not come.
+        unbooted: Option<u32>,
     },
     /// That it is to be left is on its way into the journal, and what that spends.
     Journaling { spending: Option<Spending> },
     /// It is being left, for what was spent.
     Leaving { act: EffectId, spending: Option<Spending> },
-    /// It was left, and this reboot is to complete that.
-    Booting { reboot: EffectId },
-    /// It was left, and the boot that is to complete that did not come.
-    Unbooted,
+    /// It was left, and this reboot is to complete that, after so many that did not come.
+    Booting { reboot: EffectId, failed: u32 },
+    /// It was left, and the boot that is to complete that did not come, so often.
+    Unbooted { failed: u32 },
 }
 
 /// What is to be done about a release.
@@ -122,8 +126,10 @@ impl Target {
     /// What is due.
     fn wish(&mut self, now: Mono, rollback: &Rollback, is_healthy: bool) -> Option<Wish> {
         match self.course {
-            Course::Unbooted => return self.again.is_due(now).then_some(Wish::Boot),
-            Course::Booting { .. } | Course::Marking { unbooted: true, .. } => return None,
+            Course::Unbooted { failed } => {
+                return (failed < BOOTS_MAX && self.again.is_due(now)).then_some(Wish::Boot);
+            }
+            Course::Booting { .. } | Course::Marking { unbooted: Some(_), .. } => return None,
             Course::Watched | Course::Marking { .. } | Course::Journaling { .. } | Course::Leaving { .. } => {}
         }
         let trial = self.stored.trial.as_ref()?;
@@ -147,7 +153,7 @@ impl Target {
     fn deadline(&self, rollback: &Rollback) -> Option<Mono> {
         match self.course {
             Course::Watched => {}
-            Course::Unbooted => return Some(self.again.earliest(Mono(0))),
+            Course::Unbooted { failed } => return (failed < BOOTS_MAX).then(|| self.again.earliest(Mono(0))),
             _ => return None,
         }
         let trial = self.stored.trial.as_ref()?;
@@ -162,7 +168,7 @@ impl Target {
         let before = self.course;
         match &mut self.course {
             Course::Watched | Course::Leaving { .. } => {}
-            Course::Marking { unbooted, .. } => *unbooted = false,
+            Course::Marking { unbooted, .. } => *unbooted = None,
             course => *course = Course::Watched,
         }
         before
@@ -283,7 +289,7 @@ impl Releases {
         self.targets.iter().filter_map(|(name, target)| match target.course {
             Course::Marking { .. } => Some(Act::MarkGood { target: name.clone() }),
             Course::Journaling { .. } | Course::Leaving { .. } => Some(leave(name)),
-            Course::Watched | Course::Booting { .. } | Course::Unbooted => None,
+            Course::Watched | Course::Booting { .. } | Course::Unbooted { .. } => None,
         })
     }
 
@@ -298,7 +304,8 @@ impl Releases {
     /// That a release was left is completed by this reboot.
     pub(super) fn awaits_boot(&mut self, target: &str, reboot: EffectId) {
         if let Some(known) = self.targets.get_mut(target) {
-            known.course = Course::Booting { reboot };
+            let failed = if let Course::Unbooted { failed } = known.course { failed } else { 0 };
+            known.course = Course::Booting { reboot, failed };
         }
     }
 
@@ -321,7 +328,7 @@ impl Releases {
     pub(super) fn begun(&mut self, id: EffectId, act: &Act) {
         if let Act::MarkGood { target } = act {
             if let Some(target) = self.targets.get_mut(target) {
-                let unbooted = target.course == Course::Unbooted;
+                let unbooted = if let Course::Unbooted { failed } = target.course { Some(failed) } else { None };
                 target.course = Course::Marking { act: id, unbooted };
             }
         }
@@ -429,16 +436,25 @@ impl Engine {
         }
     }
 
-    /// The machine stays up, if this was to complete that a release was left: it is told, and tried again.
+    /// The machine stays up, if this was to complete that a release was left: it is told, and tried again some times.
     pub(super) fn trial_not_booted(&mut self, now: Now, reboot: EffectId, outcome: &ActOutcome) {
         let mut targets = self.releases.targets.iter_mut();
-        let Some((target, known)) = targets.find(|(_, known)| known.course == Course::Booting { reboot }) else {
-            return;
-        };
-        let target = target.clone();
-        known.course = Course::Unbooted;
+        let booting = targets.find_map(|(target, known)| match known.course {
+            Course::Booting { reboot: ours, failed } if ours == reboot => Some((target.clone(), known, failed)),
+            _ => None,
+        });
+        let Some((target, known, failed)) = booting else { return };
+        let refused = refusal(outcome);
+        // As with a ladder's step: what was refused for what time can mend was not tried.
+        let failed = failed + u32::from(!refused.is_some_and(time_mends));
+        known.course = Course::Unbooted { failed };
         known.again.put_off(now.mono.after(AGAIN));
-        match refusal(outcome) {
+        match refused {
+            _ if failed >= BOOTS_MAX => {
+                let detail = format!("tried {failed} times, and not again: {}", waits_for_boot(None));
+                let event = tried(&Act::Reboot, &target, Status::Failed).with_some("reason", outcome.reason.as_deref());
+                self.record_event(now, event.with("detail", detail.as_str()));
+            }
             Some(reason) => {
                 let detail = outcome.detail.as_deref().unwrap_or_default();
                 self.put_trial_off(now, &target, &Act::Reboot, reason, detail);
@@ -512,7 +528,7 @@ impl Engine {
         match course {
             // Whoever says so doesn't want it left any more.
             Course::Marking { .. } if is_marked => self.marked(now, &target),
-            Course::Marking { unbooted: true, .. } => known.course = Course::Unbooted,
+            Course::Marking { unbooted: Some(failed), .. } => known.course = Course::Unbooted { failed },
             _ => {}
         }
         if self.commands.of_act(id).is_some() {

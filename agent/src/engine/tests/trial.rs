@@ -496,6 +496,40 @@ fn a_boot_that_is_to_complete_leaving_a_release_and_does_not_come_is_told_and_tr
 }
 
 #[test]
+fn a_boot_out_of_a_release_that_never_comes_is_not_tried_for_ever() {
+    let (mut world, mut id) = boots_back();
+    let mut tries = 1;
+    for _ in 0..50 {
+        world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+        world.advance(60 * MINUTE);
+        let Some((again, _)) = world.acts.pop() else { break };
+        (id, tries) = (again, tries + 1);
+    }
+    assert_eq!(tries, 5);
+    let last = world.got.iter().rfind(|got| got.body["remediation"]["status"] == "FAILED").unwrap();
+    let told = last.body["remediation"]["detail"].as_str().unwrap();
+    assert_eq!(told, "tried 5 times, and not again: it is done, and waits for a boot");
+    assert!(!world.got.iter().any(|got| got.body["name"] == "release_kept"), "it was left");
+}
+
+#[test]
+fn a_boot_out_of_a_release_is_tried_for_as_long_as_somebody_is_in_its_way_and_more_and_more_seldom() {
+    let (mut world, mut id) = boots_back();
+    let mut waited = Vec::new();
+    for _ in 0..10 {
+        let inhibited = ActOutcome { reason: Some("inhibited".into()), ..outcome(ActStatus::Rejected) };
+        world.input(Input::ActDone { id, outcome: inhibited });
+        let minutes = (1..=60).find(|_| {
+            world.advance(MINUTE);
+            !world.acts.is_empty()
+        });
+        waited.extend(minutes);
+        (id, _) = world.acts.pop().unwrap();
+    }
+    assert_eq!(waited, [1, 2, 4, 8, 16, 30, 30, 30, 30, 30], "minutes");
+}
+
+#[test]
 fn the_red_button_ends_the_tries_to_boot_out_of_a_release() {
     let (mut world, id) = boots_back();
     world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
