@@ -17,6 +17,7 @@ use super::dice::Dice;
 use super::scenario::DiskWorld;
 use crate::engine::io::{Recovered, StoreFault, StoreLoss, StoreOp, StoreReply, StoreStats};
 use crate::engine::record::Class;
+use crate::engine::time::Unix;
 use crate::store::{
     COMMIT_OVERHEAD_BYTES, ENTRY_BYTES, RESERVE_FREE_FACTOR, STATE_VALUE_BYTES_MAX, reserve_bytes, segment_bytes,
 };
@@ -53,6 +54,8 @@ pub struct Disk {
     most_bytes: u64,
     /// Written before the store was opened this time.
     written_before: u64,
+    /// When something was last written, by the gateway's clock.
+    written_at: Option<Unix>,
 }
 
 /// The keyed state.
@@ -91,16 +94,21 @@ impl Disk {
             slow: 1.0,
             most_bytes: 0,
             written_before: 0,
+            written_at: None,
         };
         disk.make_reserve();
         disk
     }
 
-    /// Does one operation, and tells how the store stands after it.
-    pub fn apply(&mut self, op: StoreOp) -> (Result<StoreReply, StoreFault>, StoreStats) {
+    /// Does one operation when the gateway's clock says `now`, and tells how the store stands after it.
+    pub fn apply(&mut self, op: StoreOp, now: Unix) -> (Result<StoreReply, StoreFault>, StoreStats) {
+        let written = self.written_since_open();
         let result =
             if self.errors > 0.0 && self.dice.happens(self.errors) { Err(self.fail(op)) } else { self.carry_out(op) };
         self.most_bytes = self.most_bytes.max(self.used_bytes());
+        if self.written_since_open() > written {
+            self.written_at = Some(now);
+        }
         (result, self.stats())
     }
 
@@ -330,7 +338,7 @@ impl Disk {
             state: self.state.entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             losses,
             stats: self.stats(),
-            written_at: None,
+            written_at: self.written_at,
             absent: false,
         }
     }

@@ -47,8 +47,11 @@ fn put(key: &str, len: usize) -> StoreOp {
     StoreOp::Put { entries: vec![(key.to_owned(), Some(body(1, len)))] }
 }
 
+/// What the gateway's clock says, where nobody asks.
+const NOW: Unix = Unix(0);
+
 fn done(disk: &mut Disk, op: StoreOp) -> StoreReply {
-    disk.apply(op).0.expect("the disk is well")
+    disk.apply(op, NOW).0.expect("the disk is well")
 }
 
 /// Telemetry of 300 B, committed.
@@ -75,6 +78,18 @@ fn a_kill_takes_what_was_still_in_the_process_and_a_clean_end_takes_nothing() {
     done(&mut disk, append(Class::Telemetry, 12, 300));
     let recovered = disk.crash(Crash::Clean);
     assert_eq!(recovered.logs[Class::Telemetry as usize], LogRange { first: 1, last: 12, records: 11, evicted: 0 });
+}
+
+#[test]
+fn when_it_was_last_written_is_told_by_the_clock_of_then() {
+    let mut disk = disk();
+    assert_eq!(disk.crash(Crash::Clean).written_at, None);
+    for (op, now) in [append(Class::Events, 1, 300), StoreOp::Commit, read_all(Class::Events)].into_iter().zip(1..) {
+        disk.apply(op, Unix(now)).0.expect("the disk is well");
+    }
+    assert_eq!(disk.crash(Crash::Power).written_at, Some(Unix(2)), "neither buffered nor read");
+    disk.apply(put("run", 20), Unix(9)).0.expect("the disk is well");
+    assert_eq!(disk.crash(Crash::Process).written_at, Some(Unix(9)));
 }
 
 #[test]
@@ -143,13 +158,13 @@ fn a_full_disk_refuses_until_the_store_gives_something_up() {
     let mut seq = 1_000;
     let refused = loop {
         seq += 1;
-        let (result, _) = disk.apply(append(Class::Telemetry, seq, 300));
+        let (result, _) = disk.apply(append(Class::Telemetry, seq, 300), NOW);
         if let Err(fault) = result {
             break fault;
         }
     };
     assert!(matches!(refused, StoreFault::NoSpace { .. }), "{refused}");
-    assert!(disk.apply(StoreOp::Commit).0.is_err());
+    assert!(disk.apply(StoreOp::Commit, NOW).0.is_err());
     done(&mut disk, put("journal", 300));
     assert_eq!(
         disk.stats().state_bytes,
@@ -169,7 +184,9 @@ fn an_eviction_that_fails_half_way_is_counted_once() {
     disk.set_errors(0.8);
     let mut told = 0;
     while disk.records() > 0 {
-        if let (Ok(StoreReply::Evicted { records, .. }), _) = disk.apply(StoreOp::Evict { class: Class::Telemetry }) {
+        if let (Ok(StoreReply::Evicted { records, .. }), _) =
+            disk.apply(StoreOp::Evict { class: Class::Telemetry }, NOW)
+        {
             told += records;
         }
     }
@@ -327,7 +344,7 @@ impl Pair {
     fn apply(&mut self, op: &StoreOp) -> Result<(), TestCaseError> {
         let real = self.real.as_mut().expect("open");
         let (expected, stats) = (real.apply(op.clone()), real.stats());
-        let (found, model) = self.model.apply(op.clone());
+        let (found, model) = self.model.apply(op.clone(), NOW);
         match (&found, &expected) {
             (Err(_), Err(_)) => {}
             _ => prop_assert_eq!(&found, &expected, "{:?}", op),

@@ -66,7 +66,8 @@ impl World<'_> {
         let (result, stats) = if evicts.is_some() && self.planted == Some(Planted::NeverEvicts) {
             (Ok(StoreReply::Evicted { records: 0, first: 0, last: 0 }), self.disk.stats())
         } else {
-            self.disk.apply(op)
+            let now = self.clock.now(self.at, self.network.is_covered());
+            self.disk.apply(op, now.wall.unix)
         };
         if result.is_err() {
             self.watch.dates.refused(self.at);
