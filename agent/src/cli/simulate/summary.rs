@@ -49,7 +49,8 @@ pub(super) fn figures(summary: &Summary, look: Look) -> String {
     text
 }
 
-/// What this simulation can't show of its configuration: rules that nothing in the world can raise, and root's policy.
+/// What this simulation can't show of its configuration: rules that nothing in the world can raise, whether the battery
+/// is there under its name, and root's policy.
 pub(super) fn not_shown(plan: &Plan, look: Look) -> String {
     let mut text = String::new();
     let unmoved: Vec<String> =
@@ -59,6 +60,14 @@ pub(super) fn not_shown(plan: &Plan, look: Look) -> String {
             &look.paint(Tone::Doubtful, "Not raised by anything in this world, which doesn't move what they watch:");
         text.push('\n');
         text += &labelled("", &unmoved, look.width);
+    }
+    let battery = &plan.config.collect.battery;
+    if battery.enabled && !battery.supply.is_empty() && plan.scenario.battery.is_some() {
+        let supply = printable(&battery.supply);
+        let words =
+            format!("The battery of this world goes by no name: it is taken for {supply} (collect.battery.supply).");
+        text += &look.paint(Tone::Doubtful, &words);
+        text.push('\n');
     }
     let asks_root = plan.config.ladders.values().flatten().any(|step| Act::of(&step.remedy).changes());
     if plan.policy.is_none() && asks_root {

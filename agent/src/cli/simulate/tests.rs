@@ -53,9 +53,14 @@ fn expectation(text: &str) -> Expectation {
 
 /// A scenario of a day with two expectations.
 fn plan() -> Plan {
+    plan_in("")
+}
+
+/// The same, in a world with these tables.
+fn plan_in(tables: &str) -> Plan {
     let dir = tempfile::tempdir().unwrap();
     let (scenario, config) = (dir.path().join("winter.toml"), dir.path().join("agent.toml"));
-    std::fs::write(&scenario, "about = \"a dark week\"\n").unwrap();
+    std::fs::write(&scenario, format!("about = \"a dark week\"\n{tables}")).unwrap();
     std::fs::write(&config, "[mqtt]\nurl = \"mqtt://broker\"\n").unwrap();
     let mut scenario = scenario::load(&scenario).unwrap();
     scenario.lasts = Duration::from_secs(86_400);
@@ -276,6 +281,11 @@ fn what_a_simulation_can_not_show_of_its_configuration_is_told() {
     assert!(text.contains("Root's policy (/etc/fieldmedic/policy.toml) is no part of this"), "{text}");
     let text = summary::not_shown(&with(ladder, Some("[allow]\nactions = [\"reboot\"]\n")), PLAIN);
     assert_eq!(text, "", "it is part of this");
+    let named = with("[collect.battery]\nsupply = \"bq27441-0\"\n", None);
+    assert_eq!(summary::not_shown(&named, PLAIN), "", "there is no battery to be taken for it");
+    let powered = Plan { config: named.config, ..plan_in("[battery]\n") };
+    let text = summary::not_shown(&powered, PLAIN);
+    assert!(text.contains("taken for bq27441-0 (collect.battery.supply)"), "{text}");
 }
 
 #[test]
