@@ -24,6 +24,8 @@ pub(in crate::sim) struct Dates {
     got: BTreeMap<u64, Got>,
     /// When the store refused something, in true time: records have a later number than their time says.
     refused: BTreeSet<u64>,
+    /// A date was wrong because the configuration has a wrong clock believed.
+    misled: bool,
 }
 
 /// A record: the same number must not name another one.
@@ -46,6 +48,8 @@ pub(in crate::sim) struct Truth {
     pub(in crate::sim) now_ms: i64,
     /// When it was made, since the begin.
     pub(in crate::sim) made_at: u64,
+    /// The configuration has the agent believe a clock that nobody has set.
+    pub(in crate::sim) trusts_any_clock: bool,
     /// The agent that runs has had a trusted clock since then; `None`: not yet.
     pub(in crate::sim) clock_known_since: Option<u64>,
 }
@@ -53,6 +57,14 @@ pub(in crate::sim) struct Truth {
 impl Dates {
     pub(in crate::sim) fn refused(&mut self, at: u64) {
         self.refused.insert(at);
+    }
+
+    /// What can only be judged at the end.
+    pub(in crate::sim) fn judge(&self, findings: &mut Findings) {
+        if self.misled {
+            let why = "clock.trust = \"always\" has the agent believe a clock that is wrong in this world";
+            findings.leave_open(Promise::TimeOrder, why.to_owned());
+        }
     }
 
     /// The broker got a record.
@@ -69,7 +81,9 @@ impl Dates {
             match text.parse::<jiff::Timestamp>() {
                 Ok(time) => {
                     let off = time.as_millisecond().abs_diff(truth.unix_ms);
-                    if off > TOLERANCE_MS {
+                    if off > TOLERANCE_MS && truth.trusts_any_clock {
+                        self.misled = true;
+                    } else if off > TOLERANCE_MS {
                         broken(format!("seq {seq} is dated {text}, {} s off", off / 1_000));
                     }
                 }
@@ -125,7 +139,8 @@ mod tests {
             let mut record = Dated { boot: "b", seq, time: None, mono_ms, is_alarm: false, kind };
             let unix_ms = NOON + i64::try_from(mono_ms).unwrap();
             let (now_ms, made_at, clock_known_since) = (unix_ms + 5_000, mono_ms, None);
-            let mut truth = Truth { boot: Some(1), unix_ms, now_ms, made_at, clock_known_since };
+            let trusts_any_clock = false;
+            let mut truth = Truth { boot: Some(1), unix_ms, now_ms, made_at, trusts_any_clock, clock_known_since };
             change(&mut record, &mut truth);
             dates.got(mono_ms, record, truth, &mut findings);
         }

@@ -310,6 +310,7 @@ impl World<'_> {
                 unix_ms: unix_ms(truth.map_or(0, |(_, at)| at)),
                 now_ms: unix_ms(self.at),
                 made_at: truth.map_or(0, |(_, at)| at),
+                trusts_any_clock: self.trusts_any_clock(),
                 // A record that is begun as the clock is set may not know it yet.
                 clock_known_since: self.times.clock_known_since.map(|since| since + CLOCK_SETTLES_MS),
             };

@@ -27,7 +27,7 @@ use super::planted::Planted;
 use super::report::{Promise, Run};
 use super::scenario::{FaultKind, Scenario};
 use crate::broker::{Broker, ConnId, Settings};
-use crate::config::CheckedConfig;
+use crate::config::{CheckedConfig, ClockTrust};
 use crate::engine::io::{Act, EffectId, LinkFault, Recovered, Trigger};
 use crate::engine::packet::Packet;
 use crate::engine::time::{Mono, Now};
@@ -358,6 +358,7 @@ impl<'a> World<'a> {
     /// The time as the agent is told it.
     fn now(&mut self) -> Now {
         let mut now = self.clock.now(self.at, self.network.is_covered());
+        now.wall.trusted |= self.trusts_any_clock();
         if now.wall.trusted && self.agent.is_some() {
             self.times.clock_known_since.get_or_insert(self.at);
         }
@@ -365,6 +366,11 @@ impl<'a> World<'a> {
             now.mono = self.clock.wall_since_boot(now);
         }
         now
+    }
+
+    /// The configuration believes the wall clock, whatever the kernel says of it.
+    fn trusts_any_clock(&self) -> bool {
+        self.config.clock.trust == ClockTrust::Always
     }
 
     fn is_active(&self, which: impl Fn(&FaultKind) -> bool) -> bool {
@@ -378,7 +384,7 @@ impl<'a> World<'a> {
         let unsettled = self.unsettled();
         let quiet_since = self.times.online_until.max(self.calm_at).max(self.left_alone_since.unwrap_or(0));
         let found = self.recovered.iter().flat_map(|recovered| &recovered.losses).map(|loss| loss.records).sum();
-        let Watch { findings, records, commands, .. } = &mut self.watch;
+        let Watch { findings, records, commands, dates, .. } = &mut self.watch;
         let summary = &self.diary.summary;
         records.judge(at, is_stored, &summary.dropped, found, findings);
         // One that dies may have counted what the next counts again.
@@ -388,6 +394,7 @@ impl<'a> World<'a> {
             records.judge_counts(at, is_stored, &summary.dropped, unanswered, findings);
         }
         commands.judge(at, findings);
+        dates.judge(findings);
         let not_followed = self.cloud.not_followed();
         if not_followed > 0 {
             let why = format!("{not_followed} commands were more than are followed");

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::super::plan::{Plan, run};
 use super::super::planted::Planted;
 use super::super::report::{Moment, NotJudged, Promise, Run, What};
-use super::super::scenario::{BatteryWorld, Fault, FaultKind, LinkWorld, Recurring, Scenario};
+use super::super::scenario::{BatteryWorld, ClockWorld, Fault, FaultKind, LinkWorld, Order, Recurring, Scenario, When};
 use super::super::tests::{HOUR, configured, lasting, pings, plan, quiet};
+use crate::engine::time::Unix;
 use crate::helper::Policy;
 
 /// A seed that isn't run a second time.
@@ -74,6 +75,22 @@ fn what_roots_policy_does_not_let_rules_do_is_refused_and_the_ladder_goes_on() {
     assert_eq!(came_of(Some(allow)), came(1, "rejected 1"), "only a signed command may");
     let local = format!("{allow}[local]\nactions = [\"reboot\"]\n");
     assert_eq!(came_of(Some(&local)), came(2, "succeeded 1"));
+}
+
+#[test]
+fn a_clock_is_believed_as_the_configuration_says_and_wrong_dates_that_come_of_it_are_not_judged() {
+    let came_of = |boots_at: Option<Unix>, trust: &str| {
+        let mut scenario = quiet();
+        scenario.clock = ClockWorld { boots_at, set_after: None, ..scenario.clock };
+        scenario.commands = vec![Order { name: "reboot".into(), when: When::At(vec![HOUR]), ..pings(1) }];
+        let run = run(&configured(scenario, &format!("[clock]\ntrust = \"{trust}\"\n")), ONCE);
+        assert_eq!(run.broken, []);
+        let is_open = |promise: Promise| run.not_judged.iter().any(|open| open.promise == promise);
+        (boots(&run).len(), is_open(Promise::TimeOrder))
+    };
+    assert_eq!(came_of(None, "kernel"), (1, false), "nobody says that it is right");
+    assert_eq!(came_of(None, "always"), (2, false));
+    assert_eq!(came_of(Some(Unix(0)), "always"), (1, true), "the command comes from the future");
 }
 
 #[test]
