@@ -159,7 +159,7 @@ fn life_time_pct(round: &mut Round<'_>, file: &str) -> Reading<u8> {
     Ok((worst > 0).then(|| worst * 10))
 }
 
-/// The hottest thermal zone; on a board without any, the hottest sensor of its hwmon chips.
+/// The hottest thermal zone; on a board without any, the hottest sensor of its hwmon chips that they don't call faulty.
 fn temperature_c(round: &mut Round<'_>) -> Reading<f64> {
     const ZONES: &str = "sys/class/thermal";
     let zones = round.names(ZONES).into_iter().filter(|name| name.starts_with("thermal_zone"));
@@ -167,9 +167,13 @@ fn temperature_c(round: &mut Round<'_>) -> Reading<f64> {
     if sensors.is_empty() {
         for chip in round.names(CHIPS) {
             let files = round.names(&format!("{CHIPS}/{chip}")).into_iter();
-            let inputs = files.filter(|name| name.starts_with("temp") && name.ends_with("_input"));
-            sensors.extend(inputs.map(|file| format!("{CHIPS}/{chip}/{file}")));
+            let names = files.filter_map(|file| file.strip_suffix("_input").map(str::to_owned));
+            let sensor = |name| format!("{CHIPS}/{chip}/{name}");
+            sensors.extend(names.filter(|name| name.starts_with("temp")).map(sensor));
         }
+        // An open diode reads as 127 degrees.
+        sensors.retain(|sensor| round.number(&format!("{sensor}_fault"), 0..=1) != Ok(Some(1)));
+        sensors.iter_mut().for_each(|sensor| sensor.push_str("_input"));
     }
     let readings = sensors.iter().filter_map(|sensor| round.number(sensor, TEMPERATURE_MC).ok().flatten());
     Ok(readings.max_by(f64::total_cmp).map(|mc| mc / 1000.0))

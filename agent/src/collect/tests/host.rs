@@ -94,8 +94,14 @@ fn a_voltage_that_is_critically_low_is_told_and_nothing_where_no_chip_watches_fo
 #[test]
 fn without_a_thermal_zone_the_hottest_is_that_of_the_hwmon_chips() {
     let made = Made::host();
-    for (file, mc) in [("hwmon0/temp1_input", "51000"), ("hwmon1/temp2_input", "63500"), ("hwmon1/temp2_max", "99000")]
-    {
+    for (file, mc) in [
+        ("hwmon0/temp1_input", "51000"),
+        ("hwmon1/temp2_input", "63500"),
+        ("hwmon1/temp2_max", "99000"),
+        ("hwmon1/temp2_fault", "0"),
+        ("hwmon1/temp3_input", "127000"),
+        ("hwmon1/temp3_fault", "1"),
+    ] {
         made.write(&format!("sys/class/hwmon/{file}"), mc);
     }
     near(&made.observe(), Metric::HostTemperature, 48.25);
