@@ -139,6 +139,31 @@ fn only_the_agent_reaches_the_broker_in_quarantine_and_root_on_the_console_ends_
 }
 
 #[test]
+fn a_release_that_leaves_the_rules_in_force_is_told_as_failed_and_the_gateway_stays_shut_over_a_boot() {
+    let Some(site) = Site::new("", "") else { return };
+    let (machine, network) = (&site.machine, &site.network);
+    site.command("quarantine", json!({"level": "restrict"}), "SUCCEEDED");
+    let broken = "/etc/systemd/system/fieldmedic-quarantine.service.d/broken.conf";
+    machine.write(broken, "[Service]\nExecStop=\nExecStop=/bin/false\n");
+    machine.say(&["systemctl", "daemon-reload"]);
+    let result = site.command("release", json!({}), "FAILED");
+    assert_eq!(result["reason"], "nft_failed", "{result}");
+    assert!(!network.reaches(APP_PORT));
+
+    let (mark, boots) = (site.world.fleet.mark(), machine.boots());
+    machine.run(&["systemctl", "reboot"]);
+    machine.wait_for_boot(boots);
+    site.says(mark, "restrict");
+    until("the rules to be in force", || site.rules().contains("fieldmedic"));
+    assert!(!network.reaches(APP_PORT));
+
+    machine.say(&["rm", broken]);
+    machine.say(&["systemctl", "daemon-reload"]);
+    site.command("release", json!({}), "SUCCEEDED");
+    assert!(network.reaches(APP_PORT) && !site.rules().contains("fieldmedic"));
+}
+
+#[test]
 fn a_hostile_operator_is_refused_with_the_reason_and_costs_little() {
     let Some(site) = Site::new("", "") else { return };
     let (machine, operator, before) =
