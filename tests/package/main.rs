@@ -259,11 +259,16 @@ fn remove_and_purge(site: &Site) {
         "inactive",
         "an upgrade starts nothing that was stopped"
     );
+    for (script, step) in [("prerm", "remove"), ("postinst", "abort-remove")] {
+        machine.say(&[&format!("/var/lib/dpkg/info/fieldmedic.{script}"), step]);
+    }
+    assert_eq!(machine.show("fieldmedic.service", "ActiveState"), "inactive", "nor does a removal that is taken back");
     machine.say(&["dpkg", "--purge", "fieldmedic"]);
     let left: Vec<_> = STATE.iter().filter(|path| is_there(path)).collect();
     assert!(left.is_empty(), "{left:?}");
     machine.say(&["id", "fieldmedic"]);
-    let dir = ["/etc/systemd", "/run/fieldmedic", "/run/fieldmedic-act.sock", "/run/credentials"];
+    let dir =
+        ["/etc/systemd", "/run/fieldmedic", "/run/fieldmedic.stopped", "/run/fieldmedic-act.sock", "/run/credentials"];
     let links = machine.run(&[&["find"], &dir[..], &["-name", "*fieldmedic*"]].concat());
     assert_eq!(String::from_utf8_lossy(&links.stdout), "");
     assert_eq!(machine.say(&["systemctl", "list-units", "--failed", "--quiet", "--plain", "--no-legend"]), "");
