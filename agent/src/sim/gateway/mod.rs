@@ -62,6 +62,8 @@ pub(super) struct Gateway {
     begun: BTreeMap<u64, Act>,
     /// What a quarantine stops.
     stop_units: Vec<UnitName>,
+    /// The one in force, over boots and whatever the agent forgets.
+    quarantine: Option<QuarantineLevel>,
     disk: Option<Space>,
 }
 
@@ -120,6 +122,7 @@ impl Gateway {
             faults: Vec::new(),
             begun: BTreeMap::new(),
             stop_units: config.quarantine.stop_units.clone(),
+            quarantine: None,
             disk: None,
             links: scenario.links.iter().map(|world| Link::new(world, &mut dice)).collect(),
             dice,
@@ -293,14 +296,8 @@ impl Gateway {
             }
             Some(Act::Rollback { target, to }) => self.roll_back(at, &target, to),
             Some(Act::Quarantine { level }) => self.quarantine(at, level),
-            Some(
-                Act::Run { .. }
-                | Act::Reboot
-                | Act::MarkGood { .. }
-                | Act::Refresh { .. }
-                | Act::CollectDiagnostics
-                | Act::SavePower,
-            )
+            Some(Act::Refresh { level, .. }) => self.quarantine(at, Some(level)),
+            Some(Act::Run { .. } | Act::Reboot | Act::MarkGood { .. } | Act::CollectDiagnostics | Act::SavePower)
             | None => {}
         }
     }
@@ -339,6 +336,11 @@ impl Gateway {
     /// The release that runs.
     pub(super) fn firmware(&self) -> Option<String> {
         self.releases.first().map(|release| release.running.clone())
+    }
+
+    /// The quarantine in force.
+    pub(super) const fn quarantined(&self) -> Option<QuarantineLevel> {
+        self.quarantine
     }
 
     /// The battery as it is: charge and state.
@@ -412,8 +414,10 @@ impl Gateway {
     }
 
     /// The broker stays within reach, and there is nothing else to reach in this world: what shows is what is stopped.
+    /// Only leaving loosens.
     fn quarantine(&mut self, at: u64, level: Option<QuarantineLevel>) {
-        let stops = matches!(level, Some(QuarantineLevel::Restrict | QuarantineLevel::Isolate));
+        self.quarantine = level.map(|level| self.quarantine.map_or(level, |now| now.max(level)));
+        let stops = matches!(self.quarantine, Some(QuarantineLevel::Restrict | QuarantineLevel::Isolate));
         for unit in &self.stop_units {
             if stops { self.units.stop(unit) } else { self.units.let_go(at, unit) }
         }

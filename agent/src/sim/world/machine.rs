@@ -136,7 +136,7 @@ impl World<'_> {
             facts: BTreeMap::new(),
             firmware: self.gateway.firmware(),
             able: Action::ALL.iter().copied().collect(),
-            quarantine: None,
+            quarantine: self.gateway.quarantined(),
         };
         self.left_alone_since.get_or_insert(self.at);
         self.times.clock_known_since = None;

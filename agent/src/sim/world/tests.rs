@@ -94,6 +94,21 @@ fn a_clock_is_believed_as_the_configuration_says_and_wrong_dates_that_come_of_it
 }
 
 #[test]
+fn a_quarantine_outlives_the_loss_of_the_journal() {
+    let run = run_with(|scenario| {
+        let isolate = [("level".to_owned(), "isolate".into())].into_iter().collect();
+        let order = |name: &str, at| Order { name: name.into(), when: When::At(vec![at]), ..pings(1) };
+        scenario.commands = vec![Order { args: isolate, ..order("quarantine", HOUR) }, order("release", 4 * HOUR)];
+        let crash = Fault { lasts: (Duration::ZERO, Duration::ZERO), ..lasting(FaultKind::Crash, 2 * HOUR, HOUR) };
+        scenario.faults =
+            vec![Fault { kind: FaultKind::DiskDamage { state: true }, ..named("damage", crash.clone()) }, crash];
+    });
+    assert_eq!(run.broken, []);
+    let told = |name: &str| run.summary.events.get(name).copied();
+    assert_eq!((told("quarantine_entered"), told("quarantine_left")), (Some(2), Some(1)));
+}
+
+#[test]
 fn an_agent_starts_after_what_ended_the_one_before() {
     let run = run_with(|scenario| {
         scenario.faults = vec![
