@@ -1,8 +1,8 @@
 //! Quarantine: the level in force, who wanted it, and that it stays so over crashes and reboots. Free → Entering →
 //! Inside → Leaving → Free. That it is to be entered is journaled before anything is done, that it was left only when
 //! it is done: after a crash in between the next start puts the rules in force again. Root's helper refuses that where
-//! none were in force, because nobody's order stands behind it: then the gateway is told not to have been shut. Knows
-//! nothing of firewalls; decides when their rules are to be loaded again, because the broker's addresses change or
+//! none were in force, because nobody's order stands behind it: then the gateway is told not to have been shut. Where
+//! less was, it keeps to that, and so does what is said here. Knows nothing of firewalls; decides when their rules are to be loaded again, because the broker's addresses change or
 //! something may have started what is to be stopped, and when they are to be widened, because they may be what keeps the
 //! broker out of reach.
 
@@ -121,9 +121,9 @@ impl Inside {
 }
 
 impl Quarantine {
-    /// Begins with what the journal says, or what is in force where that is more, as where the journal was lost; its
-    /// rules are put in force again at once. An entry that can't be read, as one of a newer version, says that there is
-    /// one.
+    /// Begins with what the journal says, or what is in force where that is known better: where it is more, as where the
+    /// journal was lost, and where a crash came between the order of more and the act. Its rules are put in force again
+    /// at once. An entry that can't be read, as one of a newer version, says that there is one.
     pub(super) fn restore(
         now: Now,
         at: Stamp,
@@ -132,15 +132,16 @@ impl Quarantine {
     ) -> (Self, Aftermath) {
         let entry = state.iter().find(|(key, _)| key == QUARANTINE_KEY);
         let journaled = entry.map(|(_, value)| Inside::read(value).unwrap_or_else(|| Inside::unreadable(at)));
-        let found = in_force.filter(|level| journaled.as_ref().is_none_or(|inside| inside.level < *level));
+        let found = in_force.and_then(|level| found(level, journaled.as_ref()));
         let by = Trigger::Own(Own::Quarantine);
-        let inside = found.map(|level| Inside { level, stored: Stored::new(level, &by, at).seen() }).or(journaled);
+        let inside = match in_force.filter(|_| found.is_some()) {
+            Some(level) => Some(Inside { level, stored: Stored::new(level, &by, at).seen() }),
+            None => journaled,
+        };
         let refresh_at = inside.is_some().then_some(now.mono);
         let quarantine = Self { inside, refresh_at, alone_since: Some(now.mono), ..Self::default() };
-        let detail = Some("it was in force when the agent started, and the journal knew of less");
-        let event = found.map(|level| told("quarantine_entered", level.word(), &by.to_string(), detail));
-        let entry = found.map(|_| quarantine.entry());
-        (quarantine, Aftermath { event, entry, entered: false })
+        let entry = found.is_some().then(|| quarantine.entry());
+        (quarantine, Aftermath { event: found, entry, entered: false })
     }
 
     /// What is being done: nothing else is done to a quarantine meanwhile.
@@ -294,6 +295,22 @@ impl Quarantine {
     /// What stands in the journal of it.
     pub(super) fn entry(&self) -> Write {
         (QUARANTINE_KEY.to_owned(), self.inside.as_ref().map(|inside| encode(&inside.stored)))
+    }
+}
+
+/// What is to be told where another level is in force than the journal says.
+fn found(level: QuarantineLevel, journaled: Option<&Inside>) -> Option<Event> {
+    match journaled {
+        Some(ordered) if ordered.level > level && ordered.stored.unseen => {
+            let detail = format!("the agent ended before it was; {level} is in force, as before");
+            Some(told("quarantine_not_entered", ordered.level.word(), &ordered.stored.by, Some(&detail)))
+        }
+        Some(known) if known.level >= level => None,
+        _ => {
+            let by = Trigger::Own(Own::Quarantine).to_string();
+            let detail = "it was in force when the agent started, and the journal knew of less";
+            Some(told("quarantine_entered", level.word(), &by, Some(detail)))
+        }
     }
 }
 

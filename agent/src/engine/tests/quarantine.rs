@@ -189,6 +189,32 @@ fn a_crash_while_it_is_entered_leaves_the_gateway_shut_and_one_while_it_is_left_
 }
 
 #[test]
+fn after_a_crash_while_it_is_tightened_the_level_is_what_is_in_force() {
+    for (in_force, said, entered) in
+        [(None, "isolate", 0), (Some("restrict"), "restrict", 1), (Some("isolate"), "isolate", 0)]
+    {
+        let mut world = online();
+        order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+        world.acts_succeed = false;
+        order(&mut world, "q-2", "quarantine", json!({"level": "isolate"}));
+        // Root's helper has the order, or it never came to it, or there is none to ask.
+        world.in_force = in_force.and_then(QuarantineLevel::parse);
+        world.acts_succeed = true;
+        for _ in 0..2 {
+            world.acted.clear();
+            world.crash();
+            world.advance(15 * SECOND);
+            assert_eq!(level(&world), both(said), "{in_force:?}");
+            assert!(matches!(refreshes(&world)[0], Act::Refresh { level, .. } if level.word() == said), "{in_force:?}");
+        }
+        assert_eq!(world.statuses("q-2").last().unwrap(), "INTERRUPTED");
+        assert_eq!(audits(&world, "quarantine_not_entered"), entered, "{in_force:?}");
+        order(&mut world, "run-1", "run", json!({"runbook": "fix"}));
+        assert_eq!(reason(&world, "run-1") == "quarantined", said == "isolate", "{in_force:?}");
+    }
+}
+
+#[test]
 fn what_could_not_be_put_in_force_is_not_in_force_after_the_next_start_either() {
     let mut world = online();
     world.acts_succeed = false;
