@@ -212,7 +212,7 @@ impl fmt::Display for BrokerUrl {
     }
 }
 
-/// An enum whose values are words of the configuration.
+/// An enum whose values are words of the configuration, or of the contract.
 macro_rules! words {
     ($( #[$meta:meta] )* $name:ident { $( $( #[$doc:meta] )* $variant:ident $word:literal, )* }) => {
         $( #[$meta] )*
@@ -222,7 +222,7 @@ macro_rules! words {
             /// Every value.
             pub const ALL: &[Self] = &[ $( Self::$variant, )* ];
 
-            /// The word that the configuration has for it.
+            /// Its word.
             #[must_use]
             pub const fn word(self) -> &'static str { match self { $( Self::$variant => $word, )* } }
 
@@ -236,6 +236,7 @@ macro_rules! words {
         }
     };
 }
+pub(crate) use words;
 
 words! {
     /// Which protocol version to speak.

@@ -1,12 +1,13 @@
 //! What a verified command asks for, parsed once: past this point a unit is a [`UnitName`] and an argument has its
 //! type.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
 use super::io::Act;
-use crate::config::{Action, QuarantineLevel, Remedy, Telemetry, UnitName, parse_duration};
+use crate::config::{Action, QuarantineLevel, Remedy, Telemetry, UnitName, parse_duration, words};
 use crate::wire::token::whole;
 use crate::wire::{CommandId, Reason, VerifiedCommand};
 
@@ -28,6 +29,61 @@ const PUBLISH_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 const OVERRIDE_DEFAULT: Duration = Duration::from_secs(3600);
 /// The longest that other intervals may stay in force.
 const OVERRIDE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+words! {
+    /// What a command is called.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[expect(missing_docs, reason = "the contract's table says what they do")]
+    Name {
+        Ping "ping",
+        RestartUnit "restart_unit",
+        RestartLink "restart_link",
+        Reboot "reboot",
+        Rollback "rollback",
+        MarkGood "mark_good",
+        Quarantine "quarantine",
+        Release "release",
+        Run "run",
+        CollectDiagnostics "collect_diagnostics",
+        SetIntervals "set_intervals",
+        Cancel "cancel",
+        CancelAll "cancel_all",
+    }
+}
+
+impl Name {
+    /// Whether what it does is told as a remedy, too.
+    #[must_use]
+    pub const fn is_remedy(self) -> bool {
+        match self {
+            Self::RestartUnit
+            | Self::RestartLink
+            | Self::Reboot
+            | Self::Rollback
+            | Self::MarkGood
+            | Self::Quarantine
+            | Self::Release
+            | Self::Run => true,
+            Self::Ping | Self::CollectDiagnostics | Self::SetIntervals | Self::Cancel | Self::CancelAll => false,
+        }
+    }
+
+    /// The arguments that it takes.
+    const fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::RestartUnit => &["unit"],
+            Self::Run => &["runbook", "args"],
+            Self::RestartLink => &["interface", "now"],
+            Self::Reboot => &["delay_s", "now"],
+            Self::Rollback => &["target", "to", "now"],
+            Self::MarkGood => &["target"],
+            Self::Quarantine => &["level"],
+            Self::Cancel => &["command_id"],
+            Self::SetIntervals => &["sample", "report", "publish", "for"],
+            Self::Ping | Self::Release | Self::CollectDiagnostics | Self::CancelAll => &[],
+        }
+    }
+}
 
 /// A command, ready to be admitted.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,15 +163,17 @@ impl Command {
     /// `unknown_command`, or `malformed` with what is wrong with which argument.
     pub fn parse(command: &VerifiedCommand) -> Result<Self, (Reason, String)> {
         let args = &command.args;
-        check_args(&command.name, args)?;
-        match command.name.as_str() {
-            "ping" => Ok(Self::Ping),
-            "restart_unit" => {
+        let unknown = || (Reason::UnknownCommand, format!("this version has no command {:?}", command.name));
+        let name = Name::parse(&command.name).ok_or_else(unknown)?;
+        check_args(name, args)?;
+        match name {
+            Name::Ping => Ok(Self::Ping),
+            Name::RestartUnit => {
                 let unit = text(args, "unit")?;
                 let unit = UnitName::parse(unit).map_err(|error| malformed(format!("args.unit: {error}")))?;
                 Ok(Self::Act(Act::RestartUnit { unit }))
             }
-            "run" => {
+            Name::Run => {
                 let runbook = text(args, "runbook")?;
                 if !is_runbook_name(runbook) {
                     return Err(malformed(format!(
@@ -124,15 +182,15 @@ impl Command {
                 }
                 Ok(Self::Act(Act::Run { runbook: runbook.to_owned(), args: words(args)? }))
             }
-            "restart_link" => {
+            Name::RestartLink => {
                 let interface = text(args, "interface")?;
                 if !is_interface(interface) {
                     return Err(malformed(format!("args.interface {interface:?} is no interface's name")));
                 }
                 Ok(Self::Act(Act::RestartLink { interface: interface.to_owned() }))
             }
-            "reboot" => Ok(Self::Reboot { delay: delay(args)? }),
-            "rollback" => {
+            Name::Reboot => Ok(Self::Reboot { delay: delay(args)? }),
+            Name::Rollback => {
                 let target = text(args, "target")?.to_owned();
                 let to = args.contains_key("to").then(|| text(args, "to").map(str::to_owned)).transpose()?;
                 if let Some(to) = to.as_ref().filter(|to| !is_release(to)) {
@@ -140,19 +198,18 @@ impl Command {
                 }
                 Ok(Self::Act(Act::Rollback { target, to }))
             }
-            "mark_good" => Ok(Self::Act(Act::MarkGood { target: text(args, "target")?.to_owned() })),
-            "quarantine" => Ok(Self::Act(Act::Quarantine { level: Some(level(args)?) })),
-            "release" => Ok(Self::Act(Act::Quarantine { level: None })),
-            "collect_diagnostics" => Ok(Self::Act(Act::CollectDiagnostics)),
-            "cancel" => {
+            Name::MarkGood => Ok(Self::Act(Act::MarkGood { target: text(args, "target")?.to_owned() })),
+            Name::Quarantine => Ok(Self::Act(Act::Quarantine { level: Some(level(args)?) })),
+            Name::Release => Ok(Self::Act(Act::Quarantine { level: None })),
+            Name::CollectDiagnostics => Ok(Self::Act(Act::CollectDiagnostics)),
+            Name::Cancel => {
                 let id = text(args, "command_id")?;
                 let id = CommandId::parse(id)
                     .ok_or_else(|| malformed(format!("args.command_id {id:?} is no command id")))?;
                 Ok(Self::Cancel(id))
             }
-            "cancel_all" => Ok(Self::CancelAll),
-            "set_intervals" => intervals(args).map(Self::SetIntervals),
-            other => Err((Reason::UnknownCommand, format!("this version has no command {other:?}"))),
+            Name::CancelAll => Ok(Self::CancelAll),
+            Name::SetIntervals => intervals(args).map(Self::SetIntervals),
         }
     }
 
@@ -325,21 +382,8 @@ fn is_interface(name: &str) -> bool {
 }
 
 /// A misspelt argument must not be taken for its default.
-fn check_args(name: &str, args: &Map<String, Json>) -> Result<(), (Reason, String)> {
-    let known: &[&str] = match name {
-        "restart_unit" => &["unit"],
-        "run" => &["runbook", "args"],
-        "restart_link" => &["interface", "now"],
-        "reboot" => &["delay_s", "now"],
-        "rollback" => &["target", "to", "now"],
-        "mark_good" => &["target"],
-        "quarantine" => &["level"],
-        "cancel" => &["command_id"],
-        "set_intervals" => &["sample", "report", "publish", "for"],
-        "ping" | "release" | "collect_diagnostics" | "cancel_all" => &[],
-        // That there is no such command says more than that it takes no such argument.
-        _ => return Ok(()),
-    };
+fn check_args(name: Name, args: &Map<String, Json>) -> Result<(), (Reason, String)> {
+    let known = name.args();
     match args.keys().find(|key| !known.contains(&key.as_str())) {
         Some(other) if known.is_empty() => return Err(malformed(format!("args.{other}: {name} takes no arguments"))),
         Some(other) => return Err(malformed(format!("args.{other} is unknown; {name} takes {}", known.join(", ")))),

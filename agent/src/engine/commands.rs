@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::admission::Power;
 use super::budget::{Ledger as Budgets, Spending, Spent};
-use super::command::{Command, Intervals};
+use super::command::{Command, Intervals, Name};
 use super::effects::Purpose;
 use super::healing::waits_for_boot;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
@@ -250,7 +250,7 @@ impl Commands {
     /// or it has ended that.
     #[must_use]
     pub fn changes_quarantine(&self, id: &CommandId) -> bool {
-        self.ledger.get(id).is_some_and(|entry| matches!(&*entry.stored.name, "quarantine" | "release"))
+        self.ledger.get(id).is_some_and(|entry| matches!(entry.stored.name(), Some(Name::Quarantine | Name::Release)))
     }
 
     /// Spends the budget of an act: what is to be journaled with it, and what can be given back.
@@ -360,7 +360,7 @@ impl Commands {
             }
         };
         let is_done = stored.reason.as_deref() == Some(Reason::NeedsReboot.word());
-        let awaits_boot = &*stored.name == "reboot" || is_done;
+        let awaits_boot = stored.name() == Some(Name::Reboot) || is_done;
         let rebooted = awaits_boot.then(|| stored.boot.is_some_and(|began| began != boot));
         let (status, reported) = (stored.status, stored.reported);
         let entry = Entry { durable: true, ..Entry::new(stored) };

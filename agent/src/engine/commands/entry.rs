@@ -8,7 +8,7 @@ use minicbor::{Decode, Encode};
 use super::Facts;
 use super::judge::has_expired;
 use crate::engine::budget::Spending;
-use crate::engine::command::Command;
+use crate::engine::command::{Command, Name};
 use crate::engine::io::{Act, Trigger};
 use crate::engine::keyed::{COMMAND_KEY, Write, write};
 use crate::engine::observation::Severity;
@@ -18,10 +18,6 @@ use crate::wire::{CommandId, Reason, VerifiedCommand};
 
 /// Keeps an entry of the ledger well under the keyed store's limit on a value.
 const KEPT_TEXT_MAX: usize = 2_048;
-
-/// Commands that act on the gateway: they are told as remedies, too.
-const ACTING: [&str; 8] =
-    ["restart_unit", "restart_link", "reboot", "rollback", "mark_good", "quarantine", "release", "run"];
 
 /// A command in the ledger.
 #[derive(Debug)]
@@ -132,7 +128,8 @@ impl Entry {
     pub(super) fn remediation(&self, id: &CommandId) -> Option<Event> {
         let Stored { name, status, reason, boot, target, .. } = &self.stored;
         let is_dry = reason.as_deref() == Some(Reason::DryRun.word());
-        if !ACTING.contains(&&**name) || *status == Status::Queued || (boot.is_none() && !is_dry) {
+        if !self.stored.name().is_some_and(Name::is_remedy) || *status == Status::Queued || (boot.is_none() && !is_dry)
+        {
             return None;
         }
         let severity = if status.is_well() { Severity::Notice } else { Severity::Warning };
@@ -180,6 +177,11 @@ impl Stored {
             target: None,
             issued_at: Some(command.issued_at),
         }
+    }
+
+    /// Which command it is; `None`: of another version, or unreadable.
+    pub(super) fn name(&self) -> Option<Name> {
+        Name::parse(&self.name)
     }
 
     /// What is told of it.
