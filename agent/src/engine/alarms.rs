@@ -15,7 +15,7 @@ impl Engine {
     pub(super) fn begin_alarms(&mut self, now: Now, leftovers: Leftovers) {
         if !leftovers.forget.is_empty() {
             let entries = leftovers.forget.into_iter().map(|key| (key, None)).collect();
-            self.effects.put(Purpose::Bookkeeping, entries);
+            self.effects.put(Purpose::Note, entries);
         }
         for (seq, record) in &leftovers.told {
             self.outbox.hurry(*seq, record);
@@ -105,7 +105,7 @@ impl Engine {
     /// What detectors have learned outlives the agent.
     pub(super) fn save_learned(&mut self, learned: Vec<Write>) {
         if !learned.is_empty() {
-            self.effects.put(Purpose::Bookkeeping, learned);
+            self.effects.put(Purpose::Note, learned);
         }
     }
 

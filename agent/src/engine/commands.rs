@@ -229,7 +229,7 @@ impl Commands {
             entry.stored.reason = Some(Reason::NeedsReboot.word().into());
             entry.spending = None;
             let entries = vec![put(&id, &entry.stored)];
-            self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
+            self.steps.push_back(Step::Journal(Purpose::Note, entries));
         }
         self.running.insert(reboot, id);
         true
@@ -453,7 +453,7 @@ impl Commands {
             self.passed = self.passed.max(Some(floor));
             let mut entries: Vec<_> = forgotten.iter().map(|id| (key(id), None)).collect();
             entries.push(write(FLOOR_KEY, &floor));
-            self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
+            self.steps.push_back(Step::Journal(Purpose::Note, entries));
         }
     }
 
@@ -473,7 +473,7 @@ impl Commands {
             self.ledger.remove(&id);
             entries.push((key(&id), None));
         }
-        self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
+        self.steps.push_back(Step::Journal(Purpose::Note, entries));
     }
 
     fn accept(&mut self, facts: Facts<'_>, command: &VerifiedCommand, parsed: Command, pkid: Option<u16>) {
@@ -600,7 +600,7 @@ impl Commands {
     fn unspend(&mut self, id: &CommandId) {
         let spending = self.ledger.get_mut(id).and_then(|entry| entry.spending.take());
         if let Some(entry) = spending.and_then(|spending| self.give_back(spending)) {
-            self.steps.push_back(Step::Journal(Purpose::Bookkeeping, vec![entry]));
+            self.steps.push_back(Step::Journal(Purpose::Note, vec![entry]));
         }
     }
 

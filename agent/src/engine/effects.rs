@@ -53,8 +53,8 @@ pub enum Purpose {
         /// Its number.
         seq: u64,
     },
-    /// This run has begun.
-    Began,
+    /// What the next start knows this run by, and what stands or falls with it: that it has begun, or ends as it should.
+    RunMark,
     /// Gives space back.
     Trim {
         /// The log that is cut.
@@ -85,8 +85,9 @@ pub enum Purpose {
         /// Kept, so that it can be written again.
         value: Bytes,
     },
-    /// State whose loss costs little: anchors, the journal's cursor.
-    Bookkeeping,
+    /// Something for which nothing waits: a level, a ladder, an anchor, the journal's cursor. Where it fails, what the
+    /// parts know by then is noted again with the next sample.
+    Note,
     /// A step of a ladder begins: the rule that it is for.
     Remedy(String),
     /// A release is to be left: what it is one of.
@@ -208,7 +209,7 @@ mod tests {
 
     fn ask(effects: &mut Effects, operations: usize) {
         for _ in 0..operations {
-            effects.store(Purpose::Bookkeeping, StoreOp::Commit);
+            effects.store(Purpose::Note, StoreOp::Commit);
         }
     }
 
@@ -222,7 +223,7 @@ mod tests {
         assert_eq!((given.len(), first.len()), (STORE_AT_ONCE, STORE_AT_ONCE + 1));
         while given.len() < 300 {
             let answered = given[given.len() - STORE_AT_ONCE];
-            assert_eq!(effects.stored(answered), Some(Purpose::Bookkeeping));
+            assert_eq!(effects.stored(answered), Some(Purpose::Note));
             assert_eq!(effects.stored(answered), None, "an answer counts once");
             let next = stores(&all(&mut effects));
             assert_eq!(next.len(), 1);

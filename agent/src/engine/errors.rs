@@ -97,7 +97,7 @@ impl Engine {
             self.cursor.open = open;
         }
         if !entries.is_empty() {
-            self.effects.put(Purpose::Bookkeeping, entries);
+            self.effects.put(Purpose::Note, entries);
         }
     }
 }

@@ -171,7 +171,7 @@ impl Engine {
         while let Some(step) = self.remedies.poll_step() {
             match step {
                 Step::Tell(event) => self.record_event(now, event),
-                Step::Note(entry) => self.effects.put(Purpose::Bookkeeping, vec![entry]),
+                Step::Note(entry) => self.effects.put(Purpose::Note, vec![entry]),
                 Step::Journal { rule, entry, act } => {
                     let (spent, spending) =
                         self.with_commands(now, |commands, facts| commands.spend(facts, &act)).unzip();
@@ -215,14 +215,14 @@ impl Engine {
     pub(super) fn take_back(&mut self, act: &Act) {
         let enters = matches!(act, Act::Quarantine { level: Some(_) });
         if let Some(entry) = self.quarantine_as_it_is().filter(|_| enters) {
-            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+            self.effects.put(Purpose::Note, vec![entry]);
         }
     }
 
     /// What was not done after all spends nothing.
     pub(super) fn give_back(&mut self, spending: Option<Spending>) {
         if let Some(entry) = spending.and_then(|spending| self.commands.give_back(spending)) {
-            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+            self.effects.put(Purpose::Note, vec![entry]);
         }
     }
 
@@ -245,10 +245,10 @@ impl Engine {
         self.remedies.note_again();
         let releases = self.releases.entries();
         if !releases.is_empty() {
-            self.effects.put(Purpose::Bookkeeping, releases);
+            self.effects.put(Purpose::Note, releases);
         }
         match self.quarantine_as_it_is() {
-            Some(entry) => self.effects.put(Purpose::Bookkeeping, vec![entry]),
+            Some(entry) => self.effects.put(Purpose::Note, vec![entry]),
             None => self.unsaved = true,
         }
     }
@@ -292,7 +292,7 @@ impl Engine {
     fn quarantine_changed(&mut self, now: Now, id: EffectId, outcome: &ActOutcome) {
         let Aftermath { event, entry, entered } = self.quarantine.ended(now.mono, id, outcome);
         if let Some(entry) = entry {
-            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+            self.effects.put(Purpose::Note, vec![entry]);
         }
         let Some(event) = event else { return };
         self.effects.log(LogLevel::Warn, format!("{}: {}", event.name, self.quarantine.word()));

@@ -171,7 +171,7 @@ pub struct Engine {
     passed_over: u64,
     /// What the start writes, until that is durable.
     beginning: Option<Vec<Write>>,
-    /// Bookkeeping failed: what is kept by it is saved again with the next sample.
+    /// A note failed: what the parts know is noted again with the next sample.
     unsaved: bool,
     last_sample: Option<(u64, Record)>,
     counters: Counters,
@@ -415,14 +415,14 @@ impl Engine {
             Purpose::Trim { class, upto } => {
                 self.outbox.trimmed(now.mono, (class, upto), fault.as_ref(), &mut self.effects);
             }
-            Purpose::Began => {
+            Purpose::RunMark => {
                 self.log_fault("bookkeeping", fault.as_ref());
                 match fault {
                     None => self.beginning = None,
                     Some(_) => self.unsaved = true,
                 }
             }
-            Purpose::Bookkeeping => {
+            Purpose::Note => {
                 self.log_fault("bookkeeping", fault.as_ref());
                 self.unsaved |= fault.is_some();
             }
@@ -508,7 +508,7 @@ impl Engine {
         let told = self.self_audit.audited(&audited);
         self.record_events(now, told.events);
         if let Some(value) = told.saved {
-            self.effects.put(Purpose::Bookkeeping, vec![(AUDIT_KEY.to_owned(), value)]);
+            self.effects.put(Purpose::Note, vec![(AUDIT_KEY.to_owned(), value)]);
         }
     }
 

@@ -11,7 +11,7 @@ use super::{Engine, start};
 impl Engine {
     pub(super) fn save_timeline(&mut self, saved: &Saved) {
         let entries = self.timeline_entries(saved);
-        self.effects.put(Purpose::Bookkeeping, entries);
+        self.effects.put(Purpose::Note, entries);
         self.date_careful();
     }
 
@@ -27,14 +27,14 @@ impl Engine {
     /// What was counted of data outlives the agent.
     pub(super) fn save_data_use(&mut self, now: Now, stopping: bool) {
         if let Some(entry) = self.data_use.save(now.mono, stopping) {
-            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+            self.effects.put(Purpose::Note, vec![entry]);
         }
     }
 
     pub(super) fn save_dropped(&mut self) {
         if let Some((dropped, accounted)) = self.outbox.dropped_to_save() {
             let entries = vec![write(DROPPED_KEY, dropped), write(ACCOUNTED_KEY, &accounted)];
-            self.effects.put(Purpose::Bookkeeping, entries);
+            self.effects.put(Purpose::Note, entries);
         }
     }
 

@@ -125,7 +125,7 @@ impl Engine {
     /// The clock can be trusted: the moment from which commands are obeyed has a date now.
     pub(super) fn date_careful(&mut self) {
         if let Some(careful) = self.commands.date_careful(&self.timeline) {
-            self.effects.put(Purpose::Bookkeeping, careful_entries(careful).into());
+            self.effects.put(Purpose::Note, careful_entries(careful).into());
         }
     }
 
@@ -274,7 +274,7 @@ impl Engine {
 
     /// Writes that this run has begun, and what follows from how the one before ended.
     pub(super) fn put_beginning(&mut self, entries: Vec<Write>) {
-        self.effects.put(Purpose::Began, entries.clone());
+        self.effects.put(Purpose::RunMark, entries.clone());
         self.beginning = Some(entries);
     }
 
@@ -340,7 +340,7 @@ impl Engine {
         }
         // The count first: a crash between the two counts them twice, and the other way round never.
         self.save_dropped();
-        self.effects.put(Purpose::Bookkeeping, vec![write(LOSSES_KEY, &losses)]);
+        self.effects.put(Purpose::Note, vec![write(LOSSES_KEY, &losses)]);
     }
 
     /// What keeps the numbers that were used without a store from being used again by the next start with one: an entry

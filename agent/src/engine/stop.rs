@@ -92,7 +92,7 @@ impl Engine {
         entries.extend(left.iter().cloned());
         let saved = self.timeline.save();
         entries.extend(self.timeline_entries(&saved));
-        self.effects.put(Purpose::Began, entries);
+        self.effects.put(Purpose::RunMark, entries);
         // The store may refuse it again, and then the machine stay up.
         self.beginning = Some(left).filter(|left| !left.is_empty());
         self.outbox.store_held(now.mono, &mut self.effects);
@@ -133,7 +133,7 @@ impl Engine {
             self.save_dropped();
             // The runtime lets the store finish what is queued before it ends.
             self.effects.close();
-            self.effects.store(Purpose::Bookkeeping, StoreOp::Commit);
+            self.effects.store(Purpose::Note, StoreOp::Commit);
             if self.go_down() {
                 enter(&mut stopping, Stage::Reboot);
             } else {

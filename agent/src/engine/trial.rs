@@ -616,7 +616,7 @@ impl Engine {
 
     fn note_release(&mut self, target: &str) {
         if let Some(entry) = self.releases.entry(target) {
-            self.effects.put(Purpose::Bookkeeping, vec![entry]);
+            self.effects.put(Purpose::Note, vec![entry]);
         }
     }
 }

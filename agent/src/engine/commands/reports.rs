@@ -91,7 +91,7 @@ impl Commands {
             }
         }
         if !entries.is_empty() {
-            self.steps.push_back(Step::Journal(Purpose::Bookkeeping, entries));
+            self.steps.push_back(Step::Journal(Purpose::Note, entries));
         }
     }
 

@@ -118,6 +118,6 @@ impl Engine {
     fn save_subscribed(&mut self, subscribed: Subscribed) {
         let entry = write(SUBSCRIBED_KEY, &subscribed);
         self.session.subscriptions.subscribed = subscribed;
-        self.effects.put(Purpose::Bookkeeping, vec![entry]);
+        self.effects.put(Purpose::Note, vec![entry]);
     }
 }
