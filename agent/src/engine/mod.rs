@@ -2,7 +2,7 @@
 //! `handle(now, input)`, then `poll_effect()` until it is empty, and `poll_deadline()` says when to wake it. Each of
 //! its parts (vitals, incidents, rules, outbox, link, commands, remedies, quarantine) has its own state and changes
 //! nobody else's: one may be shown another, to read it. What passes between them passes here and in the files that go
-//! on with [`Engine`]: alarms, errors, healing, numbers, reconfigure, recording, report, saving, session, start,
+//! on with [`Engine`]: alarms, errors, healing, numbers, reboot, reconfigure, recording, report, saving, session, start,
 //! status, stop, trial. Below them is what they have in common: time, records, metrics, the keyed state.
 
 pub mod admission;
@@ -40,6 +40,7 @@ mod numbers;
 mod pace;
 mod quarantine;
 mod ration;
+mod reboot;
 mod recent;
 mod reconfigure;
 mod recording;
@@ -70,7 +71,6 @@ use commands::{Commands, Step};
 use data_use::DataUse;
 use effects::{Effects, Purpose};
 use errors::Cursor;
-use healing::Reboot;
 use incidents::Incidents;
 use io::{Effect, EffectId, Input, LogLevel, StoreFault, StoreOp, StoreReply, Trigger};
 use keyed::{AUDIT_KEY, Write};
@@ -81,6 +81,7 @@ use outbox::Outbox;
 use pace::Pace;
 use quarantine::Quarantine;
 pub(crate) use quarantine::{NOT_IN_FORCE, STOPPED_AGAIN};
+use reboot::Reboot;
 use recent::Recent;
 use record::{Class, Record};
 use remedies::Remedies;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::Engine;
 use super::effects::Purpose;
-use super::healing::GOES_DOWN_WITHIN;
 use super::io::{Effect, StopReason, StoreOp};
 use super::keyed::{RUN_KEY, write};
 use super::observation::Severity;
+use super::reboot::GOES_DOWN_WITHIN;
 use super::record::{Class, Event, EventKind};
 use super::start::Run;
 use super::time::{Mono, Now};

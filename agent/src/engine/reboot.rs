@@ -1,0 +1,154 @@
+//! A restart of the machine, for whoever wants it: it is waited for, the fleet is told, the agent says goodbye, and
+//! only then the order is given. What came of it is known by the next boot's id; where the machine stays up, the agent
+//! goes on as if nothing had been said. Decides nothing about who may have one.
+
+use std::time::Duration;
+
+use super::Engine;
+use super::io::{Act, ActOutcome, Effect, EffectId, LogLevel, Own, StopReason, Trigger};
+use super::keyed::{RUN_KEY, write};
+use super::start::Run;
+use super::time::{Mono, Now};
+use crate::wire::Reason;
+
+/// How long the machine may take to go down once it was told to.
+pub(super) const GOES_DOWN_WITHIN: Duration = Duration::from_secs(120);
+
+/// A restart of the machine under way.
+#[derive(Debug)]
+pub(super) struct Reboot {
+    pub(super) effect: EffectId,
+    trigger: Trigger,
+    token: Option<Box<str>>,
+    /// The goodbye begins then; `None`: it has begun.
+    waits_until: Option<Mono>,
+    /// It completes what a command has done.
+    commanded: bool,
+}
+
+/// What is to be told of what is done where the boot that completes it didn't come.
+pub(super) fn waits_for_boot(why: Option<&str>) -> String {
+    const DONE: &str = "it is done, and waits for a boot";
+    why.map_or_else(|| DONE.to_owned(), |why| format!("{DONE}: {why}"))
+}
+
+impl Reboot {
+    /// What is to be told of one that didn't come: what it was to complete is done all the same.
+    pub(super) fn undone(&self, detail: Option<String>) -> Option<String> {
+        if self.trigger == Trigger::Own(Own::Rollback) { Some(waits_for_boot(detail.as_deref())) } else { detail }
+    }
+}
+
+impl Engine {
+    /// What was done takes a boot: the next one tells that it succeeded.
+    pub(super) fn boot_into(&mut self, now: Now, act: EffectId, trial: Option<&str>) {
+        self.effects.log(LogLevel::Warn, "the machine reboots: that completes what was done");
+        let commanded = self.commands.of_act(act).is_some();
+        let reboot = self.order_completion(now);
+        if let Some(reboot) = &mut self.reboot {
+            reboot.commanded = commanded;
+        }
+        if let Some(target) = trial {
+            self.releases.awaits_boot(target, reboot);
+        } else if !self.remedies.awaits_boot(act, reboot) {
+            self.with_commands(now, |commands, _| commands.awaits_boot(act, reboot));
+        }
+    }
+
+    /// The machine is to be restarted because of what was done.
+    pub(super) fn order_completion(&mut self, now: Now) -> EffectId {
+        self.order_reboot(now, Trigger::Own(Own::Rollback), None, Duration::ZERO)
+    }
+
+    /// Whether the machine is to be restarted, now or after a while.
+    pub(super) const fn is_rebooting(&self) -> bool {
+        self.reboot.is_some()
+    }
+
+    /// The machine is to be restarted after a while.
+    pub(super) fn order_reboot(
+        &mut self,
+        now: Now,
+        trigger: Trigger,
+        token: Option<Box<str>>,
+        delay: Duration,
+    ) -> EffectId {
+        let effect = self.effects.fresh_id();
+        let commanded = !trigger.is_automatic();
+        self.reboot = Some(Reboot { effect, trigger, token, waits_until: Some(now.mono.after(delay)), commanded });
+        effect
+    }
+
+    /// Takes a reboot back, whoever wanted it, if the goodbye has not begun.
+    pub(super) fn cancel_reboot(&mut self, now: Now, effect: EffectId) -> bool {
+        let Some(reboot) = self.reboot.take_if(|it| it.effect == effect && it.waits_until.is_some()) else {
+            return false;
+        };
+        self.give_back_of(effect);
+        let outcome = ActOutcome::canceled("canceled before the goodbye");
+        self.acted(now, effect, ActOutcome { detail: reboot.undone(outcome.detail), ..outcome });
+        true
+    }
+
+    /// When the goodbye is to begin; `None` also while that waits for an end that is told.
+    pub(super) fn reboot_deadline(&self) -> Option<Mono> {
+        self.reboot_due_at().filter(|_| !self.quarantine_changes())
+    }
+
+    pub(super) fn reboot_due_at(&self) -> Option<Mono> {
+        self.reboot.as_ref().and_then(|reboot| reboot.waits_until)
+    }
+
+    /// Begins the goodbye when its time has come, and no change of the quarantine that was begun before is under way.
+    pub(super) fn poll_reboot(&mut self, now: Now) {
+        if self.reboot_deadline().is_none_or(|at| at > now.mono) {
+            return;
+        }
+        if let Some(reboot) = &mut self.reboot {
+            reboot.waits_until = None;
+        }
+        self.stop(now, StopReason::Rebooting);
+    }
+
+    /// Why the machine goes down, in the contract's word, if it is told to from here.
+    pub(super) fn reboot_reason(&self) -> Option<&'static str> {
+        self.reboot.as_ref().map(|reboot| if reboot.commanded { "commanded" } else { "remediation" })
+    }
+
+    /// Everything is said and stored: the order is given. False if there is none to give.
+    pub(super) fn go_down(&mut self) -> bool {
+        let Some(reboot) = &self.reboot else { return false };
+        let (id, trigger, token) = (reboot.effect, reboot.trigger.clone(), reboot.token.clone());
+        self.effects.push(Effect::Act { id, act: Act::Reboot, trigger, token, timeout: GOES_DOWN_WITHIN });
+        true
+    }
+
+    /// Somebody else stops the agent: the next boot will say whether the machine went down.
+    pub(super) fn leave_reboot(&mut self) {
+        self.reboot = None;
+    }
+
+    /// The machine was told to go down, and is still up.
+    pub(super) fn still_up(&mut self, now: Now) {
+        let Some(effect) = self.reboot.as_ref().map(|reboot| reboot.effect) else { return };
+        let detail = format!("the machine did not go down within {} s", GOES_DOWN_WITHIN.as_secs());
+        self.acted(now, effect, ActOutcome::failed(Reason::SameBoot.word(), detail));
+    }
+
+    /// The agent stays: it takes back its goodbye.
+    pub(super) fn resume(&mut self, now: Now) {
+        self.reboot = None;
+        if self.stopping.take().is_none() {
+            return;
+        }
+        self.effects.log(LogLevel::Error, "the machine did not reboot: going on");
+        self.effects.reopen();
+        let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
+        let left = self.left_of_beginning();
+        self.put_beginning([vec![write(RUN_KEY, &run)], left].concat());
+        let passed_over = std::mem::take(&mut self.passed_over);
+        self.incidents.miss(passed_over);
+        self.pace.restart(now.mono, &self.config.telemetry);
+        self.link.release(now.mono);
+    }
+}
