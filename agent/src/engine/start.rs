@@ -22,7 +22,7 @@ use super::keyed::{
     write,
 };
 use super::link::{self, FaultLog, Link};
-use super::numbers::Seqs;
+use super::numbers::{Seqs, Used, last_by_clock, last_unstored};
 use super::observation::Severity;
 use super::outbox::{Limits, Outbox};
 use super::pace::Pace;
@@ -35,7 +35,7 @@ use super::report::{Counters, Written};
 use super::rules::{Leftovers, Rules};
 use super::self_audit::SelfAudit;
 use super::session::Session;
-use super::time::{Anchor, BootId, Now, Unix};
+use super::time::{Anchor, BootId, Mono, Now, Unix};
 use super::timeline::{Saved, Timeline};
 use super::trial::Releases;
 use super::vitals::Vitals;
@@ -43,12 +43,6 @@ use super::{Engine, Identity};
 use crate::config::{self, CheckedConfig};
 use crate::gather::gather;
 
-/// Numbers left out where it isn't known how many were used: more than a run uses up.
-const SEQ_SKIP: u64 = 1 << 32;
-/// Where nothing tells which numbers were used they are taken from the clock: more than are used up in a millisecond.
-const SEQS_PER_MS: u64 = 1_024;
-/// Where there is no clock either they are drawn from as many as a fortnight has.
-const UNCLOCKED_MASK: u64 = (1 << 40) - 1;
 /// Losses that are remembered as told: their texts must fit into one value of the store.
 const LOSSES_MAX: usize = 8;
 /// How long the first round of collection is waited for: a collector that hangs must not keep the gateway off the air.
@@ -143,7 +137,7 @@ impl Engine {
         let last = if recovered.absent {
             last_unstored(now, by_clock, &identity.nonce)
         } else {
-            Used::of(&state, &recovered, was_clean).last(by_clock)
+            Used::of(state.read(SEQ_KEY), &recovered, was_clean).last(by_clock)
         };
         let dropped = state.read(DROPPED_KEY);
         let accounted: Vec<u64> = state.read(ACCOUNTED_KEY).unwrap_or_default();
@@ -385,7 +379,7 @@ impl Engine {
         let (reason, evidence) = self.end_of(before);
         let went_down = if before.run.clean { Some(before.run.at) } else { self.last_sign_of(before) };
         let before = &before.run;
-        let booted = self.timeline.stamp(super::time::Mono(0));
+        let booted = self.timeline.stamp(Mono(0));
         // By what the clock says when this is sent: after a boot it is mostly not set yet. In a container the clock
         // since boot is its host's, and goes on over a reboot: there it is until this start.
         let started = self.timeline.stamp(now.mono);
@@ -402,57 +396,6 @@ impl Engine {
             .with("previous_boot", &*before.at.boot.to_string())
             .with_some("downtime_s", downtime)
     }
-}
-
-/// What is known of the numbers that were used.
-struct Used {
-    reserved: u64,
-    stored: u64,
-    /// The last run has said at its end which it had used.
-    told: bool,
-    /// There was none.
-    is_first: bool,
-}
-
-impl Used {
-    fn of(state: &State<'_>, recovered: &Recovered, told: bool) -> Self {
-        Self {
-            reserved: state.read(SEQ_KEY).unwrap_or(0),
-            stored: recovered.logs.iter().map(|log| log.last).max().unwrap_or(0),
-            told,
-            is_first: recovered.state.is_empty() && recovered.losses.is_empty(),
-        }
-    }
-
-    /// The highest number that may have been used. A run that was cut off may have gone beyond all that is known: on a
-    /// disk that takes nothing, messages go out all the same.
-    fn last(&self, by_clock: u64) -> u64 {
-        let known = self.reserved.max(self.stored);
-        match known {
-            0 if self.is_first => 0,
-            _ if self.told => known,
-            _ => known.saturating_add(SEQ_SKIP).max(by_clock),
-        }
-    }
-}
-
-/// Above all that were used before now, and still exact in a reader that keeps numbers as floats (2^53).
-fn last_by_clock(present: Unix) -> u64 {
-    u64::try_from(present.0).unwrap_or(0).saturating_mul(SEQS_PER_MS)
-}
-
-/// The same where no store remembers what was used.
-fn last_unstored(now: Now, by_clock: u64, nonce: &str) -> u64 {
-    if now.wall.trusted {
-        return by_clock;
-    }
-    // A clock that begins in 1970 at each boot gives each the same numbers, and nothing remembers them.
-    by_clock + (drawn(nonce) & UNCLOCKED_MASK)
-}
-
-/// 64 bits of the nonce.
-fn drawn(nonce: &str) -> u64 {
-    nonce.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }
 
 /// The keyed state, read by key. What can't be read counts as not there; its loss shows as the default.
@@ -499,30 +442,6 @@ impl<'a> State<'a> {
                 let before = self.read(CAREFUL_KEY).max(Some(timeline.floor()));
                 Careful { before, since: Some(timeline.stamp(now.mono)) }
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_begin_above_all_that_may_have_been_used() {
-        const CLOCK: u64 = 1_795_000_000_000 * SEQS_PER_MS;
-        let cases = [
-            // A first start; one after a stop; one after a power cut, by a right clock and by one that begins in 1970.
-            ((0, 0, false, true), CLOCK, 0),
-            ((2_048, 2_040, true, false), CLOCK, 2_048),
-            ((2_048, 2_040, false, false), CLOCK, CLOCK),
-            ((2_048, 2_040, false, false), 0, 2_048 + SEQ_SKIP),
-            // The state is lost; and so is all else.
-            ((0, 2_040, false, false), 0, 2_040 + SEQ_SKIP),
-            ((0, 0, false, false), CLOCK, CLOCK),
-        ];
-        for ((reserved, stored, told, is_first), by_clock, last) in cases {
-            let used = Used { reserved, stored, told, is_first };
-            assert_eq!(used.last(by_clock), last, "{reserved} reserved, {stored} stored, told: {told}");
         }
     }
 }
