@@ -4,6 +4,15 @@
 //! it sooner than it would have to be durable, or because the store refuses it. Sends nothing itself, and trims only
 //! what was acknowledged or is counted as dropped.
 
+mod ahead;
+mod lane;
+mod losses;
+mod order;
+mod room;
+#[cfg(test)]
+mod tests;
+mod thinning;
+
 use std::collections::BTreeMap;
 use std::mem;
 use std::time::Duration;
@@ -589,13 +598,3 @@ impl Outbox {
         class.of_mut(&mut self.lanes)
     }
 }
-
-mod ahead;
-mod lane;
-mod losses;
-mod order;
-mod room;
-mod thinning;
-
-#[cfg(test)]
-mod tests;
