@@ -25,7 +25,7 @@ use super::reboot::waits_for_boot;
 use super::record::{CommandResult, Event, Stamp, Status};
 use super::time::{BootId, Mono, Now, Unix};
 use super::timeline::Timeline;
-use crate::config::{Action, CheckedConfig, QuarantineLevel};
+use crate::config::{Action, Budget, CheckedConfig, QuarantineLevel};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 use entry::{Entry, Stored, key, put};
 use judge::{has_expired, is_fresh, lifetime, lower_bound, spread};
@@ -180,7 +180,7 @@ impl Commands {
             Purpose::Begun(id) if written => self.act(facts, id),
             Purpose::Begun(id) => {
                 self.unspend(id);
-                self.finish(id, Status::Failed, Some(Reason::StoreFailed.word()), None, None);
+                self.finish(id, Status::Failed, Some(Reason::StoreFailed.word()), None);
                 self.begin_queued(facts);
             }
             Purpose::Outcome(id) if written => {
@@ -217,7 +217,11 @@ impl Commands {
             ActStatus::Interrupted => Some(Reason::Interrupted.word()),
         };
         let reason = outcome.reason.as_deref().or(fallback);
-        self.finish(&id, outcome.status.status(), reason, outcome.detail, outcome.output);
+        if let Some(entry) = self.ledger.get_mut(&id) {
+            entry.end(outcome.status.status(), reason, outcome.detail.as_deref());
+            entry.keep_output(outcome.output);
+            self.journal_end(&id);
+        }
         self.begin_queued(facts);
     }
 
@@ -284,7 +288,7 @@ impl Commands {
 
     /// Counts every budget as spent; what is returned is to be stored.
     pub fn exhaust_budgets(&mut self, facts: Facts<'_>) -> Vec<Write> {
-        let spend = |(action, budget): (&Action, &crate::config::Budget)| {
+        let spend = |(action, budget): (&Action, &Budget)| {
             budget_entry(*action, &self.budgets.exhaust(*action, budget, facts.timeline, facts.now))
         };
         facts.config.remediation.budget.iter().map(spend).collect()
@@ -368,20 +372,19 @@ impl Commands {
         let reason = Some(Reason::Interrupted.word());
         match status {
             Status::Queued => {
-                let detail = "the agent stopped before it began".to_owned();
-                self.finish(&id, Status::Canceled, reason, Some(detail), None);
+                self.finish(&id, Status::Canceled, reason, Some("the agent stopped before it began"));
             }
             Status::InProgress if rebooted == Some(true) => {
-                self.finish(&id, Status::Succeeded, None, Some("this is another boot".into()), None);
+                self.finish(&id, Status::Succeeded, None, Some("this is another boot"));
             }
             Status::InProgress if rebooted == Some(false) => {
                 let detail = "the agent was started again in the same boot";
                 let detail = if is_done { waits_for_boot(Some(detail)) } else { detail.to_owned() };
-                self.finish(&id, Status::Failed, Some(Reason::SameBoot.word()), Some(detail), None);
+                self.finish(&id, Status::Failed, Some(Reason::SameBoot.word()), Some(&detail));
             }
             Status::InProgress => {
-                let detail = "the agent stopped while it was under way; what came of it can't be known".to_owned();
-                self.finish(&id, Status::Interrupted, reason, Some(detail), None);
+                let detail = "the agent stopped while it was under way; what came of it can't be known";
+                self.finish(&id, Status::Interrupted, reason, Some(detail));
             }
             _ if !reported => self.report(&id),
             _ => {}
@@ -544,19 +547,19 @@ impl Commands {
         if entry.stored.status.is_terminal() {
             return self.journal_end(id);
         }
-        let detail = "the journal could not be written; it was not begun".to_owned();
-        self.finish(id, Status::Rejected, Some(Reason::StoreFailed.word()), Some(detail), None);
+        let detail = "the journal could not be written; it was not begun";
+        self.finish(id, Status::Rejected, Some(Reason::StoreFailed.word()), Some(detail));
     }
 
     fn act(&mut self, facts: Facts<'_>, id: &CommandId) {
         let Some(entry) = self.ledger.get(id) else { return };
         let Some(command) = entry.command.clone() else { return };
         match command {
-            Command::Ping => self.finish(id, Status::Succeeded, None, Some("pong".into()), None),
+            Command::Ping => self.finish(id, Status::Succeeded, None, Some("pong")),
             Command::Act(_) | Command::Reboot { .. } if facts.stopping => {
                 self.unspend(id);
-                let detail = "the agent stopped before it began".to_owned();
-                self.finish(id, Status::Canceled, Some(Reason::Interrupted.word()), Some(detail), None);
+                let detail = "the agent stopped before it began";
+                self.finish(id, Status::Canceled, Some(Reason::Interrupted.word()), Some(detail));
             }
             Command::Act(act) => {
                 self.report(id);
@@ -578,7 +581,7 @@ impl Commands {
                 };
                 let (status, reason) =
                     if found { (Status::Succeeded, None) } else { (Status::Failed, Some("not_found")) };
-                self.finish(id, status, reason, Some(detail), None);
+                self.finish(id, status, reason, Some(&detail));
                 self.begin_queued(facts);
             }
             Command::CancelAll => {
@@ -587,11 +590,11 @@ impl Commands {
                 let canceled = open.iter().filter(|other| self.cancel(other)).count();
                 self.steps.push_back(Step::StopLadders);
                 let detail = format!("{canceled} commands canceled, and all that the gateway does by its own rules");
-                self.finish(id, Status::Succeeded, None, Some(detail), None);
+                self.finish(id, Status::Succeeded, None, Some(&detail));
             }
             Command::SetIntervals(intervals) => {
                 self.steps.push_back(Step::Intervals(intervals));
-                self.finish(id, Status::Succeeded, None, None, None);
+                self.finish(id, Status::Succeeded, None, None);
             }
         }
     }

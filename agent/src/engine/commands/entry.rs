@@ -113,12 +113,16 @@ impl Entry {
     }
 
     /// How it ended: it does nothing any more.
-    pub(super) fn end(&mut self, status: Status, reason: Option<&str>, detail: Option<String>, output: Option<String>) {
+    pub(super) fn end(&mut self, status: Status, reason: Option<&str>, detail: Option<&str>) {
         self.command = None;
         self.token = None;
         self.stored.status = status;
         self.stored.reason = reason.map(Into::into);
-        self.stored.detail = detail.as_deref().map(|text| tail(text).into());
+        self.stored.detail = detail.map(|text| tail(text).into());
+    }
+
+    /// What it printed: all of it until that was reported, and its end for whoever asks again.
+    pub(super) fn keep_output(&mut self, output: Option<String>) {
         self.stored.output = output.as_deref().map(|text| kept(text).into());
         self.output = output.map(Into::into);
     }

@@ -10,6 +10,9 @@ use crate::engine::record::Status;
 use crate::engine::time::Mono;
 use crate::wire::{CommandId, Reason};
 
+/// What is told of one that a command took back in time.
+const UNBEGUN: &str = "canceled before it began";
+
 impl Commands {
     /// What waits, and whose target is free now, begins. What has expired meanwhile, or can't be afforded, ends.
     pub fn begin_queued(&mut self, facts: Facts<'_>) {
@@ -24,15 +27,10 @@ impl Commands {
             if !entry.durable || entry.begins_at.is_some() || self.target_is_taken(facts, &act) {
                 self.queue.push_back(id);
             } else if entry.has_expired(facts) {
-                self.finish(
-                    &id,
-                    Status::TimedOut,
-                    Some(Reason::Expired.word()),
-                    Some("expired while it was queued".into()),
-                    None,
-                );
+                let detail = "expired while it was queued";
+                self.finish(&id, Status::TimedOut, Some(Reason::Expired.word()), Some(detail));
             } else if let Err((reason, detail)) = self.admit_queued(facts, &act) {
-                self.finish(&id, Status::Rejected, Some(reason.word()), Some(detail), None);
+                self.finish(&id, Status::Rejected, Some(reason.word()), Some(&detail));
             } else {
                 self.begin(facts, &id, &act);
             }
@@ -48,13 +46,7 @@ impl Commands {
     pub(super) fn cancel(&mut self, id: &CommandId) -> bool {
         if let Some(place) = self.queue.iter().position(|queued| queued == id) {
             self.queue.remove(place);
-            self.finish(
-                id,
-                Status::Canceled,
-                Some(Reason::Canceled.word()),
-                Some("canceled before it began".into()),
-                None,
-            );
+            self.finish(id, Status::Canceled, Some(Reason::Canceled.word()), Some(UNBEGUN));
             return true;
         }
         let Some(effect) = self.running.iter().find(|(_, running)| *running == id).map(|(effect, _)| *effect) else {
@@ -83,8 +75,7 @@ impl Commands {
             return false;
         }
         self.unspend(id);
-        let detail = "canceled before it began".to_owned();
-        self.finish(id, Status::Canceled, Some(Reason::Canceled.word()), Some(detail), None);
+        self.finish(id, Status::Canceled, Some(Reason::Canceled.word()), Some(UNBEGUN));
         true
     }
 }

@@ -104,16 +104,9 @@ impl Commands {
     }
 
     /// The outcome is known: journal it, then report it.
-    pub(super) fn finish(
-        &mut self,
-        id: &CommandId,
-        status: Status,
-        reason: Option<&str>,
-        detail: Option<String>,
-        output: Option<String>,
-    ) {
+    pub(super) fn finish(&mut self, id: &CommandId, status: Status, reason: Option<&str>, detail: Option<&str>) {
         let Some(entry) = self.ledger.get_mut(id) else { return };
-        entry.end(status, reason, detail, output);
+        entry.end(status, reason, detail);
         self.journal_end(id);
     }
 
