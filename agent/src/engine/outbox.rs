@@ -551,9 +551,8 @@ impl Outbox {
     }
 
     fn hold(&mut self, now: Mono, seq: u64, bytes: Bytes) {
-        let commit_interval = self.limits.commit_interval;
         self.lane(Class::Telemetry).hold(seq, bytes);
-        self.store_at.get_or_insert(now.after(commit_interval));
+        self.store_at.get_or_insert(now.after(self.limits.commit_interval));
     }
 
     fn append_bytes(&mut self, now: Mono, seq: u64, class: Class, bytes: Bytes, effects: &mut Effects) {
@@ -566,14 +565,13 @@ impl Outbox {
     }
 
     fn submit(&mut self, now: Mono, seq: u64, class: Class, bytes: Bytes, effects: &mut Effects) {
-        let commit_interval = self.limits.commit_interval;
         let lane = self.lane(class);
         lane.appended = seq;
         if lane.next_read == 0 {
             lane.next_read = seq;
         }
         effects.store(Purpose::Append { class, seq, bytes: bytes.clone() }, StoreOp::Append { class, seq, bytes });
-        self.commit_at.get_or_insert(now.after(commit_interval));
+        self.commit_at.get_or_insert(now.after(self.limits.commit_interval));
     }
 
     /// One line when the store begins to fail, and one when it is well again: not one a record.

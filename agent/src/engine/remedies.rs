@@ -409,9 +409,8 @@ impl Remedies {
             self.steps.push_back(Step::Tell(run.canceled(rule)));
         }
         run.stored.unbegun |= run.stored.state == State::Waiting;
-        run.stored.state = State::Healed;
-        run.stored.since = facts.stamp();
-        (run.due, run.looks_after) = (None, None);
+        run.enter(State::Healed, facts);
+        run.looks_after = None;
         self.note(facts, rule);
     }
 
@@ -464,10 +463,8 @@ impl Remedies {
         if let Err(refusal) = admitted {
             return self.refused(facts, rule, &act, refusal);
         }
-        run.stored.dry = false;
-        run.stored.state = State::Acting;
-        run.stored.awaits_boot = false;
-        run.stored.since = facts.stamp();
+        run.enter(State::Acting, facts);
+        (run.stored.dry, run.stored.awaits_boot) = (false, false);
         run.admitted = Some(act.clone());
         let entry = run.entry(rule);
         self.steps.push_back(Step::Journal { rule: rule.to_owned(), entry, act });
@@ -507,8 +504,7 @@ impl Remedies {
     fn next_step(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         run.stored.step += 1;
-        run.stored.state = State::Waiting;
-        run.stored.since = facts.stamp();
+        run.enter(State::Waiting, facts);
         run.forget_refusals();
         run.due = Some(facts.now.mono);
         self.note(facts, rule);
@@ -525,9 +521,8 @@ impl Remedies {
         if !run.is_wanted(rule, facts.config) {
             return self.leave(facts, rule);
         }
-        run.stored.state = State::Settling;
+        run.enter(State::Settling, facts);
         run.stored.idle = false;
-        run.stored.since = facts.stamp();
         run.looks_after = Some(facts.now.mono);
         run.forget_refusals();
         let settle = run.step(facts.config).map_or(Duration::ZERO, |step| step.settle);
@@ -538,9 +533,7 @@ impl Remedies {
     fn healed(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         let helped = run.stored.state != State::Exhausted && !run.stored.dry && !run.stored.idle;
-        run.stored.state = State::Healed;
-        run.stored.since = facts.stamp();
-        run.due = None;
+        run.enter(State::Healed, facts);
         if helped {
             let event = run.ladder_event(rule, Severity::Notice, "healed", "HEALED");
             self.steps.push_back(Step::Tell(event));
@@ -562,9 +555,7 @@ impl Remedies {
     /// It goes no further before its alarm has been cleared.
     fn end(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
-        run.stored.state = State::Exhausted;
-        run.stored.since = facts.stamp();
-        run.due = None;
+        run.enter(State::Exhausted, facts);
         self.note(facts, rule);
     }
 

@@ -24,6 +24,20 @@ pub struct Lost {
     pub last: u64,
 }
 
+impl Lost {
+    /// None yet, from this seq on.
+    pub(super) const fn none(first: u64) -> Self {
+        Self { records: 0, first, last: first }
+    }
+
+    /// So many more, of this range.
+    pub(super) fn add(&mut self, records: u64, range: RangeInclusive<u64>) {
+        self.records += records;
+        self.first = self.first.min(*range.start());
+        self.last = self.last.max(*range.end());
+    }
+}
+
 /// What was given up.
 #[derive(Debug)]
 pub(super) struct Losses {
@@ -74,9 +88,8 @@ impl Losses {
             return;
         }
         self.count(reason, records);
-        let (first, last) = range.into_inner();
-        let lost = self.lost.entry((class, reason)).or_insert(Lost { records: 0, first, last });
-        *lost = Lost { records: lost.records + records, first: lost.first.min(first), last: lost.last.max(last) };
+        let lost = self.lost.entry((class, reason)).or_insert_with(|| Lost::none(*range.start()));
+        lost.add(records, range);
     }
 
     /// Of what the store evicted, so many are counted now, or have arrived.

@@ -94,7 +94,7 @@ impl Outbox {
             return;
         }
         let Some(from) = self.to_thin() else { return };
-        let into = if from == Class::Telemetry { Class::Thinned } else { Class::Hourly };
+        let Some(into) = thinned_into(from) else { return };
         self.thinning.step = Some(Step { from, into, upto: None, fewer: 0, queue: VecDeque::new(), commits: false });
         let first = self.lane(from).next_read;
         let op = StoreOp::Read { class: from, from: first, records_max: PAGE_RECORDS_MAX, bytes_max: PAGE_BYTES_MAX };
@@ -185,8 +185,7 @@ impl Outbox {
         let first = lane.next_read;
         lane.replaced(upto);
         self.losses.count(REASON, step.fewer);
-        let told = self.thinning.thinned.get_or_insert(Lost { records: 0, first, last: upto });
-        *told = Lost { records: told.records + step.fewer, first: told.first.min(first), last: told.last.max(upto) };
+        self.thinning.thinned.get_or_insert_with(|| Lost::none(first)).add(step.fewer, first..=upto);
         let text =
             format!("store: {} {} records of seq {first} to {upto} are thinned out", step.fewer, step.from.word());
         effects.log(LogLevel::Info, text);
@@ -225,7 +224,7 @@ impl Outbox {
             let lane = class.of(&self.lanes);
             let useless = self.thinning.useless.get(class) == Some(&(lane.next_read, lane.committed));
             // Of a single segment nothing is given back.
-            segments(*class) > 1 && class.of(&self.lanes).is_at_rest() && !useless
+            segments(*class) > 1 && lane.is_at_rest() && !useless
         })
     }
 }

@@ -173,6 +173,11 @@ impl Run {
         self.again.is_due(facts.now.mono)
     }
 
+    /// It is in this state from now on, and nothing is due.
+    pub(super) fn enter(&mut self, state: State, facts: Facts<'_>) {
+        (self.stored.state, self.stored.since, self.due) = (state, facts.stamp(), None);
+    }
+
     /// Another step: what was refused before says nothing of it.
     pub(super) const fn forget_refusals(&mut self) {
         self.again = Again::new();
