@@ -64,10 +64,8 @@ struct Target {
     course: Course,
     /// When something may be tried again.
     again: Again,
-    /// Why which wish was refused, as it was told, not to be told again; `None`: that it failed, or can't be fulfilled.
+    /// What was told of which wish, not to be told again: why it was refused; `None`: what else there is to say of it.
     told: BTreeSet<(Wish, Option<Reason>)>,
-    /// That it can't be marked good was told.
-    mark_refused: bool,
 }
 
 /// What is being done about a release.
@@ -113,14 +111,7 @@ pub(super) struct Releases {
 
 impl Target {
     const fn new(stored: Stored) -> Self {
-        Self {
-            stored,
-            healthy_since: None,
-            course: Course::Watched,
-            again: Again::new(),
-            told: BTreeSet::new(),
-            mark_refused: false,
-        }
+        Self { stored, healthy_since: None, course: Course::Watched, again: Again::new(), told: BTreeSet::new() }
     }
 
     /// What is due.
@@ -161,6 +152,11 @@ impl Target {
         let over = Some(trial.begun.mono.after(rollback.trial)).filter(|_| !self.told.contains(&MOURNED));
         let at = [good, over].into_iter().flatten().min()?;
         Some(self.again.earliest(at))
+    }
+
+    /// Whether it is not left any more, if it is as bad as before.
+    fn set_last_chance(&mut self, is_last: bool) {
+        self.stored.trial.iter_mut().for_each(|trial| trial.last_chance = is_last);
     }
 
     /// It is not to be left any more: what isn't begun isn't, and no boot out of it is tried again. The course before.
@@ -266,7 +262,6 @@ impl Releases {
                 known.healthy_since = None;
                 known.again = Again::new();
                 known.told.clear();
-                known.mark_refused = false;
                 Seen { changed: true, before: known.stay(), event: Some(told("release_on_trial", target, name)) }
             }
         }
@@ -396,7 +391,7 @@ impl Engine {
         let (spent, spending) = self.with_commands(now, |commands, facts| commands.spend(facts, act)).unzip();
         if let Some(known) = self.releases.targets.get_mut(&target) {
             known.course = Course::Journaling { spending };
-            known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = true);
+            known.set_last_chance(true);
         }
         let entries = self.releases.entry(&target).into_iter().chain(spent).collect();
         self.effects.put(Purpose::Trial(target), entries);
@@ -497,7 +492,9 @@ impl Engine {
         let act = leave(target);
         let ends = self.stopping.is_some();
         if written && !ends {
-            self.tell_release(now, "release_bad", target);
+            if known.told.insert((Wish::Leave, None)) {
+                self.tell_release(now, "release_bad", target);
+            }
             self.record_event(now, tried(&act, target, Status::InProgress));
             let id = self.order_for_trial(now, act);
             if let Some(known) = self.releases.targets.get_mut(target) {
@@ -505,7 +502,7 @@ impl Engine {
             }
             return;
         }
-        known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
+        known.set_last_chance(false);
         self.give_back(spending);
         if ends {
             // The next start leaves it.
@@ -555,7 +552,7 @@ impl Engine {
     /// It is tried again for as long as it takes; that it doesn't work, such as for root's policy, is told once.
     fn mark_failed(&mut self, now: Now, target: &str, outcome: &ActOutcome) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
-        if !std::mem::replace(&mut known.mark_refused, true) {
+        if known.told.insert((Wish::MarkGood, None)) {
             let status = if refusal(outcome).is_some() { Status::Rejected } else { Status::Failed };
             self.tell_tried(now, &Act::MarkGood { target: target.to_owned() }, target, status, outcome);
         }
@@ -569,7 +566,7 @@ impl Engine {
         };
         // Nothing was done, by somebody's will: its chance is still to come.
         if let Some(known) = self.releases.targets.get_mut(target) {
-            known.stored.trial.iter_mut().for_each(|trial| trial.last_chance = false);
+            known.set_last_chance(false);
         }
         self.note_release(target);
         self.put_trial_off(now, target, &act, reason, outcome.detail.as_deref().unwrap_or_default());
