@@ -1,7 +1,7 @@
 //! The battery, from `/sys/class/power_supply` as Documentation/ABI/testing/sysfs-class-power describes it: the first
 //! Battery or UPS that is there (or the one named in the configuration), and whether power comes from outside. Units
-//! become V, A, W, °C and seconds; drivers disagree on signs, so those follow the status. Estimates nothing that the
-//! driver gives itself.
+//! become V, A, W, °C and seconds; drivers disagree on signs, so those follow the status, and where it gives no direction
+//! only a zero is told. Estimates nothing that the driver gives itself.
 
 use super::round::{Faulted, Reading, Round};
 use crate::config::CollectBattery;
@@ -49,12 +49,13 @@ impl State {
         }
     }
 
-    /// Charging is positive, whatever sign the driver chose; kept where the direction isn't known.
-    fn direct(self, amount: f64) -> f64 {
+    /// Charging is positive, whatever sign the driver chose. The ABI has it so, too, for current_now; but ACPI gives a
+    /// magnitude, and bq27xxx before Linux 5.13 the opposite: without a direction the sign of anything but 0 isn't known.
+    fn direct(self, amount: f64) -> Option<f64> {
         match self {
-            Self::Charging => amount.abs(),
-            Self::Discharging => -amount.abs(),
-            Self::Full | Self::NotCharging | Self::Unknown => amount,
+            Self::Charging => Some(amount.abs()),
+            Self::Discharging => Some(-amount.abs()),
+            Self::Full | Self::NotCharging | Self::Unknown => Some(amount).filter(|amount| *amount == 0.0),
         }
     }
 }
@@ -146,8 +147,9 @@ impl Battery<'_, '_> {
     fn measure(&mut self) {
         let state = self.state();
         let direction = state.ok().flatten().unwrap_or(State::Unknown);
-        let voltage = self.micro("voltage_now", 0.0);
-        let current = self.micro("current_now", -MICRO_MAX).map(|a| a.map(|a| direction.direct(a)));
+        // A battery that is there has some.
+        let voltage = self.micro("voltage_now", 1.0);
+        let current = self.micro("current_now", -MICRO_MAX).map(|a| a.and_then(|a| direction.direct(a)));
         let power = self.power(direction, voltage, current);
         let charge = self.charge();
         let temperature = self.number("temp", TEMPERATURE_DC);
@@ -208,7 +210,7 @@ impl Battery<'_, '_> {
     /// In watts, with the current's sign.
     fn power(&mut self, direction: State, voltage: Reading<f64>, current: Reading<f64>) -> Reading<f64> {
         if let Some(power) = self.micro("power_now", -MICRO_MAX)? {
-            return Ok(Some(direction.direct(power)));
+            return Ok(direction.direct(power));
         }
         let (Some(voltage), Some(current)) = (voltage?, current?) else { return Ok(None) };
         Ok(Some(voltage * current))
@@ -219,21 +221,31 @@ impl Battery<'_, '_> {
         if matches!(direction, State::Charging | State::Full | State::NotCharging) {
             return Ok(None);
         }
-        if let Some(seconds) = self.number("time_to_empty_now", 0.0..=TIME_TO_EMPTY_MAX_S)? {
-            return Ok(Some(seconds));
+        match self.number("time_to_empty_now", 0.0..=TIME_TO_EMPTY_MAX_S)? {
+            // Of a gauge that doesn't know; of a battery that is empty the charge says as much.
+            None | Some(0.0) => {}
+            some => return Ok(some),
         }
         if direction != State::Discharging {
             return Ok(None);
         }
-        let hours = match (self.micro("charge_now", 0.0)?, current?) {
+        let hours = match (self.left("charge_now", "charge_full")?, current?) {
             (Some(charge), Some(current)) => charge / current.abs(),
-            _ => match (self.micro("energy_now", 0.0)?, power?) {
+            _ => match (self.left("energy_now", "energy_full")?, power?) {
                 (Some(energy), Some(power)) => energy / power.abs(),
                 _ => return Ok(None),
             },
         };
         // No current means no end, and 0/0 is not a number.
         Ok(Some(hours * 3600.0).filter(|seconds| (0.0..=TIME_TO_EMPTY_MAX_S).contains(seconds)))
+    }
+
+    /// What is left in it; a fault where that is more than what goes in.
+    fn left(&mut self, part: &str, whole: &str) -> Reading<f64> {
+        if matches!(self.micro(whole, 0.0), Ok(Some(full)) if full > 0.0) {
+            self.ratio(part, whole, OVERCHARGE_MAX_PCT)?;
+        }
+        self.micro(part, 0.0)
     }
 
     /// `part` of `whole` in percent; `None` where either is missing.

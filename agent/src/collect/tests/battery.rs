@@ -45,8 +45,6 @@ fn the_signs_follow_the_status_whatever_the_driver_thinks() {
         ("Charging", "-500000", 0.5),
         ("Discharging", "500000", -0.5),
         ("Discharging", "-500000", -0.5),
-        ("Full", "-500000", -0.5),
-        ("Unknown", "500000", 0.5),
         ("Not charging", "0", 0.0),
     ] {
         let made = Made::battery();
@@ -54,6 +52,38 @@ fn the_signs_follow_the_status_whatever_the_driver_thinks() {
         made.supply("current_now", driver);
         near(&made.observe(), Metric::BatteryCurrent, expected);
     }
+}
+
+#[test]
+fn no_current_and_no_power_is_told_where_the_status_gives_no_direction() {
+    for status in ["Full", "Not charging", "Unknown", "Wibble", ""] {
+        for driver in ["500000", "-500000"] {
+            for power in [None, Some(driver)] {
+                let made = Made::battery();
+                made.supply("status", status);
+                made.supply("current_now", driver);
+                if let Some(power) = power {
+                    made.supply("power_now", power);
+                }
+                let seen = made.observe();
+                let told = (number(&seen, Metric::BatteryCurrent), number(&seen, Metric::BatteryPower));
+                assert_eq!(told, (None, None), "{status} {driver} {power:?}");
+            }
+        }
+    }
+    let made = Made::battery();
+    made.remove("sys/class/power_supply/BAT0/status");
+    assert_eq!(number(&made.observe(), Metric::BatteryCurrent), None);
+}
+
+#[test]
+fn a_battery_without_any_voltage_is_a_fault_and_no_power_comes_of_it() {
+    let made = Made::battery();
+    made.supply("voltage_now", "0");
+    let seen = made.observe();
+    assert_eq!((number(&seen, Metric::BatteryVoltage), number(&seen, Metric::BatteryPower)), (None, None));
+    assert_eq!(faulty(&seen), ["/sys/class/power_supply/BAT0/voltage_now"]);
+    near(&seen, Metric::BatteryCurrent, -0.5);
 }
 
 #[test]
@@ -77,6 +107,7 @@ fn a_gauge_that_counts_past_an_aged_full_is_full_and_one_far_past_it_is_wrong() 
     let seen = made.observe();
     assert_eq!(number(&seen, Metric::BatteryChargePct), None);
     assert_eq!(faulty(&seen), ["/sys/class/power_supply/BAT0/charge_now"]);
+    assert_eq!(number(&seen, Metric::BatteryTimeToEmpty), None, "nothing is reckoned from it");
 }
 
 #[test]
@@ -106,6 +137,17 @@ fn time_to_empty_is_the_drivers_own_before_an_estimate_and_nothing_while_chargin
     made.supply("time_to_empty_now", "7260");
     near(&made.observe(), Metric::BatteryTimeToEmpty, 7260.0);
     made.supply("status", "Charging");
+    assert_eq!(number(&made.observe(), Metric::BatteryTimeToEmpty), None);
+}
+
+#[test]
+fn a_gauge_that_knows_no_time_to_empty_and_says_zero_leaves_it_to_the_charge() {
+    let made = Made::battery();
+    made.supply("time_to_empty_now", "0");
+    near(&made.observe(), Metric::BatteryTimeToEmpty, 4.0 * 3600.0);
+    made.supply("charge_now", "0");
+    near(&made.observe(), Metric::BatteryTimeToEmpty, 0.0);
+    made.remove("sys/class/power_supply/BAT0/charge_now");
     assert_eq!(number(&made.observe(), Metric::BatteryTimeToEmpty), None);
 }
 
