@@ -15,6 +15,7 @@ const LIFE_TIME_MAX: u8 = 0x0B;
 /// Thousandths of a degree Celsius.
 const TEMPERATURE_MC: std::ops::RangeInclusive<f64> = -100_000.0..=200_000.0;
 const LOAD_MAX: f64 = 1e6;
+const MEMINFO: &str = "proc/meminfo";
 /// Documentation/hwmon/sysfs-interface.rst.
 const CHIPS: &str = "sys/class/hwmon";
 /// A thousand years.
@@ -90,21 +91,34 @@ fn jiffies(round: &mut Round<'_>) -> Result<Jiffies, Faulted> {
 }
 
 fn memory(round: &mut Round<'_>) -> Result<(), Faulted> {
-    const FILE: &str = "proc/meminfo";
-    let text = round.required(FILE)?;
+    let text = round.required(MEMINFO)?;
     let total = meminfo_bytes(round, &text, "MemTotal");
     let available = meminfo_bytes(round, &text, "MemAvailable");
-    round.reading(Metric::HostMemAvailable, available);
-    if let (Ok(Some(total @ 1..)), Ok(Some(available))) = (total, available) {
-        round.point(Metric::HostMemUsed, pct(total.saturating_sub(available), total));
+    match (total, available) {
+        (Ok(Some(total @ 1..)), Ok(Some(available))) => {
+            if let Ok(used) = meminfo_used_pct(round, total, available) {
+                round.point(Metric::HostMemAvailable, available);
+                round.point(Metric::HostMemUsed, used);
+            }
+        }
+        (_, available) => round.reading(Metric::HostMemAvailable, available),
     }
     let swap = meminfo_bytes(round, &text, "SwapTotal")?;
     let free = meminfo_bytes(round, &text, "SwapFree")?;
     // A gateway without swap has no share of it in use.
     if let (Some(swap @ 1..), Some(free)) = (swap, free) {
-        round.point(Metric::HostSwapUsed, pct(swap.saturating_sub(free), swap));
+        let used = meminfo_used_pct(round, swap, free)?;
+        round.point(Metric::HostSwapUsed, used);
     }
     Ok(())
+}
+
+/// What isn't free of a `total` that is not zero.
+fn meminfo_used_pct(round: &mut Round<'_>, total: u64, free: u64) -> Result<f64, Faulted> {
+    match total.checked_sub(free) {
+        Some(used) => Ok(pct(used, total)),
+        None => Err(round.fault(MEMINFO, format!("says that {free} B of {total} B are free"))),
+    }
 }
 
 /// A line like `MemTotal:  24684560 kB`.
@@ -112,7 +126,7 @@ fn meminfo_bytes(round: &mut Round<'_>, text: &str, key: &str) -> Reading<u64> {
     let Some(value) = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')) else {
         return Ok(None);
     };
-    let kib = round.parse("proc/meminfo", value.trim().trim_end_matches(" kB"), 0..=u64::MAX / 1024)?;
+    let kib = round.parse(MEMINFO, value.trim().trim_end_matches(" kB"), 0..=u64::MAX / 1024)?;
     Ok(Some(kib * 1024))
 }
 

@@ -68,6 +68,17 @@ fn a_kernel_without_an_estimate_of_what_is_available_has_no_share_in_use() {
 }
 
 #[test]
+fn more_memory_free_than_there_is_is_a_fault_and_no_share() {
+    let made = Made::host();
+    made.write("proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 1001 kB\nSwapTotal: 10 kB\nSwapFree: 11 kB\n");
+    let seen = made.observe();
+    for metric in [Metric::HostMemUsed, Metric::HostMemAvailable, Metric::HostSwapUsed] {
+        assert_eq!(number(&seen, metric), None, "{metric}");
+    }
+    assert_eq!(faulty(&seen), ["/proc/meminfo"; 2]);
+}
+
+#[test]
 fn worn_out_flash_is_told_past_its_end_and_a_reserved_step_is_a_fault() {
     let made = Made::host();
     for (life, expected) in [("0x00 0x00", None), ("0x01 0x00", Some(10.0)), ("0x0a 0x0b", Some(110.0))] {
