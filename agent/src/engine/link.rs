@@ -9,6 +9,7 @@ mod dialect;
 mod faults;
 mod online;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use self::dialect::{Dialect, Will};
@@ -94,8 +95,8 @@ pub enum Signal {
     Down {
         /// Why.
         fault: LinkFault,
-        /// How long it was online; `None`: it never was.
-        online_for: Option<Duration>,
+        /// From when until when it was online; `None`: it never was.
+        online: Option<Range<Mono>>,
         /// What the broker had not answered when it closed the connection; `None` where another than the broker did.
         unanswered: Option<Unanswered>,
     },
@@ -144,7 +145,7 @@ enum State {
     Opening { id: EffectId },
     Greeting { id: EffectId, since: Mono },
     Online(Box<Online>),
-    Closing { id: EffectId, since: Mono, was_online_since: Option<Mono> },
+    Closing { id: EffectId, since: Mono, was_online: Option<Range<Mono>> },
 }
 
 impl Link {
@@ -361,10 +362,10 @@ impl Link {
 
     /// The transport is gone, or never came up.
     pub fn down(&mut self, now: Mono, id: EffectId, fault: LinkFault, retry_in: Duration) -> Option<Signal> {
-        let online_since = match &self.state {
+        let online = match &self.state {
             State::Opening { id: ours } | State::Greeting { id: ours, .. } if *ours == id => None,
-            State::Online(online) if online.id() == id => Some(online.since()),
-            State::Closing { id: ours, was_online_since, .. } if *ours == id => *was_online_since,
+            State::Online(online) if online.id() == id => Some(online.stood(now)),
+            State::Closing { id: ours, was_online, .. } if *ours == id => was_online.clone(),
             _ => return None,
         };
         let greeting = matches!(self.state, State::Greeting { .. });
@@ -375,13 +376,13 @@ impl Link {
         let unanswered = self.unanswered.take();
         if greeting {
             self.dialect.greeting_failed(fault.kind, self.settings.version);
-        } else if online_since.is_some() {
+        } else if online.is_some() {
             self.dialect.was_online();
         }
         let fault = self.explain(fault);
         let wait = if self.dialect.take_retry_at_once() { Duration::ZERO } else { retry_in };
         self.state = if self.wanted { State::Waiting { until: now.after(wait) } } else { State::Held };
-        Some(Signal::Down { fault, online_for: online_since.map(|since| now.since(since)), unanswered })
+        Some(Signal::Down { fault, online, unanswered })
     }
 
     /// A packet came in.
@@ -404,6 +405,12 @@ impl Link {
             },
             _ => None,
         }
+    }
+
+    /// Until when the connection stood that is there: `now`, unless it is one that is yet to be found dead.
+    #[must_use]
+    pub fn stood_until(&self, now: Mono) -> Mono {
+        if let State::Online(online) = &self.state { online.stood(now).end } else { now }
     }
 
     /// Seconds since this was last asked in which a connection was wanted.
@@ -453,16 +460,16 @@ impl Link {
     }
 
     fn close(&mut self, now: Mono, kind: LinkFaultKind, detail: String, effects: &mut Effects) {
-        let (id, was_online_since) = match &self.state {
+        let (id, was_online) = match &self.state {
             State::Opening { id } | State::Greeting { id, .. } => (*id, None),
-            State::Online(online) => (online.id(), Some(online.since())),
+            State::Online(online) => (online.id(), Some(online.stood(now))),
             State::Held | State::Waiting { .. } | State::Closing { .. } => return,
         };
         if kind == LinkFaultKind::Server {
             self.note_unanswered();
         }
         self.closing = Some(LinkFault::new(kind, detail));
-        self.state = State::Closing { id, since: now, was_online_since };
+        self.state = State::Closing { id, since: now, was_online };
         effects.push(Effect::Close { id });
     }
 

@@ -177,7 +177,7 @@ metrics! {
     44 LinkTxDropped "link.tx_dropped" Counter "1" "net/*/statistics/tx_dropped";
     45 LinkCarrierChanges "link.carrier_changes" Counter "1" "net/*/carrier_changes";
     46 LinkBrokerRtt "link.broker_rtt_ms" Gauge "ms" "from PINGREQ to PINGRESP, and from PUBLISH to PUBACK";
-    47 LinkConnected "link.connected_s" Sum "s" "time with an accepted session";
+    47 LinkConnected "link.connected_s" Sum "s" "time with an accepted session, no longer than 1.5 x keep_alive after the broker was last heard";
     48 LinkExpected "link.expected_s" Sum "s" "time in which the agent wanted one";
     49 LinkReconnects "link.reconnects" Sum "1" "accepted sessions after the first";
     50 InterfaceType "link.interfaces.*.type" Last "1" "net/*/type, wireless, uevent's DEVTYPE";

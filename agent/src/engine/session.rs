@@ -7,6 +7,7 @@ mod flow;
 mod sending;
 mod subscriptions;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::Engine;
@@ -84,7 +85,7 @@ impl Session {
     /// The link's own metrics of the interval.
     pub(super) fn link_points(&mut self, now: Mono, link: &mut Link, reconnects: u64) -> Vec<Point> {
         if let Some(from) = self.connected_from {
-            self.connected += now.since(from);
+            self.connected += link.stood_until(now).since(from);
             self.connected_from = Some(now);
         }
         let mut points = vec![
@@ -175,9 +176,9 @@ impl Engine {
                 self.with_commands(now, |commands, facts| commands.receive(facts, Err(refusal), pkid));
             }
             Signal::Answered { cargo, reason } => self.answered(now, cargo, reason),
-            Signal::Down { fault, online_for, unanswered } => {
+            Signal::Down { fault, online, unanswered } => {
                 self.suspect(now, unanswered);
-                self.down(now, fault, online_for, retry_in);
+                self.down(now, fault, online, retry_in);
             }
         }
     }
@@ -244,18 +245,18 @@ impl Engine {
         }
     }
 
-    fn down(&mut self, now: Now, fault: LinkFault, online_for: Option<Duration>, retry_in: Duration) {
-        let fault = if online_for.is_some() { self.blame_the_link(fault) } else { fault };
+    fn down(&mut self, now: Now, fault: LinkFault, online: Option<Range<Mono>>, retry_in: Duration) {
+        let fault = if online.is_some() { self.blame_the_link(fault) } else { fault };
         self.outbox.rewind_all();
         self.outbox.store_held(now.mono, &mut self.effects);
         self.quarantine.connected(now.mono, false);
         self.commands.forget_packets();
         self.faults.down(&fault, retry_in, &mut self.effects);
-        if let Some(online_for) = online_for {
+        if let Some(online) = online {
             if let Some(from) = self.session.connected_from.take() {
-                self.session.connected += now.mono.since(from);
+                self.session.connected += online.end.since(from);
             }
-            self.session.offline_since = Some(now.mono);
+            self.session.offline_since = Some(online.end);
             self.session.flow.disconnected();
             let expected = fault.kind == LinkFaultKind::Local;
             let severity = if expected { Severity::Info } else { Severity::Warning };
@@ -263,7 +264,7 @@ impl Engine {
                 .group("link")
                 .with("reason", fault.kind.word())
                 .with("detail", fault.detail.as_str())
-                .with("duration_s", online_for.as_secs_f64());
+                .with("duration_s", online.end.since(online.start).as_secs_f64());
             self.record_event(now, event);
         }
         self.session.last_fault = Some(fault);

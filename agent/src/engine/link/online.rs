@@ -2,6 +2,7 @@
 //! of commands in order, keep-alive, and when an answer is overdue. Opens and closes nothing: it says that it is dead.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use super::faults::{overdue, server_disconnect};
@@ -96,6 +97,13 @@ impl Online {
 
     pub(super) const fn since(&self) -> Mono {
         self.since
+    }
+
+    /// From when until when it stood. What is silent for too long was no connection any more: where the gateway was
+    /// suspended meanwhile, that is found long after.
+    pub(super) fn stood(&self, now: Mono) -> Range<Mono> {
+        let until = self.silence_max().map_or(now, |max| self.last_in.after(max).min(now));
+        self.since..until
     }
 
     /// The largest packet that the broker takes.
