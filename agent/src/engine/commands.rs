@@ -27,7 +27,7 @@ use super::time::{BootId, Mono, Now, Unix};
 use super::timeline::Timeline;
 use crate::config::{Action, Budget, CheckedConfig, QuarantineLevel};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
-use entry::{Entry, Stored, key, put};
+use entry::{Entry, Origin, Stored, key, put};
 use judge::{has_expired, is_fresh, lifetime, lower_bound, spread};
 pub(crate) use oldest::{MAY_HAVE_RUN, Oldest, oldest};
 use refusals::Refusals;
@@ -502,7 +502,7 @@ impl Commands {
         let timeout = command.timeout_s.map(Duration::from_secs);
         let entry = Entry {
             command: Some(parsed),
-            token: command.token.clone(),
+            origin: Some(Origin::of(command)),
             fresh_until: is_fresh(facts, command).then(|| facts.now.mono.after(lifetime(command))),
             begins_at,
             pkids: pkid.into_iter().collect(),
@@ -608,7 +608,7 @@ impl Commands {
     }
 
     fn take_token(&mut self, id: &CommandId) -> Option<Box<str>> {
-        self.ledger.get_mut(id)?.token.take()
+        self.ledger.get_mut(id)?.origin.take()?.into_token()
     }
 
     fn timeout(&self, id: &CommandId, act: &Act) -> Duration {

@@ -233,7 +233,7 @@ impl Engine {
         }
         let pkid = if publish.qos == 0 { 0 } else { publish.pkid };
         let group = self.group_of(&publish.topic);
-        let audience = token::Audience { device: self.config.device.id.as_str(), groups: &self.config.device.groups };
+        let audience = token::Audience::of(&self.config.device);
         let verified = token::verify(&publish.payload, &audience, group, &self.config.commands);
         self.with_commands(now, |commands, facts| commands.receive(facts, verified, pkid));
         let (issued_at, passed) = self.commands.take_times();

@@ -375,7 +375,7 @@ mod tests {
 
     fn command(id: &str, iat: i64, exp: i64, nonce: Option<&str>) -> VerifiedCommand {
         VerifiedCommand {
-            token: None,
+            message: Box::default(),
             id: CommandId::parse(id).unwrap(),
             kid: Some("ops-1".into()),
             group: None,

@@ -76,8 +76,16 @@ pub struct VerifiedCommand {
     pub timeout_s: Option<u64>,
     /// SHA-256 of the claims: tells a redelivery from another command under the same id.
     pub digest: [u8; 32],
-    /// The token as it was received, where it is signed: for those who trust nobody's word that it was verified.
-    pub token: Option<Box<str>>,
+    /// The message as it was received: for those who trust nobody's word that it was verified, or not for long.
+    pub message: Box<str>,
+}
+
+impl VerifiedCommand {
+    /// The message, where it is signed.
+    #[must_use]
+    pub fn token(&self) -> Option<&str> {
+        self.kid.is_some().then_some(&self.message)
+    }
 }
 
 /// A message on a command topic that is not a command to obey.

@@ -39,6 +39,14 @@ pub struct Audience<'a> {
     pub groups: &'a [String],
 }
 
+impl<'a> Audience<'a> {
+    /// As configured.
+    #[must_use]
+    pub fn of(device: &'a config::Device) -> Self {
+        Self { device: device.id.as_str(), groups: &device.groups }
+    }
+}
+
 /// What a token claims. `Serialize` is for those who sign.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Claims {
@@ -206,11 +214,11 @@ fn checked(
         return Err((Reason::TooLarge, format!("{} B; a command has at most {COMMAND_LEN_MAX} B", payload.len())));
     }
     let text = std::str::from_utf8(payload).map_err(|_| malformed("not UTF-8"))?.trim();
-    let (kid, token, claims) = if text.starts_with('{') && !commands.require_signature {
-        (None, None, text.as_bytes().to_vec())
+    let (kid, claims) = if text.starts_with('{') && !commands.require_signature {
+        (None, text.as_bytes().to_vec())
     } else {
         let (kid, claims) = signed(text, &commands.trusted_keys)?;
-        (Some(kid), Some(text), claims)
+        (Some(kid), claims)
     };
     let digest = ring::digest::digest(&ring::digest::SHA256, &claims);
     let digest = digest.as_ref().try_into().map_err(|_| malformed("no digest"))?;
@@ -218,7 +226,7 @@ fn checked(
         serde_json::from_slice(&claims).map_err(|error| malformed(&format!("claims: {error}")))?;
     addressed(&claims.aud, audience, topic_group)?;
     let command = command(claims, kid, topic_group, digest)?;
-    Ok(VerifiedCommand { token: token.map(Into::into), ..command })
+    Ok(VerifiedCommand { message: text.into(), ..command })
 }
 
 /// The key id and the claims of a token whose signature is right.
@@ -306,7 +314,7 @@ fn command(
         args,
         timeout_s,
         digest,
-        token: None,
+        message: Box::default(),
     })
 }
 

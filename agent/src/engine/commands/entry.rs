@@ -7,6 +7,8 @@ use minicbor::{Decode, Encode};
 
 use super::Facts;
 use super::judge::has_expired;
+use crate::config::CheckedConfig;
+use crate::engine::admission::Refusal;
 use crate::engine::budget::Spending;
 use crate::engine::command::{Command, Name};
 use crate::engine::io::{Act, Trigger};
@@ -14,6 +16,7 @@ use crate::engine::keyed::{COMMAND_KEY, Write, write};
 use crate::engine::observation::Severity;
 use crate::engine::record::{CommandResult, Event, EventKind, Status};
 use crate::engine::time::{BootId, Mono};
+use crate::wire::token::{self, Audience};
 use crate::wire::{CommandId, Reason, VerifiedCommand};
 
 /// Keeps an entry of the ledger well under the keyed store's limit on a value.
@@ -25,8 +28,8 @@ pub(super) struct Entry {
     pub(super) stored: Stored,
     /// What it asks; `None` for one that came from the disk and won't run again.
     pub(super) command: Option<Command>,
-    /// How it was signed, until it has begun.
-    pub(super) token: Option<Box<str>>,
+    /// How it came, until it has begun.
+    pub(super) origin: Option<Origin>,
     /// It carries this run's nonce: by no clock but that since boot it is valid until then.
     pub(super) fresh_until: Option<Mono>,
     /// One of a group's waits for its own turn until then.
@@ -44,6 +47,15 @@ pub(super) struct Entry {
     pub(super) report_seq: Option<u64>,
     /// How it ended is on its way to the disk: it is told from there.
     pub(super) ending: bool,
+}
+
+/// A command as it came.
+#[derive(Debug)]
+pub(super) struct Origin {
+    message: Box<str>,
+    is_signed: bool,
+    /// The group on whose topic it came.
+    group: Option<String>,
 }
 
 /// A command as it stands in the journal.
@@ -88,7 +100,7 @@ impl Entry {
         Self {
             stored,
             command: None,
-            token: None,
+            origin: None,
             fresh_until: None,
             begins_at: None,
             pkids: Vec::new(),
@@ -115,7 +127,7 @@ impl Entry {
     /// How it ended: it does nothing any more.
     pub(super) fn end(&mut self, status: Status, reason: Option<&str>, detail: Option<&str>) {
         self.command = None;
-        self.token = None;
+        self.origin = None;
         self.stored.status = status;
         self.stored.reason = reason.map(Into::into);
         self.stored.detail = detail.map(|text| tail(text).into());
@@ -146,6 +158,24 @@ impl Entry {
             .with("status", status.word())
             .with_some("reason", reason.as_deref());
         Some(event.with_some("detail", self.stored.detail.as_deref().filter(|_| is_dry)))
+    }
+}
+
+impl Origin {
+    pub(super) fn of(command: &VerifiedCommand) -> Self {
+        Self { message: command.message.clone(), is_signed: command.token().is_some(), group: command.group.clone() }
+    }
+
+    /// How it was signed, where it was.
+    pub(super) fn into_token(self) -> Option<Box<str>> {
+        self.is_signed.then_some(self.message)
+    }
+
+    /// Verifies it once more: its key may have been taken away since, or the gateway have left the group.
+    pub(super) fn verify(&self, config: &CheckedConfig) -> Result<(), Refusal> {
+        let audience = Audience::of(&config.device);
+        let verified = token::verify(self.message.as_bytes(), &audience, self.group.as_deref(), &config.commands);
+        verified.map(drop).map_err(|refusal| (refusal.reason, refusal.detail))
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::entry::Entry;
 use super::{ACTS_MAX, Commands, Facts, MAY_HAVE_RUN, QUEUE_MAX, RUNBOOKS_MAX};
 use crate::engine::admission::{self, Circumstances};
 use crate::engine::command::Command;
@@ -64,8 +65,10 @@ impl Commands {
         Ok(parsed)
     }
 
-    /// What was allowed when it came may not be any more: the config has changed, the battery has run down.
-    pub(super) fn admit_queued(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
+    /// What was genuine and allowed when it came may not be any more: the config has changed, the battery has run down.
+    pub(super) fn admit_queued(&self, facts: Facts<'_>, entry: &Entry) -> Result<(), admission::Refusal> {
+        entry.origin.as_ref().map_or(Ok(()), |origin| origin.verify(facts.config))?;
+        let Some(act) = entry.act() else { return Ok(()) };
         let circumstances = self.circumstances(facts);
         quarantine::forbids(facts.quarantine, Some(act))?;
         admission::permitted(circumstances, act)?;

@@ -29,7 +29,7 @@ impl Commands {
             } else if entry.has_expired(facts) {
                 let detail = "expired while it was queued";
                 self.finish(&id, Status::TimedOut, Some(Reason::Expired.word()), Some(detail));
-            } else if let Err((reason, detail)) = self.admit_queued(facts, &act) {
+            } else if let Err((reason, detail)) = self.admit_queued(facts, entry) {
                 self.finish(&id, Status::Rejected, Some(reason.word()), Some(&detail));
             } else {
                 self.begin(facts, &id, &act);

@@ -6,6 +6,7 @@ mod flood;
 mod healing;
 mod held_back;
 mod invariants;
+mod judged_again;
 mod looking;
 mod numbers;
 mod quarantine;

@@ -318,7 +318,12 @@ impl World {
         self.claims(serde_json::json!({"jti": id, "cmd": {"name": name, "args": args}}), pkid);
     }
 
-    pub(super) fn claims(&mut self, mut claims: Json, pkid: u16) {
+    pub(super) fn claims(&mut self, claims: Json, pkid: u16) {
+        self.written(claims, Json::to_string, pkid);
+    }
+
+    /// The same, as this writes it.
+    pub(super) fn written(&mut self, mut claims: Json, write: impl FnOnce(&Json) -> String, pkid: u16) {
         let now_s = self.now.wall.unix.0 / 1000;
         for (key, value) in [("aud", "gw-1".into()), ("iat", now_s.into()), ("exp", (now_s + 600).into())] {
             claims.as_object_mut().unwrap().entry(key).or_insert(value);
@@ -328,7 +333,7 @@ impl World {
         let whose = group.map_or_else(|| "gw-1".to_owned(), |group| format!("groups/{group}"));
         let publish = Publish {
             topic: format!("fieldmedic/{whose}/commands"),
-            payload: claims.to_string().into(),
+            payload: write(&claims).into(),
             qos: 1,
             retain: false,
             dup: false,

@@ -1,0 +1,73 @@
+//! What waits, in the queue or for its delay, is judged once more before it begins: by the keys, the groups, the
+//! configuration, the battery and the quarantine of that moment.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::commanding::reason;
+use super::world::{World, config, outcome};
+use crate::config::{CheckedConfig, TrustedKey};
+use crate::engine::io::{ActStatus, Input};
+use crate::wire::keys::SigningKey;
+use crate::wire::token;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_seed([seed; 32]).unwrap()
+}
+
+/// A configuration in which `ops-1` is this key.
+fn trusting(seed: u8) -> CheckedConfig {
+    let mut config = config();
+    config.commands.trusted_keys = vec![TrustedKey { kid: "ops-1".into(), public_key: key(seed).public() }];
+    config
+}
+
+/// As `ops-1` signs it, with this key.
+fn signed(seed: u8) -> impl FnOnce(&Json) -> String {
+    move |claims| token::sign(&serde_json::from_value(claims.clone()).unwrap(), "ops-1", &key(seed)).unwrap()
+}
+
+fn reload(world: &mut World, change: impl FnOnce(&mut CheckedConfig)) {
+    let mut config = world.config.clone();
+    change(&mut config);
+    world.input(Input::Reconfigure(Box::new(config)));
+}
+
+#[test]
+fn what_waits_and_nobody_vouches_for_any_more_is_refused_in_the_word_of_one_that_comes_then() {
+    let cases: [(&str, bool, fn(&mut CheckedConfig), &str); 4] = [
+        ("gw-1", true, |config| config.commands.trusted_keys.clear(), "unknown_key"),
+        ("gw-1", true, |config| *config = trusting(2), "bad_signature"),
+        ("gw-1", false, |config| config.commands.require_signature = true, "malformed"),
+        ("group:canary", true, |config| config.device.groups.clear(), "wrong_audience"),
+    ];
+    for (aud, is_signed, change, expected) in cases {
+        let mut world = World::with(trusting(1));
+        world.advance(SECOND);
+        world.acts_succeed = false;
+        let run = json!({"name": "run", "args": {"runbook": "fix"}});
+        for (id, cmd) in [("runs", run.clone()), ("waits", run)] {
+            let claims = json!({"jti": id, "aud": aud, "cmd": cmd});
+            if is_signed {
+                world.written(claims, signed(1), 1);
+            } else {
+                world.claims(claims, 1);
+            }
+            world.settle();
+        }
+        assert_eq!(world.statuses("waits"), ["QUEUED"]);
+        reload(&mut world, change);
+        let (id, _) = world.acts[0].clone();
+        world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+        assert_eq!(world.statuses("runs").last().unwrap(), "SUCCEEDED", "what had begun goes on");
+        assert_eq!((world.statuses("waits"), reason(&world, "waits")), (both("QUEUED", "REJECTED"), expected.into()));
+        assert_eq!(world.acted.len(), 1, "{expected}");
+    }
+}
+
+fn both(first: &str, last: &str) -> Vec<String> {
+    vec![first.into(), last.into()]
+}
