@@ -105,12 +105,7 @@ pub fn permitted(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refu
 /// # Errors
 /// Why not now.
 pub fn affordable(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
-    if let Some(who) = circumstances.blocked.filter(|_| takes_a_boot(circumstances.config, act)) {
-        return Err((Reason::Inhibited, who.to_owned()));
-    }
-    if matches!(act, Act::Reboot | Act::Rollback { .. }) {
-        powered(circumstances)?;
-    }
+    unhindered(circumstances, act)?;
     let action = act.action();
     let Circumstances { budgets, timeline, now, config, .. } = circumstances;
     match config.remediation.budget.get(&action).filter(|_| act.spends()) {
@@ -120,6 +115,20 @@ pub fn affordable(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Ref
         }
         _ => Ok(()),
     }
+}
+
+/// The same of what has spent its budget already.
+///
+/// # Errors
+/// Why not now.
+pub fn unhindered(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
+    if let Some(who) = circumstances.blocked.filter(|_| takes_a_boot(circumstances.config, act)) {
+        return Err((Reason::Inhibited, who.to_owned()));
+    }
+    if matches!(act, Act::Reboot | Act::Rollback { .. }) {
+        powered(circumstances)?;
+    }
+    Ok(())
 }
 
 /// Whether it is done at all, or only said.

@@ -569,8 +569,9 @@ impl Commands {
             }
             Command::Reboot { delay } => {
                 self.report(id);
-                let token = self.take_token(id);
-                self.steps.push_back(Step::Reboot(id.clone(), token, delay));
+                // The token stays: by that it is judged again when the delay is over.
+                let token = self.ledger.get(id).and_then(|entry| entry.origin.as_ref()?.token());
+                self.steps.push_back(Step::Reboot(id.clone(), token.map(Into::into), delay));
             }
             Command::Cancel(other) => {
                 let found = self.cancel(&other);
@@ -608,7 +609,7 @@ impl Commands {
     }
 
     fn take_token(&mut self, id: &CommandId) -> Option<Box<str>> {
-        self.ledger.get_mut(id)?.origin.take()?.into_token()
+        self.ledger.get_mut(id)?.origin.take()?.token().map(Into::into)
     }
 
     fn timeout(&self, id: &CommandId, act: &Act) -> Duration {

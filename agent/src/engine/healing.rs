@@ -88,7 +88,7 @@ impl Engine {
     }
 
     /// What was refused for this reason is not any more.
-    fn is_over(&mut self, now: Now, reason: Reason) {
+    pub(super) fn is_over(&mut self, now: Now, reason: Reason) {
         self.remedies.is_over(now.mono, reason);
         self.releases.is_over(now.mono, reason);
     }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::Engine;
+use super::commands::Commands;
 use super::io::{Act, ActOutcome, Effect, EffectId, LogLevel, Own, StopReason, Trigger};
 use super::keyed::{RUN_KEY, write};
 use super::start::Run;
@@ -99,15 +100,23 @@ impl Engine {
         self.reboot.as_ref().and_then(|reboot| reboot.waits_until)
     }
 
-    /// Begins the goodbye when its time has come, and no change of the quarantine that was begun before is under way.
+    /// Begins the goodbye when its time has come, what it was ordered by still holds, and no change of the quarantine
+    /// that was begun before is under way.
     pub(super) fn poll_reboot(&mut self, now: Now) {
         if self.reboot_deadline().is_none_or(|at| at > now.mono) {
             return;
         }
-        if let Some(reboot) = &mut self.reboot {
-            reboot.waits_until = None;
+        let Some(reboot) = &mut self.reboot else { return };
+        reboot.waits_until = None;
+        let effect = reboot.effect;
+        if self.with_commands(now, |commands, facts| commands.reboot_is_due(facts, effect)) {
+            return self.stop(now, StopReason::Rebooting);
         }
-        self.stop(now, StopReason::Rebooting);
+        self.reboot = None;
+        // What waited for it needn't any longer.
+        self.is_over(now, Reason::Busy);
+        self.with_commands(now, Commands::begin_queued);
+        self.run_steps(now);
     }
 
     /// Why the machine goes down, in the contract's word, if it is told to from here.

@@ -167,8 +167,8 @@ impl Origin {
     }
 
     /// How it was signed, where it was.
-    pub(super) fn into_token(self) -> Option<Box<str>> {
-        self.is_signed.then_some(self.message)
+    pub(super) fn token(&self) -> Option<&str> {
+        self.is_signed.then_some(&self.message)
     }
 
     /// Verifies it once more: its key may have been taken away since, or the gateway have left the group.

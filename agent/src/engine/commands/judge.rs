@@ -66,13 +66,17 @@ impl Commands {
     }
 
     /// What was genuine and allowed when it came may not be any more: the config has changed, the battery has run down.
-    pub(super) fn admit_queued(&self, facts: Facts<'_>, entry: &Entry) -> Result<(), admission::Refusal> {
+    pub(super) fn admit_waiting(&self, facts: Facts<'_>, entry: &Entry) -> Result<(), admission::Refusal> {
         entry.origin.as_ref().map_or(Ok(()), |origin| origin.verify(facts.config))?;
         let Some(act) = entry.act() else { return Ok(()) };
         let circumstances = self.circumstances(facts);
         quarantine::forbids(facts.quarantine, Some(act))?;
         admission::permitted(circumstances, act)?;
-        admission::affordable(circumstances, act)?;
+        if entry.spending.is_some() {
+            admission::unhindered(circumstances, act)?;
+        } else {
+            admission::affordable(circumstances, act)?;
+        }
         admission::rehearsed(circumstances, act)
     }
 

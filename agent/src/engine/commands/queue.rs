@@ -1,11 +1,13 @@
-//! Commands that wait: for whatever works on their target, or as one of a group for their turn. Each is judged once
-//! more before it begins, in the order in which they came; each may be canceled, and so may one that has begun. Accepts
-//! no new ones.
+//! Commands that wait: for whatever works on their target, or as one of a group for their turn; and a reboot, for its
+//! delay. Each is judged once more before it begins, in the order in which they came; each may be canceled, and so may
+//! one that has begun. Accepts no new ones.
 
 use super::entry::{Entry, put};
 use super::{Commands, Facts, Step, intent};
+use crate::engine::admission::Refusal;
+use crate::engine::command::Command;
 use crate::engine::effects::Purpose;
-use crate::engine::io::Act;
+use crate::engine::io::{Act, EffectId};
 use crate::engine::record::Status;
 use crate::engine::time::Mono;
 use crate::wire::{CommandId, Reason};
@@ -29,12 +31,28 @@ impl Commands {
             } else if entry.has_expired(facts) {
                 let detail = "expired while it was queued";
                 self.finish(&id, Status::TimedOut, Some(Reason::Expired.word()), Some(detail));
-            } else if let Err((reason, detail)) = self.admit_queued(facts, entry) {
-                self.finish(&id, Status::Rejected, Some(reason.word()), Some(&detail));
+            } else if let Err(refusal) = self.admit_waiting(facts, entry) {
+                self.refuse_waiting(&id, refusal);
             } else {
                 self.begin(facts, &id, &act);
             }
         }
+    }
+
+    /// The time of a reboot has come: whether the goodbye begins. One that a command orders is judged as what waits in
+    /// the queue; what else reboots was judged before.
+    pub fn reboot_is_due(&mut self, facts: Facts<'_>, effect: EffectId) -> bool {
+        let id = self.running.get(&effect);
+        let Some((id, entry)) = id.and_then(|id| self.ledger.get_key_value(id)) else { return true };
+        if !matches!(entry.command, Some(Command::Reboot { .. })) {
+            return true;
+        }
+        let Err(refusal) = self.admit_waiting(facts, entry) else { return true };
+        let id = id.clone();
+        self.running.remove(&effect);
+        self.unspend(&id);
+        self.refuse_waiting(&id, refusal);
+        false
     }
 
     /// When those that wait for their own turn begin.
@@ -54,6 +72,11 @@ impl Commands {
         };
         self.steps.push_back(Step::Stop(effect));
         true
+    }
+
+    /// It waited, and is not begun.
+    fn refuse_waiting(&mut self, id: &CommandId, (reason, detail): Refusal) {
+        self.finish(id, Status::Rejected, Some(reason.word()), Some(&detail));
     }
 
     fn begin(&mut self, facts: Facts<'_>, id: &CommandId, act: &Act) {

@@ -7,8 +7,9 @@ use serde_json::{Value as Json, json};
 
 use super::commanding::reason;
 use super::world::{World, config, outcome};
-use crate::config::{CheckedConfig, TrustedKey};
-use crate::engine::io::{ActStatus, Input};
+use crate::config::{Action, Budget, CheckedConfig, TrustedKey};
+use crate::engine::io::{Act, ActStatus, Input};
+use crate::engine::metric::Metric;
 use crate::wire::keys::SigningKey;
 use crate::wire::token;
 
@@ -65,6 +66,57 @@ fn what_waits_and_nobody_vouches_for_any_more_is_refused_in_the_word_of_one_that
         assert_eq!(world.statuses("runs").last().unwrap(), "SUCCEEDED", "what had begun goes on");
         assert_eq!((world.statuses("waits"), reason(&world, "waits")), (both("QUEUED", "REJECTED"), expected.into()));
         assert_eq!(world.acted.len(), 1, "{expected}");
+    }
+}
+
+/// Brings something about that forbids a reboot, or takes it back.
+type Change = fn(&mut World, bool);
+
+fn charge(world: &mut World, is_low: bool) {
+    world.set(Metric::BatteryChargePct, Some(if is_low { 5.0 } else { 80.0 }));
+}
+
+fn isolation(world: &mut World, is_on: bool) {
+    let (id, name, args) =
+        if is_on { ("q-1", "quarantine", json!({"level": "isolate"})) } else { ("r-1", "release", json!({})) };
+    world.command(id, name, args, 2);
+    world.settle();
+}
+
+#[test]
+fn a_reboot_is_judged_again_when_its_delay_is_over_and_has_spent_nothing_where_it_is_refused() {
+    let cases: [(Change, &str); 6] = [
+        (
+            |world, is_on| {
+                reload(world, |config| config.remediation.allow.retain(|action| !is_on || *action != Action::Reboot))
+            },
+            "not_allowed",
+        ),
+        (|world, is_on| reload(world, |config| config.remediation.dry_run = is_on), "dry_run"),
+        (|world, is_on| reload(world, |config| config.commands.require_signature = is_on), "malformed"),
+        (charge, "low_battery"),
+        (isolation, "quarantined"),
+        (|world, is_on| world.blocked = is_on.then(|| "an update".into()), "inhibited"),
+    ];
+    for (change, expected) in cases {
+        let mut config = config();
+        let budget = Budget { count: 1, window: Duration::from_secs(24 * 3_600) };
+        config.remediation.budget.insert(Action::Reboot, budget);
+        let mut world = World::with(config);
+        world.advance(SECOND);
+        world.command("b-1", "reboot", json!({"delay_s": 60}), 1);
+        world.command("b-2", "reboot", json!({"delay_s": 120}), 2);
+        world.settle();
+        change(&mut world, true);
+        world.advance(90 * SECOND);
+        assert!(!world.acted.contains(&Act::Reboot), "{expected}");
+        assert_eq!((world.statuses("b-1"), reason(&world, "b-1")), (both("IN_PROGRESS", "REJECTED"), expected.into()));
+        assert_eq!(world.statuses("b-2").last().unwrap(), "REJECTED", "its turn had come, too");
+        change(&mut world, false);
+        world.advance(11 * SECOND);
+        world.command("b-3", "reboot", json!({"delay_s": 10}), 3);
+        world.advance(30 * SECOND);
+        assert_eq!(world.acted.last(), Some(&Act::Reboot), "{expected}: {:?}", world.results("b-3"));
     }
 }
 
