@@ -367,11 +367,12 @@ impl Commands {
         let awaits_boot = stored.name() == Some(Name::Reboot) || is_done;
         let rebooted = awaits_boot.then(|| stored.boot.is_some_and(|began| began != boot));
         let (status, reported) = (stored.status, stored.reported);
+        let is_unbegun = status == Status::Queued || (stored.unannounced && rebooted == Some(false));
         let entry = Entry { durable: true, ..Entry::new(stored) };
         self.ledger.insert(id.clone(), entry);
         let reason = Some(Reason::Interrupted.word());
         match status {
-            Status::Queued => {
+            Status::Queued | Status::InProgress if is_unbegun => {
                 self.finish(&id, Status::Canceled, reason, Some("the agent stopped before it began"));
             }
             Status::InProgress if rebooted == Some(true) => {
@@ -487,7 +488,13 @@ impl Commands {
         let detail =
             spread.map(|wait| format!("one of a group: begins in {} s, args.now says at once", wait.as_secs()).into());
         let target = parsed.act().map(|act| act.target().into());
-        let stored = Stored { boot: Some(facts.timeline.boot()), target, detail, ..Stored::new(command, status) };
+        let stored = Stored {
+            boot: Some(facts.timeline.boot()),
+            target,
+            detail,
+            unannounced: matches!(parsed, Command::Reboot { .. }),
+            ..Stored::new(command, status)
+        };
         let mut entries = vec![put(&command.id, &stored)];
         // With the command: an agent that is killed must not take one that had expired for a fresh one.
         let claimed = self.issued_at.filter(|issued_at| *issued_at > facts.timeline.floor());

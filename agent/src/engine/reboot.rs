@@ -110,6 +110,7 @@ impl Engine {
         reboot.waits_until = None;
         let effect = reboot.effect;
         if self.with_commands(now, |commands, facts| commands.reboot_is_due(facts, effect)) {
+            self.run_steps(now);
             return self.stop(now, StopReason::Rebooting);
         }
         self.reboot = None;

@@ -87,6 +87,10 @@ pub(super) struct Stored {
     /// Its `iat`, where it can be read.
     #[n(10)]
     pub(super) issued_at: Option<i64>,
+    /// A reboot whose goodbye has not begun, be it under way: the machine was not told to.
+    #[n(11)]
+    #[cbor(default)]
+    pub(super) unannounced: bool,
 }
 
 impl Entry {
@@ -194,6 +198,7 @@ impl Stored {
             boot: None,
             target: None,
             issued_at: None,
+            unannounced: false,
         }
     }
 
@@ -210,6 +215,7 @@ impl Stored {
             boot: None,
             target: None,
             issued_at: Some(command.issued_at),
+            unannounced: false,
         }
     }
 

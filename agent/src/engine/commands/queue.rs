@@ -42,17 +42,21 @@ impl Commands {
     /// The time of a reboot has come: whether the goodbye begins. One that a command orders is judged as what waits in
     /// the queue; what else reboots was judged before.
     pub fn reboot_is_due(&mut self, facts: Facts<'_>, effect: EffectId) -> bool {
-        let id = self.running.get(&effect);
-        let Some((id, entry)) = id.and_then(|id| self.ledger.get_key_value(id)) else { return true };
-        if !matches!(entry.command, Some(Command::Reboot { .. })) {
-            return true;
+        let Some(id) = self.running.get(&effect).cloned() else { return true };
+        let is_reboot = |entry: &&Entry| matches!(entry.command, Some(Command::Reboot { .. }));
+        let Some(entry) = self.ledger.get(&id).filter(is_reboot) else { return true };
+        if let Err(refusal) = self.admit_waiting(facts, entry) {
+            self.running.remove(&effect);
+            self.unspend(&id);
+            self.refuse_waiting(&id, refusal);
+            return false;
         }
-        let Err(refusal) = self.admit_waiting(facts, entry) else { return true };
-        let id = id.clone();
-        self.running.remove(&effect);
-        self.unspend(&id);
-        self.refuse_waiting(&id, refusal);
-        false
+        if let Some(entry) = self.ledger.get_mut(&id) {
+            entry.stored.unannounced = false;
+            let entries = vec![put(&id, &entry.stored)];
+            self.steps.push_back(Step::Journal(Purpose::Note, entries));
+        }
+        true
     }
 
     /// When those that wait for their own turn begin.

@@ -99,16 +99,33 @@ fn a_reboot_that_waits_can_be_canceled() {
 }
 
 #[test]
-fn an_agent_that_is_stopped_while_a_reboot_waits_does_not_order_it() {
+fn an_agent_that_ends_while_a_reboot_waits_does_not_order_it_and_says_that_it_had_not_begun() {
+    for is_stopped in [true, false] {
+        let mut world = world();
+        world.command("b-1", "reboot", json!({"delay_s": 3600}), 1);
+        world.settle();
+        if is_stopped {
+            world.input(Input::Stop { reason: StopReason::Stopped });
+            world.advance(10 * SECOND);
+            assert!(world.exited);
+        }
+        world.crash();
+        world.advance(2 * HOUR);
+        assert!(world.acted.is_empty(), "{:?}", world.acted);
+        assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "CANCELED"]);
+        assert_eq!(world.results("b-1").last().unwrap()["reason"], "interrupted");
+    }
+}
+
+#[test]
+fn a_gateway_that_boots_by_itself_while_a_reboot_waits_has_rebooted() {
     let mut world = world();
     world.command("b-1", "reboot", json!({"delay_s": 3600}), 1);
     world.settle();
-    world.input(Input::Stop { reason: StopReason::Stopped });
-    world.advance(10 * SECOND);
-    assert!(world.exited && world.acted.is_empty(), "{:?}", world.acted);
-    world.crash();
-    world.advance(5 * SECOND);
-    assert_eq!(world.results("b-1").last().unwrap()["reason"], "same_boot");
+    world.reboot();
+    world.advance(2 * HOUR);
+    assert!(world.acted.is_empty(), "{:?}", world.acted);
+    assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "SUCCEEDED"]);
 }
 
 #[test]
