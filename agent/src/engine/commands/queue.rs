@@ -32,7 +32,7 @@ impl Commands {
                 let detail = "expired while it was queued";
                 self.finish(&id, Status::TimedOut, Some(Reason::Expired.word()), Some(detail));
             } else if let Err(refusal) = self.admit_waiting(facts, entry) {
-                self.refuse_waiting(&id, refusal);
+                self.refuse_waiting(facts, &id, refusal);
             } else {
                 self.begin(facts, &id, &act);
             }
@@ -48,7 +48,7 @@ impl Commands {
         if let Err(refusal) = self.admit_waiting(facts, entry) {
             self.running.remove(&effect);
             self.unspend(&id);
-            self.refuse_waiting(&id, refusal);
+            self.refuse_waiting(facts, &id, refusal);
             return false;
         }
         if let Some(entry) = self.ledger.get_mut(&id) {
@@ -79,7 +79,9 @@ impl Commands {
     }
 
     /// It waited, and is not begun.
-    fn refuse_waiting(&mut self, id: &CommandId, (reason, detail): Refusal) {
+    fn refuse_waiting(&mut self, facts: Facts<'_>, id: &CommandId, (reason, detail): Refusal) {
+        let Some(name) = self.ledger.get(id).map(|entry| entry.stored.name.clone()) else { return };
+        self.note_refusal(facts.now.mono, id, &name, reason, &detail);
         self.finish(id, Status::Rejected, Some(reason.word()), Some(&detail));
     }
 

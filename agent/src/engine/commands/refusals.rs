@@ -100,12 +100,8 @@ impl Commands {
         pkid: Option<u16>,
         keep: bool,
     ) {
-        self.refusals.count(reason);
         let now = facts.now.mono;
-        let told = self.refusals.verified.take(now);
-        if told {
-            self.audit(Some(&command.id), Some(&command.name), reason, &detail);
-        }
+        let told = self.note_refusal(now, &command.id, &command.name, reason, &detail);
         let mut stored = Stored::new(command, Status::Rejected);
         stored.reason = Some(reason.word().into());
         stored.detail = Some(tail(&detail).into());
@@ -122,6 +118,16 @@ impl Commands {
         let entry = Entry { pkids: pkid.into_iter().collect(), ..Entry::new(stored) };
         self.ledger.insert(command.id.clone(), entry);
         self.steps.push_back(Step::Journal(Purpose::Accepted(command.id.clone()), entries));
+    }
+
+    /// Counts that a genuine command is not obeyed, and tells it if there is room for that: whether it was told.
+    pub(super) fn note_refusal(&mut self, now: Mono, id: &CommandId, name: &str, reason: Reason, detail: &str) -> bool {
+        self.refusals.count(reason);
+        let told = self.refusals.verified.take(now);
+        if told {
+            self.audit(Some(id), Some(name), reason, detail);
+        }
+        told
     }
 
     fn audit(&mut self, id: Option<&CommandId>, name: Option<&str>, reason: Reason, detail: &str) {

@@ -120,6 +120,31 @@ fn a_reboot_is_judged_again_when_its_delay_is_over_and_has_spent_nothing_where_i
     }
 }
 
+#[test]
+fn what_is_refused_when_its_turn_comes_is_audited_as_what_is_refused_at_once() {
+    let mut config = config();
+    let budget = Budget { count: 2, window: Duration::from_secs(3_600) };
+    config.remediation.budget.insert(Action::Run, budget);
+    let mut world = World::with(config);
+    world.advance(SECOND);
+    for (id, pkid) in [("r-1", 1), ("r-2", 2), ("r-3", 3)] {
+        world.command(id, "run", json!({"runbook": "fix"}), pkid);
+    }
+    world.settle();
+    world.command("r-4", "run", json!({"runbook": "fix"}), 4);
+    world.advance(5 * SECOND);
+    let refused = |id: &str| -> Vec<Json> {
+        let audits = world.got.iter().filter(|got| got.body["name"] == "command_refused");
+        audits.map(|got| got.body["audit"].clone()).filter(|audit| audit["command_id"] == id).collect()
+    };
+    assert_eq!((world.statuses("r-3"), world.acted.len()), (both("QUEUED", "REJECTED"), 2));
+    for id in ["r-3", "r-4"] {
+        let audits = refused(id);
+        assert_eq!(audits.len(), 1, "{id}: {audits:?}");
+        assert_eq!((&audits[0]["reason"], &audits[0]["command"]), (&json!("budget_spent"), &json!("run")));
+    }
+}
+
 fn both(first: &str, last: &str) -> Vec<String> {
     vec![first.into(), last.into()]
 }
