@@ -116,6 +116,16 @@ fn no_refresh_takes_a_quarantine_to_another_level_than_was_ordered() {
 }
 
 #[test]
+fn a_unit_that_a_quarantine_keeps_stopped_is_not_restarted() {
+    let world = World::new();
+    let terms = json!({"broker": [], "port": 1883, "hosts": [], "stop": ["app.service"]});
+    let saved = json!({"level": "restrict", "wide": false, "terms": terms, "stopped": [], "degraded": null});
+    std::fs::write(world.state("quarantine.json"), saved.to_string()).unwrap();
+    let helper = world.start();
+    world.refused(&helper, &ordered_by_rule("restart_unit", &json!({"unit": "app.service"})), "quarantined");
+}
+
+#[test]
 fn what_is_not_in_roots_policy_is_refused_whoever_wants_it() {
     let world = World::new();
     let helper = world.start();

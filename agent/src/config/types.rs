@@ -198,6 +198,14 @@ pub struct Quarantine {
     pub sample_interval: Duration,
 }
 
+impl Quarantine {
+    /// Units that are stopped, and stay so. What is to be kept is not, and neither is the agent itself.
+    pub fn stopped(&self) -> impl Iterator<Item = &UnitName> {
+        let is_own = |unit: &UnitName| unit.as_str().starts_with("fieldmedic");
+        self.stop_units.iter().filter(move |unit| !self.keep_units.contains(unit) && !is_own(unit))
+    }
+}
+
 /// Root-owned executables that `run` may name.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "configs/agent.toml says what each key means, and a test holds it against this")]

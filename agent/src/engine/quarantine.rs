@@ -16,7 +16,7 @@ use super::keyed::{QUARANTINE_KEY, Write, encode, write};
 use super::observation::Severity;
 use super::record::{Event, EventKind, Stamp};
 use super::time::{Mono, Now};
-use crate::config::QuarantineLevel;
+use crate::config::{self, QuarantineLevel};
 use crate::wire::Reason;
 
 /// What presence, attributes and status say outside of it.
@@ -314,11 +314,15 @@ fn found(level: QuarantineLevel, journaled: Option<&Inside>) -> Option<Event> {
     }
 }
 
-/// What isolation leaves of the commands, and what no command does to a quarantine.
+/// What isolation leaves of the commands, and what nothing does to a quarantine.
 ///
 /// # Errors
 /// Why not.
-pub(super) fn forbids(level: Option<QuarantineLevel>, act: Option<&Act>) -> Result<(), (Reason, String)> {
+pub(super) fn forbids(
+    level: Option<QuarantineLevel>,
+    config: &config::Quarantine,
+    act: Option<&Act>,
+) -> Result<(), (Reason, String)> {
     let Some(level) = level else { return Ok(()) };
     let helps = act.is_some_and(|act| !act.needs_leave());
     if level == QuarantineLevel::Isolate && !helps {
@@ -327,6 +331,11 @@ pub(super) fn forbids(level: Option<QuarantineLevel>, act: Option<&Act>) -> Resu
     match act {
         Some(Act::Quarantine { level: Some(wanted) }) if *wanted < level => {
             Err((Reason::Quarantined, format!("{level} is in force, which is more: only release leaves it")))
+        }
+        Some(Act::RestartUnit { unit })
+            if level > QuarantineLevel::Observe && config.stopped().any(|stopped| stopped == unit) =>
+        {
+            Err((Reason::Quarantined, format!("{} is in quarantine.stop_units, and stays stopped", unit.as_str())))
         }
         _ => Ok(()),
     }

@@ -166,11 +166,10 @@ impl Helper {
         let actor = Actor::new(Manager::Systemd, policy.runbook_dir.clone())
             .running_apart(!policy.runbooks_confined)
             .with_rollbacks(Rollbacks::new(policy.rollback.clone(), true))
-            .with_interfaces(Interfaces::Apart)
-            .with_quarantine(quarantine);
+            .with_interfaces(Interfaces::Apart);
         match Request::parse(datagram)? {
             Request::Hello => {
-                let mut able = actor.able();
+                let mut able = actor.with_quarantine(quarantine).able();
                 able.actions.retain(|action| policy.actions.contains(action));
                 Ok(Decision::Tell(Answer::Able(able)))
             }
@@ -179,6 +178,12 @@ impl Helper {
                     let none = || Refusal::new(NOT_IN_FORCE, "there is no quarantine to be put in force again");
                     // Nobody judges it: what is more than that has to be ordered.
                     *level = (*level).min(in_force.ok_or_else(none)?);
+                }
+                if let Act::RestartUnit { unit } = &order.act {
+                    if quarantine.keeps_stopped(unit) {
+                        let detail = format!("{} stays stopped until the quarantine is left", unit.as_str());
+                        return Err(Refusal::because(Reason::Quarantined, detail));
+                    }
                 }
                 order.terms = order.terms.map(|terms| policy.quarantine.cut(terms));
                 state.clock.set_trust(policy.clock);
@@ -190,7 +195,8 @@ impl Helper {
                 } else {
                     judge(&order, &policy, &mut state.ledger, &moment)?;
                 }
-                Ok(Decision::Act { order, actor: Box::new(actor), counted: (!completes).then_some(moment) })
+                let actor = Box::new(actor.with_quarantine(quarantine));
+                Ok(Decision::Act { order, actor, counted: (!completes).then_some(moment) })
             }
         }
     }

@@ -144,6 +144,13 @@ impl Quarantine {
         }
     }
 
+    /// Whether a unit was stopped for what is in force, and is to stay so.
+    #[must_use]
+    pub fn keeps_stopped(&self, unit: &UnitName) -> bool {
+        let saved = self.saved().filter(|saved| saved.level() > Some(QuarantineLevel::Observe));
+        saved.is_some_and(|saved| saved.terms.stop.contains(unit))
+    }
+
     /// Enters a level, or tightens the one in force: less than that is not entered, whoever asks, as only leaving
     /// loosens. What goes wrong is `store_failed`.
     pub async fn enter(&self, wanted: QuarantineLevel, terms: Terms) -> ActOutcome {

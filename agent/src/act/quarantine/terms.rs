@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use crate::config::{CheckedConfig, Network, Quarantine, UnitName};
+use crate::config::{CheckedConfig, Network, UnitName};
 
 /// Addresses that a name may have, and that are kept of it: those found first go first.
 pub const ADDRESSES_MAX: usize = 64;
@@ -49,14 +49,12 @@ pub struct Source {
 }
 
 impl Source {
-    /// As configured. What is to be kept is not stopped, and neither is the agent itself.
+    /// As configured.
     #[must_use]
     pub fn of(config: &CheckedConfig) -> Self {
-        let Quarantine { keep_units, stop_units, allow_hosts, .. } = &config.quarantine;
-        let is_own = |unit: &UnitName| unit.as_str().starts_with("fieldmedic");
-        let stop = stop_units.iter().filter(|unit| !keep_units.contains(unit) && !is_own(unit));
-        let url = &config.mqtt.url;
-        Self { host: url.host.clone(), port: url.port, allow_hosts: allow_hosts.clone(), stop: stop.cloned().collect() }
+        let (url, quarantine) = (&config.mqtt.url, &config.quarantine);
+        let (allow_hosts, stop) = (quarantine.allow_hosts.clone(), quarantine.stopped().cloned().collect());
+        Self { host: url.host.clone(), port: url.port, allow_hosts, stop }
     }
 
     /// Asks for all names, now: what is not found, or not in time, is left out, and is logged; and which of

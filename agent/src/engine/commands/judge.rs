@@ -21,7 +21,7 @@ impl Commands {
     /// Why not.
     pub fn admit(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
         let circumstances = self.circumstances(facts);
-        quarantine::forbids(facts.quarantine, Some(act))?;
+        quarantine::forbids(facts.quarantine, &facts.config.quarantine, Some(act))?;
         admission::permitted(circumstances, act)?;
         if let Some(why) = self.taken_by(facts, act) {
             return Err((Reason::Busy, why));
@@ -45,7 +45,7 @@ impl Commands {
         }
         let parsed = Command::parse(command)?;
         if !matches!(parsed, Command::Ping) {
-            quarantine::forbids(facts.quarantine, parsed.act())?;
+            quarantine::forbids(facts.quarantine, &facts.config.quarantine, parsed.act())?;
         }
         if let Some(act) = parsed.act() {
             admission::permitted(self.circumstances(facts), act)?;
@@ -70,7 +70,7 @@ impl Commands {
         entry.origin.as_ref().map_or(Ok(()), |origin| origin.verify(facts.config))?;
         let Some(act) = entry.act() else { return Ok(()) };
         let circumstances = self.circumstances(facts);
-        quarantine::forbids(facts.quarantine, Some(act))?;
+        quarantine::forbids(facts.quarantine, &facts.config.quarantine, Some(act))?;
         admission::permitted(circumstances, act)?;
         if entry.spending.is_some() {
             admission::unhindered(circumstances, act)?;

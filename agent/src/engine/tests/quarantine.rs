@@ -277,6 +277,25 @@ fn a_quarantine_is_tightened_by_command_and_loosened_by_release_only() {
 }
 
 #[test]
+fn a_unit_that_a_quarantine_keeps_stopped_is_restarted_only_where_it_is_observed_or_left() {
+    let mut world = World::with(config_with("[quarantine]\nstop_units = [\"app.service\"]"));
+    world.advance(SECOND);
+    let mut restart = |id: &str, level: &str, unit: &str| {
+        let (name, args) =
+            if level == "none" { ("release", json!({})) } else { ("quarantine", json!({"level": level})) };
+        order(&mut world, &format!("{id}-before"), name, args);
+        order(&mut world, id, "restart_unit", json!({"unit": unit}));
+        (world.statuses(id).pop().unwrap(), reason(&world, id))
+    };
+    let (done, forbidden) =
+        (("SUCCEEDED".to_owned(), String::new()), ("REJECTED".to_owned(), "quarantined".to_owned()));
+    assert_eq!(restart("r-1", "observe", "app.service"), done);
+    assert_eq!(restart("r-2", "restrict", "app.service"), forbidden);
+    assert_eq!(restart("r-3", "restrict", "other.service"), done);
+    assert_eq!(restart("r-4", "none", "app.service"), done);
+}
+
+#[test]
 fn rules_that_may_keep_the_broker_out_of_reach_are_widened_and_narrowed_again() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
