@@ -1,5 +1,5 @@
-//! When what time can mend is asked for again: at growing intervals, or as soon as what it was refused for is over. What
-//! is asked for, and what ends what it was refused for, is known elsewhere.
+//! When what time can mend is asked for again: at growing intervals, or as soon as what it was refused for is over.
+//! What is asked for, and what ends what it was refused for, is known elsewhere.
 
 use std::time::Duration;
 

@@ -53,7 +53,7 @@ pub enum Purpose {
         /// Its number.
         seq: u64,
     },
-    /// What the next start knows this run by, and what stands or falls with it: that it has begun, or ends as it should.
+    /// What the next start knows this run by (that it has begun, or ends as it should), and what goes with that.
     RunMark,
     /// Gives space back.
     Trim {

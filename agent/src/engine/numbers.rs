@@ -1,6 +1,6 @@
 //! Numbers for messages. The store knows those of the records in it; so that a crash can't use one twice for a message
-//! that is not stored, it is told of blocks of them in advance, and the next run begins after the last that may have been used. Gives no number
-//! back.
+//! that is not stored, it is told of blocks of them in advance, and the next run begins after the last that may have
+//! been used. Gives no number back.
 
 use super::Engine;
 use super::effects::Purpose;

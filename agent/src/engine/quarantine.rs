@@ -2,9 +2,9 @@
 //! Inside → Leaving → Free. That it is to be entered is journaled before anything is done, that it was left only when
 //! it is done: after a crash in between the next start puts the rules in force again. Root's helper refuses that where
 //! none were in force, because nobody's order stands behind it: then the gateway is told not to have been shut. Where
-//! less was, it keeps to that, and so does what is said here. Knows nothing of firewalls; decides when their rules are to be loaded again, because the broker's addresses change or
-//! something may have started what is to be stopped, and when they are to be widened, because they may be what keeps the
-//! broker out of reach.
+//! less was, it keeps to that, and so does what is said here. Knows nothing of firewalls; decides when their rules are
+//! to be loaded again, because the broker's addresses change or something may have started what is to be stopped, and
+//! when they are to be widened, because they may be what keeps the broker out of reach.
 
 use std::time::Duration;
 
@@ -121,9 +121,9 @@ impl Inside {
 }
 
 impl Quarantine {
-    /// Begins with what the journal says, or what is in force where that is known better: where it is more, as where the
-    /// journal was lost, and where a crash came between the order of more and the act. Its rules are put in force again
-    /// at once. An entry that can't be read, as one of a newer version, says that there is one.
+    /// Begins with what the journal says, or what is in force where that is known better: where it is more, as where
+    /// the journal was lost, and where a crash came between the order of more and the act. Its rules are put in force
+    /// again at once. An entry that can't be read, as one of a newer version, says that there is one.
     pub(super) fn restore(
         now: Now,
         at: Stamp,
