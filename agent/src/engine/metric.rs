@@ -217,7 +217,7 @@ metrics! {
     96 HostDiskFree "host.disk.*.free_bytes" Last "By" "statvfs: f_bavail x f_frsize";
     97 HostDiskInodes "host.disk.*.inodes_used_pct" Last "%" "statvfs: (f_files - f_ffree) / f_files";
     98 HostFlashLife "host.flash_life_used_pct" Last "%" "mmc life_time: the worse of type A and B, in steps of 10 %; 110 past its end";
-    99 HostTemperature "host.temperature_c" Gauge "Cel" "hottest of thermal/thermal_zone*/temp, without any of hwmon/*/temp*_input but a faulty one's";
+    99 HostTemperature "host.temperature_c" Gauge "Cel" "hottest of thermal/thermal_zone*/temp, without any of hwmon/*/temp*_input whose temp*_fault isn't 1";
     100 HostPsiCpu "host.psi.cpu" Gauge "%" "/proc/pressure/cpu some avg60";
     101 HostPsiMemory "host.psi.memory" Gauge "%" "/proc/pressure/memory some avg60";
     102 HostPsiIo "host.psi.io" Gauge "%" "/proc/pressure/io some avg60";
