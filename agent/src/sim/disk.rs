@@ -19,7 +19,8 @@ use crate::engine::io::{Recovered, StoreFault, StoreLoss, StoreOp, StoreReply, S
 use crate::engine::record::Class;
 use crate::engine::time::Unix;
 use crate::store::{
-    COMMIT_OVERHEAD_BYTES, ENTRY_BYTES, RESERVE_FREE_FACTOR, STATE_VALUE_BYTES_MAX, reserve_bytes, segment_bytes,
+    COMMIT_OVERHEAD_BYTES, ENTRY_BYTES, RESERVE_PART_BYTES, STATE_VALUE_BYTES_MAX, reserve_bytes, reserve_to_hold,
+    segment_bytes,
 };
 
 /// How much the state's file grows by a write, beside what is written: measured with sled 0.34.
@@ -64,8 +65,9 @@ struct State {
     entries: BTreeMap<String, Bytes>,
     file_bytes: u64,
     set_aside_bytes: u64,
-    reserve: bool,
-    reserve_bytes: u64,
+    /// How much is held back of the most.
+    reserve: u64,
+    reserve_bytes_max: u64,
     damaged: bool,
     written_bytes: u64,
 }
@@ -80,8 +82,8 @@ impl Disk {
                 entries: BTreeMap::new(),
                 file_bytes: 0,
                 set_aside_bytes: 0,
-                reserve: false,
-                reserve_bytes: reserve_bytes(max_bytes),
+                reserve: 0,
+                reserve_bytes_max: reserve_bytes(max_bytes),
                 damaged: false,
                 written_bytes: 0,
             },
@@ -96,7 +98,7 @@ impl Disk {
             written_before: 0,
             written_at: None,
         };
-        disk.make_reserve();
+        disk.hold_reserve(0);
         disk
     }
 
@@ -302,11 +304,15 @@ impl Disk {
         let len = entries.iter().map(|(key, value)| key.len() + value_len(value)).sum::<usize>() + ENTRY_BYTES;
         let len = len as u64;
         let grows = (len + STATE_GROWTH_BYTES).min(STATE_FILE_BYTES.saturating_sub(self.state.file_bytes));
-        if grows > self.free_bytes() {
+        let mut given = 0;
+        while grows > self.free_bytes() && self.state.reserve > 0 {
             // The reserve is for this.
-            self.state.reserve = false;
+            let part = self.state.reserve.min(RESERVE_PART_BYTES);
+            self.state.reserve -= part;
+            given += part;
         }
         if grows > self.free_bytes() {
+            self.hold_reserve(given);
             return Err(StoreFault::NoSpace { what: "put into the state".to_owned() });
         }
         self.state.file_bytes += grows;
@@ -317,12 +323,13 @@ impl Disk {
                 None => drop(self.state.entries.remove(&key)),
             }
         }
-        self.make_reserve();
+        self.hold_reserve(given);
         Ok(())
     }
 
-    fn make_reserve(&mut self) {
-        self.state.reserve |= self.free_bytes() >= self.state.reserve_bytes * RESERVE_FREE_FACTOR;
+    fn hold_reserve(&mut self, given: u64) {
+        let (held, most) = (self.state.reserve, self.state.reserve_bytes_max);
+        self.state.reserve = reserve_to_hold(held, given, self.free_bytes(), most);
     }
 
     fn reopen(&mut self, left: [Left; Class::COUNT]) -> Recovered {
@@ -332,7 +339,7 @@ impl Disk {
             log.reopen(left, &mut losses);
         }
         losses.extend(self.state.reopen());
-        self.make_reserve();
+        self.hold_reserve(0);
         Recovered {
             logs: self.logs.each_ref().map(Log::range),
             state: self.state.entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
@@ -350,7 +357,7 @@ impl Disk {
 
 impl State {
     fn bytes(&self) -> u64 {
-        self.file_bytes + self.set_aside_bytes + if self.reserve { self.reserve_bytes } else { 0 }
+        self.file_bytes + self.set_aside_bytes + self.reserve
     }
 
     fn reopen(&mut self) -> Option<StoreLoss> {

@@ -43,7 +43,7 @@ pub(crate) use self::{
     cursor::CURSOR_BYTES,
     log::{DRAINED_BYTES_MIN, WRITE_BUFFER_BYTES},
     segment::{FRAME_BYTES, HEADER_BYTES},
-    state::{COMMIT_OVERHEAD_BYTES, RESERVE_FREE_FACTOR, reserve_bytes},
+    state::{COMMIT_OVERHEAD_BYTES, RESERVE_PART_BYTES, reserve_bytes, reserve_to_hold},
     waiting::ENTRY_BYTES,
 };
 

@@ -8,14 +8,15 @@
 
 mod load;
 mod pool;
+mod reserve;
 mod rewrite;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,12 +36,6 @@ const CHECKSUM_BYTES: usize = 4;
 /// The number of a write, and its checksum.
 const GENERATION_BYTES: usize = 12;
 const CACHE_BYTES: u64 = 1024 * 1024;
-/// Held back for the day the disk is full: sled needs room even to open, and to delete.
-const RESERVE_BYTES_MAX: u64 = 2 * 1024 * 1024;
-/// And of a store that would be half filled by that only this part: the state beside it may take half a MiB.
-const SMALL_RESERVE_SHARE: u64 = 4;
-/// The reserve is made only where so many times its size is free: on a disk just freed it would take the room again.
-pub(crate) const RESERVE_FREE_FACTOR: u64 = 4;
 /// A call is made once more after the database was opened anew.
 const ATTEMPTS: usize = 2;
 /// What sled writes for a commit beside keys and values: 2,000 commits of 300 B wrote 2.5 MB.
@@ -50,12 +45,15 @@ pub(crate) const COMMIT_OVERHEAD_BYTES: u64 = 950;
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
+use self::reserve::Reserve;
+#[cfg(feature = "simulate")]
+pub(crate) use self::reserve::reserve_to_hold;
+pub(crate) use self::reserve::{RESERVE_PART_BYTES, reserve_bytes};
 pub(super) use self::rewrite::IMAGE_FILE;
 
 pub(super) const DIR: &str = "state";
 /// sled's, below [`DIR`].
 const DB_FILE: &str = "db";
-const RESERVE_FILE: &str = "reserve";
 pub(super) const GENERATION_FILE: &str = "state.generation";
 /// Not a key that the engine would use.
 const TALLY_KEY: &str = "\0tally";
@@ -75,6 +73,7 @@ pub(super) struct State {
     /// `None` after an error, until the next call opens it anew.
     db: Option<Db>,
     generation: Generation,
+    reserve: Reserve,
     bytes: u64,
     damaged_bytes: u64,
     written_bytes: u64,
@@ -146,11 +145,6 @@ enum Trouble {
     Unnumbered,
 }
 
-/// How much is held back of what a store may take.
-pub(crate) const fn reserve_bytes(max_bytes: u64) -> u64 {
-    if max_bytes < 2 * RESERVE_BYTES_MAX { max_bytes / SMALL_RESERVE_SHARE } else { RESERVE_BYTES_MAX }
-}
-
 impl State {
     /// Opens the state below `root` and reads all of it. A damaged one is set aside as `state.damaged` (replacing an
     /// earlier one), and begun anew with what of it could be read, which is told.
@@ -165,33 +159,43 @@ impl State {
             dead: opening.is_dead_below(&root.join(DIR)) || opening.is_dead(&root.join(IMAGE_FILE)),
             db: None,
             generation,
+            reserve: Reserve::new(reserve::path_in(root), reserve_bytes(max_bytes)),
             bytes: 0,
             damaged_bytes: 0,
             written_bytes: 0,
         };
-        let entries = match state.open_salvaging() {
-            Ok(opened) => {
-                let trouble = opened.trouble(state.generation.last);
-                state.db = Some(opened.db);
-                if let Some(trouble) = trouble {
-                    state.begin_anew(&opened.entries, &trouble, opening)?;
-                }
-                opened.entries
-            }
-            Err(trouble) if state.is_damage(&trouble) && !state.is_out_of_room(&trouble) => {
-                state.begin_anew(&Entries::new(), &trouble, opening)?;
-                Entries::new()
-            }
-            Err(trouble) => return Err(state.fault("open", &trouble)),
-        };
+        let entries = state.take_up(opening);
+        if entries.is_ok() {
+            state.rewrite_if_overgrown();
+        }
+        // Also where it did not open: that is tried again, and needs room then.
+        state.reserve.keep(state.free_bytes());
+        let entries = entries?;
         if let Some(what) = entries.get(STATE_LOST_KEY) {
             let what = String::from_utf8_lossy(what).into_owned();
             opening.losses.push(StoreLoss { what, records: 0, state_lost: true });
         }
-        state.rewrite_if_overgrown();
-        state.make_reserve();
         state.measure();
         Ok((state, entries))
+    }
+
+    /// Opens the database, or begins it anew where it is damaged.
+    fn take_up(&mut self, opening: &mut Opening) -> Result<Entries, StoreFault> {
+        match self.open_salvaging() {
+            Ok(opened) => {
+                let trouble = opened.trouble(self.generation.last);
+                self.db = Some(opened.db);
+                if let Some(trouble) = trouble {
+                    self.begin_anew(&opened.entries, &trouble, opening)?;
+                }
+                Ok(opened.entries)
+            }
+            Err(trouble) if self.is_damage(&trouble) && !self.is_out_of_room(&trouble) => {
+                self.begin_anew(&Entries::new(), &trouble, opening)?;
+                Ok(Entries::new())
+            }
+            Err(trouble) => Err(self.fault("open", &trouble)),
+        }
     }
 
     /// Writes all entries or none, durably. `None` deletes.
@@ -202,13 +206,16 @@ impl State {
             let what = format!("put {key} into the state: value is {len} B, the limit is {STATE_VALUE_BYTES_MAX} B");
             return Err(StoreFault::Io { what });
         }
-        self.commit(entries)?;
+        let committed = self.commit(entries);
+        if committed.is_ok() {
+            self.rewrite_if_overgrown();
+        }
+        self.reserve.keep(self.free_bytes());
+        self.measure();
+        committed?;
         self.written_bytes += COMMIT_OVERHEAD_BYTES;
         self.written_bytes +=
             entries.iter().map(|(key, value)| (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64).sum::<u64>();
-        self.rewrite_if_overgrown();
-        self.make_reserve();
-        self.measure();
         Ok(())
     }
 
@@ -228,6 +235,9 @@ impl State {
             if !self.db.as_ref().is_some_and(|db| db.suspect) {
                 // After an error of sled's nothing that this handle says can be relied on, not even what it reads.
                 self.close();
+                if self.free_bytes() < RESERVE_PART_BYTES {
+                    self.reserve.give();
+                }
             }
             if attempt == ATTEMPTS {
                 return Err(self.fault("put into", &trouble));
@@ -274,7 +284,7 @@ impl State {
 
     /// Opens the state. Where that fails, once more without what sled can do without: its snapshots, which repeat what
     /// stands in the log, and its configuration, which is the default one.
-    fn open_salvaging(&self) -> Result<Opened, Trouble> {
+    fn open_salvaging(&mut self) -> Result<Opened, Trouble> {
         match self.open_db() {
             Err(trouble) if self.is_salvageable(&trouble) && !self.is_out_of_room(&trouble) => {
                 remove_expendable(&self.dir())?;
@@ -285,18 +295,19 @@ impl State {
         }
     }
 
-    /// Opens sled and reads everything, with the reserve given up if the disk is too full for it.
-    fn open_db(&self) -> Result<Opened, Trouble> {
-        let open = || match rewrite::finish(&self.root, self.dead)? {
+    /// Opens sled and reads everything, with as much of the reserve given as that needs on a full disk.
+    fn open_db(&mut self) -> Result<Opened, Trouble> {
+        let mut opened = self.try_open_db();
+        while opened.is_err() && self.free_bytes() < self.reserve.bytes_max() && self.reserve.give() {
+            opened = self.try_open_db();
+        }
+        opened
+    }
+
+    fn try_open_db(&self) -> Result<Opened, Trouble> {
+        match rewrite::finish(&self.root, self.dead)? {
             Some(db) => Opened::of(db, &self.dir()),
             None => open_db(&self.dir(), self.dead),
-        };
-        match open() {
-            Err(_) if self.free_bytes() < self.reserve_bytes() && self.reserve().exists() => {
-                disk::remove_all(&self.reserve())?;
-                open()
-            }
-            other => other,
         }
     }
 
@@ -336,7 +347,7 @@ impl State {
 
     /// sled panics as well when it has no room; a state that is fine must not be given up for that.
     fn is_out_of_room(&self, trouble: &Trouble) -> bool {
-        matches!(trouble, Trouble::Panicked(_)) && self.free_bytes() < self.reserve_bytes()
+        matches!(trouble, Trouble::Panicked(_)) && self.free_bytes() < self.reserve.bytes_max()
     }
 
     fn close(&mut self) {
@@ -355,33 +366,13 @@ impl State {
         self.root.join(DIR)
     }
 
-    fn reserve(&self) -> PathBuf {
-        self.root.join(RESERVE_FILE)
-    }
-
     fn free_bytes(&self) -> u64 {
         free_bytes(&self.root).unwrap_or(0)
     }
 
-    const fn reserve_bytes(&self) -> u64 {
-        reserve_bytes(self.max_bytes)
-    }
-
-    /// Makes the reserve if there is none and there is plenty of room. Without it the agent works as well, until the
-    /// disk is full; so a failure is no more than that.
-    fn make_reserve(&self) {
-        let reserve = self.reserve();
-        if reserve.exists() || self.free_bytes() < self.reserve_bytes() * RESERVE_FREE_FACTOR {
-            return;
-        }
-        if write_reserve(&reserve, self.reserve_bytes()).is_err() {
-            let _ = disk::remove_all(&reserve);
-        }
-    }
-
     pub(super) fn measure(&mut self) {
-        let reserve = fs::metadata(self.reserve()).map_or(0, |metadata| metadata.len());
-        self.bytes = reserve + disk::tree_bytes(&self.dir()) + disk::tree_bytes(&self.root.join(IMAGE_FILE));
+        self.bytes =
+            self.reserve.bytes() + disk::tree_bytes(&self.dir()) + disk::tree_bytes(&self.root.join(IMAGE_FILE));
         self.damaged_bytes = disk::aside_bytes(&self.dir());
     }
 }
@@ -645,19 +636,4 @@ fn decode(key: &[u8], stored: &[u8]) -> Option<(String, Bytes)> {
 /// The key is covered too: a value that turns up under another one is damage.
 fn checksum(key: &[u8], value: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), value)
-}
-
-fn write_reserve(path: &Path, bytes: u64) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(&incompressible(usize::try_from(bytes).unwrap_or(0)))?;
-    file.sync_all()?;
-    disk::sync_dir(disk::parent(path))
-}
-
-/// File systems for raw flash compress, and a reserve of zeros would hold nothing back.
-fn incompressible(len: usize) -> Vec<u8> {
-    const SEED: u64 = 1;
-    let mut bytes = vec![0; len];
-    fastrand::Rng::with_seed(SEED).fill(&mut bytes);
-    bytes
 }

@@ -77,7 +77,7 @@ impl State {
         let image = image_of(self.db.as_ref()?).ok()?;
         let grown = GROWTH * image.len() as u64 + SLED_SEGMENT_BYTES;
         // For a moment there are both.
-        if file_bytes <= grown || self.free_bytes() <= self.reserve_bytes() + grown {
+        if file_bytes <= grown || self.free_bytes() <= self.reserve.bytes_max() + grown {
             return None;
         }
         let image_bytes = image.len() as u64;

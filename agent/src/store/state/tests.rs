@@ -1,5 +1,6 @@
 use tempfile::TempDir;
 
+use super::reserve::RESERVE_BYTES_MAX;
 use super::*;
 use crate::store::tests::damage;
 use crate::store::unreadable::testing::{heal, refuse_where};
@@ -271,7 +272,7 @@ fn a_panic_inside_sled_is_an_error_with_its_words() {
 fn the_reserve_is_real_bytes_and_counted() {
     let root = root();
     let (state, _, _) = open(&root);
-    let reserve = fs::read(root.path().join(RESERVE_FILE)).expect("the reserve is there");
+    let reserve = fs::read(reserve::path_in(root.path())).expect("the reserve is there");
     assert_eq!(reserve.len() as u64, RESERVE_BYTES_MAX);
     assert!(reserve.chunks(4096).all(|page| page.iter().any(|byte| *byte != 0)));
     assert!(state.bytes() >= RESERVE_BYTES_MAX);
@@ -289,12 +290,6 @@ fn a_state_that_another_holds_is_left_alone() {
     drop(other);
     let (_state, entries, losses) = open(&root);
     assert_eq!((entries.len(), losses.len()), (3, 0));
-}
-
-#[test]
-fn the_reserve_of_a_small_store_leaves_room_for_records() {
-    assert_eq!(reserve_bytes(64 << 20), RESERVE_BYTES_MAX);
-    assert_eq!(reserve_bytes(1 << 20), 256 << 10);
 }
 
 /// A journal that was once long.
