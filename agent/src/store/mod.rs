@@ -104,6 +104,12 @@ pub enum OpenError {
         /// Who we are.
         uid: u32,
     },
+    /// Its files were deleted, or moved away with their directory, and what is written to them is lost.
+    #[error("the store at {path} was taken away while it was in use")]
+    TakenAway {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// The system refused, or the disk failed.
     #[error("open the store")]
     Fault(#[from] StoreFault),
@@ -112,15 +118,15 @@ pub enum OpenError {
 /// The open store. What was not committed is lost when it is dropped.
 #[derive(Debug)]
 pub struct Store {
-    path: PathBuf,
+    settings: StoreSettings,
     logs: [Log; Class::COUNT],
     /// What the state said of them when it was opened.
     known: [Waiting; Class::COUNT],
     state: State,
     /// As of the last operation that was more than an append: those are many, and asking takes as long as they do.
     free_bytes: u64,
-    /// Held, never read. Last, so that it is dropped last.
-    _lock: Lock,
+    /// Last, so that it is dropped last.
+    lock: Lock,
 }
 
 impl Store {
@@ -154,7 +160,7 @@ impl Store {
             log.count_set_aside().attempt(|| format!("read what lies aside in {}", path.display()))?;
         }
         state.measure();
-        let mut store = Self { path: path.clone(), logs, known, state, free_bytes: 0, _lock: lock };
+        let mut store = Self { settings: settings.clone(), logs, known, state, free_bytes: 0, lock };
         store.look_for_space();
         let recovered = Recovered {
             logs: Class::ALL.map(|class| class.of(&store.logs).range()),
@@ -203,6 +209,24 @@ impl Store {
         }
     }
 
+    /// Whether its files are where they were when it was opened, and not deleted, or elsewhere, with what is written to
+    /// them. Costs a look at one of them.
+    pub(super) fn is_in_place(&self) -> bool {
+        let there = fs::metadata(self.settings.path.join(LOCK_FILE));
+        let ours = self.lock.0.metadata();
+        match (there, ours) {
+            (Ok(there), Ok(ours)) => (there.dev(), there.ino()) == (ours.dev(), ours.ino()),
+            // What can't be looked at for another reason may be there all the same.
+            (Err(error), _) => error.kind() != io::ErrorKind::NotFound,
+            _ => true,
+        }
+    }
+
+    /// What stands in for it once it is not in place any more.
+    pub(super) fn stand_in(&self) -> Absent {
+        Absent::new(self.settings.clone(), &OpenError::TakenAway { path: self.settings.path.clone() }).0
+    }
+
     /// Commits, and leaves a count by which the next opening knows the last record, too.
     ///
     /// # Errors
@@ -227,7 +251,7 @@ impl Store {
 
     fn look_for_space(&mut self) {
         // Where the file system doesn't tell, none is the careful answer.
-        self.free_bytes = state::free_bytes(&self.path).unwrap_or(0);
+        self.free_bytes = state::free_bytes(&self.settings.path).unwrap_or(0);
     }
 
     /// Every log is tried, so that one on a bad block doesn't hold up the others; the first failure is told.

@@ -419,6 +419,32 @@ fn commits_that_wait_behind_a_commit_share_its_sync() {
     assert_eq!(open(dir.path()).1.stats.records[Class::Events as usize], 50);
 }
 
+#[test]
+fn a_store_that_is_taken_away_is_a_fault_and_the_next_start_takes_up_what_is_there_then() {
+    let taken_away: [fn(&Path); 2] = [
+        |path| fs::remove_dir_all(path).expect("remove"),
+        |path| fs::rename(path, path.with_extension("old")).expect("rename"),
+    ];
+    let put = || StoreOp::Put { entries: vec![("k".into(), Some(Bytes::from("v")))] };
+    for take_away in taken_away {
+        for op in [StoreOp::Commit, put(), StoreOp::Probe] {
+            let dir = temp();
+            let (store, _) = open(dir.path());
+            let mut backing: Backing = store.into();
+            assert_eq!(backing.apply(put()), Ok(StoreReply::Put));
+            take_away(&settings(dir.path()).path);
+            let is_alive = op == StoreOp::Probe;
+            let answer = backing.apply(op);
+            assert_eq!(answer.is_ok(), is_alive, "{answer:?}: nothing is vouched for, and the agent lives");
+            let fault = backing.apply(put()).expect_err("there is no store").to_string();
+            assert!(fault.contains("was taken away while it was in use"), "{fault}");
+            let Backing::Absent(mut absent) = backing else { panic!("what stands in for it looks for it") };
+            assert!(absent.is_back());
+            assert_eq!(open(dir.path()).1.losses, []);
+        }
+    }
+}
+
 /// A file system of a few MiB, gone when dropped.
 struct TinyDisk(TempDir);
 

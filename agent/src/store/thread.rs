@@ -30,12 +30,30 @@ pub enum Backing {
 }
 
 impl Backing {
-    fn apply(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
+    pub(super) fn apply(&mut self, op: StoreOp) -> Result<StoreReply, StoreFault> {
+        let is_vouching = matches!(op, StoreOp::Commit | StoreOp::Put { .. } | StoreOp::Probe);
         match self {
+            // Not looked at for each record: none is vouched for before the commit.
+            Self::Store(store) if is_vouching => {
+                let answer = store.apply(op);
+                self.check_place();
+                match self {
+                    Self::Absent(absent) if answer != Ok(StoreReply::Probed) => absent.refuse(),
+                    _ => answer,
+                }
+            }
             Self::Store(store) => store.apply(op),
             // An agent that has no store is alive all the same: to be started again would not bring it back.
             Self::Absent(_) if op == StoreOp::Probe => Ok(StoreReply::Probed),
             Self::Absent(absent) => absent.refuse(),
+        }
+    }
+
+    /// Goes on without a store where it was taken away: what is written to it would be lost with its files.
+    fn check_place(&mut self) {
+        let Self::Store(store) = self else { return };
+        if !store.is_in_place() {
+            *self = Self::Absent(store.stand_in());
         }
     }
 
