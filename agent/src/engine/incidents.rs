@@ -133,7 +133,9 @@ impl Incidents {
         }
         self.settings = settings;
         while self.clusters.len() > settings.max_clusters {
-            let Some(least) = self.least(true).or_else(|| self.clusters.keys().next().copied()) else { return };
+            let Some(least) = self.least(Mono(u64::MAX), true).or_else(|| self.clusters.keys().next().copied()) else {
+                return;
+            };
             self.remove(least);
         }
     }
@@ -301,7 +303,7 @@ impl Incidents {
     fn make_room(&mut self, now: Mono, source: ErrorSource, fingerprint: u64) -> bool {
         let is_kernel = source == ErrorSource::Kernel;
         let crowded = !self.clusters.contains_key(&fingerprint) && self.clusters.len() >= self.settings.max_clusters;
-        let least = if crowded { self.least(is_kernel) } else { None };
+        let least = if crowded { self.least(now, is_kernel) } else { None };
         if crowded && least.is_none() {
             return false;
         }
@@ -317,10 +319,11 @@ impl Incidents {
         self.counts.suppressed += removed.map_or(0, |cluster| cluster.repeats);
     }
 
-    /// The cluster that makes place: the one unseen for longest of those without a count that is still to be told.
-    /// Where all have one, the smallest that isn't the kernel's, but only for the kernel.
-    fn least(&self, for_kernel: bool) -> Option<u64> {
-        let idle = self.clusters.iter().filter(|(_, cluster)| cluster.repeats == 0);
+    /// The cluster that makes place: the one unseen for longest of those whose bucket has ended and that have no count
+    /// to tell. In its bucket it stays, or its next line would be a first again. Where all do, the smallest that isn't
+    /// the kernel's, but only for the kernel.
+    fn least(&self, now: Mono, for_kernel: bool) -> Option<u64> {
+        let idle = self.clusters.iter().filter(|(_, cluster)| cluster.repeats == 0 && cluster.bucket_ends <= now);
         let oldest = idle.min_by_key(|(_, cluster)| cluster.seen);
         let others =
             self.clusters.iter().filter(|(_, cluster)| for_kernel && cluster.line.source != ErrorSource::Kernel);

@@ -214,11 +214,26 @@ fn lines_that_differ_in_a_name_are_one_cluster_with_one_fingerprint_in_any_order
 #[test]
 fn clusters_are_bounded_the_oldest_idle_one_goes_first() {
     let mut incidents = incidents(2);
-    for (ms, word) in [(0, "alpha"), (1, "beta"), (2, "gamma")] {
+    for (ms, word) in [(0, "alpha"), (1, "beta"), (60_001, "gamma")] {
         assert_eq!(incidents.take(at(ms), batch(&[word])).len(), 1, "{word}");
     }
     assert_eq!(incidents.clusters.len(), 2);
-    assert_eq!(incidents.take(at(3), batch(&["alpha"])).len(), 1, "alpha was forgotten, so it is new");
+    assert_eq!(incidents.take(at(60_002), batch(&["alpha"])).len(), 1, "alpha was forgotten, so it is new");
+}
+
+#[test]
+fn in_a_bucket_no_first_is_told_twice_and_what_finds_no_room_is_counted() {
+    let mut incidents = incidents(16);
+    let shapes: Vec<String> = (b'a'..=b'z').map(|letter| format!("{0}{0}{0} broke", char::from(letter))).collect();
+    let lines: Vec<&str> = shapes.iter().cycle().take(40).map(String::as_str).collect();
+    let told = incidents.take(at(0), batch(&lines));
+    let fingerprints: BTreeSet<String> = told.iter().map(|event| format!("{:?}", event.field("fingerprint"))).collect();
+    assert_eq!((told.len(), fingerprints.len()), (16, 16));
+    let counted = incidents.poll(Mono(60_000), 64).len();
+    assert_eq!(counted, 14, "the second lines of those that have room");
+    let points = incidents.report();
+    assert!(points.contains(&Point::new(Metric::ErrorsSuppressed, 10_u64)), "{points:?}");
+    assert_eq!(incidents.take(at(120_000), batch(&["zzz broke"])).len(), 1, "there is room when a bucket has ended");
 }
 
 #[test]
