@@ -151,11 +151,11 @@ impl Incidents {
         self.counts.suppressed += batch.missed;
         self.counts.refused.add(&batch.refused);
         // Of the journal what is asked for comes; an application says what it likes. A line without a word is no error:
-        // what prints a trace has empty ones in it.
+        // what prints a trace has empty ones in it, and numbers.
         let min_severity = self.settings.min_severity;
         let wanted = |line: &ErrorLine| {
             (line.source != ErrorSource::App || line.severity <= min_severity)
-                && line.message.contains(|c: char| !c.is_whitespace() && !c.is_control())
+                && line.message.contains(char::is_alphabetic)
         };
         batch.lines.into_iter().filter(wanted).filter_map(|line| self.line(now, line)).collect()
     }
