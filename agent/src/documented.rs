@@ -218,6 +218,7 @@ fn the_cluster_that_is_read_at_night_is_one_that_the_engine_makes_of_its_line() 
         kind: ErrorKind::Plain,
         message: text("exemplar"),
         unit: Some(text("unit")),
+        identifier: None,
         exe: None,
         signal: None,
         boot: None,

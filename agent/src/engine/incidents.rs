@@ -394,7 +394,7 @@ fn buckets_in(time: Duration, bucket: Duration) -> u64 {
 
 /// The line as a cluster keeps it: no text longer than an event may say.
 fn shortened(mut line: ErrorLine) -> ErrorLine {
-    let names = [&mut line.unit, &mut line.exe, &mut line.signal];
+    let names = [&mut line.unit, &mut line.identifier, &mut line.exe, &mut line.signal];
     for text in names.into_iter().flatten().chain([&mut line.message]) {
         if text.len() > TEXT_MAX {
             *text = cut(text).to_owned();
@@ -432,14 +432,16 @@ fn event(fingerprint: u64, cluster: &Cluster, told: &Lines, bucket: Duration) ->
         .with("source", line.source.word())
         .with_some("class", class(line).map(KernelClass::word))
         .with_some("unit", line.unit.as_deref())
+        .with_some("identifier", line.identifier.as_deref())
         .with_some("exe", line.exe.as_deref())
         .with_some("signal", line.signal.as_deref())
 }
 
-/// Over what makes a cluster: the same on every device and after every restart.
+/// Over what makes a cluster: the same on every device and after every restart. Of a program without a unit its own
+/// name for itself goes before its executable: that one is unknown of some that have ended.
 fn fingerprint(line: &ErrorLine, stable_part: &str) -> u64 {
-    let origin =
-        line.unit.as_deref().map(without_instance).or(line.exe.as_deref().map(Cow::Borrowed)).unwrap_or_default();
+    let program = line.identifier.as_deref().or(line.exe.as_deref());
+    let origin = line.unit.as_deref().map(without_instance).or(program.map(Cow::Borrowed)).unwrap_or_default();
     hash([line.source.word(), "\0", &origin, "\0", stable_part])
 }
 

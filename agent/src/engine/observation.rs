@@ -225,6 +225,8 @@ pub struct ErrorLine {
     pub message: String,
     /// systemd unit.
     pub unit: Option<String>,
+    /// What a program calls itself in the journal; only where no unit is known.
+    pub identifier: Option<String>,
     /// Executable.
     pub exe: Option<String>,
     /// Signal that ended a process.

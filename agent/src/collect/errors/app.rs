@@ -201,6 +201,7 @@ fn error_line(severity: Severity, message: String, unit: Option<String>, app: Op
         kind: ErrorKind::Plain,
         message: cut(message),
         unit,
+        identifier: None,
         exe: app,
         signal: None,
         boot: None,

@@ -314,13 +314,17 @@ impl Entry {
         let mono_us = self.number("__MONOTONIC_TIMESTAMP");
         let wall_us: Option<i64> = self.number("__REALTIME_TIMESTAMP");
         let level = self.number("PRIORITY").and_then(Severity::from_level);
+        let unit = self.unit(kind);
+        let source = self.source(kind);
+        let names_itself = unit.is_none() && source == ErrorSource::Journal;
         ErrorLine {
             // Without a priority it came in for its message id; journald's own default is "info".
             severity: level.unwrap_or(Severity::Info),
-            source: self.source(kind),
+            source,
             kind,
             message: cut(message),
-            unit: self.unit(kind),
+            unit,
+            identifier: if names_itself { self.field("SYSLOG_IDENTIFIER") } else { None },
             exe: self.exe(kind),
             signal: self.field("COREDUMP_SIGNAL_NAME").or_else(|| self.field("COREDUMP_SIGNAL")),
             boot,

@@ -276,6 +276,7 @@ impl Record {
             kind: if is_kernel { kernel_kind(&self.message) } else { ErrorKind::Plain },
             message: cut(self.message),
             unit: None,
+            identifier: None,
             exe: None,
             signal: None,
             boot: None,

@@ -115,6 +115,7 @@ fn an_entry_of_the_journal_is_read_with_all_that_is_known_of_it() {
         kind: ErrorKind::Plain,
         message: "disk on fire".to_owned(),
         unit: Some("app.service".to_owned()),
+        identifier: None,
         exe: Some("/usr/bin/app".to_owned()),
         signal: None,
         boot: None,
@@ -122,6 +123,15 @@ fn an_entry_of_the_journal_is_read_with_all_that_is_known_of_it() {
         wall: Some(Unix(1_700_000_000_123)),
     };
     assert_eq!(lines, [expected]);
+}
+
+#[test]
+fn a_program_without_a_unit_has_the_name_that_it_gives_itself() {
+    let ended =
+        PLAIN.replace(r#""_COMM":"app","_EXE":"/usr/bin/app","#, "").replace(r#""_SYSTEMD_UNIT":"app.service","#, "");
+    let line = lines_of(&[&ended], filter()).remove(0);
+    assert_eq!((line.unit, line.identifier.as_deref(), line.exe), (None, Some("app"), None));
+    assert_eq!(lines_of(&[OOM], filter())[0].identifier, None, "the kernel is no program");
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn batch(messages: &[&str]) -> ErrorBatch {
         kind: ErrorKind::Plain,
         message: (*message).to_owned(),
         unit: Some("app.service".into()),
+        identifier: None,
         exe: None,
         signal: None,
         boot: None,
@@ -234,6 +235,25 @@ fn in_a_bucket_no_first_is_told_twice_and_what_finds_no_room_is_counted() {
     let points = incidents.report();
     assert!(points.contains(&Point::new(Metric::ErrorsSuppressed, 10_u64)), "{points:?}");
     assert_eq!(incidents.take(at(120_000), batch(&["zzz broke"])).len(), 1, "there is room when a bucket has ended");
+}
+
+#[test]
+fn a_program_without_a_unit_is_told_apart_by_what_it_calls_itself() {
+    let fingerprint_of = |unit: Option<&str>, identifier: Option<&str>, exe: Option<&str>| {
+        let mut line = batch(&["valve 5 jammed"]).lines.remove(0);
+        line.unit = unit.map(str::to_owned);
+        line.identifier = identifier.map(str::to_owned);
+        line.exe = exe.map(str::to_owned);
+        fingerprint(&line, "valve <n> jammed")
+    };
+    let valve = fingerprint_of(None, Some("valve"), Some("/usr/bin/logger"));
+    for exe in [Some("logger"), None] {
+        assert_eq!(fingerprint_of(None, Some("valve"), exe), valve, "{exe:?}");
+    }
+    assert_ne!(fingerprint_of(None, Some("pump"), Some("/usr/bin/logger")), valve);
+    let of_unit = fingerprint_of(Some("app.service"), None, None);
+    assert_eq!(fingerprint_of(Some("app.service"), Some("valve"), Some("/usr/bin/app")), of_unit);
+    assert_ne!(fingerprint_of(None, None, Some("/usr/bin/app")), fingerprint_of(None, None, Some("/usr/bin/b")));
 }
 
 #[test]

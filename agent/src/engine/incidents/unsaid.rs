@@ -54,6 +54,8 @@ struct Open {
     first: Stamp,
     #[n(9)]
     last: Stamp,
+    #[n(10)]
+    identifier: Option<String>,
 }
 
 impl Incidents {
@@ -99,6 +101,7 @@ impl Open {
             source: cluster.line.source,
             message: cut(&cluster.line.message),
             unit: cluster.line.unit.as_ref().map(cut),
+            identifier: cluster.line.identifier.as_ref().map(cut),
             exe: cluster.line.exe.as_ref().map(cut),
             signal: cluster.line.signal.as_ref().map(cut),
             repeats: cluster.repeats,
@@ -115,6 +118,7 @@ impl Open {
             kind: ErrorKind::Plain,
             message: self.message,
             unit: self.unit,
+            identifier: self.identifier,
             exe: self.exe,
             signal: self.signal,
             boot: Some(self.last.boot),

@@ -23,6 +23,7 @@ pub(super) fn error_batch(message: &str) -> ErrorBatch {
         kind: ErrorKind::Plain,
         message: message.to_owned(),
         unit: None,
+        identifier: None,
         exe: None,
         signal: None,
         boot: None,

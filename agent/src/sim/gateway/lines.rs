@@ -157,7 +157,8 @@ impl Lines {
         let source = if unit.is_some() { ErrorSource::Journal } else { ErrorSource::Kernel };
         let mono = Some(Mono(at.saturating_sub(self.booted_at)));
         let (boot, wall) = (self.boot, None);
-        let line = ErrorLine { severity, source, kind, message, unit, exe: None, signal: None, boot, mono, wall };
+        let (identifier, exe, signal) = (None, None, None);
+        let line = ErrorLine { severity, source, kind, message, unit, identifier, exe, signal, boot, mono, wall };
         let CollectErrors { enabled, min_severity, units, .. } = &self.config;
         let is_chosen = units.is_empty() || line.unit.as_ref().is_some_and(|unit| units.contains(unit));
         if !enabled || !is_chosen || !is_wanted(&line, *min_severity) {
