@@ -266,7 +266,8 @@ async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<
     settle(connection, unit, &path, &state).await
 }
 
-/// Looks at the unit until it is what it will be. A job is over before that where the unit restarts by itself.
+/// Looks at the unit until it is what it will be: the same at two looks. A job is over before that where the unit
+/// restarts by itself, or fails as soon as it runs; and between the states that one look asks for it may change.
 async fn settle(
     connection: &Connection,
     unit: &UnitName,
@@ -274,13 +275,16 @@ async fn settle(
     state: &UnitProxy<'_>,
 ) -> zbus::Result<ActOutcome> {
     let service = ServiceProxy::builder(connection).path(path.clone())?.build().await?;
+    let mut before = None;
     loop {
-        let active = state.active_state().await?;
-        if matches!(active.as_str(), "active" | "inactive" | "failed") {
-            let sub = state.sub_state().await?;
+        let (active, sub) = (state.active_state().await?, state.sub_state().await?);
+        let is_settled = matches!(active.as_str(), "active" | "inactive" | "failed");
+        let look = Some((active.clone(), sub.clone()));
+        if is_settled && before == look {
             let service = Service::of(&service).await.ok();
             return Ok(verdict(unit, &active, &sub, service.as_ref()));
         }
+        before = look;
         sleep(LOOK_EVERY).await;
     }
 }

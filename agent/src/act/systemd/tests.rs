@@ -200,6 +200,15 @@ async fn a_unit_that_fails_is_told_with_its_result() {
 }
 
 #[tokio::test]
+async fn a_unit_that_fails_as_soon_as_it_runs_has_failed() {
+    // Between the looks at the two states of the first pair it fails.
+    let script = Script { states: &[("active", "running"), ("failed", "failed")], exit_status: 1, ..GOOD };
+    let outcome = outcome(script).await;
+    assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("unit_failed")), "{outcome:?}");
+    assert!(outcome.detail.as_ref().unwrap().starts_with("app.service is failed (failed)"), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn a_oneshot_that_has_done_its_work_has_succeeded_and_a_daemon_that_is_gone_has_not() {
     let states = &[("inactive", "dead")];
     assert_eq!(outcome(Script { states, kind: "oneshot", ..GOOD }).await.status, ActStatus::Succeeded);
