@@ -182,6 +182,7 @@ pub struct Engine {
 impl Engine {
     /// Takes an input, decides, and queues effects.
     pub fn handle(&mut self, now: Now, input: Input) {
+        let now = now.doubted_before(self.identity.build_time);
         if let Some(saved) = self.timeline.observe(now) {
             self.save_timeline(&saved);
         }

@@ -126,6 +126,7 @@ impl Engine {
     /// Begins: with a config that was checked, and with what the store holds.
     #[must_use]
     pub fn new(now: Now, config: CheckedConfig, identity: Identity, recovered: Recovered) -> Self {
+        let now = now.doubted_before(identity.build_time);
         let state = State::of(&recovered);
         let mut timeline = Timeline::new(identity.boot, state.anchors(), state.read(FLOOR_KEY), identity.build_time)
             .with_claim(state.read(CLAIM_KEY));

@@ -63,6 +63,15 @@ pub struct Now {
     pub wall: Wall,
 }
 
+impl Now {
+    /// The same; but a clock that reads a time before this program was built is wrong, whoever says that it is right.
+    #[must_use]
+    pub fn doubted_before(self, built: Unix) -> Self {
+        let trusted = self.wall.trusted && self.wall.unix >= built;
+        Self { wall: Wall { trusted, ..self.wall }, ..self }
+    }
+}
+
 /// The kernel's boot id (`/proc/sys/kernel/random/boot_id`): another one means another boot, whatever the clock says.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 #[cbor(transparent)]

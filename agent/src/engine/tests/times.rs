@@ -41,6 +41,21 @@ fn without_a_trusted_clock_only_the_nonce_lets_a_disruptive_command_in() {
 }
 
 #[test]
+fn a_clock_that_reads_a_time_before_the_build_is_not_trusted_whoever_says_so() {
+    let mut world = online();
+    let saved = world.now.wall.unix.0 / 1000;
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.now.wall = Wall { unix: Unix(1_000_000), trusted: true };
+    world.reboot();
+    world.advance(2 * SECOND);
+    let restart = json!({"name": "restart_unit", "args": {"unit": "app.service"}});
+    world.claims(json!({"jti": "bare", "iat": saved, "exp": saved + 600, "cmd": restart}), 1);
+    world.settle();
+    assert_eq!(reason(&world, "bare"), "clock_untrusted");
+    assert_eq!(world.results("bare")[0]["time"], json!(null));
+}
+
+#[test]
 fn without_a_trusted_clock_what_is_valid_from_its_issue_on_is_valid() {
     let mut world = online();
     world.now.wall.trusted = false;
