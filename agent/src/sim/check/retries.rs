@@ -28,6 +28,9 @@ pub(in crate::sim) struct Retries {
     tries_max: usize,
     draws: Vec<f64>,
     tries: VecDeque<u64>,
+    /// Starts of the agent, after each of which the backoff begins anew.
+    starts: VecDeque<u64>,
+    tries_per_start: usize,
 }
 
 impl Retries {
@@ -35,7 +38,22 @@ impl Retries {
         let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
         let (min_ms, max_ms) = (ms(reconnect.min), ms(reconnect.max));
         let tries_max = tries_max(reconnect);
-        Self { min_ms, max_ms, ceiling_ms: min_ms, tries_max, draws: Vec::new(), tries: VecDeque::new() }
+        Self {
+            min_ms,
+            max_ms,
+            ceiling_ms: min_ms,
+            tries_max,
+            draws: Vec::new(),
+            tries: VecDeque::new(),
+            starts: VecDeque::new(),
+            tries_per_start: tries_per_start(reconnect),
+        }
+    }
+
+    /// The agent was started: what keeps one that falls over and over from hammering is how often it is started.
+    pub(in crate::sim) fn started(&mut self, at: u64) {
+        self.starts.push_back(at);
+        self.reset();
     }
 
     /// The backoff began anew.
@@ -62,12 +80,14 @@ impl Retries {
     /// A try begins.
     pub(in crate::sim) fn tried(&mut self, at: u64, findings: &mut Findings) {
         let since = at.saturating_sub(u64::try_from(WINDOW.as_millis()).unwrap_or(u64::MAX));
-        while self.tries.front().is_some_and(|then| *then <= since) {
-            self.tries.pop_front();
+        for times in [&mut self.tries, &mut self.starts] {
+            while times.front().is_some_and(|then| *then <= since) {
+                times.pop_front();
+            }
         }
         self.tries.push_back(at);
-        if self.tries.len() > self.tries_max {
-            let (tries, most) = (self.tries.len(), self.tries_max);
+        let (tries, most) = (self.tries.len(), self.tries_max + self.starts.len() * self.tries_per_start);
+        if tries > most {
             let what = format!("{tries} tries to connect within {} s, at most {most} fit", WINDOW.as_secs());
             findings.note(Promise::SpreadRetries, at, what);
         }
@@ -86,6 +106,17 @@ fn tries_max(reconnect: &Reconnect) -> usize {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count; the cast saturates")]
     let most = most as usize;
     most
+}
+
+/// And after a start: at once, and while the ceiling grows.
+fn tries_per_start(reconnect: &Reconnect) -> usize {
+    let mut ceiling = reconnect.min.max(Duration::from_millis(1));
+    let mut tries = 1;
+    while ceiling < reconnect.max {
+        ceiling *= 2;
+        tries += 1;
+    }
+    tries
 }
 
 #[cfg(test)]
@@ -110,5 +141,20 @@ mod tests {
         let mut findings = Findings::default();
         (0..1_000).for_each(|n| retries.tried(3_000_000 + n * 1_000, &mut findings));
         assert!(!findings.into_parts().0.is_empty(), "a try a second is too much for it all the same");
+    }
+
+    #[test]
+    fn an_agent_that_is_started_over_and_over_may_try_anew_after_each_start_and_not_hammer() {
+        let often = |tries_per_start: u64| {
+            let mut findings = Findings::default();
+            let mut retries = Retries::new(&reconnect(1, 300, 60));
+            for start in (0..3_600_000).step_by(60_000) {
+                retries.started(start);
+                (0..tries_per_start).for_each(|n| retries.tried(start + n * 1_000, &mut findings));
+            }
+            findings.into_parts().0
+        };
+        assert_eq!(often(8), []);
+        assert!(!often(40).is_empty(), "a try a second is hammering after a start, too");
     }
 }

@@ -150,7 +150,7 @@ impl World<'_> {
         if boundless {
             engine.hold_nothing_back();
         }
-        self.watch.retries.reset();
+        self.watch.retries.started(self.at);
         self.gateway.read_errors_from(engine.error_cursor());
         self.agent = Some(Agent {
             backoff: FullJitter::new(&self.config.mqtt.reconnect),
