@@ -319,7 +319,7 @@ impl StoreFault {
 pub struct StoreStats {
     /// Bytes on disk of all outbox logs.
     pub outbox_bytes: u64,
-    /// Bytes on disk of the keyed state.
+    /// Bytes on disk of the keyed state, and what it is sure to take.
     pub state_bytes: u64,
     /// Bytes free for us on the file system (f_bavail).
     pub free_bytes: u64,

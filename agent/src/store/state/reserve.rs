@@ -14,8 +14,8 @@ pub(super) const RESERVE_BYTES_MAX: u64 = 2 * 1024 * 1024;
 const SMALL_RESERVE_SHARE: u64 = 4;
 /// It grows only to this part of what is free: on a disk just freed it would take the room again.
 const FREE_SHARE: u64 = 4;
-/// How much is given at a time: a segment of sled's.
-pub(crate) const RESERVE_PART_BYTES: u64 = 512 * 1024;
+/// How much is given at a time.
+pub(crate) const RESERVE_PART_BYTES: u64 = super::rewrite::SLED_SEGMENT_BYTES;
 
 /// The reserve of one state.
 #[derive(Debug)]

@@ -23,7 +23,8 @@ pub(in crate::store) const IMAGE_FILE: &str = "state.image";
 const SHARE: u64 = 8;
 /// and up to so many times what is in it, and a segment of sled's more.
 const GROWTH: u64 = 2;
-const SLED_SEGMENT_BYTES: u64 = 512 * 1024;
+/// By how much sled lets its file grow at a time.
+pub(super) const SLED_SEGMENT_BYTES: u64 = 512 * 1024;
 /// One batch.
 const ENTRIES_AT_ONCE: usize = 32;
 
