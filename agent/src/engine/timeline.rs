@@ -106,7 +106,13 @@ impl Timeline {
     /// The date of a stamp; `None` where the clock was never trusted in that boot.
     #[must_use]
     pub fn date(&self, stamp: Stamp) -> Option<Unix> {
-        Some(self.anchors.get(&stamp.boot)?.date(stamp.mono))
+        Some(self.anchor(stamp.boot)?.date(stamp.mono))
+    }
+
+    /// What dates the stamps of a boot; `None` where the clock was never trusted in it.
+    #[must_use]
+    pub fn anchor(&self, boot: BootId) -> Option<Anchor> {
+        self.anchors.get(&boot).copied()
     }
 
     /// The lowest that the present can be.

@@ -8,7 +8,8 @@ use itoa::Integer;
 
 use super::date::shown;
 use super::payload::Speaker;
-use crate::engine::record::{RecordError, SampleView, Stamp};
+use crate::engine::record::{RecordError, SampleView};
+use crate::engine::time::{Anchor, BootId};
 
 /// Room for a message of many samples.
 const MESSAGE_BYTES: usize = 17 * 1024;
@@ -21,7 +22,8 @@ pub struct TelemetryMessage<'a> {
     speaker: Speaker<'a>,
     /// Each sample is followed by a comma.
     json: Vec<u8>,
-    first: Option<Stamp>,
+    /// Of which boot its samples are, and what dates them.
+    boot: Option<(BootId, Option<Anchor>)>,
     /// Where the last sample begins, so that it can be taken back.
     last: usize,
 }
@@ -30,7 +32,7 @@ impl<'a> TelemetryMessage<'a> {
     /// A message without a sample yet.
     #[must_use]
     pub const fn new(speaker: Speaker<'a>) -> Self {
-        Self { speaker, json: Vec::new(), first: None, last: 0 }
+        Self { speaker, json: Vec::new(), boot: None, last: 0 }
     }
 
     /// Adds a sample in its stored form. `false`: it is of another boot than those before it, and needs a message of
@@ -40,17 +42,20 @@ impl<'a> TelemetryMessage<'a> {
     /// It can't be read; the message is as it was.
     pub fn push(&mut self, seq: u64, stored: &[u8]) -> Result<bool, RecordError> {
         let sample = SampleView::of(stored)?;
-        if self.first.is_some_and(|first| first.boot != sample.at.boot) {
-            return Ok(false);
-        }
-        if self.first.is_none() {
-            self.json.reserve(MESSAGE_BYTES);
-            self.json.extend_from_slice(&self.speaker.message_with(seq, sample.at, "samples"));
-            self.first = Some(sample.at);
-        }
+        let anchor = match self.boot {
+            Some((boot, anchor)) if boot == sample.at.boot => anchor,
+            Some(_) => return Ok(false),
+            None => {
+                self.json.reserve(MESSAGE_BYTES);
+                self.json.extend_from_slice(&self.speaker.message_with(seq, sample.at, "samples"));
+                let anchor = self.speaker.timeline.anchor(sample.at.boot);
+                self.boot = Some((sample.at.boot, anchor));
+                anchor
+            }
+        };
         self.last = self.json.len();
         // Memory takes what is written.
-        let written = self.sample(seq, &sample);
+        let written = self.sample(seq, &sample, anchor);
         debug_assert!(written.is_ok(), "write a sample: {written:?}");
         Ok(true)
     }
@@ -70,19 +75,19 @@ impl<'a> TelemetryMessage<'a> {
     /// The message.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
-        if self.first.is_some() {
+        if self.boot.is_some() {
             self.json.pop();
             self.json.extend_from_slice(END);
         }
         self.json
     }
 
-    fn sample(&mut self, seq: u64, sample: &SampleView<'_>) -> io::Result<()> {
+    fn sample(&mut self, seq: u64, sample: &SampleView<'_>, anchor: Option<Anchor>) -> io::Result<()> {
         let json = &mut self.json;
         json.extend_from_slice(b"{\"seq\":");
         number(json, seq);
         json.extend_from_slice(b",\"time\":");
-        match self.speaker.timeline.date(sample.at).and_then(shown) {
+        match anchor.map(|anchor| anchor.date(sample.at.mono)).and_then(shown) {
             Some(time) => write!(json, "\"{time}\"")?,
             None => json.extend_from_slice(b"null"),
         }
@@ -117,8 +122,8 @@ mod tests {
 
     use super::*;
     use crate::engine::metric::{Metric, Value};
-    use crate::engine::record::{Body, Reading, Record, Sample};
-    use crate::engine::time::{Anchor, BootId, Mono, Unix};
+    use crate::engine::record::{Body, Reading, Record, Sample, Stamp};
+    use crate::engine::time::{Mono, Unix};
     use crate::engine::timeline::Timeline;
     use crate::wire::date::rfc3339;
 
