@@ -215,12 +215,9 @@ impl Outbox {
         self.rest_until.is_none() && lane.ready.len() < READ_LOW_WATER && lane.next_read <= lane.open.min(upto)
     }
 
-    /// The first record that [`Outbox::ready`] showed is on its way.
-    pub fn sent(&mut self, class: Class) {
-        let lane = self.lane(class);
-        if let Some((seq, _)) = lane.ready.front() {
-            lane.sent(*seq);
-        }
+    /// The first so many records that [`Outbox::ready`] showed are on their way.
+    pub fn sent(&mut self, class: Class, records: usize) {
+        self.lane(class).sent_ready(records);
     }
 
     /// The record of a class that goes next.

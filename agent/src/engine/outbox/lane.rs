@@ -301,7 +301,7 @@ impl Lane {
             self.done = self.done.max(seq);
             self.trim_due |= self.inflight.is_empty();
         } else if let (Err(at), false) = (self.place(seq), self.inflight.contains(seq)) {
-            self.ready.insert(at, (seq, bytes));
+            order::put(&mut self.ready, at, (seq, bytes));
         }
     }
 
@@ -327,6 +327,18 @@ impl Lane {
         if let Ok(at) = self.place(seq) {
             self.ready.remove(at);
         }
+        self.note_sent(seq);
+    }
+
+    /// The first so many of those that are ready are on their way.
+    pub(super) fn sent_ready(&mut self, records: usize) {
+        for _ in 0..records {
+            let Some((seq, _)) = self.ready.pop_front() else { break };
+            self.note_sent(seq);
+        }
+    }
+
+    fn note_sent(&mut self, seq: u64) {
         self.inflight.insert(seq);
         if let Some(volatile) = self.volatile.get_mut(&seq) {
             volatile.was_sent = true;

@@ -14,6 +14,11 @@ pub(super) fn place<T>(queue: &VecDeque<T>, seq: u64, seq_of: impl Fn(&T) -> u64
     }
 }
 
+/// Puts a record where [`place`] says that it belongs.
+pub(super) fn put<T>(queue: &mut VecDeque<T>, at: usize, item: T) {
+    if at == queue.len() { queue.push_back(item) } else { queue.insert(at, item) }
+}
+
 /// The numbers of the records that are on their way.
 #[derive(Debug, Default)]
 pub(super) struct Inflight(VecDeque<u64>);
@@ -37,7 +42,7 @@ impl Inflight {
 
     pub(super) fn insert(&mut self, seq: u64) {
         if let Err(at) = self.place(seq) {
-            self.0.insert(at, seq);
+            put(&mut self.0, at, seq);
         }
     }
 

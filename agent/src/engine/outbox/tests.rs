@@ -31,13 +31,6 @@ fn ops(effects: &mut Effects) -> Vec<StoreOp> {
     stores.filter_map(|effect| if let Effect::Store { op, .. } = effect { Some(op) } else { None }).collect()
 }
 
-/// Sends the first of what is ready.
-fn send(outbox: &mut Outbox, count: usize) {
-    for _ in 0..count {
-        outbox.sent(CLASS);
-    }
-}
-
 fn quota(outbox: &Outbox) -> u64 {
     outbox.dropped().get("quota").copied().unwrap_or(0)
 }
@@ -47,7 +40,7 @@ fn evicted_while_sending() -> (Outbox, Effects) {
     let (mut outbox, mut effects) = (outbox(0, 0), Effects::default());
     outbox.fill(CLASS, &mut effects);
     outbox.page(Mono(0), CLASS, page(1..=20), &mut effects);
-    send(&mut outbox, 10);
+    outbox.sent(CLASS, 10);
     outbox.evicted(Mono(0), CLASS, Ok(StoreReply::Evicted { records: 100, first: 1, last: 100 }), &mut effects);
     (outbox, effects)
 }
@@ -57,7 +50,7 @@ fn a_page_that_was_asked_for_before_a_rewind_does_not_skip_what_has_to_be_sent_a
     let (mut outbox, mut effects) = (outbox(0, 0), Effects::default());
     outbox.fill(CLASS, &mut effects);
     outbox.page(Mono(0), CLASS, page(1..=50), &mut effects);
-    send(&mut outbox, 20);
+    outbox.sent(CLASS, 20);
     outbox.fill(CLASS, &mut effects);
     outbox.rewind_all();
     outbox.page(Mono(0), CLASS, page(51..=100), &mut effects);
@@ -104,7 +97,7 @@ fn evicted_records_that_are_on_their_way_count_as_dropped_only_once_they_can_no_
     assert_eq!(outbox.dropped_to_save().map(|(_, accounted)| accounted), Some([0, 0, 100, 0, 0]));
     outbox.fill(CLASS, &mut effects);
     outbox.page(Mono(0), CLASS, page(101..=110), &mut effects);
-    send(&mut outbox, 10);
+    outbox.sent(CLASS, 10);
     outbox.rewind_all();
     assert_eq!(quota(&outbox), 95, "these are in the store still");
 }
@@ -113,7 +106,7 @@ fn evicted_records_that_are_on_their_way_count_as_dropped_only_once_they_can_no_
 fn that_all_evicted_records_arrived_after_all_is_saved_once() {
     let (mut outbox, _) = evicted_while_sending();
     outbox.dropped_to_save();
-    send(&mut outbox, 10);
+    outbox.sent(CLASS, 10);
     for seq in 1..=19 {
         outbox.acknowledged(CLASS, seq);
         assert_eq!(outbox.dropped_to_save(), None, "a write for each would wear the flash");
@@ -235,7 +228,7 @@ fn half_answered() -> (Outbox, Effects) {
     let (mut outbox, mut effects) = (outbox(0, 0), Effects::default());
     outbox.fill(CLASS, &mut effects);
     outbox.page(Mono(0), CLASS, page(1..=20), &mut effects);
-    send(&mut outbox, 20);
+    outbox.sent(CLASS, 20);
     for seq in 1..=10 {
         outbox.acknowledged(CLASS, seq);
     }
@@ -275,7 +268,7 @@ fn a_log_that_is_never_trimmed_makes_nobody_remember_it_all() {
     for first in (1..10_000).step_by(200) {
         outbox.fill(CLASS, &mut effects);
         outbox.page(Mono(0), CLASS, page(first..=first + 199), &mut effects);
-        send(&mut outbox, 200);
+        outbox.sent(CLASS, 200);
         for seq in first..first + 200 {
             outbox.acknowledged(CLASS, seq);
         }

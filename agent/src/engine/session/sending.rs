@@ -132,14 +132,12 @@ impl Engine {
         }
         let (payload, seqs) = self.telemetry_message(class, upto);
         if seqs.is_empty() {
-            self.outbox.sent(class);
+            self.outbox.sent(class, 1);
             self.unreadable(class, first, &stored);
             return true;
         }
         self.session.sample_bytes = payload.len() / seqs.len().max(1);
-        for _ in &seqs {
-            self.outbox.sent(class);
-        }
+        self.outbox.sent(class, seqs.len());
         self.send_records(now, "telemetry", payload, class, seqs);
         true
     }
