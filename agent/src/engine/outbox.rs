@@ -33,7 +33,7 @@ use super::time::Mono;
 /// Records read ahead of sending, per lane.
 const READ_RECORDS_MAX: usize = 256;
 /// Bytes read ahead of sending, per lane.
-const READ_BYTES_MAX: usize = 128 * 1024;
+const READ_BYTES_MAX: usize = 256 * 1024;
 /// What travels in one message is read before it is sent.
 pub(super) const READ_LOW_WATER: usize = 60;
 /// A lane is read ahead again when it holds fewer records than this: the store reads the next while the link writes

@@ -244,6 +244,8 @@ impl Lane {
             return None;
         }
         self.reading = Some((self.next_read, self.open));
+        // Together they wake the store's thread once.
+        self.trim_due |= self.done_since_trim >= TRIM_BATCH / 2;
         Some(self.next_read)
     }
 

@@ -155,6 +155,20 @@ fn trims(outbox: &mut Outbox, effects: &mut Effects) -> Option<u64> {
 }
 
 #[test]
+fn space_is_given_back_together_with_the_next_look_for_records() {
+    let (mut outbox, mut effects) = (outbox(0, 0), Effects::default());
+    outbox.fill(CLASS, &mut effects);
+    outbox.page(Mono(0), CLASS, page(1..=200), &mut effects);
+    outbox.sent(CLASS, 160);
+    for seq in 1..=150 {
+        outbox.acknowledged(CLASS, seq);
+    }
+    assert_eq!(trims(&mut outbox, &mut effects), None, "by itself it isn't worth waking the store");
+    outbox.fill(CLASS, &mut effects);
+    assert_eq!(trims(&mut outbox, &mut effects), Some(150));
+}
+
+#[test]
 fn what_was_answered_ahead_is_not_sent_again_and_keeps_nothing_older_from_it() {
     let (mut outbox, mut effects) = one_in_a_hurry();
     assert_eq!(send_events(&mut outbox), [20], "nothing else was read yet");
