@@ -98,15 +98,17 @@ impl BootId {
 
 impl fmt::Display for BootId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::with_capacity(36);
+        let mut text = [b'-'; 36];
+        let mut places = text.iter_mut();
         for (index, byte) in self.0.iter().enumerate() {
             if matches!(index, 4 | 6 | 8 | 10) {
-                text.push('-');
+                places.next();
             }
-            let digits = [byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16));
-            text.extend(digits.into_iter().flatten());
+            for (digit, place) in [byte >> 4, byte & 15].into_iter().zip(&mut places) {
+                *place = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
+            }
         }
-        f.write_str(&text)
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
