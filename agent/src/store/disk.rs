@@ -6,7 +6,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::SystemTime;
 
 use rustix::fs::Access;
@@ -279,17 +278,6 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-/// Deletes a file as [`remove`] does, but leaves it to a thread of its own to free its blocks: that takes longer than
-/// to read as many, and nothing waits for them.
-pub(super) fn remove_unhurried(path: &Path) -> io::Result<()> {
-    // What is open is freed by whoever closes it last.
-    let open = File::open(path);
-    remove(path)?;
-    // Without a thread it is closed here.
-    let _ = thread::Builder::new().name("free".to_owned()).spawn(move || drop(open));
-    Ok(())
 }
 
 /// Deletes a file or a whole directory; that it was gone already is as good.

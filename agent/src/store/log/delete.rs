@@ -3,7 +3,6 @@
 //! given up. It must not delete a segment that holds a record above the cursor.
 
 use std::io;
-use std::path::Path;
 
 use super::open::SUFFIX_DAMAGED;
 use super::writer::Writer;
@@ -67,7 +66,7 @@ impl Log {
             self.give_up(oldest)?;
         }
         // It is given up for its room, of which there may be enough then.
-        self.delete_oldest(disk::remove)?;
+        self.delete_oldest()?;
         match self.advance_head() {
             // Done it is, and to be asked again would give up one more. Nothing of the next one is acknowledged: it is
             // named for its first record.
@@ -95,7 +94,7 @@ impl Log {
 
     pub(super) fn delete_done(&mut self) -> io::Result<()> {
         while self.segments.front().is_some_and(|oldest| self.is_done(*oldest)) {
-            self.delete_oldest(disk::remove_unhurried)?;
+            self.delete_oldest()?;
         }
         Ok(())
     }
@@ -105,14 +104,14 @@ impl Log {
         oldest.last <= self.acked() && (!appended_to || oldest.bytes >= DRAINED_BYTES_MIN)
     }
 
-    fn delete_oldest(&mut self, remove: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    fn delete_oldest(&mut self) -> io::Result<()> {
         let Some(oldest) = self.segments.front().copied() else { return Ok(()) };
         // The cursor first: it alone keeps the highest seq once the segment is gone.
         self.cursor.sync()?;
         self.looked_into.take_if(|(first, _)| *first == oldest.first);
         let evidence = self.aside(oldest.first, SUFFIX_DAMAGED);
         let is_kept = disk::has_other_names(&evidence);
-        remove(&self.path(oldest.first))?;
+        disk::remove(&self.path(oldest.first))?;
         self.segments.pop_front();
         if is_kept {
             self.set_aside_bytes += disk::tree_bytes(&evidence);
