@@ -163,6 +163,11 @@ impl Quarantine {
         self.level().map_or(NONE, QuarantineLevel::word)
     }
 
+    /// Who wanted it, as it was told when it was entered.
+    fn by(&self) -> &str {
+        self.inside.as_ref().map_or(NONE, |inside| &inside.stored.by)
+    }
+
     /// An act was handed to the runtime; those of quarantine are followed.
     pub(super) fn begun(&mut self, id: EffectId, act: &Act, by: &Trigger, at: Stamp) {
         let change = match act {
@@ -218,7 +223,7 @@ impl Quarantine {
                     (false, true) => Some("quarantine_narrowed"),
                     _ => None,
                 };
-                let event = name.map(|name| told(name, self.word(), Own::Quarantine.word(), detail));
+                let event = name.map(|name| told(name, self.word(), self.by(), detail));
                 let was_unseen = self.inside.as_mut().is_some_and(|inside| std::mem::take(&mut inside.stored.unseen));
                 let entry = was_unseen.then(|| self.entry());
                 Aftermath { event: event.or_else(|| self.tell_stopped(now, detail)), entry, entered: false }
@@ -242,7 +247,7 @@ impl Quarantine {
         }
         self.stopped_told = Some(now);
         let count = std::mem::take(&mut self.stopped_again);
-        let event = told("quarantine_units_stopped", self.word(), Own::Quarantine.word(), detail);
+        let event = told("quarantine_units_stopped", self.word(), self.by(), detail);
         Some(event.with("count", count))
     }
 

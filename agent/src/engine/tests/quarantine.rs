@@ -40,6 +40,11 @@ fn audits(world: &World, name: &str) -> usize {
     world.got.iter().filter(|got| got.body["type"] == "audit" && got.body["name"] == name).count()
 }
 
+fn triggers<'a>(world: &'a World, name: &str) -> Vec<&'a str> {
+    let audits = world.got.iter().filter(|got| got.body["type"] == "audit" && got.body["name"] == name);
+    audits.map(|got| got.body["audit"]["trigger"].as_str().unwrap()).collect()
+}
+
 fn refreshes(world: &World) -> Vec<&Act> {
     world.acted.iter().filter(|act| matches!(act, Act::Refresh { .. })).collect()
 }
@@ -307,9 +312,9 @@ fn rules_that_may_keep_the_broker_out_of_reach_are_widened_and_narrowed_again() 
     assert_eq!(*refreshes(&world).last().unwrap(), &Act::Refresh { level: QuarantineLevel::Restrict, wide: true });
     world.broker_up = true;
     world.advance(12 * MINUTE);
-    assert_eq!(audits(&world, "quarantine_widened"), 1);
+    assert_eq!(triggers(&world, "quarantine_widened"), ["command:q-1"]);
     assert_eq!(*refreshes(&world).last().unwrap(), &Act::Refresh { level: QuarantineLevel::Restrict, wide: false });
-    assert_eq!(audits(&world, "quarantine_narrowed"), 1);
+    assert_eq!(triggers(&world, "quarantine_narrowed"), ["command:q-1"]);
 }
 
 #[test]
@@ -434,7 +439,7 @@ fn units_that_are_to_stay_stopped_are_looked_at_every_minute_and_told_once_an_ho
     world.advance(11 * SECOND);
     let told = world.got.iter().filter(|got| got.body["name"] == "quarantine_units_stopped");
     let counts: Vec<_> = told.map(|got| got.body["audit"]["count"].as_u64().unwrap()).collect();
-    assert_eq!(counts, [1, 60]);
+    assert_eq!((counts, triggers(&world, "quarantine_units_stopped")), (vec![1, 60], vec!["command:q-1"; 2]));
 }
 
 #[test]
