@@ -143,4 +143,12 @@ mod tests {
         smaller.keep(0);
         assert_eq!(smaller.bytes(), MIB / 4);
     }
+
+    #[test]
+    fn a_reserve_made_for_a_smaller_store_grows_where_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        Reserve::new(path_in(dir.path()), MIB / 4).keep(100 * MIB);
+        let mut larger = Reserve::new(path_in(dir.path()), 2 * MIB);
+        assert_eq!([0, 100 * MIB].map(|free| (larger.keep(free), larger.bytes()).1), [MIB / 4, 2 * MIB]);
+    }
 }
