@@ -1,7 +1,7 @@
 //! The battery, from `/sys/class/power_supply` as Documentation/ABI/testing/sysfs-class-power describes it: the first
 //! Battery or UPS that is there (or the one named in the configuration), and whether power comes from outside. Units
-//! become V, A, W, °C and seconds; drivers disagree on signs, so those follow the status, and where it gives no direction
-//! only a zero is told. Estimates nothing that the driver gives itself.
+//! become V, A, W, °C and seconds; drivers disagree on signs, so those follow the status, and where it gives no
+//! direction only a zero is told. Estimates nothing that the driver gives itself.
 
 use super::round::{Faulted, Reading, Round};
 use crate::config::CollectBattery;
@@ -50,7 +50,7 @@ impl State {
     }
 
     /// Charging is positive, whatever sign the driver chose. The ABI has it so, too, for current_now; but ACPI gives a
-    /// magnitude, and bq27xxx before Linux 5.13 the opposite: without a direction the sign of anything but 0 isn't known.
+    /// magnitude, and bq27xxx gave the opposite before Linux 5.13: without a direction only the sign of 0 is known.
     fn direct(self, amount: f64) -> Option<f64> {
         match self {
             Self::Charging => Some(amount.abs()),
