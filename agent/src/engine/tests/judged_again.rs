@@ -31,6 +31,8 @@ fn signed(seed: u8) -> impl FnOnce(&Json) -> String {
     move |claims| token::sign(&serde_json::from_value(claims.clone()).unwrap(), "ops-1", &key(seed)).unwrap()
 }
 
+type Reload = fn(&mut CheckedConfig);
+
 fn reload(world: &mut World, change: impl FnOnce(&mut CheckedConfig)) {
     let mut config = world.config.clone();
     change(&mut config);
@@ -39,7 +41,7 @@ fn reload(world: &mut World, change: impl FnOnce(&mut CheckedConfig)) {
 
 #[test]
 fn what_waits_and_nobody_vouches_for_any_more_is_refused_in_the_word_of_one_that_comes_then() {
-    let cases: [(&str, bool, fn(&mut CheckedConfig), &str); 4] = [
+    let cases: [(&str, bool, Reload, &str); 4] = [
         ("gw-1", true, |config| config.commands.trusted_keys.clear(), "unknown_key"),
         ("gw-1", true, |config| *config = trusting(2), "bad_signature"),
         ("gw-1", false, |config| config.commands.require_signature = true, "malformed"),
@@ -88,7 +90,7 @@ fn a_reboot_is_judged_again_when_its_delay_is_over_and_has_spent_nothing_where_i
     let cases: [(Change, &str); 6] = [
         (
             |world, is_on| {
-                reload(world, |config| config.remediation.allow.retain(|action| !is_on || *action != Action::Reboot))
+                reload(world, |config| config.remediation.allow.retain(|action| !is_on || *action != Action::Reboot));
             },
             "not_allowed",
         ),
