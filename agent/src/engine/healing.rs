@@ -26,7 +26,7 @@ const PART_BYTES: usize = 9 * 1024;
 
 impl Engine {
     pub(super) fn with_commands<T>(&mut self, now: Now, call: impl FnOnce(&mut Commands, Facts<'_>) -> T) -> T {
-        let mut busy = self.remedies.acts(&self.config);
+        let mut busy: Vec<Act> = self.remedies.acts().collect();
         busy.extend(self.releases.acts());
         busy.extend(self.quarantine.acts());
         // Also one that completes what is done already.
@@ -350,7 +350,7 @@ impl Engine {
 
     /// Whether the gateway is being shut off, or let back, whoever wants that.
     pub(super) fn quarantine_changes(&self) -> bool {
-        let by_ladders = self.remedies.acts(&self.config).iter().any(Act::shuts);
+        let by_ladders = self.remedies.acts().any(|act| act.shuts());
         by_ladders || self.commands.acts().any(Act::shuts) || self.quarantine.acts().any(|act| act.shuts())
     }
 }

@@ -123,10 +123,8 @@ impl Remedies {
     }
 
     /// What ladders are doing.
-    #[must_use]
-    pub fn acts(&self, config: &CheckedConfig) -> Vec<Act> {
-        let acting = self.runs.values().filter(|run| run.stored.state == State::Acting);
-        acting.filter_map(|run| run.act(config)).collect()
+    pub fn acts(&self) -> impl Iterator<Item = Act> + '_ {
+        self.runs.values().filter_map(|run| run.admitted.as_ref().or(run.begun.as_ref()).cloned())
     }
 
     /// An alarm with a ladder was raised.
@@ -258,6 +256,7 @@ impl Remedies {
             return Some(act);
         }
         let event = run.event(rule, &act, Status::InProgress, None);
+        run.begun = Some(act.clone());
         self.steps.push_back(Step::Tell(event));
         self.steps.push_back(Step::Act { rule: rule.to_owned(), act });
         None
@@ -298,6 +297,7 @@ impl Remedies {
     pub fn acted(&mut self, facts: Facts<'_>, effect: EffectId, outcome: &ActOutcome) -> bool {
         let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(effect)) else { return false };
         run.effect = None;
+        let begun = run.begun.take();
         // A reboot that completes what is done is another matter: the step was begun, and is not begun again.
         let is_first = !run.stored.canceled && !run.stored.awaits_boot;
         if let Some(reason) = refusal(outcome).filter(|_| is_first) {
@@ -306,18 +306,19 @@ impl Remedies {
             let rule = rule.clone();
             run.stored.state = State::Waiting;
             run.again.let_pass();
-            if !run.is_wanted(&rule, facts.config) {
-                self.leave(facts, &rule);
-                return true;
-            }
-            if let Some(act) = run.act(facts.config) {
+            let is_wanted = run.is_wanted(&rule, facts.config);
+            if let Some(act) = begun {
                 let detail = outcome.detail.clone().unwrap_or_default();
                 self.refused(facts, &rule, &act, (reason, detail));
             }
-            self.note(facts, &rule);
+            if is_wanted {
+                self.note(facts, &rule);
+            } else {
+                self.leave(facts, &rule);
+            }
             return true;
         }
-        if let Some(act) = run.act(facts.config) {
+        if let Some(act) = begun {
             let event = run.event(rule, &act, outcome.status.status(), outcome.reason.as_deref());
             let detail = outcome.detail.as_deref().filter(|_| run.stored.awaits_boot);
             self.steps.push_back(Step::Tell(event.with_some("detail", detail)));
@@ -337,7 +338,7 @@ impl Remedies {
         for rule in rules {
             let Some(run) = self.runs.get_mut(&rule) else { continue };
             run.stored.canceled = true;
-            self.steps.push_back(Step::Tell(run.canceled(&rule)));
+            self.steps.push_back(Step::Tell(run.canceled(&rule, Reason::Canceled)));
             // One that is on its way into the journal ends when that is done, and one under way goes no further, were
             // it after a crash.
             match run.stored.state {
@@ -406,7 +407,7 @@ impl Remedies {
     fn leave(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if matches!(run.stored.state, State::Waiting | State::Acting | State::Settling) {
-            self.steps.push_back(Step::Tell(run.canceled(rule)));
+            self.steps.push_back(Step::Tell(run.canceled(rule, Reason::ConfigChanged)));
         }
         run.stored.unbegun |= run.stored.state == State::Waiting;
         run.enter(State::Healed, facts);

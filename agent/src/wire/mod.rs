@@ -145,5 +145,6 @@ reasons! {
     SameBoot "same_boot" "The machine was told to reboot, and the same boot goes on.";
     NeedsReboot "needs_reboot" "It is done, and the next boot completes it.";
     BootLoop "boot_loop" "Too many boots of late: nothing is done automatically.";
+    ConfigChanged "config_changed" "The configuration in force doesn't want it any more.";
     DryRun "dry_run" "remediation.dry_run is on: nothing was done.";
 }

@@ -121,7 +121,9 @@ pub(super) struct Run {
     pub(super) effect: Option<EffectId>,
     /// What is on its way into the journal, as it was admitted.
     pub(super) admitted: Option<Act>,
-    /// What that has spent.
+    /// What is under way, whatever the configuration makes of the step by now.
+    pub(super) begun: Option<Act>,
+    /// What one or the other has spent.
     pub(super) spending: Option<Spending>,
     /// What was written of it last.
     noted: Option<Stored>,
@@ -136,6 +138,7 @@ impl Run {
             again: Again::new(),
             effect: None,
             admitted: None,
+            begun: None,
             spending: None,
             noted: None,
         }
@@ -229,9 +232,9 @@ impl Run {
     }
 
     /// That a ladder goes no further, by somebody's will.
-    pub(super) fn canceled(&self, rule: &str) -> Event {
+    pub(super) fn canceled(&self, rule: &str, by: Reason) -> Event {
         let event = self.ladder_event(rule, Severity::Notice, "ladder_canceled", "CANCELED");
-        event.with("reason", Reason::Canceled.word())
+        event.with("reason", by.word())
     }
 
     /// The contract's `remediation` event of a ladder as a whole.

@@ -12,6 +12,7 @@ mod numbers;
 mod quarantine;
 mod rebooting;
 mod refusing;
+mod reloading;
 mod room;
 mod saving_power;
 mod sending;
