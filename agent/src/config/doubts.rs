@@ -1,6 +1,7 @@
 //! Says of a rule that it can't be raised as the configuration stands: it watches what nobody collects, or asks for
 //! what its metric never is. Only warns: what a gateway runs with today must not keep the next version from starting.
-//! Says nothing of what depends on the gateway, such as whether it has a battery.
+//! The engine leaves such a rule out, so that no alarm of it stands for ever. Says nothing of what depends on the
+//! gateway, such as whether it has a battery.
 
 use std::path::Path;
 
@@ -13,14 +14,26 @@ use crate::engine::observation::Severity;
 
 /// Warns at the key of the rule that `s` reads.
 pub(super) fn warn_if_never_raised(s: &mut Section<'_>, rule: &Rule, collect: &Collect) {
-    let Some((metric, label)) = Metric::find(&rule.metric) else { return };
-    let is_about_absence = matches!(rule.test, RuleTest::MissingFor(_));
-    if let Some(why) = uncollected(metric, label, collect) {
-        let so = if is_about_absence { "always" } else { "never" };
-        s.warn("metric", format!("{why}: the rule is {so} raised"));
-    } else if let Some((key, why)) = impossible(metric, &rule.test) {
+    if let Some((key, why)) = never_raised(rule, collect) {
         s.warn(key, format!("{why}: the rule is never raised"));
+    } else if let Some(why) = unread(rule, collect) {
+        s.warn("metric", format!("{why}: the rule is always raised"));
     }
+}
+
+/// The key by which the rule is never raised, and why.
+pub(super) fn never_raised(rule: &Rule, collect: &Collect) -> Option<(&'static str, String)> {
+    if let RuleTest::MissingFor(_) = rule.test {
+        return None;
+    }
+    let (metric, _) = Metric::find(&rule.metric)?;
+    unread(rule, collect).map(|why| ("metric", why)).or_else(|| impossible(metric, &rule.test))
+}
+
+/// Why nobody reads what the rule watches.
+fn unread(rule: &Rule, collect: &Collect) -> Option<String> {
+    let (metric, label) = Metric::find(&rule.metric)?;
+    uncollected(metric, label, collect)
 }
 
 /// Why nobody reads it.

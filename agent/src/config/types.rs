@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::doubts;
 use super::values::{
     Action, Anomaly, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
     QuarantineLevel, Share, TrustedKey, UnitName,
@@ -29,6 +30,13 @@ pub struct CheckedConfig {
     pub runbooks: Runbooks,
     pub commands: Commands,
     pub local: Local,
+}
+
+impl CheckedConfig {
+    /// The rules that can be raised. One that can't has no alarm either: nothing would ever clear it.
+    pub fn rules_in_force(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(|rule| doubts::never_raised(rule, &self.collect).is_none())
+    }
 }
 
 /// Who this gateway is.

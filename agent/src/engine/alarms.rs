@@ -45,7 +45,7 @@ impl Engine {
     }
 
     pub(super) fn reconfigure_rules(&mut self, now: Now) {
-        let changes = self.rules.reconfigure(&self.config.rules, self.timeline.stamp(now.mono));
+        let changes = self.rules.reconfigure(self.config.rules_in_force(), self.timeline.stamp(now.mono));
         self.take_changes(now, changes);
         // Also where no alarm changed: a severity may have.
         self.show_alarms();

@@ -59,8 +59,9 @@ impl Engine {
         self.pace.restart(now.mono, &self.config.telemetry);
         self.incidents.set_settings(start::incident_settings(&self.config.collect.errors));
         self.link.set_settings(start::link_settings(&self.config));
-        self.reconfigure_rules(now);
+        // First the ladders: one that goes with its rule has healed nothing.
         self.with_remedies(now, Remedies::reconfigure);
+        self.reconfigure_rules(now);
         self.resume_remedies(now);
         self.session.flow.set_ration(self.config.mqtt.drain.publishes_per_second);
         self.attributes.touch();

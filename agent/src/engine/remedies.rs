@@ -425,8 +425,12 @@ impl Remedies {
         }
         let state = stored.state;
         let other_boot = stored.since.boot != facts.timeline.boot();
-        self.runs.insert(rule.to_owned(), Run::new(stored, None, Some(facts.now.mono)));
+        let run = Run::new(stored, None, Some(facts.now.mono));
+        let is_wanted = run.is_wanted(rule, facts.config);
+        self.runs.insert(rule.to_owned(), run);
         match state {
+            // What is not wanted any more ends with the look at the configuration that follows.
+            _ if state != State::Acting && !is_wanted => {}
             State::Waiting if !raised => self.alarm_cleared(facts, rule),
             State::Waiting => self.put_off(rule, facts.now.mono),
             State::Acting => self.interrupted(facts, rule, other_boot),

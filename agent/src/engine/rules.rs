@@ -113,7 +113,12 @@ impl Rules {
     /// Begins with the alarms that stood when the agent ended. `events_last` is the highest number that the log of
     /// events ever held.
     #[must_use]
-    pub fn new(rules: &[Rule], now: Stamp, state: &[(String, Bytes)], events_last: u64) -> (Self, Leftovers) {
+    pub fn new<'a>(
+        rules: impl IntoIterator<Item = &'a Rule>,
+        now: Stamp,
+        state: &[(String, Bytes)],
+        events_last: u64,
+    ) -> (Self, Leftovers) {
         let mut watches = watches(rules, now);
         let mut leftovers = Leftovers::default();
         for (key, value) in state {
@@ -133,7 +138,7 @@ impl Rules {
 
     /// Takes over other rules. Those that still watch the same metric keep how they stand; the alarms of the others
     /// end.
-    pub fn reconfigure(&mut self, rules: &[Rule], now: Stamp) -> Vec<Change> {
+    pub fn reconfigure<'a>(&mut self, rules: impl IntoIterator<Item = &'a Rule>, now: Stamp) -> Vec<Change> {
         let before = std::mem::replace(&mut self.watches, watches(rules, now));
         let mut changes = Vec::new();
         for (name, watch) in before {
@@ -236,6 +241,6 @@ impl Rules {
     }
 }
 
-fn watches(rules: &[Rule], now: Stamp) -> BTreeMap<String, Watch> {
-    gather(rules.iter().filter_map(|rule| Some((rule.name.clone(), Watch::new(rule, now)?))))
+fn watches<'a>(rules: impl IntoIterator<Item = &'a Rule>, now: Stamp) -> BTreeMap<String, Watch> {
+    gather(rules.into_iter().filter_map(|rule| Some((rule.name.clone(), Watch::new(rule, now)?))))
 }

@@ -144,7 +144,7 @@ impl Engine {
         let accounted: Vec<u64> = state.read(ACCOUNTED_KEY).unwrap_or_default();
         let events_last = Class::Events.of(&recovered.logs).last;
         let stamp = timeline.stamp(now.mono);
-        let (rules, leftovers) = Rules::new(&config.rules, stamp, &recovered.state, events_last);
+        let (rules, leftovers) = Rules::new(config.rules_in_force(), stamp, &recovered.state, events_last);
         let facts = remedies::Facts { now, config: &config, timeline: &timeline, stopping: false };
         let remedies = Remedies::new(facts, &recovered.state, |rule| rules.is_raised(rule));
         let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default(), was_clean);

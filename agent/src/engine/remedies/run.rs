@@ -188,7 +188,7 @@ impl Run {
 
     /// Whether this is what a rule of this name would climb now.
     pub(super) fn is_wanted(&self, rule: &str, config: &CheckedConfig) -> bool {
-        let known = config.rules.iter().find(|known| known.name == rule);
+        let known = config.rules_in_force().find(|known| known.name == rule);
         let ladder = known.and_then(|known| known.remedy.as_ref());
         ladder == Some(&self.stored.ladder) && config.ladders.contains_key(&self.stored.ladder)
     }

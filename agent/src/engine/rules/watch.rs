@@ -28,7 +28,7 @@ pub(super) const RATE_READINGS_MIN: usize = 15;
 /// The severity of a cleared alarm: normal, but what ends a raised one must not be filtered away with the chatter.
 const CLEARED: Severity = Severity::Notice;
 
-/// Why an alarm ends whose rule is no longer in the config, or watches something else.
+/// Why an alarm ends whose rule is no longer in the config, watches something else, or can't be raised any more.
 const RULE_REMOVED: &str = "rule_removed";
 
 /// One rule and how it stands.

@@ -20,6 +20,9 @@ pub(super) const LOW: &str = r#"
     severity = "critical"
 "#;
 
+/// Nobody reads the battery.
+pub(super) const BATTERY_OFF: &str = "[collect.battery]\nenabled = false\n";
+
 fn world(rules: &str) -> World {
     let mut world = World::with(config_with(rules));
     world.advance(SECOND);
@@ -295,11 +298,12 @@ fn a_raised_alarm_survives_restart_and_reboot() {
 }
 
 #[test]
-fn an_alarm_whose_rule_is_gone_is_cleared_at_the_next_start_and_at_a_reload() {
-    let ends = |end: fn(&mut World)| {
+fn an_alarm_whose_rule_is_gone_or_can_not_be_raised_is_cleared_at_the_next_start_and_at_a_reload() {
+    let ends = |rules: &str, end: fn(&mut World)| {
         let mut world = world(LOW);
         world.set(Metric::BatteryChargePct, Some(5.0));
         world.advance(2 * SECOND);
+        world.config = config_with(rules);
         end(&mut world);
         world.advance(15 * SECOND);
         assert_eq!(states(&world), ["raised", "cleared"]);
@@ -311,14 +315,20 @@ fn an_alarm_whose_rule_is_gone_is_cleared_at_the_next_start_and_at_a_reload() {
         assert_eq!(states(&world).len(), 2, "told once");
         assert!(world.store.state.keys().all(|key| !key.starts_with("alarm/")), "{:?}", world.store.state.keys());
     };
-    ends(|world| {
-        world.config = config_with("");
-        world.crash();
-    });
-    ends(|world| {
-        world.config = config_with("");
-        world.input(Input::Reconfigure(Box::new(world.config.clone())));
-    });
+    for rules in ["", &format!("{LOW}{BATTERY_OFF}")] {
+        ends(rules, World::crash);
+        ends(rules, |world| world.input(Input::Reconfigure(Box::new(world.config.clone()))));
+    }
+}
+
+#[test]
+fn what_nobody_collects_is_missing() {
+    let rule = "[[rules]]\nname = \"gone\"\nmetric = \"battery.charge_pct\"\nmissing_for = \"5s\"\n";
+    let mut world = world(rule);
+    world.set(Metric::BatteryChargePct, None::<f64>);
+    world.input(Input::Reconfigure(Box::new(config_with(&format!("{rule}{BATTERY_OFF}")))));
+    world.advance(15 * SECOND);
+    assert_eq!(states(&world), ["raised"]);
 }
 
 #[test]

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::healing::{ladder, memory, up_for_long};
+use super::alarms::{BATTERY_OFF, LOW};
+use super::healing::{ladder, memory, told, up_for_long};
 use super::world::{World, config_with, outcome, restart};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
+use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
 
 const STEPS: &str = "{ do = \"restart_unit\", unit = \"other.service\", settle = \"30s\" }, \
                      { do = \"restart_unit\", unit = \"app.service\", settle = \"30s\" }, { do = \"reboot\" }";
@@ -22,6 +25,31 @@ fn reload(world: &mut World, text: &str) {
 fn canceled(world: &World) -> Vec<&Json> {
     let of_ladders = world.got.iter().filter(|got| got.body["name"] == "ladder_canceled");
     of_ladders.map(|got| &got.body["remediation"]["reason"]).collect()
+}
+
+#[test]
+fn a_ladder_whose_alarm_can_not_be_raised_any_more_is_climbed_no_further() {
+    let save_power = "save_power\", sample = \"60s\", report = \"60s\", publish = \"60s";
+    for first in ["restart_unit\", unit = \"app.service", save_power] {
+        let steps = format!("{{ do = \"{first}\", settle = \"30s\" }}, {{ do = \"reboot\" }}");
+        let text = format!("{LOW}remedy = \"l\"\n[[ladders]]\nname = \"l\"\nsteps = [ {steps} ]\n");
+        for end in [World::crash, |world: &mut World| world.input(Input::Reconfigure(Box::new(world.config.clone())))] {
+            let mut world = up_for_long(config_with(&text));
+            world.set(Metric::BatteryChargePct, Some(5.0));
+            world.advance(3 * SECOND);
+            let done = told(&world);
+            assert_eq!(done.last().unwrap().1, "SUCCEEDED", "{first}: {done:?}");
+            let begun = world.acted.len();
+            world.config = config_with(&format!("{text}{BATTERY_OFF}"));
+            end(&mut world);
+            let rounds = world.rounds;
+            world.advance(HOUR);
+            assert!(world.rounds > rounds + 3_000, "{first}: {} rounds in an hour", world.rounds - rounds);
+            assert_eq!(world.acted.len(), begun, "{first}: {:?}", world.acted);
+            assert_eq!(told(&world)[done.len()..], [("ladder_canceled".into(), "CANCELED".into())], "{first}");
+            assert_eq!(canceled(&world), ["config_changed"], "{first}");
+        }
+    }
 }
 
 #[test]
