@@ -20,11 +20,11 @@ mod sockets;
 pub mod worker;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config;
 use crate::engine::metric::Metric;
-use crate::engine::observation::Observation;
+use crate::engine::observation::{Observation, Release};
 use clock::ClockReading;
 use host::Host;
 use modem::Modems;
@@ -126,6 +126,11 @@ impl Collectors {
 }
 
 pub(crate) use modem::of_answer as of_modem_answer;
+
+/// The releases that run of these targets, as far as that can be told.
+pub(crate) fn releases(targets: &BTreeMap<String, config::Rollback>, root: &Path) -> Vec<Release> {
+    releases::collect(targets, &mut Round::new(root))
+}
 
 /// Text from outside, bounded, and without what a terminal would obey.
 pub(crate) fn printable(text: &str, chars_max: usize) -> String {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use super::io::Act;
+use super::observation::RELEASE;
 use crate::config::{Action, QuarantineLevel, Remedy, Telemetry, UnitName, parse_duration, words};
 use crate::wire::token::whole;
 use crate::wire::{CommandId, Reason, VerifiedCommand};
@@ -334,7 +335,7 @@ impl Act {
             Self::Run { runbook, .. } => format!("runbook:{runbook}"),
             Self::RestartLink { interface } => format!("link:{interface}"),
             Self::Reboot => "gateway".into(),
-            Self::Rollback { target, .. } | Self::MarkGood { target } => format!("release:{target}"),
+            Self::Rollback { target, .. } | Self::MarkGood { target } => format!("{RELEASE}{target}"),
             Self::Quarantine { .. } | Self::Refresh { .. } => "quarantine".into(),
             Self::CollectDiagnostics => "diagnostics".into(),
             Self::SavePower => "power".into(),

@@ -20,8 +20,9 @@ use super::command::{Command, Intervals, Name};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
 use super::keyed::{BUDGET_KEY, CAREFUL_KEY, CLAIM_KEY, COMMAND_KEY, FLOOR_KEY, Write, write};
+use super::observation::Release;
 use super::quarantine;
-use super::reboot::waits_for_boot;
+use super::reboot::{ROLLBACK_FAILED, not_left, waits_for_boot};
 use super::record::{CommandResult, Event, Stamp, Status};
 use super::time::{BootId, Mono, Now, Unix};
 use super::timeline::Timeline;
@@ -130,11 +131,11 @@ pub struct Careful {
 impl Commands {
     /// Starts with what the journal holds. What was under way is interrupted; what wasn't reported is reported now.
     #[must_use]
-    pub fn new(state: &[(String, Bytes)], careful: Careful, boot: BootId) -> Self {
+    pub fn new(state: &[(String, Bytes)], careful: Careful, boot: BootId, releases: &[Release]) -> Self {
         let mut commands = Self { careful, ..Self::default() };
         for (key, value) in state {
             if let Some(id) = key.strip_prefix(COMMAND_KEY).and_then(CommandId::parse) {
-                commands.restore(id, value, boot);
+                commands.restore(id, value, boot, releases);
             } else if let Some(action) = key.strip_prefix(BUDGET_KEY).and_then(Action::parse) {
                 match minicbor::decode::<Spent>(value) {
                     Ok(spent) => commands.budgets.restore(action, spent),
@@ -226,11 +227,17 @@ impl Commands {
     }
 
     /// What a command's act did is completed by a boot, which is the end of this other act. False: it is not one of a
-    /// command's.
-    pub fn awaits_boot(&mut self, act: EffectId, reboot: EffectId) -> bool {
+    /// command's. `running`: which release of a target runs until then.
+    pub fn awaits_boot<'a>(
+        &mut self,
+        act: EffectId,
+        reboot: EffectId,
+        running: impl FnOnce(&str) -> Option<&'a str>,
+    ) -> bool {
         let Some(id) = self.running.remove(&act) else { return false };
         if let Some(entry) = self.ledger.get_mut(&id) {
             entry.stored.reason = Some(Reason::NeedsReboot.word().into());
+            entry.stored.leaves = entry.stored.target.as_deref().and_then(running).map(Into::into);
             entry.spending = None;
             let entries = vec![put(&id, &entry.stored)];
             self.steps.push_back(Step::Journal(Purpose::Note, entries));
@@ -354,7 +361,7 @@ impl Commands {
         self.refusals.take_counts()
     }
 
-    fn restore(&mut self, id: CommandId, value: &Bytes, boot: BootId) {
+    fn restore(&mut self, id: CommandId, value: &Bytes, boot: BootId, releases: &[Release]) {
         let stored: Stored = match minicbor::decode(value) {
             Ok(stored) => stored,
             Err(error) => {
@@ -366,6 +373,9 @@ impl Commands {
         let is_done = stored.reason.as_deref() == Some(Reason::NeedsReboot.word());
         let awaits_boot = stored.name() == Some(Name::Reboot) || is_done;
         let rebooted = awaits_boot.then(|| stored.boot.is_some_and(|began| began != boot));
+        let back_in = stored.leaves.clone().filter(|left| {
+            stored.target.as_deref().is_some_and(|target| releases.iter().any(|release| release.is(target, left)))
+        });
         let (status, reported) = (stored.status, stored.reported);
         let is_unbegun = status == Status::Queued || (stored.unannounced && rebooted == Some(false));
         let entry = Entry { durable: true, ..Entry::new(stored) };
@@ -376,6 +386,9 @@ impl Commands {
                 self.finish(&id, Status::Canceled, reason, Some("the agent stopped before it began"));
             }
             Status::InProgress if rebooted == Some(true) => {
+                if let Some(release) = back_in {
+                    return self.finish(&id, Status::Failed, Some(ROLLBACK_FAILED), Some(&not_left(&release)));
+                }
                 self.finish(&id, Status::Succeeded, None, Some("this is another boot"));
             }
             Status::InProgress if rebooted == Some(false) => {

@@ -76,7 +76,7 @@ use io::{Effect, EffectId, Input, LogLevel, StoreFault, StoreOp, StoreReply, Tri
 use keyed::{AUDIT_KEY, Write};
 use link::{FaultLog, Link};
 use numbers::Seqs;
-use observation::{Audited, EndSigns, Observation};
+use observation::{Audited, EndSigns, Observation, Release};
 use outbox::Outbox;
 use pace::Pace;
 use quarantine::Quarantine;
@@ -118,6 +118,8 @@ pub struct Identity {
     pub able: BTreeSet<Action>,
     /// The quarantine in force, as far as whoever put it in force says: the journal may have lost it.
     pub quarantine: Option<QuarantineLevel>,
+    /// The releases that run, as far as that can be told: what a boot was to leave is among them, or was left.
+    pub releases: Vec<Release>,
 }
 
 /// The engine.

@@ -66,6 +66,9 @@ pub struct EndSigns {
     pub watchdog: bool,
 }
 
+/// What an act's target begins with where it works on a release.
+pub(super) const RELEASE: &str = "release:";
+
 /// A release that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {
@@ -73,6 +76,14 @@ pub struct Release {
     pub target: String,
     /// Its name; a slot's, where that is what there is.
     pub name: String,
+}
+
+impl Release {
+    /// Whether it is this one of what an act works on.
+    #[must_use]
+    pub fn is(&self, act_target: &str, name: &str) -> bool {
+        act_target.strip_prefix(RELEASE) == Some(self.target.as_str()) && self.name == name
+    }
 }
 
 /// A file that was missing where it should be, or said nonsense.

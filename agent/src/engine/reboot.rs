@@ -33,6 +33,15 @@ pub(super) fn waits_for_boot(why: Option<&str>) -> String {
     why.map_or_else(|| DONE.to_owned(), |why| format!("{DONE}: {why}"))
 }
 
+/// The outcome's word for a rollback that has led nowhere.
+pub(super) const ROLLBACK_FAILED: &str = "rollback_failed";
+
+/// What is to be told where the boot came that was to leave a release, and runs it again: a bootloader falls back to it
+/// where it can't boot the other one.
+pub(super) fn not_left(release: &str) -> String {
+    format!("this is another boot, and {release} runs again")
+}
+
 impl Reboot {
     /// What is to be told of one that didn't come: what it was to complete is done all the same.
     pub(super) fn undone(&self, detail: Option<String>) -> Option<String> {
@@ -49,10 +58,11 @@ impl Engine {
         if let Some(reboot) = &mut self.reboot {
             reboot.commanded = commanded;
         }
+        let running = |target: &str| self.releases.running(target);
         if let Some(target) = trial {
-            self.releases.awaits_boot(target, reboot);
-        } else if !self.remedies.awaits_boot(act, reboot) {
-            self.with_commands(now, |commands, _| commands.awaits_boot(act, reboot));
+            self.trial_awaits_boot(target, reboot);
+        } else if !self.remedies.awaits_boot(act, reboot, running) {
+            self.commands.awaits_boot(act, reboot, running);
         }
     }
 

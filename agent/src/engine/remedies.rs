@@ -16,7 +16,8 @@ use super::again::{AGAIN_FIRST, time_mends};
 use super::budget::Spending;
 use super::io::{Act, ActOutcome, ActStatus, EffectId};
 use super::keyed::{BOOTS_KEY, REMEDY_KEY, Write};
-use super::observation::Severity;
+use super::observation::{Release, Severity};
+use super::reboot::{ROLLBACK_FAILED, not_left};
 use super::record::{Event, EventKind, Stamp, Status};
 use super::time::{Mono, Now};
 use super::timeline::Timeline;
@@ -92,13 +93,18 @@ pub struct Remedies {
 impl Remedies {
     /// Starts with what the journal holds. A step that was under way is not known to have worked, and counts as done.
     #[must_use]
-    pub fn new(facts: Facts<'_>, state: &[(String, Bytes)], is_raised: impl Fn(&str) -> bool) -> Self {
+    pub fn new(
+        facts: Facts<'_>,
+        state: &[(String, Bytes)],
+        releases: &[Release],
+        is_raised: impl Fn(&str) -> bool,
+    ) -> Self {
         let mut remedies = Self::default();
         for (key, value) in state {
             if key == BOOTS_KEY {
                 remedies.boots = Boots::restore(value);
             } else if let Some(rule) = key.strip_prefix(REMEDY_KEY) {
-                remedies.restore(facts, rule, value, is_raised(rule));
+                remedies.restore(facts, rule, value, releases, is_raised(rule));
             }
         }
         remedies.steps.extend(remedies.boots.count(facts).map(Step::Note));
@@ -356,11 +362,17 @@ impl Remedies {
     }
 
     /// What an act of a ladder's did is completed by a boot, which is the end of this other act. False: it is not one
-    /// of a ladder's.
-    pub fn awaits_boot(&mut self, act: EffectId, reboot: EffectId) -> bool {
+    /// of a ladder's. `running`: which release of a target runs until then.
+    pub fn awaits_boot<'a>(
+        &mut self,
+        act: EffectId,
+        reboot: EffectId,
+        running: impl FnOnce(&str) -> Option<&'a str>,
+    ) -> bool {
         let Some((rule, run)) = self.runs.iter_mut().find(|(_, run)| run.effect == Some(act)) else { return false };
         run.effect = Some(reboot);
         run.stored.awaits_boot = true;
+        run.stored.leaves = run.begun.as_ref().and_then(|act| running(&act.target())).map(Into::into);
         run.spending = None;
         let entry = run.entry(rule);
         self.steps.push_back(Step::Note(entry));
@@ -415,7 +427,7 @@ impl Remedies {
         self.note(facts, rule);
     }
 
-    fn restore(&mut self, facts: Facts<'_>, rule: &str, value: &Bytes, raised: bool) {
+    fn restore(&mut self, facts: Facts<'_>, rule: &str, value: &Bytes, releases: &[Release], raised: bool) {
         let ladder = facts.config.rules.iter().find(|known| known.name == rule).and_then(|known| known.remedy.clone());
         let (Ok(mut stored), Some(ladder)) = (minicbor::decode::<Stored>(value), ladder) else {
             return self.steps.push_back(Step::Note((key(rule), None)));
@@ -433,24 +445,30 @@ impl Remedies {
             _ if state != State::Acting && !is_wanted => {}
             State::Waiting if !raised => self.alarm_cleared(facts, rule),
             State::Waiting => self.put_off(rule, facts.now.mono),
-            State::Acting => self.interrupted(facts, rule, other_boot),
+            State::Acting => self.interrupted(facts, rule, other_boot, releases),
             State::Settling => self.settle(facts, rule),
             State::Exhausted if !raised => self.healed(facts, rule),
             State::Healed | State::Exhausted => {}
         }
     }
 
-    /// The agent ended while a step was under way. A reboot is judged by the boot id; the rest can't be known.
-    fn interrupted(&mut self, facts: Facts<'_>, rule: &str, other_boot: bool) {
+    /// The agent ended while a step was under way. A reboot is judged by the boot id, what it was to complete also by
+    /// the release that runs now; the rest can't be known.
+    fn interrupted(&mut self, facts: Facts<'_>, rule: &str, other_boot: bool, releases: &[Release]) {
         let Some(run) = self.runs.get(rule) else { return };
         if let Some(act) = run.act(facts.config) {
             let awaits_boot = act == Act::Reboot || run.stored.awaits_boot;
+            let target = act.target();
+            let back_in = run.stored.leaves.as_deref().filter(|left| releases.iter().any(|it| it.is(&target, left)));
             let (status, reason) = match (awaits_boot, other_boot) {
+                (true, true) if back_in.is_some() => (Status::Failed, Some(ROLLBACK_FAILED)),
                 (true, true) => (Status::Succeeded, None),
-                (true, false) => (Status::Failed, Some(Reason::SameBoot)),
-                (false, _) => (Status::Interrupted, Some(Reason::Interrupted)),
+                (true, false) => (Status::Failed, Some(Reason::SameBoot.word())),
+                (false, _) => (Status::Interrupted, Some(Reason::Interrupted.word())),
             };
-            self.steps.push_back(Step::Tell(run.event(rule, &act, status, reason.map(Reason::word))));
+            let detail = back_in.filter(|_| reason == Some(ROLLBACK_FAILED)).map(not_left);
+            let event = run.event(rule, &act, status, reason);
+            self.steps.push_back(Step::Tell(event.with_some("detail", detail.as_deref())));
         }
         self.settle(facts, rule);
     }
@@ -469,7 +487,8 @@ impl Remedies {
             return self.refused(facts, rule, &act, refusal);
         }
         run.enter(State::Acting, facts);
-        (run.stored.dry, run.stored.awaits_boot) = (false, false);
+        run.stored.dry = false;
+        (run.stored.awaits_boot, run.stored.leaves) = (false, None);
         run.admitted = Some(act.clone());
         let entry = run.entry(rule);
         self.steps.push_back(Step::Journal { rule: rule.to_owned(), entry, act });

@@ -146,7 +146,7 @@ impl Engine {
         let stamp = timeline.stamp(now.mono);
         let (rules, leftovers) = Rules::new(config.rules_in_force(), stamp, &recovered.state, events_last);
         let facts = remedies::Facts { now, config: &config, timeline: &timeline, stopping: false };
-        let remedies = Remedies::new(facts, &recovered.state, |rule| rules.is_raised(rule));
+        let remedies = Remedies::new(facts, &recovered.state, &identity.releases, |rule| rules.is_raised(rule));
         let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default(), was_clean);
         let (quarantine, found) = Quarantine::restore(now, stamp, &recovered.state, identity.quarantine);
 
@@ -177,7 +177,7 @@ impl Engine {
             faults: FaultLog::default(),
             store_faults: BTreeMap::new(),
             session,
-            commands: Commands::new(&recovered.state, careful, identity.boot),
+            commands: Commands::new(&recovered.state, careful, identity.boot, &identity.releases),
             remedies,
             reboot: None,
             quarantine,

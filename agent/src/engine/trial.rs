@@ -17,8 +17,8 @@ use super::budget::Spending;
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
 use super::keyed::{RELEASE_KEY, Write, write};
-use super::observation::{Release, Severity};
-use super::reboot::waits_for_boot;
+use super::observation::{RELEASE, Release, Severity};
+use super::reboot::{ROLLBACK_FAILED, not_left, waits_for_boot};
 use super::record::{Event, EventKind, Stamp, Status};
 use super::remedies::refusal;
 use super::time::{Mono, Now};
@@ -54,11 +54,24 @@ struct Trial {
     /// It was left already, or came in the place of one that was: it is not left again.
     #[n(2)]
     last_chance: bool,
+    /// It was left, and the next boot is to complete that.
+    #[n(3)]
+    #[cbor(default)]
+    awaits_boot: bool,
+}
+
+impl Stored {
+    /// The release that runs, as it was last read.
+    fn running(&self) -> &str {
+        self.trial.as_ref().map_or(&self.good, |trial| &trial.release)
+    }
 }
 
 #[derive(Debug)]
 struct Target {
     stored: Stored,
+    /// It was read since the agent started.
+    seen: bool,
     /// Since when nothing speaks against the release.
     healthy_since: Option<Mono>,
     course: Course,
@@ -111,7 +124,14 @@ pub(super) struct Releases {
 
 impl Target {
     const fn new(stored: Stored) -> Self {
-        Self { stored, healthy_since: None, course: Course::Watched, again: Again::new(), told: BTreeSet::new() }
+        Self {
+            stored,
+            seen: false,
+            healthy_since: None,
+            course: Course::Watched,
+            again: Again::new(),
+            told: BTreeSet::new(),
+        }
     }
 
     /// What is due.
@@ -233,15 +253,24 @@ impl Releases {
         self.targets.keys().filter_map(|target| self.entry(target)).collect()
     }
 
+    /// The release that runs of what an act works on, if that was read since the agent started.
+    pub(super) fn running(&self, act_target: &str) -> Option<&str> {
+        self.targets
+            .get(act_target.strip_prefix(RELEASE)?)
+            .filter(|known| known.seen)
+            .map(|known| known.stored.running())
+    }
+
     /// A release was seen.
     fn observe(&mut self, at: Stamp, Release { target, name }: &Release) -> Seen {
         let Some(known) = self.targets.get_mut(target) else {
             if self.targets.len() < TARGETS_MAX {
                 let stored = Stored { good: name.as_str().into(), trial: None };
-                self.targets.insert(target.clone(), Target::new(stored));
+                self.targets.insert(target.clone(), Target { seen: true, ..Target::new(stored) });
             }
             return Seen { changed: true, ..Seen::default() };
         };
+        known.seen = true;
         let Stored { good, trial } = &mut known.stored;
         if **good == **name {
             let changed = trial.take().is_some();
@@ -251,14 +280,20 @@ impl Releases {
         match trial {
             Some(trial) if *trial.release == **name => {
                 let changed = trial.begun.boot != at.boot;
+                let mut event = None;
                 if changed {
                     trial.begun = at;
+                    let is_back = std::mem::take(&mut trial.awaits_boot);
+                    event = is_back.then(|| {
+                        let event = tried(&leave(target), target, Status::Failed).with("reason", ROLLBACK_FAILED);
+                        event.with("detail", not_left(name).as_str())
+                    });
                 }
-                Seen { changed, ..Seen::default() }
+                Seen { changed, event, ..Seen::default() }
             }
             other => {
                 let last_chance = other.as_ref().is_some_and(|before| before.last_chance);
-                *other = Some(Trial { release: name.as_str().into(), begun: at, last_chance });
+                *other = Some(Trial { release: name.as_str().into(), begun: at, last_chance, awaits_boot: false });
                 known.healthy_since = None;
                 known.again = Again::new();
                 known.told.clear();
@@ -297,8 +332,9 @@ impl Releases {
     }
 
     /// That a release was left is completed by this reboot.
-    pub(super) fn awaits_boot(&mut self, target: &str, reboot: EffectId) {
+    fn awaits_boot(&mut self, target: &str, reboot: EffectId) {
         if let Some(known) = self.targets.get_mut(target) {
+            known.stored.trial.iter_mut().for_each(|trial| trial.awaits_boot = true);
             let failed = if let Course::Unbooted { failed } = known.course { failed } else { 0 };
             known.course = Course::Booting { reboot, failed };
         }
@@ -346,6 +382,12 @@ impl Engine {
                 self.record_event(now, event);
             }
         }
+    }
+
+    /// That a release was left is completed by this reboot, and the next boot tells whether it was.
+    pub(super) fn trial_awaits_boot(&mut self, target: &str, reboot: EffectId) {
+        self.releases.awaits_boot(target, reboot);
+        self.note_release(target);
     }
 
     /// Does what is due about releases on trial.
@@ -606,8 +648,7 @@ impl Engine {
 
     fn tell_release(&mut self, now: Now, name: &'static str, target: &str) {
         let Some(known) = self.releases.targets.get(target) else { return };
-        let release = known.stored.trial.as_ref().map_or(&known.stored.good, |trial| &trial.release);
-        let event = told(name, target, release);
+        let event = told(name, target, known.stored.running());
         self.record_event(now, event);
     }
 

@@ -11,7 +11,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{RunError, service};
 use crate::act::{Able, Actor};
-use crate::collect::{clock, printable, reboot};
+use crate::collect::{self, clock, printable, reboot};
 use crate::config::{AttributeValue, CheckedConfig};
 use crate::engine::Identity;
 use crate::engine::time::Unix;
@@ -50,6 +50,7 @@ pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity
         facts: facts(root, &release),
         able: actions,
         quarantine,
+        releases: collect::releases(&config.rollback, root),
         firmware: ["IMAGE_VERSION", "VERSION_ID"].iter().find_map(|key| release.get(*key).cloned()),
     })
 }

@@ -91,6 +91,9 @@ pub(super) struct Stored {
     #[n(11)]
     #[cbor(default)]
     pub(super) unannounced: bool,
+    /// The release that the next boot is to leave, where it is known.
+    #[n(12)]
+    pub(super) leaves: Option<Box<str>>,
 }
 
 impl Entry {
@@ -197,6 +200,7 @@ impl Stored {
             reported: true,
             boot: None,
             target: None,
+            leaves: None,
             issued_at: None,
             unannounced: false,
         }
@@ -214,6 +218,7 @@ impl Stored {
             reported: false,
             boot: None,
             target: None,
+            leaves: None,
             issued_at: Some(command.issued_at),
             unannounced: false,
         }

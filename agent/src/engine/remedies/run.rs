@@ -66,6 +66,10 @@ pub(super) struct Stored {
     #[n(11)]
     #[cbor(default)]
     pub(super) saves: Option<u32>,
+    /// The release that the boot is to leave which completes the step, where it is known.
+    #[n(12)]
+    #[cbor(default)]
+    pub(super) leaves: Option<Box<str>>,
 }
 
 impl Stored {
@@ -84,6 +88,7 @@ impl Stored {
             idle: true,
             exhausted: false,
             saves: None,
+            leaves: None,
         }
     }
 }

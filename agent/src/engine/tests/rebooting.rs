@@ -10,7 +10,7 @@ use super::invariants::error_batch;
 use super::world::{Got, World, config_with, outcome, restart};
 use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StopReason};
 use crate::engine::metric::Metric;
-use crate::engine::observation::ErrorBatch;
+use crate::engine::observation::{ErrorBatch, Release};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -209,6 +209,43 @@ fn a_command_to_roll_back_is_judged_by_the_next_boot_too() {
         let rebooted = world.got.iter().find(|got| got.body["name"] == "rebooted");
         let reason = rebooted.map(|got| got.body["reboot"]["reason"].clone());
         assert_eq!(reason, boots.then(|| "commanded".into()));
+    }
+}
+
+/// This slot of the firmware runs.
+fn runs(world: &mut World, slot: &str) {
+    world.releases = vec![Release { target: "firmware".into(), name: slot.into() }];
+    world.advance(2 * SECOND);
+}
+
+#[test]
+fn a_rollback_whose_boot_comes_up_in_what_it_was_to_leave_has_failed() {
+    for (slot, status) in [("A", "FAILED"), ("B", "SUCCEEDED")] {
+        let mut world = World::with(config_with("[rollback.firmware]\nkind = \"rauc\""));
+        runs(&mut world, "A");
+        world.acts_succeed = false;
+        world.command("r", "rollback", json!({"target": "firmware"}), 1);
+        world.settle();
+        let (id, _) = world.acts.pop().unwrap();
+        world.input(Input::ActDone { id, outcome: needs_reboot() });
+        world.advance(2 * SECOND);
+        runs(&mut world, slot);
+        world.reboot();
+        world.advance(10 * SECOND);
+        assert_eq!(world.statuses("r"), ["IN_PROGRESS", status], "{slot}");
+        let result = world.results("r").pop().unwrap();
+        let failed = ("rollback_failed".into(), "this is another boot, and A runs again".into());
+        assert_eq!((result["reason"].clone(), result["detail"].clone()) == failed, slot == "A", "{result}");
+
+        let (mut world, id) = rolling_back();
+        runs(&mut world, "A");
+        world.acts_succeed = true;
+        world.input(Input::ActDone { id, outcome: needs_reboot() });
+        world.advance(2 * SECOND);
+        runs(&mut world, slot);
+        world.reboot();
+        world.advance(10 * SECOND);
+        assert!(is(&told(&world), &[("rollback", "IN_PROGRESS"), ("rollback", status)]), "{slot}: {:?}", told(&world));
     }
 }
 

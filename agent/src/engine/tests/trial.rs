@@ -368,6 +368,21 @@ fn a_command_ends_the_trial_by_marking_the_release() {
 }
 
 #[test]
+fn a_release_that_was_left_and_that_the_next_boot_runs_again_is_told() {
+    for (runs_then, failed) in [("2.0", 1), ("1.0", 0)] {
+        let (mut world, _) = boots_back();
+        runs(&mut world, runs_then);
+        for _ in 0..2 {
+            world.reboot();
+            world.advance(MINUTE);
+        }
+        let told = world.got.iter().filter(|got| got.body["remediation"]["reason"] == "rollback_failed");
+        let seqs: std::collections::BTreeSet<_> = told.map(|got| got.body["seq"].as_u64()).collect();
+        assert_eq!(seqs.len(), failed, "{runs_then} runs");
+    }
+}
+
+#[test]
 fn a_rollback_that_the_red_button_took_back_or_somebody_held_off_spends_nothing() {
     let mut world = world_of(&CONFIG.replace("3/24h", "1/24h"));
     runs(&mut world, "2.0");

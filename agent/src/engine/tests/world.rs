@@ -195,7 +195,7 @@ impl World {
         self.trouble.late.clear();
         let ended_as = self.ended_as.take();
         let found = identity(self.boot, self.end_signs.clone());
-        let identity = Identity { ended_as, quarantine: self.in_force, ..found };
+        let identity = Identity { ended_as, quarantine: self.in_force, releases: self.releases.clone(), ..found };
         self.engine = Engine::new(self.now, self.config.clone(), identity, recovered);
         self.settle();
     }
@@ -552,5 +552,6 @@ pub(super) fn identity(boot: u8, end_signs: EndSigns) -> Identity {
         firmware: None,
         able: crate::config::Action::ALL.iter().copied().collect(),
         quarantine: None,
+        releases: Vec::new(),
     }
 }

@@ -221,12 +221,7 @@ impl Gateway {
                 _ => {}
             }
         }
-        let release = |Release { world, running, .. }: &Release| observation::Release {
-            target: world.target.clone(),
-            name: running.clone(),
-        };
-        let releases = self.releases.iter().filter(|release| release.is_told).map(release).collect();
-        Observation { points, releases, ..Observation::default() }
+        Observation { points, releases: self.told_releases(), ..Observation::default() }
     }
 
     /// What an auditor would say of it, with this configuration.
@@ -331,6 +326,15 @@ impl Gateway {
     /// The link that carries the route, by its place: the first that has coverage.
     pub(super) fn route(&self) -> Option<usize> {
         self.links.iter().position(Link::is_covered)
+    }
+
+    /// The releases that run, of what says so.
+    pub(super) fn told_releases(&self) -> Vec<observation::Release> {
+        let release = |Release { world, running, .. }: &Release| observation::Release {
+            target: world.target.clone(),
+            name: running.clone(),
+        };
+        self.releases.iter().filter(|release| release.is_told).map(release).collect()
     }
 
     /// The release that runs.

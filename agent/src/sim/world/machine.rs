@@ -137,6 +137,7 @@ impl World<'_> {
             firmware: self.gateway.firmware(),
             able: Action::ALL.iter().copied().collect(),
             quarantine: self.gateway.quarantined(),
+            releases: self.gateway.told_releases(),
         };
         self.left_alone_since.get_or_insert(self.at);
         self.times.clock_known_since = None;
