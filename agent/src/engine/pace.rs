@@ -89,9 +89,9 @@ impl Pace {
         (report, publish)
     }
 
-    /// The round of collection is over.
-    pub(super) fn observed(&mut self) {
-        self.observing = None;
+    /// The round of collection is over. When it began, if that is known.
+    pub(super) fn observed(&mut self) -> Option<Mono> {
+        self.observing.take()
     }
 
     /// Other intervals for a while. One that this command doesn't name, and another one did, keeps its own end, unless
