@@ -18,6 +18,9 @@ pub(super) struct Pace {
     observe_at: Mono,
     report_at: Mono,
     publish_at: Mono,
+    /// When it last reported and published, or began to wait for that.
+    reported: Mono,
+    published: Mono,
     /// When the round of collection began that is under way.
     observing: Option<Mono>,
     /// What commands have set instead of sample, report and publish, and until when.
@@ -47,6 +50,8 @@ impl Pace {
             observe_at: now,
             report_at: now.after(telemetry.report_interval),
             publish_at: now.after(telemetry.publish_interval),
+            reported: now,
+            published: now,
             observing: None,
             held: [None; 3],
             hasty: None,
@@ -58,7 +63,7 @@ impl Pace {
         let is_over = |held: &Option<Held>| held.is_some_and(|(_, until)| until <= now);
         if self.held.iter().any(is_over) {
             self.held.iter_mut().filter(|held| is_over(held)).for_each(|held| *held = None);
-            self.restart(now, telemetry);
+            self.retime(now, telemetry);
         }
         let (sample, report, publish) = self.intervals(telemetry);
         let mut due = Due::default();
@@ -70,11 +75,11 @@ impl Pace {
         }
         let (report_from, publish_from) = self.not_before();
         if report_from <= now {
-            self.report_at = next(self.report_at, now, report);
+            (self.report_at, self.reported) = (next(self.report_at, now, report), now);
             due.report = true;
         }
         if publish_from <= now {
-            self.publish_at = next(self.publish_at, now, publish);
+            (self.publish_at, self.published) = (next(self.publish_at, now, publish), now);
             due.publish = true;
         }
         due
@@ -106,7 +111,7 @@ impl Pace {
             };
             *held = wanted.map(|interval| (interval, until)).or(held.filter(fits));
         }
-        self.restart(now, telemetry);
+        self.retime(now, telemetry);
     }
 
     /// The intervals of sample, report and publish that hold instead of the configuration's, each with its end.
@@ -127,16 +132,25 @@ impl Pace {
     pub(super) fn slow_down(&mut self, now: Mono, slow: Option<Slowness>, telemetry: &Telemetry) {
         if self.slow != slow {
             self.slow = slow;
-            self.restart(now, telemetry);
+            self.retime(now, telemetry);
         }
     }
 
-    /// Begins the grid anew: the intervals have changed.
+    /// The intervals may have changed. What is due comes no later for it, however often they do: a report that was put
+    /// off each time would never come.
+    pub(super) fn retime(&mut self, now: Mono, telemetry: &Telemetry) {
+        let (_, report, publish) = self.intervals(telemetry);
+        self.observe_at = now;
+        self.report_at = self.report_at.min(self.reported.after(report).max(now));
+        self.publish_at = self.publish_at.min(self.published.after(publish).max(now));
+    }
+
+    /// Begins the grid anew: the interval was closed.
     pub(super) fn restart(&mut self, now: Mono, telemetry: &Telemetry) {
         let (_, report, publish) = self.intervals(telemetry);
         self.observe_at = now;
-        self.report_at = now.after(report);
-        self.publish_at = now.after(publish);
+        (self.report_at, self.publish_at) = (now.after(report), now.after(publish));
+        (self.reported, self.published) = (now, now);
     }
 
     /// How far apart rounds of collection and reports are at most, whether their intervals are the config's or others
@@ -249,6 +263,42 @@ mod tests {
         pace.poll(Mono(5_000), &telemetry());
         pace.observed();
         assert_eq!(pace.deadline(), Some(Mono(15_000)), "back on the config's grid");
+    }
+
+    #[test]
+    fn no_report_is_put_off_by_other_intervals_however_often_they_come() {
+        let secs = |secs| Some(Duration::from_secs(secs));
+        let none = Intervals { sample: None, report: None, publish: None, hold: Duration::from_secs(600) };
+        for again in [
+            Intervals { sample: secs(2), ..none },
+            Intervals { report: secs(60), ..none },
+            Intervals { report: secs(90), publish: secs(600), ..none },
+        ] {
+            let mut pace = Pace::new(Mono(0), &telemetry());
+            let reports = (0..12).filter(|n| {
+                pace.override_until(Mono(n * 20_000), again, &telemetry());
+                pace.observed();
+                pace.poll(Mono(n * 20_000), &telemetry());
+                pace.observed();
+                let is_due = pace.poll(Mono(n * 20_000), &telemetry()).report;
+                is_due || (pace.reported == Mono(n * 20_000) && *n > 0)
+            });
+            let at: Vec<u64> = reports.map(|n| n * 20).collect();
+            let slow = again.report == secs(90);
+            assert_eq!(at, if slow { vec![60, 160] } else { vec![60, 120, 180] }, "{again:?}");
+        }
+    }
+
+    #[test]
+    fn a_shorter_interval_ends_as_long_after_its_beginning() {
+        let mut pace = Pace::new(Mono(0), &telemetry());
+        let secs = |secs| Some(Duration::from_secs(secs));
+        let fast = Intervals { sample: secs(10), report: secs(30), publish: secs(30), hold: Duration::from_secs(600) };
+        pace.override_until(Mono(20_000), fast, &telemetry());
+        assert_eq!((pace.report_at, pace.publish_at), (Mono(30_000), Mono(30_000)));
+        let mut pace = Pace::new(Mono(0), &telemetry());
+        pace.override_until(Mono(50_000), fast, &telemetry());
+        assert_eq!(pace.report_at, Mono(50_000), "it is over by now");
     }
 
     #[test]

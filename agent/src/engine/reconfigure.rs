@@ -56,7 +56,7 @@ impl Engine {
 
     /// Hands the configuration to the parts that keep their share of it.
     fn apply(&mut self, now: Now) {
-        self.pace.restart(now.mono, &self.config.telemetry);
+        self.pace.retime(now.mono, &self.config.telemetry);
         self.incidents.set_settings(start::incident_settings(&self.config.collect.errors));
         self.link.set_settings(start::link_settings(&self.config));
         // First the ladders: one that goes with its rule has healed nothing.
