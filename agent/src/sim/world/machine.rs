@@ -29,7 +29,7 @@ const STRIKES_WITHIN: Duration = Duration::from_secs(5);
 /// Memory is looked at after so many instants: what grows without bound is still there then.
 const MEMORY_EVERY: u32 = 64;
 /// When this agent was built: nothing in a scenario is earlier.
-const BUILT: Unix = Unix(1_735_689_600_000);
+pub(super) const BUILT: Unix = Unix(1_735_689_600_000);
 
 /// The agent's process.
 pub(super) struct Agent {

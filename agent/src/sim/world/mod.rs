@@ -359,7 +359,7 @@ impl<'a> World<'a> {
     fn now(&mut self) -> Now {
         let mut now = self.clock.now(self.at, self.network.is_covered());
         now.wall.trusted |= self.trusts_any_clock();
-        if now.wall.trusted && self.agent.is_some() {
+        if now.doubted_before(machine::BUILT).wall.trusted && self.agent.is_some() {
             self.times.clock_known_since.get_or_insert(self.at);
         }
         if self.planted == Some(Planted::WallClockAge) {

@@ -90,7 +90,8 @@ fn a_clock_is_believed_as_the_configuration_says_and_wrong_dates_that_come_of_it
     };
     assert_eq!(came_of(None, "kernel"), (1, false), "nobody says that it is right");
     assert_eq!(came_of(None, "always"), (2, false));
-    assert_eq!(came_of(Some(Unix(0)), "always"), (1, true), "the command comes from the future");
+    assert_eq!(came_of(Some(Unix(0)), "always"), (1, false), "that is before the agent was built");
+    assert_eq!(came_of(Some(Unix(4_000_000_000_000)), "always"), (1, true), "the command has expired by then");
 }
 
 #[test]
