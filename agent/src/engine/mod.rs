@@ -346,7 +346,7 @@ impl Engine {
     }
 
     fn observed(&mut self, now: Now, result: Result<Observation, String>) {
-        let begun = self.pace.observed().unwrap_or(now.mono);
+        self.pace.observed();
         self.looks_until = None;
         match result {
             Ok(mut observation) => {
@@ -368,7 +368,7 @@ impl Engine {
                 self.record_events(now, events);
                 self.note_power(now, &observation);
                 self.note_inhibitors(now, &observation);
-                self.see_releases(now, begun, &observation.releases);
+                self.see_releases(now, &observation.releases);
                 self.judge(now, Round::Observed(Some(&observation)));
                 self.vitals.observe(observation.points);
                 let read = |is_on: bool| is_on.then_some(&self.vitals);

@@ -94,9 +94,9 @@ impl Pace {
         (report, publish)
     }
 
-    /// The round of collection is over. When it began, if that is known.
-    pub(super) fn observed(&mut self) -> Option<Mono> {
-        self.observing.take()
+    /// The round of collection is over.
+    pub(super) fn observed(&mut self) {
+        self.observing = None;
     }
 
     /// Other intervals for a while. One that this command doesn't name, and another one did, keeps its own end, unless

@@ -72,8 +72,6 @@ struct Target {
     stored: Stored,
     /// It was read since the agent started.
     seen: bool,
-    /// When whatever ran was marked good: the next look says what that was.
-    marked: Option<Mono>,
     /// Since when nothing speaks against the release.
     healthy_since: Option<Mono>,
     course: Course,
@@ -129,7 +127,6 @@ impl Target {
         Self {
             stored,
             seen: false,
-            marked: None,
             healthy_since: None,
             course: Course::Watched,
             again: Again::new(),
@@ -264,8 +261,8 @@ impl Releases {
             .map(|known| known.stored.running())
     }
 
-    /// A release was seen, by a look that began then.
-    fn observe(&mut self, at: Stamp, begun: Mono, Release { target, name }: &Release) -> Seen {
+    /// A release was seen.
+    fn observe(&mut self, at: Stamp, Release { target, name }: &Release) -> Seen {
         let Some(known) = self.targets.get_mut(target) else {
             if self.targets.len() < TARGETS_MAX {
                 let stored = Stored { good: name.as_str().into(), trial: None };
@@ -274,8 +271,6 @@ impl Releases {
             return Seen { changed: true, ..Seen::default() };
         };
         known.seen = true;
-        // What was read before it was marked may be another.
-        let is_marked = known.marked.take_if(|marked| begun >= *marked).is_some();
         let Stored { good, trial } = &mut known.stored;
         if **good == **name {
             let changed = trial.take().is_some();
@@ -283,10 +278,6 @@ impl Releases {
             return Seen { changed, before: known.stay(), event };
         }
         match trial {
-            _ if is_marked => {
-                known.stored = Stored { good: name.as_str().into(), trial: None };
-                Seen { changed: true, before: known.stay(), event: Some(told("release_good", target, name)) }
-            }
             Some(trial) if *trial.release == **name => {
                 let changed = trial.begun.boot != at.boot;
                 let mut event = None;
@@ -377,10 +368,10 @@ impl Releases {
 
 impl Engine {
     /// The releases that run were read.
-    pub(super) fn see_releases(&mut self, now: Now, begun: Mono, releases: &[Release]) {
+    pub(super) fn see_releases(&mut self, now: Now, releases: &[Release]) {
         let at = self.timeline.stamp(now.mono);
         for release in releases.iter().take(TARGETS_MAX) {
-            let Seen { changed, before, event } = self.releases.observe(at, begun, release);
+            let Seen { changed, before, event } = self.releases.observe(at, release);
             if changed {
                 self.note_release(&release.target);
             }
@@ -590,10 +581,9 @@ impl Engine {
         Some(target)
     }
 
-    /// What was on trial is good, and so is what has come in its place and wasn't seen yet.
+    /// What was on trial is good.
     fn marked(&mut self, now: Now, target: &str) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
-        known.marked = Some(now.mono);
         if let Some(Trial { release, .. }) = known.stored.trial.take() {
             known.stored.good = release;
             self.tell_release(now, "release_good", target);

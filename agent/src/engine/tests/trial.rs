@@ -368,32 +368,6 @@ fn a_command_ends_the_trial_by_marking_the_release() {
 }
 
 #[test]
-fn a_release_that_was_marked_before_it_was_looked_at_is_good_and_the_next_one_is_on_trial() {
-    let mut world = world();
-    world.set(Metric::HostMemUsed, Some(95.0));
-    world.advance(3 * SECOND);
-    runs(&mut world, "2.0");
-    world.command("m", "mark_good", serde_json::json!({"target": "app"}), 1);
-    world.settle();
-    assert_eq!((world.statuses("m").last().unwrap().as_str(), told(&world)), ("SUCCEEDED", vec![]));
-    world.advance(60 * MINUTE);
-    assert_eq!((world.acted.clone(), told(&world)), (vec![mark()], vec!["release_good 2.0".into()]));
-    runs(&mut world, "3.0");
-    world.advance(2 * SECOND);
-    assert_eq!(told(&world), ["release_good 2.0", "release_on_trial 3.0"]);
-}
-
-#[test]
-fn what_a_mark_says_of_the_good_release_says_nothing_of_the_next_one() {
-    let mut world = world();
-    world.command("m", "mark_good", serde_json::json!({"target": "app"}), 1);
-    world.advance(MINUTE);
-    runs(&mut world, "2.0");
-    world.advance(MINUTE);
-    assert_eq!((world.acted.clone(), told(&world)), (vec![mark()], vec!["release_on_trial 2.0".into()]));
-}
-
-#[test]
 fn a_release_that_was_left_and_that_the_next_boot_runs_again_is_told() {
     for (runs_then, failed) in [("2.0", 1), ("1.0", 0)] {
         let (mut world, _) = boots_back();
