@@ -19,8 +19,8 @@ use crate::engine::io::{Recovered, StoreFault, StoreLoss, StoreOp, StoreReply, S
 use crate::engine::record::Class;
 use crate::engine::time::Unix;
 use crate::store::{
-    COMMIT_OVERHEAD_BYTES, ENTRY_BYTES, RESERVE_PART_BYTES, STATE_VALUE_BYTES_MAX, reserve_bytes, reserve_to_hold,
-    segment_bytes,
+    COMMIT_OVERHEAD_BYTES, ENTRY_BYTES, RESERVE_PART_BYTES, Room, STATE_VALUE_BYTES_MAX, reserve_bytes,
+    reserve_to_hold, segment_bytes,
 };
 
 /// How much the state's file grows by a write, beside what is written: measured with sled 0.34.
@@ -329,7 +329,8 @@ impl Disk {
 
     fn hold_reserve(&mut self, given: u64) {
         let (held, most) = (self.state.reserve, self.state.reserve_bytes_max);
-        self.state.reserve = reserve_to_hold(held, given, self.free_bytes(), most);
+        let room = Room { free: self.free_bytes(), size: self.bytes };
+        self.state.reserve = reserve_to_hold(held, given, room, most);
     }
 
     fn reopen(&mut self, left: [Left; Class::COUNT]) -> Recovered {

@@ -43,7 +43,7 @@ pub(crate) use self::{
     cursor::CURSOR_BYTES,
     log::{DRAINED_BYTES_MIN, WRITE_BUFFER_BYTES},
     segment::{FRAME_BYTES, HEADER_BYTES},
-    state::{COMMIT_OVERHEAD_BYTES, RESERVE_PART_BYTES, reserve_bytes, reserve_to_hold},
+    state::{COMMIT_OVERHEAD_BYTES, RESERVE_PART_BYTES, Room, reserve_bytes, reserve_to_hold},
     waiting::ENTRY_BYTES,
 };
 
@@ -251,7 +251,7 @@ impl Store {
 
     fn look_for_space(&mut self) {
         // Where the file system doesn't tell, none is the careful answer.
-        self.free_bytes = state::free_bytes(&self.settings.path).unwrap_or(0);
+        self.free_bytes = state::room(&self.settings.path).unwrap_or_default().free;
     }
 
     /// Every log is tried, so that one on a bad block doesn't hold up the others; the first failure is told.

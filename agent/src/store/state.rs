@@ -48,7 +48,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 use self::reserve::Reserve;
 #[cfg(feature = "simulate")]
 pub(crate) use self::reserve::reserve_to_hold;
-pub(crate) use self::reserve::{RESERVE_PART_BYTES, reserve_bytes};
+pub(crate) use self::reserve::{RESERVE_PART_BYTES, Room, reserve_bytes};
 pub(super) use self::rewrite::IMAGE_FILE;
 
 pub(super) const DIR: &str = "state";
@@ -169,7 +169,7 @@ impl State {
             state.rewrite_if_overgrown();
         }
         // Also where it did not open: that is tried again, and needs room then.
-        state.reserve.keep(state.free_bytes());
+        state.reserve.keep(state.disk());
         let entries = entries?;
         if let Some(what) = entries.get(STATE_LOST_KEY) {
             let what = String::from_utf8_lossy(what).into_owned();
@@ -210,7 +210,7 @@ impl State {
         if committed.is_ok() {
             self.rewrite_if_overgrown();
         }
-        self.reserve.keep(self.free_bytes());
+        self.reserve.keep(self.disk());
         self.measure();
         committed?;
         self.written_bytes += COMMIT_OVERHEAD_BYTES;
@@ -367,7 +367,12 @@ impl State {
     }
 
     fn free_bytes(&self) -> u64 {
-        free_bytes(&self.root).unwrap_or(0)
+        self.disk().free
+    }
+
+    /// Where the file system doesn't tell, there is none: that is the careful answer.
+    fn disk(&self) -> Room {
+        room(&self.root).unwrap_or_default()
     }
 
     pub(super) fn measure(&mut self) {
@@ -384,10 +389,11 @@ impl Drop for State {
     }
 }
 
-/// Bytes free for us on the file system that holds `path` (statvfs(3), f_bavail: not what is reserved for root).
-pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
+/// The room on the file system that holds `path` (statvfs(3); free is f_bavail: not what is reserved for root).
+pub(super) fn room(path: &Path) -> io::Result<Room> {
     let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    let [free, size] = [stat.f_bavail, stat.f_blocks].map(|blocks| blocks.saturating_mul(stat.f_frsize));
+    Ok(Room { free, size })
 }
 
 /// Drops what holds a database: sled flushes and syncs then, and may panic there as anywhere.

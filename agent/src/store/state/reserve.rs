@@ -14,8 +14,20 @@ pub(super) const RESERVE_BYTES_MAX: u64 = 2 * 1024 * 1024;
 const SMALL_RESERVE_SHARE: u64 = 4;
 /// It grows only to this part of what is free: on a disk just freed it would take the room again.
 const FREE_SHARE: u64 = 4;
+/// And to less than all of it only where so much of the disk is free: it is a small one then, and not one that others
+/// have filled.
+const SMALL_DISK_SHARE: u64 = 2;
 /// How much is given at a time.
 pub(crate) const RESERVE_PART_BYTES: u64 = super::rewrite::SLED_SEGMENT_BYTES;
+
+/// How much room a disk has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Room {
+    /// Bytes that are free for us.
+    pub(crate) free: u64,
+    /// Bytes in all.
+    pub(crate) size: u64,
+}
 
 /// The reserve of one state.
 #[derive(Debug)]
@@ -31,12 +43,16 @@ pub(crate) const fn reserve_bytes(max_bytes: u64) -> u64 {
     if max_bytes < 2 * RESERVE_BYTES_MAX { max_bytes / SMALL_RESERVE_SHARE } else { RESERVE_BYTES_MAX }
 }
 
-/// How much to hold of `bytes_max`, where `held` bytes are, some were `given`, and so many are `free`.
-pub(crate) fn reserve_to_hold(held: u64, given: u64, free: u64, bytes_max: u64) -> u64 {
-    let back = held + given.min(free);
-    let share = (held + free) / FREE_SHARE;
-    // By whole parts: not a little each time that a little more is free.
-    let grown = if share < bytes_max { share - share % RESERVE_PART_BYTES } else { bytes_max };
+/// How much to hold of `bytes_max`, where `held` bytes are, some were `given`, and the disk has this room.
+pub(crate) fn reserve_to_hold(held: u64, given: u64, disk: Room, bytes_max: u64) -> u64 {
+    let back = held + given.min(disk.free);
+    let share = (held + disk.free) / FREE_SHARE;
+    let grown = match share {
+        share if share >= bytes_max => bytes_max,
+        // By whole parts: not a little each time that a little more is free.
+        share if disk.free >= disk.size / SMALL_DISK_SHARE => share - share % RESERVE_PART_BYTES,
+        _ => 0,
+    };
     back.max(grown).min(bytes_max)
 }
 
@@ -66,11 +82,11 @@ impl Reserve {
         is_given
     }
 
-    /// Holds again what was given and is still `free`, and more where there is plenty. Without it the agent works as
+    /// Holds again what was given and is still free, and more where there is plenty. Without it the agent works as
     /// well, until the disk is full; so a failure is no more than that.
-    pub(super) fn keep(&mut self, free: u64) {
+    pub(super) fn keep(&mut self, disk: Room) {
         let held = self.bytes();
-        let hold = reserve_to_hold(held, std::mem::take(&mut self.given), free, self.bytes_max);
+        let hold = reserve_to_hold(held, std::mem::take(&mut self.given), disk, self.bytes_max);
         if hold < held {
             // The store may take less than it might when this was made.
             let _ = self.cut(hold);
@@ -114,6 +130,16 @@ mod tests {
 
     const MIB: u64 = 1024 * 1024;
 
+    /// A disk that nobody else has written to.
+    const fn empty(bytes: u64) -> Room {
+        Room { free: bytes, size: bytes }
+    }
+
+    /// One of which so much is left.
+    const fn filled(free: u64) -> Room {
+        Room { free, size: 256 * MIB }
+    }
+
     #[test]
     fn the_reserve_of_a_small_store_leaves_room_for_records() {
         assert_eq!(reserve_bytes(64 << 20), RESERVE_BYTES_MAX);
@@ -122,33 +148,34 @@ mod tests {
 
     #[test]
     fn of_a_small_disk_a_smaller_part_is_held_and_none_of_one_that_is_nearly_full() {
-        let held_of = |free| reserve_to_hold(0, 0, free, 2 * MIB);
-        assert_eq!([1, 2, 6, 8, 100].map(|mib| held_of(mib * MIB) / 1024), [0, 512, 1536, 2048, 2048]);
-        assert_eq!(reserve_to_hold(MIB, 0, 0, 2 * MIB), MIB, "what is held stays held");
+        let held_of = |disk| reserve_to_hold(0, 0, disk, 2 * MIB) / 1024;
+        assert_eq!([1, 2, 6, 8, 100].map(|mib| held_of(empty(mib * MIB))), [0, 512, 1536, 2048, 2048]);
+        assert_eq!([1, 5, 7, 8].map(|mib| held_of(filled(mib * MIB))), [0, 0, 0, 2048]);
+        assert_eq!(reserve_to_hold(MIB, 0, filled(0), 2 * MIB), MIB, "what is held stays held");
     }
 
     #[test]
     fn what_was_given_and_not_used_is_held_again_however_full_the_disk_is() {
-        assert_eq!(reserve_to_hold(MIB, MIB, 300_000, 2 * MIB), MIB + 300_000);
-        assert_eq!(reserve_to_hold(MIB, 300_000, MIB, 2 * MIB), MIB + 300_000);
+        assert_eq!(reserve_to_hold(MIB, MIB, filled(300_000), 2 * MIB), MIB + 300_000);
+        assert_eq!(reserve_to_hold(MIB, 300_000, filled(MIB), 2 * MIB), MIB + 300_000);
     }
 
     #[test]
     fn a_reserve_made_for_a_larger_store_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         let mut reserve = Reserve::new(path_in(dir.path()), 2 * MIB);
-        reserve.keep(100 * MIB);
+        reserve.keep(empty(100 * MIB));
         assert_eq!(reserve.bytes(), 2 * MIB);
         let mut smaller = Reserve::new(path_in(dir.path()), MIB / 4);
-        smaller.keep(0);
+        smaller.keep(filled(0));
         assert_eq!(smaller.bytes(), MIB / 4);
     }
 
     #[test]
     fn a_reserve_made_for_a_smaller_store_grows_where_there_is_room() {
         let dir = tempfile::tempdir().unwrap();
-        Reserve::new(path_in(dir.path()), MIB / 4).keep(100 * MIB);
+        Reserve::new(path_in(dir.path()), MIB / 4).keep(empty(100 * MIB));
         let mut larger = Reserve::new(path_in(dir.path()), 2 * MIB);
-        assert_eq!([0, 100 * MIB].map(|free| (larger.keep(free), larger.bytes()).1), [MIB / 4, 2 * MIB]);
+        assert_eq!([0, 100 * MIB].map(|free| (larger.keep(filled(free)), larger.bytes()).1), [MIB / 4, 2 * MIB]);
     }
 }
