@@ -8,7 +8,6 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::values::shown;
-
 use crate::gather::gather;
 
 /// A place in a file; line and column count from 1.

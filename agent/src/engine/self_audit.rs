@@ -12,7 +12,6 @@ use super::observation::{Audited, Finding, Severity};
 use super::record::{Event, EventKind};
 use super::template::cut_at;
 use super::time::Mono;
-
 use crate::gather::gather;
 
 /// A gateway that has just booted has other things to do.

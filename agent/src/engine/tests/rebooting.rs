@@ -185,17 +185,22 @@ fn a_rollback_whose_boot_never_came_has_failed() {
     assert!(told.contains(&("rollback".into(), "FAILED".into())), "{told:?}");
 }
 
+/// A command "r" has rolled the firmware back, and the boot that completes it is ordered.
+fn roll_back_by_command(world: &mut World) {
+    world.acts_succeed = false;
+    world.command("r", "rollback", json!({"target": "firmware"}), 1);
+    world.settle();
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: needs_reboot() });
+    world.advance(2 * SECOND);
+}
+
 #[test]
 fn a_command_to_roll_back_is_judged_by_the_next_boot_too() {
     for (boots, status) in [(true, "SUCCEEDED"), (false, "FAILED")] {
         let mut world = World::with(config_with("[rollback.firmware]\nkind = \"rauc\""));
         world.advance(SECOND);
-        world.acts_succeed = false;
-        world.command("r", "rollback", json!({"target": "firmware"}), 1);
-        world.settle();
-        let (id, _) = world.acts.pop().unwrap();
-        world.input(Input::ActDone { id, outcome: needs_reboot() });
-        world.advance(2 * SECOND);
+        roll_back_by_command(&mut world);
         assert_eq!(world.statuses("r"), ["IN_PROGRESS"]);
         if boots {
             world.reboot();
@@ -223,12 +228,7 @@ fn a_rollback_whose_boot_comes_up_in_what_it_was_to_leave_has_failed() {
     for (slot, status) in [("A", "FAILED"), ("B", "SUCCEEDED")] {
         let mut world = World::with(config_with("[rollback.firmware]\nkind = \"rauc\""));
         runs(&mut world, "A");
-        world.acts_succeed = false;
-        world.command("r", "rollback", json!({"target": "firmware"}), 1);
-        world.settle();
-        let (id, _) = world.acts.pop().unwrap();
-        world.input(Input::ActDone { id, outcome: needs_reboot() });
-        world.advance(2 * SECOND);
+        roll_back_by_command(&mut world);
         runs(&mut world, slot);
         world.reboot();
         world.advance(10 * SECOND);
