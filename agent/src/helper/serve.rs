@@ -236,7 +236,8 @@ async fn perform(link: &Link, order: Order, actor: &Actor) -> ActOutcome {
         }
     };
     let reason = outcome.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    tracing::info!("{what} for {trigger} ended: {}{reason}", outcome.status.status().word());
+    let detail = outcome.detail.as_deref().map(|detail| format!(": {}", plain(detail))).unwrap_or_default();
+    tracing::info!("{what} for {trigger} ended: {}{reason}{detail}", outcome.status.status().word());
     outcome
 }
 
