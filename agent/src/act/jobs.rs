@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use zbus::Connection;
-use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::zvariant::OwnedObjectPath;
 
-use super::systemd::{ListedUnit, ServiceProxy, SystemdProxy, UnitProxy, connect};
+use super::systemd::{Jobs, ListedUnit, ServiceProxy, SystemdProxy, connect, service_at, unit_at};
 use crate::config::UnitName;
 
 /// How long all jobs together may take: as long as systemd gives one unit by default.
@@ -110,7 +109,7 @@ fn ended_badly(service: &str, status: i32) -> String {
 async fn proxy_of(service: &str) -> zbus::Result<ServiceProxy<'static>> {
     let connection = connect().await?;
     let path = SystemdProxy::new(&connection).await?.load_unit(service).await?;
-    ServiceProxy::builder(&connection).path(path)?.build().await
+    service_at(&connection, path).await
 }
 
 async fn within<T>(work: impl Future<Output = zbus::Result<T>>) -> Result<T, String> {
@@ -124,8 +123,7 @@ async fn run_over(job: Job, units: &[&str]) -> zbus::Result<Vec<String>> {
     let connection = connect().await?;
     let systemd = SystemdProxy::new(&connection).await?;
     // Before the jobs are queued: they may be over before the answer is here.
-    systemd.subscribe().await?;
-    let mut removed = systemd.receive_job_removed().await?;
+    let mut jobs = Jobs::watch(&systemd).await?;
     let (mut waiting, mut wrong) = (BTreeMap::new(), Vec::new());
     for unit in units {
         match queue(&systemd, job, unit).await {
@@ -134,13 +132,10 @@ async fn run_over(job: Job, units: &[&str]) -> zbus::Result<Vec<String>> {
         }
     }
     while !waiting.is_empty() {
-        let Some(signal) = removed.next().await else {
-            return Err(zbus::Error::Failure("the bus went away before the jobs were over".into()));
-        };
-        let args = signal.args()?;
-        if let Some(unit) = waiting.remove(args.job.as_str()) {
-            if args.result != "done" {
-                wrong.push(format!("{unit}: its job ended as {}", args.result));
+        let (ended, result) = jobs.next().await?;
+        if let Some(unit) = waiting.remove(ended.as_str()) {
+            if result != "done" {
+                wrong.push(format!("{unit}: its job ended as {result}"));
             } else if job == Job::ReloadOrRestart {
                 // A condition that doesn't hold ends a job well, too.
                 let state = state_of(&connection, &systemd, unit).await?;
@@ -163,5 +158,5 @@ async fn queue(systemd: &SystemdProxy<'_>, job: Job, unit: &str) -> zbus::Result
 
 async fn state_of(connection: &Connection, systemd: &SystemdProxy<'_>, unit: &str) -> zbus::Result<String> {
     let path = systemd.load_unit(unit).await?;
-    UnitProxy::builder(connection).path(path)?.build().await?.active_state().await
+    unit_at(connection, path).await?.active_state().await
 }

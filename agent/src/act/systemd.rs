@@ -9,10 +9,12 @@ use std::time::Duration;
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
 use tokio::time::{sleep, timeout};
-use zbus::Connection;
 use zbus::connection::Builder;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
+use zbus::message::Type;
+use zbus::proxy::CacheProperties;
 use zbus::zvariant::{OwnedObjectPath, Value};
+use zbus::{Connection, MatchRule, MessageStream};
 
 use crate::config::UnitName;
 use crate::engine::io::ActOutcome;
@@ -27,6 +29,9 @@ const HELLO_MAX: Duration = Duration::from_secs(5);
 /// For how long the bus is tried before it counts as not there: dbus may be starting, too.
 const BUS_RETRY_FOR: Duration = Duration::from_secs(5);
 
+/// How many ends of jobs may wait to be read, of whatever unit: with one more, all that comes over the bus is held up.
+/// An order that is answered at once stays far below; zbus's own 64 are filled by a target that stops.
+const ENDS_QUEUED_MAX: usize = 1024;
 /// How long systemd may take to say whether the machine reboots: who asks is being stopped.
 const JOBS_MAX: Duration = Duration::from_millis(500);
 /// The units whose start is a reboot (systemd.special(7)).
@@ -243,18 +248,17 @@ async fn open(bus: Builder<'_>, within: Duration) -> zbus::Result<Connection> {
 async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<ActOutcome> {
     let systemd = SystemdProxy::new(connection).await?;
     let path = systemd.load_unit(unit.as_str()).await?;
-    let state = UnitProxy::builder(connection).path(path.clone())?.build().await?;
+    let state = unit_at(connection, path.clone()).await?;
     match state.load_state().await?.as_str() {
         "loaded" => {}
         "not-found" => return Ok(ActOutcome::failed("no_such_unit", format!("systemd knows no unit {unit}"))),
         other => return Ok(ActOutcome::failed("unit_not_loaded", format!("{unit} is {other}"))),
     }
     // Before the job is queued: it may be over before the answer is here.
-    systemd.subscribe().await?;
-    let mut removed = systemd.receive_job_removed().await?;
-    let restart = async {
+    let mut jobs = Jobs::watch(&systemd).await?;
+    let restart = async move {
         let job = systemd.restart_unit(unit.as_str(), "replace").await?;
-        result_of(&mut removed, &job).await
+        jobs.end_of(&job).await
     };
     let result = match restart.await {
         Ok(result) => result,
@@ -266,27 +270,50 @@ async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<
     settle(connection, unit, &path, &state).await
 }
 
-/// Looks at the unit until it is what it will be: the same at two looks. A job is over before that where the unit
-/// restarts by itself, or fails as soon as it runs; and between the states that one look asks for it may change.
+/// Looks at the unit until it is what it will be: inactive or failed, or active at two looks. A job is over before that
+/// where the unit restarts by itself, or fails as soon as it runs. One that goes on coming and going is what it is when
+/// it is active for the second time, however long that goes on.
 async fn settle(
     connection: &Connection,
     unit: &UnitName,
     path: &OwnedObjectPath,
     state: &UnitProxy<'_>,
 ) -> zbus::Result<ActOutcome> {
-    let service = ServiceProxy::builder(connection).path(path.clone())?.build().await?;
-    let mut before = None;
+    let service = service_at(connection, path.clone()).await?;
+    let mut was_active = false;
     loop {
-        let (active, sub) = (state.active_state().await?, state.sub_state().await?);
-        let is_settled = matches!(active.as_str(), "active" | "inactive" | "failed");
-        let look = Some((active.clone(), sub.clone()));
-        if is_settled && before == look {
+        let (active, sub) = look(state).await?;
+        let is_active = active == "active";
+        if is_active && was_active || matches!(active.as_str(), "inactive" | "failed") {
             let service = Service::of(&service).await.ok();
             return Ok(verdict(unit, &active, &sub, service.as_ref()));
         }
-        before = look;
+        was_active |= is_active;
         sleep(LOOK_EVERY).await;
     }
+}
+
+/// `ActiveState` and `SubState` of one moment: they are two answers, between which a unit may change.
+async fn look(state: &UnitProxy<'_>) -> zbus::Result<(String, String)> {
+    let mut active = state.active_state().await?;
+    loop {
+        let sub = state.sub_state().await?;
+        let still = state.active_state().await?;
+        if still == active {
+            return Ok((active, sub));
+        }
+        active = still;
+    }
+}
+
+/// Whose properties are asked for one by one: a proxy that keeps them asks for all hundred, and has changes told.
+pub(super) async fn unit_at(connection: &Connection, path: OwnedObjectPath) -> zbus::Result<UnitProxy<'static>> {
+    UnitProxy::builder(connection).path(path)?.cache_properties(CacheProperties::No).build().await
+}
+
+/// The same of what makes it a service.
+pub(super) async fn service_at(connection: &Connection, path: OwnedObjectPath) -> zbus::Result<ServiceProxy<'static>> {
+    ServiceProxy::builder(connection).path(path)?.cache_properties(CacheProperties::No).build().await
 }
 
 /// What a service says of itself (systemd.service(5)).
@@ -339,15 +366,45 @@ fn verdict(unit: &UnitName, active: &str, sub: &str, service: Option<&Service>) 
     )
 }
 
-/// How a job ended, in systemd's word.
-pub(super) async fn result_of(removed: &mut JobRemovedStream, job: &OwnedObjectPath) -> zbus::Result<String> {
-    while let Some(signal) = removed.next().await {
-        let args = signal.args()?;
-        if args.job == *job {
-            return Ok(args.result.to_owned());
+/// The ends of all jobs, from when this was made on.
+pub(super) struct Jobs(MessageStream);
+
+impl Jobs {
+    pub(super) async fn watch(systemd: &SystemdProxy<'_>) -> zbus::Result<Self> {
+        let proxy = systemd.inner();
+        let rule = MatchRule::builder()
+            .msg_type(Type::Signal)
+            .sender(proxy.destination().clone())?
+            .path(proxy.path().clone())?
+            .interface(proxy.interface().clone())?
+            .member("JobRemoved")?
+            .build();
+        let ends = MessageStream::for_match_rule(rule, proxy.connection(), Some(ENDS_QUEUED_MAX)).await?;
+        systemd.subscribe().await?;
+        Ok(Self(ends))
+    }
+
+    /// The next that ends: which, and how in systemd's word.
+    pub(super) async fn next(&mut self) -> zbus::Result<(OwnedObjectPath, String)> {
+        loop {
+            let Some(message) = self.0.next().await else {
+                return Err(zbus::Error::Failure("the bus went away before the job was over".into()));
+            };
+            if let Some(signal) = JobRemoved::from_message(message?) {
+                let end = signal.args()?;
+                return Ok((end.job.clone(), end.result.to_owned()));
+            }
         }
     }
-    Err(zbus::Error::Failure("the bus went away before the job was over".into()))
+
+    pub(super) async fn end_of(&mut self, job: &OwnedObjectPath) -> zbus::Result<String> {
+        loop {
+            let (ended, result) = self.next().await?;
+            if ended == *job {
+                return Ok(result);
+            }
+        }
+    }
 }
 
 /// What was begun on a unit goes on, though the bus is gone that would have told its end. A refusal stays one.

@@ -16,7 +16,7 @@ use zbus::zvariant::{Fd, OwnedObjectPath, Value};
 
 use super::program::{DRAIN_MAX, ENVIRONMENT, Output, Program, TERM_GRACE};
 use super::runbook::resolve;
-use super::systemd::{JobRemovedStream, ServiceProxy, SystemdProxy, connect, lost, refused, result_of};
+use super::systemd::{Jobs, SystemdProxy, connect, lost, refused, service_at};
 use crate::engine::io::ActOutcome;
 
 /// The unit that is to be stopped with the runbook's: the helper's own.
@@ -78,8 +78,7 @@ async fn run_over(
     let began = Instant::now();
     let systemd = SystemdProxy::new(connection).await?;
     // Before the job is queued: it may be over before the answer is here.
-    systemd.subscribe().await?;
-    let mut removed = systemd.receive_job_removed().await?;
+    let mut jobs = Jobs::watch(&systemd).await?;
     let unit = format!("fieldmedic-runbook-{:016x}.service", fastrand::u64(..));
     let (into, mut said) = pipe::pipe()?;
     let job = {
@@ -90,7 +89,7 @@ async fn run_over(
     let mut output = Output::new(program.tail_max, progress);
     let end = match job {
         Ok(job) => {
-            let mut ending = std::pin::pin!(ending(&systemd, &mut removed, &unit, &job, within, &mut canceled));
+            let mut ending = std::pin::pin!(ending(&systemd, &mut jobs, &unit, &job, within, &mut canceled));
             tokio::select! {
                 end = &mut ending => end,
                 () = output.read(&mut said) => ending.await,
@@ -167,21 +166,21 @@ fn properties<'a>(
 /// Waits for the end, and brings it about where it is due.
 async fn ending(
     systemd: &SystemdProxy<'_>,
-    removed: &mut JobRemovedStream,
+    jobs: &mut Jobs,
     unit: &str,
     job: &OwnedObjectPath,
     within: Duration,
     canceled: &mut oneshot::Receiver<()>,
 ) -> zbus::Result<End> {
     let end = tokio::select! {
-        result = result_of(removed, job) => return result.map(End::Over),
+        result = jobs.end_of(job) => return result.map(End::Over),
         () = sleep(within) => End::TimedOut,
         // An error means that nobody can cancel any more.
         Ok(()) = canceled => End::Canceled,
     };
     let stop = systemd.stop_unit(unit, "replace").await?;
     // Whether it is gone by then or not, what follows is the same.
-    let _ = timeout(STOP_MAX, result_of(removed, &stop)).await;
+    let _ = timeout(STOP_MAX, jobs.end_of(&stop)).await;
     Ok(end)
 }
 
@@ -198,7 +197,7 @@ async fn failure(
     job_result: &str,
 ) -> zbus::Result<ActOutcome> {
     let path = systemd.load_unit(unit).await?;
-    let service = ServiceProxy::builder(connection).path(path)?.build().await?;
+    let service = service_at(connection, path).await?;
     let (result, status) = (service.result().await?, service.exec_main_status().await?);
     Ok(match result.as_str() {
         "exit-code" => ActOutcome::failed("exit_code", format!("exit code {status}")),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 use zbus::Connection;
+use zbus::proxy::CacheProperties;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath};
 
 use crate::act::systemd::{connect, is_unanswered};
@@ -96,9 +97,14 @@ async fn find_over(connection: Connection, interface: &str, is_modems: bool) -> 
         found = modem(&connection, &manager, interface).await?;
     }
     let Some(device) = found else { return Ok(None) };
-    let proxy = DeviceProxy::builder(&connection).path(device.clone())?.build().await?;
+    let proxy = device_at(&connection, &device).await?;
     let is_managed = unless_refused(proxy.state().await)?.is_some_and(|state| state >= STATE_UNAVAILABLE);
     Ok(is_managed.then_some(Managed { connection, device }))
+}
+
+/// Whose properties are asked for one by one: what a proxy keeps of them is as old as the last change that was told.
+async fn device_at<'a>(connection: &Connection, path: &'a OwnedObjectPath) -> zbus::Result<DeviceProxy<'a>> {
+    DeviceProxy::builder(connection).path(path)?.cache_properties(CacheProperties::No).build().await
 }
 
 /// The only modem that NetworkManager has, or the one whose control port is called after the interface.
@@ -109,7 +115,7 @@ async fn modem(
 ) -> zbus::Result<Option<OwnedObjectPath>> {
     let mut modems = Vec::new();
     for path in unless_refused(manager.get_devices().await)?.into_iter().flatten().take(DEVICES_MAX) {
-        let device = DeviceProxy::builder(connection).path(path.clone())?.build().await?;
+        let device = device_at(connection, &path).await?;
         // One that has gone meanwhile is none.
         if unless_refused(device.device_type().await)? == Some(TYPE_MODEM) {
             modems.extend(unless_refused(device.interface().await)?.map(|port| (path, port)));
@@ -148,11 +154,14 @@ impl Managed {
 async fn activate(connection: &Connection, path: &OwnedObjectPath, under_way: impl FnOnce()) -> zbus::Result<u32> {
     let any = ObjectPath::from_static_str("/")?;
     let manager = NetworkManagerProxy::new(connection).await?;
-    let device = DeviceProxy::builder(connection).path(path)?.build().await?;
+    let device = device_at(connection, path).await?;
     let active = device.active_connection().await?;
     let profile = match active.as_str() {
         "/" => any.clone().into(),
-        _ => ActiveProxy::builder(connection).path(active)?.build().await?.connection().await?,
+        _ => {
+            let active = ActiveProxy::builder(connection).path(active)?.cache_properties(CacheProperties::No);
+            active.build().await?.connection().await?
+        }
     };
     manager.activate_connection(&profile, path, &any).await?;
     under_way();

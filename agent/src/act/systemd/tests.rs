@@ -25,6 +25,8 @@ struct Script {
     job_result: &'static str,
     /// `ActiveState` and `SubState`, one look after the other; the last one stays.
     states: &'static [(&'static str, &'static str)],
+    /// How many jobs of other units are over before the restart is.
+    others: u32,
     kind: &'static str,
     result: &'static str,
     exit_status: i32,
@@ -35,6 +37,7 @@ const GOOD: Script = Script {
     refusal: None,
     job_result: "done",
     states: &[("active", "running")],
+    others: 1,
     kind: "simple",
     result: "success",
     exit_status: 0,
@@ -51,7 +54,7 @@ impl Manager {
         path(UNIT_PATH)
     }
 
-    /// Both jobs are over before the answer is sent, another one first.
+    /// All jobs are over before the answer is sent, those of others first.
     async fn restart_unit(
         &self,
         #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
@@ -63,7 +66,9 @@ impl Manager {
             return Err(refusal("no".into()));
         }
         let (other, ours) = (path("/org/freedesktop/systemd1/job/1"), path("/org/freedesktop/systemd1/job/2"));
-        Self::job_removed(&emitter, 1, other, "other.service", "canceled").await?;
+        for _ in 0..self.0.others {
+            Self::job_removed(&emitter, 1, other.clone(), "other.service", "canceled").await?;
+        }
         Self::job_removed(&emitter, 2, ours.clone(), "app.service", self.0.job_result).await?;
         Ok(ours)
     }
@@ -206,6 +211,23 @@ async fn a_unit_that_fails_as_soon_as_it_runs_has_failed() {
     let outcome = outcome(script).await;
     assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("unit_failed")), "{outcome:?}");
     assert!(outcome.detail.as_ref().unwrap().starts_with("app.service is failed (failed)"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_unit_that_comes_and_goes_is_what_it_is_when_it_has_come_twice() {
+    const UP: (&str, &str) = ("active", "running");
+    const DOWN: (&str, &str) = ("activating", "auto-restart");
+    // Each look asks for the first state two times, and no two looks in a row see the same.
+    let states = &[UP, UP, DOWN, DOWN, UP, UP, DOWN, DOWN, ("failed", "failed")];
+    let outcome = outcome(Script { states, ..GOOD }).await;
+    assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
+    assert!(outcome.detail.as_ref().unwrap().ends_with("was restarted 3 times"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn the_answer_is_not_held_up_by_what_else_systemd_does() {
+    let outcome = outcome(Script { others: 500, ..GOOD }).await;
+    assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
 }
 
 #[tokio::test]
