@@ -159,7 +159,7 @@ async fn outcome(script: Script) -> ActOutcome {
         .serve_at(UNIT_PATH, AService(script))
         .unwrap()
         .build();
-    let client = Builder::unix_stream(ours).p2p().build();
+    let client = Builder::unix_stream(ours).p2p().method_timeout(ANSWER_MAX).build();
     let (_systemd, connection) = tokio::try_join!(systemd, client).unwrap();
     let unit = UnitName::parse("app.service").unwrap();
     restart_over(&connection, &unit).await.unwrap_or_else(|error| refused(&format!("restart {unit}"), &error))
