@@ -257,7 +257,8 @@ impl ActOutcome {
     /// It worked.
     #[must_use]
     pub fn succeeded(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Succeeded, reason: None, detail: Some(detail.into()), output: None, attachment: None }
+        let detail = Some(detail.into());
+        Self { status: ActStatus::Succeeded, reason: None, detail, release: None, output: None, attachment: None }
     }
 
     /// It did not, for a reason in a fixed word.
@@ -267,6 +268,7 @@ impl ActOutcome {
             status: ActStatus::Failed,
             reason: Some(reason.to_owned()),
             detail: Some(detail.into()),
+            release: None,
             output: None,
             attachment: None,
         }
@@ -281,13 +283,7 @@ impl ActOutcome {
     /// It took too long.
     #[must_use]
     pub fn timed_out(detail: impl Into<String>) -> Self {
-        Self {
-            status: ActStatus::TimedOut,
-            reason: Some("timeout".into()),
-            detail: Some(detail.into()),
-            output: None,
-            attachment: None,
-        }
+        Self { status: ActStatus::TimedOut, ..Self::failed("timeout", detail) }
     }
 
     /// Whoever did it is gone: what came of it can't be known.
@@ -299,13 +295,7 @@ impl ActOutcome {
     /// It was stopped by a command.
     #[must_use]
     pub fn canceled(detail: impl Into<String>) -> Self {
-        Self {
-            status: ActStatus::Canceled,
-            reason: Some("canceled".into()),
-            detail: Some(detail.into()),
-            output: None,
-            attachment: None,
-        }
+        Self { status: ActStatus::Canceled, ..Self::failed("canceled", detail) }
     }
 }
 

@@ -512,10 +512,12 @@ pub struct ActOutcome {
     pub reason: Option<String>,
     /// What a human wants to know.
     pub detail: Option<String>,
+    /// The release that was marked as good, where releases have names.
+    pub release: Option<Box<str>>,
     /// The tail of what it printed.
     pub output: Option<String>,
     /// What it brings home, compressed with zstd: it goes out in parts.
-    pub attachment: Option<Bytes>,
+    pub attachment: Option<Box<[u8]>>,
 }
 
 /// How an action ended.

@@ -72,6 +72,8 @@ struct Target {
     stored: Stored,
     /// It was read since the agent started.
     seen: bool,
+    /// A release that was marked as good before it was seen here.
+    marked: Option<Box<str>>,
     /// Since when nothing speaks against the release.
     healthy_since: Option<Mono>,
     course: Course,
@@ -127,6 +129,7 @@ impl Target {
         Self {
             stored,
             seen: false,
+            marked: None,
             healthy_since: None,
             course: Course::Watched,
             again: Again::new(),
@@ -290,6 +293,13 @@ impl Releases {
                     });
                 }
                 Seen { changed, event, ..Seen::default() }
+            }
+            // Whoever marked it has looked at it.
+            other if known.marked.take().as_deref() == Some(name) => {
+                *other = None;
+                *good = name.as_str().into();
+                let event = Some(told("release_good", target, name));
+                Seen { changed: true, before: known.stay(), event }
             }
             other => {
                 let last_chance = other.as_ref().is_some_and(|before| before.last_chance);
@@ -564,13 +574,14 @@ impl Engine {
         }
         known.again.put_off(now.mono.after(AGAIN));
         let is_marked = matches!(course, Course::Marking { .. }) && outcome.status == ActStatus::Succeeded;
+        let is_commanded = self.commands.of_act(id).is_some();
         match course {
             // Whoever says so doesn't want it left any more.
-            Course::Marking { .. } if is_marked => self.marked(now, &target),
+            Course::Marking { .. } if is_marked => self.marked(now, &target, outcome.release.as_deref(), is_commanded),
             Course::Marking { unbooted: Some(failed), .. } => known.course = Course::Unbooted { failed },
             _ => {}
         }
-        if self.commands.of_act(id).is_some() {
+        if is_commanded {
             return None;
         }
         match course {
@@ -581,10 +592,13 @@ impl Engine {
         Some(target)
     }
 
-    /// What was on trial is good.
-    fn marked(&mut self, now: Now, target: &str) {
+    /// What was on trial is good, unless it is another that was marked: that runs by now, and the next look finds it.
+    /// Who commands it has looked at that already.
+    fn marked(&mut self, now: Now, target: &str, release: Option<&str>, is_commanded: bool) {
         let Some(known) = self.releases.targets.get_mut(target) else { return };
-        if let Some(Trial { release, .. }) = known.stored.trial.take() {
+        if let Some(release) = release.filter(|release| *release != known.stored.running()) {
+            known.marked = is_commanded.then(|| release.into());
+        } else if let Some(Trial { release, .. }) = known.stored.trial.take() {
             known.stored.good = release;
             self.tell_release(now, "release_good", target);
             self.note_release(target);

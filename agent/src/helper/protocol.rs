@@ -143,9 +143,9 @@ impl Answer {
             AnswerWords::End { status, reason, detail, .. } if status == REJECTED => {
                 Self::Refused { reason: reason.unwrap_or_default(), detail: detail.unwrap_or_default() }
             }
-            AnswerWords::End { status, reason, detail, output } => {
+            AnswerWords::End { status, reason, detail, release, output } => {
                 let status = STATUSES.into_iter().find(|known| known.status().word() == status)?;
-                Self::Done(ActOutcome { status, reason, detail, output, attachment: None })
+                Self::Done(ActOutcome { status, reason, detail, release, output, attachment: None })
             }
         })
     }
@@ -299,6 +299,8 @@ enum AnswerWords {
         status: String,
         reason: Option<String>,
         detail: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        release: Option<Box<str>>,
         output: Option<String>,
     },
 }
@@ -311,11 +313,12 @@ impl AnswerWords {
                 quarantine: quarantine.map(|level| level.word().to_owned()),
             },
             Answer::Progress(progress) => Self::Progress { progress },
-            Answer::Done(ActOutcome { status, reason, detail, output, .. }) => {
-                Self::End { status: status.status().word().to_owned(), reason, detail, output }
+            Answer::Done(ActOutcome { status, reason, detail, release, output, .. }) => {
+                Self::End { status: status.status().word().to_owned(), reason, detail, release, output }
             }
             Answer::Refused { reason, detail } => {
-                Self::End { status: REJECTED.to_owned(), reason: Some(reason), detail: Some(detail), output: None }
+                let (status, reason, detail) = (REJECTED.to_owned(), Some(reason), Some(detail));
+                Self::End { status, reason, detail, release: None, output: None }
             }
         }
     }
@@ -410,6 +413,7 @@ mod tests {
             Answer::Able(Able { actions: [].into(), quarantine: Some(QuarantineLevel::Isolate) }),
             Answer::Progress(40),
             Answer::Done(ActOutcome::timed_out("late")),
+            Answer::Done(ActOutcome { release: Some("2.0".into()), ..ActOutcome::succeeded("2.0 is good") }),
             Answer::Refused { reason: "replayed".into(), detail: "again".into() },
         ];
         for answer in answers {

@@ -11,7 +11,6 @@ mod sections;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::mask::masked;
@@ -114,7 +113,7 @@ impl Section {
 }
 
 /// Compresses the sections; as long as they are too much, the largest loses its older half.
-fn fit(mut sections: Vec<Section>) -> (Bytes, usize) {
+fn fit(mut sections: Vec<Section>) -> (Box<[u8]>, usize) {
     loop {
         let mut text = String::new();
         sections.iter().for_each(|section| section.write(&mut text));

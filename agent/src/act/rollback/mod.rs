@@ -93,7 +93,10 @@ impl Rollbacks {
         match (kind, verb) {
             (RollbackKind::Slots { dir }, Verb::Rollback { to }) => switch(dir, to, units, within).await,
             (RollbackKind::Slots { dir }, Verb::MarkGood) => match Slots::new(dir).mark_good() {
-                Ok((release, trouble)) => ActOutcome::succeeded(with(format!("{release} is good"), trouble)),
+                Ok((release, trouble)) => {
+                    let outcome = ActOutcome::succeeded(with(format!("{release} is good"), trouble));
+                    ActOutcome { release: Some(release.into()), ..outcome }
+                }
                 Err(error) => refused(error),
             },
             (RollbackKind::Rauc, Verb::Rollback { to }) => answered(within, rauc::rollback(to)).await,

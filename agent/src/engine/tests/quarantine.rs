@@ -339,7 +339,7 @@ fn a_snapshot_comes_in_parts_before_its_command_ends_also_through_an_outage() {
     let (id, _) = world.acts[0].clone();
     let snapshot: Vec<u8> = (0..30_000_u32).map(|n| n.to_le_bytes()[0]).collect();
     world.cut();
-    let done = ActOutcome { attachment: Some(Bytes::from(snapshot.clone())), ..outcome(ActStatus::Succeeded) };
+    let done = ActOutcome { attachment: Some(snapshot.clone().into()), ..outcome(ActStatus::Succeeded) };
     world.input(Input::ActDone { id, outcome: done });
     world.advance(SECOND);
     world.crash();
@@ -363,7 +363,7 @@ fn the_snapshot_that_a_quarantine_takes_is_no_later_status_of_the_command_that_e
     world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
     let (id, act) = world.acts.pop().unwrap();
     assert_eq!(act, Act::CollectDiagnostics);
-    let attachment = Some(Bytes::from_static(b"a snapshot"));
+    let attachment = Some(b"a snapshot".as_slice().into());
     world.input(Input::ActDone { id, outcome: ActOutcome { attachment, ..outcome(ActStatus::Succeeded) } });
     world.advance(SECOND);
     assert_eq!(world.statuses("q-1"), ["IN_PROGRESS", "SUCCEEDED"]);
@@ -393,7 +393,7 @@ fn snapshots_that_a_ladder_takes_say_whose_they_are_and_are_told_apart() {
     for _ in 0..6 {
         world.advance(5 * SECOND);
         for (id, act) in std::mem::take(&mut world.acts) {
-            let attachment = (act == Act::CollectDiagnostics).then(|| Bytes::from_static(b"a snapshot"));
+            let attachment = (act == Act::CollectDiagnostics).then(|| b"a snapshot".as_slice().into());
             world.input(Input::ActDone { id, outcome: ActOutcome { attachment, ..outcome(ActStatus::Succeeded) } });
         }
     }

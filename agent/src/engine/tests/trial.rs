@@ -368,6 +368,49 @@ fn a_command_ends_the_trial_by_marking_the_release() {
 }
 
 #[test]
+fn a_release_that_a_command_marks_before_it_was_looked_at_is_good_and_no_other() {
+    let mut world = world();
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(3 * SECOND);
+    // Of the good one it says nothing new.
+    world.command("m-1", "mark_good", serde_json::json!({"target": "app"}), 1);
+    world.settle();
+    runs(&mut world, "2.0");
+    world.command("m-2", "mark_good", serde_json::json!({"target": "app"}), 2);
+    world.settle();
+    assert_eq!((world.statuses("m-2").last().unwrap().as_str(), told(&world)), ("SUCCEEDED", vec![]));
+    world.advance(60 * MINUTE);
+    assert_eq!((world.acted.clone(), told(&world)), (vec![mark(), mark()], vec!["release_good 2.0".into()]));
+    for (name, marked) in [("3.0", None), ("4.0", Some("5.0"))] {
+        if let Some(marked) = marked {
+            // It runs for so short a time that nobody looks.
+            runs(&mut world, marked);
+            world.command("m-3", "mark_good", serde_json::json!({"target": "app"}), 3);
+            world.settle();
+        }
+        runs(&mut world, name);
+        world.advance(MINUTE);
+        assert_eq!(told(&world).last().unwrap(), &format!("release_on_trial {name}"));
+    }
+}
+
+#[test]
+fn a_mark_of_the_agents_own_is_for_the_release_that_it_has_watched() {
+    let mut world = world();
+    world.acts_succeed = false;
+    runs(&mut world, "2.0");
+    world.advance(3 * MINUTE);
+    let (id, act) = world.acts.pop().unwrap();
+    assert_eq!(act, mark());
+    // Whoever installs the next one is quicker.
+    runs(&mut world, "3.0");
+    let marked = ActOutcome { release: Some("3.0".into()), ..outcome(ActStatus::Succeeded) };
+    world.input(Input::ActDone { id, outcome: marked });
+    world.advance(MINUTE);
+    assert_eq!(told(&world), ["release_on_trial 2.0", "release_on_trial 3.0"]);
+}
+
+#[test]
 fn a_release_that_was_left_and_that_the_next_boot_runs_again_is_told() {
     for (runs_then, failed) in [("2.0", 1), ("1.0", 0)] {
         let (mut world, _) = boots_back();

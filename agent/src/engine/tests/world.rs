@@ -390,6 +390,12 @@ impl World {
         self.store.logs[class as usize].keys().copied().collect()
     }
 
+    /// What runs, for an act that marks it.
+    fn marked_by(&self, act: &Act) -> Option<Box<str>> {
+        let Act::MarkGood { target } = act else { return None };
+        self.releases.iter().find(|release| release.target == *target).map(|release| release.name.as_str().into())
+    }
+
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Observe { .. } if self.trouble.collectors_hang => {}
@@ -435,7 +441,8 @@ impl World {
             Effect::Act { id, act, .. } => {
                 self.acted.push(act.clone());
                 if self.acts_succeed {
-                    self.queue.push_back(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+                    let outcome = ActOutcome { release: self.marked_by(&act), ..outcome(ActStatus::Succeeded) };
+                    self.queue.push_back(Input::ActDone { id, outcome });
                 } else {
                     self.acts.push((id, act));
                 }
@@ -533,7 +540,7 @@ pub(super) fn restart(unit: &str) -> Act {
 }
 
 pub(super) fn outcome(status: ActStatus) -> ActOutcome {
-    ActOutcome { status, reason: None, detail: None, output: None, attachment: None }
+    ActOutcome { status, reason: None, detail: None, release: None, output: None, attachment: None }
 }
 
 fn fault(kind: LinkFaultKind) -> LinkFault {
