@@ -104,8 +104,8 @@ pub enum OpenError {
         /// Who we are.
         uid: u32,
     },
-    /// Its files were deleted, or moved away with their directory, and what is written to them is lost.
-    #[error("the store at {path} was taken away while it was in use")]
+    /// Its files, or some of them, were deleted or moved away, and what is written to them is lost.
+    #[error("the store at {path}, or a part of it, was taken away while it was in use")]
     TakenAway {
         /// Where it was.
         path: PathBuf,
@@ -125,8 +125,33 @@ pub struct Store {
     state: State,
     /// As of the last operation that was more than an append: those are many, and asking takes as long as they do.
     free_bytes: u64,
+    /// What it works in: the lock, and the directories of logs and state.
+    places: Vec<Place>,
     /// Last, so that it is dropped last.
-    lock: Lock,
+    _lock: Lock,
+}
+
+/// A file or a directory that is known by more than its name.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Place {
+    fn of(path: PathBuf) -> Option<Self> {
+        let found = fs::metadata(&path).ok()?;
+        Some(Self { path, device: found.dev(), inode: found.ino() })
+    }
+
+    /// What can't be looked at, and isn't gone, may be there all the same.
+    fn is_there(&self) -> bool {
+        match fs::metadata(&self.path) {
+            Ok(found) => (found.dev(), found.ino()) == (self.device, self.inode),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
 }
 
 impl Store {
@@ -160,7 +185,9 @@ impl Store {
             log.count_set_aside().attempt(|| format!("read what lies aside in {}", path.display()))?;
         }
         state.measure();
-        let mut store = Self { settings: settings.clone(), logs, known, state, free_bytes: 0, lock };
+        let dirs = Class::ALL.map(|class| log_dir(path, class)).into_iter().chain([path.join(state::DIR)]);
+        let places = dirs.chain([path.join(LOCK_FILE)]).filter_map(Place::of).collect();
+        let mut store = Self { settings: settings.clone(), logs, known, state, free_bytes: 0, places, _lock: lock };
         store.look_for_space();
         let recovered = Recovered {
             logs: Class::ALL.map(|class| class.of(&store.logs).range()),
@@ -210,16 +237,9 @@ impl Store {
     }
 
     /// Whether its files are where they were when it was opened, and not deleted, or elsewhere, with what is written to
-    /// them. Costs a look at one of them.
+    /// them, whole or in part.
     pub(super) fn is_in_place(&self) -> bool {
-        let there = fs::metadata(self.settings.path.join(LOCK_FILE));
-        let ours = self.lock.0.metadata();
-        match (there, ours) {
-            (Ok(there), Ok(ours)) => (there.dev(), there.ino()) == (ours.dev(), ours.ino()),
-            // What can't be looked at for another reason may be there all the same.
-            (Err(error), _) => error.kind() != io::ErrorKind::NotFound,
-            _ => true,
-        }
+        self.places.iter().all(Place::is_there)
     }
 
     /// What stands in for it once it is not in place any more.

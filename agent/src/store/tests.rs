@@ -435,17 +435,24 @@ fn commits_that_wait_behind_a_commit_share_its_sync() {
 
 #[test]
 fn a_store_that_is_taken_away_is_a_fault_and_the_next_start_takes_up_what_is_there_then() {
-    let taken_away: [fn(&Path); 2] = [
-        |path| fs::remove_dir_all(path).expect("remove"),
-        |path| fs::rename(path, path.with_extension("old")).expect("rename"),
+    type TakeAway = fn(&Path);
+    // And what is told then: nothing of a store that is a new one.
+    let taken_away: [(TakeAway, Option<&str>); 4] = [
+        (|path| fs::remove_dir_all(path).expect("remove"), None),
+        (|path| fs::rename(path, path.with_extension("old")).expect("rename"), None),
+        (|path| fs::remove_dir_all(path.join(OUTBOX_DIR)).expect("remove"), Some("outbox/events: vanished; 1 records")),
+        (|path| fs::remove_dir_all(path.join(state::DIR)).expect("remove"), Some("state: it has fallen back")),
     ];
     let put = || StoreOp::Put { entries: vec![("k".into(), Some(Bytes::from("v")))] };
-    for take_away in taken_away {
+    for (take_away, told) in taken_away {
         for op in [StoreOp::Commit, put(), StoreOp::Probe] {
             let dir = temp();
             let (store, _) = open(dir.path());
             let mut backing: Backing = store.into();
-            assert_eq!(backing.apply(put()), Ok(StoreReply::Put));
+            let event = StoreOp::Append { class: Class::Events, seq: 1, bytes: Bytes::from("e") };
+            for op in [event, StoreOp::Commit, put()] {
+                backing.apply(op).expect("a store that works");
+            }
             take_away(&settings(dir.path()).path);
             let is_alive = op == StoreOp::Probe;
             let answer = backing.apply(op);
@@ -454,7 +461,9 @@ fn a_store_that_is_taken_away_is_a_fault_and_the_next_start_takes_up_what_is_the
             assert!(fault.contains("was taken away while it was in use"), "{fault}");
             let Backing::Absent(mut absent) = backing else { panic!("what stands in for it looks for it") };
             assert!(absent.is_back());
-            assert_eq!(open(dir.path()).1.losses, []);
+            let losses = open(dir.path()).1.losses;
+            assert_eq!(losses.len(), told.into_iter().count(), "{losses:?}");
+            assert!(losses.iter().all(|loss| loss.what.contains(told.unwrap())), "{losses:?}");
         }
     }
 }
