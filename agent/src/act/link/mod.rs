@@ -1,7 +1,7 @@
 //! Restarts a network interface: down, a moment of rest, and up again. Whoever orders it may only be in reach by it, so
 //! that nothing here leaves it down: once it is down neither a wish to cancel nor a deadline counts, bringing it up is
-//! tried again until it works, and what the kernel forgets with a link that goes down (its routes, and IPv6 addresses
-//! that somebody has set) is put back. It is done by this program as a process of its own, which goes on whatever
+//! tried again until it works, and what the kernel forgets with a link that goes down (its routes, permanent neighbours,
+//! and IPv6 addresses that somebody has set) is put back. It is done by this program as a process of its own, which goes on whatever
 //! becomes of the one that wants it: killed, out of memory, or told to stop. Where NetworkManager has the interface it
 //! does all that itself.
 
@@ -47,6 +47,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const UPPERS_MAX: usize = 32;
 /// Routes that are put back; a gateway with more of them has a routing daemon.
 const ROUTES_MAX: usize = 64;
+/// Neighbours that are put back.
+const NEIGHBOURS_MAX: usize = 64;
 /// `IFF_LOOPBACK` of linux/if.h.
 const IFF_LOOPBACK: u32 = 0x8;
 /// What ip(8) shows of a route's present state, and doesn't take.
@@ -245,7 +247,7 @@ impl Links {
     /// Nothing in here returns between down and up. What came of the routes is as [`Links::put_back`] has it.
     async fn bounce(&self, interface: &str) -> Result<(String, bool), ActOutcome> {
         let stack = self.stack(interface);
-        let routes = self.routes(&stack).await;
+        let (routes, neighbours) = (self.routes(&stack).await, self.neighbours(&stack).await);
         let kept = stack.iter().filter_map(|interface| {
             let keep = self.root.join("proc/sys/net/ipv6/conf").join(interface).join("keep_addr_on_down");
             let kept = fs::read_to_string(&keep).ok()?;
@@ -258,7 +260,7 @@ impl Links {
             sleep(DOWN_FOR).await;
         }
         let up = self.raise(interface).await;
-        let put_back = self.put_back(&routes).await;
+        let put_back = self.put_back(&routes, &neighbours).await;
         for (keep, kept) in kept {
             let _ = fs::write(&keep, kept.trim());
         }
@@ -332,12 +334,35 @@ impl Links {
                 place.push((family, words));
             }
         }
+        for family in ["-4", "-6"] {
+            indirect.extend(self.multipath(family, interfaces).await.into_iter().map(|words| (family, words)));
+        }
         // A gateway has to be within reach before anything can go by way of it.
         direct.into_iter().chain(indirect).take(ROUTES_MAX).collect()
     }
 
+    /// Routes of several ways one of which is by these interfaces: ip(8) shows none of them as an interface's. The
+    /// kernel forgets those that have no other way.
+    async fn multipath(&self, family: &str, interfaces: &[String]) -> Vec<Vec<String>> {
+        let shown = self.ip(&["-o", family, "route", "show", "table", "all"]).await.unwrap_or_default();
+        let routes = shown.lines().filter(|line| line.contains(" nexthop ") || line.contains("\tnexthop "));
+        let routes = routes.filter(|line| !is_made_again(line)).map(shown_words);
+        routes.filter(|words| interfaces.iter().any(|interface| goes_by(words, interface))).collect()
+    }
+
+    /// What is to be told of neighbours that somebody has set, by these interfaces.
+    async fn neighbours(&self, interfaces: &[String]) -> Vec<Vec<String>> {
+        let mut neighbours = Vec::new();
+        for interface in interfaces {
+            let shown = self.ip(&["neigh", "show", "dev", interface, "nud", "permanent"]).await.unwrap_or_default();
+            neighbours.extend(shown.lines().filter_map(|line| neighbour(line, interface)));
+        }
+        neighbours.truncate(NEIGHBOURS_MAX);
+        neighbours
+    }
+
     /// What came of it, and whether there were default routes and none of them is left.
-    async fn put_back(&self, routes: &[(&'static str, Vec<String>)]) -> (String, bool) {
+    async fn put_back(&self, routes: &[(&'static str, Vec<String>)], neighbours: &[Vec<String>]) -> (String, bool) {
         let mut wrong = Vec::new();
         let is_default = |words: &[String]| words.first().is_some_and(|word| word == "default");
         let mut defaults = routes.iter().filter(|(_, words)| is_default(words)).count();
@@ -348,10 +373,16 @@ impl Links {
                 wrong.push(format!("{}: {error}", words.join(" ")));
             }
         }
-        let told = match wrong.as_slice() {
+        let mut told = match wrong.as_slice() {
             [] => format!("routes put back: {}", routes.len()),
             some => format!("{} of {} routes could not be put back: {}", some.len(), routes.len(), some.join("; ")),
         };
+        for words in neighbours {
+            let args: Vec<&str> = ["neigh", "replace"].into_iter().chain(words.iter().map(String::as_str)).collect();
+            if let Err(error) = self.ip(&args).await {
+                told += &format!("; a neighbour could not be put back: {}: {error}", words.join(" "));
+            }
+        }
         (told, had_some && defaults == 0)
     }
 
@@ -381,8 +412,24 @@ fn is_made_again(line: &str) -> bool {
 
 /// The words of an interface's route, without those of its state.
 fn words(line: &str, interface: &str) -> Vec<String> {
-    let words = line.split_whitespace().filter(|word| !STATE_WORDS.contains(word));
-    words.chain(["dev", interface]).map(str::to_owned).collect()
+    [shown_words(line), vec!["dev".to_owned(), interface.to_owned()]].concat()
+}
+
+/// The same without its interface. A backslash is where `ip -o` has a line end.
+fn shown_words(line: &str) -> Vec<String> {
+    let words = line.split_whitespace().filter(|word| !STATE_WORDS.contains(word) && *word != "\\");
+    words.map(str::to_owned).collect()
+}
+
+fn goes_by(words: &[String], interface: &str) -> bool {
+    words.windows(2).any(|pair| matches!(pair, [dev, name] if dev == "dev" && name == interface))
+}
+
+/// What makes a neighbour of this line again.
+fn neighbour(line: &str, interface: &str) -> Option<Vec<String>> {
+    let mut words = line.split_whitespace();
+    let (address, "lladdr", link) = (words.next()?, words.next()?, words.next()?) else { return None };
+    Some([address, "lladdr", link, "nud", "permanent", "dev", interface].map(str::to_owned).into())
 }
 
 /// Is the process that restarts an interface, and tells on lines of their own when it is up and how it ended.

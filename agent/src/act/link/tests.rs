@@ -163,6 +163,30 @@ async fn a_gateway_that_is_a_route_itself_and_routes_of_other_tables_are_put_bac
 }
 
 #[tokio::test]
+async fn routes_of_several_ways_and_neighbours_that_somebody_has_set_are_put_back() {
+    let Some(gateway) = Gateway::new() else { return };
+    let links = gateway.links("");
+    for line in [
+        "route flush dev wwan0 proto boot",
+        "-6 route delete default",
+        "route add default nexthop via 10.79.0.254 dev wwan0 weight 1 nexthop via 10.79.0.253 dev wwan0 weight 2",
+        "route add 203.0.113.0/24 table 100 nexthop via 10.79.0.252 dev wwan0 nexthop via 10.79.0.251 dev wwan0",
+        "neigh add 10.79.0.77 lladdr 02:00:00:00:00:4d dev wwan0 nud permanent",
+    ] {
+        gateway.ip(&line.split(' ').collect::<Vec<_>>());
+    }
+    let set = || {
+        ["route show", "route show table 100", "neigh show nud permanent"]
+            .map(|line| gateway.ip(&line.split(' ').collect::<Vec<_>>()))
+    };
+    let before = set();
+    assert!(before[0].contains("weight 2") && before[1].contains("nexthop") && before[2].contains("PERMANENT"));
+    let outcome = restarted(&links, "wwan0").await;
+    assert_eq!((outcome.status, set()), (ActStatus::Succeeded, before), "{outcome:?}");
+    assert!(outcome.detail.as_ref().unwrap().ends_with("routes put back: 2"), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn routes_by_the_vlans_on_it_which_go_down_with_it_are_put_back_too() {
     let Some(gateway) = Gateway::new() else { return };
     let links = gateway.links("");
