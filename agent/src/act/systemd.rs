@@ -22,6 +22,8 @@ use crate::wire::Reason;
 
 /// How often a unit is looked at that is neither active nor failed yet.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// At how many looks it may be active before it has to be the same process as at the look before.
+const ACTIVE_LOOKS_MAX: u32 = 8;
 /// How long whoever is asked over the bus may take to answer, as with libdbus: a zbus that isn't told waits for ever.
 const ANSWER_MAX: Duration = Duration::from_secs(25);
 /// How long the bus itself may take to let somebody in.
@@ -267,28 +269,28 @@ async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<
     if !matches!(result.as_str(), "done" | "failed") {
         return Ok(ActOutcome::failed("job_failed", format!("systemd's job to restart {unit} ended as {result}")));
     }
-    settle(connection, unit, &path, &state).await
+    settle(unit, &state, &service_at(connection, path).await?).await
 }
 
-/// Looks at the unit until it is what it will be: inactive or failed, or active at two looks. A job is over before that
-/// where the unit restarts by itself, or fails as soon as it runs. One that goes on coming and going is what it is when
-/// it is active for the second time, however long that goes on.
-async fn settle(
-    connection: &Connection,
-    unit: &UnitName,
-    path: &OwnedObjectPath,
-    state: &UnitProxy<'_>,
-) -> zbus::Result<ActOutcome> {
-    let service = service_at(connection, path.clone()).await?;
-    let mut was_active = false;
+/// Looks at the unit until it is what it will be: inactive or failed, or active and the same process as at the look
+/// before. A job is over before that where the unit restarts by itself, or fails as soon as it runs. One that goes on
+/// coming and going has failed.
+async fn settle(unit: &UnitName, state: &UnitProxy<'_>, service: &ServiceProxy<'_>) -> zbus::Result<ActOutcome> {
+    let mut before = None;
+    let mut looks_left = ACTIVE_LOOKS_MAX;
     loop {
         let (active, sub) = look(state).await?;
         let is_active = active == "active";
-        if is_active && was_active || matches!(active.as_str(), "inactive" | "failed") {
-            let service = Service::of(&service).await.ok();
-            return Ok(verdict(unit, &active, &sub, service.as_ref()));
+        if is_active || matches!(active.as_str(), "inactive" | "failed") {
+            // Only services have these: a timer or a socket is told of by its state alone.
+            let now = Service::of(service).await.ok();
+            let run = now.as_ref().map(|now| (now.pid, now.restarts));
+            let stays = before.replace(run) == Some(run);
+            looks_left -= 1;
+            if !is_active || stays || looks_left == 0 {
+                return Ok(verdict(unit, &active, &sub, now.as_ref(), stays));
+            }
         }
-        was_active |= is_active;
         sleep(LOOK_EVERY).await;
     }
 }
@@ -327,7 +329,6 @@ struct Service {
 }
 
 impl Service {
-    /// Only services have these: a timer or a socket is told of by its state alone.
     async fn of(proxy: &ServiceProxy<'_>) -> zbus::Result<Self> {
         Ok(Self {
             kind: proxy.kind().await?,
@@ -340,7 +341,8 @@ impl Service {
     }
 }
 
-fn verdict(unit: &UnitName, active: &str, sub: &str, service: Option<&Service>) -> ActOutcome {
+/// What came of a restart; one that is active and not `stays` so has failed.
+fn verdict(unit: &UnitName, active: &str, sub: &str, service: Option<&Service>, stays: bool) -> ActOutcome {
     let mut detail = format!("{unit} is {active} ({sub})");
     let Some(service) = service else {
         return if active == "active" {
@@ -357,6 +359,9 @@ fn verdict(unit: &UnitName, active: &str, sub: &str, service: Option<&Service>) 
     }
     // One that has done its work and ended well is not active any more, and that is right.
     let done = active == "inactive" && service.kind == "oneshot" && service.result == "success";
+    if active == "active" && !stays {
+        return ActOutcome::failed("unit_failed", format!("{detail}: it comes up and does not stay up"));
+    }
     if active == "active" || done {
         return ActOutcome::succeeded(detail);
     }
