@@ -1,7 +1,8 @@
 //! Packets to bytes and back, for MQTT 3.1.1 and 5, in both directions (the broker model uses it too). Framing is done
-//! here; the body of a frame is left to rumqttc's packet types. Its one state is an inbound PUBLISH over the limit that
-//! is being read past: nothing of it is buffered but the topic. It knows no session, and it must not panic whatever
-//! arrives: rumqttc is only ever given one whole frame, so that it can't wait for bytes that won't come.
+//! here; the body of a frame is left to rumqttc's packet types, but for what stands before the payload of an outbound
+//! PUBLISH: rumqttc can't write that alone. Its one state is an inbound PUBLISH over the limit that is being read past:
+//! nothing of it is buffered but the topic. It knows no session, and it must not panic whatever arrives: rumqttc is
+//! only ever given one whole frame, so that it can't wait for bytes that won't come.
 
 mod v311;
 mod v5;
@@ -9,15 +10,16 @@ mod v5;
 #[cfg(test)]
 mod tests;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 
 use crate::engine::io::{LinkFault, LinkFaultKind};
 use crate::engine::packet::{ConnAck, Connect, ConnectCode, Packet, Publish, Version};
 
 /// The longest string or binary field of MQTT (1.5.3, 1.5.6): its length is a u16. rumqttc cuts it off silently.
 const FIELD_MAX: usize = u16::MAX as usize;
-/// The longest variable byte integer (1.5.5).
+/// The longest variable byte integer (1.5.5), and the largest one.
 const LENGTH_BYTES_MAX: usize = 4;
+const LENGTH_MAX: usize = (1 << (7 * LENGTH_BYTES_MAX)) - 1;
 
 /// Encodes and decodes the packets of one connection.
 #[derive(Debug)]
@@ -129,6 +131,15 @@ impl Codec {
     /// # Errors
     /// [`CodecError::FieldTooLong`], [`CodecError::Encode`]
     pub fn encode(&self, packet: &Packet, output: &mut BytesMut) -> Result<(), CodecError> {
+        self.encode_head(packet, output)?;
+        if let Packet::Publish(publish) = packet {
+            output.extend_from_slice(&publish.payload);
+        }
+        Ok(())
+    }
+
+    /// The same without the payload of a publish, which has to come right behind it.
+    pub(super) fn encode_head(&self, packet: &Packet, output: &mut BytesMut) -> Result<(), CodecError> {
         check_outgoing(packet)?;
         let start = output.len();
         let written = match self.version {
@@ -291,6 +302,37 @@ fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
     }
 }
 
+/// A PUBLISH up to its payload (3.3), with its properties as they are encoded, of which 3.1.1 has none.
+fn write_publish_head(publish: &Publish, properties: &[u8], output: &mut BytesMut) -> Result<(), String> {
+    let Publish { topic, payload, qos, retain, dup, pkid, .. } = publish;
+    let pkid = pkid.to_be_bytes();
+    let pkid = if *qos > 0 { pkid.as_slice() } else { &[] };
+    let body = 2 + topic.len() + pkid.len() + properties.len() + payload.len();
+    if body > LENGTH_MAX {
+        return Err(format!("it has {body} B, MQTT's limit is {LENGTH_MAX} B"));
+    }
+    let topic_len = u16::try_from(topic.len()).map_err(|error| error.to_string())?;
+    output.put_u8(0x30 | u8::from(*dup) << 3 | qos << 1 | u8::from(*retain));
+    write_length(body, output);
+    output.put_u16(topic_len);
+    for part in [topic.as_bytes(), pkid, properties] {
+        output.put_slice(part);
+    }
+    Ok(())
+}
+
+/// A variable byte integer (1.5.5).
+fn write_length(mut left: usize, output: &mut BytesMut) {
+    loop {
+        let low = (left & 0x7f) as u8;
+        left >>= 7;
+        if left == 0 {
+            return output.put_u8(low);
+        }
+        output.put_u8(0x80 | low);
+    }
+}
+
 /// A CONNACK of 3.1.1 (3.2): flags and code, no properties. An old broker answers so to a CONNECT of version 5 too.
 fn read_short_connack(flags: u8, code: u8) -> ConnAck {
     let code = match code {
@@ -330,7 +372,7 @@ fn check_outgoing(packet: &Packet) -> Result<(), CodecError> {
             fits("will", will.as_ref().map_or(0, |will| will.payload.len()))
         }
         Packet::Publish(Publish { topic, qos, pkid, .. }) => {
-            if (*qos > 0) != (*pkid > 0) {
+            if *qos > 2 || (*qos > 0) != (*pkid > 0) {
                 let detail = format!("QoS {qos} with packet id {pkid}");
                 return Err(CodecError::Encode { what, detail });
             }

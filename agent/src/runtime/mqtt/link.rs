@@ -11,15 +11,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::Buf;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::codec::{Codec, CodecError};
+use super::codec::CodecError;
 use super::incoming::Incoming;
+use super::outgoing::Outgoing;
 use super::transport::{self, Target};
 use crate::engine::io::{EffectId, LinkFault, LinkFaultKind};
 use crate::engine::packet::{PACKET_MAX, Packet, Version};
@@ -168,8 +169,7 @@ impl Link {
             return local();
         }
         let (input, output) = tokio::io::split(stream);
-        let codec = Codec::new(self.version, PACKET_MAX as usize);
-        let mut writer = Writer { output, codec, queued, pending: BytesMut::new(), stall: self.limits.stall };
+        let mut writer = Writer { output, queued, pending: Outgoing::new(self.version), stall: self.limits.stall };
         let mut reading = std::pin::pin!(self.read(input));
         let ended = tokio::select! {
             fault = &mut reading => return fault,
@@ -210,9 +210,8 @@ impl Link {
 /// dropped at any point and called again.
 struct Writer<W> {
     output: W,
-    codec: Codec,
     queued: mpsc::Receiver<Packet>,
-    pending: BytesMut,
+    pending: Outgoing,
     stall: Duration,
 }
 
@@ -236,10 +235,10 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
                 return End::Closed;
             }
             while let Some(packet) = next {
-                if let Err(error) = self.codec.encode(&packet, &mut self.pending) {
+                if let Err(error) = self.pending.push(packet) {
                     return End::Codec(error);
                 }
-                next = if self.pending.len() < WRITE_BATCH_BYTES { self.queued.try_recv().ok() } else { None };
+                next = if self.pending.remaining() < WRITE_BATCH_BYTES { self.queued.try_recv().ok() } else { None };
             }
         }
     }
@@ -254,7 +253,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     }
 
     async fn write_pending(&mut self) -> Result<(), End> {
-        while !self.pending.is_empty() {
+        while self.pending.has_remaining() {
             match timeout(self.stall, self.output.write_buf(&mut self.pending)).await {
                 Ok(Ok(0)) => return Err(End::Io(io::ErrorKind::WriteZero.into())),
                 Ok(Ok(_)) => {}

@@ -5,6 +5,7 @@ pub mod client;
 pub mod codec;
 mod incoming;
 pub mod link;
+mod outgoing;
 pub mod transport;
 
 use crate::engine::packet::Packet;

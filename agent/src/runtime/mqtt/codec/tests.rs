@@ -266,6 +266,19 @@ fn a_packet_of_exactly_the_limit_is_taken() {
 }
 
 #[test]
+fn the_length_of_a_publish_is_written_in_as_many_bytes_as_it_takes() {
+    for version in [Version::V311, Version::V5] {
+        let beside_payload = encode(version, &publish("t", 1, 9, Vec::new())).len() - 2;
+        for (body, bytes) in [(127, 1), (128, 2), (16_383, 2), (16_384, 3), (2_097_151, 3), (2_097_152, 4)] {
+            let packet = publish("t", 1, 9, vec![7; body - beside_payload]);
+            let mut wire = encode(version, &packet);
+            assert_eq!(wire.len(), 1 + bytes + body);
+            assert_eq!(Codec::new(version, wire.len()).decode(&mut wire), Ok(Some(packet)));
+        }
+    }
+}
+
+#[test]
 fn any_other_packet_over_the_limit_is_an_error_before_it_is_read() {
     let mut header = BytesMut::from(&[0x90, 0xff, 0xff, 0xff, 0x7f][..]);
     let error = Codec::new(Version::V5, 1024).decode(&mut header).unwrap_err();

@@ -4,7 +4,7 @@
 use bytes::BytesMut;
 use rumqttc::mqttbytes::{QoS, v4};
 
-use super::{Header, Kind, read_short_connack};
+use super::{Header, Kind, read_short_connack, write_publish_head};
 use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, SubscribeRefusal, Version};
 
 pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, String> {
@@ -41,6 +41,7 @@ pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, Strin
     })
 }
 
+/// All of a packet but the payload of a publish.
 pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String> {
     let packet = match packet {
         Packet::Connect(connect) => {
@@ -51,7 +52,7 @@ pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String
             return Ok(());
         }
         Packet::ConnAck(ack) => v4::Packet::ConnAck(to_connack(ack)),
-        Packet::Publish(publish) => v4::Packet::Publish(to_publish(publish)?),
+        Packet::Publish(publish) => return write_publish_head(publish, &[], output),
         Packet::PubAck { pkid, .. } => v4::Packet::PubAck(v4::PubAck { pkid: *pkid }),
         Packet::PubRec { pkid } => v4::Packet::PubRec(v4::PubRec { pkid: *pkid }),
         Packet::PubRel { pkid } => v4::Packet::PubRel(v4::PubRel { pkid: *pkid }),
@@ -150,17 +151,6 @@ fn from_publish(publish: v4::Publish) -> Publish {
         pkid: publish.pkid,
         properties: None,
     }
-}
-
-fn to_publish(publish: &Publish) -> Result<v4::Publish, String> {
-    Ok(v4::Publish {
-        dup: publish.dup,
-        qos: to_qos(publish.qos)?,
-        retain: publish.retain,
-        topic: publish.topic.clone(),
-        pkid: publish.pkid,
-        payload: publish.payload.clone(),
-    })
 }
 
 fn granted(code: v4::SubscribeReasonCode) -> Result<u8, SubscribeRefusal> {

@@ -8,7 +8,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode as Bye;
 
-use super::{Header, Kind, read_short_connack};
+use super::{Header, Kind, read_short_connack, write_publish_head};
 use crate::engine::packet::{
     AckReason, ConnAck, Connect, ConnectCode, Packet, Properties, Publish, SubscribeRefusal, Version,
 };
@@ -84,6 +84,7 @@ pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, Strin
     })
 }
 
+/// All of a packet but the payload of a publish.
 pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String> {
     let packet = match packet {
         Packet::Connect(connect) => {
@@ -95,7 +96,12 @@ pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String
             return Ok(());
         }
         Packet::ConnAck(ack) => v5::Packet::ConnAck(to_connack(ack)),
-        Packet::Publish(publish) => v5::Packet::Publish(to_publish(publish)?),
+        Packet::Publish(publish) => {
+            let Some(said) = &publish.properties else { return write_publish_head(publish, &[0], output) };
+            let mut properties = BytesMut::new();
+            to_properties(said).write(&mut properties).map_err(|error| error.to_string())?;
+            return write_publish_head(publish, &properties, output);
+        }
         Packet::PubAck { pkid, reason } => {
             v5::Packet::PubAck(v5::PubAck { pkid: *pkid, reason: to_reason(*reason), properties: None })
         }
@@ -366,18 +372,6 @@ fn from_publish(publish: v5::Publish) -> Result<Publish, String> {
         dup: publish.dup,
         pkid: publish.pkid,
         properties: publish.properties.and_then(from_properties),
-    })
-}
-
-fn to_publish(publish: &Publish) -> Result<v5::Publish, String> {
-    Ok(v5::Publish {
-        dup: publish.dup,
-        qos: to_qos(publish.qos)?,
-        retain: publish.retain,
-        topic: Bytes::copy_from_slice(publish.topic.as_bytes()),
-        pkid: publish.pkid,
-        payload: publish.payload.clone(),
-        properties: publish.properties.as_deref().map(to_properties),
     })
 }
 

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::super::codec::Codec;
 use super::super::transport::tests::{Ca, Files, acceptor, url};
 use super::*;
 use crate::engine::packet::{AckReason, Publish};
