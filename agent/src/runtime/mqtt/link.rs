@@ -27,8 +27,8 @@ use crate::engine::packet::{PACKET_MAX, Packet, Version};
 
 /// Packets that may wait to be written.
 pub const LINK_QUEUE_MAX: usize = 256;
-/// Encoded bytes that go into one write.
-const WRITE_BATCH_BYTES: usize = 64 * 1024;
+/// Bytes that go into one write: a whole window of a quick broker's, of which nothing is copied for it.
+const WRITE_BATCH_BYTES: usize = 256 * 1024;
 
 /// How long the parts of a connection's end may take.
 #[derive(Debug, Clone, Copy)]
