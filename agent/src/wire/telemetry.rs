@@ -86,20 +86,17 @@ impl<'a> TelemetryMessage<'a> {
         let json = &mut self.json;
         json.extend_from_slice(b"{\"seq\":");
         number(json, seq);
-        json.extend_from_slice(b",\"time\":");
         match anchor.map(|anchor| anchor.date(sample.at.mono)).and_then(shown) {
-            Some(time) => write!(json, "\"{time}\"")?,
-            None => json.extend_from_slice(b"null"),
+            Some(time) => write!(json, ",\"time\":\"{time}\",\"mono_ms\":")?,
+            None => json.extend_from_slice(b",\"time\":null,\"mono_ms\":"),
         }
-        json.extend_from_slice(b",\"mono_ms\":");
         number(json, sample.at.mono.0);
         let (whole_s, ms) = (sample.interval_ms / 1_000, sample.interval_ms % 1_000);
         json.extend_from_slice(b",\"interval_s\":");
         number(json, whole_s);
-        json.push(b'.');
         match ms {
-            0 => json.push(b'0'),
-            ms => write!(json, "{ms:03}")?,
+            0 => json.extend_from_slice(b".0"),
+            ms => write!(json, ".{ms:03}")?,
         }
         if !sample.readings.is_empty() {
             json.push(b',');
