@@ -67,9 +67,11 @@ impl<'b> SampleView<'b> {
     /// What is written now; `None` for all else. To be read field by field was a third of what it took to write a sample
     /// into its message.
     fn of_this_version(body: &'b [u8]) -> Option<Self> {
-        let (boot, rest) = body.strip_prefix(&[ARRAY_OF_2, ARRAY_OF_2, BYTES_16])?.split_first_chunk()?;
+        let [ARRAY_OF_2, ARRAY_OF_2, BYTES_16, rest @ ..] = body else { return None };
+        let (boot, rest) = rest.split_first_chunk()?;
         let (mono, rest) = number(UNSIGNED, rest)?;
-        let (interval_ms, rest) = number(UNSIGNED, rest.strip_prefix(&[ARRAY_OF_2, 0, ARRAY_OF_1, ARRAY_OF_2])?)?;
+        let [ARRAY_OF_2, 0, ARRAY_OF_1, ARRAY_OF_2, rest @ ..] = rest else { return None };
+        let (interval_ms, rest) = number(UNSIGNED, rest)?;
         let (len, readings) = number(BYTES, rest)?;
         let at = Stamp { boot: BootId(*boot), mono: Mono(mono) };
         (readings.len() as u64 == len).then_some(Self { at, interval_ms, readings })
