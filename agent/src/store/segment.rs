@@ -293,14 +293,13 @@ impl<'a> Frames<'a> {
 }
 
 fn parse(bytes: &[u8], seed: u32) -> Parsed {
-    let common = bytes.len().min(MARKER.len());
-    if bytes.get(..common) != MARKER.get(..common) {
-        return Parsed::No;
-    }
-    let Some((head, rest)) = bytes.split_at_checked(FRAME_BYTES) else { return Parsed::Short(FRAME_BYTES) };
+    let Some((head, rest)) = bytes.split_at_checked(FRAME_BYTES) else {
+        let may_begin_one = MARKER.iter().zip(bytes).all(|(marker, byte)| marker == byte);
+        return if may_begin_one { Parsed::Short(FRAME_BYTES) } else { Parsed::No };
+    };
     let mut fields = Fields(head);
-    let (Some(_marker), Some(len), Some(seq), Some(nth), Some(crc)) =
-        (fields.u32(), fields.u32(), fields.u64(), fields.u32(), fields.u32())
+    let (Some(MARKER), Some(len), Some(seq), Some(nth), Some(crc)) =
+        (fields.array(), fields.u32(), fields.u64(), fields.u32(), fields.u32())
     else {
         return Parsed::No;
     };
