@@ -110,7 +110,7 @@ impl Session {
 
 impl Engine {
     pub(super) fn topic(&self, leaf: &str) -> String {
-        format!("{}/{}/{leaf}", self.config.mqtt.topic_prefix, self.config.device.id.as_str())
+        [&self.config.mqtt.topic_prefix, self.config.device.id.as_str(), leaf].join("/")
     }
 
     /// The transport is up: say who we are, and leave the will.
