@@ -1,13 +1,17 @@
 //! Where log lines go: to journald with their fields when systemd started us, else to stderr, readable. What a script
 //! reads never comes this way.
 
+mod door;
+
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 
 use rustix::fs::fstat;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, dynamic_filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use door::{Door, JOURNALD, has_room_on_stderr};
 
 /// How much is said.
 #[derive(Debug, Clone, Copy)]
@@ -56,18 +60,22 @@ pub(super) fn init_terse(loudness: Loudness) {
 }
 
 fn start(identifier: &str, level: LevelFilter) {
-    let registry = tracing_subscriber::registry().with(level);
+    let registry = tracing_subscriber::registry();
     // Then the fields go along.
     let stream = std::env::var_os("JOURNAL_STREAM");
-    if stream.is_some_and(|stream| is_journal(&stream.to_string_lossy(), std::io::stderr())) {
-        if let Ok(journald) = tracing_journald::layer() {
-            registry.with(journald.with_syslog_identifier(identifier.to_owned())).init();
-            return;
-        }
+    let is_journal = stream.is_some_and(|stream| is_journal(&stream.to_string_lossy(), std::io::stderr()));
+    // Already to begin with it would wait where the journal takes nothing.
+    let door = if is_journal { Door::to(JOURNALD, identifier).ok().filter(Door::is_open) } else { None };
+    if let Some((door, Ok(journald))) = door.map(|door| (door, tracing_journald::layer())) {
+        let takes = dynamic_filter_fn(move |what, _| what.is_span() || door.is_open());
+        registry.with(takes).with(level).with(journald.with_syslog_identifier(identifier.to_owned())).init();
+        return;
     }
     let colours = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours);
-    registry.with(lines).init();
+    // It ends in the journal as well.
+    let takes = dynamic_filter_fn(move |what, _| what.is_span() || !is_journal || has_room_on_stderr());
+    registry.with(takes).with(level).with(lines).init();
 }
 
 /// Whether this is the stream to the journal whose device and inode systemd has named (systemd.exec(5)). What a service

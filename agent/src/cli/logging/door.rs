@@ -1,0 +1,123 @@
+//! Whether the journal takes one more line. A journald that hangs, as on a dead disk, reads nothing any more; once its
+//! queue is full, who writes to it waits for as long as it hangs, and the agent has one thread for all that it does. So
+//! it is asked before each line: what finds no room is left out and counted, which is told when there is room again.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Where journald takes lines with their fields (systemd-journald.service(8)).
+pub(super) const JOURNALD: &str = "/run/systemd/journal/socket";
+/// How long a line waits for one that has taken all before it: it may just be busy.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const NONE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// The way to the journal.
+#[derive(Debug)]
+pub(super) struct Door {
+    journald: PathBuf,
+    socket: UnixDatagram,
+    identifier: String,
+    /// Lines that it didn't take, and of which it wasn't told yet.
+    missing: AtomicU64,
+}
+
+impl Door {
+    /// To the one at `journald`, for lines of this identifier.
+    ///
+    /// # Errors
+    /// The system gives no socket.
+    pub(super) fn to(journald: impl Into<PathBuf>, identifier: &str) -> std::io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        let (journald, identifier) = (journald.into(), identifier.to_owned());
+        Ok(Self { journald, socket, identifier, missing: AtomicU64::new(0) })
+    }
+
+    /// Whether there is room for a line; counts one for which there is none.
+    pub(super) fn is_open(&self) -> bool {
+        // Each time: it may have been started anew. Where it isn't there at all nobody would wait.
+        if self.socket.connect(&self.journald).is_err() {
+            return true;
+        }
+        let missing = self.missing.load(Ordering::Relaxed);
+        let is_told = missing > 0 && self.socket.send(self.gap(missing).as_bytes()).is_ok();
+        if is_told {
+            self.missing.fetch_sub(missing, Ordering::Relaxed);
+        }
+        let patience = if missing == 0 { PATIENCE } else { NONE };
+        let is_open = (missing == 0 || is_told) && has_room(&self.socket, patience);
+        if !is_open {
+            self.missing.fetch_add(1, Ordering::Relaxed);
+        }
+        is_open
+    }
+
+    /// In journald's own protocol: a line for each field.
+    fn gap(&self, missing: u64) -> String {
+        let identifier = &self.identifier;
+        let what = format!("{missing} lines are missing before this one: the journal took no more");
+        format!("PRIORITY=4\nSYSLOG_IDENTIFIER={identifier}\nMESSAGE={what}\n")
+    }
+}
+
+/// The same of standard error, where that is all there is.
+pub(super) fn has_room_on_stderr() -> bool {
+    has_room(std::io::stderr(), NONE)
+}
+
+fn has_room(sink: impl AsFd, patience: Timespec) -> bool {
+    poll(&mut [PollFd::new(&sink, PollFlags::OUT)], Some(&patience)).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_that_hangs_holds_nobody_up_and_is_told_what_is_missing_when_it_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        let door = Door::to(&path, "fieldmedic").unwrap();
+        let line = UnixDatagram::unbound().unwrap();
+        let mut taken = 0;
+        while door.is_open() {
+            line.send_to(b"MESSAGE=a line\n", &path).unwrap();
+            taken += 1;
+        }
+        assert!(!door.is_open());
+
+        let mut buffer = [0; 256];
+        journald.set_nonblocking(true).unwrap();
+        let mut read = || journald.recv(&mut buffer).map(|len| String::from_utf8_lossy(&buffer[..len]).into_owned());
+        for _ in 0..taken {
+            assert_eq!(read().unwrap(), "MESSAGE=a line\n");
+        }
+        assert!(door.is_open());
+        let told = read().unwrap();
+        assert!(told.ends_with("MESSAGE=2 lines are missing before this one: the journal took no more\n"), "{told}");
+        assert!(door.is_open());
+        assert!(read().is_err(), "it is told once");
+    }
+
+    #[test]
+    fn a_journal_that_is_not_there_or_was_started_anew_is_no_closed_door() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let door = Door::to(&path, "fieldmedic").unwrap();
+        assert!(door.is_open(), "who writes finds out");
+        let hangs = UnixDatagram::bind(&path).unwrap();
+        let line = UnixDatagram::unbound().unwrap();
+        while door.is_open() {
+            line.send_to(b"MESSAGE=a line\n", &path).unwrap();
+        }
+        drop(hangs);
+        std::fs::remove_file(&path).unwrap();
+        let _anew = UnixDatagram::bind(&path).unwrap();
+        assert!(door.is_open());
+    }
+}
