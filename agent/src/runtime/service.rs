@@ -4,7 +4,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "the unit leaves how a run ended in a file")]
 
+use std::ffi::OsString;
 use std::fs;
+use std::io;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +21,9 @@ use crate::engine::time::Mono;
 /// Where the unit's ExecStopPost= leaves `$SERVICE_RESULT` (systemd/fieldmedic.service): below its runtime directory,
 /// which a reboot empties.
 const ENDED_FILE: &str = "ended";
+/// How long a PID 1 that reads nothing may hold us up. One that has crashed is frozen for good (systemd(1),
+/// CrashAction=), and all else goes on without it.
+const TELL_MAX: Duration = Duration::from_millis(500);
 /// The longest of systemd's words has some fifteen.
 const WORD_CHARS_MAX: usize = 32;
 
@@ -35,7 +41,8 @@ fn take_word(file: &Path) -> Option<String> {
 
 /// The way to the service manager; does nothing where there is none.
 pub(super) struct Service {
-    active: bool,
+    /// Where PID 1 listens.
+    notify: Option<OsString>,
     /// Three signs of life are asked for in the time in which one must come.
     watchdog: Option<Interval>,
 }
@@ -49,7 +56,8 @@ impl Service {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
-        Self { active, watchdog }
+        let notify = if active { std::env::var_os("NOTIFY_SOCKET") } else { None };
+        Self { notify, watchdog }
     }
 
     pub(super) fn ready(&self, config: &CheckedConfig) {
@@ -78,17 +86,37 @@ impl Service {
     }
 
     fn tell(&self, states: &[NotifyState<'_>]) {
-        if self.active {
-            if let Err(error) = sd_notify::notify(false, states) {
-                tracing::debug!("sd_notify: {error}");
-            }
+        if let Some(Err(error)) = self.notify.as_ref().map(|socket| tell(Path::new(socket), states)) {
+            tracing::debug!("sd_notify: {error}");
         }
     }
+}
+
+/// As sd_notify(3) does, with a bound: its queue may be full.
+fn tell(socket: &Path, states: &[NotifyState<'_>]) -> io::Result<()> {
+    let sender = UnixDatagram::unbound()?;
+    sender.set_write_timeout(Some(TELL_MAX))?;
+    let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+    sender.send_to(text.as_bytes(), socket).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pid_1_that_hangs_does_not_hold_the_agent_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("notify");
+        let pid_1 = UnixDatagram::bind(&socket).unwrap();
+        let told = || tell(&socket, &[NotifyState::Watchdog]);
+        let error = std::iter::repeat_with(told).find_map(Result::err).unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let mut text = [0; 64];
+        let len = pid_1.recv(&mut text).unwrap();
+        assert_eq!(&text[..len], b"WATCHDOG=1\n");
+        assert!(told().is_ok(), "there is room again");
+    }
 
     #[test]
     fn how_the_run_before_ended_is_read_once() {
