@@ -4,6 +4,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a name server has a deadline")]
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::config::{CheckedConfig, Network, UnitName};
 pub const ADDRESSES_MAX: usize = 64;
 /// How long a name server may take for one name.
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
+/// Names that are asked for side by side: where the name server is dead, nothing is cut off before all were waited for.
+const LOOKUPS_AT_ONCE: usize = 32;
 
 /// Who stays in reach, and what is stopped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,27 +63,43 @@ impl Source {
     /// Asks for all names, now: what is not found, or not in time, is left out, and is logged; and which of
     /// `allow_hosts` that are.
     pub async fn terms(&self) -> (Terms, Vec<String>) {
-        let broker = addresses(&self.host).await;
+        self.terms_by(addresses).await
+    }
+
+    async fn terms_by<F>(&self, ask: impl Fn(String) -> F) -> (Terms, Vec<String>)
+    where
+        F: Future<Output = Vec<IpAddr>> + Send + 'static,
+    {
+        let names: Vec<&String> = self.allow_hosts.iter().filter(|host| host.parse::<Network>().is_err()).collect();
+        let names: Vec<&String> = std::iter::once(&self.host).chain(names).collect();
+        let mut found = BTreeMap::new();
+        for names in names.chunks(LOOKUPS_AT_ONCE) {
+            let asked: Vec<_> = names.iter().map(|name| (*name, tokio::spawn(ask((*name).clone())))).collect();
+            for (name, asked) in asked {
+                found.insert(name, asked.await.unwrap_or_default());
+            }
+        }
         let (mut hosts, mut missing) = (Vec::new(), Vec::new());
         for host in &self.allow_hosts {
-            if let Ok(network) = host.parse::<Network>() {
-                hosts.push(network);
-                continue;
+            match (host.parse::<Network>(), found.get(host)) {
+                (Ok(network), _) => hosts.push(network),
+                (_, Some(addresses)) if !addresses.is_empty() => {
+                    hosts.extend(addresses.iter().copied().map(Network::from));
+                }
+                _ => missing.push(host.clone()),
             }
-            let found = addresses(host).await;
-            missing.extend(found.is_empty().then(|| host.clone()));
-            hosts.extend(found.into_iter().map(Network::from));
         }
-        let broker = broker.into_iter().map(|address| SocketAddr::new(address, self.port)).collect();
+        let broker = found.get(&self.host).into_iter().flatten();
+        let broker = broker.map(|address| SocketAddr::new(*address, self.port)).collect();
         (Terms { broker, port: self.port, hosts, stop: self.stop.clone() }, missing)
     }
 }
 
-async fn addresses(host: &str) -> Vec<IpAddr> {
+async fn addresses(host: String) -> Vec<IpAddr> {
     if let Ok(address) = host.trim_matches(['[', ']']).parse() {
         return vec![address];
     }
-    match timeout(LOOKUP_MAX, lookup_host((host, 0))).await {
+    match timeout(LOOKUP_MAX, lookup_host((host.as_str(), 0))).await {
         Ok(Ok(found)) => found.take(ADDRESSES_MAX).map(|found| found.ip()).collect(),
         Ok(Err(error)) => {
             tracing::warn!("quarantine: look {host} up: {error}");
@@ -109,5 +128,29 @@ mod tests {
         assert!(terms.broker.contains(&"127.0.0.1:1883".parse().unwrap()), "{terms:?}");
         let network = "192.0.2.0/24".parse().unwrap();
         assert_eq!((terms.hosts, missing), (vec![network], vec!["no-such-name.invalid".to_owned()]));
+    }
+
+    #[tokio::test]
+    async fn names_are_asked_for_side_by_side() {
+        let hosts = ["a.example", "192.0.2.0/24", "b.example", "c.example"];
+        let source = Source {
+            host: "broker.example".into(),
+            port: 1883,
+            allow_hosts: hosts.map(str::to_owned).into(),
+            stop: vec![],
+        };
+        let all_asked = std::sync::Arc::new(tokio::sync::Barrier::new(4));
+        let ask = |name: String| {
+            let all_asked = std::sync::Arc::clone(&all_asked);
+            async move {
+                // One after the other would wait for ever.
+                all_asked.wait().await;
+                if name == "b.example" { vec![] } else { vec![IpAddr::from([192, 0, 2, name.as_bytes()[0]])] }
+            }
+        };
+        let (terms, missing) = timeout(LOOKUP_MAX, source.terms_by(ask)).await.unwrap();
+        assert_eq!(terms.broker, ["192.0.2.98:1883".parse().unwrap()]);
+        assert_eq!(terms.hosts, ["192.0.2.97", "192.0.2.0/24", "192.0.2.99"].map(|host| host.parse().unwrap()));
+        assert_eq!(missing, ["b.example"]);
     }
 }
