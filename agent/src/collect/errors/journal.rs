@@ -9,10 +9,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, BufReader};
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use super::lines::{Line, Lines};
 use super::{Ended, Filter, Outlet, cut, failed, is_empty, is_full, is_wanted, kernel_kind, next_or_quiet, since_boot};
@@ -21,6 +23,8 @@ use crate::engine::time::{BootId, Unix};
 
 /// The longest line of journalctl's output. It cuts fields at 4 KiB, and asked for are some twenty.
 const LINE_BYTES_MAX: usize = 64 * 1024;
+/// How long it may take for one entry, which it finds without reading all: it may hang in a file that is damaged.
+const NEWEST_MAX: Duration = Duration::from_secs(120);
 /// The longest complaint of journalctl that is kept for the log.
 const COMPLAINT_BYTES_MAX: usize = 512;
 
@@ -94,12 +98,12 @@ impl Journal {
     pub(super) async fn read(&self, outlet: &mut Outlet) -> Result<Infallible, Ended> {
         // The cursor of another source says nothing here.
         outlet.cursor.take_if(|cursor| !cursor.starts_with("s="));
-        let newest = if outlet.cursor.is_none() { self.newest(None).await? } else { None };
+        let newest = if outlet.cursor.is_none() { self.newest(None, NEWEST_MAX).await? } else { None };
         outlet.begin(newest).await?;
         let other_boot = outlet.cursor.as_deref().and_then(boot_of).filter(|boot| self.filter.boot != Some(*boot));
         // In a container the journal may be that of another kernel's boots.
         let this_boot = match self.filter.boot.filter(|_| other_boot.is_some()) {
-            Some(boot) => self.newest(Some(boot)).await.ok().flatten().map(|_| boot),
+            Some(boot) => self.newest(Some(boot), NEWEST_MAX).await.ok().flatten().map(|_| boot),
             None => None,
         };
         if this_boot.is_some() {
@@ -187,10 +191,11 @@ impl Journal {
     }
 
     /// The cursor of the newest entry, or of a boot's newest, whatever its priority.
-    async fn newest(&self, boot: Option<BootId>) -> Result<Option<String>, Ended> {
+    pub(super) async fn newest(&self, boot: Option<BootId>, within: Duration) -> Result<Option<String>, Ended> {
         let args = ["--lines=1", "--output-fields=__CURSOR"].into_iter().map(OsString::from);
         let matches = self.machine_match().into_iter().chain(boot.map(boot_match)).map(OsString::from);
-        let output = self.command(args.chain(matches)).output().await;
+        let output = timeout(within, self.command(args.chain(matches)).output()).await;
+        let output = output.map_err(|_| failed(&self.name(), format_args!("no answer within {within:?}")))?;
         let output = output.map_err(|error| failed(&self.name(), error))?;
         if !output.status.success() {
             let complaint = String::from_utf8_lossy(&output.stderr);

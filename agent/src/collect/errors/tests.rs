@@ -387,6 +387,13 @@ fn a_journalctl_that_ends_is_started_again_after_the_last_batch() {
 }
 
 #[test]
+fn a_journalctl_that_hangs_over_its_newest_entry_is_tried_again() {
+    let fake = Fake::new("exec sleep 1000", "");
+    let newest = block_on(async { fake.journal(filter()).newest(None, Duration::from_millis(50)).await });
+    assert!(matches!(&newest, Err(Ended::Failed(why)) if why.ends_with("no answer within 50ms")), "{newest:?}");
+}
+
+#[test]
 fn a_shutdown_ends_the_task_and_its_child() {
     let fake = Fake::new("", "echo $$ > $(dirname $0)/pid; exec sleep 1000");
     block_on(async {
