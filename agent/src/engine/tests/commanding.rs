@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::world::{World, config, config_with, outcome, restart};
+use super::world::{World, config, config_with, outcome, puts, restart};
 use crate::config::DeviceId;
 use crate::engine::io::{ActOutcome, ActStatus, Input, LinkFaultKind, LogLevel, StopReason, StoreFault, StoreOp};
 use crate::engine::record::Class;
@@ -259,8 +259,7 @@ fn a_command_that_comes_again_is_not_answered_with_an_end_that_is_not_on_the_dis
     world.acts_succeed = false;
     world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 1);
     world.settle();
-    world
-        .stall_store_at(|op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/r-1")));
+    world.stall_store_at(|op| puts(op, "cmd/r-1"));
     let (id, _) = world.acts[0].clone();
     world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
     world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 2);

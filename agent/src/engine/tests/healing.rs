@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::world::{World, config_with, restart};
+use super::world::{World, config_with, puts, restart};
 use crate::config::CheckedConfig;
-use crate::engine::io::{Act, Input, StoreOp};
+use crate::engine::io::{Act, Input};
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -311,11 +311,7 @@ fn the_red_button_stops_what_a_ladder_does_and_its_next_steps_until_the_alarm_ha
 fn the_red_button_reaches_a_step_that_is_on_its_way_into_the_journal() {
     let mut world = world();
     // The store works in order: the button is on the disk before the step is.
-    world.stall_store_at(
-        |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/stop")),
-    );
-    world.command("stop", "cancel_all", json!({}), 1);
-    world.settle();
+    world.cancel_all_late();
     memory(&mut world, 95.0);
     assert!(world.store_is_late() && world.acted.is_empty());
     world.store_answers();
@@ -342,9 +338,7 @@ fn a_step_that_a_new_configuration_has_changed_is_admitted_anew() {
     // The ladder is one step shorter, or does something else, when the journal has its answer.
     for steps in ["{ do = \"restart_unit\", unit = \"other.service\" }", "{ do = \"reboot\" }"] {
         let mut world = world();
-        world.stall_store_at(
-            |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "remedy/full")),
-        );
+        world.stall_store_at(|op| puts(op, "remedy/full"));
         memory(&mut world, 95.0);
         assert!(world.store_is_late() && world.acted.is_empty());
         let changed = format!("{}steps = [ {steps} ]", LADDER.split_once("steps").unwrap().0);

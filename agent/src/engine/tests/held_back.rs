@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::healing::{memory, up_for_long};
-use super::world::{World, config_with, outcome, restart};
+use super::world::{World, config_with, outcome, puts, restart};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StopReason, StoreFault, StoreOp};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ fn order(world: &mut World, id: &str, name: &str, args: serde_json::Value) {
 }
 
 fn writes_note(op: &StoreOp) -> bool {
-    matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "remedy/full"))
+    puts(op, "remedy/full")
 }
 
 #[test]
@@ -98,8 +98,7 @@ fn a_ladder_reboots_over_nothing_that_changes_the_gateway_and_a_command_does() {
 #[test]
 fn a_command_that_comes_into_the_journal_as_the_agent_ends_is_canceled_and_spends_nothing() {
     let mut world = up_for_long(config_with("[remediation.budget]\nrestart_unit = \"1/1h\""));
-    world
-        .stall_store_at(|op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/u-1")));
+    world.stall_store_at(|op| puts(op, "cmd/u-1"));
     world.command("u-1", "restart_unit", json!({"unit": "app.service"}), 1);
     world.settle();
     world.input(Input::Stop { reason: StopReason::Stopped });

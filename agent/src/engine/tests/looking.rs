@@ -8,7 +8,7 @@ use super::healing::{memory, up_for_long as world};
 use super::invariants::error_batch;
 use super::world::{World, config_with, outcome, restart};
 use crate::config::CheckedConfig;
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreOp};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -213,11 +213,7 @@ fn a_step_that_saves_power_and_was_canceled_before_it_began_slows_nothing_down()
         if waits {
             world.inhibited = Some("somebody works here".into());
         } else {
-            world.stall_store_at(
-                |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/stop")),
-            );
-            world.command("stop", "cancel_all", json!({}), 1);
-            world.settle();
+            world.cancel_all_late();
         }
         memory(&mut world, 95.0);
         if waits {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::world::World;
+use super::world::{World, puts};
 use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ fn no_seq_is_used_twice_when_the_keyed_state_is_lost() {
 #[test]
 fn no_seq_is_used_twice_when_numbers_could_not_be_reserved() {
     let mut world = World::new();
-    let reserves = |op: &StoreOp| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "seq"));
+    let reserves = |op: &StoreOp| puts(op, "seq");
     world.refuse(reserves, StoreFault::Io { what: "write the state".into() });
     // More numbers than one block has.
     world.advance(2_400 * SECOND);

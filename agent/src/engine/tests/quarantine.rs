@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value as Json, json};
 
-use super::world::{World, config_with, outcome};
+use super::world::{World, config_with, outcome, puts};
 use crate::config::QuarantineLevel;
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
@@ -135,11 +135,7 @@ fn a_quarantine_that_was_canceled_before_it_began_is_not_in_the_journal() {
     let mut world = World::with(config_with(CUT));
     world.advance(11 * MINUTE);
     // The store works in order: the button is on the disk before the step is.
-    world.stall_store_at(
-        |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/stop")),
-    );
-    world.command("stop", "cancel_all", json!({}), 1);
-    world.settle();
+    world.cancel_all_late();
     world.set(Metric::HostMemUsed, Some(95.0));
     world.advance(3 * SECOND);
     assert!(world.store_is_late());
@@ -482,8 +478,7 @@ fn rules_are_not_put_in_force_again_behind_the_back_of_a_release_that_is_on_its_
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
     world.acted.clear();
-    world
-        .stall_store_at(|op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/r-1")));
+    world.stall_store_at(|op| puts(op, "cmd/r-1"));
     world.command("r-1", "release", json!({}), 1);
     world.settle();
     world.input(Input::LookAtQuarantine);
@@ -495,8 +490,7 @@ fn rules_are_not_put_in_force_again_behind_the_back_of_a_release_that_is_on_its_
 }
 
 fn writes_quarantine(op: &StoreOp) -> bool {
-    let key = super::super::keyed::QUARANTINE_KEY;
-    matches!(op, StoreOp::Put { entries } if entries.iter().any(|(written, _)| written == key))
+    puts(op, super::super::keyed::QUARANTINE_KEY)
 }
 
 #[test]

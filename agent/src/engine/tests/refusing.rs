@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::healing::{LADDER, is, ladder, memory, told, up_for_long, world};
-use super::world::{World, config_with, outcome, restart};
+use super::world::{World, config_with, outcome, puts, restart};
 use crate::config::Action;
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
@@ -220,10 +220,7 @@ fn a_command_that_was_refused_as_it_began_or_taken_back_before_spends_nothing() 
     world.settle();
     world.command("c-1", "cancel", json!({"command_id": "b-1"}), 3);
     world.settle();
-    world.refuse(
-        |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/r-2")),
-        StoreFault::Busy,
-    );
+    world.refuse(|op| puts(op, "cmd/r-2"), StoreFault::Busy);
     world.command("r-2", "restart_unit", json!({"unit": "app.service"}), 4);
     world.settle();
     world.refuse_nothing();
@@ -297,7 +294,7 @@ fn a_stop_that_is_taken_back_where_the_store_refused_twice_leaves_the_agent_care
     let issued = world.now.wall.unix.0 / 1_000;
     // The journal is lost without a word of it: the records say so.
     world.store.state.clear();
-    let is_mark = |op: &StoreOp| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "run"));
+    let is_mark = |op: &StoreOp| puts(op, "run");
     world.refuse(is_mark, StoreFault::NoSpace { what: "put".into() });
     world.advance(MINUTE);
     world.crash();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::healing::world;
-use super::world::{START, World};
+use super::world::{START, World, puts};
 use crate::engine::io::{Input, StopReason, StoreFault, StoreOp};
 use crate::engine::keyed::STATE_LOST_KEY;
 use crate::engine::time::{Unix, Wall};
@@ -78,7 +78,7 @@ fn a_run_whose_beginning_the_disk_refused_is_no_continuation_of_the_one_before()
     let mut world = world();
     world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(20 * SECOND);
-    let is_mark = |op: &StoreOp| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "run"));
+    let is_mark = |op: &StoreOp| puts(op, "run");
     world.refuse(is_mark, StoreFault::NoSpace { what: "put".into() });
     world.reboot();
     world.advance(MINUTE);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{World, config_with, outcome, restart};
+use super::world::{World, config_with, outcome, puts, restart};
 use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 use crate::engine::observation::Release;
@@ -160,11 +160,7 @@ fn the_red_button_reaches_a_release_that_is_about_to_be_left() {
     world.set(Metric::HostMemUsed, Some(95.0));
     world.advance(9 * MINUTE);
     // The store works in order: the button is on the disk before the intent is.
-    world.stall_store_at(
-        |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/stop")),
-    );
-    world.command("stop", "cancel_all", serde_json::json!({}), 1);
-    world.settle();
+    world.cancel_all_late();
     world.advance(2 * MINUTE);
     assert!(world.store_is_late() && world.acted.is_empty());
     world.store_answers();
@@ -179,11 +175,7 @@ fn a_release_that_is_gone_before_the_journal_knows_that_it_is_to_be_left_is_not_
         runs(&mut world, "2.0");
         world.set(Metric::HostMemUsed, Some(95.0));
         world.advance(9 * MINUTE);
-        let leaves = |op: &StoreOp| match op {
-            StoreOp::Put { entries } => entries.iter().any(|(key, _)| key == "release/app"),
-            _ => false,
-        };
-        world.stall_store_at(leaves);
+        world.stall_store_at(|op| puts(op, "release/app"));
         world.advance(90 * SECOND);
         assert!(world.store_is_late());
         runs(&mut world, next);
@@ -431,11 +423,7 @@ fn a_rollback_that_the_red_button_took_back_or_somebody_held_off_spends_nothing(
     runs(&mut world, "2.0");
     world.set(Metric::HostMemUsed, Some(95.0));
     world.advance(9 * MINUTE);
-    world.stall_store_at(
-        |op| matches!(op, StoreOp::Put { entries } if entries.iter().any(|(key, _)| key == "cmd/stop")),
-    );
-    world.command("stop", "cancel_all", serde_json::json!({}), 1);
-    world.settle();
+    world.cancel_all_late();
     world.advance(2 * MINUTE);
     world.store_answers();
     world.advance(MINUTE);

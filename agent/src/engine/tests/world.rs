@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use self::trouble::Trouble;
-pub(super) use self::trouble::Which;
+pub(super) use self::trouble::{Which, puts};
 use super::store::MemStore;
 use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
 use crate::engine::io::{

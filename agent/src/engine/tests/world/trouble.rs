@@ -8,6 +8,11 @@ use crate::engine::packet::Version;
 /// Picks operations of the store.
 pub(in crate::engine::tests) type Which = fn(&StoreOp) -> bool;
 
+/// Whether an operation writes under this key.
+pub(in crate::engine::tests) fn puts(op: &StoreOp, key: &str) -> bool {
+    matches!(op, StoreOp::Put { entries } if entries.iter().any(|(written, _)| written == key))
+}
+
 /// How the store is slow, or fails at some operations and not at others.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
@@ -43,6 +48,13 @@ impl World {
     /// From the next operation of this kind on, the store answers only when it is told to.
     pub(in crate::engine::tests) fn stall_store_at(&mut self, which: Which) {
         self.trouble.stalls_at = Some(which);
+    }
+
+    /// The red button, as command `stop`: the store answers only when it is told to that it is written.
+    pub(in crate::engine::tests) fn cancel_all_late(&mut self) {
+        self.stall_store_at(|op| puts(op, "cmd/stop"));
+        self.command("stop", "cancel_all", serde_json::json!({}), 1);
+        self.settle();
     }
 
     /// Whether an answer of the store waits to be given.
