@@ -19,4 +19,5 @@ pub mod runtime;
 pub mod sim;
 mod socket_file;
 pub mod store;
+mod text;
 pub mod wire;

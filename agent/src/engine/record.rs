@@ -83,8 +83,8 @@ pub use view::SampleView;
 
 use super::metric::{Metric, Value};
 use super::observation::Severity;
-use super::template::cut_at;
 use super::time::{BootId, Mono};
+use crate::text::head;
 use crate::wire::readings;
 
 /// An instant that can be dated later: the boot, and the time since it.
@@ -321,7 +321,7 @@ impl CommandResult {
     /// from its beginning, because what a program says last is what matters; of the detail from its end.
     pub(super) fn shorten(&mut self, surplus: usize) {
         let Some(output) = self.output.take() else {
-            self.detail = self.detail.take().map(|detail| cut_at(&detail, detail.len().saturating_sub(surplus)).into());
+            self.detail = self.detail.take().map(|detail| head(&detail, detail.len().saturating_sub(surplus)).into());
             return;
         };
         let mut freed = 0;

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use super::keyed::encode;
 use super::observation::{Audited, Finding, Severity};
 use super::record::{Event, EventKind};
-use super::template::cut_at;
 use super::time::Mono;
 use crate::gather::gather;
+use crate::text::head;
 
 /// A gateway that has just booted has other things to do.
 const FIRST_AFTER: Duration = Duration::from_secs(5 * 60);
@@ -135,7 +135,7 @@ fn name_of(finding: &Finding) -> (String, String) {
 
 /// A path may be long, and all of them are stored.
 fn cut(text: &str) -> &str {
-    cut_at(text, TEXT_MAX)
+    head(text, TEXT_MAX)
 }
 
 #[cfg(test)]

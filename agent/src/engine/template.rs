@@ -13,6 +13,8 @@ mod mask;
 
 use mask::{is_only_masked, mask, trimmed};
 
+use crate::text::head;
+
 /// Bytes of a line that are looked at; what tells errors apart stands at their beginning. Also those of a template.
 pub(super) const TEXT_MAX: usize = 512;
 /// Names in one line. The words behind them tell lines apart.
@@ -89,13 +91,7 @@ impl Template {
 
 /// `text` cut at [`TEXT_MAX`], between two characters.
 pub(super) fn cut(text: &str) -> &str {
-    cut_at(text, TEXT_MAX)
-}
-
-/// `text` cut at so many bytes, between two characters.
-pub(super) fn cut_at(text: &str, most: usize) -> &str {
-    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text.get(..end).unwrap_or(text)
+    head(text, TEXT_MAX)
 }
 
 /// A word of a line, or a quotation, with its punctuation.

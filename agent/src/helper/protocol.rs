@@ -20,6 +20,7 @@ use crate::config::{Action, QuarantineLevel, UnitName};
 use crate::engine::command::{are_arguments, is_release};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
 use crate::gather::gather;
+use crate::text::tail;
 use crate::wire::token::TIMEOUT_MAX_S;
 use crate::wire::{CommandId, Reason};
 
@@ -157,12 +158,11 @@ impl Answer {
         loop {
             let datagram = serde_json::to_vec(&AnswerWords::of(&answer)).unwrap_or_default();
             let Self::Done(ActOutcome { output: Some(output), .. }) = &mut answer else { return datagram };
-            if datagram.len() <= DATAGRAM_MAX {
+            if datagram.len() <= DATAGRAM_MAX || output.is_empty() {
                 return datagram;
             }
             // JSON writes a control character in six bytes: how much has to go is found by halving.
-            let half = (output.len() / 2..=output.len()).find(|at| output.is_char_boundary(*at)).unwrap_or(0);
-            output.drain(..half.max(1).min(output.len()));
+            *output = tail(output, output.len() / 2).to_owned();
         }
     }
 }
@@ -404,6 +404,10 @@ mod tests {
         assert!(datagram.len() <= DATAGRAM_MAX, "{} B", datagram.len());
         let Some(Answer::Done(outcome)) = Answer::parse(&datagram) else { panic!("no answer") };
         assert!(outcome.output.unwrap().ends_with("\u{1}the end"));
+        // What is too long of something else is not waited for.
+        let outcome = ActOutcome { output: Some("the end".into()), ..ActOutcome::succeeded("d".repeat(DATAGRAM_MAX)) };
+        let datagram = Answer::Done(outcome).to_datagram();
+        assert_eq!(Answer::parse(&datagram).map(|_| datagram.len() > DATAGRAM_MAX), Some(true));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::scenario::Scenario;
 use crate::engine::io::ActStatus;
 use crate::engine::metric::Value;
 use crate::engine::record::{Body, Event, EventKind, Field, Record};
+use crate::text::head;
 
 /// Moments kept of one run: a storm must not fill the memory. What comes after is only counted, in the figures and for
 /// the expectations.
@@ -188,8 +189,7 @@ fn detail(event: &Event) -> String {
         line.push_str(&format!("{gap}{key} {value}"));
     }
     if line.len() > TEXT_MAX {
-        let end = (0..=TEXT_MAX).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
-        line.truncate(end);
+        line.truncate(head(&line, TEXT_MAX).len());
         line.push('…');
     }
     line

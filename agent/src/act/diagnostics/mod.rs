@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use self::mask::masked;
 use self::readers::Readers;
 use crate::engine::io::ActOutcome;
+use crate::text::head;
 use crate::wire::payload::compress;
 use crate::wire::printable;
 
@@ -86,7 +87,7 @@ impl Section {
         let text = result.unwrap_or_else(|why| format!("(not read: {why})"));
         // Masked before it is cut: half a secret is not told as one.
         let lines = masked(&text);
-        let lines = lines.iter().map(|line| printable(cut(line, LINE_MAX)));
+        let lines = lines.iter().map(|line| printable(head(line, LINE_MAX)));
         let mut section = Self { name: bound.name, text: lines.collect::<Vec<_>>().join("\n"), left_out: 0 };
         while section.text.len() > bound.bytes {
             section.shorten();
@@ -125,12 +126,6 @@ fn fit(mut sections: Vec<Section>) -> (Box<[u8]>, usize) {
             _ => return (compressed.into(), bytes),
         }
     }
-}
-
-/// At most so many bytes of it.
-fn cut(line: &str, most: usize) -> &str {
-    let end = (0..=most.min(line.len())).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
-    line.get(..end).unwrap_or_default()
 }
 
 #[cfg(test)]

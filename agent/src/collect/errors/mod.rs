@@ -23,6 +23,7 @@ use crate::config::CollectErrors;
 use crate::engine::kernel::KernelClass;
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::time::{BootId, Mono};
+use crate::text::head;
 
 /// The most lines of one batch.
 const BATCH_LINES_MAX: usize = 64;
@@ -207,10 +208,7 @@ fn kernel_kind(message: &str) -> ErrorKind {
 
 /// `message` cut at [`MESSAGE_BYTES_MAX`], between two characters.
 fn cut(mut message: String) -> String {
-    if message.len() > MESSAGE_BYTES_MAX {
-        let end = (0..=MESSAGE_BYTES_MAX).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
-        message.truncate(end);
-    }
+    message.truncate(head(&message, MESSAGE_BYTES_MAX).len());
     message
 }
 

@@ -16,6 +16,7 @@ use crate::engine::keyed::{COMMAND_KEY, Write, write};
 use crate::engine::observation::Severity;
 use crate::engine::record::{CommandResult, Event, EventKind, Status};
 use crate::engine::time::{BootId, Mono};
+use crate::text;
 use crate::wire::token::{self, Audience};
 use crate::wire::{CommandId, Reason, VerifiedCommand};
 
@@ -254,9 +255,7 @@ pub(super) fn put(id: &CommandId, stored: &Stored) -> Write {
 
 /// The end of a text: what a program says last is what matters.
 pub(super) fn tail(text: &str) -> &str {
-    let from = text.len().saturating_sub(KEPT_TEXT_MAX);
-    let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
-    text.get(from..).unwrap_or_default()
+    text::tail(text, KEPT_TEXT_MAX)
 }
 
 /// What of an output is kept for whoever asks again, and that it is not all.

@@ -12,8 +12,9 @@ use crate::engine::keyed::encode;
 use crate::engine::observation::{ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::record::Stamp;
 use crate::engine::surge::Baseline;
-use crate::engine::template::{Template, cut_at};
+use crate::engine::template::Template;
 use crate::engine::time::Mono;
+use crate::text::head;
 
 /// Clusters whose counts are saved: those with the highest.
 pub(super) const OPEN_MAX: usize = 16;
@@ -94,7 +95,7 @@ impl Incidents {
 
 impl Open {
     fn of(fingerprint: u64, cluster: &Cluster) -> Self {
-        let cut = |text: &String| cut_at(text, OPEN_TEXT_MAX).to_owned();
+        let cut = |text: &String| head(text, OPEN_TEXT_MAX).to_owned();
         Self {
             fingerprint,
             severity: cluster.worst,
