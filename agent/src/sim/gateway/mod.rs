@@ -121,7 +121,7 @@ impl Gateway {
             day_offset_ms: u64::try_from(scenario.starts.0.rem_euclid(day_ms)).unwrap_or(0),
             faults: Vec::new(),
             begun: BTreeMap::new(),
-            stop_units: config.quarantine.stop_units.clone(),
+            stop_units: config.quarantine.stopped().cloned().collect(),
             quarantine: None,
             disk: None,
             links: scenario.links.iter().map(|world| Link::new(world, &mut dice)).collect(),

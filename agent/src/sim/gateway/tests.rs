@@ -193,6 +193,16 @@ fn a_quarantine_keeps_what_it_stops_down_over_boots_and_until_it_is_left() {
 }
 
 #[test]
+fn what_a_quarantine_is_to_keep_runs_on_in_it() {
+    let config = "[quarantine]\nstop_units = [\"app.service\"]\nkeep_units = [\"app.service\"]\n";
+    let mut gateway = told(config, |scenario| scenario.units = vec![UnitWorld { leaks_pct_per_hour: 10.0, ..app() }]);
+    gateway.act(1, &Act::Quarantine { level: Some(QuarantineLevel::Restrict) });
+    gateway.finish(0, 1);
+    let used = value(&mut gateway, 3 * HOUR, Metric::HostMemUsed).unwrap().number().unwrap();
+    assert!((used - 70.0).abs() < 0.1, "it leaks on: {used} %");
+}
+
+#[test]
 fn the_releases_that_run_are_observed() {
     let running = |config: &str, at| {
         let mut gateway = told(config, |scenario| {
