@@ -132,10 +132,7 @@ pub(super) trait Service {
 pub async fn restart(unit: &UnitName) -> ActOutcome {
     let connection = match connect().await {
         Ok(connection) => connection,
-        Err(error) => {
-            let hint = "is this a system with systemd, and may this user use its bus?";
-            return ActOutcome::failed("no_systemd", format!("connect to the system bus: {error}; {hint}"));
-        }
+        Err(error) => return no_bus(&error),
     };
     restart_over(&connection, unit).await.unwrap_or_else(|error| refused(&format!("restart {unit}"), &error))
 }
@@ -146,10 +143,7 @@ pub async fn restart(unit: &UnitName) -> ActOutcome {
 pub async fn reboot() -> ActOutcome {
     let connection = match connect().await {
         Ok(connection) => connection,
-        Err(error) => {
-            let hint = "is this a system with systemd, and may this user use its bus?";
-            return ActOutcome::failed("no_systemd", format!("connect to the system bus: {error}; {hint}"));
-        }
+        Err(error) => return no_bus(&error),
     };
     match reboot_over(&connection).await {
         Ok(None) => ActOutcome::succeeded("the machine is going down"),
@@ -418,6 +412,11 @@ pub(super) fn lost(unit: &str, error: zbus::Error) -> zbus::Result<ActOutcome> {
         zbus::Error::MethodError(..) if !is_unanswered(&error) => Err(error),
         _ => Ok(ActOutcome::interrupted("no_systemd", format!("what came of {unit} can't be known: {error}"))),
     }
+}
+
+fn no_bus(error: &zbus::Error) -> ActOutcome {
+    let hint = "is this a system with systemd, and may this user use its bus?";
+    ActOutcome::failed("no_systemd", format!("connect to the system bus: {error}; {hint}"))
 }
 
 pub(super) fn refused(what: &str, error: &zbus::Error) -> ActOutcome {

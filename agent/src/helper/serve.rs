@@ -181,7 +181,7 @@ impl Helper {
                 }
                 if let Act::RestartUnit { unit } = &order.act {
                     if quarantine.keeps_stopped(unit) {
-                        let detail = format!("{} stays stopped until the quarantine is left", unit.as_str());
+                        let detail = format!("{unit} stays stopped until the quarantine is left");
                         return Err(Refusal::because(Reason::Quarantined, detail));
                     }
                 }
