@@ -37,6 +37,9 @@ const BAD_USAGE: u8 = 2;
 /// No daemon answers.
 const NO_DAEMON: u8 = 3;
 
+/// In a subcommand's help what each of them takes comes after what is its own.
+const LAST: usize = 900;
+
 /// The agent for embedded Linux gateways: measures, buffers, publishes over MQTT, and heals.
 #[derive(Debug, Parser)]
 #[command(
@@ -46,10 +49,11 @@ const NO_DAEMON: u8 = 3;
 )]
 struct Cli {
     /// Says more (-vv: everything).
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = LAST)]
     verbose: u8,
     /// Says less (-qq: errors only).
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, display_order = LAST + 1, conflicts_with = "verbose",
+        action = clap::ArgAction::Count)]
     quiet: u8,
     #[command(subcommand)]
     command: Command,
