@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{FAILED_UNIT, finding};
 use crate::config::{CheckedConfig, ClockTrust};
-use crate::engine::metric::{Metric, Value};
+use crate::engine::metric::{Metric, Value, find};
 use crate::engine::observation::{Finding, Observation, Severity};
 
 /// Of a file system.
@@ -56,8 +56,7 @@ fn clock(config: &CheckedConfig, seen: &Observation, found: &mut Vec<Finding>) {
     if config.clock.trust == ClockTrust::Always {
         return;
     }
-    let synced = seen.points.iter().find(|point| point.metric == Metric::HostClockSynced);
-    if synced.is_some_and(|point| point.value == Value::Flag(false)) {
+    if find(&seen.points, Metric::HostClockSynced) == Some(&Value::Flag(false)) {
         let what = "the clock is not synchronised: commands need a nonce, and certificates are judged by a guess";
         let advice =
             "let systemd-timesyncd or chrony reach an NTP server; or [clock] trust = \"always\" if a GPS sets it";

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::budget::Ledger;
 use super::io::Act;
-use super::metric::{Metric, Point, Value};
+use super::metric::{Metric, Point, Value, find};
 use super::time::{Mono, Now};
 use super::timeline::Timeline;
 use crate::config::{Action, CheckedConfig, RollbackKind, human};
@@ -57,12 +57,11 @@ impl Power {
     /// What a round of collection says of it.
     #[must_use]
     pub fn read(now: Mono, points: &[Point]) -> Self {
-        let find = |metric| points.iter().find(|point| point.metric == metric).map(|point| &point.value);
-        let flag = |metric| match find(metric) {
+        let flag = |metric| match find(points, metric) {
             Some(Value::Flag(flag)) => Some(*flag),
             _ => None,
         };
-        let charge_pct = find(Metric::BatteryChargePct).and_then(Value::number).filter(|pct| pct.is_finite());
+        let charge_pct = find(points, Metric::BatteryChargePct).and_then(Value::number).filter(|pct| pct.is_finite());
         Self {
             at: Some(now),
             // A gauge that can't be read is no empty bay.

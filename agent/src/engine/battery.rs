@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::metric::{Metric, Point, Value};
+use super::metric::{Metric, Point, Value, find};
 use super::observation::Severity;
 use super::record::{Event, EventKind};
 use super::time::Mono;
@@ -191,10 +191,6 @@ fn slope(window: &VecDeque<(Mono, f64)>) -> Option<f64> {
         .collect();
     slopes.sort_unstable_by(f64::total_cmp);
     slopes.get(slopes.len() / 2).copied()
-}
-
-fn find(points: &[Point], metric: Metric) -> Option<&Value> {
-    points.iter().find(|point| point.metric == metric).map(|point| &point.value)
 }
 
 fn text(points: &[Point], metric: Metric) -> Option<&str> {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::metric::{Metric, Point, Value};
+use super::metric::{Metric, Point, Value, find};
 use super::observation::Severity;
 use super::record::{Event, EventKind};
 use super::time::Mono;
@@ -119,10 +119,6 @@ impl Changes {
         let event = Event::new(severity, EventKind::Lifecycle, "route_changed").group("link");
         Some(event.with("from", &*before).with("interface", interface).with_some("type", kind))
     }
-}
-
-fn find(points: &[Point], metric: Metric) -> Option<&Value> {
-    points.iter().find(|point| point.metric == metric).map(|point| &point.value)
 }
 
 #[cfg(test)]

@@ -109,6 +109,12 @@ impl Point {
     }
 }
 
+/// What was read of a metric without a label.
+#[must_use]
+pub fn find(points: &[Point], metric: Metric) -> Option<&Value> {
+    points.iter().find(|point| point.metric == metric).map(|point| &point.value)
+}
+
 macro_rules! metrics {
     ($( $number:literal $name:ident $path:literal $rollup:ident $unit:literal $source:literal; )*) => {
         /// A metric of the table.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::metric::{Metric, Point, Rollup, Value};
+use super::metric::{Metric, Point, Rollup, Value, find};
 use super::record::{Reading, Sample};
 use super::time::Mono;
 
@@ -142,8 +142,7 @@ impl Vitals {
 
     /// Where another interface is the link now, the link's counters grow from what that one's were.
     fn follow_link(&mut self, points: &[Point]) {
-        let named = points.iter().find(|point| point.metric == Metric::LinkInterface).map(|point| &point.value);
-        let Some(Value::Text(name)) = named else { return };
+        let Some(Value::Text(name)) = find(points, Metric::LinkInterface) else { return };
         if self.interface.as_ref() == Some(name) {
             return;
         }
@@ -159,11 +158,10 @@ impl Vitals {
     /// What the battery lost since the last round, counted only while it says that it is discharging, and only below
     /// where it was: a gauge that flutters discharges nothing.
     fn discharged(&mut self, points: &[Point]) -> Option<f64> {
-        let find = |metric| points.iter().find(|p| p.metric == metric).map(|p| &p.value);
-        if let Some(Value::Text(state)) = find(Metric::BatteryState) {
+        if let Some(Value::Text(state)) = find(points, Metric::BatteryState) {
             self.discharging = &**state == "discharging";
         }
-        let charge = find(Metric::BatteryChargePct)?.number()?;
+        let charge = find(points, Metric::BatteryChargePct)?.number()?;
         let flutters = |lowest: f64| self.discharging && (0.0..FLUTTER_PCT).contains(&(charge - lowest));
         let lowest = self.charge.filter(|lowest| flutters(*lowest)).unwrap_or(charge);
         let before = self.charge.replace(lowest)?;

@@ -8,7 +8,7 @@ use super::super::scenario::Flaw;
 use super::Findings;
 use crate::config::{Action, CheckedConfig, QuarantineLevel};
 use crate::engine::io::{Act, ActStatus, Trigger};
-use crate::engine::metric::{Metric, Point, Value};
+use crate::engine::metric::{Metric, Point, Value, find};
 use crate::engine::record::{Body, CommandResult, Record, Status};
 use crate::engine::time::Mono;
 
@@ -72,9 +72,8 @@ impl Acts {
 
     /// What the agent could know of the battery.
     pub(in crate::sim) fn observed(&mut self, points: &[Point]) {
-        let find = |metric| points.iter().find(|point| point.metric == metric).map(|point| &point.value);
-        let charge = find(Metric::BatteryChargePct).and_then(Value::number);
-        let external = matches!(find(Metric::BatteryExternalPower), Some(Value::Flag(true)));
+        let charge = find(points, Metric::BatteryChargePct).and_then(Value::number);
+        let external = matches!(find(points, Metric::BatteryExternalPower), Some(Value::Flag(true)));
         let low = charge.is_some_and(|pct| pct < self.config.remediation.min_battery_pct) && !external;
         self.low.rotate_right(1);
         if let Some(newest) = self.low.first_mut() {
