@@ -16,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use fieldmedic::wire::CommandId;
-use fieldmedic::wire::keys::SigningKey;
 use fieldmedic::wire::token::{Claims, sign};
 use serde_json::{Value as Json, json};
 
@@ -129,7 +128,7 @@ fn a_thousand_forged_commands_are_counted_told_rarely_and_cost_little() {
         usize::try_from(counts.sum::<u64>()).unwrap()
     };
     // What the same number of genuine commands costs on this machine at this moment.
-    let key = SigningKey::from_pem(&std::fs::read_to_string(world.operator.private_key()).unwrap()).unwrap();
+    let key = world.operator.signing_key();
     let genuine = |n: usize| {
         let id = CommandId::parse(&format!("genuine-{n}")).unwrap();
         let claims = Claims::new("gw-siege", &id, "ping", unix_now(), unix_now() + 600);
@@ -379,8 +378,7 @@ fn of_a_burst_of_a_thousand_commands_each_has_exactly_one_end_and_what_ran_ran_o
     let gateway = world.gateway("gw-burst").with("[remediation.budget]\nrun = \"100/1h\"");
     leaves_a_trace(&gateway, "touch", "");
     let agent = online(&world, &gateway);
-    // Signed by the agent's own code: OpenSSL would take longer for it than the agent does.
-    let key = SigningKey::from_pem(&std::fs::read_to_string(world.operator.private_key()).unwrap()).unwrap();
+    let key = world.operator.signing_key();
     let id = |n: usize| format!("burst-{n}");
     let token = |n: usize| {
         let (name, runbook) = [("ping", ""), ("run", "touch"), ("run", "absent"), ("dance", "")][n % 4];

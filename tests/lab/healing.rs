@@ -32,6 +32,22 @@ trial = "1h"
     )
 }
 
+/// What is climbed as soon as the agent has looked at the gateway.
+fn at_once(steps: &str) -> String {
+    format!(
+        r#"
+[[rules]]
+name = "up"
+metric = "host.uptime_s"
+above = 0
+remedy = "ladder"
+[[ladders]]
+name = "ladder"
+steps = [ {steps} ]
+"#
+    )
+}
+
 /// Root's word on it: what rules may do, and that a rollback restarts the application.
 fn app_policy(actions: &str) -> String {
     format!(
@@ -42,17 +58,12 @@ fn app_policy(actions: &str) -> String {
 
 #[test]
 fn a_ladder_restarts_the_unit_and_then_shuts_the_gateway_off_where_roots_policy_lets_rules_do_so() {
-    const LADDER: &str = r#"
-[[rules]]
-name = "up"
-metric = "host.uptime_s"
-above = 0
-remedy = "shut"
-[[ladders]]
-name = "shut"
-steps = [ { do = "restart_unit", unit = "app.service", settle = "1s" }, { do = "quarantine", level = "restrict", settle = "1s" } ]
-"#;
-    let Some(site) = Site::new(LADDER, "[local]\nactions = [\"restart_unit\", \"quarantine\"]") else { return };
+    let ladder = at_once(
+        r#"
+  { do = "restart_unit", unit = "app.service", settle = "1s" },
+  { do = "quarantine", level = "restrict", settle = "1s" },"#,
+    );
+    let Some(site) = Site::new(&ladder, "[local]\nactions = [\"restart_unit\", \"quarantine\"]") else { return };
     let told = |name: &str, status: &str| {
         site.world.fleet.wait_for(&format!("{name} to be {status}"), |message| {
             message.body["type"] == "remediation"
@@ -101,18 +112,9 @@ fn what_nothing_heals_goes_through_all_its_remedies_once_and_ends_in_quarantine_
 
 #[test]
 fn what_somebody_inhibits_is_not_rebooted_and_an_inhibit_file_outlives_the_agent() {
-    const LADDER: &str = r#"
-[[rules]]
-name = "up"
-metric = "host.uptime_s"
-above = 0
-remedy = "boot"
-[[ladders]]
-name = "boot"
-steps = [ { do = "reboot", settle = "1s" }, { do = "quarantine", level = "restrict" } ]
-"#;
+    let ladder = at_once(r#"{ do = "reboot", settle = "1s" }, { do = "quarantine", level = "restrict" }"#);
     let file = "/run/fieldmedic/inhibit";
-    let Some(site) = Site::with(LADDER, "[local]\nactions = [\"reboot\", \"quarantine\"]", |machine| {
+    let Some(site) = Site::with(&ladder, "[local]\nactions = [\"reboot\", \"quarantine\"]", |machine| {
         machine.write("/etc/systemd/system/update.service", "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/usr/bin/systemd-inhibit --what=shutdown --mode=block --who=updater --why=flashing sh -c 'systemd-notify --ready; exec sleep infinity'\n");
         // Before the agent has looked for the first time.
         machine.write(
@@ -180,17 +182,8 @@ steps = [ { do = "reboot", settle = "1s" } ]
 
 #[test]
 fn what_root_lets_no_rule_do_is_refused_to_a_ladder() {
-    const LADDER: &str = r#"
-[[rules]]
-name = "up"
-metric = "host.uptime_s"
-above = 0
-remedy = "again"
-[[ladders]]
-name = "again"
-steps = [ { do = "restart_unit", unit = "app.service", settle = "1s" } ]
-"#;
-    let Some(site) = Site::new(LADDER, "") else { return };
+    let ladder = at_once(r#"{ do = "restart_unit", unit = "app.service", settle = "1s" }"#);
+    let Some(site) = Site::new(&ladder, "") else { return };
     let before = site.machine.show("app.service", "MainPID");
     site.world.fleet.wait_for("the refusal", |message| {
         message.body["name"] == "restart_unit" && message.body["remediation"]["reason"] == "not_allowed"
