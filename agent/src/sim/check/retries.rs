@@ -30,6 +30,7 @@ pub(in crate::sim) struct Retries {
     tries: VecDeque<u64>,
     /// Starts of the agent, after each of which the backoff begins anew.
     starts: VecDeque<u64>,
+    /// At once, and while the ceiling grows.
     tries_per_start: usize,
 }
 
@@ -46,7 +47,7 @@ impl Retries {
             draws: Vec::new(),
             tries: VecDeque::new(),
             starts: VecDeque::new(),
-            tries_per_start: tries_per_start(reconnect),
+            tries_per_start: 1 + usize::from(growing(reconnect)),
         }
     }
 
@@ -99,7 +100,7 @@ impl Retries {
 fn tries_max(reconnect: &Reconnect) -> usize {
     let seconds = |duration: Duration| duration.as_secs_f64().max(0.001);
     let (min, max, window) = (seconds(reconnect.min), seconds(reconnect.max), WINDOW.as_secs_f64());
-    let grows = (max / min).log2().max(0.0);
+    let grows = f64::from(growing(reconnect));
     let steady = window / (max / 2.0);
     let anew = window / (reconnect.stable_after.as_secs_f64() + min / 2.0);
     let most = (MARGIN * steady + anew + grows).max(TRIES_MAX).ceil();
@@ -108,10 +109,10 @@ fn tries_max(reconnect: &Reconnect) -> usize {
     most
 }
 
-/// And after a start: at once, and while the ceiling grows.
-fn tries_per_start(reconnect: &Reconnect) -> usize {
+/// How many tries the ceiling takes to grow from its least to its most.
+fn growing(reconnect: &Reconnect) -> u16 {
     let mut ceiling = reconnect.min.max(Duration::from_millis(1));
-    let mut tries = 1;
+    let mut tries = 0;
     while ceiling < reconnect.max {
         ceiling *= 2;
         tries += 1;
