@@ -40,7 +40,7 @@ pub(super) struct SelfAudit {
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) events: Vec<Event>,
-    /// The new value of [`AUDIT_KEY`], where it is another.
+    /// The new value of [`super::keyed::AUDIT_KEY`], where it is another.
     pub(super) saved: Option<Option<Bytes>>,
 }
 
