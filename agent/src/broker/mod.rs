@@ -294,8 +294,7 @@ impl Broker {
     }
 
     /// An id for a client without one (3.1.3.1), which must not get it into the session of another. Ends because at
-    /// most
-    /// [`SESSIONS_MAX`] are in use.
+    /// most [`SESSIONS_MAX`] are in use.
     fn free_id(&mut self) -> String {
         loop {
             self.anonymous += 1;

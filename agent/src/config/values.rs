@@ -533,9 +533,8 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     short.then(|| humantime::parse_duration(text).ok()).flatten()
 }
 
-/// A duration in the way that configurations are written: `90s`, `10m`, `24h`; what is no whole number of one of these
-/// as
-/// [`duration`] takes it, too.
+/// A duration in the way that configurations are written: `90s`, `10m`, `24h`; what is no whole number of one of these,
+/// as [`duration`] takes it, too.
 pub(crate) fn human(duration: Duration) -> String {
     match (duration.as_secs(), duration.subsec_nanos()) {
         (seconds, 0) if seconds > 0 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
