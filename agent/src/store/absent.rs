@@ -3,6 +3,8 @@
 //! the store can be opened after all. An agent without a store measures, alarms and sends; it obeys nothing, because
 //! nothing of it could be journaled.
 
+use std::io;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{OpenError, Store, StoreSettings, unreadable};
@@ -20,6 +22,15 @@ pub struct Absent {
     fault: StoreFault,
     tried: Instant,
     tries: u32,
+    looking: Option<JoinHandle<()>>,
+}
+
+/// One look for the store.
+#[derive(Debug)]
+pub(super) struct Look {
+    settings: StoreSettings,
+    /// What the disk has refused to read for so long is given up.
+    is_last: bool,
 }
 
 impl Absent {
@@ -32,7 +43,7 @@ impl Absent {
         };
         let loss = StoreLoss { what: what.clone(), records: 0, state_lost: true };
         let recovered = Recovered { losses: vec![loss], absent: true, ..Recovered::default() };
-        (Self { settings, fault: StoreFault::Io { what }, tried: Instant::now(), tries: 0 }, recovered)
+        (Self { settings, fault: StoreFault::Io { what }, tried: Instant::now(), tries: 0, looking: None }, recovered)
     }
 
     pub(super) fn refuse(&self) -> Result<StoreReply, StoreFault> {
@@ -44,10 +55,35 @@ impl Absent {
         TRY_EVERY.saturating_sub(self.tried.elapsed())
     }
 
-    /// Whether the store can be opened now, or is to be without what the disk has refused to read for too long.
-    pub(super) fn is_back(&mut self) -> bool {
+    /// Looks on a thread of its own, and tells there that the store is back: on a disk that fails it may take minutes to
+    /// find out, and whoever asks for a sign of life waits for none of them. One look at a time.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(super) fn look(&mut self, is_back: impl FnOnce() + Send + 'static) -> io::Result<()> {
         self.tried = Instant::now();
+        if self.looking.as_ref().is_some_and(|looking| !looking.is_finished()) {
+            return Ok(());
+        }
+        let look = self.next_look();
+        let run = move || {
+            if look.is_back() {
+                is_back();
+            }
+        };
+        self.looking = Some(Builder::new().name("store-look".to_owned()).spawn(run)?);
+        Ok(())
+    }
+
+    pub(super) fn next_look(&mut self) -> Look {
         self.tries = self.tries.saturating_add(1);
-        Store::open(&self.settings).is_ok() || (self.tries % TRIES_MAX == 0 && unreadable::give_up(&self.settings.path))
+        Look { settings: self.settings.clone(), is_last: self.tries % TRIES_MAX == 0 }
+    }
+}
+
+impl Look {
+    /// Whether the store can be opened now, or is to be without what the disk has refused to read for too long.
+    pub(super) fn is_back(&self) -> bool {
+        Store::open(&self.settings).is_ok() || (self.is_last && unreadable::give_up(&self.settings.path))
     }
 }

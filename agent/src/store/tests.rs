@@ -217,7 +217,7 @@ fn what_the_disk_refuses_for_too_long_is_taken_for_dead_and_the_rest_is_taken_up
     refuse_where(|path, _| path.ends_with("00000000000000000001.seg"));
     let error = Store::open(&settings(dir.path())).expect_err("it may pass");
     let (mut absent, _) = Absent::new(settings(dir.path()), &error);
-    let tries = (1..).find(|_| absent.is_back()).expect("it isn't waited for for ever");
+    let tries = (1..).find(|_| absent.next_look().is_back()).expect("it isn't waited for for ever");
     assert_eq!(tries, 30);
     let (mut store, recovered) = open(dir.path());
     let lost: u64 = recovered.losses.iter().map(|loss| loss.records).sum();
@@ -227,6 +227,26 @@ fn what_the_disk_refuses_for_too_long_is_taken_for_dead_and_the_rest_is_taken_up
     drop(store);
     open(dir.path());
     assert!(!path.join("unreadable").exists(), "what isn't there any more is forgotten");
+}
+
+#[test]
+fn a_store_that_takes_long_to_be_looked_for_holds_up_no_sign_of_life() {
+    let dir = temp();
+    stored(dir.path());
+    // To be read it waits for a writer, as a file on a disk that hangs waits for the disk.
+    let boot = settings(dir.path()).path.join("boot");
+    fs::remove_file(&boot).expect("written when it was opened");
+    assert!(Command::new("mkfifo").arg(&boot).status().expect("mkfifo").success());
+    let (mut absent, _) = Absent::new(settings(dir.path()), &OpenError::TakenAway { path: dir.path().to_owned() });
+    let (back, is_back) = std::sync::mpsc::sync_channel(2);
+    for _ in 0..2 {
+        let back = back.clone();
+        absent.look(move || back.send(()).expect("it is waited for")).expect("a thread");
+    }
+    assert_eq!(Backing::from(absent).apply(StoreOp::Probe), Ok(StoreReply::Probed));
+    drop(OpenOptions::new().write(true).open(&boot).expect("the disk answers"));
+    drop(back);
+    assert_eq!(is_back.iter().count(), 1, "two looks at a time");
 }
 
 #[test]
@@ -460,7 +480,7 @@ fn a_store_that_is_taken_away_is_a_fault_and_the_next_start_takes_up_what_is_the
             let fault = backing.apply(put()).expect_err("there is no store").to_string();
             assert!(fault.contains("was taken away while it was in use"), "{fault}");
             let Backing::Absent(mut absent) = backing else { panic!("what stands in for it looks for it") };
-            assert!(absent.is_back());
+            assert!(absent.next_look().is_back());
             let losses = open(dir.path()).1.losses;
             assert_eq!(losses.len(), told.into_iter().count(), "{losses:?}");
             assert!(losses.iter().all(|loss| loss.what.contains(told.unwrap())), "{losses:?}");

@@ -143,7 +143,7 @@ impl Drop for StoreHandle {
     }
 }
 
-fn run(mut store: Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: &AtomicBool) {
+fn run(mut store: Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: &Arc<AtomicBool>) {
     let mut next = next_job(&mut store, jobs, replies, back);
     while let Some(job) = next {
         let (answers, following) = work_together(&mut store, job, jobs);
@@ -154,17 +154,22 @@ fn run(mut store: Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: 
     let _ = store.close();
 }
 
-/// Waits for something to do; without a store also for the store.
-fn next_job(store: &mut Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: &AtomicBool) -> Option<Job> {
+/// Waits for something to do; without a store the store is looked for meanwhile.
+fn next_job(store: &mut Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: &Arc<AtomicBool>) -> Option<Job> {
     while let (Backing::Absent(absent), false) = (&mut *store, back.load(Ordering::Relaxed)) {
         match jobs.recv_timeout(absent.try_in()) {
             Ok(job) => return Some(job),
             Err(RecvTimeoutError::Disconnected) => return None,
-            Err(RecvTimeoutError::Timeout) if absent.is_back() => {
-                back.store(true, Ordering::Relaxed);
-                let _ = replies.blocking_send(Input::Stop { reason: StopReason::Stopped });
+            Err(RecvTimeoutError::Timeout) => {
+                let (replies, back) = (replies.clone(), Arc::clone(back));
+                let tell = move || {
+                    back.store(true, Ordering::Relaxed);
+                    let _ = replies.blocking_send(Input::Stop { reason: StopReason::Stopped });
+                };
+                if let Err(error) = absent.look(tell) {
+                    tracing::warn!("look for the store: start a thread: {error}");
+                }
             }
-            Err(RecvTimeoutError::Timeout) => {}
         }
     }
     jobs.recv().ok()
