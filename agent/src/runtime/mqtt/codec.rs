@@ -324,7 +324,7 @@ fn write_publish_head(publish: &Publish, properties: &[u8], output: &mut BytesMu
 /// A variable byte integer (1.5.5).
 fn write_length(mut left: usize, output: &mut BytesMut) {
     loop {
-        let low = (left & 0x7f) as u8;
+        let [low, ..] = (left & 0x7f).to_le_bytes();
         left >>= 7;
         if left == 0 {
             return output.put_u8(low);
