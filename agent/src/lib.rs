@@ -14,6 +14,7 @@ pub mod engine;
 pub mod fuzzing;
 mod gather;
 pub mod helper;
+mod lookup;
 pub mod runtime;
 #[cfg(feature = "simulate")]
 pub mod sim;

@@ -9,10 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use crate::config::{CheckedConfig, Network, UnitName};
+use crate::lookup;
 
 /// Addresses that a name may have, and that are kept of it: those found first go first.
 pub const ADDRESSES_MAX: usize = 64;
@@ -99,12 +99,14 @@ async fn addresses(host: String) -> Vec<IpAddr> {
     if let Ok(address) = host.trim_matches(['[', ']']).parse() {
         return vec![address];
     }
-    match timeout(LOOKUP_MAX, lookup_host((host.as_str(), 0))).await {
-        Ok(Ok(found)) => found.take(ADDRESSES_MAX).map(|found| found.ip()).collect(),
-        Ok(Err(error)) => {
-            tracing::warn!("quarantine: look {host} up: {error}");
-            Vec::new()
-        }
+    match timeout(LOOKUP_MAX, lookup::addresses(&host, 0)).await {
+        Ok(answer) => match answer.as_ref() {
+            Ok(found) => found.iter().take(ADDRESSES_MAX).map(SocketAddr::ip).collect(),
+            Err(error) => {
+                tracing::warn!("quarantine: look {host} up: {error}");
+                Vec::new()
+            }
+        },
         Err(_) => {
             tracing::warn!("quarantine: look {host} up: no answer within {LOOKUP_MAX:?}");
             Vec::new()

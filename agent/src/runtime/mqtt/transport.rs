@@ -35,6 +35,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use crate::collect::clock;
 use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
+use crate::lookup;
 pub use files::{Doubt, examine, examine_files};
 pub use password::{Password, password_in};
 
@@ -168,9 +169,9 @@ async fn open_now(target: &Target) -> Result<Stream, LinkFault> {
 async fn connect(target: &Target) -> Result<TcpStream, LinkFault> {
     let url = &target.url;
     let asked = Instant::now();
-    let addresses: Vec<SocketAddr> = match tokio::net::lookup_host((url.host.as_str(), url.port)).await {
-        Ok(found) => in_turn(found),
-        Err(error) => return Err(fault::of_lookup(url, &error)),
+    let addresses: Vec<SocketAddr> = match lookup::addresses(&url.host, url.port).await.as_ref() {
+        Ok(found) => in_turn(found.iter().copied()),
+        Err(error) => return Err(fault::of_lookup(url, error)),
     };
     let is_name = url.host.parse::<IpAddr>().is_err();
     *target.lookup.lock().unwrap_or_else(PoisonError::into_inner) = is_name.then(|| asked.elapsed());

@@ -1,0 +1,90 @@
+//! Asks the system's resolver for a name. That has no bound of its own, and takes a thread for as long as it hangs: a
+//! name that is being asked for isn't asked for again, and whoever wants it gets the same answer.
+
+#![expect(clippy::disallowed_methods, reason = "a question outlives who asked it")]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::net::lookup_host;
+use tokio::sync::watch;
+
+type Name = (String, u16);
+type Answer = Arc<io::Result<Vec<SocketAddr>>>;
+type Pending = watch::Receiver<Option<Answer>>;
+
+/// What is being asked for: the broker's name, and those that the configuration keeps in reach.
+static ASKED: Mutex<BTreeMap<Name, Pending>> = Mutex::new(BTreeMap::new());
+
+/// The addresses of a name, with this port, in the resolver's order. Takes as long as the resolver does: whoever asks
+/// has the clock.
+pub(crate) async fn addresses(host: &str, port: u16) -> Answer {
+    let name = (host.to_owned(), port);
+    let question = name.clone();
+    ask(name, async { Ok(lookup_host(question).await?.collect()) }).await
+}
+
+async fn ask(name: Name, resolve: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static) -> Answer {
+    let mut pending = pending(name, resolve);
+    let answer = pending.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
+    answer.unwrap_or_else(|| Arc::new(Err(io::Error::other("whoever asked the resolver has ended"))))
+}
+
+fn pending(name: Name, resolve: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static) -> Pending {
+    let mut asked = asked();
+    // An error means that its runtime has ended, and it with that.
+    if let Some(pending) = asked.get(&name).filter(|pending| pending.has_changed().is_ok()) {
+        return pending.clone();
+    }
+    let (answer, pending) = watch::channel(None);
+    asked.insert(name.clone(), pending.clone());
+    tokio::spawn(async move {
+        let found = Arc::new(resolve.await);
+        self::asked().remove(&name);
+        // An error means that nobody waits any more.
+        let _ = answer.send(Some(found));
+    });
+    pending
+}
+
+fn asked() -> MutexGuard<'static, BTreeMap<Name, Pending>> {
+    ASKED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_resolver_that_hangs_is_asked_once_and_its_answer_is_for_all_who_wait_then() {
+        let name = || ("hangs.example".to_owned(), 1);
+        let (resolver, hangs) = oneshot::channel();
+        let first = ask(name(), async { hangs.await.map_err(io::Error::other) });
+        assert!(timeout(Duration::from_millis(20), first).await.is_err());
+        let [second, third] = [(); 2].map(|()| ask(name(), async { unreachable!("it is asked already") }));
+        let found: Vec<SocketAddr> = vec!["192.0.2.1:1".parse().unwrap()];
+        let answers = async { tokio::join!(second, third, async { resolver.send(found.clone()).unwrap() }) };
+        let (second, third, ()) = answers.await;
+        assert_eq!((second.as_ref().as_ref().unwrap(), third.as_ref().as_ref().unwrap()), (&found, &found));
+        let anew = ask(name(), async { Err(io::ErrorKind::NotFound.into()) }).await;
+        assert!(anew.is_err(), "what was found is not kept");
+    }
+
+    #[test]
+    fn a_question_that_ended_with_its_runtime_is_asked_anew() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let name = || ("ended.example".to_owned(), 1);
+        let ended = runtime();
+        ended.block_on(async { drop(pending(name(), std::future::pending())) });
+        drop(ended);
+        let answer = runtime().block_on(ask(name(), async { Ok(vec![]) }));
+        assert!(answer.as_ref().as_ref().is_ok_and(Vec::is_empty), "{answer:?}");
+    }
+}
