@@ -295,6 +295,14 @@ fn left_out(subcommand: &str) -> u8 {
     BAD_USAGE
 }
 
+/// Runs it to its end. A name that is still being looked up then has no bound of its own, and must not hold it up.
+fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let rt = runtime()?;
+    let done = rt.block_on(work);
+    rt.shutdown_background();
+    Ok(done)
+}
+
 /// One thread is enough for a gateway, and costs half the CPU of several.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the async runtime")

@@ -21,7 +21,7 @@ use clap::Args;
 use serde_json::Value as Json;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{BAD_USAGE, DONE, FAILED, WhileRead, fail, keygen, parse_duration, runtime};
+use super::{BAD_USAGE, DONE, FAILED, WhileRead, block_on, fail, keygen, parse_duration};
 use crate::config::{self, BrokerUrl, DeviceId, Tls, TrustedKey};
 use crate::engine::io::LinkFault;
 use crate::engine::observation::Severity;
@@ -129,7 +129,7 @@ pub(super) fn run(args: &SendArgs) -> u8 {
         return BAD_USAGE;
     }
     let (mut out, mut err) = (WhileRead(io::stdout().lock()), io::stderr().lock());
-    let sent = runtime().and_then(|rt| rt.block_on(send(args, &signer, command_args, &mut out, &mut err)));
+    let sent = block_on(send(args, &signer, command_args, &mut out, &mut err)).and_then(|sent| sent);
     drop((out, err));
     sent.unwrap_or_else(|error| fail(&error))
 }

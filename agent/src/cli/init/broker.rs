@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use super::Ended;
 use super::ask::Login;
-use crate::cli::{keygen, runtime};
+use crate::cli::{block_on, keygen};
 use crate::collect::clock;
 use crate::config::CheckedConfig;
 use crate::engine::io::{LinkFault, LinkFaultKind};
@@ -37,7 +37,7 @@ pub(super) fn reach(config: &CheckedConfig, login: &Login, err: &mut impl Write)
     let url = &config.mqtt.url;
     let client_id = format!("{}-init-{:016x}", config.device.id, u64::from_le_bytes(keygen::random()?));
     let credentials = credentials(login)?;
-    let answer = runtime()?.block_on(connect(config, &client_id, credentials.as_ref()));
+    let answer = block_on(connect(config, &client_id, credentials.as_ref()))?;
     let told = match answer {
         Ok(version) => writeln!(err, "broker    {url} takes this gateway, with MQTT {}", version.word()).map(|()| true),
         Err(LinkFault { kind, detail }) => {
