@@ -3,6 +3,7 @@
 //! rest of the round goes on. Everything here blocks, so it runs on a thread of its own ([`worker`]); error lines come
 //! from tasks of their own ([`errors`]). What a value means is the engine's business, never this module's.
 
+mod asked;
 pub mod battery;
 pub mod clock;
 pub mod errors;

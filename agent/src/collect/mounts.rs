@@ -1,25 +1,16 @@
 //! What is mounted where, and how full it is: /proc/self/mountinfo (proc_pid_mountinfo(5)) and statvfs(3). A path on
-//! which nothing is mounted has no numbers: they would be another file system's. A file system whose server or card is
-//! gone answers never, so each but the root's is asked on a thread that may hang without anybody else.
+//! which nothing is mounted has no numbers: they would be another file system's. The root's is the only one that is waited
+//! for ([`super::asked`]).
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::path::Path;
 
 use rustix::fs::{StatVfs, statvfs};
 
+use super::asked::Asked;
 use super::round::Round;
 
 const MOUNTINFO: &str = "proc/self/mountinfo";
-/// How long a file system may take to answer. A disk that has to spin up takes longer, and has answered by the next
-/// round.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// File systems that were asked and have not answered yet: once each, whoever asks.
-static ASKED: Mutex<BTreeMap<PathBuf, Receiver<rustix::io::Result<StatVfs>>>> = Mutex::new(BTreeMap::new());
+static ASKED: Asked<rustix::io::Result<StatVfs>> = Asked::new();
 
 /// How the file system that is mounted at `label` stands; `None` with a fault where there is none, or no answer.
 pub(super) fn stat(round: &mut Round<'_>, label: &str) -> Option<StatVfs> {
@@ -29,37 +20,16 @@ pub(super) fn stat(round: &mut Round<'_>, label: &str) -> Option<StatVfs> {
     } else {
         // A tree that stands for the gateway has files of the kernel, and mounts nothing.
         let mounted = if path == Path::new(label) { is_mounted(round, label) } else { Ok(()) };
-        mounted.and_then(|()| ask(path))
+        mounted.and_then(|()| ask(&path))
     };
     stat.map_err(|why| round.fault(label, why)).ok()
 }
 
-fn ask(path: PathBuf) -> Result<StatVfs, String> {
-    let pending = asked().remove(&path);
-    let answer = match pending {
-        // Who didn't answer then costs no other round its time.
-        Some(answer) => answer.try_recv().map_err(|error| (answer, error == TryRecvError::Empty)),
-        None => {
-            let (sender, answer) = sync_channel(1);
-            let at = path.clone();
-            let ask = move || drop(sender.send(statvfs(&at)));
-            let started = thread::Builder::new().name("statvfs".to_owned()).spawn(ask);
-            started.map_err(|error| format!("start a thread: {error}"))?;
-            answer.recv_timeout(PATIENCE).map_err(|error| (answer, error == RecvTimeoutError::Timeout))
-        }
-    };
-    match answer {
-        Ok(stat) => stat.map_err(|error| format!("statvfs: {error}")),
-        Err((answer, true)) => {
-            asked().insert(path, answer);
-            Err("statvfs: no answer".to_owned())
-        }
-        Err((_, false)) => Err("statvfs: its thread ended".to_owned()),
+fn ask(path: &Path) -> Result<StatVfs, String> {
+    match ASKED.ask(path, |path| statvfs(path)) {
+        Ok(answer) => answer.map_err(|error| format!("statvfs: {error}")),
+        Err(why) => Err(format!("statvfs: {why}")),
     }
-}
-
-fn asked() -> MutexGuard<'static, BTreeMap<PathBuf, Receiver<rustix::io::Result<StatVfs>>>> {
-    ASKED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a file system that can be asked is mounted at `at`. Without the kernel's table it is believed.
@@ -132,17 +102,5 @@ mod tests {
         let above = format!("{TABLE}34 32 0:50 / /mnt/nas rw - nfs4 nas:/x rw\n");
         assert_eq!(mounted(&above, "/mnt/nas"), Ok(()), "it was looked into");
         assert_eq!(mounted("nonsense\n", "/data"), Err("nothing is mounted there".to_owned()));
-    }
-
-    #[test]
-    fn a_file_system_that_does_not_answer_is_asked_once_and_heard_when_it_does() {
-        let dir = tempfile::tempdir().unwrap();
-        let (answer, waits) = sync_channel(1);
-        asked().insert(dir.path().to_owned(), waits);
-        let ask = || ask(dir.path().to_owned()).map(|stat| stat.f_blocks);
-        assert_eq!(ask(), Err("statvfs: no answer".to_owned()));
-        answer.send(Err(rustix::io::Errno::IO)).unwrap();
-        assert!(ask().is_err_and(|why| why.contains("statvfs: Input/output error")));
-        assert!(ask().is_ok_and(|blocks| blocks > 0), "asked anew");
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::asked::Asked;
 use super::round::Round;
 use crate::act::rollback::current_slot;
 use crate::config::{Rollback, RollbackKind};
@@ -12,12 +13,21 @@ use crate::engine::observation::Release;
 const CMDLINE: &str = "proc/cmdline";
 const BOOTED: &str = "rauc.slot=";
 
+/// Releases may lie on a disk of their own, and the agent has to say that this one hangs.
+static ASKED: Asked<Option<String>> = Asked::new();
+
 /// What can be told of these targets.
 pub(super) fn collect(targets: &BTreeMap<String, Rollback>, round: &mut Round<'_>) -> Vec<Release> {
     let mut releases = Vec::new();
     for (target, Rollback { kind, .. }) in targets {
         let name = match kind {
-            RollbackKind::Slots { dir } => current_slot(dir),
+            RollbackKind::Slots { dir } => match ASKED.ask(dir, current_slot) {
+                Ok(name) => name,
+                Err(why) => {
+                    round.fault(&dir.to_string_lossy(), why);
+                    None
+                }
+            },
             RollbackKind::Rauc => booted(round),
             RollbackKind::Command { .. } => None,
         };
