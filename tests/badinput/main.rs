@@ -1,4 +1,5 @@
-//! Nonsense from the gateway's own files and from the broker costs what it touches, and nothing else.
+//! Nonsense from the gateway's own files and from the broker, and disks that hang, cost what they touch, and nothing
+//! else.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,7 +18,7 @@ use serde_json::json;
 
 use common::broker::accepted_in;
 use common::tree::{BATTERY, ETHERNET};
-use common::{PREFIX, Tree, World};
+use common::{HungDisk, PREFIX, Tree, World};
 
 /// What a broker may deliver at most that the agent must survive.
 const HUGE_BYTES: usize = 10 << 20;
@@ -131,6 +132,26 @@ fn a_flood_of_garbage_is_counted_and_a_ping_behind_it_is_answered() {
         (counts.sum::<u64>() >= FLOOD as u64).then_some(())
     });
     assert_eq!(accepted_in(&world.broker.log().so_far(), "gw-flood"), 1);
+}
+
+#[test]
+fn a_disk_that_hangs_under_releases_or_journal_keeps_no_agent_from_starting_measuring_and_stopping() {
+    let (world, tree) = (World::new(), Tree::new());
+    let device = "gw-hung";
+    let gateway = world.gateway(device).measuring(&tree);
+    let (app, journal) = (gateway.file("app"), tree.path("var/log/journal"));
+    let gateway = gateway.with(&format!("[rollback.app]\nkind = \"slots\"\ndir = \"{}\"", app.display()));
+    // Gone before the directories that they are in.
+    let Some(_app) = HungDisk::at(&app) else { return };
+    let Some(_journal) = HungDisk::at(&journal) else { return };
+    let agent = gateway.start();
+    world.fleet.sample_since(0, device, "a whole sample", |sample| {
+        sample["battery"]["charge_pct"] == 80.0 && sample["agent"]["collect_faults"].as_u64() > Some(0)
+    });
+    let mark = world.fleet.mark();
+    agent.hangup();
+    world.fleet.sample_since(mark, device, "one after a reload", |sample| sample["battery"]["charge_pct"] == 80.0);
+    assert_eq!(agent.sigterm(), Some(0));
 }
 
 #[test]

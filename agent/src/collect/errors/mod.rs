@@ -16,7 +16,7 @@ use std::time::Duration;
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 
 use crate::config::CollectErrors;
@@ -104,19 +104,23 @@ pub fn spawn(
         units: config.units.clone(),
         boot: super::clock::this_boot(root).ok(),
     };
-    let source = if config.enabled { choose(filter, root) } else { None };
     let outlet = Outlet { batches, cursor };
+    let (enabled, root) = (config.enabled, root.to_owned());
+    // The journal's directory may be on a disk that hangs: whoever looks there hangs alone.
+    let choose = move || if enabled { choose(filter, &root) } else { None };
+    let source = async { spawn_blocking(choose).await.ok().flatten() };
     #[expect(clippy::disallowed_methods, reason = "a collector is part of the shell")]
-    tokio::spawn(async move {
-        if let Some(source) = source {
-            read_until(source, outlet, shutdown).await;
-        }
-    })
+    tokio::spawn(read_until(source, outlet, shutdown))
 }
 
-async fn read_until(source: Source, outlet: Outlet, mut shutdown: watch::Receiver<bool>) {
+async fn read_until(source: impl Future<Output = Option<Source>>, outlet: Outlet, mut shutdown: watch::Receiver<bool>) {
+    let read = async {
+        if let Some(source) = source.await {
+            keep_reading(source, outlet).await;
+        }
+    };
     tokio::select! {
-        () = keep_reading(source, outlet) => {}
+        () = read => {}
         // An error means that the sender is gone, which is a shutdown too.
         _ = shutdown.wait_for(|stop| *stop) => {}
     }

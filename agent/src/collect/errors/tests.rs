@@ -399,7 +399,8 @@ fn a_shutdown_ends_the_task_and_its_child() {
     block_on(async {
         let (outlet, _taken) = outlet(Some("s=before"));
         let (stop, stopped) = watch::channel(false);
-        let reading = tokio::spawn(read_until(Source::Journal(fake.journal(filter())), outlet, stopped));
+        let source = std::future::ready(Some(Source::Journal(fake.journal(filter()))));
+        let reading = tokio::spawn(read_until(source, outlet, stopped));
         let file = fake.dir.path().join("pid");
         let pid = loop {
             match fs::read_to_string(&file) {
@@ -533,7 +534,7 @@ fn records_are_taken_after_the_cursor_and_a_gap_is_counted_as_missed() {
         let write = {
             let device = device.clone();
             // Opening waits for the reader, so it has a thread of its own.
-            tokio::task::spawn_blocking(move || fs::OpenOptions::new().write(true).open(device)).await.unwrap().unwrap()
+            spawn_blocking(move || fs::OpenOptions::new().write(true).open(device)).await.unwrap().unwrap()
         };
         let mut batches = Vec::new();
         for record in [
