@@ -171,13 +171,15 @@ fn serve(policy: &Path, state: &Path, boot: Option<BootId>) -> anyhow::Result<()
     let ledger = Ledger::open(state, built_at_s(), &moment)?;
     let helper = Helper::new(policy.to_owned(), state.to_owned(), boot, clock, ledger);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let listener = UnixListener::from_std(listener)?;
         // Not told is not lost: only a unit of Type=notify waits for it.
         let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
         helper.serve(listener).await
-    })?;
-    Ok(())
+    });
+    // What hangs on a disk has no bound of its own, and must not hold up a stop.
+    runtime.shutdown_background();
+    Ok(served?)
 }
 
 /// The one socket that systemd hands over (sd_listen_fds(3)).

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use self::slots::{SlotError, Slots, Switched};
@@ -92,13 +93,7 @@ impl Rollbacks {
         };
         match (kind, verb) {
             (RollbackKind::Slots { dir }, Verb::Rollback { to }) => switch(dir, to, units, within).await,
-            (RollbackKind::Slots { dir }, Verb::MarkGood) => match Slots::new(dir).mark_good() {
-                Ok((release, trouble)) => {
-                    let outcome = ActOutcome::succeeded(with(format!("{release} is good"), trouble));
-                    ActOutcome { release: Some(release.into()), ..outcome }
-                }
-                Err(error) => refused(error),
-            },
+            (RollbackKind::Slots { dir }, Verb::MarkGood) => mark_good(dir, within).await,
             (RollbackKind::Rauc, Verb::Rollback { to }) => answered(within, rauc::rollback(to)).await,
             (RollbackKind::Rauc, Verb::MarkGood) => answered(within, rauc::mark_good()).await,
             (RollbackKind::Command { argv }, verb) => self.run(name, argv, verb, within, canceled).await,
@@ -155,14 +150,46 @@ pub fn current_slot(dir: &Path) -> Option<String> {
 
 /// Switches releases, and restarts what runs from them: also where a rollback was cut off before it came to that.
 async fn switch(dir: &Path, to: Option<&str>, units: &[UnitName], within: Duration) -> ActOutcome {
-    let detail = match Slots::new(dir).rollback(to) {
+    let until = Instant::now() + within;
+    let wanted = to.map(str::to_owned);
+    let detail = match on_disk(dir, within, move |slots| slots.rollback(wanted.as_deref())).await {
         Ok(Some(Switched { from, to, trouble })) => with(format!("{to} takes the place of {from}"), trouble),
         Ok(None) => format!("{} runs already", to.unwrap_or_default()),
-        Err(error) => return refused(error),
+        Err(outcome) => return outcome,
     };
-    let (said, all_run) = restart_all(units, within, async |unit| systemd::restart(unit).await).await;
+    let left = until.saturating_duration_since(Instant::now());
+    let (said, all_run) = restart_all(units, left, async |unit| systemd::restart(unit).await).await;
     let detail = with(detail, said);
     if all_run { ActOutcome::succeeded(detail) } else { ActOutcome::failed("unit_failed", detail) }
+}
+
+async fn mark_good(dir: &Path, within: Duration) -> ActOutcome {
+    match on_disk(dir, within, |slots| slots.mark_good()).await {
+        Ok((release, trouble)) => {
+            let outcome = ActOutcome::succeeded(with(format!("{release} is good"), trouble));
+            ActOutcome { release: Some(release.into()), ..outcome }
+        }
+        Err(outcome) => outcome,
+    }
+}
+
+/// Works on a directory of releases, on a thread that may hang with the disk that it is on: nobody else does, and what
+/// heals that may be ordered next.
+async fn on_disk<T: Send + 'static>(
+    dir: &Path,
+    within: Duration,
+    work: impl FnOnce(&Slots<'_>) -> Result<T, SlotError> + Send + 'static,
+) -> Result<T, ActOutcome> {
+    let at = dir.to_owned();
+    match timeout(within, spawn_blocking(move || work(&Slots::new(&at)))).await {
+        Ok(Ok(done)) => done.map_err(|SlotError { reason, detail }| ActOutcome::failed(reason, detail)),
+        Ok(Err(error)) => Err(ActOutcome::failed("rollback_failed", error.to_string())),
+        Err(_) => {
+            let (dir, within) = (dir.display(), humantime::format_duration(within));
+            let detail = format!("{dir} does not answer after {within}; what was begun there is done when it does");
+            Err(ActOutcome::timed_out(detail))
+        }
+    }
 }
 
 /// What is said of each, up to the first that doesn't run. The time is for all of them: whoever waits for it waits no
@@ -193,10 +220,6 @@ async fn answered(within: Duration, act: impl Future<Output = ActOutcome>) -> Ac
 /// What was done, and what went wrong beside it.
 fn with(done: String, trouble: Vec<String>) -> String {
     [vec![done], trouble].concat().join("; ")
-}
-
-fn refused(error: SlotError) -> ActOutcome {
-    ActOutcome::failed(error.reason, error.detail)
 }
 
 #[cfg(test)]
@@ -232,6 +255,17 @@ mod tests {
         assert_eq!(rollback(&rollbacks, "app", Some("1.0")).await, ActOutcome::succeeded("1.0 runs already"));
         assert_eq!(rollback(&rollbacks, "app", None).await.reason.as_deref(), Some("no_other_release"));
         assert_eq!(rollback(&rollbacks, "modem", None).await.reason.as_deref(), Some("no_such_target"));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_holds_up_nobody_who_asks_for_something_else() {
+        let (disk, hangs) = std::sync::mpsc::sync_channel::<()>(0);
+        let dir = tempfile::tempdir().unwrap();
+        let work = move |_: &Slots<'_>| Ok(hangs.recv());
+        let outcome = on_disk(dir.path(), Duration::from_millis(50), work).await.unwrap_err();
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::TimedOut, Some("timeout")));
+        assert!(outcome.detail.as_ref().unwrap().contains("does not answer after 50ms"), "{outcome:?}");
+        drop(disk);
     }
 
     #[tokio::test]
