@@ -47,9 +47,7 @@ const FAST: &str = r#"
 
 /// An agent that is online, and has answered a command.
 fn obedient(world: &World, gateway: &Gateway) -> Agent {
-    let mark = world.fleet.mark();
-    let agent = gateway.start();
-    world.fleet.presence(mark, gateway.device(), true);
+    let agent = world.online(gateway);
     obeys(world, gateway);
     agent
 }

@@ -171,8 +171,7 @@ fn a_status_that_is_watched_goes_on_over_a_restart_of_the_daemon() {
 fn a_second_agent_on_the_same_store_exits_and_says_who_has_it() {
     let world = World::new();
     let gateway = world.gateway("gw-second");
-    let first = gateway.start();
-    world.fleet.presence(0, "gw-second", true);
+    let first = world.online(&gateway);
 
     let (code, log) = gateway.start().wait();
     assert_eq!(code, Some(1), "{log:#?}");
@@ -187,8 +186,7 @@ fn a_second_agent_on_the_same_store_exits_and_says_who_has_it() {
 fn a_reload_takes_over_what_it_can_and_keeps_the_running_config_if_the_new_one_is_wrong() {
     let world = World::new();
     let gateway = world.gateway("gw-reload").with("[device.attributes]\nsite = \"old\"");
-    let agent = gateway.start();
-    world.fleet.presence(0, "gw-reload", true);
+    let agent = world.online(&gateway);
 
     let overlay = gateway.file("02.toml");
     assert!(std::fs::read_to_string(&overlay).unwrap().contains("old"), "the last overlay is the one to change");
@@ -211,8 +209,7 @@ fn a_reload_takes_over_what_it_can_and_keeps_the_running_config_if_the_new_one_i
 fn a_reload_says_what_is_doubtful_as_a_start_does() {
     let world = World::new();
     let gateway = world.gateway("gw-doubtful").with("");
-    let agent = gateway.start();
-    world.fleet.presence(0, "gw-doubtful", true);
+    let agent = world.online(&gateway);
     let off = "is false: whoever may publish on a command topic commands this gateway";
     assert!(!agent.log().so_far().iter().any(|line| line.contains(off)));
 
@@ -255,8 +252,7 @@ fn applications_are_heard_from_the_reload_on_that_turns_errors_on() {
     let errors =
         |enabled: bool| format!("[collect.errors]\nenabled = {enabled}\napp_socket = \"{}\"\n", socket.display());
     let gateway = gateway.with(&errors(false));
-    let agent = gateway.start();
-    world.fleet.presence(0, "gw-apps", true);
+    let agent = world.online(&gateway);
     assert!(!socket.exists());
 
     std::fs::write(gateway.file("02.toml"), errors(true)).unwrap();
@@ -297,8 +293,7 @@ fn send_signs_waits_and_exits_by_what_came_of_it() {
     let world = World::new();
     let gateway = world.gateway("gw-send");
     gateway.runbook("fail", "exit 3");
-    let _agent = gateway.start();
-    world.fleet.presence(0, "gw-send", true);
+    let _agent = world.online(&gateway);
     let url = world.broker.url();
     let key = world.operator.private_key().display().to_string();
     let send = |to: &str, command: &[&str]| {
@@ -321,8 +316,7 @@ fn send_signs_waits_and_exits_by_what_came_of_it() {
 fn an_export_is_one_json_object_a_record() {
     let mut world = World::new();
     let gateway = world.gateway("gw-export");
-    let agent = gateway.start();
-    world.fleet.presence(0, "gw-export", true);
+    let agent = world.online(&gateway);
     world.broker.stop();
     gateway.wait_for_status("a record", |status| {
         status["outbox"]["records"]["telemetry"].as_u64().is_some_and(|records| records > 0)

@@ -21,18 +21,10 @@ use serde_json::{Value as Json, json};
 
 use common::cost::cpu;
 use common::operator::{Wrong, claims, wrong_tokens};
-use common::{Agent, Gateway, Operator, PREFIX, Tree, World, unix_now};
+use common::{Gateway, Operator, PREFIX, Tree, World, unix_now};
 
 /// A unit that no machine has.
 const UNIT: &str = "fieldmedic-no-such-unit.service";
-
-/// An agent that is online.
-fn online(world: &World, gateway: &Gateway) -> Agent {
-    let mark = world.fleet.mark();
-    let agent = gateway.start();
-    world.fleet.presence(mark, gateway.device(), true);
-    agent
-}
 
 /// The lines that a runbook wrote into a file of the gateway.
 fn lines_of(gateway: &Gateway, file: &str) -> usize {
@@ -61,7 +53,7 @@ fn refusal(world: &World, mark: usize, id: &Json, reason: &str) -> Json {
 fn a_signed_ping_is_answered_through_the_store() {
     let world = World::new();
     let gateway = world.gateway("gw-ping");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
 
     let id = world.order("gw-ping", "ping", json!({}));
     let result = world.fleet.result(&id, "SUCCEEDED");
@@ -73,13 +65,13 @@ fn a_signed_ping_is_answered_through_the_store() {
 fn a_command_that_came_while_the_agent_was_away_is_obeyed_when_it_is_back() {
     let world = World::new();
     let gateway = world.gateway("gw-away");
-    let agent = online(&world, &gateway);
+    let agent = world.online(&gateway);
     let id = world.order("gw-away", "ping", json!({}));
     world.fleet.result(&id, "SUCCEEDED");
     assert_eq!(agent.sigterm(), Some(0));
 
     let id = world.order("gw-away", "ping", json!({}));
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
     world.fleet.result(&id, "SUCCEEDED");
 }
 
@@ -87,7 +79,7 @@ fn a_command_that_came_while_the_agent_was_away_is_obeyed_when_it_is_back() {
 fn a_group_is_commanded_on_its_topic() {
     let world = World::new();
     let gateway = world.gateway("gw-group").with("[device]\ngroups = [\"canary\"]");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
 
     let claims = claims("group:canary", "ping", json!({}));
     world.broker.publish(&format!("{PREFIX}/groups/canary/commands"), world.operator.sign(&claims).as_bytes());
@@ -98,7 +90,7 @@ fn a_group_is_commanded_on_its_topic() {
 fn what_is_wrong_with_a_token_is_told_in_the_contracts_word() {
     let world = World::new();
     let gateway = world.gateway("gw-token");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
     let ping = || claims("gw-token", "ping", json!({}));
     let mut cases = wrong_tokens(&world.operator, ping);
     let mut unheard_of = ping();
@@ -121,7 +113,7 @@ fn a_thousand_forged_commands_are_counted_told_rarely_and_cost_little() {
     const FORGED: usize = 1_000;
     let world = World::new();
     let gateway = world.gateway("gw-siege");
-    let agent = online(&world, &gateway);
+    let agent = world.online(&gateway);
     let refused = |messages: &[common::Message]| -> usize {
         let samples = messages.iter().flat_map(common::Message::samples);
         let counts = samples.filter_map(|sample| sample["agent"]["commands_refused"]["bad_signature"].as_u64());
@@ -165,7 +157,7 @@ fn a_thousand_forged_commands_are_counted_told_rarely_and_cost_little() {
 fn an_id_that_another_command_used_is_a_replay() {
     let world = World::new();
     let gateway = world.gateway("gw-replay");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
     let first = claims("gw-replay", "ping", json!({}));
     world.deliver("gw-replay", &world.operator.sign(&first));
     world.fleet.result(first["jti"].as_str().unwrap(), "SUCCEEDED");
@@ -182,7 +174,7 @@ fn what_the_config_does_not_allow_is_refused_and_nothing_runs() {
     let world = World::new();
     let gateway = world.gateway("gw-deny").with("[remediation]\nallow = [\"restart_unit\"]");
     leaves_a_trace(&gateway, "touch", "");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
 
     for (name, args) in [("restart_unit", json!({"unit": UNIT})), ("run", json!({"runbook": "touch"}))] {
         let id = world.order("gw-deny", name, args);
@@ -196,7 +188,7 @@ fn a_spent_budget_is_a_refusal_and_nothing_runs() {
     let world = World::new();
     let gateway = world.gateway("gw-budget").with("[remediation.budget]\nrun = \"1/1h\"");
     leaves_a_trace(&gateway, "touch", "");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
 
     let id = world.order("gw-budget", "run", json!({"runbook": "touch"}));
     world.fleet.result(&id, "SUCCEEDED");
@@ -210,7 +202,7 @@ fn a_dry_run_says_what_it_would_have_done_and_does_nothing() {
     let world = World::new();
     let gateway = world.gateway("gw-dry").with("[remediation]\ndry_run = true");
     leaves_a_trace(&gateway, "touch", "");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
 
     let id = world.order("gw-dry", "run", json!({"runbook": "touch"}));
     assert_eq!(world.fleet.result(&id, "REJECTED")["reason"], "dry_run");
@@ -224,7 +216,7 @@ fn without_a_clock_a_disruptive_command_needs_the_nonce_of_this_start() {
         .gateway("gw-clock")
         .measuring(&tree)
         .with(&format!("[clock]\ntrust = \"kernel\"\n[remediation]\nunits = [\"{UNIT}\"]"));
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
     let sample = world.fleet.sample_since(0, "gw-clock", "a sample", |sample| sample["host"].is_object());
     let restart = || claims("gw-clock", "restart_unit", json!({"unit": UNIT}));
 
@@ -252,7 +244,7 @@ fn the_same_command_twice_acts_once_and_is_answered_twice() {
     let world = World::new();
     let gateway = world.gateway("gw-twice");
     leaves_a_trace(&gateway, "touch", "");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
 
     let order = claims("gw-twice", "run", json!({"runbook": "touch"}));
     let (token, id) = (world.operator.sign(&order), order["jti"].as_str().unwrap());
@@ -269,14 +261,14 @@ fn a_command_that_is_delivered_again_after_a_kill_is_not_run_again() {
     let world = World::new();
     let gateway = world.gateway("gw-again");
     leaves_a_trace(&gateway, "touch", "");
-    let agent = online(&world, &gateway);
+    let agent = world.online(&gateway);
     let order = claims("gw-again", "run", json!({"runbook": "touch"}));
     let (token, id) = (world.operator.sign(&order), order["jti"].as_str().unwrap());
     world.deliver("gw-again", &token);
     world.fleet.result(id, "SUCCEEDED");
 
     agent.kill9();
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
     world.deliver("gw-again", &token);
     world.fleet.results(id, "SUCCEEDED", 2);
     assert_eq!(lines_of(&gateway, "acted"), 1);
@@ -287,7 +279,7 @@ fn a_command_that_a_kill_interrupted_is_reported_so_and_not_run_again() {
     let world = World::new();
     let gateway = world.gateway("gw-cut");
     leaves_a_trace(&gateway, "hang", "exec sleep 600");
-    let agent = online(&world, &gateway);
+    let agent = world.online(&gateway);
     let order = claims("gw-cut", "run", json!({"runbook": "hang"}));
     let (token, id) = (world.operator.sign(&order), order["jti"].as_str().unwrap());
     world.deliver("gw-cut", &token);
@@ -295,7 +287,7 @@ fn a_command_that_a_kill_interrupted_is_reported_so_and_not_run_again() {
     wait_for_the_act(&gateway);
 
     agent.kill9();
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
     world.fleet.result(id, "INTERRUPTED");
     world.deliver("gw-cut", &token);
     world.fleet.results(id, "INTERRUPTED", 2);
@@ -313,7 +305,7 @@ fn a_runbook_reports_its_progress_its_output_and_its_end() {
     let gateway = world.gateway("gw-run");
     gateway.runbook("work", "echo working on $1\necho progress 40\necho done; echo to stderr >&2");
     gateway.runbook("fail", "echo no luck; exit 3");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
 
     let id = world.order("gw-run", "run", json!({"runbook": "work", "args": ["disk 1"]}));
     let result = world.fleet.result(&id, "SUCCEEDED");
@@ -341,7 +333,7 @@ fn a_runbook_that_takes_too_long_is_ended_with_all_that_it_started() {
     // The file is held by the child of the child: it is unlocked when both are gone.
     let lock = gateway.file("lock");
     gateway.runbook("hang", &format!("exec 9>{}; flock 9; sleep 600 & sleep 600", lock.display()));
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
 
     let mut order = claims("gw-slow", "run", json!({"runbook": "hang"}));
     order["cmd"]["timeout_s"] = json!(1);
@@ -357,7 +349,7 @@ fn a_slow_runbook_holds_up_neither_a_ping_nor_the_telemetry_and_can_be_canceled(
     let world = World::new();
     let gateway = world.gateway("gw-cancel");
     leaves_a_trace(&gateway, "hang", "exec sleep 600");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
     let slow = world.order("gw-cancel", "run", json!({"runbook": "hang"}));
     world.fleet.result(&slow, "IN_PROGRESS");
 
@@ -377,7 +369,7 @@ fn of_a_burst_of_a_thousand_commands_each_has_exactly_one_end_and_what_ran_ran_o
     let world = World::new();
     let gateway = world.gateway("gw-burst").with("[remediation.budget]\nrun = \"100/1h\"");
     leaves_a_trace(&gateway, "touch", "");
-    let agent = online(&world, &gateway);
+    let agent = world.online(&gateway);
     let key = world.operator.signing_key();
     let id = |n: usize| format!("burst-{n}");
     let token = |n: usize| {
@@ -424,7 +416,7 @@ fn a_full_queue_says_busy_and_the_red_button_empties_it() {
     let world = World::new();
     let gateway = world.gateway("gw-queue");
     leaves_a_trace(&gateway, "hang", "exec sleep 600");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
 
     let ids: Vec<String> = (0..ORDERS).map(|_| world.order("gw-queue", "run", json!({"runbook": "hang"}))).collect();
     assert_eq!(world.fleet.result(&ids[ORDERS - 1], "REJECTED")["reason"], "busy");
@@ -459,7 +451,7 @@ fn a_rollback_switches_releases_and_there_is_no_second_one_without_a_name() {
     let dir = releases(&gateway);
     let slots = format!("[rollback.app]\nkind = \"slots\"\ndir = {dir:?}\n[remediation.budget]\nrollback = \"9/1h\"");
     let gateway = gateway.with(&slots);
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
     let current = || std::fs::read_link(dir.join("current")).unwrap();
 
     let id = world.order("gw-back", "rollback", json!({"target": "app"}));
@@ -482,7 +474,7 @@ fn a_rollback_switches_releases_and_there_is_no_second_one_without_a_name() {
 fn a_snapshot_comes_in_parts_that_make_one_text_without_secrets() {
     let world = World::new();
     let gateway = world.gateway("gw-snapshot").with("[device.attributes]\nsite_token = \"hunter2\"");
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
     let id = world.order("gw-snapshot", "collect_diagnostics", json!({}));
     world.fleet.result(&id, "SUCCEEDED");
     let text = world.fleet.snapshot(&id);
@@ -502,7 +494,7 @@ fn an_update_that_raises_a_critical_alarm_is_left_again_by_the_agent_itself() {
     let dir = releases(&gateway);
     let slots = format!("[rollback.app]\nkind = \"slots\"\ndir = {dir:?}\nsettle = \"1s\"\ntrial = \"4s\"");
     let gateway = gateway.with(&slots);
-    let _agent = online(&world, &gateway);
+    let _agent = world.online(&gateway);
     world.fleet.sample_since(0, "gw-trial", "a first look", |sample| sample["agent"].is_object());
     let told = |name: &str, release: &str| {
         world.fleet.wait_for(&format!("{name} of {release}"), |message| {

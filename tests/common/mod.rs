@@ -76,6 +76,14 @@ impl World {
         Gateway::new(device, &self.broker.url()).trusting(&self.operator)
     }
 
+    /// Starts the gateway's agent, and waits until it is online.
+    pub fn online(&self, gateway: &Gateway) -> Agent {
+        let mark = self.fleet.mark();
+        let agent = gateway.start();
+        self.fleet.presence(mark, gateway.device(), true);
+        agent
+    }
+
     /// Publishes a token on the device's command topic.
     pub fn deliver(&self, device: &str, token: &str) {
         self.broker.publish(&format!("{PREFIX}/{device}/commands"), token.as_bytes());

@@ -173,8 +173,7 @@ fn a_broker_that_speaks_only_the_older_protocol_is_spoken_to() {
 fn the_session_outlives_the_connection() {
     let mut world = common::World::new();
     let gateway = world.gateway("gw-session");
-    let _agent = gateway.start();
-    world.fleet.presence(0, "gw-session", true);
+    let _agent = world.online(&gateway);
     let id = world.order("gw-session", "ping", json!({}));
     world.fleet.result(&id, "SUCCEEDED");
 

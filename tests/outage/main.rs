@@ -44,8 +44,7 @@ const FAST: &str = r#"
 fn what_is_stored_while_the_broker_is_away_arrives_in_order_when_it_is_back() {
     let mut world = World::new();
     let gateway = world.gateway("gw-outage").with(FAST);
-    let _agent = gateway.start();
-    world.fleet.presence(0, "gw-outage", true);
+    let _agent = world.online(&gateway);
 
     world.broker.stop();
     gateway.wait_for_status("a backlog", |status| {
@@ -161,8 +160,7 @@ fn a_result_that_no_broker_took_arrives_after_a_kill() {
     let mut world = World::new();
     let gateway = world.gateway("gw-result").with("[telemetry]\nreport_interval = \"1h\"\npublish_interval = \"1h\"");
     gateway.runbook("wait", &format!("while ! [ -e {} ]; do sleep 0.05; done", gateway.file("go").display()));
-    let agent = gateway.start();
-    world.fleet.presence(0, "gw-result", true);
+    let agent = world.online(&gateway);
     let id = world.order("gw-result", "run", serde_json::json!({"runbook": "wait"}));
     world.fleet.result(&id, "IN_PROGRESS");
 

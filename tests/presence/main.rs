@@ -67,8 +67,7 @@ fn an_agent_that_is_stopped_says_goodbye_and_exits_with_zero() {
 fn an_agent_stops_also_while_its_broker_is_away() {
     let mut world = World::new();
     let gateway = world.gateway("gw-alone");
-    let agent = gateway.start();
-    world.fleet.presence(0, "gw-alone", true);
+    let agent = world.online(&gateway);
     world.broker.stop();
     gateway.wait_for_status("the loss of the broker", |status| status["broker"]["online"] == false);
     assert_eq!(agent.sigterm(), Some(0));
