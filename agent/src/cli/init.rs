@@ -73,8 +73,8 @@ pub(super) struct InitArgs {
     /// Where agent.toml, policy.toml and the pair go; made if it isn't there.
     #[arg(long, value_name = "DIR", default_value = SYSTEM_DIR)]
     out: PathBuf,
-    /// For a try without root: store and sockets go there, too, and there is no policy, because there is no helper.
-    #[arg(long)]
+    /// For a try without root: store and sockets go to --out, too, and there is no policy, because there is no helper.
+    #[arg(long, requires = "out")]
     bench: bool,
     /// Asks nothing: what no flag says stays at its default.
     #[arg(long)]
