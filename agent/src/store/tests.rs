@@ -457,9 +457,15 @@ fn commits_that_wait_behind_a_commit_share_its_sync() {
 fn a_store_that_is_taken_away_is_a_fault_and_the_next_start_takes_up_what_is_there_then() {
     type TakeAway = fn(&Path);
     // And what is told then: nothing of a store that is a new one.
-    let taken_away: [(TakeAway, Option<&str>); 4] = [
+    let away: TakeAway = |path| fs::rename(path, path.with_extension("old")).expect("rename");
+    let replaced: TakeAway = |path| {
+        fs::rename(path, path.with_extension("old")).expect("rename");
+        drop(Store::open(&settings(path.parent().expect("parent"))).expect("another"));
+    };
+    let taken_away: [(TakeAway, Option<&str>); 5] = [
         (|path| fs::remove_dir_all(path).expect("remove"), None),
-        (|path| fs::rename(path, path.with_extension("old")).expect("rename"), None),
+        (away, None),
+        (replaced, None),
         (|path| fs::remove_dir_all(path.join(OUTBOX_DIR)).expect("remove"), Some("outbox/events: vanished; 1 records")),
         (|path| fs::remove_dir_all(path.join(state::DIR)).expect("remove"), Some("state: it has fallen back")),
     ];
@@ -477,6 +483,7 @@ fn a_store_that_is_taken_away_is_a_fault_and_the_next_start_takes_up_what_is_the
             let is_alive = op == StoreOp::Probe;
             let answer = backing.apply(op);
             assert_eq!(answer.is_ok(), is_alive, "{answer:?}: nothing is vouched for, and the agent lives");
+            assert!(matches!(backing, Backing::Absent(_)));
             let fault = backing.apply(put()).expect_err("there is no store").to_string();
             assert!(fault.contains("was taken away while it was in use"), "{fault}");
             let Backing::Absent(mut absent) = backing else { panic!("what stands in for it looks for it") };
@@ -486,6 +493,17 @@ fn a_store_that_is_taken_away_is_a_fault_and_the_next_start_takes_up_what_is_the
             assert!(losses.iter().all(|loss| loss.what.contains(told.unwrap())), "{losses:?}");
         }
     }
+}
+
+#[test]
+fn a_store_in_whose_place_a_file_lies_was_taken_away() {
+    let dir = temp();
+    let (store, _) = open(dir.path());
+    assert!(store.is_in_place());
+    let path = settings(dir.path()).path;
+    fs::rename(&path, path.with_extension("old")).expect("rename");
+    fs::write(&path, "").expect("write");
+    assert!(!store.is_in_place());
 }
 
 /// A file system of a few MiB, gone when dropped.
