@@ -161,6 +161,17 @@ mod tests {
     }
 
     #[test]
+    fn it_is_given_in_parts_until_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reserve = Reserve::new(path_in(dir.path()), 5 * MIB / 4);
+        reserve.keep(empty(100 * MIB));
+        let given = [(); 4].map(|()| (reserve.give(), reserve.bytes() / 1024));
+        assert_eq!(given, [(true, 768), (true, 256), (true, 0), (false, 0)]);
+        reserve.keep(filled(MIB));
+        assert_eq!(reserve.bytes(), MIB, "what is left of it is held again");
+    }
+
+    #[test]
     fn a_reserve_made_for_a_larger_store_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         let mut reserve = Reserve::new(path_in(dir.path()), 2 * MIB);

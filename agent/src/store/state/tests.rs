@@ -237,10 +237,13 @@ fn while_a_sync_fails_the_database_is_not_closed() {
     state.db.as_mut().expect("open").file = File::open("/dev/null").expect("open");
     let (db, away) = (root.path().join(DIR).join(DB_FILE), root.path().join("away"));
     fs::rename(&db, &away).expect("rename");
+    let reserve = reserve::path_in(root.path());
+    fs::remove_file(&reserve).expect("it was given");
     for _ in 0..3 {
         state.put(&[entry("b", "2")]).expect_err("it can't be synced");
         assert!(state.db.as_ref().is_some_and(|db| db.suspect), "sled panics as it closes where a sync fails");
     }
+    assert!(reserve.exists(), "it is tried again, and needs room then");
     fs::rename(&away, &db).expect("rename");
     state.put(&[entry("b", "2")]).expect("the disk is back");
     drop(state);
@@ -253,9 +256,12 @@ fn a_state_that_the_disk_refuses_to_read_is_not_given_up() {
     let root = root();
     filled(&root, 20);
     for name in [DB_FILE, GENERATION_FILE] {
+        let reserve = reserve::path_in(root.path());
+        fs::remove_file(&reserve).expect("it was given");
         refuse_where(move |path, _| path.ends_with(name));
         let fault = State::open(root.path(), MAX_BYTES, &mut Opening::default()).expect_err(name);
         heal();
+        assert!(reserve.exists() || name != DB_FILE, "it is tried again, and needs room then");
         assert!(fault.to_string().contains("Input/output error"), "{fault}");
         let (_, entries, losses) = open(&root);
         assert_eq!((entries.len(), losses), (20, vec![]), "{name}");
