@@ -29,6 +29,8 @@ struct Script {
     is_flapping: bool,
     /// How many jobs of other units are over before the restart is.
     others: u32,
+    /// And between the looks at its unit.
+    later: u32,
     kind: &'static str,
     result: &'static str,
     exit_status: i32,
@@ -41,6 +43,7 @@ const GOOD: Script = Script {
     states: &[("active", "running")],
     is_flapping: false,
     others: 1,
+    later: 0,
     kind: "simple",
     result: "success",
     exit_status: 0,
@@ -89,6 +92,7 @@ impl Manager {
 struct Unit {
     load_state: &'static str,
     states: Mutex<VecDeque<(&'static str, &'static str)>>,
+    later: AtomicU32,
 }
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
@@ -109,7 +113,12 @@ impl Unit {
     }
 
     #[zbus(property)]
-    fn sub_state(&self) -> &str {
+    async fn sub_state(&self, #[zbus(connection)] connection: &Connection) -> &str {
+        let manager = SignalEmitter::new(connection, "/org/freedesktop/systemd1").unwrap();
+        for _ in 0..self.later.swap(0, Ordering::SeqCst) {
+            let other = path("/org/freedesktop/systemd1/job/1");
+            Manager::job_removed(&manager, 1, other, "other.service", "done").await.unwrap();
+        }
         self.states.lock().unwrap()[0].1
     }
 }
@@ -153,7 +162,11 @@ fn path(text: &str) -> OwnedObjectPath {
 
 async fn outcome(script: Script) -> ActOutcome {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let unit = Unit { load_state: script.load_state, states: Mutex::new(script.states.iter().copied().collect()) };
+    let unit = Unit {
+        load_state: script.load_state,
+        states: Mutex::new(script.states.iter().copied().collect()),
+        later: script.later.into(),
+    };
     let systemd = Builder::unix_stream(theirs)
         .server(zbus::Guid::generate())
         .unwrap()
@@ -220,6 +233,21 @@ async fn a_unit_that_fails_as_soon_as_it_runs_has_failed() {
 }
 
 #[tokio::test]
+async fn a_unit_that_is_active_at_one_look_may_have_failed_by_the_next() {
+    let script = Script { states: &[("active", "running"), ("active", "running"), ("failed", "failed")], ..GOOD };
+    let outcome = outcome(script).await;
+    assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("unit_failed")), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn both_states_of_a_unit_are_of_one_moment() {
+    let states = &[("inactive", "dead"), ("activating", "start"), ("active", "running")];
+    let outcome = outcome(Script { states, ..GOOD }).await;
+    assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
+    assert!(outcome.detail.as_ref().unwrap().starts_with("app.service is active (running)"), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn a_unit_that_goes_on_coming_and_going_has_failed_and_one_that_came_at_the_second_try_has_not() {
     const UP: (&str, &str) = ("active", "running");
     const DOWN: (&str, &str) = ("activating", "auto-restart");
@@ -235,8 +263,11 @@ async fn a_unit_that_goes_on_coming_and_going_has_failed_and_one_that_came_at_th
 
 #[tokio::test]
 async fn the_answer_is_not_held_up_by_what_else_systemd_does() {
-    let outcome = outcome(Script { others: 500, ..GOOD }).await;
-    assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
+    // Before the end of the job that is waited for, and while the unit is looked at.
+    for script in [Script { others: 500, ..GOOD }, Script { later: 1_500, ..GOOD }] {
+        let outcome = outcome(script).await;
+        assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
+    }
 }
 
 #[tokio::test]
