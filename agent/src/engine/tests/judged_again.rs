@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::commanding::reason;
-use super::world::{World, config, outcome};
+use super::healing::{ladder, memory, up_for_long};
+use super::world::{World, config, config_with, outcome};
 use crate::config::{Action, Budget, CheckedConfig, TrustedKey};
 use crate::engine::io::{Act, ActStatus, Input};
 use crate::engine::metric::Metric;
@@ -68,6 +69,7 @@ fn what_waits_and_nobody_vouches_for_any_more_is_refused_in_the_word_of_one_that
         assert_eq!(world.statuses("runs").last().unwrap(), "SUCCEEDED", "what had begun goes on");
         assert_eq!((world.statuses("waits"), reason(&world, "waits")), (both("QUEUED", "REJECTED"), expected.into()));
         assert_eq!(world.acted.len(), 1, "{expected}");
+        assert_eq!(world.tokens, [is_signed], "who verifies it again is given what was signed, and nothing else");
     }
 }
 
@@ -107,19 +109,44 @@ fn a_reboot_is_judged_again_when_its_delay_is_over_and_has_spent_nothing_where_i
         let mut world = World::with(config);
         world.advance(SECOND);
         world.command("b-1", "reboot", json!({"delay_s": 60}), 1);
-        world.command("b-2", "reboot", json!({"delay_s": 120}), 2);
         world.settle();
         change(&mut world, true);
-        world.advance(90 * SECOND);
+        world.advance(61 * SECOND);
         assert!(!world.acted.contains(&Act::Reboot), "{expected}");
         assert_eq!((world.statuses("b-1"), reason(&world, "b-1")), (both("IN_PROGRESS", "REJECTED"), expected.into()));
-        assert_eq!(world.statuses("b-2").last().unwrap(), "REJECTED", "its turn had come, too");
         change(&mut world, false);
+        world.command("c-1", "cancel", json!({"command_id": "b-1"}), 4);
+        world.settle();
+        assert_eq!(reason(&world, "c-1"), "not_found", "{expected}");
         world.advance(11 * SECOND);
         world.command("b-3", "reboot", json!({"delay_s": 10}), 3);
         world.advance(30 * SECOND);
         assert_eq!(world.acted.last(), Some(&Act::Reboot), "{expected}: {:?}", world.results("b-3"));
     }
+}
+
+#[test]
+fn what_waits_for_a_reboot_has_its_turn_as_soon_as_that_is_refused() {
+    let mut world = World::with(config_with("[rollback.firmware]\nkind = \"rauc\""));
+    world.advance(SECOND);
+    world.command("b-1", "reboot", json!({"delay_s": 60}), 1);
+    world.command("r-1", "rollback", json!({"target": "firmware"}), 2);
+    world.settle();
+    assert_eq!((world.statuses("b-1"), world.statuses("r-1")), (vec!["IN_PROGRESS".into()], vec!["QUEUED".into()]));
+    reload(&mut world, |config| config.remediation.allow.retain(|action| *action != Action::Reboot));
+    world.advance(61 * SECOND);
+    assert_eq!(reason(&world, "b-1"), "not_allowed");
+    assert_eq!(world.acted, [Act::Rollback { target: "firmware".into(), to: None }]);
+
+    let mut world = up_for_long(config_with(&ladder("", "{ do = \"reboot\" }")));
+    world.command("b-1", "reboot", json!({"delay_s": 60}), 1);
+    world.advance(40 * SECOND);
+    memory(&mut world, 95.0);
+    reload(&mut world, |config| config.commands.require_signature = true);
+    world.advance(15 * SECOND);
+    assert_eq!((world.statuses("b-1"), world.acted.len()), (vec!["IN_PROGRESS".into()], 0));
+    world.advance(10 * SECOND);
+    assert_eq!((reason(&world, "b-1"), &*world.acted), ("malformed".to_owned(), &[Act::Reboot][..]));
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub(super) struct World {
     pub(super) acked_commands: Vec<u16>,
     pub(super) acts: Vec<(EffectId, Act)>,
     pub(super) acted: Vec<Act>,
+    /// Whether each came with the command as it was signed.
+    pub(super) tokens: Vec<bool>,
     /// Acts end at once, and well.
     pub(super) acts_succeed: bool,
     pub(super) connects: u32,
@@ -157,6 +159,7 @@ impl World {
             acked_commands: Vec::new(),
             acts: Vec::new(),
             acted: Vec::new(),
+            tokens: Vec::new(),
             acts_succeed: true,
             connects: 0,
             wills_retained: Vec::new(),
@@ -438,8 +441,9 @@ impl World {
                 });
             }
             Effect::BackoffReset => self.backoff_resets += 1,
-            Effect::Act { id, act, .. } => {
+            Effect::Act { id, act, token, .. } => {
                 self.acted.push(act.clone());
+                self.tokens.push(token.is_some());
                 if self.acts_succeed {
                     let outcome = ActOutcome { release: self.marked_by(&act), ..outcome(ActStatus::Succeeded) };
                     self.queue.push_back(Input::ActDone { id, outcome });
