@@ -299,6 +299,31 @@ mod tests {
         let mut pace = Pace::new(Mono(0), &telemetry());
         pace.override_until(Mono(50_000), fast, &telemetry());
         assert_eq!(pace.report_at, Mono(50_000), "it is over by now");
+        pace.poll(Mono(50_000), &telemetry());
+        pace.observed();
+        let due = pace.poll(Mono(50_000), &telemetry());
+        assert!(due.report && due.publish, "{due:?}");
+        let faster = Intervals { report: secs(20), publish: secs(20), ..fast };
+        pace.override_until(Mono(60_000), faster, &telemetry());
+        assert_eq!((pace.report_at, pace.publish_at), (Mono(70_000), Mono(70_000)));
+        pace.restart(Mono(65_000), &telemetry());
+        pace.override_until(Mono(66_000), faster, &telemetry());
+        assert_eq!((pace.report_at, pace.publish_at), (Mono(85_000), Mono(85_000)), "it was closed at 65 s");
+    }
+
+    #[test]
+    fn no_report_is_put_off_as_other_intervals_end_or_as_power_is_saved_and_no_longer() {
+        let secs = Duration::from_secs;
+        let mut pace = Pace::new(Mono(0), &telemetry());
+        let fast = Intervals { sample: Some(secs(2)), report: None, publish: None, hold: secs(30) };
+        pace.override_until(Mono(20_000), fast, &telemetry());
+        pace.poll(Mono(50_000), &telemetry());
+        assert_eq!((pace.report_at, pace.publish_at), (Mono(60_000), Mono(120_000)));
+        let slow = Slowness { sample: secs(60), report: secs(600), publish: secs(600) };
+        for (at, slow) in [(52_000, Some(slow)), (54_000, None)] {
+            pace.slow_down(Mono(at), slow, &telemetry());
+            assert_eq!((pace.report_at, pace.publish_at), (Mono(60_000), Mono(120_000)));
+        }
     }
 
     #[test]

@@ -86,3 +86,17 @@ fn how_a_step_ended_is_told_also_where_its_ladder_is_gone_or_ends_below_it_by_th
         assert!(!world.acted.contains(&Act::Reboot));
     }
 }
+
+#[test]
+fn a_sample_comes_each_minute_however_often_the_configuration_is_loaded_anew() {
+    let mut world = World::with(config_with(""));
+    for n in 0..12 {
+        let telemetry = &mut world.config.telemetry;
+        telemetry.sample_interval = (5 + 5 * (n % 2)) * SECOND;
+        (telemetry.report_interval, telemetry.publish_interval) = (60 * SECOND, 60 * SECOND);
+        world.input(Input::Reconfigure(Box::new(world.config.clone())));
+        world.advance(20 * SECOND);
+    }
+    let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten().count();
+    assert!((3..=5).contains(&samples), "{samples} samples within four minutes");
+}
