@@ -219,7 +219,9 @@ fn a_command_to_roll_back_is_judged_by_the_next_boot_too() {
 
 /// This slot of the firmware runs.
 fn runs(world: &mut World, slot: &str) {
-    world.releases = vec![Release { target: "firmware".into(), name: slot.into() }];
+    let release = |target: &str, name: &str| Release { target: target.into(), name: name.into() };
+    // Of something else an A runs all the time.
+    world.releases = vec![release("app", "A"), release("firmware", slot)];
     world.advance(2 * SECOND);
 }
 
