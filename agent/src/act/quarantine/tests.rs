@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_uid};
+use serde_json::json;
 
 use super::*;
 
@@ -382,6 +383,21 @@ async fn without_a_firewall_a_quarantine_is_degraded_and_says_so() {
     assert!(detail.contains("install nftables") && detail.contains("no unit was stopped"), "{detail}");
     assert!(quarantine.in_force().is_some() && !dir.path().join("state").join(RULES_FILE).exists());
     is_done(&quarantine.leave().await);
+}
+
+#[test]
+fn a_unit_stays_stopped_as_long_as_a_level_is_in_force_that_stops_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let quarantine = Quarantine::new(dir.path().to_owned(), Loader::None, AGENT);
+    let stay =
+        || ["app.service", "other.service"].map(|unit| quarantine.keeps_stopped(&UnitName::parse(unit).unwrap()));
+    assert_eq!(stay(), [false, false]);
+    for (level, stays) in [("observe", false), ("restrict", true), ("isolate", true)] {
+        let terms = json!({"broker": [], "port": PORT, "hosts": [], "stop": ["app.service"]});
+        let saved = json!({"level": level, "wide": false, "terms": terms, "stopped": [], "degraded": null});
+        fs::write(dir.path().join(STATE_FILE), saved.to_string()).unwrap();
+        assert_eq!(stay(), [stays, false], "{level}");
+    }
 }
 
 #[test]

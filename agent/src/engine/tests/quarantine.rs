@@ -279,7 +279,8 @@ fn a_quarantine_is_tightened_by_command_and_loosened_by_release_only() {
 
 #[test]
 fn a_unit_that_a_quarantine_keeps_stopped_is_restarted_only_where_it_is_observed_or_left() {
-    let mut world = World::with(config_with("[quarantine]\nstop_units = [\"app.service\"]"));
+    let stop = "stop_units = [\"app.service\", \"other.service\"]\nkeep_units = [\"other.service\"]";
+    let mut world = World::with(config_with(&format!("[quarantine]\n{stop}")));
     world.advance(SECOND);
     let mut restart = |id: &str, level: &str, unit: &str| {
         let (name, args) =
