@@ -163,6 +163,18 @@ fn settings_that_shrink_take_hold_at_once_and_lose_no_count() {
 }
 
 #[test]
+fn settings_that_shrink_take_what_has_no_count_to_tell_though_its_bucket_goes_on() {
+    let mut incidents = incidents(8);
+    incidents.take(at(0), batch(&["apple fell", "apple fell", "cherry fell", "cherry fell"]));
+    let mut kernel = batch(&["banana fell"]);
+    kernel.lines[0].source = ErrorSource::Kernel;
+    incidents.take(at(1), kernel);
+    incidents.set_settings(Settings { max_clusters: 2, ..incidents.settings });
+    let told = incidents.poll(Mono(120_000), 8);
+    assert_eq!(told.iter().filter_map(count).collect::<Vec<_>>(), [&Field::Value(Value::Count(1)); 2]);
+}
+
+#[test]
 fn in_a_storm_a_known_error_is_counted_in_its_cluster() {
     let mut incidents = incidents(512);
     incidents.take(at(0), batch(&["the disk is on fire"]));
@@ -254,6 +266,20 @@ fn a_program_without_a_unit_is_told_apart_by_what_it_calls_itself() {
     let of_unit = fingerprint_of(Some("app.service"), None, None);
     assert_eq!(fingerprint_of(Some("app.service"), Some("valve"), Some("/usr/bin/app")), of_unit);
     assert_ne!(fingerprint_of(None, None, Some("/usr/bin/app")), fingerprint_of(None, None, Some("/usr/bin/b")));
+}
+
+#[test]
+fn what_a_program_calls_itself_is_told_with_the_count_of_its_lines_too_were_it_after_a_crash() {
+    let mut before = incidents(8);
+    let mut lines = batch(&["valve 5 jammed", "valve 6 jammed"]);
+    lines.lines.iter_mut().for_each(|line| (line.unit, line.identifier) = (None, Some("valve".into())));
+    let first = before.take(at(0), lines);
+    let unsaid = minicbor::decode(&before.unsaid().unwrap()).unwrap();
+    let count = Incidents::restore(before.settings, Mono(0), unsaid).poll(Mono(120_000), 8);
+    for told in [first, count] {
+        let names: Vec<_> = told.iter().map(|event| event.field("identifier").cloned()).collect();
+        assert_eq!(names, [Some(Field::Value("valve".into()))], "{told:?}");
+    }
 }
 
 #[test]
