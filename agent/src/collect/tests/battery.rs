@@ -158,6 +158,8 @@ fn time_to_empty_comes_from_energy_where_there_is_no_charge() {
     made.supply("power_now", "6000000");
     made.supply("energy_now", "30000000");
     near(&made.observe(), Metric::BatteryTimeToEmpty, 5.0 * 3600.0);
+    made.supply("energy_full", "15000000");
+    assert_eq!(number(&made.observe(), Metric::BatteryTimeToEmpty), None, "it holds twice what goes in");
 }
 
 #[test]
