@@ -203,6 +203,22 @@ fn what_a_quarantine_is_to_keep_runs_on_in_it() {
 }
 
 #[test]
+fn what_is_put_in_force_again_stops_what_was_started_and_loosens_nothing() {
+    let mut gateway = gateway(|scenario| scenario.units = vec![UnitWorld { leaks_pct_per_hour: 10.0, ..app() }]);
+    gateway.stop_units = vec![app().unit];
+    let refresh = Act::Refresh { level: QuarantineLevel::Restrict, wide: false };
+    let acts =
+        [Act::Quarantine { level: Some(QuarantineLevel::Isolate) }, Act::RestartUnit { unit: app().unit }, refresh];
+    for (token, act) in (1..).zip(acts) {
+        gateway.act(token, &act);
+        gateway.finish(HOUR, token);
+    }
+    assert_eq!(gateway.quarantined(), Some(QuarantineLevel::Isolate));
+    let mut used = |at| value(&mut gateway, at, Metric::HostMemUsed).unwrap().number().unwrap();
+    assert!((used(9 * HOUR) - used(2 * HOUR)).abs() < 0.1, "what is stopped leaks nothing");
+}
+
+#[test]
 fn the_releases_that_run_are_observed() {
     let running = |config: &str, at| {
         let mut gateway = told(config, |scenario| {
