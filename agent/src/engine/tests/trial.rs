@@ -166,6 +166,9 @@ fn the_red_button_reaches_a_release_that_is_about_to_be_left() {
     world.store_answers();
     world.advance(60 * MINUTE);
     assert_eq!(world.acted, []);
+    let canceled = world.got.iter().filter(|got| got.body["remediation"]["reason"] == "canceled");
+    let told: Vec<_> = canceled.map(|got| got.body["remediation"]["detail"].clone()).collect();
+    assert_eq!(told, ["a command took it back"]);
 }
 
 #[test]
