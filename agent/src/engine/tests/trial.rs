@@ -607,6 +607,27 @@ fn a_release_that_is_marked_good_while_a_boot_out_of_it_is_due_is_not_booted_out
 }
 
 #[test]
+fn a_boot_out_of_a_release_stays_due_where_that_can_not_be_marked_and_not_where_it_is_called_off_meanwhile() {
+    for is_called_off in [false, true] {
+        let (mut world, id) = boots_back();
+        world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+        world.advance(MINUTE);
+        world.command("m", "mark_good", serde_json::json!({"target": "app"}), 1);
+        world.settle();
+        let (id, act) = world.acts[0].clone();
+        assert_eq!(act, mark());
+        if is_called_off {
+            world.command("stop", "cancel_all", serde_json::json!({}), 2);
+        } else {
+            world.acts.clear();
+            world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+        }
+        world.advance(60 * MINUTE);
+        assert_eq!(world.acts.iter().any(|(_, act)| *act == Act::Reboot), !is_called_off, "{:?}", world.acts);
+    }
+}
+
+#[test]
 fn a_boot_that_is_tried_again_waits_for_what_is_under_way() {
     let (mut world, id) = boots_back();
     world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
