@@ -19,7 +19,7 @@ use super::budget::{Ledger as Budgets, Spending, Spent};
 use super::command::{Command, Intervals, Name};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
-use super::keyed::{BUDGET_KEY, CAREFUL_KEY, CLAIM_KEY, COMMAND_KEY, FLOOR_KEY, Write, write};
+use super::keyed::{BUDGET_KEY, CLAIM_KEY, COMMAND_KEY, FORGOTTEN_KEY, Write, write};
 use super::observation::Release;
 use super::quarantine;
 use super::reboot::{ROLLBACK_FAILED, not_left, waits_for_boot};
@@ -30,7 +30,7 @@ use crate::config::{Action, Budget, CheckedConfig, QuarantineLevel};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 use entry::{Entry, Origin, Stored, key, put};
 use judge::{has_expired, is_fresh, lifetime, lower_bound, spread};
-pub(crate) use oldest::{MAY_HAVE_RUN, Oldest, oldest};
+pub(crate) use oldest::{Forgotten, MAY_HAVE_RUN, oldest};
 use refusals::Refusals;
 use reports::Unwritten;
 
@@ -108,6 +108,7 @@ pub struct Commands {
     running: BTreeMap<EffectId, CommandId>,
     budgets: Budgets,
     careful: Careful,
+    forgotten: Forgotten,
     steps: VecDeque<Step>,
     refusals: Refusals,
     /// Outcomes that the journal could not take: nothing is told of them before it has.
@@ -115,11 +116,9 @@ pub struct Commands {
     /// `iat` of the last command whose time was found right: it can't be earlier than that. Of others it proves nothing
     /// but that a signer's clock is wrong.
     issued_at: Option<Unix>,
-    /// The newest `exp` that was forgotten as passed since it was last asked.
-    passed: Option<Unix>,
 }
 
-/// The journal was lost, or was full: what was issued before what it holds can't be known, and is not obeyed.
+/// The journal was lost: what was issued before what it holds can't be known, and is not obeyed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Careful {
     /// What was issued before it may have run.
@@ -140,6 +139,13 @@ impl Commands {
                 match minicbor::decode::<Spent>(value) {
                     Ok(spent) => commands.budgets.restore(action, spent),
                     Err(error) => commands.log(LogLevel::Error, format!("journal: {key} can't be read: {error}")),
+                }
+            } else if key == FORGOTTEN_KEY {
+                match minicbor::decode(value) {
+                    Ok(forgotten) => commands.forgotten = forgotten,
+                    Err(error) => {
+                        commands.log(LogLevel::Error, format!("journal: {key} can't be read: {error}"));
+                    }
                 }
             }
         }
@@ -317,10 +323,9 @@ impl Commands {
         self.unwritten.retry_at().into_iter().chain(turn).min()
     }
 
-    /// Since it was last asked: the `iat` of a command whose time was found right, and the newest `exp` of those that
-    /// were forgotten.
-    pub const fn take_times(&mut self) -> (Option<Unix>, Option<Unix>) {
-        (self.issued_at.take(), self.passed.take())
+    /// The `iat` of a command whose time was found right since it was last asked.
+    pub const fn take_issued_at(&mut self) -> Option<Unix> {
+        self.issued_at.take()
     }
 
     /// Since when commands are obeyed, if what was issued before isn't known.
@@ -454,42 +459,32 @@ impl Commands {
         self.ledger.len() < LEDGER_MAX
     }
 
-    /// Only what has expired for certain: the floor rises with it, and one signer's wrong clock would lock out all.
+    /// Only what has expired for certain.
     fn forget_expired(&mut self, facts: Facts<'_>) {
-        let forgotten: Vec<CommandId> = self
-            .ledger
-            .iter()
-            .filter(|(_, entry)| entry.stored.reported && has_expired(facts, entry.stored.expires_at, true))
-            .map(|(id, _)| id.clone())
-            .collect();
-        let gone = forgotten.iter().filter_map(|id| self.ledger.remove(id));
-        // Past its last moment: at that it would be taken for valid.
-        let passed = gone.map(|entry| Unix(Unix::of_seconds(entry.stored.expires_at).0.saturating_add(1))).max();
-        if let Some(passed) = passed {
-            let floor = facts.timeline.proven().max(passed);
-            self.passed = self.passed.max(Some(floor));
-            let mut entries: Vec<_> = forgotten.iter().map(|id| (key(id), None)).collect();
-            entries.push(write(FLOOR_KEY, &floor));
-            self.steps.push_back(Step::Journal(Purpose::Note, entries));
-        }
+        let is_past = |entry: &Entry| entry.stored.reported && has_expired(facts, entry.stored.expires_at, true);
+        let expired = self.ledger.iter().filter(|(_, entry)| is_past(entry)).map(|(id, _)| id.clone()).collect();
+        self.forget(expired);
     }
 
-    /// What is forgotten before it has expired must not run again: what is refused from now on stands in the same
-    /// write.
     fn forget_oldest(&mut self, facts: Facts<'_>, newcomer: &VerifiedCommand) {
         let over = self.ledger.iter().filter(|(_, entry)| entry.is_over());
-        let dated = over.filter_map(|(id, entry)| Some((entry.stored.issued_at?, id.clone())));
+        let dated = over.map(|(id, entry)| (entry.stored.issued_by(), id.clone()));
         let surplus = (self.ledger.len() + 1).saturating_sub(LEDGER_MAX);
         let present_s = lower_bound(facts, false).0.div_euclid(1000);
-        let Some(Oldest { ids, before_s }) = oldest(dated, surplus, newcomer.issued_at, present_s) else { return };
-        let before = Unix::of_seconds(before_s);
-        let before = self.careful.before.map_or(before, |known| known.max(before));
-        self.careful.before = Some(before);
-        let mut entries = vec![write(CAREFUL_KEY, &before)];
-        for id in ids {
-            self.ledger.remove(&id);
-            entries.push((key(&id), None));
+        self.forget(oldest(dated, surplus, newcomer.issued_at, present_s));
+    }
+
+    /// What is forgotten must not run again, whatever the clock says later: what is refused from now on stands in the
+    /// same write.
+    fn forget(&mut self, ids: Vec<CommandId>) {
+        if ids.is_empty() {
+            return;
         }
+        for entry in ids.iter().filter_map(|id| self.ledger.remove(id)) {
+            self.forgotten.add(entry.stored.issued_by(), entry.stored.expires_at);
+        }
+        let mut entries = vec![write(FORGOTTEN_KEY, &self.forgotten)];
+        entries.extend(ids.iter().map(|id| (key(id), None)));
         self.steps.push_back(Step::Journal(Purpose::Note, entries));
     }
 

@@ -42,6 +42,8 @@ pub(super) const LOSSES_KEY: &str = "losses";
 pub(super) const CAREFUL_KEY: &str = "careful";
 /// The moment that it is the date of, while that can't be told.
 pub(super) const CAREFUL_SINCE_KEY: &str = "careful_since";
+/// When what the ledger has forgotten was issued.
+pub(super) const FORGOTTEN_KEY: &str = "forgotten";
 /// The ledger of commands, by their ids.
 pub(super) const COMMAND_KEY: &str = "cmd/";
 /// What was spent of a budget, by its action.

@@ -12,6 +12,12 @@ impl Engine {
     pub(super) fn save_timeline(&mut self, saved: &Saved) {
         let entries = self.timeline_entries(saved);
         self.effects.put(Purpose::Note, entries);
+        if let Some(set_back) = saved.set_back {
+            let s = set_back.as_secs();
+            let text =
+                format!("clock: it was ahead by {s} s, and was set back: what was told by it may have wrong dates");
+            self.effects.log(LogLevel::Warn, text);
+        }
         self.date_careful();
     }
 

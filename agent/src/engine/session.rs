@@ -236,12 +236,8 @@ impl Engine {
         let audience = token::Audience::of(&self.config.device);
         let verified = token::verify(&publish.payload, &audience, group, &self.config.commands);
         self.with_commands(now, |commands, facts| commands.receive(facts, verified, pkid));
-        let (issued_at, passed) = self.commands.take_times();
-        if let Some(issued_at) = issued_at {
+        if let Some(issued_at) = self.commands.take_issued_at() {
             self.timeline.claim(issued_at);
-        }
-        if let Some(passed) = passed {
-            self.timeline.raise_floor(passed);
         }
     }
 

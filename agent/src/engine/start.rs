@@ -129,7 +129,8 @@ impl Engine {
         let now = now.doubted_before(identity.build_time);
         let state = State::of(&recovered);
         let mut timeline = Timeline::new(identity.boot, state.anchors(), state.read(FLOOR_KEY), identity.build_time)
-            .with_claim(state.read(CLAIM_KEY));
+            .with_claim(state.read(CLAIM_KEY))
+            .begun_at(now.mono);
         let saved = timeline.observe(now);
         let careful = state.careful(&recovered, &timeline, now);
         let run: Option<Run> = state.read(RUN_KEY);

@@ -13,6 +13,9 @@ const ANCHORS_MAX: usize = 64;
 /// A clock that was stepped by less than this since its anchor was saved isn't worth a write.
 const ANCHOR_STEP: Duration = Duration::from_secs(1);
 
+/// A trusted clock that goes back by more than this was wrong: as a clock is taken for set that goes otherwise than time.
+const SET_BACK: Duration = Duration::from_secs(10);
+
 /// The saved floor may lag behind by this much: what a reboot without a clock may forget.
 const FLOOR_LAG: Duration = Duration::from_secs(3600);
 
@@ -25,7 +28,10 @@ pub const CLAIM_AHEAD_S: i64 = 300;
 pub struct Timeline {
     boot: BootId,
     anchors: BTreeMap<BootId, Anchor>,
-    /// It is at least this late: the newer of the build and the last saved time.
+    built: Unix,
+    /// When this run began.
+    began: Mono,
+    /// The last time that a trusted clock said: the present, while there is one. It goes back with the clock.
     floor: Unix,
     floor_saved: Unix,
     /// And the newest verified `iat` says so, which a trusted clock may disprove.
@@ -43,6 +49,8 @@ pub struct Saved {
     pub claimed: Option<Unix>,
     /// Boots to be forgotten.
     pub forget: Vec<BootId>,
+    /// The clock was ahead until now, by so much.
+    pub set_back: Option<Duration>,
 }
 
 impl Timeline {
@@ -50,7 +58,14 @@ impl Timeline {
     #[must_use]
     pub fn new(boot: BootId, anchors: BTreeMap<BootId, Anchor>, floor: Option<Unix>, build_time: Unix) -> Self {
         let saved = floor.unwrap_or(build_time);
-        Self { boot, anchors, floor: saved.max(build_time), floor_saved: saved, claimed: None }
+        let (built, floor) = (build_time, saved.max(build_time));
+        Self { boot, anchors, built, began: Mono(0), floor, floor_saved: saved, claimed: None }
+    }
+
+    /// The same, of a run that began then.
+    #[must_use]
+    pub fn begun_at(self, began: Mono) -> Self {
+        Self { began, ..self }
     }
 
     /// The same, with the newest verified `iat` that was saved.
@@ -74,7 +89,9 @@ impl Timeline {
     /// Learns from the clock. Some: what should be saved now.
     pub fn observe(&mut self, now: Now) -> Option<Saved> {
         let anchor = Anchor::of(now)?;
-        self.floor = self.floor.max(now.wall.unix);
+        let known = std::mem::replace(&mut self.floor, now.wall.unix.max(self.built));
+        let back = Duration::from_millis(u64::try_from(known.0.saturating_sub(now.wall.unix.0)).unwrap_or(0));
+        let set_back = Some(back).filter(|back| *back > SET_BACK);
         let step = self.anchors.get(&self.boot).map(|old| old.0.0.abs_diff(anchor.0.0));
         let stepped = step.is_none_or(|ms| u128::from(ms) >= ANCHOR_STEP.as_millis());
         if stepped {
@@ -83,7 +100,8 @@ impl Timeline {
         let lag = self.floor.0.abs_diff(self.floor_saved.0);
         let ahead = |claimed: &mut Unix| claimed.0.saturating_sub(now.wall.unix.0) / 1000 > CLAIM_AHEAD_S;
         let disproved = self.claimed.take_if(ahead).is_some();
-        (stepped || disproved || u128::from(lag) >= FLOOR_LAG.as_millis()).then(|| self.save())
+        let is_due = stepped || disproved || set_back.is_some() || u128::from(lag) >= FLOOR_LAG.as_millis();
+        is_due.then(|| Saved { set_back, ..self.save() })
     }
 
     /// A command that proved genuine was issued at `iat`: it can't be earlier than that.
@@ -91,16 +109,11 @@ impl Timeline {
         self.claimed = self.claimed.max(Some(iat));
     }
 
-    /// What expired before `floor` is forgotten: it must stay expired, also when a claim turns out to be wrong.
-    pub fn raise_floor(&mut self, floor: Unix) {
-        self.floor = self.floor.max(floor);
-    }
-
     /// What should be kept over a restart.
     pub fn save(&mut self) -> Saved {
         self.floor_saved = self.floor;
         let anchor = self.anchors.get(&self.boot).copied();
-        Saved { anchor, floor: self.floor, claimed: self.claimed, forget: self.forget() }
+        Saved { anchor, floor: self.floor, claimed: self.claimed, forget: self.forget(), set_back: None }
     }
 
     /// The date of a stamp; `None` where the clock was never trusted in that boot.
@@ -115,16 +128,30 @@ impl Timeline {
         self.anchors.get(&boot).copied()
     }
 
-    /// The lowest that the present can be.
+    /// The lowest that the present can be, where no clock is trusted.
     #[must_use]
     pub fn floor(&self) -> Unix {
         self.claimed.map_or(self.floor, |claimed| self.floor.max(claimed))
     }
 
-    /// The same, without what was only claimed.
+    /// The same, without what was only claimed, and without what this clock denies: it was set back since to a time that
+    /// can be right.
     #[must_use]
-    pub const fn proven(&self) -> Unix {
-        self.floor
+    pub fn proven(&self, now: Now) -> Unix {
+        let is_denied = (self.built..self.floor).contains(&now.wall.unix);
+        if is_denied { self.built } else { self.floor }
+    }
+
+    /// Whether that is by a command's word.
+    #[must_use]
+    pub fn is_claimed(&self) -> bool {
+        self.claimed.is_some_and(|claimed| claimed > self.floor)
+    }
+
+    /// When this run began; `None` where the clock was never trusted in this boot.
+    #[must_use]
+    pub fn began(&self) -> Option<Unix> {
+        self.date(self.stamp(self.began))
     }
 
     /// How long ago a stamp was, at least: exact within this boot; by the dates where both boots have an anchor; else
@@ -191,7 +218,7 @@ mod tests {
         timeline.claim(wrong);
         timeline.claim(present);
         assert_eq!(timeline.observe(at(0, present.0, false)), None);
-        assert_eq!((timeline.floor(), timeline.proven()), (wrong, BUILT));
+        assert_eq!((timeline.floor(), timeline.proven(at(0, 0, false))), (wrong, BUILT));
         let saved = timeline.save();
         assert_eq!((saved.floor, saved.claimed), (BUILT, Some(wrong)));
 
@@ -203,6 +230,27 @@ mod tests {
         timeline.claim(Unix(present.0 + 60_000));
         timeline.observe(at(1, present.0 + 1, true));
         assert_eq!(timeline.floor(), Unix(present.0 + 60_000));
+    }
+
+    #[test]
+    fn a_time_that_was_ahead_counts_until_a_trusted_clock_says_otherwise_and_is_told() {
+        const YEAR_MS: i64 = 365 * 86_400_000;
+        let present = 1_800_000_000_000;
+        let mut timeline = Timeline::new(boot(1), BTreeMap::new(), None, BUILT);
+        timeline.observe(at(0, present + YEAR_MS, true));
+        let ahead = Unix(present + YEAR_MS);
+        for (unix, proven) in [(0, ahead), (present, BUILT), (ahead.0, ahead)] {
+            let now = at(1, unix, false);
+            assert_eq!(timeline.observe(now), None);
+            assert_eq!((timeline.floor(), timeline.proven(now)), (ahead, proven), "a clock that reads {unix}");
+        }
+        let saved = timeline.save();
+        let mut timeline = Timeline::new(boot(1), BTreeMap::new(), Some(saved.floor), BUILT);
+        assert_eq!(timeline.floor(), ahead);
+        let saved = timeline.observe(at(0, present, true)).unwrap();
+        assert_eq!((timeline.floor(), saved.floor), (Unix(present), Unix(present)));
+        assert_eq!(saved.set_back, Some(Duration::from_millis(YEAR_MS.unsigned_abs())));
+        assert_eq!(timeline.observe(at(1, present + 1, true)), None);
     }
 
     #[test]

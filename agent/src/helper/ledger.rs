@@ -5,6 +5,9 @@
 
 #![expect(clippy::disallowed_types, reason = "this is the helper's own file")]
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -15,10 +18,12 @@ use std::time::Duration;
 use rustix::fs::{CWD, RenameFlags, renameat, renameat_with};
 use serde::{Deserialize, Serialize};
 
+use super::built_at;
 use super::protocol::Refusal;
+use crate::collect::clock::Clock;
 use crate::config::{Action, Budget};
-use crate::engine::commands::{MAY_HAVE_RUN, Oldest, oldest};
-use crate::engine::time::{BootId, Mono, Now};
+use crate::engine::commands::{Forgotten, MAY_HAVE_RUN, oldest};
+use crate::engine::time::{Anchor, BootId, Mono, Now};
 use crate::engine::timeline::CLAIM_AHEAD_S;
 use crate::wire::{Reason, VerifiedCommand};
 
@@ -63,14 +68,17 @@ pub(super) struct LedgerError {
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
-    /// The present can't be earlier (seconds since 1970): the build, the newest `iat` by a trusted clock, and the
-    /// newest `exp` that was forgotten.
+    /// The present can't be earlier where no clock can be trusted (seconds since 1970): the build, and the newest `iat`
+    /// by one that was, until one that is disproves it.
     floor_s: i64,
     /// The newest `iat` that no clock could judge: it says so, too, until a trusted clock disproves it.
     #[serde(default)]
     claimed_s: i64,
-    /// What was issued before (seconds since 1970) is refused unless it is remembered: it may have been forgotten.
+    /// What may be of what was forgotten is refused unless it is remembered.
     #[serde(default)]
+    forgotten: Forgotten,
+    /// The same, by an older version: what was issued before (seconds since 1970).
+    #[serde(default, skip_serializing)]
     before_s: i64,
     /// By id.
     commands: BTreeMap<String, Validity>,
@@ -116,6 +124,16 @@ struct Stamp {
 }
 
 impl Moment {
+    /// What the clock says now. One that reads a time before this program was built can't be trusted.
+    pub(super) fn of(boot: BootId, clock: &mut Clock) -> Self {
+        Self { boot, now: clock.now().doubted_before(built_at()) }
+    }
+
+    /// When this boot began, where the clock can be trusted.
+    fn boot_ms(&self) -> Option<i64> {
+        Anchor::of(self.now).map(|Anchor(began)| began.0)
+    }
+
     /// In milliseconds since 1970, where the clock can be trusted.
     fn trusted_ms(&self) -> Option<i64> {
         self.now.wall.trusted.then_some(self.now.wall.unix.0)
@@ -127,10 +145,22 @@ impl Moment {
 }
 
 impl Stamp {
+    /// Its date. Where none is known, or the clock was ahead when it was known and is trusted again: by that clock, or
+    /// that it was before this boot began.
+    fn date_ms(&self, moment: &Moment) -> Option<i64> {
+        let Some((now_ms, boot_ms)) = moment.trusted_ms().zip(moment.boot_ms()) else { return self.unix_ms };
+        let by_boot = || if self.is_of(moment) { boot_ms.saturating_add_unsigned(self.mono_ms) } else { boot_ms };
+        Some(self.unix_ms.filter(|ms| *ms <= now_ms).unwrap_or_else(by_boot))
+    }
+
+    fn is_of(&self, moment: &Moment) -> bool {
+        self.boot == moment.boot.to_string()
+    }
+
     /// How long ago it was, at least: after a reboot without a clock no more is certain than how long this boot is up.
     fn age(&self, moment: &Moment) -> Duration {
         let up = moment.now.mono;
-        if self.boot == moment.boot.to_string() {
+        if self.is_of(moment) {
             return up.since(Mono(self.mono_ms));
         }
         // Negative where the clock was wrong, then or now.
@@ -166,6 +196,9 @@ impl Ledger {
             }
         };
         state.floor_s = state.floor_s.max(floor_s);
+        if state.before_s > 0 {
+            state.forgotten.add_before(std::mem::take(&mut state.before_s));
+        }
         let ledger = Self { dir: dir.to_owned(), state };
         // Whether it can be written is found out now, and not when something has to be healed.
         ledger.write(&ledger.state).map_err(fail("write", &path))?;
@@ -185,7 +218,7 @@ impl Ledger {
         moment: &Moment,
     ) -> Result<(), Refusal> {
         let mut next = self.state.clone();
-        next.claimed_s = next.claimed_s(moment);
+        (next.floor_s, next.claimed_s) = (next.floor_s(moment), next.claimed_s(moment));
         if let Some((command, skew)) = command {
             next.remember(command, skew, moment)?;
         }
@@ -248,29 +281,33 @@ impl State {
         Ok(())
     }
 
-    /// The time, at least, for one whose clock may differ by `skew`: in seconds since 1970.
+    /// The time, at least, for one whose clock may differ by `skew`: in seconds since 1970. By a clock that can be
+    /// trusted, whatever was known before, or by what is known without one.
     fn present_s(&self, skew: Duration, moment: &Moment) -> i64 {
-        self.proven_s(skew, moment).max(self.claimed_s(moment))
+        self.proven_s(skew, moment).max(if moment.trusted_ms().is_some() { i64::MIN } else { self.claimed_s })
     }
 
     /// The same, without what was only claimed.
     fn proven_s(&self, skew: Duration, moment: &Moment) -> i64 {
         let skew = i64::try_from(skew.as_secs()).unwrap_or(i64::MAX);
-        let by_clock = moment.trusted_ms().map_or(i64::MIN, |ms| (ms / 1000).saturating_sub(skew));
-        self.floor_s.max(by_clock)
+        moment.trusted_ms().map_or(self.floor_s, |ms| (ms / 1000).saturating_sub(skew))
     }
 
+    /// What a trusted clock disproves is forgotten.
     fn claimed_s(&self, moment: &Moment) -> i64 {
-        let is_wrong = moment.trusted_ms().is_some_and(|ms| self.claimed_s.saturating_sub(ms / 1000) > CLAIM_AHEAD_S);
-        if is_wrong { 0 } else { self.claimed_s }
+        if is_ahead(self.claimed_s, moment) { 0 } else { self.claimed_s }
+    }
+
+    /// The same: then it is what that clock says.
+    fn floor_s(&self, moment: &Moment) -> i64 {
+        let by_clock = moment.trusted_ms().filter(|_| is_ahead(self.floor_s, moment));
+        by_clock.map_or(self.floor_s, |ms| ms / 1000)
     }
 
     fn judge_time(&self, command: &VerifiedCommand, skew: Duration, moment: &Moment) -> Result<(), Refusal> {
         // What others' commands say of the time doesn't count against one with a nonce, and without a clock there is no
         // other: one signer's wrong clock would lock out all.
-        let is_by_clock = moment.trusted_ms().is_some();
-        let present_s = if is_by_clock { self.present_s(skew, moment) } else { self.proven_s(skew, moment) };
-        if command.expires_at <= present_s {
+        if command.expires_at <= self.proven_s(skew, moment) {
             return Err(Refusal::because(Reason::Expired, format!("exp {} has passed", command.expires_at)));
         }
         let Some(now_ms) = moment.trusted_ms() else {
@@ -289,15 +326,15 @@ impl State {
 
     /// What was issued before a ledger was lost, or was full, may have been carried out then.
     fn judge_care(&mut self, command: &VerifiedCommand, moment: &Moment) -> Result<(), Refusal> {
-        if command.issued_at < self.before_s {
+        if self.forgotten.covers(command.issued_at, command.expires_at) {
             return Err(Refusal::because(Reason::Replayed, MAY_HAVE_RUN));
         }
         let Some(since) = &mut self.careful_since else { return Ok(()) };
-        let Some(ms) = since.unix_ms.or(moment.trusted_ms()) else {
+        let Some(ms) = since.date_ms(moment) else {
             let detail = "the ledger was lost, and without a clock it can't be told what was issued after that";
             return Err(Refusal::because(Reason::ClockUntrusted, detail));
         };
-        since.unix_ms = Some(ms);
+        since.unix_ms = since.unix_ms.or(Some(ms));
         if command.issued_at.saturating_mul(1000) > ms {
             return Ok(());
         }
@@ -308,23 +345,22 @@ impl State {
     /// Forgets what can't be valid any more, and if that isn't enough what was issued before all else. False if the
     /// ledger is full all the same.
     fn make_room(&mut self, newcomer: &VerifiedCommand, skew: Duration, moment: &Moment) -> bool {
-        // Only what has expired for certain: the floor rises with it, and one signer's wrong clock would lock out all.
-        self.forget_expired(self.proven_s(skew, moment));
+        // Only what has expired for certain.
+        let present_s = self.proven_s(skew, moment);
+        let expired = self.commands.iter().filter(|(_, validity)| validity.exp <= present_s);
+        self.forget(expired.map(|(id, _)| id.clone()).collect());
         let present_s = self.present_s(skew, moment);
         let surplus = (self.commands.len() + 1).saturating_sub(COMMANDS_MAX);
         let remembered = self.commands.iter().map(|(id, validity)| (validity.iat, id.clone()));
-        if let Some(Oldest { ids, before_s }) = oldest(remembered, surplus, newcomer.issued_at, present_s) {
-            self.commands.retain(|id, _| !ids.contains(id));
-            self.before_s = self.before_s.max(before_s);
-        }
+        self.forget(oldest(remembered, surplus, newcomer.issued_at, present_s));
         self.commands.len() < COMMANDS_MAX
     }
 
-    /// The floor rises with them: they stay expired, whatever the clock says later.
-    fn forget_expired(&mut self, present_s: i64) {
-        let passed = self.commands.values().map(|validity| validity.exp).filter(|exp| *exp <= present_s).max();
-        self.commands.retain(|_, validity| validity.exp > present_s);
-        self.floor_s = self.floor_s.max(passed.unwrap_or(self.floor_s));
+    /// They stay refused, whatever the clock says later.
+    fn forget(&mut self, ids: Vec<String>) {
+        for Validity { iat, exp } in ids.iter().filter_map(|id| self.commands.remove(id)) {
+            self.forgotten.add(iat, exp);
+        }
     }
 
     fn spend(&mut self, action: Action, budget: &Budget, moment: &Moment) -> Result<(), Refusal> {
@@ -339,6 +375,11 @@ impl State {
     }
 }
 
+/// Whether a trusted clock says that a time which a signer's clock told can't be right.
+fn is_ahead(told_s: i64, moment: &Moment) -> bool {
+    moment.trusted_ms().is_some_and(|ms| told_s.saturating_sub(ms / 1000) > CLAIM_AHEAD_S)
+}
+
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
@@ -351,291 +392,4 @@ fn parse(bytes: &[u8]) -> Option<State> {
     let json = json.strip_prefix(b"\n")?;
     let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
     (crc32c::crc32c(json) == sum).then(|| serde_json::from_slice(json).ok()).flatten()
-}
-
-#[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test damages the file")]
-mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
-    use super::*;
-    use crate::engine::time::{Unix, Wall};
-    use crate::wire::CommandId;
-
-    const SKEW: Duration = Duration::from_secs(300);
-    const HOURLY: Budget = Budget { count: 2, window: Duration::from_secs(3600) };
-    const HOUR_S: u64 = 3600;
-
-    /// Up for so long, in boot number so-and-so, at 1_000_000 s plus that by a clock that is trusted or not.
-    fn at(boot: u8, up_s: u64, trusted: bool) -> Moment {
-        let unix = Unix((1_000_000 + i64::try_from(up_s).unwrap()) * 1000);
-        let now = Now { mono: Mono(up_s * 1000), wall: Wall { unix, trusted } };
-        Moment { boot: BootId([boot; 16]), now }
-    }
-
-    fn command(id: &str, iat: i64, exp: i64, nonce: Option<&str>) -> VerifiedCommand {
-        VerifiedCommand {
-            message: Box::default(),
-            id: CommandId::parse(id).unwrap(),
-            kid: Some("ops-1".into()),
-            group: None,
-            issued_at: iat,
-            expires_at: exp,
-            not_before: None,
-            nonce: nonce.map(str::to_owned),
-            name: "reboot".into(),
-            args: serde_json::Map::new(),
-            timeout_s: None,
-            digest: [0; 32],
-        }
-    }
-
-    struct World(tempfile::TempDir, Ledger);
-
-    impl World {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let ledger = Ledger::open(dir.path(), 0, &at(1, 0, true)).unwrap();
-            Self(dir, ledger)
-        }
-
-        /// As after a kill: what is in memory is gone.
-        fn reopen(&mut self, moment: &Moment) {
-            self.1 = Ledger::open(self.0.path(), 0, moment).unwrap();
-        }
-
-        fn order(&mut self, command: &VerifiedCommand, moment: &Moment) -> Result<(), &'static str> {
-            self.1.count(Action::Reboot, None, Some((command, SKEW)), moment).map_err(|refusal| refusal.reason)
-        }
-
-        fn spend(&mut self, moment: &Moment) -> Result<(), &'static str> {
-            self.1.count(Action::Reboot, Some(&HOURLY), None, moment).map_err(|refusal| refusal.reason)
-        }
-    }
-
-    #[test]
-    fn a_command_is_carried_out_once_over_kills_and_reboots() {
-        let mut world = World::new();
-        let order = command("c-1", 1_000_000, 1_000_600, Some("n"));
-        assert_eq!(world.order(&order, &at(1, 1, true)), Ok(()));
-        assert_eq!(world.order(&order, &at(1, 2, true)), Err("replayed"));
-        for (boot, trusted) in [(1, true), (2, true), (3, false)] {
-            world.reopen(&at(boot, 5, trusted));
-            assert_eq!(world.order(&order, &at(boot, 5, trusted)), Err("replayed"), "boot {boot}");
-        }
-    }
-
-    #[test]
-    fn a_command_that_was_forgotten_stays_expired_when_the_clock_goes_back() {
-        let mut world = World::new();
-        let old = command("old", 1_000_000, 1_000_600, Some("n"));
-        assert_eq!(world.order(&old, &at(1, 1, true)), Ok(()));
-        // Its exp has passed: the next command pushes it out.
-        let next = command("next", 1_000_400, 1_009_000, None);
-        assert_eq!(world.order(&next, &at(1, 2_000, true)), Ok(()));
-        assert!(!world.1.state.commands.contains_key("old"));
-        world.reopen(&at(2, 5, false));
-        assert_eq!(world.order(&old, &at(2, 5, false)), Err("expired"));
-    }
-
-    #[test]
-    fn an_iat_that_no_clock_could_judge_counts_until_one_disproves_it_and_what_ran_is_not_repeated() {
-        let mut world = World::new();
-        let done = command("done", 1_000_000, 1_000_900, Some("n"));
-        assert_eq!(world.order(&done, &at(1, 1, false)), Ok(()));
-        let wrong = command("wrong", 9_000_000, 9_000_600, Some("n"));
-        assert_eq!(world.order(&wrong, &at(1, 2, false)), Ok(()));
-        let right = command("right", 1_000_010, 1_001_000, Some("n"));
-        assert_eq!(world.order(&right, &at(1, 10, false)), Ok(()), "one wrong clock locks nobody out");
-        assert_eq!(world.1.state.claimed_s, 9_000_000);
-        let bare = command("bare", 1_000_010, 1_001_000, None);
-        assert_eq!(world.order(&bare, &at(1, 10, false)), Err("clock_untrusted"));
-        assert_eq!(world.order(&bare, &at(1, 10, true)), Ok(()));
-        assert_eq!(world.order(&command("next", 1_000_011, 1_001_000, Some("n")), &at(2, 11, false)), Ok(()));
-        for order in [&done, &wrong, &right] {
-            assert!(world.order(order, &at(2, 12, true)).is_err(), "{}", order.id);
-        }
-        // More of them raise no floor.
-        for n in 1..4 {
-            let wrong = command(&format!("wrong-{n}"), 9_000_000 + 700 * n, 9_000_600 + 700 * n, Some("n"));
-            assert_eq!(world.order(&wrong, &at(3, 1, false)), Ok(()));
-        }
-        assert_eq!(world.order(&command("right-2", 1_000_020, 1_001_000, Some("n")), &at(3, 20, true)), Ok(()));
-        assert_eq!(world.1.state.claimed_s, 0, "and it is gone for good");
-        assert_eq!(world.order(&done, &at(2, 12, true)), Err("replayed"));
-    }
-
-    #[test]
-    fn time_is_judged_by_a_clock_that_can_be_trusted_and_else_by_what_was_seen() {
-        let mut world = World::new();
-        let cases = [
-            (command("a", 998_000, 999_600, None), true, Err("expired")),
-            (command("b", 1_000_400, 1_009_000, None), true, Err("not_yet_valid")),
-            (command("c", 1_000_000, 1_009_000, None), false, Err("clock_untrusted")),
-            (command("d", 1_000_000, 1_009_000, Some("n")), false, Ok(())),
-            // Issued before d was, and over before that: by d's signer alone.
-            (command("e", 998_000, 999_900, Some("n")), false, Ok(())),
-            (command("f", 999_999, 1_000_100, Some("n")), true, Ok(())),
-            // By a clock that was trusted, too.
-            (command("g", 998_000, 999_999, Some("n")), false, Err("expired")),
-        ];
-        for (order, trusted, expected) in cases {
-            assert_eq!(world.order(&order, &at(1, 1, trusted)), expected, "{}", order.id);
-        }
-    }
-
-    const FOR_EVER: i64 = 253_402_300_799;
-
-    /// As many commands as are remembered, each issued a second after the other, and all valid until then.
-    fn full(exp: i64) -> World {
-        let mut world = World::new();
-        let commands = (0..COMMANDS_MAX).zip(990_000..);
-        world.1.state.commands = commands.map(|(n, iat)| (format!("c-{n}"), Validity { iat, exp })).collect();
-        world
-    }
-
-    #[test]
-    fn a_full_ledger_takes_new_commands_and_what_it_forgets_for_them_is_not_carried_out_again() {
-        let mut world = full(FOR_EVER);
-        for n in 0..10 {
-            let newcomer = command(&format!("new-{n}"), 1_000_000, FOR_EVER, Some("n"));
-            assert_eq!(world.order(&newcomer, &at(1, 1, n % 2 == 0)), Ok(()), "{n}");
-        }
-        // What was issued in the same second as one that was forgotten can't be told from it; of the eleventh it is
-        // still known that it ran.
-        let [first, tenth, eleventh] = [0, 9, 10].map(|n| command(&format!("c-{n}"), 990_000 + n, FOR_EVER, Some("n")));
-        let twin = command("twin", 990_009, FOR_EVER, Some("n"));
-        for trusted in [true, false] {
-            for again in [&first, &tenth, &twin, &eleventh] {
-                assert_eq!(world.order(again, &at(2, 5, trusted)), Err("replayed"), "{}", again.id);
-            }
-            world.reopen(&at(2, 5, trusted));
-        }
-        let no_younger = command("no-younger", 990_010, FOR_EVER, None);
-        assert_eq!(world.order(&no_younger, &at(2, 6, true)), Err("busy"));
-        assert_eq!(world.1.state.commands.len(), COMMANDS_MAX);
-    }
-
-    #[test]
-    fn a_full_ledger_forgets_first_what_has_expired() {
-        let mut world = full(1_009_000);
-        let later = command("later", 1_009_200, 1_010_000, None);
-        assert_eq!(world.order(&later, &at(1, 9_400, true)), Ok(()));
-        assert_eq!((world.1.state.commands.len(), world.1.state.before_s), (1, 0));
-    }
-
-    #[test]
-    fn what_a_wrong_clock_dated_ahead_does_not_keep_a_full_ledger_from_being_used() {
-        let mut world = full(FOR_EVER);
-        let ahead = Validity { iat: 9_000_000, exp: FOR_EVER };
-        world.1.state.commands.insert("ahead".into(), ahead);
-        world.1.state.commands.remove("c-0");
-        for n in 0..3 {
-            assert_eq!(world.order(&command(&format!("new-{n}"), 1_000_000, FOR_EVER, None), &at(1, 1, true)), Ok(()));
-        }
-        assert!(world.1.state.commands.contains_key("ahead"));
-    }
-
-    #[test]
-    fn a_budget_is_refilled_by_its_window_and_by_nothing_else() {
-        let mut world = World::new();
-        assert_eq!(world.spend(&at(1, 1, false)), Ok(()));
-        assert_eq!(world.spend(&at(1, 2, false)), Ok(()));
-        assert_eq!(world.spend(&at(1, 3, false)), Err("budget_spent"));
-        world.reopen(&at(2, 60, false));
-        assert_eq!(world.spend(&at(2, 60, false)), Err("budget_spent"), "a reboot refills nothing");
-        // By a clock that can be trusted, then and now, it is known better than by the time since boot.
-        let mut world = World::new();
-        assert_eq!(world.spend(&at(1, 1, true)), Ok(()));
-        assert_eq!(world.spend(&at(1, 2, true)), Ok(()));
-        let an_hour_up = Moment { now: Now { mono: Mono(HOUR_S * 1000), ..at(2, 9, true).now }, ..at(2, 9, true) };
-        assert_eq!(world.spend(&an_hour_up), Err("budget_spent"));
-    }
-
-    #[test]
-    fn without_a_clock_a_budget_is_refilled_after_a_reboot_when_that_boot_is_up_for_the_window() {
-        let mut world = World::new();
-        assert_eq!(world.spend(&at(1, 1, false)), Ok(()));
-        assert_eq!(world.spend(&at(1, 2, false)), Ok(()));
-        assert_eq!(world.spend(&at(2, HOUR_S - 1, false)), Err("budget_spent"));
-        assert_eq!(world.spend(&at(2, HOUR_S, false)), Ok(()));
-    }
-
-    #[test]
-    fn what_an_act_that_was_not_done_has_spent_is_given_back_once() {
-        let mut world = World::new();
-        assert_eq!(world.spend(&at(1, 1, true)), Ok(()));
-        assert_eq!(world.spend(&at(1, 2, true)), Ok(()));
-        for _ in 0..2 {
-            world.1.give_back(Action::Reboot, &at(1, 1, true));
-            world.reopen(&at(1, 3, true));
-        }
-        assert_eq!(world.spend(&at(1, 4, true)), Ok(()));
-        assert_eq!(world.spend(&at(1, 5, true)), Err("budget_spent"));
-    }
-
-    #[test]
-    fn nothing_counts_of_what_was_refused() {
-        let mut world = World::new();
-        let order = command("c-1", 1_000_000, 1_009_000, None);
-        let none = Budget { count: 0, window: HOURLY.window };
-        let refused = world.1.count(Action::Reboot, Some(&none), Some((&order, SKEW)), &at(1, 1, true));
-        assert_eq!(refused.unwrap_err().reason, "budget_spent");
-        assert_eq!(world.order(&order, &at(1, 2, true)), Ok(()));
-    }
-
-    #[test]
-    fn a_damaged_ledger_makes_the_next_one_careful() {
-        let mut world = World::new();
-        let before = command("before", 1_000_000, 1_009_000, None);
-        assert_eq!(world.order(&before, &at(1, 1, true)), Ok(()));
-        let path = world.0.path().join(FILE);
-        let mut bytes = fs::read(&path).unwrap();
-        let at_byte = bytes.len() - 30;
-        bytes[at_byte] ^= 1;
-        fs::write(&path, bytes).unwrap();
-
-        world.reopen(&at(1, 10, true));
-        assert!(world.0.path().join(DAMAGED_FILE).exists());
-        assert_eq!(world.order(&before, &at(1, 11, true)), Err("replayed"));
-        assert_eq!(world.spend(&at(1, 12, true)), Err("budget_spent"));
-        let after = command("after", 1_000_011, 1_009_000, None);
-        assert_eq!(world.order(&after, &at(1, 13, true)), Ok(()));
-        assert_eq!(world.spend(&at(1, 10 + HOUR_S, true)), Ok(()));
-    }
-
-    #[test]
-    fn a_ledger_of_an_older_version_is_not_damaged() {
-        let mut world = World::new();
-        let json = r#"{"floor_s":0,"commands":{"c-1":1009000},"spent":{},"careful_since":null}"#;
-        let text = format!("{:08x}\n{json}", crc32c::crc32c(json.as_bytes()));
-        fs::write(world.0.path().join(FILE), text).unwrap();
-        world.reopen(&at(1, 1, true));
-        assert_eq!(world.order(&command("c-1", 1_000_000, 1_009_000, None), &at(1, 2, true)), Err("replayed"));
-        assert_eq!(world.order(&command("c-2", 1_000_000, 1_009_000, None), &at(1, 2, true)), Ok(()));
-        assert_eq!(world.spend(&at(1, 3, true)), Ok(()));
-    }
-
-    #[test]
-    fn what_can_not_be_written_is_not_done() {
-        let mut world = World::new();
-        let new = world.0.path().join(NEW_FILE);
-        fs::create_dir(&new).unwrap();
-        assert_eq!(world.spend(&at(1, 1, true)), Err("store_failed"));
-        fs::remove_dir(&new).unwrap();
-        assert_eq!(world.spend(&at(1, 2, true)), Ok(()));
-    }
-
-    #[test]
-    fn two_files_take_turns_so_that_a_full_disk_has_room_for_the_next_ledger() {
-        let mut world = World::new();
-        let inodes =
-            |world: &World| [FILE, NEW_FILE].map(|name| fs::metadata(world.0.path().join(name)).unwrap().ino());
-        assert_eq!(world.spend(&at(1, 1, true)), Ok(()));
-        let [one, other] = inodes(&world);
-        assert_eq!(world.spend(&at(1, 2, true)), Ok(()));
-        assert_eq!(inodes(&world), [other, one]);
-        world.reopen(&at(1, 3, true));
-        assert_eq!(world.spend(&at(1, 4, true)), Err("budget_spent"));
-    }
 }

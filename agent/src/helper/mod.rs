@@ -26,7 +26,7 @@ use crate::act::link as interfaces;
 use crate::cli::logging;
 use crate::collect::clock::{self, Clock};
 use crate::config::{self, ClockTrust, Problem};
-use crate::engine::time::BootId;
+use crate::engine::time::{BootId, Unix};
 use ledger::{Ledger, Moment};
 pub use policy::Policy;
 pub(crate) use policy::{AGENT_USER, DEFAULT_FILE as POLICY_FILE, User, agent_user};
@@ -167,8 +167,7 @@ fn serve(policy: &Path, state: &Path, boot: Option<BootId>) -> anyhow::Result<()
         Some(boot) => boot,
         None => clock::boot_id(Path::new("/")).context("read the kernel's boot id")?,
     };
-    let moment = Moment { boot, now: clock.now() };
-    let ledger = Ledger::open(state, built_at_s(), &moment)?;
+    let ledger = Ledger::open(state, built_at().0.div_euclid(1000), &Moment::of(boot, &mut clock))?;
     let helper = Helper::new(policy.to_owned(), state.to_owned(), boot, clock, ledger);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let served = runtime.block_on(async {
@@ -197,9 +196,9 @@ fn listener() -> io::Result<StdListener> {
     Ok(listener)
 }
 
-/// The present can't be earlier than that, in seconds since 1970.
-fn built_at_s() -> i64 {
-    env!("FIELDMEDIC_BUILD_EPOCH_S").parse().unwrap_or(0)
+/// The present can't be earlier than that.
+fn built_at() -> Unix {
+    Unix::of_seconds(env!("FIELDMEDIC_BUILD_EPOCH_S").parse().unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -187,7 +187,7 @@ impl Helper {
                 }
                 order.terms = order.terms.map(|terms| policy.quarantine.cut(terms));
                 state.clock.set_trust(policy.clock);
-                let moment = Moment { boot: self.boot, now: state.clock.now() };
+                let moment = Moment::of(self.boot, &mut state.clock);
                 let by_rule = order.act == Act::Reboot && order.trigger.is_automatic();
                 let completes = by_rule && std::mem::take(&mut state.completes);
                 if completes {

@@ -225,6 +225,11 @@ impl Stored {
         }
     }
 
+    /// When it was issued, at the latest, in seconds since 1970: an older version didn't keep its `iat`.
+    pub(super) fn issued_by(&self) -> i64 {
+        self.issued_at.unwrap_or(self.expires_at)
+    }
+
     /// Which command it is; `None`: of another version, or unreadable.
     pub(super) fn name(&self) -> Option<Name> {
         Name::parse(&self.name)

@@ -12,6 +12,7 @@ use crate::engine::hash::hash;
 use crate::engine::io::Act;
 use crate::engine::quarantine;
 use crate::engine::time::Unix;
+use crate::engine::timeline::Timeline;
 use crate::wire::{Reason, VerifiedCommand};
 
 impl Commands {
@@ -40,7 +41,9 @@ impl Commands {
     pub(super) fn judge(&self, facts: Facts<'_>, command: &VerifiedCommand) -> Result<Command, (Reason, String)> {
         let fresh = is_fresh(facts, command);
         judge_time(facts, command, fresh)?;
-        if self.careful.before.is_some_and(|before| Unix::of_seconds(command.issued_at) < before) {
+        let is_older = |before| Unix::of_seconds(command.issued_at) < before;
+        let may_be_lost = !fresh && self.lost_before(facts).is_some_and(is_older);
+        if may_be_lost || self.forgotten.covers(command.issued_at, command.expires_at) {
             return Err((Reason::Replayed, MAY_HAVE_RUN.into()));
         }
         let parsed = Command::parse(command)?;
@@ -63,6 +66,14 @@ impl Commands {
             }
         }
         Ok(parsed)
+    }
+
+    /// What was issued before may have run: the journal was lost. By a clock that was ahead, where it is trusted again
+    /// and says otherwise: then it was lost before this run began, whenever that was.
+    fn lost_before(&self, facts: Facts<'_>) -> Option<Unix> {
+        let before = self.careful.before?;
+        let is_ahead = facts.now.wall.trusted && before > facts.now.wall.unix;
+        if is_ahead { facts.timeline.began() } else { Some(before) }
     }
 
     /// What was genuine and allowed when it came may not be any more: the config has changed, the battery has run down.
@@ -138,7 +149,7 @@ pub(super) fn spread(facts: Facts<'_>, command: &VerifiedCommand, parsed: &Comma
     drawn.checked_rem(most_ms.min(valid_ms / 2)).map(Duration::from_millis)
 }
 
-/// Expiry is judged by a trusted clock. Without one, a reading that isn't provably wrong still counts against a command
+/// Expiry is judged by a trusted clock, and by nothing else where there is one. Without one, a reading that isn't provably wrong still counts against a command
 /// (refusing is the safe side), unless the nonce proves that it was made after this agent started.
 fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Result<(), (Reason, String)> {
     let wall = facts.now.wall;
@@ -149,11 +160,11 @@ fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Resul
     let expires = Unix::of_seconds(command.expires_at);
     let expired = |detail: String| Err((Reason::Expired, detail));
     if expires < lower_bound(facts, true) || (!wall.trusted && plausible && !fresh && expires < wall.unix) {
-        return expired(format!("exp {} has passed", command.expires_at));
+        let clock = wall.unix.0.div_euclid(1000);
+        return expired(format!("exp {} has passed: the gateway's clock says {clock}", command.expires_at));
     }
     if expires < lower_bound(facts, fresh) {
-        let claimed = facts.timeline.floor().0.div_euclid(1000);
-        return expired(predates(command.expires_at, claimed));
+        return expired(predates(command.expires_at, facts.timeline));
     }
     let ahead = |at: i64| Unix::of_seconds(at) > horizon;
     // It is genuine, so by the clock of whoever signed it the present is no earlier than its `iat`.
@@ -176,21 +187,27 @@ fn hands_are_full(under_way: &[&Act], act: &Act) -> bool {
     act.takes_a_hand() && (counted >= ACTS_MAX || (is_runbook(act) && runbooks >= RUNBOOKS_MAX))
 }
 
-/// Why a command has expired that only another one's `iat` (both in seconds since 1970) speaks against.
-fn predates(expires_at: i64, claimed: i64) -> String {
+/// Why a command has expired that only what is remembered of the time speaks against.
+fn predates(expires_at: i64, timeline: &Timeline) -> String {
+    let floor = timeline.floor().0.div_euclid(1000);
+    let (what, clocks) = if timeline.is_claimed() {
+        (format!("iat {floor}, the newest that was verified here"), "the clocks of those who sign")
+    } else {
+        (format!("{floor}, the last time that was known here"), "its clock")
+    };
     format!(
-        "exp {expires_at} lies before iat {claimed}, the newest that was verified here, and the clock isn't \
-         synchronised: send it with the nonce of the presence message, and check the clocks of those who sign"
+        "exp {expires_at} lies before {what}, and the clock isn't synchronised: send it with the nonce of the presence \
+         message, and check {clocks}"
     )
 }
 
-/// The lowest that the present can be: the trusted clock, or what is known without one. What others' commands say of
-/// it doesn't count against one that is fresh: one signer's wrong clock would lock out all.
+/// The lowest that the present can be: the trusted clock, whatever was known before, or what is known without one. What
+/// others' commands say of it doesn't count against one that is fresh: one signer's wrong clock would lock out all.
 pub(super) fn lower_bound(facts: Facts<'_>, fresh: bool) -> Unix {
     let Facts { now, timeline, .. } = facts;
     match (now.wall.trusted, fresh) {
-        (true, _) => timeline.floor().max(now.wall.unix),
-        (false, true) => timeline.proven(),
+        (true, _) => now.wall.unix,
+        (false, true) => timeline.proven(now),
         (false, false) => timeline.floor(),
     }
 }

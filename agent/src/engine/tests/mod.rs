@@ -17,6 +17,7 @@ mod room;
 mod saving_power;
 mod sending;
 mod session;
+mod set_back;
 mod starting;
 mod store;
 mod thinning;
