@@ -39,6 +39,20 @@ impl Ledger {
         self.spent.insert(action, spent);
     }
 
+    /// Dates anew what a clock that was wrong has dated ahead, or by no clock was, or it would count as spent until then.
+    /// What is returned is to be stored.
+    pub fn settle(&mut self, timeline: &Timeline) -> Vec<(Action, Spent)> {
+        let mut changed = Vec::new();
+        for (action, spent) in &mut self.spent {
+            let settled = Spent(spent.0.iter().map(|stamp| timeline.settled(*stamp)).collect());
+            if settled != *spent {
+                spent.clone_from(&settled);
+                changed.push((*action, settled));
+            }
+        }
+        changed
+    }
+
     /// Spends all that a budget has: what was spent before can't be known.
     pub fn exhaust(&mut self, action: Action, budget: &Budget, timeline: &Timeline, now: Now) -> Spent {
         let count = usize::try_from(budget.count).unwrap_or(SPENT_MAX).min(SPENT_MAX);
@@ -107,6 +121,30 @@ mod tests {
 
     fn timeline(boot: u8) -> Timeline {
         Timeline::new(BootId([boot; 16]), BTreeMap::new(), None, Unix(0))
+    }
+
+    #[test]
+    fn what_a_clock_that_was_a_year_ahead_dated_is_not_spent_for_that_year() {
+        const YEAR_MS: i64 = 365 * 86_400_000;
+        let by_clock = |mono_s: u64, unix: i64| Now { wall: Wall { unix: Unix(unix), trusted: true }, ..now(mono_s) };
+        let (mut ledger, mut ahead) = (Ledger::default(), timeline(1));
+        ahead.observe(by_clock(60, YEAR_MS));
+        for s in [60, 61] {
+            ledger.spend(Action::Rollback, Some(&BUDGET), &ahead, now(s));
+        }
+        let mut anchors: BTreeMap<_, _> =
+            ahead.anchor(ahead.boot()).map(|anchor| (ahead.boot(), anchor)).into_iter().collect();
+        // Each boot is up for a minute, and an hour passes until the next one.
+        for boot in 2..5_u8 {
+            let mut timeline = Timeline::new(BootId([boot; 16]), anchors.clone(), None, Unix(0));
+            let now = by_clock(60, i64::from(boot) * 3_600_000);
+            timeline.observe(now);
+            let settled = ledger.settle(&timeline);
+            assert_eq!(settled.len(), usize::from(boot == 2), "boot {boot}");
+            let has_left = ledger.has_left(Action::Rollback, Some(&BUDGET), &timeline, now);
+            assert_eq!(has_left, boot > 2, "boot {boot}");
+            anchors.extend(timeline.anchor(timeline.boot()).map(|anchor| (timeline.boot(), anchor)));
+        }
     }
 
     #[test]

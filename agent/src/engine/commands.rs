@@ -307,6 +307,12 @@ impl Commands {
         facts.config.remediation.budget.iter().map(spend).collect()
     }
 
+    /// Gives what was spent in other boots a date by which its age can be told, now that the clock can be trusted: what
+    /// is to be saved.
+    pub fn date_budgets(&mut self, timeline: &Timeline) -> Vec<Write> {
+        self.budgets.settle(timeline).iter().map(|(action, spent)| budget_entry(*action, spent)).collect()
+    }
+
     /// Tries again what the journal could not take, and begins what has waited for its turn.
     pub fn poll(&mut self, facts: Facts<'_>) {
         let now = facts.now.mono;

@@ -169,6 +169,18 @@ impl Timeline {
         since_boot.max(Duration::from_millis(apart))
     }
 
+    /// A stamp by which an age can be told at the next boot, too: of another boot's that the clock never dated, or dated
+    /// ahead of the present, no more is known than that it was before this one.
+    #[must_use]
+    pub fn settled(&self, stamp: Stamp) -> Stamp {
+        let began = self.stamp(Mono(0));
+        if stamp.boot == self.boot || self.date(began).is_none() {
+            return stamp;
+        }
+        let is_known = self.date(stamp).is_some_and(|date| date <= self.floor);
+        if is_known { stamp } else { began }
+    }
+
     fn forget(&mut self) -> Vec<BootId> {
         let mut oldest: Vec<(Anchor, BootId)> = self
             .anchors

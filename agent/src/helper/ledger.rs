@@ -153,6 +153,20 @@ impl Stamp {
         Some(self.unix_ms.filter(|ms| *ms <= now_ms).unwrap_or_else(by_boot))
     }
 
+    /// Gives it a date, by a clock that can be trusted, by which its age can be told at the next boot. One of another boot
+    /// that has none, or one that lies ahead, was before this boot: no more is known.
+    fn settle(&mut self, moment: &Moment) {
+        const STEP_MS: u64 = 1_000;
+        let Some((now_ms, boot_ms)) = moment.trusted_ms().zip(moment.boot_ms()) else { return };
+        if self.is_of(moment) {
+            let date = boot_ms.saturating_add_unsigned(self.mono_ms);
+            let is_off = |ms: &i64| ms.abs_diff(date) >= STEP_MS;
+            self.unix_ms = Some(self.unix_ms.filter(|ms| !is_off(ms)).unwrap_or(date));
+        } else if self.unix_ms.is_none_or(|ms| ms > now_ms) {
+            *self = Self { boot: moment.boot.to_string(), mono_ms: 0, unix_ms: Some(boot_ms) };
+        }
+    }
+
     fn is_of(&self, moment: &Moment) -> bool {
         self.boot == moment.boot.to_string()
     }
@@ -217,6 +231,7 @@ impl Ledger {
         command: Option<(&VerifiedCommand, Duration)>,
         moment: &Moment,
     ) -> Result<(), Refusal> {
+        self.date_budgets(moment);
         let mut next = self.state.clone();
         (next.floor_s, next.claimed_s) = (next.floor_s(moment), next.claimed_s(moment));
         if let Some((command, skew)) = command {
@@ -232,12 +247,28 @@ impl Ledger {
         Ok(())
     }
 
+    /// What was spent gets dates by which its age can be told, now that the clock can be trusted: also where what asks now
+    /// is refused because of it.
+    fn date_budgets(&mut self, moment: &Moment) {
+        let mut next = self.state.clone();
+        next.spent.values_mut().flatten().for_each(|stamp| stamp.settle(moment));
+        if next == self.state {
+            return;
+        }
+        match self.write(&next) {
+            Ok(()) => self.state = next,
+            Err(error) => tracing::warn!("write {}: {error}", self.dir.join(FILE).display()),
+        }
+    }
+
     /// Gives back what was spent at that moment, by an act that was not done: somebody inhibits it. Where that can't be
     /// written it stays spent.
     pub(super) fn give_back(&mut self, action: Action, spent_at: &Moment) {
         let mut next = self.state.clone();
-        let (spent, stamp) = (next.spent.entry(action.word().to_owned()).or_default(), spent_at.stamp());
-        let Some(place) = spent.iter().rposition(|known| *known == stamp) else { return };
+        let spent = next.spent.entry(action.word().to_owned()).or_default();
+        // The clock may have been set since.
+        let is_it = |known: &Stamp| known.is_of(spent_at) && known.mono_ms == spent_at.now.mono.0;
+        let Some(place) = spent.iter().rposition(is_it) else { return };
         spent.remove(place);
         match self.write(&next) {
             Ok(()) => self.state = next,

@@ -222,6 +222,21 @@ fn a_clock_that_was_a_year_ahead_locks_nobody_out_once_it_is_right_and_what_ran_
 }
 
 #[test]
+fn what_was_spent_while_the_clock_was_a_year_ahead_is_not_spent_for_that_year() {
+    let mut world = World::new();
+    for s in [1, 2] {
+        assert_eq!(world.spend(&ahead(at(1, s, true))), Ok(()));
+    }
+    // Each boot is up for a minute, and an hour passes until the next one.
+    for (boot, expected) in [(2, Err("budget_spent")), (3, Ok(()))] {
+        let Moment { boot, now } = at(boot, u64::from(boot) * HOUR_S, true);
+        let moment = Moment { boot, now: Now { mono: Mono(60_000), ..now } };
+        world.reopen(&moment);
+        assert_eq!(world.spend(&moment), expected);
+    }
+}
+
+#[test]
 fn a_ledger_that_was_lost_while_the_clock_was_a_year_ahead_has_nothing_refused_that_was_issued_since() {
     let mut world = World::new();
     fs::write(world.0.path().join(FILE), "damaged").unwrap();
