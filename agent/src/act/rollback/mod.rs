@@ -152,7 +152,7 @@ pub fn current_slot(dir: &Path) -> Option<String> {
 async fn switch(dir: &Path, to: Option<&str>, units: &[UnitName], within: Duration) -> ActOutcome {
     let until = Instant::now() + within;
     let wanted = to.map(str::to_owned);
-    let detail = match on_disk(dir, within, move |slots| slots.rollback(wanted.as_deref())).await {
+    let detail = match on_disk(dir, within, move |dir| Slots::new(dir).rollback(wanted.as_deref())).await {
         Ok(Some(Switched { from, to, trouble })) => with(format!("{to} takes the place of {from}"), trouble),
         Ok(None) => format!("{} runs already", to.unwrap_or_default()),
         Err(outcome) => return outcome,
@@ -164,7 +164,7 @@ async fn switch(dir: &Path, to: Option<&str>, units: &[UnitName], within: Durati
 }
 
 async fn mark_good(dir: &Path, within: Duration) -> ActOutcome {
-    match on_disk(dir, within, |slots| slots.mark_good()).await {
+    match on_disk(dir, within, |dir| Slots::new(dir).mark_good()).await {
         Ok((release, trouble)) => {
             let outcome = ActOutcome::succeeded(with(format!("{release} is good"), trouble));
             ActOutcome { release: Some(release.into()), ..outcome }
@@ -178,10 +178,10 @@ async fn mark_good(dir: &Path, within: Duration) -> ActOutcome {
 async fn on_disk<T: Send + 'static>(
     dir: &Path,
     within: Duration,
-    work: impl FnOnce(&Slots<'_>) -> Result<T, SlotError> + Send + 'static,
+    work: impl FnOnce(&Path) -> Result<T, SlotError> + Send + 'static,
 ) -> Result<T, ActOutcome> {
     let at = dir.to_owned();
-    match timeout(within, spawn_blocking(move || work(&Slots::new(&at)))).await {
+    match timeout(within, spawn_blocking(move || work(&at))).await {
         Ok(Ok(done)) => done.map_err(|SlotError { reason, detail }| ActOutcome::failed(reason, detail)),
         Ok(Err(error)) => Err(ActOutcome::failed("rollback_failed", error.to_string())),
         Err(_) => {
@@ -261,7 +261,7 @@ mod tests {
     async fn a_disk_that_hangs_holds_up_nobody_who_asks_for_something_else() {
         let (disk, hangs) = std::sync::mpsc::sync_channel::<()>(0);
         let dir = tempfile::tempdir().unwrap();
-        let work = move |_: &Slots<'_>| Ok(hangs.recv());
+        let work = move |_: &Path| Ok(hangs.recv());
         let outcome = on_disk(dir.path(), Duration::from_millis(50), work).await.unwrap_err();
         assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::TimedOut, Some("timeout")));
         assert!(outcome.detail.as_ref().unwrap().contains("does not answer after 50ms"), "{outcome:?}");
