@@ -252,6 +252,20 @@ fn a_rollback_whose_boot_comes_up_in_what_it_was_to_leave_has_failed() {
 }
 
 #[test]
+fn a_release_that_was_not_read_since_the_agent_started_is_not_known_to_be_the_one_that_is_left() {
+    let mut world = World::with(config_with("[rollback.firmware]\nkind = \"rauc\""));
+    runs(&mut world, "A");
+    world.releases.clear();
+    world.crash();
+    world.advance(2 * SECOND);
+    roll_back_by_command(&mut world);
+    runs(&mut world, "A");
+    world.reboot();
+    world.advance(10 * SECOND);
+    assert_eq!(world.statuses("r").last().unwrap(), "SUCCEEDED", "another boot is what tells");
+}
+
+#[test]
 fn a_rollback_whose_completing_reboot_is_refused_is_not_begun_again() {
     let (mut world, id) = rolling_back();
     world.input(Input::ActDone { id, outcome: needs_reboot() });
