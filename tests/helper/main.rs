@@ -26,6 +26,7 @@ use fieldmedic::act::{Actor, Order};
 use fieldmedic::config::Action;
 use fieldmedic::engine::io::{Act, ActStatus, Trigger};
 use fieldmedic::wire::CommandId;
+use rustix::process::Signal;
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
@@ -113,6 +114,61 @@ fn no_refresh_takes_a_quarantine_to_another_level_than_was_ordered() {
     assert_eq!((&end["status"], &end["detail"]), (&json!("SUCCEEDED"), &json!("nothing is cut off")), "{end}");
     let now: Json = serde_json::from_slice(&std::fs::read(world.state("quarantine.json")).unwrap()).unwrap();
     assert_eq!((&now["level"], world.state("quarantine.nft").exists()), (&json!("observe"), false));
+}
+
+/// What is running, and an order of a rule to leave it.
+fn released(world: &World) -> (impl Fn() -> String, Json) {
+    let dir = world.releases(&["1", "2"]);
+    let current = move || std::fs::read_link(dir.join("current")).unwrap().to_str().unwrap().to_owned();
+    assert_eq!(current(), "releases/2");
+    (current, ordered_by_rule("rollback", &json!({"target": "app", "to": null})))
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_is_not_done_by_a_helper_that_comes_round() {
+    let world = World::new();
+    let (current, order) = released(&world);
+    let helper = world.start();
+    assert!(world.ask(&json!({"v": 1, "hello": true}))["able"].is_array());
+    let mark = helper.log.mark();
+    helper.signal(Signal::STOP);
+    drop(world.send(&order));
+    helper.signal(Signal::CONT);
+    helper.log.wait_since(mark, "that it does not begin", |lines| {
+        lines.iter().any(|line| line.contains("canceled before it was begun")).then_some(())
+    });
+    assert_eq!(current(), "releases/2");
+    // Nothing was spent for it.
+    let end = world.ask(&order);
+    assert_eq!((&end["status"], current().as_str()), (&json!("SUCCEEDED"), "releases/1"), "{end}");
+}
+
+#[test]
+fn what_was_asked_for_too_long_ago_is_not_done() {
+    let world = World::new();
+    let (current, mut order) = released(&world);
+    let _helper = world.start();
+    order["asked_ms"] = json!(0);
+    order["timeout_s"] = json!(1);
+    let end = world.ask(&order);
+    assert_eq!((&end["status"], &end["reason"]), (&json!("TIMED_OUT"), &json!("no_helper")), "{end}");
+    assert_eq!(current(), "releases/2");
+}
+
+#[tokio::test]
+async fn a_helper_that_hangs_costs_an_act_no_more_than_its_time_and_has_not_done_it() {
+    let world = World::new();
+    let helper = world.start();
+    assert!(world.ask(&json!({"v": 1, "hello": true}))["able"].is_array());
+    helper.signal(Signal::STOP);
+    let actor = Actor::new(Manager::Systemd, "/nonexistent".into()).behind(&world.socket());
+    let (_keep, never) = oneshot::channel();
+    let order = Order { timeout: Duration::from_secs(1), ..order("touch", None, Trigger::Rule("hot".into())) };
+    let outcome = tokio::time::timeout(Duration::from_secs(8), actor.perform(order, never, |_| ())).await.unwrap();
+    assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::TimedOut, Some("no_helper")), "{outcome:?}");
+    helper.signal(Signal::CONT);
+    world.wait_for_log(&helper, "canceled before it was begun");
+    assert_eq!(world.traces(), 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -56,6 +56,23 @@ impl World {
         let acted = self.file("acted");
         fs::write(self.file(&name), format!("#!/bin/sh\necho here >>{}\n{script}\n", acted.display())).unwrap();
         self.chmod(&name, 0o755);
+    }
+
+    /// Releases of which the last runs, and of which a rule may leave one within the hour. Where they lie.
+    pub fn releases(&self, names: &[&str]) -> PathBuf {
+        let dir = self.file("app");
+        for name in names {
+            fs::create_dir_all(dir.join("releases").join(name)).unwrap();
+        }
+        let link = |name: &str, to: &str| symlink(format!("releases/{to}"), dir.join(name)).unwrap();
+        link("previous", names[0]);
+        link("current", names[names.len() - 1]);
+        self.allow(&format!(
+            "[allow]\nactions = [\"rollback\"]\n[local]\nactions = [\"rollback\"]\n[budget]\nrollback = \"1/1h\"\n\
+             [rollback.app]\nkind = \"slots\"\ndir = \"{}\"\n",
+            dir.display()
+        ));
+        dir
     }
 
     /// Allows this from now on; what was the policy before.

@@ -1,17 +1,20 @@
 //! Has root's helper act: one connection an act. It hands over what was ordered and by whose word, and hands back how
 //! it ended; it decides nothing. An act whose helper goes away in the middle is interrupted (`helper_lost`): it may
-//! have been done, so it is not asked for again.
+//! have been done, so it is not asked for again. One that the helper has not begun in time it never begins: it sees how
+//! long ago it was asked, and that nobody waits for it any more.
 
 #![expect(clippy::disallowed_methods, reason = "an act has a deadline of its own, and a busy helper is asked again")]
 
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::{Able, Order};
+use crate::collect::clock;
 use crate::engine::io::{Act, ActOutcome};
 use crate::engine::remedies::NO_HELPER;
 use crate::helper::link::{self, Link, Received};
@@ -21,8 +24,10 @@ use crate::helper::protocol::{Answer, DATAGRAM_MAX, Request};
 pub const DEFAULT_SOCKET: &str = "/run/fieldmedic-act.sock";
 /// How long the helper may take to say what it may do: it is being started by that question.
 const HELLO_MAX: Duration = Duration::from_secs(5);
-/// How much longer than the act the helper may take, which ends a runbook with patience: it should tell the end itself.
-const GRACE: Duration = Duration::from_secs(10);
+/// How much longer than the act a helper that has not begun may take: it may just be saying that it comes too late.
+const LATE_MAX: Duration = Duration::from_secs(1);
+/// And one that has begun, and ends a runbook with patience: it should tell the end itself.
+const GRACE: Duration = Duration::from_secs(9);
 /// How long to wait where the helper is asked too often; within the act's own time.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// What the helper says where it was asked too often, and nothing was done.
@@ -72,17 +77,25 @@ impl Client {
     /// `no_helper` (nothing was done) or `helper_lost`; what it refuses is rejected for its reason.
     pub async fn perform(
         &self,
-        order: Order,
+        mut order: Order,
         mut canceled: oneshot::Receiver<()>,
         mut progress: impl FnMut(u8),
     ) -> ActOutcome {
         let within = order.timeout;
         let reboots = order.act == Act::Reboot;
+        order.asked = Some(clock::boottime());
         let request = Request::Act(Box::new(order)).to_datagram();
         if request.len() > DATAGRAM_MAX {
             let detail = format!("{} B to ask for, the helper takes {DATAGRAM_MAX}", request.len());
             return ActOutcome::rejected("too_large", detail);
         }
+        let begun = AtomicBool::new(false);
+        let mut progress = |percent| {
+            // Nothing is done yet.
+            if begun.swap(true, Ordering::Relaxed) || percent > 0 {
+                progress(percent);
+            }
+        };
         let ask = async {
             loop {
                 let outcome = self.ask(&request, &mut canceled, &mut progress).await;
@@ -92,9 +105,26 @@ impl Client {
                 sleep(ASK_AGAIN_AFTER).await;
             }
         };
-        let late = |_| ActOutcome::timed_out(format!("the helper did not say how it ended within {within:?}"));
-        let outcome = timeout(within.saturating_add(GRACE), ask).await.unwrap_or_else(late);
-        if reboots && outcome.reason.as_deref() == Some(LOST) {
+        let mut ask = std::pin::pin!(ask);
+        let has_begun = || begun.load(Ordering::Relaxed);
+        let at_most = within.saturating_add(LATE_MAX);
+        let outcome = match timeout(at_most, &mut ask).await {
+            Ok(outcome) => outcome,
+            Err(_) if has_begun() => timeout(GRACE, ask).await.unwrap_or_else(|_| {
+                let at_most = at_most.saturating_add(GRACE);
+                ActOutcome::timed_out(format!(
+                    "root's helper has begun it, and did not say within {at_most:?} how it ended"
+                ))
+            }),
+            Err(_) => ActOutcome::not_begun(format!(
+                "root's helper did not begin it within {within:?}: it was not done, and will not be"
+            )),
+        };
+        let is_lost = outcome.reason.as_deref() == Some(LOST);
+        if is_lost && !has_begun() {
+            return ActOutcome::failed(NO_HELPER, "root's helper went away before it began: it was not done");
+        }
+        if reboots && is_lost {
             // It goes down with the machine, and may do so before it can say so. Whether the machine does, time tells.
             return ActOutcome::succeeded("the helper went away, as it does when the machine goes down");
         }

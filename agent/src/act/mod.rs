@@ -24,6 +24,8 @@ use tokio::sync::oneshot;
 use crate::collect::inhibit::inhibited;
 use crate::config::{Action, QuarantineLevel};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
+use crate::engine::remedies::NO_HELPER;
+use crate::engine::time::Mono;
 use crate::wire::Reason;
 use client::Client;
 use diagnostics::Diagnostics;
@@ -46,13 +48,15 @@ pub struct Order {
     pub timeout: Duration,
     /// For a quarantine: who stays in reach. Whoever acts may have no network to find that out.
     pub terms: Option<Terms>,
+    /// When another process was asked for it: once the timeout has passed since then it is not begun any more.
+    pub asked: Option<Mono>,
 }
 
 impl Order {
     /// An order for an act of this trigger.
     #[must_use]
     pub const fn new(act: Act, trigger: Trigger, token: Option<String>, timeout: Duration) -> Self {
-        Self { act, trigger, token, timeout, terms: None }
+        Self { act, trigger, token, timeout, terms: None, asked: None }
     }
 }
 
@@ -217,7 +221,7 @@ impl Actor {
     async fn perform_here(
         &self,
         order: Order,
-        canceled: oneshot::Receiver<()>,
+        mut canceled: oneshot::Receiver<()>,
         progress: impl FnMut(u8),
     ) -> ActOutcome {
         let Order { act, trigger, timeout, terms, .. } = order;
@@ -229,6 +233,13 @@ impl Actor {
         let terms = terms.unwrap_or_default();
         if let (Act::CollectDiagnostics, Some(diagnostics)) = (&act, &self.diagnostics) {
             return diagnostics.take(timeout, canceled).await;
+        }
+        if let (Act::Quarantine { .. } | Act::Refresh { .. }, Some(quarantine)) = (&act, &self.quarantine) {
+            tokio::select! {
+                () = quarantine.turn_comes() => {}
+                // The sender goes with the completion, so an error here means that nobody can cancel any more.
+                Ok(()) = &mut canceled => return ActOutcome::canceled("canceled before it was begun"),
+            }
         }
         match (act, &self.quarantine) {
             (Act::RestartUnit { unit }, _) => self.units.restart(&unit, timeout, canceled).await,
@@ -286,6 +297,12 @@ impl ActOutcome {
         Self { status: ActStatus::TimedOut, ..Self::failed("timeout", detail) }
     }
 
+    /// Root's helper did not begin it in time: nothing was done, and nothing will be.
+    #[must_use]
+    pub fn not_begun(detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::TimedOut, ..Self::failed(NO_HELPER, detail) }
+    }
+
     /// Whoever did it is gone: what came of it can't be known.
     #[must_use]
     pub fn interrupted(reason: &str, detail: impl Into<String>) -> Self {
@@ -305,6 +322,22 @@ mod tests {
     use crate::collect::tests::write_tree;
     use crate::engine::io::Own;
     use crate::wire::CommandId;
+
+    #[tokio::test]
+    async fn a_quarantine_that_is_canceled_while_it_waits_for_its_turn_is_not_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let turn = std::sync::Arc::default();
+        let quarantine = Quarantine::new(dir.path().to_owned(), quarantine::Loader::None, 0);
+        let quarantine = quarantine.in_turn(std::sync::Arc::clone(&turn));
+        let actor = Actor::new(Manager::Systemd, "/nonexistent".into()).with_quarantine(quarantine);
+        let (cancel, canceled) = oneshot::channel();
+        let act = Act::Quarantine { level: Some(QuarantineLevel::Observe) };
+        let order = Order::new(act, Trigger::Rule("hot".into()), None, Duration::from_secs(5));
+        let _another = turn.lock().await;
+        cancel.send(()).unwrap();
+        let outcome = actor.perform(order, canceled, |_| ()).await;
+        assert_eq!((outcome.status, actor.able().quarantine), (ActStatus::Canceled, None), "{outcome:?}");
+    }
 
     #[tokio::test]
     async fn while_remedies_are_inhibited_only_a_command_and_what_goes_on_are_done() {

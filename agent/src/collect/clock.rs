@@ -136,7 +136,8 @@ pub(super) fn suspended() -> Duration {
     Duration::from_millis(boottime().0.saturating_sub(u64::try_from(monotonic).unwrap_or(0)))
 }
 
-fn boottime() -> Mono {
+/// CLOCK_BOOTTIME alone: the same in all processes of a boot.
+pub(crate) fn boottime() -> Mono {
     Mono(u64::try_from(milliseconds(clock_gettime(ClockId::Boottime))).unwrap_or(0))
 }
 

@@ -31,7 +31,7 @@ pub const RUNS_MAX: usize = 16;
 /// After so long without the alarm a ladder begins at its first step again; before, it goes on above the one that
 /// helped.
 const HEALTH: Duration = Duration::from_secs(3_600);
-/// The outcome's word for root's helper out of reach: nothing was done.
+/// The outcome's word for root's helper out of reach, or too slow to begin: nothing was done.
 pub(crate) const NO_HELPER: &str = "no_helper";
 
 /// Something that the engine is to do for a ladder.
@@ -610,7 +610,7 @@ pub fn refusal(outcome: &ActOutcome) -> Option<Reason> {
         // Root's own words for it are in the detail.
         ActStatus::Rejected => Some(reason.unwrap_or(Reason::NotAllowed)),
         // It may just be replaced by a newer one.
-        ActStatus::Failed if outcome.reason.as_deref() == Some(NO_HELPER) => Some(Reason::Busy),
+        ActStatus::Failed | ActStatus::TimedOut if outcome.reason.as_deref() == Some(NO_HELPER) => Some(Reason::Busy),
         ActStatus::Failed => reason.filter(|reason| {
             matches!(reason, Reason::Inhibited | Reason::BudgetSpent | Reason::Busy | Reason::NotAllowed)
         }),

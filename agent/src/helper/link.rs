@@ -9,8 +9,9 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -84,6 +85,11 @@ impl Link {
         }
     }
 
+    /// Whether the other side has closed, or said anything more that was not received yet.
+    pub(crate) fn has_more(&self) -> bool {
+        recv(&self.0, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT) != Err(Errno::AGAIN)
+    }
+
     /// Sends a datagram.
     ///
     /// # Errors
@@ -143,6 +149,19 @@ mod tests {
         theirs.send(b"busy").await.unwrap();
         drop(theirs);
         assert_eq!(ours.recv().await.unwrap(), Received::Datagram(b"busy".to_vec()));
+        assert_eq!(ours.recv().await.unwrap(), Received::Closed);
+    }
+
+    #[tokio::test]
+    async fn what_was_said_more_and_the_end_are_seen_and_left_to_be_received() {
+        let (ours, theirs) = pair();
+        assert!(!ours.has_more());
+        theirs.send(b"cancel").await.unwrap();
+        assert!(ours.has_more());
+        assert_eq!(ours.recv().await.unwrap(), Received::Datagram(b"cancel".to_vec()));
+        assert!(!ours.has_more());
+        drop(theirs);
+        assert!(ours.has_more());
         assert_eq!(ours.recv().await.unwrap(), Received::Closed);
     }
 

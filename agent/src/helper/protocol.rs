@@ -1,14 +1,17 @@
 //! What the agent and the root helper say to each other: a JSON object a datagram, over a SOCK_SEQPACKET socket. The
 //! agent asks once a connection, either what it may ask for (`hello`) or for one act; the helper answers with
-//! progress and one end. What is read here has the right form and no more: whether it may be done is judged elsewhere.
+//! progress, of which the first says that it begins, and one end. What is read here has the right form and no more:
+//! whether it may be done is judged elsewhere.
 //!
 //! ```text
-//! > {"v":1,"act":{"name":"restart_unit","args":{"unit":"app.service"}},"timeout_s":90,"trigger":"command:c-1","token":"eyJ…"}
+//! > {"v":1,"act":{"name":"restart_unit","args":{"unit":"app.service"}},"timeout_s":90,"asked_ms":81244,"trigger":"command:c-1","token":"eyJ…"}
+//! < {"progress":0}
 //! < {"progress":40}
 //! < {"status":"SUCCEEDED","reason":null,"detail":"app.service is active (running)","output":null}
 //! ```
 //!
-//! Closing the connection, or anything more that is sent on it, such as `{"cancel":true}`, cancels the act.
+//! Closing the connection, or anything more that is sent on it, such as `{"cancel":true}`, cancels the act. It is not
+//! begun, either, once `timeout_s` have passed since `asked_ms`, which is CLOCK_BOOTTIME: the agent has told its end.
 
 use std::time::Duration;
 
@@ -19,6 +22,7 @@ use crate::act::{Able, Order};
 use crate::config::{Action, QuarantineLevel, UnitName};
 use crate::engine::command::{are_arguments, is_release};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
+use crate::engine::time::Mono;
 use crate::gather::gather;
 use crate::text::tail;
 use crate::wire::token::TIMEOUT_MAX_S;
@@ -70,7 +74,7 @@ pub(crate) enum Request {
 pub(crate) enum Answer {
     /// What it may do for the agent, and what is in force, to [`Request::Hello`].
     Able(Able),
-    /// How far it is, in percent.
+    /// How far it is, in percent; the first says that it begins.
     Progress(u8),
     /// The end of it.
     Done(ActOutcome),
@@ -92,7 +96,7 @@ impl Request {
         let malformed = |detail: String| Refusal::because(Reason::Malformed, detail);
         let words: RequestWords =
             serde_json::from_slice(datagram).map_err(|error| malformed(format!("request: {error}")))?;
-        let RequestWords { v, hello, act, timeout_s, trigger, token, terms } = words;
+        let RequestWords { v, hello, act, timeout_s, asked_ms, trigger, token, terms } = words;
         if v != VERSION {
             return Err(malformed(format!("request: v is {v}, this helper speaks {VERSION}")));
         }
@@ -108,7 +112,8 @@ impl Request {
             .ok_or_else(|| malformed("request: trigger is neither command:ID nor rule:NAME".into()))?;
         let act = act.parse().map_err(|wrong| malformed(format!("request: act: {wrong}")))?;
         let timeout = Duration::from_secs(timeout_s);
-        Ok(Self::Act(Box::new(Order { act, trigger, token, timeout, terms })))
+        let asked = asked_ms.map(Mono);
+        Ok(Self::Act(Box::new(Order { act, trigger, token, timeout, terms, asked })))
     }
 
     /// The datagram that [`Request::parse`] reads back.
@@ -122,6 +127,7 @@ impl Request {
                 act: Some(ActWords::of(&order.act)),
                 // Rounded up: an act must not be given less time than it was meant to have.
                 timeout_s: Some(order.timeout.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
+                asked_ms: order.asked.map(|asked| asked.0),
                 trigger: Some(order.trigger.to_string()),
                 token: order.token.clone(),
                 terms: order.terms.clone(),
@@ -192,6 +198,8 @@ struct RequestWords {
     act: Option<ActWords>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asked_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trigger: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -356,7 +364,8 @@ mod tests {
             for (trigger, token) in [(commanded.clone(), Some("a.b.c".to_owned())), (Trigger::Rule("hot".into()), None)]
             {
                 let terms = (act.action() == Action::Quarantine).then(terms);
-                let order = Order { terms, ..Order::new(act.clone(), trigger, token, Duration::from_secs(7)) };
+                let order = Order::new(act.clone(), trigger, token, Duration::from_secs(7));
+                let order = Order { terms, asked: Some(Mono(81_244)), ..order };
                 let request = Request::Act(Box::new(order));
                 assert_eq!(Request::parse(&request.to_datagram()), Ok(request));
             }

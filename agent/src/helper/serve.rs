@@ -29,7 +29,7 @@ use crate::collect::clock::Clock;
 use crate::engine::NOT_IN_FORCE;
 use crate::engine::io::{Act, ActOutcome};
 use crate::engine::remedies::refusal;
-use crate::engine::time::BootId;
+use crate::engine::time::{BootId, Mono};
 use crate::wire::Reason;
 
 /// Connections at a time, and so acts at a time; one more is refused as `busy`.
@@ -123,12 +123,14 @@ impl Helper {
         let decision = match received {
             Received::Closed => return Ok(()),
             Received::TooLong => Err(Refusal::because(Reason::TooLarge, "a request has at most 64 KiB")),
-            Received::Datagram(datagram) => self.decide(uid, &datagram),
+            Received::Datagram(datagram) => self.decide(link, uid, &datagram),
         };
         let answer = match decision {
             Ok(Decision::Tell(answer)) => answer,
             Ok(Decision::Act { order, actor, counted }) => {
                 let act = order.act.clone();
+                // If nobody is there to hear it, it does not begin.
+                link.send(&Answer::Progress(0).to_datagram()).await?;
                 let outcome = perform(link, *order, &actor).await;
                 self.ended(&act, counted, &outcome);
                 Answer::Done(outcome)
@@ -149,7 +151,7 @@ impl Helper {
         }
     }
 
-    fn decide(&self, uid: u32, datagram: &[u8]) -> Result<Decision, Refusal> {
+    fn decide(&self, link: &Link, uid: u32, datagram: &[u8]) -> Result<Decision, Refusal> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
         // Before anything that costs more than this.
@@ -174,6 +176,10 @@ impl Helper {
                 Ok(Decision::Tell(Answer::Able(able)))
             }
             Request::Act(mut order) => {
+                // Before it is counted: what is not done spends nothing.
+                if let Some(outcome) = taken_back(link, &order, mono) {
+                    return Ok(Decision::Tell(Answer::Done(outcome)));
+                }
                 if let Act::Refresh { level, .. } = &mut order.act {
                     let none = || Refusal::new(NOT_IN_FORCE, "there is no quarantine to be put in force again");
                     // Nobody judges it: what is more than that has to be ordered.
@@ -216,6 +222,27 @@ impl Helper {
         }
         Answer::Refused { reason: reason.to_owned(), detail }
     }
+}
+
+/// How what must not be begun any more ends: whoever asked for it is gone or has changed their mind, or has told by now
+/// that it ran out of time, as where this process was stopped for a while.
+fn taken_back(link: &Link, order: &Order, now: Mono) -> Option<ActOutcome> {
+    let waited = order.asked.map_or(Duration::ZERO, |asked| now.since(asked));
+    let outcome = if link.has_more() {
+        ActOutcome::canceled("canceled before it was begun")
+    } else if waited >= order.timeout {
+        ActOutcome::not_begun(format!("root's helper came to it after {} s: it was not begun", waited.as_secs()))
+    } else {
+        return None;
+    };
+    let (action, target) = (order.act.action(), plain(&order.act.target()));
+    let why = outcome.detail.as_deref().unwrap_or_default();
+    tracing::warn!(
+        "{action} of {target} for {}: {why}, {:.1} s after it was asked for",
+        order.trigger,
+        waited.as_secs_f32()
+    );
+    Some(outcome)
 }
 
 /// Does it; a connection that closes, or says anything more, cancels it.

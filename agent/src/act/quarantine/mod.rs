@@ -144,6 +144,11 @@ impl Quarantine {
         }
     }
 
+    /// Waits until this process changes nothing about it. Cancel-safe: a change itself is not.
+    pub async fn turn_comes(&self) {
+        drop(self.turn.lock().await);
+    }
+
     /// Whether a unit was stopped for what is in force, and is to stay so.
     #[must_use]
     pub fn keeps_stopped(&self, unit: &UnitName) -> bool {
