@@ -15,6 +15,7 @@ use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
 use super::keyed::{QUARANTINE_KEY, Write, encode, write};
 use super::observation::Severity;
 use super::record::{Event, EventKind, Stamp};
+use super::remedies::refusal;
 use super::time::{Mono, Now};
 use crate::config::{self, QuarantineLevel};
 use crate::wire::Reason;
@@ -196,7 +197,8 @@ impl Quarantine {
             // It may be in force, and counts as that until the next look at the rules says otherwise: one that nobody
             // knows of would be widened and left by nobody.
             Change::Enter { level, stored }
-                if matches!(outcome.status, ActStatus::TimedOut | ActStatus::Interrupted) =>
+                if matches!(outcome.status, ActStatus::TimedOut | ActStatus::Interrupted)
+                    && refusal(outcome).is_none() =>
             {
                 let event = told("quarantine_entered", level.word(), &stored.by, detail);
                 self.inside = Some(Inside { level, stored });

@@ -246,6 +246,24 @@ fn what_may_be_in_force_counts_as_that_until_a_look_says_otherwise() {
 }
 
 #[test]
+fn one_that_roots_helper_did_not_begin_is_told_by_nobody_as_entered() {
+    let mut world = online();
+    world.acts_succeed = false;
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: ActOutcome::not_begun("the helper hangs") });
+    world.advance(11 * SECOND);
+    assert_eq!((level(&world), audits(&world, "quarantine_entered")), (both("none"), 0));
+    assert_eq!(
+        (world.statuses("q-1").last().unwrap().as_str(), reason(&world, "q-1")),
+        ("TIMED_OUT", "no_helper".into())
+    );
+    world.crash();
+    world.advance(11 * SECOND);
+    assert_eq!((level(&world), world.acts.len()), (both("none"), 0));
+}
+
+#[test]
 fn isolated_a_gateway_takes_ping_diagnostics_and_release_and_nothing_else() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "isolate"}));
