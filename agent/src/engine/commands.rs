@@ -59,8 +59,8 @@ pub enum Step {
     Journal(Purpose, Vec<Write>),
     /// Act on the gateway, as the token orders.
     Act(CommandId, Act, Option<Box<str>>, Duration),
-    /// Restart the machine after a while.
-    Reboot(CommandId, Option<Box<str>>, Duration),
+    /// Restart the machine after a while; how long the order may then take.
+    Reboot(CommandId, Option<Box<str>>, Duration, Duration),
     /// Stop an action.
     Stop(EffectId),
     /// Stop what the gateway does by itself.
@@ -592,7 +592,9 @@ impl Commands {
                 self.report(id);
                 // The token stays: by that it is judged again when the delay is over.
                 let token = self.ledger.get(id).and_then(|entry| entry.origin.as_ref()?.token());
-                self.steps.push_back(Step::Reboot(id.clone(), token.map(Into::into), delay));
+                let token = token.map(Into::into);
+                let timeout = self.timeout(id, &Act::Reboot);
+                self.steps.push_back(Step::Reboot(id.clone(), token, delay, timeout));
             }
             Command::Cancel(other) => {
                 let found = self.cancel(&other);

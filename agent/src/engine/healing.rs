@@ -158,7 +158,8 @@ impl Engine {
                     self.with_remedies(now, |remedies, facts| remedies.acted(facts, effect, &outcome));
                 }
                 Step::Act { rule, act: Act::Reboot } => {
-                    let effect = self.order_reboot(now, Trigger::Rule(rule.clone()), None, Duration::ZERO);
+                    let timeout = Act::Reboot.default_timeout();
+                    let effect = self.order_reboot(now, Trigger::Rule(rule.clone()), None, Duration::ZERO, timeout);
                     self.remedies.acting(&rule, effect);
                 }
                 Step::Act { rule, act } => {

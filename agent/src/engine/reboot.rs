@@ -14,6 +14,9 @@ use crate::wire::Reason;
 
 /// How long the machine may take to go down once it was told to.
 pub(super) const GOES_DOWN_WITHIN: Duration = Duration::from_secs(120);
+/// How long the order may take to be taken: the goodbye is said, and a gateway that nobody tells to go down must be
+/// back soon.
+const ORDERED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A restart of the machine under way.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub(super) struct Reboot {
     pub(super) effect: EffectId,
     trigger: Trigger,
     token: Option<Box<str>>,
+    /// How long the order may take.
+    within: Duration,
     /// The goodbye begins then; `None`: it has begun.
     waits_until: Option<Mono>,
     /// It completes what a command has done.
@@ -68,7 +73,7 @@ impl Engine {
 
     /// The machine is to be restarted because of what was done.
     pub(super) fn order_completion(&mut self, now: Now) -> EffectId {
-        self.order_reboot(now, Trigger::Own(Own::Rollback), None, Duration::ZERO)
+        self.order_reboot(now, Trigger::Own(Own::Rollback), None, Duration::ZERO, ORDERED_WITHIN)
     }
 
     /// Whether the machine is to be restarted, now or after a while.
@@ -83,10 +88,13 @@ impl Engine {
         trigger: Trigger,
         token: Option<Box<str>>,
         delay: Duration,
+        timeout: Duration,
     ) -> EffectId {
         let effect = self.effects.fresh_id();
         let commanded = !trigger.is_automatic();
-        self.reboot = Some(Reboot { effect, trigger, token, waits_until: Some(now.mono.after(delay)), commanded });
+        let within = timeout.min(ORDERED_WITHIN);
+        let waits_until = Some(now.mono.after(delay));
+        self.reboot = Some(Reboot { effect, trigger, token, within, waits_until, commanded });
         effect
     }
 
@@ -139,7 +147,7 @@ impl Engine {
     pub(super) fn go_down(&mut self) -> bool {
         let Some(reboot) = &self.reboot else { return false };
         let (id, trigger, token) = (reboot.effect, reboot.trigger.clone(), reboot.token.clone());
-        self.effects.push(Effect::Act { id, act: Act::Reboot, trigger, token, timeout: GOES_DOWN_WITHIN });
+        self.effects.push(Effect::Act { id, act: Act::Reboot, trigger, token, timeout: reboot.within });
         true
     }
 

@@ -76,6 +76,24 @@ fn a_machine_that_does_not_go_down_gets_its_agent_back() {
 }
 
 #[test]
+fn a_gateway_that_nobody_tells_to_go_down_is_back_within_the_commands_time_and_seconds_at_most() {
+    for (timeout_s, within) in [(4, 4 * SECOND), (86_400, 10 * SECOND)] {
+        let mut world = world();
+        world.acts_succeed = false;
+        world.claims(json!({"jti": "b-1", "cmd": {"name": "reboot", "args": {}, "timeout_s": timeout_s}}), 1);
+        world.settle();
+        world.advance(5 * SECOND);
+        assert!(!world.is_connected());
+        let (id, act) = world.acts.pop().unwrap();
+        assert_eq!((act, world.acts_within), (Act::Reboot, within));
+        world.input(Input::ActDone { id, outcome: ActOutcome::not_begun("the helper hangs") });
+        world.advance(5 * SECOND);
+        assert!(world.is_connected());
+        assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "TIMED_OUT"]);
+    }
+}
+
+#[test]
 fn the_same_boot_after_a_reboot_was_ordered_is_a_failure() {
     let mut world = world();
     world.command("b-1", "reboot", json!({}), 1);

@@ -65,6 +65,8 @@ pub(super) struct World {
     pub(super) acted: Vec<Act>,
     /// Whether each came with the command as it was signed.
     pub(super) tokens: Vec<bool>,
+    /// How long the last of them may take.
+    pub(super) acts_within: Duration,
     /// Acts end at once, and well.
     pub(super) acts_succeed: bool,
     pub(super) connects: u32,
@@ -160,6 +162,7 @@ impl World {
             acts: Vec::new(),
             acted: Vec::new(),
             tokens: Vec::new(),
+            acts_within: Duration::ZERO,
             acts_succeed: true,
             connects: 0,
             wills_retained: Vec::new(),
@@ -441,7 +444,8 @@ impl World {
                 });
             }
             Effect::BackoffReset => self.backoff_resets += 1,
-            Effect::Act { id, act, token, .. } => {
+            Effect::Act { id, act, token, timeout, .. } => {
+                self.acts_within = timeout;
                 self.acted.push(act.clone());
                 self.tokens.push(token.is_some());
                 if self.acts_succeed {
