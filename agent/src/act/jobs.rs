@@ -65,9 +65,17 @@ pub async fn failed() -> Result<Vec<String>, String> {
 /// # Errors
 /// What went wrong with which, in words.
 pub async fn run<'a>(job: Job, units: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
-    let units: Vec<&str> = units.into_iter().collect();
-    let wrong = within(run_over(job, &units)).await?;
+    let wrong = each(job, units).await?;
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+}
+
+/// The same; what went wrong with which.
+///
+/// # Errors
+/// systemd could not be asked, or did not answer.
+pub async fn each<'a>(job: Job, units: impl IntoIterator<Item = &'a str>) -> Result<Vec<String>, String> {
+    let units: Vec<&str> = units.into_iter().collect();
+    within(run_over(job, &units)).await
 }
 
 /// Why the last of a service's commands with this word in an argument ended badly, in words; `None`: it did well. Of

@@ -261,7 +261,11 @@ impl Engine {
 
     /// What follows for the quarantine from the end of an act.
     fn quarantine_changed(&mut self, now: Now, id: EffectId, outcome: &ActOutcome) {
+        let was_degraded = self.quarantine.is_degraded();
         let Aftermath { event, entry, entered } = self.quarantine.ended(now.mono, id, outcome);
+        if self.quarantine.is_degraded() != was_degraded {
+            self.attributes.touch();
+        }
         if let Some(entry) = entry {
             self.effects.put(Purpose::Note, vec![entry]);
         }

@@ -80,7 +80,7 @@ use observation::{Audited, EndSigns, Observation, Release};
 use outbox::Outbox;
 use pace::Pace;
 use quarantine::Quarantine;
-pub(crate) use quarantine::{NOT_IN_FORCE, STOPPED_AGAIN};
+pub(crate) use quarantine::{DEGRADED, NOT_IN_FORCE, STOPPED_AGAIN};
 use reboot::Reboot;
 use recent::Recent;
 use record::{Class, Record};

@@ -33,6 +33,10 @@ const STOPPED_TOLD_EVERY: Duration = Duration::from_secs(3_600);
 pub(crate) const NOT_IN_FORCE: &str = "not_in_force";
 /// And for units that had been started since they were stopped for it.
 pub(crate) const STOPPED_AGAIN: &str = "stopped_again";
+/// And for one that is in force in part: the network is as it was, or units go on.
+pub(crate) const DEGRADED: &str = "degraded";
+/// What is in force in part is tried again after this, then after twice as long, up to [`REFRESH_SOON`].
+const MEND_FIRST: Duration = Duration::from_secs(5);
 
 /// The level as it stands in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -60,6 +64,8 @@ pub(super) struct Quarantine {
     alone_since: Option<Mono>,
     /// The rules let the agent reach any address on the broker's port.
     wide: bool,
+    /// It is in force in part, and was so often found to be.
+    degraded: Option<u32>,
     /// How often units were stopped again, which is to be told, and when that was told last.
     stopped_again: u64,
     stopped_told: Option<Mono>,
@@ -164,6 +170,11 @@ impl Quarantine {
         self.level().map_or(NONE, QuarantineLevel::word)
     }
 
+    /// It is in force in part.
+    pub(super) const fn is_degraded(&self) -> bool {
+        self.degraded.is_some()
+    }
+
     /// Who wanted it, as it was told when it was entered.
     fn by(&self) -> &str {
         self.inside.as_ref().map_or(NONE, |inside| &inside.stored.by)
@@ -192,6 +203,8 @@ impl Quarantine {
                 self.inside = Some(Inside { level, stored: stored.seen() });
                 self.refresh_at = Some(now.after(REFRESH_SOON));
                 self.wide = false;
+                self.degraded = None;
+                self.note_degraded(now, outcome);
                 Aftermath { event: Some(event), entry: Some(self.entry()), entered: true }
             }
             // It may be in force, and counts as that until the next look at the rules says otherwise: one that nobody
@@ -219,6 +232,7 @@ impl Quarantine {
                 }
             }
             Change::Refresh { wide, .. } if outcome.status == ActStatus::Succeeded => {
+                self.note_degraded(now, outcome);
                 self.stopped_again += u64::from(outcome.reason.as_deref() == Some(STOPPED_AGAIN));
                 let name = match (wide, std::mem::replace(&mut self.wide, wide)) {
                     (true, false) => Some("quarantine_widened"),
@@ -239,6 +253,23 @@ impl Quarantine {
                 self.bring_forward(now.after(REFRESH_SOON));
                 Aftermath::default()
             }
+        }
+    }
+
+    /// What may be mended in a moment, as where systemd's bus did not answer, is soon tried again.
+    fn note_degraded(&mut self, now: Mono, outcome: &ActOutcome) {
+        match outcome.reason.as_deref() {
+            Some(DEGRADED) => {
+                let tries = self.degraded.map_or(0, |tries| tries.saturating_add(1));
+                self.degraded = Some(tries);
+                let wait = MEND_FIRST.saturating_mul(2_u32.saturating_pow(tries));
+                if wait < REFRESH_SOON {
+                    self.bring_forward(now.after(wait));
+                }
+            }
+            // Told in place of the other.
+            Some(STOPPED_AGAIN) => {}
+            _ => self.degraded = None,
         }
     }
 
@@ -294,6 +325,7 @@ impl Quarantine {
         let left = self.inside.take();
         self.refresh_at = None;
         self.wide = false;
+        self.degraded = None;
         (self.stopped_again, self.stopped_told) = (0, None);
         let event = left.map(|left| told(name, left.level.word(), by, detail));
         Aftermath { event, entry: Some(self.entry()), entered: false }

@@ -25,6 +25,9 @@ pub struct Status {
     pub boot: String,
     /// The contract's level of quarantine.
     pub quarantine: &'static str,
+    /// It is in force in part.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub quarantine_degraded: bool,
     /// The connection.
     pub broker: Broker,
     /// What waits to be sent.
@@ -202,6 +205,7 @@ impl Engine {
             agent: self.identity.version.clone(),
             boot: self.timeline.boot().to_string(),
             quarantine: self.quarantine.word(),
+            quarantine_degraded: self.quarantine.is_degraded(),
             broker: Broker {
                 url: self.config.mqtt.url.to_string(),
                 online: self.link.is_online(),

@@ -5,7 +5,8 @@
 //! shut.
 //!
 //! Where the rules can't be loaded (no nft, no nf_tables in the kernel) only the units are stopped, and the outcome
-//! says `degraded`: what the level forbids the agent holds all the same.
+//! says `degraded`: what the level forbids the agent holds all the same. Where there is no unit to be stopped, either,
+//! or none could be, nothing is in force: that has failed, and all is as it was.
 
 #![expect(clippy::disallowed_methods, reason = "the saved state is a file")]
 
@@ -29,7 +30,7 @@ use super::jobs::{self, Job};
 use super::program::{self, Program};
 use crate::config::{QuarantineLevel, UnitName};
 use crate::engine::io::{ActOutcome, ActStatus};
-use crate::engine::{NOT_IN_FORCE, STOPPED_AGAIN};
+use crate::engine::{DEGRADED, NOT_IN_FORCE, STOPPED_AGAIN};
 use crate::store::disk;
 
 /// Where the state lies: the boot unit looks there (systemd/fieldmedic-quarantine.service).
@@ -50,9 +51,6 @@ const NFT: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/loca
 const INTERFACES_MAX: usize = 1_024;
 /// How long nft may take: a transaction of a few dozen rules.
 const NFT_MAX: Duration = Duration::from_secs(10);
-/// The outcome's word for a quarantine that succeeded in part: the network is as it was, or units go on.
-const DEGRADED: &str = "degraded";
-
 /// The level of a quarantine that root has ended on the console.
 const ENDED: &str = "none";
 
@@ -213,6 +211,7 @@ impl Quarantine {
         before: Saved,
     ) -> (ActOutcome, Vec<UnitName>) {
         let was_free = before.level().is_none();
+        let was = before.clone();
         let was_loaded = before.has_rules();
         let terms = with_older(terms, &before.terms);
         let rules = ruleset::render(level, wide, &terms, self.uid);
@@ -242,15 +241,30 @@ impl Quarantine {
             let is_over = ended.status == ActStatus::Succeeded;
             return (if is_over { ended_on_the_console() } else { ended }, Vec::new());
         }
+        let holds_units = !now.terms.stop.is_empty() && (stopping.is_ok() || !now.stopped.is_empty());
+        let holds_nothing = now.degraded.is_some() && !was_loaded && !holds_units;
         let outcome = match self.save(&now) {
             Ok(()) => outcome(level, &now, stopping),
             Err(error) => failed(&error),
         };
-        if outcome.status != ActStatus::Succeeded && was_free {
+        let outcome = if holds_nothing { nothing_holds(outcome) } else { outcome };
+        if outcome.status != ActStatus::Succeeded {
             // Half a quarantine is none: what is told as failed must not hold.
-            self.end(None).await;
+            if was_free {
+                self.end(None).await;
+            } else if holds_nothing {
+                self.take_back(&was);
+            }
         }
         (outcome, stopped)
+    }
+
+    /// What was in force before, without rules, is what is in force.
+    fn take_back(&self, was: &Saved) {
+        let taken_back = self.remove(RULES_FILE).and_then(|()| self.remove(BRIDGE_FILE)).and_then(|()| self.save(was));
+        if let Err(error) = taken_back {
+            tracing::error!("quarantine: take back what could not be put in force: {error}");
+        }
     }
 
     /// Writes the rules where the boot unit finds them, and loads them; why those for bridges are not in force, if
@@ -260,13 +274,21 @@ impl Quarantine {
         for (file, text) in [(&file, rules), (&bridge_file, bridge)] {
             replace(file, text.as_bytes()).map_err(|error| format!("write {}: {error}", file.display()))?;
         }
+        let mut was_tried = true;
         let loaded = match &self.loader {
             Loader::Nft(nft) => run(nft, &loading(&file)).await,
-            Loader::BootUnit => jobs::run(Job::ReloadOrRestart, [BOOT_UNIT]).await,
+            Loader::BootUnit => match jobs::each(Job::ReloadOrRestart, [BOOT_UNIT]).await {
+                Ok(wrong) if wrong.is_empty() => Ok(()),
+                Ok(wrong) => Err(format!("{}: journalctl -u {BOOT_UNIT}", wrong.join("; "))),
+                Err(error) => {
+                    was_tried = false;
+                    Err(error)
+                }
+            },
             Loader::None => Err("there is no nft here: install nftables".into()),
         };
-        if loaded.is_err() && !was_loaded {
-            // A boot must not fail over rules that can't be loaded.
+        if loaded.is_err() && !was_loaded && was_tried {
+            // A boot must not fail over rules that can't be loaded. Those that nobody has tried it may well load.
             let _ = disk::remove(&file);
         }
         loaded?;
@@ -440,6 +462,12 @@ fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) ->
             ActOutcome { reason, ..ActOutcome::succeeded(detail) }
         }
     }
+}
+
+/// No rules, and no unit that would be stopped.
+fn nothing_holds(outcome: ActOutcome) -> ActOutcome {
+    let detail = outcome.detail.unwrap_or_default();
+    ActOutcome::failed("nft_failed", format!("nothing of it is in force: {detail}"))
 }
 
 fn ended() -> Saved {

@@ -313,7 +313,7 @@ async fn a_change_waits_until_another_process_has_done_its_own_and_leaves_its_fi
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let quarantine = Quarantine::new(state.clone(), Loader::None, AGENT);
-    is_done(&quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
+    is_done(&quarantine.enter(QuarantineLevel::Observe, terms(&[BROKER], &[])).await);
     let theirs = File::options().write(true).open(state.join("quarantine.lock")).unwrap();
     rustix::fs::flock(&theirs, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let mut leaving = std::pin::pin!(quarantine.leave_by_hand());
@@ -322,7 +322,7 @@ async fn a_change_waits_until_another_process_has_done_its_own_and_leaves_its_fi
         outcome = &mut leaving => panic!("it did not wait: {outcome:?}"),
         () = std::future::ready(()) => {}
     }
-    assert_eq!(quarantine.in_force(), Some(QuarantineLevel::Restrict));
+    assert_eq!(quarantine.in_force(), Some(QuarantineLevel::Observe));
     // What they are in the middle of writing.
     fs::write(state.join("quarantine.nft.new"), "").unwrap();
     drop(theirs);
@@ -374,14 +374,20 @@ async fn a_state_that_can_not_be_read_counts_as_in_force_and_is_written_anew() {
 }
 
 #[tokio::test]
-async fn without_a_firewall_a_quarantine_is_degraded_and_says_so() {
+async fn without_a_firewall_and_units_to_stop_nothing_is_in_force_and_that_is_told_as_failed() {
     let dir = tempfile::tempdir().unwrap();
     let quarantine = Quarantine::new(dir.path().join("state"), Loader::None, AGENT);
-    let outcome = quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await;
-    assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Succeeded, Some("degraded")), "{outcome:?}");
-    let detail = outcome.detail.unwrap();
-    assert!(detail.contains("install nftables") && detail.contains("no unit was stopped"), "{detail}");
-    assert!(quarantine.in_force().is_some() && !dir.path().join("state").join(RULES_FILE).exists());
+    for before in [None, Some(QuarantineLevel::Observe)] {
+        if let Some(level) = before {
+            is_done(&quarantine.enter(level, terms(&[BROKER], &[])).await);
+        }
+        let outcome = quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await;
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("nft_failed")), "{outcome:?}");
+        let detail = outcome.detail.unwrap();
+        assert!(detail.contains("install nftables") && detail.contains("no unit was stopped"), "{detail}");
+        assert_eq!(quarantine.in_force(), before);
+        assert!(!dir.path().join("state").join(RULES_FILE).exists());
+    }
     is_done(&quarantine.leave().await);
 }
 
@@ -423,6 +429,13 @@ fn with_a_refusing_nft(dir: &Path) -> Quarantine {
     Quarantine::new(dir.join("state"), Loader::Nft(nft), AGENT)
 }
 
+/// As it is where only units were stopped.
+fn enter_without_rules(quarantine: &Quarantine, level: QuarantineLevel) {
+    let degraded = Some("Operation not permitted".to_owned());
+    let saved = Saved { level: level.word().into(), degraded, loaded: Some(false), ..Saved::default() };
+    quarantine.save(&saved).unwrap();
+}
+
 fn refuses(dir: &Path) -> PathBuf {
     dir.join("refuses")
 }
@@ -435,13 +448,14 @@ async fn what_was_never_loaded_need_not_be_taken_away_to_be_left() {
     is_done(&left_free);
     assert!(left_free.detail.unwrap().contains("Operation not permitted"));
     for level in QuarantineLevel::ALL.iter().copied() {
-        is_done(&quarantine.enter(level, terms(&[BROKER], &[])).await);
+        enter_without_rules(&quarantine, level);
         // As each start of the agent does it.
-        is_done(&quarantine.refresh(level, false, terms(&[BROKER], &[])).await);
+        quarantine.refresh(level, false, terms(&[BROKER], &[])).await;
+        assert_eq!(quarantine.in_force(), Some(level));
         is_done(&quarantine.leave().await);
         assert!(quarantine.in_force().is_none(), "{level}");
     }
-    is_done(&quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
+    enter_without_rules(&quarantine, QuarantineLevel::Isolate);
     is_done(&quarantine.leave_by_hand().await);
     assert!(quarantine.in_force().is_none());
 }

@@ -73,7 +73,7 @@ pub(super) fn render(answer: &str, unicode: bool) -> String {
         ),
         store(&status),
         format!("commands    {} queued or under way", text("/commands_open")),
-        format!("quarantine  {}", text("/quarantine")),
+        quarantine(&status),
     ];
     lines.extend(intervals(&status));
     lines.extend(drain(&status));
@@ -84,6 +84,13 @@ pub(super) fn render(answer: &str, unicode: bool) -> String {
     lines.extend(remedies(&status));
     lines.extend(clusters(&status, if unicode { BLOCKS } else { ASCII }));
     lines.join("\n")
+}
+
+fn quarantine(status: &Json) -> String {
+    let level = status.pointer("/quarantine").map(plain).unwrap_or_default();
+    let is_degraded = status.pointer("/quarantine_degraded").and_then(Json::as_bool) == Some(true);
+    let how = if is_degraded { " (degraded: in force in part; journalctl -u fieldmedic-quarantine)" } else { "" };
+    format!("quarantine  {level}{how}")
 }
 
 fn broker(status: &Json) -> String {
@@ -295,6 +302,14 @@ alarms      none";
         assert!(text.contains("error       | ▁▄█| 13x error: it broke\n"), "{text}");
         assert!(text.ends_with("each mark 5m, now at the right"), "{text}");
         assert!(shown(&status, false).contains("| .=#|"), "a console that knows ASCII alone");
+    }
+
+    #[test]
+    fn a_quarantine_that_is_in_force_in_part_is_shown_as_that() {
+        let shown = |status: Json| quarantine(&status);
+        assert_eq!(shown(json!({"quarantine": "isolate"})), "quarantine  isolate");
+        let degraded = shown(json!({"quarantine": "isolate", "quarantine_degraded": true}));
+        assert!(degraded.starts_with("quarantine  isolate (degraded: in force in part"), "{degraded}");
     }
 
     #[test]

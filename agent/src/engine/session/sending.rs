@@ -83,7 +83,10 @@ impl Engine {
         self.session.attributes_at = Some(from.after(ATTRIBUTES_PAUSE));
         let seq = self.seqs.next();
         let fixed = self.identity.facts.iter().chain(&self.config.device.attributes);
-        let dynamic = self.attributes.dynamic(self.quarantine.word());
+        let mut dynamic = self.attributes.dynamic(self.quarantine.word());
+        if self.quarantine.is_degraded() {
+            dynamic.insert("quarantine_degraded".into(), true.into());
+        }
         let at = self.timeline.stamp(now.mono);
         let payload = self.speaker().attributes(seq, at, fixed, dynamic, &self.config.device.groups);
         self.publish_retained(now, "attributes", payload, Cargo::Attributes);

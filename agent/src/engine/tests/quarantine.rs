@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::world::{World, config_with, outcome, puts};
 use crate::config::QuarantineLevel;
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreFault, StoreOp};
+use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -261,6 +261,42 @@ fn one_that_roots_helper_did_not_begin_is_told_by_nobody_as_entered() {
     world.crash();
     world.advance(11 * SECOND);
     assert_eq!((level(&world), world.acts.len()), (both("none"), 0));
+}
+
+/// What attributes said last of how much of it is in force.
+fn is_degraded(world: &World) -> bool {
+    let last = world.got.iter().rev().find(|got| got.topic.ends_with("attributes")).unwrap();
+    last.body["dynamic"]["quarantine_degraded"] == true
+}
+
+#[test]
+fn what_is_in_force_in_part_is_shown_as_that_and_tried_again_within_seconds_and_then_less_often() {
+    let degraded = || ActOutcome { reason: Some("degraded".into()), ..outcome(ActStatus::Succeeded) };
+    let mut world = online();
+    world.acts_succeed = false;
+    world.command("q-1", "quarantine", json!({"level": "restrict"}), 1);
+    world.settle();
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: degraded() });
+    for wait in [5, 10, 20, 40] {
+        world.acts.clear();
+        world.advance(Duration::from_secs(wait - 1));
+        assert_eq!(refreshes_under_way(&world), [], "after less than {wait} s");
+        world.advance(SECOND);
+        let [id] = refreshes_under_way(&world)[..] else { panic!("none after {wait} s: {:?}", world.acts) };
+        world.input(Input::ActDone { id, outcome: degraded() });
+    }
+    world.acts.clear();
+    world.advance(50 * SECOND);
+    assert_eq!(refreshes_under_way(&world), []);
+    assert_eq!((level(&world), is_degraded(&world)), (both("restrict"), true));
+    world.acts_succeed = true;
+    world.advance(15 * MINUTE);
+    assert_eq!((level(&world), is_degraded(&world)), (both("restrict"), false));
+}
+
+fn refreshes_under_way(world: &World) -> Vec<EffectId> {
+    world.acts.iter().filter(|(_, act)| matches!(act, Act::Refresh { .. })).map(|(id, _)| *id).collect()
 }
 
 #[test]
