@@ -63,8 +63,10 @@ impl Order {
 /// What whoever acts on a gateway says of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Able {
-    /// What there are means for.
+    /// What there are means for, and leave.
     pub actions: BTreeSet<Action>,
+    /// What there are means for, and root's policy doesn't allow.
+    pub withheld: BTreeSet<Action>,
     /// The quarantine that is in force, whatever the agent's own journal says.
     pub quarantine: Option<QuarantineLevel>,
 }
@@ -166,8 +168,7 @@ impl Actor {
     /// What can be done here at all, of which the engine refuses the rest before it is tried, and what is in force.
     #[must_use]
     pub fn able(&self) -> Able {
-        if let Some(mut able) = self.helper.as_ref().and_then(Client::able) {
-            able.actions.extend(self.diagnostics.as_ref().map(|_| Action::CollectDiagnostics));
+        if let Some(able) = self.able_by_helper() {
             return able;
         }
         let mut able = self.units.able();
@@ -184,7 +185,16 @@ impl Actor {
         if self.diagnostics.is_some() {
             able.insert(Action::CollectDiagnostics);
         }
-        Able { actions: able, quarantine: self.quarantine.as_ref().and_then(Quarantine::in_force) }
+        let quarantine = self.quarantine.as_ref().and_then(Quarantine::in_force);
+        Able { actions: able, withheld: BTreeSet::new(), quarantine }
+    }
+
+    /// The same where root's helper says it; `None`: there is none, or it doesn't answer.
+    #[must_use]
+    pub fn able_by_helper(&self) -> Option<Able> {
+        let mut able = self.helper.as_ref()?.able()?;
+        able.actions.extend(self.diagnostics.as_ref().map(|_| Action::CollectDiagnostics));
+        Some(able)
     }
 
     /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.

@@ -42,6 +42,8 @@ pub struct Circumstances<'a> {
     pub budgets: &'a Ledger,
     /// What this gateway has means for.
     pub able: &'a BTreeSet<Action>,
+    /// And for what there are means, but not root's leave.
+    pub withheld: &'a BTreeSet<Action>,
     /// The power supply.
     pub power: Power,
     /// How far apart rounds of collection are at present.
@@ -93,10 +95,18 @@ pub fn permitted(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refu
         }
         _ => {}
     }
-    if act != &Act::SavePower && !circumstances.able.contains(&action) {
-        return Err((Reason::NotSupported, format!("this gateway has no means to {action}")));
+    if act == &Act::SavePower || circumstances.able.contains(&action) {
+        return Ok(());
     }
-    Ok(())
+    let detail = match circumstances.withheld.contains(&action) {
+        true if !act.needs_leave() => return Ok(()),
+        true => format!(
+            "root's policy.toml did not allow {action} when the agent read it last: add it to [allow] actions there, \
+             then systemctl reload fieldmedic"
+        ),
+        false => format!("this gateway has no means to {action}"),
+    };
+    Err((Reason::NotSupported, detail))
 }
 
 /// What time can mend: who keeps the machine up, the battery, and the budget.

@@ -84,6 +84,8 @@ pub struct Facts<'a> {
     pub nonce: &'a str,
     /// What this gateway has means for.
     pub able: &'a BTreeSet<Action>,
+    /// And for what there are means, but not root's leave.
+    pub withheld: &'a BTreeSet<Action>,
     /// The power supply.
     pub power: Power,
     /// How far apart rounds of collection are at present.

@@ -37,6 +37,7 @@ impl Engine {
             timeline: &self.timeline,
             nonce: &self.identity.nonce,
             able: &self.identity.able,
+            withheld: &self.identity.withheld,
             power: self.power,
             sampled_every: self.pace.spacing(&self.config.telemetry).0,
             blocked: self.blocked.as_deref(),

@@ -1,6 +1,7 @@
 //! What goes into the engine and what comes out of it. Every [`Effect`] that carries an [`EffectId`] ends in exactly
 //! one completion input with that id, also when the runtime refused it because a queue was full.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::observation::{Audited, ErrorBatch, Observation};
 use super::packet::{Packet, Version};
 use super::record::{Class, Status};
 use super::time::Unix;
-use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
+use crate::config::{Action, CheckedConfig, QuarantineLevel, UnitName};
 use crate::wire::CommandId;
 
 /// Ties a completion to its effect. Never reused within a run.
@@ -95,6 +96,13 @@ pub enum Input {
         errors: u64,
         /// The first, with its file and line.
         first: String,
+    },
+    /// Root's helper was asked again what it may do: as [`super::Identity`] says it at the start.
+    Able {
+        /// What there are means for, and leave.
+        actions: BTreeSet<Action>,
+        /// What there are means for, and root's policy doesn't allow.
+        withheld: BTreeSet<Action>,
     },
     /// Root may have ended the quarantine on the console: its rules are to be looked at.
     LookAtQuarantine,

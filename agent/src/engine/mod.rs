@@ -116,6 +116,8 @@ pub struct Identity {
     pub firmware: Option<String>,
     /// What can be done here at all: an action for which this gateway has no means is refused before it is tried.
     pub able: BTreeSet<Action>,
+    /// What there are means for, and root's policy doesn't allow.
+    pub withheld: BTreeSet<Action>,
     /// The quarantine in force, as far as whoever put it in force says: the journal may have lost it.
     pub quarantine: Option<QuarantineLevel>,
     /// The releases that run, as far as that can be told: what a boot was to leave is among them, or was left.
@@ -228,6 +230,7 @@ impl Engine {
             Input::ActDone { id, outcome } => self.acted(now, id, outcome),
             Input::ActProgress { id, percent } => self.commands.progressed(id, percent),
             Input::Reconfigure(config) => self.reconfigure(now, *config),
+            Input::Able { actions, withheld } => (self.identity.able, self.identity.withheld) = (actions, withheld),
             Input::LookAtQuarantine => self.quarantine.look_again(now.mono),
             Input::ProveAlive => self.prove_alive(),
             Input::ConfigRefused { errors, first } => self.config_refused(now, errors, &first),

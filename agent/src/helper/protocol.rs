@@ -142,8 +142,9 @@ impl Answer {
     #[must_use]
     pub(crate) fn parse(datagram: &[u8]) -> Option<Self> {
         Some(match serde_json::from_slice(datagram).ok()? {
-            AnswerWords::Able { able, quarantine } => Self::Able(Able {
+            AnswerWords::Able { able, withheld, quarantine } => Self::Able(Able {
                 actions: gather(able.iter().filter_map(|word| Action::parse(word))),
+                withheld: gather(withheld.iter().filter_map(|word| Action::parse(word))),
                 quarantine: quarantine.as_deref().and_then(QuarantineLevel::parse),
             }),
             AnswerWords::Progress { progress } => Self::Progress(progress.min(100)),
@@ -297,6 +298,8 @@ fn level_of(word: &str) -> Result<QuarantineLevel, String> {
 enum AnswerWords {
     Able {
         able: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        withheld: Vec<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         quarantine: Option<String>,
     },
@@ -316,8 +319,9 @@ enum AnswerWords {
 impl AnswerWords {
     fn of(answer: &Answer) -> Self {
         match answer.clone() {
-            Answer::Able(Able { actions, quarantine }) => Self::Able {
+            Answer::Able(Able { actions, withheld, quarantine }) => Self::Able {
                 able: actions.iter().map(|action| action.word().to_owned()).collect(),
+                withheld: withheld.iter().map(|action| action.word().to_owned()).collect(),
                 quarantine: quarantine.map(|level| level.word().to_owned()),
             },
             Answer::Progress(progress) => Self::Progress { progress },
@@ -422,8 +426,12 @@ mod tests {
     #[test]
     fn answers_are_read_back_as_they_were_written() {
         let answers = [
-            Answer::Able(Able { actions: [Action::Run, Action::Reboot].into(), quarantine: None }),
-            Answer::Able(Able { actions: [].into(), quarantine: Some(QuarantineLevel::Isolate) }),
+            Answer::Able(Able { actions: [Action::Run, Action::Reboot].into(), ..Able::default() }),
+            Answer::Able(Able {
+                actions: [].into(),
+                withheld: [Action::Rollback].into(),
+                quarantine: Some(QuarantineLevel::Isolate),
+            }),
             Answer::Progress(40),
             Answer::Done(ActOutcome::timed_out("late")),
             Answer::Done(ActOutcome { release: Some("2.0".into()), ..ActOutcome::succeeded("2.0 is good") }),

@@ -26,6 +26,7 @@ use crate::act::rollback::Rollbacks;
 use crate::act::units::Manager;
 use crate::act::{Actor, Order};
 use crate::collect::clock::Clock;
+use crate::config::Action;
 use crate::engine::NOT_IN_FORCE;
 use crate::engine::io::{Act, ActOutcome};
 use crate::engine::remedies::refusal;
@@ -172,7 +173,8 @@ impl Helper {
         match Request::parse(datagram)? {
             Request::Hello => {
                 let mut able = actor.with_quarantine(quarantine).able();
-                able.actions.retain(|action| policy.actions.contains(action));
+                let allowed = |action: &Action| policy.actions.contains(action);
+                (able.actions, able.withheld) = able.actions.into_iter().partition(allowed);
                 Ok(Decision::Tell(Answer::Able(able)))
             }
             Request::Act(mut order) => {

@@ -13,7 +13,7 @@ use super::mqtt::tell;
 use super::mqtt::transport::{Password, Target, password_in};
 use super::retry::FullJitter;
 use super::{Options, RunError};
-use crate::act::{Actor, Order, jobs};
+use crate::act::{Able, Actor, Order, jobs};
 use crate::audit::Audit;
 use crate::collect::Collectors;
 use crate::collect::clock::{Clock, ClockReading};
@@ -111,6 +111,22 @@ impl Dispatcher {
         match Worker::spawn(collectors(config, self.battery_root.as_deref()), self.inputs.clone()) {
             Ok(worker) => self.collectors = worker,
             Err(error) => tracing::error!("collect: the old collectors stay: start a thread: {error}"),
+        }
+        self.ask_helper();
+    }
+
+    /// Root's policy may have changed, too: what it allows is asked again. On a thread of its own: a helper that hangs
+    /// is waited for.
+    fn ask_helper(&self) {
+        let (actor, inputs) = (Arc::clone(&self.actor), self.inputs.clone());
+        let ask = move || {
+            if let Some(Able { actions, withheld, .. }) = actor.able_by_helper() {
+                // The receiver is gone only when the agent ends.
+                let _ = inputs.blocking_send(Input::Able { actions, withheld });
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("ask-helper".to_owned()).spawn(ask) {
+            tracing::error!("ask root's helper what it may do: start a thread: {error}");
         }
     }
 

@@ -39,7 +39,7 @@ const PLACEHOLDERS: [&str; 9] = [
 pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity, RunError> {
     let root = &config.collect.root;
     let release = os_release(root);
-    let Able { actions, quarantine } = actor.able();
+    let Able { actions, withheld, quarantine } = actor.able();
     Ok(Identity {
         boot: clock::this_boot(root).map_err(RunError::BootId)?,
         version: VERSION.to_owned(),
@@ -49,6 +49,7 @@ pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity
         nonce: nonce()?,
         facts: facts(root, &release),
         able: actions,
+        withheld,
         quarantine,
         releases: collect::releases(&config.rollback, root),
         firmware: ["IMAGE_VERSION", "VERSION_ID"].iter().find_map(|key| release.get(*key).cloned()),

@@ -116,8 +116,8 @@ impl Commands {
     }
 
     fn circumstances<'f>(&'f self, facts: Facts<'f>) -> Circumstances<'f> {
-        let Facts { now, config, timeline, able, power, sampled_every, blocked, .. } = facts;
-        Circumstances { now, config, timeline, budgets: &self.budgets, able, power, sampled_every, blocked }
+        let Facts { now, config, timeline, able, withheld, power, sampled_every, blocked, .. } = facts;
+        Circumstances { now, config, timeline, budgets: &self.budgets, able, withheld, power, sampled_every, blocked }
     }
 }
 
@@ -149,8 +149,9 @@ pub(super) fn spread(facts: Facts<'_>, command: &VerifiedCommand, parsed: &Comma
     drawn.checked_rem(most_ms.min(valid_ms / 2)).map(Duration::from_millis)
 }
 
-/// Expiry is judged by a trusted clock, and by nothing else where there is one. Without one, a reading that isn't provably wrong still counts against a command
-/// (refusing is the safe side), unless the nonce proves that it was made after this agent started.
+/// Expiry is judged by a trusted clock, and by nothing else where there is one. Without one, a reading that isn't
+/// provably wrong still counts against a command (refusing is the safe side), unless the nonce proves that it was made
+/// after this agent started.
 fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Result<(), (Reason, String)> {
     let wall = facts.now.wall;
     let plausible = wall.unix >= facts.timeline.floor();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value as Json, json};
 
 use super::world::{World, config_with, outcome, puts};
-use crate::config::QuarantineLevel;
+use crate::config::{Action, QuarantineLevel};
 use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 
@@ -297,6 +297,23 @@ fn what_is_in_force_in_part_is_shown_as_that_and_tried_again_within_seconds_and_
 
 fn refreshes_under_way(world: &World) -> Vec<EffectId> {
     world.acts.iter().filter(|(_, act)| matches!(act, Act::Refresh { .. })).map(|(id, _)| *id).collect()
+}
+
+#[test]
+fn what_root_does_not_allow_is_told_with_what_to_do_and_a_release_is_taken_all_the_same() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    let actions = [Action::RestartUnit].into();
+    world.input(Input::Able { actions, withheld: [Action::Quarantine, Action::Reboot].into() });
+    for (id, name) in [("b-1", "reboot"), ("b-2", "run")] {
+        order(&mut world, id, name, if name == "run" { json!({"runbook": "fix"}) } else { json!({}) });
+        assert_eq!(reason(&world, id), "not_supported");
+    }
+    let detail = |id: &str| world.results(id).last().unwrap()["detail"].as_str().unwrap().to_owned();
+    assert!(detail("b-1").contains("policy.toml did not allow reboot"), "{}", detail("b-1"));
+    assert!(detail("b-2").contains("no means to run"), "{}", detail("b-2"));
+    order(&mut world, "r-1", "release", json!({}));
+    assert_eq!((world.statuses("r-1").last().unwrap().as_str(), level(&world)), ("SUCCEEDED", both("none")));
 }
 
 #[test]

@@ -566,6 +566,7 @@ pub(super) fn identity(boot: u8, end_signs: EndSigns) -> Identity {
         facts: BTreeMap::new(),
         firmware: None,
         able: crate::config::Action::ALL.iter().copied().collect(),
+        withheld: BTreeSet::new(),
         quarantine: None,
         releases: Vec::new(),
     }

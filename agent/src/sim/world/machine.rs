@@ -1,7 +1,7 @@
 //! The machine and the agent's process on it: power, boots, starts, and every way in which an agent can end. What is
 //! lost then is what a real disk and a real kernel would lose.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::super::disk::Crash;
@@ -136,6 +136,7 @@ impl World<'_> {
             facts: BTreeMap::new(),
             firmware: self.gateway.firmware(),
             able: Action::ALL.iter().copied().collect(),
+            withheld: BTreeSet::new(),
             quarantine: self.gateway.quarantined(),
             releases: self.gateway.told_releases(),
         };
