@@ -39,7 +39,7 @@ impl Ledger {
         self.spent.insert(action, spent);
     }
 
-    /// Dates anew what a clock that was wrong has dated ahead, or by no clock was, or it would count as spent until then.
+    /// Dates anew what a clock that was wrong has dated ahead, or none has dated, or it would count as spent until then.
     /// What is returned is to be stored.
     pub fn settle(&mut self, timeline: &Timeline) -> Vec<(Action, Spent)> {
         let mut changed = Vec::new();

@@ -13,7 +13,7 @@ const ANCHORS_MAX: usize = 64;
 /// A clock that was stepped by less than this since its anchor was saved isn't worth a write.
 const ANCHOR_STEP: Duration = Duration::from_secs(1);
 
-/// A trusted clock that goes back by more than this was wrong: as a clock is taken for set that goes otherwise than time.
+/// A trusted clock that goes back by more than this was wrong, or is: it is told.
 const SET_BACK: Duration = Duration::from_secs(10);
 
 /// The saved floor may lag behind by this much: what a reboot without a clock may forget.
@@ -134,8 +134,8 @@ impl Timeline {
         self.claimed.map_or(self.floor, |claimed| self.floor.max(claimed))
     }
 
-    /// The same, without what was only claimed, and without what this clock denies: it was set back since to a time that
-    /// can be right.
+    /// The same, without what was only claimed, and without what this clock denies: it was set back since, to a time
+    /// that can be right.
     #[must_use]
     pub fn proven(&self, now: Now) -> Unix {
         let is_denied = (self.built..self.floor).contains(&now.wall.unix);
@@ -169,8 +169,8 @@ impl Timeline {
         since_boot.max(Duration::from_millis(apart))
     }
 
-    /// A stamp by which an age can be told at the next boot, too: of another boot's that the clock never dated, or dated
-    /// ahead of the present, no more is known than that it was before this one.
+    /// A stamp by which an age can be told at the next boot, too: of one of another boot's that the clock never dated,
+    /// or dated ahead of the present, no more is known than that it was before this boot.
     #[must_use]
     pub fn settled(&self, stamp: Stamp) -> Stamp {
         let began = self.stamp(Mono(0));

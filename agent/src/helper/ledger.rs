@@ -153,8 +153,8 @@ impl Stamp {
         Some(self.unix_ms.filter(|ms| *ms <= now_ms).unwrap_or_else(by_boot))
     }
 
-    /// Gives it a date, by a clock that can be trusted, by which its age can be told at the next boot. One of another boot
-    /// that has none, or one that lies ahead, was before this boot: no more is known.
+    /// Gives it a date, by a clock that can be trusted, by which its age can be told at the next boot. One of another
+    /// boot that has none, or one that lies ahead, was before this boot: no more is known.
     fn settle(&mut self, moment: &Moment) {
         const STEP_MS: u64 = 1_000;
         let Some((now_ms, boot_ms)) = moment.trusted_ms().zip(moment.boot_ms()) else { return };
@@ -247,8 +247,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// What was spent gets dates by which its age can be told, now that the clock can be trusted: also where what asks now
-    /// is refused because of it.
+    /// What was spent gets dates by which its age can be told, now that the clock can be trusted: also where what asks
+    /// now is refused because of it.
     fn date_budgets(&mut self, moment: &Moment) {
         let mut next = self.state.clone();
         next.spent.values_mut().flatten().for_each(|stamp| stamp.settle(moment));

@@ -164,9 +164,19 @@ fn a_journal_that_was_lost_while_the_clock_was_ahead_has_nothing_refused_that_wa
 
 /// What the gateway does, and what the fleet hears of it.
 fn a_day_with(jumps: bool) -> (Vec<String>, usize) {
-    let ladder = "[[rules]]\nname = \"hot\"\nmetric = \"host.temperature_c\"\nabove = 70\nfor = \"30s\"\nremedy = \"cool\"\n\
-                  [[ladders]]\nname = \"cool\"\nsteps = [{ do = \"restart_unit\", unit = \"app.service\", settle = \"1m\" }]\n\
-                  [remediation.budget]\nrestart_unit = \"2/1h\"\n";
+    let ladder = r#"
+        [[rules]]
+        name = "hot"
+        metric = "host.temperature_c"
+        above = 70
+        for = "30s"
+        remedy = "cool"
+        [[ladders]]
+        name = "cool"
+        steps = [{ do = "restart_unit", unit = "app.service", settle = "1m" }]
+        [remediation.budget]
+        restart_unit = "2/1h"
+    "#;
     let mut world = World::with(config_with(ladder));
     world.advance(SECOND);
     let valid = |id: &str, name: &str, args: Json| {
