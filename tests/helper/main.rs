@@ -90,7 +90,10 @@ fn a_wrong_token_is_refused_in_the_contracts_word() {
     let world = World::new();
     let helper = world.start();
     for Wrong { reason, id, token } in wrong_tokens(&world.operator, touch_claims) {
-        world.refused(&helper, &touch(&json!({"jti": id}), &token), reason);
+        let end = world.refused(&helper, &touch(&json!({"jti": id}), &token), reason);
+        // The agent has a list of keys, too.
+        let is_roots = end["detail"].as_str().unwrap().starts_with("root's policy.toml: ");
+        assert_eq!(is_roots, reason == "unknown_key", "{end}");
     }
     let order = touch_claims();
     for (reason, token) in [("malformed", "hello".to_owned()), ("too_large", "x".repeat(40_000))] {

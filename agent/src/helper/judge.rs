@@ -70,6 +70,10 @@ fn verified(token: &str, policy: &Policy) -> Result<VerifiedCommand, Refusal> {
         match token::verify(token.as_bytes(), &audience, topic, &policy.commands) {
             Ok(command) => return Ok(command),
             Err(refused) if refused.reason == Reason::WrongAudience => refusal = refusal.or(Some(refused)),
+            // The agent has such a list, too, and says the same of it.
+            Err(refused) if refused.reason == Reason::UnknownKey => {
+                return Err(Refusal::because(refused.reason, format!("root's policy.toml: {}", refused.detail)));
+            }
             Err(refused) => return Err(Refusal::because(refused.reason, refused.detail)),
         }
     }

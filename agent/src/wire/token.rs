@@ -252,7 +252,7 @@ fn signed(text: &str, keys: &[config::TrustedKey]) -> Result<(String, Vec<u8>), 
     let key = keys
         .iter()
         .find(|key| key.kid == kid)
-        .ok_or_else(|| (Reason::UnknownKey, format!("no trusted key has the kid {kid:?}")))?;
+        .ok_or_else(|| (Reason::UnknownKey, format!("commands.trusted_keys has no key with the kid {kid:?}")))?;
     let message = text.rsplit_once('.').map_or("", |(message, _)| message);
     let right =
         crypto::verify(signature, message.as_bytes(), &DecodingKey::from_ed_der(&key.public_key), Algorithm::EdDSA);
