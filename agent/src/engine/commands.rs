@@ -32,7 +32,7 @@ use entry::{Entry, Origin, Stored, key, put};
 use judge::{has_expired, is_fresh, lifetime, lower_bound, spread};
 pub(crate) use oldest::{Forgotten, MAY_HAVE_RUN, oldest};
 use refusals::Refusals;
-use reports::Unwritten;
+use reports::{Owed, Unwritten};
 
 /// Commands remembered. One falls out when its `exp` has passed for certain; if none has, that of the lowest `iat`
 /// does, and what was issued no later is refused from then on.
@@ -115,6 +115,7 @@ pub struct Commands {
     refusals: Refusals,
     /// Outcomes that the journal could not take: nothing is told of them before it has.
     unwritten: Unwritten,
+    owed: Owed,
     /// `iat` of the last command whose time was found right: it can't be earlier than that. Of others it proves nothing
     /// but that a signer's clock is wrong.
     issued_at: Option<Unix>,
@@ -198,7 +199,9 @@ impl Commands {
                     entry.ending = false;
                 }
                 self.acknowledge_all(id);
-                self.report(id);
+                if self.is_untold(id) {
+                    self.report(id);
+                }
             }
             // Told now, it might be told otherwise after a crash: what stands on the disk may be that it runs.
             Purpose::Outcome(id) => {
@@ -355,8 +358,10 @@ impl Commands {
 
     /// What it holds in memory: a name, how much, and the bound.
     #[must_use]
-    pub fn bounds(&self) -> [(&'static str, usize, usize); 3] {
+    pub fn bounds(&self) -> [(&'static str, usize, usize); 4] {
+        let (answers, answers_max) = self.owed.bound();
         [
+            ("answers that wait for the outbox", answers, answers_max),
             ("commands remembered", self.ledger.len(), LEDGER_MAX),
             ("commands queued", self.queue.len(), QUEUE_MAX),
             ("acts under way", self.running.len(), ACTS_MAX + UNCOUNTED_MAX),
@@ -389,9 +394,9 @@ impl Commands {
         let back_in = stored.leaves.clone().filter(|left| {
             stored.target.as_deref().is_some_and(|target| releases.iter().any(|release| release.is(target, left)))
         });
-        let (status, reported) = (stored.status, stored.reported);
+        let (status, reported, report_seq) = (stored.status, stored.reported, stored.seq);
         let is_unbegun = status == Status::Queued || (stored.unannounced && rebooted == Some(false));
-        let entry = Entry { durable: true, ..Entry::new(stored) };
+        let entry = Entry { durable: true, report_seq, ..Entry::new(stored) };
         self.ledger.insert(id.clone(), entry);
         let reason = Some(Reason::Interrupted.word());
         match status {

@@ -339,6 +339,11 @@ impl Engine {
             self.poll_trials(now);
         }
         self.poll_quarantine(now);
+        // Before what was given up is saved as counted: a crash between the two is noticed by that.
+        for gone in self.outbox.take_gone() {
+            self.commands.reports_gone(&gone);
+        }
+        self.commands.tell_owed(self.outbox.room_to_tell_again());
         self.run_steps(now);
         self.poll_reboot(now);
         self.reserve_seqs(now);
@@ -391,10 +396,7 @@ impl Engine {
         let fault = result.as_ref().err().cloned();
         match purpose {
             Purpose::Append { class, seq, bytes } => {
-                let is_kept = self.outbox.appended(now.mono, (class, seq, bytes), fault, &mut self.effects);
-                if !is_kept && class == Class::Results {
-                    self.commands.report_lost(now.mono, seq);
-                }
+                self.outbox.appended(now.mono, (class, seq, bytes), fault, &mut self.effects);
             }
             Purpose::Commit { upto } => {
                 self.outbox.committed(now.mono, upto, fault.as_ref(), &mut self.effects);

@@ -13,7 +13,7 @@ mod room;
 mod tests;
 mod thinning;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use bytes::Bytes;
 pub use self::ahead::Haste;
 use self::lane::Lane;
 use self::losses::Losses;
-pub use self::losses::Lost;
+pub use self::losses::{Gone, Lost};
 pub use self::thinning::REASON as THINNED;
 use self::thinning::Thinning;
 use super::effects::{Effects, Purpose};
@@ -293,6 +293,9 @@ impl Outbox {
         let (Some(first), Some(last)) = (gone.first(), gone.last()) else { return };
         self.losses.account(class, gone.len() as u64);
         self.losses.lose(class, "quota", gone.len() as u64, *first..=*last);
+        for seq in gone {
+            self.losses.name(class, seq..=seq, BTreeSet::new());
+        }
     }
 
     /// The broker has accepted us.
@@ -310,38 +313,37 @@ impl Outbox {
         }
     }
 
-    /// An append ended. False: the record is given up.
+    /// An append ended.
     pub fn appended(
         &mut self,
         now: Mono,
         (class, seq, bytes): (Class, u64, Bytes),
         fault: Option<StoreFault>,
         effects: &mut Effects,
-    ) -> bool {
+    ) {
         let Some(fault) = fault else {
             self.lane(class).stored(seq);
             // It may have come no further than a buffer.
             if !self.commit_failed {
                 self.recovered(effects);
             }
-            return true;
+            return;
         };
         self.report(&fault, effects);
         let held = self.lane(class).refused(seq);
         if held.as_ref().is_some_and(|held| held.was_answered) {
-            return true;
+            return;
         }
         let was_sent = held.is_some_and(|held| held.was_sent);
         if self.volatile() >= VOLATILE_RECORDS_MAX {
             self.losses.lose(class, "store_failed", 1, seq..=seq);
-            return false;
+            return self.losses.name(class, seq..=seq, BTreeSet::new());
         }
         self.lane(class).keep_refused(seq, bytes, was_sent);
         self.retry_at = Some(now.after(StoreFault::RETRY_AFTER));
         if matches!(fault, StoreFault::NoSpace { .. }) {
-            self.evict(class, effects);
+            self.evict(Some(class), effects);
         }
-        true
     }
 
     /// A commit ended.
@@ -366,7 +368,7 @@ impl Outbox {
                 // A small append succeeds in the log's buffer: here is the first that a full disk is heard of.
                 let waits = |class: &Class| class.of(&self.lanes).committed < *class.of(&upto);
                 let class = Class::ALL.into_iter().find(waits).unwrap_or(Class::Telemetry);
-                self.evict(class, effects);
+                self.evict(Some(class), effects);
             }
             return;
         }
@@ -402,8 +404,12 @@ impl Outbox {
         let asked = lane.end_read();
         match result {
             Ok(StoreReply::Page { records, damaged }) => {
+                let whole = if damaged > 0 { records.iter().map(|(seq, _)| *seq).collect() } else { BTreeSet::new() };
                 let range = lane.take_page(asked, records);
-                self.losses.lose(class, "corrupt", damaged, range);
+                self.losses.lose(class, "corrupt", damaged, range.clone());
+                if damaged > 0 {
+                    self.losses.name(class, range, whole);
+                }
             }
             Ok(_) => {}
             Err(fault) => {
@@ -426,6 +432,19 @@ impl Outbox {
         // Nor does what the log took reach a disk that takes no commit.
         let buffered = if self.commit_failed { self.lanes.iter().map(Lane::lost_with_buffer).sum() } else { 0 };
         self.count_dropped("store_failed", (refused + buffered) as u64);
+    }
+
+    /// The results that were given up since this was last asked.
+    pub fn take_gone(&mut self) -> Vec<Gone> {
+        self.losses.take_gone()
+    }
+
+    /// So many results can be told again with hope: there is somebody to hear them, none waits before them, and the
+    /// store need not take them.
+    #[must_use]
+    pub fn room_to_tell_again(&self) -> usize {
+        let is_open = self.online && self.is_drained(Class::Results);
+        if is_open { VOLATILE_RECORDS_MAX.saturating_sub(self.volatile()) / 2 } else { 0 }
     }
 
     /// What was thinned out since this was last asked.

@@ -143,6 +143,8 @@ impl Engine {
         };
         let dropped = state.read(DROPPED_KEY);
         let accounted: Vec<u64> = state.read(ACCOUNTED_KEY).unwrap_or_default();
+        // An older version knew fewer classes.
+        let accounted = std::array::from_fn(|n| accounted.get(n).copied().unwrap_or_default());
         let events_last = Class::Events.of(&recovered.logs).last;
         let stamp = timeline.stamp(now.mono);
         let (rules, leftovers) = Rules::new(config.rules_in_force(), stamp, &recovered.state, events_last);
@@ -167,13 +169,7 @@ impl Engine {
             ),
             rules,
             unsaved_alarms: BTreeMap::new(),
-            outbox: Outbox::new(
-                limits(&config),
-                &recovered,
-                dropped.unwrap_or_default(),
-                // An older version knew fewer classes.
-                std::array::from_fn(|n| accounted.get(n).copied().unwrap_or_default()),
-            ),
+            outbox: Outbox::new(limits(&config), &recovered, dropped.unwrap_or_default(), accounted),
             link: Link::new(link_settings(&config), now.mono),
             faults: FaultLog::default(),
             store_faults: BTreeMap::new(),
@@ -207,6 +203,10 @@ impl Engine {
         if let Some(saved) = saved {
             engine.save_timeline(&saved);
         }
+        let results = Class::Results.of(&recovered.logs);
+        let unheard = results.evicted.saturating_sub(*Class::Results.of(&accounted));
+        let kept_from = if results.records == 0 { results.last.saturating_add(1) } else { results.first };
+        engine.commands.reports_gone_unheard(unheard, kept_from);
         let mut first = Vec::from_iter(found.entry);
         if careful != Careful::default() {
             first.extend(careful_entries(careful));

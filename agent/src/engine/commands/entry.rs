@@ -44,7 +44,7 @@ pub(super) struct Entry {
     /// All that is kept of what it printed, until that was reported; the journal keeps the end of it.
     pub(super) output: Option<Box<str>>,
     pub(super) progress_pct: u8,
-    /// The seq under which its terminal status was put into the outbox.
+    /// The seq under which its terminal status was last put into the outbox, unless that has given it up.
     pub(super) report_seq: Option<u64>,
     /// How it ended is on its way to the disk: it is told from there.
     pub(super) ending: bool,
@@ -95,6 +95,9 @@ pub(super) struct Stored {
     /// The release that the next boot is to leave, where it is known.
     #[n(12)]
     pub(super) leaves: Option<Box<str>>,
+    /// Under which seq it did that: the outbox may give it up yet.
+    #[n(13)]
+    pub(super) seq: Option<u64>,
 }
 
 impl Entry {
@@ -202,6 +205,7 @@ impl Stored {
             boot: None,
             target: None,
             leaves: None,
+            seq: None,
             issued_at: None,
             unannounced: false,
         }
@@ -220,6 +224,7 @@ impl Stored {
             boot: None,
             target: None,
             leaves: None,
+            seq: None,
             issued_at: Some(command.issued_at),
             unannounced: false,
         }

@@ -108,10 +108,12 @@ impl Commands {
         if !keep {
             // Nothing keeps it from coming over and over. But whoever finds all hands full has to know that he is to
             // try again.
-            let is_told = if reason == Reason::Busy { self.refusals.busy.take_of(now, BUSY_BURST) } else { told };
-            if is_told {
-                self.steps.push_back(Step::Report(stored.result(&command.id)));
-            }
+            let is_busy = reason == Reason::Busy;
+            let is_told = if is_busy { self.refusals.busy.take_of(now, BUSY_BURST) } else { told };
+            let answer = is_told.then(|| stored.result(&command.id));
+            // With a burst of them on a full disk the outbox would lose some, and nothing else has them.
+            let at_once = if is_busy { answer.and_then(|answer| self.owed.hold(answer)) } else { answer };
+            self.steps.extend(at_once.map(Step::Report));
             return self.acknowledge(pkid);
         }
         let entries = vec![put(&command.id, &stored)];

@@ -1,19 +1,49 @@
 //! What is told of a command: how far it is, and how it ended. The end is journaled first and told from there, and it
 //! counts as told only when the outbox has the report where a crash can't take it; what either of them lost is tried
-//! again. An end that is not on the disk must not be told: after a crash it might be told otherwise.
+//! again, and what the outbox gave up is owed until it has it again. An end that is not on the disk must not be told:
+//! after a crash it might be told otherwise.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::entry::put;
 use super::{Commands, Step};
 use crate::engine::effects::Purpose;
 use crate::engine::io::{EffectId, StoreFault};
-use crate::engine::record::Status;
+use crate::engine::outbox::Gone;
+use crate::engine::record::{CommandResult, Status};
 use crate::engine::time::Mono;
 use crate::wire::CommandId;
 
 /// Progress is told in steps of at least this.
 const PROGRESS_STEP_PCT: u8 = 5;
+/// Answers to what is not remembered that wait for room in the outbox: what comes beyond that is put there at once, for
+/// better or worse.
+const ANSWERS_MAX: usize = 512;
+
+/// What somebody waits for, and the outbox doesn't have.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    /// Commands whose end it has given up: as many as are remembered.
+    ends: BTreeSet<CommandId>,
+    /// Answers that only memory holds, because what they answer is not remembered.
+    answers: VecDeque<CommandResult>,
+}
+
+impl Owed {
+    /// Takes an answer that waits for room, or gives it back.
+    pub(super) fn hold(&mut self, answer: CommandResult) -> Option<CommandResult> {
+        if self.answers.len() >= ANSWERS_MAX {
+            return Some(answer);
+        }
+        self.answers.push_back(answer);
+        None
+    }
+
+    /// How many answers wait, and the bound.
+    pub(super) fn bound(&self) -> (usize, usize) {
+        (self.answers.len(), ANSWERS_MAX)
+    }
+}
 
 /// Commands whose end the journal has to be given again, all at the same time.
 #[derive(Debug, Default)]
@@ -81,13 +111,11 @@ impl Commands {
     /// More of the outbox's results are where a crash can't take them.
     pub fn results_safe(&mut self, is_safe: impl Fn(u64) -> bool) {
         let mut entries = Vec::new();
-        for (id, entry) in &mut self.ledger {
+        for (id, entry) in self.ledger.iter_mut().filter(|(_, entry)| !entry.stored.reported) {
             if entry.report_seq.is_some_and(&is_safe) {
-                entry.report_seq = None;
-                if !entry.stored.reported {
-                    entry.stored.reported = true;
-                    entries.push(put(id, &entry.stored));
-                }
+                entry.stored.reported = true;
+                entry.stored.seq = entry.report_seq;
+                entries.push(put(id, &entry.stored));
             }
         }
         if !entries.is_empty() {
@@ -95,12 +123,51 @@ impl Commands {
         }
     }
 
-    /// The outbox has given up the result with this seq: it is reported again.
-    pub fn report_lost(&mut self, now: Mono, seq: u64) {
-        for (id, entry) in self.ledger.iter_mut().filter(|(_, entry)| entry.report_seq == Some(seq)) {
+    /// The outbox has given up results: what ended with them is told again, were it by the next start.
+    pub fn reports_gone(&mut self, gone: &Gone) {
+        for (id, entry) in &mut self.ledger {
+            if !entry.report_seq.is_some_and(|seq| gone.holds(seq)) {
+                continue;
+            }
             entry.report_seq = None;
-            self.unwritten.insert(now, id.clone());
+            entry.stored.seq = None;
+            self.owed.ends.insert(id.clone());
+            if std::mem::take(&mut entry.stored.reported) {
+                let entries = vec![put(id, &entry.stored)];
+                self.steps.push_back(Step::Journal(Purpose::Outcome(id.clone()), entries));
+            }
         }
+    }
+
+    /// The same of so many before this start, of which a crash kept us from hearing: the last ones below this seq.
+    pub fn reports_gone_unheard(&mut self, records: u64, below: u64) {
+        let known = self.ledger.values().filter_map(|entry| entry.report_seq);
+        let mut seqs: Vec<u64> = known.filter(|seq| *seq < below).collect();
+        seqs.sort_unstable_by(|a, b| b.cmp(a));
+        seqs.truncate(usize::try_from(records).unwrap_or(usize::MAX));
+        if let (Some(last), Some(first)) = (seqs.first(), seqs.last()) {
+            self.reports_gone(&Gone::all(*first..=*last));
+        }
+    }
+
+    /// Tells again what is owed, as long as there is room for so many results.
+    pub fn tell_owed(&mut self, room: usize) {
+        for _ in 0..room {
+            if let Some(answer) = self.owed.answers.pop_front() {
+                self.steps.push_back(Step::Report(answer));
+                continue;
+            }
+            let Some(id) = self.owed.ends.pop_first() else { return };
+            if let Some(entry) = self.ledger.get(&id).filter(|entry| entry.report_seq.is_none()) {
+                self.steps.push_back(Step::Report(entry.stored.result(&id)));
+            }
+        }
+    }
+
+    /// Whether an end that is on the disk is yet to be told for the first time.
+    pub(super) fn is_untold(&self, id: &CommandId) -> bool {
+        let entry = self.ledger.get(id);
+        !self.owed.ends.contains(id) && entry.is_some_and(|entry| entry.report_seq.is_none() && !entry.stored.reported)
     }
 
     /// The outcome is known: journal it, then report it.

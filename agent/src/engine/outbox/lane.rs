@@ -107,6 +107,8 @@ pub(super) struct Answered {
 /// Of the records that the store evicted: those that are not lost.
 #[derive(Debug)]
 pub(super) struct NotLost {
+    /// All of them but what went ahead of others.
+    pub(super) seqs: BTreeSet<u64>,
     /// Still ready or in flight.
     pub(super) spared: u64,
     /// Answered before.
@@ -481,10 +483,11 @@ impl Lane {
         self.next_read = self.next_read.max(range.end().saturating_add(1));
         let inflight = &self.inflight;
         self.ahead.forget(|seq| range.contains(&seq) && !inflight.contains(seq));
-        let untrimmed = self.answered.len();
+        let answered: Vec<u64> = self.answered.iter().filter(|seq| range.contains(seq)).copied().collect();
         self.answered.retain(|seq| !range.contains(seq));
-        let arrived = (self.ahead.trimmed(*range.end()) + untrimmed - self.answered.len()) as u64;
-        let not_lost = NotLost { spared: spared.len() as u64, arrived };
+        let arrived = (self.ahead.trimmed(*range.end()) + answered.len()) as u64;
+        let seqs = spared.iter().copied().chain(answered).collect();
+        let not_lost = NotLost { seqs, spared: spared.len() as u64, arrived };
         self.spared.extend(spared);
         not_lost
     }

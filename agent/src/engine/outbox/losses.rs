@@ -2,7 +2,7 @@
 //! evicted how many are in it; and, by class, what of it is yet to be told. A total is never taken back, and what of it
 //! is not saved is known. Gives nothing up itself, and tells nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -38,6 +38,27 @@ impl Lost {
     }
 }
 
+/// Results that were given up: all of a range, but for those that have arrived or may still.
+#[derive(Debug)]
+pub struct Gone {
+    range: RangeInclusive<u64>,
+    but: BTreeSet<u64>,
+}
+
+impl Gone {
+    /// All of a range.
+    #[must_use]
+    pub const fn all(range: RangeInclusive<u64>) -> Self {
+        Self { range, but: BTreeSet::new() }
+    }
+
+    /// Whether this one is among them.
+    #[must_use]
+    pub fn holds(&self, seq: u64) -> bool {
+        self.range.contains(&seq) && !self.but.contains(&seq)
+    }
+}
+
 /// What was given up.
 #[derive(Debug)]
 pub(super) struct Losses {
@@ -51,6 +72,8 @@ pub(super) struct Losses {
     lost: BTreeMap<(Class, &'static str), Lost>,
     /// When it may be told again.
     lost_at: Mono,
+    /// Results that were given up since it was last asked.
+    gone: Vec<Gone>,
 }
 
 impl Losses {
@@ -69,6 +92,7 @@ impl Losses {
             dropped_saved: evicted == accounted,
             lost: BTreeMap::new(),
             lost_at: Mono(0),
+            gone: Vec::new(),
         };
         losses.count("quota", uncounted);
         losses
@@ -90,6 +114,18 @@ impl Losses {
         self.count(reason, records);
         let lost = self.lost.entry((class, reason)).or_insert_with(|| Lost::none(*range.start()));
         lost.add(records, range);
+    }
+
+    /// Which of a range were given up, all `but` these: of results somebody has to know.
+    pub(super) fn name(&mut self, class: Class, range: RangeInclusive<u64>, but: BTreeSet<u64>) {
+        if class == Class::Results {
+            self.gone.push(Gone { range, but });
+        }
+    }
+
+    /// The results that were given up since this was last asked.
+    pub(super) fn take_gone(&mut self) -> Vec<Gone> {
+        mem::take(&mut self.gone)
     }
 
     /// Of what the store evicted, so many are counted now, or have arrived.

@@ -45,6 +45,7 @@ impl Outbox {
         // There is room now: what waits for it needn't wait longer.
         self.retry_at = self.retry_at.map(|at| at.min(now));
         let not_lost = self.lane(class).evicted(&(first..=last));
+        self.losses.name(class, first..=last, not_lost.seqs);
         let gone = records.saturating_sub(not_lost.spared + not_lost.arrived);
         self.losses.account(class, gone + not_lost.arrived);
         if not_lost.arrived > 0 {
@@ -77,15 +78,15 @@ impl Outbox {
     pub(super) fn make_room(&mut self, effects: &mut Effects) {
         let worth_it = self.stats.outbox_bytes > LIVE_BYTES;
         if self.stats.outbox_bytes > self.room() || (self.nears_shortage() && worth_it) {
-            self.evict(Class::Results, effects);
+            self.evict(None, effects);
         }
         self.thin(effects);
     }
 
     /// The oldest samples go first, the coarsest class before the finer. Events and results go only where no samples
     /// are left, and only for something at least as urgent: on a disk that others have filled they would all be given
-    /// up for nothing.
-    pub(super) fn evict(&mut self, for_class: Class, effects: &mut Effects) {
+    /// up for nothing. `for_class`: what the disk has no room for; `None`: the limits are crossed.
+    pub(super) fn evict(&mut self, for_class: Option<Class>, effects: &mut Effects) {
         if self.evicting || self.rest_until.is_some() || self.thinning.is_busy() {
             return;
         }
@@ -95,12 +96,14 @@ impl Outbox {
     }
 
     /// Of which class the oldest go first, for the sake of this one. What is in a log's buffer only can still be sent
-    /// from there: to give it up would make no room.
-    fn next_to_go(&self, for_class: Class) -> Option<Class> {
-        let for_class = if for_class.has_samples() { Class::Telemetry } else { for_class };
-        let mut classes = Class::ALL.into_iter().rev().take_while(|class| *class >= for_class);
-        let records = self.stats.records;
+    /// from there: to give it up would make no room. The only segment of a log that has no samples also holds what the
+    /// room is wanted for.
+    fn next_to_go(&self, for_class: Option<Class>) -> Option<Class> {
+        let least = for_class.map_or(Class::Results, |class| class.min(Class::Telemetry));
+        let mut classes = Class::ALL.into_iter().rev().take_while(|class| *class >= least);
+        let StoreStats { records, segments, .. } = self.stats;
         let is_on_disk = |lane: &Lane| lane.oldest().is_some_and(|oldest| oldest <= lane.committed);
-        classes.find(|class| *class.of(&records) > 0 && is_on_disk(class.of(&self.lanes)))
+        let is_wanted = |class: &Class| Some(*class) == for_class && !class.has_samples() && *class.of(&segments) <= 1;
+        classes.find(|class| *class.of(&records) > 0 && is_on_disk(class.of(&self.lanes)) && !is_wanted(class))
     }
 }

@@ -9,6 +9,7 @@ mod invariants;
 mod judged_again;
 mod looking;
 mod numbers;
+mod owed;
 mod quarantine;
 mod rebooting;
 mod refusing;
