@@ -285,10 +285,13 @@ impl Incidents {
     }
 
     fn count(&mut self, line: &ErrorLine) {
+        if line.kind == ErrorKind::Refusal {
+            return;
+        }
         self.counts.lines += 1;
         *self.counts.by_severity.entry(line.severity).or_default() += 1;
         match line.kind {
-            ErrorKind::Plain | ErrorKind::UnitRestart => {}
+            ErrorKind::Plain | ErrorKind::UnitRestart | ErrorKind::Refusal => {}
             ErrorKind::UnitFailure => self.counts.unit_failures += 1,
             ErrorKind::OomKill => self.counts.oom_kills += 1,
             ErrorKind::Coredump => self.counts.coredumps += 1,

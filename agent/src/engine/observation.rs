@@ -221,6 +221,8 @@ pub enum ErrorKind {
     OomKill,
     /// A process dumped core.
     Coredump,
+    /// A line of an application was not taken, and this one says so. Counted as refused, and not as a line.
+    Refusal,
 }
 
 /// One line at or above the severity that is collected.

@@ -145,12 +145,13 @@ impl Reader {
         }
     }
 
-    /// Counts a line that is not taken, and tells of it as of an error.
+    /// Counts a line that is not taken, and tells of it as an error of its own, or whoever wrote it would look in vain.
     fn refuse(&mut self, refusal: Refusal, sender: Sender, why: &str) {
         self.batch.refused.count(refusal, 1);
         let message = format!("an error line on {} was refused ({}): {why}", self.name, refusal.word());
         let unit = self.unit_of(sender);
-        self.batch.lines.push(error_line(Severity::Error, message, unit, None));
+        let line = error_line(Severity::Error, message, unit, None);
+        self.batch.lines.push(ErrorLine { kind: ErrorKind::Refusal, ..line });
     }
 
     /// Gives the batch away; what finds no room is counted. `false`: nobody takes batches any more.

@@ -65,6 +65,20 @@ fn as_told(events: &[Event]) -> Vec<(Severity, Option<&Field>)> {
 }
 
 #[test]
+fn that_a_line_was_refused_is_told_and_is_no_line_that_is_counted() {
+    let mut incidents = incidents(8);
+    let mut refused = batch(&["an error line was refused"]);
+    refused.lines[0].kind = ErrorKind::Refusal;
+    refused.refused.count(Refusal::Malformed, 1);
+    assert_eq!(incidents.take(at(0), refused).len(), 1);
+    let points = incidents.report();
+    let of = |metric| points.iter().find(|point| point.metric == metric).map(|point| &point.value);
+    assert_eq!(of(Metric::ErrorsCount), Some(&Value::Count(0)));
+    assert_eq!(of(Metric::ErrorsBySeverity), None);
+    assert_eq!(of(Metric::ErrorsAppRefused), Some(&Value::Count(1)));
+}
+
+#[test]
 fn a_line_worse_than_what_was_told_goes_out_at_once_and_a_count_is_as_bad_as_its_worst() {
     use Severity::{Critical, Emergency, Error, Warning};
     let [one, two] = [1_u64, 2].map(Field::from);
