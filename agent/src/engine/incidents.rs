@@ -241,7 +241,7 @@ impl Incidents {
                     cluster.line = shortened(line);
                     return Some(event(fingerprint, cluster, &Lines::one(cluster.told_as, at), bucket));
                 }
-                cluster.count(line.severity, at);
+                cluster.count(line, at);
                 return None;
             }
             // A bucket that ended without anything to tell, and perhaps more after it.
@@ -256,7 +256,7 @@ impl Incidents {
                 Some(cluster) => {
                     cluster.begin_bucket(now.mono, bucket);
                     cluster.empty = empty;
-                    cluster.count(line.severity, at);
+                    cluster.count(line, at);
                 }
                 None => self.counts.suppressed += 1,
             }
@@ -354,13 +354,16 @@ impl Lines {
 }
 
 impl Cluster {
-    /// One more line that is still to be told.
-    fn count(&mut self, severity: Severity, at: Stamp) {
+    /// One more line that is still to be told. The first of the worst of them stands for all.
+    fn count(&mut self, line: ErrorLine, at: Stamp) {
         if self.repeats == 0 {
-            (self.first, self.worst) = (at, severity);
+            self.first = at;
+        }
+        if self.repeats == 0 || line.severity < self.worst {
+            self.worst = line.severity;
+            self.line = shortened(line);
         }
         self.repeats += 1;
-        self.worst = self.worst.min(severity);
         self.last = at;
     }
 

@@ -65,6 +65,20 @@ fn as_told(events: &[Event]) -> Vec<(Severity, Option<&Field>)> {
 }
 
 #[test]
+fn what_stands_for_a_count_is_the_first_of_the_worst_lines_that_are_counted() {
+    use Severity::{Critical, Error, Warning};
+    let mut incidents = incidents(8);
+    let mut lines = batch(&["valve 0 stuck", "valve 1 stuck", "valve 9 stuck", "valve 2 stuck", "valve 3 stuck"]);
+    let severities = [Warning, Warning, Critical, Error, Error];
+    lines.lines.iter_mut().zip(severities).for_each(|(line, severity)| line.severity = severity);
+    let exemplar = |event: &Event| event.field("exemplar").cloned();
+    let told = incidents.take(at(0), lines);
+    let said: Vec<_> = told.iter().map(exemplar).collect();
+    assert_eq!(said, [Some(Field::from("valve 0 stuck")), Some("valve 9 stuck".into())]);
+    assert_eq!(incidents.poll(Mono(60_000), 8).first().and_then(exemplar), Some("valve 2 stuck".into()));
+}
+
+#[test]
 fn that_a_line_was_refused_is_told_and_is_no_line_that_is_counted() {
     let mut incidents = incidents(8);
     let mut refused = batch(&["an error line was refused"]);
