@@ -370,8 +370,8 @@ impl<P: FnMut(u8)> Output<P> {
         let line = std::mem::take(&mut self.line);
         let said = std::str::from_utf8(&line).ok().and_then(|line| line.strip_prefix("progress "));
         let Some(percent) = said.and_then(|said| said.trim().trim_end_matches('%').parse::<u8>().ok()) else { return };
-        let percent = percent.min(100);
-        if self.reached.is_none_or(|reached| percent > reached) {
+        // What is beyond the end says nothing of how far it is.
+        if percent <= 100 && self.reached.is_none_or(|reached| percent > reached) {
             self.reached = Some(percent);
             (self.progress)(percent);
         }
