@@ -1,5 +1,6 @@
 //! `fieldmedic store`: looks into a store without changing it, also while the daemon runs.
 
+use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,9 @@ use serde_json::{Value as Json, json};
 
 use super::{ConfigArgs, DONE, FAILED, WhileRead, fail, unusable};
 use crate::config::{self, Problem};
+use crate::engine::anchors;
 use crate::engine::record::{Class, Record};
-use crate::engine::time::Unix;
+use crate::engine::time::{Anchor, BootId, Unix};
 use crate::engine::timeline::Timeline;
 use crate::store::{self, LogSummary};
 use crate::wire::payload::Speaker;
@@ -35,7 +37,8 @@ enum What {
     /// How many records wait in each log, how many damage took, and how much space they take: one JSON object a log.
     #[command(after_help = "Example:\n  fieldmedic store stat --path /var/lib/fieldmedic/store")]
     Stat,
-    /// All records that wait, as JSON lines: what was written but not yet committed is in it too.
+    /// All records that wait, as JSON lines: what was written but not yet committed is in it too. Dated where the clock
+    /// was known; with `device` unless --path alone names the store: then add the gateway's own --config.
     #[command(
         after_help = "Example:\n  fieldmedic store export | jq -c 'select(.type)'   # events, audit events among them"
     )]
@@ -50,7 +53,7 @@ pub(super) fn run(args: &StoreArgs) -> u8 {
     let (mut out, mut err) = (BufWriter::new(WhileRead(std::io::stdout().lock())), std::io::stderr().lock());
     let looked = match args.what {
         What::Stat => stat(&path, &mut out, &mut err),
-        What::Export => export(&path, &mut out, &mut err),
+        What::Export => export(&path, device(args).as_deref(), &mut out, &mut err),
     };
     let looked = looked.and_then(|code| out.flush().context("write to stdout").map(|()| code));
     drop(err);
@@ -62,6 +65,23 @@ fn find(args: &StoreArgs) -> Result<PathBuf, Vec<Problem>> {
         return Ok(path.clone());
     }
     ConfigArgs { files: args.files.clone() }.path_of(|config| config.store.path, config::DEFAULT_STORE, "--path")
+}
+
+/// Whose records they are, where that can be told: of a store that was only named by its path it can't, and what names
+/// no device has this machine's name.
+fn device(args: &StoreArgs) -> Option<String> {
+    let is_elsewhere = args.path.is_some();
+    if is_elsewhere && args.files.is_empty() {
+        return None;
+    }
+    let files = ConfigArgs { files: args.files.clone() }.files();
+    if !is_elsewhere {
+        return config::load(&files).ok().map(|loaded| loaded.config.device.id.to_string());
+    }
+    // By a name that is no device's, so that this machine's isn't taken for it.
+    let loaded = config::load_on_host(&files, "localhost").ok()?;
+    let is_named = loaded.warnings.iter().all(|warning| warning.key != "device.id");
+    is_named.then(|| loaded.config.device.id.to_string())
 }
 
 /// Gives the exit code. A log that can't be read is told on `err`, and doesn't hide the others.
@@ -91,12 +111,17 @@ fn stat(path: &Path, out: &mut impl Write, err: &mut impl Write) -> anyhow::Resu
 }
 
 /// The same; what damage took is told on `err`, as there is no record of it.
-fn export(path: &Path, out: &mut impl Write, err: &mut impl Write) -> anyhow::Result<u8> {
+fn export(path: &Path, device: Option<&str>, out: &mut impl Write, err: &mut impl Write) -> anyhow::Result<u8> {
     let mut code = DONE;
     let mut written = Ok(());
+    let read = store::peek_state(path);
+    if let Err(fault) = &read {
+        writeln!(err, "fieldmedic: {fault}; without the state nothing has a date").context("write to stderr")?;
+    }
+    let known = read.ok().map(|state| anchors(state.iter().map(|(key, value)| (key.as_str(), value))));
     let logs = store::export(path, |class, seq, bytes| {
         if written.is_ok() {
-            written = writeln!(out, "{}", line(class, seq, bytes));
+            written = writeln!(out, "{}", line(class, seq, bytes, device, known.as_ref()));
         }
     })?;
     written.context("write to stdout")?;
@@ -139,22 +164,26 @@ fn tell_illegible(class: Class, summary: &LogSummary, err: &mut impl Write) -> a
     Ok(())
 }
 
-/// A record as its payload, but without a device, and without a date: those are made at sending.
-fn line(class: Class, seq: u64, bytes: &[u8]) -> Json {
+/// A record as its payload; without a device or a date where nobody knows them. `known`: which dates are.
+fn line(class: Class, seq: u64, bytes: &[u8], device: Option<&str>, known: Option<&BTreeMap<BootId, Anchor>>) -> Json {
     let mut line = match Record::decode(bytes) {
         Ok(record) => {
-            let timeline = Timeline::new(record.at.boot, std::collections::BTreeMap::new(), None, Unix(0));
-            let speaker = Speaker { device: "", timeline: &timeline };
+            let timeline = Timeline::new(record.at.boot, known.cloned().unwrap_or_default(), None, Unix(0));
+            let speaker = Speaker { device: device.unwrap_or_default(), timeline: &timeline };
             serde_json::from_slice(&speaker.record(seq, &record)).unwrap_or_else(|_| json!({}))
         }
         Err(error) => json!({"seq": seq, "unreadable": error.to_string()}),
     };
     if let Some(fields) = line.as_object_mut() {
-        fields.remove("device");
-        fields.remove("time");
-        // Null would say that the clock was never trusted: here nobody asked.
-        let samples = fields.get_mut("samples").and_then(Json::as_array_mut).into_iter().flatten();
-        samples.filter_map(Json::as_object_mut).for_each(|sample| drop(sample.remove("time")));
+        if device.is_none() {
+            fields.remove("device");
+        }
+        // Null would say that the clock was never trusted: here nobody could ask.
+        if known.is_none() {
+            fields.remove("time");
+            let samples = fields.get_mut("samples").and_then(Json::as_array_mut).into_iter().flatten();
+            samples.filter_map(Json::as_object_mut).for_each(|sample| drop(sample.remove("time")));
+        }
         fields.insert("log".into(), class.word().into());
     }
     line
@@ -184,6 +213,10 @@ mod tests {
         store.close().unwrap();
     }
 
+    fn exported(path: &Path, out: &mut Vec<u8>, err: &mut Vec<u8>) -> anyhow::Result<u8> {
+        export(path, None, out, err)
+    }
+
     type Looking = fn(&Path, &mut Vec<u8>, &mut Vec<u8>) -> anyhow::Result<u8>;
 
     fn look(looking: Looking, path: &Path) -> (u8, Vec<Json>, String) {
@@ -198,12 +231,39 @@ mod tests {
     }
 
     #[test]
-    fn an_exported_sample_says_nothing_of_its_date_and_keeps_its_stamp() {
+    fn an_exported_sample_says_nothing_of_a_date_that_nobody_knows_and_keeps_its_stamp() {
         let sample = Sample { interval_ms: 60_000, readings: Vec::new() };
         let at = Stamp { boot: BootId([3; 16]), mono: Mono(70) };
-        let line = line(Class::Telemetry, 7, &Record { at, body: Body::Sample(sample) }.encode());
+        let bytes = Record { at, body: Body::Sample(sample) }.encode();
+        let line = line(Class::Telemetry, 7, &bytes, None, None);
         assert_eq!(line["samples"], json!([{"seq": 7, "mono_ms": 70, "interval_s": 60.0}]));
         assert_eq!((line.get("time"), &line["log"]), (None, &json!("telemetry")));
+    }
+
+    #[test]
+    fn an_exported_record_has_its_device_and_its_date_where_they_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = StoreSettings { path: dir.path().to_owned(), max_bytes: 1 << 20 };
+        let (mut store, _) = Store::open(&settings).unwrap();
+        let boots = [BootId([3; 16]), BootId([4; 16])];
+        let anchor = Anchor(Unix(1_795_000_000_000));
+        let key = format!("anchor/{}", boots[0]);
+        store.apply(StoreOp::Put { entries: vec![(key, Some(minicbor::to_vec(anchor).unwrap().into()))] }).unwrap();
+        for (seq, boot) in (1..).zip(boots) {
+            let sample = Sample { interval_ms: 60_000, readings: Vec::new() };
+            let at = Stamp { boot, mono: Mono(70) };
+            let bytes = Record { at, body: Body::Sample(sample) }.encode();
+            store.apply(StoreOp::Append { class: Class::Telemetry, seq, bytes }).unwrap();
+        }
+        store.apply(StoreOp::Commit).unwrap();
+        // The store is still in use.
+        let (code, lines, err) = look(|path, out, err| export(path, Some("gw-1"), out, err), dir.path());
+        assert_eq!((code, lines.len(), err.as_str()), (DONE, 2, ""));
+        let date = json!("2026-11-18T11:06:40.070Z");
+        assert!(lines.iter().all(|line| line["device"] == "gw-1"), "{lines:?}");
+        let dates: Vec<_> = lines.iter().map(|line| (&line["time"], &line["samples"][0]["time"])).collect();
+        assert_eq!(dates, [(&date, &date), (&Json::Null, &Json::Null)]);
+        store.close().unwrap();
     }
 
     #[test]
@@ -215,7 +275,7 @@ mod tests {
         let (code, lines, err) = look(stat, dir.path());
         assert_eq!((code, lines.len(), err.as_str()), (DONE, Class::COUNT, ""));
         assert_eq!(of(&lines, "telemetry")[0]["records"], 10);
-        let (code, lines, err) = look(export, dir.path());
+        let (code, lines, err) = look(exported, dir.path());
         assert_eq!((code, of(&lines, "events").len(), of(&lines, "telemetry").len()), (DONE, 10, 10), "{err}");
     }
 
@@ -226,7 +286,7 @@ mod tests {
         let events = dir.path().join("outbox/events");
         fs::remove_dir_all(&events).unwrap();
         fs::write(&events, "no directory").unwrap();
-        for looking in [stat, export] as [Looking; 2] {
+        for looking in [stat, exported] as [Looking; 2] {
             let (code, lines, err) = look(looking, dir.path());
             assert_eq!((code, of(&lines, "telemetry").is_empty()), (FAILED, false), "{err}");
             assert!(err.contains("outbox/events"), "{err}");
@@ -250,7 +310,7 @@ mod tests {
         let (code, lines, err) = look(stat, dir.path());
         assert_eq!((code, &of(&lines, "telemetry")[0]["damaged"]), (DONE, &json!(1)), "{err}");
         assert!(err.contains(segment) && err.contains(cursor), "{err}");
-        let (code, lines, err) = look(export, dir.path());
+        let (code, lines, err) = look(exported, dir.path());
         assert_eq!((code, of(&lines, "telemetry").len(), of(&lines, "events").len()), (DONE, 0, 10), "{err}");
         assert!(err.contains(segment) && err.contains(cursor) && err.contains("telemetry: 1 record is"), "{err}");
     }
@@ -264,7 +324,7 @@ mod tests {
         bytes[0] ^= 1;
         fs::write(&segment, bytes).unwrap();
         let (_, stat, _) = look(stat, dir.path());
-        let (_, lines, err) = look(export, dir.path());
+        let (_, lines, err) = look(exported, dir.path());
         let telemetry = of(&lines, "telemetry").len();
         assert_eq!((&of(&stat, "telemetry")[0]["records"], telemetry), (&json!(10), 10), "{err}");
     }
@@ -281,7 +341,7 @@ mod tests {
         let (code, lines, _) = look(stat, dir.path());
         let telemetry = &of(&lines, "telemetry")[0];
         assert_eq!((code, &telemetry["records"], &telemetry["damaged"]), (DONE, &json!(9), &json!(1)));
-        let (code, lines, err) = look(export, dir.path());
+        let (code, lines, err) = look(exported, dir.path());
         assert_eq!((code, of(&lines, "telemetry").len()), (DONE, 9));
         assert_eq!(err, "fieldmedic: telemetry: 1 record is damaged, and left out\n");
     }

@@ -89,6 +89,7 @@ use report::{Counters, Written};
 use rules::{Round, Rules};
 use self_audit::SelfAudit;
 use session::Session;
+pub(crate) use start::anchors;
 use stop::Stopping;
 use time::{BootId, Mono, Now, Unix};
 use timeline::Timeline;

@@ -75,6 +75,14 @@ struct Before {
     crashed: bool,
 }
 
+/// What of the keyed state dates the stamps of each boot.
+pub(crate) fn anchors<'a>(entries: impl Iterator<Item = (&'a str, &'a Bytes)>) -> BTreeMap<BootId, Anchor> {
+    gather(entries.filter_map(|(key, value)| {
+        let boot = BootId::parse(key.strip_prefix(ANCHOR_KEY)?)?;
+        Some((boot, minicbor::decode(value).ok()?))
+    }))
+}
+
 pub(super) fn anchor_key(boot: BootId) -> String {
     format!("{ANCHOR_KEY}{boot}")
 }
@@ -419,10 +427,7 @@ impl<'a> State<'a> {
     }
 
     fn anchors(&self) -> BTreeMap<BootId, Anchor> {
-        gather(self.entries.iter().filter_map(|(key, value)| {
-            let boot = BootId::parse(key.strip_prefix(ANCHOR_KEY)?)?;
-            Some((boot, minicbor::decode(value).ok()?))
-        }))
+        anchors(self.entries.iter().map(|(key, value)| (*key, *value)))
     }
 
     /// Whether the journal was lost: just now, or before a start that died before it had written anything. Records

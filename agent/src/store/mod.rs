@@ -12,6 +12,7 @@ mod absent;
 mod cursor;
 pub(crate) mod disk;
 mod log;
+mod peek;
 mod segment;
 mod state;
 mod thread;
@@ -27,6 +28,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
@@ -361,6 +363,14 @@ pub fn inspect(path: &Path) -> Result<OfEach<LogSummary>, StoreFault> {
 /// There is no outbox, or it can't be read.
 pub fn export(path: &Path, mut show: impl FnMut(Class, u64, &[u8])) -> Result<OfEach<LogSummary>, StoreFault> {
     of_each(path, |class, dir| log::export(dir, |seq, body| show(class, seq, body)))
+}
+
+/// The keyed state of a store, as far as it can be read, also of a store in use; takes no lock and changes nothing.
+///
+/// # Errors
+/// There is none, or no room for a copy of it.
+pub fn peek_state(path: &Path) -> Result<Vec<(String, Bytes)>, StoreFault> {
+    Ok(peek::entries(path)?.into_iter().collect())
 }
 
 fn of_each<T>(path: &Path, mut read: impl FnMut(Class, &Path) -> io::Result<T>) -> Result<OfEach<T>, StoreFault> {
