@@ -1,23 +1,43 @@
-//! Says of a rule that it can't be raised as the configuration stands: it watches what nobody collects, or asks for
-//! what its metric never is. Only warns: what a gateway runs with today must not keep the next version from starting.
+//! Says of a rule that it can't be raised as the configuration stands, or always is: it watches what nobody collects, or
+//! asks for what its metric never is; and of a quarantine that it won't stop what it names. Only warns: what a gateway runs with today must not keep the next version from starting.
 //! The engine leaves such a rule out, so that no alarm of it stands for ever. Says nothing of what depends on the
 //! gateway, such as whether it has a battery.
 
 use std::path::Path;
 
 use super::reader::Section;
-use super::types::{Collect, Rule, RuleTest};
+use super::types::{Collect, Quarantine, Rule, RuleTest};
 use super::values::{Anomaly, AttributeValue};
 use crate::engine::kernel::KernelClass;
 use crate::engine::metric::{Content, Metric};
 use crate::engine::observation::Severity;
 
+/// Without these there is no way to systemd, and so none to stop a unit or to start it again.
+const BUS_UNITS: [&str; 3] = ["dbus.service", "dbus-broker.service", "dbus.socket"];
+
 /// Warns at the key of the rule that `s` reads.
-pub(super) fn warn_if_never_raised(s: &mut Section<'_>, rule: &Rule, collect: &Collect) {
+pub(super) fn warn_of_rule(s: &mut Section<'_>, rule: &Rule, collect: &Collect) {
+    let always = || unread(rule, collect).map(|why| ("metric", why)).or_else(|| certain(rule));
     if let Some((key, why)) = never_raised(rule, collect) {
         s.warn(key, format!("{why}: the rule is never raised"));
-    } else if let Some(why) = unread(rule, collect) {
-        s.warn("metric", format!("{why}: the rule is always raised"));
+    } else if let Some((key, why)) = always() {
+        s.warn(key, format!("{why}: the rule is always raised"));
+    }
+}
+
+/// Warns of units that the quarantine that `s` reads doesn't stop though it names them, or had better not.
+pub(super) fn warn_of_stopped(s: &mut Section<'_>, quarantine: &Quarantine) {
+    for unit in &quarantine.stop_units {
+        let why = if Quarantine::is_own(unit) {
+            "is a part of the agent, and is not stopped"
+        } else if quarantine.keep_units.contains(unit) {
+            "is in keep_units, too, and is not stopped"
+        } else if BUS_UNITS.contains(&unit.as_str()) {
+            "is the way to systemd: without it no other unit can be stopped, or started again"
+        } else {
+            continue;
+        };
+        s.warn("stop_units", format!("{unit} {why}"));
     }
 }
 
@@ -98,13 +118,30 @@ fn impossible(metric: Metric, test: &RuleTest) -> Option<(&'static str, String)>
     if let Content::Text | Content::Words(_) = metric.content() {
         return Some((key, format!("{metric} is a word, not a number; use equals or missing_for")));
     }
-    let (low, high) = metric.range()?;
+    let (low, high) = range(metric)?;
     let is_beyond = match test {
         RuleTest::Below(limit) => *limit <= low,
         RuleTest::Above(limit) => *limit >= high,
         _ => false,
     };
     is_beyond.then(|| (key, format!("{metric} is from {low} to {high}, never {key} {}", limit.unwrap_or_default())))
+}
+
+/// The key that asks for what the metric always is, and why.
+fn certain(rule: &Rule) -> Option<(&'static str, String)> {
+    let (metric, _) = Metric::find(&rule.metric)?;
+    let (low, high) = range(metric)?;
+    let (key, limit) = match rule.test {
+        RuleTest::Below(limit) if limit > high => ("below", limit),
+        RuleTest::Above(limit) if limit < low => ("above", limit),
+        _ => return None,
+    };
+    Some((key, format!("{metric} is from {low} to {high}, always {key} {limit}")))
+}
+
+/// The least and the most that a metric can be: what is true or false is compared as 1 and 0.
+fn range(metric: Metric) -> Option<(f64, f64)> {
+    if let Content::Flag = metric.content() { Some((0.0, 1.0)) } else { metric.range() }
 }
 
 fn never_equal(metric: Metric, wanted: &AttributeValue) -> Option<String> {
@@ -167,6 +204,10 @@ mod tests {
             (
                 "metric = \"battery.charge_pct\"\nbelow = -3",
                 "6: rules.a.below: battery.charge_pct is from 0 to 100, never below -3",
+            ),
+            (
+                "metric = \"battery.present\"\nabove = 1",
+                "6: rules.a.above: battery.present is from 0 to 1, never above 1",
             ),
             ("metric = \"host.psi.io\"\nequals = 101", "6: rules.a.equals: host.psi.io is from 0 to 100"),
             ("metric = \"link.up\"\nequals = \"false\"", "6: rules.a.equals: link.up is true or false, without quotes"),
@@ -236,11 +277,36 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_asks_for_what_its_metric_always_is_is_warned_of() {
+        for (test, expected) in [("below = 200", "always below 200"), ("above = -1", "always above -1")] {
+            let key = test.split(' ').next().unwrap();
+            let expected =
+                format!("6: rules.a.{key}: battery.charge_pct is from 0 to 100, {expected}: the rule is always raised");
+            assert_eq!(warned("", &format!("metric = \"battery.charge_pct\"\n{test}")), [expected]);
+        }
+    }
+
+    /// All warnings of a configuration at keys that begin so.
+    fn warned_at(key: &str, text: &str) -> Vec<String> {
+        let warnings = load_texts(&[&format!("{URL}{text}")]).unwrap().warnings;
+        warnings.into_iter().filter(|warning| warning.key.starts_with(key)).map(|warning| warning.message).collect()
+    }
+
+    #[test]
+    fn a_unit_that_a_quarantine_names_and_will_not_or_had_better_not_stop_is_warned_of() {
+        let stop = "stop_units = [\"fieldmedic-act.service\", \"dbus.service\", \"ssh.service\", \"app.service\"]";
+        let warned = warned_at("quarantine", &format!("[quarantine]\n{stop}\n"));
+        let expected =
+            ["fieldmedic-act.service is a part of", "dbus.service is the way", "ssh.service is in keep_units"];
+        assert_eq!(warned.len(), expected.len(), "{warned:?}");
+        assert!(warned.iter().zip(expected).all(|(warned, expected)| warned.contains(expected)), "{warned:?}");
+    }
+
+    #[test]
     fn a_rule_that_can_be_raised_is_not() {
         for rule in [
             "metric = \"battery.state\"\nequals = \"not_charging\"",
             "metric = \"battery.charge_pct\"\nbelow = 10",
-            "metric = \"battery.charge_pct\"\nabove = -1",
             "metric = \"battery.charge_pct\"\nrate_below = -3",
             "metric = \"battery.external_power\"\nequals = false",
             "metric = \"link.up\"\nequals = 0",

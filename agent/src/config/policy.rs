@@ -115,13 +115,15 @@ fn argument(node: &Node) -> Result<String, Unfit> {
 
 pub(super) fn quarantine(s: &mut Section<'_>) -> Quarantine {
     let keep_units = UnitName::parse("ssh.service").into_iter().collect();
-    Quarantine {
+    let quarantine = Quarantine {
         keep_units: s.list("keep_units", keep_units, "[\"ssh.service\"]", parsed(UnitName::parse)),
         stop_units: s.list("stop_units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
         allow_hosts: s.list("allow_hosts", vec![], "[\"192.0.2.1\"]", host),
         lockout_after: s.duration("lockout_after", hours(1), seconds(60)..=hours(7 * 24)),
         sample_interval: s.duration("sample_interval", seconds(2), ms(100)..=hours(24)),
-    }
+    };
+    doubts::warn_of_stopped(s, &quarantine);
+    quarantine
 }
 
 /// A name, an address or a network. It goes into a set of nftables, so nothing else may be in it.
@@ -239,7 +241,7 @@ pub(super) fn rules(s: &mut Section<'_>, ladders: &mut BTreeMap<String, Vec<Step
     let mut names = Names::default();
     let rules = s.tables("rules", |s| {
         let rule = rule(s, &mut names, ladders)?;
-        doubts::warn_if_never_raised(s, &rule, collected);
+        doubts::warn_of_rule(s, &rule, collected);
         Some(rule)
     });
     let rules: Vec<Rule> = rules.into_iter().flatten().collect();

@@ -2,6 +2,7 @@
 //! between them. Each function reads one section, in the order of the contract. What may be done to the gateway is read
 //! by [`super::policy`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::types::{
 };
 use super::values::{
     self, AttributeValue, BrokerLimits, BrokerUrl, ClockTrust, DeviceId, Encoding, MqttVersion, TrustedKey, Unfit,
+    UnitName,
 };
 use super::{DEFAULT_STORE, files, policy};
 use crate::engine::observation::Severity;
@@ -23,6 +25,7 @@ const TOPIC_LEN_MAX: usize = 256;
 /// What [`is_topic_prefix`] asks for.
 pub(crate) const TOPIC_PREFIX: &str =
     "a topic without wildcards, control characters, empty levels or a leading $, such as \"fieldmedic\"";
+const INTERFACE: &str = "an interface's name of 1 to 15 bytes, such as \"wwan0\"";
 const USERNAME: &str = "a text of at most 65535 bytes, without NUL; empty for none";
 const TOPIC_LEVELS_MAX: usize = 7;
 /// What AWS IoT Core allows a connection.
@@ -241,8 +244,17 @@ fn reconnect(s: &mut Section<'_>) -> Reconnect {
 }
 
 fn store(s: &mut Section<'_>) -> Store {
+    let path = s.path("path", DEFAULT_STORE);
+    if path == Path::new("/") {
+        s.error(
+            "path",
+            format!(
+                "is the root of the file system; the store needs a directory of its own, such as {DEFAULT_STORE:?}"
+            ),
+        );
+    }
     Store {
-        path: s.path("path", DEFAULT_STORE),
+        path,
         max_bytes: s.size("max_bytes", 64 << 20, STORE_BYTES_MIN),
         min_free_bytes: s.size("min_free_bytes", 32 << 20, 0),
         commit_interval: s.duration("commit_interval", seconds(1), ms(10)..=hours(1)),
@@ -298,17 +310,12 @@ fn collect(s: &mut Section<'_>, local: &Local) -> Collect {
         link: s.table("link", |s| CollectLink {
             enabled: s.flag("enabled", true),
             interfaces: s.list("interfaces", vec![], "[\"wwan0\"]", interface),
-            monthly_budget: s.free("monthly_budget", |node| {
-                let size = text_of(node).and_then(values::size).filter(|size| *size > 0);
-                size.ok_or_else(|| unfit(node, "a size from 1B to 1PiB, such as \"500MiB\""))
-            }),
+            monthly_budget: monthly_budget(s),
         }),
         errors: s.table("errors", |s| CollectErrors {
             enabled: s.flag("enabled", true),
             min_severity: severity(s, "min_severity", Severity::Error),
-            units: s.list("units", vec![], "[\"app.service\"]", |node| {
-                text(|unit| !unit.is_empty(), "a unit's name, such as \"app.service\"")(node)
-            }),
+            units: s.list("units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
             max_clusters: s.integer("max_clusters", 512, 1..=65_536),
             bucket: s.duration("bucket", seconds(60), seconds(1)..=hours(24)),
             app_socket: app_socket(s, &local.socket),
@@ -318,6 +325,18 @@ fn collect(s: &mut Section<'_>, local: &Local) -> Collect {
             mounts: s.list("mounts", vec![PathBuf::from("/")], "[\"/\", \"/data\"]", mount),
         }),
     }
+}
+
+/// By interface, how much it may use in a month.
+fn monthly_budget(s: &mut Section<'_>) -> BTreeMap<String, u64> {
+    let budget = s.free("monthly_budget", |node| {
+        let size = text_of(node).and_then(values::size).filter(|size| *size > 0);
+        size.ok_or_else(|| unfit(node, "a size from 1B to 1PiB, such as \"500MiB\""))
+    });
+    for name in budget.keys().filter(|name| !values::is_interface_name(name)) {
+        s.error("monthly_budget", format!("found {name:?}, expected {INTERFACE}"));
+    }
+    budget
 }
 
 /// As the kernel writes it, and rules name it: `/mnt` for `/mnt/`.
@@ -357,7 +376,7 @@ fn is_supply(text: &str) -> bool {
 
 /// An interface's name, as the kernel's `dev_valid_name` takes it.
 pub(crate) fn interface(node: &Node) -> Result<String, Unfit> {
-    text(values::is_interface_name, "an interface's name of 1 to 15 bytes, such as \"wwan0\"")(node)
+    text(values::is_interface_name, INTERFACE)(node)
 }
 
 pub(super) fn severity(s: &mut Section<'_>, key: &str, default: Severity) -> Severity {

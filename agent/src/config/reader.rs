@@ -320,9 +320,16 @@ impl<'a> Section<'a> {
         };
         let path = self.optional(key, parse).flatten();
         if path.is_some() {
-            self.report.named_files.insert(join(&self.path, key), self.at(key));
+            self.note_file(key);
         }
         path
+    }
+
+    /// What the file is that a key names, where one does, is looked at by whoever checks.
+    fn note_file(&mut self, key: &str) {
+        if self.has(key) {
+            self.report.named_files.insert(join(&self.path, key), self.at(key));
+        }
     }
 
     /// Reads a path that can't be empty.
@@ -331,11 +338,13 @@ impl<'a> Section<'a> {
             Some(path) if !path.as_os_str().is_empty() => Ok(path),
             _ => Err(unfit(node, format!("a path, such as {default:?}"))),
         };
+        self.note_file(key);
         self.optional(key, parse).unwrap_or_else(|| PathBuf::from(default))
     }
 
     /// Reads an absolute path.
     pub(crate) fn absolute_path(&mut self, key: &str, default: &str) -> PathBuf {
+        self.note_file(key);
         self.optional(key, |node| absolute_path(node, default)).unwrap_or_else(|| PathBuf::from(default))
     }
 

@@ -152,7 +152,7 @@ pub struct CollectLink {
 pub struct CollectErrors {
     pub enabled: bool,
     pub min_severity: Severity,
-    pub units: Vec<String>,
+    pub units: Vec<UnitName>,
     pub max_clusters: usize,
     pub bucket: Duration,
     pub app_socket: Option<PathBuf>,
@@ -209,8 +209,12 @@ pub struct Quarantine {
 impl Quarantine {
     /// Units that are stopped, and stay so. What is to be kept is not, and neither is the agent itself.
     pub fn stopped(&self) -> impl Iterator<Item = &UnitName> {
-        let is_own = |unit: &UnitName| unit.as_str().starts_with("fieldmedic");
-        self.stop_units.iter().filter(move |unit| !self.keep_units.contains(unit) && !is_own(unit))
+        self.stop_units.iter().filter(|unit| !self.keep_units.contains(unit) && !Self::is_own(unit))
+    }
+
+    /// Whether a unit is a part of the agent.
+    pub(super) fn is_own(unit: &UnitName) -> bool {
+        unit.as_str().starts_with("fieldmedic")
     }
 }
 

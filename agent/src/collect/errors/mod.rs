@@ -101,7 +101,7 @@ pub fn spawn(
 ) -> JoinHandle<()> {
     let filter = Filter {
         min_severity: config.min_severity,
-        units: config.units.clone(),
+        units: config.units.iter().map(ToString::to_string).collect(),
         boot: super::clock::this_boot(root).ok(),
     };
     let outlet = Outlet { batches, cursor };

@@ -457,3 +457,15 @@ fn applications_report_beside_the_agents_own_socket_unless_told_otherwise() {
     assert_eq!(long, "4: collect.errors.app_socket: is 108 bytes long, the kernel takes at most 107");
     assert!(error(&format!("{base}[collect.errors]\napp_socket = 7\n")).contains("found 7, expected a path"));
 }
+
+#[test]
+fn what_names_no_unit_no_interface_or_no_directory_of_its_own_is_refused() {
+    for unit in ["app", "a/b.service", ""] {
+        let told = error(&format!("{URL}[collect.errors]\nunits = [{unit:?}]\n"));
+        assert!(told.contains("a systemd unit's name with its suffix"), "{told}");
+    }
+    let told = error(&format!("{URL}[collect.link.monthly_budget]\n\"a/b\" = \"5MiB\"\n"));
+    assert!(told.contains("found \"a/b\", expected an interface's name"), "{told}");
+    let told = error(&format!("{URL}[store]\npath = \"/\"\n"));
+    assert!(told.contains("store.path: is the root of the file system"), "{told}");
+}

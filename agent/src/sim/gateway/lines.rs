@@ -160,7 +160,8 @@ impl Lines {
         let (identifier, exe, signal) = (None, None, None);
         let line = ErrorLine { severity, source, kind, message, unit, identifier, exe, signal, boot, mono, wall };
         let CollectErrors { enabled, min_severity, units, .. } = &self.config;
-        let is_chosen = units.is_empty() || line.unit.as_ref().is_some_and(|unit| units.contains(unit));
+        let is_chosen = units.is_empty()
+            || line.unit.as_ref().is_some_and(|unit| units.iter().any(|chosen| chosen.as_str() == unit));
         if !enabled || !is_chosen || !is_wanted(&line, *min_severity) {
             return;
         }
