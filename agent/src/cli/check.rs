@@ -1,6 +1,6 @@
 //! `fieldmedic check`: says what is wrong with a configuration, or which one is in force. It starts nothing and opens
-//! nothing but the files it is given and the certificates, keys and password that they name. What is wrong with those
-//! is only a warning: the machine that checks need not be the gateway.
+//! nothing but the files it is given and the certificates, keys and password that they name. What is wrong with those,
+//! and with the directories that they name, is only a warning: the machine that checks need not be the gateway.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -42,7 +42,15 @@ fn check(files: &[PathBuf], warns: bool, out: &mut impl Write, err: &mut impl Wr
 
 fn doubtful_files(loaded: &Loaded) -> Vec<Problem> {
     let doubts = transport::examine(&loaded.config.mqtt, Some(clock::realtime()));
-    doubts.iter().filter_map(|doubt| loaded.doubt(doubt.key, &doubt.detail)).collect()
+    let of_files = doubts.iter().filter_map(|doubt| loaded.doubt(doubt.key, &doubt.detail));
+    let root = &loaded.config.collect.root;
+    let no_root = || format!("there is no directory {} here: without it nothing is collected", root.display());
+    let of_root = (!root.is_dir()).then(no_root).and_then(|why| loaded.doubt("collect.root", &why));
+    let store = &loaded.config.store.path;
+    let no_store = || format!("{} is a file here: the store needs a directory of its own", store.display());
+    let is_taken = store.exists() && !store.is_dir();
+    let of_store = is_taken.then(no_store).and_then(|why| loaded.doubt("store.path", &why));
+    of_store.into_iter().chain(of_root).chain(of_files).collect()
 }
 
 /// Says what is doubtful, a line each.
@@ -106,6 +114,21 @@ mod tests {
         ];
         let told: Vec<&str> = err.lines().filter(|line| line.contains("/no/")).collect();
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_root_that_is_not_there_and_a_store_that_is_a_file_are_warned_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let paths = format!("[store]\npath = {file:?}\n[collect]\nroot = \"/nonexist\"\n");
+        let (code, _, err) = checked(&format!("[mqtt]\nurl = \"mqtt://broker\"\n{paths}"));
+        assert_eq!(code, DONE);
+        for expected in
+            [":4: warning: store.path: /", ":6: warning: collect.root: there is no directory /nonexist here"]
+        {
+            assert!(err.contains(expected), "{err}");
+        }
     }
 
     #[test]
