@@ -20,8 +20,9 @@ use serde_json::{Value as Json, json};
 
 use common::agent::{export, seqs};
 use common::backlog::fill;
+use common::broker::SHORT_BYTES;
 use common::process::output_of;
-use common::{Agent, Broker, Gateway, Message, Software, World, tool};
+use common::{Access, Agent, Broker, Gateway, Message, Software, Tree, World, tool};
 
 /// Samples that wait when the broker comes back, at least.
 const BACKLOG: u64 = 50;
@@ -30,6 +31,9 @@ const OLD_SAMPLES: u64 = 6_000;
 /// After how many of them the broker goes: some acknowledgements have arrived by then whatever the broker delays them
 /// for, since no more than a window's worth of samples is ever under way.
 const OLD_SAMPLES_FIRST: usize = 1_500;
+/// What is too long for a broker is tried so often, at most: attributes and an event once, samples and a result at half
+/// their length each time.
+const REFUSALS_MAX: usize = 16;
 /// How long a backlog may take to arrive.
 const DRAIN_BOUND: Duration = Duration::from_secs(60);
 
@@ -166,4 +170,34 @@ fn a_session_that_the_broker_dropped_while_it_ran_is_made_anew() {
     let link = connected(&world, mark);
     assert_eq!(link["session_present"], false, "{link}");
     obeys(&world, &gateway);
+}
+
+#[test]
+fn a_mosquitto_that_takes_only_short_messages_and_never_said_so_gets_all_that_fits() {
+    let world = World::around(Broker::start(Access::OpenToShortMessages));
+    let tree = Tree::new();
+    let site = "x".repeat(SHORT_BYTES);
+    // Twenty samples in a message are too many, one is not.
+    let gateway = world.gateway("gw-short").measuring(&tree).with(FAST).with(&format!(
+        "[telemetry]\npublish_interval = \"2s\"\n[collect.link]\nenabled = false\n[collect.host]\nenabled = false\n\
+         [device.attributes]\nsite = \"{site}\"\n[remediation]\nallow = [\"run\"]"
+    ));
+    gateway.runbook("chatty", "head -c 8000 /dev/zero | tr '\\0' x; echo the end");
+    let _agent = obedient(&world, &gateway);
+
+    tree.kernel_says(3, 1, &"long ".repeat(200));
+    let fits = |message: &Message| message.leaf() == "events" && message.body["name"] == "records_dropped";
+    let dropped = world.fleet.wait_for("what was too long to be told", fits);
+    assert_eq!(dropped.body["audit"]["reason"], "too_large", "{dropped:?}");
+
+    let id = world.order("gw-short", "run", json!({"runbook": "chatty"}));
+    let result = world.fleet.result(&id, "SUCCEEDED");
+    assert!(result["output"].as_str().is_some_and(|output| output.trim_end().ends_with("the end")), "{result}");
+
+    let mark = world.fleet.mark();
+    let sample = world.fleet.sample_since(mark, "gw-short", "a sample", |sample| !sample["agent"]["dropped"].is_null());
+    assert_eq!(sample["agent"]["dropped"], json!({"too_large": 1}), "{sample}");
+    assert!(world.fleet.so_far().iter().all(|message| message.leaf() != "attributes"));
+    // mosquitto 2.0.11 hangs up on what it refuses, if it has max_queued_messages 0: that is once for each length tried.
+    assert!(world.broker.accepted("gw-short") <= REFUSALS_MAX, "{} connections", world.broker.accepted("gw-short"));
 }

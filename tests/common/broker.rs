@@ -13,6 +13,9 @@ use super::pki::{Authority, Key};
 use super::process::{Process, Stream, output_of, tool};
 use super::software::{Ports, Software};
 
+/// What a message may have with [`Access::OpenToShortMessages`].
+pub const SHORT_BYTES: usize = 1_200;
+
 /// Who may connect to the listener for gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -20,6 +23,8 @@ pub enum Access {
     Open,
     /// Everybody, but nothing is retained.
     OpenWithoutRetain,
+    /// Everybody, but no message of more than [`SHORT_BYTES`], which it tells nobody.
+    OpenToShortMessages,
     /// User `gateway` with the password `right`.
     Password,
     /// TLS with a certificate of the broker's own CA on both sides; the client's name is taken from it.
@@ -154,6 +159,7 @@ fn prepare(access: Access, dir: &Path) -> (String, Option<Authority>) {
     let config = match access {
         Access::Open => "allow_anonymous true".to_owned(),
         Access::OpenWithoutRetain => "allow_anonymous true\nretain_available false".to_owned(),
+        Access::OpenToShortMessages => format!("allow_anonymous true\nmessage_size_limit {SHORT_BYTES}"),
         Access::Password => password,
         Access::MutualTls => format!("require_certificate true\nuse_identity_as_username true\n{tls}"),
         Access::TlsPassword => format!("{password}\n{tls}"),

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::broker::{Case, Heard};
-use super::common::{Gateway, PREFIX};
+use super::common::{Gateway, PREFIX, SOON};
 use super::packet::{self, Packet, Publish};
 
 /// A publish is given up on after 30 s without a PUBACK, and the slowest link that is waited for may write as long
@@ -148,6 +150,46 @@ fn no_packet_is_larger_than_the_broker_takes() {
     }
     assert!(too_large.is_empty(), "over {PACKET_MAX} B: {too_large:?}");
     assert_eq!(presence, 1, "what fits is still sent");
+}
+
+#[test]
+fn an_answer_that_refuses_costs_what_it_refuses_and_not_the_connection_whatever_its_code() {
+    let case = Case::new("MQTT 5 reason codes of PUBACK and SUBACK, known or not");
+    let broker = case.broker();
+    let _agent = Gateway::new("gw-codes", &broker.url()).start();
+    let mut conn = broker.welcome(false);
+    conn.manners.suback = false;
+    // 0x95 is too large and 0x87 not authorized. A reason string and a user property, a property that the standard
+    // doesn't have, no properties at all; codes that it doesn't have.
+    let too_large = [&[0x95, 12][..], b"\x1f\0\x02no", b"\x26\0\x01a\0\x01b"].concat();
+    let mut refusals = BTreeMap::from([
+        ("presence", vec![&[0xff][..]]),
+        ("attributes", vec![&[0x9e, 0]]),
+        ("telemetry", vec![&too_large, &[0x95], &[0x87, 2, 0x7d, 1]]),
+    ]);
+    let mut refused = BTreeSet::new();
+    let dropped = loop {
+        let Heard::Packet(packet, _) = conn.hear(SOON) else { panic!("closed, or silent, over {refused:?}") };
+        let Packet::Publish(publish) = &packet else {
+            if let Packet::Subscribe { pkid, .. } = &packet {
+                conn.send(&packet::suback(conn.level, *pkid, &[0xfe]));
+            }
+            conn.answer(&packet);
+            continue;
+        };
+        if let Some(code) = refusals.get_mut(publish.leaf()).and_then(Vec::pop) {
+            conn.send(&packet::framed(0x40, &[&publish.pkid.to_be_bytes()[..], code].concat()));
+            refused.insert(publish.topic.clone());
+            continue;
+        }
+        conn.answer(&packet);
+        let dropped = publish.json()["samples"][0]["agent"]["dropped"].clone();
+        if dropped["too_large"].is_u64() && dropped["not_authorized"].is_u64() {
+            break dropped;
+        }
+    };
+    assert_eq!(dropped, json!({"too_large": 2, "not_authorized": 1}));
+    assert_eq!(refused.len(), 3, "{refused:?}");
 }
 
 #[test]

@@ -211,7 +211,7 @@ async fn publish(args: &SendArgs, client: &mut Client, token: String, err: &mut 
             writeln!(err, "fieldmedic: the broker has the command, but nobody is subscribed to {topic}")?;
             Ok(())
         }
-        refused => bail!("the broker refuses to take a command on {topic}: {refused:?}; check its ACL"),
+        refused => bail!("the broker refuses to take a command on {topic} ({refused}): check its ACL"),
     }
 }
 

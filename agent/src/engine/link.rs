@@ -90,6 +90,8 @@ pub enum Signal {
         cargo: Cargo,
         /// What became of it.
         reason: AckReason,
+        /// Bytes of its topic and payload.
+        bytes: usize,
     },
     /// The connection is gone.
     Down {

@@ -306,8 +306,26 @@ pub enum AckReason {
     TopicNameInvalid,
     /// The broker refuses the payload.
     PayloadFormatInvalid,
-    /// Over quota: later.
+    /// It is larger than the broker takes, whatever CONNACK said.
+    TooLarge,
+    /// Over quota, or too fast: later.
     QuotaExceeded,
-    /// Not said, or something else.
-    Unspecified,
+    /// Another code that refuses it, and says nothing that could be acted on.
+    Other(u8),
+}
+
+/// Why it refuses a publish, for a human.
+impl fmt::Display for AckReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Success => "success",
+            Self::NoMatchingSubscribers => "no matching subscribers",
+            Self::NotAuthorized => "not authorized",
+            Self::TopicNameInvalid => "topic name invalid",
+            Self::PayloadFormatInvalid => "payload format invalid",
+            Self::TooLarge => "packet too large",
+            Self::QuotaExceeded => "quota exceeded",
+            Self::Other(code) => return write!(f, "reason code {code:#04x}"),
+        })
+    }
 }

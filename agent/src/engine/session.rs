@@ -43,6 +43,9 @@ pub(super) struct Session {
     pub(super) flow: Flow,
     /// What a sample took in the last message: how many go into the next.
     sample_bytes: usize,
+    /// Samples go in messages of so many bytes: a broker refused a longer one as too large. It holds over connections,
+    /// because such a broker may hang up as well.
+    samples_bytes_max: Option<usize>,
     refused: Refused,
     suspects: Suspects,
     refusal_logged: bool,
@@ -175,7 +178,7 @@ impl Engine {
                 };
                 self.with_commands(now, |commands, facts| commands.receive(facts, Err(refusal), pkid));
             }
-            Signal::Answered { cargo, reason } => self.answered(now, cargo, reason),
+            Signal::Answered { cargo, reason, bytes } => self.answered(now, cargo, reason, bytes),
             Signal::Down { fault, online, unanswered } => {
                 self.suspect(now, unanswered);
                 self.down(now, fault, online, retry_in);

@@ -62,6 +62,13 @@ impl Suspects {
         }
     }
 
+    /// The broker said of one that it does not take it. It may have hung up as well, and would each time.
+    pub(super) fn refused_retained(&mut self, retained: &Cargo) {
+        if let Some(strikes) = self.strikes_mut(retained) {
+            *strikes = Some(STRIKES_MAX);
+        }
+    }
+
     const fn strikes(&self, retained: &Cargo) -> Option<u8> {
         match retained {
             Cargo::Presence => self.presence,

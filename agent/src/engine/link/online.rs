@@ -273,7 +273,7 @@ impl Online {
         self.answered = true;
         // That little is answered quickly says nothing of much.
         self.quick = rtt <= QUICK && (self.quick || bytes_then >= INFLIGHT_BYTES_MAX / 2);
-        Some(Signal::Answered { cargo, reason })
+        Some(Signal::Answered { cargo, reason, bytes })
     }
 
     /// A ping is due when either side has been silent for a keep-alive: the broker wants to hear us, and we it.

@@ -16,25 +16,40 @@ use crate::engine::time::Now;
 const QUOTA_PAUSE: Duration = Duration::from_secs(10);
 /// The same for what the broker is to keep: nothing waits behind that, and it may be refused for ever.
 const RETAINED_PAUSE: Duration = Duration::from_secs(300);
-/// A record that the broker refused so often without saying why is set aside.
+/// A record that the broker refused so often, without saying why or however short it was made, is set aside.
 const REFUSALS_MAX: u8 = 5;
 /// Refused messages whose refusals are counted: the newest of more begin anew, until the older are set aside.
 const REFUSED_MAX: usize = 64;
 
-/// The messages that the broker refused without saying why, by their first record, and how often.
+/// The messages that the broker refused, but not for good, by their first record.
 #[derive(Debug, Default)]
-pub(super) struct Refused(BTreeMap<(Class, u64), u8>);
+pub(super) struct Refused(BTreeMap<(Class, u64), Refusals>);
+
+/// How one was refused.
+#[derive(Debug, Default)]
+struct Refusals {
+    times: u8,
+    /// It was too large: next time it has no more.
+    bytes_max: Option<usize>,
+}
 
 impl Refused {
-    /// How often the message that begins with this record has been refused, with this time.
-    fn again(&mut self, class: Class, first: u64) -> u8 {
-        let times = self.0.entry((class, first)).or_default();
-        *times = times.saturating_add(1);
-        let times = *times;
+    /// How often the message that begins with this record has been refused, with this time; `too_large`: with so many
+    /// bytes, for that reason.
+    fn again(&mut self, class: Class, first: u64, too_large: Option<usize>) -> u8 {
+        let refusals = self.0.entry((class, first)).or_default();
+        refusals.times = refusals.times.saturating_add(1);
+        refusals.bytes_max = too_large.map(|bytes| bytes / 2).or(refusals.bytes_max);
+        let times = refusals.times;
         if self.0.len() > REFUSED_MAX {
             self.0.pop_last();
         }
         times
+    }
+
+    /// How long the message that begins with this record may be, where it was too large.
+    pub(super) fn bytes_max(&self, class: Class, first: u64) -> Option<usize> {
+        self.0.get(&(class, first))?.bytes_max
     }
 
     /// It was taken, or set aside.
@@ -44,18 +59,12 @@ impl Refused {
 }
 
 impl Engine {
-    pub(super) fn answered(&mut self, now: Now, cargo: Cargo, reason: AckReason) {
-        let Cargo::Records { class, seqs } = cargo else {
-            self.session.suspects.answered_retained(&cargo);
-            self.link.set_careful(self.session.suspects.is_careful());
-            if !matches!(reason, AckReason::Success | AckReason::NoMatchingSubscribers) {
-                self.log_refusal(reason);
-            }
-            if matches!(reason, AckReason::QuotaExceeded | AckReason::Unspecified) {
-                self.say_later(now, &cargo);
-            }
-            return;
-        };
+    pub(super) fn answered(&mut self, now: Now, cargo: Cargo, reason: AckReason, bytes: usize) {
+        if !matches!(reason, AckReason::Success | AckReason::NoMatchingSubscribers) {
+            self.log_refusal(reason, bytes);
+        }
+        let Cargo::Records { class, seqs } = cargo else { return self.answered_retained(now, &cargo, reason) };
+        let first = seqs.first().copied().unwrap_or_default();
         match reason {
             AckReason::Success | AckReason::NoMatchingSubscribers => {
                 for seq in seqs {
@@ -65,21 +74,44 @@ impl Engine {
                 }
                 self.link.set_careful(self.session.suspects.is_careful());
             }
-            AckReason::NotAuthorized => self.set_aside(class, &seqs, "not_authorized", reason),
-            AckReason::TopicNameInvalid => self.set_aside(class, &seqs, "topic_name_invalid", reason),
-            AckReason::PayloadFormatInvalid => self.set_aside(class, &seqs, "payload_format_invalid", reason),
-            AckReason::QuotaExceeded => self.try_later(now, class, &seqs, reason),
-            AckReason::Unspecified => {
-                let first = seqs.first().copied().unwrap_or_default();
-                let is_final = self.session.refused.again(class, first) >= REFUSALS_MAX;
-                // What is to be sent again anyway, because one before it was refused, waits for its own turn.
-                if is_final && self.outbox.is_in_flight(class, first) {
-                    self.set_aside(class, &seqs, "refused", reason);
-                } else {
-                    self.try_later(now, class, &seqs, reason);
-                }
+            AckReason::NotAuthorized => self.set_aside(class, &seqs, "not_authorized"),
+            AckReason::TopicNameInvalid => self.set_aside(class, &seqs, "topic_name_invalid"),
+            AckReason::PayloadFormatInvalid => self.set_aside(class, &seqs, "payload_format_invalid"),
+            // CONNACK said nothing of it: mosquitto's message_size_limit. Each sample may fit in a message of its own …
+            AckReason::TooLarge if seqs.len() > 1 => {
+                let most = self.session.samples_bytes_max.unwrap_or(usize::MAX).min(bytes / 2);
+                self.session.samples_bytes_max = Some(most);
+                self.outbox.rewind(class, first);
             }
+            // … and how a command ended is told without all that it printed.
+            AckReason::TooLarge if class == Class::Results && !self.is_final(class, first, Some(bytes)) => {
+                self.outbox.rewind(class, first);
+            }
+            AckReason::TooLarge => self.set_aside(class, &seqs, "too_large"),
+            AckReason::Other(_) if self.is_final(class, first, None) => self.set_aside(class, &seqs, "refused"),
+            AckReason::QuotaExceeded | AckReason::Other(_) => self.try_later(now, class, first),
         }
+    }
+
+    fn answered_retained(&mut self, now: Now, cargo: &Cargo, reason: AckReason) {
+        self.session.suspects.answered_retained(cargo);
+        self.link.set_careful(self.session.suspects.is_careful());
+        match reason {
+            AckReason::QuotaExceeded | AckReason::Other(_) => self.say_later(now, cargo),
+            // It would be as large the next time: not at each change, nor at each connection.
+            AckReason::TooLarge => {
+                self.session.suspects.refused_retained(cargo);
+                self.leave_out(now, cargo);
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts a refusal of the message that begins with this record, and says whether it was the last.
+    fn is_final(&mut self, class: Class, first: u64, too_large: Option<usize>) -> bool {
+        let is_final = self.session.refused.again(class, first, too_large) >= REFUSALS_MAX;
+        // What is to be sent again anyway, because one before it was refused, waits for its own turn.
+        is_final && self.outbox.is_in_flight(class, first)
     }
 
     /// The broker closed the connection: perhaps it dislikes what it had not answered yet.
@@ -110,33 +142,42 @@ impl Engine {
     /// What the broker keeps of us is as old as the last that it took: it is said again, as a record would be sent
     /// again.
     fn say_later(&mut self, now: Now, cargo: &Cargo) {
-        let at = Some(now.mono.after(RETAINED_PAUSE));
         if matches!(cargo, Cargo::Presence) {
-            (self.session.presence_due, self.session.presence_at) = (true, at);
+            self.session.presence_due = true;
         } else {
             self.attributes.touch();
+        }
+        self.leave_out(now, cargo);
+    }
+
+    /// Not before a pause, whatever there is to say meanwhile.
+    fn leave_out(&mut self, now: Now, cargo: &Cargo) {
+        let at = Some(now.mono.after(RETAINED_PAUSE));
+        if matches!(cargo, Cargo::Presence) {
+            self.session.presence_at = at;
+        } else {
             self.session.attributes_at = self.session.attributes_at.max(at);
         }
     }
 
-    fn set_aside(&mut self, class: Class, seqs: &[u64], why: &'static str, reason: AckReason) {
-        self.log_refusal(reason);
+    fn set_aside(&mut self, class: Class, seqs: &[u64], why: &'static str) {
         for seq in seqs {
             self.session.refused.forget(class, *seq);
             self.outbox.set_aside(class, *seq, why);
         }
     }
 
-    fn try_later(&mut self, now: Now, class: Class, seqs: &[u64], reason: AckReason) {
-        self.log_refusal(reason);
-        if let Some(first) = seqs.first() {
-            self.outbox.rewind(class, *first);
-        }
+    fn try_later(&mut self, now: Now, class: Class, first: u64) {
+        self.outbox.rewind(class, first);
         self.session.flow.pause(class, now.mono.after(QUOTA_PAUSE));
     }
 
-    fn log_refusal(&mut self, reason: AckReason) {
-        self.log_once(format!("broker: it refuses a publish with {reason:?}: check its ACL for our topics"));
+    fn log_refusal(&mut self, reason: AckReason, bytes: usize) {
+        let advice = match reason {
+            AckReason::TooLarge => "raise its limit, which it did not announce (mosquitto: message_size_limit)",
+            _ => "check its ACL for our topics",
+        };
+        self.log_once(format!("broker: it refuses a publish of {bytes} B ({reason}): {advice}"));
     }
 
     /// Once a connection: a broker that denies everything must not fill the log.

@@ -110,7 +110,8 @@ impl Engine {
         // detail.
         for _ in 0..2 {
             let Body::Result(result @ CommandResult { part: None, .. }) = &mut record.body else { break };
-            let surplus = self.surplus(&payload, leaf);
+            let refused = self.session.refused.bytes_max(class, seq).unwrap_or(usize::MAX);
+            let surplus = self.surplus(&payload, leaf).max(payload.len().saturating_sub(refused));
             if surplus == 0 {
                 break;
             }
@@ -199,7 +200,8 @@ impl Engine {
     /// The longest payload of more than one sample: what the link carries and the broker takes.
     fn message_bytes_max(&self) -> usize {
         let overhead = self.topic_len("telemetry") + Publish::OVERHEAD_MAX;
-        self.link.packet_max().saturating_sub(overhead).min(MESSAGE_BYTES_MAX)
+        let most = self.session.samples_bytes_max.unwrap_or(MESSAGE_BYTES_MAX).min(MESSAGE_BYTES_MAX);
+        self.link.packet_max().saturating_sub(overhead).min(most)
     }
 
     /// Sends records that were taken from the outbox, or sets them aside where the broker would hang up on them.

@@ -23,6 +23,7 @@ mod starting;
 mod store;
 mod thinning;
 mod times;
+mod too_large;
 mod trial;
 mod trouble;
 mod world;

@@ -398,7 +398,7 @@ fn more_is_under_way_while_the_broker_answers_quickly_and_no_more_once_it_is_slo
 fn records_of_one_window_that_the_broker_keeps_refusing_are_all_set_aside() {
     let mut world = World::new();
     world.advance(SECOND);
-    world.ack_reason = AckReason::Unspecified;
+    world.ack_reason = AckReason::Other(0x80);
     world.input(Input::Errors(super::invariants::error_batch("alpha")));
     world.input(Input::Errors(super::invariants::error_batch("beta")));
     world.advance(120 * SECOND);

@@ -496,6 +496,17 @@ impl World {
                     "{}: the broker would hang up",
                     publish.topic
                 );
+                if self.trouble.takes_bytes.is_some_and(|most| publish.payload.len() > most) {
+                    self.trouble.too_long.push(publish.topic);
+                    let packet = Packet::PubAck { pkid: publish.pkid, reason: AckReason::TooLarge };
+                    self.queue.push_back(Input::Packet { id, packet });
+                    if self.trouble.hangs_up_over_length {
+                        self.connection = None;
+                        let (fault, retry_in) = (fault(LinkFaultKind::Server), Duration::from_secs(1));
+                        self.queue.push_back(Input::LinkDown { id, fault, retry_in });
+                    }
+                    return;
+                }
                 let body: Json = serde_json::from_slice(&publish.payload).unwrap();
                 let is_disliked = self.trouble.hangs_up_over_topics.iter().any(|leaf| publish.topic.ends_with(leaf));
                 if is_disliked || self.trouble.hangs_up_over.is_some_and(|seq| holds(&body, seq)) {

@@ -4,6 +4,7 @@
 //! nothing of it is buffered but the topic. It knows no session, and it must not panic whatever arrives: rumqttc is
 //! only ever given one whole frame, so that it can't wait for bytes that won't come.
 
+mod answer;
 mod v311;
 mod v5;
 
@@ -170,9 +171,10 @@ impl Codec {
             return Ok(None);
         }
         let frame = input.split_to(len);
-        let decoded = match self.version {
-            Version::V311 => v311::read(&header, frame),
-            Version::V5 => v5::read(&header, frame),
+        let decoded = match (answer::read(self.version, &header, &frame), self.version) {
+            (Some(read), _) => read,
+            (None, Version::V311) => v311::read(&header, frame),
+            (None, Version::V5) => v5::read(&header, frame),
         };
         decoded.map(Some).map_err(|detail| header.malformed(detail))
     }
@@ -206,6 +208,12 @@ enum Kind {
     Connect,
     ConnAck,
     Publish,
+    PubAck,
+    PubRec,
+    PubRel,
+    PubComp,
+    SubAck,
+    UnsubAck,
     Disconnect,
     Other(u8),
 }
@@ -216,6 +224,12 @@ impl Kind {
             1 => Self::Connect,
             2 => Self::ConnAck,
             3 => Self::Publish,
+            4 => Self::PubAck,
+            5 => Self::PubRec,
+            6 => Self::PubRel,
+            7 => Self::PubComp,
+            9 => Self::SubAck,
+            11 => Self::UnsubAck,
             14 => Self::Disconnect,
             other => Self::Other(other),
         }
@@ -226,15 +240,15 @@ impl Kind {
             Self::Connect => "CONNECT",
             Self::ConnAck => "CONNACK",
             Self::Publish => "PUBLISH",
+            Self::PubAck => "PUBACK",
+            Self::PubRec => "PUBREC",
+            Self::PubRel => "PUBREL",
+            Self::PubComp => "PUBCOMP",
+            Self::SubAck => "SUBACK",
+            Self::UnsubAck => "UNSUBACK",
             Self::Disconnect => "DISCONNECT",
-            Self::Other(4) => "PUBACK",
-            Self::Other(5) => "PUBREC",
-            Self::Other(6) => "PUBREL",
-            Self::Other(7) => "PUBCOMP",
             Self::Other(8) => "SUBSCRIBE",
-            Self::Other(9) => "SUBACK",
             Self::Other(10) => "UNSUBSCRIBE",
-            Self::Other(11) => "UNSUBACK",
             Self::Other(12) => "PINGREQ",
             Self::Other(13) => "PINGRESP",
             Self::Other(15) => "AUTH",
@@ -257,14 +271,8 @@ struct Header {
 impl Header {
     fn parse(input: &[u8]) -> Result<Option<Self>, CodecError> {
         let Some((&first, rest)) = input.split_first() else { return Ok(None) };
-        let mut body = 0;
-        for (index, &byte) in rest.iter().take(LENGTH_BYTES_MAX).enumerate() {
-            body |= usize::from(byte & 0x7f) << (7 * index);
-            if byte & 0x80 == 0 {
-                return Ok(Some(Self { first, kind: Kind::of(first), len: 2 + index, body }));
-            }
-        }
-        if rest.len() >= LENGTH_BYTES_MAX { Err(CodecError::Length) } else { Ok(None) }
+        let Some((body, len)) = read_length(rest)? else { return Ok(None) };
+        Ok(Some(Self { first, kind: Kind::of(first), len: 1 + len, body }))
     }
 
     const fn frame_len(&self) -> usize {
@@ -293,6 +301,18 @@ impl Header {
         let pkid = if has_pkid { read_u16(body, topic_end).unwrap_or_default() } else { 0 };
         Ok(Some((topic.to_owned(), pkid)))
     }
+}
+
+/// A variable byte integer (1.5.5), and how many bytes it takes; `None`: it isn't there yet.
+fn read_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, CodecError> {
+    let mut value = 0;
+    for (index, &byte) in bytes.iter().take(LENGTH_BYTES_MAX).enumerate() {
+        value |= usize::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Ok(Some((value, index + 1)));
+        }
+    }
+    if bytes.len() >= LENGTH_BYTES_MAX { Err(CodecError::Length) } else { Ok(None) }
 }
 
 fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {

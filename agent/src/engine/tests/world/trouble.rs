@@ -32,6 +32,12 @@ pub(super) struct Trouble {
     pub(super) hangs_up_over: Option<u64>,
     /// And over each message of these topics.
     pub(super) hangs_up_over_topics: Vec<&'static str>,
+    /// The broker refuses what is longer, and does not say so in CONNACK.
+    pub(super) takes_bytes: Option<usize>,
+    /// After that it hangs up.
+    pub(super) hangs_up_over_length: bool,
+    /// Topics of what it refused so.
+    pub(super) too_long: Vec<String>,
     /// What asks for topics does not reach the broker.
     pub(super) loses_subscribes: bool,
     /// The broker grants no topic.
@@ -96,6 +102,22 @@ impl World {
     /// The broker closes the connection over each message of these topics.
     pub(in crate::engine::tests) fn hang_up_over_topics(&mut self, leaves: &[&'static str]) {
         self.trouble.hangs_up_over_topics = leaves.to_vec();
+    }
+
+    /// The broker refuses each message whose payload is longer, and has never said so.
+    pub(in crate::engine::tests) fn take_bytes(&mut self, most: usize) {
+        self.trouble.takes_bytes = Some(most);
+    }
+
+    /// The same, and then it hangs up, as mosquitto does with `max_queued_messages 0`.
+    pub(in crate::engine::tests) fn take_bytes_or_hang_up(&mut self, most: usize) {
+        self.take_bytes(most);
+        self.trouble.hangs_up_over_length = true;
+    }
+
+    /// How many messages of this topic it refused for their length.
+    pub(in crate::engine::tests) fn too_long(&self, leaf: &str) -> usize {
+        self.trouble.too_long.iter().filter(|topic| topic.ends_with(leaf)).count()
     }
 
     /// Answers one of the publishes that were withheld: the nth in the order of sending.

@@ -118,8 +118,10 @@ fn any_reason(version: Version) -> impl Strategy<Value = AckReason> {
         AckReason::NotAuthorized,
         AckReason::TopicNameInvalid,
         AckReason::PayloadFormatInvalid,
+        AckReason::TooLarge,
         AckReason::QuotaExceeded,
-        AckReason::Unspecified,
+        AckReason::Other(0x80),
+        AckReason::Other(0xff),
     ];
     let known = if version == Version::V5 { all.len() } else { 1 };
     proptest::sample::select(all[..known].to_vec())
@@ -287,17 +289,70 @@ fn any_other_packet_over_the_limit_is_an_error_before_it_is_read() {
 
 #[test]
 fn a_disconnect_that_can_not_be_read_is_a_disconnect() {
-    let cases: [(&[u8], &str); 5] = [
+    let cases: [(&[u8], &str); 6] = [
         (&[0xe0, 0], "normal"),
         (&[0xe0, 1, 0x8e], "session taken over"),
         (&[0xe0, 1, 0x77], "reason 119"),
-        (&[0xe0, 3, 0x98, 9, 9], "unreadable: "),
+        (&[0xe0, 3, 0x98, 9, 9], "administrative action"),
+        (&[0xe0, 4, 0x77, 2, 9, 9], "reason 119"),
         (&[0xe0, 8, 0x87, 6, 31, 0, 3, b'n', b'o', b'!'], "not authorized: no!"),
     ];
     for (bytes, expected) in cases {
         let decoded = Codec::new(Version::V5, LIMIT).decode(&mut BytesMut::from(bytes));
         let Ok(Some(Packet::Disconnect { reason, .. })) = decoded else { panic!("{bytes:x?}: {decoded:?}") };
         assert!(reason.starts_with(expected), "{bytes:x?}: {reason}");
+    }
+}
+
+#[test]
+fn a_puback_is_read_whatever_its_code_and_whatever_it_says_beside_it() {
+    let said = [&[0x40, 16, 0, 7, 0x87, 12][..], b"\x1f\0\x02no", b"\x26\0\x01a\0\x01b"].concat();
+    let cases: [(&[u8], AckReason); 9] = [
+        (&[0x40, 2, 0, 7], AckReason::Success),
+        (&[0x40, 3, 0, 7, 0x10], AckReason::NoMatchingSubscribers),
+        (&[0x40, 4, 0, 7, 0x01, 0], AckReason::Success),
+        (&[0x40, 3, 0, 7, 0x95], AckReason::TooLarge),
+        (&[0x40, 4, 0, 7, 0x96, 0], AckReason::QuotaExceeded),
+        (&[0x40, 4, 0, 7, 0x9e, 0], AckReason::Other(0x9e)),
+        (&[0x40, 3, 0, 7, 0xff], AckReason::Other(0xff)),
+        // A property that the standard doesn't have.
+        (&[0x40, 6, 0, 7, 0x97, 2, 0x7d, 1], AckReason::QuotaExceeded),
+        (&said, AckReason::NotAuthorized),
+    ];
+    for (bytes, reason) in cases {
+        let decoded = Codec::new(Version::V5, LIMIT).decode(&mut BytesMut::from(bytes));
+        assert_eq!(decoded, Ok(Some(Packet::PubAck { pkid: 7, reason })), "{bytes:x?}");
+    }
+}
+
+#[test]
+fn a_subscription_is_granted_or_refused_by_each_of_its_codes_known_or_not() {
+    let read = |version, bytes: &[u8]| Codec::new(version, LIMIT).decode(&mut BytesMut::from(bytes));
+    let answer = |granted| Ok(Some(Packet::SubAck { pkid: 7, granted }));
+    let (refused, later) = (Err(SubscribeRefusal::Unspecified), Err(SubscribeRefusal::QuotaExceeded));
+    let of_each = read(Version::V5, &[0x90, 7, 0, 7, 0, 1, 0x87, 0xff, 0x97]);
+    assert_eq!(of_each, answer(vec![Ok(1), refused, refused, later]));
+    let with_a_property = read(Version::V5, &[0x90, 6, 0, 7, 2, 0x7d, 1, 2]);
+    assert_eq!(with_a_property, answer(vec![Ok(2)]));
+    let older = read(Version::V311, &[0x90, 5, 0, 7, 0, 0x80, 0x87]);
+    assert_eq!(older, answer(vec![Ok(0), refused, refused]));
+    let taken_back = read(Version::V5, &[0xb0, 6, 0, 7, 0, 0, 0x11, 0x9f]);
+    assert_eq!(taken_back, Ok(Some(Packet::UnsubAck { pkid: 7, existed: vec![true, false, false] })));
+}
+
+#[test]
+fn a_refused_connection_is_one_whatever_the_code_and_whatever_is_said_beside_it() {
+    let cases: [(&[u8], ConnectCode); 5] = [
+        (&[0x20, 3, 0, 0x86, 0], ConnectCode::BadCredentials),
+        (&[0x20, 2, 0, 0x87], ConnectCode::NotAuthorized),
+        (&[0x20, 5, 0, 0x9a, 2, 0x7d, 1], ConnectCode::RetainNotSupported),
+        (&[0x20, 3, 0, 0xee, 0], ConnectCode::Other("reason code 0xee".to_owned())),
+        (&[0x20, 2, 0, 0xee], ConnectCode::Other("reason code 0xee".to_owned())),
+    ];
+    for (bytes, expected) in cases {
+        let decoded = Codec::new(Version::V5, LIMIT).decode(&mut BytesMut::from(bytes));
+        let Ok(Some(Packet::ConnAck(ack))) = decoded else { panic!("{bytes:x?}: {decoded:?}") };
+        assert_eq!(ack.code, expected, "{bytes:x?}");
     }
 }
 

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use rumqttc::mqttbytes::{QoS, v4};
 
 use super::{Header, Kind, read_short_connack, write_publish_head};
-use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, SubscribeRefusal, Version};
+use crate::engine::packet::{ConnAck, Connect, ConnectCode, Packet, Publish, Version};
 
 pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, String> {
     if header.kind == Kind::Disconnect {
@@ -19,25 +19,17 @@ pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, Strin
         v4::Packet::Connect(connect) => Packet::Connect(Box::new(from_connect(connect))),
         v4::Packet::ConnAck(_) => return Err("its length is not 4 B".to_owned()),
         v4::Packet::Publish(publish) => Packet::Publish(from_publish(publish)),
-        v4::Packet::PubAck(ack) => Packet::PubAck { pkid: ack.pkid, reason: AckReason::Success },
-        v4::Packet::PubRec(rec) => Packet::PubRec { pkid: rec.pkid },
-        v4::Packet::PubRel(rel) => Packet::PubRel { pkid: rel.pkid },
-        v4::Packet::PubComp(comp) => Packet::PubComp { pkid: comp.pkid },
         v4::Packet::Subscribe(subscribe) => Packet::Subscribe {
             pkid: subscribe.pkid,
             filters: subscribe.filters.into_iter().map(|filter| (filter.path, filter.qos as u8)).collect(),
             identifier: None,
         },
-        v4::Packet::SubAck(ack) => {
-            Packet::SubAck { pkid: ack.pkid, granted: ack.return_codes.into_iter().map(granted).collect() }
-        }
         v4::Packet::Unsubscribe(unsubscribe) => {
             Packet::Unsubscribe { pkid: unsubscribe.pkid, filters: unsubscribe.topics }
         }
-        v4::Packet::UnsubAck(ack) => Packet::UnsubAck { pkid: ack.pkid, existed: Vec::new() },
         v4::Packet::PingReq => Packet::PingReq,
         v4::Packet::PingResp => Packet::PingResp,
-        v4::Packet::Disconnect => Packet::Disconnect { reason: "normal".to_owned(), session_expiry_s: None },
+        _ => return Err("it is not expected".to_owned()),
     })
 }
 
@@ -150,13 +142,6 @@ fn from_publish(publish: v4::Publish) -> Publish {
         dup: publish.dup,
         pkid: publish.pkid,
         properties: None,
-    }
-}
-
-fn granted(code: v4::SubscribeReasonCode) -> Result<u8, SubscribeRefusal> {
-    match code {
-        v4::SubscribeReasonCode::Success(qos) => Ok(qos as u8),
-        v4::SubscribeReasonCode::Failure => Err(SubscribeRefusal::Unspecified),
     }
 }
 

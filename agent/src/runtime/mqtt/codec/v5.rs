@@ -8,10 +8,8 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5;
 use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode as Bye;
 
-use super::{Header, Kind, read_short_connack, write_publish_head};
-use crate::engine::packet::{
-    AckReason, ConnAck, Connect, ConnectCode, Packet, Properties, Publish, SubscribeRefusal, Version,
-};
+use super::{Header, Kind, answer, read_short_connack, write_publish_head};
+use crate::engine::packet::{ConnAck, Connect, ConnectCode, Packet, Properties, Publish, SubscribeRefusal, Version};
 
 /// Reasons of DISCONNECT (3.14.2.1) in words. What has none here is sent as "unspecified error".
 const REASONS: [(&str, Bye); 29] = [
@@ -51,36 +49,24 @@ pub(super) fn read(header: &Header, mut frame: BytesMut) -> Result<Packet, Strin
         let (reason, session_expiry_s) = read_disconnect(header, frame);
         return Ok(Packet::Disconnect { reason, session_expiry_s });
     }
-    if let (Kind::ConnAck, &[_, 2, flags, code @ 0..=5]) = (header.kind, frame.as_ref()) {
-        return Ok(Packet::ConnAck(read_short_connack(flags, code)));
+    if header.kind == Kind::ConnAck {
+        return read_connack(header, frame).map(Packet::ConnAck);
     }
     let packet = v5::Packet::read(&mut frame, None).map_err(|error| error.to_string())?;
     Ok(match packet {
         v5::Packet::Connect(connect, will, login) => Packet::Connect(Box::new(from_connect(connect, will, login)?)),
-        v5::Packet::ConnAck(ack) => Packet::ConnAck(from_connack(&ack)),
         v5::Packet::Publish(publish) => Packet::Publish(from_publish(publish)?),
-        v5::Packet::PubAck(ack) => Packet::PubAck { pkid: ack.pkid, reason: from_reason(ack.reason) },
-        v5::Packet::PubRec(rec) => Packet::PubRec { pkid: rec.pkid },
-        v5::Packet::PubRel(rel) => Packet::PubRel { pkid: rel.pkid },
-        v5::Packet::PubComp(comp) => Packet::PubComp { pkid: comp.pkid },
         v5::Packet::Subscribe(subscribe) => Packet::Subscribe {
             pkid: subscribe.pkid,
             filters: subscribe.filters.into_iter().map(from_filter).collect(),
             identifier: subscribe.properties.and_then(|found| found.id).and_then(|id| u32::try_from(id).ok()),
         },
-        v5::Packet::SubAck(ack) => {
-            Packet::SubAck { pkid: ack.pkid, granted: ack.return_codes.into_iter().map(granted).collect() }
-        }
         v5::Packet::Unsubscribe(unsubscribe) => {
             Packet::Unsubscribe { pkid: unsubscribe.pkid, filters: unsubscribe.filters }
         }
-        v5::Packet::UnsubAck(ack) => {
-            let existed = |reason: &v5::UnsubAckReason| *reason == v5::UnsubAckReason::Success;
-            Packet::UnsubAck { pkid: ack.pkid, existed: ack.reasons.iter().map(existed).collect() }
-        }
         v5::Packet::PingReq(_) => Packet::PingReq,
         v5::Packet::PingResp(_) => Packet::PingResp,
-        v5::Packet::Auth(_) | v5::Packet::Disconnect(_) => return Err("it is not expected".to_owned()),
+        _ => return Err("it is not expected".to_owned()),
     })
 }
 
@@ -103,7 +89,8 @@ pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String
             return write_publish_head(publish, &properties, output);
         }
         Packet::PubAck { pkid, reason } => {
-            v5::Packet::PubAck(v5::PubAck { pkid: *pkid, reason: to_reason(*reason), properties: None })
+            answer::write_puback(*pkid, *reason, output);
+            return Ok(());
         }
         Packet::PubRec { pkid } => v5::Packet::PubRec(v5::PubRec::new(*pkid, None)),
         Packet::PubRel { pkid } => v5::Packet::PubRel(v5::PubRel::new(*pkid, None)),
@@ -149,14 +136,37 @@ pub(super) fn write(packet: &Packet, output: &mut BytesMut) -> Result<(), String
     packet.write(output, None).map(drop).map_err(|error| error.to_string())
 }
 
+/// A refusal says enough by its code: what stands behind that may be missing, or unknown to rumqttc, as the code may
+/// be.
+fn read_connack(header: &Header, mut frame: BytesMut) -> Result<ConnAck, String> {
+    let (flags, code) = match *frame.get(header.len..).unwrap_or_default() {
+        [flags, code @ 0..=5] => return Ok(read_short_connack(flags, code)),
+        [flags, code, ..] => (flags, code),
+        _ => return Err("it is too short".to_owned()),
+    };
+    let mut read = v5::Packet::read(&mut frame, None);
+    if read.is_err() && code >= 0x80 {
+        read = v5::Packet::read(&mut BytesMut::from(&[0x20, 3, flags, code, 0][..]), None);
+    }
+    match read {
+        Ok(v5::Packet::ConnAck(ack)) => Ok(from_connack(&ack)),
+        Err(_) if code >= 0x80 => {
+            let refusal = ConnectCode::Other(format!("reason code {code:#04x}"));
+            Ok(ConnAck { code: refusal, ..read_short_connack(flags, 0) })
+        }
+        Ok(_) => Err("it is not expected".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// A DISCONNECT that can't be read is still a disconnect: the peer is gone, whatever it tried to say. rumqttc can read
 /// neither the empty form nor the one of a reason alone (3.14.2.2.1).
 fn read_disconnect(header: &Header, mut frame: BytesMut) -> (String, Option<u32>) {
-    match *frame.get(header.len..).unwrap_or_default() {
+    let code = match *frame.get(header.len..).unwrap_or_default() {
         [] => return ("normal".to_owned(), None),
         [code] => return (reason_of_code(code), None),
-        _ => {}
-    }
+        [code, ..] => code,
+    };
     match v5::Packet::read(&mut frame, None) {
         Ok(v5::Packet::Disconnect(disconnect)) => {
             let word = word_of(disconnect.reason_code);
@@ -168,8 +178,8 @@ fn read_disconnect(header: &Header, mut frame: BytesMut) -> (String, Option<u32>
             };
             (reason, session_expiry_s)
         }
-        Ok(_) => ("unreadable".to_owned(), None),
-        Err(error) => (format!("unreadable: {error}"), None),
+        // Its code is known all the same.
+        Ok(_) | Err(_) => (reason_of_code(code), None),
     }
 }
 
@@ -403,32 +413,6 @@ fn unless_empty(properties: Properties) -> Option<Arc<Properties>> {
     (properties != Properties::default()).then(|| Arc::new(properties))
 }
 
-const fn from_reason(reason: v5::PubAckReason) -> AckReason {
-    match reason {
-        v5::PubAckReason::Success => AckReason::Success,
-        v5::PubAckReason::NoMatchingSubscribers => AckReason::NoMatchingSubscribers,
-        v5::PubAckReason::NotAuthorized => AckReason::NotAuthorized,
-        v5::PubAckReason::TopicNameInvalid => AckReason::TopicNameInvalid,
-        v5::PubAckReason::PayloadFormatInvalid => AckReason::PayloadFormatInvalid,
-        v5::PubAckReason::QuotaExceeded => AckReason::QuotaExceeded,
-        v5::PubAckReason::UnspecifiedError
-        | v5::PubAckReason::ImplementationSpecificError
-        | v5::PubAckReason::PacketIdentifierInUse => AckReason::Unspecified,
-    }
-}
-
-const fn to_reason(reason: AckReason) -> v5::PubAckReason {
-    match reason {
-        AckReason::Success => v5::PubAckReason::Success,
-        AckReason::NoMatchingSubscribers => v5::PubAckReason::NoMatchingSubscribers,
-        AckReason::NotAuthorized => v5::PubAckReason::NotAuthorized,
-        AckReason::TopicNameInvalid => v5::PubAckReason::TopicNameInvalid,
-        AckReason::PayloadFormatInvalid => v5::PubAckReason::PayloadFormatInvalid,
-        AckReason::QuotaExceeded => v5::PubAckReason::QuotaExceeded,
-        AckReason::Unspecified => v5::PubAckReason::UnspecifiedError,
-    }
-}
-
 fn from_filter(filter: v5::Filter) -> (String, u8) {
     let handling = match filter.retain_forward_rule {
         v5::RetainForwardRule::OnEverySubscribe => 0,
@@ -456,18 +440,6 @@ fn to_filter(path: &str, options: u8) -> Result<v5::Filter, String> {
 
 fn to_subscribe_properties(identifier: u32) -> v5::SubscribeProperties {
     v5::SubscribeProperties { id: usize::try_from(identifier).ok(), user_properties: Vec::new() }
-}
-
-fn granted(code: v5::SubscribeReasonCode) -> Result<u8, SubscribeRefusal> {
-    use v5::SubscribeReasonCode as Code;
-    match code {
-        Code::Success(qos) => Ok(qos as u8),
-        Code::TopicFilterInvalid => Err(SubscribeRefusal::FilterInvalid),
-        Code::QuotaExceeded => Err(SubscribeRefusal::QuotaExceeded),
-        Code::SharedSubscriptionsNotSupported => Err(SubscribeRefusal::SharedNotSupported),
-        Code::SubscriptionIdNotSupported => Err(SubscribeRefusal::IdentifierNotSupported),
-        _ => Err(SubscribeRefusal::Unspecified),
-    }
 }
 
 const fn to_refusal(refusal: SubscribeRefusal) -> v5::SubscribeReasonCode {

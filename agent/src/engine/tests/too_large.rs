@@ -1,0 +1,108 @@
+//! A broker that takes less than it says: what fits goes on, what doesn't is counted and told.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::invariants::error_batch;
+use super::world::{World, config, outcome};
+use crate::config::AttributeValue;
+use crate::engine::io::{ActOutcome, ActStatus, Input};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Two samples fit in it, and no event with a text of full length.
+const TAKEN: usize = 1_200;
+
+/// Lines of the log about a length.
+fn told(world: &World) -> usize {
+    world.log.iter().filter(|(_, text)| text.contains("packet too large")).count()
+}
+
+#[test]
+fn a_backlog_goes_in_messages_that_are_short_enough() {
+    let mut world = World::new();
+    world.cut();
+    world.advance(400 * SECOND);
+    world.take_bytes(TAKEN);
+    world.got.clear();
+    world.broker_up = true;
+    let before = world.connects;
+    world.advance(60 * SECOND);
+    let samples: BTreeSet<u64> = world.samples().into_iter().collect();
+    assert!(samples.len() > 200, "{} samples", samples.len());
+    assert!(world.engine.dropped().is_empty(), "{:?}", world.engine.dropped());
+    // What a window holds may be refused at each halving, and no more.
+    assert!(world.too_long("telemetry") < 60, "{} times", world.too_long("telemetry"));
+    assert_eq!((world.connects - before, told(&world)), (1, 1));
+}
+
+#[test]
+fn an_event_that_is_too_long_is_set_aside_at_once_and_told() {
+    let mut world = World::new();
+    world.take_bytes(TAKEN);
+    world.input(Input::Errors(error_batch(&"long ".repeat(200))));
+    world.input(Input::Errors(error_batch("short")));
+    world.advance(120 * SECOND);
+    assert_eq!(world.too_long("events"), 1);
+    assert_eq!(world.engine.dropped().get("too_large"), Some(&1), "{:?}", world.engine.dropped());
+    let events = || world.got.iter().map(|got| &got.body).filter(|body| !body["type"].is_null());
+    assert_eq!(events().filter(|body| body["error"]["exemplar"] == "short").count(), 1);
+    let lost: Vec<_> = events().filter(|body| body["name"] == "records_dropped").collect();
+    assert!(lost.len() == 1 && lost[0]["audit"]["reason"] == "too_large", "{lost:?}");
+    assert_eq!((world.connects, told(&world)), (1, 1));
+}
+
+#[test]
+fn how_a_command_ended_is_told_by_less_of_its_output() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.acts_succeed = false;
+    world.take_bytes(TAKEN);
+    world.command("r-1", "run", json!({"runbook": "fix"}), 1);
+    world.settle();
+    let (id, _) = world.acts[0].clone();
+    let output = Some(format!("{}the end", "x".repeat(8_000)));
+    world.input(Input::ActDone { id, outcome: ActOutcome { output, ..outcome(ActStatus::Succeeded) } });
+    world.advance(SECOND);
+    let results = world.results("r-1");
+    let end = results.last().unwrap();
+    assert_eq!(end["status"], "SUCCEEDED", "{results:?}");
+    assert!(end["output"].as_str().unwrap().ends_with("the end"), "{end}");
+    assert!(world.engine.dropped().is_empty(), "{:?}", world.engine.dropped());
+}
+
+#[test]
+fn attributes_that_are_too_long_are_left_out_for_a_while() {
+    let mut config = config();
+    config.device.attributes.insert("site".into(), AttributeValue::Text("x".repeat(TAKEN)));
+    let mut world = World::with(config);
+    world.take_bytes(TAKEN);
+    world.drop_connection(crate::engine::io::LinkFaultKind::Server);
+    for load in 0..20 {
+        world.set(crate::engine::metric::Metric::BatteryChargePct, Some(f64::from(load % 2) * 90.0));
+        world.advance(12 * SECOND);
+    }
+    assert_eq!(world.too_long("attributes"), 1, "in four minutes of changes");
+    world.advance(120 * SECOND);
+    assert_eq!(world.too_long("attributes"), 2, "what changed meanwhile is tried later");
+    assert!(world.samples().len() > 100);
+}
+
+#[test]
+fn a_broker_that_hangs_up_on_what_it_refuses_is_not_asked_again_at_each_connection() {
+    let mut config = config();
+    config.device.attributes.insert("site".into(), AttributeValue::Text("x".repeat(TAKEN)));
+    let mut world = World::with(config);
+    world.cut();
+    world.advance(400 * SECOND);
+    world.take_bytes_or_hang_up(TAKEN);
+    world.got.clear();
+    world.broker_up = true;
+    let before = world.connects;
+    world.advance(120 * SECOND);
+    assert_eq!(world.too_long("attributes"), 1);
+    assert!(world.connects - before < 10, "{} connections", world.connects - before);
+    assert!(world.samples().len() > 200, "{} samples", world.samples().len());
+    assert!(world.engine.dropped().is_empty(), "{:?}", world.engine.dropped());
+}
