@@ -14,6 +14,11 @@ use crate::engine::io::{LinkFault, LinkFaultKind};
 use crate::engine::time::Unix;
 use crate::wire::date;
 
+/// How much is told of a text that was no packet.
+const FIRST_LINE_MAX: usize = 32;
+/// So many bytes of text at the beginning are no packet.
+const FIRST_TEXT_MIN: usize = 4;
+
 /// Who was asked, and with what.
 pub(super) struct Attempt<'a> {
     pub(super) url: &'a BrokerUrl,
@@ -112,13 +117,24 @@ pub(super) fn closed_unheard(url: &BrokerUrl, tls: &Tls) -> LinkFault {
     LinkFault::new(LinkFaultKind::Server, detail)
 }
 
-/// The first bytes of a TLS record, alert or handshake (RFC 8446, section 5.1), are no packet that a broker may send.
+/// The first bytes of a TLS record, alert or handshake (RFC 8446, section 5.1), are no packet that a broker may send;
+/// nor is text, as what answers of HTTP, SSH or SMTP begins with: of a packet the second byte or the third is too low.
 pub(super) fn of_first_bytes(url: &BrokerUrl, bytes: &[u8]) -> Option<LinkFault> {
-    if url.tls || !matches!(bytes, [0x15 | 0x16, 0x03, ..]) {
-        return None;
-    }
     let BrokerUrl { host, port, .. } = url;
-    Some(tls(format!("what answers on {host}:{port} speaks TLS: write mqtts:// in mqtt.url, or use its plain port")))
+    if !url.tls && matches!(bytes, [0x15 | 0x16, 0x03, ..]) {
+        let detail =
+            format!("what answers on {host}:{port} speaks TLS: write mqtts:// in mqtt.url, or use its plain port");
+        return Some(tls(detail));
+    }
+    let line = bytes.iter().take(FIRST_LINE_MAX).take_while(|byte| matches!(byte, b' '..=b'~'));
+    let line: String = line.map(|byte| char::from(*byte)).collect();
+    (line.len() >= FIRST_TEXT_MIN).then(|| {
+        let detail = format!(
+            "what answers on {host}:{port} speaks something else than MQTT ({}): is the port right?",
+            line.trim_end()
+        );
+        LinkFault::new(LinkFaultKind::Protocol, detail)
+    })
 }
 
 pub(super) fn tls(detail: String) -> LinkFault {
@@ -308,6 +324,20 @@ mod tests {
         let (now, soon) = (4_000_000_000, 4_100_000_000);
         let detail = told(CertificateError::NotValidYetContext { time: at(now), not_before: at(soon) });
         assert!(detail.contains("clock says 2096-10-02: set the clock"), "{detail}");
+    }
+
+    #[test]
+    fn what_answers_with_text_is_shown_and_no_packet_is_taken_for_text() {
+        let url = BrokerUrl { tls: false, host: "broker".to_owned(), port: 80 };
+        let told = |bytes: &[u8]| of_first_bytes(&url, bytes).map(|fault| fault.detail);
+        let expected = "what answers on broker:80 speaks something else than MQTT (HTTP/1.1 400 Bad Request): is the port \
+                        right?";
+        assert_eq!(told(b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n").as_deref(), Some(expected));
+        assert!(told(b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n").is_some_and(|told| told.contains("SSH-2.0")));
+        for packet in [&[0x20, 3, 0, 0, 0][..], b"\x32\x24\0\x20topic", b"\x40\x02\x20\x20", b"\xe0\x20\x20\x20", b" "]
+        {
+            assert_eq!(told(packet), None, "{packet:x?}");
+        }
     }
 
     #[test]
