@@ -46,6 +46,21 @@ fn a_broker_without_retained_messages_hears_of_a_gateway_all_the_same() {
 }
 
 #[test]
+fn a_broker_that_hangs_up_over_retained_messages_without_a_word_hears_of_a_gateway_all_the_same() {
+    let world = World::around(Broker::start(Access::OpenWithoutRetain));
+    let agent = world.gateway("gw-unsaid").with("[mqtt]\nversion = \"3.1.1\"").start();
+    world.fleet.wait_for("its attributes", |message| message.leaf() == "attributes");
+    let presence = |message: &&common::Message| message.leaf() == "presence";
+    let said: Vec<bool> =
+        world.fleet.so_far().iter().filter(presence).map(|message| message.body["online"] == true).collect();
+    assert_eq!(said, [true], "what was only tried leaves no will behind");
+    let mark = world.fleet.mark();
+    agent.kill9();
+    let lost = world.fleet.presence(mark, "gw-unsaid", false);
+    assert_eq!(lost.body["reason"], "lost", "{lost:?}");
+}
+
+#[test]
 fn an_agent_that_is_stopped_says_goodbye_and_exits_with_zero() {
     let world = World::new();
     let agent = world.gateway("gw-bye").start();

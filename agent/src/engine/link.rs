@@ -295,8 +295,7 @@ impl Link {
     /// Says goodbye (the broker then discards the will) and closes.
     pub fn disconnect(&mut self, now: Mono, effects: &mut Effects) {
         if let State::Online(online) = &self.state {
-            let packet = Packet::Disconnect { reason: "normal".into(), session_expiry_s: None };
-            effects.push(Effect::Send { id: online.id(), packet });
+            effects.push(goodbye(online.id()));
         }
         self.close(now, LinkFaultKind::Local, "closed by the agent".into(), effects);
     }
@@ -434,7 +433,8 @@ impl Link {
             return None;
         }
         if self.dialect.accepted(ack.retains) == Will::IsToBeRetained {
-            let why = "the broker keeps retained messages now, so the will has to be one";
+            let why = "the broker may keep retained messages, so the will is to be one";
+            effects.push(goodbye(id));
             self.close(now, LinkFaultKind::Local, why.into(), effects);
             return None;
         }
@@ -493,4 +493,9 @@ impl Link {
         self.next_pkid = pkid;
         pkid
     }
+}
+
+/// After it the broker discards the will.
+fn goodbye(id: EffectId) -> Effect {
+    Effect::Send { id, packet: Packet::Disconnect { reason: "normal".into(), session_expiry_s: None } }
 }

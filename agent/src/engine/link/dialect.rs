@@ -27,8 +27,25 @@ pub(super) struct Dialect {
     retains: bool,
     /// It refused a connection over a retained will.
     retain_refused: bool,
+    /// The same in 3.1.1, which has no word for it: the broker just hangs up.
+    unsaid: Unsaid,
     /// The other version, or another will, is to be tried without waiting.
     retry_at_once: bool,
+}
+
+/// Whether a broker of 3.1.1 that hangs up on our greeting does so over the will, which is to be retained. It is
+/// certain only when it takes us without, and hangs up again on the same greeting with it: a broker that was just away
+/// must not cost the fleet its retained presence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsaid {
+    /// Not known to.
+    No,
+    /// The next greeting leaves a will that is not to be retained.
+    Tried,
+    /// It took that one; the next leaves a retained will again.
+    Suspected,
+    /// It did.
+    Certain,
 }
 
 /// How a greeting that the broker accepted left our will.
@@ -51,6 +68,7 @@ impl Dialect {
             guessed: false,
             retains: true,
             retain_refused: false,
+            unsaid: Unsaid::No,
             retry_at_once: false,
         }
     }
@@ -74,6 +92,11 @@ impl Dialect {
         self.mute_closes = 0;
         self.mute_row = 0;
         self.version_works = true;
+        self.unsaid = match self.unsaid {
+            Unsaid::No | Unsaid::Suspected => Unsaid::No,
+            Unsaid::Tried => Unsaid::Suspected,
+            Unsaid::Certain => Unsaid::Certain,
+        };
         let retained_before = std::mem::replace(&mut self.retains, retains && !self.retain_refused);
         if self.retains && !retained_before {
             self.retry_at_once = true;
@@ -97,6 +120,11 @@ impl Dialect {
 
     /// A broker that was replaced by one of the other version hangs up as a broken one does, only each time.
     pub(super) fn greeting_failed(&mut self, fault: LinkFaultKind, wanted: MqttVersion) {
+        if fault == LinkFaultKind::Server && self.unsaid == Unsaid::Suspected {
+            self.unsaid = Unsaid::Certain;
+            (self.retains, self.retain_refused, self.retry_at_once) = (false, true, true);
+            return;
+        }
         if self.version_works && fault == LinkFaultKind::Server {
             self.mute_row = self.mute_row.saturating_add(1);
             self.version_works = self.mute_row < MUTE_ROW_MAX;
@@ -119,6 +147,9 @@ impl Dialect {
     pub(super) const fn proved_stable(&mut self) {
         // It may have been another broker that refused.
         self.retain_refused = false;
+        if matches!(self.unsaid, Unsaid::Certain) {
+            self.unsaid = Unsaid::Tried;
+        }
     }
 
     /// A broker that speaks only the other version may answer our greeting with a packet that isn't of ours, or hang
@@ -130,6 +161,15 @@ impl Dialect {
             _ => {}
         }
         if self.mute_closes >= MUTE_CLOSES_MAX {
+            let is_mute = fault == LinkFaultKind::Server && self.version == Version::V311;
+            if is_mute && self.unsaid == Unsaid::No && self.retains {
+                // At once, but not in a circle.
+                (self.unsaid, self.retains, self.retry_at_once) = (Unsaid::Tried, false, true);
+                return;
+            }
+            if self.unsaid == Unsaid::Tried {
+                (self.unsaid, self.retains) = (Unsaid::No, true);
+            }
             self.speak_other_version(wanted);
             self.guessed = fault == LinkFaultKind::Server && self.version == Version::V311;
         }

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::world::{World, config, identity};
+use crate::config::MqttVersion;
 use crate::engine::io::{Input, LinkFaultKind, Recovered, StopReason, StoreFault, StoreOp};
 use crate::engine::keyed::{Write, encode};
 use crate::engine::observation::EndSigns;
+use crate::engine::packet::Version;
 use crate::engine::record::Class;
 use crate::engine::time::{Mono, Now, Unix, Wall};
 use crate::engine::{Engine, Identity};
@@ -207,6 +209,48 @@ fn a_broker_without_retained_messages_gets_presence_and_attributes_all_the_same(
             assert!(["presence", "attributes", "telemetry"].iter().all(|leaf| topics.contains(leaf)), "{topics:?}");
         }
         assert!(world.log.iter().any(|(_, text)| text.contains("retained messages")), "{:?}", world.log);
+    }
+}
+
+#[test]
+fn a_broker_of_the_older_version_that_hangs_up_over_a_retained_will_is_found_out() {
+    let mut config = config();
+    config.mqtt.version = MqttVersion::V311;
+    let mut world = World::with(config);
+    world.retain_nothing(false);
+    // After a connection that was stable it may be another broker: that is soon found out.
+    for tries in [5, 3] {
+        let before = world.connects;
+        if tries == 5 {
+            world.crash();
+        } else {
+            world.drop_connection(LinkFaultKind::Server);
+        }
+        world.got.clear();
+        world.advance(90 * SECOND);
+        let topics: Vec<&str> = world.got.iter().map(|got| got.topic.rsplit('/').next().unwrap()).collect();
+        assert!(["presence", "attributes", "telemetry"].iter().all(|leaf| topics.contains(leaf)), "{topics:?}");
+        assert_eq!(world.connects - before, tries);
+    }
+    world.retain_everything();
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(10 * SECOND);
+    assert_eq!((world.is_connected(), world.wills_retained.last()), (true, Some(&true)));
+}
+
+#[test]
+fn a_broker_of_the_older_version_that_was_only_away_keeps_presence() {
+    let mut config = config();
+    config.mqtt.version = MqttVersion::V311;
+    for closes in 1..6 {
+        let mut world = World::with(config.clone());
+        world.hang_up_on(&[Version::V311]);
+        world.crash();
+        let before = world.connects;
+        assert!(world.advance_until(60 * SECOND, |world| world.connects - before >= closes), "{closes}");
+        world.hang_up_on(&[]);
+        world.advance(10 * SECOND);
+        assert_eq!((world.is_connected(), world.wills_retained.last()), (true, Some(&true)), "{closes}");
     }
 }
 

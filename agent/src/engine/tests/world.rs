@@ -16,7 +16,7 @@ use crate::engine::io::{
 };
 use crate::engine::metric::{Metric, Point, Value};
 use crate::engine::observation::{Audited, EndSigns, Finding, Observation, Release};
-use crate::engine::packet::{AckReason, ConnAck, ConnectCode, Packet, Publish, SubscribeRefusal};
+use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, SubscribeRefusal, Version};
 use crate::engine::record::Class;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
 use crate::engine::{Engine, Identity};
@@ -469,7 +469,7 @@ impl World {
 
     fn receive(&mut self, id: EffectId, packet: Packet) {
         match packet {
-            Packet::Connect(connect) if self.trouble.hangs_up_on.contains(&connect.version) => {
+            Packet::Connect(connect) if self.hangs_up_at(&connect) => {
                 self.connection = None;
                 let (fault, retry_in) = (fault(LinkFaultKind::Server), Duration::from_secs(1));
                 self.queue.push_back(Input::LinkDown { id, fault, retry_in });
@@ -536,6 +536,13 @@ impl World {
             Packet::PingReq => self.queue.push_back(Input::Packet { id, packet: Packet::PingResp }),
             _ => {}
         }
+    }
+
+    /// In 3.1.1 there is no word for what is wrong with a will.
+    fn hangs_up_at(&self, connect: &Connect) -> bool {
+        let is_retained = connect.will.as_ref().is_some_and(|will| will.retain);
+        let is_unsayable = connect.version == Version::V311 && self.trouble.retains_nothing.is_some() && is_retained;
+        is_unsayable || self.trouble.hangs_up_on.contains(&connect.version)
     }
 
     fn answer(&mut self, pkid: u16) {
