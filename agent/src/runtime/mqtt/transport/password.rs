@@ -13,6 +13,8 @@ use crate::engine::io::{LinkFault, LinkFaultKind};
 /// credential that isn't there, and a broker would only say that it is wrong.
 pub fn password_in(path: &Path) -> io::Result<String> {
     let text = String::from_utf8(files::read(path)?).map_err(|_| io::Error::other("it is not UTF-8"))?;
+    // An editor that puts one there doesn't show it, and a broker would only say that the password is wrong.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     match text.lines().next() {
         None | Some("") => Err(io::Error::other("its first line is empty")),
         Some(line) => Ok(line.to_owned()),
@@ -81,6 +83,8 @@ mod tests {
         for (text, password) in [
             ("geheim\nmore\n", Some("geheim")),
             ("geheim\r\n", Some("geheim")),
+            ("\u{feff}geheim\n", Some("geheim")),
+            ("\u{feff}\n", None),
             ("\n", None),
             ("\r\n", None),
             ("", None),
