@@ -155,6 +155,7 @@ async fn send(
         return Ok(DONE);
     }
     let mut client = connect(args).await?;
+    let until = Instant::now() + args.wait;
     let presence = presence(args, &mut client).await?;
     if presence.is_worrying {
         writeln!(err, "fieldmedic: {}", presence.words)?;
@@ -168,7 +169,7 @@ async fn send(
     } else {
         writeln!(out, "{sent}")?;
     }
-    let followed = follow(args, client, &id, out, err).await?;
+    let followed = follow(args, client, &id, until, out, err).await?;
     judge(args, &presence, &followed, err)
 }
 
@@ -270,7 +271,9 @@ async fn presence(args: &SendArgs, client: &mut Client) -> anyhow::Result<Presen
             }
         }
     };
-    let Ok(message) = timeout(PRESENCE_MAX, retained).await else {
+    // It is part of the wait, of which something is to be left for the answer. Also what is not waited for needs a nonce.
+    let most = if args.wait.is_zero() { PRESENCE_MAX } else { PRESENCE_MAX.min(args.wait / 2) };
+    let Ok(message) = timeout(most, retained).await else {
         let words = format!("{device} has never said that it is there: is the name right?");
         return Ok(Presence { nonce: None, words, is_worrying: true });
     };
@@ -314,10 +317,10 @@ async fn follow(
     args: &SendArgs,
     mut client: Client,
     id: &CommandId,
+    until: Instant,
     out: &mut impl Write,
     err: &mut impl Write,
 ) -> anyhow::Result<Followed> {
-    let until = Instant::now() + args.wait;
     let (mut answers, mut snapshots) = (BTreeMap::new(), Snapshots::default());
     let mut has_gap = false;
     while !is_over(args, &answers) {

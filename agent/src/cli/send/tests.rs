@@ -259,6 +259,16 @@ async fn who_gets_no_answer_is_told_what_is_known_of_the_gateway() {
 }
 
 #[tokio::test]
+async fn to_look_for_a_gateway_that_never_said_it_is_there_is_part_of_the_wait() {
+    let mut fleet = Fleet::new().await;
+    let began = Instant::now();
+    let (sent, _) = fleet.send(&["--to", "gw-1", "--wait", "1s", "ping"], &[]).await;
+    assert!(sent.code == FAILED && sent.err.contains("never said that it is there"), "{}", sent.err);
+    let took = began.elapsed();
+    assert!(took < PRESENCE_MAX + Duration::from_millis(500), "{took:?}");
+}
+
+#[tokio::test]
 async fn a_command_that_is_still_running_when_the_wait_ends_has_not_succeeded() {
     let mut fleet = Fleet::new().await;
     fleet.presence(online()).await;
