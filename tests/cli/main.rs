@@ -14,7 +14,9 @@ mod common;
 mod init;
 
 use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
@@ -101,6 +103,24 @@ fn status_without_a_daemon_exits_with_three() {
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
     assert!(text(&output.stderr).contains("agent.sock"), "{output:?}");
+}
+
+#[test]
+fn what_answers_on_the_socket_without_being_a_daemon_is_no_status() {
+    let dir = TempDir::new().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 64]).and_then(|_| stream.write_all(b"220 hello\n"));
+        }
+    });
+    for format in [&[][..], &["--json"]] {
+        let socket = socket.display().to_string();
+        let asked = fieldmedic(&[&["status", "--socket", &socket][..], format].concat());
+        assert_eq!(asked.status.code(), Some(3), "{asked:?}");
+        assert!(asked.stdout.is_empty() && text(&asked.stderr).contains("is no daemon"), "{asked:?}");
+    }
 }
 
 #[test]

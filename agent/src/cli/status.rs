@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::Value as Json;
 
 use super::{ConfigArgs, DONE, NO_DAEMON, fail, runtime, unusable};
 use crate::config::Problem;
@@ -96,7 +97,10 @@ pub(super) fn run(args: StatusArgs) -> u8 {
 /// The status, or why there is none.
 async fn ask(socket: &Path) -> Result<String, String> {
     let why = match ask_status(socket).await {
-        Ok(answer) if !answer.is_empty() => return Ok(answer),
+        Ok(answer) if serde_json::from_str::<Json>(&answer).is_ok_and(|status| status.is_object()) => {
+            return Ok(answer);
+        }
+        Ok(answer) if !answer.is_empty() => "what answers is no daemon: is it the right socket?".to_owned(),
         Ok(_) => "it closed the connection, as it is busy: try again".to_owned(),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             format!("{error}; ask as root, or as a member of the socket's group")
