@@ -15,7 +15,7 @@ use super::{fieldmedic, text};
 use crate::common::agent::{helper, program};
 use crate::common::broker::free_port;
 use crate::common::process::Process;
-use crate::common::{Access, Authority, Broker, Fleet, SOON, World};
+use crate::common::{Access, Authority, Broker, Fleet, Key, SOON, World};
 
 struct Made(TempDir);
 
@@ -134,6 +134,18 @@ fn tls_and_a_password_are_tried_as_the_agent_would_and_each_mistake_is_told_with
     let made = Made::new();
     let told = made.keeps_out(&["--url", &url, "--ca", "/nonexistent/ca.pem"]);
     assert_says(&told, &["/nonexistent/ca.pem", "was not tried"]);
+}
+
+#[test]
+fn what_it_prints_to_send_a_first_command_has_the_certificate_that_the_broker_asks_for() {
+    let made = Made::new();
+    let authority = Authority::new("CA");
+    authority.issue(made.0.path(), "client", &["gateway"], Key::Ec);
+    let [cert, key] = ["client.pem", "client.key"].map(|name| made.0.path().join(name).display().to_string());
+    let flags = ["--url", "mqtts://b", "--cert", &cert, "--key", &key, "--new-key", "ops-1", "--no-check"];
+    let output = made.init(&flags);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_says(&text(&output.stdout), &[&format!("--cert-file {cert} --key-file {key} --key ops-1.key")]);
 }
 
 #[test]

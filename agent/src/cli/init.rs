@@ -242,6 +242,10 @@ fn summarize(
     let Some(kid) = answers.keys.last().map(|key| &key.kid) else { return Ok(()) };
     let mqtt = &loaded.config.mqtt;
     let ca = mqtt.tls.ca_file.as_ref().map(|ca| format!("--ca-file {} ", shown(ca))).unwrap_or_default();
+    let certificate = match (&mqtt.tls.cert_file, &mqtt.tls.key_file) {
+        (Some(cert), Some(key)) => format!("--cert-file {} --key-file {} ", shown(cert), shown(key)),
+        _ => String::new(),
+    };
     let login = match (&mqtt.username, &mqtt.password_file) {
         (name, _) if name.is_empty() => String::new(),
         (name, None) => format!("--username {} ", quoted(name)),
@@ -250,7 +254,7 @@ fn summarize(
     // One that is the gateway's hostname isn't that of the machine on which an image is made.
     let here = answers.id.is_some() || args.bench || args.out == Path::new(SYSTEM_DIR);
     let device = if here { loaded.config.device.id.as_str() } else { "DEVICE" };
-    writeln!(out, "  fieldmedic send --url {} {ca}{login}--key {kid}.key --to {device} ping", mqtt.url)
+    writeln!(out, "  fieldmedic send --url {} {ca}{certificate}{login}--key {kid}.key --to {device} ping", mqtt.url)
 }
 
 /// As a shell takes it.
