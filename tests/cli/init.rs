@@ -122,6 +122,10 @@ fn tls_and_a_password_are_tried_as_the_agent_would_and_each_mistake_is_told_with
     assert_says(&told, &["out of reach (refused)", "user"]);
 
     let made = Made::new();
+    let told = made.keeps_out(&["--url", &url, "--ca", &ca]);
+    assert_says(&told, &["out of reach (refused)", "no mqtt.username is set"]);
+
+    let made = Made::new();
     let other = made.0.path().join("other.pem");
     fs::write(&other, Authority::new("somebody else's CA").pem()).unwrap();
     let told = made.keeps_out(&["--url", &url, "--ca", &other.display().to_string()]);

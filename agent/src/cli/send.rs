@@ -522,12 +522,13 @@ fn describe(fault: LinkFault) -> anyhow::Error {
 
 /// With the flags of this command in the place of the keys of a configuration, which it has none of.
 fn in_flags(text: &str) -> String {
-    const FLAGS: [(&str, &str); 6] = [
+    const FLAGS: [(&str, &str); 7] = [
         ("mqtt.tls.cert_file and key_file", "--cert-file and --key-file"),
         ("mqtt.tls.ca_file", "--ca-file"),
         ("mqtt.tls.cert_file", "--cert-file"),
         ("mqtt.tls.key_file", "--key-file"),
         ("mqtt.password_file", "--password-file"),
+        ("mqtt.username", "--username"),
         ("mqtt.url", "--url"),
     ];
     FLAGS.iter().fold(text.to_owned(), |text, (key, flag)| text.replace(key, flag))

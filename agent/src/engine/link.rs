@@ -109,6 +109,8 @@ pub enum Signal {
 pub struct Settings {
     /// Which versions may be spoken.
     pub version: MqttVersion,
+    /// We have a user name.
+    pub named: bool,
     /// Our keep-alive.
     pub keep_alive: Duration,
     /// Our own limit on unacknowledged publishes.
@@ -424,7 +426,7 @@ impl Link {
     fn greeted(&mut self, now: Mono, id: EffectId, ack: ConnAck, effects: &mut Effects) -> Option<Signal> {
         if ack.code != ConnectCode::Success {
             self.dialect.refused(&ack.code, self.settings.version);
-            self.close(now, LinkFaultKind::Refused, refusal(&ack.code), effects);
+            self.close(now, LinkFaultKind::Refused, refusal(&ack.code, self.settings.named), effects);
             return None;
         }
         if ack.qos_max == 0 {

@@ -105,6 +105,7 @@ pub(super) fn link_settings(config: &CheckedConfig) -> link::Settings {
     let (packet_max, inflight_max) = ration::known_bounds(config.mqtt.limits);
     link::Settings {
         version: config.mqtt.version,
+        named: !config.mqtt.username.is_empty(),
         keep_alive: config.mqtt.keep_alive,
         inflight_max: config.mqtt.inflight_max.min(inflight_max),
         packet_max,

@@ -40,12 +40,16 @@ pub(super) fn overdue(what: &str, after: Duration) -> String {
     format!("no {what} within {} s", after.as_secs())
 }
 
-/// Why the broker said no, and what of the configuration to look at.
-pub(super) fn refusal(code: &ConnectCode) -> String {
+/// Why the broker said no, and what of the configuration to look at. `named`: we gave a user name.
+pub(super) fn refusal(code: &ConnectCode, named: bool) -> String {
     let advice = match code {
         ConnectCode::UnsupportedVersion => "set mqtt.version",
         ConnectCode::BadClientId => "check device.id",
-        ConnectCode::BadCredentials => "check mqtt.username and mqtt.password_file",
+        ConnectCode::BadCredentials if named => "check mqtt.username and mqtt.password_file",
+        ConnectCode::BadCredentials => "no mqtt.username is set: does it want one?",
+        ConnectCode::NotAuthorized if !named => {
+            "no mqtt.username is set: does it want one? Else check its ACL and the client certificate"
+        }
         ConnectCode::NotAuthorized => "check its ACL, mqtt.username, mqtt.password_file or the client certificate",
         ConnectCode::RetainNotSupported => "trying without",
         ConnectCode::WillTopicInvalid => "check mqtt.topic_prefix",

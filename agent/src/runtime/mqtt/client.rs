@@ -211,7 +211,7 @@ impl Client {
             Err(_) => return Err(unanswered("greeting")),
         };
         match answer {
-            Ok(Packet::ConnAck(ack)) => client.greeted(ack),
+            Ok(Packet::ConnAck(ack)) => client.greeted(ack, credentials.is_some()),
             Ok(_) => {
                 let detail = "the broker's first packet is not a CONNACK".to_owned();
                 Err(LinkFault::new(LinkFaultKind::Protocol, detail))
@@ -222,12 +222,15 @@ impl Client {
         }
     }
 
-    fn greeted(self, ack: ConnAck) -> Result<Greeting, LinkFault> {
+    fn greeted(self, ack: ConnAck, named: bool) -> Result<Greeting, LinkFault> {
         match ack.code {
             ConnectCode::Success => Ok(Greeting::Welcome(Box::new(self))),
             ConnectCode::UnsupportedVersion => {
                 let detail = "the broker speaks neither MQTT 5 nor 3.1.1".to_owned();
                 Ok(Greeting::OtherVersion(refused(detail)))
+            }
+            code @ (ConnectCode::BadCredentials | ConnectCode::NotAuthorized) if !named => {
+                Err(refused(format!("{code}: no mqtt.username is set: does it want one?")))
             }
             code @ ConnectCode::BadCredentials => Err(refused(format!("{code}: correct them"))),
             code @ ConnectCode::NotAuthorized => {
