@@ -174,6 +174,9 @@ fn bad_certificate(at: &Attempt<'_>, refused: Option<&Facts>, reason: &Certifica
             date_of(time),
             if is_before_this_build(time) { ", which can't be: it is before this agent was built" } else { "" },
         ),
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => format!(
+            "{host}'s certificate names no host: it has no subjectAltName, and its CN is not looked at; make it anew with one"
+        ),
         CertificateError::NotValidForNameContext { presented, .. } => format!(
             "the certificate is not for {host} but for {}: correct the name in mqtt.url or the certificate",
             names(presented),
@@ -276,10 +279,7 @@ fn is_before_this_build(time: &UnixTime) -> bool {
 /// rustls gives names in webpki's debug notation, `DnsName("a.example")`: only the name is of interest.
 fn names(presented: &[String]) -> String {
     let plain = |name: &String| name.split('"').nth(1).unwrap_or(name).to_owned();
-    match presented {
-        [] => "no name at all".to_owned(),
-        names => names.iter().map(plain).collect::<Vec<_>>().join(", "),
-    }
+    presented.iter().map(plain).collect::<Vec<_>>().join(", ")
 }
 
 fn date_of(time: &UnixTime) -> String {
@@ -338,6 +338,17 @@ mod tests {
         {
             assert_eq!(told(packet), None, "{packet:x?}");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_has_its_name_only_where_nobody_looks_is_told_from_one_with_another_name() {
+        let unnamed = |presented: &[&str]| {
+            let expected = tokio_rustls::rustls::pki_types::ServerName::try_from("broker").unwrap();
+            let presented = presented.iter().map(|name| (*name).to_owned()).collect();
+            told(CertificateError::NotValidForNameContext { expected, presented })
+        };
+        assert!(unnamed(&[]).contains("no subjectAltName"), "{}", unnamed(&[]));
+        assert!(unnamed(&["DnsName(\"other\")"]).contains("for broker but for other:"), "{}", unnamed(&["other"]));
     }
 
     #[test]
