@@ -392,7 +392,7 @@ fn a_key_file_that_others_can_read_is_warned_of_once_and_used_as_it_is() {
     let before = fs::read(&pair.key).unwrap();
     let agent = identified(trusting(Gateway::new("gw-mode", &broker.url()), &broker.file("ca.pem")), &pair).start();
     fleet.presence(0, "gw-mode", true);
-    let line = agent.wait_for_log("client.key is open to every user of this gateway (mode 0444)");
+    let line = agent.wait_for_log("client.key is open to every user of this machine (mode 0444)");
     assert!(line.contains("chmod 0640"), "{line}");
     agent.hangup();
     agent.wait_for_log("configuration read again");

@@ -187,7 +187,7 @@ fn open_to_others(key: &'static str, path: Option<&Path>) -> Option<Doubt> {
     }
     let path = path.display();
     let detail =
-        format!("{path} is open to every user of this gateway (mode {:04o}): chmod 0640 {path}", mode & 0o7777);
+        format!("{path} is open to every user of this machine (mode {:04o}): chmod 0640 {path}", mode & 0o7777);
     Some(Doubt::warning(key, detail))
 }
 
@@ -398,7 +398,7 @@ mod tests {
         let (files, ca) = (Files::new(), Ca::new("ours"));
         let tls = pair(&files, &ca, 2090);
         fs::set_permissions(tls.key_file.as_deref().unwrap(), fs::Permissions::from_mode(0o644)).unwrap();
-        let detail = "gw.key is open to every user of this gateway (mode 0644): chmod 0640 gw.key";
+        let detail = "gw.key is open to every user of this machine (mode 0644): chmod 0640 gw.key";
         assert_eq!(told(&files, tls), [(KEY_FILE, detail.to_owned())]);
     }
 
@@ -429,7 +429,7 @@ mod tests {
                     ),
                     (
                         KEY_FILE,
-                        "gw.crt is open to every user of this gateway (mode 0644): chmod 0640 gw.crt".to_owned(),
+                        "gw.crt is open to every user of this machine (mode 0644): chmod 0640 gw.crt".to_owned(),
                     ),
                 ],
             ),
