@@ -163,8 +163,7 @@ impl Dialect {
         if self.mute_closes >= MUTE_CLOSES_MAX {
             let is_mute = fault == LinkFaultKind::Server && self.version == Version::V311;
             if is_mute && self.unsaid == Unsaid::No && self.retains {
-                // At once, but not in a circle.
-                (self.unsaid, self.retains, self.retry_at_once) = (Unsaid::Tried, false, true);
+                (self.unsaid, self.retains) = (Unsaid::Tried, false);
                 return;
             }
             if self.unsaid == Unsaid::Tried {
