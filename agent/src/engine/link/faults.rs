@@ -46,9 +46,9 @@ pub(super) fn refusal(code: &ConnectCode, named: bool) -> String {
         ConnectCode::UnsupportedVersion => "set mqtt.version",
         ConnectCode::BadClientId => "check device.id",
         ConnectCode::BadCredentials if named => "check mqtt.username and mqtt.password_file",
-        ConnectCode::BadCredentials => "no mqtt.username is set: does it want one?",
+        ConnectCode::BadCredentials => "no mqtt.username is set: does it want one, and a password?",
         ConnectCode::NotAuthorized if !named => {
-            "no mqtt.username is set: does it want one? Else check its ACL and the client certificate"
+            "no mqtt.username is set: does it want one, and a password? Else check its ACL and the client certificate"
         }
         ConnectCode::NotAuthorized => "check its ACL, mqtt.username, mqtt.password_file or the client certificate",
         ConnectCode::RetainNotSupported => "trying without",

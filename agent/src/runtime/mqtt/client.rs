@@ -230,7 +230,7 @@ impl Client {
                 Ok(Greeting::OtherVersion(refused(detail)))
             }
             code @ (ConnectCode::BadCredentials | ConnectCode::NotAuthorized) if !named => {
-                Err(refused(format!("{code}: no mqtt.username is set: does it want one?")))
+                Err(refused(format!("{code}: no mqtt.username is set: does it want one, and a password?")))
             }
             code @ ConnectCode::BadCredentials => Err(refused(format!("{code}: correct them"))),
             code @ ConnectCode::NotAuthorized => {
