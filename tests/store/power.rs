@@ -48,7 +48,7 @@ fn a_power_cut_at_any_write_loses_nothing_that_was_confirmed() {
                 for (at, act) in acts.iter().enumerate() {
                     replay.take(act);
                     if at as u64 % THREADS == thread && !matches!(act, Act::Say(_)) {
-                        replay.cut_everywhere(at, seeds);
+                        replay.cut_everywhere(at, &lately(&acts[..=at]), seeds);
                     }
                 }
             });
@@ -103,6 +103,22 @@ enum Act {
     Remove(PathBuf),
     Sync(PathBuf),
     Say(String),
+}
+
+/// The last acts in words: threads of sled's own make another sequence each time, so that nothing else tells.
+fn lately(acts: &[Act]) -> String {
+    const ACTS: usize = 12;
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let told = acts.iter().rev().take(ACTS).rev().map(|act| match act {
+        Act::Make(path) | Act::MakeDir(path) => format!("make {}", name(path)),
+        Act::Write { path, at, bytes } => format!("write {} {at}+{}", name(path), bytes.len()),
+        Act::Cut { path, len } => format!("cut {} to {len}", name(path)),
+        Act::Rename(from, to) => format!("rename {} to {}", name(from), name(to)),
+        Act::Remove(path) => format!("remove {}", name(path)),
+        Act::Sync(path) => format!("sync {}", name(path)),
+        Act::Say(line) => format!("say {line}"),
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// Reads strace's output.
@@ -396,12 +412,12 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn cut_everywhere(&self, at: usize, seeds: u64) {
-        self.cut(&format!("cut after act {at}, all arrived"), Luck::All, false);
-        self.cut(&format!("cut after act {at}, only what was synced"), Luck::Nothing, false);
+    fn cut_everywhere(&self, at: usize, lately: &str, seeds: u64) {
+        self.cut(&format!("cut after act {at} ({lately}), all arrived"), Luck::All, false);
+        self.cut(&format!("cut after act {at} ({lately}), only what was synced"), Luck::Nothing, false);
         for seed in 0..seeds {
             let mut rng = fastrand::Rng::with_seed(seed << 32 | at as u64);
-            let when = format!("cut after act {at}, dice of seed {seed}");
+            let when = format!("cut after act {at} ({lately}), dice of seed {seed}");
             self.cut(&when, Luck::Dice(&mut rng), true);
         }
     }
