@@ -6,6 +6,7 @@
 //! sled: so an entry that vanished and a state that fell back to what it was before are noticed. It must not hold large
 //! values, and it never lets what can't be read pass as empty: a state that is lost is set aside and said to be lost.
 
+mod kept;
 mod load;
 mod pool;
 mod reserve;
@@ -45,6 +46,7 @@ pub(crate) const COMMIT_OVERHEAD_BYTES: u64 = 950;
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
+use self::kept::Kept;
 use self::reserve::Reserve;
 #[cfg(feature = "simulate")]
 pub(crate) use self::reserve::reserve_to_hold;
@@ -307,7 +309,7 @@ impl State {
     fn try_open_db(&self) -> Result<Opened, Trouble> {
         match rewrite::finish(&self.root, self.dead)? {
             Some(db) => Opened::of(db, &self.dir()),
-            None => open_db(&self.dir(), self.dead),
+            None => open_kept(&self.dir(), self.dead, self.reserve.bytes_max()),
         }
     }
 
@@ -564,6 +566,27 @@ fn remove_expendable(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Opens sled with a copy of its files beside it. What it did to them without coming to an end is undone.
+fn open_kept(dir: &Path, dead: bool, spare_bytes: u64) -> Result<Opened, Trouble> {
+    Kept::restore(dir)?;
+    let kept = Kept::make(dir, spare_bytes);
+    let opened = open_db(dir, dead);
+    let Some(kept) = kept else { return opened };
+    match opened {
+        Ok(opened) => match opened.db.file.sync_data().and_then(|()| kept.forget()) {
+            Ok(()) => Ok(opened),
+            Err(error) => {
+                let_go(opened.db);
+                Err(error.into())
+            }
+        },
+        Err(trouble) => {
+            Kept::restore(dir)?;
+            Err(trouble)
+        }
+    }
 }
 
 fn open_db(dir: &Path, dead: bool) -> Result<Opened, Trouble> {
