@@ -48,7 +48,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn make() -> Result<Self, StoreFault> {
-        let path = std::env::temp_dir().join(format!("fieldmedic-state-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("fieldmedic-state-{:016x}", fastrand::u64(..)));
         // One that is there already is somebody else's.
         DirBuilder::new().mode(0o700).create(&path).attempt(|| format!("make directory {}", path.display()))?;
         Ok(Self(path))
