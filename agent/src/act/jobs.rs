@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use zbus::Connection;
 use zbus::zvariant::OwnedObjectPath;
 
-use super::systemd::{Jobs, ListedUnit, ServiceProxy, SystemdProxy, connect, service_at, unit_at};
+use super::object::Object;
+use super::systemd::{Executed, Jobs, ListedUnit, SystemdProxy, connect, service_at, unit_at};
 use crate::config::UnitName;
 
 /// How long all jobs together may take: as long as systemd gives one unit by default.
@@ -82,8 +83,9 @@ pub async fn each<'a>(job: Job, units: impl IntoIterator<Item = &'a str>) -> Res
 /// one whose failure the unit passes over.
 pub async fn said_no(service: &str, word: &str) -> Option<String> {
     let ask = async {
-        let proxy = proxy_of(service).await?;
-        zbus::Result::Ok([proxy.exec_start().await?, proxy.exec_reload().await?].concat())
+        let service = find(service).await?;
+        let commands: [Vec<Executed>; 2] = [service.get("ExecStart").await?, service.get("ExecReload").await?];
+        zbus::Result::Ok(commands.concat())
     };
     let commands = match within(ask).await {
         Ok(commands) => commands,
@@ -101,7 +103,7 @@ pub async fn said_no(service: &str, word: &str) -> Option<String> {
 /// Why a command that stops a service ended badly, in words; `None`: they did well. To systemd it is stopped all the
 /// same.
 pub async fn failed_to_stop(service: &str) -> Option<String> {
-    let ask = async { proxy_of(service).await?.exec_stop().await };
+    let ask = async { find(service).await?.get::<Vec<Executed>>("ExecStop").await };
     match within(ask).await {
         Ok(commands) => commands.into_iter().find_map(|(_, _, is_passed_over, .., status)| {
             (!is_passed_over && status != 0).then(|| ended_badly(service, status))
@@ -114,10 +116,10 @@ fn ended_badly(service: &str, status: i32) -> String {
     format!("exit code {status}: journalctl -u {service}")
 }
 
-async fn proxy_of(service: &str) -> zbus::Result<ServiceProxy<'static>> {
+async fn find(service: &str) -> zbus::Result<Object> {
     let connection = connect().await?;
     let path = SystemdProxy::new(&connection).await?.load_unit(service).await?;
-    service_at(&connection, path).await
+    Ok(service_at(&connection, path))
 }
 
 async fn within<T>(work: impl Future<Output = zbus::Result<T>>) -> Result<T, String> {
@@ -166,5 +168,5 @@ async fn queue(systemd: &SystemdProxy<'_>, job: Job, unit: &str) -> zbus::Result
 
 async fn state_of(connection: &Connection, systemd: &SystemdProxy<'_>, unit: &str) -> zbus::Result<String> {
     let path = systemd.load_unit(unit).await?;
-    unit_at(connection, path).await?.active_state().await
+    unit_at(connection, path).get("ActiveState").await
 }

@@ -12,10 +12,10 @@ use tokio::time::{sleep, timeout};
 use zbus::connection::Builder;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::message::Type;
-use zbus::proxy::CacheProperties;
 use zbus::zvariant::{OwnedObjectPath, Value};
 use zbus::{Connection, MatchRule, MessageStream};
 
+use super::object::Object;
 use crate::config::UnitName;
 use crate::engine::io::ActOutcome;
 use crate::wire::Reason;
@@ -36,6 +36,7 @@ const BUS_RETRY_FOR: Duration = Duration::from_secs(5);
 const ENDS_QUEUED_MAX: usize = 1024;
 /// How long systemd may take to say whether the machine reboots: who asks is being stopped.
 const JOBS_MAX: Duration = Duration::from_millis(500);
+const SYSTEMD: &str = "org.freedesktop.systemd1";
 /// The units whose start is a reboot (systemd.special(7)).
 const REBOOTS: [&str; 2] = ["reboot.target", "kexec.target"];
 
@@ -86,44 +87,6 @@ pub(super) trait Systemd {
 trait Login {
     fn reboot(&self, interactive: bool) -> zbus::Result<()>;
     fn list_inhibitors(&self) -> zbus::Result<Vec<Inhibitor>>;
-}
-
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Unit",
-    default_service = "org.freedesktop.systemd1",
-    gen_blocking = false
-)]
-pub(super) trait Unit {
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn load_state(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn active_state(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn sub_state(&self) -> zbus::Result<String>;
-}
-
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Service",
-    default_service = "org.freedesktop.systemd1",
-    gen_blocking = false
-)]
-pub(super) trait Service {
-    #[zbus(property(emits_changed_signal = "false"), name = "Type")]
-    fn kind(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"), name = "NRestarts")]
-    fn n_restarts(&self) -> zbus::Result<u32>;
-    #[zbus(property(emits_changed_signal = "false"), name = "MainPID")]
-    fn main_pid(&self) -> zbus::Result<u32>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn result(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn exec_start(&self) -> zbus::Result<Vec<Executed>>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn exec_reload(&self) -> zbus::Result<Vec<Executed>>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn exec_stop(&self) -> zbus::Result<Vec<Executed>>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn exec_main_status(&self) -> zbus::Result<i32>;
 }
 
 /// Restarts a unit. Takes as long as systemd does: the caller has the clock. What goes wrong is `no_systemd`,
@@ -213,8 +176,6 @@ pub(super) fn is_unanswered(error: &zbus::Error) -> bool {
     match error {
         zbus::Error::InputOutput(_) => true,
         zbus::Error::MethodError(name, _, _) => name.as_str() == "org.freedesktop.DBus.Error.NoReply",
-        // Of a property.
-        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::NoReply(_)),
         _ => false,
     }
 }
@@ -244,8 +205,8 @@ async fn open(bus: Builder<'_>, within: Duration) -> zbus::Result<Connection> {
 async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<ActOutcome> {
     let systemd = SystemdProxy::new(connection).await?;
     let path = systemd.load_unit(unit.as_str()).await?;
-    let state = unit_at(connection, path.clone()).await?;
-    match state.load_state().await?.as_str() {
+    let state = unit_at(connection, path.clone());
+    match state.get::<String>("LoadState").await?.as_str() {
         "loaded" => {}
         "not-found" => return Ok(ActOutcome::failed("no_such_unit", format!("systemd knows no unit {unit}"))),
         other => return Ok(ActOutcome::failed("unit_not_loaded", format!("{unit} is {other}"))),
@@ -263,13 +224,13 @@ async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<
     if !matches!(result.as_str(), "done" | "failed") {
         return Ok(ActOutcome::failed("job_failed", format!("systemd's job to restart {unit} ended as {result}")));
     }
-    settle(unit, &state, &service_at(connection, path).await?).await
+    settle(unit, &state, &service_at(connection, path)).await
 }
 
 /// Looks at the unit until it is what it will be: inactive or failed, or active and the same process as at the look
 /// before. A job is over before that where the unit restarts by itself, or fails as soon as it runs. One that goes on
 /// coming and going has failed.
-async fn settle(unit: &UnitName, state: &UnitProxy<'_>, service: &ServiceProxy<'_>) -> zbus::Result<ActOutcome> {
+async fn settle(unit: &UnitName, state: &Object, service: &Object) -> zbus::Result<ActOutcome> {
     let mut before = None;
     let mut looks_left = ACTIVE_LOOKS_MAX;
     loop {
@@ -290,11 +251,11 @@ async fn settle(unit: &UnitName, state: &UnitProxy<'_>, service: &ServiceProxy<'
 }
 
 /// `ActiveState` and `SubState` of one moment: they are two answers, between which a unit may change.
-async fn look(state: &UnitProxy<'_>) -> zbus::Result<(String, String)> {
-    let mut active = state.active_state().await?;
+async fn look(state: &Object) -> zbus::Result<(String, String)> {
+    let mut active: String = state.get("ActiveState").await?;
     loop {
-        let sub = state.sub_state().await?;
-        let still = state.active_state().await?;
+        let sub = state.get("SubState").await?;
+        let still = state.get("ActiveState").await?;
         if still == active {
             return Ok((active, sub));
         }
@@ -302,14 +263,14 @@ async fn look(state: &UnitProxy<'_>) -> zbus::Result<(String, String)> {
     }
 }
 
-/// Whose properties are asked for one by one: a proxy that keeps them asks for all hundred, and has changes told.
-pub(super) async fn unit_at(connection: &Connection, path: OwnedObjectPath) -> zbus::Result<UnitProxy<'static>> {
-    UnitProxy::builder(connection).path(path)?.cache_properties(CacheProperties::No).build().await
+/// `ActiveState`, `SubState`, …
+pub(super) fn unit_at(connection: &Connection, path: OwnedObjectPath) -> Object {
+    Object::new(connection, SYSTEMD, path, "org.freedesktop.systemd1.Unit")
 }
 
-/// The same of what makes it a service.
-pub(super) async fn service_at(connection: &Connection, path: OwnedObjectPath) -> zbus::Result<ServiceProxy<'static>> {
-    ServiceProxy::builder(connection).path(path)?.cache_properties(CacheProperties::No).build().await
+/// What only services have (systemd.service(5)).
+pub(super) fn service_at(connection: &Connection, path: OwnedObjectPath) -> Object {
+    Object::new(connection, SYSTEMD, path, "org.freedesktop.systemd1.Service")
 }
 
 /// What a service says of itself (systemd.service(5)).
@@ -323,14 +284,14 @@ struct Service {
 }
 
 impl Service {
-    async fn of(proxy: &ServiceProxy<'_>) -> zbus::Result<Self> {
+    async fn of(service: &Object) -> zbus::Result<Self> {
         Ok(Self {
-            kind: proxy.kind().await?,
-            pid: proxy.main_pid().await?,
-            result: proxy.result().await?,
-            exit_status: proxy.exec_main_status().await?,
+            kind: service.get("Type").await?,
+            pid: service.get("MainPID").await?,
+            result: service.get("Result").await?,
+            exit_status: service.get("ExecMainStatus").await?,
             // Since systemd 235.
-            restarts: proxy.n_restarts().await.unwrap_or(0),
+            restarts: service.get("NRestarts").await.unwrap_or(0),
         })
     }
 }

@@ -197,8 +197,8 @@ async fn failure(
     job_result: &str,
 ) -> zbus::Result<ActOutcome> {
     let path = systemd.load_unit(unit).await?;
-    let service = service_at(connection, path).await?;
-    let (result, status) = (service.result().await?, service.exec_main_status().await?);
+    let service = service_at(connection, path);
+    let (result, status): (String, i32) = (service.get("Result").await?, service.get("ExecMainStatus").await?);
     Ok(match result.as_str() {
         "exit-code" => ActOutcome::failed("exit_code", format!("exit code {status}")),
         "signal" | "core-dump" => ActOutcome::failed("signal", format!("ended by signal {status}")),

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 use zbus::Connection;
-use zbus::proxy::CacheProperties;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath};
 
+use crate::act::object::Object;
 use crate::act::systemd::{connect, is_unanswered};
 use crate::engine::io::ActOutcome;
 
+const MANAGER: &str = "org.freedesktop.NetworkManager";
+const ACTIVE: &str = "org.freedesktop.NetworkManager.Connection.Active";
 /// `NMDeviceState`: it is managed from here on.
 const STATE_UNAVAILABLE: u32 = 20;
 const STATE_ACTIVATED: u32 = 100;
@@ -44,32 +46,6 @@ trait NetworkManager {
     ) -> zbus::Result<OwnedObjectPath>;
 }
 
-#[zbus::proxy(
-    interface = "org.freedesktop.NetworkManager.Device",
-    default_service = "org.freedesktop.NetworkManager",
-    gen_blocking = false
-)]
-trait Device {
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn state(&self) -> zbus::Result<u32>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn device_type(&self) -> zbus::Result<u32>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn interface(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn active_connection(&self) -> zbus::Result<OwnedObjectPath>;
-}
-
-#[zbus::proxy(
-    interface = "org.freedesktop.NetworkManager.Connection.Active",
-    default_service = "org.freedesktop.NetworkManager",
-    gen_blocking = false
-)]
-trait Active {
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn connection(&self) -> zbus::Result<OwnedObjectPath>;
-}
-
 /// A device that NetworkManager manages.
 pub(super) struct Managed {
     connection: Connection,
@@ -97,14 +73,13 @@ async fn find_over(connection: Connection, interface: &str, is_modems: bool) -> 
         found = modem(&connection, &manager, interface).await?;
     }
     let Some(device) = found else { return Ok(None) };
-    let proxy = device_at(&connection, &device).await?;
-    let is_managed = unless_refused(proxy.state().await)?.is_some_and(|state| state >= STATE_UNAVAILABLE);
+    let proxy = device_at(&connection, device.clone());
+    let is_managed = unless_refused(proxy.get::<u32>("State").await)?.is_some_and(|state| state >= STATE_UNAVAILABLE);
     Ok(is_managed.then_some(Managed { connection, device }))
 }
 
-/// Whose properties are asked for one by one: what a proxy keeps of them is as old as the last change that was told.
-async fn device_at<'a>(connection: &Connection, path: &'a OwnedObjectPath) -> zbus::Result<DeviceProxy<'a>> {
-    DeviceProxy::builder(connection).path(path)?.cache_properties(CacheProperties::No).build().await
+fn device_at(connection: &Connection, path: OwnedObjectPath) -> Object {
+    Object::new(connection, MANAGER, path, "org.freedesktop.NetworkManager.Device")
 }
 
 /// The only modem that NetworkManager has, or the one whose control port is called after the interface.
@@ -115,10 +90,10 @@ async fn modem(
 ) -> zbus::Result<Option<OwnedObjectPath>> {
     let mut modems = Vec::new();
     for path in unless_refused(manager.get_devices().await)?.into_iter().flatten().take(DEVICES_MAX) {
-        let device = device_at(connection, &path).await?;
+        let device = device_at(connection, path.clone());
         // One that has gone meanwhile is none.
-        if unless_refused(device.device_type().await)? == Some(TYPE_MODEM) {
-            modems.extend(unless_refused(device.interface().await)?.map(|port| (path, port)));
+        if unless_refused(device.get("DeviceType").await)? == Some(TYPE_MODEM) {
+            modems.extend(unless_refused(device.get::<String>("Interface").await)?.map(|port| (path, port)));
         }
     }
     // wwan0qmi0 is wwan0's, and wwan10qmi0 not wwan1's.
@@ -129,9 +104,7 @@ async fn modem(
 
 /// `None` where there is nobody to ask, or nothing that was asked for. No answer at all is an error.
 fn unless_refused<T>(answer: zbus::Result<T>) -> zbus::Result<Option<T>> {
-    let is_refusal = |error: &zbus::Error| {
-        matches!(error, zbus::Error::MethodError(..) | zbus::Error::FDO(_)) && !is_unanswered(error)
-    };
+    let is_refusal = |error: &zbus::Error| matches!(error, zbus::Error::MethodError(..)) && !is_unanswered(error);
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(error) if is_refusal(&error) => Ok(None),
@@ -154,20 +127,17 @@ impl Managed {
 async fn activate(connection: &Connection, path: &OwnedObjectPath, under_way: impl FnOnce()) -> zbus::Result<u32> {
     let any = ObjectPath::from_static_str("/")?;
     let manager = NetworkManagerProxy::new(connection).await?;
-    let device = device_at(connection, path).await?;
-    let active = device.active_connection().await?;
+    let device = device_at(connection, path.clone());
+    let active: OwnedObjectPath = device.get("ActiveConnection").await?;
     let profile = match active.as_str() {
-        "/" => any.clone().into(),
-        _ => {
-            let active = ActiveProxy::builder(connection).path(active)?.cache_properties(CacheProperties::No);
-            active.build().await?.connection().await?
-        }
+        "/" => any.clone(),
+        _ => Object::new(connection, MANAGER, active, ACTIVE).get("Connection").await?,
     };
     manager.activate_connection(&profile, path, &any).await?;
     under_way();
     let settled = async {
         loop {
-            let state = device.state().await?;
+            let state = device.get::<u32>("State").await?;
             if matches!(state, STATE_ACTIVATED | STATE_FAILED) {
                 return Ok(state);
             }
@@ -176,7 +146,7 @@ async fn activate(connection: &Connection, path: &OwnedObjectPath, under_way: im
     };
     match timeout(ACTIVE_MAX, settled).await {
         Ok(state) => state,
-        Err(_) => device.state().await,
+        Err(_) => device.get("State").await,
     }
 }
 
