@@ -1,4 +1,6 @@
-//! The beginning and the end of a text that may be too long. What is cut is cut between two characters.
+//! Texts as people read them: the beginning and the end of one that may be too long, cut between two characters, and sizes.
+
+use unit_prefix::NumberPrefix;
 
 /// As much of its beginning as has at most so many bytes.
 pub(crate) fn head(text: &str, bytes_max: usize) -> &str {
@@ -13,9 +15,24 @@ pub(crate) fn tail(text: &str, bytes_max: usize) -> &str {
     text.get(from..).unwrap_or_default()
 }
 
+/// `1.5 MiB`, `512 B`.
+pub(crate) fn size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+    match NumberPrefix::binary(bytes as f64) {
+        NumberPrefix::Standalone(_) => format!("{bytes} B"),
+        NumberPrefix::Prefixed(prefix, number) => format!("{number:.1} {}B", prefix.symbol()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_is_said_in_the_largest_unit_that_it_fills() {
+        let said = [0, 1_023, 1_024, 1_572_864, u64::MAX].map(size);
+        assert_eq!(said, ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "16.0 EiB"]);
+    }
 
     #[test]
     fn a_text_is_cut_between_two_characters() {

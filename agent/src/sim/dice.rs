@@ -40,7 +40,7 @@ impl Dice {
 
     /// How long until the next of events that come at random, `mean` apart on average (a Poisson process).
     pub fn until_next(&mut self, mean: Duration) -> Duration {
-        let draw = -(1.0 - self.fraction()).ln();
+        let draw = -libm::log(1.0 - self.fraction());
         Duration::try_from_secs_f64(mean.as_secs_f64() * draw).unwrap_or(Duration::MAX)
     }
 

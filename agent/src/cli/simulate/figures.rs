@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::look::{bytes, count};
+use super::look::count;
 use crate::sim::report::Summary;
+use crate::text::size;
 
 /// What a figure counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +86,7 @@ pub(super) fn words(unit: Unit, value: f64) -> String {
     match unit {
         Unit::Percent => format!("{value:.2} %"),
         Unit::Count => count(whole(value)),
-        Unit::Bytes => bytes(whole(value)),
+        Unit::Bytes => size(whole(value)),
     }
 }
 

@@ -99,11 +99,6 @@ pub(super) fn plural(number: u64, what: &str) -> String {
     format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
-/// `1.5 MiB`.
-pub(super) fn bytes(number: u64) -> String {
-    bytesize::ByteSize(number).to_string()
-}
-
 /// `3 d 4 h`: the two largest units.
 pub(super) fn span(seconds: u64) -> String {
     let parts = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::figures::{a_day, whole};
-use super::look::{Look, Tone, bytes, count, labelled, plural, printable, span};
+use super::look::{Look, Tone, count, labelled, plural, printable, span};
 use crate::engine::io::Act;
 use crate::helper::POLICY_FILE;
 use crate::sim::report::{Summary, Unmet};
 use crate::sim::scenario::Expectation;
 use crate::sim::{self, Plan};
+use crate::text::size;
 
 /// That the timeline has less than happened; empty where it hasn't.
 pub(super) fn not_kept(summary: &Summary, look: Look) -> String {
@@ -38,14 +39,14 @@ pub(super) fn figures(summary: &Summary, look: Look) -> String {
     text += &line("remedies", &endings(&s.remedies));
     text += &line("commands", &endings(&s.commands));
     text += &line("events", &counts(&s.events));
-    let per_day = format!("{} a day", bytes(whole(a_day(s, s.sent_bytes))));
-    text += &line("sent", &[bytes(s.sent_bytes), per_day, plural(s.messages, "message")]);
+    let per_day = format!("{} a day", size(whole(a_day(s, s.sent_bytes))));
+    text += &line("sent", &[size(s.sent_bytes), per_day, plural(s.messages, "message")]);
     let stored = format!("{} stored", count(s.records));
     text += &line("records", &[stored, format!("{} wait", count(s.waiting)), plural(s.duplicates, "duplicate")]);
     text += &line("dropped", &counts(&s.dropped));
-    let per_day = format!("{} a day", bytes(whole(a_day(s, s.flash_bytes))));
-    let most = format!("store at most {}", bytes(s.store_max_bytes));
-    text += &line("flash", &[format!("{} written", bytes(s.flash_bytes)), per_day, most]);
+    let per_day = format!("{} a day", size(whole(a_day(s, s.flash_bytes))));
+    let most = format!("store at most {}", size(s.store_max_bytes));
+    text += &line("flash", &[format!("{} written", size(s.flash_bytes)), per_day, most]);
     text
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::engine::observation::Severity;
+use crate::text::size;
 
 /// As wide as a serial console; what has no end of its own is cut there.
 const WIDTH: usize = 79;
@@ -234,7 +235,7 @@ fn duration(seconds: Option<&Json>) -> String {
 }
 
 fn bytes(value: Option<&Json>) -> String {
-    bytesize::ByteSize(value.and_then(Json::as_u64).unwrap_or(0)).to_string()
+    size(value.and_then(Json::as_u64).unwrap_or(0))
 }
 
 #[cfg(test)]

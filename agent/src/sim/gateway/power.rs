@@ -162,5 +162,5 @@ pub(super) fn daylight(time: u64, lasts: Duration) -> f64 {
     if hours <= 0.0 || !(0.0..hours).contains(&since_rise) {
         return 0.0;
     }
-    (std::f64::consts::PI * since_rise / hours).sin()
+    libm::sin(std::f64::consts::PI * since_rise / hours)
 }
