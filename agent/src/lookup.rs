@@ -60,6 +60,8 @@ mod tests {
     use tokio::sync::oneshot;
     use tokio::time::timeout;
 
+    use tokio::runtime::{Builder, LocalOptions};
+
     use super::*;
 
     #[tokio::test]
@@ -79,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_question_that_ended_with_its_runtime_is_asked_anew() {
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = || Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
         let name = || ("ended.example".to_owned(), 1);
         let ended = runtime();
         ended.block_on(async { drop(pending(name(), std::future::pending())) });

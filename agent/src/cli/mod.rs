@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
 use crate::act::link::{self, RESTART_FLAG};
 use crate::config::{self, CheckedConfig, Problem};
@@ -304,6 +305,6 @@ fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
 }
 
 /// One thread is enough for a gateway, and costs half the CPU of several.
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the async runtime")
+fn runtime() -> anyhow::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).context("start the async runtime")
 }

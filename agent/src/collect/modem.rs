@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::time::timeout;
 use zbus::fdo::ManagedObjects;
 use zbus::names::OwnedInterfaceName;
@@ -104,7 +104,7 @@ trait Signal {
 #[derive(Debug, Default)]
 pub(super) struct Modems {
     /// Where the connection lives. It only moves while a round waits for it.
-    runtime: Option<Runtime>,
+    runtime: Option<LocalRuntime>,
     bus: Option<Connection>,
     not_before: Option<Mono>,
     asked: Asked,
@@ -139,7 +139,7 @@ impl Modems {
         }
         let runtime = match &self.runtime {
             Some(runtime) => runtime,
-            None => match Builder::new_current_thread().enable_all().build() {
+            None => match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
                 Ok(runtime) => self.runtime.insert(runtime),
                 Err(error) => {
                     round.fault(SERVICE, error.to_string());

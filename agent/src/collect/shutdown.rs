@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::timeout;
 
 use super::printable;
@@ -69,7 +69,10 @@ impl Blockers {
 
 /// On a connection of its own: inhibitors come and go rarely.
 fn ask() -> Result<Option<String>, String> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .map_err(|error| error.to_string())?;
     match runtime.block_on(async { timeout(ANSWER_MAX, systemd::who_blocks_shutdown()).await }) {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {ANSWER_MAX:?}")),

@@ -357,7 +357,8 @@ fn the_worker_answers_each_round_it_takes_on_and_refuses_what_it_can_not_hold() 
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
 
     let (inputs, mut answers) = tokio::sync::mpsc::channel(4);
-    let worker = worker::Worker::spawn(Collectors::new(&made.config), inputs).unwrap();
+    let config = made.config.clone();
+    let worker = worker::Worker::spawn(move || Collectors::new(&config), inputs).unwrap();
     let mut taken = 0;
     let refused = loop {
         match worker.request(EffectId(taken), reading()) {

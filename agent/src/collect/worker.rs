@@ -35,15 +35,21 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread. Each round that is taken on is answered by one [`Input::Observed`] to `inputs`.
+    /// Starts the thread, which makes the collectors. Each round that is taken on is answered by one [`Input::Observed`] to `inputs`.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn spawn(mut collectors: Collectors, inputs: mpsc::Sender<Input>) -> io::Result<Self> {
+    pub fn spawn(
+        collectors: impl FnOnce() -> Collectors + Send + 'static,
+        inputs: mpsc::Sender<Input>,
+    ) -> io::Result<Self> {
         let (requests, queue) = sync_channel(REQUESTS_MAX);
         // The handle is dropped on purpose: who joins a thread that hangs in a driver hangs with it.
-        let observe = move |clock| collectors.observe(clock);
-        thread::Builder::new().name("collect".to_owned()).spawn(move || run(observe, &queue, &inputs))?;
+        let work = move || {
+            let mut collectors = collectors();
+            run(|clock| collectors.observe(clock), &queue, &inputs);
+        };
+        thread::Builder::new().name("collect".to_owned()).spawn(work)?;
         Ok(Self { requests })
     }
 

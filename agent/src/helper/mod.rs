@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use tokio::net::UnixListener;
+use tokio::runtime::{Builder, LocalOptions};
 
 use crate::act::link as interfaces;
 use crate::cli::logging;
@@ -169,7 +170,8 @@ fn serve(policy: &Path, state: &Path, boot: Option<BootId>) -> anyhow::Result<()
     };
     let ledger = Ledger::open(state, built_at().0.div_euclid(1000), &Moment::of(boot, &mut clock))?;
     let helper = Helper::new(policy.to_owned(), state.to_owned(), boot, clock, ledger);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let runtime =
+        Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).context("start the runtime")?;
     let served = runtime.block_on(async {
         let listener = UnixListener::from_std(listener)?;
         // Not told is not lost: only a unit of Type=notify waits for it.

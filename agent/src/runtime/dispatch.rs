@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
@@ -69,7 +69,7 @@ impl Dispatcher {
             store: StoreHandle::spawn(store, inputs.clone()).map_err(thread)?,
             stats,
             store_waits: BTreeSet::new(),
-            collectors: Worker::spawn(collectors(config, options.battery_root.as_deref()), inputs.clone())
+            collectors: Worker::spawn(collectors(config, options.battery_root.clone()), inputs.clone())
                 .map_err(thread)?,
             audit: Audit::new(config.clone(), options.config_files.clone()).of_the_agent(),
             config_files: options.config_files.clone(),
@@ -108,7 +108,7 @@ impl Dispatcher {
         self.backoff = FullJitter::new(&config.mqtt.reconnect);
         self.target.reload();
         self.audit = Audit::new(config.clone(), self.config_files.clone()).of_the_agent();
-        match Worker::spawn(collectors(config, self.battery_root.as_deref()), self.inputs.clone()) {
+        match Worker::spawn(collectors(config, self.battery_root.clone()), self.inputs.clone()) {
             Ok(worker) => self.collectors = worker,
             Err(error) => tracing::error!("collect: the old collectors stay: start a thread: {error}"),
         }
@@ -316,12 +316,15 @@ fn password(config: &CheckedConfig) -> Result<Option<Password>, RunError> {
     Ok(Some(Password::of(path)))
 }
 
-fn collectors(config: &CheckedConfig, battery_root: Option<&Path>) -> Collectors {
-    let collectors =
-        Collectors::new(&config.collect).with_releases_of(config.rollback.clone()).with_sockets_for(&config.rules);
-    match battery_root {
-        Some(root) => collectors.with_batteries_below(root.to_owned()),
-        None => collectors,
+/// Makes the collectors of a configuration, on the thread that they stay on.
+fn collectors(config: &CheckedConfig, battery_root: Option<PathBuf>) -> impl FnOnce() -> Collectors + use<> {
+    let (collect, releases, rules) = (config.collect.clone(), config.rollback.clone(), config.rules.clone());
+    move || {
+        let collectors = Collectors::new(&collect).with_releases_of(releases).with_sockets_for(&rules);
+        match battery_root {
+            Some(root) => collectors.with_batteries_below(root),
+            None => collectors,
+        }
     }
 }
 

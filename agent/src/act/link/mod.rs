@@ -14,6 +14,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
@@ -440,7 +441,7 @@ pub fn restart_as_this_process(interface: &str) -> io::Result<bool> {
     // The interface comes up whoever else ends. Refused to who leads a group of its own, as a unit does: that is as
     // good.
     let _ = rustix::process::setsid();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let outcome = runtime.block_on(async {
         let mut ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
         let [Ok(terminate), Ok(interrupt), Ok(hangup)] = &mut ends else {
