@@ -4,14 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::panic;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
 use super::figures::{self, FIXED, Unit, real};
@@ -32,6 +31,10 @@ const PERCENTILES: [(&str, f64); 5] = [("min", 0.0), ("p5", 5.0), ("median", 50.
 const LABEL_WIDTH: usize = 24;
 /// See [`LABEL_WIDTH`].
 const COLUMN_WIDTH: usize = 11;
+/// How often the line that tells how far it is is written anew.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Back to the line's beginning, and erases it (ECMA-48, EL).
+const CLEAR_LINE: &str = "\r\x1b[K";
 
 /// Which seeds, and how many at once.
 #[derive(Debug, Clone, Copy)]
@@ -86,13 +89,15 @@ pub(super) fn attempt(plan: &Plan, seed: u64) -> Option<Run> {
     panic::catch_unwind(|| sim::run(plan, seed)).ok()
 }
 
-/// Runs all seeds, and says how long it took. A progress bar is shown on stderr if that is a terminal.
+/// Runs all seeds, and says how long it took. How far it is is said on stderr if that is a terminal.
 ///
 /// # Errors
 /// A thread could not be started.
 pub(super) fn run(plan: &Plan, seeds: Seeds) -> io::Result<(Totals, Duration)> {
     let began = Instant::now();
-    let bar = progress_bar(seeds.count);
+    let mut stderr = io::stderr();
+    let shows_progress = stderr.is_terminal();
+    let mut shown = began;
     let next = AtomicU64::new(0);
     let mut totals = Totals::default();
     thread::scope(|scope| {
@@ -105,11 +110,18 @@ pub(super) fn run(plan: &Plan, seeds: Seeds) -> io::Result<(Totals, Duration)> {
         drop(tell);
         for (seed, run) in told {
             totals.add(seed, run);
-            bar.inc(1);
+            if shows_progress && shown.elapsed() >= PROGRESS_EVERY {
+                shown = Instant::now();
+                let text = progress(totals.runs, seeds.count, began.elapsed());
+                // Who has closed the terminal still gets the result.
+                let _ = write!(stderr, "{CLEAR_LINE}{text}");
+            }
         }
         io::Result::Ok(())
     })?;
-    bar.finish_and_clear();
+    if shows_progress {
+        let _ = write!(stderr, "{CLEAR_LINE}");
+    }
     Ok((totals, began.elapsed()))
 }
 
@@ -125,13 +137,10 @@ fn run_some(plan: &Plan, seeds: Seeds, next: &AtomicU64, tell: &mpsc::SyncSender
     }
 }
 
-fn progress_bar(seeds: u64) -> ProgressBar {
-    // It draws on stderr, and not at all where that is no terminal.
-    let bar = ProgressBar::new(seeds);
-    match ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} seeds, {eta} left") {
-        Ok(style) => bar.with_style(style.progress_chars("##-")),
-        Err(_) => bar,
-    }
+/// `12 of 100 seeds, 1 min 3 s left`, at the pace of those that are done.
+fn progress(done: u64, seeds: u64, took: Duration) -> String {
+    let left = u128::from(seeds - done) * took.as_millis() / u128::from(done.max(1)) / 1_000;
+    format!("{} of {}, {} left", count(done), plural(seeds, "seed"), span(u64::try_from(left).unwrap_or(u64::MAX)))
 }
 
 impl Totals {
@@ -363,4 +372,15 @@ fn spread(mut values: Vec<f64>) -> [f64; PERCENTILES.len()] {
         let rank = figures::whole((real(values.len() as u64) * percent / 100.0).ceil()).max(1);
         usize::try_from(rank - 1).ok().and_then(|index| values.get(index)).copied().unwrap_or_default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_progress_tells_what_is_left_at_the_pace_so_far() {
+        assert_eq!(progress(0, 1, Duration::ZERO), "0 of 1 seed, 0 s left");
+        assert_eq!(progress(250, 1_000, Duration::from_secs(30)), "250 of 1,000 seeds, 1 min 30 s left");
+    }
 }
