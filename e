@@ -1,5 +1,0 @@
-error: unexpected argument 'extra' found
-
-Usage: fieldmedic simulate [OPTIONS] [SCENARIO]
-
-For more information, try '--help'.
