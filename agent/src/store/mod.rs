@@ -187,7 +187,7 @@ impl Store {
             log.count_set_aside().attempt(|| format!("read what lies aside in {}", path.display()))?;
         }
         state.measure();
-        let dirs = Class::ALL.map(|class| log_dir(path, class)).into_iter().chain([path.join(state::DIR)]);
+        let dirs = Class::ALL.map(|class| log_dir(path, class)).into_iter();
         let places = dirs.chain([path.join(LOCK_FILE)]).filter_map(Place::of).collect();
         let mut store = Self { settings: settings.clone(), logs, known, state, free_bytes: 0, places, _lock: lock };
         store.look_for_space();
@@ -241,7 +241,7 @@ impl Store {
     /// Whether its files are where they were when it was opened, and not deleted, or elsewhere, with what is written to
     /// them, whole or in part.
     pub(super) fn is_in_place(&self) -> bool {
-        self.places.iter().all(Place::is_there)
+        self.places.iter().all(Place::is_there) && self.state.is_in_place()
     }
 
     /// What stands in for it once it is not in place any more.

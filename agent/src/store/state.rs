@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Place;
 use super::disk::{self, Attempt};
 use super::segment::Fields;
 use super::unreadable::{self, Opening};
@@ -74,6 +75,8 @@ pub(super) struct State {
     dead: bool,
     /// `None` after an error, until the next call opens it anew.
     db: Option<Db>,
+    /// Where its directory was when the database was opened; `None` before that, and where we ourselves left none.
+    place: Option<Place>,
     generation: Generation,
     reserve: Reserve,
     bytes: u64,
@@ -160,6 +163,7 @@ impl State {
             look_at_bytes: rewrite::worth_a_look_bytes(max_bytes),
             dead: opening.is_dead_below(&root.join(DIR)) || opening.is_dead(&root.join(IMAGE_FILE)),
             db: None,
+            place: None,
             generation,
             reserve: Reserve::new(reserve::path_in(root), reserve_bytes(max_bytes)),
             bytes: 0,
@@ -297,13 +301,23 @@ impl State {
         }
     }
 
-    /// Opens sled and reads everything, with as much of the reserve given as that needs on a full disk.
+    /// Opens sled and reads everything, with as much of the reserve given as that needs on a full disk. Its directory may
+    /// be another one then, by our own doing.
     fn open_db(&mut self) -> Result<Opened, Trouble> {
+        let was_in_place = self.is_in_place();
         let mut opened = self.try_open_db();
         while opened.is_err() && self.free_bytes() < self.reserve.bytes_max() && self.reserve.give() {
             opened = self.try_open_db();
         }
+        if was_in_place {
+            self.place = Place::of(self.dir());
+        }
         opened
+    }
+
+    /// Whether its directory is where it was, and not somebody else's or deleted.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.place.as_ref().is_none_or(Place::is_there)
     }
 
     fn try_open_db(&self) -> Result<Opened, Trouble> {
@@ -316,6 +330,7 @@ impl State {
     /// Sets the directory aside and begins a new one with the entries that are left.
     fn begin_anew(&mut self, entries: &Entries, trouble: &Trouble, opening: &mut Opening) -> Result<(), StoreFault> {
         self.close();
+        self.place = None;
         let dir = self.dir();
         let aside_bytes_max = super::aside_bytes_max(self.max_bytes) / 2;
         let set_aside = disk::set_aside(&dir, aside_bytes_max, &trouble.to_string())
@@ -571,7 +586,7 @@ fn remove_expendable(dir: &Path) -> io::Result<()> {
 /// Opens sled with a copy of its files beside it. What it did to them without coming to an end is undone.
 fn open_kept(dir: &Path, dead: bool, spare_bytes: u64) -> Result<Opened, Trouble> {
     Kept::restore(dir)?;
-    let kept = Kept::make(dir, spare_bytes);
+    let kept = Kept::make(dir, spare_bytes)?;
     let opened = open_db(dir, dead);
     let Some(kept) = kept else { return opened };
     match opened {
@@ -583,7 +598,12 @@ fn open_kept(dir: &Path, dead: bool, spare_bytes: u64) -> Result<Opened, Trouble
             }
         },
         Err(trouble) => {
-            Kept::restore(dir)?;
+            // What somebody else holds, sled has not touched, and the copy was made while it was in use.
+            if is_lock(&trouble) {
+                kept.forget()?
+            } else {
+                Kept::restore(dir)?
+            }
             Err(trouble)
         }
     }

@@ -496,6 +496,26 @@ fn a_store_that_is_taken_away_is_a_fault_and_the_next_start_takes_up_what_is_the
 }
 
 #[test]
+fn a_store_whose_state_is_written_anew_was_not_taken_away() {
+    let dir = temp();
+    let mut backing: Backing = open(dir.path()).0.into();
+    let state = settings(dir.path()).path.join(state::DIR);
+    let (mut before, mut written_anew) = (0, 0);
+    for round in 0..600 {
+        let entries = vec![(format!("cmd/{}", round % 10), Some(Bytes::from("x".repeat(4_000))))];
+        // Its inode is not given to the next one, which would hide it.
+        let _held = File::open(&state).expect("open");
+        assert_eq!(backing.apply(StoreOp::Put { entries }), Ok(StoreReply::Put), "round {round}");
+        let bytes = disk::tree_bytes(&state);
+        written_anew += usize::from(bytes < before / 2);
+        before = bytes;
+    }
+    assert!(written_anew > 1, "{written_anew} times");
+    let Backing::Store(store) = backing else { panic!("it is there") };
+    assert!(store.is_in_place());
+}
+
+#[test]
 fn a_store_in_whose_place_a_file_lies_was_taken_away() {
     let dir = temp();
     let (store, _) = open(dir.path());

@@ -36,16 +36,22 @@ impl<'a> Kept<'a> {
         disk::remove_all(&outdated)
     }
 
-    /// Makes the copy durable; `None` where there is no need of it, or no room for it.
-    pub(super) fn make(dir: &'a Path, spare_bytes: u64) -> Option<Self> {
-        let bytes = fs::metadata(dir.join(DB_FILE)).ok()?.len();
-        let free = room(dir).ok()?.free;
+    /// Makes the copy durable; `None` where there is no need of it, or no room for it, or it can't be made.
+    pub(super) fn make(dir: &'a Path, spare_bytes: u64) -> io::Result<Option<Self>> {
+        let bytes = fs::metadata(dir.join(DB_FILE)).map_or(0, |file| file.len());
+        let free = room(dir).map_or(0, |room| room.free);
         if bytes <= SLED_SEGMENT_BYTES || free < spare_bytes.saturating_add(disk::tree_bytes(dir)) {
-            return None;
+            return Ok(None);
         }
         let [copying, kept, _] = paths(dir);
-        let copied = copy(dir, &copying).and_then(|()| fs::rename(&copying, kept));
-        copied.and_then(|()| disk::sync_dir(disk::parent(dir))).ok().map(|()| Self { dir })
+        let copied = copy(dir, &copying).and_then(|()| fs::rename(&copying, &kept));
+        if copied.and_then(|()| disk::sync_dir(disk::parent(dir))).is_err() {
+            // It must not count for the next opening, which would find what is put after this one gone.
+            disk::remove_all(&kept)?;
+            disk::remove_all(&copying)?;
+            return Ok(None);
+        }
+        Ok(Some(Self { dir }))
     }
 
     /// Sled's files are as they should be, and on disk.
