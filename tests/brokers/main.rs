@@ -82,6 +82,18 @@ fn arrives(world: &World, stored: &BTreeSet<u64>) {
     println!("{}: {} records waited, all came, {again} of them again", world.broker.name(), stored.len());
 }
 
+/// Takes the broker away while the agent publishes; one that would lose some of that, while the agent holds its breath.
+fn take_away(software: Software, world: &mut World, agent: &Agent) {
+    if software.loses_as_it_ends() {
+        agent.freeze();
+        let mark = world.fleet.mark();
+        world.order("nobody", "ping", json!({}));
+        world.fleet.wait_since(mark, "what is published last", |message| message.topic.ends_with("/nobody/commands"));
+    }
+    world.broker.stop();
+    agent.thaw();
+}
+
 /// Everything that is asked of a broker that keeps its sessions.
 fn a_round_with(software: Software) {
     if !software.is_installed() {
@@ -93,7 +105,7 @@ fn a_round_with(software: Software) {
     world.fleet.sample_since(0, "gw-round", "a sample", |_| true);
     println!("{}: MQTT {}", software.name(), connected(&world, 0)["mqtt_version"]);
 
-    world.broker.stop();
+    take_away(software, &mut world, &agent);
     let stored = backlog(&gateway);
     world.broker.resume();
     arrives(&world, &stored);
@@ -105,13 +117,13 @@ fn a_round_with(software: Software) {
     world.broker.resume();
     let stored = fill(&gateway.store(), OLD_SAMPLES);
     let mark = world.fleet.mark();
-    let _agent = gateway.start();
+    let agent = gateway.start();
     world.fleet.result(&id, "SUCCEEDED");
     let within: BTreeSet<u64> = stored.iter().copied().skip(OLD_SAMPLES_FIRST).collect();
     world.fleet.sample_since(mark, "gw-round", "the drain to be under way", |sample| {
         sample["seq"].as_u64().is_some_and(|seq| within.contains(&seq))
     });
-    world.broker.stop();
+    take_away(software, &mut world, &agent);
     let left = backlog(&gateway).intersection(&stored).count();
     assert!((1..stored.len()).contains(&left), "the broker went while {left} of {} were left", stored.len());
     world.broker.resume();
