@@ -101,18 +101,19 @@ fn supplies(round: &mut Round<'_>) -> Vec<Supply> {
     supplies
 }
 
-/// The one that is named; else the first that is in its bay, or the first of those that aren't.
+/// The one that is named; else the first that is in its bay, or of which nobody can tell, or that isn't.
 fn choose<'a>(config: &CollectBattery, supplies: &'a [Supply], round: &mut Round<'_>) -> Option<&'a Supply> {
     if !config.supply.is_empty() {
         return supplies.iter().find(|supply| supply.name == config.supply);
     }
     let is_battery = |supply: &&Supply| !supply.of_device && matches!(supply.kind.as_str(), "Battery" | "UPS");
-    let mut batteries = supplies.iter().filter(is_battery);
-    let mut is_out = |supply: &Supply| {
-        let present = round.number(&format!("{SUPPLIES}/{}/present", supply.name), 0..=1);
-        matches!(present, Ok(Some(0)))
-    };
-    batteries.clone().find(|supply| !is_out(supply)).or_else(|| batteries.next())
+    supplies.iter().filter(is_battery).min_by_key(|supply| {
+        match round.number(&format!("{SUPPLIES}/{}/present", supply.name), 0..=1) {
+            Ok(None | Some(1..)) => 0,
+            Err(Faulted) => 1,
+            Ok(Some(_)) => 2,
+        }
+    })
 }
 
 /// Whether any source other than a battery is online; nothing where there is none to ask.

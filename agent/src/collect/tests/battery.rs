@@ -223,6 +223,12 @@ fn of_several_batteries_the_first_that_is_in_its_bay_is_told_and_a_ups_is_one_to
     assert_eq!(told(&made), present("ups"));
     made.write("sys/class/power_supply/ups/present", "0\n");
     assert_eq!(told(&made), (Some("BAT0".into()), Some(false.into())));
+    made.write("sys/class/power_supply/ups/present", "yes\n");
+    assert_eq!(told(&made), (Some("ups".into()), None), "that none is there would be a guess");
+    made.supply("present", "1\n");
+    made.write("sys/class/power_supply/AAA/type", "Battery\n");
+    made.write("sys/class/power_supply/AAA/present", "yes\n");
+    assert_eq!(told(&made), present("BAT0"));
 }
 
 #[test]
