@@ -135,6 +135,29 @@ fn a_flood_of_garbage_is_counted_and_a_ping_behind_it_is_answered() {
 }
 
 #[test]
+fn a_driver_that_hangs_costs_what_its_device_says_until_it_answers() {
+    let (world, tree) = (World::new(), Tree::new());
+    let device = "gw-hung-driver";
+    let agent = world.gateway(device).measuring(&tree).start();
+    world.fleet.sample_since(0, device, "a whole sample", |sample| sample["battery"]["charge_pct"] == 80.0);
+
+    let capacity = format!("{BATTERY}/capacity");
+    let hangs = tree.hang(&capacity);
+    let sample = world.fleet.sample_since(world.fleet.mark(), device, "telemetry without a battery", |sample| {
+        sample["battery"]["voltage_v"].is_null() && sample["agent"]["collect_faults"].as_u64() > Some(0)
+    });
+    assert_eq!(sample["link"]["up"], true, "{sample:#}");
+    assert_eq!(sample["host"]["temperature_c"], 51.5, "{sample:#}");
+    agent.wait_for_log(&format!("/{capacity} hangs, for 8 s"));
+
+    tree.write(&capacity, "79");
+    std::fs::write(hangs, "80").unwrap();
+    world.fleet.sample_since(world.fleet.mark(), device, "the battery to be back", |sample| {
+        sample["battery"]["charge_pct"] == 79.0 && sample["agent"]["collect_faults"].as_u64().unwrap_or(0) == 0
+    });
+}
+
+#[test]
 fn a_disk_that_hangs_under_releases_or_journal_keeps_no_agent_from_starting_measuring_and_stopping() {
     let (world, tree) = (World::new(), Tree::new());
     let device = "gw-hung";

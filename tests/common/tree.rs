@@ -118,6 +118,16 @@ impl Tree {
         std::fs::rename(&fresh, &path).unwrap();
     }
 
+    /// Makes a file of which each read hangs, as with a driver that doesn't answer, until another one is written.
+    /// Writing to what is handed back answers whoever hangs in it.
+    pub fn hang(&self, file: &str) -> PathBuf {
+        let (path, aside) = (self.path(file), self.path(&format!("{file}.hangs")));
+        mknodat(CWD, &aside, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::hard_link(&aside, &path).unwrap();
+        aside
+    }
+
     pub fn remove(&self, file: &str) {
         std::fs::remove_file(self.path(file)).unwrap();
     }

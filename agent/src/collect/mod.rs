@@ -8,6 +8,7 @@ pub mod battery;
 pub mod clock;
 pub mod errors;
 pub mod host;
+mod hung;
 pub(crate) mod inhibit;
 pub mod link;
 mod modem;

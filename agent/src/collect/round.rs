@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use rustix::io::Errno;
 
+use super::hung;
 use crate::engine::metric::{Metric, Point, Value};
 use crate::engine::observation::{Fault, Observation};
 
@@ -55,7 +56,11 @@ impl<'a> Round<'a> {
 
     /// The text of `file` without the space around it.
     pub(super) fn text(&mut self, file: &str) -> Reading<String> {
-        match read(&self.path(file)) {
+        let text = match hung::begin(self.root, file) {
+            Ok(_reading) => read(&self.path(file)),
+            Err(hung) => return Err(self.hangs(hung)),
+        };
+        match text {
             Ok(text) => Ok(Some(text.trim().to_owned())),
             Err(error) if is_absence(&error) => Ok(None),
             Err(error) => Err(self.fault(file, error.to_string())),
@@ -141,6 +146,14 @@ impl<'a> Round<'a> {
         let fault = Fault { source: format!("/{}", file.trim_start_matches('/')), what: what.into() };
         if !self.observation.faults.contains(&fault) {
             self.observation.faults.push(fault);
+        }
+        Faulted
+    }
+
+    /// Notes what hangs; once a round, as it does so for ever longer.
+    fn hangs(&mut self, hung: Fault) -> Faulted {
+        if self.observation.faults.iter().all(|fault| fault.source != hung.source) {
+            self.observation.faults.push(hung);
         }
         Faulted
     }

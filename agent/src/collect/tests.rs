@@ -143,6 +143,19 @@ impl Made {
         if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
     }
 
+    /// Makes of the file a FIFO that nobody writes to: whoever opens it hangs, as with a driver that doesn't answer.
+    fn hang(&self, path: &str) -> PathBuf {
+        let fifo = self.dir.path().join(path);
+        fs::remove_file(&fifo).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        fifo
+    }
+
+    fn worker(&self, inputs: &tokio::sync::mpsc::Sender<Input>) -> worker::Worker {
+        let config = self.config.clone();
+        worker::Worker::spawn(move || Collectors::new(&config), inputs.clone()).unwrap()
+    }
+
     fn observe(&self) -> Observation {
         let seen = Collectors::new(&self.config).observe(reading());
         seen.points.iter().for_each(as_the_table_says);
@@ -351,14 +364,9 @@ fn the_boot_id_is_read_and_a_wrong_one_refused() {
 #[test]
 fn the_worker_answers_each_round_it_takes_on_and_refuses_what_it_can_not_hold() {
     let made = Made::battery();
-    // A FIFO that nobody writes to: whoever opens it hangs, like a driver that doesn't answer.
-    let fifo = made.dir.path().join("sys/class/power_supply/BAT0/capacity");
-    fs::remove_file(&fifo).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
-
+    let fifo = made.hang("sys/class/power_supply/BAT0/capacity");
     let (inputs, mut answers) = tokio::sync::mpsc::channel(4);
-    let config = made.config.clone();
-    let worker = worker::Worker::spawn(move || Collectors::new(&config), inputs).unwrap();
+    let mut worker = made.worker(&inputs);
     let mut taken = 0;
     let refused = loop {
         match worker.request(EffectId(taken), reading()) {
@@ -375,6 +383,62 @@ fn the_worker_answers_each_round_it_takes_on_and_refuses_what_it_can_not_hold() 
         assert_eq!(answered, EffectId(id));
         near(&seen, Metric::BatteryChargePct, 55.0);
     }
+}
+
+#[test]
+fn what_hangs_costs_its_own_readings_and_one_thread_and_is_read_again_once_it_answers() {
+    let made = Made::new(&[BATTERY, LINKS, HOST]);
+    let hang = [
+        ("sys/class/power_supply/BAT0/capacity", "73"),
+        ("sys/class/net/eth0/statistics/rx_bytes", "1"),
+        ("proc/stat", "cpu  1 0 1 1 1 0 0 0 0 0"),
+        ("sys/class/thermal/thermal_zone1/temp", "48250"),
+    ];
+    let fifos = hang.map(|(file, _)| made.hang(file));
+    let (inputs, mut answers) = tokio::sync::mpsc::channel(8);
+    let later = || clock::boottime().after(std::time::Duration::from_secs(3_600));
+    for (id, (file, _)) in (0..).zip(hang) {
+        let mut worker = made.worker(&inputs);
+        worker.request(EffectId(id), reading()).unwrap();
+        while !hung::is_read(made.dir.path(), file) {
+            std::thread::yield_now();
+        }
+        assert_eq!(worker.hung(clock::boottime()), None, "it may take its time");
+        assert_eq!([worker.hung(later()), worker.hung(later())], [Some(EffectId(id)), None], "{file}");
+    }
+    let mut worker = made.worker(&inputs);
+    let mut observe = |worker: &mut worker::Worker, id| {
+        worker.request(EffectId(id), reading()).unwrap();
+        // The rounds of those that hung come to their end, too, as late as it is.
+        while let Some(input) = answers.blocking_recv() {
+            match input {
+                Input::Observed { id: answered, result: Ok(seen) } if answered == EffectId(id) => return seen,
+                _ => {}
+            }
+        }
+        unreachable!("the worker has ended")
+    };
+    for id in 4..6 {
+        let seen = observe(&mut worker, id);
+        assert_eq!(faulty(&seen), hang.map(|(file, _)| format!("/{file}")));
+        assert!(seen.faults.iter().all(|fault| fault.what.starts_with("hangs, for ")), "{:?}", seen.faults);
+        assert_eq!(number(&seen, Metric::BatteryVoltage), None, "it is the battery's, too");
+        assert_eq!(value(&seen, Metric::BatteryPresent), None);
+        assert_eq!(value(&seen, Metric::BatteryExternalPower), Some(false.into()), "the other supply says so");
+        assert_eq!(value(&seen, Metric::LinkInterface), Some("eth0".into()));
+        assert_eq!((value(&seen, Metric::LinkUp), labelled(&seen, Metric::InterfaceUp, Some("eth0"))), (None, None));
+        assert_eq!(labelled(&seen, Metric::InterfaceUp, Some("wwan0")), Some(true.into()));
+        near(&seen, Metric::HostTemperature, 41.5);
+        near(&seen, Metric::HostMemUsed, 75.0);
+    }
+    for (fifo, (_, answer)) in fifos.iter().zip(hang) {
+        let aside = fifo.with_extension("aside");
+        fs::rename(fifo, &aside).unwrap();
+        fs::write(fifo, answer).unwrap();
+        fs::write(aside, answer).unwrap();
+    }
+    let back = (6..1_000_000).map(|id| observe(&mut worker, id)).find(|seen| seen.faults.is_empty()).unwrap();
+    near(&back, Metric::BatteryChargePct, 73.0);
 }
 
 proptest! {

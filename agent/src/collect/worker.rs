@@ -1,18 +1,19 @@
 //! The thread that runs the collectors. A read of sysfs can hang for as long as its driver does; then this thread
-//! hangs, further requests are refused, and nobody else waits. Ends when the worker is dropped or nobody takes its
-//! answers.
+//! hangs, further requests are refused, and nobody else waits: another worker goes on without what hangs
+//! ([`Worker::hung`]). Ends when the worker is dropped or nobody takes its answers.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread;
+use std::thread::{self, ThreadId};
 
 use tokio::sync::mpsc;
 
-use super::Collectors;
 use super::clock::ClockReading;
+use super::{Collectors, hung};
 use crate::engine::io::{EffectId, Input};
 use crate::engine::observation::Observation;
+use crate::engine::time::Mono;
 
 /// Rounds that may wait behind the one that is running. More would only be read late and all at once.
 const REQUESTS_MAX: usize = 1;
@@ -32,6 +33,9 @@ pub enum RequestError {
 #[derive(Debug)]
 pub struct Worker {
     requests: SyncSender<(EffectId, ClockReading)>,
+    thread: ThreadId,
+    /// The round that was taken on last.
+    last: Option<EffectId>,
 }
 
 impl Worker {
@@ -49,19 +53,26 @@ impl Worker {
             let mut collectors = collectors();
             run(|clock| collectors.observe(clock), &queue, &inputs);
         };
-        thread::Builder::new().name("collect".to_owned()).spawn(work)?;
-        Ok(Self { requests })
+        let thread = thread::Builder::new().name("collect".to_owned()).spawn(work)?.thread().id();
+        Ok(Self { requests, thread, last: None })
     }
 
     /// Asks for a round.
     ///
     /// # Errors
     /// The round is refused; there will be no answer.
-    pub fn request(&self, id: EffectId, clock: ClockReading) -> Result<(), RequestError> {
+    pub fn request(&mut self, id: EffectId, clock: ClockReading) -> Result<(), RequestError> {
         self.requests.try_send((id, clock)).map_err(|error| match error {
             TrySendError::Full(_) => RequestError::Busy,
             TrySendError::Disconnected(_) => RequestError::Ended,
-        })
+        })?;
+        self.last = Some(id);
+        Ok(())
+    }
+
+    /// The round that hangs, once: another worker would come to its end, without what this one hangs in.
+    pub fn hung(&mut self, now: Mono) -> Option<EffectId> {
+        self.last.take_if(|_| hung::give_up(self.thread, now))
     }
 }
 

@@ -240,7 +240,7 @@ metrics! {
     124 AgentOutboxBytes "agent.outbox_bytes" Last "By" "their size on disk";
     125 AgentDropped "agent.dropped.*" Last "1" "records given up since the store was made, by reason";
     126 AgentStoreWritten "agent.store_written_bytes" Sum "By" "/proc/self/io write_bytes; where the kernel doesn't count, bytes that the store handed to the disk";
-    127 AgentCollectFaults "agent.collect_faults" Sum "1" "files that were missing or said nonsense, interfaces beyond the 32nd";
+    127 AgentCollectFaults "agent.collect_faults" Sum "1" "files that were missing, said nonsense or hang, interfaces beyond the 32nd";
     128 AgentRefused "agent.refused.*" Sum "1" "requests turned away because a bound was reached, by bound";
     129 AgentPublishes "agent.publishes" Sum "1" "PUBLISH packets sent";
     130 AgentDuplicates "agent.duplicates" Sum "1" "of those, sent again: the connection was lost, or the broker refused them for then";

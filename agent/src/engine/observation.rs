@@ -86,7 +86,7 @@ impl Release {
     }
 }
 
-/// A file that was missing where it should be, or said nonsense.
+/// A file that was missing where it should be, said nonsense, or hangs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The file or call.

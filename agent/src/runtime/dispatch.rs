@@ -108,11 +108,15 @@ impl Dispatcher {
         self.backoff = FullJitter::new(&config.mqtt.reconnect);
         self.target.reload();
         self.audit = Audit::new(config.clone(), self.config_files.clone()).of_the_agent();
+        self.renew_collectors(config);
+        self.ask_helper();
+    }
+
+    fn renew_collectors(&mut self, config: &CheckedConfig) {
         match Worker::spawn(collectors(config, self.battery_root.clone()), self.inputs.clone()) {
             Ok(worker) => self.collectors = worker,
             Err(error) => tracing::error!("collect: the old collectors stay: start a thread: {error}"),
         }
-        self.ask_helper();
     }
 
     /// Root's policy may have changed, too: what it allows is asked again. On a thread of its own: a helper that hangs
@@ -164,6 +168,10 @@ impl Dispatcher {
 
     /// Carries out all effects, and hands back at once what was refused.
     pub(super) fn carry_out(&mut self, engine: &mut Engine, clock: &mut Clock) {
+        if let Some(id) = self.collectors.hung(clock.now().mono) {
+            self.renew_collectors(engine.config());
+            self.effect(Effect::Observe { id }, clock);
+        }
         loop {
             while let Some(effect) = engine.poll_effect() {
                 self.effect(effect, clock);
