@@ -10,7 +10,7 @@ use super::asked::Asked;
 use super::round::Round;
 
 const MOUNTINFO: &str = "proc/self/mountinfo";
-static ASKED: Asked<rustix::io::Result<StatVfs>> = Asked::new();
+static ASKED: Asked = Asked::new();
 
 /// How the file system that is mounted at `label` stands; `None` with a fault where there is none, or no answer.
 pub(super) fn stat(round: &mut Round<'_>, label: &str) -> Option<StatVfs> {

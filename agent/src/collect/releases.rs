@@ -14,7 +14,7 @@ const CMDLINE: &str = "proc/cmdline";
 const BOOTED: &str = "rauc.slot=";
 
 /// Releases may lie on a disk of their own, and the agent has to say that this one hangs.
-static ASKED: Asked<Option<String>> = Asked::new();
+static ASKED: Asked = Asked::new();
 
 /// What can be told of these targets.
 pub(super) fn collect(targets: &BTreeMap<String, Rollback>, round: &mut Round<'_>) -> Vec<Release> {
