@@ -216,6 +216,21 @@ fn a_whole_look_reads_its_own_round_below_the_root() {
 }
 
 #[test]
+fn a_look_does_not_hang_in_what_is_not_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    for gauge in ["sys/class/power_supply/BAT0/type", "proc/net/route"].map(|file| dir.path().join(file)) {
+        fs::create_dir_all(gauge.parent().unwrap()).unwrap();
+        // A FIFO that nobody writes to.
+        rustix::fs::mknodat(rustix::fs::CWD, gauge, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    }
+    let now = Now { mono: Mono(1), wall: Wall { unix: Unix(0), trusted: true } };
+    let audit = Audit::new(config(dir.path(), ""), vec![]);
+    let (sender, looked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(audit.look(ClockReading { now, synced: true }, &Ok(vec![]))));
+    assert!(looked.recv_timeout(std::time::Duration::from_secs(30)).is_ok());
+}
+
+#[test]
 fn a_runbook_that_a_ladder_names_and_that_can_not_be_run_is_told_before_it_is_needed() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
