@@ -169,9 +169,26 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 /// Whether a failed read means that the gateway doesn't have the value. Drivers say ENODATA for a property that they
-/// can't give now, and the kernel EOPNOTSUPP for what was switched off at boot (PSI). ENODEV is none of these: the
-/// device went away after it was listed.
+/// can't give now, or EAGAIN (a thermal zone of a block that is switched off, or of a sensor that is not connected),
+/// and the kernel EOPNOTSUPP for what was switched off at boot (PSI). ENODEV is none of these: the device went away
+/// after it was listed. Nor is EINVAL, EIO or ETIMEDOUT: the driver has failed.
 fn is_absence(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound
-        || matches!(Errno::from_io_error(error), Some(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOTDIR))
+        || matches!(Errno::from_io_error(error), Some(Errno::NODATA | Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOTDIR))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_has_nothing_to_say_is_no_fault_and_one_that_fails_is() {
+        let is_absent = |errno: Errno| is_absence(&errno.into());
+        for errno in [Errno::NOENT, Errno::NOTDIR, Errno::NODATA, Errno::AGAIN, Errno::OPNOTSUPP] {
+            assert!(is_absent(errno), "{errno}");
+        }
+        for errno in [Errno::INVAL, Errno::IO, Errno::TIMEDOUT, Errno::NODEV, Errno::NXIO, Errno::ACCESS] {
+            assert!(!is_absent(errno), "{errno}");
+        }
+    }
 }

@@ -208,7 +208,7 @@ fn faulty(observation: &Observation) -> Vec<&str> {
 
 #[test]
 fn a_file_that_says_nonsense_costs_only_its_field() {
-    for nonsense in ["abc", "", "-1", "101", "NaN", "1e400", "73%", "\u{fffd}"] {
+    for nonsense in ["abc", "", "-1", "101", "NaN", "1e400", "73%", "73\0", "\0\0\0", "\u{fffd}"] {
         let made = Made::battery();
         let whole = made.observe();
         made.supply("capacity", nonsense);

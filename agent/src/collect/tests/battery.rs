@@ -30,6 +30,24 @@ fn a_supply_that_vanishes_after_it_was_listed_is_a_fault_and_the_rest_is_told() 
 }
 
 #[test]
+fn a_battery_that_is_plugged_in_again_is_told_again() {
+    let made = Made::battery();
+    let mut collectors = Collectors::new(&made.config);
+    let bay = made.dir.path().join("sys/class/power_supply/BAT0");
+    let aside = made.dir.path().join("aside");
+    let mut charge = || {
+        let seen = collectors.observe(reading());
+        assert_eq!(seen.faults, []);
+        (value(&seen, Metric::BatteryPresent), number(&seen, Metric::BatteryChargePct))
+    };
+    assert_eq!(charge(), (Some(true.into()), Some(73.0)));
+    fs::rename(&bay, &aside).unwrap();
+    assert_eq!(charge(), (Some(false.into()), None));
+    fs::rename(&aside, &bay).unwrap();
+    assert_eq!(charge(), (Some(true.into()), Some(73.0)));
+}
+
+#[test]
 fn a_battery_is_said_to_be_missing_only_where_all_supplies_could_be_read() {
     let made = Made::battery();
     made.remove("sys/class/power_supply/BAT0");

@@ -106,6 +106,8 @@ fn a_voltage_that_is_critically_low_is_told_and_nothing_where_no_chip_watches_fo
 fn without_a_thermal_zone_the_hottest_is_that_of_the_hwmon_chips() {
     let made = Made::host();
     for (file, mc) in [
+        ("hwmon0/name", "tmp102"),
+        ("hwmon1/name", "tmp102"),
         ("hwmon0/temp1_input", "51000"),
         ("hwmon1/temp2_input", "63500"),
         ("hwmon1/temp2_max", "99000"),
