@@ -81,7 +81,7 @@ impl Drop for Reading {
 
 /// The device that has to answer for a file below /sys (`sys/class/CLASS/DEVICE/…`, `sys/block/DEVICE/…`). Any other
 /// file stands for itself, and so does `type`: the kernel says it without the driver.
-fn device(file: &str) -> &str {
+pub(super) fn device(file: &str) -> &str {
     let depth = match file.strip_prefix("sys/") {
         Some(rest) if rest.ends_with("/type") => return file,
         Some(rest) if rest.starts_with("class/") => 4,

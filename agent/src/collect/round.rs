@@ -9,9 +9,11 @@ use std::io::{self, ErrorKind, Read};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::clock::boottime;
 use super::hung;
 use crate::engine::metric::{Metric, Point, Value};
 use crate::engine::observation::{Fault, Observation};
@@ -22,6 +24,9 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const ENTRIES_MAX: usize = 256;
 /// How much of a nonsensical text a fault quotes.
 const QUOTE_CHARS_MAX: usize = 40;
+/// A device that takes so long to fail isn't asked again in this round: a bus that is dead takes a second or more to
+/// give up, for each of a gauge's dozen files.
+const SLOW_TO_FAIL: Duration = Duration::from_millis(500);
 
 /// Why there is no value although there should be one: the fault stands in the observation already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +39,13 @@ pub(super) type Reading<T> = Result<Option<T>, Faulted>;
 pub(super) struct Round<'a> {
     root: &'a Path,
     observation: Observation,
+    /// The devices that were slow to fail.
+    failing: Vec<String>,
 }
 
 impl<'a> Round<'a> {
     pub(super) fn new(root: &'a Path) -> Self {
-        Self { root, observation: Observation::default() }
+        Self { root, observation: Observation::default(), failing: Vec::new() }
     }
 
     pub(super) fn finish(self) -> Observation {
@@ -56,6 +63,10 @@ impl<'a> Round<'a> {
 
     /// The text of `file` without the space around it.
     pub(super) fn text(&mut self, file: &str) -> Reading<String> {
+        if self.failing.iter().any(|device| device == hung::device(file)) {
+            return Err(Faulted);
+        }
+        let began = boottime();
         let text = match hung::begin(self.root, file) {
             Ok(_reading) => read(&self.path(file)),
             Err(hung) => return Err(self.hangs(hung)),
@@ -63,8 +74,15 @@ impl<'a> Round<'a> {
         match text {
             Ok(text) => Ok(Some(text.trim().to_owned())),
             Err(error) if is_absence(&error) => Ok(None),
-            Err(error) => Err(self.fault(file, error.to_string())),
+            Err(error) => Err(self.failed(file, &error, boottime().since(began))),
         }
+    }
+
+    fn failed(&mut self, file: &str, error: &io::Error, after: Duration) -> Faulted {
+        if after >= SLOW_TO_FAIL {
+            self.failing.push(hung::device(file).to_owned());
+        }
+        self.fault(file, error.to_string())
     }
 
     /// The text of a `file` that must be there.
@@ -180,6 +198,23 @@ fn is_absence(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collect::tests::write_tree;
+
+    #[test]
+    fn a_device_that_is_slow_to_fail_is_not_asked_again_in_a_round() {
+        const CHIPS: [&str; 2] = ["sys/class/hwmon/hwmon0/temp1_input", "sys/class/hwmon/hwmon1/temp1_input"];
+        let dir = tempfile::tempdir().unwrap();
+        write_tree(dir.path(), &CHIPS.map(|file| (file, "51000\n")));
+        let mut round = Round::new(dir.path());
+        let mut fails = |after| {
+            round.failed("sys/class/hwmon/hwmon0/temp2_input", &Errno::TIMEDOUT.into(), after);
+            CHIPS.map(|file| round.text(file).is_ok())
+        };
+        assert_eq!(fails(SLOW_TO_FAIL / 2), [true, true], "an error that comes at once costs no time");
+        assert_eq!(fails(SLOW_TO_FAIL), [false, true]);
+        assert_eq!(round.finish().faults.len(), 1, "and is told once");
+        assert!(Round::new(dir.path()).text(CHIPS[0]).is_ok());
+    }
 
     #[test]
     fn a_driver_that_has_nothing_to_say_is_no_fault_and_one_that_fails_is() {
