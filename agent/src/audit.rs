@@ -15,6 +15,7 @@ use crate::collect::clock::ClockReading;
 use crate::config::CheckedConfig;
 use crate::engine::observation::{Audited, Finding, Observation, Severity};
 use crate::helper::POLICY_FILE;
+use crate::store;
 
 /// The check that asks systemd.
 const FAILED_UNIT: &str = "failed_unit";
@@ -70,6 +71,7 @@ impl Audit {
         let wall = clock.now.wall;
         files::look(&self.config, &self.files, wall.trusted.then_some(wall.unix), &mut found);
         gateway::look(&self.config.collect.root, &mut found);
+        gateway::store_disk(&self.config, store::free_bytes_at(&self.config.store.path).ok(), &mut found);
         let is_unprivileged = self.running.as_ref().is_some_and(|running| !running.is_root);
         let helper = agent::Helper::find();
         agent::look_for_helper(&self.config, helper, is_unprivileged, &mut found);

@@ -64,10 +64,14 @@ impl Helper {
     }
 }
 
+/// Whether it is to do anything but collect.
+pub(super) fn acts(config: &CheckedConfig) -> bool {
+    !config.remediation.allow.is_empty() && !config.remediation.dry_run
+}
+
 /// An agent without privileges restarts nothing by itself.
 pub(super) fn look_for_helper(config: &CheckedConfig, helper: Helper, is_needed: bool, found: &mut Vec<Finding>) {
-    let acts = !config.remediation.allow.is_empty() && !config.remediation.dry_run;
-    if acts && !helper.listens && (is_needed || helper.is_installed) {
+    if acts(config) && !helper.listens && (is_needed || helper.is_installed) {
         let what =
             format!("nothing that takes root can be done: root's helper doesn't listen on {}", client::DEFAULT_SOCKET);
         let advice = "systemctl enable --now fieldmedic-act.socket, then systemctl restart fieldmedic";

@@ -8,6 +8,7 @@ use super::{FAILED_UNIT, finding};
 use crate::config::{CheckedConfig, ClockTrust};
 use crate::engine::metric::{Metric, Value, find};
 use crate::engine::observation::{Finding, Observation, Severity};
+use crate::text::size;
 
 /// Of a file system.
 const DISK_USED_PCT: f64 = 90.0;
@@ -20,6 +21,7 @@ const FLASH_DEAD_PCT: f64 = 100.0;
 const CLEAR_TEXT: [u16; 5] = [21, 23, 512, 513, 514];
 /// The most that is named in one finding.
 const NAMED_MAX: usize = 10;
+const INHIBIT: &str = "/run/fieldmedic/inhibit";
 const WATCHDOGS: &str = "sys/class/watchdog";
 const REBOOT_REQUIRED: &str = "run/reboot-required";
 
@@ -31,6 +33,11 @@ pub(super) fn judge(
 ) {
     clock(config, seen, found);
     disks(config, seen, found);
+    if let Some(why) = &seen.inhibited {
+        let what = format!("no ladder acts, for as long as {INHIBIT} is there: {why}");
+        let advice = format!("rm {INHIBIT} once that is over");
+        found.push(finding(Severity::Info, "inhibited", INHIBIT, what, &advice));
+    }
     listeners(seen, found);
     // Each by itself: another one that fails is news.
     for line in failed.iter().flatten() {
@@ -50,6 +57,19 @@ pub(super) fn look(root: &Path, found: &mut Vec<Finding>) {
         let what = "updates wait for a reboot (/run/reboot-required)".to_owned();
         found.push(finding(Severity::Notice, "reboot_required", "gateway", what, "order a reboot at a quiet time"));
     }
+}
+
+/// The store's own disk, which need not be among those that are collected. `free` is in bytes.
+pub(super) fn store_disk(config: &CheckedConfig, free: Option<u64>, found: &mut Vec<Finding>) {
+    let (path, floor) = (config.store.path.display(), config.store.min_free_bytes);
+    let Some(free) = free.filter(|free| *free < floor) else { return };
+    let (free, floor) = (size(free), size(floor));
+    let what = format!(
+        "the store's disk has no room: {free} free at {path}, {floor} are to stay free (store.min_free_bytes): \
+         telemetry is given up"
+    );
+    let advice = "make room on it; where it is as small as that, lower store.min_free_bytes";
+    found.push(finding(Severity::Error, "store_no_room", path.to_string(), what, advice));
 }
 
 fn clock(config: &CheckedConfig, seen: &Observation, found: &mut Vec<Finding>) {

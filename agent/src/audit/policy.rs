@@ -1,17 +1,98 @@
-//! Root's policy, which anybody may read: what of the gateway's own ladders it refuses. That would else be seen on the
-//! day on which a ladder is climbed.
+//! Root's policy, which anybody may read: why root's helper would refuse everything by it, where it speaks of other keys
+//! or another device than the agent's configuration, and what of the gateway's own ladders it refuses. All of that would
+//! else be seen on the day on which a command or a ladder is needed.
 
+use std::io;
 use std::path::Path;
 
-use super::finding;
-use crate::config::{CheckedConfig, Step};
+use super::{agent, finding};
+use crate::config::{CheckedConfig, Step, TrustedKey};
 use crate::engine::io::{Act, Trigger};
 use crate::engine::observation::{Finding, Severity};
-use crate::helper::Policy;
+use crate::helper::{Policy, PolicyError};
 
-/// What is wrong with the policy itself is its helper's to tell.
 pub(super) fn look(config: &CheckedConfig, file: &Path, found: &mut Vec<Finding>) {
-    let Ok(policy) = Policy::read(file) else { return };
+    match Policy::load(file) {
+        Ok(policy) => {
+            if agent::acts(config) {
+                differences(config, &policy, file, found);
+            }
+            refused_steps(config, &policy, file, found);
+        }
+        Err(error) => unusable(config, &error, file, found),
+    }
+}
+
+/// The helper goes by none then.
+fn unusable(config: &CheckedConfig, error: &PolicyError, file: &Path, found: &mut Vec<Finding>) {
+    let (check, advice) = match error {
+        // Who only collects needs none.
+        PolicyError::Io { why, .. } if why.kind() == io::ErrorKind::NotFound && !agent::acts(config) => return,
+        PolicyError::Io { why, .. } if why.kind() == io::ErrorKind::NotFound => {
+            ("policy_untrusted", "write one: fieldmedic init makes it beside agent.toml")
+        }
+        // What only root may read is looked at by root.
+        PolicyError::Io { why, .. } if why.kind() == io::ErrorKind::PermissionDenied => return,
+        PolicyError::Wrong(_) if !is_readable(file) => return,
+        PolicyError::Untrusted { .. } | PolicyError::Io { .. } => {
+            ("policy_untrusted", "make it root's and nobody else's to write, and all directories above it")
+        }
+        PolicyError::Wrong(_) => {
+            ("policy_wrong", "sudo /usr/libexec/fieldmedic-act --check lists all, with their lines")
+        }
+    };
+    let what = format!("root's helper refuses everything, commands and ladders, as its policy can't be used: {error}");
+    found.push(finding(Severity::Error, check, file.display().to_string(), what, advice));
+}
+
+fn is_readable(file: &Path) -> bool {
+    rustix::fs::access(file, rustix::fs::Access::READ_OK).is_ok()
+}
+
+/// A command is judged by both files, so what only one of them knows is refused.
+fn differences(config: &CheckedConfig, policy: &Policy, file: &Path, found: &mut Vec<Finding>) {
+    let file = file.display();
+    let mut tell = |severity, subject: &str, what: String, advice: String| {
+        found.push(finding(severity, "policy_differs", subject, what, &advice));
+    };
+    let device = &config.device;
+    if policy.device() != &device.id {
+        let what = format!(
+            "{file} is for the device {}, and the agent's configuration for {}: what takes root is refused \
+             (wrong_audience)",
+            policy.device(),
+            device.id
+        );
+        tell(Severity::Warning, "device.id", what, format!("set [device] id in both, or in neither ({file})"));
+    }
+    for group in device.groups.iter().filter(|group| !policy.groups().contains(group)) {
+        let what = format!("{file} doesn't have the group {group}: of its commands, what takes root is refused");
+        let advice = "add it to [device] groups there, or take it out of the agent's configuration";
+        tell(Severity::Warning, group, what, advice.to_owned());
+    }
+    let (ours, roots) = (&config.commands.trusted_keys, policy.trusted_keys());
+    let names = |keys: &[TrustedKey], kid: &str| keys.iter().any(|key| key.kid == kid);
+    for key in ours.iter().filter(|key| !roots.contains(key)) {
+        let (what, advice) = if names(roots, &key.kid) {
+            let what = "isn't the one of the agent's configuration: what takes root is refused (bad_signature)";
+            (what, "put the same one into both")
+        } else {
+            let what = "is not there and in the agent's configuration is: what takes root is refused (unknown_key)";
+            (what, "add it to [commands] trusted_keys there, or take it out of the agent's configuration")
+        };
+        tell(Severity::Warning, &key.kid, format!("{file}: the key {:?} {what}", key.kid), advice.to_owned());
+    }
+    // Without signatures the agent asks for no key.
+    let refused = roots.iter().filter(|key| config.commands.require_signature && !names(ours, &key.kid));
+    for key in refused {
+        let kid = &key.kid;
+        let what = format!("{file}: the key {kid:?} is there, and the agent refuses it (unknown_key)");
+        let advice = "add it to commands.trusted_keys of the agent's configuration, too, or take it out there";
+        tell(Severity::Notice, kid, what, advice.to_owned());
+    }
+}
+
+fn refused_steps(config: &CheckedConfig, policy: &Policy, file: &Path, found: &mut Vec<Finding>) {
     for (name, steps) in &config.ladders {
         let climbs = config.rules.iter().find(|rule| rule.remedy.as_ref() == Some(name));
         let Some(rule) = climbs.filter(|_| !config.remediation.dry_run) else { continue };

@@ -5,9 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::*;
+use crate::config::TrustedKey;
 use crate::engine::metric::{Metric, Point};
 use crate::engine::observation::Sockets;
 use crate::engine::time::{Mono, Now, Unix, Wall};
+use crate::wire::keys::SigningKey;
 
 const GOOD: &str = "[mqtt]\nurl = \"mqtts://broker.example\"\n";
 
@@ -267,7 +269,6 @@ fn a_ladder_that_roots_policy_refuses_is_told_before_it_is_climbed() {
         policy::look(&config, &file, &mut found);
         found.into_iter().map(|finding| (finding.check, finding.what)).collect::<Vec<_>>()
     };
-    assert_eq!(told(), [], "without a policy there is nobody who refuses");
     let allow = "[allow]\nactions = [\"restart_unit\", \"reboot\"]\nunits = [\"app.service\"]\n";
     for (local, refused) in [
         ("", Some("at 2 of 3 steps: step 1: root's policy: restart_unit is not in local.actions")),
@@ -281,6 +282,102 @@ fn a_ladder_that_roots_policy_refuses_is_told_before_it_is_climbed() {
             assert!(*check == "policy_refuses" && what.contains(refused.unwrap()), "{what}");
         }
     }
+}
+
+#[test]
+fn a_policy_by_which_everything_is_refused_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, none) = (dir.path().join("policy.toml"), dir.path().join("none.toml"));
+    fs::write(&file, "").unwrap();
+    let told = |config: &CheckedConfig, file: &Path, mode: u32| {
+        if file.exists() {
+            fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let mut found = Vec::new();
+        policy::look(config, file, &mut found);
+        found.into_iter().map(|finding| (finding.check, finding.severity, finding.what)).collect::<Vec<_>>()
+    };
+    let acts = config(dir.path(), "");
+    assert_eq!(told(&acts, &file, 0o644), []);
+    let expect_one = |told: Vec<(&str, Severity, String)>, check: &str, text: &str| {
+        let [(found, severity, what)] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!((*found, *severity), (check, Severity::Error));
+        assert!(what.contains("refuses everything") && what.contains(text), "{what}");
+    };
+    expect_one(told(&acts, &file, 0o666), "policy_untrusted", "mode 666, others may write to it");
+    expect_one(told(&acts, &none, 0), "policy_untrusted", "No such file");
+    let collects = config(dir.path(), "[remediation]\nallow = []\n");
+    assert_eq!(told(&collects, &none, 0), [], "who only collects needs none");
+    fs::write(&file, "[alow]\n").unwrap();
+    expect_one(told(&acts, &file, 0o644), "policy_wrong", "1 error, the first: ");
+}
+
+#[test]
+fn a_key_a_group_and_a_name_that_only_one_of_both_files_has_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = |kid: &str, seed| {
+        let public_key = SigningKey::from_seed([seed; 32]).unwrap().public();
+        format!("\"{}\"", TrustedKey { kid: kid.to_owned(), public_key })
+    };
+    let of = |device: &str, keys: [String; 3]| {
+        format!("[device]\n{device}\n[commands]\ntrusted_keys = [{}]\n", keys.join(", "))
+    };
+    let of_agent = of("id = \"gw-1\"\ngroups = [\"canary\"]", [key("both", 1), key("ours", 2), key("two", 3)]);
+    let mut config = config(dir.path(), &of_agent);
+    let file = dir.path().join("policy.toml");
+    let told = |config: &CheckedConfig, policy: &str| {
+        fs::write(&file, policy).unwrap();
+        let mut found = Vec::new();
+        policy::look(config, &file, &mut found);
+        found.into_iter().map(|finding| (finding.check, finding.subject, finding.severity)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&config, &of_agent), []);
+    let expected = [
+        ("device.id", Severity::Warning),
+        ("canary", Severity::Warning),
+        ("ours", Severity::Warning),
+        ("two", Severity::Warning),
+        ("roots", Severity::Notice),
+    ];
+    let differing = told(&config, &of("id = \"gw-2\"", [key("both", 1), key("roots", 4), key("two", 5)]));
+    assert!(differing.iter().all(|(check, ..)| *check == "policy_differs"), "{differing:?}");
+    assert_eq!(
+        differing.iter().map(|(_, subject, severity)| (subject.as_str(), *severity)).collect::<Vec<_>>(),
+        expected
+    );
+    config.commands = crate::config::Commands { require_signature: false, trusted_keys: Vec::new(), ..config.commands };
+    let told = told(&config, &of_agent);
+    assert_eq!(told, [], "an agent that obeys whoever publishes refuses no key");
+}
+
+#[test]
+fn a_file_that_holds_all_ladders_off_is_named_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let seen = Observation { inhibited: Some("Kim, until noon".to_owned()), ..Observation::default() };
+    let found = judge(&config(dir.path(), ""), &seen, &Ok(Vec::new()));
+    assert_eq!((checks(&found), found[0].severity), (vec!["inhibited"], Severity::Info));
+    assert!(found[0].what.ends_with("/run/fieldmedic/inhibit is there: Kim, until noon"), "{}", found[0].what);
+}
+
+#[test]
+fn the_stores_own_disk_is_looked_at_wherever_it_is_mounted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), "");
+    let mut told = |floor: u64, free: Option<u64>| {
+        config.store.min_free_bytes = floor;
+        let mut found = Vec::new();
+        gateway::store_disk(&config, free, &mut found);
+        found
+    };
+    assert_eq!((told(4_096, Some(4_096)), told(4_096, None)), (vec![], vec![]));
+    let found = told(4_096, Some(1_024));
+    assert_eq!((checks(&found), found[0].severity), (vec!["store_no_room"], Severity::Error));
+    assert!(found[0].what.contains("1.0 KiB free") && found[0].what.contains("4.0 KiB are to stay"), "{found:?}");
+    config.store.path = dir.path().join("not/made/yet");
+    config.store.min_free_bytes = u64::MAX;
+    let clock = ClockReading { now: Now { mono: Mono(1), wall: Wall { unix: Unix(0), trusted: true } }, synced: true };
+    let looked = Audit::new(config, Vec::new()).look(clock, &Ok(Vec::new())).findings;
+    assert!(checks(&looked).contains(&"store_no_room"), "{looked:?}");
 }
 
 #[test]

@@ -98,7 +98,7 @@ impl Limits {
 
 /// Why there is no policy.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PolicyError {
+pub(crate) enum PolicyError {
     /// Others than root could have written it.
     #[error("{path} {wrong}")]
     Untrusted {
@@ -116,7 +116,7 @@ pub(super) enum PolicyError {
         why: io::Error,
     },
     /// It has mistakes.
-    #[error("{} mistakes, the first: {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
+    #[error("{}, the first: {}", config::counted(.0), .0.first().map(ToString::to_string).unwrap_or_default())]
     Wrong(Vec<Problem>),
 }
 
@@ -137,7 +137,7 @@ impl Policy {
     ///
     /// # Errors
     /// There is none to go by.
-    pub(super) fn load(file: &Path) -> Result<Self, PolicyError> {
+    pub(crate) fn load(file: &Path) -> Result<Self, PolicyError> {
         trusted(file)?;
         Self::read(file).map_err(PolicyError::Wrong)
     }
@@ -148,6 +148,21 @@ impl Policy {
     /// Every mistake, in the order of lines.
     pub(crate) fn read(file: &Path) -> Result<Self, Vec<Problem>> {
         config::read_file(file, policy_of)
+    }
+
+    /// Whom commands have to be addressed to.
+    pub(crate) const fn device(&self) -> &DeviceId {
+        &self.device
+    }
+
+    /// Or to one of these.
+    pub(crate) fn groups(&self) -> &[String] {
+        &self.groups
+    }
+
+    /// Whose signatures count.
+    pub(crate) fn trusted_keys(&self) -> &[config::TrustedKey] {
+        &self.commands.trusted_keys
     }
 
     /// Judges a text as such a file.

@@ -117,6 +117,17 @@ pub enum OpenError {
     Fault(#[from] StoreFault),
 }
 
+/// What is free on the disk of a store, or where one is to be made.
+///
+/// # Errors
+/// It could not be looked at.
+pub(crate) fn free_bytes_at(path: &Path) -> io::Result<u64> {
+    match (state::room(path), path.parent()) {
+        (Err(error), Some(above)) if error.kind() == io::ErrorKind::NotFound => free_bytes_at(above),
+        (room, _) => Ok(room?.free),
+    }
+}
+
 /// The open store. What was not committed is lost when it is dropped.
 #[derive(Debug)]
 pub struct Store {
