@@ -1,6 +1,7 @@
 //! fieldmedic: the agent that runs on an embedded Linux gateway, as a library. See the repository's README for the map.
 
 pub mod act;
+mod agent_user;
 pub mod audit;
 #[cfg(any(feature = "demo", feature = "simulate"))]
 pub mod broker;

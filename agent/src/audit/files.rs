@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::finding;
 use crate::act::program;
+use crate::agent_user::User;
 use crate::config::{CheckedConfig, Remedy, RollbackKind};
 use crate::engine::observation::{Finding, Severity};
 use crate::engine::time::Unix;
@@ -25,8 +26,16 @@ const STICKY: u32 = 0o1000;
 /// What is wrong with the broker's certificates, keys and password.
 pub(super) const TLS_FILES: &str = "tls_files";
 
-pub(super) fn look(config: &CheckedConfig, files: &[PathBuf], now: Option<Unix>, found: &mut Vec<Finding>) {
-    for doubt in transport::examine(&config.mqtt, now) {
+/// `agent`: whom the agent runs as, where that is somebody else.
+pub(super) fn look(
+    config: &CheckedConfig,
+    files: &[PathBuf],
+    now: Option<Unix>,
+    agent: Option<User>,
+    found: &mut Vec<Finding>,
+) {
+    let unreadable = agent.map(|agent| transport::unreadable(&config.mqtt, agent)).unwrap_or_default();
+    for doubt in transport::examine(&config.mqtt, now).into_iter().chain(unreadable) {
         let advice = "put it right in its place: a file that was replaced is taken up without a restart";
         found.push(finding(doubt.severity, TLS_FILES, doubt.key, doubt.detail, advice));
     }

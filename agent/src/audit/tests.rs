@@ -119,7 +119,7 @@ fn files_that_everybody_may_write_are_critical_and_a_link_is_what_it_leads_to() 
     let told = |files: &[&Path]| {
         let mut found = Vec::new();
         let files: Vec<PathBuf> = files.iter().map(|file| (*file).to_owned()).collect();
-        files::look(&config, &files, Some(Unix(0)), &mut found);
+        files::look(&config, &files, Some(Unix(0)), None, &mut found);
         found
     };
     assert_eq!(told(&[&file, &link]), []);
@@ -241,7 +241,7 @@ fn a_runbook_that_a_ladder_names_and_that_can_not_be_run_is_told_before_it_is_ne
     let config = config(dir.path(), &format!("[[ladders]]\nname = \"heal\"\n{steps}\n"));
     let told = || {
         let mut found = Vec::new();
-        files::look(&config, &[], Some(Unix(0)), &mut found);
+        files::look(&config, &[], Some(Unix(0)), None, &mut found);
         found.retain(|finding| finding.check == "runbook_unfit");
         found
     };
@@ -388,7 +388,7 @@ fn a_program_of_a_rollback_that_can_not_be_run_is_told_before_it_is_needed() {
     let config = config(dir.path(), &format!("[rollback.modem]\nkind = \"command\"\nargv = [{program:?}]\n"));
     let told = || {
         let mut found = Vec::new();
-        files::look(&config, &[], Some(Unix(0)), &mut found);
+        files::look(&config, &[], Some(Unix(0)), None, &mut found);
         found.retain(|finding| finding.check == "rollback_unfit");
         found
     };

@@ -17,9 +17,10 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{BAD_USAGE, DONE, FAILED, fail};
-use crate::config::{BrokerUrl, DeviceId, Loaded, Problem, UnitName};
-use crate::helper::AGENT_USER;
-use ask::{Answers, Asker, Login};
+use crate::agent_user::{AGENT_USER, agent_user};
+use crate::config::{BrokerUrl, CheckedConfig, DeviceId, Loaded, Problem, UnitName};
+use crate::runtime::mqtt::transport;
+use ask::{Answers, Asker};
 use draft::Draft;
 use files::{Planned, Written};
 
@@ -144,7 +145,7 @@ fn init(
     };
     let written = files::write(plan)?;
     summarize(&args, &answers, &loaded, &written, reached, out).context("write to stdout")?;
-    warn_of_unreadable(&args, &answers, err).context("write to stderr")?;
+    warn_of_unreadable(&args, &loaded.config, err).context("write to stderr")?;
     Ok(if reached { DONE } else { FAILED })
 }
 
@@ -268,30 +269,19 @@ fn quoted(text: &str) -> String {
 }
 
 /// Root can read everything; the agent doesn't run as root.
-fn warn_of_unreadable(args: &InitArgs, answers: &Answers, err: &mut impl Write) -> io::Result<()> {
+fn warn_of_unreadable(args: &InitArgs, config: &CheckedConfig, err: &mut impl Write) -> io::Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     if args.bench || args.out != Path::new(SYSTEM_DIR) || !is_root {
         return Ok(());
     }
-    let Some(user) = crate::helper::agent_user() else {
+    let Some(user) = agent_user() else {
         return writeln!(
             err,
             "warning: there is no user {AGENT_USER} yet, as which the agent runs: the package, or sysusers.d/fieldmedic.conf, makes it"
         );
     };
-    let login = match &answers.login {
-        Login::File(_, file) => Some(file),
-        Login::None | Login::New(..) => None,
-    };
-    for path in [&answers.ca, &answers.cert, &answers.key].into_iter().flatten().chain(login) {
-        if let Some(barred) = files::bars(path, user) {
-            let (path, barred) = (path.display(), barred.display());
-            writeln!(
-                err,
-                "warning: the agent, as user {AGENT_USER}, can't read {path}: mend the owner or mode of {barred}, for example: \
-                 chgrp {AGENT_USER} {barred} && chmod g+rX {barred}"
-            )?;
-        }
+    for doubt in transport::unreadable(&config.mqtt, user) {
+        writeln!(err, "warning: {}: {}", doubt.key, doubt.detail)?;
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ use crate::config::{self, ClockTrust, Problem};
 use crate::engine::time::{BootId, Unix};
 use ledger::{Ledger, Moment};
 pub use policy::Policy;
-pub(crate) use policy::{AGENT_USER, DEFAULT_FILE as POLICY_FILE, PolicyError, User, agent_user};
+pub(crate) use policy::{DEFAULT_FILE as POLICY_FILE, PolicyError};
 use serve::Helper;
 
 /// Where the ledger lies (StateDirectory= of the unit).

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::protocol::Refusal;
 use crate::act::program::who_else_writes;
 use crate::act::quarantine::terms::{ADDRESSES_MAX, Terms};
+use crate::agent_user::agent_user;
 use crate::config::reader::{Section, parsed, text, text_of, unfit, word};
 use crate::config::tree::{Node, Value};
 use crate::config::{
@@ -21,9 +22,6 @@ use crate::wire::Reason;
 
 /// Where it is looked for.
 pub(crate) const DEFAULT_FILE: &str = "/etc/fieldmedic/policy.toml";
-/// The user that the agent runs as (sysusers.d/fieldmedic.conf).
-pub(crate) const AGENT_USER: &str = "fieldmedic";
-const PASSWD: &str = "/etc/passwd";
 /// As in the agent's configuration.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -349,22 +347,6 @@ fn whole<T: TryFrom<i64>>(node: &Node, expected: &str) -> Result<T, Unfit> {
 
 fn agent_uid() -> Option<u32> {
     agent_user().map(|user| user.uid)
-}
-
-/// A user of the system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct User {
-    pub(crate) uid: u32,
-    /// Its own group.
-    pub(crate) gid: u32,
-}
-
-/// The agent's user, by passwd(5): a static one is in it. `None`: there is none.
-pub(crate) fn agent_user() -> Option<User> {
-    let passwd = config::read_text(Path::new(PASSWD)).ok()?;
-    let line = passwd.lines().find_map(|line| line.strip_prefix(AGENT_USER)?.strip_prefix(':'))?;
-    let mut fields = line.split(':').skip(1);
-    Some(User { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
+use crate::agent_user::{User, agent_user};
 use crate::config;
-use crate::helper::{User, agent_user};
 
 /// For everybody to read.
 const PUBLIC: u32 = 0o644;
@@ -144,48 +144,4 @@ fn make_dir(dir: &Path, mode: u32, reader: Option<User>) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// What keeps a user from reading a file: the file itself or a directory above it. `None` if nothing does, or if it
-/// can't be told.
-pub(super) fn bars(file: &Path, user: User) -> Option<PathBuf> {
-    let real = fs::canonicalize(file).ok()?;
-    real.ancestors().find(|path| !fs::metadata(path).is_ok_and(|found| lets_in(&found, user))).map(Path::to_owned)
-}
-
-/// Whether it may read a file, or pass through a directory.
-fn lets_in(found: &fs::Metadata, user: User) -> bool {
-    let needed = if found.is_dir() { 0o1 } else { 0o4 };
-    let shift = match (found.uid() == user.uid, found.gid() == user.gid) {
-        (true, _) => 6,
-        (false, true) => 3,
-        (false, false) => 0,
-    };
-    found.mode() >> shift & needed != 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_its_mode_or_a_directory_above_keeps_from_a_user_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-        let below = dir.path().join("secrets");
-        fs::create_dir(&below).unwrap();
-        let file = below.join("key");
-        File::create(&file).unwrap();
-        let stranger = User { uid: 4_000_000, gid: 4_000_001 };
-        let seen = |dir_mode, file_mode| {
-            fs::set_permissions(&below, Permissions::from_mode(dir_mode)).unwrap();
-            fs::set_permissions(&file, Permissions::from_mode(file_mode)).unwrap();
-            bars(&file, stranger)
-        };
-        assert_eq!(seen(0o755, 0o644), None);
-        assert_eq!(seen(0o755, 0o640), Some(file.canonicalize().unwrap()));
-        assert_eq!(seen(0o750, 0o644), Some(below.canonicalize().unwrap()));
-        let owner = User { uid: fs::metadata(&file).unwrap().uid(), gid: 4_000_001 };
-        assert_eq!((seen(0o700, 0o600), bars(&file, owner)), (Some(file.canonicalize().unwrap()), None));
-    }
 }

@@ -66,7 +66,7 @@ impl Bench {
         }
     }
 
-    fn config(&self) -> crate::config::CheckedConfig {
+    fn config(&self) -> CheckedConfig {
         crate::config::load(&[self.file("agent.toml")]).unwrap().config
     }
 }

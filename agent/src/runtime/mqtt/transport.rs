@@ -36,6 +36,7 @@ use crate::collect::clock;
 use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
 use crate::lookup;
+pub(crate) use files::unreadable;
 pub use files::{Doubt, examine, examine_files};
 pub use password::{Password, password_in};
 

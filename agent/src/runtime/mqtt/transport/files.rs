@@ -18,6 +18,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 
 use super::fault::day;
 use super::x509::{self, Facts};
+use crate::agent_user::{User, agent_user};
 use crate::config::{Mqtt, Tls};
 use crate::engine::observation::Severity;
 use crate::engine::time::Unix;
@@ -136,6 +137,15 @@ pub fn examine_files(tls: &Tls, password_file: Option<&Path>, now: Option<Unix>)
     doubts
 }
 
+/// Files that are there and that the agent's user can't read: to be asked as somebody who can, and isn't the agent.
+pub(crate) fn unreadable(mqtt: &Mqtt, user: User) -> Vec<Doubt> {
+    let Mqtt { tls: Tls { ca_file, cert_file, key_file, .. }, password_file, .. } = mqtt;
+    let named = [(CA_FILE, ca_file), (CERT_FILE, cert_file), (KEY_FILE, key_file), (PASSWORD_FILE, password_file)];
+    let doubt =
+        |(key, file): (&'static str, &Option<PathBuf>)| Some(Doubt::error(key, user.barred_from(file.as_deref()?)?));
+    named.into_iter().filter_map(doubt).collect()
+}
+
 /// What is doubtful about files that can be used.
 pub(super) fn doubts(tls: &Tls, identity: Option<&Identity>, now: Unix) -> Vec<Doubt> {
     let out_of_date = identity.and_then(|identity| out_of_date(tls, identity, now));
@@ -181,13 +191,14 @@ fn out_of_date_ca(path: &Path, roots: &Roots, now: Unix) -> Option<Doubt> {
 fn open_to_others(key: &'static str, path: Option<&Path>) -> Option<Doubt> {
     let path = path?;
     // One that can't be looked at was told of already.
-    let mode = std::fs::metadata(path).ok()?.mode();
+    let found = std::fs::metadata(path).ok()?;
+    let mode = found.mode();
     if mode & MODE_OTHERS == 0 {
         return None;
     }
-    let path = path.display();
-    let detail =
-        format!("{path} is open to every user of this machine (mode {:04o}): chmod 0640 {path}", mode & 0o7777);
+    let shown = path.display();
+    let advice = agent_user().map_or_else(|| format!("chmod 0640 {shown}"), |user| user.to_keep_private(&found, path));
+    let detail = format!("{shown} is open to every user of this machine (mode {:04o}): {advice}", mode & 0o7777);
     Some(Doubt::warning(key, detail))
 }
 
@@ -305,11 +316,21 @@ fn missing(wanted: &str, text: &[u8]) -> String {
 /// Bounded: a path that names a device must not fill the memory.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    File::open(path).map_err(|error| with_advice(error, path))?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::other(format!("it is longer than {FILE_BYTES_MAX} B")));
     }
     Ok(bytes)
+}
+
+/// What the agent itself may not read, somebody has to let it.
+fn with_advice(error: io::Error, path: &Path) -> io::Error {
+    let denied = (error.kind() == io::ErrorKind::PermissionDenied).then(agent_user).flatten();
+    let us = denied.filter(|user| user.uid == rustix::process::geteuid().as_raw());
+    match us.and_then(|user| user.barred_from(path)) {
+        Some(why) => io::Error::new(error.kind(), format!("{error}: {why}")),
+        None => error,
+    }
 }
 
 pub(super) fn unfit(key: &'static str, what: &str, path: &Path, error: &dyn std::fmt::Display) -> Doubt {
@@ -400,6 +421,21 @@ mod tests {
         fs::set_permissions(tls.key_file.as_deref().unwrap(), fs::Permissions::from_mode(0o644)).unwrap();
         let detail = "gw.key is open to every user of this machine (mode 0644): chmod 0640 gw.key";
         assert_eq!(told(&files, tls), [(KEY_FILE, detail.to_owned())]);
+    }
+
+    #[test]
+    fn files_that_the_agents_user_can_not_read_are_told_to_root_who_can() {
+        let (files, ca) = (Files::new(), Ca::new("ours"));
+        let file = files.write("agent.toml", "[mqtt]\nurl = \"mqtts://broker\"\n");
+        let mut mqtt = config::load(&[file]).unwrap().config.mqtt;
+        mqtt.tls = pair(&files, &ca, 2090);
+        fs::set_permissions(files.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let agent = User { uid: 4_000_000, gid: 4_000_001 };
+        let told = unreadable(&mqtt, agent);
+        let [Doubt { key: KEY_FILE, severity: Severity::Error, detail }] = told.as_slice() else { panic!("{told:?}") };
+        assert!(detail.starts_with("the agent, as user fieldmedic, can't read /"), "{detail}");
+        fs::set_permissions(mqtt.tls.key_file.as_deref().unwrap(), fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(unreadable(&mqtt, agent), []);
     }
 
     #[test]
