@@ -32,6 +32,7 @@ const EXPIRES_SOON_MS: i64 = 30 * 24 * 3_600_000;
 /// Access of anybody but the owner and the group, stat(2).
 const MODE_OTHERS: u32 = 0o007;
 
+const ENCRYPTED: &str = "its key is encrypted, and nobody is there to type the passphrase: decrypt it (openssl pkey)";
 const CA_FILE: &str = "mqtt.tls.ca_file";
 const CERT_FILE: &str = "mqtt.tls.cert_file";
 const KEY_FILE: &str = "mqtt.tls.key_file";
@@ -291,19 +292,25 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, Doubt> {
     let text = read(path).map_err(|error| unfit(&error))?;
     match PrivateKeyDer::pem_slice_iter(&text).next() {
         Some(Ok(key)) => Ok(key),
+        // RFC 1421, 4.6.1.1, as `openssl ec -aes256` writes it.
+        Some(Err(_)) if holds(&text, "Proc-Type: 4,ENCRYPTED") => Err(unfit(&ENCRYPTED)),
         Some(Err(error)) => Err(unfit(&format!("it is broken PEM ({error}): was it copied whole?"))),
         None => Err(unfit(&missing("private key", &text))),
     }
 }
 
+fn holds(text: &[u8], label: &str) -> bool {
+    text.windows(label.len()).any(|bytes| bytes == label.as_bytes())
+}
+
 /// Why a file gives nothing of what is wanted.
 fn missing(wanted: &str, text: &[u8]) -> String {
-    let holds = |label: &str| text.windows(label.len()).any(|bytes| bytes == label.as_bytes());
+    let holds = |label: &str| holds(text, label);
     let swapped = "are cert_file and key_file the wrong way round?";
     if text.is_empty() {
         "it is empty".to_owned()
     } else if holds("-----BEGIN ENCRYPTED PRIVATE KEY-----") {
-        "its key is encrypted, and nobody is there to type the passphrase: decrypt it (openssl pkey)".to_owned()
+        ENCRYPTED.to_owned()
     } else if holds("-----BEGIN CERTIFICATE-----") {
         format!("it holds a certificate and no {wanted}: {swapped}")
     } else if holds("PRIVATE KEY-----") {
@@ -446,8 +453,11 @@ mod tests {
         let text = files.write("notes.txt", "not PEM at all\n");
         let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
         let encrypted = files.write("locked.key", encrypted);
+        let sec1 = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMIIB\n\
+                    -----END EC PRIVATE KEY-----\n";
+        let sec1 = files.write("sec1.key", sec1);
         let odd = files.write("odd.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
-        [&text, &encrypted, &odd].into_iter().for_each(|path| private(path));
+        [&text, &encrypted, &sec1, &odd].into_iter().for_each(|path| private(path));
         let swapped = "are cert_file and key_file the wrong way round?";
         let cases = [
             (
@@ -477,6 +487,10 @@ mod tests {
                                  passphrase: decrypt it (openssl pkey)"
                         .to_owned(),
                 )],
+            ),
+            (
+                Tls { key_file: Some(sec1), ..good() },
+                vec![(KEY_FILE, format!("the key sec1.key can't be used: {ENCRYPTED}"))],
             ),
             (
                 Tls { key_file: Some(odd), ..good() },
