@@ -45,7 +45,8 @@ Carries out what fieldmedic may have done as root: judges it by root's own polic
 
 Usage:
   fieldmedic-act [--policy FILE] [--state DIR] [--boot-id ID]   serve the socket that systemd hands over
-  fieldmedic-act --check [FILE]   is this policy right? exit code 2 and every mistake with its line if not
+  fieldmedic-act --check [FILE]   is this policy right? exit code 2 and every mistake with its line if not, 1 if it
+                                  is the default one and others could write it, so that everything is refused
   fieldmedic-act --restart-link INTERFACE   takes it down and up: what it has PID 1 run, with a network
   fieldmedic-act --version | --help
 
@@ -71,7 +72,7 @@ pub fn main() -> ExitCode {
                 FAILED
             })
         }
-        Some(Task::Check(file)) => check(&file),
+        Some(Task::Check(file)) => check(&file, Path::new(policy::DEFAULT_FILE)),
         Some(Task::RestartLink(interface)) => restart_link(&interface),
         Some(Task::Print(text)) => {
             println!("{text}");
@@ -110,13 +111,18 @@ fn task(mut args: impl Iterator<Item = OsString>) -> Option<Task> {
     Some(Task::Serve { policy, state, boot })
 }
 
-/// Says what is wrong with a policy. That others could write it is only a warning: where it is checked it need not have
-/// its owner yet.
-fn check(file: &Path) -> u8 {
+/// Says what is wrong with a policy. That others could write it is only a warning where it isn't the one that is in force:
+/// where it is checked it need not have its owner yet.
+fn check(file: &Path, in_force: &Path) -> u8 {
     match Policy::read(file) {
         Ok(policy) => {
-            if let Err(error) = policy::trusted(file) {
-                eprintln!("warning: {error}: as it is, the helper would refuse everything");
+            match policy::trusted(file) {
+                Err(error) if file == in_force => {
+                    eprintln!("{error}: as it is, the helper refuses everything");
+                    return FAILED;
+                }
+                Err(error) => eprintln!("warning: {error}: as it is, the helper would refuse everything"),
+                Ok(()) => {}
             }
             let actions: Vec<&str> = policy.actions.iter().map(|action| action.word()).collect();
             println!(
@@ -205,10 +211,25 @@ fn built_at() -> Unix {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn parsed(args: &[&str]) -> Option<Task> {
         task(args.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn a_policy_in_force_that_others_could_write_is_not_right_and_one_that_is_made_elsewhere_only_doubtful() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = tempfile::NamedTempFile::new_in(&dir).unwrap();
+        let checked = |mode, in_force: &Path| {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            check(file.path(), in_force)
+        };
+        let (here, elsewhere) = (file.path(), Path::new(policy::DEFAULT_FILE));
+        assert_eq!([checked(0o644, here), checked(0o644, elsewhere)], [0, 0]);
+        assert_eq!([checked(0o666, here), checked(0o666, elsewhere)], [FAILED, 0]);
     }
 
     #[test]
