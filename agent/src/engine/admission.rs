@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::budget::Ledger;
+use super::commands::Careful;
 use super::io::Act;
 use super::metric::{Metric, Point, Value, find};
 use super::time::{Mono, Now};
@@ -40,6 +41,8 @@ pub struct Circumstances<'a> {
     pub timeline: &'a Timeline,
     /// What was spent.
     pub budgets: &'a Ledger,
+    /// Whether the journal was lost, and when.
+    pub careful: Careful,
     /// What this gateway has means for.
     pub able: &'a BTreeSet<Action>,
     /// And for what there are means, but not root's leave.
@@ -116,14 +119,19 @@ pub fn permitted(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refu
 pub fn affordable(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
     unhindered(circumstances, act)?;
     let action = act.action();
-    let Circumstances { budgets, timeline, now, config, .. } = circumstances;
-    match config.remediation.budget.get(&action).filter(|_| act.spends()) {
-        Some(limit) if !budgets.has_left(action, Some(limit), timeline, now) => {
-            let window = human(limit.window);
-            Err((Reason::BudgetSpent, format!("{} times within {window} is the limit", limit.count)))
-        }
-        _ => Ok(()),
+    let Circumstances { budgets, careful, timeline, now, config, .. } = circumstances;
+    let Some(limit) = config.remediation.budget.get(&action).filter(|_| act.spends()) else { return Ok(()) };
+    let left = budgets.room_in(action, limit, timeline, now);
+    if left == Some(Duration::ZERO) {
+        return Ok(());
     }
+    let seconds = |left: Duration| left.as_secs().saturating_add(u64::from(left.subsec_nanos() > 0));
+    let again = left.map(|left| format!("; again in {}", human(Duration::from_secs(seconds(left)))));
+    let lost = budgets.was_lost(action, timeline, careful);
+    let lost = if lost { "the store's state was lost, so that all of it counts as spent: " } else { "" };
+    let (count, window) = (limit.count, human(limit.window));
+    let detail = format!("{lost}{count} times within {window} is the limit{}", again.unwrap_or_default());
+    Err((Reason::BudgetSpent, detail))
 }
 
 /// The same of what has spent its budget already.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 
+use super::commands::Careful;
 use super::record::Stamp;
 use super::time::Now;
 use super::timeline::Timeline;
@@ -14,6 +15,8 @@ use crate::config::{Action, Budget};
 
 /// Spendings remembered per action: no budget may be larger, the config's check sees to that.
 pub const SPENT_MAX: usize = 128;
+/// How far apart two dates of one moment are where the clock was set a little meanwhile.
+const LOST_WITHIN_MS: u64 = 10_000;
 
 /// What was spent of each budget.
 #[derive(Debug, Default)]
@@ -59,6 +62,16 @@ impl Ledger {
         let spent = Spent(vec![timeline.stamp(now.mono); count]);
         self.spent.insert(action, spent.clone());
         spent
+    }
+
+    /// Whether what counts as spent is what [`Ledger::exhaust`] has spent when the journal was lost.
+    #[must_use]
+    pub fn was_lost(&self, action: Action, timeline: &Timeline, careful: Careful) -> bool {
+        let is_then = |stamp: &Stamp| {
+            let dates = timeline.date(*stamp).zip(careful.before);
+            careful.since == Some(*stamp) || dates.is_some_and(|(date, loss)| date.0.abs_diff(loss.0) < LOST_WITHIN_MS)
+        };
+        self.spent.get(&action).is_some_and(|spent| spent.0.iter().any(is_then))
     }
 
     /// Whether there is something left.

@@ -117,7 +117,8 @@ impl Commands {
 
     fn circumstances<'f>(&'f self, facts: Facts<'f>) -> Circumstances<'f> {
         let Facts { now, config, timeline, able, withheld, power, sampled_every, blocked, .. } = facts;
-        Circumstances { now, config, timeline, budgets: &self.budgets, able, withheld, power, sampled_every, blocked }
+        let (budgets, careful) = (&self.budgets, self.careful);
+        Circumstances { now, config, timeline, budgets, careful, able, withheld, power, sampled_every, blocked }
     }
 }
 

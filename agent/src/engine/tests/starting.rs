@@ -67,7 +67,10 @@ fn a_loss_that_another_opening_found_first_is_taken_note_of_once() {
     for id in ["r-1", "r-2"] {
         world.command(id, "restart_unit", json!({"unit": "app.service"}), 1);
         world.settle();
-        assert_eq!(world.results(id).last().unwrap()["reason"], "budget_spent");
+        let refused = world.results(id);
+        let detail = refused.last().unwrap()["detail"].as_str().unwrap().to_owned();
+        assert_eq!(refused.last().unwrap()["reason"], "budget_spent");
+        assert!(detail.starts_with("the store's state was lost") && detail.contains("; again in 59m "), "{detail}");
         world.crash();
         world.advance(2 * SECOND);
     }
