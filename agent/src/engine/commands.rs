@@ -66,7 +66,7 @@ pub enum Step {
     /// Stop what the gateway does by itself.
     StopLadders,
     /// Change the rates.
-    Intervals(Intervals),
+    Intervals(CommandId, Intervals),
     /// Tell the console.
     Log(LogLevel, String),
 }
@@ -623,11 +623,13 @@ impl Commands {
                 let detail = format!("{canceled} commands canceled, and all that the gateway does by its own rules");
                 self.finish(id, Status::Succeeded, None, Some(&detail));
             }
-            Command::SetIntervals(intervals) => {
-                self.steps.push_back(Step::Intervals(intervals));
-                self.finish(id, Status::Succeeded, None, None);
-            }
+            Command::SetIntervals(intervals) => self.steps.push_back(Step::Intervals(id.clone(), intervals)),
         }
+    }
+
+    /// Other intervals are in force, and are told: those, too, that followed.
+    pub fn intervals_set(&mut self, id: &CommandId, detail: &str) {
+        self.finish(id, Status::Succeeded, None, Some(detail));
     }
 
     /// It was not begun: what it has spent is given back.

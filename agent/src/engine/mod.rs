@@ -547,7 +547,11 @@ impl Engine {
                 }
                 Step::Stop(id) => self.stop_act(now, id),
                 Step::StopLadders => self.stop_ladders(now),
-                Step::Intervals(intervals) => self.pace.override_until(now.mono, intervals, &self.config.telemetry),
+                Step::Intervals(id, intervals) => {
+                    self.pace.override_until(now.mono, intervals, &self.config.telemetry);
+                    let detail = self.pace.told(&self.config.telemetry, intervals.hold);
+                    self.commands.intervals_set(&id, &detail);
+                }
                 Step::Log(level, text) => self.effects.log(level, text),
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::command::Intervals;
 use super::time::Mono;
-use crate::config::{Slowness, Telemetry};
+use crate::config::{Slowness, Telemetry, human};
 
 /// How long a report waits for a round of collection that is under way, and what is published at its time with it. One
 /// that takes longer, because a modem or a disk hangs, is part of the next interval.
@@ -112,6 +112,13 @@ impl Pace {
             *held = wanted.map(|interval| (interval, until)).or(held.filter(fits));
         }
         self.retime(now, telemetry);
+    }
+
+    /// All that are in force since a command has set some of them for so long.
+    pub(super) fn told(&self, telemetry: &Telemetry, hold: Duration) -> String {
+        let (sample, report, publish) = self.intervals(telemetry);
+        let [sample, report, publish, hold] = [sample, report, publish, hold].map(human);
+        format!("sample {sample}, report {report}, publish {publish}, for {hold}")
     }
 
     /// The intervals of sample, report and publish that hold instead of the configuration's, each with its end.

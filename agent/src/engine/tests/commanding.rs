@@ -439,6 +439,7 @@ fn intervals_that_are_not_named_follow_those_that_are() {
     world.command("i", "set_intervals", json!({"publish": "2s", "for": "30s"}), 1);
     world.settle();
     assert_eq!(world.statuses("i"), ["SUCCEEDED"]);
+    assert_eq!(world.results("i")[0]["detail"], "sample 1s, report 2s, publish 2s, for 30s");
     let samples = |world: &World| {
         let messages = world.got.iter().filter(|got| got.topic.ends_with("telemetry"));
         messages.map(|got| got.body["samples"].as_array().unwrap().len()).sum::<usize>()
