@@ -63,13 +63,14 @@ pub(super) fn run(args: StatusArgs) -> u8 {
         Ok(rt) => rt,
         Err(error) => return fail(&error),
     };
-    let unicode = is_utf8();
+    let width = std::io::stdout().is_terminal().then_some(screen::WIDTH);
+    let console = screen::Console { unicode: is_utf8(), width };
     let mut was_answered = false;
     loop {
         let shown = match rt.block_on(ask(&socket)) {
             Ok(answer) => {
                 was_answered = true;
-                let text = if args.json { answer } else { screen::render(&answer, unicode) };
+                let text = if args.json { answer } else { screen::render(&answer, console) };
                 show(&text, args.watch && !args.json)
             }
             Err(why) if was_answered && !args.json => show(&why, true),

@@ -64,8 +64,8 @@ pub(super) struct Quarantine {
     alone_since: Option<Mono>,
     /// The rules let the agent reach any address on the broker's port.
     wide: bool,
-    /// It is in force in part, and was so often found to be.
-    degraded: Option<u32>,
+    /// It is in force in part: how often it was found to be again, and what of it is.
+    degraded: Option<(u32, Option<String>)>,
     /// How often units were stopped again, which is to be told, and when that was told last.
     stopped_again: u64,
     stopped_told: Option<Mono>,
@@ -175,6 +175,11 @@ impl Quarantine {
         self.degraded.is_some()
     }
 
+    /// What of it is in force, and what isn't, where it is in part.
+    pub(super) fn degraded_detail(&self) -> Option<&str> {
+        self.degraded.as_ref()?.1.as_deref()
+    }
+
     /// Who wanted it, as it was told when it was entered.
     fn by(&self) -> &str {
         self.inside.as_ref().map_or(NONE, |inside| &inside.stored.by)
@@ -260,8 +265,8 @@ impl Quarantine {
     fn note_degraded(&mut self, now: Mono, outcome: &ActOutcome) {
         match outcome.reason.as_deref() {
             Some(DEGRADED) => {
-                let tries = self.degraded.map_or(0, |tries| tries.saturating_add(1));
-                self.degraded = Some(tries);
+                let tries = self.degraded.as_ref().map_or(0, |(tries, _)| tries.saturating_add(1));
+                self.degraded = Some((tries, outcome.detail.clone()));
                 let wait = MEND_FIRST.saturating_mul(2_u32.saturating_pow(tries));
                 if wait < REFRESH_SOON {
                     self.bring_forward(now.after(wait));

@@ -11,8 +11,12 @@ use super::rules::Alarm;
 use super::session::Drain;
 use super::time::Now;
 use crate::gather::gather;
+use crate::text::head;
 use crate::wire::date::rfc3339;
 use crate::wire::payload::Speaker;
+
+/// Of what a tool has said, in bytes.
+const DETAIL_MAX: usize = 512;
 
 /// The state of a running agent.
 #[derive(Debug, Serialize)]
@@ -28,6 +32,12 @@ pub struct Status {
     /// It is in force in part.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub quarantine_degraded: bool,
+    /// What of it is, and why not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantine_detail: Option<String>,
+    /// Why no ladder acts: the text of the inhibit file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inhibited: Option<String>,
     /// The connection.
     pub broker: Broker,
     /// What waits to be sent.
@@ -144,6 +154,8 @@ pub struct OutboxStatus {
     pub max_bytes: u64,
     /// Bytes free on the file system.
     pub free_bytes: u64,
+    /// Bytes that are to stay free there.
+    pub min_free_bytes: u64,
     /// Publishes under way.
     pub inflight: usize,
     /// How the backlog of an outage goes, until it is sent.
@@ -206,6 +218,8 @@ impl Engine {
             boot: self.timeline.boot().to_string(),
             quarantine: self.quarantine.word(),
             quarantine_degraded: self.quarantine.is_degraded(),
+            quarantine_detail: self.quarantine.degraded_detail().map(|detail| head(detail, DETAIL_MAX).to_owned()),
+            inhibited: self.inhibited.clone(),
             broker: Broker {
                 url: self.config.mqtt.url.to_string(),
                 online: self.link.is_online(),
@@ -218,6 +232,7 @@ impl Engine {
                 bytes: stats.outbox_bytes,
                 max_bytes: self.config.store.max_bytes,
                 free_bytes: stats.free_bytes,
+                min_free_bytes: self.config.store.min_free_bytes,
                 inflight: self.link.inflight(),
                 drain: self
                     .session

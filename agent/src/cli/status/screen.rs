@@ -9,7 +9,9 @@ use crate::engine::observation::Severity;
 use crate::text::size;
 
 /// As wide as a serial console; what has no end of its own is cut there.
-const WIDTH: usize = 79;
+pub(super) const WIDTH: usize = 79;
+/// As high as one, with the prompt.
+const LINES_MAX: usize = 23;
 /// Alarms, remedies and clusters that are shown, so that all fits 24 lines; `--json` has the rest.
 const ALARMS_MAX: usize = 4;
 const REMEDIES_MAX: usize = 3;
@@ -56,8 +58,17 @@ const HOST: Shown = &[
     ("flash_life_used_pct", "flash used up ", " %"),
 ];
 
-/// The daemon's answer as lines. `unicode`: the console shows more than ASCII.
-pub(super) fn render(answer: &str, unicode: bool) -> String {
+/// How the lines are to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Console {
+    /// It shows more than ASCII.
+    pub(super) unicode: bool,
+    /// Where what is longer is cut; `None`: it isn't.
+    pub(super) width: Option<usize>,
+}
+
+/// The daemon's answer as lines.
+pub(super) fn render(answer: &str, console: Console) -> String {
     let Ok(status) = serde_json::from_str::<Json>(answer) else { return clean(answer) };
     let text = |pointer: &str| status.pointer(pointer).map(plain).unwrap_or_default();
     let mut lines = vec![
@@ -74,24 +85,37 @@ pub(super) fn render(answer: &str, unicode: bool) -> String {
         ),
         store(&status),
         format!("commands    {} queued or under way", text("/commands_open")),
-        quarantine(&status),
     ];
+    lines.extend(quarantine(&status, console));
+    lines.extend(inhibited(&status, console));
     lines.extend(intervals(&status));
     lines.extend(drain(&status));
     lines.extend(alarms(&status));
     for (group, shown) in [("battery", BATTERY), ("link", LINK), ("host", HOST), ("errors", ERRORS)] {
         lines.extend(status.pointer(&format!("/sample/{group}")).and_then(|fields| sample(group, fields, shown)));
     }
-    lines.extend(remedies(&status));
-    lines.extend(clusters(&status, if unicode { BLOCKS } else { ASCII }));
+    lines.extend(remedies(&status, console));
+    // The last of them says what the marks are.
+    let left = LINES_MAX.saturating_sub(lines.len() + 1);
+    lines.extend(clusters(&status, console, left.min(CLUSTERS_MAX)));
     lines.join("\n")
 }
 
-fn quarantine(status: &Json) -> String {
+/// And what of it is in force, where that isn't all: it may be nothing but units that were stopped.
+fn quarantine(status: &Json, console: Console) -> Vec<String> {
     let level = status.pointer("/quarantine").map(plain).unwrap_or_default();
-    let is_degraded = status.pointer("/quarantine_degraded").and_then(Json::as_bool) == Some(true);
-    let how = if is_degraded { " (degraded: in force in part; journalctl -u fieldmedic-quarantine)" } else { "" };
-    format!("quarantine  {level}{how}")
+    if status.pointer("/quarantine_degraded").and_then(Json::as_bool) != Some(true) {
+        return vec![format!("quarantine  {level}")];
+    }
+    let first = format!("quarantine  {level} (DEGRADED: journalctl -u fieldmedic-quarantine)");
+    let detail =
+        status.pointer("/quarantine_detail").map(|detail| console.cut(&format!("{:<11} {}", "", plain(detail))));
+    [Some(first), detail].into_iter().flatten().collect()
+}
+
+fn inhibited(status: &Json, console: Console) -> Option<String> {
+    let why = plain(status.pointer("/inhibited")?);
+    Some(console.cut(&format!("inhibited   no ladder acts while /run/fieldmedic/inhibit is there: {why}")))
 }
 
 fn broker(status: &Json) -> String {
@@ -106,8 +130,15 @@ fn broker(status: &Json) -> String {
 
 fn store(status: &Json) -> String {
     let fault = status.pointer("/outbox/fault");
-    let state = fault.map_or_else(|| "ok".to_owned(), |fault| format!("FAILS: {}", plain(fault)));
-    format!("store       {state}; {} free on its disk", bytes(status.pointer("/outbox/free_bytes")))
+    let [free, floor] = ["/outbox/free_bytes", "/outbox/min_free_bytes"].map(|pointer| status.pointer(pointer));
+    let is_below = free.and_then(Json::as_u64) < floor.and_then(Json::as_u64);
+    let state = match fault {
+        Some(fault) => format!("FAILS: {}", plain(fault)),
+        None if is_below => "NO ROOM".to_owned(),
+        None => "ok".to_owned(),
+    };
+    let wanted = if is_below { format!(", {} are to stay free", bytes(floor)) } else { String::new() };
+    format!("store       {state}; {} free on its disk{wanted}", bytes(free))
 }
 
 /// What a command has set instead of the configuration's intervals, while it holds.
@@ -167,20 +198,25 @@ fn sample(group: &str, fields: &Json, shown: Shown) -> Option<String> {
     (!words.is_empty()).then(|| format!("{group:<11} {}", words.join(", ")))
 }
 
-fn remedies(status: &Json) -> Vec<String> {
+/// What was done of late; who only asked whether anybody is there has done nothing.
+fn remedies(status: &Json, console: Console) -> Vec<String> {
     let line = |done: &Json| {
         let text = |key: &str| done.get(key).map(plain).filter(|text| !text.is_empty());
         // Of the date the time of day: it is one of the last.
         let time = text("time").and_then(|time| Some(time.get(11..19)?.to_owned()));
         let words = [time, text("action"), text("target"), text("status"), text("reason")];
         let words: Vec<String> = words.into_iter().flatten().collect();
-        cut(&format!("remedy      {} ({})", words.join(" "), text("trigger").unwrap_or_default()))
+        let trigger = text("trigger").unwrap_or_default();
+        let label = if trigger.starts_with("command:") { "command" } else { "remedy" };
+        console.cut(&format!("{label:<11} {} ({trigger})", words.join(" ")))
     };
-    list(status, "/remedies").iter().take(REMEDIES_MAX).map(line).collect()
+    let is_ping = |done: &&Json| done.get("action").and_then(Json::as_str) == Some("ping");
+    list(status, "/remedies").iter().filter(|done| !is_ping(done)).take(REMEDIES_MAX).map(line).collect()
 }
 
 /// A bar for each time, scaled to the most of its own cluster.
-fn clusters(status: &Json, bars: [char; 9]) -> Vec<String> {
+fn clusters(status: &Json, console: Console, most: usize) -> Vec<String> {
+    let bars = if console.unicode { BLOCKS } else { ASCII };
     let line = |cluster: &Json| {
         let text = |key: &str| cluster.get(key).map(plain).unwrap_or_default();
         let counts: Vec<u64> = list(cluster, "/counts").iter().filter_map(Json::as_u64).collect();
@@ -190,10 +226,10 @@ fn clusters(status: &Json, bars: [char; 9]) -> Vec<String> {
             bars.get(level).copied().unwrap_or(' ')
         };
         let chart: String = counts.iter().map(bar).collect();
-        cut(&format!("error       |{chart}| {}x {}: {}", text("count"), text("severity"), text("template")))
+        console.cut(&format!("error       |{chart}| {}x {}: {}", text("count"), text("severity"), text("template")))
     };
     let shown = list(status, "/error_clusters");
-    let mut lines: Vec<String> = shown.iter().take(CLUSTERS_MAX).map(line).collect();
+    let mut lines: Vec<String> = shown.iter().take(most).map(line).collect();
     if let (Some(count_s), false) = (shown.first().and_then(|first| first.get("count_s")), lines.is_empty()) {
         lines.push(format!("            each mark {}, now at the right", duration(Some(count_s))));
     }
@@ -218,8 +254,17 @@ fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() && !is_bidi(*c)).collect()
 }
 
-fn cut(line: &str) -> String {
-    line.chars().take(WIDTH).collect()
+impl Console {
+    /// What is too long ends in dots.
+    fn cut(self, line: &str) -> String {
+        let dots = if self.unicode { "…" } else { "..." };
+        match self.width {
+            Some(width) if line.chars().count() > width => {
+                line.chars().take(width.saturating_sub(dots.chars().count())).chain(dots.chars()).collect()
+            }
+            _ => line.to_owned(),
+        }
+    }
 }
 
 fn duration(seconds: Option<&Json>) -> String {
@@ -255,7 +300,7 @@ mod tests {
     }
 
     fn shown(status: &Json, unicode: bool) -> String {
-        render(&status.to_string(), unicode)
+        render(&status.to_string(), Console { unicode, width: Some(WIDTH) })
     }
 
     #[test]
@@ -307,10 +352,58 @@ alarms      none";
 
     #[test]
     fn a_quarantine_that_is_in_force_in_part_is_shown_as_that() {
-        let shown = |status: Json| quarantine(&status);
+        let console = Console { unicode: true, width: Some(WIDTH) };
+        let shown = |status: Json| quarantine(&status, console).join("\n");
         assert_eq!(shown(json!({"quarantine": "isolate"})), "quarantine  isolate");
-        let degraded = shown(json!({"quarantine": "isolate", "quarantine_degraded": true}));
-        assert!(degraded.starts_with("quarantine  isolate (degraded: in force in part"), "{degraded}");
+        let detail = "the network is as it was: nft: Operation not permitted";
+        let degraded =
+            shown(json!({"quarantine": "isolate", "quarantine_degraded": true, "quarantine_detail": detail}));
+        let expected =
+            "quarantine  isolate (DEGRADED: journalctl -u fieldmedic-quarantine)\n            the network is";
+        assert!(degraded.starts_with(expected), "{degraded}");
+    }
+
+    #[test]
+    fn a_disk_without_room_is_not_called_ok() {
+        let mut status = status();
+        let mut told = |free: u64, fault: Option<&str>| {
+            status["outbox"]["free_bytes"] = free.into();
+            status["outbox"]["min_free_bytes"] = 2_048.into();
+            if let Some(fault) = fault {
+                status["outbox"]["fault"] = fault.into();
+            }
+            store(&status)
+        };
+        assert_eq!(told(2_048, None), "store       ok; 2.0 KiB free on its disk");
+        let expected = "store       NO ROOM; 0 B free on its disk, 2.0 KiB are to stay free";
+        assert_eq!(told(0, None), expected);
+        assert!(
+            told(0, Some("no space left")).starts_with("store       FAILS: no space left; 0 B free"),
+            "it says why"
+        );
+    }
+
+    #[test]
+    fn whoever_keeps_ladders_from_acting_is_named() {
+        let mut status = status();
+        status["inhibited"] = "Kim, until noon".into();
+        let expected = "\ninhibited   no ladder acts while /run/fieldmedic/inhibit is there: Kim, until noon\n";
+        let text = render(&status.to_string(), Console { unicode: true, width: None });
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn what_is_cut_says_so_and_in_a_pipe_nothing_is() {
+        let mut status = status();
+        let id = format!("command:{}", "7".repeat(64));
+        let done = |action: &str| json!({"action": action, "target": "gateway", "status": "SUCCEEDED", "trigger": id});
+        status["remedies"] = json!([done("ping"), done("ping"), done("ping"), done("reboot")]);
+        let line = |console: Console| render(&status.to_string(), console).lines().last().unwrap().to_owned();
+        let cut = line(Console { unicode: true, width: Some(WIDTH) });
+        assert!(cut.starts_with("command     reboot gateway") && cut.ends_with("77…"), "pings are none: {cut}");
+        assert_eq!(cut.chars().count(), WIDTH);
+        assert!(line(Console { unicode: false, width: Some(WIDTH) }).ends_with("77..."));
+        assert!(line(Console { unicode: true, width: None }).ends_with(&format!("({id})")));
     }
 
     #[test]
@@ -324,6 +417,8 @@ alarms      none";
         let mut alarms = vec![json!({"rule": "warm", "severity": "warning", "metric": "host.temperature_c"}); 40];
         alarms.push(json!({"rule": "hot", "severity": "critical", "metric": "host.temperature_c"}));
         status["alarms"] = alarms.into();
+        status["inhibited"] = hostile.as_str().into();
+        (status["quarantine_degraded"], status["quarantine_detail"]) = (true.into(), hostile.as_str().into());
         status["outbox"]["drain"] = json!({"of_records": 9, "remaining_records": 3, "left_s": 5});
         status["remedies"] = vec![remedy; 8].into();
         status["error_clusters"] = vec![cluster; 16].into();
@@ -333,7 +428,7 @@ alarms      none";
         assert!(text.contains("ALARM       hot (critical)") && text.contains("and 38 more"), "{text}");
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines.len() < 24, "{text}");
-        assert!(lines.iter().skip(7).all(|line| line.chars().count() < 80), "{text}");
+        assert!(lines.iter().skip(9).all(|line| line.chars().count() < 80), "{text}");
         assert!(text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')), "{text:?}");
     }
 }

@@ -271,7 +271,10 @@ fn is_degraded(world: &World) -> bool {
 
 #[test]
 fn what_is_in_force_in_part_is_shown_as_that_and_tried_again_within_seconds_and_then_less_often() {
-    let degraded = || ActOutcome { reason: Some("degraded".into()), ..outcome(ActStatus::Succeeded) };
+    let degraded = || {
+        let (reason, detail) = (Some("degraded".into()), Some("the network is as it was: no nft".into()));
+        ActOutcome { reason, detail, ..outcome(ActStatus::Succeeded) }
+    };
     let mut world = online();
     world.acts_succeed = false;
     world.command("q-1", "quarantine", json!({"level": "restrict"}), 1);
@@ -290,9 +293,11 @@ fn what_is_in_force_in_part_is_shown_as_that_and_tried_again_within_seconds_and_
     world.advance(50 * SECOND);
     assert_eq!(refreshes_under_way(&world), []);
     assert_eq!((level(&world), is_degraded(&world)), (both("restrict"), true));
+    let told = |world: &World| world.engine.status(world.now).quarantine_detail;
+    assert_eq!(told(&world).as_deref(), Some("the network is as it was: no nft"));
     world.acts_succeed = true;
     world.advance(15 * MINUTE);
-    assert_eq!((level(&world), is_degraded(&world)), (both("restrict"), false));
+    assert_eq!((level(&world), is_degraded(&world), told(&world)), (both("restrict"), false, None));
 }
 
 fn refreshes_under_way(world: &World) -> Vec<EffectId> {
