@@ -78,17 +78,39 @@ pub(super) struct Parsed {
     pub(super) errors: Vec<SyntaxError>,
 }
 
+/// As the parser calls a key, or a table, that stands twice.
+const DUPLICATE: &str = "duplicate key";
+
 /// Parses the text of the file with index `file`.
 pub(super) fn parse(file: usize, text: &str) -> Parsed {
     let source = Source::new(file, text);
     let (root, found) = DeTable::parse_recoverable(text);
     let mut parsed = Parsed { root: Some(source.table(root.get_ref())), errors: Vec::new() };
+    let (mut tables, mut keys) = (Vec::new(), Vec::new());
     for error in &found {
         let offset = error.span().map_or(text.len(), |span| span.start);
-        parsed.errors.push(SyntaxError { at: source.at(offset), message: error.message().to_owned() });
-        if !source.is_within_value(offset) && error.message() != "duplicate key" {
-            parsed.root = None;
+        let (at, mut message) = (source.at(offset), error.message().to_owned());
+        if message != DUPLICATE {
+            if !source.is_within_value(offset) {
+                parsed.root = None;
+            }
+            parsed.errors.push(SyntaxError { at, message });
+            continue;
         }
+        let twice = source.twice(at.line);
+        let is_table = twice.is_some_and(|(name, _)| name.starts_with('['));
+        if let Some((name, first)) = twice {
+            let what = if is_table { ": put what is below it there" } else { "" };
+            message = format!("{name} stands twice, first in line {first}{what}");
+        }
+        if is_table { &mut tables } else { &mut keys }.push(SyntaxError { at, message });
+    }
+    // What is below the second one is not in the tree: that it is missed elsewhere, or its keys stand twice, follows.
+    if tables.is_empty() {
+        parsed.errors.append(&mut keys);
+    } else {
+        parsed.root = None;
+        parsed.errors.append(&mut tables);
     }
     parsed.errors.sort_by_key(|error| error.at);
     // Further errors on a line are consequences of its first.
@@ -107,6 +129,22 @@ impl<'a> Source<'a> {
     fn new(file: usize, text: &'a str) -> Self {
         let starts = text.match_indices('\n').map(|(newline, _)| newline + 1);
         Self { file, text, lines: std::iter::once(0).chain(starts).collect() }
+    }
+
+    /// What a line begins with, a table's name in its brackets or a key, and the line where that stood before.
+    fn twice(&self, line: usize) -> Option<(&'a str, usize)> {
+        let name = self.name(line)?;
+        let is_table = |line: &usize| self.name(*line).is_some_and(|name| name.starts_with('['));
+        let from = if is_table(&line) { 1 } else { (1..line).rev().find(is_table).unwrap_or(1) };
+        let first = (from..line).find(|line| self.name(*line) == Some(name))?;
+        Some((name, first))
+    }
+
+    fn name(&self, line: usize) -> Option<&'a str> {
+        let start = *self.lines.get(line.checked_sub(1)?)?;
+        let text = self.text.get(start..)?.lines().next()?.trim();
+        let end = if text.starts_with('[') { text.find(']').map(|end| end + 1) } else { text.find('=') };
+        Some(text.get(..end?)?.trim())
     }
 
     fn at(&self, offset: usize) -> At {

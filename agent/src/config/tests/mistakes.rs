@@ -68,7 +68,16 @@ fn a_mistake_in_the_syntax_of_a_value_does_not_hide_the_others() {
     assert_eq!(errors.len(), 3, "{errors:#?}");
     assert!(errors[0].starts_with("3: not TOML: string values must be quoted"), "{errors:#?}");
     assert!(errors[1].starts_with("4: mqtt.inflight_max: found 70000"), "{errors:#?}");
-    assert!(errors[2].starts_with("5: not TOML: duplicate key"), "{errors:#?}");
+    assert_eq!(errors[2], "5: not TOML: url stands twice, first in line 2");
+}
+
+#[test]
+fn a_table_that_stands_twice_is_one_error_with_the_line_of_the_first() {
+    let first = "[mqtt]\nurl = \"mqtt://a\"\n[remediation]\n# Units.\nunits = []\n[commands]\n";
+    let steps = "[[ladders]]\nname = \"heal\"\nsteps = [{ do = \"restart_unit\", unit = \"app.service\" }]\n";
+    let text = format!("{first}{steps}[remediation] # Again.\nunits = [\"app.service\"]\n");
+    let expected = "10: not TOML: [remediation] stands twice, first in line 3: put what is below it there";
+    assert_eq!(error(&text), expected);
 }
 
 #[test]
