@@ -216,6 +216,18 @@ fn summarize(
         };
         writeln!(out, "{done:<9} {:<34} {what}", path.display().to_string())?;
     }
+    if !args.bench {
+        let units: Vec<&str> = answers.units.iter().map(UnitName::as_str).collect();
+        let allowed = match units.as_slice() {
+            [] => "do nothing that takes root".to_owned(),
+            units => format!("restart {}", units.join(", ")),
+        };
+        writeln!(
+            out,
+            "\nSigned commands may {allowed}: more (reboot, rollback, quarantine, run …) once [allow] in policy.toml\n\
+             names it, and of that the gateway's own rules what [local] names."
+        )?;
+    }
     writeln!(out, "\nNext:")?;
     if !reached {
         writeln!(

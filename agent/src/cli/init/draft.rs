@@ -84,10 +84,14 @@ fn agent(answers: &Answers, args: &InitArgs) -> String {
         }
     };
     let mut text = Toml(
-        "# Made by `fieldmedic init`. What isn't here stands at its default: `fieldmedic check` shows all of it.\n\
-         # After a change: `fieldmedic check`, then `systemctl reload fieldmedic`.\n"
+        "# Made by `fieldmedic init`. What isn't here stands at its default: `fieldmedic check` shows all of it.\n"
             .to_owned(),
     );
+    if args.bench {
+        text.line("# After a change: end `fieldmedic run` and start it again, or send it SIGHUP.");
+    } else {
+        text.line("# After a change: `fieldmedic check`, then `systemctl reload fieldmedic`.");
+    }
     text.table("device");
     match &answers.id {
         Some(id) => text.text("id", id.as_str()),
@@ -120,7 +124,8 @@ fn agent(answers: &Answers, args: &InitArgs) -> String {
     }
     aside(&mut text, "store", "path", "store");
     text.table("remediation");
-    text.line("# Units that may be restarted. Root's policy.toml has to allow it, too.");
+    let root = if args.bench { "" } else { " Root's policy.toml has to allow it, too." };
+    text.line(&format!("# Units that may be restarted.{root}"));
     text.list("units", &answers.units);
     aside(&mut text, "runbooks", "dir", "runbooks");
     text.table("commands");

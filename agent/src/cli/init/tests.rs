@@ -99,6 +99,7 @@ fn flags_make_a_configuration_a_policy_and_a_pair_that_go_together() {
         assert!(bench.read("policy.toml").contains(line), "{line}: {}", bench.read("policy.toml"));
     }
     assert!(out.contains("systemctl enable --now") && out.contains("--to gw-7 ping"), "{out}");
+    assert!(out.contains("Signed commands may restart app.service: more"), "{out}");
 }
 
 fn keygen_reads(pem: &str) -> bool {
@@ -119,7 +120,7 @@ fn on_a_bench_everything_lies_in_one_directory_and_there_is_no_policy() {
     let (_, out, _) = bench.runs(&["--url", URL, "--no-check", "--bench"], None);
     let config = bench.config();
     assert_eq!((config.store.path, config.local.socket), (bench.file("store"), bench.file("agent.sock")));
-    assert!(!bench.file("policy.toml").exists());
+    assert!(!bench.file("policy.toml").exists() && !out.contains("policy.toml"), "{out}");
     assert!(out.contains("fieldmedic run --config"), "{out}");
 }
 
