@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::expect::{Ended, Tallies};
 use super::report::{Moment, Summary, Unmet, What};
 use super::scenario::Scenario;
+use crate::config::Rule;
 use crate::engine::io::ActStatus;
 use crate::engine::metric::Value;
 use crate::engine::record::{Body, Event, EventKind, Field, Record};
@@ -34,8 +35,8 @@ pub(super) struct Diary {
 
 impl Diary {
     /// An empty one, that counts what this scenario expects.
-    pub(super) fn new(scenario: &Scenario) -> Self {
-        Self { tallies: Tallies::new(scenario), ..Self::default() }
+    pub(super) fn new(scenario: &Scenario, rules: &[Rule]) -> Self {
+        Self { tallies: Tallies::new(scenario, rules), ..Self::default() }
     }
 
     /// Another boot begins: 1 is the first.
@@ -208,7 +209,7 @@ mod tests {
         let mut scenario = quiet();
         let bounds = Bounds { at_most: Some(0.0), ..Bounds::default() };
         scenario.expect = vec![Expectation { of: Subject::Alarm("hot".into()), bounds, text: "no heat".into() }];
-        let mut diary = Diary::new(&scenario);
+        let mut diary = Diary::new(&scenario, &[]);
         for n in 0..MOMENTS_MAX as u64 {
             diary.note(n, What::FaultEnded { name: "storm".into() });
         }
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_command_that_is_answered_again_has_ended_once() {
-        let mut diary = Diary::new(&quiet());
+        let mut diary = Diary::new(&quiet(), &[]);
         let at = Stamp { boot: BootId([1; 16]), mono: Mono(0) };
         for (id, status) in [
             ("c1", Status::InProgress),

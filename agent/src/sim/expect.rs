@@ -9,6 +9,8 @@ use std::time::Duration;
 use super::network::millis;
 use super::report::{Measure, Summary, Unmet, What};
 use super::scenario::{After, Bounds, Expectation, Scenario, Subject};
+use crate::config::Rule;
+use crate::config::reader::nearest;
 use crate::engine::record::Status;
 
 /// What a ladder says of a step after which the alarm was gone.
@@ -42,7 +44,11 @@ impl Ended {
 
 /// What has come of each expectation so far.
 #[derive(Debug, Default)]
-pub(super) struct Tallies(Vec<Tally>);
+pub(super) struct Tallies {
+    all: Vec<Tally>,
+    /// Those of the configuration.
+    rules: Vec<String>,
+}
 
 #[derive(Debug)]
 struct Tally {
@@ -56,23 +62,39 @@ struct Tally {
 }
 
 impl Tallies {
-    pub(super) fn new(scenario: &Scenario) -> Self {
-        Self(scenario.expect.iter().cloned().map(Tally::new).collect())
+    pub(super) fn new(scenario: &Scenario, rules: &[Rule]) -> Self {
+        let rules = rules.iter().map(|rule| rule.name.clone()).collect();
+        Self { all: scenario.expect.iter().cloned().map(Tally::new).collect(), rules }
     }
 
     /// Something happened.
     pub(super) fn saw(&mut self, at_ms: u64, what: &What) {
-        self.0.iter_mut().for_each(|tally| tally.saw(at_ms, what));
+        self.all.iter_mut().for_each(|tally| tally.saw(at_ms, what));
     }
 
     /// The expectations that were not met.
     pub(super) fn judge(self, summary: &Summary) -> Vec<Unmet> {
+        let Self { all, rules } = self;
         let unmet = |tally: Tally| {
-            let found = tally.found(summary)?;
+            let mut found = tally.found(summary)?;
+            if tally.first.is_none() {
+                found.push_str(&unknown(&tally.expectation.of, &rules).unwrap_or_default());
+            }
             Some(Unmet { expectation: tally.expectation.text, found })
         };
-        self.0.into_iter().filter_map(unmet).collect()
+        all.into_iter().filter_map(unmet).collect()
     }
+}
+
+/// Of an alarm that no rule can raise. Some scenarios are for one configuration alone.
+fn unknown(of: &Subject, rules: &[String]) -> Option<String> {
+    let (Subject::Alarm(wanted) | Subject::AlarmStands(wanted)) = of else { return None };
+    if rules.contains(wanted) {
+        return None;
+    }
+    let nearest = nearest(wanted, rules.iter().map(String::as_str));
+    let hint = nearest.map(|rule| format!(": did you mean {rule:?}?")).unwrap_or_default();
+    Some(format!("; the configuration has no rule named {wanted:?}{hint}"))
 }
 
 impl Tally {
@@ -291,6 +313,17 @@ mod tests {
         assert_eq!(found.unwrap(), "raised 3 times, the first after 1m; 4 to 5 expected");
         let found = judged(Subject::Alarm("cold".into()), bounds(Some(1.0), None));
         assert_eq!(found.unwrap(), "never raised; at least 1 expected");
+    }
+
+    #[test]
+    fn an_alarm_that_no_rule_of_the_configuration_can_raise_is_told_as_that() {
+        let rules = ["app-crashes".to_owned(), "hot".to_owned()];
+        let told = |of: Subject| unknown(&of, &rules);
+        assert_eq!((told(alarm()), told(Subject::Healed("reboot".into()))), (None, None));
+        let expected = "; the configuration has no rule named \"app-crashs\": did you mean \"app-crashes\"?";
+        assert_eq!(told(Subject::Alarm("app-crashs".into())).unwrap(), expected);
+        let expected = "; the configuration has no rule named \"cold\"";
+        assert_eq!(told(Subject::AlarmStands("cold".into())).unwrap(), expected);
     }
 
     #[test]

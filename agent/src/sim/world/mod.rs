@@ -273,7 +273,7 @@ impl<'a> World<'a> {
                 limits: Limits::new(config.store.max_bytes, config.store.min_free_bytes),
                 retries: Retries::new(&config.mqtt.reconnect),
             },
-            diary: Diary::new(scenario),
+            diary: Diary::new(scenario, &plan.config.rules),
             trace: Trace::default(),
             times: Times::default(),
             history: History::default(),
