@@ -214,11 +214,11 @@ class Store:
             self.db.execute("INSERT INTO refused (received, topic, why, payload) VALUES (?, ?, ?, ?)", row)
             self.db.execute("DELETE FROM refused WHERE id <= last_insert_rowid() - ?", (REFUSED_MAX,))
 
-    def forget(self, device: str) -> None:
-        """A device whose store was lost begins its numbers anew: those that it had are no longer its."""
+    def forget(self, device: str) -> bool:
+        """A device whose store was lost begins its numbers anew: those that it had go. False: it had none."""
         with self.transaction():
-            self.db.execute("DELETE FROM seen WHERE device = ?", (device,))
-            self.db.execute("DELETE FROM device WHERE device = ?", (device,))
+            numbers = self.db.execute("DELETE FROM seen WHERE device = ?", (device,)).rowcount
+            return self.db.execute("DELETE FROM device WHERE device = ?", (device,)).rowcount + numbers > 0
 
     def transaction(self) -> sqlite3.Connection:
         self.db.execute("BEGIN IMMEDIATE")
@@ -371,15 +371,22 @@ def client_of(args: argparse.Namespace, collector: Collector) -> mqtt.Client:
 def devices(args: argparse.Namespace) -> int:
     """Cuts the fleet by what the gateways say of themselves."""
     query = "SELECT device, attributes, presence FROM device ORDER BY device"
+    among = fitting = 0
     for device, attributes, presence in rows(args.db, query):
+        among += 1
         said, there = (json.loads(text) if text else {} for text in (attributes, presence))
         band = at_path(said, "dynamic.battery_band") or ""
         has_charge = args.battery_over is None or lowest_of(band) >= args.battery_over
         if not has_charge or any(at_path(said, path) != value for path, value in args.where):
             continue
         firmware, health = (at_path(said, f"dynamic.{key}") for key in ("firmware", "health"))
+        if not fitting and not args.json:
+            show(args, {}, ("DEVICE", "FIRMWARE", "BATTERY", "HEALTH", "PRESENCE"))
+        fitting += 1
         row = {"device": device, "attributes": said, "presence": there}
         show(args, row, (device, firmware, band, health, presence_of(there)))
+    if not fitting and not args.json:
+        say(f"none of {among} devices is so")
     return 0
 
 
@@ -496,8 +503,10 @@ def silent(args: argparse.Namespace) -> int:
 
 def forget(args: argparse.Namespace) -> int:
     """Where a gateway's store was replaced, so that its numbers begin anew, or it was taken out of the fleet."""
-    Store(args.db, float("inf")).forget(args.device)
-    return 0
+    if Store(args.db, float("inf")).forget(args.device):
+        return 0
+    say(f"{args.device} was never heard of here")
+    return 1
 
 
 def rows(path: Path, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
@@ -542,6 +551,8 @@ def condition(text: str) -> tuple[str, str]:
     path, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not PATH=VALUE, such as static.site=plant-7")
+    if path != "groups" and not path.startswith(("static.", "dynamic.")):
+        raise argparse.ArgumentTypeError(f"{path!r} is neither static.KEY nor dynamic.KEY: static.{text}?")
     return path, value
 
 

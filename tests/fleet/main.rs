@@ -270,6 +270,13 @@ fn the_fleet_is_cut_by_attributes_errors_are_grouped_and_who_is_lost_is_told() {
     assert_eq!(names(&[&firmware[..], &["--battery-over", "50"]].concat()), (vec!["gw-full".to_owned()], Some(0)));
     assert_eq!(names(&["devices", "--where", "static.site=plant-7"]), (vec!["gw-full".to_owned()], Some(0)));
     assert_eq!(names(&["devices", "--firmware", "2.0.11"]), (vec![], Some(0)));
+    let consumer_says = |args: &[&str]| {
+        let output = Command::new(site::shipped("fleet/consumer.py")).args(args).arg("--db").arg(site.db()).output();
+        let output = output.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = consumer_says(&["devices", "--where", "site=plant-7"]);
+    assert!(code == Some(2) && said.contains("static.site=plant-7?"), "{said}");
 
     let (clusters, _) = site.ask(&["errors", "--since", "1h"]);
     let cluster = clusters.iter().find(|cluster| cluster["template"] == "disk <path> failed with <n>").unwrap();
@@ -291,6 +298,8 @@ fn the_fleet_is_cut_by_attributes_errors_are_grouped_and_who_is_lost_is_told() {
     let forget = ["forget", "gw-low", "--db", site.db().to_str().unwrap()].map(str::to_owned);
     output_of(Command::new(site::shipped("fleet/consumer.py")).args(forget));
     assert_eq!(names(&["silent", "--after", "1h"]), (vec![], Some(0)));
+    let (code, said) = consumer_says(&["forget", "gw-low"]);
+    assert!(code == Some(1) && said.contains("gw-low was never heard of"), "{said}");
 }
 
 #[test]
