@@ -39,6 +39,14 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+#[test]
+fn a_release_that_does_not_say_where_changes_nothing_and_names_both_ways_out() {
+    let output = fieldmedic(&["release"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("release --local") && said.contains("fieldmedic send … release"), "{said}");
+}
+
 const TEN_MISTAKES: &str = r#"[device]
 id = "gw 1"
 [mqtt]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::status::{DEFAULT_SOCKET, SocketArgs};
-use super::{DONE, FAILED, fail, runtime, say, unusable};
+use super::{BAD_USAGE, DONE, FAILED, fail, runtime, say, unusable};
 use crate::act::jobs::{self, Job};
 use crate::act::quarantine::{BOOT_UNIT, DEFAULT_DIR, Loader, Quarantine};
 use crate::engine::io::{ActOutcome, ActStatus};
@@ -16,15 +16,19 @@ use crate::runtime::local::tell_released;
 #[command(after_help = "Example:\n  sudo fieldmedic release --local")]
 pub(super) struct ReleaseArgs {
     /// Here, and now. A signed command `release` is the way from afar.
-    #[arg(long, required = true)]
+    #[arg(long)]
     local: bool,
     #[command(flatten)]
     at: SocketArgs,
 }
 
 pub(super) fn run(args: ReleaseArgs) -> u8 {
+    if !args.local {
+        eprintln!("fieldmedic: here, as root: sudo fieldmedic release --local; from afar: fieldmedic send … release");
+        return BAD_USAGE;
+    }
     let uid = rustix::process::geteuid();
-    if !args.local || !uid.is_root() {
+    if !uid.is_root() {
         eprintln!("fieldmedic: only root ends a quarantine here; from afar: fieldmedic send … release");
         return FAILED;
     }
