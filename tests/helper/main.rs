@@ -17,12 +17,16 @@ mod common;
 mod pid1;
 mod world;
 
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fieldmedic::act::rollback::running_slot;
 use fieldmedic::act::units::Manager;
 use fieldmedic::act::{Actor, Order};
+use fieldmedic::collect::clock::this_boot;
 use fieldmedic::config::Action;
 use fieldmedic::engine::io::{Act, ActStatus, Trigger};
 use fieldmedic::wire::CommandId;
@@ -143,10 +147,69 @@ fn a_quarantine_that_root_does_not_allow_any_more_is_left_and_kept_up_and_not_en
 
 /// What is running, and an order of a rule to leave it.
 fn released(world: &World) -> (impl Fn() -> String, Json) {
-    let dir = world.releases(&["1", "2"]);
+    let dir = world.releases(&["1", "2"], &[]);
     let current = move || std::fs::read_link(dir.join("current")).unwrap().to_str().unwrap().to_owned();
     assert_eq!(current(), "releases/2");
     (current, ordered_by_rule("rollback", &json!({"target": "app", "to": null})))
+}
+
+/// A rollback whose helper is killed when `current` leads to release 1, and its unit has not been restarted. What runs,
+/// in this boot; and for as long as it is kept, a bus that lets nobody in, by its address.
+fn cut_off(world: &World) -> (impl Fn() -> String, (UnixListener, String)) {
+    let dir = world.releases(&["1", "2"], &["app.service"]);
+    let bus = UnixListener::bind(world.file("mute")).unwrap();
+    let address = format!("unix:path={}", world.file("mute").display());
+    let helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", &address)]);
+    let _asking = world.send(&ordered_by_rule("rollback", &json!({"target": "app", "to": null})));
+    common::until("the switch to be complete", || {
+        std::fs::read_link(dir.join("previous")).is_ok_and(|release| release == Path::new("releases/2"))
+    });
+    drop(helper);
+    assert_eq!(std::fs::read_link(dir.join("current")).unwrap(), Path::new("releases/1"));
+    let boot = this_boot(Path::new("/")).ok();
+    let runs = move || running_slot(&dir, boot).unwrap();
+    assert_eq!(runs(), "2");
+    (runs, (bus, address))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn units_that_a_kill_kept_from_being_restarted_are_by_the_next_start_and_once() {
+    let world = World::new();
+    let (runs, (_mute, address)) = cut_off(&world);
+    let helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", &address)]);
+    let good = world.ask(&ordered_by_rule("mark_good", &json!({"target": "app"})));
+    assert_eq!((&good["status"], &good["reason"]), (&json!("FAILED"), &json!("unit_failed")), "{good}");
+    drop(helper);
+
+    let pid1 = Pid1::start().await;
+    let due = world.file("app/.fieldmedic.due");
+    let note = std::fs::read_link(&due).unwrap();
+    for said in ["app.service is active (running), pid 7", "app.service was started since"] {
+        let helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", pid1.address())]);
+        world.wait_for_log(&helper, &format!("rollback of app: 1 runs; {said}"));
+        assert_eq!(
+            (pid1.restarted(), runs(), due.is_symlink()),
+            (vec!["app.service".to_owned()], "1".to_owned(), false)
+        );
+        let good = world.ask(&ordered_by_rule("mark_good", &json!({"target": "app"})));
+        assert_eq!(good["detail"], "1 is good");
+        drop(helper);
+        // As where it is killed again before it could forget it.
+        std::os::unix::fs::symlink(&note, &due).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn units_that_another_boot_has_started_are_not_restarted() {
+    let world = World::new();
+    let (_, (_mute, _)) = cut_off(&world);
+    let pid1 = Pid1::start().await;
+    let another = [("DBUS_SYSTEM_BUS_ADDRESS", pid1.address()), ("FIELDMEDIC_BOOT_ID", &"7".repeat(32))];
+    let _helper = world.start_in(&another);
+    let due = world.file("app/.fieldmedic.due");
+    common::until("what is due no more to be forgotten", || !due.is_symlink());
+    let good = world.ask(&ordered_by_rule("mark_good", &json!({"target": "app"})));
+    assert_eq!((&good["detail"], pid1.restarted()), (&json!("1 is good"), vec![]));
 }
 
 #[test]

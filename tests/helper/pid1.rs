@@ -2,8 +2,10 @@
 //! unit and the machine takes it, and RAUC's, as far as going back does.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rustix::time::{ClockId, clock_gettime};
 use zbus::connection::{Builder, Connection};
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::{OwnedObjectPath, Value};
@@ -21,12 +23,12 @@ pub struct Pid1 {
 impl Pid1 {
     pub async fn start() -> Self {
         let bus = Bus::start();
-        let restarted = Arc::default();
+        let (restarted, started_us) = (Arc::default(), Arc::default());
         let systemd = Builder::address(bus.address())
             .unwrap()
-            .serve_at("/org/freedesktop/systemd1", Manager(Arc::clone(&restarted)))
+            .serve_at("/org/freedesktop/systemd1", Manager(Arc::clone(&restarted), Arc::clone(&started_us)))
             .unwrap()
-            .serve_at(UNIT_PATH, Unit)
+            .serve_at(UNIT_PATH, Unit(started_us))
             .unwrap()
             .serve_at(UNIT_PATH, Service)
             .unwrap()
@@ -52,7 +54,8 @@ impl Pid1 {
     }
 }
 
-struct Manager(Arc<Mutex<Vec<String>>>);
+/// What was restarted, and when the unit was started last.
+struct Manager(Arc<Mutex<Vec<String>>>, Arc<AtomicU64>);
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
 impl Manager {
@@ -75,6 +78,9 @@ impl Manager {
     ) -> zbus::fdo::Result<OwnedObjectPath> {
         let job = path("/org/freedesktop/systemd1/job/1");
         self.0.lock().unwrap().push(name.clone());
+        let now = clock_gettime(ClockId::Monotonic);
+        let now_us = u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000).unwrap();
+        self.1.store(now_us, Ordering::Relaxed);
         Self::job_removed(&emitter, 1, job.clone(), &name, "done").await?;
         Ok(job)
     }
@@ -107,13 +113,18 @@ impl Rauc {
     }
 }
 
-struct Unit;
+struct Unit(Arc<AtomicU64>);
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
 impl Unit {
     #[zbus(property)]
     fn load_state(&self) -> &str {
         "loaded"
+    }
+
+    #[zbus(property)]
+    fn inactive_exit_timestamp_monotonic(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 
     #[zbus(property)]

@@ -58,8 +58,9 @@ impl World {
         self.chmod(&name, 0o755);
     }
 
-    /// Releases of which the last runs, and of which a rule may leave one within the hour. Where they lie.
-    pub fn releases(&self, names: &[&str]) -> PathBuf {
+    /// Releases of which the last runs, and of which a rule may leave one within the hour; these units run from them.
+    /// Where they lie.
+    pub fn releases(&self, names: &[&str], units: &[&str]) -> PathBuf {
         let dir = self.file("app");
         for name in names {
             fs::create_dir_all(dir.join("releases").join(name)).unwrap();
@@ -69,7 +70,7 @@ impl World {
         link("current", names[names.len() - 1]);
         self.allow(&format!(
             "[allow]\nactions = [\"rollback\"]\n[local]\nactions = [\"rollback\"]\n[budget]\nrollback = \"1/1h\"\n\
-             [rollback.app]\nkind = \"slots\"\ndir = \"{}\"\n",
+             [rollback.app]\nkind = \"slots\"\ndir = \"{}\"\nunits = {units:?}\n",
             dir.display()
         ));
         dir
@@ -92,7 +93,7 @@ impl World {
         self.chmod("policy.toml", 0o600);
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 

@@ -288,3 +288,40 @@ fn an_application_that_no_restart_heals_is_rolled_back_and_that_heals_it() {
     assert_eq!(site.machine.say(&["readlink", "/opt/app/current"]), "releases/1.0");
     assert_eq!(site.machine.show("app.service", "ActiveState"), "active");
 }
+
+#[test]
+fn an_application_that_a_killed_helper_did_not_restart_is_by_the_next_one_and_good_only_then() {
+    let config = "[rollback.app]\nkind = \"slots\"\ndir = \"/opt/app\"\ntrial = \"1h\"\nsettle = \"1s\"";
+    let policy = app_policy("\"rollback\"");
+    let Some(site) = Site::with_releases(config, &policy, "exec sleep infinity") else { return };
+    let machine = &site.machine;
+    // The release that runs is one that nobody else would restart.
+    machine.write("/opt/app/releases/2.0/run", "#!/bin/sh\nexec sleep infinity\n");
+    machine.say(&["systemctl", "restart", "app.service"]);
+    let app = || machine.show("app.service", "MainPID");
+    let (before, mark) = (app(), site.world.fleet.mark());
+    let bus = machine.show("dbus.service", "MainPID");
+    // Nobody restarts anything without it.
+    machine.say(&["kill", "-STOP", &bus]);
+    let id = site.order("rollback", json!({"target": "app"}));
+    until("the switch", || machine.run(&["readlink", "/opt/app/previous"]).stdout == b"releases/2.0\n");
+    machine.say(&["kill", "-KILL", &machine.show("fieldmedic-act.service", "MainPID")]);
+    site.world.fleet.result(&id, "INTERRUPTED");
+    site.let_pass(3);
+    let told = |name: &str| {
+        let so_far = site.world.fleet.so_far();
+        so_far.iter().skip(mark).any(|message| message.body["name"] == name)
+    };
+    assert_eq!((app(), told("release_on_trial"), told("release_good")), (before.clone(), false, false));
+    machine.say(&["kill", "-CONT", &bus]);
+    let tried = site.world.fleet.wait_since(mark, "1.0 to be on trial", |message| {
+        message.body["name"] == "release_on_trial" && message.body["release"]["name"] == "1.0"
+    });
+    let after = app();
+    assert_ne!(after, before, "{tried:?}");
+    site.world.fleet.wait_since(mark, "1.0 to be good", |message| message.body["name"] == "release_good");
+    // As where it is killed before it has forgotten that.
+    machine.say(&["kill", "-KILL", &machine.show("fieldmedic-act.service", "MainPID")]);
+    site.command("mark_good", json!({"target": "app"}), "SUCCEEDED");
+    assert_eq!(app(), after);
+}

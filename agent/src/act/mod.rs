@@ -198,6 +198,13 @@ impl Actor {
         Some(able)
     }
 
+    /// Brings to an end what a kill has cut off before: where there is a helper that is its own to do.
+    pub async fn complete(&self) {
+        if self.helper.is_none() {
+            self.rollbacks.complete().await;
+        }
+    }
+
     /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.
     pub async fn perform(
         &self,

@@ -89,15 +89,17 @@ trait Login {
     fn list_inhibitors(&self) -> zbus::Result<Vec<Inhibitor>>;
 }
 
-/// Restarts a unit. Takes as long as systemd does: the caller has the clock. What goes wrong is `no_systemd`,
+/// Restarts a unit; one that was started later than `since_us` (microseconds of CLOCK_MONOTONIC) is left as it is.
+/// Takes as long as systemd does: the caller has the clock. What goes wrong is `no_systemd`,
 /// `permission_denied`, `systemd_refused`, `no_such_unit`, `unit_not_loaded` (masked, or its file is wrong),
 /// `job_failed` (another job took its place, or a dependency failed) or `unit_failed`.
-pub async fn restart(unit: &UnitName) -> ActOutcome {
+pub async fn restart(unit: &UnitName, since_us: Option<u64>) -> ActOutcome {
     let connection = match connect().await {
         Ok(connection) => connection,
         Err(error) => return no_bus(&error),
     };
-    restart_over(&connection, unit).await.unwrap_or_else(|error| refused(&format!("restart {unit}"), &error))
+    let restarted = restart_over(&connection, unit, since_us).await;
+    restarted.unwrap_or_else(|error| refused(&format!("restart {unit}"), &error))
 }
 
 /// Tells the machine to reboot: logind, and where there is none systemd itself. It goes down some time after this has
@@ -202,7 +204,7 @@ async fn open(bus: Builder<'_>, within: Duration) -> zbus::Result<Connection> {
     timeout(within, bus.method_timeout(ANSWER_MAX).build()).await.unwrap_or_else(late)
 }
 
-async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<ActOutcome> {
+async fn restart_over(connection: &Connection, unit: &UnitName, since_us: Option<u64>) -> zbus::Result<ActOutcome> {
     let systemd = SystemdProxy::new(connection).await?;
     let path = systemd.load_unit(unit.as_str()).await?;
     let state = unit_at(connection, path.clone());
@@ -210,6 +212,11 @@ async fn restart_over(connection: &Connection, unit: &UnitName) -> zbus::Result<
         "loaded" => {}
         "not-found" => return Ok(ActOutcome::failed("no_such_unit", format!("systemd knows no unit {unit}"))),
         other => return Ok(ActOutcome::failed("unit_not_loaded", format!("{unit} is {other}"))),
+    }
+    if let Some(since_us) = since_us {
+        if state.get::<u64>("InactiveExitTimestampMonotonic").await? > since_us {
+            return Ok(ActOutcome::succeeded(format!("{unit} was started since")));
+        }
     }
     // Before the job is queued: it may be over before the answer is here.
     let mut jobs = Jobs::watch(&systemd).await?;

@@ -47,7 +47,7 @@ impl Manager {
     pub async fn restart(&self, unit: &UnitName, within: Duration, canceled: oneshot::Receiver<()>) -> ActOutcome {
         let restart = async {
             match self {
-                Self::Systemd => systemd::restart(unit).await,
+                Self::Systemd => systemd::restart(unit, None).await,
                 Self::Supervised(supervisor) => supervisor.restart(unit).await,
             }
         };

@@ -13,6 +13,7 @@ use crate::act::quarantine::{self, Loader, Quarantine};
 use crate::act::rollback::Rollbacks;
 use crate::act::units::Manager;
 use crate::act::{Actor, client};
+use crate::collect::clock;
 use crate::config;
 use crate::runtime::{self as agent, Options, Signals};
 
@@ -45,7 +46,7 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
         .inhibited_below(config.collect.root.clone())
         .on_terms_of(Source::of(&config))
         .with_diagnostics(Diagnostics::new(config.collect.root.clone(), config.to_toml()))
-        .with_rollbacks(Rollbacks::new(config.rollback.clone(), false));
+        .with_rollbacks(Rollbacks::new(config.rollback.clone(), false, clock::this_boot(&config.collect.root).ok()));
     let uid = rustix::process::geteuid();
     if uid.is_root() {
         let dir = PathBuf::from(quarantine::DEFAULT_DIR);

@@ -141,6 +141,12 @@ pub(crate) fn boottime() -> Mono {
     Mono(u64::try_from(milliseconds(clock_gettime(ClockId::Boottime))).unwrap_or(0))
 }
 
+/// CLOCK_MONOTONIC in microseconds, as systemd dates what it starts.
+pub(crate) fn monotonic_us() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    u64::try_from(time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_nsec / 1_000)).unwrap_or(0)
+}
+
 /// What the wall clock says, whether or not it may be believed.
 pub(crate) fn realtime() -> Unix {
     Unix(milliseconds(clock_gettime(ClockId::Realtime)))

@@ -1,12 +1,13 @@
-//! Which release runs, of what can be rolled back: the name of the directory that `current` leads to, or RAUC's booted
-//! slot (`rauc.slot=` of the kernel's command line, as its boot integration sets it). A program of the integrator's
-//! doesn't say.
+//! Which release runs, of what can be rolled back: the name of the directory that `current` leads to, or led to when
+//! its units were last restarted, or RAUC's booted slot (`rauc.slot=` of the kernel's command line, as its boot
+//! integration sets it). A program of the integrator's doesn't say.
 
 use std::collections::BTreeMap;
 
 use super::asked::Asked;
+use super::clock;
 use super::round::Round;
-use crate::act::rollback::current_slot;
+use crate::act::rollback::running_slot;
 use crate::config::{Rollback, RollbackKind};
 use crate::engine::observation::Release;
 
@@ -21,13 +22,14 @@ pub(super) fn collect(targets: &BTreeMap<String, Rollback>, round: &mut Round<'_
     let mut releases = Vec::new();
     for (target, Rollback { kind, .. }) in targets {
         let name = match kind {
-            RollbackKind::Slots { dir } => match ASKED.ask(dir, current_slot) {
-                Ok(name) => name,
-                Err(why) => {
+            RollbackKind::Slots { dir } => {
+                let root = round.path("");
+                let running = ASKED.ask(dir, move |dir| running_slot(dir, clock::this_boot(&root).ok()));
+                running.unwrap_or_else(|why| {
                     round.fault(&dir.to_string_lossy(), why);
                     None
-                }
-            },
+                })
+            }
             RollbackKind::Rauc => booted(round),
             RollbackKind::Command { .. } => None,
         };

@@ -87,12 +87,19 @@ impl Helper {
     /// # Errors
     /// The system gives no signals.
     pub(super) async fn serve(self, listener: UnixListener) -> io::Result<()> {
+        let rollbacks = self.rollbacks();
+        let mut completing = std::pin::pin!(rollbacks.complete());
+        let mut is_completing = true;
         let helper = Arc::new(self);
         let mut terminated = signal(SignalKind::terminate())?;
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
+                () = &mut completing, if is_completing => {
+                    is_completing = false;
+                    continue;
+                }
                 _ = terminated.recv() => return Ok(()),
             };
             let link = match accepted {
@@ -116,6 +123,12 @@ impl Helper {
                 drop(place);
             });
         }
+    }
+
+    /// What root's policy lets be rolled back now.
+    fn rollbacks(&self) -> Rollbacks {
+        let policy = Policy::load(&self.policy).ok().filter(|policy| policy.actions.contains(&Action::Rollback));
+        policy.map_or_else(Rollbacks::default, |policy| Rollbacks::new(policy.rollback, true, Some(self.boot)))
     }
 
     async fn converse(&self, link: &Link) -> io::Result<()> {
@@ -168,7 +181,7 @@ impl Helper {
         let in_force = quarantine.in_force();
         let actor = Actor::new(Manager::Systemd, policy.runbook_dir.clone())
             .running_apart(!policy.runbooks_confined)
-            .with_rollbacks(Rollbacks::new(policy.rollback.clone(), true))
+            .with_rollbacks(Rollbacks::new(policy.rollback.clone(), true, Some(self.boot)))
             .with_interfaces(Interfaces::Apart);
         match Request::parse(datagram)? {
             Request::Hello => {

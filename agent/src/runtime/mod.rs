@@ -131,6 +131,8 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     let mut errors = read_errors(&engine);
     shell.carry_out(&mut engine, &mut clock);
     service.ready(engine.config());
+    let mut completing = std::pin::pin!(options.actor.complete());
+    let mut is_completing = true;
 
     while !shell.is_over() {
         let wait = until(engine.poll_deadline(), clock.now().mono);
@@ -154,6 +156,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
                 local::Request::Released => engine.handle(clock.now(), Input::LookAtQuarantine),
             },
             () = tokio::time::sleep(wait) => engine.handle(clock.now(), Input::Wake),
+            () = &mut completing, if is_completing => is_completing = false,
             () = service.watchdog_is_due() => engine.handle(clock.now(), Input::ProveAlive),
             wish = wish(&mut signals) => match wish {
                 Wish::Stop => {

@@ -1,6 +1,7 @@
 //! Goes back to an earlier release, and marks the one that runs as good: by release directories, by RAUC, or by a
 //! program of the integrator's. Does what it is told, once; whether a release is good is decided elsewhere. Where the
-//! release is only in force after a boot, the outcome says `needs_reboot`, and reboots nothing.
+//! release is only in force after a boot, the outcome says `needs_reboot`, and reboots nothing. Where it was killed
+//! between the switch of release directories and the restart of their units, the next start restarts them.
 //!
 //! It goes together with boot counting: the bootloader (U-Boot's `bootcount`, systemd-boot's counters, RAUC's own
 //! attempts) catches a release that doesn't come up far enough to run an agent, and this one that comes up and is no
@@ -17,16 +18,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use self::slots::{SlotError, Slots, Switched};
+use self::slots::{Due, SlotError, Slots, Switched};
 use super::program::{self, Program};
 use super::systemd;
 use super::transient;
 use crate::config::{Rollback, RollbackKind, UnitName};
 use crate::engine::io::{ActOutcome, ActStatus};
+use crate::engine::time::BootId;
 use crate::wire::Reason;
 
 /// The outcome's word for a release that only the next boot runs.
@@ -34,12 +36,21 @@ const NEEDS_REBOOT: &str = Reason::NeedsReboot.word();
 /// EX_TEMPFAIL of sysexits.h: done, and the next boot completes it.
 const EXIT_NEEDS_REBOOT: i32 = 75;
 
+/// How often a start tries to restart what is due, how long that may take each time, and the pause in between.
+const DUE_TRIES: u32 = 3;
+const DUE_MAX: Duration = Duration::from_secs(120);
+const DUE_AGAIN: Duration = Duration::from_secs(10);
+/// One switch of release directories at a time, with its restarts: what is due is read and written in between.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 /// What can be rolled back, and how.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rollbacks {
     targets: BTreeMap<String, Rollback>,
     /// Programs are run by PID 1.
     apart: bool,
+    /// The boot that this is, where it is known.
+    boot: Option<BootId>,
 }
 
 /// What is done to a target.
@@ -52,8 +63,8 @@ enum Verb<'a> {
 impl Rollbacks {
     /// These targets; `apart`: their programs are run by PID 1, outside of what confines this process.
     #[must_use]
-    pub const fn new(targets: BTreeMap<String, Rollback>, apart: bool) -> Self {
-        Self { targets, apart }
+    pub const fn new(targets: BTreeMap<String, Rollback>, apart: bool, boot: Option<BootId>) -> Self {
+        Self { targets, apart, boot }
     }
 
     /// There is nothing to roll back.
@@ -80,6 +91,30 @@ impl Rollbacks {
         self.perform(target, Verb::MarkGood, within, canceled).await
     }
 
+    /// Restarts the units for which a rollback was cut off before it came to that, in this boot: another one starts
+    /// them from where `current` leads. What can't be restarted stays due, for another start or an order that names
+    /// that release.
+    pub async fn complete(&self) {
+        for left in (0..DUE_TRIES).rev() {
+            let mut is_due = false;
+            for (target, Rollback { kind, units, .. }) in &self.targets {
+                if let RollbackKind::Slots { dir } = kind {
+                    // What is hardly ever due takes no room for good.
+                    is_due |= !Box::pin(complete(target, dir, units, self.restarting(units))).await;
+                }
+            }
+            if !is_due || left == 0 {
+                return;
+            }
+            sleep(DUE_AGAIN).await;
+        }
+    }
+
+    /// The boot, where units are restarted in it.
+    fn restarting(&self, units: &[UnitName]) -> Option<BootId> {
+        self.boot.filter(|_| !units.is_empty())
+    }
+
     async fn perform(
         &self,
         name: &str,
@@ -92,8 +127,15 @@ impl Rollbacks {
             return ActOutcome::failed("no_such_target", format!("{name:?} is none of {}", known.join(", ")));
         };
         match (kind, verb) {
-            (RollbackKind::Slots { dir }, Verb::Rollback { to }) => switch(dir, to, units, within).await,
-            (RollbackKind::Slots { dir }, Verb::MarkGood) => mark_good(dir, within).await,
+            (RollbackKind::Slots { dir }, Verb::Rollback { to }) => {
+                let until = Instant::now() + within;
+                let Ok(_turn) = timeout(within, TURN.lock()).await else {
+                    return ActOutcome::timed_out("another rollback is still restarting units: nothing was done");
+                };
+                let left = until.saturating_duration_since(Instant::now());
+                switch(dir, to, units, self.restarting(units), left).await
+            }
+            (RollbackKind::Slots { dir }, Verb::MarkGood) => mark_good(dir, self.restarting(units), within).await,
             (RollbackKind::Rauc, Verb::Rollback { to }) => answered(within, rauc::rollback(to)).await,
             (RollbackKind::Rauc, Verb::MarkGood) => answered(within, rauc::mark_good()).await,
             (RollbackKind::Command { argv }, verb) => self.run(name, argv, verb, within, canceled).await,
@@ -142,29 +184,80 @@ impl Rollbacks {
     }
 }
 
-/// The release that runs from a directory of releases; `None` where its links say nothing.
+/// The release that runs from a directory of releases, in this boot: where a rollback has yet to restart units, the one
+/// that they run. `None` where the links say nothing.
 #[must_use]
-pub fn current_slot(dir: &Path) -> Option<String> {
-    Slots::new(dir).current().ok()
+pub fn running_slot(dir: &Path, boot: Option<BootId>) -> Option<String> {
+    Slots::new(dir).restarting_in(boot).running()
 }
 
 /// Switches releases, and restarts what runs from them: also where a rollback was cut off before it came to that.
-async fn switch(dir: &Path, to: Option<&str>, units: &[UnitName], within: Duration) -> ActOutcome {
+async fn switch(
+    dir: &Path,
+    to: Option<&str>,
+    units: &[UnitName],
+    boot: Option<BootId>,
+    within: Duration,
+) -> ActOutcome {
     let until = Instant::now() + within;
     let wanted = to.map(str::to_owned);
-    let detail = match on_disk(dir, within, move |dir| Slots::new(dir).rollback(wanted.as_deref())).await {
-        Ok(Some(Switched { from, to, trouble })) => with(format!("{to} takes the place of {from}"), trouble),
-        Ok(None) => format!("{} runs already", to.unwrap_or_default()),
+    let switched = on_disk(dir, within, move |dir| {
+        let slots = Slots::new(dir).restarting_in(boot);
+        let due = slots.due();
+        Ok((slots.rollback(wanted.as_deref())?, due))
+    });
+    let (detail, since_us) = match switched.await {
+        Ok((Some(Switched { from, to, trouble }), _)) => {
+            (with(format!("{to} takes the place of {from}"), trouble), None)
+        }
+        Ok((None, due)) => (format!("{} runs already", to.unwrap_or_default()), due.map(|due| due.since_us)),
         Err(outcome) => return outcome,
     };
     let left = until.saturating_duration_since(Instant::now());
-    let (said, all_run) = restart_all(units, left, async |unit| systemd::restart(unit).await).await;
+    let (mut said, all_run) = restart_all(units, since_us, left, systemd::restart).await;
+    // How it ended is told: nothing is done about it later.
+    said.extend(forget_due(dir).await);
     let detail = with(detail, said);
     if all_run { ActOutcome::succeeded(detail) } else { ActOutcome::failed("unit_failed", detail) }
 }
 
-async fn mark_good(dir: &Path, within: Duration) -> ActOutcome {
-    match on_disk(dir, within, |dir| Slots::new(dir).mark_good()).await {
+/// Restarts what is due of one target; whether nothing is any more.
+async fn complete(target: &str, dir: &Path, units: &[UnitName], boot: Option<BootId>) -> bool {
+    let _turn = TURN.lock().await;
+    let (due, to) = match on_disk(dir, DUE_MAX, move |dir| Slots::new(dir).restarting_in(boot).take_up()).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return true,
+        Err(ActOutcome { detail, .. }) => {
+            tracing::error!("rollback of {target}: {}", detail.unwrap_or_default());
+            return false;
+        }
+    };
+    let Due { from, since_us } = due;
+    tracing::warn!("rollback of {target} was cut off: {to} took the place of {from}, and units are to be restarted");
+    // One that was restarted and fails runs the release that was wanted: whether that is good is decided elsewhere.
+    let restart = async |unit: &UnitName, since_us| match systemd::restart(unit, since_us).await {
+        ActOutcome { reason: Some(reason), detail, .. } if reason == "unit_failed" => {
+            ActOutcome::succeeded(detail.unwrap_or_default())
+        }
+        other => other,
+    };
+    let (mut said, all_run) = restart_all(units, Some(since_us), DUE_MAX, restart).await;
+    if all_run {
+        said.extend(forget_due(dir).await);
+        tracing::warn!("rollback of {target}: {}", with(format!("{to} runs"), said));
+    } else {
+        tracing::error!("rollback of {target}: {}", with(format!("{from} still runs"), said));
+    }
+    all_run
+}
+
+/// What went wrong, if it isn't forgotten.
+async fn forget_due(dir: &Path) -> Option<String> {
+    on_disk(dir, DUE_MAX, |dir| Slots::new(dir).clear_due()).await.err()?.detail
+}
+
+async fn mark_good(dir: &Path, boot: Option<BootId>, within: Duration) -> ActOutcome {
+    match on_disk(dir, within, move |dir| Slots::new(dir).restarting_in(boot).mark_good()).await {
         Ok((release, trouble)) => {
             let outcome = ActOutcome::succeeded(with(format!("{release} is good"), trouble));
             ActOutcome { release: Some(release.into()), ..outcome }
@@ -192,18 +285,19 @@ async fn on_disk<T: Send + 'static>(
     }
 }
 
-/// What is said of each, up to the first that doesn't run. The time is for all of them: whoever waits for it waits no
+/// What is said of each, up to the first that doesn't run; one that was started later than `since_us` does. The time is for all of them: whoever waits for it waits no
 /// longer.
 async fn restart_all(
     units: &[UnitName],
+    since_us: Option<u64>,
     within: Duration,
-    restart: impl AsyncFn(&UnitName) -> ActOutcome,
+    restart: impl AsyncFn(&UnitName, Option<u64>) -> ActOutcome,
 ) -> (Vec<String>, bool) {
     let until = Instant::now() + within;
     let mut said = Vec::new();
     for unit in units {
         let left = until.saturating_duration_since(Instant::now());
-        let restarted = answered(left, restart(unit)).await;
+        let restarted = answered(left, restart(unit, since_us)).await;
         said.extend(restarted.detail);
         if restarted.status != ActStatus::Succeeded {
             return (said, false);
@@ -233,7 +327,7 @@ mod tests {
 
     fn target(kind: RollbackKind) -> Rollbacks {
         let rollback = Rollback { kind, units: vec![], settle: Duration::ZERO, trial: Duration::ZERO };
-        Rollbacks::new(BTreeMap::from([("app".to_owned(), rollback)]), false)
+        Rollbacks::new(BTreeMap::from([("app".to_owned(), rollback)]), false, None)
     }
 
     async fn rollback(rollbacks: &Rollbacks, name: &str, to: Option<&str>) -> ActOutcome {
@@ -273,13 +367,13 @@ mod tests {
         let units: Vec<UnitName> =
             ["a.service", "b.service", "c.service"].map(|unit| UnitName::try_from(unit.to_owned()).unwrap()).into();
         let begun = std::sync::Mutex::new(Vec::new());
-        let slow = async |unit: &UnitName| {
+        let slow = async |unit: &UnitName, _| {
             begun.lock().unwrap().push(unit.to_string());
             // Each by itself would be in time.
-            tokio::time::sleep(Duration::from_millis(150)).await;
+            sleep(Duration::from_millis(150)).await;
             ActOutcome::succeeded(unit.to_string())
         };
-        let (said, all_run) = restart_all(&units, Duration::from_millis(200), slow).await;
+        let (said, all_run) = restart_all(&units, None, Duration::from_millis(200), slow).await;
         assert_eq!((begun.into_inner().unwrap(), all_run), (vec!["a.service".into(), "b.service".to_owned()], false));
         assert_eq!(said[0], "a.service");
     }

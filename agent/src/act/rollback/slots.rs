@@ -1,7 +1,8 @@
 //! Release directories: `releases/NAME` below one directory, with the links `current` and `previous` to two of them.
 //! Going back is one rename of a link, so that there is a `current` at any instant; `previous` follows, so that going
 //! back can be undone. Which releases are good or bad is kept beside them, for whoever comes after: a release that was
-//! left for being bad isn't gone back to unless somebody names it.
+//! left for being bad isn't gone back to unless somebody names it. That units are still to be restarted is kept there,
+//! too, from before the switch until they are: as a link, which whoever may see `current` can read.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::collect::clock;
+use crate::engine::time::BootId;
 use crate::store::disk;
 
 const RELEASES: &str = "releases";
@@ -21,6 +24,8 @@ const CURRENT: &str = "current";
 const PREVIOUS: &str = "previous";
 /// What is known of releases.
 const MARKS_FILE: &str = ".fieldmedic.json";
+/// A link to BOOT/SINCE_US/RELEASE, which is nowhere: what is said of [`Due`].
+const DUE: &str = ".fieldmedic.due";
 /// Releases that are remembered as good or bad: those that are gone are forgotten first.
 const MARKS_MAX: usize = 64;
 /// Bytes of that file.
@@ -30,6 +35,19 @@ const MARKS_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Slots<'a> {
     dir: &'a Path,
+    /// The boot in which there are units to be restarted, where there are any.
+    boot: Option<BootId>,
+}
+
+/// That units have not been restarted since `current` was switched. Another boot starts all of them from there: what is
+/// said of one that is over counts for nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Due {
+    /// The release that they run.
+    pub(super) from: String,
+    /// What was started later than this has been restarted, in microseconds of CLOCK_MONOTONIC; nothing has where the
+    /// switch may not have been made yet.
+    pub(super) since_us: u64,
 }
 
 /// Why a release can't be gone to, or marked: a fixed word, and what a human wants to know.
@@ -60,7 +78,12 @@ struct Marks {
 
 impl<'a> Slots<'a> {
     pub(super) const fn new(dir: &'a Path) -> Self {
-        Self { dir }
+        Self { dir, boot: None }
+    }
+
+    /// The same where units are restarted for it, in this boot.
+    pub(super) const fn restarting_in(self, boot: Option<BootId>) -> Self {
+        Self { boot, ..self }
     }
 
     /// Goes back to the previous release, or to a named one. `None`: it runs already. Who goes back without a name
@@ -86,15 +109,64 @@ impl<'a> Slots<'a> {
             });
             trouble.extend(marked.err().map(|error| error.detail));
         }
-        self.link(CURRENT, &to)?;
-        trouble.extend(self.link(PREVIOUS, &from).err().map(|error| error.detail));
+        let runs = self.due().map_or_else(|| from.clone(), |due| due.from);
+        // What is started between this and the switch is started from where `current` still leads.
+        self.set_due(&Due { from: runs.clone(), since_us: u64::MAX })?;
+        self.link_release(CURRENT, &to)?;
+        let switched = Due { from: runs, since_us: clock::monotonic_us() };
+        trouble.extend(self.set_due(&switched).err().map(|error| error.detail));
+        trouble.extend(self.link_release(PREVIOUS, &from).err().map(|error| error.detail));
         Ok(Some(Switched { from, to, trouble }))
+    }
+
+    /// What is still due; nothing is where `current` leads to what the units run.
+    pub(super) fn due(&self) -> Option<Due> {
+        let told = fs::read_link(self.dir.join(DUE)).ok()?;
+        let mut words = told.to_str()?.splitn(3, '/');
+        let boot = BootId::parse(words.next()?)?;
+        let since_us = words.next()?.parse().ok()?;
+        let from = words.next().filter(|name| is_name(name))?.to_owned();
+        let is_due = self.boot == Some(boot) && self.linked(CURRENT).is_some_and(|current| current != from);
+        is_due.then_some(Due { from, since_us })
+    }
+
+    fn set_due(&self, due: &Due) -> Result<(), SlotError> {
+        let Some(boot) = self.boot else { return Ok(()) };
+        self.link(DUE, &PathBuf::from(format!("{boot}/{}/{}", due.since_us, due.from)))
+    }
+
+    /// The units are restarted, or it was told how that ended.
+    pub(super) fn clear_due(&self) -> Result<(), SlotError> {
+        let path = self.dir.join(DUE);
+        disk::remove(&path).map_err(|error| self.failed(format!("delete {}: {error}", path.display())))
+    }
+
+    /// Takes up what a rollback that was cut off has left: what is due, and the release to go on to. What counts for
+    /// nothing any more goes.
+    pub(super) fn take_up(&self) -> Result<Option<(Due, String)>, SlotError> {
+        if fs::symlink_metadata(self.dir.join(DUE)).is_err() {
+            return Ok(None);
+        }
+        let Some(mut due) = self.due() else { return self.clear_due().map(|()| None) };
+        if due.since_us == u64::MAX {
+            due.since_us = clock::monotonic_us();
+            self.set_due(&due)?;
+        }
+        let to = self.current()?;
+        if self.linked(PREVIOUS).as_ref() == Some(&to) {
+            self.link_release(PREVIOUS, &due.from)?;
+        }
+        Ok(Some((due, to)))
     }
 
     /// Marks the release that runs as good: its name, and what went wrong beside it.
     pub(super) fn mark_good(&self) -> Result<(String, Vec<String>), SlotError> {
         let current = self.current()?;
         self.check(&current)?;
+        if let Some(Due { from, .. }) = self.due() {
+            let detail = format!("{from} still runs: no unit was restarted since {current} took its place");
+            return Err(SlotError { reason: "unit_failed", detail });
+        }
         let (marks, trouble) = self.marks_or_none();
         self.mark(marks, |marks| {
             marks.bad.remove(&current);
@@ -103,7 +175,13 @@ impl<'a> Slots<'a> {
         Ok((current, trouble))
     }
 
-    /// The name of the release that runs.
+    /// The name of the release that units run, or will run once they are restarted.
+    pub(super) fn running(&self) -> Option<String> {
+        let current = self.linked(CURRENT)?;
+        Some(self.due().map_or(current, |due| due.from))
+    }
+
+    /// The name of the release that `current` leads to.
     pub(super) fn current(&self) -> Result<String, SlotError> {
         let link = self.dir.join(CURRENT);
         self.linked(CURRENT).ok_or_else(|| SlotError {
@@ -145,16 +223,21 @@ impl<'a> Slots<'a> {
         }
     }
 
-    /// Points a link at a release: made under another name, and renamed over it.
-    fn link(&self, link: &str, release: &str) -> Result<(), SlotError> {
+    fn link_release(&self, link: &str, release: &str) -> Result<(), SlotError> {
+        self.link(link, &PathBuf::from(RELEASES).join(release))
+    }
+
+    /// Points a link there: made under another name, and renamed over it.
+    fn link(&self, link: &str, to: &Path) -> Result<(), SlotError> {
         let (new, path) = (self.dir.join(format!(".{link}.new")), self.dir.join(link));
         let switch = || {
             disk::remove(&new)?;
-            symlink(PathBuf::from(RELEASES).join(release), &new)?;
+            symlink(to, &new)?;
             fs::rename(&new, &path)?;
             disk::sync_dir(self.dir)
         };
-        switch().map_err(|error: io::Error| self.failed(format!("point {} at {release}: {error}", path.display())))
+        let (from, to) = (path.display(), to.display());
+        switch().map_err(|error: io::Error| self.failed(format!("point {from} at {to}: {error}")))
     }
 
     /// What is known; or what is wrong with the file that says it.
@@ -320,6 +403,60 @@ mod tests {
             point(&dir, link, dir.path().join(RELEASES).join(name).to_str().unwrap());
         }
         assert_eq!(Slots::new(dir.path()).rollback(None).unwrap().unwrap().to, "1.0");
+    }
+
+    const BOOT: Option<BootId> = Some(BootId([7; 16]));
+
+    #[test]
+    fn until_its_units_are_restarted_a_release_neither_runs_nor_is_good() {
+        let dir = usual();
+        let slots = Slots::new(dir.path()).restarting_in(BOOT);
+        let before = clock::monotonic_us();
+        slots.rollback(Some("1.5")).unwrap().unwrap();
+        let since_us = slots.due().unwrap().since_us;
+        assert!((before..=clock::monotonic_us()).contains(&since_us), "{since_us}");
+        assert_eq!((slots.running().as_deref(), links(&dir)), (Some("2.0"), ["1.5", "2.0"].map(str::to_owned)));
+        assert_eq!(slots.mark_good().unwrap_err().reason, "unit_failed");
+        slots.rollback(Some("1.0")).unwrap().unwrap();
+        assert_eq!(slots.running().as_deref(), Some("2.0"), "nothing has run 1.5");
+        slots.clear_due().unwrap();
+        assert_eq!(slots.running().as_deref(), Some("1.0"));
+        assert_eq!(slots.mark_good().unwrap().0, "1.0");
+    }
+
+    #[test]
+    fn another_boot_has_restarted_all_units_and_so_has_nobody_where_nothing_was_switched() {
+        let dir = usual();
+        let slots = Slots::new(dir.path()).restarting_in(BOOT);
+        slots.rollback(None).unwrap().unwrap();
+        let next = Slots::new(dir.path()).restarting_in(Some(BootId([8; 16])));
+        assert_eq!((next.due(), next.running().as_deref()), (None, Some("1.0")));
+        assert_eq!((next.take_up(), slots.take_up()), (Ok(None), Ok(None)), "it is gone by then");
+        slots.set_due(&Due { from: "1.0".into(), since_us: u64::MAX }).unwrap();
+        assert_eq!((slots.take_up(), dir.path().join(DUE).is_symlink()), (Ok(None), false));
+    }
+
+    #[test]
+    fn what_was_cut_off_right_after_the_switch_is_taken_up_with_what_was_still_to_be_written() {
+        let dir = usual();
+        let slots = Slots::new(dir.path()).restarting_in(BOOT);
+        slots.set_due(&Due { from: "2.0".into(), since_us: u64::MAX }).unwrap();
+        point(&dir, CURRENT, "releases/1.0");
+        let (due, to) = slots.take_up().unwrap().unwrap();
+        assert_eq!((due.from.as_str(), to.as_str(), links(&dir)), ("2.0", "1.0", ["1.0", "2.0"].map(str::to_owned)));
+        assert!(due.since_us <= clock::monotonic_us(), "what is restarted from now on is so once");
+        assert_eq!(slots.take_up(), Ok(Some((due, to))));
+    }
+
+    #[test]
+    fn what_is_no_note_of_a_restart_says_nothing() {
+        let dir = usual();
+        let slots = Slots::new(dir.path()).restarting_in(BOOT);
+        let boot = BootId([7; 16]);
+        for text in ["x", "x/1/1.0", &format!("{boot}/1"), &format!("{boot}/-1/1.0"), &format!("{boot}/1/../1.0")] {
+            point(&dir, DUE, text);
+            assert_eq!((slots.due(), slots.running().as_deref()), (None, Some("2.0")), "{text}");
+        }
     }
 
     /// The states between any two steps, in their order.

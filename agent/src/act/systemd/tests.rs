@@ -14,6 +14,8 @@ use zbus::zvariant::ObjectPath;
 use super::*;
 use crate::engine::io::ActStatus;
 
+/// When the unit was started.
+const STARTED_US: u64 = 1_000;
 const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/app_2eservice";
 
 /// How the imitated systemd answers.
@@ -34,6 +36,8 @@ struct Script {
     kind: &'static str,
     result: &'static str,
     exit_status: i32,
+    /// One that was started later is left as it is.
+    since_us: Option<u64>,
 }
 
 const GOOD: Script = Script {
@@ -47,6 +51,7 @@ const GOOD: Script = Script {
     kind: "simple",
     result: "success",
     exit_status: 0,
+    since_us: None,
 };
 
 struct Manager(Script);
@@ -100,6 +105,11 @@ impl Unit {
     #[zbus(property)]
     fn load_state(&self) -> &str {
         self.load_state
+    }
+
+    #[zbus(property)]
+    fn inactive_exit_timestamp_monotonic(&self) -> u64 {
+        STARTED_US
     }
 
     #[zbus(property)]
@@ -181,7 +191,19 @@ async fn outcome(script: Script) -> ActOutcome {
     let client = Builder::unix_stream(ours).p2p().method_timeout(ANSWER_MAX).build();
     let (_systemd, connection) = tokio::try_join!(systemd, client).unwrap();
     let unit = UnitName::parse("app.service").unwrap();
-    restart_over(&connection, &unit).await.unwrap_or_else(|error| refused(&format!("restart {unit}"), &error))
+    restart_over(&connection, &unit, script.since_us)
+        .await
+        .unwrap_or_else(|error| refused(&format!("restart {unit}"), &error))
+}
+
+#[tokio::test]
+async fn a_unit_that_was_started_since_is_not_restarted_again() {
+    let refusal: Option<fn(String) -> zbus::fdo::Error> = Some(zbus::fdo::Error::AccessDenied);
+    for (since_us, is_left) in [(0, true), (STARTED_US - 1, true), (STARTED_US, false), (u64::MAX, false)] {
+        let outcome = outcome(Script { since_us: Some(since_us), refusal, ..GOOD }).await;
+        let is_asked = outcome.reason.as_deref() == Some("permission_denied");
+        assert_eq!((outcome.status == ActStatus::Succeeded, is_asked), (is_left, !is_left), "{since_us}: {outcome:?}");
+    }
 }
 
 #[tokio::test]
