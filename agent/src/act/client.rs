@@ -1,7 +1,8 @@
 //! Has root's helper act: one connection an act. It hands over what was ordered and by whose word, and hands back how
 //! it ended; it decides nothing. An act whose helper goes away in the middle is interrupted (`helper_lost`): it may
 //! have been done, so it is not asked for again. One that the helper has not begun in time it never begins: it sees how
-//! long ago it was asked, and that nobody waits for it any more.
+//! long ago it was asked, and that nobody waits for it any more. A helper of an older version sees neither: nothing is
+//! told as not begun that it was asked for.
 
 #![expect(clippy::disallowed_methods, reason = "an act has a deadline of its own, and a busy helper is asked again")]
 
@@ -40,20 +41,25 @@ const CANCEL: &[u8] = br#"{"cancel":true}"#;
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// Whether the helper has said that it begins nothing too late, and says when it begins.
+    in_time: AtomicBool,
 }
 
 impl Client {
     /// The way to a helper's socket, if there is one. Nobody need listen yet: systemd does, and starts the helper.
     #[must_use]
     pub fn find(socket: &Path) -> Option<Self> {
-        socket.exists().then(|| Self { socket: socket.to_owned() })
+        socket.exists().then(|| Self { socket: socket.to_owned(), in_time: AtomicBool::new(false) })
     }
 
     /// What the helper may do for this user, and what is in force; `None` if it doesn't say. Blocks, for 5 s at most.
     #[must_use]
     pub fn able(&self) -> Option<Able> {
         match self.ask_able() {
-            Ok(Answer::Able(able)) => Some(able),
+            Ok(Answer::Able { able, in_time }) => {
+                self.in_time.store(in_time, Ordering::Relaxed);
+                Some(able)
+            }
             Ok(other) => {
                 tracing::warn!("{} doesn't say what it may do: {other:?}", self.socket.display());
                 None
@@ -83,13 +89,14 @@ impl Client {
     ) -> ActOutcome {
         let within = order.timeout;
         let reboots = order.act == Act::Reboot;
-        order.asked = Some(clock::boottime());
+        let in_time = self.in_time.load(Ordering::Relaxed);
+        order.asked = in_time.then(clock::boottime);
         let request = Request::Act(Box::new(order)).to_datagram();
         if request.len() > DATAGRAM_MAX {
             let detail = format!("{} B to ask for, the helper takes {DATAGRAM_MAX}", request.len());
             return ActOutcome::rejected("too_large", detail);
         }
-        let begun = AtomicBool::new(false);
+        let begun = AtomicBool::new(!in_time);
         let mut progress = |percent| {
             // Nothing is done yet.
             if begun.swap(true, Ordering::Relaxed) || percent > 0 {
@@ -112,9 +119,7 @@ impl Client {
             Ok(outcome) => outcome,
             Err(_) if has_begun() => timeout(GRACE, ask).await.unwrap_or_else(|_| {
                 let at_most = at_most.saturating_add(GRACE);
-                ActOutcome::timed_out(format!(
-                    "root's helper has begun it, and did not say within {at_most:?} how it ended"
-                ))
+                ActOutcome::timed_out(format!("root's helper did not say within {at_most:?} how it ended"))
             }),
             Err(_) => ActOutcome::not_begun(format!(
                 "root's helper did not begin it within {within:?}: it was not done, and will not be"
@@ -176,7 +181,7 @@ impl Client {
                     return ActOutcome::canceled("canceled before the helper had taken it");
                 }
                 Some(Answer::Refused { reason, detail }) => return ActOutcome::rejected(&reason, detail),
-                Some(Answer::Able(_)) | None => return lost("it ended without an outcome"),
+                Some(Answer::Able { .. }) | None => return lost("it ended without an outcome"),
             }
         }
     }
@@ -188,6 +193,7 @@ fn lost(why: &str) -> ActOutcome {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
     use std::thread;
 
     use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
@@ -195,11 +201,16 @@ mod tests {
     use super::*;
     use crate::engine::io::{ActStatus, Trigger};
 
-    /// A helper that is asked too often: it says so once it was also told to cancel. How often it was asked.
-    fn busy(socket: &Path) -> thread::JoinHandle<usize> {
+    fn listening(socket: &Path) -> OwnedFd {
         let listener = net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
         net::bind(&listener, &SocketAddrUnix::new(socket).unwrap()).unwrap();
         net::listen(&listener, 8).unwrap();
+        listener
+    }
+
+    /// A helper that is asked too often: it says so once it was also told to cancel. How often it was asked.
+    fn busy(socket: &Path) -> thread::JoinHandle<usize> {
+        let listener = listening(socket);
         let refused = Answer::Refused { reason: ASKED_TOO_OFTEN.into(), detail: "later".into() }.to_datagram();
         thread::spawn(move || {
             let mut buffer = vec![0; DATAGRAM_MAX];
@@ -214,6 +225,40 @@ mod tests {
             }
             unreachable!()
         })
+    }
+
+    /// A helper that answers `hello` so, and goes away when it is asked for an act: what it was asked.
+    fn going_away(socket: &Path, hello: &'static [u8]) -> thread::JoinHandle<String> {
+        let listener = listening(socket);
+        thread::spawn(move || {
+            let mut buffer = vec![0; DATAGRAM_MAX];
+            let link = net::accept(&listener).unwrap();
+            net::recv(&link, &mut buffer[..], RecvFlags::empty()).unwrap();
+            net::send(&link, hello, SendFlags::empty()).unwrap();
+            let link = net::accept(&listener).unwrap();
+            let (_, len) = net::recv(&link, &mut buffer[..], RecvFlags::empty()).unwrap();
+            String::from_utf8_lossy(&buffer[..len]).into_owned()
+        })
+    }
+
+    #[tokio::test]
+    async fn only_of_a_helper_that_says_when_it_begins_silence_means_that_it_has_not() {
+        for (hello, reason, is_dated) in
+            [(&br#"{"able":["reboot"]}"#[..], LOST, false), (br#"{"able":["reboot"],"in_time":true}"#, NO_HELPER, true)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let socket = dir.path().join("act.sock");
+            let helper = going_away(&socket, hello);
+            let client = Client::find(&socket).unwrap();
+            assert!(client.able().is_some());
+            let (_keep, canceled) = oneshot::channel();
+            let act = Act::MarkGood { target: "app".into() };
+            let order = Order::new(act, Trigger::Rule("hot".into()), None, Duration::from_secs(30));
+            let outcome = client.perform(order, canceled, |_| ()).await;
+            assert_eq!(outcome.reason.as_deref(), Some(reason), "{outcome:?}");
+            let asked = helper.join().unwrap();
+            assert_eq!(asked.contains("asked_ms"), is_dated, "{asked}");
+        }
     }
 
     #[tokio::test]

@@ -188,7 +188,7 @@ impl Helper {
                 let mut able = actor.with_quarantine(quarantine).able();
                 let allowed = |action: &Action| policy.actions.contains(action);
                 (able.actions, able.withheld) = able.actions.into_iter().partition(allowed);
-                Ok(Decision::Tell(Answer::Able(able)))
+                Ok(Decision::Tell(Answer::Able { able, in_time: true }))
             }
             Request::Act(mut order) => {
                 // Before it is counted: what is not done spends nothing.
