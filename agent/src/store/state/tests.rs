@@ -1,3 +1,5 @@
+mod kept;
+
 use tempfile::TempDir;
 
 use super::reserve::RESERVE_BYTES_MAX;
