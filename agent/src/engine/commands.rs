@@ -14,18 +14,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Identity;
 use super::admission::Power;
 use super::budget::{Ledger as Budgets, Spending, Spent};
 use super::command::{Command, Intervals, Name};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
 use super::keyed::{BUDGET_KEY, CLAIM_KEY, COMMAND_KEY, FORGOTTEN_KEY, Write, write};
-use super::observation::Release;
 use super::quarantine;
 use super::reboot::{ROLLBACK_FAILED, not_left, waits_for_boot};
 use super::record::{CommandResult, Event, Stamp, Status};
-use super::time::{BootId, Mono, Now, Unix};
+use super::time::{Mono, Now, Unix};
 use super::timeline::Timeline;
+use super::trial::Releases;
 use crate::config::{Action, Budget, CheckedConfig, QuarantineLevel};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 use entry::{Entry, Origin, Stored, key, put};
@@ -100,6 +101,17 @@ pub struct Facts<'a> {
     pub reboot_waits: bool,
     /// The agent is about to end: nothing begins.
     pub stopping: bool,
+    /// The releases that run.
+    pub(super) releases: &'a Releases,
+}
+
+impl Facts<'_> {
+    /// The release that an act is to leave, where it is known; `None` where it goes to the one that runs.
+    fn left_by(&self, act: &Act) -> Option<Box<str>> {
+        let Act::Rollback { to, .. } = act else { return None };
+        let running = self.releases.running(&act.target()).filter(|running| to.as_deref() != Some(running));
+        running.map(Into::into)
+    }
 }
 
 /// All commands that are known.
@@ -133,11 +145,11 @@ pub struct Careful {
 impl Commands {
     /// Starts with what the journal holds. What was under way is interrupted; what wasn't reported is reported now.
     #[must_use]
-    pub fn new(state: &[(String, Bytes)], careful: Careful, boot: BootId, releases: &[Release]) -> Self {
+    pub fn new(state: &[(String, Bytes)], careful: Careful, identity: &Identity) -> Self {
         let mut commands = Self { careful, ..Self::default() };
         for (key, value) in state {
             if let Some(id) = key.strip_prefix(COMMAND_KEY).and_then(CommandId::parse) {
-                commands.restore(id, value, boot, releases);
+                commands.restore(id, value, identity);
             } else if let Some(action) = key.strip_prefix(BUDGET_KEY).and_then(Action::parse) {
                 match minicbor::decode::<Spent>(value) {
                     Ok(spent) => commands.budgets.restore(action, spent),
@@ -379,7 +391,7 @@ impl Commands {
         self.refusals.take_counts()
     }
 
-    fn restore(&mut self, id: CommandId, value: &Bytes, boot: BootId, releases: &[Release]) {
+    fn restore(&mut self, id: CommandId, value: &Bytes, identity: &Identity) {
         let stored: Stored = match minicbor::decode(value) {
             Ok(stored) => stored,
             Err(error) => {
@@ -390,10 +402,19 @@ impl Commands {
         };
         let is_done = stored.reason.as_deref() == Some(Reason::NeedsReboot.word());
         let awaits_boot = stored.name() == Some(Name::Reboot) || is_done;
-        let rebooted = awaits_boot.then(|| stored.boot.is_some_and(|began| began != boot));
-        let back_in = stored.leaves.clone().filter(|left| {
-            stored.target.as_deref().is_some_and(|target| releases.iter().any(|release| release.is(target, left)))
-        });
+        let is_other_boot = stored.boot.is_some_and(|began| began != identity.boot);
+        let running = identity.releases.iter().find(|it| stored.target.as_deref().is_some_and(|of| it.is_of(of)));
+        // In the same boot it may still be under way, or units may not have come up from it.
+        let is_judged = is_other_boot && stored.leaves.is_some() && running.is_some();
+        let rebooted = (awaits_boot || is_judged).then_some(is_other_boot);
+        let back_in = stored.leaves.clone().filter(|left| running.is_some_and(|release| *release.name == **left));
+        let found = match stored.name() {
+            Some(Name::Rollback) => running.map(|release| format!("; {} runs now", release.name)),
+            Some(Name::Quarantine | Name::Release) => {
+                identity.quarantine.map(|level| format!("; {level} is in force now"))
+            }
+            _ => None,
+        };
         let (status, reported, report_seq) = (stored.status, stored.reported, stored.seq);
         let is_unbegun = status == Status::Queued || (stored.unannounced && rebooted == Some(false));
         let entry = Entry { durable: true, report_seq, ..Entry::new(stored) };
@@ -415,8 +436,8 @@ impl Commands {
                 self.finish(&id, Status::Failed, Some(Reason::SameBoot.word()), Some(&detail));
             }
             Status::InProgress => {
-                let detail = "the agent stopped while it was under way; what came of it can't be known";
-                self.finish(&id, Status::Interrupted, reason, Some(detail));
+                let detail = "the agent stopped while it was under way; what came of it can't be known".to_owned();
+                self.finish(&id, Status::Interrupted, reason, Some(&(detail + &found.unwrap_or_default())));
             }
             _ if !reported => self.report(&id),
             _ => {}
@@ -514,6 +535,7 @@ impl Commands {
             target,
             detail,
             unannounced: matches!(parsed, Command::Reboot { .. }),
+            leaves: parsed.act().filter(|_| !waits).and_then(|act| facts.left_by(act)),
             ..Stored::new(command, status)
         };
         let mut entries = vec![put(&command.id, &stored)];

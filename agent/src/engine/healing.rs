@@ -45,6 +45,7 @@ impl Engine {
             busy: &busy,
             reboot_waits: self.reboot_due_at().is_some_and(|at| at > now.mono),
             stopping: self.stopping.is_some(),
+            releases: &self.releases,
         };
         call(&mut self.commands, facts)
     }

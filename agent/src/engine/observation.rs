@@ -82,7 +82,13 @@ impl Release {
     /// Whether it is this one of what an act works on.
     #[must_use]
     pub fn is(&self, act_target: &str, name: &str) -> bool {
-        act_target.strip_prefix(RELEASE) == Some(self.target.as_str()) && self.name == name
+        self.is_of(act_target) && self.name == name
+    }
+
+    /// Whether it is one of what an act works on.
+    #[must_use]
+    pub fn is_of(&self, act_target: &str) -> bool {
+        act_target.strip_prefix(RELEASE) == Some(self.target.as_str())
     }
 }
 

@@ -459,14 +459,19 @@ impl Remedies {
         if let Some(act) = run.act(facts.config) {
             let awaits_boot = act == Act::Reboot || run.stored.awaits_boot;
             let target = act.target();
-            let back_in = run.stored.leaves.as_deref().filter(|left| releases.iter().any(|it| it.is(&target, left)));
+            let running = releases.iter().find(|release| release.is_of(&target)).map(|release| &release.name);
+            let back_in = run.stored.leaves.as_deref().filter(|left| running.is_some_and(|name| name == left));
             let (status, reason) = match (awaits_boot, other_boot) {
                 (true, true) if back_in.is_some() => (Status::Failed, Some(ROLLBACK_FAILED)),
                 (true, true) => (Status::Succeeded, None),
                 (true, false) => (Status::Failed, Some(Reason::SameBoot.word())),
                 (false, _) => (Status::Interrupted, Some(Reason::Interrupted.word())),
             };
-            let detail = back_in.filter(|_| reason == Some(ROLLBACK_FAILED)).map(not_left);
+            let detail = match status {
+                Status::Failed => back_in.filter(|_| reason == Some(ROLLBACK_FAILED)).map(not_left),
+                Status::Interrupted => running.map(|name| format!("{name} runs now")),
+                _ => None,
+            };
             let event = run.event(rule, &act, status, reason);
             self.steps.push_back(Step::Tell(event.with_some("detail", detail.as_deref())));
         }

@@ -183,7 +183,7 @@ impl Engine {
             faults: FaultLog::default(),
             store_faults: BTreeMap::new(),
             session,
-            commands: Commands::new(&recovered.state, careful, identity.boot, &identity.releases),
+            commands: Commands::new(&recovered.state, careful, &identity),
             remedies,
             reboot: None,
             quarantine,

@@ -92,7 +92,7 @@ pub(super) struct Stored {
     #[n(11)]
     #[cbor(default)]
     pub(super) unannounced: bool,
-    /// The release that the next boot is to leave, where it is known.
+    /// The release that it leaves, where it is known: another boot tells whether it did.
     #[n(12)]
     pub(super) leaves: Option<Box<str>>,
     /// Under which seq it did that: the outbox may give it up yet.

@@ -92,6 +92,7 @@ impl Commands {
         entry.stored.status = Status::InProgress;
         entry.stored.detail = None;
         entry.stored.boot = Some(facts.timeline.boot());
+        entry.stored.leaves = facts.left_by(act);
         let mut entries = vec![put(id, &entry.stored)];
         entries.extend(spent);
         entries.extend(intent(facts, id, act));

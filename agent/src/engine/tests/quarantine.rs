@@ -208,7 +208,11 @@ fn after_a_crash_while_it_is_tightened_the_level_is_what_is_in_force() {
             assert_eq!(level(&world), both(said), "{in_force:?}");
             assert!(matches!(refreshes(&world)[0], Act::Refresh { level, .. } if level.word() == said), "{in_force:?}");
         }
-        assert_eq!(world.statuses("q-2").last().unwrap(), "INTERRUPTED");
+        let cut_off = world.results("q-2").pop().unwrap();
+        assert_eq!(cut_off["status"], "INTERRUPTED");
+        let found = in_force.map(|level| format!("; {level} is in force now"));
+        let detail = cut_off["detail"].as_str().unwrap();
+        assert!(detail.ends_with(&found.unwrap_or_else(|| "can't be known".into())), "{in_force:?}: {detail}");
         assert_eq!(audits(&world, "quarantine_not_entered"), entered, "{in_force:?}");
         order(&mut world, "run-1", "run", json!({"runbook": "fix"}));
         assert_eq!(reason(&world, "run-1") == "quarantined", said == "isolate", "{in_force:?}");

@@ -270,6 +270,49 @@ fn a_rollback_whose_boot_comes_up_in_what_it_was_to_leave_has_failed() {
 }
 
 #[test]
+fn a_rollback_that_was_cut_off_is_judged_by_what_another_boot_runs_and_by_that_alone() {
+    let unknown = "the agent stopped while it was under way; what came of it can't be known";
+    for (boots, to, slot, status, detail) in [
+        (true, None, Some("B"), "SUCCEEDED", "this is another boot".to_owned()),
+        (true, Some("B"), Some("A"), "FAILED", "this is another boot, and A runs again".to_owned()),
+        (true, Some("A"), Some("A"), "INTERRUPTED", format!("{unknown}; A runs now")),
+        (true, None, None, "INTERRUPTED", unknown.to_owned()),
+        (false, None, Some("B"), "INTERRUPTED", format!("{unknown}; B runs now")),
+        (false, None, Some("A"), "INTERRUPTED", format!("{unknown}; A runs now")),
+    ] {
+        let mut args = json!({"target": "firmware"});
+        to.into_iter().for_each(|to| args["to"] = json!(to));
+        for waits in [false, true] {
+            let budget = "[remediation.budget]\nrollback = \"2/1h\"";
+            let mut world = World::with(config_with(&format!("[rollback.firmware]\nkind = \"rauc\"\n{budget}")));
+            runs(&mut world, "A");
+            world.acts_succeed = false;
+            world.command("before", "rollback", args.clone(), 1);
+            world.settle();
+            let mut id = "before";
+            if waits {
+                id = "r";
+                world.command(id, "rollback", args.clone(), 2);
+                world.settle();
+                let (act, _) = world.acts.pop().unwrap();
+                world.input(Input::ActDone { id: act, outcome: outcome(ActStatus::Failed) });
+                world.settle();
+            }
+            world.releases.clear();
+            slot.into_iter().for_each(|slot| runs(&mut world, slot));
+            if boots {
+                world.reboot();
+            } else {
+                world.crash();
+            }
+            world.advance(10 * SECOND);
+            let result = world.results(id).pop().unwrap();
+            assert_eq!((&result["status"], &result["detail"]), (&json!(status), &json!(detail)), "{slot:?}, {waits}");
+        }
+    }
+}
+
+#[test]
 fn a_release_that_was_not_read_since_the_agent_started_is_not_known_to_be_the_one_that_is_left() {
     let mut world = World::with(config_with("[rollback.firmware]\nkind = \"rauc\""));
     runs(&mut world, "A");
