@@ -33,7 +33,7 @@ fn opens_whole(root: &TempDir, what: &str) {
 fn the_copy_is_of_all_files_and_gone_when_it_is_forgotten() {
     let root = root();
     let dir = large(&root);
-    let kept = Kept::make(&dir, 0).expect("it is made");
+    let kept = Kept::make(&dir, 0).expect("no error").expect("it is made");
     assert_eq!(left(&root), ["state.kept"]);
     for (path, len) in disk::files_below(&dir, disk::DEPTH_MAX) {
         let copy = root.path().join("state.kept").join(path.strip_prefix(&dir).expect("below"));
@@ -48,10 +48,10 @@ fn the_copy_is_of_all_files_and_gone_when_it_is_forgotten() {
 fn no_copy_is_made_of_a_state_of_one_segment_nor_where_the_disk_has_no_room_for_it() {
     let small = root();
     filled(&small, 3);
-    assert!(Kept::make(&small.path().join(DIR), 0).is_none());
+    assert!(Kept::make(&small.path().join(DIR), 0).expect("no error").is_none());
     let root = root();
     let dir = large(&root);
-    assert!(Kept::make(&dir, u64::MAX).is_none());
+    assert!(Kept::make(&dir, u64::MAX).expect("no error").is_none());
     assert_eq!((left(&small), left(&root)), (vec![], vec![]));
     opens_whole(&root, "without a copy");
 }
@@ -67,7 +67,7 @@ fn the_copy_is_the_state_where_an_opening_was_cut_off() {
     for (what, crash) in crashes {
         let root = root();
         let dir = large(&root);
-        Kept::make(&dir, 0).expect("it is made");
+        Kept::make(&dir, 0).expect("no error").expect("it is made");
         crash(&dir);
         opens_whole(&root, what);
         opens_whole(&root, what);
@@ -79,7 +79,7 @@ fn what_was_not_copied_to_its_end_or_counts_no_more_takes_the_place_of_nothing()
     for name in ["state.copying", "state.outdated"] {
         let root = root();
         let dir = large(&root);
-        Kept::make(&dir, 0).expect("it is made");
+        Kept::make(&dir, 0).expect("no error").expect("it is made");
         let copy = root.path().join(name);
         fs::rename(root.path().join("state.kept"), &copy).expect("rename");
         damage(&copy.join(DB_FILE), |bytes| bytes.truncate(1_000));
@@ -96,4 +96,15 @@ fn what_is_put_after_an_opening_is_not_undone_by_its_copy() {
     state.put(&[entry("after", "1")]).expect("put");
     drop(state);
     assert!(open(&root).1.contains_key("after"));
+}
+
+#[test]
+fn a_copy_that_can_not_be_made_is_none_and_nothing_of_it_is_left() {
+    let root = root();
+    let dir = large(&root);
+    // Where the copy is to lie, something lies that no directory can replace.
+    fs::write(root.path().join("state.kept"), "x").expect("write");
+    assert!(Kept::make(&dir, 0).expect("no error").is_none());
+    assert_eq!(left(&root), [""; 0]);
+    opens_whole(&root, "as it was");
 }
