@@ -344,7 +344,11 @@ impl Engine {
         for gone in self.outbox.take_gone() {
             self.commands.reports_gone(&gone);
         }
-        self.commands.tell_owed(self.outbox.room_to_tell_again());
+        if self.commands.owes_answers() {
+            self.commands.tell_answers(self.outbox.room_for_answers());
+        } else {
+            self.commands.tell_owed(self.outbox.room_to_tell_again());
+        }
         self.run_steps(now);
         self.poll_reboot(now);
         self.reserve_seqs(now);

@@ -60,6 +60,8 @@ pub struct Outbox {
     lanes: [Lane; Class::COUNT],
     stats: StoreStats,
     commit_at: Option<Mono>,
+    /// Records handed to the store of which it has not said yet that it took them.
+    appending: usize,
     evicting: bool,
     retry_at: Option<Mono>,
     /// When what is held in memory has to be stored.
@@ -91,6 +93,7 @@ impl Outbox {
             lanes: recovered.logs.map(Lane::new),
             stats: recovered.stats,
             commit_at: None,
+            appending: 0,
             evicting: false,
             retry_at: None,
             store_at: None,
@@ -321,6 +324,7 @@ impl Outbox {
         fault: Option<StoreFault>,
         effects: &mut Effects,
     ) {
+        self.appending = self.appending.saturating_sub(1);
         let Some(fault) = fault else {
             self.lane(class).stored(seq);
             // It may have come no further than a buffer.
@@ -449,6 +453,16 @@ impl Outbox {
 
     /// What was thinned out since this was last asked.
     pub const fn take_thinned(&mut self) -> Option<Lost> {
+    /// So many results that nothing else has can be put here: if the store refused them all, memory would hold them. To
+    /// one that is known to fail they are given as [`Outbox::room_to_tell_again`] says.
+    #[must_use]
+    pub fn room_for_answers(&self) -> usize {
+        if self.last_fault.is_some() {
+            return self.room_to_tell_again();
+        }
+        (VOLATILE_RECORDS_MAX / 2).saturating_sub(self.volatile() + self.appending)
+    }
+
         self.thinning.take_thinned()
     }
 
@@ -588,6 +602,7 @@ impl Outbox {
         }
         effects.store(Purpose::Append { class, seq, bytes: bytes.clone() }, StoreOp::Append { class, seq, bytes });
         self.commit_at.get_or_insert(now.after(self.limits.commit_interval));
+        self.appending += 1;
     }
 
     /// One line when the store begins to fail, and one when it is well again: not one a record.

@@ -112,9 +112,13 @@ impl Engine {
         if stopping.stage == Stage::Tell {
             let drained = [Class::Results, Class::Events].iter().all(|class| self.outbox.is_drained(*class));
             let counted = self.incidents.deadline().is_none();
+            let answered = !self.commands.owes_answers();
             // A broker may hang up on what exceeds its window, and then say itself that we are lost.
-            let told = drained && self.link.has_room();
+            let told = drained && answered && self.link.has_room();
             if stopping.is_overdue(now.mono) || (counted && (told || !online)) {
+                // Nothing else has them: what the store does not take is counted.
+                self.commands.tell_answers(usize::MAX);
+                self.run_steps(now);
                 self.say_offline(now, stopping.reason.word());
                 enter(&mut stopping, Stage::Goodbye);
             }

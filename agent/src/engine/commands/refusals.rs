@@ -111,7 +111,8 @@ impl Commands {
             let is_busy = reason == Reason::Busy;
             let is_told = if is_busy { self.refusals.busy.take_of(now, BUSY_BURST) } else { told };
             let answer = is_told.then(|| stored.result(&command.id));
-            // With a burst of them on a full disk the outbox would lose some, and nothing else has them.
+            // With a burst of them on a full disk the outbox would lose some, and nothing else has them: it is given
+            // no more than it can hold in any case.
             let at_once = if is_busy { answer.and_then(|answer| self.owed.hold(answer)) } else { answer };
             self.steps.extend(at_once.map(Step::Report));
             return self.acknowledge(pkid);

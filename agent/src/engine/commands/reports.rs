@@ -150,13 +150,21 @@ impl Commands {
         }
     }
 
-    /// Tells again what is owed, as long as there is room for so many results.
+    /// Puts so many of the answers that wait into the outbox.
+    pub fn tell_answers(&mut self, room: usize) {
+        let answers = &mut self.owed.answers;
+        self.steps.extend(answers.drain(..room.min(answers.len())).map(Step::Report));
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn owes_answers(&self) -> bool {
+        !self.owed.answers.is_empty()
+    }
+
+    /// Tells again the ends that are owed, as long as there is room for so many results.
     pub fn tell_owed(&mut self, room: usize) {
         for _ in 0..room {
-            if let Some(answer) = self.owed.answers.pop_front() {
-                self.steps.push_back(Step::Report(answer));
-                continue;
-            }
             let Some(id) = self.owed.ends.pop_first() else { return };
             if let Some(entry) = self.ledger.get(&id).filter(|entry| entry.report_seq.is_none()) {
                 self.steps.push_back(Step::Report(entry.stored.result(&id)));

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::commanding::online;
 use super::world::{Which, World, config, outcome, restart};
-use crate::engine::io::{ActStatus, Input, StoreFault, StoreOp};
+use crate::engine::io::{ActStatus, Input, StopReason, StoreFault, StoreOp};
 use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,6 +16,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Longer than the store is left alone after it has failed.
 const A_WHILE: Duration = Duration::from_secs(12);
 const PINGS: u16 = 200;
+const BURST: u16 = 200;
 
 fn full() -> StoreFault {
     StoreFault::NoSpace { what: "append to the log".into() }
@@ -152,4 +153,63 @@ fn of_a_burst_on_a_full_disk_each_command_is_answered_while_it_is_full() {
         let bounds = world.engine.bounds();
         assert!(bounds.iter().all(|(_, holds, bound)| holds <= bound), "{bounds:?}");
     }
+}
+
+/// A gateway that remembers as many commands as it can, none of which can be forgotten, and a broker that answers for
+/// nothing from now on.
+fn full_ledger() -> World {
+    let mut world = online();
+    for n in 0..u16::try_from(crate::engine::commands::LEDGER_MAX).unwrap() {
+        world.claims(ping(&world, &format!("c-{n}")), n + 1);
+        world.settle();
+    }
+    world.withhold_acks = true;
+    world
+}
+
+fn ping(world: &World, id: &str) -> Json {
+    json!({"jti": id, "iat": world.now.wall.unix.0 / 1_000, "cmd": {"name": "ping"}})
+}
+
+fn burst(world: &mut World) {
+    for n in 0..BURST {
+        world.claims(ping(world, &format!("b-{n}")), n + 1);
+    }
+    world.settle();
+}
+
+fn unanswered(world: &World) -> Vec<u16> {
+    (0..BURST).filter(|n| ends(world, &format!("b-{n}")) != ["REJECTED"]).collect()
+}
+
+#[test]
+fn what_finds_the_ledger_full_is_answered_over_a_crash_where_the_disk_is_well() {
+    let mut world = full_ledger();
+    burst(&mut world);
+    assert!(unanswered(&world).len() > 100, "{:?}", unanswered(&world));
+    world.withhold_acks = false;
+    world.crash();
+    world.advance(MINUTE);
+    let unanswered: Vec<u16> = (0..BURST).filter(|n| ends(&world, &format!("b-{n}")).is_empty()).collect();
+    assert_eq!(unanswered, [0; 0]);
+}
+
+#[test]
+fn what_finds_the_ledger_full_while_the_disk_is_full_is_put_there_before_the_agent_ends() {
+    let mut world = full_ledger();
+    let held = |world: &World| world.engine.bounds().into_iter().find(|it| it.0.starts_with("answers")).unwrap().1;
+    world.refuse(is_log, full());
+    world.claims(ping(&world, "c-0"), 1);
+    world.settle();
+    burst(&mut world);
+    world.cut();
+    assert_eq!(held(&world), usize::from(BURST));
+    world.refuse_nothing();
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(10 * SECOND);
+    assert!(world.exited && held(&world) == 0, "{}", held(&world));
+    (world.withhold_acks, world.broker_up) = (false, true);
+    world.crash();
+    world.advance(MINUTE);
+    assert_eq!(unanswered(&world), [0; 0]);
 }
