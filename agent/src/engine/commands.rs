@@ -158,9 +158,8 @@ impl Commands {
             } else if key == FORGOTTEN_KEY {
                 match minicbor::decode(value) {
                     Ok(forgotten) => commands.forgotten = forgotten,
-                    Err(error) => {
-                        commands.log(LogLevel::Error, format!("journal: {key} can't be read: {error}"));
-                    }
+                    // `careful` stands for it.
+                    Err(error) => commands.log(LogLevel::Error, format!("journal: {key} can't be read: {error}")),
                 }
             }
         }

@@ -10,7 +10,7 @@ use super::admission::Power;
 use super::attributes::Attributes;
 use super::battery::Battery;
 use super::changes::Changes;
-use super::commands::{Careful, Commands};
+use super::commands::{Careful, Commands, Forgotten};
 use super::data_use::DataUse;
 use super::effects::{Effects, Purpose};
 use super::errors::Cursor;
@@ -18,8 +18,8 @@ use super::incidents::{self, Incidents};
 use super::io::{LogLevel, Recovered};
 use super::keyed::{
     ACCOUNTED_KEY, ANCHOR_KEY, AUDIT_KEY, CAREFUL_KEY, CAREFUL_SINCE_KEY, CLAIM_KEY, CRASHES_KEY, CURSOR_KEY, DATA_KEY,
-    DROPPED_KEY, FLOOR_KEY, LOSSES_KEY, OPEN_KEY, RUN_KEY, SEQ_KEY, STATE_LOST_KEY, SUBSCRIBED_KEY, Write, encode,
-    write,
+    DROPPED_KEY, FLOOR_KEY, FORGOTTEN_KEY, LOSSES_KEY, OPEN_KEY, RUN_KEY, SEQ_KEY, STATE_LOST_KEY, SUBSCRIBED_KEY,
+    Write, encode, write,
 };
 use super::link::{self, FaultLog, Link};
 use super::numbers::{Seqs, Used, last_by_clock, last_unstored};
@@ -223,6 +223,10 @@ impl Engine {
         if state.is_lost(&recovered) {
             // How much was spent can't be known, so all of it was.
             first.extend(engine.with_commands(now, Commands::exhaust_budgets));
+        if state.has_unreadable_forgotten() {
+            // What it covered is older than `careful` says from now on.
+            first.push((FORGOTTEN_KEY.to_owned(), None));
+        }
             first.push((STATE_LOST_KEY.to_owned(), None));
         }
         engine.keep_pace(now);
@@ -440,9 +444,15 @@ impl<'a> State<'a> {
         is_told || self.entries.contains_key(STATE_LOST_KEY) || (!marked && has_records)
     }
 
-    /// Since when commands are obeyed again, if the journal was lost: what was issued before may have run already.
+    /// Whether it can't be told which commands were forgotten: another version wrote that in another form.
+    fn has_unreadable_forgotten(&self) -> bool {
+        self.entries.contains_key(FORGOTTEN_KEY) && self.read::<Forgotten>(FORGOTTEN_KEY).is_none()
+    }
+
+    /// Since when commands are obeyed again, if the journal was lost, or what tells of the commands that it has
+    /// forgotten: what was issued before may have run already.
     fn careful(&self, recovered: &Recovered, timeline: &Timeline, now: Now) -> Careful {
-        match self.is_lost(recovered) {
+        match self.is_lost(recovered) || self.has_unreadable_forgotten() {
             false => Careful { before: self.read(CAREFUL_KEY), since: self.read(CAREFUL_SINCE_KEY) },
             true if now.wall.trusted => Careful { before: Some(now.wall.unix), since: None },
             true => {

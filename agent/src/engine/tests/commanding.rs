@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Value as Json, json};
 
 use super::world::{World, config, config_with, outcome, puts, restart};
 use crate::config::DeviceId;
 use crate::engine::io::{ActOutcome, ActStatus, Input, LinkFaultKind, LogLevel, StopReason, StoreFault, StoreOp};
+use crate::engine::keyed::FORGOTTEN_KEY;
 use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -57,6 +59,32 @@ fn nothing_is_done_or_acknowledged_before_the_command_is_durable() {
     world.settle();
     assert_eq!(world.acted, [restart("app.service")]);
     assert_eq!(world.statuses("r-1"), ["IN_PROGRESS", "SUCCEEDED"]);
+}
+
+#[test]
+fn where_it_can_not_be_read_which_commands_were_forgotten_all_that_was_issued_before_is_refused() {
+    let mut world = online();
+    let restart = json!({"name": "restart_unit", "args": {"unit": "app.service"}});
+    let order = |world: &mut World, id: &str, iat: i64| {
+        world.claims(json!({"jti": id, "iat": iat, "exp": iat + 600, "cmd": restart}), 1);
+        world.settle();
+    };
+    let now_s = |world: &World| world.now.wall.unix.0 / 1000;
+    let before = now_s(&world);
+    world.advance(10 * SECOND);
+    world.store.state.insert(FORGOTTEN_KEY.to_owned(), Bytes::from_static(b"another form"));
+    world.crash();
+    world.advance(10 * SECOND);
+    order(&mut world, "before", before);
+    assert_eq!((reason(&world, "before"), world.acted.len()), ("replayed".into(), 0));
+    let since = now_s(&world);
+    order(&mut world, "after", since);
+    world.advance(10 * SECOND);
+    world.crash();
+    world.advance(10 * SECOND);
+    order(&mut world, "since", since);
+    order(&mut world, "still", before);
+    assert_eq!((reason(&world, "still"), world.acted.len()), ("replayed".into(), 2), "{:?}", world.results("since"));
 }
 
 #[test]
