@@ -12,7 +12,6 @@ use crate::engine::hash::hash;
 use crate::engine::io::Act;
 use crate::engine::quarantine;
 use crate::engine::time::Unix;
-use crate::engine::timeline::Timeline;
 use crate::wire::{Reason, VerifiedCommand};
 
 impl Commands {
@@ -161,12 +160,12 @@ fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Resul
 
     let expires = Unix::of_seconds(command.expires_at);
     let expired = |detail: String| Err((Reason::Expired, detail));
-    if expires < lower_bound(facts, true) || (!wall.trusted && plausible && !fresh && expires < wall.unix) {
+    if (wall.trusted || (plausible && !fresh)) && expires < wall.unix {
         let clock = wall.unix.0.div_euclid(1000);
         return expired(format!("exp {} has passed: the gateway's clock says {clock}", command.expires_at));
     }
     if expires < lower_bound(facts, fresh) {
-        return expired(predates(command.expires_at, facts.timeline));
+        return expired(predates(facts, command.expires_at, fresh));
     }
     let ahead = |at: i64| Unix::of_seconds(at) > horizon;
     // It is genuine, so by the clock of whoever signed it the present is no earlier than its `iat`.
@@ -190,17 +189,15 @@ fn hands_are_full(under_way: &[&Act], act: &Act) -> bool {
 }
 
 /// Why a command has expired that only what is remembered of the time speaks against.
-fn predates(expires_at: i64, timeline: &Timeline) -> String {
-    let floor = timeline.floor().0.div_euclid(1000);
-    let (what, clocks) = if timeline.is_claimed() {
+fn predates(facts: Facts<'_>, expires_at: i64, fresh: bool) -> String {
+    let floor = lower_bound(facts, fresh).0.div_euclid(1000);
+    let (what, clocks) = if !fresh && facts.timeline.is_claimed() {
         (format!("iat {floor}, the newest that was verified here"), "the clocks of those who sign")
     } else {
         (format!("{floor}, the last time that was known here"), "its clock")
     };
-    format!(
-        "exp {expires_at} lies before {what}, and the clock isn't synchronised: send it with the nonce of the presence \
-         message, and check {clocks}"
-    )
+    let nonce = if fresh { "" } else { "send it with the nonce of the presence message, and " };
+    format!("exp {expires_at} lies before {what}, and the clock isn't synchronised: {nonce}check {clocks}")
 }
 
 /// The lowest that the present can be: the trusted clock, whatever was known before, or what is known without one. What

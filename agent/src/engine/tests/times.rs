@@ -79,9 +79,15 @@ fn without_a_clock_what_is_older_than_the_last_known_time_is_expired() {
         json!({"jti": "old", "nonce": NONCE, "iat": saved - 900, "exp": saved - 60, "cmd": {"name": "ping"}}),
         1,
     );
+    world.claims(json!({"jti": "bare", "iat": saved - 900, "exp": saved - 60, "cmd": {"name": "ping"}}), 3);
     world.claims(json!({"jti": "new", "iat": saved, "exp": saved + 600, "cmd": {"name": "ping"}}), 2);
     world.settle();
     assert_eq!((reason(&world, "old"), world.statuses("new")), ("expired".into(), vec!["SUCCEEDED".to_owned()]));
+    for (id, wants_nonce) in [("old", false), ("bare", true)] {
+        let detail = world.results(id).last().unwrap()["detail"].as_str().unwrap();
+        assert!(detail.contains("last time that was known here"), "no clock says so: {detail}");
+        assert_eq!(detail.contains("nonce"), wants_nonce, "{detail}");
+    }
 }
 
 #[test]
