@@ -178,7 +178,7 @@ impl Client {
                 Some(Answer::Done(outcome)) => return outcome,
                 // It would be asked again, and nobody could cancel it any more.
                 Some(Answer::Refused { reason, .. }) if was_canceled && reason == ASKED_TOO_OFTEN => {
-                    return ActOutcome::canceled("canceled before the helper had taken it");
+                    return ActOutcome::taken_back("canceled before the helper had taken it");
                 }
                 Some(Answer::Refused { reason, detail }) => return ActOutcome::rejected(&reason, detail),
                 Some(Answer::Able { .. }) | None => return lost("it ended without an outcome"),

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use crate::collect::inhibit::inhibited;
 use crate::config::{Action, QuarantineLevel};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
-use crate::engine::remedies::NO_HELPER;
+use crate::engine::remedies::{NO_HELPER, TAKEN_BACK};
 use crate::engine::time::Mono;
 use crate::wire::Reason;
 use client::Client;
@@ -256,7 +256,7 @@ impl Actor {
             tokio::select! {
                 () = quarantine.turn_comes() => {}
                 // The sender goes with the completion, so an error here means that nobody can cancel any more.
-                Ok(()) = &mut canceled => return ActOutcome::canceled("canceled before it was begun"),
+                Ok(()) = &mut canceled => return ActOutcome::taken_back("canceled before it was begun"),
             }
         }
         match (act, &self.quarantine) {
@@ -325,6 +325,12 @@ impl ActOutcome {
     #[must_use]
     pub fn interrupted(reason: &str, detail: impl Into<String>) -> Self {
         Self { status: ActStatus::Interrupted, ..Self::failed(reason, detail) }
+    }
+
+    /// It was canceled before it was begun: nothing was done, and it spends nothing.
+    #[must_use]
+    pub fn taken_back(detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::Canceled, ..Self::failed(TAKEN_BACK, detail) }
     }
 
     /// It was stopped by a command.

@@ -16,7 +16,7 @@ use super::keyed::Write;
 use super::observation::Observation;
 use super::quarantine::{self, Aftermath};
 use super::record::{CommandResult, Part, Status};
-use super::remedies::{self, Remedies, Step};
+use super::remedies::{self, Remedies, Step, TAKEN_BACK};
 use super::rules::{Change, Look};
 use super::time::{Mono, Now};
 use crate::wire::Reason;
@@ -313,7 +313,11 @@ impl Engine {
         self.effects.complete(id);
         if remedies::refusal(&outcome).is_some() {
             self.give_back_of(id);
-        } else {
+        }
+        if outcome.reason.as_deref() == Some(TAKEN_BACK) {
+            outcome.reason = Some(Reason::Canceled.word().to_owned());
+        }
+        if remedies::refusal(&outcome).is_none() {
             // What waited for it needn't any longer; for what was refused nobody can have waited for long.
             self.remedies.is_over(now.mono, Reason::Busy);
         }

@@ -33,6 +33,8 @@ pub const RUNS_MAX: usize = 16;
 const HEALTH: Duration = Duration::from_secs(3_600);
 /// The outcome's word for root's helper out of reach, or too slow to begin: nothing was done.
 pub(crate) const NO_HELPER: &str = "no_helper";
+/// And for what was canceled before it was begun: nothing was done. It is told as any other that was canceled.
+pub(crate) const TAKEN_BACK: &str = "taken_back";
 
 /// Something that the engine is to do for a ladder.
 #[derive(Debug, PartialEq)]
@@ -619,6 +621,7 @@ pub fn refusal(outcome: &ActOutcome) -> Option<Reason> {
         ActStatus::Failed => reason.filter(|reason| {
             matches!(reason, Reason::Inhibited | Reason::BudgetSpent | Reason::Busy | Reason::NotAllowed)
         }),
+        ActStatus::Canceled if outcome.reason.as_deref() == Some(TAKEN_BACK) => Some(Reason::Canceled),
         _ => None,
     }
 }

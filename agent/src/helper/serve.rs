@@ -244,7 +244,7 @@ impl Helper {
 fn taken_back(link: &Link, order: &Order, now: Mono) -> Option<ActOutcome> {
     let waited = order.asked.map_or(Duration::ZERO, |asked| now.since(asked));
     let outcome = if link.has_more() {
-        ActOutcome::canceled("canceled before it was begun")
+        ActOutcome::taken_back("canceled before it was begun")
     } else if waited >= order.timeout {
         ActOutcome::not_begun(format!("root's helper came to it after {} s: it was not begun", waited.as_secs()))
     } else {

@@ -243,6 +243,21 @@ fn a_command_that_was_refused_as_it_began_or_taken_back_before_spends_nothing() 
 }
 
 #[test]
+fn what_is_canceled_before_whoever_does_it_has_begun_is_canceled_and_spends_nothing() {
+    let mut world = up_for_long(config_with(ONCE));
+    world.acts_succeed = false;
+    for (id, times) in [("r-1", 1), ("r-2", 2)] {
+        world.command(id, "restart_unit", json!({"unit": "app.service"}), 1);
+        world.settle();
+        assert_eq!(world.acted.len(), times, "{:?}", world.results(id));
+        let (act, _) = world.acts.pop().unwrap();
+        world.input(Input::ActDone { id: act, outcome: ActOutcome::taken_back("it waited for its turn") });
+        let end = world.results(id).last().copied().unwrap();
+        assert_eq!((&end["status"], &end["reason"]), (&"CANCELED".into(), &"canceled".into()), "{end}");
+    }
+}
+
+#[test]
 fn what_is_canceled_while_it_runs_has_spent() {
     let mut world = up_for_long(config_with(ONCE));
     world.acts_succeed = false;
