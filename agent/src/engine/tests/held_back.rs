@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::healing::{memory, up_for_long};
 use super::world::{World, config_with, outcome, puts, restart};
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StopReason, StoreFault, StoreOp};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StopReason, StoreFault};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -31,10 +31,6 @@ fn order(world: &mut World, id: &str, name: &str, args: serde_json::Value) {
     world.command(id, name, args, 1);
     world.settle();
     world.advance(2 * SECOND);
-}
-
-fn writes_note(op: &StoreOp) -> bool {
-    puts(op, "remedy/full")
 }
 
 #[test]
@@ -116,7 +112,7 @@ fn a_command_that_comes_into_the_journal_as_the_agent_ends_is_canceled_and_spend
 #[test]
 fn a_step_that_comes_into_the_journal_as_the_agent_ends_is_begun_by_the_next() {
     let mut world = world(&format!("{RESTART}, {REBOOT}"));
-    world.stall_store_at(writes_note);
+    world.stall_store_at(|op| puts(op, "remedy/full"));
     memory(&mut world, 95.0);
     world.input(Input::Stop { reason: StopReason::Stopped });
     world.store_answers();
@@ -134,7 +130,7 @@ fn a_step_that_comes_into_the_journal_as_the_agent_ends_is_begun_by_the_next() {
 fn a_ladder_that_was_canceled_while_the_store_refused_stays_so_over_a_crash() {
     let mut world = world(&format!("{RESTART}, {REBOOT}"));
     memory(&mut world, 95.0);
-    world.refuse(writes_note, StoreFault::NoSpace { what: "put".into() });
+    world.refuse(|op| puts(op, "remedy/full"), StoreFault::NoSpace { what: "put".into() });
     order(&mut world, "stop", "cancel_all", json!({}));
     world.refuse_nothing();
     world.advance(5 * SECOND);

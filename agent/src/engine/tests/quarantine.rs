@@ -7,7 +7,8 @@ use serde_json::{Value as Json, json};
 
 use super::world::{World, config_with, outcome, puts};
 use crate::config::{Action, QuarantineLevel};
-use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StoreFault, StoreOp};
+use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StoreFault};
+use crate::engine::keyed::QUARANTINE_KEY;
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,6 +27,15 @@ fn order(world: &mut World, id: &str, name: &str, args: Json) {
 }
 
 /// The level that presence and attributes said last.
+/// A world in which command `q-1` is putting this level in force, and its act.
+fn entering(level: &str) -> (World, EffectId) {
+    let mut world = online();
+    world.acts_succeed = false;
+    order(&mut world, "q-1", "quarantine", json!({"level": level}));
+    let (id, _) = world.acts.pop().unwrap();
+    (world, id)
+}
+
 fn level(world: &World) -> (String, String) {
     let last = |leaf: &str| world.got.iter().rev().find(|got| got.topic.ends_with(leaf)).unwrap();
     let word = |json: &Json| json.as_str().unwrap().to_owned();
@@ -163,7 +173,7 @@ fn quarantine_holds_over_a_crash_and_a_reboot_and_its_rules_are_put_in_force_aga
 fn an_entry_of_the_journal_that_can_not_be_read_is_no_way_out() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
-    let key = super::super::keyed::QUARANTINE_KEY;
+    let key = QUARANTINE_KEY;
     assert!(world.store.state.insert(key.to_owned(), Bytes::from_static(b"of a newer version")).is_some());
     world.crash();
     world.advance(10 * SECOND);
@@ -235,10 +245,7 @@ fn what_could_not_be_put_in_force_is_not_in_force_after_the_next_start_either() 
 #[test]
 fn what_may_be_in_force_counts_as_that_until_a_look_says_otherwise() {
     for status in [ActStatus::TimedOut, ActStatus::Interrupted] {
-        let mut world = online();
-        world.acts_succeed = false;
-        order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
-        let (id, _) = world.acts.pop().unwrap();
+        let (mut world, id) = entering("restrict");
         world.input(Input::ActDone { id, outcome: outcome(status) });
         world.advance(11 * SECOND);
         assert_eq!(level(&world), both("restrict"), "{status:?}");
@@ -251,10 +258,7 @@ fn what_may_be_in_force_counts_as_that_until_a_look_says_otherwise() {
 
 #[test]
 fn one_that_roots_helper_did_not_begin_is_told_by_nobody_as_entered() {
-    let mut world = online();
-    world.acts_succeed = false;
-    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
-    let (id, _) = world.acts.pop().unwrap();
+    let (mut world, id) = entering("restrict");
     world.input(Input::ActDone { id, outcome: ActOutcome::not_begun("the helper hangs") });
     world.advance(11 * SECOND);
     assert_eq!((level(&world), audits(&world, "quarantine_entered")), (both("none"), 0));
@@ -433,10 +437,7 @@ fn a_snapshot_comes_in_parts_before_its_command_ends_also_through_an_outage() {
 
 #[test]
 fn the_snapshot_that_a_quarantine_takes_is_no_later_status_of_the_command_that_entered_it() {
-    let mut world = online();
-    world.acts_succeed = false;
-    order(&mut world, "q-1", "quarantine", json!({"level": "observe"}));
-    let (id, _) = world.acts.pop().unwrap();
+    let (mut world, id) = entering("observe");
     world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
     let (id, act) = world.acts.pop().unwrap();
     assert_eq!(act, Act::CollectDiagnostics);
@@ -570,16 +571,12 @@ fn rules_are_not_put_in_force_again_behind_the_back_of_a_release_that_is_on_its_
     assert_eq!((level(&world), audits(&world, "quarantine_left")), (both("none"), 1));
 }
 
-fn writes_quarantine(op: &StoreOp) -> bool {
-    puts(op, super::super::keyed::QUARANTINE_KEY)
-}
-
 #[test]
 fn that_a_gateway_was_let_out_is_told_once_the_journal_says_it() {
     for (recovers, status, found) in [(true, "SUCCEEDED", "none"), (false, "INTERRUPTED", "restrict")] {
         let mut world = online();
         order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
-        world.refuse(writes_quarantine, StoreFault::NoSpace { what: "put".into() });
+        world.refuse(|op| puts(op, QUARANTINE_KEY), StoreFault::NoSpace { what: "put".into() });
         order(&mut world, "r-1", "release", json!({}));
         assert_eq!(world.statuses("r-1").last().unwrap(), "IN_PROGRESS");
         if recovers {
@@ -598,7 +595,7 @@ fn that_root_has_let_a_gateway_out_is_noted_again_where_the_store_refused_it() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
     world.acts_succeed = false;
-    world.refuse(writes_quarantine, StoreFault::NoSpace { what: "put".into() });
+    world.refuse(|op| puts(op, QUARANTINE_KEY), StoreFault::NoSpace { what: "put".into() });
     world.input(Input::LookAtQuarantine);
     world.advance(SECOND);
     let (id, _) = world.acts.pop().unwrap();

@@ -19,15 +19,20 @@ fn told(world: &World) -> usize {
     world.log.iter().filter(|(_, text)| text.contains("packet too large")).count()
 }
 
+/// A backlog, and a broker that comes back and takes it so. How often it was connected to before.
+fn back_with_a_backlog(world: &mut World, takes: fn(&mut World, usize)) -> u32 {
+    world.cut();
+    world.advance(400 * SECOND);
+    takes(world, TAKEN);
+    world.got.clear();
+    world.broker_up = true;
+    world.connects
+}
+
 #[test]
 fn a_backlog_goes_in_messages_that_are_short_enough() {
     let mut world = World::new();
-    world.cut();
-    world.advance(400 * SECOND);
-    world.take_bytes(TAKEN);
-    world.got.clear();
-    world.broker_up = true;
-    let before = world.connects;
+    let before = back_with_a_backlog(&mut world, World::take_bytes);
     world.advance(60 * SECOND);
     let samples: BTreeSet<u64> = world.samples().into_iter().collect();
     assert!(samples.len() > 200, "{} samples", samples.len());
@@ -94,12 +99,7 @@ fn a_broker_that_hangs_up_on_what_it_refuses_is_not_asked_again_at_each_connecti
     let mut config = config();
     config.device.attributes.insert("site".into(), AttributeValue::Text("x".repeat(TAKEN)));
     let mut world = World::with(config);
-    world.cut();
-    world.advance(400 * SECOND);
-    world.take_bytes_or_hang_up(TAKEN);
-    world.got.clear();
-    world.broker_up = true;
-    let before = world.connects;
+    let before = back_with_a_backlog(&mut world, World::take_bytes_or_hang_up);
     world.advance(120 * SECOND);
     assert_eq!(world.too_long("attributes"), 1);
     assert!(world.connects - before < 10, "{} connections", world.connects - before);

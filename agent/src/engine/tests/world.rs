@@ -470,9 +470,7 @@ impl World {
     fn receive(&mut self, id: EffectId, packet: Packet) {
         match packet {
             Packet::Connect(connect) if self.hangs_up_at(&connect) => {
-                self.connection = None;
-                let (fault, retry_in) = (fault(LinkFaultKind::Server), Duration::from_secs(1));
-                self.queue.push_back(Input::LinkDown { id, fault, retry_in });
+                self.hang_up(id);
             }
             Packet::Connect(connect) => {
                 self.wills_retained.push(connect.will.as_ref().is_some_and(|will| will.retain));
@@ -501,20 +499,15 @@ impl World {
                     let packet = Packet::PubAck { pkid: publish.pkid, reason: AckReason::TooLarge };
                     self.queue.push_back(Input::Packet { id, packet });
                     if self.trouble.hangs_up_over_length {
-                        self.connection = None;
-                        let (fault, retry_in) = (fault(LinkFaultKind::Server), Duration::from_secs(1));
-                        self.queue.push_back(Input::LinkDown { id, fault, retry_in });
+                        self.hang_up(id);
                     }
                     return;
                 }
                 let body: Json = serde_json::from_slice(&publish.payload).unwrap();
                 let is_disliked = self.trouble.hangs_up_over_topics.iter().any(|leaf| publish.topic.ends_with(leaf));
                 if is_disliked || self.trouble.hangs_up_over.is_some_and(|seq| holds(&body, seq)) {
-                    self.connection = None;
                     self.unanswered.clear();
-                    let (fault, retry_in) = (fault(LinkFaultKind::Server), Duration::from_secs(1));
-                    self.queue.push_back(Input::LinkDown { id, fault, retry_in });
-                    return;
+                    return self.hang_up(id);
                 }
                 self.got.push(Got { topic: publish.topic, body, pkid: publish.pkid, answered: false });
                 if self.withhold_acks {
@@ -536,6 +529,12 @@ impl World {
             Packet::PingReq => self.queue.push_back(Input::Packet { id, packet: Packet::PingResp }),
             _ => {}
         }
+    }
+
+    fn hang_up(&mut self, id: EffectId) {
+        self.connection = None;
+        let (fault, retry_in) = (fault(LinkFaultKind::Server), Duration::from_secs(1));
+        self.queue.push_back(Input::LinkDown { id, fault, retry_in });
     }
 
     /// In 3.1.1 there is no word for what is wrong with a will.
