@@ -294,14 +294,14 @@ impl Releases {
                 }
                 Seen { changed, event, ..Seen::default() }
             }
-            // Whoever marked it has looked at it.
-            other if known.marked.take().as_deref() == Some(name) => {
-                *other = None;
-                *good = name.as_str().into();
-                let event = Some(told("release_good", target, name));
-                Seen { changed: true, before: known.stay(), event }
-            }
             other => {
+                if known.marked.take().as_deref() == Some(name) {
+                    // Whoever marked it has looked at it.
+                    *other = None;
+                    *good = name.as_str().into();
+                    let event = Some(told("release_good", target, name));
+                    return Seen { changed: true, before: known.stay(), event };
+                }
                 let last_chance = other.as_ref().is_some_and(|before| before.last_chance);
                 *other = Some(Trial { release: name.as_str().into(), begun: at, last_chance, awaits_boot: false });
                 known.healthy_since = None;

@@ -84,12 +84,21 @@ impl Engine {
                 self.outbox.rewind(class, first);
             }
             // … and how a command ended is told without all that it printed.
-            AckReason::TooLarge if class == Class::Results && !self.is_final(class, first, Some(bytes)) => {
-                self.outbox.rewind(class, first);
+            AckReason::TooLarge => {
+                if class == Class::Results && !self.is_final(class, first, Some(bytes)) {
+                    self.outbox.rewind(class, first);
+                } else {
+                    self.set_aside(class, &seqs, "too_large");
+                }
             }
-            AckReason::TooLarge => self.set_aside(class, &seqs, "too_large"),
-            AckReason::Other(_) if self.is_final(class, first, None) => self.set_aside(class, &seqs, "refused"),
-            AckReason::QuotaExceeded | AckReason::Other(_) => self.try_later(now, class, first),
+            AckReason::QuotaExceeded => self.try_later(now, class, first),
+            AckReason::Other(_) => {
+                if self.is_final(class, first, None) {
+                    self.set_aside(class, &seqs, "refused");
+                } else {
+                    self.try_later(now, class, first);
+                }
+            }
         }
     }
 
