@@ -19,6 +19,8 @@ impl Engine {
     pub(super) fn reconfigure(&mut self, now: Now, wanted: CheckedConfig) {
         // The runtime starts new collectors with each configuration: a round that hangs in the old ones is over.
         self.pace.observed();
+        // Whoever has raised the broker's limit says so by a reload, whatever else it changes.
+        self.session.forget_length();
         let changes = config::changes(&self.config, &wanted);
         if changes.is_empty() {
             return;

@@ -23,7 +23,7 @@ use super::suspect::Suspects;
 use super::time::{Mono, Now};
 use crate::wire::payload::{Presence, Speaker};
 use crate::wire::{Reason, Refusal, token};
-use answers::Refused;
+use answers::{LengthMax, Refused};
 pub(super) use flow::Drain;
 use flow::Flow;
 use subscriptions::{Subscribed, Subscriptions};
@@ -43,9 +43,7 @@ pub(super) struct Session {
     pub(super) flow: Flow,
     /// What a sample took in the last message: how many go into the next.
     sample_bytes: usize,
-    /// Samples go in messages of so many bytes: a broker refused a longer one as too large. It holds over connections,
-    /// because such a broker may hang up as well.
-    samples_bytes_max: Option<usize>,
+    length: LengthMax,
     refused: Refused,
     suspects: Suspects,
     refusal_logged: bool,
@@ -70,6 +68,16 @@ impl Session {
     /// Presence says something else now.
     pub(super) const fn say_again(&mut self) {
         self.presence_due = true;
+    }
+
+    /// The broker, or its limits, may be others by now.
+    pub(super) fn forget_length(&mut self) {
+        self.length = LengthMax::default();
+    }
+
+    /// How long a message of samples is at most, where the broker refused a longer one.
+    pub(super) const fn message_bytes_max(&self) -> Option<usize> {
+        self.length.get()
     }
 
     /// When the pump, which has nothing to wait for but time, should be tried again.

@@ -141,6 +141,9 @@ pub struct Broker {
     /// Why there is no connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// How long a message of samples is at most, in bytes, where the broker refused a longer one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_bytes_max: Option<usize>,
 }
 
 /// What waits to be sent.
@@ -226,6 +229,7 @@ impl Engine {
                 online_s: self.link.online_since().map(seconds),
                 retry_in_s: self.link.retry_at().map(|at| at.since(now.mono).as_secs()),
                 fault: self.session.last_fault.as_ref().map(|fault| fault.detail.clone()),
+                message_bytes_max: self.session.message_bytes_max(),
             },
             outbox: OutboxStatus {
                 records,

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::sending::MESSAGE_BYTES_MAX;
 use crate::engine::Engine;
 use crate::engine::io::LogLevel;
 use crate::engine::link::{Cargo, Unanswered};
 use crate::engine::packet::AckReason;
 use crate::engine::record::Class;
-use crate::engine::time::Now;
+use crate::engine::time::{Mono, Now};
 
 /// How long to wait when the broker says that we are over its quota, or won't say what is wrong.
 const QUOTA_PAUSE: Duration = Duration::from_secs(10);
@@ -20,6 +21,38 @@ const RETAINED_PAUSE: Duration = Duration::from_secs(300);
 const REFUSALS_MAX: u8 = 5;
 /// Refused messages whose refusals are counted: the newest of more begin anew, until the older are set aside.
 const REFUSED_MAX: usize = 64;
+
+/// A broker that refused a message as too large is given one of twice the length again after so long: its limit may
+/// have been raised. Not sooner, since it may hang up over it.
+const LONGER_AFTER: Duration = Duration::from_secs(24 * 3_600);
+
+/// How long messages of samples are, where the broker refused a longer one as too large. It holds over connections,
+/// because such a broker may hang up as well.
+#[derive(Debug, Default)]
+pub(super) struct LengthMax(Option<(usize, Mono)>);
+
+impl LengthMax {
+    /// In bytes.
+    pub(super) const fn get(&self) -> Option<usize> {
+        match self.0 {
+            Some((bytes, _)) => Some(bytes),
+            None => None,
+        }
+    }
+
+    /// One of so many bytes was refused.
+    fn refused(&mut self, now: Mono, bytes: usize) {
+        self.0 = Some((self.get().unwrap_or(usize::MAX).min(bytes / 2), now));
+    }
+
+    /// One that was sent was taken.
+    fn taken(&mut self, now: Mono) {
+        if let Some((bytes, _)) = self.0.filter(|(_, since)| now.since(*since) >= LONGER_AFTER) {
+            let longer = bytes.saturating_mul(2);
+            self.0 = (longer < MESSAGE_BYTES_MAX).then_some((longer, now));
+        }
+    }
+}
 
 /// The messages that the broker refused, but not for good, by their first record.
 #[derive(Debug, Default)]
@@ -73,14 +106,14 @@ impl Engine {
                     self.session.suspects.answered(class, seq, self.outbox.has_passed(class, seq));
                 }
                 self.link.set_careful(self.session.suspects.is_careful());
+                self.session.length.taken(now.mono);
             }
             AckReason::NotAuthorized => self.set_aside(class, &seqs, "not_authorized"),
             AckReason::TopicNameInvalid => self.set_aside(class, &seqs, "topic_name_invalid"),
             AckReason::PayloadFormatInvalid => self.set_aside(class, &seqs, "payload_format_invalid"),
             // CONNACK said nothing of it: mosquitto's message_size_limit. Each sample may fit in a message of its own …
             AckReason::TooLarge if seqs.len() > 1 => {
-                let most = self.session.samples_bytes_max.unwrap_or(usize::MAX).min(bytes / 2);
-                self.session.samples_bytes_max = Some(most);
+                self.session.length.refused(now.mono, bytes);
                 self.outbox.rewind(class, first);
             }
             // … and how a command ended is told without all that it printed.
@@ -183,7 +216,9 @@ impl Engine {
 
     fn log_refusal(&mut self, reason: AckReason, bytes: usize) {
         let advice = match reason {
-            AckReason::TooLarge => "raise its limit, which it did not announce (mosquitto: message_size_limit)",
+            AckReason::TooLarge => {
+                "raise its limit, which it did not announce (mosquitto: message_size_limit), and reload the agent"
+            }
             _ => "check its ACL for our topics",
         };
         self.log_once(format!("broker: it refuses a publish of {bytes} B ({reason}): {advice}"));

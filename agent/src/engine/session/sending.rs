@@ -21,7 +21,7 @@ use crate::wire::telemetry::TelemetryMessage;
 const SAMPLES_PER_MESSAGE_MAX: usize = READ_LOW_WATER;
 /// Bytes of samples that travel in one message, if it has more than one: what a link of 10 kbit/s carries in the time
 /// between two pings. Some brokers take no larger ones, and say so only in MQTT 5.
-const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+pub(super) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// A backlog smaller than that is gone before anybody could look.
 const DRAIN_WORTH_TELLING: u64 = 60;
 /// Attributes are sent at most this often …
@@ -200,7 +200,7 @@ impl Engine {
     /// The longest payload of more than one sample: what the link carries and the broker takes.
     fn message_bytes_max(&self) -> usize {
         let overhead = self.topic_len("telemetry") + Publish::OVERHEAD_MAX;
-        let most = self.session.samples_bytes_max.unwrap_or(MESSAGE_BYTES_MAX).min(MESSAGE_BYTES_MAX);
+        let most = self.session.message_bytes_max().unwrap_or(MESSAGE_BYTES_MAX).min(MESSAGE_BYTES_MAX);
         self.link.packet_max().saturating_sub(overhead).min(most)
     }
 

@@ -11,6 +11,7 @@ use crate::config::AttributeValue;
 use crate::engine::io::{ActOutcome, ActStatus, Input};
 
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
 /// Two samples fit in it, and no event with a text of full length.
 const TAKEN: usize = 1_200;
 
@@ -105,4 +106,32 @@ fn a_broker_that_hangs_up_on_what_it_refuses_is_not_asked_again_at_each_connecti
     assert!(world.connects - before < 10, "{} connections", world.connects - before);
     assert!(world.samples().len() > 200, "{} samples", world.samples().len());
     assert!(world.engine.dropped().is_empty(), "{:?}", world.engine.dropped());
+}
+
+#[test]
+fn a_broker_whose_limit_was_raised_is_given_longer_messages_after_a_reload_or_a_day() {
+    const LIMIT_RAISED: usize = 64 * 1024;
+    let most = |world: &World| world.engine.status(world.now).broker.message_bytes_max;
+    for reload in [true, false] {
+        let mut world = World::new();
+        back_with_a_backlog(&mut world, World::take_bytes);
+        world.advance(60 * SECOND);
+        let learned = most(&world).unwrap();
+        assert!(learned <= TAKEN, "{learned}");
+        let pass = |world: &mut World, hours: u32| {
+            world.now.mono = world.now.mono.after(hours * HOUR);
+            world.advance(60 * SECOND);
+        };
+        pass(&mut world, 12);
+        assert_eq!(most(&world), Some(learned), "it is not asked again and again");
+        world.take_bytes(LIMIT_RAISED);
+        if reload {
+            world.input(Input::Reconfigure(Box::new(world.config.clone())));
+        } else {
+            pass(&mut world, 12);
+            assert_eq!(most(&world), Some(2 * learned));
+            (0..8).for_each(|_| pass(&mut world, 24));
+        }
+        assert_eq!(most(&world), None);
+    }
 }
