@@ -60,8 +60,17 @@ pub enum Step {
     Journal(Purpose, Vec<Write>),
     /// Act on the gateway, as the token orders.
     Act(CommandId, Act, Option<Box<str>>, Duration),
-    /// Restart the machine after a while; how long the order may then take.
-    Reboot(CommandId, Option<Box<str>>, Duration, Duration),
+    /// Restart the machine, as the token orders.
+    Reboot {
+        /// The command.
+        id: CommandId,
+        /// How it was signed, where it was.
+        token: Option<Box<str>>,
+        /// After so long.
+        delay: Duration,
+        /// How long the order may then take, where the command says so.
+        within: Option<Duration>,
+    },
     /// Stop an action.
     Stop(EffectId),
     /// Stop what the gateway does by itself.
@@ -619,10 +628,10 @@ impl Commands {
             Command::Reboot { delay } => {
                 self.report(id);
                 // The token stays: by that it is judged again when the delay is over.
-                let token = self.ledger.get(id).and_then(|entry| entry.origin.as_ref()?.token());
-                let token = token.map(Into::into);
-                let timeout = self.timeout(id, &Act::Reboot);
-                self.steps.push_back(Step::Reboot(id.clone(), token, delay, timeout));
+                let entry = self.ledger.get(id);
+                let token = entry.and_then(|entry| entry.origin.as_ref()?.token()).map(Into::into);
+                let within = entry.and_then(|entry| entry.timeout);
+                self.steps.push_back(Step::Reboot { id: id.clone(), token, delay, within });
             }
             Command::Cancel(other) => {
                 let found = self.cancel(&other);

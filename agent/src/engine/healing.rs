@@ -160,8 +160,7 @@ impl Engine {
                     self.with_remedies(now, |remedies, facts| remedies.acted(facts, effect, &outcome));
                 }
                 Step::Act { rule, act: Act::Reboot } => {
-                    let timeout = Act::Reboot.default_timeout();
-                    let effect = self.order_reboot(now, Trigger::Rule(rule.clone()), None, Duration::ZERO, timeout);
+                    let effect = self.order_reboot(now, Trigger::Rule(rule.clone()), None, Duration::ZERO, None);
                     self.remedies.acting(&rule, effect);
                 }
                 Step::Act { rule, act } => {

@@ -543,8 +543,8 @@ impl Engine {
                     let effect = self.order(now, act, Trigger::Command(id.clone()), token, timeout);
                     self.commands.acting(effect, id);
                 }
-                Step::Reboot(id, token, delay, timeout) => {
-                    let effect = self.order_reboot(now, Trigger::Command(id.clone()), token, delay, timeout);
+                Step::Reboot { id, token, delay, within } => {
+                    let effect = self.order_reboot(now, Trigger::Command(id.clone()), token, delay, within);
                     self.commands.acting(effect, id);
                     // What came meanwhile need not wait for one that waits itself.
                     self.with_commands(now, Commands::begin_queued);

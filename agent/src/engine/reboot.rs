@@ -73,7 +73,7 @@ impl Engine {
 
     /// The machine is to be restarted because of what was done.
     pub(super) fn order_completion(&mut self, now: Now) -> EffectId {
-        self.order_reboot(now, Trigger::Own(Own::Rollback), None, Duration::ZERO, ORDERED_WITHIN)
+        self.order_reboot(now, Trigger::Own(Own::Rollback), None, Duration::ZERO, None)
     }
 
     /// Whether the machine is to be restarted, now or after a while.
@@ -81,18 +81,19 @@ impl Engine {
         self.reboot.is_some()
     }
 
-    /// The machine is to be restarted after a while.
+    /// The machine is to be restarted after a while; `within`: how long the order may then take at most, where somebody
+    /// says so.
     pub(super) fn order_reboot(
         &mut self,
         now: Now,
         trigger: Trigger,
         token: Option<Box<str>>,
         delay: Duration,
-        timeout: Duration,
+        within: Option<Duration>,
     ) -> EffectId {
         let effect = self.effects.fresh_id();
         let commanded = !trigger.is_automatic();
-        let within = timeout.min(ORDERED_WITHIN);
+        let within = within.map_or(ORDERED_WITHIN, |within| within.min(ORDERED_WITHIN));
         let waits_until = Some(now.mono.after(delay));
         self.reboot = Some(Reboot { effect, trigger, token, within, waits_until, commanded });
         effect
