@@ -112,7 +112,7 @@ impl Point {
 /// What was read of a metric without a label.
 #[must_use]
 pub fn find(points: &[Point], metric: Metric) -> Option<&Value> {
-    points.iter().find(|point| point.metric == metric).map(|point| &point.value)
+    points.iter().find(|point| point.metric == metric && point.label.is_none()).map(|point| &point.value)
 }
 
 macro_rules! metrics {
@@ -325,5 +325,17 @@ impl Metric {
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.path())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_for_a_label_is_no_reading_of_a_metric_without() {
+        let points = [Point::labelled(Metric::LinkUp, "eth0", false), Point::new(Metric::LinkUp, true)];
+        assert_eq!(find(&points, Metric::LinkUp), Some(&Value::Flag(true)));
+        assert_eq!(find(&points[..1], Metric::LinkUp), None);
     }
 }
