@@ -258,7 +258,7 @@ impl Incidents {
                     cluster.empty = empty;
                     cluster.count(line, at);
                 }
-                None => self.counts.suppressed += 1,
+                None => self.counts.suppressed += u64::from(line.kind != ErrorKind::Refusal),
             }
             return None;
         }
@@ -285,17 +285,15 @@ impl Incidents {
     }
 
     fn count(&mut self, line: &ErrorLine) {
-        if line.kind == ErrorKind::Refusal {
-            return;
-        }
-        self.counts.lines += 1;
-        *self.counts.by_severity.entry(line.severity).or_default() += 1;
         match line.kind {
-            ErrorKind::Plain | ErrorKind::UnitRestart | ErrorKind::Refusal => {}
+            ErrorKind::Refusal => return,
+            ErrorKind::Plain | ErrorKind::UnitRestart => {}
             ErrorKind::UnitFailure => self.counts.unit_failures += 1,
             ErrorKind::OomKill => self.counts.oom_kills += 1,
             ErrorKind::Coredump => self.counts.coredumps += 1,
         }
+        self.counts.lines += 1;
+        *self.counts.by_severity.entry(line.severity).or_default() += 1;
         self.counts.kernel += u64::from(line.source == ErrorSource::Kernel);
         if let Some(class) = class(line) {
             *self.counts.kernel_by_class.entry(class).or_default() += 1;

@@ -93,6 +93,16 @@ fn that_a_line_was_refused_is_told_and_is_no_line_that_is_counted() {
 }
 
 #[test]
+fn that_a_line_was_refused_is_no_line_that_is_suppressed_where_there_is_no_room_to_tell_it() {
+    let mut incidents = incidents(1);
+    incidents.take(at(0), batch(&["disk full"]));
+    let mut refused = batch(&["an error line was refused"]);
+    refused.lines[0].kind = ErrorKind::Refusal;
+    assert_eq!(incidents.take(at(1), refused), []);
+    assert!(incidents.report().contains(&Point::new(Metric::ErrorsSuppressed, 0_u64)));
+}
+
+#[test]
 fn a_line_worse_than_what_was_told_goes_out_at_once_and_a_count_is_as_bad_as_its_worst() {
     use Severity::{Critical, Emergency, Error, Warning};
     let [one, two] = [1_u64, 2].map(Field::from);
