@@ -10,12 +10,9 @@ use super::{Engine, start};
 
 impl Engine {
     pub(super) fn save_timeline(&mut self, saved: &Saved) {
-        let entries = self.timeline_entries(saved);
+        let mut entries = self.timeline_entries(saved);
+        entries.extend(self.commands.date_budgets(&self.timeline));
         self.effects.put(Purpose::Note, entries);
-        let budgets = self.commands.date_budgets(&self.timeline);
-        if !budgets.is_empty() {
-            self.effects.put(Purpose::Note, budgets);
-        }
         if let Some(set_back) = saved.set_back {
             let s = set_back.as_secs();
             let text =
