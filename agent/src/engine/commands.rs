@@ -510,7 +510,7 @@ impl Commands {
 
     fn forget_oldest(&mut self, facts: Facts<'_>, newcomer: &VerifiedCommand) {
         let over = self.ledger.iter().filter(|(_, entry)| entry.is_over());
-        let dated = over.map(|(id, entry)| (entry.stored.issued_by(), id.clone()));
+        let dated = over.map(|(id, entry)| (entry.stored.issued_at, id.clone()));
         let surplus = (self.ledger.len() + 1).saturating_sub(LEDGER_MAX);
         let present_s = lower_bound(facts, false).0.div_euclid(1000);
         self.forget(oldest(dated, surplus, newcomer.issued_at, present_s));
@@ -523,7 +523,7 @@ impl Commands {
             return;
         }
         for entry in ids.iter().filter_map(|id| self.ledger.remove(id)) {
-            self.forgotten.add(entry.stored.issued_by(), entry.stored.expires_at);
+            self.forgotten.add(entry.stored.issued_at, entry.stored.expires_at);
         }
         let mut entries = vec![write(FORGOTTEN_KEY, &self.forgotten)];
         entries.extend(ids.iter().map(|id| (key(id), None)));

@@ -151,9 +151,7 @@ impl Engine {
             Used::of(state.read(SEQ_KEY), &recovered, was_clean).last(by_clock)
         };
         let dropped = state.read(DROPPED_KEY);
-        let accounted: Vec<u64> = state.read(ACCOUNTED_KEY).unwrap_or_default();
-        // An older version knew fewer classes.
-        let accounted = std::array::from_fn(|n| accounted.get(n).copied().unwrap_or_default());
+        let accounted: [u64; Class::COUNT] = state.read(ACCOUNTED_KEY).unwrap_or_default();
         let events_last = Class::Events.of(&recovered.logs).last;
         let stamp = timeline.stamp(now.mono);
         let (rules, leftovers) = Rules::new(config.rules_in_force(), stamp, &recovered.state, events_last);
@@ -223,11 +221,11 @@ impl Engine {
         if state.is_lost(&recovered) {
             // How much was spent can't be known, so all of it was.
             first.extend(engine.with_commands(now, Commands::exhaust_budgets));
+            first.push((STATE_LOST_KEY.to_owned(), None));
+        }
         if state.has_unreadable_forgotten() {
             // What it covered is older than `careful` says from now on.
             first.push((FORGOTTEN_KEY.to_owned(), None));
-        }
-            first.push((STATE_LOST_KEY.to_owned(), None));
         }
         engine.keep_pace(now);
         // The configuration may have changed since.

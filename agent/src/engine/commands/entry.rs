@@ -85,9 +85,9 @@ pub(super) struct Stored {
     /// What it works on.
     #[n(9)]
     pub(super) target: Option<Box<str>>,
-    /// Its `iat`, where it can be read.
+    /// Its `iat`.
     #[n(10)]
-    pub(super) issued_at: Option<i64>,
+    pub(super) issued_at: i64,
     /// A reboot whose goodbye has not begun, be it under way: the machine was not told to.
     #[n(11)]
     #[cbor(default)]
@@ -206,7 +206,7 @@ impl Stored {
             target: None,
             leaves: None,
             seq: None,
-            issued_at: None,
+            issued_at: i64::MAX,
             unannounced: false,
         }
     }
@@ -225,14 +225,9 @@ impl Stored {
             target: None,
             leaves: None,
             seq: None,
-            issued_at: Some(command.issued_at),
+            issued_at: command.issued_at,
             unannounced: false,
         }
-    }
-
-    /// When it was issued, at the latest, in seconds since 1970: an older version didn't keep its `iat`.
-    pub(super) fn issued_by(&self) -> i64 {
-        self.issued_at.unwrap_or(self.expires_at)
     }
 
     /// Which command it is; `None`: of another version, or unreadable.

@@ -35,10 +35,9 @@ struct Span {
 }
 
 impl Forgotten {
-    /// One is forgotten. An older version kept no `iat`: where its `exp` stands for that, it may be any before.
+    /// One is forgotten.
     pub(crate) fn add(&mut self, iat: i64, exp: i64) {
-        let from = if iat < exp { iat } else { i64::MIN };
-        self.insert(Span { from, to: iat, exp });
+        self.insert(Span { from: iat, to: iat, exp });
     }
 
     /// All that was issued before is.
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_touches_is_one_and_a_bound_of_an_older_version_holds() {
+    fn what_touches_is_one_and_a_bound_holds() {
         let mut forgotten = Forgotten::default();
         for iat in [7, 5, 6, 6, 9] {
             forgotten.add(iat, 100 + iat);
@@ -122,7 +121,5 @@ mod tests {
         forgotten.add_before(6);
         assert!(forgotten.covers(-1, i64::MAX) && forgotten.covers(7, 107) && !forgotten.covers(8, 100));
         assert_eq!(forgotten.0.len(), 2);
-        forgotten.add(50, 50);
-        assert!(forgotten.covers(8, 50) && forgotten.covers(9, 109) && !forgotten.covers(51, 52));
     }
 }
