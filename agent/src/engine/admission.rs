@@ -101,14 +101,16 @@ pub fn permitted(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refu
     if act == &Act::SavePower || circumstances.able.contains(&action) {
         return Ok(());
     }
-    let detail = match circumstances.withheld.contains(&action) {
-        true if !act.needs_leave() => return Ok(()),
-        true => format!(
-            "root's policy.toml did not allow {action} when the agent read it last: add it to [allow] actions there, \
-             then systemctl reload fieldmedic"
-        ),
-        false => format!("this gateway has no means to {action}"),
-    };
+    if !circumstances.withheld.contains(&action) {
+        return Err((Reason::NotSupported, format!("this gateway has no means to {action}")));
+    }
+    if !act.needs_leave() {
+        return Ok(());
+    }
+    let detail = format!(
+        "root's policy.toml did not allow {action} when the agent read it last: add it to [allow] actions there, then \
+         systemctl reload fieldmedic"
+    );
     Err((Reason::NotSupported, detail))
 }
 

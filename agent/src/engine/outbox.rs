@@ -408,12 +408,14 @@ impl Outbox {
         let asked = lane.end_read();
         match result {
             Ok(StoreReply::Page { records, damaged }) => {
-                let whole = if damaged > 0 { records.iter().map(|(seq, _)| *seq).collect() } else { BTreeSet::new() };
+                if damaged == 0 {
+                    lane.take_page(asked, records);
+                    return;
+                }
+                let whole = records.iter().map(|(seq, _)| *seq).collect();
                 let range = lane.take_page(asked, records);
                 self.losses.lose(class, "corrupt", damaged, range.clone());
-                if damaged > 0 {
-                    self.losses.name(class, range, whole);
-                }
+                self.losses.name(class, range, whole);
             }
             Ok(_) => {}
             Err(fault) => {
@@ -451,8 +453,6 @@ impl Outbox {
         if is_open { VOLATILE_RECORDS_MAX.saturating_sub(self.volatile()) / 2 } else { 0 }
     }
 
-    /// What was thinned out since this was last asked.
-    pub const fn take_thinned(&mut self) -> Option<Lost> {
     /// So many results that nothing else has can be put here: if the store refused them all, memory would hold them. To
     /// one that is known to fail they are given as [`Outbox::room_to_tell_again`] says.
     #[must_use]
@@ -463,6 +463,8 @@ impl Outbox {
         (VOLATILE_RECORDS_MAX / 2).saturating_sub(self.volatile() + self.appending)
     }
 
+    /// What was thinned out since this was last asked.
+    pub const fn take_thinned(&mut self) -> Option<Lost> {
         self.thinning.take_thinned()
     }
 
@@ -600,9 +602,9 @@ impl Outbox {
         if lane.next_read == 0 {
             lane.next_read = seq;
         }
+        self.appending += 1;
         effects.store(Purpose::Append { class, seq, bytes: bytes.clone() }, StoreOp::Append { class, seq, bytes });
         self.commit_at.get_or_insert(now.after(self.limits.commit_interval));
-        self.appending += 1;
     }
 
     /// One line when the store begins to fail, and one when it is well again: not one a record.

@@ -229,6 +229,7 @@ fn entry<M: SerializeMap>(map: &mut M, key: &str, value: &Value) -> Result<(), M
 /// To a millionth, as in a sample; what is less than one, such as a rate per second, to six digits.
 fn rounded(value: f64) -> f64 {
     if value.abs() < 1.0 {
+        // Minus zero plus zero is zero: nobody is to read `-0.0`.
         return format!("{value:.5e}").parse().unwrap_or(value) + 0.0;
     }
     to_parts(value, 1e6)
