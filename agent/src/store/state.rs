@@ -600,9 +600,9 @@ fn open_kept(dir: &Path, dead: bool, spare_bytes: u64) -> Result<Opened, Trouble
         Err(trouble) => {
             // What somebody else holds, sled has not touched, and the copy was made while it was in use.
             if is_lock(&trouble) {
-                kept.forget()?
+                kept.forget()?;
             } else {
-                Kept::restore(dir)?
+                Kept::restore(dir)?;
             }
             Err(trouble)
         }
