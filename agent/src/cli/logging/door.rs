@@ -43,16 +43,13 @@ impl Door {
         if self.socket.connect(&self.journald).is_err() {
             return true;
         }
-        let missing = self.missing.load(Ordering::Relaxed);
-        let is_told = missing > 0 && self.socket.send(self.gap(missing).as_bytes()).is_ok();
-        if is_told {
-            self.missing.fetch_sub(missing, Ordering::Relaxed);
-        }
+        // Taken, so that of several threads one tells of them.
+        let missing = self.missing.swap(0, Ordering::Relaxed);
+        let is_told = missing == 0 || self.socket.send(self.gap(missing).as_bytes()).is_ok();
         let patience = if missing == 0 { PATIENCE } else { NONE };
-        let is_open = (missing == 0 || is_told) && has_room(&self.socket, patience);
-        if !is_open {
-            self.missing.fetch_add(1, Ordering::Relaxed);
-        }
+        let is_open = is_told && has_room(&self.socket, patience);
+        let untold = if is_told { 0 } else { missing };
+        self.missing.fetch_add(untold + u64::from(!is_open), Ordering::Relaxed);
         is_open
     }
 
@@ -75,6 +72,9 @@ fn has_room(sink: impl AsFd, patience: Timespec) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -102,6 +102,31 @@ mod tests {
         assert!(told.ends_with("MESSAGE=2 lines are missing before this one: the journal took no more\n"), "{told}");
         assert!(door.is_open());
         assert!(read().is_err(), "it is told once");
+    }
+
+    #[test]
+    fn of_threads_that_find_it_open_again_together_one_tells_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        journald.set_nonblocking(true).unwrap();
+        let (door, both) = (Door::to(&path, "fieldmedic").unwrap(), Barrier::new(2));
+        let mut buffer = [0; 256];
+        for round in 0..1_000 {
+            door.missing.store(5, Ordering::Relaxed);
+            let asks = || {
+                both.wait();
+                assert!(door.is_open());
+            };
+            thread::scope(|scope| [(); 2].map(|()| scope.spawn(asks)).map(|asked| asked.join().unwrap()));
+            let mut told = 0;
+            while let Ok(len) = journald.recv(&mut buffer) {
+                let line = String::from_utf8_lossy(&buffer[..len]);
+                assert!(line.contains("MESSAGE=5 lines are missing"), "{line}");
+                told += 1;
+            }
+            assert_eq!((told, door.missing.load(Ordering::Relaxed)), (1, 0), "in round {round}");
+        }
     }
 
     #[test]
