@@ -102,6 +102,11 @@ pub fn this_boot(root: &Path) -> io::Result<BootId> {
     boot_id(root).or_else(|_| boot_id(Path::new("/")))
 }
 
+/// When this program was built (build.rs): the present can't be earlier, whatever a clock says.
+pub(crate) fn built() -> Unix {
+    Unix::of_seconds(env!("FIELDMEDIC_BUILD_EPOCH_S").parse().unwrap_or(0))
+}
+
 /// The boot's id: the one that this process was told in its environment, or the kernel's below `root`.
 ///
 /// # Errors

@@ -18,9 +18,8 @@ use std::time::Duration;
 use rustix::fs::{CWD, RenameFlags, renameat, renameat_with};
 use serde::{Deserialize, Serialize};
 
-use super::built_at;
 use super::protocol::Refusal;
-use crate::collect::clock::Clock;
+use crate::collect::clock::{self, Clock};
 use crate::config::{Action, Budget};
 use crate::engine::commands::{Forgotten, MAY_HAVE_RUN, oldest};
 use crate::engine::time::{Anchor, BootId, Mono, Now};
@@ -126,7 +125,7 @@ struct Stamp {
 impl Moment {
     /// What the clock says now. One that reads a time before this program was built can't be trusted.
     pub(super) fn of(boot: BootId, clock: &mut Clock) -> Self {
-        Self { boot, now: clock.now().doubted_before(built_at()) }
+        Self { boot, now: clock.now().doubted_before(clock::built()) }
     }
 
     /// When this boot began, where the clock can be trusted.

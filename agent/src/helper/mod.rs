@@ -27,7 +27,7 @@ use crate::act::link as interfaces;
 use crate::cli::logging;
 use crate::collect::clock::{self, Clock};
 use crate::config::{self, ClockTrust, Problem};
-use crate::engine::time::{BootId, Unix};
+use crate::engine::time::BootId;
 use ledger::{Ledger, Moment};
 pub use policy::Policy;
 pub(crate) use policy::{DEFAULT_FILE as POLICY_FILE, PolicyError};
@@ -174,7 +174,7 @@ fn serve(policy: &Path, state: &Path, boot: Option<BootId>) -> anyhow::Result<()
         Some(boot) => boot,
         None => clock::boot_id(Path::new("/")).context("read the kernel's boot id")?,
     };
-    let ledger = Ledger::open(state, built_at().0.div_euclid(1000), &Moment::of(boot, &mut clock))?;
+    let ledger = Ledger::open(state, clock::built().0.div_euclid(1000), &Moment::of(boot, &mut clock))?;
     let helper = Helper::new(policy.to_owned(), state.to_owned(), boot, clock, ledger);
     let runtime =
         Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).context("start the runtime")?;
@@ -202,11 +202,6 @@ fn listener() -> io::Result<StdListener> {
     let listener = StdListener::from(socket);
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// The present can't be earlier than that.
-fn built_at() -> Unix {
-    Unix::of_seconds(env!("FIELDMEDIC_BUILD_EPOCH_S").parse().unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use crate::act::{Able, Actor};
 use crate::collect::{self, clock, printable, reboot};
 use crate::config::{AttributeValue, CheckedConfig};
 use crate::engine::Identity;
-use crate::engine::time::Unix;
 use crate::gather::gather;
 
 /// The agent's version, as it is said in payloads.
@@ -43,7 +42,7 @@ pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity
     Ok(Identity {
         boot: clock::this_boot(root).map_err(RunError::BootId)?,
         version: VERSION.to_owned(),
-        build_time: build_time(),
+        build_time: clock::built(),
         end_signs: reboot::signs(root),
         ended_as: service::ended_as(),
         nonce: nonce()?,
@@ -54,11 +53,6 @@ pub(super) fn discover(config: &CheckedConfig, actor: &Actor) -> Result<Identity
         releases: collect::releases(&config.rollback, root),
         firmware: ["IMAGE_VERSION", "VERSION_ID"].iter().find_map(|key| release.get(*key).cloned()),
     })
-}
-
-fn build_time() -> Unix {
-    let seconds: i64 = env!("FIELDMEDIC_BUILD_EPOCH_S").parse().unwrap_or(0);
-    Unix::of_seconds(seconds)
 }
 
 fn nonce() -> Result<String, RunError> {

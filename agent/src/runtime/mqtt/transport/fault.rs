@@ -9,6 +9,7 @@ use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError, OtherError};
 
 use super::x509::Facts;
+use crate::collect::clock;
 use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
 use crate::engine::time::Unix;
@@ -172,7 +173,7 @@ fn bad_certificate(at: &Attempt<'_>, refused: Option<&Facts>, reason: &Certifica
             dated(host, refused, |facts| facts.not_before, not_before),
             date_of(not_before),
             date_of(time),
-            if is_before_this_build(time) { ", which can't be: it is before this agent was built" } else { "" },
+            if instant(time) < clock::built() { ", which can't be: it is before this agent was built" } else { "" },
         ),
         CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => format!(
             "{host}'s certificate names no host: it has no subjectAltName, and its CN is not looked at; make it anew with one"
@@ -269,11 +270,6 @@ fn roots(at: &Attempt<'_>) -> String {
         Some(path) => format!("{} ({})", path.display(), at.roots),
         None => format!("this system ({})", at.roots),
     }
-}
-
-fn is_before_this_build(time: &UnixTime) -> bool {
-    let built: u64 = env!("FIELDMEDIC_BUILD_EPOCH_S").parse().unwrap_or(0);
-    time.as_secs() < built
 }
 
 /// rustls gives names in webpki's debug notation, `DnsName("a.example")`: only the name is of interest.
