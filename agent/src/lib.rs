@@ -16,6 +16,7 @@ pub mod fuzzing;
 mod gather;
 pub mod helper;
 mod lookup;
+mod one_thread;
 pub mod runtime;
 #[cfg(feature = "simulate")]
 pub mod sim;

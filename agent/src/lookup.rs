@@ -60,9 +60,8 @@ mod tests {
     use tokio::sync::oneshot;
     use tokio::time::timeout;
 
-    use tokio::runtime::{Builder, LocalOptions};
-
     use super::*;
+    use crate::one_thread::runtime;
 
     #[tokio::test]
     async fn a_resolver_that_hangs_is_asked_once_and_its_answer_is_for_all_who_wait_then() {
@@ -81,12 +80,11 @@ mod tests {
 
     #[test]
     fn a_question_that_ended_with_its_runtime_is_asked_anew() {
-        let runtime = || Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
         let name = || ("ended.example".to_owned(), 1);
-        let ended = runtime();
+        let ended = runtime().unwrap();
         ended.block_on(async { drop(pending(name(), std::future::pending())) });
         drop(ended);
-        let answer = runtime().block_on(ask(name(), async { Ok(vec![]) }));
+        let answer = runtime().unwrap().block_on(ask(name(), async { Ok(vec![]) }));
         assert!(answer.as_ref().as_ref().is_ok_and(Vec::is_empty), "{answer:?}");
     }
 }

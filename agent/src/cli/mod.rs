@@ -24,10 +24,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::runtime::LocalRuntime;
 
 use crate::act::link::{self, RESTART_FLAG};
 use crate::config::{self, CheckedConfig, Problem};
+use crate::one_thread;
 
 /// Done.
 const DONE: u8 = 0;
@@ -304,7 +305,6 @@ fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     Ok(done)
 }
 
-/// One thread is enough for a gateway, and costs half the CPU of several.
 fn runtime() -> anyhow::Result<LocalRuntime> {
-    Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).context("start the async runtime")
+    one_thread::runtime().context("start the async runtime")
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::runtime::LocalRuntime;
 use tokio::time::timeout;
 use zbus::fdo::ManagedObjects;
 use zbus::names::OwnedInterfaceName;
@@ -23,6 +23,7 @@ use super::round::Round;
 use crate::engine::metric::Metric;
 use crate::engine::observation::Observation;
 use crate::engine::time::Mono;
+use crate::one_thread;
 
 const SERVICE: &str = "org.freedesktop.ModemManager1";
 const PATH: &str = "/org/freedesktop/ModemManager1";
@@ -139,7 +140,7 @@ impl Modems {
         }
         let runtime = match &self.runtime {
             Some(runtime) => runtime,
-            None => match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            None => match one_thread::runtime() {
                 Ok(runtime) => self.runtime.insert(runtime),
                 Err(error) => {
                     round.fault(SERVICE, error.to_string());

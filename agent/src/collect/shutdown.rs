@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::timeout;
 
 use super::printable;
 use super::round::Round;
 use crate::act::systemd;
 use crate::engine::time::Mono;
+use crate::one_thread;
 
 /// A file for each inhibitor: that it is there is all that is read of it, the rest is logind's own.
 const DIR: &str = "run/systemd/inhibit";
@@ -69,10 +69,7 @@ impl Blockers {
 
 /// On a connection of its own: inhibitors come and go rarely.
 fn ask() -> Result<Option<String>, String> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())
-        .map_err(|error| error.to_string())?;
+    let runtime = one_thread::runtime().map_err(|error| error.to_string())?;
     match runtime.block_on(async { timeout(ANSWER_MAX, systemd::who_blocks_shutdown()).await }) {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {ANSWER_MAX:?}")),

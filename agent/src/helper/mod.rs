@@ -21,13 +21,13 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use tokio::net::UnixListener;
-use tokio::runtime::{Builder, LocalOptions};
 
 use crate::act::link as interfaces;
 use crate::cli::logging;
 use crate::collect::clock::{self, Clock};
 use crate::config::{self, ClockTrust, Problem};
 use crate::engine::time::BootId;
+use crate::one_thread;
 use ledger::{Ledger, Moment};
 pub use policy::Policy;
 pub(crate) use policy::{DEFAULT_FILE as POLICY_FILE, PolicyError};
@@ -176,8 +176,7 @@ fn serve(policy: &Path, state: &Path, boot: Option<BootId>) -> anyhow::Result<()
     };
     let ledger = Ledger::open(state, clock::built().0.div_euclid(1000), &Moment::of(boot, &mut clock))?;
     let helper = Helper::new(policy.to_owned(), state.to_owned(), boot, clock, ledger);
-    let runtime =
-        Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).context("start the runtime")?;
+    let runtime = one_thread::runtime().context("start the runtime")?;
     let served = runtime.block_on(async {
         let listener = UnixListener::from_std(listener)?;
         // Not told is not lost: only a unit of Type=notify waits for it.

@@ -14,7 +14,6 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
@@ -22,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::program::{self, Program};
 use super::transient;
 use crate::engine::io::{ActOutcome, ActStatus};
+use crate::one_thread;
 
 /// The argument that has this program, or the helper's, be the process that restarts the interface named behind it.
 pub const RESTART_FLAG: &str = "--restart-link";
@@ -441,7 +441,7 @@ pub fn restart_as_this_process(interface: &str) -> io::Result<bool> {
     // The interface comes up whoever else ends. Refused to who leads a group of its own, as a unit does: that is as
     // good.
     let _ = rustix::process::setsid();
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let runtime = one_thread::runtime()?;
     let outcome = runtime.block_on(async {
         let mut ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
         let [Ok(terminate), Ok(interrupt), Ok(hangup)] = &mut ends else {
