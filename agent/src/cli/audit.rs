@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use clap::Args;
 use serde_json::json;
 
-use super::{BAD_USAGE, ConfigArgs, DONE, FAILED, check, fail, runtime};
+use super::{BAD_USAGE, ConfigArgs, DONE, FAILED, block_on, check, fail};
 use crate::act::jobs;
 use crate::audit::Audit;
 use crate::collect::clock::Clock;
@@ -32,11 +32,10 @@ pub(super) fn run(args: AuditArgs) -> u8 {
         Ok(loaded) => loaded.config,
         Err(errors) => return check::refuse(&errors, "configuration", &mut io::stderr().lock()).unwrap_or(BAD_USAGE),
     };
-    let rt = match runtime() {
-        Ok(rt) => rt,
+    let failed = match block_on(jobs::failed()) {
+        Ok(failed) => failed,
         Err(error) => return fail(&error),
     };
-    let failed = rt.block_on(jobs::failed());
     if let Err(why) = &failed {
         eprintln!("fieldmedic: which units failed isn't known: {why}");
     }

@@ -297,7 +297,8 @@ fn left_out(subcommand: &str) -> u8 {
     BAD_USAGE
 }
 
-/// Runs it to its end. A name that is still being looked up then has no bound of its own, and must not hold it up.
+/// Runs it to its end. What hangs on a thread then, as a name that is being looked up or a disk that is being read, has
+/// no bound of its own, and must not hold it up.
 fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     let rt = runtime()?;
     let done = rt.block_on(work);
@@ -307,4 +308,19 @@ fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
 
 fn runtime() -> anyhow::Result<LocalRuntime> {
     one_thread::runtime().context("start the async runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn what_still_hangs_on_a_thread_does_not_hold_up_a_command_that_is_done() {
+        let (resolver, hangs) = mpsc::channel::<()>();
+        let asked = async { drop(tokio::task::spawn_blocking(move || hangs.recv())) };
+        block_on(asked).unwrap();
+        drop(resolver);
+    }
 }

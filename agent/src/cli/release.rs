@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::status::{DEFAULT_SOCKET, SocketArgs};
-use super::{BAD_USAGE, DONE, FAILED, fail, runtime, say, unusable};
+use super::{BAD_USAGE, DONE, FAILED, block_on, fail, say, unusable};
 use crate::act::jobs::{self, Job};
 use crate::act::quarantine::{BOOT_UNIT, DEFAULT_DIR, Loader, Quarantine};
 use crate::engine::io::{ActOutcome, ActStatus};
@@ -38,11 +38,7 @@ pub(super) fn run(args: ReleaseArgs) -> u8 {
         PathBuf::from(DEFAULT_SOCKET)
     });
     let quarantine = Quarantine::new(PathBuf::from(DEFAULT_DIR), Loader::find(), uid.as_raw());
-    let rt = match runtime() {
-        Ok(rt) => rt,
-        Err(error) => return fail(&error),
-    };
-    rt.block_on(async {
+    let done = block_on(async {
         let was_in_force = quarantine.in_force().is_some();
         let ActOutcome { status, reason, detail, .. } = quarantine.leave_by_hand().await;
         let detail = detail.unwrap_or_default();
@@ -59,5 +55,6 @@ pub(super) fn run(args: ReleaseArgs) -> u8 {
             eprintln!("fieldmedic: the agent was not told ({socket}: {error}): it finds out when it looks");
         }
         DONE
-    })
+    });
+    done.unwrap_or_else(|error| fail(&error))
 }

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{BAD_USAGE, DONE, FAILED, fail, parse_duration, runtime, say};
+use super::{BAD_USAGE, DONE, FAILED, block_on, fail, parse_duration, say};
 use crate::config::BrokerUrl;
 use scene::Verdict;
 use stage::Stage;
@@ -52,15 +52,13 @@ pub(super) fn run(args: DemoArgs) -> u8 {
             return BAD_USAGE;
         }
     };
-    let played = runtime().and_then(|rt| {
-        rt.block_on(async {
-            // From before there is anything to take away.
-            let leave = Leave::listen()?;
-            let stage = Stage::set(args.port, url).await?;
-            scene::play(stage, args.duration, leave).await
-        })
+    let played = block_on(async {
+        // From before there is anything to take away.
+        let leave = Leave::listen()?;
+        let stage = Stage::set(args.port, url).await?;
+        scene::play(stage, args.duration, leave).await
     });
-    match played {
+    match played.and_then(|played| played) {
         Ok(Verdict::All) => {
             say(format_args!("\nAll of it happened. Now point an agent at a broker of your own: fieldmedic init"));
             DONE
