@@ -410,6 +410,11 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
         ),
         ([&send(&key, ["--wait", "1s"])[..], &words(&["unit=a", "unit=b"])].concat(), 2, "\"unit\" stands twice"),
         (words(&["store", "stat", "--config", "/nonexistent/agent.toml"]), 2, "/nonexistent/agent.toml:1: "),
+        (
+            words(&["store", "export", "--path", "/nonexistent/store", "--config", "/nonexistent/agent.toml"]),
+            2,
+            "leave --config out: then no record has its `device`",
+        ),
         (words(&["store", "stat", "--path", "/nonexistent/store"]), 1, "/nonexistent/store"),
     ] {
         let output = Command::new(program()).args(&args).output().unwrap();

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use super::{ConfigArgs, DONE, FAILED, WhileRead, fail, unusable};
-use crate::config::{self, Problem};
+use crate::config::{self, CheckedConfig, Problem};
 use crate::engine::anchors;
 use crate::engine::record::{Class, Record};
 use crate::engine::time::{Anchor, BootId, Unix};
@@ -46,42 +46,42 @@ enum What {
 }
 
 pub(super) fn run(args: &StoreArgs) -> u8 {
-    let path = match find(args) {
-        Ok(path) => path,
+    let (path, device) = match find(args) {
+        Ok(found) => found,
+        Err(problems) if args.path.is_some() => {
+            return unusable(&problems, "correct it, or leave --config out: then no record has its `device`");
+        }
         Err(problems) => return unusable(&problems, "name the store with --path, or a configuration with --config"),
     };
     let (mut out, mut err) = (BufWriter::new(WhileRead(std::io::stdout().lock())), std::io::stderr().lock());
     let looked = match args.what {
         What::Stat => stat(&path, &mut out, &mut err),
-        What::Export => export(&path, device(args).as_deref(), &mut out, &mut err),
+        What::Export => export(&path, device.as_deref(), &mut out, &mut err),
     };
     let looked = looked.and_then(|code| out.flush().context("write to stdout").map(|()| code));
     drop(err);
     looked.unwrap_or_else(|error| fail(&error))
 }
 
-fn find(args: &StoreArgs) -> Result<PathBuf, Vec<Problem>> {
-    if let Some(path) = &args.path {
-        return Ok(path.clone());
+/// The store, and whose records they are, where that can be told: of one that was only named by its path it can't, and
+/// what names no device has this machine's name.
+fn find(args: &StoreArgs) -> Result<(PathBuf, Option<String>), Vec<Problem>> {
+    let mut device = None;
+    let Some(path) = &args.path else {
+        let of = |config: CheckedConfig| {
+            device = Some(config.device.id.to_string());
+            config.store.path
+        };
+        let path = ConfigArgs { files: args.files.clone() }.path_of(of, config::DEFAULT_STORE, "--path")?;
+        return Ok((path, device));
+    };
+    if !args.files.is_empty() {
+        // By a name that is no device's, so that this machine's isn't taken for it.
+        let loaded = config::load_on_host(&args.files, "localhost")?;
+        let is_named = loaded.warnings.iter().all(|warning| warning.key != "device.id");
+        device = is_named.then(|| loaded.config.device.id.to_string());
     }
-    ConfigArgs { files: args.files.clone() }.path_of(|config| config.store.path, config::DEFAULT_STORE, "--path")
-}
-
-/// Whose records they are, where that can be told: of a store that was only named by its path it can't, and what names
-/// no device has this machine's name.
-fn device(args: &StoreArgs) -> Option<String> {
-    let is_elsewhere = args.path.is_some();
-    if is_elsewhere && args.files.is_empty() {
-        return None;
-    }
-    let files = ConfigArgs { files: args.files.clone() }.files();
-    if !is_elsewhere {
-        return config::load(&files).ok().map(|loaded| loaded.config.device.id.to_string());
-    }
-    // By a name that is no device's, so that this machine's isn't taken for it.
-    let loaded = config::load_on_host(&files, "localhost").ok()?;
-    let is_named = loaded.warnings.iter().all(|warning| warning.key != "device.id");
-    is_named.then(|| loaded.config.device.id.to_string())
+    Ok((path.clone(), device))
 }
 
 /// Gives the exit code. A log that can't be read is told on `err`, and doesn't hide the others.
