@@ -1,6 +1,5 @@
 //! `fieldmedic store`: looks into a store without changing it, also while the daemon runs.
 
-use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use super::{ConfigArgs, DONE, FAILED, WhileRead, fail, unusable};
 use crate::config::{self, CheckedConfig, Problem};
 use crate::engine::anchors;
 use crate::engine::record::{Class, Record};
-use crate::engine::time::{Anchor, BootId, Unix};
+use crate::engine::time::{BootId, Unix};
 use crate::engine::timeline::Timeline;
 use crate::store::{self, LogSummary};
 use crate::wire::payload::Speaker;
@@ -114,14 +113,10 @@ fn stat(path: &Path, out: &mut impl Write, err: &mut impl Write) -> anyhow::Resu
 fn export(path: &Path, device: Option<&str>, out: &mut impl Write, err: &mut impl Write) -> anyhow::Result<u8> {
     let mut code = DONE;
     let mut written = Ok(());
-    let read = store::peek_state(path);
-    if let Err(fault) = &read {
-        writeln!(err, "fieldmedic: {fault}; without the state nothing has a date").context("write to stderr")?;
-    }
-    let known = read.ok().map(|state| anchors(state.iter().map(|(key, value)| (key.as_str(), value))));
+    let known = Known::read(path, device, err)?;
     let logs = store::export(path, |class, seq, bytes| {
         if written.is_ok() {
-            written = writeln!(out, "{}", line(class, seq, bytes, device, known.as_ref()));
+            written = writeln!(out, "{}", known.line(class, seq, bytes));
         }
     })?;
     written.context("write to stdout")?;
@@ -164,29 +159,56 @@ fn tell_illegible(class: Class, summary: &LogSummary, err: &mut impl Write) -> a
     Ok(())
 }
 
-/// A record as its payload; without a device or a date where nobody knows them. `known`: which dates are.
-fn line(class: Class, seq: u64, bytes: &[u8], device: Option<&str>, known: Option<&BTreeMap<BootId, Anchor>>) -> Json {
-    let mut line = match Record::decode(bytes) {
-        Ok(record) => {
-            let timeline = Timeline::new(record.at.boot, known.cloned().unwrap_or_default(), None, Unix(0));
-            let speaker = Speaker { device: device.unwrap_or_default(), timeline: &timeline };
-            serde_json::from_slice(&speaker.record(seq, &record)).unwrap_or_else(|_| json!({}))
+/// What of a gateway is known where its records are shown.
+struct Known<'a> {
+    device: Option<&'a str>,
+    /// The boots in which the clock was trusted.
+    timeline: Timeline,
+    /// And those are all of them.
+    is_whole: bool,
+}
+
+impl<'a> Known<'a> {
+    /// What of the state below `path` can't be read is told on `err`.
+    fn read(path: &Path, device: Option<&'a str>, err: &mut impl Write) -> anyhow::Result<Self> {
+        let (state, lost) = match store::peek_state(path) {
+            Ok((state, losses)) => (state, losses.into_iter().map(|loss| loss.what).collect()),
+            Err(fault) => (Vec::new(), vec![fault.to_string()]),
+        };
+        for what in &lost {
+            writeln!(err, "fieldmedic: {what}; a date that the state doesn't give is left out")
+                .context("write to stderr")?;
         }
-        Err(error) => json!({"seq": seq, "unreadable": error.to_string()}),
-    };
-    if let Some(fields) = line.as_object_mut() {
-        if device.is_none() {
-            fields.remove("device");
-        }
-        // Null would say that the clock was never trusted: here nobody could ask.
-        if known.is_none() {
-            fields.remove("time");
-            let samples = fields.get_mut("samples").and_then(Json::as_array_mut).into_iter().flatten();
-            samples.filter_map(Json::as_object_mut).for_each(|sample| drop(sample.remove("time")));
-        }
-        fields.insert("log".into(), class.word().into());
+        let anchors = anchors(state.iter().map(|(key, value)| (key.as_str(), value)));
+        // Dates stamps of any boot, whichever runs.
+        let timeline = Timeline::new(BootId([0; 16]), anchors, None, Unix(0));
+        Ok(Self { device, timeline, is_whole: lost.is_empty() })
     }
-    line
+
+    /// A record as its payload; without a device or a date where nobody knows them.
+    fn line(&self, class: Class, seq: u64, bytes: &[u8]) -> Json {
+        let (mut line, is_dated) = match Record::decode(bytes) {
+            Ok(record) => {
+                let speaker = Speaker { device: self.device.unwrap_or_default(), timeline: &self.timeline };
+                let line = serde_json::from_slice(&speaker.record(seq, &record)).unwrap_or_else(|_| json!({}));
+                (line, self.is_whole || self.timeline.anchor(record.at.boot).is_some())
+            }
+            Err(error) => (json!({"seq": seq, "unreadable": error.to_string()}), true),
+        };
+        if let Some(fields) = line.as_object_mut() {
+            if self.device.is_none() {
+                fields.remove("device");
+            }
+            // Null would say that the clock was never trusted: here nobody could ask.
+            if !is_dated {
+                fields.remove("time");
+                let samples = fields.get_mut("samples").and_then(Json::as_array_mut).into_iter().flatten();
+                samples.filter_map(Json::as_object_mut).for_each(|sample| drop(sample.remove("time")));
+            }
+            fields.insert("log".into(), class.word().into());
+        }
+        line
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +221,7 @@ mod tests {
     use super::*;
     use crate::engine::io::StoreOp;
     use crate::engine::record::{Body, Sample, Stamp};
-    use crate::engine::time::{BootId, Mono};
+    use crate::engine::time::{Anchor, Mono};
     use crate::store::{Store, StoreSettings};
 
     /// A store with ten records each in telemetry and in events.
@@ -230,20 +252,9 @@ mod tests {
         lines.iter().filter(|line| line["log"] == log).cloned().collect()
     }
 
-    #[test]
-    fn an_exported_sample_says_nothing_of_a_date_that_nobody_knows_and_keeps_its_stamp() {
-        let sample = Sample { interval_ms: 60_000, readings: Vec::new() };
-        let at = Stamp { boot: BootId([3; 16]), mono: Mono(70) };
-        let bytes = Record { at, body: Body::Sample(sample) }.encode();
-        let line = line(Class::Telemetry, 7, &bytes, None, None);
-        assert_eq!(line["samples"], json!([{"seq": 7, "mono_ms": 70, "interval_s": 60.0}]));
-        assert_eq!((line.get("time"), &line["log"]), (None, &json!("telemetry")));
-    }
-
-    #[test]
-    fn an_exported_record_has_its_device_and_its_date_where_they_are_known() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = StoreSettings { path: dir.path().to_owned(), max_bytes: 1 << 20 };
+    /// A store with a sample of a boot in which the clock was trusted, and one of a boot in which it never was.
+    fn dated(path: &Path) -> Store {
+        let settings = StoreSettings { path: path.to_owned(), max_bytes: 1 << 20 };
         let (mut store, _) = Store::open(&settings).unwrap();
         let boots = [BootId([3; 16]), BootId([4; 16])];
         let anchor = Anchor(Unix(1_795_000_000_000));
@@ -256,14 +267,51 @@ mod tests {
             store.apply(StoreOp::Append { class: Class::Telemetry, seq, bytes }).unwrap();
         }
         store.apply(StoreOp::Commit).unwrap();
-        // The store is still in use.
+        store
+    }
+
+    /// Of each record, and of its sample.
+    fn dates(lines: &[Json]) -> Vec<(Option<&Json>, Option<&Json>)> {
+        lines.iter().map(|line| (line.get("time"), line["samples"][0].get("time"))).collect()
+    }
+
+    #[test]
+    fn an_exported_record_has_its_device_and_its_date_where_they_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        // It is still in use.
+        let store = dated(dir.path());
         let (code, lines, err) = look(|path, out, err| export(path, Some("gw-1"), out, err), dir.path());
         assert_eq!((code, lines.len(), err.as_str()), (DONE, 2, ""));
         let date = json!("2026-11-18T11:06:40.070Z");
         assert!(lines.iter().all(|line| line["device"] == "gw-1"), "{lines:?}");
-        let dates: Vec<_> = lines.iter().map(|line| (&line["time"], &line["samples"][0]["time"])).collect();
-        assert_eq!(dates, [(&date, &date), (&Json::Null, &Json::Null)]);
+        assert_eq!(dates(&lines), [(Some(&date), Some(&date)), (Some(&Json::Null), Some(&Json::Null))]);
         store.close().unwrap();
+    }
+
+    #[test]
+    fn what_of_a_state_is_lost_is_told_and_a_record_says_nothing_of_a_date_that_nobody_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        dated(dir.path()).close().unwrap();
+        fs::write(dir.path().join("state/db"), [0x5A; 4096]).unwrap();
+        let (code, lines, err) = look(exported, dir.path());
+        assert_eq!((code, dates(&lines)), (DONE, vec![(None, None); 2]), "{err}");
+        assert!(err.contains("state") && err.contains("a date that the state doesn't give is left out"), "{err}");
+        let sample = json!({"seq": 1, "mono_ms": 70, "interval_s": 60.0});
+        assert_eq!(lines[0]["samples"], json!([sample]), "its stamp stays");
+    }
+
+    #[test]
+    fn of_a_store_that_a_cut_struck_while_it_was_opened_the_copy_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        dated(dir.path()).close().unwrap();
+        let state = dir.path().join("state");
+        fs::rename(&state, dir.path().join("state.kept")).unwrap();
+        fs::create_dir(&state).unwrap();
+        fs::write(state.join("db"), [0x5A; 4096]).unwrap();
+        let (code, lines, err) = look(exported, dir.path());
+        assert_eq!((code, err.as_str()), (DONE, ""));
+        assert!(lines[0]["time"].is_string(), "{lines:?}");
+        assert!(dir.path().join("state.kept").exists(), "the store is left as it is");
     }
 
     #[test]

@@ -376,12 +376,17 @@ pub fn export(path: &Path, mut show: impl FnMut(Class, u64, &[u8])) -> Result<Of
     of_each(path, |class, dir| log::export(dir, |seq, body| show(class, seq, body)))
 }
 
-/// The keyed state of a store, as far as it can be read, also of a store in use; takes no lock and changes nothing.
+/// Entries of a keyed state, and what of it is lost.
+pub type Peeked = (Vec<(String, Bytes)>, Vec<StoreLoss>);
+
+/// The keyed state of a store, as far as it can be read, and what of it can't be, also of a store in use; takes no lock
+/// and changes nothing.
 ///
 /// # Errors
 /// There is none, or no room for a copy of it.
-pub fn peek_state(path: &Path) -> Result<Vec<(String, Bytes)>, StoreFault> {
-    Ok(peek::entries(path)?.into_iter().collect())
+pub fn peek_state(path: &Path) -> Result<Peeked, StoreFault> {
+    let (entries, losses) = peek::entries(path)?;
+    Ok((entries.into_iter().collect(), losses))
 }
 
 fn of_each<T>(path: &Path, mut read: impl FnMut(Class, &Path) -> io::Result<T>) -> Result<OfEach<T>, StoreFault> {

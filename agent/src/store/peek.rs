@@ -10,22 +10,26 @@ use std::path::{Path, PathBuf};
 use super::disk::{self, Attempt};
 use super::state::{self, Entries, State};
 use super::unreadable::Opening;
-use crate::engine::io::StoreFault;
+use crate::engine::io::{StoreFault, StoreLoss};
 
 /// What the copy may take, and what is held back of that.
 const COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Files of sled lie so deep.
 const DEPTH_MAX: u32 = 4;
 
-/// All entries of the state below `root` that can be read.
-pub(super) fn entries(root: &Path) -> Result<Entries, StoreFault> {
+/// All entries of the state below `root` that can be read, and what of it is lost.
+pub(super) fn entries(root: &Path) -> Result<(Entries, Vec<StoreLoss>), StoreFault> {
     let scratch = Scratch::make()?;
     copy(root, &scratch.0).attempt(|| format!("copy {} to {}", root.display(), scratch.0.display()))?;
-    State::open(&scratch.0, COPY_BYTES_MAX, &mut Opening::default()).map(|(_, entries)| entries)
+    let mut opening = Opening::default();
+    let entries = State::read_copy(&scratch.0, COPY_BYTES_MAX, &mut opening)?;
+    Ok((entries, opening.losses))
 }
 
 fn copy(root: &Path, to: &Path) -> io::Result<()> {
-    let parts = [state::DIR, state::GENERATION_FILE, state::IMAGE_FILE];
+    let kept = root.join(state::KEPT_DIR).exists();
+    let dir = if kept { state::KEPT_DIR } else { state::DIR };
+    let parts = [dir, state::GENERATION_FILE, state::IMAGE_FILE];
     let files: Vec<_> = parts.iter().flat_map(|part| disk::files_below(&root.join(part), DEPTH_MAX)).collect();
     if files.is_empty() || files.iter().map(|(_, bytes)| bytes).sum::<u64>() > COPY_BYTES_MAX {
         return Err(io::Error::other("there is no state, or it is too large"));
@@ -40,7 +44,7 @@ fn copy(root: &Path, to: &Path) -> io::Result<()> {
             other => drop(other?),
         }
     }
-    Ok(())
+    if kept { fs::rename(to.join(dir), to.join(state::DIR)) } else { Ok(()) }
 }
 
 /// A directory of our own; gone when this is dropped.

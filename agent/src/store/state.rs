@@ -47,6 +47,7 @@ pub(crate) const COMMIT_OVERHEAD_BYTES: u64 = 950;
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
+pub(super) use self::kept::KEPT_DIR;
 use self::kept::Kept;
 use self::reserve::Reserve;
 #[cfg(feature = "simulate")]
@@ -73,6 +74,8 @@ pub(super) struct State {
     look_at_bytes: u64,
     /// Whether what the disk refuses to read is gone for good.
     dead: bool,
+    /// It is thrown away when it has been read.
+    is_copy: bool,
     /// `None` after an error, until the next call opens it anew.
     db: Option<Db>,
     /// Where its directory was when the database was opened; `None` before that, and where we ourselves left none.
@@ -154,22 +157,7 @@ impl State {
     /// Opens the state below `root` and reads all of it. A damaged one is set aside as `state.damaged` (replacing an
     /// earlier one), and begun anew with what of it could be read, which is told.
     pub(super) fn open(root: &Path, max_bytes: u64, opening: &mut Opening) -> Result<(Self, Entries), StoreFault> {
-        let path = root.join(GENERATION_FILE);
-        let generation =
-            Generation::open(&path, opening.is_dead(&path)).attempt(|| format!("read {}", path.display()))?;
-        let mut state = Self {
-            root: root.to_owned(),
-            max_bytes,
-            look_at_bytes: rewrite::worth_a_look_bytes(max_bytes),
-            dead: opening.is_dead_below(&root.join(DIR)) || opening.is_dead(&root.join(IMAGE_FILE)),
-            db: None,
-            place: None,
-            generation,
-            reserve: Reserve::new(reserve::path_in(root), reserve_bytes(max_bytes)),
-            bytes: 0,
-            damaged_bytes: 0,
-            written_bytes: 0,
-        };
+        let mut state = Self::closed(root, max_bytes, opening)?;
         let entries = state.take_up(opening);
         if entries.is_ok() {
             state.rewrite_if_overgrown();
@@ -177,12 +165,35 @@ impl State {
         // Also where it did not open: that is tried again, and needs room then.
         state.reserve.keep(state.disk());
         let entries = entries?;
-        if let Some(what) = entries.get(STATE_LOST_KEY) {
-            let what = String::from_utf8_lossy(what).into_owned();
-            opening.losses.push(StoreLoss { what, records: 0, state_lost: true });
-        }
         state.measure();
         Ok((state, entries))
+    }
+
+    /// All that can be read of a copy, for which nothing is held back, and of which no copy is kept.
+    pub(super) fn read_copy(root: &Path, max_bytes: u64, opening: &mut Opening) -> Result<Entries, StoreFault> {
+        let mut state = Self::closed(root, max_bytes, opening)?;
+        state.is_copy = true;
+        state.take_up(opening)
+    }
+
+    fn closed(root: &Path, max_bytes: u64, opening: &Opening) -> Result<Self, StoreFault> {
+        let path = root.join(GENERATION_FILE);
+        let generation =
+            Generation::open(&path, opening.is_dead(&path)).attempt(|| format!("read {}", path.display()))?;
+        Ok(Self {
+            root: root.to_owned(),
+            max_bytes,
+            look_at_bytes: rewrite::worth_a_look_bytes(max_bytes),
+            dead: opening.is_dead_below(&root.join(DIR)) || opening.is_dead(&root.join(IMAGE_FILE)),
+            is_copy: false,
+            db: None,
+            place: None,
+            generation,
+            reserve: Reserve::new(reserve::path_in(root), reserve_bytes(max_bytes)),
+            bytes: 0,
+            damaged_bytes: 0,
+            written_bytes: 0,
+        })
     }
 
     /// Opens the database, or begins it anew where it is damaged.
@@ -193,6 +204,10 @@ impl State {
                 self.db = Some(opened.db);
                 if let Some(trouble) = trouble {
                     self.begin_anew(&opened.entries, &trouble, opening)?;
+                }
+                if let Some(what) = opened.entries.get(STATE_LOST_KEY) {
+                    let what = String::from_utf8_lossy(what).into_owned();
+                    opening.losses.push(StoreLoss { what, records: 0, state_lost: true });
                 }
                 Ok(opened.entries)
             }
@@ -323,6 +338,7 @@ impl State {
     fn try_open_db(&self) -> Result<Opened, Trouble> {
         match rewrite::finish(&self.root, self.dead)? {
             Some(db) => Opened::of(db, &self.dir()),
+            None if self.is_copy => open_db(&self.dir(), self.dead),
             None => open_kept(&self.dir(), self.dead, self.reserve.bytes_max()),
         }
     }

@@ -12,7 +12,9 @@ use super::{DB_FILE, room};
 use crate::store::disk;
 
 /// What the copy is called while it is made, while it counts, and while it is deleted.
-const NAMES: [&str; 3] = ["state.copying", "state.kept", "state.outdated"];
+const NAMES: [&str; 3] = ["state.copying", KEPT_DIR, "state.outdated"];
+/// Where it is, it is the state.
+pub(in crate::store) const KEPT_DIR: &str = "state.kept";
 
 /// So much is copied at a time.
 const PIECE_BYTES: usize = 64 * 1024;
