@@ -5,34 +5,35 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 
-type Name = (String, u16);
 type Answer = Arc<io::Result<Vec<SocketAddr>>>;
 type Pending = watch::Receiver<Option<Answer>>;
 
 /// What is being asked for: the broker's name, and those that the configuration keeps in reach.
-static ASKED: Mutex<BTreeMap<Name, Pending>> = Mutex::new(BTreeMap::new());
+static ASKED: Mutex<BTreeMap<String, Pending>> = Mutex::new(BTreeMap::new());
 
-/// The addresses of a name, with this port, in the resolver's order. Takes as long as the resolver does: whoever asks
-/// has the clock.
-pub(crate) async fn addresses(host: &str, port: u16) -> Answer {
-    let name = (host.to_owned(), port);
-    let question = name.clone();
-    ask(name, async { Ok(lookup_host(question).await?.collect()) }).await
+/// The addresses of a name, in the resolver's order and without a port; of an address itself. Takes as long as the
+/// resolver does: whoever asks has the clock.
+pub(crate) async fn addresses(host: &str) -> Answer {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Arc::new(Ok(vec![SocketAddr::new(address, 0)]));
+    }
+    let question = (host.to_owned(), 0);
+    ask(host.to_owned(), async { Ok(lookup_host(question).await?.collect()) }).await
 }
 
-async fn ask(name: Name, resolve: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static) -> Answer {
+async fn ask(name: String, resolve: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static) -> Answer {
     let mut pending = pending(name, resolve);
     let answer = pending.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
     answer.unwrap_or_else(|| Arc::new(Err(io::Error::other("whoever asked the resolver has ended"))))
 }
 
-fn pending(name: Name, resolve: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static) -> Pending {
+fn pending(name: String, resolve: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static) -> Pending {
     let mut asked = asked();
     // An error means that its runtime has ended, and it with that.
     if let Some(pending) = asked.get(&name).filter(|pending| pending.has_changed().is_ok()) {
@@ -49,12 +50,14 @@ fn pending(name: Name, resolve: impl Future<Output = io::Result<Vec<SocketAddr>>
     pending
 }
 
-fn asked() -> MutexGuard<'static, BTreeMap<Name, Pending>> {
+fn asked() -> MutexGuard<'static, BTreeMap<String, Pending>> {
     ASKED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
     use std::time::Duration;
 
     use tokio::sync::oneshot;
@@ -65,7 +68,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_resolver_that_hangs_is_asked_once_and_its_answer_is_for_all_who_wait_then() {
-        let name = || ("hangs.example".to_owned(), 1);
+        let name = || "hangs.example".to_owned();
         let (resolver, hangs) = oneshot::channel();
         let first = ask(name(), async { hangs.await.map_err(io::Error::other) });
         assert!(timeout(Duration::from_millis(20), first).await.is_err());
@@ -80,11 +83,23 @@ mod tests {
 
     #[test]
     fn a_question_that_ended_with_its_runtime_is_asked_anew() {
-        let name = || ("ended.example".to_owned(), 1);
+        let name = || "ended.example".to_owned();
         let ended = runtime().unwrap();
         ended.block_on(async { drop(pending(name(), std::future::pending())) });
         drop(ended);
         let answer = runtime().unwrap().block_on(ask(name(), async { Ok(vec![]) }));
         assert!(answer.as_ref().as_ref().is_ok_and(Vec::is_empty), "{answer:?}");
+    }
+
+    #[test]
+    fn an_address_is_nobody_to_be_asked_for() {
+        for address in ["192.0.2.1", "2001:db8::1"] {
+            let mut asked = pin!(addresses(address));
+            let Poll::Ready(found) = asked.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+                panic!("{address} is waited for");
+            };
+            let expected = SocketAddr::new(address.parse().unwrap(), 0);
+            assert_eq!(found.as_ref().as_ref().unwrap(), &[expected]);
+        }
     }
 }

@@ -96,10 +96,7 @@ impl Source {
 }
 
 async fn addresses(host: String) -> Vec<IpAddr> {
-    if let Ok(address) = host.trim_matches(['[', ']']).parse() {
-        return vec![address];
-    }
-    match timeout(LOOKUP_MAX, lookup::addresses(&host, 0)).await {
+    match timeout(LOOKUP_MAX, lookup::addresses(host.trim_matches(['[', ']']))).await {
         Ok(answer) => match answer.as_ref() {
             Ok(found) => found.iter().take(ADDRESSES_MAX).map(SocketAddr::ip).collect(),
             Err(error) => {

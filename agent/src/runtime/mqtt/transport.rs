@@ -170,10 +170,11 @@ async fn open_now(target: &Target) -> Result<Stream, LinkFault> {
 async fn connect(target: &Target) -> Result<TcpStream, LinkFault> {
     let url = &target.url;
     let asked = Instant::now();
-    let addresses: Vec<SocketAddr> = match lookup::addresses(&url.host, url.port).await.as_ref() {
+    let mut addresses = match lookup::addresses(&url.host).await.as_ref() {
         Ok(found) => in_turn(found.iter().copied()),
         Err(error) => return Err(fault::of_lookup(url, error)),
     };
+    addresses.iter_mut().for_each(|address| address.set_port(url.port));
     let is_name = url.host.parse::<IpAddr>().is_err();
     *target.lookup.lock().unwrap_or_else(PoisonError::into_inner) = is_name.then(|| asked.elapsed());
     let mut last = fault::no_address(url);
