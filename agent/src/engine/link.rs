@@ -6,7 +6,7 @@
 //! States: `Waiting` → `Opening` (transport) → `Greeting` (CONNECT sent) → `Online` → `Closing` → `Waiting`.
 
 mod dialect;
-mod faults;
+pub(crate) mod faults;
 mod online;
 
 use std::ops::Range;

@@ -156,7 +156,10 @@ async fn a_wrong_password_is_said_plainly_and_the_right_one_lets_in() {
     let with = |password: &str| Credentials { username: "viewer".to_owned(), password: password.to_owned() };
     let fault = Client::connect(&running.target(), "a", Some(&with("wrong"))).await.unwrap_err();
     assert_eq!(fault.kind, LinkFaultKind::Refused);
-    assert_eq!(fault.detail, "the broker refuses the user name or password: correct them");
+    assert_eq!(
+        fault.detail,
+        "the broker refuses the user name or password: check mqtt.username and mqtt.password_file"
+    );
     let client = Client::connect(&running.target(), "a", Some(&with("right"))).await.unwrap();
     assert_eq!(client.version(), Version::V5);
     running.stop().await;

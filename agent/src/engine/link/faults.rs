@@ -41,7 +41,7 @@ pub(super) fn overdue(what: &str, after: Duration) -> String {
 }
 
 /// Why the broker said no, and what of the configuration to look at. `named`: we gave a user name.
-pub(super) fn refusal(code: &ConnectCode, named: bool) -> String {
+pub(crate) fn refusal(code: &ConnectCode, named: bool) -> String {
     let advice = match code {
         ConnectCode::UnsupportedVersion => "set mqtt.version",
         ConnectCode::BadClientId => "check device.id",

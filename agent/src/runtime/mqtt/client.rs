@@ -19,6 +19,7 @@ use super::incoming::Incoming;
 use super::tell;
 use super::transport::{self, Stream, Target};
 use crate::engine::io::{LinkFault, LinkFaultKind};
+use crate::engine::link::faults;
 use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
 
 /// How long the broker may take to answer a packet, and to take one.
@@ -229,13 +230,10 @@ impl Client {
                 let detail = "the broker speaks neither MQTT 5 nor 3.1.1".to_owned();
                 Ok(Greeting::OtherVersion(refused(detail)))
             }
-            code @ (ConnectCode::BadCredentials | ConnectCode::NotAuthorized) if !named => {
-                Err(refused(format!("{code}: no mqtt.username is set: does it want one, and a password?")))
+            code @ (ConnectCode::BadCredentials | ConnectCode::NotAuthorized) => {
+                Err(refused(faults::refusal(&code, named)))
             }
-            code @ ConnectCode::BadCredentials => Err(refused(format!("{code}: correct them"))),
-            code @ ConnectCode::NotAuthorized => {
-                Err(refused(format!("{code}: check the user's name, password and rights")))
-            }
+            // The id is none that was configured, and there is no will.
             code => Err(refused(code.to_string())),
         }
     }
