@@ -11,7 +11,7 @@ use tracing_subscriber::filter::{LevelFilter, dynamic_filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use door::{Door, JOURNALD, has_room_on_stderr};
+use door::{Door, JOURNALD, Stream};
 
 /// How much is said.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +74,8 @@ fn start(identifier: &str, level: LevelFilter) {
     let colours = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours);
     // It ends in the journal as well.
-    let takes = dynamic_filter_fn(move |what, _| what.is_span() || !is_journal || has_room_on_stderr());
+    let stream = Stream::default();
+    let takes = dynamic_filter_fn(move |what, _| what.is_span() || !is_journal || stream.is_open(std::io::stderr()));
     registry.with(takes).with(level).with(lines).init();
 }
 

@@ -2,6 +2,7 @@
 //! queue is full, who writes to it waits for as long as it hangs, and the agent has one thread for all that it does. So
 //! it is asked before each line: what finds no room is left out and counted, which is told when there is room again.
 
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -56,14 +57,31 @@ impl Door {
     /// In journald's own protocol: a line for each field.
     fn gap(&self, missing: u64) -> String {
         let identifier = &self.identifier;
-        let what = format!("{missing} lines are missing before this one: the journal took no more");
-        format!("PRIORITY=4\nSYSLOG_IDENTIFIER={identifier}\nMESSAGE={what}\n")
+        format!("PRIORITY=4\nSYSLOG_IDENTIFIER={identifier}\nMESSAGE={}\n", are_missing(missing))
     }
 }
 
-/// The same of standard error, where that is all there is.
-pub(super) fn has_room_on_stderr() -> bool {
-    has_room(std::io::stderr(), NONE)
+fn are_missing(lines: u64) -> String {
+    format!("{lines} lines are missing before this one: the journal took no more")
+}
+
+/// The same of standard error, where that is the only way to it.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    missing: AtomicU64,
+}
+
+impl Stream {
+    /// Whether there is room for a line in it; counts one for which there is none.
+    pub(super) fn is_open(&self, mut stream: impl AsFd + Write) -> bool {
+        if !has_room(&stream, NONE) {
+            self.missing.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        let missing = self.missing.swap(0, Ordering::Relaxed);
+        // Who can't write there finds out with the line itself.
+        missing == 0 || writeln!(stream, "{}", are_missing(missing)).is_ok()
+    }
 }
 
 fn has_room(sink: impl AsFd, patience: Timespec) -> bool {
@@ -72,6 +90,8 @@ fn has_room(sink: impl AsFd, patience: Timespec) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
     use std::sync::Barrier;
     use std::thread;
 
@@ -102,6 +122,22 @@ mod tests {
         assert!(told.ends_with("MESSAGE=2 lines are missing before this one: the journal took no more\n"), "{told}");
         assert!(door.is_open());
         assert!(read().is_err(), "it is told once");
+    }
+
+    #[test]
+    fn what_a_stream_to_the_journal_did_not_take_is_told_when_it_goes_on() {
+        let (ours, mut journald) = UnixStream::pair().unwrap();
+        let (stream, mut taken) = (Stream::default(), 0);
+        while stream.is_open(&ours) {
+            taken += (&ours).write(&[b'x'; 1024]).unwrap();
+        }
+        assert!(!stream.is_open(&ours));
+        journald.read_exact(&mut vec![0; taken]).unwrap();
+        assert!(stream.is_open(&ours) && stream.is_open(&ours));
+        drop(ours);
+        let mut told = String::new();
+        journald.read_to_string(&mut told).unwrap();
+        assert_eq!(told, "2 lines are missing before this one: the journal took no more\n");
     }
 
     #[test]
