@@ -1,7 +1,8 @@
-//! Says of a rule that it can't be raised as the configuration stands, or always is: it watches what nobody collects, or
-//! asks for what its metric never is; and of a quarantine that it won't stop what it names. Only warns: what a gateway runs with today must not keep the next version from starting.
-//! The engine leaves such a rule out, so that no alarm of it stands for ever. Says nothing of what depends on the
-//! gateway, such as whether it has a battery.
+//! Says of a rule that it can't be raised as the configuration stands, or always is: it watches what nobody collects,
+//! or asks for what its metric never, or always, is; and of a quarantine that it won't stop what it names. Only warns:
+//! all else of the configuration works without. The engine leaves out a rule that can't be raised, as nothing would
+//! clear an alarm of it; one that always is stays in force. Says nothing of what depends on the gateway, such as
+//! whether it has a battery.
 
 use std::path::Path;
 

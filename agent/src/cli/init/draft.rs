@@ -138,8 +138,8 @@ fn agent(answers: &Answers, args: &InitArgs) -> String {
 fn policy(answers: &Answers) -> String {
     let mut text = Toml(
         "# Made by `fieldmedic init`. Root's own policy for fieldmedic-act, which does what needs root: what isn't named here\n\
-         # is not done. `/usr/libexec/fieldmedic-act --check` says whether it is right. What more is allowed, the agent learns at\n\
-         # its next start.\n"
+         # is not done. `/usr/libexec/fieldmedic-act --check` says whether it is right. What more is allowed, the agent learns\n\
+         # when it is started or reloaded.\n"
             .to_owned(),
     );
     text.table("device");
