@@ -100,11 +100,16 @@ enum Command {
     /// Looks into a store: how much is in it, or all of it as JSON lines.
     Store(store::StoreArgs),
     /// Prints a completion script for a shell.
+    #[cfg(feature = "completions")]
     #[command(after_help = "Example:\n  fieldmedic completions bash > /etc/bash_completion.d/fieldmedic")]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Not in this build.
+    #[cfg(not(feature = "completions"))]
+    #[command(hide = true)]
+    Completions(LeftOut),
 }
 
 /// Of what this build has.
@@ -173,7 +178,7 @@ pub fn command() -> clap::Command {
 }
 
 /// What a subcommand takes that this build was made without: anything, to be told so.
-#[cfg(not(all(feature = "demo", feature = "simulate")))]
+#[cfg(not(all(feature = "completions", feature = "demo", feature = "simulate")))]
 #[derive(Debug, Args)]
 struct LeftOut {
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -219,6 +224,9 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "simulate")]
         Command::Simulate(args) => simulate::run(&args),
         Command::Store(args) => store::run(&args),
+        #[cfg(not(feature = "completions"))]
+        Command::Completions(_) => left_out("completions"),
+        #[cfg(feature = "completions")]
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command(), "fieldmedic", &mut script);
@@ -288,7 +296,7 @@ fn fail(error: &anyhow::Error) -> u8 {
     FAILED
 }
 
-#[cfg(not(all(feature = "demo", feature = "simulate")))]
+#[cfg(not(all(feature = "completions", feature = "demo", feature = "simulate")))]
 fn left_out(subcommand: &str) -> u8 {
     eprintln!(
         "fieldmedic: this build has no `{subcommand}`, as a gateway has no use for it; `cargo run -- {subcommand}` has, and any \
