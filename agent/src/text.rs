@@ -1,4 +1,5 @@
-//! Texts as people read them: the beginning and the end of one that may be too long, cut between two characters, and sizes.
+//! Texts as people read them: the beginning and the end of one that may be too long, cut between two characters, and
+//! sizes.
 
 use unit_prefix::NumberPrefix;
 

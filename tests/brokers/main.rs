@@ -210,6 +210,7 @@ fn a_mosquitto_that_takes_only_short_messages_and_never_said_so_gets_all_that_fi
     let sample = world.fleet.sample_since(mark, "gw-short", "a sample", |sample| !sample["agent"]["dropped"].is_null());
     assert_eq!(sample["agent"]["dropped"], json!({"too_large": 1}), "{sample}");
     assert!(world.fleet.so_far().iter().all(|message| message.leaf() != "attributes"));
-    // mosquitto 2.0.11 hangs up on what it refuses, if it has max_queued_messages 0: that is once for each length tried.
+    // mosquitto 2.0.11 hangs up on what it refuses, if it has max_queued_messages 0: that is once for each length
+    // tried.
     assert!(world.broker.accepted("gw-short") <= REFUSALS_MAX, "{} connections", world.broker.accepted("gw-short"));
 }

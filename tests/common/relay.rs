@@ -1,5 +1,5 @@
-//! Takes connections and passes each on to a port of 127.0.0.1, on two threads that end with it. How bytes are passed is
-//! the test's: plainly, counted, looked at.
+//! Takes connections and passes each on to a port of 127.0.0.1, on two threads that end with it. How bytes are passed
+//! is the test's: plainly, counted, looked at.
 
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};

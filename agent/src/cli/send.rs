@@ -271,7 +271,8 @@ async fn presence(args: &SendArgs, client: &mut Client) -> anyhow::Result<Presen
             }
         }
     };
-    // It is part of the wait, of which something is to be left for the answer. Also what is not waited for needs a nonce.
+    // It is part of the wait, of which something is to be left for the answer. Also what is not waited for needs a
+    // nonce.
     let most = if args.wait.is_zero() { PRESENCE_MAX } else { PRESENCE_MAX.min(args.wait / 2) };
     let Ok(message) = timeout(most, retained).await else {
         let words = format!("{device} has never said that it is there: is the name right?");

@@ -1,6 +1,6 @@
 //! What is mounted where, and how full it is: /proc/self/mountinfo (proc_pid_mountinfo(5)) and statvfs(3). A path on
-//! which nothing is mounted has no numbers: they would be another file system's. The root's is the only one that is waited
-//! for ([`super::asked`]).
+//! which nothing is mounted has no numbers: they would be another file system's. The root's is the only one that is
+//! waited for ([`super::asked`]).
 
 use std::path::Path;
 

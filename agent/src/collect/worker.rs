@@ -39,7 +39,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread, which makes the collectors. Each round that is taken on is answered by one [`Input::Observed`] to `inputs`.
+    /// Starts the thread, which makes the collectors. Each round that is taken on is answered by one
+    /// [`Input::Observed`] to `inputs`.
     ///
     /// # Errors
     /// The system gives no thread.

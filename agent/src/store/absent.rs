@@ -55,8 +55,8 @@ impl Absent {
         TRY_EVERY.saturating_sub(self.tried.elapsed())
     }
 
-    /// Looks on a thread of its own, and tells there that the store is back: on a disk that fails it may take minutes to
-    /// find out, and whoever asks for a sign of life waits for none of them. One look at a time.
+    /// Looks on a thread of its own, and tells there that the store is back: on a disk that fails it may take minutes
+    /// to find out, and whoever asks for a sign of life waits for none of them. One look at a time.
     ///
     /// # Errors
     /// The system gives no thread.

@@ -112,8 +112,8 @@ pub(super) fn aside_bytes(path: &Path) -> u64 {
 }
 
 /// Deletes what was set aside below a directory, the oldest first and what a newer agent wrote last, until the rest
-/// takes no more than `bytes_max`. Evidence that is a second name of a segment counts in full: it takes no room yet, and
-/// does so as soon as the segment is sent, long before the next start looks.
+/// takes no more than `bytes_max`. Evidence that is a second name of a segment counts in full: it takes no room yet,
+/// and does so as soon as the segment is sent, long before the next start looks.
 pub(super) fn bound_aside(root: &Path, bytes_max: u64) {
     let mut aside = Vec::new();
     find_aside(root, DEPTH_MAX, &mut aside);

@@ -372,7 +372,8 @@ pub(super) struct Survey {
 pub(super) struct Ruins {
     /// As many as can be known by the heads of their frames that are still legible; bytes without one are one record.
     pub(super) records: u32,
-    /// Where the last frame ends whose head is legible. What lies behind it held records too, and nothing says how many.
+    /// Where the last frame ends whose head is legible. What lies behind it held records too, and nothing says how
+    /// many.
     pub(super) end: u64,
 }
 

@@ -409,7 +409,8 @@ impl State {
     }
 
     pub(super) fn measure(&mut self) {
-        // Of one that is new sled's file is small, and takes a segment when it is opened again: not for records until then.
+        // Of one that is new sled's file is small, and takes a segment when it is opened again: not for records until
+        // then.
         let dir = disk::tree_bytes(&self.dir()).max(rewrite::SLED_SEGMENT_BYTES);
         self.bytes = self.reserve.bytes() + dir + disk::tree_bytes(&self.root.join(IMAGE_FILE));
         self.damaged_bytes = disk::aside_bytes(&self.dir());

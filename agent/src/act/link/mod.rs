@@ -1,9 +1,9 @@
 //! Restarts a network interface: down, a moment of rest, and up again. Whoever orders it may only be in reach by it, so
 //! that nothing here leaves it down: once it is down neither a wish to cancel nor a deadline counts, bringing it up is
-//! tried again until it works, and what the kernel forgets with a link that goes down (its routes, permanent neighbours,
-//! and IPv6 addresses that somebody has set) is put back. It is done by this program as a process of its own, which goes on whatever
-//! becomes of the one that wants it: killed, out of memory, or told to stop. Where NetworkManager has the interface it
-//! does all that itself.
+//! tried again until it works, and what the kernel forgets with a link that goes down (its routes, permanent
+//! neighbours, and IPv6 addresses that somebody has set) is put back. It is done by this program as a process of its
+//! own, which goes on whatever becomes of the one that wants it: killed, out of memory, or told to stop. Where
+//! NetworkManager has the interface it does all that itself.
 
 #![expect(clippy::disallowed_methods, reason = "a link needs time to come up")]
 

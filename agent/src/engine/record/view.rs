@@ -64,8 +64,8 @@ impl<'b> SampleView<'b> {
         }
     }
 
-    /// What is written now; `None` for all else. To be read field by field was a third of what it took to write a sample
-    /// into its message.
+    /// What is written now; `None` for all else. To be read field by field was a third of what it took to write a
+    /// sample into its message.
     fn of_this_version(body: &'b [u8]) -> Option<Self> {
         let [ARRAY_OF_2, ARRAY_OF_2, BYTES_16, rest @ ..] = body else { return None };
         let (boot, rest) = rest.split_first_chunk()?;

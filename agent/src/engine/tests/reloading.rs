@@ -1,4 +1,5 @@
-//! Ladders and another configuration: what it no longer wants goes no further, and what is under way is told to its end.
+//! Ladders and another configuration: what it no longer wants goes no further, and what is under way is told to its
+//! end.
 
 use std::time::Duration;
 

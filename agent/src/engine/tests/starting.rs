@@ -1,5 +1,5 @@
-//! What a start makes of the run before: a journal that was lost, a beginning that the disk refused, and for how long the
-//! gateway was down.
+//! What a start makes of the run before: a journal that was lost, a beginning that the disk refused, and for how long
+//! the gateway was down.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

@@ -1,4 +1,5 @@
-//! A store that is a map, for the engine's world: it keeps over a crash what was committed, and counts what it is asked.
+//! A store that is a map, for the engine's world: it keeps over a crash what was committed, and counts what it is
+//! asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 

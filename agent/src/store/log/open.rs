@@ -83,8 +83,9 @@ impl Log {
         (mark.live + u64::from(followed)).saturating_sub(self.records())
     }
 
-    /// Counts what the damaged end of the newest segment held, where neither a frame's head nor the mark tells: all that
-    /// is in the file was appended, and is taken for records as large as the others. Gives how many are guessed so.
+    /// Counts what the damaged end of the newest segment held, where neither a frame's head nor the mark tells: all
+    /// that is in the file was appended, and is taken for records as large as the others. Gives how many are guessed
+    /// so.
     ///
     /// What remains untold, of a log that isn't marked with every commit: records that were cut off with the length of
     /// the file, at the end of a frame or where a power cut or a kill may have cut. Not a byte is left of them, and to

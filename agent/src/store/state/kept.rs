@@ -1,7 +1,7 @@
-//! A copy of sled's files for as long as it opens them. When sled is opened it takes its log's segments that are free by
-//! then, and overwrites them; what was in them is only in the snapshot that it has just written, whose name it doesn't
-//! sync. After a power cut in between neither may be there, and sled can't read what is left. Where that happened, the
-//! copy is the state. One segment is never free: of a small database none is made.
+//! A copy of sled's files for as long as it opens them. When sled is opened it takes its log's segments that are free
+//! by then, and overwrites them; what was in them is only in the snapshot that it has just written, whose name it
+//! doesn't sync. After a power cut in between neither may be there, and sled can't read what is left. Where that
+//! happened, the copy is the state. One segment is never free: of a small database none is made.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};

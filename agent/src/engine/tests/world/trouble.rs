@@ -1,5 +1,5 @@
-//! What goes wrong in the engine's world when it is told to: a store that is slow, busy or full, a broker that hangs up,
-//! forgets or keeps silent, acts and collectors that don't end.
+//! What goes wrong in the engine's world when it is told to: a store that is slow, busy or full, a broker that hangs
+//! up, forgets or keeps silent, acts and collectors that don't end.
 
 use super::World;
 use crate::engine::io::{EffectId, Input, StoreFault, StoreOp};
