@@ -28,27 +28,15 @@ impl Gateway {
             return None;
         }
         let gateway = Self { namespace, dir: tempfile::tempdir().unwrap() };
-        gateway.ip(&["link", "add", "wwan0", "type", "veth", "peer", "name", "mast"]);
-        gateway.ip(&["address", "add", "10.79.0.1/24", "dev", "wwan0"]);
-        gateway.ip(&["-6", "address", "add", "2001:db8::1/64", "dev", "wwan0", "nodad"]);
+        gateway.ip("link add wwan0 type veth peer name mast");
+        gateway.ip("address add 10.79.0.1/24 dev wwan0");
+        gateway.ip("-6 address add 2001:db8::1/64 dev wwan0 nodad");
         for device in ["lo", "wwan0", "mast"] {
-            gateway.ip(&["link", "set", "dev", device, "up"]);
+            gateway.ip(&format!("link set dev {device} up"));
         }
-        gateway.ip(&[
-            "route",
-            "add",
-            "default",
-            "via",
-            "10.79.0.254",
-            "dev",
-            "wwan0",
-            "metric",
-            "100",
-            "src",
-            "10.79.0.1",
-        ]);
-        gateway.ip(&["route", "add", "198.51.100.0/24", "via", "10.79.0.253", "dev", "wwan0"]);
-        gateway.ip(&["-6", "route", "add", "default", "via", "2001:db8::fe", "dev", "wwan0"]);
+        gateway.ip("route add default via 10.79.0.254 dev wwan0 metric 100 src 10.79.0.1");
+        gateway.ip("route add 198.51.100.0/24 via 10.79.0.253 dev wwan0");
+        gateway.ip("-6 route add default via 2001:db8::fe dev wwan0");
         Some(gateway)
     }
 
@@ -81,8 +69,9 @@ ip -n {namespace} "$@" || exit
         Links { ip, root: self.dir.path().to_owned(), carrier_max: Duration::from_secs(2) }
     }
 
-    fn ip(&self, args: &[&str]) -> String {
-        run(&[&["-n", &self.namespace], args].concat())
+    fn ip(&self, line: &str) -> String {
+        let args: Vec<&str> = ["-n", &self.namespace].into_iter().chain(line.split(' ')).collect();
+        run(&args)
     }
 
     fn state(&self) -> [String; 3] {
@@ -92,9 +81,9 @@ ip -n {namespace} "$@" || exit
             lines.join("\n")
         };
         [
-            sorted(self.ip(&["route", "show"])),
-            sorted(self.ip(&["-6", "route", "show", "default"])),
-            sorted(self.ip(&["-brief", "link", "show", "wwan0"])),
+            sorted(self.ip("route show")),
+            sorted(self.ip("-6 route show default")),
+            sorted(self.ip("-brief link show wwan0")),
         ]
     }
 
@@ -154,9 +143,9 @@ async fn a_gateway_that_is_a_route_itself_and_routes_of_other_tables_are_put_bac
         "route add default via 10.80.0.254 dev wwan0",
         "route add default via 10.80.0.254 dev wwan0 table 100",
     ] {
-        gateway.ip(&line.split(' ').collect::<Vec<_>>());
+        gateway.ip(line);
     }
-    let routes = || [gateway.ip(&["route", "show"]), gateway.ip(&["route", "show", "table", "100"])];
+    let routes = || ["route show", "route show table 100"].map(|line| gateway.ip(line));
     let before = routes();
     let outcome = restarted(&links, "wwan0").await;
     assert_eq!((outcome.status, routes()), (ActStatus::Succeeded, before), "{outcome:?}");
@@ -173,12 +162,9 @@ async fn routes_of_several_ways_and_neighbours_that_somebody_has_set_are_put_bac
         "route add 203.0.113.0/24 table 100 nexthop via 10.79.0.252 dev wwan0 nexthop via 10.79.0.251 dev wwan0",
         "neigh add 10.79.0.77 lladdr 02:00:00:00:00:4d dev wwan0 nud permanent",
     ] {
-        gateway.ip(&line.split(' ').collect::<Vec<_>>());
+        gateway.ip(line);
     }
-    let set = || {
-        ["route show", "route show table 100", "neigh show nud permanent"]
-            .map(|line| gateway.ip(&line.split(' ').collect::<Vec<_>>()))
-    };
+    let set = || ["route show", "route show table 100", "neigh show nud permanent"].map(|line| gateway.ip(line));
     let before = set();
     assert!(before[0].contains("weight 2") && before[1].contains("nexthop") && before[2].contains("PERMANENT"));
     let outcome = restarted(&links, "wwan0").await;
@@ -200,29 +186,29 @@ async fn routes_by_the_vlans_on_it_which_go_down_with_it_are_put_back_too() {
         "link set dev wwan0.7 up",
         "route add default via 10.81.0.254 dev wwan0.7",
     ] {
-        gateway.ip(&line.split(' ').collect::<Vec<_>>());
+        gateway.ip(line);
     }
     // As the kernel links them; the one that lies on itself it wouldn't.
     for (lower, upper) in [("wwan0", "wwan0.7"), ("wwan0.7", "wwan0")] {
         fs::create_dir_all(gateway.dir.path().join("sys/class/net").join(lower).join(format!("upper_{upper}")))
             .unwrap();
     }
-    let before = gateway.ip(&["route", "show"]);
+    let before = gateway.ip("route show");
     let outcome = restarted(&links, "wwan0").await;
-    assert_eq!((outcome.status, gateway.ip(&["route", "show"])), (ActStatus::Succeeded, before), "{outcome:?}");
+    assert_eq!((outcome.status, gateway.ip("route show")), (ActStatus::Succeeded, before), "{outcome:?}");
 }
 
 #[tokio::test]
 async fn what_a_router_advertises_is_left_to_it_and_no_loss() {
     let Some(gateway) = Gateway::new() else { return };
     let links = gateway.links("");
-    gateway.ip(&["route", "flush", "dev", "wwan0"]);
+    gateway.ip("route flush dev wwan0");
     for line in [
         "-6 route delete default",
         "-6 route add default via fe80::1 dev wwan0 proto ra metric 1024 expires 1800",
         "-6 route add 2001:db8:1::/64 dev wwan0 metric 256 expires 1800",
     ] {
-        gateway.ip(&line.split(' ').collect::<Vec<_>>());
+        gateway.ip(line);
     }
     let outcome = restarted(&links, "wwan0").await;
     assert_eq!(outcome.status, ActStatus::Succeeded, "{outcome:?}");
@@ -232,7 +218,7 @@ async fn what_a_router_advertises_is_left_to_it_and_no_loss() {
 #[tokio::test]
 async fn without_any_of_its_default_routes_it_is_no_success() {
     let Some(gateway) = Gateway::new() else { return };
-    gateway.ip(&["-6", "route", "delete", "default"]);
+    gateway.ip("-6 route delete default");
     let lost = "-4 route replace default via 10.79.0.254 src 10.79.0.1 metric 100 dev wwan0";
     let outcome = restarted(&gateway.links(lost), "wwan0").await;
     assert_eq!(outcome.reason.as_deref(), Some("link_down"), "{outcome:?}");
@@ -262,7 +248,7 @@ async fn what_can_not_be_taken_down_is_up_all_the_same() {
 async fn a_link_without_a_carrier_is_no_success() {
     let Some(gateway) = Gateway::new() else { return };
     let links = gateway.links("");
-    gateway.ip(&["link", "set", "dev", "mast", "down"]);
+    gateway.ip("link set dev mast down");
     let outcome = restarted(&links, "wwan0").await;
     assert_eq!(outcome.reason.as_deref(), Some("link_down"), "{outcome:?}");
 }
@@ -271,7 +257,7 @@ async fn a_link_without_a_carrier_is_no_success() {
 async fn a_carrier_that_stays_away_is_waited_for_as_long_as_somebody_wants_to_and_the_link_is_up_by_then() {
     let Some(gateway) = Gateway::new() else { return };
     let links = Links { carrier_max: Duration::from_secs(600), ..gateway.links("") };
-    gateway.ip(&["link", "set", "dev", "mast", "down"]);
+    gateway.ip("link set dev mast down");
     let moment = Duration::from_millis(1);
     for (within, is_canceled, status) in
         [(moment, false, ActStatus::TimedOut), (Duration::from_secs(600), true, ActStatus::Canceled)]
@@ -285,7 +271,7 @@ async fn a_carrier_that_stays_away_is_waited_for_as_long_as_somebody_wants_to_an
                 .await;
         assert_eq!(outcome.map(|outcome| outcome.status), Ok(status));
         assert_eq!(gateway.calls(), [DOWN, UP]);
-        assert!(gateway.ip(&["route", "show", "default"]).contains("10.79.0.254"));
+        assert!(gateway.ip("route show default").contains("10.79.0.254"));
     }
 }
 
