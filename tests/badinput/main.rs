@@ -115,8 +115,7 @@ fn a_flood_of_garbage_is_counted_and_a_ping_behind_it_is_answered() {
     /// Refusals that are told one by one; then it is one a second.
     const TOLD_AT_ONCE: usize = 60;
     let world = World::new();
-    let _agent = world.gateway("gw-flood").start();
-    world.fleet.presence(0, "gw-flood", true);
+    let _agent = world.online(&world.gateway("gw-flood"));
     let flood = "no token at all\n".repeat(FLOOD);
     let began = Instant::now();
     world.broker.publish_lines(&format!("{PREFIX}/gw-flood/commands"), &flood);
@@ -195,9 +194,7 @@ fn an_agent_whose_store_cannot_be_opened_is_seen_and_takes_it_up_when_it_can_be(
     assert!(log.iter().any(|line| line.contains("can be used again")), "{log:#?}");
     let before: u64 = common::fleet::records(&world.fleet.so_far()).into_keys().max().unwrap();
 
-    let mark = world.fleet.mark();
-    let _agent = gateway.start();
-    let presence = world.fleet.presence(mark, "gw-nostore", true);
+    let (_agent, presence) = world.announced(&gateway);
     assert!(presence.body["seq"].as_u64() > Some(before), "{presence:?} comes after {before}");
     let late = world.order("gw-nostore", "ping", json!({}));
     for id in [early, late] {

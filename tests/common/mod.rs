@@ -78,10 +78,15 @@ impl World {
 
     /// Starts the gateway's agent, and waits until it is online.
     pub fn online(&self, gateway: &Gateway) -> Agent {
+        self.announced(gateway).0
+    }
+
+    /// The same, with what it says of itself then.
+    pub fn announced(&self, gateway: &Gateway) -> (Agent, Message) {
         let mark = self.fleet.mark();
         let agent = gateway.start();
-        self.fleet.presence(mark, gateway.device(), true);
-        agent
+        let presence = self.fleet.presence(mark, gateway.device(), true);
+        (agent, presence)
     }
 
     /// Publishes a token on the device's command topic.

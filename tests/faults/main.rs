@@ -90,9 +90,8 @@ fn all_get_through(version: &str) {
 fn cut_off(world: &World, version: &str) -> (Gateway, BTreeSet<u64>) {
     let gateway = world.gateway(DEVICE).with(EAGER).with(&format!("[mqtt]\nversion = \"{version}\""));
     gateway.runbook("act", &format!("echo $1 >> {}", gateway.file("acted").display()));
-    let agent = gateway.start();
-    // It asks for its commands before it says this.
-    world.fleet.presence(0, DEVICE, true);
+    // It asks for its commands before it says that it is there.
+    let agent = world.online(&gateway);
     assert_eq!(agent.sigterm(), Some(0));
     let stored = fill(&gateway.store(), RECORDS);
     (gateway, stored)

@@ -27,8 +27,7 @@ impl Bench {
             let script = format!("PATH={}:$PATH\nexport PATH\nexec {} \"$@\"", bin.display(), runbook.display());
             gateway.runbook(name, &script);
         }
-        let agent = gateway.start();
-        world.fleet.presence(0, device, true);
+        let agent = world.online(&gateway);
         Self { world, gateway, _agent: agent }
     }
 

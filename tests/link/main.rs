@@ -162,8 +162,7 @@ fn two_gateways_with_one_id_say_so_once_each_and_make_no_storm() {
 #[test]
 fn a_broker_that_speaks_only_the_older_protocol_is_spoken_to() {
     let world = common::World::new();
-    let _agent = world.gateway("gw-311").with("[mqtt]\nversion = \"3.1.1\"").start();
-    world.fleet.presence(0, "gw-311", true);
+    let _agent = world.online(&world.gateway("gw-311").with("[mqtt]\nversion = \"3.1.1\""));
     let id = world.order("gw-311", "ping", json!({}));
     world.fleet.result(&id, "SUCCEEDED");
     broker_says(&world.broker, "as gw-311 (p2, c0", 1);

@@ -120,9 +120,7 @@ fn fifty_kills_with_the_broker_coming_and_going_lose_nothing_that_was_stored() {
     if !world.broker.is_up() {
         world.broker.resume();
     }
-    let mark = world.fleet.mark();
-    let _agent = gateway.start();
-    world.fleet.presence(mark, "gw-kills", true);
+    let _agent = world.online(&gateway);
     let came = world.fleet.wait_for_records(DRAIN_BOUND, &stored);
     let duplicates: usize = came.values().map(|count| count - 1).sum();
     println!("{} records stored, {} came, {duplicates} of them again, none is missing", stored.len(), came.len());

@@ -19,8 +19,7 @@ use common::{Fleet, PREFIX, Tree, World};
 #[test]
 fn an_agent_that_is_killed_is_reported_lost_by_its_will() {
     let world = World::new();
-    let agent = world.gateway("gw-will").start();
-    let online = world.fleet.presence(0, "gw-will", true);
+    let (agent, online) = world.announced(&world.gateway("gw-will"));
     assert_eq!(online.body["quarantine"], "none", "{online:?}");
     assert_eq!(online.body["agent"], env!("CARGO_PKG_VERSION"), "{online:?}");
 
@@ -34,8 +33,7 @@ fn an_agent_that_is_killed_is_reported_lost_by_its_will() {
 #[test]
 fn a_broker_without_retained_messages_hears_of_a_gateway_all_the_same() {
     let world = World::around(Broker::start(Access::OpenWithoutRetain));
-    let agent = world.gateway("gw-fleeting").start();
-    world.fleet.presence(0, "gw-fleeting", true);
+    let agent = world.online(&world.gateway("gw-fleeting"));
     world.fleet.wait_for("its attributes", |message| message.leaf() == "attributes");
     let mark = world.fleet.mark();
     agent.kill9();
@@ -63,8 +61,7 @@ fn a_broker_that_hangs_up_over_retained_messages_without_a_word_hears_of_a_gatew
 #[test]
 fn an_agent_that_is_stopped_says_goodbye_and_exits_with_zero() {
     let world = World::new();
-    let agent = world.gateway("gw-bye").start();
-    world.fleet.presence(0, "gw-bye", true);
+    let agent = world.online(&world.gateway("gw-bye"));
 
     let mark = world.fleet.mark();
     assert_eq!(agent.sigterm(), Some(0));
@@ -92,15 +89,12 @@ fn an_agent_stops_also_while_its_broker_is_away() {
 fn each_start_has_a_nonce_of_its_own_and_presence_is_retained() {
     let world = World::new();
     let gateway = world.gateway("gw-nonce");
-    let agent = gateway.start();
-    let first = world.fleet.presence(0, "gw-nonce", true);
+    let (agent, first) = world.announced(&gateway);
     let nonce = first.body["nonce"].as_str().unwrap_or_default();
     assert!(nonce.len() >= 22, "128 bits are 22 letters of base64 or more: {first:?}");
     assert_eq!(agent.sigterm(), Some(0));
 
-    let mark = world.fleet.mark();
-    let _agent = gateway.start();
-    let second = world.fleet.presence(mark, "gw-nonce", true);
+    let (_agent, second) = world.announced(&gateway);
     assert_ne!(second.body["nonce"], first.body["nonce"]);
     assert!(second.body["seq"].as_u64() > first.body["seq"].as_u64(), "{first:?} {second:?}");
 
