@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::common::SOON;
+use super::common::{Agent, Gateway, SOON};
 use super::packet::{self, Connect, Packet, Publish, V5};
 
 /// Connections that may wait to be looked at; more than any case lets come.
@@ -52,6 +52,14 @@ impl Case {
     /// Begins to listen on a port of its own.
     pub fn broker(&self) -> Broker {
         Broker::on(TcpListener::bind("127.0.0.1:0").unwrap(), self.wire.clone())
+    }
+
+    /// The same, with an agent that has come there, and its connection.
+    pub fn greeted(&self, device: &str) -> (Broker, Agent, Conn) {
+        let broker = self.broker();
+        let agent = Gateway::new(device, &broker.url()).start();
+        let conn = broker.welcome(false);
+        (broker, agent, conn)
     }
 
     /// Begins to listen on this port.

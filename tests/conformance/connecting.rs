@@ -158,9 +158,7 @@ fn packets_that_come_byte_by_byte_are_packets() {
 #[test]
 fn an_agent_that_is_stopped_says_goodbye() {
     let case = Case::new("MQTT DISCONNECT");
-    let broker = case.broker();
-    let agent = Gateway::new("gw-stop", &broker.url()).start();
-    let mut conn = broker.welcome(false);
+    let (_broker, agent, mut conn) = case.greeted("gw-stop");
     conn.until_publish("presence", |presence| presence["online"] == true);
     let stopping = std::thread::spawn(move || agent.sigterm());
     conn.until_publish("presence", |presence| presence["online"] == false);

@@ -58,9 +58,7 @@ fn what_is_published_is_acknowledged_once_and_not_sent_again() {
 #[test]
 fn without_a_puback_the_connection_is_dead_and_the_records_come_again() {
     let case = Case::new("MQTT publish retry: no PUBACK");
-    let broker = case.broker();
-    let _agent = Gateway::new("gw-unacked", &broker.url()).start();
-    let mut conn = broker.welcome(false);
+    let (broker, _agent, mut conn) = case.greeted("gw-unacked");
     conn.until_publish("telemetry", |_| true);
     conn.manners.puback = false;
     let withheld: BTreeSet<u64> = conn
@@ -155,9 +153,7 @@ fn no_packet_is_larger_than_the_broker_takes() {
 #[test]
 fn an_answer_that_refuses_costs_what_it_refuses_and_not_the_connection_whatever_its_code() {
     let case = Case::new("MQTT 5 reason codes of PUBACK and SUBACK, known or not");
-    let broker = case.broker();
-    let _agent = Gateway::new("gw-codes", &broker.url()).start();
-    let mut conn = broker.welcome(false);
+    let (_broker, _agent, mut conn) = case.greeted("gw-codes");
     conn.manners.suback = false;
     // 0x95 is too large and 0x87 not authorized. A reason string and a user property, a property that the standard
     // doesn't have, no properties at all; codes that it doesn't have.

@@ -135,9 +135,7 @@ fn the_subscription_is_to_the_device_and_its_groups_at_qos_1() {
 #[test]
 fn without_a_suback_it_is_subscribed_again_also_in_a_session_that_was_kept() {
     let case = Case::new("MQTT subscribe retry: no SUBACK");
-    let broker = case.broker();
-    let _agent = Gateway::new("gw-no-suback", &broker.url()).start();
-    let mut conn = broker.welcome(false);
+    let (broker, _agent, mut conn) = case.greeted("gw-no-suback");
     conn.manners.suback = false;
     conn.until_subscribe();
     conn.until_closed(SOON);
@@ -150,9 +148,7 @@ fn a_subscription_that_is_refused_stops_nothing_and_is_asked_for_again() {
     // Not authorized (3.9.3).
     const REFUSED: u8 = 0x87;
     let case = Case::new("MQTT subscribe: SUBACK refuses");
-    let broker = case.broker();
-    let agent = Gateway::new("gw-denied", &broker.url()).start();
-    let mut conn = broker.welcome(false);
+    let (broker, agent, mut conn) = case.greeted("gw-denied");
     conn.manners.suback = false;
     let pkid = conn.until("SUBSCRIBE", |packet| match packet {
         Packet::Subscribe { pkid, .. } => Some(*pkid),
