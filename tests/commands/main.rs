@@ -436,11 +436,7 @@ fn a_full_queue_says_busy_and_the_red_button_empties_it() {
 /// Releases of an application: 2.0 runs, 1.0 ran before it.
 fn releases(gateway: &Gateway) -> std::path::PathBuf {
     let dir = gateway.file("app");
-    for release in ["1.0", "2.0"] {
-        std::fs::create_dir_all(dir.join("releases").join(release)).unwrap();
-    }
-    std::os::unix::fs::symlink("releases/2.0", dir.join("current")).unwrap();
-    std::os::unix::fs::symlink("releases/1.0", dir.join("previous")).unwrap();
+    common::releases(&dir, &["1.0", "2.0"]);
     dir
 }
 

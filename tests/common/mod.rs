@@ -21,6 +21,8 @@ pub mod relay;
 pub mod software;
 pub mod tree;
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -49,6 +51,16 @@ pub fn until(what: &str, holds: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "waited {SOON:?} for {what}");
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// Lays out releases of an application: the last of them runs, and ran after the first.
+pub fn releases(dir: &Path, names: &[&str]) {
+    for name in names {
+        std::fs::create_dir_all(dir.join("releases").join(name)).unwrap();
+    }
+    let link = |name: &str, to: &str| symlink(format!("releases/{to}"), dir.join(name)).unwrap();
+    link("previous", names[0]);
+    link("current", names[names.len() - 1]);
 }
 
 /// The prefix of all topics, as by default.

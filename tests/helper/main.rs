@@ -113,9 +113,7 @@ fn a_wrong_token_is_refused_in_the_contracts_word() {
 fn no_refresh_takes_a_quarantine_to_another_level_than_was_ordered() {
     let world = World::new();
     world.allow("[allow]\nactions = [\"quarantine\"]\n");
-    let terms = json!({"broker": [], "port": 1883, "hosts": [], "stop": []});
-    let saved = json!({"level": "observe", "wide": false, "terms": terms, "stopped": [], "degraded": null});
-    std::fs::write(world.state("quarantine.json"), saved.to_string()).unwrap();
+    world.in_quarantine("observe", &[]);
     let _helper = world.start();
     let end = world.ask(&ordered_by_rule("refresh", &json!({"level": "isolate", "wide": true})));
     assert_eq!((&end["status"], &end["detail"]), (&json!("SUCCEEDED"), &json!("nothing is cut off")), "{end}");
@@ -126,15 +124,13 @@ fn no_refresh_takes_a_quarantine_to_another_level_than_was_ordered() {
 #[test]
 fn a_quarantine_that_root_does_not_allow_any_more_is_left_and_kept_up_and_not_entered() {
     let world = World::new();
-    let terms = json!({"broker": [], "port": 1883, "hosts": [], "stop": []});
-    let saved = json!({"level": "observe", "wide": false, "terms": terms, "stopped": [], "degraded": null});
-    std::fs::write(world.state("quarantine.json"), saved.to_string()).unwrap();
+    world.in_quarantine("observe", &[]);
     let helper = world.start();
     let signed = |name: &str, args: Json| {
         let order = claims(DEVICE, name, args.clone());
         commanded(name, &args, order["jti"].as_str().unwrap(), &world.operator.sign(&order))
     };
-    let hello = world.ask(&json!({"v": 1, "hello": true}));
+    let hello = world.hello();
     assert!(hello["withheld"].as_array().unwrap().contains(&json!("quarantine")), "{hello}");
     world.refused(&helper, &signed("quarantine", json!({"level": "isolate"})), "not_allowed");
     world.refused(&helper, &ordered_by_rule("release", &json!({})), "not_allowed");
@@ -217,7 +213,7 @@ fn what_nobody_waits_for_any_more_is_not_done_by_a_helper_that_comes_round() {
     let world = World::new();
     let (current, order) = released(&world);
     let helper = world.start();
-    assert!(world.ask(&json!({"v": 1, "hello": true}))["able"].is_array());
+    world.hello();
     let mark = helper.log.mark();
     helper.signal(Signal::STOP);
     drop(world.send(&order));
@@ -262,9 +258,7 @@ async fn a_helper_that_hangs_costs_an_act_no_more_than_its_time_and_has_not_done
 #[test]
 fn a_unit_that_a_quarantine_keeps_stopped_is_not_restarted() {
     let world = World::new();
-    let terms = json!({"broker": [], "port": 1883, "hosts": [], "stop": ["app.service"]});
-    let saved = json!({"level": "restrict", "wide": false, "terms": terms, "stopped": [], "degraded": null});
-    std::fs::write(world.state("quarantine.json"), saved.to_string()).unwrap();
+    world.in_quarantine("restrict", &["app.service"]);
     let helper = world.start();
     world.refused(&helper, &ordered_by_rule("restart_unit", &json!({"unit": "app.service"})), "quarantined");
 }
@@ -351,7 +345,7 @@ fn connections_beyond_the_bound_are_refused_and_those_that_say_nothing_are_close
     assert_eq!(answer["reason"], "busy", "{answer}");
     world.wait_for_log(&helper, "refused: busy");
     drop(silent);
-    assert!(world.ask(&json!({"v": 1, "hello": true}))["able"].is_array());
+    world.hello();
 }
 
 #[test]

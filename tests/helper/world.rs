@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::common::agent::helper;
 use super::common::process::Process;
-use super::common::{Operator, SOON};
+use super::common::{Operator, SOON, releases};
 
 pub const DEVICE: &str = "gw-1";
 /// Does what systemd does: the socket is descriptor 3, and the environment says so to this process id.
@@ -62,18 +62,20 @@ impl World {
     /// Where they lie.
     pub fn releases(&self, names: &[&str], units: &[&str]) -> PathBuf {
         let dir = self.file("app");
-        for name in names {
-            fs::create_dir_all(dir.join("releases").join(name)).unwrap();
-        }
-        let link = |name: &str, to: &str| symlink(format!("releases/{to}"), dir.join(name)).unwrap();
-        link("previous", names[0]);
-        link("current", names[names.len() - 1]);
+        releases(&dir, names);
         self.allow(&format!(
             "[allow]\nactions = [\"rollback\"]\n[local]\nactions = [\"rollback\"]\n[budget]\nrollback = \"1/1h\"\n\
              [rollback.app]\nkind = \"slots\"\ndir = \"{}\"\nunits = {units:?}\n",
             dir.display()
         ));
         dir
+    }
+
+    /// Leaves behind what a quarantine saves that was entered, and stops these.
+    pub fn in_quarantine(&self, level: &str, stop: &[&str]) {
+        let terms = json!({"broker": [], "port": 1883, "hosts": [], "stop": stop});
+        let saved = json!({"level": level, "wide": false, "terms": terms, "stopped": [], "degraded": null});
+        fs::write(self.state("quarantine.json"), saved.to_string()).unwrap();
     }
 
     /// Allows this from now on; what was the policy before.
@@ -178,6 +180,13 @@ impl World {
                 return answer;
             }
         }
+    }
+
+    /// What the helper says of itself, once it is up.
+    pub fn hello(&self) -> Json {
+        let hello = self.ask(&json!({"v": 1, "hello": true}));
+        assert!(hello["able"].is_array(), "{hello}");
+        hello
     }
 
     /// Asks for what has to be refused: with this reason, in the answer and in a new line of the log.
