@@ -6,6 +6,7 @@
 //! sled: so an entry that vanished and a state that fell back to what it was before are noticed. It must not hold large
 //! values, and it never lets what can't be read pass as empty: a state that is lost is set aside and said to be lost.
 
+mod generation;
 mod kept;
 mod load;
 mod pool;
@@ -17,7 +18,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,8 +35,6 @@ use crate::gather::gather;
 /// Longest value. From 5 KiB on, with the checksum, sled's recovery was seen to panic after power cuts.
 pub const STATE_VALUE_BYTES_MAX: usize = 5 * 1024 - CHECKSUM_BYTES - 1;
 const CHECKSUM_BYTES: usize = 4;
-/// The number of a write, and its checksum.
-const GENERATION_BYTES: usize = 12;
 const CACHE_BYTES: u64 = 1024 * 1024;
 /// A call is made once more after the database was opened anew.
 const ATTEMPTS: usize = 2;
@@ -47,6 +45,8 @@ pub(crate) const COMMIT_OVERHEAD_BYTES: u64 = 950;
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
+pub(super) use self::generation::{GENERATION_FILE, was_used};
+use self::generation::{Generation, Last};
 pub(super) use self::kept::KEPT_DIR;
 use self::kept::Kept;
 use self::reserve::Reserve;
@@ -58,7 +58,6 @@ pub(super) use self::rewrite::IMAGE_FILE;
 pub(super) const DIR: &str = "state";
 /// sled's, below [`DIR`].
 const DB_FILE: &str = "db";
-pub(super) const GENERATION_FILE: &str = "state.generation";
 /// Not a key that the engine would use.
 const TALLY_KEY: &str = "\0tally";
 
@@ -108,22 +107,6 @@ struct Tally {
     entries: u64,
     /// Of the entries' checksums, wrapping.
     sum: u64,
-}
-
-/// The number of the last write that was durable, in a file beside sled's. It is written after the write and synced
-/// never: it may lag behind, and what it does say is certain.
-#[derive(Debug)]
-struct Generation {
-    file: Option<File>,
-    last: Last,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Last {
-    Known(u64),
-    /// There is no file: as before the first write.
-    Missing,
-    Damaged,
 }
 
 /// What opening the database gave.
@@ -538,54 +521,6 @@ impl Opened {
             return Some(Trouble::Incomplete { found: self.entries.len() as u64, expected: tally.entries });
         }
         None
-    }
-}
-
-impl Generation {
-    /// Reads the file or makes it. It is a guard and no more: where it can't be had, the state does without.
-    fn open(path: &Path, dead: bool) -> io::Result<Self> {
-        let make = || disk::make_file(path, &Self::encode(0)).ok();
-        Ok(match Self::read(path) {
-            Ok((file, Some(last))) => Self { file: Some(file), last: Last::Known(last) },
-            Err(error) if unreadable::is_refusal(&error) && !dead => return Err(error),
-            Err(error) if disk::is_passing(&error) => Self { file: None, last: Last::Known(0) },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self { file: make(), last: Last::Missing },
-            Ok((_, None)) | Err(_) => Self { file: make(), last: Last::Damaged },
-        })
-    }
-
-    fn read(path: &Path) -> io::Result<(File, Option<u64>)> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let mut bytes = [0; GENERATION_BYTES];
-        let read = unreadable::read_at(&file, bytes.as_mut_slice(), 0)?;
-        let mut fields = Fields(&bytes);
-        let last = match (read, fields.u64(), fields.u32()) {
-            (GENERATION_BYTES, Some(last), Some(crc)) if crc == crc32c::crc32c(&last.to_le_bytes()) => Some(last),
-            _ => None,
-        };
-        Ok((file, last))
-    }
-
-    fn put(&mut self, last: u64) {
-        self.last = Last::Known(last);
-        if let Some(file) = &self.file {
-            // The write that it stands for is done; without this a loss of it would only go unnoticed.
-            let _ = file.write_all_at(&Self::encode(last), 0);
-        }
-    }
-
-    fn encode(last: u64) -> Vec<u8> {
-        let last = last.to_le_bytes();
-        [&last[..], &crc32c::crc32c(&last).to_le_bytes()].concat()
-    }
-}
-
-/// Whether anything was ever written to the state below `root`, and so to the store.
-pub(super) fn was_used(root: &Path) -> bool {
-    match Generation::read(&root.join(GENERATION_FILE)) {
-        Ok((_, last)) => last != Some(0),
-        // It is made after all else: where the state is without it, it was taken away.
-        Err(error) => error.kind() != io::ErrorKind::NotFound || root.join(DIR).exists(),
     }
 }
 
