@@ -84,14 +84,23 @@ fn arrives(world: &World, stored: &BTreeSet<u64>) {
 
 /// Takes the broker away while the agent publishes; one that would lose some of that, while the agent holds its breath.
 fn take_away(software: Software, world: &mut World, agent: &Agent) {
-    if software.loses_as_it_ends() {
+    if software.loses_over_its_end() {
         agent.freeze();
-        let mark = world.fleet.mark();
-        world.order("nobody", "ping", json!({}));
-        world.fleet.wait_since(mark, "what is published last", |message| message.topic.ends_with("/nobody/commands"));
+        world.fleet.hears(&world.broker);
     }
     world.broker.stop();
     agent.thaw();
+}
+
+/// Brings it back, before the agent where the fleet would else miss something.
+fn bring_back(software: Software, world: &mut World, agent: Option<&Agent>) {
+    if !software.loses_over_its_end() {
+        return world.broker.resume();
+    }
+    agent.into_iter().for_each(Agent::freeze);
+    world.broker.resume();
+    world.fleet.hears(&world.broker);
+    agent.into_iter().for_each(Agent::thaw);
 }
 
 /// Everything that is asked of a broker that keeps its sessions.
@@ -107,14 +116,14 @@ fn a_round_with(software: Software) {
 
     take_away(software, &mut world, &agent);
     let stored = backlog(&gateway);
-    world.broker.resume();
+    bring_back(software, &mut world, Some(&agent));
     arrives(&world, &stored);
     obeys(&world, &gateway);
 
     assert_eq!(agent.sigterm(), Some(0));
     let id = world.order("gw-round", "ping", json!({}));
     world.broker.stop();
-    world.broker.resume();
+    bring_back(software, &mut world, None);
     let stored = fill(&gateway.store(), OLD_SAMPLES);
     let mark = world.fleet.mark();
     let agent = gateway.start();
@@ -126,7 +135,7 @@ fn a_round_with(software: Software) {
     take_away(software, &mut world, &agent);
     let left = backlog(&gateway).intersection(&stored).count();
     assert!((1..stored.len()).contains(&left), "the broker went while {left} of {} were left", stored.len());
-    world.broker.resume();
+    bring_back(software, &mut world, Some(&agent));
     arrives(&world, &stored);
 }
 

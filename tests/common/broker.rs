@@ -99,6 +99,11 @@ impl Broker {
         &self.process.as_ref().unwrap().log
     }
 
+    /// Whether a watcher that is to see all of it needs no session with it, and quiet while it ends.
+    pub fn loses_over_its_end(&self) -> bool {
+        self.software.loses_over_its_end()
+    }
+
     pub fn is_up(&self) -> bool {
         self.process.is_some()
     }

@@ -1,10 +1,10 @@
 //! The fleet's side: a stock `mosquitto_sub` with a session of its own, whose messages are kept in the order in which
-//! they came. It loses nothing while the broker is away.
+//! they came. It loses nothing while the broker is away, unless that is one that itself would.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -17,6 +17,9 @@ use super::process::{Process, Stream, output_of, tool};
 
 /// zstd's magic number (RFC 8878, section 3.1.1).
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// How often it is tried whether the fleet hears, and for how long each time.
+const MARKERS_MAX: usize = 60;
+const MARKER_BOUND: Duration = Duration::from_secs(1);
 
 /// One message as the fleet got it.
 #[derive(Clone)]
@@ -83,7 +86,25 @@ impl Fleet {
     /// A second watcher needs an id of its own.
     pub fn watch_as(broker: &Broker, id: &str) -> Self {
         let port = broker.fleet_port().to_string();
-        Self::subscribe(&["-h", "127.0.0.1", "-p", &port, "-i", id])
+        let whom = ["-h", "127.0.0.1", "-p", &port, "-i", id];
+        if !broker.loses_over_its_end() {
+            return Self::subscribe(&whom);
+        }
+        let fleet = Self::read(tool("mosquitto_sub").args(whom).args(["-t", &format!("{PREFIX}/#")]));
+        fleet.hears(broker);
+        fleet
+    }
+
+    /// Waits until it hears what is published, and all that was published before.
+    pub fn hears(&self, broker: &Broker) {
+        let topic = format!("{PREFIX}/nobody/marker");
+        let heard = (0..MARKERS_MAX).any(|_| {
+            let mark = self.mark();
+            broker.publish(&topic, b"{}");
+            let came = |messages: &[Message]| messages.iter().any(|message| message.topic == topic).then_some(());
+            self.messages.wait_within(MARKER_BOUND, mark, came).is_some()
+        });
+        assert!(heard, "the fleet heard none of {MARKERS_MAX} messages of its own");
     }
 
     /// The same where `mosquitto_sub` is told so: which broker, and as whom.
@@ -92,9 +113,11 @@ impl Fleet {
         let session = ["-c", "-q", "1", "-t", &topics];
         // Ends when the broker has acknowledged the subscription: from here on the session collects.
         output_of(tool("mosquitto_sub").args(whom).args(session).arg("-E"));
-        let mut command = tool("mosquitto_sub");
-        command.args(whom).args(session).args(["-F", "%r %t %x"]);
-        let mut subscriber = Process::start("mosquitto_sub", command.stdout(Stdio::piped()));
+        Self::read(tool("mosquitto_sub").args(whom).args(session))
+    }
+
+    fn read(command: &mut Command) -> Self {
+        let mut subscriber = Process::start("mosquitto_sub", command.args(["-F", "%r %t %x"]).stdout(Stdio::piped()));
         let messages = Stream::read("the fleet", subscriber.stdout(), Message::parse);
         Self { _subscriber: subscriber, messages }
     }
