@@ -144,7 +144,10 @@ impl Helper {
             Ok(Decision::Act { order, actor, counted }) => {
                 let act = order.act.clone();
                 // If nobody is there to hear it, it does not begin.
-                link.send(&Answer::Progress(0).to_datagram()).await?;
+                if let Err(error) = link.send(&Answer::Progress(0).to_datagram()).await {
+                    self.not_begun(&act, counted);
+                    return Err(error);
+                }
                 let outcome = perform(link, *order, &actor).await;
                 self.ended(&act, counted, &outcome);
                 Answer::Done(outcome)
@@ -162,6 +165,16 @@ impl Helper {
         }
         if let Some(moment) = counted.filter(|_| act.spends() && refusal(outcome).is_some()) {
             state.ledger.give_back(act.action(), &moment);
+        }
+    }
+
+    /// What it had spent is free again: of the budget, or the one reboot that was to complete a rollback.
+    fn not_begun(&self, act: &Act, counted: Option<Moment>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match counted {
+            Some(moment) if act.spends() => state.ledger.give_back(act.action(), &moment),
+            Some(_) => {}
+            None => state.completes = true,
         }
     }
 

@@ -253,15 +253,18 @@ impl Quarantine {
             if was_free {
                 self.end(None).await;
             } else if holds_nothing {
-                self.take_back(&was);
+                self.take_back(&was).await;
             }
         }
         (outcome, stopped)
     }
 
-    /// What was in force before, without rules, is what is in force.
-    fn take_back(&self, was: &Saved) {
-        let taken_back = self.remove(RULES_FILE).and_then(|()| self.remove(BRIDGE_FILE)).and_then(|()| self.save(was));
+    /// What was in force before, without rules, is what is in force: also where some were loaded after all, by a job that
+    /// nobody waited for any more.
+    async fn take_back(&self, was: &Saved) {
+        let removed = self.remove(RULES_FILE).and_then(|()| self.remove(BRIDGE_FILE));
+        let unloaded = self.unload().await;
+        let taken_back = removed.and_then(|()| self.save(was)).map_err(|error| error.to_string()).and(unloaded);
         if let Err(error) = taken_back {
             tracing::error!("quarantine: take back what could not be put in force: {error}");
         }
