@@ -1,6 +1,6 @@
 //! Makes the man pages and the shell completions, from the command line's own definition, when a package is made:
-//! `cargo run --example manual -- DIR`. Not a part of the shipped program: it would take room on every gateway. They are
-//! of the commands that a program with the same features has.
+//! `cargo run --example manual -- DIR`. Not a part of the shipped program: it would take room on every gateway. They
+//! are of the commands that a program with the same features has.
 #![expect(clippy::disallowed_methods, reason = "it runs where packages are made, and writes files")]
 
 use std::fs;

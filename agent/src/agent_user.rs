@@ -1,5 +1,5 @@
-//! The user that the agent runs as, and what it can't read: root, who sets a gateway up, can read everything and doesn't
-//! see it.
+//! The user that the agent runs as, and what it can't read: root, who sets a gateway up, can read everything and
+//! doesn't see it.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;

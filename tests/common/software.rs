@@ -133,8 +133,8 @@ impl Software {
     }
 
     /// Whether it loses what it has acknowledged over its own end. NATS does (2.9.10): shutting down it forgets its
-    /// subscribers first and goes on to acknowledge messages; and once it is back, now and then it gives a subscriber whose
-    /// session it has kept no more messages after a while, though it stores and acknowledges them.
+    /// subscribers first and goes on to acknowledge messages; and once it is back, now and then it gives a subscriber
+    /// whose session it has kept no more messages after a while, though it stores and acknowledges them.
     pub const fn loses_over_its_end(self) -> bool {
         matches!(self, Self::Nats)
     }

@@ -1,6 +1,6 @@
-//! Root's policy, which anybody may read: why root's helper would refuse everything by it, where it speaks of other keys
-//! or another device than the agent's configuration, and what of the gateway's own ladders it refuses. All of that would
-//! else be seen on the day on which a command or a ladder is needed.
+//! Root's policy, which anybody may read: why root's helper would refuse everything by it, where it speaks of other
+//! keys or another device than the agent's configuration, and what of the gateway's own ladders it refuses. All of that
+//! would else be seen on the day on which a command or a ladder is needed.
 
 use std::io;
 use std::path::Path;

@@ -42,8 +42,8 @@ impl Ledger {
         self.spent.insert(action, spent);
     }
 
-    /// Dates anew what a clock that was wrong has dated ahead, or none has dated, or it would count as spent until then.
-    /// What is returned is to be stored.
+    /// Dates anew what a clock that was wrong has dated ahead, or none has dated, or it would count as spent until
+    /// then. What is returned is to be stored.
     pub fn settle(&mut self, timeline: &Timeline) -> Vec<(Action, Spent)> {
         let mut changed = Vec::new();
         for (action, spent) in &mut self.spent {

@@ -288,8 +288,8 @@ impl Commands {
         self.running.get(&effect)
     }
 
-    /// Whether with its end the journal has to say what the gateway is quarantined by: it was named there, begun or not,
-    /// or it has ended that.
+    /// Whether with its end the journal has to say what the gateway is quarantined by: it was named there, begun or
+    /// not, or it has ended that.
     #[must_use]
     pub fn changes_quarantine(&self, id: &CommandId) -> bool {
         self.ledger.get(id).is_some_and(|entry| matches!(entry.stored.name(), Some(Name::Quarantine | Name::Release)))

@@ -111,8 +111,8 @@ fn task(mut args: impl Iterator<Item = OsString>) -> Option<Task> {
     Some(Task::Serve { policy, state, boot })
 }
 
-/// Says what is wrong with a policy. That others could write it is only a warning where it isn't the one that is in force:
-/// where it is checked it need not have its owner yet.
+/// Says what is wrong with a policy. That others could write it is only a warning where it isn't the one that is in
+/// force: where it is checked it need not have its owner yet.
 fn check(file: &Path, in_force: &Path) -> u8 {
     match Policy::read(file) {
         Ok(policy) => {

@@ -224,8 +224,8 @@ impl Policy {
     pub(crate) fn lets(&self, act: &Act, trigger: &Trigger) -> Result<(), Refusal> {
         self.permits(act)?;
         match (act, trigger) {
-            // Nothing new: what is in force was judged when it was entered, and no refresh takes it to another level. It
-            // may let the agent reach any address, at the ports that root's policy names.
+            // Nothing new: what is in force was judged when it was entered, and no refresh takes it to another level.
+            // It may let the agent reach any address, at the ports that root's policy names.
             (Act::Refresh { .. }, _) | (_, Trigger::Command(_)) => Ok(()),
             (_, Trigger::Rule(_) | Trigger::Own(_)) => self.permits_rules(act),
         }

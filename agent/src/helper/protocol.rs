@@ -12,8 +12,8 @@
 //!
 //! Closing the connection, or anything more that is sent on it, such as `{"cancel":true}`, cancels the act. It is not
 //! begun, either, once `timeout_s` have passed since `asked_ms`, which is CLOCK_BOOTTIME: the agent has told its end.
-//! To `hello` a helper says with `in_time` that it keeps to this, and begins with `{"progress":0}`; one that doesn't say
-//! so is older: it refuses a request with `asked_ms`, and may have begun what it has said nothing of.
+//! To `hello` a helper says with `in_time` that it keeps to this, and begins with `{"progress":0}`; one that doesn't
+//! say so is older: it refuses a request with `asked_ms`, and may have begun what it has said nothing of.
 
 use std::time::Duration;
 

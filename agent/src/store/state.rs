@@ -299,8 +299,8 @@ impl State {
         }
     }
 
-    /// Opens sled and reads everything, with as much of the reserve given as that needs on a full disk. Its directory may
-    /// be another one then, by our own doing.
+    /// Opens sled and reads everything, with as much of the reserve given as that needs on a full disk. Its directory
+    /// may be another one then, by our own doing.
     fn open_db(&mut self) -> Result<Opened, Trouble> {
         let was_in_place = self.is_in_place();
         let mut opened = self.try_open_db();

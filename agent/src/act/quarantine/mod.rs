@@ -259,8 +259,8 @@ impl Quarantine {
         (outcome, stopped)
     }
 
-    /// What was in force before, without rules, is what is in force: also where some were loaded after all, by a job that
-    /// nobody waited for any more.
+    /// What was in force before, without rules, is what is in force: also where some were loaded after all, by a job
+    /// that nobody waited for any more.
     async fn take_back(&self, was: &Saved) {
         let removed = self.remove(RULES_FILE).and_then(|()| self.remove(BRIDGE_FILE));
         let unloaded = self.unload().await;

@@ -285,8 +285,8 @@ async fn on_disk<T: Send + 'static>(
     }
 }
 
-/// What is said of each, up to the first that doesn't run; one that was started later than `since_us` does. The time is for all of them: whoever waits for it waits no
-/// longer.
+/// What is said of each, up to the first that doesn't run; one that was started later than `since_us` does. The time is
+/// for all of them: whoever waits for it waits no longer.
 async fn restart_all(
     units: &[UnitName],
     since_us: Option<u64>,
