@@ -2,6 +2,7 @@
 //! command takes effect at most once: its id is on disk before anything happens, and what was under way when the agent
 //! stopped is reported INTERRUPTED and never run again. Verifies no signature and runs nothing itself.
 
+mod budgets;
 mod entry;
 mod judge;
 mod oldest;
@@ -16,7 +17,7 @@ use bytes::Bytes;
 
 use super::Identity;
 use super::admission::Power;
-use super::budget::{Ledger as Budgets, Spending, Spent};
+use super::budget::{Ledger as Budgets, Spent};
 use super::command::{Command, Intervals, Name};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
@@ -27,7 +28,7 @@ use super::record::{CommandResult, Event, Stamp, Status};
 use super::time::{Mono, Now, Unix};
 use super::timeline::Timeline;
 use super::trial::Releases;
-use crate::config::{Action, Budget, CheckedConfig, QuarantineLevel};
+use crate::config::{Action, CheckedConfig, QuarantineLevel};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 use entry::{Entry, Origin, Stored, key, put};
 use judge::{has_expired, is_fresh, lifetime, lower_bound, spread};
@@ -293,49 +294,6 @@ impl Commands {
     #[must_use]
     pub fn changes_quarantine(&self, id: &CommandId) -> bool {
         self.ledger.get(id).is_some_and(|entry| matches!(entry.stored.name(), Some(Name::Quarantine | Name::Release)))
-    }
-
-    /// Spends the budget of an act: what is to be journaled with it, and what can be given back.
-    pub fn spend(&mut self, facts: Facts<'_>, act: &Act) -> Option<(Write, Spending)> {
-        if !act.spends() {
-            return None;
-        }
-        let action = act.action();
-        let budget = facts.config.remediation.budget.get(&action);
-        let (spent, spending) = self.budgets.spend(action, budget, facts.timeline, facts.now)?;
-        Some((budget_entry(action, &spent), spending))
-    }
-
-    /// Gives back what an act has spent that was not done after all; what is returned is to be stored.
-    pub fn give_back(&mut self, spending: Spending) -> Option<Write> {
-        let (action, spent) = self.budgets.give_back(spending)?;
-        Some(budget_entry(action, &spent))
-    }
-
-    /// What the act of a command has spent, which was not done.
-    pub fn take_spending(&mut self, effect: EffectId) -> Option<Spending> {
-        self.ledger.get_mut(self.running.get(&effect)?)?.spending.take()
-    }
-
-    /// When the budget of an act has room again; `None` where that isn't known.
-    #[must_use]
-    pub fn room_at(&self, facts: Facts<'_>, act: &Act) -> Option<Mono> {
-        let budget = facts.config.remediation.budget.get(&act.action())?;
-        Some(facts.now.mono.after(self.budgets.room_in(act.action(), budget, facts.timeline, facts.now)?))
-    }
-
-    /// Counts every budget as spent; what is returned is to be stored.
-    pub fn exhaust_budgets(&mut self, facts: Facts<'_>) -> Vec<Write> {
-        let spend = |(action, budget): (&Action, &Budget)| {
-            budget_entry(*action, &self.budgets.exhaust(*action, budget, facts.timeline, facts.now))
-        };
-        facts.config.remediation.budget.iter().map(spend).collect()
-    }
-
-    /// Gives what was spent in other boots a date by which its age can be told, now that the clock can be trusted: what
-    /// is to be saved.
-    pub fn date_budgets(&mut self, timeline: &Timeline) -> Vec<Write> {
-        self.budgets.settle(timeline).iter().map(|(action, spent)| budget_entry(*action, spent)).collect()
     }
 
     /// Tries again what the journal could not take, and begins what has waited for its turn.
@@ -662,14 +620,6 @@ impl Commands {
         self.finish(id, Status::Succeeded, None, Some(detail));
     }
 
-    /// It was not begun: what it has spent is given back.
-    fn unspend(&mut self, id: &CommandId) {
-        let spending = self.ledger.get_mut(id).and_then(|entry| entry.spending.take());
-        if let Some(entry) = spending.and_then(|spending| self.give_back(spending)) {
-            self.steps.push_back(Step::Journal(Purpose::Note, vec![entry]));
-        }
-    }
-
     fn take_token(&mut self, id: &CommandId) -> Option<Box<str>> {
         self.ledger.get_mut(id)?.origin.take()?.token().map(Into::into)
     }
@@ -692,10 +642,6 @@ impl Commands {
     fn log(&mut self, level: LogLevel, text: String) {
         self.steps.push_back(Step::Log(level, text));
     }
-}
-
-fn budget_entry(action: Action, spent: &Spent) -> Write {
-    write(format!("{BUDGET_KEY}{}", action.word()), spent)
 }
 
 /// What is journaled with the beginning of an act beside the command.
