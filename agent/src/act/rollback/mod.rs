@@ -15,6 +15,7 @@ mod rauc;
 mod slots;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -267,19 +268,25 @@ async fn mark_good(dir: &Path, boot: Option<BootId>, within: Duration) -> ActOut
 }
 
 /// Works on a directory of releases, on a thread that may hang with the disk that it is on: nobody else does, and what
-/// heals that may be ordered next.
+/// heals that may be ordered next. What is told as over is not begun any more when the disk answers.
 async fn on_disk<T: Send + 'static>(
     dir: &Path,
     within: Duration,
     work: impl FnOnce(&Path) -> Result<T, SlotError> + Send + 'static,
 ) -> Result<T, ActOutcome> {
-    let at = dir.to_owned();
-    match timeout(within, spawn_blocking(move || work(&at))).await {
-        Ok(Ok(done)) => done.map_err(|SlotError { reason, detail }| ActOutcome::failed(reason, detail)),
+    let (at, until) = (dir.to_owned(), Instant::now() + within);
+    let begin = move || {
+        // Here it hangs, if it does.
+        let _ = fs::metadata(&at);
+        (Instant::now() < until).then(|| work(&at))
+    };
+    match timeout(within, spawn_blocking(begin)).await {
+        Ok(Ok(Some(done))) => done.map_err(|SlotError { reason, detail }| ActOutcome::failed(reason, detail)),
         Ok(Err(error)) => Err(ActOutcome::failed("rollback_failed", error.to_string())),
-        Err(_) => {
+        Ok(Ok(None)) | Err(_) => {
             let (dir, within) = (dir.display(), humantime::format_duration(within));
-            let detail = format!("{dir} does not answer after {within}; what was begun there is done when it does");
+            let detail =
+                format!("{dir} does not answer after {within}; only what was begun there is done when it does");
             Err(ActOutcome::timed_out(detail))
         }
     }
@@ -320,7 +327,6 @@ fn with(done: String, trouble: Vec<String>) -> String {
 mod tests {
     #![expect(clippy::disallowed_methods, reason = "releases are directories, and programs are files")]
 
-    use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
@@ -349,6 +355,16 @@ mod tests {
         assert_eq!(rollback(&rollbacks, "app", Some("1.0")).await, ActOutcome::succeeded("1.0 runs already"));
         assert_eq!(rollback(&rollbacks, "app", None).await.reason.as_deref(), Some("no_other_release"));
         assert_eq!(rollback(&rollbacks, "modem", None).await.reason.as_deref(), Some("no_such_target"));
+    }
+
+    #[tokio::test]
+    async fn what_is_over_before_the_disk_answers_is_not_begun() {
+        let (begun, is_begun) = std::sync::mpsc::channel();
+        let dir = tempfile::tempdir().unwrap();
+        let work = move |_: &Path| Ok(begun.send(()));
+        let outcome = on_disk(dir.path(), Duration::ZERO, work).await.unwrap_err();
+        assert_eq!(outcome.status, ActStatus::TimedOut);
+        assert!(is_begun.recv().is_err(), "it was dropped");
     }
 
     #[tokio::test]
