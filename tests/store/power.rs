@@ -284,6 +284,14 @@ impl Disk {
 
     fn name(&mut self, naming: Naming) {
         naming.apply(&mut self.names);
+        if let Naming::Rename(from, to) = &naming {
+            let moved: Vec<PathBuf> = self.pending_names.keys().filter(|dir| dir.starts_with(from)).cloned().collect();
+            for dir in moved {
+                let pending = self.pending_names.remove(&dir).unwrap_or_default();
+                let pending = pending.into_iter().map(|naming| naming.below(from, to)).collect();
+                self.pending_names.insert(elsewhere(&dir, from, to), pending);
+            }
+        }
         let (Naming::Add(path, _) | Naming::Remove(path) | Naming::Rename(path, _)) = &naming;
         self.pending_names.entry(path.parent().unwrap().to_owned()).or_default().push(naming);
     }
@@ -379,12 +387,32 @@ impl Naming {
             Self::Add(path, node) => drop(names.insert(path.clone(), *node)),
             Self::Remove(path) => drop(names.remove(path)),
             Self::Rename(from, to) => {
-                if let Some(node) = names.remove(from) {
-                    names.insert(to.clone(), node);
+                // A directory takes along what is in it.
+                let moved: Vec<PathBuf> = names.keys().filter(|path| path.starts_with(from)).cloned().collect();
+                for path in moved {
+                    if let Some(node) = names.remove(&path) {
+                        names.insert(elsewhere(&path, from, to), node);
+                    }
                 }
             }
         }
     }
+
+    /// What it is once a directory above has another name.
+    fn below(self, from: &Path, to: &Path) -> Self {
+        let elsewhere = |path: PathBuf| if path.starts_with(from) { elsewhere(&path, from, to) } else { path };
+        match self {
+            Self::Add(path, node) => Self::Add(elsewhere(path), node),
+            Self::Remove(path) => Self::Remove(elsewhere(path)),
+            Self::Rename(old, new) => Self::Rename(elsewhere(old), elsewhere(new)),
+        }
+    }
+}
+
+/// Where a path leads once `from`, which is it or is above it, is called `to`.
+fn elsewhere(path: &Path, from: &Path, to: &Path) -> PathBuf {
+    let rest = path.strip_prefix(from).unwrap();
+    if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) }
 }
 
 /// The disk and what was confirmed, up to some point.

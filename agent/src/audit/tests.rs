@@ -227,7 +227,7 @@ fn a_look_does_not_hang_in_what_is_not_judged() {
     }
     let now = Now { mono: Mono(1), wall: Wall { unix: Unix(0), trusted: true } };
     let audit = Audit::new(config(dir.path(), ""), vec![]);
-    let (sender, looked) = std::sync::mpsc::channel();
+    let (sender, looked) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || sender.send(audit.look(ClockReading { now, synced: true }, &Ok(vec![]))));
     assert!(looked.recv_timeout(std::time::Duration::from_secs(30)).is_ok());
 }

@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn what_still_hangs_on_a_thread_does_not_hold_up_a_command_that_is_done() {
-        let (resolver, hangs) = mpsc::channel::<()>();
+        let (resolver, hangs) = mpsc::sync_channel::<()>(0);
         let asked = async { drop(tokio::task::spawn_blocking(move || hangs.recv())) };
         block_on(asked).unwrap();
         drop(resolver);

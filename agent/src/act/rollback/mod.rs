@@ -359,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_over_before_the_disk_answers_is_not_begun() {
-        let (begun, is_begun) = std::sync::mpsc::channel();
+        let (begun, is_begun) = std::sync::mpsc::sync_channel(1);
         let dir = tempfile::tempdir().unwrap();
         let work = move |_: &Path| Ok(begun.send(()));
         let outcome = on_disk(dir.path(), Duration::ZERO, work).await.unwrap_err();
