@@ -97,9 +97,11 @@ impl Client {
             return ActOutcome::rejected("too_large", detail);
         }
         let begun = AtomicBool::new(!in_time);
+        let mut was_heard = false;
         let mut progress = |percent| {
-            // Nothing is done yet.
-            if begun.swap(true, Ordering::Relaxed) || percent > 0 {
+            begun.store(true, Ordering::Relaxed);
+            // With the first of them nothing is done yet.
+            if std::mem::replace(&mut was_heard, true) || percent > 0 {
                 progress(percent);
             }
         };
