@@ -32,6 +32,11 @@ pub(crate) fn agent_user() -> Option<User> {
     Some(User { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
 }
 
+/// The same where this is root, who reads what it can't, and can give files to it.
+pub(crate) fn agent_user_for_root() -> Option<User> {
+    rustix::process::geteuid().is_root().then(agent_user).flatten()
+}
+
 impl User {
     /// What keeps it from reading a file, and how to mend that. `None` if nothing does, or if it can't be told.
     pub(crate) fn barred_from(self, file: &Path) -> Option<String> {

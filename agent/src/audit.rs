@@ -10,7 +10,7 @@ mod policy;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::agent_user::agent_user;
+use crate::agent_user::agent_user_for_root;
 use crate::collect::Collectors;
 use crate::collect::clock::ClockReading;
 use crate::config::CheckedConfig;
@@ -70,7 +70,7 @@ impl Audit {
         let seen = Collectors::new(&collect).with_sockets().without_own().observe(clock);
         let mut found = judge(&self.config, &seen, failed);
         let wall = clock.now.wall;
-        let agent = agent_user().filter(|_| self.running.is_none() && rustix::process::geteuid().is_root());
+        let agent = agent_user_for_root().filter(|_| self.running.is_none());
         files::look(&self.config, &self.files, wall.trusted.then_some(wall.unix), agent, &mut found);
         gateway::look(&self.config.collect.root, &mut found);
         gateway::store_disk(&self.config, store::free_bytes_at(&self.config.store.path).ok(), &mut found);

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{FAILED_UNIT, finding};
+use crate::collect::inhibit;
 use crate::config::{CheckedConfig, ClockTrust};
 use crate::engine::metric::{Metric, Value, find};
 use crate::engine::observation::{Finding, Observation, Severity};
@@ -21,7 +22,6 @@ const FLASH_DEAD_PCT: f64 = 100.0;
 const CLEAR_TEXT: [u16; 5] = [21, 23, 512, 513, 514];
 /// The most that is named in one finding.
 const NAMED_MAX: usize = 10;
-const INHIBIT: &str = "/run/fieldmedic/inhibit";
 const WATCHDOGS: &str = "sys/class/watchdog";
 const REBOOT_REQUIRED: &str = "run/reboot-required";
 
@@ -34,9 +34,10 @@ pub(super) fn judge(
     clock(config, seen, found);
     disks(config, seen, found);
     if let Some(why) = &seen.inhibited {
-        let what = format!("no ladder acts, for as long as {INHIBIT} is there: {why}");
-        let advice = format!("rm {INHIBIT} once that is over");
-        found.push(finding(Severity::Info, "inhibited", INHIBIT, what, &advice));
+        let file = format!("/{}", inhibit::FILE);
+        let what = format!("no ladder acts, for as long as {file} is there: {why}");
+        let advice = format!("rm {file} once that is over");
+        found.push(finding(Severity::Info, "inhibited", file, what, &advice));
     }
     listeners(seen, found);
     // Each by itself: another one that fails is news.

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::logging::Loudness;
-use crate::agent_user::agent_user;
+use crate::agent_user::agent_user_for_root;
 use crate::collect::clock;
 use crate::config::{self, Loaded, Problem};
 use crate::runtime::mqtt::transport;
@@ -44,8 +44,7 @@ fn check(files: &[PathBuf], warns: bool, out: &mut impl Write, err: &mut impl Wr
 fn doubtful_files(loaded: &Loaded) -> Vec<Problem> {
     let mqtt = &loaded.config.mqtt;
     let mut doubts = transport::examine(mqtt, Some(clock::realtime()));
-    // Root can read everything; the agent doesn't run as root.
-    if let Some(user) = agent_user().filter(|_| rustix::process::geteuid().is_root()) {
+    if let Some(user) = agent_user_for_root() {
         doubts.extend(transport::unreadable(mqtt, user));
     }
     let of_files = doubts.iter().filter_map(|doubt| loaded.doubt(doubt.key, &doubt.detail));

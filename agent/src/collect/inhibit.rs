@@ -7,7 +7,7 @@ use super::printable;
 use super::round::Round;
 
 /// `/run` is empty after a boot, so that nobody's inhibition outlives the machine's.
-const FILE: &str = "run/fieldmedic/inhibit";
+pub(crate) const FILE: &str = "run/fieldmedic/inhibit";
 /// How much of its text is told.
 const REASON_CHARS_MAX: usize = 256;
 

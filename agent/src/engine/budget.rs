@@ -74,12 +74,6 @@ impl Ledger {
         self.spent.get(&action).is_some_and(|spent| spent.0.iter().any(is_then))
     }
 
-    /// Whether there is something left.
-    #[must_use]
-    pub fn has_left(&self, action: Action, budget: Option<&Budget>, timeline: &Timeline, now: Now) -> bool {
-        budget.is_none_or(|budget| self.room_in(action, budget, timeline, now) == Some(Duration::ZERO))
-    }
-
     /// After how long there is something left; `None`: never.
     #[must_use]
     pub fn room_in(&self, action: Action, budget: &Budget, timeline: &Timeline, now: Now) -> Option<Duration> {
@@ -136,6 +130,10 @@ mod tests {
         Timeline::new(BootId([boot; 16]), BTreeMap::new(), None, Unix(0))
     }
 
+    fn has_left(ledger: &Ledger, action: Action, timeline: &Timeline, now: Now) -> bool {
+        ledger.room_in(action, &BUDGET, timeline, now) == Some(Duration::ZERO)
+    }
+
     #[test]
     fn what_a_clock_that_was_a_year_ahead_dated_is_not_spent_for_that_year() {
         const YEAR_MS: i64 = 365 * 86_400_000;
@@ -154,8 +152,7 @@ mod tests {
             timeline.observe(now);
             let settled = ledger.settle(&timeline);
             assert_eq!(settled.len(), usize::from(boot == 2), "boot {boot}");
-            let has_left = ledger.has_left(Action::Rollback, Some(&BUDGET), &timeline, now);
-            assert_eq!(has_left, boot > 2, "boot {boot}");
+            assert_eq!(has_left(&ledger, Action::Rollback, &timeline, now), boot > 2, "boot {boot}");
             anchors.extend(timeline.anchor(timeline.boot()).map(|anchor| (timeline.boot(), anchor)));
         }
     }
@@ -164,14 +161,14 @@ mod tests {
     fn a_spent_budget_is_refilled_only_by_its_window() {
         let (mut ledger, timeline) = (Ledger::default(), timeline(1));
         for s in [0, 10] {
-            assert!(ledger.has_left(Action::RestartUnit, Some(&BUDGET), &timeline, now(s)));
+            assert!(has_left(&ledger, Action::RestartUnit, &timeline, now(s)));
             ledger.spend(Action::RestartUnit, Some(&BUDGET), &timeline, now(s));
         }
-        assert!(!ledger.has_left(Action::RestartUnit, Some(&BUDGET), &timeline, now(3_599)));
+        assert!(!has_left(&ledger, Action::RestartUnit, &timeline, now(3_599)));
         let room_in = |s| ledger.room_in(Action::RestartUnit, &BUDGET, &timeline, now(s)).map(|left| left.as_secs());
         assert_eq!([room_in(10), room_in(3_599), room_in(3_600)], [Some(3_590), Some(1), Some(0)]);
-        assert!(ledger.has_left(Action::RestartUnit, Some(&BUDGET), &timeline, now(3_600)));
-        assert!(ledger.has_left(Action::Reboot, Some(&BUDGET), &timeline, now(0)), "each action has its own");
+        assert!(has_left(&ledger, Action::RestartUnit, &timeline, now(3_600)));
+        assert!(has_left(&ledger, Action::Reboot, &timeline, now(0)), "each action has its own");
     }
 
     #[test]
@@ -183,7 +180,7 @@ mod tests {
         assert_eq!(left, (Action::Reboot, Spent(vec![timeline.stamp(now(10).mono)])));
         assert_eq!(ledger.give_back(first), None);
         spend(&mut ledger, 20);
-        assert!(!ledger.has_left(Action::Reboot, Some(&BUDGET), &timeline, now(3_605)), "the second still counts");
+        assert!(!has_left(&ledger, Action::Reboot, &timeline, now(3_605)), "the second still counts");
     }
 
     #[test]
@@ -192,7 +189,7 @@ mod tests {
         let spent = [1, 2].map(|s| before.spend(Action::Reboot, Some(&BUDGET), &timeline(1), now(s)));
         let stored = minicbor::to_vec(spent[1].clone().unwrap().0).unwrap();
         after.restore(Action::Reboot, minicbor::decode(&stored).unwrap());
-        assert!(!after.has_left(Action::Reboot, Some(&BUDGET), &timeline(2), now(60)));
-        assert!(after.has_left(Action::Reboot, Some(&BUDGET), &timeline(2), now(3_600)));
+        assert!(!has_left(&after, Action::Reboot, &timeline(2), now(60)));
+        assert!(has_left(&after, Action::Reboot, &timeline(2), now(3_600)));
     }
 }

@@ -22,6 +22,7 @@ use super::command::{Command, Intervals, Name};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
 use super::keyed::{BUDGET_KEY, CLAIM_KEY, COMMAND_KEY, FORGOTTEN_KEY, Write, write};
+use super::observation::running;
 use super::quarantine;
 use super::reboot::{ROLLBACK_FAILED, not_left, waits_for_boot};
 use super::record::{CommandResult, Event, Stamp, Status};
@@ -369,13 +370,13 @@ impl Commands {
         let is_done = stored.reason.as_deref() == Some(Reason::NeedsReboot.word());
         let awaits_boot = stored.name() == Some(Name::Reboot) || is_done;
         let is_other_boot = stored.boot.is_some_and(|began| began != identity.boot);
-        let running = identity.releases.iter().find(|it| stored.target.as_deref().is_some_and(|of| it.is_of(of)));
+        let running = stored.target.as_deref().and_then(|target| running(&identity.releases, target));
         // In the same boot it may still be under way, or units may not have come up from it.
         let is_judged = is_other_boot && stored.leaves.is_some() && running.is_some();
         let rebooted = (awaits_boot || is_judged).then_some(is_other_boot);
-        let back_in = stored.leaves.clone().filter(|left| running.is_some_and(|release| *release.name == **left));
+        let back_in = stored.leaves.clone().filter(|left| running == Some(&**left));
         let found = match stored.name() {
-            Some(Name::Rollback) => running.map(|release| format!("; {} runs now", release.name)),
+            Some(Name::Rollback) => running.map(|name| format!("; {name} runs now")),
             Some(Name::Quarantine | Name::Release) => {
                 identity.quarantine.map(|level| format!("; {level} is in force now"))
             }

@@ -78,18 +78,11 @@ pub struct Release {
     pub name: String,
 }
 
-impl Release {
-    /// Whether it is this one of what an act works on.
-    #[must_use]
-    pub fn is(&self, act_target: &str, name: &str) -> bool {
-        self.is_of(act_target) && self.name == name
-    }
-
-    /// Whether it is one of what an act works on.
-    #[must_use]
-    pub fn is_of(&self, act_target: &str) -> bool {
-        act_target.strip_prefix(RELEASE) == Some(self.target.as_str())
-    }
+/// The release that runs, among these, of what an act works on.
+#[must_use]
+pub fn running<'a>(releases: &'a [Release], act_target: &str) -> Option<&'a str> {
+    let target = act_target.strip_prefix(RELEASE)?;
+    releases.iter().find(|release| release.target == target).map(|release| release.name.as_str())
 }
 
 /// A file that was missing where it should be, said nonsense, or hangs.

@@ -16,7 +16,7 @@ use super::again::{AGAIN_FIRST, time_mends};
 use super::budget::Spending;
 use super::io::{Act, ActOutcome, ActStatus, EffectId};
 use super::keyed::{BOOTS_KEY, REMEDY_KEY, Write};
-use super::observation::{Release, Severity};
+use super::observation::{Release, Severity, running};
 use super::reboot::{ROLLBACK_FAILED, not_left};
 use super::record::{Event, EventKind, Stamp, Status};
 use super::time::{Mono, Now};
@@ -461,8 +461,8 @@ impl Remedies {
         if let Some(act) = run.act(facts.config) {
             let awaits_boot = act == Act::Reboot || run.stored.awaits_boot;
             let target = act.target();
-            let running = releases.iter().find(|release| release.is_of(&target)).map(|release| &release.name);
-            let back_in = run.stored.leaves.as_deref().filter(|left| running.is_some_and(|name| name == left));
+            let running = running(releases, &target);
+            let back_in = run.stored.leaves.as_deref().filter(|left| running == Some(*left));
             let (status, reason) = match (awaits_boot, other_boot) {
                 (true, true) if back_in.is_some() => (Status::Failed, Some(ROLLBACK_FAILED)),
                 (true, true) => (Status::Succeeded, None),

@@ -16,7 +16,7 @@ use super::{Options, RunError};
 use crate::act::{Able, Actor, Order, jobs};
 use crate::audit::Audit;
 use crate::collect::Collectors;
-use crate::collect::clock::{Clock, ClockReading};
+use crate::collect::clock::{Clock, ClockReading, boottime};
 use crate::collect::worker::Worker;
 use crate::config::CheckedConfig;
 use crate::engine::Engine;
@@ -168,7 +168,7 @@ impl Dispatcher {
 
     /// Carries out all effects, and hands back at once what was refused.
     pub(super) fn carry_out(&mut self, engine: &mut Engine, clock: &mut Clock) {
-        if let Some(id) = self.collectors.hung(clock.now().mono) {
+        if let Some(id) = self.collectors.hung(boottime()) {
             self.renew_collectors(engine.config());
             self.effect(Effect::Observe { id }, clock);
         }

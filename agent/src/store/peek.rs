@@ -14,8 +14,6 @@ use crate::engine::io::{StoreFault, StoreLoss};
 
 /// What the copy may take, and what is held back of that.
 const COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Files of sled lie so deep.
-const DEPTH_MAX: u32 = 4;
 
 /// All entries of the state below `root` that can be read, and what of it is lost.
 pub(super) fn entries(root: &Path) -> Result<(Entries, Vec<StoreLoss>), StoreFault> {
@@ -30,7 +28,7 @@ fn copy(root: &Path, to: &Path) -> io::Result<()> {
     let kept = root.join(state::KEPT_DIR).exists();
     let dir = if kept { state::KEPT_DIR } else { state::DIR };
     let parts = [dir, state::GENERATION_FILE, state::IMAGE_FILE];
-    let files: Vec<_> = parts.iter().flat_map(|part| disk::files_below(&root.join(part), DEPTH_MAX)).collect();
+    let files: Vec<_> = parts.iter().flat_map(|part| disk::files_below(&root.join(part), disk::DEPTH_MAX)).collect();
     if files.is_empty() || files.iter().map(|(_, bytes)| bytes).sum::<u64>() > COPY_BYTES_MAX {
         return Err(io::Error::other("there is no state, or it is too large"));
     }

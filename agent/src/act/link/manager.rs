@@ -73,8 +73,8 @@ async fn find_over(connection: Connection, interface: &str, is_modems: bool) -> 
         found = modem(&connection, &manager, interface).await?;
     }
     let Some(device) = found else { return Ok(None) };
-    let proxy = device_at(&connection, device.clone());
-    let is_managed = unless_refused(proxy.get::<u32>("State").await)?.is_some_and(|state| state >= STATE_UNAVAILABLE);
+    let state = device_at(&connection, device.clone()).get::<u32>("State").await;
+    let is_managed = unless_refused(state)?.is_some_and(|state| state >= STATE_UNAVAILABLE);
     Ok(is_managed.then_some(Managed { connection, device }))
 }
 

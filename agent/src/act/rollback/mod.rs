@@ -300,6 +300,7 @@ async fn restart_all(
     within: Duration,
     restart: impl AsyncFn(&UnitName, Option<u64>) -> ActOutcome,
 ) -> (Vec<String>, bool) {
+    // `since_us` is only handed on: of a closure that held it rustc can't tell that its future is Send.
     let until = Instant::now() + within;
     let mut said = Vec::new();
     for unit in units {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use crate::agent_user::{User, agent_user};
+use crate::agent_user::{User, agent_user_for_root};
 use crate::config;
 
 /// For everybody to read.
@@ -112,7 +112,7 @@ pub(super) fn write(plan: Vec<Planned>) -> anyhow::Result<Vec<(Planned, Written)
 fn put(Planned { path, text, mode, .. }: &Planned) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::NotFound.into()) };
     // Only root gives files away; without the agent's user, as on a bench, they are the caller's alone.
-    let reader = agent_user().filter(|_| *mode == SHARED && rustix::process::geteuid().is_root());
+    let reader = agent_user_for_root().filter(|_| *mode == SHARED);
     make_dir(dir, *mode, reader)?;
     let new = dir.join(format!(".{}.new", name.to_string_lossy()));
     // What a run that was cut off has left.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use crate::collect::inhibit;
 use crate::engine::observation::Severity;
 use crate::text::size;
 
@@ -115,7 +116,7 @@ fn quarantine(status: &Json, console: Console) -> Vec<String> {
 
 fn inhibited(status: &Json, console: Console) -> Option<String> {
     let why = plain(status.pointer("/inhibited")?);
-    Some(console.cut(&format!("inhibited   no ladder acts while /run/fieldmedic/inhibit is there: {why}")))
+    Some(console.cut(&format!("inhibited   no ladder acts while /{} is there: {why}", inhibit::FILE)))
 }
 
 fn broker(status: &Json) -> String {
