@@ -105,7 +105,7 @@ impl Dispatcher {
 
     /// Takes over what another configuration changes outside the engine.
     pub(super) fn reconfigure(&mut self, config: &CheckedConfig) {
-        self.backoff = FullJitter::new(&config.mqtt.reconnect);
+        self.backoff.retune(&config.mqtt.reconnect);
         self.target.reload();
         self.audit = Audit::new(config.clone(), self.config_files.clone()).of_the_agent();
         self.renew_collectors(config);

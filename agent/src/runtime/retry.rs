@@ -36,6 +36,14 @@ impl FullJitter {
         ceiling.mul_f64(fraction.clamp(0.0, 1.0))
     }
 
+    /// Takes other bounds, and goes on from where it is.
+    pub(crate) fn retune(&mut self, reconnect: &Reconnect) {
+        let Reconnect { min, max, .. } = *reconnect;
+        self.0.initial_interval = min;
+        self.0.max_interval = max;
+        self.0.current_interval = self.0.current_interval.min(max).max(min);
+    }
+
     /// Begins anew.
     pub(crate) fn reset(&mut self) {
         self.0.reset();
@@ -58,6 +66,19 @@ mod tests {
         assert_eq!(ceilings, [1, 2, 4, 8, 16, 32, 50, 50]);
         backoff.reset();
         assert_eq!(backoff.draw(1.0), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn other_bounds_do_not_begin_it_anew() {
+        let mut backoff = FullJitter::new(&reconnect(1, 50));
+        let mut after = |min_s, max_s| {
+            backoff.draw(1.0);
+            backoff.retune(&reconnect(min_s, max_s));
+            backoff.draw(1.0).as_secs()
+        };
+        assert_eq!([after(1, 50), after(1, 60), after(1, 10), after(20, 60)], [2, 8, 10, 20]);
+        backoff.reset();
+        assert_eq!(backoff.draw(1.0), Duration::from_secs(20));
     }
 
     #[test]
