@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 
 use crate::act::{Actor, systemd};
 use crate::collect::clock::Clock;
@@ -48,6 +49,9 @@ const _: () = assert!(STORE_AT_ONCE < store::STORE_QUEUE_MAX);
 const INPUTS_AT_ONCE: usize = 64;
 /// The same for the link's events, of which each may be a command, and with it a write.
 const EVENTS_AT_ONCE: usize = 16;
+
+/// How long it may take to open a large store on a slow card, as the unit's TimeoutStartSec says for the start.
+const OPENING_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// What a run is made of.
 pub struct Options {
@@ -189,7 +193,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     drop(inputs);
     let is_back = shell.store_is_back();
     shell.close();
-    if is_back { Err(hand_over(&engine, settings)) } else { Ok(()) }
+    if is_back { hand_over(&engine, settings, &mut service).await } else { Ok(()) }
 }
 
 /// What was received, and what waits behind it.
@@ -215,15 +219,14 @@ fn open_store(settings: &StoreSettings) -> Result<(Backing, Recovered), RunError
 }
 
 /// Tells a store that was absent, and can be opened now, which numbers were used without it; why the run has ended.
-fn hand_over(engine: &Engine, settings: StoreSettings) -> RunError {
-    let told = Store::open(&settings).and_then(|(mut store, found)| {
-        let used = StoreOp::Put { entries: vec![engine.used_seqs(&found)] };
-        store.apply(used).map_err(store::OpenError::Fault)
-    });
-    match told {
-        Ok(_) => RunError::StoreIsBack(settings.path),
-        Err(error) => error.into(),
-    }
+async fn hand_over(engine: &Engine, settings: StoreSettings, service: &mut service::Service) -> Result<(), RunError> {
+    let path = settings.path.clone();
+    let opened = service.alive_during(OPENING_MAX, spawn_blocking(move || Store::open(&settings))).await;
+    let (mut store, found) =
+        opened.map_err(|panicked| RunError::System { what: "open the store", source: panicked.into() })??;
+    let used = StoreOp::Put { entries: vec![engine.used_seqs(&found)] };
+    store.apply(used).map_err(store::OpenError::Fault)?;
+    Err(RunError::StoreIsBack(path))
 }
 
 fn read_errors(engine: &Engine) -> ErrorLines {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::collect::printable;
 use crate::config::CheckedConfig;
@@ -81,6 +81,17 @@ impl Service {
         ticks.tick().await;
     }
 
+    /// Waits for what takes longer than the watchdog does, and is no hang for so long.
+    pub(super) async fn alive_during<T>(&mut self, most: Duration, work: impl Future<Output = T>) -> T {
+        let (mut work, until) = (std::pin::pin!(work), Instant::now() + most);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = self.watchdog_is_due(), if Instant::now() < until => self.pet_watchdog(),
+            }
+        }
+    }
+
     pub(super) fn pet_watchdog(&self) {
         self.tell(&[NotifyState::Watchdog]);
     }
@@ -116,6 +127,25 @@ mod tests {
         let len = pid_1.recv(&mut text).unwrap();
         assert_eq!(&text[..len], b"WATCHDOG=1\n");
         assert!(told().is_ok(), "there is room again");
+    }
+
+    #[tokio::test]
+    async fn the_watchdog_is_petted_while_something_takes_long_but_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("notify");
+        let pid_1 = tokio::net::UnixDatagram::bind(&socket).unwrap();
+        // The first tick is due at once.
+        let watchdog = || Some(interval(Duration::from_secs(60)));
+        let mut service = Service { notify: Some(socket.into_os_string()), watchdog: watchdog() };
+        let told = async {
+            let mut text = [0; 64];
+            let len = pid_1.recv(&mut text).await.unwrap();
+            text[..len].to_vec()
+        };
+        assert_eq!(service.alive_during(Duration::from_secs(60), told).await, b"WATCHDOG=1\n");
+        service.watchdog = watchdog();
+        service.alive_during(Duration::ZERO, tokio::task::yield_now()).await;
+        assert!(pid_1.try_recv(&mut [0; 64]).is_err());
     }
 
     #[test]
