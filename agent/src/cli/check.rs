@@ -6,17 +6,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::logging::Loudness;
+use super::{BAD_USAGE, DONE, FAILED};
 use crate::agent_user::agent_user_for_root;
 use crate::collect::clock;
 use crate::config::{self, Loaded, Problem};
 use crate::runtime::mqtt::transport;
-
-/// The configuration may be used.
-const DONE: u8 = 0;
-/// The output could not be written.
-const FAILED: u8 = 1;
-/// The configuration has errors.
-const BAD_CONFIG: u8 = 2;
 
 /// Checks the configuration that these files make together. Exit code 0, with the effective configuration on stdout and
 /// warnings on stderr; or 2, with every error on stderr as `FILE:LINE: message`.
@@ -72,7 +66,7 @@ pub(super) fn refuse(errors: &[Problem], what: &str, err: &mut impl Write) -> io
         writeln!(err, "{error}")?;
     }
     writeln!(err, "{}: this {what} can't be used", config::counted(errors))?;
-    Ok(BAD_CONFIG)
+    Ok(BAD_USAGE)
 }
 
 #[cfg(test)]
@@ -140,7 +134,7 @@ mod tests {
     fn a_bad_config_prints_nothing_on_stdout_and_each_error_with_its_line_on_stderr() {
         let (code, out, err) = checked("[mqtt]\nkeep_alife = \"30s\"\n");
 
-        assert_eq!((code, out.as_str()), (BAD_CONFIG, ""));
+        assert_eq!((code, out.as_str()), (BAD_USAGE, ""));
         let lines: Vec<&str> = err.lines().collect();
         assert_eq!(
             lines,

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf, absolute};
 use anyhow::Context as _;
 use clap::Args;
 
+use super::shell::{word, word_of_path};
 use super::{BAD_USAGE, DONE, FAILED, fail};
 use crate::agent_user::{AGENT_USER, agent_user};
 use crate::config::{BrokerUrl, CheckedConfig, DeviceId, Loaded, Problem, UnitName};
@@ -237,8 +238,8 @@ fn summarize(
     }
     let agent = args.out.join(draft::AGENT_FILE);
     if args.bench {
-        writeln!(out, "  fieldmedic run --config {}", shown(&agent))?;
-        writeln!(out, "  fieldmedic status --config {}", shown(&agent))?;
+        writeln!(out, "  fieldmedic run --config {}", word_of_path(&agent))?;
+        writeln!(out, "  fieldmedic status --config {}", word_of_path(&agent))?;
     } else {
         if args.out != Path::new(SYSTEM_DIR) {
             writeln!(out, "  put these files into {SYSTEM_DIR} of the gateway, as root's")?;
@@ -254,30 +255,20 @@ fn summarize(
     }
     let Some(kid) = answers.keys.last().map(|key| &key.kid) else { return Ok(()) };
     let mqtt = &loaded.config.mqtt;
-    let ca = mqtt.tls.ca_file.as_ref().map(|ca| format!("--ca-file {} ", shown(ca))).unwrap_or_default();
+    let ca = mqtt.tls.ca_file.as_ref().map(|ca| format!("--ca-file {} ", word_of_path(ca))).unwrap_or_default();
     let certificate = match (&mqtt.tls.cert_file, &mqtt.tls.key_file) {
-        (Some(cert), Some(key)) => format!("--cert-file {} --key-file {} ", shown(cert), shown(key)),
+        (Some(cert), Some(key)) => format!("--cert-file {} --key-file {} ", word_of_path(cert), word_of_path(key)),
         _ => String::new(),
     };
     let login = match (&mqtt.username, &mqtt.password_file) {
         (name, _) if name.is_empty() => String::new(),
-        (name, None) => format!("--username {} ", quoted(name)),
-        (name, Some(file)) => format!("--username {} --password-file {} ", quoted(name), shown(file)),
+        (name, None) => format!("--username {} ", word(name)),
+        (name, Some(file)) => format!("--username {} --password-file {} ", word(name), word_of_path(file)),
     };
     // One that is the gateway's hostname isn't that of the machine on which an image is made.
     let here = answers.id.is_some() || args.bench || args.out == Path::new(SYSTEM_DIR);
     let device = if here { loaded.config.device.id.as_str() } else { "DEVICE" };
     writeln!(out, "  fieldmedic send --url {} {ca}{certificate}{login}--key {kid}.key --to {device} ping", mqtt.url)
-}
-
-/// As a shell takes it.
-fn shown(path: &Path) -> String {
-    quoted(&path.display().to_string())
-}
-
-fn quoted(text: &str) -> String {
-    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c));
-    if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// Root can read everything; the agent doesn't run as root.

@@ -11,6 +11,7 @@ pub(crate) mod logging;
 mod release;
 mod run;
 mod send;
+mod shell;
 #[cfg(feature = "simulate")]
 mod simulate;
 mod status;

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::status::{DEFAULT_SOCKET, SocketArgs};
+use super::status::SocketArgs;
 use super::{BAD_USAGE, DONE, FAILED, block_on, fail, say, unusable};
 use crate::act::jobs::{self, Job};
 use crate::act::quarantine::{BOOT_UNIT, DEFAULT_DIR, Loader, Quarantine};
+use crate::config::DEFAULT_SOCKET;
 use crate::engine::io::{ActOutcome, ActStatus};
 use crate::runtime::local::tell_released;
 

@@ -10,11 +10,9 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{ConfigArgs, DONE, NO_DAEMON, fail, runtime, unusable};
-use crate::config::Problem;
+use crate::config::{DEFAULT_SOCKET, Problem};
 use crate::runtime::local::ask_status;
 
-/// The default of `local.socket`.
-pub(super) const DEFAULT_SOCKET: &str = "/run/fieldmedic/agent.sock";
 /// How often `--watch` asks.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 

@@ -37,6 +37,8 @@ pub const DEFAULT_FILES: [&str; 2] = ["/etc/fieldmedic/agent.toml", "./configs/a
 
 /// Where the store is unless a configuration says otherwise.
 pub const DEFAULT_STORE: &str = "/var/lib/fieldmedic/store";
+/// Where a daemon listens for `status` and the like.
+pub const DEFAULT_SOCKET: &str = "/run/fieldmedic/agent.sock";
 
 /// How several files are laid over each other.
 const MERGING: Merging = Merging { by_name: &["rules", "ladders"], choices: &policy::CHOICES };

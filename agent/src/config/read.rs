@@ -16,7 +16,7 @@ use super::values::{
     self, AttributeValue, BrokerLimits, BrokerUrl, ClockTrust, DeviceId, Encoding, MqttVersion, TrustedKey, Unfit,
     UnitName,
 };
-use super::{DEFAULT_STORE, files, policy};
+use super::{DEFAULT_SOCKET, DEFAULT_STORE, files, policy};
 use crate::engine::observation::Severity;
 use crate::gather::gather;
 
@@ -426,7 +426,7 @@ pub(crate) fn refuse_equal_kids(s: &mut Section<'_>, keys: &[TrustedKey]) {
 }
 
 fn local(s: &mut Section<'_>) -> Local {
-    let socket = s.path("socket", "/run/fieldmedic/agent.sock");
+    let socket = s.path("socket", DEFAULT_SOCKET);
     Local { socket: socket_path(s, "socket", socket) }
 }
 
