@@ -17,6 +17,7 @@ mod gather;
 pub mod helper;
 mod lookup;
 mod one_thread;
+mod plain_file;
 pub mod runtime;
 #[cfg(feature = "simulate")]
 pub mod sim;

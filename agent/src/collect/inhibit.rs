@@ -36,6 +36,8 @@ fn reason(round: &mut Round<'_>) -> Option<String> {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "the inhibitor is a file")]
 mod tests {
+    use rustix::fs::{CWD, Mode, mkfifoat};
+
     use super::*;
 
     #[test]
@@ -45,5 +47,14 @@ mod tests {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, "Kim works\r\nhere\n\n\tuntil noon\u{1b}\n").unwrap();
         assert_eq!(inhibited(dir.path()).as_deref(), Some("Kim works here until noon"));
+    }
+
+    #[test]
+    fn one_that_is_no_file_inhibits_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        mkfifoat(CWD, &file, Mode::RUSR | Mode::WUSR).unwrap();
+        assert_eq!(inhibited(dir.path()).as_deref(), Some("/run/fieldmedic/inhibit is there"));
     }
 }

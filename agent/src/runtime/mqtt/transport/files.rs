@@ -1,10 +1,8 @@
 //! The TLS files: reads them, makes of them what rustls takes, and says of each what is wrong with it, under the key
 //! that names it. It must not decide what to do about a bad one: the link keeps what it had, `fieldmedic check` only
 //! warns.
-#![expect(clippy::disallowed_types, reason = "a shell: it reads the TLS files")]
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +20,7 @@ use crate::agent_user::{User, agent_user};
 use crate::config::{Mqtt, Tls};
 use crate::engine::observation::Severity;
 use crate::engine::time::Unix;
+use crate::plain_file;
 
 /// The largest file that is read, in bytes: a bundle of all public CAs has 230 kB.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -320,14 +319,8 @@ fn missing(wanted: &str, text: &[u8]) -> String {
     }
 }
 
-/// Bounded: a path that names a device must not fill the memory.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path).map_err(|error| with_advice(error, path))?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other(format!("it is longer than {FILE_BYTES_MAX} B")));
-    }
-    Ok(bytes)
+    plain_file::read(path, FILE_BYTES_MAX).map_err(|error| with_advice(error, path))
 }
 
 /// What the agent itself may not read, somebody has to let it.
@@ -556,11 +549,5 @@ mod tests {
         let bundle: String = (0..5).map(|n| Ca::new(&format!("CA {n}")).pem()).collect();
         let roots = roots_of(&files.write("bundle.pem", &bundle)).unwrap();
         assert_eq!((roots.names.as_str(), roots.store.len()), ("CN=CA 0; CN=CA 1; CN=CA 2 and 2 more", 5));
-    }
-
-    #[test]
-    fn a_device_that_never_ends_is_not_read_to_its_end() {
-        let error = read(Path::new("/dev/zero")).unwrap_err();
-        assert_eq!(error.to_string(), format!("it is longer than {FILE_BYTES_MAX} B"));
     }
 }
