@@ -43,18 +43,37 @@ pub struct Client {
     socket: PathBuf,
     /// Whether the helper has said that it begins nothing too late, and says when it begins.
     in_time: AtomicBool,
+    /// Whether it said what it may do when it was asked last.
+    answers: AtomicBool,
 }
 
 impl Client {
     /// The way to a helper's socket, if there is one. Nobody need listen yet: systemd does, and starts the helper.
     #[must_use]
     pub fn find(socket: &Path) -> Option<Self> {
-        socket.exists().then(|| Self { socket: socket.to_owned(), in_time: AtomicBool::new(false) })
+        socket.exists().then(|| Self {
+            socket: socket.to_owned(),
+            in_time: AtomicBool::new(false),
+            answers: AtomicBool::new(false),
+        })
     }
 
-    /// What the helper may do for this user, and what is in force; `None` if it doesn't say. Blocks, for 5 s at most.
+    /// What the helper may do for this user, and what is in force; `None` if it doesn't say. Blocks, for 5 s at most to
+    /// connect, to ask and to hear the answer.
     #[must_use]
     pub fn able(&self) -> Option<Able> {
+        let able = self.said_able();
+        self.answers.store(able.is_some(), Ordering::Relaxed);
+        able
+    }
+
+    /// It did not say so when it was asked last.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        !self.answers.load(Ordering::Relaxed)
+    }
+
+    fn said_able(&self) -> Option<Able> {
         match self.ask_able() {
             Ok(Answer::Able { able, in_time }) => {
                 self.in_time.store(in_time, Ordering::Relaxed);
@@ -196,11 +215,15 @@ fn lost(why: &str) -> ActOutcome {
 #[cfg(test)]
 mod tests {
     use std::os::fd::OwnedFd;
+    use std::sync::mpsc;
     use std::thread;
 
     use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 
     use super::*;
+    use crate::act::Actor;
+    use crate::act::units::Manager;
+    use crate::config::Action;
     use crate::engine::io::{ActStatus, Trigger};
 
     fn listening(socket: &Path) -> OwnedFd {
@@ -241,6 +264,34 @@ mod tests {
             let (_, len) = net::recv(&link, &mut buffer[..], RecvFlags::empty()).unwrap();
             String::from_utf8_lossy(&buffer[..len]).into_owned()
         })
+    }
+
+    #[test]
+    fn a_helper_that_is_silent_is_taken_for_able_to_do_all_and_asked_again_until_it_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("act.sock");
+        let listener = listening(&socket);
+        let actor = Actor::new(Manager::Systemd, "/nonexistent".into()).behind(&socket);
+        let helper = thread::spawn(move || {
+            for _ in 0..2 {
+                drop(net::accept(&listener).unwrap());
+            }
+            let link = net::accept(&listener).unwrap();
+            net::recv(&link, &mut vec![0; DATAGRAM_MAX][..], RecvFlags::empty()).unwrap();
+            net::send(&link, br#"{"able":["reboot"],"withheld":["quarantine"]}"#, SendFlags::empty()).unwrap();
+        });
+        let able = actor.able();
+        for action in [Action::RestartLink, Action::Rollback, Action::Quarantine, Action::Run] {
+            assert!(able.actions.contains(&action), "{action} of {able:?}");
+        }
+        assert!(actor.has_silent_helper() && able.withheld.is_empty(), "{able:?}");
+        let (keep, wanted) = mpsc::sync_channel(1);
+        let able = actor.able_by_helper_at_last(&wanted).unwrap();
+        assert!(able.actions.iter().eq([&Action::Reboot]) && able.withheld.contains(&Action::Quarantine), "{able:?}");
+        assert!(!actor.has_silent_helper());
+        helper.join().unwrap();
+        drop(keep);
+        assert_eq!(actor.able_by_helper_at_last(&wanted), None, "nobody wants to know any more");
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ pub mod units;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -35,6 +36,10 @@ use quarantine::Quarantine;
 use quarantine::terms::{Source, Terms};
 use rollback::Rollbacks;
 use units::Manager;
+
+/// How long to wait before a helper that didn't say what it may do is asked again: the first time, and at most.
+const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(256);
 
 /// Something to do, and on whose word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,21 +171,24 @@ impl Actor {
         Self { inhibited_below: Some(root), ..self }
     }
 
-    /// What can be done here at all, of which the engine refuses the rest before it is tried, and what is in force.
+    /// What can be done here at all, of which the engine refuses the rest before it is tried, and what is in force. A
+    /// helper that is silent is taken for able to do all: it judges again what it is asked for, and what is not asked
+    /// for because of a slow start, as the release from a quarantine, would not be done at all.
     #[must_use]
     pub fn able(&self) -> Able {
         if let Some(able) = self.able_by_helper() {
             return able;
         }
+        let behind = self.helper.is_some();
         let mut able = self.units.able();
         able.insert(Action::Run);
-        if self.interfaces != Interfaces::None {
+        if behind || self.interfaces != Interfaces::None {
             able.insert(Action::RestartLink);
         }
-        if !self.rollbacks.is_empty() {
+        if behind || !self.rollbacks.is_empty() {
             able.insert(Action::Rollback);
         }
-        if self.quarantine.is_some() {
+        if behind || self.quarantine.is_some() {
             able.insert(Action::Quarantine);
         }
         if self.diagnostics.is_some() {
@@ -196,6 +204,26 @@ impl Actor {
         let mut able = self.helper.as_ref()?.able()?;
         able.actions.extend(self.diagnostics.as_ref().map(|_| Action::CollectDiagnostics));
         Some(able)
+    }
+
+    /// The same, asked again until it answers, or until the other end of `wanted` is gone; blocks until then.
+    #[must_use]
+    pub fn able_by_helper_at_last(&self, wanted: &mpsc::Receiver<()>) -> Option<Able> {
+        let mut pause = ASK_AGAIN_MIN;
+        while self.helper.is_some() {
+            let able = self.able_by_helper();
+            if able.is_some() || wanted.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return able;
+            }
+            pause = ASK_AGAIN_MAX.min(pause * 2);
+        }
+        None
+    }
+
+    /// There is a helper that has not said what it may do when it was asked last.
+    #[must_use]
+    pub fn has_silent_helper(&self) -> bool {
+        self.helper.as_ref().is_some_and(Client::is_silent)
     }
 
     /// Brings to an end what a kill has cut off before: where there is a helper that is its own to do.

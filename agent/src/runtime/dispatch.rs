@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use tokio::sync::{mpsc, oneshot};
@@ -47,6 +48,8 @@ pub(super) struct Dispatcher {
     backoff: FullJitter,
     actor: Arc<Actor>,
     acts: BTreeMap<EffectId, oneshot::Sender<()>>,
+    /// Who asks root's helper what it may do ends with this.
+    asking: Option<SyncSender<()>>,
     inputs: mpsc::Sender<Input>,
     /// Completions of effects that were refused.
     refused: Vec<Input>,
@@ -81,6 +84,7 @@ impl Dispatcher {
             backoff: FullJitter::new(&config.mqtt.reconnect),
             actor: Arc::clone(&options.actor),
             acts: BTreeMap::new(),
+            asking: None,
             inputs,
             refused: Vec::new(),
             alive: false,
@@ -119,12 +123,14 @@ impl Dispatcher {
         }
     }
 
-    /// Root's policy may have changed, too: what it allows is asked again. On a thread of its own: a helper that hangs
-    /// is waited for.
-    fn ask_helper(&self) {
+    /// Root's policy may have changed, too, or was not told at the start: what it allows is asked until the helper says
+    /// so, or it is asked anew. On a thread of its own: a helper that hangs is waited for.
+    pub(super) fn ask_helper(&mut self) {
         let (actor, inputs) = (Arc::clone(&self.actor), self.inputs.clone());
+        let (asking, wanted) = sync_channel(1);
+        self.asking = Some(asking);
         let ask = move || {
-            if let Some(Able { actions, withheld, .. }) = actor.able_by_helper() {
+            if let Some(Able { actions, withheld, .. }) = actor.able_by_helper_at_last(&wanted) {
                 // The receiver is gone only when the agent ends.
                 let _ = inputs.blocking_send(Input::Able { actions, withheld });
             }

@@ -132,6 +132,9 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
 
     let mut engine = Engine::new(clock.now(), options.config.clone(), identity, recovered);
     let mut shell = Dispatcher::new(&options, store, stats, inputs_in, link_in)?;
+    if options.actor.has_silent_helper() {
+        shell.ask_helper();
+    }
     let mut errors = read_errors(&engine);
     shell.carry_out(&mut engine, &mut clock);
     service.ready(engine.config());
