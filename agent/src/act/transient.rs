@@ -87,9 +87,11 @@ async fn run_over(
         systemd.start_transient_unit(&unit, "fail", &properties, &[]).await
     };
     let mut output = Output::new(program.tail_max, progress);
+    let mut is_to_stop = false;
     let end = match job {
         Ok(job) => {
-            let mut ending = std::pin::pin!(ending(&systemd, &mut jobs, &unit, &job, within, &mut canceled));
+            let ending = ending(&systemd, &mut jobs, &unit, &job, within, &mut canceled, &mut is_to_stop);
+            let mut ending = std::pin::pin!(ending);
             tokio::select! {
                 end = &mut ending => end,
                 () = output.read(&mut said) => ending.await,
@@ -103,11 +105,13 @@ async fn run_over(
         Err(error) => {
             let outcome = lost(&unit, error)?;
             // A pipe that nobody reads would end it in the middle, and it works on its target for as long as it runs.
-            let left = within.saturating_sub(began.elapsed());
+            let left = if is_to_stop { Duration::ZERO } else { within.saturating_sub(began.elapsed()) };
+            // One that has said all it can must not be asked again.
+            let cancelable = !canceled.is_terminated();
             let cut_short = tokio::select! {
                 () = output.read(&mut said) => false,
                 () = sleep(left) => true,
-                Ok(()) = &mut canceled => true,
+                Ok(()) = &mut canceled, if cancelable => true,
             };
             if cut_short {
                 // Where there is no bus again, its own deadline ends it.
@@ -163,7 +167,7 @@ fn properties<'a>(
     properties
 }
 
-/// Waits for the end, and brings it about where it is due.
+/// Waits for the end, and brings it about where it is due: then `is_to_stop` says so, also if that fails.
 async fn ending(
     systemd: &SystemdProxy<'_>,
     jobs: &mut Jobs,
@@ -171,6 +175,7 @@ async fn ending(
     job: &OwnedObjectPath,
     within: Duration,
     canceled: &mut oneshot::Receiver<()>,
+    is_to_stop: &mut bool,
 ) -> zbus::Result<End> {
     let end = tokio::select! {
         result = jobs.end_of(job) => return result.map(End::Over),
@@ -178,6 +183,7 @@ async fn ending(
         // An error means that nobody can cancel any more.
         Ok(()) = canceled => End::Canceled,
     };
+    *is_to_stop = true;
     let stop = systemd.stop_unit(unit, "replace").await?;
     // Whether it is gone by then or not, what follows is the same.
     let _ = timeout(STOP_MAX, jobs.end_of(&stop)).await;

@@ -28,9 +28,12 @@ struct Script {
     exit_status: i32,
     /// The bus is gone before anybody gets to know that it was begun.
     is_mute: bool,
+    /// The same when it is to be stopped, which it is not.
+    is_mute_to_stop: bool,
 }
 
-const GOOD: Script = Script { job_result: Some("done"), result: "success", exit_status: 0, is_mute: false };
+const GOOD: Script =
+    Script { job_result: Some("done"), result: "success", exit_status: 0, is_mute: false, is_mute_to_stop: false };
 
 /// What it was asked for: calls, with the properties of the unit.
 type Asked = Arc<Mutex<Vec<String>>>;
@@ -89,6 +92,10 @@ impl Manager {
         mode: String,
     ) -> zbus::fdo::Result<OwnedObjectPath> {
         self.asked.lock().unwrap().push(format!("stop {mode}"));
+        if self.script.is_mute_to_stop {
+            emitter.connection().clone().close().await?;
+            return Ok(path("/org/freedesktop/systemd1/job/2"));
+        }
         *self.said.lock().unwrap() = None;
         let (start, stop) = (path("/org/freedesktop/systemd1/job/1"), path("/org/freedesktop/systemd1/job/2"));
         Self::job_removed(&emitter, 1, start, &name, "canceled").await?;
@@ -195,6 +202,18 @@ async fn of_one_whose_bus_goes_away_the_end_is_told_when_it_has_come_and_what_ca
             (ActStatus::Interrupted, Some("no_systemd"), Some("progress 40\nsaid\nand went on\n")),
             "{is_mute} {outcome:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_to_be_stopped_while_the_bus_goes_away_is_waited_for_no_longer() {
+    let hangs = Script { job_result: None, is_mute_to_stop: true, ..GOOD };
+    for (within, cancel) in [(LONG, true), (Duration::from_millis(50), false)] {
+        let began = Instant::now();
+        let (outcome, asked, _) = run_by(hangs, within, cancel).await;
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Interrupted, Some("no_systemd")));
+        assert_eq!(asked.last().map(String::as_str), Some("stop replace"));
+        assert!(began.elapsed() < LONG, "{outcome:?}");
     }
 }
 
