@@ -181,7 +181,7 @@ impl Journal {
         if Some(entry.cursor.as_str()) == begin || (but.is_some() && entry.boot() == but) {
             return;
         }
-        if !entry.is_own() {
+        if !entry.is_own(self.filter.boot, std::process::id()) {
             let line = entry.line(&self.filter);
             if is_wanted(&line, self.filter.min_severity) {
                 batch.lines.push(line);
@@ -305,10 +305,11 @@ impl Entry {
         self.field("_BOOT_ID").and_then(|id| BootId::parse(&id))
     }
 
-    /// Written by this agent, in this run or another.
-    fn is_own(&self) -> bool {
-        self.number("_PID") == Some(std::process::id())
-            || self.field("SYSLOG_IDENTIFIER").as_deref() == Some(OWN_IDENTIFIER)
+    /// Written by this agent, in this run or another. In another boot its pid was somebody else's, and PID 1 of the
+    /// journal is not that of a container.
+    pub(super) fn is_own(&self, this_boot: Option<BootId>, pid: u32) -> bool {
+        let by_pid = || self.number("_PID") == Some(pid) && self.boot() == this_boot && !self.is_systemd();
+        self.field("SYSLOG_IDENTIFIER").as_deref() == Some(OWN_IDENTIFIER) || by_pid()
     }
 
     pub(super) fn line(&self, filter: &Filter) -> ErrorLine {

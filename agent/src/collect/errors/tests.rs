@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::journal::Journal;
+use super::journal::{Entry, Journal};
 use super::kmsg::{Kmsg, Record, newest_lines};
 use super::*;
 use crate::collect::tests::write_tree;
@@ -242,6 +242,15 @@ fn the_agents_own_lines_are_passed_over_but_move_the_cursor() {
     assert_eq!(batches.len(), 1, "{batches:?}");
     assert_eq!(batches[0].lines.len(), 1);
     assert_eq!(batches[0].cursor.as_deref(), Some("s=e3;i=99;b=01;m=1;t=6;x=7"));
+}
+
+#[test]
+fn another_boots_process_of_the_agents_pid_and_the_journals_pid_1_are_not_the_agent() {
+    let own = |line: &str, pid| Entry::parse(line.as_bytes()).unwrap().is_own(BootId::parse(THIS_BOOT), pid);
+    assert!(own(PLAIN, 77));
+    assert!(!own(&PLAIN.replace(THIS_BOOT, &"5".repeat(32)), 77), "of the boot before");
+    let by_systemd = UNIT_FAILED.replace(r#""PRIORITY""#, &format!(r#""_BOOT_ID":"{THIS_BOOT}","PRIORITY""#));
+    assert!(!own(&by_systemd, 1), "the agent is a container's first process");
 }
 
 #[test]
