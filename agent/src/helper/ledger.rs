@@ -199,15 +199,13 @@ impl Ledger {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(fail("read", &path)(source)),
         };
-        let mut state = match text.as_deref().map(parse) {
-            None => State::default(),
-            Some(Some(state)) => state,
-            Some(None) => {
-                tracing::error!("{} is damaged: commands issued before now are refused", path.display());
-                fs::rename(&path, dir.join(DAMAGED_FILE)).map_err(fail("set aside", &path))?;
-                State { careful_since: Some(moment.stamp()), ..State::default() }
-            }
-        };
+        let read = text.as_deref().map(parse);
+        let is_damaged = read == Some(None);
+        let mut state = read.flatten().unwrap_or_default();
+        if is_damaged {
+            tracing::error!("{} is damaged: commands issued before now are refused", path.display());
+            state.careful_since = Some(moment.stamp());
+        }
         state.floor_s = state.floor_s.max(floor_s);
         if state.before_s > 0 {
             state.forgotten.add_before(std::mem::take(&mut state.before_s));
@@ -215,6 +213,13 @@ impl Ledger {
         let ledger = Self { dir: dir.to_owned(), state };
         // Whether it can be written is found out now, and not when something has to be healed.
         ledger.write(&ledger.state).map_err(fail("write", &path))?;
+        if is_damaged {
+            // Not before the careful one is on disk: where there is none, nothing was ever done. The two have changed
+            // places; where the file system can't do that, the damaged one is gone.
+            if let Err(error) = fs::rename(dir.join(NEW_FILE), dir.join(DAMAGED_FILE)) {
+                tracing::warn!("keep the damaged ledger as {}: {error}", dir.join(DAMAGED_FILE).display());
+            }
+        }
         Ok(ledger)
     }
 

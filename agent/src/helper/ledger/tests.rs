@@ -320,6 +320,20 @@ fn a_damaged_ledger_makes_the_next_one_careful() {
 }
 
 #[test]
+fn a_damaged_ledger_is_kept_until_the_careful_one_is_on_disk() {
+    let mut world = World::new();
+    let dir = world.0.path().to_owned();
+    fs::write(dir.join(FILE), "damaged").unwrap();
+    // Nothing can be written where this lies.
+    fs::create_dir(dir.join(NEW_FILE)).unwrap();
+    assert!(Ledger::open(&dir, 0, &at(1, 10, true)).is_err());
+    fs::remove_dir(dir.join(NEW_FILE)).unwrap();
+    world.reopen(&at(1, 20, true));
+    assert_eq!(world.spend(&at(1, 21, true)), Err("budget_spent"));
+    assert_eq!(fs::read(dir.join(DAMAGED_FILE)).unwrap(), b"damaged");
+}
+
+#[test]
 fn a_ledger_of_an_older_version_is_not_damaged() {
     let mut world = World::new();
     let json = r#"{"floor_s":0,"commands":{"c-1":1009000},"spent":{},"careful_since":null}"#;
