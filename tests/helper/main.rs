@@ -122,6 +122,31 @@ fn no_refresh_takes_a_quarantine_to_another_level_than_was_ordered() {
 }
 
 #[test]
+fn a_host_whose_name_is_not_found_stays_in_a_quarantines_reach_for_as_long_as_root_allows_it() {
+    let world = World::new();
+    let allow = |hosts: &str| {
+        world.allow(&format!("[allow]\nactions = [\"quarantine\"]\n[quarantine]\nallow_hosts = [{hosts}]\n"));
+    };
+    world.in_quarantine("observe", &[]);
+    let _helper = world.start();
+    let hosts_after = |found: &[&str], hosts_missing: bool| {
+        let mut refresh = ordered_by_rule("refresh", &json!({"level": "observe", "wide": false}));
+        refresh["terms"] = json!({"port": 1883, "hosts": found, "hosts_missing": hosts_missing});
+        let end = world.ask(&refresh);
+        assert_eq!(end["status"], "SUCCEEDED", "{end}");
+        let saved: Json = serde_json::from_slice(&std::fs::read(world.state("quarantine.json")).unwrap()).unwrap();
+        saved["terms"]["hosts"].clone()
+    };
+    allow("\"192.0.2.0/24\", \"198.51.100.0/24\"");
+    let both = ["192.0.2.7/32", "198.51.100.7/32"];
+    assert_eq!(hosts_after(&both, false), json!(both));
+    assert_eq!(hosts_after(&both[1..], true), json!([both[1], both[0]]));
+    allow("\"198.51.100.0/24\"");
+    assert_eq!(hosts_after(&[], true), json!([both[1]]));
+    assert_eq!(hosts_after(&[], false), json!([]));
+}
+
+#[test]
 fn a_quarantine_that_root_does_not_allow_any_more_is_left_and_kept_up_and_not_entered() {
     let world = World::new();
     world.in_quarantine("observe", &[]);

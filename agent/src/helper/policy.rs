@@ -427,12 +427,14 @@ mod tests {
             broker: vec!["192.0.2.1:8883".parse().unwrap(), "192.0.2.1:22".parse().unwrap()],
             port: 22,
             hosts: hosts(&["10.1.0.0/16", "0.0.0.0/0"]),
+            hosts_missing: false,
             stop: units(&["app.service", "ssh.service"]),
         };
         let left = Terms {
             broker: vec!["192.0.2.1:8883".parse().unwrap()],
             port: 8883,
             hosts: hosts(&["10.1.0.0/16"]),
+            hosts_missing: false,
             stop: units(&["app.service"]),
         };
         assert_eq!(limits.cut(wished), left);

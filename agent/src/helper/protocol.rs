@@ -356,7 +356,8 @@ mod tests {
     fn terms() -> Terms {
         let network = "192.0.2.0/24".parse().unwrap();
         let stop = vec![UnitName::parse("app.service").unwrap()];
-        Terms { broker: vec!["[2001:db8::1]:8883".parse().unwrap()], port: 8883, hosts: vec![network], stop }
+        let broker = vec!["[2001:db8::1]:8883".parse().unwrap()];
+        Terms { broker, port: 8883, hosts: vec![network], hosts_missing: true, stop }
     }
 
     #[test]

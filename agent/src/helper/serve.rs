@@ -219,7 +219,8 @@ impl Helper {
                         return Err(Refusal::because(Reason::Quarantined, detail));
                     }
                 }
-                order.terms = order.terms.map(|terms| policy.quarantine.cut(terms));
+                // Those of before, too: root may have allowed more then.
+                order.terms = order.terms.map(|terms| policy.quarantine.cut(quarantine.with_older_hosts(terms)));
                 state.clock.set_trust(policy.clock);
                 let moment = Moment::of(self.boot, &mut state.clock);
                 let by_rule = order.act == Act::Reboot && order.trigger.is_automatic();

@@ -154,6 +154,12 @@ impl Quarantine {
         saved.is_some_and(|saved| saved.terms.stop.contains(unit))
     }
 
+    /// Terms with the hosts that are in reach now, where names were not found: for who cuts down what comes of that.
+    #[must_use]
+    pub fn with_older_hosts(&self, terms: Terms) -> Terms {
+        terms.with_older_hosts(&self.saved().unwrap_or_default().terms)
+    }
+
     /// Enters a level, or tightens the one in force: less than that is not entered, whoever asks, as only leaving
     /// loosens. What goes wrong is `store_failed`.
     pub async fn enter(&self, wanted: QuarantineLevel, terms: Terms) -> ActOutcome {
@@ -434,13 +440,11 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// The addresses that were found now, and behind them those that were known: a name that stands for many gives others
 /// each time, and one that isn't answered gives none.
-fn with_older(mut terms: Terms, before: &Terms) -> Terms {
+fn with_older(terms: Terms, before: &Terms) -> Terms {
+    let mut terms = terms.with_older_hosts(before);
     let older: Vec<_> = before.broker.iter().filter(|old| !terms.broker.contains(old)).copied().collect();
     terms.broker.extend(older.into_iter().filter(|old| old.port() == terms.port));
     terms.broker.truncate(ADDRESSES_MAX);
-    if terms.hosts.is_empty() {
-        terms.hosts.clone_from(&before.hosts);
-    }
     terms
 }
 

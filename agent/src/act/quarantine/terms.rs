@@ -33,9 +33,27 @@ pub struct Terms {
     /// Others that stay in reach.
     #[serde(default)]
     pub hosts: Vec<Network>,
+    /// Names of such others were not found: who stayed in reach before still does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hosts_missing: bool,
     /// Units that are stopped.
     #[serde(default)]
     pub stop: Vec<UnitName>,
+}
+
+impl Terms {
+    /// The same, and where names were not found with the hosts that were in reach before: those that were found now go
+    /// first. Asked again it adds nothing.
+    #[must_use]
+    pub fn with_older_hosts(mut self, before: &Self) -> Self {
+        if std::mem::take(&mut self.hosts_missing) {
+            let room = ADDRESSES_MAX.saturating_sub(self.hosts.len());
+            let older: Vec<_> =
+                before.hosts.iter().filter(|old| !self.hosts.contains(old)).take(room).copied().collect();
+            self.hosts.extend(older);
+        }
+        self
+    }
 }
 
 /// What a gateway's terms are made of.
@@ -91,7 +109,8 @@ impl Source {
         }
         let broker = found.get(&self.host).into_iter().flatten();
         let broker = broker.map(|address| SocketAddr::new(*address, self.port)).collect();
-        (Terms { broker, port: self.port, hosts, stop: self.stop.clone() }, missing)
+        let hosts_missing = !missing.is_empty();
+        (Terms { broker, port: self.port, hosts, hosts_missing, stop: self.stop.clone() }, missing)
     }
 }
 
@@ -126,7 +145,14 @@ mod tests {
         let (terms, missing) = source.terms().await;
         assert!(terms.broker.contains(&"127.0.0.1:1883".parse().unwrap()), "{terms:?}");
         let network = "192.0.2.0/24".parse().unwrap();
-        assert_eq!((terms.hosts, missing), (vec![network], vec!["no-such-name.invalid".to_owned()]));
+        assert_eq!(missing, ["no-such-name.invalid"]);
+        let before: Vec<Network> = ["198.51.100.7", "192.0.2.0/24"].map(|host| host.parse().unwrap()).into();
+        let before = Terms { hosts: before, ..Terms::default() };
+        assert_eq!(terms.hosts, [network]);
+        let terms = terms.with_older_hosts(&before);
+        assert_eq!(terms.hosts, [network, before.hosts[0]]);
+        let found = Terms { hosts: vec![network], hosts_missing: false, ..terms };
+        assert_eq!(found.with_older_hosts(&before).hosts, [network], "what was found is all there is");
     }
 
     #[tokio::test]

@@ -150,7 +150,8 @@ fn listen(address: &str, port: u16) -> TcpListener {
 
 fn terms(brokers: &[&str], hosts: &[&str]) -> Terms {
     let broker = brokers.iter().map(|address| at(address, PORT)).collect();
-    Terms { broker, port: PORT, hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(), stop: vec![] }
+    let hosts = hosts.iter().map(|host| host.parse().unwrap()).collect();
+    Terms { broker, port: PORT, hosts, ..Terms::default() }
 }
 
 fn is_done(outcome: &ActOutcome) {
