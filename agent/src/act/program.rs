@@ -117,6 +117,24 @@ pub async fn run(
     Ok(Finished { end, within, output: output.into_text() })
 }
 
+/// Looks at a file to be run, by [`unfit`] or its like, on a thread that may hang with the disk that it is on: nobody
+/// else does, and what heals that may be ordered next.
+///
+/// # Errors
+/// `timeout`: the disk doesn't answer.
+pub(super) async fn look_at(
+    path: &Path,
+    look: fn(&Path) -> io::Result<Option<String>>,
+    within: Duration,
+) -> Result<io::Result<Option<String>>, ActOutcome> {
+    let at = path.to_owned();
+    let looked = timeout(within, spawn_blocking(move || look(&at))).await.map_err(|_| {
+        let (path, within) = (path.display(), humantime::format_duration(within));
+        ActOutcome::timed_out(format!("{path} does not answer after {within}: nothing was done"))
+    })?;
+    Ok(looked.unwrap_or_else(|error| Err(io::Error::other(error))))
+}
+
 /// What makes a file one that is not to be run: others could have written it, or it is no plain executable file. A link
 /// is none either: it could point anywhere, tomorrow elsewhere.
 ///
@@ -398,6 +416,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+    use crate::engine::io::ActStatus;
 
     #[test]
     fn only_roots_files_and_our_own_are_trusted() {
@@ -412,6 +431,19 @@ mod tests {
         assert!(of_file(0, 0o101_757, OURS).unwrap().contains("has mode 1757"));
         assert_eq!(distrust(0, 0o041_777, true, OURS), None, "nobody can replace what is another's");
         assert!(distrust(0, 0o040_777, true, OURS).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_holds_up_nobody_who_wants_something_else_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fix");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+        // Nobody writes to it: it hangs as a disk does.
+        let hangs = |path: &Path| fs::read(path).map(|_| None);
+        let outcome = look_at(&path, hangs, Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::TimedOut, Some("timeout")));
+        assert!(outcome.detail.as_ref().unwrap().contains("does not answer after 50ms"), "{outcome:?}");
+        drop(fs::File::options().write(true).open(&path).unwrap());
     }
 
     #[test]

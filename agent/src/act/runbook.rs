@@ -22,7 +22,7 @@ pub async fn run(
     canceled: oneshot::Receiver<()>,
     progress: impl FnMut(u8),
 ) -> ActOutcome {
-    let path = match resolve(dir, name) {
+    let path = match resolve(dir, name, within).await {
         Ok(path) => path,
         Err(refusal) => return refusal,
     };
@@ -33,13 +33,13 @@ pub async fn run(
 }
 
 /// The file that a name stands for, if nobody but root, or the one whose agent this is, could have written it.
-pub(super) fn resolve(dir: &Path, name: &str) -> Result<PathBuf, ActOutcome> {
+pub(super) async fn resolve(dir: &Path, name: &str, within: Duration) -> Result<PathBuf, ActOutcome> {
     // One component as it stands: no separator, no "..", nothing hidden.
     if Path::new(name).file_name() != Some(OsStr::new(name)) || name.starts_with('.') {
         return Err(refused(format!("runbook {name:?} is no plain file name")));
     }
     let path = dir.join(name);
-    match program::unfit(&path) {
+    match program::look_at(&path, program::unfit, within).await? {
         Ok(None) => Ok(path),
         Ok(Some(wrong)) => Err(refused(wrong)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -40,7 +40,7 @@ pub async fn run(
     canceled: oneshot::Receiver<()>,
     progress: impl FnMut(u8),
 ) -> ActOutcome {
-    match resolve(dir, name) {
+    match resolve(dir, name, within).await {
         Ok(path) => run_file(Program::new(&path, args, env), within, canceled, progress).await,
         Err(refusal) => refusal,
     }

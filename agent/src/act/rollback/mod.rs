@@ -155,10 +155,13 @@ impl Rollbacks {
             return ActOutcome::failed("rollback_failed", "argv is empty");
         };
         let path = Path::new(path);
-        match program::unfit_by_links(path) {
-            Ok(None) => {}
-            Ok(Some(wrong)) => return ActOutcome::failed("rollback_failed", wrong),
-            Err(error) => return ActOutcome::failed("rollback_failed", format!("look at {}: {error}", path.display())),
+        match program::look_at(path, program::unfit_by_links, within).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(wrong))) => return ActOutcome::failed("rollback_failed", wrong),
+            Ok(Err(error)) => {
+                return ActOutcome::failed("rollback_failed", format!("look at {}: {error}", path.display()));
+            }
+            Err(hangs) => return hangs,
         }
         let (action, to) = match verb {
             Verb::Rollback { to } => ("rollback", to),
