@@ -44,15 +44,24 @@ struct Socket {
 
 /// Reads the tables that there are; a kernel without IPv6 has two of them. `None` where none can be read.
 pub(super) fn collect(round: &mut Round<'_>) -> Option<Sockets> {
-    let own = own_inodes();
+    collect_by(round, own_inodes)
+}
+
+fn collect_by(round: &mut Round<'_>, own_inodes: impl Fn() -> BTreeSet<u64>) -> Option<Sockets> {
+    let mut own = own_inodes();
     let ephemeral = ephemeral_from(round);
     let mut listeners = BTreeSet::new();
     let mut peers = BTreeSet::new();
-    let mut tables = 0;
+    let mut tables = Vec::new();
     for (file, protocol) in TABLES {
         // Of what can't be read whole nobody knows who is missing.
-        let Some(table) = round.text(file).ok()? else { continue };
-        tables += 1;
+        if let Some(table) = round.text(file).ok()? {
+            tables.push((file, protocol, table));
+        }
+    }
+    // What another thread has opened meanwhile is in the tables, and so is what it has closed.
+    own.append(&mut own_inodes());
+    for (file, protocol, table) in &tables {
         // The first line says what the columns are.
         for line in table.lines().skip(1) {
             let Some(socket) = parse(line) else {
@@ -63,7 +72,7 @@ pub(super) fn collect(round: &mut Round<'_>) -> Option<Sockets> {
                 continue;
             }
             let remote = socket.remote.ip().to_canonical();
-            match (protocol, socket.state) {
+            match (*protocol, socket.state) {
                 (Protocol::Tcp, LISTEN) => drop(listeners.insert(format!("tcp {}", socket.local))),
                 // A client that waits for an answer looks like a server, but for its port.
                 (Protocol::Udp, CLOSE) if socket.local.port() < ephemeral => {
@@ -74,7 +83,7 @@ pub(super) fn collect(round: &mut Round<'_>) -> Option<Sockets> {
             }
         }
     }
-    if tables == 0 {
+    if tables.is_empty() {
         round.fault("proc/net/tcp", "missing");
         return None;
     }
@@ -166,6 +175,19 @@ mod tests {
         assert_eq!(sockets.listeners, ["tcp 0.0.0.0:22", "tcp [::]:8081", "udp 0.0.0.0:67"]);
         assert_eq!(sockets.peers, ["192.0.2.7", "198.51.100.9"]);
         assert_eq!(round.finish().faults, []);
+    }
+
+    #[test]
+    fn what_the_agent_opens_or_closes_while_the_tables_are_read_is_still_its_own() {
+        let tree = tempfile::tempdir().unwrap();
+        let to = |host, inode| {
+            line(&format!("{}:C000", v4(10, 0, 0, 2)), &format!("{}:075B", v4(192, 0, 2, host)), "01", inode)
+        };
+        write_tree(tree.path(), &[("proc/net/tcp", &["head\n".to_owned(), to(1, 11), to(2, 12), to(3, 13)].concat())]);
+        let looks = std::cell::Cell::new(0);
+        let own = || BTreeSet::from([11 + looks.replace(looks.get() + 1)]);
+        let sockets = collect_by(&mut Round::new(tree.path()), own).unwrap();
+        assert_eq!(sockets.peers, ["192.0.2.3"]);
     }
 
     #[test]
