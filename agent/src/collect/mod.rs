@@ -31,6 +31,7 @@ use clock::ClockReading;
 use host::Host;
 use modem::Modems;
 use own::Own;
+pub(crate) use releases::booted_slot;
 use round::Round;
 use shutdown::Blockers;
 

@@ -40,7 +40,12 @@ pub(super) fn collect(targets: &BTreeMap<String, Rollback>, round: &mut Round<'_
 
 fn booted(round: &mut Round<'_>) -> Option<String> {
     let cmdline = round.text(CMDLINE).ok()??;
-    cmdline.split_whitespace().find_map(|word| word.strip_prefix(BOOTED)).map(str::to_owned)
+    booted_slot(&cmdline).map(str::to_owned)
+}
+
+/// RAUC's slot in the kernel's command line; none where its boot integration had nothing to put there.
+pub(crate) fn booted_slot(cmdline: &str) -> Option<&str> {
+    cmdline.split_whitespace().filter_map(|word| word.strip_prefix(BOOTED)).find(|slot| !slot.is_empty())
 }
 
 #[cfg(test)]
@@ -75,7 +80,9 @@ mod tests {
         let found = collect(&targets, &mut round);
         let found: Vec<_> = found.iter().map(|release| (release.target.as_str(), release.name.as_str())).collect();
         assert_eq!(found, [("app", "2.0"), ("firmware", "A")]);
-        fs::write(root.path().join(CMDLINE), "quiet").unwrap();
-        assert_eq!(collect(&targets, &mut Round::new(root.path())).len(), 1);
+        for cmdline in ["quiet", "quiet rauc.slot= ro"] {
+            fs::write(root.path().join(CMDLINE), cmdline).unwrap();
+            assert_eq!(collect(&targets, &mut Round::new(root.path())).len(), 1, "{cmdline}");
+        }
     }
 }

@@ -73,7 +73,7 @@ fn facts(root: &Path, release: &BTreeMap<String, String>) -> BTreeMap<String, At
     let serial = read("proc/device-tree/serial-number").or_else(|| read("sys/class/dmi/id/product_serial"));
     let command_line = fs::read_to_string(root.join("proc/cmdline")).unwrap_or_default();
     // RAUC's bootloader scripts say which slot was booted.
-    let slot = command_line.split_whitespace().find_map(|word| fact(word.strip_prefix("rauc.slot=")?));
+    let slot = collect::booted_slot(&command_line).and_then(fact);
     let known = [
         ("arch", Some(uname.machine().to_string_lossy().into_owned())),
         ("kernel", Some(uname.release().to_string_lossy().into_owned())),
