@@ -131,19 +131,22 @@ enum Position {
 /// Passes over what the ring holds; the sequence number of the newest record.
 fn newest(log: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<u64>> {
     let mut newest = None;
+    drain(log, buffer, &mut |record| newest = Some(record.seq))?;
+    Ok(newest)
+}
+
+/// Reads what the ring holds, and waits for no more.
+fn drain(log: &OwnedFd, buffer: &mut [u8], each: &mut dyn FnMut(Record)) -> io::Result<()> {
     for _ in 0..HISTORY_RECORDS_MAX {
         match rustix::io::read(log, &mut *buffer) {
             Ok(0) | Err(Errno::AGAIN) => break,
-            Ok(len) => {
-                let read = buffer.get(..len).unwrap_or_default();
-                newest = records(read).filter_map(Record::parse).last().map_or(newest, |record| Some(record.seq));
-            }
+            Ok(len) => records(buffer.get(..len).unwrap_or_default()).filter_map(Record::parse).for_each(&mut *each),
             // Overrun: the next read gives the oldest record that is left.
             Err(Errno::PIPE) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(newest)
+    Ok(())
 }
 
 /// The newest `most` lines of the ring, as dmesg(1) shows them. Waits for nothing.
@@ -154,19 +157,11 @@ pub(crate) fn newest_lines(device: &Path, most: usize) -> io::Result<Vec<String>
     let log = rustix::fs::open(device, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
     let mut buffer = vec![0; RECORD_BYTES_MAX];
     let mut newest = VecDeque::new();
-    for _ in 0..HISTORY_RECORDS_MAX {
-        let len = match rustix::io::read(&log, &mut *buffer) {
-            Ok(0) | Err(Errno::AGAIN) => break,
-            Ok(len) => len,
-            Err(Errno::PIPE) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        for record in records(buffer.get(..len).unwrap_or_default()).filter_map(Record::parse) {
-            let (seconds, us) = (record.stamp_us / 1_000_000, record.stamp_us % 1_000_000);
-            newest.push_back(format!("[{seconds:>5}.{us:06}] {}", record.message));
-        }
+    drain(&log, &mut buffer, &mut |record| {
+        let (seconds, us) = (record.stamp_us / 1_000_000, record.stamp_us % 1_000_000);
+        newest.push_back(format!("[{seconds:>5}.{us:06}] {}", record.message));
         newest.drain(..newest.len().saturating_sub(most));
-    }
+    })?;
     Ok(newest.into())
 }
 
