@@ -18,7 +18,7 @@ pub mod reboot;
 mod releases;
 mod round;
 mod shutdown;
-mod sockets;
+pub(crate) mod sockets;
 pub mod worker;
 
 use std::collections::BTreeMap;

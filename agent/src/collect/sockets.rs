@@ -103,7 +103,7 @@ fn parse(line: &str) -> Option<Socket> {
 }
 
 /// `0100007F:1F90`: words of the address as the machine has them in memory, and the port as a number.
-fn address(text: &str) -> Option<SocketAddr> {
+pub(crate) fn address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let word = |at: usize| u32::from_str_radix(address.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
@@ -174,6 +174,8 @@ mod tests {
         let sockets = collect(&mut round).unwrap();
         assert_eq!(sockets.listeners, ["tcp 0.0.0.0:22", "tcp [::]:8081", "udp 0.0.0.0:67"]);
         assert_eq!(sockets.peers, ["192.0.2.7", "198.51.100.9"]);
+        let words = [v4(0x20, 1, 0xd, 0xb8), v4(0, 0, 0, 0), v4(0, 0, 0, 0), v4(0, 0, 0, 1)].concat();
+        assert_eq!(address(&format!("{words}:0016")).unwrap().to_string(), "[2001:db8::1]:22");
         assert_eq!(round.finish().faults, []);
     }
 
