@@ -115,7 +115,7 @@ impl Source {
 }
 
 async fn addresses(host: String) -> Vec<IpAddr> {
-    match timeout(LOOKUP_MAX, lookup::addresses(host.trim_matches(['[', ']']))).await {
+    match timeout(LOOKUP_MAX, lookup::addresses(&host)).await {
         Ok(answer) => match answer.as_ref() {
             Ok(found) => found.iter().take(ADDRESSES_MAX).map(SocketAddr::ip).collect(),
             Err(error) => {
