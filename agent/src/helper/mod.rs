@@ -23,6 +23,7 @@ use anyhow::Context as _;
 use tokio::net::UnixListener;
 
 use crate::act::link as interfaces;
+use crate::act::quarantine::DEFAULT_DIR as DEFAULT_STATE;
 use crate::cli::logging;
 use crate::collect::clock::{self, Clock};
 use crate::config::{self, ClockTrust, Problem};
@@ -33,8 +34,6 @@ pub use policy::Policy;
 pub(crate) use policy::{DEFAULT_FILE as POLICY_FILE, PolicyError};
 use serve::Helper;
 
-/// Where the ledger lies (StateDirectory= of the unit).
-const DEFAULT_STATE: &str = "/var/lib/fieldmedic-act";
 /// The command line or the policy is wrong.
 const BAD_USAGE: u8 = 2;
 const FAILED: u8 = 1;

@@ -33,7 +33,8 @@ use crate::engine::io::{ActOutcome, ActStatus};
 use crate::engine::{DEGRADED, NOT_IN_FORCE, STOPPED_AGAIN};
 use crate::store::disk;
 
-/// Where the state lies: the boot unit looks there (systemd/fieldmedic-quarantine.service).
+/// Where the state lies, as all that root's helper keeps (StateDirectory= of its unit): the boot unit looks there
+/// (systemd/fieldmedic-quarantine.service).
 pub const DEFAULT_DIR: &str = "/var/lib/fieldmedic-act";
 /// What the boot unit loads.
 const RULES_FILE: &str = "quarantine.nft";
