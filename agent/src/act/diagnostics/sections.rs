@@ -19,7 +19,7 @@ use super::{Bound, Diagnostics, Read};
 use crate::act::jobs;
 use crate::act::program::{self, Program};
 use crate::collect::clock::{self, Clock};
-use crate::collect::errors::kmsg;
+use crate::collect::errors::{kmsg, on_path};
 use crate::collect::mounts::unescape;
 use crate::config::ClockTrust;
 use crate::engine::io::{ActOutcome, ActStatus};
@@ -69,7 +69,6 @@ const MEMINFO: [&str; 13] = [
     "SUnreclaim",
     "Committed_AS",
 ];
-const JOURNALCTL: [&str; 2] = ["/usr/bin/journalctl", "/bin/journalctl"];
 /// Where a gateway without a journal keeps its log.
 const LOGS: [&str; 2] = ["var/log/messages", "var/log/syslog"];
 const KMSG: &str = "dev/kmsg";
@@ -291,9 +290,9 @@ fn room(root: &Path, at: &str) -> String {
 
 /// The journal's end, or what there is to tell of one that can't be read or has nothing.
 async fn journalctl(within: Duration) -> Read {
-    let path = JOURNALCTL.iter().map(Path::new).find(|path| path.exists()).ok_or("there is no journalctl")?;
+    let path = on_path("journalctl").ok_or("there is no journalctl")?;
     let args = ["--output=short-iso", "--no-pager", "--quiet", "--lines", JOURNAL_LINES].map(str::to_owned);
-    said(path, &args, within).await
+    said(&path, &args, within).await
 }
 
 /// What a program says. One that has to be stopped is heard out up to there.
