@@ -47,7 +47,7 @@ pub(super) struct Session {
     refused: Refused,
     suspects: Suspects,
     refusal_logged: bool,
-    subscriptions: Subscriptions,
+    pub(super) subscriptions: Subscriptions,
     connections: u64,
     offline_since: Option<Mono>,
     connected: Duration,

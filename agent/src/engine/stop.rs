@@ -87,7 +87,7 @@ impl Engine {
         self.tell_all_lost(now);
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));
         let run = Run { at: self.timeline.stamp(now.mono), clean: true, reboot: why.map(Into::into) };
-        let mut entries = vec![write(RUN_KEY, &run), self.seqs.end()];
+        let mut entries = vec![write(RUN_KEY, &run), self.seqs.end(), self.session.subscriptions.entry()];
         let left = self.left_of_beginning();
         entries.extend(left.iter().cloned());
         let saved = self.timeline.save();

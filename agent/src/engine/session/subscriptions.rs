@@ -7,7 +7,7 @@ use minicbor::{Decode, Encode};
 use crate::engine::Engine;
 use crate::engine::effects::Purpose;
 use crate::engine::io::LogLevel;
-use crate::engine::keyed::{SUBSCRIBED_KEY, write};
+use crate::engine::keyed::{SUBSCRIBED_KEY, Write, write};
 use crate::engine::time::Now;
 
 /// Command topics asked for in one packet: AWS IoT Core takes no more.
@@ -27,7 +27,7 @@ pub(in crate::engine) struct Subscribed {
 
 /// What is asked of the broker, and what it has.
 #[derive(Debug, Default)]
-pub(super) struct Subscriptions {
+pub(in crate::engine) struct Subscriptions {
     /// Filters that are yet to be subscribed to, and how many of those before were refused.
     unsubscribed: Vec<(String, u8)>,
     refused_filters: usize,
@@ -43,6 +43,11 @@ impl Subscriptions {
     pub(super) fn new(mut subscribed: Subscribed, exact: bool) -> Self {
         subscribed.all &= exact;
         Self { subscribed, ..Self::default() }
+    }
+
+    /// What is to be saved of it: at the latest with the goodbye that makes the next start believe it.
+    pub(in crate::engine) fn entry(&self) -> Write {
+        write(SUBSCRIBED_KEY, &self.subscribed)
     }
 
     /// These are to be asked for, from the first on.
@@ -116,8 +121,7 @@ impl Engine {
     }
 
     fn save_subscribed(&mut self, subscribed: Subscribed) {
-        let entry = write(SUBSCRIBED_KEY, &subscribed);
         self.session.subscriptions.subscribed = subscribed;
-        self.effects.put(Purpose::Note, vec![entry]);
+        self.effects.put(Purpose::Note, vec![self.session.subscriptions.entry()]);
     }
 }

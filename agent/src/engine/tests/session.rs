@@ -165,6 +165,26 @@ fn an_agent_that_was_cut_off_as_the_broker_had_forgotten_it_is_not_deaf_in_the_s
 }
 
 #[test]
+fn an_agent_that_found_the_disk_full_as_the_broker_had_forgotten_it_is_not_deaf_after_a_stop() {
+    let mut world = World::new();
+    world.advance(SECOND);
+    world.forget_session();
+    world.lose_subscribes(true);
+    world.refuse(|op| puts(op, "subscribed"), StoreFault::NoSpace { what: "state".into() });
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(5 * SECOND);
+    assert!(world.is_connected());
+    world.refuse_nothing();
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(20 * SECOND);
+    assert!(world.exited);
+    world.lose_subscribes(false);
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(world.subscribes, 2);
+}
+
+#[test]
 fn a_new_session_whose_subscription_was_lost_is_subscribed_to_when_it_was_kept() {
     for restart in [false, true] {
         let mut world = World::new();
