@@ -212,7 +212,10 @@ impl Commands {
             Purpose::Begun(id) if written => self.act(facts, id),
             Purpose::Begun(id) => {
                 self.unspend(id);
-                self.finish(id, Status::Failed, Some(Reason::StoreFailed.word()), None);
+                // It may have been canceled while this was under way.
+                if self.ledger.get(id).is_some_and(|entry| !entry.stored.status.is_terminal()) {
+                    self.finish(id, Status::Failed, Some(Reason::StoreFailed.word()), None);
+                }
                 self.begin_queued(facts);
             }
             Purpose::Outcome(id) if written => {

@@ -282,6 +282,26 @@ fn what_is_canceled_while_it_is_on_its_way_to_the_disk_ends_once() {
 }
 
 #[test]
+fn what_is_canceled_before_the_journal_refuses_its_beginning_is_told_as_canceled() {
+    let mut world = online();
+    world.acts_succeed = false;
+    for (id, pkid) in [("runs", 1), ("waits", 2)] {
+        world.command(id, "restart_unit", json!({"unit": "app.service"}), pkid);
+    }
+    world.settle();
+    world.stall_store_at(|op| puts(op, "cmd/c-1"));
+    world.command("c-1", "cancel", json!({"command_id": "waits"}), 3);
+    world.settle();
+    world.refuse(|op| puts(op, "cmd/waits"), StoreFault::Busy);
+    let (id, _) = world.acts[0].clone();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    world.refuse_nothing();
+    world.store_answers();
+    assert_eq!(world.statuses("waits"), ["QUEUED", "CANCELED"]);
+    assert_eq!(world.statuses("c-1"), ["SUCCEEDED"]);
+}
+
+#[test]
 fn a_command_that_comes_again_is_not_answered_with_an_end_that_is_not_on_the_disk() {
     let mut world = online();
     world.acts_succeed = false;
