@@ -22,9 +22,8 @@ use super::command::{Command, Intervals, Name};
 use super::effects::Purpose;
 use super::io::{Act, ActOutcome, ActStatus, EffectId, LogLevel, Trigger};
 use super::keyed::{BUDGET_KEY, CLAIM_KEY, COMMAND_KEY, FORGOTTEN_KEY, Write, write};
-use super::observation::running;
 use super::quarantine;
-use super::reboot::{ROLLBACK_FAILED, not_left, waits_for_boot};
+use super::reboot::left_by;
 use super::record::{CommandResult, Event, Stamp, Status};
 use super::time::{Mono, Now, Unix};
 use super::timeline::Timeline;
@@ -114,15 +113,6 @@ pub struct Facts<'a> {
     pub stopping: bool,
     /// The releases that run.
     pub(super) releases: &'a Releases,
-}
-
-impl Facts<'_> {
-    /// The release that an act is to leave, where it is known; `None` where it goes to the one that runs.
-    fn left_by(&self, act: &Act) -> Option<Box<str>> {
-        let Act::Rollback { to, .. } = act else { return None };
-        let running = self.releases.running(&act.target()).filter(|running| to.as_deref() != Some(running));
-        running.map(Into::into)
-    }
 }
 
 /// All commands that are known.
@@ -370,47 +360,13 @@ impl Commands {
                 Stored::unreadable()
             }
         };
-        let is_done = stored.reason.as_deref() == Some(Reason::NeedsReboot.word());
-        let awaits_boot = stored.name() == Some(Name::Reboot) || is_done;
-        let is_other_boot = stored.boot.is_some_and(|began| began != identity.boot);
-        let running = stored.target.as_deref().and_then(|target| running(&identity.releases, target));
-        // In the same boot it may still be under way, or units may not have come up from it.
-        let is_judged = is_other_boot && stored.leaves.is_some() && running.is_some();
-        let rebooted = (awaits_boot || is_judged).then_some(is_other_boot);
-        let back_in = stored.leaves.clone().filter(|left| running == Some(&**left));
-        let found = match stored.name() {
-            Some(Name::Rollback) => running.map(|name| format!("; {name} runs now")),
-            Some(Name::Quarantine | Name::Release) => {
-                identity.quarantine.map(|level| format!("; {level} is in force now"))
-            }
-            _ => None,
-        };
-        let (status, reported, report_seq) = (stored.status, stored.reported, stored.seq);
-        let is_unbegun = status == Status::Queued || (stored.unannounced && rebooted == Some(false));
+        let (end, reported, report_seq) = (stored.end_of_cut_off(identity), stored.reported, stored.seq);
         let entry = Entry { durable: true, report_seq, ..Entry::new(stored) };
         self.ledger.insert(id.clone(), entry);
-        let reason = Some(Reason::Interrupted.word());
-        match status {
-            Status::Queued | Status::InProgress if is_unbegun => {
-                self.finish(&id, Status::Canceled, reason, Some("the agent stopped before it began"));
-            }
-            Status::InProgress if rebooted == Some(true) => {
-                if let Some(release) = back_in {
-                    return self.finish(&id, Status::Failed, Some(ROLLBACK_FAILED), Some(&not_left(&release)));
-                }
-                self.finish(&id, Status::Succeeded, None, Some("this is another boot"));
-            }
-            Status::InProgress if rebooted == Some(false) => {
-                let detail = "the agent was started again in the same boot";
-                let detail = if is_done { waits_for_boot(Some(detail)) } else { detail.to_owned() };
-                self.finish(&id, Status::Failed, Some(Reason::SameBoot.word()), Some(&detail));
-            }
-            Status::InProgress => {
-                let detail = "the agent stopped while it was under way; what came of it can't be known".to_owned();
-                self.finish(&id, Status::Interrupted, reason, Some(&(detail + &found.unwrap_or_default())));
-            }
-            _ if !reported => self.report(&id),
-            _ => {}
+        match end {
+            Some((status, reason, detail)) => self.finish(&id, status, reason, Some(&detail)),
+            None if !reported => self.report(&id),
+            None => {}
         }
     }
 
@@ -505,7 +461,7 @@ impl Commands {
             target,
             detail,
             unannounced: matches!(parsed, Command::Reboot { .. }),
-            leaves: parsed.act().filter(|_| !waits).and_then(|act| facts.left_by(act)),
+            leaves: parsed.act().filter(|_| !waits).and_then(|act| left_by(facts.releases, act)),
             ..Stored::new(command, status)
         };
         let mut entries = vec![put(&command.id, &stored)];

@@ -56,7 +56,8 @@ impl Engine {
         call: impl FnOnce(&mut Remedies, remedies::Facts<'_>) -> T,
     ) -> T {
         let stopping = self.stopping.is_some();
-        let facts = remedies::Facts { now, config: &self.config, timeline: &self.timeline, stopping };
+        let (config, timeline, releases) = (&self.config, &self.timeline, &self.releases);
+        let facts = remedies::Facts { now, config, timeline, stopping, releases };
         call(&mut self.remedies, facts)
     }
 
@@ -99,7 +100,8 @@ impl Engine {
     /// another ladder now.
     pub(super) fn resume_remedies(&mut self, now: Now) {
         let stopping = self.stopping.is_some();
-        let facts = remedies::Facts { now, config: &self.config, timeline: &self.timeline, stopping };
+        let (config, timeline, releases) = (&self.config, &self.timeline, &self.releases);
+        let facts = remedies::Facts { now, config, timeline, stopping, releases };
         for rule in &self.config.rules {
             if let Some(ladder) = rule.remedy.as_ref().filter(|_| self.rules.is_raised(&rule.name)) {
                 self.remedies.alarm_stands(facts, &rule.name, ladder);

@@ -1,15 +1,20 @@
 //! A restart of the machine, for whoever wants it: it is waited for, the fleet is told, the agent says goodbye, and
 //! only then the order is given. What came of it is known by the next boot's id; where the machine stays up, the agent
-//! goes on as if nothing had been said. Decides nothing about who may have one.
+//! goes on as if nothing had been said. Here is also how any act is judged that was under way when the agent stopped:
+//! it takes the boot's id for that. Decides nothing about who may have one.
 
 use std::time::Duration;
 
-use super::Engine;
+use super::command::Name;
 use super::commands::Commands;
 use super::io::{Act, ActOutcome, Effect, EffectId, LogLevel, Own, StopReason, Trigger};
 use super::keyed::{RUN_KEY, write};
+use super::observation::running;
+use super::record::Status;
 use super::start::Run;
 use super::time::{Mono, Now};
+use super::trial::Releases;
+use super::{Engine, Identity};
 use crate::wire::Reason;
 
 /// How long the machine may take to go down once it was told to.
@@ -45,6 +50,60 @@ pub(super) const ROLLBACK_FAILED: &str = "rollback_failed";
 /// where it can't boot the other one.
 pub(super) fn not_left(release: &str) -> String {
     format!("this is another boot, and {release} runs again")
+}
+
+/// The release that an act is to leave, where it is known; `None` where it goes to the one that runs.
+pub(super) fn left_by(releases: &Releases, act: &Act) -> Option<Box<str>> {
+    let Act::Rollback { to, .. } = act else { return None };
+    let running = releases.running(&act.target()).filter(|running| to.as_deref() != Some(running));
+    running.map(Into::into)
+}
+
+/// An act that was under way when the agent stopped, as it stands in the journal.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CutOff<'a> {
+    /// The contract's word for it.
+    pub(super) name: &'a str,
+    /// What it works on.
+    pub(super) target: Option<&'a str>,
+    /// It is done, and a boot completes it.
+    pub(super) is_done: bool,
+    /// The release that it was to leave, where that is known.
+    pub(super) leaves: Option<&'a str>,
+    /// It began in another boot.
+    pub(super) is_other_boot: bool,
+}
+
+impl CutOff<'_> {
+    /// How it ended, with its reason and detail: what takes a boot is judged by the boot's id, a rollback by the release
+    /// that another boot runs; the rest can't be known. In the same boot a rollback may still be under way, or units
+    /// may not have come up from it.
+    pub(super) fn judge(self, identity: &Identity) -> (Status, Option<&'static str>, String) {
+        let name = Name::parse(self.name);
+        let takes_boot = self.is_done || name == Some(Name::Reboot);
+        let running = self.target.and_then(|target| running(&identity.releases, target));
+        let judged = self.leaves.zip(running).filter(|_| self.is_other_boot);
+        if let Some((left, _)) = judged.filter(|(left, running)| left == running) {
+            return (Status::Failed, Some(ROLLBACK_FAILED), not_left(left));
+        }
+        if judged.is_some() || (takes_boot && self.is_other_boot) {
+            return (Status::Succeeded, None, "this is another boot".to_owned());
+        }
+        if takes_boot {
+            let detail = "the agent was started again in the same boot";
+            let detail = if self.is_done { waits_for_boot(Some(detail)) } else { detail.to_owned() };
+            return (Status::Failed, Some(Reason::SameBoot.word()), detail);
+        }
+        let found = match name {
+            Some(Name::Rollback) => running.map(|name| format!("; {name} runs now")),
+            Some(Name::Quarantine | Name::Release) => {
+                identity.quarantine.map(|level| format!("; {level} is in force now"))
+            }
+            _ => None,
+        };
+        let detail = "the agent stopped while it was under way; what came of it can't be known".to_owned();
+        (Status::Interrupted, Some(Reason::Interrupted.word()), detail + &found.unwrap_or_default())
+    }
 }
 
 impl Reboot {

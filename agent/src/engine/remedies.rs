@@ -11,20 +11,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Identity;
 use super::admission::Refusal;
 use super::again::{AGAIN_FIRST, time_mends};
 use super::budget::Spending;
 use super::io::{Act, ActOutcome, ActStatus, EffectId};
 use super::keyed::{BOOTS_KEY, REMEDY_KEY, Write};
-use super::observation::{Release, Severity, running};
-use super::reboot::{ROLLBACK_FAILED, not_left};
+use super::observation::Severity;
+use super::reboot::left_by;
 use super::record::{Event, EventKind, Stamp, Status};
 use super::time::{Mono, Now};
 use super::timeline::Timeline;
+use super::trial::Releases;
 use crate::config::{CheckedConfig, Remedy, Slowness};
 use crate::wire::Reason;
 use boots::Boots;
-use run::{Run, State, Stored, key};
+use run::{Doing, Run, State, Stored, key};
 
 /// Alarms whose ladders are climbed at the same time; the others wait.
 pub const RUNS_MAX: usize = 16;
@@ -72,6 +74,8 @@ pub struct Facts<'a> {
     pub timeline: &'a Timeline,
     /// The agent is about to end: nothing begins.
     pub stopping: bool,
+    /// The releases that run.
+    pub(super) releases: &'a Releases,
 }
 
 impl Facts<'_> {
@@ -98,7 +102,7 @@ impl Remedies {
     pub fn new(
         facts: Facts<'_>,
         state: &[(String, Bytes)],
-        releases: &[Release],
+        identity: &Identity,
         is_raised: impl Fn(&str) -> bool,
     ) -> Self {
         let mut remedies = Self::default();
@@ -106,7 +110,7 @@ impl Remedies {
             if key == BOOTS_KEY {
                 remedies.boots = Boots::restore(value);
             } else if let Some(rule) = key.strip_prefix(REMEDY_KEY) {
-                remedies.restore(facts, rule, value, releases, is_raised(rule));
+                remedies.restore(facts, rule, value, identity, is_raised(rule));
             }
         }
         remedies.steps.extend(remedies.boots.count(facts).map(Step::Note));
@@ -429,55 +433,31 @@ impl Remedies {
         self.note(facts, rule);
     }
 
-    fn restore(&mut self, facts: Facts<'_>, rule: &str, value: &Bytes, releases: &[Release], raised: bool) {
+    fn restore(&mut self, facts: Facts<'_>, rule: &str, value: &Bytes, identity: &Identity, raised: bool) {
         let ladder = facts.config.rules.iter().find(|known| known.name == rule).and_then(|known| known.remedy.clone());
-        let (Ok(mut stored), Some(ladder)) = (minicbor::decode::<Stored>(value), ladder) else {
+        let run = minicbor::decode::<Stored>(value).ok().map(|mut stored| {
+            if stored.ladder.is_empty() {
+                stored.ladder = ladder.clone().unwrap_or_default();
+            }
+            Run::new(stored, None, Some(facts.now.mono))
+        });
+        // It is told whatever the configuration wants by now.
+        let cut_off = run.as_ref().and_then(|run| run.cut_off(rule, facts.config, identity));
+        self.steps.extend(cut_off.map(Step::Tell));
+        let (Some(run), Some(_)) = (run, ladder) else {
             return self.steps.push_back(Step::Note((key(rule), None)));
         };
-        if stored.ladder.is_empty() {
-            stored.ladder = ladder;
-        }
-        let state = stored.state;
-        let other_boot = stored.since.boot != facts.timeline.boot();
-        let run = Run::new(stored, None, Some(facts.now.mono));
-        let is_wanted = run.is_wanted(rule, facts.config);
+        let (state, is_wanted) = (run.stored.state, run.is_wanted(rule, facts.config));
         self.runs.insert(rule.to_owned(), run);
         match state {
             // What is not wanted any more ends with the look at the configuration that follows.
             _ if state != State::Acting && !is_wanted => {}
             State::Waiting if !raised => self.alarm_cleared(facts, rule),
             State::Waiting => self.put_off(rule, facts.now.mono),
-            State::Acting => self.interrupted(facts, rule, other_boot, releases),
-            State::Settling => self.settle(facts, rule),
+            State::Acting | State::Settling => self.settle(facts, rule),
             State::Exhausted if !raised => self.healed(facts, rule),
             State::Healed | State::Exhausted => {}
         }
-    }
-
-    /// The agent ended while a step was under way. A reboot is judged by the boot id, what it was to complete also by
-    /// the release that runs now; the rest can't be known.
-    fn interrupted(&mut self, facts: Facts<'_>, rule: &str, other_boot: bool, releases: &[Release]) {
-        let Some(run) = self.runs.get(rule) else { return };
-        if let Some(act) = run.act(facts.config) {
-            let awaits_boot = act == Act::Reboot || run.stored.awaits_boot;
-            let target = act.target();
-            let running = running(releases, &target);
-            let back_in = run.stored.leaves.as_deref().filter(|left| running == Some(*left));
-            let (status, reason) = match (awaits_boot, other_boot) {
-                (true, true) if back_in.is_some() => (Status::Failed, Some(ROLLBACK_FAILED)),
-                (true, true) => (Status::Succeeded, None),
-                (true, false) => (Status::Failed, Some(Reason::SameBoot.word())),
-                (false, _) => (Status::Interrupted, Some(Reason::Interrupted.word())),
-            };
-            let detail = match status {
-                Status::Failed => back_in.filter(|_| reason == Some(ROLLBACK_FAILED)).map(not_left),
-                Status::Interrupted => running.map(|name| format!("{name} runs now")),
-                _ => None,
-            };
-            let event = run.event(rule, &act, status, reason);
-            self.steps.push_back(Step::Tell(event.with_some("detail", detail.as_deref())));
-        }
-        self.settle(facts, rule);
     }
 
     fn try_step(&mut self, facts: Facts<'_>, rule: &str, verdict: Result<(), Refusal>) {
@@ -495,7 +475,8 @@ impl Remedies {
         }
         run.enter(State::Acting, facts);
         run.stored.dry = false;
-        (run.stored.awaits_boot, run.stored.leaves) = (false, None);
+        (run.stored.awaits_boot, run.stored.leaves) = (false, left_by(facts.releases, &act));
+        run.stored.doing = Some(Doing::of(&act));
         run.admitted = Some(act.clone());
         let entry = run.entry(rule);
         self.steps.push_back(Step::Journal { rule: rule.to_owned(), entry, act });
@@ -543,7 +524,7 @@ impl Remedies {
 
     fn settle(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
-        if run.act(facts.config) == Some(Act::SavePower) {
+        if run.doing(facts.config).is_some_and(|doing| doing.saves_power()) {
             run.stored.saves = Some(run.stored.step);
         }
         if run.stored.canceled {

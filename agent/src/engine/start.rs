@@ -155,8 +155,9 @@ impl Engine {
         let events_last = Class::Events.of(&recovered.logs).last;
         let stamp = timeline.stamp(now.mono);
         let (rules, leftovers) = Rules::new(config.rules_in_force(), stamp, &recovered.state, events_last);
-        let facts = remedies::Facts { now, config: &config, timeline: &timeline, stopping: false };
-        let remedies = Remedies::new(facts, &recovered.state, &identity.releases, |rule| rules.is_raised(rule));
+        let releases = Releases::restore(&recovered.state);
+        let facts = remedies::Facts { now, config: &config, timeline: &timeline, stopping: false, releases: &releases };
+        let remedies = Remedies::new(facts, &recovered.state, &identity, |rule| rules.is_raised(rule));
         let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default(), was_clean);
         let (quarantine, found) = Quarantine::restore(now, stamp, &recovered.state, identity.quarantine);
 
@@ -185,7 +186,7 @@ impl Engine {
             remedies,
             reboot: None,
             quarantine,
-            releases: Releases::restore(&recovered.state),
+            releases,
             snapshots: BTreeMap::new(),
             power: Power::default(),
             inhibited: None,

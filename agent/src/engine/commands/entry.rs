@@ -8,12 +8,14 @@ use minicbor::{Decode, Encode};
 use super::Facts;
 use super::judge::has_expired;
 use crate::config::CheckedConfig;
+use crate::engine::Identity;
 use crate::engine::admission::Refusal;
 use crate::engine::budget::Spending;
 use crate::engine::command::{Command, Name};
 use crate::engine::io::{Act, Trigger};
 use crate::engine::keyed::{COMMAND_KEY, Write, write};
 use crate::engine::observation::Severity;
+use crate::engine::reboot::CutOff;
 use crate::engine::record::{CommandResult, Event, EventKind, Status};
 use crate::engine::time::{BootId, Mono};
 use crate::text;
@@ -233,6 +235,28 @@ impl Stored {
     /// Which command it is; `None`: of another version, or unreadable.
     pub(super) fn name(&self) -> Option<Name> {
         Name::parse(&self.name)
+    }
+
+    /// How it ended, with its reason and detail, if the agent stopped before it had.
+    pub(super) fn end_of_cut_off(&self, identity: &Identity) -> Option<(Status, Option<&'static str>, String)> {
+        let is_other_boot = self.boot.is_some_and(|began| began != identity.boot);
+        match self.status {
+            Status::InProgress if !self.unannounced || is_other_boot => {
+                let cut_off = CutOff {
+                    name: &self.name,
+                    target: self.target.as_deref(),
+                    is_done: self.reason.as_deref() == Some(Reason::NeedsReboot.word()),
+                    leaves: self.leaves.as_deref(),
+                    is_other_boot,
+                };
+                Some(cut_off.judge(identity))
+            }
+            Status::Queued | Status::InProgress => {
+                let detail = "the agent stopped before it began".to_owned();
+                Some((Status::Canceled, Some(Reason::Interrupted.word()), detail))
+            }
+            _ => None,
+        }
     }
 
     /// What is told of it.

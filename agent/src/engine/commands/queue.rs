@@ -8,6 +8,7 @@ use crate::engine::admission::Refusal;
 use crate::engine::command::Command;
 use crate::engine::effects::Purpose;
 use crate::engine::io::{Act, EffectId};
+use crate::engine::reboot::left_by;
 use crate::engine::record::Status;
 use crate::engine::time::Mono;
 use crate::wire::{CommandId, Reason};
@@ -92,7 +93,7 @@ impl Commands {
         entry.stored.status = Status::InProgress;
         entry.stored.detail = None;
         entry.stored.boot = Some(facts.timeline.boot());
-        entry.stored.leaves = facts.left_by(act);
+        entry.stored.leaves = left_by(facts.releases, act);
         let mut entries = vec![put(id, &entry.stored)];
         entries.extend(spent);
         entries.extend(intent(facts, id, act));

@@ -6,12 +6,14 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 
 use super::Facts;
-use crate::config::{self, CheckedConfig};
+use crate::config::{self, Action, CheckedConfig};
+use crate::engine::Identity;
 use crate::engine::again::Again;
 use crate::engine::budget::Spending;
 use crate::engine::io::{Act, EffectId, Trigger};
 use crate::engine::keyed::{REMEDY_KEY, Write, write};
 use crate::engine::observation::Severity;
+use crate::engine::reboot::CutOff;
 use crate::engine::record::{Event, EventKind, Stamp, Status};
 use crate::engine::time::Mono;
 use crate::wire::Reason;
@@ -66,10 +68,35 @@ pub(super) struct Stored {
     #[n(11)]
     #[cbor(default)]
     pub(super) saves: Option<u32>,
-    /// The release that the boot is to leave which completes the step, where it is known.
+    /// The release that the step is to leave, where it is known.
     #[n(12)]
     #[cbor(default)]
     pub(super) leaves: Option<Box<str>>,
+    /// What the step does that was begun last, whatever the configuration makes of it by now. Older versions did not
+    /// keep it.
+    #[n(13)]
+    #[cbor(default)]
+    pub(super) doing: Option<Doing>,
+}
+
+/// What a step does, in the contract's words.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Doing {
+    #[n(0)]
+    action: Box<str>,
+    /// What it works on.
+    #[n(1)]
+    target: Box<str>,
+}
+
+impl Doing {
+    pub(super) fn of(act: &Act) -> Self {
+        Self { action: act.action().word().into(), target: act.target().into() }
+    }
+
+    pub(super) fn saves_power(&self) -> bool {
+        *self.action == *Action::SavePower.word()
+    }
 }
 
 impl Stored {
@@ -89,6 +116,7 @@ impl Stored {
             exhausted: false,
             saves: None,
             leaves: None,
+            doing: None,
         }
     }
 }
@@ -216,6 +244,25 @@ impl Run {
         Some(Act::of(&self.step(config)?.remedy))
     }
 
+    /// What was begun of the present step; `None` above the last one.
+    pub(super) fn doing(&self, config: &CheckedConfig) -> Option<Doing> {
+        self.stored.doing.clone().or_else(|| self.act(config).as_ref().map(Doing::of))
+    }
+
+    /// How the step ended that was under way when the agent stopped.
+    pub(super) fn cut_off(&self, rule: &str, config: &CheckedConfig, identity: &Identity) -> Option<Event> {
+        let doing = self.doing(config).filter(|_| self.stored.state == State::Acting)?;
+        let cut_off = CutOff {
+            name: &doing.action,
+            target: Some(&doing.target),
+            is_done: self.stored.awaits_boot,
+            leaves: self.stored.leaves.as_deref(),
+            is_other_boot: self.stored.since.boot != identity.boot,
+        };
+        let (status, reason, detail) = cut_off.judge(identity);
+        Some(self.told(rule, &doing, status, reason).with("detail", detail.as_str()))
+    }
+
     /// The remedy's id.
     pub(super) fn id(&self, rule: &str) -> String {
         format!("{rule}-{}", self.stored.climb)
@@ -223,15 +270,19 @@ impl Run {
 
     /// The contract's `remediation` event of a step.
     pub(super) fn event(&self, rule: &str, act: &Act, status: Status, reason: Option<&str>) -> Event {
+        self.told(rule, &Doing::of(act), status, reason)
+    }
+
+    fn told(&self, rule: &str, doing: &Doing, status: Status, reason: Option<&str>) -> Event {
         let severity = if status.is_well() { Severity::Notice } else { Severity::Warning };
-        Event::new(severity, EventKind::Remediation, act.action().word())
+        Event::new(severity, EventKind::Remediation, &doing.action)
             .group("remediation")
             .with("id", self.id(rule).as_str())
             .with("trigger", trigger(rule).as_str())
             .with("ladder", self.stored.ladder.as_str())
             .with("step", u64::from(self.stored.step) + 1)
-            .with("action", act.action().word())
-            .with("target", act.target().as_str())
+            .with("action", &*doing.action)
+            .with("target", &*doing.target)
             .with("status", status.word())
             .with_some("reason", reason)
     }

@@ -169,11 +169,17 @@ fn rolled_back() -> World {
 
 /// A ladder's rollback has begun.
 fn rolling_back() -> (World, EffectId) {
+    rolling_back_from(None)
+}
+
+/// The same in this slot, if the agent knows it.
+fn rolling_back_from(slot: Option<&str>) -> (World, EffectId) {
     let ladder = ladder("", "{ do = \"rollback\", target = \"firmware\", settle = \"30s\" }");
     let config = config_with(&format!("[rollback.firmware]\nkind = \"rauc\"\n{ladder}"));
     let mut world = World::with(config);
     world.set(Metric::BatteryExternalPower, Some(true));
     world.advance(11 * MINUTE);
+    slot.into_iter().for_each(|slot| runs(&mut world, slot));
     world.acts_succeed = false;
     memory(&mut world, 95.0);
     let (id, _) = world.acts.pop().unwrap();
@@ -309,6 +315,26 @@ fn a_rollback_that_was_cut_off_is_judged_by_what_another_boot_runs_and_by_that_a
             let result = world.results(id).pop().unwrap();
             assert_eq!((&result["status"], &result["detail"]), (&json!(status), &json!(detail)), "{slot:?}, {waits}");
         }
+    }
+}
+
+#[test]
+fn a_ladders_rollback_that_was_cut_off_is_judged_as_a_commands() {
+    for (boots, known, slot, status) in [
+        (true, Some("A"), "B", "SUCCEEDED"),
+        (true, Some("A"), "A", "FAILED"),
+        (true, None, "B", "INTERRUPTED"),
+        (false, Some("A"), "B", "INTERRUPTED"),
+    ] {
+        let (mut world, _) = rolling_back_from(known);
+        runs(&mut world, slot);
+        if boots {
+            world.reboot();
+        } else {
+            world.crash();
+        }
+        world.advance(10 * SECOND);
+        assert!(is(&told(&world), &[("rollback", "IN_PROGRESS"), ("rollback", status)]), "{slot}: {:?}", told(&world));
     }
 }
 

@@ -88,6 +88,58 @@ fn how_a_step_ended_is_told_also_where_its_ladder_is_gone_or_ends_below_it_by_th
     }
 }
 
+/// What an older version has written of a ladder: not what its step does.
+fn forget_what_it_does(world: &mut World) {
+    let entry = world.store.state.get_mut("remedy/full").unwrap();
+    let mut decoder = minicbor::Decoder::new(entry);
+    assert_eq!(decoder.array().unwrap(), Some(14));
+    (0..13).for_each(|_| decoder.skip().unwrap());
+    *entry = [&[0x80 | 13], &entry[1..decoder.position()]].concat().into();
+}
+
+#[test]
+fn a_step_that_was_cut_off_is_judged_as_what_was_begun_whatever_the_configuration_has_in_its_place_by_now() {
+    let restart = &*ladder("", "{ do = \"restart_unit\", unit = \"app.service\" }");
+    let reboot = &*ladder("", "{ do = \"reboot\" }");
+    for (begun, by_now, is_older, ended) in [
+        (restart, reboot, false, ["restart_unit", "unit:app.service", "INTERRUPTED"]),
+        (restart, "", false, ["restart_unit", "unit:app.service", "INTERRUPTED"]),
+        (reboot, restart, false, ["reboot", "gateway", "SUCCEEDED"]),
+        (restart, reboot, true, ["reboot", "gateway", "SUCCEEDED"]),
+    ] {
+        let mut world = up_for_long(config_with(begun));
+        world.acts_succeed = false;
+        memory(&mut world, 95.0);
+        if is_older {
+            forget_what_it_does(&mut world);
+        }
+        world.config = config_with(by_now);
+        world.got.clear();
+        world.reboot();
+        world.advance(10 * SECOND);
+        let told = world.got.iter().filter(|got| got.body["type"] == "remediation");
+        let told: Vec<_> = told
+            .map(|got| ["action", "target", "status"].map(|field| &got.body["remediation"][field]))
+            .filter(|[_, _, status]| *status != "IN_PROGRESS")
+            .collect();
+        assert_eq!(told, [ended], "{begun}, then {by_now}");
+    }
+}
+
+#[test]
+fn a_step_that_saves_no_power_slows_nothing_down_where_by_its_end_one_that_does_is_in_its_place() {
+    let mut world = up_for_long(config_with(&ladder("", STEPS)));
+    world.acts_succeed = false;
+    memory(&mut world, 95.0);
+    let save_power = "{ do = \"save_power\", sample = \"60s\", report = \"60s\", publish = \"60s\" }";
+    reload(&mut world, &ladder("", save_power));
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    let rounds = world.rounds;
+    world.advance(60 * SECOND);
+    assert!(world.rounds > rounds + 50, "{} rounds in a minute", world.rounds - rounds);
+}
+
 #[test]
 fn a_sample_comes_each_minute_however_often_the_configuration_is_loaded_anew() {
     let mut world = World::with(config_with(""));
