@@ -2,16 +2,14 @@
 //! allows, what the gateway has means for, its battery, its uptime, the budget. Pure: says yes, or why not; changes
 //! nothing.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::budget::Ledger;
-use super::commands::Careful;
+use super::commands::{Careful, Facts};
 use super::io::Act;
 use super::metric::{Metric, Point, Value, find};
-use super::time::{Mono, Now};
-use super::timeline::Timeline;
-use crate::config::{Action, CheckedConfig, RollbackKind, human};
+use super::time::Mono;
+use crate::config::{CheckedConfig, RollbackKind, human};
 use crate::wire::Reason;
 
 /// A reading of the battery counts for so many rounds of collection.
@@ -28,31 +26,6 @@ pub struct Power {
     pub charge_pct: Option<f64>,
     /// External power, where it was read.
     pub external: Option<bool>,
-}
-
-/// What an admission is judged by.
-#[derive(Debug, Clone, Copy)]
-pub struct Circumstances<'a> {
-    /// The present.
-    pub now: Now,
-    /// What is allowed.
-    pub config: &'a CheckedConfig,
-    /// Ages of what was spent.
-    pub timeline: &'a Timeline,
-    /// What was spent.
-    pub budgets: &'a Ledger,
-    /// Whether the journal was lost, and when.
-    pub careful: Careful,
-    /// What this gateway has means for.
-    pub able: &'a BTreeSet<Action>,
-    /// And for what there are means, but not root's leave.
-    pub withheld: &'a BTreeSet<Action>,
-    /// The power supply.
-    pub power: Power,
-    /// How far apart rounds of collection are at present.
-    pub sampled_every: Duration,
-    /// Who keeps the machine up, where somebody does.
-    pub blocked: Option<&'a str>,
 }
 
 /// Why not, and what a human wants to know about it.
@@ -81,9 +54,9 @@ impl Power {
 ///
 /// # Errors
 /// Why not.
-pub fn permitted(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
+pub fn permitted(facts: Facts<'_>, act: &Act) -> Result<(), Refusal> {
     let action = act.action();
-    let remediation = &circumstances.config.remediation;
+    let remediation = &facts.config.remediation;
     if act.needs_leave() && !remediation.allow.contains(&action) {
         return Err((Reason::NotAllowed, format!("{action} is not in remediation.allow")));
     }
@@ -91,17 +64,15 @@ pub fn permitted(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refu
         Act::RestartUnit { unit } if !remediation.units.contains(unit) => {
             return Err((Reason::NotAllowed, format!("{unit} is not in remediation.units")));
         }
-        Act::Rollback { target, .. } | Act::MarkGood { target }
-            if !circumstances.config.rollback.contains_key(target) =>
-        {
+        Act::Rollback { target, .. } | Act::MarkGood { target } if !facts.config.rollback.contains_key(target) => {
             return Err((Reason::NotAllowed, format!("there is no [rollback.{target}] in the configuration")));
         }
         _ => {}
     }
-    if act == &Act::SavePower || circumstances.able.contains(&action) {
+    if act == &Act::SavePower || facts.able.contains(&action) {
         return Ok(());
     }
-    if !circumstances.withheld.contains(&action) {
+    if !facts.withheld.contains(&action) {
         return Err((Reason::NotSupported, format!("this gateway has no means to {action}")));
     }
     if !act.needs_leave() {
@@ -118,10 +89,10 @@ pub fn permitted(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refu
 ///
 /// # Errors
 /// Why not now.
-pub fn affordable(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
-    unhindered(circumstances, act)?;
+pub fn affordable(facts: Facts<'_>, budgets: &Ledger, careful: Careful, act: &Act) -> Result<(), Refusal> {
+    unhindered(facts, act)?;
     let action = act.action();
-    let Circumstances { budgets, careful, timeline, now, config, .. } = circumstances;
+    let Facts { timeline, now, config, .. } = facts;
     let Some(limit) = config.remediation.budget.get(&action).filter(|_| act.spends()) else { return Ok(()) };
     let left = budgets.room_in(action, limit, timeline, now);
     if left == Some(Duration::ZERO) {
@@ -140,12 +111,12 @@ pub fn affordable(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Ref
 ///
 /// # Errors
 /// Why not now.
-pub fn unhindered(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
-    if let Some(who) = circumstances.blocked.filter(|_| takes_a_boot(circumstances.config, act)) {
+pub fn unhindered(facts: Facts<'_>, act: &Act) -> Result<(), Refusal> {
+    if let Some(who) = facts.blocked.filter(|_| takes_a_boot(facts.config, act)) {
         return Err((Reason::Inhibited, who.to_owned()));
     }
     if matches!(act, Act::Reboot | Act::Rollback { .. }) {
-        powered(circumstances)?;
+        powered(facts)?;
     }
     Ok(())
 }
@@ -154,10 +125,10 @@ pub fn unhindered(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Ref
 ///
 /// # Errors
 /// What would have been done.
-pub fn rehearsed(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
+pub fn rehearsed(facts: Facts<'_>, act: &Act) -> Result<(), Refusal> {
     // That one needs no leave, and is seen all the same.
     let is_said_only = act.needs_leave() || *act == Act::SavePower;
-    if circumstances.config.remediation.dry_run && is_said_only {
+    if facts.config.remediation.dry_run && is_said_only {
         return Err((Reason::DryRun, format!("would have done: {}", act.target())));
     }
     Ok(())
@@ -167,9 +138,9 @@ pub fn rehearsed(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refu
 ///
 /// # Errors
 /// Why not yet.
-pub fn settled(circumstances: Circumstances<'_>, act: &Act) -> Result<(), Refusal> {
-    let uptime = Duration::from_millis(circumstances.now.mono.0);
-    let wanted = circumstances.config.remediation.min_uptime;
+pub fn settled(facts: Facts<'_>, act: &Act) -> Result<(), Refusal> {
+    let uptime = Duration::from_millis(facts.now.mono.0);
+    let wanted = facts.config.remediation.min_uptime;
     if matches!(act, Act::Reboot | Act::Rollback { .. }) && uptime < wanted {
         let detail = format!("up for {} s, remediation.min_uptime is {} s", uptime.as_secs(), wanted.as_secs());
         return Err((Reason::MinUptime, detail));
@@ -187,8 +158,8 @@ fn takes_a_boot(config: &CheckedConfig, act: &Act) -> bool {
 }
 
 /// A gateway that dies on the way up is a truck roll.
-fn powered(circumstances: Circumstances<'_>) -> Result<(), Refusal> {
-    let Circumstances { now, config, power, sampled_every, .. } = circumstances;
+fn powered(facts: Facts<'_>) -> Result<(), Refusal> {
+    let Facts { now, config, power, sampled_every, .. } = facts;
     let least = config.remediation.min_battery_pct;
     let low = |detail: String| Err((Reason::LowBattery, detail));
     if !config.collect.battery.enabled || least <= 0.0 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::entry::Entry;
 use super::{ACTS_MAX, Commands, Facts, MAY_HAVE_RUN, QUEUE_MAX, RUNBOOKS_MAX};
-use crate::engine::admission::{self, Circumstances};
+use crate::engine::admission;
 use crate::engine::command::Command;
 use crate::engine::hash::hash;
 use crate::engine::io::Act;
@@ -20,9 +20,8 @@ impl Commands {
     /// # Errors
     /// Why not.
     pub fn admit(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
-        let circumstances = self.circumstances(facts);
         quarantine::forbids(facts.quarantine, &facts.config.quarantine, Some(act))?;
-        admission::permitted(circumstances, act)?;
+        admission::permitted(facts, act)?;
         if let Some(why) = self.taken_by(facts, act) {
             return Err((Reason::Busy, why));
         }
@@ -31,9 +30,9 @@ impl Commands {
         if let Some(other) = self.acts().chain(facts.busy).find(|other| takes_down && other.changes()) {
             return Err((Reason::Busy, format!("{} is under way", other.target())));
         }
-        admission::settled(circumstances, act)?;
-        admission::affordable(circumstances, act)?;
-        admission::rehearsed(circumstances, act)
+        admission::settled(facts, act)?;
+        self.affordable(facts, act)?;
+        admission::rehearsed(facts, act)
     }
 
     /// Whether a command that proved genuine is to be obeyed now. What never changes is asked first.
@@ -50,15 +49,15 @@ impl Commands {
             quarantine::forbids(facts.quarantine, &facts.config.quarantine, parsed.act())?;
         }
         if let Some(act) = parsed.act() {
-            admission::permitted(self.circumstances(facts), act)?;
+            admission::permitted(facts, act)?;
         }
         if parsed.is_disruptive() && !facts.now.wall.trusted && !fresh {
             let detail = "the clock isn't synchronised: put the nonce of the presence message into the command";
             return Err((Reason::ClockUntrusted, detail.into()));
         }
         if let Some(act) = parsed.act() {
-            admission::affordable(self.circumstances(facts), act)?;
-            admission::rehearsed(self.circumstances(facts), act)?;
+            self.affordable(facts, act)?;
+            admission::rehearsed(facts, act)?;
             let waits = spread(facts, command, &parsed).is_some() || self.target_is_taken(facts, act);
             if waits && self.queue.len() >= QUEUE_MAX {
                 return Err((Reason::Busy, format!("{QUEUE_MAX} commands are queued already")));
@@ -79,15 +78,14 @@ impl Commands {
     pub(super) fn admit_waiting(&self, facts: Facts<'_>, entry: &Entry) -> Result<(), admission::Refusal> {
         entry.origin.as_ref().map_or(Ok(()), |origin| origin.verify(facts.config))?;
         let Some(act) = entry.act() else { return Ok(()) };
-        let circumstances = self.circumstances(facts);
         quarantine::forbids(facts.quarantine, &facts.config.quarantine, Some(act))?;
-        admission::permitted(circumstances, act)?;
+        admission::permitted(facts, act)?;
         if entry.spending.is_some() {
-            admission::unhindered(circumstances, act)?;
+            admission::unhindered(facts, act)?;
         } else {
-            admission::affordable(circumstances, act)?;
+            self.affordable(facts, act)?;
         }
-        admission::rehearsed(circumstances, act)
+        admission::rehearsed(facts, act)
     }
 
     /// Whether something works on the same target, or all hands are full.
@@ -114,10 +112,8 @@ impl Commands {
         })
     }
 
-    fn circumstances<'f>(&'f self, facts: Facts<'f>) -> Circumstances<'f> {
-        let Facts { now, config, timeline, able, withheld, power, sampled_every, blocked, .. } = facts;
-        let (budgets, careful) = (&self.budgets, self.careful);
-        Circumstances { now, config, timeline, budgets, careful, able, withheld, power, sampled_every, blocked }
+    fn affordable(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
+        admission::affordable(facts, &self.budgets, self.careful, act)
     }
 }
 
