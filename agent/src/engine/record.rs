@@ -180,6 +180,11 @@ impl Event {
         Self { severity, kind, name: name.into(), group: "".into(), fields: Vec::new() }
     }
 
+    /// The contract's `remediation` event, of the remedy with this id and by whom it is wanted.
+    pub fn remediation(severity: Severity, name: &str, id: &str, trigger: &str) -> Self {
+        Self::new(severity, EventKind::Remediation, name).group("remediation").with("id", id).with("trigger", trigger)
+    }
+
     /// The same, with the key under which the fields that follow will stand.
     #[must_use]
     pub fn group(mut self, key: &str) -> Self {
@@ -412,6 +417,12 @@ impl Status {
     #[must_use]
     pub const fn is_well(self) -> bool {
         matches!(self, Self::InProgress | Self::Succeeded)
+    }
+
+    /// That of the event by which a remedy's is told.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        if self.is_well() { Severity::Notice } else { Severity::Warning }
     }
 }
 

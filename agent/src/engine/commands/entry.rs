@@ -14,9 +14,8 @@ use crate::engine::budget::Spending;
 use crate::engine::command::{Command, Name};
 use crate::engine::io::{Act, Trigger};
 use crate::engine::keyed::{COMMAND_KEY, Write, write};
-use crate::engine::observation::Severity;
 use crate::engine::reboot::CutOff;
-use crate::engine::record::{CommandResult, Event, EventKind, Status};
+use crate::engine::record::{CommandResult, Event, Status};
 use crate::engine::time::{BootId, Mono};
 use crate::text;
 use crate::wire::token::{self, Audience};
@@ -161,11 +160,8 @@ impl Entry {
         {
             return None;
         }
-        let severity = if status.is_well() { Severity::Notice } else { Severity::Warning };
-        let event = Event::new(severity, EventKind::Remediation, name)
-            .group("remediation")
-            .with("id", id.as_str())
-            .with("trigger", Trigger::Command(id.clone()).to_string().as_str())
+        let trigger = Trigger::Command(id.clone()).to_string();
+        let event = Event::remediation(status.severity(), name, id.as_str(), &trigger)
             .with("action", &**name)
             .with_some("target", target.as_deref())
             .with("status", status.word())

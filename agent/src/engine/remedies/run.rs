@@ -14,7 +14,7 @@ use crate::engine::io::{Act, EffectId, Trigger};
 use crate::engine::keyed::{REMEDY_KEY, Write, write};
 use crate::engine::observation::Severity;
 use crate::engine::reboot::CutOff;
-use crate::engine::record::{Event, EventKind, Stamp, Status};
+use crate::engine::record::{Event, Stamp, Status};
 use crate::engine::time::Mono;
 use crate::wire::Reason;
 
@@ -274,12 +274,7 @@ impl Run {
     }
 
     fn told(&self, rule: &str, doing: &Doing, status: Status, reason: Option<&str>) -> Event {
-        let severity = if status.is_well() { Severity::Notice } else { Severity::Warning };
-        Event::new(severity, EventKind::Remediation, &doing.action)
-            .group("remediation")
-            .with("id", self.id(rule).as_str())
-            .with("trigger", trigger(rule).as_str())
-            .with("ladder", self.stored.ladder.as_str())
+        self.remediation(rule, status.severity(), &doing.action)
             .with("step", u64::from(self.stored.step) + 1)
             .with("action", &*doing.action)
             .with("target", &*doing.target)
@@ -295,12 +290,12 @@ impl Run {
 
     /// The contract's `remediation` event of a ladder as a whole.
     pub(super) fn ladder_event(&self, rule: &str, severity: Severity, name: &str, status: &str) -> Event {
-        Event::new(severity, EventKind::Remediation, name)
-            .group("remediation")
-            .with("id", self.id(rule).as_str())
-            .with("trigger", trigger(rule).as_str())
-            .with("ladder", self.stored.ladder.as_str())
-            .with("status", status)
+        self.remediation(rule, severity, name).with("status", status)
+    }
+
+    fn remediation(&self, rule: &str, severity: Severity, name: &str) -> Event {
+        let event = Event::remediation(severity, name, &self.id(rule), &trigger(rule));
+        event.with("ladder", self.stored.ladder.as_str())
     }
 }
 
