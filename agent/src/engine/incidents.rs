@@ -425,7 +425,6 @@ fn event(fingerprint: u64, cluster: &Cluster, told: &Lines, bucket: Duration) ->
     let line = &cluster.line;
     let template = cluster.template.text();
     Event::new(told.worst, EventKind::Error, &template)
-        .group("error")
         .with("fingerprint", &*format!("{fingerprint:016x}"))
         .with("template", &*template)
         .with("exemplar", &*line.message)

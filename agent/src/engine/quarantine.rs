@@ -387,7 +387,6 @@ pub(super) fn forbids(
 
 fn told(name: &str, level: &str, by: &str, detail: Option<&str>) -> Event {
     Event::new(Severity::Warning, EventKind::Audit, name)
-        .group("audit")
         .with("level", level)
         .with("trigger", by)
         .with_some("detail", detail)

@@ -184,12 +184,12 @@ mod tests {
     }
 
     fn error(fingerprint: &str, count: u64) -> Body {
-        let event = Event::new(Severity::Error, EventKind::Error, "it broke").group("error");
+        let event = Event::new(Severity::Error, EventKind::Error, "it broke");
         Body::Event(event.with("fingerprint", fingerprint).with("template", "it broke").with("count", count))
     }
 
     fn remedy(id: &str, status: &str) -> Body {
-        let event = Event::new(Severity::Notice, EventKind::Remediation, "reboot").group("remediation");
+        let event = Event::new(Severity::Notice, EventKind::Remediation, "reboot");
         Body::Event(event.with("id", id).with("trigger", "rule:low").with("action", "reboot").with("status", status))
     }
 

@@ -50,7 +50,6 @@ impl Engine {
     /// A fleet that pushed a bad configuration has to see that it was not taken over.
     pub(super) fn config_refused(&mut self, now: Now, errors: u64, first: &str) {
         let event = Event::new(Severity::Error, EventKind::Audit, "config_refused")
-            .group("audit")
             .with("errors", errors)
             .with("detail", first);
         self.record_event(now, event);

@@ -166,7 +166,7 @@ pub struct Event {
     /// The contract's `name`.
     #[n(2)]
     pub name: Box<str>,
-    /// The key under which the fields stand in the payload; none: no fields.
+    /// The key under which the fields stand in the payload, where there are any.
     #[n(3)]
     pub group: Box<str>,
     /// What else is to be said, in the order of saying.
@@ -175,17 +175,17 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event without fields.
+    /// An event without fields: those that it is given stand under the word of its kind.
     pub fn new(severity: Severity, kind: EventKind, name: &str) -> Self {
-        Self { severity, kind, name: name.into(), group: "".into(), fields: Vec::new() }
+        Self { severity, kind, name: name.into(), group: kind.word().into(), fields: Vec::new() }
     }
 
     /// The contract's `remediation` event, of the remedy with this id and by whom it is wanted.
     pub fn remediation(severity: Severity, name: &str, id: &str, trigger: &str) -> Self {
-        Self::new(severity, EventKind::Remediation, name).group("remediation").with("id", id).with("trigger", trigger)
+        Self::new(severity, EventKind::Remediation, name).with("id", id).with("trigger", trigger)
     }
 
-    /// The same, with the key under which the fields that follow will stand.
+    /// The same, with another key under which its fields stand than the word of its kind.
     #[must_use]
     pub fn group(mut self, key: &str) -> Self {
         self.group = key.into();

@@ -73,7 +73,6 @@ impl Engine {
         let thinned = thinned.map(|lost| ((Class::Telemetry, outbox::THINNED), lost));
         for ((class, reason), lost) in lost.into_iter().chain(thinned) {
             let event = Event::new(Severity::Warning, EventKind::Audit, "records_dropped")
-                .group("audit")
                 .with("reason", reason)
                 .with("class", class.word())
                 .with("records", lost.records)

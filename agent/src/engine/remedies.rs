@@ -489,7 +489,6 @@ impl Remedies {
             self.steps.push_back(Step::Tell(event));
             if matches!(reason, Reason::BudgetSpent | Reason::BootLoop) {
                 let audit = Event::new(Severity::Warning, EventKind::Audit, reason.word())
-                    .group("audit")
                     .with("trigger", run::trigger(rule).as_str())
                     .with("action", act.action().word())
                     .with("detail", detail.as_str());

@@ -23,7 +23,6 @@ const FINDINGS_MAX: usize = 64;
 const SAVED_BYTES_MAX: usize = 4_096;
 /// Of a finding's text, in bytes.
 const TEXT_MAX: usize = 512;
-const GROUP: &str = "audit";
 
 /// What a finding is known by, its check and its subject; and how bad it was.
 type Known = BTreeMap<(String, String), Severity>;
@@ -85,13 +84,13 @@ impl SelfAudit {
         let standing: Vec<_> = standing.map(|(name, severity)| (name.clone(), *severity)).collect();
         known.extend(standing);
         let gone = self.known.keys().filter(|name| !known.contains_key(*name)).map(|(check, subject)| {
-            let event = Event::new(Severity::Notice, EventKind::Audit, "audit_finding").group(GROUP);
+            let event = Event::new(Severity::Notice, EventKind::Audit, "audit_finding");
             event.with("state", "gone").with("check", check.as_str()).with("subject", subject.as_str())
         });
         let is_news =
             |finding: &&&Finding| self.known.get(&name_of(finding)).is_none_or(|before| finding.severity < *before);
         let new = told.iter().filter(is_news).map(|finding| {
-            let event = Event::new(finding.severity, EventKind::Audit, "audit_finding").group(GROUP);
+            let event = Event::new(finding.severity, EventKind::Audit, "audit_finding");
             event
                 .with("state", "found")
                 .with("check", finding.check)
@@ -123,7 +122,6 @@ fn summary(findings: &[Finding]) -> Event {
     let worst = findings.iter().map(|finding| finding.severity).min();
     let left_out = findings.len().saturating_sub(FINDINGS_MAX) as u64;
     Event::new(Severity::Info, EventKind::Audit, "self_audit")
-        .group(GROUP)
         .with("findings", findings.len() as u64)
         .with_some("worst", worst.map(Severity::word))
         .with_some("not_told", (left_out > 0).then_some(left_out))

@@ -340,7 +340,6 @@ impl Engine {
             self.effects.log(LogLevel::Error, format!("store: {}", loss.what));
             self.outbox.count_dropped("corrupt", loss.records);
             let event = Event::new(Severity::Error, EventKind::Audit, "store_damaged")
-                .group("audit")
                 .with("detail", loss.what.as_str())
                 .with("records_lost", loss.records)
                 .with("state_lost", loss.state_lost);

@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn an_instant_of_an_event_without_a_date_is_left_out() {
         let timeline = timeline(false);
-        let event = Event::new(Severity::Error, EventKind::Alarm, "hot").group("alarm").with("rule", "hot");
+        let event = Event::new(Severity::Error, EventKind::Alarm, "hot").with("rule", "hot");
         let message = said(&timeline, Body::Event(event.with("since", timeline.stamp(Mono(0)))));
         assert_eq!(message["alarm"], json!({"rule": "hot"}));
     }
@@ -280,7 +280,6 @@ mod tests {
     fn an_events_fields_stand_under_their_group_with_their_dates() {
         let timeline = timeline(true);
         let event = Event::new(Severity::Error, EventKind::Error, "unit failed")
-            .group("error")
             .with("count", 4_u64)
             .with("first", timeline.stamp(Mono(0)))
             .with_some("signal", None::<&str>);
@@ -319,7 +318,7 @@ mod tests {
     fn a_line_ends_with_one_character_whatever_it_ended_with() {
         for (end, shown) in [("\n", "\n"), ("\r\n", "\n"), ("\r", "\u{fffd}"), ("\r\r\n", "\u{fffd}\n")] {
             let lines = format!("+CSQ: 17,99{end}OK{end}");
-            let event = Event::new(Severity::Error, EventKind::Error, "at").group("error");
+            let event = Event::new(Severity::Error, EventKind::Error, "at");
             let message = said(&timeline(true), Body::Event(event.with("exemplar", lines.as_str())));
             assert_eq!(message["error"]["exemplar"], format!("+CSQ: 17,99{shown}OK{shown}"), "{end:?}");
         }
@@ -329,7 +328,7 @@ mod tests {
     fn what_a_database_refuses_and_a_terminal_obeys_is_told_by_neither_events_nor_results() {
         let odd = "b\0\u{1b}[31mx\u{9b}\r\t\n\u{e4}";
         let shown = json!("b\u{fffd}\u{fffd}[31mx\u{fffd}\u{fffd}\t\n\u{e4}");
-        let event = Event::new(Severity::Error, EventKind::Error, odd).group("error").with("exemplar", odd);
+        let event = Event::new(Severity::Error, EventKind::Error, odd).with("exemplar", odd);
         let message = said(&timeline(true), Body::Event(event.with("words", vec![Box::<str>::from(odd)])));
         assert_eq!(message["error"], json!({"exemplar": shown, "words": [shown]}));
         assert_eq!(message["name"], shown);

@@ -135,7 +135,6 @@ impl Commands {
 
     fn audit(&mut self, id: Option<&CommandId>, name: Option<&str>, reason: Reason, detail: &str) {
         let event = Event::new(Severity::Warning, EventKind::Audit, "command_refused")
-            .group("audit")
             .with("reason", reason.word())
             .with("detail", tail(detail))
             .with_some("command_id", id.map(CommandId::as_str))

@@ -79,7 +79,6 @@ fn an_alarm_says_what_crossed_which_limit_and_since_when() {
     let said = (change.rule.as_str(), change.severity, change.remedy.as_deref(), change.raised);
     assert_eq!(said, ("r", Severity::Critical, Some("heal"), true));
     let expected = Event::new(Severity::Critical, EventKind::Alarm, "r")
-        .group("alarm")
         .with("rule", "r")
         .with("state", "raised")
         .with("metric", "battery.charge_pct")

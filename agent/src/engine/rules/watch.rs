@@ -433,7 +433,6 @@ pub(super) fn removed(raised: &Event, metric: &str, since: Stamp) -> Event {
 
 fn alarm(severity: Severity, rule: &str, raised: bool, metric: &str) -> Event {
     Event::new(severity, EventKind::Alarm, rule)
-        .group("alarm")
         .with("rule", rule)
         .with("state", if raised { "raised" } else { "cleared" })
         .with("metric", metric)
