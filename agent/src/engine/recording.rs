@@ -82,8 +82,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn store_sample(&mut self, now: Now, sample: Option<Sample>) {
-        let Some(sample) = sample else { return };
+    pub(super) fn store_sample(&mut self, now: Now, sample: Sample) {
         let record = Record { at: self.timeline.stamp(now.mono), body: Body::Sample(sample) };
         let seq = self.seqs.next();
         if self.link.is_online() {

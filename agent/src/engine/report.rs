@@ -31,14 +31,14 @@ impl Engine {
     /// Closes the interval, judges its counts, and stores its sample.
     pub(super) fn report(&mut self, now: Now) {
         let sample = self.close_interval(now);
-        self.judge(now, Round::Reported(sample.as_ref()));
+        self.judge(now, Round::Reported(&sample));
         let learned = self.rules.learned_due(now.mono);
         self.save_learned(learned);
         self.save_data_use(now, false);
         self.store_sample(now, sample);
     }
 
-    pub(super) fn close_interval(&mut self, now: Now) -> Option<Sample> {
+    pub(super) fn close_interval(&mut self, now: Now) -> Sample {
         for point in self.agent_points(now) {
             self.vitals.take(point);
         }

@@ -120,8 +120,8 @@ impl Vitals {
         std::mem::take(&mut self.refused)
     }
 
-    /// Closes the interval. `None` if nothing was observed in it.
-    pub fn report(&mut self, now: Mono) -> Option<Sample> {
+    /// Closes the interval.
+    pub fn report(&mut self, now: Mono) -> Sample {
         let interval = now.since(self.since);
         self.since = now;
         let mut readings = Vec::with_capacity(self.open);
@@ -137,7 +137,7 @@ impl Vitals {
         self.plain.iter_mut().for_each(|cell| drop(cell.take_if(|cell| cell.is_idle())));
         self.labelled.retain(|_, cell| !cell.is_idle());
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
-        (!readings.is_empty()).then_some(Sample { interval_ms, readings })
+        Sample { interval_ms, readings }
     }
 
     /// Where another interface is the link now, the link's counters grow from what that one's were.
@@ -250,7 +250,7 @@ mod tests {
             vitals.take(Point::new(Metric::BatteryVoltage, volt));
         }
         vitals.take(Point::new(Metric::HostLoad1, 0.5));
-        let sample = vitals.report(Mono(60_000)).unwrap();
+        let sample = vitals.report(Mono(60_000));
         assert_eq!(sample.interval_ms, 60_000);
         assert_eq!(find(&sample, Metric::BatteryVoltage).value, Value::Float(12.0));
         assert_eq!(find(&sample, Metric::BatteryVoltage).range, Some((11.8, 12.1)));
@@ -262,12 +262,12 @@ mod tests {
         let mut vitals = Vitals::new(Mono(0));
         let rx = |n: u64| Point::new(Metric::LinkRxBytes, n);
         vitals.take(rx(1_000));
-        assert!(vitals.report(Mono(1)).is_none(), "one reading of a counter says nothing yet");
+        assert!(vitals.report(Mono(1)).readings.is_empty(), "one reading of a counter says nothing yet");
         vitals.take(rx(1_500));
         vitals.take(rx(1_700));
-        assert_eq!(find(&vitals.report(Mono(2)).unwrap(), Metric::LinkRxBytes).value, Value::Count(700));
+        assert_eq!(find(&vitals.report(Mono(2)), Metric::LinkRxBytes).value, Value::Count(700));
         vitals.take(rx(40));
-        assert_eq!(find(&vitals.report(Mono(3)).unwrap(), Metric::LinkRxBytes).value, Value::Count(40));
+        assert_eq!(find(&vitals.report(Mono(3)), Metric::LinkRxBytes).value, Value::Count(40));
     }
 
     #[test]
@@ -275,7 +275,7 @@ mod tests {
         let discharged = |charges: &[(f64, &str)]| {
             let mut vitals = Vitals::new(Mono(0));
             charges.iter().for_each(|(pct, state)| vitals.observe(charge(*pct, state)));
-            find(&vitals.report(Mono(1)).unwrap(), Metric::BatteryDischarged).value.number().unwrap()
+            find(&vitals.report(Mono(1)), Metric::BatteryDischarged).value.number().unwrap()
         };
         let [high, low] = [(57.0, "discharging"), (56.0, "discharging")];
         assert_eq!(discharged(&[high, low, high, low, high, low, (55.0, "discharging")]), 2.0);
@@ -303,7 +303,7 @@ mod tests {
         vitals.observe(round("eth0", [1_100, 5_000_200]));
         vitals.observe(round("wlan0", [1_100, 5_000_500]));
         vitals.observe(round("eth0", [1_103, 5_000_500]));
-        let sample = vitals.report(Mono(1)).unwrap();
+        let sample = vitals.report(Mono(1));
         assert_eq!(find(&sample, Metric::LinkRxBytes).value, Value::Count(100 + 300 + 3));
     }
 
@@ -313,7 +313,7 @@ mod tests {
         for (link, rx) in [("eth0", 1_000_u64), ("ppp0", 7_000_000), ("ppp0", 7_000_040)] {
             vitals.observe(vec![Point::new(Metric::LinkInterface, link), Point::new(Metric::LinkRxBytes, rx)]);
         }
-        assert_eq!(find(&vitals.report(Mono(1)).unwrap(), Metric::LinkRxBytes).value, Value::Count(40));
+        assert_eq!(find(&vitals.report(Mono(1)), Metric::LinkRxBytes).value, Value::Count(40));
     }
 
     #[test]
@@ -322,15 +322,15 @@ mod tests {
         for (pct, state) in [(80.0, "discharging"), (78.5, "discharging"), (77.0, "charging"), (79.0, "charging")] {
             vitals.observe(charge(pct, state));
         }
-        assert_eq!(find(&vitals.report(Mono(1)).unwrap(), Metric::BatteryDischarged).value, Value::Float(1.5));
+        assert_eq!(find(&vitals.report(Mono(1)), Metric::BatteryDischarged).value, Value::Float(1.5));
     }
 
     #[test]
     fn what_was_not_observed_in_an_interval_is_left_out_of_it() {
         let mut vitals = Vitals::new(Mono(0));
         vitals.take(Point::new(Metric::HostLoad1, 1.0));
-        assert!(vitals.report(Mono(1)).is_some());
-        assert!(vitals.report(Mono(2)).is_none());
+        assert!(!vitals.report(Mono(1)).readings.is_empty());
+        assert!(vitals.report(Mono(2)).readings.is_empty());
     }
 
     #[test]
@@ -340,6 +340,6 @@ mod tests {
             vitals.take(Point::labelled(Metric::InterfaceUp, &format!("if{n}"), true));
         }
         assert_eq!(vitals.take_refused(), 5);
-        assert_eq!(vitals.report(Mono(1)).unwrap().readings.len(), SERIES_MAX);
+        assert_eq!(vitals.report(Mono(1)).readings.len(), SERIES_MAX);
     }
 }

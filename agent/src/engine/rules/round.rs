@@ -25,8 +25,8 @@ pub(in crate::engine) const OWN_GAUGES: [Metric; 7] = [
 pub enum Round<'a> {
     /// A round of collection; `None` if it brought no readings.
     Observed(Option<&'a Observation>),
-    /// A report interval that ran its whole length; `None` if nothing was observed in it.
-    Reported(Option<&'a Sample>),
+    /// A report interval that ran its whole length.
+    Reported(&'a Sample),
 }
 
 impl Round<'_> {
@@ -44,7 +44,7 @@ impl Round<'_> {
                 .iter()
                 .rfind(|point| point.metric == metric && point.label.as_deref() == label)
                 .map(|point| point.value.clone()),
-            Self::Reported(sample) => reported((*sample)?, metric, label),
+            Self::Reported(sample) => reported(sample, metric, label),
         };
         value.filter(|value| value.number().is_none_or(f64::is_finite))
     }
@@ -67,7 +67,7 @@ impl Round<'_> {
 
     /// How long the interval was, in seconds.
     pub(super) fn interval_s(&self) -> Option<f64> {
-        let Self::Reported(Some(sample)) = self else { return None };
+        let Self::Reported(sample) = self else { return None };
         let interval = Duration::from_millis(sample.interval_ms).as_secs_f64();
         (interval > 0.0).then_some(interval)
     }

@@ -65,7 +65,7 @@ fn sample(interval_s: u64, readings: &[(Metric, Option<&str>, u64)]) -> Sample {
 }
 
 fn report(rules: &mut Rules, s: u64, sample: &Sample) -> Vec<Change> {
-    rules.judge(at(s), None, REPORT, REPORT, Round::Reported(Some(sample)))
+    rules.judge(at(s), None, REPORT, REPORT, Round::Reported(sample))
 }
 
 const LOW: Option<f64> = Some(5.0);
