@@ -35,10 +35,7 @@ impl Power {
     /// What a round of collection says of it.
     #[must_use]
     pub fn read(now: Mono, points: &[Point]) -> Self {
-        let flag = |metric| match find(points, metric) {
-            Some(Value::Flag(flag)) => Some(*flag),
-            _ => None,
-        };
+        let flag = |metric| find(points, metric).and_then(Value::flag);
         let charge_pct = find(points, Metric::BatteryChargePct).and_then(Value::number).filter(|pct| pct.is_finite());
         Self {
             at: Some(now),

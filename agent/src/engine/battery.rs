@@ -78,7 +78,7 @@ impl Battery {
     /// Judges the charge of a round, and adds what follows from it.
     pub(super) fn look(&mut self, now: Mono, sampled_every: Duration, points: &mut Vec<Point>) -> Findings {
         let mut findings = Findings::default();
-        let supply = text(points, Metric::BatterySupply).map(Box::from);
+        let supply = find(points, Metric::BatterySupply).and_then(Value::text).map(Box::from);
         // One that was taken out may come back as another: a gauge goes on answering for the empty bay.
         let is_out = find(points, Metric::BatteryPresent) == Some(&Value::Flag(false));
         if supply != self.supply || is_out {
@@ -144,7 +144,7 @@ impl Battery {
 
     /// Adds the drain, and the time to empty where the collector had none.
     fn estimate(&mut self, now: Mono, sampled_every: Duration, charge: f64, points: &mut Vec<Point>) {
-        if text(points, Metric::BatteryState) != Some("discharging") {
+        if find(points, Metric::BatteryState).and_then(Value::text) != Some("discharging") {
             self.forget_drain();
             return;
         }
@@ -191,13 +191,6 @@ fn slope(window: &VecDeque<(Mono, f64)>) -> Option<f64> {
         .collect();
     slopes.sort_unstable_by(f64::total_cmp);
     slopes.get(slopes.len() / 2).copied()
-}
-
-fn text(points: &[Point], metric: Metric) -> Option<&str> {
-    match find(points, metric) {
-        Some(Value::Text(text)) => Some(text),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

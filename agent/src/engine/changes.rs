@@ -59,7 +59,7 @@ impl<T: PartialEq> Watched<T> {
 impl Changes {
     /// What is to be told of a round.
     pub(super) fn look(&mut self, now: Mono, points: &[Point]) -> Vec<Event> {
-        if let Some(&Value::Flag(up)) = find(points, Metric::LinkUp) {
+        if let Some(up) = find(points, Metric::LinkUp).and_then(Value::flag) {
             self.is_up = Some(up);
             self.was_up |= up;
         }
@@ -84,7 +84,7 @@ impl Changes {
     }
 
     fn power(&mut self, now: Mono, points: &[Point]) -> Option<Event> {
-        let Some(&Value::Flag(external)) = find(points, Metric::BatteryExternalPower) else { return None };
+        let external = find(points, Metric::BatteryExternalPower)?.flag()?;
         self.external.change(external)?;
         if !self.external.may_tell(now) {
             self.untold = self.untold.saturating_add(1);
@@ -100,10 +100,7 @@ impl Changes {
     }
 
     fn route(&mut self, now: Mono, points: &[Point]) -> Option<Event> {
-        let text = |metric| match find(points, metric) {
-            Some(Value::Text(text)) => Some(&**text),
-            _ => None,
-        };
+        let text = |metric| find(points, metric).and_then(Value::text);
         let kind = text(Metric::LinkType);
         let interface = match text(Metric::LinkInterface) {
             Some(interface) => interface,

@@ -63,6 +63,18 @@ impl Value {
             Self::Text(_) => None,
         }
     }
+
+    /// The value where it is a word.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// The value where it is a flag.
+    #[must_use]
+    pub const fn flag(&self) -> Option<bool> {
+        if let Self::Flag(flag) = self { Some(*flag) } else { None }
+    }
 }
 
 impl From<f64> for Value {
