@@ -12,7 +12,7 @@ use crate::config::{Slowness, Telemetry, human};
 /// that takes longer, because a modem or a disk hangs, is part of the next interval.
 const ROUND_AWAITED: Duration = Duration::from_secs(1);
 
-/// A round of collection that takes longer than this many sample intervals is worth a counter each time.
+/// When each of the three is due next, and which intervals hold until when.
 #[derive(Debug)]
 pub(super) struct Pace {
     observe_at: Mono,
