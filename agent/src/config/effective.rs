@@ -212,7 +212,7 @@ fn store_to_collect(CheckedConfig { store, telemetry, clock, collect, .. }: &Che
             .fold(budget, |table, (interface, bytes)| table.text(interface, format_size(*bytes))),
         Table::new("collect.errors")
             .set("enabled", errors.enabled)
-            .text("min_severity", threshold(errors.min_severity))
+            .text("min_severity", severity_word(errors.min_severity))
             .list("units", &errors.units)
             .set("max_clusters", errors.max_clusters)
             .duration("bucket", errors.bucket)
@@ -223,8 +223,8 @@ fn store_to_collect(CheckedConfig { store, telemetry, clock, collect, .. }: &Che
     ]
 }
 
-/// In the word that configurations have for it, syslog's (`syslog(3)`).
-fn threshold(severity: Severity) -> &'static str {
+/// The word that configurations have for it, syslog's (`syslog(3)`).
+fn severity_word(severity: Severity) -> &'static str {
     if severity == Severity::Error { "err" } else { severity.word() }
 }
 
