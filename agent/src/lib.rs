@@ -25,3 +25,4 @@ mod socket_file;
 pub mod store;
 mod text;
 pub mod wire;
+mod words;

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 
 use crate::wire::keys::SPKI_HEAD;
+use crate::words::words;
 
 /// A text that is not what it should be. Says what was found and what was expected, not where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -211,32 +212,6 @@ impl fmt::Display for BrokerUrl {
         write!(f, "{scheme}://{}:{}", self.host, self.port)
     }
 }
-
-/// An enum whose values are words of the configuration, or of the contract.
-macro_rules! words {
-    ($( #[$meta:meta] )* $name:ident { $( $( #[$doc:meta] )* $variant:ident $word:literal, )* }) => {
-        $( #[$meta] )*
-        pub enum $name { $( $( #[$doc] )* $variant, )* }
-
-        impl $name {
-            /// Every value.
-            pub const ALL: &[Self] = &[ $( Self::$variant, )* ];
-
-            /// Its word.
-            #[must_use]
-            pub const fn word(self) -> &'static str { match self { $( Self::$variant => $word, )* } }
-
-            /// The value with this word.
-            #[must_use]
-            pub fn parse(word: &str) -> Option<Self> { match word { $( $word => Some(Self::$variant), )* _ => None } }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.word()) }
-        }
-    };
-}
-pub(crate) use words;
 
 words! {
     /// Which protocol version to speak.

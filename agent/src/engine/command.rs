@@ -1,16 +1,16 @@
 //! What a verified command asks for, parsed once: past this point a unit is a [`UnitName`] and an argument has its
 //! type.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
 use super::io::Act;
 use super::observation::RELEASE;
-use crate::config::{Action, QuarantineLevel, Remedy, Telemetry, UnitName, parse_duration, words};
+use crate::config::{Action, QuarantineLevel, Remedy, Telemetry, UnitName, parse_duration};
 use crate::wire::token::whole;
 use crate::wire::{CommandId, Reason, VerifiedCommand};
+use crate::words::words;
 
 /// How long a restart may take where the command doesn't say: systemd's own DefaultTimeoutStartSec.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(90);

@@ -14,6 +14,7 @@ use super::record::{Class, Status};
 use super::time::Unix;
 use crate::config::{Action, CheckedConfig, QuarantineLevel, UnitName};
 use crate::wire::CommandId;
+use crate::words::words;
 
 /// Ties a completion to its effect. Never reused within a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -356,47 +357,30 @@ impl LinkFault {
     }
 }
 
-/// At which layer a connection failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LinkFaultKind {
-    /// The name has no address.
-    Dns,
-    /// No TCP connection: refused, unreachable, timed out.
-    Tcp,
-    /// The handshake, or an alert after it.
-    Tls,
-    /// The broker said no to CONNECT, or there is no password to log in with.
-    Refused,
-    /// Nothing came in for 1.5 keep-alives, or an answer was overdue.
-    KeepAlive,
-    /// The broker closed it.
-    Server,
-    /// The peer broke the protocol.
-    Protocol,
-    /// A write could not progress.
-    Stalled,
-    /// It fell silent, and the gateway's link is down.
-    LinkDown,
-    /// We closed it.
-    Local,
-}
-
-impl LinkFaultKind {
-    /// The word of the contract's `disconnected` event.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Dns => "dns",
-            Self::Tcp => "tcp",
-            Self::Tls => "tls",
-            Self::Refused => "refused",
-            Self::KeepAlive => "keep_alive",
-            Self::Server => "server",
-            Self::Protocol => "protocol",
-            Self::Stalled => "stalled",
-            Self::LinkDown => "link_down",
-            Self::Local => "local",
-        }
+words! {
+    /// At which layer a connection failed.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    LinkFaultKind {
+        /// The name has no address.
+        Dns "dns",
+        /// No TCP connection: refused, unreachable, timed out.
+        Tcp "tcp",
+        /// The handshake, or an alert after it.
+        Tls "tls",
+        /// The broker said no to CONNECT, or there is no password to log in with.
+        Refused "refused",
+        /// Nothing came in for 1.5 keep-alives, or an answer was overdue.
+        KeepAlive "keep_alive",
+        /// The broker closed it.
+        Server "server",
+        /// The peer broke the protocol.
+        Protocol "protocol",
+        /// A write could not progress.
+        Stalled "stalled",
+        /// It fell silent, and the gateway's link is down.
+        LinkDown "link_down",
+        /// We closed it.
+        Local "local",
     }
 }
 
@@ -463,26 +447,16 @@ pub enum Trigger {
     Own(Own),
 }
 
-/// What the agent does of its own accord.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Own {
-    /// Keeps the rules of a quarantine in force, and takes the snapshot that follows its beginning.
-    Quarantine,
-    /// Reboots, because that completes what was done.
-    Rollback,
-    /// Marks a release that works as the good one, and leaves one that doesn't.
-    Trial,
-}
-
-impl Own {
-    /// Its name, where a rule's would stand.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Quarantine => "quarantine",
-            Self::Rollback => "rollback",
-            Self::Trial => "trial",
-        }
+words! {
+    /// What the agent does of its own accord.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    Own {
+        /// Keeps the rules of a quarantine in force, and takes the snapshot that follows its beginning.
+        Quarantine "quarantine",
+        /// Reboots, because that completes what was done.
+        Rollback "rollback",
+        /// Marks a release that works as the good one, and leaves one that doesn't.
+        Trial "trial",
     }
 }
 

@@ -2,38 +2,38 @@
 //! failing card, a weak supply and a loose plug. A line that fits nothing has no class; none is made up. Judges by the
 //! text alone, so only lines that the kernel itself wrote may be asked about.
 
+use crate::words::words;
+
 /// Bytes of a line that are looked at.
 const TEXT_MAX: usize = 512;
 
-macro_rules! classes {
-    ($( $name:ident $word:literal $doc:literal; )*) => {
-        /// What a line of the kernel is about.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum KernelClass { $( #[doc = $doc] $name, )* }
-
-        impl KernelClass {
-            /// All of them.
-            pub const ALL: &[Self] = &[ $( Self::$name, )* ];
-
-            /// Its word in events and samples.
-            #[must_use]
-            pub const fn word(self) -> &'static str { match self { $( Self::$name => $word, )* } }
-        }
-    };
-}
-
-classes! {
-    Oom "oom" "The kernel ran out of memory (mm/oom_kill.c).";
-    UnderVoltage "under_voltage" "The supply is too weak (raspberrypi-hwmon).";
-    Thermal "thermal" "Too hot: throttled, or about to be switched off.";
-    UsbOverCurrent "usb_over_current" "A port was switched off (drivers/usb/core/hub.c).";
-    UsbDisconnect "usb_disconnect" "A device has gone, unplugged or not.";
-    Usb "usb" "A device that doesn't answer as it should.";
-    FileSystem "filesystem" "Damage of a file system, or one that was turned read-only.";
-    Io "io" "A disk or card that doesn't read or write.";
-    Hang "hang" "A task, a processor or a driver that doesn't go on.";
-    Crash "crash" "A bug of the kernel's own: an oops or a panic.";
-    Hardware "hardware" "Errors that the hardware itself reports: memory, buses.";
+words! {
+    /// What a line of the kernel is about: its word in events and samples.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    KernelClass {
+        /// The kernel ran out of memory (mm/oom_kill.c).
+        Oom "oom",
+        /// The supply is too weak (raspberrypi-hwmon).
+        UnderVoltage "under_voltage",
+        /// Too hot: throttled, or about to be switched off.
+        Thermal "thermal",
+        /// A port was switched off (drivers/usb/core/hub.c).
+        UsbOverCurrent "usb_over_current",
+        /// A device has gone, unplugged or not.
+        UsbDisconnect "usb_disconnect",
+        /// A device that doesn't answer as it should.
+        Usb "usb",
+        /// Damage of a file system, or one that was turned read-only.
+        FileSystem "filesystem",
+        /// A disk or card that doesn't read or write.
+        Io "io",
+        /// A task, a processor or a driver that doesn't go on.
+        Hang "hang",
+        /// A bug of the kernel's own: an oops or a panic.
+        Crash "crash",
+        /// Errors that the hardware itself reports: memory, buses.
+        Hardware "hardware",
+    }
 }
 
 /// Texts, in lower case, and their class: the first whose texts all stand in a line. A text that begins with `^` stands

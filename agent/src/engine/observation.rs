@@ -6,6 +6,7 @@ use minicbor::{Decode, Encode};
 
 use super::metric::Point;
 use super::time::{BootId, Mono, Unix};
+use crate::words::words;
 
 /// The readings of one round of collection.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -176,34 +177,23 @@ impl Severity {
     }
 }
 
-/// Where an error line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
-#[cbor(index_only)]
-pub enum ErrorSource {
-    /// A service's line in the journal.
-    #[n(0)]
-    Journal,
-    /// The kernel.
-    #[n(1)]
-    Kernel,
-    /// systemd-coredump.
-    #[n(2)]
-    Coredump,
-    /// An application, over the local socket.
-    #[n(3)]
-    App,
-}
-
-impl ErrorSource {
-    /// The word of the contract.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Journal => "journal",
-            Self::Kernel => "kernel",
-            Self::Coredump => "coredump",
-            Self::App => "app",
-        }
+words! {
+    /// Where an error line came from.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+    #[cbor(index_only)]
+    ErrorSource {
+        /// A service's line in the journal.
+        #[n(0)]
+        Journal "journal",
+        /// The kernel.
+        #[n(1)]
+        Kernel "kernel",
+        /// systemd-coredump.
+        #[n(2)]
+        Coredump "coredump",
+        /// An application, over the local socket.
+        #[n(3)]
+        App "app",
     }
 }
 
@@ -264,29 +254,18 @@ pub struct ErrorBatch {
     pub refused: Refused,
 }
 
-/// Why a line of an application was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Refusal {
-    /// It can't be read.
-    Malformed,
-    /// It is longer than the bound.
-    TooLong,
-    /// Its sender says more than it may.
-    Rate,
-    /// The agent has no room for more at the moment.
-    Busy,
-}
-
-impl Refusal {
-    /// Its word in the agent's own telemetry.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::TooLong => "too_long",
-            Self::Rate => "rate",
-            Self::Busy => "busy",
-        }
+words! {
+    /// Why a line of an application was not taken.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    Refusal {
+        /// It can't be read.
+        Malformed "malformed",
+        /// It is longer than the bound.
+        TooLong "too_long",
+        /// Its sender says more than it may.
+        Rate "rate",
+        /// The agent has no room for more at the moment.
+        Busy "busy",
     }
 }
 

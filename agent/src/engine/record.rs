@@ -86,6 +86,7 @@ use super::observation::Severity;
 use super::time::{BootId, Mono};
 use crate::text::head;
 use crate::wire::readings;
+use crate::words::words;
 
 /// An instant that can be dated later: the boot, and the time since it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -215,34 +216,22 @@ impl Event {
     }
 }
 
-/// The contract's event types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
-#[cbor(index_only)]
-#[expect(missing_docs, reason = "the contract's words")]
-pub enum EventKind {
-    #[n(0)]
-    Error,
-    #[n(1)]
-    Alarm,
-    #[n(2)]
-    Lifecycle,
-    #[n(3)]
-    Remediation,
-    #[n(4)]
-    Audit,
-}
-
-impl EventKind {
-    /// The word of the contract.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Alarm => "alarm",
-            Self::Lifecycle => "lifecycle",
-            Self::Remediation => "remediation",
-            Self::Audit => "audit",
-        }
+words! {
+    /// The contract's event types.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+    #[cbor(index_only)]
+    #[expect(missing_docs, reason = "the contract's words")]
+    EventKind {
+        #[n(0)]
+        Error "error",
+        #[n(1)]
+        Alarm "alarm",
+        #[n(2)]
+        Lifecycle "lifecycle",
+        #[n(3)]
+        Remediation "remediation",
+        #[n(4)]
+        Audit "audit",
     }
 }
 
@@ -368,45 +357,32 @@ pub struct Part {
     pub of: u32,
 }
 
-/// A command's status, in the words of AWS IoT Jobs and INTERRUPTED.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(index_only)]
-#[expect(missing_docs, reason = "the contract's words")]
-pub enum Status {
-    #[n(0)]
-    Queued,
-    #[n(1)]
-    InProgress,
-    #[n(2)]
-    Succeeded,
-    #[n(3)]
-    Failed,
-    #[n(4)]
-    Rejected,
-    #[n(5)]
-    TimedOut,
-    #[n(6)]
-    Canceled,
-    #[n(7)]
-    Interrupted,
+words! {
+    /// A command's status, in the words of AWS IoT Jobs and INTERRUPTED.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+    #[cbor(index_only)]
+    #[expect(missing_docs, reason = "the contract's words")]
+    Status {
+        #[n(0)]
+        Queued "QUEUED",
+        #[n(1)]
+        InProgress "IN_PROGRESS",
+        #[n(2)]
+        Succeeded "SUCCEEDED",
+        #[n(3)]
+        Failed "FAILED",
+        #[n(4)]
+        Rejected "REJECTED",
+        #[n(5)]
+        TimedOut "TIMED_OUT",
+        #[n(6)]
+        Canceled "CANCELED",
+        #[n(7)]
+        Interrupted "INTERRUPTED",
+    }
 }
 
 impl Status {
-    /// The word of the contract.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Queued => "QUEUED",
-            Self::InProgress => "IN_PROGRESS",
-            Self::Succeeded => "SUCCEEDED",
-            Self::Failed => "FAILED",
-            Self::Rejected => "REJECTED",
-            Self::TimedOut => "TIMED_OUT",
-            Self::Canceled => "CANCELED",
-            Self::Interrupted => "INTERRUPTED",
-        }
-    }
-
     /// Whether nothing more will come for this command.
     #[must_use]
     pub const fn is_terminal(self) -> bool {

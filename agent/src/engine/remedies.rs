@@ -592,7 +592,7 @@ fn came_back_soon(facts: Facts<'_>, before: &Stored, ladder: &str) -> bool {
 /// Why whoever was to do it would not: nothing was done.
 #[must_use]
 pub fn refusal(outcome: &ActOutcome) -> Option<Reason> {
-    let reason = outcome.reason.as_deref().and_then(Reason::from_word);
+    let reason = outcome.reason.as_deref().and_then(Reason::parse);
     match outcome.status {
         // Root's own words for it are in the detail.
         ActStatus::Rejected => Some(reason.unwrap_or(Reason::NotAllowed)),

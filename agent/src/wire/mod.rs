@@ -11,6 +11,8 @@ pub mod token;
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::words::words;
+
 /// Text from outside as others may be shown it: a line ends with `\n`, also where it was `\r\n`, as a modem's do, and
 /// each other control character but tabs becomes U+FFFD.
 #[must_use]
@@ -101,50 +103,63 @@ pub struct Refusal {
     pub detail: String,
 }
 
-macro_rules! reasons {
-    ($( $name:ident $word:literal $meaning:literal; )*) => {
-        /// Why a command was refused or failed: the contract's fixed words.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Reason { $( #[doc = $meaning] $name, )* }
-        impl Reason {
-            /// Every reason.
-            pub const ALL: &[Self] = &[ $( Self::$name, )* ];
-            /// The word of the contract.
-            #[must_use]
-            pub const fn word(self) -> &'static str { match self { $( Self::$name => $word, )* } }
-            /// The reason with this word.
-            #[must_use]
-            pub fn from_word(word: &str) -> Option<Self> { match word { $( $word => Some(Self::$name), )* _ => None } }
-        }
-    };
-}
-
-reasons! {
-    BadSignature "bad_signature" "The signature is not that of the key named.";
-    UnknownKey "unknown_key" "No trusted key has that kid.";
-    Expired "expired" "Its exp has passed.";
-    NotYetValid "not_yet_valid" "Its nbf or iat lies ahead.";
-    WrongAudience "wrong_audience" "Addressed to another device or group.";
-    Replayed "replayed" "The id was used by another command, or is too old to be known.";
-    Malformed "malformed" "Not a token, or a claim is missing or has the wrong form.";
-    TooLarge "too_large" "Over 32 KiB.";
-    UnknownCommand "unknown_command" "This version has no such command.";
-    NotAllowed "not_allowed" "The config doesn't allow it.";
-    BudgetSpent "budget_spent" "Its budget for this window is spent.";
-    LowBattery "low_battery" "Battery under remediation.min_battery_pct and no external power.";
-    MinUptime "min_uptime" "Up for less than remediation.min_uptime.";
-    Quarantined "quarantined" "Quarantine forbids it.";
-    Busy "busy" "Too many commands at once.";
-    ClockUntrusted "clock_untrusted" "Disruptive, and neither the clock nor a nonce proves that it is fresh.";
-    Inhibited "inhibited" "An inhibitor is in force.";
-    Canceled "canceled" "Canceled by a later command.";
-    Timeout "timeout" "It ran into its deadline.";
-    Interrupted "interrupted" "The agent or the gateway stopped while it ran; what came of it can't be known.";
-    StoreFailed "store_failed" "The journal could not be written, so it was not begun.";
-    NotSupported "not_supported" "This gateway has no means for it.";
-    SameBoot "same_boot" "The machine was told to reboot, and the same boot goes on.";
-    NeedsReboot "needs_reboot" "It is done, and the next boot completes it.";
-    BootLoop "boot_loop" "Too many boots of late: nothing is done automatically.";
-    ConfigChanged "config_changed" "The configuration in force doesn't want it any more.";
-    DryRun "dry_run" "remediation.dry_run is on: nothing was done.";
+words! {
+    /// Why a command was refused or failed: the contract's fixed words.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    Reason {
+        /// The signature is not that of the key named.
+        BadSignature "bad_signature",
+        /// No trusted key has that kid.
+        UnknownKey "unknown_key",
+        /// Its exp has passed.
+        Expired "expired",
+        /// Its nbf or iat lies ahead.
+        NotYetValid "not_yet_valid",
+        /// Addressed to another device or group.
+        WrongAudience "wrong_audience",
+        /// The id was used by another command, or is too old to be known.
+        Replayed "replayed",
+        /// Not a token, or a claim is missing or has the wrong form.
+        Malformed "malformed",
+        /// Over 32 KiB.
+        TooLarge "too_large",
+        /// This version has no such command.
+        UnknownCommand "unknown_command",
+        /// The config doesn't allow it.
+        NotAllowed "not_allowed",
+        /// Its budget for this window is spent.
+        BudgetSpent "budget_spent",
+        /// Battery under remediation.min_battery_pct and no external power.
+        LowBattery "low_battery",
+        /// Up for less than remediation.min_uptime.
+        MinUptime "min_uptime",
+        /// Quarantine forbids it.
+        Quarantined "quarantined",
+        /// Too many commands at once.
+        Busy "busy",
+        /// Disruptive, and neither the clock nor a nonce proves that it is fresh.
+        ClockUntrusted "clock_untrusted",
+        /// An inhibitor is in force.
+        Inhibited "inhibited",
+        /// Canceled by a later command.
+        Canceled "canceled",
+        /// It ran into its deadline.
+        Timeout "timeout",
+        /// The agent or the gateway stopped while it ran; what came of it can't be known.
+        Interrupted "interrupted",
+        /// The journal could not be written, so it was not begun.
+        StoreFailed "store_failed",
+        /// This gateway has no means for it.
+        NotSupported "not_supported",
+        /// The machine was told to reboot, and the same boot goes on.
+        SameBoot "same_boot",
+        /// It is done, and the next boot completes it.
+        NeedsReboot "needs_reboot",
+        /// Too many boots of late: nothing is done automatically.
+        BootLoop "boot_loop",
+        /// The configuration in force doesn't want it any more.
+        ConfigChanged "config_changed",
+        /// remediation.dry_run is on: nothing was done.
+        DryRun "dry_run",
+    }
 }
