@@ -11,55 +11,15 @@ use super::types::{CheckedConfig, Remedy, Rollback, RollbackKind, Rule, RuleTest
 use super::values::{self, AttributeValue, format_size};
 use crate::engine::observation::Severity;
 
-/// What can be taken over by a running agent: these keys and all below them. Anything else is bound to a connection, a
-/// store or a socket that would have to be opened anew.
-const LIVE: [&str; 13] = [
-    "device.groups",
-    "device.attributes",
-    "mqtt.inflight_max",
-    "mqtt.reconnect",
-    "mqtt.drain",
-    "telemetry",
-    "clock",
-    "collect",
-    "rules",
-    "ladders",
-    "remediation",
-    "quarantine",
-    "commands",
-];
-/// Exceptions to it.
-const NOT_LIVE: [&str; 5] = [
-    "collect.root",
-    "collect.errors.app_socket",
-    "quarantine.keep_units",
-    "quarantine.stop_units",
-    "quarantine.allow_hosts",
-];
-
-/// A key whose value differs between two configurations.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// The key, such as `mqtt.keep_alive`; a rule, ladder or rollback target is one key as a whole: `rules.hot`.
-    pub key: String,
-    /// Whether a running agent can take it over; if not, it needs a restart.
-    pub live: bool,
-}
-
-/// What differs between two configurations, by key.
+/// The keys whose values differ between two configurations, such as `mqtt.keep_alive`; a rule, ladder or rollback target
+/// is one key as a whole: `rules.hot`.
 #[must_use]
-pub fn changes(old: &CheckedConfig, new: &CheckedConfig) -> Vec<Change> {
+pub fn changes(old: &CheckedConfig, new: &CheckedConfig) -> Vec<Box<str>> {
     let (old, new) = (flat(old), flat(new));
     let mut keys: Vec<&String> = old.keys().chain(new.keys()).filter(|key| old.get(*key) != new.get(*key)).collect();
     keys.sort_unstable();
     keys.dedup();
-    keys.into_iter().map(|key| Change { key: key.clone(), live: is_live(key) }).collect()
-}
-
-fn is_live(key: &str) -> bool {
-    let is_below =
-        |parent: &&str| key.strip_prefix(*parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    LIVE.iter().any(is_below) && !NOT_LIVE.iter().any(is_below)
+    keys.into_iter().map(|key| key.as_str().into()).collect()
 }
 
 fn flat(config: &CheckedConfig) -> BTreeMap<String, String> {

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use reader::{Report, Section};
 use tree::{At, Merging, Table};
 
-pub use effective::{Change, changes};
+pub use effective::changes;
 pub(crate) use effective::{array, quoted};
 pub use network::{Network, NoNetwork};
 pub(crate) use read::{TOPIC_PREFIX, is_topic_prefix};

@@ -230,7 +230,7 @@ impl Engine {
             }
             Input::ActDone { id, outcome } => self.acted(now, id, outcome),
             Input::ActProgress { id, percent } => self.commands.progressed(id, percent),
-            Input::Reconfigure(config) => self.reconfigure(now, *config),
+            Input::Reconfigure(config) => self.reconfigure(now, &config),
             Input::Able { actions, withheld } => (self.identity.able, self.identity.withheld) = (actions, withheld),
             Input::LookAtQuarantine => self.quarantine.look_again(now.mono),
             Input::ProveAlive => self.prove_alive(),

@@ -16,19 +16,17 @@ impl Engine {
         &self.config
     }
 
-    pub(super) fn reconfigure(&mut self, now: Now, wanted: CheckedConfig) {
+    pub(super) fn reconfigure(&mut self, now: Now, wanted: &CheckedConfig) {
         // The runtime starts new collectors with each configuration: a round that hangs in the old ones is over.
         self.pace.observed();
         // Whoever has raised the broker's limit says so by a reload, whatever else it changes.
         self.session.forget_length();
-        let changes = config::changes(&self.config, &wanted);
-        if changes.is_empty() {
+        let next = live_part(&self.config, wanted.clone());
+        let taken_over = config::changes(&self.config, &next);
+        let waiting = config::changes(&next, wanted);
+        if taken_over.is_empty() && waiting.is_empty() {
             return;
         }
-        let keys = |live: bool| -> Vec<Box<str>> {
-            changes.iter().filter(|change| change.live == live).map(|change| change.key.as_str().into()).collect()
-        };
-        let waiting = keys(false);
         if !waiting.is_empty() {
             let text =
                 format!("configuration: {} can't change while running: restart to take it over", waiting.join(", "));
@@ -36,11 +34,11 @@ impl Engine {
         }
         let event = Event::new(Severity::Notice, EventKind::Lifecycle, "config_changed")
             .group("config")
-            .with("taken_over", keys(true))
+            .with("taken_over", taken_over)
             .with("needs_restart", waiting);
         self.record_event(now, event);
         let required = self.config.commands.require_signature;
-        self.config = live_part(&self.config, wanted);
+        self.config = next;
         if required {
             self.warn_of_unsigned();
         }

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::alarms::{BATTERY_OFF, LOW};
 use super::healing::{ladder, memory, told, up_for_long};
 use super::world::{World, config_with, outcome, restart};
+use crate::config::{Action, AttributeValue, changes};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
 use crate::engine::metric::Metric;
 
@@ -72,7 +73,7 @@ fn how_a_step_ended_is_told_also_where_its_ladder_is_gone_or_ends_below_it_by_th
         let (id, act) = world.acts.pop().unwrap();
         assert_eq!(act, restart("app.service"));
         reload(&mut world, text);
-        world.command("u", "restart_unit", serde_json::json!({"unit": "app.service"}), 1);
+        world.command("u", "restart_unit", json!({"unit": "app.service"}), 1);
         world.settle();
         assert_eq!(world.statuses("u"), ["QUEUED"], "its unit is being restarted");
         world.input(Input::ActDone { id, outcome: ended });
@@ -138,6 +139,41 @@ fn a_step_that_saves_no_power_slows_nothing_down_where_by_its_end_one_that_does_
     let rounds = world.rounds;
     world.advance(60 * SECOND);
     assert!(world.rounds > rounds + 50, "{} rounds in a minute", world.rounds - rounds);
+}
+
+#[test]
+fn what_is_told_as_taken_over_is_what_is_in_force_and_the_rest_needs_a_restart() {
+    let mut world = World::with(config_with(""));
+    world.advance(2 * SECOND);
+    let mut wanted = config_with(LOW);
+    wanted.device.groups = vec!["other".into()];
+    wanted.device.attributes.insert("a".into(), AttributeValue::Integer(1));
+    (wanted.mqtt.inflight_max, wanted.mqtt.keep_alive) = (10, 45 * SECOND);
+    wanted.mqtt.reconnect.max = HOUR;
+    wanted.collect.root = "/elsewhere".into();
+    wanted.collect.host.enabled = false;
+    wanted.collect.errors.app_socket = None;
+    wanted.store.path = "/elsewhere".into();
+    wanted.quarantine.sample_interval = 5 * SECOND;
+    wanted.quarantine.stop_units = wanted.remediation.units.clone();
+    wanted.remediation.budget.remove(&Action::Reboot);
+    world.input(Input::Reconfigure(Box::new(wanted.clone())));
+    world.advance(2 * SECOND);
+    let told = world.got.iter().find(|got| got.body["name"] == "config_changed").unwrap();
+    let live = [
+        "collect.host.enabled",
+        "device.attributes.a",
+        "device.groups",
+        "mqtt.inflight_max",
+        "mqtt.reconnect.max",
+        "quarantine.sample_interval",
+        "remediation.budget.reboot",
+        "rules.low",
+    ];
+    let waiting =
+        ["collect.errors.app_socket", "collect.root", "mqtt.keep_alive", "quarantine.stop_units", "store.path"];
+    assert_eq!(told.body["config"], json!({"taken_over": live, "needs_restart": waiting}));
+    assert_eq!(changes(world.engine.config(), &wanted), waiting.map(Box::from));
 }
 
 #[test]
