@@ -211,7 +211,6 @@ impl Engine {
         session.refusal_logged = false;
         let kept_away = session.last_fault.take().map(|fault| fault.kind.word());
         self.outbox.connected();
-        self.releases.reached_broker();
         self.quarantine.connected(now.mono, true);
         self.changes.connected();
         session.connected_from = Some(now.mono);

@@ -1,5 +1,5 @@
-//! Releases on trial. One that is new here is good once the broker was reached, and for `settle` there stood no
-//! critical alarm, and none whose ladder would leave it; one that isn't when its trial is over is left again, once:
+//! Releases on trial. One that is new here is good once for `settle` there stood no critical alarm, and none whose
+//! ladder would leave it, and the broker is in reach; one that isn't when its trial is over is left again, once:
 //! Good → On trial → Good, or → Left → the one before, on trial with its last chance. That it is to be left is
 //! journaled before it is done. The first release that is ever seen counts as good: there is none to go back to. Knows
 //! no slots and no links; a trial's time counts within a boot, because what happens over boots is the bootloader's to
@@ -70,6 +70,8 @@ struct Target {
     marked: Option<Box<str>>,
     /// Since when nothing speaks against the release.
     healthy_since: Option<Mono>,
+    /// The broker was in reach, and that late enough in the trial.
+    is_reached: bool,
     course: Course,
     /// When something may be tried again.
     again: Again,
@@ -114,8 +116,6 @@ enum Wish {
 #[derive(Debug, Default)]
 pub(super) struct Releases {
     targets: BTreeMap<String, Target>,
-    /// The broker was reached since the agent started.
-    reached: bool,
 }
 
 impl Target {
@@ -125,6 +125,7 @@ impl Target {
             seen: false,
             marked: None,
             healthy_since: None,
+            is_reached: false,
             course: Course::Watched,
             again: Again::new(),
             told: BTreeSet::new(),
@@ -132,7 +133,7 @@ impl Target {
     }
 
     /// What is due.
-    fn wish(&mut self, now: Mono, rollback: &Rollback, is_healthy: bool) -> Option<Wish> {
+    fn wish(&mut self, now: Mono, name: &str, rollback: &Rollback, speaks: &Speaks) -> Option<Wish> {
         match self.course {
             Course::Unbooted { failed } => {
                 return (failed < BOOTS_MAX && self.again.is_due(now)).then_some(Wish::Boot);
@@ -141,7 +142,9 @@ impl Target {
             Course::Watched | Course::Marking { .. } | Course::Journaling { .. } | Course::Leaving { .. } => {}
         }
         let trial = self.stored.trial.as_ref()?;
-        if !is_healthy {
+        // An updater switches releases first, and restarts after that what may cut the gateway off.
+        self.is_reached |= speaks.reached.is_some_and(|at| at >= trial.begun.mono.after(rollback.settle / 2));
+        if speaks.against(name) {
             self.healthy_since = None;
         } else if self.healthy_since.is_none() {
             self.healthy_since = Some(now);
@@ -149,7 +152,7 @@ impl Target {
         if self.course != Course::Watched || !self.again.is_due(now) {
             return None;
         }
-        if self.healthy_since.is_some_and(|since| now.since(since) >= rollback.settle) {
+        if self.is_reached && self.healthy_since.is_some_and(|since| now.since(since) >= rollback.settle) {
             return Some(Wish::MarkGood);
         }
         if now.since(trial.begun.mono) < rollback.trial {
@@ -165,7 +168,7 @@ impl Target {
             _ => return None,
         }
         let trial = self.stored.trial.as_ref()?;
-        let good = self.healthy_since.map(|since| since.after(rollback.settle));
+        let good = self.healthy_since.filter(|_| self.is_reached).map(|since| since.after(rollback.settle));
         let over = Some(trial.begun.mono.after(rollback.trial)).filter(|_| !self.told.contains(&MOURNED));
         let at = [good, over].into_iter().flatten().min()?;
         Some(self.again.earliest(at))
@@ -198,8 +201,10 @@ impl Course {
     }
 }
 
-/// What alarms that stand say of releases.
+/// What is known that speaks for releases, and against them.
 struct Speaks {
+    /// Until when the connection stood that there is.
+    reached: Option<Mono>,
     /// A critical one speaks against all.
     critical: bool,
     /// Those that a ladder would leave, if what it tries before doesn't help.
@@ -233,12 +238,7 @@ impl Releases {
         let stored = |(key, value): &(String, Bytes)| {
             Some((key.strip_prefix(RELEASE_KEY)?.to_owned(), Target::new(minicbor::decode(value).ok()?)))
         };
-        Self { targets: gather(state.iter().filter_map(stored).take(TARGETS_MAX)), reached: false }
-    }
-
-    /// The broker is there.
-    pub(super) const fn reached_broker(&mut self) {
-        self.reached = true;
+        Self { targets: gather(state.iter().filter_map(stored).take(TARGETS_MAX)) }
     }
 
     fn entry(&self, target: &str) -> Option<Write> {
@@ -280,6 +280,7 @@ impl Releases {
                 let mut event = None;
                 if changed {
                     trial.begun = at;
+                    known.is_reached = false;
                     let is_back = std::mem::take(&mut trial.awaits_boot);
                     event = is_back.then(|| {
                         let event = tried(&leave(target), target, Status::Failed).with("reason", ROLLBACK_FAILED);
@@ -298,7 +299,7 @@ impl Releases {
                 }
                 let last_chance = other.as_ref().is_some_and(|before| before.last_chance);
                 *other = Some(Trial { release: name.as_str().into(), begun: at, last_chance, awaits_boot: false });
-                known.healthy_since = None;
+                (known.healthy_since, known.is_reached) = (None, false);
                 known.again = Again::new();
                 known.told.clear();
                 Seen { changed: true, before: known.stay(), event: Some(told("release_on_trial", target, name)) }
@@ -307,9 +308,8 @@ impl Releases {
     }
 
     fn wish(&mut self, now: Mono, config: &CheckedConfig, speaks: &Speaks) -> Option<(String, Wish)> {
-        let reached = self.reached;
         self.targets.iter_mut().find_map(|(name, target)| {
-            let wish = target.wish(now, config.rollback.get(name)?, reached && !speaks.against(name))?;
+            let wish = target.wish(now, name, config.rollback.get(name)?, speaks)?;
             (wish != Wish::Mourn || target.told.insert(MOURNED)).then(|| (name.clone(), wish))
         })
     }

@@ -265,6 +265,19 @@ fn without_the_broker_no_release_is_good() {
 }
 
 #[test]
+fn a_release_that_cuts_the_gateway_off_is_left_and_one_that_an_outage_comes_after_is_good() {
+    for (cut_after, done) in [(Duration::ZERO, leave()), (20 * SECOND, leave()), (90 * SECOND, mark())] {
+        let mut world = world();
+        runs(&mut world, "2.0");
+        world.advance(cut_after);
+        // Packets go nowhere: nobody tells the agent so.
+        (world.withhold_acks, world.broker_up) = (true, false);
+        world.advance(11 * MINUTE);
+        assert_eq!(world.acted, [done], "cut off after {cut_after:?}");
+    }
+}
+
+#[test]
 fn a_release_is_not_left_twice_wherever_the_agent_dies() {
     for effects in 0..40 {
         let mut world = world();

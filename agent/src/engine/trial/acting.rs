@@ -13,7 +13,7 @@ use crate::engine::observation::{Release, Severity};
 use crate::engine::reboot::waits_for_boot;
 use crate::engine::record::Status;
 use crate::engine::remedies::refusal;
-use crate::engine::time::Now;
+use crate::engine::time::{Mono, Now};
 use crate::wire::Reason;
 
 /// When to try again what has failed.
@@ -50,7 +50,7 @@ impl Engine {
         if self.stopping.is_some() {
             return;
         }
-        let speaks = self.what_speaks_against_releases();
+        let speaks = self.what_speaks_of_releases(now.mono);
         while let Some((target, wish)) = self.releases.wish(now.mono, &self.config, &speaks) {
             let act = match wish {
                 Wish::MarkGood => Act::MarkGood { target: target.clone() },
@@ -169,7 +169,7 @@ impl Engine {
         }
     }
 
-    fn what_speaks_against_releases(&self) -> Speaks {
+    fn what_speaks_of_releases(&self, now: Mono) -> Speaks {
         let critical = self.rules.raised().any(|alarm| alarm.severity <= Severity::Critical);
         let standing = self.config.rules.iter().filter(|rule| self.rules.is_raised(&rule.name));
         let ladders = standing.filter_map(|rule| self.config.ladders.get(rule.remedy.as_deref()?));
@@ -177,7 +177,9 @@ impl Engine {
             Remedy::Rollback { target } => Some(target.clone()),
             _ => None,
         };
-        Speaks { critical, targets: ladders.flatten().filter_map(target).collect() }
+        let reached = self.link.is_online().then(|| self.link.stood_until(now));
+        let targets = ladders.flatten().filter_map(target).collect();
+        Speaks { reached, critical, targets }
     }
 
     /// That a release is to be left is in the journal, or could not be written.
