@@ -141,7 +141,8 @@ impl Target {
             Course::Booting { .. } | Course::Marking { unbooted: Some(_), .. } => return None,
             Course::Watched | Course::Marking { .. } | Course::Journaling { .. } | Course::Leaving { .. } => {}
         }
-        let trial = self.stored.trial.as_ref()?;
+        // Where it can't be read its trial may have begun in another boot.
+        let trial = self.stored.trial.as_ref().filter(|_| self.seen)?;
         // An updater switches releases first, and restarts after that what may cut the gateway off.
         self.is_reached |= speaks.reached.is_some_and(|at| at >= trial.begun.mono.after(rollback.settle / 2));
         if speaks.against(name) {
@@ -167,7 +168,7 @@ impl Target {
             Course::Unbooted { failed } => return (failed < BOOTS_MAX).then(|| self.again.earliest(Mono(0))),
             _ => return None,
         }
-        let trial = self.stored.trial.as_ref()?;
+        let trial = self.stored.trial.as_ref().filter(|_| self.seen)?;
         let good = self.healthy_since.filter(|_| self.is_reached).map(|since| since.after(rollback.settle));
         let over = Some(trial.begun.mono.after(rollback.trial)).filter(|_| !self.told.contains(&MOURNED));
         let at = [good, over].into_iter().flatten().min()?;

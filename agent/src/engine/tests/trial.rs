@@ -278,6 +278,24 @@ fn a_release_that_cuts_the_gateway_off_is_left_and_one_that_an_outage_comes_afte
 }
 
 #[test]
+fn a_release_that_can_not_be_read_is_not_judged_by_the_time_of_another_boot() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance(MINUTE);
+    // The disk that the releases are on does not come.
+    world.releases.clear();
+    world.reboot();
+    world.advance(60 * MINUTE);
+    assert_eq!(world.acted, []);
+    runs(&mut world, "2.0");
+    world.advance(9 * MINUTE);
+    assert_eq!(world.acted, []);
+    world.advance(2 * MINUTE);
+    assert_eq!(world.acted, [leave()]);
+}
+
+#[test]
 fn a_release_is_not_left_twice_wherever_the_agent_dies() {
     for effects in 0..40 {
         let mut world = world();
