@@ -281,11 +281,14 @@ async fn a_helper_that_hangs_costs_an_act_no_more_than_its_time_and_has_not_done
 }
 
 #[test]
-fn a_unit_that_a_quarantine_keeps_stopped_is_not_restarted() {
+fn a_unit_that_a_quarantine_keeps_stopped_is_not_restarted_nor_what_runs_from_another_release() {
     let world = World::new();
     world.in_quarantine("restrict", &["app.service"]);
     let helper = world.start();
     world.refused(&helper, &ordered_by_rule("restart_unit", &json!({"unit": "app.service"})), "quarantined");
+    let dir = world.releases(&["1", "2"], &["other.service", "app.service"]);
+    world.refused(&helper, &ordered_by_rule("rollback", &json!({"target": "app", "to": null})), "quarantined");
+    assert_eq!(std::fs::read_link(dir.join("current")).unwrap(), Path::new("releases/2"));
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! What a verified command asks for, parsed once: past this point a unit is a [`UnitName`] and an argument has its
 //! type.
 
+use std::collections::BTreeMap;
+use std::slice;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
 use super::io::Act;
 use super::observation::RELEASE;
-use crate::config::{Action, QuarantineLevel, Remedy, Telemetry, UnitName, parse_duration};
+use crate::config::{Action, QuarantineLevel, Remedy, Rollback, Telemetry, UnitName, parse_duration};
 use crate::wire::token::whole;
 use crate::wire::{CommandId, Reason, VerifiedCommand};
 use crate::words::words;
@@ -295,6 +297,15 @@ impl Act {
         !helps && !matches!(self, Self::CollectDiagnostics | Self::SavePower)
     }
 
+    /// The units that it starts again, by what can be rolled back.
+    pub fn restarts<'a>(&'a self, rollback: &'a BTreeMap<String, Rollback>) -> &'a [UnitName] {
+        match self {
+            Self::RestartUnit { unit } => slice::from_ref(unit),
+            Self::Rollback { target, .. } => rollback.get(target).map_or(&[], |rollback| &rollback.units),
+            _ => &[],
+        }
+    }
+
     /// Whether it spends a budget: what restores a state, or keeps one, doesn't.
     #[must_use]
     pub const fn spends(&self) -> bool {
@@ -423,7 +434,7 @@ fn words(args: &Map<String, Json>) -> Result<Vec<String>, (Reason, String)> {
     let list = match args.get("args") {
         None => return Ok(Vec::new()),
         Some(Json::Array(list)) => list.as_slice(),
-        Some(one) => std::slice::from_ref(one),
+        Some(one) => slice::from_ref(one),
     };
     if list.len() > RUN_ARGS_MAX {
         return Err(malformed(format!("args.args has {} words, the limit is {RUN_ARGS_MAX}", list.len())));

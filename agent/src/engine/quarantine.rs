@@ -17,7 +17,7 @@ use super::observation::Severity;
 use super::record::{Event, EventKind, Stamp};
 use super::remedies::refusal;
 use super::time::{Mono, Now};
-use crate::config::{self, QuarantineLevel};
+use crate::config::{CheckedConfig, QuarantineLevel};
 use crate::wire::Reason;
 
 /// What presence, attributes and status say outside of it.
@@ -364,7 +364,7 @@ fn found(level: QuarantineLevel, journaled: Option<&Inside>) -> Option<Event> {
 /// Why not.
 pub(super) fn forbids(
     level: Option<QuarantineLevel>,
-    config: &config::Quarantine,
+    config: &CheckedConfig,
     act: Option<&Act>,
 ) -> Result<(), (Reason, String)> {
     let Some(level) = level else { return Ok(()) };
@@ -372,16 +372,16 @@ pub(super) fn forbids(
     if level == QuarantineLevel::Isolate && !helps {
         return Err((Reason::Quarantined, "isolated: ping, collect_diagnostics and release are taken".into()));
     }
-    match act {
-        Some(Act::Quarantine { level: Some(wanted) }) if *wanted < level => {
-            Err((Reason::Quarantined, format!("{level} is in force, which is more: only release leaves it")))
+    if let Some(Act::Quarantine { level: Some(wanted) }) = act {
+        if *wanted < level {
+            return Err((Reason::Quarantined, format!("{level} is in force, which is more: only release leaves it")));
         }
-        Some(Act::RestartUnit { unit })
-            if level > QuarantineLevel::Observe && config.stopped().any(|stopped| stopped == unit) =>
-        {
-            Err((Reason::Quarantined, format!("{} is in quarantine.stop_units, and stays stopped", unit.as_str())))
-        }
-        _ => Ok(()),
+    }
+    let restarted = act.map_or(&[][..], |act| act.restarts(&config.rollback));
+    let kept = config.quarantine.stopped().find(|unit| restarted.contains(unit));
+    match kept.filter(|_| level > QuarantineLevel::Observe) {
+        Some(unit) => Err((Reason::Quarantined, format!("{unit} is in quarantine.stop_units, and stays stopped"))),
+        None => Ok(()),
     }
 }
 

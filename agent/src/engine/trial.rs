@@ -116,6 +116,8 @@ enum Wish {
 #[derive(Debug, Default)]
 pub(super) struct Releases {
     targets: BTreeMap<String, Target>,
+    /// None is judged for now.
+    held: bool,
 }
 
 impl Target {
@@ -130,6 +132,11 @@ impl Target {
             again: Again::new(),
             told: BTreeSet::new(),
         }
+    }
+
+    /// Whether anything may be due while none is judged: of what was left the boot is.
+    const fn is_looked_at(&self, held: bool) -> bool {
+        !held || matches!(self.course, Course::Unbooted { .. })
     }
 
     /// What is due.
@@ -239,7 +246,7 @@ impl Releases {
         let stored = |(key, value): &(String, Bytes)| {
             Some((key.strip_prefix(RELEASE_KEY)?.to_owned(), Target::new(minicbor::decode(value).ok()?)))
         };
-        Self { targets: gather(state.iter().filter_map(stored).take(TARGETS_MAX)) }
+        Self { targets: gather(state.iter().filter_map(stored).take(TARGETS_MAX)), held: false }
     }
 
     fn entry(&self, target: &str) -> Option<Write> {
@@ -308,15 +315,30 @@ impl Releases {
         }
     }
 
+    /// What a quarantine cuts off or stops says nothing of a release: none is judged while it does, and each trial
+    /// begins anew after it. Those that do.
+    fn hold(&mut self, at: Stamp, held: bool) -> Vec<String> {
+        let was_held = std::mem::replace(&mut self.held, held);
+        let anew = self.targets.iter_mut().filter(|(_, target)| was_held && !held && target.seen);
+        let begin = |(name, target): (&String, &mut Target)| {
+            target.stored.trial.as_mut()?.begun = at;
+            (target.healthy_since, target.is_reached) = (None, false);
+            Some(name.clone())
+        };
+        anew.filter_map(begin).collect()
+    }
+
     fn wish(&mut self, now: Mono, config: &CheckedConfig, speaks: &Speaks) -> Option<(String, Wish)> {
-        self.targets.iter_mut().find_map(|(name, target)| {
+        let held = self.held;
+        self.targets.iter_mut().filter(|(_, target)| target.is_looked_at(held)).find_map(|(name, target)| {
             let wish = target.wish(now, name, config.rollback.get(name)?, speaks)?;
             (wish != Wish::Mourn || target.told.insert(MOURNED)).then(|| (name.clone(), wish))
         })
     }
 
     pub(super) fn deadline(&self, config: &CheckedConfig) -> Option<Mono> {
-        self.targets.iter().filter_map(|(name, target)| target.deadline(config.rollback.get(name)?)).min()
+        let looked_at = self.targets.iter().filter(|(_, target)| target.is_looked_at(self.held));
+        looked_at.filter_map(|(name, target)| target.deadline(config.rollback.get(name)?)).min()
     }
 
     /// What is being done, or is about to be.

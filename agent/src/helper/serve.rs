@@ -213,11 +213,10 @@ impl Helper {
                     // Nobody judges it: what is more than that has to be ordered.
                     *level = (*level).min(in_force.ok_or_else(none)?);
                 }
-                if let Act::RestartUnit { unit } = &order.act {
-                    if quarantine.keeps_stopped(unit) {
-                        let detail = format!("{unit} stays stopped until the quarantine is left");
-                        return Err(Refusal::because(Reason::Quarantined, detail));
-                    }
+                let restarted = order.act.restarts(&policy.rollback);
+                if let Some(unit) = restarted.iter().find(|unit| quarantine.keeps_stopped(unit)) {
+                    let detail = format!("{unit} stays stopped until the quarantine is left");
+                    return Err(Refusal::because(Reason::Quarantined, detail));
                 }
                 // Those of before, too: root may have allowed more then.
                 order.terms = order.terms.map(|terms| policy.quarantine.cut(quarantine.with_older_hosts(terms)));

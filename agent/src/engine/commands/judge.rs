@@ -20,7 +20,7 @@ impl Commands {
     /// # Errors
     /// Why not.
     pub fn admit(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
-        quarantine::forbids(facts.quarantine, &facts.config.quarantine, Some(act))?;
+        quarantine::forbids(facts.quarantine, facts.config, Some(act))?;
         admission::permitted(facts, act)?;
         if let Some(why) = self.taken_by(facts, act) {
             return Err((Reason::Busy, why));
@@ -46,7 +46,7 @@ impl Commands {
         }
         let parsed = Command::parse(command)?;
         if !matches!(parsed, Command::Ping) {
-            quarantine::forbids(facts.quarantine, &facts.config.quarantine, parsed.act())?;
+            quarantine::forbids(facts.quarantine, facts.config, parsed.act())?;
         }
         if let Some(act) = parsed.act() {
             admission::permitted(facts, act)?;
@@ -78,7 +78,7 @@ impl Commands {
     pub(super) fn admit_waiting(&self, facts: Facts<'_>, entry: &Entry) -> Result<(), admission::Refusal> {
         entry.origin.as_ref().map_or(Ok(()), |origin| origin.verify(facts.config))?;
         let Some(act) = entry.act() else { return Ok(()) };
-        quarantine::forbids(facts.quarantine, &facts.config.quarantine, Some(act))?;
+        quarantine::forbids(facts.quarantine, facts.config, Some(act))?;
         admission::permitted(facts, act)?;
         if entry.spending.is_some() {
             admission::unhindered(facts, act)?;

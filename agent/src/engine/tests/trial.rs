@@ -1,5 +1,7 @@
 //! Releases on trial: kept when they prove good, left once when they don't.
 
+mod held;
+
 use std::time::Duration;
 
 use super::world::{World, config_with, outcome, puts, restart};

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{BOOTS_MAX, Course, KEPT, Seen, Speaks, TARGETS_MAX, Trial, Wish, leave, told, tried};
-use crate::config::{Remedy, Step};
+use crate::config::{QuarantineLevel, Remedy, Step};
 use crate::engine::Engine;
 use crate::engine::again::{Again, time_mends};
 use crate::engine::effects::Purpose;
@@ -49,6 +49,10 @@ impl Engine {
     pub(in crate::engine) fn poll_trials(&mut self, now: Now) {
         if self.stopping.is_some() {
             return;
+        }
+        let held = self.quarantine.level() > Some(QuarantineLevel::Observe);
+        for target in self.releases.hold(self.timeline.stamp(now.mono), held) {
+            self.note_release(&target);
         }
         let speaks = self.what_speaks_of_releases(now.mono);
         while let Some((target, wish)) = self.releases.wish(now.mono, &self.config, &speaks) {

@@ -1,0 +1,73 @@
+//! Releases on trial while a quarantine is in force: nothing is judged by what it cuts off and stops.
+
+use serde_json::json;
+
+use super::super::world::{World, config_with};
+use super::{CONFIG, MINUTE, SECOND, leave, mark, runs, world};
+use crate::engine::io::Act;
+use crate::engine::metric::Metric;
+
+/// What was done about releases.
+fn done(world: &World) -> Vec<Act> {
+    world.acted.iter().filter(|act| **act == leave() || **act == mark()).cloned().collect()
+}
+
+fn enter(world: &mut World, level: &str) {
+    world.command("q", "quarantine", json!({"level": level}), 7);
+    world.settle();
+    assert_eq!(world.statuses("q").last().unwrap(), "SUCCEEDED");
+}
+
+#[test]
+fn no_release_is_judged_in_a_quarantine_and_its_trial_begins_anew_after_it() {
+    let (healthy, bad) = ((50.0, vec![mark()]), (95.0, vec![leave()]));
+    for (level, crashes, (used, expected)) in [
+        ("observe", false, healthy.clone()),
+        ("observe", false, bad.clone()),
+        ("restrict", false, healthy),
+        ("restrict", false, bad.clone()),
+        ("isolate", true, bad),
+    ] {
+        let mut world = world();
+        runs(&mut world, "2.0");
+        world.advance(MINUTE);
+        enter(&mut world, level);
+        world.set(Metric::HostMemUsed, Some(used));
+        world.advance(30 * MINUTE);
+        if level == "observe" {
+            assert_eq!(done(&world), expected, "{level} restricts nothing");
+            continue;
+        }
+        if crashes {
+            world.crash();
+        }
+        world.advance(30 * MINUTE);
+        assert_eq!(done(&world), [], "{level}: {used} % used");
+        world.command("r", "release", json!({}), 8);
+        world.settle();
+        // Good after two minutes, left after ten.
+        world.advance(if used > 90.0 { 9 * MINUTE } else { 110 * SECOND });
+        assert_eq!(done(&world), [], "{level}: {used} % used");
+        world.advance(2 * MINUTE);
+        assert_eq!(done(&world), expected, "{level}: {used} % used");
+    }
+}
+
+#[test]
+fn a_rollback_does_not_start_what_a_quarantine_keeps_stopped() {
+    let stops = "[quarantine]\nstop_units = [\"app.service\"]";
+    let units = CONFIG.replace("settle", "units = [\"app.service\"]\nsettle");
+    let mut world = World::with(config_with(&format!("{units}{stops}")));
+    world.set(Metric::BatteryExternalPower, Some(true));
+    runs(&mut world, "1.0");
+    world.advance(30 * MINUTE);
+    enter(&mut world, "restrict");
+    world.command("b-1", "rollback", json!({"target": "app"}), 1);
+    world.settle();
+    assert_eq!(world.results("b-1").last().unwrap()["reason"], "quarantined");
+    world.command("r", "release", json!({}), 2);
+    world.settle();
+    world.command("b-2", "rollback", json!({"target": "app"}), 3);
+    world.settle();
+    assert_eq!((done(&world), world.statuses("b-2").last().unwrap().as_str()), (vec![leave()], "SUCCEEDED"));
+}
