@@ -22,17 +22,36 @@ impl Commands {
     pub fn admit(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
         quarantine::forbids(facts.quarantine, facts.config, Some(act))?;
         admission::permitted(facts, act)?;
+        self.waited_for(facts, act)?;
+        admission::settled(facts, act)?;
+        self.affordable(facts, act)?;
+        admission::rehearsed(facts, act)
+    }
+
+    /// The same of a reboot that completes what was let pass, and has paid for it: of that is only asked what forbids
+    /// any reboot by now, who is in its way, and whether the power is too low.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit_completion(&self, facts: Facts<'_>) -> Result<(), admission::Refusal> {
+        let act = &Act::Reboot;
+        quarantine::forbids(facts.quarantine, facts.config, Some(act))?;
+        self.waited_for(facts, act)?;
+        admission::unhindered(facts, act)?;
+        admission::rehearsed(facts, act)
+    }
+
+    /// Whether what is under way has to end first, for what is automatic.
+    fn waited_for(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
         if let Some(why) = self.taken_by(facts, act) {
             return Err((Reason::Busy, why));
         }
         // It would be ended in the middle, and what a rule wants can wait.
         let takes_down = matches!(act, Act::Reboot | Act::Rollback { .. });
-        if let Some(other) = self.acts().chain(facts.busy).find(|other| takes_down && other.changes()) {
-            return Err((Reason::Busy, format!("{} is under way", other.target())));
+        match self.acts().chain(facts.busy).find(|other| takes_down && other.changes()) {
+            Some(other) => Err((Reason::Busy, format!("{} is under way", other.target()))),
+            None => Ok(()),
         }
-        admission::settled(facts, act)?;
-        self.affordable(facts, act)?;
-        admission::rehearsed(facts, act)
     }
 
     /// Whether a command that proved genuine is to be obeyed now. What never changes is asked first.

@@ -111,21 +111,17 @@ impl Engine {
         }
     }
 
-    /// What left a release was let pass when it began, and has paid for its boot: of that is only asked whether
-    /// somebody is in its way, or the power too low by now.
+    /// Tries again to complete that a release was left.
     fn boot_again(&mut self, now: Now, target: &str) {
-        let held = self.inhibited.as_ref().or(self.blocked.as_ref()).cloned();
-        let verdict = match held {
+        let verdict = match self.inhibited.clone() {
             Some(why) => Err((Reason::Inhibited, why)),
             None if self.is_rebooting() => Err((Reason::Busy, String::new())),
-            None => self.with_commands(now, |commands, facts| commands.admit(facts, &Act::Reboot)),
+            None => self.with_commands(now, |commands, facts| commands.admit_completion(facts)),
         };
         match verdict {
             Err((Reason::Busy, _)) => self.put_trial_aside(now, target),
-            Err((reason @ (Reason::Inhibited | Reason::LowBattery), detail)) => {
-                self.put_trial_off(now, target, &Act::Reboot, reason, &detail);
-            }
-            _ => {
+            Err((reason, detail)) => self.put_trial_off(now, target, &Act::Reboot, reason, &detail),
+            Ok(()) => {
                 let reboot = self.order_completion(now);
                 self.releases.awaits_boot(target, reboot);
             }

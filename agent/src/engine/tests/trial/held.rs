@@ -1,10 +1,10 @@
-//! Releases on trial while a quarantine is in force: nothing is judged by what it cuts off and stops.
+//! Releases on trial while a quarantine is in force, which says nothing of them, and boots out of one while none may be.
 
 use serde_json::json;
 
-use super::super::world::{World, config_with};
-use super::{CONFIG, MINUTE, SECOND, leave, mark, runs, world};
-use crate::engine::io::Act;
+use super::super::world::{World, config_with, outcome};
+use super::{CONFIG, MINUTE, SECOND, boots_back, leave, mark, refusals, runs, world};
+use crate::engine::io::{Act, ActStatus, Input};
 use crate::engine::metric::Metric;
 
 /// What was done about releases.
@@ -70,4 +70,40 @@ fn a_rollback_does_not_start_what_a_quarantine_keeps_stopped() {
     world.command("b-2", "rollback", json!({"target": "app"}), 3);
     world.settle();
     assert_eq!((done(&world), world.statuses("b-2").last().unwrap().as_str()), (vec![leave()], "SUCCEEDED"));
+}
+
+fn boots(world: &World) -> usize {
+    world.acted.iter().filter(|act| **act == Act::Reboot).count()
+}
+
+#[test]
+fn a_boot_out_of_a_release_waits_until_an_isolation_is_left() {
+    let (mut world, id) = boots_back();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+    world.advance(MINUTE);
+    world.acts_succeed = true;
+    enter(&mut world, "isolate");
+    world.advance(60 * MINUTE);
+    assert_eq!((boots(&world), refusals(&world)), (1, vec![("reboot".into(), "quarantined".into())]));
+    world.command("r", "release", json!({}), 8);
+    world.settle();
+    world.advance(MINUTE);
+    assert_eq!(boots(&world), 2);
+}
+
+#[test]
+fn a_boot_out_of_a_release_waits_for_the_end_of_a_dry_run_whatever_else_would_forbid_another() {
+    let (mut world, id) = boots_back();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+    world.advance(MINUTE);
+    let mut config = config_with(CONFIG);
+    // What it was paid for is not asked again.
+    config.remediation.allow.clear();
+    config.remediation.dry_run = true;
+    world.input(Input::Reconfigure(Box::new(config.clone())));
+    world.advance(60 * MINUTE);
+    assert_eq!((boots(&world), refusals(&world)), (1, vec![("reboot".into(), "dry_run".into())]));
+    config.remediation.dry_run = false;
+    world.input(Input::Reconfigure(Box::new(config)));
+    assert!(world.advance_until(31 * MINUTE, |world| boots(world) == 2), "{:?}", world.acted);
 }
