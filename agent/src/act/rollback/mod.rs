@@ -16,7 +16,8 @@ mod slots;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, oneshot};
@@ -43,6 +44,8 @@ const DUE_MAX: Duration = Duration::from_secs(120);
 const DUE_AGAIN: Duration = Duration::from_secs(10);
 /// One switch of release directories at a time, with its restarts: what is due is read and written in between.
 static TURN: Mutex<()> = Mutex::const_new(());
+/// And one work at a time in each directory of releases.
+static AT_WORK: std::sync::Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>> = std::sync::Mutex::new(BTreeMap::new());
 
 /// What can be rolled back, and how.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -271,19 +274,27 @@ async fn mark_good(dir: &Path, boot: Option<BootId>, within: Duration) -> ActOut
 }
 
 /// Works on a directory of releases, on a thread that may hang with the disk that it is on: nobody else does, and what
-/// heals that may be ordered next. What is told as over is not begun any more when the disk answers.
+/// heals that may be ordered next. What is told as over is not begun any more when the disk answers; what had been
+/// begun goes on, and whoever is next in that directory waits for it.
 async fn on_disk<T: Send + 'static>(
     dir: &Path,
     within: Duration,
     work: impl FnOnce(&Path) -> Result<T, SlotError> + Send + 'static,
 ) -> Result<T, ActOutcome> {
     let (at, until) = (dir.to_owned(), Instant::now() + within);
-    let begin = move || {
-        // Here it hangs, if it does.
-        let _ = fs::metadata(&at);
-        (Instant::now() < until).then(|| work(&at))
+    let turn = turn_in(dir);
+    let begin = async {
+        let turn = turn.lock_owned().await;
+        let work = move || {
+            // Here it hangs, if it does.
+            let _ = fs::metadata(&at);
+            let done = (Instant::now() < until).then(|| work(&at));
+            drop(turn);
+            done
+        };
+        spawn_blocking(work).await
     };
-    match timeout(within, spawn_blocking(begin)).await {
+    match timeout(within, begin).await {
         Ok(Ok(Some(done))) => done.map_err(|SlotError { reason, detail }| ActOutcome::failed(reason, detail)),
         Ok(Err(error)) => Err(ActOutcome::failed("rollback_failed", error.to_string())),
         Ok(Ok(None)) | Err(_) => {
@@ -293,6 +304,14 @@ async fn on_disk<T: Send + 'static>(
             Err(ActOutcome::timed_out(detail))
         }
     }
+}
+
+/// Whose turn it is in a directory of releases.
+fn turn_in(dir: &Path) -> Arc<Mutex<()>> {
+    let mut turns = AT_WORK.lock().unwrap_or_else(PoisonError::into_inner);
+    // What nobody works in, or waits for, needs none.
+    turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+    Arc::clone(turns.entry(dir.to_owned()).or_default())
 }
 
 /// What is said of each, up to the first that doesn't run; one that was started later than `since_us` does. The time is
@@ -380,6 +399,21 @@ mod tests {
         assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::TimedOut, Some("timeout")));
         assert!(outcome.detail.as_ref().unwrap().contains("does not answer after 50ms"), "{outcome:?}");
         drop(disk);
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_after_its_time_is_waited_for_in_its_directory_and_nowhere_else() {
+        let (disk, hangs) = std::sync::mpsc::sync_channel::<()>(0);
+        let dir = tempfile::tempdir().unwrap();
+        let short = Duration::from_millis(50);
+        on_disk(dir.path(), short, move |_| Ok(hangs.recv())).await.unwrap_err();
+        let mark = async |dir: &Path| mark_good(dir, None, short).await.reason.unwrap();
+        assert_eq!(mark(dir.path()).await, "timeout");
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert_eq!(mark(elsewhere.path()).await, "no_current_release");
+        drop(disk);
+        let outcome = mark_good(dir.path(), None, Duration::from_secs(20)).await;
+        assert_eq!(outcome.reason.as_deref(), Some("no_current_release"), "{outcome:?}");
     }
 
     #[tokio::test]
