@@ -475,6 +475,14 @@ async fn a_rollback_that_was_allowed_may_have_the_boot_that_completes_it_and_no_
     let order = claims(DEVICE, "rollback", args.clone());
     let end = world.ask(&commanded("rollback", &args, order["jti"].as_str().unwrap(), &world.operator.sign(&order)));
     assert_eq!((&end["status"], &end["reason"]), (&json!("SUCCEEDED"), &json!("needs_reboot")), "{end}");
+    // What keeps it from being done doesn't use it up.
+    pid1.inhibit(true);
+    let end = world.ask(&reboot);
+    assert_eq!((&end["status"], &end["reason"]), (&json!("FAILED"), &json!("inhibited")), "{end}");
+    pid1.inhibit(false);
+    let before = world.allow("[allow]\nactions = [\"rollback\"]\n[rollback.firmware]\nkind = \"rauc\"\n");
+    world.refused(&helper, &reboot, "not_allowed");
+    world.write_policy(&before);
     let end = world.ask(&reboot);
     assert_eq!(end["status"], "SUCCEEDED", "{end}");
     assert_eq!(pid1.restarted(), ["reboot.target"]);

@@ -1,8 +1,8 @@
 //! A system bus of the test's own with systemd's interface (org.freedesktop.systemd1(5)) on it, as far as restarting a
-//! unit and the machine takes it, and RAUC's, as far as going back does.
+//! unit and the machine takes it, logind's inhibitors, and RAUC's interface, as far as going back does.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -17,6 +17,7 @@ const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/app_2eservice";
 pub struct Pid1 {
     bus: Bus,
     restarted: Arc<Mutex<Vec<String>>>,
+    inhibited: Arc<AtomicBool>,
     _systemd: Connection,
 }
 
@@ -24,6 +25,7 @@ impl Pid1 {
     pub async fn start() -> Self {
         let bus = Bus::start();
         let (restarted, started_us) = (Arc::default(), Arc::default());
+        let inhibited = Arc::default();
         let systemd = Builder::address(bus.address())
             .unwrap()
             .serve_at("/org/freedesktop/systemd1", Manager(Arc::clone(&restarted), Arc::clone(&started_us)))
@@ -32,25 +34,50 @@ impl Pid1 {
             .unwrap()
             .serve_at(UNIT_PATH, Service)
             .unwrap()
+            .serve_at("/org/freedesktop/login1", Login(Arc::clone(&restarted), Arc::clone(&inhibited)))
+            .unwrap()
             .serve_at("/", Rauc)
             .unwrap()
             .name("org.freedesktop.systemd1")
+            .unwrap()
+            .name("org.freedesktop.login1")
             .unwrap()
             .name("de.pengutronix.rauc")
             .unwrap()
             .build()
             .await
             .unwrap();
-        Self { bus, restarted, _systemd: systemd }
+        Self { bus, restarted, inhibited, _systemd: systemd }
     }
 
     pub fn address(&self) -> &str {
         self.bus.address()
     }
 
+    /// From now on somebody keeps the machine up, or nobody does any more.
+    pub fn inhibit(&self, inhibited: bool) {
+        self.inhibited.store(inhibited, Ordering::Relaxed);
+    }
+
     /// What was restarted, or started.
     pub fn restarted(&self) -> Vec<String> {
         self.restarted.lock().unwrap().clone()
+    }
+}
+
+/// What was restarted, and whether somebody keeps the machine up.
+struct Login(Arc<Mutex<Vec<String>>>, Arc<AtomicBool>);
+
+#[zbus::interface(name = "org.freedesktop.login1.Manager")]
+impl Login {
+    fn reboot(&self, _interactive: bool) {
+        self.0.lock().unwrap().push("reboot.target".into());
+    }
+
+    fn list_inhibitors(&self) -> Vec<(String, String, String, String, u32, u32)> {
+        let word = |word: &str| word.to_owned();
+        let updater = (word("shutdown"), word("updater"), word("it writes a slot"), word("block"), 0, 1);
+        if self.1.load(Ordering::Relaxed) { vec![updater] } else { vec![] }
     }
 }
 

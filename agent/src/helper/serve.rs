@@ -28,7 +28,7 @@ use crate::act::{Actor, Order};
 use crate::collect::clock::Clock;
 use crate::config::Action;
 use crate::engine::NOT_IN_FORCE;
-use crate::engine::io::{Act, ActOutcome};
+use crate::engine::io::{Act, ActOutcome, ActStatus};
 use crate::engine::remedies::refusal;
 use crate::engine::time::{BootId, Mono};
 use crate::wire::Reason;
@@ -145,7 +145,7 @@ impl Helper {
                 let act = order.act.clone();
                 // If nobody is there to hear it, it does not begin.
                 if let Err(error) = link.send(&Answer::Progress(0).to_datagram()).await {
-                    self.not_begun(&act, counted);
+                    self.not_done(&act, counted);
                     return Err(error);
                 }
                 let outcome = perform(link, *order, &actor).await;
@@ -159,17 +159,18 @@ impl Helper {
 
     /// What follows from the end of an act for those after it.
     fn ended(&self, act: &Act, counted: Option<Moment>, outcome: &ActOutcome) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(act, Act::Rollback { .. }) && outcome.reason.as_deref() == Some(Reason::NeedsReboot.word()) {
-            state.completes = true;
+        // A reboot that was to complete a rollback, and did not come, is still to.
+        let is_still_due = counted.is_none() && outcome.status != ActStatus::Succeeded;
+        if is_still_due || refusal(outcome).is_some() {
+            return self.not_done(act, counted);
         }
-        if let Some(moment) = counted.filter(|_| act.spends() && refusal(outcome).is_some()) {
-            state.ledger.give_back(act.action(), &moment);
+        if matches!(act, Act::Rollback { .. }) && outcome.reason.as_deref() == Some(Reason::NeedsReboot.word()) {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).completes = true;
         }
     }
 
     /// What it had spent is free again: of the budget, or the one reboot that was to complete a rollback.
-    fn not_begun(&self, act: &Act, counted: Option<Moment>) {
+    fn not_done(&self, act: &Act, counted: Option<Moment>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match counted {
             Some(moment) if act.spends() => state.ledger.give_back(act.action(), &moment),
@@ -223,9 +224,10 @@ impl Helper {
                 state.clock.set_trust(policy.clock);
                 let moment = Moment::of(self.boot, &mut state.clock);
                 let by_rule = order.act == Act::Reboot && order.trigger.is_automatic();
-                let completes = by_rule && std::mem::take(&mut state.completes);
+                let completes = by_rule && state.completes;
                 if completes {
                     policy.permits(&order.act)?;
+                    state.completes = false;
                 } else {
                     judge(&order, &policy, &mut state.ledger, &moment)?;
                 }
