@@ -221,6 +221,26 @@ async fn units_that_a_kill_kept_from_being_restarted_are_by_the_next_start_and_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn units_that_could_not_be_restarted_run_what_they_ran_until_the_next_start() {
+    let world = World::new();
+    let dir = world.releases(&["1", "2"], &["app.service"]);
+    let no_bus = format!("unix:path={}", world.file("none").display());
+    let helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", &no_bus)]);
+    let end = world.ask(&ordered_by_rule("rollback", &json!({"target": "app", "to": null})));
+    assert_eq!((&end["status"], &end["reason"]), (&json!("FAILED"), &json!("unit_failed")), "{end}");
+    let boot = this_boot(Path::new("/")).ok();
+    assert_eq!(running_slot(&dir, boot).as_deref(), Some("2"), "{end}");
+    let good = world.ask(&ordered_by_rule("mark_good", &json!({"target": "app"})));
+    assert_eq!((&good["status"], &good["reason"]), (&json!("FAILED"), &json!("unit_failed")), "{good}");
+    drop(helper);
+
+    let pid1 = Pid1::start().await;
+    let helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", pid1.address())]);
+    world.wait_for_log(&helper, "rollback of app: 1 runs; app.service is active (running), pid 7");
+    assert_eq!((pid1.restarted(), running_slot(&dir, boot).as_deref()), (vec!["app.service".to_owned()], Some("1")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn units_that_another_boot_has_started_are_not_restarted() {
     let world = World::new();
     let (_, (_mute, _)) = cut_off(&world);

@@ -1,7 +1,7 @@
 //! Goes back to an earlier release, and marks the one that runs as good: by release directories, by RAUC, or by a
 //! program of the integrator's. Does what it is told, once; whether a release is good is decided elsewhere. Where the
-//! release is only in force after a boot, the outcome says `needs_reboot`, and reboots nothing. Where it was killed
-//! between the switch of release directories and the restart of their units, the next start restarts them.
+//! release is only in force after a boot, the outcome says `needs_reboot`, and reboots nothing. Where release
+//! directories were switched and their units not restarted, as after a kill, the next start restarts them.
 //!
 //! It goes together with boot counting: the bootloader (U-Boot's `bootcount`, systemd-boot's counters, RAUC's own
 //! attempts) catches a release that doesn't come up far enough to run an agent, and this one that comes up and is no
@@ -95,9 +95,8 @@ impl Rollbacks {
         self.perform(target, Verb::MarkGood, within, canceled).await
     }
 
-    /// Restarts the units for which a rollback was cut off before it came to that, in this boot: another one starts
-    /// them from where `current` leads. What can't be restarted stays due, for another start or an order that names
-    /// that release.
+    /// Restarts the units for which a rollback did not come to that, in this boot: another one starts them from where
+    /// `current` leads. What can't be restarted stays due, for another start or an order that names that release.
     pub async fn complete(&self) {
         for left in (0..DUE_TRIES).rev() {
             let mut is_due = false;
@@ -221,11 +220,12 @@ async fn switch(
         Err(outcome) => return outcome,
     };
     let left = until.saturating_duration_since(Instant::now());
-    let (mut said, all_run) = restart_all(units, since_us, left, systemd::restart).await;
-    // How it ended is told: nothing is done about it later.
-    said.extend(forget_due(dir).await);
+    let (mut said, restarted) = restart_all(units, since_us, left, systemd::restart).await;
+    if restarted != Restarted::Due {
+        said.extend(forget_due(dir).await);
+    }
     let detail = with(detail, said);
-    if all_run { ActOutcome::succeeded(detail) } else { ActOutcome::failed("unit_failed", detail) }
+    if restarted == Restarted::Run { ActOutcome::succeeded(detail) } else { ActOutcome::failed("unit_failed", detail) }
 }
 
 /// Restarts what is due of one target; whether nothing is any more.
@@ -241,21 +241,15 @@ async fn complete(target: &str, dir: &Path, units: &[UnitName], boot: Option<Boo
     };
     let Due { from, since_us } = due;
     tracing::warn!("rollback of {target} was cut off: {to} took the place of {from}, and units are to be restarted");
-    // One that was restarted and fails runs the release that was wanted: whether that is good is decided elsewhere.
-    let restart = async |unit: &UnitName, since_us| match systemd::restart(unit, since_us).await {
-        ActOutcome { reason: Some(reason), detail, .. } if reason == "unit_failed" => {
-            ActOutcome::succeeded(detail.unwrap_or_default())
-        }
-        other => other,
-    };
-    let (mut said, all_run) = restart_all(units, Some(since_us), DUE_MAX, restart).await;
-    if all_run {
+    let (mut said, restarted) = restart_all(units, Some(since_us), DUE_MAX, systemd::restart).await;
+    let is_due = restarted == Restarted::Due;
+    if is_due {
+        tracing::error!("rollback of {target}: {}", with(format!("{from} still runs"), said));
+    } else {
         said.extend(forget_due(dir).await);
         tracing::warn!("rollback of {target}: {}", with(format!("{to} runs"), said));
-    } else {
-        tracing::error!("rollback of {target}: {}", with(format!("{from} still runs"), said));
     }
-    all_run
+    !is_due
 }
 
 /// What went wrong, if it isn't forgotten.
@@ -314,26 +308,39 @@ fn turn_in(dir: &Path) -> Arc<Mutex<()>> {
     Arc::clone(turns.entry(dir.to_owned()).or_default())
 }
 
-/// What is said of each, up to the first that doesn't run; one that was started later than `since_us` does. The time is
-/// for all of them: whoever waits for it waits no longer.
+/// What came of the restarts of all units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Restarted {
+    /// All run.
+    Run,
+    /// One doesn't, and that is the release that was wanted: whether it is good is decided elsewhere.
+    Fail,
+    /// One may still be what it was.
+    Due,
+}
+
+/// What is said of each, up to the first that is not restarted; one that was started later than `since_us` has been.
+/// The time is for all of them: whoever waits for it waits no longer.
 async fn restart_all(
     units: &[UnitName],
     since_us: Option<u64>,
     within: Duration,
     restart: impl AsyncFn(&UnitName, Option<u64>) -> ActOutcome,
-) -> (Vec<String>, bool) {
+) -> (Vec<String>, Restarted) {
     // `since_us` is only handed on: of a closure that held it rustc can't tell that its future is Send.
     let until = Instant::now() + within;
-    let mut said = Vec::new();
+    let (mut said, mut all) = (Vec::new(), Restarted::Run);
     for unit in units {
         let left = until.saturating_duration_since(Instant::now());
-        let restarted = answered(left, restart(unit, since_us)).await;
-        said.extend(restarted.detail);
-        if restarted.status != ActStatus::Succeeded {
-            return (said, false);
+        let ActOutcome { status, reason, detail, .. } = answered(left, restart(unit, since_us)).await;
+        said.extend(detail);
+        match reason.as_deref() {
+            _ if status == ActStatus::Succeeded => {}
+            Some("unit_failed" | "no_such_unit") => all = Restarted::Fail,
+            _ => return (said, Restarted::Due),
         }
     }
-    (said, true)
+    (said, all)
 }
 
 async fn answered(within: Duration, act: impl Future<Output = ActOutcome>) -> ActOutcome {
@@ -427,9 +434,25 @@ mod tests {
             sleep(Duration::from_millis(150)).await;
             ActOutcome::succeeded(unit.to_string())
         };
-        let (said, all_run) = restart_all(&units, None, Duration::from_millis(200), slow).await;
-        assert_eq!((begun.into_inner().unwrap(), all_run), (vec!["a.service".into(), "b.service".to_owned()], false));
+        let (said, all) = restart_all(&units, None, Duration::from_millis(200), slow).await;
+        let begun = begun.into_inner().unwrap();
+        assert_eq!((begun, all), (vec!["a.service".into(), "b.service".to_owned()], Restarted::Due));
         assert_eq!(said[0], "a.service");
+    }
+
+    #[tokio::test]
+    async fn a_unit_that_fails_was_restarted_and_keeps_none_after_it_from_that() {
+        let units: Vec<UnitName> = ["fails.service", "runs.service", "stays.service", "last.service"]
+            .map(|unit| UnitName::try_from(unit.to_owned()).unwrap())
+            .into();
+        let restart = async |unit: &UnitName, _| match unit.as_str() {
+            "fails.service" => ActOutcome::failed("unit_failed", "fails"),
+            "stays.service" => ActOutcome::failed("no_systemd", "stays"),
+            other => ActOutcome::succeeded(other),
+        };
+        let all = async |units: &[UnitName]| restart_all(units, None, Duration::from_secs(20), restart).await;
+        assert_eq!(all(&units[..2]).await, (vec!["fails".into(), "runs.service".into()], Restarted::Fail));
+        assert_eq!(all(&units[2..]).await, (vec!["stays".into()], Restarted::Due));
     }
 
     fn program(text: &str) -> (tempfile::TempDir, Rollbacks) {

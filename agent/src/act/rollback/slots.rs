@@ -135,7 +135,7 @@ impl<'a> Slots<'a> {
         self.link(DUE, &PathBuf::from(format!("{boot}/{}/{}", due.since_us, due.from)))
     }
 
-    /// The units are restarted, or it was told how that ended.
+    /// The units are restarted.
     pub(super) fn clear_due(&self) -> Result<(), SlotError> {
         let path = self.dir.join(DUE);
         disk::remove(&path).map_err(|error| self.failed(format!("delete {}: {error}", path.display())))
@@ -164,7 +164,9 @@ impl<'a> Slots<'a> {
         let current = self.current()?;
         self.check(&current)?;
         if let Some(Due { from, .. }) = self.due() {
-            let detail = format!("{from} still runs: no unit was restarted since {current} took its place");
+            let detail = format!(
+                "{from} still runs: not all units were restarted since {current} took its place, which rollback to it does"
+            );
             return Err(SlotError { reason: "unit_failed", detail });
         }
         let (marks, trouble) = self.marks_or_none();
