@@ -241,6 +241,17 @@ async fn units_that_could_not_be_restarted_run_what_they_ran_until_the_next_star
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn units_that_a_quarantine_keeps_stopped_are_not_started_to_complete_a_rollback() {
+    let world = World::new();
+    let (runs, (_mute, _)) = cut_off(&world);
+    world.in_quarantine("restrict", &["app.service"]);
+    let pid1 = Pid1::start().await;
+    let helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", pid1.address())]);
+    world.wait_for_log(&helper, "rollback of app: 1 runs");
+    assert_eq!((pid1.restarted(), runs().as_str()), (vec![], "1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn units_that_another_boot_has_started_are_not_restarted() {
     let world = World::new();
     let (_, (_mute, _)) = cut_off(&world);

@@ -88,7 +88,8 @@ impl Helper {
     /// The system gives no signals.
     pub(super) async fn serve(self, listener: UnixListener) -> io::Result<()> {
         let rollbacks = self.rollbacks();
-        let mut completing = std::pin::pin!(rollbacks.complete());
+        let quarantine = Quarantine::new(self.dir.clone(), Loader::None, 0);
+        let mut completing = std::pin::pin!(rollbacks.complete(|unit| quarantine.keeps_stopped(unit)));
         let mut is_completing = true;
         let helper = Arc::new(self);
         let mut terminated = signal(SignalKind::terminate())?;

@@ -96,14 +96,17 @@ impl Rollbacks {
     }
 
     /// Restarts the units for which a rollback did not come to that, in this boot: another one starts them from where
-    /// `current` leads. What can't be restarted stays due, for another start or an order that names that release.
-    pub async fn complete(&self) {
+    /// `current` leads, and so does whoever starts what a quarantine `keeps_stopped`. What can't be restarted stays due,
+    /// for another start or an order that names that release.
+    pub async fn complete(&self, keeps_stopped: impl Fn(&UnitName) -> bool) {
         for left in (0..DUE_TRIES).rev() {
             let mut is_due = false;
             for (target, Rollback { kind, units, .. }) in &self.targets {
                 if let RollbackKind::Slots { dir } = kind {
+                    let boot = self.restarting(units);
+                    let units: Vec<_> = units.iter().filter(|unit| !keeps_stopped(unit)).cloned().collect();
                     // What is hardly ever due takes no room for good.
-                    is_due |= !Box::pin(complete(target, dir, units, self.restarting(units))).await;
+                    is_due |= !Box::pin(complete(target, dir, &units, boot)).await;
                 }
             }
             if !is_due || left == 0 {
