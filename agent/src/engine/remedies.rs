@@ -586,7 +586,9 @@ impl Remedies {
 fn came_back_soon(facts: Facts<'_>, before: &Stored, ladder: &str) -> bool {
     // What was only rehearsed counts as tried in a rehearsal alone.
     let counts = !before.dry || facts.config.remediation.dry_run;
-    before.ladder == ladder && counts && facts.age(before.since) < HEALTH
+    // Where it can't be told, it was not: the step above may be a reboot, and the one below has helped before.
+    let is_soon = facts.timeline.known_age(before.since, facts.now).is_some_and(|age| age < HEALTH);
+    before.ladder == ladder && counts && is_soon
 }
 
 /// Why whoever was to do it would not: nothing was done.

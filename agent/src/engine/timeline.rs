@@ -154,19 +154,23 @@ impl Timeline {
         self.date(self.stamp(self.began))
     }
 
-    /// How long ago a stamp was, at least: exact within this boot; by the dates where both boots have an anchor; else
-    /// the time since this boot.
+    /// How long ago a stamp was, at least: where that can't be told, and was in another boot, it is the time since this
+    /// one.
     #[must_use]
     pub fn age(&self, stamp: Stamp, now: Now) -> Duration {
+        let known = self.known_age(stamp, now).unwrap_or_default();
+        if stamp.boot == self.boot { known } else { known.max(Duration::from_millis(now.mono.0)) }
+    }
+
+    /// How long ago a stamp was: exact within this boot; by the dates where both boots have an anchor. `None` where
+    /// one has none, or they say that it is yet to come.
+    #[must_use]
+    pub fn known_age(&self, stamp: Stamp, now: Now) -> Option<Duration> {
         if stamp.boot == self.boot {
-            return now.mono.since(stamp.mono);
+            return Some(now.mono.since(stamp.mono));
         }
-        let since_boot = Duration::from_millis(now.mono.0);
-        let (Some(then), Some(present)) = (self.date(stamp), self.date(self.stamp(now.mono))) else {
-            return since_boot;
-        };
-        let apart = u64::try_from(present.0.saturating_sub(then.0)).unwrap_or(0);
-        since_boot.max(Duration::from_millis(apart))
+        let (then, present) = (self.date(stamp)?, self.date(self.stamp(now.mono))?);
+        Some(Duration::from_millis(u64::try_from(present.0.saturating_sub(then.0)).ok()?))
     }
 
     /// A stamp by which an age can be told at the next boot, too: of one of another boot's that the clock never dated,
@@ -277,7 +281,8 @@ mod tests {
     fn age_over_a_reboot_without_a_clock_is_at_least_the_uptime() {
         let timeline = Timeline::new(boot(2), BTreeMap::new(), None, BUILT);
         let old = Stamp { boot: boot(1), mono: Mono(99_000) };
-        assert_eq!(timeline.age(old, at(4_000, 0, false)), Duration::from_secs(4));
+        let now = at(4_000, 0, false);
+        assert_eq!((timeline.age(old, now), timeline.known_age(old, now)), (Duration::from_secs(4), None));
     }
 
     #[test]

@@ -110,6 +110,48 @@ fn after_an_hour_of_health_a_ladder_begins_at_its_first_step() {
     assert_eq!(world.acted, [restart("app.service"), restart("app.service")]);
 }
 
+#[test]
+fn before_the_clock_is_set_a_ladder_begins_at_its_first_step_whenever_it_was_climbed_last() {
+    let once = restart("app.service");
+    let mut world = world();
+    memory(&mut world, 95.0);
+    memory(&mut world, 50.0);
+    world.advance(2 * HOUR);
+    world.now.wall.trusted = false;
+    world.reboot();
+    memory(&mut world, 95.0);
+    assert_eq!(world.acted, [once.clone(), once.clone()]);
+    // That it came back within the hour is known of this boot, and where the clock is set.
+    for (steps, trusted) in [(1, false), (2, true)] {
+        let mut world = self::world();
+        memory(&mut world, 95.0);
+        memory(&mut world, 50.0);
+        world.now.wall.trusted = trusted;
+        world.reboot();
+        for pct in [95.0, 50.0, 95.0] {
+            memory(&mut world, pct);
+            world.advance(11 * MINUTE);
+        }
+        let first = [once.clone(), once.clone(), Act::Reboot];
+        assert_eq!(world.acted, first[steps - 1..], "with a clock that is trusted: {trusted}");
+    }
+}
+
+#[test]
+fn before_the_clock_is_set_a_ladder_that_ran_out_is_climbed_and_told_again() {
+    let mut world = up_for_long(config_with(&one_step()));
+    let exhausted = |world: &World| told(world).iter().filter(|(name, _)| name == "ladder_exhausted").count();
+    memory(&mut world, 95.0);
+    world.advance(MINUTE);
+    memory(&mut world, 50.0);
+    assert_eq!((world.acted.len(), exhausted(&world)), (1, 1));
+    world.now.wall.trusted = false;
+    world.reboot();
+    memory(&mut world, 95.0);
+    world.advance(MINUTE);
+    assert_eq!((world.acted.len(), exhausted(&world)), (2, 2));
+}
+
 /// Raises the alarm and clears it so many times, within six seconds each.
 fn flap(world: &mut World, times: u32) {
     for _ in 0..times {
