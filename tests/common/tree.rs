@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 
 /// The battery's directory.
@@ -135,6 +136,8 @@ impl Tree {
     /// A record of the kernel's log, in the form of Documentation/ABI/testing/dev-kmsg. `level` is syslog's.
     pub fn kernel_says(&self, level: u8, seq: u64, message: &str) {
         let mut kernel_log = &self.kernel_log;
-        kernel_log.write_all(format!("{level},{seq},{},-;{message}\n", seq * 1_000).as_bytes()).unwrap();
+        let now = clock_gettime(ClockId::Monotonic);
+        let since_boot_us = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        kernel_log.write_all(format!("{level},{seq},{since_boot_us},-;{message}\n").as_bytes()).unwrap();
     }
 }

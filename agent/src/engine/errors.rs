@@ -67,6 +67,13 @@ impl Engine {
         }
     }
 
+    /// Where errors are not collected, what is written is not read later either: history is not news.
+    pub(super) fn forget_unread(&mut self) {
+        if !self.config.collect.errors.enabled && self.cursor.at.take().is_some() {
+            self.effects.put(Purpose::Note, vec![(CURSOR_KEY.to_owned(), None)]);
+        }
+    }
+
     /// Tells what error clusters counted. What the store has no room for waits for its completions.
     pub(super) fn tell_counts(&mut self, now: Now) {
         if !self.has_room_for_counts() {

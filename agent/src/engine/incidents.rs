@@ -34,6 +34,8 @@ pub struct Incidents {
     counts: Counts,
     /// There is a source of errors: something came from it, were it only that it is read.
     is_read: bool,
+    /// What was written before, or in another boot, is told, and of no interval of this run.
+    counted_from: Mono,
     kernel_minute: Minute,
     others_minute: Minute,
 }
@@ -111,9 +113,17 @@ impl Incidents {
             clusters: BTreeMap::new(),
             counts: Counts::default(),
             is_read: false,
+            counted_from: Mono(0),
             kernel_minute: Minute::default(),
             others_minute: Minute::default(),
         }
+    }
+
+    /// The same, and counts for samples what was written from then on. The journal is read on from where the run before
+    /// ended: what a machine says as it goes down, or a week without an agent, is not of one interval.
+    #[must_use]
+    pub fn counting_from(self, counted_from: Mono) -> Self {
+        Self { counted_from, ..self }
     }
 
     /// How many clusters there are.
@@ -217,17 +227,18 @@ impl Incidents {
     }
 
     fn line(&mut self, now: Stamp, line: ErrorLine) -> Option<Event> {
+        let at = stamp(now, &line);
+        if at.boot == now.boot && at.mono >= self.counted_from {
+            self.count(&line);
+        }
         if line.kind == ErrorKind::UnitRestart {
-            self.counts.unit_restarts += 1;
             return None;
         }
-        self.count(&line);
         let bucket = self.settings.bucket;
         let mut template = Template::of(&line.message);
         let mut baseline = Baseline::default();
         let mut empty = 0;
         let fingerprint = fingerprint(&line, &template.stable_part());
-        let at = stamp(now, &line);
         if let Some(cluster) = self.clusters.get_mut(&fingerprint) {
             cluster.seen = now.mono;
             if std::mem::take(&mut cluster.is_kept) {
@@ -287,7 +298,11 @@ impl Incidents {
     fn count(&mut self, line: &ErrorLine) {
         match line.kind {
             ErrorKind::Refusal => return,
-            ErrorKind::Plain | ErrorKind::UnitRestart => {}
+            ErrorKind::UnitRestart => {
+                self.counts.unit_restarts += 1;
+                return;
+            }
+            ErrorKind::Plain => {}
             ErrorKind::UnitFailure => self.counts.unit_failures += 1,
             ErrorKind::OomKill => self.counts.oom_kills += 1,
             ErrorKind::Coredump => self.counts.coredumps += 1,

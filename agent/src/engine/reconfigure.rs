@@ -57,6 +57,7 @@ impl Engine {
     fn apply(&mut self, now: Now) {
         self.pace.retime(now.mono, &self.config.telemetry);
         self.incidents.set_settings(start::incident_settings(&self.config.collect.errors));
+        self.forget_unread();
         self.link.set_settings(start::link_settings(&self.config));
         // First the ladders: one that goes with its rule has healed nothing.
         self.with_remedies(now, Remedies::reconfigure);

@@ -174,7 +174,9 @@ impl Engine {
                 incident_settings(&config.collect.errors),
                 now.mono,
                 state.read(OPEN_KEY).unwrap_or_default(),
-            ),
+            )
+            // What failed while the machine came up, or the agent was restarted, counts.
+            .counting_from(now.mono.before(config.telemetry.report_interval)),
             rules,
             unsaved_alarms: BTreeMap::new(),
             outbox: Outbox::new(limits(&config), &recovered, dropped.unwrap_or_default(), accounted),
@@ -232,6 +234,7 @@ impl Engine {
         // The configuration may have changed since.
         engine.with_remedies(now, Remedies::reconfigure);
         engine.resume_remedies(now);
+        engine.forget_unread();
         let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
         let (crashed, entry) = engine.crashes_since(state.read(CRASHES_KEY));
         first.extend(entry);

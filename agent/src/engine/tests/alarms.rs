@@ -8,7 +8,9 @@ use serde_json::Value as Json;
 use super::world::{World, config_with};
 use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreFault};
 use crate::engine::metric::{Metric, Rollup};
+use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine};
 use crate::engine::record::Class;
+use crate::engine::time::{BootId, Mono};
 
 const SECOND: Duration = Duration::from_secs(1);
 pub(super) const LOW: &str = r#"
@@ -406,4 +408,36 @@ fn what_was_learned_for_a_rule_that_is_gone_is_forgotten() {
     world.config = config_with(LOW);
     world.crash();
     assert!(!world.store.state.contains_key("learned/odd"));
+}
+
+/// Three units have failed, in this boot or an earlier one, so long after it began.
+fn failures(boot: Option<u8>, mono: Mono) -> ErrorBatch {
+    let batch = super::invariants::error_batch("app.service: Failed with result 'timeout'.");
+    let boot = boot.map(|n| BootId([n; 16]));
+    let line = |line: &ErrorLine| ErrorLine { kind: ErrorKind::UnitFailure, boot, mono: Some(mono), ..line.clone() };
+    ErrorBatch { lines: batch.lines.iter().map(line).cycle().take(3).collect(), ..batch }
+}
+
+#[test]
+fn what_failed_in_an_earlier_boot_or_long_before_the_run_is_told_and_is_not_of_its_first_interval() {
+    const FAILS: &str = "[[rules]]\nname = \"fails\"\nmetric = \"errors.unit_failures\"\nabove = 2\n";
+    for (what, boots, boot, at, judged) in [
+        ("as the machine went down", true, Some(1), Mono(601_000), false),
+        ("before the agent began, in this boot", true, None, Mono(100), true),
+        ("while no agent ran", false, None, Mono(300_000), false),
+        ("just before the agent began", false, None, Mono(600_500), true),
+    ] {
+        let mut world = world(FAILS);
+        world.advance(599 * SECOND);
+        if boots {
+            world.reboot();
+        } else {
+            world.crash();
+        }
+        world.input(Input::Errors(failures(boot, at)));
+        world.advance(180 * SECOND);
+        let counts = world.got.iter().filter_map(|got| got.body["error"]["count"].as_u64());
+        assert_eq!(counts.sum::<u64>(), 3, "{what}");
+        assert_eq!(states(&world).first(), judged.then_some(&"raised"), "{what}");
+    }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::alarms::{BATTERY_OFF, LOW};
 use super::healing::{ladder, memory, told, up_for_long};
+use super::invariants::error_batch;
 use super::world::{World, config_with, outcome, restart};
 use crate::config::{Action, AttributeValue, changes};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
@@ -188,4 +189,22 @@ fn a_sample_comes_each_minute_however_often_the_configuration_is_loaded_anew() {
     }
     let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten().count();
     assert!((3..=5).contains(&samples), "{samples} samples within four minutes");
+}
+
+#[test]
+fn where_errors_are_not_collected_for_a_while_nothing_of_that_time_is_read() {
+    for start in [World::crash, |world: &mut World| world.input(Input::Reconfigure(Box::new(world.config.clone())))] {
+        let mut world = World::with(config_with(""));
+        world.input(Input::Errors(error_batch("boom")));
+        world.advance(5 * SECOND);
+        assert!(world.engine.error_cursor().is_some());
+        for enabled in [false, true] {
+            world.config.collect.errors.enabled = enabled;
+            start(&mut world);
+            world.advance(5 * SECOND);
+            assert_eq!(world.engine.error_cursor(), None, "collected: {enabled}");
+        }
+        world.crash();
+        assert_eq!(world.engine.error_cursor(), None);
+    }
 }
