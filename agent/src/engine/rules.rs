@@ -157,7 +157,7 @@ impl Rules {
     }
 
     /// Judges a round. `wall` is there if the clock is trusted; `interval` is how far apart the rounds of this kind
-    /// are; limits of what is counted are for `counted_over`, however long an interval of reports is for a while.
+    /// are; what is counted is judged over `counted_over`, however long an interval of reports is for a while.
     pub fn judge(
         &mut self,
         now: Stamp,

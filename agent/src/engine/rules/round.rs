@@ -49,19 +49,13 @@ impl Round<'_> {
         value.filter(|value| value.number().is_none_or(f64::is_finite))
     }
 
-    /// What a detector judges. What is counted, is counted a minute, so that an interval that was cut short is no lull.
+    /// What a detector judges, but for what is counted.
     pub(super) fn seen(&self, kind: Anomaly, metric: Metric, label: Option<&str>) -> Option<Seen<'_>> {
         match (kind, self) {
             (Anomaly::NewListener, Self::Observed(seen)) => Some(Seen::Names(&(*seen)?.sockets.as_ref()?.listeners)),
             (Anomaly::NewPeer, Self::Observed(seen)) => Some(Seen::Names(&(*seen)?.sockets.as_ref()?.peers)),
             (Anomaly::NewListener | Anomaly::NewPeer, Self::Reported(_)) => None,
-            _ => {
-                let number = self.find(metric, label)?.number()?;
-                if is_counted(metric) {
-                    return Some(Seen::PerMinute(number * 60.0 / self.interval_s()?));
-                }
-                Some(Seen::Number(number))
-            }
+            _ => Some(Seen::Number(self.find(metric, label)?.number()?)),
         }
     }
 

@@ -503,3 +503,46 @@ fn what_is_learned_is_written_more_often_while_the_alarm_stands() {
     let standing: Vec<_> = (541..=730).flat_map(|n| round(n * 10, 90.0)).collect();
     assert_eq!(standing, [format!("{LEARNED_KEY}hot")]);
 }
+
+#[test]
+fn a_rate_of_what_is_counted_in_shorter_intervals_is_taken_over_as_many_as_it_is_meant_for() {
+    let slow = |bytes: fn(u64) -> u64| {
+        let mut rules = rules(rule("link.rx_bytes", RuleTest::RateBelow(10.0)));
+        let seconds = 1..=120;
+        let mut said = seconds.map(|s| report(&mut rules, s, &sample(1, &[(Metric::LinkRxBytes, None, bytes(s))])));
+        said.position(|changes| !changes.is_empty()).map(|n| n + 1)
+    };
+    assert_eq!(slow(|s| if s % 40 == 0 { 2_000 } else { 0 }), None, "a second without traffic is no dead link");
+    assert_eq!(slow(|_| 9), Some(45), "three parts of a minute are as good as a whole one");
+    let mut rules = rules(rule("link.rx_bytes", RuleTest::RateBelow(10.0)));
+    let cut_short = sample(50, &[(Metric::LinkRxBytes, None, 550)]);
+    assert_eq!(report(&mut rules, 50, &cut_short), [], "11 a second, whatever it were in a minute");
+}
+
+#[test]
+fn a_count_equals_what_it_is_in_a_whole_interval() {
+    let mut rules = rules(rule("link.rx_bytes", RuleTest::Equals(AttributeValue::Integer(0))));
+    let mut second = |s: u64, bytes| report(&mut rules, s, &sample(1, &[(Metric::LinkRxBytes, None, bytes)])).len();
+    assert_eq!((1..=120).map(|s| second(s, u64::from(s % 40 == 0))).sum::<usize>(), 0);
+    assert_eq!((121..=180).map(|s| second(s, 0)).sum::<usize>(), 1);
+}
+
+/// What a detector says of a count that was none for two hours of minutes, and is then reported each second.
+fn surge(report_interval: Duration, counts: impl Iterator<Item = u64>) -> Vec<u64> {
+    let mut rules = rules(rule("errors.count", RuleTest::Anomaly(Anomaly::Surge)));
+    let mut judge = |s: u64, interval_s: u64, over: Duration, count: u64| {
+        let sample = sample(interval_s, &[(Metric::ErrorsCount, None, count)]);
+        rules.judge(at(s), None, over, over, Round::Reported(Some(&sample))).len()
+    };
+    assert_eq!((1..=120).map(|n| judge(n * 60, 60, REPORT, 0)).sum::<usize>(), 0);
+    (1..).zip(counts).filter(|(s, count)| judge(7_200 + s, 1, report_interval, *count) > 0).map(|(s, _)| s).collect()
+}
+
+#[test]
+fn a_line_in_a_second_is_no_surge_of_sixty_a_minute() {
+    // For a while, and as the configuration has it.
+    for report_interval in [REPORT, Duration::from_secs(1)] {
+        assert_eq!(surge(report_interval, (0..120).map(|s| u64::from(s % 30 == 7))), [0; 0], "{report_interval:?}");
+        assert_eq!(surge(report_interval, (0..45).map(|_| 1)), [45], "{report_interval:?}");
+    }
+}

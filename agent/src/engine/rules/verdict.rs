@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::config::{Anomaly, AttributeValue, Rule, RuleTest};
 use crate::engine::metric::Value;
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// What a rule compares.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Test {
@@ -63,6 +65,12 @@ impl Test {
             Self::Missing(limit) => Value::Float(limit.as_secs_f64()),
             Self::Anomaly(_) => return None,
         })
+    }
+
+    /// The time for which what it says of a count is meant, where limits are for `limits`. What a detector knows of one
+    /// is of minutes: a line in a second is no surge of sixty.
+    pub(super) fn counts_over(&self, limits: Duration) -> Duration {
+        if matches!(self, Self::Anomaly(_)) { limits.max(MINUTE) } else { limits }
     }
 
     pub(super) const fn detector(&self) -> &'static str {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::detector::{self, Detector};
+use super::detector::{self, Detector, Seen};
 use super::round::is_counted;
 use super::verdict::{Test, Verdict, is_same};
 use super::{Alarm, Change, EARLY_PART, GAP_ROUNDS_MAX, Look, Round};
@@ -85,8 +85,8 @@ pub(super) struct Moment {
     pub(super) counted_over: Duration,
 }
 
-/// What was counted over intervals of reports that are shorter than limits are meant for.
-#[derive(Debug, Default)]
+/// What was counted over intervals of reports.
+#[derive(Debug, Default, Clone, Copy)]
 struct Counted {
     number: f64,
     over_s: f64,
@@ -310,10 +310,18 @@ impl Watch {
     /// `None` if the round says nothing: then everything stays as it is.
     fn verdict(&mut self, moment: Moment, round: Round<'_>) -> Option<Verdict> {
         let Moment { now: Stamp { mono: now, .. }, wall, gap, .. } = moment;
-        let value = round.find(self.metric, self.label.as_deref());
+        let mut value = round.find(self.metric, self.label.as_deref());
+        let mut a_second = None;
+        if is_counted(self.metric) && !matches!(self.test, Test::Missing(_)) {
+            let (counted, told) = self.count(moment, round, value?)?;
+            (a_second, value) = (Some(counted.a_second()), Some(told));
+        }
         match self.test {
             Test::Anomaly(kind) => {
-                let seen = round.seen(kind, self.metric, self.label.as_deref())?;
+                let seen = match a_second {
+                    Some(a_second) => Seen::PerMinute(a_second * 60.0),
+                    None => round.seen(kind, self.metric, self.label.as_deref())?,
+                };
                 self.hear(now, gap);
                 let at = detector::Moment { mono: now, wall, stands: self.raised };
                 let finding = self.detector.as_mut()?.judge(kind, seen, at)?;
@@ -328,25 +336,32 @@ impl Watch {
                 Some(if is_equal { Verdict::Bad } else { Verdict::Good })
             }
             Test::Limit(limit) => {
-                let mut value = value?;
-                let number = value.number()?;
+                let verdict = limit.verdict(value.as_ref()?.number()?);
                 self.hear(now, gap);
-                if is_counted(self.metric) {
-                    value = self.counted.add(value, number, round.interval_s()?, moment.counted_over)?;
-                }
-                let verdict = limit.verdict(value.number()?);
-                self.value = Some(value);
+                self.value = value;
                 Some(verdict)
             }
             Test::Rate(limit) => {
                 let number = value?.number()?;
                 self.hear(now, gap);
-                let rate =
-                    if is_counted(self.metric) { number / round.interval_s()? } else { self.slope(now, number)? };
+                let rate = match a_second {
+                    Some(a_second) => a_second,
+                    None => self.slope(now, number)?,
+                };
                 self.value = Some(Value::Float(rate));
                 Some(limit.verdict(rate))
             }
         }
+    }
+
+    /// What was counted, once it is enough to be judged, and the number that is held against a limit. `last`: what was
+    /// counted in this round.
+    fn count(&mut self, moment: Moment, round: Round<'_>, last: Value) -> Option<(Counted, Value)> {
+        let (number, interval_s) = (last.number()?, round.interval_s()?);
+        self.hear(moment.now.mono, moment.gap);
+        let meant_for = self.test.counts_over(moment.counted_over);
+        let all = self.counted.add(number, interval_s, meant_for)?;
+        Some((all, all.told(last, meant_for)))
     }
 
     fn absence(&mut self, moment: Moment, limit: Duration, value: Option<Value>) -> Option<Verdict> {
@@ -404,21 +419,28 @@ impl Watch {
 }
 
 impl Counted {
-    /// Takes what was counted in an interval of reports. `None` as long as that is not yet enough to be held against a
-    /// limit that is meant for `meant_for`: two in twenty seconds are not six a minute. What was counted for longer is
-    /// brought down to it.
-    fn add(&mut self, value: Value, number: f64, interval_s: f64, meant_for: Duration) -> Option<Value> {
-        let (meant_s, early_s) = (meant_for.as_secs_f64(), (meant_for / EARLY_PART).as_secs_f64());
+    /// Takes what was counted in an interval of reports. `None` as long as all is not yet enough to be judged by what is
+    /// meant for so long a time: two in twenty seconds are not six a minute.
+    fn add(&mut self, number: f64, interval_s: f64, meant_for: Duration) -> Option<Self> {
         self.number += number;
         self.over_s += interval_s;
-        if self.over_s + early_s < meant_s {
-            return None;
+        let enough_s = (meant_for - meant_for / EARLY_PART).as_secs_f64();
+        (self.over_s >= enough_s).then(|| std::mem::take(self))
+    }
+
+    /// The number that is held against a limit: what was counted for longer is brought down to it. `last`: what was
+    /// added last.
+    fn told(self, last: Value, meant_for: Duration) -> Value {
+        let most_s = (meant_for + meant_for / EARLY_PART).as_secs_f64();
+        if self.over_s > most_s {
+            return Value::Float(self.a_second() * meant_for.as_secs_f64());
         }
-        let Self { number: counted, over_s } = std::mem::take(self);
-        if over_s > meant_s + early_s {
-            return Some(Value::Float(counted * meant_s / over_s));
-        }
-        Some(if counted > number { Value::Float(counted) } else { value })
+        let is_all = last.number().is_some_and(|number| number >= self.number);
+        if is_all { last } else { Value::Float(self.number) }
+    }
+
+    fn a_second(self) -> f64 {
+        self.number / self.over_s
     }
 }
 
