@@ -167,7 +167,7 @@ impl Rules {
         round: Round<'_>,
     ) -> Vec<Change> {
         let (gap, early) = (interval.saturating_mul(GAP_ROUNDS_MAX), interval / EARLY_PART);
-        let moment = Moment { now, wall, gap, early, counted_over };
+        let moment = Moment { now, wall, gap, interval, early, counted_over };
         let mut changes = Vec::new();
         for watch in self.watches.values_mut().filter(|watch| watch.is_judged_in(round)) {
             if watch.judge(moment, round) {

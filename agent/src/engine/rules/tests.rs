@@ -546,3 +546,16 @@ fn a_line_in_a_second_is_no_surge_of_sixty_a_minute() {
         assert_eq!(surge(report_interval, (0..45).map(|_| 1)), [45], "{report_interval:?}");
     }
 }
+
+#[test]
+fn a_rate_is_taken_over_as_long_a_time_however_often_a_quarantine_samples() {
+    let raised_at = |pct: fn(u64) -> f64| {
+        let mut rules = rules(rule("battery.charge_pct", RuleTest::RateBelow(-0.02)));
+        let rounds = (0..600).step_by(2);
+        let mut said = rounds.map(|s| (s, observe(&mut rules, s, &[Point::new(Metric::BatteryChargePct, pct(s))])));
+        said.find(|(_, changes)| !changes.is_empty()).map(|(s, _)| s)
+    };
+    assert_eq!(raised_at(|s| if s < 300 { 80.0 } else { 79.0 }), None, "one step of a gauge of whole percents");
+    let found = raised_at(|s| (80.0 - 0.03 * s as f64).round()).unwrap();
+    assert!((100..300).contains(&found), "after {found} s");
+}

@@ -79,7 +79,8 @@ pub(super) struct Moment {
     pub(super) wall: Option<Unix>,
     /// After so long a time without anything to judge by, what held before counts no more.
     pub(super) gap: Duration,
-    /// By how much a round may come too early.
+    /// How far apart rounds are, and by how much one may come too early.
+    pub(super) interval: Duration,
     pub(super) early: Duration,
     /// The time for which limits of what is counted are meant.
     pub(super) counted_over: Duration,
@@ -346,7 +347,7 @@ impl Watch {
                 self.hear(now, gap);
                 let rate = match a_second {
                     Some(a_second) => a_second,
-                    None => self.slope(now, number)?,
+                    None => self.slope(moment, number)?,
                 };
                 self.value = Some(Value::Float(rate));
                 Some(limit.verdict(rate))
@@ -392,8 +393,13 @@ impl Watch {
     }
 
     /// The rise a second over the latest readings: from the median of the oldest third to the median of the newest
-    /// (Tukey's resistant line), so that neither noise between neighbours nor a wrong reading makes a rate.
-    fn slope(&mut self, now: Mono, number: f64) -> Option<f64> {
+    /// (Tukey's resistant line), so that neither noise between neighbours nor a wrong reading makes a rate. A quarantine
+    /// samples faster: what comes sooner than readings are apart otherwise would make one of a gauge's single step.
+    fn slope(&mut self, moment: Moment, number: f64) -> Option<f64> {
+        let now = moment.now.mono;
+        if self.window.back().is_some_and(|(last, _)| !moment.is_after(*last, moment.interval)) {
+            return None;
+        }
         if self.window.len() >= RATE_READINGS_MAX {
             self.window.pop_front();
         }
