@@ -111,6 +111,7 @@ impl Engine {
 
     /// Does what is due of the ladders, and carries out what they decided.
     pub(super) fn poll_remedies(&mut self, now: Now) {
+        self.with_remedies(now, Remedies::poll);
         if self.stopping.is_none() {
             while let Some(rule) = self.remedies.next_due(now.mono) {
                 let look = self.rules.look(now.mono, &rule, self.remedies.looks_after(&rule));

@@ -117,6 +117,11 @@ impl Remedies {
         remedies
     }
 
+    /// Time has passed.
+    pub fn poll(&mut self, facts: Facts<'_>) {
+        self.steps.extend(self.boots.outlast(facts).map(Step::Note));
+    }
+
     /// What is to be done next.
     pub fn poll_step(&mut self) -> Option<Step> {
         self.steps.pop_front()
@@ -402,6 +407,7 @@ impl Remedies {
     /// The store may not have what was noted: all of it is noted again. What is on its way into the journal is known
     /// when it is there.
     pub fn note_again(&mut self) {
+        self.steps.push_back(Step::Note(self.boots.entry()));
         for (rule, run) in self.runs.iter_mut().filter(|(_, run)| run.admitted.is_none()) {
             self.steps.push_back(Step::Note(run.entry(rule)));
         }

@@ -28,12 +28,27 @@ impl Boots {
         self.0.push(facts.stamp());
         let surplus = self.0.len().saturating_sub(LOOP_BOOTS);
         self.0.drain(..surplus);
-        Some(write(BOOTS_KEY, &self.0))
+        Some(self.entry())
+    }
+
+    /// Forgets those before a boot that lasts, which ends a loop also where no clock says so: what is to be saved then.
+    pub(super) fn outlast(&mut self, facts: Facts<'_>) -> Option<Write> {
+        let older = self.0.len().saturating_sub(1);
+        let lasts = self.0.last().is_some_and(|boot| facts.age(*boot) >= LOOP_WINDOW);
+        (lasts && older > 0).then(|| {
+            self.0.drain(..older);
+            self.entry()
+        })
+    }
+
+    /// What is to be saved.
+    pub(super) fn entry(&self) -> Write {
+        write(BOOTS_KEY, &self.0)
     }
 
     /// So many boots of late that doing something is more likely to be the cause than the cure.
     pub(super) fn looping(&self, facts: Facts<'_>) -> Option<String> {
         let late = self.0.iter().filter(|boot| facts.age(**boot) < LOOP_WINDOW).count();
-        (late >= LOOP_BOOTS).then(|| format!("{late} boots within {} min", LOOP_WINDOW.as_secs() / 60))
+        (late >= LOOP_BOOTS).then(|| format!("{late} boots, none of them up for {} min", LOOP_WINDOW.as_secs() / 60))
     }
 }

@@ -152,6 +152,25 @@ fn before_the_clock_is_set_a_ladder_that_ran_out_is_climbed_and_told_again() {
     assert_eq!((world.acted.len(), exhausted(&world)), (2, 2));
 }
 
+#[test]
+fn without_a_clock_boots_that_lasted_are_no_loop_and_short_ones_are() {
+    for (lasts, refused) in [(HOUR, false), (MINUTE, true)] {
+        let mut world = World::with(config_with(LADDER));
+        world.now.wall.trusted = false;
+        for _ in 0..4 {
+            world.advance(lasts);
+            world.reboot();
+        }
+        memory(&mut world, 95.0);
+        let told = told(&world);
+        assert_eq!(told.contains(&("restart_unit".into(), "REJECTED".into())), refused, "{lasts:?}: {told:?}");
+        assert_eq!(world.acted.is_empty(), refused, "{lasts:?}");
+        let audit =
+            world.got.iter().find(|got| got.body["name"] == "boot_loop").map(|got| &got.body["audit"]["detail"]);
+        assert_eq!(audit, refused.then(|| json!("4 boots, none of them up for 30 min")).as_ref());
+    }
+}
+
 /// Raises the alarm and clears it so many times, within six seconds each.
 fn flap(world: &mut World, times: u32) {
     for _ in 0..times {
