@@ -23,7 +23,7 @@ use super::record::{Event, EventKind, Stamp, Status};
 use super::time::{Mono, Now};
 use super::timeline::Timeline;
 use super::trial::Releases;
-use crate::config::{CheckedConfig, Remedy, Slowness};
+use crate::config::{CheckedConfig, Remedy, Rule, Slowness};
 use crate::wire::Reason;
 use boots::Boots;
 use run::{Doing, Run, State, Stored, key};
@@ -86,6 +86,10 @@ impl Facts<'_> {
     fn age(self, since: Stamp) -> Duration {
         self.timeline.age(since, self.now)
     }
+
+    fn rule(&self, name: &str) -> Option<&Rule> {
+        self.config.rules.iter().find(|rule| rule.name == name)
+    }
 }
 
 /// All ladders.
@@ -146,9 +150,10 @@ impl Remedies {
 
     /// An alarm with a ladder was raised.
     pub fn alarm_raised(&mut self, facts: Facts<'_>, rule: &str, ladder: &str) {
+        let Some(metric) = facts.rule(rule).map(|known| known.metric.clone()) else { return };
         let climb = match self.runs.get_mut(rule) {
             Some(run) if run.stored.state != State::Healed => return,
-            Some(run) if came_back_soon(facts, &run.stored, ladder) => {
+            Some(run) if came_back_soon(facts, &run.stored, (ladder, &metric)) => {
                 if run.go_on(facts) {
                     self.note(facts, rule);
                 }
@@ -157,7 +162,7 @@ impl Remedies {
             Some(run) => run.stored.climb + 1,
             None => 1,
         };
-        let stored = Stored::new(climb, facts.stamp(), ladder.to_owned());
+        let stored = Stored::new(climb, facts.stamp(), ladder.to_owned(), metric);
         self.runs.insert(rule.to_owned(), Run::new(stored, Some(facts.now.mono), None));
         self.note(facts, rule);
     }
@@ -440,19 +445,21 @@ impl Remedies {
     }
 
     fn restore(&mut self, facts: Facts<'_>, rule: &str, value: &Bytes, identity: &Identity, raised: bool) {
-        let ladder = facts.config.rules.iter().find(|known| known.name == rule).and_then(|known| known.remedy.clone());
-        let run = minicbor::decode::<Stored>(value).ok().map(|mut stored| {
-            if stored.ladder.is_empty() {
-                stored.ladder = ladder.clone().unwrap_or_default();
-            }
-            Run::new(stored, None, Some(facts.now.mono))
-        });
-        // It is told whatever the configuration wants by now.
-        let cut_off = run.as_ref().and_then(|run| run.cut_off(rule, facts.config, identity));
-        self.steps.extend(cut_off.map(Step::Tell));
-        let (Some(run), Some(_)) = (run, ladder) else {
+        let known = facts.rule(rule).and_then(|known| Some((known.remedy.clone()?, known.metric.clone())));
+        let stored = minicbor::decode::<Stored>(value).ok();
+        // What is still open is told and ended, whatever the configuration wants by now.
+        let Some(mut stored) = stored.filter(|stored| known.is_some() || stored.state != State::Healed) else {
             return self.steps.push_back(Step::Note((key(rule), None)));
         };
+        let (ladder, metric) = known.unwrap_or_default();
+        if stored.ladder.is_empty() {
+            stored.ladder = ladder;
+        }
+        if stored.metric.is_empty() {
+            stored.metric = metric;
+        }
+        let run = Run::new(stored, None, Some(facts.now.mono));
+        self.steps.extend(run.cut_off(rule, facts.config, identity).map(Step::Tell));
         let (state, is_wanted) = (run.stored.state, run.is_wanted(rule, facts.config));
         self.runs.insert(rule.to_owned(), run);
         match state {
@@ -589,12 +596,12 @@ impl Remedies {
 
 /// Whether an alarm that is raised again goes on with the climb before: it came back too soon, so what was tried last
 /// didn't heal it.
-fn came_back_soon(facts: Facts<'_>, before: &Stored, ladder: &str) -> bool {
+fn came_back_soon(facts: Facts<'_>, before: &Stored, (ladder, metric): (&str, &str)) -> bool {
     // What was only rehearsed counts as tried in a rehearsal alone.
     let counts = !before.dry || facts.config.remediation.dry_run;
     // Where it can't be told, it was not: the step above may be a reboot, and the one below has helped before.
     let is_soon = facts.timeline.known_age(before.since, facts.now).is_some_and(|age| age < HEALTH);
-    before.ladder == ladder && counts && is_soon
+    before.ladder == ladder && before.metric == metric && counts && is_soon
 }
 
 /// Why whoever was to do it would not: nothing was done.

@@ -77,6 +77,10 @@ pub(super) struct Stored {
     #[n(13)]
     #[cbor(default)]
     pub(super) doing: Option<Doing>,
+    /// What the rule watches: of something else it is another alarm.
+    #[n(14)]
+    #[cbor(default)]
+    pub(super) metric: String,
 }
 
 /// What a step does, in the contract's words.
@@ -101,7 +105,7 @@ impl Doing {
 
 impl Stored {
     /// A climb that begins at the first step.
-    pub(super) const fn new(climb: u64, since: Stamp, ladder: String) -> Self {
+    pub(super) const fn new(climb: u64, since: Stamp, ladder: String, metric: String) -> Self {
         Self {
             climb,
             step: 0,
@@ -117,6 +121,7 @@ impl Stored {
             saves: None,
             leaves: None,
             doing: None,
+            metric,
         }
     }
 }
@@ -203,8 +208,8 @@ impl Run {
             self.stored.step += 1;
             self.forget_refusals();
         }
-        let Stored { climb, step, ladder, dry, saves, .. } = self.stored.clone();
-        self.stored = Stored { step, dry, saves, ..Stored::new(climb, facts.stamp(), ladder) };
+        let Stored { climb, step, ladder, dry, saves, metric, .. } = self.stored.clone();
+        self.stored = Stored { step, dry, saves, ..Stored::new(climb, facts.stamp(), ladder, metric) };
         self.due = Some(self.again.earliest(facts.now.mono));
         self.again.is_due(facts.now.mono)
     }
@@ -221,9 +226,10 @@ impl Run {
 
     /// Whether this is what a rule of this name would climb now.
     pub(super) fn is_wanted(&self, rule: &str, config: &CheckedConfig) -> bool {
+        let Stored { ladder, metric, .. } = &self.stored;
         let known = config.rules_in_force().find(|known| known.name == rule);
-        let ladder = known.and_then(|known| known.remedy.as_ref());
-        ladder == Some(&self.stored.ladder) && config.ladders.contains_key(&self.stored.ladder)
+        let is_its = known.is_some_and(|known| known.remedy.as_ref() == Some(ladder) && known.metric == *metric);
+        is_its && config.ladders.contains_key(ladder)
     }
 
     /// What was refused is asked for no later than then.

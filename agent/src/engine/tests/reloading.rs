@@ -14,6 +14,7 @@ use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 
 const STEPS: &str = "{ do = \"restart_unit\", unit = \"other.service\", settle = \"30s\" }, \
@@ -206,5 +207,35 @@ fn where_errors_are_not_collected_for_a_while_nothing_of_that_time_is_read() {
         }
         world.crash();
         assert_eq!(world.engine.error_cursor(), None);
+    }
+}
+
+#[test]
+fn a_ladder_whose_rule_watches_something_else_by_now_has_healed_nothing() {
+    let step = "{ do = \"restart_unit\", unit = \"app.service\", settle = \"30s\" }, { do = \"reboot\" }";
+    let text = ladder("clear_below = 80", step);
+    for start in [World::crash, |world: &mut World| world.input(Input::Reconfigure(Box::new(world.config.clone())))] {
+        for acting in [false, true] {
+            let mut world = up_for_long(config_with(&text));
+            world.acts_succeed = !acting;
+            memory(&mut world, 95.0);
+            world.config = config_with(&text.replace("host.mem_used_pct", "host.swap_used_pct"));
+            start(&mut world);
+            if let Some((id, _)) = world.acts.pop() {
+                world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+            }
+            world.acts_succeed = true;
+            world.set(Metric::HostSwapUsed, Some(1.0));
+            world.advance(2 * MINUTE);
+            let last = told(&world).pop().unwrap();
+            assert_eq!(last, ("ladder_canceled".into(), "CANCELED".into()), "acting: {acting}; {:?}", told(&world));
+            assert_eq!(canceled(&world), ["config_changed"]);
+            // And what it watches now has a climb of its own.
+            world.set(Metric::HostSwapUsed, Some(95.0));
+            world.advance(5 * SECOND);
+            assert_eq!(world.acted, [restart("app.service"), restart("app.service")]);
+            let begun = world.got.iter().rfind(|got| got.body["type"] == "remediation").unwrap();
+            assert_eq!(begun.body["remediation"]["id"], "full-2");
+        }
     }
 }
