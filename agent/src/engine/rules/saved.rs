@@ -64,12 +64,13 @@ impl Saved {
     }
 
     pub(super) fn restore(self, key: &str, watch: Option<&mut Watch>, leftovers: &mut Leftovers) {
-        let stands = match watch.filter(|watch| self.raised && watch.rule().metric == *self.metric) {
-            Some(watch) => {
-                watch.stands(self.since);
+        let stands = match (watch.filter(|watch| self.raised && watch.rule().metric == *self.metric), &self.record.body)
+        {
+            (Some(watch), Body::Event(told)) => {
+                watch.stands(self.since, told);
                 true
             }
-            None => false,
+            _ => false,
         };
         if self.arrived {
             leftovers.told.push((self.seq, self.record.clone()));

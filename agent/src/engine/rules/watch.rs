@@ -13,7 +13,7 @@ use super::{Alarm, Change, EARLY_PART, GAP_ROUNDS_MAX, Look, Round};
 use crate::config::{Rule, RuleTest, Share};
 use crate::engine::metric::{Metric, Value};
 use crate::engine::observation::Severity;
-use crate::engine::record::{Event, EventKind, Stamp};
+use crate::engine::record::{Event, EventKind, Field, Stamp};
 use crate::engine::time::{Mono, Unix};
 
 /// Events that one rule may make within an hour: after that an alarm that flaps is told as raised until it is quiet.
@@ -168,9 +168,11 @@ impl Watch {
         round.holds(self.metric)
     }
 
-    /// The alarm stood when the agent ended, and the fleet knows it.
-    pub(super) const fn stands(&mut self, since: Stamp) {
-        (self.raised, self.told, self.since) = (true, true, since);
+    /// The alarm stood when the agent ended, and the fleet was told this; anew where the rule has another severity now.
+    pub(super) fn stands(&mut self, since: Stamp, told: &Event) {
+        let said = |key| if let Some(Field::Value(value)) = told.field(key) { Some(value.clone()) } else { None };
+        (self.value, self.limit) = (said("value"), said("threshold"));
+        (self.raised, self.told, self.since) = (true, told.severity == self.rule.severity, since);
     }
 
     /// What its detector has learned.

@@ -441,3 +441,23 @@ fn what_failed_in_an_earlier_boot_or_long_before_the_run_is_told_and_is_not_of_i
         assert_eq!(states(&world).first(), judged.then_some(&"raised"), "{what}");
     }
 }
+
+#[test]
+fn an_alarm_that_stands_is_told_anew_by_a_start_that_finds_another_severity_of_its_rule() {
+    let mut world = world(LOW);
+    world.set(Metric::BatteryChargePct, Some(5.0));
+    world.advance(2 * SECOND);
+    world.config = config_with(&LOW.replace("critical", "warning"));
+    for _ in 0..2 {
+        world.crash();
+        world.advance(15 * SECOND);
+    }
+    let told: Vec<_> = alarms(&world).iter().map(|event| (&event["severity"], &event["alarm"])).collect();
+    let [(critical, before), (warning, after)] = told[..] else { panic!("{told:#?}") };
+    assert_eq!((critical, warning), (&"critical".into(), &"warning".into()));
+    assert_eq!((&before["state"], after), (&"raised".into(), before), "nothing else has changed");
+    assert_eq!(
+        (&dynamic(&world)["health"], &dynamic(&world)["alarms"]),
+        (&"degraded".into(), &serde_json::json!(["low"]))
+    );
+}
