@@ -2,6 +2,7 @@
 //! table says. Holds nothing but the open interval and, for counters, the last reading. Judges nothing.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::metric::{Metric, Point, Rollup, Value, find};
 use super::record::{Reading, Sample};
@@ -13,8 +14,10 @@ pub const SERIES_MAX: usize = 1024;
 /// A gauge that rises by less while the battery discharges has corrected itself, and was not charged.
 const FLUTTER_PCT: f64 = 5.0;
 
-/// After so many intervals without a reading a counter's last value is forgotten: its interface is gone.
-const COUNTER_IDLE_INTERVALS: u8 = 3;
+/// After so many intervals without a reading a counter's last value is forgotten: its interface is gone. Not before so
+/// long a time: reports may come faster than rounds of collection end.
+const COUNTER_IDLE_INTERVALS: u32 = 3;
+const COUNTER_IDLE_MIN: Duration = Duration::from_secs(180);
 
 /// The open interval.
 #[derive(Debug)]
@@ -37,8 +40,8 @@ pub struct Vitals {
 struct Cell {
     value: Option<Value>,
     range: Option<(f64, f64)>,
-    /// The last reading of a counter, and for how many intervals there was none.
-    count: Option<(u64, u8)>,
+    /// The last reading of a counter, and for how long there was none.
+    count: Option<(u64, Duration)>,
 }
 
 impl Vitals {
@@ -127,15 +130,16 @@ impl Vitals {
         let mut readings = Vec::with_capacity(self.open);
         for metric in Metric::ALL {
             let cell = self.plain.get_mut(usize::from(metric.number())).and_then(Option::as_mut);
-            readings.extend(cell.and_then(|cell| cell.close(*metric, None)));
+            readings.extend(cell.and_then(|cell| cell.close(interval, *metric, None)));
         }
         for ((metric, label), cell) in &mut self.labelled {
-            readings.extend(cell.close(*metric, Some(label)));
+            readings.extend(cell.close(interval, *metric, Some(label)));
         }
         readings.sort_unstable_by(Reading::in_order);
         self.open = 0;
-        self.plain.iter_mut().for_each(|cell| drop(cell.take_if(|cell| cell.is_idle())));
-        self.labelled.retain(|_, cell| !cell.is_idle());
+        let idle_max = interval.saturating_mul(COUNTER_IDLE_INTERVALS).max(COUNTER_IDLE_MIN);
+        self.plain.iter_mut().for_each(|cell| drop(cell.take_if(|cell| cell.is_idle(idle_max))));
+        self.labelled.retain(|_, cell| !cell.is_idle(idle_max));
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
         Sample { interval_ms, readings }
     }
@@ -201,21 +205,21 @@ impl Cell {
     /// A counter's growth since its last reading; `None` at its first. One that fell was restarted from zero.
     fn growth(&mut self, value: &Value) -> Option<Value> {
         let &Value::Count(count) = value else { return None };
-        let (before, _) = self.count.replace((count, 0))?;
+        let (before, _) = self.count.replace((count, Duration::ZERO))?;
         Some(Value::Count(count.checked_sub(before).unwrap_or(count)))
     }
 
     /// What it says at the end of an interval.
-    fn close(&mut self, metric: Metric, label: Option<&str>) -> Option<Reading> {
-        self.count = self.count.map(|(count, idle)| (count, idle.saturating_add(1)));
+    fn close(&mut self, interval: Duration, metric: Metric, label: Option<&str>) -> Option<Reading> {
+        self.count = self.count.map(|(count, idle)| (count, idle.saturating_add(interval)));
         #[expect(clippy::float_cmp, reason = "both are copies of readings: equal means the same reading")]
         let range = self.range.take().filter(|(low, high)| low != high);
         Some(Reading { metric, label: label.map(Into::into), value: self.value.take()?, range })
     }
 
     /// Whether nothing has to be kept of it.
-    fn is_idle(&self) -> bool {
-        self.count.is_none_or(|(_, idle)| idle > COUNTER_IDLE_INTERVALS)
+    fn is_idle(&self, idle_max: Duration) -> bool {
+        self.count.is_none_or(|(_, idle)| idle > idle_max)
     }
 }
 
@@ -268,6 +272,32 @@ mod tests {
         assert_eq!(find(&vitals.report(Mono(2)), Metric::LinkRxBytes).value, Value::Count(700));
         vitals.take(rx(40));
         assert_eq!(find(&vitals.report(Mono(3)), Metric::LinkRxBytes).value, Value::Count(40));
+    }
+
+    #[test]
+    fn a_counter_outlives_reports_that_come_faster_than_its_readings_and_is_forgotten_when_none_comes() {
+        let mut vitals = Vitals::new(Mono(0));
+        let mut read = |count: u64, idle: std::ops::Range<u64>, interval_ms: u64| {
+            vitals.take(Point::new(Metric::LinkRxBytes, count));
+            let samples = idle.map(|n| vitals.report(Mono(n * interval_ms))).collect::<Vec<_>>();
+            samples
+                .into_iter()
+                .flatten()
+                .map(|sample| find(&sample, Metric::LinkRxBytes).value.clone())
+                .collect::<Vec<_>>()
+        };
+        // A round takes ten seconds, and a report comes each second.
+        assert_eq!(read(100, 1..11, 1_000), []);
+        assert_eq!(read(150, 11..21, 1_000), [Value::Count(50)]);
+        // Then one comes each minute, and no round for five of them.
+        assert_eq!(read(170, 1..6, 60_000), [Value::Count(20)]);
+        assert_eq!(read(190, 6..7, 60_000), []);
+        assert_eq!(read(195, 7..8, 60_000), [Value::Count(5)]);
+        // Of reports that come less often three are waited for.
+        assert_eq!(read(200, 1..4, 3_600_000), [Value::Count(5)]);
+        assert_eq!(read(203, 4..5, 3_600_000), [Value::Count(3)]);
+        assert_eq!(read(204, 5..9, 3_600_000), [Value::Count(1)]);
+        assert_eq!(read(205, 9..10, 3_600_000), []);
     }
 
     #[test]
