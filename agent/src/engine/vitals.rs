@@ -280,11 +280,7 @@ mod tests {
         let mut read = |count: u64, idle: std::ops::Range<u64>, interval_ms: u64| {
             vitals.take(Point::new(Metric::LinkRxBytes, count));
             let samples = idle.map(|n| vitals.report(Mono(n * interval_ms))).collect::<Vec<_>>();
-            samples
-                .into_iter()
-                .flatten()
-                .map(|sample| find(&sample, Metric::LinkRxBytes).value.clone())
-                .collect::<Vec<_>>()
+            samples.into_iter().map(|sample| find(&sample, Metric::LinkRxBytes).value.clone()).collect::<Vec<_>>()
         };
         // A round takes ten seconds, and a report comes each second.
         assert_eq!(read(100, 1..11, 1_000), []);

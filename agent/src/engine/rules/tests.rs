@@ -532,7 +532,7 @@ fn surge(report_interval: Duration, counts: impl Iterator<Item = u64>) -> Vec<u6
     let mut rules = rules(rule("errors.count", RuleTest::Anomaly(Anomaly::Surge)));
     let mut judge = |s: u64, interval_s: u64, over: Duration, count: u64| {
         let sample = sample(interval_s, &[(Metric::ErrorsCount, None, count)]);
-        rules.judge(at(s), None, over, over, Round::Reported(Some(&sample))).len()
+        rules.judge(at(s), None, over, over, Round::Reported(&sample)).len()
     };
     assert_eq!((1..=120).map(|n| judge(n * 60, 60, REPORT, 0)).sum::<usize>(), 0);
     (1..).zip(counts).filter(|(s, count)| judge(7_200 + s, 1, report_interval, *count) > 0).map(|(s, _)| s).collect()

@@ -95,7 +95,7 @@ fn how_a_step_ended_is_told_also_where_its_ladder_is_gone_or_ends_below_it_by_th
 fn forget_what_it_does(world: &mut World) {
     let entry = world.store.state.get_mut("remedy/full").unwrap();
     let mut decoder = minicbor::Decoder::new(entry);
-    assert_eq!(decoder.array().unwrap(), Some(14));
+    assert_eq!(decoder.array().unwrap(), Some(15));
     (0..13).for_each(|_| decoder.skip().unwrap());
     *entry = [&[0x80 | 13], &entry[1..decoder.position()]].concat().into();
 }
@@ -120,7 +120,7 @@ fn a_step_that_was_cut_off_is_judged_as_what_was_begun_whatever_the_configuratio
         world.got.clear();
         world.reboot();
         world.advance(10 * SECOND);
-        let told = world.got.iter().filter(|got| got.body["type"] == "remediation");
+        let told = world.got.iter().filter(|got| got.body["remediation"]["action"].is_string());
         let told: Vec<_> = told
             .map(|got| ["action", "target", "status"].map(|field| &got.body["remediation"][field]))
             .filter(|[_, _, status]| *status != "IN_PROGRESS")
@@ -234,6 +234,34 @@ fn a_ladder_whose_rule_watches_something_else_by_now_has_healed_nothing() {
             world.set(Metric::HostSwapUsed, Some(95.0));
             world.advance(5 * SECOND);
             assert_eq!(world.acted, [restart("app.service"), restart("app.service")]);
+            let begun = world.got.iter().rfind(|got| got.body["type"] == "remediation").unwrap();
+            assert_eq!(begun.body["remediation"]["id"], "full-2");
+        }
+    }
+}
+
+#[test]
+fn a_ladder_whose_rule_a_start_finds_gone_ends_as_by_a_reload_and_keeps_its_number() {
+    let text = &*ladder("", "{ do = \"restart_unit\", unit = \"app.service\", settle = \"30s\" }, { do = \"reboot\" }");
+    let alarm_only = &*text.replace("remedy = \"heal\"", "");
+    for by_now in ["", alarm_only] {
+        for acting in [false, true] {
+            let mut world = up_for_long(config_with(text));
+            world.acts_succeed = !acting;
+            memory(&mut world, 95.0);
+            world.config = config_with(by_now);
+            world.crash();
+            world.advance(10 * SECOND);
+            let told = told(&world);
+            let last = told.last().unwrap();
+            assert_eq!(*last, ("ladder_canceled".into(), "CANCELED".into()), "acting: {acting}; {told:?}");
+            assert_eq!(canceled(&world), ["config_changed"]);
+            assert_eq!(told.contains(&("restart_unit".into(), "INTERRUPTED".into())), acting, "{told:?}");
+            world.acts_succeed = true;
+            reload(&mut world, text);
+            memory(&mut world, 50.0);
+            world.advance(HOUR);
+            memory(&mut world, 95.0);
             let begun = world.got.iter().rfind(|got| got.body["type"] == "remediation").unwrap();
             assert_eq!(begun.body["remediation"]["id"], "full-2");
         }
