@@ -11,6 +11,8 @@ use crate::config;
 pub(crate) const AGENT_USER: &str = "fieldmedic";
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
+/// Where its configuration is.
+const CONFIGURATION: &str = "/etc/fieldmedic";
 /// Where its secrets are meant to lie (tmpfiles.d/fieldmedic.conf).
 const SECRETS: &str = "/etc/fieldmedic/secrets";
 /// acl(5), as Linux stores it.
@@ -38,17 +40,36 @@ pub(crate) fn agent_user_for_root() -> Option<User> {
 }
 
 impl User {
-    /// What keeps it from reading a file, and how to mend that. `None` if nothing does, or if it can't be told.
+    /// What keeps it from reading a secret, and how to mend that. `None` if nothing does, or if it can't be told.
     pub(crate) fn barred_from(self, file: &Path) -> Option<String> {
+        self.barred(file, |found, barred| {
+            if found.is_dir() {
+                format!("{} doesn't let it in: keep the file in {SECRETS}", barred.display())
+            } else {
+                self.to_keep_private(found, barred)
+            }
+        })
+    }
+
+    /// The same of a file that everybody may read.
+    pub(crate) fn barred_from_public(self, file: &Path) -> Option<String> {
+        self.barred(file, |found, barred| {
+            let shown = barred.display();
+            if !found.is_dir() {
+                return format!("chmod a+r {shown}");
+            }
+            // Of others, such as root's home, it is somebody's wish.
+            if barred == Path::new(CONFIGURATION) {
+                return format!("chmod a+rx {shown}");
+            }
+            format!("{shown} doesn't let it in: keep the file in {CONFIGURATION}")
+        })
+    }
+
+    fn barred(self, file: &Path, advice: impl FnOnce(&Metadata, &Path) -> String) -> Option<String> {
         let barred = self.bars(file, &self.groups())?;
-        let (path, shown) = (file.display(), barred.display());
-        let found = fs::metadata(&barred).ok()?;
-        let advice = if found.is_dir() {
-            format!("{shown} doesn't let it in: keep the file in {SECRETS}")
-        } else {
-            self.to_keep_private(&found, &barred)
-        };
-        Some(format!("the agent, as user {AGENT_USER}, can't read {path}: {advice}"))
+        let advice = advice(&fs::metadata(&barred).ok()?, &barred);
+        Some(format!("the agent, as user {AGENT_USER}, can't read {}: {advice}", file.display()))
     }
 
     /// What to do so that a file is the owner's, and for the agent to read, and nobody else's.
@@ -122,10 +143,14 @@ mod tests {
         assert_eq!(seen(0o755, 0o640), Some(file.canonicalize().unwrap()));
         let told = STRANGER.barred_from(file).unwrap();
         assert!(told.contains("can't read") && told.contains("chmod 0640 "), "{told}");
+        let told = STRANGER.barred_from_public(file).unwrap();
+        assert!(told.ends_with(&format!(": chmod a+r {}", file.canonicalize().unwrap().display())), "{told}");
         assert_eq!(STRANGER.bars(file, &[fs::metadata(file).unwrap().gid()]), None, "it was put into the group");
         assert_eq!(seen(0o750, 0o644), Some(below.canonicalize().unwrap()));
         let told = STRANGER.barred_from(file).unwrap();
         assert!(told.ends_with("doesn't let it in: keep the file in /etc/fieldmedic/secrets"), "{told}");
+        let told = STRANGER.barred_from_public(file).unwrap();
+        assert!(told.ends_with("doesn't let it in: keep the file in /etc/fieldmedic"), "{told}");
         let owner = User { uid: fs::metadata(file).unwrap().uid(), gid: 4_000_001 };
         assert_eq!((seen(0o700, 0o600), owner.bars(file, &[])), (Some(file.canonicalize().unwrap()), None));
     }

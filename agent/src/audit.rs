@@ -42,7 +42,7 @@ struct Running {
 }
 
 impl Audit {
-    /// Of this configuration, which these files make.
+    /// Of this configuration, which these files make, and those that it was read with.
     #[must_use]
     pub const fn new(config: CheckedConfig, files: Vec<PathBuf>) -> Self {
         Self { config, files, running: None }

@@ -124,3 +124,21 @@ fn a_wrong_configuration_is_not_tried_again_every_two_seconds() {
     assert_eq!(machine.show("fieldmedic.service", "NRestarts"), "0");
     assert_eq!(machine.show("fieldmedic.service", "Result"), "exit-code");
 }
+
+#[test]
+fn a_configuration_that_only_root_can_read_is_told_to_root_before_a_restart_fails_over_it() {
+    const CONFIG: &str = "/etc/fieldmedic/agent.toml";
+    let Some(site) = Site::new("", "") else { return };
+    let machine = &site.machine;
+    fs::set_permissions(machine.file(CONFIG), fs::Permissions::from_mode(0o600)).unwrap();
+    let can_not = format!("the agent, as user fieldmedic, can't read {CONFIG}: chmod a+r {CONFIG}");
+    let checked = machine.say(&["fieldmedic", "check"]);
+    assert!(checked.contains(&format!("{CONFIG}:1: warning: {can_not}")), "{checked}");
+    let audited = machine.run(&["fieldmedic", "audit"]);
+    let audited = String::from_utf8_lossy(&audited.stdout).into_owned();
+    assert!(audited.contains(&format!("config_unreadable: {can_not}")), "{audited}");
+    machine.run(&["systemctl", "restart", "fieldmedic.service"]);
+    until("it to fail", || machine.show("fieldmedic.service", "Result") == "exit-code");
+    let log = machine.journal("fieldmedic.service");
+    assert!(log.contains(&format!("reading {CONFIG}: Permission denied (os error 13), as user fieldmedic")), "{log}");
+}

@@ -39,6 +39,13 @@ pub(super) fn look(
         let advice = "put it right in its place: a file that was replaced is taken up without a restart";
         found.push(finding(doubt.severity, TLS_FILES, doubt.key, doubt.detail, advice));
     }
+    for path in files {
+        if let Some(why) = agent.and_then(|agent| agent.barred_from_public(path)) {
+            let subject = path.display().to_string();
+            let advice = "until then the agent ends with exit code 2 when it starts, and refuses a reload";
+            found.push(finding(Severity::Error, "config_unreadable", subject, why, advice));
+        }
+    }
     let runbooks = fs::read_dir(&config.runbooks.dir).into_iter().flatten().flatten();
     let runbooks = runbooks.take(RUNBOOKS_MAX).map(|entry| entry.path());
     let obeyed = files.iter().cloned().chain([config.runbooks.dir.clone()]).chain(runbooks);

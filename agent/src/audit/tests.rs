@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::*;
+use crate::agent_user::User;
 use crate::config::TrustedKey;
 use crate::engine::metric::{Metric, Point};
 use crate::engine::observation::Sockets;
@@ -144,6 +145,20 @@ fn files_that_everybody_may_write_are_critical_and_a_link_is_what_it_leads_to() 
     fs::set_permissions(&runbook, fs::Permissions::from_mode(0o757)).unwrap();
     let subjects: Vec<String> = told(&[&file]).into_iter().map(|finding| finding.subject).collect();
     assert_eq!(subjects, [runbook.display().to_string()], "each runbook is looked at, and not only where they lie");
+}
+
+#[test]
+fn a_configuration_that_the_agents_user_can_not_read_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (config, file) = (config(dir.path(), ""), dir.path().join("agent.toml"));
+    let stranger = User { uid: 4_000_000, gid: 4_000_001 };
+    for (mode, expected) in [(0o644, vec![]), (0o600, vec!["config_unreadable"])] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let mut found = Vec::new();
+        files::look(&config, std::slice::from_ref(&file), Some(Unix(0)), Some(stranger), &mut found);
+        assert_eq!(checks(&found), expected);
+    }
 }
 
 #[test]

@@ -28,8 +28,8 @@ pub(super) struct AuditArgs {
 
 pub(super) fn run(args: AuditArgs) -> u8 {
     let files = args.config.files();
-    let config = match config::load(&files) {
-        Ok(loaded) => loaded.config,
+    let (config, key_files) = match config::load(&files) {
+        Ok(loaded) => (loaded.config, loaded.key_files),
         Err(errors) => return check::refuse(&errors, "configuration", &mut io::stderr().lock()).unwrap_or(BAD_USAGE),
     };
     let failed = match block_on(jobs::failed()) {
@@ -40,7 +40,7 @@ pub(super) fn run(args: AuditArgs) -> u8 {
         eprintln!("fieldmedic: which units failed isn't known: {why}");
     }
     let clock = Clock::new(config.clock.trust, &config.collect.root).read();
-    let findings = Audit::new(config, files).look(clock, &failed).findings;
+    let findings = Audit::new(config, [files, key_files].concat()).look(clock, &failed).findings;
     let shown = if args.json { show_json(&findings, &mut io::stdout()) } else { show(&findings, &mut io::stdout()) };
     match shown {
         Ok(()) => exit_code(&findings),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::logging::Loudness;
 use super::{BAD_USAGE, DONE, FAILED};
-use crate::agent_user::agent_user_for_root;
+use crate::agent_user::{User, agent_user_for_root};
 use crate::collect::clock;
 use crate::config::{self, Loaded, Problem};
 use crate::runtime::mqtt::transport;
@@ -25,7 +25,7 @@ fn check(files: &[PathBuf], warns: bool, out: &mut impl Write, err: &mut impl Wr
         Ok(loaded) => {
             if warns {
                 warn(&loaded.warnings, err)?;
-                warn(&doubtful_files(&loaded), err)?;
+                warn(&doubtful_files(files, &loaded), err)?;
             }
             out.write_all(loaded.config.to_toml().as_bytes())?;
             out.flush()?;
@@ -35,11 +35,13 @@ fn check(files: &[PathBuf], warns: bool, out: &mut impl Write, err: &mut impl Wr
     }
 }
 
-fn doubtful_files(loaded: &Loaded) -> Vec<Problem> {
+fn doubtful_files(files: &[PathBuf], loaded: &Loaded) -> Vec<Problem> {
     let mqtt = &loaded.config.mqtt;
     let mut doubts = transport::examine(mqtt, Some(clock::realtime()));
+    let mut unreadable = Vec::new();
     if let Some(user) = agent_user_for_root() {
         doubts.extend(transport::unreadable(mqtt, user));
+        unreadable = unreadable_to(user, files, loaded);
     }
     let of_files = doubts.iter().filter_map(|doubt| loaded.doubt(doubt.key, &doubt.detail));
     let root = &loaded.config.collect.root;
@@ -49,7 +51,18 @@ fn doubtful_files(loaded: &Loaded) -> Vec<Problem> {
     let no_store = || format!("{} is a file here: the store needs a directory of its own", store.display());
     let is_taken = store.exists() && !store.is_dir();
     let of_store = is_taken.then(no_store).and_then(|why| loaded.doubt("store.path", &why));
-    of_store.into_iter().chain(of_root).chain(of_files).collect()
+    unreadable.into_iter().chain(of_store).chain(of_root).chain(of_files).collect()
+}
+
+/// Files that were read here, and that the agent would not start with: root reads everything.
+fn unreadable_to(user: User, files: &[PathBuf], loaded: &Loaded) -> Vec<Problem> {
+    let whole = |file: &PathBuf| {
+        let message = user.barred_from_public(file)?;
+        Some(Problem { file: file.clone(), line: 1, column: 1, key: String::new(), message })
+    };
+    let of_keys = loaded.key_files.iter().filter_map(|file| user.barred_from_public(file));
+    let of_keys = of_keys.filter_map(|why| loaded.doubt("commands.trusted_keys", &why));
+    files.iter().filter_map(whole).chain(of_keys).collect()
 }
 
 /// Says what is doubtful, a line each.
@@ -72,7 +85,11 @@ pub(super) fn refuse(errors: &[Problem], what: &str, err: &mut impl Write) -> io
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "makes the files that are checked")]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+    use crate::wire::keys::{SigningKey, public_pem};
 
     fn checked(text: &str) -> (u8, String, String) {
         let dir = tempfile::tempdir().unwrap();
@@ -93,6 +110,28 @@ mod tests {
         assert!(out.starts_with("[device]\nid = \"gw-1\"\n"), "{out}");
         assert!(out.contains("keep_alive = \"30s\"\n"), "{out}");
         assert!(err.starts_with("agent.toml:5: warning: commands.trusted_keys: is empty"), "{err}");
+    }
+
+    #[test]
+    fn a_file_that_the_agents_user_can_not_read_is_warned_of_where_it_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let (file, key) = (dir.path().join("agent.toml"), dir.path().join("ops-1.pub"));
+        std::fs::write(&file, "[mqtt]\nurl = \"mqtt://broker\"\n[commands]\ntrusted_keys = [\"ops-1.pub\"]\n").unwrap();
+        std::fs::write(&key, SigningKey::from_seed([1; 32]).map(|key| public_pem(key.public())).unwrap()).unwrap();
+        let told = |modes: [u32; 2]| {
+            for (file, mode) in [&file, &key].into_iter().zip(modes) {
+                std::fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
+            }
+            let stranger = User { uid: 4_000_000, gid: 4_000_001 };
+            let files = std::slice::from_ref(&file);
+            let told = unreadable_to(stranger, files, &config::load(files).unwrap());
+            told.into_iter().map(|problem| (problem.line, problem.message)).collect::<Vec<_>>()
+        };
+        assert_eq!(told([0o644, 0o644]), []);
+        let [(1, of_file), (4, of_key)] = &told([0o600, 0o600])[..] else { panic!("{:?}", told([0o600, 0o600])) };
+        assert!(of_file.ends_with("agent.toml") && of_file.contains(": chmod a+r /"), "{of_file}");
+        assert!(of_key.starts_with("commands.trusted_keys: the agent, as user fieldmedic, can't read "), "{of_key}");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use crate::agent_user::{AGENT_USER, agent_user};
+
 /// What the caller has opened itself has a name in there, such as a shell's `<(…)`: in the first with bash, in the
 /// other with zsh.
 const OPEN_ALREADY: [&str; 2] = ["/dev", "/proc/self/fd"];
@@ -13,7 +15,7 @@ pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
-    #[error("reading {}: {error}", .path.display())]
+    #[error("reading {}: {error}{}", .path.display(), as_whom(error))]
     Io { path: PathBuf, error: io::Error },
     #[error("reading {}: it is not a regular file", .path.display())]
     NotAFile { path: PathBuf },
@@ -31,6 +33,13 @@ impl ReadError {
             Self::Io { .. } | Self::NotAFile { .. } | Self::TooLong { .. } => 1,
         }
     }
+}
+
+/// Root, who looks for the reason, can read it.
+fn as_whom(error: &io::Error) -> String {
+    let is_agent = || agent_user().is_some_and(|user| user.uid == rustix::process::geteuid().as_raw());
+    let tell = error.kind() == io::ErrorKind::PermissionDenied && is_agent();
+    if tell { format!(", as user {AGENT_USER}") } else { String::new() }
 }
 
 /// Reads a text.

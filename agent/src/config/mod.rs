@@ -50,6 +50,8 @@ pub struct Loaded {
     pub config: CheckedConfig,
     /// In the order of files and lines.
     pub warnings: Vec<Problem>,
+    /// The files that stand in the place of keys in `commands.trusted_keys`.
+    pub key_files: Vec<PathBuf>,
     named_files: Vec<Problem>,
 }
 
@@ -110,11 +112,11 @@ pub(crate) fn load_on_host(files: &[PathBuf], hostname: &str) -> Result<Loaded, 
     finish(config, report)
 }
 
-fn finish(config: Option<CheckedConfig>, report: Report) -> Result<Loaded, Vec<Problem>> {
-    let named_files = report.named_files();
+fn finish(config: Option<CheckedConfig>, mut report: Report) -> Result<Loaded, Vec<Problem>> {
+    let (named_files, key_files) = (report.named_files(), report.take_key_files());
     let (errors, warnings) = report.into_problems();
     match config {
-        Some(config) if errors.is_empty() => Ok(Loaded { config, warnings, named_files }),
+        Some(config) if errors.is_empty() => Ok(Loaded { config, warnings, key_files, named_files }),
         _ => Err(errors),
     }
 }

@@ -394,6 +394,7 @@ fn commands(s: &mut Section<'_>) -> Commands {
         require_signature: s.flag("require_signature", true),
         max_clock_skew: s.duration("max_clock_skew", seconds(300), ms(0)..=hours(24)),
     };
+    s.note_files("trusted_keys", |node| key_file(node, &directory));
     refuse_equal_kids(s, &commands.trusted_keys);
     if !commands.require_signature {
         s.warn("require_signature", "is false: whoever may publish on a command topic commands this gateway");
@@ -403,11 +404,13 @@ fn commands(s: &mut Section<'_>) -> Commands {
     commands
 }
 
+/// The file that stands in the place of a key.
+fn key_file(node: &Node, directory: &Path) -> Option<PathBuf> {
+    text_of(node).filter(|text| text.ends_with(".pub")).map(|name| directory.join(name))
+}
+
 pub(crate) fn trusted_key(node: &Node, directory: &Path) -> Result<TrustedKey, Unfit> {
-    let Some(name) = text_of(node).filter(|text| text.ends_with(".pub")) else {
-        return parsed(TrustedKey::parse)(node);
-    };
-    let path = directory.join(name);
+    let Some(path) = key_file(node, directory) else { return parsed(TrustedKey::parse)(node) };
     let text = files::read(&path).map_err(|error| Unfit {
         found: format!("nothing usable ({error})"),
         expected: "a file that can be read, with the public key that `fieldmedic keygen` writes".to_owned(),

@@ -49,6 +49,8 @@ pub(crate) struct Report {
     known: BTreeMap<String, BTreeSet<String>>,
     /// Where keys stand that name a file which may be left out.
     named_files: BTreeMap<String, At>,
+    /// Files that an array of keys names.
+    key_files: Vec<PathBuf>,
 }
 
 impl Report {
@@ -62,6 +64,7 @@ impl Report {
             is_partial: false,
             known: BTreeMap::new(),
             named_files: BTreeMap::new(),
+            key_files: Vec::new(),
         }
     }
 
@@ -95,6 +98,10 @@ impl Report {
     /// A problem without a message for each key that names a file, to be filled in by whoever looks at that file.
     pub(crate) fn named_files(&self) -> Vec<Problem> {
         self.named_files.iter().map(|(key, at)| self.problem(*at, key, String::new())).collect()
+    }
+
+    pub(crate) fn take_key_files(&mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.key_files)
     }
 
     fn problem(&self, at: At, key: &str, mut message: String) -> Problem {
@@ -323,6 +330,14 @@ impl<'a> Section<'a> {
             self.note_file(key);
         }
         path
+    }
+
+    /// Notes the files that elements of an array name.
+    pub(crate) fn note_files(&mut self, key: &str, file: impl Fn(&Node) -> Option<PathBuf>) {
+        self.note_file(key);
+        if let Some(Value::Array(items)) = self.node(key).map(|node| &node.value) {
+            self.report.key_files.extend(items.iter().filter_map(file));
+        }
     }
 
     /// What the file is that a key names, where one does, is looked at by whoever checks.
