@@ -250,6 +250,27 @@ impl Terminal {
 }
 
 #[test]
+fn a_strict_umask_keeps_the_agents_user_from_nothing_that_it_has_to_read() {
+    let made = Made::new();
+    fs::set_permissions(made.0.path(), Permissions::from_mode(0o755)).unwrap();
+    let strictly = |flags: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(program()).args(flags).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let mode = |name: &str| fs::metadata(made.file(name)).unwrap().permissions().mode() & 0o777;
+    let out = made.file("etc").display().to_string();
+    strictly(&["init", "--no-check", "--url", "mqtt://b", "--new-key", "ops-1", "--out", &out]);
+    strictly(&["keygen", "--kid", "ops-2", "--out", &out]);
+    let seen = ["", "etc", "etc/agent.toml", "etc/ops-1.pub", "etc/ops-2.pub", "etc/ops-2.key"].map(mode);
+    assert_eq!(seen, [0o755, 0o755, 0o644, 0o644, 0o644, 0o600]);
+    let bench = made.file("bench").display().to_string();
+    strictly(&["init", "--bench", "--no-check", "--url", "mqtt://b", "--out", &bench]);
+    assert_eq!(mode("bench"), 0o700, "there it runs as whoever has made it");
+}
+
+#[test]
 fn ctrl_c_at_the_password_leaves_the_terminal_with_its_echo() {
     for key in [b"\x03", b"\x1c"] {
         let made = Made::new();

@@ -144,7 +144,7 @@ fn init(
         writeln!(err, "nothing was written").context("write to stderr")?;
         return Ok(FAILED);
     };
-    let written = files::write(plan)?;
+    let written = files::write(plan, args.bench)?;
     summarize(&args, &answers, &loaded, &written, reached, out).context("write to stdout")?;
     warn_of_unreadable(&args, &loaded.config, err).context("write to stderr")?;
     Ok(if reached { DONE } else { FAILED })
@@ -285,6 +285,10 @@ fn warn_of_unreadable(args: &InitArgs, config: &CheckedConfig, err: &mut impl Wr
     };
     for doubt in transport::unreadable(&config.mqtt, user) {
         writeln!(err, "warning: {}: {}", doubt.key, doubt.detail)?;
+    }
+    // Its directory was there, and is open to root alone.
+    if let Some(why) = user.barred_from_public(&args.out.join(draft::AGENT_FILE)) {
+        writeln!(err, "warning: {why}")?;
     }
     Ok(())
 }

@@ -3,9 +3,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "keys are made of random bytes, and written to files")]
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -96,14 +96,16 @@ pub(super) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     Ok(bytes)
 }
 
-fn create(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+/// Makes a file of a key, with this mode whatever the umask says.
+pub(super) fn create(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(path)
         .with_context(|| format!("make {} (an existing key is never overwritten)", path.display()))?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let opened = file.set_permissions(Permissions::from_mode(mode));
+    let written = opened.and_then(|()| file.write_all(text.as_bytes())).and_then(|()| file.sync_all());
     if written.is_err() {
         let _ = std::fs::remove_file(path);
     }

@@ -1,4 +1,5 @@
 //! Puts files in place: each whole or not at all, on disk before it has its name, and with its mode from the beginning.
+//! Only a key has its name at once, so that of two that are made at a time one fails, and no half is left of each.
 
 #![expect(clippy::disallowed_types, reason = "files are what this is for")]
 
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use crate::agent_user::{User, agent_user_for_root};
+use crate::cli::keygen;
 use crate::config;
 
 /// For everybody to read.
@@ -20,6 +22,8 @@ const PRIVATE: u32 = 0o600;
 const SHARED: u32 = 0o640;
 /// A directory of those.
 const SHARED_DIR: u32 = 0o750;
+/// For everybody to pass through.
+const PUBLIC_DIR: u32 = 0o755;
 
 /// A file that is to be.
 pub(super) struct Planned {
@@ -94,14 +98,14 @@ fn refusal(in_the_way: &[&Planned]) -> String {
 ///
 /// # Errors
 /// The first that can't be written; those before it stand.
-pub(super) fn write(plan: Vec<Planned>) -> anyhow::Result<Vec<(Planned, Written)>> {
+pub(super) fn write(plan: Vec<Planned>, is_bench: bool) -> anyhow::Result<Vec<(Planned, Written)>> {
     let mut all = Vec::new();
     for planned in plan {
         let done = if planned.is_there() {
             Written::AsItWas
         } else {
             let path = planned.path.display();
-            put(&planned).with_context(|| format!("write {path} (as root, or elsewhere with --out DIR)"))?;
+            put(&planned, is_bench).with_context(|| format!("write {path} (as root, or elsewhere with --out DIR)"))?;
             Written::New
         };
         all.push((planned, done));
@@ -109,15 +113,19 @@ pub(super) fn write(plan: Vec<Planned>) -> anyhow::Result<Vec<(Planned, Written)
     Ok(all)
 }
 
-fn put(Planned { path, text, mode, .. }: &Planned) -> io::Result<()> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::NotFound.into()) };
+fn put(Planned { path, text, mode, is_key, .. }: &Planned, is_bench: bool) -> anyhow::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { bail!("it has no name") };
     // Only root gives files away; without the agent's user, as on a bench, they are the caller's alone.
     let reader = agent_user_for_root().filter(|_| *mode == SHARED);
-    make_dir(dir, *mode, reader)?;
+    make_dir(dir, *mode, reader, is_bench)?;
+    if *is_key {
+        keygen::create(path, text, *mode)?;
+        return Ok(File::open(dir)?.sync_all()?);
+    }
     let new = dir.join(format!(".{}.new", name.to_string_lossy()));
     // What a run that was cut off has left.
     match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(&new)?;
@@ -129,19 +137,48 @@ fn put(Planned { path, text, mode, .. }: &Planned) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(if *mode == SHARED && reader.is_none() { PRIVATE } else { *mode }))?;
     file.sync_all()?;
     fs::rename(&new, path)?;
-    File::open(dir)?.sync_all()
+    Ok(File::open(dir)?.sync_all()?)
 }
 
-fn make_dir(dir: &Path, mode: u32, reader: Option<User>) -> io::Result<()> {
+/// The directory of a file with this mode, and what is missing above it. On a gateway the agent passes through it as a
+/// user of its own, whatever the umask says.
+fn make_dir(dir: &Path, mode: u32, reader: Option<User>, is_bench: bool) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(dir)?;
+    if let Some(above) = dir.parent() {
+        make_dir(above, PUBLIC, None, is_bench)?;
+    }
+    match fs::create_dir(dir) {
+        // Another was faster.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
     if mode == SHARED {
         fs::set_permissions(dir, Permissions::from_mode(SHARED_DIR))?;
         if let Some(User { gid, .. }) = reader {
             chown(dir, None, Some(gid))?;
         }
+    } else if !is_bench {
+        fs::set_permissions(dir, Permissions::from_mode(PUBLIC_DIR))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test looks at the files that were made")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_another_has_made_meanwhile_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ops-1.key");
+        let plan = || vec![Planned::private_key(path.clone(), "ours", "")];
+        refuse_to_overwrite(&plan(), true).unwrap();
+        fs::write(&path, "theirs").unwrap();
+        let error = write(plan(), true).map(|_| ()).unwrap_err();
+        assert!(format!("{error:#}").contains("never overwritten"), "{error:#}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+    }
 }
