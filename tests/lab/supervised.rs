@@ -142,3 +142,20 @@ fn a_configuration_that_only_root_can_read_is_told_to_root_before_a_restart_fail
     let log = machine.journal("fieldmedic.service");
     assert!(log.contains(&format!("reading {CONFIG}: Permission denied (os error 13), as user fieldmedic")), "{log}");
 }
+
+#[test]
+fn a_socket_that_an_agent_of_roots_has_left_is_replaced() {
+    const SOCKET: &str = "/run/fieldmedic/agent.sock";
+    let Some(site) = Site::new("", "") else { return };
+    let machine = &site.machine;
+    machine.say(&["systemctl", "stop", "fieldmedic.service"]);
+    machine.write("/etc/fieldmedic/look.toml", "[store]\npath = \"/run/look\"\n");
+    let configs = ["--config", "/etc/fieldmedic/agent.toml", "--config", "/etc/fieldmedic/look.toml"];
+    machine.say(&[&["systemd-run", "--unit=look", "fieldmedic", "run"], &configs[..]].concat());
+    until("root's agent to listen", || machine.run(&["fieldmedic", "status"]).status.success());
+    machine.say(&["systemctl", "kill", "--signal=KILL", "look.service"]);
+    until("it to be gone", || machine.show("look.service", "ActiveState") == "failed");
+    machine.say(&["test", "-S", SOCKET]);
+    machine.say(&["systemctl", "start", "fieldmedic.service"]);
+    machine.say(&["fieldmedic", "status"]);
+}
