@@ -23,6 +23,8 @@ use tree::{At, Merging, Table};
 pub use effective::changes;
 pub(crate) use effective::{array, quoted};
 pub use network::{Network, NoNetwork};
+#[cfg(test)]
+pub(crate) use read::COMMAND_TOPICS_BYTES_MAX;
 pub(crate) use read::{TOPIC_PREFIX, is_topic_prefix};
 pub use reader::Problem;
 pub use types::*;

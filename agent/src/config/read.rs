@@ -28,6 +28,8 @@ pub(crate) const TOPIC_PREFIX: &str =
 const INTERFACE: &str = "an interface's name of 1 to 15 bytes, such as \"wwan0\"";
 const USERNAME: &str = "a text of at most 65535 bytes, without NUL; empty for none";
 const TOPIC_LEVELS_MAX: usize = 7;
+/// The topics on which commands come are kept as one value of the store's state, which takes 5 KiB with the lengths.
+pub(crate) const COMMAND_TOPICS_BYTES_MAX: usize = 4 * 1024;
 /// What AWS IoT Core allows a connection.
 const AWS_SUBSCRIPTIONS_MAX: usize = 50;
 /// Room for a store's logs and its keyed state.
@@ -179,6 +181,16 @@ fn topic_prefix(s: &mut Section<'_>, device: &Device) -> String {
     let longest = device.groups.iter().map(of_group).chain([of_device]).map(|topic| topic.len()).max();
     if let Some(len) = longest.filter(|len| *len > TOPIC_LEN_MAX) {
         s.error("topic_prefix", format!("makes topics of {len} bytes, at most {TOPIC_LEN_MAX} are allowed"));
+    }
+    let of_commands = format!("{prefix}/{}/commands", device.id).len();
+    let all = device.groups.iter().map(|group| of_group(group).len()).sum::<usize>() + of_commands;
+    if all > COMMAND_TOPICS_BYTES_MAX {
+        let groups = device.groups.len();
+        let why = format!(
+            "makes {all} bytes of command topics with the {groups} device.groups, at most {COMMAND_TOPICS_BYTES_MAX} are \
+             allowed: shorter names, or fewer groups"
+        );
+        s.error("topic_prefix", why);
     }
     prefix
 }

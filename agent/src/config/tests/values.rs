@@ -142,6 +142,15 @@ fn topics_are_held_to_seven_levels_and_256_bytes() {
     assert_eq!(config(&with(&longest, &group)).mqtt.topic_prefix, longest);
     let over = error(&with(&format!("{longest}p"), &group));
     assert_eq!(over, "5: mqtt.topic_prefix: makes topics of 257 bytes, at most 256 are allowed");
+    let groups: Vec<String> = (0..127).map(|n| format!("\"g{n:013}\"")).collect();
+    let all = |extra: &str| {
+        let groups = format!("{}{extra}", groups.join(","));
+        format!("[device]\nid = \"gw-00001\"\ngroups = [{groups}]\n[mqtt]\nurl = \"mqtt://a\"\ntopic_prefix = \"p\"\n")
+    };
+    // 127 of 32 bytes, and p/gw-00001/commands.
+    assert_eq!(config(&all("")).device.groups.len(), 127);
+    let over = error(&all(",\"g\""));
+    assert!(over.starts_with("6: mqtt.topic_prefix: makes 4102 bytes of command topics with the 128 device"), "{over}");
     for bad in ["", "/a", "a/", "a//b", "a/+/b", "#", "$SYS/a", "a\u{85}", "a\u{fffe}", "\u{1ffff}"] {
         let quoted = quoted(bad);
         let text = format!("[mqtt]\nurl = \"mqtt://a\"\ntopic_prefix = {quoted}\n");

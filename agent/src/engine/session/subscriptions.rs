@@ -125,3 +125,20 @@ impl Engine {
         self.effects.put(Purpose::Note, vec![self.session.subscriptions.entry()]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::COMMAND_TOPICS_BYTES_MAX;
+    use crate::engine::keyed::encode;
+    use crate::store::STATE_VALUE_BYTES_MAX;
+
+    #[test]
+    fn all_topics_that_a_configuration_may_have_fit_into_a_value_of_the_state() {
+        for len in ["p/d/commands".len(), "p/groups/g/commands".len(), 24, 255, 256] {
+            let filters = vec!["t".repeat(len); COMMAND_TOPICS_BYTES_MAX / len];
+            let kept = encode(&Subscribed { filters, all: true }).len();
+            assert!(kept <= STATE_VALUE_BYTES_MAX, "{kept} B of topics of {len} B");
+        }
+    }
+}
