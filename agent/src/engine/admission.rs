@@ -62,7 +62,9 @@ pub fn permitted(facts: Facts<'_>, act: &Act) -> Result<(), Refusal> {
             return Err((Reason::NotAllowed, format!("{unit} is not in remediation.units")));
         }
         Act::Rollback { target, .. } | Act::MarkGood { target } if !facts.config.rollback.contains_key(target) => {
-            return Err((Reason::NotAllowed, format!("there is no [rollback.{target}] in the configuration")));
+            let why =
+                format!("there is no [rollback.{target}] in the configuration in force: a new one takes a restart");
+            return Err((Reason::NotAllowed, why));
         }
         _ => {}
     }

@@ -157,6 +157,8 @@ pub struct Engine {
     /// Snapshots that nobody ordered, under way, and on whose account.
     snapshots: BTreeMap<EffectId, String>,
     power: Power,
+    /// Keys of the configuration that was loaded last, and which only a restart takes over.
+    needs_restart: Vec<Box<str>>,
     /// Why nothing may be done automatically.
     inhibited: Option<String>,
     /// Who keeps the machine up.

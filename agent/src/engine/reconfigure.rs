@@ -24,6 +24,7 @@ impl Engine {
         let next = live_part(&self.config, wanted.clone());
         let taken_over = config::changes(&self.config, &next);
         let waiting = config::changes(&next, wanted);
+        self.needs_restart.clone_from(&waiting);
         if taken_over.is_empty() && waiting.is_empty() {
             return;
         }

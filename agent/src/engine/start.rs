@@ -191,6 +191,7 @@ impl Engine {
             releases,
             snapshots: BTreeMap::new(),
             power: Power::default(),
+            needs_restart: Vec::new(),
             inhibited: None,
             blocked: None,
             looks_until: Some(now.mono.after(LOOK_MAX)),

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::Engine;
+use super::io::StoreStats;
 use super::pace::Held;
 use super::recent::{Cluster, Done, Recent};
 use super::record::Class;
@@ -35,6 +36,9 @@ pub struct Status {
     /// What of it is, and why not all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantine_detail: Option<String>,
+    /// Keys of the configuration that was loaded last, and which only a restart takes over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs_restart: Vec<Box<str>>,
     /// Why no ladder acts: the text of the inhibit file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inhibited: Option<String>,
@@ -155,8 +159,9 @@ pub struct OutboxStatus {
     pub bytes: u64,
     /// Limit of the store in bytes.
     pub max_bytes: u64,
-    /// Bytes free on the file system.
-    pub free_bytes: u64,
+    /// Bytes free on the file system; none before the store was open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
     /// Bytes that are to stay free there.
     pub min_free_bytes: u64,
     /// Publishes under way.
@@ -222,6 +227,7 @@ impl Engine {
             quarantine: self.quarantine.word(),
             quarantine_degraded: self.quarantine.is_degraded(),
             quarantine_detail: self.quarantine.degraded_detail().map(|detail| head(detail, DETAIL_MAX).to_owned()),
+            needs_restart: self.needs_restart.clone(),
             inhibited: self.inhibited.clone(),
             broker: Broker {
                 url: self.config.mqtt.url.to_string(),
@@ -235,7 +241,7 @@ impl Engine {
                 records,
                 bytes: stats.outbox_bytes,
                 max_bytes: self.config.store.max_bytes,
-                free_bytes: stats.free_bytes,
+                free_bytes: (*stats != StoreStats::default()).then_some(stats.free_bytes),
                 min_free_bytes: self.config.store.min_free_bytes,
                 inflight: self.link.inflight(),
                 drain: self

@@ -90,7 +90,8 @@ fn agent(answers: &Answers, args: &InitArgs) -> String {
     if args.bench {
         text.line("# After a change: end `fieldmedic run` and start it again, or send it SIGHUP.");
     } else {
-        text.line("# After a change: `fieldmedic check`, then `systemctl reload fieldmedic`.");
+        text.line("# After a change: `fieldmedic check`, then `systemctl reload fieldmedic`; `fieldmedic status` says what takes a");
+        text.line("# restart.");
     }
     text.table("device");
     match &answers.id {

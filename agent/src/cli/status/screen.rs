@@ -88,6 +88,7 @@ pub(super) fn render(answer: &str, console: Console) -> String {
         format!("commands    {} queued or under way", text("/commands_open")),
     ];
     lines.extend(quarantine(&status, console));
+    lines.extend(needs_restart(&status, console));
     lines.extend(inhibited(&status, console));
     lines.extend(intervals(&status));
     lines.extend(drain(&status));
@@ -114,6 +115,12 @@ fn quarantine(status: &Json, console: Console) -> Vec<String> {
     [Some(first), detail].into_iter().flatten().collect()
 }
 
+/// What of the configuration that was loaded last isn't in force.
+fn needs_restart(status: &Json, console: Console) -> Option<String> {
+    let keys: Vec<String> = list(status, "/needs_restart").iter().map(plain).collect();
+    (!keys.is_empty()).then(|| console.cut(&format!("restart     not in force before one: {}", keys.join(", "))))
+}
+
 fn inhibited(status: &Json, console: Console) -> Option<String> {
     let why = plain(status.pointer("/inhibited")?);
     Some(console.cut(&format!("inhibited   no ladder acts while /{} is there: {why}", inhibit::FILE)))
@@ -132,14 +139,16 @@ fn broker(status: &Json) -> String {
 fn store(status: &Json) -> String {
     let fault = status.pointer("/outbox/fault");
     let [free, floor] = ["/outbox/free_bytes", "/outbox/min_free_bytes"].map(|pointer| status.pointer(pointer));
-    let is_below = free.and_then(Json::as_u64) < floor.and_then(Json::as_u64);
+    let is_below = free.is_some_and(|free| free.as_u64() < floor.and_then(Json::as_u64));
     let state = match fault {
         Some(fault) => format!("FAILS: {}", plain(fault)),
         None if is_below => "NO ROOM".to_owned(),
         None => "ok".to_owned(),
     };
     let wanted = if is_below { format!(", {} are to stay free", bytes(floor)) } else { String::new() };
-    format!("store       {state}; {} free on its disk{wanted}", bytes(free))
+    // Of a store that was never open nobody knows.
+    let room = free.map_or_else(String::new, |free| format!("; {} free on its disk{wanted}", bytes(Some(free))));
+    format!("store       {state}{room}")
 }
 
 /// What a command has set instead of the configuration's intervals, while it holds.
@@ -381,6 +390,18 @@ alarms      none";
             told(0, Some("no space left")).starts_with("store       FAILS: no space left; 0 B free"),
             "it says why"
         );
+        if let Some(outbox) = status["outbox"].as_object_mut() {
+            outbox.remove("free_bytes");
+        }
+        assert_eq!(store(&status), "store       FAILS: no space left", "what isn't known is left out");
+    }
+
+    #[test]
+    fn what_a_reload_could_not_take_over_is_shown_until_a_restart() {
+        let mut status = status();
+        status["needs_restart"] = json!(["mqtt.url", "rollback.two"]);
+        let text = shown(&status, true);
+        assert!(text.contains("\nrestart     not in force before one: mqtt.url, rollback.two\n"), "{text}");
     }
 
     #[test]
@@ -418,6 +439,7 @@ alarms      none";
         alarms.push(json!({"rule": "hot", "severity": "critical", "metric": "host.temperature_c"}));
         status["alarms"] = alarms.into();
         status["inhibited"] = hostile.as_str().into();
+        status["needs_restart"] = json!([hostile]);
         (status["quarantine_degraded"], status["quarantine_detail"]) = (true.into(), hostile.as_str().into());
         status["outbox"]["drain"] = json!({"of_records": 9, "remaining_records": 3, "left_s": 5});
         status["remedies"] = vec![remedy; 8].into();
@@ -428,7 +450,7 @@ alarms      none";
         assert!(text.contains("ALARM       hot (critical)") && text.contains("and 38 more"), "{text}");
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines.len() < 24, "{text}");
-        assert!(lines.iter().skip(9).all(|line| line.chars().count() < 80), "{text}");
+        assert!(lines.iter().skip(10).all(|line| line.chars().count() < 80), "{text}");
         assert!(text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')), "{text:?}");
     }
 }

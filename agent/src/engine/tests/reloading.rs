@@ -179,6 +179,22 @@ fn what_is_told_as_taken_over_is_what_is_in_force_and_the_rest_needs_a_restart()
 }
 
 #[test]
+fn what_only_a_restart_takes_over_is_remembered_and_named_by_who_is_refused() {
+    let two = "[rollback.two]\nkind = \"rauc\"\n";
+    let mut world = up_for_long(config_with(""));
+    let waiting = |world: &World| world.engine.status(world.now).needs_restart;
+    world.input(Input::Reconfigure(Box::new(config_with(two))));
+    assert_eq!(waiting(&world), ["rollback.two".into()]);
+    world.command("c", "mark_good", serde_json::json!({"target": "two"}), 1);
+    world.settle();
+    let refused = world.got.iter().rfind(|got| got.body["command_id"] == "c").unwrap();
+    let detail = refused.body["detail"].as_str().unwrap();
+    assert!(detail.ends_with("[rollback.two] in the configuration in force: a new one takes a restart"), "{detail}");
+    world.input(Input::Reconfigure(Box::new(config_with(""))));
+    assert_eq!(waiting(&world), []);
+}
+
+#[test]
 fn a_sample_comes_each_minute_however_often_the_configuration_is_loaded_anew() {
     let mut world = World::with(config_with(""));
     for n in 0..12 {
