@@ -23,6 +23,8 @@ const RUNBOOKS_MAX: usize = 256;
 /// Directories that everybody writes to and in which only a file's owner may replace it, such as /tmp.
 const STICKY: u32 = 0o1000;
 
+/// Copies that systemd made when the agent was started.
+const HANDED_OVER: &str = "/run/credentials/";
 /// What is wrong with the broker's certificates, keys and password.
 pub(super) const TLS_FILES: &str = "tls_files";
 
@@ -36,7 +38,12 @@ pub(super) fn look(
 ) {
     let unreadable = agent.map(|agent| transport::unreadable(&config.mqtt, agent)).unwrap_or_default();
     for doubt in transport::examine(&config.mqtt, now).into_iter().chain(unreadable) {
-        let advice = "put it right in its place: a file that was replaced is taken up without a restart";
+        // The path stands in what is wrong with it.
+        let advice = if doubt.detail.contains(HANDED_OVER) {
+            "put right what LoadCredential= in the unit takes it from, then systemctl restart fieldmedic"
+        } else {
+            "put it right in its place: a file that was replaced is taken up without a restart"
+        };
         found.push(finding(doubt.severity, TLS_FILES, doubt.key, doubt.detail, advice));
     }
     for path in files {

@@ -162,6 +162,16 @@ fn a_configuration_that_the_agents_user_can_not_read_is_an_error() {
 }
 
 #[test]
+fn what_systemd_hands_over_takes_a_restart_to_be_put_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "username = \"gw\"\npassword_file = \"/run/credentials/none.service/password\"\n");
+    let mut found = Vec::new();
+    files::look(&config, &[], Some(Unix(0)), None, &mut found);
+    assert_eq!(checks(&found), ["tls_files"]);
+    assert!(found[0].advice.ends_with("then systemctl restart fieldmedic"), "{found:?}");
+}
+
+#[test]
 fn an_idle_watchdog_and_a_pending_reboot_are_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let look = || {
