@@ -19,7 +19,7 @@ use clap::Args;
 use super::shell::{word, word_of_path};
 use super::{BAD_USAGE, DONE, FAILED, fail};
 use crate::agent_user::{AGENT_USER, agent_user};
-use crate::config::{BrokerUrl, CheckedConfig, DeviceId, Loaded, Problem, UnitName};
+use crate::config::{self, BrokerUrl, CheckedConfig, DeviceId, Loaded, Problem, UnitName};
 use crate::runtime::mqtt::transport;
 use ask::{Answers, Asker};
 use draft::Draft;
@@ -299,6 +299,10 @@ fn parse_url(text: &str) -> Result<BrokerUrl, String> {
 
 fn parse_id(text: &str) -> Result<DeviceId, String> {
     DeviceId::parse(text).map_err(|unfit| unfit.to_string())
+}
+
+fn parse_group(text: &str) -> Result<String, String> {
+    config::parse_group(text).map_err(|unfit| unfit.to_string())
 }
 
 fn parse_unit(text: &str) -> Result<UnitName, String> {

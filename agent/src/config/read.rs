@@ -110,7 +110,7 @@ pub(crate) fn device_id(s: &mut Section<'_>, hostname: &str) -> DeviceId {
 
 /// The name of a group, safe as one level of a topic.
 pub(crate) fn group(node: &Node) -> Result<String, Unfit> {
-    text(values::is_topic_word, "1 to 128 letters, digits and . _ : -, such as \"canary\"")(node)
+    parsed(values::group)(node)
 }
 
 /// A scalar of TOML. An attribute is sent as JSON, which has neither dates nor infinities.

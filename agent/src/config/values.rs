@@ -87,6 +87,12 @@ impl fmt::Display for DeviceId {
     }
 }
 
+/// Takes the name of a group.
+pub(crate) fn group(text: &str) -> Result<String, Unfit> {
+    let fits = is_topic_word(text).then(|| text.to_owned());
+    fits.ok_or_else(|| Unfit::new(text, "1 to 128 letters, digits and . _ : -, such as \"canary\""))
+}
+
 /// Whether a text is safe as one level of a topic: what device ids and names of groups are made of.
 pub(super) fn is_topic_word(text: &str) -> bool {
     (1..=DeviceId::LEN_MAX).contains(&text.len()) && text.chars().all(is_topic_char)

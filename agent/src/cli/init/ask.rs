@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf, absolute};
 use anyhow::{Context as _, bail};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 
-use super::{Ended, InitArgs, draft, parse_id, parse_unit, parse_url};
+use super::{Ended, InitArgs, draft, parse_group, parse_id, parse_unit, parse_url};
 use crate::cli::keygen::{self, NewPair};
 use crate::config::{self, BrokerUrl, DeviceId, TrustedKey, UnitName};
 
@@ -81,9 +81,11 @@ pub(super) fn gather<R: BufRead, W: Write>(
         (None, _, Some(asker)) => ask_login(asker)?,
     };
     let groups = match asker.as_mut() {
-        Some(asker) if args.groups.is_empty() => {
-            asker.ask("Groups, by which it can be commanded with others; spaces between them", "", words(ok))?
-        }
+        Some(asker) if args.groups.is_empty() => asker.ask(
+            "Groups, by which it can be commanded with others; spaces between them",
+            "",
+            words(parse_group),
+        )?,
         _ => args.groups.clone(),
     };
     let units = match asker.as_mut() {
