@@ -273,12 +273,13 @@ impl Act {
         }
     }
 
-    /// What it is called where it is told. What keeps a release isn't what leaves it, and what looks up the broker's
-    /// addresses again is no quarantine, though the same leave is asked for.
+    /// What it is called where it is told. What keeps a release isn't what leaves it, and what ends a quarantine or looks
+    /// up the broker's addresses again is none, though the same leave is asked for.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {
             Self::MarkGood { .. } => "mark_good",
+            Self::Quarantine { level: None } => "release",
             Self::Refresh { .. } => "refresh_quarantine",
             _ => self.action().word(),
         }
@@ -489,4 +490,21 @@ fn duration(args: &Map<String, Json>, key: &str) -> Result<Option<Duration>, (Re
 
 const fn malformed(detail: String) -> (Reason, String) {
     (Reason::Malformed, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_or_keeps_something_is_not_called_what_begins_or_leaves_it() {
+        let target = || "firmware".to_owned();
+        let acts = [
+            Act::Quarantine { level: Some(QuarantineLevel::Isolate) },
+            Act::Quarantine { level: None },
+            Act::Rollback { target: target(), to: None },
+            Act::MarkGood { target: target() },
+        ];
+        assert_eq!(acts.map(|act| act.word()), ["quarantine", "release", "rollback", "mark_good"]);
+    }
 }

@@ -211,7 +211,7 @@ impl Helper {
                     return Ok(Decision::Tell(Answer::Done(outcome)));
                 }
                 if let Act::Refresh { level, .. } = &mut order.act {
-                    let none = || Refusal::new(NOT_IN_FORCE, "there is no quarantine to be put in force again");
+                    let none = || Refusal::new(NOT_IN_FORCE, quarantine.why_none());
                     // Nobody judges it: what is more than that has to be ordered.
                     *level = (*level).min(in_force.ok_or_else(none)?);
                 }
@@ -266,7 +266,7 @@ fn taken_back(link: &Link, order: &Order, now: Mono) -> Option<ActOutcome> {
     } else {
         return None;
     };
-    let (action, target) = (order.act.action(), plain(&order.act.target()));
+    let (action, target) = (order.act.word(), plain(&order.act.target()));
     let why = outcome.detail.as_deref().unwrap_or_default();
     tracing::warn!(
         "{action} of {target} for {}: {why}, {:.1} s after it was asked for",
@@ -278,7 +278,7 @@ fn taken_back(link: &Link, order: &Order, now: Mono) -> Option<ActOutcome> {
 
 /// Does it; a connection that closes, or says anything more, cancels it.
 async fn perform(link: &Link, order: Order, actor: &Actor) -> ActOutcome {
-    let (what, trigger) = (format!("{} of {}", order.act.action(), plain(&order.act.target())), order.trigger.clone());
+    let (what, trigger) = (format!("{} of {}", order.act.word(), plain(&order.act.target())), order.trigger.clone());
     tracing::info!("{what} for {trigger} begins");
     let (cancel, canceled) = oneshot::channel();
     let outcome = {

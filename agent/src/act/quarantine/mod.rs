@@ -54,6 +54,8 @@ const INTERFACES_MAX: usize = 1_024;
 const NFT_MAX: Duration = Duration::from_secs(10);
 /// The level of a quarantine that root has ended on the console.
 const ENDED: &str = "none";
+/// What is told of it.
+const ENDED_BY_HAND: &str = "it was ended on the console: fieldmedic release --local";
 
 /// Who loads the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -332,6 +334,11 @@ impl Quarantine {
     }
 
     /// Root, who waits for nobody's turn without end, has ended on the console what is being put in force here.
+    /// Why there is none in force.
+    pub(crate) fn why_none(&self) -> &'static str {
+        if self.has_ended() { ENDED_BY_HAND } else { "there is no quarantine to be put in force again" }
+    }
+
     fn has_ended(&self) -> bool {
         self.saved().is_some_and(|saved| saved.level().is_none())
     }
@@ -483,7 +490,7 @@ fn ended() -> Saved {
 }
 
 fn ended_on_the_console() -> ActOutcome {
-    ActOutcome::failed(NOT_IN_FORCE, "it was ended on the console: fieldmedic release --local")
+    ActOutcome::failed(NOT_IN_FORCE, ENDED_BY_HAND)
 }
 
 /// What a refresh is that has stopped units. Where there is no firewall that is all that a quarantine does: it is told

@@ -305,6 +305,11 @@ async fn root_on_the_console_ends_it_and_no_refresh_brings_it_back() {
     let outcome = agents.refresh(QuarantineLevel::Isolate, false, terms(&[BROKER], &[])).await;
     assert_eq!(outcome.reason.as_deref(), Some(NOT_IN_FORCE), "{outcome:?}");
     assert!(!world.rules().contains("fieldmedic") && agents.in_force().is_none());
+    assert!(
+        agents.why_none().contains("release --local"),
+        "root's helper tells it before it asks: {}",
+        agents.why_none()
+    );
     is_done(&agents.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
     assert!(world.rules().contains("fieldmedic"));
 }
