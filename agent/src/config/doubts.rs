@@ -26,6 +26,13 @@ pub(super) fn warn_of_rule(s: &mut Section<'_>, rule: &Rule, collect: &Collect) 
     }
 }
 
+/// Warns of hosts that leave nothing for the quarantine that `s` reads to keep out.
+pub(super) fn warn_of_open(s: &mut Section<'_>, quarantine: &Quarantine) {
+    for host in quarantine.allow_hosts.iter().filter(|host| host.ends_with("/0")) {
+        s.warn("allow_hosts", format!("{host} is every address: such a quarantine keeps nobody out"));
+    }
+}
+
 /// Warns of units that the quarantine that `s` reads doesn't stop though it names them, or had better not.
 pub(super) fn warn_of_stopped(s: &mut Section<'_>, quarantine: &Quarantine) {
     for unit in &quarantine.stop_units {
@@ -301,6 +308,27 @@ mod tests {
             ["fieldmedic-act.service is a part of", "dbus.service is the way", "ssh.service is in keep_units"];
         assert_eq!(warned.len(), expected.len(), "{warned:?}");
         assert!(warned.iter().zip(expected).all(|(warned, expected)| warned.contains(expected)), "{warned:?}");
+    }
+
+    #[test]
+    fn an_action_that_needs_no_leave_is_taken_and_warned_of_and_a_wrong_one_is_told_which_need_one() {
+        let allowed = |action: &str| format!("[remediation]\nallow = [\"reboot\", \"{action}\"]\n");
+        for action in ["collect_diagnostics", "save_power"] {
+            let warned = warned_at("remediation", &allowed(action));
+            assert!(
+                matches!(warned.as_slice(), [one] if one.contains(&format!("{action} needs no leave"))),
+                "{warned:?}"
+            );
+        }
+        let errors = load_texts(&[&format!("{URL}{}", allowed("format"))]).unwrap_err();
+        let told = &errors[0].message;
+        assert!(told.contains("restart_unit") && !told.contains("save_power"), "{told}");
+    }
+
+    #[test]
+    fn a_network_of_all_addresses_that_a_quarantine_lets_through_is_warned_of() {
+        let warned = warned_at("quarantine", "[quarantine]\nallow_hosts = [\"10.0.0.0/8\", \"::/0\", \"host\"]\n");
+        assert_eq!(warned, ["quarantine.allow_hosts: ::/0 is every address: such a quarantine keeps nobody out"]);
     }
 
     #[test]

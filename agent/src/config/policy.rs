@@ -37,15 +37,24 @@ pub(super) const CHOICES: [Choice; 3] = [
 const ISOLATE: Remedy = Remedy::Quarantine { level: QuarantineLevel::Isolate };
 
 pub(super) fn remediation(s: &mut Section<'_>) -> Remediation {
+    let allow = s.list("allow", ALLOWED.to_vec(), "[\"restart_unit\"]", action_that_needs_leave);
+    for action in allow.iter().filter(|action| !ALLOWED.contains(action)) {
+        s.warn("allow", format!("{action} needs no leave: it is done whether or not it stands here"));
+    }
     Remediation {
         dry_run: s.flag("dry_run", false),
-        allow: s.list("allow", ALLOWED.to_vec(), "[\"restart_unit\"]", word(Action::ALL)),
+        allow,
         units: s.list("units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
         min_uptime: s.duration("min_uptime", seconds(600), ms(0)..=hours(7 * 24)),
         min_battery_pct: percent(s, "min_battery_pct", 15.0),
         group_spread: s.duration("group_spread", seconds(600), ms(0)..=hours(24)),
         budget: s.table("budget", budget),
     }
+}
+
+/// One that has to be allowed; the others are taken too, and mean nothing.
+pub(crate) fn action_that_needs_leave(node: &Node) -> Result<Action, Unfit> {
+    word(Action::ALL)(node).or_else(|_| word(&ALLOWED)(node))
 }
 
 fn percent(s: &mut Section<'_>, key: &str, default: f64) -> f64 {
@@ -123,6 +132,7 @@ pub(super) fn quarantine(s: &mut Section<'_>) -> Quarantine {
         sample_interval: s.duration("sample_interval", seconds(2), ms(100)..=hours(24)),
     };
     doubts::warn_of_stopped(s, &quarantine);
+    doubts::warn_of_open(s, &quarantine);
     quarantine
 }
 

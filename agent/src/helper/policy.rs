@@ -11,7 +11,7 @@ use super::protocol::Refusal;
 use crate::act::program::who_else_writes;
 use crate::act::quarantine::terms::{ADDRESSES_MAX, Terms};
 use crate::agent_user::agent_user;
-use crate::config::reader::{Section, parsed, text, text_of, unfit, word};
+use crate::config::reader::{Section, parsed, text, text_of, unfit};
 use crate::config::tree::{Node, Value};
 use crate::config::{
     self, Action, Budget, ClockTrust, DeviceId, Network, Problem, Rollback, Unfit, UnitName, policy, read,
@@ -270,13 +270,13 @@ pub(super) fn policy_of(s: &mut Section<'_>) -> Policy {
     });
     let clock = s.table("clock", |s| s.word("trust", ClockTrust::Kernel, ClockTrust::ALL));
     let allow = s.table("allow", |s| Allow {
-        actions: s.list("actions", vec![], "[\"restart_unit\"]", word(Action::ALL)),
+        actions: s.list("actions", vec![], "[\"restart_unit\"]", policy::action_that_needs_leave),
         units: s.list("units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
         runbooks: s.list("runbooks", vec![], "[\"free-space\"]", text(policy::is_runbook, "a runbook's file name")),
         interfaces: s.list("interfaces", vec![], "[\"wwan0\"]", read::interface),
     });
     let local = s.table("local", |s| {
-        let local = s.list("actions", vec![], "[\"restart_unit\"]", word(Action::ALL));
+        let local = s.list("actions", vec![], "[\"restart_unit\"]", policy::action_that_needs_leave);
         if let Some(beyond) = local.iter().find(|action| !allow.actions.contains(action)) {
             s.error("actions", format!("\"{beyond}\" is not in allow.actions"));
         }
@@ -286,8 +286,7 @@ pub(super) fn policy_of(s: &mut Section<'_>) -> Policy {
     let (runbook_dir, runbooks_confined) =
         s.table("runbooks", |s| (s.absolute_path("dir", "/etc/fieldmedic/runbooks"), s.flag("confined", false)));
     let quarantine = s.table("quarantine", |s| Limits {
-        broker_ports: s
-            .list("broker_ports", vec![1883, 8883], "[8883]", |node| whole(node, "a TCP port, such as 8883")),
+        broker_ports: s.list("broker_ports", vec![1883, 8883], "[8883]", port),
         allow_hosts: s.list("allow_hosts", vec![], "[\"192.0.2.0/24\"]", network),
         stop_units: s.list("stop_units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
     });
@@ -335,6 +334,12 @@ fn key(node: &Node, directory: &Path) -> Result<config::TrustedKey, Unfit> {
         })?;
     }
     read::trusted_key(node, directory)
+}
+
+fn port(node: &Node) -> Result<u16, Unfit> {
+    const EXPECTED: &str = "a TCP port from 1 to 65535, such as 8883";
+    let port = whole(node, EXPECTED)?;
+    if port == 0 { Err(unfit(node, EXPECTED)) } else { Ok(port) }
 }
 
 fn whole<T: TryFrom<i64>>(node: &Node, expected: &str) -> Result<T, Unfit> {
@@ -406,13 +411,15 @@ mod tests {
 
     #[test]
     fn mistakes_are_told_all_at_once_with_their_lines() {
-        let text = "agent_uid = -1\n[allow]\nactions = [\"format\"]\nunit = []\n[local]\nactions = [\"run\"]\n";
+        let text = "agent_uid = -1\n[allow]\nactions = [\"format\"]\nunit = []\n[local]\nactions = [\"run\"]\n\
+                    [quarantine]\nbroker_ports = [0, 65535]\n";
         let told = errors(text);
-        assert_eq!(told.len(), 4, "{told:#?}");
+        assert_eq!(told.len(), 5, "{told:#?}");
         assert!(told[0].starts_with("1: agent_uid: found -1"), "{told:#?}");
         assert!(told[1].starts_with("3: allow.actions: found \"format\""), "{told:#?}");
         assert!(told[2].starts_with("4: unknown key \"allow.unit\"; did you mean \"units\"?"), "{told:#?}");
         assert!(told[3].starts_with("6: local.actions: \"run\" is not in allow.actions"), "{told:#?}");
+        assert!(told[4].starts_with("8: quarantine.broker_ports: found 0, expected a TCP port from 1"), "{told:#?}");
     }
 
     #[test]
