@@ -393,6 +393,16 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
             2,
             "leaves no room for 2 seeds",
         ),
+        (
+            words(&["simulate", "/nonexistent/winter.toml", "--policy", "/nonexistent/policy.toml"]),
+            2,
+            "/nonexistent/policy.toml:1: ",
+        ),
+        (
+            words(&["simulate", "/nonexistent/winter.toml", "--policy", "/nonexistent/policy.toml"]),
+            2,
+            "/nonexistent/winter.toml:1: ",
+        ),
         (words(&["keygen", "--out", &out, "--kid", "../evil"]), 2, "'--kid <NAME>': 1 to 64 letters"),
         (send(&key, ["--topic-prefix", "a/#"]).into(), 2, "'--topic-prefix <PREFIX>': a topic without wildcards"),
         (send(&key, ["--wait", "banana"]).into(), 2, "'--wait <DURATION>': a duration is expected"),

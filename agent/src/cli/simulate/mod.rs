@@ -134,13 +134,14 @@ fn simulate(args: &SimulateArgs) -> anyhow::Result<u8> {
             return Ok(BAD_USAGE);
         }
     };
-    let plan = match load(&file, &args.configs)? {
-        Ok(plan) => plan,
-        Err(code) => return Ok(code),
-    };
+    let plan = load(&file, &args.configs)?;
     let policy = match args.policy.as_deref().map(Policy::read).transpose() {
         Ok(policy) => policy,
         Err(problems) => return Ok(check::refuse(&problems, "policy", &mut io::stderr().lock())?),
+    };
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err(code) => return Ok(code),
     };
     let plan = Plan { policy, planted: args.plant, ..plan };
     let program = std::env::args().next().unwrap_or_else(|| "fieldmedic".to_owned());
