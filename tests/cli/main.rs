@@ -403,6 +403,7 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
             2,
             "/nonexistent/winter.toml:1: ",
         ),
+        (words(&["demo", "--for", "0s"]), 2, "a duration of 1s or more is expected"),
         (words(&["keygen", "--out", &out, "--kid", "../evil"]), 2, "'--kid <NAME>': 1 to 64 letters"),
         (send(&key, ["--topic-prefix", "a/#"]).into(), 2, "'--topic-prefix <PREFIX>': a topic without wildcards"),
         (send(&key, ["--wait", "banana"]).into(), 2, "'--wait <DURATION>': a duration is expected"),

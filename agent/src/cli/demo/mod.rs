@@ -27,7 +27,7 @@ const TAKES: &str = "15 s";
     fieldmedic demo --port 1883                  watch it with: mosquitto_sub -t '#' -v\n  \
     fieldmedic demo --url mqtt://broker.lan      with a broker of your own (which is then not cut off)")]
 pub(super) struct DemoArgs {
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration, help = ends_by_itself())]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_length, help = ends_by_itself())]
     duration: Option<Duration>,
     /// The demo broker's port on 127.0.0.1 [default: any that is free].
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, conflicts_with = "url")]
@@ -35,6 +35,12 @@ pub(super) struct DemoArgs {
     /// A broker of your own instead of the demo's.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
+}
+
+/// Before a second is over not even its own broker is up.
+fn parse_length(text: &str) -> Result<Duration, String> {
+    let fits = parse_duration(text).ok().filter(|length| *length >= Duration::from_secs(1));
+    fits.ok_or_else(|| "a duration of 1s or more is expected, such as 20s".to_owned())
 }
 
 fn ends_by_itself() -> String {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
 
+use super::super::shell::word_of_path;
 use super::super::{say, send};
 use super::Leave;
 use super::stage::{self, Stage};
@@ -29,6 +30,9 @@ const OUTAGE: Duration = Duration::from_secs(4);
 const COMMAND_LIFE: Duration = Duration::from_secs(600);
 /// How long each thing may take to happen.
 const PATIENCE: Duration = Duration::from_secs(6);
+
+/// How long its goodbye may take where it was not seen to be there.
+const UNSEEN: Duration = Duration::from_secs(1);
 
 /// How it went.
 pub(super) enum Verdict {
@@ -86,7 +90,9 @@ pub(super) async fn play(stage: Stage, duration: Option<Duration>, mut leave: Le
         }
     };
     timeout(PATIENCE, goodbye).await.context("the agent did not stop in time")??;
-    let farewell = timeout(PATIENCE, async {
+    // Of an agent that nobody has seen there may be none.
+    let patience = if seen.borrow().online { PATIENCE } else { UNSEEN };
+    let farewell = timeout(patience, async {
         tokio::select! {
             ok = wait_for(seen.clone(), |seen| seen.offline) => ok,
             _ = &mut show => false,
@@ -128,11 +134,11 @@ fn introduce(stage: &Stage) {
 
 /// A line for a second terminal.
 fn send_line(stage: &Stage) -> String {
-    let program = std::env::current_exe().map_or_else(|_| "fieldmedic".to_owned(), |path| path.display().to_string());
+    let program = std::env::current_exe().map_or_else(|_| "fieldmedic".to_owned(), |path| word_of_path(&path));
     format!(
         "{program} send --url {} --key {} --to {} restart_unit unit={}",
         stage.config.mqtt.url,
-        stage.key_file.display(),
+        word_of_path(&stage.key_file),
         stage.config.device.id,
         stage::WORKLOAD
     )
