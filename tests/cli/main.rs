@@ -408,7 +408,8 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
         (send(&key, ["--topic-prefix", "a/#"]).into(), 2, "'--topic-prefix <PREFIX>': a topic without wildcards"),
         (send(&key, ["--wait", "banana"]).into(), 2, "'--wait <DURATION>': a duration is expected"),
         (send(&key, ["--kid", "x y"]).into(), 2, "'--kid <NAME>': 1 to 64 letters"),
-        (send("/nonexistent/ops-1.key", ["--wait", "1s"]).into(), 2, "--key: read /nonexistent/ops-1.key"),
+        (send("/nonexistent/ops-1.key", ["--wait", "1s"]).into(), 2, "--key: reading /nonexistent/ops-1.key"),
+        (send("/dev/zero", ["--wait", "1s"]).into(), 2, "--key: reading /dev/zero: it is longer than 1048576 B"),
         (
             send(&key, ["--ca-file", "/nonexistent/ca"]).into(),
             2,

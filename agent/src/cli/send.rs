@@ -183,7 +183,7 @@ impl Signer {
     /// Reads the key, and finds its id.
     fn of(args: &SendArgs) -> anyhow::Result<Self> {
         let file = args.key.display();
-        let text = std::fs::read_to_string(&args.key).with_context(|| format!("read {file}"))?;
+        let text = config::read_text(&args.key)?;
         let key = SigningKey::from_pem(&text).with_context(|| file.to_string())?;
         let stem = || args.key.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let kid = args.kid.clone().unwrap_or_else(stem);
