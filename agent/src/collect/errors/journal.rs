@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -143,6 +144,9 @@ impl Journal {
         let (ended, complaint) = tokio::join!(reading, last_line(stderr));
         let status = child.wait().await.map_err(|error| failed(&self.name(), error))?;
         ended?;
+        if status.signal() == Some(libc::SIGTERM) {
+            return Err(Ended::Stopped(format!("{}: ended with {status}", self.name())));
+        }
         Ok(if status.success() { Ok(()) } else { Err(format!("ended with {status}; it said {complaint:?}")) })
     }
 

@@ -51,6 +51,8 @@ enum Ended {
     Closed,
     /// The source failed.
     Failed(String),
+    /// It was told to stop, as systemd tells it together with the agent.
+    Stopped(String),
 }
 
 /// Where the batches go, and how far they have come.
@@ -153,12 +155,21 @@ async fn keep_reading(source: Source, mut outlet: Outlet) {
             Source::Journal(journal) => journal.read(&mut outlet).await,
             Source::Kmsg(kmsg) => kmsg.read(&mut outlet).await,
         };
-        let Ended::Failed(why) = ended else { return };
+        let (why, is_fault) = match ended {
+            Ended::Closed => return,
+            Ended::Failed(why) => (why, true),
+            Ended::Stopped(why) => (why, false),
+        };
         if began.elapsed() >= RAN_WELL {
             backoff.reset();
         }
         let delay = backoff.next_backoff().unwrap_or(RETRY_MAX);
-        tracing::warn!("error lines: {why}; trying again in {:.1} s", delay.as_secs_f64());
+        let text = format!("error lines: {why}; trying again in {:.1} s", delay.as_secs_f64());
+        if is_fault {
+            tracing::warn!("{text}");
+        } else {
+            tracing::info!("{text}");
+        }
         pause(delay).await;
     }
 }

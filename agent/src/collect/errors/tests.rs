@@ -75,6 +75,13 @@ fn outlet(cursor: Option<&str>) -> (Outlet, mpsc::Receiver<ErrorBatch>) {
     (Outlet { batches, cursor: cursor.map(str::to_owned) }, taken)
 }
 
+#[test]
+fn a_journalctl_that_is_stopped_with_the_agent_is_no_fault() {
+    let fake = Fake::new("", "kill -TERM $$");
+    let ended = block_on(async { fake.journal(filter()).read(&mut outlet(Some("s=1")).0).await });
+    assert!(matches!(&ended, Err(Ended::Stopped(why)) if why.contains("SIGTERM")), "{ended:?}");
+}
+
 /// One run of a stand-in that ends by itself: its batches, and how it ended.
 fn run(fake: &Fake, filter: Filter, cursor: Option<&str>) -> (Vec<ErrorBatch>, Outlet, String) {
     block_on(async {
