@@ -214,7 +214,10 @@ fn remedies(status: &Json, console: Console) -> Vec<String> {
         let text = |key: &str| done.get(key).map(plain).filter(|text| !text.is_empty());
         // Of the date the time of day: it is one of the last.
         let time = text("time").and_then(|time| Some(time.get(11..19)?.to_owned()));
-        let words = [time, text("action"), text("target"), text("status"), text("reason")];
+        let (action, target) = (text("action"), text("target"));
+        // A quarantine's own target is a quarantine.
+        let target = target.filter(|target| action.as_ref() != Some(target));
+        let words = [time, action, target, text("status"), text("reason")];
         let words: Vec<String> = words.into_iter().flatten().collect();
         let trigger = text("trigger").unwrap_or_default();
         let label = if trigger.starts_with("command:") { "command" } else { "remedy" };
@@ -353,6 +356,10 @@ alarms      none";
             "target": "gateway", "status": "REJECTED", "reason": "min_uptime"}]);
         status["error_clusters"] = json!([{"severity": "error", "template": "it broke", "count": 13, "count_s": 300,
             "counts": [0, 1, 4, 8]}]);
+        let mut entered = status.clone();
+        entered["remedies"] = json!([{"trigger": "command:c", "action": "quarantine", "target": "quarantine",
+            "status": "SUCCEEDED"}]);
+        assert!(shown(&entered, true).contains("command     quarantine SUCCEEDED (command:c)"), "it is told once");
         let text = shown(&status, true);
         assert!(text.contains("remedy      03:08:28 reboot gateway REJECTED min_uptime (rule:app)\n"), "{text}");
         assert!(text.contains("error       | ▁▄█| 13x error: it broke\n"), "{text}");
