@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::common::operator::claims;
 use crate::common::until;
-use crate::machine::HERE;
+use crate::machine::{HERE, Machine};
 use crate::site::{APP_PORT, DEVICE, Site};
 
 /// What is climbed while the application fails, and where its releases are.
@@ -248,11 +248,17 @@ fn an_uplink_that_is_down_comes_up_again_whatever_becomes_of_who_wanted_it() {
 
 #[test]
 fn a_unit_that_crashed_or_hangs_is_restarted_and_one_that_is_not_there_is_told() {
-    let Some(site) = Site::new("", "") else { return };
+    // systemd itself would start it no second time.
+    let limit = "[Unit]\nStartLimitIntervalSec=1d\nStartLimitBurst=1\n";
+    let limited = |machine: &Machine| machine.write("/etc/systemd/system/app.service.d/limit.conf", limit);
+    let Some(site) = Site::with("", "", limited) else { return };
     let machine = &site.machine;
     machine.say(&["systemctl", "kill", "--signal=SEGV", "app.service"]);
     until("app.service to have crashed", || machine.show("app.service", "ActiveState") == "failed");
-    site.command("restart_unit", json!({"unit": "app.service"}), "SUCCEEDED");
+    for state in ["failed", "active"] {
+        assert_eq!(machine.show("app.service", "ActiveState"), state);
+        site.command("restart_unit", json!({"unit": "app.service"}), "SUCCEEDED");
+    }
     assert_eq!(machine.show("app.service", "ActiveState"), "active");
 
     machine.say(&["systemctl", "start", "hangs.service"]);

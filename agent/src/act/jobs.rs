@@ -11,7 +11,7 @@ use zbus::Connection;
 use zbus::zvariant::OwnedObjectPath;
 
 use super::object::Object;
-use super::systemd::{Executed, Jobs, ListedUnit, SystemdProxy, connect, service_at, unit_at};
+use super::systemd::{Executed, Jobs, ListedUnit, SystemdProxy, connect, forget_starts, service_at, unit_at};
 use crate::config::UnitName;
 
 /// How long all jobs together may take: as long as systemd gives one unit by default.
@@ -160,7 +160,10 @@ async fn run_over(job: Job, units: &[&str]) -> zbus::Result<Vec<String>> {
 
 async fn queue(systemd: &SystemdProxy<'_>, job: Job, unit: &str) -> zbus::Result<OwnedObjectPath> {
     match job {
-        Job::Start => systemd.start_unit(unit, "replace").await,
+        Job::Start => {
+            forget_starts(systemd, unit).await;
+            systemd.start_unit(unit, "replace").await
+        }
         Job::Stop => systemd.stop_unit(unit, "replace").await,
         Job::ReloadOrRestart => systemd.reload_or_restart_unit(unit, "replace").await,
     }

@@ -67,6 +67,7 @@ pub(super) trait Systemd {
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reload_or_restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn start_transient_unit(
         &self,
         name: &str,
@@ -221,6 +222,7 @@ async fn restart_over(connection: &Connection, unit: &UnitName, since_us: Option
     // Before the job is queued: it may be over before the answer is here.
     let mut jobs = Jobs::watch(&systemd).await?;
     let restart = async move {
+        forget_starts(&systemd, unit.as_str()).await;
         let job = systemd.restart_unit(unit.as_str(), "replace").await?;
         jobs.end_of(&job).await
     };
@@ -232,6 +234,13 @@ async fn restart_over(connection: &Connection, unit: &UnitName, since_us: Option
         return Ok(ActOutcome::failed("job_failed", format!("systemd's job to restart {unit} ended as {result}")));
     }
     settle(unit, &state, &service_at(connection, path)).await
+}
+
+/// Has systemd forget how often a unit was started: its start limit is for what restarts by itself. A start by order
+/// would be refused by it after some others, though the unit is well, and that is what a crash loop ends in. Who may
+/// not do this may still start it.
+pub(super) async fn forget_starts(systemd: &SystemdProxy<'_>, unit: &str) {
+    let _ = systemd.reset_failed_unit(unit).await;
 }
 
 /// Looks at the unit until it is what it will be: inactive or failed, or active and the same process as at the look

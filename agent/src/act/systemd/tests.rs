@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_types, reason = "the code that zbus makes of an interface holds a HashMap")]
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::net::UnixStream;
@@ -24,6 +24,10 @@ struct Script {
     load_state: &'static str,
     /// The error that `RestartUnit` ends in.
     refusal: Option<fn(String) -> zbus::fdo::Error>,
+    /// It was started as often as its limit lets it.
+    is_limited: bool,
+    /// Who asks may reset that.
+    may_reset: bool,
     job_result: &'static str,
     /// `ActiveState` and `SubState`, one look after the other; the last one stays.
     states: &'static [(&'static str, &'static str)],
@@ -43,6 +47,8 @@ struct Script {
 const GOOD: Script = Script {
     load_state: "loaded",
     refusal: None,
+    is_limited: false,
+    may_reset: true,
     job_result: "done",
     states: &[("active", "running")],
     is_flapping: false,
@@ -54,7 +60,7 @@ const GOOD: Script = Script {
     since_us: None,
 };
 
-struct Manager(Script);
+struct Manager(Script, AtomicBool);
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
 impl Manager {
@@ -63,6 +69,15 @@ impl Manager {
     fn load_unit(&self, name: &str) -> OwnedObjectPath {
         assert_eq!(name, "app.service");
         path(UNIT_PATH)
+    }
+
+    fn reset_failed_unit(&self, name: &str) -> zbus::fdo::Result<()> {
+        assert_eq!(name, "app.service");
+        if !self.0.may_reset {
+            return Err(zbus::fdo::Error::AccessDenied("no".into()));
+        }
+        self.1.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     /// All jobs are over before the answer is sent, those of others first.
@@ -80,7 +95,8 @@ impl Manager {
         for _ in 0..self.0.others {
             Self::job_removed(&emitter, 1, other.clone(), "other.service", "canceled").await?;
         }
-        Self::job_removed(&emitter, 2, ours.clone(), "app.service", self.0.job_result).await?;
+        let result = if self.1.load(Ordering::SeqCst) { "start-limit-hit" } else { self.0.job_result };
+        Self::job_removed(&emitter, 2, ours.clone(), "app.service", result).await?;
         Ok(ours)
     }
 
@@ -181,7 +197,7 @@ async fn outcome(script: Script) -> ActOutcome {
         .server(zbus::Guid::generate())
         .unwrap()
         .p2p()
-        .serve_at("/org/freedesktop/systemd1", Manager(script))
+        .serve_at("/org/freedesktop/systemd1", Manager(script, script.is_limited.into()))
         .unwrap()
         .serve_at(UNIT_PATH, unit)
         .unwrap()
@@ -220,6 +236,16 @@ async fn nobody_on_the_bus_is_waited_for_without_end_nor_the_bus_itself() {
     let client = open(Builder::unix_stream(ours).p2p(), Duration::from_secs(60));
     let (_server, client) = tokio::try_join!(server, client).unwrap();
     assert_eq!(client.method_timeout(), Some(ANSWER_MAX));
+}
+
+#[tokio::test]
+async fn a_unit_is_restarted_however_often_it_was_started_where_the_limit_on_that_may_be_reset() {
+    for (is_limited, may_reset, status) in
+        [(true, true, ActStatus::Succeeded), (true, false, ActStatus::Failed), (false, false, ActStatus::Succeeded)]
+    {
+        let outcome = outcome(Script { is_limited, may_reset, ..GOOD }).await;
+        assert_eq!(outcome.status, status, "{is_limited} {may_reset}: {outcome:?}");
+    }
 }
 
 #[tokio::test]
