@@ -121,6 +121,23 @@ fn no_refresh_takes_a_quarantine_to_another_level_than_was_ordered() {
     assert_eq!((&now["level"], world.state("quarantine.nft").exists()), (&json!("observe"), false));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unit_was_started_meanwhile_only_where_the_quarantine_had_stopped_it() {
+    let world = World::new();
+    world.allow("[allow]\nactions = [\"quarantine\"]\n[quarantine]\nstop_units = [\"app.service\"]\n");
+    // As where the helper was killed before it had stopped any.
+    world.in_quarantine("restrict", &["app.service"]);
+    let pid1 = Pid1::start().await;
+    let _helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", pid1.address())]);
+    let mut refresh = ordered_by_rule("refresh", &json!({"level": "restrict", "wide": false}));
+    refresh["terms"] = json!({"port": 1883, "stop": ["app.service"]});
+    // There everything runs at each look.
+    for reason in [Json::Null, json!("stopped_again")] {
+        let end = world.ask(&refresh);
+        assert_eq!((&end["status"], &end["reason"]), (&json!("SUCCEEDED"), &reason), "{end}");
+    }
+}
+
 #[test]
 fn a_host_whose_name_is_not_found_stays_in_a_quarantines_reach_for_as_long_as_root_allows_it() {
     let world = World::new();

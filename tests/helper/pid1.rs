@@ -1,5 +1,6 @@
-//! A system bus of the test's own with systemd's interface (org.freedesktop.systemd1(5)) on it, as far as restarting a
-//! unit and the machine takes it, logind's inhibitors, and RAUC's interface, as far as going back does.
+//! A system bus of the test's own with systemd's interface (org.freedesktop.systemd1(5)) on it, as far as restarting
+//! units and the machine takes it, and stopping what a quarantine stops, logind's inhibitors, and RAUC's interface, as
+//! far as going back does.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -97,19 +98,37 @@ impl Manager {
         path("/org/freedesktop/systemd1/job/2")
     }
 
+    fn reset_failed_unit(&self, _name: &str) {}
+
+    async fn stop_unit(
+        &self,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+        name: String,
+        _mode: String,
+    ) -> zbus::fdo::Result<OwnedObjectPath> {
+        done(&emitter, &name).await
+    }
+
+    async fn reload_or_restart_unit(
+        &self,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+        name: String,
+        _mode: String,
+    ) -> zbus::fdo::Result<OwnedObjectPath> {
+        done(&emitter, &name).await
+    }
+
     async fn restart_unit(
         &self,
         #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
         name: String,
         _mode: String,
     ) -> zbus::fdo::Result<OwnedObjectPath> {
-        let job = path("/org/freedesktop/systemd1/job/1");
         self.0.lock().unwrap().push(name.clone());
         let now = clock_gettime(ClockId::Monotonic);
         let now_us = u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000).unwrap();
         self.1.store(now_us, Ordering::Relaxed);
-        Self::job_removed(&emitter, 1, job.clone(), &name, "done").await?;
-        Ok(job)
+        done(&emitter, &name).await
     }
 
     #[zbus(signal)]
@@ -120,6 +139,13 @@ impl Manager {
         unit: &str,
         result: &str,
     ) -> zbus::Result<()>;
+}
+
+/// A job that is over before the answer is sent.
+async fn done(emitter: &SignalEmitter<'_>, name: &str) -> zbus::fdo::Result<OwnedObjectPath> {
+    let job = path("/org/freedesktop/systemd1/job/1");
+    Manager::job_removed(emitter, 1, job.clone(), name, "done").await?;
+    Ok(job)
 }
 
 /// Two slots, both good; the first is booted.

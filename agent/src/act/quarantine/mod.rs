@@ -107,6 +107,9 @@ struct Saved {
     /// version says nothing of it.
     #[serde(default)]
     loaded: Option<bool>,
+    /// Units that were stopped for it, or did not run: those of them that run were started since.
+    #[serde(default)]
+    held: Vec<UnitName>,
 }
 
 impl Saved {
@@ -190,10 +193,11 @@ impl Quarantine {
         // There is none where a crash came between the order and the act.
         let before = before.unwrap_or_default();
         // Never less than what is in force: only leaving loosens.
-        let in_force = before.level();
-        let level = in_force.map_or(level, |now| now.max(level));
-        let (outcome, stopped) = self.apply(level, wide, terms, before).await;
-        if in_force.is_none() || stopped.is_empty() || outcome.status != ActStatus::Succeeded {
+        let level = before.level().map_or(level, |now| now.max(level));
+        let held = before.held.clone();
+        let (outcome, mut stopped) = self.apply(level, wide, terms, before).await;
+        stopped.retain(|unit| held.contains(unit));
+        if stopped.is_empty() || outcome.status != ActStatus::Succeeded {
             return outcome;
         }
         stopped_again(outcome, &stopped)
@@ -232,6 +236,7 @@ impl Quarantine {
             degraded: None,
             bridging: None,
             loaded: Some(was_loaded),
+            held: before.held,
         };
         if let Err(error) = self.save(&now) {
             return (failed(&error), Vec::new());
@@ -244,6 +249,9 @@ impl Quarantine {
             now.loaded = Some(was_loaded || now.degraded.is_none());
         }
         let stopping = if level == QuarantineLevel::Observe { Ok(Vec::new()) } else { self.stop(&mut now).await };
+        if level != QuarantineLevel::Observe && stopping.is_ok() {
+            now.held.clone_from(&now.terms.stop);
+        }
         let (stopping, stopped) = stopping.map_or_else(|error| (Err(error), Vec::new()), |stopped| (Ok(()), stopped));
         if self.has_ended() {
             let ended = self.end_of(Some(now), Some(ended())).await;
