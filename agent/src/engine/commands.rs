@@ -606,5 +606,6 @@ impl Commands {
 
 /// What is journaled with the beginning of an act beside the command.
 fn intent(facts: Facts<'_>, id: &CommandId, act: &Act) -> Option<Write> {
-    quarantine::intent(act, &Trigger::Command(id.clone()), facts.timeline.stamp(facts.now.mono))
+    let at = facts.timeline.stamp(facts.now.mono);
+    quarantine::intent(act, &Trigger::Command(id.clone()), at, facts.quarantine)
 }

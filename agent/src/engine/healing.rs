@@ -152,7 +152,7 @@ impl Engine {
                         self.with_commands(now, |commands, facts| commands.spend(facts, &act)).unzip();
                     self.remedies.spent(&rule, spending);
                     let by = Trigger::Rule(rule.clone());
-                    let intent = quarantine::intent(&act, &by, self.timeline.stamp(now.mono));
+                    let intent = quarantine::intent(&act, &by, self.timeline.stamp(now.mono), self.quarantine.level());
                     let entries = [Some(entry), spent, intent].into_iter().flatten().collect();
                     self.effects.put(Purpose::Remedy(rule), entries);
                 }
@@ -284,7 +284,7 @@ impl Engine {
         }
         if entered {
             let by = self.commands.of_act(id).map_or(Trigger::Own(Own::Quarantine), |id| Trigger::Command(id.clone()));
-            let because = self.remedies.account(id).unwrap_or_else(|| by.to_string());
+            let because = self.remedies.account(id).unwrap_or_else(|| self.quarantine.by().to_owned());
             let timeout = Act::CollectDiagnostics.default_timeout();
             let effect = self.order(now, Act::CollectDiagnostics, by, None, timeout);
             self.snapshots.insert(effect, because);

@@ -20,6 +20,9 @@ use super::time::{Mono, Now};
 use crate::config::{CheckedConfig, QuarantineLevel};
 use crate::wire::Reason;
 
+/// What is told of it in more than one place.
+const ENTERED: &str = "quarantine_entered";
+const NARROWED: &str = "quarantine_narrowed";
 /// What presence, attributes and status say outside of it.
 const NONE: &str = "none";
 /// How often the rules are loaded again while the broker is there.
@@ -51,6 +54,10 @@ struct Stored {
     #[n(3)]
     #[cbor(default)]
     unseen: bool,
+    /// That it was entered was told.
+    #[n(4)]
+    #[cbor(default)]
+    told: bool,
 }
 
 /// Quarantine.
@@ -95,21 +102,26 @@ pub(super) struct Aftermath {
     pub(super) entered: bool,
 }
 
-/// What is journaled before an act, where it enters quarantine.
-pub(super) fn intent(act: &Act, by: &Trigger, at: Stamp) -> Option<Write> {
+/// What is journaled before an act, where it enters a level that is not in force.
+pub(super) fn intent(act: &Act, by: &Trigger, at: Stamp, in_force: Option<QuarantineLevel>) -> Option<Write> {
     let Act::Quarantine { level: Some(level) } = act else { return None };
-    Some(write(QUARANTINE_KEY, &Stored::new(*level, by, at)))
+    (in_force < Some(*level)).then(|| write(QUARANTINE_KEY, &Stored::new(*level, by, at)))
 }
 
 impl Stored {
     /// As it is ordered.
     fn new(level: QuarantineLevel, by: &Trigger, since: Stamp) -> Self {
-        Self { level: level.word().into(), since, by: by.to_string().into(), unseen: true }
+        Self { level: level.word().into(), since, by: by.to_string().into(), unseen: true, told: false }
     }
 
     /// It is in force.
     fn seen(self) -> Self {
         Self { unseen: false, ..self }
+    }
+
+    /// It is in force, or may be, and nobody was told; who asks tells it.
+    fn is_news(&mut self) -> bool {
+        self.unseen && !std::mem::replace(&mut self.told, true)
     }
 }
 
@@ -121,9 +133,8 @@ impl Inside {
 
     fn unreadable(since: Stamp) -> Self {
         let level = QuarantineLevel::Restrict;
-        let stored =
-            Stored { level: level.word().into(), since, by: "a journal that can't be read".into(), unseen: false };
-        Self { level, stored }
+        let by = "a journal that can't be read".into();
+        Self { level, stored: Stored { level: level.word().into(), since, by, unseen: false, told: true } }
     }
 }
 
@@ -181,7 +192,7 @@ impl Quarantine {
     }
 
     /// Who wanted it, as it was told when it was entered.
-    fn by(&self) -> &str {
+    pub(super) fn by(&self) -> &str {
         self.inside.as_ref().map_or(NONE, |inside| &inside.stored.by)
     }
 
@@ -204,13 +215,12 @@ impl Quarantine {
         let detail = outcome.detail.as_deref();
         match change {
             Change::Enter { level, stored } if outcome.status == ActStatus::Succeeded => {
-                let event = told("quarantine_entered", level.word(), &stored.by, detail);
-                self.inside = Some(Inside { level, stored: stored.seen() });
+                let aftermath = self.entered(level, stored, detail);
+                self.see();
                 self.refresh_at = Some(now.after(REFRESH_SOON));
-                self.wide = false;
                 self.degraded = None;
                 self.note_degraded(now, outcome);
-                Aftermath { event: Some(event), entry: Some(self.entry()), entered: true }
+                Aftermath { entry: Some(self.entry()), ..aftermath }
             }
             // It may be in force, and counts as that until the next look at the rules says otherwise: one that nobody
             // knows of would be widened and left by nobody.
@@ -218,11 +228,9 @@ impl Quarantine {
                 if matches!(outcome.status, ActStatus::TimedOut | ActStatus::Interrupted)
                     && refusal(outcome).is_none() =>
             {
-                let event = told("quarantine_entered", level.word(), &stored.by, detail);
-                self.inside = Some(Inside { level, stored });
+                let aftermath = self.entered(level, stored, detail);
                 self.refresh_at = Some(now);
-                self.wide = false;
-                Aftermath { event: Some(event), entry: Some(self.entry()), entered: true }
+                Aftermath { entry: Some(self.entry()), ..aftermath }
             }
             // What was meant to be is not: the journal says again what is.
             Change::Enter { .. } => Aftermath { entry: Some(self.entry()), ..Aftermath::default() },
@@ -241,13 +249,15 @@ impl Quarantine {
                 self.stopped_again += u64::from(outcome.reason.as_deref() == Some(STOPPED_AGAIN));
                 let name = match (wide, std::mem::replace(&mut self.wide, wide)) {
                     (true, false) => Some("quarantine_widened"),
-                    (false, true) => Some("quarantine_narrowed"),
+                    (false, true) => Some(NARROWED),
                     _ => None,
                 };
+                // A crash came between the act and the word of it.
+                let entered = self.inside.as_mut().is_some_and(|inside| inside.stored.is_news());
+                let name = if entered { Some(ENTERED) } else { name };
                 let event = name.map(|name| told(name, self.word(), self.by(), detail));
-                let was_unseen = self.inside.as_mut().is_some_and(|inside| std::mem::take(&mut inside.stored.unseen));
-                let entry = was_unseen.then(|| self.entry());
-                Aftermath { event: event.or_else(|| self.tell_stopped(now, detail)), entry, entered: false }
+                let entry = self.see().then(|| self.entry());
+                Aftermath { event: event.or_else(|| self.tell_stopped(now, detail)), entry, entered }
             }
             // The rules may be gone, or go with the next boot: they are as the journal says again, or it as they are.
             Change::Leave { .. } => {
@@ -259,6 +269,21 @@ impl Quarantine {
                 Aftermath::default()
             }
         }
+    }
+
+    /// A level is in force, or may be, as ordered. Where as much was before, who ordered that stays, and it is not
+    /// entered anew.
+    fn entered(&mut self, level: QuarantineLevel, stored: Stored, detail: Option<&str>) -> Aftermath {
+        let before = self.inside.take().filter(|inside| inside.level == level);
+        let entered = self.inside.insert(before.unwrap_or(Inside { level, stored })).stored.is_news();
+        let was_wide = std::mem::take(&mut self.wide);
+        let name = if entered { Some(ENTERED) } else { was_wide.then_some(NARROWED) };
+        Aftermath { event: name.map(|name| told(name, self.word(), self.by(), detail)), entry: None, entered }
+    }
+
+    /// It is known to be in force; whether it was not before.
+    fn see(&mut self) -> bool {
+        self.inside.as_mut().is_some_and(|inside| std::mem::take(&mut inside.stored.unseen))
     }
 
     /// What may be mended in a moment, as where systemd's bus did not answer, is soon tried again.
@@ -353,7 +378,7 @@ fn found(level: QuarantineLevel, journaled: Option<&Inside>) -> Option<Event> {
         _ => {
             let by = Trigger::Own(Own::Quarantine).to_string();
             let detail = "it was in force when the agent started, and the journal knew of less";
-            Some(told("quarantine_entered", level.word(), &by, Some(detail)))
+            Some(told(ENTERED, level.word(), &by, Some(detail)))
         }
     }
 }

@@ -257,6 +257,44 @@ fn what_may_be_in_force_counts_as_that_until_a_look_says_otherwise() {
 }
 
 #[test]
+fn a_quarantine_that_a_crash_kept_from_being_told_is_told_once_it_is_seen_and_a_snapshot_is_taken() {
+    for was_told in [false, true] {
+        let (mut world, id) = entering("restrict");
+        if was_told {
+            world.input(Input::ActDone { id, outcome: outcome(ActStatus::TimedOut) });
+            world.advance(SECOND);
+        }
+        world.acts_succeed = true;
+        world.in_force = Some(QuarantineLevel::Restrict);
+        for _ in 0..2 {
+            world.crash();
+            world.advance(15 * SECOND);
+            assert_eq!(triggers(&world, "quarantine_entered"), ["command:q-1"], "told before: {was_told}");
+        }
+        let snapshots = world.acted.iter().filter(|act| **act == Act::CollectDiagnostics).count();
+        assert_eq!(snapshots, 1, "told before: {was_told}");
+    }
+}
+
+#[test]
+fn what_is_in_force_already_is_not_entered_anew_and_stays_who_ordered_its() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    order(&mut world, "q-2", "quarantine", json!({"level": "restrict"}));
+    assert_eq!(world.statuses("q-2").last().unwrap(), "SUCCEEDED");
+    world.acts_succeed = false;
+    order(&mut world, "q-3", "quarantine", json!({"level": "restrict"}));
+    world.acts_succeed = true;
+    world.crash();
+    world.advance(15 * SECOND);
+    assert_eq!(triggers(&world, "quarantine_entered"), ["command:q-1"]);
+    order(&mut world, "q-4", "quarantine", json!({"level": "isolate"}));
+    assert_eq!(triggers(&world, "quarantine_entered"), ["command:q-1", "command:q-4"]);
+    let snapshots = world.acted.iter().filter(|act| **act == Act::CollectDiagnostics).count();
+    assert_eq!(snapshots, 2);
+}
+
+#[test]
 fn one_that_roots_helper_did_not_begin_is_told_by_nobody_as_entered() {
     let (mut world, id) = entering("restrict");
     world.input(Input::ActDone { id, outcome: ActOutcome::not_begun("the helper hangs") });
