@@ -244,6 +244,14 @@ impl Commands {
             ActStatus::Interrupted => Some(Reason::Interrupted.word()),
         };
         let reason = outcome.reason.as_deref().or(fallback);
+        if outcome.status == ActStatus::Rejected {
+            self.note_refusal_of(
+                facts.now.mono,
+                &id,
+                reason.unwrap_or_default(),
+                outcome.detail.as_deref().unwrap_or_default(),
+            );
+        }
         if let Some(entry) = self.ledger.get_mut(&id) {
             entry.end(outcome.status.status(), reason, outcome.detail.as_deref());
             entry.keep_output(outcome.output);

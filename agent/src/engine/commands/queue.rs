@@ -81,8 +81,7 @@ impl Commands {
 
     /// It waited, and is not begun.
     fn refuse_waiting(&mut self, facts: Facts<'_>, id: &CommandId, (reason, detail): Refusal) {
-        let Some(name) = self.ledger.get(id).map(|entry| entry.stored.name.clone()) else { return };
-        self.note_refusal(facts.now.mono, id, &name, reason, &detail);
+        self.note_refusal_of(facts.now.mono, id, reason.word(), &detail);
         self.finish(id, Status::Rejected, Some(reason.word()), Some(&detail));
     }
 

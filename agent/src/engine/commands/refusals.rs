@@ -87,7 +87,12 @@ impl Commands {
                 part: None,
             }));
         }
-        self.audit(refusal.claimed_id.as_ref(), refusal.claimed_name.as_deref(), refusal.reason, &refusal.detail);
+        self.audit(
+            refusal.claimed_id.as_ref(),
+            refusal.claimed_name.as_deref(),
+            refusal.reason.word(),
+            &refusal.detail,
+        );
     }
 
     /// A genuine command that is not obeyed. `keep`: remember that it was refused, so that it stays refused.
@@ -101,7 +106,7 @@ impl Commands {
         keep: bool,
     ) {
         let now = facts.now.mono;
-        let told = self.note_refusal(now, &command.id, &command.name, reason, &detail);
+        let told = self.note_refusal(now, &command.id, &command.name, reason.word(), &detail);
         let mut stored = Stored::new(command, Status::Rejected);
         stored.reason = Some(reason.word().into());
         stored.detail = Some(tail(&detail).into());
@@ -123,9 +128,16 @@ impl Commands {
         self.steps.push_back(Step::Journal(Purpose::Accepted(command.id.clone()), entries));
     }
 
+    /// The same of one that is remembered, in the words of who doesn't obey: root's helper has some of its own, which
+    /// count as `not_allowed`.
+    pub(super) fn note_refusal_of(&mut self, now: Mono, id: &CommandId, reason: &str, detail: &str) {
+        let Some(name) = self.ledger.get(id).map(|entry| entry.stored.name.clone()) else { return };
+        self.note_refusal(now, id, &name, reason, detail);
+    }
+
     /// Counts that a genuine command is not obeyed, and tells it if there is room for that: whether it was told.
-    pub(super) fn note_refusal(&mut self, now: Mono, id: &CommandId, name: &str, reason: Reason, detail: &str) -> bool {
-        self.refusals.count(reason);
+    fn note_refusal(&mut self, now: Mono, id: &CommandId, name: &str, reason: &str, detail: &str) -> bool {
+        self.refusals.count(Reason::from_word(reason).unwrap_or(Reason::NotAllowed));
         let told = self.refusals.verified.take(now);
         if told {
             self.audit(Some(id), Some(name), reason, detail);
@@ -133,14 +145,14 @@ impl Commands {
         told
     }
 
-    fn audit(&mut self, id: Option<&CommandId>, name: Option<&str>, reason: Reason, detail: &str) {
+    fn audit(&mut self, id: Option<&CommandId>, name: Option<&str>, reason: &str, detail: &str) {
         let event = Event::new(Severity::Warning, EventKind::Audit, "command_refused")
-            .with("reason", reason.word())
+            .with("reason", reason)
             .with("detail", tail(detail))
             .with_some("command_id", id.map(CommandId::as_str))
             .with_some("command", name.map(tail));
         self.steps.push_back(Step::Tell(event));
         let id = id.map_or("?", CommandId::as_str);
-        self.log(LogLevel::Warn, format!("command {id} refused: {}: {detail}", reason.word()));
+        self.log(LogLevel::Warn, format!("command {id} refused: {reason}: {detail}"));
     }
 }

@@ -243,6 +243,30 @@ fn a_command_that_was_refused_as_it_began_or_taken_back_before_spends_nothing() 
 }
 
 #[test]
+fn what_roots_helper_refuses_of_a_command_is_told_and_counted_as_what_the_agent_refuses() {
+    let mut world = up_for_long(config_with(""));
+    world.acts_succeed = false;
+    for (id, reason) in [("r-1", "budget_spent"), ("r-2", "unknown_key"), ("r-3", "wrong_act")] {
+        world.command(id, "restart_unit", json!({"unit": "app.service"}), 1);
+        world.settle();
+        let (act, _) = world.acts.pop().unwrap();
+        world.input(Input::ActDone { id: act, outcome: refused(reason) });
+    }
+    world.advance(2 * MINUTE);
+    let audits = world.got.iter().filter(|got| got.body["name"] == "command_refused");
+    let told: Vec<_> = audits.map(|got| &got.body["audit"]).collect();
+    let told: Vec<_> = told.iter().map(|audit| (&audit["command_id"], &audit["reason"], &audit["command"])).collect();
+    let name = json!("restart_unit");
+    let expected = [("r-1", "budget_spent"), ("r-2", "unknown_key"), ("r-3", "wrong_act")];
+    let expected = expected.map(|(id, reason)| (json!(id), json!(reason)));
+    assert!(told.iter().copied().eq(expected.iter().map(|(id, reason)| (id, reason, &name))), "{told:?}");
+    let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten();
+    let counts = samples.map(|sample| &sample["agent"]["commands_refused"]);
+    let counted = json!({"budget_spent": 1, "not_allowed": 1, "unknown_key": 1});
+    assert!(counts.clone().any(|counts| *counts == counted), "{:?}", counts.collect::<Vec<_>>());
+}
+
+#[test]
 fn what_is_canceled_before_whoever_does_it_has_begun_is_canceled_and_spends_nothing() {
     let mut world = up_for_long(config_with(ONCE));
     world.acts_succeed = false;
