@@ -30,8 +30,7 @@ impl Commands {
             if !entry.durable || entry.begins_at.is_some() || self.target_is_taken(facts, &act) {
                 self.queue.push_back(id);
             } else if entry.has_expired(facts) {
-                let detail = "expired while it was queued";
-                self.finish(&id, Status::TimedOut, Some(Reason::Expired.word()), Some(detail));
+                self.refuse_waiting(facts, &id, (Reason::Expired, "expired while it was queued".into()));
             } else if let Err(refusal) = self.admit_waiting(facts, entry) {
                 self.refuse_waiting(facts, &id, refusal);
             } else {

@@ -188,6 +188,7 @@ fn without_a_clock_a_command_with_the_nonce_waits_no_longer_than_it_was_made_for
     let (id, _) = world.acts.pop().unwrap();
     world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
     world.settle();
-    assert_eq!(world.statuses("short").last().unwrap(), "TIMED_OUT");
+    let short = world.results("short").pop().unwrap();
+    assert_eq!((&short["status"], &short["reason"]), (&json!("REJECTED"), &json!("expired")), "{short}");
     assert_eq!(world.statuses("long").last().unwrap(), "IN_PROGRESS");
 }
