@@ -105,7 +105,8 @@ fn a_wrong_token_is_refused_in_the_contracts_word() {
     }
     let mut tokenless = touch(&order, "");
     tokenless.as_object_mut().unwrap().remove("token");
-    world.refused(&helper, &tokenless, "malformed");
+    let refusal = world.refused(&helper, &tokenless, "bad_signature");
+    assert!(refusal["detail"].as_str().unwrap().contains("signed commands only"), "{refusal}");
     assert_eq!(world.traces(), 0);
 }
 

@@ -14,7 +14,8 @@ const PROGRAM: &str = "/usr/libexec/fieldmedic-act";
 
 pub(super) fn judge(config: &CheckedConfig, found: &mut Vec<Finding>) {
     if !config.commands.require_signature {
-        let what = "commands without a signature are obeyed: whoever may publish to this gateway's topics commands it";
+        let what = "commands without a signature are obeyed, but for what root's helper does: whoever may publish to \
+                    this gateway's topics commands it";
         let advice = "set commands.require_signature = true, and give it trusted_keys (fieldmedic keygen)";
         found.push(finding(Severity::Warning, "unsigned_commands", "commands", what.to_owned(), advice));
     }

@@ -410,7 +410,9 @@ fn commands(s: &mut Section<'_>) -> Commands {
     s.note_files("trusted_keys", |node| key_file(node, &directory));
     refuse_equal_kids(s, &commands.trusted_keys);
     if !commands.require_signature {
-        s.warn("require_signature", "is false: whoever may publish on a command topic commands this gateway");
+        let what =
+            "is false: whoever may publish on a command topic commands this gateway, but for what root's helper does";
+        s.warn("require_signature", what);
     } else if commands.trusted_keys.is_empty() {
         s.warn("trusted_keys", "is empty: no command will be accepted; `fieldmedic keygen` makes a key pair");
     }

@@ -279,7 +279,8 @@ impl Engine {
     /// Where whoever may publish commands this gateway, its log says so.
     pub(super) fn warn_of_unsigned(&mut self) {
         if !self.config.commands.require_signature {
-            let text = "commands.require_signature is off: whoever may publish to the broker commands this gateway";
+            let text = "commands.require_signature is off: whoever may publish to the broker commands this gateway, \
+                        but for what root's helper does";
             self.effects.log(LogLevel::Warn, text);
         }
     }

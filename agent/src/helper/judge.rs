@@ -36,7 +36,9 @@ pub(super) fn judge(order: &Order, policy: &Policy, ledger: &mut Ledger, moment:
 /// The command that orders this act, and no other.
 fn commanded(order: &Order, id: &CommandId, policy: &Policy) -> Result<VerifiedCommand, Refusal> {
     let Some(token) = &order.token else {
-        return Err(Refusal::because(Reason::Malformed, format!("command {id} comes without its token")));
+        // As of an agent that obeys commands without one (commands.require_signature = false).
+        let detail = format!("root's helper takes signed commands only, and command {id} comes without a signature");
+        return Err(Refusal::because(Reason::BadSignature, detail));
     };
     let command = verified(token, policy)?;
     if command.id != *id {
