@@ -34,12 +34,14 @@ pub(super) struct Again {
     at: Option<Mono>,
     /// Why it was refused last.
     why: Option<Reason>,
+    /// It was let pass once, and whoever was to do it refused it.
+    turned_down: bool,
 }
 
 impl Again {
     /// Nothing was refused yet.
     pub(super) const fn new() -> Self {
-        Self { wait: AGAIN_FIRST, at: None, why: None }
+        Self { wait: AGAIN_FIRST, at: None, why: None, turned_down: false }
     }
 
     /// It was refused for this: when to ask again; the time after that after longer.
@@ -65,9 +67,16 @@ impl Again {
         self.why
     }
 
-    /// It was let pass meanwhile: the next refusal is news, whatever it is for.
-    pub(super) const fn let_pass(&mut self) {
-        self.why = None;
+    /// It was let pass, and whoever is to do it refuses it. The first time that is news, whatever it is for.
+    pub(super) const fn turn_down(&mut self) {
+        if !self.turned_down {
+            (self.why, self.turned_down) = (None, true);
+        }
+    }
+
+    /// Whether it may well be refused once it was let pass: it was before.
+    pub(super) const fn was_turned_down(&self) -> bool {
+        self.turned_down
     }
 
     /// Whether it may be asked for.

@@ -277,9 +277,12 @@ impl Remedies {
             self.note(facts, rule);
             return Some(act);
         }
-        let event = run.event(rule, &act, Status::InProgress, None);
+        // Else each refusal would need an end of it, and be told over and over.
+        if !run.again.was_turned_down() {
+            let event = run.event(rule, &act, Status::InProgress, None);
+            self.steps.push_back(Step::Tell(event));
+        }
         run.begun = Some(act.clone());
-        self.steps.push_back(Step::Tell(event));
         self.steps.push_back(Step::Act { rule: rule.to_owned(), act });
         None
     }
@@ -327,7 +330,7 @@ impl Remedies {
             // wait.
             let rule = rule.clone();
             run.stored.state = State::Waiting;
-            run.again.let_pass();
+            run.again.turn_down();
             let is_wanted = run.is_wanted(&rule, facts.config);
             if let Some(act) = begun {
                 let detail = outcome.detail.clone().unwrap_or_default();

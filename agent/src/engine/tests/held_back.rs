@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::healing::{memory, up_for_long};
+use super::healing::{is, memory, told, up_for_long};
 use super::world::{World, config_with, outcome, puts, restart};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StopReason, StoreFault};
 
@@ -68,6 +68,24 @@ fn a_helper_out_of_reach_or_with_a_disk_that_fails_is_no_step_that_did_not_help(
         }
         assert!(!was_told(&world, "ladder_exhausted"), "{reason}");
     }
+}
+
+#[test]
+fn a_step_that_roots_helper_refuses_time_after_time_is_told_once_and_then_with_how_it_ends() {
+    let mut world = world(RESTART);
+    world.acts_succeed = false;
+    memory(&mut world, 95.0);
+    for reason in ["budget_spent", "budget_spent", "budget_spent", "not_done"] {
+        let (id, _) = world.acts.pop().unwrap();
+        let status = if reason == "not_done" { ActStatus::Failed } else { ActStatus::Rejected };
+        world.input(Input::ActDone { id, outcome: ActOutcome { reason: Some(reason.into()), ..outcome(status) } });
+        world.advance(5 * MINUTE);
+    }
+    let told = told(&world);
+    let steps = ["IN_PROGRESS", "REJECTED", "FAILED"].map(|status| ("restart_unit", status));
+    assert!(is(&told[..3], &steps), "{told:?}");
+    let audits = world.got.iter().filter(|got| got.body["type"] == "audit" && got.body["name"] == "budget_spent");
+    assert_eq!(audits.count(), 1);
 }
 
 #[test]
