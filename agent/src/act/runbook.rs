@@ -28,7 +28,17 @@ pub async fn run(
     };
     match program::run(Program::new(&path, args, env), within, canceled, progress).await {
         Ok(finished) => finished.outcome(name),
-        Err(error) => refused(format!("start {}: {error}", path.display())),
+        Err(error) => refused(format!("start {}: {error}{}", path.display(), hint(&error))),
+    }
+}
+
+/// The file itself was there a moment ago.
+fn hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::NotFound {
+        "; it is there, but not the interpreter that its first line names (which is another one where that line ends \
+         with CRLF), or the loader of a program"
+    } else {
+        ""
     }
 }
 

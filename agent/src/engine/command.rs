@@ -180,7 +180,7 @@ impl Command {
                 let runbook = text(args, "runbook")?;
                 if !is_runbook_name(runbook) {
                     return Err(malformed(format!(
-                        "args.runbook {runbook:?} is no file name: letters, digits and . _ - only"
+                        "args.runbook {runbook:?} is no file name: letters, digits and . _ - only, and no . _ - first"
                     )));
                 }
                 Ok(Self::Act(Act::Run { runbook: runbook.to_owned(), args: words(args)? }))

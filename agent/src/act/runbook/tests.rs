@@ -271,9 +271,12 @@ async fn nothing_is_run_from_a_directory_that_others_may_write_to() {
 #[tokio::test]
 async fn a_runbook_that_can_not_be_started_says_why() {
     let dir = Dir::new();
-    fs::write(dir.path("broken"), "#!/no/such/interpreter\n").unwrap();
-    chmod(&dir.path("broken"), 0o755);
-    let (outcome, _) = dir.run("broken", &[], LONG).await;
-    assert_eq!(outcome.reason.as_deref(), Some("runbook_refused"));
-    assert!(outcome.detail.as_ref().unwrap().contains("No such file"), "{outcome:?}");
+    for text in ["#!/no/such/interpreter\n", "#!/bin/sh\r\nexit 0\r\n"] {
+        fs::write(dir.path("broken"), text).unwrap();
+        chmod(&dir.path("broken"), 0o755);
+        let (outcome, _) = dir.run("broken", &[], LONG).await;
+        assert_eq!(outcome.reason.as_deref(), Some("runbook_refused"));
+        let detail = outcome.detail.as_deref().unwrap();
+        assert!(detail.contains("No such file") && detail.contains("CRLF"), "{text:?}: {detail}");
+    }
 }

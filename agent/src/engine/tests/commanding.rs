@@ -364,9 +364,12 @@ fn what_the_config_does_not_allow_is_refused() {
     world.command("m", "restart_unit", json!({"unit": "../../etc/passwd"}), 2);
     world.command("n", "restart_unit", json!({}), 3);
     world.command("r", "run", json!({"runbook": "../evil"}), 4);
+    world.command("h", "run", json!({"runbook": "-x"}), 5);
     world.settle();
-    let reasons: Vec<String> = ["u", "m", "n", "r"].iter().map(|id| reason(&world, id)).collect();
-    assert_eq!(reasons, ["not_allowed", "malformed", "malformed", "malformed"]);
+    let reasons: Vec<String> = ["u", "m", "n", "r", "h"].iter().map(|id| reason(&world, id)).collect();
+    assert_eq!(reasons, ["not_allowed", "malformed", "malformed", "malformed", "malformed"]);
+    let hidden = world.results("h").pop().unwrap();
+    assert!(hidden["detail"].as_str().unwrap().ends_with("no . _ - first"), "{hidden}");
     assert!(world.acted.is_empty());
 }
 
