@@ -60,6 +60,15 @@ pub struct Unanswered {
     pub others_answered: bool,
 }
 
+/// How many of our filters the broker did not put in force as asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Withheld {
+    /// It refused them.
+    pub refused: usize,
+    /// It granted QoS 0: what comes on them may be lost on the way.
+    pub qos_0: usize,
+}
+
 /// What the session tells the engine.
 #[derive(Debug, PartialEq)]
 pub enum Signal {
@@ -68,11 +77,8 @@ pub enum Signal {
         /// It still had our session: subscriptions and queued commands.
         session_present: bool,
     },
-    /// Our filters are in force.
-    Subscribed {
-        /// Filters that the broker refused.
-        refused: usize,
-    },
+    /// The broker answered for some of our filters.
+    Subscribed(Withheld),
     /// A message on a topic that we subscribed to.
     Message(Publish),
     /// A message that was too long to be taken in.

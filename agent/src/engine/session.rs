@@ -75,6 +75,11 @@ impl Session {
         self.length = LengthMax::default();
     }
 
+    /// Why there is no connection, or why one that stands is deaf.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.last_fault.as_ref().map(|fault| fault.detail.clone()).or_else(|| self.subscriptions.fault())
+    }
+
     /// How long a message of samples is at most, where the broker refused a longer one.
     pub(super) const fn message_bytes_max(&self) -> Option<usize> {
         self.length.get()
@@ -172,7 +177,7 @@ impl Engine {
         self.session.rtt = self.link.take_rtt().or(self.session.rtt);
         match signal {
             Signal::Online { session_present } => self.online(now, session_present),
-            Signal::Subscribed { refused } => self.granted(now, refused),
+            Signal::Subscribed(withheld) => self.granted(now, withheld),
             Signal::Message(publish) => self.message(now, &publish),
             Signal::Oversize { pkid, topic, len } => {
                 let refusal = Refusal {

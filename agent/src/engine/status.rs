@@ -142,7 +142,7 @@ pub struct Broker {
     /// When the next try is due, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_in_s: Option<u64>,
-    /// Why there is no connection.
+    /// Why there is no connection, or why no command comes over one that stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
     /// How long a message of samples is at most, in bytes, where the broker refused a longer one.
@@ -234,7 +234,7 @@ impl Engine {
                 online: self.link.is_online(),
                 online_s: self.link.online_since().map(seconds),
                 retry_in_s: self.link.retry_at().map(|at| at.since(now.mono).as_secs()),
-                fault: self.session.last_fault.as_ref().map(|fault| fault.detail.clone()),
+                fault: self.session.fault(),
                 message_bytes_max: self.session.message_bytes_max(),
             },
             outbox: OutboxStatus {

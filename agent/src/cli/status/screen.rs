@@ -129,7 +129,8 @@ fn inhibited(status: &Json, console: Console) -> Option<String> {
 fn broker(status: &Json) -> String {
     let url = status.pointer("/broker/url").map(plain).unwrap_or_default();
     if status.pointer("/broker/online") == Some(&Json::Bool(true)) {
-        return format!("broker      {url} online for {}", duration(status.pointer("/broker/online_s")));
+        let deaf = status.pointer("/broker/fault").map_or(String::new(), |fault| format!(", BUT {}", plain(fault)));
+        return format!("broker      {url} online for {}{deaf}", duration(status.pointer("/broker/online_s")));
     }
     let fault = status.pointer("/broker/fault").map_or("not connected yet".to_owned(), plain);
     let retry = status.pointer("/broker/retry_in_s").map_or(String::new(), |s| format!("; next try in {s} s"));
@@ -365,6 +366,14 @@ alarms      none";
         assert!(text.contains("error       | ▁▄█| 13x error: it broke\n"), "{text}");
         assert!(text.ends_with("each mark 5m, now at the right"), "{text}");
         assert!(shown(&status, false).contains("| .=#|"), "a console that knows ASCII alone");
+    }
+
+    #[test]
+    fn a_connection_over_which_no_command_comes_is_not_called_well() {
+        let mut status = status();
+        status["broker"]["fault"] = "it refuses 1 of our command topics".into();
+        let expected = "broker      mqtt://b:1883 online for 2h 2m, BUT it refuses 1 of our command topics";
+        assert_eq!(broker(&status), expected);
     }
 
     #[test]

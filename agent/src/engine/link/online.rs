@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::faults::{overdue, server_disconnect};
-use super::{ANSWER_MAX, Cargo, Settings, Signal, Unanswered};
+use super::{ANSWER_MAX, Cargo, Settings, Signal, Unanswered, Withheld};
 use crate::engine::effects::Effects;
 use crate::engine::io::{Effect, EffectId, LinkFaultKind};
 use crate::engine::packet::{AckReason, ConnAck, Packet, Publish};
@@ -209,7 +209,9 @@ impl Online {
                     return Ok(None);
                 }
                 self.subscribing = None;
-                Some(Signal::Subscribed { refused: granted.iter().filter(|qos| qos.is_err()).count() })
+                let refused = granted.iter().filter(|qos| qos.is_err()).count();
+                let qos_0 = granted.iter().filter(|qos| matches!(qos, Ok(0))).count();
+                Some(Signal::Subscribed(Withheld { refused, qos_0 }))
             }
             Packet::PingResp => {
                 self.rtt = self.ping.take().map(|sent| now.since(sent));

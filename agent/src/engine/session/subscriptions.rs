@@ -8,6 +8,9 @@ use crate::engine::Engine;
 use crate::engine::effects::Purpose;
 use crate::engine::io::LogLevel;
 use crate::engine::keyed::{SUBSCRIBED_KEY, Write, write};
+use crate::engine::link::Withheld;
+use crate::engine::observation::Severity;
+use crate::engine::record::{Event, EventKind};
 use crate::engine::time::Now;
 
 /// Command topics asked for in one packet: AWS IoT Core takes no more.
@@ -28,9 +31,11 @@ pub(in crate::engine) struct Subscribed {
 /// What is asked of the broker, and what it has.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Subscriptions {
-    /// Filters that are yet to be subscribed to, and how many of those before were refused.
+    /// Filters that are yet to be subscribed to, and what the broker withheld of those before.
     unsubscribed: Vec<(String, u8)>,
-    refused_filters: usize,
+    withheld: Withheld,
+    /// What it withheld of all of them when it answered last, as the fleet knows.
+    told: Withheld,
     /// The filters that were asked for last.
     wanted: Vec<String>,
     subscribed: Subscribed,
@@ -54,7 +59,18 @@ impl Subscriptions {
     fn want(&mut self, filters: Vec<String>) {
         self.unsubscribed = filters.iter().map(|filter| (filter.clone(), 1)).collect();
         self.wanted = filters;
-        self.refused_filters = 0;
+        self.withheld = Withheld::default();
+    }
+
+    /// Why commands don't come, or not all.
+    pub(super) fn fault(&self) -> Option<String> {
+        match self.told {
+            Withheld { refused: 0, qos_0: 0 } => None,
+            Withheld { refused: 0, qos_0 } => Some(format!(
+                "it grants {qos_0} of our command topics at QoS 0: what comes there may be lost on the way"
+            )),
+            Withheld { refused, .. } => Some(format!("it refuses {refused} of our command topics: check its ACL")),
+        }
     }
 
     /// What the next packet asks for.
@@ -85,23 +101,40 @@ impl Engine {
     }
 
     /// The broker answered for some of our filters.
-    pub(super) fn granted(&mut self, now: Now, refused: usize) {
+    pub(super) fn granted(&mut self, now: Now, withheld: Withheld) {
         let subscriptions = &mut self.session.subscriptions;
-        subscriptions.refused_filters += refused;
+        subscriptions.withheld.refused += withheld.refused;
+        subscriptions.withheld.qos_0 += withheld.qos_0;
         if !subscriptions.unsubscribed.is_empty() {
             return self.subscribe_next(now);
         }
-        match subscriptions.refused_filters {
-            0 => {
-                let filters = std::mem::take(&mut subscriptions.wanted);
-                self.save_subscribed(Subscribed { filters, all: true });
-            }
-            // They are asked for again at the next connection.
-            refused => {
-                let text = format!("broker: it refuses {refused} of our command topics: check its ACL");
-                self.effects.log(LogLevel::Error, text);
-            }
+        let withheld = subscriptions.withheld;
+        let is_news = std::mem::replace(&mut subscriptions.told, withheld) != withheld;
+        let fault = subscriptions.fault();
+        // What is withheld is asked for again at the next connection.
+        if fault.is_none() {
+            let filters = std::mem::take(&mut subscriptions.wanted);
+            self.save_subscribed(Subscribed { filters, all: true });
         }
+        if is_news {
+            self.tell_granted(now, withheld, fault);
+        }
+    }
+
+    fn tell_granted(&mut self, now: Now, withheld: Withheld, fault: Option<String>) {
+        let (severity, name) = match &fault {
+            Some(fault) => {
+                self.effects.log(LogLevel::Error, format!("broker: {fault}"));
+                (Severity::Error, "subscription_withheld")
+            }
+            None => (Severity::Notice, "subscription_granted"),
+        };
+        let event = Event::new(severity, EventKind::Audit, name)
+            .group("audit")
+            .with("refused", withheld.refused as u64)
+            .with("qos_0", withheld.qos_0 as u64)
+            .with_some("detail", fault.as_deref());
+        self.record_event(now, event);
     }
 
     /// The group that a command topic belongs to; `None` for the device's own.

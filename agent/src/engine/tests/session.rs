@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::world::{Got, World, puts};
+use super::world::{Got, World, config, puts};
 use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
-use crate::engine::packet::Version;
+use crate::engine::packet::{SubscribeRefusal, Version};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -210,18 +210,50 @@ fn topics_that_the_broker_refused_are_asked_for_again_at_the_next_connection() {
     let mut world = World::new();
     world.advance(SECOND);
     world.forget_session();
-    world.grant_nothing(true);
+    world.grant(Some(Err(SubscribeRefusal::Unspecified)));
     for asked in 2..4 {
         world.drop_connection(LinkFaultKind::Server);
         world.advance(5 * SECOND);
         assert_eq!(world.subscribes, asked);
     }
-    world.grant_nothing(false);
+    world.grant(None);
     for _ in 0..2 {
         world.drop_connection(LinkFaultKind::Server);
         world.advance(5 * SECOND);
     }
     assert_eq!(world.subscribes, 4, "granted at last, and kept");
+}
+
+#[test]
+fn a_gateway_that_the_broker_lets_hear_no_command_says_so_until_it_does() {
+    for (grants, expected) in [
+        (Err(SubscribeRefusal::Unspecified), "it refuses 2 of our command topics: check its ACL"),
+        (Ok(0), "it grants 2 of our command topics at QoS 0: what comes there may be lost on the way"),
+    ] {
+        let mut config = config();
+        config.device.groups = vec!["canary".into()];
+        let mut world = World::with(config);
+        world.advance(SECOND);
+        world.forget_session();
+        world.grant(Some(grants));
+        let told = |world: &World| -> Vec<(String, String)> {
+            let names = world.got.iter().filter(|got| got.body["type"] == "audit");
+            let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            names.map(|got| (text(&got.body["name"]), text(&got.body["audit"]["detail"]))).collect()
+        };
+        let withheld = ("subscription_withheld".to_owned(), expected.to_owned());
+        for _ in 0..3 {
+            world.drop_connection(LinkFaultKind::Server);
+            world.advance(5 * SECOND);
+            assert_eq!(world.engine.status(world.now).broker.fault.as_deref(), Some(expected));
+            assert_eq!(told(&world), std::slice::from_ref(&withheld), "once, not at each connection");
+        }
+        world.grant(None);
+        world.drop_connection(LinkFaultKind::Server);
+        world.advance(5 * SECOND);
+        assert_eq!(world.engine.status(world.now).broker.fault, None);
+        assert_eq!(told(&world), [withheld, ("subscription_granted".to_owned(), String::new())]);
+    }
 }
 
 #[test]

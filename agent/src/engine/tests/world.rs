@@ -16,7 +16,7 @@ use crate::engine::io::{
 };
 use crate::engine::metric::{Metric, Point, Value};
 use crate::engine::observation::{Audited, EndSigns, Finding, Observation, Release};
-use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, SubscribeRefusal, Version};
+use crate::engine::packet::{AckReason, ConnAck, Connect, ConnectCode, Packet, Publish, Version};
 use crate::engine::record::Class;
 use crate::engine::time::{BootId, Mono, Now, Unix, Wall};
 use crate::engine::{Engine, Identity};
@@ -522,8 +522,7 @@ impl World {
                     return;
                 }
                 self.subscribes += 1;
-                let answer = if self.trouble.grants_nothing { Err(SubscribeRefusal::Unspecified) } else { Ok(1) };
-                let granted = vec![answer; filters.len()];
+                let granted = vec![self.trouble.grants.unwrap_or(Ok(1)); filters.len()];
                 self.queue.push_back(Input::Packet { id, packet: Packet::SubAck { pkid, granted } });
             }
             Packet::PingReq => self.queue.push_back(Input::Packet { id, packet: Packet::PingResp }),

@@ -3,7 +3,7 @@
 
 use super::World;
 use crate::engine::io::{EffectId, Input, StoreFault, StoreOp};
-use crate::engine::packet::Version;
+use crate::engine::packet::{SubscribeRefusal, Version};
 
 /// Picks operations of the store.
 pub(in crate::engine::tests) type Which = fn(&StoreOp) -> bool;
@@ -40,8 +40,8 @@ pub(super) struct Trouble {
     pub(super) too_long: Vec<String>,
     /// What asks for topics does not reach the broker.
     pub(super) loses_subscribes: bool,
-    /// The broker grants no topic.
-    pub(super) grants_nothing: bool,
+    /// What the broker says to each topic that it is asked for, other than QoS 1.
+    pub(super) grants: Option<Result<u8, SubscribeRefusal>>,
     /// Acts go on although they are canceled.
     pub(super) deaf_to_cancels: bool,
     /// The broker has nothing to do with retained messages, and says so in CONNACK if this is true.
@@ -154,8 +154,9 @@ impl World {
         self.trouble.loses_subscribes = lose;
     }
 
-    pub(in crate::engine::tests) fn grant_nothing(&mut self, nothing: bool) {
-        self.trouble.grants_nothing = nothing;
+    /// The broker says this to each topic that it is asked for; `None`: it grants QoS 1.
+    pub(in crate::engine::tests) fn grant(&mut self, grants: Option<Result<u8, SubscribeRefusal>>) {
+        self.trouble.grants = grants;
     }
 
     pub(in crate::engine::tests) fn be_deaf_to_cancels(&mut self) {
