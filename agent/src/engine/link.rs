@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use self::dialect::{Dialect, Will};
 pub use self::faults::FaultLog;
+pub use self::faults::advice;
 use self::faults::{overdue, refusal};
 use self::online::Online;
 use super::effects::Effects;
@@ -450,14 +451,23 @@ impl Link {
         Some(Signal::Online { session_present: ack.session_present })
     }
 
-    /// A broker that closes young connections without a word has, more often than not, another client of that name.
+    /// One that refuses a publish and then hangs up has said why. A broker that closes young connections without a word
+    /// has, more often than not, another client of that name.
     fn explain(&mut self, fault: LinkFault) -> LinkFault {
         if matches!(self.state, State::Opening { .. }) {
             // Not even a transport: the broker itself was away, and that is why it closed.
             self.short_lives = 0;
         }
-        let young = matches!(&self.state, State::Online(online) if !online.is_stable());
-        if fault.kind != LinkFaultKind::Server || !young {
+        let State::Online(online) = &self.state else { return fault };
+        if fault.kind != LinkFaultKind::Server {
+            return fault;
+        }
+        if let Some(reason) = online.refusal() {
+            let detail =
+                format!("the broker refused a publish ({reason}) and closed the connection: {}", advice(reason));
+            return LinkFault { detail, ..fault };
+        }
+        if online.is_stable() {
             return fault;
         }
         self.short_lives = self.short_lives.saturating_add(1);

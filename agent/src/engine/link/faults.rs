@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::engine::effects::Effects;
 use crate::engine::io::{LinkFault, LinkFaultKind, LogLevel};
-use crate::engine::packet::ConnectCode;
+use crate::engine::packet::{AckReason, ConnectCode};
 
 /// Says once what goes wrong with the connection, and again only when something else does: an outage of a month is one
 /// line, not a million.
@@ -56,6 +56,17 @@ pub(crate) fn refusal(code: &ConnectCode, named: bool) -> String {
         ConnectCode::Success | ConnectCode::ServerUnavailable | ConnectCode::Other(_) => return code.to_string(),
     };
     format!("{code}: {advice}")
+}
+
+/// What to do about a publish that the broker refused so.
+#[must_use]
+pub const fn advice(reason: AckReason) -> &'static str {
+    match reason {
+        AckReason::TooLarge => {
+            "raise its limit, which it did not announce (mosquitto: message_size_limit), and reload the agent"
+        }
+        _ => "check its ACL for our topics",
+    }
 }
 
 pub(super) fn server_disconnect(reason: &str) -> String {

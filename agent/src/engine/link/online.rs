@@ -43,8 +43,8 @@ pub(super) struct Online {
     packet_max: usize,
     inflight: BTreeMap<u16, Inflight>,
     inflight_bytes: usize,
-    /// It has answered a publish.
-    answered: bool,
+    /// How it answered the last publish.
+    answer: Option<AckReason>,
     /// Answers come quickly also where much is under way.
     quick: bool,
     subscribing: Option<(u16, Mono)>,
@@ -83,7 +83,7 @@ impl Online {
                 .map_or(settings.packet_max, |max| max.min(settings.packet_max)),
             inflight: BTreeMap::new(),
             inflight_bytes: 0,
-            answered: false,
+            answer: None,
             quick: false,
             subscribing: None,
             commands: VecDeque::new(),
@@ -116,6 +116,11 @@ impl Online {
         self.stable
     }
 
+    /// Why it refused the last publish that it answered, if it did.
+    pub(super) fn refusal(&self) -> Option<AckReason> {
+        self.answer.filter(|reason| !matches!(reason, AckReason::Success | AckReason::NoMatchingSubscribers))
+    }
+
     /// Publishes that are under way.
     pub(super) fn inflight(&self) -> usize {
         self.inflight.len()
@@ -141,7 +146,11 @@ impl Online {
     /// What was sent first of what is under way, if anything is.
     pub(super) fn unanswered(&self) -> Option<Unanswered> {
         let first = self.inflight.values().min_by_key(|inflight| inflight.since)?;
-        Some(Unanswered { cargo: first.cargo.clone(), alone: self.inflight.len() == 1, others_answered: self.answered })
+        Some(Unanswered {
+            cargo: first.cargo.clone(),
+            alone: self.inflight.len() == 1,
+            others_answered: self.answer.is_some(),
+        })
     }
 
     /// Sends a QoS 1 publish under a packet id that is free.
@@ -272,7 +281,7 @@ impl Online {
         self.inflight_bytes = self.inflight_bytes.saturating_sub(bytes);
         let rtt = now.since(since);
         self.rtt = Some(rtt);
-        self.answered = true;
+        self.answer = Some(reason);
         // That little is answered quickly says nothing of much.
         self.quick = rtt <= QUICK && (self.quick || bytes_then >= INFLIGHT_BYTES_MAX / 2);
         Some(Signal::Answered { cargo, reason, bytes })

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::sending::MESSAGE_BYTES_MAX;
 use crate::engine::Engine;
 use crate::engine::io::LogLevel;
-use crate::engine::link::{Cargo, Unanswered};
+use crate::engine::link::{Cargo, Unanswered, advice};
 use crate::engine::packet::AckReason;
 use crate::engine::record::Class;
 use crate::engine::time::{Mono, Now};
@@ -215,13 +215,7 @@ impl Engine {
     }
 
     fn log_refusal(&mut self, reason: AckReason, bytes: usize) {
-        let advice = match reason {
-            AckReason::TooLarge => {
-                "raise its limit, which it did not announce (mosquitto: message_size_limit), and reload the agent"
-            }
-            _ => "check its ACL for our topics",
-        };
-        self.log_once(format!("broker: it refuses a publish of {bytes} B ({reason}): {advice}"));
+        self.log_once(format!("broker: it refuses a publish of {bytes} B ({reason}): {}", advice(reason)));
     }
 
     /// Once a connection: a broker that denies everything must not fill the log.

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::world::{Got, World, config, puts};
 use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
-use crate::engine::packet::{SubscribeRefusal, Version};
+use crate::engine::packet::{AckReason, SubscribeRefusal, Version};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -254,6 +254,30 @@ fn a_gateway_that_the_broker_lets_hear_no_command_says_so_until_it_does() {
         assert_eq!(world.engine.status(world.now).broker.fault, None);
         assert_eq!(told(&world), [withheld, ("subscription_granted".to_owned(), String::new())]);
     }
+}
+
+#[test]
+fn a_broker_that_refuses_a_publish_and_hangs_up_is_not_taken_for_another_client_of_that_name() {
+    let mut world = World::new();
+    let refuse_and_hang_up = |world: &mut World| {
+        world.withhold_acks = true;
+        world.advance(3 * SECOND);
+        assert!(world.unanswered() > 0);
+        world.answer_nth(0);
+        world.drop_connection(LinkFaultKind::Server);
+        world.engine.status(world.now).broker.fault.unwrap()
+    };
+    world.ack_reason = AckReason::NotAuthorized;
+    for _ in 0..4 {
+        assert_eq!(
+            refuse_and_hang_up(&mut world),
+            "the broker refused a publish (not authorized) and closed the connection: check its ACL for our topics"
+        );
+    }
+    world.ack_reason = AckReason::Success;
+    refuse_and_hang_up(&mut world);
+    let fault = refuse_and_hang_up(&mut world);
+    assert!(fault.ends_with("does another client use this device.id?"), "{fault}");
 }
 
 #[test]
