@@ -23,8 +23,11 @@ use super::template::{TEXT_MAX, Template, cut};
 use super::time::{BootId, Mono};
 
 /// Lines that may be told at once within a minute; a storm of unlike lines becomes a count after that. The kernel has
-/// as many of its own: what any local program may say must not hide that memory ran out.
+/// as many of its own, and so has what systemd says of units: what any local program may say must not hide that memory
+/// ran out, or that a unit failed.
 const TOLD_AT_ONCE_PER_MINUTE: u32 = 60;
+/// Of one unit or program: it must not hide what the others say.
+const TOLD_AT_ONCE_OF_ONE: u32 = 30;
 
 /// The clusters of errors.
 #[derive(Debug)]
@@ -36,8 +39,17 @@ pub struct Incidents {
     is_read: bool,
     /// What was written before, or in another boot, is told, and of no interval of this run.
     counted_from: Mono,
-    kernel_minute: Minute,
-    others_minute: Minute,
+    minutes: Minutes,
+}
+
+/// What may be told at once, by who says it.
+#[derive(Debug, Default)]
+struct Minutes {
+    kernel: Minute,
+    systemd: Minute,
+    others: Minute,
+    /// How much of `others` is of each unit or program.
+    by_origin: BTreeMap<u64, u32>,
 }
 
 /// What was told at once since a minute began.
@@ -114,8 +126,7 @@ impl Incidents {
             counts: Counts::default(),
             is_read: false,
             counted_from: Mono(0),
-            kernel_minute: Minute::default(),
-            others_minute: Minute::default(),
+            minutes: Minutes::default(),
         }
     }
 
@@ -246,8 +257,7 @@ impl Incidents {
             }
             cluster.template.merge(&template);
             if cluster.repeats > 0 || now.mono < cluster.bucket_ends {
-                let minute = minute_of(line.source, &mut self.kernel_minute, &mut self.others_minute);
-                if line.severity < cluster.told_as && minute.take(now.mono) {
+                if line.severity < cluster.told_as && self.minutes.take(&line, now.mono) {
                     (cluster.told, cluster.told_as) = (cluster.told + 1, line.severity);
                     cluster.line = shortened(line);
                     return Some(event(fingerprint, cluster, &Lines::one(cluster.told_as, at), bucket));
@@ -261,7 +271,7 @@ impl Incidents {
             baseline = cluster.baseline;
             template = cluster.template.clone();
         }
-        if !self.make_room(now.mono, line.source, fingerprint) {
+        if !self.make_room(now.mono, &line, fingerprint) {
             match self.clusters.get_mut(&fingerprint) {
                 // Too much was told within this minute: its first is told with the others of its bucket.
                 Some(cluster) => {
@@ -316,14 +326,14 @@ impl Incidents {
     }
 
     /// Whether a cluster may be told at once and remembered.
-    fn make_room(&mut self, now: Mono, source: ErrorSource, fingerprint: u64) -> bool {
-        let is_kernel = source == ErrorSource::Kernel;
+    fn make_room(&mut self, now: Mono, line: &ErrorLine, fingerprint: u64) -> bool {
+        let is_kernel = line.source == ErrorSource::Kernel;
         let crowded = !self.clusters.contains_key(&fingerprint) && self.clusters.len() >= self.settings.max_clusters;
         let least = if crowded { self.least(now, is_kernel) } else { None };
         if crowded && least.is_none() {
             return false;
         }
-        let is_room = minute_of(source, &mut self.kernel_minute, &mut self.others_minute).take(now);
+        let is_room = self.minutes.take(line, now);
         if let Some(least) = least.filter(|_| is_room) {
             self.remove(least);
         }
@@ -348,10 +358,37 @@ impl Incidents {
     }
 }
 
+impl Minutes {
+    /// Whether this line may be told at once.
+    fn take(&mut self, line: &ErrorLine, now: Mono) -> bool {
+        let minute = match line.kind {
+            _ if line.source == ErrorSource::Kernel => &mut self.kernel,
+            ErrorKind::UnitFailure | ErrorKind::OomKill | ErrorKind::Coredump => &mut self.systemd,
+            ErrorKind::Plain | ErrorKind::UnitRestart | ErrorKind::Refusal => {
+                if self.others.is_over(now) {
+                    self.by_origin.clear();
+                }
+                let origin = hash([&*origin(line)]);
+                let told = self.by_origin.get(&origin).copied().unwrap_or_default();
+                let is_room = told < TOLD_AT_ONCE_OF_ONE && self.others.take(now);
+                if is_room {
+                    self.by_origin.insert(origin, told + 1);
+                }
+                return is_room;
+            }
+        };
+        minute.take(now)
+    }
+}
+
 impl Minute {
+    fn is_over(&self, now: Mono) -> bool {
+        now.since(self.since) >= Duration::from_secs(60) || self.told == 0
+    }
+
     /// Whether one more line may be told at once.
     fn take(&mut self, now: Mono) -> bool {
-        if now.since(self.since) >= Duration::from_secs(60) || self.told == 0 {
+        if self.is_over(now) {
             *self = Self { since: now, told: 0 };
         }
         let is_room = self.told < TOLD_AT_ONCE_PER_MINUTE;
@@ -399,11 +436,6 @@ impl Cluster {
         self.told = 0;
         self.empty = 0;
     }
-}
-
-/// Where is counted what is told at once of this source.
-const fn minute_of<'a>(source: ErrorSource, kernel: &'a mut Minute, others: &'a mut Minute) -> &'a mut Minute {
-    if matches!(source, ErrorSource::Kernel) { kernel } else { others }
 }
 
 /// How many whole buckets a time holds.
@@ -455,12 +487,16 @@ fn event(fingerprint: u64, cluster: &Cluster, told: &Lines, bucket: Duration) ->
         .with_some("signal", line.signal.as_deref())
 }
 
-/// Over what makes a cluster: the same on every device and after every restart. Of a program without a unit its own
-/// name for itself goes before its executable: that one is unknown of some that have ended.
+/// Over what makes a cluster: the same on every device and after every restart.
 fn fingerprint(line: &ErrorLine, stable_part: &str) -> u64 {
+    hash([line.source.word(), "\0", &origin(line), "\0", stable_part])
+}
+
+/// The unit or program that a line is of. Of a program without a unit its own name for itself goes before its
+/// executable: that one is unknown of some that have ended.
+fn origin(line: &ErrorLine) -> Cow<'_, str> {
     let program = line.identifier.as_deref().or(line.exe.as_deref());
-    let origin = line.unit.as_deref().map(without_instance).or(program.map(Cow::Borrowed)).unwrap_or_default();
-    hash([line.source.word(), "\0", &origin, "\0", stable_part])
+    line.unit.as_deref().map(without_instance).or(program.map(Cow::Borrowed)).unwrap_or_default()
 }
 
 /// A unit's name without what systemd or a container engine numbers: `sshd@12-10.0.0.1:22-10.0.0.9:5210.service`,

@@ -218,7 +218,7 @@ fn in_a_storm_a_known_error_is_counted_in_its_cluster() {
     incidents.take(at(0), batch(&["the disk is on fire"]));
     let storm: Vec<String> = (0..100).map(|n| format!("trouble {}", "x".repeat(n + 1))).collect();
     let told = incidents.take(at(120_000), batch(&storm.iter().map(String::as_str).collect::<Vec<_>>()));
-    assert_eq!(told.len(), TOLD_AT_ONCE_PER_MINUTE as usize);
+    assert_eq!(told.len(), TOLD_AT_ONCE_OF_ONE as usize);
     assert!(incidents.take(at(121_000), batch(&["the disk is on fire", "the disk is on fire"])).is_empty());
     let told = incidents.poll(Mono(121_000 + 60_000), 600);
     let fire = told.iter().find(|event| &*event.name == "the disk is on fire").unwrap();
@@ -320,13 +320,43 @@ fn what_a_program_calls_itself_is_told_with_the_count_of_its_lines_too_were_it_a
     }
 }
 
+/// Lines of app.service that are a cluster each.
+fn unlike_lines(count: u8) -> ErrorBatch {
+    let word = |n: u8| format!("w{}{}", char::from(b'a' + n / 10), char::from(b'a' + n % 10));
+    let words: Vec<String> = (0..count).map(word).collect();
+    batch(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_unit_that_says_something_else_each_time_hides_neither_another_unit_nor_what_systemd_says() {
+    let mut incidents = incidents(512);
+    for minute in 0..3 {
+        let now = at(minute * 61_000);
+        let noise = incidents.take(now, unlike_lines(100)).len();
+        assert_eq!(noise, TOLD_AT_ONCE_OF_ONE as usize, "minute {minute}");
+        let mut others = batch(&["database is corrupt"; 2]);
+        others.lines[0].unit = Some("db.service".into());
+        (others.lines[1].unit, others.lines[1].identifier) = (None, Some("kim".into()));
+        assert_eq!(incidents.take(now, others).len(), 2, "minute {minute}");
+    }
+    // And not even all of them together the latter.
+    let mut more = unlike_lines(100);
+    more.lines.iter_mut().enumerate().for_each(|(n, line)| line.unit = Some(format!("u{n}.service")));
+    assert!(incidents.take(at(122_000), more).len() < 30);
+    for kind in [ErrorKind::UnitFailure, ErrorKind::OomKill, ErrorKind::Coredump] {
+        let mut failed = batch(&["db.service: Failed with result 'exit-code'."]);
+        failed.lines[0].kind = kind;
+        failed.lines[0].unit = Some(format!("{kind:?}"));
+        assert_eq!(incidents.take(at(122_000), failed).len(), 1, "{kind:?}");
+    }
+}
+
 #[test]
 fn a_storm_of_unlike_lines_becomes_a_count() {
     let mut incidents = incidents(512);
-    let words: Vec<String> =
-        (0..100_u8).map(|n| format!("w{}{}", char::from(b'a' + n / 10), char::from(b'a' + n % 10))).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let told = incidents.take(at(0), batch(&words)).len();
+    let mut storm = unlike_lines(100);
+    storm.lines.iter_mut().step_by(2).for_each(|line| line.unit = Some("other.service".into()));
+    let told = incidents.take(at(0), storm).len();
     assert_eq!(told, TOLD_AT_ONCE_PER_MINUTE as usize);
     let points = incidents.report();
     assert!(points.contains(&Point::new(Metric::ErrorsCount, 100_u64)), "{points:?}");

@@ -185,7 +185,7 @@ fn counts_that_are_due_all_at_once_are_not_too_many_for_the_stores_queue() {
     errors_of_many_kinds(&mut world);
     for minute in 0..8 {
         for n in 0..50 {
-            world.input(Input::Errors(super::invariants::error_batch(&nth_error(minute, n))));
+            world.input(Input::Errors(nth_error(minute, n)));
         }
     }
     world.bound_store_queue(crate::store::STORE_QUEUE_MAX);

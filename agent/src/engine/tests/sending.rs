@@ -438,20 +438,22 @@ fn a_backlog_whose_next_page_is_late_is_waited_for_asleep() {
     assert!(world.engine.poll_deadline() > Some(world.now.mono), "{:?}", world.engine.poll_deadline());
 }
 
-/// 400 errors, no two alike: at most 60 a minute are told at once.
+/// 400 errors, no two alike: at most 60 a minute are told at once, and 30 of one program.
 pub(super) fn errors_of_many_kinds(world: &mut World) {
     for minute in 0..8 {
         for n in 0..50_u8 {
-            world.input(Input::Errors(super::invariants::error_batch(&nth_error(minute, n))));
+            world.input(Input::Errors(nth_error(minute, n)));
         }
         world.advance(61 * SECOND);
     }
 }
 
 /// Digits are masked in a cluster's template; letters are not.
-pub(super) fn nth_error(minute: u8, n: u8) -> String {
+pub(super) fn nth_error(minute: u8, n: u8) -> ErrorBatch {
     let letter = |n: u8| char::from(b'a' + n % 25);
-    format!("w{}{}{}", letter(minute), letter(n / 25), letter(n))
+    let mut batch = super::invariants::error_batch(&format!("w{}{}{}", letter(minute), letter(n / 25), letter(n)));
+    batch.lines[0].identifier = Some(if n % 2 == 0 { "pump".into() } else { "valve".into() });
+    batch
 }
 
 #[test]
