@@ -12,13 +12,17 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Map, Value};
-use tokio::io::{AsyncRead, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::lines::{Line, Lines};
-use super::{Ended, Filter, Outlet, cut, failed, is_empty, is_full, is_wanted, kernel_kind, next_or_quiet, since_boot};
+use super::{
+    Ended, Filter, MESSAGE_BYTES_MAX, Outlet, cut, failed, is_empty, is_full, is_wanted, kernel_kind, monotonic,
+    next_or_quiet, since_boot,
+};
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::time::{BootId, Unix};
 
@@ -26,6 +30,15 @@ use crate::engine::time::{BootId, Unix};
 const LINE_BYTES_MAX: usize = 64 * 1024;
 /// How long it may take for one entry, which it finds without reading all: it may hang in a file that is damaged.
 const NEWEST_MAX: Duration = Duration::from_secs(120);
+/// Messages of more than 4 KiB whose beginning is asked for at once, and then one in so long: each time journalctl is
+/// started.
+const BEGINNINGS_AT_ONCE: u32 = 10;
+const BEGINNING_EVERY: Duration = Duration::from_secs(6);
+/// How long it may take for one, and how much memory: it reads all of the message, and anybody may write one of 700 MiB.
+const BEGINNING_MAX: Duration = Duration::from_secs(10);
+const BEGINNING_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// What stands for one that wasn't asked for, or not found.
+const NO_BEGINNING: &str = "(a message of more than 4 KiB)";
 /// The longest complaint of journalctl that is kept for the log.
 const COMPLAINT_BYTES_MAX: usize = 512;
 
@@ -160,10 +173,16 @@ impl Journal {
         let begin = outlet.cursor.clone();
         let mut lines = Lines::new(BufReader::new(output), LINE_BYTES_MAX);
         let mut batch = ErrorBatch::default();
+        let mut paid = monotonic();
         loop {
             let next = next_or_quiet(&batch, lines.next()).await;
             match next.transpose().map_err(|error| failed(&self.name(), error))? {
-                Some(Some(Line::Whole(line))) => self.add(&line, begin.as_deref(), but, &mut batch),
+                Some(Some(Line::Whole(line))) => {
+                    let is_too_long = self.add(&line, begin.as_deref(), but, &mut batch);
+                    if is_too_long && may_ask(&mut paid) {
+                        self.ask_beginning(&mut batch).await;
+                    }
+                }
                 // Whose it is, nobody knows: the lines of this boot come once more.
                 Some(Some(Line::TooLong)) => batch.missed += u64::from(but.is_none()),
                 Some(None) if is_empty(&batch) => return Ok(()),
@@ -176,22 +195,45 @@ impl Journal {
         }
     }
 
-    fn add(&self, line: &[u8], begin: Option<&str>, but: Option<BootId>, batch: &mut ErrorBatch) {
+    /// Takes an entry. True if it made a line whose message is too long for `--output=json`.
+    fn add(&self, line: &[u8], begin: Option<&str>, but: Option<BootId>, batch: &mut ErrorBatch) -> bool {
         let Some(entry) = Entry::parse(line) else {
             batch.missed += u64::from(but.is_none());
-            return;
+            return false;
         };
         // `--cursor` begins with the entry that the cursor names; it was in the last batch of the run before.
         if Some(entry.cursor.as_str()) == begin || (but.is_some() && entry.boot() == but) {
-            return;
+            return false;
         }
-        if !entry.is_own(self.filter.boot, std::process::id()) {
-            let line = entry.line(&self.filter);
-            if is_wanted(&line, self.filter.min_severity) {
-                batch.lines.push(line);
-            }
-        }
+        let is_own = entry.is_own(self.filter.boot, std::process::id());
+        let line = if is_own { None } else { entry.line(&self.filter) };
+        let wanted = line.filter(|line| is_wanted(line, self.filter.min_severity));
+        let is_too_long = wanted.is_some() && entry.is_too_long();
+        batch.lines.extend(wanted);
         batch.cursor = Some(entry.cursor);
+        is_too_long
+    }
+
+    /// Gives the last line of the batch the beginning of its message, if that can be had.
+    async fn ask_beginning(&self, batch: &mut ErrorBatch) {
+        let (Some(line), Some(cursor)) = (batch.lines.last_mut(), &batch.cursor) else { return };
+        if let Some(beginning) = self.beginning(cursor).await {
+            line.message = cut(beginning);
+        }
+    }
+
+    /// The beginning of an entry's message, however long that is. With `--all` each line would have all of it.
+    async fn beginning(&self, cursor: &str) -> Option<String> {
+        let args = ["--lines=1".to_owned(), "--output=cat".to_owned(), format!("--cursor={cursor}")];
+        let mut child = self.command(args.map(OsString::from)).spawn().ok()?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))?;
+        let limit = Rlimit { current: Some(BEGINNING_BYTES_MAX), maximum: Some(BEGINNING_BYTES_MAX) };
+        prlimit(Some(pid), Resource::Data, limit).ok()?;
+        let mut text = Vec::new();
+        let mut beginning = child.stdout.take()?.take(MESSAGE_BYTES_MAX as u64);
+        timeout(BEGINNING_MAX, beginning.read_to_end(&mut text)).await.ok()?.ok()?;
+        child.kill().await.ok();
+        (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
     }
 
     /// The cursor of the newest entry, or of a boot's newest, whatever its priority.
@@ -316,9 +358,14 @@ impl Entry {
         self.field("SYSLOG_IDENTIFIER").as_deref() == Some(OWN_IDENTIFIER) || by_pid()
     }
 
-    pub(super) fn line(&self, filter: &Filter) -> ErrorLine {
-        // journalctl gives null for a field of more than 4 KiB.
-        let message = self.field("MESSAGE").unwrap_or_else(|| "(a message of more than 4 KiB)".to_owned());
+    /// journalctl gives null for a field of more than 4 KiB.
+    fn is_too_long(&self) -> bool {
+        self.fields.get("MESSAGE") == Some(&Value::Null)
+    }
+
+    /// `None` if it has no message: some are but fields.
+    pub(super) fn line(&self, filter: &Filter) -> Option<ErrorLine> {
+        let message = if self.is_too_long() { NO_BEGINNING.to_owned() } else { self.field("MESSAGE")? };
         let kind = self.kind(&message, !filter.units.is_empty());
         let boot = self.boot().filter(|boot| Some(*boot) != filter.boot);
         let mono_us = self.number("__MONOTONIC_TIMESTAMP");
@@ -327,7 +374,7 @@ impl Entry {
         let unit = self.unit(kind);
         let source = self.source(kind);
         let names_itself = unit.is_none() && source == ErrorSource::Journal;
-        ErrorLine {
+        Some(ErrorLine {
             // Without a priority it came in for its message id; journald's own default is "info".
             severity: level.unwrap_or(Severity::Info),
             source,
@@ -340,7 +387,7 @@ impl Entry {
             boot,
             mono: mono_us.map(|us| since_boot(us, boot.is_none())),
             wall: wall_us.map(|us| Unix(us / 1_000)),
-        }
+        })
     }
 
     fn kind(&self, message: &str, units_only: bool) -> ErrorKind {
@@ -394,6 +441,17 @@ impl Entry {
         }
         self.field("_EXE").or_else(|| self.field("_COMM"))
     }
+}
+
+/// Whether one more beginning may be asked for; `paid` is until when those before it are paid for.
+fn may_ask(paid: &mut Instant) -> bool {
+    let now = monotonic();
+    let next = now.max(*paid) + BEGINNING_EVERY;
+    let may = next <= now + BEGINNING_EVERY * BEGINNINGS_AT_ONCE;
+    if may {
+        *paid = next;
+    }
+    may
 }
 
 /// The journal writes boot ids without hyphens.

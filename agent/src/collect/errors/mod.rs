@@ -254,7 +254,7 @@ pub(crate) mod parsers {
     pub(crate) fn journal_line(line: &[u8]) -> Option<ErrorLine> {
         let boot = Some(BootId([1; 16]));
         let filter = Filter { min_severity: Severity::Debug, units: Vec::new(), boot };
-        journal::Entry::parse(line).map(|entry| entry.line(&filter))
+        journal::Entry::parse(line)?.line(&filter)
     }
 
     /// What is made of a record of /dev/kmsg.

@@ -232,6 +232,26 @@ fn a_message_may_be_bytes_or_several_or_too_long_for_journalctl() {
 }
 
 #[test]
+fn of_a_message_that_is_too_long_for_json_the_beginning_is_asked_for_so_often_and_no_more() {
+    let fake = Fake::new(
+        "case \"$*\" in *'--output=cat --cursor=s=e3;i=5;b=01;'*) printf 'it broke '; yes | head -c 100000;; esac",
+        &format!("for i in $(seq 12); do cat <<'END'\n{}\nEND\ndone", PLAIN.replace(r#""disk on fire""#, "null")),
+    );
+    let (batches, ..) = run(&fake, filter(), Some("s=before"));
+    let messages: Vec<String> = batches.into_iter().flat_map(|batch| batch.lines).map(|line| line.message).collect();
+    assert_eq!(messages.len(), 12);
+    let (asked, others) = messages.split_at(10);
+    assert!(asked.iter().all(|text| text.starts_with("it broke y\n") && text.len() == MESSAGE_BYTES_MAX), "{asked:?}");
+    assert!(others.iter().all(|text| text == "(a message of more than 4 KiB)"), "{others:?}");
+}
+
+#[test]
+fn an_entry_without_a_message_is_no_line() {
+    let entries = [&PLAIN.replace(r#","MESSAGE":"disk on fire""#, ""), PLAIN];
+    assert_eq!(lines_of(&entries, filter()).len(), 1);
+}
+
+#[test]
 fn a_long_message_is_cut_between_two_characters() {
     let long = PLAIN.replace("disk on fire", &format!("a{}", "ä".repeat(2000)));
     let message = lines_of(&[&long], filter()).remove(0).message;
