@@ -48,7 +48,7 @@ pub(super) struct Lane {
     /// What goes before all that.
     pub(super) ahead: Ahead,
     pub(super) inflight: Inflight,
-    /// Were in flight, and have to be sent again: a window's worth at most.
+    /// Were in flight, and have to be sent again: a window's worth for each lane that they came through.
     pub(super) again: BTreeSet<u64>,
     /// Evicted from the store while they were ready or in flight: what memory holds of them is all there is.
     spared: BTreeSet<u64>,
@@ -466,12 +466,14 @@ impl Lane {
         self.trim_due |= mem::take(&mut self.trim_failed);
     }
 
-    /// What lies unread up to here is done with: others have taken its place.
-    pub(super) fn replaced(&mut self, upto: u64) {
+    /// What lies unread up to here is done with: others have taken its place. Gives which of them were sent.
+    pub(super) fn replaced(&mut self, upto: u64) -> BTreeSet<u64> {
         self.next_read = self.next_read.max(upto + 1);
         self.done = self.done.max(upto);
         self.done_since_trim += 1;
         self.trim_due = true;
+        let later = self.again.split_off(&(upto + 1));
+        mem::replace(&mut self.again, later)
     }
 
     /// The log has deleted these to make room.

@@ -1,13 +1,13 @@
 //! Thins out what a long outage has piled up, before anything of it has to be given up: of the oldest samples ten are
 //! made one, and of the oldest of those one for each hour, so that a month offline leaves a month's picture. One step
 //! at a time: Reading a page → Storing what was made of it → Committing it → the samples that it stands for are done
-//! with. What was made takes the seq of the last sample in it: a reader that has seen that one has seen, in their
-//! order, all of them.
+//! with. What was made takes the seq of the last sample in it. What was sent already, and may have arrived, stays as
+//! it is under its own seq: made one with others it would be counted twice.
 //!
 //! A crash within a step leaves both, and the next step begins by recognising what is there already. While the link
 //! stands nothing is begun: what is on its way can't be thinned.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,6 +62,8 @@ struct Step {
 struct Plan {
     records: u64,
     upto: u64,
+    /// How many of them stay as they are because they were sent.
+    sent: u64,
     merged: VecDeque<(u64, Bytes)>,
 }
 
@@ -124,10 +126,10 @@ impl Outbox {
             known(&records, stored_upto)
         } else {
             let durable = records.partition_point(|(seq, _)| *seq <= committed);
-            plan(from, records.get(..durable).unwrap_or_default())
+            plan(from, records.get(..durable).unwrap_or_default(), &from.of(&self.lanes).again)
         };
         let kept = plan.merged.len() as u64;
-        if !half_thinned && (kept == 0 || kept * 2 > plan.records) {
+        if !half_thinned && (kept == 0 || (kept - plan.sent) * 2 > plan.records - plan.sent) {
             self.thinning.useless.insert(from, (first, committed));
             self.thinning.step = None;
             return;
@@ -183,7 +185,11 @@ impl Outbox {
         let Some(step) = self.thinning.step.take() else { return };
         let lane = self.lane(step.from);
         let first = lane.next_read;
-        lane.replaced(upto);
+        let sent = lane.replaced(upto);
+        self.lane(step.into).again.extend(sent);
+        if step.fewer == 0 {
+            return;
+        }
         self.losses.count(REASON, step.fewer);
         self.thinning.thinned.get_or_insert_with(|| Lost::none(first)).add(step.fewer, first..=upto);
         let text =
@@ -242,17 +248,19 @@ const fn thinned_into(class: Class) -> Option<Class> {
 /// stands for isn't known, so that all are counted: better twice than not at all.
 fn known(records: &[(u64, Bytes)], stored_upto: u64) -> Plan {
     let known = records.iter().take_while(|(seq, _)| *seq <= stored_upto);
-    Plan { records: known.count() as u64, upto: stored_upto, merged: VecDeque::new() }
+    Plan { records: known.count() as u64, upto: stored_upto, ..Plan::default() }
 }
 
-/// Which of these samples are to be made one, and what comes of them.
-fn plan(from: Class, records: &[(u64, Bytes)]) -> Plan {
+/// Which of these samples are to be made one, and what comes of them: none of those that were `sent`.
+fn plan(from: Class, records: &[(u64, Bytes)], sent: &BTreeSet<u64>) -> Plan {
     let is_full = records.len() >= PAGE_RECORDS_MAX || bytes_of(records) >= PAGE_BYTES_MAX / 2;
     let mut plan = Plan::default();
     let mut open: Option<Open> = None;
     for (seq, bytes) in records {
-        let Ok(Record { at, body: Body::Sample(sample) }) = Record::decode(bytes) else {
-            // A newer version may be able to read it: it stays as it is.
+        let was_sent = sent.contains(seq);
+        plan.sent += u64::from(was_sent);
+        let (false, Ok(Record { at, body: Body::Sample(sample) })) = (was_sent, Record::decode(bytes)) else {
+            // A newer version may be able to read it, if nobody else: it stays as it is.
             plan.close(open.take());
             plan.keep(*seq, bytes.clone());
             continue;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use super::world::{World, config_with};
-use crate::engine::io::{Input, StopReason, StoreFault, StoreOp};
+use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
 use crate::engine::record::Class;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -176,6 +176,31 @@ fn a_disk_that_takes_no_commit_at_all_leaves_what_is_half_thinned_to_be_sent() {
     back_online(&mut world);
     let came: usize = world.got.iter().filter_map(|got| got.body["samples"].as_array()).map(Vec::len).sum();
     assert!(came >= waiting, "{came} of {waiting} samples came");
+}
+
+#[test]
+fn what_a_broken_connection_had_brought_is_not_brought_again_within_a_thinned_sample() {
+    let mut world = cut_off();
+    // No whole groups of ten.
+    for minutes in [25, 13] {
+        world.advance(minutes * MINUTE);
+        (world.withhold_acks, world.broker_up) = (true, true);
+        let before = world.samples().len();
+        assert!(world.advance_until(MINUTE, |world| world.samples().len() > before + 20), "they are on their way");
+        (world.withhold_acks, world.broker_up) = (false, false);
+        world.drop_connection(LinkFaultKind::Tcp);
+    }
+    world.advance(12 * HOUR);
+    back_online(&mut world);
+    assert!(dropped(&world, "thinned") > 0);
+    let mut seen = std::collections::BTreeSet::new();
+    let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten();
+    let is_new: Vec<bool> = samples.map(|sample| seen.insert(sample["seq"].as_u64().unwrap())).collect();
+    let mut kept: Vec<_> = spans(&world).into_iter().zip(is_new).filter(|(_, is_new)| *is_new).collect();
+    kept.sort_unstable();
+    let twice = kept.windows(2).find(|pair| pair[1].0.0 < pair[0].0.1);
+    assert_eq!(twice, None, "told twice, to a reader that drops the seqs it has seen");
+    assert_eq!(longest_gap(&spans(&world)), 0);
 }
 
 #[test]
