@@ -21,8 +21,9 @@ const RECORDS_MAX: usize = 64;
 /// Of one directory.
 const ENTRIES_MAX: usize = 4_096;
 const RECORD_BYTES_MAX: u64 = 64 << 10;
-/// Why the kernel wrote a record that tells of no crash (kmsg_dump_reason_str): with `printk.always_kmsg_dump`.
-const HARMLESS: [&str; 2] = ["Shutdown#", "Emergency#"];
+/// Why the kernel wrote a record that tells of no crash (kmsg_dump_reason_str): with `printk.always_kmsg_dump`; or of an
+/// oops, after which it may go on for weeks. One that it doesn't survive is a panic too, with a record of its own.
+const HARMLESS: [&str; 3] = ["Shutdown#", "Emergency#", "Oops#"];
 const WATCHDOGS: &str = "sys/class/watchdog";
 /// WDIOF_CARDRESET, include/uapi/linux/watchdog.h.
 const CARD_RESET: u32 = 0x20;
@@ -97,6 +98,7 @@ mod tests {
         write(root.path(), "sys/class/watchdog/watchdog0/bootstatus", "0\n");
         write(root.path(), "sys/fs/pstore/console-ramoops-0", "the console of the boot before");
         write(root.path(), "sys/fs/pstore/dmesg-ramoops-0", "Shutdown#1 Part1\n");
+        write(root.path(), "sys/fs/pstore/dmesg-ramoops-1", "Oops#1 Part1\n");
         assert_eq!(signs(root.path()), EndSigns::default());
     }
 
