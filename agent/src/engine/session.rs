@@ -70,6 +70,13 @@ impl Session {
         self.presence_due = true;
     }
 
+    /// What the pace of attributes holds back is said now: the broker keeps it for as long as nobody says otherwise.
+    pub(super) fn say_attributes_now(&mut self) {
+        if !self.suspects.is_left_out(&Cargo::Attributes) {
+            self.attributes_at = None;
+        }
+    }
+
     /// The broker, or its limits, may be others by now.
     pub(super) fn forget_length(&mut self) {
         self.length = LengthMax::default();

@@ -98,6 +98,7 @@ impl Engine {
         self.outbox.store_held(now.mono, &mut self.effects);
         self.outbox.commit(&mut self.effects);
         self.session.flow.publish_due(&self.outbox);
+        self.session.say_attributes_now();
         self.stopping = Some(Stopping { reason, stage: Stage::Tell, since: now.mono });
     }
 

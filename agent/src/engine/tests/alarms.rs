@@ -83,6 +83,23 @@ fn a_single_impossible_charge_raises_nothing_and_one_that_the_next_reading_agree
 }
 
 #[test]
+fn a_stop_says_what_the_pace_of_the_attributes_has_held_back() {
+    let mut world = world(LOW);
+    let mut flaps = [(9.0, "critical"), (16.0, "ok")].into_iter().cycle().take(8);
+    let held_back = flaps.find(|(pct, health)| {
+        world.set(Metric::BatteryChargePct, Some(*pct));
+        world.advance(2 * SECOND);
+        dynamic(&world)["health"] != *health
+    });
+    let (_, health) = held_back.expect("one of so many is held back");
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(5 * SECOND);
+    assert!(world.exited);
+    assert_eq!(dynamic(&world)["health"], health);
+    assert_eq!(world.got.last().unwrap().body["reason"], "stopped");
+}
+
+#[test]
 fn alarms_that_stand_are_shown_in_the_attributes_and_in_the_status() {
     let mut world = world(&format!("{LOW}{HOT}"));
     let shown = |world: &World| (dynamic(world)["health"].clone(), dynamic(world)["alarms"].clone());
