@@ -4,14 +4,13 @@
 //! clear an alarm of it; one that always is stays in force. Says nothing of what depends on the gateway, such as
 //! whether it has a battery.
 
-use std::path::Path;
-
 use super::reader::Section;
 use super::types::{Collect, Quarantine, Rule, RuleTest};
 use super::values::{Anomaly, AttributeValue};
 use crate::engine::kernel::KernelClass;
 use crate::engine::metric::{Content, Metric};
 use crate::engine::observation::Severity;
+use crate::wire::Reason;
 
 /// Without these there is no way to systemd, and so none to stop a unit or to start it again.
 const BUS_UNITS: [&str; 3] = ["dbus.service", "dbus-broker.service", "dbus.socket"];
@@ -88,7 +87,7 @@ fn uncollected(metric: Metric, label: Option<&str>, collect: &Collect) -> Option
     }
     let unknown = |words: &[&str]| format!("there is no {label:?}, but {}", words.join(", "));
     match path.split_once('*')?.0 {
-        "host.disk." if !collect.host.mounts.iter().any(|mount| mount == Path::new(label)) => {
+        "host.disk." if !collect.host.mounts.iter().any(|mount| mount.as_os_str() == label) => {
             Some(format!("{label:?} is not in collect.host.mounts"))
         }
         "link.interfaces." => {
@@ -98,6 +97,10 @@ fn uncollected(metric: Metric, label: Option<&str>, collect: &Collect) -> Option
         }
         "errors.by_severity." => {
             let words = Severity::ALL.map(Severity::word);
+            (!words.contains(&label)).then(|| unknown(&words))
+        }
+        "agent.commands_refused." => {
+            let words: Vec<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
             (!words.contains(&label)).then(|| unknown(&words))
         }
         "errors.kernel_by_class." => {
@@ -267,6 +270,16 @@ mod tests {
                 "",
                 "metric = \"host.disk./data.used_pct\"\nabove = 90",
                 "\"/data\" is not in collect.host.mounts: the rule is never",
+            ),
+            (
+                "[collect.host]\nmounts = [\"/data/\"]\n",
+                "metric = \"host.disk./data/.used_pct\"\nabove = 90",
+                "\"/data/\" is not in collect.host.mounts: the rule is never",
+            ),
+            (
+                "",
+                "metric = \"agent.commands_refused.bad_sig\"\nabove = 0",
+                "there is no \"bad_sig\", but bad_signature, ",
             ),
             (
                 "",
