@@ -305,6 +305,20 @@ fn a_disconnect_that_can_not_be_read_is_a_disconnect() {
 }
 
 #[test]
+fn what_a_broker_says_as_it_hangs_up_is_one_line_of_a_bounded_length() {
+    let text = format!("moved\x1b[31m\nWARN {}", "x".repeat(1_000));
+    let length = u16::try_from(text.len()).unwrap().to_be_bytes();
+    let varint = |n: usize| [0x80 | u8::try_from(n % 128).unwrap(), u8::try_from(n / 128).unwrap()];
+    let properties = [&[31][..], &length, text.as_bytes()].concat();
+    let body = [&[0x9d][..], &varint(properties.len()), &properties].concat();
+    let packet = [&[0xe0][..], &varint(body.len()), &body].concat();
+    let decoded = Codec::new(Version::V5, LIMIT).decode(&mut BytesMut::from(&packet[..]));
+    let Ok(Some(Packet::Disconnect { reason, .. })) = decoded else { panic!("{decoded:?}") };
+    assert!(reason.starts_with("server moved: moved\u{fffd}[31m\u{fffd}WARN xx"), "{reason:?}");
+    assert!(reason.len() < 300, "{} B", reason.len());
+}
+
+#[test]
 fn a_puback_is_read_whatever_its_code_and_whatever_it_says_beside_it() {
     let said = [&[0x40, 16, 0, 7, 0x87, 12][..], b"\x1f\0\x02no", b"\x26\0\x01a\0\x01b"].concat();
     let cases: [(&[u8], AckReason); 9] = [

@@ -10,6 +10,10 @@ use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode as Bye;
 
 use super::{Header, Kind, answer, read_short_connack, write_publish_head};
 use crate::engine::packet::{ConnAck, Connect, ConnectCode, Packet, Properties, Publish, SubscribeRefusal, Version};
+use crate::text::head;
+
+/// Of what a broker says beside its reason for a DISCONNECT.
+const REASON_BYTES_MAX: usize = 256;
 
 /// Reasons of DISCONNECT (3.14.2.1) in words. What has none here is sent as "unspecified error".
 const REASONS: [(&str, Bye); 29] = [
@@ -173,7 +177,7 @@ fn read_disconnect(header: &Header, mut frame: BytesMut) -> (String, Option<u32>
             let properties = disconnect.properties;
             let session_expiry_s = properties.as_ref().and_then(|found| found.session_expiry_interval);
             let reason = match properties.and_then(|found| found.reason_string) {
-                Some(text) => format!("{word}: {text}"),
+                Some(text) => format!("{word}: {}", said(&text)),
                 None => word.to_owned(),
             };
             (reason, session_expiry_s)
@@ -181,6 +185,11 @@ fn read_disconnect(header: &Header, mut frame: BytesMut) -> (String, Option<u32>
         // Its code is known all the same.
         Ok(_) | Err(_) => (reason_of_code(code), None),
     }
+}
+
+/// The broker's own words, as a part of one line of the log.
+fn said(text: &str) -> String {
+    head(text, REASON_BYTES_MAX).replace(char::is_control, "\u{fffd}")
 }
 
 /// By hand: rumqttc writes one byte more than the length that it announces.
