@@ -8,16 +8,16 @@ use crate::engine::io::{LinkFault, LinkFaultKind, LogLevel};
 use crate::engine::packet::{AckReason, ConnectCode};
 
 /// Says once what goes wrong with the connection, and again only when something else does: an outage of a month is one
-/// line, not a million.
+/// line, not a million. A broker may refuse each version of MQTT in words of its own.
 #[derive(Debug, Default)]
 pub struct FaultLog {
-    last: Option<LinkFault>,
+    last: [Option<LinkFault>; 2],
 }
 
 impl FaultLog {
     /// A connection failed or ended.
     pub fn down(&mut self, fault: &LinkFault, retry_in: Duration, effects: &mut Effects) {
-        if self.last.as_ref() == Some(fault) {
+        if self.last.iter().flatten().any(|last| last == fault) {
             effects.log(LogLevel::Debug, format!("broker: {} again; next try in {retry_in:.1?}", fault.kind.word()));
             return;
         }
@@ -27,12 +27,13 @@ impl FaultLog {
         }
         effects
             .log(LogLevel::Warn, format!("broker: {} (retrying with backoff; repeats are not logged)", fault.detail));
-        self.last = Some(fault.clone());
+        let [last, _] = std::mem::take(&mut self.last);
+        self.last = [Some(fault.clone()), last];
     }
 
     /// A connection proved stable: the next failure is news again.
     pub fn stable(&mut self) {
-        self.last = None;
+        self.last = [None, None];
     }
 }
 
@@ -74,4 +75,25 @@ pub(super) fn server_disconnect(reason: &str) -> String {
         return "another client connected with this device.id: ids must be unique in the fleet".into();
     }
     format!("the broker closed the connection: {reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::io::Effect;
+
+    #[test]
+    fn a_broker_that_refuses_each_version_in_other_words_is_told_of_once_for_each() {
+        let (mut log, mut effects) = (FaultLog::default(), Effects::default());
+        for detail in ["version", "greeting", "version", "greeting", "other", "other", "greeting", "version"] {
+            log.down(&LinkFault::new(LinkFaultKind::Refused, detail.to_owned()), Duration::ZERO, &mut effects);
+        }
+        let mut warned = Vec::new();
+        while let Some(effect) = effects.poll() {
+            if let Effect::Log { level: LogLevel::Warn, text } = effect {
+                warned.extend(text.split(' ').nth(1).map(str::to_owned));
+            }
+        }
+        assert_eq!(warned, ["version", "greeting", "other", "version"]);
+    }
 }

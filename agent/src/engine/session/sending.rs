@@ -212,7 +212,7 @@ impl Engine {
             return;
         }
         let (len, max) = (payload.len(), self.link.packet_max());
-        self.effects.log(LogLevel::Error, format!("broker: takes {max} B, a record of {len} B is set aside"));
+        self.log_once(format!("broker: takes {max} B, a record of {len} B is set aside, as longer ones will be"));
         for seq in seqs {
             self.outbox.set_aside(class, seq, "too_large");
         }

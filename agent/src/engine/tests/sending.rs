@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::config::AttributeValue;
-use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreOp};
+use crate::engine::io::{Input, LinkFaultKind, LogLevel, StopReason, StoreOp};
 use crate::engine::metric::Metric;
 use crate::engine::observation::{EndSigns, ErrorBatch, Finding, Severity};
 use crate::engine::packet::AckReason;
@@ -607,4 +607,18 @@ fn attributes_that_are_larger_than_the_broker_takes_are_left_out() {
     let leafs = leafs(&world);
     assert!(leafs.contains(&"presence") && leafs.contains(&"telemetry"), "{leafs:?}");
     assert!(!leafs.contains(&"attributes"), "{leafs:?}");
+}
+
+#[test]
+fn records_that_are_larger_than_the_broker_takes_are_set_aside_and_logged_once_a_connection() {
+    let mut world = World::new();
+    world.packet_max = Some(200);
+    for connection in 1..3 {
+        world.drop_connection(LinkFaultKind::Server);
+        world.advance(30 * SECOND);
+        let said = world.log.iter().filter(|(level, _)| *level == LogLevel::Error).count();
+        assert_eq!(said, connection, "{:?}", world.log);
+    }
+    let dropped = world.engine.dropped().get("too_large").copied();
+    assert!(dropped >= Some(20), "{dropped:?}");
 }
