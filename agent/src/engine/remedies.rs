@@ -348,6 +348,7 @@ impl Remedies {
             let detail = outcome.detail.as_deref().filter(|_| run.stored.awaits_boot);
             self.steps.push_back(Step::Tell(event.with_some("detail", detail)));
         }
+        run.nothing_begun = begins_nothing(outcome);
         let rule = rule.clone();
         self.settle(facts, &rule);
         true
@@ -548,8 +549,10 @@ impl Remedies {
         if !run.is_wanted(rule, facts.config) {
             return self.leave(facts, rule);
         }
+        if run.stored.state == State::Acting {
+            run.stored.idle &= std::mem::take(&mut run.nothing_begun);
+        }
         run.enter(State::Settling, facts);
-        run.stored.idle = false;
         run.looks_after = Some(facts.now.mono);
         run.forget_refusals();
         let settle = run.step(facts.config).map_or(Duration::ZERO, |step| step.settle);
@@ -605,6 +608,13 @@ fn came_back_soon(facts: Facts<'_>, before: &Stored, (ladder, metric): (&str, &s
     // Where it can't be told, it was not: the step above may be a reboot, and the one below has helped before.
     let is_soon = facts.timeline.known_age(before.since, facts.now).is_some_and(|age| age < HEALTH);
     before.ladder == ladder && before.metric == metric && counts && is_soon
+}
+
+/// Whether there was nothing to do it to: nothing was done.
+fn begins_nothing(outcome: &ActOutcome) -> bool {
+    const WORDS: [&str; 5] =
+        ["no_such_unit", "no_such_interface", "no_such_target", "no_such_runbook", "runbook_refused"];
+    outcome.status == ActStatus::Failed && outcome.reason.as_deref().is_some_and(|reason| WORDS.contains(&reason))
 }
 
 /// Why whoever was to do it would not: nothing was done.

@@ -56,7 +56,7 @@ pub(super) struct Stored {
     #[n(8)]
     #[cbor(default)]
     pub(super) unbegun: bool,
-    /// No act has ended since the alarm was raised: there is nothing that can have helped.
+    /// Nothing was done since the alarm was raised: there is nothing that can have helped.
     #[n(9)]
     #[cbor(default)]
     pub(super) idle: bool,
@@ -161,6 +161,8 @@ pub(super) struct Run {
     pub(super) admitted: Option<Act>,
     /// What is under way, whatever the configuration makes of the step by now.
     pub(super) begun: Option<Act>,
+    /// What was under way ended without having begun.
+    pub(super) nothing_begun: bool,
     /// What one or the other has spent.
     pub(super) spending: Option<Spending>,
     /// What was written of it last.
@@ -177,6 +179,7 @@ impl Run {
             effect: None,
             admitted: None,
             begun: None,
+            nothing_begun: false,
             spending: None,
             noted: None,
         }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::world::{World, config_with, puts, restart};
+use super::world::{World, config_with, outcome, puts, restart};
 use crate::config::CheckedConfig;
-use crate::engine::io::{Act, Input};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -74,6 +74,22 @@ fn a_step_that_helps_ends_the_ladder() {
     assert_eq!(world.acted.len(), 1);
     let steps = [("restart_unit", "IN_PROGRESS"), ("restart_unit", "SUCCEEDED"), ("healed", "HEALED")];
     assert!(is(&told(&world), &steps), "{:?}", told(&world));
+}
+
+#[test]
+fn an_alarm_that_clears_where_nothing_could_be_begun_is_not_called_healed() {
+    for reason in ["no_such_unit", "unit_failed"] {
+        let mut world = world();
+        world.acts_succeed = false;
+        memory(&mut world, 95.0);
+        let (id, _) = world.acts.pop().unwrap();
+        let failed = ActOutcome { reason: Some(reason.into()), ..outcome(ActStatus::Failed) };
+        world.input(Input::ActDone { id, outcome: failed });
+        memory(&mut world, 50.0);
+        world.advance(MINUTE);
+        let is_healed = told(&world).iter().any(|(name, _)| name == "healed");
+        assert_eq!(is_healed, reason == "unit_failed", "{reason}: {:?}", told(&world));
+    }
 }
 
 #[test]
