@@ -435,9 +435,12 @@ impl Outbox {
     /// out of the journal, so it stays here and isn't taken for safe: better counted and told than neither.
     pub fn count_refused(&mut self) {
         let refused: usize = self.lanes.iter().map(Lane::refused_count).sum();
-        // Nor does what the log took reach a disk that takes no commit.
-        let buffered = if self.commit_failed { self.lanes.iter().map(Lane::lost_with_buffer).sum() } else { 0 };
-        self.count_dropped("store_failed", (refused + buffered) as u64);
+        self.count_dropped("store_failed", (refused + self.buffered()) as u64);
+    }
+
+    /// What the log took, and a disk that takes no commit has not.
+    fn buffered(&self) -> usize {
+        if self.commit_failed { self.lanes.iter().map(Lane::lost_with_buffer).sum() } else { 0 }
     }
 
     /// The results that were given up since this was last asked.
@@ -527,6 +530,12 @@ impl Outbox {
     #[must_use]
     pub fn volatile(&self) -> usize {
         self.lanes.iter().map(Lane::volatile).sum()
+    }
+
+    /// Records that a crash would take with it: these, and those that the log has taken while it fails.
+    #[must_use]
+    pub fn in_memory_only(&self) -> usize {
+        self.volatile() + self.buffered()
     }
 
     /// How the store stands.

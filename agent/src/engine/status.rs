@@ -249,7 +249,7 @@ impl Engine {
                     .flow
                     .drain()
                     .map(|drain| DrainStatus::new(drain, self.session.flow.drain_remaining(&self.outbox), now)),
-                volatile_records: self.outbox.volatile(),
+                volatile_records: self.outbox.in_memory_only(),
                 fault: self.outbox.fault().map(ToString::to_string),
             },
             commands_open: self.commands.open(),

@@ -435,6 +435,8 @@ fn what_came_no_further_than_a_logs_buffer_at_the_end_is_counted_as_dropped() {
     world.advance(60 * SECOND);
     let waiting = world.stored(Class::Telemetry).len() as u64;
     assert!(waiting > 5, "{waiting}");
+    let shown = world.engine.status(world.now).outbox.volatile_records as u64;
+    assert!(shown >= waiting, "status tells of {shown} of {waiting} that a crash would take");
     world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(10 * SECOND);
     let counted = world.engine.dropped().get("store_failed").copied();
