@@ -190,7 +190,7 @@ impl Series {
             let value = reading.into();
             let count = Reading { metric: self.metric, label: None, value, range: None };
             let sample = Sample { interval_ms: self.every_ms, readings: vec![count] };
-            rules.judge(stamp(ms), wall, interval, interval, Round::Reported(Some(&sample)))
+            rules.judge(stamp(ms), wall, interval, interval, Round::Reported(&sample))
         } else {
             let points = vec![Point::new(self.metric, reading)];
             let observation = Observation { points, ..Observation::default() };

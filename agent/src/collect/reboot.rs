@@ -21,8 +21,8 @@ const RECORDS_MAX: usize = 64;
 /// Of one directory.
 const ENTRIES_MAX: usize = 4_096;
 const RECORD_BYTES_MAX: u64 = 64 << 10;
-/// Why the kernel wrote a record that tells of no crash (kmsg_dump_reason_str): with `printk.always_kmsg_dump`; or of an
-/// oops, after which it may go on for weeks. One that it doesn't survive is a panic too, with a record of its own.
+/// Why the kernel wrote a record that tells of no crash (kmsg_dump_reason_str): with `printk.always_kmsg_dump`; or of
+/// an oops, after which it may go on for weeks. One that it doesn't survive is a panic too, with a record of its own.
 const HARMLESS: [&str; 3] = ["Shutdown#", "Emergency#", "Oops#"];
 const WATCHDOGS: &str = "sys/class/watchdog";
 /// WDIOF_CARDRESET, include/uapi/linux/watchdog.h.

@@ -11,8 +11,8 @@ use super::types::{CheckedConfig, Remedy, Rollback, RollbackKind, Rule, RuleTest
 use super::values::{self, AttributeValue, format_size};
 use crate::engine::observation::Severity;
 
-/// The keys whose values differ between two configurations, such as `mqtt.keep_alive`; a rule, ladder or rollback target
-/// is one key as a whole: `rules.hot`.
+/// The keys whose values differ between two configurations, such as `mqtt.keep_alive`; a rule, ladder or rollback
+/// target is one key as a whole: `rules.hot`.
 #[must_use]
 pub fn changes(old: &CheckedConfig, new: &CheckedConfig) -> Vec<Box<str>> {
     let (old, new) = (flat(old), flat(new));

@@ -273,8 +273,8 @@ impl Act {
         }
     }
 
-    /// What it is called where it is told. What keeps a release isn't what leaves it, and what ends a quarantine or looks
-    /// up the broker's addresses again is none, though the same leave is asked for.
+    /// What it is called where it is told. What keeps a release isn't what leaves it, and what ends a quarantine or
+    /// looks up the broker's addresses again is none, though the same leave is asked for.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {

@@ -75,9 +75,9 @@ pub(super) struct CutOff<'a> {
 }
 
 impl CutOff<'_> {
-    /// How it ended, with its reason and detail: what takes a boot is judged by the boot's id, a rollback by the release
-    /// that another boot runs; the rest can't be known. In the same boot a rollback may still be under way, or units
-    /// may not have come up from it.
+    /// How it ended, with its reason and detail: what takes a boot is judged by the boot's id, a rollback by the
+    /// release that another boot runs; the rest can't be known. In the same boot a rollback may still be under way, or
+    /// units may not have come up from it.
     pub(super) fn judge(self, identity: &Identity) -> (Status, Option<&'static str>, String) {
         let name = Name::parse(self.name);
         let takes_boot = self.is_done || name == Some(Name::Reboot);

@@ -399,11 +399,8 @@ fn leave(target: &str) -> Act {
 
 /// The contract's `remediation` event.
 fn tried(act: &Act, target: &str, status: Status) -> Event {
-    let severity = if status.is_well() { Severity::Notice } else { Severity::Warning };
-    Event::new(severity, EventKind::Remediation, act.word())
-        .group("remediation")
-        .with("id", format!("{}-{target}", Own::Trial.word()).as_str())
-        .with("trigger", Trigger::Own(Own::Trial).to_string().as_str())
+    let (id, trigger) = (format!("{}-{target}", Own::Trial.word()), Trigger::Own(Own::Trial).to_string());
+    Event::remediation(status.severity(), act.word(), &id, &trigger)
         .with("action", act.word())
         .with("target", act.target().as_str())
         .with("status", status.word())

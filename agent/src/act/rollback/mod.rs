@@ -96,8 +96,8 @@ impl Rollbacks {
     }
 
     /// Restarts the units for which a rollback did not come to that, in this boot: another one starts them from where
-    /// `current` leads, and so does whoever starts what a quarantine `keeps_stopped`. What can't be restarted stays due,
-    /// for another start or an order that names that release.
+    /// `current` leads, and so does whoever starts what a quarantine `keeps_stopped`. What can't be restarted stays
+    /// due, for another start or an order that names that release.
     pub async fn complete(&self, keeps_stopped: impl Fn(&UnitName) -> bool) {
         for left in (0..DUE_TRIES).rev() {
             let mut is_due = false;

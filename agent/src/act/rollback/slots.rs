@@ -165,7 +165,7 @@ impl<'a> Slots<'a> {
         self.check(&current)?;
         if let Some(Due { from, .. }) = self.due() {
             let detail = format!(
-                "{from} still runs: not all units were restarted since {current} took its place, which rollback to it does"
+                "{from} still runs: not all units were restarted for {current}, which a rollback to {current} does"
             );
             return Err(SlotError { reason: "unit_failed", detail });
         }

@@ -34,7 +34,8 @@ const NEWEST_MAX: Duration = Duration::from_secs(120);
 /// started.
 const BEGINNINGS_AT_ONCE: u32 = 10;
 const BEGINNING_EVERY: Duration = Duration::from_secs(6);
-/// How long it may take for one, and how much memory: it reads all of the message, and anybody may write one of 700 MiB.
+/// How long it may take for one, and how much memory: it reads all of the message, and anybody may write one of 700
+/// MiB.
 const BEGINNING_MAX: Duration = Duration::from_secs(10);
 const BEGINNING_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What stands for one that wasn't asked for, or not found.

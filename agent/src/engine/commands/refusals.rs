@@ -137,7 +137,7 @@ impl Commands {
 
     /// Counts that a genuine command is not obeyed, and tells it if there is room for that: whether it was told.
     fn note_refusal(&mut self, now: Mono, id: &CommandId, name: &str, reason: &str, detail: &str) -> bool {
-        self.refusals.count(Reason::from_word(reason).unwrap_or(Reason::NotAllowed));
+        self.refusals.count(Reason::parse(reason).unwrap_or(Reason::NotAllowed));
         let told = self.refusals.verified.take(now);
         if told {
             self.audit(Some(id), Some(name), reason, detail);

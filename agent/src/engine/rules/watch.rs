@@ -395,8 +395,8 @@ impl Watch {
     }
 
     /// The rise a second over the latest readings: from the median of the oldest third to the median of the newest
-    /// (Tukey's resistant line), so that neither noise between neighbours nor a wrong reading makes a rate. A quarantine
-    /// samples faster: what comes sooner than readings are apart otherwise would make one of a gauge's single step.
+    /// (Tukey's resistant line), so that neither noise between neighbours nor a wrong reading makes a rate. What comes
+    /// sooner than readings are apart otherwise, as in quarantine, would make one of a gauge's single step.
     fn slope(&mut self, moment: Moment, number: f64) -> Option<f64> {
         let now = moment.now.mono;
         if self.window.back().is_some_and(|(last, _)| !moment.is_after(*last, moment.interval)) {
@@ -427,8 +427,8 @@ impl Watch {
 }
 
 impl Counted {
-    /// Takes what was counted in an interval of reports. `None` as long as all is not yet enough to be judged by what is
-    /// meant for so long a time: two in twenty seconds are not six a minute.
+    /// Takes what was counted in an interval of reports. `None` as long as all is not yet enough to be judged by what
+    /// is meant for so long a time: two in twenty seconds are not six a minute.
     fn add(&mut self, number: f64, interval_s: f64, meant_for: Duration) -> Option<Self> {
         self.number += number;
         self.over_s += interval_s;

@@ -130,7 +130,6 @@ impl Engine {
             None => (Severity::Notice, "subscription_granted"),
         };
         let event = Event::new(severity, EventKind::Audit, name)
-            .group("audit")
             .with("refused", withheld.refused as u64)
             .with("qos_0", withheld.qos_0 as u64)
             .with_some("detail", fault.as_deref());

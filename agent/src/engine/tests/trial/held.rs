@@ -1,4 +1,4 @@
-//! Releases on trial while a quarantine is in force, which says nothing of them, and boots out of one while none may be.
+//! Releases on trial while a quarantine is in force, which says nothing of them; boots out of one while none may be.
 
 use serde_json::json;
 
