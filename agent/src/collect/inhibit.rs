@@ -4,31 +4,29 @@
 use std::path::Path;
 
 use super::printable;
-use super::round::Round;
+use crate::plain_file;
 
 /// `/run` is empty after a boot, so that nobody's inhibition outlives the machine's.
 pub(crate) const FILE: &str = "run/fieldmedic/inhibit";
-/// How much of its text is told.
+/// The longest that is read, and how much of it is told.
+const FILE_BYTES_MAX: u64 = 64 << 10;
 const REASON_CHARS_MAX: usize = 256;
 
-/// The same, looked at just now: collectors that hang have nothing to say of it.
+/// The reason why automatic remedies are inhibited; `None` if they aren't. It waits for nothing: whoever is about to act
+/// looks as well as the collectors do.
 pub(crate) fn inhibited(root: &Path) -> Option<String> {
-    collect(&mut Round::new(root))
-}
-
-/// The reason why automatic remedies are inhibited; `None` if they aren't.
-pub(super) fn collect(round: &mut Round<'_>) -> Option<String> {
     // Whoever holds off what is done here means this machine, whatever tree is measured.
-    reason(round).or_else(|| reason(&mut Round::new(Path::new("/"))))
+    reason(root).or_else(|| reason(Path::new("/")))
 }
 
-fn reason(round: &mut Round<'_>) -> Option<String> {
-    if !round.exists(FILE) {
+fn reason(root: &Path) -> Option<String> {
+    let file = root.join(FILE);
+    if !file.exists() {
         return None;
     }
     // One that can't be read is there all the same.
-    let text = round.text(FILE).ok().flatten().unwrap_or_default();
-    let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = plain_file::read(&file, FILE_BYTES_MAX).unwrap_or_default();
+    let one_line = String::from_utf8_lossy(&text).split_whitespace().collect::<Vec<_>>().join(" ");
     let reason = printable(&one_line, REASON_CHARS_MAX);
     Some(if reason.is_empty() { format!("/{FILE} is there") } else { reason })
 }

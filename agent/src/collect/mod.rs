@@ -115,7 +115,7 @@ impl Collectors {
         if let Some(own) = &mut self.own {
             own.collect(&mut round);
         }
-        observation.inhibited = inhibit::collect(&mut round);
+        observation.inhibited = inhibit::inhibited(&self.config.root);
         observation.blocked = self.blockers.collect(clock.now.mono, &mut round);
         if self.sockets {
             observation.sockets = sockets::collect(&mut round);

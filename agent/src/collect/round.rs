@@ -1,11 +1,11 @@
 //! One round of reading: small text files of the kernel below a root, and the observation that grows from them. Each
 //! read ends in a value, in nothing (the gateway doesn't have it) or in a fault that is noted once and costs its field.
 //! Knows nothing about what the files mean.
-#![expect(clippy::disallowed_methods, reason = "collectors read files")]
+#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "collectors read files")]
 
 use std::fmt::Display;
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,7 +17,6 @@ use super::clock::boottime;
 use super::hung;
 use crate::engine::metric::{Metric, Point, Value};
 use crate::engine::observation::{Fault, Observation};
-use crate::plain_file;
 
 /// The longest file that is read. sysfs gives at most a page; a routing table of 8,000 lines still fits.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -179,7 +178,12 @@ impl<'a> Round<'a> {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    Ok(String::from_utf8_lossy(&plain_file::read(path, FILE_BYTES_MAX)?).into_owned())
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("longer than {FILE_BYTES_MAX} B")));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Whether a failed read means that the gateway doesn't have the value. Drivers say ENODATA for a property that they
