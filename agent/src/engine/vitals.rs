@@ -279,8 +279,8 @@ mod tests {
         let mut vitals = Vitals::new(Mono(0));
         let mut read = |count: u64, idle: std::ops::Range<u64>, interval_ms: u64| {
             vitals.take(Point::new(Metric::LinkRxBytes, count));
-            let samples = idle.map(|n| vitals.report(Mono(n * interval_ms))).collect::<Vec<_>>();
-            samples.into_iter().map(|sample| find(&sample, Metric::LinkRxBytes).value.clone()).collect::<Vec<_>>()
+            let samples = idle.map(|n| vitals.report(Mono(n * interval_ms)));
+            samples.flat_map(|sample| sample.readings).map(|reading| reading.value).collect::<Vec<_>>()
         };
         // A round takes ten seconds, and a report comes each second.
         assert_eq!(read(100, 1..11, 1_000), []);

@@ -274,9 +274,9 @@ fn a_ladder_whose_rule_a_start_finds_gone_ends_as_by_a_reload_and_keeps_its_numb
             assert_eq!(canceled(&world), ["config_changed"]);
             assert_eq!(told.contains(&("restart_unit".into(), "INTERRUPTED".into())), acting, "{told:?}");
             world.acts_succeed = true;
-            reload(&mut world, text);
             memory(&mut world, 50.0);
             world.advance(HOUR);
+            reload(&mut world, text);
             memory(&mut world, 95.0);
             let begun = world.got.iter().rfind(|got| got.body["type"] == "remediation").unwrap();
             assert_eq!(begun.body["remediation"]["id"], "full-2");

@@ -297,6 +297,8 @@ fn the_events_that_can_be_expected_are_the_contracts_but_for_those_that_never_co
         "battery_implausible",
         "quarantine_not_entered",
         "quarantine_units_stopped",
+        "subscription_granted",
+        "subscription_withheld",
     ] {
         assert!(names.remove(never), "{never}");
     }
