@@ -49,6 +49,8 @@ const LOSSES_MAX: usize = 8;
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// And how long until ladders go on without: one that waited for ever would be no help where a collector hangs.
 const HEAL_BLINDLY_AFTER: Duration = Duration::from_secs(600);
+/// How long before an agent that comes up with the machine something may have failed that is of its first interval.
+const COMING_UP: Duration = Duration::from_secs(300);
 /// The service manager's word for a service that it killed because it had not said that it lives.
 const WATCHDOG: &str = "watchdog";
 
@@ -144,6 +146,9 @@ impl Engine {
         let careful = state.careful(&recovered, &timeline, now);
         let run: Option<Run> = state.read(RUN_KEY);
         let was_clean = run.as_ref().is_some_and(|run| run.clean);
+        // What failed while the agent was restarted counts, or while the machine came up.
+        let is_first = run.as_ref().is_none_or(|run| run.at.boot != identity.boot);
+        let counted_before = config.telemetry.report_interval.max(if is_first { COMING_UP } else { Duration::ZERO });
         let by_clock = last_by_clock(timeline.floor().max(now.wall.unix));
         let last = if recovered.absent {
             last_unstored(now, by_clock, &identity.nonce)
@@ -175,8 +180,7 @@ impl Engine {
                 now.mono,
                 state.read(OPEN_KEY).unwrap_or_default(),
             )
-            // What failed while the machine came up, or the agent was restarted, counts.
-            .counting_from(now.mono.before(config.telemetry.report_interval)),
+            .counting_from(now.mono.before(counted_before)),
             rules,
             unsaved_alarms: BTreeMap::new(),
             outbox: Outbox::new(limits(&config), &recovered, dropped.unwrap_or_default(), accounted),

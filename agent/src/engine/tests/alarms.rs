@@ -438,18 +438,19 @@ fn failures(boot: Option<u8>, mono: Mono) -> ErrorBatch {
 #[test]
 fn what_failed_in_an_earlier_boot_or_long_before_the_run_is_told_and_is_not_of_its_first_interval() {
     const FAILS: &str = "[[rules]]\nname = \"fails\"\nmetric = \"errors.unit_failures\"\nabove = 2\n";
-    for (what, boots, boot, at, judged) in [
-        ("as the machine went down", true, Some(1), Mono(601_000), false),
-        ("before the agent began, in this boot", true, None, Mono(100), true),
-        ("while no agent ran", false, None, Mono(300_000), false),
-        ("just before the agent began", false, None, Mono(600_500), true),
+    for (what, came_up, boot, at, judged) in [
+        ("as the machine went down", Some(Mono(500)), Some(1), Mono(601_000), false),
+        ("before the agent began, in this boot", Some(Mono(500)), None, Mono(100), true),
+        ("minutes before the agent came up", Some(Mono(240_000)), None, Mono(1_000), true),
+        ("an hour before somebody started the agent", Some(Mono(3_600_000)), None, Mono(1_000), false),
+        ("while no agent ran", None, None, Mono(300_000), false),
+        ("just before the agent began", None, None, Mono(600_500), true),
     ] {
         let mut world = world(FAILS);
         world.advance(599 * SECOND);
-        if boots {
-            world.reboot();
-        } else {
-            world.crash();
+        match came_up {
+            Some(mono) => world.reboot_at(mono),
+            None => world.crash(),
         }
         world.input(Input::Errors(failures(boot, at)));
         world.advance(180 * SECOND);
