@@ -12,6 +12,8 @@ mod online;
 use std::ops::Range;
 use std::time::Duration;
 
+use minicbor::{Decode, Encode};
+
 use self::dialect::{Dialect, Will};
 pub use self::faults::FaultLog;
 pub use self::faults::advice;
@@ -62,12 +64,14 @@ pub struct Unanswered {
 }
 
 /// How many of our filters the broker did not put in force as asked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Withheld {
     /// It refused them.
-    pub refused: usize,
+    #[n(0)]
+    pub refused: u32,
     /// It granted QoS 0: what comes on them may be lost on the way.
-    pub qos_0: usize,
+    #[n(1)]
+    pub qos_0: u32,
 }
 
 /// What the session tells the engine.

@@ -218,9 +218,15 @@ impl Online {
                     return Ok(None);
                 }
                 self.subscribing = None;
-                let refused = granted.iter().filter(|qos| qos.is_err()).count();
-                let qos_0 = granted.iter().filter(|qos| matches!(qos, Ok(0))).count();
-                Some(Signal::Subscribed(Withheld { refused, qos_0 }))
+                let mut withheld = Withheld::default();
+                for qos in granted {
+                    match qos {
+                        Err(_) => withheld.refused += 1,
+                        Ok(0) => withheld.qos_0 += 1,
+                        Ok(_) => {}
+                    }
+                }
+                Some(Signal::Subscribed(withheld))
             }
             Packet::PingResp => {
                 self.rtt = self.ping.take().map(|sent| now.since(sent));

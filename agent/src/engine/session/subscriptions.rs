@@ -26,6 +26,10 @@ pub(in crate::engine) struct Subscribed {
     /// deaf.
     #[n(1)]
     all: bool,
+    /// What the broker withheld of them when it answered last, as the fleet knows.
+    #[n(2)]
+    #[cbor(default)]
+    withheld: Withheld,
 }
 
 /// What is asked of the broker, and what it has.
@@ -34,8 +38,6 @@ pub(in crate::engine) struct Subscriptions {
     /// Filters that are yet to be subscribed to, and what the broker withheld of those before.
     unsubscribed: Vec<(String, u8)>,
     withheld: Withheld,
-    /// What it withheld of all of them when it answered last, as the fleet knows.
-    told: Withheld,
     /// The filters that were asked for last.
     wanted: Vec<String>,
     subscribed: Subscribed,
@@ -64,7 +66,7 @@ impl Subscriptions {
 
     /// Why commands don't come, or not all.
     pub(super) fn fault(&self) -> Option<String> {
-        match self.told {
+        match self.subscribed.withheld {
             Withheld { refused: 0, qos_0: 0 } => None,
             Withheld { refused: 0, qos_0 } => Some(format!(
                 "it grants {qos_0} of our command topics at QoS 0: what comes there may be lost on the way"
@@ -95,7 +97,8 @@ impl Engine {
         if !stale.is_empty() {
             self.link.unsubscribe(now.mono, stale.clone(), &mut self.effects);
         }
-        self.save_subscribed(Subscribed { filters: [filters.clone(), stale].concat(), all: false });
+        let all = [filters.clone(), stale].concat();
+        self.save_subscribed(Subscribed { filters: all, all: false, withheld: known.withheld });
         self.session.subscriptions.want(filters);
         self.subscribe_next(now);
     }
@@ -108,20 +111,17 @@ impl Engine {
         if !subscriptions.unsubscribed.is_empty() {
             return self.subscribe_next(now);
         }
-        let withheld = subscriptions.withheld;
-        let is_news = std::mem::replace(&mut subscriptions.told, withheld) != withheld;
-        let fault = subscriptions.fault();
-        // What is withheld is asked for again at the next connection.
-        if fault.is_none() {
-            let filters = std::mem::take(&mut subscriptions.wanted);
-            self.save_subscribed(Subscribed { filters, all: true });
-        }
-        if is_news {
-            self.tell_granted(now, withheld, fault);
+        let (withheld, told) = (subscriptions.withheld, subscriptions.subscribed.withheld);
+        // What is withheld is asked for again at the next connection; what was left is left.
+        let filters = std::mem::take(&mut subscriptions.wanted);
+        self.save_subscribed(Subscribed { filters, all: withheld == Withheld::default(), withheld });
+        if withheld != told {
+            self.tell_granted(now, withheld);
         }
     }
 
-    fn tell_granted(&mut self, now: Now, withheld: Withheld, fault: Option<String>) {
+    fn tell_granted(&mut self, now: Now, withheld: Withheld) {
+        let fault = self.session.subscriptions.fault();
         let (severity, name) = match &fault {
             Some(fault) => {
                 self.effects.log(LogLevel::Error, format!("broker: {fault}"));
@@ -130,8 +130,8 @@ impl Engine {
             None => (Severity::Notice, "subscription_granted"),
         };
         let event = Event::new(severity, EventKind::Audit, name)
-            .with("refused", withheld.refused as u64)
-            .with("qos_0", withheld.qos_0 as u64)
+            .with("refused", u64::from(withheld.refused))
+            .with("qos_0", u64::from(withheld.qos_0))
             .with_some("detail", fault.as_deref());
         self.record_event(now, event);
     }
@@ -169,7 +169,9 @@ mod tests {
     fn all_topics_that_a_configuration_may_have_fit_into_a_value_of_the_state() {
         for len in ["p/d/commands".len(), "p/groups/g/commands".len(), 24, 255, 256] {
             let filters = vec!["t".repeat(len); COMMAND_TOPICS_BYTES_MAX / len];
-            let kept = encode(&Subscribed { filters, all: true }).len();
+            let kept =
+                encode(&Subscribed { filters, all: true, withheld: Withheld { refused: u32::MAX, qos_0: u32::MAX } })
+                    .len();
             assert!(kept <= STATE_VALUE_BYTES_MAX, "{kept} B of topics of {len} B");
         }
     }

@@ -242,14 +242,18 @@ fn a_gateway_that_the_broker_lets_hear_no_command_says_so_until_it_does() {
             names.map(|got| (text(&got.body["name"]), text(&got.body["audit"]["detail"]))).collect()
         };
         let withheld = ("subscription_withheld".to_owned(), expected.to_owned());
-        for _ in 0..3 {
-            world.drop_connection(LinkFaultKind::Server);
+        for restart in [false, false, true, false] {
+            if restart {
+                world.crash();
+            } else {
+                world.drop_connection(LinkFaultKind::Server);
+            }
             world.advance(5 * SECOND);
             assert_eq!(world.engine.status(world.now).broker.fault.as_deref(), Some(expected));
-            assert_eq!(told(&world), std::slice::from_ref(&withheld), "once, not at each connection");
+            assert_eq!(told(&world), std::slice::from_ref(&withheld), "once, not at each connection; {restart}");
         }
         world.grant(None);
-        world.drop_connection(LinkFaultKind::Server);
+        world.crash();
         world.advance(5 * SECOND);
         assert_eq!(world.engine.status(world.now).broker.fault, None);
         assert_eq!(told(&world), [withheld, ("subscription_granted".to_owned(), String::new())]);
