@@ -111,10 +111,6 @@ fn what_contradicts_another_key_is_refused() {
             "2: mqtt.password_file: is set, but mqtt.username is not: MQTT 3.1.1 knows no password without a user name",
         ),
         (
-            "[mqtt]\nurl = \"mqtt://a\"\nlimits = \"aws-iot\"",
-            "2: mqtt.url: is not mqtts://, the only way into AWS IoT (mqtt.limits)",
-        ),
-        (
             "[mqtt]\nurl = \"mqtts://a\"\ntls.cert_file = \"a\"",
             "3: mqtt.tls.cert_file: is set, but key_file is not: a certificate needs its private key",
         ),
