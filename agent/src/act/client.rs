@@ -43,7 +43,7 @@ pub struct Client {
     socket: PathBuf,
     /// Whether the helper has said that it begins nothing too late, and says when it begins.
     in_time: AtomicBool,
-    /// Whether it said what it may do when it was asked last.
+    /// Whether it said what it may do when it was asked last, if it was.
     answers: AtomicBool,
 }
 
@@ -54,7 +54,7 @@ impl Client {
         socket.exists().then(|| Self {
             socket: socket.to_owned(),
             in_time: AtomicBool::new(false),
-            answers: AtomicBool::new(false),
+            answers: AtomicBool::new(true),
         })
     }
 
@@ -62,9 +62,14 @@ impl Client {
     /// connect, to ask and to hear the answer.
     #[must_use]
     pub fn able(&self) -> Option<Able> {
-        let able = self.said_able();
-        self.answers.store(able.is_some(), Ordering::Relaxed);
-        able
+        let said = self.said_able();
+        let has_answered = self.answers.swap(said.is_ok(), Ordering::Relaxed);
+        said.map_err(|why| {
+            let why = format!("{} doesn't say what it may do: {why}", self.socket.display());
+            // It is asked for as long as it is silent.
+            if has_answered { tracing::warn!("{why}") } else { tracing::debug!("{why}") }
+        })
+        .ok()
     }
 
     /// It did not say so when it was asked last.
@@ -73,20 +78,14 @@ impl Client {
         !self.answers.load(Ordering::Relaxed)
     }
 
-    fn said_able(&self) -> Option<Able> {
+    fn said_able(&self) -> Result<Able, String> {
         match self.ask_able() {
             Ok(Answer::Able { able, in_time }) => {
                 self.in_time.store(in_time, Ordering::Relaxed);
-                Some(able)
+                Ok(able)
             }
-            Ok(other) => {
-                tracing::warn!("{} doesn't say what it may do: {other:?}", self.socket.display());
-                None
-            }
-            Err(error) => {
-                tracing::warn!("ask {} what it may do: {error}", self.socket.display());
-                None
-            }
+            Ok(other) => Err(format!("{other:?}")),
+            Err(error) => Err(error.to_string()),
         }
     }
 

@@ -219,10 +219,14 @@ async fn restart_over(connection: &Connection, unit: &UnitName, since_us: Option
             return Ok(ActOutcome::succeeded(format!("{unit} was started since")));
         }
     }
+    // One that was made for a time is gone once nobody knows of its failure.
+    let is_transient = state.get("Transient").await.unwrap_or(false);
     // Before the job is queued: it may be over before the answer is here.
     let mut jobs = Jobs::watch(&systemd).await?;
     let restart = async move {
-        forget_starts(&systemd, unit.as_str()).await;
+        if !is_transient {
+            forget_starts(&systemd, unit.as_str()).await;
+        }
         let job = systemd.restart_unit(unit.as_str(), "replace").await?;
         jobs.end_of(&job).await
     };

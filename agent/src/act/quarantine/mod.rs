@@ -341,12 +341,12 @@ impl Quarantine {
         jobs::run(Job::Stop, running.iter().map(UnitName::as_str)).await.map(|()| running)
     }
 
-    /// Root, who waits for nobody's turn without end, has ended on the console what is being put in force here.
     /// Why there is none in force.
     pub(crate) fn why_none(&self) -> &'static str {
         if self.has_ended() { ENDED_BY_HAND } else { "there is no quarantine to be put in force again" }
     }
 
+    /// Root, who waits for nobody's turn without end, has ended on the console what is being put in force here.
     fn has_ended(&self) -> bool {
         self.saved().is_some_and(|saved| saved.level().is_none())
     }

@@ -339,7 +339,7 @@ async fn restart_all(
         said.extend(detail);
         match reason.as_deref() {
             _ if status == ActStatus::Succeeded => {}
-            Some("unit_failed" | "no_such_unit") => all = Restarted::Fail,
+            Some("unit_failed" | "no_such_unit" | "unit_not_loaded") => all = Restarted::Fail,
             _ => return (said, Restarted::Due),
         }
     }
@@ -415,15 +415,22 @@ mod tests {
     async fn what_goes_on_after_its_time_is_waited_for_in_its_directory_and_nowhere_else() {
         let (disk, hangs) = std::sync::mpsc::sync_channel::<()>(0);
         let dir = tempfile::tempdir().unwrap();
-        let short = Duration::from_millis(50);
-        on_disk(dir.path(), short, move |_| Ok(hangs.recv())).await.unwrap_err();
-        let mark = async |dir: &Path| mark_good(dir, None, short).await.reason.unwrap();
-        assert_eq!(mark(dir.path()).await, "timeout");
+        let (begun, has_begun) = oneshot::channel();
+        let (short, long) = (Duration::from_millis(50), Duration::from_secs(20));
+        let work = move |_: &Path| {
+            begun.send(()).unwrap();
+            Ok(hangs.recv())
+        };
+        tokio::select! {
+            _ = on_disk(dir.path(), long, work) => panic!("it hangs"),
+            begun = has_begun => begun.unwrap(),
+        }
+        let mark = async |dir: &Path, within| mark_good(dir, None, within).await.reason.unwrap();
+        assert_eq!(mark(dir.path(), short).await, "timeout");
         let elsewhere = tempfile::tempdir().unwrap();
-        assert_eq!(mark(elsewhere.path()).await, "no_current_release");
+        assert_eq!(mark(elsewhere.path(), long).await, "no_current_release");
         drop(disk);
-        let outcome = mark_good(dir.path(), None, Duration::from_secs(20)).await;
-        assert_eq!(outcome.reason.as_deref(), Some("no_current_release"), "{outcome:?}");
+        assert_eq!(mark(dir.path(), long).await, "no_current_release");
     }
 
     #[tokio::test]
