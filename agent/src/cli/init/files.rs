@@ -150,9 +150,9 @@ fn make_dir(dir: &Path, mode: u32, reader: Option<User>, is_bench: bool) -> io::
         make_dir(above, PUBLIC, None, is_bench)?;
     }
     match fs::create_dir(dir) {
-        // Another was faster.
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+        // Another was faster: its mode is the other's business.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => return Ok(()),
+        made => made?,
     }
     if mode == SHARED {
         fs::set_permissions(dir, Permissions::from_mode(SHARED_DIR))?;
