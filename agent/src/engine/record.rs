@@ -395,7 +395,7 @@ impl Status {
         matches!(self, Self::InProgress | Self::Succeeded)
     }
 
-    /// That of the event by which a remedy's is told.
+    /// The severity of the event that tells a remedy's status.
     #[must_use]
     pub const fn severity(self) -> Severity {
         if self.is_well() { Severity::Notice } else { Severity::Warning }

@@ -612,8 +612,16 @@ fn came_back_soon(facts: Facts<'_>, before: &Stored, (ladder, metric): (&str, &s
 
 /// Whether there was nothing to do it to: nothing was done.
 fn begins_nothing(outcome: &ActOutcome) -> bool {
-    const WORDS: [&str; 5] =
-        ["no_such_unit", "no_such_interface", "no_such_target", "no_such_runbook", "runbook_refused"];
+    const WORDS: [&str; 8] = [
+        "no_such_unit",
+        "no_such_interface",
+        "no_such_target",
+        "no_such_runbook",
+        "runbook_refused",
+        "no_such_release",
+        "no_other_release",
+        "no_current_release",
+    ];
     outcome.status == ActStatus::Failed && outcome.reason.as_deref().is_some_and(|reason| WORDS.contains(&reason))
 }
 

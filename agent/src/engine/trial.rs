@@ -1,9 +1,9 @@
 //! Releases on trial. One that is new here is good once for `settle` there stood no critical alarm, and none whose
-//! ladder would leave it, and the broker is in reach; one that isn't when its trial is over is left again, once:
-//! Good → On trial → Good, or → Left → the one before, on trial with its last chance. That it is to be left is
-//! journaled before it is done. The first release that is ever seen counts as good: there is none to go back to. Knows
-//! no slots and no links; a trial's time counts within a boot, because what happens over boots is the bootloader's to
-//! count.
+//! ladder would leave it, and the broker was in reach after the first half of `settle`; one that isn't when its trial
+//! is over is left again, once: Good → On trial → Good, or → Left → the one before, on trial with its last chance. That
+//! it is to be left is journaled before it is done. The first release that is ever seen counts as good: there is none
+//! to go back to. Knows no slots and no links; a trial's time counts within a boot, because what happens over boots is
+//! the bootloader's to count.
 
 mod acting;
 

@@ -211,7 +211,9 @@ impl Cell {
 
     /// What it says at the end of an interval.
     fn close(&mut self, interval: Duration, metric: Metric, label: Option<&str>) -> Option<Reading> {
-        self.count = self.count.map(|(count, idle)| (count, idle.saturating_add(interval)));
+        // Where there was a reading, nobody knows how early in the interval the last one came.
+        let silent = if self.value.is_some() { interval.min(COUNTER_IDLE_MIN) } else { interval };
+        self.count = self.count.map(|(count, idle)| (count, idle.saturating_add(silent)));
         #[expect(clippy::float_cmp, reason = "both are copies of readings: equal means the same reading")]
         let range = self.range.take().filter(|(low, high)| low != high);
         Some(Reading { metric, label: label.map(Into::into), value: self.value.take()?, range })

@@ -12,6 +12,7 @@ pub mod mqtt;
 pub(crate) mod retry;
 mod service;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,7 +197,10 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     drop(inputs);
     let is_back = shell.store_is_back();
     shell.close();
-    if is_back { hand_over(&engine, settings, &mut service).await } else { Ok(()) }
+    if is_back {
+        hand_over(&engine, settings, &mut service).await?;
+    }
+    Ok(())
 }
 
 /// What was received, and what waits behind it.
@@ -222,7 +226,11 @@ fn open_store(settings: &StoreSettings) -> Result<(Backing, Recovered), RunError
 }
 
 /// Tells a store that was absent, and can be opened now, which numbers were used without it; why the run has ended.
-async fn hand_over(engine: &Engine, settings: StoreSettings, service: &mut service::Service) -> Result<(), RunError> {
+async fn hand_over(
+    engine: &Engine,
+    settings: StoreSettings,
+    service: &mut service::Service,
+) -> Result<Infallible, RunError> {
     let path = settings.path.clone();
     let opened = service.alive_during(OPENING_MAX, spawn_blocking(move || Store::open(&settings))).await;
     let (mut store, found) =

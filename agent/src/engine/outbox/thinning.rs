@@ -260,7 +260,7 @@ fn plan(from: Class, records: &[(u64, Bytes)], sent: &BTreeSet<u64>) -> Plan {
         let was_sent = sent.contains(seq);
         plan.sent += u64::from(was_sent);
         let (false, Ok(Record { at, body: Body::Sample(sample) })) = (was_sent, Record::decode(bytes)) else {
-            // A newer version may be able to read it, if nobody else: it stays as it is.
+            // Sent, or of a newer version, which may be able to read it: it stays as it is.
             plan.close(open.take());
             plan.keep(*seq, bytes.clone());
             continue;
