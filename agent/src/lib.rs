@@ -5,6 +5,7 @@ mod agent_user;
 pub mod audit;
 #[cfg(any(feature = "demo", feature = "simulate"))]
 pub mod broker;
+mod bucket;
 pub mod cli;
 pub mod collect;
 pub mod config;

@@ -64,7 +64,7 @@ impl Client {
     pub fn able(&self) -> Option<Able> {
         let said = self.said_able();
         let has_answered = self.answers.swap(said.is_ok(), Ordering::Relaxed);
-        said.map_err(|why| {
+        said.inspect_err(|why| {
             let why = format!("{} doesn't say what it may do: {why}", self.socket.display());
             // It is asked for as long as it is silent.
             if has_answered { tracing::warn!("{why}") } else { tracing::debug!("{why}") }

@@ -229,7 +229,7 @@ impl Actor {
     /// Brings to an end what a kill has cut off before: where there is a helper that is its own to do.
     pub async fn complete(&self) {
         if self.helper.is_none() {
-            let keeps_stopped = |unit: &_| self.quarantine.as_ref().is_some_and(|it| it.keeps_stopped(unit));
+            let keeps_stopped = || self.quarantine.as_ref().map(Quarantine::keeps_stopped).unwrap_or_default();
             self.rollbacks.complete(keeps_stopped).await;
         }
     }

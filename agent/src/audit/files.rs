@@ -38,8 +38,8 @@ pub(super) fn look(
 ) {
     let unreadable = agent.map(|agent| transport::unreadable(&config.mqtt, agent)).unwrap_or_default();
     for doubt in transport::examine(&config.mqtt, now).into_iter().chain(unreadable) {
-        // The path stands in what is wrong with it.
-        let advice = if doubt.detail.contains(HANDED_OVER) {
+        let is_copy = transport::named_by(&config.mqtt, doubt.key).is_some_and(|file| file.starts_with(HANDED_OVER));
+        let advice = if is_copy {
             "put right what LoadCredential= in the unit takes it from, then systemctl restart fieldmedic"
         } else {
             "put it right in its place: a file that was replaced is taken up without a restart"

@@ -85,7 +85,8 @@ fn uncollected(metric: Metric, label: Option<&str>, collect: &Collect) -> Option
     if needs_budget && !collect.link.monthly_budget.contains_key(label) {
         return Some(format!("{label:?} is not in collect.link.monthly_budget"));
     }
-    let unknown = |words: &[&str]| format!("there is no {label:?}, but {}", words.join(", "));
+    let unless_one_of =
+        |words: &[&str]| (!words.contains(&label)).then(|| format!("there is no {label:?}, but {}", words.join(", ")));
     match path.split_once('*')?.0 {
         "host.disk." if !collect.host.mounts.iter().any(|mount| mount.as_os_str() == label) => {
             Some(format!("{label:?} is not in collect.host.mounts"))
@@ -95,17 +96,10 @@ fn uncollected(metric: Metric, label: Option<&str>, collect: &Collect) -> Option
             let is_told = named.is_empty() || named.iter().any(|interface| interface == label);
             (!is_told).then(|| format!("{label:?} is not in collect.link.interfaces"))
         }
-        "errors.by_severity." => {
-            let words = Severity::ALL.map(Severity::word);
-            (!words.contains(&label)).then(|| unknown(&words))
-        }
-        "agent.commands_refused." => {
-            let words: Vec<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
-            (!words.contains(&label)).then(|| unknown(&words))
-        }
+        "errors.by_severity." => unless_one_of(&Severity::ALL.map(Severity::word)),
+        "agent.commands_refused." => unless_one_of(&Reason::ALL.iter().map(|reason| reason.word()).collect::<Vec<_>>()),
         "errors.kernel_by_class." => {
-            let words: Vec<_> = KernelClass::ALL.iter().map(|class| class.word()).collect();
-            (!words.contains(&label)).then(|| unknown(&words))
+            unless_one_of(&KernelClass::ALL.iter().map(|class| class.word()).collect::<Vec<_>>())
         }
         _ => None,
     }

@@ -15,8 +15,7 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 
 use self::dialect::{Dialect, Will};
-pub use self::faults::FaultLog;
-pub use self::faults::advice;
+pub use self::faults::{FaultLog, advice};
 use self::faults::{overdue, refusal};
 use self::online::Online;
 use super::effects::Effects;

@@ -3,36 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::bucket::Bucket;
 use crate::engine::time::Mono;
 
-/// Requests that may come at once.
-const BURST: u64 = 40;
-/// And then one in so many milliseconds.
-const REFILL_MS: u64 = 100;
+/// Requests that may come at once, and after how long then the next one.
+const BURST: u32 = 40;
+const REFILL: Duration = Duration::from_millis(100);
+/// What is said to who asks more often.
+pub(super) const TOO_OFTEN: &str = "more than 40 requests at once, or 10 a second";
 /// Refusals of one reason that are told to the log within [`LINES_WINDOW`].
 const LINES_MAX: u32 = 10;
 const LINES_WINDOW: Duration = Duration::from_secs(60);
 
 /// Lets so many requests through.
-#[derive(Debug, Default)]
-pub(super) struct Bucket {
-    /// When the last of those that were let through is paid for.
-    full_at: Mono,
-}
-
-impl Bucket {
-    /// What it says to who asks too often.
-    pub(super) const SAYS: &str = "more than 40 requests at once, or 10 a second";
-
-    /// Whether one may pass now.
-    pub(super) fn take(&mut self, now: Mono) -> bool {
-        let paid = Mono(self.full_at.0.max(now.0).saturating_add(REFILL_MS));
-        let passes = paid.since(now) <= Duration::from_millis(BURST * REFILL_MS);
-        if passes {
-            self.full_at = paid;
-        }
-        passes
-    }
+pub(super) const fn requests() -> Bucket {
+    Bucket::new(BURST, REFILL)
 }
 
 /// Lines of the log, by their reasons, which are a few fixed words.
@@ -77,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_then_ten_a_second() {
-        let mut bucket = Bucket::default();
+        let mut bucket = requests();
         let passed = |bucket: &mut Bucket, ms| (0..1000).filter(|_| bucket.take(Mono(ms))).count();
         assert_eq!(passed(&mut bucket, 50_000), 40);
         assert_eq!(passed(&mut bucket, 51_000), 10);

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::judge::judge;
 use super::ledger::{Ledger, Moment};
 use super::link::{Link, Received};
-use super::pace::{Bucket, Lines, Told};
+use super::pace::{self, Lines, Told};
 use super::policy::Policy;
 use super::protocol::{Answer, Refusal, Request};
 use crate::act::link::Interfaces;
@@ -25,6 +25,7 @@ use crate::act::quarantine::{Loader, Quarantine};
 use crate::act::rollback::Rollbacks;
 use crate::act::units::Manager;
 use crate::act::{Actor, Order};
+use crate::bucket::Bucket;
 use crate::collect::clock::Clock;
 use crate::config::Action;
 use crate::engine::NOT_IN_FORCE;
@@ -77,7 +78,7 @@ impl Helper {
     /// Goes by this policy and this ledger; keeps what it knows of a quarantine in `dir`.
     #[must_use]
     pub(super) fn new(policy: PathBuf, dir: PathBuf, boot: BootId, clock: Clock, ledger: Ledger) -> Self {
-        let (requests, refusals) = (Bucket::default(), Lines::default());
+        let (requests, refusals) = (pace::requests(), Lines::default());
         let state = State { clock, ledger, requests, refusals, completes: false };
         Self { policy, dir, turn: Arc::default(), boot, state: Mutex::new(state) }
     }
@@ -89,7 +90,7 @@ impl Helper {
     pub(super) async fn serve(self, listener: UnixListener) -> io::Result<()> {
         let rollbacks = self.rollbacks();
         let quarantine = Quarantine::new(self.dir.clone(), Loader::None, 0);
-        let mut completing = std::pin::pin!(rollbacks.complete(|unit| quarantine.keeps_stopped(unit)));
+        let mut completing = std::pin::pin!(rollbacks.complete(|| quarantine.keeps_stopped()));
         let mut is_completing = true;
         let helper = Arc::new(self);
         let mut terminated = signal(SignalKind::terminate())?;
@@ -186,7 +187,7 @@ impl Helper {
         // Before anything that costs more than this.
         let mono = state.clock.now().mono;
         if !state.requests.take(mono) {
-            return Err(Refusal::new("rate_limited", Bucket::SAYS));
+            return Err(Refusal::new("rate_limited", pace::TOO_OFTEN));
         }
         // Read each time: what root changes holds at once, and there is nothing to reload.
         let policy = Policy::load(&self.policy).map_err(|error| error.refusal())?;
@@ -216,7 +217,8 @@ impl Helper {
                     *level = (*level).min(in_force.ok_or_else(none)?);
                 }
                 let restarted = order.act.restarts(&policy.rollback);
-                if let Some(unit) = restarted.iter().find(|unit| quarantine.keeps_stopped(unit)) {
+                let stopped = if restarted.is_empty() { Vec::new() } else { quarantine.keeps_stopped() };
+                if let Some(unit) = restarted.iter().find(|unit| stopped.contains(unit)) {
                     let detail = format!("{unit} stays stopped until the quarantine is left");
                     return Err(Refusal::because(Reason::Quarantined, detail));
                 }

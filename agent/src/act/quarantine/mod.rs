@@ -153,16 +153,19 @@ impl Quarantine {
         drop(self.turn.lock().await);
     }
 
-    /// Whether a unit was stopped for what is in force, and is to stay so.
+    /// Units that were stopped for what is in force, and are to stay so.
     #[must_use]
-    pub fn keeps_stopped(&self, unit: &UnitName) -> bool {
+    pub fn keeps_stopped(&self) -> Vec<UnitName> {
         let saved = self.saved().filter(|saved| saved.level() > Some(QuarantineLevel::Observe));
-        saved.is_some_and(|saved| saved.terms.stop.contains(unit))
+        saved.map(|saved| saved.terms.stop).unwrap_or_default()
     }
 
     /// Terms with the hosts that are in reach now, where names were not found: for who cuts down what comes of that.
     #[must_use]
     pub fn with_older_hosts(&self, terms: Terms) -> Terms {
+        if !terms.hosts_missing {
+            return terms;
+        }
         terms.with_older_hosts(&self.saved().unwrap_or_default().terms)
     }
 

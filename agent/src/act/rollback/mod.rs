@@ -98,15 +98,14 @@ impl Rollbacks {
     /// Restarts the units for which a rollback did not come to that, in this boot: another one starts them from where
     /// `current` leads, and so does whoever starts what a quarantine `keeps_stopped`. What can't be restarted stays
     /// due, for another start or an order that names that release.
-    pub async fn complete(&self, keeps_stopped: impl Fn(&UnitName) -> bool) {
+    pub async fn complete(&self, keeps_stopped: impl Fn() -> Vec<UnitName>) {
         for left in (0..DUE_TRIES).rev() {
             let mut is_due = false;
             for (target, Rollback { kind, units, .. }) in &self.targets {
                 if let RollbackKind::Slots { dir } = kind {
-                    let boot = self.restarting(units);
-                    let units: Vec<_> = units.iter().filter(|unit| !keeps_stopped(unit)).cloned().collect();
+                    let completing = complete(target, dir, units, self.restarting(units), &keeps_stopped);
                     // What is hardly ever due takes no room for good.
-                    is_due |= !Box::pin(complete(target, dir, &units, boot)).await;
+                    is_due |= !Box::pin(completing).await;
                 }
             }
             if !is_due || left == 0 {
@@ -232,7 +231,13 @@ async fn switch(
 }
 
 /// Restarts what is due of one target; whether nothing is any more.
-async fn complete(target: &str, dir: &Path, units: &[UnitName], boot: Option<BootId>) -> bool {
+async fn complete(
+    target: &str,
+    dir: &Path,
+    units: &[UnitName],
+    boot: Option<BootId>,
+    keeps_stopped: impl Fn() -> Vec<UnitName>,
+) -> bool {
     let _turn = TURN.lock().await;
     let (due, to) = match on_disk(dir, DUE_MAX, move |dir| Slots::new(dir).restarting_in(boot).take_up()).await {
         Ok(Some(found)) => found,
@@ -244,7 +249,9 @@ async fn complete(target: &str, dir: &Path, units: &[UnitName], boot: Option<Boo
     };
     let Due { from, since_us } = due;
     tracing::warn!("rollback of {target} was cut off: {to} took the place of {from}, and units are to be restarted");
-    let (mut said, restarted) = restart_all(units, Some(since_us), DUE_MAX, systemd::restart).await;
+    let stopped = keeps_stopped();
+    let units: Vec<_> = units.iter().filter(|unit| !stopped.contains(unit)).cloned().collect();
+    let (mut said, restarted) = restart_all(&units, Some(since_us), DUE_MAX, systemd::restart).await;
     let is_due = restarted == Restarted::Due;
     if is_due {
         tracing::error!("rollback of {target}: {}", with(format!("{from} still runs"), said));

@@ -28,6 +28,7 @@ struct Script {
     is_limited: bool,
     /// Who asks may reset that.
     may_reset: bool,
+    is_transient: bool,
     job_result: &'static str,
     /// `ActiveState` and `SubState`, one look after the other; the last one stays.
     states: &'static [(&'static str, &'static str)],
@@ -49,6 +50,7 @@ const GOOD: Script = Script {
     refusal: None,
     is_limited: false,
     may_reset: true,
+    is_transient: false,
     job_result: "done",
     states: &[("active", "running")],
     is_flapping: false,
@@ -112,6 +114,7 @@ impl Manager {
 
 struct Unit {
     load_state: &'static str,
+    is_transient: bool,
     states: Mutex<VecDeque<(&'static str, &'static str)>>,
     later: AtomicU32,
 }
@@ -121,6 +124,11 @@ impl Unit {
     #[zbus(property)]
     fn load_state(&self) -> &str {
         self.load_state
+    }
+
+    #[zbus(property)]
+    fn transient(&self) -> bool {
+        self.is_transient
     }
 
     #[zbus(property)]
@@ -190,6 +198,7 @@ async fn outcome(script: Script) -> ActOutcome {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let unit = Unit {
         load_state: script.load_state,
+        is_transient: script.is_transient,
         states: Mutex::new(script.states.iter().copied().collect()),
         later: script.later.into(),
     };
@@ -246,6 +255,12 @@ async fn a_unit_is_restarted_however_often_it_was_started_where_the_limit_on_tha
         let outcome = outcome(Script { is_limited, may_reset, ..GOOD }).await;
         assert_eq!(outcome.status, status, "{is_limited} {may_reset}: {outcome:?}");
     }
+}
+
+#[tokio::test]
+async fn of_a_unit_that_was_made_for_a_time_nothing_is_reset_as_that_would_be_the_end_of_it() {
+    let outcome = outcome(Script { is_limited: true, is_transient: true, ..GOOD }).await;
+    assert_eq!(outcome.status, ActStatus::Failed, "{outcome:?}");
 }
 
 #[tokio::test]

@@ -16,13 +16,15 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::lines::{Line, Lines};
 use super::{
-    Ended, Filter, MESSAGE_BYTES_MAX, Outlet, cut, failed, is_empty, is_full, is_wanted, kernel_kind, monotonic,
-    next_or_quiet, since_boot,
+    Ended, Filter, MESSAGE_BYTES_MAX, Outlet, cut, failed, is_empty, is_full, is_wanted, kernel_kind, next_or_quiet,
+    since_boot,
 };
+use crate::bucket::Bucket;
+use crate::collect::clock::boottime;
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::time::{BootId, Unix};
 
@@ -174,13 +176,13 @@ impl Journal {
         let begin = outlet.cursor.clone();
         let mut lines = Lines::new(BufReader::new(output), LINE_BYTES_MAX);
         let mut batch = ErrorBatch::default();
-        let mut paid = monotonic();
+        let mut beginnings = Bucket::new(BEGINNINGS_AT_ONCE, BEGINNING_EVERY);
         loop {
             let next = next_or_quiet(&batch, lines.next()).await;
             match next.transpose().map_err(|error| failed(&self.name(), error))? {
                 Some(Some(Line::Whole(line))) => {
                     let is_too_long = self.add(&line, begin.as_deref(), but, &mut batch);
-                    if is_too_long && may_ask(&mut paid) {
+                    if is_too_long && beginnings.take(boottime()) {
                         self.ask_beginning(&mut batch).await;
                     }
                 }
@@ -442,17 +444,6 @@ impl Entry {
         }
         self.field("_EXE").or_else(|| self.field("_COMM"))
     }
-}
-
-/// Whether one more beginning may be asked for; `paid` is until when those before it are paid for.
-fn may_ask(paid: &mut Instant) -> bool {
-    let now = monotonic();
-    let next = now.max(*paid) + BEGINNING_EVERY;
-    let may = next <= now + BEGINNING_EVERY * BEGINNINGS_AT_ONCE;
-    if may {
-        *paid = next;
-    }
-    may
 }
 
 /// The journal writes boot ids without hyphens.

@@ -34,8 +34,8 @@ impl Boots {
     /// Forgets those before a boot that lasts, which ends a loop also where no clock says so: what is to be saved then.
     pub(super) fn outlast(&mut self, facts: Facts<'_>) -> Option<Write> {
         let older = self.0.len().saturating_sub(1);
-        let lasts = self.0.last().is_some_and(|boot| facts.age(*boot) >= LOOP_WINDOW);
-        (lasts && older > 0).then(|| {
+        let lasts = || self.0.last().is_some_and(|boot| facts.age(*boot) >= LOOP_WINDOW);
+        (older > 0 && lasts()).then(|| {
             self.0.drain(..older);
             self.entry()
         })

@@ -36,8 +36,8 @@ use crate::collect::clock;
 use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
 use crate::lookup;
-pub(crate) use files::unreadable;
 pub use files::{Doubt, examine, examine_files};
+pub(crate) use files::{named_by, unreadable};
 pub use password::{Password, password_in};
 
 /// How long one address gets to answer.

@@ -139,11 +139,18 @@ pub fn examine_files(tls: &Tls, password_file: Option<&Path>, now: Option<Unix>)
 
 /// Files that are there and that the agent's user can't read: to be asked as somebody who can, and isn't the agent.
 pub(crate) fn unreadable(mqtt: &Mqtt, user: User) -> Vec<Doubt> {
+    named(mqtt).filter_map(|(key, file)| Some(Doubt::error(key, user.barred_from(file)?))).collect()
+}
+
+/// The file that a key names of which there is a [`Doubt`].
+pub(crate) fn named_by<'a>(mqtt: &'a Mqtt, key: &str) -> Option<&'a Path> {
+    named(mqtt).find(|(named, _)| *named == key).map(|(_, file)| file)
+}
+
+fn named(mqtt: &Mqtt) -> impl Iterator<Item = (&'static str, &Path)> {
     let Mqtt { tls: Tls { ca_file, cert_file, key_file, .. }, password_file, .. } = mqtt;
     let named = [(CA_FILE, ca_file), (CERT_FILE, cert_file), (KEY_FILE, key_file), (PASSWORD_FILE, password_file)];
-    let doubt =
-        |(key, file): (&'static str, &Option<PathBuf>)| Some(Doubt::error(key, user.barred_from(file.as_deref()?)?));
-    named.into_iter().filter_map(doubt).collect()
+    named.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)))
 }
 
 /// What is doubtful about files that can be used.
