@@ -51,8 +51,10 @@ pub const UNCOUNTED_MAX: usize = 2;
 /// Something that the engine is to do for a command.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// Put a result into the outbox.
+    /// Put what is remembered of a command into the outbox.
     Report(CommandResult),
+    /// The same of an answer to what is not remembered. Its id may be that of a command that is: it is not its end.
+    Answer(CommandResult),
     /// Put an event into the outbox.
     Tell(Event),
     /// The message was dealt with: acknowledge it.

@@ -532,7 +532,8 @@ impl Engine {
     fn run_steps(&mut self, now: Now) {
         while let Some(step) = self.commands.poll_step() {
             match step {
-                Step::Report(result) => self.record_result(now, result),
+                Step::Report(result) => self.record_report(now, result),
+                Step::Answer(result) => self.record_result(now, result),
                 Step::Tell(event) => self.record_event(now, event),
                 Step::Acknowledge(pkid) => self.link.acknowledge(now.mono, pkid, &mut self.effects),
                 Step::Journal(purpose, mut entries) => {

@@ -44,11 +44,16 @@ impl Engine {
         seq
     }
 
+    /// Puts an answer, or a part of what an act has brought home, into the outbox.
     pub(super) fn record_result(&mut self, now: Now, result: CommandResult) {
-        let id = result.command_id.clone();
-        let terminal = result.status.is_terminal();
+        self.record(now, Body::Result(result));
+    }
+
+    /// Puts what is remembered of a command into the outbox.
+    pub(super) fn record_report(&mut self, now: Now, result: CommandResult) {
+        let ended = result.command_id.clone().filter(|_| result.status.is_terminal());
         let seq = self.record(now, Body::Result(result));
-        if let (true, Some(id)) = (terminal, id) {
+        if let Some(id) = ended {
             self.commands.reported_as(&id, seq);
         }
     }

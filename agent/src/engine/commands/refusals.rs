@@ -76,7 +76,7 @@ impl Commands {
         // A forged message must not speak for a command that is known.
         let known = refusal.claimed_id.as_ref().is_some_and(|id| self.ledger.contains_key(id));
         if !known {
-            self.steps.push_back(Step::Report(CommandResult {
+            self.steps.push_back(Step::Answer(CommandResult {
                 command_id: refusal.claimed_id.as_ref().map(|id| id.as_str().into()),
                 command: refusal.claimed_name.as_deref().map(|name| tail(name).into()),
                 status: Status::Rejected,
@@ -119,7 +119,7 @@ impl Commands {
             // With a burst of them on a full disk the outbox would lose some, and nothing else has them: it is given
             // no more than it can hold in any case.
             let at_once = if is_busy { answer.and_then(|answer| self.owed.hold(answer)) } else { answer };
-            self.steps.extend(at_once.map(Step::Report));
+            self.steps.extend(at_once.map(Step::Answer));
             return self.acknowledge(pkid);
         }
         let entries = vec![put(&command.id, &stored)];

@@ -91,7 +91,8 @@ impl Commands {
         self.steps.push_back(Step::Report(result));
     }
 
-    /// A report was given this seq: once that is safe, the report needn't be made again after a crash.
+    /// What is remembered of a command was given this seq: once that is safe, its end needn't be told again after a
+    /// crash.
     pub fn reported_as(&mut self, id: &str, seq: u64) {
         let Some(id) = CommandId::parse(id) else { return };
         if let Some(entry) = self.ledger.get_mut(&id) {
@@ -153,7 +154,7 @@ impl Commands {
     /// Puts so many of the answers that wait into the outbox.
     pub fn tell_answers(&mut self, room: usize) {
         let answers = &mut self.owed.answers;
-        self.steps.extend(answers.drain(..room.min(answers.len())).map(Step::Report));
+        self.steps.extend(answers.drain(..room.min(answers.len())).map(Step::Answer));
     }
 
     /// Whether there are any.

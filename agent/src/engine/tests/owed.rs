@@ -66,6 +66,31 @@ fn a_disk_that_is_full_from_any_step_of_a_command_on_leaves_it_one_end_that_is_t
     }
 }
 
+#[test]
+fn what_is_answered_to_another_command_of_the_same_id_does_not_stand_for_the_end_that_the_disk_does_not_take_yet() {
+    let mut world = online();
+    world.acts_succeed = false;
+    world.command("c-1", "restart_unit", json!({"unit": "app.service"}), 7);
+    world.settle();
+    world.refuse(|op| matches!(op, StoreOp::Put { .. }), full());
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    let signed_again = world.now.wall.unix.0 / 1_000 - 1;
+    let restart = json!({"name": "restart_unit", "args": {"unit": "app.service"}});
+    world.claims(json!({"jti": "c-1", "iat": signed_again, "cmd": restart}), 8);
+    world.settle();
+    assert_eq!(
+        (ends(&world, "c-1"), world.results("c-1")[1]["reason"].as_str()),
+        (vec!["REJECTED".into()], Some("replayed"))
+    );
+    world.refuse_nothing();
+    for _ in 0..2 {
+        world.advance(A_WHILE);
+        assert_eq!(ends(&world, "c-1"), ["REJECTED", "SUCCEEDED"]);
+        world.crash();
+    }
+}
+
 /// A store so small that the ends of so many commands don't fit, and a broker that answers for none of them.
 fn overfull() -> World {
     let mut config = config();
