@@ -171,15 +171,15 @@ impl Engine {
 
     /// When the goodbye is to begin; `None` also while that waits for an end that is told.
     pub(super) fn reboot_deadline(&self) -> Option<Mono> {
-        self.reboot_due_at().filter(|_| !self.quarantine_changes())
+        self.reboot_due_at().filter(|_| !self.quarantine_changes() && !self.commands.is_canceling())
     }
 
     pub(super) fn reboot_due_at(&self) -> Option<Mono> {
         self.reboot.as_ref().and_then(|reboot| reboot.waits_until)
     }
 
-    /// Begins the goodbye when its time has come, what it was ordered by still holds, and no change of the quarantine
-    /// that was begun before is under way.
+    /// Begins the goodbye when its time has come, what it was ordered by still holds, no change of the quarantine that
+    /// was begun before is under way, and nobody who came before is about to take it back.
     pub(super) fn poll_reboot(&mut self, now: Now) {
         if self.reboot_deadline().is_none_or(|at| at > now.mono) {
             return;

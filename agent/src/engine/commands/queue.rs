@@ -78,6 +78,13 @@ impl Commands {
         true
     }
 
+    /// Whether a command that takes others back is on its way into the journal.
+    #[must_use]
+    pub fn is_canceling(&self) -> bool {
+        let takes_back = |entry: &Entry| matches!(entry.command, Some(Command::Cancel(_) | Command::CancelAll));
+        self.ledger.values().any(takes_back)
+    }
+
     /// It waited, and is not begun.
     fn refuse_waiting(&mut self, facts: Facts<'_>, id: &CommandId, (reason, detail): Refusal) {
         self.note_refusal_of(facts.now.mono, id, reason.word(), &detail);

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::healing::{is, ladder, memory, told, world};
 use super::invariants::error_batch;
-use super::world::{Got, World, config_with, outcome, restart};
-use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StopReason};
+use super::world::{Got, World, config_with, outcome, puts, restart};
+use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Input, StopReason, StoreFault};
 use crate::engine::metric::Metric;
 use crate::engine::observation::{ErrorBatch, Release};
 
@@ -114,6 +114,41 @@ fn a_reboot_that_waits_can_be_canceled() {
     world.advance(5 * MINUTE);
     assert!(world.acted.is_empty());
     assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "CANCELED"]);
+}
+
+#[test]
+fn a_reboot_whose_time_comes_while_a_command_that_takes_it_back_is_on_its_way_to_the_disk_is_taken_back() {
+    for (name, args) in [("cancel", json!({"command_id": "b-1"})), ("cancel_all", json!({}))] {
+        for is_stored in [true, false] {
+            let mut world = world();
+            world.command("b-1", "reboot", json!({"delay_s": 60}), 1);
+            world.settle();
+            world.advance(59 * SECOND);
+            world.stall_store_at(|op| puts(op, "cmd/c-1"));
+            if !is_stored {
+                world.refuse(|op| puts(op, "cmd/c-1"), StoreFault::Busy);
+            }
+            world.command("c-1", name, args.clone(), 2);
+            world.advance(20 * SECOND);
+            assert!(world.is_connected() && world.acted.is_empty(), "{name}: {:?}", world.acted);
+            world.refuse_nothing();
+            world.store_answers();
+            world.advance(20 * SECOND);
+            if is_stored {
+                assert_eq!(
+                    (world.statuses("c-1"), world.statuses("b-1").pop()),
+                    (vec!["SUCCEEDED".into()], Some("CANCELED".into()))
+                );
+            } else {
+                // Whoever is told that it wasn't begun has not taken it back.
+                assert_eq!(
+                    (world.acted.clone(), world.statuses("c-1")),
+                    (vec![Act::Reboot], vec!["REJECTED".into()]),
+                    "{name}"
+                );
+            }
+        }
+    }
 }
 
 #[test]
