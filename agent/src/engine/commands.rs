@@ -39,6 +39,9 @@ use reports::{Owed, Unwritten};
 /// Commands remembered. One falls out when its `exp` has passed for certain; if none has, that of the lowest `iat`
 /// does, and what was issued no later is refused from then on.
 pub const LEDGER_MAX: usize = 2_048;
+/// So many of them are dated ahead of the present. They fall out last of all, so that more of those that were refused
+/// would leave no place to one that is obeyed: these are answered, and not remembered.
+pub const AHEAD_MAX: usize = LEDGER_MAX / 4;
 /// Commands that wait for their target.
 pub const QUEUE_MAX: usize = 64;
 /// Acts that run side by side.
@@ -405,7 +408,7 @@ impl Commands {
             Err((reason, detail)) => {
                 // Remembered before it is acknowledged, or nobody would hear of it after a crash; and so that it stays
                 // refused when the clock is put right and the same message comes again.
-                let keep = self.make_room(facts, command);
+                let keep = self.may_remember(facts, command) && self.make_room(facts, command);
                 return self.refuse_verified(facts, command, reason, detail, pkid, keep);
             }
         };
@@ -415,6 +418,13 @@ impl Commands {
             return self.refuse_verified(facts, command, Reason::Busy, detail, pkid, false);
         }
         self.accept(facts, command, parsed, pkid);
+    }
+
+    /// Whether one that is refused may be remembered: not if it is one more of too many that are dated ahead.
+    fn may_remember(&self, facts: Facts<'_>, command: &VerifiedCommand) -> bool {
+        let present_s = present_s(facts);
+        let ahead = || self.ledger.values().filter(|entry| entry.stored.issued_at > present_s).count();
+        command.issued_at <= present_s || ahead() < AHEAD_MAX
     }
 
     /// Forgets what can't be valid any more, and if that isn't enough what was issued before all else. False if the
@@ -440,8 +450,7 @@ impl Commands {
         let over = self.ledger.iter().filter(|(_, entry)| entry.is_over());
         let dated = over.map(|(id, entry)| (entry.stored.issued_at, id.clone()));
         let surplus = (self.ledger.len() + 1).saturating_sub(LEDGER_MAX);
-        let present_s = lower_bound(facts, false).0.div_euclid(1000);
-        self.forget(oldest(dated, surplus, newcomer.issued_at, present_s));
+        self.forget(oldest(dated, surplus, newcomer.issued_at, present_s(facts)));
     }
 
     /// What is forgotten must not run again, whatever the clock says later: what is refused from now on stands in the
@@ -612,6 +621,11 @@ impl Commands {
     fn log(&mut self, level: LogLevel, text: String) {
         self.steps.push_back(Step::Log(level, text));
     }
+}
+
+/// The lowest that the present can be, in seconds since 1970.
+fn present_s(facts: Facts<'_>) -> i64 {
+    lower_bound(facts, false).0.div_euclid(1000)
 }
 
 /// What is journaled with the beginning of an act beside the command.

@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::commanding::online;
 use super::world::{Which, World, config, outcome, restart};
+use crate::engine::commands::{AHEAD_MAX, LEDGER_MAX};
 use crate::engine::io::{ActStatus, Input, StopReason, StoreFault, StoreOp};
 use crate::engine::record::Class;
 
@@ -184,7 +185,7 @@ fn of_a_burst_on_a_full_disk_each_command_is_answered_while_it_is_full() {
 /// nothing from now on.
 fn full_ledger() -> World {
     let mut world = online();
-    for n in 0..u16::try_from(crate::engine::commands::LEDGER_MAX).unwrap() {
+    for n in 0..u16::try_from(LEDGER_MAX).unwrap() {
         world.claims(ping(&world, &format!("c-{n}")), n + 1);
         world.settle();
     }
@@ -205,6 +206,26 @@ fn burst(world: &mut World) {
 
 fn unanswered(world: &World) -> Vec<u16> {
     (0..BURST).filter(|n| ends(world, &format!("b-{n}")) != ["REJECTED"]).collect()
+}
+
+#[test]
+fn a_signer_whose_clock_is_ahead_leaves_room_for_the_others() {
+    let mut world = online();
+    let two_days_on = world.now.wall.unix.0 / 1_000 + 2 * 86_400;
+    for n in 0..LEDGER_MAX {
+        let mut ahead = ping(&world, &format!("a-{n}"));
+        (ahead["iat"], ahead["exp"]) = (two_days_on.into(), (two_days_on + 600).into());
+        world.claims(ahead, 1);
+        world.settle();
+    }
+    world.advance(A_WHILE);
+    let remembered = world.engine.bounds().into_iter().find(|it| it.0 == "commands remembered").unwrap().1;
+    assert_eq!(remembered, AHEAD_MAX);
+    for n in 0..u16::try_from(LEDGER_MAX).unwrap() {
+        world.claims(ping(&world, &format!("c-{n}")), n + 1);
+        world.advance(SECOND);
+        assert_eq!(ends(&world, &format!("c-{n}")), ["SUCCEEDED"], "{n}");
+    }
 }
 
 #[test]
