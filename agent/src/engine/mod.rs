@@ -272,7 +272,7 @@ impl Engine {
             (heals && self.stopping.is_none()).then(|| self.releases.deadline(&self.config)).flatten(),
             self.outbox.deadline(),
             looked.then(|| self.link.deadline()).flatten(),
-            self.session.deadline(&self.link, &self.outbox, &self.attributes),
+            self.session.deadline(&self.link, &self.outbox, &self.attributes, self.stopping.is_some()),
             self.stopping.as_ref().and_then(Stopping::deadline),
         ];
         parts.into_iter().flatten().min()

@@ -92,15 +92,22 @@ impl Session {
         self.length.get()
     }
 
-    /// When the pump, which has nothing to wait for but time, should be tried again.
-    pub(super) fn deadline(&self, link: &Link, outbox: &Outbox, attributes: &Attributes) -> Option<Mono> {
+    /// When the pump, which has nothing to wait for but time, should be tried again. `stopping`: presence is said no
+    /// more, but as the last word.
+    pub(super) fn deadline(
+        &self,
+        link: &Link,
+        outbox: &Outbox,
+        attributes: &Attributes,
+        stopping: bool,
+    ) -> Option<Mono> {
         if !link.is_online() || !link.has_room() {
             return None;
         }
         if let Some(until) = self.flow.throttled_until() {
             return Some(until);
         }
-        let presence = self.presence_due.then_some(self.presence_at).flatten();
+        let presence = (self.presence_due && !stopping).then_some(self.presence_at).flatten();
         let attributes = attributes.is_changed().then_some(self.attributes_at).flatten();
         presence.into_iter().chain(attributes).chain(self.flow.next_at(outbox)).min()
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::world::{Got, World, config, puts};
-use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
+use super::world::{Got, World, config, outcome, puts};
+use crate::engine::io::{ActStatus, Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 use crate::engine::packet::{AckReason, SubscribeRefusal, Version};
 
@@ -351,6 +351,25 @@ fn a_stop_that_waits_for_the_broker_sleeps_meanwhile() {
     world.advance(1_500 * MILLISECOND);
     assert!(!world.exited, "it still waits");
     assert!(world.engine.poll_deadline() > Some(world.now.mono), "{:?}", world.engine.poll_deadline());
+}
+
+#[test]
+fn a_stop_in_which_a_quarantine_is_entered_sleeps_too_though_presence_was_once_refused() {
+    let mut world = World::new();
+    world.drop_connection(LinkFaultKind::Server);
+    world.ack_reason = AckReason::QuotaExceeded;
+    world.advance(2 * SECOND);
+    world.ack_reason = AckReason::Success;
+    world.advance(360 * SECOND);
+    world.acts_succeed = false;
+    world.command("q-1", "quarantine", json!({"level": "restrict"}), 1);
+    world.settle();
+    let (id, _) = world.acts.pop().unwrap();
+    world.withhold_acks = true;
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    let wakes_at = world.engine.poll_deadline();
+    assert!(!world.exited && wakes_at > Some(world.now.mono), "{wakes_at:?} at {:?}", world.now.mono);
 }
 
 #[test]
