@@ -263,19 +263,18 @@ impl Lane {
         (from, asked_upto): (u64, u64),
         records: Vec<(u64, Bytes)>,
     ) -> RangeInclusive<u64> {
-        let (next_read, open, mut last) = (self.next_read, self.open, None);
+        let (next_read, open) = (self.next_read, self.open);
+        // An empty page of a range that was open: what was there is gone, or only memory has it. Go on behind it.
+        let last = records.iter().rfind(|(seq, _)| *seq <= open).map_or(asked_upto, |(seq, _)| *seq);
         // To take it would be to pass over what the rewinding went back for.
         if next_read < from {
-            return from..=open;
+            return from..=last;
         }
         for (seq, bytes) in records {
             if seq >= next_read && seq <= open {
-                last = Some(seq);
                 self.put_ready(seq, bytes);
             }
         }
-        // An empty page of a range that was open: what was there is gone, or only memory has it. Go on behind it.
-        let last = last.unwrap_or(asked_upto);
         self.next_read = self.next_read.max(last + 1);
         if !self.has_unread() {
             self.feed();

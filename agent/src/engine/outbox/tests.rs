@@ -61,6 +61,25 @@ fn a_page_that_was_asked_for_before_a_rewind_does_not_skip_what_has_to_be_sent_a
 }
 
 #[test]
+fn a_damaged_page_that_was_asked_for_before_a_rewind_names_as_gone_what_lies_within_it_and_nothing_behind() {
+    let mut recovered = Recovered::default();
+    recovered.logs[Class::Results as usize] = LogRange { first: 1, last: 400, records: 400, evicted: 0 };
+    let limits = Limits { max_bytes: 1 << 20, min_free_bytes: 0, commit_interval: Duration::from_secs(1) };
+    let mut outbox = Outbox::new(limits, &recovered, BTreeMap::new(), [0; Class::COUNT]);
+    let mut effects = Effects::default();
+    outbox.fill(Class::Results, &mut effects);
+    outbox.page(Mono(0), Class::Results, page(1..=50), &mut effects);
+    outbox.sent(Class::Results, 20);
+    outbox.fill(Class::Results, &mut effects);
+    outbox.rewind_all();
+    let records = (51..=100).filter(|seq| *seq != 60).map(|seq| (seq, Bytes::from_static(b"x"))).collect();
+    outbox.page(Mono(0), Class::Results, Ok(StoreReply::Page { records, damaged: 1 }), &mut effects);
+    let gone = outbox.take_gone();
+    let named: Vec<u64> = (1..=400).filter(|seq| gone.iter().any(|gone| gone.holds(*seq))).collect();
+    assert_eq!(named, [60]);
+}
+
+#[test]
 fn what_the_store_evicted_and_a_crash_kept_from_being_counted_is_counted_at_the_start() {
     let mut late = outbox(150, 100);
     assert_eq!(quota(&late), 50);
