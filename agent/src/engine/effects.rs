@@ -186,6 +186,11 @@ impl Effects {
         Some(purpose)
     }
 
+    /// Completions of these count no more: who was asked is gone.
+    pub fn forget(&mut self, purpose: &Purpose) {
+        self.pending.retain(|_, pending| pending != purpose);
+    }
+
     /// What the completed effect was for. `None` for one that is not ours, or was completed before.
     pub fn complete(&mut self, id: EffectId) -> Option<Purpose> {
         self.pending.remove(&id)

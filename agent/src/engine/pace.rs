@@ -99,6 +99,13 @@ impl Pace {
         self.observing = None;
     }
 
+    /// The round that is under way will not end: another one begins.
+    pub(super) fn look_again(&mut self, now: Mono) {
+        if self.observing.take().is_some() {
+            self.observe_at = self.observe_at.min(now);
+        }
+    }
+
     /// Other intervals for a while. One that this command doesn't name, and another one did, keeps its own end, unless
     /// it is out of order beside those of this one.
     pub(super) fn override_until(&mut self, now: Mono, intervals: Intervals, telemetry: &Telemetry) {

@@ -11,7 +11,7 @@ use super::invariants::error_batch;
 use super::world::{World, config_with, outcome, restart};
 use crate::config::{Action, AttributeValue, changes};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
-use crate::engine::metric::Metric;
+use crate::engine::metric::{Metric, Point};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -206,6 +206,35 @@ fn a_sample_comes_each_minute_however_often_the_configuration_is_loaded_anew() {
     }
     let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten().count();
     assert!((3..=5).contains(&samples), "{samples} samples within four minutes");
+}
+
+#[test]
+fn what_the_collectors_from_before_a_reload_still_say_is_not_taken_for_the_present() {
+    for by_now in ["", LOW] {
+        let budget = "[collect.link.monthly_budget]\nwwan0 = \"1GiB\"\n";
+        let mut world = World::with(config_with(budget));
+        let count = |world: &mut World, bytes: u64| {
+            world.points = [Metric::InterfaceRxBytes, Metric::InterfaceTxBytes]
+                .map(|metric| Point::labelled(metric, "wwan0", bytes))
+                .into();
+        };
+        count(&mut world, 5_000_000);
+        world.advance(3 * SECOND);
+        world.collectors_hang(true);
+        world.advance(3 * SECOND);
+        world.collectors_hang(false);
+        count(&mut world, 6_000_000);
+        let rounds = world.rounds;
+        reload(&mut world, &format!("{budget}{by_now}"));
+        assert_eq!(world.rounds, rounds + 1, "the new ones look at once");
+        count(&mut world, 5_000_100);
+        world.hung_rounds_end();
+        count(&mut world, 7_000_000);
+        world.advance(5 * SECOND);
+        let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten();
+        let used = samples.last().map(|sample| &sample["link"]["interfaces"]["wwan0"]["month_bytes"]);
+        assert_eq!(used, Some(&json!(4_000_000)));
+    }
 }
 
 #[test]

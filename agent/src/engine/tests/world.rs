@@ -199,6 +199,7 @@ impl World {
         self.acts.clear();
         self.unanswered.clear();
         self.trouble.late.clear();
+        self.trouble.hung_rounds.clear();
         let ended_as = self.ended_as.take();
         let found = identity(self.boot, self.end_signs.clone());
         let identity = Identity { ended_as, quarantine: self.in_force, releases: self.releases.clone(), ..found };
@@ -404,7 +405,7 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Observe { .. } if self.trouble.collectors_hang => {}
+            Effect::Observe { id } if self.trouble.collectors_hang => self.trouble.hung_rounds.push(id),
             Effect::Observe { id } => {
                 self.rounds += 1;
                 let (points, inhibited, blocked) = (self.points.clone(), self.inhibited.clone(), self.blocked.clone());

@@ -3,6 +3,7 @@
 
 use super::World;
 use crate::engine::io::{EffectId, Input, StoreFault, StoreOp};
+use crate::engine::observation::Observation;
 use crate::engine::packet::{SubscribeRefusal, Version};
 
 /// Picks operations of the store.
@@ -21,6 +22,8 @@ pub(super) struct Trouble {
     pub(super) late: Vec<Input>,
     refuses: Option<(Which, StoreFault)>,
     pub(super) collectors_hang: bool,
+    /// Rounds that hang.
+    pub(super) hung_rounds: Vec<EffectId>,
     /// Whoever takes the connection closes it without a word, when it is greeted in these versions.
     pub(super) hangs_up_on: Vec<Version>,
     /// The broker leaves CONNECT unanswered, until it is told to answer.
@@ -130,6 +133,14 @@ impl World {
     /// Rounds of collection that are begun now have no end.
     pub(in crate::engine::tests) fn collectors_hang(&mut self, hang: bool) {
         self.trouble.collectors_hang = hang;
+    }
+
+    /// Those that hang end, with what is read in them.
+    pub(in crate::engine::tests) fn hung_rounds_end(&mut self) {
+        for id in std::mem::take(&mut self.trouble.hung_rounds) {
+            let readings = Observation { points: self.points.clone(), ..Observation::default() };
+            self.input(Input::Observed { id, result: Ok(readings) });
+        }
     }
 
     /// A broker without retained messages, which says so when it takes a connection, or only when it refuses one.
