@@ -39,8 +39,8 @@ use reports::{Owed, Unwritten};
 /// Commands remembered. One falls out when its `exp` has passed for certain; if none has, that of the lowest `iat`
 /// does, and what was issued no later is refused from then on.
 pub const LEDGER_MAX: usize = 2_048;
-/// So many of them are dated ahead of the present. They fall out last of all, so that more of those that were refused
-/// would leave no place to one that is obeyed: these are answered, and not remembered.
+/// Where so many of them are dated ahead of the present, another such one that is refused is answered, and not
+/// remembered: they fall out last of all, so that more of them would leave no place to one that is obeyed.
 pub const AHEAD_MAX: usize = LEDGER_MAX / 4;
 /// Commands that wait for their target.
 pub const QUEUE_MAX: usize = 64;
@@ -406,8 +406,8 @@ impl Commands {
         let parsed = match self.judge(facts, command) {
             Ok(parsed) => parsed,
             Err((reason, detail)) => {
-                // Remembered before it is acknowledged, or nobody would hear of it after a crash; and so that it stays
-                // refused when the clock is put right and the same message comes again.
+                // Where it is remembered that is before it is acknowledged, or nobody would hear of it after a crash;
+                // and it stays refused when the clock is put right and the same message comes again.
                 let keep = self.may_remember(facts, command) && self.make_room(facts, command);
                 return self.refuse_verified(facts, command, reason, detail, pkid, keep);
             }

@@ -186,9 +186,9 @@ impl Effects {
         Some(purpose)
     }
 
-    /// Completions of these count no more: who was asked is gone.
-    pub fn forget(&mut self, purpose: &Purpose) {
-        self.pending.retain(|_, pending| pending != purpose);
+    /// What collectors still answer counts no more: they are gone.
+    pub fn forget_rounds(&mut self) {
+        self.pending.retain(|_, pending| *pending != Purpose::Observe);
     }
 
     /// What the completed effect was for. `None` for one that is not ours, or was completed before.

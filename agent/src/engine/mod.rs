@@ -391,11 +391,16 @@ impl Engine {
                 self.attributes.observe(read(battery.enabled), read(link.enabled));
             }
             Err(why) => {
-                self.counters.observe_busy += 1;
                 self.effects.log(LogLevel::Warn, format!("collect: no readings this time: {why}"));
-                self.judge(now, Round::Observed(None));
+                self.miss_round(now);
             }
         }
+    }
+
+    /// A round of the collectors gave no readings.
+    fn miss_round(&mut self, now: Now) {
+        self.counters.observe_busy += 1;
+        self.judge(now, Round::Observed(None));
     }
 
     /// The store completed something.
@@ -499,9 +504,8 @@ impl Engine {
             self.effects.push_for(Purpose::Audit, |id| Effect::Audit { id });
         }
         if due.observe_overdue {
-            self.counters.observe_busy += 1;
-            // Collectors that hang give no answer, and no readings.
-            self.judge(now, Round::Observed(None));
+            // Collectors that hang give no answer.
+            self.miss_round(now);
         }
         if due.publish {
             // What goes out now doesn't wait for its commit; offline each commit wears the flash for nobody.

@@ -408,14 +408,16 @@ impl Outbox {
         let asked = lane.end_read();
         match result {
             Ok(StoreReply::Page { records, damaged }) => {
-                if damaged == 0 {
-                    lane.take_page(asked, records);
-                    return;
-                }
-                let whole = records.iter().map(|(seq, _)| *seq).collect();
+                lane.met_damage |= damaged > 0;
+                // It is counted once, with the first page of its segment; the holes that it leaves are seen here and
+                // there from then on, and are named where no page of before a rewind is thrown away.
+                let is_taken = !lane.was_rewound(asked);
+                let there = (lane.met_damage && is_taken).then(|| lane.there(&records));
                 let range = lane.take_page(asked, records);
                 self.losses.lose(class, "corrupt", damaged, range.clone());
-                self.losses.name(class, range, whole);
+                if let Some(there) = there {
+                    self.losses.name(class, range, there);
+                }
             }
             Ok(_) => {}
             Err(fault) => {

@@ -99,11 +99,13 @@ impl Pace {
         self.observing = None;
     }
 
-    /// The round that is under way will not end: another one begins.
-    pub(super) fn look_again(&mut self, now: Mono) {
-        if self.observing.take().is_some() {
+    /// The round that is under way will not end: another one begins. False: there is none.
+    pub(super) fn look_again(&mut self, now: Mono) -> bool {
+        let was_observing = self.observing.take().is_some();
+        if was_observing {
             self.observe_at = self.observe_at.min(now);
         }
+        was_observing
     }
 
     /// Other intervals for a while. One that this command doesn't name, and another one did, keeps its own end, unless

@@ -169,7 +169,8 @@ impl Engine {
         true
     }
 
-    /// When the goodbye is to begin; `None` also while that waits for an end that is told.
+    /// When the goodbye is to begin; `None` also while that waits for a change of the quarantine, or for the journaling of
+    /// what may take it back.
     pub(super) fn reboot_deadline(&self) -> Option<Mono> {
         self.reboot_due_at().filter(|_| !self.quarantine_changes() && !self.commands.is_canceling())
     }
@@ -179,7 +180,7 @@ impl Engine {
     }
 
     /// Begins the goodbye when its time has come, what it was ordered by still holds, no change of the quarantine that
-    /// was begun before is under way, and nobody who came before is about to take it back.
+    /// was begun before is under way, and nobody is about to take it back.
     pub(super) fn poll_reboot(&mut self, now: Now) {
         if self.reboot_deadline().is_none_or(|at| at > now.mono) {
             return;

@@ -1,7 +1,6 @@
 //! Another configuration at run time: what can change without loss is taken over, the rest is told and waits for a
 //! restart.
 
-use super::effects::Purpose;
 use super::io::LogLevel;
 use super::observation::Severity;
 use super::record::{Event, EventKind};
@@ -20,8 +19,10 @@ impl Engine {
     pub(super) fn reconfigure(&mut self, now: Now, wanted: &CheckedConfig) {
         // The runtime starts new collectors with each configuration: a round that is under way in the old ones is over,
         // and begins anew. What they may still say is older than what the new ones read: counters would seem to fall.
-        self.effects.forget(&Purpose::Observe);
-        self.pace.look_again(now.mono);
+        self.effects.forget_rounds();
+        if self.pace.look_again(now.mono) {
+            self.miss_round(now);
+        }
         // Whoever has raised the broker's limit says so by a reload, whatever else it changes.
         self.session.forget_length();
         let next = live_part(&self.config, wanted.clone());

@@ -83,6 +83,11 @@ impl Ahead {
         self.passed.contains(&seq)
     }
 
+    /// These were answered before older ones.
+    pub(super) fn passed(&self) -> impl Iterator<Item = u64> + '_ {
+        self.passed.iter().copied()
+    }
+
     /// These have to wait for their turn, if it still comes.
     pub(super) fn forget(&mut self, is_gone: impl Fn(u64) -> bool) {
         self.waiting.retain(|seq, _| !is_gone(*seq));

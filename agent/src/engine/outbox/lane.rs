@@ -63,6 +63,8 @@ pub(super) struct Lane {
     trim_due: bool,
     /// The store refused to.
     trim_failed: bool,
+    /// Damage was met while it was read.
+    pub(super) met_damage: bool,
 }
 
 /// A record that only memory holds.
@@ -256,6 +258,18 @@ impl Lane {
         self.reading.take().unwrap_or_default()
     }
 
+    /// Whether reading has gone back behind a page since it was asked for.
+    pub(super) const fn was_rewound(&self, (from, _): (u64, u64)) -> bool {
+        self.next_read < from
+    }
+
+    /// What is not gone though the store may not have it: of a page, in memory, or with the broker.
+    pub(super) fn there(&self, records: &[(u64, Bytes)]) -> BTreeSet<u64> {
+        let read = records.iter().map(|(seq, _)| *seq);
+        let held = self.volatile.keys().chain(&self.spared).copied();
+        read.chain(held).chain(self.ahead.passed()).collect()
+    }
+
     /// Takes a page that was asked for, and gives the seqs that it speaks of. A page of an older reading that was
     /// rewound meanwhile is thrown away.
     pub(super) fn take_page(
@@ -267,7 +281,7 @@ impl Lane {
         // An empty page of a range that was open: what was there is gone, or only memory has it. Go on behind it.
         let last = records.iter().rfind(|(seq, _)| *seq <= open).map_or(asked_upto, |(seq, _)| *seq);
         // To take it would be to pass over what the rewinding went back for.
-        if next_read < from {
+        if self.was_rewound((from, asked_upto)) {
             return from..=last;
         }
         for (seq, bytes) in records {

@@ -60,23 +60,55 @@ fn a_page_that_was_asked_for_before_a_rewind_does_not_skip_what_has_to_be_sent_a
     assert!(matches!(ops(&mut effects)[..], [StoreOp::Read { from: 1, .. }]));
 }
 
-#[test]
-fn a_damaged_page_that_was_asked_for_before_a_rewind_names_as_gone_what_lies_within_it_and_nothing_behind() {
+/// Results 1 to 400 in the store.
+fn results() -> Outbox {
     let mut recovered = Recovered::default();
     recovered.logs[Class::Results as usize] = LogRange { first: 1, last: 400, records: 400, evicted: 0 };
     let limits = Limits { max_bytes: 1 << 20, min_free_bytes: 0, commit_interval: Duration::from_secs(1) };
-    let mut outbox = Outbox::new(limits, &recovered, BTreeMap::new(), [0; Class::COUNT]);
-    let mut effects = Effects::default();
+    Outbox::new(limits, &recovered, BTreeMap::new(), [0; Class::COUNT])
+}
+
+/// These and no others are named as gone.
+fn assert_gone(outbox: &mut Outbox, gone: &[u64]) {
+    let named = outbox.take_gone();
+    let named: Vec<u64> = (1..=400).filter(|seq| named.iter().any(|named| named.holds(*seq))).collect();
+    assert_eq!(named, gone);
+}
+
+/// A page of these, but for one.
+fn torn(seqs: RangeInclusive<u64>, hole: u64, damaged: u64) -> Result<StoreReply, StoreFault> {
+    let records = seqs.filter(|seq| *seq != hole).map(|seq| (seq, Bytes::from_static(b"x"))).collect();
+    Ok(StoreReply::Page { records, damaged })
+}
+
+#[test]
+fn of_a_damaged_page_that_was_asked_for_before_a_rewind_what_is_gone_is_named_when_it_is_read_again() {
+    let (mut outbox, mut effects) = (results(), Effects::default());
     outbox.fill(Class::Results, &mut effects);
     outbox.page(Mono(0), Class::Results, page(1..=50), &mut effects);
     outbox.sent(Class::Results, 20);
     outbox.fill(Class::Results, &mut effects);
     outbox.rewind_all();
-    let records = (51..=100).filter(|seq| *seq != 60).map(|seq| (seq, Bytes::from_static(b"x"))).collect();
-    outbox.page(Mono(0), Class::Results, Ok(StoreReply::Page { records, damaged: 1 }), &mut effects);
-    let gone = outbox.take_gone();
-    let named: Vec<u64> = (1..=400).filter(|seq| gone.iter().any(|gone| gone.holds(*seq))).collect();
-    assert_eq!(named, [60]);
+    outbox.page(Mono(0), Class::Results, torn(51..=100, 60, 1), &mut effects);
+    assert_gone(&mut outbox, &[]);
+    for (first, hole) in [(1, 0), (51, 60)] {
+        outbox.fill(Class::Results, &mut effects);
+        outbox.page(Mono(0), Class::Results, torn(first..=first + 49, hole, 0), &mut effects);
+        outbox.sent(Class::Results, 50);
+    }
+    assert_gone(&mut outbox, &[60]);
+}
+
+#[test]
+fn a_result_that_damage_took_behind_the_page_that_counts_it_is_named_with_the_next_one() {
+    let (mut outbox, mut effects) = (results(), Effects::default());
+    outbox.fill(Class::Results, &mut effects);
+    outbox.page(Mono(0), Class::Results, torn(1..=50, 0, 1), &mut effects);
+    assert_gone(&mut outbox, &[]);
+    outbox.sent(Class::Results, 50);
+    outbox.fill(Class::Results, &mut effects);
+    outbox.page(Mono(0), Class::Results, torn(51..=100, 51, 0), &mut effects);
+    assert_gone(&mut outbox, &[51]);
 }
 
 #[test]

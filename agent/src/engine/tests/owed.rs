@@ -221,6 +221,12 @@ fn a_signer_whose_clock_is_ahead_leaves_room_for_the_others() {
     world.advance(A_WHILE);
     let remembered = world.engine.bounds().into_iter().find(|it| it.0 == "commands remembered").unwrap().1;
     assert_eq!(remembered, AHEAD_MAX);
+    let mut ahead = ping(&world, "answered");
+    (ahead["iat"], ahead["exp"]) = (two_days_on.into(), (two_days_on + 600).into());
+    world.claims(ahead, 7);
+    world.advance(SECOND);
+    assert_eq!(ends(&world, "answered"), ["REJECTED"]);
+    assert!(world.acked_commands.contains(&7));
     for n in 0..u16::try_from(LEDGER_MAX).unwrap() {
         world.claims(ping(&world, &format!("c-{n}")), n + 1);
         world.advance(SECOND);
