@@ -160,7 +160,7 @@ impl Engine {
         let events_last = Class::Events.of(&recovered.logs).last;
         let stamp = timeline.stamp(now.mono);
         let (rules, leftovers) = Rules::new(config.rules_in_force(), stamp, &recovered.state, events_last);
-        let releases = Releases::restore(&recovered.state);
+        let releases = Releases::restore(&recovered.state, stamp);
         let facts = remedies::Facts { now, config: &config, timeline: &timeline, stopping: false, releases: &releases };
         let remedies = Remedies::new(facts, &recovered.state, &identity, |rule| rules.is_raised(rule));
         let session = Session::new(state.read(SUBSCRIBED_KEY).unwrap_or_default(), was_clean);

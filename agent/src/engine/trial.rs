@@ -8,6 +8,7 @@
 mod acting;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -27,6 +28,8 @@ use crate::wire::Reason;
 /// So often a boot that doesn't come is tried: each time takes the agent off the air. The next boot completes what was
 /// done, whoever orders it.
 const BOOTS_MAX: u32 = 5;
+/// When to try again what has failed.
+const AGAIN: Duration = Duration::from_secs(600);
 /// Targets that are followed; a configuration with more has its first ones followed.
 const TARGETS_MAX: usize = 16;
 
@@ -52,6 +55,16 @@ struct Trial {
     #[n(3)]
     #[cbor(default)]
     awaits_boot: bool,
+    /// So many boots that were to do so were ordered in this one.
+    #[n(4)]
+    #[cbor(default)]
+    boots: u32,
+}
+
+impl Trial {
+    const fn new(release: Box<str>, begun: Stamp, last_chance: bool) -> Self {
+        Self { release, begun, last_chance, awaits_boot: false, boots: 0 }
+    }
 }
 
 impl Stored {
@@ -86,19 +99,13 @@ enum Course {
     #[default]
     Watched,
     /// It is being marked as good, whoever wants that.
-    Marking {
-        act: EffectId,
-        /// It was left before, and so many boots out of it did not come.
-        unbooted: Option<u32>,
-    },
+    Marking { act: EffectId },
     /// That it is to be left is on its way into the journal, and what that spends.
     Journaling { spending: Option<Spending> },
     /// It is being left, for what was spent.
     Leaving { act: EffectId, spending: Option<Spending> },
-    /// It was left, and this reboot is to complete that, after so many that did not come.
-    Booting { reboot: EffectId, failed: u32 },
-    /// It was left, and the boot that is to complete that did not come, so often.
-    Unbooted { failed: u32 },
+    /// It was left, and this reboot is to complete that.
+    Booting { reboot: EffectId },
 }
 
 /// What is to be done about a release.
@@ -134,24 +141,31 @@ impl Target {
         }
     }
 
+    /// Its trial. Where it can't be read that may have begun in another boot.
+    fn trial(&self) -> Option<&Trial> {
+        self.stored.trial.as_ref().filter(|_| self.seen)
+    }
+
+    /// It was left, and the boot that is to complete that has not come.
+    fn awaits_boot(&self) -> bool {
+        self.trial().is_some_and(|trial| trial.awaits_boot)
+    }
+
     /// Whether anything may be due while none is judged: of what was left the boot is.
-    const fn is_looked_at(&self, held: bool) -> bool {
-        !held || matches!(self.course, Course::Unbooted { .. })
+    fn is_looked_at(&self, held: bool) -> bool {
+        !held || self.awaits_boot()
     }
 
     /// What is due.
     fn wish(&mut self, now: Mono, name: &str, rollback: &Rollback, speaks: &Speaks) -> Option<Wish> {
-        match self.course {
-            Course::Unbooted { failed } => {
-                return (failed < BOOTS_MAX && self.again.is_due(now)).then_some(Wish::Boot);
-            }
-            Course::Booting { .. } | Course::Marking { unbooted: Some(_), .. } => return None,
-            Course::Watched | Course::Marking { .. } | Course::Journaling { .. } | Course::Leaving { .. } => {}
+        let trial = self.trial()?;
+        if trial.awaits_boot {
+            let is_due = self.course == Course::Watched && trial.boots < BOOTS_MAX && self.again.is_due(now);
+            return is_due.then_some(Wish::Boot);
         }
-        // Where it can't be read its trial may have begun in another boot.
-        let trial = self.stored.trial.as_ref().filter(|_| self.seen)?;
+        let (begun, last_chance) = (trial.begun.mono, trial.last_chance);
         // An updater switches releases first, and restarts after that what may cut the gateway off.
-        self.is_reached |= speaks.reached.is_some_and(|at| at >= trial.begun.mono.after(rollback.settle / 2));
+        self.is_reached |= speaks.reached.is_some_and(|at| at >= begun.after(rollback.settle / 2));
         if speaks.against(name) {
             self.healthy_since = None;
         } else if self.healthy_since.is_none() {
@@ -163,19 +177,17 @@ impl Target {
         if self.is_reached && self.healthy_since.is_some_and(|since| now.since(since) >= rollback.settle) {
             return Some(Wish::MarkGood);
         }
-        if now.since(trial.begun.mono) < rollback.trial {
+        if now.since(begun) < rollback.trial {
             return None;
         }
-        Some(if trial.last_chance { Wish::Mourn } else { Wish::Leave })
+        Some(if last_chance { Wish::Mourn } else { Wish::Leave })
     }
 
     fn deadline(&self, rollback: &Rollback) -> Option<Mono> {
-        match self.course {
-            Course::Watched => {}
-            Course::Unbooted { failed } => return (failed < BOOTS_MAX).then(|| self.again.earliest(Mono(0))),
-            _ => return None,
+        let trial = self.trial().filter(|_| self.course == Course::Watched)?;
+        if trial.awaits_boot {
+            return (trial.boots < BOOTS_MAX).then(|| self.again.earliest(Mono(0)));
         }
-        let trial = self.stored.trial.as_ref().filter(|_| self.seen)?;
         let good = self.healthy_since.filter(|_| self.is_reached).map(|since| since.after(rollback.settle));
         let over = Some(trial.begun.mono.after(rollback.trial)).filter(|_| !self.told.contains(&MOURNED));
         let at = [good, over].into_iter().flatten().min()?;
@@ -188,13 +200,12 @@ impl Target {
     }
 
     /// It is not to be left any more: what isn't begun isn't, and no boot out of it is tried again. The course before.
-    const fn stay(&mut self) -> Course {
+    fn stay(&mut self) -> Course {
         let before = self.course;
-        match &mut self.course {
-            Course::Watched | Course::Leaving { .. } => {}
-            Course::Marking { unbooted, .. } => *unbooted = None,
-            course => *course = Course::Watched,
+        if matches!(before, Course::Journaling { .. } | Course::Booting { .. }) {
+            self.course = Course::Watched;
         }
+        self.stored.trial.iter_mut().filter(|trial| trial.awaits_boot).for_each(|trial| trial.boots = BOOTS_MAX);
         before
     }
 }
@@ -203,7 +214,7 @@ impl Course {
     /// The act under way, of what isn't a boot.
     const fn act(&self) -> Option<EffectId> {
         match self {
-            Self::Marking { act, .. } | Self::Leaving { act, .. } => Some(*act),
+            Self::Marking { act } | Self::Leaving { act, .. } => Some(*act),
             _ => None,
         }
     }
@@ -242,11 +253,17 @@ const KEPT: &str = "release_kept";
 const MOURNED: (Wish, Option<Reason>) = (Wish::Mourn, None);
 
 impl Releases {
-    pub(super) fn restore(state: &[(String, Bytes)]) -> Self {
+    pub(super) fn restore(state: &[(String, Bytes)], now: Stamp) -> Self {
         let stored = |(key, value): &(String, Bytes)| {
             Some((key.strip_prefix(RELEASE_KEY)?.to_owned(), Target::new(minicbor::decode(value).ok()?)))
         };
-        Self { targets: gather(state.iter().filter_map(stored).take(TARGETS_MAX)), held: false }
+        let mut targets: BTreeMap<_, Target> = gather(state.iter().filter_map(stored).take(TARGETS_MAX));
+        for target in targets.values_mut() {
+            if target.stored.trial.as_ref().is_some_and(|trial| trial.awaits_boot && trial.begun.boot == now.boot) {
+                target.again.put_off(now.mono.after(AGAIN));
+            }
+        }
+        Self { targets, held: false }
     }
 
     fn entry(&self, target: &str) -> Option<Write> {
@@ -287,7 +304,7 @@ impl Releases {
                 let changed = trial.begun.boot != at.boot;
                 let mut event = None;
                 if changed {
-                    trial.begun = at;
+                    (trial.begun, trial.boots) = (at, 0);
                     known.is_reached = false;
                     let is_back = std::mem::take(&mut trial.awaits_boot);
                     event = is_back.then(|| {
@@ -306,7 +323,7 @@ impl Releases {
                     return Seen { changed: true, before: known.stay(), event };
                 }
                 let last_chance = other.as_ref().is_some_and(|before| before.last_chance);
-                *other = Some(Trial { release: name.as_str().into(), begun: at, last_chance, awaits_boot: false });
+                *other = Some(Trial::new(name.as_str().into(), at, last_chance));
                 (known.healthy_since, known.is_reached) = (None, false);
                 known.again = Again::new();
                 known.told.clear();
@@ -346,14 +363,14 @@ impl Releases {
         self.targets.iter().filter_map(|(name, target)| match target.course {
             Course::Marking { .. } => Some(Act::MarkGood { target: name.clone() }),
             Course::Journaling { .. } | Course::Leaving { .. } => Some(leave(name)),
-            Course::Watched | Course::Booting { .. } | Course::Unbooted { .. } => None,
+            Course::Watched | Course::Booting { .. } => None,
         })
     }
 
     /// Acts under way that leave a release by the agent's own will, and boots that complete that.
     pub(super) fn leaving(&self) -> impl Iterator<Item = EffectId> + '_ {
         self.targets.values().filter_map(|target| match target.course {
-            Course::Leaving { act: id, .. } | Course::Booting { reboot: id, .. } => Some(id),
+            Course::Leaving { act: id, .. } | Course::Booting { reboot: id } => Some(id),
             _ => None,
         })
     }
@@ -361,9 +378,10 @@ impl Releases {
     /// That a release was left is completed by this reboot.
     fn awaits_boot(&mut self, target: &str, reboot: EffectId) {
         if let Some(known) = self.targets.get_mut(target) {
-            known.stored.trial.iter_mut().for_each(|trial| trial.awaits_boot = true);
-            let failed = if let Course::Unbooted { failed } = known.course { failed } else { 0 };
-            known.course = Course::Booting { reboot, failed };
+            if let Some(trial) = &mut known.stored.trial {
+                (trial.awaits_boot, trial.boots) = (true, trial.boots.saturating_add(1));
+            }
+            known.course = Course::Booting { reboot };
         }
     }
 
@@ -386,8 +404,7 @@ impl Releases {
     pub(super) fn begun(&mut self, id: EffectId, act: &Act) {
         if let Act::MarkGood { target } = act {
             if let Some(target) = self.targets.get_mut(target) {
-                let unbooted = if let Course::Unbooted { failed } = target.course { Some(failed) } else { None };
-                target.course = Course::Marking { act: id, unbooted };
+                target.course = Course::Marking { act: id };
             }
         }
     }

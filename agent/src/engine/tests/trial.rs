@@ -1,6 +1,7 @@
 //! Releases on trial: kept when they prove good, left once when they don't.
 
 mod held;
+mod unbooted;
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{BOOTS_MAX, Course, KEPT, Seen, Speaks, TARGETS_MAX, Trial, Wish, leave, told, tried};
+use super::{AGAIN, BOOTS_MAX, Course, KEPT, Seen, Speaks, TARGETS_MAX, Trial, Wish, leave, told, tried};
 use crate::config::{QuarantineLevel, Remedy, Step};
 use crate::engine::Engine;
 use crate::engine::again::{Again, time_mends};
@@ -16,9 +16,7 @@ use crate::engine::remedies::refusal;
 use crate::engine::time::{Mono, Now};
 use crate::wire::Reason;
 
-/// When to try again what has failed.
-const AGAIN: Duration = Duration::from_secs(600);
-/// And when there is another act to wait for.
+/// When to try again where there is another act to wait for.
 const BUSY_FOR: Duration = Duration::from_secs(10);
 
 impl Engine {
@@ -102,6 +100,7 @@ impl Engine {
     pub(in crate::engine) fn stay_on_trial(&mut self, now: Now) {
         let stays = self.releases.targets.iter_mut().map(|(target, known)| (target.clone(), known.stay()));
         for (target, before) in stays.collect::<Vec<_>>() {
+            self.note_release(&target);
             if let Course::Journaling { spending } = before {
                 self.give_back(spending);
                 // Its last chance is spent with that: whoever pressed the button doesn't want it tried again.
@@ -123,7 +122,7 @@ impl Engine {
             Err((reason, detail)) => self.put_trial_off(now, target, &Act::Reboot, reason, &detail),
             Ok(()) => {
                 let reboot = self.order_completion(now);
-                self.releases.awaits_boot(target, reboot);
+                self.trial_awaits_boot(target, reboot);
             }
         }
     }
@@ -132,15 +131,17 @@ impl Engine {
     pub(in crate::engine) fn trial_not_booted(&mut self, now: Now, reboot: EffectId, outcome: &ActOutcome) {
         let mut targets = self.releases.targets.iter_mut();
         let booting = targets.find_map(|(target, known)| match known.course {
-            Course::Booting { reboot: ours, failed } if ours == reboot => Some((target.clone(), known, failed)),
+            Course::Booting { reboot: ours } if ours == reboot => Some((target.clone(), known)),
             _ => None,
         });
-        let Some((target, known, failed)) = booting else { return };
+        let Some((target, known)) = booting else { return };
+        known.course = Course::Watched;
+        known.again.put_off(now.mono.after(AGAIN));
+        let Some(trial) = &mut known.stored.trial else { return };
         let refused = refusal(outcome);
         // As with a ladder's step: what was refused for what time can mend was not tried.
-        let failed = failed + u32::from(!refused.is_some_and(time_mends));
-        known.course = Course::Unbooted { failed };
-        known.again.put_off(now.mono.after(AGAIN));
+        trial.boots = trial.boots.saturating_sub(refused.is_some_and(time_mends).into());
+        let failed = trial.boots;
         match refused {
             _ if failed >= BOOTS_MAX => {
                 let detail = format!("tried {failed} times, and not again: {}", waits_for_boot(None));
@@ -150,6 +151,7 @@ impl Engine {
             Some(reason) => {
                 let detail = outcome.detail.as_deref().unwrap_or_default();
                 self.put_trial_off(now, &target, &Act::Reboot, reason, detail);
+                self.note_release(&target);
             }
             None if known.told.insert((Wish::Boot, None)) => {
                 self.tell_tried(now, &Act::Reboot, &target, Status::Failed, outcome);
@@ -222,11 +224,9 @@ impl Engine {
         known.again.put_off(now.mono.after(AGAIN));
         let is_marked = matches!(course, Course::Marking { .. }) && outcome.status == ActStatus::Succeeded;
         let is_commanded = self.commands.of_act(id).is_some();
-        match course {
+        if is_marked {
             // Whoever says so doesn't want it left any more.
-            Course::Marking { .. } if is_marked => self.marked(now, &target, outcome.release.as_deref(), is_commanded),
-            Course::Marking { unbooted: Some(failed), .. } => known.course = Course::Unbooted { failed },
-            _ => {}
+            self.marked(now, &target, outcome.release.as_deref(), is_commanded);
         }
         if is_commanded {
             return None;

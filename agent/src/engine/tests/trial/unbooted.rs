@@ -1,0 +1,63 @@
+//! Boots out of a release that don't come are still due where the agent is started again in the same boot.
+
+use serde_json::json;
+
+use super::super::world::{World, outcome};
+use super::{MINUTE, boots_back, told};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
+use crate::engine::metric::Metric;
+
+/// What became of the release that was left but the boots: what was done, and what the fleet was told.
+fn others(world: &World) -> (Vec<Act>, Vec<String>) {
+    let acts = world.acted.iter().filter(|act| !matches!(act, Act::Reboot)).cloned().collect();
+    (acts, told(world))
+}
+
+#[test]
+fn a_boot_out_of_a_release_is_tried_again_where_the_agent_was_started_anew_and_not_for_ever() {
+    let (mut world, mut id) = boots_back();
+    let expected = others(&world);
+    world.set(Metric::HostMemUsed, Some(50.0));
+    let mut tries = 1;
+    for turn in 0..10 {
+        // Every other time the agent is killed in its goodbye.
+        if turn % 2 == 0 {
+            world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+        }
+        world.crash();
+        world.advance(9 * MINUTE);
+        assert_eq!(world.acts, []);
+        world.advance(2 * MINUTE);
+        let Some((again, act)) = world.acts.pop() else { break };
+        assert_eq!(act, Act::Reboot);
+        (id, tries) = (again, tries + 1);
+    }
+    assert_eq!(tries, 5);
+    assert_eq!(others(&world), expected, "it was left: it is neither kept nor good");
+}
+
+#[test]
+fn after_the_red_button_no_start_of_the_agent_tries_to_boot_out_of_a_release() {
+    let (mut world, id) = boots_back();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+    world.advance(MINUTE);
+    world.command("stop", "cancel_all", json!({}), 1);
+    world.settle();
+    let expected = others(&world);
+    world.set(Metric::HostMemUsed, Some(50.0));
+    world.crash();
+    world.advance(60 * MINUTE);
+    assert_eq!((world.acts.clone(), others(&world)), (vec![], expected));
+}
+
+#[test]
+fn a_boot_out_of_a_release_that_somebody_held_off_is_not_counted_over_starts() {
+    let (mut world, mut id) = boots_back();
+    for _ in 0..8 {
+        let inhibited = ActOutcome { reason: Some("inhibited".into()), ..outcome(ActStatus::Rejected) };
+        world.input(Input::ActDone { id, outcome: inhibited });
+        world.crash();
+        world.advance(11 * MINUTE);
+        (id, _) = world.acts.pop().unwrap();
+    }
+}
