@@ -497,6 +497,9 @@ impl Engine {
         if due.report {
             self.report(now);
         }
+        if due.observe || due.observe_overdue {
+            self.watch_trials(now);
+        }
         if due.observe {
             self.effects.push_for(Purpose::Observe, |id| Effect::Observe { id });
         }

@@ -41,7 +41,7 @@ const SAVED_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// The same while the alarm stands: how long it has stood is to come to an end also where power fails every few hours.
 const SAVED_EVERY_STANDING: Duration = Duration::from_secs(3600);
 /// Of what lies more than so many rounds back nothing is known to have held since: `for` and `clear_for` begin anew.
-const GAP_ROUNDS_MAX: u32 = 3;
+pub(super) const GAP_ROUNDS_MAX: u32 = 3;
 /// Rounds are not apart to the millisecond: one that comes early by less than this part of their interval has waited
 /// for the whole of `for`, `clear_for` and `missing_for`. It would be late by an interval otherwise.
 const EARLY_PART: u32 = 4;

@@ -268,6 +268,10 @@ impl Engine {
         entries.extend(first);
         self.put_beginning(entries);
 
+        if let Some(before) = &before {
+            let (watched, crashed) = self.last_watch_of(before);
+            self.go_on_with_trials(now, watched, crashed);
+        }
         self.warn_of_unsigned();
         self.tell_losses(now, recovered, told);
         if let Some(before) = before.as_ref().filter(|before| before.run.at.boot != self.timeline.boot()) {
@@ -394,6 +398,16 @@ impl Engine {
         let began = self.timeline.date(run.at)?;
         let ran_ms = u64::try_from((*written_at)?.0.checked_sub(began.0)?).ok()?;
         Some(Stamp { mono: run.at.mono.after(Duration::from_millis(ran_ms)), ..run.at })
+    }
+
+    /// Until when a run watched, and whether it crashed or hung, or the machine did. A power cut says nothing of what
+    /// ran.
+    fn last_watch_of(&self, before: &Before) -> (Mono, bool) {
+        let run = &before.run;
+        let watched = if run.clean { run.at } else { self.last_sign_of(before).unwrap_or(run.at) };
+        let is_same_boot = run.at.boot == self.timeline.boot();
+        let machine_did = || matches!(self.end_of(before).0, "kernel_panic" | WATCHDOG);
+        (watched.mono, if is_same_boot { !run.clean } else { machine_did() })
     }
 
     /// Another boot id means another boot, whatever the clock says.

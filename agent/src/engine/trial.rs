@@ -2,8 +2,9 @@
 //! ladder would leave it, and the broker was in reach after the first half of `settle`; one that isn't when its trial
 //! is over is left again, once: Good → On trial → Good, or → Left → the one before, on trial with its last chance. That
 //! it is to be left is journaled before it is done. The first release that is ever seen counts as good: there is none
-//! to go back to. Knows no slots and no links; a trial's time counts within a boot, because what happens over boots is
-//! the bootloader's to count.
+//! to go back to. Knows no slots and no links. A trial's time counts within a boot, because what happens over boots is
+//! the bootloader's to count, and only while somebody watches: it stands still while the gateway is suspended or the
+//! agent is down. What doesn't let the agent live for so long is known by its crashes.
 
 mod acting;
 
@@ -28,6 +29,9 @@ use crate::wire::Reason;
 /// So often a boot that doesn't come is tried: each time takes the agent off the air. The next boot completes what was
 /// done, whoever orders it.
 const BOOTS_MAX: u32 = 5;
+/// What crashes the agent or the machine so often in its trial is not waited for to prove good: the agent may never
+/// live for `settle`. systemd gives an agent up only after more starts.
+const CRASHES_MAX: u32 = 5;
 /// When to try again what has failed.
 const AGAIN: Duration = Duration::from_secs(600);
 /// Targets that are followed; a configuration with more has its first ones followed.
@@ -59,11 +63,15 @@ struct Trial {
     #[n(4)]
     #[cbor(default)]
     boots: u32,
+    /// So often a run ended in it as none should.
+    #[n(5)]
+    #[cbor(default)]
+    crashes: u32,
 }
 
 impl Trial {
     const fn new(release: Box<str>, begun: Stamp, last_chance: bool) -> Self {
-        Self { release, begun, last_chance, awaits_boot: false, boots: 0 }
+        Self { release, begun, last_chance, awaits_boot: false, boots: 0, crashes: 0 }
     }
 }
 
@@ -77,8 +85,8 @@ impl Stored {
 #[derive(Debug)]
 struct Target {
     stored: Stored,
-    /// It was read since the agent started.
-    seen: bool,
+    /// Since when it was read, in this run.
+    seen: Option<Mono>,
     /// A release that was marked as good before it was seen here.
     marked: Option<Box<str>>,
     /// Since when nothing speaks against the release.
@@ -125,13 +133,15 @@ pub(super) struct Releases {
     targets: BTreeMap<String, Target>,
     /// None is judged for now.
     held: bool,
+    /// Until when somebody watched.
+    watched: Mono,
 }
 
 impl Target {
     const fn new(stored: Stored) -> Self {
         Self {
             stored,
-            seen: false,
+            seen: None,
             marked: None,
             healthy_since: None,
             is_reached: false,
@@ -143,7 +153,7 @@ impl Target {
 
     /// Its trial. Where it can't be read that may have begun in another boot.
     fn trial(&self) -> Option<&Trial> {
-        self.stored.trial.as_ref().filter(|_| self.seen)
+        self.stored.trial.as_ref().filter(|_| self.seen.is_some())
     }
 
     /// It was left, and the boot that is to complete that has not come.
@@ -177,10 +187,20 @@ impl Target {
         if self.is_reached && self.healthy_since.is_some_and(|since| now.since(since) >= rollback.settle) {
             return Some(Wish::MarkGood);
         }
-        if now.since(begun) < rollback.trial {
+        if self.over_at(rollback)? > now {
             return None;
         }
         Some(if last_chance { Wish::Mourn } else { Wish::Leave })
+    }
+
+    /// When the trial is over.
+    fn over_at(&self, rollback: &Rollback) -> Option<Mono> {
+        let Trial { begun, crashes, .. } = self.trial()?;
+        if *crashes >= CRASHES_MAX {
+            return self.seen;
+        }
+        // After a start it is to prove good anew, and needs the time for that.
+        Some(begun.mono.after(rollback.trial).max(self.seen?.after(rollback.settle)))
     }
 
     fn deadline(&self, rollback: &Rollback) -> Option<Mono> {
@@ -189,9 +209,17 @@ impl Target {
             return (trial.boots < BOOTS_MAX).then(|| self.again.earliest(Mono(0)));
         }
         let good = self.healthy_since.filter(|_| self.is_reached).map(|since| since.after(rollback.settle));
-        let over = Some(trial.begun.mono.after(rollback.trial)).filter(|_| !self.told.contains(&MOURNED));
+        let over = self.over_at(rollback).filter(|_| !self.told.contains(&MOURNED));
         let at = [good, over].into_iter().flatten().min()?;
         Some(self.again.earliest(at))
+    }
+
+    /// Between these two nobody watched: it counts neither for nor against the release.
+    fn skip(&mut self, from: Mono, to: Mono) {
+        let begun = self.stored.trial.iter_mut().map(|trial| &mut trial.begun.mono);
+        for at in begun.chain(&mut self.healthy_since).chain(&mut self.seen) {
+            *at = at.after(to.since(from.max(*at)));
+        }
     }
 
     /// Whether it is not left any more, if it is as bad as before.
@@ -263,7 +291,7 @@ impl Releases {
                 target.again.put_off(now.mono.after(AGAIN));
             }
         }
-        Self { targets, held: false }
+        Self { targets, held: false, watched: now.mono }
     }
 
     fn entry(&self, target: &str) -> Option<Write> {
@@ -279,7 +307,7 @@ impl Releases {
     pub(super) fn running(&self, act_target: &str) -> Option<&str> {
         self.targets
             .get(act_target.strip_prefix(RELEASE)?)
-            .filter(|known| known.seen)
+            .filter(|known| known.seen.is_some())
             .map(|known| known.stored.running())
     }
 
@@ -288,11 +316,11 @@ impl Releases {
         let Some(known) = self.targets.get_mut(target) else {
             if self.targets.len() < TARGETS_MAX {
                 let stored = Stored { good: name.as_str().into(), trial: None };
-                self.targets.insert(target.clone(), Target { seen: true, ..Target::new(stored) });
+                self.targets.insert(target.clone(), Target { seen: Some(at.mono), ..Target::new(stored) });
             }
             return Seen { changed: true, ..Seen::default() };
         };
-        known.seen = true;
+        known.seen.get_or_insert(at.mono);
         let Stored { good, trial } = &mut known.stored;
         if **good == **name {
             let changed = trial.take().is_some();
@@ -336,13 +364,43 @@ impl Releases {
     /// begins anew after it. Those that do.
     fn hold(&mut self, at: Stamp, held: bool) -> Vec<String> {
         let was_held = std::mem::replace(&mut self.held, held);
-        let anew = self.targets.iter_mut().filter(|(_, target)| was_held && !held && target.seen);
+        let anew = self.targets.iter_mut().filter(|(_, target)| was_held && !held && target.seen.is_some());
         let begin = |(name, target): (&String, &mut Target)| {
-            target.stored.trial.as_mut()?.begun = at;
+            let trial = target.stored.trial.as_mut()?;
+            (trial.begun, trial.crashes) = (at, 0);
             (target.healthy_since, target.is_reached) = (None, false);
             Some(name.clone())
         };
         anew.filter_map(begin).collect()
+    }
+
+    /// The agent is started again; it watched until `watched`. The targets of which other is remembered by that.
+    fn go_on(&mut self, now: Stamp, watched: Mono, crashed: bool) -> Vec<String> {
+        let go_on = |(name, target): (&String, &mut Target)| {
+            let trial = target.stored.trial.as_mut()?;
+            trial.crashes = trial.crashes.saturating_add(crashed.into());
+            let is_same_boot = trial.begun.boot == now.boot;
+            if is_same_boot {
+                target.skip(watched, now.mono);
+            }
+            (crashed || is_same_boot).then(|| name.clone())
+        };
+        self.targets.iter_mut().filter_map(go_on).collect()
+    }
+
+    /// Somebody watches now; if that is more than `gap` after the last time, nobody did meanwhile. The targets of which
+    /// other is remembered by that.
+    fn watch(&mut self, now: Mono, gap: Duration) -> Vec<String> {
+        let from = std::mem::replace(&mut self.watched, now);
+        if now.since(from) <= gap {
+            return Vec::new();
+        }
+        let skip = |(name, target): (&String, &mut Target)| {
+            target.stored.trial.as_ref()?;
+            target.skip(from, now);
+            Some(name.clone())
+        };
+        self.targets.iter_mut().filter_map(skip).collect()
     }
 
     fn wish(&mut self, now: Mono, config: &CheckedConfig, speaks: &Speaks) -> Option<(String, Wish)> {

@@ -2,6 +2,7 @@
 
 mod held;
 mod unbooted;
+mod watched;
 
 use std::time::Duration;
 

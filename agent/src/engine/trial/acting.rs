@@ -13,6 +13,7 @@ use crate::engine::observation::{Release, Severity};
 use crate::engine::reboot::waits_for_boot;
 use crate::engine::record::Status;
 use crate::engine::remedies::refusal;
+use crate::engine::rules::GAP_ROUNDS_MAX;
 use crate::engine::time::{Mono, Now};
 use crate::wire::Reason;
 
@@ -34,6 +35,22 @@ impl Engine {
             if let Some(event) = event {
                 self.record_event(now, event);
             }
+        }
+    }
+
+    /// The agent is started again: until `watched` the run before watched what is on trial, and may have crashed then.
+    pub(in crate::engine) fn go_on_with_trials(&mut self, now: Now, watched: Mono, crashed: bool) {
+        for target in self.releases.go_on(self.timeline.stamp(now.mono), watched, crashed) {
+            self.note_release(&target);
+        }
+    }
+
+    /// A round of collection is due: what is on trial is watched. As with alarms, of what lies more than some rounds
+    /// back nothing is known to have held since.
+    pub(in crate::engine) fn watch_trials(&mut self, now: Now) {
+        let (sampled_every, _) = self.pace.spacing(&self.config.telemetry);
+        for target in self.releases.watch(now.mono, sampled_every.saturating_mul(GAP_ROUNDS_MAX)) {
+            self.note_release(&target);
         }
     }
 
