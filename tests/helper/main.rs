@@ -334,6 +334,10 @@ fn a_unit_that_a_quarantine_keeps_stopped_is_not_restarted_nor_what_runs_from_an
     let world = World::new();
     world.in_quarantine("restrict", &["app.service"]);
     let helper = world.start();
+    let mut refresh = ordered_by_rule("refresh", &json!({"level": "restrict", "wide": false}));
+    refresh["terms"] = json!({"port": 1883, "stop": []});
+    let end = world.ask(&refresh);
+    assert_eq!(end["status"], "SUCCEEDED", "{end}");
     world.refused(&helper, &ordered_by_rule("restart_unit", &json!({"unit": "app.service"})), "quarantined");
     let dir = world.releases(&["1", "2"], &["other.service", "app.service"]);
     world.refused(&helper, &ordered_by_rule("rollback", &json!({"target": "app", "to": null})), "quarantined");

@@ -117,6 +117,11 @@ impl Saved {
         QuarantineLevel::parse(&self.level)
     }
 
+    /// Units that are to stay stopped.
+    fn keeps_stopped(&self) -> &[UnitName] {
+        if self.level() > Some(QuarantineLevel::Observe) { &self.terms.stop } else { &[] }
+    }
+
     fn has_rules(&self) -> bool {
         let seems_so = self.degraded.is_none() && self.level().is_some_and(|level| level != QuarantineLevel::Observe);
         self.loaded.unwrap_or(seems_so)
@@ -156,8 +161,7 @@ impl Quarantine {
     /// Units that were stopped for what is in force, and are to stay so.
     #[must_use]
     pub fn keeps_stopped(&self) -> Vec<UnitName> {
-        let saved = self.saved().filter(|saved| saved.level() > Some(QuarantineLevel::Observe));
-        saved.map(|saved| saved.terms.stop).unwrap_or_default()
+        self.saved().unwrap_or_default().keeps_stopped().to_vec()
     }
 
     /// Terms with the hosts that are in reach now, where names were not found: for who cuts down what comes of that.
@@ -229,7 +233,7 @@ impl Quarantine {
         let was_free = before.level().is_none();
         let was = before.clone();
         let was_loaded = before.has_rules();
-        let terms = with_older(terms, &before.terms);
+        let terms = with_older(terms, &before);
         let rules = ruleset::render(level, wide, &terms, self.uid);
         let mut now = Saved {
             level: level.word().into(),
@@ -458,12 +462,18 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The addresses that were found now, and behind them those that were known: a name that stands for many gives others
-/// each time, and one that isn't answered gives none.
-fn with_older(terms: Terms, before: &Terms) -> Terms {
+/// each time, and one that isn't answered gives none. Units that are to stay stopped still are, whoever wants fewer.
+fn with_older(terms: Terms, saved: &Saved) -> Terms {
+    let before = &saved.terms;
     let mut terms = terms.with_older_hosts(before);
     let older: Vec<_> = before.broker.iter().filter(|old| !terms.broker.contains(old)).copied().collect();
     terms.broker.extend(older.into_iter().filter(|old| old.port() == terms.port));
     terms.broker.truncate(ADDRESSES_MAX);
+    for unit in std::mem::replace(&mut terms.stop, saved.keeps_stopped().to_vec()) {
+        if !terms.stop.contains(&unit) {
+            terms.stop.push(unit);
+        }
+    }
     terms
 }
 

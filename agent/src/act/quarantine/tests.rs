@@ -425,6 +425,25 @@ fn units_that_are_stopped_again_are_told_where_there_is_no_firewall_too() {
     assert!(detail.contains("install nftables") && detail.ends_with("stopped again: app.service"), "{detail}");
 }
 
+fn units(names: &[&str]) -> Vec<UnitName> {
+    names.iter().map(|name| UnitName::parse(name).unwrap()).collect()
+}
+
+#[test]
+fn what_is_to_stay_stopped_does_whoever_wants_fewer_and_more_is_added_once() {
+    let terms = |stop: &[&str]| Terms { stop: units(stop), ..terms(&[BROKER], &[]) };
+    for (level, wanted, stopped) in [
+        ("restrict", &[][..], &["a.service", "b.service"][..]),
+        ("isolate", &["b.service"], &["a.service", "b.service"]),
+        ("isolate", &["c.service", "b.service", "c.service"], &["a.service", "b.service", "c.service"]),
+        // Nothing was.
+        ("observe", &["b.service"], &["b.service"]),
+    ] {
+        let before = Saved { level: level.into(), terms: terms(&["a.service", "b.service"]), ..Saved::default() };
+        assert_eq!(with_older(terms(wanted), &before).stop, units(stopped), "{level}");
+    }
+}
+
 /// A quarantine whose nft says no to everything, as where a container has no right to the firewall, while `refuses` is
 /// there.
 fn with_a_refusing_nft(dir: &Path) -> Quarantine {
