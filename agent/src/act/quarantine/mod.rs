@@ -235,21 +235,14 @@ impl Quarantine {
         let was_loaded = before.has_rules();
         let terms = with_older(terms, &before);
         let rules = ruleset::render(level, wide, &terms, self.uid);
-        let mut now = Saved {
-            level: level.word().into(),
-            wide,
-            terms,
-            stopped: before.stopped,
-            degraded: None,
-            bridging: None,
-            loaded: Some(was_loaded),
-            held: before.held,
-        };
+        // What was amiss before is so until it is known better: where it stays so nothing is written.
+        let mut now = Saved { level: level.word().into(), wide, terms, loaded: Some(was_loaded), ..before };
         if let Err(error) = self.save(&now) {
             return (failed(&error), Vec::new());
         }
+        (now.degraded, now.bridging) = (None, None);
         if let Some(rules) = rules {
-            match self.load(&rules, &ruleset::render_bridge(level), was_loaded).await {
+            match self.load(&rules, &ruleset::render_bridge(level)).await {
                 Ok(bridging) => now.bridging = bridging.filter(|_| level == QuarantineLevel::Isolate),
                 Err(error) => now.degraded = Some(error),
             }
@@ -295,30 +288,23 @@ impl Quarantine {
     }
 
     /// Writes the rules where the boot unit finds them, and loads them; why those for bridges are not in force, if
-    /// there are bridges. What was loaded before stays in force if that fails.
-    async fn load(&self, rules: &str, bridge: &str, was_loaded: bool) -> Result<Option<Failed>, Failed> {
+    /// there are bridges. What was loaded before stays in force if that fails. Those that can't be loaded stay where a
+    /// boot finds them, which may know more: to delete them and write them again at each try wears out the flash.
+    async fn load(&self, rules: &str, bridge: &str) -> Result<Option<Failed>, Failed> {
         let (file, bridge_file) = (self.dir.join(RULES_FILE), self.dir.join(BRIDGE_FILE));
         for (file, text) in [(&file, rules), (&bridge_file, bridge)] {
             replace(file, text.as_bytes()).map_err(|error| format!("write {}: {error}", file.display()))?;
         }
-        let mut was_tried = true;
-        let loaded = match &self.loader {
-            Loader::Nft(nft) => run(nft, &loading(&file)).await,
-            Loader::BootUnit => match jobs::each(Job::ReloadOrRestart, [BOOT_UNIT]).await {
-                Ok(wrong) if wrong.is_empty() => Ok(()),
-                Ok(wrong) => Err(format!("{}: journalctl -u {BOOT_UNIT}", wrong.join("; "))),
-                Err(error) => {
-                    was_tried = false;
-                    Err(error)
+        match &self.loader {
+            Loader::Nft(nft) => run(nft, &loading(&file)).await?,
+            Loader::BootUnit => {
+                let wrong = jobs::each(Job::ReloadOrRestart, [BOOT_UNIT]).await?;
+                if !wrong.is_empty() {
+                    return Err(format!("{}: journalctl -u {BOOT_UNIT}", wrong.join("; ")));
                 }
-            },
-            Loader::None => Err("there is no nft here: install nftables".into()),
-        };
-        if loaded.is_err() && !was_loaded && was_tried {
-            // A boot must not fail over rules that can't be loaded. Those that nobody has tried it may well load.
-            let _ = disk::remove(&file);
+            }
+            Loader::None => return Err("there is no nft here: install nftables".into()),
         }
-        loaded?;
         // A transaction of its own: a kernel may know no rules for bridges.
         let bridge = match &self.loader {
             Loader::Nft(nft) => run(nft, &loading(&bridge_file)).await.err().filter(|_| self.has_bridge()),
@@ -474,7 +460,16 @@ fn with_older(terms: Terms, saved: &Saved) -> Terms {
             terms.stop.push(unit);
         }
     }
+    keep_order(&mut terms.broker, &before.broker);
+    keep_order(&mut terms.hosts, &before.hosts);
     terms
+}
+
+/// A name server that gives the same in another order each time has nothing written.
+fn keep_order<T: PartialEq + Clone>(found: &mut Vec<T>, before: &[T]) {
+    if found.iter().all(|one| before.contains(one)) && before.iter().all(|one| found.contains(one)) {
+        *found = before.to_vec();
+    }
 }
 
 fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) -> ActOutcome {

@@ -444,6 +444,47 @@ fn what_is_to_stay_stopped_does_whoever_wants_fewer_and_more_is_added_once() {
     }
 }
 
+#[test]
+fn addresses_that_are_found_again_keep_their_order_and_new_ones_go_first() {
+    let (old, new) = (terms(&[BROKER, ELSEWHERE], &["192.0.2.1", "192.0.2.2"]), "10.78.0.4");
+    let before = Saved { level: "restrict".into(), terms: old.clone(), ..Saved::default() };
+    assert_eq!(with_older(terms(&[ELSEWHERE, BROKER], &["192.0.2.2", "192.0.2.1"]), &before), old);
+    assert_eq!(with_older(terms(&[ELSEWHERE], &["192.0.2.1", "192.0.2.2"]), &before), old);
+    let moved = with_older(terms(&[new, ELSEWHERE], &["192.0.2.2", "192.0.2.2"]), &before);
+    assert_eq!(moved, terms(&[new, ELSEWHERE, BROKER], &["192.0.2.2", "192.0.2.2"]), "no host stays that is gone");
+}
+
+#[tokio::test]
+async fn a_refresh_that_finds_all_as_it_was_writes_nothing_though_not_all_of_it_is_in_force() {
+    // As without a right to the firewall, and as of a kernel that has no rules for bridges.
+    for (refused, why) in [("*", "the network is as it was"), ("*bridge*", "what bridges forward goes on")] {
+        let dir = tempfile::tempdir().unwrap();
+        let nft = dir.path().join("nft");
+        fs::write(&nft, format!("#!/bin/sh\ncase \"$*\" in {refused}) exit 1 ;; esac\n")).unwrap();
+        fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
+        let interfaces = dir.path().join("net");
+        fs::create_dir_all(interfaces.join("br0/bridge")).unwrap();
+        let state = dir.path().join("state");
+        let quarantine = Quarantine { interfaces, ..Quarantine::new(state.clone(), Loader::Nft(nft), AGENT) };
+        let stopped = units(&["fieldmedic-no-such-unit.service"]);
+        let terms = |brokers: &[&str]| Terms { stop: stopped.clone(), ..terms(brokers, &[]) };
+        let level = QuarantineLevel::Isolate;
+        let saved = Saved { level: level.word().into(), stopped: stopped.clone(), ..Saved::default() };
+        quarantine.save(&Saved { loaded: Some(false), ..saved }).unwrap();
+        quarantine.refresh(level, false, terms(&[BROKER, ELSEWHERE])).await;
+        // As long as they are open, no other file is the same.
+        let open = || [STATE_FILE, RULES_FILE, BRIDGE_FILE].map(|name| File::open(state.join(name)).unwrap());
+        let inodes = |files: &[File; 3]| files.each_ref().map(|file| rustix::fs::fstat(file).unwrap().st_ino);
+        let before = open();
+        for brokers in [[ELSEWHERE, BROKER], [BROKER, ELSEWHERE]] {
+            let outcome = quarantine.refresh(level, false, terms(&brokers)).await;
+            is_done(&outcome);
+            assert!(outcome.detail.unwrap().contains(why));
+            assert_eq!(inodes(&open()), inodes(&before), "{why}");
+        }
+    }
+}
+
 /// A quarantine whose nft says no to everything, as where a container has no right to the firewall, while `refuses` is
 /// there.
 fn with_a_refusing_nft(dir: &Path) -> Quarantine {
