@@ -118,6 +118,7 @@ fn no_refresh_takes_a_quarantine_to_another_level_than_was_ordered() {
     let _helper = world.start();
     let end = world.ask(&ordered_by_rule("refresh", &json!({"level": "isolate", "wide": true})));
     assert_eq!((&end["status"], &end["detail"]), (&json!("SUCCEEDED"), &json!("nothing is cut off")), "{end}");
+    assert_eq!(end["quarantine"], "observe", "who asked for more is told: {end}");
     let now: Json = serde_json::from_slice(&std::fs::read(world.state("quarantine.json")).unwrap()).unwrap();
     assert_eq!((&now["level"], world.state("quarantine.nft").exists()), (&json!("observe"), false));
 }
@@ -337,7 +338,7 @@ fn a_unit_that_a_quarantine_keeps_stopped_is_not_restarted_nor_what_runs_from_an
     let mut refresh = ordered_by_rule("refresh", &json!({"level": "restrict", "wide": false}));
     refresh["terms"] = json!({"port": 1883, "stop": []});
     let end = world.ask(&refresh);
-    assert_eq!(end["status"], "SUCCEEDED", "{end}");
+    assert_eq!((&end["status"], &end["quarantine"]), (&json!("SUCCEEDED"), &json!("restrict")), "{end}");
     world.refused(&helper, &ordered_by_rule("restart_unit", &json!({"unit": "app.service"})), "quarantined");
     let dir = world.releases(&["1", "2"], &["other.service", "app.service"]);
     world.refused(&helper, &ordered_by_rule("rollback", &json!({"target": "app", "to": null})), "quarantined");

@@ -315,8 +315,7 @@ impl ActOutcome {
     /// It worked.
     #[must_use]
     pub fn succeeded(detail: impl Into<String>) -> Self {
-        let detail = Some(detail.into());
-        Self { status: ActStatus::Succeeded, reason: None, detail, release: None, output: None, attachment: None }
+        Self { status: ActStatus::Succeeded, reason: None, ..Self::failed("", detail) }
     }
 
     /// It did not, for a reason in a fixed word.
@@ -327,6 +326,7 @@ impl ActOutcome {
             reason: Some(reason.to_owned()),
             detail: Some(detail.into()),
             release: None,
+            quarantine: None,
             output: None,
             attachment: None,
         }

@@ -265,8 +265,9 @@ impl Engine {
 
     /// What follows for the quarantine from the end of an act.
     fn quarantine_changed(&mut self, now: Now, id: EffectId, outcome: &ActOutcome) {
-        let was_degraded = self.quarantine.is_degraded();
-        let Aftermath { event, entry, entered } = self.quarantine.ended(now.mono, id, outcome);
+        let (was_degraded, before) = (self.quarantine.is_degraded(), self.quarantine.level());
+        let at = self.timeline.stamp(now.mono);
+        let Aftermath { event, entry, entered } = self.quarantine.ended(now.mono, at, id, outcome);
         if self.quarantine.is_degraded() != was_degraded {
             self.attributes.touch();
         }
@@ -279,7 +280,7 @@ impl Engine {
         self.session.say_again();
         self.attributes.touch();
         self.keep_pace(now);
-        if self.quarantine.level().is_none() {
+        if self.quarantine.level() < before {
             self.is_over(now, Reason::Quarantined);
         }
         if entered {

@@ -496,6 +496,8 @@ pub struct ActOutcome {
     pub detail: Option<String>,
     /// The release that was marked as good, where releases have names.
     pub release: Option<Box<str>>,
+    /// The quarantine that is in force after it, where it was to enter one or to keep one up, and that is known.
+    pub quarantine: Option<QuarantineLevel>,
     /// The tail of what it printed.
     pub output: Option<String>,
     /// What it brings home, compressed with zstd: it goes out in parts.

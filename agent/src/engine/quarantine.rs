@@ -2,9 +2,9 @@
 //! Inside → Leaving → Free. That it is to be entered is journaled before anything is done, that it was left only when
 //! it is done: after a crash in between the next start puts the rules in force again. Root's helper refuses that where
 //! none were in force, because nobody's order stands behind it: then the gateway is told not to have been shut. Where
-//! less was, it keeps to that, and so does what is said here. Knows nothing of firewalls; decides when their rules are
-//! to be loaded again, because the broker's addresses change or something may have started what is to be stopped, and
-//! when they are to be widened, because they may be what keeps the broker out of reach.
+//! less was, it keeps to that and says so, and so does what is said here. Knows nothing of firewalls; decides when
+//! their rules are to be loaded again, because the broker's addresses change or something may have started what is to
+//! be stopped, and when they are to be widened, because they may be what keeps the broker out of reach.
 
 use std::time::Duration;
 
@@ -139,9 +139,9 @@ impl Inside {
 }
 
 impl Quarantine {
-    /// Begins with what the journal says, or what is in force where that is known better: where it is more, as where
-    /// the journal was lost, and where a crash came between the order of more and the act. Its rules are put in force
-    /// again at once. An entry that can't be read, as one of a newer version, says that there is one.
+    /// Begins with what the journal says, or what is in force where that is known to be another level: more, as where
+    /// the journal was lost, or less, as where a crash came between the order of more and the act. Its rules are put in
+    /// force again at once. An entry that can't be read, as one of a newer version, says that there is one.
     pub(super) fn restore(
         now: Now,
         at: Stamp,
@@ -149,15 +149,10 @@ impl Quarantine {
         in_force: Option<QuarantineLevel>,
     ) -> (Self, Aftermath) {
         let entry = state.iter().find(|(key, _)| key == QUARANTINE_KEY);
-        let journaled = entry.map(|(_, value)| Inside::read(value).unwrap_or_else(|| Inside::unreadable(at)));
-        let found = in_force.and_then(|level| found(level, journaled.as_ref()));
-        let by = Trigger::Own(Own::Quarantine);
-        let inside = match in_force.filter(|_| found.is_some()) {
-            Some(level) => Some(Inside { level, stored: Stored::new(level, &by, at).seen() }),
-            None => journaled,
-        };
-        let refresh_at = inside.is_some().then_some(now.mono);
-        let quarantine = Self { inside, refresh_at, alone_since: Some(now.mono), ..Self::default() };
+        let inside = entry.map(|(_, value)| Inside::read(value).unwrap_or_else(|| Inside::unreadable(at)));
+        let mut quarantine = Self { inside, alone_since: Some(now.mono), ..Self::default() };
+        let found = in_force.and_then(|level| quarantine.find(level, at));
+        quarantine.refresh_at = quarantine.inside.is_some().then_some(now.mono);
         let entry = found.is_some().then(|| quarantine.entry());
         (quarantine, Aftermath { event: found, entry, entered: false })
     }
@@ -210,11 +205,21 @@ impl Quarantine {
     }
 
     /// An act ended; nothing follows if it isn't the one of quarantine.
-    pub(super) fn ended(&mut self, now: Mono, id: EffectId, outcome: &ActOutcome) -> Aftermath {
+    pub(super) fn ended(&mut self, now: Mono, at: Stamp, id: EffectId, outcome: &ActOutcome) -> Aftermath {
         let Some((_, change)) = self.under_way.take_if(|(ours, _)| *ours == id) else { return Aftermath::default() };
         let detail = outcome.detail.as_deref();
+        let named = outcome.quarantine.filter(|_| matches!(change, Change::Refresh { .. }));
+        if let Some(event) = named.and_then(|level| self.find(level, at)) {
+            self.stopped_again += u64::from(outcome.reason.as_deref() == Some(STOPPED_AGAIN));
+            // The next look tells the rest.
+            self.bring_forward(now);
+            return Aftermath { event: Some(event), entry: Some(self.entry()), entered: false };
+        }
         match change {
             Change::Enter { level, stored } if outcome.status == ActStatus::Succeeded => {
+                // What was in force may have been more than is known here, and stays.
+                let level = outcome.quarantine.map_or(level, |in_force| in_force.max(level));
+                let stored = Stored { level: level.word().into(), ..stored };
                 let aftermath = self.entered(level, stored, detail);
                 self.see();
                 self.refresh_at = Some(now.after(REFRESH_SOON));
@@ -279,6 +284,14 @@ impl Quarantine {
         let was_wide = std::mem::take(&mut self.wide);
         let name = if entered { Some(ENTERED) } else { was_wide.then_some(NARROWED) };
         Aftermath { event: name.map(|name| told(name, self.word(), self.by(), detail)), entry: None, entered }
+    }
+
+    /// This level is in force; what is to be told where another one counts.
+    fn find(&mut self, level: QuarantineLevel, at: Stamp) -> Option<Event> {
+        let event = found(level, self.inside.as_ref())?;
+        let stored = Stored::new(level, &Trigger::Own(Own::Quarantine), at).seen();
+        self.inside = Some(Inside { level, stored });
+        Some(event)
     }
 
     /// It is known to be in force; whether it was not before.
@@ -369,18 +382,16 @@ impl Quarantine {
 
 /// What is to be told where another level is in force than the journal says.
 fn found(level: QuarantineLevel, journaled: Option<&Inside>) -> Option<Event> {
-    match journaled {
+    let detail = match journaled {
+        Some(known) if known.level == level => return None,
         Some(ordered) if ordered.level > level && ordered.stored.unseen => {
-            let detail = format!("the agent ended before it was; {level} is in force, as before");
-            Some(told("quarantine_not_entered", ordered.level.word(), &ordered.stored.by, Some(&detail)))
+            let detail = format!("who was to put it in force was gone before it was; {level} is in force, as before");
+            return Some(told("quarantine_not_entered", ordered.level.word(), &ordered.stored.by, Some(&detail)));
         }
-        Some(known) if known.level >= level => None,
-        _ => {
-            let by = Trigger::Own(Own::Quarantine).to_string();
-            let detail = "it was in force when the agent started, and the journal knew of less";
-            Some(told(ENTERED, level.word(), &by, Some(detail)))
-        }
-    }
+        Some(known) if known.level > level => format!("it is in force, and {} is not any more", known.level),
+        _ => "it was found in force, and the journal knew of less".to_owned(),
+    };
+    Some(told(ENTERED, level.word(), &Trigger::Own(Own::Quarantine).to_string(), Some(&detail)))
 }
 
 /// What isolation leaves of the commands, and what nothing does to a quarantine.

@@ -174,7 +174,7 @@ impl Quarantine {
     }
 
     /// Enters a level, or tightens the one in force: less than that is not entered, whoever asks, as only leaving
-    /// loosens. What goes wrong is `store_failed`.
+    /// loosens. What goes wrong is `store_failed`. However it ends, it names the level that is in force then.
     pub async fn enter(&self, wanted: QuarantineLevel, terms: Terms) -> ActOutcome {
         if let Err(error) = self.make_dir() {
             return failed(&error);
@@ -186,11 +186,12 @@ impl Quarantine {
             let detail = outcome.detail.unwrap_or_default();
             outcome.detail = Some(format!("{level} is in force, which is more than {wanted}, and stays: {detail}"));
         }
-        outcome
+        self.naming_level(outcome)
     }
 
     /// Puts what is in force in force again, with the broker's addresses of now, and stops what was started since:
-    /// `stopped_again`. Rules that root took away on the console stay away: `not_in_force`.
+    /// `stopped_again`. Rules that root took away on the console stay away: `not_in_force`. However it ends, it names
+    /// the level that is in force then.
     pub async fn refresh(&self, level: QuarantineLevel, wide: bool, terms: Terms) -> ActOutcome {
         let _turn = turn::take(&self.turn, &self.dir).await;
         let before = self.saved();
@@ -205,9 +206,13 @@ impl Quarantine {
         let (outcome, mut stopped) = self.apply(level, wide, terms, before).await;
         stopped.retain(|unit| held.contains(unit));
         if stopped.is_empty() || outcome.status != ActStatus::Succeeded {
-            return outcome;
+            return self.naming_level(outcome);
         }
-        stopped_again(outcome, &stopped)
+        self.naming_level(stopped_again(outcome, &stopped))
+    }
+
+    fn naming_level(&self, outcome: ActOutcome) -> ActOutcome {
+        ActOutcome { quarantine: self.in_force(), ..outcome }
     }
 
     /// Ends it, and starts what was stopped for it. Ending what isn't in force succeeds.

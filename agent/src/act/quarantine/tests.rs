@@ -288,6 +288,7 @@ async fn a_level_that_is_less_than_the_one_in_force_loosens_nothing_whoever_asks
         let quarantine = world.quarantine();
         let outcome = quarantine.enter(level, terms(&[BROKER], &[])).await;
         is_done(&outcome);
+        assert_eq!(outcome.quarantine, Some(QuarantineLevel::Isolate));
         let detail = outcome.detail.unwrap();
         assert!(detail.contains("isolate is in force") && detail.contains(BROKER), "{level}: {detail}");
         assert_eq!((world.rules(), quarantine.in_force()), (before.clone(), Some(QuarantineLevel::Isolate)), "{level}");

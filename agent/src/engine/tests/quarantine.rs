@@ -1,5 +1,7 @@
 //! Quarantine: entered and left as ordered, in force over everything in between, and never the agent's own grave.
 
+mod found;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +28,6 @@ fn order(world: &mut World, id: &str, name: &str, args: Json) {
     world.advance(11 * SECOND);
 }
 
-/// The level that presence and attributes said last.
 /// A world in which command `q-1` is putting this level in force, and its act.
 fn entering(level: &str) -> (World, EffectId) {
     let mut world = online();
@@ -36,6 +37,7 @@ fn entering(level: &str) -> (World, EffectId) {
     (world, id)
 }
 
+/// The level that presence and attributes said last.
 fn level(world: &World) -> (String, String) {
     let last = |leaf: &str| world.got.iter().rev().find(|got| got.topic.ends_with(leaf)).unwrap();
     let word = |json: &Json| json.as_str().unwrap().to_owned();
@@ -77,28 +79,6 @@ fn a_command_enters_quarantine_and_release_leaves_it_and_everybody_is_told() {
     order(&mut world, "r-1", "release", json!({}));
     assert_eq!(world.statuses("r-1").last().unwrap(), "SUCCEEDED");
     assert_eq!((level(&world), audits(&world, "quarantine_left")), (both("none"), 1));
-}
-
-#[test]
-fn a_quarantine_that_the_journal_has_lost_is_found_in_force_and_told() {
-    for (known, entered) in [(None, 1), (Some("observe"), 2), (Some("isolate"), 1)] {
-        let mut world = online();
-        if let Some(known) = known {
-            order(&mut world, "q-1", "quarantine", json!({"level": known}));
-        }
-        world.in_force = Some(QuarantineLevel::Isolate);
-        world.acted.clear();
-        world.crash();
-        world.advance(11 * SECOND);
-        assert_eq!((level(&world), audits(&world, "quarantine_entered")), (both("isolate"), entered), "{known:?}");
-        assert!(matches!(refreshes(&world)[0], Act::Refresh { level: QuarantineLevel::Isolate, .. }), "{known:?}");
-        order(&mut world, "run-1", "run", json!({"runbook": "fix"}));
-        assert_eq!(reason(&world, "run-1"), "quarantined", "{known:?}");
-        // It is in the journal again: another start tells nothing new.
-        world.crash();
-        world.advance(11 * SECOND);
-        assert_eq!(audits(&world, "quarantine_entered"), entered, "{known:?}");
-    }
 }
 
 #[test]
@@ -200,36 +180,6 @@ fn a_crash_while_it_is_entered_leaves_the_gateway_shut_and_one_while_it_is_left_
 }
 
 #[test]
-fn after_a_crash_while_it_is_tightened_the_level_is_what_is_in_force() {
-    for (in_force, said, entered) in
-        [(None, "isolate", 0), (Some("restrict"), "restrict", 1), (Some("isolate"), "isolate", 0)]
-    {
-        let mut world = online();
-        order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
-        world.acts_succeed = false;
-        order(&mut world, "q-2", "quarantine", json!({"level": "isolate"}));
-        // Root's helper has the order, or it never came to it, or there is none to ask.
-        world.in_force = in_force.and_then(QuarantineLevel::parse);
-        world.acts_succeed = true;
-        for _ in 0..2 {
-            world.acted.clear();
-            world.crash();
-            world.advance(15 * SECOND);
-            assert_eq!(level(&world), both(said), "{in_force:?}");
-            assert!(matches!(refreshes(&world)[0], Act::Refresh { level, .. } if level.word() == said), "{in_force:?}");
-        }
-        let cut_off = world.results("q-2").pop().unwrap();
-        assert_eq!(cut_off["status"], "INTERRUPTED");
-        let found = in_force.map(|level| format!("; {level} is in force now"));
-        let detail = cut_off["detail"].as_str().unwrap();
-        assert!(detail.ends_with(&found.unwrap_or_else(|| "can't be known".into())), "{in_force:?}: {detail}");
-        assert_eq!(audits(&world, "quarantine_not_entered"), entered, "{in_force:?}");
-        order(&mut world, "run-1", "run", json!({"runbook": "fix"}));
-        assert_eq!(reason(&world, "run-1") == "quarantined", said == "isolate", "{in_force:?}");
-    }
-}
-
-#[test]
 fn what_could_not_be_put_in_force_is_not_in_force_after_the_next_start_either() {
     let mut world = online();
     world.acts_succeed = false;
@@ -240,20 +190,6 @@ fn what_could_not_be_put_in_force_is_not_in_force_after_the_next_start_either() 
     world.crash();
     world.advance(15 * SECOND);
     assert_eq!((level(&world), world.statuses("q-1").last().unwrap().as_str()), (both("none"), "FAILED"));
-}
-
-#[test]
-fn what_may_be_in_force_counts_as_that_until_a_look_says_otherwise() {
-    for status in [ActStatus::TimedOut, ActStatus::Interrupted] {
-        let (mut world, id) = entering("restrict");
-        world.input(Input::ActDone { id, outcome: outcome(status) });
-        world.advance(11 * SECOND);
-        assert_eq!(level(&world), both("restrict"), "{status:?}");
-        let (id, _) = world.acts.iter().find(|(_, act)| matches!(act, Act::Refresh { .. })).cloned().unwrap();
-        world.input(Input::ActDone { id, outcome: not_in_force() });
-        world.advance(11 * SECOND);
-        assert_eq!(level(&world), both("none"), "{status:?}");
-    }
 }
 
 #[test]
@@ -559,28 +495,6 @@ fn units_that_are_to_stay_stopped_are_looked_at_every_minute_and_told_once_an_ho
 }
 
 #[test]
-fn a_release_that_was_interrupted_is_looked_after_at_once_so_that_journal_and_rules_agree() {
-    for (found, agreed) in [(outcome(ActStatus::Succeeded), "restrict"), (not_in_force(), "none")] {
-        let mut world = online();
-        order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
-        world.acts_succeed = false;
-        order(&mut world, "r-1", "release", json!({}));
-        let (id, _) = world.acts.pop().unwrap();
-        world.input(Input::ActDone { id, outcome: outcome(ActStatus::Interrupted) });
-        world.advance(SECOND);
-        let (id, act) = world.acts.pop().unwrap();
-        assert_eq!(act, Act::Refresh { level: QuarantineLevel::Restrict, wide: false });
-        world.input(Input::ActDone { id, outcome: found });
-        world.advance(11 * SECOND);
-        assert_eq!(level(&world), both(agreed));
-        world.acts_succeed = true;
-        world.crash();
-        world.advance(11 * SECOND);
-        assert_eq!(level(&world), both(agreed));
-    }
-}
-
-#[test]
 fn rules_that_could_not_be_put_in_force_again_are_tried_within_a_minute() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
@@ -643,26 +557,4 @@ fn that_root_has_let_a_gateway_out_is_noted_again_where_the_store_refused_it() {
     world.crash();
     world.advance(11 * SECOND);
     assert_eq!((level(&world), world.acts.len()), (both("none"), 0));
-}
-
-#[test]
-fn a_quarantine_that_a_crash_kept_from_its_beginning_is_told_as_not_entered_and_not_as_left() {
-    for (was_in_force, name) in [(false, "quarantine_not_entered"), (true, "quarantine_left")] {
-        let mut world = online();
-        world.acts_succeed = was_in_force;
-        order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
-        world.acts_succeed = false;
-        world.crash();
-        world.advance(SECOND);
-        let (id, act) = world.acts.pop().unwrap();
-        assert!(matches!(act, Act::Refresh { .. }), "{act:?}");
-        world.input(Input::ActDone { id, outcome: not_in_force() });
-        world.advance(11 * SECOND);
-        assert_eq!(level(&world), both("none"));
-        let told = ["quarantine_not_entered", "quarantine_left"].map(|name| audits(&world, name));
-        assert_eq!(told, [usize::from(!was_in_force), usize::from(was_in_force)], "{name}");
-        let event = world.got.iter().find(|got| got.body["name"] == name).unwrap();
-        let trigger = if was_in_force { "console" } else { "command:q-1" };
-        assert_eq!(event.body["audit"]["trigger"], trigger);
-    }
 }

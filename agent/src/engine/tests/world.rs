@@ -565,7 +565,7 @@ pub(super) fn restart(unit: &str) -> Act {
 }
 
 pub(super) fn outcome(status: ActStatus) -> ActOutcome {
-    ActOutcome { status, reason: None, detail: None, release: None, output: None, attachment: None }
+    ActOutcome { status, detail: None, ..ActOutcome::succeeded("") }
 }
 
 fn fault(kind: LinkFaultKind) -> LinkFault {
