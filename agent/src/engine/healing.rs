@@ -19,6 +19,7 @@ use super::record::{CommandResult, Part, Status};
 use super::remedies::{self, Remedies, Step, TAKEN_BACK};
 use super::rules::{Change, Look};
 use super::time::{Mono, Now};
+use crate::config::QuarantineLevel;
 use crate::wire::Reason;
 
 /// Bytes of an attachment in one result: 12 KiB of text. A multiple of three, so that the texts of all can be joined.
@@ -261,6 +262,11 @@ impl Engine {
     /// When that is due; `None` also while it changes: it would be put in force again behind the back of who leaves it.
     pub(super) fn quarantine_deadline(&self) -> Option<Mono> {
         self.quarantine.deadline().filter(|_| self.stopping.is_none() && !self.quarantine_changes())
+    }
+
+    /// Root's helper has said what is in force, perhaps before what was done since.
+    pub(super) fn quarantine_told(&mut self, now: Now, in_force: Option<QuarantineLevel>) {
+        self.quarantine.heard(now.mono, self.timeline.stamp(now.mono), in_force);
     }
 
     /// What follows for the quarantine from the end of an act.

@@ -104,6 +104,8 @@ pub enum Input {
         actions: BTreeSet<Action>,
         /// What there are means for, and root's policy doesn't allow.
         withheld: BTreeSet<Action>,
+        /// The quarantine that was in force then.
+        quarantine: Option<QuarantineLevel>,
     },
     /// Root may have ended the quarantine on the console: its rules are to be looked at.
     LookAtQuarantine,

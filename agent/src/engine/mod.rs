@@ -233,7 +233,10 @@ impl Engine {
             Input::ActDone { id, outcome } => self.acted(now, id, outcome),
             Input::ActProgress { id, percent } => self.commands.progressed(id, percent),
             Input::Reconfigure(config) => self.reconfigure(now, &config),
-            Input::Able { actions, withheld } => (self.identity.able, self.identity.withheld) = (actions, withheld),
+            Input::Able { actions, withheld, quarantine } => {
+                (self.identity.able, self.identity.withheld) = (actions, withheld);
+                self.quarantine_told(now, quarantine);
+            }
             Input::LookAtQuarantine => self.quarantine.look_again(now.mono),
             Input::ProveAlive => self.prove_alive(),
             Input::ConfigRefused { errors, first } => self.config_refused(now, errors, &first),

@@ -204,6 +204,19 @@ impl Quarantine {
         self.under_way = Some((id, change));
     }
 
+    /// What was in force when root's helper was asked. More than is known counts as in force until a look at the rules
+    /// says otherwise, which is due where it is less, too: what was said may be older than a release.
+    pub(super) fn heard(&mut self, now: Mono, at: Stamp, in_force: Option<QuarantineLevel>) {
+        let known = self.level();
+        if let Some(level) = in_force.filter(|_| in_force > known) {
+            let stored = Stored::new(level, &Trigger::Own(Own::Quarantine), at);
+            self.inside = Some(Inside { level, stored });
+            self.refresh_at = Some(now);
+        } else if in_force != known {
+            self.bring_forward(now);
+        }
+    }
+
     /// An act ended; nothing follows if it isn't the one of quarantine.
     pub(super) fn ended(&mut self, now: Mono, at: Stamp, id: EffectId, outcome: &ActOutcome) -> Aftermath {
         let Some((_, change)) = self.under_way.take_if(|(ours, _)| *ours == id) else { return Aftermath::default() };

@@ -130,9 +130,9 @@ impl Dispatcher {
         let (asking, wanted) = sync_channel(1);
         self.asking = Some(asking);
         let ask = move || {
-            if let Some(Able { actions, withheld, .. }) = actor.able_by_helper_at_last(&wanted) {
+            if let Some(Able { actions, withheld, quarantine }) = actor.able_by_helper_at_last(&wanted) {
                 // The receiver is gone only when the agent ends.
-                let _ = inputs.blocking_send(Input::Able { actions, withheld });
+                let _ = inputs.blocking_send(Input::Able { actions, withheld, quarantine });
             }
         };
         if let Err(error) = thread::Builder::new().name("ask-helper".to_owned()).spawn(ask) {

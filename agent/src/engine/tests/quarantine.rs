@@ -291,7 +291,8 @@ fn what_root_does_not_allow_is_told_with_what_to_do_and_a_release_is_taken_all_t
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
     let actions = [Action::RestartUnit].into();
-    world.input(Input::Able { actions, withheld: [Action::Quarantine, Action::Reboot].into() });
+    let (withheld, quarantine) = ([Action::Quarantine, Action::Reboot].into(), Some(QuarantineLevel::Restrict));
+    world.input(Input::Able { actions, withheld, quarantine });
     for (id, name) in [("b-1", "reboot"), ("b-2", "run")] {
         order(&mut world, id, name, if name == "run" { json!({"runbook": "fix"}) } else { json!({}) });
         assert_eq!(reason(&world, id), "not_supported");

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{SECOND, World, audits, both, entering, level, not_in_force, online, order, reason, refreshes, triggers};
-use crate::config::QuarantineLevel;
+use crate::config::{Action, QuarantineLevel};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
 use crate::engine::tests::world::outcome;
 
@@ -18,6 +18,11 @@ fn refresh_ends(world: &mut World, asked: QuarantineLevel, outcome: ActOutcome) 
     let (id, act) = world.acts.pop().unwrap();
     assert_eq!((act, world.acts.len()), (Act::Refresh { level: asked, wide: false }, 0));
     world.input(Input::ActDone { id, outcome });
+}
+
+/// Root's helper says this so late that the start did not know it.
+fn helper_says(world: &mut World, quarantine: Option<QuarantineLevel>) {
+    world.input(Input::Able { actions: [Action::Quarantine].into(), withheld: [].into(), quarantine });
 }
 
 #[test]
@@ -141,6 +146,48 @@ fn a_level_that_is_less_than_the_one_in_force_which_the_journal_has_lost_leaves_
         assert_eq!((level(&world), triggers(&world, "quarantine_entered")), (both("isolate"), vec!["command:q-1"]));
         world.crash();
     }
+}
+
+#[test]
+fn a_quarantine_that_the_journal_has_lost_is_found_by_what_roots_helper_says_at_last() {
+    use QuarantineLevel::{Isolate, Observe};
+    for known in [None, Some("observe")] {
+        let mut world = online();
+        if let Some(known) = known {
+            order(&mut world, "q-1", "quarantine", json!({"level": known}));
+        }
+        world.acts_succeed = false;
+        helper_says(&mut world, known.map(|_| Observe));
+        assert_eq!(world.acts, [], "nothing new: {known:?}");
+        helper_says(&mut world, Some(Isolate));
+        refresh_ends(&mut world, Isolate, refreshed(Isolate));
+        world.advance(11 * SECOND);
+        assert_eq!(level(&world), both("isolate"), "{known:?}");
+        assert_eq!(triggers(&world, "quarantine_entered").last(), Some(&"rule:quarantine"), "{known:?}");
+        world.crash();
+        world.advance(11 * SECOND);
+        assert_eq!(level(&world), both("isolate"), "{known:?}");
+    }
+}
+
+#[test]
+fn what_roots_helper_said_before_a_release_does_not_undo_it() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    order(&mut world, "r-1", "release", json!({}));
+    world.acts_succeed = false;
+    helper_says(&mut world, Some(QuarantineLevel::Restrict));
+    refresh_ends(&mut world, QuarantineLevel::Restrict, not_in_force());
+    world.advance(11 * SECOND);
+    assert_eq!((level(&world), audits(&world, "quarantine_entered")), (both("none"), 1));
+    // Nothing is in force that is thought to be: it is looked at.
+    world.acts_succeed = true;
+    order(&mut world, "q-2", "quarantine", json!({"level": "restrict"}));
+    world.acts_succeed = false;
+    helper_says(&mut world, None);
+    refresh_ends(&mut world, QuarantineLevel::Restrict, not_in_force());
+    world.advance(11 * SECOND);
+    assert_eq!(level(&world), both("none"));
 }
 
 #[test]
