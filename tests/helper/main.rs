@@ -532,6 +532,21 @@ async fn a_rollback_that_was_allowed_may_have_the_boot_that_completes_it_and_no_
     // What keeps it from being done doesn't use it up.
     pid1.inhibit(true);
     let end = world.ask(&reboot);
+#[test]
+fn a_name_that_is_not_there_leaves_the_budget_for_the_right_one() {
+    let world = World::new();
+    world.releases(&["1", "2"], &[]);
+    let _helper = world.start();
+    let rollback = |to: &str| {
+        let args = json!({"target": "app", "to": to});
+        let order = claims(DEVICE, "rollback", args.clone());
+        commanded("rollback", &args, order["jti"].as_str().unwrap(), &world.operator.sign(&order))
+    };
+    let ends = ["l", "1", "2"].map(|to| world.ask(&rollback(to)));
+    let reasons = ends.each_ref().map(|end| end["reason"].as_str().unwrap_or_default());
+    assert_eq!(reasons, ["no_such_release", "", "budget_spent"], "{ends:?}");
+}
+
     assert_eq!((&end["status"], &end["reason"]), (&json!("FAILED"), &json!("inhibited")), "{end}");
     pid1.inhibit(false);
     let before = world.allow("[allow]\nactions = [\"rollback\"]\n[rollback.firmware]\nkind = \"rauc\"\n");

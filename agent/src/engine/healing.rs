@@ -320,7 +320,7 @@ impl Engine {
     /// An act ended, whoever wanted it.
     pub(super) fn acted(&mut self, now: Now, id: EffectId, mut outcome: ActOutcome) {
         self.effects.complete(id);
-        if remedies::refusal(&outcome).is_some() {
+        if remedies::spends_nothing(&outcome) {
             self.give_back_of(id);
         }
         if outcome.reason.as_deref() == Some(TAKEN_BACK) {

@@ -610,6 +610,13 @@ fn came_back_soon(facts: Facts<'_>, before: &Stored, (ladder, metric): (&str, &s
     before.ladder == ladder && before.metric == metric && counts && is_soon
 }
 
+/// Whether nothing was done for what it has spent: by somebody's will, or because what it names isn't there. A mistyped
+/// name must not cost the only try of a day.
+#[must_use]
+pub fn spends_nothing(outcome: &ActOutcome) -> bool {
+    refusal(outcome).is_some() || begins_nothing(outcome)
+}
+
 /// Whether there was nothing to do it to: nothing was done.
 fn begins_nothing(outcome: &ActOutcome) -> bool {
     const WORDS: [&str; 8] = [

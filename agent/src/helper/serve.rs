@@ -30,7 +30,7 @@ use crate::collect::clock::Clock;
 use crate::config::Action;
 use crate::engine::NOT_IN_FORCE;
 use crate::engine::io::{Act, ActOutcome, ActStatus};
-use crate::engine::remedies::refusal;
+use crate::engine::remedies::spends_nothing;
 use crate::engine::time::{BootId, Mono};
 use crate::wire::Reason;
 
@@ -163,7 +163,7 @@ impl Helper {
     fn ended(&self, act: &Act, counted: Option<Moment>, outcome: &ActOutcome) {
         // A reboot that was to complete a rollback, and did not come, is still to.
         let is_still_due = counted.is_none() && outcome.status != ActStatus::Succeeded;
-        if is_still_due || refusal(outcome).is_some() {
+        if is_still_due || spends_nothing(outcome) {
             return self.not_done(act, counted);
         }
         if matches!(act, Act::Rollback { .. }) && outcome.reason.as_deref() == Some(Reason::NeedsReboot.word()) {

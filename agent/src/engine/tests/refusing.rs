@@ -243,6 +243,22 @@ fn a_command_that_was_refused_as_it_began_or_taken_back_before_spends_nothing() 
 }
 
 #[test]
+fn what_names_something_that_is_not_there_spends_nothing_and_what_was_begun_and_failed_does() {
+    let mut world = up_for_long(config_with(ONCE));
+    world.acts_succeed = false;
+    for (id, reason) in [("r-1", "no_such_unit"), ("r-2", "no_such_unit"), ("r-3", "unit_failed")] {
+        world.command(id, "restart_unit", json!({"unit": "app.service"}), 1);
+        world.settle();
+        let (act, _) = world.acts.pop().unwrap_or_else(|| panic!("{id}: {:?}", world.results(id)));
+        let failed = ActOutcome { reason: Some(reason.into()), ..outcome(ActStatus::Failed) };
+        world.input(Input::ActDone { id: act, outcome: failed });
+    }
+    world.command("r-4", "restart_unit", json!({"unit": "app.service"}), 2);
+    world.settle();
+    assert_eq!(world.results("r-4").last().unwrap()["reason"], "budget_spent");
+}
+
+#[test]
 fn what_roots_helper_refuses_of_a_command_is_told_and_counted_as_what_the_agent_refuses() {
     let mut world = up_for_long(config_with(""));
     world.acts_succeed = false;

@@ -7,9 +7,10 @@ use super::super::report::Promise;
 use super::super::scenario::Flaw;
 use super::Findings;
 use crate::config::{Action, CheckedConfig, QuarantineLevel};
-use crate::engine::io::{Act, ActStatus, Trigger};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
 use crate::engine::metric::{Metric, Point, Value, find};
 use crate::engine::record::{Body, CommandResult, Record, Status};
+use crate::engine::remedies::spends_nothing;
 use crate::engine::time::Mono;
 
 /// Two readings in a row must say the same before an act is held against them: one may be on its way to the engine.
@@ -105,7 +106,11 @@ impl Acts {
     }
 
     /// An act has ended on the gateway.
-    pub(in crate::sim) fn ended(&mut self, uptime_ms: u64, act: &Act, status: ActStatus) {
+    pub(in crate::sim) fn ended(&mut self, uptime_ms: u64, act: &Act, outcome: &ActOutcome) {
+        let status = outcome.status;
+        if act.spends() && spends_nothing(outcome) {
+            self.times.get_mut(&act.action()).and_then(Vec::pop);
+        }
         match act {
             Act::Quarantine { level } if status == ActStatus::Succeeded => self.level = *level,
             Act::Reboot if status != ActStatus::Succeeded => {
@@ -219,4 +224,28 @@ impl Acts {
 
 fn act_name(act: &Act) -> String {
     format!("{} ({})", act.action(), act.target())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_something_that_is_not_there_spends_no_budget_and_what_is_done_does() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "[device]\nid = \"gw-1\"\n[mqtt]\nurl = \"mqtt://b\"\n[remediation.budget]\nrollback = \"1/24h\"\n";
+        std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
+        let mut acts = Acts::new(&crate::config::load(&[file.path().to_path_buf()]).unwrap().config);
+        let act = Act::Rollback { target: "app".into(), to: None };
+        let mut over = Vec::new();
+        for (at, reason) in [(0, Some("no_other_release")), (1, None), (2, None)] {
+            let (moment, mut findings) = (Moment { at, uptime_ms: 1 << 40 }, Findings::default());
+            acts.begun(moment, &act, &Trigger::Rule("hot".into()), None, &[], &mut findings);
+            let failed = |reason| ActOutcome::failed(reason, "nothing was done");
+            acts.ended(1 << 40, &act, &reason.map_or_else(|| ActOutcome::succeeded("1.0"), failed));
+            over.extend(findings.into_parts().0.into_iter().map(|broken| (at, broken.what)));
+        }
+        let expected = "rollback (release:app) for rule:hot: 1 within 86400s, the budget is 1/24h";
+        assert_eq!(over, [(2, expected.to_owned())]);
+    }
 }

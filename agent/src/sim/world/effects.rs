@@ -103,7 +103,7 @@ impl World<'_> {
         } else {
             self.gateway.finish(self.at, token);
         }
-        self.watch.acts.ended(self.at.saturating_sub(self.clock.booted_at()), &doing.act, outcome.status);
+        self.watch.acts.ended(self.at.saturating_sub(self.clock.booted_at()), &doing.act, &outcome);
         let (action, target) = (doing.act.word(), doing.act.target());
         self.diary.acted(self.at, action, &target, &doing.trigger.to_string(), outcome.status);
         if reboots {
