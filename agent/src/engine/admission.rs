@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::budget::Ledger;
+use super::command::is_release_dir;
 use super::commands::{Careful, Facts};
 use super::io::Act;
 use super::metric::{Metric, Point, Value, find};
@@ -65,6 +66,9 @@ pub fn permitted(facts: Facts<'_>, act: &Act) -> Result<(), Refusal> {
             let why =
                 format!("there is no [rollback.{target}] in the configuration in force: a new one takes a restart");
             return Err((Reason::NotAllowed, why));
+        }
+        Act::Rollback { target, to: Some(to) } if is_slots(facts.config, target) && !is_release_dir(to) => {
+            return Err((Reason::Malformed, format!("args.to {to:?} is no plain name of a release's directory")));
         }
         _ => {}
     }
@@ -154,6 +158,10 @@ fn takes_a_boot(config: &CheckedConfig, act: &Act) -> bool {
         Act::Rollback { target, .. } => config.rollback.get(target).is_some_and(|it| it.kind == RollbackKind::Rauc),
         _ => false,
     }
+}
+
+fn is_slots(config: &CheckedConfig, target: &str) -> bool {
+    config.rollback.get(target).is_some_and(|it| matches!(it.kind, RollbackKind::Slots { .. }))
 }
 
 /// A gateway that dies on the way up is a truck roll.

@@ -380,6 +380,11 @@ pub(crate) fn are_arguments(args: &[String]) -> bool {
     args.len() <= RUN_ARGS_MAX && args.iter().all(|arg| !arg.contains('\0'))
 }
 
+/// What may name one of release directories: one component of a path, which is not hidden.
+pub(crate) fn is_release_dir(name: &str) -> bool {
+    is_release(name) && !name.starts_with('.') && !name.contains('/')
+}
+
 /// A plain file name that can't leave its directory, nor be hidden or an option.
 fn is_runbook_name(name: &str) -> bool {
     (1..=255).contains(&name.len())

@@ -5,7 +5,6 @@
 //! too, from before the switch until they are: as a link, which whoever may see `current` can read.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{OpenOptionsExt as _, symlink};
@@ -14,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::collect::clock;
+use crate::engine::command::is_release_dir;
 use crate::engine::time::BootId;
 use crate::store::disk;
 
@@ -125,7 +125,7 @@ impl<'a> Slots<'a> {
         let mut words = told.to_str()?.splitn(3, '/');
         let boot = BootId::parse(words.next()?)?;
         let since_us = words.next()?.parse().ok()?;
-        let from = words.next().filter(|name| is_name(name))?.to_owned();
+        let from = words.next().filter(|name| is_release_dir(name))?.to_owned();
         let is_due = self.boot == Some(boot) && self.linked(CURRENT).is_some_and(|current| current != from);
         is_due.then_some(Due { from, since_us })
     }
@@ -208,13 +208,13 @@ impl<'a> Slots<'a> {
         // Also as an absolute path, as other tools write it.
         let target = target.strip_prefix(self.dir).or_else(|_| target.strip_prefix(".")).unwrap_or(&target);
         let name = target.strip_prefix(RELEASES).ok()?.to_str()?;
-        is_name(name).then(|| name.to_owned())
+        is_release_dir(name).then(|| name.to_owned())
     }
 
     /// A release is a directory of its own right there: a link could lead anywhere.
     fn check(&self, name: &str) -> Result<(), SlotError> {
         let no_such = |detail: String| Err(SlotError { reason: "no_such_release", detail });
-        if !is_name(name) {
+        if !is_release_dir(name) {
             return no_such(format!("{name:?} is no plain name"));
         }
         let path = self.dir.join(RELEASES).join(name);
@@ -294,11 +294,6 @@ impl<'a> Slots<'a> {
     fn failed(&self, detail: String) -> SlotError {
         SlotError { reason: "rollback_failed", detail }
     }
-}
-
-/// One component of a path as it stands.
-fn is_name(name: &str) -> bool {
-    Path::new(name).file_name() == Some(OsStr::new(name)) && !name.starts_with('.')
 }
 
 #[cfg(test)]

@@ -259,6 +259,26 @@ fn what_names_something_that_is_not_there_spends_nothing_and_what_was_begun_and_
 }
 
 #[test]
+fn what_leads_out_of_the_directory_of_releases_is_malformed_and_begins_nothing() {
+    let (slots, command) = ("kind = \"slots\"\ndir = \"/opt/app\"", "kind = \"command\"\nargv = [\"/bin/back\"]");
+    let config =
+        format!("[remediation.budget]\nrollback = \"2/24h\"\n[rollback.app]\n{slots}\n[rollback.image]\n{command}");
+    let mut world = up_for_long(config_with(&config));
+    for (id, target, to, reason) in [
+        ("up", "app", "../x", json!("malformed")),
+        ("hidden", "app", ".x", json!("malformed")),
+        ("below", "app", "x/y", json!("malformed")),
+        ("plain", "app", "1.0-rc.1", json!(null)),
+        ("path", "image", "registry/app:1.0", json!(null)),
+    ] {
+        world.command(id, "rollback", json!({"target": target, "to": to, "now": true}), 1);
+        world.settle();
+        assert_eq!(world.results(id).last().unwrap()["reason"], reason, "{to}");
+    }
+    assert_eq!(world.acted.len(), 2, "{:?}", world.acted);
+}
+
+#[test]
 fn what_roots_helper_refuses_of_a_command_is_told_and_counted_as_what_the_agent_refuses() {
     let mut world = up_for_long(config_with(""));
     world.acts_succeed = false;
