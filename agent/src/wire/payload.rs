@@ -168,7 +168,8 @@ type Written = serde_json::Result<()>;
 
 fn command_result(result: &CommandResult, message: &mut MapWriter<'_>) -> Written {
     message.serialize_entry("command_id", &result.command_id)?;
-    message.serialize_entry("command", &result.command)?;
+    // Also of whoever has no key: a refusal says what was asked for.
+    message.serialize_entry("command", &result.command.as_deref().map(printable))?;
     message.serialize_entry("status", result.status.word())?;
     for (key, text) in [("reason", &result.reason), ("detail", &result.detail), ("output", &result.output)] {
         if let Some(text) = text {
@@ -334,7 +335,7 @@ mod tests {
         assert_eq!(message["name"], shown);
         let result = CommandResult {
             command_id: None,
-            command: None,
+            command: Some(odd.into()),
             status: Status::Failed,
             reason: None,
             detail: Some(odd.into()),
@@ -343,7 +344,7 @@ mod tests {
             part: None,
         };
         let message = said(&timeline(true), Body::Result(result));
-        assert_eq!((&message["detail"], &message["output"]), (&shown, &shown));
+        assert_eq!(["command", "detail", "output"].map(|key| &message[key]), [&shown; 3]);
     }
 
     #[test]
