@@ -107,9 +107,34 @@ struct Cmd {
     timeout_s: Option<u64>,
 }
 
-/// Whoever leaves a member out may also write null.
+/// Whoever leaves a member out may also write null. Which of two was meant can't be told.
 fn args<'de, D: Deserializer<'de>>(args: D) -> Result<Map<String, Json>, D::Error> {
-    Ok(Option::deserialize(args)?.unwrap_or_default())
+    struct Members;
+
+    impl<'de> Visitor<'de> for Members {
+        type Value = Map<String, Json>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Map::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+            let mut args = Map::new();
+            while let Some(name) = members.next_key::<String>()? {
+                if args.contains_key(&name) {
+                    return Err(A::Error::custom(format!("args.{name} stands twice")));
+                }
+                args.insert(name, members.next_value()?);
+            }
+            Ok(args)
+        }
+    }
+
+    args.deserialize_any(Members)
 }
 
 fn duration<'de, D: Deserializer<'de>>(seconds: D) -> Result<Option<u64>, D::Error> {
@@ -491,6 +516,15 @@ mod tests {
             (
                 "a claim that stands twice",
                 token(&good_header(), &claims().to_string().replace("\"aud\"", "\"aud\":\"gw-2\",\"aud\""), &ours),
+                Reason::Malformed,
+            ),
+            (
+                "an argument that stands twice",
+                token(
+                    &good_header(),
+                    &claims().to_string().replace("\"ping\"", r#""run","args":{"runbook":"a","runbook":"b"}"#),
+                    &ours,
+                ),
                 Reason::Malformed,
             ),
             ("nested without end", token(&good_header(), &"[".repeat(5_000), &ours), Reason::Malformed),
