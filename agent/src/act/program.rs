@@ -27,9 +27,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::engine::io::ActOutcome;
+use crate::text::tail;
 
-/// What is kept of the output: its last bytes.
+/// What is kept of the output, as text: its last bytes, behind what says that they are not all.
 pub(super) const OUTPUT_MAX: usize = 16 * 1024;
+/// The longest that may say so.
+const LEFT_OUT_BYTES: usize = "… 18446744073709551615 B before this\n".len();
 /// A line that is longer is no progress line.
 const PROGRESS_LINE_MAX: usize = 64;
 /// How long a program may take to end after SIGTERM, before SIGKILL.
@@ -397,17 +400,18 @@ impl<P: FnMut(u8)> Output<P> {
 
     pub(super) fn into_text(self) -> Option<String> {
         let mut bytes: Vec<u8> = self.tail.into();
-        if self.passed > 0 {
-            // What is left of a character that was cut in two (RFC 3629: at most three bytes that continue one).
-            let cut = bytes.iter().take(3).take_while(|byte| *byte & 0xc0 == 0x80).count();
-            bytes.drain(..cut);
-        }
+        // What is left of a character that was cut in two (RFC 3629: at most three bytes that continue one).
+        let continues = |byte: &&u8| self.passed > 0 && **byte & 0xc0 == 0x80;
+        let cut = bytes.iter().take(3).take_while(continues).count();
+        bytes.drain(..cut);
+        // Where it isn't UTF-8 it has grown by that.
         let text = String::from_utf8_lossy(&bytes);
-        match (text.is_empty(), self.passed) {
-            (true, _) => None,
-            (false, 0) => Some(text.into_owned()),
-            (false, passed) => Some(format!("… {passed} B before this\n{text}")),
+        if self.passed == 0 && text.len() <= self.tail_max {
+            return Some(text.into_owned()).filter(|text| !text.is_empty());
         }
+        let end = tail(&text, self.tail_max.saturating_sub(LEFT_OUT_BYTES));
+        let left_out = self.passed + (cut + text.len() - end.len()) as u64;
+        Some(format!("… {left_out} B before this\n{end}"))
     }
 }
 

@@ -134,8 +134,22 @@ async fn only_the_end_of_a_long_output_is_kept() {
     dir.script("long", "i=0; while [ $i -lt 5000 ]; do echo \"line $i\"; i=$((i+1)); done");
     let output = dir.run("long", &[], LONG).await.0.output.unwrap();
     let whole: usize = (0..5000).map(|line| format!("line {line}\n").len()).sum();
-    assert!(output.starts_with(&format!("… {} B before this\n", whole - OUTPUT_MAX)), "{output:.60}");
-    assert!(output.ends_with("line 4999\n"));
+    let (left_out, kept) = output.split_once('\n').unwrap();
+    assert_eq!(left_out, format!("… {} B before this", whole - kept.len()));
+    assert!(
+        kept.ends_with("line 4999\n") && (OUTPUT_MAX - 64..=OUTPUT_MAX).contains(&output.len()),
+        "{}",
+        output.len()
+    );
+}
+
+#[tokio::test]
+async fn an_output_that_is_no_text_is_no_longer_than_one_that_is() {
+    let dir = Dir::new();
+    dir.script("bytes", "head -c 16000 /dev/zero | tr '\\0' '\\377'; echo; echo done");
+    let output = dir.run("bytes", &[], LONG).await.0.output.unwrap();
+    assert!(output.starts_with("… ") && output.ends_with("\u{fffd}\ndone\n"), "{output:.60}");
+    assert!(output.len() <= OUTPUT_MAX, "{}", output.len());
 }
 
 #[tokio::test]
