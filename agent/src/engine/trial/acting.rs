@@ -210,10 +210,14 @@ impl Engine {
         let act = leave(target);
         let ends = self.stopping.is_some();
         if written && !ends {
-            if known.told.insert((Wish::Leave, None)) {
+            let (is_news, is_begun) = (known.told.insert((Wish::Leave, None)), !known.again.was_turned_down());
+            if is_news {
                 self.tell_release(now, "release_bad", target);
             }
-            self.record_event(now, tried(&act, target, Status::InProgress));
+            // Else each refusal would need an end of it, and be told over and over.
+            if is_begun {
+                self.record_event(now, tried(&act, target, Status::InProgress));
+            }
             let id = self.order_for_trial(now, act);
             if let Some(known) = self.releases.targets.get_mut(target) {
                 known.course = Course::Leaving { act: id, spending };
@@ -287,6 +291,7 @@ impl Engine {
         // Nothing was done, by somebody's will: its chance is still to come.
         if let Some(known) = self.releases.targets.get_mut(target) {
             known.set_last_chance(false);
+            known.again.turn_down();
         }
         self.note_release(target);
         self.put_trial_off(now, target, &act, reason, outcome.detail.as_deref().unwrap_or_default());

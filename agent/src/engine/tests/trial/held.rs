@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::super::world::{World, config_with, outcome};
 use super::{CONFIG, MINUTE, SECOND, boots_back, leave, mark, refusals, runs, world};
-use crate::engine::io::{Act, ActStatus, Input};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
 use crate::engine::metric::Metric;
 
 /// What was done about releases.
@@ -51,6 +51,30 @@ fn no_release_is_judged_in_a_quarantine_and_its_trial_begins_anew_after_it() {
         world.advance(2 * MINUTE);
         assert_eq!(done(&world), expected, "{level}: {used} % used");
     }
+}
+
+#[test]
+fn a_rollback_that_roots_policy_refuses_each_time_is_not_told_to_begin_each_time() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.acts_succeed = false;
+    world.advance(11 * MINUTE);
+    for tries in 1..=4 {
+        let (id, act) = world.acts.pop().expect("it is tried again within half an hour");
+        assert_eq!((act, world.acted.len()), (leave(), tries));
+        let refused = ActOutcome { reason: Some("not_allowed".into()), ..outcome(ActStatus::Rejected) };
+        world.input(Input::ActDone { id, outcome: refused });
+        world.advance(31 * MINUTE);
+    }
+    let (id, _) = world.acts.pop().unwrap();
+    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+    world.advance(MINUTE);
+    let mut told = std::collections::BTreeMap::new();
+    for got in world.got.iter().filter(|got| got.body["type"] == "remediation") {
+        told.insert(got.body["seq"].as_u64(), got.body["remediation"]["status"].as_str().unwrap());
+    }
+    assert_eq!(told.into_values().collect::<Vec<_>>(), ["IN_PROGRESS", "REJECTED", "SUCCEEDED"]);
 }
 
 #[test]
