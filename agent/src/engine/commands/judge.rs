@@ -71,8 +71,7 @@ impl Commands {
             admission::permitted(facts, act)?;
         }
         if parsed.is_disruptive() && !facts.now.wall.trusted && !fresh {
-            let detail = "the clock isn't synchronised: put the nonce of the presence message into the command";
-            return Err((Reason::ClockUntrusted, detail.into()));
+            return Err((Reason::ClockUntrusted, format!("the clock isn't synchronised: {}", make_fresh(command))));
         }
         if let Some(act) = parsed.act() {
             self.affordable(facts, act)?;
@@ -180,7 +179,7 @@ fn judge_time(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> Resul
         return expired(format!("exp {} has passed: the gateway's clock says {clock}", command.expires_at));
     }
     if expires < lower_bound(facts, fresh) {
-        return expired(predates(facts, command.expires_at, fresh));
+        return expired(predates(facts, command, fresh));
     }
     let ahead = |at: i64| Unix::of_seconds(at) > horizon;
     // It is genuine, so by the clock of whoever signed it the present is no earlier than its `iat`.
@@ -204,15 +203,25 @@ fn hands_are_full(under_way: &[&Act], act: &Act) -> bool {
 }
 
 /// Why a command has expired that only what is remembered of the time speaks against.
-fn predates(facts: Facts<'_>, expires_at: i64, fresh: bool) -> String {
+fn predates(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> String {
     let floor = lower_bound(facts, fresh).0.div_euclid(1000);
     let (what, clocks) = if !fresh && facts.timeline.is_claimed() {
         (format!("iat {floor}, the newest that was verified here"), "the clocks of those who sign")
     } else {
         (format!("{floor}, the last time that was known here"), "its clock")
     };
-    let nonce = if fresh { "" } else { "send it with the nonce of the presence message, and " };
-    format!("exp {expires_at} lies before {what}, and the clock isn't synchronised: {nonce}check {clocks}")
+    let nonce = if fresh { String::new() } else { format!("{}, and ", make_fresh(command)) };
+    let exp = command.expires_at;
+    format!("exp {exp} lies before {what}, and the clock isn't synchronised: {nonce}check {clocks}")
+}
+
+/// What whoever sent it can do where no clock proves that it is fresh.
+const fn make_fresh(command: &VerifiedCommand) -> &'static str {
+    if command.group.is_some() {
+        "send it to this device alone, with the nonce of its presence message: a group has none"
+    } else {
+        "send it with the nonce of the presence message"
+    }
 }
 
 /// The lowest that the present can be: the trusted clock, whatever was known before, or what is known without one. What

@@ -38,6 +38,12 @@ fn without_a_trusted_clock_only_the_nonce_lets_a_disruptive_command_in() {
     let reasons: Vec<String> = ["bare", "stale", "fresh", "ping"].iter().map(|id| reason(&world, id)).collect();
     assert_eq!(reasons, ["clock_untrusted", "clock_untrusted", "", ""]);
     assert_eq!(world.acted.len(), 1);
+    // Of a group each gateway has another one.
+    world.claims(json!({"jti": "group", "aud": "group:canary", "cmd": restart}), 5);
+    world.settle();
+    let detail = |id: &str| world.results(id).last().unwrap()["detail"].as_str().unwrap().to_owned();
+    assert!(detail("bare").ends_with("send it with the nonce of the presence message"), "{}", detail("bare"));
+    assert!(detail("group").contains("send it to this device alone"), "{}", detail("group"));
 }
 
 #[test]
