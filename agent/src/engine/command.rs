@@ -9,6 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use super::io::Act;
 use super::observation::RELEASE;
+use crate::config::reader::nearest;
 use crate::config::{Action, QuarantineLevel, Remedy, Rollback, Telemetry, UnitName, parse_duration};
 use crate::wire::token::whole;
 use crate::wire::{CommandId, Reason, VerifiedCommand};
@@ -166,7 +167,11 @@ impl Command {
     /// `unknown_command`, or `malformed` with what is wrong with which argument.
     pub fn parse(command: &VerifiedCommand) -> Result<Self, (Reason, String)> {
         let args = &command.args;
-        let unknown = || (Reason::UnknownCommand, format!("this version has no command {:?}", command.name));
+        let unknown = || {
+            let known = nearest(&command.name, Name::ALL.iter().map(|name| name.word()));
+            let hint = known.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
+            (Reason::UnknownCommand, format!("this version has no command {:?}{hint}", command.name))
+        };
         let name = Name::parse(&command.name).ok_or_else(unknown)?;
         check_args(name, args)?;
         match name {
@@ -375,14 +380,14 @@ pub(crate) fn is_release(name: &str) -> bool {
     (1..=255).contains(&name.len()) && !name.contains(char::is_control)
 }
 
-/// Arguments that a program can be given (execve(2)).
-pub(crate) fn are_arguments(args: &[String]) -> bool {
-    args.len() <= RUN_ARGS_MAX && args.iter().all(|arg| !arg.contains('\0'))
-}
-
 /// What may name one of release directories: one component of a path, which is not hidden.
 pub(crate) fn is_release_dir(name: &str) -> bool {
     is_release(name) && !name.starts_with('.') && !name.contains('/')
+}
+
+/// Arguments that a program can be given (execve(2)).
+pub(crate) fn are_arguments(args: &[String]) -> bool {
+    args.len() <= RUN_ARGS_MAX && args.iter().all(|arg| !arg.contains('\0'))
 }
 
 /// A plain file name that can't leave its directory, nor be hidden or an option.
@@ -414,9 +419,12 @@ fn check_args(name: Name, args: &Map<String, Json>) -> Result<(), (Reason, Strin
 }
 
 fn level(args: &Map<String, Json>) -> Result<QuarantineLevel, (Reason, String)> {
+    const LEVELS: &str = "observe, restrict or isolate is expected";
+    if !args.contains_key("level") {
+        return Err(malformed(format!("args.level is missing, {LEVELS}")));
+    }
     let word = text(args, "level")?;
-    let expected = || malformed(format!("args.level is {word:?}, observe, restrict or isolate is expected"));
-    QuarantineLevel::parse(word).ok_or_else(expected)
+    QuarantineLevel::parse(word).ok_or_else(|| malformed(format!("args.level is {word:?}, {LEVELS}")))
 }
 
 /// `delay_s`: whole seconds.
@@ -499,7 +507,40 @@ const fn malformed(detail: String) -> (Reason, String) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn what_is_misspelt_or_left_out_is_told_with_what_is_there() {
+        let told = |name: &str, args: Json| {
+            let Json::Object(args) = args else { panic!("{args}") };
+            Command::parse(&VerifiedCommand { name: name.into(), args, ..command() }).unwrap_err().1
+        };
+        let unknown = told("restart-unit", json!({"unit": "app.service"}));
+        assert_eq!(unknown, r#"this version has no command "restart-unit"; did you mean "restart_unit"?"#);
+        assert_eq!(told("format", json!({})), r#"this version has no command "format""#);
+        let levels = ", observe, restrict or isolate is expected";
+        assert_eq!(told("quarantine", json!({})), format!("args.level is missing{levels}"));
+        assert_eq!(told("quarantine", json!({"level": "all"})), format!("args.level is \"all\"{levels}"));
+    }
+
+    fn command() -> VerifiedCommand {
+        VerifiedCommand {
+            id: CommandId::parse("c-1").unwrap(),
+            kid: None,
+            group: None,
+            issued_at: 0,
+            expires_at: 0,
+            not_before: None,
+            nonce: None,
+            name: String::new(),
+            args: Map::new(),
+            timeout_s: None,
+            digest: [0; 32],
+            message: Box::default(),
+        }
+    }
 
     #[test]
     fn what_ends_or_keeps_something_is_not_called_what_begins_or_leaves_it() {
