@@ -63,8 +63,8 @@ pub(super) struct SendArgs {
     /// For how long to wait for its end; for a group, for all answers. 0s: not at all.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     wait: Duration,
-    /// How long the command may take on the gateway, in seconds [default: the gateway's].
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=token::TIMEOUT_MAX_S))]
+    /// How long the command may take on the gateway; a plain number is seconds [default: the gateway's].
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout_s)]
     timeout: Option<u64>,
     /// The command's id [default: a random one].
     #[arg(long, value_name = "ID", value_parser = parse_id)]
@@ -511,6 +511,16 @@ fn parse_life(text: &str) -> Result<Duration, String> {
     } else {
         Ok(life)
     }
+}
+
+/// Whole seconds.
+fn parse_timeout_s(text: &str) -> Result<u64, String> {
+    let duration = || config::parse_duration(text).filter(|duration| duration.subsec_nanos() == 0);
+    let seconds = text.parse().ok().or_else(|| Some(duration()?.as_secs()));
+    let most = token::TIMEOUT_MAX_S;
+    seconds
+        .filter(|seconds| (1..=most).contains(seconds))
+        .ok_or_else(|| format!("1 to {most} whole seconds are expected, such as 90 or 90s"))
 }
 
 fn parse_id(text: &str) -> Result<CommandId, String> {

@@ -106,7 +106,7 @@ fn result(device: &str, seq: u64, status: &str) -> Json {
 async fn the_command_carries_what_was_typed_and_the_nonce_of_the_gateways_presence() {
     let mut fleet = Fleet::new().await;
     fleet.presence(online()).await;
-    let words = ["--to", "gw-1", "--timeout", "90", "--expires", "2m", "run", "runbook=fix", "args=[\"a\",\"b\"]"];
+    let words = ["--to", "gw-1", "--timeout", "90s", "--expires", "2m", "run", "runbook=fix", "args=[\"a\",\"b\"]"];
     let (sent, command) = fleet.send(&words, &[result("gw-1", 1, "SUCCEEDED")]).await;
     let command = command.unwrap();
     assert_eq!((sent.code, sent.err.as_str()), (DONE, ""));
@@ -316,7 +316,9 @@ fn mistakes_on_the_command_line_are_told_before_anything_is_done() {
     for (words, message) in [
         (["--to", "a/b", "ping", "x=1"], "--to"),
         (["--to", "group:", "ping", "x=1"], "--to"),
-        (["--to=gw-1", "--timeout", "0", "ping"], "1..=86400"),
+        (["--to=gw-1", "--timeout", "0", "ping"], "1 to 86400 whole seconds"),
+        (["--to=gw-1", "--timeout", "1500ms", "ping"], "such as 90 or 90s"),
+        (["--to=gw-1", "--timeout", "soon", "ping"], "such as 90 or 90s"),
         (["--to=gw-1", "--id", "a b", "ping"], "A-Z a-z 0-9"),
         (["--to=gw-1", "--kid", "x y", "ping"], "letters, digits and . _ -"),
         (["--to=gw-1", "--wait", "soon", "ping"], "--wait"),

@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::Context as _;
+use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, value_parser};
 use serde_json::{Value as Json, json};
 
 use super::{BAD_USAGE, DONE, FAILED, check, fail};
@@ -42,7 +42,7 @@ const SEEDS_MAX: u64 = 1_000_000;
 /// Threads: more than any machine has.
 const JOBS_MAX: u64 = 1_024;
 /// Gateways in a fleet: one needs some kilobytes.
-const FLEET_MAX: i64 = 1_000_000;
+const FLEET_MAX: u64 = 1_000_000;
 /// The device's name where the configuration gives none: not this machine's, so that a seed means the same on each.
 const DEVICE: &str = "simulated";
 
@@ -71,14 +71,14 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// All chance of a run comes from it: the same seed, the same run.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = whole(0, u64::MAX), default_value_t = 1)]
     seed: u64,
     /// Runs so many seeds, from --seed on, and sums them up.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..=SEEDS_MAX), default_value_t = 1,
+    #[arg(long, value_name = "N", value_parser = whole(1, SEEDS_MAX), default_value_t = 1,
         hide_default_value = true)]
     seeds: u64,
     /// Threads for --seeds [default: one a core].
-    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..=JOBS_MAX))]
+    #[arg(long, value_name = "N", value_parser = whole(1, JOBS_MAX))]
     jobs: Option<u64>,
     /// Writes the timeline as JSON lines, `-` for stdout; of many seeds that of the first that went wrong, or else of
     /// the first.
@@ -91,7 +91,7 @@ pub(super) struct SimulateArgs {
     #[arg(long)]
     all: bool,
     /// Shows how so many gateways come back after an outage of their broker.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=FLEET_MAX), conflicts_with = "seeds")]
+    #[arg(long, value_name = "N", value_parser = whole(1, FLEET_MAX).try_map(u32::try_from), conflicts_with = "seeds")]
     fleet: Option<u32>,
     /// Doesn't look for the shortest history that still breaks a promise.
     #[arg(long)]
@@ -100,6 +100,15 @@ pub(super) struct SimulateArgs {
     /// disk-filled, of no-queue-bound slow-disk.
     #[arg(long, value_name = "BUG", value_parser = bug())]
     plant: Option<Planted>,
+}
+
+/// A whole number in these bounds.
+fn whole(least: u64, most: u64) -> impl TypedValueParser<Value = u64> {
+    let fits = move |number: &u64| (least..=most).contains(number);
+    move |text: &str| {
+        let number = text.parse().ok().filter(fits);
+        number.ok_or_else(|| format!("a whole number from {least} to {most} is expected"))
+    }
 }
 
 /// The names of the bugs that can be planted.

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use clap::Parser as _;
+
 use super::look::Look;
 use super::replay::Replay;
 use super::seeds::{Bad, Seeds, Totals};
@@ -12,6 +14,32 @@ use super::*;
 use crate::sim::report::{Broken, NotJudged, Promise, Summary, Unmet, What};
 use crate::sim::scenario::{Bounds, Expectation, Subject};
 use crate::sim::{Return, Shrunk};
+
+/// The subcommand without the others.
+#[derive(Debug, clap::Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    args: SimulateArgs,
+}
+
+#[test]
+fn what_is_no_number_is_told_with_what_is() {
+    let parse = |flag: &str, number: &str| {
+        let line = ["simulate", "winter.toml", flag, number];
+        CommandLine::try_parse_from(line).map(|line| line.args).map_err(|error| error.to_string())
+    };
+    for (flag, number, bounds) in [
+        ("--seed", "x", "from 0 to 18446744073709551615"),
+        ("--seeds", "0", "from 1 to 1000000"),
+        ("--jobs", "1.5", "from 1 to 1024"),
+        ("--fleet", "many", "from 1 to 1000000"),
+    ] {
+        let error = parse(flag, number).unwrap_err();
+        assert!(error.contains(&format!("a whole number {bounds} is expected")), "{error}");
+    }
+    let args = parse("--fleet", "7").unwrap();
+    assert_eq!((args.seed, args.seeds, args.fleet), (1, 1, Some(7)));
+}
 
 const PLAIN: Look = Look { colours: false, unicode: true, width: 80 };
 const ASCII: Look = Look { unicode: false, ..PLAIN };
