@@ -17,6 +17,7 @@ mod common;
 mod pid1;
 mod world;
 
+use std::io::Read as _;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -237,6 +238,22 @@ async fn units_that_a_kill_kept_from_being_restarted_are_by_the_next_start_and_o
         // As where it is killed again before it could forget it.
         std::os::unix::fs::symlink(&note, &due).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_rollback_that_a_reboot_cuts_off_nothing_is_said_before_the_next_boot() {
+    let world = World::new();
+    let dir = world.releases(&["1", "2"], &["app.service"]);
+    let pid1 = Pid1::start().await;
+    pid1.go_down();
+    let helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", pid1.address())]);
+    let mut asking = world.send(&ordered_by_rule("rollback", &json!({"target": "app", "to": null})));
+    common::until("it to be asked whether the machine goes down", || pid1.was_asked_for_jobs());
+    drop(helper);
+    let mut said = String::new();
+    asking.read_to_string(&mut said).unwrap();
+    assert_eq!(serde_json::from_str::<Json>(&said).unwrap()["progress"], 0, "no end of it: {said}");
+    assert_eq!(std::fs::read_link(dir.join("current")).unwrap(), Path::new("releases/1"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -515,6 +532,21 @@ async fn a_unit_is_restarted_by_pid_1_over_the_system_bus() {
     assert_eq!(pid1.restarted(), ["app.service"]);
 }
 
+#[test]
+fn a_name_that_is_not_there_leaves_the_budget_for_the_right_one() {
+    let world = World::new();
+    world.releases(&["1", "2"], &[]);
+    let _helper = world.start();
+    let rollback = |to: &str| {
+        let args = json!({"target": "app", "to": to});
+        let order = claims(DEVICE, "rollback", args.clone());
+        commanded("rollback", &args, order["jti"].as_str().unwrap(), &world.operator.sign(&order))
+    };
+    let ends = ["l", "1", "2"].map(|to| world.ask(&rollback(to)));
+    let reasons = ends.each_ref().map(|end| end["reason"].as_str().unwrap_or_default());
+    assert_eq!(reasons, ["no_such_release", "", "budget_spent"], "{ends:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollback_that_was_allowed_may_have_the_boot_that_completes_it_and_no_other() {
     let world = World::new();
@@ -532,21 +564,6 @@ async fn a_rollback_that_was_allowed_may_have_the_boot_that_completes_it_and_no_
     // What keeps it from being done doesn't use it up.
     pid1.inhibit(true);
     let end = world.ask(&reboot);
-#[test]
-fn a_name_that_is_not_there_leaves_the_budget_for_the_right_one() {
-    let world = World::new();
-    world.releases(&["1", "2"], &[]);
-    let _helper = world.start();
-    let rollback = |to: &str| {
-        let args = json!({"target": "app", "to": to});
-        let order = claims(DEVICE, "rollback", args.clone());
-        commanded("rollback", &args, order["jti"].as_str().unwrap(), &world.operator.sign(&order))
-    };
-    let ends = ["l", "1", "2"].map(|to| world.ask(&rollback(to)));
-    let reasons = ends.each_ref().map(|end| end["reason"].as_str().unwrap_or_default());
-    assert_eq!(reasons, ["no_such_release", "", "budget_spent"], "{ends:?}");
-}
-
     assert_eq!((&end["status"], &end["reason"]), (&json!("FAILED"), &json!("inhibited")), "{end}");
     pid1.inhibit(false);
     let before = world.allow("[allow]\nactions = [\"rollback\"]\n[rollback.firmware]\nkind = \"rauc\"\n");

@@ -19,6 +19,7 @@ pub struct Pid1 {
     bus: Bus,
     restarted: Arc<Mutex<Vec<String>>>,
     inhibited: Arc<AtomicBool>,
+    goes_down: Arc<GoesDown>,
     _systemd: Connection,
 }
 
@@ -26,10 +27,11 @@ impl Pid1 {
     pub async fn start() -> Self {
         let bus = Bus::start();
         let (restarted, started_us) = (Arc::default(), Arc::default());
-        let inhibited = Arc::default();
+        let (inhibited, goes_down) = (Arc::default(), Arc::<GoesDown>::default());
+        let manager = Manager(Arc::clone(&restarted), Arc::clone(&started_us), Arc::clone(&goes_down));
         let systemd = Builder::address(bus.address())
             .unwrap()
-            .serve_at("/org/freedesktop/systemd1", Manager(Arc::clone(&restarted), Arc::clone(&started_us)))
+            .serve_at("/org/freedesktop/systemd1", manager)
             .unwrap()
             .serve_at(UNIT_PATH, Unit(started_us))
             .unwrap()
@@ -48,7 +50,7 @@ impl Pid1 {
             .build()
             .await
             .unwrap();
-        Self { bus, restarted, inhibited, _systemd: systemd }
+        Self { bus, restarted, inhibited, goes_down, _systemd: systemd }
     }
 
     pub fn address(&self) -> &str {
@@ -58,6 +60,16 @@ impl Pid1 {
     /// From now on somebody keeps the machine up, or nobody does any more.
     pub fn inhibit(&self, inhibited: bool) {
         self.inhibited.store(inhibited, Ordering::Relaxed);
+    }
+
+    /// From now on the machine is about to reboot: no unit is restarted any more.
+    pub fn go_down(&self) {
+        self.goes_down.is_so.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody has asked whether it is.
+    pub fn was_asked_for_jobs(&self) -> bool {
+        self.goes_down.was_asked.load(Ordering::Relaxed)
     }
 
     /// What was restarted, or started.
@@ -82,8 +94,17 @@ impl Login {
     }
 }
 
-/// What was restarted, and when the unit was started last.
-struct Manager(Arc<Mutex<Vec<String>>>, Arc<AtomicU64>);
+/// Whether the machine is about to reboot, and whether somebody has asked that.
+#[derive(Default)]
+struct GoesDown {
+    is_so: AtomicBool,
+    was_asked: AtomicBool,
+}
+
+/// What was restarted, when the unit was started last, and whether the machine goes down.
+struct Manager(Arc<Mutex<Vec<String>>>, Arc<AtomicU64>, Arc<GoesDown>);
+
+type ListedJob = (u32, String, String, String, OwnedObjectPath, OwnedObjectPath);
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
 impl Manager {
@@ -100,13 +121,21 @@ impl Manager {
 
     fn reset_failed_unit(&self, _name: &str) {}
 
+    fn list_jobs(&self) -> Vec<ListedJob> {
+        self.2.was_asked.store(true, Ordering::Relaxed);
+        let word = |word: &str| word.to_owned();
+        let (job, unit) = (path("/org/freedesktop/systemd1/job/9"), path("/org/freedesktop/systemd1/unit/reboot"));
+        let reboot = (9, word("reboot.target"), word("start"), word("waiting"), job, unit);
+        if self.2.is_so.load(Ordering::Relaxed) { vec![reboot] } else { vec![] }
+    }
+
     async fn stop_unit(
         &self,
         #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
         name: String,
         _mode: String,
     ) -> zbus::fdo::Result<OwnedObjectPath> {
-        done(&emitter, &name).await
+        ended(&emitter, &name, "done").await
     }
 
     async fn reload_or_restart_unit(
@@ -115,7 +144,7 @@ impl Manager {
         name: String,
         _mode: String,
     ) -> zbus::fdo::Result<OwnedObjectPath> {
-        done(&emitter, &name).await
+        ended(&emitter, &name, "done").await
     }
 
     async fn restart_unit(
@@ -124,11 +153,14 @@ impl Manager {
         name: String,
         _mode: String,
     ) -> zbus::fdo::Result<OwnedObjectPath> {
+        if self.2.is_so.load(Ordering::Relaxed) {
+            return ended(&emitter, &name, "canceled").await;
+        }
         self.0.lock().unwrap().push(name.clone());
         let now = clock_gettime(ClockId::Monotonic);
         let now_us = u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000).unwrap();
         self.1.store(now_us, Ordering::Relaxed);
-        done(&emitter, &name).await
+        ended(&emitter, &name, "done").await
     }
 
     #[zbus(signal)]
@@ -142,9 +174,9 @@ impl Manager {
 }
 
 /// A job that is over before the answer is sent.
-async fn done(emitter: &SignalEmitter<'_>, name: &str) -> zbus::fdo::Result<OwnedObjectPath> {
+async fn ended(emitter: &SignalEmitter<'_>, name: &str, result: &str) -> zbus::fdo::Result<OwnedObjectPath> {
     let job = path("/org/freedesktop/systemd1/job/1");
-    Manager::job_removed(emitter, 1, job.clone(), name, "done").await?;
+    Manager::job_removed(emitter, 1, job.clone(), name, result).await?;
     Ok(job)
 }
 

@@ -247,7 +247,7 @@ impl Actor {
         if let Some(why) = root.and_then(inhibited) {
             return ActOutcome::rejected(Reason::Inhibited.word(), why);
         }
-        let mut missing = Vec::new();
+        let (mut missing, goes_back) = (Vec::new(), matches!(order.act, Act::Rollback { .. }));
         if let (Act::Quarantine { level: Some(_) } | Act::Refresh { .. }, Some(source)) = (&order.act, &self.source) {
             let (terms, not_found) = source.terms().await;
             order.terms = Some(terms);
@@ -258,6 +258,11 @@ impl Actor {
             Some(helper) if order.act != Act::CollectDiagnostics => helper.perform(order, canceled, progress).await,
             _ => self.perform_here(order, canceled, progress).await,
         };
+        if goes_back && may_be_cut_off(&outcome) {
+            // What a reboot cuts off the next boot judges, by the release that it runs: as after a crash, nothing is
+            // said of it before.
+            systemd::outwait_reboot().await;
+        }
         if outcome.status == ActStatus::Succeeded && !missing.is_empty() {
             let detail = outcome.detail.unwrap_or_default();
             outcome.detail = Some(format!("{detail}; no address was found for: {}", missing.join(", ")));
@@ -309,6 +314,11 @@ impl Actor {
             (act, _) => ActOutcome::failed("not_supported", format!("this gateway has no means to {}", act.action())),
         }
     }
+}
+
+/// Whether a machine that goes down would have ended a rollback so.
+fn may_be_cut_off(outcome: &ActOutcome) -> bool {
+    outcome.status == ActStatus::Interrupted || outcome.reason.as_deref() == Some("unit_failed")
 }
 
 impl ActOutcome {

@@ -17,6 +17,7 @@ use zbus::{Connection, MatchRule, MessageStream};
 
 use super::object::Object;
 use crate::config::UnitName;
+use crate::engine::GOES_DOWN_WITHIN;
 use crate::engine::io::ActOutcome;
 use crate::wire::Reason;
 
@@ -122,6 +123,13 @@ pub async fn reboot() -> ActOutcome {
 pub(crate) async fn is_rebooting() -> bool {
     let ask = async { is_rebooting_over(&Connection::system().await?).await };
     timeout(JOBS_MAX, ask).await.is_ok_and(|answer| answer.unwrap_or(false))
+}
+
+/// Where the machine is about to reboot, waits for it to go down; where it doesn't in that time, it stays.
+pub(super) async fn outwait_reboot() {
+    if is_rebooting().await {
+        sleep(GOES_DOWN_WITHIN).await;
+    }
 }
 
 async fn is_rebooting_over(connection: &Connection) -> zbus::Result<bool> {

@@ -81,6 +81,7 @@ use outbox::Outbox;
 use pace::Pace;
 use quarantine::Quarantine;
 pub(crate) use quarantine::{DEGRADED, NOT_IN_FORCE, STOPPED_AGAIN};
+pub(crate) use reboot::GOES_DOWN_WITHIN;
 use reboot::Reboot;
 use recent::Recent;
 use record::{Class, Record};

@@ -18,7 +18,7 @@ use super::{Engine, Identity};
 use crate::wire::Reason;
 
 /// How long the machine may take to go down once it was told to.
-pub(super) const GOES_DOWN_WITHIN: Duration = Duration::from_secs(120);
+pub(crate) const GOES_DOWN_WITHIN: Duration = Duration::from_secs(120);
 /// How long the order may take to be taken: the goodbye is said, and a gateway that nobody tells to go down must be
 /// back soon.
 const ORDERED_WITHIN: Duration = Duration::from_secs(10);
