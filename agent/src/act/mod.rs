@@ -226,11 +226,12 @@ impl Actor {
         self.helper.as_ref().is_some_and(Client::is_silent)
     }
 
-    /// Brings to an end what a kill has cut off before: where there is a helper that is its own to do.
+    /// Brings to an end what was cut off, as by a kill, for as long as this is polled: where there is a helper that is
+    /// its own to do.
     pub async fn complete(&self) {
         if self.helper.is_none() {
             let keeps_stopped = || self.quarantine.as_ref().map(Quarantine::keeps_stopped).unwrap_or_default();
-            self.rollbacks.complete(keeps_stopped).await;
+            rollback::complete_due(|| self.rollbacks.clone(), keeps_stopped).await;
         }
     }
 

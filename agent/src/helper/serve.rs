@@ -22,7 +22,7 @@ use super::policy::Policy;
 use super::protocol::{Answer, Refusal, Request};
 use crate::act::link::Interfaces;
 use crate::act::quarantine::{Loader, Quarantine};
-use crate::act::rollback::Rollbacks;
+use crate::act::rollback::{Rollbacks, complete_due};
 use crate::act::units::Manager;
 use crate::act::{Actor, Order};
 use crate::bucket::Bucket;
@@ -88,20 +88,14 @@ impl Helper {
     /// # Errors
     /// The system gives no signals.
     pub(super) async fn serve(self, listener: UnixListener) -> io::Result<()> {
-        let rollbacks = self.rollbacks();
-        let quarantine = Quarantine::new(self.dir.clone(), Loader::None, 0);
-        let mut completing = std::pin::pin!(rollbacks.complete(|| quarantine.keeps_stopped()));
-        let mut is_completing = true;
         let helper = Arc::new(self);
+        let mut completing = std::pin::pin!(helper.complete_rollbacks());
         let mut terminated = signal(SignalKind::terminate())?;
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = &mut completing, if is_completing => {
-                    is_completing = false;
-                    continue;
-                }
+                () = &mut completing => continue,
                 _ = terminated.recv() => return Ok(()),
             };
             let link = match accepted {
@@ -125,6 +119,12 @@ impl Helper {
                 drop(place);
             });
         }
+    }
+
+    /// Restarts what is due, without an end.
+    async fn complete_rollbacks(&self) {
+        let quarantine = Quarantine::new(self.dir.clone(), Loader::None, 0);
+        complete_due(|| self.rollbacks(), || quarantine.keeps_stopped()).await;
     }
 
     /// What root's policy lets be rolled back now.

@@ -1,7 +1,8 @@
 //! Goes back to an earlier release, and marks the one that runs as good: by release directories, by RAUC, or by a
 //! program of the integrator's. Does what it is told, once; whether a release is good is decided elsewhere. Where the
 //! release is only in force after a boot, the outcome says `needs_reboot`, and reboots nothing. Where release
-//! directories were switched and their units not restarted, as after a kill, the next start restarts them.
+//! directories were switched and their units not restarted, as after a kill, the next start restarts them, or a look an
+//! hour later.
 //!
 //! It goes together with boot counting: the bootloader (U-Boot's `bootcount`, systemd-boot's counters, RAUC's own
 //! attempts) catches a release that doesn't come up far enough to run an agent, and this one that comes up and is no
@@ -38,10 +39,14 @@ const NEEDS_REBOOT: &str = Reason::NeedsReboot.word();
 /// EX_TEMPFAIL of sysexits.h: done, and the next boot completes it.
 const EXIT_NEEDS_REBOOT: i32 = 75;
 
-/// How often a start tries to restart what is due, how long that may take each time, and the pause in between.
+/// How often in a row is tried to restart what is due, how long that may take each time, and the pause in between.
 const DUE_TRIES: u32 = 3;
 const DUE_MAX: Duration = Duration::from_secs(120);
 const DUE_AGAIN: Duration = Duration::from_secs(10);
+/// When to look again for what is due.
+const DUE_EVERY: Duration = Duration::from_secs(3600);
+/// How long a look at a directory of releases may take.
+const LOOK_MAX: Duration = Duration::from_secs(10);
 /// One switch of release directories at a time, with its restarts: what is due is read and written in between.
 static TURN: Mutex<()> = Mutex::const_new(());
 /// And one work at a time in each directory of releases.
@@ -95,15 +100,12 @@ impl Rollbacks {
         self.perform(target, Verb::MarkGood, within, canceled).await
     }
 
-    /// Restarts the units for which a rollback did not come to that, in this boot: another one starts them from where
-    /// `current` leads, and so does whoever starts what a quarantine `keeps_stopped`. What can't be restarted stays
-    /// due, for another start or an order that names that release.
-    pub async fn complete(&self, keeps_stopped: impl Fn() -> Vec<UnitName>) {
+    async fn complete(&self, keeps_stopped: &impl Fn() -> Vec<UnitName>, again: Duration) {
         for left in (0..DUE_TRIES).rev() {
             let mut is_due = false;
             for (target, Rollback { kind, units, .. }) in &self.targets {
                 if let RollbackKind::Slots { dir } = kind {
-                    let completing = complete(target, dir, units, self.restarting(units), &keeps_stopped);
+                    let completing = complete(target, dir, units, self.restarting(units), keeps_stopped);
                     // What is hardly ever due takes no room for good.
                     is_due |= !Box::pin(completing).await;
                 }
@@ -111,7 +113,7 @@ impl Rollbacks {
             if !is_due || left == 0 {
                 return;
             }
-            sleep(DUE_AGAIN).await;
+            sleep(again).await;
         }
     }
 
@@ -192,6 +194,24 @@ impl Rollbacks {
     }
 }
 
+/// Restarts the units for which a rollback did not come to that, in this boot: another one starts them from where
+/// `current` leads, and so does whoever starts what a quarantine `keeps_stopped`. What can't be restarted stays due, for
+/// an order that names that release or the next time: this looks at once and each hour, without an end.
+pub async fn complete_due(rollbacks: impl Fn() -> Rollbacks, keeps_stopped: impl Fn() -> Vec<UnitName>) {
+    complete_each(rollbacks, keeps_stopped, [DUE_AGAIN, DUE_EVERY]).await;
+}
+
+async fn complete_each(
+    rollbacks: impl Fn() -> Rollbacks,
+    keeps_stopped: impl Fn() -> Vec<UnitName>,
+    [again, every]: [Duration; 2],
+) {
+    loop {
+        rollbacks().complete(&keeps_stopped, again).await;
+        sleep(every).await;
+    }
+}
+
 /// The release that runs from a directory of releases, in this boot: where a rollback has yet to restart units, the one
 /// that they run. `None` where the links say nothing.
 #[must_use]
@@ -239,15 +259,15 @@ async fn complete(
     keeps_stopped: impl Fn() -> Vec<UnitName>,
 ) -> bool {
     let _turn = TURN.lock().await;
-    let (due, to) = match on_disk(dir, DUE_MAX, move |dir| Slots::new(dir).restarting_in(boot).take_up()).await {
-        Ok(Some(found)) => found,
+    let due = match on_disk(dir, LOOK_MAX, move |dir| Slots::new(dir).restarting_in(boot).take_up()).await {
+        Ok(Some(due)) => due,
         Ok(None) => return true,
         Err(ActOutcome { detail, .. }) => {
             tracing::error!("rollback of {target}: {}", detail.unwrap_or_default());
             return false;
         }
     };
-    let Due { from, since_us } = due;
+    let Due { from, to, since_us } = due;
     tracing::warn!("rollback of {target} was cut off: {to} took the place of {from}, and units are to be restarted");
     let stopped = keeps_stopped();
     let units: Vec<_> = units.iter().filter(|unit| !stopped.contains(unit)).cloned().collect();
@@ -470,6 +490,36 @@ mod tests {
         let all = async |units: &[UnitName]| restart_all(units, None, Duration::from_secs(20), restart).await;
         assert_eq!(all(&units[..2]).await, (vec!["fails".into(), "runs.service".into()], Restarted::Fail));
         assert_eq!(all(&units[2..]).await, (vec!["stays".into()], Restarted::Due));
+    }
+
+    #[tokio::test]
+    async fn what_stays_due_is_taken_up_again_without_another_start() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["1.0", "2.0"] {
+            fs::create_dir_all(dir.path().join("releases").join(name)).unwrap();
+        }
+        symlink("releases/2.0", dir.path().join("current")).unwrap();
+        let boot = BootId([7; 16]);
+        Slots::new(dir.path()).restarting_in(Some(boot)).rollback(Some("1.0")).unwrap().unwrap();
+        let units = vec![UnitName::try_from("fieldmedic-is-no-such.service".to_owned()).unwrap()];
+        let kind = RollbackKind::Slots { dir: dir.path().to_owned() };
+        let rollback = Rollback { kind, units: units.clone(), settle: Duration::ZERO, trial: Duration::ZERO };
+        let targets = BTreeMap::from([("app".to_owned(), rollback)]);
+        // Nobody restarts it here, until nobody has to.
+        let asked = std::cell::Cell::new(0);
+        let keeps_stopped = || if asked.replace(asked.get() + 1) < DUE_TRIES { vec![] } else { units.clone() };
+        let rollbacks = || Rollbacks::new(targets.clone(), false, Some(boot));
+        let completing = complete_each(rollbacks, keeps_stopped, [Duration::from_millis(1); 2]);
+        let over = async {
+            while dir.path().join(".fieldmedic.due").is_symlink() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = completing => panic!("it ends"),
+            over = timeout(Duration::from_secs(20), over) => over.unwrap(),
+        }
+        assert_eq!(running_slot(dir.path(), Some(boot)).as_deref(), Some("1.0"));
     }
 
     fn program(text: &str) -> (tempfile::TempDir, Rollbacks) {

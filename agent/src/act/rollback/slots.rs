@@ -24,7 +24,7 @@ const CURRENT: &str = "current";
 const PREVIOUS: &str = "previous";
 /// What is known of releases.
 const MARKS_FILE: &str = ".fieldmedic.json";
-/// A link to BOOT/SINCE_US/RELEASE, which is nowhere: what is said of [`Due`].
+/// A link to BOOT/SINCE_US/TO/FROM, which is nowhere: what is said of [`Due`].
 const DUE: &str = ".fieldmedic.due";
 /// Releases that are remembered as good or bad: those that are gone are forgotten first.
 const MARKS_MAX: usize = 64;
@@ -39,12 +39,15 @@ pub(super) struct Slots<'a> {
     boot: Option<BootId>,
 }
 
-/// That units have not been restarted since `current` was switched. Another boot starts all of them from there: what is
-/// said of one that is over counts for nothing.
+/// That units have not been restarted since `current` was switched. Another boot starts all of them from there, and who
+/// switches it to another release sees to them: what is said of a boot that is over, or of a release that is not the
+/// current one any more, counts for nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Due {
     /// The release that they run.
     pub(super) from: String,
+    /// The one that was switched to.
+    pub(super) to: String,
     /// What was started later than this has been restarted, in microseconds of CLOCK_MONOTONIC; nothing has where the
     /// switch may not have been made yet.
     pub(super) since_us: u64,
@@ -111,9 +114,10 @@ impl<'a> Slots<'a> {
         }
         let runs = self.due().map_or_else(|| from.clone(), |due| due.from);
         // What is started between this and the switch is started from where `current` still leads.
-        self.set_due(&Due { from: runs.clone(), since_us: u64::MAX })?;
+        let due = Due { from: runs, to: to.clone(), since_us: u64::MAX };
+        self.set_due(&due)?;
         self.link_release(CURRENT, &to)?;
-        let switched = Due { from: runs, since_us: clock::monotonic_us() };
+        let switched = Due { since_us: clock::monotonic_us(), ..due };
         trouble.extend(self.set_due(&switched).err().map(|error| error.detail));
         trouble.extend(self.link_release(PREVIOUS, &from).err().map(|error| error.detail));
         Ok(Some(Switched { from, to, trouble }))
@@ -122,17 +126,21 @@ impl<'a> Slots<'a> {
     /// What is still due; nothing is where `current` leads to what the units run.
     pub(super) fn due(&self) -> Option<Due> {
         let told = fs::read_link(self.dir.join(DUE)).ok()?;
-        let mut words = told.to_str()?.splitn(3, '/');
+        let mut words = told.to_str()?.splitn(4, '/');
         let boot = BootId::parse(words.next()?)?;
         let since_us = words.next()?.parse().ok()?;
-        let from = words.next().filter(|name| is_release_dir(name))?.to_owned();
-        let is_due = self.boot == Some(boot) && self.linked(CURRENT).is_some_and(|current| current != from);
-        is_due.then_some(Due { from, since_us })
+        let mut name = || words.next().filter(|name| is_release_dir(name)).map(str::to_owned);
+        let (to, from) = (name()?, name()?);
+        // Where the switch may not have been made, an earlier one may still be due.
+        let counts = |current: String| current != from && (current == to || since_us == u64::MAX);
+        let is_due = self.boot == Some(boot) && self.linked(CURRENT).is_some_and(counts);
+        is_due.then_some(Due { from, to, since_us })
     }
 
     fn set_due(&self, due: &Due) -> Result<(), SlotError> {
         let Some(boot) = self.boot else { return Ok(()) };
-        self.link(DUE, &PathBuf::from(format!("{boot}/{}/{}", due.since_us, due.from)))
+        let Due { from, to, since_us } = due;
+        self.link(DUE, &PathBuf::from(format!("{boot}/{since_us}/{to}/{from}")))
     }
 
     /// The units are restarted.
@@ -141,22 +149,20 @@ impl<'a> Slots<'a> {
         disk::remove(&path).map_err(|error| self.failed(format!("delete {}: {error}", path.display())))
     }
 
-    /// Takes up what a rollback that was cut off has left: what is due, and the release to go on to. What counts for
-    /// nothing any more goes.
-    pub(super) fn take_up(&self) -> Result<Option<(Due, String)>, SlotError> {
+    /// Takes up what a rollback that was cut off has left. What counts for nothing any more goes.
+    pub(super) fn take_up(&self) -> Result<Option<Due>, SlotError> {
         if fs::symlink_metadata(self.dir.join(DUE)).is_err() {
             return Ok(None);
         }
         let Some(mut due) = self.due() else { return self.clear_due().map(|()| None) };
         if due.since_us == u64::MAX {
-            due.since_us = clock::monotonic_us();
+            due = Due { to: self.current()?, since_us: clock::monotonic_us(), ..due };
             self.set_due(&due)?;
         }
-        let to = self.current()?;
-        if self.linked(PREVIOUS).as_ref() == Some(&to) {
+        if self.linked(PREVIOUS).as_ref() == Some(&due.to) {
             self.link_release(PREVIOUS, &due.from)?;
         }
-        Ok(Some((due, to)))
+        Ok(Some(due))
     }
 
     /// Marks the release that runs as good: its name, and what went wrong beside it.
@@ -429,7 +435,7 @@ mod tests {
         let next = Slots::new(dir.path()).restarting_in(Some(BootId([8; 16])));
         assert_eq!((next.due(), next.running().as_deref()), (None, Some("1.0")));
         assert_eq!((next.take_up(), slots.take_up()), (Ok(None), Ok(None)), "it is gone by then");
-        slots.set_due(&Due { from: "1.0".into(), since_us: u64::MAX }).unwrap();
+        slots.set_due(&Due { from: "1.0".into(), to: "2.0".into(), since_us: u64::MAX }).unwrap();
         assert_eq!((slots.take_up(), dir.path().join(DUE).is_symlink()), (Ok(None), false));
     }
 
@@ -437,12 +443,38 @@ mod tests {
     fn what_was_cut_off_right_after_the_switch_is_taken_up_with_what_was_still_to_be_written() {
         let dir = usual();
         let slots = Slots::new(dir.path()).restarting_in(BOOT);
-        slots.set_due(&Due { from: "2.0".into(), since_us: u64::MAX }).unwrap();
+        slots.set_due(&Due { from: "2.0".into(), to: "1.0".into(), since_us: u64::MAX }).unwrap();
         point(&dir, CURRENT, "releases/1.0");
-        let (due, to) = slots.take_up().unwrap().unwrap();
-        assert_eq!((due.from.as_str(), to.as_str(), links(&dir)), ("2.0", "1.0", ["1.0", "2.0"].map(str::to_owned)));
+        let due = slots.take_up().unwrap().unwrap();
+        let expected = ["1.0", "2.0"].map(str::to_owned);
+        assert_eq!((due.from.as_str(), due.to.as_str(), links(&dir)), ("2.0", "1.0", expected));
         assert!(due.since_us <= clock::monotonic_us(), "what is restarted from now on is so once");
-        assert_eq!(slots.take_up(), Ok(Some((due, to))));
+        assert_eq!(slots.take_up(), Ok(Some(due)));
+    }
+
+    #[test]
+    fn what_was_due_for_one_release_is_not_for_another_that_an_updater_has_put_in_its_place() {
+        let dir = usual();
+        let slots = Slots::new(dir.path()).restarting_in(BOOT);
+        slots.rollback(None).unwrap().unwrap();
+        assert_eq!(slots.running().as_deref(), Some("2.0"));
+        fs::create_dir(dir.path().join(RELEASES).join("3.0")).unwrap();
+        point(&dir, CURRENT, "releases/3.0");
+        assert_eq!((slots.due(), slots.running().as_deref()), (None, Some("3.0")));
+        assert_eq!(slots.mark_good().unwrap().0, "3.0");
+        slots.rollback(Some("1.0")).unwrap().unwrap();
+        assert_eq!(slots.running().as_deref(), Some("3.0"), "it is what 1.0 was not started after");
+    }
+
+    #[test]
+    fn a_switch_that_was_cut_off_before_it_was_made_leaves_due_what_was_so_before() {
+        let dir = usual();
+        let slots = Slots::new(dir.path()).restarting_in(BOOT);
+        slots.rollback(Some("1.5")).unwrap().unwrap();
+        slots.set_due(&Due { from: "2.0".into(), to: "1.0".into(), since_us: u64::MAX }).unwrap();
+        assert_eq!(slots.running().as_deref(), Some("2.0"));
+        let due = slots.take_up().unwrap().unwrap();
+        assert_eq!((due.from.as_str(), due.to.as_str()), ("2.0", "1.5"));
     }
 
     #[test]
@@ -450,8 +482,8 @@ mod tests {
         let dir = usual();
         let slots = Slots::new(dir.path()).restarting_in(BOOT);
         let boot = BootId([7; 16]);
-        for text in ["x", "x/1/1.0", &format!("{boot}/1"), &format!("{boot}/-1/1.0"), &format!("{boot}/1/../1.0")] {
-            point(&dir, DUE, text);
+        for text in ["", "/1", "/1/2.0", "/-1/2.0/1.0", "/1/../1.0", "/1/2.0/..", "/1/2.0/1.0/1.5", "x/1/2.0/1.0"] {
+            point(&dir, DUE, &format!("{boot}{text}"));
             assert_eq!((slots.due(), slots.running().as_deref()), (None, Some("2.0")), "{text}");
         }
     }
