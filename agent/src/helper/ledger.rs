@@ -85,6 +85,9 @@ struct State {
     spent: BTreeMap<String, Vec<Stamp>>,
     /// When it was found that the ledger before this one is damaged.
     careful_since: Option<Stamp>,
+    /// The boot in which a rollback was done that a reboot completes: nothing is due in another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owes_boot: Option<String>,
 }
 
 /// From when until when a command is valid, in seconds since 1970.
@@ -210,6 +213,7 @@ impl Ledger {
         if state.before_s > 0 {
             state.forgotten.add_before(std::mem::take(&mut state.before_s));
         }
+        state.owes_boot.take_if(|boot| *boot != moment.boot.to_string());
         let ledger = Self { dir: dir.to_owned(), state };
         // Whether it can be written is found out now, and not when something has to be healed.
         ledger.write(&ledger.state).map_err(fail("write", &path))?;
@@ -278,6 +282,20 @@ impl Ledger {
             Ok(()) => self.state = next,
             Err(error) => tracing::warn!("write {}: {error}", self.dir.join(FILE).display()),
         }
+    }
+
+    /// A rollback was done that a reboot of this boot completes. Where that can't be written it is known until this
+    /// process ends.
+    pub(super) fn owe_boot(&mut self, boot: BootId) {
+        self.state.owes_boot = Some(boot.to_string());
+        if let Err(error) = self.write(&self.state) {
+            tracing::warn!("write {}: {error}", self.dir.join(FILE).display());
+        }
+    }
+
+    /// Whether a reboot is still to complete what was done in this boot. One that comes ends it.
+    pub(super) fn owes_boot(&self, boot: BootId) -> bool {
+        self.state.owes_boot.as_ref().is_some_and(|owing| *owing == boot.to_string())
     }
 
     /// Replaces the file: whole and on disk before it has the name, and the name is on disk before this returns. The

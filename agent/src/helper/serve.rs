@@ -29,7 +29,7 @@ use crate::bucket::Bucket;
 use crate::collect::clock::Clock;
 use crate::config::Action;
 use crate::engine::NOT_IN_FORCE;
-use crate::engine::io::{Act, ActOutcome, ActStatus};
+use crate::engine::io::{Act, ActOutcome};
 use crate::engine::remedies::spends_nothing;
 use crate::engine::time::{BootId, Mono};
 use crate::wire::Reason;
@@ -59,8 +59,6 @@ struct State {
     ledger: Ledger,
     requests: Bucket,
     refusals: Lines,
-    /// A rollback that was judged and done takes a boot: one reboot is part of it.
-    completes: bool,
 }
 
 /// What to do for a request.
@@ -79,7 +77,7 @@ impl Helper {
     #[must_use]
     pub(super) fn new(policy: PathBuf, dir: PathBuf, boot: BootId, clock: Clock, ledger: Ledger) -> Self {
         let (requests, refusals) = (pace::requests(), Lines::default());
-        let state = State { clock, ledger, requests, refusals, completes: false };
+        let state = State { clock, ledger, requests, refusals };
         Self { policy, dir, turn: Arc::default(), boot, state: Mutex::new(state) }
     }
 
@@ -161,24 +159,18 @@ impl Helper {
 
     /// What follows from the end of an act for those after it.
     fn ended(&self, act: &Act, counted: Option<Moment>, outcome: &ActOutcome) {
-        // A reboot that was to complete a rollback, and did not come, is still to.
-        let is_still_due = counted.is_none() && outcome.status != ActStatus::Succeeded;
-        if is_still_due || spends_nothing(outcome) {
+        if spends_nothing(outcome) {
             return self.not_done(act, counted);
         }
         if matches!(act, Act::Rollback { .. }) && outcome.reason.as_deref() == Some(Reason::NeedsReboot.word()) {
-            self.state.lock().unwrap_or_else(PoisonError::into_inner).completes = true;
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).ledger.owe_boot(self.boot);
         }
     }
 
-    /// What it had spent is free again: of the budget, or the one reboot that was to complete a rollback.
+    /// What it had spent of its budget is free again.
     fn not_done(&self, act: &Act, counted: Option<Moment>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match counted {
-            Some(moment) if act.spends() => state.ledger.give_back(act.action(), &moment),
-            Some(_) => {}
-            None => state.completes = true,
-        }
+        let Some(moment) = counted.filter(|_| act.spends()) else { return };
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).ledger.give_back(act.action(), &moment);
     }
 
     fn decide(&self, link: &Link, uid: u32, datagram: &[u8]) -> Result<Decision, Refusal> {
@@ -227,10 +219,10 @@ impl Helper {
                 state.clock.set_trust(policy.clock);
                 let moment = Moment::of(self.boot, &mut state.clock);
                 let by_rule = order.act == Act::Reboot && order.trigger.is_automatic();
-                let completes = by_rule && state.completes;
+                // It is part of a rollback that was judged, and as often as it takes: one that comes ends this boot.
+                let completes = by_rule && state.ledger.owes_boot(self.boot);
                 if completes {
                     policy.permits(&order.act)?;
-                    state.completes = false;
                 } else {
                     judge(&order, &policy, &mut state.ledger, &moment)?;
                 }

@@ -36,6 +36,19 @@ fn command(id: &str, iat: i64, exp: i64, nonce: Option<&str>) -> VerifiedCommand
     }
 }
 
+#[test]
+fn that_a_reboot_is_owed_is_known_after_a_kill_and_not_by_another_boot() {
+    let mut world = World::new();
+    let [this, other] = [1, 2].map(|boot| at(boot, 10, true));
+    assert!(!world.1.owes_boot(this.boot));
+    world.1.owe_boot(this.boot);
+    world.reopen(&this);
+    assert_eq!([this, other].map(|moment| world.1.owes_boot(moment.boot)), [true, false]);
+    world.reopen(&other);
+    world.reopen(&this);
+    assert!(!world.1.owes_boot(this.boot), "it was forgotten by then");
+}
+
 struct World(tempfile::TempDir, Ledger);
 
 impl World {
