@@ -470,6 +470,7 @@ fn huge_and_malformed_datagrams_are_refused_and_harm_nothing() {
 #[test]
 fn another_user_is_refused() {
     const NOBODY: u32 = 65_534;
+    const HELLO: &str = r#"{"v":1,"hello":true}"#;
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: only root can be somebody else");
         return;
@@ -477,17 +478,29 @@ fn another_user_is_refused() {
     let world = World::new();
     let helper = world.start();
     world.open_to_all();
-    let script = "socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die; connect(S, sockaddr_un($ARGV[0])) or die $!; \
-                  send(S, $ARGV[1], 0) or die; recv(S, $said, 65536, 0); print $said";
-    let mut perl = common::tool("perl");
-    perl.args(["-MSocket", "-e", script]).arg(world.socket()).arg(r#"{"v":1,"hello":true}"#).uid(NOBODY).gid(NOBODY);
-    let answer: Json = serde_json::from_slice(&output_of(&mut perl)).unwrap();
+    // Connects so often, and says something on the last of these, if anything.
+    let script = "for (1..$ARGV[1]) { socket($s, AF_UNIX, SOCK_SEQPACKET, 0) or die; \
+                  connect($s, sockaddr_un($ARGV[0])) or die $!; push @all, $s; undef $s } \
+                  send($all[-1], $ARGV[2], 0) if $ARGV[2]; recv($all[-1], $said, 65536, 0); \
+                  recv($all[-1], $said, 65536, 0) if !$said; print $said";
+    let asked = |connections: u32, request: &str| -> Json {
+        let mut perl = common::tool("perl");
+        perl.args(["-MSocket", "-e", script]).arg(world.socket()).arg(connections.to_string()).arg(request);
+        serde_json::from_slice(&output_of(perl.uid(NOBODY).gid(NOBODY))).unwrap()
+    };
+    let answer = asked(1, HELLO);
     assert_eq!(answer["reason"], "peer_refused", "{answer}");
     world.wait_for_log(&helper, "refused: peer_refused");
+    // However often it connects and says nothing, it takes no place, and none of the agent's requests.
+    let answer = asked(20, "");
+    assert_eq!(answer["reason"], "peer_refused", "{answer}");
+    let answer = asked(200, "");
+    assert!(matches!(answer["reason"].as_str(), Some("peer_refused" | "rate_limited")), "{answer}");
+    let answer = world.ask_once(HELLO.as_bytes());
+    assert!(answer["able"].is_array(), "{answer}");
     // Unless root says that this is the agent's user.
     world.allow(&format!("agent_uid = {NOBODY}"));
-    let answer: Json = serde_json::from_slice(&output_of(&mut perl)).unwrap();
-    assert_eq!(answer["able"], json!([]));
+    common::until("it to be let in", || asked(1, HELLO)["able"] == json!([]));
 }
 
 #[test]

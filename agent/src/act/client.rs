@@ -91,9 +91,17 @@ impl Client {
 
     fn ask_able(&self) -> io::Result<Answer> {
         let mut stream = link::connect_blocking(&self.socket, HELLO_MAX)?;
-        stream.write_all(&Request::Hello.to_datagram())?;
+        match stream.write_all(&Request::Hello.to_datagram()) {
+            // One that refuses who asks says so and closes: its answer is there to be read.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+            _ => {}
+        }
         let mut buffer = vec![0; DATAGRAM_MAX];
-        let len = stream.read(&mut buffer)?;
+        let len = match stream.read(&mut buffer) {
+            // Told once where it did not read the question; what it said before is still to come.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => stream.read(&mut buffer)?,
+            read => read?,
+        };
         Answer::parse(buffer.get(..len).unwrap_or_default()).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
@@ -230,6 +238,27 @@ mod tests {
         net::bind(&listener, &SocketAddrUnix::new(socket).unwrap()).unwrap();
         net::listen(&listener, 8).unwrap();
         listener
+    }
+
+    #[test]
+    fn a_helper_that_refuses_who_asks_before_it_has_read_the_question_is_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("act.sock");
+        let listener = listening(&socket);
+        let refused = Answer::Refused { reason: "peer_refused".into(), detail: "uid 7".into() }.to_datagram();
+        let times = 50;
+        let helper = thread::spawn(move || {
+            for _ in 0..times {
+                let link = net::accept(&listener).unwrap();
+                net::send(&link, &refused, SendFlags::empty()).unwrap();
+            }
+        });
+        let client = Client::find(&socket).unwrap();
+        for _ in 0..times {
+            let said = client.said_able().unwrap_err();
+            assert!(said.contains("peer_refused"), "{said}");
+        }
+        helper.join().unwrap();
     }
 
     /// A helper that is asked too often: it says so once it was also told to cancel. How often it was asked.

@@ -59,6 +59,10 @@ struct State {
     ledger: Ledger,
     requests: Bucket,
     refusals: Lines,
+    /// Whom the policy named when it was read last.
+    agent_uid: Option<u32>,
+    /// What those may ask whom it didn't name: apart from the agent's, so that they use up none of these.
+    strangers: Bucket,
 }
 
 /// What to do for a request.
@@ -76,8 +80,9 @@ impl Helper {
     /// Goes by this policy and this ledger; keeps what it knows of a quarantine in `dir`.
     #[must_use]
     pub(super) fn new(policy: PathBuf, dir: PathBuf, boot: BootId, clock: Clock, ledger: Ledger) -> Self {
-        let (requests, refusals) = (pace::requests(), Lines::default());
-        let state = State { clock, ledger, requests, refusals };
+        let (requests, strangers, refusals) = (pace::requests(), pace::requests(), Lines::default());
+        let agent_uid = Policy::load(&policy).ok().and_then(|policy| policy.agent_uid);
+        let state = State { clock, ledger, requests, refusals, agent_uid, strangers };
         Self { policy, dir, turn: Arc::default(), boot, state: Mutex::new(state) }
     }
 
@@ -104,14 +109,27 @@ impl Helper {
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                let detail = format!("{CONNECTIONS_MAX} connections are open already");
-                link.try_send(&helper.refuse(Refusal::because(Reason::Busy, detail)).to_datagram());
-                continue;
+            let uid = match link.peer_uid() {
+                Ok(uid) => uid,
+                Err(error) => {
+                    tracing::debug!("connection: {error}");
+                    continue;
+                }
+            };
+            let place = helper.admit(uid).and_then(|()| {
+                let full = || format!("{CONNECTIONS_MAX} connections are open already");
+                Arc::clone(&places).try_acquire_owned().map_err(|_| Refusal::because(Reason::Busy, full()))
+            });
+            let place = match place {
+                Ok(place) => place,
+                Err(refusal) => {
+                    link.try_send(&helper.refuse(refusal).to_datagram());
+                    continue;
+                }
             };
             let helper = Arc::clone(&helper);
             tokio::spawn(async move {
-                if let Err(error) = helper.converse(&link).await {
+                if let Err(error) = helper.converse(&link, uid).await {
                     tracing::debug!("connection: {error}");
                 }
                 drop(place);
@@ -131,9 +149,26 @@ impl Helper {
         policy.map_or_else(Rollbacks::default, |policy| Rollbacks::new(policy.rollback, true, Some(self.boot)))
     }
 
-    async fn converse(&self, link: &Link) -> io::Result<()> {
+    /// Lets somebody with this uid take a place. Who may only connect, as others of the socket's group, keeps nobody out
+    /// who may ask: it is refused before it has said anything, and has the policy read so often only.
+    fn admit(&self, uid: u32) -> Result<(), Refusal> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Judged again with the request.
+        if uid == 0 || state.agent_uid == Some(uid) {
+            return Ok(());
+        }
+        let mono = state.clock.now().mono;
+        if !state.strangers.take(mono) {
+            return Err(Refusal::new("rate_limited", pace::TOO_OFTEN));
+        }
+        let policy = Policy::load(&self.policy).map_err(|error| error.refusal())?;
+        policy.admits(uid)?;
+        state.agent_uid = policy.agent_uid;
+        Ok(())
+    }
+
+    async fn converse(&self, link: &Link, uid: u32) -> io::Result<()> {
         let received = timeout(REQUEST_MAX, link.recv()).await.unwrap_or(Ok(Received::Closed))?;
-        let uid = link.peer_uid()?;
         let decision = match received {
             Received::Closed => return Ok(()),
             Received::TooLong => Err(Refusal::because(Reason::TooLarge, "a request has at most 64 KiB")),
@@ -183,6 +218,7 @@ impl Helper {
         }
         // Read each time: what root changes holds at once, and there is nothing to reload.
         let policy = Policy::load(&self.policy).map_err(|error| error.refusal())?;
+        state.agent_uid = policy.agent_uid;
         policy.admits(uid)?;
         let uid = policy.agent_uid.unwrap_or_default();
         let quarantine = Quarantine::new(self.dir.clone(), Loader::BootUnit, uid).in_turn(Arc::clone(&self.turn));
