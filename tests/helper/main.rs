@@ -301,6 +301,31 @@ async fn units_that_another_boot_has_started_are_not_restarted() {
 }
 
 #[test]
+fn releases_that_the_sandbox_keeps_from_being_written_are_told_of_and_cost_nothing() {
+    let world = World::new();
+    let (current, order) = released(&world);
+    let app = world.file("app");
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can mount");
+        return;
+    }
+    let helper = world.start_without_write_access_to(&app);
+    let told = format!("{0}: nothing can be written: Read-only file system", app.display());
+    world.wait_for_log(&helper, &format!("[rollback.app] could not go back as it is: {told}"));
+    let end = world.ask(&order);
+    assert_eq!((&end["status"], &end["reason"]), (&json!("REJECTED"), &json!("not_supported")), "{end}");
+    let cure = format!("unless a drop-in has ReadWritePaths={}", app.display());
+    let detail = end["detail"].as_str().unwrap();
+    assert!(detail.starts_with(&told) && detail.ends_with(&cure), "{detail}");
+    drop(helper);
+    assert_eq!((current().as_str(), app.join(".fieldmedic.json").exists()), ("releases/2", false));
+    // Its one of the hour is left.
+    let _helper = world.start();
+    let end = world.ask(&order);
+    assert_eq!((&end["status"], current().as_str()), (&json!("SUCCEEDED"), "releases/1"), "{end}");
+}
+
+#[test]
 fn what_nobody_waits_for_any_more_is_not_done_by_a_helper_that_comes_round() {
     let world = World::new();
     let (current, order) = released(&world);
@@ -572,7 +597,13 @@ async fn a_rollback_that_was_allowed_may_have_the_boot_that_completes_it_and_no_
 
     let args = json!({"target": "firmware"});
     let order = claims(DEVICE, "rollback", args.clone());
-    let end = world.ask(&commanded("rollback", &args, order["jti"].as_str().unwrap(), &world.operator.sign(&order)));
+    let rollback = commanded("rollback", &args, order["jti"].as_str().unwrap(), &world.operator.sign(&order));
+    // It would be done by halves, so it is neither begun nor counted.
+    let both = world.allow("[allow]\nactions = [\"rollback\"]\n[rollback.firmware]\nkind = \"rauc\"\n");
+    let end = world.refused(&helper, &rollback, "not_allowed");
+    assert!(end["detail"].as_str().unwrap().contains("reboot is not in allow.actions"), "{end}");
+    world.write_policy(&both);
+    let end = world.ask(&rollback);
     assert_eq!((&end["status"], &end["reason"]), (&json!("SUCCEEDED"), &json!("needs_reboot")), "{end}");
     // What keeps it from being done doesn't use it up.
     pid1.inhibit(true);

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -125,8 +125,26 @@ impl World {
 
     /// The same, with more in its environment.
     pub fn start_in(&self, environment: &[(&str, &str)]) -> Process {
-        let mut command = Command::new("sh");
-        command.args(["-c", HAND_OVER]).arg(helper()).arg("--policy").arg(self.file("policy.toml"));
+        self.start_as("", environment)
+    }
+
+    /// The same in a name space of its own, in which this directory is one to be read only, as in the unit's sandbox.
+    pub fn start_without_write_access_to(&self, dir: &Path) -> Process {
+        let dir = dir.display();
+        self.start_as(&format!("mount --bind {dir} {dir} && mount -o remount,ro,bind {dir} || exit\n"), &[])
+    }
+
+    fn start_as(&self, prepared: &str, environment: &[(&str, &str)]) -> Process {
+        let mut command = Command::new(if prepared.is_empty() { "sh" } else { "unshare" });
+        if !prepared.is_empty() {
+            command.args(["--mount", "sh"]);
+        }
+        command
+            .arg("-c")
+            .arg(format!("{prepared}{HAND_OVER}"))
+            .arg(helper())
+            .arg("--policy")
+            .arg(self.file("policy.toml"));
         command.arg("--state").arg(self.file("state")).env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
         command.envs(environment.iter().copied());
         command.stdin(Stdio::from(self.listener.try_clone().unwrap())).stdout(Stdio::null());

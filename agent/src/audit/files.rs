@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::finding;
 use crate::act::program;
+use crate::act::rollback::unfit_slots;
 use crate::agent_user::User;
 use crate::config::{CheckedConfig, Remedy, RollbackKind};
 use crate::engine::observation::{Finding, Severity};
@@ -64,18 +65,27 @@ pub(super) fn look(
         }
     }
     wanted_runbooks(config, found);
-    rollback_programs(config, found);
+    rollbacks(config, found);
 }
 
-/// What a rollback will want to run.
-fn rollback_programs(config: &CheckedConfig, found: &mut Vec<Finding>) {
+/// What a rollback will want to run, or to go back from.
+fn rollbacks(config: &CheckedConfig, found: &mut Vec<Finding>) {
     for (target, rollback) in &config.rollback {
-        let RollbackKind::Command { argv } = &rollback.kind else { continue };
-        let Some(program) = argv.first().map(Path::new) else { continue };
-        let Some(wrong) = unfit(program, program::unfit_by_links(program)) else { continue };
-        let what = format!("[rollback.{target}] runs it, and it can't be run: {wrong}");
-        let advice = "put it there as root, executable, and writable by nobody else";
-        found.push(finding(Severity::Error, "rollback_unfit", program.display().to_string(), what, advice));
+        let (path, what, advice) = match &rollback.kind {
+            RollbackKind::Command { argv } => {
+                let Some(program) = argv.first().map(Path::new) else { continue };
+                let Some(wrong) = unfit(program, program::unfit_by_links(program)) else { continue };
+                let advice = "put it there as root, executable, and writable by nobody else".to_owned();
+                (program, format!("[rollback.{target}] runs it, and it can't be run: {wrong}"), advice)
+            }
+            RollbackKind::Slots { dir } => {
+                let Some(wrong) = unfit_slots(dir) else { continue };
+                let advice = format!("put releases into {0}/releases/NAME, and link {0}/current to one", dir.display());
+                (dir.as_path(), format!("[rollback.{target}] can't go back from there: {wrong}"), advice)
+            }
+            RollbackKind::Rauc => continue,
+        };
+        found.push(finding(Severity::Error, "rollback_unfit", path.display().to_string(), what, &advice));
     }
 }
 

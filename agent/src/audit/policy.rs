@@ -1,13 +1,13 @@
 //! Root's policy, which anybody may read: why root's helper would refuse everything by it, where it speaks of other
-//! keys or another device than the agent's configuration, and what of the gateway's own ladders it refuses. All of that
-//! would else be seen on the day on which a command or a ladder is needed.
+//! keys or another device than the agent's configuration, and what of the gateway's own ladders and trials it refuses.
+//! All of that would else be seen on the day on which a command or a ladder is needed.
 
 use std::io;
 use std::path::Path;
 
 use super::{agent, finding};
-use crate::config::{CheckedConfig, Step, TrustedKey};
-use crate::engine::io::{Act, Trigger};
+use crate::config::{Action, CheckedConfig, RollbackKind, Step, TrustedKey};
+use crate::engine::io::{Act, Own, Trigger};
 use crate::engine::observation::{Finding, Severity};
 use crate::helper::{Policy, PolicyError};
 
@@ -18,6 +18,7 @@ pub(super) fn look(config: &CheckedConfig, file: &Path, found: &mut Vec<Finding>
                 differences(config, &policy, file, found);
             }
             refused_steps(config, &policy, file, found);
+            refused_rollbacks(config, &policy, file, found);
         }
         Err(error) => unusable(config, &error, file, found),
     }
@@ -115,5 +116,28 @@ fn refused_steps(config: &CheckedConfig, policy: &Policy, file: &Path, found: &m
         );
         let advice = format!("name in {} what rules may do, or take the steps out of the ladder", file.display());
         found.push(finding(Severity::Warning, "policy_refuses", name.as_str(), what, &advice));
+    }
+}
+
+/// A release on trial is left by nobody's command.
+fn refused_rollbacks(config: &CheckedConfig, policy: &Policy, file: &Path, found: &mut Vec<Finding>) {
+    let remediation = &config.remediation;
+    if remediation.dry_run || !remediation.allow.contains(&Action::Rollback) {
+        return;
+    }
+    for (target, rollback) in &config.rollback {
+        let act = Act::Rollback { target: target.clone(), to: None };
+        let (refused, what) = match rollback.kind {
+            // Which of its releases runs can't be seen, so that none is on trial.
+            RollbackKind::Command { .. } => (policy.permits(&act), "going back is refused"),
+            RollbackKind::Slots { .. } | RollbackKind::Rauc => {
+                (policy.lets(&act, &Trigger::Own(Own::Trial)), "a release on trial that is no good is not left")
+            }
+        };
+        if let Err(refusal) = refused {
+            let what = format!("[rollback.{target}]: {what}: {}", refusal.detail);
+            let advice = format!("name it in {}, or take [rollback.{target}] out of agent.toml", file.display());
+            found.push(finding(Severity::Warning, "policy_refuses", format!("rollback.{target}"), what, &advice));
+        }
     }
 }

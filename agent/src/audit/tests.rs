@@ -310,6 +310,39 @@ fn a_ladder_that_roots_policy_refuses_is_told_before_it_is_climbed() {
 }
 
 #[test]
+fn a_rollback_that_roots_policy_refuses_is_told_before_a_release_is_to_be_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let slots = "[rollback.app]\nkind = \"slots\"\ndir = \"/opt/app\"\n";
+    let rauc = "[rollback.fw]\nkind = \"rauc\"\n";
+    let program = "[rollback.modem]\nkind = \"command\"\nargv = [\"/bin/back\"]\n";
+    let all = [slots, rauc, program].concat();
+    let file = dir.path().join("policy.toml");
+    let told = |more: &str, allow: &str, local: &str, named: &str| {
+        fs::write(&file, format!("[allow]\nactions = [{allow}]\n[local]\nactions = [{local}]\n{named}")).unwrap();
+        let mut found = Vec::new();
+        policy::look(&config(dir.path(), &format!("{all}{more}")), &file, &mut found);
+        assert!(found.iter().all(|finding| finding.check == "policy_refuses"), "{found:?}");
+        found.into_iter().map(|finding| finding.what).collect::<Vec<_>>()
+    };
+    let (both, rollback) = ("\"rollback\", \"reboot\"", "\"rollback\"");
+    assert_eq!(told("", both, rollback, &all), [""; 0]);
+    for (allow, local, named, expected) in [
+        (both, "", &all, [Some("rollback is not in local.actions"), Some("rollback is not in local.actions"), None]),
+        (rollback, rollback, &all, [None, Some("reboot is not in allow.actions"), None]),
+        ("", "", &all, [Some("rollback is not in allow.actions"); 3]),
+        (both, rollback, &slots.to_owned(), [None, Some("no [rollback.\"fw\"]"), Some("no [rollback.\"modem\"]")]),
+    ] {
+        let told = told("", allow, local, named);
+        let expected: Vec<&str> = expected.into_iter().flatten().collect();
+        assert_eq!(told.len(), expected.len(), "{told:#?}");
+        assert!(told.iter().zip(&expected).all(|(told, expected)| told.contains(expected)), "{told:#?}");
+    }
+    for forgone in ["dry_run = true", "allow = [\"restart_unit\"]"] {
+        assert_eq!(told(&format!("[remediation]\n{forgone}\n"), "", "", ""), [""; 0], "{forgone}: asked for by nobody");
+    }
+}
+
+#[test]
 fn a_policy_by_which_everything_is_refused_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let (file, none) = (dir.path().join("policy.toml"), dir.path().join("none.toml"));
@@ -425,4 +458,25 @@ fn a_program_of_a_rollback_that_can_not_be_run_is_told_before_it_is_needed() {
     assert!(told()[0].what.contains("others may write to it"), "{:?}", told());
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(told(), []);
+}
+
+#[test]
+fn releases_that_can_not_be_gone_back_from_are_told_before_one_is_to_be_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("app");
+    let config = config(dir.path(), &format!("[rollback.app]\nkind = \"slots\"\ndir = {app:?}\n"));
+    let told = || {
+        let mut found = Vec::new();
+        files::look(&config, &[], Some(Unix(0)), None, &mut found);
+        found.retain(|finding| finding.check == "rollback_unfit");
+        found.pop().map(|finding| finding.what).unwrap_or_default()
+    };
+    assert!(told().contains("app/current is no link to releases/NAME: No such file"), "{}", told());
+    fs::create_dir_all(app.join("v1")).unwrap();
+    std::os::unix::fs::symlink("v1", app.join("current")).unwrap();
+    assert!(told().ends_with("app/current is no link to releases/NAME"), "{}", told());
+    fs::remove_file(app.join("current")).unwrap();
+    fs::create_dir_all(app.join("releases/v1")).unwrap();
+    std::os::unix::fs::symlink("releases/v1", app.join("current")).unwrap();
+    assert_eq!(told(), "");
 }

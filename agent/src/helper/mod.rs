@@ -45,7 +45,8 @@ Carries out what fieldmedic may have done as root: judges it by root's own polic
 Usage:
   fieldmedic-act [--policy FILE] [--state DIR] [--boot-id ID]   serve the socket that systemd hands over
   fieldmedic-act --check [FILE]   is this policy right? exit code 2 and every mistake with its line if not, 1 if it
-                                  is the default one and others could write it, so that everything is refused
+                                  is the default one and others could write it, so that everything is refused; warns
+                                  of a rollback that would be refused, and of the default one that can't go back
   fieldmedic-act --restart-link INTERFACE   takes it down and up: what it has PID 1 run, with a network
   fieldmedic-act --version | --help
 
@@ -122,6 +123,9 @@ fn check(file: &Path, in_force: &Path) -> u8 {
                 }
                 Err(error) => eprintln!("warning: {error}: as it is, the helper would refuse everything"),
                 Ok(()) => {}
+            }
+            for doubt in policy.doubts(file == in_force) {
+                eprintln!("warning: {doubt}");
             }
             let actions: Vec<&str> = policy.actions.iter().map(|action| action.word()).collect();
             println!(

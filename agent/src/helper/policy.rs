@@ -10,11 +10,12 @@ use std::time::Duration;
 use super::protocol::Refusal;
 use crate::act::program::who_else_writes;
 use crate::act::quarantine::terms::{ADDRESSES_MAX, Terms};
+use crate::act::rollback::unfit_slots;
 use crate::agent_user::agent_user;
 use crate::config::reader::{Section, parsed, text, text_of, unfit};
 use crate::config::tree::{Node, Value};
 use crate::config::{
-    self, Action, Budget, ClockTrust, DeviceId, Network, Problem, Rollback, Unfit, UnitName, policy, read,
+    self, Action, Budget, ClockTrust, DeviceId, Network, Problem, Rollback, RollbackKind, Unfit, UnitName, policy, read,
 };
 use crate::engine::io::{Act, Trigger};
 use crate::gather::gather;
@@ -175,7 +176,7 @@ impl Policy {
     ///
     /// # Errors
     /// `not_allowed`.
-    pub(super) fn permits(&self, act: &Act) -> Result<(), Refusal> {
+    pub(crate) fn permits(&self, act: &Act) -> Result<(), Refusal> {
         let action = act.action();
         let refuse = |what: String| Err(Refusal::because(Reason::NotAllowed, format!("root's policy: {what}")));
         // What lets a gateway back in, or keeps it within reach, must not be lost with the leave to shut it.
@@ -191,10 +192,40 @@ impl Policy {
                 refuse(format!("{interface:?} is not in allow.interfaces"))
             }
             Act::Rollback { target, .. } | Act::MarkGood { target } if !self.rollback.contains_key(target) => {
-                refuse(format!("there is no [rollback.{target:?}]"))
+                refuse(format!("there is no [rollback.{target:?}]: add it to policy.toml"))
             }
+            // Done without it, it would leave a gateway that runs on in a slot that is marked bad.
+            Act::Rollback { target, .. } if self.lacks_the_boot_of(target) => refuse(format!(
+                "a reboot completes what [rollback.{target:?}] does, and reboot is not in allow.actions: add it there"
+            )),
             _ => Ok(()),
         }
+    }
+
+    /// What of rollbacks is allowed by halves; and where this is the gateway that it is for, what they lack there.
+    pub(super) fn doubts(&self, is_here: bool) -> Vec<String> {
+        if !self.actions.contains(&Action::Rollback) {
+            return Vec::new();
+        }
+        if self.rollback.is_empty() {
+            return vec!["rollback is in allow.actions, and there is no [rollback.NAME]: it is refused".into()];
+        }
+        let doubt = |(target, rollback): (&String, &Rollback)| {
+            let refused = self.permits(&Act::Rollback { target: target.clone(), to: None });
+            let wrong = refused.err().map(|refusal| format!("it is refused: {}", refusal.detail));
+            let wrong = wrong.or_else(|| match &rollback.kind {
+                RollbackKind::Slots { dir } if is_here => unfit_slots(dir),
+                _ => None,
+            });
+            wrong.map(|wrong| format!("[rollback.{target}]: {wrong}"))
+        };
+        self.rollback.iter().filter_map(doubt).collect()
+    }
+
+    /// Whether to go back takes a boot that isn't allowed. Of a program of the integrator's that is told by its end only.
+    fn lacks_the_boot_of(&self, target: &str) -> bool {
+        let takes_a_boot = self.rollback.get(target).is_some_and(|rollback| rollback.kind == RollbackKind::Rauc);
+        takes_a_boot && !self.actions.contains(&Action::Reboot)
     }
 
     /// Whether the gateway's own rules may have it done.
@@ -402,11 +433,45 @@ mod tests {
     #[test]
     fn a_rule_goes_back_to_the_release_before_and_to_no_other() {
         let allowed = "actions = [\"rollback\"]\n";
-        let (_dir, path) = file(&format!("[allow]\n{allowed}[local]\n{allowed}[rollback.app]\nkind = \"rauc\"\n"));
+        let slots = "[rollback.app]\nkind = \"slots\"\ndir = \"/opt/app\"\n";
+        let (_dir, path) = file(&format!("[allow]\n{allowed}[local]\n{allowed}{slots}"));
         let policy = Policy::load(&path).unwrap();
         let [back, to] = [None, Some("1.0".to_owned())].map(|to| Act::Rollback { target: "app".into(), to });
         assert_eq!((policy.permits(&to), policy.permits_rules(&back)), (Ok(()), Ok(())));
         assert_eq!(policy.permits_rules(&to).unwrap_err().reason, "not_allowed");
+    }
+
+    #[test]
+    fn a_rollback_that_a_reboot_completes_takes_the_leave_for_both() {
+        let (act, mark) = (Act::Rollback { target: "fw".into(), to: None }, Act::MarkGood { target: "fw".into() });
+        for (more, is_let) in [("", false), (", \"reboot\"", true)] {
+            let (_dir, path) =
+                file(&format!("[allow]\nactions = [\"rollback\"{more}]\n[rollback.fw]\nkind = \"rauc\"\n"));
+            let policy = Policy::load(&path).unwrap();
+            let told = policy.permits(&act).err().map(|refusal| refusal.detail).unwrap_or_default();
+            assert_eq!((told.is_empty(), policy.permits(&mark)), (is_let, Ok(())), "{told}");
+            assert!(is_let || told.ends_with("reboot is not in allow.actions: add it there"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_rollback_that_is_set_up_by_halves_is_doubtful_and_where_it_is_to_be_done_also_for_its_directory() {
+        let (dir, path) = file("");
+        let doubts = |more: &str, is_here| {
+            fs::write(&path, more).unwrap();
+            Policy::load(&path).unwrap().doubts(is_here).join("\n")
+        };
+        assert_eq!(doubts("[rollback.fw]\nkind = \"rauc\"\n", true), "", "who allows none may name one");
+        let allow = "[allow]\nactions = [\"rollback\"]\n";
+        assert!(doubts(allow, false).contains("there is no [rollback.NAME]"));
+        let told = doubts(&format!("{allow}[rollback.fw]\nkind = \"rauc\"\n"), false);
+        assert!(told.starts_with("[rollback.fw]: it is refused") && told.contains("reboot is not in"), "{told}");
+        let slots = format!("{allow}[rollback.app]\nkind = \"slots\"\ndir = {:?}\n", dir.path());
+        assert_eq!(doubts(&slots, false), "", "an image is made elsewhere");
+        assert!(doubts(&slots, true).contains("current is no link to releases/NAME"), "{}", doubts(&slots, true));
+        fs::create_dir_all(dir.path().join("releases/1")).unwrap();
+        symlink("releases/1", dir.path().join("current")).unwrap();
+        assert_eq!(doubts(&slots, true), "");
     }
 
     #[test]

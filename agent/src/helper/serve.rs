@@ -137,8 +137,11 @@ impl Helper {
         }
     }
 
-    /// Restarts what is due, without an end.
+    /// Tells the log of rollbacks that are set up by halves, and restarts what is due, without an end.
     async fn complete_rollbacks(&self) {
+        for (target, wrong) in self.rollbacks().unfit().await {
+            tracing::warn!("[rollback.{target}] could not go back as it is: {wrong}");
+        }
         let quarantine = Quarantine::new(self.dir.clone(), Loader::None, 0);
         complete_due(|| self.rollbacks(), || quarantine.keeps_stopped()).await;
     }
@@ -230,6 +233,8 @@ impl Helper {
         match Request::parse(datagram)? {
             Request::Hello => {
                 let mut able = actor.with_quarantine(quarantine).able();
+                // Of which targets is told when one is asked for, by what the policy says then.
+                able.actions.insert(Action::Rollback);
                 let allowed = |action: &Action| policy.actions.contains(action);
                 (able.actions, able.withheld) = able.actions.into_iter().partition(allowed);
                 Ok(Decision::Tell(Answer::Able { able, in_time: true }))

@@ -100,6 +100,17 @@ impl Rollbacks {
         self.perform(target, Verb::MarkGood, within, canceled).await
     }
 
+    /// What keeps releases from being gone back from by this process, by target, as far as that can be seen before.
+    pub async fn unfit(&self) -> Vec<(&str, String)> {
+        let mut unfit = Vec::new();
+        for (target, rollback) in &self.targets {
+            let RollbackKind::Slots { dir } = &rollback.kind else { continue };
+            let looked = on_disk(dir, LOOK_MAX, |dir| Slots::new(dir).fit()?.writable()).await;
+            unfit.extend(looked.err().map(|outcome| (target.as_str(), outcome.detail.unwrap_or_default())));
+        }
+        unfit
+    }
+
     async fn complete(&self, keeps_stopped: &impl Fn() -> Vec<UnitName>, again: Duration) {
         for left in (0..DUE_TRIES).rev() {
             let mut is_due = false;
@@ -212,6 +223,11 @@ async fn complete_each(
     }
 }
 
+/// What keeps the releases of a directory from being gone back from, as far as that can be seen before.
+pub(crate) fn unfit_slots(dir: &Path) -> Option<String> {
+    Slots::new(dir).fit().err().map(|error| error.detail)
+}
+
 /// The release that runs from a directory of releases, in this boot: where a rollback has yet to restart units, the one
 /// that they run. `None` where the links say nothing.
 #[must_use]
@@ -319,7 +335,7 @@ async fn on_disk<T: Send + 'static>(
         spawn_blocking(work).await
     };
     match timeout(within, begin).await {
-        Ok(Ok(Some(done))) => done.map_err(|SlotError { reason, detail }| ActOutcome::failed(reason, detail)),
+        Ok(Ok(Some(done))) => done.map_err(SlotError::outcome),
         Ok(Err(error)) => Err(ActOutcome::failed("rollback_failed", error.to_string())),
         Ok(Ok(None)) | Err(_) => {
             let (dir, within) = (dir.display(), humantime::format_duration(within));

@@ -10,12 +10,16 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::clock;
 use crate::engine::command::is_release_dir;
+use crate::engine::io::ActOutcome;
 use crate::engine::time::BootId;
 use crate::store::disk;
+use crate::wire::Reason;
 
 const RELEASES: &str = "releases";
 /// The link to the release that runs.
@@ -79,6 +83,17 @@ struct Marks {
     bad: BTreeSet<String>,
 }
 
+impl SlotError {
+    pub(super) fn outcome(self) -> ActOutcome {
+        let Self { reason, detail } = self;
+        // Nothing was begun, and it spends nothing.
+        if reason == Reason::NotSupported.word() {
+            return ActOutcome::rejected(reason, detail);
+        }
+        ActOutcome::failed(reason, detail)
+    }
+}
+
 impl<'a> Slots<'a> {
     pub(super) const fn new(dir: &'a Path) -> Self {
         Self { dir, boot: None }
@@ -103,6 +118,7 @@ impl<'a> Slots<'a> {
         if to == from {
             return Ok(None);
         }
+        self.writable()?;
         // Marked before it is left: whatever a crash leaves behind, it isn't gone back to unasked. A disk that takes no
         // mark takes a link all the same.
         if is_bad {
@@ -140,13 +156,15 @@ impl<'a> Slots<'a> {
     fn set_due(&self, due: &Due) -> Result<(), SlotError> {
         let Some(boot) = self.boot else { return Ok(()) };
         let Due { from, to, since_us } = due;
-        self.link(DUE, &PathBuf::from(format!("{boot}/{since_us}/{to}/{from}")))
+        let note = PathBuf::from(format!("{boot}/{since_us}/{to}/{from}"));
+        self.link(DUE, &note)
+            .map_err(|error| self.failed(&format!("note in {DUE} that units are to be restarted"), &error))
     }
 
     /// The units are restarted.
     pub(super) fn clear_due(&self) -> Result<(), SlotError> {
         let path = self.dir.join(DUE);
-        disk::remove(&path).map_err(|error| self.failed(format!("delete {}: {error}", path.display())))
+        disk::remove(&path).map_err(|error| self.failed(&format!("delete {DUE}"), &error))
     }
 
     /// Takes up what a rollback that was cut off has left. What counts for nothing any more goes.
@@ -191,11 +209,18 @@ impl<'a> Slots<'a> {
 
     /// The name of the release that `current` leads to.
     pub(super) fn current(&self) -> Result<String, SlotError> {
-        let link = self.dir.join(CURRENT);
-        self.linked(CURRENT).ok_or_else(|| SlotError {
-            reason: "no_current_release",
-            detail: format!("{} is no link to {RELEASES}/NAME", link.display()),
+        self.linked(CURRENT).ok_or_else(|| {
+            let link = self.dir.join(CURRENT);
+            let why = fs::read_link(&link).err().map(|error| format!(": {error}")).unwrap_or_default();
+            let detail = format!("{} is no link to {RELEASES}/NAME{why}", link.display());
+            SlotError { reason: "no_current_release", detail }
         })
+    }
+
+    /// Whether anything can be gone back from here, as far as that can be seen before.
+    pub(super) fn fit(&self) -> Result<&Self, SlotError> {
+        self.check(&self.current()?)?;
+        Ok(self)
     }
 
     fn back_from(&self, current: &str, marks: &Marks) -> Result<String, SlotError> {
@@ -232,20 +257,26 @@ impl<'a> Slots<'a> {
     }
 
     fn link_release(&self, link: &str, release: &str) -> Result<(), SlotError> {
-        self.link(link, &PathBuf::from(RELEASES).join(release))
+        let to = PathBuf::from(RELEASES).join(release);
+        self.link(link, &to).map_err(|error| self.failed(&format!("point {link} at {}", to.display()), &error))
     }
 
     /// Points a link there: made under another name, and renamed over it.
-    fn link(&self, link: &str, to: &Path) -> Result<(), SlotError> {
-        let (new, path) = (self.dir.join(format!(".{link}.new")), self.dir.join(link));
-        let switch = || {
-            disk::remove(&new)?;
-            symlink(to, &new)?;
-            fs::rename(&new, &path)?;
-            disk::sync_dir(self.dir)
+    fn link(&self, link: &str, to: &Path) -> io::Result<()> {
+        let new = self.dir.join(format!(".{link}.new"));
+        disk::remove(&new)?;
+        symlink(to, &new)?;
+        fs::rename(&new, self.dir.join(link))?;
+        disk::sync_dir(self.dir)
+    }
+
+    /// Whether links can be put here: asked before anything is done, so that it is refused instead of failing.
+    pub(super) fn writable(&self) -> Result<(), SlotError> {
+        let refused = |errno: Errno| SlotError {
+            reason: Reason::NotSupported.word(),
+            ..self.failed("nothing can be written", &errno.into())
         };
-        let (from, to) = (path.display(), to.display());
-        switch().map_err(|error: io::Error| self.failed(format!("point {from} at {to}: {error}")))
+        access(self.dir, Access::WRITE_OK).map_err(refused)
     }
 
     /// What is known; or what is wrong with the file that says it.
@@ -293,12 +324,18 @@ impl<'a> Slots<'a> {
         let text = serde_json::to_vec(&marks).unwrap_or_default();
         match disk::replace_file(&file, &text) {
             Ok(_) => Ok(()),
-            Err(error) => Err(self.failed(format!("write {}: {error}", file.display()))),
+            Err(error) => Err(self.failed(&format!("write {MARKS_FILE}"), &error)),
         }
     }
 
-    fn failed(&self, detail: String) -> SlotError {
-        SlotError { reason: "rollback_failed", detail }
+    fn failed(&self, what: &str, error: &io::Error) -> SlotError {
+        let dir = self.dir.display();
+        let cure = if error.kind() == io::ErrorKind::ReadOnlyFilesystem {
+            format!(": for fieldmedic-act.service it is, unless a drop-in has ReadWritePaths={dir}")
+        } else {
+            String::new()
+        };
+        SlotError { reason: "rollback_failed", detail: format!("{dir}: {what}: {error}{cure}") }
     }
 }
 
@@ -475,6 +512,19 @@ mod tests {
         assert_eq!(slots.running().as_deref(), Some("2.0"));
         let due = slots.take_up().unwrap().unwrap();
         assert_eq!((due.from.as_str(), due.to.as_str()), ("2.0", "1.5"));
+    }
+
+    #[test]
+    fn what_keeps_anything_from_being_gone_back_from_is_seen_before() {
+        let dir = usual();
+        let told = || Slots::new(dir.path()).fit().err().map(|error| error.detail).unwrap_or_default();
+        assert_eq!(told(), "");
+        point(&dir, CURRENT, "releases/9.9");
+        assert!(told().contains("releases/9.9: No such file"), "{}", told());
+        point(&dir, CURRENT, "elsewhere/2.0");
+        assert!(told().ends_with("current is no link to releases/NAME"), "{}", told());
+        fs::remove_file(dir.path().join(CURRENT)).unwrap();
+        assert!(told().contains("is no link to releases/NAME: No such file"), "{}", told());
     }
 
     #[test]
