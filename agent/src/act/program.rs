@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
@@ -174,21 +175,32 @@ pub fn unfit_by_links(path: &Path) -> io::Result<Option<String>> {
 /// It could not be looked at.
 pub(crate) fn who_else_writes(file: &Path) -> io::Result<Option<(PathBuf, String)>> {
     let ours = rustix::process::geteuid().as_raw();
-    let mut ways = vec![fs::canonicalize(file)?];
-    let mut way = std::path::absolute(file)?;
-    for _ in 0..LINKS_MAX {
-        let next = fs::read_link(&way).ok().map(|target| way.parent().unwrap_or(Path::new("/")).join(target));
-        ways.push(way);
-        match next {
-            Some(next) => way = next,
-            None => break,
+    // Component by component, as the kernel does: a link may lead to another, in a directory that no path names.
+    let parts = |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<_>>();
+    let (mut at, mut left) = (PathBuf::new(), parts(&std::path::absolute(file)?));
+    let mut links = 0;
+    while let Some(part) = left.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
         }
-    }
-    for path in ways.iter().flat_map(|way| way.ancestors()) {
-        let metadata = fs::metadata(path)?;
-        if let Some(wrong) = distrust(metadata.uid(), metadata.mode(), metadata.is_dir(), ours) {
-            return Ok(Some((path.to_owned(), wrong)));
+        let path = at.join(part);
+        let found = fs::symlink_metadata(&path)?;
+        // A link has no mode of its own, and whose it is counts where others may put theirs, as in /tmp.
+        let (is_link, mode) = (found.is_symlink(), if found.is_symlink() { 0 } else { found.mode() });
+        let is_judged = !is_link || fs::metadata(&at)?.mode() & 0o022 != 0;
+        if let Some(wrong) = distrust(found.uid(), mode, found.is_dir(), ours).filter(|_| is_judged) {
+            return Ok(Some((path, wrong)));
         }
+        if !is_link {
+            at = path;
+            continue;
+        }
+        links += 1;
+        if links > LINKS_MAX {
+            return Err(Errno::LOOP.into());
+        }
+        left.extend(parts(&fs::read_link(&path)?));
     }
     Ok(None)
 }
@@ -468,6 +480,17 @@ mod tests {
             assert!(found().is_some_and(|path| path.ends_with(dir)), "{dir}: {:?}", found());
             chmod(&at(dir), 0o755);
         }
+        // Also where a directory on the way is a link to a link.
+        fs::create_dir(at("between")).unwrap();
+        symlink(at("real/books"), at("between/books")).unwrap();
+        symlink("between/books", at("books")).unwrap();
+        let found = || who_else_writes(&at("books/../books/fix")).unwrap().map(|(path, _)| path);
+        assert_eq!(found(), None);
+        chmod(&at("between"), 0o777);
+        assert_eq!(found(), Some(at("between")));
+        chmod(&at("between"), 0o755);
+        symlink("loop", at("loop")).unwrap();
+        assert_eq!(who_else_writes(&at("loop")).unwrap_err().raw_os_error(), Some(libc::ELOOP));
         // The same for what is run, which is never a link itself.
         chmod(&at("real/books/fix"), 0o755);
         assert_eq!(unfit(&at("real/books/fix")).unwrap(), None);
