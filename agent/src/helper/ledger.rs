@@ -269,8 +269,8 @@ impl Ledger {
         }
     }
 
-    /// Gives back what was spent at that moment, by an act that was not done: somebody inhibits it, or what it names isn't
-    /// there. Where that can't be written it stays spent.
+    /// Gives back what was spent at that moment, by an act that was not done: somebody inhibits it, or what it names
+    /// isn't there. Where that can't be written it stays spent.
     pub(super) fn give_back(&mut self, action: Action, spent_at: &Moment) {
         let mut next = self.state.clone();
         let spent = next.spent.entry(action.word().to_owned()).or_default();
