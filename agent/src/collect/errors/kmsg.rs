@@ -15,9 +15,7 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{
-    Ended, Filter, Outlet, cut, failed, is_empty, is_full, is_wanted_anyway, kernel_kind, next_or_quiet, since_boot,
-};
+use super::{Ended, Filter, Outlet, cut, failed, is_empty, is_full, is_wanted, kernel_kind, next_or_quiet, since_boot};
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 
 /// Longer than any record (PRINTK_MESSAGE_MAX is 2 KiB): the kernel refuses a shorter buffer and stays where it is.
@@ -96,9 +94,9 @@ impl Kmsg {
         }
         *next = Some(record.seq.saturating_add(1));
         batch.cursor = self.cursor(record.seq);
-        let is_wanted_anyway = || record.facility == 0 && is_wanted_anyway(&record.message);
-        if record.severity <= self.filter.min_severity || is_wanted_anyway() {
-            batch.lines.push(record.line());
+        let line = record.line();
+        if is_wanted(&line, self.filter.min_severity) {
+            batch.lines.push(line);
         }
     }
 

@@ -202,7 +202,8 @@ fn is_empty(batch: &ErrorBatch) -> bool {
     batch.lines.is_empty() && batch.missed == 0 && batch.refused.is_empty()
 }
 
-/// Whether a line of the journal is collected: below the severity it is chatter, unless it is counted apart.
+/// Whether a line of the journal, or of the kernel's log, is collected: below the severity it is chatter, unless it is
+/// counted apart.
 pub(crate) fn is_wanted(line: &ErrorLine, min_severity: Severity) -> bool {
     let is_kernels = line.source == ErrorSource::Kernel;
     line.kind != ErrorKind::Plain || line.severity <= min_severity || (is_kernels && is_wanted_anyway(&line.message))

@@ -557,6 +557,28 @@ fn a_tree_without_a_boot_id_is_of_the_boot_that_runs_so_what_came_while_nobody_r
     });
 }
 
+#[test]
+fn a_kill_for_want_of_memory_is_taken_below_the_severity_that_is_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("kmsg");
+    let kill = "Out of memory: Killed process 77 (app) total-vm:1kB";
+    let records = [format!("3,1,1,-;{kill}\n"), format!("3,2,2,-;Memory cgroup {}\n", kill.replace('O', "o"))];
+    let others = format!("11,3,3,-;{kill}, says a program\n3,4,4,-;some other error\n2,5,5,-;the last\n");
+    fs::write(&device, records.concat() + &others).unwrap();
+    block_on(async {
+        let (outlet, mut taken) = outlet(Some(&format!("kmsg:{}:0", filter().boot.unwrap())));
+        let filter = Filter { min_severity: Severity::Critical, ..filter() };
+        let reading = tokio::spawn(keep_reading(Source::Kmsg(Kmsg::new(device, filter)), outlet));
+        let mut lines = Vec::new();
+        while lines.last().is_none_or(|line: &ErrorLine| line.message != "the last") {
+            lines.extend(taken.recv().await.unwrap().lines);
+        }
+        let kinds: Vec<_> = lines.iter().map(|line| line.kind).collect();
+        assert_eq!(kinds, [ErrorKind::OomKill, ErrorKind::OomKill, ErrorKind::Plain], "{lines:?}");
+        reading.abort();
+    });
+}
+
 /// A stand-in for /dev/kmsg that can be written to.
 #[test]
 fn records_are_taken_after_the_cursor_and_a_gap_is_counted_as_missed() {
