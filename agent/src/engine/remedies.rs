@@ -399,8 +399,8 @@ impl Remedies {
         true
     }
 
-    /// How slow the agent is to be: as the last step of any ladder says that was done to save power, as long as its
-    /// alarm stands.
+    /// How slow the agent is to be: as the last step of each ladder says that was done to save power, as long as its
+    /// alarm stands. Of several each interval is the longest: another alarm never makes it do more.
     pub fn slowness(&self, config: &CheckedConfig) -> Option<Slowness> {
         let standing = self.runs.values().filter(|run| run.stored.state != State::Healed);
         let wanted = standing.filter_map(|run| {
@@ -410,7 +410,11 @@ impl Remedies {
                 _ => None,
             }
         });
-        wanted.max_by_key(|slowness| (slowness.publish, slowness.report, slowness.sample))
+        wanted.reduce(|one, other| Slowness {
+            sample: one.sample.max(other.sample),
+            report: one.report.max(other.report),
+            publish: one.publish.max(other.publish),
+        })
     }
 
     /// The store may not have what was noted: all of it is noted again. What is on its way into the journal is known

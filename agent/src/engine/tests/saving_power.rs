@@ -61,6 +61,37 @@ fn where_power_is_short_the_agent_does_less_by_levels_and_comes_back() {
 }
 
 #[test]
+fn a_second_alarm_that_saves_power_makes_the_agent_do_no_more_than_the_first() {
+    const BOTH: &str = r#"
+        [[rules]]
+        name = "low"
+        metric = "battery.charge_pct"
+        below = 20
+        remedy = "save"
+        [[rules]]
+        name = "hot"
+        metric = "host.temperature_c"
+        above = 85
+        remedy = "cool"
+        [[ladders]]
+        name = "save"
+        steps = [ { do = "save_power", sample = "60s", report = "2m", publish = "2m", settle = "20m" } ]
+        [[ladders]]
+        name = "cool"
+        steps = [ { do = "save_power", sample = "10s", report = "10s", publish = "5m" } ]
+    "#;
+    let mut world = World::with(config_with(BOTH));
+    world.set(Metric::BatteryChargePct, Some(15.0));
+    world.advance(5 * MINUTE);
+    let one = pace(&mut world);
+    assert!((9..=11).contains(&one.0) && (4..=6).contains(&one.1), "{one:?}");
+    world.set(Metric::HostTemperature, Some(90.0));
+    world.advance(10 * MINUTE);
+    let both = pace(&mut world);
+    assert!((9..=11).contains(&both.0) && both.1 <= 3, "{both:?}");
+}
+
+#[test]
 fn a_rehearsal_says_that_power_would_be_saved_and_saves_none() {
     const LOOKS: &str = r#"
         [[rules]]
