@@ -44,6 +44,11 @@ impl Again {
         Self { wait: AGAIN_FIRST, at: None, why: None, turned_down: false }
     }
 
+    /// What was refused, and told, before the agent started: it is asked for at once.
+    pub(super) const fn restore(why: Option<Reason>, turned_down: bool) -> Self {
+        Self { why, turned_down, ..Self::new() }
+    }
+
     /// It was refused for this: when to ask again; the time after that after longer.
     pub(super) fn refused(&mut self, now: Mono, why: Reason) -> Mono {
         let at = now.after(self.wait);

@@ -521,6 +521,7 @@ impl Remedies {
             Reason::Quarantined if matches!(act, Act::Quarantine { .. }) => self.next_step(facts, rule),
             reason if time_mends(reason) => {
                 run.due = Some(run.again.refused(facts.now.mono, reason));
+                run.keep_refusal();
                 self.note(facts, rule);
             }
             Reason::DryRun => {

@@ -81,6 +81,13 @@ pub(super) struct Stored {
     #[n(14)]
     #[cbor(default)]
     pub(super) metric: String,
+    /// Why the step was refused last, which was told, and whether it was by whoever was to do it.
+    #[n(15)]
+    #[cbor(default)]
+    refused: Option<Box<str>>,
+    #[n(16)]
+    #[cbor(default)]
+    turned_down: bool,
 }
 
 /// What a step does, in the contract's words.
@@ -122,6 +129,8 @@ impl Stored {
             leaves: None,
             doing: None,
             metric,
+            refused: None,
+            turned_down: false,
         }
     }
 }
@@ -170,12 +179,13 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) const fn new(stored: Stored, due: Option<Mono>, looks_after: Option<Mono>) -> Self {
+    pub(super) fn new(stored: Stored, due: Option<Mono>, looks_after: Option<Mono>) -> Self {
+        let refused = stored.refused.as_deref().and_then(Reason::parse);
         Self {
+            again: Again::restore(refused, stored.turned_down),
             stored,
             due,
             looks_after,
-            again: Again::new(),
             effect: None,
             admitted: None,
             begun: None,
@@ -211,8 +221,9 @@ impl Run {
             self.stored.step += 1;
             self.forget_refusals();
         }
-        let Stored { climb, step, ladder, dry, saves, metric, .. } = self.stored.clone();
-        self.stored = Stored { step, dry, saves, ..Stored::new(climb, facts.stamp(), ladder, metric) };
+        let Stored { climb, step, ladder, dry, saves, metric, refused, turned_down, .. } = self.stored.clone();
+        let anew = Stored::new(climb, facts.stamp(), ladder, metric);
+        self.stored = Stored { step, dry, saves, refused, turned_down, ..anew };
         self.due = Some(self.again.earliest(facts.now.mono));
         self.again.is_due(facts.now.mono)
     }
@@ -223,8 +234,15 @@ impl Run {
     }
 
     /// Another step: what was refused before says nothing of it.
-    pub(super) const fn forget_refusals(&mut self) {
+    pub(super) fn forget_refusals(&mut self) {
         self.again = Again::new();
+        self.keep_refusal();
+    }
+
+    /// What was told of a refusal is told over a start, too: the next agent tells it no more.
+    pub(super) fn keep_refusal(&mut self) {
+        self.stored.refused = self.again.why().map(|why| why.word().into());
+        self.stored.turned_down = self.again.was_turned_down();
     }
 
     /// Whether this is what a rule of this name would climb now.

@@ -1,6 +1,7 @@
 //! What keeps the gateway from what would heal it: who inhibits that, the battery, the uptime, boot after boot, the
 //! budget, a dry run; and what is spent where it was refused.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -114,6 +115,40 @@ fn no_reboot_before_min_uptime_nor_on_an_empty_battery() {
     assert_eq!(world.acted.last(), Some(&Act::Reboot));
     let rejected = told(&world).into_iter().filter(|(_, status)| status == "REJECTED").count();
     assert_eq!(rejected, 2, "each reason is told once");
+}
+
+#[test]
+fn a_refusal_is_told_once_however_often_the_agent_starts() {
+    // By the agent's own budget, by its uptime, and by root's helper.
+    for reason in ["budget_spent", "min_uptime", "inhibited"] {
+        let mut config = config_with(&format!("{LADDER}{ONCE}"));
+        if reason == "min_uptime" {
+            config.remediation.min_uptime = 12 * HOUR;
+        }
+        let mut world = up_for_long(config);
+        if reason == "budget_spent" {
+            world.command("r-1", "restart_unit", json!({"unit": "app.service"}), 1);
+            world.settle();
+        }
+        world.acts_succeed = reason != "inhibited";
+        memory(&mut world, 95.0);
+        world.advance(MINUTE);
+        for _ in 0..4 {
+            if let Some((id, _)) = world.acts.pop() {
+                world.input(Input::ActDone { id, outcome: refused(reason) });
+            }
+            world.advance(5 * SECOND);
+            world.crash();
+            world.advance(5 * SECOND);
+        }
+        let events: Vec<_> = world.got.iter().map(|got| &got.body).collect();
+        let rejected = events.iter().filter(|body| body["remediation"]["reason"] == reason);
+        let ids: BTreeSet<_> = rejected.map(|body| body["seq"].as_u64()).collect();
+        assert_eq!(ids.len(), 1, "{reason}: {:?}", told(&world));
+        let audits: BTreeSet<_> =
+            events.iter().filter(|body| body["name"] == reason).map(|body| body["seq"].as_u64()).collect();
+        assert_eq!(audits.len(), usize::from(reason == "budget_spent"), "{reason}");
+    }
 }
 
 #[test]

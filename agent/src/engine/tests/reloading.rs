@@ -95,7 +95,7 @@ fn how_a_step_ended_is_told_also_where_its_ladder_is_gone_or_ends_below_it_by_th
 fn forget_what_it_does(world: &mut World) {
     let entry = world.store.state.get_mut("remedy/full").unwrap();
     let mut decoder = minicbor::Decoder::new(entry);
-    assert_eq!(decoder.array().unwrap(), Some(15));
+    assert_eq!(decoder.array().unwrap(), Some(17));
     (0..13).for_each(|_| decoder.skip().unwrap());
     *entry = [&[0x80 | 13], &entry[1..decoder.position()]].concat().into();
 }
