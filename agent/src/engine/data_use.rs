@@ -17,6 +17,9 @@ use crate::wire::date::rfc3339;
 
 /// How often it is written: what a power cut costs of it, against the wear of the flash.
 const SAVED_EVERY: Duration = Duration::from_secs(3_600);
+/// A counter beyond this, 1 PiB since it began, is a driver's mistake: believed once, it would be all of the month's
+/// count.
+const COUNTER_MAX: u64 = 1 << 50;
 /// Of the budget, in percent; each is told once a month.
 const MARKS: [(f64, Severity); 2] = [(80.0, Severity::Warning), (100.0, Severity::Error)];
 
@@ -38,6 +41,9 @@ pub(super) struct Stored {
     month: Option<String>,
     #[n(1)]
     interfaces: BTreeMap<String, Used>,
+    /// The month that was left for this one.
+    #[n(2)]
+    left: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Encode, Decode)]
@@ -50,6 +56,10 @@ struct Used {
     /// The kernel's counters when they were last read, and in which boot that was.
     #[n(2)]
     counters: Option<(BootId, u64, u64)>,
+    /// `bytes` and `told` of the month that was left.
+    #[n(3)]
+    #[cbor(default)]
+    left: (u64, u32),
 }
 
 /// What a round came to.
@@ -75,7 +85,7 @@ impl DataUse {
         self.turn_month(now);
         for (interface, budget) in budgets {
             let read = |metric| match labelled(points, metric, interface) {
-                Some(Value::Count(count)) => Some(*count),
+                Some(Value::Count(count)) => Some(*count).filter(|count| *count <= COUNTER_MAX),
                 _ => None,
             };
             let used = self.stored.interfaces.entry(interface.clone()).or_default();
@@ -105,17 +115,21 @@ impl DataUse {
         Some(write(DATA_KEY, &self.stored))
     }
 
-    /// Another month begins anew; without a clock this one goes on.
+    /// Another month begins anew, and the one that was left goes on where it was: a clock that was wrong for a while
+    /// costs no more than what was used meanwhile. Without a clock this one goes on.
     fn turn_month(&mut self, now: Now) {
         let date = if now.wall.trusted { rfc3339(now.wall.unix) } else { None };
         let Some(month) = date.and_then(|date| Some(date.get(..7)?.to_owned())) else { return };
         if self.stored.month.as_ref() == Some(&month) {
             return;
         }
-        if self.stored.month.replace(month).is_some() {
+        let is_back = self.stored.left.as_ref() == Some(&month);
+        if let Some(left) = self.stored.month.replace(month) {
             for used in self.stored.interfaces.values_mut() {
-                (used.bytes, used.told) = (0, 0);
+                let before = std::mem::replace(&mut used.left, (used.bytes, used.told));
+                (used.bytes, used.told) = if is_back { before } else { (0, 0) };
             }
+            self.stored.left = Some(left);
         }
         self.changed = true;
     }
@@ -236,6 +250,42 @@ mod tests {
         assert_eq!(told(0, false, 1_300), (1_300, vec![]), "a clock in 1970 turns no month");
         assert_eq!(told(NOVEMBER + 30 * DAY_MS, true, 1_400), (100, vec![]));
         assert_eq!(told(NOVEMBER + 30 * DAY_MS, true, 2_400), (1_100, vec![Severity::Error]), "one for both marks");
+    }
+
+    #[test]
+    fn what_no_counter_can_come_to_is_passed_over() {
+        let mut data = DataUse::new(Mono(0), boot(1), None);
+        let now = at(NOVEMBER, true);
+        for (rx, expected) in [(u64::MAX, 0), (70_000, 0), (70_100, 100), (u64::MAX, 100), (70_200, 200)] {
+            let counted = data.look(now, &budgets(), &counters(rx, 0));
+            assert_eq!((used(&counted), counted.events.len()), (expected, 0), "{rx}");
+        }
+        let mut data = restarted(&mut data, boot(2));
+        assert_eq!(used(&data.look(now, &budgets(), &counters(0, u64::MAX - 7))), 200, "nor after a boot");
+        assert_eq!(used(&data.look(now, &budgets(), &counters(10, 10))), 220);
+    }
+
+    #[test]
+    fn a_clock_that_was_in_another_month_for_a_while_costs_this_one_nothing_else() {
+        const DECEMBER: i64 = NOVEMBER + 30 * DAY_MS;
+        let mut data = DataUse::new(Mono(0), boot(1), None);
+        let mut rx = 0;
+        let mut told = |data: &mut DataUse, unix: i64| {
+            rx += 100;
+            let counted = data.look(at(unix, true), &budgets(), &counters(rx, 0));
+            (used(&counted), counted.events.len())
+        };
+        let mut last = (0, 0);
+        for _ in 0..9 {
+            last = told(&mut data, NOVEMBER);
+        }
+        assert_eq!(last, (800, 1));
+        assert_eq!(told(&mut data, DECEMBER), (100, 0));
+        let mut data = restarted(&mut data, boot(1));
+        assert_eq!(told(&mut data, NOVEMBER), (900, 0), "where it was, and not told again");
+        assert_eq!(told(&mut data, DECEMBER), (200, 0), "and so is the other one");
+        assert_eq!(told(&mut data, DECEMBER + 40 * DAY_MS), (100, 0));
+        assert_eq!(told(&mut data, DECEMBER + 400 * DAY_MS), (100, 0));
     }
 
     #[test]
