@@ -19,7 +19,7 @@ use super::metric::{Metric, Point};
 use super::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Refused, Severity};
 use super::record::{Event, EventKind, Stamp};
 use super::surge::Baseline;
-use super::template::{TEXT_MAX, Template, cut};
+use super::template::{TEXT_MAX, Template, cut, without_ids};
 use super::time::{BootId, Mono};
 
 /// Lines that may be told at once within a minute; a storm of unlike lines becomes a count after that. The kernel has
@@ -500,12 +500,13 @@ fn origin(line: &ErrorLine) -> Cow<'_, str> {
 }
 
 /// A unit's name without what systemd or a container engine numbers: `sshd@12-10.0.0.1:22-10.0.0.9:5210.service`,
-/// `session-37.scope`, `run-u123.service`, `libpod-3f2a….scope`.
+/// `session-37.scope`, `run-u123.service`, `libpod-3f2a….scope`; and without an id as any other may have:
+/// `fieldmedic-runbook-b1ea2e3eaa4c0d5f.service`.
 fn without_instance(unit: &str) -> Cow<'_, str> {
     let (name, instance) = match unit.split_once('@') {
         Some(parts) => parts,
         None if unit.ends_with(".scope") || unit.starts_with("run-") => ("", unit),
-        None => return Cow::Borrowed(unit),
+        None => return without_ids(unit),
     };
     let is_of_number = |c: char| c.is_ascii_hexdigit() || matches!(c, '-' | '.' | ':' | '[' | ']');
     let mut masked = format!("{name}@");

@@ -11,6 +11,7 @@
 
 mod mask;
 
+pub(super) use mask::without_ids;
 use mask::{is_only_masked, mask, trimmed};
 
 use crate::text::head;

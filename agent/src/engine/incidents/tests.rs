@@ -174,6 +174,7 @@ fn a_unit_that_has_a_number_in_its_name_is_the_same_unit_with_another_number() {
         ["run-u123.service", "run-u4.service"],
         ["libpod-conmon-3f2a99c0d1.scope", "libpod-conmon-ab12.scope"],
         ["user@1000.service", "user@0.service"],
+        ["fieldmedic-runbook-b1ea2e3eaa4c0d5f.service", "fieldmedic-runbook-00ff00ff00ff00ff.service"],
     ];
     for [one, other] in same {
         assert_eq!(without_instance(one), without_instance(other));

@@ -1,6 +1,7 @@
 //! Masks within one word: addresses, ids, times and numbers, alone or as a part of it. What it makes of a word depends
 //! on that word alone.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// What words are split at to find the parts that are masked: first what separates, then what joins.
@@ -14,6 +15,9 @@ const UNIT_CHARS_MAX: usize = 4;
 const HEX_DIGITS_MIN: usize = 8;
 /// A word with more groups of digits is an id.
 const DIGIT_GROUPS_MAX: usize = 3;
+/// Of a UUID, and before its first hyphen.
+const UUID_BYTES: usize = 36;
+const UUID_HEAD: usize = 8;
 
 /// `word`, with what differs from one time to the next masked.
 pub(super) fn mask(word: &str) -> String {
@@ -25,6 +29,14 @@ pub(super) fn mask(word: &str) -> String {
 /// Whether the whole of `word` is one of the things that are masked.
 pub(super) fn is_only_masked(word: &str) -> bool {
     whole(word).is_some()
+}
+
+/// The name of a unit without the ids in it: it has others each time.
+pub(in crate::engine) fn without_ids(name: &str) -> Cow<'_, str> {
+    match id_within(name) {
+        Some((before, _, after)) => Cow::Owned(format!("{}#{}", without_ids(before), without_ids(after))),
+        None => Cow::Borrowed(name),
+    }
 }
 
 fn split_and_mask(word: &str, separators: &[&[char]], masked: &mut String) {
@@ -193,9 +205,38 @@ fn is_hex_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
+/// An id that is a part of a name, with what is before and behind it: `book-b1ea2e3eaa4c0d5f.service`. Digits alone are
+/// a number.
+fn id_within(name: &str) -> Option<(&str, &'static str, &str)> {
+    let uuid = name.match_indices('-').find_map(|(at, _)| {
+        let (before, rest) = name.split_at_checked(at.checked_sub(UUID_HEAD)?)?;
+        let (id, after) = rest.split_at_checked(UUID_BYTES)?;
+        is_uuid(id).then_some((before, "<uuid>", after))
+    });
+    let mut start = 0;
+    let mut parts = name.split_inclusive(['-', '_', '.']).map(|part| {
+        start += part.len();
+        (start - part.len(), part.trim_end_matches(['-', '_', '.']))
+    });
+    let hex = || {
+        let (start, part) = parts.find(|(_, part)| {
+            let has = |is: fn(&u8) -> bool| part.bytes().any(|b| is(&b));
+            let has_both = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
+            part.len() >= HEX_DIGITS_MIN && is_hex_digits(part) && has_both
+        })?;
+        Some((name.get(..start)?, "<hex>", name.get(start + part.len()..)?))
+    };
+    uuid.or_else(hex)
+}
+
 /// A name with numbers in it keeps its letters: eth0, libfoo.so.6, mmcblk0p1. Where digits and letters alternate, it is
 /// an id.
 fn atom(word: &str, masked: &mut String) {
+    if let Some((before, id, after)) = id_within(word) {
+        atom(before, masked);
+        masked.push_str(id);
+        return atom(after, masked);
+    }
     let is_digit = |c: char| c.is_ascii_digit();
     let groups = word.split(|c| !is_digit(c)).filter(|group| !group.is_empty()).count();
     let has_both_cases = word.bytes().any(|b| b.is_ascii_lowercase()) && word.bytes().any(|b| b.is_ascii_uppercase());

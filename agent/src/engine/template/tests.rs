@@ -43,6 +43,12 @@ fn what_differs_from_time_to_time_is_masked() {
         ("(temp=93.5C;fan=0rpm)", "(temp=<n>;fan=<n>)"),
         ("thread 7 panicked at src/main.rs:10:5", "thread <n> panicked at src/main.rs:<n>:<n>"),
         ("request a1b2c3d4e5 failed in aZ9fQ2Lm", "request <hex> failed in <id>"),
+        (
+            "fieldmedic-runbook-b1ea2e3eaa4c0d5f.service: Failed with result 'exit-code'.",
+            "fieldmedic-runbook-<hex>.service: Failed with result 'exit-code'.",
+        ),
+        ("app-3f2a99c0 of pod123e4567-e89b-12d3-a456-426614174000_x7 is gone", "app-<hex> of pod<uuid>_x<n> is gone"),
+        ("core-20240506 of sub-deadbeef or p1-12345678", "core-<n> of sub-deadbeef or p<n>-<n>"),
         ("charge is 12% of 3.7V", "charge is <n>% of <n>"),
         ("Feedback cafe accede", "Feedback cafe accede"),
     ] {
@@ -97,6 +103,14 @@ fn a_line_that_looks_like_a_template_is_no_way_to_another_cluster() {
 }
 
 proptest! {
+    #[test]
+    fn a_random_id_in_a_name_makes_no_template_of_its_own(id in "[0-9][a-f][0-9a-f]{14}") {
+        prop_assert_eq!(text(&format!("book-{id}.service: Failed")), "book-<hex>.service: Failed");
+        prop_assert_eq!(text(&format!("book-{id} failed")), "book-<hex> failed");
+        let unit = format!("book-{id}.service");
+        prop_assert_eq!(without_ids(&unit), "book-#.service");
+    }
+
     #[test]
     fn a_template_depends_on_its_own_lines_only_and_in_no_order(names in proptest::collection::vec("[a-z]{3,9}zz", 1..6)) {
         let lines: Vec<String> = names.iter().map(|name| format!("link to {name} was closed")).collect();
