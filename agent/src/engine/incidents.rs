@@ -37,6 +37,9 @@ pub struct Incidents {
     counts: Counts,
     /// There is a source of errors: something came from it, were it only that it is read.
     is_read: bool,
+    /// Applications have said something, were it to an agent before this one: it is known where there is nothing else
+    /// to read, too, that they say nothing now.
+    is_heard: bool,
     /// What was written before, or in another boot, is told, and of no interval of this run.
     counted_from: Mono,
     minutes: Minutes,
@@ -132,6 +135,7 @@ impl Incidents {
 
     /// The same, and counts for samples what was written from then on. The journal is read on from where the run before
     /// ended: what a machine says as it goes down, or a week without an agent, is not of one interval.
+            is_heard: false,
     #[must_use]
     pub fn counting_from(self, counted_from: Mono) -> Self {
         Self { counted_from, ..self }
@@ -178,6 +182,7 @@ impl Incidents {
             (line.source != ErrorSource::App || line.severity <= min_severity)
                 && line.message.contains(char::is_alphabetic)
         };
+        self.is_heard |= !batch.refused.is_empty() || batch.lines.iter().any(|line| line.source == ErrorSource::App);
         batch.lines.into_iter().filter(wanted).filter_map(|line| self.line(now, line)).collect()
     }
 
@@ -211,7 +216,7 @@ impl Incidents {
 
     /// The interval's counts, zeros included: no errors is an answer, where somebody looks.
     pub fn report(&mut self) -> Vec<Point> {
-        if !self.is_read {
+        if !self.is_read && !self.is_heard {
             return Vec::new();
         }
         let counts = std::mem::take(&mut self.counts);

@@ -14,7 +14,7 @@ use super::commands::{Careful, Commands, Forgotten};
 use super::data_use::DataUse;
 use super::effects::{Effects, Purpose};
 use super::errors::Cursor;
-use super::incidents::{self, Incidents};
+use super::incidents::{self, Incidents, Unsaid};
 use super::io::{LogLevel, Recovered};
 use super::keyed::{
     ACCOUNTED_KEY, ANCHOR_KEY, AUDIT_KEY, CAREFUL_KEY, CAREFUL_SINCE_KEY, CLAIM_KEY, CRASHES_KEY, CURSOR_KEY, DATA_KEY,
@@ -119,6 +119,12 @@ pub(super) fn incident_settings(config: &config::CollectErrors) -> incidents::Se
     incidents::Settings { max_clusters: config.max_clusters, min_severity: config.min_severity, bucket: config.bucket }
 }
 
+/// What was counted and not told, as far as it says something of this configuration.
+fn unsaid(config: &config::CollectErrors, saved: Option<Unsaid>) -> Unsaid {
+    let saved = saved.unwrap_or_default();
+    if config.enabled && config.app_socket.is_some() { saved } else { saved.unheard() }
+}
+
 /// What stands in the store of how careful the agent is.
 fn careful_entries(careful: Careful) -> [Write; 2] {
     let before = careful.before.map(|before| encode(&before));
@@ -177,8 +183,8 @@ impl Engine {
             recent: Recent::default(),
             incidents: Incidents::restore(
                 incident_settings(&config.collect.errors),
-                now.mono,
-                state.read(OPEN_KEY).unwrap_or_default(),
+                stamp,
+                unsaid(&config.collect.errors, state.read(OPEN_KEY)),
             )
             .counting_from(now.mono.before(counted_before)),
             rules,

@@ -115,7 +115,7 @@ fn a_line_worse_than_what_was_told_goes_out_at_once_and_a_count_is_as_bad_as_its
     let told = incidents.take(at(70_000), severities("motor hot", &[Warning, Critical, Emergency]));
     assert_eq!(as_told(&told), [(Emergency, Some(&one))], "it was last told as critical");
     let unsaid = minicbor::decode(&incidents.unsaid().unwrap()).unwrap();
-    let mut after_a_crash = Incidents::restore(incidents.settings, Mono(70_000), unsaid);
+    let mut after_a_crash = Incidents::restore(incidents.settings, at(70_000), unsaid);
     for incidents in [&mut incidents, &mut after_a_crash] {
         assert_eq!(as_told(&incidents.poll(Mono(130_000), 8)), [(Critical, Some(&two))]);
     }
@@ -158,7 +158,7 @@ fn of_more_clusters_than_can_be_saved_the_smallest_are_a_number_after_a_crash() 
     }
     let unsaid = before.unsaid().unwrap();
     assert!(unsaid.len() <= OPEN_BYTES_MAX, "{} B", unsaid.len());
-    let mut after = Incidents::restore(before.settings, Mono(2), minicbor::decode(&unsaid).unwrap());
+    let mut after = Incidents::restore(before.settings, at(2), minicbor::decode(&unsaid).unwrap());
     assert!(after.clusters() <= OPEN_MAX && after.clusters() >= 8, "{}", after.clusters());
     let told: u64 = after.clusters.values().map(|cluster| cluster.repeats).sum();
     let suppressed = std::mem::take(&mut after.counts).suppressed;
@@ -232,11 +232,57 @@ fn after_a_crash_an_error_has_its_whole_text_again_with_its_next_line() {
     let mut before = incidents(8);
     before.take(at(0), batch(&[&text, &text]));
     let unsaid = minicbor::decode(&before.unsaid().unwrap()).unwrap();
-    let mut after = Incidents::restore(before.settings, Mono(0), unsaid);
+    let mut after = Incidents::restore(before.settings, at(0), unsaid);
     after.take(at(1_000), batch(&[&text]));
     let told = after.poll(Mono(60_000), 8);
     assert_eq!((told.len(), count(&told[0])), (1, Some(&Field::Value(Value::Count(2)))));
     assert!(told[0].field("template").is_some_and(|template| format!("{template:?}").contains("has failed")));
+}
+
+#[test]
+fn an_agent_that_starts_more_often_than_a_bucket_lasts_tells_its_counts_all_the_same() {
+    let mut incidents = incidents(8);
+    let mut told = incidents.take(at(0), batch(&["boom"]));
+    for start in 1..=10_u64 {
+        incidents.take(at(start * 9_000), batch(&["boom", "boom"]));
+        let unsaid = minicbor::decode(&incidents.unsaid().unwrap()).unwrap();
+        incidents = Incidents::restore(incidents.settings, at(start * 9_000 + 100), unsaid);
+        told.extend(incidents.poll(Mono((start + 1) * 9_000 - 1), 8));
+    }
+    let counts: Vec<_> = told.iter().filter_map(count).cloned().collect();
+    assert_eq!(counts, [1_u64, 14].map(Field::from), "the lines of the first minute");
+}
+
+#[test]
+fn what_another_boot_counted_is_told_at_once() {
+    let mut before = incidents(8);
+    before.take(at(50_000), batch(&["boom", "boom", "boom"]));
+    let unsaid = minicbor::decode(&before.unsaid().unwrap()).unwrap();
+    let now = Stamp { boot: BootId([2; 16]), mono: Mono(900) };
+    let mut after = Incidents::restore(before.settings, now, unsaid);
+    let told = after.poll(now.mono, 8);
+    assert_eq!(told.iter().filter_map(count).collect::<Vec<_>>(), [&Field::Value(Value::Count(2))]);
+    assert_eq!(told[0].field("last"), Some(&at(50_000).into()));
+}
+
+#[test]
+fn that_an_application_says_nothing_is_known_after_a_start_too_and_that_of_the_journal_only_when_it_is_read() {
+    for (source, is_known) in [(ErrorSource::App, true), (ErrorSource::Journal, false)] {
+        let mut before = incidents(8);
+        let mut lines = batch(&["boom", "boom"]);
+        lines.lines.iter_mut().for_each(|line| line.source = source);
+        before.take(at(0), lines);
+        let unsaid: Unsaid = minicbor::decode(&before.unsaid().unwrap()).unwrap();
+        let unheard = Incidents::restore(before.settings, at(1), unsaid.clone().unheard()).report();
+        assert_eq!(unheard, [], "nobody listens any more");
+        let mut after = Incidents::restore(before.settings, at(1), unsaid);
+        let points = after.report();
+        let count = points.iter().find(|point| point.metric == Metric::ErrorsCount).map(|point| &point.value);
+        assert_eq!(count, is_known.then_some(&Value::Count(0)), "{source}");
+        // Also where all is told.
+        after.poll(Mono(120_000), 8);
+        assert_eq!(after.unsaid().is_some(), is_known, "{source}");
+    }
 }
 
 #[test]
@@ -314,7 +360,7 @@ fn what_a_program_calls_itself_is_told_with_the_count_of_its_lines_too_were_it_a
     lines.lines.iter_mut().for_each(|line| (line.unit, line.identifier) = (None, Some("valve".into())));
     let first = before.take(at(0), lines);
     let unsaid = minicbor::decode(&before.unsaid().unwrap()).unwrap();
-    let count = Incidents::restore(before.settings, Mono(0), unsaid).poll(Mono(120_000), 8);
+    let count = Incidents::restore(before.settings, at(0), unsaid).poll(Mono(120_000), 8);
     for told in [first, count] {
         let names: Vec<_> = told.iter().map(|event| event.field("identifier").cloned()).collect();
         assert_eq!(names, [Some(Field::Value("valve".into()))], "{told:?}");

@@ -2,7 +2,6 @@
 //! number. It has to fit into one value of the store. Doesn't say when it is to be saved.
 
 use std::cmp::Reverse;
-use std::time::Duration;
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -13,7 +12,6 @@ use crate::engine::observation::{ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::record::Stamp;
 use crate::engine::surge::Baseline;
 use crate::engine::template::Template;
-use crate::engine::time::Mono;
 use crate::text::head;
 
 /// Clusters whose counts are saved: those with the highest.
@@ -30,6 +28,18 @@ pub struct Unsaid {
     /// Lines of clusters beyond these: what a restart makes of them is a number.
     #[n(1)]
     others: u64,
+    /// Applications have said something.
+    #[n(2)]
+    #[cbor(default)]
+    is_heard: bool,
+}
+
+impl Unsaid {
+    /// The same where nobody listens to applications any more: that they say nothing is not known then.
+    #[must_use]
+    pub fn unheard(self) -> Self {
+        Self { is_heard: false, ..self }
+    }
 }
 
 /// The count of one cluster.
@@ -62,31 +72,32 @@ struct Open {
 impl Incidents {
     /// Clusters with what an agent that died had counted and not told; the bucket goes on.
     #[must_use]
-    pub fn restore(settings: Settings, now: Mono, unsaid: Unsaid) -> Self {
+    pub fn restore(settings: Settings, now: Stamp, unsaid: Unsaid) -> Self {
         let mut incidents = Self::new(settings);
+        incidents.is_heard = unsaid.is_heard;
         incidents.counts.suppressed = unsaid.others;
         for it in unsaid.open {
             if incidents.clusters.len() >= settings.max_clusters {
                 incidents.counts.suppressed += it.repeats;
                 continue;
             }
-            incidents.clusters.insert(it.fingerprint, it.into_cluster(now, settings.bucket));
+            incidents.clusters.insert(it.fingerprint, it.into_cluster(now, settings));
         }
         incidents
     }
 
-    /// What was counted and is still to be told, encoded; `None`: nothing.
+    /// What was counted and is still to be told, and what is known of who says it, encoded; `None`: nothing.
     #[must_use]
     pub fn unsaid(&self) -> Option<Bytes> {
         let mut counting: Vec<_> = self.clusters.iter().filter(|(_, cluster)| cluster.repeats > 0).collect();
         counting.sort_unstable_by_key(|(_, cluster)| Reverse(cluster.repeats));
         let open = counting.iter().take(OPEN_MAX).map(|(fingerprint, cluster)| Open::of(**fingerprint, cluster));
         let others = counting.iter().skip(OPEN_MAX).map(|(_, cluster)| cluster.repeats).sum();
-        let mut unsaid = Unsaid { open: open.collect(), others };
+        let mut unsaid = Unsaid { open: open.collect(), others, is_heard: self.is_heard };
         loop {
             let bytes = encode(&unsaid);
             if bytes.len() <= OPEN_BYTES_MAX {
-                return (!unsaid.open.is_empty()).then_some(bytes);
+                return (unsaid.is_heard || !unsaid.open.is_empty()).then_some(bytes);
             }
             unsaid.others += unsaid.open.pop().map_or(0, |it| it.repeats);
         }
@@ -111,8 +122,11 @@ impl Open {
         }
     }
 
-    /// The cluster, with a bucket that begins.
-    fn into_cluster(self, now: Mono, bucket: Duration) -> Cluster {
+    /// The cluster. Its bucket ends as long after the first line in it as any does, or an agent that starts more often
+    /// than that would never tell of it; that of another boot is over.
+    fn into_cluster(self, now: Stamp, settings: Settings) -> Cluster {
+        let is_over = self.first.boot != now.boot;
+        let bucket_began = if is_over { now.mono } else { self.first.mono.min(now.mono) };
         let line = ErrorLine {
             severity: self.severity,
             source: self.source,
@@ -129,8 +143,8 @@ impl Open {
         Cluster {
             template: Template::of(&line.message),
             line,
-            bucket_began: now,
-            bucket_ends: now.after(bucket),
+            bucket_began,
+            bucket_ends: if is_over { now.mono } else { bucket_began.after(settings.bucket) },
             repeats: self.repeats,
             worst: self.severity,
             told: 1,
@@ -139,7 +153,7 @@ impl Open {
             baseline: Baseline::default(),
             first: self.first,
             last: self.last,
-            seen: now,
+            seen: now.mono,
             is_kept: true,
         }
     }

@@ -10,6 +10,7 @@ use super::world::{World, config_with, outcome, restart};
 use crate::config::CheckedConfig;
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
 use crate::engine::metric::Metric;
+use crate::engine::observation::ErrorSource;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -74,6 +75,21 @@ fn what_is_counted_is_looked_at_when_it_was_counted_again() {
         world.advance(5 * MINUTE);
     }
     assert_eq!(world.acted, [restart("app.service"), Act::Reboot], "and here it had one");
+}
+
+#[test]
+fn after_a_start_an_application_that_says_nothing_is_well_where_nobody_else_says_anything() {
+    let mut world = counting();
+    let mut batch = error_batch("boom");
+    (batch.cursor, batch.lines[0].source) = (None, ErrorSource::App);
+    world.input(Input::Errors(batch));
+    world.advance(10 * MINUTE);
+    assert_eq!(world.acted, [restart("app.service")]);
+    world.crash();
+    world.advance(HOUR);
+    assert_eq!(world.acted.len(), 1, "the next interval had no error");
+    let healed = world.got.iter().filter(|got| got.body["name"] == "healed").count();
+    assert_eq!(healed, 1);
 }
 
 #[test]
