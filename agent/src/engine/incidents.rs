@@ -23,8 +23,8 @@ use super::template::{TEXT_MAX, Template, cut, without_ids};
 use super::time::{BootId, Mono};
 
 /// Lines that may be told at once within a minute; a storm of unlike lines becomes a count after that. The kernel has
-/// as many of its own, and so has what systemd says of units: what any local program may say must not hide that memory
-/// ran out, or that a unit failed.
+/// as many of its own, so has what systemd says of units, and so have applications at the socket: what any local
+/// program may say, under whatever name, must not hide that memory ran out, that a unit failed, or what a service logs.
 const TOLD_AT_ONCE_PER_MINUTE: u32 = 60;
 /// Of one unit or program: it must not hide what the others say.
 const TOLD_AT_ONCE_OF_ONE: u32 = 30;
@@ -50,8 +50,15 @@ pub struct Incidents {
 struct Minutes {
     kernel: Minute,
     systemd: Minute,
-    others: Minute,
-    /// How much of `others` is of each unit or program.
+    journal: Shared,
+    apps: Shared,
+}
+
+/// What many share.
+#[derive(Debug, Default)]
+struct Shared {
+    minute: Minute,
+    /// How much of it is of each unit or program.
     by_origin: BTreeMap<u64, u32>,
 }
 
@@ -128,6 +135,7 @@ impl Incidents {
             clusters: BTreeMap::new(),
             counts: Counts::default(),
             is_read: false,
+            is_heard: false,
             counted_from: Mono(0),
             minutes: Minutes::default(),
         }
@@ -135,7 +143,6 @@ impl Incidents {
 
     /// The same, and counts for samples what was written from then on. The journal is read on from where the run before
     /// ended: what a machine says as it goes down, or a week without an agent, is not of one interval.
-            is_heard: false,
     #[must_use]
     pub fn counting_from(self, counted_from: Mono) -> Self {
         Self { counted_from, ..self }
@@ -158,7 +165,9 @@ impl Incidents {
         }
         self.settings = settings;
         while self.clusters.len() > settings.max_clusters {
-            let Some(least) = self.least(Mono(u64::MAX), true).or_else(|| self.clusters.keys().next().copied()) else {
+            let Some(least) =
+                self.least(Mono(u64::MAX), ErrorSource::Kernel).or_else(|| self.clusters.keys().next().copied())
+            else {
                 return;
             };
             self.remove(least);
@@ -173,6 +182,7 @@ impl Incidents {
     /// Takes a batch; what is to be told at once comes back.
     pub fn take(&mut self, now: Stamp, batch: ErrorBatch) -> Vec<Event> {
         self.is_read = true;
+        self.is_heard |= !batch.refused.is_empty() || batch.lines.iter().any(|line| line.source == ErrorSource::App);
         self.counts.suppressed += batch.missed;
         self.counts.refused.add(&batch.refused);
         // Of the journal what is asked for comes; an application says what it likes. A line without a word is no error:
@@ -182,7 +192,6 @@ impl Incidents {
             (line.source != ErrorSource::App || line.severity <= min_severity)
                 && line.message.contains(char::is_alphabetic)
         };
-        self.is_heard |= !batch.refused.is_empty() || batch.lines.iter().any(|line| line.source == ErrorSource::App);
         batch.lines.into_iter().filter(wanted).filter_map(|line| self.line(now, line)).collect()
     }
 
@@ -332,9 +341,8 @@ impl Incidents {
 
     /// Whether a cluster may be told at once and remembered.
     fn make_room(&mut self, now: Mono, line: &ErrorLine, fingerprint: u64) -> bool {
-        let is_kernel = line.source == ErrorSource::Kernel;
         let crowded = !self.clusters.contains_key(&fingerprint) && self.clusters.len() >= self.settings.max_clusters;
-        let least = if crowded { self.least(now, is_kernel) } else { None };
+        let least = if crowded { self.least(now, line.source) } else { None };
         if crowded && least.is_none() {
             return false;
         }
@@ -351,14 +359,14 @@ impl Incidents {
     }
 
     /// The cluster that makes place: the one unseen for longest of those whose bucket has ended and that have no count
-    /// to tell. In its bucket it stays, or its next line would be a first again. Where all do, the smallest that isn't
-    /// the kernel's, but only for the kernel.
-    fn least(&self, now: Mono, for_kernel: bool) -> Option<u64> {
+    /// to tell. In its bucket it stays, or its next line would be a first again. Where all do, the smallest of those
+    /// that are believed least, if that is less than `source` is.
+    fn least(&self, now: Mono, source: ErrorSource) -> Option<u64> {
         let idle = self.clusters.iter().filter(|(_, cluster)| cluster.repeats == 0 && cluster.bucket_ends <= now);
         let oldest = idle.min_by_key(|(_, cluster)| cluster.seen);
-        let others =
-            self.clusters.iter().filter(|(_, cluster)| for_kernel && cluster.line.source != ErrorSource::Kernel);
-        let smallest = || others.min_by_key(|(_, cluster)| cluster.repeats);
+        let of = |cluster: &Cluster| belief(cluster.line.source);
+        let others = self.clusters.iter().filter(|(_, cluster)| of(cluster) < belief(source));
+        let smallest = || others.min_by_key(|(_, cluster)| (of(cluster), cluster.repeats));
         oldest.or_else(smallest).map(|(fingerprint, _)| *fingerprint)
     }
 }
@@ -366,23 +374,28 @@ impl Incidents {
 impl Minutes {
     /// Whether this line may be told at once.
     fn take(&mut self, line: &ErrorLine, now: Mono) -> bool {
-        let minute = match line.kind {
-            _ if line.source == ErrorSource::Kernel => &mut self.kernel,
-            ErrorKind::UnitFailure | ErrorKind::OomKill | ErrorKind::Coredump => &mut self.systemd,
-            ErrorKind::Plain | ErrorKind::UnitRestart | ErrorKind::Refusal => {
-                if self.others.is_over(now) {
-                    self.by_origin.clear();
-                }
-                let origin = hash([&*origin(line)]);
-                let told = self.by_origin.get(&origin).copied().unwrap_or_default();
-                let is_room = told < TOLD_AT_ONCE_OF_ONE && self.others.take(now);
-                if is_room {
-                    self.by_origin.insert(origin, told + 1);
-                }
-                return is_room;
-            }
-        };
-        minute.take(now)
+        match (line.source, line.kind) {
+            (ErrorSource::Kernel, _) => self.kernel.take(now),
+            (ErrorSource::App, _) => self.apps.take(line, now),
+            (_, ErrorKind::UnitFailure | ErrorKind::OomKill | ErrorKind::Coredump) => self.systemd.take(now),
+            (_, ErrorKind::Plain | ErrorKind::UnitRestart | ErrorKind::Refusal) => self.journal.take(line, now),
+        }
+    }
+}
+
+impl Shared {
+    /// Whether this line may be told at once.
+    fn take(&mut self, line: &ErrorLine, now: Mono) -> bool {
+        if self.minute.is_over(now) {
+            self.by_origin.clear();
+        }
+        let origin = hash([&*origin(line)]);
+        let told = self.by_origin.get(&origin).copied().unwrap_or_default();
+        let is_room = told < TOLD_AT_ONCE_OF_ONE && self.minute.take(now);
+        if is_room {
+            self.by_origin.insert(origin, told + 1);
+        }
+        is_room
     }
 }
 
@@ -440,6 +453,16 @@ impl Cluster {
         self.repeats = 0;
         self.told = 0;
         self.empty = 0;
+    }
+}
+
+/// How much a line of this source is believed, against others: what is the kernel's nobody else can say, the journal
+/// knows whose line it has, and an application says of itself what it likes.
+const fn belief(source: ErrorSource) -> u8 {
+    match source {
+        ErrorSource::Kernel => 2,
+        ErrorSource::Journal | ErrorSource::Coredump => 1,
+        ErrorSource::App => 0,
     }
 }
 

@@ -398,6 +398,48 @@ fn a_unit_that_says_something_else_each_time_hides_neither_another_unit_nor_what
     }
 }
 
+/// Unlike lines of applications, each of another unit, as they claim.
+fn claimed(count: u8) -> ErrorBatch {
+    let mut lines = unlike_lines(count);
+    for (n, line) in lines.lines.iter_mut().enumerate() {
+        (line.source, line.unit) = (ErrorSource::App, Some(format!("u{n}.service")));
+    }
+    lines
+}
+
+#[test]
+fn what_applications_claim_hides_no_line_of_the_journal() {
+    let mut incidents = incidents(512);
+    for minute in 0..3 {
+        let now = at(minute * 61_000);
+        let told = incidents.take(now, claimed(200)).len();
+        assert_eq!(told, TOLD_AT_ONCE_PER_MINUTE as usize, "minute {minute}");
+        let own = incidents.take(now, batch(&["pump motor is on fire"]));
+        assert_eq!(own.len(), 1, "minute {minute}");
+    }
+    // Nor under the name of one of its units.
+    let mut noise = unlike_lines(100);
+    noise.lines.iter_mut().for_each(|line| line.source = ErrorSource::App);
+    let told = incidents.take(at(200_000), noise).len();
+    assert_eq!(told, TOLD_AT_ONCE_OF_ONE as usize);
+    assert_eq!(incidents.take(at(200_000), batch(&["pump motor is on fire"])).len(), 1);
+}
+
+#[test]
+fn where_applications_fill_the_memory_for_clusters_the_journal_takes_the_place_of_one() {
+    let mut incidents = incidents(8);
+    incidents.take(at(0), batch(&["alpha", "alpha"]));
+    incidents.take(at(1), claimed(20));
+    incidents.take(at(2), claimed(20));
+    assert_eq!(incidents.clusters(), 8);
+    assert_eq!(incidents.take(at(3), batch(&["pump motor is on fire"])).len(), 1);
+    assert_eq!(incidents.clusters(), 8);
+    assert_eq!(incidents.take(at(4), claimed(20)), [], "and none of them that of the journal");
+    let told = incidents.poll(Mono(120_000), 9);
+    assert!(told.iter().any(|event| &*event.name == "alpha"), "{told:?}");
+    assert_eq!(told.len(), 7, "six of applications and one of the journal");
+}
+
 #[test]
 fn a_storm_of_unlike_lines_becomes_a_count() {
     let mut incidents = incidents(512);
