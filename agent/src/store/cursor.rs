@@ -6,7 +6,7 @@
 //! record.
 
 use std::cmp::Ordering;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::disk;
 use super::segment::Fields;
 use super::unreadable;
+use crate::plain_file;
 
 const MAGIC: [u8; 8] = *b"fmedcur4";
 /// The forms before: without the mark's place, without a mark, and without `evicted` too. They are read, never written.
@@ -179,7 +180,8 @@ impl Cursor {
 
 /// Reads the position of a cursor file that another process may be writing; `None` where there is none that checks.
 pub(super) fn peek(path: &Path) -> io::Result<Option<Position>> {
-    match File::open(path) {
+    match plain_file::open(path) {
+        Err(_) if fs::metadata(path).is_ok_and(|found| !found.is_file()) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => Ok(newest(&other?, true)?.map(|newest| newest.position)),
     }

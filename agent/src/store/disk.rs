@@ -303,6 +303,6 @@ pub(super) fn tree_bytes(path: &Path) -> u64 {
     files_below(path, DEPTH_MAX).iter().map(|(_, len)| len).sum()
 }
 
-fn files_in(path: &Path) -> impl Iterator<Item = fs::DirEntry> {
+pub(super) fn files_in(path: &Path) -> impl Iterator<Item = fs::DirEntry> {
     fs::read_dir(path).into_iter().flatten().flatten()
 }

@@ -538,6 +538,7 @@ fn remove_expendable(dir: &Path) -> io::Result<()> {
 /// Opens sled with a copy of its files beside it. What it did to them without coming to an end is undone.
 fn open_kept(dir: &Path, dead: bool, spare_bytes: u64) -> Result<Opened, Trouble> {
     Kept::restore(dir)?;
+    check_kinds(dir, disk::DEPTH_MAX)?;
     let kept = Kept::make(dir, spare_bytes)?;
     let opened = open_db(dir, dead);
     let Some(kept) = kept else { return opened };
@@ -570,6 +571,21 @@ fn open_db(dir: &Path, dead: bool) -> Result<Opened, Trouble> {
     }
     check_sync(&dir.join(DB_FILE))?;
     Opened::of(open_sled(dir)?, dir)
+}
+
+/// Fails where anything but files and directories lies among sled's: a pipe it would open, and wait for ever for
+/// somebody to write to it.
+fn check_kinds(dir: &Path, depth: u32) -> io::Result<()> {
+    for path in disk::files_in(dir).map(|entry| entry.path()) {
+        // As it is opened: behind a link.
+        let Ok(found) = fs::metadata(&path) else { continue };
+        if found.is_dir() && depth > 0 {
+            check_kinds(&path, depth - 1)?;
+        } else if !found.is_file() && !found.is_dir() {
+            return Err(io::Error::other(format!("{} is not a regular file", path.display())));
+        }
+    }
+    Ok(())
 }
 
 /// sled syncs neither its own directory nor its configuration: after a power cut both could be missing.

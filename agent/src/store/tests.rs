@@ -3,6 +3,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use rustix::fs::{CWD, Mode, mkfifoat};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -233,10 +234,8 @@ fn what_the_disk_refuses_for_too_long_is_taken_for_dead_and_the_rest_is_taken_up
 fn a_store_that_takes_long_to_be_looked_for_holds_up_no_sign_of_life() {
     let dir = temp();
     stored(dir.path());
-    // To be read it waits for a writer, as a file on a disk that hangs waits for the disk.
-    let boot = settings(dir.path()).path.join("boot");
-    fs::remove_file(&boot).expect("written when it was opened");
-    assert!(Command::new("mkfifo").arg(&boot).status().expect("mkfifo").success());
+    // It is waited for, as a disk that hangs is.
+    let held = open(dir.path());
     let (mut absent, _) = Absent::new(settings(dir.path()), &OpenError::TakenAway { path: dir.path().to_owned() });
     let (back, is_back) = std::sync::mpsc::sync_channel(2);
     for _ in 0..2 {
@@ -244,7 +243,7 @@ fn a_store_that_takes_long_to_be_looked_for_holds_up_no_sign_of_life() {
         absent.look(move || back.send(()).expect("it is waited for")).expect("a thread");
     }
     assert_eq!(Backing::from(absent).apply(StoreOp::Probe), Ok(StoreReply::Probed));
-    drop(OpenOptions::new().write(true).open(&boot).expect("the disk answers"));
+    drop(held);
     drop(back);
     assert_eq!(is_back.iter().count(), 1, "two looks at a time");
 }
@@ -386,6 +385,24 @@ fn a_log_that_vanished_of_which_nothing_is_known_is_told() {
     fs::remove_dir_all(path.join(state::DIR)).expect("take it away");
     let losses = open(dir.path()).1.losses;
     assert!(losses.iter().any(|loss| loss.what.contains("events: vanished; how many")), "{losses:?}");
+}
+
+#[test]
+fn a_pipe_in_place_of_a_file_is_not_waited_for() {
+    let files = ["boot", "unreadable", "lock", "reserve", "state.image", "state.generation", "state/conf", "state/db"];
+    for file in files.into_iter().chain(["outbox/events/cursor", "outbox/events/00000000000000000001.seg"]) {
+        let dir = temp();
+        stored(dir.path());
+        let pipe = settings(dir.path()).path.join(file);
+        disk::remove_all(&pipe).expect("remove");
+        mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).expect("make a pipe");
+        let records = export(&settings(dir.path()).path, |_, _, _| {}).expect("there is an outbox");
+        assert!(records.iter().all(|(class, log)| log.is_ok() || *class == Class::Events), "{file}: {records:?}");
+        let (mut store, recovered) = open(dir.path());
+        store.apply(StoreOp::Put { entries: vec![("k".into(), None)] }).expect("a store that works");
+        let costs_state = ["state/db", "state.generation"].contains(&file);
+        assert_eq!(recovered.losses.iter().any(|loss| loss.state_lost), costs_state, "{file}: {recovered:?}");
+    }
 }
 
 #[test]

@@ -16,11 +16,14 @@ use super::{OUTBOX_DIR, disk, state};
 use crate::collect::clock;
 use crate::engine::io::StoreLoss;
 use crate::gather::gather;
+use crate::plain_file;
 
 /// Where it is written down, a path a line, below the store's directory.
 const NOTE_FILE: &str = "unreadable";
 /// In which boot the store was open last, below the store's directory.
 const BOOT_FILE: &str = "boot";
+/// Neither of them is longer than this.
+const NOTE_BYTES_MAX: u64 = 1024 * 1024;
 /// More aren't written down: a disk with so many is one to replace.
 const NOTED_MAX: usize = 1_000;
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -40,9 +43,10 @@ pub(super) struct Opening {
 impl Opening {
     /// One that knows what was written down about the store below `root`.
     pub(super) fn of(root: &Path) -> Self {
-        let noted = fs::read_to_string(root.join(NOTE_FILE)).unwrap_or_default();
+        let read = |name| String::from_utf8(plain_file::read(&root.join(name), NOTE_BYTES_MAX).ok()?).ok();
+        let noted = read(NOTE_FILE).unwrap_or_default();
         let dead = gather(noted.lines().take(NOTED_MAX).map(|line| root.join(line)));
-        let before = fs::read_to_string(root.join(BOOT_FILE)).ok();
+        let before = read(BOOT_FILE);
         Self { losses: Vec::new(), dead, same_boot: before.is_some() && before == this_boot() }
     }
 

@@ -1,12 +1,13 @@
 //! Reads a log from the outside, for a human: takes no lock, and changes nothing. The log may be in use meanwhile: what
 //! vanishes while it is being read was trimmed.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::{CURSOR_FILE, SUFFIX, names_with, segment_path};
 use crate::engine::io::LogRange;
+use crate::plain_file;
 use crate::store::cursor;
 use crate::store::segment::{self, Source};
 
@@ -31,7 +32,8 @@ pub struct LogSummary {
 pub(in crate::store) fn inspect(dir: &Path) -> io::Result<LogSummary> {
     let cursor = dir.join(CURSOR_FILE);
     let position = cursor::peek(&cursor)?;
-    let cursor_lost = position.is_none() && fs::metadata(&cursor).is_ok_and(|found| found.len() > 0);
+    let cursor_lost =
+        position.is_none() && fs::metadata(&cursor).is_ok_and(|found| found.len() > 0 || !found.is_file());
     let position = position.unwrap_or_default();
     let mut summary = LogSummary { cursor_lost, ..LogSummary::default() };
     summary.range.last = position.highest;
@@ -71,7 +73,7 @@ pub(in crate::store) fn export(dir: &Path, mut show: impl FnMut(u64, &[u8])) -> 
 /// Lets `look` see the segments of a log, oldest first. What vanishes meanwhile was trimmed.
 fn each_segment(dir: &Path, mut look: impl FnMut(u64, Source<'_>) -> io::Result<()>) -> io::Result<()> {
     for first in segments_in(dir)? {
-        let file = match File::open(segment_path(dir, first)) {
+        let file = match plain_file::open(&segment_path(dir, first)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
         };

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::writer::Writer;
 use super::{Log, SUFFIX, Segment, names_with};
 use crate::engine::io::StoreLoss;
+use crate::plain_file;
 use crate::store::cursor::{Cursor, Found, Mark, Position};
 use crate::store::disk;
 use crate::store::segment::{self, Header, Ruins, Source, Survey};
@@ -264,7 +265,7 @@ pub(super) fn open_cursor(
 fn open_segment(path: &Path) -> io::Result<(File, bool)> {
     let (file, writable) = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => (file, true),
-        Err(_) => (File::open(path)?, false),
+        Err(_) => (plain_file::open(path)?, false),
     };
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a file"));

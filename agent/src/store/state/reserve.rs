@@ -104,7 +104,10 @@ impl Reserve {
 
     /// What of it fits on the disk is held.
     fn grow(&self, from: u64, to: u64) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NONBLOCK);
+        // Of a pipe that lies there instead nobody waits for a reader: it can't be opened then.
+        let file = options.open(&self.path)?;
         file.write_all_at(&incompressible(usize::try_from(to - from).unwrap_or(0)), from)?;
         file.sync_all()?;
         disk::sync_dir(disk::parent(&self.path))

@@ -5,14 +5,15 @@
 //! too large is better than one that lacks something.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use super::{
     DB_FILE, DIR, Db, State, TALLY_KEY, Tally, Trouble, checksum, decode, guarded, held_through, open_file, open_sled,
     sync_names,
 };
+use crate::plain_file;
 use crate::store::disk;
 use crate::store::segment::Fields;
 use crate::store::unreadable::is_refusal;
@@ -44,7 +45,11 @@ pub(super) fn is_unfinished(root: &Path) -> bool {
 /// is, to be judged by what is in it. `dead`: what the disk refuses to read of the image is gone for good.
 pub(super) fn finish(root: &Path, dead: bool) -> Result<Option<sled::Db>, Trouble> {
     let path = root.join(IMAGE_FILE);
-    let image = match fs::read(&path) {
+    let read = |mut file: File| {
+        let mut image = Vec::new();
+        file.read_to_end(&mut image).map(|_| image)
+    };
+    let image = match plain_file::open(&path).and_then(read) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if disk::is_passing(&error) || (is_refusal(&error) && !dead) => return Err(error.into()),
         other => other.unwrap_or_default(),
