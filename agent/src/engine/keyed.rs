@@ -38,6 +38,8 @@ pub(super) const BOOTS_KEY: &str = "boots";
 pub(super) const CRASHES_KEY: &str = "crashes";
 /// Losses of the store's that were told.
 pub(super) const LOSSES_KEY: &str = "losses";
+/// Losses that a run found which could not tell them any more.
+pub(super) const UNTOLD_KEY: &str = "untold";
 /// The date before which no command is obeyed.
 pub(super) const CAREFUL_KEY: &str = "careful";
 /// The moment that it is the date of, while that can't be told.

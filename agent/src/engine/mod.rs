@@ -34,6 +34,7 @@ mod battery;
 mod changes;
 mod data_use;
 mod errors;
+mod handover;
 mod hash;
 mod healing;
 mod numbers;
@@ -183,6 +184,8 @@ pub struct Engine {
     /// A note failed: what the parts know is noted again with the next sample.
     unsaved: bool,
     last_sample: Option<(u64, Record)>,
+    /// It began without a store.
+    is_unstored: bool,
     counters: Counters,
     written: Written,
 }

@@ -511,6 +511,12 @@ impl Outbox {
         self.losses.dropped_to_save()
     }
 
+    /// How much of what the store evicted is in what was given up, by class.
+    #[must_use]
+    pub const fn accounted(&self) -> [u64; Class::COUNT] {
+        self.losses.accounted()
+    }
+
     /// They could not be saved.
     pub fn save_dropped_again(&mut self) {
         self.losses.save_again();

@@ -19,7 +19,7 @@ use super::io::{LogLevel, Recovered};
 use super::keyed::{
     ACCOUNTED_KEY, ANCHOR_KEY, AUDIT_KEY, CAREFUL_KEY, CAREFUL_SINCE_KEY, CLAIM_KEY, CRASHES_KEY, CURSOR_KEY, DATA_KEY,
     DROPPED_KEY, FLOOR_KEY, FORGOTTEN_KEY, LOSSES_KEY, OPEN_KEY, RUN_KEY, SEQ_KEY, STATE_LOST_KEY, SUBSCRIBED_KEY,
-    Write, encode, write,
+    UNTOLD_KEY, Write, encode, write,
 };
 use super::link::{self, FaultLog, Link};
 use super::numbers::{Seqs, Used, last_by_clock, last_unstored};
@@ -39,7 +39,7 @@ use super::time::{Anchor, BootId, Mono, Now, Unix};
 use super::timeline::{Saved, Timeline};
 use super::trial::Releases;
 use super::vitals::Vitals;
-use super::{Engine, Identity};
+use super::{Engine, Identity, handover};
 use crate::config::{self, CheckedConfig};
 use crate::gather::gather;
 
@@ -144,6 +144,7 @@ impl Engine {
     #[must_use]
     pub fn new(now: Now, config: CheckedConfig, identity: Identity, recovered: Recovered) -> Self {
         let now = now.doubted_before(identity.build_time);
+        let recovered = handover::with_untold(recovered);
         let state = State::of(&recovered);
         let mut timeline = Timeline::new(identity.boot, state.anchors(), state.read(FLOOR_KEY), identity.build_time)
             .with_claim(state.read(CLAIM_KEY))
@@ -215,6 +216,7 @@ impl Engine {
             passed_over: 0,
             beginning: None,
             last_sample: None,
+            is_unstored: recovered.absent,
             counters: Counters::default(),
             written: Written::default(),
             timeline,
@@ -284,7 +286,8 @@ impl Engine {
             let event = self.rebooted(now, before);
             self.record_event(now, event);
         }
-        let started = self.started(before.as_ref().map(|before| &before.run));
+        let is_first = !State::of(recovered).is_lost(recovered);
+        let started = self.started(before.as_ref().map(|before| &before.run), is_first);
         self.record_event(now, started);
         self.begin_alarms(now, alarms);
         self.advance(now);
@@ -330,13 +333,15 @@ impl Engine {
         Some(entries)
     }
 
-    /// What ended the run before is told with the beginning of this one: it could not tell that itself.
-    fn started(&self, before: Option<&Run>) -> Event {
+    /// What ended the run before is told with the beginning of this one: it could not tell that itself. Where nothing
+    /// is known of one, this `is_first`, or what knew of it is lost, or can't be read now.
+    fn started(&self, before: Option<&Run>, is_first: bool) -> Event {
         let hung = self.identity.ended_as.as_deref() == Some(WATCHDOG);
         let after = match before {
-            None => "first start",
+            None if is_first => "first start",
             Some(run) if run.clean => "stop",
-            Some(_) if hung => WATCHDOG,
+            _ if hung => WATCHDOG,
+            None => "unknown",
             Some(_) => "crash or power cut",
         };
         Event::new(if hung { Severity::Error } else { Severity::Info }, EventKind::Lifecycle, "started")
@@ -352,7 +357,8 @@ impl Engine {
         let (counting, others): (Vec<_>, Vec<_>) = recovered.losses.iter().partition(|loss| loss.records > 0);
         let losses = counting.iter().chain(&others).map(|loss| loss.what.as_str());
         let losses: Vec<&str> = losses.take(LOSSES_MAX).collect();
-        if losses == told {
+        let is_untold = State::of(recovered).entries.contains_key(UNTOLD_KEY);
+        if losses == told && !is_untold {
             return;
         }
         for loss in recovered.losses.iter().filter(|loss| !told.contains(&loss.what)) {
@@ -366,15 +372,9 @@ impl Engine {
         }
         // The count first: a crash between the two counts them twice, and the other way round never.
         self.save_dropped();
-        self.effects.put(Purpose::Note, vec![write(LOSSES_KEY, &losses)]);
-    }
-
-    /// What keeps the numbers that were used without a store from being used again by the next start with one: an entry
-    /// for the store in which this was `found`. It knows of more where the clock was behind this time.
-    #[must_use]
-    pub fn used_seqs(&self, found: &Recovered) -> Write {
-        let known = State::of(found).read(SEQ_KEY).unwrap_or(0);
-        write(SEQ_KEY, &self.seqs.last().max(known))
+        let mut entries = vec![write(LOSSES_KEY, &losses)];
+        entries.extend(is_untold.then(|| (UNTOLD_KEY.to_owned(), None)));
+        self.effects.put(Purpose::Note, entries);
     }
 
     /// Why the machine went down, in the contract's words, and what says so where nobody announced it.
@@ -441,16 +441,16 @@ impl Engine {
 }
 
 /// The keyed state, read by key. What can't be read counts as not there; its loss shows as the default.
-struct State<'a> {
-    entries: BTreeMap<&'a str, &'a Bytes>,
+pub(super) struct State<'a> {
+    pub(super) entries: BTreeMap<&'a str, &'a Bytes>,
 }
 
 impl<'a> State<'a> {
-    fn of(recovered: &'a Recovered) -> Self {
+    pub(super) fn of(recovered: &'a Recovered) -> Self {
         Self { entries: gather(recovered.state.iter().map(|(key, value)| (key.as_str(), value))) }
     }
 
-    fn read<T: for<'b> Decode<'b, ()>>(&self, key: &str) -> Option<T> {
+    pub(super) fn read<T: for<'b> Decode<'b, ()>>(&self, key: &str) -> Option<T> {
         minicbor::decode(self.entries.get(key)?).ok()
     }
 
@@ -462,13 +462,14 @@ impl<'a> State<'a> {
         anchors(self.entries.iter().map(|(key, value)| (*key, *value)))
     }
 
-    /// Whether the journal was lost: just now, or before a start that died before it had written anything. Records
-    /// without the mark that each start makes were written by an agent whose state is gone.
-    fn is_lost(&self, recovered: &Recovered) -> bool {
+    /// Whether the journal was lost: just now, or before a start that died before it had written anything, or for as
+    /// long as there is no store. Records without the mark that each start makes were written by an agent whose state
+    /// is gone.
+    pub(super) fn is_lost(&self, recovered: &Recovered) -> bool {
         let marked = self.entries.contains_key(RUN_KEY);
         let has_records = recovered.logs.iter().any(|log| log.last > 0);
         let is_told = recovered.losses.iter().any(|loss| loss.state_lost);
-        is_told || self.entries.contains_key(STATE_LOST_KEY) || (!marked && has_records)
+        recovered.absent || is_told || self.entries.contains_key(STATE_LOST_KEY) || (!marked && has_records)
     }
 
     /// Whether it can't be told which commands were forgotten: another version wrote that in another form.

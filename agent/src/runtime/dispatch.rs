@@ -26,7 +26,7 @@ use crate::engine::io::{
 };
 use crate::engine::packet::Version;
 use crate::engine::time::Now;
-use crate::store::{Backing, StoreHandle};
+use crate::store::{Backing, Found, StoreHandle};
 
 /// Where systemd puts what `LoadCredential=` names: systemd.exec(5).
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
@@ -191,15 +191,10 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a store that was absent can be opened now.
-    pub(super) fn store_is_back(&self) -> bool {
-        self.store.is_back()
-    }
-
-    /// Ends what runs; the store's thread finishes what is queued.
-    pub(super) fn close(self) {
+    /// Ends what runs; the store's thread finishes what is queued. Gives a store that was absent and was found again.
+    pub(super) fn close(self) -> Option<Found> {
         drop(self.link);
-        self.store.close();
+        self.store.close()
     }
 
     fn effect(&mut self, effect: Effect, clock: &mut Clock) {

@@ -30,7 +30,7 @@ use crate::engine::effects::STORE_AT_ONCE;
 use crate::engine::io::{Input, Recovered, StopReason, StoreOp};
 use crate::engine::observation::ErrorBatch;
 use crate::engine::time::Mono;
-use crate::store::{self, Absent, Backing, Store, StoreSettings};
+use crate::store::{self, Absent, Backing, Found, Store, StoreSettings};
 use dispatch::Dispatcher;
 use errors::ErrorLines;
 
@@ -51,8 +51,8 @@ const INPUTS_AT_ONCE: usize = 64;
 /// The same for the link's events, of which each may be a command, and with it a write.
 const EVENTS_AT_ONCE: usize = 16;
 
-/// How long it may take to open a large store on a slow card, as the unit's TimeoutStartSec says for the start.
-const OPENING_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long the last write to a store may take on a slow card.
+const HANDING_OVER_MAX: Duration = Duration::from_secs(60);
 
 /// What a run is made of.
 pub struct Options {
@@ -195,10 +195,8 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     }
     // The store's thread finishes what is queued; its answers have nobody to wait for them any more.
     drop(inputs);
-    let is_back = shell.store_is_back();
-    shell.close();
-    if is_back {
-        hand_over(&engine, settings, &mut service).await?;
+    if let Some(found) = shell.close() {
+        hand_over(&engine, found, settings.path, &mut service).await?;
     }
     Ok(())
 }
@@ -225,18 +223,18 @@ fn open_store(settings: &StoreSettings) -> Result<(Backing, Recovered), RunError
     }
 }
 
-/// Tells a store that was absent, and can be opened now, which numbers were used without it; why the run has ended.
+/// Tells a store that was absent, and was found again, what only this run knows; why the run has ended.
 async fn hand_over(
     engine: &Engine,
-    settings: StoreSettings,
+    (mut store, found): Found,
+    path: PathBuf,
     service: &mut service::Service,
 ) -> Result<Infallible, RunError> {
-    let path = settings.path.clone();
-    let opened = service.alive_during(OPENING_MAX, spawn_blocking(move || Store::open(&settings))).await;
-    let (mut store, found) =
-        opened.map_err(|panicked| RunError::System { what: "open the store", source: panicked.into() })??;
-    let used = StoreOp::Put { entries: vec![engine.used_seqs(&found)] };
-    store.apply(used).map_err(store::OpenError::Fault)?;
+    let entries = engine.hand_over(&found);
+    let put = spawn_blocking(move || store.apply(StoreOp::Put { entries }));
+    let put = service.alive_during(HANDING_OVER_MAX, put).await;
+    put.map_err(|panicked| RunError::System { what: "write to the store", source: panicked.into() })?
+        .map_err(store::OpenError::Fault)?;
     Err(RunError::StoreIsBack(path))
 }
 

@@ -32,7 +32,7 @@ use bytes::Bytes;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-pub use self::absent::Absent;
+pub use self::absent::{Absent, Found};
 pub use self::log::LogSummary;
 pub use self::segment::RECORD_BYTES_MAX;
 pub use self::state::STATE_VALUE_BYTES_MAX;
@@ -174,6 +174,14 @@ impl Store {
     /// # Errors
     /// [`OpenError`]: the directory is in use, not ours, not a directory, or can't be read or written; also just now.
     pub fn open(settings: &StoreSettings) -> Result<(Self, Recovered), OpenError> {
+        Self::open_knowing(settings, None)
+    }
+
+    /// The same by whoever knows what waited in each log, and better than the state does.
+    fn open_knowing(
+        settings: &StoreSettings,
+        waited: Option<[Waiting; Class::COUNT]>,
+    ) -> Result<(Self, Recovered), OpenError> {
         let path = &settings.path;
         claim(path)?;
         disk::mend_rights(path);
@@ -182,9 +190,9 @@ impl Store {
             [OUTBOX_DIR, state::DIR].into_iter().filter_map(|dir| disk::last_written(&path.join(dir))).max();
         let mut opening = Opening::of(path);
         let lock = lock(path, segment_bytes(settings.max_bytes), &mut opening)?;
-        let (mut logs, known, mut state, entries) = match open_parts(settings, &mut opening) {
+        let (mut logs, known, mut state, entries) = match open_parts(settings, waited, &mut opening) {
             Err(_) if opening.look_again(path) => {
-                let opened = open_parts(settings, &mut opening)?;
+                let opened = open_parts(settings, waited, &mut opening)?;
                 opening.tell_once();
                 opened
             }
@@ -242,7 +250,7 @@ impl Store {
                 Ok(StoreReply::Evicted { records: evicted.records, first: evicted.first, last: evicted.last })
             }
             StoreOp::Put { mut entries } => {
-                entries.push(waiting::entry(&self.logs, &self.known));
+                entries.push(waiting::entry(&self.waiting()));
                 self.state.put(&entries).map(|()| StoreReply::Put)
             }
             StoreOp::Probe => Ok(StoreReply::Probed),
@@ -255,9 +263,18 @@ impl Store {
         self.places.iter().all(Place::is_there) && self.state.is_in_place()
     }
 
-    /// What stands in for it once it is not in place any more.
-    pub(super) fn stand_in(&self) -> Absent {
-        Absent::new(self.settings.clone(), &OpenError::TakenAway { path: self.settings.path.clone() }).0
+    /// What is durable of each log.
+    fn waiting(&self) -> [Waiting; Class::COUNT] {
+        waiting::of(&self.logs, &self.known)
+    }
+
+    /// What stands in for it once it is not in place any more, where so much `waited` in it. The state is told as well,
+    /// if that is still there: whoever finds the rest gone may be another run.
+    fn stand_in(&mut self, waited: [Waiting; Class::COUNT]) -> Absent {
+        if self.state.is_in_place() {
+            let _ = self.state.put(&[waiting::entry(&waited)]);
+        }
+        Absent::after(self.settings.clone(), waited)
     }
 
     /// Commits, and leaves a count by which the next opening knows the last record, too.
@@ -299,6 +316,7 @@ impl Store {
 
 fn open_parts(
     settings: &StoreSettings,
+    waited: Option<[Waiting; Class::COUNT]>,
     opening: &mut Opening,
 ) -> Result<([Log; Class::COUNT], [Waiting; Class::COUNT], State, state::Entries), StoreFault> {
     let path = &settings.path;
@@ -316,11 +334,15 @@ fn open_parts(
         open_log(Class::Hourly)?,
     ];
     let (state, mut entries) = State::open(path, settings.max_bytes, opening)?;
-    let known = waiting::take(&mut entries);
+    let in_state = waiting::take(&mut entries);
+    let known = waited.or(in_state);
     for class in Class::ALL {
         let dir = log_dir(path, class);
         let known = known.map(|known| *class.of(&known));
-        opening.losses.extend(vanished_log(&dir, *class.of(&vanished), class.of(&logs), known));
+        // The state may not have heard of the last of it. Whoever had the store knows.
+        let was_empty = waited.is_some_and(|waited| class.of(&waited).last == 0);
+        let vanished = *class.of(&vanished) && !was_empty;
+        opening.losses.extend(vanished_log(&dir, vanished, class.of(&logs), known));
     }
     Ok((logs, known.unwrap_or_default(), state, entries))
 }
@@ -333,6 +355,7 @@ fn vanished_log(dir: &Path, vanished: bool, begun_anew: &Log, known: Option<Wait
         return None;
     }
     let (records, what) = match known {
+        Some(Waiting { last: 0, .. }) => (0, "it had held none when the state was last written".to_owned()),
         Some(Waiting { records, last }) => (
             records,
             format!(

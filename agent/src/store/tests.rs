@@ -15,15 +15,15 @@ use crate::engine::time::Unix;
 
 const ALL: usize = usize::MAX;
 
-fn settings(dir: &Path) -> StoreSettings {
+pub(super) fn settings(dir: &Path) -> StoreSettings {
     StoreSettings { path: dir.join("store"), max_bytes: 4 * 1024 * 1024 }
 }
 
-fn open(dir: &Path) -> (Store, Recovered) {
+pub(super) fn open(dir: &Path) -> (Store, Recovered) {
     Store::open(&settings(dir)).expect("the store opens")
 }
 
-fn temp() -> TempDir {
+pub(super) fn temp() -> TempDir {
     TempDir::new().expect("a temporary directory")
 }
 
@@ -34,7 +34,7 @@ pub(super) fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).expect("write");
 }
 
-fn append(class: Class, seq: u64, len: usize) -> StoreOp {
+pub(super) fn append(class: Class, seq: u64, len: usize) -> StoreOp {
     StoreOp::Append { class, seq, bytes: body(seq, len) }
 }
 
@@ -169,7 +169,7 @@ fn a_path_that_is_a_file_or_belongs_to_another_is_refused_plainly() {
 }
 
 /// Events in many segments, and a state.
-fn stored(dir: &Path) {
+pub(super) fn stored(dir: &Path) {
     let (mut store, _) = open(dir);
     for seq in 1..=500 {
         store.apply(append(Class::Events, seq, 1000)).expect("append");
@@ -218,7 +218,7 @@ fn what_the_disk_refuses_for_too_long_is_taken_for_dead_and_the_rest_is_taken_up
     refuse_where(|path, _| path.ends_with("00000000000000000001.seg"));
     let error = Store::open(&settings(dir.path())).expect_err("it may pass");
     let (mut absent, _) = Absent::new(settings(dir.path()), &error);
-    let tries = (1..).find(|_| absent.next_look().is_back()).expect("it isn't waited for for ever");
+    let tries = (1..).find(|_| absent.next_look().find().is_some()).expect("it isn't waited for for ever");
     assert_eq!(tries, 30);
     let (mut store, recovered) = open(dir.path());
     let lost: u64 = recovered.losses.iter().map(|loss| loss.records).sum();
@@ -228,24 +228,6 @@ fn what_the_disk_refuses_for_too_long_is_taken_for_dead_and_the_rest_is_taken_up
     drop(store);
     open(dir.path());
     assert!(!path.join("unreadable").exists(), "what isn't there any more is forgotten");
-}
-
-#[test]
-fn a_store_that_takes_long_to_be_looked_for_holds_up_no_sign_of_life() {
-    let dir = temp();
-    stored(dir.path());
-    // It is waited for, as a disk that hangs is.
-    let held = open(dir.path());
-    let (mut absent, _) = Absent::new(settings(dir.path()), &OpenError::TakenAway { path: dir.path().to_owned() });
-    let (back, is_back) = std::sync::mpsc::sync_channel(2);
-    for _ in 0..2 {
-        let back = back.clone();
-        absent.look(move || back.send(()).expect("it is waited for")).expect("a thread");
-    }
-    assert_eq!(Backing::from(absent).apply(StoreOp::Probe), Ok(StoreReply::Probed));
-    drop(held);
-    drop(back);
-    assert_eq!(is_back.iter().count(), 1, "two looks at a time");
 }
 
 #[test]
@@ -471,48 +453,6 @@ fn commits_that_wait_behind_a_commit_share_its_sync() {
 }
 
 #[test]
-fn a_store_that_is_taken_away_is_a_fault_and_the_next_start_takes_up_what_is_there_then() {
-    type TakeAway = fn(&Path);
-    // And what is told then: nothing of a store that is a new one.
-    let away: TakeAway = |path| fs::rename(path, path.with_extension("old")).expect("rename");
-    let replaced: TakeAway = |path| {
-        fs::rename(path, path.with_extension("old")).expect("rename");
-        drop(Store::open(&settings(path.parent().expect("parent"))).expect("another"));
-    };
-    let taken_away: [(TakeAway, Option<&str>); 5] = [
-        (|path| fs::remove_dir_all(path).expect("remove"), None),
-        (away, None),
-        (replaced, None),
-        (|path| fs::remove_dir_all(path.join(OUTBOX_DIR)).expect("remove"), Some("outbox/events: vanished; 1 records")),
-        (|path| fs::remove_dir_all(path.join(state::DIR)).expect("remove"), Some("state: it has fallen back")),
-    ];
-    let put = || StoreOp::Put { entries: vec![("k".into(), Some(Bytes::from("v")))] };
-    for (take_away, told) in taken_away {
-        for op in [StoreOp::Commit, put(), StoreOp::Probe] {
-            let dir = temp();
-            let (store, _) = open(dir.path());
-            let mut backing: Backing = store.into();
-            let event = StoreOp::Append { class: Class::Events, seq: 1, bytes: Bytes::from("e") };
-            for op in [event, StoreOp::Commit, put()] {
-                backing.apply(op).expect("a store that works");
-            }
-            take_away(&settings(dir.path()).path);
-            let is_alive = op == StoreOp::Probe;
-            let answer = backing.apply(op);
-            assert_eq!(answer.is_ok(), is_alive, "{answer:?}: nothing is vouched for, and the agent lives");
-            assert!(matches!(backing, Backing::Absent(_)));
-            let fault = backing.apply(put()).expect_err("there is no store").to_string();
-            assert!(fault.contains("was taken away while it was in use"), "{fault}");
-            let Backing::Absent(mut absent) = backing else { panic!("what stands in for it looks for it") };
-            assert!(absent.next_look().is_back());
-            let losses = open(dir.path()).1.losses;
-            assert_eq!(losses.len(), told.into_iter().count(), "{losses:?}");
-            assert!(losses.iter().all(|loss| loss.what.contains(told.unwrap())), "{losses:?}");
-        }
-    }
-}
-
-#[test]
 fn a_store_whose_state_is_written_anew_was_not_taken_away() {
     let dir = temp();
     let mut backing: Backing = open(dir.path()).0.into();
@@ -530,17 +470,6 @@ fn a_store_whose_state_is_written_anew_was_not_taken_away() {
     assert!(written_anew > 1, "{written_anew} times");
     let Backing::Store(store) = backing else { panic!("it is there") };
     assert!(store.is_in_place());
-}
-
-#[test]
-fn a_store_in_whose_place_a_file_lies_was_taken_away() {
-    let dir = temp();
-    let (store, _) = open(dir.path());
-    assert!(store.is_in_place());
-    let path = settings(dir.path()).path;
-    fs::rename(&path, path.with_extension("old")).expect("rename");
-    fs::write(&path, "").expect("write");
-    assert!(!store.is_in_place());
 }
 
 /// A file system of a few MiB, gone when dropped.

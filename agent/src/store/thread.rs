@@ -3,16 +3,18 @@
 //! queue behind one another are done together, and share one fdatasync.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::absent::Found;
+use super::waiting::Waiting;
 use super::{Absent, Store};
 use crate::engine::io::{EffectId, Input, StopReason, StoreFault, StoreOp, StoreReply, StoreStats};
+use crate::engine::record::Class;
 
 /// Operations that may wait for the store; one more is refused as [`StoreFault::Busy`].
 pub const STORE_QUEUE_MAX: usize = 256;
@@ -35,8 +37,10 @@ impl Backing {
         match self {
             // Not looked at for each record: none is vouched for before the commit.
             Self::Store(store) if is_vouching => {
+                // Before the commit, which may be one of files that are deleted: those records are refused.
+                let waited = store.waiting();
                 let answer = store.apply(op);
-                self.check_place();
+                self.check_place(waited);
                 match self {
                     Self::Absent(absent) if answer != Ok(StoreReply::Probed) => absent.refuse(),
                     _ => answer,
@@ -50,10 +54,10 @@ impl Backing {
     }
 
     /// Goes on without a store where it was taken away: what is written to it would be lost with its files.
-    fn check_place(&mut self) {
+    fn check_place(&mut self, waited: [Waiting; Class::COUNT]) {
         let Self::Store(store) = self else { return };
         if !store.is_in_place() {
-            *self = Self::Absent(store.stand_in());
+            *self = Self::Absent(store.stand_in(waited));
         }
     }
 
@@ -89,7 +93,21 @@ impl From<Absent> for Backing {
 pub struct StoreHandle {
     queue: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
-    back: Arc<AtomicBool>,
+    back: Back,
+}
+
+/// A store that was absent and was found again, for whoever ends this run.
+#[derive(Debug, Clone, Default)]
+struct Back(Arc<Mutex<Option<Found>>>);
+
+impl Back {
+    fn is_found(&self) -> bool {
+        self.found().is_some()
+    }
+
+    fn found(&self) -> MutexGuard<'_, Option<Found>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl StoreHandle {
@@ -100,16 +118,10 @@ impl StoreHandle {
     /// The system can't start a thread.
     pub fn spawn(store: impl Into<Backing>, replies: Sender<Input>) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(STORE_QUEUE_MAX);
-        let (store, back) = (store.into(), Arc::new(AtomicBool::new(false)));
-        let noted = Arc::clone(&back);
+        let (store, back) = (store.into(), Back::default());
+        let noted = back.clone();
         let thread = Builder::new().name("store".to_owned()).spawn(move || run(store, &jobs, &replies, &noted))?;
         Ok(Self { queue: Some(queue), thread: Some(thread), back })
-    }
-
-    /// Whether a store that was absent can be opened now.
-    #[must_use]
-    pub fn is_back(&self) -> bool {
-        self.back.load(Ordering::Relaxed)
     }
 
     /// Queues an operation. Never blocks: the thread may itself be waiting for room among the engine's inputs, and two
@@ -127,14 +139,14 @@ impl StoreHandle {
     }
 
     /// Ends the thread after it has done all that was submitted, and committed it. The receiver of the replies must be
-    /// read on or dropped meanwhile: the last answers wait for room in it.
-    pub fn close(self) {
-        drop(self);
+    /// read on or dropped meanwhile: the last answers wait for room in it. Gives the store that was absent, if it was
+    /// found again.
+    pub fn close(mut self) -> Option<Found> {
+        self.end();
+        self.back.found().take()
     }
-}
 
-impl Drop for StoreHandle {
-    fn drop(&mut self) {
+    fn end(&mut self) {
         self.queue = None;
         if let Some(thread) = self.thread.take() {
             // A panic in it was printed when it happened, and there is nothing left to save here.
@@ -143,7 +155,13 @@ impl Drop for StoreHandle {
     }
 }
 
-fn run(mut store: Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: &Arc<AtomicBool>) {
+impl Drop for StoreHandle {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn run(mut store: Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: &Back) {
     let mut next = next_job(&mut store, jobs, replies, back);
     while let Some(job) = next {
         let (answers, following) = work_together(&mut store, job, jobs);
@@ -155,15 +173,15 @@ fn run(mut store: Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: 
 }
 
 /// Waits for something to do; without a store the store is looked for meanwhile.
-fn next_job(store: &mut Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: &Arc<AtomicBool>) -> Option<Job> {
-    while let (Backing::Absent(absent), false) = (&mut *store, back.load(Ordering::Relaxed)) {
+fn next_job(store: &mut Backing, jobs: &Receiver<Job>, replies: &Sender<Input>, back: &Back) -> Option<Job> {
+    while let (Backing::Absent(absent), false) = (&mut *store, back.is_found()) {
         match jobs.recv_timeout(absent.try_in()) {
             Ok(job) => return Some(job),
             Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => {
-                let (replies, back) = (replies.clone(), Arc::clone(back));
-                let tell = move || {
-                    back.store(true, Ordering::Relaxed);
+                let (replies, back) = (replies.clone(), back.clone());
+                let tell = move |found| {
+                    *back.found() = Some(found);
                     let _ = replies.blocking_send(Input::Stop { reason: StopReason::Stopped });
                 };
                 if let Err(error) = absent.look(tell) {

@@ -24,10 +24,17 @@ pub(super) struct Waiting {
     pub(super) last: u64,
 }
 
-/// The entry for the state. Of a log that holds nothing, and never did, it says again what was `known` at the start.
-pub(super) fn entry(logs: &[Log; Class::COUNT], known: &[Waiting; Class::COUNT]) -> (String, Option<Bytes>) {
-    let of_log = |(log, known): (&Log, &Waiting)| Some(log.waiting()).filter(|now| now.last > 0).unwrap_or(*known);
-    let fields = logs.iter().zip(known).map(of_log).flat_map(|waiting| [waiting.records, waiting.last]);
+/// What is known of the logs: of one that holds nothing, and never did, what was `known` at the start.
+pub(super) fn of(logs: &[Log; Class::COUNT], known: &[Waiting; Class::COUNT]) -> [Waiting; Class::COUNT] {
+    Class::ALL.map(|class| {
+        let now = class.of(logs).waiting();
+        if now.last > 0 { now } else { *class.of(known) }
+    })
+}
+
+/// The entry for the state.
+pub(super) fn entry(waiting: &[Waiting; Class::COUNT]) -> (String, Option<Bytes>) {
+    let fields = waiting.iter().flat_map(|waiting| [waiting.records, waiting.last]);
     (KEY.to_owned(), Some(fields.flat_map(u64::to_le_bytes).collect()))
 }
 

@@ -144,6 +144,11 @@ impl Losses {
         (!mem::replace(&mut self.dropped_saved, true)).then_some((&self.dropped, self.accounted))
     }
 
+    /// Of what the store evicted, how much is in the totals.
+    pub(super) const fn accounted(&self) -> [u64; Class::COUNT] {
+        self.accounted
+    }
+
     /// They are not saved as they are now.
     pub(super) const fn save_again(&mut self) {
         self.dropped_saved = false;

@@ -3,6 +3,7 @@
 mod alarms;
 mod commanding;
 mod flood;
+mod handing_over;
 mod healing;
 mod held_back;
 mod invariants;

@@ -4,15 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::world::{World, config, identity};
+use super::world::{World, config};
 use crate::config::MqttVersion;
-use crate::engine::io::{Input, LinkFaultKind, Recovered, StopReason, StoreFault, StoreOp};
-use crate::engine::keyed::{Write, encode};
-use crate::engine::observation::EndSigns;
+use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
 use crate::engine::packet::Version;
 use crate::engine::record::Class;
-use crate::engine::time::{Mono, Now, Unix, Wall};
-use crate::engine::{Engine, Identity};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -112,37 +108,6 @@ fn an_eviction_is_told_with_its_class_reason_and_numbers() {
     assert_eq!((&audit["reason"], &audit["class"]), (&"quota".into(), &"telemetry".into()));
     assert_eq!(audit["first_seq"].as_u64(), stored.first().copied(), "{audit}");
     assert!(audit["last_seq"].as_u64() >= audit["first_seq"].as_u64(), "{audit}");
-}
-
-#[test]
-fn numbers_used_without_a_store_are_never_below_those_that_the_store_knows() {
-    let mut world = World::new();
-    world.advance(60 * SECOND);
-    let found = world.store.crash();
-    let absent = Recovered { absent: true, ..Recovered::default() };
-    let engine = world.engine_from(absent);
-    let used = decode(&engine.used_seqs(&Recovered::default()));
-    assert!(used > decode(&(String::new(), found.state.iter().find(|(key, _)| key == "seq").map(|(_, n)| n.clone()))));
-    let ahead = Recovered { state: vec![("seq".into(), encode(&(used + 7)))], ..found };
-    assert_eq!(decode(&engine.used_seqs(&ahead)), used + 7);
-}
-
-#[test]
-fn without_a_store_and_without_a_clock_each_start_draws_its_numbers() {
-    let now = Now { mono: Mono(500), wall: Wall { unix: Unix(0), trusted: false } };
-    let used: BTreeSet<u64> = ["0123", "89ab", "fedc"]
-        .map(|digits| {
-            let identity = Identity { nonce: digits.repeat(8), ..identity(1, EndSigns::default()) };
-            let absent = Recovered { absent: true, ..Recovered::default() };
-            decode(&Engine::new(now, config(), identity, absent).used_seqs(&Recovered::default()))
-        })
-        .into();
-    assert_eq!(used.len(), 3);
-    assert!(used.iter().all(|seq| *seq < 1 << 53), "exact as a float: {used:?}");
-}
-
-fn decode((_, value): &Write) -> u64 {
-    minicbor::decode(value.as_ref().unwrap()).unwrap()
 }
 
 #[test]

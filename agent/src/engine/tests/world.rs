@@ -215,10 +215,14 @@ impl World {
     /// The agent starts, and nothing of what it wants to write gets anywhere.
     pub(super) fn start_unwritten(&mut self) {
         let recovered = self.store.crash();
+        self.start_from(recovered);
+    }
+
+    /// The agent starts from this, whatever the store holds.
+    pub(super) fn start_from(&mut self, recovered: Recovered) {
         self.queue.clear();
         self.connection = None;
-        self.engine =
-            Engine::new(self.now, self.config.clone(), identity(self.boot, self.end_signs.clone()), recovered);
+        self.engine = self.engine_from(recovered);
     }
 
     pub(super) fn reboot(&mut self) {

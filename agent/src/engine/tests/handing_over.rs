@@ -1,0 +1,141 @@
+//! A run that has no store, or none any more: what it leaves to the next one, and what that tells.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use minicbor::Decode;
+
+use super::store::MemStore;
+use super::world::{World, config, identity};
+use crate::engine::io::{Input, Recovered, StopReason, StoreFault, StoreLoss, StoreOp};
+use crate::engine::keyed::{DROPPED_KEY, UNTOLD_KEY, encode};
+use crate::engine::observation::EndSigns;
+use crate::engine::time::{Mono, Now, Unix, Wall};
+use crate::engine::{Engine, Identity};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn gone() -> StoreFault {
+    StoreFault::Io { what: "the store was taken away".into() }
+}
+
+fn vanished(records: u64) -> StoreLoss {
+    StoreLoss { what: format!("telemetry: vanished; {records} records waited in it"), records, state_lost: false }
+}
+
+fn told<'w>(world: &'w World, name: &str) -> Vec<&'w serde_json::Value> {
+    world.got.iter().map(|got| &got.body).filter(|body| body["name"] == name).collect()
+}
+
+fn decode<T: for<'b> Decode<'b, ()>>(entries: &[(String, Bytes)], key: &str) -> T {
+    let (_, value) = entries.iter().find(|(known, _)| known == key).unwrap();
+    minicbor::decode(value).unwrap()
+}
+
+fn handed_over(engine: &Engine, found: &Recovered) -> Vec<(String, Bytes)> {
+    engine.hand_over(found).into_iter().map(|(key, value)| (key, value.unwrap())).collect()
+}
+
+fn used(engine: &Engine, found: &Recovered) -> u64 {
+    decode(&handed_over(engine, found), "seq")
+}
+
+#[test]
+fn what_is_lost_with_a_store_that_is_taken_away_is_counted_and_told_once_by_the_next_start() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.cut();
+    world.store.fault = Some(gone());
+    world.advance(30 * SECOND);
+    let held = world.engine.outbox.in_memory_only() as u64;
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(10 * SECOND);
+    assert!(world.exited && held > 5, "{held}");
+    let found = Recovered { losses: vec![vanished(12)], ..Recovered::default() };
+    let entries = world.engine.hand_over(&found);
+    world.store = MemStore::roomy();
+    world.store.apply(StoreOp::Put { entries }).unwrap();
+    world.got.clear();
+    world.broker_up = true;
+    world.crash();
+    world.advance(5 * SECOND);
+    let damaged: Vec<_> = told(&world, "store_damaged").iter().map(|event| event["audit"].clone()).collect();
+    let [records, state] = &damaged[..] else { panic!("{damaged:?}") };
+    assert_eq!((&records["records_lost"], &records["state_lost"]), (&12.into(), &false.into()));
+    assert_eq!((&state["records_lost"], &state["state_lost"]), (&0.into(), &true.into()));
+    assert_eq!(told(&world, "started")[0]["agent"]["after"], "unknown");
+    let dropped = world.engine.dropped();
+    assert_eq!(dropped.get("corrupt"), Some(&12), "{dropped:?}");
+    assert!(dropped.get("store_failed") >= Some(&held), "{dropped:?} of {held}");
+    assert!(!world.store.state.contains_key(UNTOLD_KEY));
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(told(&world, "store_damaged").len(), 2, "told once");
+    assert_eq!(world.engine.dropped().get("corrupt"), Some(&12), "and counted once");
+}
+
+#[test]
+fn what_was_told_of_a_store_already_is_not_handed_over() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    let state = vec![("losses".to_owned(), encode(&vec![vanished(3).what])), ("run".to_owned(), Bytes::new())];
+    let found = Recovered { losses: vec![vanished(3)], state, ..Recovered::default() };
+    let entries = handed_over(&world.engine, &found);
+    assert!(entries.iter().all(|(key, _)| key != UNTOLD_KEY), "{entries:?}");
+}
+
+#[test]
+fn a_run_that_began_without_a_store_adds_what_it_gave_up_to_what_the_store_knows() {
+    let mut world = World::new();
+    let known = BTreeMap::from([("store_failed".to_owned(), 5_u64), ("quota".to_owned(), 7)]);
+    let found = Recovered { state: vec![(DROPPED_KEY.to_owned(), encode(&known))], ..Recovered::default() };
+    let absent = Recovered { absent: true, ..Recovered::default() };
+    for (begun_with, total) in [(absent, 9), (found.clone(), 9)] {
+        world.engine = world.engine_from(begun_with);
+        world.engine.outbox.count_dropped("store_failed", 4);
+        let dropped: BTreeMap<String, u64> = decode(&handed_over(&world.engine, &found), DROPPED_KEY);
+        assert_eq!(dropped, BTreeMap::from([("store_failed".to_owned(), total), ("quota".to_owned(), 7)]));
+    }
+}
+
+#[test]
+fn a_start_that_has_no_store_claims_neither_to_be_the_first_nor_that_a_state_is_lost() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.got.clear();
+    world.store.fault = Some(gone());
+    let loss = StoreLoss { what: "open the store: Read-only file system".into(), records: 0, state_lost: false };
+    world.start_from(Recovered { absent: true, losses: vec![loss], ..Recovered::default() });
+    world.advance(5 * SECOND);
+    let started = told(&world, "started");
+    assert_eq!(started.first().map(|event| &event["agent"]["after"]), Some(&"unknown".into()), "{:?}", world.got);
+    assert_eq!(told(&world, "store_damaged")[0]["audit"]["state_lost"], false);
+}
+
+#[test]
+fn numbers_used_without_a_store_are_never_below_those_that_the_store_knows() {
+    let mut world = World::new();
+    world.advance(60 * SECOND);
+    let found = world.store.crash();
+    let absent = Recovered { absent: true, ..Recovered::default() };
+    let engine = world.engine_from(absent);
+    let last = used(&engine, &Recovered::default());
+    assert!(last > decode::<u64>(&found.state, "seq"));
+    let ahead = Recovered { state: vec![("seq".into(), encode(&(last + 7)))], ..found };
+    assert_eq!(used(&engine, &ahead), last + 7);
+}
+
+#[test]
+fn without_a_store_and_without_a_clock_each_start_draws_its_numbers() {
+    let now = Now { mono: Mono(500), wall: Wall { unix: Unix(0), trusted: false } };
+    let all: BTreeSet<u64> = ["0123", "89ab", "fedc"]
+        .map(|digits| {
+            let identity = Identity { nonce: digits.repeat(8), ..identity(1, EndSigns::default()) };
+            let absent = Recovered { absent: true, ..Recovered::default() };
+            used(&Engine::new(now, config(), identity, absent), &Recovered::default())
+        })
+        .into();
+    assert_eq!(all.len(), 3);
+    assert!(all.iter().all(|seq| *seq < 1 << 53), "exact as a float: {all:?}");
+}
