@@ -1,6 +1,6 @@
 //! `fieldmedic store`: looks into a store without changing it, also while the daemon runs.
 
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -52,7 +52,11 @@ pub(super) fn run(args: &StoreArgs) -> u8 {
         }
         Err(problems) => return unusable(&problems, "name the store with --path, or a configuration with --config"),
     };
-    let (mut out, mut err) = (BufWriter::new(WhileRead(std::io::stdout().lock())), std::io::stderr().lock());
+    let is_default = args.path.is_none() && ConfigArgs { files: args.files.clone() }.files().is_empty();
+    if let Err(error) = check(&path, is_default) {
+        return fail(&error);
+    }
+    let (mut out, mut err) = (BufWriter::new(WhileRead(io::stdout().lock())), io::stderr().lock());
     let looked = match args.what {
         What::Stat => stat(&path, &mut out, &mut err),
         What::Export => export(&path, device.as_deref(), &mut out, &mut err),
@@ -81,6 +85,31 @@ fn find(args: &StoreArgs) -> Result<(PathBuf, Option<String>), Vec<Problem>> {
         device = is_named.then(|| loaded.config.device.id.to_string());
     }
     Ok((path.clone(), device))
+}
+
+/// Whether there is a store that may be read; else what to do. The path `is_default` where nothing names one.
+fn check(path: &Path, is_default: bool) -> anyhow::Result<()> {
+    let Err(error) = store::look_at(path) else { return Ok(()) };
+    let mut advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => "its owner and root may read it: run this with sudo".to_owned(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => match store_near(path) {
+            Some(store) => format!("the store is {}", store.display()),
+            None if path.is_dir() => "there is no outbox in it".to_owned(),
+            None => "there is no store".to_owned(),
+        },
+        _ => return Err(error).with_context(|| format!("read the store at {}", path.display())),
+    };
+    if is_default {
+        advice.push_str("; no configuration was found, so this is the default: --path or --config names another");
+    }
+    Err(error).with_context(|| format!("read the store at {} ({advice})", path.display()))
+}
+
+/// A store that a path lies in, or that lies in it.
+fn store_near(path: &Path) -> Option<PathBuf> {
+    let below = path.join("store");
+    let named = |path: &Path| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() };
+    path.ancestors().map(named).chain([below]).find(|path| store::look_at(path).is_ok())
 }
 
 /// Gives the exit code. A log that can't be read is told on `err`, and doesn't hide the others.
@@ -312,6 +341,21 @@ mod tests {
         assert_eq!((code, err.as_str()), (DONE, ""));
         assert!(lines[0]["time"].is_string(), "{lines:?}");
         assert!(dir.path().join("state.kept").exists(), "the store is left as it is");
+    }
+
+    #[test]
+    fn a_path_that_is_no_store_is_told_with_the_store_that_was_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        filled(&path);
+        assert!(check(&path, true).is_ok());
+        let said = |path: PathBuf, is_default| format!("{:#}", check(&path, is_default).unwrap_err());
+        let meant = format!("(the store is {})", path.display());
+        for near in [dir.path().to_owned(), path.join("outbox"), path.join("outbox/events")] {
+            assert!(said(near.clone(), false).contains(&meant), "{}", said(near, false));
+        }
+        let said = said(dir.path().join("elsewhere/store"), true);
+        assert!(said.contains("there is no store; no configuration was found, so this is the default"), "{said}");
     }
 
     #[test]

@@ -412,9 +412,16 @@ pub fn peek_state(path: &Path) -> Result<Peeked, StoreFault> {
     Ok((entries.into_iter().collect(), losses))
 }
 
+/// Whether there is a store that may be read.
+///
+/// # Errors
+/// There is none, it isn't ours to read, or the disk refuses to.
+pub fn look_at(path: &Path) -> io::Result<()> {
+    fs::read_dir(path.join(OUTBOX_DIR)).map(drop)
+}
+
 fn of_each<T>(path: &Path, mut read: impl FnMut(Class, &Path) -> io::Result<T>) -> Result<OfEach<T>, StoreFault> {
-    let outbox = path.join(OUTBOX_DIR);
-    fs::read_dir(&outbox).attempt(|| format!("read {}", outbox.display()))?;
+    look_at(path).attempt(|| format!("read {}", path.join(OUTBOX_DIR).display()))?;
     Ok(Class::ALL.map(|class| {
         let dir = log_dir(path, class);
         (class, read(class, &dir).attempt(|| format!("read {}", dir.display())))

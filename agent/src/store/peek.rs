@@ -18,7 +18,7 @@ const COPY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// All entries of the state below `root` that can be read, and what of it is lost.
 pub(super) fn entries(root: &Path) -> Result<(Entries, Vec<StoreLoss>), StoreFault> {
     let scratch = Scratch::make()?;
-    copy(root, &scratch.0).attempt(|| format!("copy {} to {}", root.display(), scratch.0.display()))?;
+    copy(root, &scratch.0).attempt(|| format!("copy the state in {} to {}", root.display(), scratch.0.display()))?;
     let mut opening = Opening::default();
     let entries = State::read_copy(&scratch.0, COPY_BYTES_MAX, &mut opening)?;
     Ok((entries, opening.losses))
@@ -29,8 +29,13 @@ fn copy(root: &Path, to: &Path) -> io::Result<()> {
     let dir = if kept { state::KEPT_DIR } else { state::DIR };
     let parts = [dir, state::GENERATION_FILE, state::IMAGE_FILE];
     let files: Vec<_> = parts.iter().flat_map(|part| disk::files_below(&root.join(part), disk::DEPTH_MAX)).collect();
-    if files.is_empty() || files.iter().map(|(_, bytes)| bytes).sum::<u64>() > COPY_BYTES_MAX {
-        return Err(io::Error::other("there is no state, or it is too large"));
+    if files.is_empty() {
+        fs::read_dir(root.join(dir))?;
+        return Err(io::Error::other("there is nothing in it"));
+    }
+    let bytes = files.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    if bytes > COPY_BYTES_MAX {
+        return Err(io::Error::other(format!("it takes {bytes} B, and no more than {COPY_BYTES_MAX} B are copied")));
     }
     for (file, _) in files {
         let Ok(name) = file.strip_prefix(root) else { continue };
