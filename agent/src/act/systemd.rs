@@ -412,7 +412,7 @@ pub(super) fn refused(what: &str, error: &zbus::Error) -> ActOutcome {
     let (reason, hint) = match error {
         zbus::Error::MethodError(name, ..) => match name.rsplit('.').next() {
             Some("AccessDenied" | "InteractiveAuthorizationRequired") => {
-                ("permission_denied", "; only root, or whom polkit lets, may do that")
+                ("permission_denied", whose_leave(rustix::process::geteuid().is_root()))
             }
             Some("NoSuchUnit") => ("no_such_unit", ""),
             Some("ServiceUnknown" | "NameHasNoOwner") => ("no_systemd", "; there is a bus, but no systemd on it"),
@@ -421,6 +421,16 @@ pub(super) fn refused(what: &str, error: &zbus::Error) -> ActOutcome {
         _ => ("no_systemd", ""),
     };
     ActOutcome::failed(reason, format!("{what}: {error}{hint}"))
+}
+
+/// Whoever isn't root asks by root's helper, where there was one when it started.
+const fn whose_leave(is_root: bool) -> &'static str {
+    if is_root {
+        "; only root, or whom polkit lets, may do that"
+    } else {
+        "; only root, or whom polkit lets, may do that, and there was no helper when the agent started: systemctl \
+         enable --now fieldmedic-act.socket, then systemctl restart fieldmedic"
+    }
 }
 
 #[cfg(test)]

@@ -366,6 +366,12 @@ async fn each_refusal_has_its_reason() {
     }
 }
 
+#[test]
+fn an_agent_that_may_not_act_itself_says_that_there_is_no_helper() {
+    assert!(!whose_leave(true).contains("helper"));
+    assert!(whose_leave(false).contains("only root") && whose_leave(false).contains("there was no helper"));
+}
+
 #[tokio::test]
 async fn what_systemd_did_not_live_to_answer_may_have_been_begun() {
     let outcome = outcome(Script { refusal: Some(zbus::fdo::Error::NoReply), ..GOOD }).await;
