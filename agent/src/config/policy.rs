@@ -345,8 +345,11 @@ fn metric(node: &Node) -> Result<String, Unfit> {
     if Metric::find(path).is_some() {
         return Ok(path.to_owned());
     }
-    let nearest = nearest(path, Metric::ALL.iter().map(|metric| metric.path()));
-    Err(unfit(node, format!("a metric, such as {:?}", nearest.unwrap_or("battery.charge_pct"))))
+    let names = || Metric::ALL.iter().map(|metric| metric.path());
+    // Of a name without its unit the similarity says little: host.cpu.
+    let begins_so = || names().find(|name| !path.is_empty() && name.starts_with(path));
+    let nearest = nearest(path, names()).or_else(begins_so).unwrap_or("battery.charge_pct");
+    Err(unfit(node, format!("a metric (docs/metrics.md), such as {nearest:?}")))
 }
 
 /// Reads the one test of a rule. `None` is an error that was reported.

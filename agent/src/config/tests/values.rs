@@ -209,7 +209,11 @@ fn a_rule_has_a_known_metric_a_ladder_that_exists_and_exactly_one_test() {
     let cases = [
         (
             "name = \"a\"\nmetric = \"battery.charge\"\nbelow = 1",
-            r#"8: rules.a.metric: found "battery.charge", expected a metric, such as "battery.charge_pct""#,
+            r#"8: rules.a.metric: found "battery.charge", expected a metric (docs/metrics.md), such as "battery.charge_pct""#,
+        ),
+        (
+            "name = \"a\"\nmetric = \"host.cpu\"\nabove = 1",
+            r#"8: rules.a.metric: found "host.cpu", expected a metric (docs/metrics.md), such as "host.cpu_pct""#,
         ),
         (
             "name = \"a\"\nmetric = \"host.load1\"",
