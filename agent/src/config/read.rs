@@ -49,6 +49,9 @@ pub(super) const fn hours(h: u64) -> Duration {
 
 /// Reads everything. `hostname` is what the kernel calls this machine.
 pub(super) fn config(s: &mut Section<'_>, hostname: &str) -> CheckedConfig {
+    if s.has("allow") {
+        s.error_of_file("allow", "this is root's policy (policy.toml), not the agent's configuration (agent.toml)");
+    }
     let device = s.table("device", |s| device(s, hostname));
     let mqtt = s.table("mqtt", |s| mqtt(s, &device));
     let store = s.table("store", store);

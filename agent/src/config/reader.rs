@@ -412,6 +412,12 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Reports that a file isn't what it is taken for, as a key in it shows.
+    pub(crate) fn error_of_file(&mut self, key: &str, message: &str) {
+        let at = At::start_of(self.at(key).file);
+        self.report.error(at, "", message.to_owned());
+    }
+
     fn refuse(&mut self, key: &str, message: impl fmt::Display) {
         let path = join(&self.path, key);
         self.report.refuse(self.at(key), &path, format!("{path}: {message}"));

@@ -287,6 +287,9 @@ pub(super) fn trusted(file: &Path) -> Result<(), PolicyError> {
 }
 
 pub(super) fn policy_of(s: &mut Section<'_>) -> Policy {
+    if s.has("mqtt") {
+        s.error_of_file("mqtt", "this is the agent's configuration (agent.toml), not root's policy (policy.toml)");
+    }
     let agent_uid = s.optional("agent_uid", |node| whole(node, "a uid, such as 996")).or_else(agent_uid);
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let (device, groups) =
@@ -485,6 +488,12 @@ mod tests {
         assert!(told[2].starts_with("4: unknown key \"allow.unit\"; did you mean \"units\"?"), "{told:#?}");
         assert!(told[3].starts_with("6: local.actions: \"run\" is not in allow.actions"), "{told:#?}");
         assert!(told[4].starts_with("8: quarantine.broker_ports: found 0, expected a TCP port from 1"), "{told:#?}");
+    }
+
+    #[test]
+    fn the_agents_configuration_is_told_from_a_policy_with_mistakes() {
+        let told = errors("[device]\nid = \"gw-1\"\n[mqtt]\nurl = \"mqtt://b\"\n");
+        assert!(told[0].starts_with("1: this is the agent's configuration (agent.toml), not root's"), "{told:#?}");
     }
 
     #[test]

@@ -95,6 +95,12 @@ fn a_file_whose_tables_cannot_be_told_is_one_error_and_no_consequences() {
 }
 
 #[test]
+fn roots_policy_is_told_from_a_configuration_with_mistakes() {
+    let told = errors("[device]\nid = \"a\"\n[allow]\nactions = [\"reboot\"]\n");
+    assert_eq!(told[0], "1: this is root's policy (policy.toml), not the agent's configuration (agent.toml)");
+}
+
+#[test]
 fn the_mistakes_of_all_files_are_told_with_their_file() {
     let errors = load_texts(&["[mqtt]\nurl = 1\n[store]\npath = \"\"\n", "\n[stor]\n", "[clock]\ntrust = \"gps\"\n"]);
 
