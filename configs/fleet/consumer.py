@@ -377,7 +377,7 @@ def devices(args: argparse.Namespace) -> int:
         said, there = (json.loads(text) if text else {} for text in (attributes, presence))
         band = at_path(said, "dynamic.battery_band") or ""
         has_charge = args.battery_over is None or lowest_of(band) >= args.battery_over
-        if not has_charge or any(at_path(said, path) != value for path, value in args.where):
+        if not has_charge or not all(is_so(said, path, value) for path, value in args.where):
             continue
         firmware, health = (at_path(said, f"dynamic.{key}") for key in ("firmware", "health"))
         if not fitting and not args.json:
@@ -390,15 +390,27 @@ def devices(args: argparse.Namespace) -> int:
     return 0
 
 
-def at_path(body: Any, path: str) -> str | None:
-    """What stands there, as text: `dynamic.firmware`. The rest of the path is one key: `static.my.own.key`."""
+def found_at(body: Any, path: str) -> Any:
+    """What stands there: `dynamic.firmware`. The rest of the path is one key: `static.my.own.key`."""
     group, _, key = path.partition(".")
     found = body.get(group) if isinstance(body, dict) else None
     if key:
         found = found.get(key) if isinstance(found, dict) else None
-    if found is None or isinstance(found, str):
-        return found
-    return json.dumps(found)
+    return found
+
+
+def as_text(found: Any) -> str | None:
+    return found if found is None or isinstance(found, str) else json.dumps(found)
+
+
+def at_path(body: Any, path: str) -> str | None:
+    return as_text(found_at(body, path))
+
+
+def is_so(body: Any, path: str, value: str) -> bool:
+    """Whether the value stands there, in a list among others."""
+    found = found_at(body, path)
+    return as_text(found) == value or (isinstance(found, list) and value in map(as_text, found))
 
 
 def lowest_of(band: str) -> int:
@@ -613,7 +625,7 @@ def arguments() -> argparse.Namespace:
     low: Any = {"type": int, "choices": (0, 10, 25, 50, 75), "metavar": "PCT"}
     cutting.add_argument("--battery-over", help="0, 10, 25, 50 or 75: gateways tell the band alone", **low)
     where: Any = {"type": condition, "metavar": "PATH=VALUE"}
-    cutting.add_argument("--where", action="append", help="static.site=plant-7, dynamic.health=critical …", **where)
+    cutting.add_argument("--where", action="append", help="static.site=plant-7, dynamic.alarms=hot …", **where)
 
     grouping = asks("errors", errors, "clusters of errors, by fingerprint, with their devices")
     grouping.add_argument("--since", type=duration, default="1h", help="how far back (default: %(default)s)")

@@ -108,7 +108,10 @@ def main() -> int:
     kid = args.kid or args.key.stem
     try:
         token = jwt.encode(claims, key_in(args.key), algorithm="EdDSA", headers={"kid": kid})
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except OSError as error:
+        print(f"sign.py: {args.key} can't be read: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         print(f"sign.py: {args.key} is no private Ed25519 key in PEM without a passphrase: {error}", file=sys.stderr)
         return 2
     if len(token) > TOKEN_MAX:

@@ -234,7 +234,11 @@ fn the_fleet_is_cut_by_attributes_errors_are_grouped_and_who_is_lost_is_told() {
         tree.write(&format!("{BATTERY}/capacity"), charge);
         tree
     });
-    let full = site.gateway("gw-full").measuring(&trees[0]).with("[device.attributes]\nsite = \"plant-7\"").start();
+    let full = site
+        .gateway("gw-full")
+        .measuring(&trees[0])
+        .with("[device]\ngroups = [\"canary\", \"odd\"]\n[device.attributes]\nsite = \"plant-7\"")
+        .start();
     let low = site.gateway("gw-low").measuring(&trees[1]).start();
     for device in ["gw-full", "gw-low"] {
         watcher.wait_for("its battery", |message| {
@@ -270,6 +274,7 @@ fn the_fleet_is_cut_by_attributes_errors_are_grouped_and_who_is_lost_is_told() {
     assert_eq!(names(&[&firmware[..], &["--battery-over", "50"]].concat()), (vec!["gw-full".to_owned()], Some(0)));
     assert_eq!(names(&["devices", "--where", "static.site=plant-7"]), (vec!["gw-full".to_owned()], Some(0)));
     assert_eq!(names(&["devices", "--firmware", "2.0.11"]), (vec![], Some(0)));
+    assert_eq!(names(&["devices", "--where", "groups=canary"]), (vec!["gw-full".to_owned()], Some(0)), "one of two");
     let consumer_says = |args: &[&str]| {
         let output = Command::new(site::shipped("fleet/consumer.py")).args(args).arg("--db").arg(site.db()).output();
         let output = output.unwrap();
@@ -328,6 +333,10 @@ fn what_sign_py_would_sign_otherwise_than_it_was_meant_is_refused() {
         let output = sign.output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
+    let mut sign = Command::new(site::shipped("fleet/sign.py"));
+    let output = sign.args(["/nonexistent/ops-1.key", "--aud", "gw-1", "ping"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.ends_with("/nonexistent/ops-1.key can't be read: No such file or directory\n"), "{said}");
 }
 
 #[test]
