@@ -141,15 +141,23 @@ fn tls_and_a_password_are_tried_as_the_agent_would_and_each_mistake_is_told_with
 }
 
 #[test]
-fn what_it_prints_to_send_a_first_command_has_the_certificate_that_the_broker_asks_for() {
+fn whoever_sends_a_first_command_is_not_told_to_connect_as_the_gateway_and_a_certificate_of_another_id_is_told() {
     let made = Made::new();
     let authority = Authority::new("CA");
     authority.issue(made.0.path(), "client", &["gateway"], Key::Ec);
     let [cert, key] = ["client.pem", "client.key"].map(|name| made.0.path().join(name).display().to_string());
-    let flags = ["--url", "mqtts://b", "--cert", &cert, "--key", &key, "--new-key", "ops-1", "--no-check"];
-    let output = made.init(&flags);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_says(&text(&output.stdout), &[&format!("--cert-file {cert} --key-file {key} --key ops-1.key")]);
+    let flags = ["--url", "mqtts://b", "--cert", &cert, "--key", &key, "--new-key", "ops-1", "--no-check", "--force"];
+    for (id, is_told) in [(&["--id", "gateway"][..], false), (&["--id", "gw-7"], true), (&[], false)] {
+        let output = made.init(&[&flags[..], id].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_says(
+            &out,
+            &["an account of your own", "send --url mqtts://b:8883 --username YOU --password-file FILE --key"],
+        );
+        assert!(!out.contains(&cert) && !out.contains(&key), "{out}");
+        assert_eq!(err.contains("is that of CN=gateway, and this gateway's id is gw-7"), is_told, "{id:?}: {err}");
+    }
 }
 
 #[test]

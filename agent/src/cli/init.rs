@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf, absolute};
 use anyhow::Context as _;
 use clap::Args;
 
-use super::shell::{word, word_of_path};
+use super::shell::word_of_path;
 use super::{BAD_USAGE, DONE, FAILED, fail};
 use crate::agent_user::{AGENT_USER, agent_user};
 use crate::config::{self, BrokerUrl, CheckedConfig, DeviceId, Loaded, Problem, UnitName};
@@ -162,6 +162,10 @@ fn try_broker(
     for Problem { message, .. } in &loaded.warnings {
         writeln!(err, "warning: {message}").context("write to stderr")?;
     }
+    let doubt = transport::named_otherwise(&loaded.config.mqtt.tls, loaded.config.device.id.as_str());
+    if let Some(doubt) = doubt.filter(|_| is_for_here(args, answers)) {
+        writeln!(err, "warning: {}: {doubt} (--id)", doubt.key).context("write to stderr")?;
+    }
     let usable = broker::warn_of_files(&loaded.config, &answers.login, err).context("write to stderr")?;
     if args.no_check {
         return Ok(Some(true));
@@ -256,19 +260,26 @@ fn summarize(
     let Some(kid) = answers.keys.last().map(|key| &key.kid) else { return Ok(()) };
     let mqtt = &loaded.config.mqtt;
     let ca = mqtt.tls.ca_file.as_ref().map(|ca| format!("--ca-file {} ", word_of_path(ca))).unwrap_or_default();
-    let certificate = match (&mqtt.tls.cert_file, &mqtt.tls.key_file) {
-        (Some(cert), Some(key)) => format!("--cert-file {} --key-file {} ", word_of_path(cert), word_of_path(key)),
-        _ => String::new(),
-    };
-    let login = match (&mqtt.username, &mqtt.password_file) {
-        (name, _) if name.is_empty() => String::new(),
-        (name, None) => format!("--username {} ", word(name)),
-        (name, Some(file)) => format!("--username {} --password-file {} ", word(name), word_of_path(file)),
-    };
-    // One that is the gateway's hostname isn't that of the machine on which an image is made.
-    let here = answers.id.is_some() || args.bench || args.out == Path::new(SYSTEM_DIR);
-    let device = if here { loaded.config.device.id.as_str() } else { "DEVICE" };
-    writeln!(out, "  fieldmedic send --url {} {ca}{certificate}{login}--key {kid}.key --to {device} ping", mqtt.url)
+    // Who connects by the gateway's own name throws it out, and ends its session with the commands that wait in it.
+    let is_anonymous = mqtt.tls.cert_file.is_none() && mqtt.username.is_empty();
+    let account = if is_anonymous { "" } else { "--username YOU --password-file FILE " };
+    if !is_anonymous {
+        writeln!(
+            out,
+            "  command it with an account of your own at the broker (or --cert-file and --key-file of your own), at\n  \
+             its door for people if it has one; never as the gateway, which would be thrown out:"
+        )?;
+    }
+    // On a bench nobody takes it away.
+    let key = args.out.join(draft::private_name(kid));
+    let key = if args.bench && answers.pair.is_some() { word_of_path(&key) } else { draft::private_name(kid) };
+    let device = if is_for_here(args, answers) { loaded.config.device.id.as_str() } else { "DEVICE" };
+    writeln!(out, "  fieldmedic send --url {} {ca}{account}--key {key} --to {device} ping", mqtt.url)
+}
+
+/// Whether the id is known: one that is the gateway's hostname isn't that of the machine on which an image is made.
+fn is_for_here(args: &InitArgs, answers: &Answers) -> bool {
+    answers.id.is_some() || args.bench || args.out == Path::new(SYSTEM_DIR)
 }
 
 /// Root can read everything; the agent doesn't run as root.

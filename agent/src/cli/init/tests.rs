@@ -125,6 +125,22 @@ fn on_a_bench_everything_lies_in_one_directory_and_there_is_no_policy() {
 }
 
 #[test]
+fn whoever_commands_the_gateway_is_not_sent_to_the_broker_as_the_gateway() {
+    let bench = Bench::new();
+    let flags = ["--url", "mqtts://b", "--id", "gw-7", "--no-check", "--new-key", "ops-1"];
+    for own in [&["--cert", "/c.pem", "--key", "/k.pem"][..], &["--username", "gw-7", "--password-file", "/p"]] {
+        let (_, out, _) = bench.runs(&[&flags[..], own, &["--force"]].concat(), None);
+        let line =
+            "  fieldmedic send --url mqtts://b:8883 --username YOU --password-file FILE --key ops-1.key --to gw-7 ping";
+        assert!(out.lines().any(|said| said == line) && out.contains("an account of your own"), "{out}");
+    }
+    let flags = ["--url", URL, "--id", "gw-7", "--no-check", "--new-key", "ops-1", "--bench", "--force"];
+    let (_, out, _) = bench.runs(&flags, None);
+    let line = format!("send --url {URL} --key {} --to gw-7 ping", bench.file("ops-1.key").display());
+    assert!(out.contains(&line), "as it can be typed: {out}");
+}
+
+#[test]
 fn told_the_same_again_it_changes_nothing_and_told_otherwise_it_refuses_until_it_is_forced() {
     let bench = Bench::new();
     let first = ["--url", URL, "--new-key", "ops-1", "--no-check"];

@@ -137,6 +137,21 @@ pub fn examine_files(tls: &Tls, password_file: Option<&Path>, now: Option<Unix>)
     doubts
 }
 
+/// Says where the certificate names another than this id. Brokers can be told to go by either, so it may be meant so.
+pub(crate) fn named_otherwise(tls: &Tls, id: &str) -> Option<Doubt> {
+    let path = tls.cert_file.as_ref()?;
+    let name = x509::common_name(certificates(path).ok()?.first()?)?;
+    (name != id).then(|| {
+        let detail = format!(
+            "the certificate {} is that of CN={name}, and this gateway's id is {id}: a broker that goes by the CN, as \
+             that of configs/fleet does, lets it in and discards all that it says; give it the id that stands in the \
+             certificate",
+            path.display()
+        );
+        Doubt::warning(CERT_FILE, detail)
+    })
+}
+
 /// Files that are there and that the agent's user can't read: to be asked as somebody who can, and isn't the agent.
 pub(crate) fn unreadable(mqtt: &Mqtt, user: User) -> Vec<Doubt> {
     named(mqtt).filter_map(|(key, file)| Some(Doubt::error(key, user.barred_from(file)?))).collect()
@@ -387,6 +402,16 @@ mod tests {
     fn good_files_are_not_spoken_of() {
         let (files, ca) = (Files::new(), Ca::new("ours"));
         assert_eq!(told(&files, pair(&files, &ca, 2090)), []);
+    }
+
+    #[test]
+    fn a_certificate_of_another_name_than_the_id_is_told() {
+        let (files, ca) = (Files::new(), Ca::new("ours"));
+        let tls = pair(&files, &ca, 2090);
+        assert_eq!(named_otherwise(&tls, "gw-1"), None);
+        let doubt = named_otherwise(&tls, "gw-2").unwrap();
+        assert!(doubt.detail.contains("is that of CN=gw-1, and this gateway's id is gw-2"), "{doubt}");
+        assert_eq!(named_otherwise(&files.trusting(&ca), "gw-2"), None, "there is none");
     }
 
     #[test]

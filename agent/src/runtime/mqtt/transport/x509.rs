@@ -46,6 +46,13 @@ pub(super) fn public_key(der: &[u8]) -> Option<Vec<u8>> {
     Certificate::from_der(der).ok()?.tbs_certificate().subject_public_key_info().to_der().ok()
 }
 
+/// The name that a broker may go by (X.520, commonName); the first, where there are more.
+pub(super) fn common_name(der: &[u8]) -> Option<String> {
+    let certificate = Certificate::from_der(der).ok()?;
+    let name = certificate.tbs_certificate().subject().common_name().ok()??;
+    Some(printable(&name.value()))
+}
+
 fn instant(since_1970: Duration) -> Option<Unix> {
     i64::try_from(since_1970.as_millis()).ok().map(Unix)
 }
@@ -56,6 +63,10 @@ fn shown(name: &Name) -> String {
     if text.is_empty() {
         return "nobody by name".to_owned();
     }
+    printable(&text)
+}
+
+fn printable(text: &str) -> String {
     text.chars().take(NAME_CHARS_MAX).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
