@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::metric::Value;
+use super::observation::Severity;
 use super::record::{Body, CommandResult, Event, EventKind, Field, Stamp};
 use super::time::Mono;
 
@@ -44,7 +45,8 @@ pub(super) struct Done {
 #[derive(Debug, Clone)]
 pub(super) struct Cluster {
     pub(super) fingerprint: String,
-    pub(super) severity: &'static str,
+    /// The worst of what was told of it.
+    pub(super) severity: Severity,
     pub(super) template: String,
     pub(super) unit: Option<String>,
     pub(super) last: Stamp,
@@ -123,7 +125,7 @@ impl Recent {
         let known = self.clusters.iter().position(|cluster| cluster.fingerprint == fingerprint);
         let mut cluster = known.map(|at| self.clusters.remove(at)).unwrap_or_else(|| Cluster {
             fingerprint: fingerprint.to_owned(),
-            severity: event.severity.word(),
+            severity: event.severity,
             template: String::new(),
             unit: text(event, "unit").map(str::to_owned),
             last: at,
@@ -131,6 +133,7 @@ impl Recent {
             newest: slot(at.mono),
         });
         template.clone_into(&mut cluster.template);
+        cluster.severity = cluster.severity.min(event.severity);
         cluster.last = at;
         cluster.add(slot(at.mono), count);
         // The one that was silent for longest makes place.
@@ -210,6 +213,16 @@ mod tests {
         assert_eq!(counts(&recent, 40 * SLOT_MS), Vec::<Vec<u64>>::new());
         recent.note(at(40 * SLOT_MS), &error("a", 2));
         assert_eq!(counts(&recent, 40 * SLOT_MS)[0].iter().sum::<u64>(), 2);
+    }
+
+    #[test]
+    fn a_cluster_is_as_bad_as_the_worst_that_was_told_of_it() {
+        let mut recent = Recent::default();
+        for severity in [Severity::Error, Severity::Critical, Severity::Error] {
+            let event = Event::new(severity, EventKind::Error, "it broke");
+            recent.note(at(0), &Body::Event(event.with("fingerprint", "a").with("template", "it broke")));
+        }
+        assert_eq!(recent.clusters(Mono(0))[0].0.severity, Severity::Critical);
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub struct RemedyStatus {
 pub struct ClusterStatus {
     /// The same as in its events.
     pub fingerprint: String,
-    /// Its severity.
+    /// The worst of its lines.
     pub severity: &'static str,
     /// What its lines have in common.
     pub template: String,
@@ -289,7 +289,7 @@ impl Engine {
     fn cluster_status(&self, cluster: &Cluster, counts: Vec<u64>) -> ClusterStatus {
         ClusterStatus {
             fingerprint: cluster.fingerprint.clone(),
-            severity: cluster.severity,
+            severity: cluster.severity.word(),
             template: cluster.template.clone(),
             unit: cluster.unit.clone(),
             last: self.timeline.date(cluster.last).and_then(rfc3339),
