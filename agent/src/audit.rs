@@ -72,6 +72,9 @@ impl Audit {
         let wall = clock.now.wall;
         let agent = agent_user_for_root().filter(|_| self.running.is_none());
         files::look(&self.config, &self.files, wall.trusted.then_some(wall.unix), agent, &mut found);
+        if self.running.is_none() {
+            files::excuse_unseen(&self.config, files::bars_a_stranger, &mut found);
+        }
         gateway::look(&self.config.collect.root, &mut found);
         gateway::store_disk(&self.config, store::free_bytes_at(&self.config.store.path).ok(), &mut found);
         let is_unprivileged = self.running.as_ref().is_some_and(|running| !running.is_root);

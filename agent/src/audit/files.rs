@@ -7,10 +7,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+use rustix::io::Errno;
+
 use super::finding;
 use crate::act::program;
 use crate::act::rollback::unfit_slots;
-use crate::agent_user::User;
+use crate::agent_user::{User, agent_user};
 use crate::config::{CheckedConfig, Remedy, RollbackKind};
 use crate::engine::observation::{Finding, Severity};
 use crate::engine::time::Unix;
@@ -66,6 +69,26 @@ pub(super) fn look(
     }
     wanted_runbooks(config, found);
     rollbacks(config, found);
+}
+
+/// Takes back what was said of files that only this user may not read: of them nobody knows.
+pub(super) fn excuse_unseen(config: &CheckedConfig, is_barred: impl Fn(&Path) -> bool, found: &mut [Finding]) {
+    let of_files = found.iter_mut().filter(|finding| finding.check == TLS_FILES);
+    for finding in of_files.filter(|finding| finding.severity <= Severity::Error) {
+        let Some(file) = transport::named_by(&config.mqtt, &finding.subject).filter(|file| is_barred(file)) else {
+            continue;
+        };
+        finding.severity = Severity::Warning;
+        finding.what = format!("{}: this user may not read {}: it was not looked at", finding.subject, file.display());
+        "run this as root (sudo fieldmedic audit), or as the user whom the agent runs as"
+            .clone_into(&mut finding.advice);
+    }
+}
+
+/// Whether a file can't be read by whoever runs this, who isn't the agent's user.
+pub(super) fn bars_a_stranger(file: &Path) -> bool {
+    let is_denied = rustix::fs::access(file, Access::READ_OK) == Err(Errno::ACCESS);
+    is_denied && agent_user().is_none_or(|agent| agent.uid != rustix::process::geteuid().as_raw())
 }
 
 /// What a rollback will want to run, or to go back from.

@@ -100,6 +100,23 @@ fn what_the_configuration_lets_pass_is_told() {
 }
 
 #[test]
+fn a_key_that_only_whoever_asks_may_not_read_is_not_called_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let tls = format!("[mqtt.tls]\ncert_file = {:?}\nkey_file = {:?}\n", file("gw.pem"), file("gw.key"));
+    let config = config(dir.path(), &tls);
+    let mut found = Vec::new();
+    files::look(&config, &[], Some(Unix(0)), None, &mut found);
+    assert!(found.iter().filter(|finding| finding.severity == Severity::Error).count() == 2, "{found:?}");
+    files::excuse_unseen(&config, |file| file.ends_with("gw.key"), &mut found);
+    let of = |subject: &str| found.iter().find(|finding| finding.subject == subject).unwrap();
+    assert_eq!(of("mqtt.tls.cert_file").severity, Severity::Error, "that one is not there");
+    let key = of("mqtt.tls.key_file");
+    assert_eq!(key.severity, Severity::Warning);
+    assert!(key.what.ends_with("it was not looked at") && key.advice.contains("sudo fieldmedic audit"), "{key:?}");
+}
+
+#[test]
 fn failed_units_are_named_and_where_nobody_knows_nothing_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "");
