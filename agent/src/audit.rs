@@ -61,14 +61,14 @@ impl Audit {
     }
 
     /// All findings. `failed` are the units that have failed, each with what it is for; an error where nobody could
-    /// say. Blocks as long as the kernel does.
+    /// say; `refused` is what the broker refuses of the agent, in its words. Blocks as long as the kernel does.
     #[must_use]
-    pub fn look(&self, clock: ClockReading, failed: &Result<Vec<String>, String>) -> Audited {
+    pub fn look(&self, clock: ClockReading, failed: &Result<Vec<String>, String>, refused: Option<&str>) -> Audited {
         let mut collect = self.config.collect.clone();
         // Nothing is judged of these, and nobody goes on without a look that hangs in their drivers.
         (collect.battery.enabled, collect.link.enabled) = (false, false);
         let seen = Collectors::new(&collect).with_sockets().without_own().observe(clock);
-        let mut found = judge(&self.config, &seen, failed);
+        let mut found = judge(&self.config, &seen, failed, refused);
         let wall = clock.now.wall;
         let agent = agent_user_for_root().filter(|_| self.running.is_none());
         files::look(&self.config, &self.files, wall.trusted.then_some(wall.unix), agent, &mut found);
@@ -94,9 +94,14 @@ impl Audit {
 
 /// What a configuration and a round of collection say without a look at any file: also in the simulator.
 #[must_use]
-pub fn judge(config: &CheckedConfig, seen: &Observation, failed: &Result<Vec<String>, String>) -> Vec<Finding> {
+pub fn judge(
+    config: &CheckedConfig,
+    seen: &Observation,
+    failed: &Result<Vec<String>, String>,
+    refused: Option<&str>,
+) -> Vec<Finding> {
     let mut found = Vec::new();
-    agent::judge(config, &mut found);
+    agent::judge(config, refused, &mut found);
     gateway::judge(config, seen, failed, &mut found);
     sort(&mut found);
     found

@@ -12,7 +12,7 @@ use crate::engine::observation::{Finding, Severity};
 /// Root's helper, as the package installs it.
 const PROGRAM: &str = "/usr/libexec/fieldmedic-act";
 
-pub(super) fn judge(config: &CheckedConfig, found: &mut Vec<Finding>) {
+pub(super) fn judge(config: &CheckedConfig, refused: Option<&str>, found: &mut Vec<Finding>) {
     if !config.commands.require_signature {
         let what = "commands without a signature are obeyed, but for what root's helper does: whoever may publish to \
                     this gateway's topics commands it";
@@ -20,6 +20,11 @@ pub(super) fn judge(config: &CheckedConfig, found: &mut Vec<Finding>) {
         found.push(finding(Severity::Warning, "unsigned_commands", "commands", what.to_owned(), advice));
     }
     let url = &config.mqtt.url;
+    if let Some(refused) = refused {
+        let what = format!("the broker {url} takes the connection, but {refused}");
+        let advice = "put it right at the broker; what it refuses for good is lost (dropped in fieldmedic status)";
+        found.push(finding(Severity::Error, "broker_refuses", url.to_string(), what, advice));
+    }
     if !url.tls && !is_here(&url.host) {
         let what = format!("telemetry, commands and passwords go to {} in the clear", url.host);
         found.push(finding(Severity::Warning, "plain_mqtt", url.host.as_str(), what, "set mqtt.url to mqtts://"));

@@ -30,14 +30,14 @@ fn checks(found: &[Finding]) -> Vec<&str> {
 
 fn of_readings(points: Vec<Point>) -> Vec<Finding> {
     let dir = tempfile::tempdir().unwrap();
-    judge(&config(dir.path(), ""), &Observation { points, ..Observation::default() }, &Ok(Vec::new()))
+    judge(&config(dir.path(), ""), &Observation { points, ..Observation::default() }, &Ok(Vec::new()), None)
 }
 
 fn of_listeners(listeners: &[&str]) -> Vec<Finding> {
     let dir = tempfile::tempdir().unwrap();
     let listeners = listeners.iter().map(|name| (*name).to_owned()).collect();
     let sockets = Some(Sockets { listeners, peers: Vec::new() });
-    judge(&config(dir.path(), ""), &Observation { sockets, ..Observation::default() }, &Ok(Vec::new()))
+    judge(&config(dir.path(), ""), &Observation { sockets, ..Observation::default() }, &Ok(Vec::new()), None)
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_clock_that_is_trusted_whatever_the_kernel_says_is_nothing_to_tell() {
     let dir = tempfile::tempdir().unwrap();
     let points = vec![Point::new(Metric::HostClockSynced, false)];
     let seen = Observation { points, ..Observation::default() };
-    assert_eq!(judge(&config(dir.path(), "[clock]\ntrust = \"always\""), &seen, &Ok(Vec::new())), []);
+    assert_eq!(judge(&config(dir.path(), "[clock]\ntrust = \"always\""), &seen, &Ok(Vec::new()), None), []);
 }
 
 #[test]
@@ -92,11 +92,27 @@ fn what_the_configuration_lets_pass_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path(), "[commands]\nrequire_signature = false\n");
     config.mqtt.url.tls = false;
-    let found = judge(&config, &Observation::default(), &Ok(Vec::new()));
+    let found = judge(&config, &Observation::default(), &Ok(Vec::new()), None);
     assert_eq!(checks(&found), ["plain_mqtt", "unsigned_commands"]);
     config.mqtt.url.host = "::1".to_owned();
-    let found = judge(&config, &Observation::default(), &Ok(Vec::new()));
+    let found = judge(&config, &Observation::default(), &Ok(Vec::new()), None);
     assert_eq!(checks(&found), ["unsigned_commands"], "to itself it may speak as it likes");
+}
+
+#[test]
+fn what_the_broker_refuses_is_a_finding_while_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let found = |refused| {
+        let found = judge(&config(dir.path(), ""), &Observation::default(), &Ok(Vec::new()), refused);
+        found.into_iter().find(|finding| finding.check == "broker_refuses")
+    };
+    let finding = found(Some("it refuses our telemetry (quota exceeded)")).unwrap();
+    assert_eq!(finding.severity, Severity::Error);
+    assert!(
+        finding.what.ends_with("takes the connection, but it refuses our telemetry (quota exceeded)"),
+        "{finding:?}"
+    );
+    assert_eq!(found(None), None);
 }
 
 #[test]
@@ -120,10 +136,10 @@ fn a_key_that_only_whoever_asks_may_not_read_is_not_called_wrong() {
 fn failed_units_are_named_and_where_nobody_knows_nothing_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "");
-    let found = judge(&config, &Observation::default(), &Ok(vec!["app.service failed (failed): App".to_owned()]));
+    let found = judge(&config, &Observation::default(), &Ok(vec!["app.service failed (failed): App".to_owned()]), None);
     assert_eq!((checks(&found), found[0].subject.as_str()), (vec!["failed_unit"], "app.service"));
     assert_eq!(found[0].what, "systemd says: app.service failed (failed): App");
-    assert_eq!(judge(&config, &Observation::default(), &Err("no bus".to_owned())), []);
+    assert_eq!(judge(&config, &Observation::default(), &Err("no bus".to_owned()), None), []);
 }
 
 #[test]
@@ -249,7 +265,7 @@ fn a_whole_look_reads_its_own_round_below_the_root() {
     fs::write(net.join("tcp"), format!("  sl  local_address\n{listens}")).unwrap();
     let look = |trusted| {
         let clock = ClockReading { now: Now { mono: Mono(1), wall: Wall { unix: Unix(0), trusted } }, synced: false };
-        Audit::new(config.clone(), vec![dir.path().join("agent.toml")]).look(clock, &Ok(Vec::new()))
+        Audit::new(config.clone(), vec![dir.path().join("agent.toml")]).look(clock, &Ok(Vec::new()), None)
     };
     assert_eq!(look(false).unseen, ["tls_files"], "of an expired certificate only a clock can tell");
     let Audited { findings: found, unseen } = look(true);
@@ -270,7 +286,7 @@ fn a_look_does_not_hang_in_what_is_not_judged() {
     let now = Now { mono: Mono(1), wall: Wall { unix: Unix(0), trusted: true } };
     let audit = Audit::new(config(dir.path(), ""), vec![]);
     let (sender, looked) = std::sync::mpsc::sync_channel(1);
-    std::thread::spawn(move || sender.send(audit.look(ClockReading { now, synced: true }, &Ok(vec![]))));
+    std::thread::spawn(move || sender.send(audit.look(ClockReading { now, synced: true }, &Ok(vec![]), None)));
     assert!(looked.recv_timeout(std::time::Duration::from_secs(30)).is_ok());
 }
 
@@ -429,7 +445,7 @@ fn a_key_a_group_and_a_name_that_only_one_of_both_files_has_are_told() {
 fn a_file_that_holds_all_ladders_off_is_named_with_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let seen = Observation { inhibited: Some("Kim, until noon".to_owned()), ..Observation::default() };
-    let found = judge(&config(dir.path(), ""), &seen, &Ok(Vec::new()));
+    let found = judge(&config(dir.path(), ""), &seen, &Ok(Vec::new()), None);
     assert_eq!((checks(&found), found[0].severity), (vec!["inhibited"], Severity::Info));
     assert!(found[0].what.ends_with("/run/fieldmedic/inhibit is there: Kim, until noon"), "{}", found[0].what);
 }
@@ -451,7 +467,7 @@ fn the_stores_own_disk_is_looked_at_wherever_it_is_mounted() {
     config.store.path = dir.path().join("not/made/yet");
     config.store.min_free_bytes = u64::MAX;
     let clock = ClockReading { now: Now { mono: Mono(1), wall: Wall { unix: Unix(0), trusted: true } }, synced: true };
-    let looked = Audit::new(config, Vec::new()).look(clock, &Ok(Vec::new())).findings;
+    let looked = Audit::new(config, Vec::new()).look(clock, &Ok(Vec::new()), None).findings;
     assert!(checks(&looked).contains(&"store_no_room"), "{looked:?}");
 }
 

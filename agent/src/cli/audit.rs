@@ -1,10 +1,11 @@
 //! `fieldmedic audit`: what is wrong with this gateway and its configuration, and what to do about it, whether or not
 //! the daemon runs. Changes nothing. What only root may read is only looked at for root.
 
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::{BAD_USAGE, ConfigArgs, DONE, FAILED, block_on, check, fail};
 use crate::act::jobs;
@@ -12,6 +13,7 @@ use crate::audit::Audit;
 use crate::collect::clock::Clock;
 use crate::config;
 use crate::engine::observation::{Finding, Severity};
+use crate::runtime::local::ask_status;
 
 #[derive(Debug, Args)]
 #[command(
@@ -39,14 +41,41 @@ pub(super) fn run(args: AuditArgs) -> u8 {
     if let Err(why) = &failed {
         eprintln!("fieldmedic: which units failed isn't known: {why}");
     }
+    let refused = match block_on(refused(&config.local.socket)) {
+        Ok(refused) => refused,
+        Err(error) => return fail(&error),
+    };
     let clock = Clock::new(config.clock.trust, &config.collect.root).read();
-    let findings = Audit::new(config, [files, key_files].concat()).look(clock, &failed).findings;
+    let findings = Audit::new(config, [files, key_files].concat()).look(clock, &failed, refused.as_deref()).findings;
     let shown = if args.json { show_json(&findings, &mut io::stdout()) } else { show(&findings, &mut io::stdout()) };
     match shown {
         Ok(()) => exit_code(&findings),
         // Whoever read it has gone: head, or a pager.
         Err(_) => FAILED,
     }
+}
+
+/// What the broker refuses of the agent that runs, as it says itself; of one that doesn't run, nothing.
+async fn refused(socket: &Path) -> Option<String> {
+    match ask_status(socket).await {
+        Ok(answer) => refused_in(&answer),
+        Err(error) => {
+            if error.kind() == ErrorKind::PermissionDenied {
+                eprintln!(
+                    "fieldmedic: what the broker refuses isn't known: {}: {error}; run as root",
+                    socket.display()
+                );
+            }
+            None
+        }
+    }
+}
+
+/// Without a connection its fault is another one, of which `status` tells.
+fn refused_in(answer: &str) -> Option<String> {
+    let status: Json = serde_json::from_str(answer).ok()?;
+    let broker = status.get("broker").filter(|broker| broker["online"] == true)?;
+    broker.get("fault")?.as_str().map(str::to_owned)
 }
 
 fn exit_code(findings: &[Finding]) -> u8 {
@@ -98,6 +127,15 @@ mod tests {
         assert_eq!(String::from_utf8(out).unwrap(), expected);
         assert_eq!(exit_code(&[finding(Severity::Warning)]), FAILED);
         assert_eq!(exit_code(&[finding(Severity::Notice)]), DONE);
+    }
+
+    #[test]
+    fn what_the_broker_refuses_is_asked_of_the_agent_that_is_connected() {
+        let refuses = r#"{"broker":{"online":true,"fault":"it refuses our telemetry"}}"#;
+        assert_eq!(refused_in(refuses).as_deref(), Some("it refuses our telemetry"));
+        for other in [r#"{"broker":{"online":true}}"#, r#"{"broker":{"online":false,"fault":"away"}}"#, "", "[]"] {
+            assert_eq!(refused_in(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -152,6 +152,8 @@ pub enum Effect {
     Audit {
         /// Comes back in [`Input::Audited`].
         id: EffectId,
+        /// What the broker refuses of us, in words.
+        refused: Option<String>,
     },
     /// Work for the store.
     Store {

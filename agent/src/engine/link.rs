@@ -98,6 +98,8 @@ pub enum Signal {
     Answered {
         /// What it carried.
         cargo: Cargo,
+        /// Where to.
+        topic: String,
         /// What became of it.
         reason: AckReason,
         /// Bytes of its topic and payload.

@@ -511,7 +511,8 @@ impl Engine {
             self.effects.push_for(Purpose::Observe, |id| Effect::Observe { id });
         }
         if self.self_audit.poll(now.mono) {
-            self.effects.push_for(Purpose::Audit, |id| Effect::Audit { id });
+            let refused = self.session.refused();
+            self.effects.push_for(Purpose::Audit, |id| Effect::Audit { id, refused });
         }
         if due.observe_overdue {
             // Collectors that hang give no answer.

@@ -3,6 +3,7 @@
 //! begins and ends, and here is what a connection says of itself; bytes and packets are the link's business.
 
 mod answers;
+mod denied;
 mod flow;
 mod sending;
 mod subscriptions;
@@ -24,6 +25,7 @@ use super::time::{Mono, Now};
 use crate::wire::payload::{Presence, Speaker};
 use crate::wire::{Reason, Refusal, token};
 use answers::{LengthMax, Refused};
+use denied::Denied;
 pub(super) use flow::Drain;
 use flow::Flow;
 use subscriptions::{Subscribed, Subscriptions};
@@ -45,6 +47,7 @@ pub(super) struct Session {
     sample_bytes: usize,
     length: LengthMax,
     refused: Refused,
+    denied: Denied,
     suspects: Suspects,
     refusal_logged: bool,
     pub(super) subscriptions: Subscriptions,
@@ -82,9 +85,15 @@ impl Session {
         self.length = LengthMax::default();
     }
 
-    /// Why there is no connection, or why one that stands is deaf.
+    /// Why there is no connection, or what the broker refuses over one that stands.
     pub(super) fn fault(&self) -> Option<String> {
-        self.last_fault.as_ref().map(|fault| fault.detail.clone()).or_else(|| self.subscriptions.fault())
+        self.last_fault.as_ref().map(|fault| fault.detail.clone()).or_else(|| self.refused())
+    }
+
+    /// What the broker refuses of us, by its last answers: command topics, and what we publish.
+    pub(super) fn refused(&self) -> Option<String> {
+        let faults: Vec<String> = [self.subscriptions.fault(), self.denied.fault()].into_iter().flatten().collect();
+        (!faults.is_empty()).then(|| faults.join("; "))
     }
 
     /// How long a message of samples is at most, where the broker refused a longer one.
@@ -205,7 +214,7 @@ impl Engine {
                 };
                 self.with_commands(now, |commands, facts| commands.receive(facts, Err(refusal), pkid));
             }
-            Signal::Answered { cargo, reason, bytes } => self.answered(now, cargo, reason, bytes),
+            Signal::Answered { cargo, topic, reason, bytes } => self.answered(now, cargo, &topic, reason, bytes),
             Signal::Down { fault, online, unanswered } => {
                 self.suspect(now, unanswered);
                 self.down(now, fault, online, retry_in);

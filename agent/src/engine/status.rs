@@ -1,5 +1,7 @@
 //! What `fieldmedic status` shows: the state of the running engine in one JSON object.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
@@ -142,7 +144,7 @@ pub struct Broker {
     /// When the next try is due, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_in_s: Option<u64>,
-    /// Why there is no connection, or why no command comes over one that stands.
+    /// Why there is no connection, or what the broker refuses over one that stands: command topics, or what we publish.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
     /// How long a message of samples is at most, in bytes, where the broker refused a longer one.
@@ -169,6 +171,9 @@ pub struct OutboxStatus {
     /// How the backlog of an outage goes, until it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainStatus>,
+    /// Records that were given up since the store was made, by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, u64>,
     /// Records that only memory holds: the store takes none, or the broker may have them before it is time to store
     /// them.
     #[serde(skip_serializing_if = "is_zero")]
@@ -249,6 +254,7 @@ impl Engine {
                     .flow
                     .drain()
                     .map(|drain| DrainStatus::new(drain, self.session.flow.drain_remaining(&self.outbox), now)),
+                dropped: self.outbox.dropped().clone(),
                 volatile_records: self.outbox.in_memory_only(),
                 fault: self.outbox.fault().map(ToString::to_string),
             },

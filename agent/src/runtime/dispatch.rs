@@ -204,7 +204,7 @@ impl Dispatcher {
                     self.refused.push(Input::Observed { id, result: Err(error.to_string()) });
                 }
             }
-            Effect::Audit { id } => self.audit(id, clock.read()),
+            Effect::Audit { id, refused } => self.audit(id, clock.read(), refused),
             Effect::Store { id, op } => self.store(id, op),
             Effect::Connect { id, version } => self.connect(id, version),
             Effect::Send { id, packet } => {
@@ -240,13 +240,13 @@ impl Dispatcher {
     }
 
     /// On a thread of its own: what it reads may hang as the collectors' files may.
-    fn audit(&self, id: EffectId, clock: ClockReading) {
+    fn audit(&self, id: EffectId, clock: ClockReading, refused: Option<String>) {
         let (audit, inputs) = (self.audit.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let failed = jobs::failed().await;
             let answer = inputs.clone();
             let look = move || {
-                let looked = catch_unwind(AssertUnwindSafe(|| audit.look(clock, &failed)));
+                let looked = catch_unwind(AssertUnwindSafe(|| audit.look(clock, &failed, refused.as_deref())));
                 let result = looked.map_err(|_| "the auditor panicked: its words are on stderr".to_owned());
                 // The receiver is gone only when the agent ends.
                 let _ = answer.blocking_send(Input::Audited { id, result });

@@ -87,6 +87,7 @@ pub(super) fn render(answer: &str, console: Console) -> String {
         store(&status),
         format!("commands    {} queued or under way", text("/commands_open")),
     ];
+    lines.extend(dropped(&status, console));
     lines.extend(quarantine(&status, console));
     lines.extend(needs_restart(&status, console));
     lines.extend(inhibited(&status, console));
@@ -150,6 +151,16 @@ fn store(status: &Json) -> String {
     // Of a store that was never open nobody knows.
     let room = free.map_or_else(String::new, |free| format!("; {} free on its disk{wanted}", bytes(Some(free))));
     format!("store       {state}{room}")
+}
+
+/// What was given up, the most first.
+fn dropped(status: &Json, console: Console) -> Option<String> {
+    let of = status.pointer("/outbox/dropped")?.as_object()?;
+    let mut counts: Vec<(u64, &String)> =
+        of.iter().filter_map(|(why, count)| Some((count.as_u64().filter(|count| *count > 0)?, why))).collect();
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    let words: Vec<String> = counts.iter().map(|(count, why)| format!("{count} {}", clean(why))).collect();
+    (!words.is_empty()).then(|| console.cut(&format!("dropped     {} since the store was made", words.join(", "))))
 }
 
 /// What a command has set instead of the configuration's intervals, while it holds.
@@ -389,6 +400,14 @@ alarms      none";
     }
 
     #[test]
+    fn what_was_given_up_is_shown_with_its_reason_the_most_first() {
+        let mut status = status();
+        status["outbox"]["dropped"] = json!({"corrupt": 0, "not_authorized": 9, "thinned": 12});
+        let text = shown(&status, true);
+        assert!(text.contains("\ndropped     12 thinned, 9 not_authorized since the store was made\n"), "{text}");
+    }
+
+    #[test]
     fn a_disk_without_room_is_not_called_ok() {
         let mut status = status();
         let mut told = |free: u64, fault: Option<&str>| {
@@ -457,6 +476,7 @@ alarms      none";
         status["inhibited"] = hostile.as_str().into();
         status["needs_restart"] = json!([hostile]);
         (status["quarantine_degraded"], status["quarantine_detail"]) = (true.into(), hostile.as_str().into());
+        status["outbox"]["dropped"] = json!({ hostile.as_str(): 1 });
         status["outbox"]["drain"] = json!({"of_records": 9, "remaining_records": 3, "left_s": 5});
         status["remedies"] = vec![remedy; 8].into();
         status["error_clusters"] = vec![cluster; 16].into();
@@ -466,7 +486,7 @@ alarms      none";
         assert!(text.contains("ALARM       hot (critical)") && text.contains("and 38 more"), "{text}");
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines.len() < 24, "{text}");
-        assert!(lines.iter().skip(10).all(|line| line.chars().count() < 80), "{text}");
+        assert!(lines.iter().skip(11).all(|line| line.chars().count() < 80), "{text}");
         assert!(text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')), "{text:?}");
     }
 }

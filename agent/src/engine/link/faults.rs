@@ -66,7 +66,16 @@ pub const fn advice(reason: AckReason) -> &'static str {
         AckReason::TooLarge => {
             "raise its limit, which it did not announce (mosquitto: message_size_limit), and reload the agent"
         }
-        _ => "check its ACL for our topics",
+        AckReason::NotAuthorized => {
+            "check its ACL for our topics, and that it goes by the id in them: it may go by the user name or the \
+             certificate's CN instead"
+        }
+        AckReason::TopicNameInvalid => "check mqtt.topic_prefix and device.id, and which topics it takes",
+        AckReason::PayloadFormatInvalid => "check which payloads it takes, and telemetry.encoding",
+        AckReason::QuotaExceeded => "raise its quota, or publish less often; it is tried again",
+        AckReason::Success | AckReason::NoMatchingSubscribers | AckReason::Other(_) => {
+            "it doesn't say why: see its log; it is tried again, a few times"
+        }
     }
 }
 

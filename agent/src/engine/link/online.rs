@@ -56,6 +56,7 @@ pub(super) struct Online {
 #[derive(Debug)]
 struct Inflight {
     cargo: Cargo,
+    topic: String,
     since: Mono,
     /// When its answer is overdue.
     due: Mono,
@@ -160,7 +161,8 @@ impl Online {
         let writing = Duration::from_secs((self.inflight_bytes / SLOWEST_BYTES_PER_S) as u64);
         let due = now.after(writing + UNACKED_MAX);
         let bytes_then = self.inflight_bytes;
-        self.inflight.insert(publish.pkid, Inflight { cargo, since: now, due, bytes, bytes_then });
+        let topic = publish.topic.clone();
+        self.inflight.insert(publish.pkid, Inflight { cargo, topic, since: now, due, bytes, bytes_then });
         self.send(now, Packet::Publish(publish), effects);
     }
 
@@ -283,14 +285,14 @@ impl Online {
     }
 
     fn answered(&mut self, now: Mono, pkid: u16, reason: AckReason) -> Option<Signal> {
-        let Inflight { cargo, since, bytes, bytes_then, .. } = self.inflight.remove(&pkid)?;
+        let Inflight { cargo, topic, since, bytes, bytes_then, .. } = self.inflight.remove(&pkid)?;
         self.inflight_bytes = self.inflight_bytes.saturating_sub(bytes);
         let rtt = now.since(since);
         self.rtt = Some(rtt);
         self.answer = Some(reason);
         // That little is answered quickly says nothing of much.
         self.quick = rtt <= QUICK && (self.quick || bytes_then >= INFLIGHT_BYTES_MAX / 2);
-        Some(Signal::Answered { cargo, reason, bytes })
+        Some(Signal::Answered { cargo, topic, reason, bytes })
     }
 
     /// A ping is due when either side has been silent for a keep-alive: the broker wants to hear us, and we it.

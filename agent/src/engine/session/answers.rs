@@ -92,9 +92,12 @@ impl Refused {
 }
 
 impl Engine {
-    pub(super) fn answered(&mut self, now: Now, cargo: Cargo, reason: AckReason, bytes: usize) {
+    pub(super) fn answered(&mut self, now: Now, cargo: Cargo, topic: &str, reason: AckReason, bytes: usize) {
+        for again in self.session.denied.answered(topic, reason) {
+            self.say_later(now, &again);
+        }
         if !matches!(reason, AckReason::Success | AckReason::NoMatchingSubscribers) {
-            self.log_refusal(reason, bytes);
+            self.log_refusal(topic, reason, bytes);
         }
         let Cargo::Records { class, seqs } = cargo else { return self.answered_retained(now, &cargo, reason) };
         let first = seqs.first().copied().unwrap_or_default();
@@ -214,8 +217,9 @@ impl Engine {
         self.session.flow.pause(class, now.mono.after(QUOTA_PAUSE));
     }
 
-    fn log_refusal(&mut self, reason: AckReason, bytes: usize) {
-        self.log_once(format!("broker: it refuses a publish of {bytes} B ({reason}): {}", advice(reason)));
+    fn log_refusal(&mut self, topic: &str, reason: AckReason, bytes: usize) {
+        let advice = advice(reason);
+        self.log_once(format!("broker: it refuses a publish of {bytes} B on {topic} ({reason}): {advice}"));
     }
 
     /// Once a connection: a broker that denies everything must not fill the log.

@@ -261,6 +261,49 @@ fn a_gateway_that_the_broker_lets_hear_no_command_says_so_until_it_does() {
 }
 
 #[test]
+fn a_broker_that_takes_no_publish_is_not_called_well_and_the_log_says_of_which_topic_and_what_to_do() {
+    for (reason, why, advice) in [
+        (AckReason::NotAuthorized, "not authorized", "check its ACL for our topics"),
+        (AckReason::QuotaExceeded, "quota exceeded", "raise its quota, or publish less often"),
+        (AckReason::Other(0x80), "reason code 0x80", "it doesn't say why: see its log"),
+        (AckReason::Other(0x83), "reason code 0x83", "it doesn't say why: see its log"),
+        (AckReason::TopicNameInvalid, "topic name invalid", "check mqtt.topic_prefix"),
+    ] {
+        let mut world = World::new();
+        world.ack_reason = reason;
+        world.drop_connection(LinkFaultKind::Server);
+        world.advance(20 * SECOND);
+        let status = world.engine.status(world.now);
+        let fault = status.broker.fault.unwrap_or_default();
+        let expected = format!("it refuses our attributes, events, presence, telemetry ({why}): {advice}");
+        assert!(status.broker.online && fault.starts_with(&expected), "{fault}");
+        let is_lost = matches!(reason, AckReason::NotAuthorized | AckReason::TopicNameInvalid);
+        assert_eq!(is_lost, !status.outbox.dropped.is_empty(), "{reason:?}: {:?}", status.outbox.dropped);
+        let logged: Vec<&String> =
+            world.log.iter().map(|(_, line)| line).filter(|line| line.contains("refuses a publish")).collect();
+        let [line] = logged.as_slice() else { panic!("{logged:?}") };
+        assert!(line.contains(&format!("on fieldmedic/gw-1/presence ({why}): {advice}")), "{line}");
+        world.ack_reason = AckReason::Success;
+        world.advance(20 * SECOND);
+        assert_eq!(world.engine.status(world.now).broker.fault, None, "{reason:?}");
+    }
+}
+
+#[test]
+fn what_the_broker_keeps_of_us_is_said_again_once_its_acl_was_put_right() {
+    let mut world = World::new();
+    world.ack_reason = AckReason::NotAuthorized;
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(5 * SECOND);
+    world.ack_reason = AckReason::Success;
+    world.got.clear();
+    world.advance(600 * SECOND);
+    for leaf in ["/presence", "/attributes"] {
+        assert_eq!(world.got.iter().filter(|got| got.topic.ends_with(leaf)).count(), 1, "{leaf}");
+    }
+}
+
+#[test]
 fn a_broker_that_refuses_a_publish_and_hangs_up_is_not_taken_for_another_client_of_that_name() {
     let mut world = World::new();
     let refuse_and_hang_up = |world: &mut World| {
@@ -275,7 +318,8 @@ fn a_broker_that_refuses_a_publish_and_hangs_up_is_not_taken_for_another_client_
     for _ in 0..4 {
         assert_eq!(
             refuse_and_hang_up(&mut world),
-            "the broker refused a publish (not authorized) and closed the connection: check its ACL for our topics"
+            "the broker refused a publish (not authorized) and closed the connection: check its ACL for our topics, and \
+             that it goes by the id in them: it may go by the user name or the certificate's CN instead"
         );
     }
     world.ack_reason = AckReason::Success;

@@ -418,7 +418,7 @@ impl World {
                 let result = if self.collectors_hang { Err("busy".to_owned()) } else { Ok(readings) };
                 self.queue.push_back(Input::Observed { id, result });
             }
-            Effect::Audit { id } => {
+            Effect::Audit { id, .. } => {
                 self.queue.push_back(Input::Audited {
                     id,
                     result: Ok(Audited { findings: self.findings.clone(), unseen: Vec::new() }),

@@ -225,10 +225,16 @@ impl Gateway {
     }
 
     /// What an auditor would say of it, with this configuration.
-    pub(super) fn audit(&mut self, at: u64, synced: bool, config: &CheckedConfig) -> Vec<Finding> {
+    pub(super) fn audit(
+        &mut self,
+        at: u64,
+        synced: bool,
+        config: &CheckedConfig,
+        refused: Option<&str>,
+    ) -> Vec<Finding> {
         let seen = self.observe(at, synced);
         let failed = self.units.failed().map(ToString::to_string).collect();
-        audit::judge(config, &seen, &Ok(failed))
+        audit::judge(config, &seen, &Ok(failed), refused)
     }
 
     /// Lines that are due and were not read yet.

@@ -25,7 +25,7 @@ impl World<'_> {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Observe { id } => self.observe(id),
-            Effect::Audit { id } => self.audit(id),
+            Effect::Audit { id, refused } => self.audit(id, refused.as_deref()),
             Effect::Store { id, op } => self.store(id, op),
             Effect::Connect { id, .. } => self.connect(id),
             Effect::Send { id, packet } => self.send_up(id, packet),
@@ -121,11 +121,11 @@ impl World<'_> {
         }
     }
 
-    fn audit(&mut self, id: EffectId) {
+    fn audit(&mut self, id: EffectId, refused: Option<&str>) {
         self.gateway.advance(self.at);
         let synced = self.is_synced();
         let Some(agent) = &mut self.agent else { return };
-        let findings = self.gateway.audit(self.at, synced, agent.engine.config());
+        let findings = self.gateway.audit(self.at, synced, agent.engine.config(), refused);
         agent.inbox.push_back(Input::Audited { id, result: Ok(Audited { findings, unseen: Vec::new() }) });
     }
 

@@ -1,0 +1,67 @@
+//! Which of our topics the broker takes no publish on, by its last answer for each. It is only told: what becomes of
+//! what was refused is decided where it is answered.
+
+use std::collections::BTreeMap;
+
+use crate::engine::link::{Cargo, advice};
+use crate::engine::packet::AckReason;
+
+/// Why it refused the last publish on each; at most our topics for sending, which are five.
+#[derive(Debug, Default)]
+pub(super) struct Denied(BTreeMap<String, AckReason>);
+
+impl Denied {
+    /// The broker answered a publish on that topic. Gives what it keeps of us that is to be said again: it takes now
+    /// what it refused before, and nobody else would say that.
+    pub(super) fn answered(&mut self, topic: &str, reason: AckReason) -> Vec<Cargo> {
+        match reason {
+            AckReason::Success | AckReason::NoMatchingSubscribers => {
+                self.0.remove(topic).map_or_else(Vec::new, |was| self.forget(was))
+            }
+            // That is of one message: shorter ones are tried.
+            AckReason::TooLarge => Vec::new(),
+            _ => {
+                self.0.insert(topic.to_owned(), reason);
+                Vec::new()
+            }
+        }
+    }
+
+    /// What was wrong was put right: whether it is so for the other topics, too, their next publish shows, and that may
+    /// be days away.
+    fn forget(&mut self, was: AckReason) -> Vec<Cargo> {
+        // What is refused for now is said again anyway.
+        let is_due = matches!(was, AckReason::QuotaExceeded | AckReason::Other(_));
+        let mut again = Vec::new();
+        self.0.retain(|topic, reason| {
+            match leaf(topic) {
+                _ if *reason != was => return true,
+                "presence" => again.push(Cargo::Presence),
+                "attributes" => again.push(Cargo::Attributes),
+                _ => {}
+            }
+            false
+        });
+        if is_due { Vec::new() } else { again }
+    }
+
+    /// In words, with what to do about it.
+    pub(super) fn fault(&self) -> Option<String> {
+        let mut reasons: Vec<AckReason> = Vec::new();
+        for reason in self.0.values() {
+            if !reasons.contains(reason) {
+                reasons.push(*reason);
+            }
+        }
+        let line = |reason: &AckReason| {
+            let leaves: Vec<&str> =
+                self.0.iter().filter(|(_, why)| *why == reason).map(|(topic, _)| leaf(topic)).collect();
+            format!("it refuses our {} ({reason}): {}", leaves.join(", "), advice(*reason))
+        };
+        (!reasons.is_empty()).then(|| reasons.iter().map(line).collect::<Vec<_>>().join("; "))
+    }
+}
+
+fn leaf(topic: &str) -> &str {
+    topic.rsplit_once('/').map_or(topic, |(_, leaf)| leaf)
+}
