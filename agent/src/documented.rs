@@ -26,7 +26,7 @@ const SPEAKING: [&str; 6] = ["engine", "act", "helper", "wire", "audit", "runtim
 
 /// Words that stay inside: keys of files that are documented elsewhere, what is said to the kernel and to other
 /// programs, and what the agent and its helper say to each other.
-const INSIDE: [&str; 24] = [
+const INSIDE: [&str; 23] = [
     "access_key",
     "agent_uid",
     "allow_hosts",
@@ -41,7 +41,6 @@ const INSIDE: [&str; 24] = [
     "refresh_quarantine",
     "snake_case",
     "stop_units",
-    "stopped_again",
     "taken_back",
     "trusted_keys",
     "CARGO_PKG_VERSION",

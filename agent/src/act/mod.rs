@@ -338,6 +338,7 @@ impl ActOutcome {
             detail: Some(detail.into()),
             release: None,
             quarantine: None,
+            stopped_again: false,
             output: None,
             attachment: None,
         }

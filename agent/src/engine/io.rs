@@ -502,6 +502,8 @@ pub struct ActOutcome {
     pub release: Option<Box<str>>,
     /// The quarantine that is in force after it, where it was to enter one or to keep one up, and that is known.
     pub quarantine: Option<QuarantineLevel>,
+    /// Units that are to stay stopped had been started since they were, and are stopped again.
+    pub stopped_again: bool,
     /// The tail of what it printed.
     pub output: Option<String>,
     /// What it brings home, compressed with zstd: it goes out in parts.

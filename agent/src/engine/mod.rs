@@ -81,7 +81,7 @@ use observation::{Audited, EndSigns, Observation, Release};
 use outbox::Outbox;
 use pace::Pace;
 use quarantine::Quarantine;
-pub(crate) use quarantine::{DEGRADED, NOT_IN_FORCE, STOPPED_AGAIN};
+pub(crate) use quarantine::{DEGRADED, NOT_IN_FORCE};
 pub(crate) use reboot::GOES_DOWN_WITHIN;
 use reboot::Reboot;
 use recent::Recent;

@@ -34,8 +34,6 @@ const REFRESH_SOON: Duration = Duration::from_secs(60);
 const STOPPED_TOLD_EVERY: Duration = Duration::from_secs(3_600);
 /// The outcome's word for rules that somebody has taken away: root, on the console.
 pub(crate) const NOT_IN_FORCE: &str = "not_in_force";
-/// And for units that had been started since they were stopped for it.
-pub(crate) const STOPPED_AGAIN: &str = "stopped_again";
 /// And for one that is in force in part: the network is as it was, or units go on.
 pub(crate) const DEGRADED: &str = "degraded";
 /// What is in force in part is tried again after this, then after twice as long, up to [`REFRESH_SOON`].
@@ -223,7 +221,7 @@ impl Quarantine {
         let detail = outcome.detail.as_deref();
         let named = outcome.quarantine.filter(|_| matches!(change, Change::Refresh { .. }));
         if let Some(event) = named.and_then(|level| self.find(level, at)) {
-            self.stopped_again += u64::from(outcome.reason.as_deref() == Some(STOPPED_AGAIN));
+            self.stopped_again += u64::from(outcome.stopped_again);
             // The next look tells the rest.
             self.bring_forward(now);
             return Aftermath { event: Some(event), entry: Some(self.entry()), entered: false };
@@ -264,7 +262,7 @@ impl Quarantine {
             }
             Change::Refresh { wide, .. } if outcome.status == ActStatus::Succeeded => {
                 self.note_degraded(now, outcome);
-                self.stopped_again += u64::from(outcome.reason.as_deref() == Some(STOPPED_AGAIN));
+                self.stopped_again += u64::from(outcome.stopped_again);
                 let name = match (wide, std::mem::replace(&mut self.wide, wide)) {
                     (true, false) => Some("quarantine_widened"),
                     (false, true) => Some(NARROWED),
@@ -314,18 +312,15 @@ impl Quarantine {
 
     /// What may be mended in a moment, as where systemd's bus did not answer, is soon tried again.
     fn note_degraded(&mut self, now: Mono, outcome: &ActOutcome) {
-        match outcome.reason.as_deref() {
-            Some(DEGRADED) => {
-                let tries = self.degraded.as_ref().map_or(0, |(tries, _)| tries.saturating_add(1));
-                self.degraded = Some((tries, outcome.detail.clone()));
-                let wait = MEND_FIRST.saturating_mul(2_u32.saturating_pow(tries));
-                if wait < REFRESH_SOON {
-                    self.bring_forward(now.after(wait));
-                }
-            }
-            // Told in place of the other.
-            Some(STOPPED_AGAIN) => {}
-            _ => self.degraded = None,
+        if outcome.reason.as_deref() != Some(DEGRADED) {
+            self.degraded = None;
+            return;
+        }
+        let tries = self.degraded.as_ref().map_or(0, |(tries, _)| tries.saturating_add(1));
+        self.degraded = Some((tries, outcome.detail.clone()));
+        let wait = MEND_FIRST.saturating_mul(2_u32.saturating_pow(tries));
+        if wait < REFRESH_SOON {
+            self.bring_forward(now.after(wait));
         }
     }
 

@@ -10,7 +10,8 @@
 //! < {"status":"SUCCEEDED","reason":null,"detail":"app.service is active (running)","output":null}
 //! ```
 //!
-//! The end of an act that is to enter a quarantine or to keep one up names with `quarantine` the level in force then.
+//! The end of an act that is to enter a quarantine or to keep one up names with `quarantine` the level in force then,
+//! and says with `stopped_again` where units had been started that it stops.
 //! Closing the connection, or anything more that is sent on it, such as `{"cancel":true}`, cancels the act. It is not
 //! begun, either, once `timeout_s` have passed since `asked_ms`, which is CLOCK_BOOTTIME: the agent has told its end.
 //! To `hello` a helper says with `in_time` that it keeps to this, and begins with `{"progress":0}`; one that doesn't
@@ -162,10 +163,19 @@ impl Answer {
             AnswerWords::End { status, reason, detail, .. } if status == REJECTED => {
                 Self::Refused { reason: reason.unwrap_or_default(), detail: detail.unwrap_or_default() }
             }
-            AnswerWords::End { status, reason, detail, release, quarantine, output } => {
+            AnswerWords::End { status, reason, detail, release, quarantine, stopped_again, output } => {
                 let status = STATUSES.into_iter().find(|known| known.status().word() == status)?;
                 let quarantine = quarantine.as_deref().and_then(QuarantineLevel::parse);
-                Self::Done(ActOutcome { status, reason, detail, release, quarantine, output, attachment: None })
+                Self::Done(ActOutcome {
+                    status,
+                    reason,
+                    detail,
+                    release,
+                    quarantine,
+                    stopped_again,
+                    output,
+                    attachment: None,
+                })
             }
         })
     }
@@ -328,6 +338,8 @@ enum AnswerWords {
         release: Option<Box<str>>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         quarantine: Option<String>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stopped_again: bool,
         output: Option<String>,
     },
 }
@@ -342,14 +354,15 @@ impl AnswerWords {
                 quarantine: quarantine.map(|level| level.word().to_owned()),
             },
             Answer::Progress(progress) => Self::Progress { progress },
-            Answer::Done(ActOutcome { status, reason, detail, release, quarantine, output, .. }) => {
+            Answer::Done(ActOutcome { status, reason, detail, release, quarantine, stopped_again, output, .. }) => {
                 let status = status.status().word().to_owned();
                 let quarantine = quarantine.map(|level| level.word().to_owned());
-                Self::End { status, reason, detail, release, quarantine, output }
+                Self::End { status, reason, detail, release, quarantine, stopped_again, output }
             }
             Answer::Refused { reason, detail } => {
                 let (status, reason, detail) = (REJECTED.to_owned(), Some(reason), Some(detail));
-                Self::End { status, reason, detail, release: None, quarantine: None, output: None }
+                let stopped_again = false;
+                Self::End { status, reason, detail, release: None, quarantine: None, stopped_again, output: None }
             }
         }
     }
@@ -461,7 +474,11 @@ mod tests {
             Answer::Progress(40),
             Answer::Done(ActOutcome::timed_out("late")),
             Answer::Done(ActOutcome { release: Some("2.0".into()), ..ActOutcome::succeeded("2.0 is good") }),
-            Answer::Done(ActOutcome { quarantine: Some(QuarantineLevel::Restrict), ..ActOutcome::succeeded("done") }),
+            Answer::Done(ActOutcome {
+                quarantine: Some(QuarantineLevel::Restrict),
+                stopped_again: true,
+                ..ActOutcome::succeeded("done")
+            }),
             Answer::Refused { reason: "replayed".into(), detail: "again".into() },
         ];
         for answer in answers {

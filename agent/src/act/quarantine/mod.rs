@@ -30,7 +30,7 @@ use super::jobs::{self, Job};
 use super::program::{self, Program};
 use crate::config::{QuarantineLevel, UnitName};
 use crate::engine::io::{ActOutcome, ActStatus};
-use crate::engine::{DEGRADED, NOT_IN_FORCE, STOPPED_AGAIN};
+use crate::engine::{DEGRADED, NOT_IN_FORCE};
 use crate::store::disk;
 
 /// Where the state lies, as all that root's helper keeps (StateDirectory= of its unit): the boot unit looks there
@@ -514,12 +514,11 @@ fn ended_on_the_console() -> ActOutcome {
     ActOutcome::failed(NOT_IN_FORCE, ENDED_BY_HAND)
 }
 
-/// What a refresh is that has stopped units. Where there is no firewall that is all that a quarantine does: it is told
-/// in place of `degraded`, which was told when it was entered.
+/// What a refresh is that has stopped units. What else it is, it stays: `degraded`, where there is no firewall.
 fn stopped_again(outcome: ActOutcome, stopped: &[UnitName]) -> ActOutcome {
     let detail = outcome.detail.unwrap_or_default();
     let detail = format!("{detail}; started meanwhile and stopped again: {}", names(stopped));
-    ActOutcome { reason: Some(STOPPED_AGAIN.into()), detail: Some(detail), ..outcome }
+    ActOutcome { stopped_again: true, detail: Some(detail), ..outcome }
 }
 
 fn in_reach(now: &Saved) -> String {

@@ -472,7 +472,7 @@ fn what_disrupts_the_gateway_as_a_whole_is_done_one_at_a_time() {
 
 fn stopped_again() -> ActOutcome {
     let detail = Some("started meanwhile and stopped again: app.service".to_owned());
-    ActOutcome { reason: Some("stopped_again".into()), detail, ..outcome(ActStatus::Succeeded) }
+    ActOutcome { stopped_again: true, detail, ..outcome(ActStatus::Succeeded) }
 }
 
 #[test]
@@ -493,6 +493,29 @@ fn units_that_are_to_stay_stopped_are_looked_at_every_minute_and_told_once_an_ho
     let told = world.got.iter().filter(|got| got.body["name"] == "quarantine_units_stopped");
     let counts: Vec<_> = told.map(|got| got.body["audit"]["count"].as_u64().unwrap()).collect();
     assert_eq!((counts, triggers(&world, "quarantine_units_stopped")), (vec![1, 60], vec!["command:q-1"; 2]));
+}
+
+#[test]
+fn after_a_restart_what_is_in_force_in_part_is_told_though_units_are_stopped_again() {
+    let mut world = World::with(config_with("[quarantine]\nstop_units = [\"app.service\"]"));
+    world.advance(SECOND);
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    world.acts_succeed = false;
+    world.crash();
+    world.advance(SECOND);
+    for wait in [5, 10] {
+        let [id] = refreshes_under_way(&world)[..] else { panic!("none before {wait} s: {:?}", world.acts) };
+        world.acts.clear();
+        let outcome = ActOutcome { reason: Some("degraded".into()), ..stopped_again() };
+        world.input(Input::ActDone { id, outcome });
+        world.advance(Duration::from_secs(wait));
+    }
+    assert!(is_degraded(&world));
+    let [id] = refreshes_under_way(&world)[..] else { panic!("none: {:?}", world.acts) };
+    world.input(Input::ActDone { id, outcome: stopped_again() });
+    world.advance(11 * SECOND);
+    assert!(!is_degraded(&world), "as long as units are stopped again, too");
+    assert_eq!(audits(&world, "quarantine_units_stopped"), 1, "and that is told");
 }
 
 #[test]
