@@ -138,6 +138,25 @@ async fn a_unit_was_started_meanwhile_only_where_the_quarantine_had_stopped_it()
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_of_a_unit_that_had_failed_are_not_taken_away_by_stopping_it_unless_it_never_loaded_them() {
+    let world = World::new();
+    world.allow("[allow]\nactions = [\"quarantine\"]\n[local]\nactions = [\"quarantine\"]\n");
+    // Loaded before, as in another boot: it doesn't say that they were not.
+    world.in_quarantine("restrict", &[]);
+    let pid1 = Pid1::start().await;
+    let _helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", pid1.address())]);
+    for (active_us, ended, stays) in [(7, ("FAILED", json!("nft_failed")), true), (0, ("SUCCEEDED", Json::Null), false)]
+    {
+        pid1.fail(active_us);
+        let release = claims(DEVICE, "release", json!({}));
+        let (jti, token) = (release["jti"].as_str().unwrap(), world.operator.sign(&release));
+        let end = world.ask(&commanded("release", &json!({}), jti, &token));
+        assert_eq!((&end["status"], &end["reason"]), (&json!(ended.0), &ended.1), "{end}");
+        assert_eq!(world.state("quarantine.json").exists(), stays, "{end}");
+    }
+}
+
 #[test]
 fn a_host_whose_name_is_not_found_stays_in_a_quarantines_reach_for_as_long_as_root_allows_it() {
     let world = World::new();

@@ -15,11 +15,15 @@ use super::common::Bus;
 
 const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/app_2eservice";
 
+/// When a unit was active last that has failed, in microseconds since boot; `None`: it has not.
+type Failed = Arc<Mutex<Option<u64>>>;
+
 pub struct Pid1 {
     bus: Bus,
     restarted: Arc<Mutex<Vec<String>>>,
     inhibited: Arc<AtomicBool>,
     goes_down: Arc<GoesDown>,
+    failed: Failed,
     _systemd: Connection,
 }
 
@@ -27,13 +31,13 @@ impl Pid1 {
     pub async fn start() -> Self {
         let bus = Bus::start();
         let (restarted, started_us) = (Arc::default(), Arc::default());
-        let (inhibited, goes_down) = (Arc::default(), Arc::<GoesDown>::default());
+        let (inhibited, failed, goes_down) = (Arc::default(), Failed::default(), Arc::<GoesDown>::default());
         let manager = Manager(Arc::clone(&restarted), Arc::clone(&started_us), Arc::clone(&goes_down));
         let systemd = Builder::address(bus.address())
             .unwrap()
             .serve_at("/org/freedesktop/systemd1", manager)
             .unwrap()
-            .serve_at(UNIT_PATH, Unit(started_us))
+            .serve_at(UNIT_PATH, Unit(started_us, Arc::clone(&failed)))
             .unwrap()
             .serve_at(UNIT_PATH, Service)
             .unwrap()
@@ -50,7 +54,7 @@ impl Pid1 {
             .build()
             .await
             .unwrap();
-        Self { bus, restarted, inhibited, goes_down, _systemd: systemd }
+        Self { bus, restarted, inhibited, goes_down, failed, _systemd: systemd }
     }
 
     pub fn address(&self) -> &str {
@@ -70,6 +74,11 @@ impl Pid1 {
     /// Whether somebody has asked whether it is.
     pub fn was_asked_for_jobs(&self) -> bool {
         self.goes_down.was_asked.load(Ordering::Relaxed)
+    }
+
+    /// From now on all units have failed, and were active last then: 0 is never.
+    pub fn fail(&self, active_us: u64) {
+        *self.failed.lock().unwrap() = Some(active_us);
     }
 
     /// What was restarted, or started.
@@ -198,7 +207,8 @@ impl Rauc {
     }
 }
 
-struct Unit(Arc<AtomicU64>);
+/// When it was started last, and how it has failed.
+struct Unit(Arc<AtomicU64>, Failed);
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
 impl Unit {
@@ -214,7 +224,12 @@ impl Unit {
 
     #[zbus(property)]
     fn active_state(&self) -> &str {
-        "active"
+        if self.1.lock().unwrap().is_some() { "failed" } else { "active" }
+    }
+
+    #[zbus(property)]
+    fn active_enter_timestamp_monotonic(&self) -> u64 {
+        self.1.lock().unwrap().unwrap_or(1)
     }
 
     #[zbus(property)]
@@ -225,11 +240,20 @@ impl Unit {
 
 struct Service;
 
+/// Path, argv, whether its failure is passed over, when it began and ended, pid, code and status.
+type Executed = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
 #[zbus::interface(name = "org.freedesktop.systemd1.Service")]
 impl Service {
     #[zbus(property, name = "Type")]
     fn kind(&self) -> &str {
         "simple"
+    }
+
+    /// Of a unit that has failed: systemd has run none of them.
+    #[zbus(property)]
+    fn exec_stop(&self) -> Vec<Executed> {
+        vec![("/usr/sbin/nft".into(), vec!["nft".into()], false, 0, 0, 0, 0, 0, 0, 0)]
     }
 
     #[zbus(property, name = "MainPID")]

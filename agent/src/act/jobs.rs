@@ -100,16 +100,28 @@ pub async fn said_no(service: &str, word: &str) -> Option<String> {
     }
 }
 
-/// Why a command that stops a service ended badly, in words; `None`: they did well. To systemd it is stopped all the
-/// same.
+/// Why what stops a service that was told to stop ended badly, or was not done, in words; `None`: it did well, or there
+/// was nothing to stop. To systemd it is stopped all the same.
 pub async fn failed_to_stop(service: &str) -> Option<String> {
-    let ask = async { find(service).await?.get::<Vec<Executed>>("ExecStop").await };
-    match within(ask).await {
-        Ok(commands) => commands.into_iter().find_map(|(_, _, is_passed_over, .., status)| {
-            (!is_passed_over && status != 0).then(|| ended_badly(service, status))
-        }),
-        Err(error) => Some(error),
-    }
+    let ask = async {
+        let connection = connect().await?;
+        let path = SystemdProxy::new(&connection).await?.load_unit(service).await?;
+        let unit = unit_at(&connection, path.clone());
+        let has_failed = unit.get::<String>("ActiveState").await? == "failed";
+        let was_active = unit.get::<u64>("ActiveEnterTimestampMonotonic").await? > 0;
+        let commands: Vec<Executed> = service_at(&connection, path).get("ExecStop").await?;
+        zbus::Result::Ok((commands, has_failed && was_active))
+    };
+    let (commands, has_failed) = match within(ask).await {
+        Ok(answers) => answers,
+        Err(error) => return Some(error),
+    };
+    let wrong = commands.into_iter().find_map(|(_, _, is_passed_over, .., status)| {
+        (!is_passed_over && status != 0).then(|| ended_badly(service, status))
+    });
+    // One that has failed runs none of them, and a start that failed has made their status that of commands that were
+    // never run. Where it was active in this boot, what it did then may be as it was.
+    wrong.or_else(|| has_failed.then(|| format!("{service} had failed, and was not stopped: journalctl -u {service}")))
 }
 
 fn ended_badly(service: &str, status: i32) -> String {

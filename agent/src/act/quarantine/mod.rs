@@ -50,6 +50,8 @@ pub const BOOT_UNIT: &str = "fieldmedic-quarantine.service";
 const NFT: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
 /// A gateway with more interfaces has containers, which hang on one of the first.
 const INTERFACES_MAX: usize = 1_024;
+/// What is said where there is none.
+const NO_NFT: &str = "there is no nft here: install nftables";
 /// How long nft may take: a transaction of a few dozen rules.
 const NFT_MAX: Duration = Duration::from_secs(10);
 /// The level of a quarantine that root has ended on the console.
@@ -308,7 +310,7 @@ impl Quarantine {
                     return Err(format!("{}: journalctl -u {BOOT_UNIT}", wrong.join("; ")));
                 }
             }
-            Loader::None => return Err("there is no nft here: install nftables".into()),
+            Loader::None => return Err(NO_NFT.into()),
         }
         // A transaction of its own: a kernel may know no rules for bridges.
         let bridge = match &self.loader {
@@ -404,7 +406,8 @@ impl Quarantine {
                 jobs::run(Job::Stop, [BOOT_UNIT]).await?;
                 jobs::failed_to_stop(BOOT_UNIT).await.map_or(Ok(()), Err)
             }
-            Loader::None => Ok(()),
+            // One that is gone has left its rules where they are.
+            Loader::None => Err(NO_NFT.into()),
         }
     }
 

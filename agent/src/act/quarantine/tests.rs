@@ -542,6 +542,22 @@ async fn rules_that_can_not_be_taken_away_are_still_in_force() {
 }
 
 #[tokio::test]
+async fn rules_that_were_loaded_are_in_force_though_nft_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let quarantine = with_a_refusing_nft(dir.path());
+    fs::remove_file(refuses(dir.path())).unwrap();
+    is_done(&quarantine.enter(QuarantineLevel::Restrict, terms(&[BROKER], &[])).await);
+    let without = Quarantine::new(dir.path().join("state"), Loader::None, AGENT);
+    for outcome in [without.leave_by_hand().await, without.leave().await] {
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("nft_failed")), "{outcome:?}");
+        assert!(outcome.detail.unwrap().contains("install nftables"));
+        assert_eq!(without.in_force(), Some(QuarantineLevel::Restrict));
+    }
+    is_done(&quarantine.leave_by_hand().await);
+    assert!(quarantine.in_force().is_none());
+}
+
+#[tokio::test]
 async fn a_table_for_bridges_that_stays_is_still_in_force_and_one_that_is_not_there_is_no_reason_to_stay() {
     let dir = tempfile::tempdir().unwrap();
     let quarantine = with_a_refusing_nft(dir.path());
