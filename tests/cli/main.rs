@@ -385,7 +385,7 @@ fn usage_mistakes_exit_with_two_and_help_with_zero() {
         (words(&["simulate"]), 2, "<SCENARIO>"),
         (words(&["simulate", "no-such-scenario"]), 2, "no scenario \"no-such-scenario\""),
         (words(&["simulate", "/nonexistent/winter.toml"]), 2, "/nonexistent/winter.toml:1: "),
-        (words(&["simulate", &winter, "--seeds", "0"]), 2, "'--seeds <N>': 0 is not in"),
+        (words(&["simulate", &winter, "--seeds", "0"]), 2, "'--seeds <N>': a whole number from 1 to"),
         (words(&["simulate", &winter, "--fleet", "10", "--seeds", "10"]), 2, "cannot be used with '--seeds"),
         (words(&["simulate", &winter, "--json", "--trace", "-"]), 2, "both want stdout"),
         (
