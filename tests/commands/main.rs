@@ -458,6 +458,8 @@ fn a_rollback_switches_releases_and_there_is_no_second_one_without_a_name() {
     let id = world.order("gw-back", "rollback", json!({"target": "app"}));
     assert_eq!(world.fleet.result(&id, "FAILED")["reason"], "no_other_release");
     let id = world.order("gw-back", "rollback", json!({"target": "app", "to": "../../etc"}));
+    assert_eq!(world.fleet.result(&id, "REJECTED")["reason"], "malformed");
+    let id = world.order("gw-back", "rollback", json!({"target": "app", "to": "3.0"}));
     assert_eq!(world.fleet.result(&id, "FAILED")["reason"], "no_such_release");
     let id = world.order("gw-back", "rollback", json!({"target": "app", "to": "2.0"}));
     world.fleet.result(&id, "SUCCEEDED");
