@@ -219,11 +219,14 @@ impl Quarantine {
     pub(super) fn ended(&mut self, now: Mono, at: Stamp, id: EffectId, outcome: &ActOutcome) -> Aftermath {
         let Some((_, change)) = self.under_way.take_if(|(ours, _)| *ours == id) else { return Aftermath::default() };
         let detail = outcome.detail.as_deref();
-        let named = outcome.quarantine.filter(|_| matches!(change, Change::Refresh { .. }));
+        let has_entered = matches!(change, Change::Enter { .. }) && outcome.status == ActStatus::Succeeded;
+        // Also where what was to be entered has failed, and could not be taken back: one that nobody knows of would be
+        // kept up, widened and left by nobody.
+        let named = outcome.quarantine.filter(|_| !has_entered);
         if let Some(event) = named.and_then(|level| self.find(level, at)) {
             self.stopped_again += u64::from(outcome.stopped_again);
             // The next look tells the rest.
-            self.bring_forward(now);
+            self.refresh_at = Some(now);
             return Aftermath { event: Some(event), entry: Some(self.entry()), entered: false };
         }
         match change {

@@ -179,7 +179,7 @@ impl Quarantine {
     /// loosens. What goes wrong is `store_failed`. However it ends, it names the level that is in force then.
     pub async fn enter(&self, wanted: QuarantineLevel, terms: Terms) -> ActOutcome {
         if let Err(error) = self.make_dir() {
-            return failed(&error);
+            return self.naming_level(failed(&error));
         }
         let _turn = turn::take(&self.turn, &self.dir).await;
         let level = self.in_force().map_or(wanted, |now| now.max(wanted));

@@ -138,6 +138,28 @@ fn what_is_in_force_counts_where_it_is_less_than_was_seen_to_be_and_where_the_lo
 }
 
 #[test]
+fn what_failed_to_be_entered_and_is_in_force_all_the_same_counts_is_told_and_is_kept_up() {
+    use QuarantineLevel::{Isolate, Restrict};
+    for (known, in_force) in [(None, Restrict), (Some("observe"), Restrict), (Some("restrict"), Isolate)] {
+        let mut world = online();
+        if let Some(known) = known {
+            order(&mut world, "q-1", "quarantine", json!({"level": known}));
+        }
+        world.acts_succeed = false;
+        order(&mut world, "q-2", "quarantine", json!({"level": in_force.word()}));
+        let (id, _) = world.acts.pop().unwrap();
+        world.input(Input::ActDone { id, outcome: ActOutcome { status: ActStatus::Failed, ..refreshed(in_force) } });
+        refresh_ends(&mut world, in_force, refreshed(in_force));
+        world.advance(11 * SECOND);
+        assert_eq!((level(&world), world.statuses("q-2").pop().unwrap()), (both(in_force.word()), "FAILED".into()));
+        assert_eq!(triggers(&world, "quarantine_entered").last(), Some(&"rule:quarantine"), "{known:?}");
+        world.crash();
+        world.advance(11 * SECOND);
+        assert_eq!(level(&world), both(in_force.word()), "the journal says the same: {known:?}");
+    }
+}
+
+#[test]
 fn a_level_that_is_less_than_the_one_in_force_which_the_journal_has_lost_leaves_that_in_force() {
     let (mut world, id) = entering("restrict");
     world.input(Input::ActDone { id, outcome: refreshed(QuarantineLevel::Isolate) });
