@@ -284,6 +284,11 @@ impl Actor {
             Trigger::Own(own) => ("FIELDMEDIC_RULE", own.word()),
         };
         let terms = terms.unwrap_or_default();
+        let kept =
+            self.quarantine.as_ref().and_then(|quarantine| quarantine.keeps_from(&act, self.rollbacks.targets()));
+        if let Some(detail) = kept {
+            return ActOutcome::rejected(Reason::Quarantined.word(), detail);
+        }
         if let (Act::CollectDiagnostics, Some(diagnostics)) = (&act, &self.diagnostics) {
             return diagnostics.take(timeout, canceled).await;
         }
@@ -339,6 +344,7 @@ impl ActOutcome {
             release: None,
             quarantine: None,
             stopped_again: false,
+            keeps_stopped: false,
             output: None,
             attachment: None,
         }

@@ -504,6 +504,8 @@ pub struct ActOutcome {
     pub quarantine: Option<QuarantineLevel>,
     /// Units that are to stay stopped had been started since they were, and are stopped again.
     pub stopped_again: bool,
+    /// Units are to stay stopped for what is in force.
+    pub keeps_stopped: bool,
     /// The tail of what it printed.
     pub output: Option<String>,
     /// What it brings home, compressed with zstd: it goes out in parts.

@@ -74,6 +74,8 @@ pub(super) struct Quarantine {
     /// How often units were stopped again, which is to be told, and when that was told last.
     stopped_again: u64,
     stopped_told: Option<Mono>,
+    /// Units are to stay stopped, whatever the configuration says by now: whoever keeps it up has said so last.
+    keeps_stopped: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,6 +221,9 @@ impl Quarantine {
     pub(super) fn ended(&mut self, now: Mono, at: Stamp, id: EffectId, outcome: &ActOutcome) -> Aftermath {
         let Some((_, change)) = self.under_way.take_if(|(ours, _)| *ours == id) else { return Aftermath::default() };
         let detail = outcome.detail.as_deref();
+        if outcome.quarantine.is_some() {
+            self.keeps_stopped = outcome.keeps_stopped;
+        }
         let has_entered = matches!(change, Change::Enter { .. }) && outcome.status == ActStatus::Succeeded;
         // Also where what was to be entered has failed, and could not be taken back: one that nobody knows of would be
         // kept up, widened and left by nobody.
@@ -266,6 +271,9 @@ impl Quarantine {
             Change::Refresh { wide, .. } if outcome.status == ActStatus::Succeeded => {
                 self.note_degraded(now, outcome);
                 self.stopped_again += u64::from(outcome.stopped_again);
+                if self.keeps_stopped {
+                    self.bring_forward(now.after(REFRESH_SOON));
+                }
                 let name = match (wide, std::mem::replace(&mut self.wide, wide)) {
                     (true, false) => Some("quarantine_widened"),
                     (false, true) => Some(NARROWED),
@@ -359,7 +367,8 @@ impl Quarantine {
         if self.under_way.is_some() || self.refresh_at.is_none_or(|at| at > now) {
             return None;
         }
-        let is_soon = self.alone_since.is_some() || (stops && level > QuarantineLevel::Observe);
+        let stops = self.keeps_stopped || (stops && level > QuarantineLevel::Observe);
+        let is_soon = self.alone_since.is_some() || stops;
         let every = if is_soon { REFRESH_SOON } else { REFRESH_EVERY };
         self.refresh_at = Some(now.after(every));
         let wide = self.alone_since.is_some_and(|since| now.since(since) >= lockout_after);
@@ -380,7 +389,7 @@ impl Quarantine {
         self.refresh_at = None;
         self.wide = false;
         self.degraded = None;
-        (self.stopped_again, self.stopped_told) = (0, None);
+        (self.stopped_again, self.stopped_told, self.keeps_stopped) = (0, None, false);
         let event = left.map(|left| told(name, left.level.word(), by, detail));
         Aftermath { event, entry: Some(self.entry()), entered: false }
     }

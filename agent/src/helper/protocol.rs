@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The end of an act that is to enter a quarantine or to keep one up names with `quarantine` the level in force then,
-//! and says with `stopped_again` where units had been started that it stops.
+//! and says with `stopped_again` where units had been started that it stops, with `keeps_stopped` that there are such.
 //! Closing the connection, or anything more that is sent on it, such as `{"cancel":true}`, cancels the act. It is not
 //! begun, either, once `timeout_s` have passed since `asked_ms`, which is CLOCK_BOOTTIME: the agent has told its end.
 //! To `hello` a helper says with `in_time` that it keeps to this, and begins with `{"progress":0}`; one that doesn't
@@ -163,7 +163,7 @@ impl Answer {
             AnswerWords::End { status, reason, detail, .. } if status == REJECTED => {
                 Self::Refused { reason: reason.unwrap_or_default(), detail: detail.unwrap_or_default() }
             }
-            AnswerWords::End { status, reason, detail, release, quarantine, stopped_again, output } => {
+            AnswerWords::End { status, reason, detail, release, quarantine, stopped_again, keeps_stopped, output } => {
                 let status = STATUSES.into_iter().find(|known| known.status().word() == status)?;
                 let quarantine = quarantine.as_deref().and_then(QuarantineLevel::parse);
                 Self::Done(ActOutcome {
@@ -173,6 +173,7 @@ impl Answer {
                     release,
                     quarantine,
                     stopped_again,
+                    keeps_stopped,
                     output,
                     attachment: None,
                 })
@@ -340,6 +341,8 @@ enum AnswerWords {
         quarantine: Option<String>,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stopped_again: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keeps_stopped: bool,
         output: Option<String>,
     },
 }
@@ -354,16 +357,17 @@ impl AnswerWords {
                 quarantine: quarantine.map(|level| level.word().to_owned()),
             },
             Answer::Progress(progress) => Self::Progress { progress },
-            Answer::Done(ActOutcome { status, reason, detail, release, quarantine, stopped_again, output, .. }) => {
-                let status = status.status().word().to_owned();
-                let quarantine = quarantine.map(|level| level.word().to_owned());
-                Self::End { status, reason, detail, release, quarantine, stopped_again, output }
-            }
-            Answer::Refused { reason, detail } => {
-                let (status, reason, detail) = (REJECTED.to_owned(), Some(reason), Some(detail));
-                let stopped_again = false;
-                Self::End { status, reason, detail, release: None, quarantine: None, stopped_again, output: None }
-            }
+            Answer::Refused { reason, detail } => Self::of(&Answer::Done(ActOutcome::rejected(&reason, detail))),
+            Answer::Done(outcome) => Self::End {
+                status: outcome.status.status().word().to_owned(),
+                reason: outcome.reason,
+                detail: outcome.detail,
+                release: outcome.release,
+                quarantine: outcome.quarantine.map(|level| level.word().to_owned()),
+                stopped_again: outcome.stopped_again,
+                keeps_stopped: outcome.keeps_stopped,
+                output: outcome.output,
+            },
         }
     }
 }
@@ -477,6 +481,7 @@ mod tests {
             Answer::Done(ActOutcome {
                 quarantine: Some(QuarantineLevel::Restrict),
                 stopped_again: true,
+                keeps_stopped: true,
                 ..ActOutcome::succeeded("done")
             }),
             Answer::Refused { reason: "replayed".into(), detail: "again".into() },

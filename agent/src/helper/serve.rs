@@ -249,10 +249,7 @@ impl Helper {
                     // Nobody judges it: what is more than that has to be ordered.
                     *level = (*level).min(in_force.ok_or_else(none)?);
                 }
-                let restarted = order.act.restarts(&policy.rollback);
-                let stopped = if restarted.is_empty() { Vec::new() } else { quarantine.keeps_stopped() };
-                if let Some(unit) = restarted.iter().find(|unit| stopped.contains(unit)) {
-                    let detail = format!("{unit} stays stopped until the quarantine is left");
+                if let Some(detail) = quarantine.keeps_from(&order.act, &policy.rollback) {
                     return Err(Refusal::because(Reason::Quarantined, detail));
                 }
                 // Those of before, too: root may have allowed more then.

@@ -14,6 +14,7 @@ pub mod ruleset;
 pub mod terms;
 mod turn;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -28,8 +29,8 @@ use self::ruleset::{BRIDGE_TABLE, TABLE};
 use self::terms::{ADDRESSES_MAX, Terms};
 use super::jobs::{self, Job};
 use super::program::{self, Program};
-use crate::config::{QuarantineLevel, UnitName};
-use crate::engine::io::{ActOutcome, ActStatus};
+use crate::config::{QuarantineLevel, Rollback, UnitName};
+use crate::engine::io::{Act, ActOutcome, ActStatus};
 use crate::engine::{DEGRADED, NOT_IN_FORCE};
 use crate::store::disk;
 
@@ -166,6 +167,17 @@ impl Quarantine {
         self.saved().unwrap_or_default().keeps_stopped().to_vec()
     }
 
+    /// Why this isn't done as long as what is in force is: it would start a unit that is to stay stopped, also one that
+    /// nobody would stop any more.
+    #[must_use]
+    pub fn keeps_from(&self, act: &Act, rollback: &BTreeMap<String, Rollback>) -> Option<String> {
+        let started = act.restarts(rollback);
+        // What starts nothing needs no look at a file.
+        let stopped = if started.is_empty() { Vec::new() } else { self.keeps_stopped() };
+        let unit = started.iter().find(|unit| stopped.contains(unit))?;
+        Some(format!("{unit} stays stopped until the quarantine is left"))
+    }
+
     /// Terms with the hosts that are in reach now, where names were not found: for who cuts down what comes of that.
     #[must_use]
     pub fn with_older_hosts(&self, terms: Terms) -> Terms {
@@ -214,7 +226,7 @@ impl Quarantine {
     }
 
     fn naming_level(&self, outcome: ActOutcome) -> ActOutcome {
-        ActOutcome { quarantine: self.in_force(), ..outcome }
+        ActOutcome { quarantine: self.in_force(), keeps_stopped: !self.keeps_stopped().is_empty(), ..outcome }
     }
 
     /// Ends it, and starts what was stopped for it. Ending what isn't in force succeeds.

@@ -17,6 +17,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_ui
 use serde_json::json;
 
 use super::*;
+use crate::act::rollback::Rollbacks;
+use crate::act::units::Manager;
+use crate::act::{Actor, Order};
+use crate::config::RollbackKind;
+use crate::engine::io::Trigger;
 
 const GATEWAY: &str = "10.78.0.1";
 const BROKER: &str = "10.78.0.2";
@@ -412,6 +417,56 @@ fn a_unit_stays_stopped_as_long_as_a_level_is_in_force_that_stops_it() {
         let saved = json!({"level": level, "wide": false, "terms": terms, "stopped": [], "degraded": null});
         fs::write(dir.path().join(STATE_FILE), saved.to_string()).unwrap();
         assert_eq!(stay(), [stays, false], "{level}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_helper_nothing_starts_a_unit_that_stays_stopped_either_whatever_the_configuration_says() {
+    const KEPT: &str = "fieldmedic-no-such-unit.service";
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("goes-back");
+    let script = "#!/bin/sh\ntouch \"$(dirname \"$0\")/gone-back\"\n";
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let rollback = Rollback {
+        kind: RollbackKind::Command { argv: vec![program.to_str().unwrap().into()] },
+        units: units(&["other.service", KEPT]),
+        settle: Duration::ZERO,
+        trial: Duration::ZERO,
+    };
+    let quarantine = || Quarantine::new(dir.path().join("state"), Loader::None, AGENT);
+    let actor = Actor::new(Manager::Systemd, dir.path().join("none"))
+        .with_rollbacks(Rollbacks::new([("app".to_owned(), rollback)].into(), false, None))
+        .with_quarantine(quarantine());
+    let acts =
+        || [Act::RestartUnit { unit: units(&[KEPT]).remove(0) }, Act::Rollback { target: "app".into(), to: None }];
+    for (level, is_kept) in [("restrict", true), ("isolate", true), ("observe", false)] {
+        let terms = Terms { stop: units(&[KEPT]), ..terms(&[BROKER], &[]) };
+        quarantine().save(&Saved { level: level.into(), terms, ..Saved::default() }).unwrap();
+        for act in acts() {
+            let order = Order::new(act, Trigger::Rule("hot".into()), None, Duration::from_secs(20));
+            let (_keep, canceled) = oneshot::channel();
+            let outcome = actor.perform(order, canceled, |_| ()).await;
+            let is_refused = outcome.status == ActStatus::Rejected && outcome.reason.as_deref() == Some("quarantined");
+            assert_eq!(is_refused, is_kept, "{level}: {outcome:?}");
+        }
+        assert_eq!(dir.path().join("gone-back").exists(), !is_kept, "{level}");
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_says_whether_units_are_kept_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let quarantine = Quarantine::new(dir.path().join("state"), Loader::None, AGENT);
+    for (level, stop, kept) in
+        [("restrict", &["a.service"][..], true), ("restrict", &[], false), ("observe", &[], false)]
+    {
+        let saved =
+            Saved { level: level.into(), terms: Terms { stop: units(stop), ..terms(&[], &[]) }, ..Saved::default() };
+        quarantine.save(&saved).unwrap();
+        let level = saved.level().unwrap();
+        let outcome = quarantine.refresh(level, false, terms(&[BROKER], &[])).await;
+        assert_eq!((outcome.quarantine, outcome.keeps_stopped), (Some(level), kept), "{outcome:?}");
     }
 }
 

@@ -82,6 +82,12 @@ impl Rollbacks {
         self.targets.is_empty()
     }
 
+    /// What can be rolled back, by its name.
+    #[must_use]
+    pub const fn targets(&self) -> &BTreeMap<String, Rollback> {
+        &self.targets
+    }
+
     /// Goes back to the previous release, or to a named one. What goes wrong is `no_such_target`, `no_current_release`,
     /// `no_other_release`, `no_such_release`, `rollback_failed`, `unit_failed` (it has gone back, and a unit doesn't
     /// start), or as a program's end.

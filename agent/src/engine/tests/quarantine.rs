@@ -496,6 +496,25 @@ fn units_that_are_to_stay_stopped_are_looked_at_every_minute_and_told_once_an_ho
 }
 
 #[test]
+fn units_that_are_kept_stopped_are_looked_at_every_minute_though_the_configuration_names_none() {
+    let mut world = online();
+    order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    world.acts_succeed = false;
+    // What is known of it is gone with the process.
+    world.crash();
+    world.advance(11 * SECOND);
+    for keeps_stopped in [true, true, true, false, false] {
+        let [id] = refreshes_under_way(&world)[..] else { panic!("none within a minute: {:?}", world.acts) };
+        world.acts.clear();
+        let quarantine = Some(QuarantineLevel::Restrict);
+        let ended = ActOutcome { quarantine, keeps_stopped, ..outcome(ActStatus::Succeeded) };
+        world.input(Input::ActDone { id, outcome: ended });
+        world.advance(MINUTE);
+    }
+    assert_eq!(refreshes_under_way(&world), [], "none is kept any more");
+}
+
+#[test]
 fn after_a_restart_what_is_in_force_in_part_is_told_though_units_are_stopped_again() {
     let mut world = World::with(config_with("[quarantine]\nstop_units = [\"app.service\"]"));
     world.advance(SECOND);
