@@ -22,7 +22,7 @@ pub struct Pid1 {
     bus: Bus,
     restarted: Arc<Mutex<Vec<String>>>,
     inhibited: Arc<AtomicBool>,
-    goes_down: Arc<GoesDown>,
+    goes_down: Arc<AtomicBool>,
     failed: Failed,
     _systemd: Connection,
 }
@@ -31,7 +31,7 @@ impl Pid1 {
     pub async fn start() -> Self {
         let bus = Bus::start();
         let (restarted, started_us) = (Arc::default(), Arc::default());
-        let (inhibited, failed, goes_down) = (Arc::default(), Failed::default(), Arc::<GoesDown>::default());
+        let (inhibited, failed, goes_down) = (Arc::default(), Failed::default(), Arc::<AtomicBool>::default());
         let manager = Manager(Arc::clone(&restarted), Arc::clone(&started_us), Arc::clone(&goes_down));
         let systemd = Builder::address(bus.address())
             .unwrap()
@@ -68,12 +68,7 @@ impl Pid1 {
 
     /// From now on the machine is about to reboot: no unit is restarted any more.
     pub fn go_down(&self) {
-        self.goes_down.is_so.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether somebody has asked whether it is.
-    pub fn was_asked_for_jobs(&self) -> bool {
-        self.goes_down.was_asked.load(Ordering::Relaxed)
+        self.goes_down.store(true, Ordering::Relaxed);
     }
 
     /// From now on all units have failed, and were active last then: 0 is never.
@@ -103,15 +98,8 @@ impl Login {
     }
 }
 
-/// Whether the machine is about to reboot, and whether somebody has asked that.
-#[derive(Default)]
-struct GoesDown {
-    is_so: AtomicBool,
-    was_asked: AtomicBool,
-}
-
 /// What was restarted, when the unit was started last, and whether the machine goes down.
-struct Manager(Arc<Mutex<Vec<String>>>, Arc<AtomicU64>, Arc<GoesDown>);
+struct Manager(Arc<Mutex<Vec<String>>>, Arc<AtomicU64>, Arc<AtomicBool>);
 
 type ListedJob = (u32, String, String, String, OwnedObjectPath, OwnedObjectPath);
 
@@ -131,11 +119,10 @@ impl Manager {
     fn reset_failed_unit(&self, _name: &str) {}
 
     fn list_jobs(&self) -> Vec<ListedJob> {
-        self.2.was_asked.store(true, Ordering::Relaxed);
         let word = |word: &str| word.to_owned();
         let (job, unit) = (path("/org/freedesktop/systemd1/job/9"), path("/org/freedesktop/systemd1/unit/reboot"));
         let reboot = (9, word("reboot.target"), word("start"), word("waiting"), job, unit);
-        if self.2.is_so.load(Ordering::Relaxed) { vec![reboot] } else { vec![] }
+        if self.2.load(Ordering::Relaxed) { vec![reboot] } else { vec![] }
     }
 
     async fn stop_unit(
@@ -162,7 +149,7 @@ impl Manager {
         name: String,
         _mode: String,
     ) -> zbus::fdo::Result<OwnedObjectPath> {
-        if self.2.is_so.load(Ordering::Relaxed) {
+        if self.2.load(Ordering::Relaxed) {
             return ended(&emitter, &name, "canceled").await;
         }
         self.0.lock().unwrap().push(name.clone());

@@ -220,7 +220,7 @@ fn lost(why: &str) -> ActOutcome {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::fd::OwnedFd;
     use std::sync::mpsc;
     use std::thread;
@@ -259,6 +259,18 @@ mod tests {
             assert!(said.contains("peer_refused"), "{said}");
         }
         helper.join().unwrap();
+    }
+
+    /// A helper that ends so many acts at once, and so.
+    pub(in crate::act) fn ending(socket: &Path, outcome: ActOutcome, acts: usize) -> thread::JoinHandle<()> {
+        let listener = listening(socket);
+        thread::spawn(move || {
+            for _ in 0..acts {
+                let link = net::accept(&listener).unwrap();
+                net::recv(&link, &mut vec![0; DATAGRAM_MAX][..], RecvFlags::empty()).unwrap();
+                net::send(&link, &Answer::Done(outcome.clone()).to_datagram(), SendFlags::empty()).unwrap();
+            }
+        })
     }
 
     /// A helper that is asked too often: it says so once it was also told to cancel. How often it was asked.

@@ -248,7 +248,7 @@ impl Actor {
         if let Some(why) = root.and_then(inhibited) {
             return ActOutcome::rejected(Reason::Inhibited.word(), why);
         }
-        let (mut missing, goes_back) = (Vec::new(), matches!(order.act, Act::Rollback { .. }));
+        let mut missing = Vec::new();
         if let (Act::Quarantine { level: Some(_) } | Act::Refresh { .. }, Some(source)) = (&order.act, &self.source) {
             let (terms, not_found) = source.terms().await;
             order.terms = Some(terms);
@@ -259,14 +259,36 @@ impl Actor {
             Some(helper) if order.act != Act::CollectDiagnostics => helper.perform(order, canceled, progress).await,
             _ => self.perform_here(order, canceled, progress).await,
         };
-        if goes_back && may_be_cut_off(&outcome) {
-            // What a reboot cuts off the next boot judges, by the release that it runs: as after a crash, nothing is
-            // said of it before.
-            systemd::outwait_reboot().await;
-        }
         if outcome.status == ActStatus::Succeeded && !missing.is_empty() {
             let detail = outcome.detail.unwrap_or_default();
             outcome.detail = Some(format!("{detail}; no address was found for: {}", missing.join(", ")));
+        }
+        outcome
+    }
+
+    /// The same for the agent, which keeps the end of a rollback back while the machine goes down: what that cuts off
+    /// the next boot judges, by the release that it runs, and as after a crash nothing is said of it before. Root's
+    /// helper says at once how it ended: the agent waits for it no longer than for the act.
+    pub async fn perform_or_go_down(
+        &self,
+        order: Order,
+        canceled: oneshot::Receiver<()>,
+        progress: impl FnMut(u8),
+    ) -> ActOutcome {
+        self.perform_unless(systemd::outwait_reboot(), order, canceled, progress).await
+    }
+
+    async fn perform_unless(
+        &self,
+        down: impl Future<Output = ()>,
+        order: Order,
+        canceled: oneshot::Receiver<()>,
+        progress: impl FnMut(u8),
+    ) -> ActOutcome {
+        let goes_back = matches!(order.act, Act::Rollback { .. });
+        let outcome = self.perform(order, canceled, progress).await;
+        if goes_back && may_be_cut_off(&outcome) {
+            down.await;
         }
         outcome
     }
@@ -408,6 +430,35 @@ mod tests {
         cancel.send(()).unwrap();
         let outcome = actor.perform(order, canceled, |_| ()).await;
         assert_eq!((outcome.status, actor.able().quarantine), (ActStatus::Canceled, None), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_said_of_a_rollback_that_is_cut_off_before_the_machine_is_down_or_stays_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("act.sock");
+        let helper = client::tests::ending(&socket, ActOutcome::failed("unit_failed", "the job was canceled"), 4);
+        let actor = Actor::new(Manager::Systemd, "/nonexistent".into()).behind(&socket);
+        let target = || "app".to_owned();
+        let (back, good) = (Act::Rollback { target: target(), to: None }, Act::MarkGood { target: target() });
+        for (act, waits) in [(back, true), (good, false)] {
+            // That the machine goes down takes longer than the act may.
+            let order = Order::new(act, Trigger::Rule("hot".into()), None, Duration::ZERO);
+            let (_keep, canceled) = oneshot::channel();
+            let (asked, is_asked) = oneshot::channel();
+            let down = async {
+                asked.send(()).unwrap();
+                std::future::pending::<()>().await;
+            };
+            let said = tokio::select! {
+                outcome = actor.perform_unless(down, order.clone(), canceled, |_| ()) => Some(outcome),
+                Ok(()) = is_asked => None,
+            };
+            assert_eq!(said.is_none(), waits, "{said:?}");
+            let (_keep, canceled) = oneshot::channel();
+            let outcome = actor.perform_unless(std::future::ready(()), order, canceled, |_| ()).await;
+            assert_eq!(outcome.reason.as_deref(), Some("unit_failed"), "it stays up: {outcome:?}");
+        }
+        helper.join().unwrap();
     }
 
     #[tokio::test]

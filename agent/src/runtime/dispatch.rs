@@ -298,7 +298,7 @@ impl Dispatcher {
                 // A full queue costs a progress message, never the outcome.
                 let _ = news.try_send(Input::ActProgress { id, percent });
             };
-            actor.perform(order, canceled, progress).await
+            actor.perform_or_go_down(order, canceled, progress).await
         };
         tokio::spawn(async move {
             let outcome = outcome_of(performed).await;
