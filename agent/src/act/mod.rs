@@ -275,7 +275,7 @@ impl Actor {
         canceled: oneshot::Receiver<()>,
         progress: impl FnMut(u8),
     ) -> ActOutcome {
-        self.perform_unless(systemd::outwait_reboot(), order, canceled, progress).await
+        self.perform_unless(systemd::outwait_shutdown(), order, canceled, progress).await
     }
 
     async fn perform_unless(

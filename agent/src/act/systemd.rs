@@ -40,6 +40,9 @@ const JOBS_MAX: Duration = Duration::from_millis(500);
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 /// The units whose start is a reboot (systemd.special(7)).
 const REBOOTS: [&str; 2] = ["reboot.target", "kexec.target"];
+/// And those whose start ends this boot without another one. A soft reboot is none of them: it keeps the boot's id, by
+/// which is known what the next one judges.
+const SHUTDOWNS: [&str; 2] = ["poweroff.target", "halt.target"];
 
 /// What, who, why, mode, uid and pid.
 type Inhibitor = (String, String, String, String, u32, u32);
@@ -121,20 +124,29 @@ pub async fn reboot() -> ActOutcome {
 
 /// Whether the machine is about to reboot, whoever has ordered that. Where systemd doesn't say so at once it isn't.
 pub(crate) async fn is_rebooting() -> bool {
-    let ask = async { is_rebooting_over(&Connection::system().await?).await };
-    timeout(JOBS_MAX, ask).await.is_ok_and(|answer| answer.unwrap_or(false))
+    is_starting(|unit| REBOOTS.contains(&unit)).await
 }
 
-/// Where the machine is about to reboot, waits for it to go down; where it doesn't in that time, it stays.
-pub(super) async fn outwait_reboot() {
-    if is_rebooting().await {
+/// Where the machine is about to reboot or to be switched off, waits for it to go down; where it doesn't in that time,
+/// it stays.
+pub(super) async fn outwait_shutdown() {
+    if is_starting(goes_down).await {
         sleep(GOES_DOWN_WITHIN).await;
     }
 }
 
-async fn is_rebooting_over(connection: &Connection) -> zbus::Result<bool> {
+fn goes_down(unit: &str) -> bool {
+    REBOOTS.contains(&unit) || SHUTDOWNS.contains(&unit)
+}
+
+async fn is_starting(is_such: impl Fn(&str) -> bool) -> bool {
+    let ask = async { is_starting_over(&Connection::system().await?, is_such).await };
+    timeout(JOBS_MAX, ask).await.is_ok_and(|answer| answer.unwrap_or(false))
+}
+
+async fn is_starting_over(connection: &Connection, is_such: impl Fn(&str) -> bool) -> zbus::Result<bool> {
     let jobs = SystemdProxy::new(connection).await?.list_jobs().await?;
-    Ok(jobs.iter().any(|(_, unit, kind, ..)| kind == "start" && REBOOTS.contains(&unit.as_str())))
+    Ok(jobs.iter().any(|(_, unit, kind, ..)| kind == "start" && is_such(unit)))
 }
 
 /// Who keeps the machine from being shut down, and why; `None`: nobody.

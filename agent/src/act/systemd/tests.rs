@@ -404,19 +404,23 @@ impl Busy {
 }
 
 #[tokio::test]
-async fn a_machine_that_reboots_is_known_by_its_job_for_that() {
-    for (unit, kind, reboots) in [
-        ("reboot.target", "start", true),
-        ("kexec.target", "start", true),
-        ("reboot.target", "stop", false),
-        ("poweroff.target", "start", false),
+async fn a_machine_that_reboots_or_only_goes_down_is_known_by_its_job_for_that() {
+    for (unit, kind, reboots, ends) in [
+        ("reboot.target", "start", true, true),
+        ("kexec.target", "start", true, true),
+        ("reboot.target", "stop", false, false),
+        ("poweroff.target", "start", false, true),
+        ("halt.target", "start", false, true),
+        ("soft-reboot.target", "start", false, false),
     ] {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let server = Builder::unix_stream(theirs).server(zbus::Guid::generate()).unwrap().p2p();
         let server = server.serve_at("/org/freedesktop/systemd1", Busy(unit, kind)).unwrap().build();
         let client = Builder::unix_stream(ours).p2p().build();
         let (_systemd, connection) = tokio::try_join!(server, client).unwrap();
-        assert_eq!(is_rebooting_over(&connection).await.unwrap(), reboots, "{kind} of {unit}");
+        let is_reboot = is_starting_over(&connection, |unit| REBOOTS.contains(&unit)).await.unwrap();
+        let is_down = is_starting_over(&connection, goes_down).await.unwrap();
+        assert_eq!((is_reboot, is_down), (reboots, ends), "{kind} of {unit}");
     }
 }
 
