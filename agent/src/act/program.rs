@@ -421,10 +421,26 @@ impl<P: FnMut(u8)> Output<P> {
         if self.passed == 0 && text.len() <= self.tail_max {
             return Some(text.into_owned()).filter(|text| !text.is_empty());
         }
-        let end = tail(&text, self.tail_max.saturating_sub(LEFT_OUT_BYTES));
-        let left_out = self.passed + (cut + text.len() - end.len()) as u64;
-        Some(format!("… {left_out} B before this\n{end}"))
+        let surplus = (text.len() + LEFT_OUT_BYTES).saturating_sub(self.tail_max);
+        let (left_out, end) = bytes.split_at(source_of(&bytes, surplus));
+        let left_out = self.passed + (cut + left_out.len()) as u64;
+        Some(format!("… {left_out} B before this\n{}", String::from_utf8_lossy(end)))
     }
+}
+
+/// How many bytes come before what is left where at least `surplus` bytes of their text are left out: what was said
+/// counts, not what is shown for it.
+fn source_of(bytes: &[u8], mut surplus: usize) -> usize {
+    let mut source = 0;
+    for chunk in bytes.utf8_chunks() {
+        let (text, replaced) = (chunk.valid(), chunk.invalid());
+        if let Some(room) = text.len().checked_sub(surplus) {
+            return source + text.len() - tail(text, room).len();
+        }
+        source += text.len() + replaced.len();
+        surplus = surplus.saturating_sub(text.len() + char::REPLACEMENT_CHARACTER.len_utf8());
+    }
+    source
 }
 
 #[cfg(test)]
