@@ -94,6 +94,7 @@ pub(super) fn bars_a_stranger(file: &Path) -> bool {
 /// What a rollback will want to run, or to go back from.
 fn rollbacks(config: &CheckedConfig, found: &mut Vec<Finding>) {
     for (target, rollback) in &config.rollback {
+        let mut severity = Severity::Error;
         let (path, what, advice) = match &rollback.kind {
             RollbackKind::Command { argv } => {
                 let Some(program) = argv.first().map(Path::new) else { continue };
@@ -103,13 +104,26 @@ fn rollbacks(config: &CheckedConfig, found: &mut Vec<Finding>) {
             }
             RollbackKind::Slots { dir } => {
                 let Some(wrong) = unfit_slots(dir) else { continue };
-                let advice = format!("put releases into {0}/releases/NAME, and link {0}/current to one", dir.display());
-                (dir.as_path(), format!("[rollback.{target}] can't go back from there: {wrong}"), advice)
+                let shown = dir.display();
+                let (what, advice) = if is_shut(dir) {
+                    // Root's helper sees it.
+                    severity = Severity::Warning;
+                    ("this user may not look there", format!("let the agent's user into {shown} and {shown}/releases"))
+                } else {
+                    let advice = format!("put releases into {shown}/releases/NAME, and link {shown}/current to one");
+                    ("can't go back from there", advice)
+                };
+                (dir.as_path(), format!("[rollback.{target}]: {what}: {wrong}"), advice)
             }
             RollbackKind::Rauc => continue,
         };
-        found.push(finding(Severity::Error, "rollback_unfit", path.display().to_string(), what, &advice));
+        found.push(finding(severity, "rollback_unfit", path.display().to_string(), what, &advice));
     }
+}
+
+/// Whether this user may not look into a directory of releases.
+fn is_shut(dir: &Path) -> bool {
+    rustix::fs::access(dir.join("current"), Access::EXISTS) == Err(Errno::ACCESS)
 }
 
 fn unfit(path: &Path, looked: io::Result<Option<String>>) -> Option<String> {

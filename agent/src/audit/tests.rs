@@ -513,3 +513,25 @@ fn releases_that_can_not_be_gone_back_from_are_told_before_one_is_to_be_left() {
     std::os::unix::fs::symlink("releases/v1", app.join("current")).unwrap();
     assert_eq!(told(), "");
 }
+
+#[test]
+fn releases_that_this_user_may_not_look_into_are_no_error() {
+    if rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: root looks into everything");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("app");
+    fs::create_dir_all(app.join("releases/v1")).unwrap();
+    std::os::unix::fs::symlink("releases/v1", app.join("current")).unwrap();
+    let config = config(dir.path(), &format!("[rollback.app]\nkind = \"slots\"\ndir = {app:?}\n"));
+    for shut in [app.clone(), app.join("releases")] {
+        fs::set_permissions(&shut, fs::Permissions::from_mode(0o600)).unwrap();
+        let mut found = Vec::new();
+        files::look(&config, &[], Some(Unix(0)), None, &mut found);
+        fs::set_permissions(&shut, fs::Permissions::from_mode(0o755)).unwrap();
+        found.retain(|finding| finding.check == "rollback_unfit");
+        let said = found.iter().any(|finding| finding.what.contains("this user may not look there"));
+        assert!(said && found[0].severity == Severity::Warning, "{}: {found:?}", shut.display());
+    }
+}
