@@ -129,7 +129,7 @@ fn releases_that_the_sandbox_keeps_from_being_written_are_told_of_and_cost_nothi
     world.wait_for_log(&helper, &format!("[rollback.app] could not go back as it is: {told}"));
     let end = world.ask(&order);
     assert_eq!((&end["status"], &end["reason"]), (&json!("REJECTED"), &json!("not_supported")), "{end}");
-    let cure = format!("unless a drop-in has ReadWritePaths={}", app.display());
+    let cure = format!("or fieldmedic-act.service lacks a drop-in with ReadWritePaths={}", app.display());
     let detail = end["detail"].as_str().unwrap();
     assert!(detail.starts_with(&told) && detail.ends_with(&cure), "{detail}");
     drop(helper);

@@ -331,7 +331,9 @@ impl<'a> Slots<'a> {
     fn failed(&self, what: &str, error: &io::Error) -> SlotError {
         let dir = self.dir.display();
         let cure = if error.kind() == io::ErrorKind::ReadOnlyFilesystem {
-            format!(": for fieldmedic-act.service it is, unless a drop-in has ReadWritePaths={dir}")
+            format!(
+                ": either it is mounted read-only, or fieldmedic-act.service lacks a drop-in with ReadWritePaths={dir}"
+            )
         } else {
             String::new()
         };
