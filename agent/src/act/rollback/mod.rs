@@ -266,7 +266,7 @@ async fn switch(
     let left = until.saturating_duration_since(Instant::now());
     let (mut said, restarted) = restart_all(units, since_us, left, systemd::restart).await;
     if restarted != Restarted::Due {
-        said.extend(forget_due(dir).await);
+        said.extend(forget_due(dir, until.saturating_duration_since(Instant::now())).await);
     }
     let detail = with(detail, said);
     if restarted == Restarted::Run { ActOutcome::succeeded(detail) } else { ActOutcome::failed("unit_failed", detail) }
@@ -298,15 +298,15 @@ async fn complete(
     if is_due {
         tracing::error!("rollback of {target}: {}", with(format!("{from} still runs"), said));
     } else {
-        said.extend(forget_due(dir).await);
+        said.extend(forget_due(dir, LOOK_MAX).await);
         tracing::warn!("rollback of {target}: {}", with(format!("{to} runs"), said));
     }
     !is_due
 }
 
 /// What went wrong, if it isn't forgotten.
-async fn forget_due(dir: &Path) -> Option<String> {
-    on_disk(dir, DUE_MAX, |dir| Slots::new(dir).clear_due()).await.err()?.detail
+async fn forget_due(dir: &Path, within: Duration) -> Option<String> {
+    on_disk(dir, within, |dir| Slots::new(dir).clear_due()).await.err()?.detail
 }
 
 async fn mark_good(dir: &Path, boot: Option<BootId>, within: Duration) -> ActOutcome {
@@ -527,13 +527,22 @@ mod tests {
         let kind = RollbackKind::Slots { dir: dir.path().to_owned() };
         let rollback = Rollback { kind, units: units.clone(), settle: Duration::ZERO, trial: Duration::ZERO };
         let targets = BTreeMap::from([("app".to_owned(), rollback)]);
-        // Nobody restarts it here, until nobody has to.
-        let asked = std::cell::Cell::new(0);
-        let keeps_stopped = || if asked.replace(asked.get() + 1) < DUE_TRIES { vec![] } else { units.clone() };
-        let rollbacks = || Rollbacks::new(targets.clone(), false, Some(boot));
-        let completing = complete_each(rollbacks, keeps_stopped, [Duration::from_millis(1); 2]);
+        // What is due can't be taken up at the first look, as often as that tries; nor is the unit to be started then.
+        let (due, note) = (dir.path().join(".fieldmedic.due"), dir.path().join("note"));
+        fs::rename(&due, &note).unwrap();
+        fs::create_dir(&due).unwrap();
+        let looks = std::cell::Cell::new(0);
+        let rollbacks = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 2 {
+                fs::remove_dir(&due).unwrap();
+                fs::rename(&note, &due).unwrap();
+            }
+            Rollbacks::new(targets.clone(), false, Some(boot))
+        };
+        let completing = complete_each(rollbacks, || units.clone(), [Duration::from_millis(1); 2]);
         let over = async {
-            while dir.path().join(".fieldmedic.due").is_symlink() {
+            while fs::symlink_metadata(&due).is_ok() {
                 sleep(Duration::from_millis(10)).await;
             }
         };
@@ -541,6 +550,7 @@ mod tests {
             () = completing => panic!("it ends"),
             over = timeout(Duration::from_secs(20), over) => over.unwrap(),
         }
+        assert!(looks.get() >= 2, "{}", looks.get());
         assert_eq!(running_slot(dir.path(), Some(boot)).as_deref(), Some("1.0"));
     }
 
