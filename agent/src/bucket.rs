@@ -18,6 +18,11 @@ impl Bucket {
         Self { burst, every, paid: Mono(0) }
     }
 
+    /// Whether it is as good as new: what was let through is paid for.
+    pub(crate) fn is_full(&self, now: Mono) -> bool {
+        self.paid <= now
+    }
+
     /// Whether one may pass now.
     pub(crate) fn take(&mut self, now: Mono) -> bool {
         let paid = self.paid.max(now).after(self.every);

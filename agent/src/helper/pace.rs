@@ -20,6 +20,23 @@ pub(super) const fn requests() -> Bucket {
     Bucket::new(BURST, REFILL)
 }
 
+/// Strangers who are told apart at a time, by their uids.
+const STRANGERS_MAX: usize = 64;
+
+/// What those may ask whom the policy didn't name when it was read last, each for themselves: one who asks without an end
+/// keeps nobody out whom it names by now.
+#[derive(Debug, Default)]
+pub(super) struct Strangers(BTreeMap<u32, Bucket>);
+
+impl Strangers {
+    /// Whether this one may ask now. Of more than are told apart nobody new may, until one of them has long been silent.
+    pub(super) fn take(&mut self, uid: u32, now: Mono) -> bool {
+        self.0.retain(|_, bucket| !bucket.is_full(now));
+        let is_known = self.0.contains_key(&uid);
+        (is_known || self.0.len() < STRANGERS_MAX) && self.0.entry(uid).or_insert_with(requests).take(now)
+    }
+}
+
 /// Lines of the log, by their reasons, which are a few fixed words.
 #[derive(Debug, Default)]
 pub(super) struct Lines(BTreeMap<&'static str, Window>);
@@ -67,6 +84,17 @@ mod tests {
         assert_eq!(passed(&mut bucket, 50_000), 40);
         assert_eq!(passed(&mut bucket, 51_000), 10);
         assert_eq!(passed(&mut bucket, 500_000), 40);
+    }
+
+    #[test]
+    fn a_stranger_who_asks_without_an_end_keeps_no_other_out_and_as_many_as_are_told_apart_do_for_a_while() {
+        let mut strangers = Strangers::default();
+        assert_eq!((0..1000).filter(|_| strangers.take(7, Mono(50_000))).count(), 40);
+        assert!(strangers.take(8, Mono(50_000)), "another one");
+        let passed = (100..1100).filter(|uid| strangers.take(*uid, Mono(50_000))).count();
+        assert_eq!((passed, strangers.0.len()), (STRANGERS_MAX - 2, STRANGERS_MAX));
+        assert!(strangers.take(9, Mono(50_100)), "those who asked once are forgotten");
+        assert!(strangers.0.len() < STRANGERS_MAX, "{}", strangers.0.len());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::judge::judge;
 use super::ledger::{Ledger, Moment};
 use super::link::{Link, Received};
-use super::pace::{self, Lines, Told};
+use super::pace::{self, Lines, Strangers, Told};
 use super::policy::Policy;
 use super::protocol::{Answer, Refusal, Request};
 use crate::act::link::Interfaces;
@@ -61,8 +61,8 @@ struct State {
     refusals: Lines,
     /// Whom the policy named when it was read last.
     agent_uid: Option<u32>,
-    /// What those may ask whom it didn't name: apart from the agent's, so that they use up none of these.
-    strangers: Bucket,
+    /// Those whom it didn't name: apart from the agent, so that they use up none of its requests.
+    strangers: Strangers,
 }
 
 /// What to do for a request.
@@ -80,7 +80,7 @@ impl Helper {
     /// Goes by this policy and this ledger; keeps what it knows of a quarantine in `dir`.
     #[must_use]
     pub(super) fn new(policy: PathBuf, dir: PathBuf, boot: BootId, clock: Clock, ledger: Ledger) -> Self {
-        let (requests, strangers, refusals) = (pace::requests(), pace::requests(), Lines::default());
+        let (requests, strangers, refusals) = (pace::requests(), Strangers::default(), Lines::default());
         let agent_uid = Policy::load(&policy).ok().and_then(|policy| policy.agent_uid);
         let state = State { clock, ledger, requests, refusals, agent_uid, strangers };
         Self { policy, dir, turn: Arc::default(), boot, state: Mutex::new(state) }
@@ -161,7 +161,7 @@ impl Helper {
             return Ok(());
         }
         let mono = state.clock.now().mono;
-        if !state.strangers.take(mono) {
+        if !state.strangers.take(uid, mono) {
             return Err(Refusal::new("rate_limited", pace::TOO_OFTEN));
         }
         let policy = Policy::load(&self.policy).map_err(|error| error.refusal())?;
