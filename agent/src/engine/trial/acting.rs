@@ -93,7 +93,7 @@ impl Engine {
                 (Err((Reason::Busy, _)), _) => self.put_trial_aside(now, &target),
                 (Err((reason, detail)), _) => {
                     self.put_trial_off(now, &target, &act, reason, &detail);
-                    self.try_once_affordable(now, &target, &act, reason);
+                    self.try_once_possible(now, &target, &act, reason);
                 }
                 (Ok(()), Wish::Leave) => self.journal_leaving(now, target, &act),
                 // What comes of it is noted where all marks are, whoever wants them.
@@ -177,13 +177,15 @@ impl Engine {
         }
     }
 
-    /// What has spent its budget is tried again when that has room, if that is sooner.
-    fn try_once_affordable(&mut self, now: Now, target: &str, act: &Act, reason: Reason) {
-        if reason != Reason::BudgetSpent {
-            return;
-        }
-        let room_at = self.with_commands(now, |commands, facts| commands.room_at(facts, act));
-        if let (Some(known), Some(at)) = (self.releases.targets.get_mut(target), room_at) {
+    /// What has spent its budget is tried again when that has room, and what came too soon after the boot when it does
+    /// not any more, if that is sooner: a machine that goes down again and again may not be up for much longer.
+    fn try_once_possible(&mut self, now: Now, target: &str, act: &Act, reason: Reason) {
+        let possible_at = match reason {
+            Reason::BudgetSpent => self.with_commands(now, |commands, facts| commands.room_at(facts, act)),
+            Reason::MinUptime => Some(Mono(0).after(self.config.remediation.min_uptime)),
+            _ => None,
+        };
+        if let (Some(known), Some(at)) = (self.releases.targets.get_mut(target), possible_at) {
             known.again.possible_at(at);
         }
     }

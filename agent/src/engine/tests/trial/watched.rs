@@ -138,6 +138,22 @@ fn a_release_under_which_the_machine_hangs_again_and_again_is_left() {
 }
 
 #[test]
+fn a_release_under_which_the_machine_does_not_stay_up_for_much_longer_than_it_has_to_is_left() {
+    let mut world = world_of(&CONFIG.replace("2m", "20m").replace("10m", "1h"));
+    runs(&mut world, "2.0");
+    world.end_signs.watchdog = true;
+    for hang in 0..5 {
+        world.advance(11 * MINUTE);
+        assert_eq!(world.acted, [], "after {hang}");
+        world.reboot();
+    }
+    world.advance(9 * MINUTE);
+    assert_eq!(world.acted, [], "min_uptime holds");
+    world.advance(2 * MINUTE);
+    assert_eq!(world.acted, [leave()]);
+}
+
+#[test]
 fn crashes_in_a_quarantine_are_not_the_releases() {
     let mut world = world();
     runs(&mut world, "2.0");
