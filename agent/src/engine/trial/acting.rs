@@ -60,7 +60,8 @@ impl Engine {
         self.note_release(target);
     }
 
-    /// Does what is due about releases on trial.
+    /// Does what is due about releases on trial. Unlike a ladder's step that is done in a boot loop, too: a release that
+    /// makes one is what a trial is to find, and it is left once.
     pub(in crate::engine) fn poll_trials(&mut self, now: Now) {
         if self.stopping.is_some() {
             return;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::world::World;
+use super::super::world::{World, config_with};
 use super::{CONFIG, MINUTE, SECOND, leave, mark, runs, told, world, world_of};
 use crate::engine::io::{Input, StopReason};
 use crate::engine::metric::Metric;
@@ -150,6 +150,36 @@ fn a_release_under_which_the_machine_does_not_stay_up_for_much_longer_than_it_ha
     world.advance(9 * MINUTE);
     assert_eq!(world.acted, [], "min_uptime holds");
     world.advance(2 * MINUTE);
+    assert_eq!(world.acted, [leave()]);
+}
+
+#[test]
+fn a_release_that_makes_a_boot_loop_is_left_while_no_ladder_does_anything() {
+    let more = r#"
+        [[rules]]
+        name = "slow"
+        metric = "host.load1"
+        above = 4
+        remedy = "heal"
+        [[ladders]]
+        name = "heal"
+        steps = [{ do = "restart_unit", unit = "app.service", settle = "30s" }]
+    "#;
+    let mut config = config_with(&format!("{}{more}", CONFIG.replace("2m", "20m").replace("10m", "1h")));
+    config.remediation.min_uptime = 2 * MINUTE;
+    let mut world = World::with(config);
+    world.set(Metric::BatteryExternalPower, Some(true));
+    runs(&mut world, "1.0");
+    world.advance(30 * MINUTE);
+    runs(&mut world, "2.0");
+    world.end_signs.watchdog = true;
+    for _ in 0..5 {
+        world.advance(MINUTE);
+        world.reboot();
+    }
+    world.set(Metric::HostLoad1, Some(9.0));
+    world.advance(3 * MINUTE);
+    assert!(world.got.iter().any(|got| got.body["name"] == "boot_loop"));
     assert_eq!(world.acted, [leave()]);
 }
 
