@@ -294,6 +294,10 @@ impl Engine {
         // Nothing was done, by somebody's will: its chance is still to come.
         if let Some(known) = self.releases.targets.get_mut(target) {
             known.set_last_chance(false);
+            if !known.again.was_turned_down() {
+                // That it begins was told, and needs an end, also where the agent itself refused it for this before.
+                known.told.remove(&(Wish::Leave, Some(reason)));
+            }
             known.again.turn_down();
         }
         self.note_release(target);

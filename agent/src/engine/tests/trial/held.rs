@@ -70,11 +70,35 @@ fn a_rollback_that_roots_policy_refuses_each_time_is_not_told_to_begin_each_time
     let (id, _) = world.acts.pop().unwrap();
     world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
     world.advance(MINUTE);
+    assert_eq!(statuses(&world), ["IN_PROGRESS", "REJECTED", "SUCCEEDED"]);
+}
+
+/// What the fleet was told of what was done about a release, each once.
+fn statuses(world: &World) -> Vec<&str> {
     let mut told = std::collections::BTreeMap::new();
     for got in world.got.iter().filter(|got| got.body["type"] == "remediation") {
         told.insert(got.body["seq"].as_u64(), got.body["remediation"]["status"].as_str().unwrap());
     }
-    assert_eq!(told.into_values().collect::<Vec<_>>(), ["IN_PROGRESS", "REJECTED", "SUCCEEDED"]);
+    told.into_values().collect()
+}
+
+#[test]
+fn a_rollback_that_begins_has_an_end_where_root_refuses_it_for_what_the_agent_did_before() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.acts_succeed = false;
+    world.inhibited = Some("an update is under way".into());
+    world.advance(11 * MINUTE);
+    world.inhibited = None;
+    for _ in 0..3 {
+        world.advance(31 * MINUTE);
+        let (id, act) = world.acts.pop().expect("it is tried again within half an hour");
+        assert_eq!(act, leave());
+        let refused = ActOutcome { reason: Some("inhibited".into()), ..outcome(ActStatus::Rejected) };
+        world.input(Input::ActDone { id, outcome: refused });
+    }
+    assert_eq!(statuses(&world), ["REJECTED", "IN_PROGRESS", "REJECTED"]);
 }
 
 #[test]
