@@ -205,10 +205,13 @@ impl Quarantine {
     }
 
     /// What was in force when root's helper was asked. More than is known counts as in force until a look at the rules
-    /// says otherwise, which is due where it is less, too: what was said may be older than a release.
+    /// says otherwise, which is due where it is less, too: what was said may be older than a release. What is being
+    /// entered or left may show in it already, and be taken back yet: of that the end of the act tells, and the look
+    /// that is due then.
     pub(super) fn heard(&mut self, now: Mono, at: Stamp, in_force: Option<QuarantineLevel>) {
         let known = self.level();
-        if let Some(level) = in_force.filter(|_| in_force > known) {
+        let changes = matches!(self.under_way, Some((_, Change::Enter { .. } | Change::Leave { .. })));
+        if let Some(level) = in_force.filter(|_| in_force > known && !changes) {
             let stored = Stored::new(level, &Trigger::Own(Own::Quarantine), at);
             self.inside = Some(Inside { level, stored });
             self.refresh_at = Some(now);

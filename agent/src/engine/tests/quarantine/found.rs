@@ -193,6 +193,28 @@ fn a_quarantine_that_the_journal_has_lost_is_found_by_what_roots_helper_says_at_
 }
 
 #[test]
+fn what_roots_helper_says_while_a_quarantine_is_entered_is_not_taken_for_something_found() {
+    let failed = ActOutcome::failed("failed", "nft: no such file");
+    for (ends, becomes) in [(outcome(ActStatus::Succeeded), "isolate"), (failed, "restrict")] {
+        let mut world = online();
+        order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+        world.acts_succeed = false;
+        order(&mut world, "q-2", "quarantine", json!({"level": "isolate"}));
+        let (id, _) = world.acts.pop().unwrap();
+        // What is to be loaded was saved.
+        helper_says(&mut world, Some(QuarantineLevel::Isolate));
+        world.input(Input::ActDone { id, outcome: ends });
+        world.acts_succeed = true;
+        for _ in 0..2 {
+            world.advance(11 * SECOND);
+            assert_eq!(level(&world), both(becomes));
+            assert!(!triggers(&world, "quarantine_entered").contains(&"rule:quarantine"), "{becomes}");
+            world.crash();
+        }
+    }
+}
+
+#[test]
 fn what_roots_helper_said_before_a_release_does_not_undo_it() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
