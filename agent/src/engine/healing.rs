@@ -266,7 +266,13 @@ impl Engine {
 
     /// Root's helper has said what is in force, perhaps before what was done since.
     pub(super) fn quarantine_told(&mut self, now: Now, in_force: Option<QuarantineLevel>) {
+        let before = self.quarantine.level();
         self.quarantine.heard(now.mono, self.timeline.stamp(now.mono), in_force);
+        if self.quarantine.level() != before {
+            self.session.say_again();
+            self.attributes.touch();
+            self.keep_pace(now);
+        }
     }
 
     /// What follows for the quarantine from the end of an act.

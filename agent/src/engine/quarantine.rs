@@ -282,11 +282,8 @@ impl Quarantine {
                     (false, true) => Some(NARROWED),
                     _ => None,
                 };
-                // A crash came between the act and the word of it.
-                let entered = self.inside.as_mut().is_some_and(|inside| inside.stored.is_news());
-                let name = if entered { Some(ENTERED) } else { name };
-                let event = name.map(|name| told(name, self.word(), self.by(), detail));
-                let entry = self.see().then(|| self.entry());
+                let Aftermath { event, entry, entered } = self.confirmed(detail);
+                let event = event.or_else(|| name.map(|name| told(name, self.word(), self.by(), detail)));
                 Aftermath { event: event.or_else(|| self.tell_stopped(now, detail)), entry, entered }
             }
             // The rules may be gone, or go with the next boot: they are as the journal says again, or it as they are.
@@ -296,9 +293,18 @@ impl Quarantine {
             }
             Change::Refresh { .. } => {
                 self.bring_forward(now.after(REFRESH_SOON));
-                Aftermath::default()
+                // Another level was found above. That its rules could not be loaded again doesn't take it away.
+                if named.is_some() { self.confirmed(detail) } else { Aftermath::default() }
             }
         }
+    }
+
+    /// The level that counts is in force. It may not have been known to be, nor told, as where a crash came between
+    /// the act and the word of it.
+    fn confirmed(&mut self, detail: Option<&str>) -> Aftermath {
+        let entered = self.inside.as_mut().is_some_and(|inside| inside.stored.is_news());
+        let event = entered.then(|| told(ENTERED, self.word(), self.by(), detail));
+        Aftermath { event, entry: self.see().then(|| self.entry()), entered }
     }
 
     /// A level is in force, or may be, as ordered. Where as much was before, who ordered that stays, and it is not

@@ -215,6 +215,24 @@ fn what_roots_helper_says_while_a_quarantine_is_entered_is_not_taken_for_somethi
 }
 
 #[test]
+fn a_quarantine_that_was_found_is_told_and_journaled_also_where_its_rules_can_not_be_loaded_again() {
+    use QuarantineLevel::Isolate;
+    let mut world = online();
+    world.acts_succeed = false;
+    helper_says(&mut world, Some(Isolate));
+    world.advance(11 * SECOND);
+    assert_eq!(level(&world), both("isolate"), "it is kept to, and said");
+    for _ in 0..2 {
+        refresh_ends(&mut world, Isolate, ActOutcome { status: ActStatus::Failed, ..refreshed(Isolate) });
+        world.advance(61 * SECOND);
+        assert_eq!(triggers(&world, "quarantine_entered"), ["rule:quarantine"]);
+    }
+    world.crash();
+    world.advance(11 * SECOND);
+    assert_eq!(level(&world), both("isolate"));
+}
+
+#[test]
 fn what_roots_helper_said_before_a_release_does_not_undo_it() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
