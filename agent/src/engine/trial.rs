@@ -19,7 +19,7 @@ use super::budget::Spending;
 use super::io::{Act, EffectId, Own, Trigger};
 use super::keyed::{RELEASE_KEY, Write, write};
 use super::observation::{RELEASE, Release, Severity};
-use super::reboot::{ROLLBACK_FAILED, not_left};
+use super::reboot::{ROLLBACK_FAILED, not_left, waits_for_boot};
 use super::record::{Event, EventKind, Stamp, Status};
 use super::time::Mono;
 use crate::config::{CheckedConfig, Rollback};
@@ -67,11 +67,20 @@ struct Trial {
     #[n(5)]
     #[cbor(default)]
     crashes: u32,
+    /// No boot is ordered any more for what was left: a command took that back, or it was told that enough were.
+    #[n(6)]
+    #[cbor(default)]
+    given_up: bool,
 }
 
 impl Trial {
     const fn new(release: Box<str>, begun: Stamp, last_chance: bool) -> Self {
-        Self { release, begun, last_chance, awaits_boot: false, boots: 0, crashes: 0 }
+        Self { release, begun, last_chance, awaits_boot: false, boots: 0, crashes: 0, given_up: false }
+    }
+
+    /// Whether another boot may be ordered for what was left.
+    const fn may_boot(&self) -> bool {
+        !self.given_up && self.boots < BOOTS_MAX
     }
 }
 
@@ -170,7 +179,7 @@ impl Target {
     fn wish(&mut self, now: Mono, name: &str, rollback: &Rollback, speaks: &Speaks) -> Option<Wish> {
         let trial = self.trial()?;
         if trial.awaits_boot {
-            let is_due = self.course == Course::Watched && trial.boots < BOOTS_MAX && self.again.is_due(now);
+            let is_due = self.course == Course::Watched && trial.may_boot() && self.again.is_due(now);
             return is_due.then_some(Wish::Boot);
         }
         let (begun, last_chance) = (trial.begun.mono, trial.last_chance);
@@ -206,7 +215,7 @@ impl Target {
     fn deadline(&self, rollback: &Rollback) -> Option<Mono> {
         let trial = self.trial().filter(|_| self.course == Course::Watched)?;
         if trial.awaits_boot {
-            return (trial.boots < BOOTS_MAX).then(|| self.again.earliest(Mono(0)));
+            return trial.may_boot().then(|| self.again.earliest(Mono(0)));
         }
         let good = self.healthy_since.filter(|_| self.is_reached).map(|since| since.after(rollback.settle));
         let over = self.over_at(rollback).filter(|_| !self.told.contains(&MOURNED));
@@ -233,7 +242,7 @@ impl Target {
         if matches!(before, Course::Journaling { .. } | Course::Booting { .. }) {
             self.course = Course::Watched;
         }
-        self.stored.trial.iter_mut().filter(|trial| trial.awaits_boot).for_each(|trial| trial.boots = BOOTS_MAX);
+        self.stored.trial.iter_mut().filter(|trial| trial.awaits_boot).for_each(|trial| trial.given_up = true);
         before
     }
 }
@@ -329,10 +338,15 @@ impl Releases {
         }
         match trial {
             Some(trial) if *trial.release == **name => {
-                let changed = trial.begun.boot != at.boot;
+                let mut changed = trial.begun.boot != at.boot;
                 let mut event = None;
-                if changed {
-                    (trial.begun, trial.boots) = (at, 0);
+                let is_watched = known.course == Course::Watched && known.again.is_due(at.mono);
+                if !changed && trial.awaits_boot && !trial.may_boot() && !trial.given_up && is_watched {
+                    // The run that ordered the last boot ended in that, and the boot did not come.
+                    (trial.given_up, changed) = (true, true);
+                    event = Some(given_up(target, trial.boots));
+                } else if changed {
+                    (trial.begun, trial.boots, trial.given_up) = (at, 0, false);
                     known.is_reached = false;
                     let is_back = std::mem::take(&mut trial.awaits_boot);
                     event = is_back.then(|| {
@@ -479,6 +493,12 @@ fn tried(act: &Act, target: &str, status: Status) -> Event {
         .with("action", act.word())
         .with("target", act.target().as_str())
         .with("status", status.word())
+}
+
+/// So many boots that were to complete leaving a release did not come.
+fn given_up(target: &str, boots: u32) -> Event {
+    let detail = format!("tried {boots} times, and not again: {}", waits_for_boot(None));
+    tried(&Act::Reboot, target, Status::Failed).with("detail", detail.as_str())
 }
 
 fn told(name: &'static str, target: &str, release: &str) -> Event {

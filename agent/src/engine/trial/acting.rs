@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use super::{AGAIN, BOOTS_MAX, Course, KEPT, Seen, Speaks, TARGETS_MAX, Trial, Wish, leave, told, tried};
+use super::{AGAIN, BOOTS_MAX, Course, KEPT, Seen, Speaks, TARGETS_MAX, Trial, Wish, given_up, leave, told, tried};
 use crate::config::{QuarantineLevel, Remedy, Step};
 use crate::engine::Engine;
 use crate::engine::again::{Again, time_mends};
 use crate::engine::effects::Purpose;
 use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
 use crate::engine::observation::{Release, Severity};
-use crate::engine::reboot::waits_for_boot;
 use crate::engine::record::Status;
 use crate::engine::remedies::refusal;
 use crate::engine::rules::GAP_ROUNDS_MAX;
@@ -26,14 +25,15 @@ impl Engine {
         let at = self.timeline.stamp(now.mono);
         for release in releases.iter().take(TARGETS_MAX) {
             let Seen { changed, before, event } = self.releases.observe(at, release);
+            // The word first: a crash between the two tells it twice, and the other way round never.
+            if let Some(event) = event {
+                self.record_event(now, event);
+            }
             if changed {
                 self.note_release(&release.target);
             }
             if let Course::Journaling { spending } = before {
                 self.give_back(spending);
-            }
-            if let Some(event) = event {
-                self.record_event(now, event);
             }
         }
     }
@@ -162,9 +162,10 @@ impl Engine {
         let failed = trial.boots;
         match refused {
             _ if failed >= BOOTS_MAX => {
-                let detail = format!("tried {failed} times, and not again: {}", waits_for_boot(None));
-                let event = tried(&Act::Reboot, &target, Status::Failed).with_some("reason", outcome.reason.as_deref());
-                self.record_event(now, event.with("detail", detail.as_str()));
+                trial.given_up = true;
+                let event = given_up(&target, failed).with_some("reason", outcome.reason.as_deref());
+                self.record_event(now, event);
+                self.note_release(&target);
             }
             Some(reason) => {
                 let detail = outcome.detail.as_deref().unwrap_or_default();

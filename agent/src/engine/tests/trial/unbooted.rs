@@ -1,8 +1,10 @@
 //! Boots out of a release that don't come are still due where the agent is started again in the same boot.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
-use super::super::world::{World, outcome};
+use super::super::world::{Got, World, outcome};
 use super::{MINUTE, boots_back, told};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
 use crate::engine::metric::Metric;
@@ -13,27 +15,40 @@ fn others(world: &World) -> (Vec<Act>, Vec<String>) {
     (acts, told(world))
 }
 
+/// How often the fleet was told that no boot is tried any more.
+fn given_up(world: &World) -> usize {
+    let detail = |got: &&Got| got.body["remediation"]["detail"].as_str().is_some_and(|text| text.contains("not again"));
+    world.got.iter().filter(detail).map(|got| got.body["seq"].as_u64()).collect::<BTreeSet<_>>().len()
+}
+
 #[test]
 fn a_boot_out_of_a_release_is_tried_again_where_the_agent_was_started_anew_and_not_for_ever() {
-    let (mut world, mut id) = boots_back();
-    let expected = others(&world);
-    world.set(Metric::HostMemUsed, Some(50.0));
-    let mut tries = 1;
-    for turn in 0..10 {
-        // Every other time the agent is killed in its goodbye.
-        if turn % 2 == 0 {
-            world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+    // Every other time the agent is killed in its goodbye: also in its last one, or not in that.
+    for killed in [0, 1] {
+        let (mut world, mut id) = boots_back();
+        let expected = others(&world);
+        world.set(Metric::HostMemUsed, Some(50.0));
+        let mut tries = 1;
+        for turn in 0..10 {
+            if turn % 2 != killed {
+                world.input(Input::ActDone { id, outcome: outcome(ActStatus::Failed) });
+                world.advance(MINUTE);
+            }
+            world.crash();
+            world.advance(9 * MINUTE);
+            assert_eq!(world.acts, []);
+            world.advance(2 * MINUTE);
+            let Some((again, act)) = world.acts.pop() else { break };
+            assert_eq!((act, given_up(&world)), (Act::Reboot, 0));
+            (id, tries) = (again, tries + 1);
         }
-        world.crash();
-        world.advance(9 * MINUTE);
-        assert_eq!(world.acts, []);
-        world.advance(2 * MINUTE);
-        let Some((again, act)) = world.acts.pop() else { break };
-        assert_eq!(act, Act::Reboot);
-        (id, tries) = (again, tries + 1);
+        for _ in 0..2 {
+            assert_eq!((tries, given_up(&world)), (5, 1));
+            assert_eq!(others(&world), expected, "it was left: it is neither kept nor good");
+            world.crash();
+            world.advance(11 * MINUTE);
+        }
     }
-    assert_eq!(tries, 5);
-    assert_eq!(others(&world), expected, "it was left: it is neither kept nor good");
 }
 
 #[test]
@@ -47,7 +62,7 @@ fn after_the_red_button_no_start_of_the_agent_tries_to_boot_out_of_a_release() {
     world.set(Metric::HostMemUsed, Some(50.0));
     world.crash();
     world.advance(60 * MINUTE);
-    assert_eq!((world.acts.clone(), others(&world)), (vec![], expected));
+    assert_eq!((world.acts.clone(), others(&world), given_up(&world)), (vec![], expected, 0));
 }
 
 #[test]
