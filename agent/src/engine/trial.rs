@@ -349,6 +349,9 @@ impl Releases {
                     (trial.begun, trial.boots, trial.given_up) = (at, 0, false);
                     known.is_reached = false;
                     let is_back = std::mem::take(&mut trial.awaits_boot);
+                    if is_back {
+                        trial.crashes = 0;
+                    }
                     event = is_back.then(|| {
                         let event = tried(&leave(target), target, Status::Failed).with("reason", ROLLBACK_FAILED);
                         event.with("detail", not_left(name).as_str())
@@ -392,6 +395,8 @@ impl Releases {
     fn go_on(&mut self, now: Stamp, watched: Mono, crashed: bool) -> Vec<String> {
         let go_on = |(name, target): (&String, &mut Target)| {
             let trial = target.stored.trial.as_mut()?;
+            // It was left already, and who is killed in the goodbye before a boot didn't crash.
+            let crashed = crashed && !trial.awaits_boot;
             trial.crashes = trial.crashes.saturating_add(crashed.into());
             let is_same_boot = trial.begun.boot == now.boot;
             if is_same_boot {

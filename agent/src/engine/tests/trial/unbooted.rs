@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::super::world::{Got, World, outcome};
-use super::{MINUTE, boots_back, told};
+use super::{MINUTE, SECOND, boots_back, told};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
 use crate::engine::metric::Metric;
 
@@ -75,4 +75,19 @@ fn a_boot_out_of_a_release_that_somebody_held_off_is_not_counted_over_starts() {
         world.advance(11 * MINUTE);
         (id, _) = world.acts.pop().unwrap();
     }
+}
+
+#[test]
+fn an_agent_that_is_killed_in_its_goodbye_before_a_boot_says_nothing_of_the_release_that_comes_back() {
+    let (mut world, _) = boots_back();
+    for _ in 0..6 {
+        world.advance(10 * SECOND);
+        world.crash();
+    }
+    world.reboot();
+    let kept = |world: &World| world.got.iter().any(|got| got.body["name"] == "release_kept");
+    world.advance(9 * MINUTE);
+    assert!(!kept(&world), "it has the time to prove good");
+    world.advance(2 * MINUTE);
+    assert!(kept(&world));
 }
