@@ -274,12 +274,12 @@ impl Engine {
         // All in one: if the agent dies before it is durable, the next start finds the state as this one did.
         let mut entries = vec![write(RUN_KEY, &run)];
         entries.extend(first);
-        self.put_beginning(entries);
-
         if let Some(before) = &before {
             let (watched, crashed) = self.last_watch_of(before);
-            self.go_on_with_trials(now, watched, crashed);
+            entries.extend(self.go_on_with_trials(now, watched, crashed));
         }
+        self.put_beginning(entries);
+
         self.warn_of_unsigned();
         self.tell_losses(now, recovered, told);
         if let Some(before) = before.as_ref().filter(|before| before.run.at.boot != self.timeline.boot()) {
@@ -323,10 +323,11 @@ impl Engine {
 
     fn take_beginning(&mut self) -> Option<Vec<Write>> {
         let mut entries = self.beginning.take()?;
-        // It may have a date by now.
-        let careful = careful_entries(self.commands.careful());
+        // It may have a date by now, and more may be known of a release.
+        let later = careful_entries(self.commands.careful()).into_iter().chain(self.releases.entries());
+        let later: Vec<Write> = later.collect();
         for (key, value) in &mut entries {
-            if let Some((_, now)) = careful.iter().find(|(known, _)| known == key) {
+            if let Some((_, now)) = later.iter().find(|(known, _)| known == key) {
                 value.clone_from(now);
             }
         }

@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::engine::again::{Again, time_mends};
 use crate::engine::effects::Purpose;
 use crate::engine::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
+use crate::engine::keyed::Write;
 use crate::engine::observation::{Release, Severity};
 use crate::engine::record::Status;
 use crate::engine::remedies::refusal;
@@ -39,10 +40,10 @@ impl Engine {
     }
 
     /// The agent is started again: until `watched` the run before watched what is on trial, and may have crashed then.
-    pub(in crate::engine) fn go_on_with_trials(&mut self, now: Now, watched: Mono, crashed: bool) {
-        for target in self.releases.go_on(self.timeline.stamp(now.mono), watched, crashed) {
-            self.note_release(&target);
-        }
+    /// What the journal is to say of that, with the mark of this run: a crash counts once, and is not forgotten.
+    pub(in crate::engine) fn go_on_with_trials(&mut self, now: Now, watched: Mono, crashed: bool) -> Vec<Write> {
+        let targets = self.releases.go_on(self.timeline.stamp(now.mono), watched, crashed);
+        targets.iter().filter_map(|target| self.releases.entry(target)).collect()
     }
 
     /// A round of collection is due: what is on trial is watched. As with alarms, of what lies more than some rounds

@@ -184,6 +184,25 @@ fn a_release_that_makes_a_boot_loop_is_left_while_no_ladder_does_anything() {
 }
 
 #[test]
+fn that_a_run_crashed_in_a_trial_is_written_with_the_mark_of_the_next_run() {
+    let mut world = world();
+    runs(&mut world, "2.0");
+    world.advance(20 * SECOND);
+    let marks = |world: &World| world.store.written.get("run").copied();
+    for _ in 0..4 {
+        world.start_unwritten();
+        let before = marks(&world);
+        // Nothing else gets to the disk before the next crash.
+        while marks(&world) == before {
+            assert!(world.step_effect(), "the mark is not written");
+        }
+    }
+    world.crash();
+    world.advance(5 * SECOND);
+    assert_eq!(world.acted, [leave()]);
+}
+
+#[test]
 fn crashes_in_a_quarantine_are_not_the_releases() {
     let mut world = world();
     runs(&mut world, "2.0");
