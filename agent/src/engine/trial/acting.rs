@@ -117,9 +117,15 @@ impl Engine {
 
     /// The red button: what is on its way into the journal is not begun, and no boot is tried again.
     pub(in crate::engine) fn stay_on_trial(&mut self, now: Now) {
-        let stays = self.releases.targets.iter_mut().map(|(target, known)| (target.clone(), known.stay()));
-        for (target, before) in stays.collect::<Vec<_>>() {
-            self.note_release(&target);
+        let stays = self.releases.targets.iter_mut().map(|(target, known)| {
+            let stored = known.stored.clone();
+            let before = known.stay();
+            (target.clone(), before, known.stored != stored)
+        });
+        for (target, before, changed) in stays.collect::<Vec<_>>() {
+            if changed || matches!(before, Course::Journaling { .. }) {
+                self.note_release(&target);
+            }
             if let Course::Journaling { spending } = before {
                 self.give_back(spending);
                 // Its last chance is spent with that: whoever pressed the button doesn't want it tried again.

@@ -66,6 +66,18 @@ fn after_the_red_button_no_start_of_the_agent_tries_to_boot_out_of_a_release() {
 }
 
 #[test]
+fn the_red_button_writes_nothing_of_a_release_that_is_not_being_left() {
+    let mut world = super::world();
+    super::runs(&mut world, "2.0");
+    world.advance(MINUTE);
+    let before = world.store.written.get("release/app").copied();
+    world.command("stop", "cancel_all", json!({}), 1);
+    world.settle();
+    assert_eq!((world.statuses("stop").last().unwrap().as_str(), before.is_some()), ("SUCCEEDED", true));
+    assert_eq!(world.store.written.get("release/app").copied(), before);
+}
+
+#[test]
 fn a_boot_out_of_a_release_that_somebody_held_off_is_not_counted_over_starts() {
     let (mut world, mut id) = boots_back();
     for _ in 0..8 {
