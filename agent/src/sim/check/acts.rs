@@ -10,7 +10,6 @@ use crate::config::{Action, CheckedConfig, QuarantineLevel};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
 use crate::engine::metric::{Metric, Point, Value, find};
 use crate::engine::record::{Body, CommandResult, Record, Status};
-use crate::engine::remedies::spends_nothing;
 use crate::engine::time::Mono;
 
 /// Two readings in a row must say the same before an act is held against them: one may be on its way to the engine.
@@ -27,6 +26,8 @@ pub(in crate::sim) struct Acts {
     done: BTreeMap<(String, Action), u32>,
     /// True times of acts, by action.
     times: BTreeMap<Action, Vec<u64>>,
+    /// When those under way began that spend something.
+    under_way: Vec<(u64, Act)>,
     /// The last readings said that there is too little charge.
     low: [bool; READINGS],
     /// The level that is in force, as the gateway has it.
@@ -60,6 +61,7 @@ impl Acts {
             config: config.clone(),
             done: BTreeMap::new(),
             times: BTreeMap::new(),
+            under_way: Vec::new(),
             low: [false; READINGS],
             level: None,
             releases: BTreeSet::new(),
@@ -83,8 +85,10 @@ impl Acts {
     }
 
     /// An agent starts.
-    pub(in crate::sim) const fn started(&mut self) {
+    pub(in crate::sim) fn started(&mut self) {
         (self.stopping, self.resumed, self.shut) = (false, Mono(0), Mono(0));
+        // What becomes of what the one before began is told to nobody: that stays spent.
+        self.under_way.clear();
     }
 
     /// The agent makes a record.
@@ -108,8 +112,13 @@ impl Acts {
     /// An act has ended on the gateway.
     pub(in crate::sim) fn ended(&mut self, uptime_ms: u64, act: &Act, outcome: &ActOutcome) {
         let status = outcome.status;
-        if act.spends() && spends_nothing(outcome) {
-            self.times.get_mut(&act.action()).and_then(Vec::pop);
+        let place = self.under_way.iter().position(|(_, other)| other == act);
+        if let Some((began, _)) = place.map(|at| self.under_way.remove(at)).filter(|_| gives_back(outcome)) {
+            // Others may have begun since: theirs stays spent.
+            let times = self.times.entry(act.action()).or_default();
+            if let Some(at) = times.iter().position(|at| *at == began) {
+                times.remove(at);
+            }
         }
         match act {
             Act::Quarantine { level } if status == ActStatus::Succeeded => self.level = *level,
@@ -164,6 +173,7 @@ impl Acts {
         }
         if act.spends() {
             self.times.entry(action).or_default().push(moment.at);
+            self.under_way.push((moment.at, act.clone()));
         }
     }
 
@@ -222,6 +232,30 @@ impl Acts {
     }
 }
 
+/// What spends nothing by the contract (`budget_spent`): what was refused, and what names something that isn't there.
+/// Said here once more, because what the engine takes for that is what is to be checked.
+fn gives_back(outcome: &ActOutcome) -> bool {
+    let refused = ["inhibited", "budget_spent", "busy", "not_allowed", "no_helper"];
+    let not_there = [
+        "no_such_unit",
+        "no_such_interface",
+        "no_such_target",
+        "no_such_runbook",
+        "no_such_release",
+        "no_other_release",
+        "no_current_release",
+        "runbook_refused",
+    ];
+    let reason = outcome.reason.as_deref().unwrap_or_default();
+    match outcome.status {
+        ActStatus::Rejected => true,
+        ActStatus::Failed => refused.contains(&reason) || not_there.contains(&reason),
+        ActStatus::TimedOut => reason == "no_helper",
+        ActStatus::Canceled => reason == "taken_back",
+        _ => false,
+    }
+}
+
 fn act_name(act: &Act) -> String {
     format!("{} ({})", act.action(), act.target())
 }
@@ -247,5 +281,21 @@ mod tests {
         }
         let expected = "rollback (release:app) for rule:hot: 1 within 86400s, the budget is 1/24h";
         assert_eq!(over, [(2, expected.to_owned())]);
+    }
+    #[test]
+    fn what_spends_nothing_gives_back_its_own_time_and_not_that_of_what_began_later() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "[device]\nid = \"gw-1\"\n[mqtt]\nurl = \"mqtt://b\"\n[remediation.budget]\nrollback = \"2/24h\"\n";
+        std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
+        let mut acts = Acts::new(&crate::config::load(&[file.path().to_path_buf()]).unwrap().config);
+        let [first, second] = ["app", "os"].map(|target| Act::Rollback { target: target.into(), to: None });
+        for (at, act) in [(1, &first), (2, &second)] {
+            let trigger = Trigger::Rule("hot".into());
+            acts.begun(Moment { at, uptime_ms: 1 << 40 }, act, &trigger, None, &[], &mut Findings::default());
+        }
+        acts.ended(1 << 40, &first, &ActOutcome::failed("no_other_release", "nothing was done"));
+        assert_eq!(acts.times[&Action::Rollback], [2]);
+        acts.ended(1 << 40, &second, &ActOutcome::succeeded("1.0"));
+        assert_eq!((&acts.times[&Action::Rollback][..], acts.under_way.len()), (&[2][..], 0));
     }
 }
