@@ -412,7 +412,8 @@ impl Outbox {
                 // It is counted once, with the first page of its segment; the holes that it leaves are seen here and
                 // there from then on, and are named where no page of before a rewind is thrown away.
                 let is_taken = !lane.was_rewound(asked);
-                let there = (lane.met_damage && is_taken).then(|| lane.there(&records));
+                let is_named = class == Class::Results && lane.met_damage && is_taken;
+                let there = is_named.then(|| lane.there(&records));
                 let range = lane.take_page(asked, records);
                 self.losses.lose(class, "corrupt", damaged, range.clone());
                 if let Some(there) = there {

@@ -83,9 +83,9 @@ impl Ahead {
         self.passed.contains(&seq)
     }
 
-    /// These were answered before older ones.
-    pub(super) fn passed(&self) -> impl Iterator<Item = u64> + '_ {
-        self.passed.iter().copied()
+    /// Those that were answered before older ones, or will be: of them a copy is held here.
+    pub(super) fn known(&self) -> impl Iterator<Item = u64> + '_ {
+        self.waiting.keys().chain(&self.passed).copied()
     }
 
     /// These have to wait for their turn, if it still comes.

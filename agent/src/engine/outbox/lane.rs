@@ -267,7 +267,7 @@ impl Lane {
     pub(super) fn there(&self, records: &[(u64, Bytes)]) -> BTreeSet<u64> {
         let read = records.iter().map(|(seq, _)| *seq);
         let held = self.volatile.keys().chain(&self.spared).copied();
-        read.chain(held).chain(self.ahead.passed()).collect()
+        read.chain(held).chain(self.ahead.known()).collect()
     }
 
     /// Takes a page that was asked for, and gives the seqs that it speaks of. A page of an older reading that was

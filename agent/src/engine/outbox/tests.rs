@@ -112,6 +112,16 @@ fn a_result_that_damage_took_behind_the_page_that_counts_it_is_named_with_the_ne
 }
 
 #[test]
+fn a_result_that_goes_ahead_is_not_named_as_gone_where_damage_took_the_stores_copy_of_it() {
+    let (mut outbox, mut effects) = (results(), Effects::default());
+    outbox.lane(Class::Results).put_ahead(30, Haste::Live, Bytes::from_static(b"x"));
+    outbox.fill(Class::Results, &mut effects);
+    let records = (1..=50).filter(|seq| *seq != 20 && *seq != 30).map(|seq| (seq, Bytes::from_static(b"x"))).collect();
+    outbox.page(Mono(0), Class::Results, Ok(StoreReply::Page { records, damaged: 2 }), &mut effects);
+    assert_gone(&mut outbox, &[20]);
+}
+
+#[test]
 fn what_the_store_evicted_and_a_crash_kept_from_being_counted_is_counted_at_the_start() {
     let mut late = outbox(150, 100);
     assert_eq!(quota(&late), 50);
