@@ -107,7 +107,8 @@ struct Cmd {
     timeout_s: Option<u64>,
 }
 
-/// Whoever leaves a member out may also write null. Which of two was meant can't be told.
+/// Whoever leaves a member out may also write null. Which of two was meant can't be told; what is within an argument is
+/// nobody's name, and of two there the last counts.
 fn args<'de, D: Deserializer<'de>>(args: D) -> Result<Map<String, Json>, D::Error> {
     struct Members;
 
