@@ -173,6 +173,8 @@ impl Acts {
         }
         if act.spends() {
             self.times.entry(action).or_default().push(moment.at);
+            // The end of one before may be lost.
+            self.under_way.retain(|(_, other)| other != act);
             self.under_way.push((moment.at, act.clone()));
         }
     }
