@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Engine;
 use super::io::{Recovered, StoreLoss};
 use super::keyed::{ACCOUNTED_KEY, DROPPED_KEY, LOSSES_KEY, RUN_KEY, SEQ_KEY, UNTOLD_KEY, Write, write};
-use super::start::State;
+use super::start::{LOSSES_MAX, State};
 
 /// What the texts of losses may come to, in one value of the store.
 const UNTOLD_BYTES_MAX: usize = 4 * 1024;
@@ -23,9 +23,19 @@ impl Engine {
         let seq = self.seqs.last().max(state.read(SEQ_KEY).unwrap_or(0));
         let mut entries = vec![write(SEQ_KEY, &seq)];
         entries.extend(self.dropped_over(&state));
-        let untold = self.untold(found, &state);
+        let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
+        let untold = self.untold(found, &state, &told);
         if !untold.is_empty() {
             entries.push(write(UNTOLD_KEY, &untold));
+        } else if state.entries.contains_key(UNTOLD_KEY) {
+            entries.push((UNTOLD_KEY.to_owned(), None));
+        }
+        // What waits damaged is found again: by the next start, which knows what this one has counted from here alone.
+        let known = found.losses.iter().map(|loss| &loss.what);
+        let known = known.filter(|what| untold.iter().all(|(untold, _, _)| untold != *what));
+        let known: Vec<&String> = known.take(LOSSES_MAX).collect();
+        if !known.iter().copied().eq(&told) {
+            entries.push(write(LOSSES_KEY, &known));
         }
         entries
     }
@@ -44,17 +54,22 @@ impl Engine {
         entries
     }
 
-    /// What the opening of the store has found lost. Those that count records first: the others are words.
-    fn untold(&self, found: &Recovered, state: &State<'_>) -> Vec<Untold> {
-        let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
-        let losses = found.losses.iter().filter(|loss| !told.contains(&loss.what));
-        let mut untold: Vec<Untold> = losses.map(|loss| (loss.what.clone(), loss.records, loss.state_lost)).collect();
+    /// What the opening of the store has found lost, and what was left in it that no start has `told` yet. What makes
+    /// the next start careful comes first, then what counts records: the others are words.
+    fn untold(&self, found: &Recovered, state: &State<'_>, told: &[String]) -> Vec<Untold> {
+        let left = left_in(state).into_iter();
+        let left = left.filter(|(what, _, _)| found.losses.iter().all(|loss| loss.what != *what));
+        let losses = found.losses.iter().map(|loss| (loss.what.clone(), loss.records, loss.state_lost));
+        // This run has counted what it told; whether it has become careful over it stands in the store alone.
+        let is_told =
+            |(what, _, state_lost): &Untold| told.contains(what) || (!state_lost && self.told_losses.contains(what));
+        let mut untold: Vec<Untold> = losses.chain(left).filter(|loss| !is_told(loss)).collect();
         let state_is_told = untold.iter().any(|(_, _, state_lost)| *state_lost);
         if !self.is_unstored && !state_is_told && !state.entries.contains_key(RUN_KEY) {
             // To the store it is one that was never used.
             untold.push(("the keyed state was taken away while it was in use".to_owned(), 0, true));
         }
-        untold.sort_by_key(|(_, records, state_lost)| (*records == 0, !state_lost));
+        untold.sort_by_key(|(_, records, state_lost)| (!state_lost, *records == 0));
         let mut bytes = 0;
         untold.retain(|(what, _, _)| {
             bytes += what.len();
@@ -66,11 +81,15 @@ impl Engine {
 
 /// With what the run before has found, and could not tell.
 pub(super) fn with_untold(mut recovered: Recovered) -> Recovered {
-    let untold: Vec<Untold> = State::of(&recovered).read(UNTOLD_KEY).unwrap_or_default();
-    for (what, records, state_lost) in untold {
+    let left = left_in(&State::of(&recovered));
+    for (what, records, state_lost) in left {
         if recovered.losses.iter().all(|loss| loss.what != what) {
             recovered.losses.push(StoreLoss { what, records, state_lost });
         }
     }
     recovered
+}
+
+fn left_in(state: &State<'_>) -> Vec<Untold> {
+    state.read(UNTOLD_KEY).unwrap_or_default()
 }

@@ -186,6 +186,8 @@ pub struct Engine {
     last_sample: Option<(u64, Record)>,
     /// It began without a store.
     is_unstored: bool,
+    /// What the store had lost by then, and was told: by this run, or by one before it.
+    told_losses: Vec<String>,
     counters: Counters,
     written: Written,
 }

@@ -44,7 +44,7 @@ use crate::config::{self, CheckedConfig};
 use crate::gather::gather;
 
 /// Losses that are remembered as told: their texts must fit into one value of the store.
-const LOSSES_MAX: usize = 8;
+pub(super) const LOSSES_MAX: usize = 8;
 /// How long the first round of collection is waited for: a collector that hangs must not keep the gateway off the air.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// And how long until ladders go on without: one that waited for ever would be no help where a collector hangs.
@@ -217,6 +217,7 @@ impl Engine {
             beginning: None,
             last_sample: None,
             is_unstored: recovered.absent,
+            told_losses: state.read(LOSSES_KEY).unwrap_or_default(),
             counters: Counters::default(),
             written: Written::default(),
             timeline,
@@ -248,11 +249,10 @@ impl Engine {
         engine.with_remedies(now, Remedies::reconfigure);
         engine.resume_remedies(now);
         engine.forget_unread();
-        let told: Vec<String> = state.read(LOSSES_KEY).unwrap_or_default();
         let (crashed, entry) = engine.crashes_since(state.read(CRASHES_KEY));
         first.extend(entry);
         let before = run.map(|run| Before { run, written_at: recovered.written_at, crashed });
-        engine.begin(now, before, first, &recovered, &told, leftovers);
+        engine.begin(now, before, first, &recovered, leftovers);
         if let Some(event) = found.event {
             engine.record_event(now, event);
             engine.advance(now);
@@ -261,15 +261,7 @@ impl Engine {
     }
 
     /// Tells what happened since the last run, and marks this one as begun.
-    fn begin(
-        &mut self,
-        now: Now,
-        before: Option<Before>,
-        first: Vec<Write>,
-        recovered: &Recovered,
-        told: &[String],
-        alarms: Leftovers,
-    ) {
+    fn begin(&mut self, now: Now, before: Option<Before>, first: Vec<Write>, recovered: &Recovered, alarms: Leftovers) {
         let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
         // All in one: if the agent dies before it is durable, the next start finds the state as this one did.
         let mut entries = vec![write(RUN_KEY, &run)];
@@ -281,7 +273,7 @@ impl Engine {
         self.put_beginning(entries);
 
         self.warn_of_unsigned();
-        self.tell_losses(now, recovered, told);
+        self.tell_losses(now, recovered);
         if let Some(before) = before.as_ref().filter(|before| before.run.at.boot != self.timeline.boot()) {
             let event = self.rebooted(now, before);
             self.record_event(now, event);
@@ -353,15 +345,16 @@ impl Engine {
     }
 
     /// A damaged segment is found anew at each start until it is sent and deleted: told and counted once.
-    fn tell_losses(&mut self, now: Now, recovered: &Recovered, told: &[String]) {
+    fn tell_losses(&mut self, now: Now, recovered: &Recovered) {
         // Those that count records first: they would be counted again.
         let (counting, others): (Vec<_>, Vec<_>) = recovered.losses.iter().partition(|loss| loss.records > 0);
         let losses = counting.iter().chain(&others).map(|loss| loss.what.as_str());
-        let losses: Vec<&str> = losses.take(LOSSES_MAX).collect();
+        let losses: Vec<String> = losses.take(LOSSES_MAX).map(str::to_owned).collect();
         let is_untold = State::of(recovered).entries.contains_key(UNTOLD_KEY);
-        if losses == told && !is_untold {
+        if losses == self.told_losses && !is_untold {
             return;
         }
+        let told = std::mem::replace(&mut self.told_losses, losses);
         for loss in recovered.losses.iter().filter(|loss| !told.contains(&loss.what)) {
             self.effects.log(LogLevel::Error, format!("store: {}", loss.what));
             self.outbox.count_dropped("corrupt", loss.records);
@@ -373,7 +366,7 @@ impl Engine {
         }
         // The count first: a crash between the two counts them twice, and the other way round never.
         self.save_dropped();
-        let mut entries = vec![write(LOSSES_KEY, &losses)];
+        let mut entries = vec![write(LOSSES_KEY, &self.told_losses)];
         entries.extend(is_untold.then(|| (UNTOLD_KEY.to_owned(), None)));
         self.effects.put(Purpose::Note, entries);
     }

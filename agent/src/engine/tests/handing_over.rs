@@ -61,7 +61,7 @@ fn what_is_lost_with_a_store_that_is_taken_away_is_counted_and_told_once_by_the_
     world.crash();
     world.advance(5 * SECOND);
     let damaged: Vec<_> = told(&world, "store_damaged").iter().map(|event| event["audit"].clone()).collect();
-    let [records, state] = &damaged[..] else { panic!("{damaged:?}") };
+    let [state, records] = &damaged[..] else { panic!("{damaged:?}") };
     assert_eq!((&records["records_lost"], &records["state_lost"]), (&12.into(), &false.into()));
     assert_eq!((&state["records_lost"], &state["state_lost"]), (&0.into(), &true.into()));
     assert_eq!(told(&world, "started")[0]["agent"]["after"], "unknown");
@@ -73,6 +73,58 @@ fn what_is_lost_with_a_store_that_is_taken_away_is_counted_and_told_once_by_the_
     world.advance(5 * SECOND);
     assert_eq!(told(&world, "store_damaged").len(), 2, "told once");
     assert_eq!(world.engine.dropped().get("corrupt"), Some(&12), "and counted once");
+}
+
+#[test]
+fn what_was_left_for_a_start_that_could_not_open_the_store_is_left_for_the_next() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    let entries = world.engine.hand_over(&Recovered { losses: vec![vanished(12)], ..Recovered::default() });
+    world.store = MemStore::roomy();
+    world.store.apply(StoreOp::Put { entries }).unwrap();
+    world.engine = world.engine_from(Recovered { absent: true, ..Recovered::default() });
+    let found = Recovered { losses: vec![vanished(3)], ..world.store.crash() };
+    let entries = world.engine.hand_over(&found);
+    world.store.apply(StoreOp::Put { entries }).unwrap();
+    world.got.clear();
+    world.crash();
+    world.advance(5 * SECOND);
+    let damaged = told(&world, "store_damaged");
+    let damaged: BTreeSet<_> = damaged
+        .iter()
+        .map(|event| (event["audit"]["records_lost"].as_u64(), event["audit"]["state_lost"].as_bool()))
+        .collect();
+    let all = [(12, false), (3, false), (0, true)].map(|(records, state)| (Some(records), Some(state)));
+    assert_eq!(damaged, all.into());
+    assert_eq!(told(&world, "started")[0]["agent"]["after"], "unknown");
+    assert_eq!(world.engine.dropped().get("corrupt"), Some(&15));
+}
+
+#[test]
+fn damage_that_this_run_has_counted_is_not_counted_again_where_only_the_state_is_taken_away() {
+    let mut world = World::new();
+    let damaged = || vec![vanished(3)];
+    world.start_from(Recovered { losses: damaged(), ..Recovered::default() });
+    world.advance(5 * SECOND);
+    assert_eq!(world.engine.dropped().get("corrupt"), Some(&3));
+    let state = handed_over(&world.engine, &Recovered { losses: damaged(), ..Recovered::default() });
+    world.got.clear();
+    world.start_from(Recovered { losses: damaged(), state, ..Recovered::default() });
+    world.advance(5 * SECOND);
+    assert_eq!(world.engine.dropped().get("corrupt"), Some(&3), "counted once");
+    let damaged = told(&world, "store_damaged");
+    let [event] = &damaged[..] else { panic!("{damaged:?}") };
+    assert_eq!(event["audit"]["state_lost"], true);
+}
+
+#[test]
+fn what_makes_a_start_careful_is_never_cut_from_what_is_left_to_it() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    let long = |n: u64| StoreLoss { what: format!("{n}: {}", "x".repeat(1_000)), records: n, state_lost: false };
+    let found = Recovered { losses: (1..9).map(long).collect(), ..Recovered::default() };
+    let untold: Vec<(String, u64, bool)> = decode(&handed_over(&world.engine, &found), UNTOLD_KEY);
+    assert!(untold.len() > 2 && untold[0].2, "{untold:?}");
 }
 
 #[test]
