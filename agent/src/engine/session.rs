@@ -237,6 +237,7 @@ impl Engine {
             session.attributes_at = None;
         }
         session.refusal_logged = false;
+        session.denied.connected();
         let kept_away = session.last_fault.take().map(|fault| fault.kind.word());
         self.outbox.connected();
         self.quarantine.connected(now.mono, true);

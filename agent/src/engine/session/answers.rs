@@ -94,7 +94,7 @@ impl Refused {
 impl Engine {
     pub(super) fn answered(&mut self, now: Now, cargo: Cargo, topic: &str, reason: AckReason, bytes: usize) {
         for again in self.session.denied.answered(topic, reason) {
-            self.say_later(now, &again);
+            self.say(&again);
         }
         if !matches!(reason, AckReason::Success | AckReason::NoMatchingSubscribers) {
             self.log_refusal(topic, reason, bytes);
@@ -187,12 +187,16 @@ impl Engine {
     /// What the broker keeps of us is as old as the last that it took: it is said again, as a record would be sent
     /// again.
     fn say_later(&mut self, now: Now, cargo: &Cargo) {
+        self.say(cargo);
+        self.leave_out(now, cargo);
+    }
+
+    fn say(&mut self, cargo: &Cargo) {
         if matches!(cargo, Cargo::Presence) {
             self.session.presence_due = true;
         } else {
             self.attributes.touch();
         }
-        self.leave_out(now, cargo);
     }
 
     /// Not before a pause, whatever there is to say meanwhile.

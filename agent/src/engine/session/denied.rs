@@ -1,4 +1,4 @@
-//! Which of our topics the broker takes no publish on, by its last answer for each. It is only told: what becomes of
+//! Which of our topics the broker takes no publish on, by its last answer for each on this connection. It is only told: what becomes of
 //! what was refused is decided where it is answered.
 
 use std::collections::BTreeMap;
@@ -6,11 +6,17 @@ use std::collections::BTreeMap;
 use crate::engine::link::{Cargo, advice};
 use crate::engine::packet::AckReason;
 
-/// Why it refused the last publish on each; at most our topics for sending, which are five.
+/// Why it refused the last publish of this connection on each; at most our topics for sending, which are five.
 #[derive(Debug, Default)]
 pub(super) struct Denied(BTreeMap<String, AckReason>);
 
 impl Denied {
+    /// A connection begins: what is refused on it shows. Some of our topics have nothing to send for days, and what was
+    /// put right meanwhile would stand as refused for as long.
+    pub(super) fn connected(&mut self) {
+        self.0.clear();
+    }
+
     /// The broker answered a publish on that topic. Gives what it keeps of us that is to be said again: it takes now
     /// what it refused before, and nobody else would say that.
     pub(super) fn answered(&mut self, topic: &str, reason: AckReason) -> Vec<Cargo> {

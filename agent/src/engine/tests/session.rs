@@ -290,6 +290,22 @@ fn a_broker_that_takes_no_publish_is_not_called_well_and_the_log_says_of_which_t
 }
 
 #[test]
+fn a_refusal_of_what_is_seldom_sent_is_not_told_over_a_later_connection() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.ack_reason = AckReason::NotAuthorized;
+    world.command("p-1", "ping", json!({}), 1);
+    world.settle();
+    world.ack_reason = AckReason::Success;
+    let fault = world.engine.status(world.now).broker.fault.unwrap_or_default();
+    assert!(fault.starts_with("it refuses our results ("), "{fault}");
+    world.drop_connection(LinkFaultKind::Server);
+    world.advance(20 * SECOND);
+    let broker = world.engine.status(world.now).broker;
+    assert_eq!((broker.online, broker.fault), (true, None));
+}
+
+#[test]
 fn what_the_broker_keeps_of_us_is_said_again_once_its_acl_was_put_right() {
     let mut world = World::new();
     world.ack_reason = AckReason::NotAuthorized;
@@ -297,7 +313,7 @@ fn what_the_broker_keeps_of_us_is_said_again_once_its_acl_was_put_right() {
     world.advance(5 * SECOND);
     world.ack_reason = AckReason::Success;
     world.got.clear();
-    world.advance(600 * SECOND);
+    world.advance(15 * SECOND);
     for leaf in ["/presence", "/attributes"] {
         assert_eq!(world.got.iter().filter(|got| got.topic.ends_with(leaf)).count(), 1, "{leaf}");
     }
