@@ -534,7 +534,9 @@ fn without_instance(unit: &str) -> Cow<'_, str> {
     let (name, instance) = match unit.split_once('@') {
         Some(parts) => parts,
         None if unit.ends_with(".scope") || unit.starts_with("run-") => ("", unit),
-        None => return without_ids(unit),
+        None if unit.ends_with(".service") => return without_ids(unit),
+        // A disk's id is the same each time: `mnt-<uuid>.mount`.
+        None => return Cow::Borrowed(unit),
     };
     let is_of_number = |c: char| c.is_ascii_hexdigit() || matches!(c, '-' | '.' | ':' | '[' | ']');
     let mut masked = format!("{name}@");

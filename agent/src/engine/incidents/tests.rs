@@ -180,7 +180,10 @@ fn a_unit_that_has_a_number_in_its_name_is_the_same_unit_with_another_number() {
         assert_eq!(without_instance(one), without_instance(other));
     }
     let others = ["app.service", "app-2.service", "worker@eu.service", "worker@us.service", "session.scope"];
-    let names: BTreeSet<_> = others.into_iter().chain(same.map(|[one, _]| one)).map(without_instance).collect();
+    let id = |digit: &str| format!("{0}{0}-{0}-4{1}-8{1}-{0}{0}{0}", digit.repeat(4), digit.repeat(3));
+    let disks = ["a", "7"].map(|digit| format!("mnt-{}.mount", id(digit)));
+    let others = others.into_iter().chain(disks.iter().map(String::as_str)).collect::<Vec<_>>();
+    let names: BTreeSet<_> = others.iter().copied().chain(same.map(|[one, _]| one)).map(without_instance).collect();
     assert_eq!(names.len(), others.len() + same.len(), "{names:?}");
 }
 
