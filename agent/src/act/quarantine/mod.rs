@@ -299,7 +299,8 @@ impl Quarantine {
     /// that nobody waited for any more.
     async fn take_back(&self, was: &Saved) {
         let removed = self.remove(RULES_FILE).and_then(|()| self.remove(BRIDGE_FILE));
-        let unloaded = self.unload().await;
+        // Without nft nothing was loaded.
+        let unloaded = if matches!(self.loader, Loader::None) { Ok(()) } else { self.unload().await };
         let taken_back = removed.and_then(|()| self.save(was)).map_err(|error| error.to_string()).and(unloaded);
         if let Err(error) = taken_back {
             tracing::error!("quarantine: take back what could not be put in force: {error}");
