@@ -41,6 +41,8 @@ pub(crate) struct Report {
     warnings: Vec<(At, Problem)>,
     /// File and line of mistakes in the syntax: what is wrong with the values there is a consequence, and not told.
     broken: BTreeSet<(usize, usize)>,
+    /// Files that aren't what they are taken for: what else is wrong with them follows from that, and is not told.
+    foreign: BTreeSet<usize>,
     /// Keys whose own value is wrong: what they would mean beside others can't be told.
     wrong: BTreeSet<String>,
     /// A file is missing from the tree, and nobody knows what it says.
@@ -60,6 +62,7 @@ impl Report {
             errors: Vec::new(),
             warnings: Vec::new(),
             broken: BTreeSet::new(),
+            foreign: BTreeSet::new(),
             wrong: BTreeSet::new(),
             is_partial: false,
             known: BTreeMap::new(),
@@ -74,7 +77,7 @@ impl Report {
     }
 
     pub(crate) fn error(&mut self, at: At, key: &str, message: String) {
-        if self.broken.contains(&(at.file, at.line)) {
+        if self.broken.contains(&(at.file, at.line)) || self.foreign.contains(&at.file) {
             return;
         }
         self.errors.push((at, self.problem(at, key, message)));
@@ -416,6 +419,8 @@ impl<'a> Section<'a> {
     pub(crate) fn error_of_file(&mut self, key: &str, message: &str) {
         let at = At::start_of(self.at(key).file);
         self.report.error(at, "", message.to_owned());
+        self.report.foreign.insert(at.file);
+        self.report.set_partial();
     }
 
     fn refuse(&mut self, key: &str, message: impl fmt::Display) {

@@ -493,7 +493,7 @@ mod tests {
     #[test]
     fn the_agents_configuration_is_told_from_a_policy_with_mistakes() {
         let told = errors("[device]\nid = \"gw-1\"\n[mqtt]\nurl = \"mqtt://b\"\n");
-        assert!(told[0].starts_with("1: this is the agent's configuration (agent.toml), not root's"), "{told:#?}");
+        assert_eq!(told, ["1: this is the agent's configuration (agent.toml), not root's policy (policy.toml)"]);
     }
 
     #[test]

@@ -96,8 +96,8 @@ fn a_file_whose_tables_cannot_be_told_is_one_error_and_no_consequences() {
 
 #[test]
 fn roots_policy_is_told_from_a_configuration_with_mistakes() {
-    let told = errors("[device]\nid = \"a\"\n[allow]\nactions = [\"reboot\"]\n");
-    assert_eq!(told[0], "1: this is root's policy (policy.toml), not the agent's configuration (agent.toml)");
+    let told = error("[allow]\nactions = [\"reboot\"]\nbudget = 1\n[commands]\nmode = 3\n");
+    assert_eq!(told, "1: this is root's policy (policy.toml), not the agent's configuration (agent.toml)");
 }
 
 #[test]
