@@ -20,6 +20,7 @@ use crate::store;
 
 /// The check that asks systemd.
 const FAILED_UNIT: &str = "failed_unit";
+pub(crate) const BROKER_REFUSES: &str = "broker_refuses";
 
 /// What is audited.
 #[derive(Debug, Clone)]
@@ -61,9 +62,14 @@ impl Audit {
     }
 
     /// All findings. `failed` are the units that have failed, each with what it is for; an error where nobody could
-    /// say; `refused` is what the broker refuses of the agent, in its words. Blocks as long as the kernel does.
+    /// say; `refused` is what the broker refuses of the agent, in its words, where there is a connection. Blocks as long as the kernel does.
     #[must_use]
-    pub fn look(&self, clock: ClockReading, failed: &Result<Vec<String>, String>, refused: Option<&str>) -> Audited {
+    pub fn look(
+        &self,
+        clock: ClockReading,
+        failed: &Result<Vec<String>, String>,
+        refused: Option<&[String]>,
+    ) -> Audited {
         let mut collect = self.config.collect.clone();
         // Nothing is judged of these, and nobody goes on without a look that hangs in their drivers.
         (collect.battery.enabled, collect.link.enabled) = (false, false);
@@ -87,7 +93,8 @@ impl Audit {
             agent::look(&self.files, running, &mut found);
         }
         sort(&mut found);
-        let unseen = [(failed.is_err(), FAILED_UNIT), (!wall.trusted, files::TLS_FILES)];
+        let (without_clock, offline) = (!wall.trusted, refused.is_none());
+        let unseen = [(failed.is_err(), FAILED_UNIT), (without_clock, files::TLS_FILES), (offline, BROKER_REFUSES)];
         Audited { findings: found, unseen: unseen.iter().filter(|(is, _)| *is).map(|(_, check)| *check).collect() }
     }
 }
@@ -98,10 +105,10 @@ pub fn judge(
     config: &CheckedConfig,
     seen: &Observation,
     failed: &Result<Vec<String>, String>,
-    refused: Option<&str>,
+    refused: Option<&[String]>,
 ) -> Vec<Finding> {
     let mut found = Vec::new();
-    agent::judge(config, refused, &mut found);
+    agent::judge(config, refused.unwrap_or_default(), &mut found);
     gateway::judge(config, seen, failed, &mut found);
     sort(&mut found);
     found

@@ -4,15 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{Running, finding};
+use super::{BROKER_REFUSES, Running, finding};
 use crate::act::client;
 use crate::config::CheckedConfig;
+use crate::engine::GRANTED_LESS;
 use crate::engine::observation::{Finding, Severity};
 
 /// Root's helper, as the package installs it.
 const PROGRAM: &str = "/usr/libexec/fieldmedic-act";
 
-pub(super) fn judge(config: &CheckedConfig, refused: Option<&str>, found: &mut Vec<Finding>) {
+pub(super) fn judge(config: &CheckedConfig, refused: &[String], found: &mut Vec<Finding>) {
     if !config.commands.require_signature {
         let what = "commands without a signature are obeyed, but for what root's helper does: whoever may publish to \
                     this gateway's topics commands it";
@@ -20,10 +21,15 @@ pub(super) fn judge(config: &CheckedConfig, refused: Option<&str>, found: &mut V
         found.push(finding(Severity::Warning, "unsigned_commands", "commands", what.to_owned(), advice));
     }
     let url = &config.mqtt.url;
-    if let Some(refused) = refused {
-        let what = format!("the broker {url} takes the connection, but {refused}");
-        let advice = "put it right at the broker; what it refuses for good is lost (dropped in fieldmedic status)";
-        found.push(finding(Severity::Error, "broker_refuses", url.to_string(), what, advice));
+    if !refused.is_empty() {
+        let what = format!("the broker {url} takes the connection, but {}", refused.join("; "));
+        let (severity, advice) = if refused.iter().all(|fault| fault.starts_with(GRANTED_LESS)) {
+            (Severity::Warning, "let the broker grant QoS 1 there; until then a command may have to be sent again")
+        } else {
+            let advice = "put it right at the broker; what it refuses for good is lost (dropped in fieldmedic status)";
+            (Severity::Error, advice)
+        };
+        found.push(finding(severity, BROKER_REFUSES, url.to_string(), what, advice));
     }
     if !url.tls && !is_here(&url.host) {
         let what = format!("telemetry, commands and passwords go to {} in the clear", url.host);

@@ -102,17 +102,23 @@ fn what_the_configuration_lets_pass_is_told() {
 #[test]
 fn what_the_broker_refuses_is_a_finding_while_it_does() {
     let dir = tempfile::tempdir().unwrap();
-    let found = |refused| {
-        let found = judge(&config(dir.path(), ""), &Observation::default(), &Ok(Vec::new()), refused);
+    let found = |refused: &[&str]| {
+        let refused: Vec<String> = refused.iter().map(|fault| (*fault).to_owned()).collect();
+        let found = judge(&config(dir.path(), ""), &Observation::default(), &Ok(Vec::new()), Some(&refused));
         found.into_iter().find(|finding| finding.check == "broker_refuses")
     };
-    let finding = found(Some("it refuses our telemetry (quota exceeded)")).unwrap();
+    let finding = found(&["it refuses our telemetry (quota exceeded)"]).unwrap();
     assert_eq!(finding.severity, Severity::Error);
     assert!(
         finding.what.ends_with("takes the connection, but it refuses our telemetry (quota exceeded)"),
         "{finding:?}"
     );
-    assert_eq!(found(None), None);
+    let granted = "it grants 1 of our command topics at QoS 0: what comes there may be lost on the way";
+    let finding = found(&[granted]).unwrap();
+    assert_eq!(finding.severity, Severity::Warning);
+    assert!(!finding.advice.contains("dropped"), "{finding:?}");
+    assert_eq!(found(&["it refuses our telemetry", granted]).unwrap().severity, Severity::Error);
+    assert_eq!(found(&[]), None);
 }
 
 #[test]
@@ -265,9 +271,13 @@ fn a_whole_look_reads_its_own_round_below_the_root() {
     fs::write(net.join("tcp"), format!("  sl  local_address\n{listens}")).unwrap();
     let look = |trusted| {
         let clock = ClockReading { now: Now { mono: Mono(1), wall: Wall { unix: Unix(0), trusted } }, synced: false };
-        Audit::new(config.clone(), vec![dir.path().join("agent.toml")]).look(clock, &Ok(Vec::new()), None)
+        Audit::new(config.clone(), vec![dir.path().join("agent.toml")]).look(
+            clock,
+            &Ok(Vec::new()),
+            trusted.then_some(&[]),
+        )
     };
-    assert_eq!(look(false).unseen, ["tls_files"], "of an expired certificate only a clock can tell");
+    assert_eq!(look(false).unseen, ["tls_files", "broker_refuses"], "of an expired certificate only a clock can tell");
     let Audited { findings: found, unseen } = look(true);
     assert_eq!(unseen, [""; 0]);
     let expected = ["clear_text_service", "clock_not_synced", "listens"];

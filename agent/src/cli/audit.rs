@@ -56,9 +56,9 @@ pub(super) fn run(args: AuditArgs) -> u8 {
 }
 
 /// What the broker refuses of the agent that runs, as it says itself; of one that doesn't run, nothing.
-async fn refused(socket: &Path) -> Option<String> {
+async fn refused(socket: &Path) -> Option<Vec<String>> {
     match ask_status(socket).await {
-        Ok(answer) => refused_in(&answer),
+        Ok(answer) => refused_in(&answer).map(|fault| vec![fault]),
         Err(error) => {
             if error.kind() == ErrorKind::PermissionDenied {
                 eprintln!(

@@ -152,8 +152,8 @@ pub enum Effect {
     Audit {
         /// Comes back in [`Input::Audited`].
         id: EffectId,
-        /// What the broker refuses of us, in words.
-        refused: Option<String>,
+        /// What the broker refuses of us, in words; `None` where there is no connection: nobody can say.
+        refused: Option<Vec<String>>,
     },
     /// Work for the store.
     Store {

@@ -90,6 +90,7 @@ use remedies::Remedies;
 use report::{Counters, Written};
 use rules::{Round, Rules};
 use self_audit::SelfAudit;
+pub(crate) use session::GRANTED_LESS;
 use session::Session;
 pub(crate) use start::anchors;
 use stop::Stopping;
@@ -513,7 +514,7 @@ impl Engine {
             self.effects.push_for(Purpose::Observe, |id| Effect::Observe { id });
         }
         if self.self_audit.poll(now.mono) {
-            let refused = self.session.refused();
+            let refused = self.link.is_online().then(|| self.session.refused());
             self.effects.push_for(Purpose::Audit, |id| Effect::Audit { id, refused });
         }
         if due.observe_overdue {

@@ -28,6 +28,7 @@ use answers::{LengthMax, Refused};
 use denied::Denied;
 pub(super) use flow::Drain;
 use flow::Flow;
+pub(crate) use subscriptions::GRANTED_LESS;
 use subscriptions::{Subscribed, Subscriptions};
 
 /// How long the broker keeps our session, and with it the commands that wait for us, while we are away.
@@ -87,13 +88,16 @@ impl Session {
 
     /// Why there is no connection, or what the broker refuses over one that stands.
     pub(super) fn fault(&self) -> Option<String> {
-        self.last_fault.as_ref().map(|fault| fault.detail.clone()).or_else(|| self.refused())
+        self.last_fault.as_ref().map(|fault| fault.detail.clone()).or_else(|| {
+            let refused = self.refused();
+            (!refused.is_empty()).then(|| refused.join("; "))
+        })
     }
 
-    /// What the broker refuses of us, by its last answers: command topics, and what we publish.
-    pub(super) fn refused(&self) -> Option<String> {
-        let faults: Vec<String> = [self.subscriptions.fault(), self.denied.fault()].into_iter().flatten().collect();
-        (!faults.is_empty()).then(|| faults.join("; "))
+    /// What the broker refuses of us, by its last answers: what we publish, and command topics. What it only grants
+    /// less of comes last.
+    pub(super) fn refused(&self) -> Vec<String> {
+        [self.denied.fault(), self.subscriptions.fault()].into_iter().flatten().collect()
     }
 
     /// How long a message of samples is at most, where the broker refused a longer one.

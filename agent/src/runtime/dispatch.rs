@@ -240,7 +240,7 @@ impl Dispatcher {
     }
 
     /// On a thread of its own: what it reads may hang as the collectors' files may.
-    fn audit(&self, id: EffectId, clock: ClockReading, refused: Option<String>) {
+    fn audit(&self, id: EffectId, clock: ClockReading, refused: Option<Vec<String>>) {
         let (audit, inputs) = (self.audit.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let failed = jobs::failed().await;

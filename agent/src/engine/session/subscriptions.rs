@@ -16,6 +16,9 @@ use crate::engine::time::Now;
 /// Command topics asked for in one packet: AWS IoT Core takes no more.
 const FILTERS_PER_SUBSCRIBE_MAX: usize = 8;
 
+/// How the fault begins of a broker that refuses nothing, and promises less than it was asked to.
+pub(crate) const GRANTED_LESS: &str = "it grants";
+
 /// What is known of the filters that the broker's session has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub(in crate::engine) struct Subscribed {
@@ -69,7 +72,7 @@ impl Subscriptions {
         match self.subscribed.withheld {
             Withheld { refused: 0, qos_0: 0 } => None,
             Withheld { refused: 0, qos_0 } => Some(format!(
-                "it grants {qos_0} of our command topics at QoS 0: what comes there may be lost on the way"
+                "{GRANTED_LESS} {qos_0} of our command topics at QoS 0: what comes there may be lost on the way"
             )),
             Withheld { refused, .. } => Some(format!("it refuses {refused} of our command topics: check its ACL")),
         }

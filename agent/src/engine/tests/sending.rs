@@ -52,6 +52,19 @@ fn a_samples_readings_are_of_its_end() {
 }
 
 #[test]
+fn of_a_gateway_that_is_offline_no_look_is_told_what_the_broker_refuses() {
+    for (online, refused) in [(true, Some(Vec::new())), (false, None)] {
+        let mut world = World::new();
+        world.advance(10 * SECOND);
+        if !online {
+            world.cut();
+        }
+        world.advance(Duration::from_secs(400));
+        assert_eq!(world.refused, [refused]);
+    }
+}
+
+#[test]
 fn what_an_audit_found_reaches_the_fleet_once_and_again_when_it_is_gone() {
     let mut world = World::new();
     let (what, advice) = ("/var is 97 % full".to_owned(), "make room".to_owned());

@@ -92,6 +92,8 @@ pub(super) struct World {
     pub(super) in_force: Option<QuarantineLevel>,
     /// What every look from now on finds.
     pub(super) findings: Vec<Finding>,
+    /// What each look was told that the broker refuses.
+    pub(super) refused: Vec<Option<Vec<String>>>,
     /// The releases that run.
     pub(super) releases: Vec<Release>,
     /// What the inhibit file says, where there is one.
@@ -178,6 +180,7 @@ impl World {
             ended_as: None,
             in_force: None,
             findings: Vec::new(),
+            refused: Vec::new(),
             releases: Vec::new(),
             inhibited: None,
             blocked: None,
@@ -418,7 +421,8 @@ impl World {
                 let result = if self.collectors_hang { Err("busy".to_owned()) } else { Ok(readings) };
                 self.queue.push_back(Input::Observed { id, result });
             }
-            Effect::Audit { id, .. } => {
+            Effect::Audit { id, refused } => {
+                self.refused.push(refused);
                 self.queue.push_back(Input::Audited {
                     id,
                     result: Ok(Audited { findings: self.findings.clone(), unseen: Vec::new() }),

@@ -230,7 +230,7 @@ impl Gateway {
         at: u64,
         synced: bool,
         config: &CheckedConfig,
-        refused: Option<&str>,
+        refused: Option<&[String]>,
     ) -> Vec<Finding> {
         let seen = self.observe(at, synced);
         let failed = self.units.failed().map(ToString::to_string).collect();

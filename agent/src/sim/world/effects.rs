@@ -9,6 +9,7 @@ use super::super::network::millis;
 use super::super::planted::Planted;
 use super::super::report::Promise;
 use super::{Doing, Event, World};
+use crate::audit::BROKER_REFUSES;
 use crate::engine::io::{
     Act, ActOutcome, ActStatus, Effect, EffectId, Input, StoreFault, StoreOp, StoreReply, StoreStats, Trigger,
 };
@@ -121,12 +122,13 @@ impl World<'_> {
         }
     }
 
-    fn audit(&mut self, id: EffectId, refused: Option<&str>) {
+    fn audit(&mut self, id: EffectId, refused: Option<&[String]>) {
         self.gateway.advance(self.at);
         let synced = self.is_synced();
         let Some(agent) = &mut self.agent else { return };
+        let unseen = refused.is_none().then_some(BROKER_REFUSES).into_iter().collect();
         let findings = self.gateway.audit(self.at, synced, agent.engine.config(), refused);
-        agent.inbox.push_back(Input::Audited { id, result: Ok(Audited { findings, unseen: Vec::new() }) });
+        agent.inbox.push_back(Input::Audited { id, result: Ok(Audited { findings, unseen }) });
     }
 
     fn observe(&mut self, id: EffectId) {
