@@ -4,6 +4,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the shell is where time and tasks come from")]
 
+mod code;
 mod dispatch;
 mod errors;
 mod identity;
@@ -141,6 +142,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     service.ready(engine.config());
     let mut completing = std::pin::pin!(options.actor.complete());
     let mut is_completing = true;
+    let mut code_is_idle = code::interval();
 
     while !shell.is_over() {
         let wait = until(engine.poll_deadline(), clock.now().mono);
@@ -165,6 +167,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
             },
             () = tokio::time::sleep(wait) => engine.handle(clock.now(), Input::Wake),
             () = &mut completing, if is_completing => is_completing = false,
+            _ = code_is_idle.tick() => code::let_go(),
             () = service.watchdog_is_due() => engine.handle(clock.now(), Input::ProveAlive),
             wish = wish(&mut signals) => match wish {
                 Wish::Stop => {
