@@ -10,8 +10,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 const MAPPINGS: &str = "/proc/self/smaps";
 /// What a start alone needs has been used by then.
 const AFTER_START: Duration = Duration::from_secs(3);
-/// And what happens seldom, as a reload, was since then.
-const EVERY: Duration = Duration::from_secs(3600);
+/// And what happens seldom, as a reload or a look at the gateway as a whole, was since then.
+const EVERY: Duration = Duration::from_secs(300);
 
 /// When to [`let_go`].
 pub(super) fn interval() -> Interval {
