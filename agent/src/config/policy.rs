@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::doubts;
 use super::network::Network;
 use super::read::{attribute, hours, interface, ms, seconds, severity, threshold};
-use super::reader::{Section, absolute_path, duration, nearest, number, parsed, text, text_of, unfit, word};
+use super::reader::{
+    Section, absolute_path, did_you_mean, duration, nearest, number, parsed, text, text_of, unfit, word,
+};
 use super::tree::{Choice, Node};
 use super::types::{Collect, Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
 use super::values::{Action, Anomaly, Budget, QuarantineLevel, Share, Unfit, UnitName, is_host_name, is_topic_word};
@@ -282,8 +284,7 @@ fn rule(s: &mut Section<'_>, names: &mut Names, ladders: &BTreeMap<String, Vec<S
     let remedy = s.optional("remedy", text(|_| true, "the name of a ladder; leave it out, or empty, to alarm only"));
     let remedy = remedy.filter(|remedy| !remedy.is_empty());
     if let Some(remedy) = remedy.as_deref().filter(|remedy| *remedy != SAVE_POWER && !ladders.contains_key(*remedy)) {
-        let nearest = nearest(remedy, ladders.keys().map(String::as_str));
-        let hint = nearest.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
+        let hint = did_you_mean(remedy, ladders.keys().map(String::as_str));
         if !s.is_path_wrong(&format!("ladders.{remedy}.name")) {
             s.error("remedy", format!("there is no ladder named {remedy:?}{hint}"));
         }

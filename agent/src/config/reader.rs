@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -462,11 +461,8 @@ impl<'a> Section<'a> {
         let Some(known) = self.report.known.get(&self.schema).cloned() else { return };
         for (key, node) in table.iter().filter(|(key, _)| !known.contains(*key)) {
             let path = join(&self.path, key);
-            let mut message = format!("unknown key {path:?}");
-            if let Some(nearest) = nearest(key, known.iter().map(String::as_str)) {
-                let _ = write!(message, "; did you mean {nearest:?}?");
-            }
-            self.report.error(node.at, &path, message);
+            let hint = did_you_mean(key, known.iter().map(String::as_str));
+            self.report.error(node.at, &path, format!("unknown key {path:?}{hint}"));
         }
     }
 }
@@ -484,6 +480,11 @@ pub(crate) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> O
         .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, known)| known)
+}
+
+/// The end of what says that there is no such name: the one that is most like it, if any is.
+pub(crate) fn did_you_mean<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> String {
+    nearest(name, names).map(|name| format!("; did you mean {name:?}?")).unwrap_or_default()
 }
 
 pub(crate) fn unfit(node: &Node, expected: impl Into<String>) -> Unfit {

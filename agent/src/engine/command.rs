@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use super::io::Act;
 use super::observation::RELEASE;
-use crate::config::reader::nearest;
+use crate::config::reader::did_you_mean;
 use crate::config::{Action, QuarantineLevel, Remedy, Rollback, Telemetry, UnitName, parse_duration};
 use crate::wire::token::whole;
 use crate::wire::{CommandId, Reason, VerifiedCommand};
@@ -168,8 +168,7 @@ impl Command {
     pub fn parse(command: &VerifiedCommand) -> Result<Self, (Reason, String)> {
         let args = &command.args;
         let unknown = || {
-            let known = nearest(&command.name, Name::ALL.iter().map(|name| name.word()));
-            let hint = known.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
+            let hint = did_you_mean(&command.name, Name::ALL.iter().map(|name| name.word()));
             (Reason::UnknownCommand, format!("this version has no command {:?}{hint}", command.name))
         };
         let name = Name::parse(&command.name).ok_or_else(unknown)?;

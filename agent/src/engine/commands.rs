@@ -31,7 +31,7 @@ use super::trial::Releases;
 use crate::config::{Action, CheckedConfig, QuarantineLevel};
 use crate::wire::{CommandId, Reason, Refusal, VerifiedCommand};
 use entry::{Entry, Origin, Stored, key, put};
-use judge::{has_expired, is_fresh, lifetime, lower_bound, spread};
+use judge::{has_expired, is_fresh, lifetime, present_s, spread};
 pub(crate) use oldest::{Forgotten, MAY_HAVE_RUN, oldest};
 use refusals::Refusals;
 use reports::{Owed, Unwritten};
@@ -422,7 +422,7 @@ impl Commands {
 
     /// Whether one that is refused may be remembered: not if it is one more of too many that are dated ahead.
     fn may_remember(&self, facts: Facts<'_>, command: &VerifiedCommand) -> bool {
-        let present_s = present_s(facts);
+        let present_s = present_s(facts, false);
         let ahead = || self.ledger.values().filter(|entry| entry.stored.issued_at > present_s).count();
         command.issued_at <= present_s || ahead() < AHEAD_MAX
     }
@@ -450,7 +450,7 @@ impl Commands {
         let over = self.ledger.iter().filter(|(_, entry)| entry.is_over());
         let dated = over.map(|(id, entry)| (entry.stored.issued_at, id.clone()));
         let surplus = (self.ledger.len() + 1).saturating_sub(LEDGER_MAX);
-        self.forget(oldest(dated, surplus, newcomer.issued_at, present_s(facts)));
+        self.forget(oldest(dated, surplus, newcomer.issued_at, present_s(facts, false)));
     }
 
     /// What is forgotten must not run again, whatever the clock says later: what is refused from now on stands in the
@@ -621,11 +621,6 @@ impl Commands {
     fn log(&mut self, level: LogLevel, text: String) {
         self.steps.push_back(Step::Log(level, text));
     }
-}
-
-/// The lowest that the present can be, in seconds since 1970.
-fn present_s(facts: Facts<'_>) -> i64 {
-    lower_bound(facts, false).0.div_euclid(1000)
 }
 
 /// What is journaled with the beginning of an act beside the command.

@@ -6,13 +6,10 @@ use std::collections::BTreeMap;
 use super::Engine;
 use super::io::{Recovered, StoreLoss};
 use super::keyed::{ACCOUNTED_KEY, DROPPED_KEY, LOSSES_KEY, RUN_KEY, SEQ_KEY, UNTOLD_KEY, Write, write};
-use super::start::{LOSSES_MAX, State};
+use super::start::{State, remembered};
 
 /// What the texts of losses may come to, in one value of the store.
 const UNTOLD_BYTES_MAX: usize = 4 * 1024;
-
-/// A loss: what, how many records, and whether the keyed state went.
-type Untold = (String, u64, bool);
 
 impl Engine {
     /// Entries for the store in which this was `found`.
@@ -31,10 +28,8 @@ impl Engine {
             entries.push((UNTOLD_KEY.to_owned(), None));
         }
         // What waits damaged is found again: by the next start, which knows what this one has counted from here alone.
-        let known = found.losses.iter().map(|loss| &loss.what);
-        let known = known.filter(|what| untold.iter().all(|(untold, _, _)| untold != *what));
-        let known: Vec<&String> = known.take(LOSSES_MAX).collect();
-        if !known.iter().copied().eq(&told) {
+        let known = remembered(found.losses.iter().filter(|loss| untold.iter().all(|untold| untold.what != loss.what)));
+        if known != told {
             entries.push(write(LOSSES_KEY, &known));
         }
         entries
@@ -56,23 +51,22 @@ impl Engine {
 
     /// What the opening of the store has found lost, and what was left in it that no start has `told` yet. What makes
     /// the next start careful comes first, then what counts records: the others are words.
-    fn untold(&self, found: &Recovered, state: &State<'_>, told: &[String]) -> Vec<Untold> {
-        let left = left_in(state).into_iter();
-        let left = left.filter(|(what, _, _)| found.losses.iter().all(|loss| loss.what != *what));
-        let losses = found.losses.iter().map(|loss| (loss.what.clone(), loss.records, loss.state_lost));
+    fn untold(&self, found: &Recovered, state: &State<'_>, told: &[String]) -> Vec<StoreLoss> {
         // This run has counted what it told; whether it has become careful over it stands in the store alone.
         let is_told =
-            |(what, _, state_lost): &Untold| told.contains(what) || (!state_lost && self.told_losses.contains(what));
-        let mut untold: Vec<Untold> = losses.chain(left).filter(|loss| !is_told(loss)).collect();
-        let state_is_told = untold.iter().any(|(_, _, state_lost)| *state_lost);
+            |loss: &StoreLoss| told.contains(&loss.what) || (!loss.state_lost && self.told_losses.contains(&loss.what));
+        let mut untold = with_left(&found.losses, state);
+        untold.retain(|loss| !is_told(loss));
+        let state_is_told = untold.iter().any(|loss| loss.state_lost);
         if !self.is_unstored && !state_is_told && !state.entries.contains_key(RUN_KEY) {
             // To the store it is one that was never used.
-            untold.push(("the keyed state was taken away while it was in use".to_owned(), 0, true));
+            let what = "the keyed state was taken away while it was in use".to_owned();
+            untold.push(StoreLoss { what, records: 0, state_lost: true });
         }
-        untold.sort_by_key(|(_, records, state_lost)| (!state_lost, *records == 0));
+        untold.sort_by_key(|loss| (!loss.state_lost, loss.records == 0));
         let mut bytes = 0;
-        untold.retain(|(what, _, _)| {
-            bytes += what.len();
+        untold.retain(|loss| {
+            bytes += loss.what.len();
             bytes <= UNTOLD_BYTES_MAX
         });
         untold
@@ -80,16 +74,13 @@ impl Engine {
 }
 
 /// With what the run before has found, and could not tell.
-pub(super) fn with_untold(mut recovered: Recovered) -> Recovered {
-    let left = left_in(&State::of(&recovered));
-    for (what, records, state_lost) in left {
-        if recovered.losses.iter().all(|loss| loss.what != what) {
-            recovered.losses.push(StoreLoss { what, records, state_lost });
-        }
-    }
-    recovered
+pub(super) fn with_untold(recovered: Recovered) -> Recovered {
+    Recovered { losses: with_left(&recovered.losses, &State::of(&recovered)), ..recovered }
 }
 
-fn left_in(state: &State<'_>) -> Vec<Untold> {
-    state.read(UNTOLD_KEY).unwrap_or_default()
+/// These losses, and those that were left in the store for a start to tell.
+fn with_left(losses: &[StoreLoss], state: &State<'_>) -> Vec<StoreLoss> {
+    let left: Vec<StoreLoss> = state.read(UNTOLD_KEY).unwrap_or_default();
+    let left = left.into_iter().filter(|left| losses.iter().all(|loss| loss.what != left.what));
+    losses.iter().cloned().chain(left).collect()
 }

@@ -269,10 +269,15 @@ impl Engine {
         let before = self.quarantine.level();
         self.quarantine.heard(now.mono, self.timeline.stamp(now.mono), in_force);
         if self.quarantine.level() != before {
-            self.session.say_again();
-            self.attributes.touch();
-            self.keep_pace(now);
+            self.show_quarantine(now);
         }
+    }
+
+    /// It is another one than was said.
+    fn show_quarantine(&mut self, now: Now) {
+        self.session.say_again();
+        self.attributes.touch();
+        self.keep_pace(now);
     }
 
     /// What follows for the quarantine from the end of an act.
@@ -289,9 +294,7 @@ impl Engine {
         let Some(event) = event else { return };
         self.effects.log(LogLevel::Warn, format!("{}: {}", event.name, self.quarantine.word()));
         self.record_event(now, event);
-        self.session.say_again();
-        self.attributes.touch();
-        self.keep_pace(now);
+        self.show_quarantine(now);
         if self.quarantine.level() < before {
             self.is_over(now, Reason::Quarantined);
         }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use minicbor::{Decode, Encode};
 
 use super::keyed::Write;
 use super::observation::{Audited, ErrorBatch, Observation};
@@ -571,12 +572,15 @@ pub struct LogRange {
 }
 
 /// Something that was lost to damage.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct StoreLoss {
     /// What, where, and what was done about it.
+    #[n(0)]
     pub what: String,
     /// Records lost, where it can be known.
+    #[n(1)]
     pub records: u64,
     /// The keyed state was lost as a whole: what was commanded before can't be known.
+    #[n(2)]
     pub state_lost: bool,
 }

@@ -44,11 +44,25 @@ pub enum Cargo {
     Attributes,
     /// Records of one lane.
     Records {
+        /// The last word of their topic: not all of a lane have the same.
+        leaf: &'static str,
         /// The lane.
         class: Class,
         /// Their numbers, in order.
         seqs: Vec<u64>,
     },
+}
+
+impl Cargo {
+    /// The last word of its topic.
+    #[must_use]
+    pub const fn leaf(&self) -> &'static str {
+        match self {
+            Self::Presence => "presence",
+            Self::Attributes => "attributes",
+            Self::Records { leaf, .. } => leaf,
+        }
+    }
 }
 
 /// What was under way when a connection ended.
@@ -98,8 +112,6 @@ pub enum Signal {
     Answered {
         /// What it carried.
         cargo: Cargo,
-        /// Where to.
-        topic: String,
         /// What became of it.
         reason: AckReason,
         /// Bytes of its topic and payload.

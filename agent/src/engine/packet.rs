@@ -314,6 +314,20 @@ pub enum AckReason {
     Other(u8),
 }
 
+impl AckReason {
+    /// Whether it is taken over.
+    #[must_use]
+    pub const fn is_taken(self) -> bool {
+        matches!(self, Self::Success | Self::NoMatchingSubscribers)
+    }
+
+    /// Whether it may be taken another time, as it is.
+    #[must_use]
+    pub const fn is_for_now(self) -> bool {
+        matches!(self, Self::QuotaExceeded | Self::Other(_))
+    }
+}
+
 /// Why it refuses a publish, for a human.
 impl fmt::Display for AckReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -169,8 +169,8 @@ impl Engine {
         true
     }
 
-    /// When the goodbye is to begin; `None` also while that waits for a change of the quarantine, or for the journaling of
-    /// what may take it back.
+    /// When the goodbye is to begin; `None` also while that waits for a change of the quarantine, or for the journaling
+    /// of what may take it back.
     pub(super) fn reboot_deadline(&self) -> Option<Mono> {
         self.reboot_due_at().filter(|_| !self.quarantine_changes() && !self.commands.is_canceling())
     }

@@ -218,7 +218,7 @@ impl Engine {
                 };
                 self.with_commands(now, |commands, facts| commands.receive(facts, Err(refusal), pkid));
             }
-            Signal::Answered { cargo, topic, reason, bytes } => self.answered(now, cargo, &topic, reason, bytes),
+            Signal::Answered { cargo, reason, bytes } => self.answered(now, cargo, reason, bytes),
             Signal::Down { fault, online, unanswered } => {
                 self.suspect(now, unanswered);
                 self.down(now, fault, online, retry_in);

@@ -15,7 +15,7 @@ use super::data_use::DataUse;
 use super::effects::{Effects, Purpose};
 use super::errors::Cursor;
 use super::incidents::{self, Incidents, Unsaid};
-use super::io::{LogLevel, Recovered};
+use super::io::{LogLevel, Recovered, StoreLoss};
 use super::keyed::{
     ACCOUNTED_KEY, ANCHOR_KEY, AUDIT_KEY, CAREFUL_KEY, CAREFUL_SINCE_KEY, CLAIM_KEY, CRASHES_KEY, CURSOR_KEY, DATA_KEY,
     DROPPED_KEY, FLOOR_KEY, FORGOTTEN_KEY, LOSSES_KEY, OPEN_KEY, RUN_KEY, SEQ_KEY, STATE_LOST_KEY, SUBSCRIBED_KEY,
@@ -44,7 +44,7 @@ use crate::config::{self, CheckedConfig};
 use crate::gather::gather;
 
 /// Losses that are remembered as told: their texts must fit into one value of the store.
-pub(super) const LOSSES_MAX: usize = 8;
+const LOSSES_MAX: usize = 8;
 /// How long the first round of collection is waited for: a collector that hangs must not keep the gateway off the air.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// And how long until ladders go on without: one that waited for ever would be no help where a collector hangs.
@@ -252,7 +252,7 @@ impl Engine {
         let (crashed, entry) = engine.crashes_since(state.read(CRASHES_KEY));
         first.extend(entry);
         let before = run.map(|run| Before { run, written_at: recovered.written_at, crashed });
-        engine.begin(now, before, first, &recovered, leftovers);
+        engine.begin(now, before, first, (&recovered, &state), leftovers);
         if let Some(event) = found.event {
             engine.record_event(now, event);
             engine.advance(now);
@@ -261,7 +261,14 @@ impl Engine {
     }
 
     /// Tells what happened since the last run, and marks this one as begun.
-    fn begin(&mut self, now: Now, before: Option<Before>, first: Vec<Write>, recovered: &Recovered, alarms: Leftovers) {
+    fn begin(
+        &mut self,
+        now: Now,
+        before: Option<Before>,
+        first: Vec<Write>,
+        (recovered, state): (&Recovered, &State<'_>),
+        alarms: Leftovers,
+    ) {
         let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
         // All in one: if the agent dies before it is durable, the next start finds the state as this one did.
         let mut entries = vec![write(RUN_KEY, &run)];
@@ -273,12 +280,12 @@ impl Engine {
         self.put_beginning(entries);
 
         self.warn_of_unsigned();
-        self.tell_losses(now, recovered);
+        self.tell_losses(now, &recovered.losses, state.entries.contains_key(UNTOLD_KEY));
         if let Some(before) = before.as_ref().filter(|before| before.run.at.boot != self.timeline.boot()) {
             let event = self.rebooted(now, before);
             self.record_event(now, event);
         }
-        let is_first = !State::of(recovered).is_lost(recovered);
+        let is_first = !state.is_lost(recovered);
         let started = self.started(before.as_ref().map(|before| &before.run), is_first);
         self.record_event(now, started);
         self.begin_alarms(now, alarms);
@@ -344,18 +351,15 @@ impl Engine {
             .with_some("service_result", self.identity.ended_as.as_deref().filter(|word| *word != "success"))
     }
 
-    /// A damaged segment is found anew at each start until it is sent and deleted: told and counted once.
-    fn tell_losses(&mut self, now: Now, recovered: &Recovered) {
-        // Those that count records first: they would be counted again.
-        let (counting, others): (Vec<_>, Vec<_>) = recovered.losses.iter().partition(|loss| loss.records > 0);
-        let losses = counting.iter().chain(&others).map(|loss| loss.what.as_str());
-        let losses: Vec<String> = losses.take(LOSSES_MAX).map(str::to_owned).collect();
-        let is_untold = State::of(recovered).entries.contains_key(UNTOLD_KEY);
-        if losses == self.told_losses && !is_untold {
+    /// A damaged segment is found anew at each start until it is sent and deleted: told and counted once. `is_untold`:
+    /// some of them are in the store for this start to tell.
+    fn tell_losses(&mut self, now: Now, losses: &[StoreLoss], is_untold: bool) {
+        let remembered = remembered(losses.iter());
+        if remembered == self.told_losses && !is_untold {
             return;
         }
-        let told = std::mem::replace(&mut self.told_losses, losses);
-        for loss in recovered.losses.iter().filter(|loss| !told.contains(&loss.what)) {
+        let told = std::mem::replace(&mut self.told_losses, remembered);
+        for loss in losses.iter().filter(|loss| !told.contains(&loss.what)) {
             self.effects.log(LogLevel::Error, format!("store: {}", loss.what));
             self.outbox.count_dropped("corrupt", loss.records);
             let event = Event::new(Severity::Error, EventKind::Audit, "store_damaged")
@@ -393,8 +397,12 @@ impl Engine {
         (crashed, (*kept != known).then(|| (CRASHES_KEY.to_owned(), value)))
     }
 
-    /// When a run that was cut off last wrote something: nobody knows any better. `None` if its clock was never set.
-    fn last_sign_of(&self, Before { run, written_at, .. }: &Before) -> Option<Stamp> {
+    /// When a run ended; of one that was cut off when it last wrote something: nobody knows any better. `None` if its
+    /// clock was never set.
+    fn end_at(&self, Before { run, written_at, .. }: &Before) -> Option<Stamp> {
+        if run.clean {
+            return Some(run.at);
+        }
         let began = self.timeline.date(run.at)?;
         let ran_ms = u64::try_from((*written_at)?.0.checked_sub(began.0)?).ok()?;
         Some(Stamp { mono: run.at.mono.after(Duration::from_millis(ran_ms)), ..run.at })
@@ -404,7 +412,7 @@ impl Engine {
     /// ran.
     fn last_watch_of(&self, before: &Before) -> (Mono, bool) {
         let run = &before.run;
-        let watched = if run.clean { run.at } else { self.last_sign_of(before).unwrap_or(run.at) };
+        let watched = self.end_at(before).unwrap_or(run.at);
         let is_same_boot = run.at.boot == self.timeline.boot();
         let machine_did = || matches!(self.end_of(before).0, "kernel_panic" | WATCHDOG);
         (watched.mono, if is_same_boot { !run.clean } else { machine_did() })
@@ -413,7 +421,7 @@ impl Engine {
     /// Another boot id means another boot, whatever the clock says.
     fn rebooted(&self, now: Now, before: &Before) -> Event {
         let (reason, evidence) = self.end_of(before);
-        let went_down = if before.run.clean { Some(before.run.at) } else { self.last_sign_of(before) };
+        let went_down = self.end_at(before);
         let before = &before.run;
         let booted = self.timeline.stamp(Mono(0));
         // By what the clock says when this is sent: after a boot it is mostly not set yet. In a container the clock
@@ -432,6 +440,12 @@ impl Engine {
             .with("previous_boot", &*before.at.boot.to_string())
             .with_some("downtime_s", downtime)
     }
+}
+
+/// What is remembered of losses that are told: those that count records first, as they would be counted again.
+pub(super) fn remembered<'a>(losses: impl Iterator<Item = &'a StoreLoss>) -> Vec<String> {
+    let (counting, others): (Vec<_>, Vec<_>) = losses.partition(|loss| loss.records > 0);
+    counting.iter().chain(&others).take(LOSSES_MAX).map(|loss| loss.what.clone()).collect()
 }
 
 /// The keyed state, read by key. What can't be read counts as not there; its loss shows as the default.

@@ -87,7 +87,7 @@ impl Suspects {
 
     /// The broker closed the connection over this. A record to be set aside, if it is certain now.
     pub(super) fn closed_over(&mut self, unanswered: &Unanswered) -> Option<(Class, u64)> {
-        let Cargo::Records { class, seqs } = &unanswered.cargo else { return None };
+        let Cargo::Records { class, seqs, .. } = &unanswered.cargo else { return None };
         let (class, record, last) = (*class, *seqs.first()?, *seqs.last()?);
         let proof = unanswered.alone && unanswered.others_answered && seqs.len() == 1;
         let before = self.record.filter(|before| before.class == class);
@@ -120,7 +120,7 @@ mod tests {
 
     fn over(seqs: impl IntoIterator<Item = u64>, others_answered: bool) -> Unanswered {
         let seqs: Vec<u64> = seqs.into_iter().collect();
-        Unanswered { cargo: Cargo::Records { class: CLASS, seqs }, alone: true, others_answered }
+        Unanswered { cargo: Cargo::Records { leaf: "telemetry", class: CLASS, seqs }, alone: true, others_answered }
     }
 
     #[test]

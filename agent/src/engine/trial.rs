@@ -236,14 +236,15 @@ impl Target {
         self.stored.trial.iter_mut().for_each(|trial| trial.last_chance = is_last);
     }
 
-    /// It is not to be left any more: what isn't begun isn't, and no boot out of it is tried again. The course before.
-    fn stay(&mut self) -> Course {
+    /// It is not to be left any more: what isn't begun isn't, and no boot out of it is tried again. The course before,
+    /// and whether there was such a boot to be tried.
+    fn stay(&mut self) -> (Course, bool) {
         let before = self.course;
         if matches!(before, Course::Journaling { .. } | Course::Booting { .. }) {
             self.course = Course::Watched;
         }
-        self.stored.trial.iter_mut().filter(|trial| trial.awaits_boot).for_each(|trial| trial.given_up = true);
-        before
+        let boots = self.stored.trial.as_mut().filter(|trial| trial.awaits_boot && !trial.given_up);
+        (before, boots.map(|trial| trial.given_up = true).is_some())
     }
 }
 
@@ -334,7 +335,7 @@ impl Releases {
         if **good == **name {
             let changed = trial.take().is_some();
             let event = changed.then(|| told("release_back", target, name));
-            return Seen { changed, before: known.stay(), event };
+            return Seen { changed, before: known.stay().0, event };
         }
         match trial {
             Some(trial) if *trial.release == **name => {
@@ -365,14 +366,14 @@ impl Releases {
                     *other = None;
                     *good = name.as_str().into();
                     let event = Some(told("release_good", target, name));
-                    return Seen { changed: true, before: known.stay(), event };
+                    return Seen { changed: true, before: known.stay().0, event };
                 }
                 let last_chance = other.as_ref().is_some_and(|before| before.last_chance);
                 *other = Some(Trial::new(name.as_str().into(), at, last_chance));
                 (known.healthy_since, known.is_reached) = (None, false);
                 known.again = Again::new();
                 known.told.clear();
-                Seen { changed: true, before: known.stay(), event: Some(told("release_on_trial", target, name)) }
+                Seen { changed: true, before: known.stay().0, event: Some(told("release_on_trial", target, name)) }
             }
         }
     }

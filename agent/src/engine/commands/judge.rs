@@ -202,9 +202,14 @@ fn hands_are_full(under_way: &[&Act], act: &Act) -> bool {
     act.takes_a_hand() && (counted >= ACTS_MAX || (is_runbook(act) && runbooks >= RUNBOOKS_MAX))
 }
 
+/// The lowest that the present can be, in seconds since 1970.
+pub(super) fn present_s(facts: Facts<'_>, fresh: bool) -> i64 {
+    lower_bound(facts, fresh).0.div_euclid(1000)
+}
+
 /// Why a command has expired that only what is remembered of the time speaks against.
 fn predates(facts: Facts<'_>, command: &VerifiedCommand, fresh: bool) -> String {
-    let floor = lower_bound(facts, fresh).0.div_euclid(1000);
+    let floor = present_s(facts, fresh);
     let (what, clocks) = if !fresh && facts.timeline.is_claimed() {
         (format!("iat {floor}, the newest that was verified here"), "the clocks of those who sign")
     } else {

@@ -2,6 +2,7 @@
 //! number. It has to fit into one value of the store. Doesn't say when it is to be saved.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -81,7 +82,7 @@ impl Incidents {
                 incidents.counts.suppressed += it.repeats;
                 continue;
             }
-            incidents.clusters.insert(it.fingerprint, it.into_cluster(now, settings));
+            incidents.clusters.insert(it.fingerprint, it.into_cluster(now, settings.bucket));
         }
         incidents
     }
@@ -124,7 +125,7 @@ impl Open {
 
     /// The cluster. Its bucket ends as long after the first line in it as any does, or an agent that starts more often
     /// than that would never tell of it; that of another boot is over.
-    fn into_cluster(self, now: Stamp, settings: Settings) -> Cluster {
+    fn into_cluster(self, now: Stamp, bucket: Duration) -> Cluster {
         let is_over = self.first.boot != now.boot;
         let bucket_began = if is_over { now.mono } else { self.first.mono.min(now.mono) };
         let line = ErrorLine {
@@ -144,7 +145,7 @@ impl Open {
             template: Template::of(&line.message),
             line,
             bucket_began,
-            bucket_ends: if is_over { now.mono } else { bucket_began.after(settings.bucket) },
+            bucket_ends: if is_over { now.mono } else { bucket_began.after(bucket) },
             repeats: self.repeats,
             worst: self.severity,
             told: 1,

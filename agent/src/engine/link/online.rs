@@ -56,7 +56,6 @@ pub(super) struct Online {
 #[derive(Debug)]
 struct Inflight {
     cargo: Cargo,
-    topic: String,
     since: Mono,
     /// When its answer is overdue.
     due: Mono,
@@ -119,7 +118,7 @@ impl Online {
 
     /// Why it refused the last publish that it answered, if it did.
     pub(super) fn refusal(&self) -> Option<AckReason> {
-        self.answer.filter(|reason| !matches!(reason, AckReason::Success | AckReason::NoMatchingSubscribers))
+        self.answer.filter(|reason| !reason.is_taken())
     }
 
     /// Publishes that are under way.
@@ -161,8 +160,7 @@ impl Online {
         let writing = Duration::from_secs((self.inflight_bytes / SLOWEST_BYTES_PER_S) as u64);
         let due = now.after(writing + UNACKED_MAX);
         let bytes_then = self.inflight_bytes;
-        let topic = publish.topic.clone();
-        self.inflight.insert(publish.pkid, Inflight { cargo, topic, since: now, due, bytes, bytes_then });
+        self.inflight.insert(publish.pkid, Inflight { cargo, since: now, due, bytes, bytes_then });
         self.send(now, Packet::Publish(publish), effects);
     }
 
@@ -285,14 +283,14 @@ impl Online {
     }
 
     fn answered(&mut self, now: Mono, pkid: u16, reason: AckReason) -> Option<Signal> {
-        let Inflight { cargo, topic, since, bytes, bytes_then, .. } = self.inflight.remove(&pkid)?;
+        let Inflight { cargo, since, bytes, bytes_then, .. } = self.inflight.remove(&pkid)?;
         self.inflight_bytes = self.inflight_bytes.saturating_sub(bytes);
         let rtt = now.since(since);
         self.rtt = Some(rtt);
         self.answer = Some(reason);
         // That little is answered quickly says nothing of much.
         self.quick = rtt <= QUICK && (self.quick || bytes_then >= INFLIGHT_BYTES_MAX / 2);
-        Some(Signal::Answered { cargo, topic, reason, bytes })
+        Some(Signal::Answered { cargo, reason, bytes })
     }
 
     /// A ping is due when either side has been silent for a keep-alive: the broker wants to hear us, and we it.

@@ -92,14 +92,14 @@ impl Refused {
 }
 
 impl Engine {
-    pub(super) fn answered(&mut self, now: Now, cargo: Cargo, topic: &str, reason: AckReason, bytes: usize) {
-        for again in self.session.denied.answered(topic, reason) {
+    pub(super) fn answered(&mut self, now: Now, cargo: Cargo, reason: AckReason, bytes: usize) {
+        for again in self.session.denied.answered(cargo.leaf(), reason) {
             self.say(&again);
         }
-        if !matches!(reason, AckReason::Success | AckReason::NoMatchingSubscribers) {
-            self.log_refusal(topic, reason, bytes);
+        if !reason.is_taken() {
+            self.log_refusal(cargo.leaf(), reason, bytes);
         }
-        let Cargo::Records { class, seqs } = cargo else { return self.answered_retained(now, &cargo, reason) };
+        let Cargo::Records { class, seqs, .. } = cargo else { return self.answered_retained(now, &cargo, reason) };
         let first = seqs.first().copied().unwrap_or_default();
         match reason {
             AckReason::Success | AckReason::NoMatchingSubscribers => {
@@ -142,7 +142,7 @@ impl Engine {
         self.session.suspects.answered_retained(cargo);
         self.link.set_careful(self.session.suspects.is_careful());
         match reason {
-            AckReason::QuotaExceeded | AckReason::Other(_) => self.say_later(now, cargo),
+            _ if reason.is_for_now() => self.say_later(now, cargo),
             // It would be as large the next time: not at each change, nor at each connection.
             AckReason::TooLarge => {
                 self.session.suspects.refused_retained(cargo);
@@ -163,7 +163,7 @@ impl Engine {
     pub(super) fn suspect(&mut self, now: Now, unanswered: Option<Unanswered>) {
         let Some(unanswered) = unanswered else { return };
         if self.session.suspects.closed_over_retained(&unanswered) {
-            let what = if unanswered.cargo == Cargo::Presence { "presence" } else { "attributes" };
+            let what = unanswered.cargo.leaf();
             let pause_s = RETAINED_PAUSE.as_secs();
             let text = format!(
                 "broker: closes the connection each time over {what}: it is left out for {pause_s} s (check its ACL, and \
@@ -221,8 +221,8 @@ impl Engine {
         self.session.flow.pause(class, now.mono.after(QUOTA_PAUSE));
     }
 
-    fn log_refusal(&mut self, topic: &str, reason: AckReason, bytes: usize) {
-        let advice = advice(reason);
+    fn log_refusal(&mut self, leaf: &str, reason: AckReason, bytes: usize) {
+        let (topic, advice) = (self.topic(leaf), advice(reason));
         self.log_once(format!("broker: it refuses a publish of {bytes} B on {topic} ({reason}): {advice}"));
     }
 

@@ -1,14 +1,14 @@
-//! Which of our topics the broker takes no publish on, by its last answer for each on this connection. It is only told: what becomes of
-//! what was refused is decided where it is answered.
+//! Which of our topics the broker takes no publish on, by its last answer for each on this connection. It is only told:
+//! what becomes of what was refused is decided where it is answered.
 
 use std::collections::BTreeMap;
 
 use crate::engine::link::{Cargo, advice};
 use crate::engine::packet::AckReason;
 
-/// Why it refused the last publish of this connection on each; at most our topics for sending, which are five.
+/// Why it refused the last publish of this connection on each of our topics, by their last words.
 #[derive(Debug, Default)]
-pub(super) struct Denied(BTreeMap<String, AckReason>);
+pub(super) struct Denied(BTreeMap<&'static str, AckReason>);
 
 impl Denied {
     /// A connection begins: what is refused on it shows. Some of our topics have nothing to send for days, and what was
@@ -19,15 +19,13 @@ impl Denied {
 
     /// The broker answered a publish on that topic. Gives what it keeps of us that is to be said again: it takes now
     /// what it refused before, and nobody else would say that.
-    pub(super) fn answered(&mut self, topic: &str, reason: AckReason) -> Vec<Cargo> {
+    pub(super) fn answered(&mut self, leaf: &'static str, reason: AckReason) -> Vec<Cargo> {
         match reason {
-            AckReason::Success | AckReason::NoMatchingSubscribers => {
-                self.0.remove(topic).map_or_else(Vec::new, |was| self.forget(was))
-            }
+            _ if reason.is_taken() => self.0.remove(leaf).map_or_else(Vec::new, |was| self.forget(was)),
             // That is of one message: shorter ones are tried.
             AckReason::TooLarge => Vec::new(),
             _ => {
-                self.0.insert(topic.to_owned(), reason);
+                self.0.insert(leaf, reason);
                 Vec::new()
             }
         }
@@ -36,11 +34,9 @@ impl Denied {
     /// What was wrong was put right: whether it is so for the other topics, too, their next publish shows, and that may
     /// be days away.
     fn forget(&mut self, was: AckReason) -> Vec<Cargo> {
-        // What is refused for now is said again anyway.
-        let is_due = matches!(was, AckReason::QuotaExceeded | AckReason::Other(_));
         let mut again = Vec::new();
-        self.0.retain(|topic, reason| {
-            match leaf(topic) {
+        self.0.retain(|leaf, reason| {
+            match *leaf {
                 _ if *reason != was => return true,
                 "presence" => again.push(Cargo::Presence),
                 "attributes" => again.push(Cargo::Attributes),
@@ -48,7 +44,8 @@ impl Denied {
             }
             false
         });
-        if is_due { Vec::new() } else { again }
+        // What is refused for now is said again anyway.
+        if was.is_for_now() { Vec::new() } else { again }
     }
 
     /// In words, with what to do about it.
@@ -60,14 +57,9 @@ impl Denied {
             }
         }
         let line = |reason: &AckReason| {
-            let leaves: Vec<&str> =
-                self.0.iter().filter(|(_, why)| *why == reason).map(|(topic, _)| leaf(topic)).collect();
+            let leaves: Vec<&str> = self.0.iter().filter(|(_, why)| *why == reason).map(|(leaf, _)| *leaf).collect();
             format!("it refuses our {} ({reason}): {}", leaves.join(", "), advice(*reason))
         };
         (!reasons.is_empty()).then(|| reasons.iter().map(line).collect::<Vec<_>>().join("; "))
     }
-}
-
-fn leaf(topic: &str) -> &str {
-    topic.rsplit_once('/').map_or(topic, |(_, leaf)| leaf)
 }

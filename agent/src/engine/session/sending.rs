@@ -46,7 +46,7 @@ impl Engine {
     pub(in crate::engine) fn say_offline(&mut self, now: Now, reason: &str) {
         if self.link.is_online() {
             let payload = self.presence(now, Some(reason));
-            self.publish_retained(now, "presence", payload, Cargo::Presence);
+            self.publish_retained(now, payload, Cargo::Presence);
         }
     }
 
@@ -66,7 +66,7 @@ impl Engine {
         let may_say = self.stopping.is_none() && self.session.presence_at.is_none_or(|at| at <= now.mono);
         if may_say && std::mem::take(&mut self.session.presence_due) {
             let payload = self.presence(now, None);
-            self.publish_retained(now, "presence", payload, Cargo::Presence);
+            self.publish_retained(now, payload, Cargo::Presence);
             return true;
         }
         if self.attributes.is_changed() && self.session.attributes_at.is_none_or(|at| at <= now.mono) {
@@ -89,7 +89,7 @@ impl Engine {
         }
         let at = self.timeline.stamp(now.mono);
         let payload = self.speaker().attributes(seq, at, fixed, dynamic, &self.config.device.groups);
-        self.publish_retained(now, "attributes", payload, Cargo::Attributes);
+        self.publish_retained(now, payload, Cargo::Attributes);
     }
 
     /// Sends the next result or event: first what goes before older ones.
@@ -205,10 +205,10 @@ impl Engine {
     }
 
     /// Sends records that were taken from the outbox, or sets them aside where the broker would hang up on them.
-    fn send_records(&mut self, now: Now, leaf: &str, payload: Vec<u8>, class: Class, seqs: Vec<u64>) {
+    fn send_records(&mut self, now: Now, leaf: &'static str, payload: Vec<u8>, class: Class, seqs: Vec<u64>) {
         if self.fits(&payload, leaf) {
             self.counters.duplicates += u64::from(seqs.iter().any(|seq| self.outbox.was_sent(class, *seq)));
-            self.publish(now, leaf, payload, false, Cargo::Records { class, seqs });
+            self.publish(now, payload, false, Cargo::Records { leaf, class, seqs });
             return;
         }
         let (len, max) = (payload.len(), self.link.packet_max());
@@ -219,18 +219,19 @@ impl Engine {
     }
 
     /// Says what is not stored, or leaves it out where the broker would hang up on it: each connection would end so.
-    fn publish_retained(&mut self, now: Now, leaf: &str, payload: Vec<u8>, cargo: Cargo) {
+    fn publish_retained(&mut self, now: Now, payload: Vec<u8>, cargo: Cargo) {
+        let leaf = cargo.leaf();
         if self.fits(&payload, leaf) {
-            self.publish(now, leaf, payload, true, cargo);
+            self.publish(now, payload, true, cargo);
             return;
         }
         let (len, max) = (payload.len(), self.link.packet_max());
         self.log_once(format!("broker: takes {max} B, {leaf} of {len} B is left out"));
     }
 
-    fn publish(&mut self, now: Now, leaf: &str, payload: Vec<u8>, retain: bool, cargo: Cargo) {
+    fn publish(&mut self, now: Now, payload: Vec<u8>, retain: bool, cargo: Cargo) {
         self.counters.publishes += 1;
-        let topic = self.topic(leaf);
+        let topic = self.topic(cargo.leaf());
         self.session.flow.spend(topic.len() + payload.len() + Publish::OVERHEAD_MAX);
         self.link.publish(now.mono, topic, payload, retain, cargo, &mut self.effects);
     }

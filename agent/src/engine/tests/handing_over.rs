@@ -7,6 +7,7 @@ use bytes::Bytes;
 use minicbor::Decode;
 
 use super::store::MemStore;
+use super::trouble::told;
 use super::world::{World, config, identity};
 use crate::engine::io::{Input, Recovered, StopReason, StoreFault, StoreLoss, StoreOp};
 use crate::engine::keyed::{DROPPED_KEY, UNTOLD_KEY, encode};
@@ -22,10 +23,6 @@ fn gone() -> StoreFault {
 
 fn vanished(records: u64) -> StoreLoss {
     StoreLoss { what: format!("telemetry: vanished; {records} records waited in it"), records, state_lost: false }
-}
-
-fn told<'w>(world: &'w World, name: &str) -> Vec<&'w serde_json::Value> {
-    world.got.iter().map(|got| &got.body).filter(|body| body["name"] == name).collect()
 }
 
 fn decode<T: for<'b> Decode<'b, ()>>(entries: &[(String, Bytes)], key: &str) -> T {

@@ -22,7 +22,7 @@ fn read_only() -> StoreFault {
     StoreFault::Io { what: "append to the log: Read-only file system (os error 30)".into() }
 }
 
-fn told<'w>(world: &'w World, name: &str) -> Vec<&'w serde_json::Value> {
+pub(super) fn told<'w>(world: &'w World, name: &str) -> Vec<&'w serde_json::Value> {
     world.got.iter().map(|got| &got.body).filter(|body| body["name"] == name).collect()
 }
 

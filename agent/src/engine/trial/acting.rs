@@ -61,8 +61,8 @@ impl Engine {
         self.note_release(target);
     }
 
-    /// Does what is due about releases on trial. Unlike a ladder's step that is done in a boot loop, too: a release that
-    /// makes one is what a trial is to find, and it is left once.
+    /// Does what is due about releases on trial. Unlike a ladder's step that is done in a boot loop, too: a release
+    /// that makes one is what a trial is to find, and it is left once.
     pub(in crate::engine) fn poll_trials(&mut self, now: Now) {
         if self.stopping.is_some() {
             return;
@@ -117,12 +117,8 @@ impl Engine {
 
     /// The red button: what is on its way into the journal is not begun, and no boot is tried again.
     pub(in crate::engine) fn stay_on_trial(&mut self, now: Now) {
-        let stays = self.releases.targets.iter_mut().map(|(target, known)| {
-            let stored = known.stored.clone();
-            let before = known.stay();
-            (target.clone(), before, known.stored != stored)
-        });
-        for (target, before, changed) in stays.collect::<Vec<_>>() {
+        let stays = self.releases.targets.iter_mut().map(|(target, known)| (target.clone(), known.stay()));
+        for (target, (before, changed)) in stays.collect::<Vec<_>>() {
             if changed || matches!(before, Course::Journaling { .. }) {
                 self.note_release(&target);
             }

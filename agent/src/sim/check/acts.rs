@@ -265,13 +265,15 @@ fn act_name(act: &Act) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::tests::{configured, quiet};
+
+    fn with_budget(rollback: &str) -> CheckedConfig {
+        configured(quiet(), &format!("[remediation.budget]\nrollback = {rollback:?}")).config
+    }
 
     #[test]
     fn what_names_something_that_is_not_there_spends_no_budget_and_what_is_done_does() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let text = "[device]\nid = \"gw-1\"\n[mqtt]\nurl = \"mqtt://b\"\n[remediation.budget]\nrollback = \"1/24h\"\n";
-        std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
-        let mut acts = Acts::new(&crate::config::load(&[file.path().to_path_buf()]).unwrap().config);
+        let mut acts = Acts::new(&with_budget("1/24h"));
         let act = Act::Rollback { target: "app".into(), to: None };
         let mut over = Vec::new();
         for (at, reason) in [(0, Some("no_other_release")), (1, None), (2, None)] {
@@ -284,12 +286,10 @@ mod tests {
         let expected = "rollback (release:app) for rule:hot: 1 within 86400s, the budget is 1/24h";
         assert_eq!(over, [(2, expected.to_owned())]);
     }
+
     #[test]
     fn what_spends_nothing_gives_back_its_own_time_and_not_that_of_what_began_later() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let text = "[device]\nid = \"gw-1\"\n[mqtt]\nurl = \"mqtt://b\"\n[remediation.budget]\nrollback = \"2/24h\"\n";
-        std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
-        let mut acts = Acts::new(&crate::config::load(&[file.path().to_path_buf()]).unwrap().config);
+        let mut acts = Acts::new(&with_budget("2/24h"));
         let [first, second] = ["app", "os"].map(|target| Act::Rollback { target: target.into(), to: None });
         for (at, act) in [(1, &first), (2, &second)] {
             let trigger = Trigger::Rule("hot".into());

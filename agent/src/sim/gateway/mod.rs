@@ -19,7 +19,7 @@ use crate::audit;
 use crate::config::{CheckedConfig, Collect, QuarantineLevel, RollbackKind, UnitName};
 use crate::engine::io::{Act, ActOutcome};
 use crate::engine::metric::{Metric, Point};
-use crate::engine::observation::{self, ErrorBatch, Finding, Observation};
+use crate::engine::observation::{self, Audited, ErrorBatch, Observation};
 use crate::engine::time::BootId;
 use lines::Lines;
 use links::Link;
@@ -231,7 +231,7 @@ impl Gateway {
         synced: bool,
         config: &CheckedConfig,
         refused: Option<&[String]>,
-    ) -> Vec<Finding> {
+    ) -> Audited {
         let seen = self.observe(at, synced);
         let failed = self.units.failed().map(ToString::to_string).collect();
         audit::judge(config, &seen, &Ok(failed), refused)

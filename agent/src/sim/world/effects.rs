@@ -9,11 +9,9 @@ use super::super::network::millis;
 use super::super::planted::Planted;
 use super::super::report::Promise;
 use super::{Doing, Event, World};
-use crate::audit::BROKER_REFUSES;
 use crate::engine::io::{
     Act, ActOutcome, ActStatus, Effect, EffectId, Input, StoreFault, StoreOp, StoreReply, StoreStats, Trigger,
 };
-use crate::engine::observation::Audited;
 use crate::engine::record::{Class, Record};
 use crate::store::STORE_QUEUE_MAX;
 use crate::wire::CommandId;
@@ -126,9 +124,8 @@ impl World<'_> {
         self.gateway.advance(self.at);
         let synced = self.is_synced();
         let Some(agent) = &mut self.agent else { return };
-        let unseen = refused.is_none().then_some(BROKER_REFUSES).into_iter().collect();
-        let findings = self.gateway.audit(self.at, synced, agent.engine.config(), refused);
-        agent.inbox.push_back(Input::Audited { id, result: Ok(Audited { findings, unseen }) });
+        let audited = self.gateway.audit(self.at, synced, agent.engine.config(), refused);
+        agent.inbox.push_back(Input::Audited { id, result: Ok(audited) });
     }
 
     fn observe(&mut self, id: EffectId) {

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::super::healing::told;
 use super::super::world::{World, config_with, outcome};
 use super::{CONFIG, MINUTE, SECOND, boots_back, leave, mark, refusals, runs, world};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
@@ -74,12 +75,8 @@ fn a_rollback_that_roots_policy_refuses_each_time_is_not_told_to_begin_each_time
 }
 
 /// What the fleet was told of what was done about a release, each once.
-fn statuses(world: &World) -> Vec<&str> {
-    let mut told = std::collections::BTreeMap::new();
-    for got in world.got.iter().filter(|got| got.body["type"] == "remediation") {
-        told.insert(got.body["seq"].as_u64(), got.body["remediation"]["status"].as_str().unwrap());
-    }
-    told.into_values().collect()
+fn statuses(world: &World) -> Vec<String> {
+    told(world).into_iter().map(|(_, status)| status).collect()
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::super::{After, Bounds, Expectation, Subject};
 use super::values::{MINUTE, SECOND, nonempty};
 use super::{LASTS_MAX, Span};
-use crate::config::reader::{Section, duration, nearest, number, unfit, word};
+use crate::config::reader::{Section, did_you_mean, duration, nearest, number, unfit, word};
 use crate::config::tree::Node;
 use crate::config::{Action, Unfit, parse_duration};
 use crate::engine::record::Status;
@@ -142,8 +142,7 @@ fn after(s: &mut Section<'_>, span: Span, faults: &BTreeSet<String>) -> Option<A
         }
         return Some(After::Time(time));
     }
-    let hint = nearest(&text, faults.iter().map(String::as_str)).map(|name| format!("; did you mean {name:?}?"));
-    let hint = hint.unwrap_or_default();
+    let hint = did_you_mean(&text, faults.iter().map(String::as_str));
     s.error("after", format!("{text:?} is neither a time nor the name of a fault of this scenario{hint}"));
     None
 }
