@@ -20,7 +20,7 @@ use crate::store;
 
 /// The check that asks systemd.
 const FAILED_UNIT: &str = "failed_unit";
-pub(crate) const BROKER_REFUSES: &str = "broker_refuses";
+const BROKER_REFUSES: &str = "broker_refuses";
 
 /// What is audited.
 #[derive(Debug, Clone)]
@@ -62,7 +62,8 @@ impl Audit {
     }
 
     /// All findings. `failed` are the units that have failed, each with what it is for; an error where nobody could
-    /// say; `refused` is what the broker refuses of the agent, in its words, where there is a connection. Blocks as long as the kernel does.
+    /// say; `refused` is what the broker refuses of the agent, in its words, where there is a connection. Blocks as
+    /// long as the kernel does.
     #[must_use]
     pub fn look(
         &self,
@@ -74,13 +75,12 @@ impl Audit {
         // Nothing is judged of these, and nobody goes on without a look that hangs in their drivers.
         (collect.battery.enabled, collect.link.enabled) = (false, false);
         let seen = Collectors::new(&collect).with_sockets().without_own().observe(clock);
-        let mut found = judge(&self.config, &seen, failed, refused);
+        let Audited { findings: mut found, mut unseen } = judge(&self.config, &seen, failed, refused);
         let wall = clock.now.wall;
         let agent = agent_user_for_root().filter(|_| self.running.is_none());
-        files::look(&self.config, &self.files, wall.trusted.then_some(wall.unix), agent, &mut found);
-        if self.running.is_none() {
-            files::excuse_unseen(&self.config, files::bars_a_stranger, &mut found);
-        }
+        let is_barred = |file: &Path| self.running.is_none() && files::bars_a_stranger(file);
+        files::tls_files(&self.config, wall.trusted.then_some(wall.unix), agent, is_barred, &mut found);
+        files::look(&self.config, &self.files, agent, &mut found);
         gateway::look(&self.config.collect.root, &mut found);
         gateway::store_disk(&self.config, store::free_bytes_at(&self.config.store.path).ok(), &mut found);
         let is_unprivileged = self.running.as_ref().is_some_and(|running| !running.is_root);
@@ -93,9 +93,8 @@ impl Audit {
             agent::look(&self.files, running, &mut found);
         }
         sort(&mut found);
-        let (without_clock, offline) = (!wall.trusted, refused.is_none());
-        let unseen = [(failed.is_err(), FAILED_UNIT), (without_clock, files::TLS_FILES), (offline, BROKER_REFUSES)];
-        Audited { findings: found, unseen: unseen.iter().filter(|(is, _)| *is).map(|(_, check)| *check).collect() }
+        unseen.extend((!wall.trusted).then_some(files::TLS_FILES));
+        Audited { findings: found, unseen }
     }
 }
 
@@ -106,12 +105,13 @@ pub fn judge(
     seen: &Observation,
     failed: &Result<Vec<String>, String>,
     refused: Option<&[String]>,
-) -> Vec<Finding> {
+) -> Audited {
     let mut found = Vec::new();
     agent::judge(config, refused.unwrap_or_default(), &mut found);
     gateway::judge(config, seen, failed, &mut found);
     sort(&mut found);
-    found
+    let unseen = [(failed.is_err(), FAILED_UNIT), (refused.is_none(), BROKER_REFUSES)];
+    Audited { findings: found, unseen: unseen.iter().filter(|(is, _)| *is).map(|(_, check)| *check).collect() }
 }
 
 fn sort(found: &mut [Finding]) {

@@ -83,7 +83,7 @@ pub async fn each<'a>(job: Job, units: impl IntoIterator<Item = &'a str>) -> Res
 /// one whose failure the unit passes over.
 pub async fn said_no(service: &str, word: &str) -> Option<String> {
     let ask = async {
-        let service = find(service).await?;
+        let (_, service) = find(service).await?;
         let commands: [Vec<Executed>; 2] = [service.get("ExecStart").await?, service.get("ExecReload").await?];
         zbus::Result::Ok(commands.concat())
     };
@@ -104,12 +104,10 @@ pub async fn said_no(service: &str, word: &str) -> Option<String> {
 /// was nothing to stop. To systemd it is stopped all the same.
 pub async fn failed_to_stop(service: &str) -> Option<String> {
     let ask = async {
-        let connection = connect().await?;
-        let path = SystemdProxy::new(&connection).await?.load_unit(service).await?;
-        let unit = unit_at(&connection, path.clone());
+        let (unit, service) = find(service).await?;
         let has_failed = unit.get::<String>("ActiveState").await? == "failed";
         let was_active = unit.get::<u64>("ActiveEnterTimestampMonotonic").await? > 0;
-        let commands: Vec<Executed> = service_at(&connection, path).get("ExecStop").await?;
+        let commands: Vec<Executed> = service.get("ExecStop").await?;
         zbus::Result::Ok((commands, has_failed && was_active))
     };
     let (commands, has_failed) = match within(ask).await {
@@ -128,10 +126,11 @@ fn ended_badly(service: &str, status: i32) -> String {
     format!("exit code {status}: journalctl -u {service}")
 }
 
-async fn find(service: &str) -> zbus::Result<Object> {
+/// What it is as any unit, and as a service.
+async fn find(service: &str) -> zbus::Result<(Object, Object)> {
     let connection = connect().await?;
     let path = SystemdProxy::new(&connection).await?.load_unit(service).await?;
-    Ok(service_at(&connection, path))
+    Ok((unit_at(&connection, path.clone()), service_at(&connection, path)))
 }
 
 async fn within<T>(work: impl Future<Output = zbus::Result<T>>) -> Result<T, String> {

@@ -17,6 +17,7 @@ pub mod transient;
 pub mod units;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -228,11 +229,12 @@ impl Actor {
 
     /// Brings to an end what was cut off, as by a kill, for as long as this is polled: where there is a helper that is
     /// its own to do.
-    pub async fn complete(&self) {
-        if self.helper.is_none() {
-            let keeps_stopped = || self.quarantine.as_ref().map(Quarantine::keeps_stopped).unwrap_or_default();
-            rollback::complete_due(|| self.rollbacks.clone(), keeps_stopped).await;
+    pub async fn complete(&self) -> Infallible {
+        if self.helper.is_some() {
+            return std::future::pending().await;
         }
+        let keeps_stopped = || self.quarantine.as_ref().map(Quarantine::keeps_stopped).unwrap_or_default();
+        rollback::complete_due(|| self.rollbacks.clone(), keeps_stopped).await
     }
 
     /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.

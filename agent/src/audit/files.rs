@@ -32,24 +32,33 @@ const HANDED_OVER: &str = "/run/credentials/";
 /// What is wrong with the broker's certificates, keys and password.
 pub(super) const TLS_FILES: &str = "tls_files";
 
-/// `agent`: whom the agent runs as, where that is somebody else.
-pub(super) fn look(
+/// What is wrong with the files that TLS takes. Of one that `is_barred` from whoever asks alone nobody knows.
+pub(super) fn tls_files(
     config: &CheckedConfig,
-    files: &[PathBuf],
     now: Option<Unix>,
     agent: Option<User>,
+    is_barred: impl Fn(&Path) -> bool,
     found: &mut Vec<Finding>,
 ) {
     let unreadable = agent.map(|agent| transport::unreadable(&config.mqtt, agent)).unwrap_or_default();
-    for doubt in transport::examine(&config.mqtt, now).into_iter().chain(unreadable) {
-        let is_copy = transport::named_by(&config.mqtt, doubt.key).is_some_and(|file| file.starts_with(HANDED_OVER));
-        let advice = if is_copy {
+    for mut doubt in transport::examine(&config.mqtt, now).into_iter().chain(unreadable) {
+        let file = transport::named_by(&config.mqtt, doubt.key);
+        let unseen = file.filter(|file| doubt.severity <= Severity::Error && is_barred(file));
+        let advice = if let Some(file) = unseen {
+            doubt.severity = Severity::Warning;
+            doubt.detail = format!("{}: this user may not read {}: it was not looked at", doubt.key, file.display());
+            "run this as root (sudo fieldmedic audit), or as the user whom the agent runs as"
+        } else if file.is_some_and(|file| file.starts_with(HANDED_OVER)) {
             "put right what LoadCredential= in the unit takes it from, then systemctl restart fieldmedic"
         } else {
             "put it right in its place: a file that was replaced is taken up without a restart"
         };
         found.push(finding(doubt.severity, TLS_FILES, doubt.key, doubt.detail, advice));
     }
+}
+
+/// `agent`: whom the agent runs as, where that is somebody else.
+pub(super) fn look(config: &CheckedConfig, files: &[PathBuf], agent: Option<User>, found: &mut Vec<Finding>) {
     for path in files {
         if let Some(why) = agent.and_then(|agent| agent.barred_from_public(path)) {
             let subject = path.display().to_string();
@@ -71,24 +80,14 @@ pub(super) fn look(
     rollbacks(config, found);
 }
 
-/// Takes back what was said of files that only this user may not read: of them nobody knows.
-pub(super) fn excuse_unseen(config: &CheckedConfig, is_barred: impl Fn(&Path) -> bool, found: &mut [Finding]) {
-    let of_files = found.iter_mut().filter(|finding| finding.check == TLS_FILES);
-    for finding in of_files.filter(|finding| finding.severity <= Severity::Error) {
-        let Some(file) = transport::named_by(&config.mqtt, &finding.subject).filter(|file| is_barred(file)) else {
-            continue;
-        };
-        finding.severity = Severity::Warning;
-        finding.what = format!("{}: this user may not read {}: it was not looked at", finding.subject, file.display());
-        "run this as root (sudo fieldmedic audit), or as the user whom the agent runs as"
-            .clone_into(&mut finding.advice);
-    }
-}
-
 /// Whether a file can't be read by whoever runs this, who isn't the agent's user.
 pub(super) fn bars_a_stranger(file: &Path) -> bool {
-    let is_denied = rustix::fs::access(file, Access::READ_OK) == Err(Errno::ACCESS);
-    is_denied && agent_user().is_none_or(|agent| agent.uid != rustix::process::geteuid().as_raw())
+    is_denied(file, Access::READ_OK)
+        && agent_user().is_none_or(|agent| agent.uid != rustix::process::geteuid().as_raw())
+}
+
+fn is_denied(path: &Path, how: Access) -> bool {
+    rustix::fs::access(path, how) == Err(Errno::ACCESS)
 }
 
 /// What a rollback will want to run, or to go back from.
@@ -105,7 +104,7 @@ fn rollbacks(config: &CheckedConfig, found: &mut Vec<Finding>) {
             RollbackKind::Slots { dir } => {
                 let Some(wrong) = unfit_slots(dir) else { continue };
                 let shown = dir.display();
-                let (what, advice) = if is_shut(dir) {
+                let (what, advice) = if is_denied(&dir.join("current"), Access::EXISTS) {
                     // Root's helper sees it.
                     severity = Severity::Warning;
                     ("this user may not look there", format!("let the agent's user into {shown} and {shown}/releases"))
@@ -119,11 +118,6 @@ fn rollbacks(config: &CheckedConfig, found: &mut Vec<Finding>) {
         };
         found.push(finding(severity, "rollback_unfit", path.display().to_string(), what, &advice));
     }
-}
-
-/// Whether this user may not look into a directory of releases.
-fn is_shut(dir: &Path) -> bool {
-    rustix::fs::access(dir.join("current"), Access::EXISTS) == Err(Errno::ACCESS)
 }
 
 fn unfit(path: &Path, looked: io::Result<Option<String>>) -> Option<String> {

@@ -31,14 +31,14 @@ fn checks(found: &[Finding]) -> Vec<&str> {
 
 fn of_readings(points: Vec<Point>) -> Vec<Finding> {
     let dir = tempfile::tempdir().unwrap();
-    judge(&config(dir.path(), ""), &Observation { points, ..Observation::default() }, &Ok(Vec::new()), None)
+    judge(&config(dir.path(), ""), &Observation { points, ..Observation::default() }, &Ok(Vec::new()), None).findings
 }
 
 fn of_listeners(listeners: &[&str]) -> Vec<Finding> {
     let dir = tempfile::tempdir().unwrap();
     let listeners = listeners.iter().map(|name| (*name).to_owned()).collect();
     let sockets = Some(Sockets { listeners, peers: Vec::new() });
-    judge(&config(dir.path(), ""), &Observation { sockets, ..Observation::default() }, &Ok(Vec::new()), None)
+    judge(&config(dir.path(), ""), &Observation { sockets, ..Observation::default() }, &Ok(Vec::new()), None).findings
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_clock_that_is_trusted_whatever_the_kernel_says_is_nothing_to_tell() {
     let dir = tempfile::tempdir().unwrap();
     let points = vec![Point::new(Metric::HostClockSynced, false)];
     let seen = Observation { points, ..Observation::default() };
-    assert_eq!(judge(&config(dir.path(), "[clock]\ntrust = \"always\""), &seen, &Ok(Vec::new()), None), []);
+    assert_eq!(judge(&config(dir.path(), "[clock]\ntrust = \"always\""), &seen, &Ok(Vec::new()), None).findings, []);
 }
 
 #[test]
@@ -93,10 +93,10 @@ fn what_the_configuration_lets_pass_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path(), "[commands]\nrequire_signature = false\n");
     config.mqtt.url.tls = false;
-    let found = judge(&config, &Observation::default(), &Ok(Vec::new()), None);
+    let found = judge(&config, &Observation::default(), &Ok(Vec::new()), None).findings;
     assert_eq!(checks(&found), ["plain_mqtt", "unsigned_commands"]);
     config.mqtt.url.host = "::1".to_owned();
-    let found = judge(&config, &Observation::default(), &Ok(Vec::new()), None);
+    let found = judge(&config, &Observation::default(), &Ok(Vec::new()), None).findings;
     assert_eq!(checks(&found), ["unsigned_commands"], "to itself it may speak as it likes");
 }
 
@@ -105,7 +105,7 @@ fn what_the_broker_refuses_is_a_finding_while_it_does() {
     let dir = tempfile::tempdir().unwrap();
     let found = |refused: &[&str]| {
         let refused: Vec<String> = refused.iter().map(|fault| (*fault).to_owned()).collect();
-        let found = judge(&config(dir.path(), ""), &Observation::default(), &Ok(Vec::new()), Some(&refused));
+        let found = judge(&config(dir.path(), ""), &Observation::default(), &Ok(Vec::new()), Some(&refused)).findings;
         found.into_iter().find(|finding| finding.check == "broker_refuses")
     };
     let finding = found(&["it refuses our telemetry (quota exceeded)"]).unwrap();
@@ -128,10 +128,14 @@ fn a_key_that_only_whoever_asks_may_not_read_is_not_called_wrong() {
     let file = |name: &str| dir.path().join(name).display().to_string();
     let tls = format!("[mqtt.tls]\ncert_file = {:?}\nkey_file = {:?}\n", file("gw.pem"), file("gw.key"));
     let config = config(dir.path(), &tls);
-    let mut found = Vec::new();
-    files::look(&config, &[], Some(Unix(0)), None, &mut found);
-    assert!(found.iter().filter(|finding| finding.severity == Severity::Error).count() == 2, "{found:?}");
-    files::excuse_unseen(&config, |file| file.ends_with("gw.key"), &mut found);
+    let found = |is_barred: fn(&Path) -> bool| {
+        let mut found = Vec::new();
+        files::tls_files(&config, Some(Unix(0)), None, is_barred, &mut found);
+        found
+    };
+    let by_all = found(|_| false);
+    assert!(by_all.iter().filter(|finding| finding.severity == Severity::Error).count() == 2, "{by_all:?}");
+    let found = found(|file| file.ends_with("gw.key"));
     let of = |subject: &str| found.iter().find(|finding| finding.subject == subject).unwrap();
     assert_eq!(of("mqtt.tls.cert_file").severity, Severity::Error, "that one is not there");
     let key = of("mqtt.tls.key_file");
@@ -143,10 +147,11 @@ fn a_key_that_only_whoever_asks_may_not_read_is_not_called_wrong() {
 fn failed_units_are_named_and_where_nobody_knows_nothing_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "");
-    let found = judge(&config, &Observation::default(), &Ok(vec!["app.service failed (failed): App".to_owned()]), None);
+    let found = judge(&config, &Observation::default(), &Ok(vec!["app.service failed (failed): App".to_owned()]), None)
+        .findings;
     assert_eq!((checks(&found), found[0].subject.as_str()), (vec!["failed_unit"], "app.service"));
     assert_eq!(found[0].what, "systemd says: app.service failed (failed): App");
-    assert_eq!(judge(&config, &Observation::default(), &Err("no bus".to_owned()), None), []);
+    assert_eq!(judge(&config, &Observation::default(), &Err("no bus".to_owned()), None).findings, []);
 }
 
 #[test]
@@ -160,7 +165,7 @@ fn files_that_everybody_may_write_are_critical_and_a_link_is_what_it_leads_to() 
     let told = |files: &[&Path]| {
         let mut found = Vec::new();
         let files: Vec<PathBuf> = files.iter().map(|file| (*file).to_owned()).collect();
-        files::look(&config, &files, Some(Unix(0)), None, &mut found);
+        files::look(&config, &files, None, &mut found);
         found
     };
     assert_eq!(told(&[&file, &link]), []);
@@ -196,7 +201,7 @@ fn a_configuration_that_the_agents_user_can_not_read_is_an_error() {
     for (mode, expected) in [(0o644, vec![]), (0o600, vec!["config_unreadable"])] {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let mut found = Vec::new();
-        files::look(&config, std::slice::from_ref(&file), Some(Unix(0)), Some(stranger), &mut found);
+        files::look(&config, std::slice::from_ref(&file), Some(stranger), &mut found);
         assert_eq!(checks(&found), expected);
     }
 }
@@ -206,7 +211,7 @@ fn what_systemd_hands_over_takes_a_restart_to_be_put_right() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "username = \"gw\"\npassword_file = \"/run/credentials/none.service/password\"\n");
     let mut found = Vec::new();
-    files::look(&config, &[], Some(Unix(0)), None, &mut found);
+    files::tls_files(&config, Some(Unix(0)), None, |_| false, &mut found);
     assert_eq!(checks(&found), ["tls_files"]);
     assert!(found[0].advice.ends_with("then systemctl restart fieldmedic"), "{found:?}");
 }
@@ -278,7 +283,7 @@ fn a_whole_look_reads_its_own_round_below_the_root() {
             trusted.then_some(&[]),
         )
     };
-    assert_eq!(look(false).unseen, ["tls_files", "broker_refuses"], "of an expired certificate only a clock can tell");
+    assert_eq!(look(false).unseen, ["broker_refuses", "tls_files"], "of an expired certificate only a clock can tell");
     let Audited { findings: found, unseen } = look(true);
     assert_eq!(unseen, [""; 0]);
     let expected = ["clear_text_service", "clock_not_synced", "listens"];
@@ -310,7 +315,7 @@ fn a_runbook_that_a_ladder_names_and_that_can_not_be_run_is_told_before_it_is_ne
     let config = config(dir.path(), &format!("[[ladders]]\nname = \"heal\"\n{steps}\n"));
     let told = || {
         let mut found = Vec::new();
-        files::look(&config, &[], Some(Unix(0)), None, &mut found);
+        files::look(&config, &[], None, &mut found);
         found.retain(|finding| finding.check == "runbook_unfit");
         found
     };
@@ -456,7 +461,7 @@ fn a_key_a_group_and_a_name_that_only_one_of_both_files_has_are_told() {
 fn a_file_that_holds_all_ladders_off_is_named_with_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let seen = Observation { inhibited: Some("Kim, until noon".to_owned()), ..Observation::default() };
-    let found = judge(&config(dir.path(), ""), &seen, &Ok(Vec::new()), None);
+    let found = judge(&config(dir.path(), ""), &seen, &Ok(Vec::new()), None).findings;
     assert_eq!((checks(&found), found[0].severity), (vec!["inhibited"], Severity::Info));
     assert!(found[0].what.ends_with("/run/fieldmedic/inhibit is there: Kim, until noon"), "{}", found[0].what);
 }
@@ -490,7 +495,7 @@ fn a_program_of_a_rollback_that_can_not_be_run_is_told_before_it_is_needed() {
     let config = config(dir.path(), &format!("[rollback.modem]\nkind = \"command\"\nargv = [{program:?}]\n"));
     let told = || {
         let mut found = Vec::new();
-        files::look(&config, &[], Some(Unix(0)), None, &mut found);
+        files::look(&config, &[], None, &mut found);
         found.retain(|finding| finding.check == "rollback_unfit");
         found
     };
@@ -511,7 +516,7 @@ fn releases_that_can_not_be_gone_back_from_are_told_before_one_is_to_be_left() {
     let config = config(dir.path(), &format!("[rollback.app]\nkind = \"slots\"\ndir = {app:?}\n"));
     let told = || {
         let mut found = Vec::new();
-        files::look(&config, &[], Some(Unix(0)), None, &mut found);
+        files::look(&config, &[], None, &mut found);
         found.retain(|finding| finding.check == "rollback_unfit");
         found.pop().map(|finding| finding.what).unwrap_or_default()
     };
@@ -542,7 +547,7 @@ fn releases_that_this_user_may_not_look_into_are_no_error() {
                 rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(NOBODY)).unwrap();
             }
             let mut found = Vec::new();
-            files::look(&config, &[], Some(Unix(0)), None, &mut found);
+            files::look(&config, &[], None, &mut found);
             found
         };
         let mut found = thread::scope(|scope| scope.spawn(look).join().unwrap());

@@ -162,8 +162,8 @@ fn try_broker(
     for Problem { message, .. } in &loaded.warnings {
         writeln!(err, "warning: {message}").context("write to stderr")?;
     }
-    let doubt = transport::named_otherwise(&loaded.config.mqtt.tls, loaded.config.device.id.as_str());
-    if let Some(doubt) = doubt.filter(|_| is_for_here(args, answers)) {
+    let named_otherwise = || transport::named_otherwise(&loaded.config.mqtt.tls, loaded.config.device.id.as_str());
+    if let Some(doubt) = is_for_here(args, answers).then(named_otherwise).flatten() {
         writeln!(err, "warning: {}: {doubt} (--id)", doubt.key).context("write to stderr")?;
     }
     let usable = broker::warn_of_files(&loaded.config, &answers.login, err).context("write to stderr")?;

@@ -52,7 +52,7 @@ pub(super) fn run(args: &StoreArgs) -> u8 {
         }
         Err(problems) => return unusable(&problems, "name the store with --path, or a configuration with --config"),
     };
-    let is_default = args.path.is_none() && ConfigArgs { files: args.files.clone() }.files().is_empty();
+    let is_default = || args.path.is_none() && ConfigArgs { files: args.files.clone() }.files().is_empty();
     if let Err(error) = check(&path, is_default) {
         return fail(&error);
     }
@@ -88,7 +88,7 @@ fn find(args: &StoreArgs) -> Result<(PathBuf, Option<String>), Vec<Problem>> {
 }
 
 /// Whether there is a store that may be read; else what to do. The path `is_default` where nothing names one.
-fn check(path: &Path, is_default: bool) -> anyhow::Result<()> {
+fn check(path: &Path, is_default: impl FnOnce() -> bool) -> anyhow::Result<()> {
     let Err(error) = store::look_at(path) else { return Ok(()) };
     let mut advice = match error.kind() {
         io::ErrorKind::PermissionDenied => "its owner and root may read it: run this with sudo".to_owned(),
@@ -99,7 +99,7 @@ fn check(path: &Path, is_default: bool) -> anyhow::Result<()> {
         },
         _ => return Err(error).with_context(|| format!("read the store at {}", path.display())),
     };
-    if is_default {
+    if is_default() {
         advice.push_str("; no configuration was found, so this is the default: --path or --config names another");
     }
     Err(error).with_context(|| format!("read the store at {} ({advice})", path.display()))
@@ -348,8 +348,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         filled(&path);
-        assert!(check(&path, true).is_ok());
-        let said = |path: PathBuf, is_default| format!("{:#}", check(&path, is_default).unwrap_err());
+        assert!(check(&path, || true).is_ok());
+        let said = |path: PathBuf, is_default| format!("{:#}", check(&path, || is_default).unwrap_err());
         let meant = format!("(the store is {})", path.display());
         for near in [dir.path().to_owned(), path.join("outbox"), path.join("outbox/events")] {
             assert!(said(near.clone(), false).contains(&meant), "{}", said(near, false));

@@ -263,9 +263,8 @@ impl Ledger {
         if next == self.state {
             return;
         }
-        match self.write(&next) {
-            Ok(()) => self.state = next,
-            Err(error) => tracing::warn!("write {}: {error}", self.dir.join(FILE).display()),
+        if self.could_write(&next) {
+            self.state = next;
         }
     }
 
@@ -278,9 +277,8 @@ impl Ledger {
         let is_it = |known: &Stamp| known.is_of(spent_at) && known.mono_ms == spent_at.now.mono.0;
         let Some(place) = spent.iter().rposition(is_it) else { return };
         spent.remove(place);
-        match self.write(&next) {
-            Ok(()) => self.state = next,
-            Err(error) => tracing::warn!("write {}: {error}", self.dir.join(FILE).display()),
+        if self.could_write(&next) {
+            self.state = next;
         }
     }
 
@@ -288,9 +286,13 @@ impl Ledger {
     /// process ends.
     pub(super) fn owe_boot(&mut self, boot: BootId) {
         self.state.owes_boot = Some(boot.to_string());
-        if let Err(error) = self.write(&self.state) {
-            tracing::warn!("write {}: {error}", self.dir.join(FILE).display());
-        }
+        self.could_write(&self.state);
+    }
+
+    /// Writes it, for who goes on also where that can't be done, of which the log tells.
+    fn could_write(&self, state: &State) -> bool {
+        let written = self.write(state);
+        written.inspect_err(|error| tracing::warn!("write {}: {error}", self.dir.join(FILE).display())).is_ok()
     }
 
     /// Whether a reboot is still to complete what was done in this boot. One that comes ends it.

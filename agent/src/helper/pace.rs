@@ -3,33 +3,37 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::protocol::Refusal;
 use crate::bucket::Bucket;
 use crate::engine::time::Mono;
 
 /// Requests that may come at once, and after how long then the next one.
 const BURST: u32 = 40;
 const REFILL: Duration = Duration::from_millis(100);
-/// What is said to who asks more often.
-pub(super) const TOO_OFTEN: &str = "more than 40 requests at once, or 10 a second";
+/// Strangers who are told apart at a time, by their uids.
+const STRANGERS_MAX: usize = 64;
 /// Refusals of one reason that are told to the log within [`LINES_WINDOW`].
 const LINES_MAX: u32 = 10;
 const LINES_WINDOW: Duration = Duration::from_secs(60);
 
-/// Lets so many requests through.
+/// What lets so many requests through.
 pub(super) const fn requests() -> Bucket {
     Bucket::new(BURST, REFILL)
 }
 
-/// Strangers who are told apart at a time, by their uids.
-const STRANGERS_MAX: usize = 64;
+/// What is said to who asks more often.
+pub(super) fn too_often() -> Refusal {
+    Refusal::new("rate_limited", "more than 40 requests at once, or 10 a second")
+}
 
-/// What those may ask whom the policy didn't name when it was read last, each for themselves: one who asks without an end
-/// keeps nobody out whom it names by now.
+/// What those may ask whom the policy didn't name when it was read last, each for themselves: one who asks without an
+/// end keeps nobody out whom it names by now.
 #[derive(Debug, Default)]
 pub(super) struct Strangers(BTreeMap<u32, Bucket>);
 
 impl Strangers {
-    /// Whether this one may ask now. Of more than are told apart nobody new may, until one of them has long been silent.
+    /// Whether this one may ask now. Of more than are told apart nobody new may, until one of them has long been
+    /// silent.
     pub(super) fn take(&mut self, uid: u32, now: Mono) -> bool {
         self.0.retain(|_, bucket| !bucket.is_full(now));
         let is_known = self.0.contains_key(&uid);

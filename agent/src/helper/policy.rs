@@ -222,7 +222,8 @@ impl Policy {
         self.rollback.iter().filter_map(doubt).collect()
     }
 
-    /// Whether to go back takes a boot that isn't allowed. Of a program of the integrator's that is told by its end only.
+    /// Whether to go back takes a boot that isn't allowed. Of a program of the integrator's that is told by its end
+    /// only.
     fn lacks_the_boot_of(&self, target: &str) -> bool {
         let takes_a_boot = self.rollback.get(target).is_some_and(|rollback| rollback.kind == RollbackKind::Rauc);
         takes_a_boot && !self.actions.contains(&Action::Reboot)

@@ -4,6 +4,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the helper's tasks and their bounds are here")]
 
+use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -98,7 +99,7 @@ impl Helper {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = &mut completing => continue,
+                never = &mut completing => match never {},
                 _ = terminated.recv() => return Ok(()),
             };
             let link = match accepted {
@@ -138,12 +139,12 @@ impl Helper {
     }
 
     /// Tells the log of rollbacks that are set up by halves, and restarts what is due, without an end.
-    async fn complete_rollbacks(&self) {
+    async fn complete_rollbacks(&self) -> Infallible {
         for (target, wrong) in self.rollbacks().unfit().await {
             tracing::warn!("[rollback.{target}] could not go back as it is: {wrong}");
         }
         let quarantine = Quarantine::new(self.dir.clone(), Loader::None, 0);
-        complete_due(|| self.rollbacks(), || quarantine.keeps_stopped()).await;
+        complete_due(|| self.rollbacks(), || quarantine.keeps_stopped()).await
     }
 
     /// What root's policy lets be rolled back now.
@@ -152,8 +153,8 @@ impl Helper {
         policy.map_or_else(Rollbacks::default, |policy| Rollbacks::new(policy.rollback, true, Some(self.boot)))
     }
 
-    /// Lets somebody with this uid take a place. Who may only connect, as others of the socket's group, keeps nobody out
-    /// who may ask: it is refused before it has said anything, and has the policy read so often only.
+    /// Lets somebody with this uid take a place. Who may only connect, as others of the socket's group, keeps nobody
+    /// out who may ask: it is refused before it has said anything, and has the policy read so often only.
     fn admit(&self, uid: u32) -> Result<(), Refusal> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // Judged again with the request.
@@ -162,7 +163,7 @@ impl Helper {
         }
         let mono = state.clock.now().mono;
         if !state.strangers.take(uid, mono) {
-            return Err(Refusal::new("rate_limited", pace::TOO_OFTEN));
+            return Err(pace::too_often());
         }
         let policy = Policy::load(&self.policy).map_err(|error| error.refusal())?;
         policy.admits(uid)?;
@@ -217,7 +218,7 @@ impl Helper {
         // Before anything that costs more than this.
         let mono = state.clock.now().mono;
         if !state.requests.take(mono) {
-            return Err(Refusal::new("rate_limited", pace::TOO_OFTEN));
+            return Err(pace::too_often());
         }
         // Read each time: what root changes holds at once, and there is nothing to reload.
         let policy = Policy::load(&self.policy).map_err(|error| error.refusal())?;

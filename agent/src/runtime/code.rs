@@ -20,9 +20,10 @@ pub(super) fn interval() -> Interval {
     interval
 }
 
-/// Unmaps the code of the program and of its libraries. What still runs is mapped again as it is run, sixteen pages at a
-/// time, out of the page cache. What a start has used (to read the configuration, to open the store, a first handshake)
-/// would else be held for good: where memory is short the kernel takes pages that are mapped later than others.
+/// Unmaps the code of the program and of its libraries. What still runs is mapped again as it is run, sixteen pages at
+/// a time, out of the page cache. What a start has used (to read the configuration, to open the store, a first
+/// handshake) would else be held for good: where memory is short the kernel takes pages that are mapped later than
+/// others.
 pub(super) fn let_go() {
     let mappings = match fs::read_to_string(MAPPINGS) {
         Ok(mappings) => mappings,

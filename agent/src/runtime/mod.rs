@@ -141,7 +141,6 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
     shell.carry_out(&mut engine, &mut clock);
     service.ready(engine.config());
     let mut completing = std::pin::pin!(options.actor.complete());
-    let mut is_completing = true;
     let mut code_is_idle = code::interval();
 
     while !shell.is_over() {
@@ -166,7 +165,7 @@ pub async fn run(mut options: Options) -> Result<(), RunError> {
                 local::Request::Released => engine.handle(clock.now(), Input::LookAtQuarantine),
             },
             () = tokio::time::sleep(wait) => engine.handle(clock.now(), Input::Wake),
-            () = &mut completing, if is_completing => is_completing = false,
+            never = &mut completing => match never {},
             _ = code_is_idle.tick() => code::let_go(),
             () = service.watchdog_is_due() => engine.handle(clock.now(), Input::ProveAlive),
             wish = wish(&mut signals) => match wish {

@@ -150,7 +150,11 @@ impl Quarantine {
     /// The level in force; one that can't be read counts as `restrict`.
     #[must_use]
     pub fn in_force(&self) -> Option<QuarantineLevel> {
-        match self.saved() {
+        self.level_of(self.saved().as_ref())
+    }
+
+    fn level_of(&self, saved: Option<&Saved>) -> Option<QuarantineLevel> {
+        match saved {
             Some(saved) => saved.level(),
             None => self.dir.join(STATE_FILE).exists().then_some(QuarantineLevel::Restrict),
         }
@@ -188,7 +192,8 @@ impl Quarantine {
     }
 
     /// Enters a level, or tightens the one in force: less than that is not entered, whoever asks, as only leaving
-    /// loosens. What goes wrong is `store_failed`. However it ends, it names the level that is in force then.
+    /// loosens. What goes wrong is `store_failed`, or `nft_failed` where nothing of it would hold. However it ends, it
+    /// names the level that is in force then.
     pub async fn enter(&self, wanted: QuarantineLevel, terms: Terms) -> ActOutcome {
         if let Err(error) = self.make_dir() {
             return self.naming_level(failed(&error));
@@ -219,14 +224,14 @@ impl Quarantine {
         let held = before.held.clone();
         let (outcome, mut stopped) = self.apply(level, wide, terms, before).await;
         stopped.retain(|unit| held.contains(unit));
-        if stopped.is_empty() || outcome.status != ActStatus::Succeeded {
-            return self.naming_level(outcome);
-        }
-        self.naming_level(stopped_again(outcome, &stopped))
+        let stops_again = !stopped.is_empty() && outcome.status == ActStatus::Succeeded;
+        self.naming_level(if stops_again { stopped_again(outcome, &stopped) } else { outcome })
     }
 
     fn naming_level(&self, outcome: ActOutcome) -> ActOutcome {
-        ActOutcome { quarantine: self.in_force(), keeps_stopped: !self.keeps_stopped().is_empty(), ..outcome }
+        let saved = self.saved();
+        let keeps_stopped = saved.as_ref().is_some_and(|saved| !saved.keeps_stopped().is_empty());
+        ActOutcome { quarantine: self.level_of(saved.as_ref()), keeps_stopped, ..outcome }
     }
 
     /// Ends it, and starts what was stopped for it. Ending what isn't in force succeeds.

@@ -16,6 +16,7 @@ mod rauc;
 mod slots;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -89,8 +90,8 @@ impl Rollbacks {
     }
 
     /// Goes back to the previous release, or to a named one. What goes wrong is `no_such_target`, `no_current_release`,
-    /// `no_other_release`, `no_such_release`, `rollback_failed`, `unit_failed` (it has gone back, and a unit doesn't
-    /// start), or as a program's end.
+    /// `no_other_release`, `no_such_release`, `not_supported`, `rollback_failed`, `unit_failed` (it has gone back, and
+    /// a unit doesn't start), or as a program's end.
     pub async fn rollback(
         &self,
         target: &str,
@@ -212,17 +213,17 @@ impl Rollbacks {
 }
 
 /// Restarts the units for which a rollback did not come to that, in this boot: another one starts them from where
-/// `current` leads, and so does whoever starts what a quarantine `keeps_stopped`. What can't be restarted stays due, for
-/// an order that names that release or the next time: this looks at once and each hour, without an end.
-pub async fn complete_due(rollbacks: impl Fn() -> Rollbacks, keeps_stopped: impl Fn() -> Vec<UnitName>) {
-    complete_each(rollbacks, keeps_stopped, [DUE_AGAIN, DUE_EVERY]).await;
+/// `current` leads, and so does whoever starts what a quarantine `keeps_stopped`. What can't be restarted stays due,
+/// for an order that names that release or the next time: this looks at once and each hour, without an end.
+pub async fn complete_due(rollbacks: impl Fn() -> Rollbacks, keeps_stopped: impl Fn() -> Vec<UnitName>) -> Infallible {
+    complete_each(rollbacks, keeps_stopped, [DUE_AGAIN, DUE_EVERY]).await
 }
 
 async fn complete_each(
     rollbacks: impl Fn() -> Rollbacks,
     keeps_stopped: impl Fn() -> Vec<UnitName>,
     [again, every]: [Duration; 2],
-) {
+) -> Infallible {
     loop {
         rollbacks().complete(&keeps_stopped, again).await;
         sleep(every).await;
@@ -547,7 +548,7 @@ mod tests {
             }
         };
         tokio::select! {
-            () = completing => panic!("it ends"),
+            never = completing => match never {},
             over = timeout(Duration::from_secs(20), over) => over.unwrap(),
         }
         assert!(looks.get() >= 2, "{}", looks.get());

@@ -5,8 +5,8 @@
 //! too large is better than one that lacks something.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use super::{
@@ -45,11 +45,7 @@ pub(super) fn is_unfinished(root: &Path) -> bool {
 /// is, to be judged by what is in it. `dead`: what the disk refuses to read of the image is gone for good.
 pub(super) fn finish(root: &Path, dead: bool) -> Result<Option<sled::Db>, Trouble> {
     let path = root.join(IMAGE_FILE);
-    let read = |mut file: File| {
-        let mut image = Vec::new();
-        file.read_to_end(&mut image).map(|_| image)
-    };
-    let image = match plain_file::open(&path).and_then(read) {
+    let image = match plain_file::read(&path, u64::MAX - 1) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if disk::is_passing(&error) || (is_refusal(&error) && !dead) => return Err(error.into()),
         other => other.unwrap_or_default(),
