@@ -26,6 +26,9 @@ mod wire;
 
 use report::Report;
 
+/// Not reached, and known not to be: a commit of each sample writes a page of the file system, which has room for three.
+const KNOWN_MISSES: [&str; 1] = [wear::BROKER_AWAY];
+
 type Bench = fn(&mut Report);
 
 /// A benchmark's name, and what measures it.
@@ -53,4 +56,9 @@ fn main() {
         }
     }
     report.print();
+    let missed: Vec<&String> = report.missed().iter().filter(|what| !KNOWN_MISSES.contains(&what.as_str())).collect();
+    if !missed.is_empty() {
+        eprintln!("not reached: {missed:?}");
+        std::process::exit(1);
+    }
 }

@@ -31,6 +31,7 @@ impl fmt::Display for Goal {
 #[derive(Default)]
 pub struct Report {
     lines: Vec<String>,
+    missed: Vec<String>,
 }
 
 impl Report {
@@ -54,12 +55,20 @@ impl Report {
 
     fn push(&mut self, what: &str, shown: &str, judged: f64, goal: Option<Goal>) {
         let verdict = goal.map_or(String::new(), |goal| {
-            let word = if goal.is_met(judged) { "reached" } else { "NOT REACHED" };
-            format!("  [{goal}: {word}]")
+            if goal.is_met(judged) {
+                return format!("  [{goal}: reached]");
+            }
+            self.missed.push(what.to_owned());
+            format!("  [{goal}: NOT REACHED]")
         });
         let line = format!("{what:<46} {shown}{verdict}");
         println!("{line}");
         self.lines.push(line);
+    }
+
+    /// Which figures are not what they are meant to be.
+    pub fn missed(&self) -> &[String] {
+        &self.missed
     }
 
     pub fn print(&self) {

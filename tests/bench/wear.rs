@@ -13,6 +13,8 @@ use crate::report::{Goal, Report};
 const WARM_UP: Duration = Duration::from_secs(5);
 const WATCHED: Duration = Duration::from_secs(40);
 const MINUTES_OF_A_DAY: f64 = 1_440.0;
+/// The ratio at the default commit interval, where nothing is acknowledged before it is due.
+pub const BROKER_AWAY: &str = "flash bytes per byte of data, broker away";
 
 pub fn run(report: &mut Report) {
     let broker = Broker::start(Access::Open);

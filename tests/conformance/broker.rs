@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::common::{Agent, Gateway, SOON};
+use super::common::{self, Agent, Gateway, SOON};
 use super::packet::{self, Connect, Packet, Publish, V5};
 
 /// Connections that may wait to be looked at; more than any case lets come.
@@ -21,10 +21,11 @@ const QOS_1: u8 = 1;
 /// Between two bytes, where they go one by one: so that they don't meet again in one read of the agent's.
 const BYTE_EVERY: Duration = Duration::from_micros(300);
 
-/// One case of the suite. Says how it ended when it goes out of scope, and on failure what went over the wire.
+/// One case of the suite. Says how it ended when it goes out of scope, and on failure, before that, what went over the
+/// wire.
 pub struct Case {
-    name: &'static str,
     wire: Wire,
+    _named: common::Case,
 }
 
 /// What went over the wire, line by line.
@@ -46,7 +47,7 @@ impl Wire {
 
 impl Case {
     pub fn new(name: &'static str) -> Self {
-        Self { name, wire: Wire { began: Instant::now(), lines: Arc::default() } }
+        Self { wire: Wire { began: Instant::now(), lines: Arc::default() }, _named: common::Case::new(name) }
     }
 
     /// Begins to listen on a port of its own.
@@ -71,12 +72,11 @@ impl Case {
 impl Drop for Case {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            println!("PASS  {}", self.name);
             return;
         }
         let lines = self.wire.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let hidden = lines.len().saturating_sub(LINES_SHOWN);
-        println!("FAIL  {}; on the wire, after {hidden} lines:\n{}", self.name, lines[hidden..].join("\n"));
+        println!("On the wire, after {hidden} lines:\n{}", lines[hidden..].join("\n"));
     }
 }
 

@@ -27,17 +27,13 @@ use common::agent::export;
 use common::fleet::records;
 use common::front::{settings, settings_with};
 use common::operator::claims;
-use common::{Access, Agent, Authority, Broker, Fleet, Front, Gateway, Key, Operator, PREFIX, Pair, SOON};
+use common::{Access, Agent, Authority, Broker, Case, Fleet, Front, Gateway, Key, Operator, PREFIX, Pair, SOON};
 use tap::Tap;
 
 /// The largest record of TLS, as it is on the wire without its expansion (RFC 8446, section 5.1).
 const FRAGMENT_MAX: usize = 1 << 14;
 /// AWS IoT's protocol name for MQTT on port 443.
 const AWS_ALPN: &str = "x-amzn-mqtt-ca";
-
-fn pass(case: &str) {
-    println!("PASS {case}");
-}
 
 fn trusting(gateway: Gateway, ca: &Path) -> Gateway {
     gateway.with(&format!("[mqtt.tls]\nca_file = \"{}\"", ca.display()))
@@ -107,6 +103,7 @@ fn every_kind_of_key_serves_on_both_sides_and_in_every_encoding() {
     let fleet = Fleet::watch(&broker);
     let dir = TempDir::new().unwrap();
     for key in Key::ALL {
+        let _case = Case::new(format!("tls: mutual, {key:?} on both sides"));
         let device = format!("gw-{key:?}").to_lowercase();
         broker.stop();
         broker.authority().issue(broker.file("").as_path(), "server", &["127.0.0.1"], key);
@@ -117,7 +114,6 @@ fn every_kind_of_key_serves_on_both_sides_and_in_every_encoding() {
         fleet.presence(0, &device, true);
         assert_eq!(user_of(&broker, &device), device);
         assert_eq!(agent.sigterm(), Some(0));
-        pass(&format!("tls: mutual, {key:?} on both sides"));
     }
 }
 
@@ -228,6 +224,7 @@ fn a_ca_that_the_broker_changes_is_taken_up_without_a_restart() {
 
 #[test]
 fn advisor_connect_with_sni_and_the_protocol_that_aws_asks_for_on_port_443() {
+    let connects = Case::new("tls: connect");
     let world = Fronted::new();
     let mut config = settings(&world.pair(Key::Ec), "");
     config.alpn_protocols = vec![AWS_ALPN.into()];
@@ -237,13 +234,13 @@ fn advisor_connect_with_sni_and_the_protocol_that_aws_asks_for_on_port_443() {
     world.fleet.presence(0, "gw-alpn", true);
     let line = front.wait_for("agreed");
     assert!(line.contains("sni=localhost") && line.contains(&format!("alpn={AWS_ALPN}")), "{line}");
-    pass("tls: connect");
+    drop(connects);
 
+    let _case = Case::new("tls: ALPN that the broker doesn't offer (closes)");
     let agent = world.gateway("gw-no-alpn", &front).with(&asking("mqtt")).start();
     let line = agent.wait_for_log("takes none of mqtt.tls.alpn");
     assert!(line.contains("[\"mqtt\"]"), "{line}");
     assert_silent(&world.broker, "gw-no-alpn");
-    pass("tls: ALPN that the broker doesn't offer (closes)");
 }
 
 #[test]
@@ -252,6 +249,7 @@ fn advisor_cipher_suites_of_tls_1_2_and_1_3() {
     let all = ring::default_provider();
     for suite in all.cipher_suites.clone() {
         let name = format!("{:?}", suite.suite());
+        let _case = Case::new(format!("tls: cipher suite {name}"));
         let key = if name.contains("_RSA_") { Key::Rsa } else { Key::Ec };
         let only = CryptoProvider { cipher_suites: vec![suite], ..all.clone() };
         let front = world.front(settings_with(only, &world.pair(key), ""));
@@ -260,13 +258,13 @@ fn advisor_cipher_suites_of_tls_1_2_and_1_3() {
         world.fleet.presence(0, &device, true);
         front.wait_for(&name);
         assert_eq!(agent.sigterm(), Some(0));
-        pass(&format!("tls: cipher suite {name}"));
     }
 }
 
 #[test]
 fn advisor_maximum_size_fragments() {
     const COMMAND_BYTES: usize = 20_000;
+    let _case = Case::new("tls: receive maximum-size fragments");
     let broker = Broker::start(Access::MutualTls);
     let fleet = Fleet::watch(&broker);
     let operator = Operator::new("ops-1");
@@ -282,12 +280,12 @@ fn advisor_maximum_size_fragments() {
     fleet.result(claims["jti"].as_str().unwrap(), "SUCCEEDED");
     let largest = tap.largest_record();
     assert!(largest >= FRAGMENT_MAX, "the largest record had {largest} B");
-    pass("tls: receive maximum-size fragments");
 }
 
 #[test]
 fn advisor_large_server_certificate_chain() {
     const NAMES: usize = 700;
+    let _case = Case::new("tls: large server certificate chain");
     let world = Fronted::new();
     let first = world.authority.delegate("CA of a department, between the root and the next");
     let second = first.delegate("CA of a group in that department");
@@ -302,11 +300,11 @@ fn advisor_large_server_certificate_chain() {
     let front = world.front(settings(&pair, &chain));
     let _agent = world.gateway("gw-chain", &front).start();
     world.fleet.presence(0, "gw-chain", true);
-    pass("tls: large server certificate chain");
 }
 
 #[test]
 fn advisor_a_broker_of_an_unknown_ca_is_left_with_an_alert() {
+    let _case = Case::new("tls: unknown CA (closes)");
     let world = Fronted::new();
     let stranger = Authority::new("CA of a stranger").issue(world.dir.path(), "stranger", &["localhost"], Key::Ec);
     let front = world.front(settings(&stranger, ""));
@@ -317,11 +315,11 @@ fn advisor_a_broker_of_an_unknown_ca_is_left_with_an_alert() {
     }
     front.wait_for("failed: received fatal alert: UnknownCA");
     assert_silent(&world.broker, "gw-ca");
-    pass("tls: unknown CA (closes)");
 }
 
 #[test]
 fn advisor_a_broker_of_another_name_is_left_with_an_alert() {
+    let _case = Case::new("tls: wrong name (closes)");
     let world = Fronted::new();
     let pair = world.authority.issue(world.dir.path(), "other", &["broker.example", "other.example"], Key::Ec);
     let front = world.front(settings(&pair, ""));
@@ -330,11 +328,11 @@ fn advisor_a_broker_of_another_name_is_left_with_an_alert() {
     assert!(line.contains("correct the name in mqtt.url"), "{line}");
     front.wait_for("failed: received fatal alert: ");
     assert_silent(&world.broker, "gw-name");
-    pass("tls: wrong name (closes)");
 }
 
 #[test]
 fn advisor_an_expired_certificate_is_refused_with_an_alert() {
+    let _case = Case::new("tls: expired certificate (refuses with an alert)");
     let world = Fronted::new();
     let pair = world.authority.issue_until(world.dir.path(), "old", &["localhost"], Key::Ec, 2026);
     let front = world.front(settings(&pair, ""));
@@ -343,7 +341,6 @@ fn advisor_an_expired_certificate_is_refused_with_an_alert() {
     assert!(line.contains("or check this gateway's clock (it says "), "{line}");
     front.wait_for("failed: received fatal alert: CertificateExpired");
     assert_silent(&world.broker, "gw-expired");
-    pass("tls: expired certificate (refuses with an alert)");
 }
 
 #[test]
