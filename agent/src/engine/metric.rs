@@ -258,7 +258,7 @@ metrics! {
     130 AgentDuplicates "agent.duplicates" Sum "1" "of those, sent again: the connection was lost, or the broker refused them for then";
     131 AgentCommandsRefused "agent.commands_refused.*" Sum "1" "commands refused, by reason";
     132 AgentThreads "agent.threads" Last "1" "/proc/self/status Threads";
-    133 AgentDrainRemaining "agent.drain_remaining_records" Last "1" "telemetry older than this connection that is still to be sent";
+    133 AgentDrainRemaining "agent.drain_remaining_records" Last "1" "telemetry older than this connection that is still to be sent; comes with its sample, after that telemetry: the events `draining` and `drained` tell it at once";
     134 AgentImplausible "agent.implausible_readings" Sum "1" "charges of the battery left out, because no battery can come to them in the time";
 }
 

@@ -265,7 +265,8 @@ impl Engine {
             .with("mqtt_version", version)
             .with("session_present", session_present)
             .with_some("offline_s", offline)
-            .with_some("offline_reason", kept_away);
+            .with_some("offline_reason", kept_away)
+            .with_some("backlog_records", self.session.flow.drain().map(|drain| drain.of));
         self.record_event(now, event);
     }
 

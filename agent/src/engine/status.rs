@@ -198,7 +198,7 @@ pub struct DrainStatus {
 }
 
 impl DrainStatus {
-    fn new(drain: Drain, remaining: u64, now: Now) -> Self {
+    pub(super) fn new(drain: Drain, remaining: u64, now: Now) -> Self {
         let elapsed = now.mono.since(drain.since);
         let done = drain.of.saturating_sub(remaining);
         let left_ms =

@@ -2,6 +2,8 @@
 //! ration, all of it as fast as the broker allows, and nothing of a class that it refused for now. Knows how a backlog
 //! of samples goes. Sends nothing.
 
+use std::time::Duration;
+
 use crate::config::Mqtt;
 use crate::engine::outbox::Outbox;
 use crate::engine::ration::{Allowance, Ration};
@@ -15,6 +17,19 @@ pub(in crate::engine) struct Drain {
     pub(in crate::engine) of: u64,
     /// When it did.
     pub(in crate::engine) since: Mono,
+    /// When the fleet was told last how it goes.
+    told: Mono,
+}
+
+impl Drain {
+    /// A smaller one is gone before anybody could look.
+    const WORTH_TELLING: u64 = 60;
+    /// How often the fleet is told how it goes.
+    const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+    const fn is_worth_telling(&self) -> bool {
+        self.of >= Self::WORTH_TELLING
+    }
 }
 
 /// How fast, and how far.
@@ -78,7 +93,7 @@ impl Flow {
         self.backlog_upto = self.telemetry_upto;
         self.events_backlog_upto = outbox.sendable(Class::Events);
         let waiting = self.drain_remaining(outbox);
-        self.drain = (waiting > 0).then_some(Drain { of: waiting, since: now });
+        self.drain = (waiting > 0).then_some(Drain { of: waiting, since: now, told: now });
         self.ration = Ration::new(now, mqtt.drain.publishes_per_second);
         self.allowance = Allowance::new(mqtt.limits, now);
     }
@@ -88,12 +103,20 @@ impl Flow {
         self.drain = None;
     }
 
-    /// The backlog, if it is sent: said once.
-    pub(super) fn take_drained(&mut self, outbox: &Outbox) -> Option<Drain> {
-        if self.drain.is_none() || self.drain_remaining(outbox) > 0 {
-            return None;
-        }
-        self.drain.take()
+    /// The backlog, with what is left of it, where that is to be told: now and then, and once when it is sent.
+    pub(super) fn take_told(&mut self, now: Mono, outbox: &Outbox) -> Option<(Drain, u64)> {
+        self.drain?;
+        let remaining = self.drain_remaining(outbox);
+        let told = if remaining == 0 {
+            self.drain.take()
+        } else {
+            let due = self.drain.as_mut().filter(|drain| now.since(drain.told) >= Drain::TOLD_EVERY);
+            due.map(|drain| {
+                drain.told = now;
+                *drain
+            })
+        };
+        Some((told.filter(Drain::is_worth_telling)?, remaining))
     }
 
     /// Until when nothing at all may be sent.

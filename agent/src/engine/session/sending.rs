@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::flow::Drain;
 use crate::config::Encoding;
 use crate::engine::Engine;
 use crate::engine::io::LogLevel;
 use crate::engine::link::Cargo;
+use crate::engine::observation::Severity;
 use crate::engine::outbox::READ_LOW_WATER;
 use crate::engine::packet::Publish;
-use crate::engine::record::{Body, Class, CommandResult, Record};
+use crate::engine::record::{Body, Class, CommandResult, Event, EventKind, Record};
+use crate::engine::status::DrainStatus;
 use crate::engine::time::Now;
 use crate::wire::telemetry::TelemetryMessage;
 
@@ -22,8 +23,6 @@ const SAMPLES_PER_MESSAGE_MAX: usize = READ_LOW_WATER;
 /// Bytes of samples that travel in one message, if it has more than one: what a link of 10 kbit/s carries in the time
 /// between two pings. Some brokers take no larger ones, and say so only in MQTT 5.
 pub(super) const MESSAGE_BYTES_MAX: usize = 16 * 1024;
-/// A backlog smaller than that is gone before anybody could look.
-const DRAIN_WORTH_TELLING: u64 = 60;
 /// Attributes are sent at most this often …
 const ATTRIBUTES_PAUSE: Duration = Duration::from_secs(10);
 /// … but so many changes at once, where none was sent for as many pauses.
@@ -33,7 +32,7 @@ impl Engine {
     /// Sends what may be sent, in the order of the contract, while the window has room; then reads ahead.
     pub(in crate::engine) fn pump(&mut self, now: Now) {
         self.session.flow.unpause(now.mono);
-        self.finish_drain(now);
+        self.tell_drain(now);
         while self.link.has_room() && self.session.flow.is_allowed(now.mono) && self.send_next(now) {}
         if self.link.is_online() {
             for class in Class::ALL {
@@ -50,14 +49,25 @@ impl Engine {
         }
     }
 
-    /// Says when the backlog is sent.
-    fn finish_drain(&mut self, now: Now) {
-        let drained = self.session.flow.take_drained(&self.outbox);
-        if let Some(Drain { of, since }) = drained.filter(|drain| drain.of >= DRAIN_WORTH_TELLING) {
-            let took_s = now.mono.since(since).as_secs_f64();
-            self.effects
-                .log(LogLevel::Info, format!("outbox: {of} samples that had waited were sent in {took_s:.1} s"));
-        }
+    /// Tells the fleet how a backlog goes: its own samples go out last, and come when it is over.
+    fn tell_drain(&mut self, now: Now) {
+        let Some((drain, remaining)) = self.session.flow.take_told(now.mono, &self.outbox) else { return };
+        let told = DrainStatus::new(drain, remaining, now);
+        let name = if remaining == 0 {
+            let took_s = now.mono.since(drain.since).as_secs_f64();
+            let text = format!("outbox: {} samples that had waited were sent in {took_s:.1} s", drain.of);
+            self.effects.log(LogLevel::Info, text);
+            "drained"
+        } else {
+            "draining"
+        };
+        let event = Event::new(Severity::Info, EventKind::Lifecycle, name)
+            .group("drain")
+            .with("of_records", told.of_records)
+            .with("remaining_records", told.remaining_records)
+            .with("elapsed_s", told.elapsed_s)
+            .with_some("left_s", told.left_s.filter(|_| remaining > 0));
+        self.record_event(now, event);
     }
 
     /// Sends one message. False if there is none to send now.

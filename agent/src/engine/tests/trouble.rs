@@ -259,6 +259,30 @@ fn the_status_says_how_far_the_backlog_is_until_it_is_sent() {
     assert!(world.log.iter().any(|(_, text)| text.contains("samples that had waited were sent in")), "{:?}", world.log);
 }
 
+#[test]
+fn the_fleet_is_told_how_far_the_backlog_is_before_the_last_of_it_has_come() {
+    let mut config = config();
+    config.mqtt.drain.publishes_per_second = 1;
+    let mut world = World::with(config);
+    world.advance(4 * SECOND);
+    world.cut();
+    world.advance(18_000 * SECOND);
+    world.broker_up = true;
+    let before = world.got.len();
+    let is_drained = |world: &World| world.got[before..].iter().any(|got| got.body["name"] == "drained");
+    assert!(world.advance_until(1_200 * SECOND, is_drained));
+    let got = &world.got[before..];
+    let at = |name: &str| got.iter().position(|got| got.body["name"] == name).expect(name);
+    assert_eq!(got[at("connected")].body["link"]["backlog_records"], got[at("drained")].body["drain"]["of_records"]);
+    let told: Vec<_> = got.iter().filter(|got| got.body["name"] == "draining").map(|got| &got.body["drain"]).collect();
+    let remaining: Vec<u64> = told.iter().map(|drain| drain["remaining_records"].as_u64().unwrap()).collect();
+    assert!(remaining.len() >= 2 && remaining.is_sorted_by(|a, b| a > b), "{told:?}");
+    assert!(told.iter().all(|drain| drain["left_s"].as_u64() > Some(0)), "{told:?}");
+    let sent_after = got[at("draining")..at("drained")].iter().filter(|got| got.body["samples"].is_array()).count();
+    assert!(sent_after > 0, "the first was told while samples still waited");
+    assert_eq!(got[at("drained")].body["drain"]["remaining_records"], 0);
+}
+
 /// Appends of telemetry that the store has been asked for.
 fn appends(world: &World) -> u64 {
     world.store.appended[Class::Telemetry as usize]

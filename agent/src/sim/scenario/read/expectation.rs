@@ -19,7 +19,7 @@ const BOUNDS: [&str; 4] = ["at_least", "at_most", "within", "after"];
 /// Events of a lifecycle and of an audit, as docs/contract.md names them, and of a ladder that has run out: what
 /// `event` can count. Left out is what no simulated gateway comes to: its configuration is never read anew, and its
 /// battery goes by no name, without which any charge of it is believed.
-pub(super) const EVENTS: [&str; 26] = [
+pub(super) const EVENTS: [&str; 28] = [
     "audit_finding",
     "boot_loop",
     "budget_spent",
@@ -27,6 +27,8 @@ pub(super) const EVENTS: [&str; 26] = [
     "connected",
     "data_budget",
     "disconnected",
+    "drained",
+    "draining",
     "external_power_back",
     "external_power_lost",
     LADDER_EXHAUSTED,
