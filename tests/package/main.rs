@@ -213,8 +213,36 @@ fn a_package_is_installed_upgraded_with_a_full_store_removed_and_purged_and_noth
     site.world.fleet.presence(mark, DEVICE, true);
     site.world.fleet.wait_for_records(BOUND, &stored);
     site.answers();
+    upgrade_with_a_wrong_configuration(&site);
     upgrade_under_a_runbook(&site);
     remove_and_purge(&site);
+}
+
+/// An agent that runs well is not restarted into a mistake, in whichever file that is, and not said to stand still.
+fn upgrade_with_a_wrong_configuration(site: &Site) {
+    let machine = &site.machine;
+    let (drop_in, second) = ("/etc/systemd/system/fieldmedic.service.d/site.conf", "/etc/fieldmedic/site.toml");
+    let start = format!("/usr/bin/fieldmedic run --config {CONFIG} --config {second}");
+    machine.write(drop_in, &format!("[Service]\nExecStart=\nExecStart={start}\n"));
+    machine.write(second, "[telemetry]\nsample_intervall = \"1s\"\n");
+    let agent = || machine.show("fieldmedic.service", "MainPID");
+    let before = agent();
+    let said = machine.say(&["dpkg", "--install", "/root/new.deb"]);
+    let told = format!(
+        "fieldmedic runs on in its old version: its configuration is wrong: fieldmedic check --config {CONFIG} \
+         --config {second} says where; then: systemctl restart fieldmedic"
+    );
+    assert!(said.contains(&told) && !said.contains("not started"), "{said}");
+    assert_eq!(agent(), before);
+
+    // The same files, put right, are taken up with the version.
+    machine.write(second, "[telemetry]\nsample_interval = \"1s\"\n");
+    let mark = site.world.fleet.mark();
+    machine.say(&["dpkg", "--install", "/root/new.deb"]);
+    assert_ne!(agent(), before);
+    site.world.fleet.presence(mark, DEVICE, true);
+    fs::remove_dir_all(machine.file(drop_in).parent().unwrap()).unwrap();
+    machine.say(&["systemctl", "daemon-reload"]);
 }
 
 /// What a runbook is in the middle of goes on, also where that is the upgrade.
@@ -252,17 +280,17 @@ fn remove_and_purge(site: &Site) {
     let mark = fleet.mark();
     machine.say(&["dpkg", "--install", "/root/new.deb"]);
     assert_eq!(fleet.presence(mark, DEVICE, true).body["quarantine"], "none");
-    machine.say(&["systemctl", "stop", "fieldmedic.service"]);
-    machine.say(&["dpkg", "--install", "/root/new.deb"]);
-    assert_eq!(
-        machine.show("fieldmedic.service", "ActiveState"),
-        "inactive",
-        "an upgrade starts nothing that was stopped"
-    );
+    let states = || ["fieldmedic.service", "fieldmedic-act.socket"].map(|unit| machine.show(unit, "ActiveState"));
+    for stopped in ["fieldmedic-act.socket", "fieldmedic.service"] {
+        machine.say(&["systemctl", "stop", stopped]);
+        let before = states();
+        machine.say(&["dpkg", "--install", "/root/new.deb"]);
+        assert_eq!(states(), before, "an upgrade starts nothing that was stopped");
+    }
     for (script, step) in [("prerm", "remove"), ("postinst", "abort-remove")] {
         machine.say(&[&format!("/var/lib/dpkg/info/fieldmedic.{script}"), step]);
     }
-    assert_eq!(machine.show("fieldmedic.service", "ActiveState"), "inactive", "nor does a removal that is taken back");
+    assert_eq!(states(), ["inactive", "inactive"], "nor does a removal that is taken back");
     machine.say(&["dpkg", "--purge", "fieldmedic"]);
     let left: Vec<_> = STATE.iter().filter(|path| is_there(path)).collect();
     assert!(left.is_empty(), "{left:?}");
