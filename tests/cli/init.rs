@@ -141,6 +141,28 @@ fn tls_and_a_password_are_tried_as_the_agent_would_and_each_mistake_is_told_with
 }
 
 #[test]
+fn a_key_that_systemd_hands_over_at_the_start_is_no_failure_of_what_comes_before_it() {
+    let broker = Broker::start(Access::MutualTls);
+    let url = broker.url();
+    let [ca, cert] = ["ca.pem", "client.pem"].map(|name| broker.file(name).display().to_string());
+    let flags = |key| ["--url", &url, "--ca", &ca, "--cert", &cert, "--key", key].map(str::to_owned);
+    let made = Made::new();
+    let handed_over = flags("/run/credentials/no-such.service/tls.key");
+    let output = made.init(&handed_over.each_ref().map(String::as_str));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_says(&err, &["note: mqtt.tls.key_file: ", "systemd hands it over", "was not tried, and nothing is wrong"]);
+    assert!(!err.contains("warning: mqtt") && !out.contains("mend"), "{out}{err}");
+    assert_says(&out, &["fieldmedic status"]);
+    assert_says(&fs::read_to_string(made.file("agent.toml")).unwrap(), &[&handed_over[7]]);
+
+    // What nobody hands over is a failure.
+    let made = Made::new();
+    let told = made.keeps_out(&flags("/nonexistent/tls.key").each_ref().map(String::as_str));
+    assert_says(&told, &["warning: mqtt.tls.key_file: ", "was not tried: a file that it takes can't be used"]);
+}
+
+#[test]
 fn whoever_sends_a_first_command_is_not_told_to_connect_as_the_gateway_and_a_certificate_of_another_id_is_told() {
     let made = Made::new();
     let authority = Authority::new("CA");

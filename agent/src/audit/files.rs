@@ -27,8 +27,6 @@ const RUNBOOKS_MAX: usize = 256;
 /// Directories that everybody writes to and in which only a file's owner may replace it, such as /tmp.
 const STICKY: u32 = 0o1000;
 
-/// Copies that systemd made when the agent was started.
-const HANDED_OVER: &str = "/run/credentials/";
 /// What is wrong with the broker's certificates, keys and password.
 pub(super) const TLS_FILES: &str = "tls_files";
 
@@ -48,7 +46,7 @@ pub(super) fn tls_files(
             doubt.severity = Severity::Warning;
             doubt.detail = format!("{}: this user may not read {}: it was not looked at", doubt.key, file.display());
             "run this as root (sudo fieldmedic audit), or as the user whom the agent runs as"
-        } else if file.is_some_and(|file| file.starts_with(HANDED_OVER)) {
+        } else if file.is_some_and(transport::is_handed_over) {
             "put right what LoadCredential= in the unit takes it from, then systemctl restart fieldmedic"
         } else {
             "put it right in its place: a file that was replaced is taken up without a restart"

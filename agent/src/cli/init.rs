@@ -22,6 +22,7 @@ use crate::agent_user::{AGENT_USER, agent_user};
 use crate::config::{self, BrokerUrl, CheckedConfig, DeviceId, Loaded, Problem, UnitName};
 use crate::runtime::mqtt::transport;
 use ask::{Answers, Asker};
+use broker::Usable;
 use draft::Draft;
 use files::{Planned, Written};
 
@@ -35,9 +36,9 @@ const SYSTEM_DIR: &str = "/etc/fieldmedic";
     fieldmedic init --bench --out try --url mqtt://127.0.0.1 --new-key ops-1     without root\n  \
     fieldmedic init --url mqtt://b --out rootfs/etc/fieldmedic --no-check        for an image\n\n\
     Where stdin is no terminal, nothing is asked, and --url must be there.\n\n\
-    Exit codes: 0 written, and the broker takes this gateway; 1 a file is there already or can't be written, or the \
-    broker doesn't take it (the files are written all the same, unless whoever was asked said no); 2 bad usage, \
-    nothing was written.")]
+    Exit codes: 0 written, and the broker takes this gateway, or can only be tried with what systemd hands over at the \
+    service's start; 1 a file is there already or can't be written, or the broker doesn't take it (the files are written \
+    all the same, unless whoever was asked said no); 2 bad usage, nothing was written.")]
 pub(super) struct InitArgs {
     /// The broker, mqtt:// or mqtts://.
     #[arg(long, value_name = "URL", value_parser = parse_url)]
@@ -150,7 +151,8 @@ fn init(
     Ok(if reached { DONE } else { FAILED })
 }
 
-/// Whether the broker takes this gateway, or was not asked; `None`: it doesn't, and nothing is to be written then.
+/// Whether the broker takes this gateway, or was not asked, or can't be yet; `None`: it doesn't, and nothing is to be
+/// written then.
 fn try_broker(
     args: &InitArgs,
     answers: &Answers,
@@ -170,12 +172,19 @@ fn try_broker(
     if args.no_check {
         return Ok(Some(true));
     }
-    let reached = if usable {
-        broker::reach(&loaded.config, &answers.login, err)?
-    } else {
-        writeln!(err, "broker    {} was not tried: a file that it takes can't be used", loaded.config.mqtt.url)
+    let url = &loaded.config.mqtt.url;
+    let reached = match usable {
+        Usable::Now => broker::reach(&loaded.config, &answers.login, err)?,
+        Usable::AtItsStart => writeln!(
+            err,
+            "broker    {url} was not tried, and nothing is wrong with that: once the service was started, `fieldmedic \
+             status` says whether it takes this gateway"
+        )
+        .map(|()| true)
+        .context("write to stderr")?,
+        Usable::Never => writeln!(err, "broker    {url} was not tried: a file that it takes can't be used")
             .map(|()| false)
-            .context("write to stderr")?
+            .context("write to stderr")?,
     };
     if reached || !asks {
         return Ok(Some(reached));

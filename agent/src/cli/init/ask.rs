@@ -11,6 +11,7 @@ use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tc
 use super::{Ended, InitArgs, draft, parse_group, parse_id, parse_unit, parse_url};
 use crate::cli::keygen::{self, NewPair};
 use crate::config::{self, BrokerUrl, DeviceId, TrustedKey, UnitName};
+use crate::runtime::mqtt::transport;
 
 /// Answers to one question that can't be used: whoever gives so many has another program in mind.
 const TRIES_MAX: usize = 10;
@@ -147,6 +148,9 @@ fn ok(text: &str) -> Result<String, String> {
 }
 
 fn file(text: &str) -> Result<PathBuf, String> {
+    if transport::is_handed_over(Path::new(text)) {
+        return Ok(PathBuf::from(text));
+    }
     match std::fs::metadata(text) {
         Ok(metadata) if metadata.is_dir() => Err(format!("{text} is a directory")),
         Ok(_) => Ok(PathBuf::from(text)),

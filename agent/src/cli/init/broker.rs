@@ -21,13 +21,30 @@ use crate::runtime::mqtt::transport::{self, Target};
 /// The key of the file that need not be there yet.
 const PASSWORD_FILE: &str = "mqtt.password_file";
 
+/// Whether a connection can be tried with the files that it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Usable {
+    Now,
+    /// Once systemd has started the service and handed over what it is to have.
+    AtItsStart,
+    Never,
+}
+
 /// Says what is doubtful about the certificates, keys and password; whether they can be used.
-pub(super) fn warn_of_files(config: &CheckedConfig, login: &Login, err: &mut impl Write) -> io::Result<bool> {
+pub(super) fn warn_of_files(config: &CheckedConfig, login: &Login, err: &mut impl Write) -> io::Result<Usable> {
     let is_new = |key: &str| key == PASSWORD_FILE && matches!(login, Login::New(..));
-    let mut usable = true;
+    let mut usable = Usable::Now;
     for doubt in transport::examine(&config.mqtt, Some(clock::realtime())).iter().filter(|doubt| !is_new(doubt.key)) {
-        writeln!(err, "warning: {}: {}", doubt.key, doubt.detail)?;
-        usable &= doubt.severity > Severity::Error;
+        let is_handed_over = transport::named_by(&config.mqtt, doubt.key).is_some_and(transport::is_handed_over);
+        if doubt.severity > Severity::Error {
+            writeln!(err, "warning: {}: {}", doubt.key, doubt.detail)?;
+        } else if is_handed_over {
+            writeln!(err, "note: {}: {}: systemd hands it over when it starts the service", doubt.key, doubt.detail)?;
+            usable = usable.max(Usable::AtItsStart);
+        } else {
+            writeln!(err, "warning: {}: {}", doubt.key, doubt.detail)?;
+            usable = Usable::Never;
+        }
     }
     Ok(usable)
 }

@@ -37,7 +37,7 @@ use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
 use crate::lookup;
 pub use files::{Doubt, examine, examine_files};
-pub(crate) use files::{named_by, named_otherwise, unreadable};
+pub(crate) use files::{is_handed_over, named_by, named_otherwise, unreadable};
 pub use password::{Password, password_in};
 
 /// How long one address gets to answer.

@@ -31,6 +31,9 @@ const EXPIRES_SOON_MS: i64 = 30 * 24 * 3_600_000;
 /// Access of anybody but the owner and the group, stat(2).
 const MODE_OTHERS: u32 = 0o007;
 
+/// Copies that systemd makes when it starts a service, and takes away with it.
+const HANDED_OVER: &str = "/run/credentials/";
+
 const ENCRYPTED: &str = "its key is encrypted, and nobody is there to type the passphrase: decrypt it (openssl pkey)";
 const CA_FILE: &str = "mqtt.tls.ca_file";
 const CERT_FILE: &str = "mqtt.tls.cert_file";
@@ -160,6 +163,12 @@ pub(crate) fn unreadable(mqtt: &Mqtt, user: User) -> Vec<Doubt> {
 /// The file that a key names of which there is a [`Doubt`].
 pub(crate) fn named_by<'a>(mqtt: &'a Mqtt, key: &str) -> Option<&'a Path> {
     named(mqtt).find(|(named, _)| *named == key).map(|(_, file)| file)
+}
+
+/// Whether a file is a copy that systemd hands over: who looks before the service was started finds none, or that of an
+/// earlier start.
+pub(crate) fn is_handed_over(file: &Path) -> bool {
+    file.starts_with(HANDED_OVER)
 }
 
 fn named(mqtt: &Mqtt) -> impl Iterator<Item = (&'static str, &Path)> {
