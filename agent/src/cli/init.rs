@@ -28,6 +28,8 @@ use files::{Planned, Written};
 
 /// Where the units and the commands look for a configuration.
 const SYSTEM_DIR: &str = "/etc/fieldmedic";
+/// Is there where systemd is what was booted, sd_booted(3).
+const SYSTEMD_RUNS: &str = "/run/systemd/system";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -134,6 +136,9 @@ fn init(
             "A first configuration for this gateway, in {}. Enter takes what stands in [].",
             args.out.display()
         ))?;
+        if let Some(warning) = draft::in_the_way(&args) {
+            asker.say(&warning)?;
+        }
     }
     let answers = ask::gather(&args, asker.as_mut())?;
     let draft = Draft::of(&answers, &args);
@@ -254,13 +259,11 @@ fn summarize(
         writeln!(out, "  fieldmedic run --config {}", word_of_path(&agent))?;
         writeln!(out, "  fieldmedic status --config {}", word_of_path(&agent))?;
     } else {
-        if args.out != Path::new(SYSTEM_DIR) {
+        let is_for_elsewhere = args.out != Path::new(SYSTEM_DIR);
+        if is_for_elsewhere {
             writeln!(out, "  put these files into {SYSTEM_DIR} of the gateway, as root's")?;
         }
-        // The agent looks for the socket when it starts.
-        writeln!(out, "  sudo systemctl enable --now fieldmedic-act.socket fieldmedic-quarantine.service")?;
-        writeln!(out, "  sudo systemctl enable --now fieldmedic.service")?;
-        writeln!(out, "  sudo fieldmedic status")?;
+        start(is_for_elsewhere || Path::new(SYSTEMD_RUNS).is_dir(), out)?;
     }
     if let Some((Planned { path, .. }, _)) = written.iter().find(|(planned, _)| planned.is_private_key()) {
         let path = path.display();
@@ -284,6 +287,21 @@ fn summarize(
     let key = if args.bench && answers.pair.is_some() { word_of_path(&key) } else { draft::private_name(kid) };
     let device = if is_for_here(args, answers) { loaded.config.device.id.as_str() } else { "DEVICE" };
     writeln!(out, "  fieldmedic send --url {} {ca}{account}--key {key} --to {device} ping", mqtt.url)
+}
+
+/// How the agent is started, and seen to run.
+fn start(by_systemd: bool, out: &mut impl Write) -> io::Result<()> {
+    if by_systemd {
+        // The agent looks for the socket when it starts.
+        writeln!(out, "  sudo systemctl enable --now fieldmedic-act.socket fieldmedic-quarantine.service")?;
+        writeln!(out, "  sudo systemctl enable --now fieldmedic.service")?;
+    } else {
+        writeln!(
+            out,
+            "  have this system's init run, as root: fieldmedic run (docs/integrating.md, Other init systems)"
+        )?;
+    }
+    writeln!(out, "  sudo fieldmedic status")
 }
 
 /// Whether the id is known: one that is the gateway's hostname isn't that of the machine on which an image is made.

@@ -25,6 +25,22 @@ pub(super) fn public_name(kid: &str) -> String {
     format!("{kid}.pub")
 }
 
+/// What is there already and stays unless --force is said, for whoever is about to be asked: answers that make the same
+/// files are welcome, as they try the broker again.
+pub(super) fn in_the_way(args: &InitArgs) -> Option<String> {
+    let policy = (!args.bench).then_some(POLICY_FILE);
+    let files = [AGENT_FILE].into_iter().chain(policy).map(|name| args.out.join(name));
+    let there: Vec<String> =
+        files.filter(|file| file.symlink_metadata().is_ok()).map(|file| file.display().to_string()).collect();
+    (!args.force && !there.is_empty()).then(|| {
+        format!(
+            "Already there: {}. Answers that would make another are refused at the end: to have it replaced, begin \
+             again with --force.",
+            there.join(" and ")
+        )
+    })
+}
+
 /// What is to be written.
 pub(super) struct Draft {
     agent: String,

@@ -187,6 +187,33 @@ fn a_password_that_is_another_is_replaced_only_if_it_is_forced() {
 }
 
 #[test]
+fn whoever_is_asked_hears_first_of_files_that_are_there_and_may_give_the_same_answers_again() {
+    let bench = Bench::new();
+    let flags = ["--id", "gw", "--username", "gw", "--password-file", "/p", "--group", "a", "--unit", "a.service"];
+    let flags = [&flags[..], &["--new-key", "ops-1", "--no-check"]].concat();
+    let answers = format!("{URL}\n");
+    let (_, _, err) = bench.runs(&flags, Some(&answers));
+    assert!(!err.contains("Already there"), "{err}");
+    let (code, out, err) = bench.runs(&flags, Some(&answers));
+    let (warning, question) = (err.find("Already there: ").unwrap(), err.find("Broker (mqtt://").unwrap());
+    assert!(warning < question && err.contains("agent.toml and ") && err.contains("policy.toml. "), "{err}");
+    assert_eq!((code, out.contains("wrote")), (DONE, false), "{out}");
+    let (_, _, err) = bench.runs(&[&flags[..], &["--force"]].concat(), Some(&answers));
+    assert!(!err.contains("Already there"), "{err}");
+}
+
+#[test]
+fn systemd_is_named_only_where_it_is_what_starts_things() {
+    let told = |by_systemd| {
+        let mut out = Vec::new();
+        start(by_systemd, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    assert!(told(true).contains("systemctl enable --now fieldmedic.service"));
+    assert!(!told(false).contains("systemctl") && told(false).contains("fieldmedic run"), "{}", told(false));
+}
+
+#[test]
 fn what_was_entered_is_judged_before_anything_is_written_and_told_by_the_flag_it_came_from() {
     let bench = Bench::new();
     let why = bench.is_wrong(&["--url", URL, "--ca", "/etc/ca.pem", "--group", "two words", "--no-check"]);

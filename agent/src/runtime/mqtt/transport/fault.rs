@@ -49,6 +49,10 @@ pub(super) fn of_connect(url: &BrokerUrl, address: SocketAddr, error: &io::Error
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => {
             format!("there is no route to {host} ({address}): is the uplink up, and is there a gateway?")
         }
+        // Of a router's refusal IPv4 makes the same as of a missing route.
+        ErrorKind::PermissionDenied => {
+            format!("a firewall, here or on the way, forbids the connection to {host} ({address}): {error}")
+        }
         ErrorKind::TimedOut => no_answer(url, address),
         _ => format!("no connection to {host} ({address}): {error}"),
     })
@@ -320,6 +324,18 @@ mod tests {
         let (now, soon) = (4_000_000_000, 4_100_000_000);
         let detail = told(CertificateError::NotValidYetContext { time: at(now), not_before: at(soon) });
         assert!(detail.contains("clock says 2096-10-02: set the clock"), "{detail}");
+    }
+
+    #[test]
+    fn a_firewall_that_says_so_is_told_from_a_way_that_is_not_there() {
+        let url = BrokerUrl { tls: false, host: "broker".to_owned(), port: 1883 };
+        let address = SocketAddr::from(([192, 0, 2, 1], 1883));
+        let told = |errno| of_connect(&url, address, &io::Error::from_raw_os_error(errno)).detail;
+        for (errno, expected) in
+            [(libc::EACCES, "firewall"), (libc::EPERM, "firewall"), (libc::EHOSTUNREACH, "no route")]
+        {
+            assert!(told(errno).contains(expected), "{}", told(errno));
+        }
     }
 
     #[test]
