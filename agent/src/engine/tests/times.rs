@@ -26,6 +26,36 @@ fn time_is_judged_by_a_trusted_clock() {
 }
 
 #[test]
+fn the_moment_at_which_32_bits_of_seconds_end_is_one_like_any_other() {
+    let mut world = online();
+    let end = i64::from(i32::MAX);
+    world.now.wall.unix = Unix::of_seconds(end - 10);
+    let cmd = json!({"name": "ping"});
+    let ping = |id: &str, iat: i64, exp: i64| json!({"jti": id, "nonce": NONCE, "iat": iat, "exp": exp, "cmd": cmd});
+    world.claims(ping("before", end - 20, end + 5), 1);
+    world.settle();
+    world.advance(20 * SECOND);
+    world.claims(ping("late", end - 20, end + 5), 2);
+    world.claims(ping("after", end + 5, end + 600), 3);
+    world.claims(ping("ahead", end + 3_600, end + 7_200), 4);
+    world.settle();
+    let reasons: Vec<String> = ["before", "late", "after", "ahead"].iter().map(|id| reason(&world, id)).collect();
+    assert_eq!(reasons, ["", "expired", "", "not_yet_valid"]);
+    let times = ["before", "after"].map(|id| world.results(id)[0]["time"].as_str().unwrap().to_owned());
+    assert!(times[0].starts_with("2038-01-19T03:13:5") && times[1].starts_with("2038-01-19T03:14:1"), "{times:?}");
+
+    // What the store knows of the time is as large.
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.now.wall = Wall { unix: Unix(0), trusted: false };
+    world.reboot();
+    world.advance(2 * SECOND);
+    world.claims(ping("known", end - 20, end + 5), 5);
+    world.claims(ping("fresh", end + 10, end + 600), 6);
+    world.settle();
+    assert_eq!((reason(&world, "known"), world.statuses("fresh")), ("expired".into(), vec!["SUCCEEDED".to_owned()]));
+}
+
+#[test]
 fn without_a_trusted_clock_only_the_nonce_lets_a_disruptive_command_in() {
     let mut world = online();
     world.now.wall.trusted = false;
