@@ -1,5 +1,9 @@
 //! The Debian package on a booted Debian: installed, configured, upgraded with a store that is full of records,
 //! removed, installed again and purged, beside a real broker that it reaches with a key that its user can't read.
+//!
+//! What is packed are the programs that tests have: built for debugging, with all features, by cargo alone. With
+//! FIELDMEDIC_DEB, the path of a package for this machine, it is that one (in tests/nightly what `systemd/package` ships),
+//! and its programs have to say what they are made of. The older version is the same one, saying that it is older.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -32,7 +36,9 @@ use common::{Access, Broker, World, until};
 use machine::{HERE, Machine, Network};
 
 const DEVICE: &str = "gw-package";
-/// What is packed: the programs as tests have them, a hundred megabytes of symbols less.
+/// A package that was made elsewhere.
+const READY_MADE: &str = "FIELDMEDIC_DEB";
+/// What is packed else: the programs as tests have them, a hundred megabytes of symbols less.
 const PROGRAMS: [(&str, &str); 2] =
     [("fieldmedic", env!("CARGO_BIN_EXE_fieldmedic")), ("fieldmedic-act", env!("CARGO_BIN_EXE_fieldmedic-act"))];
 /// The features that those were built with.
@@ -56,8 +62,8 @@ impl Packages {
     /// Made once, for all tests. `None`, loudly, where there is nothing to make them with.
     fn make() -> Option<&'static Self> {
         static MADE: OnceLock<Packages> = OnceLock::new();
-        let has_cargo_deb = Command::new("cargo").args(["deb", "--version"]).output();
-        if !has_cargo_deb.is_ok_and(|output| output.status.success()) {
+        let has_cargo_deb = || Command::new("cargo").args(["deb", "--version"]).output();
+        if ready_made().is_none() && !has_cargo_deb().is_ok_and(|output| output.status.success()) {
             eprintln!("SKIPPED: there is no cargo-deb here: tests/run installs it");
             return None;
         }
@@ -68,15 +74,9 @@ impl Packages {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package");
         // Of the run before.
         let _ = fs::remove_dir_all(&dir);
-        let (release, out, old) = (dir.join("release"), dir.join("out"), dir.join("old"));
-        fs::create_dir_all(&release).unwrap();
-        for (name, program) in PROGRAMS {
-            output_of(Command::new("strip").arg("-o").arg(release.join(name)).arg(program));
-        }
-        let mut package = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/package"));
-        output_of(package.args(["--features", FEATURES]).arg("--built").arg(&dir).arg("--out").arg(&out));
-        let new = fs::read_dir(&out).unwrap().next().unwrap().unwrap().path();
-
+        fs::create_dir_all(&dir).unwrap();
+        let old = dir.join("old");
+        let new = ready_made().unwrap_or_else(|| Self::pack_debug(&dir));
         output_of(Command::new("dpkg-deb").arg("--raw-extract").arg(&new).arg(&old));
         let control = fs::read_to_string(old.join("DEBIAN/control")).unwrap();
         let version = control.lines().find(|line| line.starts_with("Version: ")).unwrap();
@@ -86,6 +86,21 @@ impl Packages {
         output_of(Command::new("dpkg-deb").args(build).arg(&old).arg(&packed));
         Self { old: packed, new }
     }
+
+    fn pack_debug(dir: &Path) -> PathBuf {
+        let (release, out) = (dir.join("release"), dir.join("out"));
+        fs::create_dir(&release).unwrap();
+        for (name, program) in PROGRAMS {
+            output_of(Command::new("strip").arg("-o").arg(release.join(name)).arg(program));
+        }
+        let mut package = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/package"));
+        output_of(package.args(["--features", FEATURES]).arg("--built").arg(dir).arg("--out").arg(&out));
+        fs::read_dir(&out).unwrap().next().unwrap().unwrap().path()
+    }
+}
+
+fn ready_made() -> Option<PathBuf> {
+    std::env::var_os(READY_MADE).map(PathBuf::from)
 }
 
 /// A Debian with both packages on its disk, and a broker that takes nobody without a certificate.
@@ -323,6 +338,11 @@ fn a_package_brings_pages_and_completions_and_no_file_that_an_upgrade_would_ask_
         "usr/share/fieldmedic/fleet/gateways.acl",
         "usr/share/fieldmedic/fleet/mosquitto.conf",
         "usr/share/fieldmedic/runbooks/free-space",
+        "usr/share/doc/fieldmedic/copyright",
+        "usr/share/doc/fieldmedic/LICENSE-APACHE",
+        "usr/share/doc/fieldmedic/changelog.gz",
+        "usr/share/doc/fieldmedic/operations.md.gz",
+        "usr/share/doc/fieldmedic/third-party-licences.gz",
     ] {
         assert!(files.lines().any(|line| line.ends_with(&format!(" ./{path}"))), "no {path} in {files}");
     }
@@ -330,4 +350,24 @@ fn a_package_brings_pages_and_completions_and_no_file_that_an_upgrade_would_ask_
     assert!(!files.contains(" ./etc"), "{files}");
     let info = ask("--info");
     assert!(info.contains("libc6 (>= 2.34)") && !info.contains("conffiles"), "{info}");
+}
+
+#[test]
+fn a_package_says_itself_what_its_programs_are_made_of_and_by_which_licences() {
+    let Some(packages) = Packages::make() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    output_of(Command::new("dpkg-deb").arg("--extract").arg(&packages.new).arg(dir.path()));
+    let licences = dir.path().join("usr/share/doc/fieldmedic/third-party-licences.gz");
+    let licences = String::from_utf8(output_of(Command::new("zcat").arg(licences))).unwrap();
+    for expected in ["\nsled v", "\nring v", "Permission is hereby granted"] {
+        assert!(licences.contains(expected), "no {expected:?} in {licences:.4000}");
+    }
+    if ready_made().is_none() {
+        eprintln!("the programs are those of tests, which cargo-auditable has not built: their SBOM is not looked for");
+        return;
+    }
+    for program in ["usr/bin/fieldmedic", "usr/libexec/fieldmedic-act"] {
+        let sections = output_of(Command::new("readelf").args(["--sections", "--wide"]).arg(dir.path().join(program)));
+        assert!(String::from_utf8_lossy(&sections).contains(" .dep-v0 "), "{program} has no SBOM");
+    }
 }
