@@ -187,6 +187,25 @@ fn without_a_clock_boots_that_lasted_are_no_loop_and_short_ones_are() {
     }
 }
 
+#[test]
+fn without_a_clock_a_boot_that_lasted_is_none_of_the_four_of_a_loop_that_begins_after_it() {
+    for (short, refused) in [(3, false), (4, true)] {
+        let mut world = World::with(config_with(LADDER));
+        world.now.wall.trusted = false;
+        world.advance(HOUR);
+        // It is the same boot, and lasts, whoever asks.
+        world.crash();
+        world.advance(MINUTE);
+        for _ in 0..short {
+            world.reboot();
+            world.advance(MINUTE);
+        }
+        memory(&mut world, 95.0);
+        let told = told(&world);
+        assert_eq!(told.contains(&("restart_unit".into(), "REJECTED".into())), refused, "{short} boots: {told:?}");
+    }
+}
+
 /// Raises the alarm and clears it so many times, within six seconds each.
 fn flap(world: &mut World, times: u32) {
     for _ in 0..times {
