@@ -129,9 +129,7 @@ pub fn unhindered(facts: Facts<'_>, act: &Act) -> Result<(), Refusal> {
 /// # Errors
 /// What would have been done.
 pub fn rehearsed(facts: Facts<'_>, act: &Act) -> Result<(), Refusal> {
-    // That one needs no leave, and is seen all the same.
-    let is_said_only = act.needs_leave() || *act == Act::SavePower;
-    if facts.config.remediation.dry_run && is_said_only {
+    if facts.config.remediation.dry_run {
         return Err((Reason::DryRun, format!("would have done: {}", act.target())));
     }
     Ok(())

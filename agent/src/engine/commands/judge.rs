@@ -75,7 +75,7 @@ impl Commands {
         }
         if let Some(act) = parsed.act() {
             self.affordable(facts, act)?;
-            admission::rehearsed(facts, act)?;
+            rehearsed(facts, act)?;
             let waits = spread(facts, command, &parsed).is_some() || self.target_is_taken(facts, act);
             if waits && self.queue.len() >= QUEUE_MAX {
                 return Err((Reason::Busy, format!("{QUEUE_MAX} commands are queued already")));
@@ -103,7 +103,7 @@ impl Commands {
         } else {
             self.affordable(facts, act)?;
         }
-        admission::rehearsed(facts, act)
+        rehearsed(facts, act)
     }
 
     /// Whether something works on the same target, or all hands are full.
@@ -133,6 +133,12 @@ impl Commands {
     fn affordable(&self, facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
         admission::affordable(facts, &self.budgets, self.careful, act)
     }
+}
+
+/// Whether a command is only said. One that needs no leave is obeyed in a dry run, too: it lets out, or looks. Of a
+/// ladder nothing is done: a step that was would make a climb of the rehearsal.
+fn rehearsed(facts: Facts<'_>, act: &Act) -> Result<(), admission::Refusal> {
+    if act.needs_leave() { admission::rehearsed(facts, act) } else { Ok(()) }
 }
 
 /// Whether it was made after this agent started: it carries the nonce of the present presence message.

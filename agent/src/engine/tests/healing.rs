@@ -275,6 +275,43 @@ fn a_rehearsal_is_told_once_however_often_the_alarm_flaps() {
 }
 
 #[test]
+fn a_rehearsal_of_a_ladder_that_ends_with_a_look_stays_one_and_is_climbed_once_it_is_meant() {
+    let steps = "{ do = \"restart_unit\", unit = \"app.service\", settle = \"10s\" }, \
+                 { do = \"collect_diagnostics\", settle = \"60s\" }";
+    let meant = config_with(&ladder("", steps));
+    let mut rehearsed = meant.clone();
+    rehearsed.remediation.dry_run = true;
+    for (clears, starts) in [(false, false), (false, true), (true, false)] {
+        let mut world = up_for_long(rehearsed.clone());
+        memory(&mut world, 95.0);
+        world.advance(MINUTE / 2);
+        if clears {
+            // While its last step settles; it comes back within the hour.
+            memory(&mut world, 50.0);
+        }
+        world.advance(2 * MINUTE);
+        let mut said = vec![("restart_unit", "REJECTED"), ("collect_diagnostics", "REJECTED")];
+        said.extend((!clears).then_some(("ladder_exhausted", "EXHAUSTED")));
+        assert!(is(&told(&world), &said), "clears: {clears}: {:?}", told(&world));
+        assert_eq!(world.acted, []);
+        // What the fleet orders needs no leave, and is done.
+        world.command("d-1", "collect_diagnostics", json!({}), 1);
+        world.settle();
+        assert_eq!(world.acted, [Act::CollectDiagnostics]);
+
+        world.config = meant.clone();
+        if starts {
+            world.crash();
+        } else {
+            world.input(Input::Reconfigure(Box::new(meant.clone())));
+        }
+        memory(&mut world, 95.0);
+        world.advance(10 * SECOND);
+        assert_eq!(world.acted.get(1), Some(&restart("app.service")), "clears: {clears}, starts: {starts}");
+    }
+}
+
+#[test]
 fn what_time_can_mend_is_told_once_and_not_tried_more_often_where_the_alarm_flaps() {
     let steps = "{ do = \"collect_diagnostics\", settle = \"1s\" }, { do = \"reboot\", settle = \"60s\" }";
     let mut config = config_with(&ladder("", steps));

@@ -184,7 +184,7 @@ impl Acts {
         let action = act.action();
         let automatic = trigger.is_automatic();
         let grave = matches!(act, Act::Reboot | Act::Rollback { .. });
-        if remediation.dry_run && act.needs_leave() {
+        if remediation.dry_run && (act.needs_leave() || matches!(trigger, Trigger::Rule(_))) {
             return Some("remediation.dry_run is set".into());
         }
         if act.needs_leave() && !remediation.allow.contains(&action) {
