@@ -8,6 +8,7 @@ use super::remedies::Remedies;
 use super::time::Now;
 use super::{Engine, start};
 use crate::config::{self, CheckedConfig, Collect, CollectErrors, Device, Mqtt, Quarantine};
+use crate::wire::Reason;
 
 impl Engine {
     /// The configuration in force.
@@ -43,11 +44,17 @@ impl Engine {
             .with("needs_restart", waiting);
         self.record_event(now, event);
         let required = self.config.commands.require_signature;
+        let may_give_way = next.remediation != self.config.remediation;
         self.config = next;
         if required {
             self.warn_of_unsigned();
         }
         self.apply(now);
+        if may_give_way {
+            for reason in [Reason::BudgetSpent, Reason::MinUptime, Reason::LowBattery] {
+                self.is_over(now, reason);
+            }
+        }
     }
 
     /// A fleet that pushed a bad configuration has to see that it was not taken over.

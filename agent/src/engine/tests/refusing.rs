@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::healing::{LADDER, is, ladder, memory, told, up_for_long, world};
 use super::world::{World, config_with, outcome, puts, restart};
-use crate::config::Action;
+use crate::config::{Action, Budget};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 
@@ -190,6 +190,38 @@ fn a_budget_that_has_room_again_is_not_left_waiting() {
     assert_eq!(world.acted.len(), 5);
     world.advance(10 * SECOND);
     assert_eq!(world.acted.len(), 6);
+}
+
+#[test]
+fn what_a_reload_gives_way_to_is_not_left_waiting() {
+    for reason in ["budget_spent", "min_uptime", "low_battery"] {
+        let mut config = config_with(LADDER);
+        config.remediation.budget.insert(Action::Reboot, Budget { count: 1, window: 24 * HOUR });
+        config.remediation.min_uptime = if reason == "min_uptime" { 24 * HOUR } else { Duration::ZERO };
+        let mut world = up_for_long(config);
+        if reason == "budget_spent" {
+            world.command("r-1", "reboot", json!({}), 1);
+            world.settle();
+            world.reboot();
+        }
+        if reason == "low_battery" {
+            world.set(Metric::BatteryExternalPower, Some(false));
+            world.set(Metric::BatteryChargePct, Some(10.0));
+        }
+        memory(&mut world, 95.0);
+        world.advance(3 * HOUR);
+        let refused = world.got.iter().any(|got| got.body["remediation"]["reason"] == reason);
+        assert!(refused && world.acted.last() == Some(&restart("app.service")), "{reason}: {:?}", world.acted);
+        let mut wanted = world.config.clone();
+        match reason {
+            "budget_spent" => wanted.remediation.budget.get_mut(&Action::Reboot).unwrap().count = 5,
+            "min_uptime" => wanted.remediation.min_uptime = Duration::ZERO,
+            _ => wanted.remediation.min_battery_pct = 5.0,
+        }
+        world.input(Input::Reconfigure(Box::new(wanted)));
+        world.advance(SECOND);
+        assert_eq!(world.acted.last(), Some(&Act::Reboot), "{reason}");
+    }
 }
 
 #[test]
