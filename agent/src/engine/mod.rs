@@ -263,6 +263,13 @@ impl Engine {
         self.effects.close();
     }
 
+    /// After how long at most what is measured now is sent, at the present intervals. It is for the simulator.
+    #[cfg(feature = "simulate")]
+    pub(crate) fn sends_within(&self) -> Duration {
+        let (_, report, publish) = self.pace.intervals(&self.config.telemetry);
+        report + publish
+    }
+
     /// When to call `handle` with [`Input::Wake`], if nothing else comes before.
     #[must_use]
     pub fn poll_deadline(&self) -> Option<Mono> {

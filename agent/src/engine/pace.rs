@@ -182,7 +182,8 @@ impl Pace {
         [self.observe_at, report, publish].into_iter().chain(untils).min()
     }
 
-    fn intervals(&self, telemetry: &Telemetry) -> (Duration, Duration, Duration) {
+    /// Of sample, report and publish, as they are in force.
+    pub(super) fn intervals(&self, telemetry: &Telemetry) -> (Duration, Duration, Duration) {
         let Telemetry { sample_interval, report_interval, publish_interval, .. } = *telemetry;
         let [sample, report, publish] = self.held.map(|held| held.map(|(interval, _)| interval));
         let others = Intervals { sample, report, publish, hold: Duration::ZERO };

@@ -27,7 +27,7 @@ use super::planted::Planted;
 use super::report::{Promise, Run};
 use super::scenario::{FaultKind, Scenario};
 use crate::broker::{Broker, ConnId, Settings};
-use crate::config::{CheckedConfig, ClockTrust};
+use crate::config::{CheckedConfig, ClockTrust, Telemetry};
 use crate::engine::io::{Act, EffectId, LinkFault, Recovered, Trigger};
 use crate::engine::packet::Packet;
 use crate::engine::time::{Mono, Now};
@@ -133,8 +133,9 @@ pub(super) struct World<'a> {
     at: u64,
     calm_at: u64,
     end: u64,
-    /// See [`settles_within`].
-    settles_ms: u64,
+    /// Until when the agent last sent seldomer than the configuration says, to save power or because a command said so,
+    /// and how seldom at most.
+    seldom: (u64, Duration),
     agenda: Agenda<Event>,
     clock: Clock,
     disk: Disk,
@@ -232,7 +233,7 @@ impl<'a> World<'a> {
             at: 0,
             calm_at: end.saturating_sub(millis(scenario.calm)),
             end,
-            settles_ms: settles_within(&config),
+            seldom: (0, Duration::ZERO),
             agenda: Agenda::new(),
             clock: Clock::new(scenario.clock.clone(), scenario.starts, part("clock")),
             disk: Disk::new(&scenario.disk, config.store.max_bytes, part("disk")),
@@ -381,7 +382,8 @@ impl<'a> World<'a> {
     fn judge(&mut self) {
         let (at, disk) = (self.at, &self.disk);
         let is_stored = |class, seq| disk.holds(class, seq);
-        let unsettled = self.unsettled();
+        let settles_ms = self.settles_ms();
+        let unsettled = self.unsettled(settles_ms);
         let quiet_since = self.times.online_until.max(self.calm_at).max(self.left_alone_since.unwrap_or(0));
         let found = self.recovered.iter().flat_map(|recovered| &recovered.losses).map(|loss| loss.records).sum();
         let Watch { findings, records, commands, dates, .. } = &mut self.watch;
@@ -413,7 +415,7 @@ impl<'a> World<'a> {
             findings.leave_open(Promise::Liveness, why);
             return;
         }
-        let settled = at.saturating_sub(self.settles_ms);
+        let settled = at.saturating_sub(settles_ms);
         records.judge_drained(at, settled, is_stored, findings);
         commands.judge_ended(at, settled, findings);
         if self.times.online_since.is_none() && quiet_since <= settled {
@@ -425,12 +427,12 @@ impl<'a> World<'a> {
 
     /// Why it can't be asked of the agent that all is worked off; `None`: it can. That the agent, or a ladder of its
     /// own, restarts over and over is no reason.
-    fn unsettled(&self) -> Option<String> {
+    fn unsettled(&self, settles_ms: u64) -> Option<String> {
         let since = |at: u64| self.at.saturating_sub(at);
         let short = |of: &str, ms: u64| {
-            format!("{of} {} s before the end, and {} s may be needed", ms / 1_000, self.settles_ms / 1_000)
+            format!("{of} {} s before the end, and {} s may be needed", ms / 1_000, settles_ms / 1_000)
         };
-        if since(self.calm_at) < self.settles_ms {
+        if since(self.calm_at) < settles_ms {
             return Some(short("the calm began", since(self.calm_at)));
         }
         if self.times.powered_since.is_none() {
@@ -438,10 +440,19 @@ impl<'a> World<'a> {
         }
         match self.left_alone_since.map(since) {
             None => return Some("the machine or the agent is on its way up".to_owned()),
-            Some(ms) if ms < self.settles_ms => return Some(short("the agent was started again from outside", ms)),
+            Some(ms) if ms < settles_ms => return Some(short("the agent was started again from outside", ms)),
             Some(_) => {}
         }
         (!self.network.is_covered()).then(|| "the link has no coverage".to_owned())
+    }
+
+    /// See [`settles_within`]: what has waited while the agent sent seldom may still be under way for a time after that.
+    fn settles_ms(&self) -> u64 {
+        let Telemetry { report_interval, publish_interval, .. } = self.config.telemetry;
+        let usual = settles_within(&self.config, report_interval + publish_interval);
+        let (until, sends_within) = self.seldom;
+        let is_of_late = self.at.saturating_sub(until) < usual;
+        if is_of_late { usual.max(settles_within(&self.config, sends_within)) } else { usual }
     }
 
     /// Closes the figures.
@@ -486,10 +497,9 @@ impl Times {
 
 /// How long it may take until all is worked off once nothing is in the way: the longest that a try to connect waits,
 /// twice, a connection that has to be found dead before, the next publish, and a drain.
-fn settles_within(config: &CheckedConfig) -> u64 {
+fn settles_within(config: &CheckedConfig, sends_within: Duration) -> u64 {
     let mqtt = &config.mqtt;
-    let telemetry = config.telemetry.report_interval + config.telemetry.publish_interval;
-    let needed = 2 * mqtt.reconnect.max + 2 * mqtt.keep_alive + telemetry + DRAINS_WITHIN;
+    let needed = 2 * mqtt.reconnect.max + 2 * mqtt.keep_alive + sends_within + DRAINS_WITHIN;
     millis(needed).max(SETTLES_WITHIN_MS)
 }
 
