@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::expect::{Ended, Tallies};
+use super::check::NOT_THERE;
+use super::expect::{Ended, HEALED, REJECTED, Tallies};
 use super::report::{Moment, Summary, Unmet, What};
 use super::scenario::Scenario;
 use crate::config::Rule;
 use crate::engine::io::ActStatus;
 use crate::engine::metric::Value;
-use crate::engine::record::{Body, Event, EventKind, Field, Record};
+use crate::engine::record::{Body, Event, EventKind, Field, Record, Status};
 use crate::text::head;
 
 /// Moments kept of one run: a storm must not fill the memory. What comes after is only counted, in the figures and for
@@ -25,8 +26,9 @@ pub(super) struct Diary {
     pub(super) summary: Summary,
     boot: u32,
     ended: Ended,
-    /// Remedies that were begun, by their id: which action.
-    remedies: BTreeMap<String, String>,
+    /// The steps of ladders that were told of last, and those that were done last, by the rule: which action.
+    tried: BTreeMap<String, String>,
+    done: BTreeMap<String, String>,
     standing: BTreeMap<String, bool>,
     /// What the agent had counted as dropped when it was last looked at.
     totals: BTreeMap<String, u64>,
@@ -98,7 +100,7 @@ impl Diary {
         let status = match status {
             ActStatus::Succeeded => "succeeded",
             ActStatus::Failed => "failed",
-            ActStatus::Rejected => "rejected",
+            ActStatus::Rejected => REJECTED,
             ActStatus::TimedOut => "timed out",
             ActStatus::Canceled => "canceled",
             ActStatus::Interrupted => "interrupted",
@@ -158,11 +160,29 @@ impl Diary {
 
     fn remedy(&mut self, event: &Event) -> What {
         let text = |key| field(event, key).unwrap_or_default();
-        let id = text("id");
-        let action = field(event, "action").or_else(|| self.remedies.get(&id).cloned()).unwrap_or_default();
-        self.remedies.insert(id.clone(), action.clone());
-        What::Remedy { id, trigger: text("trigger"), action, status: text("status"), reason: field(event, "reason") }
+        let (trigger, status, reason) = (text("trigger"), text("status"), field(event, "reason"));
+        let action = match field(event, "action") {
+            None if status == HEALED => self.done.get(&trigger).cloned().unwrap_or_default(),
+            None => self.tried.get(&trigger).cloned().unwrap_or_default(),
+            // A rule climbs one ladder at a time.
+            Some(action) if event.field("ladder").is_some() => {
+                self.tried.insert(trigger.clone(), action.clone());
+                if was_done(&status, reason.as_deref()) {
+                    self.done.insert(trigger.clone(), action.clone());
+                }
+                action
+            }
+            Some(action) => action,
+        };
+        What::Remedy { id: text("id"), trigger, action, status, reason }
     }
+}
+
+/// Whether a step that is told so was done, and may have helped: see the contract's `HEALED`.
+fn was_done(status: &str, reason: Option<&str>) -> bool {
+    let is = |it: Status| status == it.word();
+    let had_nothing = is(Status::Failed) && reason.is_some_and(|reason| NOT_THERE.contains(&reason));
+    !is(Status::InProgress) && !is(Status::Rejected) && !had_nothing
 }
 
 /// A field of an event, as text.
@@ -172,6 +192,8 @@ fn field(event: &Event, key: &str) -> Option<String> {
 
 fn text(field: &Field) -> Option<String> {
     Some(match field {
+        // A rate is small.
+        Field::Value(Value::Float(value)) if value.abs() < 1.0 => format!("{:?}", (value * 1_000.0).round() / 1_000.0),
         Field::Value(Value::Float(value)) => format!("{value:.1}"),
         Field::Value(Value::Count(value)) => value.to_string(),
         Field::Value(Value::Flag(value)) => value.to_string(),
@@ -201,7 +223,7 @@ mod tests {
     use super::super::scenario::{Bounds, Expectation, Subject};
     use super::super::tests::quiet;
     use super::*;
-    use crate::engine::record::{CommandResult, Stamp, Status};
+    use crate::engine::record::{CommandResult, Stamp};
     use crate::engine::time::{BootId, Mono};
 
     #[test]

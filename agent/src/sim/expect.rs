@@ -9,15 +9,18 @@ use std::time::Duration;
 use super::network::millis;
 use super::report::{Measure, Summary, Unmet, What};
 use super::scenario::{After, Bounds, Expectation, Scenario, Subject};
-use crate::config::Rule;
 use crate::config::reader::nearest;
+use crate::config::{Action, Rule};
 use crate::engine::record::Status;
 
 /// What a ladder says of a step after which the alarm was gone.
-const HEALED: &str = "HEALED";
+pub(super) const HEALED: &str = "HEALED";
 /// What a ladder says when it has run out, and the name of that event.
 const EXHAUSTED: &str = "EXHAUSTED";
 pub(super) const LADDER_EXHAUSTED: &str = "ladder_exhausted";
+
+/// How an act ends that root's policy doesn't let pass: it was not begun.
+pub(super) const REJECTED: &str = "rejected";
 
 /// Commands that are known to have ended: a long run must not fill the memory. One more than that counts each time that
 /// it is answered.
@@ -182,7 +185,11 @@ fn stands(rule: &str, bounds: &Bounds, summary: &Summary) -> Option<String> {
 fn is(happening: &Subject, what: &What) -> bool {
     match (happening, what) {
         (Subject::Alarm(wanted), What::Alarm { rule, raised: true, .. }) => rule == wanted,
-        (Subject::Remedy(wanted), What::Acted { action, .. }) => action == wanted,
+        (Subject::Remedy(wanted), What::Acted { action, status, .. }) => action == wanted && *status != REJECTED,
+        // It is the agent's own, and no act on the gateway.
+        (Subject::Remedy(wanted), What::Remedy { action, status, .. }) => {
+            action == wanted && action == Action::SavePower.word() && status == Status::Succeeded.word()
+        }
         (Subject::Healed(wanted), What::Remedy { action, status, .. }) => action == wanted && status == HEALED,
         (Subject::Event(wanted), What::Event { name, .. }) => name == wanted,
         (Subject::Event(wanted), What::Remedy { status, .. }) => wanted == LADDER_EXHAUSTED && status == EXHAUSTED,
@@ -198,7 +205,7 @@ fn verb(happening: &Subject) -> String {
     match happening {
         Subject::Alarm(_) | Subject::AlarmStands(_) => "raised".to_owned(),
         Subject::Remedy(_) => "tried".to_owned(),
-        Subject::Healed(_) => "found to have helped".to_owned(),
+        Subject::Healed(_) => "helped".to_owned(),
         Subject::Event(_) | Subject::Measure(_) => "recorded".to_owned(),
         Subject::Command { status: None, .. } => "ended".to_owned(),
         Subject::Command { status: Some(status), .. } => format!("ended {status}"),
@@ -357,6 +364,27 @@ mod tests {
         assert_eq!(judged(ping(None), late), None, "the answer that is repeated is no other command");
         assert_eq!(judged(Subject::Healed("restart_unit".into()), bounds(Some(1.0), Some(1.0))), None);
         assert_eq!(judged(Subject::Event(LADDER_EXHAUSTED.into()), bounds(Some(1.0), Some(1.0))), None);
+    }
+
+    #[test]
+    fn what_was_only_refused_was_not_tried_and_power_that_was_saved_was() {
+        let acted = |status| {
+            let [action, target, trigger] = ["restart_unit", "unit:app.service", "rule:hot"].map(str::to_owned);
+            What::Acted { action, target, trigger, status }
+        };
+        let saves = |status: Status| {
+            let (id, trigger, action) = ("low-1".into(), "rule:low".into(), "save_power".into());
+            What::Remedy { id, trigger, action, status: status.word().into(), reason: None }
+        };
+        let tried = |action: &str, seen: &[What]| {
+            let of = Subject::Remedy(action.into());
+            let mut tally = Tally::new(Expectation { of, bounds: bounds(None, None), text: String::new() });
+            seen.iter().for_each(|what| tally.saw(1_000, what));
+            tally.times
+        };
+        assert_eq!(tried("restart_unit", &[acted(REJECTED), acted("failed"), acted("succeeded")]), 2);
+        let of_power = [Status::Rejected, Status::InProgress, Status::Succeeded].map(saves);
+        assert_eq!(tried("save_power", &of_power), 1);
     }
 
     #[test]

@@ -18,6 +18,18 @@ const READINGS: usize = 2;
 /// A budget is spent when that is journaled; on a slow disk the act begins so much later at most.
 const JOURNALING_MS: u64 = 120_000;
 
+/// Why an act has `FAILED` that had nothing to work on: nothing was done, by the contract (`HEALED`, `budget_spent`).
+pub(in crate::sim) const NOT_THERE: [&str; 8] = [
+    "no_such_unit",
+    "no_such_interface",
+    "no_such_target",
+    "no_such_runbook",
+    "no_such_release",
+    "no_other_release",
+    "no_current_release",
+    "runbook_refused",
+];
+
 /// Counts acts, and holds each against what is allowed.
 #[derive(Debug)]
 pub(in crate::sim) struct Acts {
@@ -238,20 +250,10 @@ impl Acts {
 /// Said here once more, because what the engine takes for that is what is to be checked.
 fn gives_back(outcome: &ActOutcome) -> bool {
     let refused = ["inhibited", "budget_spent", "busy", "not_allowed", "no_helper"];
-    let not_there = [
-        "no_such_unit",
-        "no_such_interface",
-        "no_such_target",
-        "no_such_runbook",
-        "no_such_release",
-        "no_other_release",
-        "no_current_release",
-        "runbook_refused",
-    ];
     let reason = outcome.reason.as_deref().unwrap_or_default();
     match outcome.status {
         ActStatus::Rejected => true,
-        ActStatus::Failed => refused.contains(&reason) || not_there.contains(&reason),
+        ActStatus::Failed => refused.contains(&reason) || NOT_THERE.contains(&reason),
         ActStatus::TimedOut => reason == "no_helper",
         ActStatus::Canceled => reason == "taken_back",
         _ => false,

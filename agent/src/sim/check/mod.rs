@@ -10,7 +10,7 @@ mod message;
 mod records;
 mod retries;
 
-pub(super) use acts::{Acts, Moment as ActMoment};
+pub(super) use acts::{Acts, Moment as ActMoment, NOT_THERE};
 pub(super) use commands::Commands;
 pub(super) use dates::{Dates, Truth};
 pub(super) use limits::Limits;

@@ -234,6 +234,51 @@ fn nothing_is_held_against_a_config_that_sends_seldom_and_a_calm_too_short_for_i
 }
 
 #[test]
+fn nothing_is_held_against_an_agent_that_sends_seldom_to_save_power_or_by_a_command() {
+    let low = "[[rules]]\nname = \"low\"\nmetric = \"battery.charge_pct\"\nbelow = 40\nremedy = \"on-battery\"\n";
+    let step = "{ do = \"save_power\", sample = \"5m\", report = \"1h\", publish = \"6h\", settle = \"24h\" }";
+    let config = format!("{low}[[ladders]]\nname = \"on-battery\"\nsteps = [{step}]\n");
+    let run_of = |change: &dyn Fn(&mut Scenario)| {
+        let mut scenario = quiet();
+        change(&mut scenario);
+        let run = run(&configured(scenario, &config), ONCE);
+        assert_eq!(run.broken, []);
+        open(&run)
+    };
+    let seldom = |at: Duration, hold: &str| {
+        let args = serde_json::json!({"sample": "5m", "report": "1h", "publish": "6h", "for": hold});
+        let args = args.as_object().unwrap().clone();
+        vec![Order { name: "set_intervals".into(), args, when: When::At(vec![at]), ..pings(1) }]
+    };
+    let too_short = [Promise::TerminalStatus, Promise::Liveness];
+    let half = BatteryWorld { capacity_wh: 50.0, charge_pct: 45.0, load_w: 1.0, mains_w: 0.0, ..small_battery() };
+    assert_eq!(run_of(&|scenario| scenario.battery = Some(half.clone())), too_short);
+    assert_eq!(run_of(&|scenario| scenario.commands = seldom(8 * HOUR, "24h")), too_short);
+    // What is over in time is asked for as ever, and so is what is not done at all.
+    assert_eq!(run_of(&|scenario| scenario.commands = seldom(HOUR, "6h")), []);
+    assert_eq!(run_of(&|_| ()), []);
+}
+
+#[test]
+fn what_helped_is_the_last_that_was_done_and_not_what_was_only_refused_after_it() {
+    let mut scenario = quiet();
+    scenario.faults = vec![lasting(FaultKind::Heat { by_c: 60.0 }, HOUR, HOUR)];
+    let rule = "[[rules]]\nname = \"hot\"\nmetric = \"host.temperature_c\"\nabove = 80\nremedy = \"cool\"\n";
+    let steps = "[{ do = \"run\", runbook = \"fan\", settle = \"1m\" }, { do = \"restart_link\", interface = \"no0\", \
+                 settle = \"1m\" }, { do = \"reboot\", settle = \"5m\" }]";
+    let config = format!("{rule}[[ladders]]\nname = \"cool\"\nsteps = {steps}\n");
+    let mut plan = configured(scenario, &config);
+    plan.config.remediation.min_uptime = 24 * HOUR;
+    let run = run(&plan, ONCE);
+    let told = run.timeline.iter().filter_map(|moment| match &moment.what {
+        What::Remedy { action, status, .. } if status != "IN_PROGRESS" => Some(format!("{action} {status}")),
+        _ => None,
+    });
+    let told: Vec<String> = told.collect();
+    assert_eq!(told, ["run SUCCEEDED", "restart_link FAILED", "reboot REJECTED", "run HEALED"]);
+}
+
+#[test]
 fn the_broker_forgets_a_session_after_its_expiry() {
     let sessions = |session_expiry| {
         let run = run_with(|scenario| {
