@@ -11,7 +11,7 @@ use zbus::Connection;
 use zbus::zvariant::OwnedObjectPath;
 
 use super::object::Object;
-use super::systemd::{Executed, Jobs, ListedUnit, SystemdProxy, connect, forget_starts, service_at, unit_at};
+use super::systemd::{Executed, Jobs, ListedUnit, Systemd, connect, forget_starts, service_at, unit_at};
 use crate::config::UnitName;
 
 /// How long all jobs together may take: as long as systemd gives one unit by default.
@@ -35,7 +35,7 @@ pub enum Job {
 pub async fn running(units: &[UnitName]) -> Result<Vec<UnitName>, String> {
     let ask = async {
         let connection = connect().await?;
-        let systemd = SystemdProxy::new(&connection).await?;
+        let systemd = Systemd::new(&connection);
         let mut running = Vec::new();
         for unit in units {
             let state = state_of(&connection, &systemd, unit.as_str()).await?;
@@ -54,7 +54,7 @@ pub async fn running(units: &[UnitName]) -> Result<Vec<UnitName>, String> {
 /// What went wrong, in words.
 pub async fn failed() -> Result<Vec<String>, String> {
     let ask = async {
-        let units = SystemdProxy::new(&connect().await?).await?.list_units_filtered(&["failed"]).await?;
+        let units = Systemd::new(&connect().await?).list_units_filtered("failed").await?;
         let line = |unit: ListedUnit| format!("{} {} ({}): {}", unit.0, unit.3, unit.4, unit.1);
         zbus::Result::Ok(units.into_iter().map(line).collect())
     };
@@ -129,7 +129,7 @@ fn ended_badly(service: &str, status: i32) -> String {
 /// What it is as any unit, and as a service.
 async fn find(service: &str) -> zbus::Result<(Object, Object)> {
     let connection = connect().await?;
-    let path = SystemdProxy::new(&connection).await?.load_unit(service).await?;
+    let path = Systemd::new(&connection).load_unit(service).await?;
     Ok((unit_at(&connection, path.clone()), service_at(&connection, path)))
 }
 
@@ -142,9 +142,9 @@ async fn within<T>(work: impl Future<Output = zbus::Result<T>>) -> Result<T, Str
 
 async fn run_over(job: Job, units: &[&str]) -> zbus::Result<Vec<String>> {
     let connection = connect().await?;
-    let systemd = SystemdProxy::new(&connection).await?;
+    let systemd = Systemd::new(&connection);
     // Before the jobs are queued: they may be over before the answer is here.
-    let mut jobs = Jobs::watch(&systemd).await?;
+    let mut jobs = Jobs::watch(&connection, &systemd).await?;
     let (mut waiting, mut wrong) = (BTreeMap::new(), Vec::new());
     for unit in units {
         match queue(&systemd, job, unit).await {
@@ -169,18 +169,18 @@ async fn run_over(job: Job, units: &[&str]) -> zbus::Result<Vec<String>> {
     Ok(wrong)
 }
 
-async fn queue(systemd: &SystemdProxy<'_>, job: Job, unit: &str) -> zbus::Result<OwnedObjectPath> {
+async fn queue(systemd: &Systemd, job: Job, unit: &str) -> zbus::Result<OwnedObjectPath> {
     match job {
         Job::Start => {
             forget_starts(systemd, unit).await;
-            systemd.start_unit(unit, "replace").await
+            systemd.queue("StartUnit", unit, "replace").await
         }
-        Job::Stop => systemd.stop_unit(unit, "replace").await,
-        Job::ReloadOrRestart => systemd.reload_or_restart_unit(unit, "replace").await,
+        Job::Stop => systemd.queue("StopUnit", unit, "replace").await,
+        Job::ReloadOrRestart => systemd.queue("ReloadOrRestartUnit", unit, "replace").await,
     }
 }
 
-async fn state_of(connection: &Connection, systemd: &SystemdProxy<'_>, unit: &str) -> zbus::Result<String> {
+async fn state_of(connection: &Connection, systemd: &Systemd, unit: &str) -> zbus::Result<String> {
     let path = systemd.load_unit(unit).await?;
     unit_at(connection, path).get("ActiveState").await
 }

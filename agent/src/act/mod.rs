@@ -6,7 +6,7 @@ pub mod client;
 pub mod diagnostics;
 pub mod jobs;
 pub mod link;
-mod object;
+pub(crate) mod object;
 pub mod program;
 pub mod quarantine;
 pub mod rollback;

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use zbus::connection::Builder;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::message::Type;
-use zbus::zvariant::{OwnedObjectPath, Value};
+use zbus::zvariant::{Array, ObjectPath, OwnedObjectPath, Signature, Value};
 use zbus::{Connection, MatchRule, MessageStream};
 
 use super::object::Object;
@@ -38,6 +38,9 @@ const ENDS_QUEUED_MAX: usize = 1024;
 /// How long systemd may take to say whether the machine reboots: who asks is being stopped.
 const JOBS_MAX: Duration = Duration::from_millis(500);
 const SYSTEMD: &str = "org.freedesktop.systemd1";
+const MANAGER_PATH: ObjectPath<'_> = ObjectPath::from_static_str_unchecked("/org/freedesktop/systemd1");
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const LOGIN_PATH: ObjectPath<'_> = ObjectPath::from_static_str_unchecked("/org/freedesktop/login1");
 /// The units whose start is a reboot (systemd.special(7)).
 const REBOOTS: [&str; 2] = ["reboot.target", "kexec.target"];
 /// And those whose start ends this boot without another one. A soft reboot is none of them: it keeps the boot's id, by
@@ -48,6 +51,8 @@ const SHUTDOWNS: [&str; 2] = ["poweroff.target", "halt.target"];
 type Inhibitor = (String, String, String, String, u32, u32);
 /// A job's id, its unit, type and state, and both their paths.
 type ListedJob = (u32, String, String, String, OwnedObjectPath, OwnedObjectPath);
+/// A job's id and path, its unit, and how it has ended.
+type JobRemoved = (u32, OwnedObjectPath, String, String);
 /// Name, description, load, active and sub state, following, path, job's id, type and path.
 pub(super) type ListedUnit =
     (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
@@ -56,42 +61,42 @@ pub(super) type ListedUnit =
 /// pid, code and status.
 pub(super) type Executed = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1",
-    gen_blocking = false
-)]
-pub(super) trait Systemd {
-    fn subscribe(&self) -> zbus::Result<()>;
-    fn list_units_filtered(&self, states: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
-    fn list_jobs(&self) -> zbus::Result<Vec<ListedJob>>;
-    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
-    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn reload_or_restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
-    fn start_transient_unit(
+/// systemd's manager.
+pub(super) struct Systemd(Object);
+
+impl Systemd {
+    pub(super) fn new(connection: &Connection) -> Self {
+        Self(Object::new(connection, SYSTEMD, MANAGER_PATH.into(), MANAGER))
+    }
+
+    pub(super) async fn list_units_filtered(&self, state: &str) -> zbus::Result<Vec<ListedUnit>> {
+        self.0.call("ListUnitsFiltered", vec![vec![state].into()]).await
+    }
+
+    pub(super) async fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath> {
+        self.0.call("LoadUnit", vec![name.into()]).await
+    }
+
+    /// Queues a job for a unit, by the method of this name, and tells which.
+    pub(super) async fn queue(&self, method: &'static str, unit: &str, mode: &str) -> zbus::Result<OwnedObjectPath> {
+        self.0.call(method, vec![unit.into(), mode.into()]).await
+    }
+
+    /// Queues the start of a unit that is made by this and has these properties.
+    pub(super) async fn start_transient_unit(
         &self,
         name: &str,
         mode: &str,
-        properties: &[(&str, Value<'_>)],
-        more: &[(&str, &[(&str, Value<'_>)])],
-    ) -> zbus::Result<OwnedObjectPath>;
-    #[zbus(signal)]
-    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: &str, result: &str) -> zbus::Result<()>;
+        properties: Vec<(&str, Value<'_>)>,
+    ) -> zbus::Result<OwnedObjectPath> {
+        let others = Array::new(&Signature::try_from("(sa(sv))")?);
+        let args = vec![name.into(), mode.into(), properties.into(), others.into()];
+        self.0.call("StartTransientUnit", args).await
+    }
 }
 
-#[zbus::proxy(
-    interface = "org.freedesktop.login1.Manager",
-    default_service = "org.freedesktop.login1",
-    default_path = "/org/freedesktop/login1",
-    gen_blocking = false
-)]
-trait Login {
-    fn reboot(&self, interactive: bool) -> zbus::Result<()>;
-    fn list_inhibitors(&self) -> zbus::Result<Vec<Inhibitor>>;
+fn login(connection: &Connection) -> Object {
+    Object::new(connection, "org.freedesktop.login1", LOGIN_PATH.into(), "org.freedesktop.login1.Manager")
 }
 
 /// Restarts a unit; one that was started later than `since_us` (microseconds of CLOCK_MONOTONIC) is left as it is.
@@ -145,7 +150,7 @@ async fn is_starting(is_such: impl Fn(&str) -> bool) -> bool {
 }
 
 async fn is_starting_over(connection: &Connection, is_such: impl Fn(&str) -> bool) -> zbus::Result<bool> {
-    let jobs = SystemdProxy::new(connection).await?.list_jobs().await?;
+    let jobs: Vec<ListedJob> = Systemd::new(connection).0.call("ListJobs", vec![]).await?;
     Ok(jobs.iter().any(|(_, unit, kind, ..)| kind == "start" && is_such(unit)))
 }
 
@@ -154,19 +159,19 @@ async fn is_starting_over(connection: &Connection, is_such: impl Fn(&str) -> boo
 /// # Errors
 /// There is no bus, or no logind on it.
 pub(crate) async fn who_blocks_shutdown() -> zbus::Result<Option<String>> {
-    who_blocks(&LoginProxy::new(&connect().await?).await?).await
+    who_blocks(&login(&connect().await?)).await
 }
 
-async fn who_blocks(login: &LoginProxy<'_>) -> zbus::Result<Option<String>> {
+async fn who_blocks(login: &Object) -> zbus::Result<Option<String>> {
     let blocks = |what: &str, mode: &str| mode == "block" && what.split(':').any(|what| what == "shutdown");
-    let inhibitors = login.list_inhibitors().await?;
+    let inhibitors: Vec<Inhibitor> = login.call("ListInhibitors", vec![]).await?;
     let found = inhibitors.into_iter().find(|(what, _, _, mode, ..)| blocks(what, mode));
     Ok(found.map(|(_, who, why, ..)| format!("{who} inhibits it: {why}")))
 }
 
 /// Has the machine rebooted; or who inhibits that, and why.
 async fn reboot_over(connection: &Connection) -> zbus::Result<Option<String>> {
-    let login = LoginProxy::new(connection).await?;
+    let login = login(connection);
     match who_blocks(&login).await {
         Ok(None) => {}
         Ok(Some(who)) => return Ok(Some(who)),
@@ -174,11 +179,10 @@ async fn reboot_over(connection: &Connection) -> zbus::Result<Option<String>> {
         Err(error) if is_unknown_service(&error) => {}
         Err(error) => return Err(error),
     }
-    match login.reboot(false).await {
+    match login.call("Reboot", vec![false.into()]).await {
         Err(error) if is_unknown_service(&error) => {
             // As `systemctl reboot` does where there is no logind.
-            let systemd = SystemdProxy::new(connection).await?;
-            systemd.start_unit("reboot.target", "replace-irreversibly").await?;
+            Systemd::new(connection).queue("StartUnit", "reboot.target", "replace-irreversibly").await?;
         }
         // Bus and logind go down with the machine, and may do so before the answer is here. Whether it does, time
         // tells.
@@ -226,7 +230,7 @@ async fn open(bus: Builder<'_>, within: Duration) -> zbus::Result<Connection> {
 }
 
 async fn restart_over(connection: &Connection, unit: &UnitName, since_us: Option<u64>) -> zbus::Result<ActOutcome> {
-    let systemd = SystemdProxy::new(connection).await?;
+    let systemd = Systemd::new(connection);
     let path = systemd.load_unit(unit.as_str()).await?;
     let state = unit_at(connection, path.clone());
     match state.get::<String>("LoadState").await?.as_str() {
@@ -242,12 +246,12 @@ async fn restart_over(connection: &Connection, unit: &UnitName, since_us: Option
     // One that was made for a time is gone once nobody knows of its failure.
     let is_transient = state.get("Transient").await.unwrap_or(false);
     // Before the job is queued: it may be over before the answer is here.
-    let mut jobs = Jobs::watch(&systemd).await?;
+    let mut jobs = Jobs::watch(connection, &systemd).await?;
     let restart = async move {
         if !is_transient {
             forget_starts(&systemd, unit.as_str()).await;
         }
-        let job = systemd.restart_unit(unit.as_str(), "replace").await?;
+        let job = systemd.queue("RestartUnit", unit.as_str(), "replace").await?;
         jobs.end_of(&job).await
     };
     let result = match restart.await {
@@ -263,8 +267,8 @@ async fn restart_over(connection: &Connection, unit: &UnitName, since_us: Option
 /// Has systemd forget how often a unit was started: its start limit is for what restarts by itself. A start by order
 /// would be refused by it after some others, though the unit is well, and that is what a crash loop ends in. Who may
 /// not do this may still start it.
-pub(super) async fn forget_starts(systemd: &SystemdProxy<'_>, unit: &str) {
-    let _ = systemd.reset_failed_unit(unit).await;
+pub(super) async fn forget_starts(systemd: &Systemd, unit: &str) {
+    let _: zbus::Result<()> = systemd.0.call("ResetFailedUnit", vec![unit.into()]).await;
 }
 
 /// Looks at the unit until it is what it will be: inactive or failed, or active and the same process as at the look
@@ -370,31 +374,26 @@ fn verdict(unit: &UnitName, active: &str, sub: &str, service: Option<&Service>, 
 pub(super) struct Jobs(MessageStream);
 
 impl Jobs {
-    pub(super) async fn watch(systemd: &SystemdProxy<'_>) -> zbus::Result<Self> {
-        let proxy = systemd.inner();
+    pub(super) async fn watch(connection: &Connection, systemd: &Systemd) -> zbus::Result<Self> {
         let rule = MatchRule::builder()
             .msg_type(Type::Signal)
-            .sender(proxy.destination().clone())?
-            .path(proxy.path().clone())?
-            .interface(proxy.interface().clone())?
+            .sender(SYSTEMD)?
+            .path(MANAGER_PATH)?
+            .interface(MANAGER)?
             .member("JobRemoved")?
             .build();
-        let ends = MessageStream::for_match_rule(rule, proxy.connection(), Some(ENDS_QUEUED_MAX)).await?;
-        systemd.subscribe().await?;
+        let ends = MessageStream::for_match_rule(rule, connection, Some(ENDS_QUEUED_MAX)).await?;
+        systemd.0.call::<()>("Subscribe", vec![]).await?;
         Ok(Self(ends))
     }
 
     /// The next that ends: which, and how in systemd's word.
     pub(super) async fn next(&mut self) -> zbus::Result<(OwnedObjectPath, String)> {
-        loop {
-            let Some(message) = self.0.next().await else {
-                return Err(zbus::Error::Failure("the bus went away before the job was over".into()));
-            };
-            if let Some(signal) = JobRemoved::from_message(message?) {
-                let end = signal.args()?;
-                return Ok((end.job.clone(), end.result.to_owned()));
-            }
-        }
+        let Some(message) = self.0.next().await else {
+            return Err(zbus::Error::Failure("the bus went away before the job was over".into()));
+        };
+        let (_, job, _, result): JobRemoved = message?.body().deserialize()?;
+        Ok((job, result))
     }
 
     pub(super) async fn end_of(&mut self, job: &OwnedObjectPath) -> zbus::Result<String> {

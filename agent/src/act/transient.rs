@@ -16,7 +16,7 @@ use zbus::zvariant::{Fd, OwnedObjectPath, Value};
 
 use super::program::{DRAIN_MAX, ENVIRONMENT, Output, Program, TERM_GRACE};
 use super::runbook::resolve;
-use super::systemd::{Jobs, SystemdProxy, connect, lost, refused, service_at};
+use super::systemd::{Jobs, Systemd, connect, lost, refused, service_at};
 use crate::engine::io::ActOutcome;
 
 /// The unit that is to be stopped with the runbook's: the helper's own.
@@ -76,15 +76,15 @@ async fn run_over(
     progress: impl FnMut(u8),
 ) -> zbus::Result<ActOutcome> {
     let began = Instant::now();
-    let systemd = SystemdProxy::new(connection).await?;
+    let systemd = Systemd::new(connection);
     // Before the job is queued: it may be over before the answer is here.
-    let mut jobs = Jobs::watch(&systemd).await?;
+    let mut jobs = Jobs::watch(connection, &systemd).await?;
     let unit = format!("fieldmedic-runbook-{:016x}.service", fastrand::u64(..));
     let (into, mut said) = pipe::pipe()?;
     let job = {
         let stdout = into.into_blocking_fd()?;
         let properties = properties(program, within, &stdout);
-        systemd.start_transient_unit(&unit, "fail", &properties, &[]).await
+        systemd.start_transient_unit(&unit, "fail", properties).await
     };
     let mut output = Output::new(program.tail_max, progress);
     let mut is_to_stop = false;
@@ -169,7 +169,7 @@ fn properties<'a>(
 
 /// Waits for the end, and brings it about where it is due: then `is_to_stop` says so, also if that fails.
 async fn ending(
-    systemd: &SystemdProxy<'_>,
+    systemd: &Systemd,
     jobs: &mut Jobs,
     unit: &str,
     job: &OwnedObjectPath,
@@ -184,7 +184,7 @@ async fn ending(
         Ok(()) = canceled => End::Canceled,
     };
     *is_to_stop = true;
-    let stop = systemd.stop_unit(unit, "replace").await?;
+    let stop = systemd.queue("StopUnit", unit, "replace").await?;
     // Whether it is gone by then or not, what follows is the same.
     let _ = timeout(STOP_MAX, jobs.end_of(&stop)).await;
     Ok(end)
@@ -192,16 +192,11 @@ async fn ending(
 
 /// Has it stopped over a connection of its own.
 async fn stop_anew(unit: &str) -> zbus::Result<()> {
-    SystemdProxy::new(&connect().await?).await?.stop_unit(unit, "replace").await.map(drop)
+    Systemd::new(&connect().await?).queue("StopUnit", unit, "replace").await.map(drop)
 }
 
 /// In the words of a runbook that was run as a child.
-async fn failure(
-    connection: &Connection,
-    systemd: &SystemdProxy<'_>,
-    unit: &str,
-    job_result: &str,
-) -> zbus::Result<ActOutcome> {
+async fn failure(connection: &Connection, systemd: &Systemd, unit: &str, job_result: &str) -> zbus::Result<ActOutcome> {
     let path = systemd.load_unit(unit).await?;
     let service = service_at(connection, path);
     let (result, status): (String, i32) = (service.get("Result").await?, service.get("ExecMainStatus").await?);

@@ -11,15 +11,17 @@ use std::time::Duration;
 
 use tokio::runtime::LocalRuntime;
 use tokio::time::timeout;
+use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::fdo::ManagedObjects;
+use zbus::message::{Flags, Type};
 use zbus::names::OwnedInterfaceName;
-use zbus::proxy::MethodFlags;
 use zbus::zvariant::serialized::{Context, Data};
 use zbus::zvariant::{Dict, Endian, OwnedObjectPath, OwnedValue};
-use zbus::{Connection, Proxy};
+use zbus::{Connection, Message, MessageStream};
 
 use super::printable;
 use super::round::Round;
+use crate::act::object::Object;
 use crate::engine::metric::Metric;
 use crate::engine::observation::Observation;
 use crate::engine::time::Mono;
@@ -91,15 +93,6 @@ const RSRP_DBM: (f64, f64) = (-156.0, -31.0);
 const RSRQ_DB: (f64, f64) = (-43.0, 20.0);
 const SINR_DB: (f64, f64) = (-23.0, 40.0);
 const RSSI_DBM: (f64, f64) = (-125.0, 0.0);
-
-#[zbus::proxy(
-    interface = "org.freedesktop.ModemManager1.Modem.Signal",
-    default_service = "org.freedesktop.ModemManager1",
-    gen_blocking = false
-)]
-trait Signal {
-    fn setup(&self, rate: u32) -> zbus::Result<()>;
-}
 
 /// What is kept from round to round.
 #[derive(Debug, Default)]
@@ -181,10 +174,8 @@ async fn read(bus: &mut Option<Connection>, asked: &mut Asked, interface: &str) 
 }
 
 async fn read_over(bus: &Connection, asked: &mut Asked, interface: &str) -> zbus::Result<Option<Modem>> {
-    let manager = Proxy::new(bus, SERVICE, PATH, "org.freedesktop.DBus.ObjectManager").await?;
-    // One that isn't there must not be started by the question.
-    let objects = match manager.call_with_flags("GetManagedObjects", MethodFlags::NoAutoStart.into(), &()).await {
-        Ok(objects) => objects.unwrap_or_default(),
+    let objects = match managed_objects(bus).await {
+        Ok(objects) => objects,
         Err(zbus::Error::MethodError(name, ..)) if ABSENT.contains(&name.as_str()) => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -193,14 +184,39 @@ async fn read_over(bus: &Connection, asked: &mut Asked, interface: &str) -> zbus
         // When ModemManager has been restarted its modem sleeps again, under the same path.
         *asked = None;
     } else if asked.as_ref() != Some(&found.path) {
-        let proxy = SignalProxy::builder(bus).path(&found.path)?.build().await?;
+        let signal = Object::new(bus, SERVICE, found.path.clone(), SIGNAL);
         // It may be forbidden to this user (polkit): then there is the quality alone.
-        if let Err(error) = proxy.setup(SIGNAL_RATE_S).await {
+        if let Err(error) = signal.call::<()>("Setup", vec![SIGNAL_RATE_S.into()]).await {
             tracing::info!("ModemManager does not let the agent ask for signal values: {error}");
         }
         *asked = Some(found.path);
     }
     Ok(Some(found.modem))
+}
+
+/// All that ModemManager has. One that isn't there must not be started by the question, and only a proxy of zbus's, which
+/// nothing else here needs, asks so by itself.
+async fn managed_objects(bus: &Connection) -> zbus::Result<ManagedObjects> {
+    let question = Message::method_call(PATH, "GetManagedObjects")?
+        .destination(SERVICE)?
+        .interface("org.freedesktop.DBus.ObjectManager")?
+        .with_flags(Flags::NoAutoStart)?
+        .build(&())?;
+    let serial = question.primary_header().serial_num();
+    // From before it is sent: the answer may be there at once.
+    let mut messages = MessageStream::from(bus);
+    bus.send(&question).await?;
+    while let Some(message) = messages.next().await {
+        let message = message?;
+        if message.header().reply_serial() == Some(serial) {
+            return if message.message_type() == Type::Error {
+                Err(message.into())
+            } else {
+                message.body().deserialize()
+            };
+        }
+    }
+    Err(zbus::Error::Failure("the bus went away before it answered".into()))
 }
 
 /// The modem of an interface.

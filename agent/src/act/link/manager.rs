@@ -29,23 +29,6 @@ const ACTIVE_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-#[zbus::proxy(
-    interface = "org.freedesktop.NetworkManager",
-    default_service = "org.freedesktop.NetworkManager",
-    default_path = "/org/freedesktop/NetworkManager",
-    gen_blocking = false
-)]
-trait NetworkManager {
-    fn get_device_by_ip_iface(&self, iface: &str) -> zbus::Result<OwnedObjectPath>;
-    fn get_devices(&self) -> zbus::Result<Vec<OwnedObjectPath>>;
-    fn activate_connection(
-        &self,
-        connection: &ObjectPath<'_>,
-        device: &ObjectPath<'_>,
-        specific: &ObjectPath<'_>,
-    ) -> zbus::Result<OwnedObjectPath>;
-}
-
 /// A device that NetworkManager manages.
 pub(super) struct Managed {
     connection: Connection,
@@ -66,8 +49,8 @@ pub(super) async fn find(interface: &str, is_modems: bool) -> zbus::Result<Optio
 }
 
 async fn find_over(connection: Connection, interface: &str, is_modems: bool) -> zbus::Result<Option<Managed>> {
-    let manager = NetworkManagerProxy::new(&connection).await?;
-    let mut found = unless_refused(manager.get_device_by_ip_iface(interface).await)?;
+    let manager = manager(&connection);
+    let mut found = unless_refused(manager.call("GetDeviceByIpIface", vec![interface.into()]).await)?;
     // A modem has its interface only while it is connected: the one that is to be restarted may be one that is not.
     if found.is_none() && is_modems {
         found = modem(&connection, &manager, interface).await?;
@@ -78,18 +61,20 @@ async fn find_over(connection: Connection, interface: &str, is_modems: bool) -> 
     Ok(is_managed.then_some(Managed { connection, device }))
 }
 
+fn manager(connection: &Connection) -> Object {
+    let path = ObjectPath::from_static_str_unchecked("/org/freedesktop/NetworkManager");
+    Object::new(connection, MANAGER, path.into(), MANAGER)
+}
+
 fn device_at(connection: &Connection, path: OwnedObjectPath) -> Object {
     Object::new(connection, MANAGER, path, "org.freedesktop.NetworkManager.Device")
 }
 
 /// The only modem that NetworkManager has, or the one whose control port is called after the interface.
-async fn modem(
-    connection: &Connection,
-    manager: &NetworkManagerProxy<'_>,
-    interface: &str,
-) -> zbus::Result<Option<OwnedObjectPath>> {
+async fn modem(connection: &Connection, manager: &Object, interface: &str) -> zbus::Result<Option<OwnedObjectPath>> {
     let mut modems = Vec::new();
-    for path in unless_refused(manager.get_devices().await)?.into_iter().flatten().take(DEVICES_MAX) {
+    let devices: Option<Vec<OwnedObjectPath>> = unless_refused(manager.call("GetDevices", vec![]).await)?;
+    for path in devices.into_iter().flatten().take(DEVICES_MAX) {
         let device = device_at(connection, path.clone());
         // One that has gone meanwhile is none.
         if unless_refused(device.get("DeviceType").await)? == Some(TYPE_MODEM) {
@@ -125,15 +110,15 @@ impl Managed {
 
 /// Activates what is active on the device, or whatever fits it; the state that it is in then.
 async fn activate(connection: &Connection, path: &OwnedObjectPath, under_way: impl FnOnce()) -> zbus::Result<u32> {
-    let any = ObjectPath::from_static_str("/")?;
-    let manager = NetworkManagerProxy::new(connection).await?;
+    let any = ObjectPath::from_static_str_unchecked("/");
     let device = device_at(connection, path.clone());
     let active: OwnedObjectPath = device.get("ActiveConnection").await?;
     let profile = match active.as_str() {
-        "/" => any.clone(),
+        "/" => active,
         _ => Object::new(connection, MANAGER, active, ACTIVE).get("Connection").await?,
     };
-    manager.activate_connection(&profile, path, &any).await?;
+    let args = vec![profile.into(), path.as_ref().into(), any.into()];
+    manager(connection).call::<OwnedObjectPath>("ActivateConnection", args).await?;
     under_way();
     let settled = async {
         loop {

@@ -5,21 +5,14 @@
 use std::collections::BTreeMap;
 
 use zbus::Connection;
-use zbus::zvariant::OwnedValue;
+use zbus::zvariant::{ObjectPath, OwnedValue};
 
+use crate::act::object::Object;
 use crate::act::systemd::connect;
 use crate::engine::io::{ActOutcome, ActStatus};
 
-#[zbus::proxy(
-    interface = "de.pengutronix.rauc.Installer",
-    default_service = "de.pengutronix.rauc",
-    default_path = "/",
-    gen_blocking = false
-)]
-trait Installer {
-    fn get_slot_status(&self) -> zbus::Result<Vec<(String, BTreeMap<String, OwnedValue>)>>;
-    fn mark(&self, state: &str, slot_identifier: &str) -> zbus::Result<(String, String)>;
-}
+/// Each slot's name, and what RAUC says of it.
+type Slots = Vec<(String, BTreeMap<String, OwnedValue>)>;
 
 /// A slot, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,13 +61,9 @@ pub(super) async fn mark_good() -> ActOutcome {
 }
 
 async fn rollback_over(connection: &Connection, to: Option<&str>) -> ActOutcome {
-    let ask = async {
-        let rauc = InstallerProxy::new(connection).await?;
-        let slots = rauc.get_slot_status().await?;
-        zbus::Result::Ok((rauc, slots))
-    };
-    let (rauc, slots) = match ask.await {
-        Ok(answer) => answer,
+    let rauc = installer(connection);
+    let slots: Slots = match rauc.call("GetSlotStatus", vec![]).await {
+        Ok(slots) => slots,
         Err(error) => return failed("ask RAUC for its slots", &error),
     };
     let slots: Vec<Slot> = slots.into_iter().map(|(name, status)| Slot::new(name, &status)).collect();
@@ -83,10 +72,10 @@ async fn rollback_over(connection: &Connection, to: Option<&str>) -> ActOutcome 
         Err(refusal) => return refusal,
     };
     // In this order: what is cut off in between boots the other one, or what it would have booted anyway.
-    if let Err(error) = rauc.mark("active", &other.name).await {
+    if let Err(error) = mark(&rauc, "active", &other.name).await {
         return failed(&format!("mark {} as active", other.name), &error);
     }
-    let trouble = match rauc.mark("bad", "booted").await {
+    let trouble = match mark(&rauc, "bad", "booted").await {
         Ok(_) => String::new(),
         Err(error) => format!("; the booted one could not be marked bad: {error}"),
     };
@@ -120,11 +109,20 @@ fn other<'a>(slots: &'a [Slot], to: Option<&str>) -> Result<&'a Slot, ActOutcome
 }
 
 async fn mark_good_over(connection: &Connection) -> ActOutcome {
-    let mark = async { InstallerProxy::new(connection).await?.mark("good", "booted").await };
-    match mark.await {
+    match mark(&installer(connection), "good", "booted").await {
         Ok((slot, message)) => ActOutcome::succeeded(format!("{slot}: {message}")),
         Err(error) => failed("mark the booted slot as good", &error),
     }
+}
+
+fn installer(connection: &Connection) -> Object {
+    let path = ObjectPath::from_static_str_unchecked("/");
+    Object::new(connection, "de.pengutronix.rauc", path.into(), "de.pengutronix.rauc.Installer")
+}
+
+/// Marks a slot: which it was, and what RAUC says of that.
+async fn mark(rauc: &Object, state: &str, slot: &str) -> zbus::Result<(String, String)> {
+    rauc.call("Mark", vec![state.into(), slot.into()]).await
 }
 
 fn failed(what: &str, error: &zbus::Error) -> ActOutcome {
