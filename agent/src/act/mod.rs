@@ -242,7 +242,7 @@ impl Actor {
         &self,
         mut order: Order,
         canceled: oneshot::Receiver<()>,
-        progress: impl FnMut(u8),
+        progress: impl FnMut(u8) + Send,
     ) -> ActOutcome {
         // To mark what runs as good changes nothing, and a boot loader that counts boots doesn't wait for a fitter.
         let is_remedy = order.trigger.is_remedy() && !matches!(order.act, Act::MarkGood { .. });
@@ -275,7 +275,7 @@ impl Actor {
         &self,
         order: Order,
         canceled: oneshot::Receiver<()>,
-        progress: impl FnMut(u8),
+        progress: impl FnMut(u8) + Send,
     ) -> ActOutcome {
         self.perform_unless(systemd::outwait_shutdown(), order, canceled, progress).await
     }
@@ -285,7 +285,7 @@ impl Actor {
         down: impl Future<Output = ()>,
         order: Order,
         canceled: oneshot::Receiver<()>,
-        progress: impl FnMut(u8),
+        progress: impl FnMut(u8) + Send,
     ) -> ActOutcome {
         let goes_back = matches!(order.act, Act::Rollback { .. });
         let outcome = self.perform(order, canceled, progress).await;
@@ -299,7 +299,7 @@ impl Actor {
         &self,
         order: Order,
         mut canceled: oneshot::Receiver<()>,
-        progress: impl FnMut(u8),
+        mut progress: impl FnMut(u8) + Send,
     ) -> ActOutcome {
         let Order { act, trigger, timeout, terms, .. } = order;
         let whose = match &trigger {
@@ -326,10 +326,10 @@ impl Actor {
         match (act, &self.quarantine) {
             (Act::RestartUnit { unit }, _) => self.units.restart(&unit, timeout, canceled).await,
             (Act::Run { runbook, args }, _) if self.apart => {
-                transient::run(&self.runbooks, &runbook, &args, &[whose], timeout, canceled, progress).await
+                transient::run(&self.runbooks, &runbook, &args, &[whose], timeout, canceled, &mut progress).await
             }
             (Act::Run { runbook, args }, _) => {
-                runbook::run(&self.runbooks, &runbook, &args, &[whose], timeout, canceled, progress).await
+                runbook::run(&self.runbooks, &runbook, &args, &[whose], timeout, canceled, &mut progress).await
             }
             (Act::RestartLink { interface }, _) => self.interfaces.restart(&interface, timeout, canceled).await,
             (Act::Rollback { target, to }, _) => {

@@ -58,6 +58,9 @@ const LINKS_MAX: usize = 40;
 pub(super) const ENVIRONMENT: [(&str, &str); 2] =
     [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LANG", "C.UTF-8")];
 
+/// Who is told how far a run is, in percent. One type for all: each type would have a run of its own in the program.
+pub type Progress<'a> = &'a mut (dyn FnMut(u8) + Send);
+
 /// What to run.
 #[derive(Debug, Clone, Copy)]
 pub struct Program<'a> {
@@ -96,7 +99,7 @@ pub async fn run(
     program: Program<'_>,
     within: Duration,
     canceled: oneshot::Receiver<()>,
-    progress: impl FnMut(u8),
+    progress: Progress<'_>,
 ) -> io::Result<Finished> {
     // What has no environment of its own is a tool that starts nothing.
     let mark = (!program.env.is_empty() && !program.outlives).then(|| format!("{:016x}", fastrand::u64(..)));
@@ -362,17 +365,17 @@ fn spawn(program: Program<'_>, mark: Option<&str>) -> io::Result<(Child, pipe::R
 }
 
 /// The end of what a program says, and the progress that it tells on the way.
-pub(super) struct Output<P> {
+pub(super) struct Output<'a> {
     tail: VecDeque<u8>,
     tail_max: usize,
     passed: u64,
     line: Vec<u8>,
     reached: Option<u8>,
-    progress: P,
+    progress: Progress<'a>,
 }
 
-impl<P: FnMut(u8)> Output<P> {
-    pub(super) const fn new(tail_max: usize, progress: P) -> Self {
+impl<'a> Output<'a> {
+    pub(super) const fn new(tail_max: usize, progress: Progress<'a>) -> Self {
         Self { tail: VecDeque::new(), tail_max, passed: 0, line: Vec::new(), reached: None, progress }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::program::{self, Program};
+use super::program::{self, Program, Progress};
 use crate::engine::io::ActOutcome;
 
 /// Runs a runbook to its end. What goes wrong is `no_such_runbook`, `runbook_refused` (not fit to be run, or not to be
@@ -20,7 +20,7 @@ pub async fn run(
     env: &[(&str, &str)],
     within: Duration,
     canceled: oneshot::Receiver<()>,
-    progress: impl FnMut(u8),
+    progress: Progress<'_>,
 ) -> ActOutcome {
     let path = match resolve(dir, name, within).await {
         Ok(path) => path,

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use zbus::Connection;
 use zbus::zvariant::{Fd, OwnedObjectPath, Value};
 
-use super::program::{DRAIN_MAX, ENVIRONMENT, Output, Program, TERM_GRACE};
+use super::program::{DRAIN_MAX, ENVIRONMENT, Output, Program, Progress, TERM_GRACE};
 use super::runbook::resolve;
 use super::systemd::{Jobs, Systemd, connect, lost, refused, service_at};
 use crate::engine::io::ActOutcome;
@@ -38,7 +38,7 @@ pub async fn run(
     env: &[(&str, &str)],
     within: Duration,
     canceled: oneshot::Receiver<()>,
-    progress: impl FnMut(u8),
+    progress: Progress<'_>,
 ) -> ActOutcome {
     match resolve(dir, name, within).await {
         Ok(path) => run_file(Program::new(&path, args, env), within, canceled, progress).await,
@@ -51,7 +51,7 @@ pub async fn run_file(
     program: Program<'_>,
     within: Duration,
     canceled: oneshot::Receiver<()>,
-    progress: impl FnMut(u8),
+    progress: Progress<'_>,
 ) -> ActOutcome {
     let outcome = async {
         let connection = connect().await?;
@@ -73,7 +73,7 @@ async fn run_over(
     program: Program<'_>,
     within: Duration,
     mut canceled: oneshot::Receiver<()>,
-    progress: impl FnMut(u8),
+    progress: Progress<'_>,
 ) -> zbus::Result<ActOutcome> {
     let began = Instant::now();
     let systemd = Systemd::new(connection);

@@ -107,7 +107,7 @@ impl Interfaces {
         wait_for(restart, interface, &is_up, (began, within), canceled).await
     }
 
-    async fn restart_as_a_process(self, interface: &str, mut is_up: impl FnMut()) -> ActOutcome {
+    async fn restart_as_a_process(self, interface: &str, mut is_up: impl FnMut() + Send) -> ActOutcome {
         let program = match self {
             // Also where the file has been replaced meanwhile, as by an upgrade.
             Self::Here | Self::None => Ok(PathBuf::from("/proc/self/exe")),
@@ -120,11 +120,11 @@ impl Interfaces {
         let args = [RESTART_FLAG.to_owned(), interface.to_owned()];
         let program = Program::new(&program, &args, &[]).outliving();
         let (_keep, never) = oneshot::channel();
-        let told = |_| is_up();
+        let mut told = |_| is_up();
         let outcome = if self == Self::Apart {
-            transient::run_file(program, RESTART_MAX, never, told).await
+            transient::run_file(program, RESTART_MAX, never, &mut told).await
         } else {
-            match program::run(program, RESTART_MAX, never, told).await {
+            match program::run(program, RESTART_MAX, never, &mut told).await {
                 Ok(finished) => finished.outcome(RESTART_FLAG),
                 Err(error) => ActOutcome::failed("link_failed", format!("start this program: {error}")),
             }
@@ -390,7 +390,7 @@ impl Links {
     async fn ip(&self, args: &[&str]) -> Result<String, String> {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let (_keep, canceled) = oneshot::channel();
-        let run = program::run(Program::new(&self.ip, &args, &[]), IP_MAX, canceled, |_| ()).await;
+        let run = program::run(Program::new(&self.ip, &args, &[]), IP_MAX, canceled, &mut |_| ()).await;
         let outcome = run.map_err(|error| format!("start {}: {error}", self.ip.display()))?.outcome("ip");
         let said = outcome.output.unwrap_or_default();
         if outcome.status == ActStatus::Succeeded {

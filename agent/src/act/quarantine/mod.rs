@@ -565,7 +565,7 @@ fn loading(file: &Path) -> [String; 2] {
 
 async fn run(nft: &Path, args: &[String]) -> Result<(), Failed> {
     let (_keep, canceled) = oneshot::channel();
-    let finished = program::run(Program::new(nft, args, &[]), NFT_MAX, canceled, |_| ()).await;
+    let finished = program::run(Program::new(nft, args, &[]), NFT_MAX, canceled, &mut |_| ()).await;
     let outcome = finished.map_err(|error| format!("start {}: {error}", nft.display()))?.outcome("nft");
     if outcome.status == ActStatus::Succeeded {
         return Ok(());

@@ -195,9 +195,9 @@ impl Rollbacks {
         env.extend(to.map(|to| ("FIELDMEDIC_TO", to)));
         let program = Program::new(path, args, &env);
         let outcome = if self.apart {
-            transient::run_file(program, within, canceled, |_| ()).await
+            transient::run_file(program, within, canceled, &mut |_| ()).await
         } else {
-            match program::run(program, within, canceled, |_| ()).await {
+            match program::run(program, within, canceled, &mut |_| ()).await {
                 Ok(finished) => finished.outcome(target),
                 Err(error) => ActOutcome::failed("rollback_failed", format!("start {}: {error}", path.display())),
             }

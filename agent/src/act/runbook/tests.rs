@@ -38,7 +38,7 @@ impl Dir {
         let (_cancel, canceled) = oneshot::channel();
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let mut told = Vec::new();
-        let outcome = run(self.0.path(), name, &args, ENV, within, canceled, |percent| told.push(percent)).await;
+        let outcome = run(self.0.path(), name, &args, ENV, within, canceled, &mut |percent| told.push(percent)).await;
         (outcome, told)
     }
 
@@ -46,12 +46,12 @@ impl Dir {
     async fn cancel_at_progress(&self, name: &str) -> ActOutcome {
         let (cancel, canceled) = oneshot::channel();
         let mut cancel = Some(cancel);
-        let progress = |_| {
+        let mut progress = |_| {
             if let Some(cancel) = cancel.take() {
                 cancel.send(()).unwrap();
             }
         };
-        run(self.0.path(), name, &[], ENV, LONG, canceled, progress).await
+        run(self.0.path(), name, &[], ENV, LONG, canceled, &mut progress).await
     }
 
     /// What a script wrote with `echo $$ > "$0.group"`.
@@ -205,10 +205,10 @@ async fn a_run_that_is_given_up_leaves_nobody_behind() {
     let (begun, seen) = oneshot::channel();
     let mut begun = Some(begun);
     let (_cancel, canceled) = oneshot::channel();
-    let progress = |_| begun.take().unwrap().send(()).unwrap();
+    let mut progress = |_| begun.take().unwrap().send(()).unwrap();
     // As when the agent stops: the run's future is dropped in the middle.
     tokio::select! {
-        outcome = run(dir.0.path(), "slow", &[], ENV, LONG, canceled, progress) => panic!("it ended: {outcome:?}"),
+        outcome = run(dir.0.path(), "slow", &[], ENV, LONG, canceled, &mut progress) => panic!("it ended: {outcome:?}"),
         begun = seen => begun.unwrap(),
     }
     until_gone(dir.group("slow")).await;

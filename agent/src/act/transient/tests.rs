@@ -147,7 +147,7 @@ async fn run_program(
     let (_systemd, connection, asked, _) = served(script).await;
     let (sender, canceled) = oneshot::channel();
     let (mut sender, mut told) = (Some(sender), Vec::new());
-    let progress = |percent| {
+    let mut progress = |percent| {
         told.push(percent);
         if let Some(sender) = sender.take_if(|_| cancel) {
             sender.send(()).unwrap();
@@ -156,7 +156,7 @@ async fn run_program(
     let book = PathBuf::from("/opt/books/fix");
     let args = ["-x $y".to_owned()];
     let program = Program { outlives, ..Program::new(&book, &args, &[("FIELDMEDIC_RULE", "hot")]) };
-    let outcome = run_over(&connection, program, within, canceled, progress).await.unwrap();
+    let outcome = run_over(&connection, program, within, canceled, &mut progress).await.unwrap();
     let asked = asked.lock().unwrap().clone();
     (outcome, asked, told)
 }
@@ -186,7 +186,8 @@ async fn of_one_whose_bus_goes_away_the_end_is_told_when_it_has_come_and_what_ca
         let (systemd, connection, asked, said) = served(Script { job_result: None, is_mute, ..GOOD }).await;
         let book = PathBuf::from("/opt/books/fix");
         let (_keep, canceled) = oneshot::channel();
-        let running = run_over(&connection, Program::new(&book, &[], &[]), LONG, canceled, |_| ());
+        let mut progress = |_| ();
+        let running = run_over(&connection, Program::new(&book, &[], &[]), LONG, canceled, &mut progress);
         let ends = async {
             while !asked.lock().unwrap().iter().any(|line| line == "start fail") {
                 tokio::task::yield_now().await;
