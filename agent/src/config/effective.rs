@@ -16,10 +16,11 @@ use crate::engine::observation::Severity;
 #[must_use]
 pub fn changes(old: &CheckedConfig, new: &CheckedConfig) -> Vec<Box<str>> {
     let (old, new) = (flat(old), flat(new));
-    let mut keys: Vec<&String> = old.keys().chain(new.keys()).filter(|key| old.get(*key) != new.get(*key)).collect();
+    let differing = old.keys().chain(new.keys()).filter(|key| old.get(*key) != new.get(*key));
+    let mut keys: Vec<String> = differing.cloned().collect();
     keys.sort_unstable();
     keys.dedup();
-    keys.into_iter().map(|key| key.as_str().into()).collect()
+    keys.into_iter().map(Into::into).collect()
 }
 
 fn flat(config: &CheckedConfig) -> BTreeMap<String, String> {

@@ -144,9 +144,9 @@ impl Commands {
     pub fn reports_gone_unheard(&mut self, records: u64, below: u64) {
         let known = self.ledger.values().filter_map(|entry| entry.report_seq);
         let mut seqs: Vec<u64> = known.filter(|seq| *seq < below).collect();
-        seqs.sort_unstable_by(|a, b| b.cmp(a));
-        seqs.truncate(usize::try_from(records).unwrap_or(usize::MAX));
-        if let (Some(last), Some(first)) = (seqs.first(), seqs.last()) {
+        seqs.sort_unstable();
+        let first = seqs.len().saturating_sub(usize::try_from(records).unwrap_or(usize::MAX));
+        if let (Some(first), Some(last)) = (seqs.get(first), seqs.last()) {
             self.reports_gone(&Gone::all(*first..=*last));
         }
     }
