@@ -157,11 +157,15 @@ impl<'a> Section<'a> {
 
     /// Reads a table.
     pub(crate) fn table<T>(&mut self, key: &str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+        self.below(key).read_with(read)
+    }
+
+    fn below(&mut self, key: &str) -> Section<'_> {
         let node = self.node(key);
         let table = node.and_then(|node| self.as_table(key, node));
         let at = node.map_or(self.at, |node| node.at);
         let (path, schema) = (join(&self.path, key), join(&self.schema, key));
-        Section { report: &mut *self.report, table, path, schema, at }.read_with(read)
+        Section { report: &mut *self.report, table, path, schema, at }
     }
 
     /// Reads a table of tables with free names.
@@ -173,8 +177,8 @@ impl<'a> Section<'a> {
         let Some(table) = self.node(key).and_then(|node| self.as_table(key, node)) else { return BTreeMap::new() };
         let mut all = BTreeMap::new();
         for (name, node) in table {
-            if let Some(item) = self.item(key, name, node, &mut read) {
-                all.insert(name.clone(), item);
+            if let Some(item) = self.item(key, name, node) {
+                all.insert(name.clone(), item.read_with(&mut read));
             }
         }
         all
@@ -190,26 +194,20 @@ impl<'a> Section<'a> {
         let mut all = Vec::new();
         for (index, node) in items.iter().enumerate() {
             let name = name_of(node).map_or_else(|| (index + 1).to_string(), str::to_owned);
-            all.extend(self.item(key, &name, node, &mut read));
+            all.extend(self.item(key, &name, node).map(|item| item.read_with(&mut read)));
         }
         all
     }
 
-    /// Reads one of the tables below `key`. `None` is an error that was reported.
-    fn item<T>(
-        &mut self,
-        key: &str,
-        name: &str,
-        node: &'a Node,
-        read: impl FnOnce(&mut Section<'_>) -> T,
-    ) -> Option<T> {
+    /// One of the tables below `key`. `None` is an error that was reported.
+    fn item(&mut self, key: &str, name: &str, node: &'a Node) -> Option<Section<'_>> {
         let path = join(&join(&self.path, key), name);
         let Value::Table(table) = &node.value else {
             self.report.refuse(node.at, &path, format!("{path}: found {}, expected a table", node.found()));
             return None;
         };
         let schema = join(&join(&self.schema, key), "*");
-        Some(Section { report: &mut *self.report, table: Some(table), path, schema, at: node.at }.read_with(read))
+        Some(Section { report: &mut *self.report, table: Some(table), path, schema, at: node.at })
     }
 
     /// Reads every entry of a table whose keys are free.
@@ -221,10 +219,7 @@ impl<'a> Section<'a> {
                 Ok(value) => {
                     all.insert(name.clone(), value);
                 }
-                Err(unfit) => {
-                    let path = join(&join(&self.path, key), name);
-                    self.report.refuse(node.at, &path, format!("{path}: {unfit}"));
-                }
+                Err(unfit) => self.refuse_at(node.at, &join(key, name), unfit),
             }
         }
         all
@@ -263,22 +258,27 @@ impl<'a> Section<'a> {
         example: &str,
         parse: impl Fn(&Node) -> Result<T, Unfit>,
     ) -> Vec<T> {
-        let Some(node) = self.node(key) else { return default };
-        let Value::Array(items) = &node.value else {
-            // A text is not repeated: it may be a key without its brackets, and the private half of one.
-            let found = text_of(node).map_or_else(|| node.found(), |_| "a text".to_owned());
-            self.refuse(key, format!("found {found}, expected an array, such as {example}"));
-            return default;
-        };
-        let path = join(&self.path, key);
+        let Some(items) = self.array(key, example) else { return default };
         let mut all = Vec::new();
         for item in items {
             match parse(item) {
                 Ok(value) => all.push(value),
-                Err(unfit) => self.report.refuse(item.at, &path, format!("{path}: {unfit}")),
+                Err(unfit) => self.refuse_at(item.at, key, unfit),
             }
         }
         all
+    }
+
+    /// `None` is an absence, or an error that was reported.
+    fn array(&mut self, key: &str, example: &str) -> Option<&'a [Node]> {
+        let node = self.node(key)?;
+        if let Value::Array(items) = &node.value {
+            return Some(items);
+        }
+        // A text is not repeated: it may be a key without its brackets, and the private half of one.
+        let found = text_of(node).map_or_else(|| node.found(), |_| "a text".to_owned());
+        self.refuse(key, format!("found {found}, expected an array, such as {example}"));
+        None
     }
 
     /// Reads `true` or `false`.
@@ -423,8 +423,12 @@ impl<'a> Section<'a> {
     }
 
     fn refuse(&mut self, key: &str, message: impl fmt::Display) {
+        self.refuse_at(self.at(key), key, message);
+    }
+
+    fn refuse_at(&mut self, at: At, key: &str, message: impl fmt::Display) {
         let path = join(&self.path, key);
-        self.report.refuse(self.at(key), &path, format!("{path}: {message}"));
+        self.report.refuse(at, &path, format!("{path}: {message}"));
     }
 
     /// Reports something doubtful at a key.
@@ -518,12 +522,10 @@ pub(crate) fn text(fits: impl Fn(&str) -> bool, expected: &'static str) -> impl 
 /// Takes one word of a few.
 pub(crate) fn word<T: Copy + fmt::Display>(all: &[T]) -> impl Fn(&Node) -> Result<T, Unfit> {
     move |node| {
-        let is_it = |word: &&T| text_of(node) == Some(word.to_string().as_str());
-        let expected = || {
-            let words: Vec<_> = all.iter().map(|word| format!("\"{word}\"")).collect();
-            format!("one of {}", words.join(", "))
-        };
-        all.iter().find(is_it).copied().ok_or_else(|| unfit(node, expected()))
+        let words: Vec<String> = all.iter().map(ToString::to_string).collect();
+        let mut named = all.iter().zip(&words);
+        let found = named.find(|(_, word)| text_of(node) == Some(word.as_str())).map(|(it, _)| *it);
+        found.ok_or_else(|| unfit(node, format!("one of \"{}\"", words.join("\", \""))))
     }
 }
 
