@@ -24,7 +24,7 @@ impl Readers {
         &self,
         name: &'static str,
         within: Duration,
-        read: impl FnOnce() -> Read + Send + 'static,
+        read: Box<dyn FnOnce() -> Read + Send>,
     ) -> Read {
         let place = self.take(name).ok_or("an earlier snapshot's reader still hangs")?;
         let (done, result) = oneshot::channel();
@@ -71,23 +71,26 @@ mod tests {
         let readers = Readers::default();
         let (release, hung) = mpsc::sync_channel::<()>(0);
         let hangs = move || Ok(format!("{:?}", hung.recv()));
-        assert_eq!(readers.read("disks", SHORT, hangs).await, Err("no answer within 20ms".into()));
-        let again = readers.read("disks", LONG, || unreachable!("the first one still hangs")).await;
+        assert_eq!(readers.read("disks", SHORT, Box::new(hangs)).await, Err("no answer within 20ms".into()));
+        let again = readers.read("disks", LONG, Box::new(|| unreachable!("the first one still hangs"))).await;
         assert_eq!(again, Err("an earlier snapshot's reader still hangs".into()));
-        assert_eq!(readers.read("network", LONG, || Ok("fine".into())).await, Ok("fine".into()));
+        assert_eq!(readers.read("network", LONG, Box::new(|| Ok("fine".into()))).await, Ok("fine".into()));
         drop(release);
         let free = || {
             thread::yield_now();
             readers.take("disks").is_some()
         };
         assert!((0..10_000_000).any(|_| free()), "its place is never free again");
-        assert_eq!(readers.read("disks", LONG, || Ok("fine".into())).await, Ok("fine".into()));
+        assert_eq!(readers.read("disks", LONG, Box::new(|| Ok("fine".into()))).await, Ok("fine".into()));
     }
 
     #[tokio::test]
     async fn a_reader_that_panics_costs_its_section_only_and_only_once() {
         let readers = Readers::default();
-        assert_eq!(readers.read("disks", LONG, || panic!("of this test")).await, Err("its reader died".into()));
-        assert_eq!(readers.read("disks", LONG, || Ok("fine".into())).await, Ok("fine".into()));
+        assert_eq!(
+            readers.read("disks", LONG, Box::new(|| panic!("of this test"))).await,
+            Err("its reader died".into())
+        );
+        assert_eq!(readers.read("disks", LONG, Box::new(|| Ok("fine".into()))).await, Ok("fine".into()));
     }
 }

@@ -109,10 +109,14 @@ impl Round<'_> {
     }
 
     /// What blocks.
-    async fn read(&mut self, bound: Bound, read: impl FnOnce(&Path) -> Read + Send + 'static) {
+    fn read(&mut self, bound: Bound, read: impl FnOnce(&Path) -> Read + Send + 'static) -> impl Future<Output = ()> {
         let root = self.root.to_owned();
+        self.read_on_a_thread(bound, Box::new(move || read(&root)))
+    }
+
+    async fn read_on_a_thread(&mut self, bound: Bound, read: Box<dyn FnOnce() -> Read + Send>) {
         let result = match self.left(bound) {
-            Ok(within) => self.readers.read(bound.name, within, move || read(&root)).await,
+            Ok(within) => self.readers.read(bound.name, within, read).await,
             Err(over) => Err(over),
         };
         self.read.push((bound, result));
@@ -299,7 +303,7 @@ async fn journalctl(within: Duration) -> Read {
 pub(super) async fn said(path: &Path, args: &[String], within: Duration) -> Read {
     let program = Program { tail_max: JOURNAL.bytes, ..Program::new(path, args, &[]) };
     let (_keep, canceled) = oneshot::channel();
-    let run = program::run(program, within, canceled, |_| ()).await;
+    let run = program::run(program, within, canceled, &mut |_| ()).await;
     let outcome = run.map_err(|error| format!("start {}: {error}", path.display()))?.outcome("journalctl");
     let ActOutcome { status, detail, output, .. } = outcome;
     let detail = detail.unwrap_or_default();
