@@ -1,6 +1,6 @@
 //! Objects on the bus: their methods, and their properties (D-Bus Specification, org.freedesktop.DBus.Properties), each
-//! of which is asked for when it is wanted. A proxy of zbus's brings a cache of all of them and whoever tells it of their
-//! changes: a hundred kB of program that nobody here would use.
+//! of which is asked for when it is wanted. A proxy of zbus's brings a cache of all of them, and whoever tells it of
+//! their changes: a hundred kB of program that nobody here would use.
 
 use serde::{Serialize, Serializer};
 use zbus::zvariant::{DynamicDeserialize, DynamicType, OwnedObjectPath, OwnedValue, Signature};

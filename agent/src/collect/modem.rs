@@ -194,8 +194,8 @@ async fn read_over(bus: &Connection, asked: &mut Asked, interface: &str) -> zbus
     Ok(Some(found.modem))
 }
 
-/// All that ModemManager has. One that isn't there must not be started by the question, and only a proxy of zbus's, which
-/// nothing else here needs, asks so by itself.
+/// All that ModemManager has. One that isn't there must not be started by the question, and only a proxy of zbus's,
+/// which nothing else here needs, asks so by itself.
 async fn managed_objects(bus: &Connection) -> zbus::Result<ManagedObjects> {
     let question = Message::method_call(PATH, "GetManagedObjects")?
         .destination(SERVICE)?
