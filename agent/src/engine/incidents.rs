@@ -181,7 +181,7 @@ impl Incidents {
 
     /// Takes a batch; what is to be told at once comes back.
     pub fn take(&mut self, now: Stamp, batch: ErrorBatch) -> Vec<Event> {
-        self.is_read = true;
+        self.is_read = !batch.is_unread;
         self.is_heard |= !batch.refused.is_empty() || batch.lines.iter().any(|line| line.source == ErrorSource::App);
         self.counts.suppressed += batch.missed;
         self.counts.refused.add(&batch.refused);

@@ -252,6 +252,8 @@ pub struct ErrorBatch {
     pub cursor: Option<String>,
     /// Lines of applications that were not taken.
     pub refused: Refused,
+    /// The journal, or the kernel's log, can't be read until the next batch of it.
+    pub is_unread: bool,
 }
 
 words! {

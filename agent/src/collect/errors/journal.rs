@@ -7,27 +7,34 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::lines::{Line, Lines};
 use super::{
     Ended, Filter, MESSAGE_BYTES_MAX, Outlet, cut, failed, is_empty, is_full, is_wanted, kernel_kind, next_or_quiet,
-    since_boot,
+    pause, since_boot,
 };
 use crate::bucket::Bucket;
 use crate::collect::clock::boottime;
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::time::{BootId, Unix};
 
+/// Where journald keeps its files, below a root.
+const DIRS: [&str; 2] = ["run/log/journal", "var/log/journal"];
+/// How often those are looked at. journalctl watches the ones that were there when it began: what journald writes to
+/// one that came later (`journalctl --flush` where persistent storage is new), it never sees, and says nothing.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// The longest line of journalctl's output. It cuts fields at 4 KiB, and asked for are some twenty.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 /// How long it may take for one entry, which it finds without reading all: it may hang in a file that is damaged.
@@ -91,23 +98,29 @@ pub(super) struct Journal {
     /// Other machines' journals may lie beside this one's (systemd-journal-remote).
     machine: Option<String>,
     filter: Filter,
+    look_every: Duration,
 }
+
+/// The journal's directories, as far as they are there: by device and inode, and when they were made, because the next
+/// directory may get the same inode.
+type Dirs = Vec<Option<(u64, u64, Option<SystemTime>)>>;
 
 impl Journal {
     /// The journal, if there are journal files below `root` and a program to read them.
     pub(super) fn find(filter: &Filter, root: &Path) -> Option<Self> {
         let program = super::on_path("journalctl")?;
-        let has_files = ["run/log/journal", "var/log/journal"].iter().any(|dir| has_journal_files(&root.join(dir)));
-        has_files.then(|| Self::new(program, filter.clone(), root))
+        let has_files = DIRS.iter().any(|dir| has_journal_files(&root.join(dir)));
+        has_files.then(|| Self::new(program, filter.clone(), root, LOOK_EVERY))
     }
 
-    pub(super) fn new(program: PathBuf, filter: Filter, root: &Path) -> Self {
+    pub(super) fn new(program: PathBuf, filter: Filter, root: &Path, look_every: Duration) -> Self {
         let machine = fs::read_to_string(root.join("etc/machine-id")).ok().map(|id| id.trim().to_owned());
         Self {
             program,
             root: (root != Path::new("/")).then(|| root.to_owned()),
             machine: machine.filter(|id| BootId::parse(id).is_some()),
             filter,
+            look_every,
         }
     }
 
@@ -147,12 +160,18 @@ impl Journal {
         but: Option<BootId>,
         outlet: &mut Outlet,
     ) -> Result<Result<(), String>, Ended> {
+        // Before journalctl does: what comes in between is then seen as new here.
+        let dirs = self.dirs();
         let mut child = self.command(args).spawn().map_err(|error| failed(&self.name(), error))?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(failed(&self.name(), "started without pipes"));
         };
         let reading = async {
-            let ended = self.batches(stdout, but, outlet).await;
+            let ended = tokio::select! {
+                ended = self.batches(stdout, but, outlet) => ended,
+                // What was read and not handed over is read again: the cursor is that of the last batch.
+                ended = self.moved(dirs) => Err(ended),
+            };
             // Whatever ended the reading, the child must not outlive it: its stderr is read to the end beside this.
             child.start_kill().ok();
             ended
@@ -164,6 +183,30 @@ impl Journal {
             return Err(Ended::Stopped(format!("{}: ended with {status}", self.name())));
         }
         Ok(if status.success() { Ok(()) } else { Err(format!("ended with {status}; it said {complaint:?}")) })
+    }
+
+    /// Waits until the journal is in other directories than `begun`, or nowhere.
+    async fn moved(&self, begun: impl Future<Output = Option<Dirs>>) -> Ended {
+        let gone = || failed(&self.name(), format_args!("there are no journal files in {}", DIRS.join(" or ")));
+        let Some(begun) = begun.await else { return gone() };
+        loop {
+            pause(self.look_every).await;
+            match self.dirs().await {
+                None => return gone(),
+                Some(dirs) if dirs != begun => {
+                    return Ended::Stopped("the journal has other directories now".to_owned());
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// The directories as they are, looked at from now on; `None` if there is no journal file in them. On a disk that
+    /// hangs whoever looks hangs alone.
+    fn dirs(&self) -> impl Future<Output = Option<Dirs>> + use<> {
+        let (root, machine) = (self.root.clone().unwrap_or_else(|| "/".into()), self.machine.clone());
+        let looking = spawn_blocking(move || dirs_below(&root, machine.as_deref()));
+        async { looking.await.ok().flatten() }
     }
 
     /// Sends batches of journalctl's output until its end, without the lines of the boot `but`.
@@ -205,7 +248,7 @@ impl Journal {
             return false;
         };
         // `--cursor` begins with the entry that the cursor names; it was in the last batch of the run before.
-        if Some(entry.cursor.as_str()) == begin || (but.is_some() && entry.boot() == but) {
+        if begin.is_some_and(|begin| is_same_entry(&entry.cursor, begin)) || (but.is_some() && entry.boot() == but) {
             return false;
         }
         let is_own = entry.is_own(self.filter.boot, std::process::id());
@@ -314,6 +357,15 @@ fn has_journal_files(dir: &Path) -> bool {
     let machines = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut files = machines.filter_map(|machine| fs::read_dir(machine.path()).ok()).flatten().flatten();
     files.any(|file| file.path().extension().is_some_and(|extension| extension == "journal"))
+}
+
+/// `None` if no journal file is in them.
+fn dirs_below(root: &Path, machine: Option<&str>) -> Option<Dirs> {
+    let base = DIRS.map(|dir| root.join(dir));
+    let id = |dir: PathBuf| fs::metadata(dir).ok().map(|it| (it.dev(), it.ino(), it.created().ok()));
+    let of_machine = base.iter().filter_map(|dir| machine.map(|machine| dir.join(machine)));
+    let dirs = base.iter().cloned().chain(of_machine).map(id).collect();
+    base.iter().any(|dir| has_journal_files(dir)).then_some(dirs)
 }
 
 /// The last line that journalctl said: its reason, if it had one.
@@ -454,6 +506,19 @@ fn boot_match(boot: BootId) -> String {
 /// Of which boot a cursor is: `s=…;i=…;b=BOOT;m=…` (sd_journal_get_cursor(3)).
 fn boot_of(cursor: &str) -> Option<BootId> {
     cursor.split(';').find_map(|part| part.strip_prefix("b=")).and_then(BootId::parse)
+}
+
+/// Whether two cursors are of one entry. In the file that journald copies it to (`journalctl --flush`) it has another
+/// number; when it was written, and the sum of what it says, stay.
+fn is_same_entry(a: &str, b: &str) -> bool {
+    // `s=FILE;i=NUMBER;b=BOOT;m=…;t=…;x=SUM`.
+    let (Some((file_a, a)), Some((file_b, b))) = (a.split_once(";i="), b.split_once(";i=")) else { return a == b };
+    let content = |part: &'_ str| part.find(";b=").filter(|_| part.contains(";x="));
+    let is_copied = || {
+        let (Some(at_a), Some(at_b)) = (content(a), content(b)) else { return false };
+        file_a != file_b && a.get(at_a..) == b.get(at_b..)
+    };
+    (file_a, a) == (file_b, b) || is_copied()
 }
 
 /// A field's text: a string; its bytes, where they are no UTF-8 or hold control characters; the first of several

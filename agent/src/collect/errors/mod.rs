@@ -51,7 +51,7 @@ enum Ended {
     Closed,
     /// The source failed.
     Failed(String),
-    /// It was told to stop, as systemd tells it together with the agent.
+    /// It is no fault: it was told to stop, as systemd tells it together with the agent, or is to be begun again.
     Stopped(String),
 }
 
@@ -76,6 +76,11 @@ impl Outlet {
     /// misses nothing.
     async fn begin(&mut self, cursor: Option<String>) -> Result<(), Ended> {
         self.send(&mut ErrorBatch { cursor, ..ErrorBatch::default() }).await
+    }
+
+    /// The source can't be read for now: that there are no errors is not known.
+    async fn is_unread(&mut self) -> Result<(), Ended> {
+        self.send(&mut ErrorBatch { is_unread: true, ..ErrorBatch::default() }).await
     }
 }
 
@@ -149,6 +154,7 @@ async fn keep_reading(source: Source, mut outlet: Outlet) {
         max_elapsed_time: None,
         ..ExponentialBackoff::default()
     };
+    let mut failures = 0_u32;
     loop {
         let began = monotonic();
         let Err(ended) = match &source {
@@ -162,6 +168,12 @@ async fn keep_reading(source: Source, mut outlet: Outlet) {
         };
         if began.elapsed() >= RAN_WELL {
             backoff.reset();
+            failures = 0;
+        }
+        failures = failures.saturating_add(is_fault.into());
+        // One that only died is read again at once.
+        if failures > 1 && outlet.is_unread().await.is_err() {
+            return;
         }
         let delay = backoff.next_backoff().unwrap_or(RETRY_MAX);
         let text = format!("error lines: {why}; trying again in {:.1} s", delay.as_secs_f64());

@@ -8,12 +8,14 @@ use std::os::unix::fs::PermissionsExt;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::journal::{Entry, Journal};
+use super::journal::{Entry, Journal, LOOK_EVERY};
 use super::kmsg::{Kmsg, Record, newest_lines};
 use super::*;
 use crate::collect::tests::write_tree;
 use crate::engine::observation::{ErrorLine, ErrorSource};
 use crate::engine::time::Unix;
+
+mod directories;
 
 /// No test waits for longer than this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,11 +45,12 @@ impl Fake {
         );
         fs::write(&program, script).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        write_tree(dir.path(), &[("run/log/journal/0123/system.journal", "")]);
         Self { dir, program }
     }
 
     fn journal(&self, filter: Filter) -> Journal {
-        Journal::new(self.program.clone(), filter, self.dir.path())
+        Journal::new(self.program.clone(), filter, self.dir.path(), LOOK_EVERY)
     }
 
     fn args(&self, run: u32) -> String {

@@ -289,6 +289,16 @@ fn that_an_application_says_nothing_is_known_after_a_start_too_and_that_of_the_j
 }
 
 #[test]
+fn while_the_journal_can_not_be_read_nothing_is_said_of_it_and_what_was_counted_is_said_later() {
+    let mut incidents = incidents(8);
+    incidents.take(at(0), batch(&["boom"]));
+    incidents.take(at(1), ErrorBatch { is_unread: true, ..ErrorBatch::default() });
+    assert_eq!(incidents.report(), []);
+    incidents.take(at(2), ErrorBatch::default());
+    assert!(incidents.report().contains(&Point::new(Metric::ErrorsCount, 1_u64)));
+}
+
+#[test]
 fn a_fingerprint_is_the_same_on_every_device() {
     let line = &batch(&["disk /dev/sda1 failed with 5"]).lines[0];
     let stable_part = Template::of(&line.message).stable_part();
