@@ -32,6 +32,9 @@ const BOOTS_MAX: u32 = 5;
 /// What crashes the agent or the machine so often in its trial is not waited for to prove good: the agent may never
 /// live for `settle`. systemd gives an agent up only after more starts.
 const CRASHES_MAX: u32 = 5;
+/// So often in its time it is noted that what is on trial is watched: a store that has nothing else to keep is written
+/// once an hour, and of a crash it is known only that somebody watched until then.
+const NOTES_A_TRIAL: u32 = 40;
 /// When to try again what has failed.
 const AGAIN: Duration = Duration::from_secs(600);
 /// Targets that are followed; a configuration with more has its first ones followed.
@@ -144,6 +147,8 @@ pub(super) struct Releases {
     held: bool,
     /// Until when somebody watched.
     watched: Mono,
+    /// Until when that is noted.
+    noted: Mono,
 }
 
 impl Target {
@@ -301,7 +306,7 @@ impl Releases {
                 target.again.put_off(now.mono.after(AGAIN));
             }
         }
-        Self { targets, held: false, watched: now.mono }
+        Self { targets, held: false, watched: now.mono, noted: now.mono }
     }
 
     fn entry(&self, target: &str) -> Option<Write> {
@@ -409,11 +414,20 @@ impl Releases {
     }
 
     /// Somebody watches now; if that is more than `gap` after the last time, nobody did meanwhile. The targets of which
-    /// other is remembered by that.
-    fn watch(&mut self, now: Mono, gap: Duration) -> Vec<String> {
+    /// something is to be noted by that.
+    fn watch(&mut self, now: Mono, gap: Duration, config: &CheckedConfig) -> Vec<String> {
         let from = std::mem::replace(&mut self.watched, now);
         if now.since(from) <= gap {
-            return Vec::new();
+            let since = now.since(self.noted);
+            let is_due = |name: &str, target: &Target| {
+                let Some(rollback) = config.rollback.get(name).filter(|_| !target.awaits_boot()) else { return false };
+                since >= rollback.trial / NOTES_A_TRIAL && target.over_at(rollback).is_some_and(|at| at > now)
+            };
+            let due = self.targets.iter().find(|(name, target)| is_due(name, target)).map(|(name, _)| name.clone());
+            if due.is_some() {
+                self.noted = now;
+            }
+            return due.into_iter().collect();
         }
         let skip = |(name, target): (&String, &mut Target)| {
             target.stored.trial.as_ref()?;

@@ -50,7 +50,7 @@ impl Engine {
     /// back nothing is known to have held since.
     pub(in crate::engine) fn watch_trials(&mut self, now: Now) {
         let (sampled_every, _) = self.pace.spacing(&self.config.telemetry);
-        for target in self.releases.watch(now.mono, sampled_every.saturating_mul(GAP_ROUNDS_MAX)) {
+        for target in self.releases.watch(now.mono, sampled_every.saturating_mul(GAP_ROUNDS_MAX), &self.config) {
             self.note_release(&target);
         }
     }

@@ -195,7 +195,13 @@ impl World {
     /// The store works in order: what comes behind an operation that stalls is late too.
     pub(super) fn ask_store(&mut self, id: EffectId, op: StoreOp) {
         let late = !self.trouble.late.is_empty() || self.trouble.stalls_at.is_some_and(|which| which(&op));
-        if !matches!(op, StoreOp::Read { .. } | StoreOp::Probe) {
+        // What is appended is in memory until it is committed, and never written where it is acknowledged before.
+        let is_written = match op {
+            StoreOp::Read { .. } | StoreOp::Probe | StoreOp::Append { .. } | StoreOp::Trim { .. } => false,
+            StoreOp::Commit => self.store.stats().records.iter().any(|records| *records > 0),
+            _ => true,
+        };
+        if is_written {
             self.store.written_at = Some(self.now.wall.unix);
         }
         let result = self.trouble_with(&op).map_or_else(|| self.store.apply(op), Err);
