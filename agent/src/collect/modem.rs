@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::runtime::LocalRuntime;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use zbus::export::ordered_stream::OrderedStreamExt as _;
 use zbus::fdo::ManagedObjects;
@@ -39,8 +40,9 @@ const ABSENT: [&str; 2] = ["org.freedesktop.DBus.Error.NameHasNoOwner", "org.fre
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Where it isn't there, or has failed, it is asked again after this.
 const ABSENT_FOR: Duration = Duration::from_secs(60);
-/// The same where it hung.
-const HUNG_FOR: Duration = Duration::from_secs(600);
+/// The same where it hung, the longer the oftener in a row: each time costs a round [`ANSWER_MAX`].
+const HUNG_FOR_MIN: Duration = Duration::from_secs(60);
+const HUNG_FOR_MAX: Duration = Duration::from_secs(600);
 /// More modems than that in one gateway are not looked at.
 const MODEMS_MAX: usize = 8;
 /// How often ModemManager reads a modem's signal, once it is told to: by itself it doesn't.
@@ -101,6 +103,8 @@ pub(super) struct Modems {
     runtime: Option<LocalRuntime>,
     bus: Option<Connection>,
     not_before: Option<Mono>,
+    /// How long it was left alone when it hung the last time it was asked.
+    hung_for: Option<Duration>,
     asked: Asked,
 }
 
@@ -143,6 +147,11 @@ impl Modems {
         };
         let (bus, asked) = (&mut self.bus, &mut self.asked);
         let answer = runtime.block_on(async { timeout(ANSWER_MAX, read(bus, asked, interface)).await });
+        self.tell(now, answer, round);
+    }
+
+    fn tell(&mut self, now: Mono, answer: Result<zbus::Result<Option<Modem>>, Elapsed>, round: &mut Round<'_>) {
+        let hung_for = self.hung_for.take();
         let pause = match answer {
             Ok(Ok(Some(modem))) => return modem.tell(round),
             Ok(Ok(None)) => ABSENT_FOR,
@@ -152,7 +161,7 @@ impl Modems {
             }
             Err(_) => {
                 round.fault(SERVICE, format!("no answer within {ANSWER_MAX:?}"));
-                HUNG_FOR
+                *self.hung_for.insert(hung_for.map_or(HUNG_FOR_MIN, |last| HUNG_FOR_MAX.min(last * 2)))
             }
         };
         self.bus = None;
@@ -237,9 +246,10 @@ fn find(objects: ManagedObjects, interface: &str) -> Option<Found> {
         let ports = modem.get("Ports").and_then(|ports| Vec::<(String, u32)>::try_from(ports.clone()).ok());
         ports.unwrap_or_default().iter().any(|(name, kind)| *kind == PORT_NET && name == interface)
     };
-    // A ppp interface is none of the modem's ports: there it is the only modem's.
-    let (path, modem, interfaces) =
-        modems.iter().find(|(_, modem, _)| carries(modem)).or(if modems.len() == 1 { modems.first() } else { None })?;
+    // A ppp interface is none of the modem's ports: there it is the only modem's. Any other that no modem has is that
+    // of one that is gone for now, and the one that is left is another.
+    let only = if interface.starts_with("ppp") && modems.len() == 1 { modems.first() } else { None };
+    let (path, modem, interfaces) = modems.iter().find(|(_, modem, _)| carries(modem)).or(only)?;
     let none = Properties::new();
     let signal = of(interfaces, SIGNAL).unwrap_or(&none);
     Some(Found {
@@ -279,8 +289,9 @@ impl Modem {
             quality_pct: modem
                 .get("SignalQuality")
                 .and_then(|quality| <(u32, bool)>::try_from(quality.clone()).ok())
-                .map(|(percent, _)| percent)
-                .filter(|percent| *percent <= 100),
+                // That of a modem that is disabled, or has only just come up, is 0 and not recent.
+                .filter(|(percent, is_recent)| *percent <= 100 && (*percent > 0 || *is_recent))
+                .map(|(percent, _)| percent),
             ..Self::default()
         };
         // Each technology has a dictionary of its own; those that are not in use are empty.
@@ -337,6 +348,7 @@ mod tests {
     /// A modem as ModemManager shows it.
     struct FakeModem {
         port: &'static str,
+        quality: (u32, bool),
     }
 
     #[zbus::interface(name = "org.freedesktop.ModemManager1.Modem")]
@@ -353,7 +365,7 @@ mod tests {
 
         #[zbus(property)]
         fn signal_quality(&self) -> (u32, bool) {
-            (71, true)
+            self.quality
         }
     }
 
@@ -418,7 +430,7 @@ mod tests {
         server = server.serve_at(PATH, ObjectManager).unwrap();
         for (n, (port, operator, rsrp)) in modems.iter().copied().enumerate() {
             let path = format!("{PATH}/Modem/{n}");
-            server = server.serve_at(path.clone(), FakeModem { port }).unwrap();
+            server = server.serve_at(path.clone(), FakeModem { port, quality: (71, true) }).unwrap();
             server = server.serve_at(path.clone(), Fake3gpp { operator }).unwrap();
             server = server.serve_at(path, FakeSignal { rate: 0, rsrp }).unwrap();
         }
@@ -449,6 +461,38 @@ mod tests {
 
         let mut asked: Asked = None;
         assert_eq!(read_over(&client, &mut asked, "ppp0").await.unwrap(), None, "which of the two can't be told");
+    }
+
+    #[tokio::test]
+    async fn a_modem_that_is_gone_is_not_told_as_the_one_that_is_left_and_a_quality_of_none_not_as_zero() {
+        let (server, client) = manager(&[("wwan0", "Other", -90.0)]).await;
+        let mut asked: Asked = None;
+        assert_eq!(read_over(&client, &mut asked, "wwan1").await.unwrap(), None, "wwan0's operator and signal");
+        assert_eq!(asked, None, "the other modem is not ours to set up");
+
+        let modem = server.object_server().interface::<_, FakeModem>(format!("{PATH}/Modem/0")).await.unwrap();
+        for (quality, told) in [((0, false), None), ((0, true), Some(0)), ((71, false), Some(71)), ((101, true), None)]
+        {
+            modem.get_mut().await.quality = quality;
+            let found = read_over(&client, &mut asked, "wwan0").await.unwrap().unwrap();
+            assert_eq!(found.quality_pct, told, "{quality:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_hangs_is_asked_again_soon_and_later_each_time() {
+        let mut modems = Modems::default();
+        let mut now = Mono(0);
+        let mut pauses = Vec::new();
+        for is_hung in [true, true, true, true, true, true, false, true] {
+            let hung = timeout(Duration::ZERO, std::future::pending()).await;
+            let answer = if is_hung { hung } else { Ok(Ok(Some(Modem::default()))) };
+            modems.tell(now, answer, &mut Round::new(Path::new("/")));
+            let at = modems.not_before.take().unwrap_or(now);
+            pauses.push(at.since(now).as_secs());
+            now = at;
+        }
+        assert_eq!(pauses, [60, 120, 240, 480, 600, 600, 0, 60]);
     }
 
     #[tokio::test]
