@@ -9,6 +9,7 @@
 //! place that the words around it mark: behind one that introduces a name ("user", "host", "to"), or within quotes.
 //! What is learned is only how the slot is shown. Doesn't judge, and keeps no lines.
 
+mod dates;
 mod mask;
 
 pub(super) use mask::without_ids;
@@ -41,6 +42,7 @@ impl Template {
     pub(super) fn of(message: &str) -> Self {
         let text: String = cut(message).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let mut words: Vec<Word> = words(&text).into_iter().map(Word::new).collect();
+        dates::mask(&mut words);
         mark_names(&mut words);
 
         let mut skeleton = String::with_capacity(text.len());
@@ -103,6 +105,7 @@ struct Word<'a> {
     masked: String,
     is_quote: bool,
     is_slot: bool,
+    is_date: bool,
 }
 
 impl<'a> Word<'a> {
@@ -114,7 +117,7 @@ impl<'a> Word<'a> {
             Some((_, name)) => (text.get(..text.len() - after.len() - name.len()).unwrap_or(before), name),
             None => (before, body),
         };
-        Self { before, body, after, masked: mask(body), is_quote, is_slot: name.is_some() }
+        Self { before, body, after, masked: mask(body), is_quote, is_slot: name.is_some(), is_date: false }
     }
 
     /// A word of the language, not something that differs each time.
@@ -137,7 +140,7 @@ fn mark_names(words: &mut [Word<'_>]) {
             quotes += 1;
             word.is_slot = !is_json && quotes <= QUOTES_MAX;
         } else {
-            let fits = word.is_slot || (introduced && is_name(word.body));
+            let fits = word.is_slot || (introduced && !word.is_date && is_name(word.body));
             word.is_slot = fits && !is_json && names < NAMES_MAX && !is_only_masked(word.body);
             names += usize::from(word.is_slot);
         }

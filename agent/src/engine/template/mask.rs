@@ -18,6 +18,11 @@ const DIGIT_GROUPS_MAX: usize = 3;
 /// Of a UUID, and before its first hyphen.
 const UUID_BYTES: usize = 36;
 const UUID_HEAD: usize = 8;
+/// Digits of the id that systemd-run gives a unit, behind an `r`: `run-r0e401fa4….service`.
+const RUN_ID_DIGITS: usize = 32;
+/// As asctime(3), HTTP, syslog and access logs write them.
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+const WEEKDAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
 /// `word`, with what differs from one time to the next masked.
 pub(super) fn mask(word: &str) -> String {
@@ -152,18 +157,43 @@ fn is_address(word: &str) -> bool {
 
 /// A date, a time of day, or both (RFC 3339 and what looks like it).
 fn is_time(word: &str) -> bool {
-    let both = word.split_once(['T', 't', '_']);
-    is_date(word) || is_time_of_day(word) || both.is_some_and(|(date, time)| is_date(date) && is_time_of_day(time))
+    let is_both = |(date, time): (&str, &str)| is_date(date) && is_time_of_day(time);
+    // `30/Nov/2026:12:00:01`: an access log.
+    let in_log = || word.split_once(':').is_some_and(|(date, time)| has_month(date) && is_time_of_day(time));
+    is_date(word) || is_time_of_day(word) || word.split_once(['T', 't', '_']).is_some_and(is_both) || in_log()
+}
+
+/// Whether it is a date, alone or with a time of day.
+pub(super) fn has_date(word: &str) -> bool {
+    is_time(word) && !is_time_of_day(word)
 }
 
 fn is_date(text: &str) -> bool {
-    ['-', '/', '.'].iter().any(|separator| {
+    let is_plain = ['-', '/', '.'].iter().any(|separator| {
         let parts: Vec<usize> = text.split(*separator).map(digits_only).collect();
         matches!(parts.as_slice(), [4, 2, 2] | [2, 2, 4])
+    });
+    is_plain || has_month(text)
+}
+
+/// `30/Nov/2026`, `30-Nov-26`, `2026-Nov-30`.
+fn has_month(date: &str) -> bool {
+    ['-', '/'].iter().any(|separator| {
+        let parts: Vec<&str> = date.split(*separator).collect();
+        let [first, month, last] = parts.as_slice() else { return false };
+        is_month(month) && matches!((digits_only(first), digits_only(last)), (1 | 2, 2 | 4) | (4, 1 | 2))
     })
 }
 
-fn is_time_of_day(text: &str) -> bool {
+pub(super) fn is_month(word: &str) -> bool {
+    MONTHS.contains(&word)
+}
+
+pub(super) fn is_weekday(word: &str) -> bool {
+    WEEKDAYS.contains(&word)
+}
+
+pub(super) fn is_time_of_day(text: &str) -> bool {
     let text = text.trim_end_matches(['Z', 'z']);
     // An offset: it has a sign, and the time none.
     let text = text.split_once(['+', '-']).map_or(text, |(time, _)| time);
@@ -173,7 +203,7 @@ fn is_time_of_day(text: &str) -> bool {
 }
 
 /// How many digits it has; 0 if anything else too.
-fn digits_only(text: &str) -> usize {
+pub(super) fn digits_only(text: &str) -> usize {
     if text.bytes().all(|b| b.is_ascii_digit()) { text.len() } else { 0 }
 }
 
@@ -218,11 +248,13 @@ fn id_within(name: &str) -> Option<(&str, &'static str, &str)> {
         start += part.len();
         (start - part.len(), part.trim_end_matches(['-', '_', '.']))
     });
+    let is_of_run =
+        |part: &str| part.strip_prefix('r').is_some_and(|id| id.len() == RUN_ID_DIGITS && is_hex_digits(id));
     let hex = || {
         let (start, part) = parts.find(|(_, part)| {
             let has = |is: fn(&u8) -> bool| part.bytes().any(|b| is(&b));
             let has_both = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
-            part.len() >= HEX_DIGITS_MIN && is_hex_digits(part) && has_both
+            is_of_run(part) || (part.len() >= HEX_DIGITS_MIN && is_hex_digits(part) && has_both)
         })?;
         Some((name.get(..start)?, "<hex>", name.get(start + part.len()..)?))
     };
