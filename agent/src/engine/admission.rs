@@ -179,7 +179,10 @@ fn powered(facts: Facts<'_>) -> Result<(), Refusal> {
     }
     match power.charge_pct {
         Some(charge) if charge >= least => Ok(()),
-        Some(charge) => low(format!("{charge:.0} %, remediation.min_battery_pct is {least} %")),
+        Some(charge) => {
+            let external = if power.external.is_none() { "; external power unknown" } else { "" };
+            low(format!("{charge:.0} %, remediation.min_battery_pct is {least} %{external}"))
+        }
         None => low("there is a battery, and its charge isn't known".into()),
     }
 }

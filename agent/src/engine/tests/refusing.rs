@@ -110,6 +110,16 @@ fn no_reboot_before_min_uptime_nor_on_an_empty_battery() {
     assert_eq!(world.acted, [restart("app.service")], "up for less than ten minutes");
     world.advance(2 * HOUR);
     assert_eq!(world.acted.len(), 1, "12 % without external power");
+    let low = "12 %, remediation.min_battery_pct is 15 %";
+    for (id, external, detail) in
+        [("a", None, format!("{low}; external power unknown")), ("b", Some(false), low.into())]
+    {
+        world.set(Metric::BatteryExternalPower, external);
+        world.advance(10 * SECOND);
+        world.command(id, "reboot", json!({}), 1);
+        world.settle();
+        assert_eq!(world.results(id).last().unwrap()["detail"], detail);
+    }
     world.set(Metric::BatteryChargePct, Some(60.0));
     world.advance(HOUR);
     assert_eq!(world.acted.last(), Some(&Act::Reboot));
