@@ -51,8 +51,8 @@ pub(super) use self::kept::KEPT_DIR;
 use self::kept::Kept;
 use self::reserve::Reserve;
 #[cfg(feature = "simulate")]
-pub(crate) use self::reserve::reserve_to_hold;
-pub(crate) use self::reserve::{RESERVE_PART_BYTES, Room, reserve_bytes};
+pub(crate) use self::reserve::{RESERVE_PART_BYTES, reserve_to_hold};
+pub(crate) use self::reserve::{Room, reserve_bytes};
 pub(super) use self::rewrite::IMAGE_FILE;
 
 pub(super) const DIR: &str = "state";
@@ -134,6 +134,18 @@ enum Trouble {
     FellBack { found: u64, last: u64 },
     #[error("the number of its last write is lost, so it may have fallen back")]
     Unnumbered,
+}
+
+impl Trouble {
+    /// Whether the system said that there is no space, or a quota is spent.
+    fn is_no_space(&self) -> bool {
+        match self {
+            Self::Sled(sled::Error::Io(error)) | Self::Io(error) => disk::is_no_space(error),
+            // The error that sled met stands in it, with its kind.
+            Self::Panicked(text) => text.contains("StorageFull") || text.contains("QuotaExceeded"),
+            _ => false,
+        }
+    }
 }
 
 impl State {
@@ -239,7 +251,7 @@ impl State {
             if !self.db.as_ref().is_some_and(|db| db.suspect) {
                 // After an error of sled's nothing that this handle says can be relied on, not even what it reads.
                 self.close();
-                if self.free_bytes() < RESERVE_PART_BYTES {
+                if self.lacks_room(&trouble) {
                     self.reserve.give();
                 }
             }
@@ -304,7 +316,7 @@ impl State {
     fn open_db(&mut self) -> Result<Opened, Trouble> {
         let was_in_place = self.is_in_place();
         let mut opened = self.try_open_db();
-        while opened.is_err() && self.free_bytes() < self.reserve.bytes_max() && self.reserve.give() {
+        while opened.as_ref().is_err_and(|trouble| self.lacks_room(trouble)) && self.reserve.give() {
             opened = self.try_open_db();
         }
         if was_in_place {
@@ -363,7 +375,13 @@ impl State {
 
     /// sled panics as well when it has no room; a state that is fine must not be given up for that.
     fn is_out_of_room(&self, trouble: &Trouble) -> bool {
-        matches!(trouble, Trouble::Panicked(_)) && self.free_bytes() < self.reserve.bytes_max()
+        matches!(trouble, Trouble::Panicked(_)) && self.lacks_room(trouble)
+    }
+
+    /// Whether room may be all that is missing: the error says so, or hardly any is free. The number of free bytes shows
+    /// neither that a quota is spent nor that there are no inodes.
+    fn lacks_room(&self, trouble: &Trouble) -> bool {
+        trouble.is_no_space() || self.free_bytes() < self.reserve.bytes_max()
     }
 
     fn close(&mut self) {

@@ -1,8 +1,9 @@
 //! What is held back for the day the disk is full: sled needs room even to open, and to delete. It is given to the disk
 //! in parts, and what the state did not take of them is held again at once: whoever fills the disk takes all that is
-//! free, and the next start needs room as well. It must not take the room of a disk that was just freed.
+//! free, and the next start needs room as well. sled also makes a file when it opens: an inode of its own is held, too.
+//! It must not take the room of a disk that was just freed.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub(crate) struct Room {
 #[derive(Debug)]
 pub(super) struct Reserve {
     path: PathBuf,
+    /// An empty file, for its inode: the first file that sled makes keeps that of `path` for good.
+    inode: PathBuf,
     bytes_max: u64,
     /// Given to the disk, and not yet held again.
     given: u64,
@@ -57,8 +60,8 @@ pub(crate) fn reserve_to_hold(held: u64, given: u64, disk: Room, bytes_max: u64)
 }
 
 impl Reserve {
-    pub(super) const fn new(path: PathBuf, bytes_max: u64) -> Self {
-        Self { path, bytes_max, given: 0 }
+    pub(super) fn new(path: PathBuf, bytes_max: u64) -> Self {
+        Self { inode: path.with_extension("inode"), path, bytes_max, given: 0 }
     }
 
     /// How much is held; 0 where there is no reserve.
@@ -71,15 +74,17 @@ impl Reserve {
         self.bytes_max
     }
 
-    /// Gives a part to the disk. False: there is none left.
+    /// Gives a part to the disk, the inode last. False: there is none left.
     pub(super) fn give(&mut self) -> bool {
         let held = self.bytes().min(self.bytes_max);
         let part = held.min(RESERVE_PART_BYTES);
-        let is_given = part > 0 && self.cut(held - part).is_ok();
-        if is_given {
-            self.given += part;
+        if part == 0 {
+            return fs::remove_file(&self.inode).is_ok();
         }
-        is_given
+        // Where a quota is spent btrfs refuses to cut a file, and deletes it all the same.
+        let given = self.cut(held - part).map(|()| part).or_else(|_| self.cut(0).map(|()| held)).unwrap_or(0);
+        self.given += given;
+        given > 0
     }
 
     /// Holds again what was given and is still free, and more where there is plenty. Without it the agent works as
@@ -93,6 +98,9 @@ impl Reserve {
         } else if hold > held {
             let _ = self.grow(held, hold);
         }
+        if !self.inode.exists() {
+            let _ = Self::open(&self.inode);
+        }
     }
 
     fn cut(&self, bytes: u64) -> io::Result<()> {
@@ -104,13 +112,17 @@ impl Reserve {
 
     /// What of it fits on the disk is held.
     fn grow(&self, from: u64, to: u64) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NONBLOCK);
-        // Of a pipe that lies there instead nobody waits for a reader: it can't be opened then.
-        let file = options.open(&self.path)?;
+        let file = Self::open(&self.path)?;
         file.write_all_at(&incompressible(usize::try_from(to - from).unwrap_or(0)), from)?;
         file.sync_all()?;
         disk::sync_dir(disk::parent(&self.path))
+    }
+
+    fn open(path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NONBLOCK);
+        // Of a pipe that lies there instead nobody waits for a reader: it can't be opened then.
+        options.open(path)
     }
 }
 
@@ -168,10 +180,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut reserve = Reserve::new(path_in(dir.path()), 5 * MIB / 4);
         reserve.keep(empty(100 * MIB));
-        let given = [(); 4].map(|()| (reserve.give(), reserve.bytes() / 1024));
-        assert_eq!(given, [(true, 768), (true, 256), (true, 0), (false, 0)]);
+        let given = [(); 5].map(|()| (reserve.give(), reserve.bytes() / 1024));
+        assert_eq!(given, [(true, 768), (true, 256), (true, 0), (true, 0), (false, 0)], "the inode is the last part");
         reserve.keep(filled(MIB));
         assert_eq!(reserve.bytes(), MIB, "what is left of it is held again");
+    }
+
+    #[test]
+    fn a_reserve_that_can_not_be_cut_is_given_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reserve = Reserve::new(path_in(dir.path()), 2 * MIB);
+        fs::create_dir(path_in(dir.path())).unwrap();
+        fs::write(path_in(dir.path()).join("what can't be cut"), "is deleted").unwrap();
+        assert!(reserve.give());
+        assert!(!path_in(dir.path()).exists());
     }
 
     #[test]

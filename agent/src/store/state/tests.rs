@@ -1,5 +1,6 @@
 mod kept;
 
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::reserve::RESERVE_BYTES_MAX;
@@ -274,6 +275,20 @@ fn a_state_that_the_disk_refuses_to_read_is_not_given_up() {
 fn a_panic_inside_sled_is_an_error_with_its_words() {
     let trouble = guarded::<()>(|| panic!("index out of bounds")).expect_err("an error");
     assert_eq!(trouble.to_string(), "sled panicked: index out of bounds");
+}
+
+#[test]
+fn that_there_is_no_space_is_known_by_the_error_whoever_tells_of_it() {
+    for (errno, expected) in [(Errno::NOSPC, true), (Errno::DQUOT, true), (Errno::IO, false)] {
+        let error = || io::Error::from(errno);
+        // As sled clones it.
+        let copy = sled::Error::Io(io::Error::new(error().kind(), format!("{:?}", error())));
+        let panicked = guarded::<()>(|| panic!("called `Result::unwrap()` on an `Err` value: {copy:?}"));
+        let troubles = [Trouble::Io(error()), panicked.expect_err("an error"), Trouble::Sled(copy)];
+        for trouble in troubles {
+            assert_eq!(trouble.is_no_space(), expected, "{trouble:?}");
+        }
+    }
 }
 
 #[test]
