@@ -128,6 +128,8 @@ pub(super) struct Log {
     durable_in: (u64, u64),
     /// Commits since the cursor was last written.
     unmarked: u32,
+    /// Records that were missing when it was opened, as far as it knows of itself.
+    missing: u64,
     /// Records found to be lost that no read has told of yet.
     damaged: u64,
     /// Given up and counted, by an eviction that then failed to delete them.
@@ -170,6 +172,7 @@ impl Log {
             durable_nth: 0,
             durable_in: (0, 0),
             unmarked: 0,
+            missing: 0,
             damaged: 0,
             untold: Evicted::default(),
             dead: BTreeSet::new(),
@@ -240,6 +243,16 @@ impl Log {
             records: self.records(),
             evicted: self.cursor.position().evicted,
         }
+    }
+
+    /// Records that it told of as missing when it was opened.
+    pub(super) fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// It has held records up to this seq, of which it doesn't know itself: its cursor says so as soon as it moves.
+    pub(super) fn has_held(&mut self, upto: u64) {
+        self.last = self.last.max(upto);
     }
 
     /// What of it a power cut can't take.
@@ -334,7 +347,8 @@ impl Log {
     }
 
     fn all_durable(&mut self) {
-        self.durable_last = self.last;
+        // Not of records that it only has held once.
+        self.durable_last = self.segments.back().map_or(self.last, |newest| newest.last);
         self.durable_nth = self.next_nth;
         self.durable_in = self.end();
     }

@@ -326,7 +326,7 @@ fn open_parts(
     let used = state::was_used(path);
     let vanished = Class::ALL.map(|class| used && !log_dir(path, class).exists());
     let mut open_log = |class| Log::open(&log_dir(path, class), segment_bytes, mark_commits(class), opening);
-    let logs = [
+    let mut logs = [
         open_log(Class::Results)?,
         open_log(Class::Events)?,
         open_log(Class::Telemetry)?,
@@ -342,29 +342,40 @@ fn open_parts(
         // The state may not have heard of the last of it. Whoever had the store knows.
         let was_empty = waited.is_some_and(|waited| class.of(&waited).last == 0);
         let vanished = *class.of(&vanished) && !was_empty;
-        opening.losses.extend(vanished_log(&dir, vanished, class.of(&logs), known));
+        let log = class.of_mut(&mut logs);
+        opening.losses.extend(vanished_log(&dir, vanished, log, known));
+        log.has_held(known.unwrap_or_default().last);
     }
     Ok((logs, known.unwrap_or_default(), state, entries))
 }
 
-/// What is told of a log that is gone as a whole: that its directory has `vanished`, and what is `known` of it.
-fn vanished_log(dir: &Path, vanished: bool, begun_anew: &Log, known: Option<Waiting>) -> Option<StoreLoss> {
-    // The directory may have been made by a start that ended before it was told.
-    let is_known = begun_anew.range().last == 0 && known.is_some_and(|known| known.last > 0);
+/// What is told of a log that is gone as a whole, as its directory has `vanished`, or its end, as more is `known` of it
+/// than it knows itself: that has not been trimmed since, or its cursor would tell of it. What the log has told of as
+/// missing is not told twice.
+fn vanished_log(dir: &Path, vanished: bool, log: &Log, known: Option<Waiting>) -> Option<StoreLoss> {
+    let found = log.range();
+    let is_known = known.is_some_and(|known| known.last > found.last);
     if !vanished && !is_known {
         return None;
     }
     let (records, what) = match known {
         Some(Waiting { last: 0, .. }) => (0, "it had held none when the state was last written".to_owned()),
         Some(Waiting { records, last }) => (
-            records,
+            records.saturating_sub(found.records).saturating_sub(log.missing()),
             format!(
                 "{records} records waited in it when the state was last written, and it had held some up to seq {last}"
             ),
         ),
         None => (0, "how many records were in it is not known".to_owned()),
     };
-    let what = format!("{}: vanished; {what}; begun anew", dir.display());
+    if records == 0 && log.missing() > 0 {
+        return None;
+    }
+    // The directory may have been made by a start that ended before it was told.
+    let what = match found.last {
+        0 => format!("{}: vanished; {what}; begun anew", dir.display()),
+        last => format!("{}: its end vanished; {what}; there are {} up to seq {last}", dir.display(), found.records),
+    };
     Some(StoreLoss { what, records, state_lost: false })
 }
 

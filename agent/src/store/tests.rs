@@ -1,6 +1,6 @@
 mod full;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
@@ -356,6 +356,63 @@ fn a_log_that_vanished_is_counted_by_what_the_state_knows_of_it_until_it_holds_r
     store.apply(put()).expect("put");
     drop(store);
     assert_eq!(open(dir.path()).1.losses, []);
+}
+
+/// What may be left of a log's end.
+type Ruin = fn(&Path);
+
+#[test]
+fn a_log_that_lost_its_end_after_many_short_runs_is_counted_by_what_the_state_knows_of_it() {
+    const RUNS: u64 = 5;
+    const COMMITS: u64 = 12;
+    let put = || StoreOp::Put { entries: vec![("k".into(), Some(Bytes::from("v")))] };
+    let class = Class::Telemetry;
+    let ruins: [(&str, Ruin); 3] = [
+        ("gone", |path| fs::remove_file(path).expect("remove")),
+        ("zeroed", |path| damage(path, |bytes| bytes.fill(0))),
+        ("halved", |path| damage(path, |bytes| bytes.truncate(bytes.len() / 2))),
+    ];
+    for (ruin, apply) in ruins {
+        let dir = temp();
+        // The broker acknowledged the first: the cursor knows of it.
+        let (mut store, _) = open(dir.path());
+        store.apply(append(class, 1, 300)).expect("append");
+        store.apply(StoreOp::Commit).expect("commit");
+        store.apply(StoreOp::Trim { class, upto: 1 }).expect("trim");
+        drop(store);
+        for run in 0..RUNS {
+            let (mut store, _) = open(dir.path());
+            store.apply(put()).expect("put, as each start does");
+            for nth in 0..COMMITS {
+                store.apply(append(class, 2 + run * COMMITS + nth, 300)).expect("append");
+                store.apply(StoreOp::Commit).expect("commit");
+            }
+            // Not closed, as after a kill.
+            drop(store);
+        }
+        apply(&log_dir(&settings(dir.path()).path, class).join("00000000000000000001.seg"));
+        let (store, first) = open(dir.path());
+        let told = |recovered: &Recovered| recovered.losses.iter().map(|loss| loss.records).sum::<u64>();
+        let accounted = told(&first) + store.stats().records[class as usize];
+        let range = (RUNS - 1) * COMMITS..=RUNS * COMMITS;
+        assert!(range.contains(&accounted), "{ruin}: {accounted}, {:?}", first.losses);
+        assert!(first.logs[class as usize].last > *range.start(), "{ruin}: its numbers were used");
+        drop(store);
+        let (mut store, again) = open(dir.path());
+        let words = |recovered: &Recovered| -> BTreeSet<String> {
+            let counting = recovered.losses.iter().filter(|loss| loss.records > 0);
+            counting.map(|loss| loss.what.clone()).collect()
+        };
+        // Whoever found it may have been killed, or have told it; what could not be read is out of the way by now.
+        let (first, again) = (words(&first), words(&again));
+        assert!(!again.is_empty() && again.is_subset(&first), "{ruin}: {again:?}, {first:?}");
+        store.apply(put()).expect("put");
+        store.apply(append(class, 100, 300)).expect("append");
+        store.apply(StoreOp::Commit).expect("commit");
+        store.apply(put()).expect("put");
+        store.close().expect("close");
+        assert_eq!(told(&open(dir.path()).1), 0, "{ruin}: and once");
+    }
 }
 
 #[test]

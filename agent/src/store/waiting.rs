@@ -1,6 +1,7 @@
 //! What the state knows of the logs: with each put goes, in the same write, how many records wait in each of them. So
-//! that a log that vanished with its cursor can be counted, and is told in the same words until it holds records again:
-//! whoever counts it may be gone before that is saved. Of a log that knows of itself, nothing is asked here.
+//! that a log that vanished with its cursor can be counted, or one that lost its end, and is told in the same words until
+//! it holds later records: whoever counts it may be gone before that is saved. Of a log that knows of as much itself,
+//! nothing is asked here.
 
 use bytes::Bytes;
 
@@ -24,11 +25,11 @@ pub(super) struct Waiting {
     pub(super) last: u64,
 }
 
-/// What is known of the logs: of one that holds nothing, and never did, what was `known` at the start.
+/// What is known of the logs: of one that has held less than was `known` of it at the start, that.
 pub(super) fn of(logs: &[Log; Class::COUNT], known: &[Waiting; Class::COUNT]) -> [Waiting; Class::COUNT] {
     Class::ALL.map(|class| {
-        let now = class.of(logs).waiting();
-        if now.last > 0 { now } else { *class.of(known) }
+        let (now, known) = (class.of(logs).waiting(), *class.of(known));
+        if now.last >= known.last { now } else { known }
     })
 }
 

@@ -60,6 +60,7 @@ impl Log {
         // What was found damaged here is in `losses`; what the count found short was acknowledged before.
         self.damaged = 0;
         let lost = mark.map_or(gaps, |mark| self.missing_since(mark));
+        self.missing = lost;
         if lost > 0 {
             // In words that stay the same until the mark moves, and no longer: a loss that is found again is told once.
             let since = mark.map(|mark| format!(" since record {} of this log", mark.nth)).unwrap_or_default();
