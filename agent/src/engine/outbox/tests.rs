@@ -35,6 +35,18 @@ fn quota(outbox: &Outbox) -> u64 {
     outbox.dropped().get("quota").copied().unwrap_or(0)
 }
 
+#[test]
+fn the_smallest_store_stays_within_its_limit_with_the_state_and_its_reserve() {
+    let (mut outbox, mut effects) = (outbox(0, 0), Effects::default());
+    // Of sled a segment and its small files, or as much more as is let grow before it is written anew; and the reserve.
+    for state_bytes in [528 * 1024, 600 * 1024].map(|bytes| bytes + (256 << 10)) {
+        outbox.stats(StoreStats { state_bytes, free_bytes: 1 << 30, ..StoreStats::default() }, &mut effects);
+        // Beside them what files take of whole blocks.
+        let in_all = state_bytes + outbox.room() + Class::COUNT as u64 * 8192 + 8 * 4096;
+        assert!(in_all <= 1 << 20, "{in_all} B");
+    }
+}
+
 /// Records 1 to 20 read ahead, ten of them in flight, and then all up to 100 evicted.
 fn evicted_while_sending() -> (Outbox, Effects) {
     let (mut outbox, mut effects) = (outbox(0, 0), Effects::default());
