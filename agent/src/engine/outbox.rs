@@ -609,6 +609,12 @@ impl Outbox {
         if class == Class::Telemetry {
             // What is held is older: a log takes its records in order.
             self.store_held(now, effects);
+            // So is what the store has refused. It gets a later number when it is tried again, and this one with it.
+            if self.lane(class).has_unsent_refused() && self.volatile() < VOLATILE_RECORDS_MAX {
+                let lane = self.lane(class);
+                lane.made = seq;
+                return lane.keep_refused(seq, bytes, false);
+            }
         }
         self.lane(class).made = seq;
         self.submit(now, seq, class, bytes, effects);

@@ -82,6 +82,10 @@ impl Volatile {
     const fn new(bytes: Bytes, why: Why, was_sent: bool) -> Self {
         Self { bytes, why, was_sent, was_answered: false }
     }
+
+    fn is_to_be_tried(&self) -> bool {
+        self.why == Why::Refused && !self.was_sent
+    }
 }
 
 /// Why the store doesn't have a record.
@@ -150,10 +154,15 @@ impl Lane {
         .collect()
     }
 
+    /// Whether anything waits to be given to the store again.
+    pub(super) fn has_unsent_refused(&self) -> bool {
+        self.volatile.values().any(Volatile::is_to_be_tried)
+    }
+
     /// What the store refused and was never sent: to be given to it again.
     pub(super) fn take_unsent(&mut self) -> impl Iterator<Item = (u64, Bytes)> + use<> {
         let (unsent, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            mem::take(&mut self.volatile).into_iter().partition(|(_, held)| held.why == Why::Refused && !held.was_sent);
+            mem::take(&mut self.volatile).into_iter().partition(|(_, held)| held.is_to_be_tried());
         self.volatile = others;
         self.ready.retain(|(seq, _)| !unsent.contains_key(seq));
         unsent.into_iter().map(|(seq, held)| (seq, held.bytes))

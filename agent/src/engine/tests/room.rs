@@ -96,6 +96,30 @@ fn a_store_that_fails_for_a_while_loses_nothing_that_fits_in_memory() {
 }
 
 #[test]
+fn what_a_disk_refused_for_a_while_is_sent_before_what_came_after_it() {
+    let mut world = World::new();
+    world.advance(2 * SECOND);
+    world.cut();
+    world.advance(4 * SECOND);
+    world.got.clear();
+    world.refuse(
+        |op| matches!(op, StoreOp::Append { .. } | StoreOp::Commit),
+        StoreFault::NoSpace { what: "append to the log".into() },
+    );
+    world.advance(9 * SECOND);
+    world.refuse_nothing();
+    // The next try is seconds away, and samples come meanwhile.
+    world.advance(20 * SECOND);
+    world.broker_up = true;
+    world.advance(60 * SECOND);
+    let samples = world.got.iter().filter_map(|got| got.body["samples"].as_array()).flatten();
+    let order: Vec<_> =
+        samples.map(|sample| [&sample["mono_ms"], &sample["seq"]].map(|it| it.as_u64().unwrap())).collect();
+    assert!(order.len() >= 40, "{}: nothing is lost", order.len());
+    assert!(order.windows(2).all(|pair| pair[0][0] < pair[1][0] && pair[0][1] < pair[1][1]), "{order:?}");
+}
+
+#[test]
 fn a_disk_that_is_short_of_space_does_not_make_the_agent_mute() {
     let mut world = World::new();
     world.store.free_bytes = 1;
