@@ -160,7 +160,8 @@ impl Engine {
         let last = if recovered.absent {
             last_unstored(now, by_clock, &identity.nonce)
         } else {
-            Used::of(state.read(SEQ_KEY), &recovered, was_clean).last(by_clock)
+            // A state that has fallen back tells of the end of an earlier run.
+            Used::of(state.read(SEQ_KEY), &recovered, was_clean && !state.is_lost(&recovered)).last(by_clock)
         };
         let dropped = state.read(DROPPED_KEY);
         let accounted: [u64; Class::COUNT] = state.read(ACCOUNTED_KEY).unwrap_or_default();

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::world::{World, puts};
 use crate::engine::io::{Input, LinkFaultKind, StopReason, StoreFault, StoreOp};
+use crate::engine::keyed::STATE_LOST_KEY;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -66,6 +69,23 @@ fn no_seq_is_used_twice_when_nothing_could_be_stored() {
     world.refuse_nothing();
     world.crash();
     world.advance(10 * SECOND);
+    assert_no_seq_stands_for_two_messages(&world);
+}
+
+#[test]
+fn no_seq_is_used_twice_when_the_state_has_fallen_back_to_the_end_of_an_earlier_run() {
+    let mut world = World::new();
+    world.advance(60 * SECOND);
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(10 * SECOND);
+    let before = (world.store.state.clone(), world.store.logs.clone());
+    world.crash();
+    world.advance(60 * SECOND);
+    (world.store.state, world.store.logs) = before;
+    // As the store marks it then.
+    world.store.state.insert(STATE_LOST_KEY.to_owned(), Bytes::new());
+    world.crash();
+    world.advance(60 * SECOND);
     assert_no_seq_stands_for_two_messages(&world);
 }
 
