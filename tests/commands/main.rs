@@ -433,6 +433,31 @@ fn a_full_queue_says_busy_and_the_red_button_empties_it() {
     assert_eq!(lines_of(&gateway, "acted"), 1);
 }
 
+#[test]
+fn what_takes_back_reaches_only_what_was_sent_before_it_where_all_of_it_waits_at_the_broker() {
+    let world = World::new();
+    let gateway = world.gateway("gw-order");
+    leaves_a_trace(&gateway, "hang", "exec sleep 600");
+    leaves_a_trace(&gateway, "mark", "");
+    let agent = world.online(&gateway);
+    assert_eq!(agent.sigterm(), Some(0));
+
+    let order = |name, args| world.order("gw-order", name, args);
+    let running = order("run", json!({"runbook": "hang"}));
+    let waiting = order("run", json!({"runbook": "hang"}));
+    let button = order("cancel_all", json!({}));
+    let last = claims("gw-order", "run", json!({"runbook": "mark"}));
+    let cancel = order("cancel", json!({"command_id": last["jti"]}));
+    world.deliver("gw-order", &world.operator.sign(&last));
+
+    let _agent = world.online(&gateway);
+    world.fleet.result(last["jti"].as_str().unwrap(), "SUCCEEDED");
+    world.fleet.result(&running, "CANCELED");
+    world.fleet.result(&waiting, "CANCELED");
+    world.fleet.result(&button, "SUCCEEDED");
+    assert_eq!(world.fleet.result(&cancel, "FAILED")["reason"], "not_found");
+}
+
 /// Releases of an application: 2.0 runs, 1.0 ran before it.
 fn releases(gateway: &Gateway) -> std::path::PathBuf {
     let dir = gateway.file("app");

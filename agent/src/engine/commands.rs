@@ -516,11 +516,9 @@ impl Commands {
     fn accepted(&mut self, facts: Facts<'_>, id: &CommandId) {
         let Some(entry) = self.ledger.get_mut(id) else { return };
         entry.durable = true;
-        let (status, ending) = (entry.stored.status, entry.ending);
+        let status = entry.stored.status;
         self.acknowledge_all(id);
         match status {
-            // It was canceled while this was under way.
-            _ if ending => {}
             Status::Queued => {
                 self.report(id);
                 self.begin_queued(facts);
@@ -536,9 +534,6 @@ impl Commands {
         self.unspend(id);
         self.queue.retain(|queued| queued != id);
         let Some(entry) = self.ledger.get(id) else { return };
-        if entry.ending {
-            return;
-        }
         if entry.stored.status.is_terminal() {
             return self.journal_end(id);
         }

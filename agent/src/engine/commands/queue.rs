@@ -64,8 +64,12 @@ impl Commands {
         self.queue.iter().filter_map(|id| self.ledger.get(id)?.begins_at)
     }
 
-    /// True if it was queued or under way.
+    /// True if it was queued or under way. What is not durable by then was received after the command that takes it
+    /// back, which is: the store answers in the order of receipt. That one goes its way.
     pub(super) fn cancel(&mut self, id: &CommandId) -> bool {
+        if self.ledger.get(id).is_none_or(|entry| !entry.durable) {
+            return false;
+        }
         if let Some(place) = self.queue.iter().position(|queued| queued == id) {
             self.queue.remove(place);
             self.finish(id, Status::Canceled, Some(Reason::Canceled.word()), Some(UNBEGUN));
@@ -105,7 +109,7 @@ impl Commands {
         self.steps.push_back(Step::Journal(Purpose::Begun(id.clone()), entries));
     }
 
-    /// It is on its way into the journal: it is not begun once that is done.
+    /// That it begins is on its way into the journal: it does not once that is done.
     fn cancel_unbegun(&mut self, id: &CommandId) -> bool {
         if self.ledger.get(id).and_then(Entry::act).is_none() {
             return false;

@@ -251,57 +251,6 @@ fn a_slow_command_holds_up_no_other_but_the_next_on_its_target() {
 }
 
 #[test]
-fn cancel_takes_back_what_is_queued_and_stops_what_runs() {
-    let mut world = online();
-    world.acts_succeed = false;
-    world.command("runs", "run", json!({"runbook": "fix", "args": ["a"]}), 1);
-    world.command("waits", "run", json!({"runbook": "fix"}), 2);
-    world.command("c-1", "cancel", json!({"command_id": "waits"}), 3);
-    world.command("c-2", "cancel", json!({"command_id": "runs"}), 4);
-    world.command("c-3", "cancel", json!({"command_id": "nobody"}), 5);
-    world.settle();
-    assert_eq!(world.statuses("waits"), ["QUEUED", "CANCELED"]);
-    assert_eq!(world.statuses("runs"), ["IN_PROGRESS", "CANCELED"]);
-    assert_eq!(world.statuses("c-2"), ["SUCCEEDED"]);
-    assert_eq!((world.statuses("c-3"), reason(&world, "c-3")), (vec!["FAILED".to_owned()], "not_found".into()));
-}
-
-#[test]
-fn what_is_canceled_while_it_is_on_its_way_to_the_disk_ends_once() {
-    let mut world = online();
-    world.acts_succeed = false;
-    for pkid in 1..=5 {
-        world.command(&format!("d-{pkid}"), "collect_diagnostics", json!({}), 2 * pkid);
-        world.command(&format!("c-{pkid}"), "cancel_all", json!({}), 2 * pkid + 1);
-    }
-    world.settle();
-    for pkid in 1..=5 {
-        let ended = world.statuses(&format!("d-{pkid}")).into_iter().filter(|status| status == "CANCELED").count();
-        assert_eq!(ended, 1, "d-{pkid}: {:?}", world.statuses(&format!("d-{pkid}")));
-    }
-}
-
-#[test]
-fn what_is_canceled_before_the_journal_refuses_its_beginning_is_told_as_canceled() {
-    let mut world = online();
-    world.acts_succeed = false;
-    for (id, pkid) in [("runs", 1), ("waits", 2)] {
-        world.command(id, "restart_unit", json!({"unit": "app.service"}), pkid);
-    }
-    world.settle();
-    world.stall_store_at(|op| puts(op, "cmd/c-1"));
-    world.command("c-1", "cancel", json!({"command_id": "waits"}), 3);
-    world.settle();
-    world.refuse(|op| puts(op, "cmd/waits"), StoreFault::Busy);
-    let (id, _) = world.acts[0].clone();
-    world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
-    world.refuse_nothing();
-    world.store_answers();
-    assert_eq!(world.statuses("waits"), ["QUEUED", "CANCELED"]);
-    assert_eq!(world.statuses("c-1"), ["SUCCEEDED"]);
-}
-
-#[test]
 fn a_command_that_comes_again_is_not_answered_with_an_end_that_is_not_on_the_disk() {
     let mut world = online();
     world.acts_succeed = false;

@@ -1,6 +1,7 @@
 //! The engine run with no runtime at all: a clock that is a number, a store that is a map, a broker that is a list.
 
 mod alarms;
+mod canceling;
 mod commanding;
 mod flood;
 mod handing_over;
