@@ -147,7 +147,7 @@ impl Engine {
         while let Some(step) = self.remedies.poll_step() {
             match step {
                 Step::Tell(event) => self.record_event(now, event),
-                Step::Note(entry) => self.effects.put(Purpose::Note, vec![entry]),
+                Step::Note(entry, events) => self.record_with(now, entry, events),
                 Step::Journal { rule, entry, act } => {
                     let (spent, spending) =
                         self.with_commands(now, |commands, facts| commands.spend(facts, &act)).unzip();
@@ -288,12 +288,18 @@ impl Engine {
         if self.quarantine.is_degraded() != was_degraded {
             self.attributes.touch();
         }
-        if let Some(entry) = entry {
-            self.effects.put(Purpose::Note, vec![entry]);
+        if let Some(event) = &event {
+            self.effects.log(LogLevel::Warn, format!("{}: {}", event.name, self.quarantine.word()));
         }
-        let Some(event) = event else { return };
-        self.effects.log(LogLevel::Warn, format!("{}: {}", event.name, self.quarantine.word()));
-        self.record_event(now, event);
+        let is_told = event.is_some();
+        match (entry, event) {
+            (Some(entry), event) => self.record_with(now, entry, Vec::from_iter(event)),
+            (None, Some(event)) => self.record_event(now, event),
+            (None, None) => {}
+        }
+        if !is_told {
+            return;
+        }
         self.show_quarantine(now);
         if self.quarantine.level() < before {
             self.is_over(now, Reason::Quarantined);
@@ -301,10 +307,15 @@ impl Engine {
         if entered {
             let by = self.commands.of_act(id).map_or(Trigger::Own(Own::Quarantine), |id| Trigger::Command(id.clone()));
             let because = self.remedies.account(id).unwrap_or_else(|| self.quarantine.by().to_owned());
-            let timeout = Act::CollectDiagnostics.default_timeout();
-            let effect = self.order(now, Act::CollectDiagnostics, by, None, timeout);
-            self.snapshots.insert(effect, because);
+            self.take_snapshot(now, by, because);
         }
+    }
+
+    /// One that nobody ordered.
+    pub(super) fn take_snapshot(&mut self, now: Now, by: Trigger, because: String) {
+        let timeout = Act::CollectDiagnostics.default_timeout();
+        let effect = self.order(now, Act::CollectDiagnostics, by, None, timeout);
+        self.snapshots.insert(effect, because);
     }
 
     /// In quarantine the gateway is looked at more often, and where power is short less.

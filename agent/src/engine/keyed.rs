@@ -56,6 +56,8 @@ pub(super) const REMEDY_KEY: &str = "remedy/";
 pub(super) const ALARM_KEY: &str = "alarm/";
 /// What a detector has learned, by its rule.
 pub(super) const LEARNED_KEY: &str = "learned/";
+/// What is told with a change of other state, by the key of that.
+pub(super) const TELLING_KEY: &str = "telling/";
 /// A target's releases, by its name.
 pub(super) const RELEASE_KEY: &str = "release/";
 /// The level in force.

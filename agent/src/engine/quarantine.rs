@@ -14,7 +14,7 @@ use minicbor::{Decode, Encode};
 use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
 use super::keyed::{QUARANTINE_KEY, Write, encode, write};
 use super::observation::Severity;
-use super::record::{Event, EventKind, Stamp};
+use super::record::{Body, Event, EventKind, Stamp};
 use super::remedies::refusal;
 use super::time::{Mono, Now};
 use crate::config::{CheckedConfig, QuarantineLevel};
@@ -421,6 +421,11 @@ fn found(level: QuarantineLevel, journaled: Option<&Inside>) -> Option<Event> {
         _ => "it was found in force, and the journal knew of less".to_owned(),
     };
     Some(told(ENTERED, level.word(), &Trigger::Own(Own::Quarantine).to_string(), Some(&detail)))
+}
+
+/// Whether this tells that one was entered.
+pub(super) fn is_entered(body: &Body) -> bool {
+    matches!(body, Body::Event(event) if &*event.name == ENTERED)
 }
 
 /// What isolation leaves of the commands, and what nothing does to a quarantine.

@@ -110,6 +110,26 @@ pub struct Record {
     pub body: Body,
 }
 
+/// An event that the fleet is told with a change of the keyed state, and its number in the log. It stands in the state
+/// before it is in the log: a number that the log never came to says that it was lost, and has to be told again.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Told {
+    /// Its number.
+    #[n(0)]
+    pub seq: u64,
+    /// The event, with its time.
+    #[n(1)]
+    pub record: Record,
+}
+
+impl Told {
+    /// Whether it came into the log; `events_last` is the highest number that the log of events ever held.
+    #[must_use]
+    pub const fn arrived(&self, events_last: u64) -> bool {
+        self.seq <= events_last
+    }
+}
+
 /// The kinds of record.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Body {

@@ -1,13 +1,18 @@
 //! What goes into the outbox, with its time and its number: events, results, samples, and what the outbox itself gave
-//! up. Only alarms have another way, in `alarms`: their state goes before them. Sends nothing.
+//! up; and what goes with a change of other state, which goes before it, as that of alarms does, in `alarms`. Sends
+//! nothing.
 
 use std::collections::BTreeMap;
 
-use super::Engine;
+use super::effects::Purpose;
+use super::io::{Own, Trigger};
+use super::keyed::{TELLING_KEY, Write, write};
 use super::observation::Severity;
 use super::outbox::{self, Haste, Lost};
-use super::record::{Body, Class, CommandResult, Event, EventKind, Record, Sample};
+use super::record::{Body, Class, CommandResult, Event, EventKind, Record, Sample, Told};
+use super::start::State;
 use super::time::Now;
+use super::{Engine, quarantine};
 
 impl Engine {
     /// Puts an event into the outbox.
@@ -32,16 +37,68 @@ impl Engine {
         self.outbox.commit(&mut self.effects);
     }
 
+    /// Changes the state, and tells what goes with that, once each: the state first, in the store's order, as of alarms.
+    /// A crash between them leaves numbers that the log never came to. The other way round it would leave what was told
+    /// without what it tells of, and the next start would tell another end of it.
+    pub(super) fn record_with(&mut self, now: Now, entry: Write, events: Vec<Event>) {
+        let at = self.timeline.stamp(now.mono);
+        let records = events.into_iter().map(|event| Record { at, body: Body::Event(event) });
+        let key = format!("{TELLING_KEY}{}", entry.0);
+        self.tell_all(now, key, vec![entry], records.collect());
+    }
+
+    fn tell_all(&mut self, now: Now, key: String, mut entries: Vec<Write>, records: Vec<Record>) {
+        let told = records.into_iter().map(|record| Told { seq: self.seqs.next(), record });
+        let told: Vec<Told> = told.collect();
+        if !told.is_empty() {
+            entries.push(write(key, &told));
+        }
+        self.effects.put(Purpose::Note, entries);
+        for Told { seq, record } in &told {
+            self.append_as(now, *seq, record);
+        }
+        if !told.is_empty() {
+            self.outbox.commit(&mut self.effects);
+        }
+    }
+
+    /// Tells again what the log never came to when the run before told it. What it came to is forgotten, with what can't
+    /// be read.
+    pub(super) fn tell_again(&mut self, now: Now, state: &State<'_>, events_last: u64) {
+        let mut done = Vec::new();
+        for (key, value) in state.entries.iter().filter(|(key, _)| key.starts_with(TELLING_KEY)) {
+            let told = minicbor::decode::<Vec<Told>>(value).unwrap_or_default();
+            let lost = told.into_iter().filter(|told| !told.arrived(events_last)).map(|told| told.record);
+            let lost: Vec<Record> = lost.collect();
+            if lost.is_empty() {
+                done.push(((*key).to_owned(), None));
+                continue;
+            }
+            let is_entered = lost.iter().any(|record| quarantine::is_entered(&record.body));
+            self.tell_all(now, (*key).to_owned(), Vec::new(), lost);
+            if is_entered && self.quarantine.level().is_some() {
+                self.take_snapshot(now, Trigger::Own(Own::Quarantine), self.quarantine.by().to_owned());
+            }
+        }
+        if !done.is_empty() {
+            self.effects.put(Purpose::Note, done);
+        }
+    }
+
     fn append(&mut self, now: Now, body: Body) -> u64 {
         let record = Record { at: self.timeline.stamp(now.mono), body };
-        self.recent.note(record.at, &record.body);
         let seq = self.seqs.next();
-        if self.link.is_online() && self.session.flow.overtakes(record.class(), &self.outbox) {
-            self.outbox.append_ahead(now.mono, seq, Haste::Live, &record, &mut self.effects);
-        } else {
-            self.outbox.append(now.mono, seq, &record, &mut self.effects);
-        }
+        self.append_as(now, seq, &record);
         seq
+    }
+
+    fn append_as(&mut self, now: Now, seq: u64, record: &Record) {
+        self.recent.note(record.at, &record.body);
+        if self.link.is_online() && self.session.flow.overtakes(record.class(), &self.outbox) {
+            self.outbox.append_ahead(now.mono, seq, Haste::Live, record, &mut self.effects);
+        } else {
+            self.outbox.append(now.mono, seq, record, &mut self.effects);
+        }
     }
 
     /// Puts an answer, or a part of what an act has brought home, into the outbox.

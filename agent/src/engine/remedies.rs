@@ -52,8 +52,8 @@ pub enum Step {
         /// The act whose budget is spent.
         act: Act,
     },
-    /// Write to the journal; nothing waits for it.
-    Note(Write),
+    /// Write to the journal, and tell what goes with that; nothing waits for it.
+    Note(Write, Vec<Event>),
     /// Act on the gateway.
     Act {
         /// The rule.
@@ -117,13 +117,13 @@ impl Remedies {
                 remedies.restore(facts, rule, value, identity, is_raised(rule));
             }
         }
-        remedies.steps.extend(remedies.boots.count(facts).map(Step::Note));
+        remedies.steps.extend(remedies.boots.count(facts).map(note_only));
         remedies
     }
 
     /// Time has passed.
     pub fn poll(&mut self, facts: Facts<'_>) {
-        self.steps.extend(self.boots.outlast(facts).map(Step::Note));
+        self.steps.extend(self.boots.outlast(facts).map(note_only));
     }
 
     /// What is to be done next.
@@ -249,12 +249,12 @@ impl Remedies {
         let act = run.admitted.take()?;
         if run.stored.canceled {
             run.stored.unbegun = true;
-            self.end(facts, rule);
+            self.end(facts, rule, Vec::new());
             return Some(act);
         }
         if !run.is_wanted(rule, facts.config) {
             run.stored.state = State::Waiting;
-            self.leave(facts, rule);
+            self.leave(facts, rule, Vec::new());
             return Some(act);
         }
         if !written {
@@ -339,18 +339,18 @@ impl Remedies {
             if is_wanted {
                 self.note(facts, &rule);
             } else {
-                self.leave(facts, &rule);
+                self.leave(facts, &rule, Vec::new());
             }
             return true;
         }
-        if let Some(act) = begun {
+        let ended = begun.map(|act| {
             let event = run.event(rule, &act, outcome.status.status(), outcome.reason.as_deref());
             let detail = outcome.detail.as_deref().filter(|_| run.stored.awaits_boot);
-            self.steps.push_back(Step::Tell(event.with_some("detail", detail)));
-        }
+            event.with_some("detail", detail)
+        });
         run.nothing_begun = begins_nothing(outcome);
         let rule = rule.clone();
-        self.settle(facts, &rule);
+        self.settle(facts, &rule, Vec::from_iter(ended));
         true
     }
 
@@ -364,17 +364,17 @@ impl Remedies {
         for rule in rules {
             let Some(run) = self.runs.get_mut(&rule) else { continue };
             run.stored.canceled = true;
-            self.steps.push_back(Step::Tell(run.canceled(&rule, Reason::Canceled)));
+            let canceled = vec![run.canceled(&rule, Reason::Canceled)];
             // One that is on its way into the journal ends when that is done, and one under way goes no further, were
             // it after a crash.
             match run.stored.state {
                 State::Acting => {
                     under_way.extend(run.effect);
-                    self.note(facts, &rule);
+                    self.note_and_tell(facts, &rule, canceled);
                 }
                 state => {
                     run.stored.unbegun = state == State::Waiting;
-                    self.end(facts, &rule);
+                    self.end(facts, &rule, canceled);
                 }
             }
         }
@@ -395,7 +395,7 @@ impl Remedies {
         run.stored.leaves = run.begun.as_ref().and_then(|act| running(&act.target())).map(Into::into);
         run.spending = None;
         let entry = run.entry(rule);
-        self.steps.push_back(Step::Note(entry));
+        self.steps.push_back(note_only(entry));
         true
     }
 
@@ -420,9 +420,9 @@ impl Remedies {
     /// The store may not have what was noted: all of it is noted again. What is on its way into the journal is known
     /// when it is there.
     pub fn note_again(&mut self) {
-        self.steps.push_back(Step::Note(self.boots.entry()));
+        self.steps.push_back(note_only(self.boots.entry()));
         for (rule, run) in self.runs.iter_mut().filter(|(_, run)| run.admitted.is_none()) {
-            self.steps.push_back(Step::Note(run.entry(rule)));
+            self.steps.push_back(note_only(run.entry(rule)));
         }
     }
 
@@ -436,20 +436,20 @@ impl Remedies {
         };
         let over = self.runs.iter().filter(|(rule, run)| is_over(rule, run)).map(|(rule, _)| rule.clone());
         for rule in over.collect::<Vec<String>>() {
-            self.leave(facts, &rule);
+            self.leave(facts, &rule, Vec::new());
         }
     }
 
     /// The configuration no longer wants this climb. Its number stays known: the next one has another.
-    fn leave(&mut self, facts: Facts<'_>, rule: &str) {
+    fn leave(&mut self, facts: Facts<'_>, rule: &str, mut told: Vec<Event>) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if matches!(run.stored.state, State::Waiting | State::Acting | State::Settling) {
-            self.steps.push_back(Step::Tell(run.canceled(rule, Reason::ConfigChanged)));
+            told.push(run.canceled(rule, Reason::ConfigChanged));
         }
         run.stored.unbegun |= run.stored.state == State::Waiting;
         run.enter(State::Healed, facts);
         run.looks_after = None;
-        self.note(facts, rule);
+        self.note_and_tell(facts, rule, told);
     }
 
     fn restore(&mut self, facts: Facts<'_>, rule: &str, value: &Bytes, identity: &Identity, raised: bool) {
@@ -457,7 +457,7 @@ impl Remedies {
         let stored = minicbor::decode::<Stored>(value).ok();
         // What is still open is told and ended, whatever the configuration wants by now.
         let Some(mut stored) = stored.filter(|stored| known.is_some() || stored.state != State::Healed) else {
-            return self.steps.push_back(Step::Note((key(rule), None)));
+            return self.steps.push_back(note_only((key(rule), None)));
         };
         let (ladder, metric) = known.unwrap_or_default();
         if stored.ladder.is_empty() {
@@ -467,7 +467,7 @@ impl Remedies {
             stored.metric = metric;
         }
         let run = Run::new(stored, None, Some(facts.now.mono));
-        self.steps.extend(run.cut_off(rule, facts.config, identity).map(Step::Tell));
+        let cut_off = Vec::from_iter(run.cut_off(rule, facts.config, identity));
         let (state, is_wanted) = (run.stored.state, run.is_wanted(rule, facts.config));
         self.runs.insert(rule.to_owned(), run);
         match state {
@@ -475,7 +475,7 @@ impl Remedies {
             _ if state != State::Acting && !is_wanted => {}
             State::Waiting if !raised => self.alarm_cleared(facts, rule),
             State::Waiting => self.put_off(rule, facts.now.mono),
-            State::Acting | State::Settling => self.settle(facts, rule),
+            State::Acting | State::Settling => self.settle(facts, rule, cut_off),
             State::Exhausted if !raised => self.healed(facts, rule),
             State::Healed | State::Exhausted => {}
         }
@@ -543,16 +543,16 @@ impl Remedies {
         self.note(facts, rule);
     }
 
-    fn settle(&mut self, facts: Facts<'_>, rule: &str) {
+    fn settle(&mut self, facts: Facts<'_>, rule: &str, ended: Vec<Event>) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if run.doing(facts.config).is_some_and(|doing| doing.saves_power()) {
             run.stored.saves = Some(run.stored.step);
         }
         if run.stored.canceled {
-            return self.end(facts, rule);
+            return self.end(facts, rule, ended);
         }
         if !run.is_wanted(rule, facts.config) {
-            return self.leave(facts, rule);
+            return self.leave(facts, rule, ended);
         }
         if run.stored.state == State::Acting {
             run.stored.idle &= std::mem::take(&mut run.nothing_begun);
@@ -562,18 +562,15 @@ impl Remedies {
         run.forget_refusals();
         let settle = run.step(facts.config).map_or(Duration::ZERO, |step| step.settle);
         run.due = Some(facts.now.mono.after(settle));
-        self.note(facts, rule);
+        self.note_and_tell(facts, rule, ended);
     }
 
     fn healed(&mut self, facts: Facts<'_>, rule: &str) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         let helped = run.stored.state != State::Exhausted && !run.stored.dry && !run.stored.idle;
         run.enter(State::Healed, facts);
-        if helped {
-            let event = run.ladder_event(rule, Severity::Notice, "healed", "HEALED");
-            self.steps.push_back(Step::Tell(event));
-        }
-        self.note(facts, rule);
+        let healed = helped.then(|| run.ladder_event(rule, Severity::Notice, "healed", "HEALED"));
+        self.note_and_tell(facts, rule, Vec::from_iter(healed));
     }
 
     fn exhausted(&mut self, facts: Facts<'_>, rule: &str) {
@@ -582,27 +579,37 @@ impl Remedies {
         let severity = if run.stored.dry { Severity::Notice } else { Severity::Error };
         let event = run.ladder_event(rule, severity, "ladder_exhausted", "EXHAUSTED");
         let rehearsed = run.stored.dry.then(|| Reason::DryRun.word());
-        self.steps.push_back(Step::Tell(event.with_some("reason", rehearsed)));
         (run.stored.exhausted, run.stored.unbegun) = (true, true);
-        self.end(facts, rule);
+        self.end(facts, rule, vec![event.with_some("reason", rehearsed)]);
     }
 
     /// It goes no further before its alarm has been cleared.
-    fn end(&mut self, facts: Facts<'_>, rule: &str) {
+    fn end(&mut self, facts: Facts<'_>, rule: &str, told: Vec<Event>) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         run.enter(State::Exhausted, facts);
-        self.note(facts, rule);
+        self.note_and_tell(facts, rule, told);
     }
 
     fn note(&mut self, facts: Facts<'_>, rule: &str) {
-        let Some(run) = self.runs.get_mut(rule).filter(|run| !run.is_noted(facts)) else { return };
-        let entry = run.entry(rule);
-        self.steps.push_back(Step::Note(entry));
+        self.note_and_tell(facts, rule, Vec::new());
+    }
+
+    /// What is told goes with what is written: told before, it would be told otherwise after a crash.
+    fn note_and_tell(&mut self, facts: Facts<'_>, rule: &str, told: Vec<Event>) {
+        let Some(run) = self.runs.get_mut(rule) else { return };
+        if !told.is_empty() || !run.is_noted(facts) {
+            let entry = run.entry(rule);
+            self.steps.push_back(Step::Note(entry, told));
+        }
     }
 
     fn climbing(&self) -> usize {
         self.runs.values().filter(|run| matches!(run.stored.state, State::Acting | State::Settling)).count()
     }
+}
+
+const fn note_only(entry: Write) -> Step {
+    Step::Note(entry, Vec::new())
 }
 
 /// Whether an alarm that is raised again goes on with the climb before: it came back too soon, so what was tried last

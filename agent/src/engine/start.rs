@@ -232,7 +232,7 @@ impl Engine {
         let unheard = results.evicted.saturating_sub(*Class::Results.of(&accounted));
         let kept_from = if results.records == 0 { results.last.saturating_add(1) } else { results.first };
         engine.commands.reports_gone_unheard(unheard, kept_from);
-        let mut first = Vec::from_iter(found.entry);
+        let mut first = Vec::new();
         if careful != Careful::default() {
             first.extend(careful_entries(careful));
         }
@@ -254,8 +254,8 @@ impl Engine {
         first.extend(entry);
         let before = run.map(|run| Before { run, written_at: recovered.written_at, crashed });
         engine.begin(now, before, first, (&recovered, &state), leftovers);
-        if let Some(event) = found.event {
-            engine.record_event(now, event);
+        if let (Some(entry), Some(event)) = (found.entry, found.event) {
+            engine.record_with(now, entry, vec![event]);
             engine.advance(now);
         }
         engine
@@ -290,6 +290,7 @@ impl Engine {
         let started = self.started(before.as_ref().map(|before| &before.run), is_first);
         self.record_event(now, started);
         self.begin_alarms(now, alarms);
+        self.tell_again(now, state, Class::Events.of(&recovered.logs).last);
         self.advance(now);
     }
 

@@ -2,29 +2,18 @@
 //! because its rule is gone. Writes nothing.
 
 use bytes::Bytes;
-use minicbor::{Decode, Encode};
 
 use super::Leftovers;
 use super::watch::{Watch, removed};
 use crate::engine::keyed::{ALARM_KEY, encode};
 use crate::engine::metric::Value;
-use crate::engine::record::{Body, Event, Field, Record, Stamp};
+use crate::engine::record::{Body, Event, Field, Record, Stamp, Told};
 
 /// What is to be stored when an alarm's event goes out under this number.
 #[must_use]
 pub fn entry(rule: &str, seq: u64, record: &Record) -> (String, Bytes) {
     let told = Told { seq, record: record.clone() };
     (format!("{ALARM_KEY}{rule}"), encode(&told))
-}
-
-/// What the store holds of an alarm: the event that the fleet was told last, and its number in the log. It is written
-/// before the event is: a number that the log never came to says that the event was lost, and has to be told again.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-struct Told {
-    #[n(0)]
-    seq: u64,
-    #[n(1)]
-    record: Record,
 }
 
 /// A stored alarm, read.
@@ -58,7 +47,7 @@ impl Saved {
             metric,
             since,
             removed,
-            arrived: told.seq <= events_last,
+            arrived: told.arrived(events_last),
             record: told.record,
         })
     }

@@ -25,6 +25,7 @@ mod starting;
 mod store;
 mod thinning;
 mod times;
+mod told_once;
 mod too_large;
 mod trial;
 mod trouble;
