@@ -412,6 +412,7 @@ impl Engine {
                 self.miss_round(now);
             }
         }
+        self.looked_for_reboot(now);
     }
 
     /// A round of the collectors gave no readings.

@@ -99,6 +99,16 @@ impl Pace {
         self.observing = None;
     }
 
+    /// A round of collection is begun out of turn, and the next one's turn comes an interval later; `false`: one is
+    /// under way.
+    pub(super) fn begin_round(&mut self, now: Mono, telemetry: &Telemetry) -> bool {
+        let begins = self.observing.is_none();
+        if begins {
+            (self.observing, self.observe_at) = (Some(now), now.after(self.intervals(telemetry).0));
+        }
+        begins
+    }
+
     /// The round that is under way will not end: another one begins. False: there is none.
     pub(super) fn look_again(&mut self, now: Mono) -> bool {
         let was_observing = self.observing.take().is_some();

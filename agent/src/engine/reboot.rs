@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::command::Name;
 use super::commands::Commands;
+use super::effects::Purpose;
 use super::io::{Act, ActOutcome, Effect, EffectId, LogLevel, Own, StopReason, Trigger};
 use super::keyed::{RUN_KEY, write};
 use super::observation::running;
@@ -23,6 +24,10 @@ pub(crate) const GOES_DOWN_WITHIN: Duration = Duration::from_secs(120);
 /// back soon.
 const ORDERED_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long the look before the goodbye is waited for: where collectors hang a reboot may be what helps, and what was
+/// read of the battery before that must not grow too old for it.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+
 /// A restart of the machine under way.
 #[derive(Debug)]
 pub(super) struct Reboot {
@@ -33,6 +38,8 @@ pub(super) struct Reboot {
     within: Duration,
     /// The goodbye begins then; `None`: it has begun.
     waits_until: Option<Mono>,
+    /// Its time has come, and by a new look at the gateway it is judged whether it is possible.
+    is_looked_for: bool,
     /// It completes what a command has done.
     commanded: bool,
 }
@@ -154,7 +161,7 @@ impl Engine {
         let commanded = !trigger.is_automatic();
         let within = within.map_or(ORDERED_WITHIN, |within| within.min(ORDERED_WITHIN));
         let waits_until = Some(now.mono.after(delay));
-        self.reboot = Some(Reboot { effect, trigger, token, within, waits_until, commanded });
+        self.reboot = Some(Reboot { effect, trigger, token, within, waits_until, is_looked_for: false, commanded });
         effect
     }
 
@@ -180,15 +187,26 @@ impl Engine {
     }
 
     /// Begins the goodbye when its time has come, what it was ordered by still holds, no change of the quarantine that
-    /// was begun before is under way, and nobody is about to take it back.
+    /// was begun before is under way, nobody is about to take it back, and nobody keeps the machine up: the gateway is
+    /// looked at anew for that, or it would go off the air for a reboot that is refused then.
     pub(super) fn poll_reboot(&mut self, now: Now) {
         if self.reboot_deadline().is_none_or(|at| at > now.mono) {
             return;
         }
         let Some(reboot) = &mut self.reboot else { return };
+        if !std::mem::replace(&mut reboot.is_looked_for, true) {
+            reboot.waits_until = Some(now.mono.after(LOOK_MAX));
+            if self.pace.begin_round(now.mono, &self.config.telemetry) {
+                self.effects.push_for(Purpose::Observe, |id| Effect::Observe { id });
+            }
+            return;
+        }
         reboot.waits_until = None;
         let effect = reboot.effect;
         if self.with_commands(now, |commands, facts| commands.reboot_is_due(facts, effect)) {
+            if let Some(who) = self.blocked.clone() {
+                return self.acted(now, effect, ActOutcome::failed(Reason::Inhibited.word(), who));
+            }
             self.run_steps(now);
             return self.stop(now, StopReason::Rebooting);
         }
@@ -197,6 +215,14 @@ impl Engine {
         self.is_over(now, Reason::Busy);
         self.with_commands(now, Commands::begin_queued);
         self.run_steps(now);
+    }
+
+    /// A round of collection has ended, with readings or without: a reboot that waited for that waits no longer.
+    pub(super) fn looked_for_reboot(&mut self, now: Now) {
+        let looking = self.reboot.as_mut().filter(|reboot| reboot.is_looked_for);
+        if let Some(waits_until) = looking.and_then(|reboot| reboot.waits_until.as_mut()) {
+            *waits_until = now.mono;
+        }
     }
 
     /// Why the machine goes down, in the contract's word, if it is told to from here.

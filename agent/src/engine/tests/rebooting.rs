@@ -41,6 +41,56 @@ fn a_reboot_says_goodbye_first_and_is_told_by_the_next_boot() {
 }
 
 #[test]
+fn whoever_keeps_the_machine_up_by_the_time_of_the_goodbye_keeps_it_from_being_said() {
+    let mut world = world();
+    world.blocked = Some("updater inhibits it".into());
+    // No round of collection has ended since.
+    world.command("b-1", "reboot", json!({}), 1);
+    world.settle();
+    assert_eq!(world.statuses("b-1"), ["IN_PROGRESS", "REJECTED"]);
+    assert_eq!(world.results("b-1")[1]["reason"], "inhibited");
+    world.blocked = None;
+    world.advance(2 * SECOND);
+    world.blocked = Some("updater inhibits it".into());
+    world.command("b-2", "reboot", json!({"delay_s": 5}), 2);
+    world.advance(20 * SECOND);
+    assert!(world.is_connected() && !world.acted.contains(&Act::Reboot), "{:?}", world.acted);
+    let offline = world.got.iter().filter(|got| got.topic.ends_with("/presence") && got.body["online"] == false);
+    assert_eq!(offline.count(), 0);
+    world.blocked = None;
+    world.advance(2 * SECOND);
+    world.command("b-3", "reboot", json!({}), 3);
+    world.settle();
+    assert_eq!(world.acted.last(), Some(&Act::Reboot));
+}
+
+#[test]
+fn a_ladders_reboot_that_somebody_blocks_after_it_was_admitted_says_no_goodbye_and_is_tried_again() {
+    let mut world = World::with(config_with(&ladder("", "{ do = \"reboot\", settle = \"60s\" }")));
+    world.set(Metric::BatteryExternalPower, Some(true));
+    world.advance(11 * MINUTE);
+    world.stall_store_at(|op| puts(op, "remedy/full"));
+    world.set(Metric::HostMemUsed, Some(95.0));
+    world.advance_until(3 * SECOND, World::store_is_late);
+    world.blocked = Some("updater inhibits it".into());
+    world.store_answers();
+    world.advance(MINUTE);
+    assert!(world.is_connected() && world.acted.is_empty(), "{:?}", world.acted);
+    world.blocked = None;
+    world.advance(HOUR);
+    assert_eq!(world.acted.first(), Some(&Act::Reboot));
+}
+
+#[test]
+fn collectors_that_hang_hold_up_no_reboot_for_long() {
+    let mut world = world();
+    world.collectors_hang(true);
+    world.command("b-1", "reboot", json!({}), 1);
+    world.advance(10 * SECOND);
+    assert_eq!(world.acted, [Act::Reboot]);
+}
+
+#[test]
 fn a_reboot_that_waits_for_its_time_holds_up_no_quarantine_and_then_waits_for_its_end() {
     let mut world = world();
     world.acts_succeed = false;
