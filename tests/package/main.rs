@@ -2,8 +2,9 @@
 //! removed, installed again and purged, beside a real broker that it reaches with a key that its user can't read.
 //!
 //! What is packed are the programs that tests have: built for debugging, with all features, by cargo alone. With
-//! FIELDMEDIC_DEB, the path of a package for this machine, it is that one (in tests/nightly what `systemd/package` ships),
-//! and its programs have to say what they are made of. The older version is the same one, saying that it is older.
+//! FIELDMEDIC_DEB, the path of a package for this machine, it is that one (in tests/nightly what `systemd/package`
+//! ships), and its programs have to say what they are made of. The older version is the same one, saying that it is
+//! older.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

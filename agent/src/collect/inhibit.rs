@@ -12,8 +12,8 @@ pub(crate) const FILE: &str = "run/fieldmedic/inhibit";
 const FILE_BYTES_MAX: u64 = 64 << 10;
 const REASON_CHARS_MAX: usize = 256;
 
-/// The reason why automatic remedies are inhibited; `None` if they aren't. It waits for nothing: whoever is about to act
-/// looks as well as the collectors do.
+/// The reason why automatic remedies are inhibited; `None` if they aren't. It waits for nothing: whoever is about to
+/// act looks as well as the collectors do.
 pub(crate) fn inhibited(root: &Path) -> Option<String> {
     // Whoever holds off what is done here means this machine, whatever tree is measured.
     reason(root).or_else(|| reason(Path::new("/")))

@@ -37,9 +37,9 @@ impl Engine {
         self.outbox.commit(&mut self.effects);
     }
 
-    /// Changes the state, and tells what goes with that, once each: the state first, in the store's order, as of alarms.
-    /// A crash between them leaves numbers that the log never came to. The other way round it would leave what was told
-    /// without what it tells of, and the next start would tell another end of it.
+    /// Changes the state, and tells what goes with that, once each: the state first, in the store's order, as of
+    /// alarms. A crash between them leaves numbers that the log never came to. The other way round it would leave what
+    /// was told without what it tells of, and the next start would tell another end of it.
     pub(super) fn record_with(&mut self, now: Now, entry: Write, events: Vec<Event>) {
         let at = self.timeline.stamp(now.mono);
         let records = events.into_iter().map(|event| Record { at, body: Body::Event(event) });
@@ -62,8 +62,8 @@ impl Engine {
         }
     }
 
-    /// Tells again what the log never came to when the run before told it. What it came to is forgotten, with what can't
-    /// be read.
+    /// Tells again what the log never came to when the run before told it. What it came to is forgotten, with what
+    /// can't be read.
     pub(super) fn tell_again(&mut self, now: Now, state: &State<'_>, events_last: u64) {
         let mut done = Vec::new();
         for (key, value) in state.entries.iter().filter(|(key, _)| key.starts_with(TELLING_KEY)) {

@@ -378,8 +378,8 @@ impl State {
         matches!(trouble, Trouble::Panicked(_)) && self.lacks_room(trouble)
     }
 
-    /// Whether room may be all that is missing: the error says so, or hardly any is free. The number of free bytes shows
-    /// neither that a quota is spent nor that there are no inodes.
+    /// Whether room may be all that is missing: the error says so, or hardly any is free. The number of free bytes
+    /// shows neither that a quota is spent nor that there are no inodes.
     fn lacks_room(&self, trouble: &Trouble) -> bool {
         trouble.is_no_space() || self.free_bytes() < self.reserve.bytes_max()
     }

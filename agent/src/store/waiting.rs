@@ -1,7 +1,7 @@
 //! What the state knows of the logs: with each put goes, in the same write, how many records wait in each of them. So
-//! that a log that vanished with its cursor can be counted, or one that lost its end, and is told in the same words until
-//! it holds later records: whoever counts it may be gone before that is saved. Of a log that knows of as much itself,
-//! nothing is asked here.
+//! that a log that vanished with its cursor can be counted, or one that lost its end, and is told in the same words
+//! until it holds later records: whoever counts it may be gone before that is saved. Of a log that knows of as much
+//! itself, nothing is asked here.
 
 use bytes::Bytes;
 

@@ -18,8 +18,8 @@ const STATE_STEP_BYTES: u64 = 512 * 1024;
 /// store.
 const FILES_BYTES: u64 = 128 * 1024;
 const FILES_SHARE: u64 = 8;
-/// And live records no more than this: the state and its reserve, where they are largest, leave the smallest store hardly
-/// more.
+/// And live records no more than this: the state and its reserve, where they are largest, leave the smallest store
+/// hardly more.
 const LIVE_SHARE: u64 = 12;
 
 impl Outbox {

@@ -446,7 +446,8 @@ impl<'a> World<'a> {
         (!self.network.is_covered()).then(|| "the link has no coverage".to_owned())
     }
 
-    /// See [`settles_within`]: what has waited while the agent sent seldom may still be under way for a time after that.
+    /// See [`settles_within`]: what has waited while the agent sent seldom may still be under way for a time after
+    /// that.
     fn settles_ms(&self) -> u64 {
         let Telemetry { report_interval, publish_interval, .. } = self.config.telemetry;
         let usual = settles_within(&self.config, report_interval + publish_interval);
