@@ -42,7 +42,7 @@ impl Engine {
             let ours = dropped.entry(reason).or_default();
             *ours = if self.is_unstored { ours.saturating_add(known) } else { known.max(*ours) };
         }
-        let mut entries = vec![write(DROPPED_KEY, &dropped)];
+        let mut entries = vec![write(DROPPED_KEY, &dropped), self.untold_entry()];
         if !self.is_unstored {
             entries.push(write(ACCOUNTED_KEY, &self.outbox.accounted()));
         }

@@ -30,6 +30,8 @@ pub(super) const SUBSCRIBED_KEY: &str = "subscribed";
 pub(super) const DROPPED_KEY: &str = "dropped";
 /// How much of what the store evicted is among the dropped; saved with them.
 pub(super) const ACCOUNTED_KEY: &str = "accounted";
+/// Records given up that are yet to be told; saved with them.
+pub(super) const LOST_KEY: &str = "lost";
 /// The run before this one, and how it ended.
 pub(super) const RUN_KEY: &str = "run";
 /// The boots of late.

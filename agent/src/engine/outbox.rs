@@ -22,7 +22,7 @@ use bytes::Bytes;
 pub use self::ahead::Haste;
 use self::lane::Lane;
 use self::losses::Losses;
-pub use self::losses::{Gone, Lost};
+pub use self::losses::{Gone, Lost, Untold};
 pub use self::thinning::REASON as THINNED;
 use self::thinning::Thinning;
 use super::effects::{Effects, Purpose};
@@ -474,18 +474,26 @@ impl Outbox {
         self.thinning.take_thinned()
     }
 
-    /// What was given up since this was last asked, by class and reason; nothing if that was just now, or if what is
-    /// told now would be lost as well.
-    pub fn take_lost(&mut self, now: Mono, online: bool) -> BTreeMap<(Class, &'static str), Lost> {
-        if self.losses.begin_telling(now) { self.take_all_lost(online) } else { BTreeMap::new() }
+    /// What was given up since this was last asked; nothing if that was just now, or if what is told now would be lost
+    /// as well.
+    pub fn take_lost(&mut self, now: Mono, online: bool) -> Untold {
+        let would_be_lost = self.last_fault.is_some() && !online;
+        if !self.losses.begin_telling(now) || would_be_lost { Untold::new() } else { self.losses.take_lost() }
     }
 
-    /// The same, whenever that was.
-    pub fn take_all_lost(&mut self, online: bool) -> BTreeMap<(Class, &'static str), Lost> {
-        if self.last_fault.is_some() && !online {
-            return BTreeMap::new();
+    /// What was given up, or thinned out, and is yet to be told: to be saved with what was given up in all.
+    #[must_use]
+    pub fn untold(&self) -> Untold {
+        let thinned = self.thinning.untold().map(|lost| ((Class::Telemetry, THINNED.to_owned()), lost));
+        self.losses.untold().clone().into_iter().chain(thinned).collect()
+    }
+
+    /// What the run before has saved of that.
+    pub fn owe(&mut self, mut untold: Untold) {
+        if let Some(thinned) = untold.remove(&(Class::Telemetry, THINNED.to_owned())) {
+            self.thinning.owe(thinned);
         }
-        self.losses.take_lost()
+        self.losses.owe(untold);
     }
 
     /// What it holds in memory: a name, how much, and the bound.

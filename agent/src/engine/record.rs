@@ -4,18 +4,24 @@
 //! worked out at sending ([`super::time`]).
 
 /// The outbox's logs. Their numbers are stored: a new one goes to the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(index_only)]
 #[repr(usize)]
 pub enum Class {
     /// Status of commands, and audit events.
+    #[n(0)]
     Results = 0,
     /// Alarms, errors, lifecycle and remediation.
+    #[n(1)]
     Events = 1,
     /// Samples.
+    #[n(2)]
     Telemetry = 2,
     /// Samples of which several were made one, because the outage is long.
+    #[n(3)]
     Thinned = 3,
     /// Samples of an hour, made of those, because it is longer still.
+    #[n(4)]
     Hourly = 4,
 }
 
@@ -123,10 +129,10 @@ pub struct Told {
 }
 
 impl Told {
-    /// Whether it came into the log; `events_last` is the highest number that the log of events ever held.
+    /// Whether it came into its log, which ever held numbers up to `last`.
     #[must_use]
-    pub const fn arrived(&self, events_last: u64) -> bool {
-        self.seq <= events_last
+    pub const fn arrived(&self, last: u64) -> bool {
+        self.seq <= last
     }
 }
 

@@ -2,10 +2,8 @@
 //! up; and what goes with a change of other state, which goes before it, as that of alarms does, in `alarms`. Sends
 //! nothing.
 
-use std::collections::BTreeMap;
-
 use super::effects::Purpose;
-use super::io::{Own, Trigger};
+use super::io::{LogRange, Own, Trigger};
 use super::keyed::{TELLING_KEY, Write, write};
 use super::observation::Severity;
 use super::outbox::{self, Haste, Lost};
@@ -62,14 +60,14 @@ impl Engine {
         }
     }
 
-    /// Tells again what the log never came to when the run before told it. What it came to is forgotten, with what
-    /// can't be read.
-    pub(super) fn tell_again(&mut self, now: Now, state: &State<'_>, events_last: u64) {
+    /// Tells again what the log never came to when the run before told it, with the snapshot of a quarantine that was
+    /// entered. What it came to is forgotten, with what can't be read.
+    pub(super) fn tell_again(&mut self, now: Now, state: &State<'_>, logs: &[LogRange; Class::COUNT]) {
         let mut done = Vec::new();
         for (key, value) in state.entries.iter().filter(|(key, _)| key.starts_with(TELLING_KEY)) {
             let told = minicbor::decode::<Vec<Told>>(value).unwrap_or_default();
-            let lost = told.into_iter().filter(|told| !told.arrived(events_last)).map(|told| told.record);
-            let lost: Vec<Record> = lost.collect();
+            let is_lost = |told: &Told| !told.arrived(told.record.class().of(logs).last);
+            let lost: Vec<Record> = told.into_iter().filter(is_lost).map(|told| told.record).collect();
             if lost.is_empty() {
                 done.push(((*key).to_owned(), None));
                 continue;
@@ -121,26 +119,18 @@ impl Engine {
         let online = self.link.is_online();
         let thinned = online.then(|| self.outbox.take_thinned()).flatten();
         let lost = self.outbox.take_lost(now.mono, online);
-        self.record_lost(now, lost, thinned);
-    }
-
-    /// The same before the end, if the store takes it.
-    pub(super) fn tell_all_lost(&mut self, now: Now) {
-        let thinned = self.outbox.take_thinned();
-        let lost = self.outbox.take_all_lost(self.link.is_online());
-        self.record_lost(now, lost, thinned);
-    }
-
-    fn record_lost(&mut self, now: Now, lost: BTreeMap<(Class, &'static str), Lost>, thinned: Option<Lost>) {
-        let thinned = thinned.map(|lost| ((Class::Telemetry, outbox::THINNED), lost));
-        for ((class, reason), lost) in lost.into_iter().chain(thinned) {
-            let event = Event::new(Severity::Warning, EventKind::Audit, "records_dropped")
-                .with("reason", reason)
+        let thinned = thinned.map(|lost| ((Class::Telemetry, outbox::THINNED.to_owned()), lost));
+        let event = |((class, reason), lost): ((Class, String), Lost)| {
+            Event::new(Severity::Warning, EventKind::Audit, "records_dropped")
+                .with("reason", reason.as_str())
                 .with("class", class.word())
                 .with("records", lost.records)
                 .with("first_seq", lost.first)
-                .with("last_seq", lost.last);
-            self.record_event(now, event);
+                .with("last_seq", lost.last)
+        };
+        let events: Vec<Event> = lost.into_iter().chain(thinned).map(event).collect();
+        if !events.is_empty() {
+            self.record_with(now, self.untold_entry(), events);
         }
     }
 

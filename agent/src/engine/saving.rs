@@ -3,7 +3,7 @@
 
 use super::effects::Purpose;
 use super::io::{LogLevel, StoreFault};
-use super::keyed::{ACCOUNTED_KEY, DROPPED_KEY, Write, write};
+use super::keyed::{ACCOUNTED_KEY, DROPPED_KEY, LOST_KEY, Write, write};
 use super::time::Now;
 use super::timeline::Saved;
 use super::{Engine, start};
@@ -40,9 +40,15 @@ impl Engine {
 
     pub(super) fn save_dropped(&mut self) {
         if let Some((dropped, accounted)) = self.outbox.dropped_to_save() {
-            let entries = vec![write(DROPPED_KEY, dropped), write(ACCOUNTED_KEY, &accounted)];
+            let mut entries = vec![write(DROPPED_KEY, dropped), write(ACCOUNTED_KEY, &accounted)];
+            entries.push(self.untold_entry());
             self.effects.put(Purpose::Note, entries);
         }
+    }
+
+    /// What of it is yet to be told.
+    pub(super) fn untold_entry(&self) -> Write {
+        write(LOST_KEY, &self.outbox.untold())
     }
 
     /// One line when this begins to fail, and when it fails otherwise: a store that stays broken is tried for ever.

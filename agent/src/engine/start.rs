@@ -18,8 +18,8 @@ use super::incidents::{self, Incidents, Unsaid};
 use super::io::{LogLevel, Recovered, StoreLoss};
 use super::keyed::{
     ACCOUNTED_KEY, ANCHOR_KEY, AUDIT_KEY, CAREFUL_KEY, CAREFUL_SINCE_KEY, CLAIM_KEY, CRASHES_KEY, CURSOR_KEY, DATA_KEY,
-    DROPPED_KEY, FLOOR_KEY, FORGOTTEN_KEY, LOSSES_KEY, OPEN_KEY, RUN_KEY, SEQ_KEY, STATE_LOST_KEY, SUBSCRIBED_KEY,
-    UNTOLD_KEY, Write, encode, write,
+    DROPPED_KEY, FLOOR_KEY, FORGOTTEN_KEY, LOSSES_KEY, LOST_KEY, OPEN_KEY, RUN_KEY, SEQ_KEY, STATE_LOST_KEY,
+    SUBSCRIBED_KEY, UNTOLD_KEY, Write, encode, write,
 };
 use super::link::{self, FaultLog, Link};
 use super::numbers::{Seqs, Used, last_by_clock, last_unstored};
@@ -281,6 +281,7 @@ impl Engine {
         self.put_beginning(entries);
 
         self.warn_of_unsigned();
+        self.outbox.owe(state.read(LOST_KEY).unwrap_or_default());
         self.tell_losses(now, &recovered.losses, state.entries.contains_key(UNTOLD_KEY));
         if let Some(before) = before.as_ref().filter(|before| before.run.at.boot != self.timeline.boot()) {
             let event = self.rebooted(now, before);
@@ -290,7 +291,7 @@ impl Engine {
         let started = self.started(before.as_ref().map(|before| &before.run), is_first);
         self.record_event(now, started);
         self.begin_alarms(now, alarms);
-        self.tell_again(now, state, Class::Events.of(&recovered.logs).last);
+        self.tell_again(now, state, &recovered.logs);
         self.advance(now);
     }
 

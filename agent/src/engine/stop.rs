@@ -83,8 +83,6 @@ impl Engine {
         self.save_data_use(now, true);
         // The lines in them were read, and will not be again.
         self.incidents.close_buckets(now.mono);
-        // The next run knows the totals alone.
-        self.tell_all_lost(now);
         self.record_event(now, Event::new(Severity::Info, EventKind::Lifecycle, "stopping"));
         let run = Run { at: self.timeline.stamp(now.mono), clean: true, reboot: why.map(Into::into) };
         let mut entries = vec![write(RUN_KEY, &run), self.seqs.end(), self.session.subscriptions.entry()];

@@ -7,6 +7,8 @@ use std::mem;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use minicbor::{Decode, Encode};
+
 use crate::engine::record::Class;
 use crate::engine::time::Mono;
 
@@ -14,13 +16,16 @@ use crate::engine::time::Mono;
 const LOST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Records of one class that were given up for one reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Lost {
     /// How many.
+    #[n(0)]
     pub records: u64,
     /// The lowest seq among them.
+    #[n(1)]
     pub first: u64,
     /// The highest; not all between them need be lost.
+    #[n(2)]
     pub last: u64,
 }
 
@@ -37,6 +42,9 @@ impl Lost {
         self.last = self.last.max(*range.end());
     }
 }
+
+/// What was given up and is yet to be told, by class and reason.
+pub type Untold = BTreeMap<(Class, String), Lost>;
 
 /// Results that were given up: all of a range, but for those that have arrived or may still.
 #[derive(Debug)]
@@ -69,7 +77,7 @@ pub(super) struct Losses {
     accounted: [u64; Class::COUNT],
     dropped_saved: bool,
     /// What was given up since it was last told, by class and reason.
-    lost: BTreeMap<(Class, &'static str), Lost>,
+    lost: Untold,
     /// When it may be told again.
     lost_at: Mono,
     /// Results that were given up since it was last asked.
@@ -112,8 +120,16 @@ impl Losses {
             return;
         }
         self.count(reason, records);
-        let lost = self.lost.entry((class, reason)).or_insert_with(|| Lost::none(*range.start()));
+        let lost = self.lost.entry((class, reason.to_owned())).or_insert_with(|| Lost::none(*range.start()));
         lost.add(records, range);
+    }
+
+    /// What the run before could not tell is yet to be told, too.
+    pub(super) fn owe(&mut self, untold: Untold) {
+        for (of, before) in untold {
+            let lost = self.lost.entry(of).or_insert_with(|| Lost::none(before.first));
+            lost.add(before.records, before.first..=before.last);
+        }
     }
 
     /// Which of a range were given up, all `but` these: of results somebody has to know.
@@ -164,8 +180,13 @@ impl Losses {
     }
 
     /// What was given up since this was last asked, by class and reason.
-    pub(super) fn take_lost(&mut self) -> BTreeMap<(Class, &'static str), Lost> {
+    pub(super) fn take_lost(&mut self) -> Untold {
         mem::take(&mut self.lost)
+    }
+
+    /// The same, to be saved.
+    pub(super) const fn untold(&self) -> &Untold {
+        &self.lost
     }
 
     /// When there is something to tell.

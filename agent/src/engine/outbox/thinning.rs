@@ -87,6 +87,16 @@ impl Thinning {
     pub(super) const fn take_thinned(&mut self) -> Option<Lost> {
         self.thinned.take()
     }
+
+    /// The same, to be saved.
+    pub(super) const fn untold(&self) -> Option<Lost> {
+        self.thinned
+    }
+
+    /// What the run before could not tell is yet to be told, too.
+    pub(super) fn owe(&mut self, untold: Lost) {
+        self.thinned.get_or_insert_with(|| Lost::none(untold.first)).add(untold.records, untold.first..=untold.last);
+    }
 }
 
 impl Outbox {

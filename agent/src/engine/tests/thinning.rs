@@ -88,18 +88,31 @@ fn what_was_thinned_out_is_told_once_when_the_outage_is_over() {
 }
 
 #[test]
-fn an_agent_that_stops_in_the_middle_of_an_outage_leaves_word_of_what_was_thinned_out() {
-    let mut world = cut_off();
-    world.advance(12 * HOUR);
-    world.input(Input::Stop { reason: StopReason::Stopped });
-    world.advance(MINUTE);
-    world.crash();
-    back_online(&mut world);
-    let told: Vec<&Json> =
-        world.got.iter().map(|got| &got.body["audit"]).filter(|audit| audit["reason"] == "thinned").collect();
-    let records: u64 = told.iter().filter_map(|audit| audit["records"].as_u64()).sum();
-    assert!(records > 0);
-    assert_eq!(records, dropped(&world, "thinned"), "{told:?}");
+fn an_agent_that_ends_in_the_middle_of_an_outage_leaves_word_of_what_was_given_up() {
+    for (stops, ends) in [(true, 1), (false, 1), (false, 5)] {
+        let mut world = cut_off();
+        for _ in 0..ends {
+            world.advance(12 * HOUR);
+            if stops {
+                world.input(Input::Stop { reason: StopReason::Stopped });
+                world.advance(MINUTE);
+            }
+            world.crash();
+        }
+        back_online(&mut world);
+        let told = |reason: &str| {
+            let told = world.got.iter().map(|got| &got.body["audit"]).filter(|audit| audit["reason"] == reason);
+            told.filter_map(|audit| audit["records"].as_u64()).collect::<Vec<_>>()
+        };
+        assert_eq!(told("thinned"), [dropped(&world, "thinned")], "stops: {stops}, ends: {ends}");
+        assert_eq!(told("quota").iter().sum::<u64>(), dropped(&world, "quota"), "stops: {stops}, ends: {ends}");
+        // What was told is not told once more.
+        let before = world.got.len();
+        world.crash();
+        world.advance(20 * MINUTE);
+        let again: Vec<&Json> = world.got[before..].iter().map(|got| &got.body["audit"]).collect();
+        assert!(again.iter().all(|audit| audit["records"].is_null()), "stops: {stops}, ends: {ends}: {again:?}");
+    }
 }
 
 #[test]
