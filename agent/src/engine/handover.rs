@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::Engine;
 use super::io::{Recovered, StoreLoss};
-use super::keyed::{ACCOUNTED_KEY, DROPPED_KEY, LOSSES_KEY, RUN_KEY, SEQ_KEY, UNTOLD_KEY, Write, write};
+use super::keyed::{ACCOUNTED_KEY, DROPPED_KEY, LOSSES_KEY, LOST_KEY, RUN_KEY, SEQ_KEY, UNTOLD_KEY, Write, write};
+use super::outbox::add_untold;
 use super::start::{State, remembered};
 
 /// What the texts of losses may come to, in one value of the store.
@@ -35,14 +36,18 @@ impl Engine {
         entries
     }
 
-    /// What was given up in all: a run that began without a store has counted only its own.
+    /// What was given up in all, and what of it is to be told: a run that began without a store has counted only its own.
     fn dropped_over(&self, state: &State<'_>) -> Vec<Write> {
         let mut dropped = self.outbox.dropped().clone();
         for (reason, known) in state.read::<BTreeMap<String, u64>>(DROPPED_KEY).unwrap_or_default() {
             let ours = dropped.entry(reason).or_default();
             *ours = if self.is_unstored { ours.saturating_add(known) } else { known.max(*ours) };
         }
-        let mut entries = vec![write(DROPPED_KEY, &dropped), self.untold_entry()];
+        let mut untold = self.outbox.untold();
+        if self.is_unstored {
+            add_untold(&mut untold, state.read(LOST_KEY).unwrap_or_default());
+        }
+        let mut entries = vec![write(DROPPED_KEY, &dropped), write(LOST_KEY, &untold)];
         if !self.is_unstored {
             entries.push(write(ACCOUNTED_KEY, &self.outbox.accounted()));
         }

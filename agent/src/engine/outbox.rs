@@ -22,7 +22,7 @@ use bytes::Bytes;
 pub use self::ahead::Haste;
 use self::lane::Lane;
 use self::losses::Losses;
-pub use self::losses::{Gone, Lost, Untold};
+pub use self::losses::{Gone, Lost, Untold, add_untold};
 pub use self::thinning::REASON as THINNED;
 use self::thinning::Thinning;
 use super::effects::{Effects, Purpose};

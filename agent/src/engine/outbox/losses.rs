@@ -46,6 +46,13 @@ impl Lost {
 /// What was given up and is yet to be told, by class and reason.
 pub type Untold = BTreeMap<(Class, String), Lost>;
 
+/// So much more is yet to be told.
+pub fn add_untold(to: &mut Untold, more: Untold) {
+    for (of, more) in more {
+        to.entry(of).or_insert_with(|| Lost::none(more.first)).add(more.records, more.first..=more.last);
+    }
+}
+
 /// Results that were given up: all of a range, but for those that have arrived or may still.
 #[derive(Debug)]
 pub struct Gone {
@@ -126,10 +133,7 @@ impl Losses {
 
     /// What the run before could not tell is yet to be told, too.
     pub(super) fn owe(&mut self, untold: Untold) {
-        for (of, before) in untold {
-            let lost = self.lost.entry(of).or_insert_with(|| Lost::none(before.first));
-            lost.add(before.records, before.first..=before.last);
-        }
+        add_untold(&mut self.lost, untold);
     }
 
     /// Which of a range were given up, all `but` these: of results somebody has to know.

@@ -10,8 +10,10 @@ use super::store::MemStore;
 use super::trouble::told;
 use super::world::{World, config, identity};
 use crate::engine::io::{Input, Recovered, StopReason, StoreFault, StoreLoss, StoreOp};
-use crate::engine::keyed::{DROPPED_KEY, UNTOLD_KEY, encode};
+use crate::engine::keyed::{DROPPED_KEY, LOST_KEY, UNTOLD_KEY, encode};
 use crate::engine::observation::EndSigns;
+use crate::engine::outbox::{Lost, Untold};
+use crate::engine::record::Class;
 use crate::engine::time::{Mono, Now, Unix, Wall};
 use crate::engine::{Engine, Identity};
 
@@ -138,13 +140,17 @@ fn what_was_told_of_a_store_already_is_not_handed_over() {
 fn a_run_that_began_without_a_store_adds_what_it_gave_up_to_what_the_store_knows() {
     let mut world = World::new();
     let known = BTreeMap::from([("store_failed".to_owned(), 5_u64), ("quota".to_owned(), 7)]);
-    let found = Recovered { state: vec![(DROPPED_KEY.to_owned(), encode(&known))], ..Recovered::default() };
+    let thinned = Lost { records: 5, first: 3, last: 30 };
+    let untold = Untold::from([((Class::Telemetry, "thinned".to_owned()), thinned)]);
+    let state = vec![(DROPPED_KEY.to_owned(), encode(&known)), (LOST_KEY.to_owned(), encode(&untold))];
+    let found = Recovered { state, ..Recovered::default() };
     let absent = Recovered { absent: true, ..Recovered::default() };
     for (begun_with, total) in [(absent, 9), (found.clone(), 9)] {
         world.engine = world.engine_from(begun_with);
         world.engine.outbox.count_dropped("store_failed", 4);
         let dropped: BTreeMap<String, u64> = decode(&handed_over(&world.engine, &found), DROPPED_KEY);
         assert_eq!(dropped, BTreeMap::from([("store_failed".to_owned(), total), ("quota".to_owned(), 7)]));
+        assert_eq!(decode::<Untold>(&handed_over(&world.engine, &found), LOST_KEY), untold);
     }
 }
 
