@@ -38,10 +38,18 @@ pub(super) struct Reboot {
     within: Duration,
     /// The goodbye begins then; `None`: it has begun.
     waits_until: Option<Mono>,
-    /// Its time has come, and by a new look at the gateway it is judged whether it is possible.
-    is_looked_for: bool,
+    look: Look,
     /// It completes what a command has done.
     commanded: bool,
+}
+
+/// A new look at the gateway before the goodbye, by which it is judged whether a restart is possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// The time of the goodbye has not come.
+    ToCome,
+    UnderWay,
+    Over,
 }
 
 /// What is to be told of what is done where the boot that completes it didn't come.
@@ -161,7 +169,7 @@ impl Engine {
         let commanded = !trigger.is_automatic();
         let within = within.map_or(ORDERED_WITHIN, |within| within.min(ORDERED_WITHIN));
         let waits_until = Some(now.mono.after(delay));
-        self.reboot = Some(Reboot { effect, trigger, token, within, waits_until, is_looked_for: false, commanded });
+        self.reboot = Some(Reboot { effect, trigger, token, within, waits_until, look: Look::ToCome, commanded });
         effect
     }
 
@@ -194,7 +202,8 @@ impl Engine {
             return;
         }
         let Some(reboot) = &mut self.reboot else { return };
-        if !std::mem::replace(&mut reboot.is_looked_for, true) {
+        if reboot.look == Look::ToCome {
+            reboot.look = Look::UnderWay;
             reboot.waits_until = Some(now.mono.after(LOOK_MAX));
             if self.pace.begin_round(now.mono, &self.config.telemetry) {
                 self.effects.push_for(Purpose::Observe, |id| Effect::Observe { id });
@@ -202,10 +211,14 @@ impl Engine {
             return;
         }
         reboot.waits_until = None;
-        let effect = reboot.effect;
+        let (effect, is_seen) = (reboot.effect, reboot.look == Look::Over);
         if self.with_commands(now, |commands, facts| commands.reboot_is_due(facts, effect)) {
-            if let Some(who) = self.blocked.clone() {
-                return self.acted(now, effect, ActOutcome::failed(Reason::Inhibited.word(), who));
+            // Of a look that hangs nothing is known: whoever does it asks once more.
+            if let Some(who) = self.blocked.clone().filter(|_| is_seen) {
+                self.acted(now, effect, ActOutcome::failed(Reason::Inhibited.word(), who));
+                self.is_over(now, Reason::Busy);
+                self.poll_remedies(now);
+                return self.run_steps(now);
             }
             self.run_steps(now);
             return self.stop(now, StopReason::Rebooting);
@@ -219,8 +232,9 @@ impl Engine {
 
     /// A round of collection has ended, with readings or without: a reboot that waited for that waits no longer.
     pub(super) fn looked_for_reboot(&mut self, now: Now) {
-        let looking = self.reboot.as_mut().filter(|reboot| reboot.is_looked_for);
-        if let Some(waits_until) = looking.and_then(|reboot| reboot.waits_until.as_mut()) {
+        let Some(reboot) = self.reboot.as_mut().filter(|reboot| reboot.look == Look::UnderWay) else { return };
+        reboot.look = Look::Over;
+        if let Some(waits_until) = &mut reboot.waits_until {
             *waits_until = now.mono;
         }
     }
