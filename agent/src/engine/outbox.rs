@@ -22,8 +22,7 @@ use bytes::Bytes;
 pub use self::ahead::Haste;
 use self::lane::Lane;
 use self::losses::Losses;
-pub use self::losses::{Gone, Lost, Untold, add_untold};
-pub use self::thinning::REASON as THINNED;
+pub use self::losses::{Gone, Lost, THINNED, Untold, add_untold};
 use self::thinning::Thinning;
 use super::effects::{Effects, Purpose};
 use super::io::{LogLevel, Recovered, StoreFault, StoreOp, StoreReply, StoreStats};
@@ -470,8 +469,8 @@ impl Outbox {
     }
 
     /// What was thinned out since this was last asked.
-    pub const fn take_thinned(&mut self) -> Option<Lost> {
-        self.thinning.take_thinned()
+    pub fn take_thinned(&mut self) -> Untold {
+        self.losses.take_thinned()
     }
 
     /// What was given up since this was last asked; nothing if that was just now, or if what is told now would be lost
@@ -484,15 +483,11 @@ impl Outbox {
     /// What was given up, or thinned out, and is yet to be told: to be saved with what was given up in all.
     #[must_use]
     pub fn untold(&self) -> Untold {
-        let thinned = self.thinning.untold().map(|lost| ((Class::Telemetry, THINNED.to_owned()), lost));
-        self.losses.untold().clone().into_iter().chain(thinned).collect()
+        self.losses.untold()
     }
 
-    /// What the run before has saved of that.
-    pub fn owe(&mut self, mut untold: Untold) {
-        if let Some(thinned) = untold.remove(&(Class::Telemetry, THINNED.to_owned())) {
-            self.thinning.owe(thinned);
-        }
+    /// Begins with what the run before has saved of that.
+    pub fn owe(&mut self, untold: Untold) {
         self.losses.owe(untold);
     }
 

@@ -6,7 +6,7 @@ use super::effects::Purpose;
 use super::io::{LogRange, Own, Trigger};
 use super::keyed::{TELLING_KEY, Write, write};
 use super::observation::Severity;
-use super::outbox::{self, Haste, Lost};
+use super::outbox::{Haste, Lost, Untold};
 use super::record::{Body, Class, CommandResult, Event, EventKind, Record, Sample, Told};
 use super::start::State;
 use super::time::Now;
@@ -39,6 +39,9 @@ impl Engine {
     /// alarms. A crash between them leaves numbers that the log never came to. The other way round it would leave what
     /// was told without what it tells of, and the next start would tell another end of it.
     pub(super) fn record_with(&mut self, now: Now, entry: Write, events: Vec<Event>) {
+        if events.is_empty() {
+            return self.effects.put(Purpose::Note, vec![entry]);
+        }
         let at = self.timeline.stamp(now.mono);
         let records = events.into_iter().map(|event| Record { at, body: Body::Event(event) });
         let key = format!("{TELLING_KEY}{}", entry.0);
@@ -48,16 +51,12 @@ impl Engine {
     fn tell_all(&mut self, now: Now, key: String, mut entries: Vec<Write>, records: Vec<Record>) {
         let told = records.into_iter().map(|record| Told { seq: self.seqs.next(), record });
         let told: Vec<Told> = told.collect();
-        if !told.is_empty() {
-            entries.push(write(key, &told));
-        }
+        entries.push(write(key, &told));
         self.effects.put(Purpose::Note, entries);
         for Told { seq, record } in &told {
             self.append_as(now, *seq, record);
         }
-        if !told.is_empty() {
-            self.outbox.commit(&mut self.effects);
-        }
+        self.outbox.commit(&mut self.effects);
     }
 
     /// Tells again what the log never came to when the run before told it, with the snapshot of a quarantine that was
@@ -117,9 +116,8 @@ impl Engine {
     /// long outage thinned out is told when it is over.
     pub(super) fn tell_lost(&mut self, now: Now) {
         let online = self.link.is_online();
-        let thinned = online.then(|| self.outbox.take_thinned()).flatten();
+        let thinned = if online { self.outbox.take_thinned() } else { Untold::new() };
         let lost = self.outbox.take_lost(now.mono, online);
-        let thinned = thinned.map(|lost| ((Class::Telemetry, outbox::THINNED.to_owned()), lost));
         let event = |((class, reason), lost): ((Class, String), Lost)| {
             Event::new(Severity::Warning, EventKind::Audit, "records_dropped")
                 .with("reason", reason.as_str())

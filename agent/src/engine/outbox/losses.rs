@@ -15,6 +15,9 @@ use crate::engine::time::Mono;
 /// What was given up is told at most this often.
 const LOST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The word under which what is thinned out is counted.
+pub const THINNED: &str = "thinned";
+
 /// Records of one class that were given up for one reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Lost {
@@ -45,6 +48,10 @@ impl Lost {
 
 /// What was given up and is yet to be told, by class and reason.
 pub type Untold = BTreeMap<(Class, String), Lost>;
+
+fn of_thinned() -> (Class, String) {
+    (Class::Telemetry, THINNED.to_owned())
+}
 
 /// So much more is yet to be told.
 pub fn add_untold(to: &mut Untold, more: Untold) {
@@ -85,6 +92,8 @@ pub(super) struct Losses {
     dropped_saved: bool,
     /// What was given up since it was last told, by class and reason.
     lost: Untold,
+    /// What of a long outage was thinned out since that was last told: it is told when the outage is over.
+    thinned: Option<Lost>,
     /// When it may be told again.
     lost_at: Mono,
     /// Results that were given up since it was last asked.
@@ -105,7 +114,8 @@ impl Losses {
             // Also where it is less: the cursor of a log was lost, and it counts from zero again.
             accounted: evicted,
             dropped_saved: evicted == accounted,
-            lost: BTreeMap::new(),
+            lost: Untold::new(),
+            thinned: None,
             lost_at: Mono(0),
             gone: Vec::new(),
         };
@@ -131,8 +141,15 @@ impl Losses {
         lost.add(records, range);
     }
 
-    /// What the run before could not tell is yet to be told, too.
-    pub(super) fn owe(&mut self, untold: Untold) {
+    /// Counts samples that others stand for now, and remembers which to tell.
+    pub(super) fn thin(&mut self, records: u64, range: RangeInclusive<u64>) {
+        self.count(THINNED, records);
+        self.thinned.get_or_insert_with(|| Lost::none(*range.start())).add(records, range);
+    }
+
+    /// Begins with what the run before could not tell.
+    pub(super) fn owe(&mut self, mut untold: Untold) {
+        self.thinned = untold.remove(&of_thinned());
         add_untold(&mut self.lost, untold);
     }
 
@@ -188,9 +205,14 @@ impl Losses {
         mem::take(&mut self.lost)
     }
 
-    /// The same, to be saved.
-    pub(super) const fn untold(&self) -> &Untold {
-        &self.lost
+    /// What was thinned out since this was last asked.
+    pub(super) fn take_thinned(&mut self) -> Untold {
+        self.thinned.take().map(|lost| (of_thinned(), lost)).into_iter().collect()
+    }
+
+    /// Both, to be saved.
+    pub(super) fn untold(&self) -> Untold {
+        self.lost.clone().into_iter().chain(self.thinned.map(|lost| (of_thinned(), lost))).collect()
     }
 
     /// When there is something to tell.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Lost, Outbox};
+use super::Outbox;
 use crate::engine::effects::{Effects, Purpose};
 use crate::engine::io::{LogLevel, StoreFault, StoreOp, StoreReply};
 use crate::engine::record::{Body, Class, Merged, Record, Sample, Stamp};
@@ -28,8 +28,6 @@ const PAGE_RECORDS_MAX: usize = 256;
 const PAGE_BYTES_MAX: usize = 256 * 1024;
 /// Where thinning begins: the share of the room for the outbox that is taken, in quarters.
 const FULL_QUARTERS: u64 = 3;
-/// The word under which what goes is counted.
-pub const REASON: &str = "thinned";
 /// What is thinned, the finest first.
 const THINNED: [Class; 2] = [Class::Telemetry, Class::Thinned];
 
@@ -39,8 +37,6 @@ pub(super) struct Thinning {
     step: Option<Step>,
     /// Where there was nothing to be won: not tried again before there is more. From which seq, up to which.
     useless: BTreeMap<Class, (u64, u64)>,
-    /// Since it was last told.
-    thinned: Option<Lost>,
 }
 
 #[derive(Debug)]
@@ -81,21 +77,6 @@ impl Thinning {
     /// missing; the next one finds what it has stored.
     pub(super) fn commit_failed(&mut self) {
         self.step.take_if(|step| step.commits);
-    }
-
-    /// What was thinned since this was last asked.
-    pub(super) const fn take_thinned(&mut self) -> Option<Lost> {
-        self.thinned.take()
-    }
-
-    /// The same, to be saved.
-    pub(super) const fn untold(&self) -> Option<Lost> {
-        self.thinned
-    }
-
-    /// What the run before could not tell is yet to be told, too.
-    pub(super) fn owe(&mut self, untold: Lost) {
-        self.thinned.get_or_insert_with(|| Lost::none(untold.first)).add(untold.records, untold.first..=untold.last);
     }
 }
 
@@ -200,8 +181,7 @@ impl Outbox {
         if step.fewer == 0 {
             return;
         }
-        self.losses.count(REASON, step.fewer);
-        self.thinning.thinned.get_or_insert_with(|| Lost::none(first)).add(step.fewer, first..=upto);
+        self.losses.thin(step.fewer, first..=upto);
         let text =
             format!("store: {} {} records of seq {first} to {upto} are thinned out", step.fewer, step.from.word());
         effects.log(LogLevel::Info, text);
