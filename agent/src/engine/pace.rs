@@ -99,21 +99,18 @@ impl Pace {
         self.observing = None;
     }
 
-    /// A round of collection is begun out of turn, and the next one's turn comes an interval later; `false`: one is
-    /// under way.
-    pub(super) fn begin_round(&mut self, now: Mono, telemetry: &Telemetry) -> bool {
-        let begins = self.observing.is_none();
-        if begins {
-            (self.observing, self.observe_at) = (Some(now), now.after(self.intervals(telemetry).0));
+    /// A round of collection is due now, unless one is under way.
+    pub(super) fn look_now(&mut self, now: Mono) {
+        if self.observing.is_none() {
+            self.observe_at = self.observe_at.min(now);
         }
-        begins
     }
 
     /// The round that is under way will not end: another one begins. False: there is none.
     pub(super) fn look_again(&mut self, now: Mono) -> bool {
         let was_observing = self.observing.take().is_some();
         if was_observing {
-            self.observe_at = self.observe_at.min(now);
+            self.look_now(now);
         }
         was_observing
     }

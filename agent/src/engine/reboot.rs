@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::command::Name;
 use super::commands::Commands;
-use super::effects::Purpose;
 use super::io::{Act, ActOutcome, Effect, EffectId, LogLevel, Own, StopReason, Trigger};
 use super::keyed::{RUN_KEY, write};
 use super::observation::running;
@@ -205,10 +204,7 @@ impl Engine {
         if reboot.look == Look::ToCome {
             reboot.look = Look::UnderWay;
             reboot.waits_until = Some(now.mono.after(LOOK_MAX));
-            if self.pace.begin_round(now.mono, &self.config.telemetry) {
-                self.effects.push_for(Purpose::Observe, |id| Effect::Observe { id });
-            }
-            return;
+            return self.pace.look_now(now.mono);
         }
         reboot.waits_until = None;
         let (effect, is_seen) = (reboot.effect, reboot.look == Look::Over);
