@@ -236,14 +236,20 @@ fn a_will_that_was_not_to_be_retained_does_not_stand_beside_presence_that_is() {
     assert_eq!(world.connects, connects);
 }
 
-#[test]
-fn the_status_says_how_far_the_backlog_is_until_it_is_sent() {
+/// So long without the broker, with one message a second for what waits then.
+fn cut_off_with_a_slow_drain(outage: Duration) -> World {
     let mut config = config();
     config.mqtt.drain.publishes_per_second = 1;
     let mut world = World::with(config);
     world.advance(4 * SECOND);
     world.cut();
-    world.advance(1_200 * SECOND);
+    world.advance(outage);
+    world
+}
+
+#[test]
+fn the_status_says_how_far_the_backlog_is_until_it_is_sent() {
+    let mut world = cut_off_with_a_slow_drain(1_200 * SECOND);
     assert_eq!(
         world.engine.status(world.now).outbox.drain.map(|drain| drain.of_records),
         None,
@@ -261,12 +267,7 @@ fn the_status_says_how_far_the_backlog_is_until_it_is_sent() {
 
 #[test]
 fn the_fleet_is_told_how_far_the_backlog_is_before_the_last_of_it_has_come() {
-    let mut config = config();
-    config.mqtt.drain.publishes_per_second = 1;
-    let mut world = World::with(config);
-    world.advance(4 * SECOND);
-    world.cut();
-    world.advance(18_000 * SECOND);
+    let mut world = cut_off_with_a_slow_drain(18_000 * SECOND);
     world.broker_up = true;
     let before = world.got.len();
     let is_drained = |world: &World| world.got[before..].iter().any(|got| got.body["name"] == "drained");

@@ -10,10 +10,15 @@ impl TinyDisk {
         Self::mount_with(&format!("size={mib}m"))
     }
 
+    /// `None` is told: nobody may mount here.
     fn mount_with(size: &str) -> Option<Self> {
         let dir = temp();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(dir.path()).output();
-        mounted.is_ok_and(|output| output.status.success()).then_some(Self(dir))
+        let disk = mounted.is_ok_and(|output| output.status.success()).then_some(Self(dir));
+        if disk.is_none() {
+            eprintln!("SKIPPED: a disk to fill needs the right to mount a tmpfs");
+        }
+        disk
     }
 
     fn path(&self) -> &Path {
@@ -40,10 +45,7 @@ impl Drop for TinyDisk {
 
 #[test]
 fn on_a_full_disk_appends_fail_cleanly_and_trim_and_evict_give_room() {
-    let Some(disk) = TinyDisk::mount(16) else {
-        eprintln!("SKIPPED: a disk to fill needs the right to mount a tmpfs");
-        return;
-    };
+    let Some(disk) = TinyDisk::mount(16) else { return };
     let (mut store, _) = open(disk.path());
     let class = Class::Telemetry;
     for seq in 1..=400 {
@@ -79,10 +81,7 @@ fn on_a_full_disk_appends_fail_cleanly_and_trim_and_evict_give_room() {
 
 #[test]
 fn on_a_full_disk_the_state_goes_on_with_the_room_that_was_held_back() {
-    let Some(disk) = TinyDisk::mount(16) else {
-        eprintln!("SKIPPED: a disk to fill needs the right to mount a tmpfs");
-        return;
-    };
+    let Some(disk) = TinyDisk::mount(16) else { return };
     let (mut store, _) = open(disk.path());
     let put = |index: u64| StoreOp::Put { entries: vec![(format!("cmd/{index}"), Some(body(index, 300)))] };
     store.apply(put(0)).expect("put");
@@ -100,10 +99,7 @@ fn on_a_full_disk_the_state_goes_on_with_the_room_that_was_held_back() {
 #[test]
 fn on_a_disk_that_others_keep_full_every_restart_finds_the_state_and_can_write_it() {
     for mib in [6, 12] {
-        let Some(disk) = TinyDisk::mount(mib) else {
-            eprintln!("SKIPPED: a disk to fill needs the right to mount a tmpfs");
-            return;
-        };
+        let Some(disk) = TinyDisk::mount(mib) else { return };
         let put = |index: u64| StoreOp::Put { entries: vec![(format!("cmd/{}", index % 50), Some(body(index, 300)))] };
         let (mut store, _) = open(disk.path());
         for restart in 1..=20 {
@@ -122,10 +118,7 @@ fn on_a_disk_that_others_keep_full_every_restart_finds_the_state_and_can_write_i
 
 #[test]
 fn on_a_disk_whose_inodes_others_keep_taking_every_restart_finds_the_state_and_can_write_it() {
-    let Some(disk) = TinyDisk::mount_with("size=32m,nr_inodes=64") else {
-        eprintln!("SKIPPED: a disk to fill needs the right to mount a tmpfs");
-        return;
-    };
+    let Some(disk) = TinyDisk::mount_with("size=32m,nr_inodes=64") else { return };
     let put = |index: u64| StoreOp::Put { entries: vec![(format!("cmd/{}", index % 50), Some(body(index, 300)))] };
     let (mut store, _) = open(disk.path());
     for restart in 1..=20 {
