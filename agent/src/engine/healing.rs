@@ -288,17 +288,16 @@ impl Engine {
         if self.quarantine.is_degraded() != was_degraded {
             self.attributes.touch();
         }
-        if let Some(event) = &event {
-            self.effects.log(LogLevel::Warn, format!("{}: {}", event.name, self.quarantine.word()));
-        }
-        let is_told = event.is_some();
-        match (entry, event) {
-            (Some(entry), event) => self.record_with(now, entry, Vec::from_iter(event)),
-            (None, Some(event)) => self.record_event(now, event),
-            (None, None) => {}
-        }
-        if !is_told {
+        let Some(event) = event else {
+            if let Some(entry) = entry {
+                self.effects.put(Purpose::Note, vec![entry]);
+            }
             return;
+        };
+        self.effects.log(LogLevel::Warn, format!("{}: {}", event.name, self.quarantine.word()));
+        match entry {
+            Some(entry) => self.record_with(now, entry, vec![event]),
+            None => self.record_event(now, event),
         }
         self.show_quarantine(now);
         if self.quarantine.level() < before {

@@ -423,6 +423,7 @@ impl Releases {
                 let Some(rollback) = config.rollback.get(name).filter(|_| !target.awaits_boot()) else { return false };
                 since >= rollback.trial / NOTES_A_TRIAL && target.over_at(rollback).is_some_and(|at| at > now)
             };
+            // One is enough: it is for the time of the store's last write.
             let due = self.targets.iter().find(|(name, target)| is_due(name, target)).map(|(name, _)| name.clone());
             if due.is_some() {
                 self.noted = now;

@@ -35,14 +35,15 @@ pub(super) fn warn_of_files(config: &CheckedConfig, login: &Login, err: &mut imp
     let is_new = |key: &str| key == PASSWORD_FILE && matches!(login, Login::New(..));
     let mut usable = Usable::Now;
     for doubt in transport::examine(&config.mqtt, Some(clock::realtime())).iter().filter(|doubt| !is_new(doubt.key)) {
-        let is_handed_over = transport::named_by(&config.mqtt, doubt.key).is_some_and(transport::is_handed_over);
-        if doubt.severity > Severity::Error {
-            writeln!(err, "warning: {}: {}", doubt.key, doubt.detail)?;
-        } else if is_handed_over {
+        let is_handed_over = || transport::named_by(&config.mqtt, doubt.key).is_some_and(transport::is_handed_over);
+        let is_grave = doubt.severity <= Severity::Error;
+        if is_grave && is_handed_over() {
             writeln!(err, "note: {}: {}: systemd hands it over when it starts the service", doubt.key, doubt.detail)?;
             usable = usable.max(Usable::AtItsStart);
-        } else {
-            writeln!(err, "warning: {}: {}", doubt.key, doubt.detail)?;
+            continue;
+        }
+        writeln!(err, "warning: {}: {}", doubt.key, doubt.detail)?;
+        if is_grave {
             usable = Usable::Never;
         }
     }

@@ -512,13 +512,13 @@ fn boot_of(cursor: &str) -> Option<BootId> {
 /// number; when it was written, and the sum of what it says, stay.
 fn is_same_entry(a: &str, b: &str) -> bool {
     // `s=FILE;i=NUMBER;b=BOOT;m=…;t=…;x=SUM`.
-    let (Some((file_a, a)), Some((file_b, b))) = (a.split_once(";i="), b.split_once(";i=")) else { return a == b };
-    let content = |part: &'_ str| part.find(";b=").filter(|_| part.contains(";x="));
-    let is_copied = || {
-        let (Some(at_a), Some(at_b)) = (content(a), content(b)) else { return false };
-        file_a != file_b && a.get(at_a..) == b.get(at_b..)
-    };
-    (file_a, a) == (file_b, b) || is_copied()
+    fn parts(cursor: &str) -> Option<(&str, &str)> {
+        let (file, rest) = cursor.split_once(";i=")?;
+        let (_, content) = rest.split_once(";b=").filter(|(_, content)| content.contains(";x="))?;
+        Some((file, content))
+    }
+    let is_copied = || parts(a).zip(parts(b)).is_some_and(|(a, b)| a.0 != b.0 && a.1 == b.1);
+    a == b || is_copied()
 }
 
 /// A field's text: a string; its bytes, where they are no UTF-8 or hold control characters; the first of several

@@ -10,7 +10,7 @@ use super::super::planted::Planted;
 use super::super::report::{Promise, What};
 use super::{Death, Event, FaultKind, TURNS_MAX, World, look_at_memory};
 use crate::broker::ConnId;
-use crate::config::{Action, Telemetry};
+use crate::config::Action;
 use crate::engine::io::{EffectId, Input, StopReason, StoreOp};
 use crate::engine::observation::{EndSigns, ErrorBatch};
 use crate::engine::time::{Mono, Now, Unix};
@@ -368,9 +368,8 @@ impl World<'_> {
         if self.looks % MEMORY_EVERY == 0 {
             look_at_memory(self.at, agent, &mut self.watch.findings);
         }
-        let Telemetry { report_interval, publish_interval, .. } = self.config.telemetry;
         let sends_within = agent.engine.sends_within();
-        if sends_within > report_interval + publish_interval {
+        if sends_within > self.sends_within() {
             self.seldom = (self.at, self.seldom.1.max(sends_within));
         }
         let online = agent.engine.is_online();

@@ -449,11 +449,16 @@ impl<'a> World<'a> {
     /// See [`settles_within`]: what has waited while the agent sent seldom may still be under way for a time after
     /// that.
     fn settles_ms(&self) -> u64 {
-        let Telemetry { report_interval, publish_interval, .. } = self.config.telemetry;
-        let usual = settles_within(&self.config, report_interval + publish_interval);
+        let usual = settles_within(&self.config, self.sends_within());
         let (until, sends_within) = self.seldom;
         let is_of_late = self.at.saturating_sub(until) < usual;
         if is_of_late { usual.max(settles_within(&self.config, sends_within)) } else { usual }
+    }
+
+    /// After how long at most what is measured is sent, as the configuration says.
+    fn sends_within(&self) -> Duration {
+        let Telemetry { report_interval, publish_interval, .. } = self.config.telemetry;
+        report_interval + publish_interval
     }
 
     /// Closes the figures.
