@@ -14,8 +14,6 @@
 //! and says with `stopped_again` where units had been started that it stops, with `keeps_stopped` that there are such.
 //! Closing the connection, or anything more that is sent on it, such as `{"cancel":true}`, cancels the act. It is not
 //! begun, either, once `timeout_s` have passed since `asked_ms`, which is CLOCK_BOOTTIME: the agent has told its end.
-//! To `hello` a helper says with `in_time` that it keeps to this, and begins with `{"progress":0}`; one that doesn't
-//! say so is older: it refuses a request with `asked_ms`, and may have begun what it has said nothing of.
 
 use std::time::Duration;
 
@@ -77,12 +75,7 @@ pub(crate) enum Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// What it may do for the agent, and what is in force, to [`Request::Hello`].
-    Able {
-        /// The same in words.
-        able: Able,
-        /// It begins nothing too late, and says when it begins.
-        in_time: bool,
-    },
+    Able(Able),
     /// How far it is, in percent; the first says that it begins.
     Progress(u8),
     /// The end of it.
@@ -151,14 +144,11 @@ impl Answer {
     #[must_use]
     pub(crate) fn parse(datagram: &[u8]) -> Option<Self> {
         Some(match serde_json::from_slice(datagram).ok()? {
-            AnswerWords::Able { able, withheld, quarantine, in_time } => {
-                let able = Able {
-                    actions: gather(able.iter().filter_map(|word| Action::parse(word))),
-                    withheld: gather(withheld.iter().filter_map(|word| Action::parse(word))),
-                    quarantine: quarantine.as_deref().and_then(QuarantineLevel::parse),
-                };
-                Self::Able { able, in_time }
-            }
+            AnswerWords::Able { able, withheld, quarantine } => Self::Able(Able {
+                actions: gather(able.iter().filter_map(|word| Action::parse(word))),
+                withheld: gather(withheld.iter().filter_map(|word| Action::parse(word))),
+                quarantine: quarantine.as_deref().and_then(QuarantineLevel::parse),
+            }),
             AnswerWords::Progress { progress } => Self::Progress(progress.min(100)),
             AnswerWords::End { status, reason, detail, .. } if status == REJECTED => {
                 Self::Refused { reason: reason.unwrap_or_default(), detail: detail.unwrap_or_default() }
@@ -325,8 +315,6 @@ enum AnswerWords {
         withheld: Vec<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         quarantine: Option<String>,
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        in_time: bool,
     },
     Progress {
         progress: u8,
@@ -350,8 +338,7 @@ enum AnswerWords {
 impl AnswerWords {
     fn of(answer: &Answer) -> Self {
         match answer.clone() {
-            Answer::Able { able: Able { actions, withheld, quarantine }, in_time } => Self::Able {
-                in_time,
+            Answer::Able(Able { actions, withheld, quarantine }) => Self::Able {
                 able: actions.iter().map(|action| action.word().to_owned()).collect(),
                 withheld: withheld.iter().map(|action| action.word().to_owned()).collect(),
                 quarantine: quarantine.map(|level| level.word().to_owned()),
@@ -463,18 +450,12 @@ mod tests {
     #[test]
     fn answers_are_read_back_as_they_were_written() {
         let answers = [
-            Answer::Able {
-                able: Able { actions: [Action::Run, Action::Reboot].into(), ..Able::default() },
-                in_time: false,
-            },
-            Answer::Able {
-                able: Able {
-                    actions: [].into(),
-                    withheld: [Action::Rollback].into(),
-                    quarantine: Some(QuarantineLevel::Isolate),
-                },
-                in_time: true,
-            },
+            Answer::Able(Able { actions: [Action::Run, Action::Reboot].into(), ..Able::default() }),
+            Answer::Able(Able {
+                actions: [].into(),
+                withheld: [Action::Rollback].into(),
+                quarantine: Some(QuarantineLevel::Isolate),
+            }),
             Answer::Progress(40),
             Answer::Done(ActOutcome::timed_out("late")),
             Answer::Done(ActOutcome { release: Some("2.0".into()), ..ActOutcome::succeeded("2.0 is good") }),

@@ -238,7 +238,7 @@ impl Helper {
                 able.actions.insert(Action::Rollback);
                 let allowed = |action: &Action| policy.actions.contains(action);
                 (able.actions, able.withheld) = able.actions.into_iter().partition(allowed);
-                Ok(Decision::Tell(Answer::Able { able, in_time: true }))
+                Ok(Decision::Tell(Answer::Able(able)))
             }
             Request::Act(mut order) => {
                 // Before it is counted: what is not done spends nothing.
