@@ -19,15 +19,8 @@ use super::unreadable;
 use crate::plain_file;
 
 const MAGIC: [u8; 8] = *b"fmedcur4";
-/// The forms before: without the mark's place, without a mark, and without `evicted` too. They are read, never written.
-const MAGIC_WITHOUT_PLACE: [u8; 8] = *b"fmedcur3";
-const MAGIC_WITHOUT_MARK: [u8; 8] = *b"fmedcur2";
-const MAGIC_WITHOUT_EVICTED: [u8; 8] = *b"fmedcur\n";
 /// What a slot's checksum covers: magic, generation, acked, highest, evicted, the mark's live, nth, segment and end.
 const COVERED_BYTES: usize = 68;
-const COVERED_BYTES_WITHOUT_PLACE: usize = 52;
-const COVERED_BYTES_WITHOUT_MARK: usize = 40;
-const COVERED_BYTES_WITHOUT_EVICTED: usize = 32;
 const CHECKSUM_BYTES: usize = 4;
 /// What one move writes.
 pub(crate) const CURSOR_BYTES: usize = COVERED_BYTES + CHECKSUM_BYTES;
@@ -46,12 +39,6 @@ pub(super) struct Position {
     pub(super) evicted: u64,
     /// What must be found when the log is opened again; `None` if that isn't known.
     pub(super) mark: Option<Mark>,
-}
-
-impl Position {
-    fn marked(self, mark: Mark) -> Self {
-        Self { mark: (mark != NO_MARK).then_some(mark), ..self }
-    }
 }
 
 /// A count of what was durable. Records that are missing later are known by it, wherever they lay and whatever took
@@ -201,7 +188,6 @@ struct Newest {
 fn newest(file: &File, dead: bool) -> io::Result<Option<Newest>> {
     let mut newest = None;
     let mut damaged = false;
-    let mut blank = false;
     for slot in 0..SLOTS {
         let mut bytes = [0; CURSOR_BYTES];
         match unreadable::read_at(file, bytes.as_mut_slice(), slot * SLOT_BYTES as u64) {
@@ -215,12 +201,10 @@ fn newest(file: &File, dead: bool) -> io::Result<Option<Newest>> {
             Some((generation, position)) => {
                 newest = newest.max(Some(Newest { generation, slot, position, alone: false }));
             }
-            None if bytes == [0; CURSOR_BYTES] => blank = true,
             None => damaged = true,
         }
     }
-    // The forms before this one began with one slot.
-    Ok(newest.map(|newest| Newest { alone: damaged || (blank && newest.position.mark.is_some()), ..newest }))
+    Ok(newest.map(|newest| Newest { alone: damaged, ..newest }))
 }
 
 fn encode(generation: u64, position: Position) -> Vec<u8> {
@@ -240,36 +224,16 @@ fn encode(generation: u64, position: Position) -> Vec<u8> {
 /// Written where there is no mark.
 const NO_MARK: Mark = Mark { live: u64::MAX, nth: 0, segment: u64::MAX, end: 0 };
 
+/// What a slot holds, if its magic is the one expected and its checksum is right.
 fn decode(bytes: &[u8]) -> Option<(u64, Position)> {
-    if let Some(mut fields) = checked(bytes, COVERED_BYTES, MAGIC) {
-        let (generation, position) = without_mark(&mut fields)?;
-        let (live, nth, segment, end) = (fields.u64()?, fields.u32()?, fields.u64()?, fields.u64()?);
-        return Some((generation, position.marked(Mark { live, nth, segment, end })));
+    let (covered, crc) = bytes.split_at_checked(COVERED_BYTES)?;
+    let mut fields = Fields(covered);
+    let magic: [u8; 8] = fields.array()?;
+    if magic != MAGIC || Fields(crc).u32()? != crc32c::crc32c(covered) {
+        return None;
     }
-    if let Some(mut fields) = checked(bytes, COVERED_BYTES_WITHOUT_PLACE, MAGIC_WITHOUT_PLACE) {
-        let (generation, position) = without_mark(&mut fields)?;
-        // Behind all segments: what followed it is not known.
-        let mark = Mark { live: fields.u64()?, nth: fields.u32()?, ..NO_MARK };
-        return Some((generation, position.marked(mark)));
-    }
-    if let Some(mut fields) = checked(bytes, COVERED_BYTES_WITHOUT_MARK, MAGIC_WITHOUT_MARK) {
-        return without_mark(&mut fields);
-    }
-    let mut fields = checked(bytes, COVERED_BYTES_WITHOUT_EVICTED, MAGIC_WITHOUT_EVICTED)?;
-    let generation = fields.u64()?;
-    Some((generation, Position { acked: fields.u64()?, highest: fields.u64()?, ..Position::default() }))
-}
-
-fn without_mark(fields: &mut Fields<'_>) -> Option<(u64, Position)> {
     let generation = fields.u64()?;
     let (acked, highest, evicted) = (fields.u64()?, fields.u64()?, fields.u64()?);
-    Some((generation, Position { acked, highest, evicted, mark: None }))
-}
-
-/// The fields behind the magic, if that is the one expected and the checksum behind `covered` bytes is right.
-fn checked(bytes: &[u8], covered: usize, magic: [u8; 8]) -> Option<Fields<'_>> {
-    let (covered, crc) = bytes.split_at_checked(covered)?;
-    let mut fields = Fields(covered);
-    let found: [u8; 8] = fields.array()?;
-    (found == magic && Fields(crc).u32()? == crc32c::crc32c(covered)).then_some(fields)
+    let mark = Mark { live: fields.u64()?, nth: fields.u32()?, segment: fields.u64()?, end: fields.u64()? };
+    Some((generation, Position { acked, highest, evicted, mark: (mark != NO_MARK).then_some(mark) }))
 }

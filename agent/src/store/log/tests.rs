@@ -255,27 +255,6 @@ fn an_eviction_that_fails_half_way_is_told_and_counted_once() {
 }
 
 #[test]
-fn a_cursor_of_the_form_before_is_read_and_goes_on_in_the_new_one() {
-    let dir = dir();
-    drop(filled(&dir, 1..=2000));
-    let path = dir.path().join(CURSOR_FILE);
-    let mut bytes = vec![0; 8192];
-    let mut slot = b"fmedcur\n".to_vec();
-    for field in [7_u64, 100, 2000] {
-        slot.extend_from_slice(&field.to_le_bytes());
-    }
-    slot.extend_from_slice(&crc32c::crc32c(&slot).to_le_bytes());
-    bytes[4096..4096 + slot.len()].copy_from_slice(&slot);
-    fs::write(&path, bytes).expect("write");
-    let (mut log, losses) = open(&dir);
-    assert_eq!(losses, []);
-    assert_eq!(log.range(), LogRange { first: 101, last: 2000, records: 1900, evicted: 0 });
-    let evicted = log.evict().expect("evict");
-    drop(log);
-    assert_eq!(open(&dir).0.range().evicted, evicted.records);
-}
-
-#[test]
 fn a_torn_cursor_write_leaves_the_position_before_it() {
     let dir = dir();
     let mut log = filled(&dir, 1..=2000);
