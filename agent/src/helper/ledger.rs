@@ -71,14 +71,9 @@ struct State {
     /// by one that was, until one that is disproves it.
     floor_s: i64,
     /// The newest `iat` that no clock could judge: it says so, too, until a trusted clock disproves it.
-    #[serde(default)]
     claimed_s: i64,
     /// What may be of what was forgotten is refused unless it is remembered.
-    #[serde(default)]
     forgotten: Forgotten,
-    /// The same, by an older version: what was issued before (seconds since 1970).
-    #[serde(default, skip_serializing)]
-    before_s: i64,
     /// By id.
     commands: BTreeMap<String, Validity>,
     /// By the word of the action, oldest first.
@@ -92,28 +87,9 @@ struct State {
 
 /// From when until when a command is valid, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Written")]
 struct Validity {
     iat: i64,
     exp: i64,
-}
-
-/// A ledger of an older version says of a command only until when it is valid.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Both { iat: i64, exp: i64 },
-    Exp(i64),
-}
-
-impl From<Written> for Validity {
-    fn from(written: Written) -> Self {
-        match written {
-            Written::Both { iat, exp } => Self { iat, exp },
-            // Issued no later than that.
-            Written::Exp(exp) => Self { iat: exp, exp },
-        }
-    }
 }
 
 /// When something was.
@@ -210,9 +186,6 @@ impl Ledger {
             state.careful_since = Some(moment.stamp());
         }
         state.floor_s = state.floor_s.max(floor_s);
-        if state.before_s > 0 {
-            state.forgotten.add_before(std::mem::take(&mut state.before_s));
-        }
         state.owes_boot.take_if(|boot| *boot != moment.boot.to_string());
         let ledger = Self { dir: dir.to_owned(), state };
         // Whether it can be written is found out now, and not when something has to be healed.

@@ -37,28 +37,19 @@ struct Span {
 impl Forgotten {
     /// One is forgotten.
     pub(crate) fn add(&mut self, iat: i64, exp: i64) {
-        self.insert(Span { from: iat, to: iat, exp });
-    }
-
-    /// All that was issued before is.
-    pub(crate) fn add_before(&mut self, iat: i64) {
-        self.insert(Span { from: i64::MIN, to: iat.saturating_sub(1), exp: i64::MAX });
-    }
-
-    /// Whether a command that isn't remembered may be one of them.
-    pub(crate) fn covers(&self, iat: i64, exp: i64) -> bool {
-        self.0.iter().any(|span| span.from <= iat && iat <= span.to && exp <= span.exp)
-    }
-
-    fn insert(&mut self, span: Span) {
-        let place = self.0.partition_point(|known| known.from < span.from);
-        self.0.insert(place, span);
+        let place = self.0.partition_point(|known| known.from < iat);
+        self.0.insert(place, Span { from: iat, to: iat, exp });
         while let Some(first) = self.closest() {
             let next = self.0.remove(first + 1);
             if let Some(span) = self.0.get_mut(first) {
                 (span.to, span.exp) = (span.to.max(next.to), span.exp.max(next.exp));
             }
         }
+    }
+
+    /// Whether a command that isn't remembered may be one of them.
+    pub(crate) fn covers(&self, iat: i64, exp: i64) -> bool {
+        self.0.iter().any(|span| span.from <= iat && iat <= span.to && exp <= span.exp)
     }
 
     /// The first of the two that are to be one: they touch, or there are too many.
@@ -118,8 +109,8 @@ mod tests {
             forgotten.add(iat, 100 + iat);
         }
         assert_eq!(forgotten.0, [Span { from: 5, to: 7, exp: 107 }, Span { from: 9, to: 9, exp: 109 }]);
-        forgotten.add_before(6);
-        assert!(forgotten.covers(-1, i64::MAX) && forgotten.covers(7, 107) && !forgotten.covers(8, 100));
-        assert_eq!(forgotten.0.len(), 2);
+        forgotten.add(8, 100);
+        assert_eq!(forgotten.0, [Span { from: 5, to: 9, exp: 109 }]);
+        assert!(forgotten.covers(8, 100) && !forgotten.covers(4, 100) && !forgotten.covers(9, 110));
     }
 }

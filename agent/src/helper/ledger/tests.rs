@@ -347,26 +347,6 @@ fn a_damaged_ledger_is_kept_until_the_careful_one_is_on_disk() {
 }
 
 #[test]
-fn a_ledger_of_an_older_version_is_not_damaged() {
-    let mut world = World::new();
-    let json = r#"{"floor_s":0,"commands":{"c-1":1009000},"spent":{},"careful_since":null}"#;
-    let text = format!("{:08x}\n{json}", crc32c::crc32c(json.as_bytes()));
-    fs::write(world.0.path().join(FILE), text).unwrap();
-    world.reopen(&at(1, 1, true));
-    assert_eq!(world.order(&command("c-1", 1_000_000, 1_009_000, None), &at(1, 2, true)), Err("replayed"));
-    assert_eq!(world.order(&command("c-2", 1_000_000, 1_009_000, None), &at(1, 2, true)), Ok(()));
-    assert_eq!(world.spend(&at(1, 3, true)), Ok(()));
-
-    let json = r#"{"floor_s":0,"before_s":1000001,"commands":{},"spent":{},"careful_since":null}"#;
-    let text = format!("{:08x}\n{json}", crc32c::crc32c(json.as_bytes()));
-    fs::write(world.0.path().join(FILE), text).unwrap();
-    for _ in 0..2 {
-        world.reopen(&at(1, 4, true));
-        assert_eq!(world.order(&command("c-1", 1_000_000, FOR_EVER, None), &at(1, 5, true)), Err("replayed"));
-    }
-}
-
-#[test]
 fn what_can_not_be_written_is_not_done() {
     let mut world = World::new();
     let new = world.0.path().join(NEW_FILE);
