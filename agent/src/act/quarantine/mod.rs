@@ -55,7 +55,7 @@ const INTERFACES_MAX: usize = 1_024;
 const NO_NFT: &str = "there is no nft here: install nftables";
 /// How long nft may take: a transaction of a few dozen rules.
 const NFT_MAX: Duration = Duration::from_secs(10);
-/// The level of a quarantine that root has ended on the console.
+/// The level of a quarantine that root has ended on the console, or that was ended with units that would not start.
 const ENDED: &str = "none";
 /// What is told of it.
 const ENDED_BY_HAND: &str = "it was ended on the console: fieldmedic release --local";
@@ -99,7 +99,7 @@ struct Saved {
     level: String,
     wide: bool,
     terms: Terms,
-    /// Units that ran before: they are started again.
+    /// Units that ran before: they are started again, those of one that was ended, too, which would not start then.
     stopped: Vec<UnitName>,
     /// Why there are no rules, or not those of now.
     degraded: Option<String>,
@@ -234,7 +234,8 @@ impl Quarantine {
         ActOutcome { quarantine: self.level_of(saved.as_ref()), keeps_stopped, ..outcome }
     }
 
-    /// Ends it, and starts what was stopped for it. Ending what isn't in force succeeds.
+    /// Ends it, and starts what was stopped for it: what doesn't start is `unit_failed` beside the success, and started
+    /// when it is ended once more. Ending what isn't in force succeeds.
     pub async fn leave(&self) -> ActOutcome {
         let _turn = turn::take(&self.turn, &self.dir).await;
         self.end(None).await
@@ -393,6 +394,12 @@ impl Quarantine {
             [] => Ok(()),
             stopped => jobs::run(Job::Start, stopped.iter().map(UnitName::as_str)).await,
         };
+        // What could not be started is remembered, for who lets it out once more.
+        let mark = if started.is_ok() {
+            mark
+        } else {
+            Some(Saved { stopped: before.stopped.clone(), ..mark.unwrap_or_else(ended) })
+        };
         let forgotten = match mark {
             Some(mark) => self.save(&mark),
             // Back after a power cut, it would shut a gateway whose journal says that it was let out.
@@ -405,7 +412,10 @@ impl Quarantine {
         match started {
             Ok(()) if names.is_empty() => ActOutcome::succeeded(rules),
             Ok(()) => ActOutcome::succeeded(format!("{rules}; started {names}")),
-            Err(error) => ActOutcome::succeeded(format!("{rules}; {names} could not be started: {error}")),
+            Err(error) => ActOutcome {
+                reason: Some("unit_failed".into()),
+                ..ActOutcome::succeeded(format!("{rules}; {names} could not be started: {error}"))
+            },
         }
     }
 

@@ -586,6 +586,21 @@ async fn what_was_never_loaded_need_not_be_taken_away_to_be_left() {
 }
 
 #[tokio::test]
+async fn units_that_could_not_be_started_on_the_way_out_are_told_and_started_when_it_is_left_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let quarantine = with_a_refusing_nft(dir.path());
+    enter_without_rules(&quarantine, QuarantineLevel::Restrict);
+    let stopped = units(&["fieldmedic-no-such-unit.service"]);
+    quarantine.save(&Saved { stopped: stopped.clone(), ..quarantine.saved().unwrap() }).unwrap();
+    for by_hand in [false, true, false] {
+        let outcome = if by_hand { quarantine.leave_by_hand().await } else { quarantine.leave().await };
+        assert_eq!(outcome.reason.as_deref(), Some("unit_failed"), "{outcome:?}");
+        is_done(&outcome);
+        assert_eq!((quarantine.in_force(), quarantine.saved().unwrap().stopped), (None, stopped.clone()));
+    }
+}
+
+#[tokio::test]
 async fn rules_that_can_not_be_taken_away_are_still_in_force() {
     let dir = tempfile::tempdir().unwrap();
     let quarantine = with_a_refusing_nft(dir.path());
