@@ -41,7 +41,7 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let config = loaded.config;
+    let config::Loaded { config, key_files, .. } = loaded;
     let mut actor = Actor::new(Manager::Systemd, config.runbooks.dir.clone())
         .inhibited_below(config.collect.root.clone())
         .on_terms_of(Source::of(&config))
@@ -57,8 +57,15 @@ pub(super) fn run(files: &[PathBuf]) -> u8 {
     let actor = Arc::new(actor);
     // Nobody but a signal ends the daemon; the sender is kept, so that its end isn't taken for a wish.
     let (_keep, stop) = watch::channel(false);
-    let options =
-        Options { config, config_files: files.to_vec(), actor, battery_root: None, stop, service: Some(signals) };
+    let options = Options {
+        config,
+        config_files: files.to_vec(),
+        key_files,
+        actor,
+        battery_root: None,
+        stop,
+        service: Some(signals),
+    };
     let ended = rt.block_on(agent::run(options));
     // The store is closed. A name that is still being looked up has no bound of its own, and must not hold up a stop.
     rt.shutdown_background();

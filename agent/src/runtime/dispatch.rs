@@ -74,7 +74,7 @@ impl Dispatcher {
             store_waits: BTreeSet::new(),
             collectors: Worker::spawn(collectors(config, options.battery_root.clone()), inputs.clone())
                 .map_err(thread)?,
-            audit: Audit::new(config.clone(), options.config_files.clone()).of_the_agent(),
+            audit: audit(config, &options.config_files, &options.key_files),
             config_files: options.config_files.clone(),
             battery_root: options.battery_root.clone(),
             target: Arc::new(Target::new(config.mqtt.url.clone(), Some(config.mqtt.tls.clone()))),
@@ -108,10 +108,10 @@ impl Dispatcher {
     }
 
     /// Takes over what another configuration changes outside the engine.
-    pub(super) fn reconfigure(&mut self, config: &CheckedConfig) {
+    pub(super) fn reconfigure(&mut self, config: &CheckedConfig, key_files: &[PathBuf]) {
         self.backoff.retune(&config.mqtt.reconnect);
         self.target.reload();
-        self.audit = Audit::new(config.clone(), self.config_files.clone()).of_the_agent();
+        self.audit = audit(config, &self.config_files, key_files);
         self.renew_collectors(config);
         self.ask_helper();
     }
@@ -346,10 +346,66 @@ fn log(level: LogLevel, text: &str) {
     }
 }
 
+/// Whoever may write a key file is obeyed as whoever may write the configuration.
+fn audit(config: &CheckedConfig, config_files: &[PathBuf], key_files: &[PathBuf]) -> Audit {
+    Audit::new(config.clone(), [config_files, key_files].concat()).of_the_agent()
+}
+
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "it makes the files that are looked at")]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::act::units::Manager;
+    use crate::config;
     use crate::engine::io::ActStatus;
+    use crate::store::{Store, StoreSettings};
+    use crate::wire::keys::{SigningKey, public_pem};
+
+    #[tokio::test]
+    async fn the_agent_looks_at_the_files_of_the_keys_that_it_obeys_after_a_reload_too() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let (file, root) = (dir.path().join("agent.toml"), dir.path().join("root"));
+        let keys = ["a.pub", "b.pub"].map(|name| dir.path().join(name));
+        let load = |key: &Path| {
+            fs::write(key, public_pem(SigningKey::from_seed([7; 32]).unwrap().public())).unwrap();
+            fs::set_permissions(key, fs::Permissions::from_mode(0o666)).unwrap();
+            let commands = format!("[collect]\nroot = {root:?}\n[commands]\ntrusted_keys = [{key:?}]\n");
+            fs::write(&file, format!("[mqtt]\nurl = \"mqtts://broker.example\"\n{commands}")).unwrap();
+            config::load(std::slice::from_ref(&file)).unwrap()
+        };
+        let told = |shell: &Dispatcher, config: &CheckedConfig| {
+            let clock = Clock::new(config.clock.trust, &root).read();
+            let found = shell.audit.look(clock, &Ok(Vec::new()), None).findings;
+            let subjects = found.into_iter().filter(|finding| finding.check == "writable_by_others");
+            subjects.map(|finding| PathBuf::from(finding.subject)).collect::<Vec<_>>()
+        };
+        let loaded = load(&keys[0]);
+        let settings = StoreSettings { path: dir.path().join("store"), max_bytes: loaded.config.store.max_bytes };
+        let (store, recovered) = Store::open(&settings).unwrap();
+        let (_keep, stop) = watch::channel(false);
+        let options = Options {
+            config: loaded.config,
+            config_files: vec![file.clone()],
+            key_files: loaded.key_files,
+            actor: Arc::new(Actor::new(Manager::Systemd, dir.path().join("runbooks"))),
+            battery_root: None,
+            stop,
+            service: None,
+        };
+        let (inputs, link) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        let mut shell = Dispatcher::new(&options, store.into(), recovered.stats, inputs, link).unwrap();
+        assert_eq!(told(&shell, &options.config), keys[..1]);
+        let loaded = load(&keys[1]);
+        shell.reconfigure(&loaded.config, &loaded.key_files);
+        assert_eq!(told(&shell, &loaded.config), keys[1..]);
+    }
 
     #[tokio::test]
     async fn an_act_that_panics_ends_as_failed() {

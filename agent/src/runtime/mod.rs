@@ -61,6 +61,8 @@ pub struct Options {
     pub config: CheckedConfig,
     /// Where it came from: read again on SIGHUP. Empty: SIGHUP changes nothing.
     pub config_files: Vec<PathBuf>,
+    /// The files that stand in it in the place of keys.
+    pub key_files: Vec<PathBuf>,
     /// What acts on the gateway.
     pub actor: Arc<Actor>,
     /// Where batteries are looked up, if not below `collect.root`: the demo's imitation.
@@ -268,7 +270,7 @@ fn reload(
             }
             clock.set_trust(loaded.config.clock.trust);
             engine.handle(clock.now(), Input::Reconfigure(Box::new(loaded.config)));
-            shell.reconfigure(engine.config());
+            shell.reconfigure(engine.config(), &loaded.key_files);
             *errors = read_errors(engine);
             tracing::info!("configuration read again");
         }

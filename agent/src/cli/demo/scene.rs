@@ -53,6 +53,7 @@ pub(super) async fn play(stage: Stage, duration: Option<Duration>, mut leave: Le
     let options = Options {
         config: stage.config.clone(),
         config_files: Vec::new(),
+        key_files: Vec::new(),
         actor: Arc::clone(&stage.actor),
         battery_root: stage.battery.as_ref().map(|battery| battery.root.clone()),
         stop,
