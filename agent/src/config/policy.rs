@@ -133,6 +133,11 @@ pub(super) fn quarantine(s: &mut Section<'_>) -> Quarantine {
         lockout_after: s.duration("lockout_after", hours(1), seconds(60)..=hours(7 * 24)),
         sample_interval: s.duration("sample_interval", seconds(2), ms(100)..=hours(24)),
     };
+    let written = quarantine.allow_hosts.iter().filter(|host| host.parse::<Network>().is_ok()).count();
+    let most = Quarantine::HOSTS_MAX;
+    if written > most {
+        s.error("allow_hosts", format!("has {written} addresses and networks; at most {most} stay in reach"));
+    }
     doubts::warn_of_stopped(s, &quarantine);
     doubts::warn_of_open(s, &quarantine);
     quarantine

@@ -207,6 +207,9 @@ pub struct Quarantine {
 }
 
 impl Quarantine {
+    /// Addresses and networks of others that stay in reach.
+    pub(crate) const HOSTS_MAX: usize = 64;
+
     /// Units that are stopped, and stay so. What is to be kept is not, and neither is the agent itself.
     pub fn stopped(&self) -> impl Iterator<Item = &UnitName> {
         self.stop_units.iter().filter(|unit| !self.keep_units.contains(unit) && !Self::is_own(unit))

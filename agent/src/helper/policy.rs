@@ -73,25 +73,28 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Takes out of the terms what goes beyond the limits; it is told in the log.
-    pub(super) fn cut(&self, mut terms: Terms) -> Terms {
+    /// Takes out of the terms what goes beyond the limits; what that was, in words, and so for the log.
+    pub(super) fn cut(&self, mut terms: Terms) -> (Terms, Option<String>) {
         let count = |terms: &Terms| [terms.broker.len(), terms.hosts.len(), terms.stop.len(), terms.port.into()];
         let before = count(&terms);
         terms.broker.retain(|address| self.broker_ports.contains(&address.port()));
         terms.broker.truncate(ADDRESSES_MAX);
         terms.hosts.retain(|host| self.allow_hosts.iter().any(|network| network.holds(host)));
-        terms.hosts.truncate(ADDRESSES_MAX);
+        terms.hosts.truncate(config::Quarantine::HOSTS_MAX);
         terms.stop.retain(|unit| self.stop_units.contains(unit));
         if !self.broker_ports.contains(&terms.port) {
             terms.port = self.broker_ports.first().copied().unwrap_or_default();
         }
         let after = count(&terms);
-        if after != before {
-            // In numbers: what an agent wishes may be as long as a request.
+        // In numbers: what an agent wishes may be as long as a request.
+        let cut = (after != before).then(|| {
             let [of_what, was, is] = ["addresses of the broker, hosts, units to stop, port", "wished", "allowed"];
-            tracing::warn!("quarantine: cut down to root's policy ({of_what}): {was} {before:?}, {is} {after:?}");
+            format!("cut down to root's policy ({of_what}): {was} {before:?}, {is} {after:?}")
+        });
+        if let Some(cut) = &cut {
+            tracing::warn!("quarantine: {cut}");
         }
-        terms
+        (terms, cut)
     }
 }
 
@@ -519,8 +522,9 @@ mod tests {
             hosts_missing: false,
             stop: units(&["app.service"]),
         };
-        assert_eq!(limits.cut(wished), left);
-        assert_eq!(limits.cut(left.clone()), left);
+        let (is, cut) = limits.cut(wished);
+        assert!(is == left && cut.as_ref().is_some_and(|cut| cut.contains("wished [2, 2, 2, 22]")), "{cut:?}: {is:?}");
+        assert_eq!(limits.cut(left.clone()), (left, None));
     }
 
     #[test]

@@ -69,11 +69,12 @@ struct State {
 /// What to do for a request.
 enum Decision {
     Tell(Answer),
-    /// `counted`: in the ledger, then.
+    /// `counted`: in the ledger, then; `cut`: what was taken out of its terms.
     Act {
         order: Box<Order>,
         actor: Box<Actor>,
         counted: Option<Moment>,
+        cut: Option<String>,
     },
 }
 
@@ -180,15 +181,19 @@ impl Helper {
         };
         let answer = match decision {
             Ok(Decision::Tell(answer)) => answer,
-            Ok(Decision::Act { order, actor, counted }) => {
+            Ok(Decision::Act { order, actor, counted, cut }) => {
                 let act = order.act.clone();
                 // If nobody is there to hear it, it does not begin.
                 if let Err(error) = link.send(&Answer::Progress(0).to_datagram()).await {
                     self.not_done(&act, counted);
                     return Err(error);
                 }
-                let outcome = perform(link, *order, &actor).await;
+                let mut outcome = perform(link, *order, &actor).await;
                 self.ended(&act, counted, &outcome);
+                // Who is locked out by it has no other way to know.
+                if let Some((detail, cut)) = outcome.detail.as_mut().zip(cut) {
+                    *detail = format!("{detail}; {cut}");
+                }
                 Answer::Done(outcome)
             }
             Err(refusal) => self.refuse(refusal),
@@ -254,7 +259,9 @@ impl Helper {
                     return Err(Refusal::because(Reason::Quarantined, detail));
                 }
                 // Those of before, too: root may have allowed more then.
-                order.terms = order.terms.map(|terms| policy.quarantine.cut(quarantine.with_older_hosts(terms)));
+                let cut = |terms| policy.quarantine.cut(quarantine.with_older_hosts(terms));
+                let (terms, cut) = order.terms.map(cut).unzip();
+                order.terms = terms;
                 state.clock.set_trust(policy.clock);
                 let moment = Moment::of(self.boot, &mut state.clock);
                 let by_rule = order.act == Act::Reboot && order.trigger.is_automatic();
@@ -266,7 +273,7 @@ impl Helper {
                     judge(&order, &policy, &mut state.ledger, &moment)?;
                 }
                 let actor = Box::new(actor.with_quarantine(quarantine));
-                Ok(Decision::Act { order, actor, counted: (!completes).then_some(moment) })
+                Ok(Decision::Act { order, actor, counted: (!completes).then_some(moment), cut: cut.flatten() })
             }
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use crate::config::{CheckedConfig, Network, UnitName};
+use crate::config::{CheckedConfig, Network, Quarantine, UnitName};
 use crate::lookup;
 
 /// Addresses that a name may have, and that are kept of it: those found first go first.
@@ -47,7 +47,7 @@ impl Terms {
     #[must_use]
     pub fn with_older_hosts(mut self, before: &Self) -> Self {
         if std::mem::take(&mut self.hosts_missing) {
-            let room = ADDRESSES_MAX.saturating_sub(self.hosts.len());
+            let room = Quarantine::HOSTS_MAX.saturating_sub(self.hosts.len());
             let older: Vec<_> =
                 before.hosts.iter().filter(|old| !self.hosts.contains(old)).take(room).copied().collect();
             self.hosts.extend(older);
@@ -79,7 +79,8 @@ impl Source {
     }
 
     /// Asks for all names, now: what is not found, or not in time, is left out, and is logged; and which of
-    /// `allow_hosts` that are.
+    /// `allow_hosts` that are. What is written as an address or a network goes first: no name that stands for many takes
+    /// its place.
     pub async fn terms(&self) -> (Terms, Vec<String>) {
         self.terms_by(addresses).await
     }
@@ -97,16 +98,17 @@ impl Source {
                 found.insert(name, asked.await.unwrap_or_default());
             }
         }
-        let (mut hosts, mut missing) = (Vec::new(), Vec::new());
+        let (mut hosts, mut of_names, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for host in &self.allow_hosts {
             match (host.parse::<Network>(), found.get(host)) {
                 (Ok(network), _) => hosts.push(network),
                 (_, Some(addresses)) if !addresses.is_empty() => {
-                    hosts.extend(addresses.iter().copied().map(Network::from));
+                    of_names.extend(addresses.iter().copied().map(Network::from));
                 }
                 _ => missing.push(host.clone()),
             }
         }
+        hosts.append(&mut of_names);
         let broker = found.get(&self.host).into_iter().flatten();
         let broker = broker.map(|address| SocketAddr::new(*address, self.port)).collect();
         let hosts_missing = !missing.is_empty();
@@ -175,7 +177,7 @@ mod tests {
         };
         let (terms, missing) = timeout(LOOKUP_MAX, source.terms_by(ask)).await.unwrap();
         assert_eq!(terms.broker, ["192.0.2.98:1883".parse().unwrap()]);
-        assert_eq!(terms.hosts, ["192.0.2.97", "192.0.2.0/24", "192.0.2.99"].map(|host| host.parse().unwrap()));
+        assert_eq!(terms.hosts, ["192.0.2.0/24", "192.0.2.97", "192.0.2.99"].map(|host| host.parse().unwrap()));
         assert_eq!(missing, ["b.example"]);
     }
 }

@@ -66,6 +66,17 @@ fn a_host_that_stays_in_reach_can_be_one() {
 }
 
 #[test]
+fn more_addresses_than_a_quarantine_leaves_in_reach_are_refused() {
+    let with = |addresses: usize| {
+        let hosts: Vec<String> = (0..addresses).map(|n| format!("10.0.0.{n}")).chain(["broker".into()]).collect();
+        format!("{URL}[quarantine]\nallow_hosts = {hosts:?}\n")
+    };
+    assert_eq!(config(&with(64)).quarantine.allow_hosts.len(), 65);
+    let told = "4: quarantine.allow_hosts: has 65 addresses and networks; at most 64 stay in reach";
+    assert_eq!(error(&with(65)), told);
+}
+
+#[test]
 fn an_unknown_key_is_refused_in_every_table() {
     let [text, allowed] = everything();
     let tree = tree::parse(0, &text).root.unwrap();
