@@ -150,14 +150,7 @@ impl Quarantine {
     /// The level in force; one that can't be read counts as `restrict`.
     #[must_use]
     pub fn in_force(&self) -> Option<QuarantineLevel> {
-        self.level_of(self.saved().as_ref())
-    }
-
-    fn level_of(&self, saved: Option<&Saved>) -> Option<QuarantineLevel> {
-        match saved {
-            Some(saved) => saved.level(),
-            None => self.dir.join(STATE_FILE).exists().then_some(QuarantineLevel::Restrict),
-        }
+        self.saved()?.level()
     }
 
     /// Waits until this process changes nothing about it. Cancel-safe: a change itself is not.
@@ -229,9 +222,8 @@ impl Quarantine {
     }
 
     fn naming_level(&self, outcome: ActOutcome) -> ActOutcome {
-        let saved = self.saved();
-        let keeps_stopped = saved.as_ref().is_some_and(|saved| !saved.keeps_stopped().is_empty());
-        ActOutcome { quarantine: self.level_of(saved.as_ref()), keeps_stopped, ..outcome }
+        let saved = self.saved().unwrap_or_default();
+        ActOutcome { quarantine: saved.level(), keeps_stopped: !saved.keeps_stopped().is_empty(), ..outcome }
     }
 
     /// Ends it, and starts what was stopped for it: what doesn't start is `unit_failed` beside the success, and started
@@ -376,16 +368,13 @@ impl Quarantine {
 
     /// Ends what was saved so, and leaves this mark of it.
     async fn end_of(&self, saved: Option<Saved>, mark: Option<Saved>) -> ActOutcome {
-        // What can't be read may have rules.
-        let has_rules = saved.as_ref().map_or_else(|| self.dir.join(STATE_FILE).exists(), Saved::has_rules);
-        // If what was stopped can't be known, the rules can still go.
         let before = saved.unwrap_or_default();
         if let Err(error) = self.remove(RULES_FILE).and_then(|()| self.remove(BRIDGE_FILE)) {
             return ActOutcome::failed("store_failed", format!("delete the saved rules: {error}"));
         }
         let rules = match self.unload().await {
             Ok(()) => "no rules are in force".to_owned(),
-            Err(detail) if has_rules => return ActOutcome::failed("nft_failed", detail),
+            Err(detail) if before.has_rules() => return ActOutcome::failed("nft_failed", detail),
             // Whatever keeps rules from being taken away here has kept them from being loaded, too: it is no reason to
             // stay.
             Err(detail) => format!("no rules were loaded ({detail})"),
@@ -439,7 +428,8 @@ impl Quarantine {
         }
     }
 
-    /// What is saved; what can't be read is as good as nothing, and is written anew.
+    /// What is saved. What can't be read is in force with rules, which stay until somebody says otherwise; what was
+    /// stopped for it can't be known.
     fn saved(&self) -> Option<Saved> {
         let file = self.dir.join(STATE_FILE);
         let read = fs::read(&file).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
@@ -448,7 +438,8 @@ impl Quarantine {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::warn!("quarantine: {}: {error}", file.display());
-                None
+                let level = QuarantineLevel::Restrict.word().into();
+                Some(Saved { level, loaded: Some(true), ..Saved::default() })
             }
         }
     }

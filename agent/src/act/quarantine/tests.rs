@@ -612,6 +612,22 @@ async fn rules_that_can_not_be_taken_away_are_still_in_force() {
 }
 
 #[tokio::test]
+async fn what_can_not_be_read_stays_in_force_where_its_rules_can_not_be_loaded_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let quarantine = with_a_refusing_nft(dir.path());
+    quarantine.make_dir().unwrap();
+    let state = dir.path().join("state").join(STATE_FILE);
+    for times in 1..=2 {
+        fs::write(&state, "{\"level\":").unwrap();
+        let outcome = quarantine.refresh(QuarantineLevel::Restrict, false, terms(&[BROKER], &[])).await;
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Succeeded, Some(DEGRADED)), "{outcome:?}");
+        assert_eq!((outcome.quarantine, state.exists()), (Some(QuarantineLevel::Restrict), true), "{times}");
+        let outcome = quarantine.leave().await;
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some("nft_failed")), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn rules_that_were_loaded_are_in_force_though_nft_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let quarantine = with_a_refusing_nft(dir.path());
