@@ -262,7 +262,7 @@ fn reload(
     clock: &mut Clock,
     files: &[PathBuf],
 ) {
-    service.reloading(clock.now().mono);
+    service.reloading();
     match config::load(files) {
         Ok(loaded) => {
             for warning in &loaded.warnings {

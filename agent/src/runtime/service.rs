@@ -16,7 +16,6 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::collect::printable;
 use crate::config::CheckedConfig;
-use crate::engine::time::Mono;
 
 /// Where the unit's ExecStopPost= leaves `$SERVICE_RESULT` (systemd/fieldmedic.service): below its runtime directory,
 /// which a reboot empties.
@@ -65,10 +64,11 @@ impl Service {
         self.tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
-    pub(super) fn reloading(&self, now: Mono) {
-        // Type=notify-reload wants CLOCK_MONOTONIC in microseconds; older systemd ignores it.
-        let usec = i128::from(now.0) * 1000;
-        self.tell(&[NotifyState::Reloading, NotifyState::Custom(&format!("MONOTONIC_USEC={usec}"))]);
+    pub(super) fn reloading(&self) {
+        // For Type=notify-reload: of CLOCK_MONOTONIC, which stands while the machine is suspended.
+        let since = NotifyState::monotonic_usec_now().ok();
+        let states: Vec<_> = [NotifyState::Reloading].into_iter().chain(since).collect();
+        self.tell(&states);
     }
 
     pub(super) fn stopping(&self) {
