@@ -33,6 +33,7 @@ use crate::wire::Reason;
 use client::Client;
 use diagnostics::Diagnostics;
 use link::Interfaces;
+use program::Program;
 use quarantine::Quarantine;
 use quarantine::terms::{Source, Terms};
 use rollback::Rollbacks;
@@ -325,12 +326,15 @@ impl Actor {
         }
         match (act, &self.quarantine) {
             (Act::RestartUnit { unit }, _) => self.units.restart(&unit, timeout, canceled).await,
-            (Act::Run { runbook, args }, _) if self.apart => {
-                transient::run(&self.runbooks, &runbook, &args, &[whose], timeout, canceled, &mut progress).await
-            }
-            (Act::Run { runbook, args }, _) => {
-                runbook::run(&self.runbooks, &runbook, &args, &[whose], timeout, canceled, &mut progress).await
-            }
+            (Act::Run { runbook, args }, _) => match runbook::resolve(&self.runbooks, &runbook, timeout).await {
+                Ok(path) => {
+                    let env = [whose];
+                    let program = Program::new(&path, &args, &env);
+                    let (apart, refused) = (self.apart, runbook::REFUSED);
+                    transient::run_where(apart, program, &runbook, refused, timeout, canceled, &mut progress).await
+                }
+                Err(refusal) => refusal,
+            },
             (Act::RestartLink { interface }, _) => self.interfaces.restart(&interface, timeout, canceled).await,
             (Act::Rollback { target, to }, _) => {
                 self.rollbacks.rollback(&target, to.as_deref(), timeout, canceled).await

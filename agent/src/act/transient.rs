@@ -1,11 +1,11 @@
-//! Runs a runbook as a unit of its own, by PID 1 (StartTransientUnit, org.freedesktop.systemd1(5)): the helper's
-//! sandbox keeps out of the way what a runbook is for. Same checks, same clean environment, same deadline and same
+//! Runs a program where it is to run: as a child, or as a unit of its own, by PID 1 (StartTransientUnit,
+//! org.freedesktop.systemd1(5)): the helper's sandbox keeps out of the way what a runbook is for. Same checks, same clean environment, same deadline and same
 //! output as a runbook that is run as a child; the unit ends with the helper, and is forgotten once its end is known.
 //! Where the bus is lost it goes on: that it has ended is told when it has, and how it ended can't be known.
 
 #![expect(clippy::disallowed_methods, reason = "a runbook has a deadline")]
 
-use std::path::Path;
+use std::io;
 use std::time::Duration;
 
 use tokio::net::unix::pipe;
@@ -14,8 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use zbus::Connection;
 use zbus::zvariant::{Fd, OwnedObjectPath, Value};
 
-use super::program::{DRAIN_MAX, ENVIRONMENT, Output, Program, Progress, TERM_GRACE};
-use super::runbook::resolve;
+use super::program::{self, DRAIN_MAX, ENVIRONMENT, Output, Program, Progress, TERM_GRACE};
 use super::systemd::{Jobs, Systemd, connect, lost, refused, service_at};
 use crate::engine::io::ActOutcome;
 
@@ -29,35 +28,41 @@ const ONCE_WITHIN: Duration = Duration::from_secs(365 * 86_400);
 /// How long stopping it may take, with SIGTERM, TERM_GRACE and SIGKILL.
 const STOP_MAX: Duration = Duration::from_secs(8);
 
-/// Runs a runbook to its end. What goes wrong has the words of [`super::runbook::run`] and of
-/// [`super::systemd::restart`].
-pub async fn run(
-    dir: &Path,
-    name: &str,
-    args: &[String],
-    env: &[(&str, &str)],
-    within: Duration,
-    canceled: oneshot::Receiver<()>,
-    progress: Progress<'_>,
-) -> ActOutcome {
-    match resolve(dir, name, within).await {
-        Ok(path) => run_file(Program::new(&path, args, env), within, canceled, progress).await,
-        Err(refusal) => refusal,
-    }
-}
-
-/// The same for any program: whether it is fit to be run is the caller's to know.
-pub async fn run_file(
+/// Runs a program to its end, by PID 1 where it is to run `apart`: whether it is fit to be run is the caller's to know.
+/// What goes wrong is `exit_code`, `signal`, `timeout`, `canceled` or this `refusal`, where it can't be started as a
+/// child, or has the words of [`super::systemd::restart`].
+pub async fn run_where(
+    apart: bool,
     program: Program<'_>,
+    name: &str,
+    refusal: &str,
     within: Duration,
     canceled: oneshot::Receiver<()>,
     progress: Progress<'_>,
 ) -> ActOutcome {
+    if !apart {
+        return match program::run(program, within, canceled, progress).await {
+            Ok(finished) => finished.outcome(name),
+            Err(error) => {
+                ActOutcome::failed(refusal, format!("start {}: {error}{}", program.path.display(), hint(&error)))
+            }
+        };
+    }
     let outcome = async {
         let connection = connect().await?;
         run_over(&connection, program, within, canceled, progress).await
     };
     outcome.await.unwrap_or_else(|error| refused(&format!("run {} as a unit", program.path.display()), &error))
+}
+
+/// The file itself was there a moment ago.
+fn hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::NotFound {
+        "; it is there, but not the interpreter that its first line names (which is another one where that line ends \
+         with CRLF), or the loader of a program"
+    } else {
+        ""
+    }
 }
 
 /// How it ended.

@@ -121,14 +121,8 @@ impl Interfaces {
         let program = Program::new(&program, &args, &[]).outliving();
         let (_keep, never) = oneshot::channel();
         let mut told = |_| is_up();
-        let outcome = if self == Self::Apart {
-            transient::run_file(program, RESTART_MAX, never, &mut told).await
-        } else {
-            match program::run(program, RESTART_MAX, never, &mut told).await {
-                Ok(finished) => finished.outcome(RESTART_FLAG),
-                Err(error) => ActOutcome::failed("link_failed", format!("start this program: {error}")),
-            }
-        };
+        let (apart, refusal) = (self == Self::Apart, "link_failed");
+        let outcome = transient::run_where(apart, program, RESTART_FLAG, refusal, RESTART_MAX, never, &mut told).await;
         let said = outcome.output.clone().unwrap_or_default();
         match said.lines().last().map(serde_json::from_str::<Told>) {
             Some(Ok(told)) => told.outcome(),

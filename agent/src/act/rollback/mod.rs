@@ -194,14 +194,8 @@ impl Rollbacks {
         let mut env = vec![("FIELDMEDIC_ACTION", action), ("FIELDMEDIC_TARGET", target)];
         env.extend(to.map(|to| ("FIELDMEDIC_TO", to)));
         let program = Program::new(path, args, &env);
-        let outcome = if self.apart {
-            transient::run_file(program, within, canceled, &mut |_| ()).await
-        } else {
-            match program::run(program, within, canceled, &mut |_| ()).await {
-                Ok(finished) => finished.outcome(target),
-                Err(error) => ActOutcome::failed("rollback_failed", format!("start {}: {error}", path.display())),
-            }
-        };
+        let refusal = "rollback_failed";
+        let outcome = transient::run_where(self.apart, program, target, refusal, within, canceled, &mut |_| ()).await;
         let tempfail = format!("exit code {EXIT_NEEDS_REBOOT}");
         let goes_back = matches!(verb, Verb::Rollback { .. });
         if goes_back && outcome.reason.as_deref() == Some("exit_code") && outcome.detail.as_deref() == Some(&tempfail) {

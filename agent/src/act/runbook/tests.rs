@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::super::program::OUTPUT_MAX;
+use super::super::program::{OUTPUT_MAX, Program, Progress};
+use super::super::transient::run_where;
 use super::*;
 use crate::engine::io::ActStatus;
 
@@ -33,12 +35,28 @@ impl Dir {
         chmod(&self.path(name), 0o755);
     }
 
+    async fn run_until(
+        &self,
+        name: &str,
+        args: &[String],
+        within: Duration,
+        canceled: oneshot::Receiver<()>,
+        progress: Progress<'_>,
+    ) -> ActOutcome {
+        match resolve(self.0.path(), name, within).await {
+            Ok(path) => {
+                run_where(false, Program::new(&path, args, ENV), name, REFUSED, within, canceled, progress).await
+            }
+            Err(refusal) => refusal,
+        }
+    }
+
     /// The outcome, and the percentages that were told.
     async fn run(&self, name: &str, args: &[&str], within: Duration) -> (ActOutcome, Vec<u8>) {
         let (_cancel, canceled) = oneshot::channel();
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let mut told = Vec::new();
-        let outcome = run(self.0.path(), name, &args, ENV, within, canceled, &mut |percent| told.push(percent)).await;
+        let outcome = self.run_until(name, &args, within, canceled, &mut |percent| told.push(percent)).await;
         (outcome, told)
     }
 
@@ -51,7 +69,7 @@ impl Dir {
                 cancel.send(()).unwrap();
             }
         };
-        run(self.0.path(), name, &[], ENV, LONG, canceled, &mut progress).await
+        self.run_until(name, &[], LONG, canceled, &mut progress).await
     }
 
     /// What a script wrote with `echo $$ > "$0.group"`.
@@ -208,7 +226,7 @@ async fn a_run_that_is_given_up_leaves_nobody_behind() {
     let mut progress = |_| begun.take().unwrap().send(()).unwrap();
     // As when the agent stops: the run's future is dropped in the middle.
     tokio::select! {
-        outcome = run(dir.0.path(), "slow", &[], ENV, LONG, canceled, &mut progress) => panic!("it ended: {outcome:?}"),
+        outcome = dir.run_until("slow", &[], LONG, canceled, &mut progress) => panic!("it ended: {outcome:?}"),
         begun = seen => begun.unwrap(),
     }
     until_gone(dir.group("slow")).await;
