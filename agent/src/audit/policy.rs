@@ -57,21 +57,20 @@ fn differences(config: &CheckedConfig, policy: &Policy, file: &Path, found: &mut
         found.push(finding(severity, "policy_differs", subject, what, &advice));
     };
     let device = &config.device;
-    if policy.device() != &device.id {
+    if policy.device != device.id {
         let what = format!(
             "{file} is for the device {}, and the agent's configuration for {}: what takes root is refused \
              (wrong_audience)",
-            policy.device(),
-            device.id
+            policy.device, device.id
         );
         tell(Severity::Warning, "device.id", what, format!("set [device] id in both, or in neither ({file})"));
     }
-    for group in device.groups.iter().filter(|group| !policy.groups().contains(group)) {
+    for group in device.groups.iter().filter(|group| !policy.groups.contains(group)) {
         let what = format!("{file} doesn't have the group {group}: of its commands, what takes root is refused");
         let advice = "add it to [device] groups there, or take it out of the agent's configuration";
         tell(Severity::Warning, group, what, advice.to_owned());
     }
-    let (ours, roots) = (&config.commands.trusted_keys, policy.trusted_keys());
+    let (ours, roots) = (&config.commands.trusted_keys, &policy.commands.trusted_keys);
     let names = |keys: &[TrustedKey], kid: &str| keys.iter().any(|key| key.kid == kid);
     for key in ours.iter().filter(|key| !roots.contains(key)) {
         let (what, advice) = if names(roots, &key.kid) {

@@ -26,7 +26,7 @@ use crate::act::link as interfaces;
 use crate::act::quarantine::DEFAULT_DIR as DEFAULT_STATE;
 use crate::cli::logging;
 use crate::collect::clock::{self, Clock};
-use crate::config::{self, ClockTrust, Problem};
+use crate::config::{self, ClockTrust};
 use crate::engine::time::BootId;
 use crate::one_thread;
 use ledger::{Ledger, Moment};
@@ -143,14 +143,6 @@ fn check(file: &Path, in_force: &Path) -> u8 {
             BAD_USAGE
         }
     }
-}
-
-/// Judges a text as root's policy, before it is written to `file`.
-///
-/// # Errors
-/// Every mistake, in the order of lines.
-pub(crate) fn check_policy(file: &Path, text: &str) -> Result<(), Vec<Problem>> {
-    Policy::check_text(file, text)
 }
 
 fn restart_link(interface: &str) -> u8 {

@@ -32,11 +32,11 @@ pub struct Policy {
     /// Who may ask, beside root; `None`: nobody.
     pub(super) agent_uid: Option<u32>,
     /// Whom commands have to be addressed to.
-    pub(super) device: DeviceId,
+    pub(crate) device: DeviceId,
     /// Or to one of these.
-    pub(super) groups: Vec<String>,
+    pub(crate) groups: Vec<String>,
     /// Whose signatures count. A signature is always required.
-    pub(super) commands: config::Commands,
+    pub(crate) commands: config::Commands,
     /// When the wall clock is believed.
     pub(super) clock: ClockTrust,
     /// What may be done at all.
@@ -152,26 +152,11 @@ impl Policy {
         config::read_file(file, policy_of)
     }
 
-    /// Whom commands have to be addressed to.
-    pub(crate) const fn device(&self) -> &DeviceId {
-        &self.device
-    }
-
-    /// Or to one of these.
-    pub(crate) fn groups(&self) -> &[String] {
-        &self.groups
-    }
-
-    /// Whose signatures count.
-    pub(crate) fn trusted_keys(&self) -> &[config::TrustedKey] {
-        &self.commands.trusted_keys
-    }
-
-    /// Judges a text as such a file.
+    /// Judges a text as such a file, before it is written there.
     ///
     /// # Errors
     /// As [`Policy::read`].
-    pub(super) fn check_text(file: &Path, text: &str) -> Result<(), Vec<Problem>> {
+    pub(crate) fn check_text(file: &Path, text: &str) -> Result<(), Vec<Problem>> {
         config::read_file_text(file, text, policy_of).map(drop)
     }
 

@@ -7,7 +7,7 @@ use super::ask::{Answers, Login};
 use super::files::Planned;
 use super::{Ended, InitArgs};
 use crate::config::{self, Loaded, Problem, array, quoted};
-use crate::helper;
+use crate::helper::Policy;
 
 pub(super) const AGENT_FILE: &str = "agent.toml";
 const POLICY_FILE: &str = "policy.toml";
@@ -61,7 +61,7 @@ impl Draft {
     pub(super) fn judge(&self, out: &Path) -> Result<Loaded, Vec<Problem>> {
         let loaded = config::check_text(&out.join(AGENT_FILE), &self.agent)?;
         if let Some(policy) = &self.policy {
-            helper::check_policy(&out.join(POLICY_FILE), policy)?;
+            Policy::check_text(&out.join(POLICY_FILE), policy)?;
         }
         Ok(loaded)
     }

@@ -94,7 +94,7 @@ fn flags_make_a_configuration_a_policy_and_a_pair_that_go_together() {
     assert_eq!(*key, public);
     assert!(keygen_reads(&bench.read("ops-9.key")), "the private half");
     assert_eq!((bench.mode("ops-9.key"), bench.mode("ops-9.pub"), bench.mode("agent.toml")), (0o600, 0o644, 0o644));
-    crate::helper::check_policy(&bench.file("policy.toml"), &bench.read("policy.toml")).unwrap();
+    crate::helper::Policy::check_text(&bench.file("policy.toml"), &bench.read("policy.toml")).unwrap();
     for line in ["id = \"gw-7\"", "actions = [\"restart_unit\"]", "broker_ports = [1900]", &key.to_string()] {
         assert!(bench.read("policy.toml").contains(line), "{line}: {}", bench.read("policy.toml"));
     }
