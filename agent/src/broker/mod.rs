@@ -120,7 +120,7 @@ struct Client {
 impl Broker {
     /// An empty broker.
     #[must_use]
-    pub const fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings) -> Self {
         Self {
             settings,
             connections: BTreeMap::new(),
@@ -128,17 +128,7 @@ impl Broker {
             retained: BTreeMap::new(),
             retained_bytes: 0,
             outputs: VecDeque::new(),
-            counts: Counts {
-                published: 0,
-                redelivered: 0,
-                dropped_queue_full: 0,
-                dropped_too_large: 0,
-                dropped_offline: 0,
-                dropped_expired: 0,
-                dropped_retained: 0,
-                evicted_sessions: 0,
-                refused: 0,
-            },
+            counts: Counts::default(),
             anonymous: 0,
         }
     }
