@@ -22,7 +22,7 @@ use common::agent::{export, seqs};
 use common::backlog::fill;
 use common::broker::SHORT_BYTES;
 use common::process::output_of;
-use common::{Access, Agent, Broker, Gateway, Message, Software, Tree, World, tool};
+use common::{Access, Agent, Broker, Gateway, Message, Software, Tree, World, fast, tool};
 
 /// Samples that wait when the broker comes back, at least.
 const BACKLOG: u64 = 50;
@@ -37,17 +37,8 @@ const REFUSALS_MAX: usize = 16;
 /// How long a backlog may take to arrive.
 const DRAIN_BOUND: Duration = Duration::from_secs(60);
 
-/// Records as fast as they can be had, and a drain that can be watched.
-const FAST: &str = r#"
-    [mqtt.drain]
-    publishes_per_second = 10
-    [telemetry]
-    sample_interval = "100ms"
-    report_interval = "100ms"
-    publish_interval = "100ms"
-    [store]
-    commit_interval = "10ms"
-"#;
+/// Messages of a backlog a second: a drain that can be watched.
+const DRAIN: u32 = 10;
 
 /// An agent that is online, and has answered a command.
 fn obedient(world: &World, gateway: &Gateway) -> Agent {
@@ -109,7 +100,7 @@ fn a_round_with(software: Software) {
         return;
     }
     let mut world = World::around(Broker::of(software));
-    let gateway = world.gateway("gw-round").with(FAST);
+    let gateway = world.gateway("gw-round").with(&fast(DRAIN));
     let agent = obedient(&world, &gateway);
     world.fleet.sample_since(0, "gw-round", "a sample", |_| true);
     println!("{}: MQTT {}", software.name(), connected(&world, 0)["mqtt_version"]);
@@ -157,7 +148,7 @@ fn nats_is_restarted_and_nothing_is_missing() {
 #[test]
 fn a_broker_that_forgot_everything_over_its_restart_is_subscribed_to_anew_and_gets_what_it_had_not_taken() {
     let mut world = World::around(Broker::of(Software::ForgetfulMosquitto));
-    let gateway = world.gateway("gw-forgotten").with(FAST);
+    let gateway = world.gateway("gw-forgotten").with(&fast(DRAIN));
     let agent = obedient(&world, &gateway);
 
     world.broker.stop();
@@ -176,7 +167,7 @@ fn a_broker_that_forgot_everything_over_its_restart_is_subscribed_to_anew_and_ge
 #[test]
 fn a_session_that_the_broker_dropped_while_it_ran_is_made_anew() {
     let world = World::new();
-    let gateway = world.gateway("gw-dropped").with(FAST);
+    let gateway = world.gateway("gw-dropped").with(&fast(DRAIN));
     let _agent = obedient(&world, &gateway);
 
     connected(&world, 0);
@@ -199,7 +190,7 @@ fn a_mosquitto_that_takes_only_short_messages_and_never_said_so_gets_all_that_fi
     let tree = Tree::new();
     let site = "x".repeat(SHORT_BYTES);
     // Twenty samples in a message are too many, one is not.
-    let gateway = world.gateway("gw-short").measuring(&tree).with(FAST).with(&format!(
+    let gateway = world.gateway("gw-short").measuring(&tree).with(&fast(DRAIN)).with(&format!(
         "[telemetry]\npublish_interval = \"2s\"\n[collect.link]\nenabled = false\n[collect.host]\nenabled = false\n\
          [device.attributes]\nsite = \"{site}\"\n[remediation]\nallow = [\"run\"]"
     ));

@@ -47,27 +47,9 @@ fn a_release_that_does_not_say_where_changes_nothing_and_names_both_ways_out() {
     assert!(said.contains("release --local") && said.contains("fieldmedic send … release"), "{said}");
 }
 
-const TEN_MISTAKES: &str = r#"[device]
-id = "gw 1"
-[mqtt]
-url = "http://broker"
-keep_alife = "30s"
-inflight_max = 0
-[mqtt.reconnect]
-min = "1 fortnight"
-[store]
-max_bytes = "64 kilos"
-[telemetry]
-sample_interval = 10
-encoding = "xml"
-[commands]
-trusted_keys = [
-    "ops-2:short",
-]
-require_signature = "yes"
-"#;
+const TEN_MISTAKES: &str = include_str!("../../agent/src/config/tests/mistakes.toml");
 /// The lines of it that are wrong.
-const MISTAKEN_LINES: [u32; 10] = [2, 4, 5, 6, 8, 10, 12, 13, 16, 18];
+const MISTAKEN_LINES: [u32; 10] = [2, 4, 5, 6, 8, 10, 12, 13, 17, 19];
 
 #[test]
 fn a_config_with_ten_mistakes_lists_ten_each_with_its_line() {

@@ -65,6 +65,22 @@ pub fn releases(dir: &Path, names: &[&str]) {
     link("current", names[names.len() - 1]);
 }
 
+/// A configuration that makes records as fast as they can be had, and sends so many messages of a backlog a second.
+pub fn fast(publishes_per_second: u32) -> String {
+    format!(
+        r#"
+    [mqtt.drain]
+    publishes_per_second = {publishes_per_second}
+    [telemetry]
+    sample_interval = "100ms"
+    report_interval = "100ms"
+    publish_interval = "100ms"
+    [store]
+    commit_interval = "10ms"
+"#
+    )
+}
+
 /// The prefix of all topics, as by default.
 pub const PREFIX: &str = "fieldmedic";
 

@@ -14,12 +14,7 @@ use crate::site::{DEVICE, Site};
 fn an_agent_that_hangs_is_killed_by_the_watchdog_and_says_so_when_it_is_back() {
     let Some(site) = Site::new("", "") else { return };
     let machine = &site.machine;
-    machine.say(&["mkdir", "-p", "/etc/systemd/system/fieldmedic.service.d"]);
-    machine.say(&[
-        "sh",
-        "-c",
-        "printf '[Service]\\nWatchdogSec=2s\\n' > /etc/systemd/system/fieldmedic.service.d/fast.conf",
-    ]);
+    machine.write("/etc/systemd/system/fieldmedic.service.d/fast.conf", "[Service]\nWatchdogSec=2s\n");
     machine.say(&["systemctl", "daemon-reload"]);
     let mark = site.world.fleet.mark();
     machine.say(&["systemctl", "restart", "fieldmedic.service"]);

@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use common::agent::{export, seqs};
-use common::{Agent, Chance, Gateway, Message, PREFIX, SOON, World, tool};
+use common::{Agent, Chance, Gateway, Message, PREFIX, SOON, World, fast, tool};
 
 /// How often the agent is killed.
 const KILLS: usize = 50;
@@ -28,22 +28,13 @@ const LIFE_MS: std::ops::RangeInclusive<u64> = 20..=1_200;
 /// How long the backlog of all lives may take to arrive.
 const DRAIN_BOUND: Duration = Duration::from_secs(180);
 
-/// Records as fast as they can be had.
-const FAST: &str = r#"
-    [mqtt.drain]
-    publishes_per_second = 1000
-    [telemetry]
-    sample_interval = "100ms"
-    report_interval = "100ms"
-    publish_interval = "100ms"
-    [store]
-    commit_interval = "10ms"
-"#;
+/// Messages of a backlog a second: as many as can be had.
+const DRAIN: u32 = 1000;
 
 #[test]
 fn what_is_stored_while_the_broker_is_away_arrives_in_order_when_it_is_back() {
     let mut world = World::new();
-    let gateway = world.gateway("gw-outage").with(FAST);
+    let gateway = world.gateway("gw-outage").with(&fast(DRAIN));
     let _agent = world.online(&gateway);
 
     world.broker.stop();
@@ -80,7 +71,7 @@ fn telemetry_order(messages: &[Message], device: &str) -> Vec<u64> {
 #[test]
 fn an_agent_that_starts_without_a_broker_keeps_everything_until_there_is_one() {
     let mut world = World::new();
-    let gateway = world.gateway("gw-early").with(FAST);
+    let gateway = world.gateway("gw-early").with(&fast(DRAIN));
     world.broker.stop();
     let agent = gateway.start();
     gateway.wait_for_status("a backlog", |status| {
@@ -98,7 +89,7 @@ fn an_agent_that_starts_without_a_broker_keeps_everything_until_there_is_one() {
 fn fifty_kills_with_the_broker_coming_and_going_lose_nothing_that_was_stored() {
     let mut chance = Chance::of_this_run("fifty_kills");
     let mut world = World::new();
-    let gateway = world.gateway("gw-kills").with(FAST);
+    let gateway = world.gateway("gw-kills").with(&fast(DRAIN));
     let mut stored = BTreeSet::new();
 
     for kill in 1..=KILLS {

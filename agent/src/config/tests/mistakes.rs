@@ -7,27 +7,7 @@ use super::*;
 
 #[test]
 fn ten_mistakes_are_ten_errors_each_with_its_line() {
-    let text = r#"[device]
-id = "gw 1"
-[mqtt]
-url = "http://broker"
-keep_alife = "30s"
-inflight_max = 0
-[mqtt.reconnect]
-min = "1 fortnight"
-[store]
-max_bytes = "64 kilos"
-[telemetry]
-sample_interval = 10
-encoding = "xml"
-[commands]
-trusted_keys = [
-    "ops-1:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
-    "ops-2:short",
-]
-require_signature = "yes"
-"#;
-    let errors = errors(text);
+    let errors = errors(include_str!("mistakes.toml"));
 
     let lines: Vec<&str> = errors.iter().filter_map(|error| error.split(':').next()).collect();
     assert_eq!(lines, ["2", "4", "5", "6", "8", "10", "12", "13", "17", "19"], "{errors:#?}");
