@@ -467,7 +467,7 @@ impl Remedies {
             stored.metric = metric;
         }
         let run = Run::new(stored, None, Some(facts.now.mono));
-        let cut_off = Vec::from_iter(run.cut_off(rule, facts.config, identity));
+        let cut_off = Vec::from_iter(run.cut_off(rule, identity));
         let (state, is_wanted) = (run.stored.state, run.is_wanted(rule, facts.config));
         self.runs.insert(rule.to_owned(), run);
         match state {
@@ -545,7 +545,7 @@ impl Remedies {
 
     fn settle(&mut self, facts: Facts<'_>, rule: &str, ended: Vec<Event>) {
         let Some(run) = self.runs.get_mut(rule) else { return };
-        if run.doing(facts.config).is_some_and(|doing| doing.saves_power()) {
+        if run.stored.doing.as_ref().is_some_and(Doing::saves_power) {
             run.stored.saves = Some(run.stored.step);
         }
         if run.stored.canceled {

@@ -72,8 +72,7 @@ pub(super) struct Stored {
     #[n(12)]
     #[cbor(default)]
     pub(super) leaves: Option<Box<str>>,
-    /// What the step does that was begun last, whatever the configuration makes of it by now. Older versions did not
-    /// keep it.
+    /// What the step does that was begun last, whatever the configuration makes of it by now.
     #[n(13)]
     #[cbor(default)]
     pub(super) doing: Option<Doing>,
@@ -271,14 +270,9 @@ impl Run {
         Some(Act::of(&self.step(config)?.remedy))
     }
 
-    /// What was begun of the present step; `None` above the last one.
-    pub(super) fn doing(&self, config: &CheckedConfig) -> Option<Doing> {
-        self.stored.doing.clone().or_else(|| self.act(config).as_ref().map(Doing::of))
-    }
-
     /// How the step ended that was under way when the agent stopped.
-    pub(super) fn cut_off(&self, rule: &str, config: &CheckedConfig, identity: &Identity) -> Option<Event> {
-        let doing = self.doing(config).filter(|_| self.stored.state == State::Acting)?;
+    pub(super) fn cut_off(&self, rule: &str, identity: &Identity) -> Option<Event> {
+        let doing = self.stored.doing.as_ref().filter(|_| self.stored.state == State::Acting)?;
         let cut_off = CutOff {
             name: &doing.action,
             target: Some(&doing.target),
@@ -287,7 +281,7 @@ impl Run {
             is_other_boot: self.stored.since.boot != identity.boot,
         };
         let (status, reason, detail) = cut_off.judge(identity);
-        Some(self.told(rule, &doing, status, reason).with("detail", detail.as_str()))
+        Some(self.told(rule, doing, status, reason).with("detail", detail.as_str()))
     }
 
     /// The remedy's id.

@@ -335,19 +335,6 @@ fn a_release_is_not_left_while_that_can_not_be_journaled() {
 }
 
 #[test]
-fn what_somebody_inhibits_waits() {
-    let mut world = world();
-    runs(&mut world, "2.0");
-    world.set(Metric::HostMemUsed, Some(95.0));
-    world.inhibited = Some("an update is under way".into());
-    world.advance(60 * MINUTE);
-    assert_eq!(world.acted, []);
-    world.inhibited = None;
-    world.advance(15 * MINUTE);
-    assert_eq!(world.acted, [leave()]);
-}
-
-#[test]
 fn two_releases_that_are_good_at_the_same_time_are_marked_one_after_the_other_and_nothing_is_said_of_that() {
     let mut world = World::with(config_with(&format!(
         "{CONFIG}[rollback.modem]\nkind = \"slots\"\ndir = \"/opt/modem\"\nsettle = \"2m\"\ntrial = \"10m\""
