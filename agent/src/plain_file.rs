@@ -1,5 +1,5 @@
 //! Reads files that others may have replaced by anything: a path that names a device must not fill the memory, and one
-//! that names a pipe not wait for ever for somebody to write.
+//! that names a pipe not wait for ever for somebody to write; nor must a terminal become the one of who opens it.
 
 #![expect(clippy::disallowed_types, reason = "it is about files")]
 
@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// Opens a regular file to read it.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 

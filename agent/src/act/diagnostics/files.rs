@@ -7,9 +7,8 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
-
 use super::Read;
+use crate::plain_file;
 
 /// Bytes of a file that says one thing.
 const FILE_MAX: usize = 16 * 1024;
@@ -75,15 +74,13 @@ fn lines(root: &Path, path: &str, most: usize) -> Result<Lines, String> {
 /// What isn't a plain file may never end, or do something when it is opened.
 fn open(path: &Path) -> Result<(File, u64), String> {
     let failed = |error: io::Error| format!("{}: {error}", path.display());
-    let not_plain = || format!("{} is no plain file", path.display());
     if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(not_plain());
+        return Err(format!("{} is no plain file", path.display()));
     }
-    // It may be another by now: a pipe is not waited for.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?);
-    let metadata = file.metadata().map_err(failed)?;
-    if metadata.is_file() { Ok((file, metadata.len())) } else { Err(not_plain()) }
+    // It may be another by now.
+    let file = plain_file::open(path).map_err(failed)?;
+    let len = file.metadata().map_err(failed)?.len();
+    Ok((file, len))
 }
 
 fn text(file: File, most: usize) -> io::Result<String> {
