@@ -73,7 +73,7 @@ impl Client {
         client_id: &str,
         credentials: Option<&Credentials>,
     ) -> Result<Self, LinkFault> {
-        Self::open(target, client_id, credentials, Duration::ZERO).await
+        Self::resume(target, client_id, credentials, Duration::ZERO).await
     }
 
     /// The same, with a session that the broker keeps for so long after the connection is lost: what is published to
@@ -82,15 +82,6 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn resume(
-        target: &Arc<Target>,
-        client_id: &str,
-        credentials: Option<&Credentials>,
-        keep: Duration,
-    ) -> Result<Self, LinkFault> {
-        Self::open(target, client_id, credentials, keep).await
-    }
-
-    async fn open(
         target: &Arc<Target>,
         client_id: &str,
         credentials: Option<&Credentials>,
