@@ -462,7 +462,7 @@ fn claim(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Takes the store for this process, for as long as the file is open (flock(2)).
-fn lock(path: &Path, aside_bytes_max: u64, opening: &mut Opening) -> Result<Lock, OpenError> {
+fn lock(path: &Path, bytes_max: u64, opening: &mut Opening) -> Result<Lock, OpenError> {
     let file_path = path.join(LOCK_FILE);
     let locking = || format!("lock {}", file_path.display());
     let open = || {
@@ -472,7 +472,7 @@ fn lock(path: &Path, aside_bytes_max: u64, opening: &mut Opening) -> Result<Lock
     let mut file = match open() {
         // No agent made this: who may run on this store is its owner, and so are the files of whoever holds it.
         Err(error) if !opening.is_passing(&file_path, &error) => {
-            opening.losses.push(disk::set_aside(&file_path, aside_bytes_max, &error.to_string()).attempt(locking)?);
+            opening.losses.push(disk::set_aside(&file_path, bytes_max, &error.to_string()).attempt(locking)?);
             open().attempt(locking)?
         }
         other => other.attempt(locking)?,
