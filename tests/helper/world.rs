@@ -74,7 +74,10 @@ impl World {
     /// Leaves behind what a quarantine saves that was entered, and stops these.
     pub fn in_quarantine(&self, level: &str, stop: &[&str]) {
         let terms = json!({"broker": [], "port": 1883, "hosts": [], "stop": stop});
-        let saved = json!({"level": level, "wide": false, "terms": terms, "stopped": [], "degraded": null});
+        let saved = json!({
+            "level": level, "wide": false, "terms": terms, "stopped": [], "degraded": null, "bridging": null,
+            "loaded": level != "observe", "held": [],
+        });
         fs::write(self.state("quarantine.json"), saved.to_string()).unwrap();
     }
 

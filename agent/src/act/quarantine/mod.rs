@@ -104,14 +104,10 @@ struct Saved {
     /// Why there are no rules, or not those of now.
     degraded: Option<String>,
     /// Why bridges go on forwarding what the level forbids.
-    #[serde(default)]
     bridging: Option<String>,
-    /// Rules were loaded since it was entered: they are in force, and can be loaded by a boot. A file of an older
-    /// version says nothing of it.
-    #[serde(default)]
-    loaded: Option<bool>,
+    /// Rules were loaded since it was entered: they are in force, and can be loaded by a boot.
+    loaded: bool,
     /// Units that were stopped for it, or did not run: those of them that run were started since.
-    #[serde(default)]
     held: Vec<UnitName>,
 }
 
@@ -123,11 +119,6 @@ impl Saved {
     /// Units that are to stay stopped.
     fn keeps_stopped(&self) -> &[UnitName] {
         if self.level() > Some(QuarantineLevel::Observe) { &self.terms.stop } else { &[] }
-    }
-
-    fn has_rules(&self) -> bool {
-        let seems_so = self.degraded.is_none() && self.level().is_some_and(|level| level != QuarantineLevel::Observe);
-        self.loaded.unwrap_or(seems_so)
     }
 }
 
@@ -249,11 +240,11 @@ impl Quarantine {
     ) -> (ActOutcome, Vec<UnitName>) {
         let was_free = before.level().is_none();
         let was = before.clone();
-        let was_loaded = before.has_rules();
+        let was_loaded = before.loaded;
         let terms = with_older(terms, &before);
         let rules = ruleset::render(level, wide, &terms, self.uid);
         // What was amiss before is so until it is known better: where it stays so nothing is written.
-        let mut now = Saved { level: level.word().into(), wide, terms, loaded: Some(was_loaded), ..before };
+        let mut now = Saved { level: level.word().into(), wide, terms, ..before };
         if let Err(error) = self.save(&now) {
             return (failed(&error), Vec::new());
         }
@@ -263,7 +254,7 @@ impl Quarantine {
                 Ok(bridging) => now.bridging = bridging.filter(|_| level == QuarantineLevel::Isolate),
                 Err(error) => now.degraded = Some(error),
             }
-            now.loaded = Some(was_loaded || now.degraded.is_none());
+            now.loaded = was_loaded || now.degraded.is_none();
         }
         let stopping = if level == QuarantineLevel::Observe { Ok(Vec::new()) } else { self.stop(&mut now).await };
         if level != QuarantineLevel::Observe && stopping.is_ok() {
@@ -374,7 +365,7 @@ impl Quarantine {
         }
         let rules = match self.unload().await {
             Ok(()) => "no rules are in force".to_owned(),
-            Err(detail) if before.has_rules() => return ActOutcome::failed("nft_failed", detail),
+            Err(detail) if before.loaded => return ActOutcome::failed("nft_failed", detail),
             // Whatever keeps rules from being taken away here has kept them from being loaded, too: it is no reason to
             // stay.
             Err(detail) => format!("no rules were loaded ({detail})"),
@@ -439,7 +430,7 @@ impl Quarantine {
             Err(error) => {
                 tracing::warn!("quarantine: {}: {error}", file.display());
                 let level = QuarantineLevel::Restrict.word().into();
-                Some(Saved { level, loaded: Some(true), ..Saved::default() })
+                Some(Saved { level, loaded: true, ..Saved::default() })
             }
         }
     }

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_uid};
-use serde_json::json;
 
 use super::*;
 use crate::act::rollback::Rollbacks;
@@ -413,9 +412,8 @@ fn a_unit_stays_stopped_as_long_as_a_level_is_in_force_that_stops_it() {
     };
     assert_eq!(stay(), [false, false]);
     for (level, stays) in [("observe", false), ("restrict", true), ("isolate", true)] {
-        let terms = json!({"broker": [], "port": PORT, "hosts": [], "stop": ["app.service"]});
-        let saved = json!({"level": level, "wide": false, "terms": terms, "stopped": [], "degraded": null});
-        fs::write(dir.path().join(STATE_FILE), saved.to_string()).unwrap();
+        let terms = Terms { stop: units(&["app.service"]), ..Terms::default() };
+        quarantine.save(&Saved { level: level.into(), terms, ..Saved::default() }).unwrap();
         assert_eq!(stay(), [stays, false], "{level}");
     }
 }
@@ -527,7 +525,7 @@ async fn a_refresh_that_finds_all_as_it_was_writes_nothing_though_not_all_of_it_
         let terms = |brokers: &[&str]| Terms { stop: stopped.clone(), ..terms(brokers, &[]) };
         let level = QuarantineLevel::Isolate;
         let saved = Saved { level: level.word().into(), stopped: stopped.clone(), ..Saved::default() };
-        quarantine.save(&Saved { loaded: Some(false), ..saved }).unwrap();
+        quarantine.save(&saved).unwrap();
         quarantine.refresh(level, false, terms(&[BROKER, ELSEWHERE])).await;
         // As long as they are open, no other file is the same.
         let open = || [STATE_FILE, RULES_FILE, BRIDGE_FILE].map(|name| File::open(state.join(name)).unwrap());
@@ -557,7 +555,7 @@ fn with_a_refusing_nft(dir: &Path) -> Quarantine {
 /// As it is where only units were stopped.
 fn enter_without_rules(quarantine: &Quarantine, level: QuarantineLevel) {
     let degraded = Some("Operation not permitted".to_owned());
-    let saved = Saved { level: level.word().into(), degraded, loaded: Some(false), ..Saved::default() };
+    let saved = Saved { level: level.word().into(), degraded, ..Saved::default() };
     quarantine.save(&saved).unwrap();
 }
 
