@@ -225,7 +225,12 @@ impl Outbox {
     /// The record of a class that goes next.
     #[must_use]
     pub fn next(&self, class: Class) -> Option<(u64, Bytes)> {
-        class.of(&self.lanes).next()
+        self.next_of(class, |_| true)
+    }
+
+    /// The same of those that `may_go`: what may not is left behind, as far as that can be remembered.
+    pub fn next_of(&self, class: Class, may_go: impl Fn(&Bytes) -> bool) -> Option<(u64, Bytes)> {
+        class.of(&self.lanes).next(may_go)
     }
 
     /// That record is on its way.

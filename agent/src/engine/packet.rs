@@ -326,6 +326,12 @@ impl AckReason {
     pub const fn is_for_now(self) -> bool {
         matches!(self, Self::QuotaExceeded | Self::Other(_))
     }
+
+    /// Whether it may be for what is in it, and not for where it was sent, by whom and how often.
+    #[must_use]
+    pub const fn is_of_the_record(self) -> bool {
+        matches!(self, Self::PayloadFormatInvalid | Self::Other(_))
+    }
 }
 
 /// Why it refuses a publish, for a human.

@@ -24,8 +24,8 @@ impl Engine {
         if self.pace.look_again(now.mono) {
             self.miss_round(now);
         }
-        // Whoever has raised the broker's limit says so by a reload, whatever else it changes.
-        self.session.forget_length();
+        // Whoever has raised the broker's limit or put its ACL right says so by a reload, whatever else it changes.
+        self.session.try_refused();
         let next = live_part(&self.config, wanted.clone());
         let taken_over = config::changes(&self.config, &next);
         let waiting = config::changes(&next, wanted);

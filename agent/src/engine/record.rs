@@ -457,6 +457,21 @@ impl Record {
         bytes.into()
     }
 
+    /// The last word of the topic that a stored record is for, without reading more of it; `None`: it can't be read.
+    #[must_use]
+    pub fn leaf_of(stored: &[u8]) -> Option<&'static str> {
+        let mut fields = minicbor::Decoder::new(body_of(stored).ok()?);
+        fields.array().ok()?;
+        fields.skip().ok()?;
+        fields.array().ok()?;
+        match fields.u32().ok()? {
+            0 => Some("telemetry"),
+            1 => Some("events"),
+            2 => Some("results"),
+            _ => None,
+        }
+    }
+
     /// Reads the stored form.
     ///
     /// # Errors

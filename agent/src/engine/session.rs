@@ -7,6 +7,7 @@ mod denied;
 mod flow;
 mod sending;
 mod subscriptions;
+mod topics;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -81,9 +82,10 @@ impl Session {
         }
     }
 
-    /// The broker, or its limits, may be others by now.
-    pub(super) fn forget_length(&mut self) {
+    /// The broker, its limits or what it lets us do may be others by now.
+    pub(super) fn try_refused(&mut self) {
         self.length = LengthMax::default();
+        self.flow.topics.try_again();
     }
 
     /// Why there is no connection, or what the broker refuses over one that stands.

@@ -402,9 +402,9 @@ alarms      none";
     #[test]
     fn what_was_given_up_is_shown_with_its_reason_the_most_first() {
         let mut status = status();
-        status["outbox"]["dropped"] = json!({"corrupt": 0, "not_authorized": 9, "thinned": 12});
+        status["outbox"]["dropped"] = json!({"corrupt": 0, "too_large": 9, "thinned": 12});
         let text = shown(&status, true);
-        assert!(text.contains("\ndropped     12 thinned, 9 not_authorized since the store was made\n"), "{text}");
+        assert!(text.contains("\ndropped     12 thinned, 9 too_large since the store was made\n"), "{text}");
     }
 
     #[test]

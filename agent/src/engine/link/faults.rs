@@ -74,7 +74,7 @@ pub const fn advice(reason: AckReason) -> &'static str {
         AckReason::PayloadFormatInvalid => "check which payloads it takes, and telemetry.encoding",
         AckReason::QuotaExceeded => "raise its quota, or publish less often; it is tried again",
         AckReason::Success | AckReason::NoMatchingSubscribers | AckReason::Other(_) => {
-            "it doesn't say why: see its log; it is tried again, a few times"
+            "it doesn't say why: see its log; it is tried again"
         }
     }
 }

@@ -43,17 +43,27 @@ impl Ahead {
     }
 
     /// What goes next of those that are not on their way and `may_go`.
-    pub(super) fn next(&self, inflight: &Inflight, may_go: impl Fn(u64) -> bool) -> Option<(u64, Bytes)> {
-        let on_the_way = self.waiting.keys().filter(|seq| inflight.contains(**seq)).count();
-        // Each may have to be remembered, and that has a bound; what is merely new leaves half of it to the alarms.
-        let taken = self.passed.len() + on_the_way;
+    pub(super) fn next(&self, inflight: &Inflight, may_go: impl Fn(u64, &Bytes) -> bool) -> Option<(u64, Bytes)> {
+        // What is merely new leaves half of what can be remembered to the alarms.
+        let taken = self.taken(inflight);
         if taken >= AHEAD_MAX {
             return None;
         }
-        let mut waiting = self.waiting.iter().filter(|(seq, _)| !inflight.contains(**seq) && may_go(**seq));
+        let may_go = |seq: u64, bytes: &Bytes| !inflight.contains(seq) && may_go(seq, bytes);
+        let mut waiting = self.waiting.iter().filter(|(seq, (_, bytes))| may_go(**seq, bytes));
         let alarm = waiting.clone().rfind(|(_, (haste, _))| *haste == Haste::Alarm);
         let next = alarm.or_else(|| waiting.next().filter(|_| taken < AHEAD_MAX / 2));
         next.map(|(seq, (_, bytes))| (*seq, bytes.clone()))
+    }
+
+    /// Whether one more may go.
+    pub(super) fn has_room(&self, inflight: &Inflight) -> bool {
+        self.taken(inflight) < AHEAD_MAX
+    }
+
+    /// So many have gone, of which each may have to be remembered: that has a bound.
+    fn taken(&self, inflight: &Inflight) -> usize {
+        self.passed.len() + self.waiting.keys().filter(|seq| inflight.contains(**seq)).count()
     }
 
     /// Whether it is yet to be answered.

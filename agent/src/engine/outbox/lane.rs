@@ -343,15 +343,25 @@ impl Lane {
         self.ahead.insert(seq, haste, bytes, &self.inflight);
     }
 
-    /// What goes next: of what goes ahead and is durable, else the oldest that was read.
-    pub(super) fn next(&self) -> Option<(u64, Bytes)> {
-        self.ahead.next(&self.inflight, |seq| seq <= self.committed).or_else(|| self.ready.front().cloned())
+    /// What goes next of those that `may_go`: of what goes ahead and is durable, else the oldest that was read. If that
+    /// may not, a durable one behind it goes ahead.
+    pub(super) fn next(&self, may_go: impl Fn(&Bytes) -> bool) -> Option<(u64, Bytes)> {
+        let is_durable = |seq: u64| seq <= self.committed;
+        let ahead = self.ahead.next(&self.inflight, |seq, bytes| is_durable(seq) && may_go(bytes));
+        let next = ahead.or_else(|| self.ready.front().filter(|(_, bytes)| may_go(bytes)).cloned());
+        if next.is_some() || !self.ahead.has_room(&self.inflight) {
+            return next;
+        }
+        let mut behind = self.ready.iter().skip(1).take_while(|(seq, _)| is_durable(*seq));
+        behind.find(|(_, bytes)| may_go(bytes)).cloned()
     }
 
     /// A record is on its way, whether or not it was ready.
     pub(super) fn sent(&mut self, seq: u64) {
-        if let Ok(at) = self.place(seq) {
-            self.ready.remove(at);
+        if let Some((at, (_, bytes))) = self.place(seq).ok().and_then(|at| Some((at, self.ready.remove(at)?))) {
+            if at > 0 && !self.ahead.holds(seq) {
+                self.put_ahead(seq, Haste::Live, bytes);
+            }
         }
         self.note_sent(seq);
     }

@@ -368,13 +368,13 @@ fn what_is_merely_new_leaves_an_alarm_the_way_past_a_backlog() {
     let (mut ahead, inflight) = (Ahead::default(), Inflight::default());
     for seq in 1..=100 {
         ahead.insert(seq, Haste::Live, Bytes::new(), &inflight);
-        if let Some((seq, _)) = ahead.next(&inflight, |_| true) {
+        if let Some((seq, _)) = ahead.next(&inflight, |_, _| true) {
             ahead.answered(seq, true);
         }
     }
-    assert_eq!(ahead.next(&inflight, |_| true), None, "the backlog first");
+    assert_eq!(ahead.next(&inflight, |_, _| true), None, "the backlog first");
     ahead.insert(101, Haste::Alarm, Bytes::new(), &inflight);
-    assert_eq!(ahead.next(&inflight, |_| true).map(|(seq, _)| seq), Some(101));
+    assert_eq!(ahead.next(&inflight, |_, _| true).map(|(seq, _)| seq), Some(101));
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn as_many_go_ahead_as_can_be_remembered_and_each_answer_is_waited_for() {
     let (mut ahead, mut inflight) = (Ahead::default(), Inflight::default());
     for seq in 1..=1_000 {
         ahead.insert(seq, Haste::Alarm, Bytes::new(), &inflight);
-        while let Some((seq, _)) = ahead.next(&inflight, |_| true) {
+        while let Some((seq, _)) = ahead.next(&inflight, |_, _| true) {
             inflight.insert(seq);
         }
         let answer = inflight.first().filter(|first| seq % 10 == 0 && inflight.remove(*first));

@@ -1,6 +1,6 @@
-//! What the broker makes of what was sent: it took it, refuses it for good or for now, or hangs up over it. What it
-//! took is done with; what it refuses is set aside, or sent again after a pause; nothing waits for ever behind what it
-//! won't take.
+//! What the broker makes of what was sent: it took it, refuses it, or hangs up over it. What it took is done with. What
+//! it refuses is sent again after a wait, for as long as it may be for the topic; a record is set aside only where it is
+//! the record, because the broker says so or takes others, so that nothing waits for ever behind it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,13 +13,11 @@ use crate::engine::packet::AckReason;
 use crate::engine::record::Class;
 use crate::engine::time::{Mono, Now};
 
-/// How long to wait when the broker says that we are over its quota, or won't say what is wrong.
-const QUOTA_PAUSE: Duration = Duration::from_secs(10);
-/// The same for what the broker is to keep: nothing waits behind that, and it may be refused for ever.
+/// How long what the broker is to keep is left out: nothing waits behind that, and it may be refused for ever.
 const RETAINED_PAUSE: Duration = Duration::from_secs(300);
-/// A record that the broker refused so often, without saying why or however short it was made, is set aside.
+/// A record that the broker refused so often while it took others, or however short it was made, is set aside.
 const REFUSALS_MAX: u8 = 5;
-/// Refused messages whose refusals are counted: the newest of more begin anew, until the older are set aside.
+/// Refused messages whose refusals are counted: the newest of more begin anew, until the older are done with.
 const REFUSED_MAX: usize = 64;
 
 /// A broker that refused a message as too large is given one of twice the length again after so long: its limit may
@@ -54,14 +52,18 @@ impl LengthMax {
     }
 }
 
-/// The messages that the broker refused, but not for good, by their first record.
+/// The messages that the broker refused, perhaps for what is in them, by their first record.
 #[derive(Debug, Default)]
 pub(super) struct Refused(BTreeMap<(Class, u64), Refusals>);
 
 /// How one was refused.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Refusals {
+    leaf: &'static str,
+    /// How often that counted.
     times: u8,
+    /// Another record was taken on its topic since then. A broker that takes none proves nothing against one.
+    others_taken: bool,
     /// It was too large: next time it has no more.
     bytes_max: Option<usize>,
 }
@@ -69,15 +71,31 @@ struct Refusals {
 impl Refused {
     /// How often the message that begins with this record has been refused, with this time; `too_large`: with so many
     /// bytes, for that reason.
-    fn again(&mut self, class: Class, first: u64, too_large: Option<usize>) -> u8 {
-        let refusals = self.0.entry((class, first)).or_default();
-        refusals.times = refusals.times.saturating_add(1);
+    fn again(&mut self, leaf: &'static str, class: Class, first: u64, too_large: Option<usize>) -> u8 {
+        let new = Refusals { leaf, times: 0, others_taken: true, bytes_max: None };
+        let refusals = self.0.entry((class, first)).or_insert(new);
+        if std::mem::take(&mut refusals.others_taken) || too_large.is_some() {
+            refusals.times = refusals.times.saturating_add(1);
+        }
         refusals.bytes_max = too_large.map(|bytes| bytes / 2).or(refusals.bytes_max);
-        let times = refusals.times;
+        refusals.times
+    }
+
+    /// Keeps within its bound, of those that are not yet done with.
+    fn bound(&mut self, is_done: impl Fn(Class, u64) -> bool) {
         if self.0.len() > REFUSED_MAX {
+            self.0.retain(|(class, first), _| !is_done(*class, *first));
+        }
+        while self.0.len() > REFUSED_MAX {
             self.0.pop_last();
         }
-        times
+    }
+
+    /// Something that is none of these was taken on a topic.
+    fn other_taken(&mut self, leaf: &str) {
+        for refusals in self.0.values_mut().filter(|refusals| refusals.leaf == leaf) {
+            refusals.others_taken = true;
+        }
     }
 
     /// How long the message that begins with this record may be, where it was too large.
@@ -99,8 +117,11 @@ impl Engine {
         if !reason.is_taken() {
             self.log_refusal(cargo.leaf(), reason, bytes);
         }
-        let Cargo::Records { class, seqs, .. } = cargo else { return self.answered_retained(now, &cargo, reason) };
+        let Cargo::Records { leaf, class, seqs } = cargo else { return self.answered_retained(now, &cargo, reason) };
         let first = seqs.first().copied().unwrap_or_default();
+        if reason.is_taken() || reason == AckReason::TooLarge {
+            self.session.flow.topics.taken(leaf);
+        }
         match reason {
             AckReason::Success | AckReason::NoMatchingSubscribers => {
                 for seq in seqs {
@@ -108,12 +129,10 @@ impl Engine {
                     self.outbox.acknowledged(class, seq);
                     self.session.suspects.answered(class, seq, self.outbox.has_passed(class, seq));
                 }
+                self.session.refused.other_taken(leaf);
                 self.link.set_careful(self.session.suspects.is_careful());
                 self.session.length.taken(now.mono);
             }
-            AckReason::NotAuthorized => self.set_aside(class, &seqs, "not_authorized"),
-            AckReason::TopicNameInvalid => self.set_aside(class, &seqs, "topic_name_invalid"),
-            AckReason::PayloadFormatInvalid => self.set_aside(class, &seqs, "payload_format_invalid"),
             // CONNACK said nothing of it: mosquitto's message_size_limit. Each sample may fit in a message of its own …
             AckReason::TooLarge if seqs.len() > 1 => {
                 self.session.length.refused(now.mono, bytes);
@@ -121,19 +140,26 @@ impl Engine {
             }
             // … and how a command ended is told without all that it printed.
             AckReason::TooLarge => {
-                if class == Class::Results && !self.is_final(class, first, Some(bytes)) {
+                if class == Class::Results && !self.is_final(leaf, class, first, Some(bytes)) {
                     self.outbox.rewind(class, first);
                 } else {
                     self.set_aside(class, &seqs, "too_large");
                 }
             }
-            AckReason::QuotaExceeded => self.try_later(now, class, first),
-            AckReason::Other(_) => {
-                if self.is_final(class, first, None) {
-                    self.set_aside(class, &seqs, "refused");
-                } else {
-                    self.try_later(now, class, first);
-                }
+            AckReason::PayloadFormatInvalid | AckReason::Other(_) if self.is_final(leaf, class, first, None) => {
+                // The broker took others there.
+                self.session.flow.topics.taken(leaf);
+                let is_format = reason == AckReason::PayloadFormatInvalid;
+                self.set_aside(class, &seqs, if is_format { "payload_format_invalid" } else { "refused" });
+            }
+            // That is for the topic, or may be: no record is given up for it.
+            AckReason::NotAuthorized
+            | AckReason::TopicNameInvalid
+            | AckReason::PayloadFormatInvalid
+            | AckReason::QuotaExceeded
+            | AckReason::Other(_) => {
+                self.outbox.rewind(class, first);
+                self.session.flow.topics.refused(now.mono, leaf, reason);
             }
         }
     }
@@ -153,8 +179,9 @@ impl Engine {
     }
 
     /// Counts a refusal of the message that begins with this record, and says whether it was the last.
-    fn is_final(&mut self, class: Class, first: u64, too_large: Option<usize>) -> bool {
-        let is_final = self.session.refused.again(class, first, too_large) >= REFUSALS_MAX;
+    fn is_final(&mut self, leaf: &'static str, class: Class, first: u64, too_large: Option<usize>) -> bool {
+        let is_final = self.session.refused.again(leaf, class, first, too_large) >= REFUSALS_MAX;
+        self.session.refused.bound(|class, first| !self.outbox.is_behind(class, first));
         // What is to be sent again anyway, because one before it was refused, waits for its own turn.
         is_final && self.outbox.is_in_flight(class, first)
     }
@@ -214,11 +241,6 @@ impl Engine {
             self.session.refused.forget(class, *seq);
             self.outbox.set_aside(class, *seq, why);
         }
-    }
-
-    fn try_later(&mut self, now: Now, class: Class, first: u64) {
-        self.outbox.rewind(class, first);
-        self.session.flow.pause(class, now.mono.after(QUOTA_PAUSE));
     }
 
     fn log_refusal(&mut self, leaf: &str, reason: AckReason, bytes: usize) {

@@ -1,9 +1,10 @@
 //! What may go out now, and when more may: samples up to the last publish tick, a backlog of events and samples by its
-//! ration, all of it as fast as the broker allows, and nothing of a class that it refused for now. Knows how a backlog
-//! of samples goes. Sends nothing.
+//! ration, all of it as fast as the broker allows, and nothing on a topic that waits. Knows how a backlog of samples
+//! goes. Sends nothing.
 
 use std::time::Duration;
 
+use super::topics::Topics;
 use crate::config::Mqtt;
 use crate::engine::outbox::Outbox;
 use crate::engine::ration::{Allowance, Ration};
@@ -50,8 +51,7 @@ pub(in crate::engine) struct Flow {
     allowance: Option<Allowance>,
     /// It allows nothing before that.
     throttled_until: Option<Mono>,
-    /// Classes that wait, because the broker refused one of theirs for now.
-    paused_until: [Option<Mono>; Class::COUNT],
+    pub(super) topics: Topics,
 }
 
 impl Flow {
@@ -88,7 +88,7 @@ impl Flow {
 
     /// The connection is up: what waits now is a backlog.
     pub(super) fn connected(&mut self, now: Mono, mqtt: &Mqtt, outbox: &Outbox) {
-        self.paused_until = [None; Class::COUNT];
+        self.topics.connected();
         self.telemetry_upto = outbox.sendable(Class::Telemetry);
         self.backlog_upto = self.telemetry_upto;
         self.events_backlog_upto = outbox.sendable(Class::Events);
@@ -110,7 +110,8 @@ impl Flow {
         let told = if remaining == 0 {
             self.drain.take()
         } else {
-            let due = self.drain.as_mut().filter(|drain| now.since(drain.told) >= Drain::TOLD_EVERY);
+            let goes_on = self.topics.is_open("telemetry");
+            let due = self.drain.as_mut().filter(|drain| goes_on && now.since(drain.told) >= Drain::TOLD_EVERY);
             due.map(|drain| {
                 drain.told = now;
                 *drain
@@ -129,12 +130,12 @@ impl Flow {
         let (class, upto) = self.samples_next(outbox);
         let first = outbox.ready(class, upto).next().map(|(seq, _)| seq);
         // What waits for a page is tried again when the page comes.
-        let waits = self.is_paused(class) || outbox.is_filling(class, upto);
+        let waits = !self.topics.is_open("telemetry") || outbox.is_filling(class, upto);
         let samples = !waits && first.is_some_and(|seq| self.is_backlog(class, seq));
-        let event = outbox.next(Class::Events).filter(|_| !self.is_paused(Class::Events));
+        let event = outbox.next(Class::Events).filter(|_| self.topics.is_open("events"));
         let rationed = samples || event.is_some_and(|(seq, _)| self.is_backlog(Class::Events, seq));
         let ration = rationed.then(|| self.ration.next_at());
-        ration.into_iter().chain(self.paused_until.into_iter().flatten()).min()
+        ration.into_iter().chain(self.topics.deadline()).min()
     }
 
     /// Whose samples come next, and up to which seq they may go out: the oldest first.
@@ -173,21 +174,6 @@ impl Flow {
     pub(super) fn spend(&mut self, bytes: usize) {
         if let Some(allowance) = &mut self.allowance {
             allowance.spend(bytes);
-        }
-    }
-
-    pub(super) const fn is_paused(&self, class: Class) -> bool {
-        class.of(&self.paused_until).is_some()
-    }
-
-    pub(super) const fn pause(&mut self, class: Class, until: Mono) {
-        *class.of_mut(&mut self.paused_until) = Some(until);
-    }
-
-    /// Ends the pauses that are over.
-    pub(super) fn unpause(&mut self, now: Mono) {
-        for paused in &mut self.paused_until {
-            paused.take_if(|until| *until <= now);
         }
     }
 }

@@ -31,7 +31,7 @@ const ATTRIBUTES_AT_ONCE: u32 = 3;
 impl Engine {
     /// Sends what may be sent, in the order of the contract, while the window has room; then reads ahead.
     pub(in crate::engine) fn pump(&mut self, now: Now) {
-        self.session.flow.unpause(now.mono);
+        self.session.flow.topics.poll(now.mono);
         self.tell_drain(now);
         while self.link.has_room() && self.session.flow.is_allowed(now.mono) && self.send_next(now) {}
         if self.link.is_online() {
@@ -104,16 +104,20 @@ impl Engine {
 
     /// Sends the next result or event: first what goes before older ones.
     fn send_record(&mut self, now: Now, class: Class) -> bool {
-        if self.session.flow.is_paused(class) {
+        let topics = &self.session.flow.topics;
+        // Among the results lie events too: those of the audit.
+        let leaves: &[&str] = if class == Class::Results { &["results", "events"] } else { &["events"] };
+        if !leaves.iter().any(|leaf| topics.is_open(leaf)) {
             return false;
         }
-        let Some((seq, bytes)) = self.outbox.next(class) else { return false };
+        // What can't be read waits for no topic: it is set aside.
+        let may_go = |stored: &Bytes| Record::leaf_of(stored).is_none_or(|leaf| topics.is_open(leaf));
+        let Some((seq, bytes)) = self.outbox.next_of(class, may_go) else { return false };
         if !self.session.flow.take_ration(now.mono, class, seq) {
             return false;
         }
         self.outbox.sent_next(class, seq);
         let Some(mut record) = self.decode(class, seq, &bytes) else { return true };
-        // Among the results lie events too: those of the audit.
         let leaf = if matches!(record.body, Body::Result(_)) { "results" } else { "events" };
         let mut payload = self.speaker().record(seq, &record);
         // How a command ended has to be told, by less of what it printed if need be: first its output goes, then its
@@ -136,7 +140,7 @@ impl Engine {
     fn send_telemetry(&mut self, now: Now) -> bool {
         let (class, upto) = self.session.flow.samples_next(&self.outbox);
         // Samples of one interval travel in one message: the last of them may just be on its way from the store.
-        if self.session.flow.is_paused(class) || self.outbox.is_filling(class, upto) {
+        if !self.session.flow.topics.is_open("telemetry") || self.outbox.is_filling(class, upto) {
             return false;
         }
         let Some((first, stored)) = self.outbox.ready(class, upto).next() else { return false };
@@ -218,6 +222,7 @@ impl Engine {
     fn send_records(&mut self, now: Now, leaf: &'static str, payload: Vec<u8>, class: Class, seqs: Vec<u64>) {
         if self.fits(&payload, leaf) {
             self.counters.duplicates += u64::from(seqs.iter().any(|seq| self.outbox.was_sent(class, *seq)));
+            self.session.flow.topics.sent(leaf);
             self.publish(now, payload, false, Cargo::Records { leaf, class, seqs });
             return;
         }

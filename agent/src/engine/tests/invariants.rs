@@ -9,11 +9,12 @@ use proptest::test_runner::TestCaseError;
 use serde_json::json;
 
 use super::alarms::{LOW, alarms};
-use super::world::{START, Which, World, config_with, outcome, restart};
+use super::world::{Answers, START, Which, World, config_with, outcome, restart};
 use crate::config::{CheckedConfig, UnitName};
 use crate::engine::io::{ActStatus, Input, LinkFaultKind, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
+use crate::engine::packet::AckReason;
 use crate::engine::record::Class;
 
 pub(super) fn error_batch(message: &str) -> ErrorBatch {
@@ -71,6 +72,7 @@ enum Blow {
     ActsHang(bool),
     ActsEnd,
     Withhold(bool),
+    Answers(usize),
     ClockLost,
     ClockSet,
     Charge(bool),
@@ -94,6 +96,7 @@ fn blow() -> impl Strategy<Value = Blow> {
         1 => any::<bool>().prop_map(Blow::ActsHang),
         1 => Just(Blow::ActsEnd),
         1 => any::<bool>().prop_map(Blow::Withhold),
+        1 => (0..ANSWERS.len()).prop_map(Blow::Answers),
         1 => Just(Blow::ClockLost),
         1 => Just(Blow::ClockSet),
         3 => any::<bool>().prop_map(Blow::Charge),
@@ -128,11 +131,21 @@ fn strike(world: &mut World, blow: &Blow, n: usize) {
         Blow::ActsHang(hang) => world.acts_succeed = !hang,
         Blow::ActsEnd => end_acts(world),
         Blow::Withhold(on) => world.withhold_acks = *on,
+        Blow::Answers(nth) => world.answers(ANSWERS[*nth]),
         Blow::ClockLost => world.now.wall.trusted = false,
         Blow::ClockSet => world.now.wall.trusted = true,
         Blow::Charge(low) => world.set(Metric::BatteryChargePct, Some(if *low { 5.0 } else { 80.0 })),
     }
 }
+
+/// How a broker answers that says nothing against a record: it takes all, or refuses a topic, or all of them.
+const ANSWERS: [Answers; 5] = [
+    |_, _| None,
+    |topic, _| topic.ends_with("/results").then_some(AckReason::NotAuthorized),
+    |topic, _| topic.ends_with("/events").then_some(AckReason::NotAuthorized),
+    |topic, _| topic.ends_with("/telemetry").then_some(AckReason::TopicNameInvalid),
+    |_, _| Some(AckReason::Other(0x80)),
+];
 
 /// Each delivery has a number of its own.
 fn pkid(n: usize) -> u16 {
@@ -177,11 +190,13 @@ fn all_holds(blows: &[Blow]) -> Result<(), TestCaseError> {
     world.store_answers();
     world.broker_up = true;
     world.withhold_acks = false;
+    world.answers(ANSWERS[0]);
     world.acts_succeed = true;
     end_acts(&mut world);
     world.answer_all();
-    world.advance(Duration::from_secs(120));
-    let mut kept = world.answered_seqs();
+    let was_refused = blows.iter().any(|blow| matches!(blow, Blow::Answers(nth) if *nth > 0));
+    world.advance(Duration::from_secs(if was_refused { 420 } else { 120 }));
+    let mut kept = world.taken_seqs();
     kept.extend(Class::ALL.into_iter().flat_map(|class| world.stored(class)));
     let gone: BTreeSet<u64> = world.store.durable.difference(&kept).copied().collect();
     let lost: Vec<&u64> = gone.difference(&world.store.given_up).collect();

@@ -3,6 +3,7 @@
 mod alarms;
 mod canceling;
 mod commanding;
+mod denied;
 mod flood;
 mod handing_over;
 mod healing;

@@ -68,14 +68,14 @@ fn what_is_set_aside_is_counted_before_it_is_deleted_wherever_the_agent_is_kille
         world.advance(10 * SECOND + 1_200 * MILLISECOND);
         let stored = world.engine.status(world.now).outbox.records;
         let stored = stored["telemetry"].as_u64().unwrap();
-        world.ack_reason = AckReason::NotAuthorized;
+        world.ack_reason = AckReason::TooLarge;
         world.broker_up = true;
         let effects = std::cell::Cell::new(0);
         world.advance_until(20 * SECOND, |_| effects.replace(effects.get() + 1) == kill_at);
         world.broker_up = false;
         world.crash();
         let left = world.engine.status(world.now).outbox.records["telemetry"].as_u64().unwrap();
-        let counted = dropped(&world, "not_authorized");
+        let counted = dropped(&world, "too_large");
         assert!(
             left + counted >= stored,
             "killed after {kill_at} effects: {left} left and {counted} counted of {stored}"
@@ -227,7 +227,7 @@ fn counts_that_are_due_all_at_once_are_not_too_many_for_the_stores_queue() {
 fn what_could_not_be_saved_is_saved_later() {
     let mut world = World::new();
     world.refuse(|op| matches!(op, StoreOp::Put { .. }), StoreFault::Busy);
-    world.ack_reason = AckReason::NotAuthorized;
+    world.ack_reason = AckReason::TooLarge;
     world.input(Input::Errors(super::invariants::error_batch("boom")));
     world.ack_reason = AckReason::Success;
     world.advance(SECOND);
@@ -237,5 +237,5 @@ fn what_could_not_be_saved_is_saved_later() {
     assert_eq!(world.store.state.get("cursor").map(|cursor| &**cursor), Some(&b"boom"[..]));
     let dropped = world.engine.dropped().clone();
     world.crash();
-    assert!(dropped.contains_key("not_authorized") && *world.engine.dropped() == dropped, "{dropped:?}");
+    assert!(dropped.contains_key("too_large") && *world.engine.dropped() == dropped, "{dropped:?}");
 }

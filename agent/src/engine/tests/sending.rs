@@ -171,24 +171,6 @@ fn presence_and_attributes_that_the_broker_refused_for_now_are_said_again_but_no
 }
 
 #[test]
-fn what_the_broker_denies_is_set_aside_and_counted() {
-    let mut world = World::new();
-    world.ack_reason = AckReason::NotAuthorized;
-    world.advance(10 * SECOND);
-    world.ack_reason = AckReason::Success;
-    world.advance(10 * SECOND);
-    let dropped: u64 = world
-        .got
-        .iter()
-        .filter_map(|got| got.body["samples"].as_array())
-        .flatten()
-        .filter_map(|sample| sample["agent"]["dropped"]["not_authorized"].as_u64())
-        .max()
-        .unwrap_or(0);
-    assert!(dropped > 0);
-}
-
-#[test]
 fn a_record_made_before_the_clock_was_set_gets_its_time_when_it_is_sent_after() {
     let mut world = World::new();
     world.now.wall = crate::engine::time::Wall { unix: crate::engine::time::Unix(1_000), trusted: false };
@@ -405,22 +387,6 @@ fn more_is_under_way_while_the_broker_answers_quickly_and_no_more_once_it_is_slo
         world.advance(SECOND);
     }
     assert!(under_way(&world) > 0, "nothing was left to send");
-}
-
-#[test]
-fn records_of_one_window_that_the_broker_keeps_refusing_are_all_set_aside() {
-    let mut world = World::new();
-    world.advance(SECOND);
-    world.ack_reason = AckReason::Other(0x80);
-    world.input(Input::Errors(super::invariants::error_batch("alpha")));
-    world.input(Input::Errors(super::invariants::error_batch("beta")));
-    world.advance(120 * SECOND);
-    assert!(world.engine.dropped().get("refused") >= Some(&2), "{:?}", world.engine.dropped());
-    world.ack_reason = AckReason::Success;
-    world.got.clear();
-    world.advance(30 * SECOND);
-    let names: Vec<&str> = world.got.iter().filter_map(|got| got.body["name"].as_str()).collect();
-    assert!(!names.contains(&"alpha") && !names.contains(&"beta"), "{names:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use self::trouble::Trouble;
-pub(super) use self::trouble::{Which, puts};
+pub(super) use self::trouble::{Answers, Which, puts};
 use super::store::MemStore;
 use crate::config::{CheckedConfig, QuarantineLevel, UnitName};
 use crate::engine::io::{
@@ -30,12 +30,12 @@ pub(super) struct Got {
     pub(super) topic: String,
     pub(super) body: Json,
     pkid: u16,
-    /// Of one that wasn't, the agent can't know that it has come.
-    answered: bool,
+    /// The broker said so. Of one that it did not answer, the agent can't know that it has come.
+    pub(super) taken: bool,
 }
 
 impl Got {
-    fn seqs(&self) -> Vec<u64> {
+    pub(super) fn seqs(&self) -> Vec<u64> {
         match self.body["samples"].as_array() {
             Some(samples) => samples.iter().map(|sample| sample["seq"].as_u64().unwrap()).collect(),
             None => vec![self.body["seq"].as_u64().unwrap()],
@@ -388,9 +388,9 @@ impl World {
         self.got.iter().flat_map(Got::seqs).collect()
     }
 
-    /// Those of which the agent was told that they have come.
-    pub(super) fn answered_seqs(&self) -> BTreeSet<u64> {
-        self.got.iter().filter(|got| got.answered).flat_map(Got::seqs).collect()
+    /// Those of which the agent was told that they were taken.
+    pub(super) fn taken_seqs(&self) -> BTreeSet<u64> {
+        self.got.iter().filter(|got| got.taken).flat_map(Got::seqs).collect()
     }
 
     /// Every sample that the fleet got, by its seq, with repetitions.
@@ -518,7 +518,7 @@ impl World {
                     self.unanswered.clear();
                     return self.hang_up(id);
                 }
-                self.got.push(Got { topic: publish.topic, body, pkid: publish.pkid, answered: false });
+                self.got.push(Got { topic: publish.topic, body, pkid: publish.pkid, taken: false });
                 if self.withhold_acks {
                     self.unanswered.push(publish.pkid);
                 } else {
@@ -554,10 +554,12 @@ impl World {
 
     fn answer(&mut self, pkid: u16) {
         let Some(id) = self.connection else { return };
+        let mut reason = self.ack_reason;
         if let Some(got) = self.got.iter_mut().rfind(|got| got.pkid == pkid) {
-            got.answered = true;
+            reason = self.trouble.answers.and_then(|answers| answers(&got.topic, &got.body)).unwrap_or(reason);
+            got.taken = reason.is_taken();
         }
-        let packet = Packet::PubAck { pkid, reason: self.ack_reason };
+        let packet = Packet::PubAck { pkid, reason };
         self.queue.push_back(Input::Packet { id, packet });
     }
 }

@@ -1,10 +1,12 @@
 //! What goes wrong in the engine's world when it is told to: a store that is slow, busy or full, a broker that hangs
 //! up, forgets or keeps silent, acts and collectors that don't end.
 
+use serde_json::Value as Json;
+
 use super::World;
 use crate::engine::io::{EffectId, Input, StoreFault, StoreOp};
 use crate::engine::observation::Observation;
-use crate::engine::packet::{SubscribeRefusal, Version};
+use crate::engine::packet::{AckReason, SubscribeRefusal, Version};
 
 /// Picks operations of the store.
 pub(in crate::engine::tests) type Which = fn(&StoreOp) -> bool;
@@ -13,6 +15,9 @@ pub(in crate::engine::tests) type Which = fn(&StoreOp) -> bool;
 pub(in crate::engine::tests) fn puts(op: &StoreOp, key: &str) -> bool {
     matches!(op, StoreOp::Put { entries } if entries.iter().any(|(written, _)| written == key))
 }
+
+/// What the broker answers to a message, by its topic and what is in it; `None`: what it answers to all.
+pub(in crate::engine::tests) type Answers = fn(&str, &Json) -> Option<AckReason>;
 
 /// How the store is slow, or fails at some operations and not at others.
 #[derive(Debug, Default)]
@@ -35,6 +40,7 @@ pub(super) struct Trouble {
     pub(super) hangs_up_over: Option<u64>,
     /// And over each message of these topics.
     pub(super) hangs_up_over_topics: Vec<&'static str>,
+    pub(super) answers: Option<Answers>,
     /// The broker refuses what is longer, and does not say so in CONNACK.
     pub(super) takes_bytes: Option<usize>,
     /// After that it hangs up.
@@ -105,6 +111,11 @@ impl World {
     /// The broker closes the connection over each message of these topics.
     pub(in crate::engine::tests) fn hang_up_over_topics(&mut self, leaves: &[&'static str]) {
         self.trouble.hangs_up_over_topics = leaves.to_vec();
+    }
+
+    /// From now on the broker answers so.
+    pub(in crate::engine::tests) fn answers(&mut self, answers: Answers) {
+        self.trouble.answers = Some(answers);
     }
 
     /// The broker refuses each message whose payload is longer, and has never said so.
