@@ -1,6 +1,6 @@
 //! What the broker makes of what was sent: it took it, refuses it, or hangs up over it. What it took is done with. What
-//! it refuses is sent again after a wait, for as long as it may be for the topic; a record is set aside only where it is
-//! the record, because the broker says so or takes others, so that nothing waits for ever behind it.
+//! it refuses is sent again after a wait, for as long as it may be for the topic; a record is set aside only where it
+//! is for the record, because the broker says so or takes others: so nothing waits for ever behind it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -116,6 +116,7 @@ impl Engine {
         }
         if !reason.is_taken() {
             self.log_refusal(cargo.leaf(), reason, bytes);
+            self.answered_though_refused(&cargo);
         }
         let Cargo::Records { leaf, class, seqs } = cargo else { return self.answered_retained(now, &cargo, reason) };
         let first = seqs.first().copied().unwrap_or_default();
@@ -162,6 +163,17 @@ impl Engine {
                 self.session.flow.topics.refused(now.mono, leaf, reason);
             }
         }
+    }
+
+    /// What the broker answers it does not hang up over. Of what is older than a record that went ahead that says
+    /// nothing.
+    fn answered_though_refused(&mut self, cargo: &Cargo) {
+        let Cargo::Records { class, seqs, .. } = cargo else { return };
+        let passed = seqs.first().is_some_and(|first| self.outbox.is_behind(*class, first.saturating_sub(1)));
+        for seq in seqs {
+            self.session.suspects.answered(*class, *seq, passed);
+        }
+        self.link.set_careful(self.session.suspects.is_careful());
     }
 
     fn answered_retained(&mut self, now: Now, cargo: &Cargo, reason: AckReason) {

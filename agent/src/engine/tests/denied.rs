@@ -148,6 +148,23 @@ fn results_do_not_wait_where_events_are_denied_nor_what_is_audited_where_results
 }
 
 #[test]
+fn what_the_broker_refuses_is_not_what_it_hangs_up_over() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.hang_up_over_topics(&["/events"]);
+    world.input(Input::Errors(error_batch("boom")));
+    world.advance(20 * SECOND);
+    world.hang_up_over_topics(&[]);
+    world.got.clear();
+    world.answers(|topic, _| topic.ends_with("/events").then_some(AckReason::NotAuthorized));
+    world.advance(20 * SECOND);
+    assert!(names_taken(&world).is_empty() && on(&world, "/events").count() > 0);
+    world.withhold_acks = true;
+    world.advance(10 * SECOND);
+    assert!(world.unanswered() > 1, "only {} at a time", world.unanswered());
+}
+
+#[test]
 fn what_the_broker_refuses_while_it_takes_the_rest_is_set_aside() {
     for (reason, word) in
         [(AckReason::Other(0x80), "refused"), (AckReason::PayloadFormatInvalid, "payload_format_invalid")]
