@@ -45,6 +45,9 @@ impl Engine {
         if std::mem::take(&mut self.unsaved) {
             self.cursor.save_again();
             self.outbox.save_dropped_again();
+            if !self.told_losses.is_empty() {
+                self.save_told_losses(true);
+            }
             self.begin_again();
             let saved = self.timeline.save();
             self.save_timeline(&saved);

@@ -373,8 +373,13 @@ impl Engine {
         }
         // The count first: a crash between the two counts them twice, and the other way round never.
         self.save_dropped();
+        self.save_told_losses(is_untold);
+    }
+
+    /// Which losses are told, and that none in the store `was_untold`.
+    pub(super) fn save_told_losses(&mut self, was_untold: bool) {
         let mut entries = vec![write(LOSSES_KEY, &self.told_losses)];
-        entries.extend(is_untold.then(|| (UNTOLD_KEY.to_owned(), None)));
+        entries.extend(was_untold.then(|| (UNTOLD_KEY.to_owned(), None)));
         self.effects.put(Purpose::Note, entries);
     }
 

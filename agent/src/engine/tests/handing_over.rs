@@ -8,7 +8,7 @@ use minicbor::Decode;
 
 use super::store::MemStore;
 use super::trouble::told;
-use super::world::{World, config, identity};
+use super::world::{World, config, identity, puts};
 use crate::engine::io::{Input, Recovered, StopReason, StoreFault, StoreLoss, StoreOp};
 use crate::engine::keyed::{DROPPED_KEY, LOST_KEY, UNTOLD_KEY, encode};
 use crate::engine::observation::EndSigns;
@@ -72,6 +72,21 @@ fn what_is_lost_with_a_store_that_is_taken_away_is_counted_and_told_once_by_the_
     world.advance(5 * SECOND);
     assert_eq!(told(&world, "store_damaged").len(), 2, "told once");
     assert_eq!(world.engine.dropped().get("corrupt"), Some(&12), "and counted once");
+}
+
+#[test]
+fn damage_that_a_start_could_not_remember_as_told_is_counted_once_all_the_same() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.refuse(|op| puts(op, "losses"), StoreFault::Busy);
+    for _ in 0..3 {
+        let found = Recovered { losses: vec![vanished(3)], ..world.store.crash() };
+        world.start_from(found);
+        world.advance(5 * SECOND);
+        world.refuse_nothing();
+        world.advance(5 * SECOND);
+    }
+    assert_eq!((told(&world, "store_damaged").len(), world.engine.dropped().get("corrupt")), (1, Some(&3)));
 }
 
 #[test]
