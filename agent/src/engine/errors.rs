@@ -97,7 +97,10 @@ impl Engine {
         }
         self.cursor.saved = true;
         let bytes = |text: &String| Bytes::copy_from_slice(text.as_bytes());
-        let mut entries: Vec<_> = self.cursor.at.iter().map(|at| (CURSOR_KEY.to_owned(), Some(bytes(at)))).collect();
+        let at = self.cursor.at.as_ref().map(bytes);
+        // Where errors are not collected it is deleted, also where the store refused that once.
+        let is_known = at.is_some() || !self.config.collect.errors.enabled;
+        let mut entries: Vec<_> = is_known.then(|| (CURSOR_KEY.to_owned(), at)).into_iter().collect();
         let open = self.incidents.unsaid();
         if open != self.cursor.open {
             entries.push((OPEN_KEY.to_owned(), open.clone()));

@@ -8,9 +8,9 @@ use serde_json::{Value as Json, json};
 use super::alarms::{BATTERY_OFF, LOW};
 use super::healing::{ladder, memory, told, up_for_long};
 use super::invariants::error_batch;
-use super::world::{World, config_with, outcome, restart};
+use super::world::{World, config_with, outcome, puts, restart};
 use crate::config::{Action, AttributeValue, changes};
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreFault};
 use crate::engine::metric::{Metric, Point};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -240,6 +240,22 @@ fn where_errors_are_not_collected_for_a_while_nothing_of_that_time_is_read() {
         world.crash();
         assert_eq!(world.engine.error_cursor(), None);
     }
+}
+
+#[test]
+fn how_far_errors_were_read_is_forgotten_also_where_the_store_refuses_that_at_first() {
+    let mut world = World::with(config_with(""));
+    world.input(Input::Errors(error_batch("boom")));
+    world.advance(5 * SECOND);
+    world.refuse(|op| puts(op, "cursor"), StoreFault::Busy);
+    world.config.collect.errors.enabled = false;
+    world.input(Input::Reconfigure(Box::new(world.config.clone())));
+    world.advance(5 * SECOND);
+    world.refuse_nothing();
+    world.advance(5 * SECOND);
+    world.config.collect.errors.enabled = true;
+    world.crash();
+    assert_eq!(world.engine.error_cursor(), None);
 }
 
 #[test]
