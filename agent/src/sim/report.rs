@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::engine::outbox::THINNED;
+use crate::words::words;
 
 /// Everything that one run has to say.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,87 +128,34 @@ pub struct Summary {
     pub moments_not_kept: u64,
 }
 
-/// A figure that an expectation can be about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names of the summary's figures")]
-pub enum Measure {
-    PoweredPct,
-    UptimePct,
-    ConnectedPct,
-    ChargeMinPct,
-    Reboots,
-    Crashes,
-    Connects,
-    Tries,
-    Messages,
-    SentBytes,
-    Duplicates,
-    Records,
-    Dropped,
-    Thinned,
-    Waiting,
-    FlashBytes,
-    FlashBytesPerDay,
-    SentBytesPerDay,
-    StoreMaxBytes,
+words! {
+    /// A figure that an expectation can be about.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    #[expect(missing_docs, reason = "the names of the summary's figures")]
+    Measure {
+        PoweredPct "powered_pct",
+        UptimePct "uptime_pct",
+        ConnectedPct "connected_pct",
+        ChargeMinPct "charge_min_pct",
+        Reboots "reboots",
+        Crashes "crashes",
+        Connects "connects",
+        Tries "tries",
+        Messages "messages",
+        SentBytes "sent_bytes",
+        Duplicates "duplicates",
+        Records "records",
+        Dropped "dropped",
+        Thinned "thinned",
+        Waiting "waiting",
+        FlashBytes "flash_bytes",
+        FlashBytesPerDay "flash_bytes_per_day",
+        SentBytesPerDay "sent_bytes_per_day",
+        StoreMaxBytes "store_max_bytes",
+    }
 }
 
 impl Measure {
-    /// Every figure.
-    pub const ALL: &[Self] = &[
-        Self::PoweredPct,
-        Self::UptimePct,
-        Self::ConnectedPct,
-        Self::ChargeMinPct,
-        Self::Reboots,
-        Self::Crashes,
-        Self::Connects,
-        Self::Tries,
-        Self::Messages,
-        Self::SentBytes,
-        Self::Duplicates,
-        Self::Records,
-        Self::Dropped,
-        Self::Thinned,
-        Self::Waiting,
-        Self::FlashBytes,
-        Self::FlashBytesPerDay,
-        Self::SentBytesPerDay,
-        Self::StoreMaxBytes,
-    ];
-
-    /// Its name in a scenario.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::PoweredPct => "powered_pct",
-            Self::UptimePct => "uptime_pct",
-            Self::ConnectedPct => "connected_pct",
-            Self::ChargeMinPct => "charge_min_pct",
-            Self::Reboots => "reboots",
-            Self::Crashes => "crashes",
-            Self::Connects => "connects",
-            Self::Tries => "tries",
-            Self::Messages => "messages",
-            Self::SentBytes => "sent_bytes",
-            Self::Duplicates => "duplicates",
-            Self::Records => "records",
-            Self::Dropped => "dropped",
-            Self::Thinned => "thinned",
-            Self::Waiting => "waiting",
-            Self::FlashBytes => "flash_bytes",
-            Self::FlashBytesPerDay => "flash_bytes_per_day",
-            Self::SentBytesPerDay => "sent_bytes_per_day",
-            Self::StoreMaxBytes => "store_max_bytes",
-        }
-    }
-
-    /// The figure of this name.
-    #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|measure| measure.word() == word)
-    }
-
     /// Its value; `None` where there is none, as of a battery that isn't there.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "figures far below 2^53")]

@@ -194,7 +194,7 @@ fn a_command_that_is_forged_expired_or_not_for_this_gateway_and_acts_is_caught()
         flaw: Some(flaw),
         ..pings(1)
     };
-    scenario.commands = scenario::Flaw::ALL.map(restart).into();
+    scenario.commands = scenario::Flaw::ALL.iter().copied().map(restart).collect();
     let plan = plan(scenario);
     assert_eq!(run(&plan, ONCE).broken, []);
     for bug in [Planted::SignatureIgnored, Planted::ExpiryIgnored] {

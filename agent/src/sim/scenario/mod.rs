@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::config::UnitName;
 use crate::engine::observation::Severity;
 use crate::engine::time::Unix;
+use crate::words::words;
 
 pub use read::load;
 
@@ -340,19 +341,21 @@ pub struct Order {
     pub flaw: Option<Flaw>,
 }
 
-/// What is wrong with a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flaw {
-    /// Signed by a key that nobody trusts.
-    Forged,
-    /// Expired when it is sent.
-    Expired,
-    /// The same message once more, a while later.
-    Replayed,
-    /// Not a token at all.
-    Garbage,
-    /// For another gateway.
-    Misaddressed,
+words! {
+    /// What is wrong with a command.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    Flaw {
+        /// Signed by a key that nobody trusts.
+        Forged "forged",
+        /// Expired when it is sent.
+        Expired "expired",
+        /// The same message once more, a while later.
+        Replayed "replayed",
+        /// Not a token at all.
+        Garbage "garbage",
+        /// For another gateway.
+        Misaddressed "misaddressed",
+    }
 }
 
 impl FaultKind {
@@ -430,23 +433,6 @@ impl FaultKind {
             Self::NoPower => "no_power",
             Self::MemoryPressure { .. } => "memory_pressure",
             Self::Heat { .. } => "heat",
-        }
-    }
-}
-
-impl Flaw {
-    /// Every flaw.
-    pub const ALL: [Self; 5] = [Self::Forged, Self::Expired, Self::Replayed, Self::Garbage, Self::Misaddressed];
-
-    /// Its word in a scenario file.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Forged => "forged",
-            Self::Expired => "expired",
-            Self::Replayed => "replayed",
-            Self::Garbage => "garbage",
-            Self::Misaddressed => "misaddressed",
         }
     }
 }

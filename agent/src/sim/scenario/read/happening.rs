@@ -136,8 +136,8 @@ pub(super) fn order(s: &mut Section<'_>, span: Span, names: &mut BTreeSet<String
     let group = s.optional("group", read::group);
     let expires = s.duration("expires", 10 * MINUTE, SECOND..=LASTS_MAX);
     let nonce = s.flag("nonce", false);
-    let flaw = s.optional("flaw", word(&Flaw::ALL.map(Flaw::word)));
-    let flaw = flaw.and_then(|word| Flaw::ALL.into_iter().find(|flaw| flaw.word() == word));
+    let flaws: Vec<&'static str> = Flaw::ALL.iter().map(|flaw| flaw.word()).collect();
+    let flaw = s.optional("flaw", word(&flaws)).and_then(Flaw::parse);
     Some(Order { name: name?, args, when: when?, burst, group, expires, nonce, flaw })
 }
 

@@ -410,7 +410,7 @@ fn the_readme_has_every_kind_of_fault_with_its_keys_and_defaults_and_every_word(
         let fault = |keys: &str| scenario(&format!("{WORLD}[[faults]]\ndo = \"{word}\"\nat = \"1h\"\n{keys}")).faults;
         assert_eq!(fault(&required), fault(&format!("{required}{stated}")), "{word}");
     }
-    let words = Measure::ALL.iter().map(|measure| measure.word()).chain(Flaw::ALL.map(Flaw::word));
+    let words = Measure::ALL.iter().map(|measure| measure.word()).chain(Flaw::ALL.iter().map(|flaw| flaw.word()));
     for word in words {
         assert!(readme.contains(&format!("`{word}`")), "{word}");
     }
