@@ -94,7 +94,7 @@ impl World<'_> {
     /// An action has ended on the gateway, whether or not anybody waits for it.
     pub(super) fn act_ends(&mut self, token: u64) {
         let Some(doing) = self.doing.remove(&token) else { return };
-        let Some(outcome) = doing.outcome else { return };
+        let outcome = doing.outcome;
         let canceled = outcome.status == ActStatus::Canceled;
         let reboots = doing.act == Act::Reboot && outcome.status == ActStatus::Succeeded;
         if canceled {
@@ -251,7 +251,7 @@ impl World<'_> {
             performed.outcome
         };
         self.agenda.enter(self.at + millis(performed.takes.min(timeout)), Event::ActEnds(token));
-        self.doing.insert(token, Doing { life: self.life, id, act, trigger, outcome: Some(outcome), token });
+        self.doing.insert(token, Doing { life: self.life, id, act, trigger, outcome });
         if let Some(agent) = &mut self.agent {
             agent.acts.insert(id, token);
         }
@@ -267,7 +267,7 @@ impl World<'_> {
     fn cancel_act(&mut self, id: EffectId) {
         let Some(token) = self.agent.as_ref().and_then(|agent| agent.acts.get(&id).copied()) else { return };
         if let Some(doing) = self.doing.get_mut(&token) {
-            doing.outcome = Some(ActOutcome::canceled("canceled by a command"));
+            doing.outcome = ActOutcome::canceled("canceled by a command");
         }
         self.agenda.enter(self.at, Event::ActEnds(token));
     }

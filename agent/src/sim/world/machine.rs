@@ -316,7 +316,7 @@ impl World<'_> {
         self.machine_up = false;
         self.gateway.went_down();
         // What was under way on the gateway ends with it.
-        for token in std::mem::take(&mut self.doing).into_values().map(|doing| doing.token) {
+        for token in std::mem::take(&mut self.doing).into_keys() {
             self.gateway.abandon(token);
         }
         if std::mem::take(&mut self.reboots) {

@@ -99,9 +99,8 @@ struct Doing {
     id: EffectId,
     act: Act,
     trigger: Trigger,
-    /// How it will end, unless it is canceled.
-    outcome: Option<crate::engine::io::ActOutcome>,
-    token: u64,
+    /// How it will end.
+    outcome: crate::engine::io::ActOutcome,
 }
 
 /// A fault that lasts.
