@@ -35,7 +35,7 @@ mod changes;
 mod data_use;
 mod errors;
 mod handover;
-mod hash;
+pub(crate) mod hash;
 mod healing;
 mod numbers;
 mod pace;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::engine::hash::hash;
+
 /// Seeded dice.
 #[derive(Debug, Clone)]
 pub struct Dice(fastrand::Rng);
@@ -11,11 +13,7 @@ impl Dice {
     /// The dice of one part of a world.
     #[must_use]
     pub fn new(seed: u64, part: &str) -> Self {
-        // FNV-1a: spreads the names, and never changes.
-        let name = part
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        Self(fastrand::Rng::with_seed(seed ^ name))
+        Self(fastrand::Rng::with_seed(seed ^ hash([part])))
     }
 
     /// From zero up to, but not, one.
