@@ -49,8 +49,13 @@ struct Step {
     fewer: u64,
     /// What is yet to be stored of what takes their place.
     queue: VecDeque<(u64, Bytes)>,
-    /// It is stored, and being made durable.
-    commits: bool,
+}
+
+impl Step {
+    /// Up to where it replaces what is there, once that is stored, and being made durable.
+    fn commits(&self) -> Option<u64> {
+        self.upto.filter(|_| self.queue.is_empty())
+    }
 }
 
 /// What is to be stored in place of a page.
@@ -76,7 +81,7 @@ impl Thinning {
     /// What was made could not be made durable. The step ends, or nothing could be given up for the room that is
     /// missing; the next one finds what it has stored.
     pub(super) fn commit_failed(&mut self) {
-        self.step.take_if(|step| step.commits);
+        self.step.take_if(|step| step.commits().is_some());
     }
 }
 
@@ -88,7 +93,7 @@ impl Outbox {
         }
         let Some(from) = self.to_thin() else { return };
         let Some(into) = thinned_into(from) else { return };
-        self.thinning.step = Some(Step { from, into, upto: None, fewer: 0, queue: VecDeque::new(), commits: false });
+        self.thinning.step = Some(Step { from, into, upto: None, fewer: 0, queue: VecDeque::new() });
         let first = self.lane(from).next_read;
         let op = StoreOp::Read { class: from, from: first, records_max: PAGE_RECORDS_MAX, bytes_max: PAGE_BYTES_MAX };
         effects.store(Purpose::ThinRead, op);
@@ -149,8 +154,9 @@ impl Outbox {
 
     /// A commit has ended: what is durable takes the place of what it was made of.
     pub(super) fn thin_committed(&mut self, effects: &mut Effects) {
-        let Some(Step { into, upto: Some(upto), commits: true, .. }) = self.thinning.step else { return };
-        let lane = into.of(&self.lanes);
+        let Some(step) = &self.thinning.step else { return };
+        let Some(upto) = step.commits() else { return };
+        let lane = step.into.of(&self.lanes);
         if lane.committed >= lane.appended {
             self.replace(upto, effects);
         }
@@ -164,7 +170,6 @@ impl Outbox {
             effects.store(Purpose::ThinAppend { seq }, StoreOp::Append { class, seq, bytes });
             return;
         }
-        step.commits = true;
         let lane = class.of(&self.lanes);
         if lane.committed < lane.appended {
             return self.commit(effects);
