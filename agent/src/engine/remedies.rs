@@ -1,7 +1,8 @@
 //! Ladders: what the gateway tries by itself when an alarm is raised. One run for each rule: a step is admitted,
 //! journaled, acted, given time to settle, and looked at; if the alarm still stands, the next step's turn comes. A
-//! ladder that ran out ends, and begins anew only after a time of health. Waiting → Journaling → Acting → Settling →
-//! (next step | Over). Whether the alarm stands is the rules' business, what the act does the runtime's.
+//! ladder that ran out ends, and begins anew only after a time of health. Waiting → Acting → Settling → (Waiting for
+//! the next step | Healed | Exhausted). Whether the alarm stands is the rules' business, what the act does the
+//! runtime's.
 
 mod boots;
 mod run;
@@ -348,9 +349,8 @@ impl Remedies {
             let detail = outcome.detail.as_deref().filter(|_| run.stored.awaits_boot);
             event.with_some("detail", detail)
         });
-        run.nothing_begun = begins_nothing(outcome);
         let rule = rule.clone();
-        self.settle(facts, &rule, Vec::from_iter(ended));
+        self.settle(facts, &rule, begins_nothing(outcome), Vec::from_iter(ended));
         true
     }
 
@@ -475,7 +475,7 @@ impl Remedies {
             _ if state != State::Acting && !is_wanted => {}
             State::Waiting if !raised => self.alarm_cleared(facts, rule),
             State::Waiting => self.put_off(rule, facts.now.mono),
-            State::Acting | State::Settling => self.settle(facts, rule, cut_off),
+            State::Acting | State::Settling => self.settle(facts, rule, false, cut_off),
             State::Exhausted if !raised => self.healed(facts, rule),
             State::Healed | State::Exhausted => {}
         }
@@ -543,7 +543,8 @@ impl Remedies {
         self.note(facts, rule);
     }
 
-    fn settle(&mut self, facts: Facts<'_>, rule: &str, ended: Vec<Event>) {
+    /// `nothing_begun`: what was under way ended without having begun.
+    fn settle(&mut self, facts: Facts<'_>, rule: &str, nothing_begun: bool, ended: Vec<Event>) {
         let Some(run) = self.runs.get_mut(rule) else { return };
         if run.stored.doing.as_ref().is_some_and(Doing::saves_power) {
             run.stored.saves = Some(run.stored.step);
@@ -555,7 +556,7 @@ impl Remedies {
             return self.leave(facts, rule, ended);
         }
         if run.stored.state == State::Acting {
-            run.stored.idle &= std::mem::take(&mut run.nothing_begun);
+            run.stored.idle &= nothing_begun;
         }
         run.enter(State::Settling, facts);
         run.looks_after = Some(facts.now.mono);

@@ -169,8 +169,6 @@ pub(super) struct Run {
     pub(super) admitted: Option<Act>,
     /// What is under way, whatever the configuration makes of the step by now.
     pub(super) begun: Option<Act>,
-    /// What was under way ended without having begun.
-    pub(super) nothing_begun: bool,
     /// What one or the other has spent.
     pub(super) spending: Option<Spending>,
     /// What was written of it last.
@@ -188,7 +186,6 @@ impl Run {
             effect: None,
             admitted: None,
             begun: None,
-            nothing_begun: false,
             spending: None,
             noted: None,
         }
