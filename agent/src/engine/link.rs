@@ -157,8 +157,6 @@ pub struct Link {
     closing: Option<LinkFault>,
     /// What was unanswered then, if the broker asked for it.
     unanswered: Option<Unanswered>,
-    /// Only one publish at a time.
-    careful: bool,
     /// After the present connection there is to be another.
     wanted: bool,
     /// Packet ids go on over reconnects, so that a late answer is never taken for a new one's.
@@ -187,7 +185,6 @@ impl Link {
             short_lives: 0,
             closing: None,
             unanswered: None,
-            careful: false,
             wanted: false,
             next_pkid: 0,
             expected_since: now,
@@ -197,11 +194,6 @@ impl Link {
     /// Takes over new settings; keep-alive holds from the next connection on.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
-    }
-
-    /// Whether only one publish at a time may be under way.
-    pub fn set_careful(&mut self, careful: bool) {
-        self.careful = careful;
     }
 
     /// From now on a connection is wanted.
@@ -273,11 +265,12 @@ impl Link {
         if let State::Online(online) = &self.state { online.inflight() } else { 0 }
     }
 
-    /// Whether another publish may go out now. The bytes under way may go over their bound by one message.
+    /// Whether another publish may go out now; `careful`: while none is under way. The bytes under way may go over their
+    /// bound by one message.
     #[must_use]
-    pub fn has_room(&self) -> bool {
+    pub fn has_room(&self, careful: bool) -> bool {
         let State::Online(online) = &self.state else { return false };
-        let most = if self.careful { 1 } else { WINDOW_MAX };
+        let most = if careful { 1 } else { WINDOW_MAX };
         online.has_room(usize::from(self.settings.inflight_max).min(most))
     }
 

@@ -107,6 +107,11 @@ impl Session {
         self.length.get()
     }
 
+    /// Whether another publish may go out now.
+    pub(super) fn has_room(&self, link: &Link) -> bool {
+        link.has_room(self.suspects.is_careful())
+    }
+
     /// When the pump, which has nothing to wait for but time, should be tried again. `stopping`: presence is said no
     /// more, but as the last word.
     pub(super) fn deadline(
@@ -116,7 +121,7 @@ impl Session {
         attributes: &Attributes,
         stopping: bool,
     ) -> Option<Mono> {
-        if !link.is_online() || !link.has_room() {
+        if !link.is_online() || !self.has_room(link) {
             return None;
         }
         if let Some(until) = self.flow.throttled_until() {

@@ -113,7 +113,7 @@ impl Engine {
             let counted = self.incidents.deadline().is_none();
             let answered = !self.commands.owes_answers();
             // A broker may hang up on what exceeds its window, and then say itself that we are lost.
-            let told = drained && answered && self.link.has_room();
+            let told = drained && answered && self.session.has_room(&self.link);
             if stopping.is_overdue(now.mono) || (counted && (told || !online)) {
                 // Nothing else has them: what the store does not take is counted.
                 self.commands.tell_answers(usize::MAX);

@@ -131,7 +131,6 @@ impl Engine {
                     self.session.suspects.answered(class, seq, self.outbox.has_passed(class, seq));
                 }
                 self.session.refused.other_taken(leaf);
-                self.link.set_careful(self.session.suspects.is_careful());
                 self.session.length.taken(now.mono);
             }
             // CONNACK said nothing of it: mosquitto's message_size_limit. Each sample may fit in a message of its own …
@@ -173,12 +172,10 @@ impl Engine {
         for seq in seqs {
             self.session.suspects.answered(*class, *seq, passed);
         }
-        self.link.set_careful(self.session.suspects.is_careful());
     }
 
     fn answered_retained(&mut self, now: Now, cargo: &Cargo, reason: AckReason) {
         self.session.suspects.answered_retained(cargo);
-        self.link.set_careful(self.session.suspects.is_careful());
         match reason {
             _ if reason.is_for_now() => self.say_later(now, cargo),
             // It would be as large the next time: not at each change, nor at each connection.
@@ -212,7 +209,6 @@ impl Engine {
             self.say_later(now, &unanswered.cargo);
         }
         let found = self.session.suspects.closed_over(&unanswered);
-        self.link.set_careful(self.session.suspects.is_careful());
         if let Some((class, seq)) = found {
             let text = format!(
                 "broker: closes the connection each time over record {seq} ({}): it is set aside",

@@ -33,7 +33,7 @@ impl Engine {
     pub(in crate::engine) fn pump(&mut self, now: Now) {
         self.session.flow.topics.poll(now.mono);
         self.tell_drain(now);
-        while self.link.has_room() && self.session.flow.is_allowed(now.mono) && self.send_next(now) {}
+        while self.session.has_room(&self.link) && self.session.flow.is_allowed(now.mono) && self.send_next(now) {}
         if self.link.is_online() {
             for class in Class::ALL {
                 self.outbox.fill(class, &mut self.effects);
