@@ -71,6 +71,10 @@ impl Engine {
         for target in self.releases.hold(self.timeline.stamp(now.mono), held) {
             self.note_release(&target);
         }
+        // Nearly always: what speaks of one is a look at all rules, at each input.
+        if !self.releases.targets.values().any(|target| target.trial().is_some()) {
+            return;
+        }
         let speaks = self.what_speaks_of_releases(now.mono);
         while let Some((target, wish)) = self.releases.wish(now.mono, &self.config, &speaks) {
             let act = match wish {
