@@ -339,7 +339,7 @@ pub struct StoreStats {
     pub free_bytes: u64,
     /// Bytes handed to the disk since the store was opened.
     pub written_bytes: u64,
-    /// Records not yet trimmed, per class (index: `Class as usize`).
+    /// Records not yet trimmed, per class ([`Class::of`]).
     pub records: [u64; Class::COUNT],
     /// Segments per class.
     pub segments: [u32; Class::COUNT],
@@ -544,7 +544,7 @@ impl ActStatus {
 /// What the store found when it was opened: the engine starts from this.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recovered {
-    /// What lies in each log (index: `Class as usize`).
+    /// What lies in each log ([`Class::of`]).
     pub logs: [LogRange; Class::COUNT],
     /// The keyed state, whole.
     pub state: Vec<(String, Bytes)>,

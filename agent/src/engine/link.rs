@@ -3,7 +3,8 @@
 //! under way, and it never opens a socket. Here is what becomes of a connection; what goes on in one that stands is in
 //! `online`, what was found out of the broker's version in `dialect`.
 //!
-//! States: `Waiting` → `Opening` (transport) → `Greeting` (CONNECT sent) → `Online` → `Closing` → `Waiting`.
+//! States: `Held` (none is wanted) → `Waiting` → `Opening` (transport) → `Greeting` (CONNECT sent) → `Online` →
+//! `Closing` → `Waiting`, or `Held`.
 
 mod dialect;
 pub(crate) mod faults;
@@ -265,8 +266,8 @@ impl Link {
         if let State::Online(online) = &self.state { online.inflight() } else { 0 }
     }
 
-    /// Whether another publish may go out now; `careful`: while none is under way. The bytes under way may go over their
-    /// bound by one message.
+    /// Whether another publish may go out now; `careful`: while none is under way. The bytes under way may go over
+    /// their bound by one message.
     #[must_use]
     pub fn has_room(&self, careful: bool) -> bool {
         let State::Online(online) = &self.state else { return false };
@@ -433,7 +434,7 @@ impl Link {
         if let State::Online(online) = &self.state { online.stood(now).end } else { now }
     }
 
-    /// Seconds since this was last asked in which a connection was wanted.
+    /// For how long a connection was wanted since this was last asked.
     pub fn take_expected(&mut self, now: Mono) -> Duration {
         let expected = if matches!(self.state, State::Held) { Duration::ZERO } else { now.since(self.expected_since) };
         self.expected_since = now;

@@ -2,8 +2,9 @@
 //! `handle(now, input)`, then `poll_effect()` until it is empty, and `poll_deadline()` says when to wake it. Each of
 //! its parts (vitals, incidents, rules, outbox, link, commands, remedies, quarantine) has its own state and changes
 //! nobody else's: one may be shown another, to read it. What passes between them passes here and in the files that go
-//! on with [`Engine`]: alarms, errors, healing, numbers, reboot, reconfigure, recording, report, saving, session,
-//! start, status, stop, trial. Below them is what they have in common: time, records, metrics, the keyed state.
+//! on with [`Engine`]: alarms, errors, handover, healing, numbers, reboot, reconfigure, recording, report, saving,
+//! session, start, status, stop, trial. Below them is what they have in common: time, records, metrics, the keyed
+//! state.
 
 pub mod admission;
 pub mod attributes;
