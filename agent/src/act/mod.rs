@@ -27,7 +27,6 @@ use tokio::sync::oneshot;
 use crate::collect::inhibit::inhibited;
 use crate::config::{Action, QuarantineLevel};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
-use crate::engine::remedies::{NO_HELPER, TAKEN_BACK};
 use crate::engine::time::Mono;
 use crate::wire::Reason;
 use client::Client;
@@ -353,66 +352,6 @@ impl Actor {
 /// Whether a machine that goes down would have ended a rollback so.
 fn may_be_cut_off(outcome: &ActOutcome) -> bool {
     outcome.status == ActStatus::Interrupted || outcome.reason.as_deref() == Some("unit_failed")
-}
-
-impl ActOutcome {
-    /// It worked.
-    #[must_use]
-    pub fn succeeded(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Succeeded, reason: None, ..Self::failed("", detail) }
-    }
-
-    /// It did not, for a reason in a fixed word.
-    #[must_use]
-    pub fn failed(reason: &str, detail: impl Into<String>) -> Self {
-        Self {
-            status: ActStatus::Failed,
-            reason: Some(reason.to_owned()),
-            detail: Some(detail.into()),
-            release: None,
-            quarantine: None,
-            stopped_again: false,
-            keeps_stopped: false,
-            output: None,
-            attachment: None,
-        }
-    }
-
-    /// It was not begun, for a reason in a fixed word: nothing was done.
-    #[must_use]
-    pub fn rejected(reason: &str, detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Rejected, ..Self::failed(reason, detail) }
-    }
-
-    /// It took too long.
-    #[must_use]
-    pub fn timed_out(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::TimedOut, ..Self::failed("timeout", detail) }
-    }
-
-    /// Root's helper did not begin it in time: nothing was done, and nothing will be.
-    #[must_use]
-    pub fn not_begun(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::TimedOut, ..Self::failed(NO_HELPER, detail) }
-    }
-
-    /// Whoever did it is gone: what came of it can't be known.
-    #[must_use]
-    pub fn interrupted(reason: &str, detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Interrupted, ..Self::failed(reason, detail) }
-    }
-
-    /// It was canceled before it was begun: nothing was done, and it spends nothing.
-    #[must_use]
-    pub fn taken_back(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Canceled, ..Self::failed(TAKEN_BACK, detail) }
-    }
-
-    /// It was stopped by a command.
-    #[must_use]
-    pub fn canceled(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Canceled, ..Self::failed("canceled", detail) }
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::keyed::Write;
 use super::observation::{Audited, ErrorBatch, Observation};
 use super::packet::{Packet, Version};
 use super::record::{Class, Status};
+use super::remedies::{NO_HELPER, TAKEN_BACK};
 use super::time::Unix;
 use crate::config::{Action, CheckedConfig, QuarantineLevel, UnitName};
 use crate::wire::CommandId;
@@ -524,6 +525,66 @@ pub enum ActStatus {
     TimedOut,
     Canceled,
     Interrupted,
+}
+
+impl ActOutcome {
+    /// It worked.
+    #[must_use]
+    pub fn succeeded(detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::Succeeded, reason: None, ..Self::failed("", detail) }
+    }
+
+    /// It did not, for a reason in a fixed word.
+    #[must_use]
+    pub fn failed(reason: &str, detail: impl Into<String>) -> Self {
+        Self {
+            status: ActStatus::Failed,
+            reason: Some(reason.to_owned()),
+            detail: Some(detail.into()),
+            release: None,
+            quarantine: None,
+            stopped_again: false,
+            keeps_stopped: false,
+            output: None,
+            attachment: None,
+        }
+    }
+
+    /// It was not begun, for a reason in a fixed word: nothing was done.
+    #[must_use]
+    pub fn rejected(reason: &str, detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::Rejected, ..Self::failed(reason, detail) }
+    }
+
+    /// It took too long.
+    #[must_use]
+    pub fn timed_out(detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::TimedOut, ..Self::failed("timeout", detail) }
+    }
+
+    /// Root's helper did not begin it in time: nothing was done, and nothing will be.
+    #[must_use]
+    pub fn not_begun(detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::TimedOut, ..Self::failed(NO_HELPER, detail) }
+    }
+
+    /// Whoever did it is gone: what came of it can't be known.
+    #[must_use]
+    pub fn interrupted(reason: &str, detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::Interrupted, ..Self::failed(reason, detail) }
+    }
+
+    /// It was canceled before it was begun: nothing was done, and it spends nothing.
+    #[must_use]
+    pub fn taken_back(detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::Canceled, ..Self::failed(TAKEN_BACK, detail) }
+    }
+
+    /// It was stopped by a command.
+    #[must_use]
+    pub fn canceled(detail: impl Into<String>) -> Self {
+        Self { status: ActStatus::Canceled, ..Self::failed("canceled", detail) }
+    }
 }
 
 impl ActStatus {
