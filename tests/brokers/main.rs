@@ -20,7 +20,7 @@ use serde_json::{Value as Json, json};
 
 use common::agent::{export, seqs};
 use common::backlog::fill;
-use common::broker::SHORT_BYTES;
+use common::broker::{LEAVES, SHORT_BYTES};
 use common::process::output_of;
 use common::{Access, Agent, Broker, Gateway, Message, Software, Tree, World, fast, tool};
 
@@ -65,6 +65,26 @@ fn backlog(gateway: &Gateway) -> BTreeSet<u64> {
             && status["outbox"]["records"]["telemetry"].as_u64().is_some_and(|records| records >= BACKLOG)
     });
     seqs(&export(&gateway.store()))
+}
+
+#[test]
+fn what_a_brokers_acl_denies_for_a_while_arrives_once_it_is_put_right() {
+    let world = World::around(Broker::start(Access::ByAcl));
+    let gateway = world.gateway("gw-acl").with(&fast(DRAIN));
+    let agent = obedient(&world, &gateway);
+    world.broker.allow(&LEAVES[..4]);
+    gateway.wait_for_status("a topic that is denied", |status| {
+        let waiting = status["outbox"]["records"]["telemetry"].as_u64().is_some_and(|records| records >= BACKLOG);
+        waiting && status["broker"]["online"] == true
+    });
+    obeys(&world, &gateway);
+    let stored = seqs(&export(&gateway.store()));
+    world.broker.allow(&LEAVES);
+    agent.hangup();
+    arrives(&world, &stored);
+    gateway.wait_for_status("nothing that is denied, nor given up", |status| {
+        status["broker"]["fault"].is_null() && status["outbox"]["dropped"].is_null()
+    });
 }
 
 fn arrives(world: &World, stored: &BTreeSet<u64>) {

@@ -6,14 +6,19 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::PREFIX;
 use super::pki::{Authority, Key};
 use super::process::{Process, Stream, output_of, tool};
 use super::software::{Ports, Software};
 
 /// What a message may have with [`Access::OpenToShortMessages`].
 pub const SHORT_BYTES: usize = 1_200;
+
+/// The last words of all topics that gateways publish on.
+pub const LEAVES: [&str; 5] = ["presence", "attributes", "events", "results", "telemetry"];
 
 /// Who may connect to the listener for gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +29,8 @@ pub enum Access {
     OpenWithoutRetain,
     /// Everybody, but no message of more than [`SHORT_BYTES`], which it tells nobody.
     OpenToShortMessages,
+    /// Everybody, to publish what [`Broker::allow`] says.
+    ByAcl,
     /// User `gateway` with the password `right`.
     Password,
     /// TLS with a certificate of the broker's own CA on both sides; the client's name is taken from it.
@@ -122,6 +129,12 @@ impl Broker {
         self.process = Some(self.software.start(self.dir.path(), &self.ports));
     }
 
+    /// From now on gateways may publish on these topics of theirs, with [`Access::ByAcl`].
+    pub fn allow(&self, leaves: &[&str]) {
+        std::fs::write(self.file("acl"), acl(leaves)).unwrap();
+        self.process.as_ref().unwrap().signal(Signal::HUP);
+    }
+
     /// Publishes at QoS 1, and returns when the broker has it.
     pub fn publish(&self, topic: &str, payload: &[u8]) {
         let file = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
@@ -163,11 +176,20 @@ fn prepare(access: Access, dir: &Path) -> (String, Option<Authority>) {
         Access::Open => "allow_anonymous true".to_owned(),
         Access::OpenWithoutRetain => "allow_anonymous true\nretain_available false".to_owned(),
         Access::OpenToShortMessages => format!("allow_anonymous true\nmessage_size_limit {SHORT_BYTES}"),
+        Access::ByAcl => {
+            std::fs::write(dir.join("acl"), acl(&LEAVES)).unwrap();
+            format!("allow_anonymous true\nacl_file {path}/acl")
+        }
         Access::Password => password,
         Access::MutualTls => format!("require_certificate true\nuse_identity_as_username true\n{tls}"),
         Access::TlsPassword => format!("{password}\n{tls}"),
     };
     (config, authority)
+}
+
+fn acl(leaves: &[&str]) -> String {
+    let writes: String = leaves.iter().map(|leaf| format!("topic write {PREFIX}/+/{leaf}\n")).collect();
+    format!("{writes}topic read #\n")
 }
 
 /// How often a client with this id was let in, by mosquitto's log.
