@@ -131,10 +131,12 @@ impl Attributes {
     }
 }
 
-/// The band of a charge; the one that it was in holds until the charge is clearly out of it.
+/// The band of a charge; the one that it was in holds until the charge is clearly out of it. Where it has passed over a
+/// whole one it is.
 fn next_band(before: Option<usize>, charge: f64) -> usize {
     let band = |charge: f64| BAND_ENDS.iter().filter(|end| charge >= **end).count();
     match before {
+        Some(before) if band(charge).abs_diff(before) > 1 => band(charge),
         Some(before) if band(charge) > before => before.max(band(charge - BAND_DEADBAND_PCT)),
         Some(before) => before.min(band(charge + BAND_DEADBAND_PCT)),
         None => band(charge),
@@ -166,6 +168,15 @@ mod tests {
         assert_eq!(attributes.dynamic("none")["battery_band"], "25-50");
         assert!(!seen(&mut attributes, 51.9));
         assert!(seen(&mut attributes, 52.0));
+    }
+
+    #[test]
+    fn a_charge_that_jumps_over_a_band_is_in_the_one_where_it_arrives() {
+        let mut attributes = Attributes::new("0".into(), None);
+        for (charge, band) in [(80.0, "75-100"), (9.0, "0-10"), (50.0, "50-75"), (26.0, "25-50"), (76.0, "75-100")] {
+            seen(&mut attributes, charge);
+            assert_eq!(attributes.dynamic("none")["battery_band"], band, "{charge}");
+        }
     }
 
     #[test]
