@@ -76,7 +76,7 @@ pub struct VerifiedCommand {
     pub args: serde_json::Map<String, serde_json::Value>,
     /// `cmd.timeout_s`.
     pub timeout_s: Option<u64>,
-    /// SHA-256 of the claims: tells a redelivery from another command under the same id.
+    /// SHA-256 of `cmd`: tells a command that comes again, perhaps signed anew, from another under the same id.
     pub digest: [u8; 32],
     /// The message as it was received: for those who trust nobody's word that it was verified, or not for long.
     pub message: Box<str>,

@@ -246,13 +246,18 @@ fn checked(
         let (kid, claims) = signed(text, &commands.trusted_keys)?;
         (Some(kid), claims)
     };
-    let digest = ring::digest::digest(&ring::digest::SHA256, &claims);
-    let digest = digest.as_ref().try_into().map_err(|_| malformed("no digest"))?;
     let Object(claims): Object<Claims> =
         serde_json::from_slice(&claims).map_err(|error| malformed(&format!("claims: {error}")))?;
     addressed(&claims.aud, audience, topic_group)?;
-    let command = command(claims, kid, topic_group, digest)?;
+    let command = command(claims, kid, topic_group)?;
     Ok(VerifiedCommand { message: text.into(), ..command })
+}
+
+/// Of what is to be done alone: whoever asks again under the same id may have to sign anew, with other dates.
+fn digest(cmd: &Cmd) -> Result<[u8; 32], Refused> {
+    let text = serde_json::to_vec(cmd).map_err(|error| malformed(&format!("cmd: {error}")))?;
+    let digest = ring::digest::digest(&ring::digest::SHA256, &text);
+    digest.as_ref().try_into().map_err(|_| malformed("no digest"))
 }
 
 /// The key id and the claims of a token whose signature is right.
@@ -302,12 +307,7 @@ fn addressed(aud: &Aud, audience: &Audience<'_>, topic_group: Option<&str>) -> R
     if named { Ok(()) } else { Err((Reason::WrongAudience, format!("aud is not {wanted:?}"))) }
 }
 
-fn command(
-    claims: Claims,
-    kid: Option<String>,
-    group: Option<&str>,
-    digest: [u8; 32],
-) -> Result<VerifiedCommand, Refused> {
+fn command(claims: Claims, kid: Option<String>, group: Option<&str>) -> Result<VerifiedCommand, Refused> {
     let id = CommandId::parse(&claims.jti)
         .ok_or_else(|| malformed(&format!("jti: 1 to {} of A-Z a-z 0-9 _ - are expected", CommandId::LEN_MAX)))?;
     let (issued_at, expires_at) = (seconds("iat", &claims.iat)?, seconds("exp", &claims.exp)?);
@@ -319,6 +319,7 @@ fn command(
     if claims.nonce.as_ref().is_some_and(|nonce| nonce.len() > NONCE_LEN_MAX) {
         return Err(malformed(&format!("nonce: at most {NONCE_LEN_MAX} B")));
     }
+    let digest = digest(&claims.cmd)?;
     let Cmd { name, args, timeout_s } = claims.cmd;
     // A name that can be shown is one: that there is no such command is for others to say, and in another word.
     if !(1..=NAME_LEN_MAX).contains(&name.len()) || name.contains(char::is_control) {

@@ -183,6 +183,21 @@ fn a_result_that_the_store_refuses_until_the_agent_ends_is_told_by_the_next_star
 }
 
 #[test]
+fn a_known_command_that_is_signed_anew_is_answered_with_its_result() {
+    let mut world = online();
+    let cmd = json!({"name": "restart_unit", "args": {"unit": "app.service"}});
+    world.claims(json!({"jti": "x", "cmd": cmd}), 1);
+    world.settle();
+    world.advance(60 * SECOND);
+    let end = world.results("x").last().unwrap()["detail"].clone();
+    world.claims(json!({"jti": "x", "cmd": cmd}), 2);
+    world.settle();
+    let told = world.statuses("x").into_iter().filter(|status| status == "SUCCEEDED").count();
+    assert_eq!((world.acted.len(), told), (1, 2), "{:?}", world.statuses("x"));
+    assert_eq!(world.results("x").last().unwrap()["detail"], end);
+}
+
+#[test]
 fn another_command_under_a_known_id_is_refused_as_replayed() {
     let mut world = online();
     world.command("x", "ping", json!({}), 1);

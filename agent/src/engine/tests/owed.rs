@@ -76,9 +76,7 @@ fn what_is_answered_to_another_command_of_the_same_id_does_not_stand_for_the_end
     world.refuse(|op| matches!(op, StoreOp::Put { .. }), full());
     let (id, _) = world.acts.pop().unwrap();
     world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
-    let signed_again = world.now.wall.unix.0 / 1_000 - 1;
-    let restart = json!({"name": "restart_unit", "args": {"unit": "app.service"}});
-    world.claims(json!({"jti": "c-1", "iat": signed_again, "cmd": restart}), 8);
+    world.command("c-1", "restart_unit", json!({"unit": "other.service"}), 8);
     world.settle();
     assert_eq!(
         (ends(&world, "c-1"), world.results("c-1")[1]["reason"].as_str()),
