@@ -150,7 +150,7 @@ pub fn settled(facts: Facts<'_>, act: &Act) -> Result<(), Refusal> {
 }
 
 /// Whether the machine has to go down for it. A program of the integrator's says so only when it is done.
-fn takes_a_boot(config: &CheckedConfig, act: &Act) -> bool {
+pub fn takes_a_boot(config: &CheckedConfig, act: &Act) -> bool {
     match act {
         Act::Reboot => true,
         Act::Rollback { target, .. } => config.rollback.get(target).is_some_and(|it| it.kind == RollbackKind::Rauc),

@@ -77,6 +77,8 @@ pub enum Step {
         /// How long the order may then take, where the command says so.
         within: Option<Duration>,
     },
+    /// Look at the gateway anew.
+    Look,
     /// Stop an action.
     Stop(EffectId),
     /// Stop what the gateway does by itself.
@@ -470,7 +472,7 @@ impl Commands {
     fn accept(&mut self, facts: Facts<'_>, command: &VerifiedCommand, parsed: Command, pkid: Option<u16>) {
         let spread = spread(facts, command, &parsed);
         let begins_at = spread.map(|wait| facts.now.mono.after(wait));
-        let waits = begins_at.is_some() || parsed.act().is_some_and(|act| self.target_is_taken(facts, act));
+        let waits = begins_at.is_some() || parsed.act().is_some_and(|act| self.must_wait(facts, act));
         let status = if waits { Status::Queued } else { Status::InProgress };
         let detail =
             spread.map(|wait| format!("one of a group: begins in {} s, args.now says at once", wait.as_secs()).into());

@@ -579,6 +579,7 @@ impl Engine {
                     // What came meanwhile need not wait for one that waits itself.
                     self.with_commands(now, Commands::begin_queued);
                 }
+                Step::Look => self.pace.look_now(now.mono),
                 Step::Stop(id) => self.stop_act(now, id),
                 Step::StopLadders => self.stop_ladders(now),
                 Step::Intervals(id, intervals) => {

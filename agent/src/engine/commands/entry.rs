@@ -34,8 +34,10 @@ pub(super) struct Entry {
     pub(super) origin: Option<Origin>,
     /// It carries this run's nonce: by no clock but that since boot it is valid until then.
     pub(super) fresh_until: Option<Mono>,
-    /// One of a group's waits for its own turn until then.
+    /// One of a group's waits for its own turn until then, and what a new look is to judge for that.
     pub(super) begins_at: Option<Mono>,
+    /// There was that look.
+    pub(super) looked_for: bool,
     /// The messages to acknowledge once this is durable: it may have come more than once until then.
     pub(super) pkids: Vec<u16>,
     pub(super) durable: bool,
@@ -115,6 +117,7 @@ impl Entry {
             origin: None,
             fresh_until: None,
             begins_at: None,
+            looked_for: false,
             pkids: Vec::new(),
             durable: false,
             timeout: None,

@@ -74,9 +74,10 @@ impl Commands {
             return Err((Reason::ClockUntrusted, format!("the clock isn't synchronised: {}", make_fresh(command))));
         }
         if let Some(act) = parsed.act() {
-            self.affordable(facts, act)?;
+            // Who kept the machine up at the last round of collection may have given that up: there is a new look.
+            self.affordable(Facts { blocked: None, ..facts }, act)?;
             rehearsed(facts, act)?;
-            let waits = spread(facts, command, &parsed).is_some() || self.target_is_taken(facts, act);
+            let waits = spread(facts, command, &parsed).is_some() || self.must_wait(facts, act);
             if waits && self.queue.len() >= QUEUE_MAX {
                 return Err((Reason::Busy, format!("{QUEUE_MAX} commands are queued already")));
             }
@@ -104,6 +105,11 @@ impl Commands {
             self.affordable(facts, act)?;
         }
         rehearsed(facts, act)
+    }
+
+    /// Whether something has to end first: a new look at the gateway, or what works on the same target.
+    pub(super) fn must_wait(&self, facts: Facts<'_>, act: &Act) -> bool {
+        needs_look(facts, act) || self.target_is_taken(facts, act)
     }
 
     /// Whether something works on the same target, or all hands are full.
@@ -167,6 +173,11 @@ pub(super) fn spread(facts: Facts<'_>, command: &VerifiedCommand, parsed: &Comma
     let most_ms = u64::try_from(facts.config.remediation.group_spread.as_millis()).unwrap_or(u64::MAX);
     let drawn = hash([facts.config.device.id.as_str(), "\0", command.id.as_str()]);
     drawn.checked_rem(most_ms.min(valid_ms / 2)).map(Duration::from_millis)
+}
+
+/// Whether somebody kept the machine up at the last round of collection, and that is in the way.
+pub(super) fn needs_look(facts: Facts<'_>, act: &Act) -> bool {
+    facts.blocked.is_some() && admission::takes_a_boot(facts.config, act)
 }
 
 /// Expiry is judged by a trusted clock, and by nothing else where there is one. Without one, a reading that isn't

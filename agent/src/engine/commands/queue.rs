@@ -1,14 +1,15 @@
-//! Commands that wait: for whatever works on their target, or as one of a group for their turn; and a reboot, for its
-//! delay. Each is judged once more before it begins, in the order in which they came; each may be canceled, and so may
-//! one that has begun. Accepts no new ones.
+//! Commands that wait: for whatever works on their target, as one of a group for their turn, or where somebody kept the
+//! machine up for a new look at the gateway; and a reboot, for its delay. Each is judged once more before it begins, in
+//! the order in which they came; each may be canceled, and so may one that has begun. Accepts no new ones.
 
 use super::entry::{Entry, put};
+use super::judge::needs_look;
 use super::{Commands, Facts, Step, intent};
 use crate::engine::admission::Refusal;
 use crate::engine::command::Command;
 use crate::engine::effects::Purpose;
 use crate::engine::io::{Act, EffectId};
-use crate::engine::reboot::left_by;
+use crate::engine::reboot::{LOOK_MAX, left_by};
 use crate::engine::record::Status;
 use crate::engine::time::Mono;
 use crate::wire::{CommandId, Reason};
@@ -29,6 +30,11 @@ impl Commands {
             let Some(entry) = self.ledger.get(&id) else { continue };
             if !entry.durable || entry.begins_at.is_some() || self.target_is_taken(facts, &act) {
                 self.queue.push_back(id);
+            } else if !entry.looked_for && needs_look(facts, &act) {
+                let Some(entry) = self.ledger.get_mut(&id) else { continue };
+                (entry.looked_for, entry.begins_at) = (true, Some(facts.now.mono.after(LOOK_MAX)));
+                self.queue.push_back(id);
+                self.steps.push_back(Step::Look);
             } else if entry.has_expired(facts) {
                 self.refuse_waiting(facts, &id, (Reason::Expired, "expired while it was queued".into()));
             } else if let Err(refusal) = self.admit_waiting(facts, entry) {

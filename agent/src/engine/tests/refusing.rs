@@ -49,16 +49,37 @@ fn while_somebody_keeps_the_machine_up_no_ladder_reboots_it_nor_goes_past_that_a
     world.advance(11 * MINUTE);
     memory(&mut world, 95.0);
     world.advance(2 * HOUR);
-    world.command("b-1", "reboot", json!({}), 1);
-    world.settle();
-    assert_eq!(world.acted, []);
     assert!(is(&told(&world), &[("reboot", "REJECTED")]), "{:?}", told(&world));
+    world.command("b-1", "reboot", json!({}), 1);
+    world.advance(3 * SECOND);
+    assert_eq!(world.acted, []);
     let refused = world.results("b-1").pop().unwrap();
     assert_eq!((&refused["status"], &refused["reason"]), (&json!("REJECTED"), &json!("inhibited")));
     assert!(refused["detail"].as_str().unwrap().contains("writing the other slot"), "{refused}");
     world.blocked = None;
     world.advance(10 * SECOND);
     assert_eq!(world.acted.first(), Some(&Act::Reboot));
+}
+
+#[test]
+fn a_command_is_not_refused_for_who_kept_the_machine_up_until_it_came() {
+    for (command, args, act) in [
+        ("reboot", json!({}), Act::Reboot),
+        ("rollback", json!({"target": "firmware"}), Act::Rollback { target: "firmware".into(), to: None }),
+    ] {
+        let mut world = World::with(config_with("[rollback.firmware]\nkind = \"rauc\""));
+        world.blocked = Some("updater inhibits it".into());
+        world.advance(11 * SECOND);
+        world.command("b-1", command, args.clone(), 1);
+        world.advance(3 * SECOND);
+        let refused = world.results("b-1").pop().unwrap();
+        assert_eq!((&refused["status"], &refused["reason"]), (&json!("REJECTED"), &json!("inhibited")), "{command}");
+        world.blocked = None;
+        // No round of collection has ended since.
+        world.command("b-2", command, args, 2);
+        world.advance(3 * SECOND);
+        assert_eq!(world.acted, [act], "{command}: {:?}", world.results("b-2"));
+    }
 }
 
 #[test]
