@@ -61,6 +61,8 @@ pub struct Outbox {
     commit_at: Option<Mono>,
     /// Records handed to the store of which it has not said yet that it took them.
     appending: usize,
+    /// Commits of which it has not said yet how they ended.
+    committing: usize,
     evicting: bool,
     retry_at: Option<Mono>,
     /// When what is held in memory has to be stored.
@@ -93,6 +95,7 @@ impl Outbox {
             stats: recovered.stats,
             commit_at: None,
             appending: 0,
+            committing: 0,
             evicting: false,
             retry_at: None,
             store_at: None,
@@ -152,8 +155,21 @@ impl Outbox {
     /// Makes everything appended so far durable.
     pub fn commit(&mut self, effects: &mut Effects) {
         self.commit_at = None;
+        self.committing += 1;
         let upto = Class::ALL.map(|class| class.of(&self.lanes).appended);
         effects.store(Purpose::Commit { upto }, StoreOp::Commit);
+    }
+
+    /// What the store refused is given to it once more now: later there is nobody to do so.
+    pub fn retry_now(&mut self, now: Mono) {
+        self.retry_at = self.retry_at.map(|at| at.min(now));
+    }
+
+    /// Whether the store has said of all that it was given what came of it, and none of it is to be tried again at
+    /// once.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.appending == 0 && self.committing == 0 && !self.evicting
     }
 
     /// Does what is due. `renumber` gives a record that is tried again another number.
@@ -362,6 +378,7 @@ impl Outbox {
         fault: Option<&StoreFault>,
         effects: &mut Effects,
     ) {
+        self.committing = self.committing.saturating_sub(1);
         if let Some(fault) = fault {
             self.report(fault, effects);
             self.commit_at = Some(now.after(StoreFault::RETRY_AFTER));

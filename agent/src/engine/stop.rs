@@ -17,7 +17,7 @@ use super::time::{Mono, Now};
 const TELL_MAX: Duration = Duration::from_secs(2);
 /// How long the broker may take to answer the goodbye.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
-/// How long the connection may take to close.
+/// How long the connection may take to close, and the store to say what it has taken.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// A stop under way.
@@ -34,7 +34,7 @@ enum Stage {
     Tell,
     /// The goodbye is on its way.
     Goodbye,
-    /// The connection is closing.
+    /// The connection is closing, and the store is to say what it has taken: the rest is counted.
     Close,
     /// The machine was told to go down.
     Reboot,
@@ -94,6 +94,7 @@ impl Engine {
         // The store may refuse it again, and then the machine stay up.
         self.beginning = Some(left).filter(|left| !left.is_empty());
         self.outbox.store_held(now.mono, &mut self.effects);
+        self.outbox.retry_now(now.mono);
         self.outbox.commit(&mut self.effects);
         self.session.flow.publish_due(&self.outbox);
         self.session.say_attributes_now();
@@ -131,7 +132,8 @@ impl Engine {
                 enter(&mut stopping, Stage::Close);
             }
         }
-        if stopping.stage == Stage::Close && (self.link.is_idle() || stopping.is_overdue(now.mono)) {
+        let closed = self.link.is_idle() && self.outbox.is_settled();
+        if stopping.stage == Stage::Close && (closed || stopping.is_overdue(now.mono)) {
             self.outbox.count_refused();
             self.save_dropped();
             // The runtime lets the store finish what is queued before it ends.

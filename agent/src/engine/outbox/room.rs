@@ -44,7 +44,7 @@ impl Outbox {
             return;
         };
         // There is room now: what waits for it needn't wait longer.
-        self.retry_at = self.retry_at.map(|at| at.min(now));
+        self.retry_now(now);
         let not_lost = self.lane(class).evicted(&(first..=last));
         self.losses.name(class, first..=last, not_lost.seqs);
         let gone = records.saturating_sub(not_lost.spared + not_lost.arrived);

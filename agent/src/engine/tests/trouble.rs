@@ -454,6 +454,25 @@ fn what_only_memory_holds_at_the_end_is_counted_as_dropped() {
 }
 
 #[test]
+fn what_the_store_refused_is_given_to_it_once_more_at_the_end() {
+    for fault in [StoreFault::Busy, full()] {
+        let mut world = World::new();
+        world.advance(5 * SECOND);
+        world.cut();
+        world.refuse(|op| matches!(op, StoreOp::Append { .. }), fault.clone());
+        world.advance(3 * SECOND);
+        let (held, stored) = (world.engine.outbox.volatile(), world.stored(Class::Telemetry).len());
+        assert!(held > 0, "{fault}");
+        world.refuse_nothing();
+        world.input(Input::Stop { reason: StopReason::Stopped });
+        world.advance(2 * SECOND);
+        assert!(world.exited, "{fault}");
+        assert_eq!(world.engine.dropped().get("store_failed"), None, "{fault}");
+        assert!(world.stored(Class::Telemetry).len() >= stored + held, "{fault}: {held} were held");
+    }
+}
+
+#[test]
 fn a_broker_that_hangs_up_over_presence_and_attributes_gets_all_else_and_these_again_after_a_while() {
     let mut world = World::new();
     world.advance(SECOND);
