@@ -352,7 +352,7 @@ impl Engine {
         self.quarantine_changed(now, id, &outcome);
         self.tell_attachment(now, id, &mut outcome);
         if self.snapshots.remove(&id).is_some() {
-            return;
+            return self.forget_quarantine();
         }
         let was_trials = self.trial_ended(now, id, &outcome);
         if outcome.status == ActStatus::Succeeded && outcome.reason.as_deref() == Some(Reason::NeedsReboot.word()) {

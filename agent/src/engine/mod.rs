@@ -160,6 +160,8 @@ pub struct Engine {
     releases: Releases,
     /// Snapshots that nobody ordered, under way, and on whose account.
     snapshots: BTreeMap<EffectId, String>,
+    /// What is told with a change of the state and stands there, too: in which logs, under which numbers, by its key.
+    telling: BTreeMap<String, Vec<(Class, u64)>>,
     power: Power,
     /// Keys of the configuration that was loaded last, and which only a restart takes over.
     needs_restart: Vec<Box<str>>,
@@ -433,6 +435,7 @@ impl Engine {
                 self.outbox.committed(now.mono, upto, fault.as_ref(), &mut self.effects);
                 self.commands.results_safe(|seq| self.outbox.is_safe(Class::Results, seq));
                 self.session.flow.committed(&self.outbox);
+                self.forget_quarantine();
             }
             Purpose::ThinRead => self.outbox.thin_page(now.mono, result, &mut self.effects),
             Purpose::ThinAppend { seq } => {

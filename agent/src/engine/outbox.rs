@@ -596,6 +596,12 @@ impl Outbox {
         class.of(&self.lanes).is_safe(seq)
     }
 
+    /// The same, also of what came no further than to the broker.
+    #[must_use]
+    pub fn is_told(&self, class: Class, seq: u64) -> bool {
+        class.of(&self.lanes).is_told(seq)
+    }
+
     /// Whether something of a class is yet to be sent for the first time on this connection.
     #[must_use]
     pub fn has_unsent(&self, class: Class) -> bool {

@@ -126,6 +126,10 @@ pub struct Told {
     /// The event, with its time.
     #[n(1)]
     pub record: Record,
+    /// How many starts have told it again.
+    #[n(2)]
+    #[cbor(default)]
+    pub again: u8,
 }
 
 impl Told {

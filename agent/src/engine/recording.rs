@@ -2,15 +2,21 @@
 //! up; and what goes with a change of other state, which goes before it, as that of alarms does, in `alarms`. Sends
 //! nothing.
 
+use std::collections::BTreeMap;
+
 use super::effects::Purpose;
 use super::io::{LogRange, Own, Trigger};
-use super::keyed::{TELLING_KEY, Write, write};
+use super::keyed::{QUARANTINE_KEY, TELLING_KEY, Write, write};
 use super::observation::Severity;
 use super::outbox::{Haste, Lost, Untold};
 use super::record::{Body, Class, CommandResult, Event, EventKind, Record, Sample, Told};
 use super::start::State;
 use super::time::Now;
 use super::{Engine, quarantine};
+
+/// What was told with a change of the state is told again at so many starts, where the log takes it at none: each of
+/// them may have sent it from memory. So is a snapshot taken that the agent does not outlive.
+const AGAIN_MAX: u8 = 3;
 
 impl Engine {
     /// Puts an event into the outbox.
@@ -44,37 +50,73 @@ impl Engine {
         }
         let at = self.timeline.stamp(now.mono);
         let records = events.into_iter().map(|event| Record { at, body: Body::Event(event) });
+        let told = records.map(|record| Told { seq: self.seqs.next(), record, again: 0 }).collect();
         let key = format!("{TELLING_KEY}{}", entry.0);
-        self.tell_all(now, key, vec![entry], records.collect());
+        self.tell_all(now, key, vec![entry], Vec::new(), told);
     }
 
-    fn tell_all(&mut self, now: Now, key: String, mut entries: Vec<Write>, records: Vec<Record>) {
-        let told = records.into_iter().map(|record| Told { seq: self.seqs.next(), record });
-        let told: Vec<Told> = told.collect();
-        entries.push(write(key, &told));
+    /// `kept`: what was told by an earlier run, and stays with that.
+    fn tell_all(&mut self, now: Now, key: String, mut entries: Vec<Write>, kept: Vec<Told>, told: Vec<Told>) {
+        let all = [kept, told.clone()].concat();
+        entries.push(write(&*key, &all));
+        self.telling.remove(&key);
+        entries.extend(self.forget_told());
+        self.telling.insert(key, all.iter().map(|told| (told.record.class(), told.seq)).collect());
         self.effects.put(Purpose::Note, entries);
-        for Told { seq, record } in &told {
+        for Told { seq, record, .. } in &told {
             self.append_as(now, *seq, record);
         }
         self.outbox.commit(&mut self.effects);
     }
 
-    /// Tells again what the log never came to when the run before told it, with the snapshot of a quarantine that was
-    /// entered. What it came to is forgotten, with what can't be read.
+    /// What is told, and needn't stand in the state any longer: to be written with what is written anyway. Of a
+    /// quarantine that was entered a snapshot is due, too.
+    pub(super) fn forget_told(&mut self) -> Vec<Write> {
+        let told = std::mem::take(&mut self.telling);
+        let (over, telling): (BTreeMap<_, _>, _) = told.into_iter().partition(|(key, told)| self.is_told(key, told));
+        self.telling = telling;
+        over.into_keys().map(|key| (key, None)).collect()
+    }
+
+    /// The same at once where it is the change of a quarantine, and its snapshot has come to an end: a start after this
+    /// takes none.
+    pub(super) fn forget_quarantine(&mut self) {
+        if self.telling.iter().any(|(key, told)| is_of_quarantine(key) && self.is_told(key, told)) {
+            let entries = self.forget_told();
+            self.effects.put(Purpose::Note, entries);
+        }
+    }
+
+    fn is_told(&self, key: &str, told: &[(Class, u64)]) -> bool {
+        let owes_snapshot = is_of_quarantine(key) && !self.snapshots.is_empty();
+        !owes_snapshot && told.iter().all(|(class, seq)| self.outbox.is_told(*class, *seq))
+    }
+
+    /// Tells again what the log never came to when the run before told it, and takes the snapshot of a quarantine that
+    /// was entered. What it came to is forgotten, with what can't be read, and what was tried so often already.
     pub(super) fn tell_again(&mut self, now: Now, state: &State<'_>, logs: &[LogRange; Class::COUNT]) {
         let mut done = Vec::new();
         for (key, value) in state.entries.iter().filter(|(key, _)| key.starts_with(TELLING_KEY)) {
             let told = minicbor::decode::<Vec<Told>>(value).unwrap_or_default();
-            let is_lost = |told: &Told| !told.arrived(told.record.class().of(logs).last);
-            let lost: Vec<Record> = told.into_iter().filter(is_lost).map(|told| told.record).collect();
-            if lost.is_empty() {
+            let (arrived, lost): (Vec<Told>, Vec<Told>) =
+                told.into_iter().partition(|told| told.arrived(told.record.class().of(logs).last));
+            let is_inside = self.quarantine.level().is_some();
+            let owes_snapshot = |told: &Told| is_inside && quarantine::is_entered(&told.record.body);
+            let again = |told: Told| (told.again < AGAIN_MAX).then(|| Told { again: told.again + 1, ..told });
+            let was_lost = lost.len();
+            let kept: Vec<Told> = arrived.into_iter().filter(owes_snapshot).filter_map(again).collect();
+            let mut lost: Vec<Told> = lost.into_iter().filter_map(again).collect();
+            self.outbox.count_dropped("store_failed", (was_lost - lost.len()) as u64);
+            if kept.is_empty() && lost.is_empty() {
                 done.push(((*key).to_owned(), None));
                 continue;
             }
-            let is_entered = lost.iter().any(|record| quarantine::is_entered(&record.body));
-            self.tell_all(now, (*key).to_owned(), Vec::new(), lost);
-            if is_entered && self.quarantine.level().is_some() {
-                self.take_snapshot(now, Trigger::Own(Own::Quarantine), self.quarantine.by().to_owned());
+            lost.iter_mut().for_each(|told| told.seq = self.seqs.next());
+            let is_due = kept.iter().chain(&lost).any(owes_snapshot);
+            self.tell_all(now, (*key).to_owned(), Vec::new(), kept, lost);
+            if is_due {
+                let because = format!("{}: late, by the next start of the agent", self.quarantine.by());
+                self.take_snapshot(now, Trigger::Own(Own::Quarantine), because);
             }
         }
         if !done.is_empty() {
@@ -142,4 +184,8 @@ impl Engine {
         }
         self.last_sample = Some((seq, record));
     }
+}
+
+fn is_of_quarantine(key: &str) -> bool {
+    key.strip_prefix(TELLING_KEY) == Some(QUARANTINE_KEY)
 }

@@ -12,6 +12,7 @@ impl Engine {
     pub(super) fn save_timeline(&mut self, saved: &Saved) {
         let mut entries = self.timeline_entries(saved);
         entries.extend(self.commands.date_budgets(&self.timeline));
+        entries.extend(self.forget_told());
         self.effects.put(Purpose::Note, entries);
         if let Some(set_back) = saved.set_back {
             let s = set_back.as_secs();

@@ -202,6 +202,7 @@ impl Engine {
             quarantine,
             releases,
             snapshots: BTreeMap::new(),
+            telling: BTreeMap::new(),
             power: Power::default(),
             needs_restart: Vec::new(),
             inhibited: None,

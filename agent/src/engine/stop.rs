@@ -90,6 +90,7 @@ impl Engine {
         entries.extend(left.iter().cloned());
         let saved = self.timeline.save();
         entries.extend(self.timeline_entries(&saved));
+        entries.extend(self.forget_told());
         self.effects.put(Purpose::RunMark, entries);
         // The store may refuse it again, and then the machine stay up.
         self.beginning = Some(left).filter(|left| !left.is_empty());

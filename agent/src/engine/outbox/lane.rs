@@ -222,6 +222,12 @@ impl Lane {
         seq <= self.committed && !self.volatile.contains_key(&seq)
     }
 
+    /// The same, also of what the store may never have had.
+    pub(super) fn is_told(&self, seq: u64) -> bool {
+        let is_done = seq <= self.committed.max(self.done) || self.ahead.has_passed(seq);
+        is_done && !self.volatile.contains_key(&seq)
+    }
+
     // Reading ahead.
 
     pub(super) fn has_unread(&self) -> bool {

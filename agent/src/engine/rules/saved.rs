@@ -12,7 +12,7 @@ use crate::engine::record::{Body, Event, Field, Record, Stamp, Told};
 /// What is to be stored when an alarm's event goes out under this number.
 #[must_use]
 pub fn entry(rule: &str, seq: u64, record: &Record) -> (String, Bytes) {
-    let told = Told { seq, record: record.clone() };
+    let told = Told { seq, record: record.clone(), again: 0 };
     (format!("{ALARM_KEY}{rule}"), encode(&told))
 }
 

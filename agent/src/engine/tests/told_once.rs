@@ -1,6 +1,7 @@
 //! What is told with a change of the state is told once, wherever a crash comes between the two.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,8 +9,9 @@ use serde_json::json;
 use super::healing::{memory, up_for_long};
 use super::world::{World, config_with};
 use crate::config::QuarantineLevel;
-use crate::engine::io::Act;
+use crate::engine::io::{Act, Input, StopReason, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
+use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -76,10 +78,7 @@ fn a_step_has_one_end_and_a_ladder_too_wherever_the_agent_is_killed() {
 
 #[test]
 fn a_quarantine_that_is_in_force_is_told_once_as_entered_wherever_the_agent_is_killed() {
-    // From when it is told for good until its snapshot is begun.
-    const EFFECTS_BETWEEN: usize = 3;
     for by_rule in [false, true] {
-        let mut without_snapshot = Vec::new();
         for effects in 1..EFFECTS {
             let mut world = climbing(r#"{ do = "quarantine", level = "observe", settle = "4s" }"#);
             if by_rule {
@@ -92,15 +91,58 @@ fn a_quarantine_that_is_in_force_is_told_once_as_entered_wherever_the_agent_is_k
             let told = told(&world, "quarantine_entered");
             let is_in_force = world.acted.iter().any(|act| matches!(act, Act::Quarantine { .. } | Act::Refresh { .. }));
             assert_eq!(told.len(), usize::from(is_in_force), "by_rule {by_rule}, after {effects} effects: {told:?}");
-            if world.acted.contains(&Act::CollectDiagnostics) != is_in_force {
-                without_snapshot.push(effects);
-            }
+            let snapshots = |world: &World| world.acted.iter().filter(|act| **act == Act::CollectDiagnostics).count();
+            assert_eq!(snapshots(&world) > 0, is_in_force, "by_rule {by_rule}, after {effects} effects: no snapshot");
             if !crashed {
                 assert!(effects > 30, "by_rule {by_rule}: {effects}");
-                assert!(without_snapshot.len() <= EFFECTS_BETWEEN, "by_rule {by_rule}: {without_snapshot:?}");
-                assert!(!without_snapshot.contains(&effects), "by_rule {by_rule}: nobody was killed");
+                let before = snapshots(&world);
+                world.in_force = Some(QuarantineLevel::Observe);
+                world.crash();
+                world.advance(MINUTE);
+                assert_eq!(snapshots(&world), before, "by_rule {by_rule}: there was one");
                 break;
             }
         }
     }
+}
+
+#[test]
+fn what_the_log_takes_at_no_start_is_told_again_at_some_of_them_and_then_counted() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Results, .. }), StoreFault::Busy);
+    world.withhold_acks = true;
+    world.command("q-1", "quarantine", json!({"level": "observe"}), 1);
+    world.advance(MINUTE);
+    let told = |world: &World| -> BTreeSet<u64> {
+        let entered = world.got.iter().filter(|got| got.body["name"] == "quarantine_entered");
+        entered.filter_map(|got| got.body["seq"].as_u64()).collect()
+    };
+    let counted = |world: &World| world.engine.dropped().get("store_failed").copied().unwrap_or(0);
+    for _ in 0..6 {
+        assert_eq!(counted(&world), 0, "{:?}", told(&world));
+        world.in_force = Some(QuarantineLevel::Observe);
+        world.crash();
+        world.advance(MINUTE);
+        if counted(&world) > 0 {
+            break;
+        }
+    }
+    assert_eq!((told(&world).len(), counted(&world)), (4, 1));
+}
+
+#[test]
+fn what_the_log_refused_and_the_broker_has_is_not_told_again_after_a_stop() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Results, .. }), StoreFault::Busy);
+    world.command("q-1", "quarantine", json!({"level": "observe"}), 1);
+    world.advance(MINUTE);
+    world.input(Input::Stop { reason: StopReason::Stopped });
+    world.advance(10 * SECOND);
+    assert!(world.exited);
+    world.in_force = Some(QuarantineLevel::Observe);
+    world.crash();
+    world.advance(MINUTE);
+    assert_eq!(told(&world, "quarantine_entered").len(), 1);
 }
