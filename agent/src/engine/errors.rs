@@ -8,7 +8,7 @@ use super::Engine;
 use super::effects::Purpose;
 use super::keyed::{CURSOR_KEY, OPEN_KEY};
 use super::observation::ErrorBatch;
-use super::time::Now;
+use super::time::{Mono, Now};
 
 /// Counts of error clusters told at a time, and completions that may be outstanding when the next are: the queue to the
 /// store holds some four times as many, and hundreds of buckets can end at once.
@@ -18,7 +18,8 @@ const COUNTS_AT_ONCE: usize = 64;
 #[derive(Debug)]
 pub(super) struct Cursor {
     at: Option<String>,
-    saved: bool,
+    /// Since when the store does not have it as it is.
+    unsaved_since: Option<Mono>,
     /// What was saved with it as counted and not told.
     open: Option<Bytes>,
 }
@@ -26,12 +27,12 @@ pub(super) struct Cursor {
 impl Cursor {
     /// What the store holds of it.
     pub(super) const fn kept(at: Option<String>, open: Option<Bytes>) -> Self {
-        Self { at, saved: true, open }
+        Self { at, unsaved_since: None, open }
     }
 
     /// The store may not have it as it is.
     pub(super) fn save_again(&mut self) {
-        self.saved = false;
+        self.unsaved_since = Some(Mono(0));
         // Unlike anything that there is to save.
         self.open = Some(Bytes::new());
     }
@@ -57,7 +58,7 @@ impl Engine {
             self.cursor.at = Some(cursor.clone());
         }
         // Also where there is none: what an application has said can't be read again.
-        self.cursor.saved = false;
+        self.cursor.unsaved_since.get_or_insert(now.mono);
         let stamp = self.timeline.stamp(now.mono);
         let events = self.incidents.take(stamp, batch);
         if !events.is_empty() {
@@ -82,7 +83,7 @@ impl Engine {
         let events = self.incidents.poll(now.mono, COUNTS_AT_ONCE);
         if !events.is_empty() {
             self.record_events(now, events);
-            self.cursor.saved = false;
+            self.cursor.unsaved_since = Some(now.mono);
             self.save_cursor();
         }
     }
@@ -91,11 +92,21 @@ impl Engine {
         self.effects.pending() <= COUNTS_AT_ONCE
     }
 
+    /// Saves it at the end of an interval, unless the count of a bucket will have done so when it has been unsaved for
+    /// as long as one: a gateway with an error that goes on would wear its flash for both each minute.
+    pub(super) fn save_cursor_in_time(&mut self, now: Now) {
+        let interval = self.config.telemetry.report_interval;
+        let due = self.cursor.unsaved_since.map(|since| since.after(interval));
+        let is_told_by = |due| self.incidents.deadline().is_some_and(|told| told <= due);
+        if due.is_some_and(|due| due < now.mono || !is_told_by(due)) {
+            self.save_cursor();
+        }
+    }
+
     pub(super) fn save_cursor(&mut self) {
-        if self.cursor.saved {
+        if self.cursor.unsaved_since.take().is_none() {
             return;
         }
-        self.cursor.saved = true;
         let bytes = |text: &String| Bytes::copy_from_slice(text.as_bytes());
         let at = self.cursor.at.as_ref().map(bytes);
         // Where errors are not collected it is deleted, also where the store refused that once.

@@ -31,6 +31,7 @@ impl Engine {
     /// Closes the interval, judges its counts, and stores its sample.
     pub(super) fn report(&mut self, now: Now) {
         let sample = self.close_interval(now);
+        self.save_cursor_in_time(now);
         self.judge(now, Round::Reported(&sample));
         let learned = self.rules.learned_due(now.mono);
         self.save_learned(learned);
@@ -53,7 +54,6 @@ impl Engine {
             self.save_timeline(&saved);
             self.note_healing_again();
         }
-        self.save_cursor();
         self.save_alarms();
         self.vitals.report(now.mono)
     }

@@ -77,6 +77,7 @@ impl Engine {
         }
         // Not judged: the counts of an interval that was cut short clear no alarm.
         let sample = self.close_interval(now);
+        self.save_cursor();
         self.store_sample(now, sample);
         let learned = self.rules.learned(now.mono);
         self.save_learned(learned);

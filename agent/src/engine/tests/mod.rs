@@ -30,4 +30,5 @@ mod told_once;
 mod too_large;
 mod trial;
 mod trouble;
+mod wear;
 mod world;
