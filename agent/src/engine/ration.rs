@@ -5,11 +5,15 @@ use std::time::Duration;
 use super::time::Mono;
 use crate::config::BrokerLimits;
 
-/// AWS IoT Core takes 100 publishes a second on a connection. A tenth less, with a tenth of a second's worth at once:
-/// then no second has more.
-const AWS_PUBLISHES_PER_S: u32 = 90;
-/// It takes 512 KiB a second, both ways together.
-const AWS_BYTES_PER_S: u32 = 450 * 1024;
+// AWS IoT Core counts what reaches it, a second at a time. That is what a bucket gives in a second, what it had saved
+// up (a tenth of a second's worth), the packet that was let through whole, and what the gateway or the link held up
+// before: there is room for another tenth of a second of that.
+
+/// It takes 100 publishes a second on a connection: 80 + 8 + 1, and 8 that were late.
+const AWS_PUBLISHES_PER_S: u32 = 80;
+/// It takes 512 KiB a second, both ways together: 320 + 32 + the longest packet of 128, and 32 that were late. A
+/// message of samples has 16, so that with a backlog the room is near half a second.
+const AWS_BYTES_PER_S: u32 = 320 * 1024;
 /// Its largest packet.
 const AWS_PACKET_MAX: usize = 128 * 1024;
 /// And how many publishes it lets be under way.
@@ -126,18 +130,20 @@ pub(super) const fn known_bounds(limits: BrokerLimits) -> (usize, u16) {
 mod tests {
     use super::*;
 
-    /// The most that went out in any second of a minute in which as much as possible was sent.
-    fn busiest_second(mut sent: impl FnMut(Mono) -> usize) -> usize {
-        let times: Vec<(u64, usize)> = (0..60_000).map(|ms| (ms, sent(Mono(ms)))).collect();
-        let windows = times.windows(1_000).map(|window| window.iter().map(|(_, amount)| amount).sum());
-        windows.max().unwrap_or(0)
+    /// The most that comes in any second of a minute in which as much as possible is sent, and what was sent in the
+    /// `late_ms` before it comes in it, too.
+    fn busiest_second(late_ms: usize, mut sent: impl FnMut(Mono) -> usize) -> usize {
+        let sent: Vec<usize> = (0..60_000).map(|ms| sent(Mono(ms))).collect();
+        sent.windows(1_000 + late_ms).map(|window| window.iter().sum()).max().unwrap_or(0)
     }
 
     #[test]
-    fn no_second_has_more_publishes_or_bytes_than_aws_takes() {
-        for (len, publishes, bytes) in [(1, 100, 100), (16 * 1024, 100, 512 * 1024)] {
+    fn no_second_has_more_publishes_or_bytes_than_aws_takes_also_where_what_went_before_is_late() {
+        const LATE_MS: usize = 100;
+        let packets = [(1, 100, 100), (16 * 1024, 100, 512 * 1024), (AWS_PACKET_MAX, 100, 512 * 1024)];
+        for (len, publishes, bytes) in packets {
             let mut allowance = Allowance::new(BrokerLimits::AwsIot, Mono(0)).unwrap();
-            let busiest = busiest_second(|now| {
+            let busiest = busiest_second(LATE_MS, |now| {
                 let mut count = 0;
                 while allowance.is_open(now) {
                     allowance.spend(len);

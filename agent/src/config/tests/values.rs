@@ -141,6 +141,35 @@ fn what_contradicts_another_key_is_refused() {
 }
 
 #[test]
+fn what_aws_would_refuse_or_cut_is_refused_where_its_limits_are_kept_to() {
+    let with = |more: &str| format!("[mqtt]\nurl = \"mqtts://a\"\nlimits = \"aws-iot\"\n{more}");
+    let groups = |count: usize| {
+        let names: Vec<String> = (0..count).map(|number| format!("\"g{number}\"")).collect();
+        with(&format!("[device]\ngroups = [{}]\n", names.join(",")))
+    };
+    let keep_alive = |time: &str| with(&format!("keep_alive = \"{time}\"\n"));
+    let cases = [
+        (keep_alive("29s"), "4: mqtt.keep_alive: is not within AWS IoT's 30s to 20m (mqtt.limits)"),
+        (keep_alive("1201s"), "4: mqtt.keep_alive: is not within AWS IoT's 30s to 20m (mqtt.limits)"),
+        (
+            with("[mqtt.reconnect]\nmin = \"999ms\"\n"),
+            "3: mqtt.limits: allows one CONNECT a second for a client id: mqtt.reconnect.min must be 1s or more",
+        ),
+        (groups(50), "3: mqtt.limits: allows 50 subscriptions: device.groups makes 51"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(error(&text), expected);
+        config(&text.replace("limits = \"aws-iot\"\n", ""));
+    }
+    for text in [keep_alive("30s"), keep_alive("20m"), with("[mqtt.reconnect]\nmin = \"1s\"\n"), groups(49)] {
+        config(&text);
+    }
+    let plain =
+        load_texts(&[&with("").replace("mqtts", "mqtt")]).unwrap_or_else(|errors| panic!("{}", listed(&errors)));
+    assert!(plain.warnings.iter().any(|warning| warning.key == "mqtt.url"), "{}", listed(&plain.warnings));
+}
+
+#[test]
 fn topics_are_held_to_seven_levels_and_256_bytes() {
     let with = |prefix: &str, group: &str| {
         format!("[device]\ngroups = [{group:?}]\n[mqtt]\nurl = \"mqtt://a\"\ntopic_prefix = {prefix:?}\n")
