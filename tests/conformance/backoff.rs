@@ -1,11 +1,13 @@
 //! Tries to connect come with full jitter and exponential growth, whatever is wrong, and the agent is back when it
 //! isn't.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::broker::{Broker, Case, Conn};
+use super::broker::{Case, Conn};
 use super::common::broker::free_port;
-use super::common::{Gateway, SOON};
+use super::common::process::Process;
+use super::common::{Gateway, SOON, tool};
 use super::packet::{self, Packet};
 
 /// The first ceiling: `mqtt.reconnect.min` of these gateways.
@@ -14,6 +16,8 @@ const FIRST: Duration = Duration::from_millis(200);
 const LAST: Duration = Duration::from_secs(10);
 /// Waits that are looked at: their ceilings are 0.2, 0.4, 0.8, 1.6, 3.2 and 6.4 s.
 const GAPS: usize = 6;
+/// Until all of them are over.
+const GAPS_BOUND: Duration = Duration::from_secs(120);
 /// Gateways that are looked at together: full jitter lets one alone draw anything.
 const GATEWAYS: usize = 8;
 /// The last two ceilings are sixteen times the first two. With linear growth it would be less than four.
@@ -23,20 +27,25 @@ const SLACK: Duration = Duration::from_secs(5);
 
 /// Lets each of some gateways fail as `fail` wants, and judges how long it waits before it tries again.
 fn assert_backs_off(case: &Case, version: &str, fail: impl Fn(usize, Conn) + Sync) {
-    let run = |number: usize| {
+    judge(|number| {
         let broker = case.broker();
-        let _agent = gateway(number, &broker, version).start();
-        (0..GAPS).fold((Vec::new(), broker.accept()), |(mut gaps, conn), _| {
+        let _agent = gateway(number, &broker.url(), version).start();
+        let (gaps, _) = (0..GAPS).fold((Vec::new(), broker.accept()), |(mut gaps, conn), _| {
             fail(number, conn);
             let failed = Instant::now();
             let next = broker.accept_within(LAST + SOON);
             gaps.push(next.accepted.saturating_duration_since(failed));
             (gaps, next)
-        })
-    };
+        });
+        gaps
+    });
+}
+
+/// Judges how long each of some gateways waits between its tries, by what `gaps` says of it.
+fn judge(gaps: impl Fn(usize) -> Vec<Duration> + Sync) {
     let gaps: Vec<Vec<Duration>> = std::thread::scope(|scope| {
-        let run = &run;
-        let gateways: Vec<_> = (0..GATEWAYS).map(|number| scope.spawn(move || run(number).0)).collect();
+        let gaps = &gaps;
+        let gateways: Vec<_> = (0..GATEWAYS).map(|number| scope.spawn(move || gaps(number))).collect();
         gateways.into_iter().map(|gateway| gateway.join().unwrap()).collect()
     });
     for gaps in &gaps {
@@ -51,12 +60,39 @@ fn assert_backs_off(case: &Case, version: &str, fail: impl Fn(usize, Conn) + Syn
     assert!(shortest < 0.8 * longest, "no full jitter, {shortest} to {longest}: {gaps:#?}");
 }
 
-fn gateway(number: usize, broker: &Broker, version: &str) -> Gateway {
-    Gateway::new(&format!("gw-{number}"), &broker.url()).with(&format!(
+fn gateway(number: usize, url: &str, version: &str) -> Gateway {
+    Gateway::new(&format!("gw-{number}"), url).with(&format!(
         "[mqtt]\nversion = \"{version}\"\n[mqtt.reconnect]\nmin = \"{}ms\"\nmax = \"{}s\"\nstable_after = \"1h\"",
         FIRST.as_millis(),
         LAST.as_secs()
     ))
+}
+
+#[test]
+fn where_nobody_listens_it_is_tried_again_with_jitter_and_growth() {
+    let _case = Case::new("MQTT connect exponential backoff retries: connection refused");
+    judge(|number| {
+        let port = free_port();
+        let gateway = gateway(number, &format!("mqtt://127.0.0.1:{port}"), "auto");
+        let run = gateway.command("run");
+        // Nobody is there to see it come, so the kernel is asked. With -D it is the agent that is started, and ended.
+        let mut traced = tool("strace");
+        traced.args(["-D", "-f", "-qq", "-ttt", "-e", "trace=connect", "-e", "signal=none"]);
+        traced.arg(run.get_program()).args(run.get_args()).stdout(Stdio::null());
+        let agent = Process::start("strace", &mut traced);
+        let to = format!("htons({port})");
+        let tries = agent.log.wait_long(GAPS_BOUND, "tries to connect", |lines| {
+            let tries: Vec<f64> =
+                lines.iter().filter(|line| line.contains(&to)).filter_map(|line| time_of(line)).collect();
+            (tries.len() > GAPS).then_some(tries)
+        });
+        tries.windows(2).map(|pair| Duration::from_secs_f64(pair[1] - pair[0])).take(GAPS).collect()
+    });
+}
+
+/// When a call was made, in strace's words.
+fn time_of(line: &str) -> Option<f64> {
+    line.split_once(" connect(")?.0.split_whitespace().last()?.parse().ok()
 }
 
 #[test]

@@ -13,11 +13,13 @@
     reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
 )]
 
+mod aws;
 mod backoff;
 mod broker;
 #[path = "../common/mod.rs"]
 mod common;
 mod connecting;
 mod packet;
+mod poison;
 mod publishing;
 mod subscribing;

@@ -15,11 +15,11 @@ const UNACKED_BOUND: Duration = Duration::from_secs(120);
 /// How long is looked for what must not come.
 const WATCHED: Duration = Duration::from_secs(4);
 /// AWS IoT Core: slashes in a topic, and its bytes.
-const SLASHES_MAX: usize = 7;
-const TOPIC_MAX: usize = 256;
+pub const SLASHES_MAX: usize = 7;
+pub const TOPIC_MAX: usize = 256;
 
 /// The numbers of the records in a message.
-fn seqs(publish: &Publish) -> Vec<u64> {
+pub fn seqs(publish: &Publish) -> Vec<u64> {
     let body = publish.json();
     match body["samples"].as_array() {
         Some(samples) => samples.iter().map(|sample| sample["seq"].as_u64().unwrap()).collect(),
@@ -27,7 +27,7 @@ fn seqs(publish: &Publish) -> Vec<u64> {
     }
 }
 
-fn is_record(publish: &Publish) -> bool {
+pub fn is_record(publish: &Publish) -> bool {
     matches!(publish.leaf(), "telemetry" | "events" | "results")
 }
 
