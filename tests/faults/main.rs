@@ -12,15 +12,17 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod loss;
 mod proxy;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use common::backlog::fill;
-use common::{Chance, Gateway, Message, PREFIX, World};
+use common::{Agent, Chance, Gateway, Message, PREFIX, World};
 use proxy::{Fault, Proxy};
 
 /// Samples that wait in the store when the agent starts.
@@ -58,43 +60,30 @@ fn ten_thousand_records_get_through_every_fault_of_the_link_with_mqtt_311() {
 fn all_get_through(version: &str) {
     let world = World::new();
     let proxy = Proxy::start(world.broker.port(), Chance::of_this_run("ten_thousand"));
-    let (gateway, stored) = cut_off(&world, version);
+    let gateway = cut_off(&world, version);
+    let stored = fill(&gateway.store(), RECORDS);
     let order = |number| world.order(DEVICE, "run", json!({"runbook": "act", "args": [format!("{number}")]}));
     let orders: Vec<String> = (0..ORDERS).map(order).collect();
 
-    let began = Instant::now();
     let gateway = gateway.with(&format!("[mqtt]\nurl = \"{}\"", proxy.url()));
     let agent = gateway.start();
-    let came = world.fleet.wait_for_records(BOUND, &stored);
-    let again: usize = came.values().map(|count| count - 1).sum();
-    let (connections, ends) = (proxy.connections(), proxy.ends());
-    let messages = world.fleet.so_far();
-    let (rewinds, most_in_message) = (rewinds(&messages), most_in_message(&messages));
-    let worst = rewinds.iter().max().copied().unwrap_or(0);
-    println!(
-        "MQTT {version}: {RECORDS} stored and none is missing after {:.1?}; {connections} connections, {ends:?}; {again} \
-         came again, at most {worst} after one cut, up to {most_in_message} in a message",
-        began.elapsed()
-    );
-
-    let window = WINDOW * most_in_message;
+    let came = Came::wait_for(&world, &stored);
+    let ends = proxy.ends();
+    println!("MQTT {version}: {came}; {ends:?}");
+    came.assert_no_more_again_than_the_window(proxy.connections());
     assert!(ends.len() == Fault::ALL.len(), "not every fault was met: {ends:?}");
-    assert!(rewinds.len() as u64 <= connections, "{} times back, {connections} connections", rewinds.len());
-    assert!(worst <= window, "{worst} came again after one cut, the window is {window} records: {rewinds:?}");
     assert_each_acted_once(&world, &gateway, &orders);
-    let errors: Vec<String> = agent.log().so_far().into_iter().filter(|line| line.contains("ERROR ")).collect();
-    assert!(errors.is_empty(), "{errors:#?}");
+    assert_no_error(&agent);
 }
 
-/// A gateway that the broker knows, and that has stored a week's samples since; their numbers.
-fn cut_off(world: &World, version: &str) -> (Gateway, BTreeSet<u64>) {
+/// A gateway that the broker knows, and that is off.
+fn cut_off(world: &World, version: &str) -> Gateway {
     let gateway = world.gateway(DEVICE).with(EAGER).with(&format!("[mqtt]\nversion = \"{version}\""));
     gateway.runbook("act", &format!("echo $1 >> {}", gateway.file("acted").display()));
     // It asks for its commands before it says that it is there.
     let agent = world.online(&gateway);
     assert_eq!(agent.sigterm(), Some(0));
-    let stored = fill(&gateway.store(), RECORDS);
-    (gateway, stored)
+    gateway
 }
 
 fn assert_each_acted_once(world: &World, gateway: &Gateway, orders: &[String]) {
@@ -105,6 +94,60 @@ fn assert_each_acted_once(world: &World, gateway: &Gateway, orders: &[String]) {
     let mut acted: Vec<usize> = acted.lines().map(|number| number.parse().unwrap()).collect();
     acted.sort_unstable();
     assert_eq!(acted, (0..orders.len()).collect::<Vec<_>>(), "each command takes effect once");
+}
+
+fn assert_no_error(agent: &Agent) {
+    let errors: Vec<String> = agent.log().so_far().into_iter().filter(|line| line.contains("ERROR ")).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+}
+
+/// How what was stored has come.
+struct Came {
+    stored: usize,
+    took: Duration,
+    /// Those that came once more than they should have.
+    again: usize,
+    rewinds: Vec<usize>,
+    most_in_message: usize,
+}
+
+impl Came {
+    /// Waits until all of it has.
+    fn wait_for(world: &World, stored: &BTreeSet<u64>) -> Self {
+        let began = Instant::now();
+        let came = world.fleet.wait_for_records(BOUND, stored);
+        let messages = world.fleet.so_far();
+        Self {
+            stored: stored.len(),
+            took: began.elapsed(),
+            again: came.values().map(|count| count - 1).sum(),
+            rewinds: rewinds(&messages),
+            most_in_message: messages.iter().map(|message| message.records().len()).max().unwrap_or(0),
+        }
+    }
+
+    fn assert_no_more_again_than_the_window(&self, connections: u64) {
+        let rewinds = &self.rewinds;
+        assert!(rewinds.len() as u64 <= connections, "{} times back, {connections} connections", rewinds.len());
+        let (worst, window) = (self.worst(), WINDOW * self.most_in_message);
+        assert!(worst <= window, "{worst} came again after one cut, the window is {window} records: {rewinds:?}");
+    }
+
+    fn worst(&self) -> usize {
+        self.rewinds.iter().max().copied().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Came {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stored, took, again, most_in_message, .. } = self;
+        write!(
+            f,
+            "{stored} stored and none is missing after {took:.1?}; {again} came again, at most {} after one cut, up to \
+             {most_in_message} in a message",
+            self.worst()
+        )
+    }
 }
 
 /// How often the samples went back to ones that had come before, and how many came again each time. A broker passes on
@@ -125,8 +168,4 @@ fn rewinds(messages: &[Message]) -> Vec<usize> {
         }
     }
     rewinds
-}
-
-fn most_in_message(messages: &[Message]) -> usize {
-    messages.iter().map(|message| message.records().len()).max().unwrap_or(0)
 }
