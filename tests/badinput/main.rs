@@ -1,5 +1,5 @@
-//! Nonsense from the gateway's own files and from the broker, and disks that hang, cost what they touch, and nothing
-//! else.
+//! Nonsense from the gateway's own files and from the broker, and disks that hang, are full or can't be written to, cost
+//! what they touch, and nothing else.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,6 +11,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod disk;
 
 use std::time::Instant;
 

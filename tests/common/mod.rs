@@ -20,6 +20,7 @@ pub mod pki;
 pub mod process;
 pub mod relay;
 pub mod software;
+pub mod tiny_disk;
 pub mod tree;
 
 use std::os::unix::fs::symlink;
@@ -40,6 +41,7 @@ pub use operator::{Operator, unix_now};
 pub use pki::{Authority, Key, Pair};
 pub use process::tool;
 pub use software::Software;
+pub use tiny_disk::TinyDisk;
 pub use tree::Tree;
 
 /// How long anything may take that should come soon. Long, so that a busy machine fails no test.

@@ -2,46 +2,10 @@
 
 use super::*;
 
-/// A file system of a few MiB, gone when dropped.
-struct TinyDisk(TempDir);
+#[path = "../../../../tests/common/tiny_disk.rs"]
+mod tiny_disk;
 
-impl TinyDisk {
-    fn mount(mib: u64) -> Option<Self> {
-        Self::mount_with(&format!("size={mib}m"))
-    }
-
-    /// `None` is told: nobody may mount here.
-    fn mount_with(size: &str) -> Option<Self> {
-        let dir = temp();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(dir.path()).output();
-        let disk = mounted.is_ok_and(|output| output.status.success()).then_some(Self(dir));
-        if disk.is_none() {
-            eprintln!("SKIPPED: a disk to fill needs the right to mount a tmpfs");
-        }
-        disk
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn fill(&self) {
-        let mut options = OpenOptions::new();
-        let mut file = options.append(true).create(true).open(self.path().join("filler")).expect("make the filler");
-        while file.write_all(&[1; 4096]).is_ok() {}
-    }
-
-    /// Takes all inodes that are left.
-    fn fill_inodes(&self, round: u32) {
-        let _ = (0..).try_for_each(|nth| File::create(self.path().join(format!("{round}-{nth}"))).map(drop));
-    }
-}
-
-impl Drop for TinyDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
-    }
-}
+use self::tiny_disk::TinyDisk;
 
 #[test]
 fn on_a_full_disk_appends_fail_cleanly_and_trim_and_evict_give_room() {
