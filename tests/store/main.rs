@@ -12,6 +12,9 @@
     reason = "a test that can't be set up fails, and it may touch the system that the agent's engine must not"
 )]
 
+#[path = "../common/cost.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+mod cost;
 mod damage;
 mod kill;
 mod million;
