@@ -1,7 +1,8 @@
 //! Runs a program where it is to run: as a child, or as a unit of its own, by PID 1 (StartTransientUnit,
-//! org.freedesktop.systemd1(5)): the helper's sandbox keeps out of the way what a runbook is for. Same checks, same clean environment, same deadline and same
-//! output as a runbook that is run as a child; the unit ends with the helper, and is forgotten once its end is known.
-//! Where the bus is lost it goes on: that it has ended is told when it has, and how it ended can't be known.
+//! org.freedesktop.systemd1(5)): the helper's sandbox keeps out of the way what a runbook is for. Same checks, same
+//! clean environment, same deadline and same output as a runbook that is run as a child; the unit ends with the helper,
+//! and is forgotten once its end is known. Where the bus is lost it goes on: that it has ended is told when it has, and
+//! how it ended can't be known.
 
 #![expect(clippy::disallowed_methods, reason = "a runbook has a deadline")]
 

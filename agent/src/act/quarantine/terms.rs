@@ -79,8 +79,8 @@ impl Source {
     }
 
     /// Asks for all names, now: what is not found, or not in time, is left out, and is logged; and which of
-    /// `allow_hosts` that are. What is written as an address or a network goes first: no name that stands for many takes
-    /// its place.
+    /// `allow_hosts` that are. What is written as an address or a network goes first: no name that stands for many
+    /// takes its place.
     pub async fn terms(&self) -> (Terms, Vec<String>) {
         self.terms_by(addresses).await
     }
