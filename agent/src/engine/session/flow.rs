@@ -42,6 +42,8 @@ pub(in crate::engine) struct Flow {
     backlog_upto: u64,
     /// The same of events.
     events_backlog_upto: u64,
+    /// That takes more than a second: what comes meanwhile goes before it.
+    is_overtaken: bool,
     /// How the backlog of this connection goes; `None` once it is sent.
     drain: Option<Drain>,
     /// A publish tick has come: telemetry up to here goes out once it may be sent.
@@ -92,6 +94,8 @@ impl Flow {
         self.telemetry_upto = outbox.sendable(Class::Telemetry);
         self.backlog_upto = self.telemetry_upto;
         self.events_backlog_upto = outbox.sendable(Class::Events);
+        let events = *Class::Events.of(&outbox.store_stats().records);
+        self.is_overtaken = events > mqtt.drain.publishes_per_second.into();
         let waiting = self.drain_remaining(outbox);
         self.drain = (waiting > 0).then_some(Drain { of: waiting, since: now, told: now });
         self.ration = Ration::new(now, mqtt.drain.publishes_per_second);
@@ -167,7 +171,7 @@ impl Flow {
 
     /// Whether a record that is made while the connection stands goes before a backlog of its class.
     pub(in crate::engine) fn overtakes(&self, class: Class, outbox: &Outbox) -> bool {
-        matches!(class, Class::Events) && outbox.is_behind(class, self.events_backlog_upto)
+        matches!(class, Class::Events) && self.is_overtaken && outbox.is_behind(class, self.events_backlog_upto)
     }
 
     /// So many bytes are published.

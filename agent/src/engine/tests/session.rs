@@ -518,3 +518,15 @@ fn answers_that_are_late_behind_commands_cost_no_connection_unless_they_never_co
         assert!(greetings(&world) > before, "nothing comes any more: the broker is dead");
     }
 }
+
+#[test]
+fn the_events_of_a_start_come_in_the_order_in_which_they_were_made() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.crash();
+    world.advance(20 * SECOND);
+    let events = || world.got.iter().filter(|got| got.topic.ends_with("/events"));
+    let names: Vec<&str> = events().filter_map(|got| got.body["name"].as_str()).collect();
+    assert!(names.starts_with(&["started", "connected"]) && names.ends_with(&["started", "connected"]), "{names:?}");
+    assert!(events().is_sorted_by_key(|got| got.body["seq"].as_u64()), "{names:?}");
+}
