@@ -158,6 +158,64 @@ async fn rules_of_a_unit_that_had_failed_are_not_taken_away_by_stopping_it_unles
 }
 
 #[test]
+fn a_quarantine_that_would_keep_the_agent_from_the_broker_is_refused_before_anything_is_done() {
+    let world = World::new();
+    let allow = |ports: &str| {
+        world.allow(&format!(
+            "[allow]\nactions = [\"quarantine\"]\n[local]\nactions = [\"quarantine\"]\n[budget]\nquarantine = \
+             \"1/1h\"\n[quarantine]\nbroker_ports = [{ports}]\n"
+        ));
+    };
+    let helper = world.start();
+    let request = |name: &str, level: &str, port: u16| {
+        let args = if name == "refresh" { json!({"level": level, "wide": true}) } else { json!({"level": level}) };
+        let mut request = ordered_by_rule(name, &args);
+        request["terms"] = json!({"broker": [format!("192.0.2.1:{port}")], "port": port});
+        request
+    };
+    allow("1883");
+    for (name, level) in [("quarantine", "restrict"), ("quarantine", "isolate")] {
+        let end = world.refused(&helper, &request(name, level, 8883), "not_allowed");
+        let told = "the broker's port 8883 is not in quarantine.broker_ports: add it to policy.toml";
+        assert!(end["detail"].as_str().unwrap().contains(told), "{end}");
+        assert!(!world.state("quarantine.json").exists());
+    }
+    // Nothing of it was spent, and what cuts nothing off needs no port.
+    let end = world.ask(&request("quarantine", "observe", 8883));
+    assert_eq!(end["status"], "SUCCEEDED", "{end}");
+    // More was in force when root took the port away: it stays as it was.
+    world.in_quarantine("restrict", &[]);
+    let before = std::fs::read(world.state("quarantine.json")).unwrap();
+    world.refused(&helper, &request("refresh", "restrict", 8883), "not_allowed");
+    assert_eq!(std::fs::read(world.state("quarantine.json")).unwrap(), before);
+    allow("8883");
+    let end = world.ask(&request("refresh", "restrict", 8883));
+    assert_eq!(end["quarantine"], "restrict", "{end}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_roots_policy_leaves_out_of_a_quarantine_is_named_in_its_end() {
+    let world = World::new();
+    world.allow(
+        "[allow]\nactions = [\"quarantine\"]\n[local]\nactions = [\"quarantine\"]\n[quarantine]\nstop_units = \
+         [\"app.service\"]\n",
+    );
+    let pid1 = Pid1::start().await;
+    let _helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", pid1.address())]);
+    for (name, args) in
+        [("quarantine", json!({"level": "restrict"})), ("refresh", json!({"level": "restrict", "wide": false}))]
+    {
+        let mut request = ordered_by_rule(name, &args);
+        request["terms"] =
+            json!({"port": 1883, "hosts": ["198.51.100.7/32"], "stop": ["app.service", "other.service"]});
+        let end = world.ask(&request);
+        assert_eq!((&end["status"], &end["reason"]), (&json!("SUCCEEDED"), &json!("degraded")), "{end}");
+        let told = "198.51.100.7/32 (quarantine.allow_hosts), other.service (quarantine.stop_units)";
+        assert!(end["detail"].as_str().unwrap().ends_with(told), "{end}");
+    }
+}
+
+#[test]
 fn a_host_whose_name_is_not_found_stays_in_a_quarantines_reach_for_as_long_as_root_allows_it() {
     let world = World::new();
     let allow = |hosts: &str| {

@@ -1,12 +1,13 @@
 //! Root's policy, which anybody may read: why root's helper would refuse everything by it, where it speaks of other
-//! keys or another device than the agent's configuration, and what of the gateway's own ladders and trials it refuses.
-//! All of that would else be seen on the day on which a command or a ladder is needed.
+//! keys or another device than the agent's configuration, and what of the gateway's own ladders, trials and quarantines
+//! it refuses or leaves out. All of that would else be seen on the day on which a command or a ladder is needed.
 
 use std::io;
 use std::path::Path;
 
 use super::{agent, finding};
-use crate::config::{Action, CheckedConfig, RollbackKind, Step, TrustedKey};
+use crate::act::quarantine::terms::Source;
+use crate::config::{Action, CheckedConfig, QuarantineLevel, RollbackKind, Step, TrustedKey};
 use crate::engine::io::{Act, Own, Trigger};
 use crate::engine::observation::{Finding, Severity};
 use crate::helper::{Policy, PolicyError};
@@ -16,6 +17,7 @@ pub(super) fn look(config: &CheckedConfig, file: &Path, found: &mut Vec<Finding>
         Ok(policy) => {
             if agent::acts(config) {
                 differences(config, &policy, file, found);
+                cut_quarantine(config, &policy, file, found);
             }
             refused_steps(config, &policy, file, found);
             refused_rollbacks(config, &policy, file, found);
@@ -89,6 +91,29 @@ fn differences(config: &CheckedConfig, policy: &Policy, file: &Path, found: &mut
         let what = format!("{file}: the key {kid:?} is there, and the agent refuses it (unknown_key)");
         let advice = "add it to commands.trusted_keys of the agent's configuration, too, or take it out there";
         tell(Severity::Notice, kid, what, advice.to_owned());
+    }
+}
+
+/// A quarantine is put in force on the terms that both files name: without the broker it is not, and of the rest what
+/// root's doesn't name is left out.
+fn cut_quarantine(config: &CheckedConfig, policy: &Policy, file: &Path, found: &mut Vec<Finding>) {
+    let enters = Act::Quarantine { level: Some(QuarantineLevel::Restrict) };
+    if !config.remediation.allow.contains(&Action::Quarantine) || policy.permits(&enters).is_err() {
+        return;
+    }
+    let (source, file) = (Source::of(config), file.display());
+    let mut tell = |subject: &str, what: String, advice: String| {
+        found.push(finding(Severity::Warning, "policy_differs", subject, what, &advice));
+    };
+    if let Err(refusal) = policy.keeps_broker(&source) {
+        let what = format!("{file}: a quarantine is refused (not_allowed): {}", refusal.detail);
+        let advice = format!("add {}, the port of mqtt.url, to [quarantine] broker_ports there", source.port);
+        tell("quarantine.broker_ports", what, advice);
+    }
+    if let Some(left_out) = policy.leaves_out(&source) {
+        let what = format!("{file}: a quarantine is put in force in part (degraded): {left_out}");
+        let advice = "name it in [quarantine] there, too, or take it out of the agent's configuration";
+        tell("quarantine", what, advice.to_owned());
     }
 }
 

@@ -458,6 +458,35 @@ fn a_key_a_group_and_a_name_that_only_one_of_both_files_has_are_told() {
 }
 
 #[test]
+fn what_a_quarantine_needs_and_root_does_not_name_is_told_before_one_is_ordered() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.toml");
+    let of_agent = "[quarantine]\nallow_hosts = [\"192.0.2.7\"]\nstop_units = [\"app.service\"]\n";
+    let told = |of_agent: &str, allow: &str, named: &str| {
+        let allow = format!("[device]\nid = \"gw-1\"\n[allow]\nactions = [{allow}]\n[quarantine]\n{named}\n");
+        fs::write(&file, allow).unwrap();
+        let mut found = Vec::new();
+        policy::look(&config(dir.path(), &format!("[device]\nid = \"gw-1\"\n{of_agent}")), &file, &mut found);
+        assert!(
+            found.iter().all(|one| (one.check, one.severity) == ("policy_differs", Severity::Warning)),
+            "{found:?}"
+        );
+        found.into_iter().map(|finding| finding.what).collect::<Vec<_>>()
+    };
+    let all = "allow_hosts = [\"192.0.2.0/24\"]\nstop_units = [\"app.service\"]";
+    let allow = "\"quarantine\"";
+    assert_eq!(told(of_agent, allow, all), [""; 0]);
+    let [left_out] = told(of_agent, allow, "").try_into().unwrap();
+    let both = "192.0.2.7 (quarantine.allow_hosts), app.service (quarantine.stop_units)";
+    assert!(left_out.contains("in part (degraded)") && left_out.ends_with(both), "{left_out}");
+    let [refused] = told(of_agent, allow, &format!("{all}\nbroker_ports = [443]")).try_into().unwrap();
+    assert!(refused.contains("is refused (not_allowed)") && refused.contains("broker's port 1883 is not"), "{refused}");
+    assert_eq!(told(of_agent, "", "broker_ports = []"), [""; 0], "none is put in force");
+    let forgone = format!("[remediation]\nallow = [\"reboot\"]\n{of_agent}");
+    assert_eq!(told(&forgone, allow, "broker_ports = []"), [""; 0], "none is asked for");
+}
+
+#[test]
 fn a_file_that_holds_all_ladders_off_is_named_with_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let seen = Observation { inhibited: Some("Kim, until noon".to_owned()), ..Observation::default() };

@@ -450,7 +450,9 @@ pub(super) fn forbids(
     let restarted = act.map_or(&[][..], |act| act.restarts(&config.rollback));
     let kept = config.quarantine.stopped().find(|unit| restarted.contains(unit));
     match kept.filter(|_| level > QuarantineLevel::Observe) {
-        Some(unit) => Err((Reason::Quarantined, format!("{unit} is in quarantine.stop_units, and stays stopped"))),
+        Some(unit) => {
+            Err((Reason::Quarantined, format!("{unit} is in quarantine.stop_units: nothing starts it before release")))
+        }
         None => Ok(()),
     }
 }

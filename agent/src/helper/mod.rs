@@ -6,6 +6,7 @@
 
 mod judge;
 mod ledger;
+mod limits;
 pub(crate) mod link;
 mod pace;
 mod policy;

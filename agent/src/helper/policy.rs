@@ -7,9 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::limits::Limits;
 use super::protocol::Refusal;
 use crate::act::program::who_else_writes;
-use crate::act::quarantine::terms::{ADDRESSES_MAX, Terms};
+use crate::act::quarantine::terms::Source;
 use crate::act::rollback::unfit_slots;
 use crate::agent_user::agent_user;
 use crate::config::reader::{Section, parsed, text, text_of, unfit};
@@ -59,43 +60,6 @@ pub struct Policy {
     pub(super) runbooks_confined: bool,
     /// What may be rolled back, and how.
     pub(super) rollback: BTreeMap<String, Rollback>,
-}
-
-/// How far the terms of a quarantine may go.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Limits {
-    /// Ports at which the broker may be left in reach.
-    broker_ports: Vec<u16>,
-    /// Networks in which other hosts may be.
-    allow_hosts: Vec<Network>,
-    /// Units that may be stopped.
-    stop_units: Vec<UnitName>,
-}
-
-impl Limits {
-    /// Takes out of the terms what goes beyond the limits; what that was, in words, and so for the log.
-    pub(super) fn cut(&self, mut terms: Terms) -> (Terms, Option<String>) {
-        let count = |terms: &Terms| [terms.broker.len(), terms.hosts.len(), terms.stop.len(), terms.port.into()];
-        let before = count(&terms);
-        terms.broker.retain(|address| self.broker_ports.contains(&address.port()));
-        terms.broker.truncate(ADDRESSES_MAX);
-        terms.hosts.retain(|host| self.allow_hosts.iter().any(|network| network.holds(host)));
-        terms.hosts.truncate(config::Quarantine::HOSTS_MAX);
-        terms.stop.retain(|unit| self.stop_units.contains(unit));
-        if !self.broker_ports.contains(&terms.port) {
-            terms.port = self.broker_ports.first().copied().unwrap_or_default();
-        }
-        let after = count(&terms);
-        // In numbers: what an agent wishes may be as long as a request.
-        let cut = (after != before).then(|| {
-            let [of_what, was, is] = ["addresses of the broker, hosts, units to stop, port", "wished", "allowed"];
-            format!("cut down to root's policy ({of_what}): {was} {before:?}, {is} {after:?}")
-        });
-        if let Some(cut) = &cut {
-            tracing::warn!("quarantine: {cut}");
-        }
-        (terms, cut)
-    }
 }
 
 /// Why there is no policy.
@@ -188,6 +152,24 @@ impl Policy {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a quarantine on terms that are made of this would keep the broker in reach.
+    ///
+    /// # Errors
+    /// `not_allowed`: it would not be put in force.
+    pub(crate) fn keeps_broker(&self, source: &Source) -> Result<(), Refusal> {
+        self.quarantine.reach_broker_at(source.port)
+    }
+
+    /// Whether one may stop it.
+    pub(crate) fn lets_stop(&self, unit: &UnitName) -> bool {
+        self.quarantine.stop_units.contains(unit)
+    }
+
+    /// What it would leave out, as far as that is known before names are asked for.
+    pub(crate) fn leaves_out(&self, source: &Source) -> Option<String> {
+        self.quarantine.leave_out(source)
     }
 
     /// What of rollbacks is allowed by halves; and where this is the gateway that it is for, what they lack there.
@@ -483,33 +465,6 @@ mod tests {
     fn the_agents_configuration_is_told_from_a_policy_with_mistakes() {
         let told = errors("[device]\nid = \"gw-1\"\n[mqtt]\nurl = \"mqtt://b\"\n");
         assert_eq!(told, ["1: this is the agent's configuration (agent.toml), not root's policy (policy.toml)"]);
-    }
-
-    #[test]
-    fn the_terms_of_a_quarantine_are_cut_down_to_what_root_allows() {
-        let text =
-            "[quarantine]\nbroker_ports = [8883]\nallow_hosts = [\"10.0.0.0/8\"]\nstop_units = [\"app.service\"]\n";
-        let (_dir, path) = file(text);
-        let limits = Policy::load(&path).unwrap().quarantine;
-        let units = |names: &[&str]| names.iter().map(|name| UnitName::parse(name).unwrap()).collect();
-        let hosts = |hosts: &[&str]| hosts.iter().map(|host| host.parse().unwrap()).collect();
-        let wished = Terms {
-            broker: vec!["192.0.2.1:8883".parse().unwrap(), "192.0.2.1:22".parse().unwrap()],
-            port: 22,
-            hosts: hosts(&["10.1.0.0/16", "0.0.0.0/0"]),
-            hosts_missing: false,
-            stop: units(&["app.service", "ssh.service"]),
-        };
-        let left = Terms {
-            broker: vec!["192.0.2.1:8883".parse().unwrap()],
-            port: 8883,
-            hosts: hosts(&["10.1.0.0/16"]),
-            hosts_missing: false,
-            stop: units(&["app.service"]),
-        };
-        let (is, cut) = limits.cut(wished);
-        assert!(is == left && cut.as_ref().is_some_and(|cut| cut.contains("wished [2, 2, 2, 22]")), "{cut:?}: {is:?}");
-        assert_eq!(limits.cut(left.clone()), (left, None));
     }
 
     #[test]

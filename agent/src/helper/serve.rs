@@ -28,11 +28,11 @@ use crate::act::units::Manager;
 use crate::act::{Actor, Order};
 use crate::bucket::Bucket;
 use crate::collect::clock::Clock;
-use crate::config::Action;
-use crate::engine::NOT_IN_FORCE;
-use crate::engine::io::{Act, ActOutcome};
+use crate::config::{Action, QuarantineLevel};
+use crate::engine::io::{Act, ActOutcome, ActStatus};
 use crate::engine::remedies::spends_nothing;
 use crate::engine::time::{BootId, Mono};
+use crate::engine::{DEGRADED, NOT_IN_FORCE};
 use crate::wire::Reason;
 
 /// Connections at a time, and so acts at a time; one more is refused as `busy`.
@@ -74,7 +74,8 @@ enum Decision {
         order: Box<Order>,
         actor: Box<Actor>,
         counted: Option<Moment>,
-        cut: Option<String>,
+        /// What of a quarantine root's policy leaves out.
+        left_out: Option<String>,
     },
 }
 
@@ -181,19 +182,15 @@ impl Helper {
         };
         let answer = match decision {
             Ok(Decision::Tell(answer)) => answer,
-            Ok(Decision::Act { order, actor, counted, cut }) => {
+            Ok(Decision::Act { order, actor, counted, left_out }) => {
                 let act = order.act.clone();
                 // If nobody is there to hear it, it does not begin.
                 if let Err(error) = link.send(&Answer::Progress(0).to_datagram()).await {
                     self.not_done(&act, counted);
                     return Err(error);
                 }
-                let mut outcome = perform(link, *order, &actor).await;
+                let outcome = in_part(perform(link, *order, &actor).await, left_out);
                 self.ended(&act, counted, &outcome);
-                // Who is locked out by it has no other way to know.
-                if let Some((detail, cut)) = outcome.detail.as_mut().zip(cut) {
-                    *detail = format!("{detail}; {cut}");
-                }
                 Answer::Done(outcome)
             }
             Err(refusal) => self.refuse(refusal),
@@ -258,10 +255,7 @@ impl Helper {
                 if let Some(detail) = quarantine.keeps_from(&order.act, &policy.rollback) {
                     return Err(Refusal::because(Reason::Quarantined, detail));
                 }
-                // Those of before, too: root may have allowed more then.
-                let cut = |terms| policy.quarantine.cut(quarantine.with_older_hosts(terms));
-                let (terms, cut) = order.terms.map(cut).unzip();
-                order.terms = terms;
+                let left_out = cut(&mut order, &policy, &quarantine, in_force)?;
                 state.clock.set_trust(policy.clock);
                 let moment = Moment::of(self.boot, &mut state.clock);
                 let by_rule = order.act == Act::Reboot && order.trigger.is_automatic();
@@ -273,7 +267,7 @@ impl Helper {
                     judge(&order, &policy, &mut state.ledger, &moment)?;
                 }
                 let actor = Box::new(actor.with_quarantine(quarantine));
-                Ok(Decision::Act { order, actor, counted: (!completes).then_some(moment), cut: cut.flatten() })
+                Ok(Decision::Act { order, actor, counted: (!completes).then_some(moment), left_out })
             }
         }
     }
@@ -293,6 +287,35 @@ impl Helper {
         }
         Answer::Refused { reason: reason.to_owned(), detail }
     }
+}
+
+/// Cuts the terms of a quarantine down to root's policy; what is left out of them.
+///
+/// # Errors
+/// `not_allowed`: nobody could release it from afar.
+fn cut(
+    order: &mut Order,
+    policy: &Policy,
+    quarantine: &Quarantine,
+    in_force: Option<QuarantineLevel>,
+) -> Result<Option<String>, Refusal> {
+    let (Act::Quarantine { level: Some(level) } | Act::Refresh { level, .. }) = order.act else { return Ok(None) };
+    let terms = order.terms.take().unwrap_or_default();
+    let port = terms.port;
+    // Those of before, too: root may have allowed more then.
+    let (terms, left_out) = policy.quarantine.cut(quarantine.with_older_hosts(terms));
+    order.terms = Some(terms);
+    if Some(level).max(in_force) == Some(QuarantineLevel::Observe) {
+        return Ok(None);
+    }
+    policy.quarantine.reach_broker_at(port).map(|()| left_out)
+}
+
+/// The same for an end that left something out.
+fn in_part(outcome: ActOutcome, left_out: Option<String>) -> ActOutcome {
+    let Some(left_out) = left_out.filter(|_| outcome.status == ActStatus::Succeeded) else { return outcome };
+    let detail = outcome.detail.unwrap_or_default();
+    ActOutcome { reason: Some(DEGRADED.to_owned()), detail: Some(format!("{detail}; {left_out}")), ..outcome }
 }
 
 /// How what must not be begun any more ends: whoever asked for it is gone or has changed their mind, or has told by now

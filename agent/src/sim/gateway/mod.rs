@@ -21,6 +21,7 @@ use crate::engine::io::{Act, ActOutcome};
 use crate::engine::metric::{Metric, Point};
 use crate::engine::observation::{self, Audited, ErrorBatch, Observation};
 use crate::engine::time::BootId;
+use crate::helper::Policy;
 use lines::Lines;
 use links::Link;
 pub use moved::Unmoved;
@@ -94,6 +95,12 @@ pub(super) struct Performed {
 }
 
 impl Gateway {
+    /// The same, with no unit stopped that root's policy doesn't let be stopped.
+    pub(super) fn under(mut self, policy: Option<&Policy>) -> Self {
+        self.stop_units.retain(|unit| policy.is_none_or(|policy| policy.lets_stop(unit)));
+        self
+    }
+
     pub(super) fn new(scenario: &Scenario, config: &CheckedConfig, mut dice: Dice) -> Self {
         let is_told = |target: &String| {
             let kind = config.rollback.get(target).map(|rollback| &rollback.kind);

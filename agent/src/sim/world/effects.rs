@@ -9,6 +9,9 @@ use super::super::network::millis;
 use super::super::planted::Planted;
 use super::super::report::Promise;
 use super::{Doing, Event, World};
+use crate::act::quarantine::terms::Source;
+use crate::config::QuarantineLevel;
+use crate::engine::DEGRADED;
 use crate::engine::io::{
     Act, ActOutcome, ActStatus, Effect, EffectId, Input, StoreFault, StoreOp, StoreReply, StoreStats, Trigger,
 };
@@ -243,7 +246,10 @@ impl World<'_> {
         let token = self.last_token;
         let performed = match self.refused(&act, &trigger) {
             Some(outcome) => Performed { takes: Duration::ZERO, outcome },
-            None => self.gateway.act(token, &act),
+            None => {
+                let Performed { takes, outcome } = self.gateway.act(token, &act);
+                Performed { takes, outcome: self.in_part(&act, outcome) }
+            }
         };
         let outcome = if performed.takes > timeout {
             ActOutcome::timed_out(format!("not done after {timeout:?}"))
@@ -260,8 +266,24 @@ impl World<'_> {
     /// What root's helper says where its policy doesn't let it pass. A snapshot is taken without asking root.
     fn refused(&self, act: &Act, trigger: &Trigger) -> Option<ActOutcome> {
         let policy = self.policy.filter(|_| *act != Act::CollectDiagnostics)?;
-        let refusal = policy.lets(act, trigger).err()?;
+        let keeps_broker = || if self.shuts(act) { policy.keeps_broker(&Source::of(&self.config)) } else { Ok(()) };
+        let refusal = policy.lets(act, trigger).and_then(|()| keeps_broker()).err()?;
         Some(ActOutcome::rejected(refusal.reason, refusal.detail))
+    }
+
+    /// How a quarantine ends of which it leaves something out.
+    fn in_part(&self, act: &Act, outcome: ActOutcome) -> ActOutcome {
+        let policy = self.policy.filter(|_| self.shuts(act) && outcome.status == ActStatus::Succeeded);
+        let Some(left_out) = policy.and_then(|policy| policy.leaves_out(&Source::of(&self.config))) else {
+            return outcome;
+        };
+        ActOutcome { reason: Some(DEGRADED.to_owned()), detail: Some(left_out), ..outcome }
+    }
+
+    /// Whether it cuts the gateway off from others.
+    fn shuts(&self, act: &Act) -> bool {
+        let (Act::Quarantine { level: Some(level) } | Act::Refresh { level, .. }) = act else { return false };
+        Some(*level).max(self.gateway.quarantined()) > Some(QuarantineLevel::Observe)
     }
 
     fn cancel_act(&mut self, id: EffectId) {

@@ -236,7 +236,7 @@ impl<'a> World<'a> {
             agenda: Agenda::new(),
             clock: Clock::new(scenario.clock.clone(), scenario.starts, part("clock")),
             disk: Disk::new(&scenario.disk, config.store.max_bytes, part("disk")),
-            gateway: Gateway::new(scenario, &config, part("gateway")),
+            gateway: Gateway::new(scenario, &config, part("gateway")).under(plan.policy.as_ref()),
             network: Network::new(scenario.network.clone(), part("network")),
             route: None,
             broker: Broker::new(Settings::default()),

@@ -78,6 +78,33 @@ fn what_roots_policy_does_not_let_rules_do_is_refused_and_the_ladder_goes_on() {
 }
 
 #[test]
+fn what_roots_policy_leaves_of_a_quarantine_is_shown_before_a_gateway_has_to_be_fetched() {
+    let came_of = |named: &str| {
+        let mut scenario = quiet();
+        let restrict = [("level".to_owned(), "restrict".into())].into_iter().collect();
+        let (name, when) = ("quarantine".into(), When::At(vec![HOUR]));
+        scenario.commands = vec![Order { name, when, args: restrict, ..pings(1) }];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!("[allow]\nactions = [\"quarantine\"]\n[quarantine]\n{named}\n");
+        std::io::Write::write_all(&mut file.as_file(), text.as_bytes()).unwrap();
+        let policy = Some(Policy::read(file.path()).unwrap());
+        let stop = "[quarantine]\nstop_units = [\"app.service\"]\n";
+        let run = run(&Plan { policy, ..configured(scenario, stop) }, ONCE);
+        assert_eq!(run.broken, []);
+        let ended = run.timeline.iter().filter_map(|moment| match &moment.what {
+            What::Result { status, reason, .. } if !matches!(*status, "RECEIVED" | "IN_PROGRESS") => {
+                Some(format!("{status} {}", reason.as_deref().unwrap_or_default()))
+            }
+            _ => None,
+        });
+        ended.collect::<Vec<_>>()
+    };
+    assert_eq!(came_of("stop_units = [\"app.service\"]"), ["SUCCEEDED "]);
+    assert_eq!(came_of(""), ["SUCCEEDED degraded"]);
+    assert_eq!(came_of("broker_ports = [9999]\nstop_units = [\"app.service\"]"), ["REJECTED not_allowed"]);
+}
+
+#[test]
 fn a_clock_is_believed_as_the_configuration_says_and_wrong_dates_that_come_of_it_are_not_judged() {
     let came_of = |boots_at: Option<Unix>, trust: &str| {
         let mut scenario = quiet();
