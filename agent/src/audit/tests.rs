@@ -480,7 +480,7 @@ fn what_a_quarantine_needs_and_root_does_not_name_is_told_before_one_is_ordered(
     let both = "192.0.2.7 (quarantine.allow_hosts), app.service (quarantine.stop_units)";
     assert!(left_out.contains("in part (degraded)") && left_out.ends_with(both), "{left_out}");
     let [refused] = told(of_agent, allow, &format!("{all}\nbroker_ports = [443]")).try_into().unwrap();
-    assert!(refused.contains("is refused (not_allowed)") && refused.contains("broker's port 1883 is not"), "{refused}");
+    assert!(refused.contains("is refused (not_allowed)") && refused.contains("broker's port 8883 is not"), "{refused}");
     assert_eq!(told(of_agent, "", "broker_ports = []"), [""; 0], "none is put in force");
     let forgone = format!("[remediation]\nallow = [\"reboot\"]\n{of_agent}");
     assert_eq!(told(&forgone, allow, "broker_ports = []"), [""; 0], "none is asked for");
