@@ -162,7 +162,11 @@ async fn send(
     }
     let token = signer.sign(&claims.nonce(presence.nonce.clone()))?;
     client.subscribe(&[&args.results_topic()]).await.map_err(describe)?;
-    publish(args, &mut client, token, err).await.with_context(|| format!("send {} as {id}", args.command))?;
+    let published = publish(args, &mut client, token).await;
+    let lost = published.with_context(|| format!("send {} as {id}", args.command))?;
+    if let Some(lost) = &lost {
+        writeln!(err, "fieldmedic: {lost}")?;
+    }
     let sent = format!("sent {} as {id} to {}", args.command, args.command_topic());
     if args.json {
         writeln!(err, "fieldmedic: {sent}")?;
@@ -170,7 +174,7 @@ async fn send(
         writeln!(out, "{sent}")?;
     }
     let followed = follow(args, client, &id, until, out, err).await?;
-    judge(args, &presence, &followed, err)
+    judge(args, &lost.unwrap_or(presence.words), &followed, err)
 }
 
 /// Who commands.
@@ -204,13 +208,14 @@ impl Signer {
     }
 }
 
-async fn publish(args: &SendArgs, client: &mut Client, token: String, err: &mut impl Write) -> anyhow::Result<()> {
+/// Gives the broker a command; why it has nobody to keep it for, if it says so.
+async fn publish(args: &SendArgs, client: &mut Client, token: String) -> anyhow::Result<Option<String>> {
     let topic = args.command_topic();
     match client.publish(&topic, token.into(), false).await.map_err(describe)? {
-        AckReason::Success => Ok(()),
+        AckReason::Success => Ok(None),
         AckReason::NoMatchingSubscribers => {
-            writeln!(err, "fieldmedic: the broker has the command, but nobody is subscribed to {topic}")?;
-            Ok(())
+            let advice = "the broker has not kept the command: send it again once the gateway is online";
+            Ok(Some(format!("nobody is subscribed to {topic}: {advice}")))
         }
         refused => bail!("the broker refuses to take a command on {topic} ({refused}): check its ACL"),
     }
@@ -288,7 +293,7 @@ fn presence_of(device: &str, message: &Json) -> Presence {
         return Presence { nonce, words, is_worrying: false };
     }
     let reason = printable(message["reason"].as_str().unwrap_or("no reason given"));
-    let words = format!("{device} is offline ({reason}): the broker keeps the command for it");
+    let words = format!("{device} is offline ({reason}): a broker that has its session still keeps the command");
     Presence { nonce, words, is_worrying: true }
 }
 
@@ -418,7 +423,7 @@ fn in_words(mut result: Json, snapshots: &mut Snapshots) -> String {
 /// The exit code, with the reason on stderr where the results don't tell it.
 fn judge(
     args: &SendArgs,
-    presence: &Presence,
+    known: &str,
     Followed { answers, has_gap }: &Followed,
     err: &mut impl Write,
 ) -> anyhow::Result<u8> {
@@ -433,7 +438,7 @@ fn judge(
         )?;
     }
     if answers.is_empty() {
-        writeln!(err, "fieldmedic: no answer within {waited}: {}", presence.words)?;
+        writeln!(err, "fieldmedic: no answer within {waited}: {known}")?;
         return Ok(FAILED);
     }
     for (device, answer) in answers.iter().filter(|(_, answer)| !answer.is_last()) {

@@ -253,7 +253,7 @@ async fn who_gets_no_answer_is_told_what_is_known_of_the_gateway() {
 
     fleet.presence(json!({"device": "gw-1", "online": false, "reason": "lost"})).await;
     let (sent, _) = fleet.send(&words, &[]).await;
-    let offline = "gw-1 is offline (lost): the broker keeps the command for it\n";
+    let offline = "gw-1 is offline (lost): a broker that has its session still keeps the command\n";
     let expected = format!("fieldmedic: {offline}fieldmedic: no answer within 300ms: {offline}");
     assert_eq!((sent.code, sent.err), (FAILED, expected));
 }
@@ -284,6 +284,9 @@ async fn a_gateway_that_nobody_knows_is_told_of_and_not_waited_for() {
     assert_eq!(sent.code, DONE);
     assert!(sent.err.starts_with("fieldmedic: gw-9 has never said that it is there"), "{}", sent.err);
     assert!(sent.err.contains("nobody is subscribed to fieldmedic/gw-9/commands"), "{}", sent.err);
+    let (sent, _) = fleet.send(&["--to", "gw-9", "--wait", "300ms", "ping"], &[]).await;
+    let told = "no answer within 300ms: nobody is subscribed to fieldmedic/gw-9/commands: the broker has not kept";
+    assert!(sent.code == FAILED && sent.err.contains(told), "{}", sent.err);
 }
 
 #[tokio::test]
