@@ -9,7 +9,7 @@ use rustix::fs::{StatVfs, statvfs};
 use super::asked::Asked;
 use super::round::Round;
 
-const MOUNTINFO: &str = "proc/self/mountinfo";
+pub(crate) const MOUNTINFO: &str = "proc/self/mountinfo";
 static ASKED: Asked = Asked::new();
 
 /// How the file system that is mounted at `label` stands; `None` with a fault where there is none, or no answer.
@@ -50,17 +50,28 @@ fn is_mounted(round: &mut Round<'_>, at: &str) -> Result<(), String> {
 }
 
 /// `ID PARENT MAJOR:MINOR ROOT AT OPTIONS TAGS… - KIND SOURCE OPTIONS`.
-struct Mount<'a> {
+pub(crate) struct Mount<'a> {
     root: &'a str,
-    at: &'a str,
-    kind: &'a str,
+    pub(crate) at: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) source: &'a str,
+    /// Those of the file system itself: what a unit may not write to is read-only by those of the mount, which only say
+    /// how it is seen from here.
+    options: &'a str,
 }
 
 impl<'a> Mount<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
+    pub(crate) fn parse(line: &'a str) -> Option<Self> {
         let (mount, file_system) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
-        Some(Self { root: fields.next()?, at: fields.next()?, kind: file_system.split(' ').next()? })
+        let (root, at) = (fields.next()?, fields.next()?);
+        let mut fields = file_system.split(' ');
+        Some(Self { root, at, kind: fields.next()?, source: fields.next()?, options: fields.next()? })
+    }
+
+    /// Whether nobody can write to it.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.options.split(',').any(|option| option == "ro")
     }
 }
 

@@ -20,7 +20,7 @@ use crate::act::jobs;
 use crate::act::program::{self, Program};
 use crate::collect::clock::{self, Clock};
 use crate::collect::errors::{kmsg, on_path};
-use crate::collect::mounts::unescape;
+use crate::collect::mounts::{MOUNTINFO, Mount, unescape};
 use crate::config::ClockTrust;
 use crate::engine::io::{ActOutcome, ActStatus};
 use crate::wire::date::rfc3339;
@@ -198,7 +198,7 @@ fn services(root: &Path) -> Read {
         if root.join(CGROUPS_V1).is_dir() { (CGROUPS_V1, usage_v1) } else { ("sys/fs/cgroup/system.slice", usage_v2) };
     let dir = root.join(slice);
     let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    let mut services: Vec<(u64, u64, String)> = entries
+    let mut services: Vec<(Option<u64>, u64, String)> = entries
         .flatten()
         .take(SERVICES_MAX)
         .filter_map(|entry| {
@@ -207,31 +207,37 @@ fn services(root: &Path) -> Read {
             Some((bytes, cpu_s, name))
         })
         .collect();
+    if services.is_empty() {
+        return Err(format!("/{slice}: no service has figures"));
+    }
     services.sort_unstable_by(|a, b| b.cmp(a));
-    let line = |(bytes, cpu_s, name): &(u64, u64, String)| format!("{:>10} KiB {cpu_s:>8} s {name}", bytes / 1024);
+    let line = |(bytes, cpu_s, name): &(Option<u64>, u64, String)| {
+        let kib = bytes.map_or_else(|| "?".to_owned(), |bytes| (bytes / 1024).to_string());
+        format!("{kib:>10} KiB {cpu_s:>8} s {name}")
+    };
     Ok(services.iter().take(NAMED_MAX).map(line).collect::<Vec<_>>().join("\n"))
 }
 
 /// Where the services are under the first version of cgroups.
 const CGROUPS_V1: &str = "sys/fs/cgroup/memory/system.slice";
 
-/// Bytes and CPU seconds of a service.
-type Usage = fn(&Path, &str) -> Option<(u64, u64)>;
+/// Bytes, where the kernel counts them, and CPU seconds of a service.
+type Usage = fn(&Path, &str) -> Option<(Option<u64>, u64)>;
 
-/// Documentation/admin-guide/cgroup-v2.rst.
-fn usage_v2(root: &Path, name: &str) -> Option<(u64, u64)> {
+/// Documentation/admin-guide/cgroup-v2.rst: time is counted without any controller, memory only by its own.
+fn usage_v2(root: &Path, name: &str) -> Option<(Option<u64>, u64)> {
     let look = |leaf: &str| file(root, &format!("sys/fs/cgroup/system.slice/{name}/{leaf}")).ok();
-    let bytes = look("memory.current")?.trim().parse().ok()?;
-    let usage_us = look("cpu.stat").and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
-    Some((bytes, usage_us.unwrap_or_default() / 1_000_000))
+    let bytes = look("memory.current").and_then(|text| text.trim().parse().ok());
+    let usage_us = look("cpu.stat")?.split_whitespace().nth(1)?.parse::<u64>().ok()?;
+    Some((bytes, usage_us / 1_000_000))
 }
 
 /// Documentation/admin-guide/cgroup-v1: a hierarchy for each controller.
-fn usage_v1(root: &Path, name: &str) -> Option<(u64, u64)> {
+fn usage_v1(root: &Path, name: &str) -> Option<(Option<u64>, u64)> {
     let look = |path: String| file(root, &path).ok()?.trim().parse::<u64>().ok();
     let bytes = look(format!("{CGROUPS_V1}/{name}/memory.usage_in_bytes"))?;
     let usage_ns = look(format!("sys/fs/cgroup/cpuacct/system.slice/{name}/cpuacct.usage"));
-    Some((bytes, usage_ns.unwrap_or_default() / 1_000_000_000))
+    Some((Some(bytes), usage_ns.unwrap_or_default() / 1_000_000_000))
 }
 
 /// Names only: arguments may be secrets. The kernel hides those of others where it is told to.
@@ -257,15 +263,15 @@ fn processes() -> String {
     format!("{} in all\n-- by memory\n{by_memory}\n-- by CPU time\n{by_time}", processes.len())
 }
 
-/// /proc/self/mounts (proc_pid_mounts(5)) and statvfs(3).
+/// /proc/self/mountinfo (proc_pid_mountinfo(5)) and statvfs(3).
 fn disks(root: &Path) -> Read {
-    let mounts = table(root, "proc/self/mounts")?;
+    let mounts = table(root, MOUNTINFO)?;
     let mut lines: Vec<String> = Vec::new();
     let mut more = 0;
     for line in mounts.text.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let [device, at, kind, options, ..] = words.as_slice() else { continue };
-        let is_local = LOCAL_FS.contains(kind);
+        let Some(mount) = Mount::parse(line) else { continue };
+        let Mount { at, kind, source, .. } = mount;
+        let is_local = LOCAL_FS.contains(&kind);
         if !is_local && !REMOTE_FS.iter().any(|remote| kind.starts_with(remote)) {
             continue;
         }
@@ -273,9 +279,9 @@ fn disks(root: &Path) -> Read {
             more += 1;
             continue;
         }
-        let access = if options.split(',').any(|option| option == "ro") { "ro" } else { "rw" };
+        let access = if mount.is_read_only() { "ro" } else { "rw" };
         let room = if is_local { room(root, at) } else { "not asked, as it may never answer".into() };
-        lines.push(format!("{at} {device} {kind} {access}: {room}"));
+        lines.push(format!("{at} {source} {kind} {access}: {room}"));
     }
     lines.extend((more > 0).then(|| format!("({more} more)")));
     lines.extend(mounts.more);

@@ -57,7 +57,7 @@ async fn files_that_are_missing_or_something_else_or_nonsense_cost_only_themselv
     symlink("/dev/zero", path("etc/os-release")).unwrap();
     fs::write(path("proc/net/tcp"), b"header\n  0: zz:00 xx 0A\n 1: 0100007F:1F90 00000000:0000 0A \xff\xfe\n")
         .unwrap();
-    fs::write(path("proc/self/mounts"), "only two\nnone /nowhere\\040at ext4 rw 0 0\n").unwrap();
+    fs::write(path("proc/self/mountinfo"), "only two\n22 1 0:9 / /nowhere\\040at ro - ext4 none rw\n").unwrap();
     fs::write(path("proc/net/fib_trie"), "/32 host LOCAL\n|-- 192.0.2.7\n/32 host LOCAL\n").unwrap();
     fs::write(path("etc/resolv.conf"), vec![b'x'; 3 << 20]).unwrap();
     fs::write(path("proc/uptime"), "93784.55 1.00\n").unwrap();
@@ -66,6 +66,9 @@ async fn files_that_are_missing_or_something_else_or_nonsense_cost_only_themselv
     fs::create_dir_all(&cgroup).unwrap();
     fs::write(cgroup.join("memory.current"), "4194304\n").unwrap();
     fs::write(cgroup.join("cpu.stat"), "usage_usec 7000000\nuser_usec 1\n").unwrap();
+    let uncounted = path("sys/fs/cgroup/system.slice/other.service");
+    fs::create_dir_all(&uncounted).unwrap();
+    fs::write(uncounted.join("cpu.stat"), "usage_usec 9000000\n").unwrap();
     let (outcome, text) = take(root.path(), "").await;
     assert_eq!(outcome.status, ActStatus::Succeeded);
     for word in [
@@ -76,6 +79,7 @@ async fn files_that_are_missing_or_something_else_or_nonsense_cost_only_themselv
         "os-release is no plain file",
         "loadavg is no plain file",
         "4096 KiB        7 s app.service",
+        "? KiB        9 s other.service",
         "(of /etc/resolv.conf only the first 16384 B are read)",
         "tcp: 2 listen",
         "tcp listens: zz:00, 127.0.0.1:8080",
@@ -111,10 +115,11 @@ async fn what_may_never_answer_is_named_and_not_asked() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("proc/self")).unwrap();
     fs::create_dir_all(root.path().join("my disk")).unwrap();
-    let kernels = "cgroup /sys/fs/cgroup cgroup2 rw 0 0\n".repeat(100);
-    let remote = "nas:/logs /mnt/logs nfs4 rw,hard 0 0\nme@host:/ /mnt/home fuse.sshfs rw 0 0\n";
-    let local = "/dev/sda1 /my\\040disk ext4 ro,noatime 0 0\n".to_owned() + &"none /none tmpfs rw 0 0\n".repeat(100);
-    fs::write(root.path().join("proc/self/mounts"), format!("{kernels}{remote}{local}")).unwrap();
+    let mount = |at: &str, file_system: &str| format!("22 1 0:9 / {at} rw,noatime shared:1 - {file_system}\n");
+    let kernels = mount("/sys/fs/cgroup", "cgroup2 cgroup rw").repeat(100);
+    let remote = mount("/mnt/logs", "nfs4 nas:/logs rw,hard") + &mount("/mnt/home", "fuse.sshfs me@host:/ rw");
+    let local = mount("/my\\040disk", "ext4 /dev/sda1 ro") + &mount("/none", "tmpfs none rw").repeat(100);
+    fs::write(root.path().join("proc/self/mountinfo"), kernels + &remote + &local).unwrap();
     let (_, text) = take(root.path(), "").await;
     for line in [
         "/mnt/logs nas:/logs nfs4 rw: not asked, as it may never answer\n",
