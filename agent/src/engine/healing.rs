@@ -300,6 +300,7 @@ impl Engine {
             None => self.record_event(now, event),
         }
         self.show_quarantine(now);
+        self.link.hurry(now.mono);
         if self.quarantine.level() < before {
             self.is_over(now, Reason::Quarantined);
         }

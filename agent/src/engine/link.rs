@@ -205,6 +205,13 @@ impl Link {
         }
     }
 
+    /// A way to the broker may have opened: it is tried now, whatever was to be waited for.
+    pub fn hurry(&mut self, now: Mono) {
+        if let State::Waiting { until } = &mut self.state {
+            *until = now.min(*until);
+        }
+    }
+
     /// No connection is wanted any more: one that stands or closes is the last, until [`Link::release`].
     pub fn hold(&mut self) {
         self.wanted = false;

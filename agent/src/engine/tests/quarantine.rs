@@ -378,12 +378,17 @@ fn rules_that_may_keep_the_broker_out_of_reach_are_widened_and_narrowed_again() 
 fn rules_that_root_took_away_on_the_console_end_the_quarantine() {
     let mut world = online();
     order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
+    world.retry_in = 5 * MINUTE;
+    world.cut();
+    world.advance(MINUTE);
     world.acts_succeed = false;
     world.input(Input::LookAtQuarantine);
     world.advance(SECOND);
     let (id, act) = world.acts.last().unwrap().clone();
     assert!(matches!(act, Act::Refresh { .. }));
+    world.broker_up = true;
     world.input(Input::ActDone { id, outcome: not_in_force() });
+    // The broker, which they kept out of reach, is tried at once.
     world.advance(11 * SECOND);
     assert_eq!((level(&world), audits(&world, "quarantine_left")), (both("none"), 1));
 }

@@ -438,7 +438,7 @@ impl World {
                     self.queue.push_back(Input::LinkUp { id, lookup: self.lookup, password: None });
                 } else {
                     let fault = fault(LinkFaultKind::Tcp);
-                    self.queue.push_back(Input::LinkDown { id, fault, retry_in: Duration::from_secs(1) });
+                    self.queue.push_back(Input::LinkDown { id, fault, retry_in: self.retry_in });
                 }
             }
             Effect::Send { id, packet } if self.connection == Some(id) => self.receive(id, packet),
