@@ -23,8 +23,8 @@ pub(crate) const GOES_DOWN_WITHIN: Duration = Duration::from_secs(120);
 /// back soon.
 const ORDERED_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a new look at the gateway, as before the goodbye, is waited for: where collectors hang a reboot may be what helps, and what was
-/// read of the battery before that must not grow too old for it.
+/// How long a new look at the gateway, as before the goodbye, is waited for: where collectors hang a reboot may be what
+/// helps, and what was read of the battery before that must not grow too old for it.
 pub(super) const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// A restart of the machine under way.
