@@ -1,11 +1,11 @@
 //! Says of a rule that it can't be raised as the configuration stands, or always is: it watches what nobody collects,
-//! or asks for what its metric never, or always, is; and of a quarantine that it won't stop what it names. Only warns:
-//! all else of the configuration works without. The engine leaves out a rule that can't be raised, as nothing would
-//! clear an alarm of it; one that always is stays in force. Says nothing of what depends on the gateway, such as
-//! whether it has a battery.
+//! or asks for what its metric never, or always, is; of a quarantine that it won't stop what it names; and of releases
+//! on trial that no rule can find to be bad. Only warns: all else of the configuration works without. The engine leaves
+//! out a rule that can't be raised, as nothing would clear an alarm of it; one that always is stays in force. Says
+//! nothing of what depends on the gateway, such as whether it has a battery.
 
 use super::reader::Section;
-use super::types::{Collect, Quarantine, Rule, RuleTest};
+use super::types::{CheckedConfig, Collect, Quarantine, Remedy, RollbackKind, Rule, RuleTest};
 use super::values::{Anomaly, AttributeValue};
 use crate::engine::kernel::KernelClass;
 use crate::engine::metric::{Content, Metric};
@@ -29,6 +29,23 @@ pub(super) fn warn_of_rule(s: &mut Section<'_>, rule: &Rule, collect: &Collect) 
 pub(super) fn warn_of_open(s: &mut Section<'_>, quarantine: &Quarantine) {
     for host in quarantine.allow_hosts.iter().filter(|host| host.ends_with("/0")) {
         s.warn("allow_hosts", format!("{host} is every address: such a quarantine keeps nobody out"));
+    }
+}
+
+/// Warns of releases that are tried, and that no rule can find to be bad.
+pub(super) fn warn_of_trials(s: &mut Section<'_>, config: &CheckedConfig) {
+    let leaves = |rule: &Rule, target: &str| {
+        let steps = rule.remedy.as_ref().and_then(|remedy| config.ladders.get(remedy)).into_iter().flatten();
+        steps.map(|step| &step.remedy).any(|remedy| matches!(remedy, Remedy::Rollback { target: to } if to == target))
+    };
+    for (target, rollback) in &config.rollback {
+        let is_tried = matches!(rollback.kind, RollbackKind::Slots { .. } | RollbackKind::Rauc);
+        let judges = |rule: &Rule| rule.severity <= Severity::Critical || leaves(rule, target);
+        if is_tried && !config.rules.iter().any(judges) {
+            let why = "no rule finds a release bad: none has severity = \"critical\", nor a ladder that goes back; what \
+                       reaches the broker is marked good";
+            s.warn("rollback", format!("{target}: {why}"));
+        }
     }
 }
 
@@ -315,6 +332,27 @@ mod tests {
             ["fieldmedic-act.service is a part of", "dbus.service is the way", "ssh.service is in keep_units"];
         assert_eq!(warned.len(), expected.len(), "{warned:?}");
         assert!(warned.iter().zip(expected).all(|(warned, expected)| warned.contains(expected)), "{warned:?}");
+    }
+
+    #[test]
+    fn a_release_that_no_rule_can_find_bad_is_warned_of() {
+        let warned = |target: &str, rule: &str| {
+            let text = format!(
+                "[rollback.app]\n{target}\n[[ladders]]\nname = \"back\"\nsteps = [{{ do = \"rollback\", target = \
+                 \"app\" }}]\n[[ladders]]\nname = \"heal\"\nsteps = [{{ do = \"reboot\" }}]\n[[rules]]\nname = \
+                 \"crashes\"\nmetric = \"errors.unit_failures\"\nabove = 2\n{rule}\n"
+            );
+            warned_at("rollback", &text)
+        };
+        let slots = "kind = \"slots\"\ndir = \"/opt/app\"";
+        for rule in ["", "remedy = \"heal\"", "severity = \"error\""] {
+            let warned = warned(slots, rule);
+            assert!(matches!(warned.as_slice(), [one] if one.contains("app: no rule finds")), "{rule}: {warned:?}");
+        }
+        for rule in ["remedy = \"back\"", "severity = \"critical\""] {
+            assert_eq!(warned(slots, rule), [""; 0], "{rule}");
+        }
+        assert_eq!(warned("kind = \"command\"\nargv = [\"/bin/back\"]", ""), [""; 0], "it has no trial");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::values::{
     self, AttributeValue, BrokerLimits, BrokerUrl, ClockTrust, DeviceId, Encoding, MqttVersion, TrustedKey, Unfit,
     UnitName,
 };
-use super::{DEFAULT_SOCKET, DEFAULT_STORE, files, policy};
+use super::{DEFAULT_SOCKET, DEFAULT_STORE, doubts, files, policy};
 use crate::engine::observation::Severity;
 use crate::gather::gather;
 
@@ -64,7 +64,7 @@ pub(super) fn config(s: &mut Section<'_>, hostname: &str) -> CheckedConfig {
     let rollback = s.named_tables("rollback", policy::rollback);
     let mut ladders = policy::ladders(s, &remediation, &rollback);
     let rules = policy::rules(s, &mut ladders, &collect);
-    CheckedConfig {
+    let config = CheckedConfig {
         device,
         mqtt,
         store,
@@ -79,7 +79,9 @@ pub(super) fn config(s: &mut Section<'_>, hostname: &str) -> CheckedConfig {
         runbooks: s.table("runbooks", |s| Runbooks { dir: s.absolute_path("dir", "/etc/fieldmedic/runbooks") }),
         commands: s.table("commands", commands),
         local,
-    }
+    };
+    doubts::warn_of_trials(s, &config);
+    config
 }
 
 fn device(s: &mut Section<'_>, hostname: &str) -> Device {
