@@ -183,9 +183,12 @@ impl World<'_> {
 
 /// What a fault is, for the timeline.
 fn detail(fault: &Fault, lasts_ms: u64) -> String {
-    let kind = fault.kind.word();
+    let kind = match &fault.kind {
+        FaultKind::UnitFails { unit } => format!("{} of {unit}", fault.kind.word()),
+        kind => kind.word().to_owned(),
+    };
     match lasts_ms {
-        0 => kind.to_owned(),
+        0 => kind,
         ms => format!("{kind} for {}", humantime::format_duration(Duration::from_secs(ms.div_ceil(1_000)))),
     }
 }
