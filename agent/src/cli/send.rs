@@ -318,7 +318,7 @@ struct Followed {
 }
 
 /// Shows the results of this command as they come, until its end; of a group, until nobody needs to be waited for any
-/// longer. A connection that breaks is made again: the broker has the command.
+/// longer. A connection that breaks is made again: what was sent is not sent again.
 async fn follow(
     args: &SendArgs,
     mut client: Client,
@@ -335,7 +335,7 @@ async fn follow(
             Ok(message) => message,
             Err(fault) => {
                 let why = fault.detail;
-                writeln!(err, "fieldmedic: {why}; the broker has the command as {id}: connecting again")?;
+                writeln!(err, "fieldmedic: {why}; the command is sent as {id}: connecting again")?;
                 has_gap = true;
                 match listen_again(args, until).await {
                     Ok(again) => client = again,

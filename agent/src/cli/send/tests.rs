@@ -194,7 +194,7 @@ async fn an_answer_is_waited_for_also_over_a_broken_connection() {
     });
     assert_eq!(code.await.unwrap(), DONE);
     let err = String::from_utf8(err).unwrap();
-    assert!(err.contains("the broker has the command as c-1: connecting again"), "{err}");
+    assert!(err.contains("the command is sent as c-1: connecting again"), "{err}");
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn a_broker_that_stays_away_leaves_who_waits_with_the_commands_id() {
     let (code, ()) = timeout(PATIENCE, async { tokio::join!(sending, ending) }).await.unwrap();
     let err = String::from_utf8(err).unwrap();
     assert_eq!(code, FAILED, "{err}");
-    for told in ["the broker has the command as c-1", "was missed", "no answer within 2s"] {
+    for told in ["the command is sent as c-1", "was missed", "no answer within 2s"] {
         assert!(err.contains(told), "{told:?} is not in: {err}");
     }
 }
