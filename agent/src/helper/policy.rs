@@ -163,6 +163,7 @@ impl Policy {
     }
 
     /// Whether one may stop it.
+    #[cfg(feature = "simulate")]
     pub(crate) fn lets_stop(&self, unit: &UnitName) -> bool {
         self.quarantine.stop_units.contains(unit)
     }
