@@ -282,6 +282,8 @@ impl Engine {
         self.put_beginning(entries);
 
         self.warn_of_unsigned();
+        // Before all that is of this boot, as it is of one before.
+        self.tell_again(now, state, &recovered.logs);
         self.outbox.owe(state.read(LOST_KEY).unwrap_or_default());
         self.tell_losses(now, &recovered.losses, state.entries.contains_key(UNTOLD_KEY));
         if let Some(before) = before.as_ref().filter(|before| before.run.at.boot != self.timeline.boot()) {
@@ -292,7 +294,6 @@ impl Engine {
         let started = self.started(before.as_ref().map(|before| &before.run), is_first);
         self.record_event(now, started);
         self.begin_alarms(now, alarms);
-        self.tell_again(now, state, &recovered.logs);
         self.advance(now);
     }
 
