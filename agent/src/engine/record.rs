@@ -154,6 +154,18 @@ pub enum Body {
     Result(#[n(0)] CommandResult),
 }
 
+impl Body {
+    /// The last word of its topic.
+    #[must_use]
+    pub const fn leaf(&self) -> &'static str {
+        match self {
+            Self::Sample(_) => "telemetry",
+            Self::Event(_) => "events",
+            Self::Result(_) => "results",
+        }
+    }
+}
+
 /// What was measured in one report interval.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Sample {
@@ -461,7 +473,7 @@ impl Record {
         bytes.into()
     }
 
-    /// The last word of the topic that a stored record is for, without reading more of it; `None`: it can't be read.
+    /// What [`Body::leaf`] says of a stored record, without reading more of it; `None`: it can't be read.
     #[must_use]
     pub fn leaf_of(stored: &[u8]) -> Option<&'static str> {
         let mut fields = minicbor::Decoder::new(body_of(stored).ok()?);
@@ -507,4 +519,34 @@ pub enum RecordError {
     /// Not CBOR of the shape expected.
     #[error("read a record of format {RECORD_FORMAT}")]
     Shape(#[from] minicbor::decode::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::time::{BootId, Mono};
+
+    #[test]
+    fn the_topic_of_a_stored_record_is_that_of_its_body() {
+        let result = CommandResult {
+            command_id: Some("c-1".into()),
+            command: Some("ping".into()),
+            status: Status::Succeeded,
+            reason: None,
+            detail: None,
+            output: None,
+            progress_pct: None,
+            part: None,
+        };
+        let bodies = [
+            Body::Sample(Sample { interval_ms: 60_000, readings: Vec::new() }),
+            Body::Event(Event::new(Severity::Info, EventKind::Audit, "e")),
+            Body::Result(result),
+        ];
+        for body in bodies {
+            let record = Record { at: Stamp { boot: BootId([3; 16]), mono: Mono(70) }, body };
+            assert_eq!(Record::leaf_of(&record.encode()), Some(record.body.leaf()));
+        }
+        assert_eq!(Record::leaf_of(b"nonsense"), None);
+    }
 }

@@ -118,7 +118,7 @@ impl Engine {
         }
         self.outbox.sent_next(class, seq);
         let Some(mut record) = self.decode(class, seq, &bytes) else { return true };
-        let leaf = if matches!(record.body, Body::Result(_)) { "results" } else { "events" };
+        let leaf = record.body.leaf();
         let mut payload = self.speaker().record(seq, &record);
         // How a command ended has to be told, by less of what it printed if need be: first its output goes, then its
         // detail.
