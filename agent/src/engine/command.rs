@@ -277,6 +277,13 @@ impl Act {
         }
     }
 
+    /// Whether it cuts the gateway off from others, or keeps it so, where this much is in force already.
+    #[must_use]
+    pub fn cuts_off(&self, in_force: Option<QuarantineLevel>) -> bool {
+        let (Self::Quarantine { level: Some(level) } | Self::Refresh { level, .. }) = self else { return false };
+        Some(*level).max(in_force) > Some(QuarantineLevel::Observe)
+    }
+
     /// What it is called where it is told. What keeps a release isn't what leaves it, and what ends a quarantine or
     /// looks up the broker's addresses again is none, though the same leave is asked for.
     #[must_use]

@@ -28,7 +28,7 @@ impl Limits {
         terms.broker.truncate(ADDRESSES_MAX);
         let (mut hosts, mut left_out): (Vec<_>, Vec<_>) = terms.hosts.into_iter().partition(|host| self.leaves(host));
         left_out.extend(hosts.split_off(hosts.len().min(config::Quarantine::HOSTS_MAX)));
-        let (stop, runs_on): (Vec<_>, Vec<_>) = terms.stop.into_iter().partition(|unit| self.stop_units.contains(unit));
+        let (stop, runs_on): (Vec<_>, Vec<_>) = terms.stop.into_iter().partition(|unit| self.lets_stop(unit));
         let told = told(&named(&left_out), &named(&runs_on));
         (Terms { hosts, stop, ..terms }, told)
     }
@@ -55,8 +55,13 @@ impl Limits {
             network.map_or(self.allow_hosts.is_empty(), |network| !self.leaves(&network))
         };
         let hosts: Vec<&String> = source.allow_hosts.iter().filter(is_left_out).collect();
-        let runs_on: Vec<&UnitName> = source.stop.iter().filter(|unit| !self.stop_units.contains(unit)).collect();
+        let runs_on: Vec<&UnitName> = source.stop.iter().filter(|unit| !self.lets_stop(unit)).collect();
         told(&named(&hosts), &named(&runs_on))
+    }
+
+    /// Whether a quarantine may stop it.
+    pub(super) fn lets_stop(&self, unit: &UnitName) -> bool {
+        self.stop_units.contains(unit)
     }
 
     fn leaves(&self, host: &Network) -> bool {

@@ -165,7 +165,7 @@ impl Policy {
     /// Whether one may stop it.
     #[cfg(feature = "simulate")]
     pub(crate) fn lets_stop(&self, unit: &UnitName) -> bool {
-        self.quarantine.stop_units.contains(unit)
+        self.quarantine.lets_stop(unit)
     }
 
     /// What it would leave out, as far as that is known before names are asked for.

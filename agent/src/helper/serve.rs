@@ -69,7 +69,7 @@ struct State {
 /// What to do for a request.
 enum Decision {
     Tell(Answer),
-    /// `counted`: in the ledger, then; `cut`: what was taken out of its terms.
+    /// `counted`: in the ledger, then.
     Act {
         order: Box<Order>,
         actor: Box<Actor>,
@@ -299,16 +299,17 @@ fn cut(
     quarantine: &Quarantine,
     in_force: Option<QuarantineLevel>,
 ) -> Result<Option<String>, Refusal> {
-    let (Act::Quarantine { level: Some(level) } | Act::Refresh { level, .. }) = order.act else { return Ok(None) };
-    let terms = order.terms.take().unwrap_or_default();
-    let port = terms.port;
+    if !matches!(order.act, Act::Quarantine { level: Some(_) } | Act::Refresh { .. }) {
+        return Ok(None);
+    }
+    let (cuts_off, terms) = (order.act.cuts_off(in_force), order.terms.take().unwrap_or_default());
+    if cuts_off {
+        policy.quarantine.reach_broker_at(terms.port)?;
+    }
     // Those of before, too: root may have allowed more then.
     let (terms, left_out) = policy.quarantine.cut(quarantine.with_older_hosts(terms));
     order.terms = Some(terms);
-    if Some(level).max(in_force) == Some(QuarantineLevel::Observe) {
-        return Ok(None);
-    }
-    policy.quarantine.reach_broker_at(port).map(|()| left_out)
+    Ok(left_out.filter(|_| cuts_off))
 }
 
 /// The same for an end that left something out.

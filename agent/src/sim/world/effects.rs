@@ -10,7 +10,6 @@ use super::super::planted::Planted;
 use super::super::report::Promise;
 use super::{Doing, Event, World};
 use crate::act::quarantine::terms::Source;
-use crate::config::QuarantineLevel;
 use crate::engine::DEGRADED;
 use crate::engine::io::{
     Act, ActOutcome, ActStatus, Effect, EffectId, Input, StoreFault, StoreOp, StoreReply, StoreStats, Trigger,
@@ -266,24 +265,24 @@ impl World<'_> {
     /// What root's helper says where its policy doesn't let it pass. A snapshot is taken without asking root.
     fn refused(&self, act: &Act, trigger: &Trigger) -> Option<ActOutcome> {
         let policy = self.policy.filter(|_| *act != Act::CollectDiagnostics)?;
-        let keeps_broker = || if self.shuts(act) { policy.keeps_broker(&Source::of(&self.config)) } else { Ok(()) };
-        let refusal = policy.lets(act, trigger).and_then(|()| keeps_broker()).err()?;
+        let lets = policy.lets(act, trigger);
+        let judged = if lets.is_ok() && act.cuts_off(self.gateway.quarantined()) {
+            policy.keeps_broker(&Source::of(&self.config))
+        } else {
+            lets
+        };
+        let refusal = judged.err()?;
         Some(ActOutcome::rejected(refusal.reason, refusal.detail))
     }
 
     /// How a quarantine ends of which it leaves something out.
     fn in_part(&self, act: &Act, outcome: ActOutcome) -> ActOutcome {
-        let policy = self.policy.filter(|_| self.shuts(act) && outcome.status == ActStatus::Succeeded);
-        let Some(left_out) = policy.and_then(|policy| policy.leaves_out(&Source::of(&self.config))) else {
+        if outcome.status != ActStatus::Succeeded || !act.cuts_off(self.gateway.quarantined()) {
             return outcome;
-        };
+        }
+        let left_out = self.policy.and_then(|policy| policy.leaves_out(&Source::of(&self.config)));
+        let Some(left_out) = left_out else { return outcome };
         ActOutcome { reason: Some(DEGRADED.to_owned()), detail: Some(left_out), ..outcome }
-    }
-
-    /// Whether it cuts the gateway off from others.
-    fn shuts(&self, act: &Act) -> bool {
-        let (Act::Quarantine { level: Some(level) } | Act::Refresh { level, .. }) = act else { return false };
-        Some(*level).max(self.gateway.quarantined()) > Some(QuarantineLevel::Observe)
     }
 
     fn cancel_act(&mut self, id: EffectId) {
