@@ -5,7 +5,7 @@
 //! nothing of what depends on the gateway, such as whether it has a battery.
 
 use super::reader::Section;
-use super::types::{CheckedConfig, Collect, Quarantine, Remedy, RollbackKind, Rule, RuleTest};
+use super::types::{CheckedConfig, Collect, Quarantine, RollbackKind, Rule, RuleTest};
 use super::values::{Anomaly, AttributeValue};
 use crate::engine::kernel::KernelClass;
 use crate::engine::metric::{Content, Metric};
@@ -34,10 +34,7 @@ pub(super) fn warn_of_open(s: &mut Section<'_>, quarantine: &Quarantine) {
 
 /// Warns of releases that are tried, and that no rule can find to be bad.
 pub(super) fn warn_of_trials(s: &mut Section<'_>, config: &CheckedConfig) {
-    let leaves = |rule: &Rule, target: &str| {
-        let steps = rule.remedy.as_ref().and_then(|remedy| config.ladders.get(remedy)).into_iter().flatten();
-        steps.map(|step| &step.remedy).any(|remedy| matches!(remedy, Remedy::Rollback { target: to } if to == target))
-    };
+    let leaves = |rule: &Rule, target: &str| config.rolled_back_by(rule).any(|left| left == target);
     for (target, rollback) in &config.rollback {
         let is_tried = matches!(rollback.kind, RollbackKind::Slots { .. } | RollbackKind::Rauc);
         let judges = |rule: &Rule| rule.severity <= Severity::Critical || leaves(rule, target);

@@ -37,6 +37,15 @@ impl CheckedConfig {
     pub fn rules_in_force(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter().filter(|rule| doubts::never_raised(rule, &self.collect).is_none())
     }
+
+    /// What the ladder of a rule rolls back, if what it tries before doesn't help.
+    pub(crate) fn rolled_back_by(&self, rule: &Rule) -> impl Iterator<Item = &str> {
+        let steps = rule.remedy.as_ref().and_then(|remedy| self.ladders.get(remedy)).into_iter().flatten();
+        steps.filter_map(|step| match &step.remedy {
+            Remedy::Rollback { target } => Some(target.as_str()),
+            _ => None,
+        })
+    }
 }
 
 /// Who this gateway is.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{AGAIN, BOOTS_MAX, Course, KEPT, Seen, Speaks, TARGETS_MAX, Trial, Wish, given_up, leave, told, tried};
-use crate::config::{QuarantineLevel, Remedy, Step};
+use crate::config::QuarantineLevel;
 use crate::engine::Engine;
 use crate::engine::again::{Again, time_mends};
 use crate::engine::effects::Purpose;
@@ -202,13 +202,8 @@ impl Engine {
     fn what_speaks_of_releases(&self, now: Mono) -> Speaks {
         let critical = self.rules.raised().any(|alarm| alarm.severity <= Severity::Critical);
         let standing = self.config.rules.iter().filter(|rule| self.rules.is_raised(&rule.name));
-        let ladders = standing.filter_map(|rule| self.config.ladders.get(rule.remedy.as_deref()?));
-        let target = |step: &Step| match &step.remedy {
-            Remedy::Rollback { target } => Some(target.clone()),
-            _ => None,
-        };
+        let targets = standing.flat_map(|rule| self.config.rolled_back_by(rule)).map(str::to_owned).collect();
         let reached = self.link.is_online().then(|| self.link.stood_until(now));
-        let targets = ladders.flatten().filter_map(target).collect();
         Speaks { reached, critical, targets }
     }
 
