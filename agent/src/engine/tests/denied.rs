@@ -151,9 +151,11 @@ fn results_do_not_wait_where_events_are_denied_nor_what_is_audited_where_results
 fn what_the_broker_refuses_is_not_what_it_hangs_up_over() {
     let mut world = World::new();
     world.advance(5 * SECOND);
+    let before = world.connects;
     world.hang_up_over_topics(&["/events"]);
     world.input(Input::Errors(error_batch("boom")));
-    world.advance(20 * SECOND);
+    // Twice: it is suspected, and not set aside yet.
+    assert!(world.advance_until(20 * SECOND, |world| world.connects == before + 2));
     world.hang_up_over_topics(&[]);
     world.got.clear();
     world.answers(|topic, _| topic.ends_with("/events").then_some(AckReason::NotAuthorized));

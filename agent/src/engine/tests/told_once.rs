@@ -146,3 +146,21 @@ fn what_the_log_refused_and_the_broker_has_is_not_told_again_after_a_stop() {
     world.advance(MINUTE);
     assert_eq!(told(&world, "quarantine_entered").len(), 1);
 }
+
+#[test]
+fn what_an_earlier_boot_told_is_told_again_before_all_that_is_of_this_one() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Results, .. }), StoreFault::Busy);
+    world.withhold_acks = true;
+    world.command("q-1", "quarantine", json!({"level": "observe"}), 1);
+    world.advance(MINUTE);
+    world.refuse_nothing();
+    world.withhold_acks = false;
+    world.in_force = Some(QuarantineLevel::Observe);
+    world.got.clear();
+    world.reboot();
+    world.advance(MINUTE);
+    let seq = |name: &str| world.got.iter().find(|got| got.body["name"] == name).unwrap().body["seq"].as_u64();
+    assert!(seq("quarantine_entered") < seq("rebooted").min(seq("started")), "{:?}", world.got);
+}
