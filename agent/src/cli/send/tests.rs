@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::broker::Settings;
 use crate::broker::serve::{Control, serve};
+use crate::cli::FAILED;
 use crate::config::{self, TrustedKey};
 use crate::wire::VerifiedCommand;
 use crate::wire::token::Audience;
@@ -180,7 +181,7 @@ async fn an_answer_is_waited_for_also_over_a_broken_connection() {
         let target = Arc::new(Target::new(fleet.url.clone(), None));
         // Until somebody is there to hear it.
         loop {
-            sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             let Ok(mut gateway) = Client::connect(&target, "gw-1", None).await else { continue };
             let answer = result("gw-1", 1, "SUCCEEDED").to_string();
             let _ = gateway.publish("fieldmedic/gw-1/results", answer.into(), false).await;
