@@ -32,7 +32,9 @@ pub use values::{
     Action, Anomaly, AttributeValue, BrokerLimits, BrokerUrl, Budget, ClockTrust, DeviceId, Encoding, MqttVersion,
     QuarantineLevel, Share, TrustedKey, Unfit, UnitName,
 };
-pub(crate) use values::{duration as parse_duration, group as parse_group, human, is_interface_name};
+pub(crate) use values::{
+    RUNBOOK_NAME, duration as parse_duration, group as parse_group, human, is_interface_name, is_runbook_name,
+};
 
 /// Where the configuration is looked for when none is named, the first that exists.
 pub const DEFAULT_FILES: [&str; 2] = ["/etc/fieldmedic/agent.toml", "./configs/agent.toml"];

@@ -13,16 +13,16 @@ use super::reader::{
 };
 use super::tree::{Choice, Node};
 use super::types::{Collect, Quarantine, Remediation, Remedy, Rollback, RollbackKind, Rule, RuleTest, Slowness, Step};
-use super::values::{Action, Anomaly, Budget, QuarantineLevel, Share, Unfit, UnitName, is_host_name, is_topic_word};
+use super::values::{
+    Action, Anomaly, Budget, QuarantineLevel, RUNBOOK_NAME, Share, Unfit, UnitName, is_host_name, is_runbook_name,
+    is_topic_word,
+};
 use crate::engine::metric::{Metric, Rollup};
 use crate::engine::observation::Severity;
 use crate::gather::gather;
 
 /// The longest ladder: each step costs a settling time, and the last ends in an alarm anyway.
 const STEPS_MAX: usize = 16;
-/// What may be done where the config doesn't say: everything that needs leave.
-const ALLOWED: [Action; 6] =
-    [Action::RestartUnit, Action::RestartLink, Action::Reboot, Action::Rollback, Action::Quarantine, Action::Run];
 /// The ladder that need not be written down.
 const SAVE_POWER: &str = "save-power";
 /// What `save_power` does unless its step says otherwise.
@@ -39,8 +39,8 @@ pub(super) const CHOICES: [Choice; 3] = [
 const ISOLATE: Remedy = Remedy::Quarantine { level: QuarantineLevel::Isolate };
 
 pub(super) fn remediation(s: &mut Section<'_>) -> Remediation {
-    let allow = s.list("allow", ALLOWED.to_vec(), "[\"restart_unit\"]", action_that_needs_leave);
-    for action in allow.iter().filter(|action| !ALLOWED.contains(action)) {
+    let allow = s.list("allow", all_that_need_leave(), "[\"restart_unit\"]", action_that_needs_leave);
+    for action in allow.iter().filter(|action| !action.needs_leave()) {
         s.warn("allow", format!("{action} needs no leave: it is done whether or not it stands here"));
     }
     Remediation {
@@ -56,7 +56,12 @@ pub(super) fn remediation(s: &mut Section<'_>) -> Remediation {
 
 /// One that has to be allowed; the others are taken too, and mean nothing.
 pub(crate) fn action_that_needs_leave(node: &Node) -> Result<Action, Unfit> {
-    word(Action::ALL)(node).or_else(|_| word(&ALLOWED)(node))
+    word(Action::ALL)(node).or_else(|_| word(&all_that_need_leave())(node))
+}
+
+/// What may be done where the config doesn't say.
+fn all_that_need_leave() -> Vec<Action> {
+    Action::ALL.iter().copied().filter(|action| action.needs_leave()).collect()
 }
 
 fn percent(s: &mut Section<'_>, key: &str, default: f64) -> f64 {
@@ -178,13 +183,11 @@ fn step(s: &mut Section<'_>, remediation: &Remediation, rollback: &BTreeMap<Stri
     let interface = s.optional("interface", interface);
     let target = s.optional("target", text(|text| !text.is_empty(), "a target's name, such as \"firmware\""));
     let level = s.optional("level", word(QuarantineLevel::ALL));
-    let runbook = s.optional("runbook", text(is_runbook, "the name of a file in runbooks.dir, such as \"free-space\""));
+    let runbook = s.optional("runbook", runbook_name);
     let args = s.list("args", vec![], "[\"--all\"]", argument);
     let slowness = slowness(s);
     let action = action?;
-    // These do nothing to the gateway.
-    let needs_leave = !matches!(action, Action::CollectDiagnostics | Action::SavePower);
-    if needs_leave && !remediation.allow.contains(&action) && !s.is_path_wrong("remediation.allow") {
+    if action.needs_leave() && !remediation.allow.contains(&action) && !s.is_path_wrong("remediation.allow") {
         s.error("do", format!("\"{action}\" is not in remediation.allow"));
     }
     check_arguments(s, action);
@@ -247,9 +250,9 @@ fn check_arguments(s: &mut Section<'_>, action: Action) {
     }
 }
 
-/// A runbook's name: no separators, no leading dot, never an option.
-pub(crate) fn is_runbook(text: &str) -> bool {
-    !text.is_empty() && !text.starts_with(['.', '-']) && !text.contains(['/', '\0'])
+/// A runbook's name, as a command takes it, too.
+pub(crate) fn runbook_name(node: &Node) -> Result<String, Unfit> {
+    text(is_runbook_name, RUNBOOK_NAME)(node)
 }
 
 /// Reads all `[[rules]]`, and looks up the metrics and ladders that they name. The ladder `save-power` is there for

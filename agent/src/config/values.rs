@@ -314,6 +314,14 @@ words! {
     }
 }
 
+impl Action {
+    /// Whether a config has to allow it: the others do nothing to the gateway.
+    #[must_use]
+    pub const fn needs_leave(self) -> bool {
+        !matches!(self, Self::CollectDiagnostics | Self::SavePower)
+    }
+}
+
 /// At most `count` within any `window`: "5/1h".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the notation says it")]
@@ -531,6 +539,17 @@ pub(crate) fn is_interface_name(name: &str) -> bool {
         && !matches!(name, "." | "..")
         && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
 }
+
+/// What may name a runbook: a plain file's name that can't leave its directory, nor be hidden or an option.
+pub(crate) fn is_runbook_name(name: &str) -> bool {
+    (1..=255).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// What such a name is.
+pub(crate) const RUNBOOK_NAME: &str =
+    "a file's name of letters, digits and . _ - with a letter or digit first, such as \"free-space\"";
 
 /// The largest size that can be meant, 1 PiB: what doesn't fit into a number is read as the largest that does.
 pub(super) const SIZE_MAX: u64 = 1 << 50;

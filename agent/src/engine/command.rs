@@ -10,7 +10,10 @@ use serde_json::{Map, Value as Json};
 use super::io::Act;
 use super::observation::RELEASE;
 use crate::config::reader::did_you_mean;
-use crate::config::{Action, QuarantineLevel, Remedy, Rollback, Telemetry, UnitName, parse_duration};
+use crate::config::{
+    Action, QuarantineLevel, RUNBOOK_NAME, Remedy, Rollback, Telemetry, UnitName, is_interface_name, is_runbook_name,
+    parse_duration,
+};
 use crate::wire::token::whole;
 use crate::wire::{CommandId, Reason, VerifiedCommand};
 use crate::words::words;
@@ -183,15 +186,13 @@ impl Command {
             Name::Run => {
                 let runbook = text(args, "runbook")?;
                 if !is_runbook_name(runbook) {
-                    return Err(malformed(format!(
-                        "args.runbook {runbook:?} is no file name: letters, digits and . _ - only, and no . _ - first"
-                    )));
+                    return Err(malformed(format!("args.runbook: found {runbook:?}, expected {RUNBOOK_NAME}")));
                 }
                 Ok(Self::Act(Act::Run { runbook: runbook.to_owned(), args: words(args)? }))
             }
             Name::RestartLink => {
                 let interface = text(args, "interface")?;
-                if !is_interface(interface) {
+                if !is_interface_name(interface) {
                     return Err(malformed(format!("args.interface {interface:?} is no interface's name")));
                 }
                 Ok(Self::Act(Act::RestartLink { interface: interface.to_owned() }))
@@ -306,7 +307,7 @@ impl Act {
     #[must_use]
     pub const fn needs_leave(&self) -> bool {
         let helps = matches!(self, Self::Quarantine { level: None } | Self::Refresh { .. });
-        !helps && !matches!(self, Self::CollectDiagnostics | Self::SavePower)
+        !helps && self.action().needs_leave()
     }
 
     /// The units that it starts again, by what can be rolled back.
@@ -394,20 +395,6 @@ pub(crate) fn is_release_dir(name: &str) -> bool {
 /// Arguments that a program can be given (execve(2)).
 pub(crate) fn are_arguments(args: &[String]) -> bool {
     args.len() <= RUN_ARGS_MAX && args.iter().all(|arg| !arg.contains('\0'))
-}
-
-/// A plain file name that can't leave its directory, nor be hidden or an option.
-fn is_runbook_name(name: &str) -> bool {
-    (1..=255).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-}
-
-/// A name that the kernel takes for an interface (`dev_valid_name`).
-fn is_interface(name: &str) -> bool {
-    (1..=15).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
 }
 
 /// A misspelt argument must not be taken for its default.

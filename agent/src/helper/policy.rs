@@ -13,7 +13,7 @@ use crate::act::program::who_else_writes;
 use crate::act::quarantine::terms::Source;
 use crate::act::rollback::unfit_slots;
 use crate::agent_user::agent_user;
-use crate::config::reader::{Section, parsed, text, text_of, unfit};
+use crate::config::reader::{Section, parsed, text_of, unfit};
 use crate::config::tree::{Node, Value};
 use crate::config::{
     self, Action, Budget, ClockTrust, DeviceId, Network, Problem, Rollback, RollbackKind, Unfit, UnitName, policy, read,
@@ -278,7 +278,7 @@ pub(super) fn policy_of(s: &mut Section<'_>) -> Policy {
     let allow = s.table("allow", |s| Allow {
         actions: s.list("actions", vec![], "[\"restart_unit\"]", policy::action_that_needs_leave),
         units: s.list("units", vec![], "[\"app.service\"]", parsed(UnitName::parse)),
-        runbooks: s.list("runbooks", vec![], "[\"free-space\"]", text(policy::is_runbook, "a runbook's file name")),
+        runbooks: s.list("runbooks", vec![], "[\"free-space\"]", policy::runbook_name),
         interfaces: s.list("interfaces", vec![], "[\"wwan0\"]", read::interface),
     });
     let local = s.table("local", |s| {

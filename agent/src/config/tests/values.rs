@@ -230,7 +230,7 @@ fn what_a_ladder_does_must_be_allowed_and_possible() {
         ),
         (
             r#"{ do = "run", runbook = "../a" }"#,
-            r#"9: ladders.heal.steps.1.runbook: found "../a", expected the name of a file in runbooks.dir, such as "free-space""#,
+            r#"9: ladders.heal.steps.1.runbook: found "../a", expected a file's name of letters, digits and . _ - with a letter or digit first, such as "free-space""#,
         ),
     ];
     for (steps, expected) in cases {
