@@ -113,11 +113,16 @@ fn a_message_that_is_too_large_is_acknowledged_and_refused_and_costs_nothing_els
         let gateway = Gateway::new("gw-large", &broker.url()).trusting(&operator);
         let (agent, mut conn) = subscribed(&broker, &gateway.with(&format!("[mqtt]\nversion = \"{version}\"")));
         conn.deliver(21, &commands("gw-large"), &vec![b'x'; OVERSIZE]);
+        conn.deliver(20, &format!("a\r\nforged {}", "b".repeat(OVERSIZE / 2)), &vec![b'x'; OVERSIZE]);
         let token = operator.sign(&claims("gw-large", "ping", json!({})));
         conn.deliver(22, &commands("gw-large"), token.as_bytes());
-        assert_eq!(pubacks(&mut conn, 2), [21, 22]);
+        assert_eq!(pubacks(&mut conn, 3), [21, 20, 22]);
         conn.until_publish("results", |result| result["status"] == "SUCCEEDED");
-        drop(agent);
+        let lines = agent.log().so_far();
+        let refused: Vec<&String> = lines.iter().filter(|line| line.contains("a message of")).collect();
+        assert_eq!(refused.len(), 2, "{lines:?}");
+        assert!(refused.iter().all(|line| line.len() < 500), "{refused:?}");
+        assert!(!lines.iter().any(|line| line.starts_with("forged")), "{lines:?}");
     }
 }
 

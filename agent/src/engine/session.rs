@@ -23,6 +23,7 @@ use super::packet::{Connect, PACKET_MAX_ANNOUNCED, Publish, RECEIVE_MAX};
 use super::record::{Event, EventKind, Stamp};
 use super::suspect::Suspects;
 use super::time::{Mono, Now};
+use crate::text::head;
 use crate::wire::payload::{Presence, Speaker};
 use crate::wire::{Reason, Refusal, token};
 use answers::{LengthMax, Refused};
@@ -34,6 +35,8 @@ use subscriptions::{Subscribed, Subscriptions};
 
 /// How long the broker keeps our session, and with it the commands that wait for us, while we are away.
 const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
+/// As much of a topic as is told where the broker made it up.
+const TOPIC_BYTES_SHOWN_MAX: usize = 128;
 
 /// The engine's side of the conversation.
 #[derive(Debug, Default)]
@@ -219,7 +222,8 @@ impl Engine {
                     claimed_id: None,
                     claimed_name: None,
                     detail: format!(
-                        "a message of {len} B on {topic}; a command has at most {} B",
+                        "a message of {len} B on {:?}; a command has at most {} B",
+                        head(&topic, TOPIC_BYTES_SHOWN_MAX),
                         token::COMMAND_LEN_MAX
                     ),
                 };

@@ -86,8 +86,8 @@ const FIELDS: [&str; 19] = [
     "__REALTIME_TIMESTAMP",
 ];
 
-/// How this process names itself to syslog and the journal.
-const OWN_IDENTIFIER: &str = env!("CARGO_PKG_NAME");
+/// How this process names itself to syslog and the journal, and what it is called there by the kernel (`comm`).
+const OWN_NAME: &str = env!("CARGO_PKG_NAME");
 
 /// The journal below a root.
 #[derive(Debug)]
@@ -406,11 +406,13 @@ impl Entry {
         self.field("_BOOT_ID").and_then(|id| BootId::parse(&id))
     }
 
-    /// Written by this agent, in this run or another. In another boot its pid was somebody else's, and PID 1 of the
-    /// journal is not that of a container.
+    /// Written by this agent, in this run or another. Anybody may call himself what he likes: what journald knows of
+    /// him has to agree, if it knows anything. In another boot its pid was somebody else's, and PID 1 of the journal
+    /// is not that of a container.
     pub(super) fn is_own(&self, this_boot: Option<BootId>, pid: u32) -> bool {
         let by_pid = || self.number("_PID") == Some(pid) && self.boot() == this_boot && !self.is_systemd();
-        self.field("SYSLOG_IDENTIFIER").as_deref() == Some(OWN_IDENTIFIER) || by_pid()
+        let is_called = |field| self.field(field).as_deref() == Some(OWN_NAME);
+        (is_called("SYSLOG_IDENTIFIER") && (is_called("_COMM") || self.field("_COMM").is_none())) || by_pid()
     }
 
     /// journalctl gives null for a field of more than 4 KiB.

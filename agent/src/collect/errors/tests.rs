@@ -264,7 +264,7 @@ fn a_long_message_is_cut_between_two_characters() {
 
 #[test]
 fn the_agents_own_lines_are_passed_over_but_move_the_cursor() {
-    let by_name = PLAIN.replace(r#""SYSLOG_IDENTIFIER":"app""#, r#""SYSLOG_IDENTIFIER":"fieldmedic""#);
+    let by_name = called_fieldmedic().replace(r#""_COMM":"app""#, r#""_COMM":"fieldmedic""#);
     let by_pid = PLAIN.replace(r#""_PID":"77""#, &format!(r#""_PID":"{}""#, std::process::id()));
     let last = by_pid.replace("i=5", "i=99");
     let fake = Fake::new("", &format!("cat <<'END'\n{UNIT_FAILED}\n{by_name}\n{last}\nEND"));
@@ -272,6 +272,20 @@ fn the_agents_own_lines_are_passed_over_but_move_the_cursor() {
     assert_eq!(batches.len(), 1, "{batches:?}");
     assert_eq!(batches[0].lines.len(), 1);
     assert_eq!(batches[0].cursor.as_deref(), Some("s=e3;i=99;b=01;m=1;t=6;x=7"));
+}
+
+#[test]
+fn what_another_program_calls_fieldmedic_is_read_as_anothers() {
+    let entry = |line: &str| Entry::parse(line.as_bytes()).unwrap();
+    let own = |line: &str| entry(line).is_own(BootId::parse(THIS_BOOT), 1);
+    let by_logger = called_fieldmedic().replace(r#""_COMM":"app""#, r#""_COMM":"logger""#);
+    assert!(!own(&by_logger));
+    assert!(own(&called_fieldmedic().replace(r#""_COMM":"app","#, "")), "journald knows nothing of who wrote it");
+}
+
+/// What somebody has written who says that he is the agent.
+fn called_fieldmedic() -> String {
+    PLAIN.replace(r#""SYSLOG_IDENTIFIER":"app""#, r#""SYSLOG_IDENTIFIER":"fieldmedic""#)
 }
 
 #[test]

@@ -237,7 +237,7 @@ impl Online {
             other => {
                 return Err((
                     LinkFaultKind::Protocol,
-                    format!("the broker sent {}, which a client never gets", other.name()),
+                    format!("the broker sent {}, which nothing here asked for", other.name()),
                 ));
             }
         })
