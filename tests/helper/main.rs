@@ -157,6 +157,31 @@ async fn rules_of_a_unit_that_had_failed_are_not_taken_away_by_stopping_it_unles
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unit_that_runs_though_its_start_took_too_long_is_not_started_by_a_later_release() {
+    let world = World::new();
+    world.allow("[allow]\nactions = [\"quarantine\"]\n");
+    let pid1 = Pid1::start().await;
+    let _helper = world.start_in(&[("DBUS_SYSTEM_BUS_ADDRESS", pid1.address())]);
+    pid1.start_late();
+    let saved = world.state("quarantine.json");
+    for is_down in [false, true] {
+        world.in_quarantine("restrict", &["app.service"]);
+        let mut stopped: Json = serde_json::from_slice(&std::fs::read(&saved).unwrap()).unwrap();
+        stopped["stopped"] = json!(["app.service"]);
+        std::fs::write(&saved, stopped.to_string()).unwrap();
+        if is_down {
+            pid1.fail(0);
+        }
+        let release = claims(DEVICE, "release", json!({}));
+        let (jti, token) = (release["jti"].as_str().unwrap(), world.operator.sign(&release));
+        let end = world.ask(&commanded("release", &json!({}), jti, &token));
+        assert_eq!((&end["status"], &end["reason"]), (&json!("SUCCEEDED"), &json!("unit_failed")), "{end}");
+        assert!(end["detail"].as_str().unwrap().ends_with("app.service: its job ended as timeout"), "{end}");
+        assert_eq!(saved.exists(), is_down, "what is remembered is started again: {end}");
+    }
+}
+
 #[test]
 fn a_quarantine_that_would_keep_the_agent_from_the_broker_is_refused_before_anything_is_done() {
     let world = World::new();

@@ -23,6 +23,7 @@ pub struct Pid1 {
     restarted: Arc<Mutex<Vec<String>>>,
     inhibited: Arc<AtomicBool>,
     goes_down: Arc<AtomicBool>,
+    starts_late: Arc<AtomicBool>,
     failed: Failed,
     _systemd: Connection,
 }
@@ -32,7 +33,13 @@ impl Pid1 {
         let bus = Bus::start();
         let (restarted, started_us) = (Arc::default(), Arc::default());
         let (inhibited, failed, goes_down) = (Arc::default(), Failed::default(), Arc::<AtomicBool>::default());
-        let manager = Manager(Arc::clone(&restarted), Arc::clone(&started_us), Arc::clone(&goes_down));
+        let starts_late = Arc::<AtomicBool>::default();
+        let manager = Manager {
+            restarted: Arc::clone(&restarted),
+            started_us: Arc::clone(&started_us),
+            goes_down: Arc::clone(&goes_down),
+            starts_late: Arc::clone(&starts_late),
+        };
         let systemd = Builder::address(bus.address())
             .unwrap()
             .serve_at("/org/freedesktop/systemd1", manager)
@@ -54,7 +61,7 @@ impl Pid1 {
             .build()
             .await
             .unwrap();
-        Self { bus, restarted, inhibited, goes_down, failed, _systemd: systemd }
+        Self { bus, restarted, inhibited, goes_down, starts_late, failed, _systemd: systemd }
     }
 
     pub fn address(&self) -> &str {
@@ -69,6 +76,11 @@ impl Pid1 {
     /// From now on the machine is about to reboot: no unit is restarted any more.
     pub fn go_down(&self) {
         self.goes_down.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on what is started isn't up within the time that it has for that.
+    pub fn start_late(&self) {
+        self.starts_late.store(true, Ordering::Relaxed);
     }
 
     /// From now on all units have failed, and were active last then: 0 is never.
@@ -98,8 +110,13 @@ impl Login {
     }
 }
 
-/// What was restarted, when the unit was started last, and whether the machine goes down.
-struct Manager(Arc<Mutex<Vec<String>>>, Arc<AtomicU64>, Arc<AtomicBool>);
+struct Manager {
+    restarted: Arc<Mutex<Vec<String>>>,
+    /// When the unit was restarted last.
+    started_us: Arc<AtomicU64>,
+    goes_down: Arc<AtomicBool>,
+    starts_late: Arc<AtomicBool>,
+}
 
 type ListedJob = (u32, String, String, String, OwnedObjectPath, OwnedObjectPath);
 
@@ -111,9 +128,15 @@ impl Manager {
         path(UNIT_PATH)
     }
 
-    fn start_unit(&self, name: String, _mode: String) -> OwnedObjectPath {
-        self.0.lock().unwrap().push(name);
-        path("/org/freedesktop/systemd1/job/2")
+    async fn start_unit(
+        &self,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+        name: String,
+        _mode: String,
+    ) -> zbus::fdo::Result<OwnedObjectPath> {
+        self.restarted.lock().unwrap().push(name.clone());
+        let result = if self.starts_late.load(Ordering::Relaxed) { "timeout" } else { "done" };
+        ended(&emitter, &name, result).await
     }
 
     fn reset_failed_unit(&self, _name: &str) {}
@@ -122,7 +145,7 @@ impl Manager {
         let word = |word: &str| word.to_owned();
         let (job, unit) = (path("/org/freedesktop/systemd1/job/9"), path("/org/freedesktop/systemd1/unit/reboot"));
         let reboot = (9, word("reboot.target"), word("start"), word("waiting"), job, unit);
-        if self.2.load(Ordering::Relaxed) { vec![reboot] } else { vec![] }
+        if self.goes_down.load(Ordering::Relaxed) { vec![reboot] } else { vec![] }
     }
 
     async fn stop_unit(
@@ -149,13 +172,13 @@ impl Manager {
         name: String,
         _mode: String,
     ) -> zbus::fdo::Result<OwnedObjectPath> {
-        if self.2.load(Ordering::Relaxed) {
+        if self.goes_down.load(Ordering::Relaxed) {
             return ended(&emitter, &name, "canceled").await;
         }
-        self.0.lock().unwrap().push(name.clone());
+        self.restarted.lock().unwrap().push(name.clone());
         let now = clock_gettime(ClockId::Monotonic);
         let now_us = u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000).unwrap();
-        self.1.store(now_us, Ordering::Relaxed);
+        self.started_us.store(now_us, Ordering::Relaxed);
         ended(&emitter, &name, "done").await
     }
 

@@ -14,8 +14,9 @@ use super::object::Object;
 use super::systemd::{Executed, Jobs, ListedUnit, Systemd, connect, forget_starts, service_at, unit_at};
 use crate::config::UnitName;
 
-/// How long all jobs together may take: as long as systemd gives one unit by default.
-const JOBS_MAX: Duration = Duration::from_secs(60);
+/// How long all jobs together may take: longer than the 90 s that systemd gives one unit to start or to stop by default
+/// (systemd-system.conf(5), DefaultTimeoutStartSec=), after which it ends the job by itself and says how.
+const JOBS_MAX: Duration = Duration::from_secs(100);
 
 /// What is asked of PID 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

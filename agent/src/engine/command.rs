@@ -372,12 +372,15 @@ impl Act {
         match self {
             Self::RestartUnit { .. }
             | Self::RestartLink { .. }
-            | Self::Quarantine { .. }
-            | Self::Refresh { .. }
             | Self::CollectDiagnostics
             | Self::SavePower
             | Self::Reboot => RESTART_TIMEOUT,
-            Self::Run { .. } | Self::Rollback { .. } | Self::MarkGood { .. } => RUN_TIMEOUT,
+            // A quarantine waits for the job that loads its rules, and then for those of its units.
+            Self::Quarantine { .. }
+            | Self::Refresh { .. }
+            | Self::Run { .. }
+            | Self::Rollback { .. }
+            | Self::MarkGood { .. } => RUN_TIMEOUT,
         }
     }
 }

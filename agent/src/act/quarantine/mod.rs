@@ -245,6 +245,10 @@ impl Quarantine {
         let rules = ruleset::render(level, wide, &terms, self.uid);
         // What was amiss before is so until it is known better: where it stays so nothing is written.
         let mut now = Saved { level: level.word().into(), wide, terms, ..before };
+        if was_free {
+            // Of an earlier one that was ended: what this one doesn't stop is not this one's to start.
+            now.stopped.retain(|unit| now.terms.stop.contains(unit));
+        }
         if let Err(error) = self.save(&now) {
             return (failed(&error), Vec::new());
         }
@@ -374,12 +378,11 @@ impl Quarantine {
             [] => Ok(()),
             stopped => jobs::run(Job::Start, stopped.iter().map(UnitName::as_str)).await,
         };
-        // What could not be started is remembered, for who lets it out once more.
-        let mark = if started.is_ok() {
-            mark
-        } else {
-            Some(Saved { stopped: before.stopped.clone(), ..mark.unwrap_or_else(ended) })
-        };
+        // What could not be started is remembered, for who lets it out once more. What is up all the same, or still
+        // comes up, is not: once its owner has stopped it for good, nobody would have it started.
+        let down = if started.is_ok() { Vec::new() } else { not_running(&before.stopped).await };
+        let mark =
+            if down.is_empty() { mark } else { Some(Saved { stopped: down.clone(), ..mark.unwrap_or_else(ended) }) };
         let forgotten = match mark {
             Some(mark) => self.save(&mark),
             // Back after a power cut, it would shut a gateway whose journal says that it was let out.
@@ -392,10 +395,17 @@ impl Quarantine {
         match started {
             Ok(()) if names.is_empty() => ActOutcome::succeeded(rules),
             Ok(()) => ActOutcome::succeeded(format!("{rules}; started {names}")),
-            Err(error) => ActOutcome {
-                reason: Some("unit_failed".into()),
-                ..ActOutcome::succeeded(format!("{rules}; {names} could not be started: {error}"))
-            },
+            Err(error) => {
+                let what = if down.is_empty() {
+                    format!("{names} may still be coming up")
+                } else {
+                    format!("{} could not be started", self::names(&down))
+                };
+                ActOutcome {
+                    reason: Some("unit_failed".into()),
+                    ..ActOutcome::succeeded(format!("{rules}; {what}: {error}"))
+                }
+            }
         }
     }
 
@@ -541,6 +551,12 @@ fn in_reach(now: &Saved) -> String {
     let broker: Vec<String> = now.terms.broker.iter().map(ToString::to_string).collect();
     let broker = if broker.is_empty() { "no known address".into() } else { broker.join(", ") };
     format!("the broker is in reach at {broker}")
+}
+
+/// Those that don't run; all where that can't be known.
+async fn not_running(units: &[UnitName]) -> Vec<UnitName> {
+    let running = jobs::running(units).await.unwrap_or_default();
+    units.iter().filter(|unit| !running.contains(unit)).cloned().collect()
 }
 
 fn names(units: &[UnitName]) -> String {
