@@ -38,6 +38,12 @@ const HEALTH: Duration = Duration::from_secs(3_600);
 pub(crate) const NO_HELPER: &str = "no_helper";
 /// And for what was canceled before it was begun: nothing was done. It is told as any other that was canceled.
 pub(crate) const TAKEN_BACK: &str = "taken_back";
+/// What root's helper refuses by where it has no policy that it can go by: others could have written it, or it can't be
+/// looked at; or it has mistakes.
+pub(crate) const POLICY_UNTRUSTED: &str = "policy_untrusted";
+pub(crate) const POLICY_WRONG: &str = "policy_wrong";
+/// And where it doesn't find the agent to be the one that it serves.
+pub(crate) const PEER_REFUSED: &str = "peer_refused";
 
 /// Something that the engine is to do for a ladder.
 #[derive(Debug, PartialEq)]
@@ -650,8 +656,12 @@ fn begins_nothing(outcome: &ActOutcome) -> bool {
 pub fn refusal(outcome: &ActOutcome) -> Option<Reason> {
     let reason = outcome.reason.as_deref().and_then(Reason::parse);
     match outcome.status {
-        // Root's own words for it are in the detail.
-        ActStatus::Rejected => Some(reason.unwrap_or(Reason::NotAllowed)),
+        // Root's own words for it are in the detail. A policy, or a file of users, that is just being replaced says
+        // nothing of what root allows: a ladder that took it for a no would be climbed to its end within seconds.
+        ActStatus::Rejected => match outcome.reason.as_deref() {
+            Some(POLICY_UNTRUSTED | POLICY_WRONG | PEER_REFUSED) => Some(Reason::Busy),
+            _ => Some(reason.unwrap_or(Reason::NotAllowed)),
+        },
         // It may just be replaced by a newer one.
         ActStatus::Failed | ActStatus::TimedOut if outcome.reason.as_deref() == Some(NO_HELPER) => Some(Reason::Busy),
         ActStatus::Failed => reason.filter(|reason| {

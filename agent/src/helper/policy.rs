@@ -19,6 +19,7 @@ use crate::config::{
     self, Action, Budget, ClockTrust, DeviceId, Network, Problem, Rollback, RollbackKind, Unfit, UnitName, policy, read,
 };
 use crate::engine::io::{Act, Trigger};
+use crate::engine::remedies::{PEER_REFUSED, POLICY_UNTRUSTED, POLICY_WRONG};
 use crate::gather::gather;
 use crate::wire::Reason;
 
@@ -91,8 +92,8 @@ impl PolicyError {
     #[must_use]
     pub(super) fn refusal(&self) -> Refusal {
         let reason = match self {
-            Self::Untrusted { .. } | Self::Io { .. } => "policy_untrusted",
-            Self::Wrong(_) => "policy_wrong",
+            Self::Untrusted { .. } | Self::Io { .. } => POLICY_UNTRUSTED,
+            Self::Wrong(_) => POLICY_WRONG,
         };
         Refusal::new(reason, format!("policy: {self}"))
     }
@@ -242,7 +243,7 @@ impl Policy {
         if uid == 0 || self.agent_uid == Some(uid) {
             return Ok(());
         }
-        Err(Refusal::new("peer_refused", format!("uid {uid} is neither root nor the agent's user")))
+        Err(Refusal::new(PEER_REFUSED, format!("uid {uid} is neither root nor the agent's user")))
     }
 }
 

@@ -105,6 +105,31 @@ fn a_reboot_that_somebody_blocked_at_the_last_moment_is_waited_for_and_not_gone_
 }
 
 #[test]
+fn a_policy_of_roots_that_can_not_be_used_for_a_while_costs_a_ladder_no_step() {
+    for word in ["policy_untrusted", "policy_wrong", "peer_refused"] {
+        let mut world = world();
+        world.acts_succeed = false;
+        memory(&mut world, 95.0);
+        for times in 1..=3_usize {
+            assert_eq!(world.acted, vec![restart("app.service"); times], "{word}");
+            let (id, _) = world.acts.pop().unwrap();
+            world.input(Input::ActDone { id, outcome: ActOutcome::rejected(word, "policy: it is being written") });
+            world.advance(MINUTE * (1 << (times - 1)) + 10 * SECOND);
+        }
+        let (id, _) = world.acts.pop().unwrap();
+        world.input(Input::ActDone { id, outcome: outcome(ActStatus::Succeeded) });
+        memory(&mut world, 50.0);
+        let steps = ["IN_PROGRESS", "REJECTED", "SUCCEEDED"].map(|status| ("restart_unit", status));
+        let told = told(&world);
+        assert!(is(&told, &[&steps[..], &[("healed", "HEALED")]].concat()), "{word}: {told:?}");
+        let refused = world.got.iter().find(|got| got.body["remediation"]["status"] == "REJECTED").unwrap();
+        let remediation = &refused.body["remediation"];
+        let (reason, detail) = (&remediation["reason"], &remediation["detail"]);
+        assert_eq!((reason, detail), (&json!("busy"), &json!("policy: it is being written")), "{}", refused.body);
+    }
+}
+
+#[test]
 fn what_roots_helper_refuses_is_no_step_that_did_not_help() {
     let mut world = world();
     world.acts_succeed = false;
