@@ -14,7 +14,7 @@ use crate::agent_user::agent_user_for_root;
 use crate::collect::Collectors;
 use crate::collect::clock::ClockReading;
 use crate::config::CheckedConfig;
-use crate::engine::observation::{Audited, Finding, Observation, Severity};
+use crate::engine::observation::{Audited, Finding, Observation, Severity, Unseen};
 use crate::helper::POLICY_FILE;
 use crate::store;
 
@@ -82,18 +82,21 @@ impl Audit {
         files::tls_files(&self.config, wall.trusted.then_some(wall.unix), agent, is_barred, &mut found);
         files::look(&self.config, &self.files, agent, &mut found);
         gateway::look(&self.config.collect.root, &mut found);
-        gateway::store_disk(&self.config, store::free_bytes_at(&self.config.store.path).ok(), &mut found);
+        let free = store::free_bytes_at(&self.config.store.path).ok();
+        gateway::store_disk(&self.config, free, &mut found);
         let is_unprivileged = self.running.as_ref().is_some_and(|running| !running.is_root);
         let helper = agent::Helper::find();
         agent::look_for_helper(&self.config, helper, is_unprivileged, &mut found);
         if helper.is_installed || helper.listens {
-            policy::look(&self.config, Path::new(POLICY_FILE), &mut found);
+            let hidden = policy::look(&self.config, Path::new(POLICY_FILE), &mut found);
+            unseen.extend(hidden.iter().copied().map(Unseen::all));
         }
         if let Some(running) = &self.running {
             agent::look(&self.files, running, &mut found);
         }
         sort(&mut found);
-        unseen.extend((!wall.trusted).then_some(files::TLS_FILES));
+        unseen.extend(free.is_none().then_some(Unseen::all(gateway::STORE_NO_ROOM)));
+        unseen.extend((!wall.trusted).then_some(Unseen::all(files::TLS_FILES)));
         Audited { findings: found, unseen }
     }
 }
@@ -111,7 +114,9 @@ pub fn judge(
     gateway::judge(config, seen, failed, &mut found);
     sort(&mut found);
     let unseen = [(failed.is_err(), FAILED_UNIT), (refused.is_none(), BROKER_REFUSES)];
-    Audited { findings: found, unseen: unseen.iter().filter(|(is, _)| *is).map(|(_, check)| *check).collect() }
+    let mut unseen: Vec<_> = unseen.iter().filter(|(is, _)| *is).map(|(_, check)| Unseen::all(check)).collect();
+    gateway::unseen(config, seen, &mut unseen);
+    Audited { findings: found, unseen }
 }
 
 fn sort(found: &mut [Finding]) {

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use super::{FAILED_UNIT, finding};
+use crate::collect::host::FLASH_LIFE;
 use crate::collect::inhibit;
 use crate::config::{CheckedConfig, ClockTrust};
 use crate::engine::metric::{Metric, Value, find};
-use crate::engine::observation::{Finding, Observation, Severity};
+use crate::engine::observation::{Finding, Observation, Severity, Unseen};
 use crate::text::size;
 
 /// Of a file system.
@@ -24,6 +25,13 @@ const CLEAR_TEXT: [u16; 5] = [21, 23, 512, 513, 514];
 const NAMED_MAX: usize = 10;
 const WATCHDOGS: &str = "sys/class/watchdog";
 const REBOOT_REQUIRED: &str = "run/reboot-required";
+pub(super) const STORE_NO_ROOM: &str = "store_no_room";
+/// Of each file system that is collected.
+const DISK_FULL: &str = "disk_full";
+const DISK_HEADROOM: &str = "disk_headroom";
+const FLASH_WORN: &str = "flash_worn";
+const LISTENS: &str = "listens";
+const CLEAR_TEXT_SERVICE: &str = "clear_text_service";
 
 pub(super) fn judge(
     config: &CheckedConfig,
@@ -45,6 +53,31 @@ pub(super) fn judge(
         let unit = line.split(' ').next().unwrap_or(line);
         let advice = format!("systemctl status {unit}; systemctl reset-failed {unit} once it is settled");
         found.push(finding(Severity::Warning, FAILED_UNIT, unit, format!("systemd says: {line}"), &advice));
+    }
+}
+
+/// What a round of collection has no readings of, as a disk that doesn't answer: what was found of it is neither gone
+/// nor news.
+pub(super) fn unseen(config: &CheckedConfig, seen: &Observation, unseen: &mut Vec<Unseen>) {
+    if seen.sockets.is_none() {
+        unseen.extend([LISTENS, CLEAR_TEXT_SERVICE].map(Unseen::all));
+    }
+    let host = &config.collect.host;
+    if !host.enabled {
+        return;
+    }
+    let has = |metric, label: Option<&str>| {
+        seen.points.iter().any(|point| point.metric == metric && point.label.as_deref() == label)
+    };
+    for mount in host.mounts.iter().map(|mount| mount.to_string_lossy()) {
+        if !has(Metric::HostDiskUsed, Some(&mount)) {
+            unseen.extend([DISK_FULL, DISK_HEADROOM].map(|check| Unseen::one(check, mount.as_ref())));
+        }
+    }
+    // One that can't be worn has no such file.
+    let failed = seen.faults.iter().any(|fault| fault.source.ends_with(FLASH_LIFE));
+    if failed && !has(Metric::HostFlashLife, None) {
+        unseen.push(Unseen::all(FLASH_WORN));
     }
 }
 
@@ -70,7 +103,7 @@ pub(super) fn store_disk(config: &CheckedConfig, free: Option<u64>, found: &mut 
          telemetry is given up"
     );
     let advice = "make room on it; where it is as small as that, lower store.min_free_bytes";
-    found.push(finding(Severity::Error, "store_no_room", path.to_string(), what, advice));
+    found.push(finding(Severity::Error, STORE_NO_ROOM, path.to_string(), what, advice));
 }
 
 fn clock(config: &CheckedConfig, seen: &Observation, found: &mut Vec<Finding>) {
@@ -93,18 +126,18 @@ fn disks(config: &CheckedConfig, seen: &Observation, found: &mut Vec<Finding>) {
         match point.metric {
             Metric::HostDiskUsed if number > DISK_USED_PCT => {
                 let what = format!("{label} is {number:.0} % full");
-                found.push(finding(Severity::Warning, "disk_full", label, what, "make room, or give it a larger one"));
+                found.push(finding(Severity::Warning, DISK_FULL, label, what, "make room, or give it a larger one"));
             }
             Metric::HostDiskFree if number < floor(config) => {
                 let what = format!("{label} has {:.0} MiB left", number / f64::from(1 << 20));
                 let advice = "make room, or lower store.max_bytes: below store.min_free_bytes telemetry is given up";
-                found.push(finding(Severity::Warning, "disk_headroom", label, what, advice));
+                found.push(finding(Severity::Warning, DISK_HEADROOM, label, what, advice));
             }
             Metric::HostFlashLife if number >= FLASH_WORN_PCT => {
                 let severity = if number >= FLASH_DEAD_PCT { Severity::Critical } else { Severity::Warning };
                 let what = format!("{number:.0} % of the flash's life is used, by its own estimate");
                 let advice = "plan to replace it; longer sample and report intervals wear it less";
-                found.push(finding(severity, "flash_worn", "flash", what, advice));
+                found.push(finding(severity, FLASH_WORN, "flash", what, advice));
             }
             _ => {}
         }
@@ -124,13 +157,13 @@ fn listeners(seen: &Observation, found: &mut Vec<Finding>) {
     }
     let what = format!("others can reach {}: {}", count(open.len(), "port"), some(&open));
     let advice = "close what nobody needs, and what is left to a firewall";
-    found.push(finding(Severity::Info, "listens", "ports", what, advice));
+    found.push(finding(Severity::Info, LISTENS, "ports", what, advice));
     let clear: Vec<&String> = open.into_iter().filter(|name| is_clear_text(name)).collect();
     if !clear.is_empty() {
         let what = format!("passwords go over the wire as they are: {}", some(&clear));
         found.push(finding(
             Severity::Error,
-            "clear_text_service",
+            CLEAR_TEXT_SERVICE,
             "ports",
             what,
             "use ssh, or an update client with TLS",

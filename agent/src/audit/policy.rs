@@ -12,7 +12,13 @@ use crate::engine::io::{Act, Own, Trigger};
 use crate::engine::observation::{Finding, Severity};
 use crate::helper::{Policy, PolicyError};
 
-pub(super) fn look(config: &CheckedConfig, file: &Path, found: &mut Vec<Finding>) {
+const UNTRUSTED: &str = "policy_untrusted";
+const WRONG: &str = "policy_wrong";
+const DIFFERS: &str = "policy_differs";
+const REFUSES: &str = "policy_refuses";
+
+/// Says for which of its checks it could not look.
+pub(super) fn look(config: &CheckedConfig, file: &Path, found: &mut Vec<Finding>) -> &'static [&'static str] {
     match Policy::load(file) {
         Ok(policy) => {
             if agent::acts(config) {
@@ -21,31 +27,42 @@ pub(super) fn look(config: &CheckedConfig, file: &Path, found: &mut Vec<Finding>
             }
             refused_steps(config, &policy, file, found);
             refused_rollbacks(config, &policy, file, found);
+            &[]
         }
         Err(error) => unusable(config, &error, file, found),
     }
 }
 
 /// The helper goes by none then.
-fn unusable(config: &CheckedConfig, error: &PolicyError, file: &Path, found: &mut Vec<Finding>) {
-    let (check, advice) = match error {
+fn unusable(
+    config: &CheckedConfig,
+    error: &PolicyError,
+    file: &Path,
+    found: &mut Vec<Finding>,
+) -> &'static [&'static str] {
+    let (check, advice, hides): (_, _, &[_]) = match error {
         // Who only collects needs none.
-        PolicyError::Io { why, .. } if why.kind() == io::ErrorKind::NotFound && !agent::acts(config) => return,
+        PolicyError::Io { why, .. } if why.kind() == io::ErrorKind::NotFound && !agent::acts(config) => return &[],
         PolicyError::Io { why, .. } if why.kind() == io::ErrorKind::NotFound => {
-            ("policy_untrusted", "write one: fieldmedic init makes it beside agent.toml")
+            (UNTRUSTED, "write one: fieldmedic init makes it beside agent.toml", &[WRONG, DIFFERS, REFUSES])
         }
         // What only root may read is looked at by root.
-        PolicyError::Io { why, .. } if why.kind() == io::ErrorKind::PermissionDenied => return,
-        PolicyError::Wrong(_) if !is_readable(file) => return,
-        PolicyError::Untrusted { .. } | PolicyError::Io { .. } => {
-            ("policy_untrusted", "make it root's and nobody else's to write, and all directories above it")
+        PolicyError::Io { why, .. } if why.kind() == io::ErrorKind::PermissionDenied => {
+            return &[UNTRUSTED, WRONG, DIFFERS, REFUSES];
         }
+        PolicyError::Wrong(_) if !is_readable(file) => return &[WRONG, DIFFERS, REFUSES],
+        PolicyError::Untrusted { .. } | PolicyError::Io { .. } => (
+            UNTRUSTED,
+            "make it root's and nobody else's to write, and all directories above it",
+            &[WRONG, DIFFERS, REFUSES],
+        ),
         PolicyError::Wrong(_) => {
-            ("policy_wrong", "sudo /usr/libexec/fieldmedic-act --check lists all, with their lines")
+            (WRONG, "sudo /usr/libexec/fieldmedic-act --check lists all, with their lines", &[DIFFERS, REFUSES])
         }
     };
     let what = format!("root's helper refuses everything, commands and ladders, as its policy can't be used: {error}");
     found.push(finding(Severity::Error, check, file.display().to_string(), what, advice));
+    hides
 }
 
 fn is_readable(file: &Path) -> bool {
@@ -56,7 +73,7 @@ fn is_readable(file: &Path) -> bool {
 fn differences(config: &CheckedConfig, policy: &Policy, file: &Path, found: &mut Vec<Finding>) {
     let file = file.display();
     let mut tell = |severity, subject: &str, what: String, advice: String| {
-        found.push(finding(severity, "policy_differs", subject, what, &advice));
+        found.push(finding(severity, DIFFERS, subject, what, &advice));
     };
     let device = &config.device;
     if policy.device != device.id {
@@ -103,7 +120,7 @@ fn cut_quarantine(config: &CheckedConfig, policy: &Policy, file: &Path, found: &
     }
     let (source, file) = (Source::of(config), file.display());
     let mut tell = |subject: &str, what: String, advice: String| {
-        found.push(finding(Severity::Warning, "policy_differs", subject, what, &advice));
+        found.push(finding(Severity::Warning, DIFFERS, subject, what, &advice));
     };
     if let Err(refusal) = policy.keeps_broker(&source) {
         let what = format!("{file}: a quarantine is refused (not_allowed): {}", refusal.detail);
@@ -139,7 +156,7 @@ fn refused_steps(config: &CheckedConfig, policy: &Policy, file: &Path, found: &m
             refused.join("; ")
         );
         let advice = format!("name in {} what rules may do, or take the steps out of the ladder", file.display());
-        found.push(finding(Severity::Warning, "policy_refuses", name.as_str(), what, &advice));
+        found.push(finding(Severity::Warning, REFUSES, name.as_str(), what, &advice));
     }
 }
 
@@ -161,7 +178,7 @@ fn refused_rollbacks(config: &CheckedConfig, policy: &Policy, file: &Path, found
         if let Err(refusal) = refused {
             let what = format!("[rollback.{target}]: {what}: {}", refusal.detail);
             let advice = format!("name it in {}, or take [rollback.{target}] out of agent.toml", file.display());
-            found.push(finding(Severity::Warning, "policy_refuses", format!("rollback.{target}"), what, &advice));
+            found.push(finding(Severity::Warning, REFUSES, format!("rollback.{target}"), what, &advice));
         }
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::agent_user::User;
 use crate::config::TrustedKey;
 use crate::engine::metric::{Metric, Point};
-use crate::engine::observation::Sockets;
+use crate::engine::observation::{Fault, Sockets};
 use crate::engine::time::{Mono, Now, Unix, Wall};
 use crate::wire::keys::SigningKey;
 
@@ -67,6 +67,24 @@ fn disks_flash_and_clock_are_told_at_their_limits() {
         assert_eq!((checks(&found), found[0].severity), (vec![check], severity));
         assert!(!found[0].advice.is_empty());
     }
+}
+
+#[test]
+fn what_a_round_could_not_read_is_told_as_unseen_rather_than_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "[collect.host]\nmounts = [\"/\", \"/data\"]");
+    let (points, faults) = (vec![Point::labelled(Metric::HostDiskUsed, "/", 40.0)], |source: &str| {
+        vec![Fault { source: source.to_owned(), what: "statvfs: no answer".to_owned() }]
+    });
+    let flash = "/sys/block/mmcblk0/device/life_time";
+    let sockets = Some(Sockets { listeners: Vec::new(), peers: Vec::new() });
+    let seen = Observation { points, faults: faults("/data"), sockets, ..Observation::default() };
+    let unseen = |seen: &Observation| judge(&config, seen, &Ok(Vec::new()), Some(&[])).unseen;
+    let data = ["disk_full", "disk_headroom"].map(|check| Unseen::one(check, "/data"));
+    assert_eq!(unseen(&seen), data);
+    let blind = Observation { sockets: None, faults: faults(flash), ..seen };
+    let all = ["listens", "clear_text_service", "flash_worn"].map(Unseen::all);
+    assert_eq!(unseen(&blind), [&all[..2], &data, &all[2..]].concat());
 }
 
 #[test]
@@ -283,9 +301,10 @@ fn a_whole_look_reads_its_own_round_below_the_root() {
             trusted.then_some(&[]),
         )
     };
-    assert_eq!(look(false).unseen, ["broker_refuses", "tls_files"], "of an expired certificate only a clock can tell");
+    let unseen = ["broker_refuses", "tls_files"].map(Unseen::all);
+    assert_eq!(look(false).unseen, unseen, "of an expired certificate only a clock can tell");
     let Audited { findings: found, unseen } = look(true);
-    assert_eq!(unseen, [""; 0]);
+    assert_eq!(unseen, []);
     let expected = ["clear_text_service", "clock_not_synced", "listens"];
     let found: Vec<&str> = checks(&found).into_iter().filter(|check| expected.contains(check)).collect();
     assert_eq!(found, expected);
@@ -401,7 +420,8 @@ fn a_policy_by_which_everything_is_refused_is_an_error() {
             fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
         }
         let mut found = Vec::new();
-        policy::look(config, file, &mut found);
+        let hidden = policy::look(config, file, &mut found);
+        assert_eq!(hidden.contains(&"policy_differs"), !found.is_empty(), "what nobody could read isn't mended");
         found.into_iter().map(|finding| (finding.check, finding.severity, finding.what)).collect::<Vec<_>>()
     };
     let acts = config(dir.path(), "");

@@ -10,6 +10,8 @@ use super::round::{Faulted, Reading, Round};
 use crate::config::CollectHost;
 use crate::engine::metric::Metric;
 
+/// Of an eMMC, below its directory.
+pub(crate) const FLASH_LIFE: &str = "device/life_time";
 /// JESD84-B51, DEVICE_LIFE_TIME_EST: steps of 10 %; 0x0B is past the end, above that is reserved.
 const LIFE_TIME_MAX: u8 = 0x0B;
 /// Thousandths of a degree Celsius.
@@ -153,7 +155,7 @@ fn flash_life_used_pct(round: &mut Round<'_>) -> Reading<f64> {
     for name in round.names("sys/block") {
         let is_disk = name.strip_prefix("mmcblk").is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()));
         if is_disk {
-            let used = life_time_pct(round, &format!("sys/block/{name}/device/life_time"))?;
+            let used = life_time_pct(round, &format!("sys/block/{name}/{FLASH_LIFE}"))?;
             worst = worst.max(used);
         }
     }

@@ -54,8 +54,31 @@ pub struct Finding {
 pub struct Audited {
     /// The worst first.
     pub findings: Vec<Finding>,
-    /// Checks for which nobody could look at all, or not at everything, this time: what they found before stands.
-    pub unseen: Vec<&'static str>,
+    /// What nobody could look at this time: what was found of it before stands.
+    pub unseen: Vec<Unseen>,
+}
+
+/// A check for which nobody could look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unseen {
+    /// Which.
+    pub check: &'static str,
+    /// At which of what it looks at; `None`: at none, or not at everything.
+    pub subject: Option<String>,
+}
+
+impl Unseen {
+    /// Nobody could look at everything for this check.
+    #[must_use]
+    pub const fn all(check: &'static str) -> Self {
+        Self { check, subject: None }
+    }
+
+    /// Nobody could look at this one.
+    #[must_use]
+    pub fn one(check: &'static str, subject: impl Into<String>) -> Self {
+        Self { check, subject: Some(subject.into()) }
+    }
 }
 
 /// What the kernel kept of how the boot before ended.

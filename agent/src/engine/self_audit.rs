@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::keyed::encode;
-use super::observation::{Audited, Finding, Severity};
+use super::observation::{Audited, Finding, Severity, Unseen};
 use super::record::{Event, EventKind};
 use super::time::Mono;
 use crate::gather::gather;
@@ -79,7 +79,11 @@ impl SelfAudit {
         }
         // What worse ones have pushed out of those that are told is there still.
         let pushed_out: BTreeSet<_> = gather(findings.iter().skip(FINDINGS_MAX).map(name_of));
-        let stands = |name: &(String, String)| unseen.contains(&name.0.as_str()) || pushed_out.contains(name);
+        let hides = |Unseen { check, subject }: &Unseen, name: &(String, String)| {
+            *check == name.0 && subject.as_deref().is_none_or(|subject| cut(subject) == name.1)
+        };
+        let stands =
+            |name: &(String, String)| unseen.iter().any(|unseen| hides(unseen, name)) || pushed_out.contains(name);
         let standing = self.known.iter().filter(|(name, _)| !known.contains_key(*name) && stands(name));
         let standing: Vec<_> = standing.map(|(name, severity)| (name.clone(), *severity)).collect();
         known.extend(standing);
@@ -185,14 +189,15 @@ mod tests {
     #[test]
     fn what_nobody_could_look_at_is_neither_gone_nor_news_the_next_day() {
         let mut audit = SelfAudit::new(Mono(0), None);
-        let both =
-            [finding("disk_full", "/var", Severity::Warning), finding("failed_unit", "app.service", Severity::Warning)];
-        audit.audited(&seen(&both));
-        let blind = audit.audited(&Audited { unseen: vec!["failed_unit"], ..Audited::default() });
-        let gone = blind.events.first().and_then(|event| event.field("check")).cloned();
-        assert_eq!((blind.events.len(), gone), (2, Some("disk_full".into())));
-        assert_eq!(names(&audit.audited(&seen(&both[1..]))), [("self_audit", Severity::Info)]);
-        assert_eq!(audit.audited(&seen(&[])).events.len(), 2, "gone when somebody has seen it");
+        let all = [("disk_full", "/var"), ("disk_full", "/data"), ("failed_unit", "app.service")]
+            .map(|(check, subject)| finding(check, subject, Severity::Warning));
+        audit.audited(&seen(&all));
+        let unseen = vec![Unseen::all("failed_unit"), Unseen::one("disk_full", "/data")];
+        let blind = audit.audited(&Audited { unseen, ..Audited::default() });
+        let gone = blind.events.first().and_then(|event| event.field("subject")).cloned();
+        assert_eq!((blind.events.len(), gone), (2, Some("/var".into())));
+        assert_eq!(names(&audit.audited(&seen(&all[1..]))), [("self_audit", Severity::Info)]);
+        assert_eq!(audit.audited(&seen(&[])).events.len(), 3, "gone when somebody has seen it");
     }
 
     #[test]
