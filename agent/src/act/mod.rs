@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::collect::inhibit::inhibited;
-use crate::config::{Action, QuarantineLevel};
+use crate::config::{Action, QuarantineLevel, UnitName};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
 use crate::engine::time::Mono;
 use crate::wire::Reason;
@@ -233,8 +233,11 @@ impl Actor {
         if self.helper.is_some() {
             return std::future::pending().await;
         }
-        let keeps_stopped = || self.quarantine.as_ref().map(Quarantine::keeps_stopped).unwrap_or_default();
-        rollback::complete_due(|| self.rollbacks.clone(), keeps_stopped).await
+        rollback::complete_due(|| self.rollbacks.clone(), || self.keeps_stopped()).await
+    }
+
+    fn keeps_stopped(&self) -> Vec<UnitName> {
+        self.quarantine.as_ref().map(Quarantine::keeps_stopped).unwrap_or_default()
     }
 
     /// Does it, within the timeout, unless it is canceled; `progress` gets percentages on the way.
@@ -336,7 +339,8 @@ impl Actor {
             },
             (Act::RestartLink { interface }, _) => self.interfaces.restart(&interface, timeout, canceled).await,
             (Act::Rollback { target, to }, _) => {
-                self.rollbacks.rollback(&target, to.as_deref(), timeout, canceled).await
+                let keeps_stopped = || self.keeps_stopped();
+                self.rollbacks.rollback(&target, to.as_deref(), timeout, keeps_stopped, canceled).await
             }
             (Act::MarkGood { target }, _) => self.rollbacks.mark_good(&target, timeout, canceled).await,
             (Act::Reboot, _) => self.units.reboot(timeout).await,

@@ -91,20 +91,22 @@ impl Rollbacks {
 
     /// Goes back to the previous release, or to a named one. What goes wrong is `no_such_target`, `no_current_release`,
     /// `no_other_release`, `no_such_release`, `not_supported`, `rollback_failed`, `unit_failed` (it has gone back, and
-    /// a unit doesn't start), or as a program's end.
+    /// a unit doesn't start), or as a program's end. What a quarantine `keeps_stopped` by the time that its turn comes
+    /// is left so: whoever starts it starts it from where `current` leads.
     pub async fn rollback(
         &self,
         target: &str,
         to: Option<&str>,
         within: Duration,
+        keeps_stopped: impl Fn() -> Vec<UnitName>,
         canceled: oneshot::Receiver<()>,
     ) -> ActOutcome {
-        self.perform(target, Verb::Rollback { to }, within, canceled).await
+        self.perform(target, Verb::Rollback { to }, within, keeps_stopped, canceled).await
     }
 
     /// Marks the release that runs as good. What goes wrong is as above.
     pub async fn mark_good(&self, target: &str, within: Duration, canceled: oneshot::Receiver<()>) -> ActOutcome {
-        self.perform(target, Verb::MarkGood, within, canceled).await
+        self.perform(target, Verb::MarkGood, within, Vec::new, canceled).await
     }
 
     /// What keeps releases from being gone back from by this process, by target, as far as that can be seen before.
@@ -145,6 +147,7 @@ impl Rollbacks {
         name: &str,
         verb: Verb<'_>,
         within: Duration,
+        keeps_stopped: impl Fn() -> Vec<UnitName>,
         canceled: oneshot::Receiver<()>,
     ) -> ActOutcome {
         let Some(Rollback { kind, units, .. }) = self.targets.get(name) else {
@@ -158,7 +161,7 @@ impl Rollbacks {
                     return ActOutcome::timed_out("another rollback is still restarting units: nothing was done");
                 };
                 let left = until.saturating_duration_since(Instant::now());
-                switch(dir, to, units, self.restarting(units), left).await
+                switch(dir, to, units, self.restarting(units), left, keeps_stopped).await
             }
             (RollbackKind::Slots { dir }, Verb::MarkGood) => mark_good(dir, self.restarting(units), within).await,
             (RollbackKind::Rauc, Verb::Rollback { to }) => answered(within, rauc::rollback(to)).await,
@@ -243,6 +246,7 @@ async fn switch(
     units: &[UnitName],
     boot: Option<BootId>,
     within: Duration,
+    keeps_stopped: impl Fn() -> Vec<UnitName>,
 ) -> ActOutcome {
     let until = Instant::now() + within;
     let wanted = to.map(str::to_owned);
@@ -259,7 +263,7 @@ async fn switch(
         Err(outcome) => return outcome,
     };
     let left = until.saturating_duration_since(Instant::now());
-    let (mut said, restarted) = restart_all(units, since_us, left, systemd::restart).await;
+    let (mut said, restarted) = restart_all(units, since_us, left, keeps_stopped, systemd::restart).await;
     if restarted != Restarted::Due {
         said.extend(forget_due(dir, until.saturating_duration_since(Instant::now())).await);
     }
@@ -286,9 +290,7 @@ async fn complete(
     };
     let Due { from, to, since_us } = due;
     tracing::warn!("rollback of {target} was cut off: {to} took the place of {from}, and units are to be restarted");
-    let stopped = keeps_stopped();
-    let units: Vec<_> = units.iter().filter(|unit| !stopped.contains(unit)).cloned().collect();
-    let (mut said, restarted) = restart_all(&units, Some(since_us), DUE_MAX, systemd::restart).await;
+    let (mut said, restarted) = restart_all(units, Some(since_us), DUE_MAX, keeps_stopped, systemd::restart).await;
     let is_due = restarted == Restarted::Due;
     if is_due {
         tracing::error!("rollback of {target}: {}", with(format!("{from} still runs"), said));
@@ -367,17 +369,23 @@ enum Restarted {
 }
 
 /// What is said of each, up to the first that is not restarted; one that was started later than `since_us` has been.
-/// The time is for all of them: whoever waits for it waits no longer.
+/// The time is for all of them: whoever waits for it waits no longer. That is long enough for a quarantine to be entered
+/// between two of them.
 async fn restart_all(
     units: &[UnitName],
     since_us: Option<u64>,
     within: Duration,
+    keeps_stopped: impl Fn() -> Vec<UnitName>,
     restart: impl AsyncFn(&UnitName, Option<u64>) -> ActOutcome,
 ) -> (Vec<String>, Restarted) {
     // `since_us` is only handed on: of a closure that held it rustc can't tell that its future is Send.
     let until = Instant::now() + within;
     let (mut said, mut all) = (Vec::new(), Restarted::Run);
     for unit in units {
+        if keeps_stopped().contains(unit) {
+            said.push(format!("{unit} stays stopped until the quarantine is left"));
+            continue;
+        }
         let left = until.saturating_duration_since(Instant::now());
         let ActOutcome { status, reason, detail, .. } = answered(left, restart(unit, since_us)).await;
         said.extend(detail);
@@ -415,7 +423,7 @@ mod tests {
 
     async fn rollback(rollbacks: &Rollbacks, name: &str, to: Option<&str>) -> ActOutcome {
         let (_keep, canceled) = oneshot::channel();
-        rollbacks.rollback(name, to, Duration::from_secs(20), canceled).await
+        rollbacks.rollback(name, to, Duration::from_secs(20), Vec::new, canceled).await
     }
 
     #[tokio::test]
@@ -488,7 +496,7 @@ mod tests {
             sleep(Duration::from_millis(150)).await;
             ActOutcome::succeeded(unit.to_string())
         };
-        let (said, all) = restart_all(&units, None, Duration::from_millis(200), slow).await;
+        let (said, all) = restart_all(&units, None, Duration::from_millis(200), Vec::new, slow).await;
         let begun = begun.into_inner().unwrap();
         assert_eq!((begun, all), (vec!["a.service".into(), "b.service".to_owned()], Restarted::Due));
         assert_eq!(said[0], "a.service");
@@ -504,9 +512,26 @@ mod tests {
             "stays.service" => ActOutcome::failed("no_systemd", "stays"),
             other => ActOutcome::succeeded(other),
         };
-        let all = async |units: &[UnitName]| restart_all(units, None, Duration::from_secs(20), restart).await;
+        let all = async |units: &[UnitName]| restart_all(units, None, Duration::from_secs(20), Vec::new, restart).await;
         assert_eq!(all(&units[..2]).await, (vec!["fails".into(), "runs.service".into()], Restarted::Fail));
         assert_eq!(all(&units[2..]).await, (vec!["stays".into()], Restarted::Due));
+    }
+
+    #[tokio::test]
+    async fn a_unit_that_a_quarantine_stops_meanwhile_is_not_started_when_its_turn_comes() {
+        let units: Vec<UnitName> = ["slow.service", "app.service", "last.service"]
+            .map(|unit| UnitName::try_from(unit.to_owned()).unwrap())
+            .into();
+        let stopped = std::sync::Mutex::new(Vec::new());
+        let keeps_stopped = || stopped.lock().unwrap().clone();
+        let restart = async |unit: &UnitName, _| {
+            // It is entered while the first of them comes up.
+            *stopped.lock().unwrap() = units[1..2].to_vec();
+            ActOutcome::succeeded(unit.to_string())
+        };
+        let (said, all) = restart_all(&units, None, Duration::from_secs(20), keeps_stopped, restart).await;
+        let kept = "app.service stays stopped until the quarantine is left";
+        assert_eq!((said, all), (["slow.service", kept, "last.service"].map(str::to_owned).into(), Restarted::Run));
     }
 
     #[tokio::test]
