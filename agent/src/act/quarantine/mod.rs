@@ -55,10 +55,12 @@ const INTERFACES_MAX: usize = 1_024;
 const NO_NFT: &str = "there is no nft here: install nftables";
 /// How long nft may take: a transaction of a few dozen rules.
 const NFT_MAX: Duration = Duration::from_secs(10);
-/// The level of a quarantine that root has ended on the console, or that was ended with units that would not start.
+/// The level of a quarantine that root has ended on the console, and what is told of it.
 const ENDED: &str = "none";
-/// What is told of it.
 const ENDED_BY_HAND: &str = "it was ended on the console: fieldmedic release --local";
+/// And of one that was left with units that would not start.
+const LEFT: &str = "left";
+const LEFT_IN_PART: &str = "it was left, and not all that was stopped for it could be started";
 
 /// Who loads the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +97,7 @@ pub struct Quarantine {
 /// What is in force, as it is saved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
-    /// observe, restrict or isolate, or [`ENDED`].
+    /// observe, restrict or isolate, or a mark: [`ENDED`] or [`LEFT`].
     level: String,
     wide: bool,
     terms: Terms,
@@ -199,7 +201,7 @@ impl Quarantine {
         let _turn = turn::take(&self.turn, &self.dir).await;
         let before = self.saved();
         if before.as_ref().is_some_and(|saved| saved.level().is_none()) {
-            return ended_on_the_console();
+            return ActOutcome::failed(NOT_IN_FORCE, self.why_none());
         }
         // There is none where a crash came between the order and the act.
         let before = before.unwrap_or_default();
@@ -227,7 +229,7 @@ impl Quarantine {
     /// The same for root on the console: whoever asks later is told so, once.
     pub async fn leave_by_hand(&self) -> ActOutcome {
         let _turn = turn::take(&self.turn, &self.dir).await;
-        self.end(Some(ended())).await
+        self.end(Some(mark(ENDED))).await
     }
 
     /// How it ended, and which units it has stopped.
@@ -266,9 +268,10 @@ impl Quarantine {
         }
         let (stopping, stopped) = stopping.map_or_else(|error| (Err(error), Vec::new()), |stopped| (Ok(()), stopped));
         if self.has_ended() {
-            let ended = self.end_of(Some(now), Some(ended())).await;
+            let ended = self.end_of(Some(now), Some(mark(ENDED))).await;
             let is_over = ended.status == ActStatus::Succeeded;
-            return (if is_over { ended_on_the_console() } else { ended }, Vec::new());
+            let over = || ActOutcome::failed(NOT_IN_FORCE, ENDED_BY_HAND);
+            return (if is_over { over() } else { ended }, Vec::new());
         }
         let holds_units = !now.terms.stop.is_empty() && (stopping.is_ok() || !now.stopped.is_empty());
         let holds_nothing = now.degraded.is_some() && !was_loaded && !holds_units;
@@ -349,7 +352,11 @@ impl Quarantine {
 
     /// Why there is none in force.
     pub(crate) fn why_none(&self) -> &'static str {
-        if self.has_ended() { ENDED_BY_HAND } else { "there is no quarantine to be put in force again" }
+        match self.saved() {
+            Some(saved) if saved.level == ENDED => ENDED_BY_HAND,
+            Some(saved) if saved.level == LEFT => LEFT_IN_PART,
+            _ => "there is no quarantine to be put in force again",
+        }
     }
 
     /// Root, who waits for nobody's turn without end, has ended on the console what is being put in force here.
@@ -381,8 +388,11 @@ impl Quarantine {
         // What could not be started is remembered, for who lets it out once more. What is up all the same, or still
         // comes up, is not: once its owner has stopped it for good, nobody would have it started.
         let down = if started.is_ok() { Vec::new() } else { not_running(&before.stopped).await };
-        let mark =
-            if down.is_empty() { mark } else { Some(Saved { stopped: down.clone(), ..mark.unwrap_or_else(ended) }) };
+        let mark = if down.is_empty() {
+            mark
+        } else {
+            Some(Saved { stopped: down.clone(), ..mark.unwrap_or_else(|| self::mark(LEFT)) })
+        };
         let forgotten = match mark {
             Some(mark) => self.save(&mark),
             // Back after a power cut, it would shut a gateway whose journal says that it was let out.
@@ -529,12 +539,9 @@ fn nothing_holds(outcome: ActOutcome) -> ActOutcome {
     ActOutcome::failed("nft_failed", format!("nothing of it is in force: {detail}"))
 }
 
-fn ended() -> Saved {
-    Saved { level: ENDED.into(), ..Saved::default() }
-}
-
-fn ended_on_the_console() -> ActOutcome {
-    ActOutcome::failed(NOT_IN_FORCE, ENDED_BY_HAND)
+/// What stays of one that is over.
+fn mark(level: &str) -> Saved {
+    Saved { level: level.into(), ..Saved::default() }
 }
 
 /// What a refresh is that has stopped units. What else it is, it stays: `degraded`, where there is no firewall.

@@ -359,7 +359,7 @@ async fn what_root_ends_while_it_is_put_in_force_is_over_and_no_rule_of_it_stays
     fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
     let quarantine = Quarantine::new(state.clone(), Loader::Nft(nft), AGENT);
     is_done(&quarantine.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
-    fs::write(&roots, serde_json::to_vec(&ended()).unwrap()).unwrap();
+    fs::write(&roots, serde_json::to_vec(&mark(ENDED)).unwrap()).unwrap();
     for is_entered in [false, true] {
         let terms = terms(&[BROKER, ELSEWHERE], &[]);
         let outcome = if is_entered {

@@ -57,6 +57,9 @@ async fn units_that_could_not_be_started_on_the_way_out_are_told_and_started_whe
         assert_eq!(outcome.reason.as_deref(), Some("unit_failed"), "{outcome:?}");
         is_done(&outcome);
         assert_eq!((quarantine.in_force(), quarantine.saved().unwrap().stopped), (None, stopped.clone()));
+        let outcome = quarantine.refresh(QuarantineLevel::Restrict, false, terms(&[BROKER], &[])).await;
+        assert_eq!(outcome.reason.as_deref(), Some(NOT_IN_FORCE), "{outcome:?}");
+        assert_eq!(outcome.detail.unwrap().contains("on the console"), by_hand, "whose doing it was");
     }
 }
 
@@ -127,7 +130,7 @@ async fn what_an_earlier_one_could_not_start_is_not_started_for_one_that_does_no
     let stopped = units(&["fieldmedic-no-such-unit.service"]);
     for (stop, kept) in [(stopped.clone(), stopped.clone()), (Vec::new(), Vec::new())] {
         quarantine.make_dir().unwrap();
-        quarantine.save(&Saved { stopped: stopped.clone(), ..ended() }).unwrap();
+        quarantine.save(&Saved { stopped: stopped.clone(), ..mark(LEFT) }).unwrap();
         is_done(&quarantine.enter(QuarantineLevel::Restrict, Terms { stop, ..terms(&[BROKER], &[]) }).await);
         assert_eq!(quarantine.saved().unwrap().stopped, kept);
     }
