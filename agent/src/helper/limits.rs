@@ -4,9 +4,10 @@
 
 use super::protocol::Refusal;
 use crate::act::quarantine::terms::{ADDRESSES_MAX, Source, Terms};
-use crate::config::{self, Network, UnitName};
+use crate::config::{Network, Quarantine, UnitName};
 use crate::wire::Reason;
 
+const HOSTS_MAX: usize = Quarantine::HOSTS_MAX;
 /// Names of what was left out that are told, of each kind: what an agent wishes may be as long as a request.
 const TOLD_MAX: usize = 8;
 
@@ -26,11 +27,13 @@ impl Limits {
     pub(super) fn cut(&self, mut terms: Terms) -> (Terms, Option<String>) {
         terms.broker.retain(|address| self.broker_ports.contains(&address.port()));
         terms.broker.truncate(ADDRESSES_MAX);
-        let (mut hosts, mut left_out): (Vec<_>, Vec<_>) = terms.hosts.into_iter().partition(|host| self.leaves(host));
-        left_out.extend(hosts.split_off(hosts.len().min(config::Quarantine::HOSTS_MAX)));
+        let (mut hosts, left_out): (Vec<_>, Vec<_>) = terms.hosts.into_iter().partition(|host| self.leaves(host));
+        let beyond = hosts.split_off(hosts.len().min(HOSTS_MAX));
         let (stop, runs_on): (Vec<_>, Vec<_>) = terms.stop.into_iter().partition(|unit| self.lets_stop(unit));
-        let told = told(&named(&left_out), &named(&runs_on));
-        (Terms { hosts, stop, ..terms }, told)
+        let beyond = (!beyond.is_empty())
+            .then(|| format!("left out, as only {HOSTS_MAX} hosts stay in reach: {}", named(&beyond)));
+        let told: Vec<String> = told(&named(&left_out), &named(&runs_on)).into_iter().chain(beyond).collect();
+        (Terms { hosts, stop, ..terms }, (!told.is_empty()).then(|| told.join("; ")))
     }
 
     /// Whether the broker stays in reach at this port.
@@ -125,8 +128,9 @@ mod tests {
         let hosts = (0..=u8::MAX).map(|last| format!("10.0.0.{last}").parse().unwrap()).collect();
         let (terms, told) = limits().cut(Terms { hosts, ..Terms::default() });
         let told = told.unwrap();
-        assert_eq!(terms.hosts.len(), config::Quarantine::HOSTS_MAX);
+        assert_eq!(terms.hosts.len(), HOSTS_MAX);
         assert!(told.contains(": 10.0.0.64") && told.contains(", 10.0.0.71") && told.contains(", 184 more"), "{told}");
+        assert!(told.starts_with("left out, as only 64 hosts stay in reach: "), "root names them all: {told}");
     }
 
     #[test]
