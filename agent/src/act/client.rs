@@ -22,7 +22,7 @@ use crate::helper::protocol::{Answer, DATAGRAM_MAX, Request};
 
 /// Where the helper listens (systemd/fieldmedic-act.socket).
 pub const DEFAULT_SOCKET: &str = "/run/fieldmedic-act.sock";
-/// How long the helper may take to say what it may do: it is being started by that question.
+/// How long each step of asking the helper what it may do may take: it is being started by that question.
 const HELLO_MAX: Duration = Duration::from_secs(5);
 /// How much longer than the act a helper that has not begun may take: it may just be saying that it comes too late.
 const LATE_MAX: Duration = Duration::from_secs(1);
@@ -51,8 +51,8 @@ impl Client {
         socket.exists().then(|| Self { socket: socket.to_owned(), answers: AtomicBool::new(true) })
     }
 
-    /// What the helper may do for this user, and what is in force; `None` if it doesn't say. Blocks, for 5 s at most to
-    /// connect, to ask and to hear the answer.
+    /// What the helper may do for this user, and what is in force; `None` if it doesn't say. Blocks, for 5 s at most
+    /// each to connect, to ask and to hear the answer.
     #[must_use]
     pub fn able(&self) -> Option<Able> {
         let said = self.said_able();

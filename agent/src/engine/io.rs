@@ -1,5 +1,6 @@
-//! What goes into the engine and what comes out of it. Every [`Effect`] that carries an [`EffectId`] ends in exactly
-//! one completion input with that id, also when the runtime refused it because a queue was full.
+//! What goes into the engine and what comes out of it. Every [`Effect`] that carries an [`EffectId`] of its own ends in
+//! exactly one completion input with that id, also when the runtime refused it because a queue was full; those of
+//! `Send`, `Close` and `CancelAct` are another one's, whose completion stays the only one.
 
 use std::collections::BTreeSet;
 use std::fmt;
