@@ -333,7 +333,8 @@ impl Actor {
                     let env = [whose];
                     let program = Program::new(&path, &args, &env);
                     let (apart, refused) = (self.apart, runbook::REFUSED);
-                    transient::run_where(apart, program, &runbook, refused, timeout, canceled, &mut progress).await
+                    let progress = &mut progress;
+                    transient::run_where(apart, program, &runbook, refused, timeout, canceled, progress).await.outcome
                 }
                 Err(refusal) => refusal,
             },

@@ -337,8 +337,9 @@ fn outcome(name: &str, end: End, within: Duration) -> ActOutcome {
     };
     match (status.code(), status.signal()) {
         (Some(0), _) => ActOutcome::succeeded("exit code 0"),
-        (_, Some(signal)) => ActOutcome::failed("signal", format!("ended by signal {signal}")),
-        _ => ActOutcome::failed("exit_code", status.to_string().replace("exit status:", "exit code")),
+        (Some(code), _) => ActOutcome::failed("exit_code", format!("exit code {code}")),
+        (None, Some(signal)) => ActOutcome::failed("signal", format!("ended by signal {signal}")),
+        (None, None) => ActOutcome::failed("exit_code", status.to_string()),
     }
 }
 

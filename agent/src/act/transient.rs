@@ -29,6 +29,21 @@ const ONCE_WITHIN: Duration = Duration::from_secs(365 * 86_400);
 /// How long stopping it may take, with SIGTERM, TERM_GRACE and SIGKILL.
 const STOP_MAX: Duration = Duration::from_secs(8);
 
+/// How a program ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// In the words of an act.
+    pub outcome: ActOutcome,
+    /// Its exit code, where it ended by itself and that is known.
+    pub exit_code: Option<i32>,
+}
+
+impl From<ActOutcome> for Ran {
+    fn from(outcome: ActOutcome) -> Self {
+        Self { outcome, exit_code: None }
+    }
+}
+
 /// Runs a program to its end, by PID 1 where it is to run `apart`: whether it is fit to be run is the caller's to know.
 /// What goes wrong is `exit_code`, `signal`, `timeout`, `canceled` or this `refusal`, where it can't be started as a
 /// child, or has the words of [`super::systemd::restart`].
@@ -40,20 +55,21 @@ pub async fn run_where(
     within: Duration,
     canceled: oneshot::Receiver<()>,
     progress: Progress<'_>,
-) -> ActOutcome {
+) -> Ran {
     if !apart {
         return match program::run(program, within, canceled, progress).await {
-            Ok(finished) => finished.outcome(name),
+            Ok(finished) => Ran { exit_code: finished.exit_code(), outcome: finished.outcome(name) },
             Err(error) => {
-                ActOutcome::failed(refusal, format!("start {}: {error}{}", program.path.display(), hint(&error)))
+                let detail = format!("start {}: {error}{}", program.path.display(), hint(&error));
+                ActOutcome::failed(refusal, detail).into()
             }
         };
     }
-    let outcome = async {
+    let running = async {
         let connection = connect().await?;
         run_over(&connection, program, within, canceled, progress).await
     };
-    outcome.await.unwrap_or_else(|error| refused(&format!("run {} as a unit", program.path.display()), &error))
+    running.await.unwrap_or_else(|error| refused(&format!("run {} as a unit", program.path.display()), &error).into())
 }
 
 /// The file itself was there a moment ago.
@@ -80,7 +96,7 @@ async fn run_over(
     within: Duration,
     mut canceled: oneshot::Receiver<()>,
     progress: Progress<'_>,
-) -> zbus::Result<ActOutcome> {
+) -> zbus::Result<Ran> {
     let began = Instant::now();
     let systemd = Systemd::new(connection);
     // Before the job is queued: it may be over before the answer is here.
@@ -123,20 +139,22 @@ async fn run_over(
                 // Where there is no bus again, its own deadline ends it.
                 let _ = timeout(STOP_MAX, stop_anew(&unit)).await;
             }
-            return Ok(ActOutcome { output: output.into_text(), ..outcome });
+            return Ok(ActOutcome { output: output.into_text(), ..outcome }.into());
         }
     };
     // Who was started by it and left its unit may hold the pipe for ever.
     let _ = timeout(DRAIN_MAX, output.read(&mut said)).await;
-    let outcome = match end {
-        End::Over(result) if result == "done" => ActOutcome::succeeded("exit code 0"),
+    let Ran { outcome, exit_code } = match end {
+        End::Over(result) if result == "done" => {
+            Ran { outcome: ActOutcome::succeeded("exit code 0"), exit_code: Some(0) }
+        }
         End::Over(result) => failure(connection, &systemd, &unit, &result).await?,
         End::TimedOut => {
-            ActOutcome::timed_out(format!("{unit} was stopped after {}", humantime::format_duration(within)))
+            ActOutcome::timed_out(format!("{unit} was stopped after {}", humantime::format_duration(within))).into()
         }
-        End::Canceled => ActOutcome::canceled(format!("{unit} was stopped")),
+        End::Canceled => ActOutcome::canceled(format!("{unit} was stopped")).into(),
     };
-    Ok(ActOutcome { output: output.into_text(), ..outcome })
+    Ok(Ran { outcome: ActOutcome { output: output.into_text(), ..outcome }, exit_code })
 }
 
 /// systemd.service(5), systemd.unit(5), in the words of D-Bus. A oneshot's start is over when its process has ended.
@@ -202,14 +220,18 @@ async fn stop_anew(unit: &str) -> zbus::Result<()> {
 }
 
 /// In the words of a runbook that was run as a child.
-async fn failure(connection: &Connection, systemd: &Systemd, unit: &str, job_result: &str) -> zbus::Result<ActOutcome> {
+async fn failure(connection: &Connection, systemd: &Systemd, unit: &str, job_result: &str) -> zbus::Result<Ran> {
     let path = systemd.load_unit(unit).await?;
     let service = service_at(connection, path);
     let (result, status): (String, i32) = (service.get("Result").await?, service.get("ExecMainStatus").await?);
     Ok(match result.as_str() {
-        "exit-code" => ActOutcome::failed("exit_code", format!("exit code {status}")),
-        "signal" | "core-dump" => ActOutcome::failed("signal", format!("ended by signal {status}")),
-        _ => ActOutcome::failed("job_failed", format!("systemd's job for {unit} ended as {job_result}: {result}")),
+        "exit-code" => {
+            Ran { outcome: ActOutcome::failed("exit_code", format!("exit code {status}")), exit_code: Some(status) }
+        }
+        "signal" | "core-dump" => ActOutcome::failed("signal", format!("ended by signal {status}")).into(),
+        _ => {
+            ActOutcome::failed("job_failed", format!("systemd's job for {unit} ended as {job_result}: {result}")).into()
+        }
     })
 }
 

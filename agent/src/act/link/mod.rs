@@ -122,11 +122,11 @@ impl Interfaces {
         let (_keep, never) = oneshot::channel();
         let mut told = |_| is_up();
         let (apart, refusal) = (self == Self::Apart, "link_failed");
-        let outcome = transient::run_where(apart, program, RESTART_FLAG, refusal, RESTART_MAX, never, &mut told).await;
-        let said = outcome.output.clone().unwrap_or_default();
+        let ran = transient::run_where(apart, program, RESTART_FLAG, refusal, RESTART_MAX, never, &mut told).await;
+        let said = ran.outcome.output.clone().unwrap_or_default();
         match said.lines().last().map(serde_json::from_str::<Told>) {
             Some(Ok(told)) => told.outcome(),
-            _ => outcome,
+            _ => ran.outcome,
         }
     }
 }

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 use self::slots::{Due, SlotError, Slots, Switched};
 use super::program::{self, Program};
 use super::systemd;
-use super::transient;
+use super::transient::{self, Ran};
 use crate::config::{Rollback, RollbackKind, UnitName};
 use crate::engine::io::{ActOutcome, ActStatus};
 use crate::engine::time::BootId;
@@ -198,10 +198,9 @@ impl Rollbacks {
         env.extend(to.map(|to| ("FIELDMEDIC_TO", to)));
         let program = Program::new(path, args, &env);
         let refusal = "rollback_failed";
-        let outcome = transient::run_where(self.apart, program, target, refusal, within, canceled, &mut |_| ()).await;
-        let tempfail = format!("exit code {EXIT_NEEDS_REBOOT}");
-        let goes_back = matches!(verb, Verb::Rollback { .. });
-        if goes_back && outcome.reason.as_deref() == Some("exit_code") && outcome.detail.as_deref() == Some(&tempfail) {
+        let ran = transient::run_where(self.apart, program, target, refusal, within, canceled, &mut |_| ()).await;
+        let Ran { outcome, exit_code } = ran;
+        if matches!(verb, Verb::Rollback { .. }) && exit_code == Some(EXIT_NEEDS_REBOOT) {
             let reason = Some(NEEDS_REBOOT.to_owned());
             return ActOutcome { status: ActStatus::Succeeded, reason, ..outcome };
         }

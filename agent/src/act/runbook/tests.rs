@@ -45,7 +45,8 @@ impl Dir {
     ) -> ActOutcome {
         match resolve(self.0.path(), name, within).await {
             Ok(path) => {
-                run_where(false, Program::new(&path, args, ENV), name, REFUSED, within, canceled, progress).await
+                let program = Program::new(&path, args, ENV);
+                run_where(false, program, name, REFUSED, within, canceled, progress).await.outcome
             }
             Err(refusal) => refusal,
         }

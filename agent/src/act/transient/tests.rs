@@ -134,16 +134,12 @@ fn path(text: &str) -> OwnedObjectPath {
 
 /// Runs /opt/books/fix with one argument: its outcome, what was asked of PID 1, and the progress that was told.
 async fn run_by(script: Script, within: Duration, cancel: bool) -> (ActOutcome, Vec<String>, Vec<u8>) {
-    run_program(script, within, cancel, false).await
+    let (ran, asked, told) = run_program(script, within, cancel, false).await;
+    (ran.outcome, asked, told)
 }
 
 /// The same, of a program that may outlive who wants it.
-async fn run_program(
-    script: Script,
-    within: Duration,
-    cancel: bool,
-    outlives: bool,
-) -> (ActOutcome, Vec<String>, Vec<u8>) {
+async fn run_program(script: Script, within: Duration, cancel: bool, outlives: bool) -> (Ran, Vec<String>, Vec<u8>) {
     let (_systemd, connection, asked, _) = served(script).await;
     let (sender, canceled) = oneshot::channel();
     let (mut sender, mut told) = (Some(sender), Vec::new());
@@ -156,9 +152,9 @@ async fn run_program(
     let book = PathBuf::from("/opt/books/fix");
     let args = ["-x $y".to_owned()];
     let program = Program { outlives, ..Program::new(&book, &args, &[("FIELDMEDIC_RULE", "hot")]) };
-    let outcome = run_over(&connection, program, within, canceled, &mut progress).await.unwrap();
+    let ran = run_over(&connection, program, within, canceled, &mut progress).await.unwrap();
     let asked = asked.lock().unwrap().clone();
-    (outcome, asked, told)
+    (ran, asked, told)
 }
 
 /// A bus with that PID 1 on it, and who asks it.
@@ -197,7 +193,7 @@ async fn of_one_whose_bus_goes_away_the_end_is_told_when_it_has_come_and_what_ca
             runbook.write_all(b"and went on\n").unwrap();
         };
         let (outcome, ()) = tokio::join!(running, ends);
-        let outcome = outcome.unwrap();
+        let outcome = outcome.unwrap().outcome;
         assert_eq!(
             (outcome.status, outcome.reason.as_deref(), outcome.output.as_deref()),
             (ActStatus::Interrupted, Some("no_systemd"), Some("progress 40\nsaid\nand went on\n")),
@@ -241,8 +237,8 @@ async fn a_runbook_is_a_unit_with_its_argv_its_environment_and_its_deadline_that
 
 #[tokio::test]
 async fn what_must_not_be_ended_in_the_middle_does_not_end_with_the_helper() {
-    let (outcome, asked, _) = run_program(GOOD, LONG, false, true).await;
-    assert_eq!(outcome.status, ActStatus::Succeeded);
+    let (ran, asked, _) = run_program(GOOD, LONG, false, true).await;
+    assert_eq!((ran.outcome.status, ran.exit_code), (ActStatus::Succeeded, Some(0)));
     assert!(!asked.iter().any(|asked| asked.contains("BindsTo")), "{asked:#?}");
 }
 
@@ -250,14 +246,15 @@ async fn what_must_not_be_ended_in_the_middle_does_not_end_with_the_helper() {
 async fn each_end_has_its_reason() {
     let failed = |result, exit_status| Script { job_result: Some("failed"), result, exit_status, ..GOOD };
     let cases = [
-        (failed("exit-code", 3), "exit_code", "exit code 3"),
-        (failed("signal", 9), "signal", "ended by signal 9"),
-        (failed("core-dump", 11), "signal", "ended by signal 11"),
-        (failed("oom-kill", 9), "job_failed", "oom-kill"),
-        (Script { job_result: Some("dependency"), ..GOOD }, "job_failed", "ended as dependency"),
+        (failed("exit-code", 75), "exit_code", "exit code 75", Some(75)),
+        (failed("signal", 9), "signal", "ended by signal 9", None),
+        (failed("core-dump", 11), "signal", "ended by signal 11", None),
+        (failed("oom-kill", 9), "job_failed", "oom-kill", None),
+        (Script { job_result: Some("dependency"), ..GOOD }, "job_failed", "ended as dependency", None),
     ];
-    for (script, reason, words) in cases {
-        let (outcome, ..) = run_by(script, LONG, false).await;
+    for (script, reason, words, code) in cases {
+        let (Ran { outcome, exit_code }, ..) = run_program(script, LONG, false, false).await;
+        assert_eq!(exit_code, code, "{outcome:?}");
         assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Failed, Some(reason)), "{outcome:?}");
         assert!(outcome.detail.as_ref().unwrap().contains(words), "{outcome:?}");
     }
