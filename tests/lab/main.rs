@@ -139,6 +139,40 @@ fn only_the_agent_reaches_the_broker_in_quarantine_and_root_on_the_console_ends_
 }
 
 #[test]
+fn what_a_quarantine_stops_is_stopped_again_after_a_boot_where_no_agent_runs() {
+    let Some(site) = Site::new("[quarantine]\nstop_units = [\"app.service\"]", "") else { return };
+    let machine = &site.machine;
+    site.command("quarantine", json!({"level": "restrict"}), "SUCCEEDED");
+    machine.say(&["systemctl", "disable", "fieldmedic.service"]);
+    let boots = machine.boots();
+    machine.run(&["systemctl", "reboot"]);
+    machine.wait_for_boot(boots);
+    until("the helper to stop what ran", || {
+        machine.journal("fieldmedic-act.service").contains("app.service ran: stopped")
+    });
+    assert_eq!(machine.show("app.service", "ActiveState"), "inactive");
+    assert_eq!(machine.show("fieldmedic.service", "ActiveState"), "inactive");
+    machine.say(&["fieldmedic", "release", "--local"]);
+    assert_eq!(machine.show("app.service", "ActiveState"), "active");
+}
+
+#[test]
+fn a_release_succeeds_as_soon_as_what_kept_it_from_that_is_mended() {
+    let Some(site) = Site::new("", "") else { return };
+    let machine = &site.machine;
+    site.command("quarantine", json!({"level": "isolate"}), "SUCCEEDED");
+    let broken = "/etc/systemd/system/fieldmedic-quarantine.service.d/broken.conf";
+    machine.write(broken, "[Service]\nExecStart=\nExecStart=/bin/false\nExecReload=\nExecStop=\nExecStop=/bin/false\n");
+    machine.say(&["systemctl", "daemon-reload"]);
+    site.command("release", json!({}), "FAILED");
+    assert_eq!(machine.show("fieldmedic-quarantine.service", "ActiveState"), "failed");
+    machine.say(&["rm", broken]);
+    machine.say(&["systemctl", "daemon-reload"]);
+    site.command("release", json!({}), "SUCCEEDED");
+    assert!(!site.rules().contains("fieldmedic") && site.network.reaches(APP_PORT));
+}
+
+#[test]
 fn a_release_that_leaves_the_rules_in_force_is_told_as_failed_and_the_gateway_stays_shut_over_a_boot() {
     let Some(site) = Site::new("", "") else { return };
     let (machine, network) = (&site.machine, &site.network);

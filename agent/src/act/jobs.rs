@@ -101,6 +101,15 @@ pub async fn said_no(service: &str, word: &str) -> Option<String> {
     }
 }
 
+/// Whether it has failed; not where that can't be known.
+pub async fn has_failed(unit: &str) -> bool {
+    let ask = async {
+        let connection = connect().await?;
+        state_of(&connection, &Systemd::new(&connection), unit).await
+    };
+    within(ask).await.is_ok_and(|state| state == "failed")
+}
+
 /// Why what stops a service that was told to stop ended badly, or was not done, in words; `None`: it did well, or there
 /// was nothing to stop. To systemd it is stopped all the same.
 pub async fn failed_to_stop(service: &str) -> Option<String> {

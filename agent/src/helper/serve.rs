@@ -42,6 +42,12 @@ const REQUEST_MAX: Duration = Duration::from_secs(5);
 /// How long to wait before accepting again when it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether what a quarantine stops runs again: soon after a start, which may be a boot, and then
+/// seldom.
+const STOP_AGAIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+/// An agent that looks itself does so each minute, and tells what it finds.
+const AGENT_LOOKS_WITHIN: Duration = Duration::from_secs(150);
+
 /// The helper.
 #[derive(Debug)]
 pub(super) struct Helper {
@@ -60,6 +66,8 @@ struct State {
     ledger: Ledger,
     requests: Bucket,
     refusals: Lines,
+    /// When an agent last had a quarantine put in force, or in force again.
+    held: Option<Mono>,
     /// Whom the policy named when it was read last.
     agent_uid: Option<u32>,
     /// Those whom it didn't name: apart from the agent, so that they use up none of its requests.
@@ -85,7 +93,7 @@ impl Helper {
     pub(super) fn new(policy: PathBuf, dir: PathBuf, boot: BootId, clock: Clock, ledger: Ledger) -> Self {
         let (requests, strangers, refusals) = (pace::requests(), Strangers::default(), Lines::default());
         let agent_uid = Policy::load(&policy).ok().and_then(|policy| policy.agent_uid);
-        let state = State { clock, ledger, requests, refusals, agent_uid, strangers };
+        let state = State { clock, ledger, requests, refusals, held: None, agent_uid, strangers };
         Self { policy, dir, turn: Arc::default(), boot, state: Mutex::new(state) }
     }
 
@@ -96,12 +104,14 @@ impl Helper {
     pub(super) async fn serve(self, listener: UnixListener) -> io::Result<()> {
         let helper = Arc::new(self);
         let mut completing = std::pin::pin!(helper.complete_rollbacks());
+        let mut holding = std::pin::pin!(helper.keep_stopped());
         let mut terminated = signal(SignalKind::terminate())?;
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 never = &mut completing => match never {},
+                never = &mut holding => match never {},
                 _ = terminated.recv() => return Ok(()),
             };
             let link = match accepted {
@@ -147,6 +157,30 @@ impl Helper {
         }
         let quarantine = Quarantine::new(self.dir.clone(), Loader::None, 0);
         complete_due(|| self.rollbacks(), || quarantine.keeps_stopped()).await
+    }
+
+    /// Keeps stopped what a quarantine stops, where no agent has it done: after a boot it all runs again, and the agent
+    /// may not.
+    async fn keep_stopped(&self) -> Infallible {
+        let quarantine = Quarantine::new(self.dir.clone(), Loader::None, 0).in_turn(Arc::clone(&self.turn));
+        let [mut pause, seldom] = STOP_AGAIN;
+        loop {
+            // An agent that runs asks for it as it starts, and tells the fleet.
+            sleep(pause).await;
+            pause = (pause * 2).min(seldom);
+            if !self.agent_looks() {
+                match quarantine.stop_again().await {
+                    Ok(stopped) => stopped.iter().for_each(|unit| tracing::warn!("quarantine: {unit} ran: stopped")),
+                    Err(error) => tracing::warn!("quarantine: what it stops may run: {error}"),
+                }
+            }
+        }
+    }
+
+    fn agent_looks(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = state.clock.now().mono;
+        state.held.is_some_and(|held| now.since(held) <= AGENT_LOOKS_WITHIN)
     }
 
     /// What root's policy lets be rolled back now.
@@ -265,6 +299,9 @@ impl Helper {
                     policy.permits(&order.act)?;
                 } else {
                     judge(&order, &policy, &mut state.ledger, &moment)?;
+                }
+                if matches!(order.act, Act::Quarantine { .. } | Act::Refresh { .. }) {
+                    state.held = Some(mono);
                 }
                 let actor = Box::new(actor.with_quarantine(quarantine));
                 Ok(Decision::Act { order, actor, counted: (!completes).then_some(moment), left_out })

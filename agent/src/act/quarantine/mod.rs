@@ -214,6 +214,20 @@ impl Quarantine {
         self.naming_level(if stops_again { stopped_again(outcome, &stopped) } else { outcome })
     }
 
+    /// Stops what is to stay stopped and runs all the same, as after a boot: nobody need ask for it.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub async fn stop_again(&self) -> Result<Vec<UnitName>, String> {
+        // Most of the time there is none, and nobody's turn to be waited for.
+        if self.keeps_stopped().is_empty() {
+            return Ok(Vec::new());
+        }
+        let _turn = turn::take(&self.turn, &self.dir).await;
+        let mut saved = self.saved().unwrap_or_default();
+        if saved.keeps_stopped().is_empty() { Ok(Vec::new()) } else { self.stop(&mut saved).await }
+    }
+
     fn naming_level(&self, outcome: ActOutcome) -> ActOutcome {
         let saved = self.saved().unwrap_or_default();
         ActOutcome { quarantine: saved.level(), keeps_stopped: !saved.keeps_stopped().is_empty(), ..outcome }
@@ -296,7 +310,7 @@ impl Quarantine {
     async fn take_back(&self, was: &Saved) {
         let removed = self.remove(RULES_FILE).and_then(|()| self.remove(BRIDGE_FILE));
         // Without nft nothing was loaded.
-        let unloaded = if matches!(self.loader, Loader::None) { Ok(()) } else { self.unload().await };
+        let unloaded = if matches!(self.loader, Loader::None) { Ok(()) } else { self.unload(false).await };
         let taken_back = removed.and_then(|()| self.save(was)).map_err(|error| error.to_string()).and(unloaded);
         if let Err(error) = taken_back {
             tracing::error!("quarantine: take back what could not be put in force: {error}");
@@ -371,16 +385,17 @@ impl Quarantine {
     /// Ends what was saved so, and leaves this mark of it.
     async fn end_of(&self, saved: Option<Saved>, mark: Option<Saved>) -> ActOutcome {
         let before = saved.unwrap_or_default();
-        if let Err(error) = self.remove(RULES_FILE).and_then(|()| self.remove(BRIDGE_FILE)) {
-            return ActOutcome::failed("store_failed", format!("delete the saved rules: {error}"));
-        }
-        let rules = match self.unload().await {
+        let rules = match self.unload(before.loaded).await {
             Ok(()) => "no rules are in force".to_owned(),
             Err(detail) if before.loaded => return ActOutcome::failed("nft_failed", detail),
             // Whatever keeps rules from being taken away here has kept them from being loaded, too: it is no reason to
             // stay.
             Err(detail) => format!("no rules were loaded ({detail})"),
         };
+        // Not before they are out of force: what stays shut has to be so after a boot, too.
+        if let Err(error) = self.remove(RULES_FILE).and_then(|()| self.remove(BRIDGE_FILE)) {
+            return ActOutcome::failed("store_failed", format!("delete the saved rules: {error}"));
+        }
         let started = match before.stopped.as_slice() {
             [] => Ok(()),
             stopped => jobs::run(Job::Start, stopped.iter().map(UnitName::as_str)).await,
@@ -419,7 +434,8 @@ impl Quarantine {
         }
     }
 
-    async fn unload(&self) -> Result<(), Failed> {
+    /// Takes the rules away; `loaded`: some may be there, whatever has become of who loaded them.
+    async fn unload(&self, loaded: bool) -> Result<(), Failed> {
         match &self.loader {
             // Adding it first makes deleting it right where it isn't.
             Loader::Nft(nft) => {
@@ -431,6 +447,10 @@ impl Quarantine {
                 run(nft, &[format!("add table {TABLE}; delete table {TABLE}")]).await
             }
             Loader::BootUnit => {
+                // One that has failed takes nothing away when it is stopped: what is loaded anew, it does.
+                if loaded && jobs::has_failed(BOOT_UNIT).await {
+                    jobs::each(Job::ReloadOrRestart, [BOOT_UNIT]).await?;
+                }
                 jobs::run(Job::Stop, [BOOT_UNIT]).await?;
                 jobs::failed_to_stop(BOOT_UNIT).await.map_or(Ok(()), Err)
             }
@@ -517,10 +537,12 @@ fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) ->
         Ok(()) => (format!("; stopped: {}", names(&now.stopped)), String::new()),
         Err(error) => (String::new(), format!("; units could not be stopped: {error}")),
     };
+    // Some that a boot could not load again, or that root has flushed, are not told apart from those that hold.
+    let network = if now.loaded { "the rules of before, if they are loaded, stay" } else { "the network is as it was" };
     match &now.degraded {
         Some(why) => ActOutcome {
             status: ActStatus::Succeeded,
-            ..ActOutcome::failed(DEGRADED, format!("the network is as it was: {why}{stopped}{trouble}"))
+            ..ActOutcome::failed(DEGRADED, format!("{network}: {why}{stopped}{trouble}"))
         },
         None if level == QuarantineLevel::Observe => ActOutcome::succeeded("nothing is cut off"),
         None => {
