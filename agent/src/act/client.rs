@@ -15,10 +15,10 @@ use tokio::time::{sleep, timeout};
 
 use super::{Able, Order};
 use crate::collect::clock;
-use crate::engine::io::{Act, ActOutcome};
-use crate::engine::remedies::NO_HELPER;
+use crate::engine::io::{Act, ActOutcome, Ending};
 use crate::helper::link::{self, Link, Received};
 use crate::helper::protocol::{Answer, DATAGRAM_MAX, Request};
+use crate::wire::Reason;
 
 /// Where the helper listens (systemd/fieldmedic-act.socket).
 pub const DEFAULT_SOCKET: &str = "/run/fieldmedic-act.sock";
@@ -30,10 +30,6 @@ const LATE_MAX: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(9);
 /// How long to wait where the helper is asked too often; within the act's own time.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// What the helper says where it was asked too often, and nothing was done.
-const ASKED_TOO_OFTEN: &str = "rate_limited";
-/// The outcome's word for an act whose helper went away.
-const LOST: &str = "helper_lost";
 const CANCEL: &[u8] = br#"{"cancel":true}"#;
 
 /// The way to root's helper.
@@ -109,7 +105,7 @@ impl Client {
         let request = Request::Act(Box::new(order)).to_datagram();
         if request.len() > DATAGRAM_MAX {
             let detail = format!("{} B to ask for, the helper takes {DATAGRAM_MAX}", request.len());
-            return ActOutcome::rejected("too_large", detail);
+            return ActOutcome::rejected(Reason::TooLarge, detail);
         }
         let begun = AtomicBool::new(false);
         let mut was_heard = false;
@@ -123,7 +119,7 @@ impl Client {
         let ask = async {
             loop {
                 let outcome = self.ask(&request, &mut canceled, &mut progress).await;
-                if outcome.reason.as_deref() != Some(ASKED_TOO_OFTEN) {
+                if outcome.ending() != Some(Ending::RateLimited) {
                     return outcome;
                 }
                 sleep(ASK_AGAIN_AFTER).await;
@@ -142,9 +138,9 @@ impl Client {
                 "root's helper did not begin it within {within:?}: it was not done, and will not be"
             )),
         };
-        let is_lost = outcome.reason.as_deref() == Some(LOST);
+        let is_lost = outcome.ending() == Some(Ending::HelperLost);
         if is_lost && !has_begun() {
-            return ActOutcome::failed(NO_HELPER, "root's helper went away before it began: it was not done");
+            return ActOutcome::failed(Ending::NoHelper, "root's helper went away before it began: it was not done");
         }
         if reboots && is_lost {
             // It goes down with the machine, and may do so before it can say so. Whether the machine does, time tells.
@@ -159,7 +155,7 @@ impl Client {
         canceled: &mut oneshot::Receiver<()>,
         progress: &mut impl FnMut(u8),
     ) -> ActOutcome {
-        let no_helper = |error| ActOutcome::failed(NO_HELPER, format!("{}: {error}", self.socket.display()));
+        let no_helper = |error| ActOutcome::failed(Ending::NoHelper, format!("{}: {error}", self.socket.display()));
         let link = match Link::connect(&self.socket) {
             Ok(link) => link,
             Err(error) => return no_helper(error),
@@ -194,10 +190,10 @@ impl Client {
                 Some(Answer::Progress(percent)) => progress(percent),
                 Some(Answer::Done(outcome)) => return outcome,
                 // It would be asked again, and nobody could cancel it any more.
-                Some(Answer::Refused { reason, .. }) if was_canceled && reason == ASKED_TOO_OFTEN => {
+                Some(Answer::Refused { reason, .. }) if was_canceled && reason == Ending::RateLimited.word() => {
                     return ActOutcome::taken_back("canceled before the helper had taken it");
                 }
-                Some(Answer::Refused { reason, detail }) => return ActOutcome::rejected(&reason, detail),
+                Some(Answer::Refused { reason, detail }) => return ActOutcome::rejected(reason, detail),
                 Some(Answer::Able(_)) | None => return lost("it ended without an outcome"),
             }
         }
@@ -205,7 +201,7 @@ impl Client {
 }
 
 fn lost(why: &str) -> ActOutcome {
-    ActOutcome::interrupted(LOST, format!("what came of it can't be known: {why}"))
+    ActOutcome::interrupted(Ending::HelperLost, format!("what came of it can't be known: {why}"))
 }
 
 #[cfg(test)]
@@ -265,7 +261,8 @@ pub(super) mod tests {
     /// A helper that is asked too often: it says so once it was also told to cancel. How often it was asked.
     fn busy(socket: &Path) -> thread::JoinHandle<usize> {
         let listener = listening(socket);
-        let refused = Answer::Refused { reason: ASKED_TOO_OFTEN.into(), detail: "later".into() }.to_datagram();
+        let refused =
+            Answer::Refused { reason: Ending::RateLimited.word().into(), detail: "later".into() }.to_datagram();
         thread::spawn(move || {
             let mut buffer = vec![0; DATAGRAM_MAX];
             for asked in 1.. {
@@ -326,7 +323,7 @@ pub(super) mod tests {
             let (_keep, canceled) = oneshot::channel();
             let order = Order::new(act, Trigger::Rule("hot".into()), None, Duration::from_millis(100));
             let outcome = client.perform(order, canceled, |_| ()).await;
-            assert_eq!(outcome.reason.as_deref(), Some(NO_HELPER), "{outcome:?}");
+            assert_eq!(outcome.ending(), Some(Ending::NoHelper), "{outcome:?}");
             helper.map(thread::JoinHandle::join).transpose().unwrap();
         }
     }

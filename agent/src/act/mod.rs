@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 use crate::collect::inhibit::inhibited;
 use crate::config::{Action, QuarantineLevel, UnitName};
-use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Ending, Trigger};
 use crate::engine::time::Mono;
 use crate::wire::Reason;
 use client::Client;
@@ -251,7 +251,7 @@ impl Actor {
         let is_remedy = order.trigger.is_remedy() && !matches!(order.act, Act::MarkGood { .. });
         let root = self.inhibited_below.as_deref().filter(|_| is_remedy);
         if let Some(why) = root.and_then(inhibited) {
-            return ActOutcome::rejected(Reason::Inhibited.word(), why);
+            return ActOutcome::rejected(Reason::Inhibited, why);
         }
         let mut missing = Vec::new();
         if let (Act::Quarantine { level: Some(_) } | Act::Refresh { .. }, Some(source)) = (&order.act, &self.source) {
@@ -314,7 +314,7 @@ impl Actor {
         let kept =
             self.quarantine.as_ref().and_then(|quarantine| quarantine.keeps_from(&act, self.rollbacks.targets()));
         if let Some(detail) = kept {
-            return ActOutcome::rejected(Reason::Quarantined.word(), detail);
+            return ActOutcome::rejected(Reason::Quarantined, detail);
         }
         if let (Act::CollectDiagnostics, Some(diagnostics)) = (&act, &self.diagnostics) {
             return diagnostics.take(timeout, canceled).await;
@@ -332,7 +332,7 @@ impl Actor {
                 Ok(path) => {
                     let env = [whose];
                     let program = Program::new(&path, &args, &env);
-                    let (apart, refused) = (self.apart, runbook::REFUSED);
+                    let (apart, refused) = (self.apart, Ending::RunbookRefused);
                     let progress = &mut progress;
                     transient::run_where(apart, program, &runbook, refused, timeout, canceled, progress).await.outcome
                 }
@@ -349,14 +349,16 @@ impl Actor {
             (Act::Quarantine { level: None }, Some(quarantine)) => quarantine.leave().await,
             (Act::Refresh { level, wide }, Some(quarantine)) => quarantine.refresh(level, wide, terms).await,
             // Not among what `able` names, so the engine does not ask for it.
-            (act, _) => ActOutcome::failed("not_supported", format!("this gateway has no means to {}", act.action())),
+            (act, _) => {
+                ActOutcome::failed(Reason::NotSupported, format!("this gateway has no means to {}", act.action()))
+            }
         }
     }
 }
 
 /// Whether a machine that goes down would have ended a rollback so.
 fn may_be_cut_off(outcome: &ActOutcome) -> bool {
-    outcome.status == ActStatus::Interrupted || outcome.reason.as_deref() == Some("unit_failed")
+    outcome.status == ActStatus::Interrupted || outcome.ending() == Some(Ending::UnitFailed)
 }
 
 #[cfg(test)]
@@ -386,7 +388,7 @@ mod tests {
     async fn nothing_is_said_of_a_rollback_that_is_cut_off_before_the_machine_is_down_or_stays_up() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("act.sock");
-        let helper = client::tests::ending(&socket, ActOutcome::failed("unit_failed", "the job was canceled"), 4);
+        let helper = client::tests::ending(&socket, ActOutcome::failed(Ending::UnitFailed, "the job was canceled"), 4);
         let actor = Actor::new(Manager::Systemd, "/nonexistent".into()).behind(&socket);
         let target = || "app".to_owned();
         let (back, good) = (Act::Rollback { target: target(), to: None }, Act::MarkGood { target: target() });

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use crate::engine::io::ActOutcome;
+use crate::engine::io::{ActOutcome, Ending};
 use crate::text::tail;
 
 /// What is kept of the output, as text: its last bytes, behind what says that they are not all.
@@ -328,7 +328,7 @@ fn kill_marked(pid: Pid, mark: &[u8]) -> bool {
 fn outcome(name: &str, end: End, within: Duration) -> ActOutcome {
     let status = match end {
         End::Exited(Ok(status)) => status,
-        End::Exited(Err(error)) => return ActOutcome::failed("exit_code", format!("wait for {name}: {error}")),
+        End::Exited(Err(error)) => return ActOutcome::failed(Ending::ExitCode, format!("wait for {name}: {error}")),
         End::TimedOut => {
             let within = humantime::format_duration(within);
             return ActOutcome::timed_out(format!("{name} was stopped after {within}"));
@@ -337,9 +337,9 @@ fn outcome(name: &str, end: End, within: Duration) -> ActOutcome {
     };
     match (status.code(), status.signal()) {
         (Some(0), _) => ActOutcome::succeeded("exit code 0"),
-        (Some(code), _) => ActOutcome::failed("exit_code", format!("exit code {code}")),
-        (None, Some(signal)) => ActOutcome::failed("signal", format!("ended by signal {signal}")),
-        (None, None) => ActOutcome::failed("exit_code", status.to_string()),
+        (Some(code), _) => ActOutcome::failed(Ending::ExitCode, format!("exit code {code}")),
+        (None, Some(signal)) => ActOutcome::failed(Ending::Signal, format!("ended by signal {signal}")),
+        (None, None) => ActOutcome::failed(Ending::ExitCode, status.to_string()),
     }
 }
 

@@ -7,13 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::program;
-use crate::engine::io::ActOutcome;
-
-/// What a runbook is refused as that isn't fit to be run, or not to be started.
-pub(super) const REFUSED: &str = "runbook_refused";
+use crate::engine::io::{ActOutcome, Ending};
 
 /// The file that a name stands for, if nobody but root, or the one whose agent this is, could have written it; else
-/// `no_such_runbook` or [`REFUSED`].
+/// `no_such_runbook` or `runbook_refused`.
 pub(super) async fn resolve(dir: &Path, name: &str, within: Duration) -> Result<PathBuf, ActOutcome> {
     // One component as it stands: no separator, no "..", nothing hidden.
     if Path::new(name).file_name() != Some(OsStr::new(name)) || name.starts_with('.') {
@@ -24,14 +21,14 @@ pub(super) async fn resolve(dir: &Path, name: &str, within: Duration) -> Result<
         Ok(None) => Ok(path),
         Ok(Some(wrong)) => Err(refused(wrong)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(ActOutcome::failed("no_such_runbook", format!("there is no {}", path.display())))
+            Err(ActOutcome::failed(Ending::NoSuchRunbook, format!("there is no {}", path.display())))
         }
         Err(error) => Err(refused(format!("look at {}: {error}", path.display()))),
     }
 }
 
 fn refused(detail: String) -> ActOutcome {
-    ActOutcome::failed(REFUSED, detail)
+    ActOutcome::failed(Ending::RunbookRefused, detail)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
 use crate::config::UnitName;
-use crate::engine::io::ActOutcome;
+use crate::engine::io::{ActOutcome, Ending};
 
 /// A process and the name it goes by.
 #[derive(Debug)]
@@ -32,26 +32,26 @@ impl Supervisor {
     /// Kills the process, starts it again, and looks whether it lives.
     pub async fn restart(&self, unit: &UnitName) -> ActOutcome {
         if *unit != self.unit {
-            return ActOutcome::failed("no_such_unit", format!("the demo supervises {} only", self.unit));
+            return ActOutcome::failed(Ending::NoSuchUnit, format!("the demo supervises {} only", self.unit));
         }
         let mut child = self.child.lock().await;
         let before = child.id();
         // One that has ended by itself, and was seen to, can't be killed any more.
         if matches!(child.try_wait(), Ok(None)) {
             if let Err(error) = child.kill().await {
-                return ActOutcome::failed("unit_failed", format!("stop {unit}: {error}"));
+                return ActOutcome::failed(Ending::UnitFailed, format!("stop {unit}: {error}"));
             }
         }
         match spawn(&self.argv) {
             Ok(next) => *child = next,
-            Err(error) => return ActOutcome::failed("unit_failed", format!("start {unit}: {error}")),
+            Err(error) => return ActOutcome::failed(Ending::UnitFailed, format!("start {unit}: {error}")),
         }
         match child.try_wait() {
             Ok(None) => {
                 let pid = |pid: Option<u32>| pid.map_or_else(|| "none".to_owned(), |pid| pid.to_string());
                 ActOutcome::succeeded(format!("{unit} runs: pid {} before, {} now", pid(before), pid(child.id())))
             }
-            other => ActOutcome::failed("unit_failed", format!("{unit} ended at once: {other:?}")),
+            other => ActOutcome::failed(Ending::UnitFailed, format!("{unit} ended at once: {other:?}")),
         }
     }
 }

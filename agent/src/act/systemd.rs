@@ -18,7 +18,7 @@ use zbus::{Connection, MatchRule, MessageStream};
 use super::object::Object;
 use crate::config::UnitName;
 use crate::engine::GOES_DOWN_WITHIN;
-use crate::engine::io::ActOutcome;
+use crate::engine::io::{ActOutcome, Ending};
 use crate::wire::Reason;
 
 /// How often a unit is looked at that is neither active nor failed yet.
@@ -122,7 +122,7 @@ pub async fn reboot() -> ActOutcome {
     };
     match reboot_over(&connection).await {
         Ok(None) => ActOutcome::succeeded("the machine is going down"),
-        Ok(Some(who)) => ActOutcome::failed(Reason::Inhibited.word(), who),
+        Ok(Some(who)) => ActOutcome::failed(Reason::Inhibited, who),
         Err(error) => refused("reboot the machine", &error),
     }
 }
@@ -235,8 +235,8 @@ async fn restart_over(connection: &Connection, unit: &UnitName, since_us: Option
     let state = unit_at(connection, path.clone());
     match state.get::<String>("LoadState").await?.as_str() {
         "loaded" => {}
-        "not-found" => return Ok(ActOutcome::failed("no_such_unit", format!("systemd knows no unit {unit}"))),
-        other => return Ok(ActOutcome::failed("unit_not_loaded", format!("{unit} is {other}"))),
+        "not-found" => return Ok(ActOutcome::failed(Ending::NoSuchUnit, format!("systemd knows no unit {unit}"))),
+        other => return Ok(ActOutcome::failed(Ending::UnitNotLoaded, format!("{unit} is {other}"))),
     }
     if let Some(since_us) = since_us {
         if state.get::<u64>("InactiveExitTimestampMonotonic").await? > since_us {
@@ -259,7 +259,7 @@ async fn restart_over(connection: &Connection, unit: &UnitName, since_us: Option
         Err(error) => return lost(unit.as_str(), error),
     };
     if !matches!(result.as_str(), "done" | "failed") {
-        return Ok(ActOutcome::failed("job_failed", format!("systemd's job to restart {unit} ended as {result}")));
+        return Ok(ActOutcome::failed(Ending::JobFailed, format!("systemd's job to restart {unit} ended as {result}")));
     }
     settle(unit, &state, &service_at(connection, path)).await
 }
@@ -347,7 +347,7 @@ fn verdict(unit: &UnitName, active: &str, sub: &str, service: Option<&Service>, 
         return if active == "active" {
             ActOutcome::succeeded(detail)
         } else {
-            ActOutcome::failed("unit_failed", detail)
+            ActOutcome::failed(Ending::UnitFailed, detail)
         };
     };
     if service.pid != 0 {
@@ -359,13 +359,13 @@ fn verdict(unit: &UnitName, active: &str, sub: &str, service: Option<&Service>, 
     // One that has done its work and ended well is not active any more, and that is right.
     let done = active == "inactive" && service.kind == "oneshot" && service.result == "success";
     if active == "active" && !stays {
-        return ActOutcome::failed("unit_failed", format!("{detail}: it comes up and does not stay up"));
+        return ActOutcome::failed(Ending::UnitFailed, format!("{detail}: it comes up and does not stay up"));
     }
     if active == "active" || done {
         return ActOutcome::succeeded(detail);
     }
     ActOutcome::failed(
-        "unit_failed",
+        Ending::UnitFailed,
         format!("{detail}, result {}, exit status {}", service.result, service.exit_status),
     )
 }
@@ -410,26 +410,26 @@ impl Jobs {
 pub(super) fn lost(unit: &str, error: zbus::Error) -> zbus::Result<ActOutcome> {
     match error {
         zbus::Error::MethodError(..) if !is_unanswered(&error) => Err(error),
-        _ => Ok(ActOutcome::interrupted("no_systemd", format!("what came of {unit} can't be known: {error}"))),
+        _ => Ok(ActOutcome::interrupted(Ending::NoSystemd, format!("what came of {unit} can't be known: {error}"))),
     }
 }
 
 fn no_bus(error: &zbus::Error) -> ActOutcome {
     let hint = "is this a system with systemd, and may this user use its bus?";
-    ActOutcome::failed("no_systemd", format!("connect to the system bus: {error}; {hint}"))
+    ActOutcome::failed(Ending::NoSystemd, format!("connect to the system bus: {error}; {hint}"))
 }
 
 pub(super) fn refused(what: &str, error: &zbus::Error) -> ActOutcome {
     let (reason, hint) = match error {
         zbus::Error::MethodError(name, ..) => match name.rsplit('.').next() {
             Some("AccessDenied" | "InteractiveAuthorizationRequired") => {
-                ("permission_denied", whose_leave(rustix::process::geteuid().is_root()))
+                (Ending::PermissionDenied, whose_leave(rustix::process::geteuid().is_root()))
             }
-            Some("NoSuchUnit") => ("no_such_unit", ""),
-            Some("ServiceUnknown" | "NameHasNoOwner") => ("no_systemd", "; there is a bus, but no systemd on it"),
-            _ => ("systemd_refused", ""),
+            Some("NoSuchUnit") => (Ending::NoSuchUnit, ""),
+            Some("ServiceUnknown" | "NameHasNoOwner") => (Ending::NoSystemd, "; there is a bus, but no systemd on it"),
+            _ => (Ending::SystemdRefused, ""),
         },
-        _ => ("no_systemd", ""),
+        _ => (Ending::NoSystemd, ""),
     };
     ActOutcome::failed(reason, format!("{what}: {error}{hint}"))
 }

@@ -17,7 +17,7 @@ use zbus::zvariant::{Fd, OwnedObjectPath, Value};
 
 use super::program::{self, DRAIN_MAX, ENVIRONMENT, Output, Program, Progress, TERM_GRACE};
 use super::systemd::{Jobs, Systemd, connect, lost, refused, service_at};
-use crate::engine::io::ActOutcome;
+use crate::engine::io::{ActOutcome, Ending};
 
 /// The unit that is to be stopped with the runbook's: the helper's own.
 const HELPER_UNIT: &str = "fieldmedic-act.service";
@@ -51,7 +51,7 @@ pub async fn run_where(
     apart: bool,
     program: Program<'_>,
     name: &str,
-    refusal: &str,
+    refusal: Ending,
     within: Duration,
     canceled: oneshot::Receiver<()>,
     progress: Progress<'_>,
@@ -225,13 +225,13 @@ async fn failure(connection: &Connection, systemd: &Systemd, unit: &str, job_res
     let service = service_at(connection, path);
     let (result, status): (String, i32) = (service.get("Result").await?, service.get("ExecMainStatus").await?);
     Ok(match result.as_str() {
-        "exit-code" => {
-            Ran { outcome: ActOutcome::failed("exit_code", format!("exit code {status}")), exit_code: Some(status) }
-        }
-        "signal" | "core-dump" => ActOutcome::failed("signal", format!("ended by signal {status}")).into(),
-        _ => {
-            ActOutcome::failed("job_failed", format!("systemd's job for {unit} ended as {job_result}: {result}")).into()
-        }
+        "exit-code" => Ran {
+            outcome: ActOutcome::failed(Ending::ExitCode, format!("exit code {status}")),
+            exit_code: Some(status),
+        },
+        "signal" | "core-dump" => ActOutcome::failed(Ending::Signal, format!("ended by signal {status}")).into(),
+        _ => ActOutcome::failed(Ending::JobFailed, format!("systemd's job for {unit} ended as {job_result}: {result}"))
+            .into(),
     })
 }
 

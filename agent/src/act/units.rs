@@ -13,6 +13,7 @@ use super::systemd;
 use crate::config::{Action, UnitName};
 use crate::engine::io::ActOutcome;
 use crate::gather::gather;
+use crate::wire::Reason;
 
 /// A manager of units.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl Manager {
             Self::Systemd => timeout(within, systemd::reboot())
                 .await
                 .unwrap_or_else(|_| ActOutcome::timed_out("the order to reboot was not answered")),
-            Self::Supervised(_) => ActOutcome::failed("not_supported", "the demo doesn't reboot this machine"),
+            Self::Supervised(_) => ActOutcome::failed(Reason::NotSupported, "the demo doesn't reboot this machine"),
         }
     }
 

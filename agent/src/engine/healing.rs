@@ -11,12 +11,12 @@ use super::admission::Power;
 use super::budget::Spending;
 use super::commands::{Commands, Facts};
 use super::effects::Purpose;
-use super::io::{Act, ActOutcome, ActStatus, Effect, EffectId, LogLevel, Own, Trigger};
+use super::io::{Act, ActOutcome, ActStatus, Effect, EffectId, Ending, LogLevel, Own, Trigger};
 use super::keyed::Write;
 use super::observation::Observation;
 use super::quarantine::{self, Aftermath};
 use super::record::{CommandResult, Part, Status};
-use super::remedies::{self, Remedies, Step, TAKEN_BACK};
+use super::remedies::{self, Remedies, Step};
 use super::rules::{Change, Look};
 use super::time::{Mono, Now};
 use crate::config::QuarantineLevel;
@@ -343,7 +343,7 @@ impl Engine {
         if remedies::spends_nothing(&outcome) {
             self.give_back_of(id);
         }
-        if outcome.reason.as_deref() == Some(TAKEN_BACK) {
+        if outcome.ending() == Some(Ending::TakenBack) {
             outcome.reason = Some(Reason::Canceled.word().to_owned());
         }
         if remedies::refusal(&outcome).is_none() {

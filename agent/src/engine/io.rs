@@ -11,9 +11,9 @@ use minicbor::{Decode, Encode};
 
 use super::keyed::Write;
 use super::observation::{Audited, ErrorBatch, Observation};
+pub use super::outcome::{ActOutcome, ActStatus, Ending};
 use super::packet::{Packet, Version};
-use super::record::{Class, Status};
-use super::remedies::{NO_HELPER, TAKEN_BACK};
+use super::record::Class;
 use super::time::Unix;
 use crate::config::{Action, CheckedConfig, QuarantineLevel, UnitName};
 use crate::wire::CommandId;
@@ -488,117 +488,6 @@ impl fmt::Display for Trigger {
             Self::Command(id) => write!(f, "command:{id}"),
             Self::Rule(name) => write!(f, "rule:{name}"),
             Self::Own(own) => write!(f, "rule:{}", own.word()),
-        }
-    }
-}
-
-/// How an action ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ActOutcome {
-    /// In the words of a command's status.
-    pub status: ActStatus,
-    /// A fixed word where it did not succeed: `no_such_unit`, `unit_failed`, `exit_code`, `timeout`, `no_systemd`, ….
-    pub reason: Option<String>,
-    /// What a human wants to know.
-    pub detail: Option<String>,
-    /// The release that was marked as good, where releases have names.
-    pub release: Option<Box<str>>,
-    /// The quarantine that is in force after it, where it was to enter one or to keep one up, and that is known.
-    pub quarantine: Option<QuarantineLevel>,
-    /// Units that are to stay stopped had been started since they were, and are stopped again.
-    pub stopped_again: bool,
-    /// Units are to stay stopped for what is in force.
-    pub keeps_stopped: bool,
-    /// The tail of what it printed.
-    pub output: Option<String>,
-    /// What it brings home, compressed with zstd: it goes out in parts.
-    pub attachment: Option<Box<[u8]>>,
-}
-
-/// How an action ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the words of the contract")]
-pub enum ActStatus {
-    Succeeded,
-    Failed,
-    /// Whoever was to do it would not: nothing was done.
-    Rejected,
-    TimedOut,
-    Canceled,
-    Interrupted,
-}
-
-impl ActOutcome {
-    /// It worked.
-    #[must_use]
-    pub fn succeeded(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Succeeded, reason: None, ..Self::failed("", detail) }
-    }
-
-    /// It did not, for a reason in a fixed word.
-    #[must_use]
-    pub fn failed(reason: &str, detail: impl Into<String>) -> Self {
-        Self {
-            status: ActStatus::Failed,
-            reason: Some(reason.to_owned()),
-            detail: Some(detail.into()),
-            release: None,
-            quarantine: None,
-            stopped_again: false,
-            keeps_stopped: false,
-            output: None,
-            attachment: None,
-        }
-    }
-
-    /// It was not begun, for a reason in a fixed word: nothing was done.
-    #[must_use]
-    pub fn rejected(reason: &str, detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Rejected, ..Self::failed(reason, detail) }
-    }
-
-    /// It took too long.
-    #[must_use]
-    pub fn timed_out(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::TimedOut, ..Self::failed("timeout", detail) }
-    }
-
-    /// Root's helper did not begin it in time: nothing was done, and nothing will be.
-    #[must_use]
-    pub fn not_begun(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::TimedOut, ..Self::failed(NO_HELPER, detail) }
-    }
-
-    /// Whoever did it is gone: what came of it can't be known.
-    #[must_use]
-    pub fn interrupted(reason: &str, detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Interrupted, ..Self::failed(reason, detail) }
-    }
-
-    /// It was canceled before it was begun: nothing was done, and it spends nothing.
-    #[must_use]
-    pub fn taken_back(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Canceled, ..Self::failed(TAKEN_BACK, detail) }
-    }
-
-    /// It was stopped by a command.
-    #[must_use]
-    pub fn canceled(detail: impl Into<String>) -> Self {
-        Self { status: ActStatus::Canceled, ..Self::failed("canceled", detail) }
-    }
-}
-
-impl ActStatus {
-    /// The status of the command or the remedy whose act ended so.
-    #[must_use]
-    pub const fn status(self) -> Status {
-        match self {
-            Self::Succeeded => Status::Succeeded,
-            Self::Failed => Status::Failed,
-            Self::Rejected => Status::Rejected,
-            Self::TimedOut => Status::TimedOut,
-            Self::Canceled => Status::Canceled,
-            Self::Interrupted => Status::Interrupted,
         }
     }
 }

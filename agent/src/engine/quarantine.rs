@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
-use super::io::{Act, ActOutcome, ActStatus, EffectId, Own, Trigger};
+use super::io::{Act, ActOutcome, ActStatus, EffectId, Ending, Own, Trigger};
 use super::keyed::{QUARANTINE_KEY, Write, encode, write};
 use super::observation::Severity;
 use super::record::{Body, Event, EventKind, Stamp};
@@ -32,10 +32,6 @@ const REFRESH_EVERY: Duration = Duration::from_secs(600);
 const REFRESH_SOON: Duration = Duration::from_secs(60);
 /// That units were stopped again is told so often at most, with how many times.
 const STOPPED_TOLD_EVERY: Duration = Duration::from_secs(3_600);
-/// The outcome's word for rules that somebody has taken away: root, on the console.
-pub(crate) const NOT_IN_FORCE: &str = "not_in_force";
-/// And for one that is in force in part: the network is as it was, or units go on.
-pub(crate) const DEGRADED: &str = "degraded";
 /// What is in force in part is tried again after this, then after twice as long, up to [`REFRESH_SOON`].
 const MEND_FIRST: Duration = Duration::from_secs(5);
 
@@ -264,7 +260,7 @@ impl Quarantine {
             Change::Leave { by } if outcome.status == ActStatus::Succeeded => {
                 self.leave("quarantine_left", &by, detail)
             }
-            Change::Refresh { .. } if outcome.reason.as_deref() == Some(NOT_IN_FORCE) => {
+            Change::Refresh { .. } if outcome.ending() == Some(Ending::NotInForce) => {
                 let unseen = self.inside.as_ref().filter(|inside| inside.stored.unseen);
                 match unseen.map(|inside| inside.stored.by.clone()) {
                     Some(by) => self.leave("quarantine_not_entered", &by, detail),
@@ -332,7 +328,7 @@ impl Quarantine {
 
     /// What may be mended in a moment, as where systemd's bus did not answer, is soon tried again.
     fn note_degraded(&mut self, now: Mono, outcome: &ActOutcome) {
-        if outcome.reason.as_deref() != Some(DEGRADED) {
+        if outcome.ending() != Some(Ending::Degraded) {
             self.degraded = None;
             return;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::command::Name;
 use super::commands::Commands;
-use super::io::{Act, ActOutcome, Effect, EffectId, LogLevel, Own, StopReason, Trigger};
+use super::io::{Act, ActOutcome, Effect, EffectId, Ending, LogLevel, Own, StopReason, Trigger};
 use super::keyed::{RUN_KEY, write};
 use super::observation::running;
 use super::record::Status;
@@ -57,9 +57,6 @@ pub(super) fn waits_for_boot(why: Option<&str>) -> String {
     why.map_or_else(|| DONE.to_owned(), |why| format!("{DONE}: {why}"))
 }
 
-/// The outcome's word for a rollback that has led nowhere.
-pub(super) const ROLLBACK_FAILED: &str = "rollback_failed";
-
 /// What is to be told where the boot came that was to leave a release, and runs it again: a bootloader falls back to it
 /// where it can't boot the other one.
 pub(super) fn not_left(release: &str) -> String {
@@ -98,7 +95,7 @@ impl CutOff<'_> {
         let running = self.target.and_then(|target| running(&identity.releases, target));
         let judged = self.leaves.zip(running).filter(|_| self.is_other_boot);
         if let Some((left, _)) = judged.filter(|(left, running)| left == running) {
-            return (Status::Failed, Some(ROLLBACK_FAILED), not_left(left));
+            return (Status::Failed, Some(Ending::RollbackFailed.word()), not_left(left));
         }
         if judged.is_some() || (takes_boot && self.is_other_boot) {
             return (Status::Succeeded, None, "this is another boot".to_owned());
@@ -211,7 +208,7 @@ impl Engine {
         if self.with_commands(now, |commands, facts| commands.reboot_is_due(facts, effect)) {
             // Of a look that hangs nothing is known: whoever does it asks once more.
             if let Some(who) = self.blocked.clone().filter(|_| is_seen) {
-                self.acted(now, effect, ActOutcome::failed(Reason::Inhibited.word(), who));
+                self.acted(now, effect, ActOutcome::failed(Reason::Inhibited, who));
                 self.is_over(now, Reason::Busy);
                 self.poll_remedies(now);
                 return self.run_steps(now);
@@ -257,7 +254,7 @@ impl Engine {
     pub(super) fn still_up(&mut self, now: Now) {
         let Some(effect) = self.reboot.as_ref().map(|reboot| reboot.effect) else { return };
         let detail = format!("the machine did not go down within {} s", GOES_DOWN_WITHIN.as_secs());
-        self.acted(now, effect, ActOutcome::failed(Reason::SameBoot.word(), detail));
+        self.acted(now, effect, ActOutcome::failed(Reason::SameBoot, detail));
     }
 
     /// The agent stays: it takes back its goodbye.

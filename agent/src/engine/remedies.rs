@@ -16,7 +16,7 @@ use super::Identity;
 use super::admission::Refusal;
 use super::again::{AGAIN_FIRST, time_mends};
 use super::budget::Spending;
-use super::io::{Act, ActOutcome, ActStatus, EffectId};
+use super::io::{Act, ActOutcome, ActStatus, EffectId, Ending};
 use super::keyed::{BOOTS_KEY, REMEDY_KEY, Write};
 use super::observation::Severity;
 use super::reboot::left_by;
@@ -34,17 +34,6 @@ pub const RUNS_MAX: usize = 16;
 /// After so long without the alarm a ladder begins at its first step again; before, it goes on above the one that
 /// helped.
 const HEALTH: Duration = Duration::from_secs(3_600);
-/// The outcome's word for root's helper out of reach, or too slow to begin: nothing was done.
-pub(crate) const NO_HELPER: &str = "no_helper";
-/// And for what was canceled before it was begun: nothing was done. It is told as any other that was canceled.
-pub(crate) const TAKEN_BACK: &str = "taken_back";
-/// What root's helper refuses by where it has no policy that it can go by: others could have written it, or it can't be
-/// looked at; or it has mistakes.
-pub(crate) const POLICY_UNTRUSTED: &str = "policy_untrusted";
-pub(crate) const POLICY_WRONG: &str = "policy_wrong";
-/// And where it doesn't find the agent to be the one that it serves.
-pub(crate) const PEER_REFUSED: &str = "peer_refused";
-
 /// Something that the engine is to do for a ladder.
 #[derive(Debug, PartialEq)]
 pub enum Step {
@@ -638,17 +627,20 @@ pub fn spends_nothing(outcome: &ActOutcome) -> bool {
 
 /// Whether there was nothing to do it to: nothing was done.
 fn begins_nothing(outcome: &ActOutcome) -> bool {
-    const WORDS: [&str; 8] = [
-        "no_such_unit",
-        "no_such_interface",
-        "no_such_target",
-        "no_such_runbook",
-        "runbook_refused",
-        "no_such_release",
-        "no_other_release",
-        "no_current_release",
-    ];
-    outcome.status == ActStatus::Failed && outcome.reason.as_deref().is_some_and(|reason| WORDS.contains(&reason))
+    let is_absent = matches!(
+        outcome.ending(),
+        Some(
+            Ending::NoSuchUnit
+                | Ending::NoSuchInterface
+                | Ending::NoSuchTarget
+                | Ending::NoSuchRunbook
+                | Ending::RunbookRefused
+                | Ending::NoSuchRelease
+                | Ending::NoOtherRelease
+                | Ending::NoCurrentRelease
+        )
+    );
+    outcome.status == ActStatus::Failed && is_absent
 }
 
 /// Why whoever was to do it would not: nothing was done.
@@ -658,16 +650,16 @@ pub fn refusal(outcome: &ActOutcome) -> Option<Reason> {
     match outcome.status {
         // Root's own words for it are in the detail. A policy, or a file of users, that is just being replaced says
         // nothing of what root allows: a ladder that took it for a no would be climbed to its end within seconds.
-        ActStatus::Rejected => match outcome.reason.as_deref() {
-            Some(POLICY_UNTRUSTED | POLICY_WRONG | PEER_REFUSED) => Some(Reason::Busy),
+        ActStatus::Rejected => match outcome.ending() {
+            Some(Ending::PolicyUntrusted | Ending::PolicyWrong | Ending::PeerRefused) => Some(Reason::Busy),
             _ => Some(reason.unwrap_or(Reason::NotAllowed)),
         },
         // It may just be replaced by a newer one.
-        ActStatus::Failed | ActStatus::TimedOut if outcome.reason.as_deref() == Some(NO_HELPER) => Some(Reason::Busy),
+        ActStatus::Failed | ActStatus::TimedOut if outcome.ending() == Some(Ending::NoHelper) => Some(Reason::Busy),
         ActStatus::Failed => reason.filter(|reason| {
             matches!(reason, Reason::Inhibited | Reason::BudgetSpent | Reason::Busy | Reason::NotAllowed)
         }),
-        ActStatus::Canceled if outcome.reason.as_deref() == Some(TAKEN_BACK) => Some(Reason::Canceled),
+        ActStatus::Canceled if outcome.ending() == Some(Ending::TakenBack) => Some(Reason::Canceled),
         _ => None,
     }
 }

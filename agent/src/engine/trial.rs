@@ -16,10 +16,10 @@ use minicbor::{Decode, Encode};
 
 use super::again::Again;
 use super::budget::Spending;
-use super::io::{Act, EffectId, Own, Trigger};
+use super::io::{Act, EffectId, Ending, Own, Trigger};
 use super::keyed::{RELEASE_KEY, Write, write};
 use super::observation::{RELEASE, Release, Severity};
-use super::reboot::{ROLLBACK_FAILED, not_left, waits_for_boot};
+use super::reboot::{not_left, waits_for_boot};
 use super::record::{Event, EventKind, Stamp, Status};
 use super::time::Mono;
 use crate::config::{CheckedConfig, Rollback};
@@ -359,7 +359,8 @@ impl Releases {
                         trial.crashes = 0;
                     }
                     event = is_back.then(|| {
-                        let event = tried(&leave(target), target, Status::Failed).with("reason", ROLLBACK_FAILED);
+                        let event =
+                            tried(&leave(target), target, Status::Failed).with("reason", Ending::RollbackFailed.word());
                         event.with("detail", not_left(name).as_str())
                     });
                 }

@@ -9,7 +9,7 @@ use super::policy::Policy;
 use super::protocol::Refusal;
 use crate::act::Order;
 use crate::engine::command::Command;
-use crate::engine::io::{Act, Trigger};
+use crate::engine::io::{Act, Ending, Trigger};
 use crate::wire::token::{self, Audience};
 use crate::wire::{CommandId, Reason, VerifiedCommand};
 
@@ -43,14 +43,17 @@ fn commanded(order: &Order, id: &CommandId, policy: &Policy) -> Result<VerifiedC
     let command = verified(token, policy)?;
     if command.id != *id {
         let detail = format!("the token is that of {}, the request is for {id}", command.id);
-        return Err(Refusal::new("wrong_act", detail));
+        return Err(Refusal::new(Ending::WrongAct, detail));
     }
     let ordered = Command::parse(&command).map_err(|(reason, detail)| Refusal::because(reason, detail))?;
     if ordered.act() == Some(&order.act) {
         return Ok(VerifiedCommand { expires_at: lasts_until(&command, &ordered), ..command });
     }
     let target = order.act.target();
-    Err(Refusal::new("wrong_act", format!("{} was signed, {target} or how to do it is something else", command.name)))
+    Err(Refusal::new(
+        Ending::WrongAct,
+        format!("{} was signed, {target} or how to do it is something else", command.name),
+    ))
 }
 
 /// Until when it may be carried out, in seconds since 1970: who signs a reboot to come after a while signs that it

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::protocol::Refusal;
 use crate::bucket::Bucket;
+use crate::engine::io::Ending;
 use crate::engine::time::Mono;
 
 /// Requests that may come at once, and after how long then the next one.
@@ -23,7 +24,7 @@ pub(super) const fn requests() -> Bucket {
 
 /// What is said to who asks more often.
 pub(super) fn too_often() -> Refusal {
-    Refusal::new("rate_limited", "more than 40 requests at once, or 10 a second")
+    Refusal::new(Ending::RateLimited, "more than 40 requests at once, or 10 a second")
 }
 
 /// What those may ask whom the policy didn't name when it was read last, each for themselves: one who asks without an

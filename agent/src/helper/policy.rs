@@ -18,8 +18,7 @@ use crate::config::tree::{Node, Value};
 use crate::config::{
     self, Action, Budget, ClockTrust, DeviceId, Network, Problem, Rollback, RollbackKind, Unfit, UnitName, policy, read,
 };
-use crate::engine::io::{Act, Trigger};
-use crate::engine::remedies::{PEER_REFUSED, POLICY_UNTRUSTED, POLICY_WRONG};
+use crate::engine::io::{Act, Ending, Trigger};
 use crate::gather::gather;
 use crate::wire::Reason;
 
@@ -91,11 +90,11 @@ impl PolicyError {
     /// The same as an answer.
     #[must_use]
     pub(super) fn refusal(&self) -> Refusal {
-        let reason = match self {
-            Self::Untrusted { .. } | Self::Io { .. } => POLICY_UNTRUSTED,
-            Self::Wrong(_) => POLICY_WRONG,
+        let ending = match self {
+            Self::Untrusted { .. } | Self::Io { .. } => Ending::PolicyUntrusted,
+            Self::Wrong(_) => Ending::PolicyWrong,
         };
-        Refusal::new(reason, format!("policy: {self}"))
+        Refusal::new(ending, format!("policy: {self}"))
     }
 }
 
@@ -243,7 +242,7 @@ impl Policy {
         if uid == 0 || self.agent_uid == Some(uid) {
             return Ok(());
         }
-        Err(Refusal::new(PEER_REFUSED, format!("uid {uid} is neither root nor the agent's user")))
+        Err(Refusal::new(Ending::PeerRefused, format!("uid {uid} is neither root nor the agent's user")))
     }
 }
 

@@ -23,7 +23,8 @@ use crate::act::quarantine::terms::Terms;
 use crate::act::{Able, Order};
 use crate::config::{Action, QuarantineLevel, UnitName};
 use crate::engine::command::{are_arguments, is_release};
-use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Ending, Trigger};
+use crate::engine::record::Status;
 use crate::engine::time::Mono;
 use crate::gather::gather;
 use crate::text::tail;
@@ -36,8 +37,6 @@ const VERSION: u8 = 1;
 pub(crate) const DATAGRAM_MAX: usize = 64 * 1024;
 /// The most bytes in the name of a rule (a topic word, as in the configuration).
 const RULE_LEN_MAX: usize = 128;
-/// The status of what was refused: nothing was done.
-const REJECTED: &str = "REJECTED";
 
 /// Why something is not done: a fixed word, and what a human wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,14 +50,14 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// For a reason of the helper's own.
     #[must_use]
-    pub(crate) fn new(reason: &'static str, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+    pub(crate) fn new(ending: Ending, detail: impl Into<String>) -> Self {
+        Self { reason: ending.word(), detail: detail.into() }
     }
 
     /// For a reason that the agent knows, too.
     #[must_use]
     pub(crate) fn because(reason: Reason, detail: impl Into<String>) -> Self {
-        Self::new(reason.word(), detail)
+        Self { reason: reason.word(), detail: detail.into() }
     }
 }
 
@@ -150,11 +149,12 @@ impl Answer {
                 quarantine: quarantine.as_deref().and_then(QuarantineLevel::parse),
             }),
             AnswerWords::Progress { progress } => Self::Progress(progress.min(100)),
-            AnswerWords::End { status, reason, detail, .. } if status == REJECTED => {
-                Self::Refused { reason: reason.unwrap_or_default(), detail: detail.unwrap_or_default() }
-            }
             AnswerWords::End { status, reason, detail, release, quarantine, stopped_again, keeps_stopped, output } => {
-                let status = STATUSES.into_iter().find(|known| known.status().word() == status)?;
+                let status = ActStatus::of(Status::parse(&status)?)?;
+                if status == ActStatus::Rejected {
+                    let (reason, detail) = (reason.unwrap_or_default(), detail.unwrap_or_default());
+                    return Some(Self::Refused { reason, detail });
+                }
                 let quarantine = quarantine.as_deref().and_then(QuarantineLevel::parse);
                 Self::Done(ActOutcome {
                     status,
@@ -186,10 +186,6 @@ impl Answer {
         }
     }
 }
-
-/// How an act can end: those that an answer may name.
-const STATUSES: [ActStatus; 5] =
-    [ActStatus::Succeeded, ActStatus::Failed, ActStatus::TimedOut, ActStatus::Canceled, ActStatus::Interrupted];
 
 /// What the agent does of its own accord reads as a rule's: root has the same answer to both.
 fn trigger_of(text: &str) -> Option<Trigger> {
@@ -344,7 +340,7 @@ impl AnswerWords {
                 quarantine: quarantine.map(|level| level.word().to_owned()),
             },
             Answer::Progress(progress) => Self::Progress { progress },
-            Answer::Refused { reason, detail } => Self::of(&Answer::Done(ActOutcome::rejected(&reason, detail))),
+            Answer::Refused { reason, detail } => Self::of(&Answer::Done(ActOutcome::rejected(reason, detail))),
             Answer::Done(outcome) => Self::End {
                 status: outcome.status.status().word().to_owned(),
                 reason: outcome.reason,

@@ -29,10 +29,9 @@ use crate::act::{Actor, Order};
 use crate::bucket::Bucket;
 use crate::collect::clock::Clock;
 use crate::config::{Action, QuarantineLevel};
-use crate::engine::io::{Act, ActOutcome, ActStatus};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Ending};
 use crate::engine::remedies::spends_nothing;
 use crate::engine::time::{BootId, Mono};
-use crate::engine::{DEGRADED, NOT_IN_FORCE};
 use crate::wire::Reason;
 
 /// Connections at a time, and so acts at a time; one more is refused as `busy`.
@@ -282,7 +281,7 @@ impl Helper {
                     return Ok(Decision::Tell(Answer::Done(outcome)));
                 }
                 if let Act::Refresh { level, .. } = &mut order.act {
-                    let none = || Refusal::new(NOT_IN_FORCE, quarantine.why_none());
+                    let none = || Refusal::new(Ending::NotInForce, quarantine.why_none());
                     // Nobody judges it: what is more than that has to be ordered.
                     *level = (*level).min(in_force.ok_or_else(none)?);
                 }
@@ -353,7 +352,7 @@ fn cut(
 fn in_part(outcome: ActOutcome, left_out: Option<String>) -> ActOutcome {
     let Some(left_out) = left_out.filter(|_| outcome.status == ActStatus::Succeeded) else { return outcome };
     let detail = outcome.detail.unwrap_or_default();
-    ActOutcome { reason: Some(DEGRADED.to_owned()), detail: Some(format!("{detail}; {left_out}")), ..outcome }
+    ActOutcome { detail: Some(format!("{detail}; {left_out}")), ..outcome }.but(Ending::Degraded)
 }
 
 /// How what must not be begun any more ends: whoever asked for it is gone or has changed their mind, or has told by now

@@ -22,7 +22,7 @@ use crate::collect::worker::Worker;
 use crate::config::CheckedConfig;
 use crate::engine::Engine;
 use crate::engine::io::{
-    ActOutcome, Effect, EffectId, Input, LinkFault, LinkFaultKind, LogLevel, StoreFault, StoreOp, StoreStats,
+    ActOutcome, Effect, EffectId, Ending, Input, LinkFault, LinkFaultKind, LogLevel, StoreFault, StoreOp, StoreStats,
 };
 use crate::engine::packet::Version;
 use crate::engine::time::Now;
@@ -313,7 +313,7 @@ impl Dispatcher {
 async fn outcome_of(act: impl Future<Output = ActOutcome> + Send + 'static) -> ActOutcome {
     tokio::spawn(act)
         .await
-        .unwrap_or_else(|error| ActOutcome::failed("internal_error", format!("the agent failed at it: {error}")))
+        .unwrap_or_else(|error| ActOutcome::failed(Ending::InternalError, format!("the agent failed at it: {error}")))
 }
 
 /// The password: of a file that may come later, or of systemd's, which has to be there.

@@ -12,7 +12,7 @@ use zbus::zvariant::{ObjectPath, OwnedObjectPath};
 
 use crate::act::object::Object;
 use crate::act::systemd::{connect, is_unanswered};
-use crate::engine::io::ActOutcome;
+use crate::engine::io::{ActOutcome, Ending};
 
 const MANAGER: &str = "org.freedesktop.NetworkManager";
 const ACTIVE: &str = "org.freedesktop.NetworkManager.Connection.Active";
@@ -102,8 +102,12 @@ impl Managed {
     pub(super) async fn activate(&self, interface: &str, under_way: impl FnOnce()) -> ActOutcome {
         match activate(&self.connection, &self.device, under_way).await {
             Ok(STATE_ACTIVATED) => ActOutcome::succeeded(format!("NetworkManager has activated {interface} anew")),
-            Ok(state) => ActOutcome::failed("link_down", format!("NetworkManager: {interface} is in state {state}")),
-            Err(error) => ActOutcome::failed("link_down", format!("NetworkManager: activate {interface}: {error}")),
+            Ok(state) => {
+                ActOutcome::failed(Ending::LinkDown, format!("NetworkManager: {interface} is in state {state}"))
+            }
+            Err(error) => {
+                ActOutcome::failed(Ending::LinkDown, format!("NetworkManager: activate {interface}: {error}"))
+            }
         }
     }
 }

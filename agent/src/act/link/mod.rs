@@ -20,8 +20,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::program::{self, Program};
 use super::transient;
-use crate::engine::io::{ActOutcome, ActStatus};
+use crate::engine::io::{ActOutcome, ActStatus, Ending};
 use crate::one_thread;
+use crate::wire::Reason;
 
 /// The argument that has this program, or the helper's, be the process that restarts the interface named behind it.
 pub const RESTART_FLAG: &str = "--restart-link";
@@ -77,7 +78,7 @@ impl Interfaces {
     /// wait for a carrier, which both the deadline and a wish to cancel end.
     pub async fn restart(self, interface: &str, within: Duration, mut canceled: oneshot::Receiver<()>) -> ActOutcome {
         if self == Self::None {
-            return ActOutcome::failed("not_supported", "this gateway has no means to restart an interface");
+            return ActOutcome::failed(Reason::NotSupported, "this gateway has no means to restart an interface");
         }
         let began = Instant::now();
         // Whoever has it done elsewhere may not even see the network.
@@ -93,7 +94,7 @@ impl Interfaces {
                 Ok(Ok(managed)) => managed,
                 Ok(Err(error)) => {
                     let detail = format!("{interface} was left as it was: ask NetworkManager for it: {error}");
-                    return ActOutcome::failed("link_failed", detail);
+                    return ActOutcome::failed(Ending::LinkFailed, detail);
                 }
                 Err(unwanted) => return unwanted,
             };
@@ -115,13 +116,13 @@ impl Interfaces {
         };
         let program = match program {
             Ok(program) => program,
-            Err(error) => return ActOutcome::failed("link_failed", format!("find this program: {error}")),
+            Err(error) => return ActOutcome::failed(Ending::LinkFailed, format!("find this program: {error}")),
         };
         let args = [RESTART_FLAG.to_owned(), interface.to_owned()];
         let program = Program::new(&program, &args, &[]).outliving();
         let (_keep, never) = oneshot::channel();
         let mut told = |_| is_up();
-        let (apart, refusal) = (self == Self::Apart, "link_failed");
+        let (apart, refusal) = (self == Self::Apart, Ending::LinkFailed);
         let ran = transient::run_where(apart, program, RESTART_FLAG, refusal, RESTART_MAX, never, &mut told).await;
         let said = ran.outcome.output.clone().unwrap_or_default();
         match said.lines().last().map(serde_json::from_str::<Told>) {
@@ -223,18 +224,18 @@ impl Links {
         if matches!(state.as_str(), "up" | "unknown") && !is_cut_off {
             ActOutcome::succeeded(detail)
         } else {
-            ActOutcome::failed("link_down", detail)
+            ActOutcome::failed(Ending::LinkDown, detail)
         }
     }
 
     fn check(&self, interface: &str) -> Result<(), ActOutcome> {
         let dir = self.root.join("sys/class/net").join(interface);
         let Ok(flags) = fs::read_to_string(dir.join("flags")) else {
-            return Err(ActOutcome::failed("no_such_interface", format!("there is no interface {interface}")));
+            return Err(ActOutcome::failed(Ending::NoSuchInterface, format!("there is no interface {interface}")));
         };
         let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or_default();
         if flags & IFF_LOOPBACK != 0 {
-            return Err(ActOutcome::failed("not_supported", format!("{interface} is a loopback interface")));
+            return Err(ActOutcome::failed(Reason::NotSupported, format!("{interface} is a loopback interface")));
         }
         Ok(())
     }
@@ -260,8 +261,8 @@ impl Links {
             let _ = fs::write(&keep, kept.trim());
         }
         match (down, up) {
-            (Err(error), _) => Err(ActOutcome::failed("link_failed", format!("take {interface} down: {error}"))),
-            (_, Err(error)) => Err(ActOutcome::failed("link_down", format!("bring {interface} up: {error}"))),
+            (Err(error), _) => Err(ActOutcome::failed(Ending::LinkFailed, format!("take {interface} down: {error}"))),
+            (_, Err(error)) => Err(ActOutcome::failed(Ending::LinkDown, format!("bring {interface} up: {error}"))),
             (Ok(_), Ok(())) => Ok(put_back),
         }
     }
@@ -443,7 +444,7 @@ pub fn restart_as_this_process(interface: &str) -> io::Result<bool> {
             return Err(error.unwrap_or_else(|| io::ErrorKind::Other.into()));
         };
         let Some(links) = Links::find() else {
-            return Ok(ActOutcome::failed("link_failed", "there is no ip(8) here: install iproute2"));
+            return Ok(ActOutcome::failed(Ending::LinkFailed, "there is no ip(8) here: install iproute2"));
         };
         // A stop that comes while it is down counts once it is up.
         let told_to_end = async {
@@ -476,7 +477,7 @@ impl Told {
     fn outcome(self) -> ActOutcome {
         match self.reason {
             None => ActOutcome::succeeded(self.detail),
-            Some(reason) => ActOutcome::failed(&reason, self.detail),
+            Some(reason) => ActOutcome::failed(reason, self.detail),
         }
     }
 }

@@ -30,9 +30,9 @@ use self::terms::{ADDRESSES_MAX, Terms};
 use super::jobs::{self, Job};
 use super::program::{self, Program};
 use crate::config::{QuarantineLevel, Rollback, UnitName};
-use crate::engine::io::{Act, ActOutcome, ActStatus};
-use crate::engine::{DEGRADED, NOT_IN_FORCE};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Ending};
 use crate::store::disk;
+use crate::wire::Reason;
 
 /// Where the state lies, as all that root's helper keeps (StateDirectory= of its unit): the boot unit looks there
 /// (systemd/fieldmedic-quarantine.service).
@@ -201,7 +201,7 @@ impl Quarantine {
         let _turn = turn::take(&self.turn, &self.dir).await;
         let before = self.saved();
         if before.as_ref().is_some_and(|saved| saved.level().is_none()) {
-            return ActOutcome::failed(NOT_IN_FORCE, self.why_none());
+            return ActOutcome::failed(Ending::NotInForce, self.why_none());
         }
         // There is none where a crash came between the order and the act.
         let before = before.unwrap_or_default();
@@ -284,7 +284,7 @@ impl Quarantine {
         if self.has_ended() {
             let ended = self.end_of(Some(now), Some(mark(ENDED))).await;
             let is_over = ended.status == ActStatus::Succeeded;
-            let over = || ActOutcome::failed(NOT_IN_FORCE, ENDED_BY_HAND);
+            let over = || ActOutcome::failed(Ending::NotInForce, ENDED_BY_HAND);
             return (if is_over { over() } else { ended }, Vec::new());
         }
         let holds_units = !now.terms.stop.is_empty() && (stopping.is_ok() || !now.stopped.is_empty());
@@ -387,14 +387,14 @@ impl Quarantine {
         let before = saved.unwrap_or_default();
         let rules = match self.unload(before.loaded).await {
             Ok(()) => "no rules are in force".to_owned(),
-            Err(detail) if before.loaded => return ActOutcome::failed("nft_failed", detail),
+            Err(detail) if before.loaded => return ActOutcome::failed(Ending::NftFailed, detail),
             // Whatever keeps rules from being taken away here has kept them from being loaded, too: it is no reason to
             // stay.
             Err(detail) => format!("no rules were loaded ({detail})"),
         };
         // Not before they are out of force: what stays shut has to be so after a boot, too.
         if let Err(error) = self.remove(RULES_FILE).and_then(|()| self.remove(BRIDGE_FILE)) {
-            return ActOutcome::failed("store_failed", format!("delete the saved rules: {error}"));
+            return ActOutcome::failed(Reason::StoreFailed, format!("delete the saved rules: {error}"));
         }
         let started = match before.stopped.as_slice() {
             [] => Ok(()),
@@ -426,10 +426,7 @@ impl Quarantine {
                 } else {
                     format!("{} could not be started", self::names(&down))
                 };
-                ActOutcome {
-                    reason: Some("unit_failed".into()),
-                    ..ActOutcome::succeeded(format!("{rules}; {what}: {error}"))
-                }
+                ActOutcome::succeeded(format!("{rules}; {what}: {error}")).but(Ending::UnitFailed)
             }
         }
     }
@@ -540,17 +537,13 @@ fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) ->
     // Some that a boot could not load again, or that root has flushed, are not told apart from those that hold.
     let network = if now.loaded { "the rules of before, if they are loaded, stay" } else { "the network is as it was" };
     match &now.degraded {
-        Some(why) => ActOutcome {
-            status: ActStatus::Succeeded,
-            ..ActOutcome::failed(DEGRADED, format!("{network}: {why}{stopped}{trouble}"))
-        },
+        Some(why) => ActOutcome::succeeded(format!("{network}: {why}{stopped}{trouble}")).but(Ending::Degraded),
         None if level == QuarantineLevel::Observe => ActOutcome::succeeded("nothing is cut off"),
         None => {
             let bridging = now.bridging.as_ref().map(|why| format!("; what bridges forward goes on: {why}"));
             let trouble = bridging.unwrap_or_default() + &trouble;
-            let detail = format!("{}{stopped}{trouble}", in_reach(now));
-            let reason = (!trouble.is_empty()).then(|| DEGRADED.to_owned());
-            ActOutcome { reason, ..ActOutcome::succeeded(detail) }
+            let outcome = ActOutcome::succeeded(format!("{}{stopped}{trouble}", in_reach(now)));
+            if trouble.is_empty() { outcome } else { outcome.but(Ending::Degraded) }
         }
     }
 }
@@ -558,7 +551,7 @@ fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) ->
 /// No rules, and no unit that would be stopped.
 fn nothing_holds(outcome: ActOutcome) -> ActOutcome {
     let detail = outcome.detail.unwrap_or_default();
-    ActOutcome::failed("nft_failed", format!("nothing of it is in force: {detail}"))
+    ActOutcome::failed(Ending::NftFailed, format!("nothing of it is in force: {detail}"))
 }
 
 /// What stays of one that is over.
@@ -593,7 +586,7 @@ fn names(units: &[UnitName]) -> String {
 }
 
 fn failed(error: &io::Error) -> ActOutcome {
-    ActOutcome::failed("store_failed", format!("quarantine: {error}"))
+    ActOutcome::failed(Reason::StoreFailed, format!("quarantine: {error}"))
 }
 
 fn loading(file: &Path) -> [String; 2] {

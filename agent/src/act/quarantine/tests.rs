@@ -310,7 +310,7 @@ async fn root_on_the_console_ends_it_and_no_refresh_brings_it_back() {
     is_done(&agents.enter(QuarantineLevel::Isolate, terms(&[BROKER], &[])).await);
     is_done(&roots.leave_by_hand().await);
     let outcome = agents.refresh(QuarantineLevel::Isolate, false, terms(&[BROKER], &[])).await;
-    assert_eq!(outcome.reason.as_deref(), Some(NOT_IN_FORCE), "{outcome:?}");
+    assert_eq!(outcome.reason.as_deref(), Some("not_in_force"), "{outcome:?}");
     assert!(!world.rules().contains("fieldmedic") && agents.in_force().is_none());
     assert!(
         agents.why_none().contains("release --local"),
@@ -367,7 +367,7 @@ async fn what_root_ends_while_it_is_put_in_force_is_over_and_no_rule_of_it_stays
         } else {
             quarantine.refresh(QuarantineLevel::Isolate, false, terms).await
         };
-        assert_eq!(outcome.reason.as_deref(), Some(NOT_IN_FORCE), "{outcome:?}");
+        assert_eq!(outcome.reason.as_deref(), Some("not_in_force"), "{outcome:?}");
         let called = fs::read_to_string(&log).unwrap();
         assert!(called.lines().last().unwrap().ends_with(&format!("delete table {TABLE}")), "{called}");
         assert!(quarantine.in_force().is_none() && !state.join(RULES_FILE).exists());
@@ -476,7 +476,7 @@ fn units_that_are_stopped_again_are_told_where_there_is_no_firewall_too() {
     let degraded = Some("install nftables".to_owned());
     let saved = Saved { stopped: stopped.clone(), degraded, ..Saved::default() };
     let again = stopped_again(outcome(QuarantineLevel::Restrict, &saved, Ok(())), &stopped);
-    let is_degraded = again.reason.as_deref() == Some(DEGRADED);
+    let is_degraded = again.reason.as_deref() == Some("degraded");
     assert_eq!((again.status, again.stopped_again, is_degraded), (ActStatus::Succeeded, true, true), "{again:?}");
     let detail = again.detail.unwrap();
     assert!(detail.contains("install nftables") && detail.ends_with("stopped again: app.service"), "{detail}");

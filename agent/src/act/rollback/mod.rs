@@ -31,12 +31,10 @@ use super::program::{self, Program};
 use super::systemd;
 use super::transient::{self, Ran};
 use crate::config::{Rollback, RollbackKind, UnitName};
-use crate::engine::io::{ActOutcome, ActStatus};
+use crate::engine::io::{ActOutcome, ActStatus, Ending};
 use crate::engine::time::BootId;
 use crate::wire::Reason;
 
-/// The outcome's word for a release that only the next boot runs.
-const NEEDS_REBOOT: &str = Reason::NeedsReboot.word();
 /// EX_TEMPFAIL of sysexits.h: done, and the next boot completes it.
 const EXIT_NEEDS_REBOOT: i32 = 75;
 
@@ -152,7 +150,7 @@ impl Rollbacks {
     ) -> ActOutcome {
         let Some(Rollback { kind, units, .. }) = self.targets.get(name) else {
             let known: Vec<&str> = self.targets.keys().map(String::as_str).collect();
-            return ActOutcome::failed("no_such_target", format!("{name:?} is none of {}", known.join(", ")));
+            return ActOutcome::failed(Ending::NoSuchTarget, format!("{name:?} is none of {}", known.join(", ")));
         };
         match (kind, verb) {
             (RollbackKind::Slots { dir }, Verb::Rollback { to }) => {
@@ -179,14 +177,14 @@ impl Rollbacks {
         canceled: oneshot::Receiver<()>,
     ) -> ActOutcome {
         let Some((path, args)) = argv.split_first() else {
-            return ActOutcome::failed("rollback_failed", "argv is empty");
+            return ActOutcome::failed(Ending::RollbackFailed, "argv is empty");
         };
         let path = Path::new(path);
         match program::look_at(path, program::unfit_by_links, within).await {
             Ok(Ok(None)) => {}
-            Ok(Ok(Some(wrong))) => return ActOutcome::failed("rollback_failed", wrong),
+            Ok(Ok(Some(wrong))) => return ActOutcome::failed(Ending::RollbackFailed, wrong),
             Ok(Err(error)) => {
-                return ActOutcome::failed("rollback_failed", format!("look at {}: {error}", path.display()));
+                return ActOutcome::failed(Ending::RollbackFailed, format!("look at {}: {error}", path.display()));
             }
             Err(hangs) => return hangs,
         }
@@ -197,12 +195,11 @@ impl Rollbacks {
         let mut env = vec![("FIELDMEDIC_ACTION", action), ("FIELDMEDIC_TARGET", target)];
         env.extend(to.map(|to| ("FIELDMEDIC_TO", to)));
         let program = Program::new(path, args, &env);
-        let refusal = "rollback_failed";
+        let refusal = Ending::RollbackFailed;
         let ran = transient::run_where(self.apart, program, target, refusal, within, canceled, &mut |_| ()).await;
         let Ran { outcome, exit_code } = ran;
         if matches!(verb, Verb::Rollback { .. }) && exit_code == Some(EXIT_NEEDS_REBOOT) {
-            let reason = Some(NEEDS_REBOOT.to_owned());
-            return ActOutcome { status: ActStatus::Succeeded, reason, ..outcome };
+            return outcome.but(Reason::NeedsReboot);
         }
         outcome
     }
@@ -267,7 +264,11 @@ async fn switch(
         said.extend(forget_due(dir, until.saturating_duration_since(Instant::now())).await);
     }
     let detail = with(detail, said);
-    if restarted == Restarted::Run { ActOutcome::succeeded(detail) } else { ActOutcome::failed("unit_failed", detail) }
+    if restarted == Restarted::Run {
+        ActOutcome::succeeded(detail)
+    } else {
+        ActOutcome::failed(Ending::UnitFailed, detail)
+    }
 }
 
 /// Restarts what is due of one target; whether nothing is any more.
@@ -338,7 +339,7 @@ async fn on_disk<T: Send + 'static>(
     };
     match timeout(within, begin).await {
         Ok(Ok(Some(done))) => done.map_err(SlotError::outcome),
-        Ok(Err(error)) => Err(ActOutcome::failed("rollback_failed", error.to_string())),
+        Ok(Err(error)) => Err(ActOutcome::failed(Ending::RollbackFailed, error.to_string())),
         Ok(Ok(None)) | Err(_) => {
             let (dir, within) = (dir.display(), humantime::format_duration(within));
             let detail =
@@ -386,11 +387,12 @@ async fn restart_all(
             continue;
         }
         let left = until.saturating_duration_since(Instant::now());
-        let ActOutcome { status, reason, detail, .. } = answered(left, restart(unit, since_us)).await;
-        said.extend(detail);
-        match reason.as_deref() {
-            _ if status == ActStatus::Succeeded => {}
-            Some("unit_failed" | "no_such_unit" | "unit_not_loaded") => all = Restarted::Fail,
+        let outcome = answered(left, restart(unit, since_us)).await;
+        let ending = outcome.ending();
+        said.extend(outcome.detail);
+        match ending {
+            _ if outcome.status == ActStatus::Succeeded => {}
+            Some(Ending::UnitFailed | Ending::NoSuchUnit | Ending::UnitNotLoaded) => all = Restarted::Fail,
             _ => return (said, Restarted::Due),
         }
     }
@@ -507,8 +509,8 @@ mod tests {
             .map(|unit| UnitName::try_from(unit.to_owned()).unwrap())
             .into();
         let restart = async |unit: &UnitName, _| match unit.as_str() {
-            "fails.service" => ActOutcome::failed("unit_failed", "fails"),
-            "stays.service" => ActOutcome::failed("no_systemd", "stays"),
+            "fails.service" => ActOutcome::failed(Ending::UnitFailed, "fails"),
+            "stays.service" => ActOutcome::failed(Ending::NoSystemd, "stays"),
             other => ActOutcome::succeeded(other),
         };
         let all = async |units: &[UnitName]| restart_all(units, None, Duration::from_secs(20), Vec::new, restart).await;
@@ -586,7 +588,7 @@ mod tests {
     async fn a_program_is_told_what_to_do_and_says_when_a_boot_completes_it() {
         let (_dir, rollbacks) = program("echo $1 $FIELDMEDIC_ACTION $FIELDMEDIC_TARGET $FIELDMEDIC_TO; exit 75");
         let outcome = rollback(&rollbacks, "app", Some("1.0; reboot")).await;
-        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Succeeded, Some(NEEDS_REBOOT)));
+        assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::Succeeded, Some("needs_reboot")));
         assert_eq!(outcome.output.as_deref(), Some("--now rollback app 1.0; reboot\n"));
         let (_keep, canceled) = oneshot::channel();
         let outcome = rollbacks.mark_good("app", Duration::from_secs(20), canceled).await;

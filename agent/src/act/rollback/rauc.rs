@@ -9,7 +9,8 @@ use zbus::zvariant::{ObjectPath, OwnedValue};
 
 use crate::act::object::Object;
 use crate::act::systemd::connect;
-use crate::engine::io::{ActOutcome, ActStatus};
+use crate::engine::io::{ActOutcome, Ending};
+use crate::wire::Reason;
 
 /// Each slot's name, and what RAUC says of it.
 type Slots = Vec<(String, BTreeMap<String, OwnedValue>)>;
@@ -81,14 +82,14 @@ async fn rollback_over(connection: &Connection, to: Option<&str>) -> ActOutcome 
     };
     let version = other.version.as_deref().unwrap_or("unknown");
     let detail = format!("the next boot is {}'s, release {version}{trouble}", other.name);
-    ActOutcome { status: ActStatus::Succeeded, ..ActOutcome::failed(super::NEEDS_REBOOT, detail) }
+    ActOutcome::succeeded(detail).but(Reason::NeedsReboot)
 }
 
 /// The slot to go to; or why there is none.
 fn other<'a>(slots: &'a [Slot], to: Option<&str>) -> Result<&'a Slot, ActOutcome> {
-    let none = |reason: &str, detail: &str| Err(ActOutcome::failed(reason, detail));
+    let none = |ending, detail: &str| Err(ActOutcome::failed(ending, detail));
     let Some(booted) = slots.iter().find(|slot| slot.booted) else {
-        return none("no_current_release", "RAUC doesn't know which slot is booted");
+        return none(Ending::NoCurrentRelease, "RAUC doesn't know which slot is booted");
     };
     let others = slots.iter().filter(|slot| slot.bootable && !slot.booted && slot.class == booted.class);
     // Where there are several, a good one.
@@ -96,14 +97,14 @@ fn other<'a>(slots: &'a [Slot], to: Option<&str>) -> Result<&'a Slot, ActOutcome
     let Some(other) = wanted else {
         return match to {
             Some(to) => {
-                none("no_such_release", &format!("no other slot is named {to}, or has a bundle of that version"))
+                none(Ending::NoSuchRelease, &format!("no other slot is named {to}, or has a bundle of that version"))
             }
-            None => none("no_other_release", "there is no other slot"),
+            None => none(Ending::NoOtherRelease, "there is no other slot"),
         };
     };
     // Marking the booted one bad as well would leave nothing to boot.
     if !other.good {
-        return none("no_other_release", &format!("{} is not marked good: it may not boot", other.name));
+        return none(Ending::NoOtherRelease, &format!("{} is not marked good: it may not boot", other.name));
     }
     Ok(other)
 }
@@ -126,7 +127,7 @@ async fn mark(rauc: &Object, state: &str, slot: &str) -> zbus::Result<(String, S
 }
 
 fn failed(what: &str, error: &zbus::Error) -> ActOutcome {
-    ActOutcome::failed("rollback_failed", format!("{what}: {error}; does rauc.service run?"))
+    ActOutcome::failed(Ending::RollbackFailed, format!("{what}: {error}; does rauc.service run?"))
 }
 
 #[cfg(test)]
@@ -140,6 +141,7 @@ mod tests {
     use zbus::zvariant::Value;
 
     use super::*;
+    use crate::engine::io::ActStatus;
 
     type Marked = Arc<Mutex<Vec<(String, String)>>>;
 

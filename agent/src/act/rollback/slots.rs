@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::clock;
 use crate::engine::command::is_release_dir;
-use crate::engine::io::ActOutcome;
+use crate::engine::io::{ActOutcome, Ending};
+use crate::engine::outcome::Why;
 use crate::engine::time::BootId;
 use crate::store::disk;
 use crate::wire::Reason;
@@ -59,9 +60,9 @@ pub(super) struct Due {
 
 /// Why a release can't be gone to, or marked: a fixed word, and what a human wants to know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}: {detail}")]
+#[error("{}: {detail}", why.word())]
 pub(super) struct SlotError {
-    pub(super) reason: &'static str,
+    pub(super) why: Why,
     pub(super) detail: String,
 }
 
@@ -85,12 +86,12 @@ struct Marks {
 
 impl SlotError {
     pub(super) fn outcome(self) -> ActOutcome {
-        let Self { reason, detail } = self;
+        let Self { why, detail } = self;
         // Nothing was begun, and it spends nothing.
-        if reason == Reason::NotSupported.word() {
-            return ActOutcome::rejected(reason, detail);
+        if why == Reason::NotSupported.into() {
+            return ActOutcome::rejected(why, detail);
         }
-        ActOutcome::failed(reason, detail)
+        ActOutcome::failed(why, detail)
     }
 }
 
@@ -191,7 +192,7 @@ impl<'a> Slots<'a> {
             let detail = format!(
                 "{from} still runs: not all units were restarted for {current}, which a rollback to {current} does"
             );
-            return Err(SlotError { reason: "unit_failed", detail });
+            return Err(SlotError { why: Ending::UnitFailed.into(), detail });
         }
         let (marks, trouble) = self.marks_or_none();
         self.mark(marks, |marks| {
@@ -213,7 +214,7 @@ impl<'a> Slots<'a> {
             let link = self.dir.join(CURRENT);
             let why = fs::read_link(&link).err().map(|error| format!(": {error}")).unwrap_or_default();
             let detail = format!("{} is no link to {RELEASES}/NAME{why}", link.display());
-            SlotError { reason: "no_current_release", detail }
+            SlotError { why: Ending::NoCurrentRelease.into(), detail }
         })
     }
 
@@ -224,7 +225,7 @@ impl<'a> Slots<'a> {
     }
 
     fn back_from(&self, current: &str, marks: &Marks) -> Result<String, SlotError> {
-        let none = |detail: String| SlotError { reason: "no_other_release", detail };
+        let none = |detail: String| SlotError { why: Ending::NoOtherRelease.into(), detail };
         let Some(previous) = self.linked(PREVIOUS).filter(|previous| previous != current) else {
             return Err(none(format!("{} leads to no other release", self.dir.join(PREVIOUS).display())));
         };
@@ -244,7 +245,7 @@ impl<'a> Slots<'a> {
 
     /// A release is a directory of its own right there: a link could lead anywhere.
     fn check(&self, name: &str) -> Result<(), SlotError> {
-        let no_such = |detail: String| Err(SlotError { reason: "no_such_release", detail });
+        let no_such = |detail: String| Err(SlotError { why: Ending::NoSuchRelease.into(), detail });
         if !is_release_dir(name) {
             return no_such(format!("{name:?} is no plain name"));
         }
@@ -273,7 +274,7 @@ impl<'a> Slots<'a> {
     /// Whether links can be put here: asked before anything is done, so that it is refused instead of failing.
     pub(super) fn writable(&self) -> Result<(), SlotError> {
         let refused = |errno: Errno| SlotError {
-            reason: Reason::NotSupported.word(),
+            why: Reason::NotSupported.into(),
             ..self.failed("nothing can be written", &errno.into())
         };
         access(self.dir, Access::WRITE_OK).map_err(refused)
@@ -337,7 +338,7 @@ impl<'a> Slots<'a> {
         } else {
             String::new()
         };
-        SlotError { reason: "rollback_failed", detail: format!("{dir}: {what}: {error}{cure}") }
+        SlotError { why: Ending::RollbackFailed.into(), detail: format!("{dir}: {what}: {error}{cure}") }
     }
 }
 
@@ -364,8 +365,8 @@ mod tests {
         [CURRENT, PREVIOUS].map(|link| Slots::new(dir.path()).linked(link).unwrap_or_default())
     }
 
-    fn reason(result: Result<Option<Switched>, SlotError>) -> &'static str {
-        result.unwrap_err().reason
+    fn reason(result: Result<Option<Switched>, SlotError>) -> String {
+        result.unwrap_err().why.word().to_owned()
     }
 
     /// 2.0 runs, 1.0 ran before it.
@@ -410,7 +411,7 @@ mod tests {
         let dir = usual();
         point(&dir, CURRENT, "releases/9.9");
         let slots = Slots::new(dir.path());
-        assert_eq!(slots.mark_good().unwrap_err().reason, "no_such_release");
+        assert_eq!(slots.mark_good().unwrap_err().why, Ending::NoSuchRelease.into());
         assert_eq!(slots.marks(), Ok(Marks::default()));
     }
 
@@ -458,7 +459,7 @@ mod tests {
         let since_us = slots.due().unwrap().since_us;
         assert!((before..=clock::monotonic_us()).contains(&since_us), "{since_us}");
         assert_eq!((slots.running().as_deref(), links(&dir)), (Some("2.0"), ["1.5", "2.0"].map(str::to_owned)));
-        assert_eq!(slots.mark_good().unwrap_err().reason, "unit_failed");
+        assert_eq!(slots.mark_good().unwrap_err().why, Ending::UnitFailed.into());
         slots.rollback(Some("1.0")).unwrap().unwrap();
         assert_eq!(slots.running().as_deref(), Some("2.0"), "nothing has run 1.5");
         slots.clear_due().unwrap();

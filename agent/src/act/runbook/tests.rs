@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::super::program::{OUTPUT_MAX, Program, Progress};
 use super::super::transient::run_where;
 use super::*;
-use crate::engine::io::ActStatus;
+use crate::engine::io::{ActStatus, Ending};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -46,7 +46,7 @@ impl Dir {
         match resolve(self.0.path(), name, within).await {
             Ok(path) => {
                 let program = Program::new(&path, args, ENV);
-                run_where(false, program, name, REFUSED, within, canceled, progress).await.outcome
+                run_where(false, program, name, Ending::RunbookRefused, within, canceled, progress).await.outcome
             }
             Err(refusal) => refusal,
         }

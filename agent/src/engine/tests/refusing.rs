@@ -9,7 +9,7 @@ use serde_json::json;
 use super::healing::{LADDER, is, ladder, memory, told, up_for_long, world};
 use super::world::{World, config_with, outcome, puts, restart};
 use crate::config::{Action, Budget};
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input, StoreFault, StoreOp};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Ending, Input, StoreFault, StoreOp};
 use crate::engine::metric::Metric;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -106,7 +106,7 @@ fn a_reboot_that_somebody_blocked_at_the_last_moment_is_waited_for_and_not_gone_
 
 #[test]
 fn a_policy_of_roots_that_can_not_be_used_for_a_while_costs_a_ladder_no_step() {
-    for word in ["policy_untrusted", "policy_wrong", "peer_refused"] {
+    for word in [Ending::PolicyUntrusted, Ending::PolicyWrong, Ending::PeerRefused] {
         let mut world = world();
         world.acts_succeed = false;
         memory(&mut world, 95.0);

@@ -267,6 +267,7 @@ fn act_name(act: &Act) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::io::Ending;
     use crate::sim::tests::{configured, quiet};
 
     fn with_budget(rollback: &str) -> CheckedConfig {
@@ -278,11 +279,11 @@ mod tests {
         let mut acts = Acts::new(&with_budget("1/24h"));
         let act = Act::Rollback { target: "app".into(), to: None };
         let mut over = Vec::new();
-        for (at, reason) in [(0, Some("no_other_release")), (1, None), (2, None)] {
+        for (at, ending) in [(0, Some(Ending::NoOtherRelease)), (1, None), (2, None)] {
             let (moment, mut findings) = (Moment { at, uptime_ms: 1 << 40 }, Findings::default());
             acts.begun(moment, &act, &Trigger::Rule("hot".into()), None, &[], &mut findings);
-            let failed = |reason| ActOutcome::failed(reason, "nothing was done");
-            acts.ended(1 << 40, &act, &reason.map_or_else(|| ActOutcome::succeeded("1.0"), failed));
+            let failed = |ending| ActOutcome::failed(ending, "nothing was done");
+            acts.ended(1 << 40, &act, &ending.map_or_else(|| ActOutcome::succeeded("1.0"), failed));
             over.extend(findings.into_parts().0.into_iter().map(|broken| (at, broken.what)));
         }
         let expected = "rollback (release:app) for rule:hot: 1 within 86400s, the budget is 1/24h";
@@ -297,7 +298,7 @@ mod tests {
             let trigger = Trigger::Rule("hot".into());
             acts.begun(Moment { at, uptime_ms: 1 << 40 }, act, &trigger, None, &[], &mut Findings::default());
         }
-        acts.ended(1 << 40, &first, &ActOutcome::failed("no_other_release", "nothing was done"));
+        acts.ended(1 << 40, &first, &ActOutcome::failed(Ending::NoOtherRelease, "nothing was done"));
         assert_eq!(acts.times[&Action::Rollback], [2]);
         acts.ended(1 << 40, &second, &ActOutcome::succeeded("1.0"));
         assert_eq!((&acts.times[&Action::Rollback][..], acts.under_way.len()), (&[2][..], 0));

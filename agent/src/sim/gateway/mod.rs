@@ -17,7 +17,7 @@ use super::network::millis;
 use super::scenario::{FaultKind, HostWorld, ReleaseWorld, Scenario};
 use crate::audit;
 use crate::config::{CheckedConfig, Collect, QuarantineLevel, RollbackKind, UnitName};
-use crate::engine::io::{Act, ActOutcome};
+use crate::engine::io::{Act, ActOutcome, Ending};
 use crate::engine::metric::{Metric, Point};
 use crate::engine::observation::{self, Audited, ErrorBatch, Observation};
 use crate::engine::time::BootId;
@@ -266,12 +266,12 @@ impl Gateway {
                 Some(takes) => done(takes, "active"),
                 None => Performed {
                     takes: OTHER_TAKES,
-                    outcome: ActOutcome::failed("no_such_unit", format!("systemd knows no unit {unit}")),
+                    outcome: ActOutcome::failed(Ending::NoSuchUnit, format!("systemd knows no unit {unit}")),
                 },
             },
             Act::Rollback { target, .. } if self.release(target).is_none() => {
                 let detail = format!("there is no release directory for {target}");
-                Performed { takes: OTHER_TAKES, outcome: ActOutcome::failed("no_such_target", detail) }
+                Performed { takes: OTHER_TAKES, outcome: ActOutcome::failed(Ending::NoSuchTarget, detail) }
             }
             Act::Rollback { .. } => done(ROLLBACK_TAKES, "back to the release before"),
             Act::RestartLink { interface } => {
@@ -279,7 +279,7 @@ impl Gateway {
                     return done(LINK_TAKES, "down and up");
                 }
                 let detail = format!("there is no interface {interface}");
-                Performed { takes: OTHER_TAKES, outcome: ActOutcome::failed("no_such_interface", detail) }
+                Performed { takes: OTHER_TAKES, outcome: ActOutcome::failed(Ending::NoSuchInterface, detail) }
             }
             Act::Run { .. } => done(RUNBOOK_TAKES, "exit code 0"),
             Act::Reboot

@@ -10,9 +10,8 @@ use super::super::planted::Planted;
 use super::super::report::Promise;
 use super::{Doing, Event, World};
 use crate::act::quarantine::terms::Source;
-use crate::engine::DEGRADED;
 use crate::engine::io::{
-    Act, ActOutcome, ActStatus, Effect, EffectId, Input, StoreFault, StoreOp, StoreReply, StoreStats, Trigger,
+    Act, ActOutcome, ActStatus, Effect, EffectId, Ending, Input, StoreFault, StoreOp, StoreReply, StoreStats, Trigger,
 };
 use crate::engine::record::{Class, Record};
 use crate::store::STORE_QUEUE_MAX;
@@ -272,7 +271,7 @@ impl World<'_> {
             lets
         };
         let refusal = judged.err()?;
-        Some(ActOutcome::rejected(refusal.reason, refusal.detail))
+        Some(ActOutcome::rejected(refusal.reason.to_owned(), refusal.detail))
     }
 
     /// How a quarantine ends of which it leaves something out.
@@ -282,7 +281,7 @@ impl World<'_> {
         }
         let left_out = self.policy.and_then(|policy| policy.leaves_out(&Source::of(&self.config)));
         let Some(left_out) = left_out else { return outcome };
-        ActOutcome { reason: Some(DEGRADED.to_owned()), detail: Some(left_out), ..outcome }
+        ActOutcome { detail: Some(left_out), ..outcome }.but(Ending::Degraded)
     }
 
     fn cancel_act(&mut self, id: EffectId) {

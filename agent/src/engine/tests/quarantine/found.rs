@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{SECOND, World, audits, both, entering, level, not_in_force, online, order, reason, refreshes, triggers};
 use crate::config::{Action, QuarantineLevel};
-use crate::engine::io::{Act, ActOutcome, ActStatus, Input};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Ending, Input};
 use crate::engine::tests::world::outcome;
 
 /// A refresh that found this level in force.
@@ -194,7 +194,7 @@ fn a_quarantine_that_the_journal_has_lost_is_found_by_what_roots_helper_says_at_
 
 #[test]
 fn what_roots_helper_says_while_a_quarantine_is_entered_is_not_taken_for_something_found() {
-    let failed = ActOutcome::failed("failed", "nft: no such file");
+    let failed = ActOutcome::failed(Ending::NftFailed, "nft: no such file");
     for (ends, becomes) in [(outcome(ActStatus::Succeeded), "isolate"), (failed, "restrict")] {
         let mut world = online();
         order(&mut world, "q-1", "quarantine", json!({"level": "restrict"}));
