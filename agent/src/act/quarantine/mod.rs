@@ -127,6 +127,14 @@ impl Saved {
 /// A step that failed, in words.
 type Failed = String;
 
+/// What came of the units that are to be stopped.
+#[derive(Debug, Default)]
+struct Stopping {
+    /// Those that ran.
+    stopped: Vec<UnitName>,
+    error: Option<Failed>,
+}
+
 impl Quarantine {
     /// Keeps its state in `dir`; `uid` is who talks to the broker.
     #[must_use]
@@ -247,20 +255,10 @@ impl Quarantine {
     }
 
     /// How it ended, and which units it has stopped.
-    async fn apply(
-        &self,
-        level: QuarantineLevel,
-        wide: bool,
-        terms: Terms,
-        before: Saved,
-    ) -> (ActOutcome, Vec<UnitName>) {
-        let was_free = before.level().is_none();
-        let was = before.clone();
-        let was_loaded = before.loaded;
-        let terms = with_older(terms, &before);
-        let rules = ruleset::render(level, wide, &terms, self.uid);
+    async fn apply(&self, level: QuarantineLevel, wide: bool, terms: Terms, was: Saved) -> (ActOutcome, Vec<UnitName>) {
+        let was_free = was.level().is_none();
         // What was amiss before is so until it is known better: where it stays so nothing is written.
-        let mut now = Saved { level: level.word().into(), wide, terms, ..before };
+        let mut now = Saved { level: level.word().into(), wide, terms: with_older(terms, &was), ..was.clone() };
         if was_free {
             // Of an earlier one that was ended: what this one doesn't stop is not this one's to start.
             now.stopped.retain(|unit| now.terms.stop.contains(unit));
@@ -268,29 +266,17 @@ impl Quarantine {
         if let Err(error) = self.save(&now) {
             return (failed(&error), Vec::new());
         }
-        (now.degraded, now.bridging) = (None, None);
-        if let Some(rules) = rules {
-            match self.load(&rules, &ruleset::render_bridge(level)).await {
-                Ok(bridging) => now.bridging = bridging.filter(|_| level == QuarantineLevel::Isolate),
-                Err(error) => now.degraded = Some(error),
-            }
-            now.loaded = was_loaded || now.degraded.is_none();
-        }
-        let stopping = if level == QuarantineLevel::Observe { Ok(Vec::new()) } else { self.stop(&mut now).await };
-        if level != QuarantineLevel::Observe && stopping.is_ok() {
-            now.held.clone_from(&now.terms.stop);
-        }
-        let (stopping, stopped) = stopping.map_or_else(|error| (Err(error), Vec::new()), |stopped| (Ok(()), stopped));
+        self.load_into(&mut now, level).await;
+        let Stopping { stopped, error } = self.stop_into(&mut now, level).await;
         if self.has_ended() {
             let ended = self.end_of(Some(now), Some(mark(ENDED))).await;
-            let is_over = ended.status == ActStatus::Succeeded;
             let over = || ActOutcome::failed(Ending::NotInForce, ENDED_BY_HAND);
-            return (if is_over { over() } else { ended }, Vec::new());
+            return (if ended.status == ActStatus::Succeeded { over() } else { ended }, Vec::new());
         }
-        let holds_units = !now.terms.stop.is_empty() && (stopping.is_ok() || !now.stopped.is_empty());
-        let holds_nothing = now.degraded.is_some() && !was_loaded && !holds_units;
+        let holds_units = !now.terms.stop.is_empty() && (error.is_none() || !now.stopped.is_empty());
+        let holds_nothing = now.degraded.is_some() && !was.loaded && !holds_units;
         let outcome = match self.save(&now) {
-            Ok(()) => outcome(level, &now, stopping),
+            Ok(()) => outcome(level, &now, error),
             Err(error) => failed(&error),
         };
         let outcome = if holds_nothing { nothing_holds(outcome) } else { outcome };
@@ -303,6 +289,33 @@ impl Quarantine {
             }
         }
         (outcome, stopped)
+    }
+
+    /// Loads its rules, if the level has any, and notes what of them is not in force.
+    async fn load_into(&self, now: &mut Saved, level: QuarantineLevel) {
+        (now.degraded, now.bridging) = (None, None);
+        let Some(rules) = ruleset::render(level, now.wide, &now.terms, self.uid) else { return };
+        match self.load(&rules, &ruleset::render_bridge(level)).await {
+            Ok(bridging) => {
+                now.loaded = true;
+                now.bridging = bridging.filter(|_| level == QuarantineLevel::Isolate);
+            }
+            Err(error) => now.degraded = Some(error),
+        }
+    }
+
+    /// Stops its units, if the level does, and notes that they are held.
+    async fn stop_into(&self, now: &mut Saved, level: QuarantineLevel) -> Stopping {
+        if level == QuarantineLevel::Observe {
+            return Stopping::default();
+        }
+        match self.stop(now).await {
+            Ok(stopped) => {
+                now.held.clone_from(&now.terms.stop);
+                Stopping { stopped, error: None }
+            }
+            Err(error) => Stopping { stopped: Vec::new(), error: Some(error) },
+        }
     }
 
     /// What was in force before, without rules, is what is in force: also where some were loaded after all, by a job
@@ -527,12 +540,12 @@ fn keep_order<T: PartialEq + Clone>(found: &mut Vec<T>, before: &[T]) {
     }
 }
 
-fn outcome(level: QuarantineLevel, now: &Saved, stopping: Result<(), Failed>) -> ActOutcome {
-    let (stopped, trouble) = match stopping {
-        Ok(()) if now.stopped.is_empty() && now.degraded.is_some() => ("; no unit was stopped".into(), String::new()),
-        Ok(()) if now.stopped.is_empty() => (String::new(), String::new()),
-        Ok(()) => (format!("; stopped: {}", names(&now.stopped)), String::new()),
-        Err(error) => (String::new(), format!("; units could not be stopped: {error}")),
+fn outcome(level: QuarantineLevel, now: &Saved, not_stopped: Option<Failed>) -> ActOutcome {
+    let (stopped, trouble) = match not_stopped {
+        None if now.stopped.is_empty() && now.degraded.is_some() => ("; no unit was stopped".into(), String::new()),
+        None if now.stopped.is_empty() => (String::new(), String::new()),
+        None => (format!("; stopped: {}", names(&now.stopped)), String::new()),
+        Some(error) => (String::new(), format!("; units could not be stopped: {error}")),
     };
     // Some that a boot could not load again, or that root has flushed, are not told apart from those that hold.
     let network = if now.loaded { "the rules of before, if they are loaded, stay" } else { "the network is as it was" };

@@ -475,7 +475,7 @@ fn units_that_are_stopped_again_are_told_where_there_is_no_firewall_too() {
     let stopped = vec![UnitName::parse("app.service").unwrap()];
     let degraded = Some("install nftables".to_owned());
     let saved = Saved { stopped: stopped.clone(), degraded, ..Saved::default() };
-    let again = stopped_again(outcome(QuarantineLevel::Restrict, &saved, Ok(())), &stopped);
+    let again = stopped_again(outcome(QuarantineLevel::Restrict, &saved, None), &stopped);
     let is_degraded = again.reason.as_deref() == Some("degraded");
     assert_eq!((again.status, again.stopped_again, is_degraded), (ActStatus::Succeeded, true, true), "{again:?}");
     let detail = again.detail.unwrap();
