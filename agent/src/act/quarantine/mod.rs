@@ -148,7 +148,7 @@ impl Quarantine {
         Self { turn, ..self }
     }
 
-    /// The level in force; one that can't be read counts as `restrict`.
+    /// The level in force; one that can't be read counts as the one whose rules are saved, or as `restrict`.
     #[must_use]
     pub fn in_force(&self) -> Option<QuarantineLevel> {
         self.saved()?.level()
@@ -479,8 +479,9 @@ impl Quarantine {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::warn!("quarantine: {}: {error}", file.display());
-                let level = QuarantineLevel::Restrict.word().into();
-                Some(Saved { level, loaded: true, ..Saved::default() })
+                let rules = fs::read_to_string(self.dir.join(RULES_FILE)).unwrap_or_default();
+                let level = ruleset::level_of(&rules).unwrap_or(QuarantineLevel::Restrict);
+                Some(Saved { level: level.word().into(), loaded: true, ..Saved::default() })
             }
         }
     }

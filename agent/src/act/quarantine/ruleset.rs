@@ -17,6 +17,9 @@ pub const BRIDGE_TABLE: &str = "bridge fieldmedic_quarantine";
 /// Before other firewalls' filters (priority 0): whatever they accept is dropped here.
 const PRIORITY: i16 = -150;
 
+/// What the rules begin with, before their level.
+const HEAD: &str = "# fieldmedic: ";
+
 /// What bridges may still forward at a level: under `isolate` nothing.
 #[must_use]
 pub fn render_bridge(level: QuarantineLevel) -> String {
@@ -28,9 +31,13 @@ pub fn render_bridge(level: QuarantineLevel) -> String {
     } else {
         String::new()
     };
-    format!(
-        "# fieldmedic: {level}. See quarantine.nft.\nadd table {BRIDGE_TABLE}\ndelete table {BRIDGE_TABLE}\n{table}"
-    )
+    format!("{HEAD}{level}. See quarantine.nft.\nadd table {BRIDGE_TABLE}\ndelete table {BRIDGE_TABLE}\n{table}")
+}
+
+/// The level whose rules these are.
+#[must_use]
+pub fn level_of(rules: &str) -> Option<QuarantineLevel> {
+    QuarantineLevel::parse(rules.strip_prefix(HEAD)?.split('.').next()?)
 }
 
 /// The rules for a level; none for one that leaves the network alone.
@@ -63,7 +70,7 @@ pub fn render(level: QuarantineLevel, wide: bool, terms: &Terms, uid: u32) -> Op
     };
     let sets = sets(terms);
     Some(format!(
-        r#"# fieldmedic: {level}. Replaced and removed by fieldmedic; `fieldmedic release --local` is the way out.
+        r#"{HEAD}{level}. Replaced and removed by fieldmedic; `fieldmedic release --local` is the way out.
 add table {TABLE}
 delete table {TABLE}
 table {TABLE} {{

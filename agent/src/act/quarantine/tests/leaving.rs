@@ -99,6 +99,21 @@ async fn what_can_not_be_read_stays_in_force_where_its_rules_can_not_be_loaded_a
 }
 
 #[tokio::test]
+async fn of_what_can_not_be_read_the_rules_say_how_much_is_in_force_and_no_refresh_loosens_it() {
+    for level in [QuarantineLevel::Restrict, QuarantineLevel::Isolate] {
+        let dir = tempfile::tempdir().unwrap();
+        let quarantine = with_a_refusing_nft(dir.path());
+        fs::remove_file(refuses(dir.path())).unwrap();
+        is_done(&quarantine.enter(level, terms(&[BROKER], &[])).await);
+        fs::write(dir.path().join("state").join(STATE_FILE), "{\"level\":").unwrap();
+        assert_eq!(quarantine.in_force(), Some(level));
+        let outcome = quarantine.refresh(QuarantineLevel::Restrict, false, terms(&[BROKER], &[])).await;
+        assert_eq!(outcome.quarantine, Some(level), "{outcome:?}");
+        is_done(&quarantine.leave().await);
+    }
+}
+
+#[tokio::test]
 async fn rules_that_were_loaded_are_in_force_though_nft_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let quarantine = with_a_refusing_nft(dir.path());
