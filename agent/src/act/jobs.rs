@@ -1,5 +1,6 @@
-//! Starts and stops units by PID 1, several at a time, and waits for their jobs (org.freedesktop.systemd1(5)). For what
-//! is no remedy of its own: a quarantine's units, and the unit that loads its rules. Says what failed in words.
+//! Starts and stops units by PID 1, several at a time, and waits for their jobs (org.freedesktop.systemd1(5)), and looks
+//! at how they stand. For what is no remedy of its own: a quarantine's units, the unit that loads its rules, and what
+//! the audit and a snapshot tell of units that have failed. Says what failed in words.
 
 #![expect(clippy::disallowed_methods, reason = "a job has a deadline")]
 

@@ -22,7 +22,7 @@ use super::pace::{self, Lines, Strangers, Told};
 use super::policy::Policy;
 use super::protocol::{Answer, Refusal, Request};
 use crate::act::link::Interfaces;
-use crate::act::quarantine::{Loader, Quarantine};
+use crate::act::quarantine::{self, Loader, Quarantine};
 use crate::act::rollback::{Rollbacks, complete_due};
 use crate::act::units::Manager;
 use crate::act::{Actor, Order};
@@ -154,8 +154,7 @@ impl Helper {
         for (target, wrong) in self.rollbacks().unfit().await {
             tracing::warn!("[rollback.{target}] could not go back as it is: {wrong}");
         }
-        let quarantine = Quarantine::new(self.dir.clone(), Loader::None, 0);
-        complete_due(|| self.rollbacks(), || quarantine.keeps_stopped()).await
+        complete_due(|| self.rollbacks(), || quarantine::keeps_stopped(&self.dir)).await
     }
 
     /// Keeps stopped what a quarantine stops, where no agent has it done: after a boot it all runs again, and the agent

@@ -26,6 +26,29 @@ const REWRITE_BYTES: usize = 64 * 1024;
 const RIGHTS_FILE: u32 = 0o600;
 const RIGHTS_DIR: u32 = 0o700;
 
+/// A file or a directory that is known by more than its name.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Place {
+    pub(super) fn of(path: PathBuf) -> Option<Self> {
+        let found = fs::metadata(&path).ok()?;
+        Some(Self { path, device: found.dev(), inode: found.ino() })
+    }
+
+    /// What can't be looked at, and isn't gone, may be there all the same.
+    pub(super) fn is_there(&self) -> bool {
+        match fs::metadata(&self.path) {
+            Ok(found) => (found.dev(), found.ino()) == (self.device, self.inode),
+            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        }
+    }
+}
+
 /// Turns a system error into a fault that names the attempt.
 pub(super) trait Attempt<T> {
     fn attempt(self, what: impl FnOnce() -> String) -> Result<T, StoreFault>;

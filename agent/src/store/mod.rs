@@ -49,7 +49,7 @@ pub(crate) use self::{
     waiting::ENTRY_BYTES,
 };
 
-use self::disk::Attempt;
+use self::disk::{Attempt, Place};
 use self::log::Log;
 use self::state::State;
 use self::unreadable::Opening;
@@ -142,29 +142,6 @@ pub struct Store {
     places: Vec<Place>,
     /// Last, so that it is dropped last.
     _lock: Lock,
-}
-
-/// A file or a directory that is known by more than its name.
-#[derive(Debug)]
-struct Place {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl Place {
-    fn of(path: PathBuf) -> Option<Self> {
-        let found = fs::metadata(&path).ok()?;
-        Some(Self { path, device: found.dev(), inode: found.ino() })
-    }
-
-    /// What can't be looked at, and isn't gone, may be there all the same.
-    fn is_there(&self) -> bool {
-        match fs::metadata(&self.path) {
-            Ok(found) => (found.dev(), found.ino()) == (self.device, self.inode),
-            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
-        }
-    }
 }
 
 impl Store {

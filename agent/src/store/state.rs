@@ -24,8 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Place;
-use super::disk::{self, Attempt};
+use super::disk::{self, Attempt, Place};
 use super::segment::Fields;
 use super::unreadable::{self, Opening};
 use crate::engine::io::{StoreFault, StoreLoss};

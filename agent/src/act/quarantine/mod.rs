@@ -162,7 +162,7 @@ impl Quarantine {
     /// Units that were stopped for what is in force, and are to stay so.
     #[must_use]
     pub fn keeps_stopped(&self) -> Vec<UnitName> {
-        self.saved().unwrap_or_default().keeps_stopped().to_vec()
+        keeps_stopped(&self.dir)
     }
 
     /// Why this isn't done as long as what is in force is: it would start a unit that is to stay stopped, also one that
@@ -469,21 +469,8 @@ impl Quarantine {
         }
     }
 
-    /// What is saved. What can't be read is in force with rules, which stay until somebody says otherwise; what was
-    /// stopped for it can't be known.
     fn saved(&self) -> Option<Saved> {
-        let file = self.dir.join(STATE_FILE);
-        let read = fs::read(&file).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
-        match read {
-            Ok(saved) => Some(saved),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                tracing::warn!("quarantine: {}: {error}", file.display());
-                let rules = fs::read_to_string(self.dir.join(RULES_FILE)).unwrap_or_default();
-                let level = ruleset::level_of(&rules).unwrap_or(QuarantineLevel::Restrict);
-                Some(Saved { level: level.word().into(), loaded: true, ..Saved::default() })
-            }
-        }
+        saved(&self.dir)
     }
 
     /// Deletes a file of ours, for good.
@@ -505,6 +492,29 @@ impl Quarantine {
         let text = serde_json::to_vec(saved)?;
         replace(&file, &text)
             .map_err(|error| io::Error::new(error.kind(), format!("write {}: {error}", file.display())))
+    }
+}
+
+/// Units that were stopped for what is in force by this directory, and are to stay so.
+#[must_use]
+pub fn keeps_stopped(dir: &Path) -> Vec<UnitName> {
+    saved(dir).unwrap_or_default().keeps_stopped().to_vec()
+}
+
+/// What is saved. What can't be read is in force with rules, which stay until somebody says otherwise; what was stopped
+/// for it can't be known.
+fn saved(dir: &Path) -> Option<Saved> {
+    let file = dir.join(STATE_FILE);
+    let read = fs::read(&file).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+    match read {
+        Ok(saved) => Some(saved),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::warn!("quarantine: {}: {error}", file.display());
+            let rules = fs::read_to_string(dir.join(RULES_FILE)).unwrap_or_default();
+            let level = ruleset::level_of(&rules).unwrap_or(QuarantineLevel::Restrict);
+            Some(Saved { level: level.word().into(), loaded: true, ..Saved::default() })
+        }
     }
 }
 

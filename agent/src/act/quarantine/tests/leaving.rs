@@ -73,7 +73,7 @@ async fn rules_that_can_not_be_taken_away_are_still_in_force() {
     let outcome = quarantine.leave().await;
     assert_eq!((outcome.reason.as_deref(), quarantine.in_force().is_some()), (Some("nft_failed"), true), "{outcome:?}");
     let refreshed = quarantine.refresh(QuarantineLevel::Isolate, false, terms(&[BROKER], &[])).await;
-    assert_eq!(refreshed.reason.as_deref(), Some(DEGRADED));
+    assert_eq!(refreshed.reason.as_deref(), Some("degraded"));
     assert!(refreshed.detail.as_ref().is_some_and(|told| !told.contains("as it was")), "{refreshed:?}");
     assert!(quarantine.dir.join(RULES_FILE).exists(), "a boot would let it out");
 }
