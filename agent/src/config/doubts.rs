@@ -1,8 +1,10 @@
 //! Says of a rule that it can't be raised as the configuration stands, or always is: it watches what nobody collects,
-//! or asks for what its metric never, or always, is; of a quarantine that it won't stop what it names; and of releases
+//! or asks for what its metric never, or always, is; of one that its alarm stays once it is raised; of a quarantine that it won't stop what it names; and of releases
 //! on trial that no rule can find to be bad. Only warns: all else of the configuration works without. The engine leaves
 //! out a rule that can't be raised, as nothing would clear an alarm of it; one that always is stays in force. Says
 //! nothing of what depends on the gateway, such as whether it has a battery.
+
+use std::fmt;
 
 use super::reader::Section;
 use super::types::{CheckedConfig, Collect, Quarantine, RollbackKind, Rule, RuleTest};
@@ -22,6 +24,8 @@ pub(super) fn warn_of_rule(s: &mut Section<'_>, rule: &Rule, collect: &Collect) 
         s.warn(key, format!("{why}: the rule is never raised"));
     } else if let Some((key, why)) = always() {
         s.warn(key, format!("{why}: the rule is always raised"));
+    } else if let Some((key, why)) = never_cleared(rule) {
+        s.warn(key, format!("{why}: the alarm is never cleared"));
     }
 }
 
@@ -122,48 +126,95 @@ fn uncollected(metric: Metric, label: Option<&str>, collect: &Collect) -> Option
 /// The key that asks for what the metric never is, and why.
 fn impossible(metric: Metric, test: &RuleTest) -> Option<(&'static str, String)> {
     if let RuleTest::Equals(wanted) = test {
-        return never_equal(metric, wanted).map(|why| ("equals", why));
+        return never_equal(metric, test, wanted).map(|why| ("equals", why));
     }
-    let (key, limit) = match test {
-        RuleTest::Below(limit) => ("below", Some(*limit)),
-        RuleTest::Above(limit) => ("above", Some(*limit)),
-        RuleTest::RateBelow(_) => ("rate_below", None),
-        RuleTest::RateAbove(_) => ("rate_above", None),
+    let key = match test {
+        RuleTest::Below(_) => "below",
+        RuleTest::Above(_) => "above",
+        RuleTest::RateBelow(_) => "rate_below",
+        RuleTest::RateAbove(_) => "rate_above",
         RuleTest::Anomaly(Anomaly::NewListener | Anomaly::NewPeer) | RuleTest::MissingFor(_) | RuleTest::Equals(_) => {
             return None;
         }
-        RuleTest::Anomaly(_) => ("anomaly", None),
+        RuleTest::Anomaly(_) => "anomaly",
     };
     if let Content::Text | Content::Words(_) = metric.content() {
         return Some((key, format!("{metric} is a word, not a number; use equals or missing_for")));
     }
-    let (low, high) = range(metric)?;
-    let is_beyond = match test {
-        RuleTest::Below(limit) => *limit <= low,
-        RuleTest::Above(limit) => *limit >= high,
-        _ => false,
+    let range = judged(metric, test)?;
+    let why = match test {
+        RuleTest::Below(limit) | RuleTest::RateBelow(limit) => range.never_below(*limit),
+        RuleTest::Above(limit) | RuleTest::RateAbove(limit) => range.never_above(*limit),
+        _ => None,
     };
-    is_beyond.then(|| (key, format!("{metric} is from {low} to {high}, never {key} {}", limit.unwrap_or_default())))
+    Some((key, why?))
 }
 
 /// The key that asks for what the metric always is, and why.
 fn certain(rule: &Rule) -> Option<(&'static str, String)> {
     let (metric, _) = Metric::find(&rule.metric)?;
-    let (low, high) = range(metric)?;
-    let (key, limit) = match rule.test {
-        RuleTest::Below(limit) if limit > high => ("below", limit),
-        RuleTest::Above(limit) if limit < low => ("above", limit),
+    let range = judged(metric, &rule.test)?;
+    let (key, word, limit) = match rule.test {
+        RuleTest::Below(limit) if limit > range.high => ("below", "below", limit),
+        RuleTest::RateBelow(limit) if limit > range.high => ("rate_below", "below", limit),
+        RuleTest::Above(limit) if limit < range.low => ("above", "above", limit),
+        RuleTest::RateAbove(limit) if limit < range.low => ("rate_above", "above", limit),
         _ => return None,
     };
-    Some((key, format!("{metric} is from {low} to {high}, always {key} {limit}")))
+    Some((key, format!("{range}, always {word} {limit}")))
 }
 
-/// The least and the most that a metric can be: what is true or false is compared as 1 and 0.
-fn range(metric: Metric) -> Option<(f64, f64)> {
-    if let Content::Flag = metric.content() { Some((0.0, 1.0)) } else { metric.range() }
+/// The key that asks, before the alarm is cleared, for what the metric never is, and why.
+fn never_cleared(rule: &Rule) -> Option<(&'static str, String)> {
+    let (metric, _) = Metric::find(&rule.metric)?;
+    let range = judged(metric, &rule.test)?;
+    let above = || Some(("clear_above", range.never_above(rule.clear_above?)?));
+    let below = || Some(("clear_below", range.never_below(rule.clear_below?)?));
+    above().or_else(below)
 }
 
-fn never_equal(metric: Metric, wanted: &AttributeValue) -> Option<String> {
+/// What a test's number is held against, and the least and the most that it can be.
+struct Range {
+    what: String,
+    low: f64,
+    high: f64,
+}
+
+impl Range {
+    fn never_below(&self, limit: f64) -> Option<String> {
+        (limit <= self.low).then(|| format!("{self}, never below {limit}"))
+    }
+
+    fn never_above(&self, limit: f64) -> Option<String> {
+        (limit >= self.high).then(|| format!("{self}, never above {limit}"))
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, low, high } = self;
+        if high.is_finite() {
+            write!(f, "{what} is from {low} to {high}")
+        } else {
+            write!(f, "{what} is {low} or more")
+        }
+    }
+}
+
+/// That of a reading, in which what is true or false is compared as 1 and 0; of a rate only where what is counted can't
+/// fall.
+fn judged(metric: Metric, test: &RuleTest) -> Option<Range> {
+    let is_rate = matches!(test, RuleTest::RateBelow(_) | RuleTest::RateAbove(_));
+    let (low, high) = match metric.content() {
+        _ if is_rate => metric.range().filter(|_| metric.is_counted())?,
+        Content::Flag => (0.0, 1.0),
+        _ => metric.range()?,
+    };
+    let what = if is_rate { format!("the rate of {metric}") } else { metric.to_string() };
+    Some(Range { what, low, high })
+}
+
+fn never_equal(metric: Metric, test: &RuleTest, wanted: &AttributeValue) -> Option<String> {
     let number = match wanted {
         AttributeValue::Text(text) => {
             return match metric.content() {
@@ -180,13 +231,14 @@ fn never_equal(metric: Metric, wanted: &AttributeValue) -> Option<String> {
         AttributeValue::Integer(number) => *number as f64,
         AttributeValue::Float(number) => *number,
     };
-    let (low, high) = match metric.content() {
+    match metric.content() {
         Content::Text | Content::Words(_) => return Some(format!("{metric} is a word, such as \"unknown\"")),
         Content::Flag if number == 0.0 || number == 1.0 => return None,
         Content::Flag => return Some(format!("{metric} is true or false")),
-        Content::Number => metric.range()?,
-    };
-    (number < low || number > high).then(|| format!("{metric} is from {low} to {high}"))
+        Content::Number => {}
+    }
+    let range = judged(metric, test)?;
+    (number < range.low || number > range.high).then(|| range.to_string())
 }
 
 #[cfg(test)]
@@ -241,6 +293,29 @@ mod tests {
         ];
         for (rule, expected) in cases {
             assert_eq!(warned("", rule), [format!("{expected}: the rule is never raised")]);
+        }
+    }
+
+    #[test]
+    fn an_alarm_that_would_clear_only_at_what_its_metric_never_is_is_warned_of() {
+        for (rule, expected) in [
+            ("battery.charge_pct\"\nbelow = 20\nclear_above = 100", "clear_above: battery.charge_pct is from 0 to 100"),
+            ("battery.charge_pct\"\nbelow = 20\nclear_above = 120", "clear_above: battery.charge_pct is from 0 to 100"),
+            ("host.cpu_pct\"\nabove = 90\nclear_below = -5", "clear_below: host.cpu_pct is from 0 to 100"),
+            ("host.mem_used_pct\"\nabove = 90\nclear_below = 0", "clear_below: host.mem_used_pct is from 0 to 100"),
+            ("errors.count\"\nabove = 0\nclear_below = 0", "clear_below: errors.count is 0 or more"),
+            ("errors.unit_failures\"\nabove = 2\nclear_below = 0", "clear_below: errors.unit_failures is 0 or more"),
+            ("host.load1\"\nabove = 9\nclear_below = 0", "clear_below: host.load1 is 0 or more"),
+            (
+                "link.rx_errors\"\nrate_above = 2\nclear_below = 0",
+                "clear_below: the rate of link.rx_errors is 0 or more",
+            ),
+            ("link.up\"\nbelow = 1\nclear_above = 1", "clear_above: link.up is from 0 to 1"),
+        ] {
+            let warned = warned("", &format!("metric = \"{rule}"));
+            let [one] = warned.as_slice() else { panic!("{rule}: {warned:?}") };
+            assert!(one.starts_with(&format!("7: rules.a.{expected}, never ")), "{one}");
+            assert!(one.ends_with(": the alarm is never cleared"), "{one}");
         }
     }
 
@@ -378,7 +453,14 @@ mod tests {
         for rule in [
             "metric = \"battery.state\"\nequals = \"not_charging\"",
             "metric = \"battery.charge_pct\"\nbelow = 10",
+            "metric = \"battery.charge_pct\"\nbelow = 20\nclear_above = 99.9",
+            "metric = \"battery.charge_pct\"\nbelow = 100",
             "metric = \"battery.charge_pct\"\nrate_below = -3",
+            "metric = \"battery.charge_pct\"\nrate_below = -3\nclear_above = 0",
+            "metric = \"battery.temperature_c\"\nabove = 5\nclear_below = 0",
+            "metric = \"errors.count\"\nabove = 0",
+            "metric = \"errors.count\"\nabove = 2\nclear_below = 1",
+            "metric = \"errors.count\"\nequals = 0",
             "metric = \"battery.external_power\"\nequals = false",
             "metric = \"link.up\"\nequals = 0",
             "metric = \"link.up\"\nbelow = 1",

@@ -297,10 +297,18 @@ impl Metric {
         }
     }
 
-    /// The least and the most that it can be, where both are fixed: shares of a whole.
+    /// Whether it is an amount of an interval, and not a reading of a moment.
+    #[must_use]
+    pub const fn is_counted(self) -> bool {
+        matches!(self.rollup(), Rollup::Sum | Rollup::Counter)
+    }
+
+    /// The least and the most that it can be, where they are fixed. What is counted, and sizes, begin at 0 and have no
+    /// end.
     #[must_use]
     pub const fn range(self) -> Option<(f64, f64)> {
         match self {
+            _ if self.is_counted() => Some((0.0, f64::INFINITY)),
             Self::BatteryChargePct
             | Self::LinkSignalQuality
             | Self::HostCpu
@@ -311,6 +319,24 @@ impl Metric {
             | Self::HostPsiCpu
             | Self::HostPsiMemory
             | Self::HostPsiIo => Some((0.0, 100.0)),
+            Self::LinkBrokerRtt
+            | Self::LinkDns
+            | Self::InterfaceMonthBytes
+            | Self::InterfaceBudgetUsed
+            | Self::HostLoad1
+            | Self::HostMemAvailable
+            | Self::HostDiskFree
+            | Self::HostFlashLife
+            | Self::HostUptime
+            | Self::HostListeners
+            | Self::HostPeers
+            | Self::AgentRss
+            | Self::AgentCpu
+            | Self::AgentOutboxRecords
+            | Self::AgentOutboxBytes
+            | Self::AgentDropped
+            | Self::AgentThreads
+            | Self::AgentDrainRemaining => Some((0.0, f64::INFINITY)),
             _ => None,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::detector::Seen;
 use crate::config::Anomaly;
-use crate::engine::metric::{Metric, Rollup, Value};
+use crate::engine::metric::{Metric, Value};
 use crate::engine::observation::Observation;
 use crate::engine::record::Sample;
 
@@ -32,7 +32,7 @@ pub enum Round<'a> {
 impl Round<'_> {
     /// Whether this kind of round is where the metric is judged.
     pub(super) fn holds(&self, metric: Metric) -> bool {
-        let at_report = is_counted(metric) || OWN_GAUGES.contains(&metric);
+        let at_report = metric.is_counted() || OWN_GAUGES.contains(&metric);
         at_report == matches!(self, Self::Reported(_))
     }
 
@@ -65,10 +65,6 @@ impl Round<'_> {
         let interval = Duration::from_millis(sample.interval_ms).as_secs_f64();
         (interval > 0.0).then_some(interval)
     }
-}
-
-pub(super) fn is_counted(metric: Metric) -> bool {
-    matches!(metric.rollup(), Rollup::Sum | Rollup::Counter)
 }
 
 fn reported(sample: &Sample, metric: Metric, label: Option<&str>) -> Option<Value> {

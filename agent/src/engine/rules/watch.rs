@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::detector::{self, Detector, Seen};
-use super::round::is_counted;
 use super::verdict::{Test, Verdict, is_same};
 use super::{Alarm, Change, EARLY_PART, GAP_ROUNDS_MAX, Look, Round};
 use crate::config::{Rule, RuleTest, Share};
@@ -212,7 +211,7 @@ impl Watch {
         let says_nothing = after.is_some_and(|after| now.since(after) > gap.max(VERDICT_AWAITED));
         let is_known = match self.test {
             // What was read before it makes a rate, too.
-            Test::Rate(_) if !is_counted(self.metric) => {
+            Test::Rate(_) if !self.metric.is_counted() => {
                 self.window.len() >= RATE_READINGS_MIN && self.window.iter().all(|(at, _)| is_later(*at))
             }
             _ => self.judged.is_some_and(is_later) || says_nothing,
@@ -315,7 +314,7 @@ impl Watch {
         let Moment { now: Stamp { mono: now, .. }, wall, gap, .. } = moment;
         let mut value = round.find(self.metric, self.label.as_deref());
         let mut a_second = None;
-        if is_counted(self.metric) && !matches!(self.test, Test::Missing(_)) {
+        if self.metric.is_counted() && !matches!(self.test, Test::Missing(_)) {
             let (counted, told) = self.count(moment, round, value?)?;
             (a_second, value) = (Some(counted.a_second()), Some(told));
         }
