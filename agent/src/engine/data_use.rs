@@ -1,6 +1,6 @@
 //! How much data each interface with a budget has used in this calendar month (UTC), over restarts and reboots; told
-//! once when most of the budget is gone, and once when all of it is. Only counts and tells: what is to be done about it
-//! is a rule's. Bounded by the configuration. A crash costs nothing, since the kernel's counters go on; a power cut
+//! once when most of the budget is gone, and once when all of it is; a budget that is raised is told of at its own
+//! marks. Only counts and tells: what is to be done about it is a rule's. Bounded by the configuration. A crash costs nothing, since the kernel's counters go on; a power cut
 //! costs what was counted since it was last written.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,9 @@ const SAVED_EVERY: Duration = Duration::from_secs(3_600);
 /// A counter beyond this, 1 PiB since it began, is a driver's mistake: believed once, it would be all of the month's
 /// count.
 const COUNTER_MAX: u64 = 1 << 50;
-/// Of the budget, in percent; each is told once a month.
+/// Interfaces whose budget was taken away, and whose count of the month is kept for when it comes back.
+const WITHOUT_BUDGET_MAX: usize = 32;
+/// Of the budget, in percent; each is told once a month, unless another budget is behind it again.
 const MARKS: [(f64, Severity); 2] = [(80.0, Severity::Warning), (100.0, Severity::Error)];
 
 /// What was counted.
@@ -50,7 +52,7 @@ pub(super) struct Stored {
 struct Used {
     #[n(0)]
     bytes: u64,
-    /// Of [`MARKS`], how many were told.
+    /// Of [`MARKS`], how many the budget is known to have passed.
     #[n(1)]
     told: u32,
     /// The kernel's counters when they were last read, and in which boot that was.
@@ -75,14 +77,20 @@ impl DataUse {
         Self { stored: stored.unwrap_or_default(), boot, saved: now, changed: false, urgent: false }
     }
 
-    /// Counts what grew since the last round, for the interfaces that have a budget.
+    /// Counts what grew since the last round, for the interfaces that have a budget. What one without has used in this
+    /// month is kept: a reload may have left it out by mistake.
     pub(super) fn look(&mut self, now: Now, budgets: &BTreeMap<String, u64>, points: &[Point]) -> Counted {
         let mut counted = Counted::default();
-        self.stored.interfaces.retain(|interface, _| budgets.contains_key(interface));
-        if budgets.is_empty() {
+        if budgets.is_empty() && self.stored.interfaces.is_empty() {
             return counted;
         }
-        self.turn_month(now);
+        self.turn_month(now, budgets);
+        let mut without = 0;
+        self.stored.interfaces.retain(|interface, _| {
+            let has_budget = budgets.contains_key(interface);
+            without += usize::from(!has_budget);
+            has_budget || without <= WITHOUT_BUDGET_MAX
+        });
         for (interface, budget) in budgets {
             let read = |metric| match labelled(points, metric, interface) {
                 Some(Value::Count(count)) => Some(*count).filter(|count| *count <= COUNTER_MAX),
@@ -116,8 +124,9 @@ impl DataUse {
     }
 
     /// Another month begins anew, and the one that was left goes on where it was: a clock that was wrong for a while
-    /// costs no more than what was used meanwhile. Without a clock this one goes on.
-    fn turn_month(&mut self, now: Now) {
+    /// costs no more than what was used meanwhile. Without a clock this one goes on. What has no budget by then is
+    /// forgotten.
+    fn turn_month(&mut self, now: Now, budgets: &BTreeMap<String, u64>) {
         let date = if now.wall.trusted { rfc3339(now.wall.unix) } else { None };
         let Some(month) = date.and_then(|date| Some(date.get(..7)?.to_owned())) else { return };
         if self.stored.month.as_ref() == Some(&month) {
@@ -125,6 +134,7 @@ impl DataUse {
         }
         let is_back = self.stored.left.as_ref() == Some(&month);
         if let Some(left) = self.stored.month.replace(month) {
+            self.stored.interfaces.retain(|interface, _| budgets.contains_key(interface));
             for used in self.stored.interfaces.values_mut() {
                 let before = std::mem::replace(&mut used.left, (used.bytes, used.told));
                 (used.bytes, used.told) = if is_back { before } else { (0, 0) };
@@ -149,15 +159,15 @@ impl Used {
         since(rx_before, rx).saturating_add(since(tx_before, tx))
     }
 
-    /// The mark that was passed, the last of several.
+    /// The mark that was passed, the last of several. The count doesn't fall within a month: fewer marks than were told
+    /// are of a budget that was raised.
     fn mark(&mut self, interface: &str, budget: u64, percent: f64) -> Option<Event> {
         let passed = MARKS.iter().filter(|(mark, _)| percent >= *mark).count();
-        let (_, severity) = *MARKS.get(passed.checked_sub(1)?)?;
-        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
-        if passed <= self.told {
+        let told = u32::try_from(passed).unwrap_or(u32::MAX);
+        if std::mem::replace(&mut self.told, told) == told {
             return None;
         }
-        self.told = passed;
+        let (_, severity) = *MARKS.get(passed.checked_sub(1)?)?;
         let event = Event::new(severity, EventKind::Lifecycle, "data_budget").group("link");
         Some(
             event
@@ -302,7 +312,56 @@ mod tests {
         assert!(data.save(Mono(3_600_002), false).is_some(), "what was told is not told again after a crash");
         data.look(at(NOVEMBER, true), &budgets(), &counters(901, 1));
         assert_eq!(data.save(Mono(3_600_003), false), None);
-        let none = data.look(at(NOVEMBER, true), &BTreeMap::new(), &counters(9, 9));
-        assert!(none.points.is_empty() && data.stored.interfaces.is_empty(), "no budget, nothing to count");
+    }
+
+    #[test]
+    fn a_budget_that_is_raised_is_told_of_at_its_own_marks() {
+        const NONE: [Severity; 0] = [];
+        let mut data = DataUse::new(Mono(0), boot(1), None);
+        let told = |data: &mut DataUse, rx: u64, budget: u64| {
+            let counted = data.look(at(NOVEMBER, true), &[("wwan0".to_owned(), budget)].into(), &counters(rx, 0));
+            counted.events.iter().map(|event| event.severity).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&mut data, 0, 1_000), NONE);
+        assert_eq!(told(&mut data, 900, 1_000), [Severity::Warning]);
+        assert_eq!(told(&mut data, 900, 1_100), NONE, "the same mark of a budget that is little more");
+        assert_eq!(told(&mut data, 1_100, 1_000), [Severity::Error]);
+        let mut data = restarted(&mut data, boot(1));
+        assert_eq!(told(&mut data, 1_100, 4_000), NONE);
+        assert_eq!(told(&mut data, 3_200, 4_000), [Severity::Warning]);
+        let mut data = restarted(&mut data, boot(1));
+        assert_eq!(told(&mut data, 3_200, 4_000), NONE, "once");
+        assert_eq!(told(&mut data, 4_000, 4_000), [Severity::Error]);
+        assert_eq!(told(&mut data, 4_000, 4_500), [Severity::Warning], "it is not gone any more, but most of it is");
+        assert_eq!(told(&mut data, 4_000, 4_500), NONE);
+        assert_eq!(told(&mut data, 4_000, 2_000), [Severity::Error], "a budget that is lowered");
+    }
+
+    #[test]
+    fn an_interface_without_a_budget_for_a_while_goes_on_in_the_same_month_and_is_forgotten_with_it() {
+        let mut data = DataUse::new(Mono(0), boot(1), None);
+        let none = BTreeMap::new();
+        let other = BTreeMap::from([("eth0".to_owned(), 1_000)]);
+        let now = at(NOVEMBER, true);
+        data.look(now, &budgets(), &counters(0, 0));
+        assert_eq!(used(&data.look(now, &budgets(), &counters(100, 0))), 100);
+        assert!(data.look(now, &none, &counters(200, 0)).points.is_empty(), "no budget, nothing to tell");
+        data.look(now, &other, &counters(300, 0));
+        let mut data = restarted(&mut data, boot(1));
+        assert_eq!(used(&data.look(now, &budgets(), &counters(400, 0))), 400, "where it was, and what came meanwhile");
+        for budgets in [&none, &other] {
+            data.look(at(NOVEMBER + 30 * DAY_MS, true), budgets, &counters(500, 0));
+            assert!(!data.stored.interfaces.contains_key("wwan0"), "of another month");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_interfaces_without_a_budget_is_bounded() {
+        let mut data = DataUse::new(Mono(0), boot(1), None);
+        for nth in 0..100 {
+            data.look(at(NOVEMBER, true), &[(format!("ppp{nth}"), 1)].into(), &[]);
+        }
+        data.look(at(NOVEMBER, true), &BTreeMap::new(), &[]);
+        assert_eq!(data.stored.interfaces.len(), WITHOUT_BUDGET_MAX);
     }
 }
