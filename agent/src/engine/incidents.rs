@@ -19,7 +19,7 @@ use super::metric::{Metric, Point};
 use super::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Refused, Severity};
 use super::record::{Event, EventKind, Stamp};
 use super::surge::Baseline;
-use super::template::{TEXT_MAX, Template, cut, without_ids};
+use super::template::{TEXT_MAX, Template, cut, has_word, without_ids};
 use super::time::{BootId, Mono};
 
 /// Lines that may be told at once within a minute; a storm of unlike lines becomes a count after that. The kernel has
@@ -189,8 +189,7 @@ impl Incidents {
         // what prints a trace has empty ones in it, and numbers.
         let min_severity = self.settings.min_severity;
         let wanted = |line: &ErrorLine| {
-            (line.source != ErrorSource::App || line.severity <= min_severity)
-                && line.message.contains(char::is_alphabetic)
+            (line.source != ErrorSource::App || line.severity <= min_severity) && has_word(&line.message)
         };
         batch.lines.into_iter().filter(wanted).filter_map(|line| self.line(now, line)).collect()
     }

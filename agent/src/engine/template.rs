@@ -10,6 +10,7 @@
 //! What is learned is only how the slot is shown. Doesn't judge, and keeps no lines.
 
 mod dates;
+mod escapes;
 mod mask;
 
 pub(super) use mask::without_ids;
@@ -40,7 +41,8 @@ pub(super) struct Template {
 impl Template {
     /// That of a line.
     pub(super) fn of(message: &str) -> Self {
-        let text: String = cut(message).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let text: String =
+            cut(&escapes::without(message)).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let mut words: Vec<Word> = words(&text).into_iter().map(Word::new).collect();
         dates::mask(&mut words);
         mark_names(&mut words);
@@ -90,6 +92,11 @@ impl Template {
         }
         cut(&text).to_owned()
     }
+}
+
+/// Whether a line says anything.
+pub(super) fn has_word(message: &str) -> bool {
+    escapes::without(message).contains(char::is_alphabetic)
 }
 
 /// `text` cut at [`TEXT_MAX`], between two characters.

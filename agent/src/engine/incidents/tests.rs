@@ -134,7 +134,7 @@ fn in_a_storm_a_worse_line_is_counted_and_its_count_says_how_bad_it_was() {
 #[test]
 fn a_line_without_a_word_is_no_error() {
     let mut incidents = incidents(8);
-    assert!(incidents.take(at(0), batch(&["", " \t ", "\0\u{1b}", "12345", "-- 7 --"])).is_empty());
+    assert!(incidents.take(at(0), batch(&["", " \t ", "\0\u{1b}", "\u{1b}[0m", "12345", "-- 7 --"])).is_empty());
     assert!(incidents.report().contains(&Point::new(Metric::ErrorsCount, 0_u64)));
 }
 

@@ -152,6 +152,41 @@ fn lines_that_say_something_else_stay_apart() {
 }
 
 #[test]
+fn a_line_in_colour_is_the_line_without_it() {
+    for (colored, plain) in [
+        ("\u{1b}[31mENOSPC\u{1b}[0m on write", "ENOSPC on write"),
+        ("\u{1b}[1;31mfan stopped\u{1b}[0m", "fan stopped"),
+        (
+            "\u{1b}[2m2026-11-30T12:00:01Z\u{1b}[0m \u{1b}[31mERROR\u{1b}[0m app\u{1b}[2m:\u{1b}[0m pump 7 lost",
+            "2026-12-01T00:10:02Z ERROR app: pump 22 lost",
+        ),
+        ("\u{1b}[38;2;255;100;0mlost\u{1b}(B\u{1b}[m link", "lost link"),
+        ("\u{9b}31mlost\u{9b}m link\u{1b}[K", "lost link"),
+    ] {
+        assert_eq!(Template::of(colored).stable_part(), Template::of(plain).stable_part(), "{colored:?}");
+    }
+    assert!(!same("\u{1b}[31mENOSPC\u{1b}[0m on write", "\u{1b}[31mEROFS\u{1b}[0m on write"));
+    assert!(!same("\u{1b}[31mTimeout\u{1b}[0m", "\u{1b}[31mPanic\u{1b}[0m"));
+    let long = "\u{1b}[0m".repeat(TEXT_MAX);
+    assert_eq!(text(&format!("{long}disk failed{long}")), "disk failed", "whatever they take of a line");
+}
+
+#[test]
+fn no_text_hides_in_what_is_said_to_a_terminal() {
+    let digits = "4".repeat(40);
+    for (message, expected) in [
+        ("\u{1b}]0;disk failed\u{7}", "]<n>;disk failed"),
+        ("\u{1b}Pdisk failed\u{1b}\\", "Pdisk failed \\"),
+        ("a \u{1b}\u{1b}[31mb\u{1b}", "a b"),
+        ("\u{1b}[3\u{e4} failed", "[<n> failed"),
+        (&format!("\u{1b}[{digits}m failed"), "[<n> failed"),
+        ("\u{1b}[", "["),
+    ] {
+        assert_eq!(text(message).trim(), expected.trim(), "{message:?}");
+    }
+}
+
+#[test]
 fn a_line_that_looks_like_a_template_is_no_way_to_another_cluster() {
     assert!(!same("connection to \u{1} refused by peer", "connection to alpha refused by peer"));
     assert_eq!(text("a\u{1}b said \u{0}"), "a b said");
