@@ -1,12 +1,16 @@
-//! Masks of weekdays and months: a date that is told in several words, and what of it would otherwise make another
-//! template each day. A name of one is that only beside the rest of a date: "May" and "Sun" are other words, too.
+//! Masks of weekdays, months and halves of a day: a date that is told in several words, and what of it would otherwise
+//! make another template each day. A name of one is that only beside the rest of a date: "May", "Sun" and "am" are other
+//! words, too.
 
 use super::Word;
-use super::mask::{digits_only, has_date, is_month, is_time_of_day, is_weekday};
+use super::mask::{digits_only, has_date, is_half, is_month, is_short_time, is_time_of_day, is_weekday};
 
 /// Masks the names of the dates in a line: `Mon Nov 30 12:00:01 2026` (asctime), `Sat, 28 Nov 2026` (HTTP),
-/// `Nov 30 12:00:01` (syslog), `Mon 2026-11-30` (systemd).
+/// `Nov 30 12:00:01` (syslog), `Mon 2026-11-30` (systemd), `Nov 30, 2026 1:05:09 PM` (java.util.logging).
 pub(super) fn mask(words: &mut [Word<'_>]) {
+    for at in 1..words.len() {
+        mask_half(words, at);
+    }
     for at in 0..words.len() {
         if is_month_of_a_date(words, at) {
             put(words, at, "<month>");
@@ -17,6 +21,17 @@ pub(super) fn mask(words: &mut [Word<'_>]) {
         if is_weekday(name(words, at)) && is_alone(words, at) && begins_date(words, at + 1) {
             put(words, at, "<weekday>");
         }
+    }
+}
+
+/// Which half of the day the time before it is in goes with that time.
+fn mask_half(words: &mut [Word<'_>], at: usize) {
+    let Some([time, half]) = words.get_mut(at - 1..=at) else { return };
+    let is_clock = is_time_of_day(time.body) || is_short_time(time.body);
+    if is_clock && time.after.is_empty() && half.before.is_empty() && is_half(half.body) {
+        "<time>".clone_into(&mut time.masked);
+        "<time>".clone_into(&mut half.masked);
+        (half.is_slot, half.is_date) = (false, true);
     }
 }
 

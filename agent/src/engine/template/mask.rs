@@ -20,9 +20,19 @@ const UUID_BYTES: usize = 36;
 const UUID_HEAD: usize = 8;
 /// Digits of the id that systemd-run gives a unit, behind an `r`: `run-r0e401fa4….service`.
 const RUN_ID_DIGITS: usize = 32;
-/// As asctime(3), HTTP, syslog and access logs write them.
-const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-const WEEKDAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+/// As asctime(3), HTTP, syslog and access logs write them, and in full.
+#[rustfmt::skip]
+const MONTHS: [&str; 24] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "January", "February", "March",
+    "April", "June", "July", "August", "Sept", "September", "October", "November", "December",
+];
+#[rustfmt::skip]
+const WEEKDAYS: [&str; 14] = [
+    "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
+    "Sunday",
+];
+/// Of a clock of twelve hours.
+const HALVES: [&str; 6] = ["AM", "PM", "am", "pm", "a.m", "p.m"];
 
 /// `word`, with what differs from one time to the next masked.
 pub(super) fn mask(word: &str) -> String {
@@ -171,7 +181,9 @@ pub(super) fn has_date(word: &str) -> bool {
 fn is_date(text: &str) -> bool {
     let is_plain = ['-', '/', '.'].iter().any(|separator| {
         let parts: Vec<usize> = text.split(*separator).map(digits_only).collect();
-        matches!(parts.as_slice(), [4, 2, 2] | [2, 2, 4])
+        // `1/9/2026`, of which there are others each month; with points or hyphens it may be a version.
+        let is_short = || *separator == '/' && matches!(parts.as_slice(), [4, 1 | 2, 1 | 2] | [1 | 2, 1 | 2, 4]);
+        matches!(parts.as_slice(), [4, 2, 2] | [2, 2, 4]) || is_short()
     });
     is_plain || has_month(text)
 }
@@ -193,13 +205,24 @@ pub(super) fn is_weekday(word: &str) -> bool {
     WEEKDAYS.contains(&word)
 }
 
+/// Whether it says which half of the day a time is in.
+pub(super) fn is_half(word: &str) -> bool {
+    HALVES.contains(&word)
+}
+
+/// `9:05`, which is a time where a half of the day follows, and may be a ratio elsewhere.
+pub(super) fn is_short_time(text: &str) -> bool {
+    let digits = text.split_once(':').map(|(hour, minute)| (digits_only(hour), digits_only(minute)));
+    matches!(digits, Some((1 | 2, 2)))
+}
+
 pub(super) fn is_time_of_day(text: &str) -> bool {
     let text = text.trim_end_matches(['Z', 'z']);
     // An offset: it has a sign, and the time none.
     let text = text.split_once(['+', '-']).map_or(text, |(time, _)| time);
     let clock = text.split_once(['.', ',']).filter(|(_, part)| digits_only(part) > 0).map_or(text, |(clock, _)| clock);
     let parts: Vec<usize> = clock.split(':').map(digits_only).collect();
-    matches!(parts.as_slice(), [2, 2] | [2, 2, 2])
+    matches!(parts.as_slice(), [2, 2] | [1 | 2, 2, 2])
 }
 
 /// How many digits it has; 0 if anything else too.
