@@ -14,7 +14,7 @@ mod escapes;
 mod mask;
 
 pub(super) use mask::without_ids;
-use mask::{is_only_masked, mask, trimmed};
+use mask::{is_hex_digits, is_only_masked, mask, trimmed};
 
 use crate::text::head;
 
@@ -45,6 +45,7 @@ impl Template {
             cut(&escapes::without(message)).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let mut words: Vec<Word> = words(&text).into_iter().map(Word::new).collect();
         dates::mask(&mut words);
+        mask_segfault(&mut words);
         mark_names(&mut words);
 
         let mut skeleton = String::with_capacity(text.len());
@@ -130,6 +131,23 @@ impl<'a> Word<'a> {
     /// A word of the language, not something that differs each time.
     fn is_stable(&self) -> bool {
         !self.is_quote && !self.is_slot && self.masked == self.body && self.body.chars().any(char::is_alphabetic)
+    }
+}
+
+/// The addresses of the kernel's `segfault at 1c8 ip 00007f12ab34cd56 sp 00007ffd12345678`: it writes them without 0x.
+fn mask_segfault(words: &mut [Word<'_>]) {
+    const NAMES: [(usize, &str); 4] = [(0, "segfault"), (1, "at"), (3, "ip"), (5, "sp")];
+    const ADDRESSES: [usize; 3] = [2, 4, 6];
+    const WORDS: usize = 7;
+    let is_one = |words: &[Word<'_>]| {
+        let body = |at: usize| words.get(at).map_or("", |word| word.body);
+        NAMES.iter().all(|(at, name)| body(*at) == *name) && ADDRESSES.iter().all(|at| is_hex_digits(body(*at)))
+    };
+    let Some(start) = words.windows(WORDS).position(is_one) else { return };
+    for at in ADDRESSES {
+        if let Some(word) = words.get_mut(start + at) {
+            "<hex>".clone_into(&mut word.masked);
+        }
     }
 }
 

@@ -18,6 +18,10 @@ const DIGIT_GROUPS_MAX: usize = 3;
 /// Of a UUID, and before its first hyphen.
 const UUID_BYTES: usize = 36;
 const UUID_HEAD: usize = 8;
+/// `{"` in base64url: so a JSON Web Token begins (RFC 7519), and each of its parts that is JSON.
+const TOKEN_HEAD: &str = "eyJ";
+/// `{"a":1}`, the least that one has to say.
+const TOKEN_PART_BYTES_MIN: usize = 10;
 /// Digits of the id that systemd-run gives a unit, behind an `r`: `run-r0e401fa4….service`.
 const RUN_ID_DIGITS: usize = 32;
 /// As asctime(3), HTTP, syslog and access logs write them, and in full.
@@ -79,8 +83,10 @@ pub(super) fn trimmed(word: &str) -> (&str, &str, &str) {
     let opens = |c: char| {
         c.is_ascii_punctuation() && !matches!(c, '/' | '-' | '+' | '.' | '~' | ':') && !(c == '[' && is_bracketed)
     };
-    let closes = |c: char| c.is_ascii_punctuation() && c != '/';
     let tail = word.trim_start_matches(opens);
+    let has_token = || tail.split(['=', ':', '"', '\'']).any(|part| part.starts_with(TOKEN_HEAD));
+    // The last letter of a token may be one of these.
+    let closes = |c: char| c.is_ascii_punctuation() && c != '/' && !(matches!(c, '-' | '_') && has_token());
     let body = tail.trim_end_matches(closes);
     let (before, _) = word.split_at(word.len() - tail.len());
     let (_, after) = tail.split_at(body.len());
@@ -98,13 +104,15 @@ fn whole(word: &str) -> Option<&'static str> {
         Some("<mac>")
     } else if is_uuid(word) {
         Some("<uuid>")
+    } else if is_token(word) {
+        Some("<id>")
     } else if !has_digit {
         None
     } else if is_time(word) {
         Some("<time>")
     } else if is_address(word) {
         Some("<ip>")
-    } else if is_number(word) {
+    } else if is_number(word) || is_duration(word) {
         Some("<n>")
     } else if is_hex(word) {
         Some("<hex>")
@@ -145,6 +153,14 @@ fn is_uuid(word: &str) -> bool {
     let mut groups = word.split('-');
     GROUPS.iter().all(|len| groups.next().is_some_and(|group| group.len() == *len && is_hex_digits(group)))
         && groups.next().is_none()
+}
+
+/// A header in base64url, and what else there is behind points.
+fn is_token(word: &str) -> bool {
+    let is_letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let header = word.split_once('.').map(|(header, _)| header);
+    header.is_some_and(|header| header.starts_with(TOKEN_HEAD) && header.len() >= TOKEN_PART_BYTES_MIN)
+        && word.bytes().all(is_letter)
 }
 
 /// An address of version 4 or 6, alone, in brackets, with a port, a prefix's length or a zone.
@@ -247,6 +263,20 @@ fn is_number(word: &str) -> bool {
         && unit.chars().all(is_unit)
 }
 
+/// As Go writes one: `1h0m1s`, `1m0.5s`, where it is `59.2s` at another time.
+fn is_duration(word: &str) -> bool {
+    let mut rest = word;
+    while !rest.is_empty() {
+        let unit = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        let begins_with_digit = rest.starts_with(|c: char| c.is_ascii_digit());
+        // The longer ones first: "ms" is no minute.
+        let behind = ["ms", "h", "m", "s"].iter().find_map(|known| unit.strip_prefix(known));
+        let Some(behind) = behind.filter(|_| begins_with_digit) else { return false };
+        rest = behind;
+    }
+    !word.is_empty()
+}
+
 fn is_hex(word: &str) -> bool {
     match word.strip_prefix("0x").or_else(|| word.strip_prefix("0X")) {
         Some(digits) => is_hex_digits(digits),
@@ -254,7 +284,7 @@ fn is_hex(word: &str) -> bool {
     }
 }
 
-fn is_hex_digits(text: &str) -> bool {
+pub(super) fn is_hex_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

@@ -54,6 +54,8 @@ fn what_differs_from_time_to_time_is_masked() {
         ),
         ("app-3f2a99c0 of pod123e4567-e89b-12d3-a456-426614174000_x7 is gone", "app-<hex> of pod<uuid>_x<n> is gone"),
         ("core-20240506 of sub-deadbeef or p1-12345678", "core-<n> of sub-deadbeef or p<n>-<n>"),
+        ("upload took 1h0m1s, 1m0.5s, 59.2s or 2m3ms", "upload took <n>, <n>, <n> or <n>"),
+        ("no 1m0 of m1s, v1m2s or 1m2x", "no <n>m<n> of m<n>s, v<n>m<n>s or <n>m<n>x"),
         ("charge is 12% of 3.7V", "charge is <n>% of <n>"),
         ("Feedback cafe accede", "Feedback cafe accede"),
     ] {
@@ -178,6 +180,22 @@ fn lines_that_say_something_else_stay_apart() {
 }
 
 #[test]
+fn the_kernels_addresses_are_masked_though_it_writes_them_without_a_prefix() {
+    for (at, ip, sp) in [
+        ("1c8", "00007f12ab34cd56", "00007ffd12345678"),
+        ("7ffde0", "000055d0c8e1f018", "00007ffdaaaaaaa8"),
+        ("deadbeef", "0000561234567890", "00007ffdaaaaaaa8"),
+        ("0", "0000000000000000", "00007ffdaaaaaaa8"),
+    ] {
+        let line = format!("app[77]: segfault at {at} ip {ip} sp {sp} error 4 in libfoo.so[7f12ab300000+1000]");
+        let expected = "app[<n>]: segfault at <hex> ip <hex> sp <hex> error <n> in libfoo.so[<hex>+<n>]";
+        assert_eq!(text(&line), expected);
+    }
+    assert_eq!(text("segfault at cafe ip bar sp beef"), "segfault at cafe ip bar sp beef");
+    assert_eq!(text("looked at cafe ip fee sp beef"), "looked at cafe ip fee sp beef");
+}
+
+#[test]
 fn a_line_in_colour_is_the_line_without_it() {
     for (colored, plain) in [
         ("\u{1b}[31mENOSPC\u{1b}[0m on write", "ENOSPC on write"),
@@ -225,6 +243,16 @@ proptest! {
         prop_assert_eq!(text(&format!("book-{id} failed")), "book-<hex> failed");
         let unit = format!("book-{id}.service");
         prop_assert_eq!(without_ids(&unit), "book-#.service");
+    }
+
+    #[test]
+    fn a_token_is_an_id_whatever_letters_it_has(
+        token in "eyJ[A-Za-z0-9_-]{10,40}[.]eyJ[A-Za-z0-9_-]{10,40}[.][A-Za-z0-9_-]{20,43}",
+    ) {
+        prop_assert_eq!(text(&format!("token {token} rejected")), "token <id> rejected");
+        prop_assert_eq!(text(&format!("refused token={token}, again")), "refused token=<id>, again");
+        let json = format!("{{\"msg\":\"rejected\",\"jwt\":\"{token}\"}}");
+        prop_assert_eq!(text(&json), "{\"msg\":\"rejected\",\"jwt\":\"<id>\"}");
     }
 
     #[test]
