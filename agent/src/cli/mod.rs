@@ -69,7 +69,8 @@ enum Command {
     Run(ConfigArgs),
     /// Makes a first configuration, and tries the broker.
     Init(Box<init::InitArgs>),
-    /// Checks a configuration: prints the effective one, or every error with its file and line (exit code 2).
+    /// Checks a configuration: prints the effective one, or every error with its file and line (exit code 2). Warnings
+    /// are told once there is no error.
     #[command(after_help = "Example:\n  fieldmedic check --config configs/agent.toml")]
     Check(ConfigArgs),
     /// Says what is wrong with this gateway and its configuration, and what to do about it (exit code 1: a warning or

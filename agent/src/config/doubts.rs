@@ -10,8 +10,8 @@ use super::reader::Section;
 use super::types::{CheckedConfig, Collect, Quarantine, RollbackKind, Rule, RuleTest};
 use super::values::{Anomaly, AttributeValue};
 use crate::engine::kernel::KernelClass;
-use crate::engine::metric::{Content, Metric};
-use crate::engine::observation::Severity;
+use crate::engine::metric::{BOUNDS, Content, DROPPED, Metric};
+use crate::engine::observation::{Refusal, Severity};
 use crate::wire::Reason;
 
 /// Without these there is no way to systemd, and so none to stop a unit or to start it again.
@@ -116,6 +116,9 @@ fn uncollected(metric: Metric, label: Option<&str>, collect: &Collect) -> Option
         }
         "errors.by_severity." => unless_one_of(&Severity::ALL.map(Severity::word)),
         "agent.commands_refused." => unless_one_of(&Reason::ALL.iter().map(|reason| reason.word()).collect::<Vec<_>>()),
+        "agent.dropped." => unless_one_of(&DROPPED),
+        "agent.refused." => unless_one_of(&BOUNDS),
+        "errors.app_refused." => unless_one_of(&Refusal::ALL.iter().map(|refusal| refusal.word()).collect::<Vec<_>>()),
         "errors.kernel_by_class." => {
             unless_one_of(&KernelClass::ALL.iter().map(|class| class.word()).collect::<Vec<_>>())
         }
@@ -280,6 +283,12 @@ mod tests {
                 "metric = \"battery.present\"\nabove = 1",
                 "6: rules.a.above: battery.present is from 0 to 1, never above 1",
             ),
+            ("metric = \"errors.count\"\nbelow = 0", "6: rules.a.below: errors.count is 0 or more, never below 0"),
+            ("metric = \"errors.count\"\nequals = -1", "6: rules.a.equals: errors.count is 0 or more"),
+            (
+                "metric = \"link.rx_bytes\"\nrate_below = 0",
+                "6: rules.a.rate_below: the rate of link.rx_bytes is 0 or more, never below 0",
+            ),
             ("metric = \"host.psi.io\"\nequals = 101", "6: rules.a.equals: host.psi.io is from 0 to 100"),
             ("metric = \"link.up\"\nequals = \"false\"", "6: rules.a.equals: link.up is true or false, without quotes"),
             ("metric = \"link.up\"\nequals = 2", "6: rules.a.equals: link.up is true or false"),
@@ -364,6 +373,9 @@ mod tests {
                 "metric = \"agent.commands_refused.bad_sig\"\nabove = 0",
                 "there is no \"bad_sig\", but bad_signature, ",
             ),
+            ("", "metric = \"agent.dropped.poisoned\"\nabove = 0", "there is no \"poisoned\", but thinned, quota, "),
+            ("", "metric = \"agent.refused.series\"\nabove = 0", "there is no \"series\", but series_max, "),
+            ("", "metric = \"errors.app_refused.full\"\nabove = 0", "there is no \"full\", but malformed, "),
             (
                 "",
                 "metric = \"link.interfaces.*.up\"\nequals = false",
@@ -472,6 +484,9 @@ mod tests {
             "metric = \"agent.cpu_pct\"\nabove = 150",
             "metric = \"errors.by_severity.warning\"\nabove = 1",
             "metric = \"errors.kernel_by_class.oom\"\nabove = 1",
+            "metric = \"errors.app_refused.rate\"\nabove = 1",
+            "metric = \"agent.dropped.too_large\"\nabove = 1",
+            "metric = \"agent.refused.change_events_max\"\nabove = 1",
             "anomaly = \"new_listener\"",
         ] {
             assert_eq!(warned("", rule), [""; 0], "{rule}");

@@ -262,6 +262,22 @@ metrics! {
     134 AgentImplausible "agent.implausible_readings" Sum "1" "charges of the battery left out, because no battery can come to them in the time";
 }
 
+/// The labels of [`Metric::AgentDropped`].
+pub const DROPPED: [&str; 9] = [
+    "thinned",
+    "quota",
+    "store_failed",
+    "corrupt",
+    "unreadable",
+    "payload_format_invalid",
+    "refused",
+    "poison",
+    "too_large",
+];
+/// Those of [`Metric::AgentRefused`].
+pub const BOUNDS: [&str; 5] =
+    ["series_max", "observe_one_at_a_time", "store_queue_max", "alarm_events_max", "change_events_max"];
+
 impl Metric {
     /// The link's counters, each with the same of an interface by its name.
     pub const LINK_COUNTERS: [(Self, Self); 7] = [

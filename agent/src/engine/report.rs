@@ -3,7 +3,7 @@
 //! interval ends.
 
 use super::Engine;
-use super::metric::{Metric, Point};
+use super::metric::{BOUNDS, Metric, Point};
 use super::record::Sample;
 use super::rules::Round;
 use super::time::Now;
@@ -93,13 +93,13 @@ impl Engine {
             points.push(Point::labelled(Metric::AgentCommandsRefused, reason.word(), commands));
         }
         let refused = [
-            ("series_max", self.vitals.take_refused()),
-            ("observe_one_at_a_time", counters.observe_busy),
-            ("store_queue_max", counters.store_busy),
-            ("alarm_events_max", self.rules.take_untold()),
-            ("change_events_max", self.changes.take_untold()),
+            self.vitals.take_refused(),
+            counters.observe_busy,
+            counters.store_busy,
+            self.rules.take_untold(),
+            self.changes.take_untold(),
         ];
-        for (bound, times) in refused {
+        for (bound, times) in BOUNDS.into_iter().zip(refused) {
             if times > 0 {
                 points.push(Point::labelled(Metric::AgentRefused, bound, times));
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 
+use crate::engine::metric::DROPPED;
 use crate::engine::record::Class;
 use crate::engine::time::Mono;
 
@@ -125,6 +126,7 @@ impl Losses {
 
     /// Counts records that were given up.
     pub(super) fn count(&mut self, reason: &'static str, records: u64) {
+        debug_assert!(DROPPED.contains(&reason), "a rule on {reason} would be left out");
         if records > 0 {
             *self.dropped.entry(reason.to_owned()).or_default() += records;
             self.dropped_saved = false;
