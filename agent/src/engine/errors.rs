@@ -54,6 +54,7 @@ impl Engine {
             }
             return;
         }
+        let is_first = self.cursor.at.is_none() && batch.cursor.is_some();
         if let Some(cursor) = &batch.cursor {
             self.cursor.at = Some(cursor.clone());
         }
@@ -61,11 +62,16 @@ impl Engine {
         self.cursor.unsaved_since.get_or_insert(now.mono);
         let stamp = self.timeline.stamp(now.mono);
         let events = self.incidents.take(stamp, batch);
-        if !events.is_empty() {
-            self.record_events(now, events);
-            // After the events in the store's queue: a crash between them repeats a line, and never loses one.
-            self.save_cursor();
+        if events.is_empty() {
+            if is_first {
+                // Without one the next start begins at its own present, and passes over what came after this one.
+                self.save_cursor();
+            }
+            return;
         }
+        self.record_events(now, events);
+        // After the events in the store's queue: a crash between them repeats a line, and never loses one.
+        self.save_cursor();
     }
 
     /// Where errors are not collected, what is written is not read later either: history is not news.

@@ -12,6 +12,7 @@ use super::healing::world;
 use super::world::{START, World, puts};
 use crate::engine::io::{Input, StopReason, StoreFault, StoreOp};
 use crate::engine::keyed::STATE_LOST_KEY;
+use crate::engine::observation::ErrorBatch;
 use crate::engine::time::{Unix, Wall};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -170,4 +171,14 @@ fn for_how_long_a_container_was_down_is_told_although_its_clock_since_boot_went_
     world.broker_up = true;
     world.advance(5 * MINUTE);
     assert_down_for(&world, 90..=111);
+}
+
+#[test]
+fn a_first_run_that_crashes_before_its_first_interval_is_over_leaves_where_the_next_one_reads_on() {
+    let mut world = World::new();
+    for cursor in ["present", "later"] {
+        world.input(Input::Errors(ErrorBatch { cursor: Some(cursor.into()), ..ErrorBatch::default() }));
+    }
+    world.crash();
+    assert_eq!(world.engine.error_cursor(), Some("present"));
 }
