@@ -131,6 +131,8 @@ pub struct Commands {
     budgets: Budgets,
     careful: Careful,
     forgotten: Forgotten,
+    /// There is no store: what became of a command can't be known, nor written.
+    is_unstored: bool,
     steps: VecDeque<Step>,
     refusals: Refusals,
     /// Outcomes that the journal could not take: nothing is told of them before it has.
@@ -172,6 +174,12 @@ impl Commands {
             }
         }
         commands
+    }
+
+    /// The same where the store could not be opened.
+    #[must_use]
+    pub fn with_no_store(self, is_unstored: bool) -> Self {
+        Self { is_unstored, ..self }
     }
 
     /// What is to be done next.
@@ -386,6 +394,14 @@ impl Commands {
     }
 
     fn verified(&mut self, facts: Facts<'_>, command: &VerifiedCommand, pkid: Option<u16>) {
+        if self.is_unstored {
+            // Not acknowledged, so that the broker brings it again when the store is back, which knows of it if it has
+            // run. Whatever was said of it now would be taken for its end, and it would be sent anew.
+            if self.refusals.verified.take(facts.now.mono) {
+                self.log(LogLevel::Warn, format!("command {} waits at the broker: there is no store", command.id));
+            }
+            return;
+        }
         if let Some(entry) = self.ledger.get_mut(&command.id) {
             if entry.stored.digest != command.digest {
                 let detail = "the id was used by another command before".into();

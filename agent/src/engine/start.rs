@@ -196,7 +196,7 @@ impl Engine {
             faults: FaultLog::default(),
             store_faults: BTreeMap::new(),
             session,
-            commands: Commands::new(&recovered.state, careful, &identity),
+            commands: Commands::new(&recovered.state, careful, &identity).with_no_store(recovered.absent),
             remedies,
             reboot: None,
             quarantine,

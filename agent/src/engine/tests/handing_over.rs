@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use minicbor::Decode;
+use serde_json::json;
 
 use super::store::MemStore;
 use super::trouble::told;
-use super::world::{World, config, identity, puts};
+use super::world::{World, config, identity, puts, restart};
 use crate::engine::io::{Input, Recovered, StopReason, StoreFault, StoreLoss, StoreOp};
 use crate::engine::keyed::{DROPPED_KEY, LOST_KEY, UNTOLD_KEY, encode};
 use crate::engine::observation::EndSigns;
@@ -208,4 +209,41 @@ fn without_a_store_and_without_a_clock_each_start_draws_its_numbers() {
         .into();
     assert_eq!(all.len(), 3);
     assert!(all.iter().all(|seq| *seq < 1 << 53), "exact as a float: {all:?}");
+}
+
+#[test]
+fn commands_wait_for_a_store_that_is_absent_and_none_is_refused_or_done_twice() {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    let app = restart("app.service");
+    let iat = world.now.wall.unix.0 / 1_000;
+    let send = |world: &mut World, id: &str, pkid| {
+        let cmd = json!({"name": "restart_unit", "args": {"unit": "app.service"}});
+        world.claims(json!({"jti": id, "iat": iat, "exp": iat + 600, "cmd": cmd}), pkid);
+        world.advance(2 * SECOND);
+    };
+    send(&mut world, "done", 1);
+    assert_eq!((world.acted.as_slice(), world.acked_commands.as_slice()), ([app.clone()].as_slice(), [1].as_slice()));
+
+    let kept = world.store.crash();
+    world.store.fault = Some(gone());
+    world.got.clear();
+    world.start_from(Recovered { absent: true, ..Recovered::default() });
+    world.advance(5 * SECOND);
+    send(&mut world, "done", 2);
+    send(&mut world, "new", 3);
+    let told: Vec<_> =
+        world.got.iter().filter(|got| got.body["type"] == "audit" || got.topic.ends_with("results")).collect();
+    assert!(told.is_empty() && world.acked_commands == [1], "{told:?}, {:?}", world.acked_commands);
+
+    world.store.fault = None;
+    world.start_from(kept);
+    world.advance(5 * SECOND);
+    send(&mut world, "done", 4);
+    send(&mut world, "new", 5);
+    assert_eq!(world.acted, [app.clone(), app], "each once");
+    assert_eq!(world.acked_commands, [1, 4, 5]);
+    for id in ["done", "new"] {
+        assert_eq!(world.statuses(id).last().map(String::as_str), Some("SUCCEEDED"), "{id}");
+    }
 }
