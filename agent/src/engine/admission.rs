@@ -140,7 +140,7 @@ pub fn rehearsed(facts: Facts<'_>, act: &Act) -> Result<(), Refusal> {
 /// # Errors
 /// Why not yet.
 pub fn settled(facts: Facts<'_>, act: &Act) -> Result<(), Refusal> {
-    let uptime = Duration::from_millis(facts.now.mono.0);
+    let uptime = facts.timeline.uptime(facts.now);
     let wanted = facts.config.remediation.min_uptime;
     if matches!(act, Act::Reboot | Act::Rollback { .. }) && uptime < wanted {
         let detail = format!("up for {} s, remediation.min_uptime is {} s", uptime.as_secs(), wanted.as_secs());

@@ -345,8 +345,7 @@ impl Commands {
     pub fn date_careful(&mut self, timeline: &Timeline) -> Option<Careful> {
         let since = self.careful.since?;
         // A boot that never knew the time was over before this one began.
-        let this_boot = Stamp { boot: timeline.boot(), mono: Mono(0) };
-        let date = timeline.date(since).or_else(|| timeline.date(this_boot))?;
+        let date = timeline.date(since).or_else(|| timeline.date(timeline.booted()))?;
         self.careful = Careful { before: self.careful.before.max(Some(date)), since: None };
         Some(self.careful)
     }

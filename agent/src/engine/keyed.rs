@@ -34,6 +34,8 @@ pub(super) const ACCOUNTED_KEY: &str = "accounted";
 pub(super) const LOST_KEY: &str = "lost";
 /// The run before this one, and how it ended.
 pub(super) const RUN_KEY: &str = "run";
+/// By when this boot had begun.
+pub(super) const BOOTED_KEY: &str = "booted";
 /// The boots of late.
 pub(super) const BOOTS_KEY: &str = "boots";
 /// Crashes of the kernel's that were told.

@@ -17,9 +17,9 @@ use super::errors::Cursor;
 use super::incidents::{self, Incidents, Unsaid};
 use super::io::{LogLevel, Recovered, StoreLoss};
 use super::keyed::{
-    ACCOUNTED_KEY, ANCHOR_KEY, AUDIT_KEY, CAREFUL_KEY, CAREFUL_SINCE_KEY, CLAIM_KEY, CRASHES_KEY, CURSOR_KEY, DATA_KEY,
-    DROPPED_KEY, FLOOR_KEY, FORGOTTEN_KEY, LOSSES_KEY, LOST_KEY, OPEN_KEY, RUN_KEY, SEQ_KEY, STATE_LOST_KEY,
-    SUBSCRIBED_KEY, UNTOLD_KEY, Write, encode, write,
+    ACCOUNTED_KEY, ANCHOR_KEY, AUDIT_KEY, BOOTED_KEY, CAREFUL_KEY, CAREFUL_SINCE_KEY, CLAIM_KEY, CRASHES_KEY,
+    CURSOR_KEY, DATA_KEY, DROPPED_KEY, FLOOR_KEY, FORGOTTEN_KEY, LOSSES_KEY, LOST_KEY, OPEN_KEY, RUN_KEY, SEQ_KEY,
+    STATE_LOST_KEY, SUBSCRIBED_KEY, UNTOLD_KEY, Write, encode, write,
 };
 use super::link::{self, FaultLog, Link};
 use super::numbers::{Seqs, Used, last_by_clock, last_unstored};
@@ -149,9 +149,11 @@ impl Engine {
         let mut timeline = Timeline::new(identity.boot, state.anchors(), state.read(FLOOR_KEY), identity.build_time)
             .with_claim(state.read(CLAIM_KEY))
             .begun_at(now.mono);
+        let run: Option<Run> = state.read(RUN_KEY);
+        let booted_by = state.booted_by(run.as_ref(), identity.boot, now);
+        timeline = timeline.booted_by(booted_by);
         let saved = timeline.observe(now);
         let careful = state.careful(&recovered, &timeline, now);
-        let run: Option<Run> = state.read(RUN_KEY);
         let was_clean = run.as_ref().is_some_and(|run| run.clean);
         // What failed while the agent was restarted counts, or while the machine came up.
         let is_first = run.as_ref().is_none_or(|run| run.at.boot != identity.boot);
@@ -233,7 +235,7 @@ impl Engine {
         let unheard = results.evicted.saturating_sub(*Class::Results.of(&accounted));
         let kept_from = if results.records == 0 { results.last.saturating_add(1) } else { results.first };
         engine.commands.reports_gone_unheard(unheard, kept_from);
-        let mut first = Vec::new();
+        let mut first = vec![write(BOOTED_KEY, &engine.timeline.booted())];
         if careful != Careful::default() {
             first.extend(careful_entries(careful));
         }
@@ -474,6 +476,15 @@ impl<'a> State<'a> {
 
     fn text(&self, key: &str) -> Option<String> {
         String::from_utf8(self.entries.get(key)?.to_vec()).ok()
+    }
+
+    /// By when this boot had begun: at zero where its clock began with it. In a container that is its host's, and goes
+    /// on over a reboot: where it has not gone back since another boot, no more is certain than that the first run of
+    /// this one came after it began.
+    fn booted_by(&self, before: Option<&Run>, boot: BootId, now: Now) -> Mono {
+        let known = self.read::<Stamp>(BOOTED_KEY).filter(|known| known.boot == boot).map(|known| known.mono);
+        let goes_on = before.is_some_and(|run| run.at.boot != boot && run.at.mono < now.mono);
+        known.unwrap_or(if goes_on { now.mono } else { Mono(0) })
     }
 
     fn anchors(&self) -> BTreeMap<BootId, Anchor> {

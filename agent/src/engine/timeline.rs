@@ -29,6 +29,8 @@ pub struct Timeline {
     boot: BootId,
     anchors: BTreeMap<BootId, Anchor>,
     built: Unix,
+    /// When this boot began, or a time later than that.
+    booted: Mono,
     /// When this run began.
     began: Mono,
     /// The last time that a trusted clock said: the present, while there is one. It goes back with the clock.
@@ -59,13 +61,19 @@ impl Timeline {
     pub fn new(boot: BootId, anchors: BTreeMap<BootId, Anchor>, floor: Option<Unix>, build_time: Unix) -> Self {
         let saved = floor.unwrap_or(build_time);
         let (built, floor) = (build_time, saved.max(build_time));
-        Self { boot, anchors, built, began: Mono(0), floor, floor_saved: saved, claimed: None }
+        Self { boot, anchors, built, booted: Mono(0), began: Mono(0), floor, floor_saved: saved, claimed: None }
     }
 
     /// The same, of a run that began then.
     #[must_use]
     pub fn begun_at(self, began: Mono) -> Self {
         Self { began, ..self }
+    }
+
+    /// The same, in a boot of which no more is certain than that it had begun by then.
+    #[must_use]
+    pub fn booted_by(self, booted: Mono) -> Self {
+        Self { booted, ..self }
     }
 
     /// The same, with the newest verified `iat` that was saved.
@@ -154,12 +162,23 @@ impl Timeline {
         self.date(self.stamp(self.began))
     }
 
+    /// The latest that this boot can have begun.
+    #[must_use]
+    pub const fn booted(&self) -> Stamp {
+        self.stamp(self.booted)
+    }
+
+    /// How long this boot has lasted, at least.
+    #[must_use]
+    pub fn uptime(&self, now: Now) -> Duration {
+        now.mono.since(self.booted)
+    }
+
     /// How long ago a stamp was, at least: where that can't be told, and was in another boot, it is the time since this
     /// one.
     #[must_use]
     pub fn age(&self, stamp: Stamp, now: Now) -> Duration {
-        let known = self.known_age(stamp, now).unwrap_or_default();
-        if stamp.boot == self.boot { known } else { known.max(Duration::from_millis(now.mono.0)) }
+        self.known_age(stamp, now).unwrap_or_else(|| self.uptime(now))
     }
 
     /// How long ago a stamp was: exact within this boot; by the dates where both boots have an anchor. `None` where
@@ -177,12 +196,12 @@ impl Timeline {
     /// or dated ahead of the present, no more is known than that it was before this boot.
     #[must_use]
     pub fn settled(&self, stamp: Stamp) -> Stamp {
-        let began = self.stamp(Mono(0));
-        if stamp.boot == self.boot || self.date(began).is_none() {
+        let booted = self.booted();
+        if stamp.boot == self.boot || self.date(booted).is_none() {
             return stamp;
         }
         let is_known = self.date(stamp).is_some_and(|date| date <= self.floor);
-        if is_known { stamp } else { began }
+        if is_known { stamp } else { booted }
     }
 
     fn forget(&mut self) -> Vec<BootId> {
@@ -283,6 +302,18 @@ mod tests {
         let old = Stamp { boot: boot(1), mono: Mono(99_000) };
         let now = at(4_000, 0, false);
         assert_eq!((timeline.age(old, now), timeline.known_age(old, now)), (Duration::from_secs(4), None));
+    }
+
+    #[test]
+    fn age_over_a_reboot_is_by_the_dates_where_both_boots_have_them_and_do_not_contradict() {
+        let old = Stamp { boot: boot(1), mono: Mono(1_000) };
+        for (began, age_s) in [(2_000, 5), (900_000, 60)] {
+            let anchors = BTreeMap::from([(boot(1), Anchor(Unix(BUILT.0 + began)))]);
+            let mut timeline = Timeline::new(boot(2), anchors, None, BUILT);
+            let now = at(60_000, BUILT.0 + 8_000, true);
+            timeline.observe(now);
+            assert_eq!(timeline.age(old, now), Duration::from_secs(age_s), "that boot began at {began}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod alarms;
 mod canceling;
 mod commanding;
+mod container;
 mod denied;
 mod flood;
 mod handing_over;

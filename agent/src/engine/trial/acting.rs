@@ -191,7 +191,7 @@ impl Engine {
     fn try_once_possible(&mut self, now: Now, target: &str, act: &Act, reason: Reason) {
         let possible_at = match reason {
             Reason::BudgetSpent => self.with_commands(now, |commands, facts| commands.room_at(facts, act)),
-            Reason::MinUptime => Some(Mono(0).after(self.config.remediation.min_uptime)),
+            Reason::MinUptime => Some(self.timeline.booted().mono.after(self.config.remediation.min_uptime)),
             _ => None,
         };
         if let (Some(known), Some(at)) = (self.releases.targets.get_mut(target), possible_at) {
