@@ -18,6 +18,7 @@ mod gather;
 pub mod helper;
 mod lookup;
 mod one_thread;
+mod own_thread;
 mod plain_file;
 pub mod runtime;
 #[cfg(feature = "simulate")]

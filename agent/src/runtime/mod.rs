@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_blocking;
 
 use crate::act::{Actor, systemd};
 use crate::collect::clock::Clock;
@@ -31,6 +30,7 @@ use crate::engine::effects::STORE_AT_ONCE;
 use crate::engine::io::{Input, Recovered, StopReason, StoreOp};
 use crate::engine::observation::ErrorBatch;
 use crate::engine::time::Mono;
+use crate::own_thread::on_own_thread;
 use crate::store::{self, Absent, Backing, Found, Store, StoreSettings};
 use dispatch::Dispatcher;
 use errors::ErrorLines;
@@ -235,9 +235,9 @@ async fn hand_over(
     service: &mut service::Service,
 ) -> Result<Infallible, RunError> {
     let entries = engine.hand_over(&found);
-    let put = spawn_blocking(move || store.apply(StoreOp::Put { entries }));
+    let put = on_own_thread("hand-over", move || store.apply(StoreOp::Put { entries }));
     let put = service.alive_during(HANDING_OVER_MAX, put).await;
-    put.map_err(|panicked| RunError::System { what: "write to the store", source: panicked.into() })?
+    put.map_err(|error| RunError::System { what: "write to the store", source: error.into() })?
         .map_err(store::OpenError::Fault)?;
     Err(RunError::StoreIsBack(path))
 }

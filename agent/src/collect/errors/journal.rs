@@ -17,7 +17,6 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::lines::{Line, Lines};
@@ -29,12 +28,15 @@ use crate::bucket::Bucket;
 use crate::collect::clock::boottime;
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::time::{BootId, Unix};
+use crate::own_thread::{NotDone, on_own_thread};
 
 /// Where journald keeps its files, below a root.
 const DIRS: [&str; 2] = ["run/log/journal", "var/log/journal"];
 /// How often those are looked at. journalctl watches the ones that were there when it began: what journald writes to
 /// one that came later (`journalctl --flush` where persistent storage is new), it never sees, and says nothing.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// What that look is called where it fails.
+const LOOK_AT_DIRS: &str = "look at the journal's directories";
 /// The longest line of journalctl's output. It cuts fields at 4 KiB, and asked for are some twenty.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 /// How long it may take for one entry, which it finds without reading all: it may hang in a file that is damaged.
@@ -186,27 +188,32 @@ impl Journal {
     }
 
     /// Waits until the journal is in other directories than `begun`, or nowhere.
-    async fn moved(&self, begun: impl Future<Output = Option<Dirs>>) -> Ended {
+    async fn moved(&self, begun: impl Future<Output = Result<Option<Dirs>, NotDone>>) -> Ended {
         let gone = || failed(&self.name(), format_args!("there are no journal files in {}", DIRS.join(" or ")));
-        let Some(begun) = begun.await else { return gone() };
+        let begun = match begun.await {
+            Ok(Some(begun)) => begun,
+            Ok(None) => return gone(),
+            Err(error) => return failed(LOOK_AT_DIRS, error),
+        };
         loop {
             pause(self.look_every).await;
             match self.dirs().await {
-                None => return gone(),
-                Some(dirs) if dirs != begun => {
+                Ok(None) => return gone(),
+                Ok(Some(dirs)) if dirs != begun => {
                     return Ended::Stopped("the journal has other directories now".to_owned());
                 }
-                Some(_) => {}
+                Ok(Some(_)) => {}
+                // journalctl goes on meanwhile: where there is no thread it could hardly be begun again.
+                Err(error) => tracing::warn!("{LOOK_AT_DIRS}: {error}; trying again in {:?}", self.look_every),
             }
         }
     }
 
     /// The directories as they are, looked at from now on; `None` if there is no journal file in them. On a disk that
     /// hangs whoever looks hangs alone.
-    fn dirs(&self) -> impl Future<Output = Option<Dirs>> + use<> {
+    fn dirs(&self) -> impl Future<Output = Result<Option<Dirs>, NotDone>> + use<> {
         let (root, machine) = (self.root.clone().unwrap_or_else(|| "/".into()), self.machine.clone());
-        let looking = spawn_blocking(move || dirs_below(&root, machine.as_deref()));
-        async { looking.await.ok().flatten() }
+        on_own_thread("find-journal", move || dirs_below(&root, machine.as_deref()))
     }
 
     /// Sends batches of journalctl's output until its end, without the lines of the boot `but`.

@@ -9,6 +9,7 @@ mod journal;
 pub(crate) mod kmsg;
 mod lines;
 
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,13 +17,14 @@ use std::time::Duration;
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::CollectErrors;
 use crate::engine::kernel::KernelClass;
 use crate::engine::observation::{ErrorBatch, ErrorKind, ErrorLine, ErrorSource, Severity};
 use crate::engine::time::{BootId, Mono};
+use crate::own_thread::{NotDone, on_own_thread};
 use crate::text::head;
 
 /// The most lines of one batch.
@@ -47,8 +49,8 @@ enum Source {
 /// Why reading ended, other than on request.
 #[derive(Debug)]
 enum Ended {
-    /// Nobody takes the batches any more.
-    Closed,
+    /// Nobody takes the batches any more, or there is nothing to read.
+    Over,
     /// The source failed.
     Failed(String),
     /// It is no fault: it was told to stop, as systemd tells it together with the agent, or is to be begun again.
@@ -67,7 +69,7 @@ impl Outlet {
     async fn send(&mut self, batch: &mut ErrorBatch) -> Result<(), Ended> {
         let batch = std::mem::take(batch);
         let cursor = batch.cursor.clone();
-        self.batches.send(batch).await.map_err(|_| Ended::Closed)?;
+        self.batches.send(batch).await.map_err(|_| Ended::Over)?;
         self.cursor = cursor.or(self.cursor.take());
         Ok(())
     }
@@ -114,24 +116,26 @@ pub fn spawn(
     let outlet = Outlet { batches, cursor };
     let (enabled, root) = (config.enabled, root.to_owned());
     // The journal's directory may be on a disk that hangs: whoever looks there hangs alone.
-    let choose = move || if enabled { choose(filter, &root) } else { None };
-    let source = async { spawn_blocking(choose).await.ok().flatten() };
+    let choose = move || {
+        let (filter, root) = (filter.clone(), root.clone());
+        on_own_thread("find-journal", move || if enabled { choose(filter, &root) } else { None })
+    };
     #[expect(clippy::disallowed_methods, reason = "a collector is part of the shell")]
-    tokio::spawn(read_until(source, outlet, shutdown))
+    tokio::spawn(read_until(choose, outlet, shutdown))
 }
 
-async fn read_until(source: impl Future<Output = Option<Source>>, outlet: Outlet, mut shutdown: watch::Receiver<bool>) {
-    let read = async {
-        if let Some(source) = source.await {
-            keep_reading(source, outlet).await;
-        }
-    };
+async fn read_until<C: Choice>(choose: impl FnMut() -> C, outlet: Outlet, mut shutdown: watch::Receiver<bool>) {
     tokio::select! {
-        () = read => {}
+        () = keep_reading(choose, outlet) => {}
         // An error means that the sender is gone, which is a shutdown too.
         _ = shutdown.wait_for(|stop| *stop) => {}
     }
 }
+
+/// What to read, if there is anything and it could be looked for.
+trait Choice: Future<Output = Result<Option<Source>, NotDone>> {}
+
+impl<F: Future<Output = Result<Option<Source>, NotDone>>> Choice for F {}
 
 fn choose(filter: Filter, root: &Path) -> Option<Source> {
     if let Some(journal) = journal::Journal::find(&filter, root) {
@@ -146,7 +150,7 @@ fn choose(filter: Filter, root: &Path) -> Option<Source> {
     None
 }
 
-async fn keep_reading(source: Source, mut outlet: Outlet) {
+async fn keep_reading<C: Choice>(mut choose: impl FnMut() -> C, mut outlet: Outlet) {
     let mut backoff = ExponentialBackoff {
         current_interval: RETRY_MIN,
         initial_interval: RETRY_MIN,
@@ -155,14 +159,12 @@ async fn keep_reading(source: Source, mut outlet: Outlet) {
         ..ExponentialBackoff::default()
     };
     let mut failures = 0_u32;
+    let mut source = None;
     loop {
         let began = monotonic();
-        let Err(ended) = match &source {
-            Source::Journal(journal) => journal.read(&mut outlet).await,
-            Source::Kmsg(kmsg) => kmsg.read(&mut outlet).await,
-        };
+        let Err(ended) = read(&mut source, &mut choose, &mut outlet).await;
         let (why, is_fault) = match ended {
-            Ended::Closed => return,
+            Ended::Over => return,
             Ended::Failed(why) => (why, true),
             Ended::Stopped(why) => (why, false),
         };
@@ -183,6 +185,22 @@ async fn keep_reading(source: Source, mut outlet: Outlet) {
             tracing::info!("{text}");
         }
         pause(delay).await;
+    }
+}
+
+/// Reads from the source; from what is chosen, where it could not be looked for one before.
+async fn read<C: Choice>(
+    source: &mut Option<Source>,
+    choose: impl FnOnce() -> C,
+    outlet: &mut Outlet,
+) -> Result<Infallible, Ended> {
+    if source.is_none() {
+        *source = choose().await.map_err(|error| failed("look for the journal", error))?;
+    }
+    match source {
+        Some(Source::Journal(journal)) => journal.read(outlet).await,
+        Some(Source::Kmsg(kmsg)) => kmsg.read(outlet).await,
+        None => Err(Ended::Over),
     }
 }
 

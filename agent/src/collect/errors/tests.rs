@@ -16,6 +16,7 @@ use crate::engine::observation::{ErrorLine, ErrorSource};
 use crate::engine::time::Unix;
 
 mod directories;
+mod threads;
 
 /// No test waits for longer than this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -76,6 +77,12 @@ fn config() -> CollectErrors {
 fn outlet(cursor: Option<&str>) -> (Outlet, mpsc::Receiver<ErrorBatch>) {
     let (batches, taken) = mpsc::channel(64);
     (Outlet { batches, cursor: cursor.map(str::to_owned) }, taken)
+}
+
+/// The choice where there is but one source.
+fn only(source: Source) -> impl FnMut() -> std::future::Ready<Result<Option<Source>, NotDone>> {
+    let mut source = Some(source);
+    move || std::future::ready(Ok(source.take()))
 }
 
 #[test]
@@ -428,7 +435,7 @@ fn a_journalctl_that_ends_is_started_again_after_the_last_batch() {
     block_on(async {
         let (outlet, mut taken) = outlet(Some("s=before"));
         let source = Source::Journal(fake.journal(filter()));
-        let reading = tokio::spawn(keep_reading(source, outlet));
+        let reading = tokio::spawn(keep_reading(only(source), outlet));
         let begun = ErrorBatch::default();
         assert_eq!(taken.recv().await.unwrap(), begun);
         assert_eq!(taken.recv().await.unwrap().lines[0].message, "disk on fire");
@@ -452,8 +459,8 @@ fn a_shutdown_ends_the_task_and_its_child() {
     block_on(async {
         let (outlet, _taken) = outlet(Some("s=before"));
         let (stop, stopped) = watch::channel(false);
-        let source = std::future::ready(Some(Source::Journal(fake.journal(filter()))));
-        let reading = tokio::spawn(read_until(source, outlet, stopped));
+        let source = Source::Journal(fake.journal(filter()));
+        let reading = tokio::spawn(read_until(only(source), outlet, stopped));
         let file = fake.dir.path().join("pid");
         let pid = loop {
             match fs::read_to_string(&file) {
@@ -530,7 +537,7 @@ fn a_file_in_place_of_the_device_is_read_from_its_end_on_and_a_line_once_it_is_w
     fs::write(&device, "3,1,1,-;history\n").unwrap();
     block_on(async {
         let (outlet, mut taken) = outlet(None);
-        let reading = tokio::spawn(keep_reading(Source::Kmsg(Kmsg::new(device.clone(), filter())), outlet));
+        let reading = tokio::spawn(keep_reading(only(Source::Kmsg(Kmsg::new(device.clone(), filter()))), outlet));
         assert_eq!(taken.recv().await.unwrap().lines, [], "it is read");
         let mut write = fs::OpenOptions::new().append(true).open(&device).unwrap();
         write.write_all(b"3,2,2,-;first\n SUBSYSTEM=usb\n3,3,3,-;sec").unwrap();
@@ -549,7 +556,7 @@ fn of_a_new_boot_everything_is_read_and_what_the_ring_no_longer_holds_is_counted
     fs::write(&device, "3,5,1,-;the oldest that is left\n3,6,2,-;and the next\n").unwrap();
     block_on(async {
         let (outlet, mut taken) = outlet(Some(&format!("kmsg:{}:900", BootId([7; 16]))));
-        let reading = tokio::spawn(keep_reading(Source::Kmsg(Kmsg::new(device, filter())), outlet));
+        let reading = tokio::spawn(keep_reading(only(Source::Kmsg(Kmsg::new(device, filter()))), outlet));
         assert_eq!(taken.recv().await.unwrap().lines, [], "it is read");
         let batch = taken.recv().await.unwrap();
         assert_eq!((batch.lines.len(), batch.missed), (2, 5), "{batch:?}");
@@ -585,7 +592,7 @@ fn a_kill_for_want_of_memory_is_taken_below_the_severity_that_is_collected() {
     block_on(async {
         let (outlet, mut taken) = outlet(Some(&format!("kmsg:{}:0", filter().boot.unwrap())));
         let filter = Filter { min_severity: Severity::Critical, ..filter() };
-        let reading = tokio::spawn(keep_reading(Source::Kmsg(Kmsg::new(device, filter)), outlet));
+        let reading = tokio::spawn(keep_reading(only(Source::Kmsg(Kmsg::new(device, filter))), outlet));
         let mut lines = Vec::new();
         while lines.last().is_none_or(|line: &ErrorLine| line.message != "the last") {
             lines.extend(taken.recv().await.unwrap().lines);
@@ -605,11 +612,11 @@ fn records_are_taken_after_the_cursor_and_a_gap_is_counted_as_missed() {
     let boot = filter().boot.unwrap();
     block_on(async {
         let (outlet, mut taken) = outlet(Some(&format!("kmsg:{boot}:10")));
-        let reading = tokio::spawn(keep_reading(Source::Kmsg(Kmsg::new(device.clone(), filter())), outlet));
+        let reading = tokio::spawn(keep_reading(only(Source::Kmsg(Kmsg::new(device.clone(), filter()))), outlet));
         let write = {
             let device = device.clone();
             // Opening waits for the reader, so it has a thread of its own.
-            spawn_blocking(move || fs::OpenOptions::new().write(true).open(device)).await.unwrap().unwrap()
+            tokio::task::spawn_blocking(move || fs::OpenOptions::new().write(true).open(device)).await.unwrap().unwrap()
         };
         let mut batches = Vec::new();
         for record in [

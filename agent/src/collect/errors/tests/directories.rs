@@ -3,12 +3,12 @@
 use super::*;
 
 /// Each look at them follows the one before at once.
-fn journal(fake: &Fake) -> Source {
+pub(super) fn journal(fake: &Fake) -> Source {
     Source::Journal(Journal::new(fake.program.clone(), filter(), fake.dir.path(), Duration::from_millis(1)))
 }
 
 /// The next batch that says something.
-async fn next(taken: &mut mpsc::Receiver<ErrorBatch>) -> ErrorBatch {
+pub(super) async fn next(taken: &mut mpsc::Receiver<ErrorBatch>) -> ErrorBatch {
     loop {
         let batch = taken.recv().await.unwrap();
         if batch != ErrorBatch::default() {
@@ -17,7 +17,7 @@ async fn next(taken: &mut mpsc::Receiver<ErrorBatch>) -> ErrorBatch {
     }
 }
 
-fn messages(batch: &ErrorBatch) -> Vec<&str> {
+pub(super) fn messages(batch: &ErrorBatch) -> Vec<&str> {
     batch.lines.iter().map(|line| line.message.as_str()).collect()
 }
 
@@ -35,7 +35,7 @@ fn a_journal_that_moves_to_persistent_storage_is_read_on_there_and_no_line_told_
     );
     block_on(async {
         let (outlet, mut taken) = outlet(Some("s=before"));
-        let reading = tokio::spawn(keep_reading(journal(&fake), outlet));
+        let reading = tokio::spawn(keep_reading(only(journal(&fake)), outlet));
         assert_eq!(messages(&next(&mut taken).await), ["disk on fire"]);
         write_tree(fake.dir.path(), &[("var/log/journal/0123/system.journal", "")]);
         let batch = next(&mut taken).await;
@@ -55,7 +55,7 @@ fn where_no_journal_is_left_it_is_told_that_nothing_is_read() {
     block_on(async {
         let (outlet, mut taken) = outlet(Some("s=before"));
         fs::create_dir(&ours).unwrap();
-        let reading = tokio::spawn(keep_reading(journal(&fake), outlet));
+        let reading = tokio::spawn(keep_reading(only(journal(&fake)), outlet));
         assert_eq!(taken.recv().await, Some(ErrorBatch::default()), "it is read");
         fs::remove_dir_all(fake.dir.path().join("run/log/journal/0123")).unwrap();
         assert!(next(&mut taken).await.is_unread, "what is left is an empty directory");
