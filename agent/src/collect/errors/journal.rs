@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::lines::{Line, Lines};
@@ -164,10 +164,7 @@ impl Journal {
     ) -> Result<Result<(), String>, Ended> {
         // Before journalctl does: what comes in between is then seen as new here.
         let dirs = self.dirs();
-        let mut child = self.command(args).spawn().map_err(|error| failed(&self.name(), error))?;
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(failed(&self.name(), "started without pipes"));
-        };
+        let (mut child, stdout, stderr) = self.start(args)?;
         let reading = async {
             let ended = tokio::select! {
                 ended = self.batches(stdout, but, outlet) => ended,
@@ -293,15 +290,30 @@ impl Journal {
     pub(super) async fn newest(&self, boot: Option<BootId>, within: Duration) -> Result<Option<String>, Ended> {
         let args = ["--lines=1", "--output-fields=__CURSOR"].into_iter().map(OsString::from);
         let matches = self.machine_match().into_iter().chain(boot.map(boot_match)).map(OsString::from);
-        let output = timeout(within, self.command(args.chain(matches)).output()).await;
-        let output = output.map_err(|_| failed(&self.name(), format_args!("no answer within {within:?}")))?;
-        let output = output.map_err(|error| failed(&self.name(), error))?;
-        if !output.status.success() {
-            let complaint = String::from_utf8_lossy(&output.stderr);
-            let complaint = complaint.trim().lines().last().unwrap_or_default();
-            return Err(failed(&self.name(), format_args!("ended with {}; it said {complaint:?}", output.status)));
+        let first = timeout(within, self.first_line(args.chain(matches))).await;
+        let line = first.map_err(|_| failed(&self.name(), format_args!("no answer within {within:?}")))??;
+        Ok(Entry::parse(&line).map(|entry| entry.cursor))
+    }
+
+    /// The first line that journalctl says, and no more of it: what it has to say has no bound of its own. Empty, if it
+    /// ends well without one.
+    async fn first_line(&self, args: impl IntoIterator<Item = OsString>) -> Result<Vec<u8>, Ended> {
+        let (mut child, stdout, stderr) = self.start(args)?;
+        let reading = async {
+            let line = Lines::new(BufReader::new(stdout), LINE_BYTES_MAX).next().await;
+            if !matches!(line, Ok(None)) {
+                child.start_kill().ok();
+            }
+            line
+        };
+        let (line, complaint) = tokio::join!(reading, last_line(stderr));
+        let status = child.wait().await.map_err(|error| failed(&self.name(), error))?;
+        match line.map_err(|error| failed(&self.name(), error))? {
+            Some(Line::Whole(line)) => Ok(line),
+            Some(Line::TooLong) => Err(failed(&self.name(), format_args!("a line of more than {LINE_BYTES_MAX} B"))),
+            None if status.success() => Ok(Vec::new()),
+            None => Err(failed(&self.name(), format_args!("ended with {status}; it said {complaint:?}"))),
         }
-        Ok(Entry::parse(&output.stdout).map(|entry| entry.cursor))
     }
 
     /// `--merge`, because `--follow` alone passes over what was written in earlier boots; `--no-tail`, because it shows
@@ -339,6 +351,15 @@ impl Journal {
 
     fn machine_match(&self) -> Option<String> {
         self.machine.as_ref().map(|machine| format!("_MACHINE_ID={machine}"))
+    }
+
+    /// journalctl, with what it says and what it complains of.
+    fn start(&self, args: impl IntoIterator<Item = OsString>) -> Result<(Child, ChildStdout, ChildStderr), Ended> {
+        let mut child = self.command(args).spawn().map_err(|error| failed(&self.name(), error))?;
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(failed(&self.name(), "started without pipes"));
+        };
+        Ok((child, stdout, stderr))
     }
 
     fn command(&self, args: impl IntoIterator<Item = OsString>) -> Command {

@@ -16,6 +16,7 @@ use crate::engine::observation::{ErrorLine, ErrorSource};
 use crate::engine::time::Unix;
 
 mod directories;
+mod newest;
 mod threads;
 
 /// No test waits for longer than this.
