@@ -5,14 +5,27 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::net::lookup_host;
 use tokio::sync::watch;
 
-type Answer = Arc<io::Result<Vec<SocketAddr>>>;
+use crate::own_thread::{NotDone, on_own_thread};
+
+type Found = Result<Vec<SocketAddr>, LookupError>;
+type Answer = Arc<Found>;
 type Pending = watch::Receiver<Option<Answer>>;
+
+/// Why there are no addresses.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LookupError {
+    /// The resolver's word.
+    #[error(transparent)]
+    Resolver(#[from] io::Error),
+    /// It says nothing of the name.
+    #[error(transparent)]
+    NotAsked(#[from] NotDone),
+}
 
 /// What is being asked for: the broker's name, and those that the configuration keeps in reach.
 static ASKED: Mutex<BTreeMap<String, Pending>> = Mutex::new(BTreeMap::new());
@@ -24,16 +37,17 @@ pub(crate) async fn addresses(host: &str) -> Answer {
         return Arc::new(Ok(vec![SocketAddr::new(address, 0)]));
     }
     let question = (host.to_owned(), 0);
-    ask(host.to_owned(), async { Ok(lookup_host(question).await?.collect()) }).await
+    let resolve = async { Ok(on_own_thread("lookup", move || question.to_socket_addrs()).await??.collect()) };
+    ask(host.to_owned(), resolve).await
 }
 
-async fn ask(name: String, resolve: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static) -> Answer {
+async fn ask(name: String, resolve: impl Future<Output = Found> + Send + 'static) -> Answer {
     let mut pending = pending(name, resolve);
     let answer = pending.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
-    answer.unwrap_or_else(|| Arc::new(Err(io::Error::other("whoever asked the resolver has ended"))))
+    answer.unwrap_or_else(|| Arc::new(Err(io::Error::other("whoever asked the resolver has ended").into())))
 }
 
-fn pending(name: String, resolve: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static) -> Pending {
+fn pending(name: String, resolve: impl Future<Output = Found> + Send + 'static) -> Pending {
     let mut asked = asked();
     // An error means that its runtime has ended, and it with that.
     if let Some(pending) = asked.get(&name).filter(|pending| pending.has_changed().is_ok()) {
@@ -70,14 +84,14 @@ mod tests {
     async fn a_resolver_that_hangs_is_asked_once_and_its_answer_is_for_all_who_wait_then() {
         let name = || "hangs.example".to_owned();
         let (resolver, hangs) = oneshot::channel();
-        let first = ask(name(), async { hangs.await.map_err(io::Error::other) });
+        let first = ask(name(), async { Ok(hangs.await.map_err(io::Error::other)?) });
         assert!(timeout(Duration::from_millis(20), first).await.is_err());
         let [second, third] = [(); 2].map(|()| ask(name(), async { unreachable!("it is asked already") }));
         let found: Vec<SocketAddr> = vec!["192.0.2.1:1".parse().unwrap()];
         let answers = async { tokio::join!(second, third, async { resolver.send(found.clone()).unwrap() }) };
         let (second, third, ()) = answers.await;
         assert_eq!((second.as_ref().as_ref().unwrap(), third.as_ref().as_ref().unwrap()), (&found, &found));
-        let anew = ask(name(), async { Err(io::ErrorKind::NotFound.into()) }).await;
+        let anew = ask(name(), async { Err(io::Error::from(io::ErrorKind::NotFound).into()) }).await;
         assert!(anew.is_err(), "what was found is not kept");
     }
 

@@ -13,6 +13,7 @@ use crate::collect::clock;
 use crate::config::{BrokerUrl, Tls};
 use crate::engine::io::{LinkFault, LinkFaultKind};
 use crate::engine::time::Unix;
+use crate::lookup::LookupError;
 use crate::wire::date;
 
 /// How much is told of a text that was no packet.
@@ -30,8 +31,16 @@ pub(super) struct Attempt<'a> {
     pub(super) own: Option<&'a Facts>,
 }
 
-pub(super) fn of_lookup(url: &BrokerUrl, error: &io::Error) -> LinkFault {
-    let detail = format!("{} was not found ({error}): check the name in mqtt.url and the gateway's DNS", url.host);
+pub(super) fn of_lookup(url: &BrokerUrl, error: &LookupError) -> LinkFault {
+    let host = &url.host;
+    let detail = match error {
+        LookupError::Resolver(error) => {
+            format!("{host} was not found ({error}): check the name in mqtt.url and the gateway's DNS")
+        }
+        LookupError::NotAsked(error) => {
+            format!("{host} could not be looked up: {error}: is a limit of tasks (TasksMax=, pids.max) reached?")
+        }
+    };
     LinkFault::new(LinkFaultKind::Dns, detail)
 }
 

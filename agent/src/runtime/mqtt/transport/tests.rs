@@ -14,6 +14,7 @@ use tokio_rustls::rustls::{HandshakeKind, RootCertStore, ServerConfig, crypto};
 
 use super::clock::realtime as now;
 use super::*;
+use crate::own_thread::tests::NoThreads;
 
 /// A certificate authority.
 pub(in crate::runtime::mqtt) struct Ca {
@@ -467,6 +468,16 @@ async fn a_name_without_an_address_is_a_matter_of_dns() {
     assert_eq!(fault.kind, LinkFaultKind::Dns);
     assert!(fault.detail.starts_with(&format!("{host} was not found (")), "{}", fault.detail);
     assert!(fault.detail.ends_with("): check the name in mqtt.url and the gateway's DNS"), "{}", fault.detail);
+}
+
+#[tokio::test]
+async fn where_there_is_no_thread_to_look_a_name_up_the_name_is_not_blamed() {
+    let none = NoThreads::begin();
+    let fault = open(&Target::new(url(false, "broker-1.example", 1883), None)).await.unwrap_err();
+    drop(none);
+    assert_eq!(fault.kind, LinkFaultKind::Dns);
+    let expected = "broker-1.example could not be looked up: the system gives no thread: ";
+    assert!(fault.detail.starts_with(expected), "{}", fault.detail);
 }
 
 #[test]
