@@ -42,13 +42,14 @@ pub(crate) fn on_own_thread<T: Send + 'static, W: FnOnce() -> T + Send + 'static
     }
 }
 
+/// Of threads, also of those that are joined.
 #[cfg(not(test))]
-fn builder() -> Builder {
+pub(crate) fn builder() -> Builder {
     Builder::new()
 }
 
 #[cfg(test)]
-use tests::builder;
+pub(crate) use tests::builder;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -83,7 +84,7 @@ pub(crate) mod tests {
         }
     }
 
-    pub(super) fn builder() -> Builder {
+    pub(crate) fn builder() -> Builder {
         let Some(refused) = REFUSED.get() else { return Builder::new() };
         REFUSED.set(Some(refused + 1));
         // The system has no room for such a stack.

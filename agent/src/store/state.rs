@@ -48,6 +48,7 @@ pub(super) use self::generation::{GENERATION_FILE, was_used};
 use self::generation::{Generation, Last};
 pub(super) use self::kept::KEPT_DIR;
 use self::kept::Kept;
+use self::pool::POOL;
 use self::reserve::Reserve;
 #[cfg(feature = "simulate")]
 pub(crate) use self::reserve::{RESERVE_PART_BYTES, reserve_to_hold};
@@ -119,6 +120,8 @@ struct Opened {
 /// Why sled did not do it.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
+    #[error("start threads for sled: {0}")]
+    NoThreads(io::Error),
     #[error(transparent)]
     Sled(#[from] sled::Error),
     #[error(transparent)]
@@ -244,6 +247,8 @@ impl State {
     }
 
     fn commit(&mut self, entries: &[(String, Option<Bytes>)]) -> Result<(), StoreFault> {
+        // Before anything is handed to sled, which flushes when it is closed, too.
+        POOL.prepare().map_err(|error| self.fault("put into", &Trouble::NoThreads(error)))?;
         let mut attempt = 1;
         loop {
             let Err(trouble) = self.try_commit(entries) else { return Ok(()) };
@@ -290,6 +295,7 @@ impl State {
             db.db.apply_batch(batch)?;
             Ok(db.db.flush()?)
         })?;
+        POOL.is_up();
         db.suspect = true;
         db.file.sync_data()?;
         db.suspect = false;
@@ -361,6 +367,7 @@ impl State {
     fn is_damage(&self, trouble: &Trouble) -> bool {
         match trouble {
             _ if rewrite::is_unfinished(&self.root) => false,
+            Trouble::NoThreads(_) => false,
             Trouble::Sled(sled::Error::Io(error)) | Trouble::Io(error) if disk::is_passing(error) => false,
             Trouble::Io(error) if unreadable::is_refusal(error) => self.dead,
             other => !is_lock(other),
@@ -628,6 +635,7 @@ fn check_sync(path: &Path) -> io::Result<()> {
 /// A database that was just dropped may be locked a moment longer: by a thread of sled's own that hasn't ended, or by a
 /// process that was forked and hasn't yet become another program.
 fn open_sled(dir: &Path) -> Result<sled::Db, Trouble> {
+    POOL.prepare().map_err(Trouble::NoThreads)?;
     let mut tries = 1;
     loop {
         let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);

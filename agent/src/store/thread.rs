@@ -6,6 +6,7 @@ use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
@@ -18,6 +19,10 @@ use crate::engine::record::Class;
 
 /// Operations that may wait for the store; one more is refused as [`StoreFault::Busy`].
 pub const STORE_QUEUE_MAX: usize = 256;
+
+/// How long the thread may take for what waits when it is to end. A slow card needs some seconds; beside the engine's
+/// own bounds there is room for it within what the unit gives a stop (TimeoutStopSec=).
+const END_MAX: Duration = Duration::from_secs(12);
 
 type Job = (EffectId, StoreOp);
 type Answer = (EffectId, Result<StoreReply, StoreFault>);
@@ -93,6 +98,8 @@ impl From<Absent> for Backing {
 pub struct StoreHandle {
     queue: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
+    /// Is closed when the thread has done all.
+    ended: Receiver<()>,
     back: Back,
 }
 
@@ -120,8 +127,13 @@ impl StoreHandle {
         let (queue, jobs) = sync_channel(STORE_QUEUE_MAX);
         let (store, back) = (store.into(), Back::default());
         let noted = back.clone();
-        let thread = Builder::new().name("store".to_owned()).spawn(move || run(store, &jobs, &replies, &noted))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), back })
+        let (ending, ended) = sync_channel(0);
+        let work = move || {
+            let _ending: SyncSender<()> = ending;
+            run(store, &jobs, &replies, &noted);
+        };
+        let thread = Builder::new().name("store".to_owned()).spawn(work)?;
+        Ok(Self { queue: Some(queue), thread: Some(thread), ended, back })
     }
 
     /// Queues an operation. Never blocks: the thread may itself be waiting for room among the engine's inputs, and two
@@ -138,26 +150,29 @@ impl StoreHandle {
         })
     }
 
-    /// Ends the thread after it has done all that was submitted, and committed it. The receiver of the replies must be
+    /// Ends the thread after it has done all that was submitted, and committed it, or leaves it behind where it hangs.
+    /// The receiver of the replies must be
     /// read on or dropped meanwhile: the last answers wait for room in it. Gives the store that was absent, if it was
     /// found again.
     pub fn close(mut self) -> Option<Found> {
-        self.end();
+        self.end(END_MAX);
         self.back.found().take()
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, within: Duration) {
         self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic in it was printed when it happened, and there is nothing left to save here.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        if self.ended.recv_timeout(within) == Err(RecvTimeoutError::Timeout) {
+            return tracing::error!("store: its thread hangs: what it has not written by now is lost");
         }
+        // A panic in it was printed when it happened, and there is nothing left to save here.
+        let _ = thread.join();
     }
 }
 
 impl Drop for StoreHandle {
     fn drop(&mut self) {
-        self.end();
+        self.end(END_MAX);
     }
 }
 
@@ -233,5 +248,28 @@ fn reply(answers: Vec<Answer>, stats: StoreStats, replies: &Sender<Input>) {
         if let Err(TrySendError::Full(answer)) = replies.try_send(Input::Store { id, result, stats }) {
             let _ = replies.blocking_send(answer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreSettings;
+
+    #[test]
+    fn a_thread_that_hangs_does_not_hold_up_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = StoreSettings { path: dir.path().join("store"), max_bytes: 16 * 1024 * 1024 };
+        let (store, _) = Store::open(&settings).unwrap();
+        // Nobody takes its answers.
+        let (replies, mut taken) = tokio::sync::mpsc::channel(1);
+        let mut handle = StoreHandle::spawn(store, replies).unwrap();
+        for id in 1..=3 {
+            handle.submit(EffectId(id), StoreOp::Probe).unwrap();
+        }
+        handle.end(Duration::from_millis(50));
+        assert!(handle.thread.is_none(), "it is left behind");
+        let answers = std::iter::from_fn(|| taken.blocking_recv()).count();
+        assert_eq!(answers, 3, "it goes on where it can, and has ended then");
     }
 }
