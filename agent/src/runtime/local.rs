@@ -90,8 +90,9 @@ fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
 
 async fn accept(listener: UnixListener, requests: mpsc::Sender<Request>) {
     let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut fails = false;
     loop {
-        let Some((stream, _)) = accepted(listener.accept().await).await else { continue };
+        let Some((stream, _)) = accepted(listener.accept().await, &mut fails).await else { continue };
         let Ok(place) = std::sync::Arc::clone(&places).try_acquire_owned() else { continue };
         let requests = requests.clone();
         tokio::spawn(async move {
@@ -102,12 +103,16 @@ async fn accept(listener: UnixListener, requests: mpsc::Sender<Request>) {
     }
 }
 
-/// What was accepted; after a failure, a pause. Out of file descriptors, the next would fail in the same instant.
-async fn accepted<T>(result: io::Result<T>) -> Option<T> {
+/// What was accepted; after a failure, a pause. Out of file descriptors, the next would fail in the same instant. The
+/// first failure in a row is told.
+async fn accepted<T>(result: io::Result<T>, fails: &mut bool) -> Option<T> {
+    let failed_before = std::mem::replace(fails, result.is_err());
     match result {
         Ok(connection) => Some(connection),
         Err(error) => {
-            tracing::warn!("local socket: accept: {error}");
+            if !failed_before {
+                tracing::warn!("local socket: accept: {error}; trying again each second");
+            }
             tokio::time::sleep(ACCEPT_PAUSE).await;
             None
         }
@@ -192,11 +197,14 @@ mod tests {
     #[tokio::test]
     async fn without_file_descriptors_accepting_pauses() {
         let error = io::Error::from(rustix::io::Errno::MFILE);
+        let mut fails = false;
         tokio::select! {
             biased;
-            _ = accepted::<()>(Err(error)) => panic!("it would be asked again at once"),
+            _ = accepted::<()>(Err(error), &mut fails) => panic!("it would be asked again at once"),
             () = tokio::task::yield_now() => {}
         }
-        assert_eq!(accepted(Ok(7)).await, Some(7));
+        assert!(fails, "the next failure is no news");
+        assert_eq!(accepted(Ok(7), &mut fails).await, Some(7));
+        assert!(!fails);
     }
 }

@@ -308,6 +308,8 @@ impl Signals {
     /// The system gives none.
     pub fn listen() -> Result<Self, RunError> {
         let open = |kind| signal(kind).map_err(|source| RunError::System { what: "listen to signals", source });
+        // Nobody waits for it: where files may not be so large (RLIMIT_FSIZE), a write fails as on a full disk.
+        drop(open(SignalKind::from_raw(libc::SIGXFSZ))?);
         Ok(Self([open(SignalKind::terminate())?, open(SignalKind::interrupt())?, open(SignalKind::hangup())?]))
     }
 }

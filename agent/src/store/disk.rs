@@ -66,15 +66,15 @@ impl<T> Attempt<T> for rustix::io::Result<T> {
     }
 }
 
-/// A full disk is told apart: it is the one failure that the engine can end by giving something up.
+/// A full disk is told apart, and a limit of files' sizes (RLIMIT_FSIZE) with it: it is the one failure that the engine can end by giving something up.
 pub(super) fn fault(what: String, error: &io::Error) -> StoreFault {
     if is_no_space(error) { StoreFault::NoSpace { what } } else { StoreFault::Io { what: format!("{what}: {error}") } }
 }
 
 pub(super) fn is_no_space(error: &io::Error) -> bool {
     // The kinds too: sled hands its errors on as copies, without the number.
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        || matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT))
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+        || matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG))
 }
 
 /// Makes the directory and those above it, for the owner alone, each of them lasting through a power cut.

@@ -139,12 +139,14 @@ enum Trouble {
 }
 
 impl Trouble {
-    /// Whether the system said that there is no space, or a quota is spent.
+    /// Whether the system said that there is no space, a quota is spent, or files may not be so large.
     fn is_no_space(&self) -> bool {
         match self {
             Self::Sled(sled::Error::Io(error)) | Self::Io(error) => disk::is_no_space(error),
             // The error that sled met stands in it, with its kind.
-            Self::Panicked(text) => text.contains("StorageFull") || text.contains("QuotaExceeded"),
+            Self::Panicked(text) => {
+                ["StorageFull", "QuotaExceeded", "FileTooLarge"].iter().any(|kind| text.contains(kind))
+            }
             _ => false,
         }
     }

@@ -279,7 +279,7 @@ fn a_panic_inside_sled_is_an_error_with_its_words() {
 
 #[test]
 fn that_there_is_no_space_is_known_by_the_error_whoever_tells_of_it() {
-    for (errno, expected) in [(Errno::NOSPC, true), (Errno::DQUOT, true), (Errno::IO, false)] {
+    for (errno, expected) in [(Errno::NOSPC, true), (Errno::DQUOT, true), (Errno::FBIG, true), (Errno::IO, false)] {
         let error = || io::Error::from(errno);
         // As sled clones it.
         let copy = sled::Error::Io(io::Error::new(error().kind(), format!("{:?}", error())));
