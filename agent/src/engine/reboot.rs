@@ -127,7 +127,12 @@ impl Reboot {
 impl Engine {
     /// What was done takes a boot: the next one tells that it succeeded.
     pub(super) fn boot_into(&mut self, now: Now, act: EffectId, trial: Option<&str>) {
-        self.effects.log(LogLevel::Warn, "the machine reboots: that completes what was done");
+        let text = if self.stopping.is_some() {
+            "what was done waits for a boot: the agent ends"
+        } else {
+            "the machine reboots: that completes what was done"
+        };
+        self.effects.log(LogLevel::Warn, text);
         let commanded = self.commands.of_act(act).is_some();
         let reboot = self.order_completion(now);
         if let Some(reboot) = &mut self.reboot {
@@ -181,9 +186,11 @@ impl Engine {
     }
 
     /// When the goodbye is to begin; `None` also while that waits for a change of the quarantine, or for the journaling
-    /// of what may take it back.
+    /// of what may take it back, and where there is a goodbye already: what ends meanwhile, and takes a boot, is no
+    /// reason to go down by the way.
     pub(super) fn reboot_deadline(&self) -> Option<Mono> {
-        self.reboot_due_at().filter(|_| !self.quarantine_changes() && !self.commands.is_canceling())
+        let may_begin = self.stopping.is_none() && !self.quarantine_changes() && !self.commands.is_canceling();
+        self.reboot_due_at().filter(|_| may_begin)
     }
 
     pub(super) fn reboot_due_at(&self) -> Option<Mono> {

@@ -59,7 +59,7 @@ impl Stopping {
 }
 
 impl Engine {
-    /// Begins to stop; a second request changes nothing.
+    /// Begins to stop; a second request only takes back that the machine goes down.
     pub(super) fn stop(&mut self, now: Now, reason: StopReason) {
         if let Some(stopping) = &mut self.stopping {
             // Told to stop while it waits for the machine to go down: that is it.
@@ -67,6 +67,7 @@ impl Engine {
                 stopping.stage = Stage::Over;
                 self.effects.push(Effect::Exit);
             }
+            stopping.reason = reason;
             self.leave_reboot();
             return;
         }
@@ -141,9 +142,11 @@ impl Engine {
             // The runtime lets the store finish what is queued before it ends.
             self.effects.close();
             self.effects.store(Purpose::Note, StoreOp::Commit);
-            if self.go_down() {
+            // What was done in the meantime may wait for a boot, too: who stops the agent hasn't asked for one.
+            if stopping.reason == StopReason::Rebooting && self.go_down() {
                 enter(&mut stopping, Stage::Reboot);
             } else {
+                self.leave_reboot();
                 self.effects.push(Effect::Exit);
                 enter(&mut stopping, Stage::Over);
             }

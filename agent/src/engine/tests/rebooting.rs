@@ -495,6 +495,37 @@ fn nothing_that_waited_begins_while_the_agent_ends() {
 }
 
 #[test]
+fn a_rollback_that_ends_while_somebody_stops_the_agent_neither_reboots_the_machine_nor_takes_the_stop_back() {
+    for reboots_first in [false, true] {
+        let mut world = World::with(config_with("[rollback.firmware]\nkind = \"rauc\""));
+        world.advance(SECOND);
+        world.acts_succeed = false;
+        world.command("r", "rollback", json!({"target": "firmware"}), 1);
+        world.settle();
+        let (id, _) = world.acts.pop().unwrap();
+        world.withhold_acks = true;
+        if reboots_first {
+            world.engine.stop(world.now, StopReason::Rebooting);
+        }
+        world.input(Input::Stop { reason: StopReason::Stopped });
+        world.advance(SECOND);
+        assert!(!world.exited, "the broker is slow to answer");
+        world.input(Input::ActDone { id, outcome: needs_reboot() });
+        world.advance(10 * SECOND);
+        assert!(world.exited && world.acts.is_empty(), "{:?}", world.acted);
+        let presence = world.got.iter().rfind(|got| got.topic.ends_with("/presence")).unwrap();
+        assert_eq!((&presence.body["online"], &presence.body["reason"]), (&false.into(), &"stopped".into()));
+        world.withhold_acks = false;
+        world.crash();
+        world.advance(10 * SECOND);
+        assert!(!world.acted.contains(&Act::Reboot), "{:?}", world.acted);
+        let end = world.results("r").pop().unwrap();
+        let waits = "it is done, and waits for a boot: the agent was started again in the same boot";
+        assert_eq!((&end["status"], &end["detail"]), (&"FAILED".into(), &waits.into()));
+    }
+}
+
+#[test]
 fn error_lines_of_a_goodbye_that_was_taken_back_are_counted() {
     let mut world = world();
     world.input(Input::Errors(ErrorBatch::default()));
