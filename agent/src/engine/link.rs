@@ -454,6 +454,11 @@ impl Link {
             self.close(now, LinkFaultKind::Refused, refusal(&ack.code, self.settings.named), effects);
             return None;
         }
+        if ack.packet_max == Some(0) {
+            let what = "the broker takes packets of at most 0 B, which MQTT forbids: nothing could be sent to it";
+            self.close(now, LinkFaultKind::Protocol, what.into(), effects);
+            return None;
+        }
         if ack.qos_max == 0 {
             let what = "the broker takes nothing above QoS 0: it would acknowledge no record";
             self.close(now, LinkFaultKind::Refused, what.into(), effects);

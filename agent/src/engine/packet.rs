@@ -330,7 +330,7 @@ impl AckReason {
     /// Whether it may be for what is in it, and not for where it was sent, by whom and how often.
     #[must_use]
     pub const fn is_of_the_record(self) -> bool {
-        matches!(self, Self::PayloadFormatInvalid | Self::Other(_))
+        matches!(self, Self::PayloadFormatInvalid | Self::TooLarge | Self::Other(_))
     }
 }
 

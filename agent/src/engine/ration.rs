@@ -68,6 +68,11 @@ impl Ration {
         self.tokens >= Self::ONE
     }
 
+    /// One that was taken was not needed.
+    pub(super) fn give_back(&mut self) {
+        self.tokens = self.tokens.saturating_add(Self::ONE).min(self.most);
+    }
+
     fn spend(&mut self, amount: usize) {
         let amount = i64::try_from(amount).unwrap_or(i64::MAX).saturating_mul(Self::ONE);
         self.tokens = self.tokens.saturating_sub(amount);

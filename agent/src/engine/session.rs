@@ -20,7 +20,7 @@ use super::metric::{Metric, Point};
 use super::observation::Severity;
 use super::outbox::Outbox;
 use super::packet::{Connect, PACKET_MAX_ANNOUNCED, Publish, RECEIVE_MAX};
-use super::record::{Event, EventKind, Stamp};
+use super::record::{Class, Event, EventKind, Stamp};
 use super::suspect::Suspects;
 use super::time::{Mono, Now};
 use crate::text::head;
@@ -38,6 +38,14 @@ const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
 /// As much of a topic as is told where the broker made it up.
 const TOPIC_BYTES_SHOWN_MAX: usize = 128;
 
+/// A record that was too long to be sent: those behind it have their turn.
+#[derive(Debug)]
+struct PassedOver {
+    leaf: &'static str,
+    class: Class,
+    seq: u64,
+}
+
 /// The engine's side of the conversation.
 #[derive(Debug, Default)]
 pub(super) struct Session {
@@ -52,6 +60,8 @@ pub(super) struct Session {
     sample_bytes: usize,
     length: LengthMax,
     refused: Refused,
+    /// What was passed over, and is not yet judged: within one [`Engine::pump`] only.
+    passed: Vec<PassedOver>,
     denied: Denied,
     suspects: Suspects,
     refusal_logged: bool,

@@ -64,7 +64,8 @@ pub(crate) fn refusal(code: &ConnectCode, named: bool) -> String {
 pub const fn advice(reason: AckReason) -> &'static str {
     match reason {
         AckReason::TooLarge => {
-            "raise its limit, which it did not announce (mosquitto: message_size_limit), and reload the agent"
+            "raise its limit (mosquitto: message_size_limit, which it does not announce, or max_packet_size), and reload \
+             the agent"
         }
         AckReason::NotAuthorized => {
             "check its ACL for our topics, and that it goes by the id in them: it may go by the user name or the \

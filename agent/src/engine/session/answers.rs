@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::PassedOver;
 use super::sending::MESSAGE_BYTES_MAX;
 use crate::engine::Engine;
 use crate::engine::io::LogLevel;
@@ -15,7 +16,7 @@ use crate::engine::time::{Mono, Now};
 
 /// How long what the broker is to keep is left out: nothing waits behind that, and it may be refused for ever.
 const RETAINED_PAUSE: Duration = Duration::from_secs(300);
-/// A record that the broker refused so often while it took others, or however short it was made, is set aside.
+/// A record that the broker refused so often while it took others is set aside.
 const REFUSALS_MAX: u8 = 5;
 /// Refused messages whose refusals are counted: the newest of more begin anew, until the older are done with.
 const REFUSED_MAX: usize = 64;
@@ -64,21 +65,34 @@ struct Refusals {
     times: u8,
     /// Another record was taken on its topic since then. A broker that takes none proves nothing against one.
     others_taken: bool,
-    /// It was too large: next time it has no more.
-    bytes_max: Option<usize>,
+    /// It was too large with so many bytes.
+    too_large: Option<usize>,
+    /// It was too large, and can't be shorter: next time those behind it go without it. A broker may hang up over it, and
+    /// would take none of them.
+    sits_out: bool,
 }
 
 impl Refused {
-    /// How often the message that begins with this record has been refused, with this time; `too_large`: with so many
-    /// bytes, for that reason.
-    fn again(&mut self, leaf: &'static str, class: Class, first: u64, too_large: Option<usize>) -> u8 {
-        let new = Refusals { leaf, times: 0, others_taken: true, bytes_max: None };
-        let refusals = self.0.entry((class, first)).or_insert(new);
-        if std::mem::take(&mut refusals.others_taken) || too_large.is_some() {
+    /// How often the message that begins with this record has been refused, with this time.
+    fn again(&mut self, leaf: &'static str, class: Class, first: u64) -> u8 {
+        let refusals = self.of(leaf, class, first);
+        if std::mem::take(&mut refusals.others_taken) {
             refusals.times = refusals.times.saturating_add(1);
         }
-        refusals.bytes_max = too_large.map(|bytes| bytes / 2).or(refusals.bytes_max);
         refusals.times
+    }
+
+    /// It was too large with so many bytes: whether it gets shorter. Where it hasn't, it is whole again when its topic
+    /// has waited: then the broker may take more.
+    fn gets_shorter(&mut self, leaf: &'static str, class: Class, first: u64, bytes: usize) -> bool {
+        let refusals = self.of(leaf, class, first);
+        refusals.too_large = Some(bytes).filter(|bytes| refusals.too_large.is_none_or(|before| *bytes < before));
+        refusals.too_large.is_some()
+    }
+
+    fn of(&mut self, leaf: &'static str, class: Class, first: u64) -> &mut Refusals {
+        let new = Refusals { leaf, times: 0, others_taken: true, too_large: None, sits_out: false };
+        self.0.entry((class, first)).or_insert(new)
     }
 
     /// Keeps within its bound, of those that are not yet done with.
@@ -100,7 +114,17 @@ impl Refused {
 
     /// How long the message that begins with this record may be, where it was too large.
     pub(super) fn bytes_max(&self, class: Class, first: u64) -> Option<usize> {
-        self.0.get(&(class, first))?.bytes_max
+        self.0.get(&(class, first))?.too_large.map(|bytes| bytes / 2)
+    }
+
+    /// Whether the message that begins with this record is left out this time: only once, then it is sent again.
+    pub(super) fn sits_out(&mut self, class: Class, first: u64) -> bool {
+        self.0.get_mut(&(class, first)).is_some_and(|refusals| std::mem::take(&mut refusals.sits_out))
+    }
+
+    /// Whether it is one that was refused.
+    pub(super) fn holds(&self, class: Class, first: u64) -> bool {
+        self.0.contains_key(&(class, first))
     }
 
     /// It was taken, or set aside.
@@ -120,11 +144,9 @@ impl Engine {
         }
         let Cargo::Records { leaf, class, seqs } = cargo else { return self.answered_retained(now, &cargo, reason) };
         let first = seqs.first().copied().unwrap_or_default();
-        if reason.is_taken() || reason == AckReason::TooLarge {
-            self.session.flow.topics.taken(leaf);
-        }
         match reason {
             AckReason::Success | AckReason::NoMatchingSubscribers => {
+                self.session.flow.topics.taken(leaf);
                 for seq in seqs {
                     self.session.refused.forget(class, seq);
                     self.outbox.acknowledged(class, seq);
@@ -133,35 +155,59 @@ impl Engine {
                 self.session.refused.other_taken(leaf);
                 self.session.length.taken(now.mono);
             }
-            // CONNACK said nothing of it: mosquitto's message_size_limit. Each sample may fit in a message of its own …
+            // CONNACK said nothing of it: mosquitto's message_size_limit. Each sample may fit in a message of its own.
             AckReason::TooLarge if seqs.len() > 1 => {
+                self.session.flow.topics.shortened(leaf);
                 self.session.length.refused(now.mono, bytes);
                 self.outbox.rewind(class, first);
             }
-            // … and how a command ended is told without all that it printed.
-            AckReason::TooLarge => {
-                if class == Class::Results && !self.is_final(leaf, class, first, Some(bytes)) {
-                    self.outbox.rewind(class, first);
-                } else {
-                    self.set_aside(class, &seqs, "too_large");
+            // It is sent again anyway, because one before it was refused: then it is seen whether it has to be shorter.
+            AckReason::TooLarge if leaf == "results" && !self.outbox.is_in_flight(class, first) => {}
+            // How a command ended is told without all that it printed.
+            AckReason::TooLarge if leaf == "results" && self.gets_shorter(leaf, class, first, bytes) => {
+                self.session.flow.topics.shortened(leaf);
+                self.outbox.rewind(class, first);
+            }
+            _ => {
+                if self.is_to_wait(leaf, class, &seqs, reason) {
+                    self.session.flow.topics.refused(now.mono, leaf, reason);
+                    if let Some(refusals) = self.session.refused.0.get_mut(&(class, first)) {
+                        refusals.sits_out = reason == AckReason::TooLarge;
+                    }
                 }
             }
-            AckReason::PayloadFormatInvalid | AckReason::Other(_) if self.is_final(leaf, class, first, None) => {
-                // The broker took others there.
-                self.session.flow.topics.taken(leaf);
-                let is_format = reason == AckReason::PayloadFormatInvalid;
-                self.set_aside(class, &seqs, if is_format { "payload_format_invalid" } else { "refused" });
-            }
-            // That is for the topic, or may be: no record is given up for it.
-            AckReason::NotAuthorized
-            | AckReason::TopicNameInvalid
-            | AckReason::PayloadFormatInvalid
-            | AckReason::QuotaExceeded
-            | AckReason::Other(_) => {
-                self.outbox.rewind(class, first);
-                self.session.flow.topics.refused(now.mono, leaf, reason);
-            }
         }
+    }
+
+    /// What was not sent at all, because it is too long for the broker by its own word, or was last time: that is as if
+    /// it had been refused now.
+    pub(super) fn withhold(&mut self, now: Now, passed: &PassedOver) {
+        let PassedOver { leaf, class, seq } = *passed;
+        if self.is_to_wait(leaf, class, &[seq], AckReason::TooLarge) {
+            self.session.flow.topics.withheld(now.mono, leaf);
+        }
+    }
+
+    /// Whether what was refused is sent again once its topic has waited. No record is given up for what is for the
+    /// topic, or may be.
+    fn is_to_wait(&mut self, leaf: &'static str, class: Class, seqs: &[u64], reason: AckReason) -> bool {
+        let first = seqs.first().copied().unwrap_or_default();
+        if reason.is_of_the_record() && self.is_final(leaf, class, first) {
+            // The broker took others there.
+            self.session.flow.topics.taken(leaf);
+            let why = match reason {
+                AckReason::TooLarge => "too_large",
+                AckReason::PayloadFormatInvalid => "payload_format_invalid",
+                _ => "refused",
+            };
+            self.set_aside(class, seqs, why);
+            return false;
+        }
+        if reason == AckReason::TooLarge {
+            self.session.denied.too_large(leaf);
+        }
+        self.outbox.rewind(class, first);
+        true
     }
 
     /// What the broker answers it does not hang up over. Of what is older than a record that went ahead that says
@@ -180,6 +226,7 @@ impl Engine {
             _ if reason.is_for_now() => self.say_later(now, cargo),
             // It would be as large the next time: not at each change, nor at each connection.
             AckReason::TooLarge => {
+                self.session.denied.too_large(cargo.leaf());
                 self.session.suspects.refused_retained(cargo);
                 self.leave_out(now, cargo);
             }
@@ -188,11 +235,20 @@ impl Engine {
     }
 
     /// Counts a refusal of the message that begins with this record, and says whether it was the last.
-    fn is_final(&mut self, leaf: &'static str, class: Class, first: u64, too_large: Option<usize>) -> bool {
-        let is_final = self.session.refused.again(leaf, class, first, too_large) >= REFUSALS_MAX;
+    fn is_final(&mut self, leaf: &'static str, class: Class, first: u64) -> bool {
+        let is_final = self.session.refused.again(leaf, class, first) >= REFUSALS_MAX;
         self.session.refused.bound(|class, first| !self.outbox.is_behind(class, first));
         // What is to be sent again anyway, because one before it was refused, waits for its own turn.
         is_final && self.outbox.is_in_flight(class, first)
+    }
+
+    /// Whether what was too large can be told in fewer bytes.
+    fn gets_shorter(&mut self, leaf: &'static str, class: Class, first: u64, bytes: usize) -> bool {
+        let refused = &mut self.session.refused;
+        let shorter = refused.gets_shorter(leaf, class, first, bytes);
+        refused.bound(|class, first| !self.outbox.is_behind(class, first));
+        // Of more than can be remembered the newest would be tried as it is, again and again.
+        shorter && refused.bytes_max(class, first).is_some()
     }
 
     /// The broker closed the connection: perhaps it dislikes what it had not answered yet.

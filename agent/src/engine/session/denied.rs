@@ -22,7 +22,7 @@ impl Denied {
     pub(super) fn answered(&mut self, leaf: &'static str, reason: AckReason) -> Vec<Cargo> {
         match reason {
             _ if reason.is_taken() => self.0.remove(leaf).map_or_else(Vec::new, |was| self.forget(was)),
-            // That is of one message: shorter ones are tried.
+            // That is of one message, as long as shorter ones are tried.
             AckReason::TooLarge => Vec::new(),
             _ => {
                 self.0.insert(leaf, reason);
@@ -31,13 +31,19 @@ impl Denied {
         }
     }
 
+    /// What is to go on that topic is too large, and can't be made shorter.
+    pub(super) fn too_large(&mut self, leaf: &'static str) {
+        self.0.insert(leaf, AckReason::TooLarge);
+    }
+
     /// What was wrong was put right: whether it is so for the other topics, too, their next publish shows, and that may
     /// be days away.
     fn forget(&mut self, was: AckReason) -> Vec<Cargo> {
         let mut again = Vec::new();
         self.0.retain(|leaf, reason| {
             match *leaf {
-                _ if *reason != was => return true,
+                // What goes on another topic may be longer.
+                _ if *reason != was || was == AckReason::TooLarge => return true,
                 "presence" => again.push(Cargo::Presence),
                 "attributes" => again.push(Cargo::Attributes),
                 _ => {}

@@ -160,6 +160,13 @@ impl Flow {
         !self.is_backlog(class, first) || self.ration.take(now)
     }
 
+    /// It did not go out after all.
+    pub(super) fn give_back(&mut self, class: Class, first: u64) {
+        if self.is_backlog(class, first) {
+            self.ration.give_back();
+        }
+    }
+
     /// Whether a record waited when the connection came up. Results are never held up: whoever gave the command waits.
     const fn is_backlog(&self, class: Class, seq: u64) -> bool {
         match class {

@@ -1,15 +1,16 @@
 //! Sends what may be sent, in the order of the contract: presence, attributes, results, events, telemetry. Makes each
-//! message as long as the link carries and the broker takes, and sets aside what is no message at all. Whether the
-//! broker took it is seen when it answers.
+//! message as long as the link carries and the broker takes, leaves out for now what is longer all the same, and sets
+//! aside what is no message at all. Whether the broker took it is seen when it answers.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::PassedOver;
 use crate::config::Encoding;
 use crate::engine::Engine;
 use crate::engine::io::LogLevel;
-use crate::engine::link::Cargo;
+use crate::engine::link::{Cargo, WINDOW_MAX};
 use crate::engine::observation::Severity;
 use crate::engine::outbox::READ_LOW_WATER;
 use crate::engine::packet::Publish;
@@ -33,12 +34,28 @@ impl Engine {
     pub(in crate::engine) fn pump(&mut self, now: Now) {
         self.session.flow.topics.poll(now.mono);
         self.tell_drain(now);
-        while self.session.has_room(&self.link) && self.session.flow.is_allowed(now.mono) && self.send_next(now) {}
+        while self.send_what_may_go(now) {
+            // Only now: what lies behind it was to have its turn, and shows whether the broker takes that. Each time a
+            // topic closes, or some of it is set aside.
+            for passed in std::mem::take(&mut self.session.passed) {
+                self.withhold(now, &passed);
+            }
+        }
         if self.link.is_online() {
             for class in Class::ALL {
                 self.outbox.fill(class, &mut self.effects);
             }
         }
+    }
+
+    /// True if something of it was passed over.
+    fn send_what_may_go(&mut self, now: Now) -> bool {
+        while self.session.passed.len() < WINDOW_MAX
+            && self.session.has_room(&self.link)
+            && self.session.flow.is_allowed(now.mono)
+            && self.send_next(now)
+        {}
+        !self.session.passed.is_empty()
     }
 
     /// Says the last word of presence, where there is somebody to hear it.
@@ -119,6 +136,10 @@ impl Engine {
         self.outbox.sent_next(class, seq);
         let Some(mut record) = self.decode(class, seq, &bytes) else { return true };
         let leaf = record.body.leaf();
+        if self.session.refused.sits_out(class, seq) {
+            self.pass_over(PassedOver { leaf, class, seq });
+            return true;
+        }
         let mut payload = self.speaker().record(seq, &record);
         // How a command ended has to be told, by less of what it printed if need be: first its output goes, then its
         // detail.
@@ -148,7 +169,14 @@ impl Engine {
         if !self.session.flow.take_ration(now.mono, class, first) {
             return false;
         }
-        let (payload, seqs) = self.telemetry_message(class, upto);
+        if self.session.refused.sits_out(class, first) {
+            self.outbox.sent(class, 1);
+            self.pass_over(PassedOver { leaf: "telemetry", class, seq: first });
+            return true;
+        }
+        let alone = self.session.suspects.is_careful() || self.session.refused.holds(class, first);
+        let most = if alone { 1 } else { SAMPLES_PER_MESSAGE_MAX };
+        let (payload, seqs) = self.telemetry_message(class, upto, most);
         if seqs.is_empty() {
             self.outbox.sent(class, 1);
             self.unreadable(class, first, &stored);
@@ -160,18 +188,18 @@ impl Engine {
         true
     }
 
-    /// As many of the next samples as a message takes, and at least one; compressed if the config says so. None of them
+    /// As many of the next samples as a message takes, `most` of them, and at least one; compressed if the config says so. None of them
     /// if the first can't be read.
-    fn telemetry_message(&self, class: Class, upto: u64) -> (Vec<u8>, Vec<u64>) {
+    fn telemetry_message(&self, class: Class, upto: u64, most: usize) -> (Vec<u8>, Vec<u64>) {
         match self.config.telemetry.encoding {
             Encoding::Json => {
-                let (message, seqs) = self.telemetry_json(class, upto, self.samples_max(), self.message_bytes_max());
+                let (message, seqs) = self.telemetry_json(class, upto, most, self.message_bytes_max());
                 (message.finish(), seqs)
             }
             // How much is left of it is known when it is done: the last message tells how many samples to try.
             Encoding::JsonZstd => {
                 let guess = self.message_bytes_max() / self.session.sample_bytes.max(1);
-                let mut most = guess.clamp(1, self.samples_max());
+                let mut most = guess.clamp(1, most);
                 loop {
                     let (message, seqs) = self.telemetry_json(class, upto, most, usize::MAX);
                     let payload = crate::wire::payload::compress(message.finish());
@@ -182,10 +210,6 @@ impl Engine {
                 }
             }
         }
-    }
-
-    fn samples_max(&self) -> usize {
-        if self.session.suspects.is_careful() { 1 } else { SAMPLES_PER_MESSAGE_MAX }
     }
 
     fn telemetry_json(
@@ -218,7 +242,7 @@ impl Engine {
         self.link.packet_max().saturating_sub(overhead).min(most)
     }
 
-    /// Sends records that were taken from the outbox, or sets them aside where the broker would hang up on them.
+    /// Sends records that were taken from the outbox, but not what the broker would hang up on.
     fn send_records(&mut self, now: Now, leaf: &'static str, payload: Vec<u8>, class: Class, seqs: Vec<u64>) {
         if self.fits(&payload, leaf) {
             self.counters.duplicates += u64::from(seqs.iter().any(|seq| self.outbox.was_sent(class, *seq)));
@@ -227,10 +251,19 @@ impl Engine {
             return;
         }
         let (len, max) = (payload.len(), self.link.packet_max());
-        self.log_once(format!("broker: takes {max} B, a record of {len} B is set aside, as longer ones will be"));
+        self.log_once(format!(
+            "broker: takes {max} B, a record of {len} B for {leaf} waits: raise that limit; it is set aside where others \
+             go on that topic meanwhile"
+        ));
         for seq in seqs {
-            self.outbox.set_aside(class, seq, "too_large");
+            self.pass_over(PassedOver { leaf, class, seq });
         }
+    }
+
+    fn pass_over(&mut self, passed: PassedOver) {
+        // It takes nothing from those behind it.
+        self.session.flow.give_back(passed.class, passed.seq);
+        self.session.passed.push(passed);
     }
 
     /// Says what is not stored, or leaves it out where the broker would hang up on it: each connection would end so.
@@ -241,7 +274,8 @@ impl Engine {
             return;
         }
         let (len, max) = (payload.len(), self.link.packet_max());
-        self.log_once(format!("broker: takes {max} B, {leaf} of {len} B is left out"));
+        self.session.denied.too_large(leaf);
+        self.log_once(format!("broker: takes {max} B, {leaf} of {len} B is left out: raise that limit"));
     }
 
     fn publish(&mut self, now: Now, payload: Vec<u8>, retain: bool, cargo: Cargo) {

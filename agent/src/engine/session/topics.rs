@@ -13,6 +13,9 @@ use crate::engine::time::Mono;
 const WAIT_FIRST: Duration = Duration::from_secs(10);
 /// And after many, at most.
 const WAIT_MAX: Duration = Duration::from_secs(300);
+/// With so many messages a topic is tried on which something is too long: what goes out beside it goes once more each
+/// time, or is too long as well.
+const BESIDE_LONG: usize = 8;
 
 /// The topics that the broker did not take the last message on, by their last words. Those of records only.
 #[derive(Debug, Default)]
@@ -24,6 +27,8 @@ struct Waiting {
     wait: Duration,
     /// Nothing goes out there before; `None`: it is being tried.
     until: Option<Mono>,
+    /// That is for what was not sent: what was, and is refused, makes it longer.
+    withheld: bool,
     /// So many messages it is tried with, until the broker answers one.
     tries: usize,
 }
@@ -43,18 +48,43 @@ impl Topics {
 
     /// The broker refused what was sent there.
     pub(super) fn refused(&mut self, now: Mono, leaf: &'static str, reason: AckReason) {
-        let waiting = self.0.entry(leaf).or_insert(Waiting { wait: Duration::ZERO, until: None, tries: 0 });
+        let waiting = self.waiting(leaf);
         // Nothing went out since the last refusal: this one is of the same window.
-        if waiting.until.is_some() {
+        if waiting.until.is_some() && !std::mem::take(&mut waiting.withheld) {
             return;
         }
         waiting.wait = waiting.wait.saturating_mul(2).clamp(WAIT_FIRST, WAIT_MAX);
         waiting.until = Some(now.after(waiting.wait));
         // Where one record may be to blame it is seen by the others whether it is.
-        waiting.tries = if reason.is_of_the_record() { WINDOW_MAX } else { 1 };
+        waiting.tries = match reason {
+            AckReason::TooLarge => BESIDE_LONG,
+            _ if reason.is_of_the_record() => WINDOW_MAX,
+            _ => 1,
+        };
     }
 
-    /// The broker has nothing against the topic: it took what was sent there, or refused it as too large.
+    /// What was to be sent there is too long, and was not. To find that again costs no traffic.
+    pub(super) fn withheld(&mut self, now: Mono, leaf: &'static str) {
+        let waiting = self.waiting(leaf);
+        if waiting.until.is_none() {
+            waiting.until = Some(now.after(WAIT_FIRST));
+            waiting.withheld = true;
+        }
+        waiting.tries = BESIDE_LONG;
+    }
+
+    fn waiting(&mut self, leaf: &'static str) -> &mut Waiting {
+        self.0.entry(leaf).or_insert(Waiting { wait: Duration::ZERO, until: None, withheld: false, tries: 0 })
+    }
+
+    /// It refused what was sent there as too large, and that goes there once more, shorter.
+    pub(super) fn shortened(&mut self, leaf: &str) {
+        if let Some(waiting) = self.0.get_mut(leaf) {
+            waiting.tries = waiting.tries.max(1);
+        }
+    }
+
+    /// The broker has nothing against the topic: it took what was sent there.
     pub(super) fn taken(&mut self, leaf: &str) {
         match self.0.get_mut(leaf) {
             // It was sent before what was refused: that still waits, but from now on no longer than at first.
@@ -116,6 +146,10 @@ mod tests {
         assert!(topics.is_open("telemetry"), "another one does not wait");
         topics.taken("events");
         assert_eq!(waits(&mut topics, 2), [10, 20]);
+        topics.withheld(Mono::default(), "events");
+        assert_eq!(topics.deadline(), Some(Mono::default().after(WAIT_FIRST)), "what isn't sent costs nothing");
+        topics.poll(Mono::default().after(WAIT_FIRST));
+        assert_eq!(waits(&mut topics, 1), [40]);
     }
 
     #[test]
