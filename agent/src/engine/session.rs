@@ -90,14 +90,24 @@ impl Session {
 
     /// What the pace of attributes holds back is said now: the broker keeps it for as long as nobody says otherwise.
     pub(super) fn say_attributes_now(&mut self) {
-        if !self.suspects.is_left_out(&Cargo::Attributes) {
-            self.attributes_at = None;
+        self.say_now(&Cargo::Attributes);
+    }
+
+    /// What the broker is to keep waits no longer, if there is something to say: but where it hangs up over that.
+    fn say_now(&mut self, cargo: &Cargo) {
+        match cargo {
+            _ if self.suspects.is_left_out(cargo) => {}
+            Cargo::Presence => self.presence_at = None,
+            Cargo::Attributes => self.attributes_at = None,
+            Cargo::Records { .. } => {}
         }
     }
 
     /// The broker, its limits or what it lets us do may be others by now.
     pub(super) fn try_refused(&mut self) {
         self.length = LengthMax::default();
+        self.say_now(&Cargo::Presence);
+        self.say_now(&Cargo::Attributes);
         self.flow.topics.try_again();
     }
 
@@ -255,12 +265,8 @@ impl Engine {
         let session = &mut self.session;
         session.connections += 1;
         session.presence_due = true;
-        if !session.suspects.is_left_out(&Cargo::Presence) {
-            session.presence_at = None;
-        }
-        if !session.suspects.is_left_out(&Cargo::Attributes) {
-            session.attributes_at = None;
-        }
+        session.say_now(&Cargo::Presence);
+        session.say_now(&Cargo::Attributes);
         session.refusal_logged = false;
         session.denied.connected();
         let kept_away = session.last_fault.take().map(|fault| fault.kind.word());

@@ -137,6 +137,7 @@ impl Engine {
     pub(super) fn answered(&mut self, now: Now, cargo: Cargo, reason: AckReason, bytes: usize) {
         for again in self.session.denied.answered(cargo.leaf(), reason) {
             self.say(&again);
+            self.session.say_now(&again);
         }
         if !reason.is_taken() {
             self.log_refusal(cargo.leaf(), reason, bytes);
@@ -222,15 +223,13 @@ impl Engine {
 
     fn answered_retained(&mut self, now: Now, cargo: &Cargo, reason: AckReason) {
         self.session.suspects.answered_retained(cargo);
-        match reason {
-            _ if reason.is_for_now() => self.say_later(now, cargo),
+        if reason == AckReason::TooLarge {
             // It would be as large the next time: not at each change, nor at each connection.
-            AckReason::TooLarge => {
-                self.session.denied.too_large(cargo.leaf());
-                self.session.suspects.refused_retained(cargo);
-                self.leave_out(now, cargo);
-            }
-            _ => {}
+            self.session.denied.too_large(cargo.leaf());
+            self.session.suspects.refused_retained(cargo);
+        }
+        if !reason.is_taken() {
+            self.say_later(now, cargo);
         }
     }
 

@@ -198,3 +198,40 @@ fn what_the_broker_refuses_while_it_takes_the_rest_is_set_aside() {
         assert!((8..20).contains(&tried), "{tried}");
     }
 }
+
+#[test]
+fn what_the_broker_is_to_keep_and_denies_is_said_again_after_a_while_at_a_reload_or_when_it_takes_another() {
+    for reason in [AckReason::NotAuthorized, AckReason::TopicNameInvalid, AckReason::PayloadFormatInvalid] {
+        for mended_by in ["a while", "a reload", "another topic"] {
+            let mut world = World::new();
+            world.ack_reason = reason;
+            world.drop_connection(LinkFaultKind::Server);
+            world.got.clear();
+            world.advance(5 * SECOND);
+            let taken = |world: &World, leaf: &str| on(world, leaf).filter(|got| got.taken).count();
+            assert_eq!([taken(&world, "/presence"), taken(&world, "/attributes")], [0, 0]);
+            if mended_by == "another topic" {
+                world.ack_reason = AckReason::Success;
+                audit(&mut world, "taken");
+                // Events wait for ten seconds at most.
+                world.advance(20 * SECOND);
+            } else {
+                world.advance(100 * SECOND);
+                assert!(on(&world, "/presence").count() < 3, "not again and again");
+                world.answers(|topic, _| {
+                    let is_kept = topic.ends_with("/presence") || topic.ends_with("/attributes");
+                    is_kept.then_some(AckReason::Success)
+                });
+                if mended_by == "a reload" {
+                    world.input(Input::Reconfigure(Box::new(world.config.clone())));
+                    world.advance(SECOND);
+                } else {
+                    world.advance(210 * SECOND);
+                }
+            }
+            let counts = [taken(&world, "/presence"), taken(&world, "/attributes")];
+            assert!(counts.iter().all(|count| *count > 0), "{reason}, {mended_by}: {counts:?}");
+            assert!(world.engine.session.refused().iter().all(|text| !text.contains("presence")), "{mended_by}");
+        }
+    }
+}
