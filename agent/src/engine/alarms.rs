@@ -11,7 +11,7 @@ use super::rules::{self, Change, Leftovers, Round};
 use super::time::Now;
 
 impl Engine {
-    /// Puts in order what a restart left behind, and shows the alarms that stand.
+    /// Puts in order what a restart left behind, but for what is to be told again, and shows the alarms that stand.
     pub(super) fn begin_alarms(&mut self, now: Now, leftovers: Leftovers) {
         if !leftovers.forget.is_empty() {
             let entries = leftovers.forget.into_iter().map(|key| (key, None)).collect();
@@ -20,7 +20,6 @@ impl Engine {
         for (seq, record) in &leftovers.told {
             self.outbox.hurry(*seq, record);
         }
-        self.tell_alarm_records(now, leftovers.again);
         self.tell_alarms(now, leftovers.cleared);
         self.show_alarms();
     }
@@ -72,7 +71,7 @@ impl Engine {
     /// An alarm that can't be stored is told all the same, and written again with the next report. Where the log
     /// refuses the event, and a later one passes it, and a crash comes before it is tried again, it is lost all the
     /// same: the attributes still name the alarm.
-    fn tell_alarm_records(&mut self, now: Now, records: Vec<Record>) {
+    pub(super) fn tell_alarm_records(&mut self, now: Now, records: Vec<Record>) {
         if records.is_empty() {
             return;
         }

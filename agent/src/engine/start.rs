@@ -271,7 +271,7 @@ impl Engine {
         before: Option<Before>,
         first: Vec<Write>,
         (recovered, state): (&Recovered, &State<'_>),
-        alarms: Leftovers,
+        mut alarms: Leftovers,
     ) {
         let run = Run { at: self.timeline.stamp(now.mono), clean: false, reboot: None };
         // All in one: if the agent dies before it is durable, the next start finds the state as this one did.
@@ -286,6 +286,7 @@ impl Engine {
         self.warn_of_unsigned();
         // Before all that is of this boot, as it is of one before.
         self.tell_again(now, state, &recovered.logs);
+        self.tell_alarm_records(now, std::mem::take(&mut alarms.again));
         self.outbox.owe(state.read(LOST_KEY).unwrap_or_default());
         self.tell_losses(now, &recovered.losses, state.entries.contains_key(UNTOLD_KEY));
         if let Some(before) = before.as_ref().filter(|before| before.run.at.boot != self.timeline.boot()) {

@@ -276,6 +276,10 @@ fn a_crash_neither_loses_nor_repeats_what_the_fleet_is_told_of_an_alarm() {
             world.advance(5 * SECOND);
         }
         assert_eq!(states(&world), ["raised", "cleared"], "crash after {crash_after} effects and inputs");
+        let events = world.got.iter().filter(|got| got.body["type"].is_string());
+        let boots: BTreeMap<_, _> =
+            events.map(|got| (got.body["seq"].as_u64(), got.body["boot"].to_string())).collect();
+        assert!(boots.values().is_sorted(), "crash after {crash_after}: {boots:?}");
         world.crash();
         world.advance(5 * SECOND);
         assert_eq!(states(&world), ["raised", "cleared"], "and one more, after {crash_after}");

@@ -102,7 +102,7 @@ impl Dates {
         let before = self.got.range(..seq).next_back().map(|(low, lower)| (*low, lower, seq, &this));
         let after = self.got.range(seq + 1..).next().map(|(high, higher)| (seq, &this, *high, higher));
         for (low, lower, high, higher) in before.into_iter().chain(after) {
-            if lower.boot > higher.boot && !higher.is_alarm {
+            if lower.boot > higher.boot {
                 broken(format!(
                     "seq {low} is of boot {}, but the later seq {high} of boot {}",
                     lower.boot, higher.boot
