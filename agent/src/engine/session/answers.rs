@@ -67,8 +67,8 @@ struct Refusals {
     others_taken: bool,
     /// It was too large with so many bytes.
     too_large: Option<usize>,
-    /// It was too large, and can't be shorter: next time those behind it go without it. A broker may hang up over it, and
-    /// would take none of them.
+    /// It was too large, and can't be shorter: next time those behind it go without it. A broker may hang up over it,
+    /// and would take none of them.
     sits_out: bool,
 }
 

@@ -188,8 +188,8 @@ impl Engine {
         true
     }
 
-    /// As many of the next samples as a message takes, `most` of them, and at least one; compressed if the config says so. None of them
-    /// if the first can't be read.
+    /// As many of the next samples as a message takes, `most` of them, and at least one; compressed if the config says
+    /// so. None of them if the first can't be read.
     fn telemetry_message(&self, class: Class, upto: u64, most: usize) -> (Vec<u8>, Vec<u64>) {
         match self.config.telemetry.encoding {
             Encoding::Json => {
@@ -252,8 +252,8 @@ impl Engine {
         }
         let (len, max) = (payload.len(), self.link.packet_max());
         self.log_once(format!(
-            "broker: takes {max} B, a record of {len} B for {leaf} waits: raise that limit; it is set aside where others \
-             go on that topic meanwhile"
+            "broker: takes {max} B, a record of {len} B for {leaf} waits: raise that limit; it is set aside where \
+             others go on that topic meanwhile"
         ));
         for seq in seqs {
             self.pass_over(PassedOver { leaf, class, seq });
