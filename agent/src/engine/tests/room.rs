@@ -1,18 +1,18 @@
 //! Where the disk is full, or fails: what is given up is counted, and what is live gets through all the same.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
 
+use super::invariants::error_batch;
 use super::sending::{errors_of_many_kinds, leafs, nth_error};
 use super::world::World;
 use crate::engine::io::{Input, StoreFault, StoreOp};
-use crate::engine::packet::AckReason;
 use crate::engine::record::Class;
 
 const SECOND: Duration = Duration::from_secs(1);
-const MILLISECOND: Duration = Duration::from_millis(1);
 
 #[test]
 fn over_its_quota_the_oldest_telemetry_goes_first_and_is_counted() {
@@ -59,28 +59,39 @@ fn what_was_evicted_is_counted_also_when_the_agent_is_killed_before_it_hears_of_
     assert_eq!(dropped(&world, "quota"), world.store.evicted.iter().sum::<u64>());
 }
 
+/// One event is too long for the broker, which takes others, and will be set aside when it is refused once more.
+fn one_refusal_before_it_is_set_aside() -> World {
+    let mut world = World::new();
+    world.advance(5 * SECOND);
+    world.take_bytes(1_200);
+    world.input(Input::Errors(error_batch(&"long ".repeat(200))));
+    for second in 0..35 {
+        world.input(Input::Errors(error_batch(&format!("short {}", "x".repeat(second)))));
+        world.advance(SECOND);
+    }
+    assert_eq!(dropped(&world, "too_large"), 0);
+    world
+}
+
 #[test]
 fn what_is_set_aside_is_counted_before_it_is_deleted_wherever_the_agent_is_killed() {
+    let mut ends = BTreeSet::new();
     for kill_at in 0..120 {
-        let mut world = World::new();
-        world.cut();
-        // With the commit interval of the last sample.
-        world.advance(10 * SECOND + 1_200 * MILLISECOND);
-        let stored = world.engine.status(world.now).outbox.records;
-        let stored = stored["telemetry"].as_u64().unwrap();
-        world.ack_reason = AckReason::TooLarge;
-        world.broker_up = true;
-        let effects = std::cell::Cell::new(0);
+        let mut world = one_refusal_before_it_is_set_aside();
+        world.input(Input::Errors(error_batch("the last")));
+        let effects = Cell::new(0);
         world.advance_until(20 * SECOND, |_| effects.replace(effects.get() + 1) == kill_at);
-        world.broker_up = false;
         world.crash();
-        let left = world.engine.status(world.now).outbox.records["telemetry"].as_u64().unwrap();
+        world.take_bytes(usize::MAX);
+        world.advance(60 * SECOND);
+        let is_long = |text: &str| text.starts_with("long");
+        let arrived =
+            world.got.iter().any(|got| got.taken && got.body["error"]["exemplar"].as_str().is_some_and(is_long));
         let counted = dropped(&world, "too_large");
-        assert!(
-            left + counted >= stored,
-            "killed after {kill_at} effects: {left} left and {counted} counted of {stored}"
-        );
+        assert!(arrived || counted == 1, "killed after {kill_at} effects: neither came nor is counted");
+        ends.insert(counted);
     }
+    assert_eq!(ends, BTreeSet::from([0, 1]), "killed before and after");
 }
 
 #[test]
@@ -194,7 +205,7 @@ fn on_a_disk_that_is_full_at_each_commit_what_happens_live_is_sent_all_the_same(
 fn a_trim_that_the_store_refused_is_asked_for_again() {
     let mut world = World::new();
     world.refuse(|op| matches!(op, StoreOp::Trim { .. }), StoreFault::Busy);
-    world.input(Input::Errors(super::invariants::error_batch("disk failed")));
+    world.input(Input::Errors(error_batch("disk failed")));
     assert!(!world.stored(Class::Events).is_empty(), "events were sent, and could not be deleted");
     world.refuse_nothing();
     world.advance(10 * SECOND);
@@ -225,12 +236,10 @@ fn counts_that_are_due_all_at_once_are_not_too_many_for_the_stores_queue() {
 
 #[test]
 fn what_could_not_be_saved_is_saved_later() {
-    let mut world = World::new();
+    let mut world = one_refusal_before_it_is_set_aside();
     world.refuse(|op| matches!(op, StoreOp::Put { .. }), StoreFault::Busy);
-    world.ack_reason = AckReason::TooLarge;
-    world.input(Input::Errors(super::invariants::error_batch("boom")));
-    world.ack_reason = AckReason::Success;
-    world.advance(SECOND);
+    world.input(Input::Errors(error_batch("boom")));
+    assert!(world.advance_until(20 * SECOND, |world| world.engine.dropped().contains_key("too_large")));
     world.refuse_nothing();
     // A sample is made meanwhile, and nothing more is given up or read.
     world.advance(3 * SECOND);
