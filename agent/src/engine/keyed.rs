@@ -65,7 +65,7 @@ pub(super) const TELLING_KEY: &str = "telling/";
 /// A target's releases, by its name.
 pub(super) const RELEASE_KEY: &str = "release/";
 /// The level in force.
-pub(super) const QUARANTINE_KEY: &str = "quarantine";
+pub const QUARANTINE_KEY: &str = "quarantine";
 /// What was counted of data.
 pub(super) const DATA_KEY: &str = "data_use";
 /// What the audit of ourselves has found.

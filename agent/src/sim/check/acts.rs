@@ -8,6 +8,7 @@ use super::super::scenario::Flaw;
 use super::Findings;
 use crate::config::{Action, CheckedConfig, QuarantineLevel};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Trigger};
+use crate::engine::keyed::{QUARANTINE_KEY, Write};
 use crate::engine::metric::{Metric, Point, Value, find};
 use crate::engine::record::{Body, CommandResult, Record, Status};
 use crate::engine::time::Mono;
@@ -118,6 +119,14 @@ impl Acts {
                 self.let_out |= self.releases.insert(id.to_string()) && record.at.mono > self.shut;
             }
             _ => {}
+        }
+    }
+
+    /// The agent journals these. An order to shut the gateway holds from then on: where the act doesn't come to it, the
+    /// next start looks whether it did.
+    pub(in crate::sim) fn journaled(&mut self, uptime_ms: u64, entries: &[Write]) {
+        if entries.iter().any(|(key, value)| key == QUARANTINE_KEY && value.is_some()) {
+            (self.let_out, self.shut) = (false, Mono(uptime_ms));
         }
     }
 
@@ -267,7 +276,9 @@ fn act_name(act: &Act) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::io::Ending;
+    use crate::engine::io::{Ending, Own};
+    use crate::engine::record::Stamp;
+    use crate::engine::time::BootId;
     use crate::sim::tests::{configured, quiet};
 
     fn with_budget(rollback: &str) -> CheckedConfig {
@@ -288,6 +299,32 @@ mod tests {
         }
         let expected = "rollback (release:app) for rule:hot: 1 within 86400s, the budget is 1/24h";
         assert_eq!(over, [(2, expected.to_owned())]);
+    }
+
+    #[test]
+    fn a_quarantine_that_is_journaled_may_be_looked_at_though_its_act_never_began() {
+        let broken = |entry: Option<&'static [u8]>| {
+            let (mut acts, mut findings) = (Acts::new(&with_budget("1/24h")), Findings::default());
+            let result = CommandResult {
+                command_id: Some("r-1".into()),
+                command: Some("release".into()),
+                status: Status::Succeeded,
+                reason: None,
+                detail: None,
+                output: None,
+                progress_pct: None,
+                part: None,
+            };
+            let at = Stamp { boot: BootId([1; 16]), mono: Mono(1_000) };
+            acts.recorded(&Record { at, body: Body::Result(result) });
+            acts.journaled(2_000, &[(QUARANTINE_KEY.to_owned(), entry.map(Into::into))]);
+            let look = Act::Refresh { level: QuarantineLevel::Observe, wide: false };
+            let moment = Moment { at: 3_000, uptime_ms: 3_000 };
+            acts.begun(moment, &look, &Trigger::Own(Own::Quarantine), None, &[], &mut findings);
+            findings.into_parts().0.len()
+        };
+        assert_eq!(broken(None), 1, "it was let out, and nobody has ordered otherwise");
+        assert_eq!(broken(Some(b"as ordered")), 0);
     }
 
     #[test]

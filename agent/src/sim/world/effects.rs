@@ -103,7 +103,7 @@ impl World<'_> {
         } else {
             self.gateway.finish(self.at, token);
         }
-        self.watch.acts.ended(self.at.saturating_sub(self.clock.booted_at()), &doing.act, &outcome);
+        self.watch.acts.ended(self.uptime_ms(), &doing.act, &outcome);
         let (action, target) = (doing.act.word(), doing.act.target());
         self.diary.acted(self.at, action, &target, &doing.trigger.to_string(), outcome.status);
         if reboots {
@@ -146,6 +146,11 @@ impl World<'_> {
         }
     }
 
+    /// Since boot.
+    fn uptime_ms(&self) -> u64 {
+        self.at.saturating_sub(self.clock.booted_at())
+    }
+
     /// What the kernel says of its clock.
     fn is_synced(&mut self) -> bool {
         self.clock.now(self.at, self.network.is_covered()).wall.trusted
@@ -169,6 +174,9 @@ impl World<'_> {
                     self.watch.acts.recorded(&record);
                 }
             }
+        }
+        if let StoreOp::Put { entries } = &op {
+            self.watch.acts.journaled(self.uptime_ms(), entries);
         }
         let lies = self.planted == Some(Planted::AckBeforeCommit);
         let boundless = self.planted == Some(Planted::NoQueueBound);
@@ -231,8 +239,7 @@ impl World<'_> {
     }
 
     fn act(&mut self, id: EffectId, act: Act, trigger: Trigger, timeout: Duration) {
-        let uptime_ms = self.at.saturating_sub(self.clock.booted_at());
-        let moment = check::ActMoment { at: self.at, uptime_ms };
+        let moment = check::ActMoment { at: self.at, uptime_ms: self.uptime_ms() };
         let flaw = match &trigger {
             Trigger::Command(id) => self.cloud.flaw_of(id.as_str()),
             Trigger::Rule(_) | Trigger::Own(_) => None,
