@@ -17,7 +17,7 @@ use super::network::millis;
 use super::scenario::{FaultKind, HostWorld, ReleaseWorld, Scenario};
 use crate::audit;
 use crate::config::{CheckedConfig, Collect, QuarantineLevel, RollbackKind, UnitName};
-use crate::engine::io::{Act, ActOutcome, Ending};
+use crate::engine::io::{Act, ActOutcome, ActStatus, Ending};
 use crate::engine::metric::{Metric, Point};
 use crate::engine::observation::{self, Audited, ErrorBatch, Observation};
 use crate::engine::time::BootId;
@@ -358,6 +358,16 @@ impl Gateway {
     /// The quarantine in force.
     pub(super) const fn quarantined(&self) -> Option<QuarantineLevel> {
         self.quarantine
+    }
+
+    /// How an act has ended that put a quarantine in force, or in force again: with the level that is.
+    pub(super) fn naming_level(&self, act: &Act, outcome: ActOutcome) -> ActOutcome {
+        let puts_in_force = matches!(act, Act::Quarantine { level: Some(_) } | Act::Refresh { .. });
+        if !puts_in_force || outcome.status != ActStatus::Succeeded {
+            return outcome;
+        }
+        let keeps_stopped = self.quarantine > Some(QuarantineLevel::Observe) && !self.stop_units.is_empty();
+        ActOutcome { quarantine: self.quarantine, keeps_stopped, ..outcome }
     }
 
     /// The battery as it is: charge and state.

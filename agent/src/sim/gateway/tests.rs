@@ -220,6 +220,27 @@ fn what_is_put_in_force_again_stops_what_was_started_and_loosens_nothing() {
 }
 
 #[test]
+fn what_is_put_in_force_ends_with_the_level_that_is_and_whether_units_stay_stopped() {
+    let mut gateway = gateway(|scenario| scenario.units = vec![app()]);
+    gateway.stop_units = vec![app().unit];
+    let mut ended = |act: Act, outcome: ActOutcome| {
+        gateway.act(1, &act);
+        gateway.finish(HOUR, 1);
+        let ActOutcome { quarantine, keeps_stopped, .. } = gateway.naming_level(&act, outcome);
+        (quarantine, keeps_stopped)
+    };
+    let done = || ActOutcome::succeeded("done");
+    let level = |level| Act::Quarantine { level };
+    let [observe, isolate] = [QuarantineLevel::Observe, QuarantineLevel::Isolate];
+    let refresh = Act::Refresh { level: observe, wide: false };
+    assert_eq!(ended(level(Some(observe)), done()), (Some(observe), false));
+    assert_eq!(ended(level(Some(isolate)), done()), (Some(isolate), true));
+    assert_eq!(ended(refresh.clone(), done()), (Some(isolate), true), "only leaving loosens");
+    assert_eq!(ended(refresh, ActOutcome::canceled("by a command")), (None, false));
+    assert_eq!(ended(level(None), done()), (None, false));
+}
+
+#[test]
 fn the_releases_that_run_are_observed() {
     let running = |config: &str, at| {
         let mut gateway = told(config, |scenario| {

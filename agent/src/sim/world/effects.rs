@@ -103,6 +103,7 @@ impl World<'_> {
         } else {
             self.gateway.finish(self.at, token);
         }
+        let outcome = self.gateway.naming_level(&doing.act, outcome);
         self.watch.acts.ended(self.uptime_ms(), &doing.act, &outcome);
         let (action, target) = (doing.act.word(), doing.act.target());
         self.diary.acted(self.at, action, &target, &doing.trigger.to_string(), outcome.status);
@@ -238,7 +239,7 @@ impl World<'_> {
         }
     }
 
-    fn act(&mut self, id: EffectId, act: Act, trigger: Trigger, timeout: Duration) {
+    pub(super) fn act(&mut self, id: EffectId, act: Act, trigger: Trigger, timeout: Duration) {
         let moment = check::ActMoment { at: self.at, uptime_ms: self.uptime_ms() };
         let flaw = match &trigger {
             Trigger::Command(id) => self.cloud.flaw_of(id.as_str()),
@@ -252,7 +253,7 @@ impl World<'_> {
         let performed = match self.refused(&act, &trigger) {
             Some(outcome) => Performed { takes: Duration::ZERO, outcome },
             None => {
-                let Performed { takes, outcome } = self.gateway.act(token, &act);
+                let Performed { takes, outcome } = self.gateway.act(token, &self.as_root_does(&act));
                 Performed { takes, outcome: self.in_part(&act, outcome) }
             }
         };
@@ -271,6 +272,9 @@ impl World<'_> {
     /// What root's helper says where its policy doesn't let it pass. A snapshot is taken without asking root.
     fn refused(&self, act: &Act, trigger: &Trigger) -> Option<ActOutcome> {
         let policy = self.policy.filter(|_| *act != Act::CollectDiagnostics)?;
+        if matches!(act, Act::Refresh { .. }) && self.gateway.quarantined().is_none() {
+            return Some(ActOutcome::rejected(Ending::NotInForce, "there is no quarantine to be put in force again"));
+        }
         let lets = policy.lets(act, trigger);
         let judged = if lets.is_ok() && act.cuts_off(self.gateway.quarantined()) {
             policy.keeps_broker(&Source::of(&self.config))
@@ -279,6 +283,16 @@ impl World<'_> {
         };
         let refusal = judged.err()?;
         Some(ActOutcome::rejected(refusal.reason.to_owned(), refusal.detail))
+    }
+
+    /// The act as root's helper takes it: what keeps a quarantine up doesn't tighten it.
+    fn as_root_does(&self, act: &Act) -> Act {
+        match (act, self.gateway.quarantined().filter(|_| self.policy.is_some())) {
+            (Act::Refresh { level, wide }, Some(in_force)) => {
+                Act::Refresh { level: (*level).min(in_force), wide: *wide }
+            }
+            _ => act.clone(),
+        }
     }
 
     /// How a quarantine ends of which it leaves something out.

@@ -7,8 +7,12 @@ use super::super::planted::Planted;
 use super::super::report::{Moment, NotJudged, Promise, Run, What};
 use super::super::scenario::{BatteryWorld, ClockWorld, Fault, FaultKind, LinkWorld, Order, Recurring, Scenario, When};
 use super::super::tests::{HOUR, configured, lasting, pings, plan, quiet};
+use super::World;
+use crate::config::QuarantineLevel;
+use crate::engine::io::{Act, EffectId, Own, Trigger};
 use crate::engine::time::Unix;
 use crate::helper::Policy;
+use crate::wire::CommandId;
 
 /// A seed that isn't run a second time.
 const ONCE: u64 = 2;
@@ -102,6 +106,46 @@ fn what_roots_policy_leaves_of_a_quarantine_is_shown_before_a_gateway_has_to_be_
     assert_eq!(came_of("stop_units = [\"app.service\"]"), ["SUCCEEDED "]);
     assert_eq!(came_of(""), ["SUCCEEDED degraded"]);
     assert_eq!(came_of("broker_ports = [9999]\nstop_units = [\"app.service\"]"), ["REJECTED not_allowed"]);
+}
+
+#[test]
+fn what_root_does_not_find_in_force_is_not_put_in_force_again_and_is_told_as_not_entered() {
+    let not_entered = (1..=4).map(|seed| {
+        let mut scenario = Scenario { lasts: 3 * HOUR, calm: HOUR, ..quiet() };
+        let args = [("level".to_owned(), "observe".into())].into_iter().collect();
+        scenario.commands = vec![Order { name: "quarantine".into(), when: When::At(vec![HOUR]), args, ..pings(1) }];
+        // Within the commit that its journal entry takes: whether that is done is chance.
+        let ms = Duration::from_millis;
+        scenario.disk.commit = (ms(400), ms(400));
+        scenario.faults = vec![lasting(FaultKind::Crash, HOUR + ms(300), Duration::ZERO)];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file.as_file(), b"[allow]\nactions = [\"quarantine\"]\n").unwrap();
+        let policy = Some(Policy::read(file.path()).unwrap());
+        let run = run(&Plan { policy, ..plan(scenario) }, seed);
+        assert_eq!(run.broken, [], "seed {seed}");
+        run.summary.events.get("quarantine_not_entered").copied().unwrap_or_default()
+    });
+    let not_entered: Vec<_> = not_entered.collect();
+    assert!(not_entered.contains(&1), "{not_entered:?}");
+}
+
+#[test]
+fn root_keeps_up_what_is_in_force_and_no_more() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file.as_file(), b"[allow]\nactions = [\"quarantine\"]\n").unwrap();
+    for policy in [None, Some(Policy::read(file.path()).unwrap())] {
+        let plan = Plan { policy, ..plan(quiet()) };
+        let mut world = World::new(&plan, ONCE).unwrap();
+        let [observe, isolate] = [QuarantineLevel::Observe, QuarantineLevel::Isolate];
+        let ordered = Trigger::Command(CommandId::parse("q-1").unwrap());
+        let upkeep = (Act::Refresh { level: isolate, wide: false }, Trigger::Own(Own::Quarantine));
+        for (act, trigger) in [(Act::Quarantine { level: Some(observe) }, ordered), upkeep] {
+            world.act(EffectId(1), act, trigger, HOUR);
+            world.act_ends(world.last_token);
+        }
+        let left = if plan.policy.is_some() { observe } else { isolate };
+        assert_eq!(world.gateway.quarantined(), Some(left));
+    }
 }
 
 #[test]
