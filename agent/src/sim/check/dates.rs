@@ -11,7 +11,8 @@ use super::message::Dated;
 /// synchronised.
 const TOLERANCE_MS: u64 = 5_000;
 
-/// An alarm that a crash took on its way is told again by the next start, with its own time and a later number.
+/// What goes with a change of state, and a crash took on its way, is told again by the next start, with its own time and
+/// a later number.
 const RETOLD_MS: u64 = 60_000;
 
 /// A record that the store refused is tried again, with a later number, after the refusal and not later than this.
@@ -33,7 +34,7 @@ pub(in crate::sim) struct Dates {
 struct Got {
     boot: u32,
     mono_ms: u64,
-    is_alarm: bool,
+    may_be_told_again: bool,
     kind: [Option<String>; 3],
 }
 
@@ -94,7 +95,7 @@ impl Dates {
             broken(format!("seq {seq} has no date, {later_s} s after the clock could be trusted"));
         }
         let kind = record.kind.map(|word| word.map(str::to_owned));
-        let this = Got { boot, mono_ms: record.mono_ms, is_alarm: record.is_alarm, kind };
+        let this = Got { boot, mono_ms: record.mono_ms, may_be_told_again: record.may_be_told_again, kind };
         match self.got.insert(seq, this.clone()) {
             Some(before) if before != this => broken(format!("seq {seq} was used twice: {before:?}, and {this:?}")),
             _ => {}
@@ -108,7 +109,8 @@ impl Dates {
                     lower.boot, higher.boot
                 ));
             }
-            let back_ms = lower.mono_ms.saturating_sub(higher.mono_ms + if higher.is_alarm { RETOLD_MS } else { 0 });
+            let back_ms =
+                lower.mono_ms.saturating_sub(higher.mono_ms + if higher.may_be_told_again { RETOLD_MS } else { 0 });
             if lower.boot != higher.boot || back_ms == 0 {
                 continue;
             }
@@ -136,7 +138,7 @@ mod tests {
         let mut findings = Findings::default();
         for (seq, mono_ms) in records.iter().copied() {
             let kind = [Some("sample"), None, None];
-            let mut record = Dated { boot: "b", seq, time: None, mono_ms, is_alarm: false, kind };
+            let mut record = Dated { boot: "b", seq, time: None, mono_ms, may_be_told_again: false, kind };
             let unix_ms = NOON + i64::try_from(mono_ms).unwrap();
             let (now_ms, made_at, clock_known_since) = (unix_ms + 5_000, mono_ms, None);
             let trusts_any_clock = false;
@@ -159,8 +161,8 @@ mod tests {
         let mut then = Dates::default();
         then.refused(10 * hour - 1_000);
         assert_eq!(told(&mut then, &swapped, nothing), 0);
-        let alarm = |record: &mut Dated<'_>, _: &mut Truth| record.is_alarm = true;
-        assert_eq!(told(&mut Dates::default(), &swapped, alarm), 0, "it may be told again");
+        let with_state = |record: &mut Dated<'_>, _: &mut Truth| record.may_be_told_again = true;
+        assert_eq!(told(&mut Dates::default(), &swapped, with_state), 0, "it may be told again");
     }
 
     #[test]

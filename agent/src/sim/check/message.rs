@@ -43,11 +43,15 @@ pub(in crate::sim) struct Dated<'a> {
     pub(in crate::sim) seq: u64,
     pub(in crate::sim) time: Option<&'a str>,
     pub(in crate::sim) mono_ms: u64,
-    /// An alarm's event: it may be told again by the start after the one that stored the alarm.
-    pub(in crate::sim) is_alarm: bool,
+    /// An event that goes with a change of the agent's state: where a crash took it on its way, the next start tells it
+    /// again.
+    pub(in crate::sim) may_be_told_again: bool,
     /// What it is besides: type, command and status.
     pub(in crate::sim) kind: [Option<&'a str>; 3],
 }
+
+/// Types of the events that go with a change of state.
+const TOLD_WITH_STATE: [&str; 3] = ["alarm", "audit", "remediation"];
 
 /// The magic number of a zstd frame (RFC 8878, section 3.1.1).
 #[cfg(feature = "zstd")]
@@ -75,7 +79,7 @@ impl<'a> Message<'a> {
             seq: self.seq,
             time: self.time.as_deref(),
             mono_ms: self.mono_ms,
-            is_alarm: self.kind.as_deref() == Some("alarm"),
+            may_be_told_again: self.kind.as_deref().is_some_and(|kind| TOLD_WITH_STATE.contains(&kind)),
             kind: [self.kind.as_deref(), self.command_id.as_deref(), self.status.as_deref()],
         });
         let samples = self.samples.iter().map(|head| Dated {
@@ -83,9 +87,27 @@ impl<'a> Message<'a> {
             seq: head.seq,
             time: head.time.as_deref(),
             mono_ms: head.mono_ms,
-            is_alarm: false,
+            may_be_told_again: false,
             kind: [Some("sample"), None, None],
         });
         own.into_iter().chain(samples)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_goes_with_a_change_of_state_may_be_told_again() {
+        let again = |kind: &str| {
+            let json = format!(r#"{{"boot": "b", "seq": 1, "mono_ms": 1, "type": "{kind}"}}"#);
+            let message = Message::parse(json.as_bytes()).unwrap();
+            message.records().any(|record| record.may_be_told_again)
+        };
+        let kinds = ["alarm", "audit", "remediation", "lifecycle", "error"];
+        assert_eq!(kinds.map(again), [true, true, true, false, false]);
+        let sampled = br#"{"boot": "b", "seq": 1, "mono_ms": 1, "samples": [{"seq": 1, "mono_ms": 1}]}"#;
+        assert!(Message::parse(sampled).unwrap().records().all(|record| !record.may_be_told_again));
     }
 }
