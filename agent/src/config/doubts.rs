@@ -42,7 +42,7 @@ pub(super) fn warn_of_trials(s: &mut Section<'_>, config: &CheckedConfig) {
     for (target, rollback) in &config.rollback {
         let is_tried = matches!(rollback.kind, RollbackKind::Slots { .. } | RollbackKind::Rauc);
         let judges = |rule: &Rule| rule.severity <= Severity::Critical || leaves(rule, target);
-        if is_tried && !config.rules.iter().any(judges) {
+        if is_tried && !config.rules_in_force().any(judges) {
             let why = "no rule finds a release bad: none has severity = \"critical\", nor a ladder that goes back; what \
                        reaches the broker is marked good";
             s.warn("rollback", format!("{target}: {why}"));
@@ -429,7 +429,8 @@ mod tests {
             warned_at("rollback", &text)
         };
         let slots = "kind = \"slots\"\ndir = \"/opt/app\"";
-        for rule in ["", "remedy = \"heal\"", "severity = \"error\""] {
+        let never = "[[rules]]\nname = \"hot\"\nmetric = \"battery.charge_pct\"\nabove = 120\nseverity = \"critical\"";
+        for rule in ["", "remedy = \"heal\"", "severity = \"error\"", never] {
             let warned = warned(slots, rule);
             assert!(matches!(warned.as_slice(), [one] if one.contains("app: no rule finds")), "{rule}: {warned:?}");
         }
