@@ -251,6 +251,18 @@ impl Event {
         }
     }
 
+    /// The same, with no text of more than so many bytes: such a one is cut at its end.
+    #[must_use]
+    pub(super) fn briefly(mut self, bytes_max: usize) -> Self {
+        for (_, field) in &mut self.fields {
+            match field {
+                Field::Value(Value::Text(text)) if text.len() > bytes_max => *text = head(text, bytes_max).into(),
+                _ => {}
+            }
+        }
+        self
+    }
+
     /// The field of this key.
     #[must_use]
     pub fn field(&self, key: &str) -> Option<&Field> {

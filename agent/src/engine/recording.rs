@@ -18,6 +18,10 @@ use super::{Engine, quarantine};
 /// them may have sent it from memory. So is a snapshot taken that the agent does not outlive.
 const AGAIN_MAX: u8 = 3;
 
+/// Of a text of what is told with a change of the state: that holds no values of any length, and none that is too long
+/// would be written at all.
+const TEXT_MAX: usize = 2_048;
+
 impl Engine {
     /// Puts an event into the outbox.
     pub(super) fn record_event(&mut self, now: Now, event: Event) {
@@ -49,7 +53,7 @@ impl Engine {
             return self.effects.put(Purpose::Note, vec![entry]);
         }
         let at = self.timeline.stamp(now.mono);
-        let records = events.into_iter().map(|event| Record { at, body: Body::Event(event) });
+        let records = events.into_iter().map(|event| Record { at, body: Body::Event(event.briefly(TEXT_MAX)) });
         let told = records.map(|record| Told { seq: self.seqs.next(), record, again: 0 }).collect();
         let key = format!("{TELLING_KEY}{}", entry.0);
         self.tell_all(now, key, vec![entry], Vec::new(), told);

@@ -5,11 +5,10 @@
 use super::protocol::Refusal;
 use crate::act::quarantine::terms::{ADDRESSES_MAX, Source, Terms};
 use crate::config::{Network, Quarantine, UnitName};
+use crate::text::named;
 use crate::wire::Reason;
 
 const HOSTS_MAX: usize = Quarantine::HOSTS_MAX;
-/// Names of what was left out that are told, of each kind: what an agent wishes may be as long as a request.
-const TOLD_MAX: usize = 8;
 
 /// How far the terms of a quarantine may go.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,14 +77,6 @@ fn told(hosts: &str, units: &str) -> Option<String> {
     let units = (!units.is_empty()).then(|| format!("{units} (quarantine.stop_units)"));
     let told: Vec<String> = hosts.into_iter().chain(units).collect();
     (!told.is_empty()).then(|| format!("left out, as root's policy.toml doesn't name it: {}", told.join(", ")))
-}
-
-fn named<T: ToString>(all: &[T]) -> String {
-    let mut names: Vec<String> = all.iter().take(TOLD_MAX).map(ToString::to_string).collect();
-    if all.len() > TOLD_MAX {
-        names.push(format!("{} more", all.len() - TOLD_MAX));
-    }
-    names.join(", ")
 }
 
 #[cfg(test)]

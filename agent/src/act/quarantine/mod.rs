@@ -32,6 +32,7 @@ use super::program::{self, Program};
 use crate::config::{QuarantineLevel, Rollback, UnitName};
 use crate::engine::io::{Act, ActOutcome, ActStatus, Ending};
 use crate::store::disk;
+use crate::text::named;
 use crate::wire::Reason;
 
 /// Where the state lies, as all that root's helper keeps (StateDirectory= of its unit): the boot unit looks there
@@ -429,7 +430,7 @@ impl Quarantine {
         if let Err(error) = forgotten {
             return failed(&error);
         }
-        let names = names(&before.stopped);
+        let names = named(&before.stopped);
         match started {
             Ok(()) if names.is_empty() => ActOutcome::succeeded(rules),
             Ok(()) => ActOutcome::succeeded(format!("{rules}; started {names}")),
@@ -437,7 +438,7 @@ impl Quarantine {
                 let what = if down.is_empty() {
                     format!("{names} may still be coming up")
                 } else {
-                    format!("{} could not be started", self::names(&down))
+                    format!("{} could not be started", named(&down))
                 };
                 ActOutcome::succeeded(format!("{rules}; {what}: {error}")).but(Ending::UnitFailed)
             }
@@ -555,7 +556,7 @@ fn outcome(level: QuarantineLevel, now: &Saved, not_stopped: Option<Failed>) -> 
     let (stopped, trouble) = match not_stopped {
         None if now.stopped.is_empty() && now.degraded.is_some() => ("; no unit was stopped".into(), String::new()),
         None if now.stopped.is_empty() => (String::new(), String::new()),
-        None => (format!("; stopped: {}", names(&now.stopped)), String::new()),
+        None => (format!("; stopped: {}", named(&now.stopped)), String::new()),
         Some(error) => (String::new(), format!("; units could not be stopped: {error}")),
     };
     // Some that a boot could not load again, or that root has flushed, are not told apart from those that hold.
@@ -586,7 +587,7 @@ fn mark(level: &str) -> Saved {
 /// What a refresh is that has stopped units. What else it is, it stays: `degraded`, where there is no firewall.
 fn stopped_again(outcome: ActOutcome, stopped: &[UnitName]) -> ActOutcome {
     let detail = outcome.detail.unwrap_or_default();
-    let detail = format!("{detail}; started meanwhile and stopped again: {}", names(stopped));
+    let detail = format!("{detail}; started meanwhile and stopped again: {}", named(stopped));
     ActOutcome { stopped_again: true, detail: Some(detail), ..outcome }
 }
 
@@ -603,10 +604,6 @@ fn in_reach(now: &Saved) -> String {
 async fn not_running(units: &[UnitName]) -> Vec<UnitName> {
     let running = jobs::running(units).await.unwrap_or_default();
     units.iter().filter(|unit| !running.contains(unit)).cloned().collect()
-}
-
-fn names(units: &[UnitName]) -> String {
-    units.iter().map(UnitName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn failed(error: &io::Error) -> ActOutcome {

@@ -482,6 +482,16 @@ fn units_that_are_stopped_again_are_told_where_there_is_no_firewall_too() {
     assert!(detail.contains("install nftables") && detail.ends_with("stopped again: app.service"), "{detail}");
 }
 
+#[test]
+fn of_many_units_that_are_stopped_the_first_are_named_and_how_many_more_there_are() {
+    let stopped: Vec<_> = (0..200).map(|number| UnitName::parse(&format!("app-{number}.service")).unwrap()).collect();
+    let saved = Saved { stopped: stopped.clone(), ..Saved::default() };
+    let again = stopped_again(outcome(QuarantineLevel::Restrict, &saved, None), &stopped);
+    let detail = again.detail.unwrap();
+    let named = "app-7.service, 192 more";
+    assert!(detail.matches(named).count() == 2 && detail.ends_with(named), "{detail}");
+}
+
 fn units(names: &[&str]) -> Vec<UnitName> {
     names.iter().map(|name| UnitName::parse(name).unwrap()).collect()
 }

@@ -180,6 +180,17 @@ fn a_crash_while_it_is_entered_leaves_the_gateway_shut_and_one_while_it_is_left_
 }
 
 #[test]
+fn what_is_said_of_a_quarantine_at_length_keeps_no_entry_of_the_journal_from_being_written() {
+    let (mut world, id) = entering("restrict");
+    let detail = Some("x".repeat(10_000));
+    world.input(Input::ActDone { id, outcome: ActOutcome { detail, ..outcome(ActStatus::Succeeded) } });
+    world.advance(SECOND);
+    let audit = world.got.iter().find(|got| got.body["name"] == "quarantine_entered").unwrap();
+    assert_eq!(audit.body["audit"]["detail"].as_str().unwrap().len(), 2_048);
+    assert_eq!(audits(&world, "quarantine_entered"), 1);
+}
+
+#[test]
 fn what_could_not_be_put_in_force_is_not_in_force_after_the_next_start_either() {
     let mut world = online();
     world.acts_succeed = false;

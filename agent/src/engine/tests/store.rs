@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::engine::io::{LogRange, Recovered, StoreFault, StoreOp, StoreReply, StoreStats};
 use crate::engine::record::Class;
 use crate::engine::time::Unix;
+use crate::store::STATE_VALUE_BYTES_MAX;
 
 /// What a segment of the store holds.
 const SEGMENT_RECORDS: usize = 10;
@@ -82,6 +83,8 @@ impl MemStore {
             }
             StoreOp::Put { entries } => {
                 for (key, value) in entries {
+                    let len = value.as_ref().map_or(0, Bytes::len);
+                    assert!(len <= STATE_VALUE_BYTES_MAX, "{key}: a value of {len} B, which no store takes");
                     *self.written.entry(key.clone()).or_default() += 1;
                     match value {
                         Some(value) => self.state.insert(key, value),
