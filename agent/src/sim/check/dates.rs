@@ -11,8 +11,8 @@ use super::message::Dated;
 /// synchronised.
 const TOLERANCE_MS: u64 = 5_000;
 
-/// What goes with a change of state, and a crash took on its way, is told again by the next start, with its own time and
-/// a later number.
+/// What goes with a change of state, and a crash took on its way, is told again by the next start, with its own time
+/// and a later number.
 const RETOLD_MS: u64 = 60_000;
 
 /// A record that the store refused is tried again, with a later number, after the refusal and not later than this.
