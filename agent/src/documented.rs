@@ -102,8 +102,8 @@ fn is_capital(word: &str) -> bool {
     word.len() > 4 && word.chars().all(|c| c.is_ascii_uppercase() || c == '_')
 }
 
-/// Whether what stands before a word makes it an event's name, a check of the audit, or a
-/// reason why a record was dropped.
+/// Whether what stands before a word makes it an event's name, a check of the audit, or a reason why a record was
+/// dropped.
 fn is_said_after(before: &str) -> bool {
     const CALLS: [&str; 3] = ["count_dropped(", ".with(\"state\", ", "told("];
     const AFTER_A_CLASS: [&str; 2] = ["lose(class, ", "set_aside(class, "];

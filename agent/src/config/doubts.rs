@@ -1,8 +1,8 @@
 //! Says of a rule that it can't be raised as the configuration stands, or always is: it watches what nobody collects,
-//! or asks for what its metric never, or always, is; of one that its alarm stays once it is raised; of a quarantine that it won't stop what it names; and of releases
-//! on trial that no rule can find to be bad. Only warns: all else of the configuration works without. The engine leaves
-//! out a rule that can't be raised, as nothing would clear an alarm of it; one that always is stays in force. Says
-//! nothing of what depends on the gateway, such as whether it has a battery.
+//! or asks for what its metric never, or always, is; of one that its alarm stays once it is raised; of a quarantine that
+//! it won't stop what it names; and of releases on trial that no rule can find to be bad. Only warns: all else of the
+//! configuration works without. The engine leaves out a rule that can't be raised, as nothing would clear an alarm of
+//! it; one that always is stays in force. Says nothing of what depends on the gateway, such as whether it has a battery.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! How much data each interface with a budget has used in this calendar month (UTC), over restarts and reboots; told
 //! once when most of the budget is gone, and once when all of it is; a budget that is raised is told of at its own
-//! marks. Only counts and tells: what is to be done about it is a rule's. Bounded by the configuration. A crash costs nothing, since the kernel's counters go on; a power cut
-//! costs what was counted since it was last written.
+//! marks. Only counts and tells: what is to be done about it is a rule's. Bounded by the configuration. A crash costs
+//! nothing, since the kernel's counters go on; a power cut costs what was counted since it was last written.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -66,7 +66,8 @@ impl<T> Attempt<T> for rustix::io::Result<T> {
     }
 }
 
-/// A full disk is told apart, and a limit of files' sizes (RLIMIT_FSIZE) with it: it is the one failure that the engine can end by giving something up.
+/// A full disk is told apart, and a limit of files' sizes (RLIMIT_FSIZE) with it: it is the one failure that the engine
+/// can end by giving something up.
 pub(super) fn fault(what: String, error: &io::Error) -> StoreFault {
     if is_no_space(error) { StoreFault::NoSpace { what } } else { StoreFault::Io { what: format!("{what}: {error}") } }
 }

@@ -1,8 +1,8 @@
 //! Puts a quarantine in force: the firewall's rules, and the units that are stopped. Free → Saved → In force → Free.
 //! What is to hold is saved before it is loaded, so that the boot unit loads it again before there is a network, agent
-//! or no agent; on the way out the saved rules go first, so that no boot shuts a gateway that was let out. Decides
-//! nothing, and what it was told to keep it keeps until it is told otherwise: a crash in between leaves the gateway
-//! shut.
+//! or no agent; on the way out the saved rules go once those in force have gone, and what is known of it last: cut off
+//! in between it is still in force, and known to be. Decides nothing, and what it was told to keep it keeps until it is
+//! told otherwise.
 //!
 //! Where the rules can't be loaded (no nft, no nf_tables in the kernel) only the units are stopped, and the outcome
 //! says `degraded`: what the level forbids the agent holds all the same. Where there is no unit to be stopped, either,
