@@ -195,7 +195,12 @@ impl Confirmed {
     /// The state is that of the last put confirmed or of the one after it, whole.
     fn check_state(&mut self, recovered: &Recovered, when: &str) {
         let last = state_number(recovered, "last").unwrap_or(0);
-        assert!((self.put..=self.put + 1).contains(&last), "{when}: put {last} is there, {} was confirmed", self.put);
+        assert!(
+            (self.put..=self.put + 1).contains(&last),
+            "{when}: put {last} is there, {} was confirmed; losses {:?}",
+            self.put,
+            recovered.losses
+        );
         let state: BTreeMap<&str, &Bytes> = recovered.state.iter().map(|(key, value)| (key.as_str(), value)).collect();
         for number in last.saturating_sub(JOURNAL - 1).max(1)..=last {
             let key = format!("journal/{}", number % JOURNAL);

@@ -242,18 +242,7 @@ mod tests {
         for (mono, status) in [(1, "IN_PROGRESS"), (2, "SUCCEEDED")] {
             recent.note(at(mono), &remedy("low-1", status));
         }
-        let result = |status| {
-            Body::Result(CommandResult {
-                command_id: Some("c-1".into()),
-                command: Some("ping".into()),
-                status,
-                reason: None,
-                detail: None,
-                output: None,
-                progress_pct: None,
-                part: None,
-            })
-        };
+        let result = |status| Body::Result(CommandResult::bare("c-1", "ping", status));
         recent.note(at(3), &result(Status::Queued));
         recent.note(at(4), &result(Status::Succeeded));
         let told: Vec<String> =

@@ -365,6 +365,21 @@ pub struct CommandResult {
 const LEFT_OUT_BYTES: usize = 80;
 
 impl CommandResult {
+    /// One that says no more than that.
+    #[cfg(test)]
+    pub(crate) fn bare(id: &str, command: &str, status: Status) -> Self {
+        Self {
+            command_id: Some(id.into()),
+            command: Some(command.into()),
+            status,
+            reason: None,
+            detail: None,
+            output: None,
+            progress_pct: None,
+            part: None,
+        }
+    }
+
     /// Takes at least so many bytes of JSON off what it says beside its status, as long as there are any: of the output
     /// from its beginning, because what a program says last is what matters; of the detail from its end.
     pub(super) fn shorten(&mut self, surplus: usize) {
@@ -540,20 +555,10 @@ mod tests {
 
     #[test]
     fn the_topic_of_a_stored_record_is_that_of_its_body() {
-        let result = CommandResult {
-            command_id: Some("c-1".into()),
-            command: Some("ping".into()),
-            status: Status::Succeeded,
-            reason: None,
-            detail: None,
-            output: None,
-            progress_pct: None,
-            part: None,
-        };
         let bodies = [
             Body::Sample(Sample { interval_ms: 60_000, readings: Vec::new() }),
             Body::Event(Event::new(Severity::Info, EventKind::Audit, "e")),
-            Body::Result(result),
+            Body::Result(CommandResult::bare("c-1", "ping", Status::Succeeded)),
         ];
         for body in bodies {
             let record = Record { at: Stamp { boot: BootId([3; 16]), mono: Mono(70) }, body };

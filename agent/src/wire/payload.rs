@@ -300,16 +300,7 @@ mod tests {
 
     #[test]
     fn a_result_leaves_out_what_it_does_not_have() {
-        let result = CommandResult {
-            command_id: Some("c-1".into()),
-            command: Some("ping".into()),
-            status: Status::Succeeded,
-            reason: None,
-            detail: None,
-            output: None,
-            progress_pct: None,
-            part: None,
-        };
+        let result = CommandResult::bare("c-1", "ping", Status::Succeeded);
         let message = said(&timeline(true), Body::Result(result));
         let keys: Vec<&String> = message.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["boot", "command", "command_id", "device", "mono_ms", "seq", "status", "time", "v"]);
@@ -334,14 +325,9 @@ mod tests {
         assert_eq!(message["error"], json!({"exemplar": shown, "words": [shown]}));
         assert_eq!(message["name"], shown);
         let result = CommandResult {
-            command_id: None,
-            command: Some(odd.into()),
-            status: Status::Failed,
-            reason: None,
             detail: Some(odd.into()),
             output: Some(odd.into()),
-            progress_pct: None,
-            part: None,
+            ..CommandResult::bare("c-1", odd, Status::Failed)
         };
         let message = said(&timeline(true), Body::Result(result));
         assert_eq!(["command", "detail", "output"].map(|key| &message[key]), [&shown; 3]);

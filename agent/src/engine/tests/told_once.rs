@@ -106,14 +106,20 @@ fn a_quarantine_that_is_in_force_is_told_once_as_entered_wherever_the_agent_is_k
     }
 }
 
-#[test]
-fn what_the_log_takes_at_no_start_is_told_again_at_some_of_them_and_then_counted() {
+/// An order is obeyed, and the log takes nothing of what is told of it. `unheard`: nor does the broker answer.
+fn in_quarantine_that_the_log_refuses(unheard: bool) -> World {
     let mut world = World::new();
     world.advance(5 * SECOND);
     world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Results, .. }), StoreFault::Busy);
-    world.withhold_acks = true;
+    world.withhold_acks = unheard;
     world.command("q-1", "quarantine", json!({"level": "observe"}), 1);
     world.advance(MINUTE);
+    world
+}
+
+#[test]
+fn what_the_log_takes_at_no_start_is_told_again_at_some_of_them_and_then_counted() {
+    let mut world = in_quarantine_that_the_log_refuses(true);
     let told = |world: &World| -> BTreeSet<u64> {
         let entered = world.got.iter().filter(|got| got.body["name"] == "quarantine_entered");
         entered.filter_map(|got| got.body["seq"].as_u64()).collect()
@@ -133,11 +139,7 @@ fn what_the_log_takes_at_no_start_is_told_again_at_some_of_them_and_then_counted
 
 #[test]
 fn what_the_log_refused_and_the_broker_has_is_not_told_again_after_a_stop() {
-    let mut world = World::new();
-    world.advance(5 * SECOND);
-    world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Results, .. }), StoreFault::Busy);
-    world.command("q-1", "quarantine", json!({"level": "observe"}), 1);
-    world.advance(MINUTE);
+    let mut world = in_quarantine_that_the_log_refuses(false);
     world.input(Input::Stop { reason: StopReason::Stopped });
     world.advance(10 * SECOND);
     assert!(world.exited);
@@ -149,12 +151,7 @@ fn what_the_log_refused_and_the_broker_has_is_not_told_again_after_a_stop() {
 
 #[test]
 fn what_an_earlier_boot_told_is_told_again_before_all_that_is_of_this_one() {
-    let mut world = World::new();
-    world.advance(5 * SECOND);
-    world.refuse(|op| matches!(op, StoreOp::Append { class: Class::Results, .. }), StoreFault::Busy);
-    world.withhold_acks = true;
-    world.command("q-1", "quarantine", json!({"level": "observe"}), 1);
-    world.advance(MINUTE);
+    let mut world = in_quarantine_that_the_log_refuses(true);
     world.refuse_nothing();
     world.withhold_acks = false;
     world.in_force = Some(QuarantineLevel::Observe);

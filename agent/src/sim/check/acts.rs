@@ -305,16 +305,7 @@ mod tests {
     fn a_quarantine_that_is_journaled_may_be_looked_at_though_its_act_never_began() {
         let broken = |entry: Option<&'static [u8]>| {
             let (mut acts, mut findings) = (Acts::new(&with_budget("1/24h")), Findings::default());
-            let result = CommandResult {
-                command_id: Some("r-1".into()),
-                command: Some("release".into()),
-                status: Status::Succeeded,
-                reason: None,
-                detail: None,
-                output: None,
-                progress_pct: None,
-                part: None,
-            };
+            let result = CommandResult::bare("r-1", "release", Status::Succeeded);
             let at = Stamp { boot: BootId([1; 16]), mono: Mono(1_000) };
             acts.recorded(&Record { at, body: Body::Result(result) });
             acts.journaled(2_000, &[(QUARANTINE_KEY.to_owned(), entry.map(Into::into))]);
