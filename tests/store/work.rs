@@ -9,10 +9,12 @@ use fieldmedic::store::Store;
 
 /// Journal entries that are kept: older ones are written over.
 const JOURNAL: u64 = 40;
-/// Entries that make the state grow, and how large they are.
-const SWOLLEN: u64 = 240;
-const SWOLLEN_AT_ONCE: usize = 24;
+/// Entries that make the state grow, how many are put at once, and how large they are.
+const SWOLLEN: u64 = 96;
+const SWOLLEN_AT_ONCE: usize = 48;
 const SWOLLEN_BYTES: usize = 5_000;
+/// How often few such are put, one over the other.
+const OVERGROWN: u64 = 45;
 /// Records of one class that are kept when it is trimmed.
 const KEPT: u64 = 40;
 
@@ -65,7 +67,7 @@ impl Worker {
         }
     }
 
-    /// Fills the state, and empties it again.
+    /// Fills the state by many entries at once, and empties it again.
     pub(crate) fn swell(&mut self) {
         let key = |number: u64| format!("swollen/{number}");
         for numbers in (0..SWOLLEN).step_by(SWOLLEN_AT_ONCE).map(|from| from..from + SWOLLEN_AT_ONCE as u64) {
@@ -74,6 +76,16 @@ impl Worker {
         }
         let entries = (0..SWOLLEN).map(|number| (key(number), None)).collect();
         self.store.apply(StoreOp::Put { entries }).expect("put");
+        println!("say swollen");
+    }
+
+    /// Lets the state's file outgrow what is in it.
+    pub(crate) fn overgrow(&mut self) {
+        for round in 0..OVERGROWN {
+            let entries =
+                (0..3).map(|number| (format!("over/{number}"), Some(Bytes::from(vec![round as u8; SWOLLEN_BYTES]))));
+            self.store.apply(StoreOp::Put { entries: entries.collect() }).expect("put");
+        }
     }
 
     /// Ends as an agent does that is told to.

@@ -1,10 +1,11 @@
 //! The keyed state: the journal, budgets, alarms, cursors and anchors, in sled. sled 0.34 by itself neither syncs nor
 //! survives every crash, so this module wraps it in guards, each of which stands for a failure that was reproduced: a
-//! commit is flush and fdatasync, a value carries its own checksum, every call may panic, and after any error the
-//! database is dropped and opened anew before the next try; where only our sync failed it is kept, and its file written
-//! again. With each write goes a tally of all entries, and the number of the last write stands in a file outside of
-//! sled: so an entry that vanished and a state that fell back to what it was before are noticed. It must not hold large
-//! values, and it never lets what can't be read pass as empty: a state that is lost is set aside and said to be lost.
+//! commit is flush and fdatasync, and one of many changes is written by way of a plain file; a value carries its own
+//! checksum, every call may panic, and after any error the database is dropped and opened anew before the next try;
+//! where only our sync failed it is kept, and its file written again. With each write goes a tally of all entries, and
+//! the number of the last write stands in a file outside of sled: so an entry that vanished and a state that fell back
+//! to what it was before are noticed. It must not hold large values, and it never lets what can't be read pass as empty:
+//! a state that is lost is set aside and said to be lost.
 
 mod generation;
 mod kept;
@@ -53,6 +54,7 @@ use self::reserve::Reserve;
 #[cfg(feature = "simulate")]
 pub(crate) use self::reserve::{RESERVE_PART_BYTES, reserve_to_hold};
 pub(crate) use self::reserve::{Room, reserve_bytes};
+use self::rewrite::Change;
 pub(super) use self::rewrite::IMAGE_FILE;
 
 pub(super) const DIR: &str = "state";
@@ -281,26 +283,12 @@ impl State {
         let dir = self.dir();
         let Some(db) = self.db.as_mut() else { return Ok(()) };
         db.mend(&dir)?;
-        let mut batch = sled::Batch::default();
-        for (key, value) in entries {
-            db.count(key, value.as_deref());
-            match value {
-                Some(value) => batch.insert(key.as_bytes(), encode(key, value)),
-                None => batch.remove(key.as_bytes()),
-            }
-        }
         let last = if let Last::Known(last) = self.generation.last { last } else { 0 };
         let generation = db.tally.generation.max(last) + 1;
-        db.tally.generation = generation;
-        batch.insert(TALLY_KEY, encode(TALLY_KEY, &db.tally.encode()));
-        guarded(|| {
-            db.db.apply_batch(batch)?;
-            Ok(db.db.flush()?)
-        })?;
-        POOL.is_up();
-        db.suspect = true;
-        db.file.sync_data()?;
-        db.suspect = false;
+        let changes = db.take_into_tally(entries, generation);
+        if !(rewrite::are_many(&changes) && self.commit_anew(&changes)?) {
+            self.db.as_mut().map_or(Ok(()), |db| db.apply(changes))?;
+        }
         self.generation.put(generation);
         Ok(())
     }
@@ -482,6 +470,38 @@ impl Db {
         disk::rewrite(&file, 0, file.metadata()?.len())?;
         file.sync_data()?;
         self.file = file;
+        self.suspect = false;
+        Ok(())
+    }
+
+    /// The changes to the database that the write of this number makes, with the tally carried on over them.
+    fn take_into_tally(&mut self, entries: &[(String, Option<Bytes>)], generation: u64) -> Vec<Change> {
+        let mut changes = Vec::with_capacity(entries.len() + 1);
+        for (key, value) in entries {
+            self.count(key, value.as_deref());
+            changes.push((key.clone(), value.as_ref().map(|value| encode(key, value))));
+        }
+        self.tally.generation = generation;
+        changes.push((TALLY_KEY.to_owned(), Some(encode(TALLY_KEY, &self.tally.encode()))));
+        changes
+    }
+
+    /// Makes all changes or none, durably.
+    fn apply(&mut self, changes: Vec<Change>) -> Result<(), Trouble> {
+        let mut batch = sled::Batch::default();
+        for (key, stored) in changes {
+            match stored {
+                Some(stored) => batch.insert(key.into_bytes(), stored),
+                None => batch.remove(key.into_bytes()),
+            }
+        }
+        guarded(|| {
+            self.db.apply_batch(batch)?;
+            Ok(self.db.flush()?)
+        })?;
+        POOL.is_up();
+        self.suspect = true;
+        self.file.sync_data()?;
         self.suspect = false;
         Ok(())
     }

@@ -315,18 +315,22 @@ fn a_state_that_another_holds_is_left_alone() {
     assert_eq!((entries.len(), losses.len()), (3, 0));
 }
 
+/// Twenty entries, so few at a time that sled is given them.
+fn put_in_parts(state: &mut State, entry: impl Fn(usize) -> (String, Option<Bytes>)) {
+    let entries: Vec<_> = (0..20).map(entry).collect();
+    entries.chunks(3).for_each(|part| state.put(part).expect("put"));
+}
+
 /// A journal that was once long.
 fn overgrown(root: &TempDir) -> u64 {
     let (mut state, _, _) = open(root);
     state.look_at_bytes = u64::MAX;
     let value = "x".repeat(4_000);
     for round in 0..40 {
-        let entries: Vec<_> = (0..20).map(|index| entry(&format!("cmd/{round}/{index}"), &value)).collect();
-        state.put(&entries).expect("put");
+        put_in_parts(&mut state, |index| entry(&format!("cmd/{round}/{index}"), &value));
     }
     for round in 1..40 {
-        let gone: Vec<_> = (0..20).map(|index| (format!("cmd/{round}/{index}"), None)).collect();
-        state.put(&gone).expect("put");
+        put_in_parts(&mut state, |index| (format!("cmd/{round}/{index}"), None));
     }
     drop(state);
     db_bytes(root)
@@ -358,10 +362,9 @@ fn a_file_that_outgrows_what_is_in_it_while_it_is_in_use_is_written_anew() {
     overgrown(&root);
     let (mut state, _, _) = open(&root);
     let mut most = 0;
-    for round in 0..200 {
+    for round in 0..100 {
         let value = "x".repeat(4_000 + round);
-        let entries: Vec<_> = (0..20).map(|index| entry(&format!("cmd/0/{index}"), &value)).collect();
-        state.put(&entries).expect("put");
+        put_in_parts(&mut state, |index| entry(&format!("cmd/0/{index}"), &value));
         state.put(&[entry(&format!("other/{round}"), &value)]).expect("put");
         state.put(&[(format!("other/{round}"), None)]).expect("put");
         most = most.max(db_bytes(&root));
@@ -372,11 +375,51 @@ fn a_file_that_outgrows_what_is_in_it_while_it_is_in_use_is_written_anew() {
     assert!(most <= MAX_BYTES / 2, "{most} B");
 }
 
+/// That many, of 1,000 B each.
+fn many(count: usize) -> Vec<(String, Option<Bytes>)> {
+    (0..count).map(|index| entry(&format!("many/{index}"), &"x".repeat(1_000))).collect()
+}
+
+#[test]
+fn many_changes_at_once_are_all_made_and_the_file_has_no_more_than_the_state() {
+    let root = root();
+    let (mut state, _, _) = open(&root);
+    state.put(&[entry("a", "1"), entry("many/0", "else")]).expect("put");
+    state.put(&many(300)).expect("put");
+    state.put(&[entry("b", "2")]).expect("put");
+    let gone: Vec<_> = (10..300).map(|index| (format!("many/{index}"), None)).collect();
+    state.put(&gone).expect("put");
+    assert!(db_bytes(&root) < rewrite::SLED_SEGMENT_BYTES, "{} B", db_bytes(&root));
+    assert!(state.written_bytes() > 600_000, "{} B", state.written_bytes());
+    drop(state);
+    let (_, entries, losses) = open(&root);
+    assert_eq!(losses, []);
+    let expected: Entries = [entry("a", "1"), entry("b", "2")]
+        .into_iter()
+        .chain(many(10))
+        .map(|(key, value)| (key, value.unwrap()))
+        .collect();
+    assert_eq!(entries, expected);
+}
+
+#[test]
+fn many_changes_at_once_to_a_state_that_fell_back_do_not_hide_that() {
+    let root = root();
+    let (mut state, _, _) = open(&root);
+    state.put(&[entry("a", "1")]).expect("put");
+    state.generation.put(7);
+    state.close();
+    state.put(&many(100)).expect("put");
+    assert_eq!(told_until_noted(state, &root), 1);
+    let (_, entries, _) = open(&root);
+    assert_eq!(entries.len(), 101);
+}
+
 /// The image of a state of 20 entries, lying beside it as a crash leaves it.
 fn unfinished(root: &TempDir) -> PathBuf {
     filled(root, 20);
     let (state, _, _) = open(root);
-    let image = rewrite::image_of(state.db.as_ref().expect("it is open")).expect("its image");
+    let image = rewrite::image_of(state.db.as_ref().expect("it is open"), &[]).expect("its image");
     let path = root.path().join(IMAGE_FILE);
     fs::write(&path, image).expect("write");
     path
